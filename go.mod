@@ -1,0 +1,3 @@
+module wayleave.dev
+
+go 1.26
