@@ -1,0 +1,260 @@
+// Package testnet builds throw-away networks for tests: network namespaces
+// joined by veth pairs, in which real packets pass the real kernel.
+//
+// Namespaces are anonymous (held by a descriptor, in no table), so nothing is
+// left behind even when the test process is killed. Nothing here touches the
+// namespace that the tests were started in.
+package testnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// NS is a network namespace.
+type NS struct {
+	// Name is for messages only.
+	Name string
+	file *os.File
+	t    testing.TB
+}
+
+// New makes an empty namespace with its loopback up. It ends with the test.
+// Without root the test is skipped, naming what is missing.
+func New(t testing.TB, name string) *NS {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("network namespaces need root (CAP_SYS_ADMIN)")
+	}
+	n := &NS{Name: name, t: t}
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// The thread is never unlocked: it ends with the goroutine instead of
+		// returning to the scheduler in the wrong namespace.
+		runtime.LockOSThread()
+		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return
+		}
+		n.file, err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+	}()
+	<-done
+	if err != nil {
+		t.Fatalf("make namespace %s: %v", name, err)
+	}
+	t.Cleanup(func() { _ = n.file.Close() })
+	n.Must(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(lo)
+	})
+	return n
+}
+
+// FD is the descriptor of the namespace, valid until the test ends.
+func (n *NS) FD() int { return int(n.file.Fd()) }
+
+// Path is a path that opens the namespace while this process lives.
+func (n *NS) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.FD()) }
+
+// Do runs fn on a thread that is in the namespace. Sockets that fn opens stay
+// in it; goroutines that fn starts do not.
+func (n *NS) Do(fn func() error) error {
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked, see New
+		if err = unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
+			err = fmt.Errorf("enter %s: %w", n.Name, err)
+			return
+		}
+		err = fn()
+	}()
+	<-done
+	return err
+}
+
+// Must is Do, failing the test on an error.
+func (n *NS) Must(fn func() error) {
+	n.t.Helper()
+	if err := n.Do(fn); err != nil {
+		n.t.Fatalf("in %s: %v", n.Name, err)
+	}
+}
+
+// Run runs a program in the namespace and returns its output; the test fails
+// when the program does.
+func (n *NS) Run(name string, args ...string) string {
+	n.t.Helper()
+	out, err := n.Try(name, args...)
+	if err != nil {
+		n.t.Fatalf("in %s: %v", n.Name, err)
+	}
+	return out
+}
+
+// Try runs a program in the namespace.
+func (n *NS) Try(name string, args ...string) (string, error) {
+	var out []byte
+	err := n.Do(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		var err error
+		if out, err = exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
+		}
+		return nil
+	})
+	return string(out), err
+}
+
+// Sysctl sets a value below /proc/sys, for example "net/ipv4/ip_forward".
+func (n *NS) Sysctl(name, value string) {
+	n.t.Helper()
+	n.Must(func() error {
+		return os.WriteFile(filepath.Join("/proc/sys", name), []byte(value), 0)
+	})
+}
+
+// Router makes the namespace forward packets of both families.
+func (n *NS) Router() {
+	n.t.Helper()
+	n.Sysctl("net/ipv4/ip_forward", "1")
+	n.Sysctl("net/ipv6/conf/all/forwarding", "1")
+}
+
+// Veth joins two namespaces by a pair of interfaces, both up, IPv6 addresses
+// usable at once (no duplicate address detection).
+func Veth(a *NS, aName string, b *NS, bName string) {
+	a.t.Helper()
+	a.Must(func() error {
+		return netlink.LinkAdd(&netlink.Veth{
+			LinkAttrs:     netlink.LinkAttrs{Name: aName},
+			PeerName:      bName,
+			PeerNamespace: netlink.NsFd(b.FD()),
+		})
+	})
+	a.up(aName)
+	b.up(bName)
+}
+
+func (n *NS) up(link string) {
+	n.t.Helper()
+	n.Must(func() error {
+		_ = os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", link, "accept_dad"), []byte("0"), 0)
+		l, err := netlink.LinkByName(link)
+		if err != nil {
+			return fmt.Errorf("link %s: %w", link, err)
+		}
+		return netlink.LinkSetUp(l)
+	})
+}
+
+// Addr adds an address, "10.0.0.1/24", to an interface.
+func (n *NS) Addr(link, prefix string) {
+	n.t.Helper()
+	n.Must(func() error {
+		l, err := netlink.LinkByName(link)
+		if err != nil {
+			return fmt.Errorf("link %s: %w", link, err)
+		}
+		addr, err := netlink.ParseAddr(prefix)
+		if err != nil {
+			return err
+		}
+		addr.Flags = unix.IFA_F_NODAD
+		return netlink.AddrAdd(l, addr)
+	})
+}
+
+// Route adds a route to a prefix via a gateway; "0.0.0.0/0" and "::/0" are the
+// default routes.
+func (n *NS) Route(prefix, via string) {
+	n.t.Helper()
+	n.Must(func() error {
+		_, dst, err := net.ParseCIDR(prefix)
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: net.ParseIP(via)})
+	})
+}
+
+// Dial connects from the namespace.
+func (n *NS) Dial(network, addr string, timeout time.Duration) (net.Conn, error) {
+	return n.DialFrom(network, "", addr, timeout)
+}
+
+// DialFrom connects from the namespace with a local "ip:port", or any for "".
+func (n *NS) DialFrom(network, from, addr string, timeout time.Duration) (net.Conn, error) {
+	var conn net.Conn
+	err := n.Do(func() error {
+		d := net.Dialer{Timeout: timeout}
+		if from != "" {
+			ap, err := netip.ParseAddrPort(from)
+			if err != nil {
+				return err
+			}
+			d.LocalAddr = net.TCPAddrFromAddrPort(ap)
+			if strings.HasPrefix(network, "udp") {
+				d.LocalAddr = net.UDPAddrFromAddrPort(ap)
+			}
+		}
+		var err error
+		conn, err = d.Dial(network, addr)
+		return err
+	})
+	return conn, err
+}
+
+// Listen opens a stream listener in the namespace, closed with the test.
+func (n *NS) Listen(network, addr string) net.Listener {
+	n.t.Helper()
+	var l net.Listener
+	n.Must(func() (err error) { l, err = net.Listen(network, addr); return err })
+	n.t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// ListenPacket opens a datagram socket in the namespace, closed with the test.
+func (n *NS) ListenPacket(network, addr string) net.PacketConn {
+	n.t.Helper()
+	var c net.PacketConn
+	n.Must(func() (err error) { c, err = net.ListenPacket(network, addr); return err })
+	n.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// Eventually waits until fn returns no error, failing the test with the last
+// one at the deadline.
+func Eventually(t testing.TB, within time.Duration, fn func() error) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	err := errors.New("never tried")
+	for {
+		if err = fn(); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %v", within, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

@@ -1,0 +1,130 @@
+package model
+
+import "net/netip"
+
+// ServiceType is a Service's spec.type.
+type ServiceType uint8
+
+// The four types of Kubernetes Services.
+const (
+	ClusterIP ServiceType = iota
+	NodePort
+	LoadBalancer
+	ExternalName
+)
+
+// String is the name that the API uses.
+func (t ServiceType) String() string {
+	switch t {
+	case ClusterIP:
+		return "ClusterIP"
+	case NodePort:
+		return "NodePort"
+	case LoadBalancer:
+		return "LoadBalancer"
+	case ExternalName:
+		return "ExternalName"
+	}
+	return "unknown"
+}
+
+// Service is what Wayleave uses of a Service.
+type Service struct {
+	Name Name
+	Type ServiceType
+	// ClusterIPs has at most one address per family; none for headless and
+	// ExternalName services.
+	ClusterIPs []netip.Addr
+	// Headless is clusterIP "None".
+	Headless bool
+	// ExternalName is the target of a service of that type, with no final dot.
+	ExternalName string
+	Ports        []ServicePort
+	// PublishNotReady has DNS and proxies treat all endpoints as ready.
+	PublishNotReady bool
+}
+
+// ServicePort is one port of a Service.
+type ServicePort struct {
+	// Name joins the port with that of the EndpointSlices; empty for the only port.
+	Name     string
+	Protocol Protocol
+	Port     uint16
+	// NodePort is 0 when there is none.
+	NodePort uint16
+}
+
+// EndpointSlice is a part of a Service's endpoints.
+type EndpointSlice struct {
+	Name Name
+	// Service is the owner, by the label kubernetes.io/service-name.
+	Service   string
+	Ports     []EndpointPort
+	Endpoints []Endpoint
+}
+
+// ServiceName names the Service that the slice belongs to.
+func (s *EndpointSlice) ServiceName() Name {
+	return Name{Namespace: s.Name.Namespace, Name: s.Service}
+}
+
+// EndpointPort is a port that every endpoint of a slice serves.
+type EndpointPort struct {
+	Name     string
+	Protocol Protocol
+	Port     uint16
+}
+
+// Endpoint is one backend address. Only the first address of an API endpoint
+// is used: consumers are told to treat the rest as its equals.
+type Endpoint struct {
+	Addr netip.Addr
+	// Ready, Serving and Terminating are the conditions, defaults applied
+	// (discovery.k8s.io/v1: ready and serving unset mean true).
+	Ready       bool
+	Serving     bool
+	Terminating bool
+	// Hostname is the DNS label of a StatefulSet pod, or empty.
+	Hostname string
+	Node     string
+	Zone     string
+	// Pod is the name of the pod behind it, in the slice's namespace, or empty.
+	Pod string
+}
+
+// Pod is what Wayleave uses of a Pod. Pods that have ended are not kept.
+type Pod struct {
+	Name Name
+	Node string
+	// IPs are the pod's addresses; the node's for HostNetwork pods.
+	IPs         []netip.Addr
+	HostNetwork bool
+	Labels      map[string]string
+}
+
+// Node is what Wayleave uses of a Node.
+type Node struct {
+	Name string
+	// InternalIPs in the order of the API: the first of a family is primary.
+	InternalIPs []netip.Addr
+	PodCIDRs    []netip.Prefix
+	Zone        string
+	Ready       bool
+}
+
+// Primary is the node's first internal address of the family asked for, or the
+// zero Addr.
+func (n *Node) Primary(is6 bool) netip.Addr {
+	for _, a := range n.InternalIPs {
+		if a.Is6() == is6 {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// Namespace is what Wayleave uses of a Namespace.
+type Namespace struct {
+	Name   string
+	Labels map[string]string
+}

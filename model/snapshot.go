@@ -1,0 +1,86 @@
+package model
+
+import (
+	"iter"
+	"net/netip"
+
+	"github.com/cilium/statedb"
+)
+
+// Snapshot is the state at one moment. It costs nothing to take, never changes,
+// and may be read by any number of goroutines. Iteration is in order of names.
+type Snapshot struct {
+	s   *Store
+	txn statedb.ReadTxn
+}
+
+// Snapshot returns the state as of now.
+func (s *Store) Snapshot() Snapshot { return Snapshot{s: s, txn: s.db.ReadTxn()} }
+
+// Service returns the service of that name.
+func (v Snapshot) Service(n Name) (*Service, bool) {
+	o, _, ok := v.s.services.Get(v.txn, serviceByName.Query(n))
+	return o, ok
+}
+
+// Services yields all services.
+func (v Snapshot) Services() iter.Seq[*Service] {
+	return statedb.ToSeq(v.s.services.All(v.txn))
+}
+
+// EndpointSlices yields the slices of one service.
+func (v Snapshot) EndpointSlices(service Name) iter.Seq[*EndpointSlice] {
+	return statedb.ToSeq(v.s.slices.List(v.txn, sliceByService.Query(service)))
+}
+
+// Pod returns the pod of that name.
+func (v Snapshot) Pod(n Name) (*Pod, bool) {
+	o, _, ok := v.s.pods.Get(v.txn, podByName.Query(n))
+	return o, ok
+}
+
+// PodByIP returns a pod of the pod network that has the address.
+func (v Snapshot) PodByIP(a netip.Addr) (*Pod, bool) {
+	o, _, ok := v.s.pods.Get(v.txn, podByIP.Query(a))
+	return o, ok
+}
+
+// Pods yields all pods.
+func (v Snapshot) Pods() iter.Seq[*Pod] { return statedb.ToSeq(v.s.pods.All(v.txn)) }
+
+// Node returns the node of that name.
+func (v Snapshot) Node(name string) (*Node, bool) {
+	o, _, ok := v.s.nodes.Get(v.txn, nodeByName.Query(name))
+	return o, ok
+}
+
+// Nodes yields all nodes.
+func (v Snapshot) Nodes() iter.Seq[*Node] { return statedb.ToSeq(v.s.nodes.All(v.txn)) }
+
+// Namespace returns the namespace of that name.
+func (v Snapshot) Namespace(name string) (*Namespace, bool) {
+	o, _, ok := v.s.namespaces.Get(v.txn, namespaceByName.Query(name))
+	return o, ok
+}
+
+// Namespaces yields all namespaces.
+func (v Snapshot) Namespaces() iter.Seq[*Namespace] {
+	return statedb.ToSeq(v.s.namespaces.All(v.txn))
+}
+
+// Count is the number of objects of one kind.
+func (v Snapshot) Count(kind Kind) int {
+	switch kind {
+	case ServiceKind:
+		return v.s.services.NumObjects(v.txn)
+	case EndpointSliceKind:
+		return v.s.slices.NumObjects(v.txn)
+	case PodKind:
+		return v.s.pods.NumObjects(v.txn)
+	case NodeKind:
+		return v.s.nodes.NumObjects(v.txn)
+	case NamespaceKind:
+		return v.s.namespaces.NumObjects(v.txn)
+	}
+	return 0
+}
