@@ -99,7 +99,6 @@ type Pod struct {
 	// IPs are the pod's addresses; the node's for HostNetwork pods.
 	IPs         []netip.Addr
 	HostNetwork bool
-	Labels      map[string]string
 }
 
 // Node is what Wayleave uses of a Node.
@@ -125,6 +124,5 @@ func (n *Node) Primary(is6 bool) netip.Addr {
 
 // Namespace is what Wayleave uses of a Namespace.
 type Namespace struct {
-	Name   string
-	Labels map[string]string
+	Name string
 }

@@ -1,0 +1,194 @@
+// Package config reads the settings of Wayleave. Every setting is one row of a
+// table: its key, its default, its check, and the words that explain it in the
+// ConfigMap. A key that is not in the table is an error, so that a typing error
+// or a feature that is not built cannot be taken for something that works.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/yaml"
+)
+
+// Config is the checked settings. It is a value: copies are independent but for
+// the slices, which nobody changes.
+type Config struct {
+	APIServer     string
+	ClusterDomain string
+	ClusterDNS    []netip.Addr
+	LogLevel      slog.Level
+	Mode          string
+	Routing       string
+	Encryption    string
+	PodNetwork    PodNetwork
+	Service       Service
+	DNS           DNS
+}
+
+// PodNetwork is the settings of the feature of that name.
+type PodNetwork struct {
+	Enabled    bool
+	Masquerade bool
+	CoolDown   time.Duration
+}
+
+// Service is the settings of the feature of that name.
+type Service struct{ Enabled bool }
+
+// DNS is the settings of the feature of that name.
+type DNS struct {
+	Enabled   bool
+	Upstreams []netip.AddrPort
+}
+
+// setting is one row of the table.
+type setting struct {
+	key string
+	// value is the default as it is written in YAML.
+	value string
+	// set checks the value found and stores it; its error says what is allowed.
+	set func(c *Config, v any) error
+	// doc is for the ConfigMap, a line each.
+	doc []string
+}
+
+func settings() []setting {
+	return []setting{
+		{"apiServer", `""`, text(func(c *Config) *string { return &c.APIServer }, url), []string{
+			"URL of the API server. Empty: the one that the node's kubelet uses."}},
+		{"clusterDomain", `""`, text(func(c *Config) *string { return &c.ClusterDomain }, domain), []string{
+			"The DNS domain of the cluster. Empty: the kubelet's clusterDomain, else cluster.local."}},
+		{"clusterDNS", `[]`, list(func(c *Config) *[]netip.Addr { return &c.ClusterDNS }, netip.ParseAddr, "IP addresses"), []string{
+			"The addresses of the Service kube-dns. Empty: the kubelet's clusterDNS, else the 10th of the service range."}},
+		{"logLevel", "info", level, []string{"debug, info, warn or error."}},
+		{"mode", "auto", oneOf(func(c *Config) *string { return &c.Mode }, []string{"auto", "nftables"}, []string{"iptables", "ipvs", "ebpf"}), []string{
+			"The data plane of Services: auto or nftables; auto is nftables."}},
+		{"routing", "auto", oneOf(func(c *Config) *string { return &c.Routing }, []string{"auto", "direct"}, []string{"vxlan", "bgp", "cloud"}), []string{
+			"How pods reach pods on other nodes: auto or direct; auto is direct, which needs all nodes on one L2 segment."}},
+		{"encryption", "none", oneOf(func(c *Config) *string { return &c.Encryption }, []string{"none"}, []string{"wireguard"}), []string{
+			"Between nodes: none."}},
+		{"podnetwork.enabled", "true", boolean(func(c *Config) *bool { return &c.PodNetwork.Enabled }), []string{
+			"The pod network: CNI plugin, addresses, routes. Off: another CNI does it."}},
+		{"podnetwork.masquerade", "true", boolean(func(c *Config) *bool { return &c.PodNetwork.Masquerade }), []string{
+			"Give traffic of pods that leaves the cluster the node's address."}},
+		{"podnetwork.coolDown", "60s", duration(func(c *Config) *time.Duration { return &c.PodNetwork.CoolDown }, 0, time.Hour), []string{
+			"How long an address that a pod gave back is not given out again: 0s to 1h."}},
+		{"service.enabled", "true", boolean(func(c *Config) *bool { return &c.Service.Enabled }), []string{
+			"The service proxy: ClusterIPs and NodePorts. Off: kube-proxy does it."}},
+		{"dns.enabled", "true", boolean(func(c *Config) *bool { return &c.DNS.Enabled }), []string{
+			"The cluster DNS. Off: CoreDNS does it."}},
+		{"dns.upstreams", `[]`, list(func(c *Config) *[]netip.AddrPort { return &c.DNS.Upstreams }, upstream, "IP addresses, each with :port or without"), []string{
+			"Servers for names outside of the cluster. Empty: those of the node's /etc/resolv.conf."}},
+	}
+}
+
+// Default is the configuration of an empty file.
+func Default() Config {
+	c, err := Parse(nil)
+	if err != nil {
+		panic(err) // the table's own defaults do not pass its checks; a test sees that
+	}
+	return c
+}
+
+// Parse reads the YAML of a settings file. The error lists every wrong key, with
+// what was found and what is allowed.
+func Parse(raw []byte) (Config, error) {
+	tree := map[string]any{}
+	if err := yaml.UnmarshalStrict(raw, &tree); err != nil {
+		return Config{}, fmt.Errorf("settings: not YAML: %w", err)
+	}
+	found := map[string]any{}
+	table := settings()
+	var errs []error
+	flatten("", tree, table, found, &errs)
+	var c Config
+	for _, s := range table {
+		v, ok := found[s.key]
+		if !ok {
+			if err := yaml.Unmarshal([]byte(s.value), &v); err != nil {
+				errs = append(errs, fmt.Errorf("%s: default: %w", s.key, err))
+				continue
+			}
+		}
+		if err := s.set(&c, v); err != nil {
+			errs = append(errs, fmt.Errorf("settings: %s: found %s; %w", s.key, show(v), err))
+		}
+	}
+	return c, errors.Join(errs...)
+}
+
+func show(v any) string {
+	if s, ok := v.(string); ok {
+		return fmt.Sprintf("%q", s)
+	}
+	return fmt.Sprint(v)
+}
+
+// flatten turns nested maps into dotted keys, and reports keys not in the table.
+func flatten(prefix string, tree map[string]any, table []setting, found map[string]any, errs *[]error) {
+	for k, v := range tree {
+		key := prefix + k
+		isKey := slices.ContainsFunc(table, func(s setting) bool { return s.key == key })
+		isGroup := slices.ContainsFunc(table, func(s setting) bool { return strings.HasPrefix(s.key, key+".") })
+		sub, isMap := v.(map[string]any)
+		switch {
+		case isKey:
+			found[key] = v
+		case isGroup && isMap:
+			flatten(key+".", sub, table, found, errs)
+		case isGroup && v == nil:
+		case isGroup:
+			*errs = append(*errs, fmt.Errorf("settings: %s: found %s; a group of settings is allowed", key, show(v)))
+		default:
+			*errs = append(*errs, fmt.Errorf("settings: %s: no such setting (not built, or a typing error); allowed here: %s", key, strings.Join(keys(prefix, table), ", ")))
+		}
+	}
+	slices.SortFunc(*errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+}
+
+// keys lists what may stand directly below prefix.
+func keys(prefix string, table []setting) []string {
+	var out []string
+	for _, s := range table {
+		if rest, ok := strings.CutPrefix(s.key, prefix); ok {
+			name, _, _ := strings.Cut(rest, ".")
+			if !slices.Contains(out, name) {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
+}
+
+// Commented is the settings file with every key, its default and its meaning,
+// as it stands in the ConfigMap. All settings are read at start: a change takes
+// effect when the pods are restarted, which drops no packet.
+func Commented() string {
+	var b strings.Builder
+	group := ""
+	for _, s := range settings() {
+		g, name, nested := strings.Cut(s.key, ".")
+		indent := ""
+		if nested {
+			if g != group {
+				fmt.Fprintf(&b, "%s:\n", g)
+			}
+			indent = "  "
+		} else {
+			name = s.key
+		}
+		group = g
+		for _, line := range s.doc {
+			fmt.Fprintf(&b, "%s# %s\n", indent, line)
+		}
+		fmt.Fprintf(&b, "%s%s: %s\n", indent, name, s.value)
+	}
+	return b.String()
+}

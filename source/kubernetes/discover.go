@@ -1,0 +1,218 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/yaml"
+)
+
+// Host finds what the kubelet of this node was told, below the root of the
+// node's file system as it is mounted here.
+type Host struct {
+	// Root is the mount of the node's "/", for example "/host".
+	Root string
+}
+
+// kubeconfigs are the places where distributions keep the kubelet's kubeconfig:
+// kubeadm and kind, k3s, RKE2, k0s, MicroK8s.
+func kubeconfigs() []string {
+	return []string{
+		"/etc/kubernetes/kubelet.conf",
+		"/var/lib/rancher/k3s/agent/kubelet.kubeconfig",
+		"/var/lib/rancher/rke2/agent/kubelet.kubeconfig",
+		"/var/lib/k0s/kubelet.conf",
+		"/var/snap/microk8s/current/credentials/kubelet.config",
+	}
+}
+
+// kubeletFlags returns the arguments of the running kubelet, nil if none is seen.
+func (h Host) kubeletFlags() []string {
+	dirs, err := filepath.Glob(filepath.Join(h.Root, "proc/[0-9]*/cmdline"))
+	if err != nil {
+		return nil
+	}
+	for _, file := range dirs {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		args := strings.Split(strings.TrimRight(string(raw), "\x00"), "\x00")
+		if filepath.Base(args[0]) == "kubelet" {
+			return args[1:]
+		}
+		// A multi-call binary: "k3s agent", "hyperkube kubelet".
+		if len(args) > 1 && args[1] == "kubelet" {
+			return args[2:]
+		}
+	}
+	return nil
+}
+
+// flag returns the value of --name=value or --name value.
+func flag(args []string, name string) string {
+	for i, a := range args {
+		if v, ok := strings.CutPrefix(a, "--"+name+"="); ok {
+			return v
+		}
+		if a == "--"+name && i+1 < len(args) {
+			return args[i+1]
+		}
+	}
+	return ""
+}
+
+// APIServer is the URL of the API server that the node's kubelet uses, with the
+// file that says so. It fails with fs.ErrNotExist when no file was found.
+func (h Host) APIServer() (server, from string, err error) {
+	candidates := kubeconfigs()
+	if f := flag(h.kubeletFlags(), "kubeconfig"); f != "" {
+		candidates = append([]string{f}, candidates...)
+	}
+	for _, file := range candidates {
+		raw, err := os.ReadFile(filepath.Join(h.Root, file))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", "", fmt.Errorf("kubelet's kubeconfig: %w", err)
+		}
+		c, err := clientcmd.Load(raw)
+		if err != nil {
+			return "", "", fmt.Errorf("kubelet's kubeconfig %s: %w", file, err)
+		}
+		ctx, ok := c.Contexts[c.CurrentContext]
+		if !ok {
+			return "", "", fmt.Errorf("kubelet's kubeconfig %s: current-context: %q is not among contexts", file, c.CurrentContext)
+		}
+		cluster, ok := c.Clusters[ctx.Cluster]
+		if !ok || cluster.Server == "" {
+			return "", "", fmt.Errorf("kubelet's kubeconfig %s: clusters: %q has no server", file, ctx.Cluster)
+		}
+		return cluster.Server, file, nil
+	}
+	return "", "", fmt.Errorf("kubelet's kubeconfig in %s: %w", strings.Join(candidates, ", "), fs.ErrNotExist)
+}
+
+// ClusterDNS are the addresses and the domain that the kubelet gives to pods,
+// from its command line and configuration file; empty where it does not say.
+func (h Host) ClusterDNS() (addrs []netip.Addr, domain string, err error) {
+	args := h.kubeletFlags()
+	texts, domain := strings.FieldsFunc(flag(args, "cluster-dns"), func(r rune) bool { return r == ',' }), flag(args, "cluster-domain")
+	file := flag(args, "config")
+	if file == "" {
+		file = "/var/lib/kubelet/config.yaml"
+	}
+	raw, err := os.ReadFile(filepath.Join(h.Root, file))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, "", fmt.Errorf("kubelet's configuration: %w", err)
+	}
+	var c struct {
+		ClusterDNS    []string `json:"clusterDNS"`
+		ClusterDomain string   `json:"clusterDomain"`
+	}
+	if err := yaml.Unmarshal(raw, &c); err != nil {
+		return nil, "", fmt.Errorf("kubelet's configuration %s: %w", file, err)
+	}
+	if len(texts) == 0 {
+		texts = c.ClusterDNS
+	}
+	if domain == "" {
+		domain = c.ClusterDomain
+	}
+	for _, s := range texts {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, "", fmt.Errorf("kubelet's configuration %s: clusterDNS: %w", file, err)
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs, domain, nil
+}
+
+// Endpoints are the API servers that are known beside the configured one. They
+// are tried when that one does not answer.
+type Endpoints struct {
+	list atomic.Pointer[[]netip.AddrPort]
+}
+
+// Set replaces the list.
+func (e *Endpoints) Set(list []netip.AddrPort) { e.list.Store(&list) }
+
+func (e *Endpoints) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: 3 * time.Second, KeepAlive: 10 * time.Second}
+	conn, first := d.DialContext(ctx, network, addr)
+	if first == nil {
+		return conn, nil
+	}
+	if list := e.list.Load(); list != nil {
+		for _, ap := range *list {
+			if conn, err := d.DialContext(ctx, network, ap.String()); err == nil {
+				return conn, nil
+			}
+		}
+	}
+	return nil, first
+}
+
+// Config makes the client configuration: server is the setting, or empty to ask
+// the kubelet's kubeconfig and then the environment. Certificates are checked
+// against the cluster's CA and requests carry the pod's service account; outside
+// a pod the kubeconfig file of the environment variable KUBECONFIG is used whole.
+// from says where the address came from.
+func Config(server string, host Host, endpoints *Endpoints) (c *rest.Config, from string, err error) {
+	const account = "/var/run/secrets/kubernetes.io/serviceaccount"
+	switch file := os.Getenv("KUBECONFIG"); {
+	case file != "":
+		if c, err = clientcmd.BuildConfigFromFlags(server, file); err != nil {
+			return nil, "", fmt.Errorf("KUBECONFIG %s: %w", file, err)
+		}
+		from = file
+	default:
+		c = &rest.Config{BearerTokenFile: filepath.Join(account, "token")}
+		c.CAFile = filepath.Join(account, "ca.crt")
+		token, err := os.ReadFile(c.BearerTokenFile)
+		if err != nil {
+			return nil, "", fmt.Errorf("service account: %w", err)
+		}
+		c.BearerToken = string(token)
+		if c.Host, from, err = apiServer(server, host); err != nil {
+			return nil, "", err
+		}
+	}
+	c.Dial = endpoints.dial
+	c.UserAgent = "wayleave"
+	c.QPS, c.Burst = 50, 100
+	c.ContentType = "application/vnd.kubernetes.protobuf"
+	c.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	return c, from, nil
+}
+
+func apiServer(setting string, host Host) (server, from string, err error) {
+	if setting != "" {
+		return setting, "the setting apiServer", nil
+	}
+	server, from, err = host.APIServer()
+	if err == nil {
+		return server, from, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return "", "", err
+	}
+	name, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
+	if name == "" {
+		return "", "", fmt.Errorf("no API server address: the setting apiServer is empty, KUBERNETES_SERVICE_HOST too, and: %w", err)
+	}
+	return "https://" + net.JoinHostPort(name, port), "the environment", nil
+}

@@ -1,0 +1,183 @@
+// Package kubernetes feeds the model from a Kubernetes API server: one
+// list-and-watch per kind, objects stripped as they come in. It and writeback
+// are the only packages that know client-go.
+//
+// Invariants:
+//   - One object lives once in memory, in the model: the reflectors have no
+//     cache of their own.
+//   - While the API server is away the model stays as it is.
+//   - What a re-list no longer has is deleted from the model in the transaction
+//     that brings the new objects.
+package kubernetes
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"wayleave.dev/model"
+	"wayleave.dev/source"
+)
+
+// Source watches an API server.
+type Source struct {
+	// Client must be able to list and watch the watched kinds.
+	Client kubernetes.Interface
+	Store  *model.Store
+	// NodeName limits pods to those of this node: no feature uses the others.
+	NodeName string
+	// Report gets an object's problems whenever it was read; none means that
+	// earlier ones are gone. May be nil.
+	Report func(kind string, name model.Name, problems []model.Problem)
+	Log    *slog.Logger
+}
+
+// Run watches until ctx ends.
+func (s *Source) Run(ctx context.Context) error {
+	core, discovery := s.Client.CoreV1().RESTClient(), s.Client.DiscoveryV1().RESTClient()
+	everything := fields.Everything()
+	here := fields.OneTermEqualSelector("spec.nodeName", s.NodeName)
+	var wg sync.WaitGroup
+	for _, r := range []*cache.Reflector{
+		reflector(s, core, "services", everything, model.ServiceKind, &corev1.Service{}, source.Service, (*model.Writer).PutService),
+		reflector(s, discovery, "endpointslices", everything, model.EndpointSliceKind, &discoveryv1.EndpointSlice{}, source.EndpointSlice, (*model.Writer).PutEndpointSlice),
+		reflector(s, core, "nodes", everything, model.NodeKind, &corev1.Node{}, source.Node, (*model.Writer).PutNode),
+		reflector(s, core, "namespaces", everything, model.NamespaceKind, &corev1.Namespace{}, source.Namespace, (*model.Writer).PutNamespace),
+		reflector(s, core, "pods", here, model.PodKind, &corev1.Pod{}, source.Pod, (*model.Writer).PutPod),
+	} {
+		wg.Go(func() { r.RunWithContext(ctx) })
+	}
+	wg.Wait()
+	return ctx.Err()
+}
+
+func reflector[I runtime.Object, O any](
+	s *Source, client rest.Interface, resource string, selector fields.Selector, kind model.Kind, example I,
+	convert func(I) (*O, []model.Problem), put func(*model.Writer, *O),
+) *cache.Reflector {
+	lw := cache.NewListWatchFromClient(client, resource, metav1.NamespaceAll, selector)
+	sink := &sink[I, O]{source: s, kind: kind, convert: convert, put: put}
+	return cache.NewReflectorWithOptions(lw, example, sink, cache.ReflectorOptions{Name: resource})
+}
+
+// sink writes what one reflector says into the model.
+type sink[I runtime.Object, O any] struct {
+	source  *Source
+	kind    model.Kind
+	convert func(I) (*O, []model.Problem)
+	put     func(*model.Writer, *O)
+}
+
+var _ cache.ReflectorStore = (*sink[*corev1.Service, model.Service])(nil)
+
+// Add sets a new object.
+func (k *sink[I, O]) Add(obj any) error { return k.Update(obj) }
+
+// Update sets an object.
+func (k *sink[I, O]) Update(obj any) error {
+	name, out, err := k.read(obj)
+	if err != nil {
+		return err
+	}
+	return k.source.Store.WriteKinds(k.kind, func(w *model.Writer) {
+		if out == nil {
+			w.Delete(k.kind, name)
+			return
+		}
+		k.put(w, out)
+	})
+}
+
+// Delete removes an object.
+func (k *sink[I, O]) Delete(obj any) error {
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return fmt.Errorf("delete %s: %w", k.kind, err)
+	}
+	name := model.Name{Namespace: m.GetNamespace(), Name: m.GetName()}
+	k.report(name, nil)
+	return k.source.Store.WriteKinds(k.kind, func(w *model.Writer) { w.Delete(k.kind, name) })
+}
+
+// Replace sets all objects of the kind at once.
+func (k *sink[I, O]) Replace(objs []any, _ string) error {
+	type item struct {
+		name model.Name
+		out  *O
+	}
+	items, keep := make([]item, 0, len(objs)), make(map[model.Name]bool, len(objs))
+	for _, obj := range objs {
+		name, out, err := k.read(obj)
+		if err != nil {
+			return err
+		}
+		items = append(items, item{name, out})
+		keep[name] = out != nil
+	}
+	err := k.source.Store.WriteKinds(k.kind, func(w *model.Writer) {
+		for _, old := range w.Names(k.kind) {
+			if !keep[old] {
+				w.Delete(k.kind, old)
+				if _, there := keep[old]; !there {
+					k.report(old, nil)
+				}
+			}
+		}
+		for _, it := range items {
+			if it.out != nil {
+				k.put(w, it.out)
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	k.source.Store.MarkSynced(k.kind)
+	return nil
+}
+
+// Resync has nothing to do: nothing is held here.
+func (k *sink[I, O]) Resync() error { return nil }
+
+// Transformer drops what no feature reads while a first list is collected.
+func (k *sink[I, O]) Transformer() cache.TransformFunc {
+	return func(obj any) (any, error) {
+		if m, err := meta.Accessor(obj); err == nil {
+			m.SetManagedFields(nil)
+			m.SetAnnotations(nil)
+		}
+		return obj, nil
+	}
+}
+
+func (k *sink[I, O]) read(obj any) (model.Name, *O, error) {
+	in, ok := obj.(I)
+	if !ok {
+		return model.Name{}, nil, fmt.Errorf("%s: got a %T", k.kind, obj)
+	}
+	m, err := meta.Accessor(in)
+	if err != nil {
+		return model.Name{}, nil, fmt.Errorf("%s: %w", k.kind, err)
+	}
+	name := model.Name{Namespace: m.GetNamespace(), Name: m.GetName()}
+	out, problems := k.convert(in)
+	k.report(name, problems)
+	return name, out, nil
+}
+
+func (k *sink[I, O]) report(name model.Name, problems []model.Problem) {
+	if k.source.Report != nil {
+		k.source.Report(k.kind.String(), name, problems)
+	}
+}

@@ -1,0 +1,149 @@
+// Package manifest reads the model from YAML files, as `kubectl apply -f` would
+// take them: for render, explain and tests. It fills in what the API server
+// would have defaulted and is as strict: an unknown field is an error.
+package manifest
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/yaml"
+
+	"wayleave.dev/model"
+	"wayleave.dev/source"
+)
+
+// Read adds the objects of a stream of YAML documents to the store and marks
+// all kinds as synced. file is for messages. Problems are of objects that were
+// read; an error means that a document is no object that we know.
+func Read(store *model.Store, file string, in io.Reader) ([]model.Problem, error) {
+	var problems []model.Problem
+	var puts []func(*model.Writer)
+	docs := utilyaml.NewYAMLReader(bufio.NewReader(in))
+	for n := 1; ; n++ {
+		doc, err := docs.Read()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: document %d: %w", file, n, err)
+		}
+		put, bad, err := object(doc)
+		if err != nil {
+			return nil, fmt.Errorf("%s: document %d: %w", file, n, err)
+		}
+		problems = append(problems, bad...)
+		puts = append(puts, put...)
+	}
+	err := store.Write(func(w *model.Writer) {
+		for _, put := range puts {
+			put(w)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	store.MarkSynced(model.ServiceKind | model.EndpointSliceKind | model.PodKind | model.NodeKind | model.NamespaceKind)
+	return problems, nil
+}
+
+// object converts one document, or the items of a List.
+func object(doc []byte) ([]func(*model.Writer), []model.Problem, error) {
+	var meta metav1.TypeMeta
+	if err := yaml.Unmarshal(doc, &meta); err != nil {
+		return nil, nil, fmt.Errorf("not YAML: %w", err)
+	}
+	switch meta.APIVersion + " " + meta.Kind {
+	case " ":
+		if len(bytes.TrimSpace(stripComments(doc))) == 0 {
+			return nil, nil, nil
+		}
+		return nil, nil, errors.New("apiVersion and kind are missing")
+	case "v1 List":
+		return list(doc)
+	case "v1 Service":
+		return convert(doc, source.Service, (*model.Writer).PutService)
+	case "discovery.k8s.io/v1 EndpointSlice":
+		return convert(doc, source.EndpointSlice, (*model.Writer).PutEndpointSlice)
+	case "v1 Pod":
+		return convert(doc, source.Pod, (*model.Writer).PutPod)
+	case "v1 Node":
+		return convert(doc, source.Node, (*model.Writer).PutNode)
+	case "v1 Namespace":
+		return convert(doc, source.Namespace, (*model.Writer).PutNamespace)
+	}
+	return nil, nil, fmt.Errorf("kind: %q of apiVersion %q is not used by Wayleave; Service, EndpointSlice, Pod, Node and Namespace are", meta.Kind, meta.APIVersion)
+}
+
+func list(doc []byte) ([]func(*model.Writer), []model.Problem, error) {
+	var l struct {
+		Items []any `json:"items"`
+	}
+	if err := yaml.Unmarshal(doc, &l); err != nil {
+		return nil, nil, fmt.Errorf("items: %w", err)
+	}
+	var puts []func(*model.Writer)
+	var problems []model.Problem
+	for i, item := range l.Items {
+		b, err := yaml.Marshal(item)
+		if err != nil {
+			return nil, nil, fmt.Errorf("items[%d]: %w", i, err)
+		}
+		put, bad, err := object(b)
+		if err != nil {
+			return nil, nil, fmt.Errorf("items[%d]: %w", i, err)
+		}
+		puts, problems = append(puts, put...), append(problems, bad...)
+	}
+	return puts, problems, nil
+}
+
+// defaulted is what an API server would do to an object before it stores it.
+func defaulted(o any) {
+	m, ok := o.(metav1.Object)
+	if !ok {
+		return
+	}
+	switch o.(type) {
+	case *corev1.Service, *corev1.Pod, *discoveryv1.EndpointSlice:
+		if m.GetNamespace() == "" {
+			m.SetNamespace(metav1.NamespaceDefault)
+		}
+	}
+}
+
+func convert[I, O any](doc []byte, to func(*I) (*O, []model.Problem), put func(*model.Writer, *O)) ([]func(*model.Writer), []model.Problem, error) {
+	in := new(I)
+	if err := yaml.UnmarshalStrict(doc, in); err != nil {
+		return nil, nil, err
+	}
+	defaulted(any(in))
+	if m, ok := any(in).(metav1.Object); ok && m.GetName() == "" {
+		return nil, nil, errors.New("metadata.name: is missing")
+	}
+	out, problems := to(in)
+	if out == nil {
+		return nil, problems, nil
+	}
+	return []func(*model.Writer){func(w *model.Writer) { put(w, out) }}, problems, nil
+}
+
+// stripComments drops whole-line comments and document marks, to tell an empty
+// document from one that lacks its kind.
+func stripComments(doc []byte) []byte {
+	var out []byte
+	for line := range bytes.Lines(doc) {
+		t := bytes.TrimSpace(line)
+		if !bytes.HasPrefix(t, []byte("#")) && !bytes.Equal(t, []byte("---")) {
+			out = append(out, line...)
+		}
+	}
+	return out
+}

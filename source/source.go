@@ -1,0 +1,334 @@
+// Package source turns API objects into the model: it strips them to what a
+// feature uses, and checks them, since an object may come from a manifest that
+// no API server has validated, or from an API server newer than we are.
+//
+// Invariants:
+//   - A bad part is left out and named in a Problem; the good parts are used.
+//   - Nothing of the API object is kept: what is returned shares no memory with
+//     it except strings.
+package source
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"unique"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"wayleave.dev/model"
+)
+
+// intern makes equal strings share memory: node and zone names repeat in every
+// one of 100,000 endpoints.
+func intern(s string) string { return unique.Make(s).Value() }
+
+// checker collects the problems of one object.
+type checker struct {
+	kind     string
+	object   model.Name
+	problems []model.Problem
+}
+
+func newChecker(kind string, m *metav1.ObjectMeta) *checker {
+	return &checker{kind: kind, object: nameOf(m)}
+}
+
+func nameOf(m *metav1.ObjectMeta) model.Name {
+	return model.Name{Namespace: intern(m.Namespace), Name: m.Name}
+}
+
+func (c *checker) bad(field, format string, args ...any) {
+	c.problems = append(c.problems, model.Problem{
+		Kind: c.kind, Object: c.object, Field: field, Reason: fmt.Sprintf(format, args...),
+	})
+}
+
+// addr parses an address; ok is false, with a problem, when it is none. IPv4
+// in IPv6 form is refused: the two would be different keys in the kernel.
+func (c *checker) addr(field, s string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(s)
+	switch {
+	case err != nil:
+		c.bad(field, "%q is not an IP address", s)
+	case a.Zone() != "":
+		c.bad(field, "%q has a zone, which is not allowed", s)
+	case a.Is4In6():
+		c.bad(field, "%q is an IPv4 address in IPv6 form; write %s", s, a.Unmap())
+	default:
+		return a, true
+	}
+	return netip.Addr{}, false
+}
+
+func (c *checker) protocol(field string, p corev1.Protocol) (model.Protocol, bool) {
+	switch p {
+	case corev1.ProtocolTCP, "":
+		return model.TCP, true
+	case corev1.ProtocolUDP:
+		return model.UDP, true
+	case corev1.ProtocolSCTP:
+		return model.SCTP, true
+	}
+	c.bad(field, "%q is not a protocol; TCP, UDP and SCTP are", p)
+	return 0, false
+}
+
+func (c *checker) port(field string, n int32) (uint16, bool) {
+	if n < 1 || n > 65535 {
+		c.bad(field, "%d is not a port; 1 to 65535 are", n)
+		return 0, false
+	}
+	return uint16(n), true
+}
+
+// Service converts a Service.
+func Service(in *corev1.Service) (*model.Service, []model.Problem) {
+	c := newChecker("Service", &in.ObjectMeta)
+	out := &model.Service{Name: c.object, PublishNotReady: in.Spec.PublishNotReadyAddresses}
+	switch in.Spec.Type {
+	case corev1.ServiceTypeClusterIP, "":
+		out.Type = model.ClusterIP
+	case corev1.ServiceTypeNodePort:
+		out.Type = model.NodePort
+	case corev1.ServiceTypeLoadBalancer:
+		out.Type = model.LoadBalancer
+	case corev1.ServiceTypeExternalName:
+		out.Type = model.ExternalName
+		out.ExternalName = c.externalName(in.Spec.ExternalName)
+		return out, c.problems
+	default:
+		c.bad("spec.type", "%q is not a type; ClusterIP, NodePort, LoadBalancer and ExternalName are", in.Spec.Type)
+		return nil, c.problems
+	}
+	c.clusterIPs(in, out)
+	for i := range in.Spec.Ports {
+		c.servicePort(i, &in.Spec.Ports[i], out)
+	}
+	return out, c.problems
+}
+
+func (c *checker) externalName(s string) string {
+	name := strings.TrimSuffix(s, ".")
+	if name == "" || len(name) > 253 || strings.ContainsAny(name, " \t\n\\\"") || strings.Contains(name, "..") {
+		c.bad("spec.externalName", "%q is not a DNS name", s)
+		return ""
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if len(label) > 63 || label == "" {
+			c.bad("spec.externalName", "%q is not a DNS name: a label has 1 to 63 characters", s)
+			return ""
+		}
+	}
+	return name
+}
+
+func (c *checker) clusterIPs(in *corev1.Service, out *model.Service) {
+	ips, field := in.Spec.ClusterIPs, "spec.clusterIPs[%d]"
+	if len(ips) == 0 && in.Spec.ClusterIP != "" {
+		ips, field = []string{in.Spec.ClusterIP}, "spec.clusterIP"
+	}
+	for i, s := range ips {
+		at := field
+		if strings.Contains(field, "%") {
+			at = fmt.Sprintf(field, i)
+		}
+		if s == corev1.ClusterIPNone {
+			out.Headless = true
+			continue
+		}
+		a, ok := c.addr(at, s)
+		if !ok {
+			continue
+		}
+		for _, b := range out.ClusterIPs {
+			if a.Is4() == b.Is4() {
+				c.bad(at, "%s is a second address of its family; one of each is allowed", a)
+				ok = false
+			}
+		}
+		if ok {
+			out.ClusterIPs = append(out.ClusterIPs, a)
+		}
+	}
+	if out.Headless {
+		out.ClusterIPs = nil
+	}
+}
+
+func (c *checker) servicePort(i int, in *corev1.ServicePort, out *model.Service) {
+	field := func(name string) string { return fmt.Sprintf("spec.ports[%d].%s", i, name) }
+	proto, ok := c.protocol(field("protocol"), in.Protocol)
+	if !ok {
+		return
+	}
+	port, ok := c.port(field("port"), in.Port)
+	if !ok {
+		return
+	}
+	p := model.ServicePort{Name: intern(in.Name), Protocol: proto, Port: port}
+	if in.NodePort != 0 {
+		if p.NodePort, ok = c.port(field("nodePort"), in.NodePort); !ok {
+			p.NodePort = 0
+		}
+	}
+	for _, q := range out.Ports {
+		if q.Port == p.Port && q.Protocol == p.Protocol {
+			c.bad(field("port"), "%d/%s is there twice", p.Port, p.Protocol)
+			return
+		}
+		if q.Name == p.Name {
+			c.bad(field("name"), "%q is there twice", p.Name)
+			return
+		}
+	}
+	out.Ports = append(out.Ports, p)
+}
+
+// EndpointSlice converts an EndpointSlice; nil without problems for one that
+// belongs to no Service.
+func EndpointSlice(in *discoveryv1.EndpointSlice) (*model.EndpointSlice, []model.Problem) {
+	c := newChecker("EndpointSlice", &in.ObjectMeta)
+	service := in.Labels[discoveryv1.LabelServiceName]
+	if service == "" {
+		return nil, nil
+	}
+	out := &model.EndpointSlice{Name: c.object, Service: service}
+	switch in.AddressType {
+	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
+	default: // FQDN is deprecated and was never proxied
+		c.bad("addressType", "%q is not served; IPv4 and IPv6 are", in.AddressType)
+		return nil, c.problems
+	}
+	for i := range in.Ports {
+		if p, ok := c.endpointPort(i, &in.Ports[i]); ok {
+			out.Ports = append(out.Ports, p)
+		}
+	}
+	out.Endpoints = make([]model.Endpoint, 0, len(in.Endpoints))
+	for i := range in.Endpoints {
+		if e, ok := c.endpoint(i, &in.Endpoints[i], in.AddressType); ok {
+			out.Endpoints = append(out.Endpoints, e)
+		}
+	}
+	return out, c.problems
+}
+
+func (c *checker) endpointPort(i int, in *discoveryv1.EndpointPort) (model.EndpointPort, bool) {
+	field := func(name string) string { return fmt.Sprintf("ports[%d].%s", i, name) }
+	var p model.EndpointPort
+	if in.Name != nil {
+		p.Name = intern(*in.Name)
+	}
+	proto := corev1.ProtocolTCP
+	if in.Protocol != nil {
+		proto = *in.Protocol
+	}
+	var ok bool
+	if p.Protocol, ok = c.protocol(field("protocol"), proto); !ok {
+		return p, false
+	}
+	if in.Port == nil {
+		c.bad(field("port"), "is missing: a port that is not a number cannot be proxied")
+		return p, false
+	}
+	p.Port, ok = c.port(field("port"), *in.Port)
+	return p, ok
+}
+
+func (c *checker) endpoint(i int, in *discoveryv1.Endpoint, family discoveryv1.AddressType) (model.Endpoint, bool) {
+	var e model.Endpoint
+	if len(in.Addresses) == 0 {
+		c.bad(fmt.Sprintf("endpoints[%d].addresses", i), "is empty")
+		return e, false
+	}
+	field := fmt.Sprintf("endpoints[%d].addresses[0]", i)
+	a, ok := c.addr(field, in.Addresses[0])
+	if !ok {
+		return e, false
+	}
+	if a.Is4() != (family == discoveryv1.AddressTypeIPv4) {
+		c.bad(field, "%s is not of the slice's addressType %s", a, family)
+		return e, false
+	}
+	// The API forbids these: they would reach the node itself or nobody.
+	if a.IsUnspecified() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() {
+		c.bad(field, "%s is not an address of an endpoint: unspecified, loopback, link-local and multicast ones are refused", a)
+		return e, false
+	}
+	e.Addr = a
+	e.Ready = deref(in.Conditions.Ready, true)
+	e.Serving = deref(in.Conditions.Serving, e.Ready)
+	e.Terminating = deref(in.Conditions.Terminating, false)
+	e.Hostname = deref(in.Hostname, "")
+	e.Node = intern(deref(in.NodeName, ""))
+	e.Zone = intern(deref(in.Zone, ""))
+	if in.TargetRef != nil && in.TargetRef.Kind == "Pod" {
+		e.Pod = in.TargetRef.Name
+	}
+	return e, true
+}
+
+func deref[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}
+
+// Pod converts a Pod; nil for one that has ended or has no address yet.
+func Pod(in *corev1.Pod) (*model.Pod, []model.Problem) {
+	c := newChecker("Pod", &in.ObjectMeta)
+	if in.Status.Phase == corev1.PodSucceeded || in.Status.Phase == corev1.PodFailed || len(in.Status.PodIPs) == 0 {
+		return nil, nil
+	}
+	out := &model.Pod{Name: c.object, Node: intern(in.Spec.NodeName), HostNetwork: in.Spec.HostNetwork}
+	for i, ip := range in.Status.PodIPs {
+		if a, ok := c.addr(fmt.Sprintf("status.podIPs[%d]", i), ip.IP); ok {
+			out.IPs = append(out.IPs, a)
+		}
+	}
+	return out, c.problems
+}
+
+// Node converts a Node.
+func Node(in *corev1.Node) (*model.Node, []model.Problem) {
+	c := newChecker("Node", &in.ObjectMeta)
+	out := &model.Node{Name: intern(in.Name), Zone: intern(in.Labels[corev1.LabelTopologyZone])}
+	for i, a := range in.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP {
+			continue
+		}
+		if ip, ok := c.addr(fmt.Sprintf("status.addresses[%d]", i), a.Address); ok {
+			out.InternalIPs = append(out.InternalIPs, ip)
+		}
+	}
+	cidrs := in.Spec.PodCIDRs
+	if len(cidrs) == 0 && in.Spec.PodCIDR != "" {
+		cidrs = []string{in.Spec.PodCIDR}
+	}
+	for i, s := range cidrs {
+		p, err := netip.ParsePrefix(s)
+		switch {
+		case err != nil:
+			c.bad(fmt.Sprintf("spec.podCIDRs[%d]", i), "%q is not a CIDR", s)
+		case p != p.Masked():
+			c.bad(fmt.Sprintf("spec.podCIDRs[%d]", i), "%q has host bits set; write %s", s, p.Masked())
+		default:
+			out.PodCIDRs = append(out.PodCIDRs, p)
+		}
+	}
+	for _, cond := range in.Status.Conditions {
+		if cond.Type == corev1.NodeReady {
+			out.Ready = cond.Status == corev1.ConditionTrue
+		}
+	}
+	return out, c.problems
+}
+
+// Namespace converts a Namespace.
+func Namespace(in *corev1.Namespace) (*model.Namespace, []model.Problem) {
+	return &model.Namespace{Name: intern(in.Name)}, nil
+}
