@@ -1,0 +1,49 @@
+package writeback
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+)
+
+// LeaseName is the Lease, in the namespace of the DaemonSet, that elects the
+// agent which writes cluster-wide objects.
+const LeaseName = "wayleave-writer"
+
+// Elect takes part in the election until ctx ends; while this agent is elected
+// it runs fn, whose context ends when the office is lost. identity must be unique
+// per pod. It returns ctx's error.
+func Elect(ctx context.Context, client kubernetes.Interface, namespace, identity string, log *slog.Logger, fn func(context.Context)) error {
+	for ctx.Err() == nil {
+		e, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+			Lock: &resourcelock.LeaseLock{
+				LeaseMeta:  metav1.ObjectMeta{Namespace: namespace, Name: LeaseName},
+				Client:     client.CoordinationV1(),
+				LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
+			},
+			LeaseDuration:   15 * time.Second,
+			RenewDeadline:   10 * time.Second,
+			RetryPeriod:     2 * time.Second,
+			ReleaseOnCancel: true,
+			Name:            LeaseName,
+			Callbacks: leaderelection.LeaderCallbacks{
+				OnStartedLeading: func(ctx context.Context) {
+					log.Info("elected as the writer of cluster-wide objects")
+					fn(ctx)
+				},
+				OnStoppedLeading: func() {},
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("lease %s: %w", LeaseName, err)
+		}
+		e.Run(ctx)
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,119 @@
+package writeback
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"wayleave.dev/model"
+)
+
+func want() DNSService {
+	return DNSService{Selector: map[string]string{"app.kubernetes.io/name": "wayleave"}, TargetPort: 10053}
+}
+
+func get(t *testing.T, c *fake.Clientset) *corev1.Service {
+	t.Helper()
+	svc, err := c.CoreV1().Services(DNSNamespace).Get(t.Context(), DNSName, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return svc
+}
+
+func kubernetesService() *corev1.Service {
+	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"}, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1"}}
+}
+
+func TestKubeDNSIsMadeAtTheTenthAddress(t *testing.T) {
+	c := fake.NewClientset(kubernetesService())
+	if err := want().Ensure(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if svc := get(t, c); svc.Spec.ClusterIP != "10.96.0.10" || len(svc.Spec.Ports) != 2 {
+		t.Errorf("made %+v", svc.Spec)
+	}
+	before := len(c.Actions())
+	if err := want().Ensure(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Actions()[before:]; len(got) != 1 || got[0].GetVerb() != "get" {
+		t.Errorf("a second time it did %v", got)
+	}
+}
+
+func TestKubeDNSIsTakenOverWithTheWayBack(t *testing.T) {
+	c := fake.NewClientset(&corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: DNSNamespace, Name: DNSName},
+		Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.10", Selector: map[string]string{"k8s-app": "kube-dns"},
+			Ports: []corev1.ServicePort{{Name: "dns", Protocol: "UDP", Port: 53, TargetPort: intstr.FromInt32(53)}}},
+	})
+	if err := want().Ensure(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	svc := get(t, c)
+	if len(svc.Spec.Selector) != 1 || svc.Spec.Selector["app.kubernetes.io/name"] != "wayleave" {
+		t.Errorf("selector is %v", svc.Spec.Selector)
+	}
+	if old := svc.Annotations[previousSpec]; !strings.Contains(old, `"k8s-app":"kube-dns"`) {
+		t.Errorf("the way back is %q", old)
+	}
+}
+
+func TestKubeDNSAtAnotherAddressIsRefusedByName(t *testing.T) {
+	c := fake.NewClientset(&corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: DNSNamespace, Name: DNSName}, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.99"}})
+	d := want()
+	d.VIPs = []netip.Addr{netip.MustParseAddr("10.96.0.10")}
+	err := d.Ensure(t.Context(), c)
+	if err == nil || !strings.Contains(err.Error(), "spec.clusterIP: it is 10.96.0.99") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestAProblemBecomesOneEventOfTheElected(t *testing.T) {
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "u1"}}
+	c := fake.NewClientset(svc)
+	p := NewProblems(slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); p.Run(ctx, c, "node1", func() bool { return true }) }()
+	q := model.Problem{Kind: "Service", Object: model.Name{Namespace: "default", Name: "web"}, Field: "spec.ports[0].port", Reason: "0 is not a port"}
+	for range 3 {
+		p.Set("source", "default/web", []model.Problem{q})
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		l, err := c.CoreV1().Events("default").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(l.Items) == 1 {
+			if e := l.Items[0]; e.InvolvedObject.UID != "u1" || !strings.Contains(e.Message, "spec.ports[0].port: 0 is not") {
+				t.Errorf("event is %+v", e)
+			}
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d events", len(l.Items))
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if got := len(p.List()); got != 1 {
+		t.Errorf("%d problems listed", got)
+	}
+	p.Set("source", "default/web", nil)
+	if got := p.List(); len(got) != 0 {
+		t.Errorf("still listed: %v", got)
+	}
+	cancel()
+	<-done
+}
