@@ -1,0 +1,223 @@
+// Package lossmeter counts what a disturbance costs: it keeps several kinds of
+// traffic going and says how much of each was lost. It is the judge of every
+// claim that a restart, an upgrade or a change drops nothing.
+//
+// Kinds of traffic:
+//   - udp: numbered datagrams at a fixed rate over one flow, echoed by the server;
+//   - tcp: open connections with a numbered message under way at all times; a
+//     reset, a closed connection or a message that takes over a second is a loss.
+//     TCP repairs single lost packets: these show as Retransmits;
+//   - connect: new TCP connections, each with one message there and back;
+//   - dns: queries of one name, one try each, time-out one second;
+//   - http: new GET requests, keep-alive off, any status but 200 is a loss.
+package lossmeter
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// patience is how long an answer may take before it counts as lost.
+const patience = time.Second
+
+// Dial connects to a target; in tests from within a namespace.
+type Dial func(network, addr string, timeout time.Duration) (net.Conn, error)
+
+// Probe is one kind of traffic to one target.
+type Probe struct {
+	Kind   string // udp, tcp, connect, dns or http
+	Target string // host:port; for dns "server:port/name."; for http "host:port/path"
+	// Rate is in messages per second, 0 for the kind's default.
+	Rate int
+}
+
+// Count is what one probe sent and lost.
+type Count struct {
+	Kind   string `json:"kind"`
+	Target string `json:"target"`
+	Sent   int64  `json:"sent"`
+	Lost   int64  `json:"lost"`
+	// Slowest is the longest time that an answer took, in milliseconds.
+	Slowest int64 `json:"slowestMs"`
+	// First is the first loss in words, with its time since the start.
+	First string `json:"first,omitempty"`
+}
+
+// Report is the outcome of a run.
+type Report struct {
+	Counts []Count `json:"counts"`
+	// Retransmits are the TCP segments that this network namespace sent again.
+	Retransmits int64 `json:"retransmits"`
+}
+
+// Lost is the sum of all losses.
+func (r Report) Lost() (n int64) {
+	for _, c := range r.Counts {
+		n += c.Lost
+	}
+	return n
+}
+
+// Sent is the sum of everything sent.
+func (r Report) Sent() (n int64) {
+	for _, c := range r.Counts {
+		n += c.Sent
+	}
+	return n
+}
+
+// String is one line per probe.
+func (r Report) String() string {
+	var b strings.Builder
+	for _, c := range r.Counts {
+		fmt.Fprintf(&b, "%-8s %-40s sent %6d lost %d slowest %d ms %s\n", c.Kind, c.Target, c.Sent, c.Lost, c.Slowest, c.First)
+	}
+	fmt.Fprintf(&b, "TCP segments sent again: %d\n", r.Retransmits)
+	return b.String()
+}
+
+// counter is a probe at work.
+type counter struct {
+	Probe
+	start   time.Time
+	sent    atomic.Int64
+	lost    atomic.Int64
+	slowest atomic.Int64
+	mu      sync.Mutex
+	first   string
+}
+
+func (c *counter) lose(n int64, format string, args ...any) {
+	c.lost.Add(n)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.first == "" {
+		c.first = fmt.Sprintf("after %s: ", time.Since(c.start).Round(time.Millisecond)) + fmt.Sprintf(format, args...)
+	}
+}
+
+func (c *counter) took(d time.Duration) {
+	for ms := d.Milliseconds(); ; {
+		old := c.slowest.Load()
+		if ms <= old || c.slowest.CompareAndSwap(old, ms) {
+			return
+		}
+	}
+}
+
+func (c *counter) count() Count {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Count{c.Kind, c.Target, c.sent.Load(), c.lost.Load(), c.slowest.Load(), c.first}
+}
+
+// Run keeps all probes going until ctx ends, waits for the last answers, and
+// reports. An error means that a probe could not even start.
+func Run(ctx context.Context, dial Dial, probes []Probe) (Report, error) {
+	before := retransmits()
+	counters := make([]*counter, len(probes))
+	errs := make([]error, len(probes))
+	var wg sync.WaitGroup
+	for i, p := range probes {
+		run, rate := runner(p.Kind)
+		if run == nil {
+			return Report{}, fmt.Errorf("lossmeter: %q is not a kind of traffic; udp, tcp, connect, dns and http are", p.Kind)
+		}
+		if p.Rate == 0 {
+			p.Rate = rate
+		}
+		counters[i] = &counter{Probe: p, start: time.Now()}
+		wg.Go(func() { errs[i] = run(ctx, dial, counters[i]) })
+	}
+	wg.Wait()
+	var r Report
+	for i, c := range counters {
+		if errs[i] != nil {
+			return Report{}, fmt.Errorf("lossmeter: %s %s: %w", c.Kind, c.Target, errs[i])
+		}
+		r.Counts = append(r.Counts, c.count())
+	}
+	r.Retransmits = retransmits() - before
+	return r, nil
+}
+
+func runner(kind string) (run func(context.Context, Dial, *counter) error, rate int) {
+	switch kind {
+	case "udp":
+		return udp, 1000
+	case "tcp":
+		return tcp, 100
+	case "connect":
+		return connect, 50
+	case "dns":
+		return dnsQueries, 100
+	case "http":
+		return httpGets, 50
+	}
+	return nil, 0
+}
+
+// retransmits is the namespace's counter TcpRetransSegs, 0 when it is not readable.
+func retransmits() int64 {
+	raw, err := os.ReadFile("/proc/thread-self/net/snmp")
+	if err != nil {
+		return 0
+	}
+	var names []string
+	for line := range strings.Lines(string(raw)) {
+		f := strings.Fields(line)
+		if len(f) == 0 || f[0] != "Tcp:" {
+			continue
+		}
+		if names == nil {
+			names = f
+			continue
+		}
+		if i := slices.Index(names, "RetransSegs"); i > 0 && i < len(f) {
+			n, err := strconv.ParseInt(f[i], 10, 64)
+			if err != nil {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
+}
+
+// ParseProbe reads "kind=target" or "kind@rate=target".
+func ParseProbe(s string) (Probe, error) {
+	kind, target, ok := strings.Cut(s, "=")
+	if !ok || target == "" {
+		return Probe{}, fmt.Errorf("probe %q: kind=target is allowed, as in udp=10.0.0.1:9", s)
+	}
+	p := Probe{Kind: kind, Target: target}
+	if k, rate, ok := strings.Cut(kind, "@"); ok {
+		n, err := strconv.Atoi(rate)
+		if err != nil || n < 1 || n > 100000 {
+			return Probe{}, fmt.Errorf("probe %q: rate: %q is not a number from 1 to 100000", s, rate)
+		}
+		p.Kind, p.Rate = k, n
+	}
+	if run, _ := runner(p.Kind); run == nil {
+		return Probe{}, fmt.Errorf("probe %q: %q is not a kind of traffic; udp, tcp, connect, dns and http are", s, p.Kind)
+	}
+	return p, nil
+}
+
+// JSON is the report for machines.
+func (r Report) JSON() string {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Sprintf(`{"error":%q}`, err) // cannot happen: only numbers and texts
+	}
+	return string(b)
+}

@@ -1,0 +1,111 @@
+package lossmeter
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"wayleave.dev/internal/testnet"
+)
+
+// world is a client and a server namespace, with all servers running.
+func world(t *testing.T) (client, server *testnet.NS) {
+	client, server = testnet.New(t, "client"), testnet.New(t, "server")
+	testnet.Veth(client, "eth0", server, "eth0")
+	client.Addr("eth0", "10.8.0.1/24")
+	server.Addr("eth0", "10.8.0.2/24")
+	l, p := server.Listen("tcp", ":7"), server.ListenPacket("udp", ":7")
+	go func() { _ = ServeTCP(l) }()
+	go func() { _ = ServeUDP(p) }()
+	web := server.Listen("tcp", ":80")
+	go func() { _ = http.Serve(web, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})) }()
+	d := &dns.Server{PacketConn: server.ListenPacket("udp", ":53"), Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg).SetReply(q)
+		m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.IPv4(10, 0, 0, 1)})
+		_ = w.WriteMsg(m)
+	})}
+	go func() { _ = d.ActivateAndServe() }()
+	return client, server
+}
+
+func probes() []Probe {
+	return []Probe{
+		{Kind: "udp", Target: "10.8.0.2:7"}, {Kind: "tcp", Target: "10.8.0.2:7"}, {Kind: "connect", Target: "10.8.0.2:7"},
+		{Kind: "dns", Target: "10.8.0.2:53/a.b."}, {Kind: "http", Target: "10.8.0.2:80/"},
+	}
+}
+
+func TestQuietNetworkLosesNothing(t *testing.T) {
+	client, _ := world(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	r, err := Run(ctx, client.Dial, probes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Lost() != 0 {
+		t.Errorf("lost something:\n%s", r)
+	}
+	for _, c := range r.Counts {
+		if c.Sent < 20 {
+			t.Errorf("%s sent only %d", c.Kind, c.Sent)
+		}
+	}
+}
+
+// The meter must see a loss, or it proves nothing: the server's address is away
+// for a moment, and every kind of traffic must have noticed.
+func TestACutIsSeenByEveryKind(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("network namespaces need root (CAP_SYS_ADMIN)")
+	}
+	client, server := world(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	cut := time.AfterFunc(300*time.Millisecond, func() {
+		if _, err := server.Try("ip", "link", "set", "eth0", "down"); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(1500 * time.Millisecond)
+		if _, err := server.Try("ip", "link", "set", "eth0", "up"); err != nil {
+			t.Error(err)
+		}
+	})
+	defer cut.Stop()
+	r, err := Run(ctx, client.Dial, probes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range r.Counts {
+		if c.Lost == 0 {
+			t.Errorf("%s has not noticed:\n%s", c.Kind, r)
+		}
+		if c.First == "" && c.Lost > 0 {
+			t.Errorf("%s does not say what it lost first", c.Kind)
+		}
+	}
+}
+
+func TestParseProbe(t *testing.T) {
+	for _, tc := range []struct {
+		in   string
+		want Probe
+		bad  bool
+	}{
+		{"udp=10.0.0.1:7", Probe{Kind: "udp", Target: "10.0.0.1:7"}, false},
+		{"dns@10=10.0.0.1:53/a.", Probe{"dns", "10.0.0.1:53/a.", 10}, false},
+		{"udp", Probe{}, true},
+		{"icmp=10.0.0.1", Probe{}, true},
+		{"udp@x=10.0.0.1:7", Probe{}, true},
+	} {
+		got, err := ParseProbe(tc.in)
+		if got != tc.want || (err != nil) != tc.bad {
+			t.Errorf("%q: %+v, %v", tc.in, got, err)
+		}
+	}
+}

@@ -1,0 +1,221 @@
+package lossmeter
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// every calls fn at the rate until ctx ends. A late tick is made up for, so that
+// the number of calls follows the clock also on a busy machine.
+func every(ctx context.Context, rate int, fn func(n uint64)) {
+	start, gap := time.Now(), time.Second/time.Duration(rate)
+	for n := uint64(0); ; n++ {
+		wait := time.Until(start.Add(time.Duration(n) * gap))
+		if wait > 0 {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+		} else if ctx.Err() != nil {
+			return
+		}
+		fn(n)
+	}
+}
+
+// udp sends numbered datagrams over one flow and awaits their echoes.
+func udp(ctx context.Context, dial Dial, c *counter) error {
+	conn, err := dial("udp", c.Target, patience)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var mu sync.Mutex
+	under := map[uint64]time.Time{}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := make([]byte, 64)
+		for {
+			n, err := conn.Read(buf)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err != nil || n < 8 {
+				time.Sleep(time.Millisecond) // an ICMP error: the datagram stays lost
+				continue
+			}
+			mu.Lock()
+			if at, ok := under[binary.BigEndian.Uint64(buf)]; ok {
+				c.took(time.Since(at))
+				delete(under, binary.BigEndian.Uint64(buf))
+			}
+			mu.Unlock()
+		}
+	}()
+	every(ctx, c.Rate, func(n uint64) {
+		var msg [8]byte
+		binary.BigEndian.PutUint64(msg[:], n)
+		mu.Lock()
+		under[n] = time.Now()
+		mu.Unlock()
+		c.sent.Add(1)
+		if _, err := conn.Write(msg[:]); err != nil {
+			_, _ = conn.Write(msg[:]) // the error was of an earlier datagram
+		}
+	})
+	time.Sleep(patience)
+	conn.Close()
+	<-done
+	if len(under) > 0 {
+		oldest := ^uint64(0)
+		for n := range under {
+			oldest = min(oldest, n)
+		}
+		c.lose(int64(len(under)), "datagram %d of %d was the first without echo", oldest, c.sent.Load())
+	}
+	return nil
+}
+
+// echo sends one message over conn and awaits it back.
+func echo(conn net.Conn, n uint64) error {
+	var msg, back [8]byte
+	binary.BigEndian.PutUint64(msg[:], n)
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := conn.Write(msg[:]); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(conn, back[:]); err != nil {
+		return err
+	}
+	if back != msg {
+		return errors.New("another message came back")
+	}
+	return nil
+}
+
+// tcp keeps one connection open; a loss costs the connection, and a new one is made.
+func tcp(ctx context.Context, dial Dial, c *counter) error {
+	conn, err := dial("tcp", c.Target, patience)
+	if err != nil {
+		return err
+	}
+	every(ctx, c.Rate, func(n uint64) {
+		c.sent.Add(1)
+		at := time.Now()
+		if conn == nil {
+			if conn, err = dial("tcp", c.Target, patience); err != nil {
+				c.lose(1, "%v", err)
+				conn = nil
+				return
+			}
+		}
+		if err := echo(conn, n); err != nil {
+			c.lose(1, "open connection: %v", err)
+			conn.Close()
+			conn = nil
+			return
+		}
+		c.took(time.Since(at))
+	})
+	if conn != nil {
+		conn.Close()
+	}
+	return nil
+}
+
+func connect(ctx context.Context, dial Dial, c *counter) error {
+	return tries(ctx, c, func(n uint64) error {
+		conn, err := dial("tcp", c.Target, patience)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		return echo(conn, n)
+	})
+}
+
+// tries runs independent attempts at the rate, side by side.
+func tries(ctx context.Context, c *counter, try func(n uint64) error) error {
+	var wg sync.WaitGroup
+	every(ctx, c.Rate, func(n uint64) {
+		c.sent.Add(1)
+		wg.Go(func() {
+			at := time.Now()
+			if err := try(n); err != nil {
+				c.lose(1, "%v", err)
+				return
+			}
+			c.took(time.Since(at))
+		})
+	})
+	wg.Wait()
+	return nil
+}
+
+func dnsQueries(ctx context.Context, dial Dial, c *counter) error {
+	server, name, ok := strings.Cut(c.Target, "/")
+	if !ok {
+		return errors.New("server:port/name is allowed as a target")
+	}
+	return tries(ctx, c, func(uint64) error {
+		conn, err := dial("udp", server, patience)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		q := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)
+		client := dns.Client{Timeout: patience}
+		r, _, err := client.ExchangeWithConn(q, &dns.Conn{Conn: conn})
+		if err != nil {
+			return err
+		}
+		if r.Rcode != dns.RcodeSuccess || len(r.Answer) == 0 {
+			return fmt.Errorf("%s with %d answers", dns.RcodeToString[r.Rcode], len(r.Answer))
+		}
+		return nil
+	})
+}
+
+func httpGets(ctx context.Context, dial Dial, c *counter) error {
+	host, path, _ := strings.Cut(c.Target, "/")
+	return tries(ctx, c, func(uint64) error {
+		conn, err := dial("tcp", host, patience)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path, host); err != nil {
+			return err
+		}
+		r, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			return err
+		}
+		defer r.Body.Close()
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return err
+		}
+		if r.StatusCode != http.StatusOK {
+			return errors.New(r.Status)
+		}
+		return nil
+	})
+}
