@@ -1,0 +1,60 @@
+// Package deploy renders the two forms of one install: the manifest for
+// `kubectl apply -f` and the Helm chart. Both come from manifest.tmpl and the
+// table of settings, so that they cannot differ.
+package deploy
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"strings"
+	"text/template"
+
+	"wayleave.dev/config"
+)
+
+// Image is the name that `make image` gives the image.
+const Image = "wayleave.dev/wayleave:dev"
+
+//go:embed manifest.tmpl
+var manifest string
+
+type values struct{ Image, Settings string }
+
+func render(v values) ([]byte, error) {
+	t, err := template.New("manifest.tmpl").Delims("[[", "]]").Option("missingkey=error").Parse(manifest)
+	if err != nil {
+		return nil, fmt.Errorf("deploy: %w", err)
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, v); err != nil {
+		return nil, fmt.Errorf("deploy: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+// Manifest is the content of wayleave.yaml.
+func Manifest() ([]byte, error) {
+	return render(values{Image, indent(config.Commented(), 4)})
+}
+
+// Chart is the files of the Helm chart, by path below chart/. Its values are the
+// image and the settings, whose defaults are those of the manifest.
+func Chart() (map[string][]byte, error) {
+	body, err := render(values{"{{ .Values.image }}", "{{ .Values.settings | indent 4 }}"})
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]byte{
+		"Chart.yaml": []byte("# Made by `make gen`; do not edit.\napiVersion: v2\nname: wayleave\ndescription: Pod network, service proxy and cluster DNS of a Kubernetes cluster\n" +
+			"type: application\nversion: 0.1.0\nappVersion: dev\nkubeVersion: \">= 1.33.0-0\"\n"),
+		"values.yaml": []byte("# Made by `make gen`; do not edit.\n# The image, as the nodes know it.\nimage: " + Image +
+			"\n# The settings file of Wayleave. A wrong or unknown setting is refused at start, by name.\nsettings: |\n" + indent(config.Commented(), 2) + "\n"),
+		"templates/wayleave.yaml": body,
+	}, nil
+}
+
+func indent(text string, n int) string {
+	pad := strings.Repeat(" ", n)
+	return pad + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n"+pad)
+}

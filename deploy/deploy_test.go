@@ -1,0 +1,134 @@
+package deploy
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"text/template"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"wayleave.dev/config"
+)
+
+func manifestDocs(t *testing.T) [][]byte {
+	t.Helper()
+	m, err := Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Split(m, []byte("\n---\n"))
+}
+
+func doc[T any](t *testing.T, kind string) *T {
+	t.Helper()
+	for _, d := range manifestDocs(t) {
+		if bytes.Contains(d, []byte("\nkind: "+kind+"\n")) {
+			out := new(T)
+			if err := yaml.UnmarshalStrict(d, out); err != nil {
+				t.Fatalf("%s: %v", kind, err)
+			}
+			return out
+		}
+	}
+	t.Fatalf("no %s in the manifest", kind)
+	return nil
+}
+
+func TestCommittedFilesAreFresh(t *testing.T) {
+	m, err := Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := Chart()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string][]byte{"wayleave.yaml": m}
+	for name, body := range files {
+		want[filepath.Join("chart", name)] = body
+	}
+	for name, body := range want {
+		have, err := os.ReadFile(name)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if !bytes.Equal(have, body) {
+			t.Errorf("%s is stale; run `make gen`", name)
+		}
+	}
+}
+
+// Helm's engine is text/template: with the default values the chart is the manifest.
+func TestTheChartRendersTheManifest(t *testing.T) {
+	files, err := Chart()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v map[string]any
+	if err := yaml.Unmarshal(files["values.yaml"], &v); err != nil {
+		t.Fatal(err)
+	}
+	funcs := template.FuncMap{"indent": func(n int, s string) string { return indent(s, n) }}
+	tmpl, err := template.New("chart").Funcs(funcs).Parse(string(files["templates/wayleave.yaml"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	if err := tmpl.Execute(&got, map[string]any{"Values": v}); err != nil {
+		t.Fatal(err)
+	}
+	want, err := Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.String() != string(want) {
+		t.Error("the chart with its default values is not the manifest")
+	}
+}
+
+func TestTheConfigMapHoldsTheDefaults(t *testing.T) {
+	cm := doc[corev1.ConfigMap](t, "ConfigMap")
+	c, err := config.Parse([]byte(cm.Data["config.yaml"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Mode != config.Default().Mode || c.PodNetwork != config.Default().PodNetwork {
+		t.Errorf("the ConfigMap says %+v", c)
+	}
+}
+
+// The promises of the install contract that a later edit could break unseen.
+func TestTheDaemonSetKeepsTheContract(t *testing.T) {
+	ds := doc[appsv1.DaemonSet](t, "DaemonSet")
+	spec := ds.Spec.Template.Spec
+	roll := ds.Spec.UpdateStrategy.RollingUpdate
+	if !spec.HostNetwork || spec.DNSPolicy != corev1.DNSDefault || spec.PriorityClassName != "system-node-critical" ||
+		roll.MaxSurge.IntValue() != 1 || roll.MaxUnavailable.IntValue() != 0 || len(spec.Tolerations) != 1 || spec.Tolerations[0].Operator != corev1.TolerationOpExists {
+		t.Errorf("the DaemonSet broke its contract: %+v", ds.Spec)
+	}
+	for _, c := range spec.Containers {
+		if len(c.Ports) > 0 {
+			t.Errorf("%s declares ports, with which a surge pod could not start on its node", c.Name)
+		}
+		if s := c.SecurityContext; s == nil || s.Privileged != nil || len(s.Capabilities.Drop) != 1 {
+			t.Errorf("%s has more rights than named", c.Name)
+		}
+		if c.Name != "agent" && (len(c.SecurityContext.Capabilities.Add) > 0 || !*c.SecurityContext.RunAsNonRoot) {
+			t.Errorf("%s reads bytes from outside and must have no capability", c.Name)
+		}
+	}
+}
+
+func TestNoSecretsAreReadable(t *testing.T) {
+	for _, d := range manifestDocs(t) {
+		if strings.Contains(string(d), "secrets") || strings.Contains(string(d), `"*"`) {
+			t.Errorf("the permissions have grown: %s", d)
+		}
+	}
+}
