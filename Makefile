@@ -1,0 +1,86 @@
+# Wayleave. `make help` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+ARCH      ?= $(shell go env GOARCH)
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+NODES     ?= 3
+REGISTRY  ?=
+LDFLAGS   := -s -w -X main.version=$(VERSION)
+GOBUILD   := CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -ldflags '$(LDFLAGS)'
+SOURCES   := $(shell git ls-files --cached --others --exclude-standard '*.go' go.mod go.sum 2>/dev/null | grep -v '^lab/\|^bench/')
+LAB       := dist/lab
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+##@ The two commands
+
+demo: $(LAB) image dist/lossmeter.tar ## Start a real 3-node Kubernetes on Wayleave, walk through what it does, leave it running
+	@./hack/demo $(NODES)
+
+test: setup ## All tests that need no cluster: pure, golden, fake, real packets in namespaces, fuzz seeds
+	@echo "== go vet"; go vet ./...
+	@echo "== go test (race detector on)"; go test -race -timeout 8m ./...
+
+##@ More tests
+
+test-lab: $(LAB) image dist/lossmeter.tar ## The demo's checks and foreign specs on a real Kubernetes; takes it down after
+	@./hack/test-lab
+
+bench: setup ## Benchmarks of the hot paths
+	go test -run xxx -bench . -benchmem ./model ./service/... ./dns/...
+
+fuzz: ## Fuzz each parser of bytes from outside, FUZZTIME each (default 1m)
+	@./hack/fuzz $${FUZZTIME:-1m}
+
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-clean:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+##@ Build
+
+image: dist/wayleave.tar ## dist/wayleave.tar, a docker-archive of wayleave.dev/wayleave:dev, for ARCH=amd64|arm64
+
+push: dist/wayleave.tar ## Push the image to REGISTRY=host/path (needs skopeo from your distribution)
+	@test -n "$(REGISTRY)" || { echo "REGISTRY= is empty; say for example: make push REGISTRY=registry.example.com/net"; exit 1; }
+	@command -v skopeo >/dev/null || { echo "make push needs skopeo (apt-get install skopeo)"; exit 1; }
+	skopeo copy docker-archive:dist/wayleave.tar docker://$(REGISTRY)/wayleave:$(VERSION)
+
+gen: ## Make the generated files anew
+	go run ./deploy/gen
+
+clean: ## Remove dist/
+	rm -rf dist
+
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- files ---
+
+dist/$(ARCH)/wayleave: $(SOURCES)
+	@echo "building wayleave for $(ARCH)"; $(GOBUILD) -o $@ ./cmd/wayleave
+
+dist/$(ARCH)/wayleave-cni: $(SOURCES)
+	@echo "building wayleave-cni for $(ARCH)"; $(GOBUILD) -o $@ ./cmd/wayleave-cni
+
+dist/$(ARCH)/lossmeter: $(SOURCES)
+	@echo "building lossmeter for $(ARCH)"; $(GOBUILD) -o $@ ./cmd/lossmeter
+
+# A stamp by architecture, so that ARCH=arm64 after amd64 is not taken for fresh.
+dist/wayleave.tar: dist/$(ARCH)/wayleave dist/$(ARCH)/wayleave-cni dist/arch-$(ARCH)
+	@echo "making $@"; go run ./deploy/image -arch $(ARCH) -tag wayleave.dev/wayleave:dev -out $@ dist/$(ARCH)/wayleave dist/$(ARCH)/wayleave-cni
+
+dist/lossmeter.tar: dist/$(ARCH)/lossmeter dist/arch-$(ARCH)
+	@echo "making $@"; go run ./deploy/image -arch $(ARCH) -tag wayleave.dev/lossmeter:dev -out $@ dist/$(ARCH)/lossmeter
+
+dist/arch-$(ARCH):
+	@mkdir -p dist; rm -f dist/arch-*; touch $@
+
+$(LAB): $(shell git ls-files --cached --others --exclude-standard 'lab/*.go' lab/go.mod lab/go.sum internal/dockerarchive 2>/dev/null)
+	@mkdir -p dist; echo "building the lab's command"; cd lab && go build -trimpath -o ../$(LAB) ./cmd/lab
+
+setup:
+	@./hack/setup
+
+.PHONY: demo test test-lab bench fuzz lint image push gen clean help setup
