@@ -1,0 +1,100 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wayleave.dev/lab/fabric"
+	"wayleave.dev/lab/node"
+	"wayleave.dev/lab/process"
+)
+
+const downDeadline = time.Minute
+
+// Down takes the lab down. A lab that is not up, or only in parts, is no
+// error.
+func (l *Lab) Down(ctx context.Context) error {
+	if os.Geteuid() != 0 {
+		return errors.New("lab: removing namespaces needs root")
+	}
+	unlock, err := lock(l.Dirs)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return l.down(ctx)
+}
+
+func (l *Lab) down(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, downDeadline, errors.New("the lab does not go down"))
+	defer cancel()
+	// With the first process of a machine, all others in it end.
+	records, err := process.LoadAll(l.Dirs.Processes())
+	errs := []error{err}
+	for _, r := range records {
+		errs = append(errs, r.Kill(ctx))
+	}
+	errs = append(errs, killStrays(ctx))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := errors.Join(fabric.Destroy(), node.RemoveCgroups(), unmountBelow(l.Dirs.Data), unmountBelow(l.Dirs.State)); err != nil {
+		return err
+	}
+	for _, dir := range []string{l.Dirs.Data, l.Dirs.State} {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("lab: %w", err)
+		}
+	}
+	return nil
+}
+
+// killStrays ends what people started in the lab's namespaces, by "lab exec"
+// for example.
+func killStrays(ctx context.Context) error {
+	files, err := filepath.Glob(fabric.File("wl-*"))
+	if err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	for _, file := range files {
+		strays, err := process.InNamespace(file)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, r := range strays {
+			if err := r.Kill(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// unmountBelow unmounts what is mounted at or below dir in this mount
+// namespace, innermost first.
+func unmountBelow(dir string) error {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	var errs []error
+	lines := strings.Split(string(data), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		fields := strings.Fields(lines[i])
+		if len(fields) < 5 || fields[4] != dir && !strings.HasPrefix(fields[4], dir+"/") {
+			continue
+		}
+		if err := unix.Unmount(fields[4], unix.MNT_DETACH); err != nil {
+			errs = append(errs, fmt.Errorf("lab: unmount %s: %w", fields[4], err))
+		}
+	}
+	return errors.Join(errs...)
+}

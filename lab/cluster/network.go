@@ -1,0 +1,148 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"wayleave.dev/lab/fabric"
+	"wayleave.dev/lab/process"
+)
+
+// prepareNetwork adds to the nodes, before they start, what their network
+// needs.
+func (u *up) prepareNetwork() error {
+	if u.Network == Upstream {
+		return u.prepareUpstream()
+	}
+	return nil
+}
+
+// network installs the network into the running cluster and waits until it
+// works.
+func (u *up) network(ctx context.Context) error {
+	switch u.Network {
+	case Upstream:
+		if err := u.kubectl(ctx, coreDNSManifest(), "apply", "-f", "-"); err != nil {
+			return err
+		}
+	case Wayleave:
+		manifest := filepath.Join(u.checkout, "deploy", "wayleave.yaml")
+		if err := u.kubectl(ctx, "", "apply", "-f", manifest); err != nil {
+			return err
+		}
+		if err := u.kubectl(ctx, "", "-n", "kube-system", "rollout", "status", "daemonset/wayleave", "--timeout=120s"); err != nil {
+			return u.withPods(ctx, err)
+		}
+	default:
+		return nil
+	}
+	if err := u.awaitReady(ctx); err != nil {
+		return u.withPods(ctx, err)
+	}
+	u.Progress.Printf("all nodes are Ready")
+	if err := u.awaitDNS(ctx); err != nil {
+		return u.withPods(ctx, err)
+	}
+	u.Progress.Printf("cluster DNS answers on every node")
+	return nil
+}
+
+// withPods adds to an error what the system's pods are doing.
+func (u *up) withPods(ctx context.Context, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	for _, args := range [][]string{{"get", "pods", "-A", "-o", "wide"}, {"-n", "kube-system", "get", "events"},
+		{"-n", "kube-system", "logs", "daemonset/wayleave", "--all-containers", "--tail=20"}} {
+		out, _ := u.command(ctx, args...).CombinedOutput() // it may not be there
+		err = fmt.Errorf("%w\n%s", err, bytes.TrimSpace(out))
+	}
+	return err
+}
+
+// command is a kubectl for the lab on its way up.
+func (u *up) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, u.programs.Kubectl, args...)
+	cmd.Env = append(process.Environment(), "KUBECONFIG="+u.Dirs.Kubeconfig())
+	return cmd
+}
+
+func (u *up) kubectl(ctx context.Context, stdin string, args ...string) error {
+	cmd := u.command(ctx, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// awaitDNS waits until a cluster name can be resolved on every node at the
+// address that pods are given.
+func (u *up) awaitDNS(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startDeadline, errors.New("the cluster's DNS did not answer in time"))
+	defer cancel()
+	server := netip.AddrPortFrom(fabric.ClusterDNS, 53)
+	for _, m := range u.plan.Nodes {
+		err := process.WaitFor(ctx, "DNS on "+m.Name, 200*time.Millisecond, func() error {
+			return resolve(m.Namespace, server, "kubernetes.default.svc.cluster.local.", fabric.ServicesV4.Addr().Next())
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resolve asks a server, from a namespace, for a name that has that address.
+func resolve(namespace string, server netip.AddrPort, name string, want netip.Addr) error {
+	return fabric.Do(namespace, func() error {
+		client := &dns.Client{Timeout: time.Second}
+		reply, _, err := client.Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), server.String())
+		if err != nil {
+			return fmt.Errorf("lab: resolve %s at %s: %w", name, server, err)
+		}
+		for _, rr := range reply.Answer {
+			if a, ok := rr.(*dns.A); ok && a.A.String() == want.String() {
+				return nil
+			}
+		}
+		return fmt.Errorf("lab: %s at %s: %s, %v; expected %s", name, server, dns.RcodeToString[reply.Rcode], reply.Answer, want)
+	})
+}
+
+// buildWayleave has the checkout make its image.
+func (u *up) buildWayleave(ctx context.Context) error {
+	for _, file := range []string{"Makefile", "deploy/wayleave.yaml"} {
+		if _, err := os.Stat(filepath.Join(u.checkout, file)); err != nil {
+			return fmt.Errorf("lab: --network wayleave: %w", err)
+		}
+	}
+	archive := filepath.Join(u.checkout, "dist", "wayleave.tar")
+	err := u.Progress.Step("make image", func() error {
+		cmd := exec.CommandContext(ctx, "make", "-s", "image")
+		cmd.Dir = u.checkout
+		cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+		cmd.WaitDelay = 20 * time.Second
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("lab: make image: %w\n%s", err, bytes.TrimSpace(out))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(archive); err != nil {
+		return fmt.Errorf("lab: make image: %w", err)
+	}
+	u.images = append(u.images, archive)
+	return nil
+}

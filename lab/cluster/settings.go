@@ -1,0 +1,90 @@
+package cluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"wayleave.dev/lab/fabric"
+	"wayleave.dev/lab/place"
+)
+
+// Networks that a lab can be brought up with.
+const (
+	Wayleave = "wayleave" // ours, from the checkout
+	None     = "none"     // no CNI, no service proxy, no DNS
+	Upstream = "upstream" // kube-proxy, CoreDNS, the bridge plugin
+)
+
+// Networks is what --network allows.
+var Networks = []string{Wayleave, None, Upstream}
+
+// ProxyModes is what --proxy-mode allows.
+var ProxyModes = []string{"nftables", "iptables"}
+
+// Settings are what a lab was asked to be.
+type Settings struct {
+	Nodes     int    `json:"nodes"`
+	DualStack bool   `json:"dualStack"`
+	Network   string `json:"network"`
+	ProxyMode string `json:"proxyMode"` // of upstream's kube-proxy
+}
+
+// Check names the setting that is wrong.
+func (s Settings) Check() error {
+	if s.Nodes < 1 || s.Nodes > fabric.MaxNodes {
+		return fmt.Errorf("--nodes %d: must be 1 to %d", s.Nodes, fabric.MaxNodes)
+	}
+	if !slices.Contains(Networks, s.Network) {
+		return fmt.Errorf("--network %q: must be one of %s", s.Network, strings.Join(Networks, ", "))
+	}
+	if !slices.Contains(ProxyModes, s.ProxyMode) {
+		return fmt.Errorf("--proxy-mode %q: must be one of %s", s.ProxyMode, strings.Join(ProxyModes, ", "))
+	}
+	return nil
+}
+
+// state is what is remembered of a lab that is up.
+type state struct {
+	Settings
+	Kubernetes string `json:"kubernetes"` // version
+	Port       int    `json:"port"`       // of the API server, on the host's loopback
+	Kubectl    string `json:"kubectl"`
+	Ctr        string `json:"ctr"`
+}
+
+func stateFile(dirs place.Dirs) string { return filepath.Join(dirs.State, "lab.json") }
+
+// ErrDown says that no lab is up.
+var ErrDown = errors.New(`no lab is up; "lab up" brings one up`)
+
+func load(dirs place.Dirs) (state, error) {
+	var s state
+	data, err := os.ReadFile(stateFile(dirs))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, ErrDown
+	}
+	if err != nil {
+		return s, fmt.Errorf("lab: %w", err)
+	}
+	if err := json.Unmarshal(data, &s); err != nil {
+		return s, fmt.Errorf("lab: %s: %w", stateFile(dirs), err)
+	}
+	return s, nil
+}
+
+func (s state) save(dirs place.Dirs) error {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	if err := os.WriteFile(stateFile(dirs), data, 0o644); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,106 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"time"
+
+	"wayleave.dev/lab/build"
+	"wayleave.dev/lab/e2e"
+	"wayleave.dev/lab/fabric"
+	"wayleave.dev/lab/place"
+)
+
+// Tests is a choice of Kubernetes' end-to-end tests.
+type Tests struct {
+	Filter string // regular expression on full names
+	Skip   string // likewise
+	Procs  int    // how many run at a time
+}
+
+// Test runs end-to-end tests from the outside client. It is an error if one
+// fails, or if the filter matches none.
+func (l *Lab) Test(ctx context.Context, tests Tests) error {
+	for flag, expression := range map[string]string{"FILTER": tests.Filter, "--skip": tests.Skip} {
+		if _, err := regexp.Compile(expression); err != nil {
+			return fmt.Errorf("%s: %w", flag, err)
+		}
+	}
+	if tests.Procs < 1 {
+		return fmt.Errorf("--procs %d: must be at least 1", tests.Procs)
+	}
+	s, err := load(l.Dirs)
+	if err != nil {
+		return err
+	}
+	programs, err := l.buildTests(ctx)
+	if err != nil {
+		return err
+	}
+	out := filepath.Join(l.Dirs.State, "e2e")
+	if err := errors.Join(os.RemoveAll(out), os.MkdirAll(out, 0o755)); err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	log, err := os.Create(filepath.Join(out, "e2e.log"))
+	if err != nil {
+		return fmt.Errorf("lab: %w", err)
+	}
+	defer log.Close()
+	args := []string{"--procs=" + strconv.Itoa(tests.Procs), "--no-color", "--focus=" + tests.Filter, "--skip=" + tests.Skip,
+		"--junit-report=junit.xml", "--output-dir=" + out, "--timeout=3h", programs.E2E, "--",
+		"--provider=skeleton", "--kubeconfig=" + l.Dirs.FabricKubeconfig(), "--kubectl-path=" + s.Kubectl,
+		"--num-nodes=" + strconv.Itoa(s.Nodes), "--disable-log-dump", "--report-dir=" + out}
+	cmd := exec.CommandContext(ctx, programs.Ginkgo, args...)
+	cmd.Dir = out
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+l.Dirs.FabricKubeconfig(), "PATH="+filepath.Dir(s.Kubectl)+":"+os.Getenv("PATH"))
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, e2e.Progress(l.Out)), log
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = time.Minute
+	failed := fabric.Do(fabric.Outside, cmd.Start)
+	if failed == nil {
+		failed = cmd.Wait()
+	}
+	return l.summarize(out, failed)
+}
+
+func (l *Lab) buildTests(ctx context.Context) (*build.Tests, error) {
+	checkout, err := place.Checkout()
+	if err != nil {
+		return nil, err
+	}
+	cache := l.Cache()
+	unlock, err := cache.Lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return cache.Tests(ctx, checkout)
+}
+
+func (l *Lab) summarize(out string, failed error) error {
+	file, err := os.Open(filepath.Join(out, "junit.xml"))
+	if err != nil {
+		return fmt.Errorf("lab: the tests did not run to their end; see %s: %w", filepath.Join(out, "e2e.log"), errors.Join(failed, err))
+	}
+	defer file.Close()
+	results, err := e2e.Read(file)
+	if err != nil {
+		return err
+	}
+	results.Print(l.Out)
+	fmt.Fprintf(l.Out, "log and JUnit report in %s\n", out)
+	if err := results.Err(); err != nil {
+		return err
+	}
+	if failed != nil {
+		return fmt.Errorf("lab: ginkgo: %w; see %s", failed, filepath.Join(out, "e2e.log"))
+	}
+	return nil
+}

@@ -1,0 +1,576 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+func chapters() []chapter {
+	return []chapter{
+		{"The cluster: its only network is Wayleave", []check{
+			{"nodes", "every node is Ready", nodesReady, 2 * time.Minute},
+			{"rollout", "the DaemonSet wayleave is rolled out", rollout, 2 * time.Minute},
+			{"status", "`wayleave status` finds nothing wrong on any node", statusFine, time.Minute},
+		}},
+		{"A Service, as the mission writes it", []check{
+			{"create", "kubectl create deployment, kubectl expose", createBackend, 2 * time.Minute},
+			{"get-services", "kubectl get services, describe service, get endpoints", describeBackend, 0},
+			{"busybox", "busybox: nslookup backend; wget -O- http://backend", busybox, 2 * time.Minute},
+			{"every-node", "ClusterIP, backend, backend.default and the full name, from a pod on every node", everyNode, 2 * time.Minute},
+			{"host", "the ClusterIP from the nodes themselves", fromHosts, 0},
+			{"spread", "a fair spread over 3 pods", spread, 0},
+			{"refuse", "a Service without endpoints refuses at once", refuses, 0},
+			{"replace", "a backend killed and replaced under requests: none lost once its endpoint is gone", replaced, 2 * time.Minute},
+		}},
+		{"NodePort, headless, StatefulSet, ExternalName", []check{
+			{"nodeport", "NodePort from outside, at a node that has no backend", nodePort, 2 * time.Minute},
+			{"headless", "a headless Service answers with all pod addresses", headless, 2 * time.Minute},
+			{"statefulset", "mysql-0.mysql and its brothers", statefulSet, 2 * time.Minute},
+			{"externalname", "ExternalName is a CNAME", externalName, 0},
+		}},
+		{"DNS as pods see it", []check{
+			{"resolvconf", "/etc/resolv.conf as the mission shows it", resolvConf, 0},
+			{"ndots5", "google.com with ndots:5 walks four steps", fourSteps, 0},
+			{"ndots1", "google.com with ndots:1 takes one", oneStep, 0},
+		}},
+		{"The pod network", []check{
+			{"pod-to-pod", "pod to pod across nodes: the source address seen is the pod's own", podToPod, 0},
+			{"pod-to-outside", "a pod reaches outside under its node's address", podToOutside, 0},
+		}},
+		{"Wrong input", []check{
+			{"bad-event", "a bad EndpointSlice gets an Event that names the field, and harms no other", badSlice, 0},
+		}},
+		{"Restart is a feature", []check{
+			{"kill-agent", "every agent killed with SIGKILL under the loss meter: 0 lost", killAgents, 3 * time.Minute},
+		}},
+	}
+}
+
+func nodesReady(ctx context.Context, t *Tour) error {
+	_, err := t.kubectl(ctx, "wait", "--for=condition=Ready", "nodes", "--all", "--timeout=100s")
+	return err
+}
+
+func rollout(ctx context.Context, t *Tour) error {
+	_, err := t.kubectl(ctx, "-n", "kube-system", "rollout", "status", "daemonset/wayleave", "--timeout=100s")
+	return err
+}
+
+// agents are the wayleave pods.
+func (t *Tour) agents(ctx context.Context) ([]string, error) {
+	return t.fields(ctx, "{.items[*].metadata.name}", "-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave")
+}
+
+func statusFine(ctx context.Context, t *Tour) error {
+	pods, err := t.agents(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range pods {
+		err := eventually(ctx, func() error {
+			out, err := t.kubectl(ctx, "-n", "kube-system", "exec", p, "-c", "agent", "--", "/wayleave", "status")
+			if err != nil {
+				return err
+			}
+			return want(out, "nftables", "nothing is wrong")
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+func (t *Tour) image() string { return "registry.k8s.io/e2e-test-images/agnhost:" + t.Agnhost }
+
+// createBackend is the mission's story, and a client pod on every node.
+func createBackend(ctx context.Context, t *Tour) error {
+	steps := [][]string{
+		{"create", "deployment", "backend", "--image=" + t.image(), "--replicas=3", "--port=8080", "--", "/agnhost", "netexec", "--http-port=8080", "--udp-port=8081"},
+		{"expose", "deployment", "backend", "--port=80", "--target-port=8080"},
+	}
+	for _, s := range steps {
+		if _, err := t.kubectl(ctx, s...); err != nil && !strings.Contains(err.Error(), "AlreadyExists") {
+			return err
+		}
+	}
+	if err := t.apply(ctx, fmt.Sprintf(clientYAML, t.image())); err != nil {
+		return err
+	}
+	if _, err := t.kubectl(ctx, "rollout", "status", "deployment/backend", "--timeout=100s"); err != nil {
+		return err
+	}
+	_, err := t.kubectl(ctx, "rollout", "status", "daemonset/client", "--timeout=100s")
+	return err
+}
+
+func describeBackend(ctx context.Context, t *Tour) error {
+	ip, err := t.one(ctx, "{.spec.clusterIP}", "service", "backend")
+	if err != nil {
+		return err
+	}
+	pods, err := t.podIPs(ctx, "app=backend")
+	if err != nil {
+		return err
+	}
+	out, err := t.kubectl(ctx, "get", "services")
+	if err := errors.Join(err, want(out, "backend", ip, "80/TCP")); err != nil {
+		return err
+	}
+	out, err = t.kubectl(ctx, "describe", "service", "backend")
+	if err := errors.Join(err, want(out, ip, "TargetPort:")); err != nil {
+		return err
+	}
+	out, err = t.kubectl(ctx, "get", "endpoints", "backend", "-o", "yaml")
+	return errors.Join(err, want(out, pods...))
+}
+
+func (t *Tour) podIPs(ctx context.Context, selector string) ([]string, error) {
+	l, err := t.fields(ctx, "{.items[*].status.podIP}", "pods", "-l", selector)
+	slices.Sort(l)
+	return l, err
+}
+
+func busybox(ctx context.Context, t *Tour) error {
+	if _, err := t.kubectl(ctx, "run", "debug", "--image=busybox", "--image-pull-policy=IfNotPresent", "--restart=Never", "--", "sleep", "86400"); err != nil && !strings.Contains(err.Error(), "AlreadyExists") {
+		return err
+	}
+	if _, err := t.kubectl(ctx, "wait", "--for=condition=Ready", "pod/debug", "--timeout=60s"); err != nil {
+		return err
+	}
+	ip, err := t.one(ctx, "{.spec.clusterIP}", "service", "backend")
+	if err != nil {
+		return err
+	}
+	return eventually(ctx, func() error {
+		// busybox asks for every step of the search list and fails on the NXDOMAINs
+		// of the others, on any cluster; what counts is that the address is there.
+		out, _ := t.in(ctx, "debug", "nslookup", "backend")
+		if err := want(out, ip); err != nil {
+			return err
+		}
+		out, err := t.in(ctx, "debug", "wget", "-q", "-T", "5", "-O-", "http://backend/hostname")
+		return errors.Join(err, want(out, "backend-"))
+	})
+}
+
+func everyNode(ctx context.Context, t *Tour) error {
+	ip, err := t.one(ctx, "{.spec.clusterIP}", "service", "backend")
+	if err != nil {
+		return err
+	}
+	return fromEveryNode(func(ctx context.Context, t *Tour, pod string) error {
+		for _, host := range []string{ip, "backend", "backend.default", "backend.default.svc.cluster.local"} {
+			out, err := t.in(ctx, pod, "curl", "-sS", "-m", "5", "http://"+host+"/hostname")
+			if err := errors.Join(err, want(out, "backend-")); err != nil {
+				return fmt.Errorf("%s: %w", host, err)
+			}
+		}
+		return nil
+	})(ctx, t)
+}
+
+func (t *Tour) nodes(ctx context.Context) ([]string, error) {
+	return t.fields(ctx, "{.items[*].metadata.name}", "nodes")
+}
+
+func fromHosts(ctx context.Context, t *Tour) error {
+	ip, err := t.one(ctx, "{.spec.clusterIP}", "service", "backend")
+	if err != nil {
+		return err
+	}
+	nodes, err := t.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		out, err := t.at(ctx, n, "curl", "-sS", "-m", "5", "http://"+ip+"/hostname")
+		if err := errors.Join(err, want(out, "backend-")); err != nil {
+			return fmt.Errorf("on %s: %w", n, err)
+		}
+	}
+	return nil
+}
+
+// spread asks 300 times: with 3 equal pods, fewer than 60 or more than 140 for one
+// has a chance below one in a million.
+func spread(ctx context.Context, t *Tour) error {
+	pods, err := t.clients(ctx)
+	if err != nil {
+		return err
+	}
+	out, err := t.in(ctx, pods[0], "sh", "-c", "for i in $(seq 300); do curl -sS -m 5 http://backend/hostname; echo; done")
+	if err != nil {
+		return err
+	}
+	count := map[string]int{}
+	for _, name := range strings.Fields(out) {
+		count[name]++
+	}
+	if len(count) != 3 {
+		return fmt.Errorf("%d pods answered: %v", len(count), count)
+	}
+	for name, n := range count {
+		if n < 60 || n > 140 {
+			return fmt.Errorf("%s answered %d of 300: %v", name, n, count)
+		}
+	}
+	return nil
+}
+
+func refuses(ctx context.Context, t *Tour) error {
+	if err := t.apply(ctx, emptyYAML); err != nil {
+		return err
+	}
+	return eventually(ctx, func() error {
+		pods, err := t.clients(ctx)
+		if err != nil {
+			return err
+		}
+		out, err := t.in(ctx, pods[0], "curl", "-sS", "-m", "5", "-w", "%{time_total}", "http://empty.default.svc.cluster.local/")
+		if err == nil {
+			return errors.New("somebody answered")
+		}
+		if !strings.Contains(err.Error(), "refused") {
+			return fmt.Errorf("not refused but: %w (%s)", err, out)
+		}
+		return nil
+	})
+}
+
+// replaced kills a backend under the loss meter. Until the endpoint controller
+// has heard of it, new connections may still go to the dead pod; from then on
+// nothing may be lost.
+func replaced(ctx context.Context, t *Tour) error {
+	victim, err := t.fields(ctx, "{.items[0].metadata.name} {.items[0].status.podIP}", "pods", "-l", "app=backend")
+	if err != nil || len(victim) != 2 {
+		return fmt.Errorf("victim %v: %w", victim, err)
+	}
+	ip, err := t.one(ctx, "{.spec.clusterIP}", "service", "backend")
+	if err != nil {
+		return err
+	}
+	if _, err := t.kubectl(ctx, "delete", "pod", victim[0], "--grace-period=0", "--force"); err != nil {
+		return err
+	}
+	err = eventually(ctx, func() error {
+		addrs, err := t.fields(ctx, "{.items[*].endpoints[*].addresses[*]}", "endpointslices", "-l", "kubernetes.io/service-name=backend")
+		if err == nil && slices.Contains(addrs, victim[1]) {
+			err = errors.New("the endpoint is still there")
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := t.meter(ctx, "8s", nil, "http="+ip+":80/hostname"); err != nil {
+		return err
+	}
+	_, err = t.kubectl(ctx, "rollout", "status", "deployment/backend", "--timeout=100s")
+	return err
+}
+
+// meter runs the loss meter in a client pod, disturbs what it is told to while
+// that runs, and wants nothing lost.
+func (t *Tour) meter(ctx context.Context, d string, disturb func() error, probes ...string) error {
+	type result struct {
+		out string
+		err error
+	}
+	done := make(chan result, 1)
+	args := append([]string{"exec", "deploy/meter", "--", "/lossmeter", "run", d}, probes...)
+	side := &Tour{Lab: t.Lab, Kubectl: t.Kubectl, Kubeconfig: t.Kubeconfig}
+	go func() {
+		out, err := side.kubectl(ctx, args...)
+		done <- result{out, err}
+	}()
+	if disturb != nil {
+		select {
+		case <-time.After(2 * time.Second): // traffic is flowing before the disturbance
+		case <-ctx.Done():
+		}
+		if err := disturb(); err != nil {
+			return err
+		}
+	}
+	r := <-done
+	t.shown.WriteString(side.shown.String())
+	if r.err != nil {
+		return fmt.Errorf("loss meter: %w: %s", r.err, r.out)
+	}
+	var report struct {
+		Counts []struct {
+			Kind       string
+			Sent, Lost int64
+		}
+		Retransmits int64
+	}
+	if err := json.Unmarshal([]byte(r.out), &report); err != nil {
+		return fmt.Errorf("loss meter: %w: %s", err, r.out)
+	}
+	for _, c := range report.Counts {
+		if c.Sent == 0 || c.Lost > 0 {
+			return fmt.Errorf("%s: lost %d of %d", c.Kind, c.Lost, c.Sent)
+		}
+	}
+	if len(report.Counts) != len(probes) {
+		return fmt.Errorf("%d kinds of traffic were measured, want %d", len(report.Counts), len(probes))
+	}
+	return nil
+}
+
+func nodePort(ctx context.Context, t *Tour) error {
+	if err := t.apply(ctx, fmt.Sprintf(frontendYAML, t.image())); err != nil {
+		return err
+	}
+	if _, err := t.kubectl(ctx, "rollout", "status", "deployment/frontend", "--timeout=100s"); err != nil {
+		return err
+	}
+	at, err := t.one(ctx, "{.items[*].spec.nodeName}", "pods", "-l", "app=frontend")
+	if err != nil {
+		return err
+	}
+	nodes, err := t.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		if n == at {
+			continue
+		}
+		addr, err := t.fields(ctx, `{.status.addresses[?(@.type=="InternalIP")].address}`, "node", n)
+		if err != nil || len(addr) == 0 {
+			return fmt.Errorf("address of %s: %w", n, err)
+		}
+		err = eventually(ctx, func() error {
+			out, err := t.at(ctx, "outside", "curl", "-sS", "-m", "5", "http://"+addr[0]+":30080/hostname")
+			return errors.Join(err, want(out, "frontend-"))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func headless(ctx context.Context, t *Tour) error {
+	if err := t.apply(ctx, headlessYAML); err != nil {
+		return err
+	}
+	pods, err := t.podIPs(ctx, "app=backend")
+	if err != nil || len(pods) != 3 {
+		return fmt.Errorf("%d backends: %w", len(pods), err)
+	}
+	return fromEveryNode(func(ctx context.Context, t *Tour, pod string) error {
+		return eventually(ctx, func() error {
+			out, err := t.in(ctx, pod, "dig", "+short", "+search", "cassandra")
+			got := strings.Fields(out)
+			slices.Sort(got)
+			if err == nil && !slices.Equal(got, pods) {
+				err = fmt.Errorf("answer %v, pods %v", got, pods)
+			}
+			return err
+		})
+	})(ctx, t)
+}
+
+func statefulSet(ctx context.Context, t *Tour) error {
+	if err := t.apply(ctx, fmt.Sprintf(mysqlYAML, t.image())); err != nil {
+		return err
+	}
+	if _, err := t.kubectl(ctx, "rollout", "status", "statefulset/mysql", "--timeout=100s"); err != nil {
+		return err
+	}
+	for i := range 3 {
+		name := fmt.Sprintf("mysql-%d", i)
+		ip, err := t.one(ctx, "{.status.podIP}", "pod", name)
+		if err != nil {
+			return err
+		}
+		err = eventually(ctx, func() error {
+			pods, err := t.clients(ctx)
+			if err != nil {
+				return err
+			}
+			out, err := t.in(ctx, pods[i%len(pods)], "dig", "+short", name+".mysql.default.svc.cluster.local")
+			if err == nil && out != ip {
+				err = fmt.Errorf("%s has %s, DNS says %q", name, ip, out)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func externalName(ctx context.Context, t *Tour) error {
+	if err := t.apply(ctx, externalYAML); err != nil {
+		return err
+	}
+	return eventually(ctx, func() error {
+		pods, err := t.clients(ctx)
+		if err != nil {
+			return err
+		}
+		out, err := t.in(ctx, pods[0], "dig", "+noall", "+answer", "+search", "external-db")
+		return errors.Join(err, want(out, "CNAME", "db.example.com."))
+	})
+}
+
+func resolvConf(ctx context.Context, t *Tour) error {
+	return fromEveryNode(func(ctx context.Context, t *Tour, pod string) error {
+		out, err := t.in(ctx, pod, "cat", "/etc/resolv.conf")
+		return errors.Join(err, want(out, "nameserver 10.96.0.10", "search default.svc.cluster.local svc.cluster.local cluster.local", "options ndots:5"))
+	})(ctx, t)
+}
+
+// asked are the names that a search walked through, by dig's own account.
+func (t *Tour) asked(ctx context.Context, pod string) ([]string, error) {
+	out, err := t.in(ctx, pod, "dig", "+search", "+showsearch", "+noall", "+question", "+answer", "google.com")
+	if err != nil {
+		return nil, err
+	}
+	if !regexp.MustCompile(`(?m)^google\.com\.\s.*\sA\s`).MatchString(out) {
+		return nil, fmt.Errorf("no address of google.com in: %s", out)
+	}
+	var names []string
+	for _, m := range regexp.MustCompile(`(?m)^;(\S+)\s+IN\s+A`).FindAllStringSubmatch(out, -1) {
+		names = append(names, m[1])
+	}
+	return names, nil
+}
+
+func fourSteps(ctx context.Context, t *Tour) error {
+	pods, err := t.clients(ctx)
+	if err != nil {
+		return err
+	}
+	names, err := t.asked(ctx, pods[0])
+	steps := []string{"google.com.default.svc.cluster.local.", "google.com.svc.cluster.local.", "google.com.cluster.local.", "google.com."}
+	if err == nil && !slices.Equal(names, steps) {
+		err = fmt.Errorf("walked %v, want %v", names, steps)
+	}
+	return err
+}
+
+func oneStep(ctx context.Context, t *Tour) error {
+	if err := t.apply(ctx, fmt.Sprintf(ndotsYAML, t.image())); err != nil {
+		return err
+	}
+	if _, err := t.kubectl(ctx, "wait", "--for=condition=Ready", "pod/ndots1", "--timeout=50s"); err != nil {
+		return err
+	}
+	names, err := t.asked(ctx, "ndots1")
+	if err == nil && !slices.Equal(names, []string{"google.com."}) {
+		err = fmt.Errorf("walked %v", names)
+	}
+	return err
+}
+
+func podToPod(ctx context.Context, t *Tour) error {
+	lines, err := t.kubectl(ctx, "get", "pods", "-l", "app=client", "-o", `jsonpath={range .items[*]}{.metadata.name} {.status.podIP}{"\n"}{end}`)
+	if err != nil {
+		return err
+	}
+	for from := range strings.Lines(lines) {
+		for to := range strings.Lines(lines) {
+			a, b := strings.Fields(from), strings.Fields(to)
+			out, err := t.in(ctx, a[0], "curl", "-sS", "-m", "5", "http://"+b[1]+":8080/clientip")
+			if err := errors.Join(err, want(out, a[1]+":")); err != nil {
+				return fmt.Errorf("from %s to %s: %w", a[0], b[0], err)
+			}
+		}
+	}
+	return nil
+}
+
+// podToOutside has the lab's DNS server outside of the cluster tell who asked.
+func podToOutside(ctx context.Context, t *Tour) error {
+	lines, err := t.kubectl(ctx, "get", "pods", "-l", "app=client", "-o", `jsonpath={range .items[*]}{.metadata.name} {.status.hostIP}{"\n"}{end}`)
+	if err != nil {
+		return err
+	}
+	server, err := t.at(ctx, "outside", "sh", "-c", "ip -4 -o addr show scope global | sed 's/.*inet //; s,/.*,,' | head -1")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(lines) {
+		f := strings.Fields(line)
+		done := make(chan error, 1)
+		side := &Tour{Lab: t.Lab, Kubectl: t.Kubectl, Kubeconfig: t.Kubeconfig}
+		var seen string
+		go func() {
+			var err error
+			seen, err = side.at(ctx, "outside", "timeout", "20", "nc", "-l", "-n", "-v", "-p", "7777")
+			seen += side.shown.String()
+			done <- err
+		}()
+		err := eventually(ctx, func() error {
+			_, err := t.in(ctx, f[0], "sh", "-c", "echo hello | nc -w 2 -N "+server+" 7777")
+			return err
+		})
+		if err := errors.Join(err, <-done); err != nil {
+			return err
+		}
+		if err := want(seen, f[1], "hello"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func badSlice(ctx context.Context, t *Tour) error {
+	if err := t.apply(ctx, badSliceYAML); err != nil {
+		return err
+	}
+	err := eventually(ctx, func() error {
+		out, err := t.kubectl(ctx, "get", "events", "--field-selector", "involvedObject.name=broken-1", "-o", "jsonpath={.items[*].message}")
+		return errors.Join(err, want(out, "ports[0].port"))
+	})
+	if err != nil {
+		return err
+	}
+	pods, err := t.clients(ctx)
+	if err != nil {
+		return err
+	}
+	out, err := t.in(ctx, pods[0], "curl", "-sS", "-m", "5", "http://backend/hostname")
+	err = errors.Join(err, want(out, "backend-"))
+	_, gone := t.kubectl(ctx, "delete", "endpointslice,service", "-l", "demo=broken")
+	return errors.Join(err, gone)
+}
+
+func killAgents(ctx context.Context, t *Tour) error {
+	nodes, err := t.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	ip, err := t.one(ctx, "{.spec.clusterIP}", "service", "echo")
+	if err != nil {
+		return err
+	}
+	web, err := t.one(ctx, "{.spec.clusterIP}", "service", "backend")
+	if err != nil {
+		return err
+	}
+	err = t.meter(ctx, "15s", func() error {
+		for _, n := range nodes {
+			if _, err := t.at(ctx, n, "sh", "-c", `kill -9 $(pgrep -xf "/wayleave agent")`); err != nil {
+				return fmt.Errorf("on %s: %w", n, err)
+			}
+		}
+		return nil
+	}, "udp="+ip+":7", "tcp="+ip+":7", "connect="+ip+":7", "http="+web+":80/hostname", "dns=10.96.0.10:53/backend.default.svc.cluster.local.")
+	if err != nil {
+		return err
+	}
+	return errors.Join(rollout(ctx, t), statusFine(ctx, t))
+}

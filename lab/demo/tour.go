@@ -1,0 +1,203 @@
+// Package demo is the guided tour of `make demo`: the story of the mission played
+// on a real cluster, every line of it a check that can fail.
+package demo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Tour runs the checks against one lab.
+type Tour struct {
+	// Lab is the lab's command line tool, Kubectl the cluster's.
+	Lab, Kubectl string
+	// Kubeconfig is the file for Kubectl.
+	Kubeconfig string
+	// Version of agnhost, as in registry.k8s.io/e2e-test-images/agnhost:VERSION.
+	Agnhost string
+	Out     io.Writer
+
+	failed []string
+	shown  bytes.Buffer // what the present check did
+}
+
+// check is one line of the tour.
+type check struct {
+	// name is how docs/features.md refers to it.
+	name string
+	// say is the line that people read.
+	say string
+	run func(ctx context.Context, t *Tour) error
+	// within is the deadline.
+	within time.Duration
+}
+
+// chapter is a few checks under a heading.
+type chapter struct {
+	title  string
+	checks []check
+}
+
+// Run plays the whole tour. It goes on after a failed check, and returns an error
+// that names all that failed. only limits it to checks of that name, if not empty.
+func (t *Tour) Run(ctx context.Context, only []string) error {
+	start, ran := time.Now(), 0
+	for _, c := range chapters() {
+		fmt.Fprintf(t.Out, "\n\033[1m%s\033[0m\n", c.title)
+		for _, k := range c.checks {
+			if len(only) > 0 && !slices.Contains(only, k.name) {
+				continue
+			}
+			ran++
+			t.play(ctx, k)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+		}
+	}
+	if ran == 0 {
+		return fmt.Errorf("no check is named %s", strings.Join(only, ", "))
+	}
+	fmt.Fprintf(t.Out, "\n%d checks in %s, %d failed\n", ran, time.Since(start).Round(time.Second), len(t.failed))
+	if len(t.failed) > 0 {
+		return fmt.Errorf("failed: %s", strings.Join(t.failed, ", "))
+	}
+	return nil
+}
+
+func (t *Tour) play(ctx context.Context, k check) {
+	within := k.within
+	if within == 0 {
+		within = time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	t.shown.Reset()
+	start := time.Now()
+	err := k.run(ctx, t)
+	took := time.Since(start).Round(100 * time.Millisecond)
+	if err == nil {
+		fmt.Fprintf(t.Out, "  \033[32mok\033[0m    %s (%s, %s)\n", k.say, k.name, took)
+		return
+	}
+	t.failed = append(t.failed, k.name)
+	fmt.Fprintf(t.Out, "  \033[31mFAIL\033[0m  %s (%s, %s)\n        %v\n", k.say, k.name, took, err)
+	for line := range strings.Lines(t.shown.String()) {
+		fmt.Fprintf(t.Out, "        | %s", line)
+	}
+}
+
+// command runs a program and returns its standard output, trimmed.
+func (t *Tour) command(ctx context.Context, stdin, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+t.Kubeconfig)
+	cmd.WaitDelay = 5 * time.Second
+	if stdin != "" {
+		cmd.Stdin = strings.NewReader(stdin)
+	}
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	text := strings.TrimSpace(out.String())
+	if t.shown.Len() < 20_000 {
+		fmt.Fprintf(&t.shown, "$ %s\n%s\n", strings.Join(args, " "), strings.TrimSpace(text+"\n"+errs.String()))
+	}
+	if err != nil {
+		return text, fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
+	}
+	return text, nil
+}
+
+func (t *Tour) kubectl(ctx context.Context, args ...string) (string, error) {
+	return t.command(ctx, "", t.Kubectl, args...)
+}
+
+func (t *Tour) apply(ctx context.Context, yaml string) error {
+	_, err := t.command(ctx, yaml, t.Kubectl, "apply", "-f", "-")
+	return err
+}
+
+// in runs a program in a pod of the namespace default.
+func (t *Tour) in(ctx context.Context, pod string, args ...string) (string, error) {
+	return t.kubectl(ctx, append([]string{"exec", pod, "--"}, args...)...)
+}
+
+// at runs a program in a node's namespaces, or as "outside" in the client's.
+func (t *Tour) at(ctx context.Context, place string, args ...string) (string, error) {
+	return t.command(ctx, "", t.Lab, append([]string{"exec", place, "--"}, args...)...)
+}
+
+// eventually repeats fn until it succeeds or the check's deadline comes.
+func eventually(ctx context.Context, fn func() error) error {
+	for {
+		err := fn()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+}
+
+// fields asks kubectl for one jsonpath and splits the answer.
+func (t *Tour) fields(ctx context.Context, path string, args ...string) ([]string, error) {
+	out, err := t.kubectl(ctx, append(append([]string{"get"}, args...), "-o", "jsonpath="+path)...)
+	return strings.Fields(out), err
+}
+
+func (t *Tour) one(ctx context.Context, path string, args ...string) (string, error) {
+	l, err := t.fields(ctx, path, args...)
+	if err == nil && len(l) != 1 {
+		err = fmt.Errorf("%s: %d values: %v", strings.Join(args, " "), len(l), l)
+	}
+	if err != nil {
+		return "", err
+	}
+	return l[0], nil
+}
+
+// clients are the client pods by node.
+func (t *Tour) clients(ctx context.Context) ([]string, error) {
+	l, err := t.fields(ctx, "{.items[*].metadata.name}", "pods", "-l", "app=client")
+	if err == nil && len(l) == 0 {
+		err = errors.New("there is no client pod")
+	}
+	slices.Sort(l)
+	return l, err
+}
+
+// fromEveryNode runs fn for the client pod of each node.
+func fromEveryNode(fn func(ctx context.Context, t *Tour, pod string) error) func(context.Context, *Tour) error {
+	return func(ctx context.Context, t *Tour) error {
+		pods, err := t.clients(ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range pods {
+			if err := fn(ctx, t, p); err != nil {
+				return fmt.Errorf("from %s: %w", p, err)
+			}
+		}
+		return nil
+	}
+}
+
+func want(text string, parts ...string) error {
+	for _, p := range parts {
+		if !strings.Contains(text, p) {
+			return fmt.Errorf("%q is not in: %s", p, text)
+		}
+	}
+	return nil
+}

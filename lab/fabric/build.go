@@ -1,0 +1,184 @@
+package fabric
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	bridgeLink = "segment"
+	uplink     = "eth0"
+)
+
+// Build makes the namespaces and the links between them.
+func Build(p Plan) error {
+	if err := Create(Bridge); err != nil {
+		return err
+	}
+	if err := Do(Bridge, func() error { return makeBridge(p) }); err != nil {
+		return fmt.Errorf("fabric: bridge: %w", err)
+	}
+	for _, m := range p.Machines() {
+		if err := attach(p, m); err != nil {
+			return fmt.Errorf("fabric: %s: %w", m.Name, err)
+		}
+	}
+	return nil
+}
+
+// Destroy removes whatever Build has made, also when it made only a part.
+func Destroy() error {
+	errs := []error{Delete(Outside), Delete(Control)}
+	entries, err := os.ReadDir(folder)
+	if err == nil {
+		for _, entry := range entries {
+			if strings.HasPrefix(entry.Name(), NodeNamespace("node")) {
+				errs = append(errs, Delete(entry.Name()))
+			}
+		}
+	}
+	return errors.Join(append(errs, Delete(Bridge))...)
+}
+
+// makeBridge makes the segment. Its gateway forwards, and has no route to
+// anywhere else: what is sent to an unknown destination is refused at once
+// instead of being lost.
+func makeBridge(p Plan) error {
+	if err := loopback(); err != nil {
+		return err
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = bridgeLink
+	attrs.HardwareAddr = mac(p.Gateways[0].Addr())
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		return err
+	}
+	if err := address(bridgeLink, p.Gateways); err != nil {
+		return err
+	}
+	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
+		if err := sysctl(name, "1"); err != nil && len(p.Gateways) > 1 {
+			return err
+		}
+	}
+	// Redirects would teach a machine routes that a test has taken away.
+	for _, name := range []string{"all", "default", bridgeLink} {
+		if err := sysctl("net/ipv4/conf/"+name+"/send_redirects", "0"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attach makes the namespace of a machine and its link to the bridge. The
+// pair is made in the bridge's namespace, so the host never sees it.
+func attach(p Plan, m Machine) error {
+	if err := Create(m.Namespace); err != nil {
+		return err
+	}
+	file, err := os.Open(File(m.Namespace))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	err = Do(Bridge, func() error {
+		bridge, err := netlink.LinkByName(bridgeLink)
+		if err != nil {
+			return err
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = m.Name
+		attrs.MasterIndex = bridge.Attrs().Index
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: uplink, PeerHardwareAddr: mac(m.V4()),
+			PeerNamespace: netlink.NsFd(int(file.Fd()))}
+		if err := netlink.LinkAdd(veth); err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(veth)
+	})
+	if err != nil {
+		return err
+	}
+	return Do(m.Namespace, func() error {
+		if err := loopback(); err != nil {
+			return err
+		}
+		if err := address(uplink, m.Addresses); err != nil {
+			return err
+		}
+		return defaultRoutes(p.Gateways)
+	})
+}
+
+func loopback() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
+}
+
+func address(name string, prefixes []netip.Prefix) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	for _, prefix := range prefixes {
+		addr := &netlink.Addr{IPNet: ipNet(prefix)}
+		if prefix.Addr().Is6() {
+			addr.Flags = unix.IFA_F_NODAD // the plan has no duplicates
+		}
+		if err := netlink.AddrAdd(link, addr); err != nil {
+			return fmt.Errorf("address %s: %w", prefix, err)
+		}
+	}
+	return netlink.LinkSetUp(link)
+}
+
+func defaultRoutes(gateways []netip.Prefix) error {
+	for _, gateway := range gateways {
+		route := &netlink.Route{Gw: gateway.Addr().AsSlice()}
+		if gateway.Addr().Is6() {
+			route.Dst = ipNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0))
+		}
+		if err := netlink.RouteAdd(route); err != nil {
+			return fmt.Errorf("default route by %s: %w", gateway.Addr(), err)
+		}
+	}
+	return nil
+}
+
+// Route makes the machine in the namespace send what is for a prefix to
+// another one.
+func Route(namespace string, to netip.Prefix, by netip.Addr) error {
+	return Do(namespace, func() error {
+		route := &netlink.Route{Dst: ipNet(to), Gw: by.AsSlice()}
+		if err := netlink.RouteReplace(route); err != nil {
+			return fmt.Errorf("%s: route to %s by %s: %w", namespace, to, by, err)
+		}
+		return nil
+	})
+}
+
+// sysctl sets a value of the namespace that the calling thread is in.
+func sysctl(name, value string) error {
+	return os.WriteFile("/proc/sys/"+name, []byte(value), 0o644)
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// mac derives a locally administered address from an IPv4 address, so that
+// traces of the lab are easy to read.
+func mac(a netip.Addr) net.HardwareAddr {
+	b := a.As4()
+	return net.HardwareAddr{0x02, 0x57, b[0], b[1], b[2], b[3]}
+}

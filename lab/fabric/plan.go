@@ -1,0 +1,99 @@
+package fabric
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Names of the namespaces. Nodes are NodeNamespace(1) and up.
+const (
+	Bridge  = "wl-fabric"
+	Control = "wl-control"
+	Outside = "wl-outside"
+)
+
+// NodeNamespace is the network namespace of a node.
+func NodeNamespace(node string) string { return "wl-" + node }
+
+// NodeName is the name of the n-th node, from 1.
+func NodeName(n int) string { return fmt.Sprintf("node%d", n) }
+
+// MaxNodes is how many nodes a lab may have: what its ranges have room for.
+const MaxNodes = 64
+
+// Ranges of the lab. All are private; the fabric's are routed nowhere.
+var (
+	fabricV4   = netip.MustParsePrefix("172.30.0.0/24")
+	fabricV6   = netip.MustParsePrefix("fd00:30::/64")
+	ServicesV4 = netip.MustParsePrefix("10.96.0.0/16")
+	ServicesV6 = netip.MustParsePrefix("fd00:10:96::/112")
+	PodsV4     = netip.MustParsePrefix("10.244.0.0/16")
+	PodsV6     = netip.MustParsePrefix("fd00:10:244::/56")
+	ClusterDNS = netip.MustParseAddr("10.96.0.10")
+)
+
+// Machine is one machine on the segment.
+type Machine struct {
+	Name      string // node1, control, outside
+	Namespace string
+	Addresses []netip.Prefix // IPv4 first
+}
+
+// V4 is the machine's IPv4 address.
+func (m Machine) V4() netip.Addr { return m.Addresses[0].Addr() }
+
+// Plan is who is on the segment, with which addresses.
+type Plan struct {
+	Gateways []netip.Prefix // of the bridge, one per family; the DNS server and the registry are there
+	Control  Machine
+	Outside  Machine
+	Nodes    []Machine
+}
+
+// NewPlan gives addresses to everybody: gateway 1, control plane 2, outside
+// client 3, nodes from 11.
+func NewPlan(nodes int, dual bool) (Plan, error) {
+	if nodes < 1 || nodes > MaxNodes {
+		return Plan{}, fmt.Errorf("nodes: %d: must be 1 to %d", nodes, MaxNodes)
+	}
+	at := func(host byte) []netip.Prefix {
+		all := []netip.Prefix{within(fabricV4, host)}
+		if dual {
+			all = append(all, within(fabricV6, host))
+		}
+		return all
+	}
+	p := Plan{
+		Gateways: at(1),
+		Control:  Machine{Name: "control", Namespace: Control, Addresses: at(2)},
+		Outside:  Machine{Name: "outside", Namespace: Outside, Addresses: at(3)},
+	}
+	for i := range nodes {
+		name := NodeName(i + 1)
+		p.Nodes = append(p.Nodes, Machine{Name: name, Namespace: NodeNamespace(name), Addresses: at(byte(11 + i))})
+	}
+	return p, nil
+}
+
+// Machines is everybody.
+func (p Plan) Machines() []Machine {
+	return append([]Machine{p.Control, p.Outside}, p.Nodes...)
+}
+
+// within is the address of the prefix with that last byte.
+func within(prefix netip.Prefix, host byte) netip.Prefix {
+	bytes := prefix.Addr().AsSlice()
+	bytes[len(bytes)-1] = host
+	addr, _ := netip.AddrFromSlice(bytes)
+	return netip.PrefixFrom(addr, prefix.Bits())
+}
+
+// Address is the machine's address of the same family as the prefix.
+func (m Machine) Address(of netip.Prefix) netip.Addr {
+	for _, p := range m.Addresses {
+		if p.Addr().Is4() == of.Addr().Is4() {
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
+}

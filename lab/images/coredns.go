@@ -1,0 +1,30 @@
+package images
+
+import (
+	"context"
+	"path/filepath"
+
+	"wayleave.dev/internal/dockerarchive"
+	"wayleave.dev/lab/build"
+)
+
+// CoreDNSImage is CoreDNS under the name that kubeadm knows it by.
+const CoreDNSImage = "registry.k8s.io/coredns/coredns:" + build.CoreDNSVersion
+
+// CoreDNS returns an archive with CoreDNS' image.
+func CoreDNS(ctx context.Context, cache *build.Cache) (string, error) {
+	program, err := cache.CoreDNS(ctx)
+	if err != nil {
+		return "", err
+	}
+	dir, err := cache.Make("coredns-image", "CoreDNS' image", []string{recipe, program}, func(dir string) error {
+		layer := &dockerarchive.Layer{}
+		if err := first([]error{layer.Copy("/coredns", 0o755, program, root), layer.Dir("/tmp", 0o777, root)}); err != nil {
+			return err
+		}
+		config := dockerarchive.Config{Entrypoint: []string{"/coredns"}, WorkingDir: "/"}
+		return dockerarchive.WriteFile(filepath.Join(dir, "coredns.tar"),
+			image(config, []*dockerarchive.Layer{layer}, CoreDNSImage))
+	})
+	return filepath.Join(dir, "coredns.tar"), err
+}

@@ -1,0 +1,209 @@
+// Package process starts programs that outlive the command that started them,
+// keeps a record of each, and ends exactly those again: a record holds the
+// start time, so a process that later got the same number is never touched.
+package process
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Record names one process for ever.
+type Record struct {
+	Name  string   `json:"name"`
+	PID   int      `json:"pid"`
+	Boot  string   `json:"boot"`  // the boot that PID and Start belong to
+	Start uint64   `json:"start"` // clock ticks since boot, proc(5) field 22
+	Args  []string `json:"args"`
+}
+
+// Identify makes the record of a running process.
+func Identify(name string, pid int, args []string) (Record, error) {
+	start, err := startTime(pid)
+	if err != nil {
+		return Record{}, fmt.Errorf("process %s: %w", name, err)
+	}
+	return Record{Name: name, PID: pid, Boot: bootID(), Start: start, Args: args}, nil
+}
+
+// Alive tells whether the process still runs. One that has ended and was not
+// yet waited for does not.
+func (r Record) Alive() bool {
+	if r.Boot != bootID() {
+		return false
+	}
+	start, err := startTime(r.PID)
+	return err == nil && start == r.Start
+}
+
+// Kill ends the process and returns when it is gone. A process that is not
+// there is no error.
+func (r Record) Kill(ctx context.Context) error {
+	fd, err := unix.PidfdOpen(r.PID, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("process %s (%d): %w", r.Name, r.PID, err)
+	}
+	defer unix.Close(fd)
+	// The descriptor holds on to one process; only now its start time proves
+	// that it is ours.
+	if !r.Alive() {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("process %s (%d): %w", r.Name, r.PID, err)
+	}
+	for r.Alive() {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("process %s (%d) does not end: %w", r.Name, r.PID, err)
+		}
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(poll, 200); err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("process %s (%d): %w", r.Name, r.PID, err)
+		}
+	}
+	return nil
+}
+
+// Save writes the record into dir, under its name.
+func (r Record) Save(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("process %s: %w", r.Name, err)
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("process %s: %w", r.Name, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, r.Name+".json"), data, 0o644); err != nil {
+		return fmt.Errorf("process %s: %w", r.Name, err)
+	}
+	return nil
+}
+
+// Load reads the record of that name.
+func Load(dir, name string) (Record, error) {
+	var r Record
+	file := filepath.Join(dir, name+".json")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return r, fmt.Errorf("process %s: %w", name, err)
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("process: %s: %w", file, err)
+	}
+	if r.PID <= 1 || r.Start == 0 || r.Boot == "" {
+		return r, fmt.Errorf("process: %s: pid, boot or start is missing", file)
+	}
+	return r, nil
+}
+
+// LoadAll reads every record in dir; none if there is no such folder.
+func LoadAll(dir string) ([]Record, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("process: %w", err)
+	}
+	var all []Record
+	var errs []error
+	for _, entry := range entries {
+		name, ok := strings.CutSuffix(entry.Name(), ".json")
+		if !ok {
+			continue
+		}
+		r, err := Load(dir, name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all = append(all, r)
+	}
+	return all, errors.Join(errs...)
+}
+
+// startTime reads field 22 of /proc/PID/stat. A zombie counts as gone.
+func startTime(pid int) (uint64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	return parseStat(string(data))
+}
+
+func parseStat(line string) (uint64, error) {
+	// The second field, the program's name, may hold spaces and parentheses.
+	fields := strings.Fields(line[strings.LastIndex(line, ")")+1:])
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("stat: %q has %d fields", line, len(fields))
+	}
+	if fields[0] == "Z" || fields[0] == "X" {
+		return 0, fs.ErrNotExist
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}
+
+func bootID() string {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
+}
+
+// InNamespace returns the processes whose network namespace is the given
+// file, such as one in /run/netns.
+func InNamespace(file string) ([]Record, error) {
+	var want unix.Stat_t
+	if err := unix.Stat(file, &want); err != nil {
+		return nil, fmt.Errorf("process: %s: %w", file, err)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("process: %w", err)
+	}
+	var found []Record
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		var have unix.Stat_t
+		if unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &have) != nil || have.Ino != want.Ino || have.Dev != want.Dev {
+			continue
+		}
+		if r, err := Identify("in "+filepath.Base(file), pid, nil); err == nil && pid != os.Getpid() {
+			found = append(found, r)
+		}
+	}
+	return found, nil
+}
+
+// WaitFor calls check until it returns nil, at least every interval, and
+// returns its last error when the context ends.
+func WaitFor(ctx context.Context, what string, interval time.Duration, check func() error) error {
+	for {
+		err := check()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waited for %s: %w: %w", what, context.Cause(ctx), err)
+		case <-time.After(interval):
+		}
+	}
+}
