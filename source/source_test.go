@@ -1,0 +1,158 @@
+package source
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func goodService() *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},
+		Spec: corev1.ServiceSpec{
+			ClusterIPs: []string{"10.96.0.5", "fd00::5"},
+			Ports: []corev1.ServicePort{
+				{Name: "http", Port: 80, NodePort: 30080}, {Name: "dns", Port: 53, Protocol: "UDP"}},
+		},
+	}
+}
+
+func goodSlice() *discoveryv1.EndpointSlice {
+	port := int32(8080)
+	return &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Port: &port}},
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.244.0.5"}}, {Addresses: []string{"10.244.0.6"}}},
+	}
+}
+
+func TestAGoodServiceIsTakenWhole(t *testing.T) {
+	s, problems := Service(goodService())
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	if got, want := fmt.Sprintf("%s %s %v %v", s.Name, s.Type, s.ClusterIPs, s.Ports), "default/web ClusterIP [10.96.0.5 fd00::5] [{http TCP 80 30080} {dns UDP 53 0}]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// Every wrong field is named, and the good rest is used.
+func TestBadServices(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		spoil func(*corev1.Service)
+		want  string
+		ports int // that are still used; -1 when the service is refused whole
+	}{
+		{"port 0", func(s *corev1.Service) { s.Spec.Ports[0].Port = 0 }, "Service default/web: spec.ports[0].port: 0 is not a port", 1},
+		{"port too big", func(s *corev1.Service) { s.Spec.Ports[1].Port = 70000 }, "spec.ports[1].port: 70000 is not a port", 1},
+		{"node port", func(s *corev1.Service) { s.Spec.Ports[0].NodePort = -1 }, "spec.ports[0].nodePort: -1 is not a port", 2},
+		{"protocol", func(s *corev1.Service) { s.Spec.Ports[0].Protocol = "ICMP" }, `spec.ports[0].protocol: "ICMP" is not a protocol`, 1},
+		{"address", func(s *corev1.Service) { s.Spec.ClusterIPs[0] = "10.96.0" }, `spec.clusterIPs[0]: "10.96.0" is not an IP address`, 2},
+		{"mapped address", func(s *corev1.Service) { s.Spec.ClusterIPs[0] = "::ffff:10.96.0.5" }, "IPv4 address in IPv6 form; write 10.96.0.5", 2},
+		{"zone", func(s *corev1.Service) { s.Spec.ClusterIPs[1] = "fe80::1%eth0" }, "has a zone", 2},
+		{"two of a family", func(s *corev1.Service) { s.Spec.ClusterIPs[1] = "10.96.0.6" }, "spec.clusterIPs[1]: 10.96.0.6 is a second address of its family", 2},
+		{"same port twice", func(s *corev1.Service) { s.Spec.Ports[1] = s.Spec.Ports[0]; s.Spec.Ports[1].Name = "x" }, "spec.ports[1].port: 80/TCP is there twice", 1},
+		{"same name twice", func(s *corev1.Service) { s.Spec.Ports[1].Name = "http" }, `spec.ports[1].name: "http" is there twice`, 1},
+		{"type", func(s *corev1.Service) { s.Spec.Type = "Magic" }, `spec.type: "Magic" is not a type`, -1},
+		{"external name", func(s *corev1.Service) { s.Spec.Type = "ExternalName"; s.Spec.ExternalName = "a..b" }, `spec.externalName: "a..b" is not a DNS name`, 0},
+		{"no external name", func(s *corev1.Service) { s.Spec.Type = "ExternalName" }, `spec.externalName: "" is not a DNS name`, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			in := goodService()
+			tc.spoil(in)
+			s, problems := Service(in)
+			if len(problems) != 1 || !strings.Contains(problems[0].Error(), tc.want) {
+				t.Errorf("problems are %v, want %s", problems, tc.want)
+			}
+			if tc.ports < 0 {
+				if s != nil {
+					t.Errorf("it was used: %+v", s)
+				}
+				return
+			}
+			if len(s.Ports) != tc.ports {
+				t.Errorf("%d ports are used, want %d", len(s.Ports), tc.ports)
+			}
+		})
+	}
+}
+
+func TestBadEndpointSlices(t *testing.T) {
+	none := func(int32) *int32 { return nil }
+	for _, tc := range []struct {
+		name      string
+		spoil     func(*discoveryv1.EndpointSlice)
+		want      string
+		endpoints int // that are still used; -1 when the slice is refused whole
+	}{
+		{"no number", func(s *discoveryv1.EndpointSlice) { s.Ports[0].Port = none(0) }, "EndpointSlice default/web-1: ports[0].port: is missing", 2},
+		{"bad number", func(s *discoveryv1.EndpointSlice) { p := int32(0); s.Ports[0].Port = &p }, "ports[0].port: 0 is not a port", 2},
+		{"names", func(s *discoveryv1.EndpointSlice) { s.AddressType = "FQDN" }, `addressType: "FQDN" is not served`, -1},
+		{"no address", func(s *discoveryv1.EndpointSlice) { s.Endpoints[1].Addresses = nil }, "endpoints[1].addresses: is empty", 1},
+		{"no IP", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "web" }, `endpoints[0].addresses[0]: "web" is not an IP address`, 1},
+		{"family", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "fd00::1" }, "endpoints[0].addresses[0]: fd00::1 is not of the slice's addressType IPv4", 1},
+		{"loopback", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "127.0.0.1" }, "127.0.0.1 is not an address of an endpoint", 1},
+		{"link-local", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "169.254.169.254" }, "169.254.169.254 is not an address of an endpoint", 1},
+		{"multicast", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "224.0.0.1" }, "224.0.0.1 is not an address of an endpoint", 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			in := goodSlice()
+			tc.spoil(in)
+			s, problems := EndpointSlice(in)
+			if len(problems) != 1 || !strings.Contains(problems[0].Error(), tc.want) {
+				t.Errorf("problems are %v, want %s", problems, tc.want)
+			}
+			if (s == nil) != (tc.endpoints < 0) {
+				t.Fatalf("slice is %+v", s)
+			}
+			if s != nil && len(s.Endpoints) != tc.endpoints {
+				t.Errorf("%d endpoints are used, want %d", len(s.Endpoints), tc.endpoints)
+			}
+		})
+	}
+}
+
+// discovery.k8s.io/v1: a missing ready means true; a missing serving follows ready.
+func TestEndpointConditionsHaveTheirDefaults(t *testing.T) {
+	no, yes := false, true
+	in := goodSlice()
+	in.Endpoints[1].Conditions = discoveryv1.EndpointConditions{Ready: &no, Serving: &yes, Terminating: &yes}
+	s, _ := EndpointSlice(in)
+	if e := s.Endpoints[0]; !e.Ready || !e.Serving || e.Terminating {
+		t.Errorf("defaults are %+v", e)
+	}
+	if e := s.Endpoints[1]; e.Ready || !e.Serving || !e.Terminating {
+		t.Errorf("terminating is %+v", e)
+	}
+}
+
+func TestBadNodes(t *testing.T) {
+	in := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	in.Spec.PodCIDRs = []string{"10.244.1.0/24", "10.244.2.7/24", "nonsense"}
+	in.Status.Addresses = []corev1.NodeAddress{{Type: "InternalIP", Address: "x"}, {Type: "InternalIP", Address: "172.30.0.1"}, {Type: "Hostname", Address: "n1"}}
+	n, problems := Node(in)
+	if got, want := fmt.Sprint(problems), `[Node n1: status.addresses[0]: "x" is not an IP address Node n1: spec.podCIDRs[1]: "10.244.2.7/24" has host bits set; write 10.244.2.0/24 Node n1: spec.podCIDRs[2]: "nonsense" is not a CIDR]`; got != want {
+		t.Errorf("problems are %s", got)
+	}
+	if fmt.Sprint(n.PodCIDRs, n.InternalIPs) != "[10.244.1.0/24] [172.30.0.1]" {
+		t.Errorf("used: %+v", n)
+	}
+}
+
+func TestEndedPodsAreNotKept(t *testing.T) {
+	in := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b"}}
+	in.Status.PodIPs = []corev1.PodIP{{IP: "10.244.0.9"}}
+	if p, _ := Pod(in); p == nil || p.IPs[0].String() != "10.244.0.9" {
+		t.Errorf("running pod is %v", p)
+	}
+	in.Status.Phase = corev1.PodSucceeded
+	if p, _ := Pod(in); p != nil {
+		t.Errorf("an ended pod was kept: %v", p)
+	}
+}
