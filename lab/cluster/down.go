@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -25,7 +24,7 @@ func (l *Lab) Down(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("lab: removing namespaces needs root")
 	}
-	unlock, err := lock(l.Dirs)
+	unlock, err := lock(lockName)
 	if err != nil {
 		return err
 	}
@@ -34,6 +33,9 @@ func (l *Lab) Down(ctx context.Context) error {
 }
 
 func (l *Lab) down(ctx context.Context) error {
+	if err := l.others(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, downDeadline, errors.New("the lab does not go down"))
 	defer cancel()
 	// With the first process of a machine, all others in it end.
@@ -42,7 +44,7 @@ func (l *Lab) down(ctx context.Context) error {
 	for _, r := range records {
 		errs = append(errs, r.Kill(ctx))
 	}
-	errs = append(errs, killStrays(ctx))
+	errs = append(errs, l.killStrays(ctx))
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -57,22 +59,24 @@ func (l *Lab) down(ctx context.Context) error {
 	return nil
 }
 
-// killStrays ends what people started in the lab's namespaces, by "lab exec"
-// for example.
-func killStrays(ctx context.Context) error {
-	files, err := filepath.Glob(fabric.File("wl-*"))
+// killStrays ends what has no record: what people started in the lab's
+// namespaces, by "lab exec" for example, and what an "up" that was killed had
+// just started.
+func (l *Lab) killStrays(ctx context.Context) error {
+	strays, err := process.Executing(l.self())
 	if err != nil {
-		return fmt.Errorf("lab: %w", err)
+		return err
 	}
-	for _, file := range files {
-		strays, err := process.InNamespace(file)
+	for _, name := range fabric.Existing() {
+		inside, err := process.InNamespace(fabric.File(name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		for _, r := range strays {
-			if err := r.Kill(ctx); err != nil {
-				return err
-			}
+		strays = append(strays, inside...)
+	}
+	for _, r := range strays {
+		if err := r.Kill(ctx); err != nil {
+			return err
 		}
 	}
 	return nil

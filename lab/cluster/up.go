@@ -67,7 +67,7 @@ func (l *Lab) Up(ctx context.Context, settings Settings) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("lab: making namespaces needs root")
 	}
-	unlock, err := lock(l.Dirs)
+	unlock, err := lock(lockName)
 	if err != nil {
 		return err
 	}
@@ -95,6 +95,9 @@ func (l *Lab) Up(ctx context.Context, settings Settings) (err error) {
 }
 
 func (l *Lab) refuseSecond() error {
+	if err := l.others(); err != nil {
+		return err
+	}
 	records, err := process.LoadAll(l.Dirs.Processes())
 	if err != nil {
 		return err
@@ -227,7 +230,9 @@ func (l *Lab) registryDir() string { return filepath.Join(l.Dirs.State, "registr
 
 // self is the copy of this program that runs in the background: the original
 // may be rebuilt, or be a temporary file of "go run".
-func (l *Lab) self() string { return filepath.Join(l.Dirs.State, "bin", "lab") }
+func (l *Lab) self() string { return filepath.Join(l.Dirs.State, selfName) }
+
+const selfName = "bin/lab"
 
 func (u *up) copySelf() error {
 	from, err := os.Open("/proc/self/exe")

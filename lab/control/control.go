@@ -155,6 +155,8 @@ func (c Config) controllerManager() []string {
 		"--requestheader-client-ca-file=" + in("front-proxy-ca.crt"),
 		"--cluster-signing-cert-file=" + in("ca.crt"), "--cluster-signing-key-file=" + in("ca.key"),
 		"--service-account-private-key-file=" + in("sa.key"),
+		// The default is a folder of the host's, and is made.
+		"--flex-volume-plugin-dir=" + filepath.Join(c.State, "volume-plugins"),
 	}
 	if c.Dual {
 		flags = append(flags, "--node-cidr-mask-size-ipv6=64")

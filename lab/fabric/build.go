@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -35,16 +34,16 @@ func Build(p Plan) error {
 
 // Destroy removes whatever Build has made, also when it made only a part.
 func Destroy() error {
-	errs := []error{Delete(Outside), Delete(Control)}
-	entries, err := os.ReadDir(folder)
-	if err == nil {
-		for _, entry := range entries {
-			if strings.HasPrefix(entry.Name(), NodeNamespace("node")) {
-				errs = append(errs, Delete(entry.Name()))
-			}
-		}
+	var errs []error
+	for _, name := range Existing() {
+		errs = append(errs, Delete(name))
 	}
-	return errors.Join(append(errs, Delete(Bridge))...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	// Nobody misses the folder when it is empty: whoever needs it makes it.
+	_ = os.Remove(folder)
+	return nil
 }
 
 // makeBridge makes the segment. Its gateway forwards, and has no route to

@@ -3,6 +3,8 @@ package fabric
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"regexp"
 )
 
 // Names of the namespaces. Nodes are NodeNamespace(1) and up.
@@ -17,6 +19,23 @@ func NodeNamespace(node string) string { return "wl-" + node }
 
 // NodeName is the name of the n-th node, from 1.
 func NodeName(n int) string { return fmt.Sprintf("node%d", n) }
+
+var ours = regexp.MustCompile(`^wl-(fabric|control|outside|node[0-9]+)$`)
+
+// Existing are the lab's namespaces that there are.
+func Existing() []string {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil // no folder, no namespaces
+	}
+	var names []string
+	for _, entry := range entries {
+		if ours.MatchString(entry.Name()) {
+			names = append(names, entry.Name())
+		}
+	}
+	return names
+}
 
 // MaxNodes is how many nodes a lab may have: what its ranges have room for.
 const MaxNodes = 64

@@ -171,6 +171,20 @@ func InNamespace(file string) ([]Record, error) {
 	if err := unix.Stat(file, &want); err != nil {
 		return nil, fmt.Errorf("process: %s: %w", file, err)
 	}
+	return scan("in "+filepath.Base(file), func(pid int) bool {
+		var have unix.Stat_t
+		err := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &have)
+		return err == nil && have.Ino == want.Ino && have.Dev == want.Dev
+	})
+}
+
+// Executing returns the processes that run the given program file.
+func Executing(file string) ([]Record, error) {
+	return scan("runs "+file, func(pid int) bool { return Record{PID: pid}.Program() == file })
+}
+
+// scan returns the processes that match, but this one.
+func scan(name string, match func(pid int) bool) ([]Record, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("process: %w", err)
@@ -178,18 +192,23 @@ func InNamespace(file string) ([]Record, error) {
 	var found []Record
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
+		if err != nil || pid == os.Getpid() || !match(pid) {
 			continue
 		}
-		var have unix.Stat_t
-		if unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &have) != nil || have.Ino != want.Ino || have.Dev != want.Dev {
-			continue
-		}
-		if r, err := Identify("in "+filepath.Base(file), pid, nil); err == nil && pid != os.Getpid() {
+		if r, err := Identify(name, pid, nil); err == nil { // else it has just ended
 			found = append(found, r)
 		}
 	}
 	return found, nil
+}
+
+// Program is the file that a process runs, "" if that cannot be known.
+func (r Record) Program() string {
+	target, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", r.PID))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(target, " (deleted)")
 }
 
 // WaitFor calls check until it returns nil, at least every interval, and
