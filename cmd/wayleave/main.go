@@ -1,0 +1,57 @@
+// Command wayleave is the one program of Wayleave: what it does follows from its
+// first argument. This package is wiring only.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if err := root().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "wayleave:", err)
+		os.Exit(1)
+	}
+}
+
+func root() *cobra.Command {
+	c := &cobra.Command{
+		Use:           "wayleave",
+		Short:         "Services and networking of Kubernetes in one program",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version,
+	}
+	c.AddCommand(agentCommand(), dnsCommand(), statusCommand(), healthCommand(), renderCommand(), uninstallCommand())
+	return c
+}
+
+// The places that the manifest mounts, see deploy/manifest.tmpl.
+const (
+	configFile = "/etc/wayleave/config.yaml"
+	runDir     = "/run/wayleave"
+	stateDir   = "/var/lib/wayleave"
+	podDir     = "/pod"
+	hostRoot   = "/host"
+	hostSysctl = "/host-sysctl"
+	cniBinDir  = "/opt/cni/bin"
+	cniConfDir = "/etc/cni/net.d"
+
+	// agentSocket serves the owner's status on the node.
+	agentSocket = runDir + "/agent.sock"
+	// healthSocket serves the health of this pod's agent, owner or standby.
+	healthSocket = podDir + "/agent.sock"
+	dnsSocket    = podDir + "/dns.sock"
+	dnsHealth    = podDir + "/dns-health.sock"
+	dnsStateFile = "/state/snapshot"
+)

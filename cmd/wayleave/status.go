@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func statusCommand() *cobra.Command {
+	var asJSON bool
+	var socket string
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Say what is programmed on this node, and what is wrong",
+		Long: "Asks the agent that owns this node. Run it on the node, or by\n" +
+			"  kubectl -n kube-system exec ds/wayleave -c agent -- /wayleave status",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			raw, code, err := ask(cmd.Context(), socket, "/status")
+			if err != nil {
+				return fmt.Errorf("the agent does not answer on %s: %w", socket, err)
+			}
+			if code != http.StatusOK {
+				return fmt.Errorf("the agent says: %s", raw)
+			}
+			if asJSON {
+				fmt.Fprint(cmd.OutOrStdout(), raw)
+				return nil
+			}
+			var r report
+			if err := json.Unmarshal([]byte(raw), &r); err != nil {
+				return fmt.Errorf("the agent's answer: %w", err)
+			}
+			fmt.Fprint(cmd.OutOrStdout(), r.text(time.Now()))
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "for machines")
+	c.Flags().StringVar(&socket, "socket", agentSocket, "the agent's socket")
+	return c
+}
+
+func healthCommand() *cobra.Command {
+	var live bool
+	c := &cobra.Command{
+		Use:       "health agent|dns",
+		Short:     "The probes of the kubelet: exit 0 when ready",
+		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: []string{"agent", "dns"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			socket, path := healthSocket, "/readyz"
+			if args[0] == "dns" {
+				socket = dnsHealth
+			}
+			if live {
+				path = "/livez"
+			}
+			text, code, err := ask(cmd.Context(), socket, path)
+			if err != nil {
+				return err
+			}
+			if code != http.StatusOK {
+				return errors.New(strings.TrimSpace(text))
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&live, "live", false, "is it alive, not is it ready")
+	return c
+}
+
+// ask does one GET over a unix socket.
+func ask(ctx context.Context, socket, path string) (body string, code int, err error) {
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		}}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://wayleave"+path, nil)
+	if err != nil {
+		return "", 0, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", 0, err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	return string(raw), resp.StatusCode, err
+}
+
+// listenUnix makes a socket that only root may use, in place of a stale one.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}

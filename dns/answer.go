@@ -1,0 +1,213 @@
+package dns
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/miekg/dns"
+)
+
+// Resolver answers messages: from the zone, or by the forwarder.
+type Resolver struct {
+	Zone *Zone
+	// Forward resolves what is not of the cluster.
+	Forward func(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
+	// Domains are the cluster's, in lower case with a final dot.
+	Domains []string
+}
+
+// Resolve makes the reply to a query. It never fails: what cannot be answered is
+// answered with the code that says so.
+func (r *Resolver) Resolve(ctx context.Context, q *dns.Msg) *dns.Msg {
+	m := new(dns.Msg)
+	if len(q.Question) != 1 || q.Response {
+		m.SetRcode(q, dns.RcodeFormatError)
+		return m
+	}
+	m.SetReply(q)
+	m.RecursionAvailable = true
+	if opt := q.IsEdns0(); opt != nil {
+		if opt.Version() != 0 {
+			m.SetRcode(q, dns.RcodeBadVers)
+			m.SetEdns0(maxUDP, false)
+			return m
+		}
+		m.SetEdns0(maxUDP, false)
+	}
+	question := q.Question[0]
+	switch {
+	case q.Opcode != dns.OpcodeQuery:
+		m.Rcode = dns.RcodeNotImplemented
+		return m
+	case question.Qclass != dns.ClassINET:
+		m.Rcode = dns.RcodeRefused
+		return m
+	}
+	name := strings.ToLower(question.Name)
+	for _, domain := range r.Domains {
+		if name == domain || strings.HasSuffix(name, "."+domain) {
+			r.cluster(ctx, m, domain, strings.TrimSuffix(strings.TrimSuffix(name, domain), "."))
+			return m
+		}
+	}
+	if a, ok := reverseAddr(name); ok && r.pointer(m, a) {
+		return m
+	}
+	return r.forward(ctx, q, m)
+}
+
+func (r *Resolver) forward(ctx context.Context, q, m *dns.Msg) *dns.Msg {
+	if !q.RecursionDesired {
+		m.Rcode = dns.RcodeRefused
+		return m
+	}
+	got, err := r.Forward(ctx, q)
+	if err != nil {
+		m.Rcode = dns.RcodeServerFailure
+		return m
+	}
+	m.Rcode, m.Answer, m.Ns = got.Rcode, got.Answer, got.Ns
+	for _, rr := range got.Extra {
+		if rr.Header().Rrtype != dns.TypeOPT {
+			m.Extra = append(m.Extra, rr)
+		}
+	}
+	return m
+}
+
+// pointer answers for an address of the cluster; false when it is none.
+func (r *Resolver) pointer(m *dns.Msg, a netip.Addr) bool {
+	names := r.Zone.pointer(a)
+	if len(names) == 0 || len(r.Domains) == 0 {
+		return false
+	}
+	m.Authoritative = true
+	q := m.Question[0]
+	if q.Qtype == dns.TypePTR {
+		for _, n := range names {
+			m.Answer = append(m.Answer, &dns.PTR{Hdr: header(q.Name, dns.TypePTR), Ptr: n + "." + r.Domains[0]})
+		}
+	}
+	return true
+}
+
+// cluster answers for a name below a cluster domain.
+func (r *Resolver) cluster(ctx context.Context, m *dns.Msg, domain, rel string) {
+	m.Authoritative = true
+	q := m.Question[0]
+	if rel == "" {
+		r.apex(m, domain)
+		return
+	}
+	if rel == "ns.dns" { // the name of the server that SOA and NS tell
+		m.Ns = append(m.Ns, soa(domain))
+		return
+	}
+	n, ok := r.Zone.look(rel)
+	if !ok {
+		m.Rcode = dns.RcodeNameError
+		m.Ns = append(m.Ns, soa(domain))
+		return
+	}
+	switch {
+	case n.cname != "":
+		r.alias(ctx, m, n.cname)
+	case q.Qtype == dns.TypeA || q.Qtype == dns.TypeAAAA:
+		m.Answer = addresses(q.Name, q.Qtype, n.addrs)
+	case q.Qtype == dns.TypeSRV:
+		r.services(m, domain, n.srv)
+	case q.Qtype == dns.TypeTXT && len(n.txt) > 0:
+		m.Answer = append(m.Answer, &dns.TXT{Hdr: header(q.Name, dns.TypeTXT), Txt: n.txt})
+	}
+	if len(m.Answer) == 0 {
+		m.Ns = append(m.Ns, soa(domain))
+	}
+}
+
+func (r *Resolver) apex(m *dns.Msg, domain string) {
+	switch m.Question[0].Qtype {
+	case dns.TypeSOA:
+		m.Answer = append(m.Answer, soa(domain))
+	case dns.TypeNS:
+		m.Answer = append(m.Answer, &dns.NS{Hdr: header(m.Question[0].Name, dns.TypeNS), Ns: "ns.dns." + domain})
+	default:
+		m.Ns = append(m.Ns, soa(domain))
+	}
+}
+
+// addresses are those of one family, starting at random, so that clients that
+// take the first spread over all.
+func addresses(name string, rrtype uint16, addrs []netip.Addr) []dns.RR {
+	var out []dns.RR
+	for _, a := range addrs {
+		switch {
+		case rrtype == dns.TypeA && a.Is4():
+			out = append(out, &dns.A{Hdr: header(name, rrtype), A: net.IP(a.AsSlice())})
+		case rrtype == dns.TypeAAAA && a.Is6():
+			out = append(out, &dns.AAAA{Hdr: header(name, rrtype), AAAA: net.IP(a.AsSlice())})
+		}
+	}
+	if len(out) > 1 {
+		k := rand.IntN(len(out))
+		out = append(out[k:len(out):len(out)], out[:k]...)
+	}
+	return out
+}
+
+// services answers with SRV records and the addresses of their targets.
+func (r *Resolver) services(m *dns.Msg, domain string, list []srv) {
+	if len(list) == 0 {
+		return
+	}
+	weight := uint16(max(1, 100/len(list)))
+	seen := map[string]bool{}
+	for _, s := range list {
+		target := s.target + "." + domain
+		m.Answer = append(m.Answer, &dns.SRV{Hdr: header(m.Question[0].Name, dns.TypeSRV), Priority: 0, Weight: weight, Port: s.port, Target: target})
+		if seen[target] {
+			continue
+		}
+		seen[target] = true
+		if n, ok := r.Zone.look(s.target); ok {
+			m.Extra = append(m.Extra, addresses(target, dns.TypeA, n.addrs)...)
+			m.Extra = append(m.Extra, addresses(target, dns.TypeAAAA, n.addrs)...)
+		}
+	}
+}
+
+// maxAliases bounds a chain of ExternalName services that point at each other.
+const maxAliases = 8
+
+type aliasDepth struct{}
+
+// alias answers with a CNAME and, for an address, with what the target has.
+func (r *Resolver) alias(ctx context.Context, m *dns.Msg, target string) {
+	q := m.Question[0]
+	target = dns.Fqdn(target)
+	m.Answer = append(m.Answer, &dns.CNAME{Hdr: header(q.Name, dns.TypeCNAME), Target: target})
+	depth, _ := ctx.Value(aliasDepth{}).(int)
+	if q.Qtype == dns.TypeCNAME || depth >= maxAliases {
+		return
+	}
+	next := new(dns.Msg).SetQuestion(target, q.Qtype)
+	got := r.Resolve(context.WithValue(ctx, aliasDepth{}, depth+1), next)
+	switch got.Rcode {
+	case dns.RcodeSuccess:
+		m.Answer = append(m.Answer, got.Answer...)
+	case dns.RcodeNameError:
+		m.Rcode = dns.RcodeNameError
+		m.Ns = got.Ns
+	}
+}
+
+// soa says how long the absence of a name may be remembered.
+func soa(domain string) dns.RR {
+	return &dns.SOA{
+		Hdr: dns.RR_Header{Name: domain, Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: negativeTTL},
+		Ns:  "ns.dns." + domain, Mbox: "hostmaster." + domain,
+		Serial: 1, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: negativeTTL,
+	}
+}

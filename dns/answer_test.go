@@ -1,0 +1,283 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/miekg/dns"
+
+	"wayleave.dev/model"
+)
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func name(s string) model.Name {
+	ns, n, _ := strings.Cut(s, "/")
+	return model.Name{Namespace: ns, Name: n}
+}
+
+// cluster is the model that the tables ask about.
+func cluster(t testing.TB) *model.Store {
+	s, err := model.NewStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	err = s.Write(func(w *model.Writer) {
+		w.PutNamespace(&model.Namespace{Name: "default"})
+		w.PutNamespace(&model.Namespace{Name: "empty"})
+		w.PutService(&model.Service{Name: name("default/backend"), ClusterIPs: []netip.Addr{addr("10.96.100.50"), addr("fd00:96::50")},
+			Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}}})
+		w.PutService(&model.Service{Name: name("default/cassandra"), Headless: true})
+		w.PutEndpointSlice(&model.EndpointSlice{Name: name("default/cassandra-1"), Service: "cassandra", Ports: []model.EndpointPort{{Name: "cql", Protocol: model.TCP, Port: 9042}},
+			Endpoints: []model.Endpoint{
+				{Addr: addr("10.244.1.5"), Ready: true}, {Addr: addr("10.244.2.9"), Ready: true}, {Addr: addr("10.244.3.7"), Ready: false}}})
+		w.PutService(&model.Service{Name: name("default/mysql"), Headless: true, PublishNotReady: true})
+		w.PutEndpointSlice(&model.EndpointSlice{Name: name("default/mysql-1"), Service: "mysql", Endpoints: []model.Endpoint{
+			{Addr: addr("10.244.1.6"), Ready: true, Hostname: "mysql-0"}, {Addr: addr("10.244.2.6"), Hostname: "mysql-1"}}})
+		w.PutService(&model.Service{Name: name("default/external-db"), Type: model.ExternalName, ExternalName: "db.example.com"})
+		w.PutService(&model.Service{Name: name("default/inner"), Type: model.ExternalName, ExternalName: "backend.default.svc.cluster.local"})
+		w.PutService(&model.Service{Name: name("default/loop"), Type: model.ExternalName, ExternalName: "loop.default.svc.cluster.local"})
+		w.PutService(&model.Service{Name: name("default/pending")})
+		w.PutService(&model.Service{Name: name("unknown/orphan"), ClusterIPs: []netip.Addr{addr("10.96.0.77")}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func fill(t testing.TB, s *model.Store) *Zone {
+	t.Helper()
+	z := NewZone()
+	w, err := s.Watch(model.ServiceKind | model.NamespaceKind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	snap, c, _ := w.Poll()
+	for _, k := range Keys(snap, c) {
+		if e, ok, _ := Plan(snap, k); ok {
+			z.Set(k, &e)
+		}
+	}
+	return z
+}
+
+func upstream(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+	m := new(dns.Msg).SetReply(q)
+	switch q.Question[0].Name {
+	case "db.example.com.", "google.com.":
+		rr, err := dns.NewRR(q.Question[0].Name + " 300 IN A 192.0.2.7")
+		if err != nil {
+			return nil, err
+		}
+		if q.Question[0].Qtype == dns.TypeA {
+			m.Answer = append(m.Answer, rr)
+		}
+	case "dead.example.com.":
+		return nil, errors.New("no answer")
+	default:
+		m.Rcode = dns.RcodeNameError
+	}
+	return m, nil
+}
+
+// answerText is "RCODE: type data, …" with the answers sorted.
+func answerText(m *dns.Msg) string {
+	var parts []string
+	for _, rr := range m.Answer {
+		f := strings.Fields(rr.String())
+		parts = append(parts, strings.Join(f[3:], " "))
+	}
+	slices.Sort(parts)
+	out := dns.RcodeToString[m.Rcode] + ": " + strings.Join(parts, ", ")
+	if len(m.Ns) > 0 {
+		out += " +" + dns.TypeToString[m.Ns[0].Header().Rrtype]
+	}
+	return out
+}
+
+func TestAnswers(t *testing.T) {
+	r := &Resolver{Zone: fill(t, cluster(t)), Forward: upstream, Domains: []string{"cluster.local."}}
+	const d = ".svc.cluster.local."
+	for _, tc := range []struct {
+		name  string
+		qtype uint16
+		want  string
+	}{
+		// Services with a cluster IP.
+		{"backend.default" + d, dns.TypeA, "NOERROR: A 10.96.100.50"},
+		{"backend.default" + d, dns.TypeAAAA, "NOERROR: AAAA fd00:96::50"},
+		{"BackEnd.Default" + d, dns.TypeA, "NOERROR: A 10.96.100.50"},
+		{"backend.default" + d, dns.TypeMX, "NOERROR:  +SOA"},
+		{"_http._tcp.backend.default" + d, dns.TypeSRV, "NOERROR: SRV 0 100 80 backend.default.svc.cluster.local."},
+		{"_tcp.backend.default" + d, dns.TypeSRV, "NOERROR:  +SOA"},
+		{"_https._tcp.backend.default" + d, dns.TypeSRV, "NXDOMAIN:  +SOA"},
+		{"x.backend.default" + d, dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"orphan.unknown" + d, dns.TypeA, "NOERROR: A 10.96.0.77"},
+		{"pending.default" + d, dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"nobody.default" + d, dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"nobody.nowhere" + d, dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"*.default" + d, dns.TypeA, "NXDOMAIN:  +SOA"},
+		// Names that only exist for those below them.
+		{"default" + d, dns.TypeA, "NOERROR:  +SOA"},
+		{"empty" + d, dns.TypeA, "NOERROR:  +SOA"},
+		{"nowhere" + d, dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"svc.cluster.local.", dns.TypeA, "NOERROR:  +SOA"},
+		{"cluster.local.", dns.TypeA, "NOERROR:  +SOA"},
+		{"cluster.local.", dns.TypeSOA, "NOERROR: SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 30"},
+		{"cluster.local.", dns.TypeNS, "NOERROR: NS ns.dns.cluster.local."},
+		{"dns-version.cluster.local.", dns.TypeTXT, `NOERROR: TXT "1.1.0"`},
+		// Headless.
+		{"cassandra.default" + d, dns.TypeA, "NOERROR: A 10.244.1.5, A 10.244.2.9"},
+		{"cassandra.default" + d, dns.TypeAAAA, "NOERROR:  +SOA"},
+		{"10-244-1-5.cassandra.default" + d, dns.TypeA, "NOERROR: A 10.244.1.5"},
+		{"10-244-3-7.cassandra.default" + d, dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"_cql._tcp.cassandra.default" + d, dns.TypeSRV, "NOERROR: SRV 0 50 9042 10-244-1-5.cassandra.default.svc.cluster.local., SRV 0 50 9042 10-244-2-9.cassandra.default.svc.cluster.local."},
+		// StatefulSets.
+		{"mysql-0.mysql.default" + d, dns.TypeA, "NOERROR: A 10.244.1.6"},
+		{"mysql-1.mysql.default" + d, dns.TypeA, "NOERROR: A 10.244.2.6"},
+		{"mysql-2.mysql.default" + d, dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"mysql.default" + d, dns.TypeA, "NOERROR: A 10.244.1.6, A 10.244.2.6"},
+		// ExternalName.
+		{"external-db.default" + d, dns.TypeA, "NOERROR: A 192.0.2.7, CNAME db.example.com."},
+		{"external-db.default" + d, dns.TypeAAAA, "NOERROR: CNAME db.example.com."},
+		{"external-db.default" + d, dns.TypeCNAME, "NOERROR: CNAME db.example.com."},
+		{"inner.default" + d, dns.TypeA, "NOERROR: A 10.96.100.50, CNAME backend.default.svc.cluster.local."},
+		// Reverse.
+		{"50.100.96.10.in-addr.arpa.", dns.TypePTR, "NOERROR: PTR backend.default.svc.cluster.local."},
+		{"5.1.244.10.in-addr.arpa.", dns.TypePTR, "NOERROR: PTR 10-244-1-5.cassandra.default.svc.cluster.local."},
+		{"0.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa.", dns.TypePTR, "NOERROR: PTR backend.default.svc.cluster.local."},
+		{"9.9.9.9.in-addr.arpa.", dns.TypePTR, "NXDOMAIN: "},
+		// Outside, and the walk of ndots:5.
+		{"google.com.default" + d, dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"google.com" + d, dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"google.com.cluster.local.", dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"google.com.", dns.TypeA, "NOERROR: A 192.0.2.7"},
+		{"dead.example.com.", dns.TypeA, "SERVFAIL: "},
+		{"notcluster.local.", dns.TypeA, "NXDOMAIN: "},
+	} {
+		t.Run(fmt.Sprintf("%s %s", tc.name, dns.TypeToString[tc.qtype]), func(t *testing.T) {
+			q := new(dns.Msg).SetQuestion(tc.name, tc.qtype)
+			m := r.Resolve(t.Context(), q)
+			if got := answerText(m); got != tc.want {
+				t.Errorf("got  %s\nwant %s", got, tc.want)
+			}
+			if m.Id != q.Id || m.Question[0].Name != tc.name || !m.Response {
+				t.Error("the reply is not one to this question, letter by letter")
+			}
+			if _, err := m.Pack(); err != nil {
+				t.Errorf("the reply cannot be sent: %v", err)
+			}
+		})
+	}
+}
+
+func TestAnAliasOfItselfEnds(t *testing.T) {
+	r := &Resolver{Zone: fill(t, cluster(t)), Forward: upstream, Domains: []string{"cluster.local."}}
+	m := r.Resolve(t.Context(), new(dns.Msg).SetQuestion("loop.default.svc.cluster.local.", dns.TypeA))
+	if len(m.Answer) != maxAliases+1 {
+		t.Errorf("%d records", len(m.Answer))
+	}
+}
+
+func TestOddMessages(t *testing.T) {
+	r := &Resolver{Zone: NewZone(), Forward: upstream, Domains: []string{"cluster.local."}}
+	for _, tc := range []struct {
+		name string
+		make func(*dns.Msg)
+		want int
+	}{
+		{"no question", func(m *dns.Msg) { m.Question = nil }, dns.RcodeFormatError},
+		{"two questions", func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) }, dns.RcodeFormatError},
+		{"a reply", func(m *dns.Msg) { m.Response = true }, dns.RcodeFormatError},
+		{"update", func(m *dns.Msg) { m.Opcode = dns.OpcodeUpdate }, dns.RcodeNotImplemented},
+		{"chaos class", func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }, dns.RcodeRefused},
+		{"EDNS 1", func(m *dns.Msg) { m.SetEdns0(1232, false); m.IsEdns0().SetVersion(1) }, dns.RcodeBadVers},
+		{"no recursion", func(m *dns.Msg) { m.RecursionDesired = false }, dns.RcodeRefused},
+	} {
+		q := new(dns.Msg).SetQuestion("google.com.", dns.TypeA)
+		tc.make(q)
+		m := r.Resolve(t.Context(), q)
+		if m.Rcode != tc.want {
+			t.Errorf("%s: %s, want %s", tc.name, dns.RcodeToString[m.Rcode], dns.RcodeToString[tc.want])
+		}
+	}
+}
+
+func TestAnswersAreRotated(t *testing.T) {
+	r := &Resolver{Zone: fill(t, cluster(t)), Forward: upstream, Domains: []string{"cluster.local."}}
+	first := map[string]int{}
+	for range 200 {
+		m := r.Resolve(t.Context(), new(dns.Msg).SetQuestion("cassandra.default.svc.cluster.local.", dns.TypeA))
+		first[m.Answer[0].String()]++
+	}
+	if len(first) != 2 {
+		t.Errorf("first answers were %v", first)
+	}
+}
+
+// A zone that went through changes is the zone that is made anew.
+func TestChangesLeaveNothingBehind(t *testing.T) {
+	z := fill(t, cluster(t))
+	before := len(z.names)
+	extra := Entry{Hosts: []Host{{"a", addr("10.244.9.9")}}, Ports: []Port{{"p", "tcp", 1}}}
+	z.Set(name("new/svc"), &extra)
+	if len(z.names) == before {
+		t.Fatal("nothing was added")
+	}
+	z.Set(name("new/svc"), &Entry{VIPs: []netip.Addr{addr("10.96.9.9")}})
+	z.Set(name("new/svc"), nil)
+	if len(z.names) != before || len(z.pointer(addr("10.244.9.9"))) != 0 || len(z.pointer(addr("10.96.9.9"))) != 0 {
+		t.Errorf("%d names, want %d", len(z.names), before)
+	}
+	for k := range z.Entries() {
+		z.Set(k, nil)
+	}
+	if len(z.names) != len(NewZone().names) || len(z.reverse) != 0 {
+		t.Errorf("an emptied zone still has %v %v", z.names, z.reverse)
+	}
+}
+
+func FuzzResolve(f *testing.F) {
+	q, err := new(dns.Msg).SetQuestion("backend.default.svc.cluster.local.", dns.TypeA).Pack()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(q)
+	f.Add([]byte{0})
+	r := &Resolver{Zone: fill(f, cluster(f)), Forward: upstream, Domains: []string{"cluster.local."}}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		m := new(dns.Msg)
+		if m.Unpack(raw) != nil {
+			return
+		}
+		reply := r.Resolve(context.Background(), m)
+		reply.Truncate(dns.MinMsgSize)
+		_, _ = reply.Pack()
+	})
+}
+
+func BenchmarkResolveClusterName(b *testing.B) {
+	r := &Resolver{Zone: fill(b, cluster(b)), Forward: upstream, Domains: []string{"cluster.local."}}
+	raw, err := new(dns.Msg).SetQuestion("backend.default.svc.cluster.local.", dns.TypeA).Pack()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		q := new(dns.Msg)
+		if err := q.Unpack(raw); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := r.Resolve(b.Context(), q).Pack(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,266 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"wayleave.dev/model"
+	"wayleave.dev/reconcile"
+)
+
+// Feed is the agent's side: it holds what the server should know, and tells every
+// server that connects, whole at first and then what changes. A server that is
+// slow or dead holds nobody up: changes wait for it merged by key.
+type Feed struct {
+	// Open makes the sockets that a server lacks. It is called when a server
+	// connects and when the wanted sockets change.
+	Open func(Socket) (*os.File, error)
+	// AllowUID may connect, beside root.
+	AllowUID uint32
+	Log      *slog.Logger
+
+	mu       sync.Mutex
+	synced   bool
+	entries  map[model.Name]Entry
+	settings Settings
+	sockets  []Socket
+	servers  map[*session]struct{}
+}
+
+var _ reconcile.Target[model.Name, Entry] = (*Feed)(nil)
+
+// session is one connected server.
+type session struct {
+	wake chan struct{}
+	// Guarded by Feed.mu:
+	whole    bool
+	dirty    map[model.Name]struct{}
+	settings bool
+	sockets  bool
+	holds    map[Socket]bool
+}
+
+func (s *session) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Sync replaces all entries.
+func (f *Feed) Sync(_ context.Context, plans map[model.Name]Entry) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.entries, f.synced = plans, true
+	for s := range f.servers {
+		s.whole = true
+		s.poke()
+	}
+	return nil
+}
+
+// Apply changes some entries.
+func (f *Feed) Apply(_ context.Context, set map[model.Name]Entry, del []model.Name) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for k, e := range set {
+		f.entries[k] = e
+	}
+	for _, k := range del {
+		delete(f.entries, k)
+	}
+	for s := range f.servers {
+		for k := range set {
+			s.dirty[k] = struct{}{}
+		}
+		for _, k := range del {
+			s.dirty[k] = struct{}{}
+		}
+		s.poke()
+	}
+	return nil
+}
+
+// Configure replaces the settings.
+func (f *Feed) Configure(c Settings) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.settings = c
+	for s := range f.servers {
+		s.settings = true
+		s.poke()
+	}
+}
+
+// Listen replaces the list of sockets that servers should serve.
+func (f *Feed) Listen(list []Socket) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sockets = slices.Clone(list)
+	for s := range f.servers {
+		s.sockets = true
+		s.poke()
+	}
+}
+
+// Servers is the number of connected servers.
+func (f *Feed) Servers() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.servers)
+}
+
+// Serve accepts servers until ctx ends.
+func (f *Feed) Serve(ctx context.Context, l *net.UnixListener) error {
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		c, err := l.AcceptUnix()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("dns feed: %w", err)
+		}
+		wg.Go(func() {
+			defer c.Close()
+			stop := context.AfterFunc(ctx, func() { c.Close() })
+			defer stop()
+			if err := f.session(ctx, c); err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) {
+				f.Log.Warn("dns server lost", "err", err)
+			}
+		})
+	}
+}
+
+func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
+	uid, err := peerUID(c)
+	if err != nil {
+		return err
+	}
+	if uid != 0 && uid != f.AllowUID && uid != uint32(os.Getuid()) {
+		return fmt.Errorf("user %d may not connect", uid)
+	}
+	var h hello
+	if _, err := receive(c, &h); err != nil {
+		return err
+	}
+	if h.Version != protocolVersion {
+		return fmt.Errorf("the server speaks version %d, this agent %d", h.Version, protocolVersion)
+	}
+	s := &session{wake: make(chan struct{}, 1), whole: true, settings: true, sockets: true, dirty: map[model.Name]struct{}{}, holds: map[Socket]bool{}}
+	for _, k := range h.Holds {
+		s.holds[k] = true
+	}
+	s.poke()
+	f.mu.Lock()
+	if f.servers == nil {
+		f.servers = map[*session]struct{}{}
+	}
+	f.servers[s] = struct{}{}
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.servers, s)
+	}()
+	gone := make(chan error, 1)
+	go func() { // the server says nothing more; this notices its end
+		_, err := receive(c, &hello{})
+		gone <- err
+	}()
+	return f.talk(ctx, c, s, gone)
+}
+
+// talk sends what the session lacks whenever something changed.
+func (f *Feed) talk(ctx context.Context, c *net.UnixConn, s *session, gone <-chan error) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-gone:
+			return err
+		case <-s.wake:
+		}
+		u, files, retry := f.next(s)
+		err := c.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		if err == nil {
+			err = send(c, u, files)
+		}
+		for _, file := range files {
+			file.Close()
+		}
+		if err != nil {
+			return err
+		}
+		if retry {
+			time.AfterFunc(time.Second, s.poke)
+		}
+	}
+}
+
+// next takes what the session lacks. retry says that a socket could not be opened.
+func (f *Feed) next(s *session) (u update, files []*os.File, retry bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s.settings {
+		c := f.settings
+		u.Settings, s.settings = &c, false
+	}
+	switch {
+	case !f.synced: // what an agent does not know yet, a server keeps
+	case s.whole:
+		u.Whole, s.whole = true, false
+		for k, e := range f.entries {
+			u.Set = append(u.Set, pair{k, e})
+		}
+		clear(s.dirty)
+	default:
+		for k := range s.dirty {
+			if e, ok := f.entries[k]; ok {
+				u.Set = append(u.Set, pair{k, e})
+			} else {
+				u.Deleted = append(u.Deleted, k)
+			}
+		}
+		clear(s.dirty)
+	}
+	if s.sockets && f.sockets != nil {
+		u.Sockets, u.Passed, files, retry = f.open(s)
+		s.sockets = retry
+	}
+	return u, files, retry
+}
+
+func (f *Feed) open(s *session) (all, passed []Socket, files []*os.File, retry bool) {
+	all = slices.Clone(f.sockets)
+	for k := range s.holds {
+		if !slices.Contains(all, k) {
+			delete(s.holds, k)
+		}
+	}
+	for _, k := range all {
+		if s.holds[k] || len(files) == maxPassed {
+			continue
+		}
+		file, err := f.Open(k)
+		if err != nil {
+			f.Log.Warn("could not open a DNS socket, trying again", "socket", k, "err", err)
+			retry = true
+			continue
+		}
+		s.holds[k] = true
+		passed, files = append(passed, k), append(files, file)
+	}
+	return all, passed, files, retry
+}

@@ -1,0 +1,120 @@
+package dns
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"wayleave.dev/model"
+)
+
+// Entry is the records of one Service, or with an empty service name the mere
+// existence of a namespace. Names are relative: the server puts service,
+// namespace, "svc" and the cluster domain behind them.
+type Entry struct {
+	// VIPs are the cluster IPs.
+	VIPs []netip.Addr `json:"vips,omitempty"`
+	// Hosts are the endpoints of a headless service.
+	Hosts []Host `json:"hosts,omitempty"`
+	// CNAME is the target of an ExternalName service, with no final dot.
+	CNAME string `json:"cname,omitempty"`
+	// Ports are the named ports, for SRV records.
+	Ports []Port `json:"ports,omitempty"`
+}
+
+// Host is an endpoint of a headless service.
+type Host struct {
+	// Name is its label: the hostname that the pod asks for, else one made of
+	// its address.
+	Name string     `json:"name"`
+	Addr netip.Addr `json:"addr"`
+}
+
+// Port is a named port of a service.
+type Port struct {
+	Name     string `json:"name"`
+	Protocol string `json:"protocol"` // "tcp", "udp", "sctp"
+	Port     uint16 `json:"port"`
+}
+
+// Keys are the entries that a change touches: services, and namespaces as names
+// without a service.
+func Keys(_ model.Snapshot, c model.Changes) []model.Name {
+	keys := make([]model.Name, 0, len(c.Services)+len(c.Namespaces))
+	for n := range c.Services {
+		keys = append(keys, n)
+	}
+	for ns := range c.Namespaces {
+		keys = append(keys, model.Name{Namespace: ns})
+	}
+	return keys
+}
+
+// Plan makes the entry of one key.
+func Plan(snap model.Snapshot, key model.Name) (Entry, bool, []model.Problem) {
+	if key.Name == "" {
+		_, ok := snap.Namespace(key.Namespace)
+		return Entry{}, ok, nil
+	}
+	svc, ok := snap.Service(key)
+	if !ok {
+		return Entry{}, false, nil
+	}
+	switch {
+	case svc.Type == model.ExternalName:
+		return Entry{CNAME: svc.ExternalName}, svc.ExternalName != "", nil
+	case svc.Headless:
+		return headless(snap, svc), true, nil
+	case len(svc.ClusterIPs) == 0:
+		return Entry{}, false, nil // its address is not allocated yet
+	}
+	e := Entry{VIPs: svc.ClusterIPs}
+	for _, p := range svc.Ports {
+		if p.Name != "" {
+			e.Ports = append(e.Ports, Port{p.Name, strings.ToLower(p.Protocol.String()), p.Port})
+		}
+	}
+	return e, true, nil
+}
+
+// headless takes every endpoint that is ready, or all of a service that publishes
+// those not ready.
+func headless(snap model.Snapshot, svc *model.Service) Entry {
+	var e Entry
+	for slice := range snap.EndpointSlices(svc.Name) {
+		for _, p := range slice.Ports {
+			port := Port{p.Name, strings.ToLower(p.Protocol.String()), p.Port}
+			if p.Name != "" && !slices.Contains(e.Ports, port) {
+				e.Ports = append(e.Ports, port)
+			}
+		}
+		for _, ep := range slice.Endpoints {
+			if !ep.Ready && !svc.PublishNotReady {
+				continue
+			}
+			h := Host{strings.ToLower(ep.Hostname), ep.Addr}
+			if h.Name == "" {
+				h.Name = addressLabel(ep.Addr)
+			}
+			if !slices.Contains(e.Hosts, h) {
+				e.Hosts = append(e.Hosts, h)
+			}
+		}
+	}
+	slices.SortFunc(e.Hosts, func(a, b Host) int { return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Name, b.Name)) })
+	slices.SortFunc(e.Ports, func(a, b Port) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
+	})
+	return e
+}
+
+// addressLabel is the name of an endpoint that has none: its address with dashes.
+func addressLabel(a netip.Addr) string {
+	return strings.NewReplacer(".", "-", ":", "-").Replace(a.String())
+}
+
+// Equal compares two entries.
+func Equal(a, b Entry) bool {
+	return a.CNAME == b.CNAME && slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Hosts, b.Hosts) && slices.Equal(a.Ports, b.Ports)
+}

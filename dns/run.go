@@ -1,0 +1,289 @@
+package dns
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"wayleave.dev/model"
+)
+
+// Config is what the process that answers is started with.
+type Config struct {
+	// Socket is the agent's.
+	Socket string
+	// StateFile keeps the last snapshot, to answer from at a start without agent.
+	StateFile string
+	// HealthSocket serves /readyz, /livez and /metrics.
+	HealthSocket string
+	Log          *slog.Logger
+}
+
+// saved is the content of the state file.
+type saved struct {
+	Version  int      `json:"version"`
+	Settings Settings `json:"settings"`
+	Entries  []pair   `json:"entries"`
+}
+
+// process is the running server with its memory on disk.
+type process struct {
+	Config
+	zone   *Zone
+	server *Server
+	known  bool // has a snapshot, from the agent or the disk
+	dirty  bool // differs from the disk
+}
+
+// Run answers queries until ctx ends: it takes its last snapshot from disk, then
+// follows the agent, connecting again whenever that went away.
+func Run(ctx context.Context, c Config) error {
+	reg := prometheus.NewRegistry()
+	zone := NewZone()
+	p := &process{Config: c, zone: zone, server: NewServer(zone, reg, c.Log)}
+	ready := make(chan struct{})
+	if err := p.load(); err != nil {
+		c.Log.Warn("no snapshot from disk", "err", err)
+	} else {
+		close(ready)
+	}
+	if err := p.health(ctx, reg, ready); err != nil {
+		return err
+	}
+	defer p.server.Keep(nil)
+	for wait := 50 * time.Millisecond; ctx.Err() == nil; {
+		start := time.Now()
+		err := p.follow(ctx, func() {
+			select {
+			case <-ready:
+			default:
+				close(ready)
+			}
+		})
+		if ctx.Err() != nil {
+			break
+		}
+		c.Log.Warn("no agent; answering from the last snapshot", "err", err)
+		if time.Since(start) > time.Second {
+			wait = 50 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, time.Second)
+	}
+	return ctx.Err()
+}
+
+// follow takes updates from one connection.
+func (p *process) follow(ctx context.Context, ready func()) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", p.Socket)
+	if err != nil {
+		return err
+	}
+	c := conn.(*net.UnixConn)
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	if err := send(c, hello{protocolVersion, p.server.Sockets()}, nil); err != nil {
+		return err
+	}
+	save := time.NewTimer(time.Hour)
+	defer save.Stop()
+	frames, done := make(chan frame), make(chan struct{})
+	defer close(done)
+	go read(c, frames, done)
+	for {
+		select {
+		case f := <-frames:
+			if f.err != nil {
+				p.save()
+				return f.err
+			}
+			p.take(f.update, f.files)
+			if f.update.Whole {
+				ready()
+			}
+			if p.dirty {
+				save.Reset(time.Second) // a burst is written once
+			}
+		case <-save.C:
+			p.save()
+		}
+	}
+}
+
+type frame struct {
+	update update
+	files  []*os.File
+	err    error
+}
+
+func read(c *net.UnixConn, to chan<- frame, done <-chan struct{}) {
+	for {
+		var f frame
+		f.files, f.err = receive(c, &f.update)
+		select {
+		case to <- f:
+		case <-done:
+			return
+		}
+		if f.err != nil {
+			return
+		}
+	}
+}
+
+// take puts an update into force.
+func (p *process) take(u update, files []*os.File) {
+	if u.Settings != nil {
+		p.server.Configure(*u.Settings)
+		p.dirty = true
+	}
+	if u.Whole {
+		entries := make(map[model.Name]Entry, len(u.Set))
+		for _, e := range u.Set {
+			entries[e.Key] = e.Entry
+		}
+		p.zone.Reset(entries)
+		p.known, p.dirty = true, true
+	} else {
+		for _, e := range u.Set {
+			p.zone.Set(e.Key, &e.Entry)
+		}
+		for _, k := range u.Deleted {
+			p.zone.Set(k, nil)
+		}
+		p.dirty = p.dirty || len(u.Set)+len(u.Deleted) > 0
+	}
+	for i, k := range u.Passed {
+		if i >= len(files) {
+			break
+		}
+		if err := p.adopt(k, files[i]); err != nil {
+			p.Log.Error("a passed socket is of no use", "socket", k, "err", err)
+		}
+	}
+	for _, f := range files {
+		f.Close() // adopt made its own copy
+	}
+	if u.Sockets != nil {
+		p.server.Keep(u.Sockets)
+	}
+}
+
+func (p *process) adopt(k Socket, f *os.File) error {
+	switch k.Network {
+	case "udp":
+		c, err := net.FilePacketConn(f)
+		if err != nil {
+			return err
+		}
+		p.server.Listen(k, nil, c)
+	case "tcp":
+		l, err := net.FileListener(f)
+		if err != nil {
+			return err
+		}
+		p.server.Listen(k, l, nil)
+	default:
+		return fmt.Errorf("network %q is none", k.Network)
+	}
+	return nil
+}
+
+func (p *process) load() error {
+	raw, err := os.ReadFile(p.StateFile)
+	if err != nil {
+		return err
+	}
+	var s saved
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return fmt.Errorf("%s: %w", p.StateFile, err)
+	}
+	if s.Version != protocolVersion {
+		return fmt.Errorf("%s: version %d, want %d", p.StateFile, s.Version, protocolVersion)
+	}
+	p.take(update{Settings: &s.Settings, Whole: true, Set: s.Entries}, nil)
+	p.dirty = false
+	return nil
+}
+
+// save writes the snapshot, whole or not at all.
+func (p *process) save() {
+	if !p.dirty || !p.known {
+		return
+	}
+	s := saved{Version: protocolVersion, Settings: *p.server.settings.Load()}
+	for k, e := range p.zone.Entries() {
+		s.Entries = append(s.Entries, pair{k, e})
+	}
+	if err := writeFile(p.StateFile, s); err != nil {
+		p.Log.Warn("could not save the snapshot", "err", err)
+		return
+	}
+	p.dirty = false
+}
+
+func writeFile(name string, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), ".snapshot-*") // 0600 by itself
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		err = errors.Join(err, os.Remove(f.Name()))
+	}
+	return err
+}
+
+// health serves the probes.
+func (p *process) health(ctx context.Context, reg *prometheus.Registry, ready <-chan struct{}) error {
+	if err := os.Remove(p.HealthSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("health socket: %w", err)
+	}
+	l, err := net.Listen("unix", p.HealthSocket)
+	if err != nil {
+		return fmt.Errorf("health socket: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case <-ready:
+			_, _ = io.WriteString(w, "ok\n")
+		default:
+			http.Error(w, "no snapshot yet", http.StatusServiceUnavailable)
+		}
+	})
+	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	context.AfterFunc(ctx, func() { srv.Close() })
+	go func() {
+		if err := srv.Serve(l); err != nil && ctx.Err() == nil {
+			p.Log.Error("health socket", "err", err)
+		}
+	}()
+	return nil
+}
