@@ -1,0 +1,333 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/model"
+	"wayleave.dev/reconcile"
+)
+
+// rig is an agent's feed and a server, on a network of a node and a client.
+type rig struct {
+	t            *testing.T
+	node, client *testnet.NS
+	dir          string
+	store        *model.Store
+}
+
+func newRig(t *testing.T) *rig {
+	r := &rig{t: t, node: testnet.New(t, "node"), client: testnet.New(t, "client"), dir: t.TempDir(), store: cluster(t)}
+	r.store.MarkSynced(model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind)
+	testnet.Veth(r.node, "eth0", r.client, "eth0")
+	for _, a := range []string{"10.7.0.1/24", "fd07::1/64"} {
+		r.node.Addr("eth0", a)
+	}
+	for _, a := range []string{"10.7.0.2/24", "10.7.0.66/24", "fd07::2/64"} {
+		r.client.Addr("eth0", a)
+	}
+	return r
+}
+
+func (r *rig) sockets() []Socket {
+	var out []Socket
+	for _, a := range []string{"10.7.0.1:53", "[fd07::1]:53"} {
+		for _, n := range []string{"udp", "tcp"} {
+			out = append(out, Socket{n, netip.MustParseAddrPort(a)})
+		}
+	}
+	return out
+}
+
+func (r *rig) open(k Socket) (*os.File, error) {
+	var f *os.File
+	err := r.node.Do(func() error {
+		var err error
+		f, err = OpenSocket(k)
+		return err
+	})
+	return f, err
+}
+
+// agent runs a feed until the returned function is called.
+func (r *rig) agent() (stop func()) {
+	r.t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	feed := &Feed{Open: r.open, Log: log}
+	feed.Configure(Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("fd07::/64")}})
+	feed.Listen(r.sockets())
+	path := filepath.Join(r.dir, "dns.sock")
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		r.t.Fatal(err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(r.t.Context())
+	loop := &reconcile.Loop[model.Name, Entry]{Name: "dns", Store: r.store, Kinds: model.ServiceKind | model.NamespaceKind,
+		Keys: Keys, Plan: Plan, Equal: Equal, Target: feed, Health: reconcile.NewHealth(nil, nil), Log: log}
+	done := make(chan struct{}, 2)
+	go func() { _ = feed.Serve(ctx, l); done <- struct{}{} }()
+	go func() { _ = loop.Run(ctx); done <- struct{}{} }()
+	stopped := false
+	stop = func() {
+		if !stopped {
+			stopped = true
+			cancel()
+			<-done
+			<-done
+		}
+	}
+	r.t.Cleanup(stop)
+	return stop
+}
+
+// server runs a process that answers until the returned function is called.
+func (r *rig) server() (stop func()) {
+	ctx, cancel := context.WithCancel(r.t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = Run(ctx, Config{Socket: filepath.Join(r.dir, "dns.sock"), StateFile: filepath.Join(r.dir, "snapshot"), HealthSocket: filepath.Join(r.dir, "health.sock"), Log: slog.New(slog.DiscardHandler)})
+	}()
+	stopped := false
+	stop = func() {
+		if !stopped {
+			stopped = true
+			cancel()
+			<-done
+		}
+	}
+	r.t.Cleanup(stop)
+	return stop
+}
+
+// ask queries from the client's namespace.
+func (r *rig) ask(network, from, server, name string, qtype uint16) (*dns.Msg, error) {
+	conn, err := r.client.DialFrom(network, from, server, time.Second)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	c := dns.Client{Net: network, Timeout: time.Second}
+	m, _, err := c.ExchangeWithConn(new(dns.Msg).SetQuestion(name, qtype), &dns.Conn{Conn: conn})
+	return m, err
+}
+
+func (r *rig) expect(network, server, name, want string) {
+	r.t.Helper()
+	testnet.Eventually(r.t, 10*time.Second, func() error {
+		m, err := r.ask(network, "", server, name, dns.TypeA)
+		if err != nil {
+			return err
+		}
+		if got := answerText(m); got != want {
+			return fmt.Errorf("%s by %s: %s, want %s", name, network, got, want)
+		}
+		return nil
+	})
+}
+
+const backendName = "backend.default.svc.cluster.local."
+
+func TestQueriesOverSockets(t *testing.T) {
+	r := newRig(t)
+	r.agent()
+	r.server()
+	for _, server := range []string{"10.7.0.1:53", "[fd07::1]:53"} {
+		for _, network := range []string{"udp", "tcp"} {
+			r.expect(network, server, backendName, "NOERROR: A 10.96.100.50")
+			r.expect(network, server, "nobody.default.svc.cluster.local.", "NXDOMAIN:  +SOA")
+		}
+	}
+	r.expect("udp", "10.7.0.1:53", "google.com.", "SERVFAIL: ") // no upstream is known
+}
+
+func TestAChangeIsAnsweredAtOnce(t *testing.T) {
+	r := newRig(t)
+	r.agent()
+	r.server()
+	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
+	err := r.store.Write(func(w *model.Writer) {
+		w.PutService(&model.Service{Name: name("default/backend"), ClusterIPs: []netip.Addr{addr("10.96.0.51")}})
+		w.Delete(model.ServiceKind, name("unknown/orphan"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.0.51")
+	r.expect("udp", "10.7.0.1:53", "orphan.unknown.svc.cluster.local.", "NXDOMAIN:  +SOA")
+}
+
+func TestStrangersGetNoAnswer(t *testing.T) {
+	r := newRig(t)
+	r.agent()
+	r.server()
+	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
+	for _, network := range []string{"udp", "tcp"} {
+		if m, err := r.ask(network, "10.7.0.66:0", "10.7.0.1:53", backendName, dns.TypeA); err == nil {
+			t.Errorf("a client outside of the allowed networks was answered by %s: %v", network, m)
+		}
+	}
+}
+
+// TestAnswersGoOnWithoutTheAgent: the agent dies, and then the server too, which
+// a new agent gives its sockets anew; the sockets that it holds stay its own.
+func TestAnswersGoOnWithoutTheAgent(t *testing.T) {
+	r := newRig(t)
+	stopAgent := r.agent()
+	stopServer := r.server()
+	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
+	stopAgent()
+	for range 20 { // no query may be lost
+		m, err := r.ask("udp", "", "10.7.0.1:53", backendName, dns.TypeA)
+		if err != nil || m.Rcode != dns.RcodeSuccess {
+			t.Fatalf("without the agent: %v, %v", m, err)
+		}
+	}
+	conn, err := r.client.Dial("tcp", "10.7.0.1:53", time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	r.agent() // it must not replace sockets that work
+	time.Sleep(200 * time.Millisecond)
+	c := dns.Client{Net: "tcp", Timeout: time.Second}
+	if _, _, err := c.ExchangeWithConn(new(dns.Msg).SetQuestion(backendName, dns.TypeA), &dns.Conn{Conn: conn}); err != nil {
+		t.Errorf("an open connection broke when the agent came back: %v", err)
+	}
+	stopServer()
+	r.server()
+	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
+}
+
+func TestTheLastSnapshotIsReadAtStart(t *testing.T) {
+	r := newRig(t)
+	stopAgent := r.agent()
+	stopServer := r.server()
+	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
+	stopAgent()
+	stopServer()
+	info, err := os.Stat(filepath.Join(r.dir, "snapshot"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("snapshot: %v, %v", info, err)
+	}
+	// The socket comes from the test, in the place of an agent that is away.
+	p := &process{Config: Config{StateFile: filepath.Join(r.dir, "snapshot"), Log: slog.New(slog.DiscardHandler)}, zone: NewZone()}
+	p.server = NewServer(p.zone, prometheus.NewRegistry(), p.Log)
+	if err := p.load(); err != nil {
+		t.Fatal(err)
+	}
+	if n, ok := p.zone.look("backend.default.svc"); !ok || len(n.addrs) != 2 {
+		t.Errorf("the snapshot has %v", n)
+	}
+	if err := os.WriteFile(p.StateFile, []byte(`{"version":1,"ent`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.load(); err == nil || !strings.Contains(err.Error(), "snapshot") {
+		t.Errorf("a torn snapshot was read: %v", err)
+	}
+}
+
+func TestLongAnswersAreTruncatedAndComeByTCP(t *testing.T) {
+	r := newRig(t)
+	slice := &model.EndpointSlice{Name: name("default/many-1"), Service: "many"}
+	for i := range 100 {
+		slice.Endpoints = append(slice.Endpoints, model.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 244, 9, byte(i)}), Ready: true})
+	}
+	err := r.store.Write(func(w *model.Writer) {
+		w.PutService(&model.Service{Name: name("default/many"), Headless: true})
+		w.PutEndpointSlice(slice)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.agent()
+	r.server()
+	const many = "many.default.svc.cluster.local."
+	testnet.Eventually(t, 10*time.Second, func() error {
+		m, err := r.ask("udp", "", "10.7.0.1:53", many, dns.TypeA)
+		if err != nil {
+			return err
+		}
+		m.Compress = true
+		if !m.Truncated || m.Len() > dns.MinMsgSize {
+			return fmt.Errorf("truncated %v at %d bytes", m.Truncated, m.Len())
+		}
+		return nil
+	})
+	m, err := r.ask("tcp", "", "10.7.0.1:53", many, dns.TypeA)
+	if err != nil || len(m.Answer) != 100 {
+		t.Errorf("by TCP: %d answers, %v", len(m.Answer), err)
+	}
+}
+
+// TestForwarding asks real servers: the first is dead, the second truncates.
+func TestForwarding(t *testing.T) {
+	ns := testnet.New(t, "upstream")
+	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m, _ := upstream(context.Background(), q)
+		if m == nil {
+			return
+		}
+		m.Id = q.Id
+		if w.RemoteAddr().Network() == "udp" && q.Question[0].Name == "google.com." {
+			m.Truncated, m.Answer = true, nil
+		}
+		_ = w.WriteMsg(m)
+	})
+	udp, tcp := &dns.Server{PacketConn: ns.ListenPacket("udp", "127.0.0.1:53"), Handler: handler}, &dns.Server{Listener: ns.Listen("tcp", "127.0.0.1:53"), Handler: handler}
+	go func() { _ = udp.ActivateAndServe() }()
+	go func() { _ = tcp.ActivateAndServe() }()
+	failed := 0
+	f := NewForwarder(func() { failed++ })
+	ask := func(name string) (m *dns.Msg, err error) {
+		err = ns.Do(func() error {
+			m, err = f.Forward(t.Context(), new(dns.Msg).SetQuestion(name, dns.TypeA))
+			return err
+		})
+		return m, err
+	}
+	if _, err := ask("google.com."); err == nil {
+		t.Error("an answer without any upstream")
+	}
+	f.Set([]netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:5"), netip.MustParseAddrPort("127.0.0.1:53")})
+	for _, name := range []string{"google.com.", "db.example.com."} {
+		m, err := ask(name)
+		if err != nil || len(m.Answer) != 1 {
+			t.Errorf("%s: %v, %v", name, m, err)
+		}
+	}
+	if failed != 2 {
+		t.Errorf("%d failed tries were counted, want 2", failed)
+	}
+}
+
+func TestUpstreamsOfResolvConf(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "resolv.conf")
+	text := "search x\nnameserver 192.0.2.1\nnameserver 10.96.0.10\nnameserver bad\n# nameserver 192.0.2.9\nnameserver 2001:db8::1\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Upstreams(file, []netip.Addr{addr("10.96.0.10")})
+	if fmt.Sprint(got) != "[192.0.2.1:53 [2001:db8::1]:53]" {
+		t.Errorf("upstreams are %v", got)
+	}
+	if err == nil || !strings.Contains(err.Error(), "10.96.0.10 is the cluster DNS itself") || !strings.Contains(err.Error(), `"bad"`) {
+		t.Errorf("error is %v", err)
+	}
+}
