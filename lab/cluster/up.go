@@ -58,6 +58,10 @@ type up struct {
 	api      *api
 }
 
+// ErrInterrupted says that the user, or the system, stopped a lab on its way
+// up.
+var ErrInterrupted = errors.New("interrupted; nothing is left running")
+
 // Up brings a lab up. When that fails, or the context ends, everything that
 // was started is taken down again.
 func (l *Lab) Up(ctx context.Context, settings Settings) (err error) {
@@ -84,6 +88,9 @@ func (l *Lab) Up(ctx context.Context, settings Settings) (err error) {
 		return err
 	}
 	defer func() {
+		if ctx.Err() != nil {
+			err = ErrInterrupted // what failed because of that says nothing
+		}
 		if err != nil {
 			err = errors.Join(err, l.abandon(ctx))
 		}
@@ -113,9 +120,13 @@ func (l *Lab) refuseSecond() error {
 // abandon takes down what failed to come up, keeping its logs.
 func (l *Lab) abandon(ctx context.Context) error {
 	// The context may be what ended; taking down must go on.
+	interrupted := ctx.Err() != nil
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	l.Progress.Printf("taking down what was started")
+	if interrupted {
+		return l.down(ctx)
+	}
 	kept := filepath.Join(l.Dirs.Cache, "failed-logs")
 	if err := os.RemoveAll(kept); err == nil && os.CopyFS(kept, os.DirFS(l.Dirs.Logs())) == nil {
 		l.Progress.Printf("the logs are kept in %s", kept)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 )
 
@@ -19,6 +20,9 @@ type Spec struct {
 
 // Results are the tests that ran.
 type Results []Spec
+
+// labels are what ginkgo appends to a name: the words in it once more.
+var labels = regexp.MustCompile(` \[[^\]]*\]$`)
 
 type junit struct {
 	Suites []struct {
@@ -47,7 +51,7 @@ func Read(r io.Reader) (Results, error) {
 	var all Results
 	for _, suite := range report.Suites {
 		for _, c := range suite.Cases {
-			spec := Spec{Name: strings.TrimPrefix(c.Name, "[It] "), Seconds: c.Time}
+			spec := Spec{Name: labels.ReplaceAllString(strings.TrimPrefix(c.Name, "[It] "), ""), Seconds: c.Time}
 			switch {
 			case c.Skipped != nil:
 				continue

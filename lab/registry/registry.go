@@ -140,13 +140,19 @@ func (r *Registry) scan() error {
 		if err != nil {
 			return fmt.Errorf("registry: %w", err)
 		}
-		if r.seen[real] {
+		// An archive that was written anew is another one.
+		info, err := os.Stat(real)
+		if err != nil {
+			return fmt.Errorf("registry: %w", err)
+		}
+		version := fmt.Sprintf("%s %d %d", real, info.Size(), info.ModTime().UnixNano())
+		if r.seen[version] {
 			continue
 		}
 		if err := r.read(real); err != nil {
 			return fmt.Errorf("registry: %s: %w", real, err)
 		}
-		r.seen[real] = true
+		r.seen[version] = true
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -18,6 +19,9 @@ import (
 	"wayleave.dev/lab/progress"
 )
 
+// interrupted is the exit status of programs that Ctrl-C ended.
+const interrupted = 130
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -26,7 +30,10 @@ func main() {
 		os.Exit(ended.ExitCode())
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "lab:", err)
+		fmt.Fprintln(os.Stderr, "lab:", strings.TrimPrefix(err.Error(), "lab: "))
+		if ctx.Err() != nil {
+			os.Exit(interrupted)
+		}
 		os.Exit(1)
 	}
 }
