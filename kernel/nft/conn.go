@@ -1,0 +1,372 @@
+package nft
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Batch is what one transaction does to one table, in the order of the fields.
+type Batch struct {
+	// Recreate removes the table first: its layout is of another version.
+	Recreate bool
+	// Base makes the table, its sets and chains where they are missing, and gives
+	// its chains their rules anew.
+	Base bool
+	// Chains are made, with their rules, beside those of the table.
+	Chains []Chain
+	// Clear empties sets.
+	Clear []string
+	// Delete and Add elements by set.
+	Delete, Add map[string][]Element
+	// DropChains removes chains, once nothing refers to them.
+	DropChains []string
+}
+
+// State is what the kernel has of a table.
+type State struct {
+	// Exists is false when there is no such table.
+	Exists bool
+	// Fits is false when a set has another type than the table says.
+	Fits     bool
+	Elements map[string][]Element
+	Chains   []string
+}
+
+// Conn changes nftables. Its methods may be called concurrently.
+type Conn interface {
+	// Read returns what the kernel has of the table.
+	Read(ctx context.Context, t Table) (State, error)
+	// Commit applies a batch, whole or not at all.
+	Commit(ctx context.Context, t Table, b Batch) error
+	// Remove deletes the table; no error when there is none.
+	Remove(ctx context.Context, t Table) error
+	// Watch tells of changes to tables of these names that others made, until ctx
+	// ends. What this Conn commits itself is left out.
+	Watch(ctx context.Context, names ...string) (<-chan struct{}, error)
+}
+
+// Kernel is the Conn of a network namespace.
+type Kernel struct {
+	netns int
+	own   *ownPorts
+}
+
+var _ Conn = (*Kernel)(nil)
+
+// NewKernel makes a Conn for the namespace of this process, or with a descriptor
+// other than 0 for that one. It fails when the kernel has no nf_tables.
+func NewKernel(netns int) (*Kernel, error) {
+	k := &Kernel{netns: netns, own: newOwnPorts()}
+	c, err := k.conn()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.ListTables(); err != nil {
+		return nil, fmt.Errorf("nftables: this kernel has no nf_tables, which Wayleave needs (modprobe nf_tables): %w", err)
+	}
+	return k, nil
+}
+
+func (k *Kernel) conn(opts ...nftables.ConnOption) (*nftables.Conn, error) {
+	opts = append(opts, nftables.WithSockOptions(bigBuffers, k.own.note))
+	if k.netns != 0 {
+		opts = append(opts, nftables.WithNetNSFd(k.netns))
+	}
+	c, err := nftables.New(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	return c, nil
+}
+
+// bigBuffers lets 100,000 elements go in one transaction: it is one message to
+// the kernel, and an acknowledgement per thousand elements back.
+func bigBuffers(c *netlink.Conn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		for opt, size := range map[int]int{unix.SO_SNDBUFFORCE: 64 << 20, unix.SO_RCVBUFFORCE: 16 << 20} {
+			if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, opt, size); err != nil {
+				inner = errors.Join(inner, err)
+			}
+		}
+	})
+	return errors.Join(err, inner)
+}
+
+// chunk is how many elements one message holds: an attribute of it is limited to
+// 64 KiB.
+const chunk = 400
+
+// Commit implements Conn.
+func (k *Kernel) Commit(_ context.Context, t Table, b Batch) error {
+	c, err := k.conn()
+	if err != nil {
+		return err
+	}
+	table := &nftables.Table{Family: nftables.TableFamily(t.Family), Name: t.Name}
+	if b.Recreate {
+		c.AddTable(table) // so that deleting cannot fail
+		c.DelTable(table)
+	}
+	if b.Base || b.Recreate {
+		if err := base(c, table, t); err != nil {
+			return err
+		}
+	}
+	for _, ch := range b.Chains {
+		addChain(c, table, t.Family, ch)
+	}
+	for _, name := range b.Clear {
+		c.FlushSet(&nftables.Set{Table: table, Name: name})
+	}
+	if err := elements(t, table, b.Delete, c.SetDeleteElements); err != nil {
+		return err
+	}
+	if err := elements(t, table, b.Add, c.SetAddElements); err != nil {
+		return err
+	}
+	for _, name := range b.DropChains {
+		ch := &nftables.Chain{Table: table, Name: name}
+		c.FlushChain(ch)
+		c.DelChain(ch)
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("nftables: table %s %s: %w", t.Family, t.Name, err)
+	}
+	return nil
+}
+
+func base(c *nftables.Conn, table *nftables.Table, t Table) error {
+	c.AddTable(table)
+	for _, s := range t.Sets {
+		set, err := s.netlink(table, t.Family)
+		if err != nil {
+			return fmt.Errorf("nftables: table %s %s: %w", t.Family, t.Name, err)
+		}
+		if err := c.AddSet(set, nil); err != nil {
+			return fmt.Errorf("nftables: table %s %s: set %s: %w", t.Family, t.Name, s.Name, err)
+		}
+	}
+	// All chains before all rules: rules go to chains that come later.
+	for _, ch := range t.Chains {
+		c.AddChain(netlinkChain(table, ch))
+	}
+	for _, ch := range t.Chains {
+		addChain(c, table, t.Family, ch)
+	}
+	return nil
+}
+
+func netlinkChain(table *nftables.Table, ch Chain) *nftables.Chain {
+	out := &nftables.Chain{Table: table, Name: ch.Name}
+	if ch.Hook != nil {
+		accept := nftables.ChainPolicyAccept
+		out.Type = nftables.ChainType(ch.Hook.Type)
+		out.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(ch.Hook.Priority))
+		out.Policy = &accept
+		switch ch.Hook.Hook {
+		case "prerouting":
+			out.Hooknum = nftables.ChainHookPrerouting
+		case "input":
+			out.Hooknum = nftables.ChainHookInput
+		case "forward":
+			out.Hooknum = nftables.ChainHookForward
+		case "output":
+			out.Hooknum = nftables.ChainHookOutput
+		case "postrouting":
+			out.Hooknum = nftables.ChainHookPostrouting
+		}
+	}
+	return out
+}
+
+// addChain makes the chain if it is missing, and replaces its rules.
+func addChain(c *nftables.Conn, table *nftables.Table, f Family, ch Chain) {
+	chain := c.AddChain(netlinkChain(table, ch))
+	c.FlushChain(chain)
+	for _, r := range ch.Rules {
+		var es []expr.Any
+		for _, s := range r {
+			es = append(es, s.exprs(f)...)
+		}
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: es})
+	}
+}
+
+func elements(t Table, table *nftables.Table, bySet map[string][]Element, apply func(*nftables.Set, []nftables.SetElement) error) error {
+	names := make([]string, 0, len(bySet))
+	for name := range bySet {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		s, err := t.set(name)
+		if err != nil {
+			return err
+		}
+		set, err := s.netlink(table, t.Family)
+		if err != nil {
+			return err
+		}
+		for part := range slices.Chunk(bySet[name], chunk) {
+			list := make([]nftables.SetElement, 0, len(part))
+			for _, e := range part {
+				list = append(list, s.netlinkElement(e)...)
+			}
+			if err := apply(set, list); err != nil {
+				return fmt.Errorf("nftables: set %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (s Set) netlinkElement(e Element) []nftables.SetElement {
+	out := nftables.SetElement{Key: []byte(e.Key)}
+	switch {
+	case s.Interval && e.End == "":
+	case s.Interval:
+		return []nftables.SetElement{out, {Key: []byte(e.End), IntervalEnd: true}}
+	case len(s.Data) == 0:
+	case s.Data[0] == Verdict:
+		out.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: e.Data}
+	default:
+		out.Val = []byte(e.Data)
+	}
+	return []nftables.SetElement{out}
+}
+
+// Remove implements Conn.
+func (k *Kernel) Remove(_ context.Context, t Table) error {
+	c, err := k.conn()
+	if err != nil {
+		return err
+	}
+	table := &nftables.Table{Family: nftables.TableFamily(t.Family), Name: t.Name}
+	c.AddTable(table)
+	c.DelTable(table)
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("nftables: remove table %s %s: %w", t.Family, t.Name, err)
+	}
+	return nil
+}
+
+// Read implements Conn.
+func (k *Kernel) Read(_ context.Context, t Table) (State, error) {
+	st := State{Fits: true, Elements: map[string][]Element{}}
+	c, err := k.conn()
+	if err != nil {
+		return st, err
+	}
+	fail := func(err error) (State, error) {
+		return st, fmt.Errorf("nftables: read table %s %s: %w", t.Family, t.Name, err)
+	}
+	tables, err := c.ListTablesOfFamily(nftables.TableFamily(t.Family))
+	if err != nil {
+		return fail(err)
+	}
+	i := slices.IndexFunc(tables, func(x *nftables.Table) bool { return x.Name == t.Name })
+	if i < 0 {
+		return st, nil
+	}
+	st.Exists = true
+	sets, err := c.GetSets(tables[i])
+	if err != nil {
+		return fail(err)
+	}
+	for _, have := range sets {
+		s, err := t.set(have.Name)
+		if err != nil {
+			st.Fits = false // a set that this version does not have
+			continue
+		}
+		want, err := s.netlink(tables[i], t.Family)
+		if err != nil {
+			return fail(err)
+		}
+		if !s.fits(have, want) {
+			st.Fits = false
+			continue
+		}
+		list, err := c.GetSetElements(have)
+		if err != nil {
+			return fail(fmt.Errorf("set %s: %w", have.Name, err))
+		}
+		st.Elements[s.Name] = s.fromNetlink(list)
+	}
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamily(t.Family))
+	if err != nil {
+		return fail(err)
+	}
+	for _, ch := range chains {
+		if ch.Table.Name == t.Name {
+			st.Chains = append(st.Chains, ch.Name)
+		}
+	}
+	return st, nil
+}
+
+// fits compares the kernel's set with ours. Of a verdict map the library does not
+// tell the key's length.
+func (s Set) fits(have, want *nftables.Set) bool {
+	if have.IsMap != want.IsMap || have.Interval != want.Interval {
+		return false
+	}
+	if len(s.Data) > 0 && s.Data[0] == Verdict {
+		return have.KeyType.Name == nftables.TypeVerdict.Name
+	}
+	return have.KeyType.Bytes == want.KeyType.Bytes && (!have.IsMap || have.DataType.Bytes == want.DataType.Bytes)
+}
+
+func (s Set) fromNetlink(list []nftables.SetElement) []Element {
+	var out []Element
+	for _, e := range list {
+		switch {
+		case s.Interval && e.IntervalEnd:
+			// The kernel lists ends in the order of its tree, ends may come first.
+			out = append(out, Element{End: string(e.Key)})
+		case len(s.Data) > 0 && s.Data[0] == Verdict:
+			out = append(out, Element{Key: string(e.Key), Data: gotoChain(e.Val)})
+		default:
+			out = append(out, Element{Key: string(e.Key), Data: string(e.Val)})
+		}
+	}
+	return out
+}
+
+// gotoChain reads the chain's name out of a verdict's attributes, which the
+// library hands through as they are. It is empty for any other verdict.
+func gotoChain(raw []byte) string {
+	ad, err := netlink.NewAttributeDecoder(raw)
+	if err != nil {
+		return ""
+	}
+	ad.ByteOrder = binary.BigEndian
+	var code int32
+	var chain string
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.NFTA_VERDICT_CODE:
+			code = int32(ad.Uint32())
+		case unix.NFTA_VERDICT_CHAIN:
+			chain = strings.TrimRight(ad.String(), "\x00")
+		}
+	}
+	if ad.Err() != nil || code != unix.NFT_GOTO {
+		return ""
+	}
+	return chain
+}

@@ -1,0 +1,172 @@
+package nft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Fake is a Conn in memory that can be told to fail. It knows of elements that
+// must not be added twice and of chains that must exist, as the kernel does.
+type Fake struct {
+	mu     sync.Mutex
+	tables map[string]*fakeTable
+	// Fail, if set, is asked before every commit.
+	Fail func(b Batch) error
+	// Commits counts those that succeeded.
+	Commits int
+	foreign chan struct{}
+}
+
+var _ Conn = (*Fake)(nil)
+
+type fakeTable struct {
+	sets   map[string]map[string]Element
+	chains map[string]bool
+}
+
+// NewFake makes an empty one.
+func NewFake() *Fake { return &Fake{tables: map[string]*fakeTable{}, foreign: make(chan struct{}, 1)} }
+
+func id(t Table) string { return t.Family.String() + " " + t.Name }
+
+// Read implements Conn.
+func (f *Fake) Read(_ context.Context, t Table) (State, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	st := State{Fits: true, Elements: map[string][]Element{}}
+	ft, ok := f.tables[id(t)]
+	if !ok {
+		return st, nil
+	}
+	st.Exists = true
+	for name, set := range ft.sets {
+		for _, e := range set {
+			st.Elements[name] = append(st.Elements[name], e)
+		}
+	}
+	for name := range ft.chains {
+		st.Chains = append(st.Chains, name)
+	}
+	return st, nil
+}
+
+// Commit implements Conn.
+func (f *Fake) Commit(_ context.Context, t Table, b Batch) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.Fail != nil {
+		if err := f.Fail(b); err != nil {
+			return err
+		}
+	}
+	next := &fakeTable{sets: map[string]map[string]Element{}, chains: map[string]bool{}}
+	if have, ok := f.tables[id(t)]; ok && !b.Recreate {
+		for name, set := range have.sets {
+			next.sets[name] = map[string]Element{}
+			for k, e := range set {
+				next.sets[name][k] = e
+			}
+		}
+		for name := range have.chains {
+			next.chains[name] = true
+		}
+	} else if !b.Base && !b.Recreate {
+		return errors.New("fake: no such table")
+	}
+	if err := next.apply(t, b); err != nil {
+		return fmt.Errorf("fake: %w", err)
+	}
+	f.tables[id(t)] = next
+	f.Commits++
+	return nil
+}
+
+func (ft *fakeTable) apply(t Table, b Batch) error {
+	if b.Base || b.Recreate {
+		for _, s := range t.Sets {
+			if ft.sets[s.Name] == nil {
+				ft.sets[s.Name] = map[string]Element{}
+			}
+		}
+		for _, c := range t.Chains {
+			ft.chains[c.Name] = true
+		}
+	}
+	for _, c := range b.Chains {
+		ft.chains[c.Name] = true
+	}
+	for _, name := range b.Clear {
+		ft.sets[name] = map[string]Element{}
+	}
+	for name, list := range b.Delete {
+		for _, e := range list {
+			if _, ok := ft.sets[name][e.Key]; !ok {
+				return fmt.Errorf("set %s: delete: no such element", name)
+			}
+			delete(ft.sets[name], e.Key)
+		}
+	}
+	for name, list := range b.Add {
+		s, err := t.set(name)
+		if err != nil {
+			return err
+		}
+		for _, e := range list {
+			if old, ok := ft.sets[name][e.Key]; ok && old != e {
+				return fmt.Errorf("set %s: add: file exists", name)
+			}
+			if len(s.Data) > 0 && s.Data[0] == Verdict && !ft.chains[e.Data] {
+				return fmt.Errorf("set %s: no chain %s", name, e.Data)
+			}
+			ft.sets[name][e.Key] = e
+		}
+	}
+	for _, name := range b.DropChains {
+		delete(ft.chains, name)
+	}
+	return nil
+}
+
+// Remove implements Conn.
+func (f *Fake) Remove(_ context.Context, t Table) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.tables, id(t))
+	return nil
+}
+
+// Watch implements Conn.
+func (f *Fake) Watch(context.Context, ...string) (<-chan struct{}, error) { return f.foreign, nil }
+
+// Flush is a foreign `nft flush ruleset`.
+func (f *Fake) Flush() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.tables)
+	select {
+	case f.foreign <- struct{}{}:
+	default:
+	}
+}
+
+// Dump prints the elements of a table, a line each, sorted.
+func (f *Fake) Dump(t Table) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	ft, ok := f.tables[id(t)]
+	if !ok {
+		return nil
+	}
+	for _, s := range t.Sets {
+		for _, e := range ft.sets[s.Name] {
+			out = append(out, s.Name+" "+strings.TrimSpace(s.elementText(t.Family, e)))
+		}
+	}
+	slices.Sort(out)
+	return out
+}

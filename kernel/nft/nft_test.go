@@ -1,0 +1,200 @@
+package nft
+
+import (
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"wayleave.dev/internal/testnet"
+)
+
+// sample uses every kind of set, statement and element.
+func sample(f Family) (Table, Batch) {
+	a, b := netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("10.244.1.5")
+	p := netip.MustParsePrefix("10.244.0.0/16")
+	if f == IPv6 {
+		a, b = netip.MustParseAddr("fd00:96::1"), netip.MustParseAddr("fd00:244::5")
+		p = netip.MustParsePrefix("fd00:244::/56")
+	}
+	key := []Field{Daddr, L4Proto, Dport}
+	t := Table{Family: f, Name: "wayleave-test",
+		Sets: []Set{
+			{Name: "addrs", Key: []Type{Addr}},
+			{Name: "cidrs", Key: []Type{Addr}, Interval: true},
+			{Name: "pairs", Key: []Type{Addr, Addr}},
+			{Name: "frontends", Key: []Type{Addr, Proto, Port}, Data: []Type{Verdict}},
+			{Name: "slots", Key: []Type{Addr, Proto, Port, Index}, Data: []Type{Addr, Port}},
+			{Name: "np-slots", Key: []Type{Proto, Port, Index}, Data: []Type{Addr, Port}},
+		},
+		Chains: []Chain{
+			{Name: "refuse", Rules: []Rule{{ProtoIs(6), RejectTCP()}, {Reject()}}},
+			{Name: "raw-prerouting", Hook: &Hook{"filter", "prerouting", -300}, Rules: []Rule{{In{Fields: []Field{Daddr}, Set: "addrs"}, ProtoIs(17), SocketOpen{}, Notrack()}}},
+			{Name: "nat-prerouting", Hook: &Hook{"nat", "prerouting", -100}, Rules: []Rule{
+				{In{Fields: []Field{Daddr}, Set: "addrs"}, In{Fields: []Field{Saddr}, Set: "cidrs", Not: true}, SetMark(0x4000)},
+				{GotoBy{Fields: key, Map: "frontends"}}}},
+			{Name: "check", Hook: &Hook{"filter", "prerouting", -90}, Rules: []Rule{{New, In{Fields: []Field{Daddr}, Set: "addrs"}, Goto("refuse")}}},
+			{Name: "post", Hook: &Hook{"nat", "postrouting", 100}, Rules: []Rule{
+				{In{Fields: []Field{Saddr, Daddr}, Set: "pairs"}, Masquerade()},
+				{HasMark(0x4000), ClearMark(0x4000), Masquerade()}}},
+		},
+	}
+	n2 := Chain{Name: "n2", Rules: []Rule{{DNATBy{Fields: []Field{Daddr, L4Proto, Dport, Random{2}}, Map: "slots"}}}}
+	np2 := Chain{Name: "np2", Rules: []Rule{{SetMark(0x4000), DNATBy{Fields: []Field{L4Proto, Dport, Random{2}}, Map: "np-slots"}}}}
+	return t, Batch{Base: true, Chains: []Chain{n2, np2}, Add: map[string][]Element{
+		"addrs":     {{Key: Pack(a)}},
+		"cidrs":     {Range(p)},
+		"pairs":     {{Key: Pack(b, b)}},
+		"frontends": {{Key: Pack(a, uint8(6), uint16(80)), Data: "n2"}},
+		"np-slots":  {{Key: Pack(uint8(6), uint16(30080), uint32(1)), Data: Pack(b, uint16(8081))}},
+		"slots":     {{Key: Pack(a, uint8(6), uint16(80), uint32(0)), Data: Pack(b, uint16(8080))}, {Key: Pack(a, uint8(6), uint16(80), uint32(1)), Data: Pack(b, uint16(8081))}},
+	}}
+}
+
+func conn(t *testing.T) (*testnet.NS, *Kernel) {
+	ns := testnet.New(t, "ns")
+	k, err := NewKernel(ns.FD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ns, k
+}
+
+// What we send by netlink is what nft makes of our text: the foreign judge is nft
+// itself, which prints both.
+func TestNetlinkAndTextAreTheSame(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("the program nft is not installed")
+	}
+	for _, f := range Families() {
+		t.Run(f.String(), func(t *testing.T) {
+			table, batch := sample(f)
+			a, k := conn(t)
+			if err := k.Commit(t.Context(), table, batch); err != nil {
+				t.Fatal(err)
+			}
+			b := testnet.New(t, "text")
+			file := filepath.Join(t.TempDir(), "x.nft")
+			if err := os.WriteFile(file, []byte(table.Text(batch.Add, batch.Chains)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			b.Run("nft", "-f", file)
+			if got, want := plain(a.Run("nft", "-y", "list", "ruleset")), plain(b.Run("nft", "-y", "list", "ruleset")); got != want {
+				t.Errorf("by netlink:\n%s\nby text:\n%s", got, want)
+			}
+		})
+	}
+}
+
+// plain takes the one difference out: nft keeps with a set by what expression its
+// type was named, and prints numbers of an unnamed type otherwise.
+func plain(text string) string {
+	text = regexp.MustCompile(`(?m)^\t\ttype(of)? .*$`).ReplaceAllString(text, "")
+	return regexp.MustCompile(`0x0000000([01]) :`).ReplaceAllString(text, "$1 :")
+}
+
+func TestReadReturnsWhatWasCommitted(t *testing.T) {
+	for _, f := range Families() {
+		table, batch := sample(f)
+		_, k := conn(t)
+		st, err := k.Read(t.Context(), table)
+		if err != nil || st.Exists {
+			t.Fatalf("before: %+v, %v", st, err)
+		}
+		if err := k.Commit(t.Context(), table, batch); err != nil {
+			t.Fatal(err)
+		}
+		if st, err = k.Read(t.Context(), table); err != nil || !st.Exists || !st.Fits {
+			t.Fatalf("%+v, %v", st, err)
+		}
+		for _, name := range []string{"addrs", "pairs", "frontends", "slots"} {
+			have := map[Element]bool{}
+			for _, e := range st.Elements[name] {
+				have[e] = true
+			}
+			for _, e := range batch.Add[name] {
+				if !have[e] {
+					t.Errorf("%s: element %q is missing in %q", name, e, st.Elements[name])
+				}
+			}
+		}
+		if len(st.Chains) != 7 {
+			t.Errorf("chains are %v", st.Chains)
+		}
+		// The same again changes nothing and is no error.
+		again := batch
+		if err := k.Commit(t.Context(), table, again); err != nil {
+			t.Errorf("the same again: %v", err)
+		}
+	}
+}
+
+func TestABatchIsWholeOrNothing(t *testing.T) {
+	table, batch := sample(IPv4)
+	_, k := conn(t)
+	if err := k.Commit(t.Context(), table, batch); err != nil {
+		t.Fatal(err)
+	}
+	bad := Batch{Add: map[string][]Element{
+		"addrs":     {{Key: Pack(netip.MustParseAddr("10.96.0.2"))}},
+		"frontends": {{Key: Pack(netip.MustParseAddr("10.96.0.2"), uint8(6), uint16(80)), Data: "nowhere"}},
+	}}
+	if err := k.Commit(t.Context(), table, bad); err == nil || !strings.Contains(err.Error(), "wayleave-test") {
+		t.Fatalf("error is %v", err)
+	}
+	st, err := k.Read(t.Context(), table)
+	if err != nil || len(st.Elements["addrs"]) != 1 {
+		t.Errorf("half of a failed batch is there: %v, %v", st.Elements["addrs"], err)
+	}
+}
+
+func TestAnotherLayoutDoesNotFit(t *testing.T) {
+	table, batch := sample(IPv4)
+	_, k := conn(t)
+	if err := k.Commit(t.Context(), table, batch); err != nil {
+		t.Fatal(err)
+	}
+	table.Sets[0].Key = []Type{Addr, Proto}
+	st, err := k.Read(t.Context(), table)
+	if err != nil || st.Fits {
+		t.Errorf("%+v, %v", st, err)
+	}
+	table.Chains = table.Chains[:1]
+	if err := k.Commit(t.Context(), table, Batch{Recreate: true}); err != nil {
+		t.Fatal(err)
+	}
+	if st, err = k.Read(t.Context(), table); err != nil || !st.Fits || len(st.Chains) != 1 {
+		t.Errorf("after making it anew: %+v, %v", st, err)
+	}
+}
+
+func TestForeignChangesAreSeenAndOwnAreNot(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("the program nft is not installed")
+	}
+	table, batch := sample(IPv4)
+	ns, k := conn(t)
+	seen, err := k.Watch(t.Context(), table.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Commit(t.Context(), table, batch); err != nil {
+		t.Fatal(err)
+	}
+	ns.Run("nft", "add", "table", "ip", "other")
+	select {
+	case <-seen:
+		t.Error("an own change, or one of another table, was taken for a foreign one")
+	case <-time.After(300 * time.Millisecond):
+	}
+	ns.Run("nft", "flush", "ruleset")
+	select {
+	case <-seen:
+	case <-time.After(5 * time.Second):
+		t.Error("the flush was not seen")
+	}
+}

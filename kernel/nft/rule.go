@@ -1,0 +1,290 @@
+package nft
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// Statement is a part of a rule: a match or an action.
+type Statement interface {
+	text(f Family) string
+	exprs(f Family) []expr.Any
+}
+
+// Rule is statements that are tried from left to right.
+type Rule []Statement
+
+// firstRegister is NFT_REG32_00: registers of four bytes from there on.
+const firstRegister = 8
+
+// Field is something of a packet that can be looked up; fields are concatenated.
+type Field interface {
+	text(f Family) string
+	// load brings it into registers from reg on, and returns the next free one.
+	load(f Family, reg uint32) ([]expr.Any, uint32)
+}
+
+type field uint8
+
+// The fields of a packet.
+const (
+	Saddr field = iota
+	Daddr
+	L4Proto
+	Sport
+	Dport
+)
+
+func (x field) text(f Family) string {
+	switch x {
+	case Saddr:
+		return f.String() + " saddr"
+	case Daddr:
+		return f.String() + " daddr"
+	case L4Proto:
+		return "meta l4proto"
+	case Sport:
+		return "th sport"
+	}
+	return "th dport"
+}
+
+func (x field) load(f Family, reg uint32) ([]expr.Any, uint32) {
+	switch x {
+	case L4Proto:
+		return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg}}, reg + 1
+	case Sport, Dport:
+		offset := uint32(0)
+		if x == Dport {
+			offset = 2
+		}
+		return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2}}, reg + 1
+	}
+	n := uint32(f.addrLen())
+	offset := map[bool]uint32{true: 12, false: 8}[f == IPv4]
+	if x == Daddr {
+		offset += n
+	}
+	return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n}}, reg + n/4
+}
+
+// Random is a random number below N.
+type Random struct{ N uint32 }
+
+func (r Random) text(Family) string { return fmt.Sprintf("numgen random mod %d", r.N) }
+
+func (r Random) load(_ Family, reg uint32) ([]expr.Any, uint32) {
+	return []expr.Any{&expr.Numgen{Register: reg, Modulus: r.N, Type: unix.NFT_NG_RANDOM}}, reg + 1
+}
+
+func fieldsText(f Family, fields []Field) string {
+	var parts []string
+	for _, x := range fields {
+		parts = append(parts, x.text(f))
+	}
+	return strings.Join(parts, " . ")
+}
+
+func load(f Family, fields []Field) []expr.Any {
+	var out []expr.Any
+	reg := uint32(firstRegister)
+	for _, x := range fields {
+		var es []expr.Any
+		es, reg = x.load(f, reg)
+		out = append(out, es...)
+	}
+	return out
+}
+
+// In matches when the fields are a member of the set, or are not.
+type In struct {
+	Fields []Field
+	Set    string
+	Not    bool
+}
+
+func (m In) text(f Family) string {
+	not := ""
+	if m.Not {
+		not = "!= "
+	}
+	return fieldsText(f, m.Fields) + " " + not + "@" + m.Set
+}
+
+func (m In) exprs(f Family) []expr.Any {
+	return append(load(f, m.Fields), &expr.Lookup{SourceRegister: firstRegister, SetName: m.Set, Invert: m.Not})
+}
+
+// GotoBy goes to the chain that the map has for the fields.
+type GotoBy struct {
+	Fields []Field
+	Map    string
+}
+
+func (g GotoBy) text(f Family) string { return fieldsText(f, g.Fields) + " vmap @" + g.Map }
+
+func (g GotoBy) exprs(f Family) []expr.Any {
+	return append(load(f, g.Fields), &expr.Lookup{SourceRegister: firstRegister, DestRegister: 0, IsDestRegSet: true, SetName: g.Map})
+}
+
+// DNATBy translates the destination to the address and port that the map has for
+// the fields.
+type DNATBy struct {
+	Fields []Field
+	Map    string
+}
+
+func (d DNATBy) text(f Family) string {
+	return fmt.Sprintf("dnat %s to %s map @%s", f, fieldsText(f, d.Fields), d.Map)
+}
+
+func (d DNATBy) exprs(f Family) []expr.Any {
+	port := uint32(firstRegister + f.addrLen()/4)
+	return append(load(f, d.Fields),
+		&expr.Lookup{SourceRegister: firstRegister, DestRegister: firstRegister, IsDestRegSet: true, SetName: d.Map},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f), RegAddrMin: firstRegister, RegProtoMin: port, Specified: true})
+}
+
+// ProtoIs matches a transport protocol by number.
+type ProtoIs uint8
+
+func (p ProtoIs) text(Family) string { return "meta l4proto " + protoText(uint8(p)) }
+
+func (p ProtoIs) exprs(Family) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: firstRegister},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{byte(p)}}}
+}
+
+// CtState matches a bit of the connection tracking state (ip_conntrack_info).
+type CtState uint32
+
+// States that rules ask for.
+const (
+	New       CtState = 8
+	Untracked CtState = 64
+)
+
+func (s CtState) text(Family) string {
+	return "ct state " + map[CtState]string{New: "new", Untracked: "untracked"}[s]
+}
+
+func (s CtState) exprs(Family) []expr.Any {
+	bits, zero := binary.NativeEndian.AppendUint32(nil, uint32(s)), make([]byte, 4)
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: firstRegister},
+		&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 4, Mask: bits, Xor: zero},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: zero}}
+}
+
+// HasMark matches packets with all bits of the mark.
+type HasMark uint32
+
+func (m HasMark) text(Family) string {
+	return fmt.Sprintf("meta mark & 0x%08x == 0x%08x", uint32(m), uint32(m))
+}
+
+func (m HasMark) exprs(Family) []expr.Any {
+	bits := binary.NativeEndian.AppendUint32(nil, uint32(m))
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: firstRegister},
+		&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 4, Mask: bits, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: bits}}
+}
+
+// SetMark sets bits of the packet's mark; ClearMark clears them.
+type (
+	SetMark   uint32
+	ClearMark uint32
+)
+
+func (m SetMark) text(Family) string {
+	return fmt.Sprintf("meta mark set meta mark | 0x%08x", uint32(m))
+}
+
+func (m SetMark) exprs(Family) []expr.Any { return changeMark(^uint32(m), uint32(m)) }
+
+func (m ClearMark) text(Family) string {
+	return fmt.Sprintf("meta mark set meta mark & 0x%08x", ^uint32(m))
+}
+
+func (m ClearMark) exprs(Family) []expr.Any { return changeMark(^uint32(m), 0) }
+
+func changeMark(mask, xor uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: firstRegister},
+		&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 4,
+			Mask: binary.NativeEndian.AppendUint32(nil, mask), Xor: binary.NativeEndian.AppendUint32(nil, xor)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: firstRegister}}
+}
+
+// SocketOpen matches packets for which a socket is open here, also one bound to
+// the wildcard address or not (`socket wildcard 0` means bound to the address).
+type SocketOpen struct{}
+
+func (SocketOpen) text(Family) string { return "socket wildcard 0" }
+
+func (SocketOpen) exprs(Family) []expr.Any {
+	return []expr.Any{
+		&expr.Socket{Key: expr.SocketKeyWildcard, Register: firstRegister},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{0}}}
+}
+
+type action struct {
+	words string
+	build func(f Family) []expr.Any
+}
+
+func (a action) text(Family) string        { return a.words }
+func (a action) exprs(f Family) []expr.Any { return a.build(f) }
+
+func verdict(words string, kind expr.VerdictKind, chain string) Statement {
+	return action{words, func(Family) []expr.Any { return []expr.Any{&expr.Verdict{Kind: kind, Chain: chain}} }}
+}
+
+// Goto ends this chain and goes to another.
+func Goto(chain string) Statement { return verdict("goto "+chain, expr.VerdictGoto, chain) }
+
+// Accept ends the hook for this table.
+func Accept() Statement { return verdict("accept", expr.VerdictAccept, "") }
+
+// Masquerade gives the connection the address of the outgoing interface as source.
+func Masquerade() Statement {
+	return action{"masquerade", func(Family) []expr.Any { return []expr.Any{&expr.Masq{}} }}
+}
+
+// Notrack keeps the packet out of connection tracking.
+func Notrack() Statement {
+	return action{"notrack", func(Family) []expr.Any { return []expr.Any{&expr.Notrack{}} }}
+}
+
+// RejectTCP answers with a reset; only behind ProtoIs(6).
+func RejectTCP() Statement {
+	return action{"reject with tcp reset", func(Family) []expr.Any {
+		return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}
+	}}
+}
+
+// Reject answers that the port is unreachable.
+func Reject() Statement { return reject{} }
+
+type reject struct{}
+
+func (reject) text(f Family) string {
+	if f == IPv6 {
+		return "reject with icmpv6 port-unreachable"
+	}
+	return "reject with icmp port-unreachable"
+}
+
+func (reject) exprs(f Family) []expr.Any {
+	code := uint8(3) // ICMP_PORT_UNREACH
+	if f == IPv6 {
+		code = 4 // ICMPV6_PORT_UNREACH
+	}
+	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: code}}
+}

@@ -1,0 +1,72 @@
+package nft
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Hook is where a base chain sees packets.
+type Hook struct {
+	Type     string // "filter" or "nat"
+	Hook     string // "prerouting", "input", "forward", "output", "postrouting"
+	Priority int32
+}
+
+// Chain is a list of rules; with a Hook it is entered from the network stack.
+type Chain struct {
+	Name  string
+	Hook  *Hook
+	Rules []Rule
+}
+
+// Table is a table of one family with all that is fixed in it. What elements its
+// sets hold, and chains made as needed, are apart.
+type Table struct {
+	Family Family
+	Name   string
+	Sets   []Set
+	Chains []Chain
+}
+
+// Set returns the set of that name.
+func (t Table) set(name string) (Set, error) {
+	for _, s := range t.Sets {
+		if s.Name == name {
+			return s, nil
+		}
+	}
+	return Set{}, fmt.Errorf("table %s %s has no set %s", t.Family, t.Name, name)
+}
+
+// Text prints the table as nft text, with elements by set and more chains.
+func (t Table) Text(elements map[string][]Element, more []Chain) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "table %s %s {\n", t.Family, t.Name)
+	for _, s := range t.Sets {
+		list := slices.Clone(elements[s.Name])
+		slices.SortFunc(list, func(a, b Element) int { return cmp.Or(strings.Compare(a.Key, b.Key), strings.Compare(a.Data, b.Data)) })
+		s.text(&b, t.Family, list)
+	}
+	for _, c := range slices.Concat(t.Chains, more) {
+		c.text(&b, t.Family)
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+func (c Chain) text(b *strings.Builder, f Family) {
+	fmt.Fprintf(b, "\tchain %s {\n", c.Name)
+	if c.Hook != nil {
+		fmt.Fprintf(b, "\t\ttype %s hook %s priority %d; policy accept;\n", c.Hook.Type, c.Hook.Hook, c.Hook.Priority)
+	}
+	for _, r := range c.Rules {
+		var parts []string
+		for _, s := range r {
+			parts = append(parts, s.text(f))
+		}
+		fmt.Fprintf(b, "\t\t%s\n", strings.Join(parts, " "))
+	}
+	b.WriteString("\t}\n")
+}
