@@ -40,7 +40,11 @@ func (l *Lab) down(ctx context.Context) error {
 	defer cancel()
 	// With the first process of a machine, all others in it end.
 	records, err := process.LoadAll(l.Dirs.Processes())
-	errs := []error{err}
+	if err != nil {
+		// The process is found below, without its record.
+		l.Progress.Printf("%v", err)
+	}
+	var errs []error
 	for _, r := range records {
 		errs = append(errs, r.Kill(ctx))
 	}

@@ -61,12 +61,28 @@ func (u *up) network(ctx context.Context) error {
 func (u *up) withPods(ctx context.Context, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	for _, args := range [][]string{{"get", "pods", "-A", "-o", "wide"}, {"-n", "kube-system", "get", "events"},
-		{"-n", "kube-system", "logs", "daemonset/wayleave", "--all-containers", "--tail=20"}} {
-		out, _ := u.command(ctx, args...).CombinedOutput() // it may not be there
-		err = fmt.Errorf("%w\n%s", err, bytes.TrimSpace(out))
+	questions := [][]string{
+		{"get", "pods", "-A", "-o", "wide"},
+		{"-n", "kube-system", "get", "events", "--field-selector=type=Warning", "--sort-by=.lastTimestamp"},
+	}
+	if u.Network == Wayleave {
+		questions = append(questions, []string{"-n", "kube-system", "logs", "daemonset/wayleave", "--all-containers", "--tail=20"})
+	}
+	for _, args := range questions {
+		out, _ := u.command(ctx, args...).CombinedOutput() // what it says is better than nothing
+		err = fmt.Errorf("%w\n%s", err, ending(out))
 	}
 	return err
+}
+
+// ending is the end of a text, short enough for people to read.
+func ending(text []byte) []byte {
+	const most = 4000
+	text = bytes.TrimSpace(text)
+	if len(text) > most {
+		text = append([]byte("…"), text[len(text)-most:]...)
+	}
+	return text
 }
 
 // command is a kubectl for the lab on its way up.

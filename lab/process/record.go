@@ -86,7 +86,12 @@ func (r Record) Save(dir string) error {
 	if err != nil {
 		return fmt.Errorf("process %s: %w", r.Name, err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, r.Name+".json"), data, 0o644); err != nil {
+	// A record is there as a whole or not at all.
+	file := filepath.Join(dir, r.Name+".json")
+	if err := os.WriteFile(file+".part", data, 0o644); err != nil {
+		return fmt.Errorf("process %s: %w", r.Name, err)
+	}
+	if err := os.Rename(file+".part", file); err != nil {
 		return fmt.Errorf("process %s: %w", r.Name, err)
 	}
 	return nil
