@@ -266,3 +266,6 @@ func protoText(p uint8) string {
 	}
 	return fmt.Sprint(p)
 }
+
+// KeyText prints a packed key, for messages.
+func KeyText(f Family, s Set, key string) string { return unpack(s.Key, f, key) }

@@ -1,0 +1,127 @@
+// Package conntrack removes tracked flows that would keep going to where nobody
+// serves them any more.
+//
+// Only UDP is touched: a TCP connection to a backend that has left the Service is
+// the backend's to end, and with UDP it is the client that never notices.
+package conntrack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Flow names tracked UDP flows by where the client sent to and who answers.
+type Flow struct {
+	// Dst is the address and port that the client uses; with an unspecified
+	// address any address with that port.
+	Dst netip.AddrPort
+	// Backend is who the flow was translated to.
+	Backend netip.AddrPort
+}
+
+// Flusher removes flows.
+type Flusher interface {
+	// Flush removes UDP flows that match one of the list, and of the destinations
+	// in untranslated those that go to the destination itself. Other flows are not
+	// touched.
+	Flush(ctx context.Context, flows []Flow, untranslated []netip.AddrPort) error
+}
+
+// Kernel is the Flusher of a network namespace.
+type Kernel struct{ handle *netlink.Handle }
+
+var _ Flusher = (*Kernel)(nil)
+
+// NewKernel makes a Flusher for the namespace of this process, or with a
+// descriptor other than 0 for that one.
+func NewKernel(nsfd int) (*Kernel, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+	if nsfd != 0 {
+		h, err = netlink.NewHandleAt(netns.NsHandle(nsfd), unix.NETLINK_NETFILTER)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("conntrack: %w", err)
+	}
+	return &Kernel{h}, nil
+}
+
+// Flush implements Flusher. It reads the table once per family.
+func (k *Kernel) Flush(_ context.Context, flows []Flow, untranslated []netip.AddrPort) error {
+	var errs []error
+	for _, is6 := range []bool{false, true} {
+		f := filter{flows: map[Flow]bool{}, plain: map[netip.AddrPort]bool{}}
+		for _, x := range flows {
+			if x.Dst.Addr().Is6() == is6 {
+				f.flows[x] = true
+			}
+		}
+		for _, x := range untranslated {
+			if x.Addr().Is6() == is6 {
+				f.plain[x] = true
+			}
+		}
+		if len(f.flows)+len(f.plain) == 0 {
+			continue
+		}
+		family := netlink.InetFamily(unix.AF_INET)
+		if is6 {
+			family = unix.AF_INET6
+		}
+		if _, err := k.handle.ConntrackDeleteFilters(netlink.ConntrackTable, family, f); err != nil {
+			errs = append(errs, fmt.Errorf("conntrack: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+type filter struct {
+	flows map[Flow]bool
+	plain map[netip.AddrPort]bool
+}
+
+// MatchConntrackFlow implements netlink.CustomConntrackFilter.
+func (f filter) MatchConntrackFlow(c *netlink.ConntrackFlow) bool {
+	if c.Forward.Protocol != unix.IPPROTO_UDP {
+		return false
+	}
+	dst, ok := addrPort(c.Forward.DstIP, c.Forward.DstPort)
+	back, ok2 := addrPort(c.Reverse.SrcIP, c.Reverse.SrcPort)
+	if !ok || !ok2 {
+		return false
+	}
+	any := netip.AddrPortFrom(netip.IPv4Unspecified(), dst.Port())
+	if dst.Addr().Is6() {
+		any = netip.AddrPortFrom(netip.IPv6Unspecified(), dst.Port())
+	}
+	if f.flows[Flow{dst, back}] || f.flows[Flow{any, back}] {
+		return true
+	}
+	return back == dst && (f.plain[dst] || f.plain[any])
+}
+
+func addrPort(ip []byte, port uint16) (netip.AddrPort, bool) {
+	a, ok := netip.AddrFromSlice(ip)
+	return netip.AddrPortFrom(a.Unmap(), port), ok
+}
+
+// Fake records what it was asked to flush.
+type Fake struct {
+	Flows        []Flow
+	Untranslated []netip.AddrPort
+	Err          error
+}
+
+var _ Flusher = (*Fake)(nil)
+
+// Flush implements Flusher.
+func (f *Fake) Flush(_ context.Context, flows []Flow, untranslated []netip.AddrPort) error {
+	f.Flows = append(f.Flows, flows...)
+	f.Untranslated = append(f.Untranslated, untranslated...)
+	return f.Err
+}

@@ -1,0 +1,65 @@
+package conformance
+
+import (
+	"context"
+	"os/exec"
+	"testing"
+
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/model"
+	"wayleave.dev/service"
+	"wayleave.dev/service/nftables"
+)
+
+// nftMode drives the nftables mode by changes, as the agent does.
+type nftMode struct {
+	mode *nftables.Mode
+	have map[model.Name]service.Plan
+	sync bool
+}
+
+func (m *nftMode) Program(ctx context.Context, plans map[model.Name]service.Plan) error {
+	if m.sync {
+		m.have, m.sync = plans, false
+		return m.mode.Sync(ctx, plans)
+	}
+	set, del := map[model.Name]service.Plan{}, []model.Name{}
+	for k, p := range plans {
+		if old, ok := m.have[k]; !ok || !service.Equal(old, p) {
+			set[k] = p
+		}
+	}
+	for k := range m.have {
+		if _, ok := plans[k]; !ok {
+			del = append(del, k)
+		}
+	}
+	m.have = plans
+	return m.mode.Apply(ctx, set, del)
+}
+
+func (m *nftMode) Disturb(node *testnet.NS) {
+	node.Run("nft", "flush", "ruleset")
+	m.sync = true
+}
+
+func TestNftables(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("the program nft is not installed")
+	}
+	Run(t, func(n *Node) Mode {
+		conn, err := nft.NewKernel(n.NS.FD())
+		if err != nil {
+			t.Fatal(err)
+		}
+		track, err := conntrack.NewKernel(n.NS.FD())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := &nftMode{mode: nftables.New(conn, track), sync: true}
+		m.mode.SetLocal(nftables.Local{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs})
+		return m
+	})
+}
