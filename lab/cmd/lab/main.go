@@ -131,7 +131,11 @@ func execute() *cobra.Command {
 				return err
 			}
 			// Ctrl-C is for the command; it ends when it wants to.
-			return lab.Exec(context.WithoutCancel(cmd.Context()), args[0], args[1:])
+			command := args[1:]
+			if len(command) > 0 && command[0] == "--" {
+				command = command[1:] // as kubectl exec has it
+			}
+			return lab.Exec(context.WithoutCancel(cmd.Context()), args[0], command)
 		},
 	}
 	cmd.Flags().SetInterspersed(false)
