@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"wayleave.dev/internal/frame"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 )
@@ -144,7 +145,7 @@ func (f *Feed) Serve(ctx context.Context, l *net.UnixListener) error {
 }
 
 func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
-	uid, err := peerUID(c)
+	uid, err := frame.PeerUID(c)
 	if err != nil {
 		return err
 	}
@@ -152,7 +153,7 @@ func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
 		return fmt.Errorf("user %d may not connect", uid)
 	}
 	var h hello
-	if _, err := receive(c, &h); err != nil {
+	if _, err := frame.Receive(c, &h); err != nil {
 		return err
 	}
 	if h.Version != protocolVersion {
@@ -176,7 +177,7 @@ func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
 	}()
 	gone := make(chan error, 1)
 	go func() { // the server says nothing more; this notices its end
-		_, err := receive(c, &hello{})
+		_, err := frame.Receive(c, &hello{})
 		gone <- err
 	}()
 	return f.talk(ctx, c, s, gone)
@@ -195,7 +196,7 @@ func (f *Feed) talk(ctx context.Context, c *net.UnixConn, s *session, gone <-cha
 		u, files, retry := f.next(s)
 		err := c.SetWriteDeadline(time.Now().Add(10 * time.Second))
 		if err == nil {
-			err = send(c, u, files)
+			err = frame.Send(c, u, files)
 		}
 		for _, file := range files {
 			file.Close()
@@ -250,7 +251,7 @@ func (f *Feed) open(s *session) (all, passed []Socket, files []*os.File, retry b
 		}
 	}
 	for _, k := range all {
-		if s.holds[k] || len(files) == maxPassed {
+		if s.holds[k] || len(files) == frame.MaxPassed {
 			continue
 		}
 		file, err := f.Open(k)

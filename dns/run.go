@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"wayleave.dev/internal/frame"
 	"wayleave.dev/model"
 )
 
@@ -98,12 +99,12 @@ func (p *process) follow(ctx context.Context, ready func()) error {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	if err := send(c, hello{protocolVersion, p.server.Sockets()}, nil); err != nil {
+	if err := frame.Send(c, hello{protocolVersion, p.server.Sockets()}, nil); err != nil {
 		return err
 	}
 	save := time.NewTimer(time.Hour)
 	defer save.Stop()
-	frames, done := make(chan frame), make(chan struct{})
+	frames, done := make(chan received), make(chan struct{})
 	defer close(done)
 	go read(c, frames, done)
 	for {
@@ -126,16 +127,16 @@ func (p *process) follow(ctx context.Context, ready func()) error {
 	}
 }
 
-type frame struct {
+type received struct {
 	update update
 	files  []*os.File
 	err    error
 }
 
-func read(c *net.UnixConn, to chan<- frame, done <-chan struct{}) {
+func read(c *net.UnixConn, to chan<- received, done <-chan struct{}) {
 	for {
-		var f frame
-		f.files, f.err = receive(c, &f.update)
+		var f received
+		f.files, f.err = frame.Receive(c, &f.update)
 		select {
 		case to <- f:
 		case <-done:
