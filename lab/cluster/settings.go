@@ -56,6 +56,7 @@ type state struct {
 	Port       int    `json:"port"`       // of the API server, on the host's loopback
 	Kubectl    string `json:"kubectl"`
 	Ctr        string `json:"ctr"`
+	Agnhost    string `json:"agnhost"` // version
 }
 
 func stateFile(dirs place.Dirs) string { return filepath.Join(dirs.State, "lab.json") }

@@ -149,12 +149,11 @@ func (u *up) build(ctx context.Context) (err error) {
 		return err
 	}
 	defer unlock()
-	need := map[string]string{"runc": "runc", "nsenter": "util-linux", "mount": "mount"}
-	if u.Network == Upstream {
-		need["nft"] = "nftables"
-		if u.ProxyMode == "iptables" {
-			need["iptables"] = "iptables"
-		}
+	// The last few are what people look at nodes with, and clients outside.
+	need := map[string]string{"runc": "runc", "nsenter": "util-linux", "mount": "mount",
+		"ip": "iproute2", "nft": "nftables", "curl": "curl", "nc": "netcat-openbsd", "ping": "iputils-ping", "pgrep": "procps"}
+	if u.Network == Upstream && u.ProxyMode == "iptables" {
+		need["iptables"] = "iptables"
 	}
 	if err := u.cache.Host(ctx, need); err != nil {
 		return err
@@ -409,7 +408,7 @@ func (u *up) awaitReady(ctx context.Context) error {
 
 // finish writes down what is up and tells the user how to use it.
 func (u *up) finish() error {
-	s := state{Settings: u.Settings, Kubernetes: u.programs.KubernetesVersion, Port: u.port, Kubectl: u.programs.Kubectl, Ctr: u.programs.Ctr}
+	s := state{Settings: u.Settings, Kubernetes: u.programs.KubernetesVersion, Port: u.port, Kubectl: u.programs.Kubectl, Ctr: u.programs.Ctr, Agnhost: u.programs.AgnhostVersion}
 	if err := s.save(u.Dirs); err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func command() *cobra.Command {
 		Use: "lab", Short: "a real Kubernetes on one machine, for tests and demonstrations",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(up(), down(), status(), loadImage(), execute(), kubeconfig(), endToEnd(), internal())
+	root.AddCommand(up(), down(), status(), loadImage(), execute(), kubeconfig(), endToEnd(), tour(), internal())
 	return root
 }
 
@@ -178,4 +178,17 @@ func endToEnd() *cobra.Command {
 	cmd.Flags().IntVar(&tests.Procs, "procs", 4, "how many at a time")
 	cmd.Flags().StringVar(&tests.Skip, "skip", "", "leave out those that match this expression")
 	return cmd
+}
+
+func tour() *cobra.Command {
+	return &cobra.Command{
+		Use: "demo [CHECK …]", Short: "play the guided tour on the lab that is up, or some checks of it",
+		RunE: func(cmd *cobra.Command, only []string) error {
+			lab, err := open()
+			if err != nil {
+				return err
+			}
+			return lab.Demo(cmd.Context(), only)
+		},
+	}
 }
