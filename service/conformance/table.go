@@ -69,8 +69,6 @@ func Run(t *testing.T, start func(*Node) Mode) {
 		{"no endpoints", noEndpoints}, {"unknown port", unknownPort}, {"endpoint removed", endpointRemoved},
 		{"service removed", serviceRemoved}, {"many ports", manyPorts}, {"UDP before the service", udpBefore},
 		{"foreign flush", foreignFlush},
-		// Last: the kernel sends the pod redirects, which use up its allowance of ICMP
-		// errors (one a second, six at once) that refusals are made of.
 		{"hairpin", hairpin},
 	} {
 		t.Run(group.name, func(t *testing.T) {

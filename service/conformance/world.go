@@ -91,6 +91,9 @@ func NewWorld(t *testing.T, start func(*Node) Mode) *World {
 			Addrs: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("172.30.0.1%d", i)), netip.MustParseAddr(fmt.Sprintf("fd00:30::1%d", i))}}
 		attach(n.NS, i, fmt.Sprintf("172.30.0.1%d/24", i), fmt.Sprintf("fd00:30::1%d/64", i))
 		n.NS.Router()
+		// The kernel sends few ICMP errors a second, and here all come from one place.
+		n.NS.Sysctl("net/ipv4/icmp_ratelimit", "0")
+		n.NS.Sysctl("net/ipv6/icmp/ratelimit", "0")
 		w.Nodes = append(w.Nodes, n)
 	}
 	w.Outside = testnet.New(t, "outside")
