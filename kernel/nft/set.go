@@ -269,3 +269,23 @@ func protoText(p uint8) string {
 
 // KeyText prints a packed key, for messages.
 func KeyText(f Family, s Set, key string) string { return unpack(s.Key, f, key) }
+
+// Disjoint leaves out prefixes that lie in another one: the kernel takes no
+// overlapping ranges.
+func Disjoint(all []netip.Prefix) []netip.Prefix {
+	sorted := slices.Clone(all)
+	slices.SortFunc(sorted, func(a, b netip.Prefix) int {
+		if c := a.Addr().Compare(b.Addr()); c != 0 {
+			return c
+		}
+		return a.Bits() - b.Bits()
+	})
+	var out []netip.Prefix
+	for _, p := range sorted {
+		if n := len(out); n > 0 && out[n-1].Overlaps(p) {
+			continue
+		}
+		out = append(out, p)
+	}
+	return out
+}

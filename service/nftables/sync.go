@@ -95,7 +95,7 @@ func (m *Mode) compare(ctx context.Context, f nft.Family, c *change) error {
 // a pod's, so that nobody is masqueraded by mistake.
 func podCIDRs(f nft.Family, all []netip.Prefix) []nft.Element {
 	var out []nft.Element
-	for _, p := range disjoint(all) {
+	for _, p := range nft.Disjoint(all) {
 		if family(p.Addr()) == f {
 			out = append(out, nft.Range(p))
 		}
@@ -106,26 +106,6 @@ func podCIDRs(f nft.Family, all []netip.Prefix) []nft.Element {
 			zero = netip.IPv6Unspecified()
 		}
 		out = append(out, nft.Range(netip.PrefixFrom(zero, 0)))
-	}
-	return out
-}
-
-// disjoint leaves out prefixes that lie in another one: the kernel takes no
-// overlapping ranges.
-func disjoint(all []netip.Prefix) []netip.Prefix {
-	sorted := slices.Clone(all)
-	slices.SortFunc(sorted, func(a, b netip.Prefix) int {
-		if c := a.Addr().Compare(b.Addr()); c != 0 {
-			return c
-		}
-		return a.Bits() - b.Bits()
-	})
-	var out []netip.Prefix
-	for _, p := range sorted {
-		if n := len(out); n > 0 && out[n-1].Overlaps(p) {
-			continue
-		}
-		out = append(out, p)
 	}
 	return out
 }

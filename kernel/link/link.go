@@ -1,0 +1,293 @@
+// Package link changes routes and local addresses of the node.
+//
+// Invariants:
+//   - Routes of ours carry the protocol number 87; no other route is changed.
+//   - Addresses of ours on the loopback are in a file that is written before the
+//     address is added, so that none is forgotten.
+package link
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Protocol marks our routes (rtm_protocol).
+const Protocol = 87
+
+// Route is a route to a network of pods.
+type Route struct {
+	Dst netip.Prefix
+	// Via is the next hop; the zero Addr makes the network unreachable, so that what
+	// is for nobody does not go round by the default route.
+	Via netip.Addr
+	// Src is the source of what this node itself sends, or the zero Addr.
+	Src netip.Addr
+}
+
+// Net changes the network of one namespace.
+type Net interface {
+	// Routes lists our routes to networks with a next hop or none.
+	Routes(ctx context.Context) ([]Route, error)
+	// SetRoute adds a route or replaces that to the same network.
+	SetRoute(ctx context.Context, r Route) error
+	// DelRoute removes a route; none is no error.
+	DelRoute(ctx context.Context, r Route) error
+	// SetLocal makes exactly these addresses ours on the loopback, with scope host.
+	SetLocal(ctx context.Context, addrs []netip.Addr) error
+	// Watch tells when one of our routes or a link's address was deleted, by anyone.
+	Watch(ctx context.Context) (<-chan struct{}, error)
+}
+
+// Kernel is the Net of a namespace.
+type Kernel struct {
+	handle *netlink.Handle
+	nsfd   int
+	state  string
+}
+
+var _ Net = (*Kernel)(nil)
+
+// NewKernel works in the namespace of a descriptor; stateFile remembers local
+// addresses.
+func NewKernel(nsfd int, stateFile string) (*Kernel, error) {
+	h, err := netlink.NewHandleAt(netns.NsHandle(nsfd), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	return &Kernel{h, nsfd, stateFile}, nil
+}
+
+func ipnet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+func (r Route) netlink() *netlink.Route {
+	out := &netlink.Route{Dst: ipnet(r.Dst), Protocol: Protocol}
+	if r.Via.IsValid() {
+		out.Gw = r.Via.AsSlice()
+	} else {
+		out.Type = unix.RTN_UNREACHABLE
+		// Behind every other route to the same network, and IPv6 wants a device.
+		out.Priority = 4096
+		if r.Dst.Addr().Is6() {
+			out.LinkIndex = 1
+		}
+	}
+	if r.Src.IsValid() {
+		out.Src = r.Src.AsSlice()
+	}
+	return out
+}
+
+// Routes implements Net.
+func (k *Kernel) Routes(context.Context) ([]Route, error) {
+	list, err := k.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: Protocol, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, fmt.Errorf("routes: %w", err)
+	}
+	var out []Route
+	for _, r := range list {
+		if r.Dst == nil || (r.Gw == nil && r.Type != unix.RTN_UNREACHABLE) {
+			continue // a pod's
+		}
+		a, _ := netip.AddrFromSlice(r.Dst.IP)
+		bits, _ := r.Dst.Mask.Size()
+		own := Route{Dst: netip.PrefixFrom(a.Unmap(), bits)}
+		if via, ok := netip.AddrFromSlice(r.Gw); ok {
+			own.Via = via.Unmap()
+		}
+		if src, ok := netip.AddrFromSlice(r.Src); ok {
+			own.Src = src.Unmap()
+		}
+		out = append(out, own)
+	}
+	return out, nil
+}
+
+// SetRoute implements Net.
+func (k *Kernel) SetRoute(_ context.Context, r Route) error {
+	if err := k.handle.RouteReplace(r.netlink()); err != nil {
+		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+			return fmt.Errorf("route to %s: the next hop %s is on no network of this node; routing direct needs all nodes on one segment (VXLAN is not built yet): %w", r.Dst, r.Via, err)
+		}
+		return fmt.Errorf("route to %s via %s: %w", r.Dst, r.Via, err)
+	}
+	return nil
+}
+
+// DelRoute implements Net.
+func (k *Kernel) DelRoute(_ context.Context, r Route) error {
+	if err := k.handle.RouteDel(r.netlink()); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("remove route to %s: %w", r.Dst, err)
+	}
+	return nil
+}
+
+// SetLocal implements Net.
+func (k *Kernel) SetLocal(_ context.Context, want []netip.Addr) error {
+	have, err := k.remembered()
+	if err != nil {
+		return err
+	}
+	lo, err := k.handle.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	all := slices.Clone(want)
+	for _, a := range have {
+		if !slices.Contains(all, a) {
+			all = append(all, a)
+		}
+	}
+	if err := k.remember(all); err != nil {
+		return err
+	}
+	for _, a := range all {
+		if slices.Contains(want, a) {
+			err = k.handle.AddrReplace(lo, local(a))
+		} else if err = k.handle.AddrDel(lo, local(a)); errors.Is(err, unix.EADDRNOTAVAIL) {
+			err = nil
+		}
+		if err != nil {
+			return fmt.Errorf("local address %s: %w", a, err)
+		}
+	}
+	return k.remember(want)
+}
+
+func local(a netip.Addr) *netlink.Addr {
+	out := &netlink.Addr{IPNet: ipnet(netip.PrefixFrom(a, a.BitLen())), Scope: unix.RT_SCOPE_HOST}
+	if a.Is6() {
+		out.Flags = unix.IFA_F_NODAD
+	}
+	return out
+}
+
+func (k *Kernel) remembered() ([]netip.Addr, error) {
+	raw, err := os.ReadFile(k.state)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("local addresses: %w", err)
+	}
+	var out []netip.Addr
+	if err := json.Unmarshal(raw, &out); err != nil {
+		return nil, fmt.Errorf("local addresses: %s: %w", k.state, err)
+	}
+	return out, nil
+}
+
+func (k *Kernel) remember(addrs []netip.Addr) error {
+	if len(addrs) == 0 {
+		if err := os.Remove(k.state); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("local addresses: %w", err)
+		}
+		return nil
+	}
+	raw, err := json.Marshal(addrs)
+	if err == nil {
+		if err = os.WriteFile(k.state+".new", raw, 0o600); err == nil {
+			err = os.Rename(k.state+".new", k.state)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("local addresses: %w", err)
+	}
+	return nil
+}
+
+// Watch implements Net.
+func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
+	ns := netns.NsHandle(k.nsfd)
+	routes, addrs := make(chan netlink.RouteUpdate, 256), make(chan netlink.AddrUpdate, 256)
+	if err := netlink.RouteSubscribeWithOptions(routes, ctx.Done(), netlink.RouteSubscribeOptions{Namespace: &ns}); err != nil {
+		return nil, fmt.Errorf("watch routes: %w", err)
+	}
+	if err := netlink.AddrSubscribeWithOptions(addrs, ctx.Done(), netlink.AddrSubscribeOptions{Namespace: &ns}); err != nil {
+		return nil, fmt.Errorf("watch addresses: %w", err)
+	}
+	out := make(chan struct{}, 1)
+	go func() {
+		for routes != nil || addrs != nil {
+			found := false
+			select {
+			case u, ok := <-routes:
+				if !ok {
+					routes = nil
+				}
+				found = ok && u.Type == unix.RTM_DELROUTE && u.Protocol == Protocol
+			case u, ok := <-addrs:
+				if !ok {
+					addrs = nil
+				}
+				found = ok && !u.NewAddr && u.LinkIndex == 1
+			}
+			if found {
+				select {
+				case out <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}()
+	return out, nil
+}
+
+// Fake is a Net in memory that can be told to fail.
+type Fake struct {
+	Have map[netip.Prefix]Route
+	Addr []netip.Addr
+	// Fail, if set, is asked before every change.
+	Fail func(Route) error
+}
+
+var _ Net = (*Fake)(nil)
+
+// Routes implements Net.
+func (f *Fake) Routes(context.Context) (out []Route, err error) {
+	for _, r := range f.Have {
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+// SetRoute implements Net.
+func (f *Fake) SetRoute(_ context.Context, r Route) error {
+	if f.Fail != nil {
+		if err := f.Fail(r); err != nil {
+			return err
+		}
+	}
+	if f.Have == nil {
+		f.Have = map[netip.Prefix]Route{}
+	}
+	f.Have[r.Dst] = r
+	return nil
+}
+
+// DelRoute implements Net.
+func (f *Fake) DelRoute(_ context.Context, r Route) error {
+	delete(f.Have, r.Dst)
+	return nil
+}
+
+// SetLocal implements Net.
+func (f *Fake) SetLocal(_ context.Context, addrs []netip.Addr) error {
+	f.Addr = slices.Clone(addrs)
+	return nil
+}
+
+// Watch implements Net.
+func (f *Fake) Watch(context.Context) (<-chan struct{}, error) { return nil, nil }

@@ -1,0 +1,373 @@
+// Package podnetwork is the network of pods: addresses, links, routes between
+// nodes, and the plugin that the container runtime calls.
+//
+// Invariants:
+//   - What keeps pods connected is in the kernel: it lives without the agent.
+//   - The CNI configuration is written only when ADD can be served, so the kubelet
+//     calls a node Ready only then.
+//   - An agent that starts adopts the links and leases it finds.
+package podnetwork
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"wayleave.dev/kernel/link"
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/sysctl"
+	"wayleave.dev/model"
+	"wayleave.dev/podnetwork/cni"
+	"wayleave.dev/podnetwork/direct"
+	"wayleave.dev/podnetwork/ipam"
+	"wayleave.dev/podnetwork/veth"
+	"wayleave.dev/reconcile"
+)
+
+// Config is what the network is made with.
+type Config struct {
+	// Node is the name of this node.
+	Node  string
+	Store *model.Store
+	// NSFD is a descriptor of the node's network namespace.
+	NSFD int
+	// StateDir and Socket are on the node; Sysctl is a writable /proc/sys/net.
+	StateDir, Socket, Tombstones, Sysctl string
+	// Plugin is the plugin's program, to be copied to BinDir; ConfDir gets the
+	// configuration.
+	Plugin, BinDir, ConfDir string
+	CoolDown                time.Duration
+	Masquerade              bool
+	Kernel                  link.Net
+	NFT                     nft.Conn
+	Report                  func(finder, key string, problems []model.Problem)
+	Log                     *slog.Logger
+}
+
+// ConfName is the CNI configuration's file name.
+const ConfName = "10-wayleave.conflist"
+
+const conflist = `{
+  "cniVersion": "1.1.0",
+  "name": "wayleave",
+  "plugins": [{"type": "wayleave-cni"}]
+}
+`
+
+// Network is the feature at work.
+type Network struct {
+	Config
+	book   *ipam.Book
+	host   *veth.Host
+	server *cni.Server
+	// Routes and Translation are the healths of the two loops.
+	Routes, Translation *reconcile.Health
+}
+
+// New opens the leases and adopts what is there.
+func New(c Config, routes, translation *reconcile.Health) (*Network, error) {
+	book, err := ipam.Open(c.StateDir, c.CoolDown, nil)
+	if err != nil {
+		return nil, err
+	}
+	host, err := veth.NewHost(c.NSFD, c.Sysctl)
+	if err != nil {
+		return nil, errors.Join(err, book.Close())
+	}
+	n := &Network{Config: c, book: book, host: host, Routes: routes, Translation: translation}
+	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Log: c.Log}
+	return n, nil
+}
+
+// local is the node's facts for the CNI server.
+func (n *Network) local() (cni.Local, bool) {
+	node, ok := n.Store.Snapshot().Node(n.Node)
+	if !ok || len(node.PodCIDRs) == 0 {
+		return cni.Local{}, false
+	}
+	return cni.Local{PodCIDRs: node.PodCIDRs, NodeIPs: node.InternalIPs}, true
+}
+
+// Run works until ctx ends. What pods need stays behind.
+func (n *Network) Run(ctx context.Context) error {
+	if err := n.forwarding(); err != nil {
+		return err
+	}
+	if err := os.Remove(n.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cni socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: n.Socket})
+	if err != nil {
+		return fmt.Errorf("cni socket: %w", err)
+	}
+	if err := os.Chmod(n.Socket, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("cni socket: %w", err), l.Close())
+	}
+	if err := n.server.Bury(n.Tombstones); err != nil {
+		n.Log.Warn("tombstones of the CNI plugin", "err", err)
+	}
+	n.repair()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	parts := []func(context.Context) error{
+		func(ctx context.Context) error { return n.server.Serve(ctx, l) },
+		n.routes, n.translation, n.publish,
+	}
+	done := make(chan struct{})
+	for _, part := range parts {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			if err := part(ctx); err != nil && ctx.Err() == nil {
+				cancel(err)
+			}
+		}()
+	}
+	for range parts {
+		<-done
+	}
+	return context.Cause(ctx)
+}
+
+// forwarding makes the node a router.
+func (n *Network) forwarding() error {
+	s := sysctl.Set{Root: n.Sysctl, State: filepath.Join(n.StateDir, "sysctl")}
+	if err := s.Ensure("ipv4/ip_forward", "1"); err != nil {
+		return err
+	}
+	err := s.Ensure("ipv6/conf/all/forwarding", "1")
+	if errors.Is(err, fs.ErrNotExist) { // booted with ipv6.disable=1
+		return nil
+	}
+	return err
+}
+
+// repair puts back what somebody took from the links of living pods.
+func (n *Network) repair() {
+	local, ok := n.local()
+	if !ok {
+		return
+	}
+	for _, l := range n.book.List() {
+		err := n.host.Repair(veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, NodeIPs: local.NodeIPs})
+		var problems []model.Problem
+		if err != nil {
+			problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: n.Node}, Reason: fmt.Sprintf("pod %s: %v", l.Pod, err)})
+		}
+		n.report("podnetwork", l.Container, problems)
+	}
+}
+
+func (n *Network) report(finder, key string, problems []model.Problem) {
+	if n.Report != nil {
+		n.Report(finder, key, problems)
+	}
+}
+
+// routes keeps the routes between nodes.
+func (n *Network) routes(ctx context.Context) error {
+	deleted, err := n.Kernel.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	foreign := make(chan struct{}, 1)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-deleted:
+				// Own deletions are seen as well; a look costs one dump.
+				n.repair()
+				select {
+				case foreign <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}()
+	loop := &reconcile.Loop[string, direct.Plan]{
+		Name: "routes", Store: n.Store, Kinds: model.NodeKind, Keys: direct.Keys(n.Node), Equal: direct.Equal,
+		Plan: func(s model.Snapshot, name string) (direct.Plan, bool, []model.Problem) {
+			return direct.Make(s, name, n.Node)
+		},
+		Target: &direct.Target{Net: n.Kernel}, Foreign: foreign, Health: n.Routes, Log: n.Log,
+		Report: func(key string, problems []model.Problem) { n.report("routes", key, problems) },
+	}
+	return loop.Run(ctx)
+}
+
+// world is what masquerading depends on.
+type world struct {
+	own, all []netip.Prefix
+	nodes    []netip.Addr
+}
+
+func (w world) equal(o world) bool {
+	return slices.Equal(w.own, o.own) && slices.Equal(w.all, o.all) && slices.Equal(w.nodes, o.nodes)
+}
+
+// translation keeps the masquerading of what leaves the pod network.
+func (n *Network) translation(ctx context.Context) error {
+	foreign, err := n.NFT.Watch(ctx, TableName)
+	if err != nil {
+		return err
+	}
+	loop := &reconcile.Loop[string, world]{
+		Name: "masquerade", Store: n.Store, Kinds: model.NodeKind, Equal: world.equal,
+		Keys: func(_ model.Snapshot, c model.Changes) []string {
+			if len(c.Nodes) == 0 {
+				return nil
+			}
+			return []string{"masquerade"}
+		},
+		Plan: func(s model.Snapshot, _ string) (world, bool, []model.Problem) {
+			return Plan(s, n.Node), n.Masquerade, nil
+		},
+		Target: translator{n.NFT}, Foreign: foreign, Health: n.Translation, Log: n.Log,
+	}
+	return loop.Run(ctx)
+}
+
+// Plan collects the networks of pods and the addresses of nodes.
+func Plan(s model.Snapshot, self string) world {
+	var w world
+	for node := range s.Nodes() {
+		w.all = append(w.all, node.PodCIDRs...)
+		w.nodes = append(w.nodes, node.InternalIPs...)
+		if node.Name == self {
+			w.own = append(w.own, node.PodCIDRs...)
+		}
+	}
+	return w
+}
+
+// translator writes the table: few elements, whole each time, in one transaction.
+type translator struct{ conn nft.Conn }
+
+func (t translator) Sync(ctx context.Context, plans map[string]world) error {
+	for _, f := range nft.Families() {
+		w, ok := plans["masquerade"]
+		if !ok {
+			if err := t.conn.Remove(ctx, table(f)); err != nil {
+				return err
+			}
+			continue
+		}
+		have, err := t.conn.Read(ctx, table(f))
+		if err != nil {
+			return err
+		}
+		b := nft.Batch{Base: true, Recreate: have.Exists && !have.Fits, Add: members(f, w.own, w.all, w.nodes)}
+		for _, s := range table(f).Sets {
+			b.Clear = append(b.Clear, s.Name)
+		}
+		if err := t.conn.Commit(ctx, table(f), b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t translator) Apply(ctx context.Context, set map[string]world, _ []string) error {
+	return t.Sync(ctx, set)
+}
+
+// publish installs the plugin, and its configuration once the node has a network.
+func (n *Network) publish(ctx context.Context) error {
+	if err := install(n.Plugin, filepath.Join(n.BinDir, cni.Type)); err != nil {
+		return fmt.Errorf("CNI plugin: %w", err)
+	}
+	w, err := n.Store.Watch(model.NodeKind)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	for {
+		if _, ok := n.local(); ok {
+			break
+		}
+		if _, _, err := w.Next(ctx); err != nil {
+			return err
+		}
+	}
+	if err := writeFile(filepath.Join(n.ConfDir, ConfName), []byte(conflist), 0o644); err != nil {
+		return fmt.Errorf("CNI configuration: %w", err)
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// install copies a program in place of a running one.
+func install(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	raw, err := io.ReadAll(in)
+	if err != nil {
+		return err
+	}
+	return writeFile(to, raw, 0o755)
+}
+
+func writeFile(name string, content []byte, mode fs.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	temp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".new")
+	if err := os.WriteFile(temp, content, mode); err != nil {
+		return err
+	}
+	return os.Rename(temp, name)
+}
+
+// Facts are lines about the leases, for status.
+func (n *Network) Facts() []string {
+	local, ok := n.local()
+	if !ok {
+		return []string{"the node has no pod network yet"}
+	}
+	return []string{fmt.Sprintf("%d leases of %v, MTU %d", len(n.book.List()), local.PodCIDRs, n.host.UplinkMTU(local.NodeIPs))}
+}
+
+// Close ends the use of the leases.
+func (n *Network) Close() error { return n.book.Close() }
+
+// Uninstall removes what the feature left on the node: links, routes, rules, files,
+// and puts sysctls back. Pods lose their network.
+func Uninstall(ctx context.Context, c Config) error {
+	host, err := veth.NewHost(c.NSFD, c.Sysctl)
+	if err != nil {
+		return err
+	}
+	names, err := host.Names()
+	errs := []error{err}
+	for _, name := range names {
+		errs = append(errs, host.Teardown(name))
+	}
+	routes, err := c.Kernel.Routes(ctx)
+	errs = append(errs, err)
+	for _, r := range routes {
+		errs = append(errs, c.Kernel.DelRoute(ctx, r))
+	}
+	for _, f := range nft.Families() {
+		errs = append(errs, c.NFT.Remove(ctx, table(f)))
+	}
+	errs = append(errs, sysctl.Set{Root: c.Sysctl, State: filepath.Join(c.StateDir, "sysctl")}.Restore())
+	for _, file := range []string{filepath.Join(c.ConfDir, ConfName), filepath.Join(c.BinDir, cni.Type), c.Socket, filepath.Join(c.StateDir, "leases"), filepath.Join(c.StateDir, "leases.new")} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, os.RemoveAll(c.Tombstones))...)
+}

@@ -1,0 +1,385 @@
+// Package veth makes and removes the link between a pod and its node.
+//
+// A pod has no neighbour but its node: its addresses are /32 and /128, its default
+// route goes to a link-local address that no host has, with a permanent neighbour
+// entry for it, so that no ARP and no neighbour discovery is ever sent or needed.
+// There is no bridge: the node routes each pod's address to the pod's link.
+//
+// Both MAC addresses are set as the link is made, so that no daemon that renames
+// or re-addresses new links has anything to do.
+package veth
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// RouteProtocol marks the routes that are ours (rtm_protocol).
+const RouteProtocol = 87
+
+// Prefix is what the node's ends of our links are called by.
+const Prefix = "wl"
+
+// The next hops that pods see.
+var (
+	gateway4 = netip.MustParseAddr("169.254.1.1")
+	gateway6 = netip.MustParseAddr("fe80::1")
+)
+
+// Link describes the link of one pod.
+type Link struct {
+	// Name is that of the interface in the pod: "eth0".
+	Name string
+	// HostName is that of its other end on the node, see HostName.
+	HostName string
+	IPs      []netip.Addr
+	MTU      int
+	// NodeIPs are the node's own addresses, the source of what it sends to the pod.
+	NodeIPs []netip.Addr
+	// MAC is the pod's, nil for one made from its first address.
+	MAC net.HardwareAddr
+}
+
+// HostName is the name of the node's end, at most 15 bytes, the same for the same
+// container and interface.
+func HostName(container, ifname string) string {
+	sum := sha256.Sum256([]byte(container + "/" + ifname))
+	return Prefix + hex.EncodeToString(sum[:5])
+}
+
+// hostMAC is the node's end of every link: it is alone with the pod.
+func hostMAC() net.HardwareAddr { return net.HardwareAddr{0xee, 0x57, 0x4c, 0, 0, 1} }
+
+// podMAC is locally administered and follows the address, so that a pod made
+// again with its address has its MAC, too.
+func (l Link) podMAC() net.HardwareAddr {
+	if l.MAC != nil {
+		return l.MAC
+	}
+	raw := l.IPs[0].AsSlice()
+	return append(net.HardwareAddr{0x0a, 0x57}, raw[len(raw)-4:]...)
+}
+
+func ipnet(a netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+}
+
+func anywhere(is6 bool) *net.IPNet {
+	if is6 {
+		return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+	}
+	return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+}
+
+// Host is where the node's ends are: the namespace of the agent.
+type Host struct {
+	nsfd   int // of the node's network namespace
+	handle *netlink.Handle
+	// sysctl is the mount of /proc/sys/net.
+	sysctl string
+}
+
+// NewHost works in the namespace with that descriptor; sysctl is where its
+// /proc/sys/net is writable.
+func NewHost(nsfd int, sysctl string) (*Host, error) {
+	h, err := netlink.NewHandleAt(netns.NsHandle(nsfd), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	return &Host{nsfd, h, sysctl}, nil
+}
+
+// inside runs fn on a thread that is in a network namespace. The thread ends with
+// it.
+func inside(nsfd int, fn func() error) error {
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread must not serve others
+		if err = unix.Setns(nsfd, unix.CLONE_NEWNET); err != nil {
+			err = fmt.Errorf("enter network namespace: %w", err)
+			return
+		}
+		err = fn()
+	}()
+	<-done
+	return err
+}
+
+// Setup makes the link in the pod's namespace; after an error nothing is left.
+func (h *Host) Setup(podNS *os.File, l Link) (podMAC net.HardwareAddr, err error) {
+	if err := h.deleteLink(l.HostName); err != nil {
+		return nil, err
+	}
+	pod, err := netlink.NewHandleAt(netns.NsHandle(podNS.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink in the pod: %w", err)
+	}
+	defer pod.Close()
+	if _, err := pod.LinkByName(l.Name); err == nil {
+		return nil, fmt.Errorf("the pod has an interface %s already", l.Name)
+	}
+	veth := &netlink.Veth{
+		LinkAttrs:        netlink.LinkAttrs{Name: l.Name, MTU: l.MTU, HardwareAddr: l.podMAC()},
+		PeerName:         l.HostName,
+		PeerHardwareAddr: hostMAC(),
+		PeerNamespace:    netlink.NsFd(h.nsfd),
+		PeerMTU:          uint32(l.MTU),
+	}
+	if err := pod.LinkAdd(veth); err != nil {
+		return nil, fmt.Errorf("make link %s: %w", l.Name, err)
+	}
+	if err := errors.Join(h.hostSide(l), podSide(pod, int(podNS.Fd()), l)); err != nil {
+		return nil, errors.Join(err, h.deleteLink(l.HostName))
+	}
+	return l.podMAC(), nil
+}
+
+// hostSide configures the node's end.
+func (h *Host) hostSide(l Link) error {
+	link, err := h.handle.LinkByName(l.HostName)
+	if err != nil {
+		return fmt.Errorf("link %s: %w", l.HostName, err)
+	}
+	if err := h.hostSysctls(l); err != nil {
+		return err
+	}
+	if err := h.handle.LinkSetUp(link); err != nil {
+		return fmt.Errorf("link %s up: %w", l.HostName, err)
+	}
+	for _, ip := range l.IPs {
+		neigh := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: l.podMAC()}
+		if err := h.handle.NeighSet(neigh); err != nil {
+			return fmt.Errorf("neighbour %s: %w", ip, err)
+		}
+		if err := h.handle.RouteReplace(h.route(link, ip, l.NodeIPs)); err != nil {
+			return fmt.Errorf("route to %s: %w", ip, err)
+		}
+		if ip.Is6() {
+			addr := &netlink.Addr{IPNet: &net.IPNet{IP: gateway6.AsSlice(), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD}
+			if err := h.handle.AddrReplace(link, addr); err != nil {
+				return fmt.Errorf("address %s of %s: %w", gateway6, l.HostName, err)
+			}
+		}
+	}
+	return nil
+}
+
+// route is the node's to a pod. Its source is given, since a VIP on the loopback
+// could be chosen otherwise.
+func (h *Host) route(link netlink.Link, ip netip.Addr, nodeIPs []netip.Addr) *netlink.Route {
+	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipnet(ip), Scope: netlink.SCOPE_LINK, Protocol: RouteProtocol}
+	if i := slices.IndexFunc(nodeIPs, func(a netip.Addr) bool { return a.Is6() == ip.Is6() }); i >= 0 {
+		r.Src = nodeIPs[i].AsSlice()
+	}
+	return r
+}
+
+// hostSysctls: strict reverse path checks that the host may have as default would
+// drop nothing here, but loose ones are enough; redirects make no sense on a link
+// with one peer; no addresses from router advertisements.
+func (h *Host) hostSysctls(l Link) error {
+	values := map[string]string{
+		"ipv4/conf/" + l.HostName + "/send_redirects": "0",
+		"ipv4/conf/" + l.HostName + "/rp_filter":      "0",
+		"ipv4/conf/" + l.HostName + "/forwarding":     "1",
+	}
+	if slices.ContainsFunc(l.IPs, netip.Addr.Is6) {
+		values["ipv6/conf/"+l.HostName+"/accept_ra"] = "0"
+		values["ipv6/conf/"+l.HostName+"/accept_dad"] = "0"
+		values["ipv6/conf/"+l.HostName+"/forwarding"] = "1"
+	}
+	return inside(h.nsfd, func() error {
+		for name, v := range values {
+			if err := os.WriteFile(filepath.Join(h.sysctl, name), []byte(v), 0); err != nil {
+				return fmt.Errorf("sysctl: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// podSide configures the pod's end.
+func podSide(pod *netlink.Handle, nsfd int, l Link) error {
+	link, err := pod.LinkByName(l.Name)
+	if err != nil {
+		return fmt.Errorf("link %s: %w", l.Name, err)
+	}
+	for _, ip := range l.IPs {
+		addr := &netlink.Addr{IPNet: ipnet(ip)}
+		if ip.Is6() {
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		if err := pod.AddrAdd(link, addr); err != nil {
+			return fmt.Errorf("address %s: %w", ip, err)
+		}
+	}
+	if err := pod.LinkSetUp(link); err != nil {
+		return fmt.Errorf("link %s up: %w", l.Name, err)
+	}
+	done := map[bool]bool{}
+	for _, ip := range l.IPs {
+		if done[ip.Is6()] {
+			continue
+		}
+		done[ip.Is6()] = true
+		if err := podRoutes(pod, link, ip.Is6()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func podRoutes(pod *netlink.Handle, link netlink.Link, is6 bool) error {
+	gw := gateway4
+	if is6 {
+		gw = gateway6
+	}
+	neigh := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: gw.AsSlice(), HardwareAddr: hostMAC()}
+	if err := pod.NeighSet(neigh); err != nil {
+		return fmt.Errorf("neighbour %s: %w", gw, err)
+	}
+	def := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: anywhere(is6), Gw: gw.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}
+	if err := pod.RouteReplace(def); err != nil {
+		return fmt.Errorf("default route: %w", err)
+	}
+	return nil
+}
+
+// Teardown removes the link of a name on the node, and with it the pod's end and
+// the routes. No link is no error.
+func (h *Host) Teardown(hostName string) error { return h.deleteLink(hostName) }
+
+func (h *Host) deleteLink(name string) error {
+	link, err := h.handle.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil {
+		err = h.handle.LinkDel(link)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove link %s: %w", name, err)
+	}
+	return nil
+}
+
+// Check says what of a link is not as Setup made it.
+func (h *Host) Check(podNS *os.File, l Link) error {
+	pod, err := netlink.NewHandleAt(netns.NsHandle(podNS.Fd()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("netlink in the pod: %w", err)
+	}
+	defer pod.Close()
+	link, err := pod.LinkByName(l.Name)
+	if err != nil {
+		return fmt.Errorf("the pod has no interface %s: %w", l.Name, err)
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		return fmt.Errorf("the pod's interface %s is down", l.Name)
+	}
+	addrs, err := pod.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("addresses of %s: %w", l.Name, err)
+	}
+	for _, ip := range l.IPs {
+		if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(ip.AsSlice()) }) {
+			return fmt.Errorf("the pod's interface %s has lost the address %s", l.Name, ip)
+		}
+		if err := hasDefault(pod, link, ip.Is6()); err != nil {
+			return err
+		}
+	}
+	return h.checkHost(l)
+}
+
+func hasDefault(pod *netlink.Handle, link netlink.Link, is6 bool) error {
+	family := netlink.FAMILY_V4
+	if is6 {
+		family = netlink.FAMILY_V6
+	}
+	routes, err := pod.RouteList(link, family)
+	if err != nil {
+		return fmt.Errorf("routes of the pod: %w", err)
+	}
+	if !slices.ContainsFunc(routes, func(r netlink.Route) bool {
+		return r.Gw != nil && (r.Dst == nil || r.Dst.IP.IsUnspecified())
+	}) {
+		return errors.New("the pod has lost its default route")
+	}
+	return nil
+}
+
+func (h *Host) checkHost(l Link) error {
+	link, err := h.handle.LinkByName(l.HostName)
+	if err != nil {
+		return fmt.Errorf("the node has no link %s: %w", l.HostName, err)
+	}
+	for _, ip := range l.IPs {
+		routes, err := h.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipnet(ip)}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST)
+		if err != nil {
+			return fmt.Errorf("routes: %w", err)
+		}
+		if len(routes) == 0 {
+			return fmt.Errorf("the node has lost its route to %s", ip)
+		}
+	}
+	return nil
+}
+
+// Repair puts the node's side of a link back; the link itself must be there.
+func (h *Host) Repair(l Link) error {
+	if _, err := h.handle.LinkByName(l.HostName); err != nil {
+		return fmt.Errorf("link %s: %w", l.HostName, err)
+	}
+	return h.hostSide(l)
+}
+
+// Names lists the node's ends of our links.
+func (h *Host) Names() ([]string, error) {
+	links, err := h.handle.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("links: %w", err)
+	}
+	var out []string
+	for _, l := range links {
+		name := l.Attrs().Name
+		if _, ok := l.(*netlink.Veth); ok && len(name) == len(Prefix)+10 && name[:len(Prefix)] == Prefix {
+			out = append(out, name)
+		}
+	}
+	return out, nil
+}
+
+// UplinkMTU is the MTU of the link that has one of the node's addresses, or 1500.
+func (h *Host) UplinkMTU(nodeIPs []netip.Addr) int {
+	links, err := h.handle.LinkList()
+	if err != nil {
+		return 1500
+	}
+	for _, l := range links {
+		addrs, err := h.handle.AddrList(l, netlink.FAMILY_ALL)
+		if err != nil || l.Attrs().Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		for _, a := range addrs {
+			if ip, ok := netip.AddrFromSlice(a.IP); ok && slices.Contains(nodeIPs, ip.Unmap()) {
+				return l.Attrs().MTU
+			}
+		}
+	}
+	return 1500
+}
