@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -31,11 +32,18 @@ type Batch struct {
 	DropChains []string
 }
 
+// Change is a batch and the table that it is for.
+type Change struct {
+	Table Table
+	Batch Batch
+}
+
 // State is what the kernel has of a table.
 type State struct {
 	// Exists is false when there is no such table.
 	Exists bool
-	// Fits is false when a set has another type than the table says.
+	// Fits is false when a set has another type, or a chain another hook, than the
+	// table says: nothing but Recreate helps then.
 	Fits     bool
 	Elements map[string][]Element
 	Chains   []string
@@ -47,6 +55,8 @@ type Conn interface {
 	Read(ctx context.Context, t Table) (State, error)
 	// Commit applies a batch, whole or not at all.
 	Commit(ctx context.Context, t Table, b Batch) error
+	// CommitAll applies batches to several tables, all or none of them.
+	CommitAll(ctx context.Context, changes ...Change) error
 	// Remove deletes the table; no error when there is none.
 	Remove(ctx context.Context, t Table) error
 	// Watch tells of changes to tables of these names that others made, until ctx
@@ -111,12 +121,76 @@ func bigBuffers(c *netlink.Conn) error {
 const chunk = 400
 
 // Commit implements Conn.
-func (k *Kernel) Commit(_ context.Context, t Table, b Batch) error {
-	c, err := k.conn()
+func (k *Kernel) Commit(ctx context.Context, t Table, b Batch) error {
+	return k.CommitAll(ctx, Change{t, b})
+}
+
+// CommitAll implements Conn.
+func (k *Kernel) CommitAll(ctx context.Context, changes ...Change) error {
+	c, err := k.conn(deadline(ctx))
 	if err != nil {
 		return err
 	}
-	table := &nftables.Table{Family: nftables.TableFamily(t.Family), Name: t.Name}
+	names := make([]string, len(changes))
+	for i, ch := range changes {
+		names[i] = fmt.Sprintf("%s %s", ch.Table.Family, ch.Table.Name)
+		if err := ch.build(c); err != nil {
+			return fmt.Errorf("nftables: table %s: %w", names[i], err)
+		}
+	}
+	return flush(c, strings.Join(names, " and "))
+}
+
+// Try says whether the kernel takes the table, by a transaction that makes it and
+// takes it away: no packet ever meets it.
+func (k *Kernel) Try(ctx context.Context, t Table) error {
+	c, err := k.conn(deadline(ctx))
+	if err != nil {
+		return err
+	}
+	table := netlinkTable(t)
+	if err := base(c, table, t); err != nil {
+		return fmt.Errorf("nftables: table %s %s: %w", t.Family, t.Name, err)
+	}
+	c.DelTable(table)
+	return flush(c, fmt.Sprintf("%s %s", t.Family, t.Name))
+}
+
+// flush sends the transaction. The library's error has one part for each message
+// that failed, often the same: a few say enough.
+func flush(c *nftables.Conn, names string) error {
+	err := c.Flush()
+	if err == nil {
+		return nil
+	}
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return fmt.Errorf("nftables: table %s: the kernel refused the transaction: %w", names, errno)
+	}
+	return fmt.Errorf("nftables: table %s: %w", names, err)
+}
+
+// slow is how long a transaction may take at the most.
+const slow = 2 * time.Minute
+
+// deadline keeps a conversation with the kernel from hanging forever.
+func deadline(ctx context.Context) nftables.ConnOption {
+	return nftables.WithSockOptions(func(c *netlink.Conn) error {
+		at := time.Now().Add(slow)
+		if d, ok := ctx.Deadline(); ok && d.Before(at) {
+			at = d
+		}
+		return c.SetDeadline(at)
+	})
+}
+
+func netlinkTable(t Table) *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamily(t.Family), Name: t.Name}
+}
+
+// build queues the messages of the change.
+func (ch Change) build(c *nftables.Conn) error {
+	t, b, table := ch.Table, ch.Batch, netlinkTable(ch.Table)
 	if b.Recreate {
 		c.AddTable(table) // so that deleting cannot fail
 		c.DelTable(table)
@@ -143,9 +217,6 @@ func (k *Kernel) Commit(_ context.Context, t Table, b Batch) error {
 		c.FlushChain(ch)
 		c.DelChain(ch)
 	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: table %s %s: %w", t.Family, t.Name, err)
-	}
 	return nil
 }
 
@@ -154,10 +225,10 @@ func base(c *nftables.Conn, table *nftables.Table, t Table) error {
 	for _, s := range t.Sets {
 		set, err := s.netlink(table, t.Family)
 		if err != nil {
-			return fmt.Errorf("nftables: table %s %s: %w", t.Family, t.Name, err)
+			return err
 		}
 		if err := c.AddSet(set, nil); err != nil {
-			return fmt.Errorf("nftables: table %s %s: set %s: %w", t.Family, t.Name, s.Name, err)
+			return fmt.Errorf("set %s: %w", s.Name, err)
 		}
 	}
 	// All chains before all rules: rules go to chains that come later.
@@ -227,7 +298,7 @@ func elements(t Table, table *nftables.Table, bySet map[string][]Element, apply 
 				list = append(list, s.netlinkElement(e)...)
 			}
 			if err := apply(set, list); err != nil {
-				return fmt.Errorf("nftables: set %s: %w", name, err)
+				return fmt.Errorf("set %s: %w", name, err)
 			}
 		}
 	}
@@ -250,24 +321,21 @@ func (s Set) netlinkElement(e Element) []nftables.SetElement {
 }
 
 // Remove implements Conn.
-func (k *Kernel) Remove(_ context.Context, t Table) error {
-	c, err := k.conn()
+func (k *Kernel) Remove(ctx context.Context, t Table) error {
+	c, err := k.conn(deadline(ctx))
 	if err != nil {
 		return err
 	}
-	table := &nftables.Table{Family: nftables.TableFamily(t.Family), Name: t.Name}
-	c.AddTable(table)
+	table := netlinkTable(t)
+	c.AddTable(table) // so that deleting cannot fail
 	c.DelTable(table)
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nftables: remove table %s %s: %w", t.Family, t.Name, err)
-	}
-	return nil
+	return flush(c, fmt.Sprintf("%s %s", t.Family, t.Name))
 }
 
 // Read implements Conn.
-func (k *Kernel) Read(_ context.Context, t Table) (State, error) {
+func (k *Kernel) Read(ctx context.Context, t Table) (State, error) {
 	st := State{Fits: true, Elements: map[string][]Element{}}
-	c, err := k.conn()
+	c, err := k.conn(deadline(ctx))
 	if err != nil {
 		return st, err
 	}
@@ -314,9 +382,24 @@ func (k *Kernel) Read(_ context.Context, t Table) (State, error) {
 	for _, ch := range chains {
 		if ch.Table.Name == t.Name {
 			st.Chains = append(st.Chains, ch.Name)
+			st.Fits = st.Fits && t.hookFits(ch)
 		}
 	}
 	return st, nil
+}
+
+// hookFits says whether a chain is entered where the table says: the kernel does
+// not let that be changed.
+func (t Table) hookFits(have *nftables.Chain) bool {
+	i := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == have.Name })
+	if i < 0 {
+		return have.Hooknum == nil
+	}
+	want := netlinkChain(have.Table, t.Chains[i])
+	if have.Hooknum == nil || want.Hooknum == nil {
+		return have.Hooknum == nil && want.Hooknum == nil
+	}
+	return *have.Hooknum == *want.Hooknum && *have.Priority == *want.Priority && have.Type == want.Type
 }
 
 // fits compares the kernel's set with ours. Of a verdict map the library does not

@@ -2,11 +2,13 @@ package nft
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // Fake is a Conn in memory that can be told to fail. It knows of elements that
@@ -55,34 +57,48 @@ func (f *Fake) Read(_ context.Context, t Table) (State, error) {
 }
 
 // Commit implements Conn.
-func (f *Fake) Commit(_ context.Context, t Table, b Batch) error {
+func (f *Fake) Commit(ctx context.Context, t Table, b Batch) error {
+	return f.CommitAll(ctx, Change{t, b})
+}
+
+// CommitAll implements Conn.
+func (f *Fake) CommitAll(_ context.Context, changes ...Change) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.Fail != nil {
-		if err := f.Fail(b); err != nil {
-			return err
-		}
-	}
-	next := &fakeTable{sets: map[string]map[string]Element{}, chains: map[string]bool{}}
-	if have, ok := f.tables[id(t)]; ok && !b.Recreate {
-		for name, set := range have.sets {
-			next.sets[name] = map[string]Element{}
-			for k, e := range set {
-				next.sets[name][k] = e
+	next := map[string]*fakeTable{}
+	for _, ch := range changes {
+		if f.Fail != nil {
+			if err := f.Fail(ch.Batch); err != nil {
+				return err
 			}
 		}
-		for name := range have.chains {
-			next.chains[name] = true
+		ft, err := f.after(ch.Table, ch.Batch)
+		if err != nil {
+			return fmt.Errorf("fake: table %s: %w", id(ch.Table), err)
 		}
-	} else if !b.Base && !b.Recreate {
-		return errors.New("fake: no such table")
+		next[id(ch.Table)] = ft
 	}
-	if err := next.apply(t, b); err != nil {
-		return fmt.Errorf("fake: %w", err)
+	for name, ft := range next {
+		f.tables[name] = ft
 	}
-	f.tables[id(t)] = next
 	f.Commits++
 	return nil
+}
+
+// after is the table as the batch leaves it.
+func (f *Fake) after(t Table, b Batch) (*fakeTable, error) {
+	next := &fakeTable{sets: map[string]map[string]Element{}, chains: map[string]bool{}}
+	have, ok := f.tables[id(t)]
+	switch {
+	case ok && !b.Recreate:
+		for name, set := range have.sets {
+			next.sets[name] = maps.Clone(set)
+		}
+		next.chains = maps.Clone(have.chains)
+	case !b.Base && !b.Recreate:
+		return nil, fmt.Errorf("no such table: %w", unix.ENOENT)
+	}
+	return next, next.apply(t, b)
 }
 
 func (ft *fakeTable) apply(t Table, b Batch) error {
@@ -105,7 +121,7 @@ func (ft *fakeTable) apply(t Table, b Batch) error {
 	for name, list := range b.Delete {
 		for _, e := range list {
 			if _, ok := ft.sets[name][e.Key]; !ok {
-				return fmt.Errorf("set %s: delete: no such element", name)
+				return fmt.Errorf("set %s: delete: no such element: %w", name, unix.ENOENT)
 			}
 			delete(ft.sets[name], e.Key)
 		}
@@ -117,10 +133,10 @@ func (ft *fakeTable) apply(t Table, b Batch) error {
 		}
 		for _, e := range list {
 			if old, ok := ft.sets[name][e.Key]; ok && old != e {
-				return fmt.Errorf("set %s: add: file exists", name)
+				return fmt.Errorf("set %s: add: %w", name, unix.EEXIST)
 			}
 			if len(s.Data) > 0 && s.Data[0] == Verdict && !ft.chains[e.Data] {
-				return fmt.Errorf("set %s: no chain %s", name, e.Data)
+				return fmt.Errorf("set %s: no chain %s: %w", name, e.Data, unix.ENOENT)
 			}
 			ft.sets[name][e.Key] = e
 		}

@@ -1,6 +1,8 @@
 package nft
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -9,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"wayleave.dev/internal/testnet"
 )
@@ -196,5 +200,75 @@ func TestForeignChangesAreSeenAndOwnAreNot(t *testing.T) {
 	case <-seen:
 	case <-time.After(5 * time.Second):
 		t.Error("the flush was not seen")
+	}
+}
+
+// The kernel lets no chain move to another hook, so that is another layout, too.
+func TestAnotherHookDoesNotFit(t *testing.T) {
+	table, batch := sample(IPv4)
+	_, k := conn(t)
+	if err := k.Commit(t.Context(), table, batch); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range table.Chains {
+		if c.Name == "check" {
+			table.Chains[i].Hook = &Hook{"filter", "prerouting", -80}
+		}
+	}
+	if st, err := k.Read(t.Context(), table); err != nil || st.Fits {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if err := k.Commit(t.Context(), table, Batch{Recreate: true}); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := k.Read(t.Context(), table); err != nil || !st.Fits {
+		t.Errorf("after making it anew: %+v, %v", st, err)
+	}
+}
+
+// A change of two tables is one transaction: a fault in one stops the other.
+func TestTwoTablesChangeTogether(t *testing.T) {
+	t4, b4 := sample(IPv4)
+	t6, b6 := sample(IPv6)
+	_, k := conn(t)
+	bad := Batch{Base: true, Add: map[string][]Element{"frontends": {{Key: b6.Add["frontends"][0].Key, Data: "nowhere"}}}}
+	if err := k.CommitAll(t.Context(), Change{t4, b4}, Change{t6, bad}); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("error is %v", err)
+	}
+	if st, err := k.Read(t.Context(), t4); err != nil || st.Exists {
+		t.Errorf("half of a failed transaction is there: %v, %v", st, err)
+	}
+	if err := k.CommitAll(t.Context(), Change{t4, b4}, Change{t6, b6}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAHundredThousandElementsInOneTransaction(t *testing.T) {
+	table, batch := sample(IPv4)
+	_, k := conn(t)
+	const n = 100_000
+	batch.Add["slots"] = nil
+	backend := Pack(netip.MustParseAddr("10.244.1.5"), uint16(8080))
+	for i := range uint32(n) {
+		batch.Add["slots"] = append(batch.Add["slots"], Element{Key: Pack(netip.MustParseAddr("10.96.0.1"), uint8(6), uint16(80), i), Data: backend})
+	}
+	start := time.Now()
+	if err := k.Commit(t.Context(), table, batch); err != nil {
+		t.Fatal(err)
+	}
+	st, err := k.Read(t.Context(), table)
+	if err != nil || len(st.Elements["slots"]) != n {
+		t.Errorf("%d elements, %v", len(st.Elements["slots"]), err)
+	}
+	t.Logf("written and read in %s", time.Since(start))
+}
+
+func TestDisjoint(t *testing.T) {
+	var in []netip.Prefix
+	for _, s := range []string{"10.2.0.0/16", "10.0.0.0/8", "10.0.0.0/8", "fd00::/64", "fd00::/48", "11.0.0.0/8"} {
+		in = append(in, netip.MustParsePrefix(s))
+	}
+	if got := fmt.Sprint(Disjoint(in)); got != "[10.0.0.0/8 11.0.0.0/8 fd00::/48]" {
+		t.Error(got)
 	}
 }

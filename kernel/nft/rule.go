@@ -222,8 +222,8 @@ func changeMark(mask, xor uint32) []expr.Any {
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: firstRegister}}
 }
 
-// SocketOpen matches packets for which a socket is open here, also one bound to
-// the wildcard address or not (`socket wildcard 0` means bound to the address).
+// SocketOpen matches packets for which a socket is open here that is bound to
+// their destination address, and not to the wildcard address.
 type SocketOpen struct{}
 
 func (SocketOpen) text(Family) string { return "socket wildcard 0" }
