@@ -4,6 +4,7 @@ package images
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
 	"io/fs"
 	"os/exec"
@@ -17,7 +18,10 @@ import (
 )
 
 // recipe changes when the same inputs are to give other images.
-const recipe = "1"
+const recipe = "2"
+
+//go:embed wget.sh
+var wget []byte
 
 // tools are the Debian packages inside the agnhost image. The tests want GNU
 // wget and OpenBSD's nc; busybox stands in for what is not listed.
@@ -37,7 +41,7 @@ func Base(ctx context.Context, cache *build.Cache, programs *build.Programs) (st
 	if err != nil {
 		return "", err
 	}
-	inputs := []string{recipe, tree, programs.Agnhost, programs.AgnhostVersion, programs.Pause, node.PauseImage}
+	inputs := []string{recipe, string(wget), tree, programs.Agnhost, programs.AgnhostVersion, programs.Pause, node.PauseImage}
 	dir, err := cache.Make("images", "images", inputs, func(dir string) error {
 		all, err := base(ctx, tree, programs)
 		if err != nil {
@@ -93,6 +97,7 @@ func busyboxImage(ctx context.Context, tree string) (dockerarchive.Image, error)
 	for _, name := range names {
 		steps = append(steps, layer.Symlink("/bin/"+name, "busybox"))
 	}
+	steps = append(steps, layer.File("/bin/wget", 0o755, wget, root))
 	steps = append(steps, users(layer)...)
 	if err := first(steps); err != nil {
 		return dockerarchive.Image{}, err
