@@ -156,14 +156,14 @@ func (n *Network) repair() {
 	if !ok {
 		return
 	}
+	var problems []model.Problem
 	for _, l := range n.book.List() {
 		err := n.host.Repair(veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, NodeIPs: local.NodeIPs})
-		var problems []model.Problem
 		if err != nil {
 			problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: n.Node}, Reason: fmt.Sprintf("pod %s: %v", l.Pod, err)})
 		}
-		n.report("podnetwork", l.Container, problems)
 	}
+	n.report("podnetwork", "links", problems)
 }
 
 func (n *Network) report(finder, key string, problems []model.Problem) {
@@ -185,7 +185,11 @@ func (n *Network) routes(ctx context.Context) error {
 			case <-ctx.Done():
 				return
 			case <-deleted:
-				// Own deletions are seen as well; a look costs one dump.
+				// Own deletions are seen as well, and a DEL takes the link before the lease.
+				select {
+				case <-ctx.Done():
+				case <-time.After(300 * time.Millisecond):
+				}
 				n.repair()
 				select {
 				case foreign <- struct{}{}:
@@ -230,15 +234,15 @@ func (n *Network) translation(ctx context.Context) error {
 			return []string{"masquerade"}
 		},
 		Plan: func(s model.Snapshot, _ string) (world, bool, []model.Problem) {
-			return Plan(s, n.Node), n.Masquerade, nil
+			return plan(s, n.Node), n.Masquerade, nil
 		},
 		Target: translator{n.NFT}, Foreign: foreign, Health: n.Translation, Log: n.Log,
 	}
 	return loop.Run(ctx)
 }
 
-// Plan collects the networks of pods and the addresses of nodes.
-func Plan(s model.Snapshot, self string) world {
+// plan collects the networks of pods and the addresses of nodes.
+func plan(s model.Snapshot, self string) world {
 	var w world
 	for node := range s.Nodes() {
 		w.all = append(w.all, node.PodCIDRs...)

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
@@ -215,4 +216,27 @@ func apiServer(setting string, host Host) (server, from string, err error) {
 		return "", "", fmt.Errorf("no API server address: the setting apiServer is empty, KUBERNETES_SERVICE_HOST too, and: %w", err)
 	}
 	return "https://" + net.JoinHostPort(name, port), "the environment", nil
+}
+
+// Client is a connection to the API server.
+type Client struct {
+	kubernetes.Interface
+	// Server is its URL, From says where that was found.
+	Server, From string
+	// Endpoints are further API servers.
+	Endpoints *Endpoints
+}
+
+// NewClient makes a client, see Config.
+func NewClient(server string, host Host) (*Client, error) {
+	e := &Endpoints{}
+	c, from, err := Config(server, host, e)
+	if err != nil {
+		return nil, err
+	}
+	api, err := kubernetes.NewForConfig(c)
+	if err != nil {
+		return nil, fmt.Errorf("API server %s: %w", c.Host, err)
+	}
+	return &Client{Interface: api, Server: c.Host, From: from, Endpoints: e}, nil
 }

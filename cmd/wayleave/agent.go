@@ -1,0 +1,414 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+
+	"wayleave.dev/config"
+	"wayleave.dev/dns"
+	"wayleave.dev/internal/owner"
+	"wayleave.dev/kernel"
+	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/link"
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/model"
+	"wayleave.dev/podnetwork"
+	"wayleave.dev/podnetwork/cni"
+	"wayleave.dev/reconcile"
+	"wayleave.dev/service"
+	"wayleave.dev/service/nftables"
+	kubesource "wayleave.dev/source/kubernetes"
+	"wayleave.dev/writeback"
+)
+
+// dnsUser is the user of the dns container.
+const dnsUser = 65532
+
+func agentCommand() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use:   "agent",
+		Short: "Run this node's network (what the DaemonSet starts)",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runAgent(cmd.Context(), file)
+		},
+	}
+	c.Flags().StringVar(&file, "config", configFile, "the settings")
+	return c
+}
+
+// agent is the wiring of the features of one node.
+type agent struct {
+	node     string
+	cfg      config.Config
+	log      *slog.Logger
+	features kernel.Features
+	store    *model.Store
+	problems *writeback.Problems
+	client   *kubesource.Client
+	nft      *nft.Kernel
+	nsfd     int
+	metrics  *metrics
+
+	owner   atomic.Bool
+	elected atomic.Bool
+	network atomic.Pointer[podnetwork.Network]
+	feed    *dns.Feed
+
+	mu      sync.Mutex
+	healths map[string]*reconcile.Health
+	wrong   map[string]string
+}
+
+func runAgent(ctx context.Context, file string) error {
+	a, err := newAgent(ctx, file)
+	if err != nil {
+		return err
+	}
+	defer a.store.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	start := func(name string, fn func(context.Context) error) {
+		wg.Go(func() {
+			if err := fn(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	start("health", a.serveHealth)
+	start("source", a.source)
+	start("events", func(ctx context.Context) error {
+		a.problems.Run(ctx, a.client.Interface, a.node, a.elected.Load)
+		return ctx.Err()
+	})
+	start("election", a.elect)
+	if a.cfg.DNS.Enabled {
+		start("dns feed", a.dnsFeed)
+		start("dns names", a.dnsNames)
+	}
+	start("node", a.own)
+	wg.Wait()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+func newAgent(ctx context.Context, file string) (*agent, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("settings: %w", err)
+	}
+	cfg, err := config.Parse(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
+	a := &agent{node: os.Getenv("NODE_NAME"), cfg: cfg, log: log, problems: writeback.NewProblems(log),
+		healths: map[string]*reconcile.Health{}, wrong: map[string]string{}}
+	if a.node == "" {
+		return nil, errors.New("NODE_NAME is not set; the manifest sets it to spec.nodeName")
+	}
+	if a.features, err = kernel.Detect(ctx); err != nil {
+		return nil, err
+	}
+	ns, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	a.nsfd = int(ns.Fd()) // open for as long as the process lives
+	if a.nft, err = nft.NewKernel(0); err != nil {
+		return nil, err
+	}
+	if a.store, err = model.NewStore(); err != nil {
+		return nil, err
+	}
+	a.metrics = newMetrics(prometheus.NewRegistry())
+	a.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{Root: hostRoot})
+	if err != nil {
+		return nil, err
+	}
+	log.Info("starting", "version", version, "node", a.node, "kernel", a.features.Release, "apiServer", a.client.Server, "from", a.client.From)
+	if err := a.fromKubelet(); err != nil {
+		return nil, err
+	}
+	a.feed = &dns.Feed{Open: dns.OpenSocket, AllowUID: dnsUser, Log: log}
+	return a, nil
+}
+
+// fromKubelet fills settings that are empty from what the kubelet was told.
+func (a *agent) fromKubelet() error {
+	vips, domain, err := kubesource.Host{Root: hostRoot}.ClusterDNS()
+	if err != nil {
+		return err
+	}
+	if len(a.cfg.ClusterDNS) == 0 {
+		a.cfg.ClusterDNS = vips
+	}
+	if a.cfg.ClusterDomain == "" {
+		a.cfg.ClusterDomain = domain
+	}
+	if a.cfg.ClusterDomain == "" {
+		a.cfg.ClusterDomain = "cluster.local"
+	}
+	return nil
+}
+
+func (a *agent) source(ctx context.Context) error {
+	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, Log: a.log,
+		Report: func(kind string, n model.Name, problems []model.Problem) {
+			a.problems.Set("source", kind+" "+n.String(), problems)
+		}}
+	return s.Run(ctx)
+}
+
+// elect takes part in the election of the writer of cluster-wide objects.
+func (a *agent) elect(ctx context.Context) error {
+	if !a.cfg.DNS.Enabled {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	identity := os.Getenv("POD_NAME")
+	if identity == "" {
+		identity = a.node
+	}
+	return writeback.Elect(ctx, a.client.Interface, writeback.DNSNamespace, identity, a.log, func(ctx context.Context) {
+		a.elected.Store(true)
+		defer a.elected.Store(false)
+		a.problems.Again()
+		want := writeback.DNSService{VIPs: a.cfg.ClusterDNS, TargetPort: dns.NodePort, Selector: map[string]string{"app.kubernetes.io/name": "wayleave"}}
+		for wait := time.Second; ctx.Err() == nil; {
+			err := want.Ensure(ctx, a.client.Interface)
+			a.say("kube-dns", err)
+			if err == nil {
+				wait = 30 * time.Second
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(wait):
+			}
+			wait = min(2*wait, 30*time.Second)
+		}
+	})
+}
+
+// say keeps what is wrong outside of the loops, for status; nil takes it back.
+func (a *agent) say(what string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err == nil {
+		delete(a.wrong, what)
+		return
+	}
+	if a.wrong[what] != err.Error() {
+		a.log.Warn(what, "err", err)
+	}
+	a.wrong[what] = err.Error()
+}
+
+func (a *agent) health(name string) *reconcile.Health {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h := reconcile.NewHealth(a.metrics.observer(name), a.metrics.counter(name))
+	a.healths[name] = h
+	return h
+}
+
+// dnsFeed serves the dns container of this pod, as owner and as standby.
+func (a *agent) dnsFeed(ctx context.Context) error {
+	if err := os.Remove(dnsSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dnsSocket})
+	if err != nil {
+		return err
+	}
+	// The feed asks the kernel who calls; the mode only lets that user try.
+	if err := os.Chmod(dnsSocket, 0o666); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	return a.feed.Serve(ctx, l)
+}
+
+func (a *agent) dnsNames(ctx context.Context) error {
+	loop := &reconcile.Loop[model.Name, dns.Entry]{
+		Name: "dns", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind,
+		Keys: dns.Keys, Plan: dns.Plan, Equal: dns.Equal, Target: a.feed, Health: a.health("dns"), Log: a.log,
+		Report: func(key string, problems []model.Problem) { a.problems.Set("dns", key, problems) },
+	}
+	return loop.Run(ctx)
+}
+
+// own waits to be the owner of the node, and then runs what changes it.
+func (a *agent) own(ctx context.Context) error {
+	if err := a.store.WaitSynced(ctx, model.ServiceKind|model.EndpointSliceKind|model.NodeKind|model.NamespaceKind); err != nil {
+		return err
+	}
+	lock, err := owner.Acquire(ctx, runDir+"/owner.lock", func() { a.log.Info("standby: another agent owns this node") })
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := lock.Release(); err != nil {
+			a.log.Error("could not release the node", "err", err)
+		}
+	}()
+	a.owner.Store(true)
+	a.log.Info("this agent owns the node")
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	start := func(name string, on bool, fn func(context.Context) error) {
+		if !on {
+			return
+		}
+		wg.Go(func() {
+			if err := fn(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	start("podnetwork", a.cfg.PodNetwork.Enabled, a.podNetwork)
+	start("service", a.cfg.Service.Enabled, a.services)
+	start("dns placement", a.cfg.DNS.Enabled, a.dnsPlacement)
+	start("status", true, a.serveStatus)
+	start("ports", true, a.servePorts)
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+func (a *agent) links(file string) (*link.Kernel, error) {
+	return link.NewKernel(a.nsfd, stateDir+"/"+file)
+}
+
+func (a *agent) podNetwork(ctx context.Context) error {
+	routes, err := a.links("no-addresses")
+	if err != nil {
+		return err
+	}
+	n, err := podnetwork.New(podnetwork.Config{
+		Node: a.node, Store: a.store, NSFD: a.nsfd, StateDir: stateDir, Socket: cni.Socket, Tombstones: cni.Tombstones, Sysctl: hostSysctl,
+		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade,
+		Kernel: routes, NFT: a.nft, Report: a.problems.Set, Log: a.log,
+	}, a.health("podnetwork"), a.health("masquerade"))
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	a.network.Store(n)
+	return n.Run(ctx)
+}
+
+func (a *agent) services(ctx context.Context) error {
+	if err := a.features.Refusal(); err != nil {
+		return err
+	}
+	if err := a.waitForKubeProxy(ctx); err != nil {
+		return err
+	}
+	track, err := conntrack.NewKernel(0)
+	if err != nil {
+		return err
+	}
+	target := &localTarget{Mode: nftables.New(a.nft, track), store: a.store, node: a.node}
+	foreign, err := target.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	loop := &reconcile.Loop[model.Name, service.Plan]{
+		Name: "service", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys, Equal: service.Equal,
+		Plan: func(s model.Snapshot, k model.Name) (service.Plan, bool, []model.Problem) {
+			return service.Make(s, k, a.node)
+		},
+		Target: target, Foreign: merge(ctx, foreign, target.nodesChanged(ctx, a.log)), Health: a.health("service"), Log: a.log,
+		Report: func(key string, problems []model.Problem) { a.problems.Set("service", key, problems) },
+	}
+	return loop.Run(ctx)
+}
+
+func (a *agent) dnsPlacement(ctx context.Context) error {
+	local, err := a.links("dns-addresses")
+	if err != nil {
+		return err
+	}
+	p := &dns.Placement{Node: a.node, Service: model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName},
+		Feed: a.feed, Net: local, NFT: a.nft, Domains: []string{a.cfg.ClusterDomain + "."}, Upstreams: a.upstreams, Log: a.log}
+	rules, err := a.nft.Watch(ctx, dns.TableName)
+	if err != nil {
+		return err
+	}
+	addrs, err := local.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	loop := &reconcile.Loop[model.Name, dns.Place]{
+		Name: "dns placement", Store: a.store, Kinds: model.ServiceKind | model.NodeKind, Keys: p.Keys, Plan: p.Plan, Equal: dns.Place.Equal,
+		Target: p, Foreign: merge(ctx, rules, addrs), Health: a.health("dns placement"), Log: a.log,
+	}
+	return loop.Run(ctx)
+}
+
+func (a *agent) upstreams(own []netip.Addr) []netip.AddrPort {
+	if len(a.cfg.DNS.Upstreams) > 0 {
+		return a.cfg.DNS.Upstreams
+	}
+	list, err := dns.Upstreams("/etc/resolv.conf", own) // the node's: dnsPolicy Default
+	if err == nil && len(list) == 0 {
+		err = errors.New("the node's /etc/resolv.conf has no nameserver: names outside of the cluster are answered SERVFAIL")
+	}
+	a.say("dns upstreams", err)
+	return list
+}
+
+// waitForKubeProxy does not write beside another service proxy.
+func (a *agent) waitForKubeProxy(ctx context.Context) error {
+	const what = "kube-proxy"
+	for ctx.Err() == nil {
+		mode, found := kubeProxy(ctx)
+		if !found {
+			a.say(what, nil)
+			a.problems.Set("service", what, nil)
+			return nil
+		}
+		err := fmt.Errorf("a service proxy (mode %s) answers on 127.0.0.1:10249 of this node: Wayleave does not write beside it; remove kube-proxy, or set service.enabled to false", mode)
+		a.say(what, err)
+		a.problems.Set("service", what, []model.Problem{{Kind: "Node", Object: model.Name{Name: a.node}, Reason: err.Error()}})
+		select {
+		case <-ctx.Done():
+		case <-time.After(2 * time.Second):
+		}
+	}
+	return ctx.Err()
+}
+
+// kubeProxy asks who serves :10249, where an older agent of ours says so.
+func kubeProxy(ctx context.Context) (mode string, found bool) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:10249/proxyMode", nil)
+	if err != nil {
+		return "", false
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", false
+	}
+	defer resp.Body.Close()
+	buf := make([]byte, 64)
+	n, _ := resp.Body.Read(buf)
+	return string(buf[:n]), resp.Header.Get("Server") != "wayleave"
+}

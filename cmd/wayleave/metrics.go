@@ -1,0 +1,51 @@
+package main
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// metrics of the agent; where kube-proxy has a metric of the same meaning, it
+// carries that name.
+type metrics struct {
+	registry *prometheus.Registry
+	sync     *prometheus.HistogramVec
+	full     prometheus.Histogram
+	change   prometheus.Histogram
+	last     prometheus.Gauge
+	events   *prometheus.CounterVec
+}
+
+func newMetrics(r *prometheus.Registry) *metrics {
+	buckets := prometheus.ExponentialBuckets(0.0005, 2, 18)
+	m := &metrics{
+		registry: r,
+		sync:     prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "wayleave_apply_duration_seconds", Help: "From seeing a change to its commit, by feature.", Buckets: buckets}, []string{"feature"}),
+		full:     prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubeproxy_sync_full_proxy_rules_duration_seconds", Help: "Full syncs of the service proxy.", Buckets: buckets}),
+		change:   prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubeproxy_sync_proxy_rules_duration_seconds", Help: "Changes and syncs of the service proxy.", Buckets: buckets}),
+		last:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "kubeproxy_sync_proxy_rules_last_timestamp_seconds", Help: "When the service proxy last committed."}),
+		events:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "wayleave_events_total", Help: "Errors and repairs of foreign changes, by feature."}, []string{"feature", "event"}),
+	}
+	r.MustRegister(m.sync, m.full, m.change, m.last, m.events, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) observer(feature string) func(bool, time.Duration) {
+	return func(whole bool, took time.Duration) {
+		m.sync.WithLabelValues(feature).Observe(took.Seconds())
+		if feature != "service" {
+			return
+		}
+		m.change.Observe(took.Seconds())
+		if whole {
+			m.full.Observe(took.Seconds())
+		}
+		m.last.SetToCurrentTime()
+	}
+}
+
+func (m *metrics) counter(feature string) func(string) {
+	return func(what string) { m.events.WithLabelValues(feature, what).Inc() }
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"wayleave.dev/config"
+	"wayleave.dev/model"
+	"wayleave.dev/reconcile"
+)
+
+// serve runs an HTTP server until ctx ends.
+func serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return ctx.Err()
+}
+
+// serveHealth answers the kubelet's probes of this pod.
+func (a *agent) serveHealth(ctx context.Context) error {
+	if err := os.MkdirAll(podDir, 0o755); err != nil {
+		return err
+	}
+	l, err := listenUnix(healthSocket)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := a.ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	return serve(ctx, l, mux)
+}
+
+// ready says why this agent is not: a standby is when it could take over at once,
+// an owner when all features have synced.
+func (a *agent) ready() error {
+	all := model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.NamespaceKind
+	if a.store.Synced()&all != all {
+		return errors.New("not all objects of the API server have been read")
+	}
+	if !a.owner.Load() {
+		return nil
+	}
+	for name, s := range a.states() {
+		if !s.Synced {
+			if s.Error != "" {
+				return fmt.Errorf("%s: %s", name, s.Error)
+			}
+			return fmt.Errorf("%s has not synced yet", name)
+		}
+	}
+	return nil
+}
+
+func (a *agent) states() map[string]reconcile.State {
+	a.mu.Lock()
+	healths := maps.Clone(a.healths)
+	a.mu.Unlock()
+	out := map[string]reconcile.State{}
+	for name, h := range healths {
+		out[name] = h.State()
+	}
+	return out
+}
+
+// serveStatus answers `wayleave status` on the node.
+func (a *agent) serveStatus(ctx context.Context) error {
+	l, err := listenUnix(agentSocket)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(a.report()); err != nil {
+			a.log.Debug("status", "err", err)
+		}
+	})
+	return serve(ctx, l, mux)
+}
+
+func (a *agent) report() report {
+	snap := a.store.Snapshot()
+	r := report{
+		Version: version, Node: a.node, Role: "standby", Mode: "nftables", Routing: "direct", Encryption: a.cfg.Encryption,
+		Kernel: a.features.Words(), APIServer: a.client.Server + " (" + a.client.From + ")",
+		Objects: map[string]int{}, Features: a.states(), Off: off(a.cfg), Facts: map[string][]string{},
+	}
+	if a.owner.Load() {
+		r.Role = "owner"
+	}
+	for _, k := range []model.Kind{model.ServiceKind, model.EndpointSliceKind, model.PodKind, model.NodeKind, model.NamespaceKind} {
+		r.Objects[k.String()] = snap.Count(k)
+	}
+	if n := a.network.Load(); n != nil {
+		r.Facts["podnetwork"] = n.Facts()
+	}
+	if a.cfg.DNS.Enabled {
+		r.Facts["dns"] = []string{fmt.Sprintf("%d dns processes connected, VIPs %v, domain %s", a.feed.Servers(), a.cfg.ClusterDNS, a.cfg.ClusterDomain)}
+	}
+	r.Wrong = a.wrongs(r.Features)
+	return r
+}
+
+func (a *agent) wrongs(states map[string]reconcile.State) []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(states)) {
+		if s := states[name]; s.Error != "" {
+			out = append(out, name+": "+s.Error)
+		} else if !s.Synced {
+			out = append(out, name+": has not synced yet")
+		}
+	}
+	a.mu.Lock()
+	for _, what := range slices.Sorted(maps.Keys(a.wrong)) {
+		out = append(out, what+": "+a.wrong[what])
+	}
+	a.mu.Unlock()
+	for _, p := range a.problems.List() {
+		out = append(out, p.Error())
+	}
+	return out
+}
+
+// off lists the features that the settings switch off.
+func off(c config.Config) (out []string) {
+	for name, on := range map[string]bool{"podnetwork": c.PodNetwork.Enabled, "service": c.Service.Enabled, "dns": c.DNS.Enabled} {
+		if !on {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// servePorts serves what kube-proxy serves: :10256/healthz and /livez for load
+// balancers, :10249 for metrics and the mode. A port that somebody else holds is
+// named in status and tried again.
+func (a *agent) servePorts(ctx context.Context) error {
+	health, metrics := http.NewServeMux(), http.NewServeMux()
+	health.HandleFunc("/healthz", a.healthz)
+	health.HandleFunc("/livez", a.healthz)
+	metrics.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Server", "wayleave")
+		fmt.Fprint(w, "nftables")
+	})
+	metrics.Handle("/metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{}))
+	go a.keepPort(ctx, ":10256", health)
+	a.keepPort(ctx, "127.0.0.1:10249", metrics)
+	return ctx.Err()
+}
+
+func (a *agent) keepPort(ctx context.Context, addr string, h http.Handler) {
+	for ctx.Err() == nil {
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, "tcp", addr)
+		if err == nil {
+			a.say("port "+addr, nil)
+			err = serve(ctx, l, h)
+		}
+		if ctx.Err() == nil {
+			a.say("port "+addr, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// healthz is healthy while the service proxy keeps up: kube-proxy's body.
+func (a *agent) healthz(w http.ResponseWriter, _ *http.Request) {
+	now := time.Now()
+	s, on := a.states()["service"]
+	updated := s.LastApplied
+	code := http.StatusOK
+	switch {
+	case !on || s.Synced && s.Error == "":
+		updated = now
+	default:
+		code = http.StatusServiceUnavailable
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	fmt.Fprintf(w, `{"lastUpdated": %q,"currentTime": %q}`, updated, now)
+}

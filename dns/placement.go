@@ -1,0 +1,161 @@
+package dns
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+
+	"wayleave.dev/kernel/link"
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/model"
+	"wayleave.dev/reconcile"
+)
+
+// TableName is the name of our tables, one per family.
+const TableName = "wayleave-dns"
+
+// NodePort is where DNS listens on the node's own addresses. It is the target of the
+// Service kube-dns, for nodes whose own DNS is down; port 53 is not ours there.
+const NodePort = 10053
+
+// table keeps queries to the local server out of connection tracking: there is
+// nothing to translate, and the races of conntrack that lose DNS packets cannot
+// happen. A packet for which no socket is open stays tracked, so that the service
+// proxy sends it to another node's server.
+func table(f nft.Family) nft.Table {
+	raw := int32(-300)
+	toVIP := nft.In{Fields: []nft.Field{nft.Daddr, nft.L4Proto, nft.Dport}, Set: "vips"}
+	fromVIP := nft.In{Fields: []nft.Field{nft.Saddr, nft.L4Proto, nft.Sport}, Set: "vips"}
+	return nft.Table{
+		Family: f, Name: TableName,
+		Sets: []nft.Set{{Name: "vips", Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}}},
+		Chains: []nft.Chain{
+			{Name: "queries", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: raw}, Rules: []nft.Rule{{toVIP, nft.SocketOpen{}, nft.Notrack()}}},
+			{Name: "replies", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: raw}, Rules: []nft.Rule{{fromVIP, nft.Notrack()}}},
+		},
+	}
+}
+
+// Place is where DNS is served: the plan of the placement.
+type Place struct {
+	VIPs  []netip.Addr
+	Nodes []netip.Addr // this node's addresses
+	// Clients may ask.
+	Clients []netip.Prefix
+}
+
+// Equal compares two places.
+func (p Place) Equal(o Place) bool {
+	return slices.Equal(p.VIPs, o.VIPs) && slices.Equal(p.Nodes, o.Nodes) && slices.Equal(p.Clients, o.Clients)
+}
+
+// Placement serves DNS at the cluster's DNS addresses: they are local to every
+// node, and the sockets go to the server.
+type Placement struct {
+	// Node is the name of this node.
+	Node string
+	// Service is that of the cluster DNS, kube-system/kube-dns.
+	Service model.Name
+	Feed    *Feed
+	Net     link.Net
+	NFT     nft.Conn
+	// Domains and Upstreams complete the settings; Upstreams gets the VIPs, which
+	// must not be among them.
+	Domains   []string
+	Upstreams func(own []netip.Addr) []netip.AddrPort
+	Log       *slog.Logger
+}
+
+var _ reconcile.Target[model.Name, Place] = (*Placement)(nil)
+
+// Keys is one key, touched by its Service and by any node.
+func (p *Placement) Keys(_ model.Snapshot, c model.Changes) []model.Name {
+	if _, ok := c.Services[p.Service]; ok || len(c.Nodes) > 0 {
+		return []model.Name{p.Service}
+	}
+	return nil
+}
+
+// Plan makes the place.
+func (p *Placement) Plan(snap model.Snapshot, key model.Name) (Place, bool, []model.Problem) {
+	var out Place
+	if svc, ok := snap.Service(key); ok {
+		out.VIPs = svc.ClusterIPs
+	}
+	for n := range snap.Nodes() {
+		out.Clients = append(out.Clients, n.PodCIDRs...)
+		for _, a := range n.InternalIPs {
+			out.Clients = append(out.Clients, netip.PrefixFrom(a, a.BitLen()))
+		}
+		if n.Name == p.Node {
+			out.Nodes = n.InternalIPs
+		}
+	}
+	return out, true, nil
+}
+
+// Sync implements reconcile.Target.
+func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error {
+	place := plans[p.Service]
+	if err := p.Net.SetLocal(ctx, place.VIPs); err != nil {
+		return fmt.Errorf("dns: %w", err)
+	}
+	for _, f := range nft.Families() {
+		have, err := p.NFT.Read(ctx, table(f))
+		if err != nil {
+			return err
+		}
+		b := nft.Batch{Base: true, Recreate: have.Exists && !have.Fits, Clear: []string{"vips"}, Add: map[string][]nft.Element{}}
+		for _, a := range place.VIPs {
+			if a.Is6() != (f == nft.IPv6) {
+				continue
+			}
+			for _, proto := range []model.Protocol{model.UDP, model.TCP} {
+				b.Add["vips"] = append(b.Add["vips"], nft.Element{Key: nft.Pack(a, uint8(proto), uint16(53))})
+			}
+		}
+		if err := p.NFT.Commit(ctx, table(f), b); err != nil {
+			return err
+		}
+	}
+	p.Feed.Configure(Settings{Domains: p.Domains, Upstreams: p.Upstreams(place.VIPs), Clients: place.Clients})
+	p.Feed.Listen(sockets(place))
+	return nil
+}
+
+// Apply implements reconcile.Target.
+func (p *Placement) Apply(ctx context.Context, set map[model.Name]Place, _ []model.Name) error {
+	return p.Sync(ctx, set)
+}
+
+// sockets are those of a place.
+func sockets(p Place) []Socket {
+	out := []Socket{}
+	add := func(a netip.Addr, port uint16) {
+		for _, network := range []string{"udp", "tcp"} {
+			out = append(out, Socket{network, netip.AddrPortFrom(a, port)})
+		}
+	}
+	for _, a := range p.VIPs {
+		add(a, 53)
+	}
+	for _, a := range p.Nodes {
+		add(a, NodePort)
+	}
+	return out
+}
+
+// Uninstall removes what the placement left on the node.
+func Uninstall(ctx context.Context, net link.Net, conn nft.Conn) error {
+	if err := net.SetLocal(ctx, nil); err != nil {
+		return err
+	}
+	for _, f := range nft.Families() {
+		if err := conn.Remove(ctx, table(f)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
