@@ -26,8 +26,8 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := command().ExecuteContext(ctx)
-	if ended := (*exec.ExitError)(nil); errors.As(err, &ended) && ended.Exited() {
-		os.Exit(ended.ExitCode())
+	if status := exitStatus(0); errors.As(err, &status) {
+		os.Exit(int(status))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", strings.TrimPrefix(err.Error(), "lab: "))
@@ -37,6 +37,12 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// exitStatus is the end of a command that "lab exec" ran: the command itself
+// has said what there was to say.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 func command() *cobra.Command {
 	root := &cobra.Command{
@@ -135,7 +141,11 @@ func execute() *cobra.Command {
 			if len(command) > 0 && command[0] == "--" {
 				command = command[1:] // as kubectl exec has it
 			}
-			return lab.Exec(context.WithoutCancel(cmd.Context()), args[0], command)
+			err = lab.Exec(context.WithoutCancel(cmd.Context()), args[0], command)
+			if ended := (*exec.ExitError)(nil); errors.As(err, &ended) && ended.Exited() {
+				return exitStatus(ended.ExitCode())
+			}
+			return err
 		},
 	}
 	cmd.Flags().SetInterspersed(false)
