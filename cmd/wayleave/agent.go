@@ -60,7 +60,7 @@ type agent struct {
 	problems *writeback.Problems
 	client   *kubesource.Client
 	nft      *nft.Kernel
-	nsfd     int
+	netns    *os.File // of the node; a field, or its finalizer would close it
 	metrics  *metrics
 
 	owner   atomic.Bool
@@ -126,11 +126,9 @@ func newAgent(ctx context.Context, file string) (*agent, error) {
 	if a.features, err = kernel.Detect(ctx); err != nil {
 		return nil, err
 	}
-	ns, err := os.Open("/proc/self/ns/net")
-	if err != nil {
+	if a.netns, err = os.Open("/proc/self/ns/net"); err != nil {
 		return nil, err
 	}
-	a.nsfd = int(ns.Fd()) // open for as long as the process lives
 	if a.nft, err = nft.NewKernel(0); err != nil {
 		return nil, err
 	}
@@ -292,7 +290,7 @@ func (a *agent) own(ctx context.Context) error {
 }
 
 func (a *agent) links(file string) (*link.Kernel, error) {
-	return link.NewKernel(a.nsfd, stateDir+"/"+file)
+	return link.NewKernel(int(a.netns.Fd()), stateDir+"/"+file)
 }
 
 func (a *agent) podNetwork(ctx context.Context) error {
@@ -301,7 +299,7 @@ func (a *agent) podNetwork(ctx context.Context) error {
 		return err
 	}
 	n, err := podnetwork.New(podnetwork.Config{
-		Node: a.node, Store: a.store, NSFD: a.nsfd, StateDir: stateDir, Socket: cni.Socket, Tombstones: cni.Tombstones, Sysctl: hostSysctl,
+		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: cni.Socket, Tombstones: cni.Tombstones, Sysctl: hostSysctl,
 		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade,
 		Kernel: routes, NFT: a.nft, Report: a.problems.Set, Log: a.log,
 	}, a.health("podnetwork"), a.health("masquerade"))
