@@ -33,6 +33,7 @@ type Settings struct {
 	DualStack bool   `json:"dualStack"`
 	Network   string `json:"network"`
 	ProxyMode string `json:"proxyMode"` // of upstream's kube-proxy
+	Keep      bool   `json:"-"`         // what failed to come up, for a look at it
 }
 
 // Check names the setting that is wrong.

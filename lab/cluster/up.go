@@ -90,6 +90,9 @@ func (l *Lab) Up(ctx context.Context, settings Settings) (err error) {
 	defer func() {
 		if ctx.Err() != nil {
 			err = ErrInterrupted // what failed because of that says nothing
+		} else if err != nil && settings.Keep {
+			l.Progress.Printf(`left as it is; "lab down" takes it down`)
+			return
 		}
 		if err != nil {
 			err = errors.Join(err, l.abandon(ctx))
@@ -98,7 +101,8 @@ func (l *Lab) Up(ctx context.Context, settings Settings) (err error) {
 	if err := u.start(ctx); err != nil {
 		return err
 	}
-	return u.finish()
+	u.finish()
+	return nil
 }
 
 func (l *Lab) refuseSecond() error {
@@ -128,10 +132,32 @@ func (l *Lab) abandon(ctx context.Context) error {
 		return l.down(ctx)
 	}
 	kept := filepath.Join(l.Dirs.Cache, "failed-logs")
-	if err := os.RemoveAll(kept); err == nil && os.CopyFS(kept, os.DirFS(l.Dirs.Logs())) == nil {
+	if err := l.keepLogs(kept); err != nil {
+		l.Progress.Printf("the logs are lost: %v", err)
+	} else {
 		l.Progress.Printf("the logs are kept in %s", kept)
 	}
 	return l.down(ctx)
+}
+
+// keepLogs copies the logs of programs and of pods.
+func (l *Lab) keepLogs(to string) error {
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	if err := os.CopyFS(to, os.DirFS(l.Dirs.Logs())); err != nil {
+		return err
+	}
+	pods, err := filepath.Glob(filepath.Join(l.Dirs.NodeData("*"), "pod-logs"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range pods {
+		if err := os.CopyFS(filepath.Join(to, filepath.Base(filepath.Dir(dir))), os.DirFS(dir)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // build makes everything that the lab consists of, before anything is
@@ -227,8 +253,10 @@ func (u *up) prepare(context.Context) error {
 	if err := u.ca.Kubeconfig(u.Dirs.FabricKubeconfig(), u.control.Server(), "admin"); err != nil {
 		return err
 	}
-	u.api, err = newAPI(u.Dirs, u.port)
-	return err
+	if u.api, err = newAPI(u.Dirs, u.port); err != nil {
+		return err
+	}
+	return u.remember()
 }
 
 func (u *up) registry() netip.AddrPort {
@@ -406,16 +434,18 @@ func (u *up) awaitReady(ctx context.Context) error {
 	})
 }
 
-// finish writes down what is up and tells the user how to use it.
-func (u *up) finish() error {
-	s := state{Settings: u.Settings, Kubernetes: u.programs.KubernetesVersion, Port: u.port, Kubectl: u.programs.Kubectl, Ctr: u.programs.Ctr, Agnhost: u.programs.AgnhostVersion}
-	if err := s.save(u.Dirs); err != nil {
-		return err
-	}
-	u.Progress.Printf("up: Kubernetes %s, %d nodes, network %s", s.Kubernetes, s.Nodes, s.Network)
+// remember writes down what is coming up, for the other commands.
+func (u *up) remember() error {
+	s := state{Settings: u.Settings, Kubernetes: u.programs.KubernetesVersion, Port: u.port,
+		Kubectl: u.programs.Kubectl, Ctr: u.programs.Ctr, Agnhost: u.programs.AgnhostVersion}
+	return s.save(u.Dirs)
+}
+
+// finish tells the user how to use what is up.
+func (u *up) finish() {
+	u.Progress.Printf("up: Kubernetes %s, %d nodes, network %s", u.programs.KubernetesVersion, u.Nodes, u.Network)
 	fmt.Fprintf(u.Out, "export KUBECONFIG=%s\n", u.Dirs.Kubeconfig())
-	if hint := kubectlHint(s.Kubectl); hint != "" {
+	if hint := kubectlHint(u.programs.Kubectl); hint != "" {
 		fmt.Fprintln(u.Out, hint)
 	}
-	return nil
 }

@@ -79,6 +79,7 @@ func up() *cobra.Command {
 	flags.BoolVar(&settings.DualStack, "dual-stack", false, "IPv4 and IPv6")
 	flags.StringVar(&settings.Network, "network", cluster.Wayleave,
 		"wayleave: from this checkout; none: nodes without any; upstream: kube-proxy, CoreDNS and the bridge plugin")
+	flags.BoolVar(&settings.Keep, "keep", false, "leave a lab that failed to come up as it is, for a look at it")
 	flags.StringVar(&settings.ProxyMode, "proxy-mode", "nftables", "of upstream's kube-proxy: nftables or iptables")
 	return cmd
 }
