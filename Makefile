@@ -77,7 +77,7 @@ dist/lossmeter.tar: dist/$(ARCH)/lossmeter dist/arch-$(ARCH)
 dist/arch-$(ARCH):
 	@mkdir -p dist; rm -f dist/arch-*; touch $@
 
-$(LAB): $(shell git ls-files --cached --others --exclude-standard 'lab/*.go' lab/go.mod lab/go.sum internal/dockerarchive 2>/dev/null)
+$(LAB): $(shell git ls-files --cached --others --exclude-standard lab internal/dockerarchive 2>/dev/null)
 	@mkdir -p dist; echo "building the lab's command"; cd lab && go build -trimpath -o ../$(LAB) ./cmd/lab
 
 setup:

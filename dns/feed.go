@@ -31,7 +31,7 @@ type Feed struct {
 	mu       sync.Mutex
 	synced   bool
 	entries  map[model.Name]Entry
-	settings Settings
+	settings *Settings // nil until the agent knows them
 	sockets  []Socket
 	servers  map[*session]struct{}
 }
@@ -94,7 +94,7 @@ func (f *Feed) Apply(_ context.Context, set map[model.Name]Entry, del []model.Na
 func (f *Feed) Configure(c Settings) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.settings = c
+	f.settings = &c
 	for s := range f.servers {
 		s.settings = true
 		s.poke()
@@ -214,12 +214,12 @@ func (f *Feed) talk(ctx context.Context, c *net.UnixConn, s *session, gone <-cha
 func (f *Feed) next(s *session) (u update, files []*os.File, retry bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if s.settings {
-		c := f.settings
-		u.Settings, s.settings = &c, false
+	// What an agent does not know yet, a server keeps from before.
+	if s.settings && f.settings != nil {
+		u.Settings, s.settings = f.settings, false
 	}
 	switch {
-	case !f.synced: // what an agent does not know yet, a server keeps
+	case !f.synced:
 	case s.whole:
 		u.Whole, s.whole = true, false
 		for k, e := range f.entries {

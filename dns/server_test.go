@@ -65,24 +65,32 @@ func (r *rig) open(k Socket) (*os.File, error) {
 // agent runs a feed until the returned function is called.
 func (r *rig) agent() (stop func()) {
 	r.t.Helper()
+	return r.agentThat(true)
+}
+
+// agentThat runs a feed that knows its settings and sockets, or not yet.
+func (r *rig) agentThat(knows bool) (stop func()) {
+	r.t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	feed := &Feed{Open: r.open, Log: log}
-	feed.Configure(Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("fd07::/64")}})
-	feed.Listen(r.sockets())
-	path := filepath.Join(r.dir, "dns.sock")
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		r.t.Fatal(err)
+	if knows {
+		r.configure(feed)
 	}
+	path := filepath.Join(r.dir, "dns.sock")
+	r.remove(path)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(r.t.Context())
-	loop := &reconcile.Loop[model.Name, Entry]{Name: "dns", Store: r.store, Kinds: model.ServiceKind | model.NamespaceKind,
-		Keys: Keys, Plan: Plan, Equal: Equal, Target: feed, Health: reconcile.NewHealth(nil, nil), Log: log}
 	done := make(chan struct{}, 2)
 	go func() { _ = feed.Serve(ctx, l); done <- struct{}{} }()
-	go func() { _ = loop.Run(ctx); done <- struct{}{} }()
+	go func() {
+		if knows {
+			_ = r.loop(feed, log).Run(ctx)
+		}
+		done <- struct{}{}
+	}()
 	stopped := false
 	stop = func() {
 		if !stopped {
@@ -94,6 +102,22 @@ func (r *rig) agent() (stop func()) {
 	}
 	r.t.Cleanup(stop)
 	return stop
+}
+
+func (r *rig) remove(path string) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) loop(feed *Feed, log *slog.Logger) *reconcile.Loop[model.Name, Entry] {
+	return &reconcile.Loop[model.Name, Entry]{Name: "dns", Store: r.store, Kinds: model.ServiceKind | model.NamespaceKind,
+		Keys: Keys, Plan: Plan, Equal: Equal, Target: feed, Health: reconcile.NewHealth(nil, nil), Log: log}
+}
+
+func (r *rig) configure(feed *Feed) {
+	feed.Configure(Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("fd07::/64")}})
+	feed.Listen(r.sockets())
 }
 
 // server runs a process that answers until the returned function is called.
@@ -199,6 +223,15 @@ func TestAnswersGoOnWithoutTheAgent(t *testing.T) {
 			t.Fatalf("without the agent: %v, %v", m, err)
 		}
 	}
+	// An agent that has just started knows nothing yet; that is no news for a server.
+	stopAgent = r.agentThat(false)
+	for range 100 {
+		if m, err := r.ask("udp", "", "10.7.0.1:53", backendName, dns.TypeA); err != nil || m.Rcode != dns.RcodeSuccess {
+			t.Fatalf("while the agent starts: %v, %v", m, err)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	stopAgent()
 	conn, err := r.client.Dial("tcp", "10.7.0.1:53", time.Second)
 	if err != nil {
 		t.Fatal(err)

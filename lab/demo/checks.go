@@ -72,6 +72,13 @@ func statusFine(ctx context.Context, t *Tour) error {
 	if err != nil {
 		return err
 	}
+	nodes, err := t.nodes(ctx)
+	if err != nil {
+		return err
+	}
+	if len(pods) != len(nodes) {
+		return fmt.Errorf("%d agents on %d nodes", len(pods), len(nodes))
+	}
 	for _, p := range pods {
 		err := eventually(ctx, func() error {
 			out, err := t.kubectl(ctx, "-n", "kube-system", "exec", p, "-c", "agent", "--", "/wayleave", "status")
@@ -233,12 +240,14 @@ func refuses(ctx context.Context, t *Tour) error {
 		if err != nil {
 			return err
 		}
-		out, err := t.in(ctx, pods[0], "curl", "-sS", "-m", "5", "-w", "%{time_total}", "http://empty.default.svc.cluster.local/")
+		out, err := t.in(ctx, pods[0], "curl", "-sS", "-m", "5", "-w", "%{time_connect} %{errormsg}", "http://empty.default.svc.cluster.local/")
 		if err == nil {
 			return errors.New("somebody answered")
 		}
-		if !strings.Contains(err.Error(), "refused") {
-			return fmt.Errorf("not refused but: %w (%s)", err, out)
+		// curl ends with 7 when the connection was refused, with 28 when nobody answered.
+		m := regexp.MustCompile(`after (\d+) ms`).FindStringSubmatch(out)
+		if !strings.Contains(err.Error(), "exit code 7") || m == nil || len(m[1]) > 3 {
+			return fmt.Errorf("not refused at once but: %w (%s)", err, out)
 		}
 		return nil
 	})
