@@ -212,10 +212,11 @@ func (ch Change) build(c *nftables.Conn) error {
 	if err := elements(t, table, b.Add, c.SetAddElements); err != nil {
 		return err
 	}
+	for _, name := range b.DropChains { // all rules first: they may go from one to the other
+		c.FlushChain(&nftables.Chain{Table: table, Name: name})
+	}
 	for _, name := range b.DropChains {
-		ch := &nftables.Chain{Table: table, Name: name}
-		c.FlushChain(ch)
-		c.DelChain(ch)
+		c.DelChain(&nftables.Chain{Table: table, Name: name})
 	}
 	return nil
 }

@@ -10,7 +10,6 @@ package nftables
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
@@ -53,6 +52,13 @@ func table(f nft.Family) nft.Table {
 		nft.In{Fields: []nft.Field{nft.Saddr}, Set: setPodCIDRs, Not: true},
 		nft.SetMark(masqueradeMark),
 	}
+	// A VIP that is an address of this node, as that of DNS is, is the source that
+	// the kernel chooses for it; another node would send the answer to itself.
+	own := nft.Rule{
+		nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs},
+		nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs},
+		nft.SetMark(masqueradeMark),
+	}
 	// What is still for a VIP after translation has no endpoint or no such port.
 	check := []nft.Rule{
 		{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs}, nft.Goto("refuse")},
@@ -77,7 +83,7 @@ func table(f nft.Family) nft.Table {
 				{nft.ProtoIs(model.UDP), nft.Reject()},
 				{nft.ProtoIs(model.SCTP), nft.Reject()}}},
 			{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100}, Rules: append([]nft.Rule{foreign}, translate...)},
-			{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: translate},
+			{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: append([]nft.Rule{own}, translate...)},
 			{Name: "check-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -90}, Rules: check},
 			{Name: "check-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -90}, Rules: check},
 			{Name: "nat-postrouting", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 90}, Rules: []nft.Rule{
@@ -114,42 +120,79 @@ type place struct {
 	key    string
 }
 
-// elements are the members of sets that a plan asks for: place → data.
-type elements map[place]string
-
-// render turns a plan into elements, and calls need for every chain that they use.
-func render(p service.Plan, need func(nft.Family, int, bool)) elements {
-	out := elements{}
-	for _, a := range p.VIPs {
-		out[place{family(a), setVIPs, nft.Pack(a)}] = ""
+// slotSets says where an entry lives: the verdict map and the map of slots, and
+// its key in them.
+func slotSets(fe service.Frontend) (f nft.Family, frontends, slots string, key []any) {
+	f, key = family(fe.Addr), []any{fe.Addr, uint8(fe.Protocol), fe.Port}
+	if fe.IsNodePort() {
+		return f, setNodePorts, setNodeSlots, key[1:]
 	}
-	for _, a := range p.Hairpin {
-		out[place{family(a), setHairpin, nft.Pack(a, a)}] = ""
+	return f, setFrontends, setSlots, key
+}
+
+// render calls emit for every element that the plan asks for, but for those of the
+// hairpin set, which plans share.
+func render(p service.Plan, emit func(p place, data string)) {
+	for _, a := range p.VIPs {
+		emit(place{family(a), setVIPs, nft.Pack(a)}, "")
 	}
 	for _, e := range p.Entries {
-		out.entry(e, need)
+		f, frontends, slots, parts := slotSets(e.Frontend)
+		key := nft.Pack(parts...)
+		if len(e.Slots) == 0 {
+			if e.Frontend.IsNodePort() {
+				emit(place{f, setRefused, key}, "")
+			}
+			continue
+		}
+		emit(place{f, frontends, key}, chainName(len(e.Slots), e.Frontend.IsNodePort()))
+		for i, s := range e.Slots {
+			emit(place{f, slots, key + nft.Pack(uint32(i))}, nft.Pack(s.Addr(), s.Port()))
+		}
+	}
+}
+
+// chains calls need for every chain that the plan uses.
+func chains(p service.Plan, need func(f nft.Family, n int, nodePort bool)) {
+	for _, e := range p.Entries {
+		if n := len(e.Slots); n > 0 {
+			need(family(e.Frontend.Addr), n, e.Frontend.IsNodePort())
+		}
+	}
+}
+
+// hairpin is the place of an endpoint's address.
+func hairpin(a netip.Addr) place { return place{family(a), setHairpin, nft.Pack(a, a)} }
+
+// localSets are the elements that follow from the node. They are few, and set
+// anew in one transaction.
+func localSets(f nft.Family, l service.Local) map[string][]nft.Element {
+	out := map[string][]nft.Element{setPodCIDRs: podCIDRs(f, l.PodCIDRs)}
+	for _, a := range l.NodeIPs {
+		if family(a) == f {
+			out[setNodeIPs] = append(out[setNodeIPs], nft.Element{Key: nft.Pack(a)})
+		}
 	}
 	return out
 }
 
-func (out elements) entry(e service.Entry, need func(nft.Family, int, bool)) {
-	fe := e.Frontend
-	f, nodePort := family(fe.Addr), fe.IsNodePort()
-	key, slotSet, chainSet := []any{fe.Addr, uint8(fe.Protocol), fe.Port}, setSlots, setFrontends
-	if nodePort {
-		key, slotSet, chainSet = key[1:], setNodeSlots, setNodePorts
-	}
-	if len(e.Slots) == 0 {
-		if nodePort {
-			out[place{f, setRefused, nft.Pack(key...)}] = ""
+// podCIDRs are the ranges of a family. Where none is known, everything counts as
+// a pod's, so that nobody is masqueraded by mistake.
+func podCIDRs(f nft.Family, all []netip.Prefix) []nft.Element {
+	var out []nft.Element
+	for _, p := range nft.Disjoint(all) {
+		if family(p.Addr()) == f {
+			out = append(out, nft.Range(p))
 		}
-		return
 	}
-	need(f, len(e.Slots), nodePort)
-	out[place{f, chainSet, nft.Pack(key...)}] = chainName(len(e.Slots), nodePort)
-	for i, s := range e.Slots {
-		out[place{f, slotSet, nft.Pack(append(slices.Clone(key), uint32(i))...)}] = nft.Pack(s.Addr(), s.Port())
+	if len(out) == 0 {
+		zero := netip.IPv4Unspecified()
+		if f == nft.IPv6 {
+			zero = netip.IPv6Unspecified()
+		}
+		out = append(out, nft.Range(netip.PrefixFrom(zero, 0)))
 	}
+	return out
 }
 
 func family(a netip.Addr) nft.Family {

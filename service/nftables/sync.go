@@ -1,13 +1,15 @@
 package nftables
 
 import (
+	"cmp"
 	"context"
-	"encoding/binary"
+	"errors"
 	"maps"
-	"net/netip"
 	"slices"
+	"strings"
 
-	"wayleave.dev/kernel/conntrack"
+	"golang.org/x/sys/unix"
+
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
@@ -19,225 +21,244 @@ import (
 // which there are a few, are replaced in the same transaction: no packet passes
 // between the old and the new.
 func (m *Mode) Sync(ctx context.Context, plans map[model.Name]service.Plan) error {
-	m.reset()
-	changes := map[nft.Family]*change{nft.IPv4: newChange(), nft.IPv6: newChange()}
-	conflicts := reconcile.KeyErrors[model.Name]{}
-	scratch := map[place]string{}
-	for _, k := range slices.SortedFunc(maps.Keys(plans), model.Name.Compare) {
-		if err := m.claim(k, plans[k], scratch, changes); err != nil {
-			conflicts[k] = err
-		}
-	}
-	for _, f := range nft.Families() {
-		if err := m.compare(ctx, f, changes[f]); err != nil {
-			return err
-		}
-	}
-	if err := m.commit(ctx, changes); err != nil {
-		return err
-	}
-	if len(conflicts) > 0 {
-		return conflicts
-	}
-	return nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sync(ctx, plans)
 }
 
-// compare completes a change with the difference to what the kernel has.
-func (m *Mode) compare(ctx context.Context, f nft.Family, c *change) error {
-	have, err := m.conn.Read(ctx, table(f))
-	if err != nil {
-		return err
+func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) error {
+	failed := reconcile.KeyErrors[model.Name]{}
+	have, err := m.read(ctx)
+	if err == nil {
+		err = m.settle(ctx, plans, have, failed)
 	}
-	want := map[place]string{}
-	for p, data := range m.data {
-		if p.family == f {
-			want[p] = data
-		}
+	if otherThanRead(err) {
+		// Something that Read does not look at is in the way. A table made anew is
+		// one transaction as well.
+		have.anew()
+		clear(failed)
+		err = m.settle(ctx, plans, have, failed)
 	}
-	for _, a := range m.local.NodeIPs {
-		if family(a) == f {
-			want[place{f, setNodeIPs, nft.Pack(a)}] = ""
-		}
-	}
-	c.batch.Base, c.batch.Recreate = true, have.Exists && !have.Fits
-	if !have.Exists || c.batch.Recreate {
-		have.Elements, have.Chains = nil, nil
-	}
-	// Ranges are few: they are set anew within the transaction.
-	c.batch.Clear = append(c.batch.Clear, setPodCIDRs)
-	c.batch.Add[setPodCIDRs] = podCIDRs(f, m.local.PodCIDRs)
-	for set, list := range have.Elements {
-		if set == setPodCIDRs {
-			continue
-		}
-		for _, e := range list {
-			p := place{f, set, e.Key}
-			if data, ok := want[p]; ok && data == e.Data {
-				delete(want, p)
-				continue
-			}
-			c.del(p, e.Data)
-		}
-	}
-	for p, data := range want {
-		c.add(p, data)
-	}
-	for _, name := range have.Chains {
-		fixed := slices.ContainsFunc(table(f).Chains, func(x nft.Chain) bool { return x.Name == name })
-		if !fixed && !m.chains[f][name] {
-			c.batch.DropChains = append(c.batch.DropChains, name)
-		}
-	}
-	return nil
+	m.synced = err == nil
+	return m.finish(ctx, err, failed)
 }
 
-// podCIDRs are the ranges of a family. Where none is known, everything counts as
-// a pod's, so that nobody is masqueraded by mistake.
-func podCIDRs(f nft.Family, all []netip.Prefix) []nft.Element {
-	var out []nft.Element
-	for _, p := range nft.Disjoint(all) {
-		if family(p.Addr()) == f {
-			out = append(out, nft.Range(p))
-		}
-	}
-	if len(out) == 0 {
-		zero := netip.IPv4Unspecified()
-		if f == nft.IPv6 {
-			zero = netip.IPv6Unspecified()
-		}
-		out = append(out, nft.Range(netip.PrefixFrom(zero, 0)))
-	}
-	return out
+// otherThanRead says that the kernel had something else than it was read to have.
+func otherThanRead(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY)
 }
 
-// flush removes the UDP flows to slots that went, and those that went untranslated
-// to a frontend which now has slots.
-func (m *Mode) flush(ctx context.Context, changes map[nft.Family]*change) error {
-	var flows []conntrack.Flow
-	var plain []netip.AddrPort
-	for _, f := range nft.Families() {
-		c := changes[f]
-		still := map[conntrack.Flow]bool{} // a slot may only have moved to another number
-		for p := range c.added {
-			if fl, ok := m.flow(p, c.added[p]); ok {
-				still[fl] = true
-			}
-		}
-		for p, data := range c.gone {
-			fl, ok := m.flow(p, data)
-			if ok && !still[fl] && !m.serves(p, data) {
-				flows = append(flows, fl)
-			}
-		}
-		for p := range c.added {
-			_, replaced := c.gone[p]
-			if dst, ok := frontend(p); ok && !replaced && (p.set == setFrontends || p.set == setNodePorts) {
-				plain = append(plain, dst)
-			}
-		}
+// settle makes the plans hold in a kernel that has what is given.
+func (m *Mode) settle(ctx context.Context, plans map[model.Name]service.Plan, have kernel, failed reconcile.KeyErrors[model.Name]) error {
+	m.books = newBooks()
+	m.want, m.losers, m.unsure = map[model.Name]service.Plan{}, map[model.Name]struct{}{}, map[model.Name]struct{}{}
+	keys := slices.SortedFunc(maps.Keys(plans), model.Name.Compare)
+	d := m.newDraft(m.books)
+	for _, k := range keys {
+		p := plans[k]
+		d.claim(k, &p)
 	}
-	if len(flows)+len(plain) == 0 {
+	d.fixed(have, m.local)
+	touched := d.adopt(have, keys)
+	err := m.commit(ctx, d)
+	if err == nil {
+		maps.Copy(failed, d.conflicts)
 		return nil
 	}
-	return m.track.Flush(ctx, flows, plain)
+	if fatal(ctx, err) {
+		return err
+	}
+	return m.isolate(ctx, d, have, touched, failed)
 }
 
-// serves says whether the frontend of a slot still has the backend under some number.
-func (m *Mode) serves(p place, data string) bool {
-	prefix := p.key[:len(p.key)-4]
-	for i := uint32(0); ; i++ {
-		have, ok := m.data[place{p.family, p.set, prefix + nft.Pack(i)}]
-		if !ok {
+// kernel is what was found.
+type kernel struct {
+	elements map[place]string
+	state    map[nft.Family]nft.State
+}
+
+// anew forgets all that was found, so that the tables are made anew.
+func (k *kernel) anew() {
+	k.elements = map[place]string{}
+	for f := range k.state {
+		k.state[f] = nft.State{Exists: true}
+	}
+}
+
+func (m *Mode) read(ctx context.Context) (kernel, error) {
+	k := kernel{map[place]string{}, map[nft.Family]nft.State{}}
+	for _, f := range nft.Families() {
+		st, err := m.conn.Read(ctx, table(f))
+		if err != nil {
+			return k, err
+		}
+		if st.Exists && st.Fits {
+			for set, list := range st.Elements {
+				if set == setPodCIDRs || set == setNodeIPs {
+					continue // set anew, see fixed
+				}
+				for _, e := range list {
+					k.elements[place{f, set, e.Key}] = e.Data
+				}
+			}
+		} else {
+			st.Chains = nil
+		}
+		st.Elements = nil
+		k.state[f] = st
+	}
+	return k, nil
+}
+
+// fixed adds to the draft what every Sync sets: rules, and what follows from the
+// node; and chains that are ours and stale are dropped.
+func (d *draft) fixed(have kernel, l Local) {
+	for _, f := range nft.Families() {
+		b, st := d.batches[f], have.state[f]
+		b.Base, b.Recreate = true, st.Exists && !st.Fits
+		b.Clear = []string{setNodeIPs, setPodCIDRs}
+		maps.Copy(b.Add, localSets(f, l))
+		for _, name := range st.Chains {
+			known := slices.ContainsFunc(table(f).Chains, func(x nft.Chain) bool { return x.Name == name })
+			if !known && !d.chains[f][name] {
+				b.DropChains = append(b.DropChains, name)
+			}
+		}
+	}
+}
+
+// adopt fills the batches with the difference to the kernel, and returns the keys
+// that have a part in it. Elements that are right are taken out of have. Those that
+// nobody wants are deleted.
+func (d *draft) adopt(have kernel, keys []model.Name) (touched []model.Name) {
+	replaced := map[place]bool{}
+	visit := func(p place, data string) (changed bool) {
+		old, ok := have.elements[p]
+		switch {
+		case !ok:
+			d.add(p, data)
+			d.arrives(p)
+		case old != data:
+			d.del(p, old)
+			d.add(p, data)
+			replaced[p] = true
+		default:
+			delete(have.elements, p)
 			return false
 		}
-		if have == data {
-			return true
+		return true
+	}
+	for _, k := range keys {
+		changed := false
+		render(*d.plans[k], func(p place, data string) { changed = visit(p, data) || changed })
+		if changed {
+			touched = append(touched, k)
 		}
 	}
-}
-
-// flow is the UDP flow that a slot makes; false for another protocol.
-func (m *Mode) flow(p place, data string) (conntrack.Flow, bool) {
-	if p.set != setSlots && p.set != setNodeSlots {
-		return conntrack.Flow{}, false
+	for a := range d.hairpin {
+		visit(hairpin(a), "")
 	}
-	dst, ok := frontend(p)
-	if !ok || len(data) < 8 {
-		return conntrack.Flow{}, false
-	}
-	n := len(data) - 4
-	a, _ := netip.AddrFromSlice([]byte(data[:n]))
-	return conntrack.Flow{Dst: dst, Backend: netip.AddrPortFrom(a, binary.BigEndian.Uint16([]byte(data[n:])))}, true
-}
-
-// frontend reads the UDP frontend of a place.
-func frontend(p place) (netip.AddrPort, bool) {
-	a, rest := netip.IPv4Unspecified(), p.key
-	if p.family == nft.IPv6 {
-		a = netip.IPv6Unspecified()
-	}
-	switch p.set {
-	case setFrontends, setSlots:
-		n := len(a.AsSlice())
-		if len(rest) < n+8 {
-			return netip.AddrPort{}, false
-		}
-		a, _ = netip.AddrFromSlice([]byte(rest[:n]))
-		rest = rest[n:]
-	case setNodePorts, setNodeSlots:
-	default:
-		return netip.AddrPort{}, false
-	}
-	if len(rest) < 8 || model.Protocol(rest[0]) != model.UDP {
-		return netip.AddrPort{}, false
-	}
-	return netip.AddrPortFrom(a, binary.BigEndian.Uint16([]byte(rest[4:6]))), true
-}
-
-// Watch tells of foreign changes to our tables.
-func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) {
-	return m.conn.Watch(ctx, TableName)
-}
-
-// Remove takes everything of this mode out of the kernel.
-func (m *Mode) Remove(ctx context.Context) error {
-	for _, f := range nft.Families() {
-		if err := m.conn.Remove(ctx, table(f)); err != nil {
-			return err
+	for p, data := range have.elements {
+		if !replaced[p] {
+			d.del(p, data)
 		}
 	}
-	return nil
+	return touched
+}
+
+// isolate is the way on when the kernel refuses the transaction of a Sync: first
+// all but the keys that change anything, then these in halves, so that the bad ones
+// are found and all others served.
+func (m *Mode) isolate(ctx context.Context, whole *draft, have kernel, touched []model.Name, failed reconcile.KeyErrors[model.Name]) error {
+	if err := m.commit(ctx, m.untouched(whole, have, touched)); err != nil {
+		return err
+	}
+	maps.Copy(failed, whole.conflicts)
+	for _, k := range touched {
+		m.want[k], m.unsure[k] = *whole.given[k], struct{}{}
+	}
+	return m.halve(ctx, touched, failed, func(keys []model.Name) *draft {
+		d := m.newDraft(m.books)
+		before, after := map[place]string{}, map[place]string{}
+		for _, k := range keys {
+			d.inherit(whole, k)
+			render(*d.plans[k], func(p place, data string) {
+				after[p] = data
+				if old, ok := have.elements[p]; ok {
+					before[p] = old
+				}
+			})
+		}
+		for a := range d.hairpin {
+			after[hairpin(a)] = "" // adding what is there is no error
+		}
+		d.compare(before, after)
+		return d
+	})
+}
+
+// untouched drafts what a Sync does beside changing the keys given. Ways into slots
+// that nobody wants are closed; the slots themselves stay, unreachable, until the
+// next Sync: a key that turns out to be bad may still be served by them.
+func (m *Mode) untouched(whole *draft, have kernel, touched []model.Name) *draft {
+	d := m.newDraft(m.books)
+	wanted, later := map[place]bool{}, make(map[model.Name]bool, len(touched))
+	for _, k := range touched {
+		later[k] = true
+	}
+	for k, p := range whole.plans {
+		if later[k] {
+			render(*p, func(p place, _ string) { wanted[p] = true })
+			continue
+		}
+		d.inherit(whole, k)
+	}
+	d.fixed(have, m.local)
+	for _, b := range d.batches {
+		b.DropChains = nil
+	}
+	for a := range d.hairpin {
+		d.add(hairpin(a), "")
+	}
+	for p, data := range have.elements {
+		if p.set != setSlots && p.set != setNodeSlots && p.set != setHairpin && !wanted[p] {
+			d.del(p, data)
+		}
+	}
+	return d
+}
+
+// inherit claims for a key what another draft had for it.
+func (d *draft) inherit(from *draft, k model.Name) {
+	d.claim(k, from.plans[k])
+	d.given[k] = from.given[k]
+	if err, ok := from.conflicts[k]; ok {
+		d.conflicts[k] = err
+	}
 }
 
 // Text renders plans as nft text, for people.
 func Text(plans map[model.Name]service.Plan, l Local) string {
 	out := ""
+	d := (&Mode{}).newDraft(newBooks())
+	keys := slices.SortedFunc(maps.Keys(plans), model.Name.Compare)
+	for _, k := range keys {
+		p := plans[k]
+		d.claim(k, &p)
+	}
+	d.fixed(kernel{}, l)
+	d.adopt(kernel{}, keys)
 	for _, f := range nft.Families() {
-		chains := map[string]nft.Chain{}
-		bySet := map[string][]nft.Element{setPodCIDRs: podCIDRs(f, l.PodCIDRs)}
-		for _, k := range slices.SortedFunc(maps.Keys(plans), model.Name.Compare) {
-			w := render(plans[k], func(g nft.Family, n int, nodePort bool) {
-				if g == f {
-					chains[chainName(n, nodePort)] = slotChain(n, nodePort)
-				}
-			})
-			for p, data := range w {
-				e := nft.Element{Key: p.key, Data: data}
-				if p.family == f && !slices.Contains(bySet[p.set], e) {
-					bySet[p.set] = append(bySet[p.set], e)
-				}
-			}
-		}
-		for _, a := range l.NodeIPs {
-			if family(a) == f {
-				bySet[setNodeIPs] = append(bySet[setNodeIPs], nft.Element{Key: nft.Pack(a)})
-			}
-		}
-		var more []nft.Chain
-		for _, name := range slices.Sorted(maps.Keys(chains)) {
-			more = append(more, chains[name])
-		}
-		out += table(f).Text(bySet, more)
+		b := d.batches[f]
+		slices.SortFunc(b.Chains, func(x, y nft.Chain) int { return chainOrder(x.Name, y.Name) })
+		out += table(f).Text(b.Add, b.Chains)
 	}
 	return out
+}
+
+// chainOrder sorts chains for people: by kind, then by number.
+func chainOrder(a, b string) int {
+	kindA, numberA, _ := strings.Cut(a, "-")
+	kindB, numberB, _ := strings.Cut(b, "-")
+	return cmp.Or(cmp.Compare(kindA, kindB), cmp.Compare(len(numberA), len(numberB)), cmp.Compare(numberA, numberB))
 }

@@ -1,0 +1,64 @@
+package service
+
+import (
+	"net/netip"
+	"slices"
+
+	"wayleave.dev/model"
+)
+
+// Local is what a data plane must know of its node and of the cluster, beside the
+// Services.
+type Local struct {
+	// NodeIPs are the addresses on which node ports are served, never loopback.
+	NodeIPs []netip.Addr
+	// PodCIDRs are those of the whole cluster. Clients outside of them that use a
+	// VIP are masqueraded. None of a family means that this is not known, and that
+	// nobody is.
+	PodCIDRs []netip.Prefix
+}
+
+// LocalEqual compares two.
+func LocalEqual(a, b Local) bool {
+	return slices.Equal(a.NodeIPs, b.NodeIPs) && slices.Equal(a.PodCIDRs, b.PodCIDRs)
+}
+
+// LocalKeys is the node's name when a change touches Local, for a reconcile.Loop.
+func LocalKeys(node string) func(model.Snapshot, model.Changes) []string {
+	return func(_ model.Snapshot, c model.Changes) []string {
+		if len(c.Nodes) == 0 {
+			return nil
+		}
+		return []string{node}
+	}
+}
+
+// MakeLocal finds it for the node of that name. ok is false when there is no such
+// Node object (yet).
+func MakeLocal(snap model.Snapshot, node string) (l Local, ok bool, problems []model.Problem) {
+	self, ok := snap.Node(node)
+	if !ok {
+		return Local{}, false, nil
+	}
+	for _, a := range self.InternalIPs {
+		if !a.IsLoopback() {
+			l.NodeIPs = append(l.NodeIPs, a)
+		}
+	}
+	if len(l.NodeIPs) == 0 {
+		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: node}, Field: "status.addresses",
+			Reason: "no InternalIP is there, so this node serves no node ports"})
+	}
+	for n := range snap.Nodes() {
+		l.PodCIDRs = append(l.PodCIDRs, n.PodCIDRs...)
+	}
+	slices.SortFunc(l.NodeIPs, netip.Addr.Compare)
+	slices.SortFunc(l.PodCIDRs, func(a, b netip.Prefix) int {
+		if c := a.Addr().Compare(b.Addr()); c != 0 {
+			return c
+		}
+		return a.Bits() - b.Bits()
+	})
+	l.NodeIPs, l.PodCIDRs = slices.Compact(l.NodeIPs), slices.Compact(l.PodCIDRs)
+	return l, true, problems
+}

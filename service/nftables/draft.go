@@ -1,0 +1,238 @@
+package nftables
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/model"
+	"wayleave.dev/service"
+)
+
+// draft is one transaction that is not committed yet, and what the books will say
+// once it is. The books are not touched before.
+type draft struct {
+	base    books
+	batches map[nft.Family]*nft.Batch
+	// given are the plans as wanted, plans what of them can be had; nil: none.
+	given, plans map[model.Name]*service.Plan
+	// waited are the keys that nobody asked for now.
+	waited    map[model.Name]bool
+	conflicts map[model.Name]error
+	// owner and vips are what changes in the books; the zero Name means free.
+	owner   map[service.Frontend]model.Name
+	vips    map[netip.Addr]model.Name
+	hairpin map[netip.Addr]int // by how much the count changes
+	chains  map[nft.Family]map[string]bool
+	flows   []conntrack.Flow
+	plain   []netip.AddrPort
+}
+
+func (m *Mode) newDraft(base books) *draft {
+	d := &draft{base: base, batches: map[nft.Family]*nft.Batch{},
+		given: map[model.Name]*service.Plan{}, plans: map[model.Name]*service.Plan{},
+		waited: map[model.Name]bool{}, conflicts: map[model.Name]error{},
+		owner: map[service.Frontend]model.Name{}, vips: map[netip.Addr]model.Name{}, hairpin: map[netip.Addr]int{},
+		chains: map[nft.Family]map[string]bool{nft.IPv4: {}, nft.IPv6: {}}}
+	for _, f := range nft.Families() {
+		d.batches[f] = &nft.Batch{Delete: map[string][]nft.Element{}, Add: map[string][]nft.Element{}}
+	}
+	return d
+}
+
+// release frees what the key has in the books.
+func (d *draft) release(k model.Name) {
+	p := d.base.plans[k]
+	for _, e := range p.Entries {
+		d.owner[e.Frontend] = model.Name{}
+	}
+	for _, a := range p.VIPs {
+		d.vips[a] = model.Name{}
+	}
+	for _, a := range p.Hairpin {
+		d.hairpin[a]--
+	}
+}
+
+// claim gives a key what its plan asks for and nobody has; nil asks for nothing.
+func (d *draft) claim(k model.Name, want *service.Plan) {
+	d.given[k], d.plans[k] = want, want
+	if want == nil {
+		return
+	}
+	got := *want
+	got.VIPs = d.claimVIPs(k, want.VIPs)
+	got.Entries = d.claimEntries(k, want.Entries)
+	d.plans[k] = &got
+	for _, a := range got.Hairpin {
+		d.hairpin[a]++
+	}
+	chains(got, func(f nft.Family, n int, nodePort bool) {
+		name := chainName(n, nodePort)
+		if d.base.chains[f][name] || d.chains[f][name] {
+			return
+		}
+		d.chains[f][name] = true
+		d.batches[f].Chains = append(d.batches[f].Chains, slotChain(n, nodePort))
+	})
+}
+
+func (d *draft) claimVIPs(k model.Name, want []netip.Addr) []netip.Addr {
+	return keep(want, func(a netip.Addr) bool {
+		o, changed := d.vips[a]
+		if !changed {
+			o = d.base.vips[a]
+		}
+		if o != (model.Name{}) && o != k {
+			d.conflicts[k] = fmt.Errorf("spec.clusterIPs: %s belongs to service %s already, which keeps it", a, o)
+			return false
+		}
+		d.vips[a] = k
+		return true
+	})
+}
+
+func (d *draft) claimEntries(k model.Name, want []service.Entry) []service.Entry {
+	return keep(want, func(e service.Entry) bool {
+		o, changed := d.owner[e.Frontend]
+		if !changed {
+			o = d.base.owner[e.Frontend]
+		}
+		if o != (model.Name{}) && o != k {
+			d.conflicts[k] = fmt.Errorf("spec.ports: %s belongs to service %s already, which keeps it", e.Frontend, o)
+			return false
+		}
+		d.owner[e.Frontend] = k
+		return true
+	})
+}
+
+// keep is the list without what is refused, and the list itself when nothing is.
+func keep[T any](list []T, ok func(T) bool) []T {
+	var out []T
+	same := true
+	for i, x := range list {
+		switch good := ok(x); {
+		case good && !same:
+			out = append(out, x)
+		case !good && same:
+			out, same = slices.Clone(list[:i]), false
+		}
+	}
+	if same {
+		return list
+	}
+	return out
+}
+
+// compareHairpins adds addresses that the first plan names, and those that the last
+// one gives up, to what is compared.
+func (d *draft) compareHairpins(before, after map[place]string) {
+	for a, by := range d.hairpin {
+		if d.base.hairpin[a] > 0 {
+			before[hairpin(a)] = ""
+		}
+		if d.base.hairpin[a]+by > 0 {
+			after[hairpin(a)] = ""
+		}
+	}
+}
+
+// compare fills the batches with the difference.
+func (d *draft) compare(before, after map[place]string) {
+	for p, old := range before {
+		if now, ok := after[p]; !ok || now != old {
+			d.del(p, old)
+		}
+	}
+	for p, now := range after {
+		if old, ok := before[p]; !ok {
+			d.add(p, now)
+			d.arrives(p)
+		} else if old != now {
+			d.add(p, now)
+		}
+	}
+}
+
+func (d *draft) del(p place, data string) {
+	b := d.batches[p.family]
+	b.Delete[p.set] = append(b.Delete[p.set], nft.Element{Key: p.key, Data: data})
+	if fl, ok := flow(p, data); ok {
+		d.flows = append(d.flows, fl)
+	}
+}
+
+func (d *draft) add(p place, data string) {
+	b := d.batches[p.family]
+	b.Add[p.set] = append(b.Add[p.set], nft.Element{Key: p.key, Data: data})
+}
+
+// arrives notes a frontend that had no slots: what was sent to it before may be
+// tracked as going to the VIP itself.
+func (d *draft) arrives(p place) {
+	if dst, ok := udpFrontend(p); ok && (p.set == setFrontends || p.set == setNodePorts) {
+		d.plain = append(d.plain, dst)
+	}
+}
+
+// changes are the batches that are not empty, with elements in order: drafts of
+// equal content are equal.
+func (d *draft) changes() []nft.Change {
+	var out []nft.Change
+	for _, f := range nft.Families() {
+		b := d.batches[f]
+		if len(b.Delete)+len(b.Add)+len(b.Chains) == 0 && !b.Base {
+			continue
+		}
+		for _, bySet := range []map[string][]nft.Element{b.Delete, b.Add} {
+			for _, list := range bySet {
+				slices.SortFunc(list, func(a, b nft.Element) int { return cmp.Compare(a.Key, b.Key) })
+			}
+		}
+		out = append(out, nft.Change{Table: table(f), Batch: *b})
+	}
+	return out
+}
+
+// flow is the UDP flow that a slot makes; false for another protocol.
+func flow(p place, data string) (conntrack.Flow, bool) {
+	if p.set != setSlots && p.set != setNodeSlots {
+		return conntrack.Flow{}, false
+	}
+	dst, ok := udpFrontend(p)
+	if !ok || len(data) < 8 {
+		return conntrack.Flow{}, false
+	}
+	n := len(data) - 4
+	a, _ := netip.AddrFromSlice([]byte(data[:n]))
+	return conntrack.Flow{Dst: dst, Backend: netip.AddrPortFrom(a, binary.BigEndian.Uint16([]byte(data[n:])))}, true
+}
+
+// udpFrontend reads the UDP frontend of a place; false for others.
+func udpFrontend(p place) (netip.AddrPort, bool) {
+	a, rest := netip.IPv4Unspecified(), p.key
+	if p.family == nft.IPv6 {
+		a = netip.IPv6Unspecified()
+	}
+	switch p.set {
+	case setFrontends, setSlots:
+		n := a.BitLen() / 8
+		if len(rest) < n+8 {
+			return netip.AddrPort{}, false
+		}
+		a, _ = netip.AddrFromSlice([]byte(rest[:n]))
+		rest = rest[n:]
+	case setNodePorts, setNodeSlots:
+	default:
+		return netip.AddrPort{}, false
+	}
+	if len(rest) < 8 || model.Protocol(rest[0]) != model.UDP {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(a, binary.BigEndian.Uint16([]byte(rest[4:6]))), true
+}
