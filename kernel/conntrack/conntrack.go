@@ -99,10 +99,10 @@ func (f filter) MatchConntrackFlow(c *netlink.ConntrackFlow) bool {
 	if dst.Addr().Is6() {
 		any = netip.AddrPortFrom(netip.IPv6Unspecified(), dst.Port())
 	}
-	if f.flows[Flow{dst, back}] || f.flows[Flow{any, back}] {
-		return true
+	if back == dst {
+		return f.plain[dst] || f.plain[any]
 	}
-	return back == dst && (f.plain[dst] || f.plain[any])
+	return f.flows[Flow{dst, back}] || f.flows[Flow{any, back}]
 }
 
 func addrPort(ip []byte, port uint16) (netip.AddrPort, bool) {

@@ -2,7 +2,6 @@ package nft
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -175,13 +174,15 @@ const slow = 2 * time.Minute
 
 // deadline keeps a conversation with the kernel from hanging forever.
 func deadline(ctx context.Context) nftables.ConnOption {
-	return nftables.WithSockOptions(func(c *netlink.Conn) error {
-		at := time.Now().Add(slow)
-		if d, ok := ctx.Deadline(); ok && d.Before(at) {
-			at = d
-		}
-		return c.SetDeadline(at)
-	})
+	return nftables.WithSockOptions(func(c *netlink.Conn) error { return c.SetDeadline(latest(ctx)) })
+}
+
+func latest(ctx context.Context) time.Time {
+	at := time.Now().Add(slow)
+	if d, ok := ctx.Deadline(); ok && d.Before(at) {
+		return d
+	}
+	return at
 }
 
 func netlinkTable(t Table) *nftables.Table {
@@ -370,11 +371,9 @@ func (k *Kernel) Read(ctx context.Context, t Table) (State, error) {
 			st.Fits = false
 			continue
 		}
-		list, err := c.GetSetElements(have)
-		if err != nil {
-			return fail(fmt.Errorf("set %s: %w", have.Name, err))
+		if st.Elements[s.Name], err = k.dump(ctx, t.Family, t.Name, s); err != nil {
+			return fail(err)
 		}
-		st.Elements[s.Name] = s.fromNetlink(list)
 	}
 	chains, err := c.ListChainsOfTableFamily(nftables.TableFamily(t.Family))
 	if err != nil {
@@ -413,44 +412,4 @@ func (s Set) fits(have, want *nftables.Set) bool {
 		return have.KeyType.Name == nftables.TypeVerdict.Name
 	}
 	return have.KeyType.Bytes == want.KeyType.Bytes && (!have.IsMap || have.DataType.Bytes == want.DataType.Bytes)
-}
-
-func (s Set) fromNetlink(list []nftables.SetElement) []Element {
-	var out []Element
-	for _, e := range list {
-		switch {
-		case s.Interval && e.IntervalEnd:
-			// The kernel lists ends in the order of its tree, ends may come first.
-			out = append(out, Element{End: string(e.Key)})
-		case len(s.Data) > 0 && s.Data[0] == Verdict:
-			out = append(out, Element{Key: string(e.Key), Data: gotoChain(e.Val)})
-		default:
-			out = append(out, Element{Key: string(e.Key), Data: string(e.Val)})
-		}
-	}
-	return out
-}
-
-// gotoChain reads the chain's name out of a verdict's attributes, which the
-// library hands through as they are. It is empty for any other verdict.
-func gotoChain(raw []byte) string {
-	ad, err := netlink.NewAttributeDecoder(raw)
-	if err != nil {
-		return ""
-	}
-	ad.ByteOrder = binary.BigEndian
-	var code int32
-	var chain string
-	for ad.Next() {
-		switch ad.Type() {
-		case unix.NFTA_VERDICT_CODE:
-			code = int32(ad.Uint32())
-		case unix.NFTA_VERDICT_CHAIN:
-			chain = strings.TrimRight(ad.String(), "\x00")
-		}
-	}
-	if ad.Err() != nil || code != unix.NFT_GOTO {
-		return ""
-	}
-	return chain
 }
