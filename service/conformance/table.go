@@ -69,7 +69,10 @@ func Run(t *testing.T, start func(*Node) Mode) {
 		{"no endpoints", noEndpoints}, {"unknown port", unknownPort}, {"endpoint removed", endpointRemoved},
 		{"service removed", serviceRemoved}, {"many ports", manyPorts}, {"UDP before the service", udpBefore},
 		{"foreign flush", foreignFlush},
-		{"hairpin", hairpin},
+		{"hairpin", hairpin}, {"conditions of endpoints", conditions}, {"live UDP flows", liveFlows},
+		{"ClusterIP from outside", fromOutside}, {"backends with the node's network", hostNetwork},
+		{"VIP is an address of the node", localVIP}, {"services side by side", sideBySide},
+		{"restart under traffic", restart},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			w.t = t
@@ -108,9 +111,13 @@ func nodePorts(t *testing.T, w *World) {
 		for node := range w.Nodes {
 			t.Run(fmt.Sprintf("from %s to node%d", c.Name, node+1), func(t *testing.T) {
 				each(t, func(t *testing.T, network string, is6 bool) {
-					pod, _, err := c.Ask(network, w.nodeAddr(node, is6))
+					pod, seen, err := c.Ask(network, w.nodeAddr(node, is6))
 					if err != nil || pod != "pod2a" {
 						t.Errorf("%q answered, %v", pod, err)
+					}
+					// The answer must come back by the node that was asked.
+					if self := pick(w.Nodes[node].Addrs, is6); node != 1 && seen != self {
+						t.Errorf("it saw %s, the node that was asked is %s", seen, self)
 					}
 				})
 			})

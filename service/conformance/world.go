@@ -45,9 +45,20 @@ type World struct {
 	t       *testing.T
 	Nodes   []*Node
 	Pods    []*Pod
+	Hosts   []*Pod // a pod with the node's own network on each
 	Outside *testnet.NS
 	Store   *model.Store
 	modes   []Mode
+	start   func(*Node) Mode
+}
+
+// Restart replaces the modes by new ones, as if their processes had been killed.
+func (w *World) Restart() {
+	w.t.Helper()
+	for i, n := range w.Nodes {
+		w.modes[i] = w.start(n)
+	}
+	w.Program()
 }
 
 // Pod is a pod with a server on port 8080 of TCP and UDP, which answers each line
@@ -74,7 +85,7 @@ func cidrs() []netip.Prefix {
 // NewWorld builds the network and starts a mode on each node.
 func NewWorld(t *testing.T, start func(*Node) Mode) *World {
 	t.Helper()
-	w := &World{t: t}
+	w := &World{t: t, start: start}
 	fabric := testnet.New(t, "fabric")
 	fabric.Must(func() error { return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}) })
 	attach := func(n *testnet.NS, i int, addrs ...string) {
@@ -107,6 +118,10 @@ func NewWorld(t *testing.T, start func(*Node) Mode) *World {
 	w.route(1, 0)
 	for i, name := range []string{"pod1a", "pod1b", "pod2a", "pod2b"} {
 		w.pod(name, i/2, i%2+2)
+	}
+	for i, n := range w.Nodes {
+		serve(n.NS, n.Name)
+		w.Hosts = append(w.Hosts, &Pod{Name: n.Name, NS: n.NS, Node: i, IPs: n.Addrs})
 	}
 	var err error
 	if w.Store, err = model.NewStore(); err != nil {
@@ -172,8 +187,18 @@ func serve(ns *testnet.NS, name string) {
 	}()
 }
 
-// Set puts a service and its endpoints, both on port 8080 of the pods, into force.
+// Set puts a service and its endpoints, all on port 8080 of the pods, into force.
 func (w *World) Set(svc *model.Service, pods ...*Pod) {
+	w.t.Helper()
+	ends := make([]model.Endpoint, len(pods))
+	for i := range ends {
+		ends[i] = model.Endpoint{Ready: true, Serving: true}
+	}
+	w.SetEndpoints(svc, pods, ends)
+}
+
+// SetEndpoints is Set with the conditions of each pod.
+func (w *World) SetEndpoints(svc *model.Service, pods []*Pod, conditions []model.Endpoint) {
 	w.t.Helper()
 	err := w.Store.Write(func(tx *model.Writer) {
 		tx.PutService(svc)
@@ -182,8 +207,10 @@ func (w *World) Set(svc *model.Service, pods ...*Pod) {
 			for _, p := range svc.Ports {
 				s.Ports = append(s.Ports, model.EndpointPort{Name: p.Name, Protocol: p.Protocol, Port: 8080})
 			}
-			for _, p := range pods {
-				s.Endpoints = append(s.Endpoints, model.Endpoint{Addr: p.ip(is6), Ready: true, Serving: true, Node: w.Nodes[p.Node].Name})
+			for i, p := range pods {
+				e := conditions[i]
+				e.Addr, e.Node = p.ip(is6), w.Nodes[p.Node].Name
+				s.Endpoints = append(s.Endpoints, e)
 			}
 			tx.PutEndpointSlice(s)
 		}
