@@ -68,30 +68,26 @@ func (t *Tour) agents(ctx context.Context) ([]string, error) {
 }
 
 func statusFine(ctx context.Context, t *Tour) error {
-	pods, err := t.agents(ctx)
-	if err != nil {
-		return err
-	}
 	nodes, err := t.nodes(ctx)
 	if err != nil {
 		return err
 	}
-	if len(pods) != len(nodes) {
-		return fmt.Errorf("%d agents on %d nodes", len(pods), len(nodes))
-	}
-	for _, p := range pods {
-		err := eventually(ctx, func() error {
-			out, err := t.kubectl(ctx, "-n", "kube-system", "exec", p, "-c", "agent", "--", "/wayleave", "status")
-			if err != nil {
-				return err
-			}
-			return want(out, "nftables", "nothing is wrong")
-		})
+	return eventually(ctx, func() error {
+		pods, err := t.agents(ctx)
 		if err != nil {
-			return fmt.Errorf("%s: %w", p, err)
+			return err
 		}
-	}
-	return nil
+		if len(pods) != len(nodes) { // also while an upgrade's surge pod is there
+			return fmt.Errorf("%d agents on %d nodes", len(pods), len(nodes))
+		}
+		for _, p := range pods {
+			out, err := t.kubectl(ctx, "-n", "kube-system", "exec", p, "-c", "agent", "--", "/wayleave", "status")
+			if err := errors.Join(err, want(out, "nftables", "nothing is wrong")); err != nil {
+				return fmt.Errorf("%s: %w", p, err)
+			}
+		}
+		return nil
+	})
 }
 
 func (t *Tour) image() string { return "registry.k8s.io/e2e-test-images/agnhost:" + t.Agnhost }
