@@ -32,7 +32,9 @@ func table(f nft.Family) nft.Table {
 		Family: f, Name: TableName,
 		Sets: []nft.Set{{Name: "vips", Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}}},
 		Chains: []nft.Chain{
-			{Name: "queries", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: raw}, Rules: []nft.Rule{{toVIP, nft.SocketOpen{}, nft.Notrack()}}},
+			{Name: "queries", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: raw}, Rules: []nft.Rule{
+				{toVIP, nft.SocketOfAnyAddress{}, nft.Accept()}, // somebody else's, on this node's port 53
+				{toVIP, nft.SocketOpen{}, nft.Notrack()}}},
 			{Name: "replies", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: raw}, Rules: []nft.Rule{{fromVIP, nft.Notrack()}}},
 		},
 	}
@@ -158,4 +160,18 @@ func Uninstall(ctx context.Context, net link.Net, conn nft.Conn) error {
 		}
 	}
 	return nil
+}
+
+// Remains names what the placement has on the node.
+func Remains(ctx context.Context, net link.Net, conn nft.Conn) ([]string, error) {
+	addrs, err := net.Local(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var left []string
+	for _, a := range addrs {
+		left = append(left, fmt.Sprintf("address %s on lo", a))
+	}
+	tables, err := nft.Remains(ctx, conn, table(nft.IPv4), table(nft.IPv6))
+	return append(left, tables...), err
 }

@@ -24,7 +24,6 @@ import (
 
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
-	"wayleave.dev/kernel/sysctl"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/cni"
 	"wayleave.dev/podnetwork/direct"
@@ -139,7 +138,7 @@ func (n *Network) Run(ctx context.Context) error {
 
 // forwarding makes the node a router.
 func (n *Network) forwarding() error {
-	s := sysctl.Set{Root: n.Sysctl, State: filepath.Join(n.StateDir, "sysctl")}
+	s := sysctls(n.Config)
 	if err := s.Ensure("ipv4/ip_forward", "1"); err != nil {
 		return err
 	}
@@ -346,32 +345,3 @@ func (n *Network) Facts() []string {
 
 // Close ends the use of the leases.
 func (n *Network) Close() error { return n.book.Close() }
-
-// Uninstall removes what the feature left on the node: links, routes, rules, files,
-// and puts sysctls back. Pods lose their network.
-func Uninstall(ctx context.Context, c Config) error {
-	host, err := veth.NewHost(c.NSFD, c.Sysctl)
-	if err != nil {
-		return err
-	}
-	names, err := host.Names()
-	errs := []error{err}
-	for _, name := range names {
-		errs = append(errs, host.Teardown(name))
-	}
-	routes, err := c.Kernel.Routes(ctx)
-	errs = append(errs, err)
-	for _, r := range routes {
-		errs = append(errs, c.Kernel.DelRoute(ctx, r))
-	}
-	for _, f := range nft.Families() {
-		errs = append(errs, c.NFT.Remove(ctx, table(f)))
-	}
-	errs = append(errs, sysctl.Set{Root: c.Sysctl, State: filepath.Join(c.StateDir, "sysctl")}.Restore())
-	for _, file := range []string{filepath.Join(c.ConfDir, ConfName), filepath.Join(c.BinDir, cni.Type), c.Socket, filepath.Join(c.StateDir, "leases"), filepath.Join(c.StateDir, "leases.new")} {
-		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(append(errs, os.RemoveAll(c.Tombstones))...)
-}

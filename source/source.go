@@ -107,6 +107,7 @@ func Service(in *corev1.Service) (*model.Service, []model.Problem) {
 	for i := range in.Spec.Ports {
 		c.servicePort(i, &in.Spec.Ports[i], out)
 	}
+	c.unbuilt(in)
 	return out, c.problems
 }
 

@@ -2,12 +2,15 @@ package source
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"wayleave.dev/model"
 )
 
 func goodService() *corev1.Service {
@@ -154,5 +157,29 @@ func TestEndedPodsAreNotKept(t *testing.T) {
 	in.Status.Phase = corev1.PodSucceeded
 	if p, _ := Pod(in); p != nil {
 		t.Errorf("an ended pod was kept: %v", p)
+	}
+}
+
+// What is not built is said, field by field, and the rest is served.
+func TestWhatIsNotBuiltIsSaid(t *testing.T) {
+	in := goodService()
+	local, near := corev1.ServiceInternalTrafficPolicyLocal, "PreferClose"
+	in.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+	in.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	in.Spec.InternalTrafficPolicy = &local
+	in.Spec.ExternalIPs = []string{"192.0.2.1"}
+	in.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"}
+	in.Spec.TrafficDistribution = &near
+	in.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
+	in.Spec.Ports[1].Protocol = corev1.ProtocolSCTP
+	s, problems := Service(in)
+	if s == nil || len(s.Ports) != len(in.Spec.Ports) {
+		t.Fatalf("the rest is not served: %+v", s)
+	}
+	for _, field := range []string{"spec.sessionAffinity", "spec.externalTrafficPolicy", "spec.internalTrafficPolicy", "spec.externalIPs",
+		"spec.loadBalancerSourceRanges", "spec.trafficDistribution", "status.loadBalancer.ingress", "spec.ports"} {
+		if !slices.ContainsFunc(problems, func(p model.Problem) bool { return p.Field == field && strings.Contains(p.Reason, "not built") }) {
+			t.Errorf("%s is not named by %v", field, problems)
+		}
 	}
 }

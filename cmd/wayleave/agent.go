@@ -140,6 +140,9 @@ func newAgent(ctx context.Context, file string) (*agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := (kubesource.Servers{Endpoints: a.client.Endpoints, File: apiServersFile}).Load(); err != nil {
+		log.Warn("going on without them", "err", err)
+	}
 	log.Info("starting", "version", version, "node", a.node, "kernel", a.features.Release, "apiServer", a.client.Server, "from", a.client.From)
 	if err := a.fromKubelet(); err != nil {
 		return nil, err
@@ -280,6 +283,7 @@ func (a *agent) own(ctx context.Context) error {
 			}
 		})
 	}
+	start("API servers", true, kubesource.Servers{Endpoints: a.client.Endpoints, Store: a.store, File: apiServersFile}.Run)
 	start("podnetwork", a.cfg.PodNetwork.Enabled, a.podNetwork)
 	start("service", a.cfg.Service.Enabled, a.services)
 	start("dns placement", a.cfg.DNS.Enabled, a.dnsPlacement)
@@ -322,20 +326,29 @@ func (a *agent) services(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	target := &localTarget{Mode: nftables.New(a.nft, track), store: a.store, node: a.node}
-	foreign, err := target.Watch(ctx)
+	mode := nftables.New(a.nft, track)
+	// The facts of the node are there before the first Sync, or that would take the
+	// node ports away for a moment.
+	if local, ok, _ := service.MakeLocal(a.store.Snapshot(), a.node); ok {
+		mode.SetLocal(local)
+	}
+	foreign, err := mode.Watch(ctx)
 	if err != nil {
 		return err
 	}
-	loop := &reconcile.Loop[model.Name, service.Plan]{
+	report := func(key string, problems []model.Problem) { a.problems.Set("service", key, problems) }
+	services := &reconcile.Loop[model.Name, service.Plan]{
 		Name: "service", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys, Equal: service.Equal,
 		Plan: func(s model.Snapshot, k model.Name) (service.Plan, bool, []model.Problem) {
 			return service.Make(s, k, a.node)
 		},
-		Target: target, Foreign: merge(ctx, foreign, target.nodesChanged(ctx, a.log)), Health: a.health("service"), Log: a.log,
-		Report: func(key string, problems []model.Problem) { a.problems.Set("service", key, problems) },
+		Target: mode, Foreign: foreign, Health: a.health("service"), Log: a.log, Report: report,
 	}
-	return loop.Run(ctx)
+	local := &reconcile.Loop[string, service.Local]{
+		Name: "service addresses", Store: a.store, Kinds: model.NodeKind, Keys: service.LocalKeys(a.node), Plan: service.MakeLocal,
+		Equal: service.LocalEqual, Target: mode.Locals(), Health: a.health("service addresses"), Log: a.log, Report: report,
+	}
+	return both(ctx, services.Run, local.Run)
 }
 
 func (a *agent) dnsPlacement(ctx context.Context) error {

@@ -41,11 +41,13 @@ const (
 	configFile = "/etc/wayleave/config.yaml"
 	runDir     = "/run/wayleave"
 	stateDir   = "/var/lib/wayleave"
-	podDir     = "/pod"
-	hostRoot   = "/host"
-	hostSysctl = "/host-sysctl"
-	cniBinDir  = "/opt/cni/bin"
-	cniConfDir = "/etc/cni/net.d"
+	// apiServersFile remembers where API servers are.
+	apiServersFile = stateDir + "/api-servers"
+	podDir         = "/pod"
+	hostRoot       = "/host"
+	hostSysctl     = "/host-sysctl"
+	cniBinDir      = "/opt/cni/bin"
+	cniConfDir     = "/etc/cni/net.d"
 
 	// agentSocket serves the owner's status on the node.
 	agentSocket = runDir + "/agent.sock"

@@ -34,13 +34,24 @@ func renderCommand() *cobra.Command {
 				}
 			}
 			snap := store.Snapshot()
+			local, ok, problems := service.MakeLocal(snap, node)
+			if node != "" && !ok {
+				return fmt.Errorf("--node: the files have no Node %q", node)
+			}
+			for _, p := range problems {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", p.Error())
+			}
 			plans := map[model.Name]service.Plan{}
 			for s := range snap.Services() {
-				if p, ok, _ := service.Make(snap, s.Name, node); ok {
+				p, ok, problems := service.Make(snap, s.Name, node)
+				for _, p := range problems {
+					fmt.Fprintln(cmd.ErrOrStderr(), "warning:", p.Error())
+				}
+				if ok {
 					plans[s.Name] = p
 				}
 			}
-			fmt.Fprint(cmd.OutOrStdout(), nftables.Text(plans, local(snap, node)))
+			fmt.Fprint(cmd.OutOrStdout(), nftables.Text(plans, local))
 			return nil
 		},
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,51 +21,111 @@ import (
 )
 
 func uninstallCommand() *cobra.Command {
+	var onlyVerify bool
 	c := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Take every rule, route, link, address, sysctl and file of ours off this node",
 		Long: "Run it on the node as root, after the DaemonSet is deleted:\n" +
-			"the program is in the image, and copied out by `ctr run` or `docker cp`.",
+			"the program is in the image, and copied out by `ctr run` or `docker cp`.\n" +
+			"It ends by looking whether anything is left; --verify only looks.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
 			defer cancel()
-			if err := uninstall(ctx); err != nil {
+			n, err := thisNode()
+			if err != nil {
+				return err
+			}
+			defer n.close()
+			if !onlyVerify {
+				if err := n.uninstall(ctx); err != nil {
+					return err
+				}
+			}
+			if err := n.verify(ctx); err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "nothing of Wayleave is left on this node")
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&onlyVerify, "verify", false, "change nothing; fail when something of Wayleave is on this node")
 	return c
 }
 
-func uninstall(ctx context.Context) error {
-	wait, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	lock, err := owner.Acquire(wait, runDir+"/owner.lock", nil)
-	if err != nil {
-		return fmt.Errorf("an agent still owns this node; delete the DaemonSet first: %w", err)
-	}
-	defer lock.Release()
-	conn, err := nft.NewKernel(0)
-	if err != nil {
-		return err
-	}
+// nodeState is all that Wayleave has on a node.
+type nodeState struct {
+	ns       *os.File
+	nft      *nft.Kernel
+	links    *link.Kernel
+	stateDir string
+	runDir   string
+	pods     podnetwork.Config
+}
+
+func thisNode() (*nodeState, error) {
 	ns, err := os.Open("/proc/self/ns/net")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer ns.Close()
-	addrs, err := link.NewKernel(int(ns.Fd()), stateDir+"/dns-addresses")
+	return newNodeState(ns, stateDir, runDir, podnetwork.Config{Socket: cni.Socket, Tombstones: cni.Tombstones,
+		Sysctl: "/proc/sys/net", BinDir: cniBinDir, ConfDir: cniConfDir})
+}
+
+// newNodeState takes over the descriptor of the node's network namespace.
+func newNodeState(ns *os.File, stateDir, runDir string, pods podnetwork.Config) (*nodeState, error) {
+	n := &nodeState{ns: ns, stateDir: stateDir, runDir: runDir, pods: pods}
+	var err error
+	if n.nft, err = nft.NewKernel(int(ns.Fd())); err != nil {
+		return nil, err
+	}
+	if n.links, err = link.NewKernel(int(ns.Fd()), stateDir+"/dns-addresses"); err != nil {
+		return nil, err
+	}
+	n.pods.NSFD, n.pods.StateDir, n.pods.Kernel, n.pods.NFT = int(ns.Fd()), stateDir, n.links, n.nft
+	return n, nil
+}
+
+func (n *nodeState) close() { n.ns.Close() }
+
+// verify lists what is left as one error.
+func (n *nodeState) verify(ctx context.Context) error {
+	var left []string
+	add := func(what []string, err error) error { left = append(left, what...); return err }
+	err := errors.Join(
+		add(podnetwork.Remains(ctx, n.pods)),
+		add(dns.Remains(ctx, n.links, n.nft)),
+		add(nftables.New(n.nft, nil).Remains(ctx)))
+	for _, dir := range []string{n.stateDir, n.runDir} {
+		if _, statErr := os.Lstat(dir); statErr == nil {
+			left = append(left, "folder "+dir)
+		} else if !errors.Is(statErr, fs.ErrNotExist) {
+			err = errors.Join(err, statErr)
+		}
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot tell whether something is left: %w", err)
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("left on this node: %s", strings.Join(left, ", "))
+	}
+	return nil
+}
+
+func (n *nodeState) uninstall(ctx context.Context) error {
+	if _, err := os.Stat(n.runDir); err == nil {
+		wait, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		lock, err := owner.Acquire(wait, n.runDir+"/owner.lock", nil)
+		if err != nil {
+			return fmt.Errorf("an agent still owns this node; delete the DaemonSet first: %w", err)
+		}
+		defer lock.Release()
 	}
 	return errors.Join(
-		podnetwork.Uninstall(ctx, podnetwork.Config{NSFD: int(ns.Fd()), StateDir: stateDir, Socket: cni.Socket, Tombstones: cni.Tombstones,
-			Sysctl: "/proc/sys/net", BinDir: cniBinDir, ConfDir: cniConfDir, Kernel: addrs, NFT: conn}),
-		dns.Uninstall(ctx, addrs, conn),
-		nftables.New(conn, nil).Remove(ctx),
-		os.RemoveAll(stateDir), os.RemoveAll(runDir),
+		podnetwork.Uninstall(ctx, n.pods),
+		dns.Uninstall(ctx, n.links, n.nft),
+		nftables.New(n.nft, nil).Remove(ctx),
+		os.RemoveAll(n.stateDir), os.RemoveAll(n.runDir),
 	)
 }

@@ -8,7 +8,6 @@ package testnet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -167,6 +166,28 @@ func (n *NS) up(link string) {
 	})
 }
 
+// Bridge makes the namespace a switch: it returns a function that plugs one of its
+// interfaces in.
+func (n *NS) Bridge(name string) (plug func(link string)) {
+	n.t.Helper()
+	n.Must(func() error { return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}) })
+	n.up(name)
+	return func(link string) {
+		n.t.Helper()
+		n.Must(func() error {
+			bridge, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			port, err := netlink.LinkByName(link)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetMaster(port, bridge)
+		})
+	}
+}
+
 // Addr adds an address, "10.0.0.1/24", to an interface.
 func (n *NS) Addr(link, prefix string) {
 	n.t.Helper()
@@ -247,9 +268,9 @@ func (n *NS) ListenPacket(network, addr string) net.PacketConn {
 func Eventually(t testing.TB, within time.Duration, fn func() error) {
 	t.Helper()
 	deadline := time.Now().Add(within)
-	err := errors.New("never tried")
 	for {
-		if err = fn(); err == nil {
+		err := fn()
+		if err == nil {
 			return
 		}
 		if time.Now().After(deadline) {

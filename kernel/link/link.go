@@ -45,6 +45,8 @@ type Net interface {
 	DelRoute(ctx context.Context, r Route) error
 	// SetLocal makes exactly these addresses ours on the loopback, with scope host.
 	SetLocal(ctx context.Context, addrs []netip.Addr) error
+	// Local are the addresses on the loopback that SetLocal made.
+	Local(ctx context.Context) ([]netip.Addr, error)
 	// Watch tells when one of our routes or a link's address was deleted, by anyone.
 	Watch(ctx context.Context) (<-chan struct{}, error)
 }
@@ -164,6 +166,25 @@ func (k *Kernel) SetLocal(_ context.Context, want []netip.Addr) error {
 		}
 	}
 	return k.remember(want)
+}
+
+// Local implements Net. Without the state file none is known to be ours.
+func (k *Kernel) Local(context.Context) ([]netip.Addr, error) {
+	ours, err := k.remembered()
+	if err != nil || len(ours) == 0 {
+		return nil, err
+	}
+	lo, err := k.handle.LinkByName("lo")
+	if err != nil {
+		return nil, fmt.Errorf("loopback: %w", err)
+	}
+	have, err := k.handle.AddrList(lo, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("addresses of the loopback: %w", err)
+	}
+	return slices.DeleteFunc(ours, func(a netip.Addr) bool {
+		return !slices.ContainsFunc(have, func(h netlink.Addr) bool { return h.IP.Equal(a.AsSlice()) })
+	}), nil
 }
 
 func local(a netip.Addr) *netlink.Addr {
@@ -291,3 +312,6 @@ func (f *Fake) SetLocal(_ context.Context, addrs []netip.Addr) error {
 
 // Watch implements Net.
 func (f *Fake) Watch(context.Context) (<-chan struct{}, error) { return nil, nil }
+
+// Local implements Net.
+func (f *Fake) Local(context.Context) ([]netip.Addr, error) { return slices.Clone(f.Addr), nil }

@@ -413,3 +413,17 @@ func (s Set) fits(have, want *nftables.Set) bool {
 	}
 	return have.KeyType.Bytes == want.KeyType.Bytes && (!have.IsMap || have.DataType.Bytes == want.DataType.Bytes)
 }
+
+// Remains names those of the tables that are in the kernel.
+func Remains(ctx context.Context, conn Conn, tables ...Table) (left []string, err error) {
+	for _, t := range tables {
+		st, err := conn.Read(ctx, t)
+		if err != nil {
+			return left, err
+		}
+		if st.Exists {
+			left = append(left, fmt.Sprintf("table %s %s", t.Family, t.Name))
+		}
+	}
+	return left, nil
+}

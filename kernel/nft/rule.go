@@ -222,16 +222,29 @@ func changeMark(mask, xor uint32) []expr.Any {
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: firstRegister}}
 }
 
-// SocketOpen matches packets for which a socket is open here that is bound to
-// their destination address, and not to the wildcard address.
+// SocketOpen matches packets for which there is a socket here: one that listens,
+// is connected, is about to be (SYN received) or was (TIME_WAIT).
 type SocketOpen struct{}
 
-func (SocketOpen) text(Family) string { return "socket wildcard 0" }
+// The kernel tells of being transparent for sockets of every state, and of the
+// wildcard only for whole ones: a connection whose handshake is not over has none.
+func (SocketOpen) text(Family) string { return "socket transparent 0" }
 
 func (SocketOpen) exprs(Family) []expr.Any {
 	return []expr.Any{
-		&expr.Socket{Key: expr.SocketKeyWildcard, Register: firstRegister},
+		&expr.Socket{Key: expr.SocketKeyTransparent, Register: firstRegister},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{0}}}
+}
+
+// SocketOfAnyAddress matches packets whose socket is bound to the wildcard address.
+type SocketOfAnyAddress struct{}
+
+func (SocketOfAnyAddress) text(Family) string { return "socket wildcard 1" }
+
+func (SocketOfAnyAddress) exprs(Family) []expr.Any {
+	return []expr.Any{
+		&expr.Socket{Key: expr.SocketKeyWildcard, Register: firstRegister},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{1}}}
 }
 
 type action struct {

@@ -16,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
 	"wayleave.dev/service"
@@ -87,16 +85,15 @@ func NewWorld(t *testing.T, start func(*Node) Mode) *World {
 	t.Helper()
 	w := &World{t: t, start: start}
 	fabric := testnet.New(t, "fabric")
-	fabric.Must(func() error { return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}) })
+	plug := fabric.Bridge("br0")
 	attach := func(n *testnet.NS, i int, addrs ...string) {
 		port := fmt.Sprintf("p%d", i)
 		testnet.Veth(n, "eth0", fabric, port)
-		fabric.Run("ip", "link", "set", port, "master", "br0", "up")
+		plug(port)
 		for _, a := range addrs {
 			n.Addr("eth0", a)
 		}
 	}
-	fabric.Run("ip", "link", "set", "br0", "up")
 	for i := 1; i <= 2; i++ {
 		n := &Node{Name: fmt.Sprintf("node%d", i), NS: testnet.New(t, fmt.Sprintf("node%d", i)), PodCIDRs: cidrs(),
 			Addrs: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("172.30.0.1%d", i)), netip.MustParseAddr(fmt.Sprintf("fd00:30::1%d", i))}}

@@ -175,3 +175,12 @@ func (m *Mode) Remove(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Remains names what of this mode is in the kernel.
+func (m *Mode) Remains(ctx context.Context) ([]string, error) {
+	var tables []nft.Table
+	for _, f := range nft.Families() {
+		tables = append(tables, table(f))
+	}
+	return nft.Remains(ctx, m.conn, tables...)
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"wayleave.dev/dns"
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/link"
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/model"
+	"wayleave.dev/service"
+	"wayleave.dev/service/nftables"
+)
+
+// The local DNS server gets all queries while it lives, by UDP and TCP, and another
+// node's gets them while it does not: what the placement of DNS leaves tracked, the
+// service proxy takes. A server of somebody else on the wildcard address gets none.
+func TestQueriesGoToTheLocalServerWhileItLives(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("the program nft is not installed")
+	}
+	pod, node, other := testnet.New(t, "pod"), testnet.New(t, "node"), testnet.New(t, "other")
+	testnet.Veth(pod, "eth0", node, "wl0")
+	testnet.Veth(node, "eth0", other, "eth0")
+	for _, a := range []struct {
+		ns         *testnet.NS
+		link, addr string
+	}{{pod, "eth0", "10.244.1.2/24"}, {node, "wl0", "10.244.1.1/24"}, {node, "eth0", "172.30.0.11/24"}, {other, "eth0", "172.30.0.12/24"}} {
+		a.ns.Addr(a.link, a.addr)
+	}
+	pod.Route("0.0.0.0/0", "10.244.1.1")
+	other.Route("10.244.1.0/24", "172.30.0.11")
+	node.Router()
+	who(t, other, "172.30.0.12:10053", "other")
+
+	vip := netip.MustParseAddr("10.96.0.10")
+	conn, err := nft.NewKernel(node.FD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	track, err := conntrack.NewKernel(node.FD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	links, err := link.NewKernel(node.FD(), filepath.Join(t.TempDir(), "addresses"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := service.Plan{VIPs: []netip.Addr{vip}}
+	for _, p := range []model.Protocol{model.TCP, model.UDP} {
+		plan.Entries = append(plan.Entries, service.Entry{Frontend: service.Frontend{Addr: vip, Protocol: p, Port: 53},
+			Slots: []netip.AddrPort{netip.MustParseAddrPort("172.30.0.12:10053")}})
+	}
+	mode := nftables.New(conn, track)
+	mode.SetLocal(service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
+	if err := mode.Sync(t.Context(), map[model.Name]service.Plan{{Namespace: "kube-system", Name: "kube-dns"}: plan}); err != nil {
+		t.Fatal(err)
+	}
+	place := &dns.Placement{Net: links, NFT: conn, Feed: &dns.Feed{}, Upstreams: func([]netip.Addr) []netip.AddrPort { return nil }}
+	if err := place.Sync(t.Context(), map[model.Name]dns.Place{{}: {VIPs: []netip.Addr{vip}}}); err != nil {
+		t.Fatal(err)
+	}
+	asked := func(want string) {
+		t.Helper()
+		for i := range 40 {
+			for _, network := range []string{"udp", "tcp"} {
+				if got, err := askWho(pod, network, vip.String()+":53"); err != nil || got != want {
+					t.Fatalf("query %d by %s: %q answered, %v; want %s", i, network, got, err, want)
+				}
+			}
+		}
+	}
+	asked("other")
+	stop := who(t, node, vip.String()+":53", "local")
+	asked("local")
+	stop()
+	asked("other")
+	stop = who(t, node, "0.0.0.0:53", "stranger")
+	asked("other")
+	stop()
+	who(t, node, vip.String()+":53", "local")
+	asked("local")
+}
+
+// who answers every line and datagram with a name, until stop or the test's end.
+func who(t *testing.T, ns *testnet.NS, addr, name string) (stop func()) {
+	l, p := ns.Listen("tcp4", addr), ns.ListenPacket("udp4", addr)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for s := bufio.NewScanner(c); s.Scan(); {
+					fmt.Fprintln(c, name)
+				}
+			}()
+		}
+	}()
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			_, from, err := p.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = p.WriteTo([]byte(name+"\n"), from)
+		}
+	}()
+	return func() {
+		if err := errors.Join(l.Close(), p.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func askWho(ns *testnet.NS, network, addr string) (string, error) {
+	c, err := ns.Dial(network, addr, time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return sayWho(c)
+}
+
+func sayWho(c net.Conn) (string, error) {
+	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return "", err
+	}
+	if _, err := fmt.Fprintln(c, "who"); err != nil {
+		return "", err
+	}
+	line, err := bufio.NewReader(c).ReadString('\n')
+	return string([]byte(line)[:max(0, len(line)-1)]), err
+}

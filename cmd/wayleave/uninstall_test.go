@@ -1,0 +1,80 @@
+package main
+
+import (
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"wayleave.dev/dns"
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/link"
+	"wayleave.dev/model"
+	"wayleave.dev/podnetwork"
+	"wayleave.dev/service"
+	"wayleave.dev/service/nftables"
+)
+
+// Everything that is put on a node is named by --verify, and gone after uninstall.
+func TestUninstallTakesAllAndVerifyProvesIt(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("the program nft is not installed")
+	}
+	ns := testnet.New(t, "node")
+	dir := t.TempDir()
+	state, run, conf := filepath.Join(dir, "state"), filepath.Join(dir, "run"), filepath.Join(dir, "net.d")
+	for _, d := range []string{state, run, conf} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open := func() *nodeState {
+		fd, err := os.Open(ns.Path())
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := newNodeState(fd, state, run, podnetwork.Config{Sysctl: "/proc/sys/net", BinDir: dir, ConfDir: conf,
+			Socket: filepath.Join(run, "cni.sock"), Tombstones: filepath.Join(state, "tombstones")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(n.close)
+		return n
+	}
+	n := open()
+	fill := func() error {
+		ctx := t.Context()
+		mode := nftables.New(n.nft, nil)
+		if err := mode.Sync(ctx, map[model.Name]service.Plan{}); err != nil {
+			return err
+		}
+		p := &dns.Placement{Net: n.links, NFT: n.nft, Feed: &dns.Feed{}, Upstreams: func([]netip.Addr) []netip.AddrPort { return nil }}
+		place := dns.Place{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}
+		if err := p.Sync(ctx, map[model.Name]dns.Place{{}: place}); err != nil {
+			return err
+		}
+		if err := n.links.SetRoute(ctx, link.Route{Dst: netip.MustParsePrefix("10.244.7.0/24")}); err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(conf, podnetwork.ConfName), nil, 0o644)
+	}
+	ns.Must(fill)
+	ns.Must(func() error {
+		err := n.verify(t.Context())
+		for _, want := range []string{"table ip " + nftables.TableName, "table ip6 " + nftables.TableName, "table ip " + dns.TableName, "address 10.96.0.10 on lo",
+			"route to 10.244.7.0/24", podnetwork.ConfName, "folder " + state, "folder " + run} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s is not named by: %v", want, err)
+			}
+		}
+		return nil
+	})
+	ns.Must(func() error { return open().uninstall(t.Context()) })
+	ns.Must(func() error { return open().verify(t.Context()) })
+	if out := ns.Run("sh", "-c", "nft list ruleset; ip route show table all proto 87; ip -o addr show dev lo | grep 10.96 || true"); out != "" {
+		t.Errorf("left: %s", out)
+	}
+	ns.Must(func() error { return open().uninstall(t.Context()) }) // twice is no error
+}

@@ -1,0 +1,84 @@
+package podnetwork
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/sysctl"
+	"wayleave.dev/podnetwork/cni"
+	"wayleave.dev/podnetwork/veth"
+)
+
+// files are those of the feature on the node.
+func files(c Config) []string {
+	return []string{filepath.Join(c.ConfDir, ConfName), filepath.Join(c.BinDir, cni.Type), c.Socket,
+		filepath.Join(c.StateDir, "leases"), filepath.Join(c.StateDir, "leases.new"), sysctls(c).State}
+}
+
+func sysctls(c Config) sysctl.Set {
+	return sysctl.Set{Root: c.Sysctl, State: filepath.Join(c.StateDir, "sysctl")}
+}
+
+// Uninstall removes what the feature left on the node: links, routes, rules, files,
+// and puts sysctls back. Pods lose their network.
+func Uninstall(ctx context.Context, c Config) error {
+	host, err := veth.NewHost(c.NSFD, c.Sysctl)
+	if err != nil {
+		return err
+	}
+	names, err := host.Names()
+	errs := []error{err}
+	for _, name := range names {
+		errs = append(errs, host.Teardown(name))
+	}
+	routes, err := c.Kernel.Routes(ctx)
+	errs = append(errs, err)
+	for _, r := range routes {
+		errs = append(errs, c.Kernel.DelRoute(ctx, r))
+	}
+	for _, f := range nft.Families() {
+		errs = append(errs, c.NFT.Remove(ctx, table(f)))
+	}
+	errs = append(errs, sysctls(c).Restore())
+	for _, file := range files(c) {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, os.RemoveAll(c.Tombstones))...)
+}
+
+// Remains names what of the feature is on the node.
+func Remains(ctx context.Context, c Config) ([]string, error) {
+	host, err := veth.NewHost(c.NSFD, c.Sysctl)
+	if err != nil {
+		return nil, err
+	}
+	var left []string
+	names, err := host.Names()
+	errs := []error{err}
+	for _, name := range names {
+		left = append(left, "link "+name)
+	}
+	routes, err := c.Kernel.Routes(ctx)
+	errs = append(errs, err)
+	for _, r := range routes {
+		left = append(left, fmt.Sprintf("route to %s", r.Dst))
+	}
+	tables, err := nft.Remains(ctx, c.NFT, table(nft.IPv4), table(nft.IPv6))
+	errs = append(errs, err)
+	left = append(left, tables...)
+	for _, file := range append(files(c), c.Tombstones) {
+		if _, err := os.Lstat(file); err == nil {
+			left = append(left, "file "+file)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return left, errors.Join(errs...)
+}
