@@ -69,8 +69,9 @@ func settings() []setting {
 		{"logLevel", "info", level, []string{"debug, info, warn or error."}},
 		{"mode", "auto", oneOf(func(c *Config) *string { return &c.Mode }, []string{"auto", "nftables"}, []string{"iptables", "ipvs", "ebpf"}), []string{
 			"The data plane of Services: auto or nftables; auto is nftables."}},
-		{"routing", "auto", oneOf(func(c *Config) *string { return &c.Routing }, []string{"auto", "direct"}, []string{"vxlan", "bgp", "cloud"}), []string{
-			"How pods reach pods on other nodes: auto or direct; auto is direct, which needs all nodes on one L2 segment."}},
+		{"routing", "auto", oneOf(func(c *Config) *string { return &c.Routing }, []string{"auto", "direct", "vxlan", "cloud"}, []string{"bgp"}), []string{
+			"How pods reach pods on other nodes: auto, direct, vxlan or cloud. auto is direct to nodes on the same",
+			"L2 segment and vxlan (UDP port 4789) to the others; with cloud the network between the nodes carries podCIDRs."}},
 		{"encryption", "none", oneOf(func(c *Config) *string { return &c.Encryption }, []string{"none"}, []string{"wireguard"}), []string{
 			"Between nodes: none."}},
 		{"podnetwork.enabled", "true", boolean(func(c *Config) *bool { return &c.PodNetwork.Enabled }), []string{

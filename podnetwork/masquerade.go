@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"wayleave.dev/kernel/nft"
+	"wayleave.dev/podnetwork/routes"
 )
 
 // TableName is the name of our tables, one per family.
@@ -20,13 +21,25 @@ func table(f nft.Family) nft.Table {
 			{Name: "pod-cidrs", Key: []nft.Type{nft.Addr}, Interval: true},
 			{Name: "node-ips", Key: []nft.Type{nft.Addr}},
 		},
-		Chains: []nft.Chain{{Name: "masquerade", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 100}, Rules: []nft.Rule{{
-			nft.In{Fields: []nft.Field{nft.Saddr}, Set: "own-pod-cidrs"},
-			nft.In{Fields: []nft.Field{nft.Daddr}, Set: "pod-cidrs", Not: true},
-			nft.In{Fields: []nft.Field{nft.Daddr}, Set: "node-ips", Not: true},
-			nft.Masquerade(),
-		}}}},
+		Chains: []nft.Chain{
+			// VXLAN is taken from nodes only, and not tracked: there is nothing to
+			// translate, and every packet inside is tracked anyway.
+			{Name: "vxlan-in", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -300}, Rules: []nft.Rule{
+				append(vxlan(), nft.In{Fields: []nft.Field{nft.Saddr}, Set: "node-ips", Not: true}, nft.Drop()),
+				append(vxlan(), nft.Notrack())}},
+			{Name: "vxlan-out", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -300}, Rules: []nft.Rule{append(vxlan(), nft.Notrack())}},
+			{Name: "masquerade", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 100}, Rules: []nft.Rule{{
+				nft.In{Fields: []nft.Field{nft.Saddr}, Set: "own-pod-cidrs"},
+				nft.In{Fields: []nft.Field{nft.Daddr}, Set: "pod-cidrs", Not: true},
+				nft.In{Fields: []nft.Field{nft.Daddr}, Set: "node-ips", Not: true},
+				nft.Masquerade(),
+			}}}},
 	}
+}
+
+// vxlan matches packets of our VXLAN, by port and VNI: others may use the port, too.
+func vxlan() nft.Rule {
+	return nft.Rule{nft.ProtoIs(17), nft.DportIs(routes.Port), nft.VNIIs(routes.VNI)}
 }
 
 // members are the elements of the sets of a family.

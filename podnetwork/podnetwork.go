@@ -20,14 +20,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/cni"
-	"wayleave.dev/podnetwork/direct"
 	"wayleave.dev/podnetwork/ipam"
+	"wayleave.dev/podnetwork/routes"
 	"wayleave.dev/podnetwork/veth"
 	"wayleave.dev/reconcile"
 )
@@ -46,6 +47,7 @@ type Config struct {
 	Plugin, BinDir, ConfDir string
 	CoolDown                time.Duration
 	Masquerade              bool
+	Routing                 routes.Mode
 	Kernel                  link.Net
 	NFT                     nft.Conn
 	Report                  func(finder, key string, problems []model.Problem)
@@ -68,12 +70,15 @@ type Network struct {
 	book   *ipam.Book
 	host   *veth.Host
 	server *cni.Server
+	// links are what is known of the node's own links; set before anything else runs.
+	links  atomic.Pointer[routes.Local]
+	looked chan struct{} // closed once links is set
 	// Routes and Translation are the healths of the two loops.
 	Routes, Translation *reconcile.Health
 }
 
 // New opens the leases and adopts what is there.
-func New(c Config, routes, translation *reconcile.Health) (*Network, error) {
+func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 	book, err := ipam.Open(c.StateDir, c.CoolDown, nil)
 	if err != nil {
 		return nil, err
@@ -82,7 +87,7 @@ func New(c Config, routes, translation *reconcile.Health) (*Network, error) {
 	if err != nil {
 		return nil, errors.Join(err, book.Close())
 	}
-	n := &Network{Config: c, book: book, host: host, Routes: routes, Translation: translation}
+	n := &Network{Config: c, book: book, host: host, Routes: routing, Translation: translation, looked: make(chan struct{})}
 	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Log: c.Log}
 	return n, nil
 }
@@ -93,7 +98,11 @@ func (n *Network) local() (cni.Local, bool) {
 	if !ok || len(node.PodCIDRs) == 0 {
 		return cni.Local{}, false
 	}
-	return cni.Local{PodCIDRs: node.PodCIDRs, NodeIPs: node.InternalIPs}, true
+	links := n.links.Load()
+	if links == nil {
+		return cni.Local{}, false
+	}
+	return cni.Local{PodCIDRs: node.PodCIDRs, NodeIPs: node.InternalIPs, MTU: links.PodMTU(n.Store.Snapshot())}, true
 }
 
 // Run works until ctx ends. What pods need stays behind.
@@ -114,12 +123,11 @@ func (n *Network) Run(ctx context.Context) error {
 	if err := n.server.Bury(n.Tombstones); err != nil {
 		n.Log.Warn("tombstones of the CNI plugin", "err", err)
 	}
-	n.repair()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error { return n.server.Serve(ctx, l) },
-		n.routes, n.translation, n.publish,
+		n.routing, n.translation, n.publish,
 	}
 	done := make(chan struct{})
 	for _, part := range parts {
@@ -134,19 +142,6 @@ func (n *Network) Run(ctx context.Context) error {
 		<-done
 	}
 	return context.Cause(ctx)
-}
-
-// forwarding makes the node a router.
-func (n *Network) forwarding() error {
-	s := sysctls(n.Config)
-	if err := s.Ensure("ipv4/ip_forward", "1"); err != nil {
-		return err
-	}
-	err := s.Ensure("ipv6/conf/all/forwarding", "1")
-	if errors.Is(err, fs.ErrNotExist) { // booted with ipv6.disable=1
-		return nil
-	}
-	return err
 }
 
 // repair puts back what somebody took from the links of living pods.
@@ -169,43 +164,6 @@ func (n *Network) report(finder, key string, problems []model.Problem) {
 	if n.Report != nil {
 		n.Report(finder, key, problems)
 	}
-}
-
-// routes keeps the routes between nodes.
-func (n *Network) routes(ctx context.Context) error {
-	deleted, err := n.Kernel.Watch(ctx)
-	if err != nil {
-		return err
-	}
-	foreign := make(chan struct{}, 1)
-	go func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-deleted:
-				// Own deletions are seen as well, and a DEL takes the link before the lease.
-				select {
-				case <-ctx.Done():
-				case <-time.After(300 * time.Millisecond):
-				}
-				n.repair()
-				select {
-				case foreign <- struct{}{}:
-				default:
-				}
-			}
-		}
-	}()
-	loop := &reconcile.Loop[string, direct.Plan]{
-		Name: "routes", Store: n.Store, Kinds: model.NodeKind, Keys: direct.Keys(n.Node), Equal: direct.Equal,
-		Plan: func(s model.Snapshot, name string) (direct.Plan, bool, []model.Problem) {
-			return direct.Make(s, name, n.Node)
-		},
-		Target: &direct.Target{Net: n.Kernel}, Foreign: foreign, Health: n.Routes, Log: n.Log,
-		Report: func(key string, problems []model.Problem) { n.report("routes", key, problems) },
-	}
-	return loop.Run(ctx)
 }
 
 // world is what masquerading depends on.
@@ -289,6 +247,11 @@ func (n *Network) publish(ctx context.Context) error {
 	if err := install(n.Plugin, filepath.Join(n.BinDir, cni.Type)); err != nil {
 		return fmt.Errorf("CNI plugin: %w", err)
 	}
+	select {
+	case <-n.looked:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	w, err := n.Store.Watch(model.NodeKind)
 	if err != nil {
 		return err
@@ -340,7 +303,7 @@ func (n *Network) Facts() []string {
 	if !ok {
 		return []string{"the node has no pod network yet"}
 	}
-	return []string{fmt.Sprintf("%d leases of %v, MTU %d", len(n.book.List()), local.PodCIDRs, n.host.UplinkMTU(local.NodeIPs))}
+	return []string{fmt.Sprintf("%d leases of %v, MTU %d", len(n.book.List()), local.PodCIDRs, local.MTU)}
 }
 
 // Close ends the use of the leases.

@@ -15,13 +15,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/ipam"
+	"wayleave.dev/podnetwork/routes"
 	"wayleave.dev/reconcile"
 )
 
@@ -34,6 +33,7 @@ type machine struct {
 	bin  string
 	stop func()
 	net  *Network
+	mode routes.Mode
 	bad  sync.Map // problems by finder and key
 }
 
@@ -49,6 +49,12 @@ func (m *machine) path(name string) string { return filepath.Join(m.dir, name) }
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
+	return newClusterWith(t, routes.Auto)
+}
+
+// plugin builds the real one.
+func plugin(t *testing.T) string {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root (CAP_SYS_ADMIN)")
 	}
@@ -58,6 +64,12 @@ func newCluster(t *testing.T) *cluster {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the plugin: %v: %s", err, out)
 	}
+	return bin
+}
+
+func newClusterWith(t *testing.T, mode routes.Mode) *cluster {
+	t.Helper()
+	bin := plugin(t)
 	c := &cluster{t: t, outside: testnet.New(t, "outside")}
 	var err error
 	if c.store, err = model.NewStore(); err != nil {
@@ -65,18 +77,17 @@ func newCluster(t *testing.T) *cluster {
 	}
 	t.Cleanup(func() { _ = c.store.Close() })
 	fabric := testnet.New(t, "fabric")
-	fabric.Must(func() error { return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}) })
-	fabric.Run("ip", "link", "set", "br0", "up")
+	plug := fabric.Bridge("br0")
 	attach := func(n *testnet.NS, port string, addrs ...string) {
 		testnet.Veth(n, "eth0", fabric, port)
-		fabric.Run("ip", "link", "set", port, "master", "br0", "up")
+		plug(port)
 		for _, a := range addrs {
 			n.Addr("eth0", a)
 		}
 	}
 	attach(c.outside, "p9", "172.30.0.99/24", "fd00:30::99/64")
 	for i := 1; i <= 2; i++ {
-		m := &machine{t: t, name: fmt.Sprintf("node%d", i), ns: testnet.New(t, fmt.Sprintf("node%d", i)), dir: t.TempDir(), bin: bin}
+		m := &machine{t: t, name: fmt.Sprintf("node%d", i), ns: testnet.New(t, fmt.Sprintf("node%d", i)), dir: t.TempDir(), bin: bin, mode: mode}
 		attach(m.ns, fmt.Sprintf("p%d", i), fmt.Sprintf("172.30.0.1%d/24", i), fmt.Sprintf("fd00:30::1%d/64", i))
 		m.ns.Route("0.0.0.0/0", "172.30.0.99")
 		m.ns.Route("::/0", "fd00:30::99")
@@ -110,7 +121,7 @@ func (m *machine) config(store *model.Store) Config {
 		m.t.Fatal(err)
 	}
 	return Config{Node: m.name, Store: store, NSFD: m.ns.FD(), StateDir: m.path("state"), Socket: m.path("cni.sock"), Tombstones: m.path("del"),
-		Sysctl: "/proc/sys/net", Plugin: m.bin, BinDir: m.path("bin"), ConfDir: m.path("conf"), CoolDown: time.Minute, Masquerade: true,
+		Sysctl: "/proc/sys/net", Plugin: m.bin, BinDir: m.path("bin"), ConfDir: m.path("conf"), CoolDown: time.Minute, Masquerade: true, Routing: m.mode,
 		Kernel: kernel, NFT: conn, Log: slog.New(slog.DiscardHandler),
 		Report: func(finder, key string, p []model.Problem) { m.bad.Store(finder+" "+key, p) }}
 }
@@ -489,7 +500,7 @@ func TestUnusedAddressesAreUnreachable(t *testing.T) {
 
 // One bad node is reported by field, and the others are routed.
 func TestBadNodesHarmNoOther(t *testing.T) {
-	c := newCluster(t)
+	c := newClusterWith(t, routes.Direct)
 	good, _ := c.store.Snapshot().Node("node2")
 	c.put(&model.Node{Name: "node3"})
 	c.put(&model.Node{Name: "node4", PodCIDRs: good.PodCIDRs, InternalIPs: good.InternalIPs})

@@ -11,6 +11,7 @@ import (
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/kernel/sysctl"
 	"wayleave.dev/podnetwork/cni"
+	"wayleave.dev/podnetwork/routes"
 	"wayleave.dev/podnetwork/veth"
 )
 
@@ -36,11 +37,12 @@ func Uninstall(ctx context.Context, c Config) error {
 	for _, name := range names {
 		errs = append(errs, host.Teardown(name))
 	}
-	routes, err := c.Kernel.Routes(ctx)
+	list, err := c.Kernel.Routes(ctx)
 	errs = append(errs, err)
-	for _, r := range routes {
+	for _, r := range list {
 		errs = append(errs, c.Kernel.DelRoute(ctx, r))
 	}
+	errs = append(errs, c.Kernel.SetRules(ctx, nil), c.Kernel.DelTunnel(ctx, routes.Device))
 	for _, f := range nft.Families() {
 		errs = append(errs, c.NFT.Remove(ctx, table(f)))
 	}
@@ -65,10 +67,19 @@ func Remains(ctx context.Context, c Config) ([]string, error) {
 	for _, name := range names {
 		left = append(left, "link "+name)
 	}
-	routes, err := c.Kernel.Routes(ctx)
+	list, err := c.Kernel.Routes(ctx)
 	errs = append(errs, err)
-	for _, r := range routes {
+	for _, r := range list {
 		left = append(left, fmt.Sprintf("route to %s", r.Dst))
+	}
+	rules, err := c.Kernel.Rules(ctx)
+	errs = append(errs, err)
+	for _, p := range rules {
+		left = append(left, fmt.Sprintf("routing rule for %s", p))
+	}
+	if there, err := c.Kernel.HasTunnel(ctx, routes.Device); there || err != nil {
+		left = append(left, "link "+routes.Device)
+		errs = append(errs, err)
 	}
 	tables, err := nft.Remains(ctx, c.NFT, table(nft.IPv4), table(nft.IPv6))
 	errs = append(errs, err)

@@ -26,6 +26,7 @@ import (
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork"
 	"wayleave.dev/podnetwork/cni"
+	"wayleave.dev/podnetwork/routes"
 	"wayleave.dev/reconcile"
 	"wayleave.dev/service"
 	"wayleave.dev/service/nftables"
@@ -298,14 +299,14 @@ func (a *agent) links(file string) (*link.Kernel, error) {
 }
 
 func (a *agent) podNetwork(ctx context.Context) error {
-	routes, err := a.links("no-addresses")
+	kernel, err := a.links("no-addresses")
 	if err != nil {
 		return err
 	}
 	n, err := podnetwork.New(podnetwork.Config{
 		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: cni.Socket, Tombstones: cni.Tombstones, Sysctl: hostSysctl,
-		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade,
-		Kernel: routes, NFT: a.nft, Report: a.problems.Set, Log: a.log,
+		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing),
+		Kernel: kernel, NFT: a.nft, Report: a.problems.Set, Log: a.log,
 	}, a.health("podnetwork"), a.health("masquerade"))
 	if err != nil {
 		return err

@@ -102,7 +102,7 @@ func (a *agent) serveStatus(ctx context.Context) error {
 func (a *agent) report() report {
 	snap := a.store.Snapshot()
 	r := report{
-		Version: version, Node: a.node, Role: "standby", Mode: "nftables", Routing: "direct", Encryption: a.cfg.Encryption,
+		Version: version, Node: a.node, Role: "standby", Mode: "nftables", Routing: a.cfg.Routing, Encryption: a.cfg.Encryption,
 		Kernel: a.features.Words(), APIServer: a.client.Server + " (" + a.client.From + ")",
 		Objects: map[string]int{}, Features: a.states(), Off: off(a.cfg), Facts: map[string][]string{},
 	}

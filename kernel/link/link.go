@@ -7,6 +7,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,9 @@ import (
 // Protocol marks our routes (rtm_protocol).
 const Protocol = 87
 
+// Table is our routing table, for what pods send through tunnels to nodes.
+const Table = 87
+
 // Route is a route to a network of pods.
 type Route struct {
 	Dst netip.Prefix
@@ -33,7 +37,20 @@ type Route struct {
 	Via netip.Addr
 	// Src is the source of what this node itself sends, or the zero Addr.
 	Src netip.Addr
+	// Dev is the tunnel that the next hop is behind, or empty for the uplinks.
+	Dev string
+	// Table is Table, or 0 for the main one.
+	Table int
 }
+
+// Where is what a route is known by: there is one route to a network in a table.
+type Where struct {
+	Dst   netip.Prefix
+	Table int
+}
+
+// Where is the route's.
+func (r Route) Where() Where { return Where{r.Dst, r.Table} }
 
 // Net changes the network of one namespace.
 type Net interface {
@@ -43,11 +60,26 @@ type Net interface {
 	SetRoute(ctx context.Context, r Route) error
 	// DelRoute removes a route; none is no error.
 	DelRoute(ctx context.Context, r Route) error
+	// SetTunnel makes a tunnel or changes it into this.
+	SetTunnel(ctx context.Context, t Tunnel) error
+	// DelTunnel removes it; none is no error.
+	DelTunnel(ctx context.Context, name string) error
+	// HasTunnel says whether it is there.
+	HasTunnel(ctx context.Context, name string) (bool, error)
+	// SetPeers makes exactly these the peers of a tunnel.
+	SetPeers(ctx context.Context, tunnel string, peers []Peer) error
+	// SetRules has what comes from these networks, and no other, look into Table first.
+	SetRules(ctx context.Context, from []netip.Prefix) error
+	// Rules lists them.
+	Rules(ctx context.Context) (from []netip.Prefix, err error)
+	// Uplink finds the link that has one of the addresses; skip is not looked at.
+	Uplink(ctx context.Context, nodeIPs []netip.Addr, skip string) (Uplink, error)
 	// SetLocal makes exactly these addresses ours on the loopback, with scope host.
 	SetLocal(ctx context.Context, addrs []netip.Addr) error
 	// Local are the addresses on the loopback that SetLocal made.
 	Local(ctx context.Context) ([]netip.Addr, error)
-	// Watch tells when one of our routes or a link's address was deleted, by anyone.
+	// Watch tells when one of our routes or an address of the loopback was deleted, by
+	// anyone, and when the addresses of another link changed.
 	Watch(ctx context.Context) (<-chan struct{}, error)
 }
 
@@ -74,55 +106,88 @@ func ipnet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-func (r Route) netlink() *netlink.Route {
-	out := &netlink.Route{Dst: ipnet(r.Dst), Protocol: Protocol}
-	if r.Via.IsValid() {
-		out.Gw = r.Via.AsSlice()
-	} else {
+func (k *Kernel) netlink(r Route) (*netlink.Route, error) {
+	out := &netlink.Route{Dst: ipnet(r.Dst), Protocol: Protocol, Table: unix.RT_TABLE_MAIN}
+	if r.Table != 0 {
+		out.Table = r.Table
+	}
+	if r.Src.IsValid() {
+		out.Src = r.Src.AsSlice()
+	}
+	if !r.Via.IsValid() {
 		out.Type = unix.RTN_UNREACHABLE
 		// Behind every other route to the same network, and IPv6 wants a device.
 		out.Priority = 4096
 		if r.Dst.Addr().Is6() {
 			out.LinkIndex = 1
 		}
+		return out, nil
 	}
-	if r.Src.IsValid() {
-		out.Src = r.Src.AsSlice()
+	out.Gw = r.Via.AsSlice()
+	if r.Dev != "" {
+		dev, err := k.handle.LinkByName(r.Dev)
+		if err != nil {
+			return nil, fmt.Errorf("link %s: %w", r.Dev, err)
+		}
+		out.LinkIndex, out.Flags = dev.Attrs().Index, int(netlink.FLAG_ONLINK)
 	}
-	return out
+	return out, nil
 }
 
 // Routes implements Net.
 func (k *Kernel) Routes(context.Context) ([]Route, error) {
-	list, err := k.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: Protocol, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	list, err := k.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: Protocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return nil, fmt.Errorf("routes: %w", err)
 	}
+	tunnels := map[int]string{}
 	var out []Route
 	for _, r := range list {
 		if r.Dst == nil || (r.Gw == nil && r.Type != unix.RTN_UNREACHABLE) {
 			continue // a pod's
 		}
-		a, _ := netip.AddrFromSlice(r.Dst.IP)
-		bits, _ := r.Dst.Mask.Size()
-		own := Route{Dst: netip.PrefixFrom(a.Unmap(), bits)}
+		own := Route{Dst: prefix(r.Dst)}
 		if via, ok := netip.AddrFromSlice(r.Gw); ok {
 			own.Via = via.Unmap()
 		}
 		if src, ok := netip.AddrFromSlice(r.Src); ok {
 			own.Src = src.Unmap()
 		}
+		if r.Table == Table {
+			own.Table = Table
+		}
+		if r.Flags&int(netlink.FLAG_ONLINK) != 0 {
+			if own.Dev, err = k.nameOf(r.LinkIndex, tunnels); err != nil {
+				return nil, err
+			}
+		}
 		out = append(out, own)
 	}
 	return out, nil
 }
 
+func (k *Kernel) nameOf(index int, known map[int]string) (string, error) {
+	if name, ok := known[index]; ok {
+		return name, nil
+	}
+	l, err := k.handle.LinkByIndex(index)
+	if err != nil {
+		return "", fmt.Errorf("link %d: %w", index, err)
+	}
+	known[index] = l.Attrs().Name
+	return known[index], nil
+}
+
 // SetRoute implements Net.
 func (k *Kernel) SetRoute(_ context.Context, r Route) error {
-	if err := k.handle.RouteReplace(r.netlink()); err != nil {
-		if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
-			return fmt.Errorf("route to %s: the next hop %s is on no network of this node; routing direct needs all nodes on one segment (VXLAN is not built yet): %w", r.Dst, r.Via, err)
-		}
+	route, err := k.netlink(r)
+	if err == nil {
+		err = k.handle.RouteReplace(route)
+	}
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+		return fmt.Errorf("route to %s: the next hop %s is on no network of this node; routing direct needs all nodes on one segment, vxlan does not: %w", r.Dst, r.Via, err)
+	}
+	if err != nil {
 		return fmt.Errorf("route to %s via %s: %w", r.Dst, r.Via, err)
 	}
 	return nil
@@ -130,7 +195,12 @@ func (k *Kernel) SetRoute(_ context.Context, r Route) error {
 
 // DelRoute implements Net.
 func (k *Kernel) DelRoute(_ context.Context, r Route) error {
-	if err := k.handle.RouteDel(r.netlink()); err != nil && !errors.Is(err, unix.ESRCH) {
+	// By destination only: the link of the next hop may be gone already.
+	route := &netlink.Route{Dst: ipnet(r.Dst), Protocol: Protocol, Table: cmp.Or(r.Table, unix.RT_TABLE_MAIN)}
+	if !r.Via.IsValid() {
+		route.Type = unix.RTN_UNREACHABLE
+	}
+	if err := k.handle.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("remove route to %s: %w", r.Dst, err)
 	}
 	return nil
@@ -253,7 +323,7 @@ func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
 				if !ok {
 					addrs = nil
 				}
-				found = ok && !u.NewAddr && u.LinkIndex == 1
+				found = ok && (u.LinkIndex == 1 && !u.NewAddr || u.LinkIndex != 1 && !u.LinkAddress.IP.IsLinkLocalUnicast())
 			}
 			if found {
 				select {
@@ -265,53 +335,3 @@ func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
 	}()
 	return out, nil
 }
-
-// Fake is a Net in memory that can be told to fail.
-type Fake struct {
-	Have map[netip.Prefix]Route
-	Addr []netip.Addr
-	// Fail, if set, is asked before every change.
-	Fail func(Route) error
-}
-
-var _ Net = (*Fake)(nil)
-
-// Routes implements Net.
-func (f *Fake) Routes(context.Context) (out []Route, err error) {
-	for _, r := range f.Have {
-		out = append(out, r)
-	}
-	return out, nil
-}
-
-// SetRoute implements Net.
-func (f *Fake) SetRoute(_ context.Context, r Route) error {
-	if f.Fail != nil {
-		if err := f.Fail(r); err != nil {
-			return err
-		}
-	}
-	if f.Have == nil {
-		f.Have = map[netip.Prefix]Route{}
-	}
-	f.Have[r.Dst] = r
-	return nil
-}
-
-// DelRoute implements Net.
-func (f *Fake) DelRoute(_ context.Context, r Route) error {
-	delete(f.Have, r.Dst)
-	return nil
-}
-
-// SetLocal implements Net.
-func (f *Fake) SetLocal(_ context.Context, addrs []netip.Addr) error {
-	f.Addr = slices.Clone(addrs)
-	return nil
-}
-
-// Watch implements Net.
-func (f *Fake) Watch(context.Context) (<-chan struct{}, error) { return nil, nil }
-
-// Local implements Net.
-func (f *Fake) Local(context.Context) ([]netip.Addr, error) { return slices.Clone(f.Addr), nil }

@@ -160,6 +160,29 @@ func (p ProtoIs) exprs(Family) []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{byte(p)}}}
 }
 
+// DportIs matches a destination port.
+type DportIs uint16
+
+func (p DportIs) text(Family) string { return fmt.Sprintf("th dport %d", uint16(p)) }
+
+func (p DportIs) exprs(Family) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: firstRegister, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binary.BigEndian.AppendUint16(nil, uint16(p))}}
+}
+
+// VNIIs matches the network identifier of VXLAN, of which only UDP packets to its
+// port have one (RFC 7348, section 5).
+type VNIIs uint32
+
+func (v VNIIs) text(Family) string { return fmt.Sprintf("@th,96,24 0x%06x", uint32(v)) }
+
+func (v VNIIs) exprs(Family) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: firstRegister, Base: expr.PayloadBaseTransportHeader, Offset: 12, Len: 3},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{byte(v >> 16), byte(v >> 8), byte(v)}}}
+}
+
 // CtState matches a bit of the connection tracking state (ip_conntrack_info).
 type CtState uint32
 
@@ -264,6 +287,9 @@ func Goto(chain string) Statement { return verdict("goto "+chain, expr.VerdictGo
 
 // Accept ends the hook for this table.
 func Accept() Statement { return verdict("accept", expr.VerdictAccept, "") }
+
+// Drop drops the packet.
+func Drop() Statement { return verdict("drop", expr.VerdictDrop, "") }
 
 // Masquerade gives the connection the address of the outgoing interface as source.
 func Masquerade() Statement {

@@ -28,13 +28,14 @@ type Links interface {
 	Setup(podNS *os.File, l veth.Link) (net.HardwareAddr, error)
 	Teardown(hostName string) error
 	Check(podNS *os.File, l veth.Link) error
-	UplinkMTU(nodeIPs []netip.Addr) int
 }
 
 // Local is what the server must know of its node.
 type Local struct {
 	PodCIDRs []netip.Prefix
 	NodeIPs  []netip.Addr
+	// MTU is that of pods' links.
+	MTU int
 }
 
 // Server answers the plugin. ADD needs nothing but the node's own facts: it never
@@ -238,7 +239,7 @@ func (s *Server) add(k ipam.Key, r Request, netns *os.File) (types.Result, error
 }
 
 func (s *Server) link(l ipam.Lease, local Local) veth.Link {
-	return veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, MTU: s.Links.UplinkMTU(local.NodeIPs), NodeIPs: local.NodeIPs}
+	return veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, MTU: local.MTU, NodeIPs: local.NodeIPs}
 }
 
 func result(l ipam.Lease, link veth.Link, mac net.HardwareAddr) *current.Result {

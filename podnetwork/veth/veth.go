@@ -119,6 +119,9 @@ func inside(nsfd int, fn func() error) error {
 	return err
 }
 
+// Inside runs fn on a thread that is in the node's namespace.
+func (h *Host) Inside(fn func() error) error { return inside(h.nsfd, fn) }
+
 // Setup makes the link in the pod's namespace; after an error nothing is left.
 func (h *Host) Setup(podNS *os.File, l Link) (podMAC net.HardwareAddr, err error) {
 	if err := h.deleteLink(l.HostName); err != nil {
@@ -362,24 +365,4 @@ func (h *Host) Names() ([]string, error) {
 		}
 	}
 	return out, nil
-}
-
-// UplinkMTU is the MTU of the link that has one of the node's addresses, or 1500.
-func (h *Host) UplinkMTU(nodeIPs []netip.Addr) int {
-	links, err := h.handle.LinkList()
-	if err != nil {
-		return 1500
-	}
-	for _, l := range links {
-		addrs, err := h.handle.AddrList(l, netlink.FAMILY_ALL)
-		if err != nil || l.Attrs().Flags&net.FlagLoopback != 0 {
-			continue
-		}
-		for _, a := range addrs {
-			if ip, ok := netip.AddrFromSlice(a.IP); ok && slices.Contains(nodeIPs, ip.Unmap()) {
-				return l.Attrs().MTU
-			}
-		}
-	}
-	return 1500
 }

@@ -1,0 +1,296 @@
+// Package routes is how pods reach pods of other nodes, and the nodes themselves.
+//
+// A node on the same segment is routed to by its address (direct); one behind
+// routers by VXLAN, so that the routers need not know of pods. Both may be in use at
+// once, peer by peer. Nothing is learned or flooded: who is where is in the model.
+//
+// A node takes VXLAN packets of the cluster's nodes whatever its own routing is, so
+// that nodes may change it one by one, under traffic.
+package routes
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"wayleave.dev/kernel/link"
+	"wayleave.dev/model"
+)
+
+// The VXLAN device. The port is IANA's and is set explicitly: Linux' default is
+// another one.
+const (
+	Device = "wayleave-vxlan"
+	VNI    = 87
+	Port   = 4789
+)
+
+// Mode is the setting routing.
+type Mode string
+
+// The modes. Cloud has the underlay carry the pods' networks: no route between
+// nodes is ours.
+const (
+	Auto   Mode = "auto"
+	Direct Mode = "direct"
+	VXLAN  Mode = "vxlan"
+	Cloud  Mode = "cloud"
+)
+
+// minIPv6MTU is what IPv6 asks of every link (RFC 8200, section 5).
+const minIPv6MTU = 1280
+
+// Overhead is what VXLAN adds to a packet: inner Ethernet, VXLAN, UDP and outer IP.
+func Overhead(is6 bool) int {
+	if is6 {
+		return 70
+	}
+	return 50
+}
+
+// Local is what is known of this node's own links.
+type Local struct {
+	Self   string
+	Mode   Mode
+	Uplink link.Uplink
+}
+
+// Equal compares two.
+func (l Local) Equal(o Local) bool {
+	return l.Self == o.Self && l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name && l.Uplink.MTU == o.Uplink.MTU && slices.Equal(l.Uplink.Segments, o.Uplink.Segments)
+}
+
+// underlay is the address that VXLAN packets of a node come from and go to: its
+// first one.
+func underlay(n *model.Node) netip.Addr {
+	if len(n.InternalIPs) == 0 {
+		return netip.Addr{}
+	}
+	return n.InternalIPs[0]
+}
+
+// ByVXLAN says whether packets to a node are encapsulated.
+func (l Local) ByVXLAN(n *model.Node) bool {
+	switch l.Mode {
+	case VXLAN:
+		return true
+	case Auto:
+		a := underlay(n)
+		return a.IsValid() && !slices.ContainsFunc(l.Uplink.Segments, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
+	return false
+}
+
+// PodMTU is the MTU of pods: the uplink's, less the encapsulation when a node is
+// reached by it.
+func (l Local) PodMTU(snap model.Snapshot) int {
+	for n := range snap.Nodes() {
+		if n.Name != l.Self && l.ByVXLAN(n) {
+			return l.tunnelMTU(snap)
+		}
+	}
+	return l.Uplink.MTU
+}
+
+func (l Local) tunnelMTU(snap model.Snapshot) int {
+	me, ok := snap.Node(l.Self)
+	return l.Uplink.MTU - Overhead(ok && underlay(me).Is6())
+}
+
+// mac is the address of a node's VXLAN device, by the node's name: nobody has to be
+// told.
+func mac(node string) link.MAC {
+	sum := sha256.Sum256([]byte("wayleave vxlan " + node))
+	return link.MAC{0x0e, 0x57, sum[0], sum[1], sum[2], sum[3]}
+}
+
+// Plan is what one node asks for on this one.
+type Plan struct {
+	Routes []link.Route
+	// Peer is set when the node is reached by VXLAN.
+	Peer *link.Peer
+	// Tunnel and From are set in this node's own plan: its end of VXLAN, and whose
+	// packets to nodes go by it.
+	Tunnel *link.Tunnel
+	From   []netip.Prefix
+}
+
+// Equal compares two plans.
+func Equal(a, b Plan) bool {
+	return slices.Equal(a.Routes, b.Routes) && slices.Equal(a.From, b.From) &&
+		equal(a.Peer, b.Peer) && equal(a.Tunnel, b.Tunnel)
+}
+
+func equal[T interface{ Equal(T) bool }](a, b *T) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return (*a).Equal(*b)
+}
+
+// Keys are the nodes that a change touches; when it is this node, all of them.
+func Keys(self string) func(model.Snapshot, model.Changes) []string {
+	return func(snap model.Snapshot, c model.Changes) []string {
+		var keys []string
+		if _, ok := c.Nodes[self]; ok {
+			for n := range snap.Nodes() {
+				keys = append(keys, n.Name)
+			}
+		}
+		for n := range c.Nodes {
+			if !slices.Contains(keys, n) {
+				keys = append(keys, n)
+			}
+		}
+		return keys
+	}
+}
+
+// Make plans for one node of the cluster, as seen from this one.
+func Make(snap model.Snapshot, name string, l Local) (p Plan, ok bool, problems []model.Problem) {
+	node, ok := snap.Node(name)
+	if !ok {
+		return Plan{}, false, nil
+	}
+	me, ok := snap.Node(l.Self)
+	if !ok {
+		return Plan{}, false, nil
+	}
+	m := maker{snap: snap, local: l, me: me, node: node}
+	if len(node.PodCIDRs) == 0 {
+		m.bad("spec.podCIDRs", "is empty: the pods of this node cannot be reached (does the controller manager run with --allocate-node-cidrs?)")
+		return Plan{}, false, m.problems
+	}
+	if node == me {
+		m.own()
+	} else {
+		m.other()
+	}
+	return m.plan, len(m.plan.Routes) > 0 || m.plan.Tunnel != nil, m.problems
+}
+
+type maker struct {
+	snap     model.Snapshot
+	local    Local
+	me, node *model.Node
+	plan     Plan
+	problems []model.Problem
+}
+
+func (m *maker) bad(field, format string, args ...any) {
+	m.problems = append(m.problems, model.Problem{Kind: "Node", Object: model.Name{Name: m.node.Name}, Field: field, Reason: fmt.Sprintf(format, args...)})
+}
+
+// cidrs are the node's that nobody else has.
+func (m *maker) cidrs() (good []netip.Prefix) {
+	for i, cidr := range m.node.PodCIDRs {
+		if other, ok := overlap(m.snap, m.node, cidr); ok {
+			m.bad(fmt.Sprintf("spec.podCIDRs[%d]", i), "%s overlaps with %s of node %s, which is used", cidr, other.PodCIDRs, other.Name)
+			continue
+		}
+		good = append(good, cidr)
+	}
+	return good
+}
+
+// own plans for this node: what no pod has is unreachable, at once and not after a
+// time-out; and its end of VXLAN.
+func (m *maker) own() {
+	for _, cidr := range m.cidrs() {
+		m.plan.Routes = append(m.plan.Routes, link.Route{Dst: cidr})
+	}
+	if m.local.Mode == Cloud {
+		return
+	}
+	from := underlay(m.me)
+	if !from.IsValid() {
+		m.bad("status.addresses", "has no InternalIP, so there is no VXLAN")
+		return
+	}
+	t := link.Tunnel{Name: Device, VNI: VNI, Port: Port, Local: from, MAC: mac(m.me.Name), MTU: m.local.tunnelMTU(m.snap)}
+	for _, is6 := range []bool{false, true} {
+		if a := m.me.Primary(is6); a.IsValid() && (!is6 || t.MTU >= minIPv6MTU) {
+			t.Addrs = append(t.Addrs, a)
+		}
+	}
+	m.plan.Tunnel = &t
+	m.plan.From = m.me.PodCIDRs
+}
+
+// other plans for another node.
+func (m *maker) other() {
+	if m.local.Mode == Cloud {
+		return
+	}
+	byVXLAN := m.local.ByVXLAN(m.node)
+	to := underlay(m.node)
+	if byVXLAN && (!to.IsValid() || to.Is6() != underlay(m.me).Is6()) {
+		m.bad("status.addresses", "the first InternalIP %s is not of the family of this node's, %s: VXLAN cannot go from one to the other", to, underlay(m.me))
+		return
+	}
+	if byVXLAN {
+		m.plan.Peer = &link.Peer{MAC: mac(m.node.Name), Underlay: to}
+	}
+	for _, cidr := range m.cidrs() {
+		if byVXLAN {
+			m.tunnelled(cidr)
+			continue
+		}
+		r := link.Route{Dst: cidr, Src: m.me.Primary(cidr.Addr().Is6()), Via: m.node.Primary(cidr.Addr().Is6())}
+		if !r.Via.IsValid() {
+			m.bad("status.addresses", "has no InternalIP of the family of %s", cidr)
+			continue
+		}
+		m.plan.Routes = append(m.plan.Routes, r)
+	}
+	if byVXLAN {
+		m.nodeByTunnel()
+	}
+}
+
+// tunnelled routes a network of pods into the tunnel.
+func (m *maker) tunnelled(cidr netip.Prefix) {
+	is6 := cidr.Addr().Is6()
+	if mtu := m.local.tunnelMTU(m.snap); is6 && mtu < minIPv6MTU {
+		m.bad("spec.podCIDRs", "%s cannot be reached by VXLAN: IPv6 asks for an MTU of %d, %s has %d, less %d for the encapsulation", cidr, minIPv6MTU,
+			m.local.Uplink.Name, m.local.Uplink.MTU, Overhead(underlay(m.me).Is6()))
+		return
+	}
+	hop := m.node.Primary(is6)
+	if !hop.IsValid() {
+		hop = cidr.Masked().Addr()
+	}
+	if !slices.Contains(m.plan.Peer.Hops, hop) {
+		m.plan.Peer.Hops = append(m.plan.Peer.Hops, hop)
+	}
+	m.plan.Routes = append(m.plan.Routes, link.Route{Dst: cidr, Src: m.me.Primary(is6), Via: hop, Dev: Device})
+}
+
+// nodeByTunnel has pods reach the node's own addresses through the tunnel: the
+// routers between would not know where to answer. The outer packets come from a
+// node, so that they do not.
+func (m *maker) nodeByTunnel() {
+	for _, a := range m.node.InternalIPs {
+		if a.Is6() && m.local.tunnelMTU(m.snap) < minIPv6MTU {
+			continue
+		}
+		if !slices.Contains(m.plan.Peer.Hops, a) {
+			m.plan.Peer.Hops = append(m.plan.Peer.Hops, a)
+		}
+		m.plan.Routes = append(m.plan.Routes, link.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Via: a, Dev: Device, Table: link.Table})
+	}
+}
+
+// overlap finds a node that has the network already: the first by name keeps it.
+func overlap(snap model.Snapshot, node *model.Node, cidr netip.Prefix) (*model.Node, bool) {
+	for other := range snap.Nodes() {
+		if other.Name >= node.Name {
+			return nil, false // nodes come in order of names
+		}
+		if slices.ContainsFunc(other.PodCIDRs, cidr.Overlaps) {
+			return other, true
+		}
+	}
+	return nil, false
+}

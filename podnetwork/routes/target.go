@@ -1,0 +1,159 @@
+package routes
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"wayleave.dev/kernel/link"
+	"wayleave.dev/reconcile"
+)
+
+// Target brings plans into the kernel. It is for one goroutine.
+type Target struct {
+	Net link.Net
+	// Loosen is called for the tunnel's device: reverse paths cannot be checked there.
+	Loosen func(dev string) error
+	// want are the plans, routes what the kernel has of them.
+	want   map[string]Plan
+	routes map[string][]link.Route
+}
+
+var _ reconcile.Target[string, Plan] = (*Target)(nil)
+
+// Sync implements reconcile.Target: tunnel and peers first, then routes that use
+// them, then what is stale.
+func (t *Target) Sync(ctx context.Context, plans map[string]Plan) error {
+	t.want, t.routes = maps.Clone(plans), map[string][]link.Route{}
+	if err := t.shared(ctx); err != nil {
+		return err
+	}
+	have, err := t.Net.Routes(ctx)
+	if err != nil {
+		return err
+	}
+	wanted := t.wanted()
+	var errs []error
+	for _, r := range have {
+		owner, ok := wanted[r.Where()]
+		switch {
+		case !ok:
+			errs = append(errs, t.Net.DelRoute(ctx, r))
+		case slices.Contains(plans[owner].Routes, r):
+			t.routes[owner] = append(t.routes[owner], r)
+		}
+	}
+	if t.tunnel() == nil {
+		errs = append(errs, t.Net.DelTunnel(ctx, Device))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return t.settle(ctx, slices.Collect(maps.Keys(plans)))
+}
+
+// wanted are the places of all routes, and whose they are.
+func (t *Target) wanted() map[link.Where]string {
+	out := map[link.Where]string{}
+	for name, p := range t.want {
+		for _, r := range p.Routes {
+			out[r.Where()] = name
+		}
+	}
+	return out
+}
+
+func (t *Target) tunnel() *link.Tunnel {
+	for _, p := range t.want {
+		if p.Tunnel != nil {
+			return p.Tunnel
+		}
+	}
+	return nil
+}
+
+// shared brings about what all plans have together: the tunnel, its peers, the
+// rules.
+func (t *Target) shared(ctx context.Context) error {
+	var peers []link.Peer
+	var from []netip.Prefix
+	for _, name := range slices.Sorted(maps.Keys(t.want)) {
+		p := t.want[name]
+		if p.Peer != nil {
+			peers = append(peers, *p.Peer)
+		}
+		from = append(from, p.From...)
+	}
+	if tunnel := t.tunnel(); tunnel != nil {
+		if err := t.Net.SetTunnel(ctx, *tunnel); err != nil {
+			return err
+		}
+		if t.Loosen != nil {
+			if err := t.Loosen(tunnel.Name); err != nil {
+				return err
+			}
+		}
+	}
+	if err := t.Net.SetPeers(ctx, Device, peers); err != nil {
+		return err
+	}
+	return t.Net.SetRules(ctx, from)
+}
+
+// Apply implements reconcile.Target.
+func (t *Target) Apply(ctx context.Context, set map[string]Plan, del []string) error {
+	maps.Copy(t.want, set)
+	for _, name := range del {
+		delete(t.want, name)
+	}
+	if err := t.shared(ctx); err != nil {
+		return err
+	}
+	return t.settle(ctx, slices.AppendSeq(slices.Clone(del), maps.Keys(set)))
+}
+
+// settle sets the routes of these keys that are missing, and removes those that
+// are no more.
+func (t *Target) settle(ctx context.Context, keys []string) error {
+	wanted := t.wanted()
+	failed := reconcile.KeyErrors[string]{}
+	for _, name := range keys {
+		if err := t.settleOne(ctx, name, wanted); err != nil {
+			failed[name] = err
+		}
+	}
+	if len(failed) > 0 {
+		return failed
+	}
+	return nil
+}
+
+func (t *Target) settleOne(ctx context.Context, name string, wanted map[link.Where]string) error {
+	var errs []error
+	var now []link.Route
+	for _, r := range t.want[name].Routes {
+		if !slices.Contains(t.routes[name], r) {
+			if err := t.Net.SetRoute(ctx, r); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+		}
+		now = append(now, r)
+	}
+	for _, r := range t.routes[name] {
+		if _, ok := wanted[r.Where()]; ok {
+			continue // set above, or another node's by now
+		}
+		if err := t.Net.DelRoute(ctx, r); err != nil {
+			errs = append(errs, err)
+			now = append(now, r)
+		}
+	}
+	t.routes[name] = now
+	if len(now) == 0 {
+		delete(t.routes, name)
+	}
+	return errors.Join(errs...)
+}

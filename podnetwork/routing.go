@@ -1,0 +1,163 @@
+package podnetwork
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"wayleave.dev/model"
+	"wayleave.dev/podnetwork/routes"
+	"wayleave.dev/reconcile"
+)
+
+// lookAgain is how often the uplink is looked at, beside when its addresses change:
+// nobody tells of a changed MTU.
+const lookAgain = 30 * time.Second
+
+// forwarding makes the node a router. Where it takes its own IPv6 routes from router
+// advertisements, it must go on doing so, which a router does not by default.
+func (n *Network) forwarding() error {
+	s := sysctls(n.Config)
+	if err := s.Ensure("ipv4/ip_forward", "1"); err != nil {
+		return err
+	}
+	confs, err := filepath.Glob(filepath.Join(n.Sysctl, "ipv6/conf/*/accept_ra"))
+	if err != nil {
+		return err
+	}
+	for _, file := range confs {
+		if raw, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(raw)) != "1" {
+			continue
+		}
+		if name := filepath.Base(filepath.Dir(file)); name != "all" && name != "default" && name != "lo" && !ours(name) {
+			if err := s.Ensure("ipv6/conf/"+name+"/accept_ra", "2"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	err = s.Ensure("ipv6/conf/all/forwarding", "1")
+	if errors.Is(err, fs.ErrNotExist) { // booted with ipv6.disable=1
+		return nil
+	}
+	return err
+}
+
+// ours says whether a link of that name is one of ours.
+func ours(name string) bool { return name == routes.Device || strings.HasPrefix(name, "wl") }
+
+// loosen lets packets in by a link that answers would not go out by, where the host
+// is strict: with two ways to a node, that of the answer may be the other one. The
+// kernel takes the larger of the link's value and that of all.
+func (n *Network) loosen(dev string) error {
+	return n.host.Inside(func() error {
+		strict := false
+		for _, name := range []string{"all", dev} {
+			raw, err := os.ReadFile(filepath.Join(n.Sysctl, "ipv4/conf", name, "rp_filter"))
+			if err != nil {
+				return fmt.Errorf("sysctl: %w", err)
+			}
+			switch strings.TrimSpace(string(raw)) {
+			case "2":
+				return nil
+			case "1":
+				strict = true
+			}
+		}
+		if !strict {
+			return nil
+		}
+		return sysctls(n.Config).Ensure("ipv4/conf/"+dev+"/rp_filter", "2")
+	})
+}
+
+// look finds out about the node's own links.
+func (n *Network) look(ctx context.Context) (routes.Local, error) {
+	l := routes.Local{Self: n.Node, Mode: n.Routing}
+	node, ok := n.Store.Snapshot().Node(n.Node)
+	if !ok {
+		return l, fmt.Errorf("there is no Node %s (yet)", n.Node)
+	}
+	var err error
+	l.Uplink, err = n.Kernel.Uplink(ctx, node.InternalIPs, routes.Device)
+	return l, err
+}
+
+// routing keeps the routes between nodes. When the node's own links change, it
+// starts again with what is true then.
+func (n *Network) routing(ctx context.Context) error {
+	changed, err := n.Kernel.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		local, err := n.look(ctx)
+		if err != nil {
+			n.report("podnetwork", "uplink", []model.Problem{{Kind: "Node", Object: model.Name{Name: n.Node}, Field: "status.addresses", Reason: err.Error()}})
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+			continue
+		}
+		n.report("podnetwork", "uplink", nil)
+		if err := n.loosen(local.Uplink.Name); err != nil {
+			return err
+		}
+		if n.links.Swap(&local) == nil {
+			close(n.looked)
+		}
+		n.repair()
+		if err := n.routeWith(ctx, local, changed); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// routeWith runs the loop until the node's links are others than these.
+func (n *Network) routeWith(ctx context.Context, local routes.Local, changed <-chan struct{}) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	foreign := make(chan struct{}, 1)
+	loop := &reconcile.Loop[string, routes.Plan]{
+		Name: "routes", Store: n.Store, Kinds: model.NodeKind, Keys: routes.Keys(n.Node), Equal: routes.Equal,
+		Plan: func(s model.Snapshot, name string) (routes.Plan, bool, []model.Problem) {
+			return routes.Make(s, name, local)
+		},
+		Target: &routes.Target{Net: n.Kernel, Loosen: n.loosen}, Foreign: foreign, Health: n.Routes, Log: n.Log,
+		Report: func(key string, problems []model.Problem) { n.report("routes", key, problems) },
+	}
+	done := make(chan error, 1)
+	go func() { done <- loop.Run(ctx) }()
+	for {
+		select {
+		case <-ctx.Done():
+			return <-done
+		case err := <-done:
+			return err
+		case <-time.After(lookAgain):
+		case <-changed:
+			// Own deletions are seen as well, and a DEL takes the link before the lease.
+			select {
+			case <-ctx.Done():
+			case <-time.After(300 * time.Millisecond):
+			}
+			n.repair()
+			select {
+			case foreign <- struct{}{}:
+			default:
+			}
+		}
+		if now, err := n.look(ctx); err == nil && !now.Equal(local) {
+			n.Log.Info("the node's links have changed", "uplink", now.Uplink.Name, "mtu", now.Uplink.MTU)
+			cancel()
+			<-done
+			return nil
+		}
+	}
+}
