@@ -89,6 +89,7 @@ func newClusterWith(t *testing.T, mode routes.Mode) *cluster {
 	for i := 1; i <= 2; i++ {
 		m := &machine{t: t, name: fmt.Sprintf("node%d", i), ns: testnet.New(t, fmt.Sprintf("node%d", i)), dir: t.TempDir(), bin: bin, mode: mode}
 		attach(m.ns, fmt.Sprintf("p%d", i), fmt.Sprintf("172.30.0.1%d/24", i), fmt.Sprintf("fd00:30::1%d/64", i))
+		m.ns.Sysctl("net/ipv4/conf/all/rp_filter", "1") // as strict as many hosts are
 		m.ns.Route("0.0.0.0/0", "172.30.0.99")
 		m.ns.Route("::/0", "fd00:30::99")
 		c.nodes = append(c.nodes, m)

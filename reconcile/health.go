@@ -16,7 +16,7 @@ type Health struct {
 
 // State is a moment of a Health.
 type State struct {
-	// Synced is true once the first Sync succeeded.
+	// Synced is true once a first Sync succeeded, for all keys or all but some.
 	Synced bool `json:"synced"`
 	// LastApplied is when the last change was committed.
 	LastApplied time.Time `json:"lastApplied"`
@@ -26,6 +26,8 @@ type State struct {
 	Keys int `json:"keys"`
 	// Error is what does not work now, empty when all is well.
 	Error string `json:"error,omitempty"`
+	// Partial says that Error is about some keys, and all others hold.
+	Partial bool `json:"partial,omitempty"`
 	// ErrorSince is when Error began.
 	ErrorSince time.Time `json:"errorSince,omitzero"`
 	// Errors and Repairs count failures and repaired foreign changes.
@@ -51,19 +53,20 @@ func (h *Health) applied(whole bool, took time.Duration, keys int) {
 	defer h.mu.Unlock()
 	h.s.Synced, h.s.Keys = true, keys
 	h.s.LastApplied, h.s.LastTook = time.Now(), took
-	h.s.Error, h.s.ErrorSince = "", time.Time{}
+	h.s.Error, h.s.ErrorSince, h.s.Partial = "", time.Time{}, false
 	if h.observe != nil {
 		h.observe(whole, took)
 	}
 }
 
-func (h *Health) failed(err error, keys int) {
+func (h *Health) failed(err error, keys int, partial bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.s.Error == "" {
 		h.s.ErrorSince = time.Now()
 	}
-	h.s.Error, h.s.Keys = err.Error(), keys
+	h.s.Error, h.s.Keys, h.s.Partial = err.Error(), keys, partial
+	h.s.Synced = h.s.Synced || partial
 	h.s.Errors++
 	if h.count != nil {
 		h.count("error")

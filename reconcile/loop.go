@@ -177,7 +177,7 @@ func (l *Loop[K, P]) done(err error, keys map[K]struct{}, whole bool) {
 		l.backoff = min(max(2*l.backoff, retryFirst), retryLast)
 		l.retryAt = time.Now().Add(l.backoff)
 		l.Log.Error("could not apply", "feature", l.Name, "err", err, "retry", l.backoff)
-		l.Health.failed(err, len(l.plans))
+		l.Health.failed(err, len(l.plans), !l.resync)
 		return
 	}
 	if len(l.failed) == 0 {

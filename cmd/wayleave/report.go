@@ -52,6 +52,9 @@ func (r report) text(now time.Time) string {
 		switch {
 		case s.Error != "":
 			state = fmt.Sprintf("failing since %s", now.Sub(s.ErrorSince).Round(time.Second))
+			if s.Partial {
+				state = "in part " + state
+			}
 		case !s.Synced:
 			state = "starting"
 		}

@@ -195,7 +195,7 @@ func (a *agent) healthz(w http.ResponseWriter, _ *http.Request) {
 	updated := s.LastApplied
 	code := http.StatusOK
 	switch {
-	case !on || s.Synced && s.Error == "":
+	case !on || s.Synced && (s.Error == "" || s.Partial):
 		updated = now
 	default:
 		code = http.StatusServiceUnavailable

@@ -37,7 +37,9 @@ type Route struct {
 	Via netip.Addr
 	// Src is the source of what this node itself sends, or the zero Addr.
 	Src netip.Addr
-	// Dev is the tunnel that the next hop is behind, or empty for the uplinks.
+	// Dev is the tunnel that the next hop is behind, or empty for the uplinks. In a
+	// tunnel, an IPv6 hop is a link-local address: the kernel refuses one that another
+	// link has on its network.
 	Dev string
 	// Table is Table, or 0 for the main one.
 	Table int
@@ -129,7 +131,10 @@ func (k *Kernel) netlink(r Route) (*netlink.Route, error) {
 		if err != nil {
 			return nil, fmt.Errorf("link %s: %w", r.Dev, err)
 		}
-		out.LinkIndex, out.Flags = dev.Attrs().Index, int(netlink.FLAG_ONLINK)
+		out.LinkIndex = dev.Attrs().Index
+		if r.Via.Is4() {
+			out.Flags = int(netlink.FLAG_ONLINK)
+		}
 	}
 	return out, nil
 }
@@ -156,8 +161,8 @@ func (k *Kernel) Routes(context.Context) ([]Route, error) {
 		if r.Table == Table {
 			own.Table = Table
 		}
-		if r.Flags&int(netlink.FLAG_ONLINK) != 0 {
-			if own.Dev, err = k.nameOf(r.LinkIndex, tunnels); err != nil {
+		if r.Gw != nil {
+			if own.Dev, err = k.tunnelOf(r.LinkIndex, tunnels); err != nil {
 				return nil, err
 			}
 		}
@@ -166,7 +171,8 @@ func (k *Kernel) Routes(context.Context) ([]Route, error) {
 	return out, nil
 }
 
-func (k *Kernel) nameOf(index int, known map[int]string) (string, error) {
+// tunnelOf is the name of a link that is a VXLAN device, or empty.
+func (k *Kernel) tunnelOf(index int, known map[int]string) (string, error) {
 	if name, ok := known[index]; ok {
 		return name, nil
 	}
@@ -174,7 +180,10 @@ func (k *Kernel) nameOf(index int, known map[int]string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("link %d: %w", index, err)
 	}
-	known[index] = l.Attrs().Name
+	known[index] = ""
+	if _, ok := l.(*netlink.Vxlan); ok {
+		known[index] = l.Attrs().Name
+	}
 	return known[index], nil
 }
 

@@ -257,14 +257,24 @@ func (m *maker) tunnelled(cidr netip.Prefix) {
 			m.local.Uplink.Name, m.local.Uplink.MTU, Overhead(underlay(m.me).Is6()))
 		return
 	}
-	hop := m.node.Primary(is6)
-	if !hop.IsValid() {
-		hop = cidr.Masked().Addr()
-	}
-	if !slices.Contains(m.plan.Peer.Hops, hop) {
-		m.plan.Peer.Hops = append(m.plan.Peer.Hops, hop)
-	}
+	hop := m.hop(is6)
 	m.plan.Routes = append(m.plan.Routes, link.Route{Dst: cidr, Src: m.me.Primary(is6), Via: hop, Dev: Device})
+}
+
+// hop is the next hop that stands for the node in the tunnel, link-local and made
+// from its MAC address.
+func (m *maker) hop(is6 bool) netip.Addr {
+	h := m.plan.Peer.MAC
+	a := netip.AddrFrom4([4]byte{169, 254, h[4], h[5]})
+	if is6 {
+		a = netip.AddrFrom16([16]byte{0xfe, 0x80, 8: h[0] ^ 2, 9: h[1], 10: h[2], 11: 0xff, 12: 0xfe, 13: h[3], 14: h[4], 15: h[5]})
+	} else if v4 := m.node.Primary(false); v4.IsValid() {
+		a = v4
+	}
+	if !slices.Contains(m.plan.Peer.Hops, a) {
+		m.plan.Peer.Hops = append(m.plan.Peer.Hops, a)
+	}
+	return a
 }
 
 // nodeByTunnel has pods reach the node's own addresses through the tunnel: the
@@ -275,10 +285,7 @@ func (m *maker) nodeByTunnel() {
 		if a.Is6() && m.local.tunnelMTU(m.snap) < minIPv6MTU {
 			continue
 		}
-		if !slices.Contains(m.plan.Peer.Hops, a) {
-			m.plan.Peer.Hops = append(m.plan.Peer.Hops, a)
-		}
-		m.plan.Routes = append(m.plan.Routes, link.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Via: a, Dev: Device, Table: link.Table})
+		m.plan.Routes = append(m.plan.Routes, link.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Via: m.hop(a.Is6()), Dev: Device, Table: link.Table})
 	}
 }
 
