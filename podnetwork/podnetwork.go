@@ -16,17 +16,17 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync/atomic"
 	"time"
 
+	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/cni"
+	"wayleave.dev/podnetwork/hostport"
 	"wayleave.dev/podnetwork/ipam"
 	"wayleave.dev/podnetwork/routes"
 	"wayleave.dev/podnetwork/veth"
@@ -50,6 +50,7 @@ type Config struct {
 	Routing                 routes.Mode
 	Kernel                  link.Net
 	NFT                     nft.Conn
+	Track                   conntrack.Flusher
 	Report                  func(finder, key string, problems []model.Problem)
 	Log                     *slog.Logger
 }
@@ -60,7 +61,7 @@ const ConfName = "10-wayleave.conflist"
 const conflist = `{
   "cniVersion": "1.1.0",
   "name": "wayleave",
-  "plugins": [{"type": "wayleave-cni"}]
+  "plugins": [{"type": "wayleave-cni", "capabilities": {"portMappings": true, "bandwidth": true, "ips": true, "mac": true}}]
 }
 `
 
@@ -70,6 +71,7 @@ type Network struct {
 	book   *ipam.Book
 	host   *veth.Host
 	server *cni.Server
+	tables *tables
 	// links are what is known of the node's own links; set before anything else runs.
 	links  atomic.Pointer[routes.Local]
 	looked chan struct{} // closed once links is set
@@ -88,7 +90,8 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 		return nil, errors.Join(err, book.Close())
 	}
 	n := &Network{Config: c, book: book, host: host, Routes: routing, Translation: translation, looked: make(chan struct{})}
-	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Log: c.Log}
+	n.tables = &tables{conn: c.NFT, track: c.Track, leases: book.List}
+	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Log: c.Log}
 	return n, nil
 }
 
@@ -152,7 +155,7 @@ func (n *Network) repair() {
 	}
 	var problems []model.Problem
 	for _, l := range n.book.List() {
-		err := n.host.Repair(veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, NodeIPs: local.NodeIPs})
+		err := n.host.Repair(veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, MAC: l.MAC, NodeIPs: local.NodeIPs, Localhost: hostport.Localhost(l.Ports)})
 		if err != nil {
 			problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: n.Node}, Reason: fmt.Sprintf("pod %s: %v", l.Pod, err)})
 		}
@@ -166,17 +169,7 @@ func (n *Network) report(finder, key string, problems []model.Problem) {
 	}
 }
 
-// world is what masquerading depends on.
-type world struct {
-	own, all []netip.Prefix
-	nodes    []netip.Addr
-}
-
-func (w world) equal(o world) bool {
-	return slices.Equal(w.own, o.own) && slices.Equal(w.all, o.all) && slices.Equal(w.nodes, o.nodes)
-}
-
-// translation keeps the masquerading of what leaves the pod network.
+// translation keeps the rules.
 func (n *Network) translation(ctx context.Context) error {
 	foreign, err := n.NFT.Watch(ctx, TableName)
 	if err != nil {
@@ -188,58 +181,14 @@ func (n *Network) translation(ctx context.Context) error {
 			if len(c.Nodes) == 0 {
 				return nil
 			}
-			return []string{"masquerade"}
+			return []string{""}
 		},
 		Plan: func(s model.Snapshot, _ string) (world, bool, []model.Problem) {
-			return plan(s, n.Node), n.Masquerade, nil
+			return makeWorld(s, n.Node, n.Masquerade), true, nil
 		},
-		Target: translator{n.NFT}, Foreign: foreign, Health: n.Translation, Log: n.Log,
+		Target: n.tables, Foreign: foreign, Health: n.Translation, Log: n.Log,
 	}
 	return loop.Run(ctx)
-}
-
-// plan collects the networks of pods and the addresses of nodes.
-func plan(s model.Snapshot, self string) world {
-	var w world
-	for node := range s.Nodes() {
-		w.all = append(w.all, node.PodCIDRs...)
-		w.nodes = append(w.nodes, node.InternalIPs...)
-		if node.Name == self {
-			w.own = append(w.own, node.PodCIDRs...)
-		}
-	}
-	return w
-}
-
-// translator writes the table: few elements, whole each time, in one transaction.
-type translator struct{ conn nft.Conn }
-
-func (t translator) Sync(ctx context.Context, plans map[string]world) error {
-	for _, f := range nft.Families() {
-		w, ok := plans["masquerade"]
-		if !ok {
-			if err := t.conn.Remove(ctx, table(f)); err != nil {
-				return err
-			}
-			continue
-		}
-		have, err := t.conn.Read(ctx, table(f))
-		if err != nil {
-			return err
-		}
-		b := nft.Batch{Base: true, Recreate: have.Exists && !have.Fits, Add: members(f, w.own, w.all, w.nodes)}
-		for _, s := range table(f).Sets {
-			b.Clear = append(b.Clear, s.Name)
-		}
-		if err := t.conn.Commit(ctx, table(f), b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (t translator) Apply(ctx context.Context, set map[string]world, _ []string) error {
-	return t.Sync(ctx, set)
 }
 
 // publish installs the plugin, and its configuration once the node has a network.

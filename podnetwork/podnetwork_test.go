@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
@@ -121,7 +122,11 @@ func (m *machine) config(store *model.Store) Config {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return Config{Node: m.name, Store: store, NSFD: m.ns.FD(), StateDir: m.path("state"), Socket: m.path("cni.sock"), Tombstones: m.path("del"),
+	track, err := conntrack.NewKernel(m.ns.FD())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return Config{Track: track, Node: m.name, Store: store, NSFD: m.ns.FD(), StateDir: m.path("state"), Socket: m.path("cni.sock"), Tombstones: m.path("del"),
 		Sysctl: "/proc/sys/net", Plugin: m.bin, BinDir: m.path("bin"), ConfDir: m.path("conf"), CoolDown: time.Minute, Masquerade: true, Routing: m.mode,
 		Kernel: kernel, NFT: conn, Log: slog.New(slog.DiscardHandler),
 		Report: func(finder, key string, p []model.Problem) { m.bad.Store(finder+" "+key, p) }}

@@ -303,10 +303,14 @@ func (a *agent) podNetwork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	track, err := conntrack.NewKernel(0)
+	if err != nil {
+		return err
+	}
 	n, err := podnetwork.New(podnetwork.Config{
 		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: cni.Socket, Tombstones: cni.Tombstones, Sysctl: hostSysctl,
 		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing),
-		Kernel: kernel, NFT: a.nft, Report: a.problems.Set, Log: a.log,
+		Kernel: kernel, NFT: a.nft, Track: track, Report: a.problems.Set, Log: a.log,
 	}, a.health("podnetwork"), a.health("masquerade"))
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/google/nftables/expr"
@@ -158,6 +159,67 @@ func (p ProtoIs) exprs(Family) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: firstRegister},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{byte(p)}}}
+}
+
+// LocalDaddr matches packets to an address of this node.
+type LocalDaddr struct{}
+
+func (LocalDaddr) text(Family) string { return "fib daddr type local" }
+
+func (LocalDaddr) exprs(Family) []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: firstRegister, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)}}
+}
+
+// Within matches an address in a fixed network.
+type Within struct {
+	Field  Field
+	Prefix netip.Prefix
+	Not    bool
+}
+
+func (w Within) text(f Family) string {
+	not := ""
+	if w.Not {
+		not = "!= "
+	}
+	return w.Field.text(f) + " " + not + w.Prefix.String()
+}
+
+func (w Within) exprs(f Family) []expr.Any {
+	out, _ := w.Field.load(f, firstRegister)
+	n := f.addrLen()
+	mask := make([]byte, n)
+	for i := range w.Prefix.Bits() {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	op := expr.CmpOpEq
+	if w.Not {
+		op = expr.CmpOpNeq
+	}
+	return append(out,
+		&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: uint32(n), Mask: mask, Xor: make([]byte, n)},
+		&expr.Cmp{Op: op, Register: firstRegister, Data: w.Prefix.Masked().Addr().AsSlice()})
+}
+
+// NotLoopbackIn matches packets that came by another link than the loopback,
+// NotLoopbackOut those that leave by another one.
+type (
+	NotLoopbackIn  struct{}
+	NotLoopbackOut struct{}
+)
+
+func (NotLoopbackIn) text(Family) string  { return "iif != 1" }
+func (NotLoopbackOut) text(Family) string { return "oif != 1" }
+
+func (NotLoopbackIn) exprs(Family) []expr.Any  { return notLoopback(expr.MetaKeyIIF) }
+func (NotLoopbackOut) exprs(Family) []expr.Any { return notLoopback(expr.MetaKeyOIF) }
+
+func notLoopback(key expr.MetaKey) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: key, Register: firstRegister},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: binary.NativeEndian.AppendUint32(nil, 1)}}
 }
 
 // DportIs matches a destination port.

@@ -57,7 +57,8 @@ func (s Set) Restore() error {
 	}
 	var errs []error
 	for name, value := range maps.All(before) {
-		if err := os.WriteFile(filepath.Join(s.Root, name), []byte(value), 0); err != nil {
+		// A link that is gone took its values along.
+		if err := os.WriteFile(filepath.Join(s.Root, name), []byte(value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("sysctl: %w", err))
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"wayleave.dev/internal/frame"
+	"wayleave.dev/podnetwork/hostport"
 	"wayleave.dev/podnetwork/ipam"
 	"wayleave.dev/podnetwork/veth"
 )
@@ -44,6 +45,8 @@ type Local struct {
 type Server struct {
 	Book  *ipam.Book
 	Links Links
+	// Ports maps ports of the node to pods; may be nil when there is no capability.
+	Ports Ports
 	// Local is asked at each call; ok is false while the node has no pod network.
 	Local func() (l Local, ok bool)
 	Log   *slog.Logger
@@ -217,20 +220,26 @@ func (s *Server) add(k ipam.Key, r Request, netns *os.File) (types.Result, error
 	if !ok {
 		return nil, Failure(types.ErrTryAgainLater, "the node has no pod network yet (spec.podCIDRs is empty)")
 	}
-	host := veth.HostName(k.Container, k.Interface)
-	lease, known, err := s.Book.Acquire(k, r.pod(), host, local.PodCIDRs)
-	var full ipam.Full
-	if errors.As(err, &full) {
-		return nil, types.NewError(codeFull, full.Error(), "pods that ended free their addresses when the runtime calls DEL")
-	}
+	wish, rates, err := parseWish(r)
 	if err != nil {
 		return nil, err
 	}
+	wish.HostLink = veth.HostName(k.Container, k.Interface)
+	lease, known, err := s.Book.Acquire(k, wish, local.PodCIDRs)
+	if err != nil {
+		return nil, s.refused(err)
+	}
 	link := s.link(lease, local)
+	link.Rates = rates
 	if known && s.Links.Check(netns, link) == nil {
 		return nil, Failure(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: container %s has an interface %s already", k.Container, k.Interface)
 	}
 	mac, err := s.Links.Setup(netns, link)
+	if err == nil && s.Ports != nil && len(lease.Ports) > 0 {
+		if err = s.Ports.Map(context.Background(), lease); err != nil {
+			err = errors.Join(err, s.Links.Teardown(link.HostName))
+		}
+	}
 	if err != nil {
 		_, _, undo := s.Book.Release(k)
 		return nil, errors.Join(err, undo)
@@ -239,7 +248,7 @@ func (s *Server) add(k ipam.Key, r Request, netns *os.File) (types.Result, error
 }
 
 func (s *Server) link(l ipam.Lease, local Local) veth.Link {
-	return veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, MTU: local.MTU, NodeIPs: local.NodeIPs}
+	return veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, MTU: local.MTU, NodeIPs: local.NodeIPs, MAC: l.MAC, Localhost: hostport.Localhost(l.Ports)}
 }
 
 func result(l ipam.Lease, link veth.Link, mac net.HardwareAddr) *current.Result {
@@ -258,7 +267,10 @@ func (s *Server) del(k ipam.Key) error {
 	if err := s.Links.Teardown(veth.HostName(k.Container, k.Interface)); err != nil {
 		return err
 	}
-	_, _, err := s.Book.Release(k)
+	lease, ok, err := s.Book.Release(k)
+	if err == nil && ok && s.Ports != nil && len(lease.Ports) > 0 {
+		err = s.Ports.Unmap(context.Background(), lease)
+	}
 	return err
 }
 

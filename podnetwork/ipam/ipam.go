@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -24,6 +25,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"wayleave.dev/podnetwork/hostport"
 )
 
 // Key names who holds a lease, as CNI does: an interface of a container.
@@ -40,8 +43,36 @@ type Lease struct {
 	// IPs has at most one address per family.
 	IPs []netip.Addr `json:"ips"`
 	// HostLink is the name of the interface's other end on the node.
-	HostLink string    `json:"hostLink,omitempty"`
-	Since    time.Time `json:"since"`
+	HostLink string `json:"hostLink,omitempty"`
+	// MAC is the pod's, where one was asked for.
+	MAC net.HardwareAddr `json:"mac,omitempty"`
+	// Ports are ports of the node that are the pod's.
+	Ports []hostport.Mapping `json:"ports,omitempty"`
+	Since time.Time          `json:"since"`
+}
+
+// Wish is what a lease is asked for with.
+type Wish struct {
+	Pod, HostLink string
+	MAC           net.HardwareAddr
+	Ports         []hostport.Mapping
+	// IPs are addresses asked for, at most one per family; others are chosen.
+	IPs []netip.Addr
+}
+
+// Taken says that something asked for belongs to another.
+type Taken struct {
+	What string
+	By   Key
+	Pod  string
+}
+
+// Error names who has it.
+func (e Taken) Error() string {
+	if e.Pod != "" {
+		return fmt.Sprintf("%s is leased to pod %s", e.What, e.Pod)
+	}
+	return fmt.Sprintf("%s is leased to container %s", e.What, e.By.Container)
 }
 
 // record is a line of the journal.
@@ -208,15 +239,23 @@ func (b *Book) write(r record) error {
 
 // Acquire leases an address of each of the networks. A key that has a lease
 // already gets that one, and known is true.
-func (b *Book) Acquire(k Key, pod, hostLink string, cidrs []netip.Prefix) (l Lease, known bool, err error) {
+func (b *Book) Acquire(k Key, w Wish, cidrs []netip.Prefix) (l Lease, known bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if l, ok := b.leases[k]; ok {
 		return l, true, nil
 	}
-	l = Lease{Key: k, Pod: pod, HostLink: hostLink, Since: b.now().UTC()}
+	l = Lease{Key: k, Pod: w.Pod, HostLink: w.HostLink, MAC: w.MAC, Ports: w.Ports, Since: b.now().UTC()}
+	if err := b.portsFree(w.Ports); err != nil {
+		return Lease{}, false, err
+	}
+	for _, a := range w.IPs {
+		if !slices.ContainsFunc(cidrs, func(p netip.Prefix) bool { return p.Contains(a) }) {
+			return Lease{}, false, fmt.Errorf("address %s is in none of the node's pod networks %v", a, cidrs)
+		}
+	}
 	for _, p := range cidrs {
-		a, err := b.pick(p)
+		a, err := b.choose(p, w.IPs)
 		if err != nil {
 			return Lease{}, false, err
 		}
@@ -230,6 +269,34 @@ func (b *Book) Acquire(k Key, pod, hostLink string, cidrs []netip.Prefix) (l Lea
 	}
 	b.put(l)
 	return l, false, nil
+}
+
+func (b *Book) portsFree(list []hostport.Mapping) error {
+	if len(list) == 0 {
+		return nil
+	}
+	for _, l := range b.leases {
+		for _, m := range list {
+			if slices.ContainsFunc(l.Ports, m.Conflicts) {
+				return Taken{m.String(), l.Key, l.Pod}
+			}
+		}
+	}
+	return nil
+}
+
+// choose is the address asked for in the network, or a free one.
+func (b *Book) choose(p netip.Prefix, wanted []netip.Addr) (netip.Addr, error) {
+	for _, a := range wanted {
+		if !p.Contains(a) {
+			continue
+		}
+		if k, taken := b.used[a]; taken {
+			return a, Taken{"address " + a.String(), k, b.leases[k].Pod}
+		}
+		return a, nil
+	}
+	return b.pick(p)
 }
 
 // pick finds a free address, round robin, or else the one that cooled the longest.

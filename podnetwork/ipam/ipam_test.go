@@ -40,7 +40,7 @@ func newClock() *clock { return &clock{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UT
 func TestALeaseOutlivesTheProcess(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
 	b := book(t, dir, c)
-	l, known, err := b.Acquire(key(1), "default/web", "wl1", cidrs("10.244.1.0/24", "fd00:244:0:1::/64"))
+	l, known, err := b.Acquire(key(1), Wish{Pod: "default/web", HostLink: "wl1"}, cidrs("10.244.1.0/24", "fd00:244:0:1::/64"))
 	if err != nil || known || fmt.Sprint(l.IPs) != "[10.244.1.2 fd00:244:0:1::2]" {
 		t.Fatalf("%+v %v %v", l, known, err)
 	}
@@ -48,11 +48,11 @@ func TestALeaseOutlivesTheProcess(t *testing.T) {
 		t.Errorf("file: %v, %v", info, err)
 	}
 	again := book(t, dir, c) // no Close before: that is a kill
-	got, known, err := again.Acquire(key(1), "", "", cidrs("10.244.1.0/24"))
+	got, known, err := again.Acquire(key(1), Wish{}, cidrs("10.244.1.0/24"))
 	if err != nil || !known || fmt.Sprint(got) != fmt.Sprint(l) {
 		t.Errorf("%+v %v %v", got, known, err)
 	}
-	if next, _, _ := again.Acquire(key(2), "", "", cidrs("10.244.1.0/24")); next.IPs[0] == l.IPs[0] {
+	if next, _, _ := again.Acquire(key(2), Wish{}, cidrs("10.244.1.0/24")); next.IPs[0] == l.IPs[0] {
 		t.Error("the address was given out twice")
 	}
 }
@@ -62,11 +62,11 @@ func TestAnAddressCoolsDown(t *testing.T) {
 	b := book(t, dir, c)
 	net := cidrs("10.244.1.0/29") // .2 to .6
 	for i := range 5 {
-		if _, _, err := b.Acquire(key(i), "", "", net); err != nil {
+		if _, _, err := b.Acquire(key(i), Wish{}, net); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, _, err := b.Acquire(key(9), "", "", net)
+	_, _, err := b.Acquire(key(9), Wish{}, net)
 	var full Full
 	if !errors.As(err, &full) || !strings.Contains(err.Error(), "10.244.1.0/29 is full: 5 addresses") {
 		t.Fatalf("error is %v", err)
@@ -78,12 +78,12 @@ func TestAnAddressCoolsDown(t *testing.T) {
 		c.at = c.at.Add(time.Second)
 	}
 	b = book(t, dir, c) // the cool-down outlives a restart
-	l, _, err := b.Acquire(key(10), "", "", net)
+	l, _, err := b.Acquire(key(10), Wish{}, net)
 	if err != nil || l.IPs[0].String() != "10.244.1.5" {
 		t.Errorf("with nothing else left the oldest, 10.244.1.5, was expected: %+v, %v", l, err)
 	}
 	c.at = c.at.Add(2 * time.Minute)
-	if l, _, err = b.Acquire(key(11), "", "", net); err != nil || l.IPs[0].String() != "10.244.1.3" {
+	if l, _, err = b.Acquire(key(11), Wish{}, net); err != nil || l.IPs[0].String() != "10.244.1.3" {
 		t.Errorf("%+v, %v", l, err)
 	}
 }
@@ -91,7 +91,7 @@ func TestAnAddressCoolsDown(t *testing.T) {
 func TestATornLineIsDroppedAndABadOneIsNamed(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
 	b := book(t, dir, c)
-	if _, _, err := b.Acquire(key(1), "", "", cidrs("10.244.1.0/24")); err != nil {
+	if _, _, err := b.Acquire(key(1), Wish{}, cidrs("10.244.1.0/24")); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "leases")
@@ -137,7 +137,7 @@ func TestRandomSteps(t *testing.T) {
 			}
 			delete(model, k)
 		default:
-			l, _, err := b.Acquire(k, "", "", net)
+			l, _, err := b.Acquire(k, Wish{}, net)
 			if errors.As(err, &Full{}) && len(model) >= 125 {
 				continue
 			}

@@ -50,6 +50,10 @@ type Link struct {
 	NodeIPs []netip.Addr
 	// MAC is the pod's, nil for one made from its first address.
 	MAC net.HardwareAddr
+	// Localhost lets processes of the node reach the pod from 127.0.0.1.
+	Localhost bool
+	// Rates limit what the pod gets and sends, in bits per second.
+	Rates Rates
 }
 
 // HostName is the name of the node's end, at most 15 bytes, the same for the same
@@ -145,7 +149,7 @@ func (h *Host) Setup(podNS *os.File, l Link) (podMAC net.HardwareAddr, err error
 	if err := pod.LinkAdd(veth); err != nil {
 		return nil, fmt.Errorf("make link %s: %w", l.Name, err)
 	}
-	if err := errors.Join(h.hostSide(l), podSide(pod, int(podNS.Fd()), l)); err != nil {
+	if err := errors.Join(h.hostSide(l), podSide(pod, l), h.limit(pod, l)); err != nil {
 		return nil, errors.Join(err, h.deleteLink(l.HostName))
 	}
 	return l.podMAC(), nil
@@ -200,6 +204,9 @@ func (h *Host) hostSysctls(l Link) error {
 		"ipv4/conf/" + l.HostName + "/rp_filter":      "0",
 		"ipv4/conf/" + l.HostName + "/forwarding":     "1",
 	}
+	if l.Localhost {
+		values["ipv4/conf/"+l.HostName+"/route_localnet"] = "1"
+	}
 	if slices.ContainsFunc(l.IPs, netip.Addr.Is6) {
 		values["ipv6/conf/"+l.HostName+"/accept_ra"] = "0"
 		values["ipv6/conf/"+l.HostName+"/accept_dad"] = "0"
@@ -216,7 +223,7 @@ func (h *Host) hostSysctls(l Link) error {
 }
 
 // podSide configures the pod's end.
-func podSide(pod *netlink.Handle, nsfd int, l Link) error {
+func podSide(pod *netlink.Handle, l Link) error {
 	link, err := pod.LinkByName(l.Name)
 	if err != nil {
 		return fmt.Errorf("link %s: %w", l.Name, err)
