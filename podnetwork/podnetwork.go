@@ -91,7 +91,7 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 	}
 	n := &Network{Config: c, book: book, host: host, Routes: routing, Translation: translation, looked: make(chan struct{})}
 	n.tables = &tables{conn: c.NFT, track: c.Track, leases: book.List}
-	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Log: c.Log}
+	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Full: n.full, Log: c.Log}
 	return n, nil
 }
 
@@ -125,6 +125,9 @@ func (n *Network) Run(ctx context.Context) error {
 	}
 	if err := n.server.Bury(n.Tombstones); err != nil {
 		n.Log.Warn("tombstones of the CNI plugin", "err", err)
+	}
+	if err := n.server.Reconcile(); err != nil {
+		n.Log.Warn("leases and links", "err", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -161,6 +164,16 @@ func (n *Network) repair() {
 		}
 	}
 	n.report("podnetwork", "links", problems)
+}
+
+// full reports that the node has no address for another pod.
+func (n *Network) full(err error) {
+	var problems []model.Problem
+	if err != nil {
+		problems = []model.Problem{{Kind: "Node", Object: model.Name{Name: n.Node}, Field: "spec.podCIDRs",
+			Reason: err.Error() + ": pods cannot start here until others end"}}
+	}
+	n.report("podnetwork", "addresses", problems)
 }
 
 func (n *Network) report(finder, key string, problems []model.Problem) {

@@ -539,7 +539,7 @@ func TestUninstallLeavesNothing(t *testing.T) {
 	m := c.nodes[0]
 	m.mustAdd("a")
 	m.stop()
-	look := "ip -o link | grep -c ' wl'; ip route show proto 87; ip -6 route show proto 87; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward"
+	look := "ip -o link | grep -c ' wy'; ip route show proto 87; ip -6 route show proto 87; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward"
 	if out, _ := m.ns.Try("sh", "-c", look); !strings.Contains(out, "wayleave-podnetwork") || !strings.HasSuffix(out, "1\n") {
 		t.Fatalf("nothing was installed: %s", out)
 	}

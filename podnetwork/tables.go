@@ -13,6 +13,7 @@ import (
 	"wayleave.dev/podnetwork/hostport"
 	"wayleave.dev/podnetwork/ipam"
 	"wayleave.dev/podnetwork/routes"
+	"wayleave.dev/podnetwork/veth"
 	"wayleave.dev/reconcile"
 )
 
@@ -31,6 +32,11 @@ func table(f nft.Family) nft.Table {
 			{Name: "node-ips", Key: []nft.Type{nft.Addr}},
 		}, hostport.Sets()...),
 		Chains: append([]nft.Chain{
+			// A pod sends from its own addresses only: those that are routed to its link.
+			// ARP and neighbour discovery cannot lie either: the node's entries for pods
+			// are permanent, and each link has a table of its own.
+			{Name: "spoofed", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -310}, Rules: []nft.Rule{
+				{nft.FromLinks(veth.Prefix), nft.Spoofed{}, nft.Counter(), nft.Drop()}}},
 			// VXLAN is taken from nodes only, and not tracked: there is nothing to
 			// translate, and every packet inside is tracked anyway.
 			{Name: "vxlan-in", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -300}, Rules: []nft.Rule{

@@ -172,6 +172,33 @@ func (LocalDaddr) exprs(Family) []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)}}
 }
 
+// FromLinks matches packets that came by a link whose name begins so.
+type FromLinks string
+
+func (l FromLinks) text(Family) string { return fmt.Sprintf("iifname %q", string(l)+"*") }
+
+func (l FromLinks) exprs(Family) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: firstRegister},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte(l)}}
+}
+
+// Spoofed matches packets whose source is not routed to the link that they came by.
+type Spoofed struct{}
+
+func (Spoofed) text(Family) string { return "fib saddr . iif oif 0" }
+
+func (Spoofed) exprs(Family) []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: firstRegister, FlagSADDR: true, FlagIIF: true, ResultOIF: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: make([]byte, 4)}}
+}
+
+// Counter counts the packets that come so far.
+func Counter() Statement {
+	return action{"counter", func(Family) []expr.Any { return []expr.Any{&expr.Counter{}} }}
+}
+
 // Within matches an address in a fixed network.
 type Within struct {
 	Field  Field

@@ -29,6 +29,9 @@ type Links interface {
 	Setup(podNS *os.File, l veth.Link) (net.HardwareAddr, error)
 	Teardown(hostName string) error
 	Check(podNS *os.File, l veth.Link) error
+	// Names are the node's ends of all links, and Addresses what is routed to one.
+	Names() ([]string, error)
+	Addresses(hostName string) ([]netip.Addr, error)
 }
 
 // Local is what the server must know of its node.
@@ -49,7 +52,10 @@ type Server struct {
 	Ports Ports
 	// Local is asked at each call; ok is false while the node has no pod network.
 	Local func() (l Local, ok bool)
-	Log   *slog.Logger
+	// Full is told when no address is left, and with nil when there is one again. May
+	// be nil.
+	Full func(err error)
+	Log  *slog.Logger
 
 	mu sync.Mutex
 	// busy keeps calls for one interface apart, as the runtime should.
@@ -226,6 +232,7 @@ func (s *Server) add(k ipam.Key, r Request, netns *os.File) (types.Result, error
 	}
 	wish.HostLink = veth.HostName(k.Container, k.Interface)
 	lease, known, err := s.Book.Acquire(k, wish, local.PodCIDRs)
+	s.tellFull(err)
 	if err != nil {
 		return nil, s.refused(err)
 	}
@@ -264,14 +271,63 @@ func result(l ipam.Lease, link veth.Link, mac net.HardwareAddr) *current.Result 
 
 // del frees the lease and removes the link; what is gone already is no error.
 func (s *Server) del(k ipam.Key) error {
-	if err := s.Links.Teardown(veth.HostName(k.Container, k.Interface)); err != nil {
+	host := veth.HostName(k.Container, k.Interface)
+	if err := s.Links.Teardown(host); err != nil {
 		return err
 	}
-	lease, ok, err := s.Book.Release(k)
+	lease, ok, err := s.Book.Release(s.Book.Find(k, host))
 	if err == nil && ok && s.Ports != nil && len(lease.Ports) > 0 {
 		err = s.Ports.Unmap(context.Background(), lease)
 	}
 	return err
+}
+
+// end ends a lease whose container nobody knows any more.
+func (s *Server) end(l ipam.Lease) error {
+	if err := s.Links.Teardown(l.HostLink); err != nil {
+		return err
+	}
+	_, ok, err := s.Book.Release(l.Key)
+	if err == nil && ok && s.Ports != nil && len(l.Ports) > 0 {
+		err = s.Ports.Unmap(context.Background(), l)
+	}
+	return err
+}
+
+// Reconcile compares the leases with the links of the node, before calls are
+// answered. A lease without a link is of a pod that a reboot or a crash ended; a link
+// without a lease keeps its addresses, though whose they are is not known.
+func (s *Server) Reconcile() error {
+	names, err := s.Links.Names()
+	if err != nil {
+		return err
+	}
+	there := map[string]bool{}
+	for _, n := range names {
+		there[n] = true
+	}
+	leased := map[string]bool{}
+	var errs []error
+	for _, l := range s.Book.List() {
+		if there[l.HostLink] {
+			leased[l.HostLink] = true
+			continue
+		}
+		s.Log.Info("lease of a pod that is gone", "pod", l.Pod, "ips", l.IPs)
+		errs = append(errs, s.end(l))
+	}
+	for _, n := range names {
+		if leased[n] {
+			continue
+		}
+		ips, err := s.Links.Addresses(n)
+		if err == nil {
+			s.Log.Warn("link without a lease", "link", n, "ips", ips)
+			err = s.Book.Adopt(n, ips)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // check compares the pod with its lease and with what ADD returned.
@@ -330,15 +386,15 @@ func (s *Server) gc(conf types.PluginConf) error {
 	if conf.ValidAttachments == nil {
 		return Failure(types.ErrInvalidNetworkConfig, "cni.dev/valid-attachments: is missing, GC needs it")
 	}
-	valid := map[ipam.Key]bool{}
+	valid := map[string]bool{}
 	for _, a := range conf.ValidAttachments {
-		valid[ipam.Key{Container: a.ContainerID, Interface: a.IfName}] = true
+		valid[veth.HostName(a.ContainerID, a.IfName)] = true
 	}
 	var errs []error
 	for _, l := range s.Book.List() {
-		if !valid[l.Key] {
+		if !valid[l.HostLink] {
 			unlock := s.lock(l.Key)
-			errs = append(errs, s.del(l.Key))
+			errs = append(errs, s.end(l))
 			unlock()
 		}
 	}

@@ -135,5 +135,17 @@ func (s *Server) refused(err error) error {
 	return err
 }
 
+// tellFull passes on whether addresses have run out.
+func (s *Server) tellFull(err error) {
+	var full ipam.Full
+	switch {
+	case s.Full == nil:
+	case errors.As(err, &full):
+		s.Full(full)
+	case err == nil:
+		s.Full(nil)
+	}
+}
+
 // codeTaken is ours, like codeFull.
 const codeTaken = 103

@@ -299,6 +299,43 @@ func (b *Book) choose(p netip.Prefix, wanted []netip.Addr) (netip.Addr, error) {
 	return b.pick(p)
 }
 
+// unknown is the key of a link whose lease was lost: its container is not known, but
+// the link's name follows from it.
+func unknown(hostLink string) Key { return Key{Container: "unknown, link " + hostLink} }
+
+// Adopt leases addresses that a link of the node has without a lease, as after the
+// file was lost, so that nobody else gets them.
+func (b *Book) Adopt(hostLink string, ips []netip.Addr) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := Lease{Key: unknown(hostLink), HostLink: hostLink, Since: b.now().UTC()}
+	for _, a := range ips {
+		if k, taken := b.used[a]; taken {
+			return fmt.Errorf("link %s: %w", hostLink, Taken{"address " + a.String(), k, b.leases[k].Pod})
+		}
+		l.IPs = append(l.IPs, a)
+	}
+	if len(l.IPs) == 0 {
+		return nil
+	}
+	if err := b.write(record{Add: &l, At: l.Since}); err != nil {
+		return err
+	}
+	b.put(l)
+	return nil
+}
+
+// Find is the key of the lease that a container's interface has: its own, or that of
+// an adopted link.
+func (b *Book) Find(k Key, hostLink string) Key {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, ok := b.leases[unknown(hostLink)]; ok {
+		return unknown(hostLink)
+	}
+	return k
+}
+
 // pick finds a free address, round robin, or else the one that cooled the longest.
 func (b *Book) pick(p netip.Prefix) (netip.Addr, error) {
 	first, last := bounds(p)

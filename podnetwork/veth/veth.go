@@ -29,8 +29,9 @@ import (
 // RouteProtocol marks the routes that are ours (rtm_protocol).
 const RouteProtocol = 87
 
-// Prefix is what the node's ends of our links are called by.
-const Prefix = "wl"
+// Prefix is what the node's ends of our links are called by. No device of the kernel
+// or of udev is called so (wl is for wireless ones).
+const Prefix = "wy"
 
 // The next hops that pods see.
 var (
@@ -356,6 +357,24 @@ func (h *Host) Repair(l Link) error {
 		return fmt.Errorf("link %s: %w", l.HostName, err)
 	}
 	return h.hostSide(l)
+}
+
+// Addresses are those that the node routes to one of our links.
+func (h *Host) Addresses(hostName string) (out []netip.Addr, err error) {
+	link, err := h.handle.LinkByName(hostName)
+	if err != nil {
+		return nil, fmt.Errorf("link %s: %w", hostName, err)
+	}
+	list, err := h.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index, Protocol: RouteProtocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return nil, fmt.Errorf("routes: %w", err)
+	}
+	for _, r := range list {
+		if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
+			out = append(out, a.Unmap())
+		}
+	}
+	return out, nil
 }
 
 // Names lists the node's ends of our links.
