@@ -18,6 +18,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -51,6 +52,7 @@ type Config struct {
 	Kernel                  link.Net
 	NFT                     nft.Conn
 	Track                   conntrack.Flusher
+	Firewall                nft.Firewall
 	Report                  func(finder, key string, problems []model.Problem)
 	Log                     *slog.Logger
 }
@@ -75,6 +77,8 @@ type Network struct {
 	// links are what is known of the node's own links; set before anything else runs.
 	links  atomic.Pointer[routes.Local]
 	looked chan struct{} // closed once links is set
+	// accepted are the host's chains that would drop what pods send.
+	accepted atomic.Pointer[[]string]
 	// Routes and Translation are the healths of the two loops.
 	Routes, Translation *reconcile.Health
 }
@@ -133,7 +137,7 @@ func (n *Network) Run(ctx context.Context) error {
 	defer cancel(nil)
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error { return n.server.Serve(ctx, l) },
-		n.routing, n.translation, n.publish,
+		n.routing, n.translation, n.publish, n.accept,
 	}
 	done := make(chan struct{})
 	for _, part := range parts {
@@ -265,7 +269,11 @@ func (n *Network) Facts() []string {
 	if !ok {
 		return []string{"the node has no pod network yet"}
 	}
-	return []string{fmt.Sprintf("%d leases of %v, MTU %d", len(n.book.List()), local.PodCIDRs, local.MTU)}
+	facts := []string{fmt.Sprintf("%d leases of %v, MTU %d", len(n.book.List()), local.PodCIDRs, local.MTU)}
+	if chains := n.accepted.Load(); chains != nil && len(*chains) > 0 {
+		facts = append(facts, fmt.Sprintf("the host forwards nothing by itself; pods are accepted in its chains %s", strings.Join(*chains, ", ")))
+	}
+	return facts
 }
 
 // Close ends the use of the leases.

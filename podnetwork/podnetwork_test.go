@@ -128,7 +128,7 @@ func (m *machine) config(store *model.Store) Config {
 	}
 	return Config{Track: track, Node: m.name, Store: store, NSFD: m.ns.FD(), StateDir: m.path("state"), Socket: m.path("cni.sock"), Tombstones: m.path("del"),
 		Sysctl: "/proc/sys/net", Plugin: m.bin, BinDir: m.path("bin"), ConfDir: m.path("conf"), CoolDown: time.Minute, Masquerade: true, Routing: m.mode,
-		Kernel: kernel, NFT: conn, Log: slog.New(slog.DiscardHandler),
+		Kernel: kernel, NFT: conn, Firewall: conn, Log: slog.New(slog.DiscardHandler),
 		Report: func(finder, key string, p []model.Problem) { m.bad.Store(finder+" "+key, p) }}
 }
 

@@ -46,6 +46,10 @@ func Uninstall(ctx context.Context, c Config) error {
 	for _, f := range nft.Families() {
 		errs = append(errs, c.NFT.Remove(ctx, table(f)))
 	}
+	if c.Firewall != nil {
+		_, err := c.Firewall.Withdraw(ctx)
+		errs = append(errs, err)
+	}
 	errs = append(errs, sysctls(c).Restore())
 	for _, file := range files(c) {
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -84,6 +88,13 @@ func Remains(ctx context.Context, c Config) ([]string, error) {
 	tables, err := nft.Remains(ctx, c.NFT, table(nft.IPv4), table(nft.IPv6))
 	errs = append(errs, err)
 	left = append(left, tables...)
+	if c.Firewall != nil {
+		chains, err := c.Firewall.Accepting(ctx)
+		errs = append(errs, err)
+		for _, name := range chains {
+			left = append(left, "rules in "+name)
+		}
+	}
 	for _, file := range append(files(c), c.Tombstones) {
 		if _, err := os.Lstat(file); err == nil {
 			left = append(left, "file "+file)

@@ -82,7 +82,7 @@ func newNodeState(ns *os.File, stateDir, runDir string, pods podnetwork.Config) 
 	if n.links, err = link.NewKernel(int(ns.Fd()), stateDir+"/dns-addresses"); err != nil {
 		return nil, err
 	}
-	n.pods.NSFD, n.pods.StateDir, n.pods.Kernel, n.pods.NFT = int(ns.Fd()), stateDir, n.links, n.nft
+	n.pods.NSFD, n.pods.StateDir, n.pods.Kernel, n.pods.NFT, n.pods.Firewall = int(ns.Fd()), stateDir, n.links, n.nft, n.nft
 	return n, nil
 }
 
