@@ -82,8 +82,10 @@ func (f *Fake) HasTunnel(_ context.Context, name string) (bool, error) {
 }
 
 // SetPeers implements Net.
-func (f *Fake) SetPeers(_ context.Context, _ string, peers []Peer) error {
-	f.Peers = slices.Clone(peers)
+func (f *Fake) SetPeers(_ context.Context, _ string, peers []Peer, prune bool) error {
+	if prune {
+		f.Peers = slices.Clone(peers)
+	}
 	return nil
 }
 

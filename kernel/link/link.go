@@ -68,8 +68,8 @@ type Net interface {
 	DelTunnel(ctx context.Context, name string) error
 	// HasTunnel says whether it is there.
 	HasTunnel(ctx context.Context, name string) (bool, error)
-	// SetPeers makes exactly these the peers of a tunnel.
-	SetPeers(ctx context.Context, tunnel string, peers []Peer) error
+	// SetPeers makes these the peers of a tunnel; others stay unless prune is set.
+	SetPeers(ctx context.Context, tunnel string, peers []Peer, prune bool) error
 	// SetRules has what comes from these networks, and no other, look into Table first.
 	SetRules(ctx context.Context, from []netip.Prefix) error
 	// Rules lists them.

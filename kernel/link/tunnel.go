@@ -158,7 +158,7 @@ func (k *Kernel) HasTunnel(_ context.Context, name string) (bool, error) {
 }
 
 // SetPeers implements Net.
-func (k *Kernel) SetPeers(_ context.Context, tunnel string, peers []Peer) error {
+func (k *Kernel) SetPeers(_ context.Context, tunnel string, peers []Peer, prune bool) error {
 	dev, err := k.device(tunnel)
 	if err != nil {
 		return err
@@ -191,16 +191,17 @@ func (k *Kernel) SetPeers(_ context.Context, tunnel string, peers []Peer) error 
 			wantHops[hop.String()] = netlink.Neigh{LinkIndex: dev.Index, State: netlink.NUD_PERMANENT, IP: hop.AsSlice(), HardwareAddr: p.MAC[:]}
 		}
 	}
-	errs = append(errs, k.neighbours(fdb, wantFDB, func(n netlink.Neigh) string { return n.HardwareAddr.String() }),
-		k.neighbours(hops, wantHops, func(n netlink.Neigh) string { a, _ := netip.AddrFromSlice(n.IP); return a.Unmap().String() }))
+	errs = append(errs, k.neighbours(fdb, wantFDB, prune, func(n netlink.Neigh) string { return n.HardwareAddr.String() }),
+		k.neighbours(hops, wantHops, prune, func(n netlink.Neigh) string { a, _ := netip.AddrFromSlice(n.IP); return a.Unmap().String() }))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("peers of %s: %w", tunnel, err)
 	}
 	return nil
 }
 
-// neighbours makes the permanent entries exactly those wanted.
-func (k *Kernel) neighbours(have []netlink.Neigh, want map[string]netlink.Neigh, key func(netlink.Neigh) string) error {
+// neighbours sets the permanent entries that are wanted, and with prune removes all
+// others.
+func (k *Kernel) neighbours(have []netlink.Neigh, want map[string]netlink.Neigh, prune bool, key func(netlink.Neigh) string) error {
 	var errs []error
 	for _, n := range have {
 		if n.State&netlink.NUD_PERMANENT == 0 {
@@ -212,7 +213,7 @@ func (k *Kernel) neighbours(have []netlink.Neigh, want map[string]netlink.Neigh,
 			delete(want, id)
 			continue
 		}
-		if !ok {
+		if !ok && prune {
 			if err := k.handle.NeighDel(&n); err != nil && !errors.Is(err, unix.ENOENT) {
 				errs = append(errs, err)
 			}

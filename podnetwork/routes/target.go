@@ -51,7 +51,16 @@ func (t *Target) Sync(ctx context.Context, plans map[string]Plan) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return t.settle(ctx, slices.Collect(maps.Keys(plans)))
+	return t.finish(ctx, slices.Collect(maps.Keys(plans)))
+}
+
+// finish settles the routes, and forgets peers to whom none of them goes by now.
+func (t *Target) finish(ctx context.Context, keys []string) error {
+	settled := t.settle(ctx, keys)
+	if err := t.Net.SetPeers(ctx, Device, t.peers(), true); err != nil {
+		return err
+	}
+	return settled
 }
 
 // wanted are the places of all routes, and whose they are.
@@ -74,16 +83,20 @@ func (t *Target) tunnel() *link.Tunnel {
 	return nil
 }
 
+func (t *Target) peers() (out []link.Peer) {
+	for _, p := range t.want {
+		if p.Peer != nil {
+			out = append(out, *p.Peer)
+		}
+	}
+	return out
+}
+
 // shared brings about what all plans have together: the tunnel, its peers, the
 // rules.
 func (t *Target) shared(ctx context.Context) error {
-	var peers []link.Peer
 	var from []netip.Prefix
-	for _, name := range slices.Sorted(maps.Keys(t.want)) {
-		p := t.want[name]
-		if p.Peer != nil {
-			peers = append(peers, *p.Peer)
-		}
+	for _, p := range t.want {
 		from = append(from, p.From...)
 	}
 	if tunnel := t.tunnel(); tunnel != nil {
@@ -96,7 +109,8 @@ func (t *Target) shared(ctx context.Context) error {
 			}
 		}
 	}
-	if err := t.Net.SetPeers(ctx, Device, peers); err != nil {
+	// Who is no peer any more stays one until no route goes there.
+	if err := t.Net.SetPeers(ctx, Device, t.peers(), false); err != nil {
 		return err
 	}
 	return t.Net.SetRules(ctx, from)
@@ -111,7 +125,7 @@ func (t *Target) Apply(ctx context.Context, set map[string]Plan, del []string) e
 	if err := t.shared(ctx); err != nil {
 		return err
 	}
-	return t.settle(ctx, slices.AppendSeq(slices.Clone(del), maps.Keys(set)))
+	return t.finish(ctx, slices.AppendSeq(slices.Clone(del), maps.Keys(set)))
 }
 
 // settle sets the routes of these keys that are missing, and removes those that
