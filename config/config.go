@@ -36,6 +36,7 @@ type PodNetwork struct {
 	Enabled    bool
 	Masquerade bool
 	CoolDown   time.Duration
+	ProbeEvery time.Duration
 }
 
 // Service is the settings of the feature of that name.
@@ -80,6 +81,8 @@ func settings() []setting {
 			"Give traffic of pods that leaves the cluster the node's address."}},
 		{"podnetwork.coolDown", "60s", duration(func(c *Config) *time.Duration { return &c.PodNetwork.CoolDown }, 0, time.Hour), []string{
 			"How long an address that a pod gave back is not given out again: 0s to 1h."}},
+		{"podnetwork.probeEvery", "60s", duration(func(c *Config) *time.Duration { return &c.PodNetwork.ProbeEvery }, 0, 24*time.Hour), []string{
+			"How often the paths to the other nodes are probed for their MTU: 0s (never) to 24h."}},
 		{"service.enabled", "true", boolean(func(c *Config) *bool { return &c.Service.Enabled }), []string{
 			"The service proxy: ClusterIPs and NodePorts. Off: kube-proxy does it."}},
 		{"dns.enabled", "true", boolean(func(c *Config) *bool { return &c.DNS.Enabled }), []string{

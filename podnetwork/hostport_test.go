@@ -77,6 +77,7 @@ func ask(ns *testnet.NS, network, to string) (string, netip.Addr, error) {
 // another node, the node itself, other pods and the pod itself; they go with the pod,
 // and come back after a flush.
 func TestHostPorts(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	m := c.nodes[0]
 	all, err := m.addWith("all", `{"portMappings":[{"hostPort":8000,"containerPort":8080,"protocol":"tcp"},{"hostPort":8000,"containerPort":8080,"protocol":"udp"},{"hostPort":0,"containerPort":9}]}`)
@@ -191,6 +192,7 @@ func TestLocalhostStaysLocal(t *testing.T) {
 
 // Addresses, MACs and rates that are asked for are what the pod gets.
 func TestWishes(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	m := c.nodes[0]
 	p, err := m.addWith("p", `{"ips":["10.244.1.77/24"],"mac":"02:11:22:33:44:55","bandwidth":{"ingressRate":8000000,"ingressBurst":800000,"egressRate":4000000}}`)

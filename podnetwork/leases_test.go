@@ -105,6 +105,7 @@ func TestAFullNodeSaysSo(t *testing.T) {
 
 // A pod can send only from its own addresses; others do not leave its link.
 func TestAPodCannotSpoof(t *testing.T) {
+	t.Parallel()
 	c := newClusterWith(t, routes.Auto)
 	m := c.nodes[0]
 	bad, victim := m.mustAdd("bad"), m.mustAdd("victim")

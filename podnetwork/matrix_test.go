@@ -59,6 +59,7 @@ func newSegments(t *testing.T, mode routes.Mode, f families, mtu int, bin string
 	}
 	s.store.MarkSynced(model.NodeKind)
 	for _, m := range s.nodes {
+		m.probe = 300 * time.Millisecond
 		m.start(s.store)
 	}
 	return s

@@ -49,12 +49,16 @@ type Config struct {
 	CoolDown                time.Duration
 	Masquerade              bool
 	Routing                 routes.Mode
-	Kernel                  link.Net
-	NFT                     nft.Conn
-	Track                   conntrack.Flusher
-	Firewall                nft.Firewall
-	Report                  func(finder, key string, problems []model.Problem)
-	Log                     *slog.Logger
+	// ProbeEvery is how often the paths to other nodes are probed, 0 for never.
+	ProbeEvery time.Duration
+	// PathMTU is told what was found, for metrics; may be nil.
+	PathMTU  func(node string, bytes int)
+	Kernel   link.Net
+	NFT      nft.Conn
+	Track    conntrack.Flusher
+	Firewall nft.Firewall
+	Report   func(finder, key string, problems []model.Problem)
+	Log      *slog.Logger
 }
 
 // ConfName is the CNI configuration's file name.
@@ -77,6 +81,9 @@ type Network struct {
 	// links are what is known of the node's own links; set before anything else runs.
 	links  atomic.Pointer[routes.Local]
 	looked chan struct{} // closed once links is set
+	// probed is what the probes found, and found tells when that is news.
+	probed atomic.Pointer[findings]
+	found  chan struct{}
 	// accepted are the host's chains that would drop what pods send.
 	accepted atomic.Pointer[[]string]
 	// Routes and Translation are the healths of the two loops.
@@ -93,7 +100,7 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 	if err != nil {
 		return nil, errors.Join(err, book.Close())
 	}
-	n := &Network{Config: c, book: book, host: host, Routes: routing, Translation: translation, looked: make(chan struct{})}
+	n := &Network{Config: c, book: book, host: host, Routes: routing, Translation: translation, looked: make(chan struct{}), found: make(chan struct{}, 1)}
 	n.tables = &tables{conn: c.NFT, track: c.Track, leases: book.List}
 	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Full: n.full, Log: c.Log}
 	return n, nil
@@ -137,7 +144,7 @@ func (n *Network) Run(ctx context.Context) error {
 	defer cancel(nil)
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error { return n.server.Serve(ctx, l) },
-		n.routing, n.translation, n.publish, n.accept,
+		n.routing, n.translation, n.publish, n.accept, n.probe,
 	}
 	done := make(chan struct{})
 	for _, part := range parts {
@@ -272,6 +279,9 @@ func (n *Network) Facts() []string {
 	facts := []string{fmt.Sprintf("%d leases of %v, MTU %d", len(n.book.List()), local.PodCIDRs, local.MTU)}
 	if chains := n.accepted.Load(); chains != nil && len(*chains) > 0 {
 		facts = append(facts, fmt.Sprintf("the host forwards nothing by itself; pods are accepted in its chains %s", strings.Join(*chains, ", ")))
+	}
+	if found := n.probed.Load(); found != nil {
+		facts = append(facts, found.facts()...)
 	}
 	return facts
 }

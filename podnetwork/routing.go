@@ -85,6 +85,9 @@ func (n *Network) look(ctx context.Context) (routes.Local, error) {
 	}
 	var err error
 	l.Uplink, err = n.Kernel.Uplink(ctx, node.InternalIPs, routes.Device)
+	if found := n.probed.Load(); found != nil {
+		l.Paths, l.Spoiled = found.paths, found.spoiled
+	}
 	return l, err
 }
 
@@ -130,7 +133,7 @@ func (n *Network) routeWith(ctx context.Context, local routes.Local, changed <-c
 		Plan: func(s model.Snapshot, name string) (routes.Plan, bool, []model.Problem) {
 			return routes.Make(s, name, local)
 		},
-		Target: &routes.Target{Net: n.Kernel, Loosen: n.loosen}, Foreign: foreign, Health: n.Routes, Log: n.Log,
+		Target: &routes.Target{Net: n.Kernel, Loosen: n.loosen, Spoiled: local.Spoiled}, Foreign: foreign, Health: n.Routes, Log: n.Log,
 		Report: func(key string, problems []model.Problem) { n.report("routes", key, problems) },
 	}
 	done := make(chan error, 1)
@@ -142,6 +145,7 @@ func (n *Network) routeWith(ctx context.Context, local routes.Local, changed <-c
 		case err := <-done:
 			return err
 		case <-time.After(lookAgain):
+		case <-n.found:
 		case <-changed:
 			// Own deletions are seen as well, and a DEL takes the link before the lease.
 			select {

@@ -309,7 +309,8 @@ func (a *agent) podNetwork(ctx context.Context) error {
 	}
 	n, err := podnetwork.New(podnetwork.Config{
 		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: cni.Socket, Tombstones: cni.Tombstones, Sysctl: hostSysctl,
-		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing),
+		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing), ProbeEvery: a.cfg.PodNetwork.ProbeEvery,
+		PathMTU: func(node string, bytes int) { a.metrics.path.WithLabelValues(node).Set(float64(bytes)) },
 		Kernel: kernel, NFT: a.nft, Track: track, Firewall: a.nft, Report: a.problems.Set, Log: a.log,
 	}, a.health("podnetwork"), a.health("masquerade"))
 	if err != nil {

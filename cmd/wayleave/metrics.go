@@ -16,6 +16,7 @@ type metrics struct {
 	change   prometheus.Histogram
 	last     prometheus.Gauge
 	events   *prometheus.CounterVec
+	path     *prometheus.GaugeVec
 }
 
 func newMetrics(r *prometheus.Registry) *metrics {
@@ -28,7 +29,8 @@ func newMetrics(r *prometheus.Registry) *metrics {
 		last:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "kubeproxy_sync_proxy_rules_last_timestamp_seconds", Help: "When the service proxy last committed."}),
 		events:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "wayleave_events_total", Help: "Errors and repairs of foreign changes, by feature."}, []string{"feature", "event"}),
 	}
-	r.MustRegister(m.sync, m.full, m.change, m.last, m.events, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.path = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "wayleave_path_mtu_bytes", Help: "The largest packet that reaches a node."}, []string{"node"})
+	r.MustRegister(m.path, m.sync, m.full, m.change, m.last, m.events, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 

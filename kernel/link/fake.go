@@ -12,7 +12,8 @@ type Fake struct {
 	Addr    []netip.Addr
 	Tunnels map[string]Tunnel
 	Peers   []Peer
-	From    []netip.Prefix
+	Policy  []Rule
+	Spoilt  map[string]bool // links whose checksum offload is off
 	Up      Uplink
 	// Fail, if set, is asked before every change.
 	Fail func(Route) error
@@ -90,13 +91,22 @@ func (f *Fake) SetPeers(_ context.Context, _ string, peers []Peer, prune bool) e
 }
 
 // SetRules implements Net.
-func (f *Fake) SetRules(_ context.Context, from []netip.Prefix) error {
-	f.From = slices.Clone(from)
+func (f *Fake) SetRules(_ context.Context, rules []Rule) error {
+	f.Policy = slices.Clone(rules)
+	return nil
+}
+
+// SetChecksumOffload implements Net.
+func (f *Fake) SetChecksumOffload(_ context.Context, name string, on bool) error {
+	if f.Spoilt == nil {
+		f.Spoilt = map[string]bool{}
+	}
+	f.Spoilt[name] = !on
 	return nil
 }
 
 // Rules implements Net.
-func (f *Fake) Rules(context.Context) ([]netip.Prefix, error) { return slices.Clone(f.From), nil }
+func (f *Fake) Rules(context.Context) ([]Rule, error) { return slices.Clone(f.Policy), nil }
 
 // Uplink implements Net.
 func (f *Fake) Uplink(context.Context, []netip.Addr, string) (Uplink, error) { return f.Up, nil }

@@ -43,6 +43,24 @@ type Route struct {
 	Dev string
 	// Table is Table, or 0 for the main one.
 	Table int
+	// MTU is that of the path, or 0 for that of the link.
+	MTU int
+}
+
+// Rule sends what comes from a network (From), or what sockets that are bound to a
+// link send (Link), to Table.
+type Rule struct {
+	From netip.Prefix
+	Link string
+	Is6  bool
+}
+
+// String is what the rule matches.
+func (r Rule) String() string {
+	if r.Link != "" {
+		return "link " + r.Link
+	}
+	return r.From.String()
 }
 
 // Where is what a route is known by: there is one route to a network in a table.
@@ -70,10 +88,12 @@ type Net interface {
 	HasTunnel(ctx context.Context, name string) (bool, error)
 	// SetPeers makes these the peers of a tunnel; others stay unless prune is set.
 	SetPeers(ctx context.Context, tunnel string, peers []Peer, prune bool) error
-	// SetRules has what comes from these networks, and no other, look into Table first.
-	SetRules(ctx context.Context, from []netip.Prefix) error
+	// SetChecksumOffload has a link's device, or the kernel, compute checksums.
+	SetChecksumOffload(ctx context.Context, name string, on bool) error
+	// SetRules has what matches these, and nothing else, look into Table first.
+	SetRules(ctx context.Context, rules []Rule) error
 	// Rules lists them.
-	Rules(ctx context.Context) (from []netip.Prefix, err error)
+	Rules(ctx context.Context) ([]Rule, error)
 	// Uplink finds the link that has one of the addresses; skip is not looked at.
 	Uplink(ctx context.Context, nodeIPs []netip.Addr, skip string) (Uplink, error)
 	// SetLocal makes exactly these addresses ours on the loopback, with scope host.
@@ -116,6 +136,7 @@ func (k *Kernel) netlink(r Route) (*netlink.Route, error) {
 	if r.Src.IsValid() {
 		out.Src = r.Src.AsSlice()
 	}
+	out.MTU = r.MTU
 	if !r.Via.IsValid() {
 		out.Type = unix.RTN_UNREACHABLE
 		// Behind every other route to the same network, and IPv6 wants a device.
@@ -151,7 +172,7 @@ func (k *Kernel) Routes(context.Context) ([]Route, error) {
 		if r.Dst == nil || (r.Gw == nil && r.Type != unix.RTN_UNREACHABLE) {
 			continue // a pod's
 		}
-		own := Route{Dst: prefix(r.Dst)}
+		own := Route{Dst: prefix(r.Dst), MTU: r.MTU}
 		if via, ok := netip.AddrFromSlice(r.Gw); ok {
 			own.Via = via.Unmap()
 		}

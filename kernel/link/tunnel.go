@@ -228,29 +228,35 @@ func (k *Kernel) neighbours(have []netlink.Neigh, want map[string]netlink.Neigh,
 // rulePriority is where our routing policy rules are: before the main table.
 const rulePriority = 8700
 
+func (r Rule) netlink() *netlink.Rule {
+	out := netlink.NewRule()
+	out.Priority, out.Table, out.Protocol, out.Family, out.OifName = rulePriority, Table, Protocol, netlink.FAMILY_V4, r.Link
+	if r.From.IsValid() {
+		out.Src = ipnet(r.From)
+	}
+	if r.Is6 {
+		out.Family = netlink.FAMILY_V6
+	}
+	return out
+}
+
 // SetRules implements Net.
-func (k *Kernel) SetRules(_ context.Context, from []netip.Prefix) error {
-	have, err := k.rules()
+func (k *Kernel) SetRules(ctx context.Context, want []Rule) error {
+	have, err := k.Rules(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, r := range have {
-		if src := prefix(r.Src); !slices.Contains(from, src) {
-			errs = append(errs, k.handle.RuleDel(&r))
+	for _, r := range want {
+		if !slices.Contains(have, r) {
+			if err := k.handle.RuleAdd(r.netlink()); err != nil && !errors.Is(err, unix.EEXIST) {
+				errs = append(errs, err)
+			}
 		}
 	}
-	for _, p := range from {
-		if slices.ContainsFunc(have, func(r netlink.Rule) bool { return prefix(r.Src) == p }) {
-			continue
-		}
-		r := netlink.NewRule()
-		r.Priority, r.Table, r.Src, r.Family, r.Protocol = rulePriority, Table, ipnet(p), netlink.FAMILY_V4, Protocol
-		if p.Addr().Is6() {
-			r.Family = netlink.FAMILY_V6
-		}
-		if err := k.handle.RuleAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
-			errs = append(errs, err)
+	for _, r := range have {
+		if !slices.Contains(want, r) {
+			errs = append(errs, k.handle.RuleDel(r.netlink()))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -260,15 +266,7 @@ func (k *Kernel) SetRules(_ context.Context, from []netip.Prefix) error {
 }
 
 // Rules implements Net.
-func (k *Kernel) Rules(context.Context) (from []netip.Prefix, err error) {
-	list, err := k.rules()
-	for _, r := range list {
-		from = append(from, prefix(r.Src))
-	}
-	return from, err
-}
-
-func (k *Kernel) rules() (ours []netlink.Rule, err error) {
+func (k *Kernel) Rules(context.Context) (out []Rule, err error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		list, err := k.handle.RuleList(family)
 		if errors.Is(err, unix.EAFNOSUPPORT) {
@@ -278,13 +276,17 @@ func (k *Kernel) rules() (ours []netlink.Rule, err error) {
 			return nil, fmt.Errorf("routing rules: %w", err)
 		}
 		for _, r := range list {
-			if r.Priority == rulePriority && r.Table == Table && r.Src != nil {
-				r.Family = family
-				ours = append(ours, r)
+			if r.Priority != rulePriority || r.Table != Table {
+				continue
 			}
+			own := Rule{Link: r.OifName, Is6: family == netlink.FAMILY_V6}
+			if r.Src != nil {
+				own.From = prefix(r.Src)
+			}
+			out = append(out, own)
 		}
 	}
-	return ours, nil
+	return out, nil
 }
 
 func prefix(n *net.IPNet) netip.Prefix {

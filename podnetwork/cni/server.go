@@ -231,6 +231,9 @@ func (s *Server) add(k ipam.Key, r Request, netns *os.File) (types.Result, error
 		return nil, err
 	}
 	wish.HostLink = veth.HostName(k.Container, k.Interface)
+	if s.Book.Find(k, wish.HostLink) != k { // adopted, and alive
+		return nil, exists(k)
+	}
 	lease, known, err := s.Book.Acquire(k, wish, local.PodCIDRs)
 	s.tellFull(err)
 	if err != nil {
@@ -239,7 +242,7 @@ func (s *Server) add(k ipam.Key, r Request, netns *os.File) (types.Result, error
 	link := s.link(lease, local)
 	link.Rates = rates
 	if known && s.Links.Check(netns, link) == nil {
-		return nil, Failure(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: container %s has an interface %s already", k.Container, k.Interface)
+		return nil, exists(k)
 	}
 	mac, err := s.Links.Setup(netns, link)
 	if err == nil && s.Ports != nil && len(lease.Ports) > 0 {
@@ -252,6 +255,10 @@ func (s *Server) add(k ipam.Key, r Request, netns *os.File) (types.Result, error
 		return nil, errors.Join(err, undo)
 	}
 	return result(lease, link, mac), nil
+}
+
+func exists(k ipam.Key) error {
+	return Failure(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: container %s has an interface %s already", k.Container, k.Interface)
 }
 
 func (s *Server) link(l ipam.Lease, local Local) veth.Link {

@@ -11,6 +11,7 @@ package routes
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -54,16 +55,22 @@ type Local struct {
 	Self   string
 	Mode   Mode
 	Uplink link.Uplink
+	// Paths are the sizes of packets that reach other nodes, where they are smaller
+	// than the uplink's MTU.
+	Paths map[string]int
+	// Spoiled says that checksums come out wrong of the tunnel unless the kernel
+	// computes them.
+	Spoiled bool
 }
 
 // Equal compares two.
 func (l Local) Equal(o Local) bool {
-	return l.Self == o.Self && l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name && l.Uplink.MTU == o.Uplink.MTU && slices.Equal(l.Uplink.Segments, o.Uplink.Segments)
+	return maps.Equal(l.Paths, o.Paths) && l.Spoiled == o.Spoiled && l.Self == o.Self && l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name && l.Uplink.MTU == o.Uplink.MTU && slices.Equal(l.Uplink.Segments, o.Uplink.Segments)
 }
 
-// underlay is the address that VXLAN packets of a node come from and go to: its
+// Underlay is the address that VXLAN packets of a node come from and go to: its
 // first one.
-func underlay(n *model.Node) netip.Addr {
+func Underlay(n *model.Node) netip.Addr {
 	if len(n.InternalIPs) == 0 {
 		return netip.Addr{}
 	}
@@ -76,7 +83,7 @@ func (l Local) ByVXLAN(n *model.Node) bool {
 	case VXLAN:
 		return true
 	case Auto:
-		a := underlay(n)
+		a := Underlay(n)
 		return a.IsValid() && !slices.ContainsFunc(l.Uplink.Segments, func(p netip.Prefix) bool { return p.Contains(a) })
 	}
 	return false
@@ -95,7 +102,7 @@ func (l Local) PodMTU(snap model.Snapshot) int {
 
 func (l Local) tunnelMTU(snap model.Snapshot) int {
 	me, ok := snap.Node(l.Self)
-	return l.Uplink.MTU - Overhead(ok && underlay(me).Is6())
+	return l.Uplink.MTU - Overhead(ok && Underlay(me).Is6())
 }
 
 // mac is the address of a node's VXLAN device, by the node's name: nobody has to be
@@ -110,15 +117,15 @@ type Plan struct {
 	Routes []link.Route
 	// Peer is set when the node is reached by VXLAN.
 	Peer *link.Peer
-	// Tunnel and From are set in this node's own plan: its end of VXLAN, and whose
+	// Tunnel and Rules are set in this node's own plan: its end of VXLAN, and whose
 	// packets to nodes go by it.
 	Tunnel *link.Tunnel
-	From   []netip.Prefix
+	Rules  []link.Rule
 }
 
 // Equal compares two plans.
 func Equal(a, b Plan) bool {
-	return slices.Equal(a.Routes, b.Routes) && slices.Equal(a.From, b.From) &&
+	return slices.Equal(a.Routes, b.Routes) && slices.Equal(a.Rules, b.Rules) &&
 		equal(a.Peer, b.Peer) && equal(a.Tunnel, b.Tunnel)
 }
 
@@ -203,7 +210,7 @@ func (m *maker) own() {
 	if m.local.Mode == Cloud {
 		return
 	}
-	from := underlay(m.me)
+	from := Underlay(m.me)
 	if !from.IsValid() {
 		m.bad("status.addresses", "has no InternalIP, so there is no VXLAN")
 		return
@@ -215,7 +222,12 @@ func (m *maker) own() {
 		}
 	}
 	m.plan.Tunnel = &t
-	m.plan.From = m.me.PodCIDRs
+	for _, cidr := range m.me.PodCIDRs {
+		m.plan.Rules = append(m.plan.Rules, link.Rule{From: cidr, Is6: cidr.Addr().Is6()})
+	}
+	for _, a := range t.Addrs { // for probes of the tunnel
+		m.plan.Rules = append(m.plan.Rules, link.Rule{Link: Device, Is6: a.Is6()})
+	}
 }
 
 // other plans for another node.
@@ -224,9 +236,9 @@ func (m *maker) other() {
 		return
 	}
 	byVXLAN := m.local.ByVXLAN(m.node)
-	to := underlay(m.node)
-	if byVXLAN && (!to.IsValid() || to.Is6() != underlay(m.me).Is6()) {
-		m.bad("status.addresses", "the first InternalIP %s is not of the family of this node's, %s: VXLAN cannot go from one to the other", to, underlay(m.me))
+	to := Underlay(m.node)
+	if byVXLAN && (!to.IsValid() || to.Is6() != Underlay(m.me).Is6()) {
+		m.bad("status.addresses", "the first InternalIP %s is not of the family of this node's, %s: VXLAN cannot go from one to the other", to, Underlay(m.me))
 		return
 	}
 	if byVXLAN {
@@ -237,7 +249,7 @@ func (m *maker) other() {
 			m.tunnelled(cidr)
 			continue
 		}
-		r := link.Route{Dst: cidr, Src: m.me.Primary(cidr.Addr().Is6()), Via: m.node.Primary(cidr.Addr().Is6())}
+		r := link.Route{Dst: cidr, Src: m.me.Primary(cidr.Addr().Is6()), Via: m.node.Primary(cidr.Addr().Is6()), MTU: m.local.Paths[m.node.Name]}
 		if !r.Via.IsValid() {
 			m.bad("status.addresses", "has no InternalIP of the family of %s", cidr)
 			continue
@@ -254,11 +266,19 @@ func (m *maker) tunnelled(cidr netip.Prefix) {
 	is6 := cidr.Addr().Is6()
 	if mtu := m.local.tunnelMTU(m.snap); is6 && mtu < minIPv6MTU {
 		m.bad("spec.podCIDRs", "%s cannot be reached by VXLAN: IPv6 asks for an MTU of %d, %s has %d, less %d for the encapsulation", cidr, minIPv6MTU,
-			m.local.Uplink.Name, m.local.Uplink.MTU, Overhead(underlay(m.me).Is6()))
+			m.local.Uplink.Name, m.local.Uplink.MTU, Overhead(Underlay(m.me).Is6()))
 		return
 	}
-	hop := m.hop(is6)
-	m.plan.Routes = append(m.plan.Routes, link.Route{Dst: cidr, Src: m.me.Primary(is6), Via: hop, Dev: Device})
+	m.plan.Routes = append(m.plan.Routes, link.Route{Dst: cidr, Src: m.me.Primary(is6), Via: m.hop(is6), Dev: Device, MTU: m.innerMTU()})
+}
+
+// innerMTU is what fits into the tunnel to this node, or 0 when that is what the
+// device says.
+func (m *maker) innerMTU() int {
+	if path, ok := m.local.Paths[m.node.Name]; ok {
+		return path - Overhead(Underlay(m.me).Is6())
+	}
+	return 0
 }
 
 // hop is the next hop that stands for the node in the tunnel, link-local and made
@@ -285,7 +305,7 @@ func (m *maker) nodeByTunnel() {
 		if a.Is6() && m.local.tunnelMTU(m.snap) < minIPv6MTU {
 			continue
 		}
-		m.plan.Routes = append(m.plan.Routes, link.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Via: m.hop(a.Is6()), Dev: Device, Table: link.Table})
+		m.plan.Routes = append(m.plan.Routes, link.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Via: m.hop(a.Is6()), Dev: Device, Table: link.Table, MTU: m.innerMTU()})
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net/netip"
 	"slices"
 
 	"wayleave.dev/kernel/link"
@@ -16,6 +15,8 @@ type Target struct {
 	Net link.Net
 	// Loosen is called for the tunnel's device: reverse paths cannot be checked there.
 	Loosen func(dev string) error
+	// Spoiled has the kernel compute checksums of what goes into the tunnel.
+	Spoiled bool
 	// want are the plans, routes what the kernel has of them.
 	want   map[string]Plan
 	routes map[string][]link.Route
@@ -95,12 +96,15 @@ func (t *Target) peers() (out []link.Peer) {
 // shared brings about what all plans have together: the tunnel, its peers, the
 // rules.
 func (t *Target) shared(ctx context.Context) error {
-	var from []netip.Prefix
+	var rules []link.Rule
 	for _, p := range t.want {
-		from = append(from, p.From...)
+		rules = append(rules, p.Rules...)
 	}
 	if tunnel := t.tunnel(); tunnel != nil {
 		if err := t.Net.SetTunnel(ctx, *tunnel); err != nil {
+			return err
+		}
+		if err := t.Net.SetChecksumOffload(ctx, tunnel.Name, !t.Spoiled); err != nil {
 			return err
 		}
 		if t.Loosen != nil {
@@ -113,7 +117,7 @@ func (t *Target) shared(ctx context.Context) error {
 	if err := t.Net.SetPeers(ctx, Device, t.peers(), false); err != nil {
 		return err
 	}
-	return t.Net.SetRules(ctx, from)
+	return t.Net.SetRules(ctx, rules)
 }
 
 // Apply implements reconcile.Target.

@@ -1,0 +1,183 @@
+package cni
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"wayleave.dev/podnetwork/ipam"
+	"wayleave.dev/podnetwork/veth"
+)
+
+// node is a node's links in memory: what a reboot takes away, and a kill does not.
+type node struct {
+	links map[string][]netip.Addr
+	fail  bool // the next Setup
+}
+
+func (n *node) Setup(_ *os.File, l veth.Link) (net.HardwareAddr, error) {
+	if n.fail {
+		n.fail = false
+		return nil, errors.New("no link today")
+	}
+	n.links[l.HostName] = l.IPs
+	return net.HardwareAddr{2, 0, 0, 0, 0, 1}, nil
+}
+
+func (n *node) Teardown(name string) error { delete(n.links, name); return nil }
+
+func (n *node) Check(_ *os.File, l veth.Link) error {
+	if _, ok := n.links[l.HostName]; !ok {
+		return errors.New("no link")
+	}
+	return nil
+}
+
+func (n *node) Names() ([]string, error) { return slices.Collect(maps.Keys(n.links)), nil }
+
+func (n *node) Addresses(name string) ([]netip.Addr, error) { return n.links[name], nil }
+
+// TestNoStepLeaksOrDoubles takes 10,000 random steps of a runtime, of crashes at any
+// point and of reboots. After each no address is on two links, and every link has its
+// lease; at the end, what the runtime still has is all that is leased.
+func TestNoStepLeaksOrDoubles(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "leases")
+	now := time.Unix(1_000_000, 0)
+	n := &node{links: map[string][]netip.Addr{}}
+	netns, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer netns.Close()
+	var s *Server
+	start := func() {
+		t.Helper()
+		book, err := ipam.Open(dir, time.Minute, func() time.Time { return now })
+		if err != nil {
+			t.Fatal(err)
+		}
+		local := Local{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/26"), netip.MustParsePrefix("fd00::/64")}}
+		s = &Server{Book: book, Links: n, Local: func() (Local, bool) { return local, true }, Log: slog.New(slog.DiscardHandler)}
+		if err := s.Reconcile(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start()
+	rng := rand.New(rand.NewPCG(3, 4))
+	pods := map[string]bool{} // what the runtime believes to run
+	call := func(command, id string, more string) error {
+		out := s.Handle(Request{Command: command, ContainerID: id, IfName: "eth0", Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"n","type":"t"` + more + `}`)}, netns)
+		if out.Error != nil {
+			return out.Error
+		}
+		return nil
+	}
+	for step := range 10_000 {
+		now = now.Add(time.Duration(rng.IntN(4000)) * time.Millisecond)
+		id := fmt.Sprintf("c%d", rng.IntN(80))
+		switch rng.IntN(40) {
+		case 0: // the agent is killed, now and then in the middle of a line
+			if err := s.Book.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if rng.IntN(2) == 0 {
+				tear(t, file)
+			}
+			start()
+		case 1: // the node is switched off: no pod is left
+			clear(n.links)
+			clear(pods)
+			start()
+		case 2: // the runtime collects garbage
+			var valid []string
+			for p := range pods {
+				valid = append(valid, fmt.Sprintf(`{"containerID":%q,"ifname":"eth0"}`, p))
+			}
+			list := "["
+			for i, v := range valid {
+				if i > 0 {
+					list += ","
+				}
+				list += v
+			}
+			if err := call("GC", "", `,"cni.dev/valid-attachments":`+list+"]"); err != nil {
+				t.Fatalf("step %d: GC: %v", step, err)
+			}
+		case 3: // the file is lost
+			if rng.IntN(10) == 0 {
+				if err := os.Remove(file); err != nil {
+					t.Fatal(err)
+				}
+				start()
+			}
+		case 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19:
+			if err := call("DEL", id, ""); err != nil {
+				t.Fatalf("step %d: DEL: %v", step, err)
+			}
+			delete(pods, id)
+		default:
+			n.fail = rng.IntN(10) == 0
+			if err := call("ADD", id, ""); err == nil {
+				pods[id] = true
+			} else if !pods[id] && len(n.links) < 50 && err.Error() != "no link today" {
+				t.Fatalf("step %d: ADD with %d links: %v", step, len(n.links), err)
+			}
+		}
+		agree(t, step, s.Book, n)
+	}
+	for id := range pods {
+		if err := call("DEL", id, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list := s.Book.List(); len(list) > 0 || len(n.links) > 0 {
+		t.Errorf("left are the leases %v and links %v", list, n.links)
+	}
+}
+
+func tear(t *testing.T, file string) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteString(`{"add":{"container":"to`)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// agree compares leases with links, one to one.
+func agree(t *testing.T, step int, b *ipam.Book, n *node) {
+	t.Helper()
+	seen := map[netip.Addr]string{}
+	for _, l := range b.List() {
+		for _, a := range l.IPs {
+			if other, ok := seen[a]; ok {
+				t.Fatalf("step %d: %s is leased to %s and %s", step, a, l.Container, other)
+			}
+			seen[a] = l.HostLink
+		}
+		if ips, ok := n.links[l.HostLink]; !ok || !slices.Equal(ips, l.IPs) {
+			t.Fatalf("step %d: the lease %v of %s leaks: the link has %v", step, l.IPs, l.Container, ips)
+		}
+	}
+	for name, ips := range n.links {
+		for _, a := range ips {
+			if seen[a] != name {
+				t.Fatalf("step %d: %s of link %s is leased to %q", step, a, name, seen[a])
+			}
+		}
+	}
+}
