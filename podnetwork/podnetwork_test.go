@@ -152,14 +152,19 @@ func (m *machine) start(store *model.Store) {
 
 const conf = `{"cniVersion":"1.1.0","name":"wayleave","type":"wayleave-cni"}`
 
-// plugin runs the real binary as a runtime would.
+// settings tell the plugin where the machine's agent is.
+func (m *machine) settings() []string {
+	return []string{"WAYLEAVE_CNI_SOCKET=" + m.path("cni.sock"), "WAYLEAVE_CNI_TOMBSTONES=" + m.path("del")}
+}
+
+// plugin runs the real binary as a runtime would: in the node's namespace.
 func (m *machine) plugin(stdin string, env ...string) (out string, err error) {
 	cmd := exec.Command(filepath.Join(m.path("bin"), "wayleave-cni"))
-	cmd.Env = append(os.Environ(), append([]string{"CNI_PATH=" + m.path("bin"), "WAYLEAVE_CNI_SOCKET=" + m.path("cni.sock"), "WAYLEAVE_CNI_TOMBSTONES=" + m.path("del")}, env...)...)
+	cmd.Env = append(append(append(os.Environ(), "CNI_PATH="+m.path("bin")), m.settings()...), env...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var b, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &b, &errs
-	if err := cmd.Run(); err != nil {
+	if err := m.ns.Do(cmd.Run); err != nil {
 		return b.String(), fmt.Errorf("%w: %s%s", err, b.String(), errs.String())
 	}
 	return b.String(), nil
