@@ -20,7 +20,6 @@ import (
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
-	"wayleave.dev/podnetwork/ipam"
 	"wayleave.dev/podnetwork/routes"
 	"wayleave.dev/reconcile"
 )
@@ -171,14 +170,19 @@ func (m *machine) start(store *model.Store) {
 
 const conf = `{"cniVersion":"1.1.0","name":"wayleave","type":"wayleave-cni"}`
 
-// plugin runs the real binary as a runtime would.
+// settings tell the plugin where the machine's agent is.
+func (m *machine) settings() []string {
+	return []string{"WAYLEAVE_CNI_SOCKET=" + m.path("cni.sock"), "WAYLEAVE_CNI_TOMBSTONES=" + m.path("del")}
+}
+
+// plugin runs the real binary as a runtime would: in the node's namespace.
 func (m *machine) plugin(stdin string, env ...string) (out string, err error) {
 	cmd := exec.Command(filepath.Join(m.path("bin"), "wayleave-cni"))
-	cmd.Env = append(os.Environ(), append([]string{"CNI_PATH=" + m.path("bin"), "WAYLEAVE_CNI_SOCKET=" + m.path("cni.sock"), "WAYLEAVE_CNI_TOMBSTONES=" + m.path("del")}, env...)...)
+	cmd.Env = append(append(append(os.Environ(), "CNI_PATH="+m.path("bin")), m.settings()...), env...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var b, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &b, &errs
-	if err := cmd.Run(); err != nil {
+	if err := m.ns.Do(cmd.Run); err != nil {
 		return b.String(), fmt.Errorf("%w: %s%s", err, b.String(), errs.String())
 	}
 	return b.String(), nil
@@ -369,80 +373,6 @@ func TestTheAgentsRestartIsNotSeenByPods(t *testing.T) {
 	}
 	if e := c.nodes[0].mustAdd("e"); e.ips[0] == a.ips[0] {
 		t.Error("a lease was forgotten")
-	}
-}
-
-func TestManyAddsAtOnce(t *testing.T) {
-	c := newCluster(t)
-	pods := make([]*pod, 20)
-	errs := make([]error, len(pods))
-	var wg sync.WaitGroup
-	for i := range pods {
-		p := &pod{id: fmt.Sprintf("c%d", i), ns: testnet.New(t, fmt.Sprintf("c%d", i)), m: c.nodes[0]}
-		pods[i] = p
-		wg.Go(func() { p.out, errs[i] = c.nodes[0].plugin(conf, p.env("ADD")...) })
-	}
-	wg.Wait()
-	seen := map[string]bool{}
-	for i, p := range pods {
-		if errs[i] != nil {
-			t.Fatal(errs[i])
-		}
-		l, ok := c.nodes[0].net.book.Get(ipam.Key{Container: p.id, Interface: "eth0"})
-		if !ok || seen[l.IPs[0].String()] {
-			t.Errorf("%s has %v", p.id, l)
-		}
-		seen[l.IPs[0].String()] = true
-	}
-}
-
-// Bad calls get an error that names the field, by the codes of the specification.
-func TestBadCalls(t *testing.T) {
-	c := newCluster(t)
-	m := c.nodes[0]
-	p := m.mustAdd("a")
-	with := func(change ...string) []string { return append(p.env("ADD"), change...) }
-	for _, tc := range []struct {
-		name, stdin string
-		env         []string
-		want        string
-	}{
-		{"bad JSON", "{", with("CNI_CONTAINERID=x"), `"code": 6`},
-		{"unknown version", strings.Replace(conf, "1.1.0", "9.0.0", 1), with("CNI_CONTAINERID=x"), `"code": 1`},
-		{"no container", conf, with("CNI_CONTAINERID="), "CNI_CONTAINERID"},
-		{"no interface", conf, with("CNI_CONTAINERID=x", "CNI_IFNAME="), "CNI_IFNAME"},
-		{"no namespace", conf, with("CNI_CONTAINERID=x", "CNI_NETNS="), "CNI_NETNS"},
-		{"no such namespace", conf, with("CNI_CONTAINERID=x", "CNI_NETNS=/nowhere/x"), "CNI_NETNS"},
-		{"bad command", conf, with("CNI_COMMAND=FOO"), "CNI_COMMAND"},
-		{"bad arguments", conf, with("CNI_CONTAINERID=x", "CNI_ARGS=x"), "CNI_ARGS"},
-		{"the interface is there", conf, with(), "CNI_IFNAME: container a has an interface eth0 already"},
-		{"another container, the same namespace", conf, with("CNI_CONTAINERID=x"), "has an interface eth0 already"},
-		{"CHECK without prevResult", conf, p.env("CHECK"), "prevResult"},
-		{"CHECK of an unknown container", conf, append(p.env("CHECK"), "CNI_CONTAINERID=x"), `"code": 3`},
-		{"GC without attachments", conf, p.env("GC"), "valid-attachments"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			if out, err := m.plugin(tc.stdin, tc.env...); err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("%s %v; want %s", out, err, tc.want)
-			}
-		})
-	}
-	if l := m.net.book.List(); len(l) != 1 {
-		t.Errorf("a failed ADD left a lease: %v", l)
-	}
-}
-
-func TestCheckFindsWhatIsBroken(t *testing.T) {
-	c := newCluster(t)
-	m := c.nodes[0]
-	p := m.mustAdd("a")
-	prev := strings.TrimSuffix(conf, "}") + `,"prevResult":` + p.out + "}"
-	if _, err := m.plugin(prev, p.env("CHECK")...); err != nil {
-		t.Fatalf("a good pod: %v", err)
-	}
-	p.ns.Run("ip", "route", "del", "default")
-	if _, err := m.plugin(prev, p.env("CHECK")...); err == nil || !strings.Contains(err.Error(), "default route") {
-		t.Errorf("without its default route: %v", err)
 	}
 }
 

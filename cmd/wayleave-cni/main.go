@@ -8,29 +8,33 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/cni/pkg/version"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"wayleave.dev/podnetwork/cni"
+	"wayleave.dev/podnetwork/veth"
 )
 
 func main() {
 	p := plugin{socket: env("WAYLEAVE_CNI_SOCKET", cni.Socket), tombstones: env("WAYLEAVE_CNI_TOMBSTONES", cni.Tombstones)}
-	skel.PluginMainFuncs(skel.CNIFuncs{
-		Add:    func(a *skel.CmdArgs) error { return p.run("ADD", a) },
-		Check:  func(a *skel.CmdArgs) error { return p.run("CHECK", a) },
-		Del:    func(a *skel.CmdArgs) error { return p.del(a) },
-		GC:     func(a *skel.CmdArgs) error { return p.run("GC", a) },
-		Status: func(a *skel.CmdArgs) error { return p.run("STATUS", a) },
-	}, version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"), "wayleave-cni: a client of the wayleave agent of this node")
+	version, err := p.serve(os.Stdin, os.Stdout)
+	if err == nil {
+		return
+	}
+	if os.Getenv("CNI_COMMAND") == "" { // a person looks
+		fmt.Fprintf(os.Stderr, "wayleave-cni: a client of the wayleave agent of this node\nCNI protocol versions supported: %s\n", strings.Join(versions, ", "))
+	}
+	if err := printError(os.Stdout, version, err); err != nil {
+		fmt.Fprintln(os.Stderr, "wayleave-cni:", err)
+	}
+	os.Exit(1)
 }
 
 func env(name, otherwise string) string {
@@ -40,122 +44,155 @@ func env(name, otherwise string) string {
 	return otherwise
 }
 
+// printError is the specification's form; version is the protocol's in use.
+func printError(w io.Writer, version string, err error) error {
+	var e *types.Error
+	if !errors.As(err, &e) {
+		e = cni.Failure(types.ErrInternal, "%v", err)
+	}
+	return printJSON(w, struct {
+		CNIVersion string `json:"cniVersion"`
+		*types.Error
+	}{version, e})
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
 type plugin struct{ socket, tombstones string }
+
+// serve does one call. The version is the one to answer in.
+func (p plugin) serve(in *os.File, out io.Writer) (version string, err error) {
+	r, err := parameters(os.Getenv)
+	if err != nil {
+		return cni.Version, err
+	}
+	if r.Command == "VERSION" {
+		return cni.Version, printVersion(in, out)
+	}
+	if r.Config, err = io.ReadAll(in); err != nil {
+		return cni.Version, cni.Failure(types.ErrIOFailure, "standard input: %v", err)
+	}
+	if version, err = configuration(r.Command, r.Config); err != nil {
+		return version, err
+	}
+	result, err := p.do(r)
+	if err != nil || result == nil {
+		return version, err
+	}
+	return version, printJSON(out, result)
+}
+
+func (p plugin) do(r cni.Request) (json.RawMessage, error) {
+	var ns *os.File
+	var err error
+	switch r.Command {
+	case "DEL":
+		return nil, p.del(r)
+	case "ADD", "CHECK":
+		if ns, err = openNetns(r.Netns); err != nil {
+			return nil, err
+		}
+		defer ns.Close()
+	}
+	if r.Command == "ADD" {
+		// One that was not taken yet would end this attachment.
+		if err := os.Remove(p.tombstone(r)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	answer, err := p.call(r, ns)
+	if errors.Is(err, cni.ErrNoAgent) {
+		code := types.ErrTryAgainLater
+		if r.Command == "STATUS" {
+			code = types.ErrPluginNotAvailable
+		}
+		return nil, cni.Failure(code, "%v", err)
+	}
+	return answer, err
+}
+
+// openNetns opens the pod's namespace. The node's own is refused: the link would be
+// made among the node's.
+func openNetns(path string) (*os.File, error) {
+	bad := func(format string, args ...any) (*os.File, error) {
+		return nil, cni.Failure(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: "+format, args...)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe must not block
+	if err != nil {
+		return bad("%v", err)
+	}
+	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		f.Close()
+		return bad("%s is not a network namespace", path)
+	}
+	mine, err := os.Stat("/proc/thread-self/ns/net")
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if its, err := f.Stat(); err == nil && os.SameFile(mine, its) {
+		f.Close()
+		return bad("%s is the network namespace of the node", path)
+	}
+	return f, nil
+}
 
 // patience is how long the runtime waits for the agent.
 const patience = 30 * time.Second
 
-func (p plugin) call(command string, a *skel.CmdArgs) (cni.Response, error) {
-	args, err := cni.ParseArgs(a.Args)
+func (p plugin) call(r cni.Request, ns *os.File) (json.RawMessage, error) {
+	answer, err := cni.Call(p.socket, r, ns, patience)
 	if err != nil {
-		return cni.Response{}, err
+		return nil, err
 	}
-	var ns *os.File
-	if a.Netns != "" {
-		ns, err = os.Open(a.Netns)
-		if err != nil && (command == "ADD" || command == "CHECK") {
-			return cni.Response{}, cni.Failure(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: %v", err)
-		}
-		if err == nil {
-			defer ns.Close()
-		}
+	if answer.Error != nil {
+		return nil, answer.Error
 	}
-	return cni.Call(p.socket, cni.Request{Command: command, ContainerID: a.ContainerID, IfName: a.IfName, Args: args, Config: a.StdinData}, ns, patience)
-}
-
-func (p plugin) run(command string, a *skel.CmdArgs) error {
-	r, err := p.call(command, a)
-	if errors.Is(err, cni.ErrNoAgent) {
-		code := uint(types.ErrTryAgainLater)
-		if command == "STATUS" {
-			code = 50 // the plugin is not available
-		}
-		return cni.Failure(code, "%v", err)
-	}
-	if err != nil {
-		return err
-	}
-	if r.Error != nil {
-		return r.Error
-	}
-	if r.Result != nil {
-		return printResult(r.Result, a.Netns)
-	}
-	return nil
-}
-
-// printResult puts the sandbox's path, which only the plugin knows, into the
-// result.
-func printResult(raw json.RawMessage, sandbox string) error {
-	var result map[string]any
-	if err := json.Unmarshal(raw, &result); err != nil {
-		return fmt.Errorf("the agent's answer: %w", err)
-	}
-	if list, ok := result["interfaces"].([]any); ok {
-		for _, i := range list {
-			if m, ok := i.(map[string]any); ok && m["sandbox"] != nil {
-				m["sandbox"] = sandbox
-			}
-		}
-	}
-	enc := json.NewEncoder(os.Stdout)
-	enc.SetIndent("", "  ")
-	return enc.Encode(result)
+	return answer.Result, nil
 }
 
 // del succeeds without an agent, too: the runtime could not end pods otherwise.
-// The link goes with the namespace or here; the agent frees the lease when it is
-// back.
-func (p plugin) del(a *skel.CmdArgs) error {
-	r, err := p.call("DEL", a)
-	if err == nil {
-		if r.Error != nil {
-			return r.Error
-		}
-		return nil
-	}
+// The link goes here; the agent frees the lease when it is back.
+func (p plugin) del(r cni.Request) error {
+	_, err := p.call(r, nil)
 	if !errors.Is(err, cni.ErrNoAgent) {
 		return err
 	}
-	return errors.Join(p.bury(a), removeLink(a.Netns, a.IfName))
+	return errors.Join(p.bury(r), removeLink(r.ContainerID, r.IfName))
+}
+
+func (p plugin) tombstone(r cni.Request) string {
+	sum := sha256.Sum256([]byte(r.ContainerID + "/" + r.IfName))
+	return filepath.Join(p.tombstones, hex.EncodeToString(sum[:16]))
 }
 
 // bury leaves a tombstone, whole or not at all.
-func (p plugin) bury(a *skel.CmdArgs) error {
+func (p plugin) bury(r cni.Request) error {
 	if err := os.MkdirAll(p.tombstones, 0o700); err != nil {
 		return err
 	}
-	raw, err := json.Marshal(map[string]string{"container": a.ContainerID, "interface": a.IfName})
+	raw, err := json.Marshal(map[string]string{"container": r.ContainerID, "interface": r.IfName})
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(raw)
-	file := filepath.Join(p.tombstones, hex.EncodeToString(sum[:16]))
+	file := p.tombstone(r)
 	if err := os.WriteFile(file+".new", raw, 0o600); err != nil {
 		return err
 	}
 	return os.Rename(file+".new", file)
 }
 
-// removeLink deletes the pod's interface, and with it the node's end. A namespace
-// or an interface that is gone is no error.
-func removeLink(path, name string) error {
-	if path == "" {
+// removeLink deletes the node's end, and with it the pod's, which goes by a name that
+// others may use, too. The runtime executes plugins in the node's network namespace.
+func removeLink(container, ifname string) error {
+	link, err := netlink.LinkByName(veth.HostName(container, ifname))
+	if err != nil { // gone already
 		return nil
 	}
-	ns, err := netns.GetFromPath(path)
-	if err != nil {
-		return nil
-	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	link, err := h.LinkByName(name)
-	if err != nil {
-		return nil
-	}
-	return h.LinkDel(link)
+	return netlink.LinkDel(link)
 }

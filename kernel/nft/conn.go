@@ -224,11 +224,14 @@ func (ch Change) build(c *nftables.Conn) error {
 
 func base(c *nftables.Conn, table *nftables.Table, t Table) error {
 	c.AddTable(table)
-	for _, s := range t.Sets {
+	for i, s := range t.Sets {
 		set, err := s.netlink(table, t.Family)
 		if err != nil {
 			return err
 		}
+		// The library would count in a global, which two owners of tables race for.
+		// Named sets are looked up by name, so that numbers need to differ in a table.
+		set.ID = uint32(i + 1)
 		if err := c.AddSet(set, nil); err != nil {
 			return fmt.Errorf("set %s: %w", s.Name, err)
 		}

@@ -37,6 +37,8 @@ type Request struct {
 	Command     string `json:"command"`
 	ContainerID string `json:"containerID"`
 	IfName      string `json:"ifName"`
+	// Netns is CNI_NETNS, the path of the namespace as the runtime calls it.
+	Netns string `json:"netns,omitempty"`
 	// Args are those of CNI_ARGS: K8S_POD_NAMESPACE, K8S_POD_NAME …
 	Args map[string]string `json:"args,omitempty"`
 	// Config is the plugin's standard input.
@@ -72,6 +74,13 @@ func ParseArgs(s string) (map[string]string, error) {
 
 // ErrNoAgent says that the agent cannot be reached.
 var ErrNoAgent = errors.New("the wayleave agent does not answer")
+
+// Codes of errors. Those of the specification are in package types; codes from 100 on
+// are ours.
+const (
+	codeFull   = 101 // no address is left
+	codeBroken = 102 // CHECK found the pod's link broken
+)
 
 // Call asks the agent at a socket.
 func Call(socket string, r Request, netns *os.File, patience time.Duration) (Response, error) {

@@ -1,16 +1,19 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +31,8 @@ import (
 type Links interface {
 	Setup(podNS *os.File, l veth.Link) (net.HardwareAddr, error)
 	Teardown(hostName string) error
-	Check(podNS *os.File, l veth.Link) error
+	Exists(hostName string) bool
+	Check(podNS *os.File, l veth.Link, want veth.Listed) error
 	// Names are the node's ends of all links, and Addresses what is routed to one.
 	Names() ([]string, error)
 	Addresses(hostName string) ([]netip.Addr, error)
@@ -59,7 +63,13 @@ type Server struct {
 
 	mu sync.Mutex
 	// busy keeps calls for one interface apart, as the runtime should.
-	busy map[ipam.Key]*sync.Mutex
+	busy map[ipam.Key]*turn
+}
+
+// turn is whose call for an interface it is; users counts who has it or waits.
+type turn struct {
+	sync.Mutex
+	users int
 }
 
 // Serve answers on a socket until ctx ends. Only root may call.
@@ -138,7 +148,8 @@ func (r Request) pod() string {
 // Handle answers one call; netns is the pod's namespace, nil when it is gone.
 func (s *Server) Handle(r Request, netns *os.File) Response {
 	var conf types.PluginConf
-	if err := json.Unmarshal(r.Config, &conf); err != nil {
+	// DEL needs nothing of it, and must do all that it can.
+	if err := json.Unmarshal(r.Config, &conf); err != nil && r.Command != "DEL" {
 		return Response{Error: Failure(types.ErrDecodingFailure, "network configuration: %v", err)}
 	}
 	key := ipam.Key{Container: r.ContainerID, Interface: r.IfName}
@@ -150,11 +161,11 @@ func (s *Server) Handle(r Request, netns *os.File) Response {
 	var err error
 	switch r.Command {
 	case "ADD":
-		result, err = s.add(key, r, netns)
+		result, err = s.add(key, r, conf, netns)
 	case "DEL":
 		err = s.del(key)
 	case "CHECK":
-		err = s.check(key, conf, netns)
+		err = s.check(key, r, conf, netns)
 	case "STATUS":
 		err = s.status()
 	case "GC":
@@ -194,33 +205,38 @@ func (s *Server) result(result types.Result, conf types.PluginConf) Response {
 func (s *Server) lock(k ipam.Key) func() {
 	s.mu.Lock()
 	if s.busy == nil {
-		s.busy = map[ipam.Key]*sync.Mutex{}
+		s.busy = map[ipam.Key]*turn{}
 	}
-	m, ok := s.busy[k]
+	t, ok := s.busy[k]
 	if !ok {
-		m = &sync.Mutex{}
-		s.busy[k] = m
+		t = &turn{}
+		s.busy[k] = t
 	}
+	t.users++
 	s.mu.Unlock()
-	m.Lock()
+	t.Lock()
 	return func() {
-		m.Unlock()
+		t.Unlock()
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if m.TryLock() { // nobody waits for it
+		if t.users--; t.users == 0 {
 			delete(s.busy, k)
 		}
 	}
 }
 
-// codeFull is ours: the specification leaves codes from 100 on to plugins.
-const codeFull = 101
-
 // add gives the interface a lease and a link. A second ADD of one interface is an
 // error by the specification, unless the first one's link is gone.
-func (s *Server) add(k ipam.Key, r Request, netns *os.File) (types.Result, error) {
+func (s *Server) add(k ipam.Key, r Request, conf types.PluginConf, netns *os.File) (types.Result, error) {
 	if netns == nil {
 		return nil, Failure(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: the network namespace could not be opened")
+	}
+	if err := refuse(r.Config); err != nil {
+		return nil, err
+	}
+	prev, err := previous(conf)
+	if err != nil {
+		return nil, err
 	}
 	local, ok := s.Local()
 	if !ok {
@@ -231,19 +247,19 @@ func (s *Server) add(k ipam.Key, r Request, netns *os.File) (types.Result, error
 		return nil, err
 	}
 	wish.HostLink = veth.HostName(k.Container, k.Interface)
+	if _, known := s.Book.Get(k); known && s.Links.Exists(wish.HostLink) {
+		return nil, exists(k)
+	}
 	if s.Book.Find(k, wish.HostLink) != k { // adopted, and alive
 		return nil, exists(k)
 	}
-	lease, known, err := s.Book.Acquire(k, wish, local.PodCIDRs)
+	lease, _, err := s.Book.Acquire(k, wish, local.PodCIDRs)
 	s.tellFull(err)
 	if err != nil {
 		return nil, s.refused(err)
 	}
 	link := s.link(lease, local)
 	link.Rates = rates
-	if known && s.Links.Check(netns, link) == nil {
-		return nil, exists(k)
-	}
 	mac, err := s.Links.Setup(netns, link)
 	if err == nil && s.Ports != nil && len(lease.Ports) > 0 {
 		if err = s.Ports.Map(context.Background(), lease); err != nil {
@@ -252,9 +268,12 @@ func (s *Server) add(k ipam.Key, r Request, netns *os.File) (types.Result, error
 	}
 	if err != nil {
 		_, _, undo := s.Book.Release(k)
+		if errors.Is(err, veth.ErrExists) && undo == nil {
+			return nil, Failure(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: the network namespace has an interface %s already", k.Interface)
+		}
 		return nil, errors.Join(err, undo)
 	}
-	return result(lease, link, mac), nil
+	return result(prev, conf.DNS, link, mac, r.Netns), nil
 }
 
 func exists(k ipam.Key) error {
@@ -265,13 +284,77 @@ func (s *Server) link(l ipam.Lease, local Local) veth.Link {
 	return veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, MTU: local.MTU, NodeIPs: local.NodeIPs, MAC: l.MAC, Localhost: hostport.Localhost(l.Ports)}
 }
 
-func result(l ipam.Lease, link veth.Link, mac net.HardwareAddr) *current.Result {
-	r := &current.Result{CNIVersion: Version, Interfaces: []*current.Interface{
-		{Name: link.HostName, Mtu: link.MTU},
-		{Name: link.Name, Mac: mac.String(), Mtu: link.MTU, Sandbox: "pod"},
-	}}
-	for _, ip := range l.IPs {
-		r.IPs = append(r.IPs, &current.IPConfig{Interface: current.Int(1), Address: net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(ip.BitLen(), ip.BitLen())}})
+// refuse names what the configuration asks for and nobody here does: to ignore it
+// would be found out by packets only. Unknown keys are let pass, as other plugins do:
+// runtimes add their own.
+func refuse(config json.RawMessage) error {
+	var c struct {
+		IPAM          json.RawMessage            `json:"ipam"`
+		IPMasq        json.RawMessage            `json:"ipMasq"`
+		RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig"`
+	}
+	if err := json.Unmarshal(config, &c); err != nil {
+		return Failure(types.ErrDecodingFailure, "network configuration: %v", err)
+	}
+	asked := map[string]json.RawMessage{"ipam": c.IPAM, "ipMasq": c.IPMasq}
+	for name, v := range c.RuntimeConfig {
+		switch name {
+		case "portMappings", "bandwidth", "ips", "mac": // see parseWish
+		default:
+			asked["runtimeConfig."+name] = v
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(asked)) {
+		switch v := string(asked[name]); v {
+		case "", "null", "{}", "[]", `""`: // asks for nothing
+		default:
+			return Failure(types.ErrUnsupportedField, "%s: %s is not supported; allowed is none", name, v)
+		}
+	}
+	return nil
+}
+
+// previous is the result of the plugins before, nil when there was none.
+func previous(conf types.PluginConf) (*current.Result, error) {
+	if conf.RawPrevResult == nil {
+		return nil, nil
+	}
+	if err := version.ParsePrevResult(&conf); err != nil {
+		return nil, Failure(types.ErrInvalidNetworkConfig, "prevResult: %v", err)
+	}
+	prev, err := current.NewResultFromResult(conf.PrevResult)
+	if err != nil {
+		return nil, Failure(types.ErrInvalidNetworkConfig, "prevResult: %v", err)
+	}
+	if slices.Contains(prev.Interfaces, nil) || slices.Contains(prev.IPs, nil) || slices.Contains(prev.Routes, nil) {
+		return nil, Failure(types.ErrInvalidNetworkConfig, "prevResult: has a null in a list")
+	}
+	return prev, nil
+}
+
+// result is what ADD made, behind what the plugins before it made.
+func result(prev *current.Result, dns types.DNS, link veth.Link, mac net.HardwareAddr, sandbox string) *current.Result {
+	r := &current.Result{}
+	if prev != nil {
+		r = prev
+	}
+	r.CNIVersion = Version
+	if !dns.IsEmpty() {
+		r.DNS = dns
+	}
+	r.Interfaces = append(r.Interfaces,
+		&current.Interface{Name: link.HostName, Mac: veth.HostMAC().String(), Mtu: link.MTU},
+		// A plugin from before this field says the path itself, in place of any word.
+		&current.Interface{Name: link.Name, Mac: mac.String(), Mtu: link.MTU, Sandbox: cmp.Or(sandbox, "pod")})
+	index := len(r.Interfaces) - 1
+	for _, ip := range link.IPs {
+		gw := net.IP(veth.Gateway(ip.Is6()).AsSlice())
+		r.IPs = append(r.IPs, &current.IPConfig{Interface: current.Int(index), Gateway: gw,
+			Address: net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(ip.BitLen(), ip.BitLen())}})
+		route := &types.Route{Dst: veth.Anywhere(ip.Is6()), GW: gw}
+		if !slices.ContainsFunc(r.Routes, func(o *types.Route) bool { return o.String() == route.String() }) {
+			r.Routes = append(r.Routes, route)
+		}
 	}
 	return r
 }
@@ -338,7 +421,7 @@ func (s *Server) Reconcile() error {
 }
 
 // check compares the pod with its lease and with what ADD returned.
-func (s *Server) check(k ipam.Key, conf types.PluginConf, netns *os.File) error {
+func (s *Server) check(k ipam.Key, r Request, conf types.PluginConf, netns *os.File) error {
 	lease, ok := s.Book.Get(k)
 	if !ok {
 		return Failure(types.ErrUnknownContainer, "container %s has no lease for %s", k.Container, k.Interface)
@@ -346,55 +429,74 @@ func (s *Server) check(k ipam.Key, conf types.PluginConf, netns *os.File) error 
 	if netns == nil {
 		return Failure(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: the network namespace could not be opened")
 	}
-	if conf.RawPrevResult == nil {
+	prev, err := previous(conf)
+	if err != nil {
+		return err
+	}
+	if prev == nil {
 		return Failure(types.ErrInvalidNetworkConfig, "prevResult: is missing, CHECK needs it")
 	}
-	if err := version.ParsePrevResult(&conf); err != nil {
-		return Failure(types.ErrInvalidNetworkConfig, "prevResult: %v", err)
-	}
-	prev, err := current.NewResultFromResult(conf.PrevResult)
+	want, err := listed(prev, lease, r.Netns)
 	if err != nil {
-		return Failure(types.ErrInvalidNetworkConfig, "prevResult: %v", err)
+		return err
+	}
+	local, _ := s.Local()
+	if err := s.Links.Check(netns, s.link(lease, local), want); err != nil {
+		return Failure(codeBroken, "%v", err)
+	}
+	return nil
+}
+
+// listed is what of ours the last result of the chain has: plugins behind us may
+// have added to it and taken from it.
+func listed(prev *current.Result, lease ipam.Lease, sandbox string) (veth.Listed, error) {
+	var want veth.Listed
+	index := slices.IndexFunc(prev.Interfaces, func(i *current.Interface) bool { return i.Name == lease.Interface && i.Sandbox == sandbox })
+	if index < 0 {
+		return want, Failure(types.ErrInvalidNetworkConfig, "prevResult: interfaces: %s in %s is missing", lease.Interface, sandbox)
 	}
 	for _, ip := range prev.IPs {
 		a, ok := netip.AddrFromSlice(ip.Address.IP)
-		if !ok || !containsAddr(lease.IPs, a.Unmap()) {
-			return Failure(types.ErrInvalidNetworkConfig, "prevResult: ips: %s is not leased to this container", ip.Address.IP)
+		if ok && slices.Contains(lease.IPs, a.Unmap()) && (ip.Interface == nil || *ip.Interface == index) {
+			want.IPs = append(want.IPs, a.Unmap())
 		}
 	}
-	local, _ := s.Local()
-	if err := s.Links.Check(netns, s.link(lease, local)); err != nil {
-		return Failure(codeFull+1, "%v", err)
+	if len(want.IPs) == 0 {
+		return want, Failure(types.ErrInvalidNetworkConfig, "prevResult: ips: none is leased to this container, which has %v", lease.IPs)
 	}
-	return nil
-}
-
-func containsAddr(list []netip.Addr, a netip.Addr) bool {
-	for _, b := range list {
-		if a == b {
-			return true
+	for _, route := range prev.Routes {
+		if ones, bits := route.Dst.Mask.Size(); ones == 0 {
+			want.Default4 = want.Default4 || bits == 32
+			want.Default6 = want.Default6 || bits == 128
 		}
 	}
-	return false
+	return want, nil
 }
 
-// codeNotReady is the specification's for a STATUS of a plugin that cannot ADD.
-const codeNotReady = 50
-
+// status says whether an ADD could be served now.
 func (s *Server) status() error {
-	if _, ok := s.Local(); !ok {
-		return Failure(codeNotReady, "the node has no pod network yet (spec.podCIDRs is empty)")
+	local, ok := s.Local()
+	if !ok {
+		return Failure(types.ErrPluginNotAvailable, "the node has no pod network yet (spec.podCIDRs is empty)")
+	}
+	if err := s.Book.Room(local.PodCIDRs); err != nil {
+		return Failure(types.ErrPluginNotAvailable, "%v", err)
 	}
 	return nil
 }
 
-// gc frees all leases but those of the attachments that the runtime still has.
+// gc frees all leases but those of the attachments that the runtime still has. A list
+// that cannot be understood whole frees nothing: pods would lose their network.
 func (s *Server) gc(conf types.PluginConf) error {
+	const field = "cni.dev/valid-attachments"
 	if conf.ValidAttachments == nil {
-		return Failure(types.ErrInvalidNetworkConfig, "cni.dev/valid-attachments: is missing, GC needs it")
+		return Failure(types.ErrInvalidNetworkConfig, "%s: is missing, GC needs it", field)
 	}
 	valid := map[string]bool{}
-	for _, a := range conf.ValidAttachments {
+	for i, a := range conf.ValidAttachments {
+		if a.ContainerID == "" || a.IfName == "" {
+			return Failure(types.ErrInvalidNetworkConfig, "%s[%d]: containerID is %q and ifname %q; both are needed", field, i, a.ContainerID, a.IfName)
+		}
 		valid[veth.HostName(a.ContainerID, a.IfName)] = true
 	}
 	var errs []error

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,7 +37,9 @@ func (n *node) Setup(_ *os.File, l veth.Link) (net.HardwareAddr, error) {
 
 func (n *node) Teardown(name string) error { delete(n.links, name); return nil }
 
-func (n *node) Check(_ *os.File, l veth.Link) error {
+func (n *node) Exists(name string) bool { _, ok := n.links[name]; return ok }
+
+func (n *node) Check(_ *os.File, l veth.Link, _ veth.Listed) error {
 	if _, ok := n.links[l.HostName]; !ok {
 		return errors.New("no link")
 	}
@@ -179,5 +182,32 @@ func agree(t *testing.T, step int, b *ipam.Book, n *node) {
 				t.Fatalf("step %d: %s of link %s is leased to %q", step, a, name, seen[a])
 			}
 		}
+	}
+}
+
+// Calls for one interface wait for each other, and none for ever.
+func TestOneCallPerInterfaceAtATime(t *testing.T) {
+	var s Server
+	key := ipam.Key{Container: "a", Interface: "eth0"}
+	var wg sync.WaitGroup
+	inside := 0
+	for range 8 {
+		wg.Go(func() {
+			for range 20000 {
+				unlock := s.lock(key)
+				inside++ // the race detector judges
+				unlock()
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Fatal("a call waits for ever")
+	}
+	if inside != 160000 || len(s.busy) != 0 {
+		t.Errorf("%d calls, %d interfaces are still remembered", inside, len(s.busy))
 	}
 }

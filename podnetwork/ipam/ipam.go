@@ -373,6 +373,21 @@ func (b *Book) pick(p netip.Prefix) (netip.Addr, error) {
 	return netip.Addr{}, Full{p, leased}
 }
 
+// Room says whether a lease of each of the networks could be given now: nil, or Full.
+func (b *Book) Room(cidrs []netip.Prefix) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range cidrs {
+		next := b.next[p]
+		_, err := b.pick(p)
+		b.next[p] = next // nothing was taken
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // bounds are the first and the last address that pods get: not the network's own,
 // not the first behind it, which others take for a gateway, and not IPv4's
 // broadcast address. Of a large IPv6 network the first 65,536 are enough.

@@ -10,6 +10,7 @@
 package veth
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -64,7 +65,23 @@ func HostName(container, ifname string) string {
 	return Prefix + hex.EncodeToString(sum[:5])
 }
 
-// hostMAC is the node's end of every link: it is alone with the pod.
+// ErrExists says that the pod has an interface of that name already.
+var ErrExists = errors.New("has an interface of that name already")
+
+// Gateway is the next hop that pods see.
+func Gateway(is6 bool) netip.Addr {
+	if is6 {
+		return gateway6
+	}
+	return gateway4
+}
+
+// Anywhere is the destination of default routes.
+func Anywhere(is6 bool) net.IPNet { return *anywhere(is6) }
+
+// HostMAC is the node's end of every link: it is alone with the pod.
+func HostMAC() net.HardwareAddr { return hostMAC() }
+
 func hostMAC() net.HardwareAddr { return net.HardwareAddr{0xee, 0x57, 0x4c, 0, 0, 1} }
 
 // podMAC is locally administered and follows the address, so that a pod made
@@ -127,18 +144,19 @@ func inside(nsfd int, fn func() error) error {
 // Inside runs fn on a thread that is in the node's namespace.
 func (h *Host) Inside(fn func() error) error { return inside(h.nsfd, fn) }
 
-// Setup makes the link in the pod's namespace; after an error nothing is left.
+// Setup makes the link in the pod's namespace; after an error nothing of it is left.
+// An interface of that name that the pod has already is not touched: ErrExists.
 func (h *Host) Setup(podNS *os.File, l Link) (podMAC net.HardwareAddr, err error) {
-	if err := h.deleteLink(l.HostName); err != nil {
-		return nil, err
-	}
 	pod, err := netlink.NewHandleAt(netns.NsHandle(podNS.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("netlink in the pod: %w", err)
 	}
 	defer pod.Close()
 	if _, err := pod.LinkByName(l.Name); err == nil {
-		return nil, fmt.Errorf("the pod has an interface %s already", l.Name)
+		return nil, fmt.Errorf("the pod: %s: %w", l.Name, ErrExists)
+	}
+	if err := h.deleteLink(l.HostName); err != nil {
+		return nil, err
 	}
 	veth := &netlink.Veth{
 		LinkAttrs:        netlink.LinkAttrs{Name: l.Name, MTU: l.MTU, HardwareAddr: l.podMAC()},
@@ -255,10 +273,7 @@ func podSide(pod *netlink.Handle, l Link) error {
 }
 
 func podRoutes(pod *netlink.Handle, link netlink.Link, is6 bool) error {
-	gw := gateway4
-	if is6 {
-		gw = gateway6
-	}
+	gw := Gateway(is6)
 	neigh := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: gw.AsSlice(), HardwareAddr: hostMAC()}
 	if err := pod.NeighSet(neigh); err != nil {
 		return fmt.Errorf("neighbour %s: %w", gw, err)
@@ -288,8 +303,20 @@ func (h *Host) deleteLink(name string) error {
 	return nil
 }
 
+// Exists says whether the node has a link of that name.
+func (h *Host) Exists(hostName string) bool {
+	_, err := h.handle.LinkByName(hostName)
+	return err == nil
+}
+
+// Listed is what Check must find: a later plugin of a chain may have taken the rest.
+type Listed struct {
+	IPs                []netip.Addr
+	Default4, Default6 bool
+}
+
 // Check says what of a link is not as Setup made it.
-func (h *Host) Check(podNS *os.File, l Link) error {
+func (h *Host) Check(podNS *os.File, l Link, want Listed) error {
 	pod, err := netlink.NewHandleAt(netns.NsHandle(podNS.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("netlink in the pod: %w", err)
@@ -302,19 +329,26 @@ func (h *Host) Check(podNS *os.File, l Link) error {
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		return fmt.Errorf("the pod's interface %s is down", l.Name)
 	}
+	if have := link.Attrs().HardwareAddr; !bytes.Equal(have, l.podMAC()) { // the node sends to this one
+		return fmt.Errorf("the pod's interface %s has the MAC address %s instead of %s", l.Name, have, l.podMAC())
+	}
 	addrs, err := pod.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("addresses of %s: %w", l.Name, err)
 	}
-	for _, ip := range l.IPs {
+	for _, ip := range want.IPs {
 		if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(ip.AsSlice()) }) {
 			return fmt.Errorf("the pod's interface %s has lost the address %s", l.Name, ip)
 		}
-		if err := hasDefault(pod, link, ip.Is6()); err != nil {
-			return err
+	}
+	for is6, listed := range map[bool]bool{false: want.Default4, true: want.Default6} {
+		if listed {
+			if err := hasDefault(pod, link, is6); err != nil {
+				return err
+			}
 		}
 	}
-	return h.checkHost(l)
+	return h.checkHost(l, want.IPs)
 }
 
 func hasDefault(pod *netlink.Handle, link netlink.Link, is6 bool) error {
@@ -329,17 +363,17 @@ func hasDefault(pod *netlink.Handle, link netlink.Link, is6 bool) error {
 	if !slices.ContainsFunc(routes, func(r netlink.Route) bool {
 		return r.Gw != nil && (r.Dst == nil || r.Dst.IP.IsUnspecified())
 	}) {
-		return errors.New("the pod has lost its default route")
+		return fmt.Errorf("the pod has lost its default route by %s", Gateway(is6))
 	}
 	return nil
 }
 
-func (h *Host) checkHost(l Link) error {
+func (h *Host) checkHost(l Link, ips []netip.Addr) error {
 	link, err := h.handle.LinkByName(l.HostName)
 	if err != nil {
 		return fmt.Errorf("the node has no link %s: %w", l.HostName, err)
 	}
-	for _, ip := range l.IPs {
+	for _, ip := range ips {
 		routes, err := h.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipnet(ip)}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST)
 		if err != nil {
 			return fmt.Errorf("routes: %w", err)
