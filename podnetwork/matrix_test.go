@@ -183,3 +183,28 @@ func everybody(t *testing.T, s *segments, mode routes.Mode) {
 		})
 	}
 }
+
+// TestIPv6OverASmallUnderlay: IPv6 does not fit into a tunnel over an underlay of
+// 1280 bytes. That is said of each node, and IPv4 works all the same.
+func TestIPv6OverASmallUnderlay(t *testing.T) {
+	t.Parallel()
+	s := newSegments(t, routes.VXLAN, families{"dual", true, true}, 1280, plugin(t))
+	from, to := s.nodes[0].mustAdd("from"), s.nodes[2].mustAdd("to")
+	tell(to.ns)
+	megabyte(to.ns)
+	expectSeen(t, from.ns, to.ips[0], from.ips[0])
+	if err := fetch(from.ns, to.ips[0]); err != nil {
+		t.Error(err)
+	}
+	testnet.Eventually(t, 5*time.Second, func() error {
+		want := "spec.podCIDRs: fd00:244:0:3::/64 cannot be reached by VXLAN: IPv6 asks for an MTU of 1280, eth0 has 1280, less 50"
+		if p, _ := s.nodes[0].bad.Load("routes node3"); !strings.Contains(fmt.Sprint(p), want) {
+			return fmt.Errorf("reported is %v, want %q", p, want)
+		}
+		return nil
+	})
+	if c, err := from.ns.Dial("tcp", netip.AddrPortFrom(to.ips[1], 80).String(), time.Second); err == nil {
+		c.Close()
+		t.Error("IPv6 went through")
+	}
+}

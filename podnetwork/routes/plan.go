@@ -90,12 +90,18 @@ func (l Local) ByVXLAN(n *model.Node) bool {
 }
 
 // PodMTU is the MTU of pods: the uplink's, less the encapsulation when a node is
-// reached by it.
+// reached by it. A pod with an IPv6 address has at least 1280 where the uplink has
+// that: what does not fit into the tunnel is answered by the node.
 func (l Local) PodMTU(snap model.Snapshot) int {
 	for n := range snap.Nodes() {
-		if n.Name != l.Self && l.ByVXLAN(n) {
-			return l.tunnelMTU(snap)
+		if n.Name == l.Self || !l.ByVXLAN(n) {
+			continue
 		}
+		mtu := l.tunnelMTU(snap)
+		if me, ok := snap.Node(l.Self); ok && mtu < minIPv6MTU && slices.ContainsFunc(me.PodCIDRs, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+			return min(l.Uplink.MTU, minIPv6MTU)
+		}
+		return mtu
 	}
 	return l.Uplink.MTU
 }

@@ -40,6 +40,9 @@ var (
 	gateway6 = netip.MustParseAddr("fe80::1")
 )
 
+// minIPv6MTU is what IPv6 asks of every link (RFC 8200, section 5).
+const minIPv6MTU = 1280
+
 // Link describes the link of one pod.
 type Link struct {
 	// Name is that of the interface in the pod: "eth0".
@@ -147,6 +150,9 @@ func (h *Host) Inside(fn func() error) error { return inside(h.nsfd, fn) }
 // Setup makes the link in the pod's namespace; after an error nothing of it is left.
 // An interface of that name that the pod has already is not touched: ErrExists.
 func (h *Host) Setup(podNS *os.File, l Link) (podMAC net.HardwareAddr, err error) {
+	if l.MTU < minIPv6MTU && slices.ContainsFunc(l.IPs, netip.Addr.Is6) { // the kernel would take IPv6 off the link
+		return nil, fmt.Errorf("the MTU of pods is %d, and IPv6 asks for %d: the node's uplink is too small for IPv6", l.MTU, minIPv6MTU)
+	}
 	pod, err := netlink.NewHandleAt(netns.NsHandle(podNS.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("netlink in the pod: %w", err)
