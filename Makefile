@@ -30,8 +30,9 @@ test-lab: $(LAB) image dist/lossmeter.tar ## The demo's checks and foreign specs
 test-vm: ## What this kernel may lack, in a VM: not built yet
 	@echo "make test-vm is not built yet: no feature needs a kernel other than the host's so far" >&2; exit 1
 
-bench: setup ## Benchmarks of the hot paths
+bench: setup ## Measure beside the programs that users run today; writes docs/bench-*.md
 	go test -run xxx -bench . -benchmem ./model ./service/... ./dns/...
+	cd bench && go test -count=1 -timeout 2h ./...
 
 fuzz: ## Fuzz each parser of bytes from outside, FUZZTIME each (default 1m)
 	@./hack/fuzz $${FUZZTIME:-1m}

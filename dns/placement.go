@@ -122,14 +122,34 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 			return err
 		}
 	}
+	p.tell(place)
+	return nil
+}
+
+func (p *Placement) tell(place Place) {
 	p.Feed.Configure(Settings{Domains: p.Domains, Upstreams: p.Upstreams(place.VIPs), Clients: place.Clients})
 	p.Feed.Listen(sockets(place))
-	return nil
 }
 
 // Apply implements reconcile.Target.
 func (p *Placement) Apply(ctx context.Context, set map[model.Name]Place, _ []model.Name) error {
 	return p.Sync(ctx, set)
+}
+
+// Standby opens the sockets and touches nothing else: the server of an agent that
+// waits for the node answers beside the old one, so that none is missing when that
+// ends.
+type Standby struct{ *Placement }
+
+// Sync implements reconcile.Target.
+func (s Standby) Sync(_ context.Context, plans map[model.Name]Place) error {
+	s.tell(plans[s.Service])
+	return nil
+}
+
+// Apply implements reconcile.Target.
+func (s Standby) Apply(ctx context.Context, set map[model.Name]Place, _ []model.Name) error {
+	return s.Sync(ctx, set)
 }
 
 // sockets are those of a place.

@@ -56,8 +56,6 @@ func Run(ctx context.Context, c Config) error {
 	ready := make(chan struct{})
 	if err := p.load(); err != nil {
 		c.Log.Warn("no snapshot from disk", "err", err)
-	} else {
-		close(ready)
 	}
 	if err := p.health(ctx, reg, ready); err != nil {
 		return err
@@ -115,7 +113,8 @@ func (p *process) follow(ctx context.Context, ready func()) error {
 				return f.err
 			}
 			p.take(f.update, f.files)
-			if f.update.Whole {
+			// Without a socket nobody is answered.
+			if p.known && len(p.server.Sockets()) > 0 {
 				ready()
 			}
 			if p.dirty {
@@ -275,7 +274,7 @@ func (p *process) health(ctx context.Context, reg *prometheus.Registry, ready <-
 		case <-ready:
 			_, _ = io.WriteString(w, "ok\n")
 		default:
-			http.Error(w, "no snapshot yet", http.StatusServiceUnavailable)
+			http.Error(w, "no names or no socket yet", http.StatusServiceUnavailable)
 		}
 	})
 	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))

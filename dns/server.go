@@ -143,12 +143,20 @@ func (s *Server) Keep(list []Socket) {
 		}
 	}
 	s.mu.Unlock()
+	var wg sync.WaitGroup
 	for k, d := range gone {
-		s.stop(k, d)
+		wg.Go(func() { s.stop(k, d) })
 	}
+	wg.Wait()
 }
 
+// stop answers what has arrived, and then closes the socket.
 func (s *Server) stop(k Socket, d *dns.Server) {
+	if c, ok := d.PacketConn.(*net.UDPConn); ok {
+		if err := drain(c); err != nil {
+			s.log.Warn("queries that had arrived may be lost", "socket", k, "err", err)
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := d.ShutdownContext(ctx); err != nil {

@@ -166,7 +166,7 @@ func TestAPodCannotSpoof(t *testing.T) {
 	}
 	expectSeen(t, m.ns, victim.ips[0], netip.MustParseAddr("172.30.0.11"))
 	expectSeen(t, m.ns, victim.ips[1], netip.MustParseAddr("fd00:30::11"))
-	if out := m.ns.Run("nft", "list", "chain", "ip", TableName, "spoofed"); !strings.Contains(out, "packets 4 ") {
+	if out := m.ns.Run("nft", "list", "chain", "ip", TableName, "arriving"); !strings.Contains(out, "packets 4 ") {
 		t.Errorf("the counter says %s", out)
 	}
 }

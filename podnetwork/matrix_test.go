@@ -24,7 +24,6 @@ type families struct {
 type segments struct {
 	cluster
 	router *testnet.NS
-	plugs  []func(string)
 }
 
 func newSegments(t *testing.T, mode routes.Mode, f families, mtu int, bin string) *segments {

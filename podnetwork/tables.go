@@ -35,11 +35,10 @@ func table(f nft.Family) nft.Table {
 			// A pod sends from its own addresses only: those that are routed to its link.
 			// ARP and neighbour discovery cannot lie either: the node's entries for pods
 			// are permanent, and each link has a table of its own.
-			{Name: "spoofed", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -310}, Rules: []nft.Rule{
-				{nft.FromLinks(veth.Prefix), nft.Spoofed{}, nft.Counter(), nft.Drop()}}},
 			// VXLAN is taken from nodes only, and not tracked: there is nothing to
 			// translate, and every packet inside is tracked anyway.
-			{Name: "vxlan-in", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -300}, Rules: []nft.Rule{
+			{Name: "arriving", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -310}, Rules: []nft.Rule{
+				{nft.FromLinks(veth.Prefix), nft.Spoofed{}, nft.Counter(), nft.Drop()},
 				append(vxlan(), nft.In{Fields: []nft.Field{nft.Saddr}, Set: "node-ips", Not: true}, nft.Drop()),
 				append(vxlan(), nft.Notrack())}},
 			{Name: "vxlan-out", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -300}, Rules: []nft.Rule{append(vxlan(), nft.Notrack())}},

@@ -260,7 +260,21 @@ func (a *agent) own(ctx context.Context) error {
 	if err := a.store.WaitSynced(ctx, model.ServiceKind|model.EndpointSliceKind|model.NodeKind|model.NamespaceKind); err != nil {
 		return err
 	}
-	lock, err := owner.Acquire(ctx, runDir+"/owner.lock", func() { a.log.Info("standby: another agent owns this node") })
+	waiting, owned := context.WithCancel(ctx)
+	defer owned()
+	var standby sync.WaitGroup
+	lock, err := owner.Acquire(ctx, runDir+"/owner.lock", func() {
+		a.log.Info("standby: another agent owns this node")
+		if a.cfg.DNS.Enabled {
+			standby.Go(func() {
+				if err := a.dnsStandby(waiting); err != nil && waiting.Err() == nil {
+					a.log.Warn("DNS does not answer beside the other agent's", "err", err)
+				}
+			})
+		}
+	})
+	owned()
+	standby.Wait()
 	if err != nil {
 		return err
 	}
@@ -311,7 +325,7 @@ func (a *agent) podNetwork(ctx context.Context) error {
 		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: cni.Socket, Tombstones: cni.Tombstones, Sysctl: hostSysctl,
 		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing), ProbeEvery: a.cfg.PodNetwork.ProbeEvery,
 		PathMTU: func(node string, bytes int) { a.metrics.path.WithLabelValues(node).Set(float64(bytes)) },
-		Kernel: kernel, NFT: a.nft, Track: track, Firewall: a.nft, Report: a.problems.Set, Log: a.log,
+		Kernel:  kernel, NFT: a.nft, Track: track, Firewall: a.nft, Report: a.problems.Set, Log: a.log,
 	}, a.health("podnetwork"), a.health("masquerade"))
 	if err != nil {
 		return err
@@ -357,13 +371,28 @@ func (a *agent) services(ctx context.Context) error {
 	return both(ctx, services.Run, local.Run)
 }
 
+func (a *agent) placement() *dns.Placement {
+	return &dns.Placement{Node: a.node, Service: model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName},
+		Feed: a.feed, NFT: a.nft, Domains: []string{a.cfg.ClusterDomain + "."}, Upstreams: a.upstreams, Log: a.log}
+}
+
+// dnsStandby gives the dns container its sockets while another agent owns the node.
+func (a *agent) dnsStandby(ctx context.Context) error {
+	p := a.placement()
+	loop := &reconcile.Loop[model.Name, dns.Place]{
+		Name: "dns standby", Store: a.store, Kinds: model.ServiceKind | model.NodeKind, Keys: p.Keys, Plan: p.Plan, Equal: dns.Place.Equal,
+		Target: dns.Standby{Placement: p}, Health: reconcile.NewHealth(nil, nil), Log: a.log,
+	}
+	return loop.Run(ctx)
+}
+
 func (a *agent) dnsPlacement(ctx context.Context) error {
 	local, err := a.links("dns-addresses")
 	if err != nil {
 		return err
 	}
-	p := &dns.Placement{Node: a.node, Service: model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName},
-		Feed: a.feed, Net: local, NFT: a.nft, Domains: []string{a.cfg.ClusterDomain + "."}, Upstreams: a.upstreams, Log: a.log}
+	p := a.placement()
+	p.Net = local
 	rules, err := a.nft.Watch(ctx, dns.TableName)
 	if err != nil {
 		return err

@@ -48,6 +48,7 @@ func chapters() []chapter {
 		}},
 		{"Restart is a feature", []check{
 			{"kill-agent", "every agent killed with SIGKILL under the loss meter: 0 lost", killAgents, 3 * time.Minute},
+			{"upgrade", "a rollout on all nodes to other routing (VXLAN) and back under the loss meter: 0 lost", upgrade, 4 * time.Minute},
 		}},
 	}
 }
@@ -558,11 +559,7 @@ func killAgents(ctx context.Context, t *Tour) error {
 	if err != nil {
 		return err
 	}
-	ip, err := t.one(ctx, "{.spec.clusterIP}", "service", "echo")
-	if err != nil {
-		return err
-	}
-	web, err := t.one(ctx, "{.spec.clusterIP}", "service", "backend")
+	probes, err := t.probes(ctx)
 	if err != nil {
 		return err
 	}
@@ -573,9 +570,70 @@ func killAgents(ctx context.Context, t *Tour) error {
 			}
 		}
 		return nil
-	}, "udp="+ip+":7", "tcp="+ip+":7", "connect="+ip+":7", "http="+web+":80/hostname", "dns=10.96.0.10:53/backend.default.svc.cluster.local.")
+	}, probes...)
 	if err != nil {
 		return err
 	}
 	return errors.Join(rollout(ctx, t), statusFine(ctx, t))
+}
+
+// probes are all kinds of traffic of the loss meter.
+func (t *Tour) probes(ctx context.Context) ([]string, error) {
+	ip, err := t.one(ctx, "{.spec.clusterIP}", "service", "echo")
+	if err != nil {
+		return nil, err
+	}
+	web, err := t.one(ctx, "{.spec.clusterIP}", "service", "backend")
+	return []string{"udp=" + ip + ":7", "tcp=" + ip + ":7", "connect=" + ip + ":7", "http=" + web + ":80/hostname", "dns=10.96.0.10:53/backend.default.svc.cluster.local."}, err
+}
+
+// upgrade replaces every agent and every DNS server twice, and what carries the
+// packets between nodes, too.
+func upgrade(ctx context.Context, t *Tour) error {
+	probes, err := t.probes(ctx)
+	if err != nil {
+		return err
+	}
+	const d = 30 * time.Second
+	start := time.Now()
+	err = t.meter(ctx, d.String(), func() error {
+		for _, mode := range []string{"vxlan", "auto"} {
+			if err := t.routing(ctx, mode); err != nil {
+				return err
+			}
+		}
+		if time.Since(start) > d-5*time.Second {
+			return fmt.Errorf("both rollouts took %s: the meter has ended before them", time.Since(start))
+		}
+		return nil
+	}, probes...)
+	if err != nil {
+		return err
+	}
+	return statusFine(ctx, t)
+}
+
+// routing changes the setting as a user does.
+func (t *Tour) routing(ctx context.Context, mode string) error {
+	raw, err := t.kubectl(ctx, "-n", "kube-system", "get", "configmap", "wayleave", "-o", `jsonpath={.data.config\.yaml}`)
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(raw, "\n")
+	i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "routing:") })
+	if i < 0 {
+		return fmt.Errorf("the ConfigMap wayleave has no setting routing")
+	}
+	lines[i] = "routing: " + mode
+	patch, err := json.Marshal(map[string]any{"data": map[string]string{"config.yaml": strings.Join(lines, "\n")}})
+	if err != nil {
+		return err
+	}
+	if _, err := t.kubectl(ctx, "-n", "kube-system", "patch", "configmap", "wayleave", "-p", string(patch)); err != nil {
+		return err
+	}
+	if _, err := t.kubectl(ctx, "-n", "kube-system", "rollout", "restart", "daemonset/wayleave"); err != nil {
+		return err
+	}
+	return rollout(ctx, t)
 }
