@@ -4,8 +4,8 @@ import (
 	"context"
 	"time"
 
+	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/routes"
-	"wayleave.dev/podnetwork/veth"
 )
 
 // filterTable is what iptables calls its table in nftables: Docker and ufw make
@@ -20,7 +20,7 @@ func (n *Network) accept(ctx context.Context) error {
 		return err
 	}
 	for {
-		chains, err := n.Firewall.Accept(ctx, []string{veth.Prefix, routes.Device})
+		chains, err := n.Firewall.Accept(ctx, []string{call.Prefix, routes.Device})
 		if err != nil {
 			n.Log.Warn("firewall of the host", "err", err)
 		} else if old := n.accepted.Swap(&chains); len(chains) > 0 && (old == nil || len(*old) == 0) {

@@ -27,6 +27,7 @@ import (
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/cni"
+	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/hostport"
 	"wayleave.dev/podnetwork/ipam"
 	"wayleave.dev/podnetwork/routes"
@@ -217,7 +218,7 @@ func (n *Network) translation(ctx context.Context) error {
 
 // publish installs the plugin, and its configuration once the node has a network.
 func (n *Network) publish(ctx context.Context) error {
-	if err := install(n.Plugin, filepath.Join(n.BinDir, cni.Type)); err != nil {
+	if err := install(n.Plugin, filepath.Join(n.BinDir, call.Type)); err != nil {
 		return fmt.Errorf("CNI plugin: %w", err)
 	}
 	select {

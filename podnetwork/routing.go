@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"wayleave.dev/model"
+	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/routes"
-	"wayleave.dev/podnetwork/veth"
 	"wayleave.dev/reconcile"
 )
 
@@ -49,7 +49,7 @@ func (n *Network) forwarding() error {
 }
 
 // ours says whether a link of that name is one of ours.
-func ours(name string) bool { return name == routes.Device || strings.HasPrefix(name, veth.Prefix) }
+func ours(name string) bool { return name == routes.Device || strings.HasPrefix(name, call.Prefix) }
 
 // loosen lets packets in by a link that answers would not go out by, where the host
 // is strict: with two ways to a node, that of the answer may be the other one. The

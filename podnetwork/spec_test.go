@@ -21,6 +21,7 @@ import (
 
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
+	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/ipam"
 	"wayleave.dev/podnetwork/veth"
 )
@@ -45,7 +46,7 @@ type rule struct {
 	want string
 	// after looks at what a good call left; input rows have none and can be put to
 	// any plugin.
-	after func(k *call) error
+	after func(k *invocation) error
 }
 
 // keys is a good configuration with keys changed, in JSON; null takes one out.
@@ -146,7 +147,7 @@ var stateRules = []rule{
 	{says: "2 ADD: CNI_ARGS is optional", env: []string{"CNI_ARGS="}, after: whole},
 	{says: "2 Parameters: CNI_ARGS has keys of others, and a last semicolon", env: []string{"CNI_ARGS=FOO=BAR;ABC=1=2;"}, after: whole},
 	{says: "1 Other keys: unknown ones may be let pass (or refused)", conf: keys(`"keyA":["x"],"cni.dev/x":1,"args":{"a":1},"capabilities":{"mac":true}`), after: whole},
-	{says: "1 Well-known keys: dns is in the result", conf: keys(`"dns":{"nameservers":["10.96.0.10"],"search":["a"]}`), after: func(k *call) error {
+	{says: "1 Well-known keys: dns is in the result", conf: keys(`"dns":{"nameservers":["10.96.0.10"],"search":["a"]}`), after: func(k *invocation) error {
 		if r := k.result(); !slices.Equal(r.DNS.Nameservers, []string{"10.96.0.10"}) || !slices.Equal(r.DNS.Search, []string{"a"}) {
 			return fmt.Errorf("dns is %v", r.DNS)
 		}
@@ -160,10 +161,10 @@ var stateRules = []rule{
 	{says: "5 ADD Success: prevResult is passed through, with what was added", after: whole,
 		conf: keys(`"prevResult":{"cniVersion":"1.1.0","interfaces":[{"name":"lo","sandbox":"$NETNS"}],"ips":[{"address":"127.0.0.1/8","interface":0}],"routes":[{"dst":"10.9.0.0/16"}],"dns":{"domain":"x"}}`)},
 	{says: "2 ADD: an interface of that name is an error, and is not touched", before: "ip link add eth0 type veth peer name x", code: 4, want: "CNI_IFNAME: the network namespace has an interface eth0 already",
-		after: func(k *call) error { return k.finds("ip -o link show eth0", "eth0") }},
+		after: func(k *invocation) error { return k.finds("ip -o link show eth0", "eth0") }},
 	{says: "2 ADD: not twice for one container and interface", added: true, code: 4, want: "CNI_IFNAME", after: reaches},
 	{says: "2 ADD: … not even where the first was tampered with", added: true, before: "ip addr flush dev eth0", code: 4, want: "CNI_IFNAME",
-		after: func(k *call) error { return k.finds("ip -o link show eth0", "eth0") }},
+		after: func(k *invocation) error { return k.finds("ip -o link show eth0", "eth0") }},
 	{says: "2 ADD: … nor in another namespace", added: true, env: []string{"CNI_NETNS=$OTHER"}, code: 4, want: "CNI_IFNAME", after: reaches},
 	{says: "2 ADD: … nor of another container in the same namespace", added: true, env: []string{"CNI_CONTAINERID=another"}, code: 4, want: "CNI_IFNAME", after: reaches},
 	{says: "2 ADD: one container may have two interfaces", added: true, env: []string{"CNI_IFNAME=net1"}, after: reaches},
@@ -207,8 +208,8 @@ type bench struct {
 	count int
 }
 
-// call is one row's, with the pod that it is about.
-type call struct {
+// invocation is one row's, with the pod that it is about.
+type invocation struct {
 	rule
 	m    *machine
 	pod  *testnet.NS
@@ -221,7 +222,7 @@ type call struct {
 }
 
 // exec runs a plugin in the node's namespace as a runtime does.
-func (k *call) exec(bin, command, stdin string, env ...string) error {
+func (k *invocation) exec(bin, command, stdin string, env ...string) error {
 	cmd := exec.Command(bin)
 	vars := map[string]string{"CNI_COMMAND": command, "CNI_CONTAINERID": k.id, "CNI_IFNAME": k.name, "CNI_NETNS": k.pod.Path(),
 		"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + k.id, "CNI_PATH": filepath.Dir(bin)}
@@ -261,7 +262,7 @@ type answer struct {
 }
 
 // failure reads the standard output of a call that failed.
-func (k *call) failure() (answer, error) {
+func (k *invocation) failure() (answer, error) {
 	var a answer
 	dec := json.NewDecoder(strings.NewReader(k.out))
 	dec.DisallowUnknownFields()
@@ -271,14 +272,14 @@ func (k *call) failure() (answer, error) {
 	return a, nil
 }
 
-func (k *call) result() *current.Result {
+func (k *invocation) result() *current.Result {
 	var r current.Result
 	_ = json.Unmarshal([]byte(k.out), &r)
 	return &r
 }
 
 // finds runs a command in the pod and looks for a word.
-func (k *call) finds(command, want string) error {
+func (k *invocation) finds(command, want string) error {
 	out, err := k.pod.Try("sh", "-c", command)
 	if err == nil && !strings.Contains(out, want) {
 		err = fmt.Errorf("%s: no %s in %s", command, want, out)
@@ -287,7 +288,7 @@ func (k *call) finds(command, want string) error {
 }
 
 // judge says what of an answer is not as the rule wants it.
-func (k *call) judge() error {
+func (k *invocation) judge() error {
 	if k.code == 0 {
 		if k.exit != 0 {
 			return fmt.Errorf("exit %d: %s%s", k.exit, k.out, k.stderr)
@@ -314,10 +315,10 @@ func (k *call) judge() error {
 }
 
 // prepare makes the pod of a row and puts its names into the row.
-func (b *bench) prepare(r rule) *call {
+func (b *bench) prepare(r rule) *invocation {
 	b.t.Helper()
 	b.count++
-	k := &call{rule: r, m: b.m, id: fmt.Sprintf("row%d", b.count), name: "eth0", pod: testnet.New(b.t, "row")}
+	k := &invocation{rule: r, m: b.m, id: fmt.Sprintf("row%d", b.count), name: "eth0", pod: testnet.New(b.t, "row")}
 	if r.added {
 		if err := k.exec(b.m.path("bin/wayleave-cni"), "ADD", conf); err != nil || k.exit != 0 {
 			b.t.Fatalf("ADD: %v: %s", err, k.out)
@@ -387,7 +388,7 @@ func TestTheSpecification(t *testing.T) {
 }
 
 // clean ends a row's pod: nothing may be left.
-func (b *bench) clean(k *call) {
+func (b *bench) clean(k *invocation) {
 	b.t.Helper()
 	for _, name := range []string{"eth0", "net1"} {
 		if err := k.exec(b.m.path("bin/wayleave-cni"), "DEL", conf, "CNI_IFNAME="+name); err != nil || k.exit != 0 || k.out != "" {
@@ -400,7 +401,7 @@ func (b *bench) clean(k *call) {
 }
 
 // whole looks at the result of an ADD, by section 5, and at the pod.
-func whole(k *call) error {
+func whole(k *invocation) error {
 	var asked struct {
 		CNIVersion string
 		PrevResult current.Result
@@ -418,7 +419,7 @@ func whole(k *call) error {
 	}
 	n := len(prev.Interfaces)
 	host, pod := r.Interfaces[n], r.Interfaces[n+1]
-	if host.Name != veth.HostName(k.id, k.name) || host.Mac != veth.HostMAC().String() || host.Sandbox != "" {
+	if host.Name != call.HostName(k.id, k.name) || host.Mac != veth.HostMAC().String() || host.Sandbox != "" {
 		return fmt.Errorf("the node's interface is %v", host)
 	}
 	if modern := asked.CNIVersion >= "1"; modern && (host.Mtu != 1500 || pod.Mtu != 1500) {
@@ -433,7 +434,7 @@ func whole(k *call) error {
 	return errors.Join(addresses(k, r, n+1), defaults(k, r.Routes[len(prev.Routes):]))
 }
 
-func addresses(k *call, r *current.Result, index int) error {
+func addresses(k *invocation, r *current.Result, index int) error {
 	for i, gw := range []string{"169.254.1.1", "fe80::1"} {
 		ip := r.IPs[len(r.IPs)-2+i]
 		if ip.Interface == nil || *ip.Interface != index || ip.Gateway.String() != gw {
@@ -449,7 +450,7 @@ func addresses(k *call, r *current.Result, index int) error {
 	return nil
 }
 
-func defaults(k *call, list []*types.Route) error {
+func defaults(k *invocation, list []*types.Route) error {
 	for i, want := range [][2]string{{"0.0.0.0/0", "169.254.1.1"}, {"::/0", "fe80::1"}} {
 		if r := list[i]; r.Dst.String() != want[0] || r.GW.String() != want[1] {
 			return fmt.Errorf("route %v, want %v", r, want)
@@ -462,7 +463,7 @@ func defaults(k *call, list []*types.Route) error {
 }
 
 // gone says that the row's container has nothing any more.
-func gone(k *call) error {
+func gone(k *invocation) error {
 	if _, ok := k.m.net.book.Get(ipam.Key{Container: k.id, Interface: k.name}); ok {
 		return errors.New("the lease is there")
 	}
@@ -473,7 +474,7 @@ func gone(k *call) error {
 }
 
 // reaches says that the pod that was added before still reaches its node.
-func reaches(k *call) error {
+func reaches(k *invocation) error {
 	return k.finds("ping -c 1 -W 2 172.30.0.11 || true", "1 received")
 }
 
@@ -605,11 +606,11 @@ func TestAddNeedsNoModel(t *testing.T) {
 // concurrently across different containers".
 func TestManyContainersAtOnce(t *testing.T) {
 	b := newBench(t)
-	calls := make([]*call, 30)
+	calls := make([]*invocation, 30)
 	for i := range calls {
 		calls[i] = b.prepare(rule{})
 	}
-	atOnce(t, calls, func(k *call) error {
+	atOnce(t, calls, func(k *invocation) error {
 		return errors.Join(k.exec(b.m.path("bin/wayleave-cni"), "ADD", conf), k.judge())
 	})
 	seen := map[string]string{}
@@ -624,7 +625,7 @@ func TestManyContainersAtOnce(t *testing.T) {
 			seen[ip.Address.String()] = k.id
 		}
 	}
-	atOnce(t, calls, func(k *call) error {
+	atOnce(t, calls, func(k *invocation) error {
 		k.command = "DEL"
 		return errors.Join(k.exec(b.m.path("bin/wayleave-cni"), "DEL", conf), k.judge())
 	})
@@ -633,7 +634,7 @@ func TestManyContainersAtOnce(t *testing.T) {
 	}
 }
 
-func atOnce(t *testing.T, calls []*call, fn func(k *call) error) {
+func atOnce(t *testing.T, calls []*invocation, fn func(k *invocation) error) {
 	t.Helper()
 	errs := make([]error, len(calls))
 	var wg sync.WaitGroup
@@ -653,7 +654,7 @@ func TestCallsForOneContainerAtOnce(t *testing.T) {
 	k := b.prepare(rule{})
 	for round := range 5 {
 		good := 0
-		var calls []*call
+		var calls []*invocation
 		for i := range 8 {
 			one := *k
 			if one.command = "ADD"; round > 0 && i%2 == 1 {
@@ -661,7 +662,7 @@ func TestCallsForOneContainerAtOnce(t *testing.T) {
 			}
 			calls = append(calls, &one)
 		}
-		atOnce(t, calls, func(k *call) error {
+		atOnce(t, calls, func(k *invocation) error {
 			err := k.exec(b.m.path("bin/wayleave-cni"), k.command, conf)
 			if k.exit == 0 || err != nil {
 				return err

@@ -10,10 +10,10 @@ import (
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
+	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/hostport"
 	"wayleave.dev/podnetwork/ipam"
 	"wayleave.dev/podnetwork/routes"
-	"wayleave.dev/podnetwork/veth"
 	"wayleave.dev/reconcile"
 )
 
@@ -38,7 +38,7 @@ func table(f nft.Family) nft.Table {
 			// VXLAN is taken from nodes only, and not tracked: there is nothing to
 			// translate, and every packet inside is tracked anyway.
 			{Name: "arriving", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -310}, Rules: []nft.Rule{
-				{nft.FromLinks(veth.Prefix), nft.Spoofed{}, nft.Counter(), nft.Drop()},
+				{nft.FromLinks(call.Prefix), nft.Spoofed{}, nft.Counter(), nft.Drop()},
 				append(vxlan(), nft.In{Fields: []nft.Field{nft.Saddr}, Set: "node-ips", Not: true}, nft.Drop()),
 				append(vxlan(), nft.Notrack())}},
 			{Name: "vxlan-out", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -300}, Rules: []nft.Rule{append(vxlan(), nft.Notrack())}},

@@ -10,14 +10,14 @@ import (
 
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/kernel/sysctl"
-	"wayleave.dev/podnetwork/cni"
+	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/routes"
 	"wayleave.dev/podnetwork/veth"
 )
 
 // files are those of the feature on the node.
 func files(c Config) []string {
-	return []string{filepath.Join(c.ConfDir, ConfName), filepath.Join(c.BinDir, cni.Type), c.Socket,
+	return []string{filepath.Join(c.ConfDir, ConfName), filepath.Join(c.BinDir, call.Type), c.Socket,
 		filepath.Join(c.StateDir, "leases"), filepath.Join(c.StateDir, "leases.new"), sysctls(c).State}
 }
 

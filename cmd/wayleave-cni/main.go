@@ -18,12 +18,11 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"wayleave.dev/podnetwork/cni"
-	"wayleave.dev/podnetwork/veth"
+	"wayleave.dev/podnetwork/cni/call"
 )
 
 func main() {
-	p := plugin{socket: env("WAYLEAVE_CNI_SOCKET", cni.Socket), tombstones: env("WAYLEAVE_CNI_TOMBSTONES", cni.Tombstones)}
+	p := plugin{socket: env("WAYLEAVE_CNI_SOCKET", call.Socket), tombstones: env("WAYLEAVE_CNI_TOMBSTONES", call.Tombstones)}
 	version, err := p.serve(os.Stdin, os.Stdout)
 	if err == nil {
 		return
@@ -48,7 +47,7 @@ func env(name, otherwise string) string {
 func printError(w io.Writer, version string, err error) error {
 	var e *types.Error
 	if !errors.As(err, &e) {
-		e = cni.Failure(types.ErrInternal, "%v", err)
+		e = call.Failure(types.ErrInternal, "%v", err)
 	}
 	return printJSON(w, struct {
 		CNIVersion string `json:"cniVersion"`
@@ -68,13 +67,13 @@ type plugin struct{ socket, tombstones string }
 func (p plugin) serve(in *os.File, out io.Writer) (version string, err error) {
 	r, err := parameters(os.Getenv)
 	if err != nil {
-		return cni.Version, err
+		return call.Version, err
 	}
 	if r.Command == "VERSION" {
-		return cni.Version, printVersion(in, out)
+		return call.Version, printVersion(in, out)
 	}
 	if r.Config, err = io.ReadAll(in); err != nil {
-		return cni.Version, cni.Failure(types.ErrIOFailure, "standard input: %v", err)
+		return call.Version, call.Failure(types.ErrIOFailure, "standard input: %v", err)
 	}
 	if version, err = configuration(r.Command, r.Config); err != nil {
 		return version, err
@@ -86,7 +85,7 @@ func (p plugin) serve(in *os.File, out io.Writer) (version string, err error) {
 	return version, printJSON(out, result)
 }
 
-func (p plugin) do(r cni.Request) (json.RawMessage, error) {
+func (p plugin) do(r call.Request) (json.RawMessage, error) {
 	var ns *os.File
 	var err error
 	switch r.Command {
@@ -105,12 +104,12 @@ func (p plugin) do(r cni.Request) (json.RawMessage, error) {
 		}
 	}
 	answer, err := p.call(r, ns)
-	if errors.Is(err, cni.ErrNoAgent) {
+	if errors.Is(err, call.ErrNoAgent) {
 		code := types.ErrTryAgainLater
 		if r.Command == "STATUS" {
 			code = types.ErrPluginNotAvailable
 		}
-		return nil, cni.Failure(code, "%v", err)
+		return nil, call.Failure(code, "%v", err)
 	}
 	return answer, err
 }
@@ -119,7 +118,7 @@ func (p plugin) do(r cni.Request) (json.RawMessage, error) {
 // made among the node's.
 func openNetns(path string) (*os.File, error) {
 	bad := func(format string, args ...any) (*os.File, error) {
-		return nil, cni.Failure(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: "+format, args...)
+		return nil, call.Failure(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: "+format, args...)
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe must not block
 	if err != nil {
@@ -145,8 +144,8 @@ func openNetns(path string) (*os.File, error) {
 // patience is how long the runtime waits for the agent.
 const patience = 30 * time.Second
 
-func (p plugin) call(r cni.Request, ns *os.File) (json.RawMessage, error) {
-	answer, err := cni.Call(p.socket, r, ns, patience)
+func (p plugin) call(r call.Request, ns *os.File) (json.RawMessage, error) {
+	answer, err := call.Call(p.socket, r, ns, patience)
 	if err != nil {
 		return nil, err
 	}
@@ -158,21 +157,21 @@ func (p plugin) call(r cni.Request, ns *os.File) (json.RawMessage, error) {
 
 // del succeeds without an agent, too: the runtime could not end pods otherwise.
 // The link goes here; the agent frees the lease when it is back.
-func (p plugin) del(r cni.Request) error {
+func (p plugin) del(r call.Request) error {
 	_, err := p.call(r, nil)
-	if !errors.Is(err, cni.ErrNoAgent) {
+	if !errors.Is(err, call.ErrNoAgent) {
 		return err
 	}
 	return errors.Join(p.bury(r), removeLink(r.ContainerID, r.IfName))
 }
 
-func (p plugin) tombstone(r cni.Request) string {
+func (p plugin) tombstone(r call.Request) string {
 	sum := sha256.Sum256([]byte(r.ContainerID + "/" + r.IfName))
 	return filepath.Join(p.tombstones, hex.EncodeToString(sum[:16]))
 }
 
 // bury leaves a tombstone, whole or not at all.
-func (p plugin) bury(r cni.Request) error {
+func (p plugin) bury(r call.Request) error {
 	if err := os.MkdirAll(p.tombstones, 0o700); err != nil {
 		return err
 	}
@@ -190,7 +189,7 @@ func (p plugin) bury(r cni.Request) error {
 // removeLink deletes the node's end, and with it the pod's, which goes by a name that
 // others may use, too. The runtime executes plugins in the node's network namespace.
 func removeLink(container, ifname string) error {
-	link, err := netlink.LinkByName(veth.HostName(container, ifname))
+	link, err := netlink.LinkByName(call.HostName(container, ifname))
 	if err != nil { // gone already
 		return nil
 	}

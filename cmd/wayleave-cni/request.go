@@ -13,7 +13,7 @@ import (
 	semver "github.com/containernetworking/cni/pkg/version"
 	"golang.org/x/sys/unix"
 
-	"wayleave.dev/podnetwork/cni"
+	"wayleave.dev/podnetwork/cni/call"
 )
 
 // The library's skeleton of a plugin (pkg/skel) is not used: its errors name neither
@@ -38,11 +38,11 @@ var commands = map[string]struct {
 }
 
 // parameters reads the environment. An error names the variable.
-func parameters(getenv func(string) string) (cni.Request, error) {
-	bad := func(format string, args ...any) (cni.Request, error) {
-		return cni.Request{}, cni.Failure(types.ErrInvalidEnvironmentVariables, format, args...)
+func parameters(getenv func(string) string) (call.Request, error) {
+	bad := func(format string, args ...any) (call.Request, error) {
+		return call.Request{}, call.Failure(types.ErrInvalidEnvironmentVariables, format, args...)
 	}
-	r := cni.Request{Command: getenv("CNI_COMMAND"), ContainerID: getenv("CNI_CONTAINERID"), IfName: getenv("CNI_IFNAME"), Netns: getenv("CNI_NETNS")}
+	r := call.Request{Command: getenv("CNI_COMMAND"), ContainerID: getenv("CNI_CONTAINERID"), IfName: getenv("CNI_IFNAME"), Netns: getenv("CNI_NETNS")}
 	command, ok := commands[r.Command]
 	if !ok {
 		return bad("CNI_COMMAND: %q is none; allowed are ADD, DEL, CHECK, GC, STATUS and VERSION", r.Command)
@@ -63,9 +63,9 @@ func parameters(getenv func(string) string) (cni.Request, error) {
 	if strings.Contains(r.IfName, "%") {
 		return bad("CNI_IFNAME: %q: has a %%, for which the kernel would choose a number", r.IfName)
 	}
-	args, err := cni.ParseArgs(getenv("CNI_ARGS"))
+	args, err := call.ParseArgs(getenv("CNI_ARGS"))
 	if err != nil && r.Command != "DEL" { // which needs none and must do all that it can
-		return cni.Request{}, err
+		return call.Request{}, err
 	}
 	r.Args = args
 	return r, nil
@@ -80,29 +80,29 @@ func configuration(command string, raw []byte) (version string, err error) {
 		Type       string `json:"type"`
 	}
 	if err := json.Unmarshal(raw, &c); err != nil {
-		return cni.Version, cni.Failure(types.ErrDecodingFailure, "network configuration: %v", err)
+		return call.Version, call.Failure(types.ErrDecodingFailure, "network configuration: %v", err)
 	}
 	if c.CNIVersion == "" {
 		c.CNIVersion = "0.1.0" // the specification's default before there was the field
 	}
 	reached, err := semver.GreaterThanOrEqualTo(c.CNIVersion, commands[command].since)
 	if err != nil {
-		return cni.Version, cni.Failure(types.ErrDecodingFailure, "cniVersion: %v", err)
+		return call.Version, call.Failure(types.ErrDecodingFailure, "cniVersion: %v", err)
 	}
 	if !slices.Contains(versions, c.CNIVersion) {
-		return cni.Version, cni.Failure(types.ErrIncompatibleCNIVersion, "cniVersion: %q is not supported; allowed are %s", c.CNIVersion, strings.Join(versions, ", "))
+		return call.Version, call.Failure(types.ErrIncompatibleCNIVersion, "cniVersion: %q is not supported; allowed are %s", c.CNIVersion, strings.Join(versions, ", "))
 	}
 	if !reached {
-		return c.CNIVersion, cni.Failure(types.ErrIncompatibleCNIVersion, "cniVersion: %q has no %s, %s has", c.CNIVersion, command, commands[command].since)
+		return c.CNIVersion, call.Failure(types.ErrIncompatibleCNIVersion, "cniVersion: %q has no %s, %s has", c.CNIVersion, command, commands[command].since)
 	}
 	if c.Name == "" {
-		return c.CNIVersion, cni.Failure(types.ErrInvalidNetworkConfig, "name: is missing")
+		return c.CNIVersion, call.Failure(types.ErrInvalidNetworkConfig, "name: is missing")
 	}
 	if err := utils.ValidateNetworkName(c.Name); err != nil {
-		return c.CNIVersion, cni.Failure(types.ErrInvalidNetworkConfig, "name: %q: %s", c.Name, err.Msg)
+		return c.CNIVersion, call.Failure(types.ErrInvalidNetworkConfig, "name: %q: %s", c.Name, err.Msg)
 	}
 	if c.Type == "" {
-		return c.CNIVersion, cni.Failure(types.ErrInvalidNetworkConfig, "type: is missing")
+		return c.CNIVersion, call.Failure(types.ErrInvalidNetworkConfig, "type: is missing")
 	}
 	return c.CNIVersion, nil
 }
@@ -116,16 +116,16 @@ func printVersion(in *os.File, out io.Writer) error {
 	if _, err := unix.IoctlGetTermios(int(in.Fd()), unix.TCGETS); err != nil {
 		raw, err := io.ReadAll(in)
 		if err != nil {
-			return cni.Failure(types.ErrIOFailure, "standard input: %v", err)
+			return call.Failure(types.ErrIOFailure, "standard input: %v", err)
 		}
 		if raw = bytes.TrimSpace(raw); len(raw) > 0 {
 			if err := json.Unmarshal(raw, &asked); err != nil {
-				return cni.Failure(types.ErrDecodingFailure, "standard input: %v", err)
+				return call.Failure(types.ErrDecodingFailure, "standard input: %v", err)
 			}
 		}
 	}
 	if asked.CNIVersion == "" {
-		asked.CNIVersion = cni.Version
+		asked.CNIVersion = call.Version
 	}
 	return printJSON(out, map[string]any{"cniVersion": asked.CNIVersion, "supportedVersions": versions})
 }

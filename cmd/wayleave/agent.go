@@ -25,7 +25,7 @@ import (
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork"
-	"wayleave.dev/podnetwork/cni"
+	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/routes"
 	"wayleave.dev/reconcile"
 	"wayleave.dev/service"
@@ -322,7 +322,7 @@ func (a *agent) podNetwork(ctx context.Context) error {
 		return err
 	}
 	n, err := podnetwork.New(podnetwork.Config{
-		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: cni.Socket, Tombstones: cni.Tombstones, Sysctl: hostSysctl,
+		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: call.Socket, Tombstones: call.Tombstones, Sysctl: hostSysctl,
 		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing), ProbeEvery: a.cfg.PodNetwork.ProbeEvery,
 		PathMTU: func(node string, bytes int) { a.metrics.path.WithLabelValues(node).Set(float64(bytes)) },
 		Kernel:  kernel, NFT: a.nft, Track: track, Firewall: a.nft, Report: a.problems.Set, Log: a.log,

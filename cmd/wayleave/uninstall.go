@@ -16,7 +16,7 @@ import (
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/podnetwork"
-	"wayleave.dev/podnetwork/cni"
+	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/service/nftables"
 )
 
@@ -68,7 +68,7 @@ func thisNode() (*nodeState, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newNodeState(ns, stateDir, runDir, podnetwork.Config{Socket: cni.Socket, Tombstones: cni.Tombstones,
+	return newNodeState(ns, stateDir, runDir, podnetwork.Config{Socket: call.Socket, Tombstones: call.Tombstones,
 		Sysctl: "/proc/sys/net", BinDir: cniBinDir, ConfDir: cniConfDir})
 }
 

@@ -1,3 +1,5 @@
+// Package cni is the Container Network Interface, specification 1.1.0: the server in
+// the agent.
 package cni
 
 import (
@@ -22,6 +24,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"wayleave.dev/internal/frame"
+	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/hostport"
 	"wayleave.dev/podnetwork/ipam"
 	"wayleave.dev/podnetwork/veth"
@@ -45,6 +48,13 @@ type Local struct {
 	// MTU is that of pods' links.
 	MTU int
 }
+
+// Codes of errors. Those of the specification are in package types; codes from 100 on
+// are ours.
+const (
+	codeFull   = 101 // no address is left
+	codeBroken = 102 // CHECK found the pod's link broken
+)
 
 // Server answers the plugin. ADD needs nothing but the node's own facts: it never
 // waits for the API server, and does for a pod that the model has not heard of yet
@@ -106,7 +116,7 @@ func (s *Server) answer(c *net.UnixConn) error {
 	if uid != 0 {
 		return fmt.Errorf("user %d may not call", uid)
 	}
-	var r Request
+	var r call.Request
 	files, err := frame.Receive(c, &r)
 	if err != nil {
 		return err
@@ -126,7 +136,7 @@ func (s *Server) answer(c *net.UnixConn) error {
 	if out.Error != nil {
 		level = slog.LevelError
 	}
-	s.Log.Log(context.Background(), level, "cni", "command", r.Command, "pod", r.pod(), "container", r.ContainerID, "interface", r.IfName,
+	s.Log.Log(context.Background(), level, "cni", "command", r.Command, "pod", podOf(r), "container", r.ContainerID, "interface", r.IfName,
 		"took", time.Since(start).Round(10*time.Microsecond), "error", errorText(out.Error))
 	return frame.Send(c, out, nil)
 }
@@ -138,7 +148,7 @@ func errorText(e *types.Error) string {
 	return e.Error()
 }
 
-func (r Request) pod() string {
+func podOf(r call.Request) string {
 	if r.Args["K8S_POD_NAME"] == "" {
 		return ""
 	}
@@ -146,11 +156,11 @@ func (r Request) pod() string {
 }
 
 // Handle answers one call; netns is the pod's namespace, nil when it is gone.
-func (s *Server) Handle(r Request, netns *os.File) Response {
+func (s *Server) Handle(r call.Request, netns *os.File) call.Response {
 	var conf types.PluginConf
 	// DEL needs nothing of it, and must do all that it can.
 	if err := json.Unmarshal(r.Config, &conf); err != nil && r.Command != "DEL" {
-		return Response{Error: Failure(types.ErrDecodingFailure, "network configuration: %v", err)}
+		return call.Response{Error: call.Failure(types.ErrDecodingFailure, "network configuration: %v", err)}
 	}
 	key := ipam.Key{Container: r.ContainerID, Interface: r.IfName}
 	switch r.Command {
@@ -171,35 +181,35 @@ func (s *Server) Handle(r Request, netns *os.File) Response {
 	case "GC":
 		err = s.gc(conf)
 	default:
-		err = Failure(types.ErrInvalidEnvironmentVariables, "CNI_COMMAND: %q is none", r.Command)
+		err = call.Failure(types.ErrInvalidEnvironmentVariables, "CNI_COMMAND: %q is none", r.Command)
 	}
 	if err == nil && result != nil {
 		return s.result(result, conf)
 	}
 	if err == nil {
-		return Response{}
+		return call.Response{}
 	}
 	var e *types.Error
 	if !errors.As(err, &e) {
-		e = Failure(types.ErrInternal, "%v", err)
+		e = call.Failure(types.ErrInternal, "%v", err)
 	}
-	return Response{Error: e}
+	return call.Response{Error: e}
 }
 
-func (s *Server) result(result types.Result, conf types.PluginConf) Response {
+func (s *Server) result(result types.Result, conf types.PluginConf) call.Response {
 	wanted := conf.CNIVersion
 	if wanted == "" {
 		wanted = "0.1.0" // the specification's default
 	}
 	converted, err := result.GetAsVersion(wanted)
 	if err != nil {
-		return Response{Error: Failure(types.ErrIncompatibleCNIVersion, "cniVersion: %v", err)}
+		return call.Response{Error: call.Failure(types.ErrIncompatibleCNIVersion, "cniVersion: %v", err)}
 	}
 	raw, err := json.Marshal(converted)
 	if err != nil {
-		return Response{Error: Failure(types.ErrInternal, "%v", err)}
+		return call.Response{Error: call.Failure(types.ErrInternal, "%v", err)}
 	}
-	return Response{Result: raw}
+	return call.Response{Result: raw}
 }
 
 func (s *Server) lock(k ipam.Key) func() {
@@ -227,9 +237,9 @@ func (s *Server) lock(k ipam.Key) func() {
 
 // add gives the interface a lease and a link. A second ADD of one interface is an
 // error by the specification, unless the first one's link is gone.
-func (s *Server) add(k ipam.Key, r Request, conf types.PluginConf, netns *os.File) (types.Result, error) {
+func (s *Server) add(k ipam.Key, r call.Request, conf types.PluginConf, netns *os.File) (types.Result, error) {
 	if netns == nil {
-		return nil, Failure(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: the network namespace could not be opened")
+		return nil, call.Failure(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: the network namespace could not be opened")
 	}
 	if err := refuse(r.Config); err != nil {
 		return nil, err
@@ -240,13 +250,13 @@ func (s *Server) add(k ipam.Key, r Request, conf types.PluginConf, netns *os.Fil
 	}
 	local, ok := s.Local()
 	if !ok {
-		return nil, Failure(types.ErrTryAgainLater, "the node has no pod network yet (spec.podCIDRs is empty)")
+		return nil, call.Failure(types.ErrTryAgainLater, "the node has no pod network yet (spec.podCIDRs is empty)")
 	}
 	wish, rates, err := parseWish(r)
 	if err != nil {
 		return nil, err
 	}
-	wish.HostLink = veth.HostName(k.Container, k.Interface)
+	wish.HostLink = call.HostName(k.Container, k.Interface)
 	if _, known := s.Book.Get(k); known && s.Links.Exists(wish.HostLink) {
 		return nil, exists(k)
 	}
@@ -269,7 +279,7 @@ func (s *Server) add(k ipam.Key, r Request, conf types.PluginConf, netns *os.Fil
 	if err != nil {
 		_, _, undo := s.Book.Release(k)
 		if errors.Is(err, veth.ErrExists) && undo == nil {
-			return nil, Failure(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: the network namespace has an interface %s already", k.Interface)
+			return nil, call.Failure(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: the network namespace has an interface %s already", k.Interface)
 		}
 		return nil, errors.Join(err, undo)
 	}
@@ -277,7 +287,7 @@ func (s *Server) add(k ipam.Key, r Request, conf types.PluginConf, netns *os.Fil
 }
 
 func exists(k ipam.Key) error {
-	return Failure(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: container %s has an interface %s already", k.Container, k.Interface)
+	return call.Failure(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: container %s has an interface %s already", k.Container, k.Interface)
 }
 
 func (s *Server) link(l ipam.Lease, local Local) veth.Link {
@@ -294,7 +304,7 @@ func refuse(config json.RawMessage) error {
 		RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig"`
 	}
 	if err := json.Unmarshal(config, &c); err != nil {
-		return Failure(types.ErrDecodingFailure, "network configuration: %v", err)
+		return call.Failure(types.ErrDecodingFailure, "network configuration: %v", err)
 	}
 	asked := map[string]json.RawMessage{"ipam": c.IPAM, "ipMasq": c.IPMasq}
 	for name, v := range c.RuntimeConfig {
@@ -308,7 +318,7 @@ func refuse(config json.RawMessage) error {
 		switch v := string(asked[name]); v {
 		case "", "null", "{}", "[]", `""`: // asks for nothing
 		default:
-			return Failure(types.ErrUnsupportedField, "%s: %s is not supported; allowed is none", name, v)
+			return call.Failure(types.ErrUnsupportedField, "%s: %s is not supported; allowed is none", name, v)
 		}
 	}
 	return nil
@@ -320,14 +330,14 @@ func previous(conf types.PluginConf) (*current.Result, error) {
 		return nil, nil
 	}
 	if err := version.ParsePrevResult(&conf); err != nil {
-		return nil, Failure(types.ErrInvalidNetworkConfig, "prevResult: %v", err)
+		return nil, call.Failure(types.ErrInvalidNetworkConfig, "prevResult: %v", err)
 	}
 	prev, err := current.NewResultFromResult(conf.PrevResult)
 	if err != nil {
-		return nil, Failure(types.ErrInvalidNetworkConfig, "prevResult: %v", err)
+		return nil, call.Failure(types.ErrInvalidNetworkConfig, "prevResult: %v", err)
 	}
 	if slices.Contains(prev.Interfaces, nil) || slices.Contains(prev.IPs, nil) || slices.Contains(prev.Routes, nil) {
-		return nil, Failure(types.ErrInvalidNetworkConfig, "prevResult: has a null in a list")
+		return nil, call.Failure(types.ErrInvalidNetworkConfig, "prevResult: has a null in a list")
 	}
 	return prev, nil
 }
@@ -338,7 +348,7 @@ func result(prev *current.Result, dns types.DNS, link veth.Link, mac net.Hardwar
 	if prev != nil {
 		r = prev
 	}
-	r.CNIVersion = Version
+	r.CNIVersion = call.Version
 	if !dns.IsEmpty() {
 		r.DNS = dns
 	}
@@ -361,7 +371,7 @@ func result(prev *current.Result, dns types.DNS, link veth.Link, mac net.Hardwar
 
 // del frees the lease and removes the link; what is gone already is no error.
 func (s *Server) del(k ipam.Key) error {
-	host := veth.HostName(k.Container, k.Interface)
+	host := call.HostName(k.Container, k.Interface)
 	if err := s.Links.Teardown(host); err != nil {
 		return err
 	}
@@ -421,20 +431,20 @@ func (s *Server) Reconcile() error {
 }
 
 // check compares the pod with its lease and with what ADD returned.
-func (s *Server) check(k ipam.Key, r Request, conf types.PluginConf, netns *os.File) error {
+func (s *Server) check(k ipam.Key, r call.Request, conf types.PluginConf, netns *os.File) error {
 	lease, ok := s.Book.Get(k)
 	if !ok {
-		return Failure(types.ErrUnknownContainer, "container %s has no lease for %s", k.Container, k.Interface)
+		return call.Failure(types.ErrUnknownContainer, "container %s has no lease for %s", k.Container, k.Interface)
 	}
 	if netns == nil {
-		return Failure(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: the network namespace could not be opened")
+		return call.Failure(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: the network namespace could not be opened")
 	}
 	prev, err := previous(conf)
 	if err != nil {
 		return err
 	}
 	if prev == nil {
-		return Failure(types.ErrInvalidNetworkConfig, "prevResult: is missing, CHECK needs it")
+		return call.Failure(types.ErrInvalidNetworkConfig, "prevResult: is missing, CHECK needs it")
 	}
 	want, err := listed(prev, lease, r.Netns)
 	if err != nil {
@@ -442,7 +452,7 @@ func (s *Server) check(k ipam.Key, r Request, conf types.PluginConf, netns *os.F
 	}
 	local, _ := s.Local()
 	if err := s.Links.Check(netns, s.link(lease, local), want); err != nil {
-		return Failure(codeBroken, "%v", err)
+		return call.Failure(codeBroken, "%v", err)
 	}
 	return nil
 }
@@ -453,7 +463,7 @@ func listed(prev *current.Result, lease ipam.Lease, sandbox string) (veth.Listed
 	var want veth.Listed
 	index := slices.IndexFunc(prev.Interfaces, func(i *current.Interface) bool { return i.Name == lease.Interface && i.Sandbox == sandbox })
 	if index < 0 {
-		return want, Failure(types.ErrInvalidNetworkConfig, "prevResult: interfaces: %s in %s is missing", lease.Interface, sandbox)
+		return want, call.Failure(types.ErrInvalidNetworkConfig, "prevResult: interfaces: %s in %s is missing", lease.Interface, sandbox)
 	}
 	for _, ip := range prev.IPs {
 		a, ok := netip.AddrFromSlice(ip.Address.IP)
@@ -462,7 +472,7 @@ func listed(prev *current.Result, lease ipam.Lease, sandbox string) (veth.Listed
 		}
 	}
 	if len(want.IPs) == 0 {
-		return want, Failure(types.ErrInvalidNetworkConfig, "prevResult: ips: none is leased to this container, which has %v", lease.IPs)
+		return want, call.Failure(types.ErrInvalidNetworkConfig, "prevResult: ips: none is leased to this container, which has %v", lease.IPs)
 	}
 	for _, route := range prev.Routes {
 		if ones, bits := route.Dst.Mask.Size(); ones == 0 {
@@ -477,10 +487,10 @@ func listed(prev *current.Result, lease ipam.Lease, sandbox string) (veth.Listed
 func (s *Server) status() error {
 	local, ok := s.Local()
 	if !ok {
-		return Failure(types.ErrPluginNotAvailable, "the node has no pod network yet (spec.podCIDRs is empty)")
+		return call.Failure(types.ErrPluginNotAvailable, "the node has no pod network yet (spec.podCIDRs is empty)")
 	}
 	if err := s.Book.Room(local.PodCIDRs); err != nil {
-		return Failure(types.ErrPluginNotAvailable, "%v", err)
+		return call.Failure(types.ErrPluginNotAvailable, "%v", err)
 	}
 	return nil
 }
@@ -490,14 +500,14 @@ func (s *Server) status() error {
 func (s *Server) gc(conf types.PluginConf) error {
 	const field = "cni.dev/valid-attachments"
 	if conf.ValidAttachments == nil {
-		return Failure(types.ErrInvalidNetworkConfig, "%s: is missing, GC needs it", field)
+		return call.Failure(types.ErrInvalidNetworkConfig, "%s: is missing, GC needs it", field)
 	}
 	valid := map[string]bool{}
 	for i, a := range conf.ValidAttachments {
 		if a.ContainerID == "" || a.IfName == "" {
-			return Failure(types.ErrInvalidNetworkConfig, "%s[%d]: containerID is %q and ifname %q; both are needed", field, i, a.ContainerID, a.IfName)
+			return call.Failure(types.ErrInvalidNetworkConfig, "%s[%d]: containerID is %q and ifname %q; both are needed", field, i, a.ContainerID, a.IfName)
 		}
-		valid[veth.HostName(a.ContainerID, a.IfName)] = true
+		valid[call.HostName(a.ContainerID, a.IfName)] = true
 	}
 	var errs []error
 	for _, l := range s.Book.List() {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/ipam"
 	"wayleave.dev/podnetwork/veth"
 )
@@ -80,7 +81,7 @@ func TestNoStepLeaksOrDoubles(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	pods := map[string]bool{} // what the runtime believes to run
 	call := func(command, id string, more string) error {
-		out := s.Handle(Request{Command: command, ContainerID: id, IfName: "eth0", Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"n","type":"t"` + more + `}`)}, netns)
+		out := s.Handle(call.Request{Command: command, ContainerID: id, IfName: "eth0", Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"n","type":"t"` + more + `}`)}, netns)
 		if out.Error != nil {
 			return out.Error
 		}

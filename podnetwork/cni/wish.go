@@ -9,6 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/hostport"
 	"wayleave.dev/podnetwork/ipam"
 	"wayleave.dev/podnetwork/veth"
@@ -46,14 +47,14 @@ type runtimeConf struct {
 
 // parseWish reads what a pod asks for beside an interface. The capabilities come
 // first, then args.cni, then CNI_ARGS.
-func parseWish(r Request) (ipam.Wish, veth.Rates, error) {
-	w := ipam.Wish{Pod: r.pod()}
+func parseWish(r call.Request) (ipam.Wish, veth.Rates, error) {
+	w := ipam.Wish{Pod: podOf(r)}
 	var c runtimeConf
 	if err := json.Unmarshal(r.Config, &c); err != nil {
-		return w, veth.Rates{}, Failure(types.ErrDecodingFailure, "runtimeConfig: %v", err)
+		return w, veth.Rates{}, call.Failure(types.ErrDecodingFailure, "runtimeConfig: %v", err)
 	}
 	bad := func(err error) (ipam.Wish, veth.Rates, error) {
-		return w, veth.Rates{}, Failure(types.ErrInvalidNetworkConfig, "%v", err)
+		return w, veth.Rates{}, call.Failure(types.ErrInvalidNetworkConfig, "%v", err)
 	}
 	var err error
 	if w.Ports, err = hostport.Parse(c.RuntimeConfig.PortMappings); err != nil {
@@ -62,7 +63,7 @@ func parseWish(r Request) (ipam.Wish, veth.Rates, error) {
 	b := c.RuntimeConfig.Bandwidth
 	rates := veth.Rates{Ingress: b.IngressRate, IngressBurst: b.IngressBurst, Egress: b.EgressRate, EgressBurst: b.EgressBurst}
 	if err := rates.Check(); err != nil {
-		return w, rates, Failure(types.ErrInvalidNetworkConfig, "runtimeConfig.bandwidth.%v", err)
+		return w, rates, call.Failure(types.ErrInvalidNetworkConfig, "runtimeConfig.bandwidth.%v", err)
 	}
 	for _, from := range []struct {
 		field string
@@ -103,10 +104,10 @@ func addresses(field string, list []string) (out []netip.Addr, err error) {
 			a, err = p.Addr(), nil
 		}
 		if err != nil || a.Zone() != "" {
-			return nil, Failure(types.ErrInvalidNetworkConfig, "%s.ips: %q is not an IP address", field, s)
+			return nil, call.Failure(types.ErrInvalidNetworkConfig, "%s.ips: %q is not an IP address", field, s)
 		}
 		if a = a.Unmap(); seen[a.Is6()] {
-			return nil, Failure(types.ErrInvalidNetworkConfig, "%s.ips: %s is a second address of its family", field, a)
+			return nil, call.Failure(types.ErrInvalidNetworkConfig, "%s.ips: %s is a second address of its family", field, a)
 		}
 		seen[a.Is6()] = true
 		out = append(out, a)
@@ -117,7 +118,7 @@ func addresses(field string, list []string) (out []netip.Addr, err error) {
 func hardware(field, s string) (net.HardwareAddr, error) {
 	mac, err := net.ParseMAC(s)
 	if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
-		return nil, Failure(types.ErrInvalidNetworkConfig, "%s.mac: %q is not the address of one Ethernet interface", field, s)
+		return nil, call.Failure(types.ErrInvalidNetworkConfig, "%s.mac: %q is not the address of one Ethernet interface", field, s)
 	}
 	return mac, nil
 }

@@ -11,8 +11,6 @@ package veth
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -25,14 +23,12 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/podnetwork/cni/call"
 )
 
 // RouteProtocol marks the routes that are ours (rtm_protocol).
 const RouteProtocol = 87
-
-// Prefix is what the node's ends of our links are called by. No device of the kernel
-// or of udev is called so (wl is for wireless ones).
-const Prefix = "wy"
 
 // The next hops that pods see.
 var (
@@ -47,7 +43,7 @@ const minIPv6MTU = 1280
 type Link struct {
 	// Name is that of the interface in the pod: "eth0".
 	Name string
-	// HostName is that of its other end on the node, see HostName.
+	// HostName is that of its other end on the node, see call.HostName.
 	HostName string
 	IPs      []netip.Addr
 	MTU      int
@@ -59,13 +55,6 @@ type Link struct {
 	Localhost bool
 	// Rates limit what the pod gets and sends, in bits per second.
 	Rates Rates
-}
-
-// HostName is the name of the node's end, at most 15 bytes, the same for the same
-// container and interface.
-func HostName(container, ifname string) string {
-	sum := sha256.Sum256([]byte(container + "/" + ifname))
-	return Prefix + hex.EncodeToString(sum[:5])
 }
 
 // ErrExists says that the pod has an interface of that name already.
@@ -426,7 +415,7 @@ func (h *Host) Names() ([]string, error) {
 	var out []string
 	for _, l := range links {
 		name := l.Attrs().Name
-		if _, ok := l.(*netlink.Veth); ok && len(name) == len(Prefix)+10 && name[:len(Prefix)] == Prefix {
+		if _, ok := l.(*netlink.Veth); ok && len(name) == len(call.Prefix)+10 && name[:len(call.Prefix)] == call.Prefix {
 			out = append(out, name)
 		}
 	}

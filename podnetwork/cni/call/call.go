@@ -1,11 +1,13 @@
-// Package cni is the Container Network Interface, specification 1.1.0: the server
-// in the agent, and the words that the plugin and it exchange.
+// Package call is what the plugin and the agent say to each other. It imports little: the
+// plugin is started anew for every pod.
 //
 // The plugin wayleave-cni opens the pod's network namespace and passes the
 // descriptor, so that the agent needs neither the host's processes nor its mounts.
-package cni
+package call
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +26,17 @@ const Version = "1.1.0"
 
 // Type is the plugin's name in network configurations.
 const Type = "wayleave-cni"
+
+// Prefix is what the node's ends of our links are called by. No device of the kernel
+// or of udev is called so (wl is for wireless ones).
+const Prefix = "wy"
+
+// HostName is the name of the node's end, at most 15 bytes, the same for the same
+// container and interface.
+func HostName(container, ifname string) string {
+	sum := sha256.Sum256([]byte(container + "/" + ifname))
+	return Prefix + hex.EncodeToString(sum[:5])
+}
 
 // Socket is where the agent listens, on the node.
 const Socket = "/run/wayleave/cni.sock"
@@ -74,13 +87,6 @@ func ParseArgs(s string) (map[string]string, error) {
 
 // ErrNoAgent says that the agent cannot be reached.
 var ErrNoAgent = errors.New("the wayleave agent does not answer")
-
-// Codes of errors. Those of the specification are in package types; codes from 100 on
-// are ours.
-const (
-	codeFull   = 101 // no address is left
-	codeBroken = 102 // CHECK found the pod's link broken
-)
 
 // Call asks the agent at a socket.
 func Call(socket string, r Request, netns *os.File, patience time.Duration) (Response, error) {
