@@ -1,6 +1,9 @@
 package model
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // ServiceType is a Service's spec.type.
 type ServiceType uint8
@@ -42,6 +45,20 @@ type Service struct {
 	Ports        []ServicePort
 	// PublishNotReady has DNS and proxies treat all endpoints as ready.
 	PublishNotReady bool
+	// ExternalIPs are spec.externalIPs; LoadBalancerIPs those of the status with
+	// ipMode VIP, which nodes must serve themselves (KEP-1860).
+	ExternalIPs, LoadBalancerIPs []netip.Addr
+	// SourceRanges limit who may use LoadBalancerIPs; empty for everybody.
+	SourceRanges []netip.Prefix
+	// Affinity is how long a client keeps its endpoint; 0 is none.
+	Affinity time.Duration
+	// ExternalLocal and InternalLocal are the traffic policies Local.
+	ExternalLocal, InternalLocal bool
+	// HealthCheckPort is spec.healthCheckNodePort, 0 when there is none.
+	HealthCheckPort uint16
+	// OtherProxy says that another service proxy serves it
+	// (service.kubernetes.io/service-proxy-name).
+	OtherProxy bool
 }
 
 // ServicePort is one port of a Service.
@@ -88,6 +105,8 @@ type Endpoint struct {
 	Hostname string
 	Node     string
 	Zone     string
+	// ForZones and ForNodes are the hints of who should use it (KEP-2433, KEP-3015).
+	ForZones, ForNodes []string
 	// Pod is the name of the pod behind it, in the slice's namespace, or empty.
 	Pod string
 }

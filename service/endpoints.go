@@ -16,14 +16,24 @@ type portKey struct {
 
 // endpoints are the usable ones of a Service, by port.
 type endpoints struct {
-	ready map[portKey][]netip.AddrPort
-	// terminating are those that still serve on their way out.
-	terminating map[portKey][]netip.AddrPort
-	local       []netip.Addr
+	// cluster are the ready ones that this node should use, or when none is ready
+	// those that terminate but still serve (KEP-1669), so that a rollout loses nothing.
+	cluster map[portKey][]netip.AddrPort
+	// here are likewise those on this node.
+	here  map[portKey][]netip.AddrPort
+	local []netip.Addr
 }
 
-func collect(snap model.Snapshot, svc *model.Service, node string) endpoints {
-	e := endpoints{ready: map[portKey][]netip.AddrPort{}, terminating: map[portKey][]netip.AddrPort{}}
+// candidate is an endpoint of one port.
+type candidate struct {
+	model.Endpoint
+	at    netip.AddrPort
+	ready bool
+}
+
+func collect(snap model.Snapshot, svc *model.Service, node string, self *model.Node) endpoints {
+	all := map[portKey][]candidate{}
+	e := endpoints{cluster: map[portKey][]netip.AddrPort{}, here: map[portKey][]netip.AddrPort{}}
 	for slice := range snap.EndpointSlices(svc.Name) {
 		for _, ep := range slice.Endpoints {
 			ready := ep.Ready || svc.PublishNotReady
@@ -35,28 +45,105 @@ func collect(snap model.Snapshot, svc *model.Service, node string) endpoints {
 			}
 			for _, p := range slice.Ports {
 				key := portKey{p.Name, p.Protocol, ep.Addr.Is6()}
-				to := e.terminating
-				if ready {
-					to = e.ready
-				}
-				to[key] = append(to[key], netip.AddrPortFrom(ep.Addr, p.Port))
+				all[key] = append(all[key], candidate{ep, netip.AddrPortFrom(ep.Addr, p.Port), ready})
 			}
 		}
+	}
+	zone := ""
+	if self != nil {
+		zone = self.Zone
+	}
+	for key, list := range all {
+		e.cluster[key] = choose(list, near(list, node, zone))
+		e.here[key] = choose(list, func(c candidate) bool { return c.Node == node })
 	}
 	slices.SortFunc(e.local, netip.Addr.Compare)
 	e.local = slices.Compact(e.local)
 	return e
 }
 
-// slots are the backends of one port: the ready endpoints, or when none is ready
-// those that terminate but still serve (KEP-1669), so that a rollout loses nothing.
-func (e endpoints) slots(p model.ServicePort, is6 bool) []netip.AddrPort {
-	key := portKey{p.Name, p.Protocol, is6}
-	list := e.ready[key]
-	if len(list) == 0 {
-		list = e.terminating[key]
+// choose takes the ready ones that fit, or when there is none those that still serve.
+func choose(list []candidate, fits func(candidate) bool) (out []netip.AddrPort) {
+	for _, ready := range []bool{true, false} {
+		for _, c := range list {
+			if c.ready == ready && fits(c) {
+				out = append(out, c.at)
+			}
+		}
+		if len(out) > 0 {
+			break
+		}
 	}
-	list = slices.Clone(list)
-	slices.SortFunc(list, netip.AddrPort.Compare)
-	return slices.Compact(list)
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return slices.Compact(out)
+}
+
+// near tells which endpoints the hints give to this node (KEP-2433, KEP-3015). Hints
+// count only when every ready endpoint has them and one is for this node, or for its
+// zone: else nobody would serve it.
+func near(list []candidate, node, zone string) func(candidate) bool {
+	forNode := func(c candidate) bool { return !c.ready || slices.Contains(c.ForNodes, node) }
+	forZone := func(c candidate) bool { return !c.ready || slices.Contains(c.ForZones, zone) }
+	nodes, zones := hint{all: true}, hint{all: true}
+	for _, c := range list {
+		if c.ready {
+			nodes.see(c.ForNodes, node)
+			zones.see(c.ForZones, zone)
+		}
+	}
+	switch {
+	case nodes.all && nodes.one:
+		return forNode
+	case zones.all && zones.one && zone != "":
+		return forZone
+	}
+	return func(candidate) bool { return true }
+}
+
+// hint says whether all endpoints have hints of a kind, and one is for us.
+type hint struct{ all, one bool }
+
+func (h *hint) see(list []string, me string) {
+	h.all = h.all && len(list) > 0
+	h.one = h.one || slices.Contains(list, me)
+}
+
+// internal is the entry of a ClusterIP.
+func (e endpoints) internal(svc *model.Service, p model.ServicePort, vip netip.Addr) Entry {
+	key := portKey{p.Name, p.Protocol, vip.Is6()}
+	out := Entry{Frontend: Frontend{vip, p.Protocol, p.Port}, Slots: e.cluster[key], Affinity: svc.Affinity}
+	if svc.InternalLocal {
+		out.Slots = e.here[key]
+		out.Drop = len(out.Slots) == 0 && len(e.cluster[key]) > 0
+	}
+	return out
+}
+
+// external is the entry of an address or port for clients outside.
+func (e endpoints) external(svc *model.Service, p model.ServicePort, at netip.Addr, port uint16) Entry {
+	key := portKey{p.Name, p.Protocol, at.Is6()}
+	out := Entry{Frontend: Frontend{at, p.Protocol, port}, Slots: e.cluster[key], External: true, Split: svc.ExternalLocal, Affinity: svc.Affinity}
+	if out.Split {
+		out.Outside = e.here[key]
+		out.Drop = len(out.Outside) == 0 && len(out.Slots) > 0
+	}
+	return out
+}
+
+// Here is how many ready endpoints of a Service are on the node of that name, each pod
+// once: what health checks of load balancers ask for.
+func Here(snap model.Snapshot, svc *model.Service, node string) int {
+	pods := map[string]bool{}
+	for slice := range snap.EndpointSlices(svc.Name) {
+		for _, ep := range slice.Endpoints {
+			if ep.Node == node && (ep.Ready || svc.PublishNotReady) {
+				if ep.Pod != "" {
+					pods[ep.Pod] = true
+				} else {
+					pods[ep.Addr.String()] = true
+				}
+			}
+		}
+	}
+	return len(pods)
 }

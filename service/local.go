@@ -16,11 +16,13 @@ type Local struct {
 	// VIP are masqueraded. None of a family means that this is not known, and that
 	// nobody is.
 	PodCIDRs []netip.Prefix
+	// OwnPodCIDRs are those of this node.
+	OwnPodCIDRs []netip.Prefix
 }
 
 // LocalEqual compares two.
 func LocalEqual(a, b Local) bool {
-	return slices.Equal(a.NodeIPs, b.NodeIPs) && slices.Equal(a.PodCIDRs, b.PodCIDRs)
+	return slices.Equal(a.NodeIPs, b.NodeIPs) && slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.OwnPodCIDRs, b.OwnPodCIDRs)
 }
 
 // LocalKeys is the node's name when a change touches Local, for a reconcile.Loop.
@@ -49,6 +51,7 @@ func MakeLocal(snap model.Snapshot, node string) (l Local, ok bool, problems []m
 		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: node}, Field: "status.addresses",
 			Reason: "no InternalIP is there, so this node serves no node ports"})
 	}
+	l.OwnPodCIDRs = self.PodCIDRs
 	for n := range snap.Nodes() {
 		l.PodCIDRs = append(l.PodCIDRs, n.PodCIDRs...)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"wayleave.dev/model"
 )
@@ -34,12 +35,35 @@ func (f Frontend) Compare(g Frontend) int {
 	return cmp.Or(f.Addr.Compare(g.Addr), cmp.Compare(f.Protocol, g.Protocol), cmp.Compare(f.Port, g.Port))
 }
 
-// Entry is a frontend with its slots.
+// Entry is a frontend with its slots. Every slot gets an equal share.
 type Entry struct {
 	Frontend Frontend
-	// Slots are the backends, sorted, each once. Every slot gets an equal share.
-	// None means that connections are refused.
+	// Slots are the backends, sorted, each once. They serve everybody, or with Split
+	// the clients in the cluster: pods and processes of this node.
 	Slots []netip.AddrPort
+	// Outside are the backends for all others, with Split: those on this node.
+	Outside []netip.AddrPort
+	// External says that the frontend is meant for clients outside (a node port, an
+	// external IP, an address of a load balancer). They get the node's address as
+	// source, unless Split, which is externalTrafficPolicy Local.
+	External, Split bool
+	// Drop says that clients without a slot are not refused: there are endpoints, but
+	// by a traffic policy not here.
+	Drop bool
+	// Affinity is how long a client keeps its slot; 0 is none.
+	Affinity time.Duration
+	// Sources limit who may connect; empty for everybody.
+	Sources []netip.Prefix
+}
+
+// Serves says whether somebody is sent to that backend.
+func (e Entry) Serves(b netip.AddrPort) bool {
+	return slices.Contains(e.Slots, b) || slices.Contains(e.Outside, b)
+}
+
+func (e Entry) equal(o Entry) bool {
+	return e.Frontend == o.Frontend && e.External == o.External && e.Split == o.Split && e.Drop == o.Drop && e.Affinity == o.Affinity &&
+		slices.Equal(e.Slots, o.Slots) && slices.Equal(e.Outside, o.Outside) && slices.Equal(e.Sources, o.Sources)
 }
 
 // Plan is all that the data plane does for one Service.
@@ -57,18 +81,16 @@ type Plan struct {
 // Equal compares two plans.
 func Equal(a, b Plan) bool {
 	return slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Hairpin, b.Hairpin) &&
-		slices.EqualFunc(a.Entries, b.Entries, func(x, y Entry) bool {
-			return x.Frontend == y.Frontend && slices.Equal(x.Slots, y.Slots)
-		})
+		slices.EqualFunc(a.Entries, b.Entries, Entry.equal)
 }
 
-// Slots are those of a frontend; ok is false when the plan has no such.
-func (p Plan) Slots(f Frontend) (slots []netip.AddrPort, ok bool) {
+// Entry is that of a frontend; ok is false when the plan has no such.
+func (p Plan) Entry(f Frontend) (e Entry, ok bool) {
 	i, ok := slices.BinarySearchFunc(p.Entries, f, func(e Entry, f Frontend) int { return e.Frontend.Compare(f) })
 	if !ok {
-		return nil, false
+		return Entry{}, false
 	}
-	return p.Entries[i].Slots, true
+	return p.Entries[i], true
 }
 
 // Keys are the services that a change touches.
@@ -81,31 +103,74 @@ func Keys(_ model.Snapshot, c model.Changes) []model.Name {
 }
 
 // Make plans one Service for the node of that name. ok is false when the data
-// plane has nothing to do for it: it is gone, headless or an ExternalName.
+// plane has nothing to do for it: it is gone, headless, an ExternalName or somebody
+// else's.
 // Problems name parts that are left out.
 func Make(snap model.Snapshot, key model.Name, node string) (p Plan, ok bool, problems []model.Problem) {
 	svc, ok := snap.Service(key)
-	if !ok || svc.Headless || svc.Type == model.ExternalName {
+	if !ok || svc.Headless || svc.Type == model.ExternalName || svc.OtherProxy {
 		return Plan{}, false, nil
 	}
 	p.VIPs, problems = vips(svc)
 	if len(p.VIPs) == 0 {
 		return Plan{}, false, problems
 	}
-	ends := collect(snap, svc, node)
+	self, _ := snap.Node(node)
+	ends := collect(snap, svc, node, self)
 	for _, port := range svc.Ports {
 		for _, vip := range p.VIPs {
-			slots := ends.slots(port, vip.Is6())
-			p.Entries = append(p.Entries, Entry{Frontend{vip, port.Protocol, port.Port}, slots})
+			p.Entries = append(p.Entries, ends.internal(svc, port, vip))
 			if port.NodePort != 0 && svc.Type != model.ClusterIP {
-				p.Entries = append(p.Entries, Entry{Frontend{unspecified(vip), port.Protocol, port.NodePort}, slots})
+				p.Entries = append(p.Entries, ends.external(svc, port, unspecified(vip), port.NodePort))
 			}
 		}
 	}
+	problems = append(problems, p.addExternal(svc, ends, self)...)
 	slices.SortStableFunc(p.Entries, func(a, b Entry) int { return a.Frontend.Compare(b.Frontend) })
 	p.Entries, problems = unique(svc, p.Entries, problems)
 	p.Hairpin = ends.local
 	return p, true, problems
+}
+
+// addExternal adds the addresses that clients outside use.
+func (p *Plan) addExternal(svc *model.Service, ends endpoints, self *model.Node) (problems []model.Problem) {
+	add := func(field string, addrs []netip.Addr, sources []netip.Prefix) {
+		for i, a := range addrs {
+			if !slices.ContainsFunc(p.VIPs, func(v netip.Addr) bool { return v.Is6() == a.Is6() }) {
+				problems = append(problems, model.Problem{Kind: "Service", Object: svc.Name, Field: fmt.Sprintf(field, i),
+					Reason: fmt.Sprintf("%s is not of a family of the service (spec.ipFamilies)", a)})
+				continue
+			}
+			for _, port := range svc.Ports {
+				e := ends.external(svc, port, a, port.Port)
+				e.Sources = allowed(sources, a, self)
+				p.Entries = append(p.Entries, e)
+			}
+		}
+	}
+	add("status.loadBalancer.ingress[%d].ip", svc.LoadBalancerIPs, svc.SourceRanges)
+	add("spec.externalIPs[%d]", svc.ExternalIPs, nil)
+	return problems
+}
+
+// allowed are the ranges of the address's family; none lets everybody in. A node that
+// is in one may use the address as its own, too: where the address is one of the
+// node's, the kernel takes it as source.
+func allowed(ranges []netip.Prefix, to netip.Addr, self *model.Node) (out []netip.Prefix) {
+	for _, r := range ranges {
+		if r.Addr().Is6() != to.Is6() {
+			continue
+		}
+		if r.Bits() == 0 {
+			return nil
+		}
+		out = append(out, r)
+	}
+	own := func(r netip.Prefix) bool { return self != nil && slices.ContainsFunc(self.InternalIPs, r.Contains) }
+	if slices.ContainsFunc(out, own) {
+		out = append(out, netip.PrefixFrom(to, to.BitLen()))
+	}
+	return out
 }
 
 // vips are the service's addresses, without those that no Service can have: they

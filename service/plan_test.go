@@ -92,11 +92,11 @@ func TestPortsAreJoinedByName(t *testing.T) {
 		t.Errorf("plan is\n%s\nwant\n%s", got, want)
 	}
 	for _, e := range p.Entries {
-		if slots, ok := p.Slots(e.Frontend); !ok || len(slots) != len(e.Slots) {
+		if got, ok := p.Entry(e.Frontend); !ok || len(got.Slots) != len(e.Slots) {
 			t.Errorf("%s is not found", e.Frontend)
 		}
 	}
-	if _, ok := p.Slots(Frontend{p.VIPs[0], model.SCTP, 80}); ok {
+	if _, ok := p.Entry(Frontend{p.VIPs[0], model.SCTP, 80}); ok {
 		t.Error("a frontend is found that is not there")
 	}
 }
@@ -163,7 +163,7 @@ func TestLocal(t *testing.T) {
 		t.Fatal(err)
 	}
 	l, ok, problems := MakeLocal(store.Snapshot(), "node1")
-	want := Local{addrs("192.0.2.1"), cidrs("10.244.0.0/24", "10.244.1.0/24", "fd00::/64")}
+	want := Local{addrs("192.0.2.1"), cidrs("10.244.0.0/24", "10.244.1.0/24", "fd00::/64"), cidrs("10.244.1.0/24", "fd00::/64")}
 	if !ok || len(problems) > 0 || !LocalEqual(l, want) {
 		t.Errorf("%+v, %v", l, problems)
 	}

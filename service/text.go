@@ -3,6 +3,7 @@ package service
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -24,11 +25,32 @@ func (p Plan) text(b *strings.Builder) {
 		fmt.Fprintf(b, "  vip %s\n", a)
 	}
 	for _, e := range p.Entries {
-		fmt.Fprintf(b, "  %s", e.Frontend)
-		if len(e.Slots) == 0 {
+		e.text(b)
+	}
+	for _, a := range p.Hairpin {
+		fmt.Fprintf(b, "  on this node %s\n", a)
+	}
+}
+
+func (e Entry) text(b *strings.Builder) {
+	fmt.Fprintf(b, "  %s", e.Frontend)
+	if e.Affinity > 0 {
+		fmt.Fprintf(b, ", sticky for %s", e.Affinity)
+	}
+	if len(e.Sources) > 0 {
+		fmt.Fprintf(b, ", only from %v", e.Sources)
+	}
+	if e.Split {
+		b.WriteString(", inside")
+	}
+	list := func(slots []netip.AddrPort) {
+		switch {
+		case len(slots) == 0 && e.Drop:
+			b.WriteString(": dropped, no endpoints here")
+		case len(slots) == 0:
 			b.WriteString(": refused, no endpoints")
 		}
-		for i, s := range e.Slots {
+		for i, s := range slots {
 			sep := ","
 			if i == 0 {
 				sep = " →"
@@ -37,7 +59,9 @@ func (p Plan) text(b *strings.Builder) {
 		}
 		b.WriteByte('\n')
 	}
-	for _, a := range p.Hairpin {
-		fmt.Fprintf(b, "  on this node %s\n", a)
+	list(e.Slots)
+	if e.Split {
+		fmt.Fprintf(b, "  %s, outside", e.Frontend)
+		list(e.Outside)
 	}
 }

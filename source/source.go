@@ -107,7 +107,8 @@ func Service(in *corev1.Service) (*model.Service, []model.Problem) {
 	for i := range in.Spec.Ports {
 		c.servicePort(i, &in.Spec.Ports[i], out)
 	}
-	c.unbuilt(in)
+	c.external(in, out)
+	c.policies(in, out)
 	return out, c.problems
 }
 
@@ -266,6 +267,14 @@ func (c *checker) endpoint(i int, in *discoveryv1.Endpoint, family discoveryv1.A
 	e.Hostname = deref(in.Hostname, "")
 	e.Node = intern(deref(in.NodeName, ""))
 	e.Zone = intern(deref(in.Zone, ""))
+	if in.Hints != nil {
+		for _, z := range in.Hints.ForZones {
+			e.ForZones = append(e.ForZones, intern(z.Name))
+		}
+		for _, n := range in.Hints.ForNodes {
+			e.ForNodes = append(e.ForNodes, intern(n.Name))
+		}
+	}
 	if in.TargetRef != nil && in.TargetRef.Kind == "Pod" {
 		e.Pod = in.TargetRef.Name
 	}

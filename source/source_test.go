@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -160,26 +161,44 @@ func TestEndedPodsAreNotKept(t *testing.T) {
 	}
 }
 
-// What is not built is said, field by field, and the rest is served.
-func TestWhatIsNotBuiltIsSaid(t *testing.T) {
+// Every knob of a Service is taken over, and a value that cannot be is named by field
+// while the rest is served.
+func TestKnobsOfServices(t *testing.T) {
 	in := goodService()
-	local, near := corev1.ServiceInternalTrafficPolicyLocal, "PreferClose"
+	local, proxy := corev1.ServiceInternalTrafficPolicyLocal, corev1.LoadBalancerIPModeProxy
+	seconds := int32(77)
+	in.Spec.Type = corev1.ServiceTypeLoadBalancer
 	in.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+	in.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &seconds}}
 	in.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 	in.Spec.InternalTrafficPolicy = &local
+	in.Spec.HealthCheckNodePort = 31000
 	in.Spec.ExternalIPs = []string{"192.0.2.1"}
-	in.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"}
-	in.Spec.TrafficDistribution = &near
-	in.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
-	in.Spec.Ports[1].Protocol = corev1.ProtocolSCTP
+	in.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24", " 198.51.100.0/24"}
+	in.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.2"}, {IP: "192.0.2.3", IPMode: &proxy}, {Hostname: "x.example"}}
+	in.Labels = map[string]string{proxyNameLabel: "other"}
 	s, problems := Service(in)
-	if s == nil || len(s.Ports) != len(in.Spec.Ports) {
-		t.Fatalf("the rest is not served: %+v", s)
+	if len(problems) > 0 || s.Affinity != 77*time.Second || !s.ExternalLocal || !s.InternalLocal || s.HealthCheckPort != 31000 || !s.OtherProxy ||
+		fmt.Sprint(s.ExternalIPs, s.LoadBalancerIPs, s.SourceRanges) != "[192.0.2.1] [192.0.2.2] [192.0.2.0/24 198.51.100.0/24]" {
+		t.Errorf("%+v, %v", s, problems)
 	}
-	for _, field := range []string{"spec.sessionAffinity", "spec.externalTrafficPolicy", "spec.internalTrafficPolicy", "spec.externalIPs",
-		"spec.loadBalancerSourceRanges", "spec.trafficDistribution", "status.loadBalancer.ingress", "spec.ports"} {
-		if !slices.ContainsFunc(problems, func(p model.Problem) bool { return p.Field == field && strings.Contains(p.Reason, "not built") }) {
+	far, zero := "PreferFar", int32(0)
+	weird := corev1.ServiceInternalTrafficPolicy("Nowhere")
+	in.Spec.SessionAffinityConfig.ClientIP.TimeoutSeconds = &zero
+	in.Spec.InternalTrafficPolicy = &weird
+	in.Spec.ExternalTrafficPolicy = "Nowhere"
+	in.Spec.TrafficDistribution = &far
+	in.Spec.ExternalIPs = []string{"127.0.0.1"}
+	in.Spec.LoadBalancerSourceRanges = []string{"everywhere"}
+	in.Status.LoadBalancer.Ingress[0].IP = "here"
+	s, problems = Service(in)
+	for _, field := range []string{"spec.sessionAffinityConfig.clientIP.timeoutSeconds", "spec.internalTrafficPolicy", "spec.externalTrafficPolicy", "spec.trafficDistribution",
+		"spec.externalIPs[0]", "spec.loadBalancerSourceRanges[0]", "status.loadBalancer.ingress[0].ip"} {
+		if !slices.ContainsFunc(problems, func(p model.Problem) bool { return p.Field == field }) {
 			t.Errorf("%s is not named by %v", field, problems)
 		}
+	}
+	if len(s.Ports) != len(in.Spec.Ports) || len(s.SourceRanges) != 1 {
+		t.Errorf("the rest is %+v; a wrong range must not let everybody in", s)
 	}
 }

@@ -218,6 +218,13 @@ func (n *NS) Route(prefix, via string) {
 	})
 }
 
+// ForgetFlows empties connection tracking: a port of a client that is used again would
+// meet what was tracked before.
+func (n *NS) ForgetFlows() {
+	n.t.Helper()
+	n.Must(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
+}
+
 // Dial connects from the namespace.
 func (n *NS) Dial(network, addr string, timeout time.Duration) (net.Conn, error) {
 	return n.DialFrom(network, "", addr, timeout)

@@ -52,6 +52,11 @@ type State struct {
 type Conn interface {
 	// Read returns what the kernel has of the table.
 	Read(ctx context.Context, t Table) (State, error)
+	// Filled returns the elements of a set that rules fill.
+	Filled(ctx context.Context, t Table, set string) ([]Element, error)
+	// Forget removes elements of a set that rules fill. What ended or was changed
+	// meanwhile is no error.
+	Forget(ctx context.Context, t Table, set string, list []Element) error
 	// Commit applies a batch, whole or not at all.
 	Commit(ctx context.Context, t Table, b Batch) error
 	// CommitAll applies batches to several tables, all or none of them.
@@ -313,6 +318,8 @@ func elements(t Table, table *nftables.Table, bySet map[string][]Element, apply 
 func (s Set) netlinkElement(e Element) []nftables.SetElement {
 	out := nftables.SetElement{Key: []byte(e.Key)}
 	switch {
+	case s.Interval && len(s.Key) > 1:
+		out.KeyEnd = []byte(e.End)
 	case s.Interval && e.End == "":
 	case s.Interval:
 		return []nftables.SetElement{out, {Key: []byte(e.End), IntervalEnd: true}}
@@ -374,6 +381,9 @@ func (k *Kernel) Read(ctx context.Context, t Table) (State, error) {
 			st.Fits = false
 			continue
 		}
+		if s.Filled {
+			continue
+		}
 		if st.Elements[s.Name], err = k.dump(ctx, t.Family, t.Name, s); err != nil {
 			return fail(err)
 		}
@@ -389,6 +399,40 @@ func (k *Kernel) Read(ctx context.Context, t Table) (State, error) {
 		}
 	}
 	return st, nil
+}
+
+// Filled implements Conn.
+func (k *Kernel) Filled(ctx context.Context, t Table, set string) ([]Element, error) {
+	s, err := t.set(set)
+	if err != nil {
+		return nil, err
+	}
+	list, err := k.dump(ctx, t.Family, t.Name, s)
+	if err != nil {
+		return nil, fmt.Errorf("nftables: read table %s %s: %w", t.Family, t.Name, err)
+	}
+	return list, nil
+}
+
+// Forget implements Conn. What is deleted is added before, in the same transaction,
+// since deleting what has just ended would fail. One that was changed meanwhile has
+// other data and fails to be added: then each goes alone.
+func (k *Kernel) Forget(ctx context.Context, t Table, set string, list []Element) error {
+	var errs []error
+	for part := range slices.Chunk(list, chunk) {
+		bySet := map[string][]Element{set: part}
+		err := k.CommitAll(ctx, Change{t, Batch{Add: bySet}}, Change{t, Batch{Delete: bySet}})
+		switch {
+		case err == nil:
+		case !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EBUSY):
+			errs = append(errs, err)
+		case len(part) > 1:
+			for _, e := range part {
+				errs = append(errs, k.Forget(ctx, t, set, []Element{e}))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // hookFits says whether a chain is entered where the table says: the kernel does
@@ -408,7 +452,7 @@ func (t Table) hookFits(have *nftables.Chain) bool {
 // fits compares the kernel's set with ours. Of a verdict map the library does not
 // tell the key's length.
 func (s Set) fits(have, want *nftables.Set) bool {
-	if have.IsMap != want.IsMap || have.Interval != want.Interval {
+	if have.IsMap != want.IsMap || have.Interval != want.Interval || have.Dynamic != want.Dynamic {
 		return false
 	}
 	if len(s.Data) > 0 && s.Data[0] == Verdict {

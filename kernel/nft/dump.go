@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -128,6 +129,8 @@ func (s Set) element(attrs []byte) (e Element, err error) {
 			end = len(data) == 4 && binary.BigEndian.Uint32(data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		case unix.NFTA_SET_ELEM_KEY:
 			return each(data, func(_ uint16, value []byte) error { e.Key = string(value); return nil })
+		case nftables.NFTA_SET_ELEM_KEY_END:
+			return each(data, func(_ uint16, value []byte) error { e.End = string(value); return nil })
 		case unix.NFTA_SET_ELEM_DATA:
 			return each(data, func(typ uint16, value []byte) error {
 				if e.Data = string(value); typ == unix.NFTA_DATA_VERDICT {

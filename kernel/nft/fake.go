@@ -56,6 +56,12 @@ func (f *Fake) Read(_ context.Context, t Table) (State, error) {
 	return st, nil
 }
 
+// Filled implements Conn: no packet fills a set here.
+func (f *Fake) Filled(context.Context, Table, string) ([]Element, error) { return nil, nil }
+
+// Forget implements Conn.
+func (f *Fake) Forget(context.Context, Table, string, []Element) error { return nil }
+
 // Commit implements Conn.
 func (f *Fake) Commit(ctx context.Context, t Table, b Batch) error {
 	return f.CommitAll(ctx, Change{t, b})

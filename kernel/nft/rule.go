@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -73,6 +74,28 @@ func (x field) load(f Family, reg uint32) ([]expr.Any, uint32) {
 	return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n}}, reg + n/4
 }
 
+// The fields of the first packet of the connection, before any translation.
+const (
+	OriginalDaddr originalField = iota
+	OriginalDport
+)
+
+type originalField uint8
+
+func (x originalField) text(f Family) string {
+	if x == OriginalDaddr {
+		return "ct original " + f.String() + " daddr"
+	}
+	return "ct original proto-dst"
+}
+
+func (x originalField) load(f Family, reg uint32) ([]expr.Any, uint32) {
+	if x == OriginalDaddr {
+		return []expr.Any{&expr.Ct{Key: expr.CtKeyDST, Register: reg}}, reg + uint32(f.addrLen()/4)
+	}
+	return []expr.Any{&expr.Ct{Key: expr.CtKeyPROTODST, Register: reg}}, reg + 1
+}
+
 // Random is a random number below N.
 type Random struct{ N uint32 }
 
@@ -91,14 +114,17 @@ func fieldsText(f Family, fields []Field) string {
 }
 
 func load(f Family, fields []Field) []expr.Any {
-	var out []expr.Any
-	reg := uint32(firstRegister)
+	out, _ := loadFrom(f, fields, firstRegister)
+	return out
+}
+
+func loadFrom(f Family, fields []Field, reg uint32) (out []expr.Any, next uint32) {
 	for _, x := range fields {
 		var es []expr.Any
 		es, reg = x.load(f, reg)
 		out = append(out, es...)
 	}
-	return out
+	return out, reg
 }
 
 // In matches when the fields are a member of the set, or are not.
@@ -150,6 +176,25 @@ func (d DNATBy) exprs(f Family) []expr.Any {
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f), RegAddrMin: firstRegister, RegProtoMin: port, Specified: true})
 }
 
+// Remember enters fields into a map that the kernel fills, with other fields as data,
+// or gives what is there a new end and data.
+type Remember struct {
+	Key, Data []Field
+	Map       string
+	For       time.Duration
+}
+
+func (r Remember) text(f Family) string {
+	return fmt.Sprintf("update @%s { %s timeout %ds : %s }", r.Map, fieldsText(f, r.Key), int(r.For.Seconds()), fieldsText(f, r.Data))
+}
+
+func (r Remember) exprs(f Family) []expr.Any {
+	out, next := loadFrom(f, r.Key, firstRegister)
+	data, _ := loadFrom(f, r.Data, next)
+	return append(append(out, data...),
+		&expr.Dynset{SrcRegKey: firstRegister, SrcRegData: next, SetName: r.Map, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: r.For})
+}
+
 // ProtoIs matches a transport protocol by number.
 type ProtoIs uint8
 
@@ -161,14 +206,21 @@ func (p ProtoIs) exprs(Family) []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{byte(p)}}}
 }
 
-// LocalDaddr matches packets to an address of this node.
-type LocalDaddr struct{}
+// LocalDaddr matches packets to an address of this node, LocalSaddr those from one.
+type (
+	LocalDaddr struct{}
+	LocalSaddr struct{}
+)
 
 func (LocalDaddr) text(Family) string { return "fib daddr type local" }
+func (LocalSaddr) text(Family) string { return "fib saddr type local" }
 
-func (LocalDaddr) exprs(Family) []expr.Any {
-	return []expr.Any{
-		&expr.Fib{Register: firstRegister, FlagDADDR: true, ResultADDRTYPE: true},
+func (LocalDaddr) exprs(Family) []expr.Any { return isLocal(expr.Fib{FlagDADDR: true}) }
+func (LocalSaddr) exprs(Family) []expr.Any { return isLocal(expr.Fib{FlagSADDR: true}) }
+
+func isLocal(of expr.Fib) []expr.Any {
+	of.Register, of.ResultADDRTYPE = firstRegister, true
+	return []expr.Any{&of,
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)}}
 }
 
@@ -285,10 +337,19 @@ func (s CtState) text(Family) string {
 	return "ct state " + map[CtState]string{New: "new", Untracked: "untracked"}[s]
 }
 
-func (s CtState) exprs(Family) []expr.Any {
-	bits, zero := binary.NativeEndian.AppendUint32(nil, uint32(s)), make([]byte, 4)
+func (s CtState) exprs(Family) []expr.Any { return ctBits(expr.CtKeySTATE, uint32(s)) }
+
+// Translated matches packets of connections whose destination was translated.
+type Translated struct{}
+
+func (Translated) text(Family) string { return "ct status dnat" }
+
+func (Translated) exprs(Family) []expr.Any { return ctBits(expr.CtKeySTATUS, 1<<5) } // IPS_DST_NAT
+
+func ctBits(key expr.CtKey, mask uint32) []expr.Any {
+	bits, zero := binary.NativeEndian.AppendUint32(nil, mask), make([]byte, 4)
 	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: firstRegister},
+		&expr.Ct{Key: key, Register: firstRegister},
 		&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 4, Mask: bits, Xor: zero},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: zero}}
 }

@@ -32,15 +32,23 @@ type Set struct {
 	Name string
 	Key  []Type
 	Data []Type
-	// Interval sets hold ranges; their key is one Addr.
+	// Interval sets hold ranges; of a key of several parts the last is an Addr, and
+	// the range is of that one.
 	Interval bool
+	// Filled sets are filled by rules (Remember), each element for a time. Nobody else
+	// adds to them, and Read leaves them out.
+	Filled bool
 }
+
+// filledSize bounds a Filled set: packets must not be able to fill the memory.
+const filledSize = 1 << 18
 
 // Element is a member of a set. Key and Data are as Pack makes them, so that
 // elements can be compared and be keys of Go maps.
 type Element struct {
 	Key string
-	// End is the first key after the range, of an Interval set only.
+	// End is the first key after the range, of an Interval set only. Where the key has
+	// several parts it is the last one in the range.
 	End string
 	// Data is packed, or the name of a chain where the set's data is Verdict.
 	Data string
@@ -71,16 +79,27 @@ func Pack(parts ...any) string {
 // Range is the element of an Interval set that holds a prefix.
 func Range(p netip.Prefix) Element {
 	p = p.Masked()
-	last := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(last)*8; i++ {
-		last[i/8] |= 0x80 >> (i % 8)
-	}
-	a, ok := netip.AddrFromSlice(last)
 	end := ""
-	if next := a.Next(); ok && next.IsValid() {
+	if next := last(p).Next(); next.IsValid() {
 		end = Pack(next)
 	}
 	return Element{Key: Pack(p.Addr()), End: end}
+}
+
+// RangeOf is the element of an Interval set whose key has other parts before the
+// prefix.
+func RangeOf(p netip.Prefix, parts ...any) Element {
+	p = p.Masked()
+	return Element{Key: Pack(append(slices.Clone(parts), p.Addr())...), End: Pack(append(slices.Clone(parts), last(p))...)}
+}
+
+func last(p netip.Prefix) netip.Addr {
+	raw := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(raw)*8; i++ {
+		raw[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(raw)
+	return a
 }
 
 func (t Type) datatype(f Family) nftables.SetDatatype {
@@ -142,6 +161,9 @@ func (s Set) netlink(t *nftables.Table, f Family) (*nftables.Set, error) {
 		return nil, fmt.Errorf("set %s: key: %w", s.Name, err)
 	}
 	out := &nftables.Set{Table: t, Name: s.Name, KeyType: key, Interval: s.Interval, Concatenation: len(s.Key) > 1}
+	if s.Filled {
+		out.Dynamic, out.HasTimeout, out.Size = true, true, filledSize
+	}
 	if len(s.Data) > 0 {
 		out.IsMap = true
 		if out.DataType, err = concat(s.Data, f); err != nil {
@@ -168,6 +190,9 @@ func (s Set) text(b *strings.Builder, f Family, elements []Element) {
 	if s.Interval {
 		b.WriteString("\t\tflags interval\n")
 	}
+	if s.Filled {
+		fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n", filledSize)
+	}
 	if len(elements) > 0 {
 		b.WriteString("\t\telements = {\n")
 		for i, e := range elements {
@@ -184,7 +209,22 @@ func (s Set) text(b *strings.Builder, f Family, elements []Element) {
 
 func (s Set) elementText(f Family, e Element) string {
 	if s.Interval {
-		return prefixText(e)
+		n := len(s.Key) - 1
+		if n == 0 {
+			return prefixText(e)
+		}
+		head := unpack(s.Key[:n], f, e.Key)
+		if len(e.Key) < f.addrLen() || len(e.End) != len(e.Key) {
+			return head + " . ?"
+		}
+		first, _ := netip.AddrFromSlice([]byte(e.Key[len(e.Key)-f.addrLen():]))
+		end, _ := netip.AddrFromSlice([]byte(e.End[len(e.End)-f.addrLen():]))
+		for bits := range first.BitLen() + 1 {
+			if p := netip.PrefixFrom(first, bits); p == p.Masked() && last(p) == end {
+				return head + " . " + p.String()
+			}
+		}
+		return head + " . " + first.String() + "-" + end.String()
 	}
 	out := unpack(s.Key, f, e.Key)
 	switch {

@@ -17,10 +17,17 @@ import (
 type nftMode struct {
 	mode *nftables.Mode
 	have map[model.Name]service.Plan
+	node string
 	sync bool
 }
 
-func (m *nftMode) Program(ctx context.Context, plans map[model.Name]service.Plan) error {
+func (m *nftMode) Program(ctx context.Context, snap model.Snapshot) error {
+	plans := map[model.Name]service.Plan{}
+	for s := range snap.Services() {
+		if p, ok, _ := service.Make(snap, s.Name, m.node); ok {
+			plans[s.Name] = p
+		}
+	}
 	if m.sync {
 		m.have, m.sync = plans, false
 		return m.mode.Sync(ctx, plans)
@@ -58,8 +65,8 @@ func TestNftables(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := &nftMode{mode: nftables.New(conn, track), sync: true}
-		m.mode.SetLocal(nftables.Local{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs})
+		m := &nftMode{mode: nftables.New(conn, track), node: n.Name, sync: true}
+		m.mode.SetLocal(nftables.Local{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs, OwnPodCIDRs: n.OwnCIDRs})
 		return m
 	})
 }

@@ -73,9 +73,15 @@ func Run(t *testing.T, start func(*Node) Mode) {
 		{"ClusterIP from outside", fromOutside}, {"backends with the node's network", hostNetwork},
 		{"VIP is an address of the node", localVIP}, {"services side by side", sideBySide},
 		{"restart under traffic", restart},
+		{"session affinity", affinity}, {"session affinity follows changes", affinityChanges}, {"session affinity ends", affinityEnds},
+		{"external IPs", externalIPs}, {"external policy Local", externalLocal}, {"external policy Local without endpoints here", externalLocalAway},
+		{"internal policy Local", internalLocal}, {"source ranges", sourceRanges}, {"topology hints", hints},
+		{"one family", oneFamily}, {"another proxy's service", otherProxy}, {"SCTP", sctp},
+		{"no node port", noNodePort}, {"policy changes", policyChanges},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			w.t = t
+			w.forgetFlows()
 			group.run(t, w)
 		})
 	}

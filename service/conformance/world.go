@@ -18,13 +18,13 @@ import (
 
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
-	"wayleave.dev/service"
 )
 
 // Mode is a data plane on one node.
 type Mode interface {
-	// Program makes exactly these services hold. It is called whenever they change.
-	Program(ctx context.Context, plans map[model.Name]service.Plan) error
+	// Program makes exactly the services of the snapshot hold. It is called whenever
+	// they change.
+	Program(ctx context.Context, snap model.Snapshot) error
 	// Disturb takes the mode's rules away behind its back.
 	Disturb(node *testnet.NS)
 }
@@ -35,6 +35,8 @@ type Node struct {
 	NS       *testnet.NS
 	Addrs    []netip.Addr
 	PodCIDRs []netip.Prefix // of the whole cluster
+	OwnCIDRs []netip.Prefix
+	Zone     string
 }
 
 // World is the network: two nodes and a client outside on one segment, two pods
@@ -97,6 +99,8 @@ func NewWorld(t *testing.T, start func(*Node) Mode) *World {
 	for i := 1; i <= 2; i++ {
 		n := &Node{Name: fmt.Sprintf("node%d", i), NS: testnet.New(t, fmt.Sprintf("node%d", i)), PodCIDRs: cidrs(),
 			Addrs: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("172.30.0.1%d", i)), netip.MustParseAddr(fmt.Sprintf("fd00:30::1%d", i))}}
+		n.OwnCIDRs = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)), netip.MustParsePrefix(fmt.Sprintf("fd00:244:0:%d::/64", i))}
+		n.Zone = fmt.Sprintf("zone%d", i)
 		attach(n.NS, i, fmt.Sprintf("172.30.0.1%d/24", i), fmt.Sprintf("fd00:30::1%d/64", i))
 		n.NS.Router()
 		// The kernel sends few ICMP errors a second, and here all come from one place.
@@ -125,6 +129,14 @@ func NewWorld(t *testing.T, start func(*Node) Mode) *World {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.Store.Close() })
+	err = w.Store.Write(func(tx *model.Writer) {
+		for _, n := range w.Nodes {
+			tx.PutNode(&model.Node{Name: n.Name, InternalIPs: n.Addrs, PodCIDRs: n.OwnCIDRs, Zone: n.Zone, Ready: true})
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, n := range w.Nodes {
 		w.modes = append(w.modes, start(n))
 	}
@@ -198,7 +210,8 @@ func (w *World) Set(svc *model.Service, pods ...*Pod) {
 func (w *World) SetEndpoints(svc *model.Service, pods []*Pod, conditions []model.Endpoint) {
 	w.t.Helper()
 	err := w.Store.Write(func(tx *model.Writer) {
-		tx.PutService(svc)
+		own := *svc // the store keeps what it is given
+		tx.PutService(&own)
 		for _, is6 := range []bool{false, true} {
 			s := &model.EndpointSlice{Name: model.Name{Namespace: svc.Name.Namespace, Name: fmt.Sprintf("%s-%v", svc.Name.Name, is6)}, Service: svc.Name.Name}
 			for _, p := range svc.Ports {
@@ -232,13 +245,7 @@ func (w *World) Program() {
 	w.t.Helper()
 	snap := w.Store.Snapshot()
 	for i, n := range w.Nodes {
-		plans := map[model.Name]service.Plan{}
-		for s := range snap.Services() {
-			if p, ok, _ := service.Make(snap, s.Name, n.Name); ok {
-				plans[s.Name] = p
-			}
-		}
-		if err := w.modes[i].Program(w.t.Context(), plans); err != nil {
+		if err := w.modes[i].Program(w.t.Context(), snap); err != nil {
 			w.t.Fatalf("%s: %v", n.Name, err)
 		}
 	}

@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 	"wayleave.dev/service"
@@ -106,6 +108,7 @@ func (m *Mode) accept(d *draft) {
 		}
 	}
 	m.flows, m.plain = append(m.flows, d.flows...), append(m.plain, d.plain...)
+	m.forget = m.forget || d.forget
 }
 
 // finish removes old flows, which comes after the commit so that no packet makes
@@ -127,13 +130,13 @@ func (m *Mode) finish(ctx context.Context, fatal error, failed reconcile.KeyErro
 // flush removes the UDP flows to slots that went, and those that went untranslated
 // to a frontend which now has slots. What fails is tried again the next time.
 func (m *Mode) flush(ctx context.Context) error {
-	flows := slices.DeleteFunc(m.flows, func(f conntrack.Flow) bool {
-		slots, _ := m.slots(f.Dst)
-		return slices.Contains(slots, f.Backend)
-	})
+	if err := m.forgetClients(ctx); err != nil {
+		return err
+	}
+	flows := slices.DeleteFunc(m.flows, func(f conntrack.Flow) bool { return m.entry(model.UDP, f.Dst).Serves(f.Backend) })
 	plain := slices.DeleteFunc(m.plain, func(dst netip.AddrPort) bool {
-		slots, _ := m.slots(dst)
-		return len(slots) == 0 || slices.Contains(slots, dst)
+		e := m.entry(model.UDP, dst)
+		return len(e.Slots)+len(e.Outside) == 0 || e.Serves(dst)
 	})
 	m.flows, m.plain = flows, plain
 	if len(flows)+len(plain) == 0 {
@@ -146,8 +149,63 @@ func (m *Mode) flush(ctx context.Context) error {
 	return nil
 }
 
-// slots are those of a UDP frontend now.
-func (m *Mode) slots(dst netip.AddrPort) ([]netip.AddrPort, bool) {
-	fe := service.Frontend{Addr: dst.Addr(), Protocol: model.UDP, Port: dst.Port()}
-	return m.plans[m.owner[fe]].Slots(fe)
+// entry is that of a frontend now.
+func (m *Mode) entry(p model.Protocol, dst netip.AddrPort) service.Entry {
+	fe := service.Frontend{Addr: dst.Addr(), Protocol: p, Port: dst.Port()}
+	e, _ := m.plans[m.owner[fe]].Entry(fe)
+	return e
+}
+
+// forgetClients removes clients from those remembered whose endpoint has gone, or whose
+// service has no affinity any more. Packets enter them, so that they are read.
+func (m *Mode) forgetClients(ctx context.Context) error {
+	if !m.forget || !m.synced {
+		return nil
+	}
+	for _, f := range nft.Families() {
+		for _, set := range []string{setClients, setNodeClients} {
+			list, err := m.conn.Filled(ctx, table(f), set)
+			if err != nil {
+				return err
+			}
+			stale := slices.DeleteFunc(list, func(el nft.Element) bool { return m.remembered(f, set == setNodeClients, el) })
+			if len(stale) == 0 {
+				continue
+			}
+			if err := m.conn.Forget(ctx, table(f), set, stale); err != nil {
+				return err
+			}
+		}
+	}
+	m.forget = false
+	return nil
+}
+
+// remembered says whether an element of the clients is right.
+func (m *Mode) remembered(f nft.Family, nodePort bool, el nft.Element) bool {
+	n := map[nft.Family]int{nft.IPv4: 4, nft.IPv6: 16}[f]
+	any := unspecified(f)
+	key := el.Key
+	if len(key) < n+8 || len(el.Data) < n+4 {
+		return true
+	}
+	key = key[n:] // the client
+	to := any
+	if !nodePort {
+		if len(key) < n+8 {
+			return true
+		}
+		to, _ = netip.AddrFromSlice([]byte(key[:n]))
+		key = key[n:]
+	}
+	backend, _ := netip.AddrFromSlice([]byte(el.Data[:n]))
+	e := m.entry(model.Protocol(key[0]), netip.AddrPortFrom(to, binary.BigEndian.Uint16([]byte(key[4:6]))))
+	return e.Affinity > 0 && e.Serves(netip.AddrPortFrom(backend, binary.BigEndian.Uint16([]byte(el.Data[n:n+2]))))
+}
+
+func unspecified(f nft.Family) netip.Addr {
+	if f == nft.IPv6 {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
 }

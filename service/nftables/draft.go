@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/nft"
@@ -30,6 +31,8 @@ type draft struct {
 	chains  map[nft.Family]map[string]bool
 	flows   []conntrack.Flow
 	plain   []netip.AddrPort
+	// forget says that clients may be remembered for what is no more.
+	forget bool
 }
 
 func (m *Mode) newDraft(base books) *draft {
@@ -49,6 +52,7 @@ func (d *draft) release(k model.Name) {
 	p := d.base.plans[k]
 	for _, e := range p.Entries {
 		d.owner[e.Frontend] = model.Name{}
+		d.forget = d.forget || e.Affinity > 0
 	}
 	for _, a := range p.VIPs {
 		d.vips[a] = model.Name{}
@@ -71,13 +75,12 @@ func (d *draft) claim(k model.Name, want *service.Plan) {
 	for _, a := range got.Hairpin {
 		d.hairpin[a]++
 	}
-	chains(got, func(f nft.Family, n int, nodePort bool) {
-		name := chainName(n, nodePort)
+	render(got, func(place, string) {}, func(f nft.Family, c func() nft.Chain, name string) {
 		if d.base.chains[f][name] || d.chains[f][name] {
 			return
 		}
 		d.chains[f][name] = true
-		d.batches[f].Chains = append(d.batches[f].Chains, slotChain(n, nodePort))
+		d.batches[f].Chains = append(d.batches[f].Chains, c())
 	})
 }
 
@@ -161,7 +164,7 @@ func (d *draft) compare(before, after map[place]string) {
 
 func (d *draft) del(p place, data string) {
 	b := d.batches[p.family]
-	b.Delete[p.set] = append(b.Delete[p.set], nft.Element{Key: p.key, Data: data})
+	b.Delete[p.set] = append(b.Delete[p.set], p.element(data))
 	if fl, ok := flow(p, data); ok {
 		d.flows = append(d.flows, fl)
 	}
@@ -169,15 +172,29 @@ func (d *draft) del(p place, data string) {
 
 func (d *draft) add(p place, data string) {
 	b := d.batches[p.family]
-	b.Add[p.set] = append(b.Add[p.set], nft.Element{Key: p.key, Data: data})
+	b.Add[p.set] = append(b.Add[p.set], p.element(data))
 }
 
 // arrives notes a frontend that had no slots: what was sent to it before may be
 // tracked as going to the VIP itself.
 func (d *draft) arrives(p place) {
-	if dst, ok := udpFrontend(p); ok && (p.set == setFrontends || p.set == setNodePorts) {
+	if dst, ok := udpFrontend(p); ok && leads(p.set) {
 		d.plain = append(d.plain, dst)
 	}
+}
+
+// leads says whether the map sends packets to slots.
+func leads(set string) bool {
+	switch set {
+	case setFrontends, setNodePorts, setInside, setNodeInside, setOutside, setNodeOutside:
+		return true
+	}
+	return false
+}
+
+// keepsSlots says whether the map is one of slots.
+func keepsSlots(set string) bool {
+	return set == setSlots || set == setNodeSlots || set == setOutsideSlots || set == setNodeOutsideSlots
 }
 
 // changes are the batches that are not empty, with elements in order: drafts of
@@ -201,7 +218,7 @@ func (d *draft) changes() []nft.Change {
 
 // flow is the UDP flow that a slot makes; false for another protocol.
 func flow(p place, data string) (conntrack.Flow, bool) {
-	if p.set != setSlots && p.set != setNodeSlots {
+	if !keepsSlots(p.set) {
 		return conntrack.Flow{}, false
 	}
 	dst, ok := udpFrontend(p)
@@ -219,17 +236,16 @@ func udpFrontend(p place) (netip.AddrPort, bool) {
 	if p.family == nft.IPv6 {
 		a = netip.IPv6Unspecified()
 	}
-	switch p.set {
-	case setFrontends, setSlots:
+	if !leads(p.set) && !keepsSlots(p.set) {
+		return netip.AddrPort{}, false
+	}
+	if !strings.HasPrefix(p.set, "node-") {
 		n := a.BitLen() / 8
 		if len(rest) < n+8 {
 			return netip.AddrPort{}, false
 		}
 		a, _ = netip.AddrFromSlice([]byte(rest[:n]))
 		rest = rest[n:]
-	case setNodePorts, setNodeSlots:
-	default:
-		return netip.AddrPort{}, false
 	}
 	if len(rest) < 8 || model.Protocol(rest[0]) != model.UDP {
 		return netip.AddrPort{}, false

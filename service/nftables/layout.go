@@ -10,6 +10,8 @@ package nftables
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"time"
 
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
@@ -24,26 +26,146 @@ const TableName = "wayleave-service"
 // mark survives encapsulation, and would have the outer packet masqueraded, too.
 const masqueradeMark = 0x4000
 
-// Names of sets and maps.
+// Names of sets and maps. Of each pair the first is for VIPs, with the key address .
+// protocol . port, and the second for node ports, with protocol . port.
 const (
-	setFrontends = "frontends"  // VIP . protocol . port → chain
-	setSlots     = "slots"      // VIP . protocol . port . number → endpoint
-	setNodePorts = "node-ports" // protocol . port → chain
-	setNodeSlots = "node-slots" // protocol . port . number → endpoint
-	setRefused   = "refused-node-ports"
-	setVIPs      = "vips"
-	setNodeIPs   = "node-ips"
-	setPodCIDRs  = "pod-cidrs"
-	setHairpin   = "hairpin"
+	setFrontends = "frontends" // → chain
+	setNodePorts = "node-ports"
+	setSlots     = "slots" // key . number → endpoint
+	setNodeSlots = "node-slots"
+
+	// With externalTrafficPolicy Local clients in the cluster are sent to the slots
+	// above by the chains of setInside, others to those of setOutside.
+	setInside           = "inside" // → chain
+	setNodeInside       = "node-inside"
+	setOutside          = "outside" // → chain
+	setNodeOutside      = "node-outside"
+	setOutsideSlots     = "outside-slots" // key . number → endpoint
+	setNodeOutsideSlots = "node-outside-slots"
+
+	// What has no slot is refused or dropped. A VIP needs no entry to be refused.
+	setUnserved     = "unserved" // → chain
+	setNodeUnserved = "node-unserved"
+
+	// Session affinity: whom to remember, and the clients with their endpoints, which
+	// packets enter.
+	setSticky      = "sticky" // → chain
+	setNodeSticky  = "node-sticky"
+	setClients     = "clients" // client . key → endpoint
+	setNodeClients = "node-clients"
+
+	setGuarded = "guarded" // key, of which only some sources may come
+	setAllowed = "allowed" // key . source
+
+	setVIPs     = "vips"
+	setNodeIPs  = "node-ips"
+	setPodCIDRs = "pod-cidrs"
+	setOwnCIDRs = "own-pod-cidrs"
+	setHairpin  = "hairpin"
 )
+
+// pair are the two forms of a set, for VIPs and for node ports.
+type pair [2]string
+
+func (p pair) of(nodePort bool) string {
+	if nodePort {
+		return p[1]
+	}
+	return p[0]
+}
+
+// names are the pairs, and fields what their keys are looked up by.
+type names struct{ frontends, slots, inside, outside, outsideSlots, unserved, sticky, clients string }
+
+func namesOf(nodePort bool) names {
+	return names{pair{setFrontends, setNodePorts}.of(nodePort), pair{setSlots, setNodeSlots}.of(nodePort), pair{setInside, setNodeInside}.of(nodePort),
+		pair{setOutside, setNodeOutside}.of(nodePort), pair{setOutsideSlots, setNodeOutsideSlots}.of(nodePort), pair{setUnserved, setNodeUnserved}.of(nodePort),
+		pair{setSticky, setNodeSticky}.of(nodePort), pair{setClients, setNodeClients}.of(nodePort)}
+}
+
+func fieldsOf(nodePort bool) []nft.Field {
+	if nodePort {
+		return []nft.Field{nft.L4Proto, nft.Dport}
+	}
+	return []nft.Field{nft.Daddr, nft.L4Proto, nft.Dport}
+}
 
 // table is what is fixed of a family's table.
 func table(f nft.Family) nft.Table {
-	frontend := []nft.Field{nft.Daddr, nft.L4Proto, nft.Dport}
-	nodePort := []nft.Field{nft.L4Proto, nft.Dport}
+	t := nft.Table{Family: f, Name: TableName}
+	for _, nodePort := range []bool{false, true} {
+		n, key := namesOf(nodePort), []nft.Type{nft.Proto, nft.Port}
+		if !nodePort {
+			key = append([]nft.Type{nft.Addr}, key...)
+		}
+		for _, name := range []string{n.frontends, n.inside, n.outside, n.unserved, n.sticky} {
+			t.Sets = append(t.Sets, nft.Set{Name: name, Key: key, Data: []nft.Type{nft.Verdict}})
+		}
+		for _, name := range []string{n.slots, n.outsideSlots} {
+			t.Sets = append(t.Sets, nft.Set{Name: name, Key: append(slices.Clone(key), nft.Index), Data: []nft.Type{nft.Addr, nft.Port}})
+		}
+		t.Sets = append(t.Sets, nft.Set{Name: n.clients, Key: append([]nft.Type{nft.Addr}, key...), Data: []nft.Type{nft.Addr, nft.Port}, Filled: true})
+	}
+	t.Sets = append(t.Sets,
+		nft.Set{Name: setGuarded, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}},
+		nft.Set{Name: setAllowed, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port, nft.Addr}, Interval: true},
+		nft.Set{Name: setVIPs, Key: []nft.Type{nft.Addr}},
+		nft.Set{Name: setNodeIPs, Key: []nft.Type{nft.Addr}},
+		nft.Set{Name: setPodCIDRs, Key: []nft.Type{nft.Addr}, Interval: true},
+		nft.Set{Name: setOwnCIDRs, Key: []nft.Type{nft.Addr}, Interval: true},
+		nft.Set{Name: setHairpin, Key: []nft.Type{nft.Addr, nft.Addr}})
+	t.Chains = append(ends(), splits(false)...)
+	t.Chains = append(t.Chains, splits(true)...)
+	t.Chains = append(t.Chains, hooks()...)
+	return t
+}
+
+// protocols are those that have ports.
+func protocols() []model.Protocol { return []model.Protocol{model.TCP, model.UDP, model.SCTP} }
+
+// ends are the chains where packets go behind translation: what was translated is
+// remembered where there is session affinity. (The program nft wants the protocol
+// before the original port, though the fields have it.)
+func ends() []nft.Chain {
+	translated := nft.Chain{Name: "translated"}
+	original := []nft.Field{nft.L4Proto, nft.OriginalDport}
+	for _, p := range protocols() {
+		translated.Rules = append(translated.Rules,
+			nft.Rule{nft.ProtoIs(p), nft.GotoBy{Fields: append([]nft.Field{nft.OriginalDaddr}, original...), Map: setSticky}},
+			nft.Rule{nft.ProtoIs(p), nft.In{Fields: []nft.Field{nft.OriginalDaddr}, Set: setNodeIPs}, nft.GotoBy{Fields: original, Map: setNodeSticky}})
+	}
+	return []nft.Chain{
+		translated,
+		{Name: "refuse", Rules: []nft.Rule{
+			{nft.ProtoIs(model.TCP), nft.RejectTCP()},
+			{nft.ProtoIs(model.UDP), nft.Reject()},
+			{nft.ProtoIs(model.SCTP), nft.Reject()}}},
+		{Name: "discard", Rules: []nft.Rule{{nft.Drop()}}},
+	}
+}
+
+// splits are the chains of externalTrafficPolicy Local. Pods of this node and its own
+// processes are sent to any endpoint; the latter get the node's address, since what
+// they have chosen may be one that is only theirs.
+func splits(nodePort bool) []nft.Chain {
+	name := chainName(split, 0, false, nodePort)
+	n := namesOf(nodePort)
+	return []nft.Chain{
+		{Name: name + "-inside", Rules: []nft.Rule{{nft.GotoBy{Fields: fieldsOf(nodePort), Map: n.inside}}}},
+		{Name: name, Rules: []nft.Rule{
+			{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setOwnCIDRs}, nft.Goto(name + "-inside")},
+			{nft.LocalSaddr{}, nft.SetMark(masqueradeMark), nft.Goto(name + "-inside")},
+			{nft.GotoBy{Fields: fieldsOf(nodePort), Map: n.outside}}}},
+	}
+}
+
+// hooks are the chains that packets enter by.
+func hooks() []nft.Chain {
+	frontend, nodePort := fieldsOf(false), fieldsOf(true)
+	toNode := nft.In{Fields: []nft.Field{nft.Daddr}, Set: setNodeIPs}
 	translate := []nft.Rule{
 		{nft.GotoBy{Fields: frontend, Map: setFrontends}},
-		{nft.In{Fields: []nft.Field{nft.Daddr}, Set: setNodeIPs}, nft.GotoBy{Fields: nodePort, Map: setNodePorts}},
+		{toNode, nft.GotoBy{Fields: nodePort, Map: setNodePorts}},
 	}
 	// Clients that are no pods get the node's address, or the endpoint's answer
 	// would go past this node. A node's own processes have its address already.
@@ -59,58 +181,86 @@ func table(f nft.Family) nft.Table {
 		nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs},
 		nft.SetMark(masqueradeMark),
 	}
-	// What is still for a VIP after translation has no endpoint or no such port.
+	// loadBalancerSourceRanges, before translation.
+	guard := []nft.Rule{{nft.New, nft.In{Fields: frontend, Set: setGuarded}, nft.In{Fields: append(slices.Clone(frontend), nft.Saddr), Set: setAllowed, Not: true}, nft.Drop()}}
 	check := []nft.Rule{
+		{nft.New, nft.Translated{}, nft.Goto("translated")},
+		// What is still for a VIP after translation has no endpoint or no such port.
+		{nft.New, nft.GotoBy{Fields: frontend, Map: setUnserved}},
+		{nft.New, toNode, nft.GotoBy{Fields: nodePort, Map: setNodeUnserved}},
 		{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs}, nft.Goto("refuse")},
-		{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setNodeIPs}, nft.In{Fields: nodePort, Set: setRefused}, nft.Goto("refuse")},
 	}
-	return nft.Table{
-		Family: f, Name: TableName,
-		Sets: []nft.Set{
-			{Name: setFrontends, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}, Data: []nft.Type{nft.Verdict}},
-			{Name: setSlots, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port, nft.Index}, Data: []nft.Type{nft.Addr, nft.Port}},
-			{Name: setNodePorts, Key: []nft.Type{nft.Proto, nft.Port}, Data: []nft.Type{nft.Verdict}},
-			{Name: setNodeSlots, Key: []nft.Type{nft.Proto, nft.Port, nft.Index}, Data: []nft.Type{nft.Addr, nft.Port}},
-			{Name: setRefused, Key: []nft.Type{nft.Proto, nft.Port}},
-			{Name: setVIPs, Key: []nft.Type{nft.Addr}},
-			{Name: setNodeIPs, Key: []nft.Type{nft.Addr}},
-			{Name: setPodCIDRs, Key: []nft.Type{nft.Addr}, Interval: true},
-			{Name: setHairpin, Key: []nft.Type{nft.Addr, nft.Addr}},
-		},
-		Chains: []nft.Chain{
-			{Name: "refuse", Rules: []nft.Rule{
-				{nft.ProtoIs(model.TCP), nft.RejectTCP()},
-				{nft.ProtoIs(model.UDP), nft.Reject()},
-				{nft.ProtoIs(model.SCTP), nft.Reject()}}},
-			{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100}, Rules: append([]nft.Rule{foreign}, translate...)},
-			{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: append([]nft.Rule{own}, translate...)},
-			{Name: "check-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -90}, Rules: check},
-			{Name: "check-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -90}, Rules: check},
-			{Name: "nat-postrouting", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 90}, Rules: []nft.Rule{
-				{nft.HasMark(masqueradeMark), nft.ClearMark(masqueradeMark), nft.Masquerade()},
-				{nft.In{Fields: []nft.Field{nft.Saddr, nft.Daddr}, Set: setHairpin}, nft.Masquerade()}}},
-		},
+	return []nft.Chain{
+		{Name: "guard-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -110}, Rules: guard},
+		{Name: "guard-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -110}, Rules: guard},
+		{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100}, Rules: append([]nft.Rule{foreign}, translate...)},
+		{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: append([]nft.Rule{own}, translate...)},
+		{Name: "check-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -90}, Rules: check},
+		{Name: "check-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -90}, Rules: check},
+		{Name: "nat-postrouting", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 90}, Rules: []nft.Rule{
+			{nft.HasMark(masqueradeMark), nft.ClearMark(masqueradeMark), nft.Masquerade()},
+			{nft.In{Fields: []nft.Field{nft.Saddr, nft.Daddr}, Set: setHairpin}, nft.Masquerade()}}},
 	}
 }
 
-// slotChain is the chain for n slots of a VIP, or of a node port.
-func slotChain(n int, nodePort bool) nft.Chain {
-	random := nft.Random{N: uint32(n)}
+// kind is what a chain does beside drawing one of its slots.
+type kind string
+
+const (
+	plain    kind = "vip" // nothing
+	masked   kind = "ext" // has the client's address replaced
+	outside  kind = "out" // uses the slots for clients outside
+	split    kind = "split"
+	remember kind = "remember"
+)
+
+// chainName is for n slots, or with remember for n seconds. Those of node ports begin
+// with "node-".
+func chainName(k kind, n int, sticky, nodePort bool) string {
+	name := string(k)
 	if nodePort {
+		name = "node-" + name
+	}
+	if k != split {
+		name += fmt.Sprintf("-%d", n)
+	}
+	if sticky {
+		name += "-sticky"
+	}
+	return name
+}
+
+// slotChain draws one of n slots, or takes that which the client had.
+func slotChain(k kind, n int, sticky, nodePort bool) nft.Chain {
+	sets, fields := namesOf(nodePort), fieldsOf(nodePort)
+	c := nft.Chain{Name: chainName(k, n, sticky, nodePort)}
+	if k == masked {
 		// The node answers for itself: without its address as source, the endpoint's
 		// answer would not pass it.
-		return nft.Chain{Name: chainName(n, true), Rules: []nft.Rule{{nft.SetMark(masqueradeMark),
-			nft.DNATBy{Fields: []nft.Field{nft.L4Proto, nft.Dport, random}, Map: setNodeSlots}}}}
+		c.Rules = append(c.Rules, nft.Rule{nft.SetMark(masqueradeMark)})
 	}
-	return nft.Chain{Name: chainName(n, false), Rules: []nft.Rule{{
-		nft.DNATBy{Fields: []nft.Field{nft.Daddr, nft.L4Proto, nft.Dport, random}, Map: setSlots}}}}
+	if sticky {
+		c.Rules = append(c.Rules, nft.Rule{nft.DNATBy{Fields: append([]nft.Field{nft.Saddr}, fields...), Map: sets.clients}})
+	}
+	slots := sets.slots
+	if k == outside {
+		slots = sets.outsideSlots
+	}
+	c.Rules = append(c.Rules, nft.Rule{nft.DNATBy{Fields: append(slices.Clone(fields), nft.Random{N: uint32(n)}), Map: slots}})
+	return c
 }
 
-func chainName(n int, nodePort bool) string {
+// rememberChain keeps a client's endpoint for a time.
+func rememberChain(d time.Duration, nodePort bool) nft.Chain {
+	key := []nft.Field{nft.Saddr, nft.OriginalDaddr, nft.L4Proto, nft.OriginalDport}
 	if nodePort {
-		return fmt.Sprintf("node-%d", n)
+		key = slices.Delete(key, 1, 2)
 	}
-	return fmt.Sprintf("vip-%d", n)
+	c := nft.Chain{Name: chainName(remember, int(d.Seconds()), false, nodePort)}
+	for _, p := range protocols() {
+		c.Rules = append(c.Rules, nft.Rule{nft.ProtoIs(p), nft.Remember{Key: key, Data: []nft.Field{nft.Daddr, nft.Dport}, Map: namesOf(nodePort).clients, For: d}})
+	}
+	return c
 }
 
 // place is where an element lives.
@@ -120,43 +270,76 @@ type place struct {
 	key    string
 }
 
-// slotSets says where an entry lives: the verdict map and the map of slots, and
-// its key in them.
-func slotSets(fe service.Frontend) (f nft.Family, frontends, slots string, key []any) {
-	f, key = family(fe.Addr), []any{fe.Addr, uint8(fe.Protocol), fe.Port}
-	if fe.IsNodePort() {
-		return f, setNodePorts, setNodeSlots, key[1:]
+// element is that of a place. Of a range the data is its end.
+func (p place) element(data string) nft.Element {
+	if p.set == setAllowed {
+		return nft.Element{Key: p.key, End: data}
 	}
-	return f, setFrontends, setSlots, key
+	return nft.Element{Key: p.key, Data: data}
 }
 
 // render calls emit for every element that the plan asks for, but for those of the
-// hairpin set, which plans share.
-func render(p service.Plan, emit func(p place, data string)) {
+// hairpin set, which plans share; and need for every chain beside those of the table.
+func render(p service.Plan, emit func(p place, data string), need func(f nft.Family, c func() nft.Chain, name string)) {
 	for _, a := range p.VIPs {
 		emit(place{family(a), setVIPs, nft.Pack(a)}, "")
 	}
 	for _, e := range p.Entries {
-		f, frontends, slots, parts := slotSets(e.Frontend)
-		key := nft.Pack(parts...)
-		if len(e.Slots) == 0 {
-			if e.Frontend.IsNodePort() {
-				emit(place{f, setRefused, key}, "")
-			}
-			continue
-		}
-		emit(place{f, frontends, key}, chainName(len(e.Slots), e.Frontend.IsNodePort()))
-		for i, s := range e.Slots {
-			emit(place{f, slots, key + nft.Pack(uint32(i))}, nft.Pack(s.Addr(), s.Port()))
-		}
+		renderEntry(e, emit, need)
 	}
 }
 
-// chains calls need for every chain that the plan uses.
-func chains(p service.Plan, need func(f nft.Family, n int, nodePort bool)) {
-	for _, e := range p.Entries {
-		if n := len(e.Slots); n > 0 {
-			need(family(e.Frontend.Addr), n, e.Frontend.IsNodePort())
+func renderEntry(e service.Entry, emit func(p place, data string), need func(f nft.Family, c func() nft.Chain, name string)) {
+	f, nodePort, sticky := family(e.Frontend.Addr), e.Frontend.IsNodePort(), e.Affinity > 0
+	sets := namesOf(nodePort)
+	key := nft.Pack(uint8(e.Frontend.Protocol), e.Frontend.Port)
+	if !nodePort {
+		key = nft.Pack(e.Frontend.Addr) + key
+	}
+	to := func(set string, k kind, slots []netip.AddrPort) {
+		if len(slots) == 0 {
+			return
+		}
+		name := chainName(k, len(slots), sticky, nodePort)
+		emit(place{f, set, key}, name)
+		need(f, func() nft.Chain { return slotChain(k, len(slots), sticky, nodePort) }, name)
+	}
+	fill := func(set string, slots []netip.AddrPort) {
+		for i, s := range slots {
+			emit(place{f, set, key + nft.Pack(uint32(i))}, nft.Pack(s.Addr(), s.Port()))
+		}
+	}
+	fill(sets.slots, e.Slots)
+	served := e.Slots
+	switch {
+	case e.Split:
+		emit(place{f, sets.frontends, key}, chainName(split, 0, false, nodePort))
+		to(sets.inside, plain, e.Slots)
+		to(sets.outside, outside, e.Outside)
+		fill(sets.outsideSlots, e.Outside)
+		served = e.Outside
+	case e.External:
+		to(sets.frontends, masked, e.Slots)
+	default:
+		to(sets.frontends, plain, e.Slots)
+	}
+	if len(served) == 0 {
+		end := "refuse"
+		if e.Drop {
+			end = "discard"
+		}
+		emit(place{f, sets.unserved, key}, end)
+	}
+	if sticky && len(e.Slots) > 0 {
+		name := chainName(remember, int(e.Affinity.Seconds()), false, nodePort)
+		emit(place{f, sets.sticky, key}, name)
+		need(f, func() nft.Chain { return rememberChain(e.Affinity, nodePort) }, name)
+	}
+	if len(e.Sources) > 0 && !nodePort {
+		emit(place{f, setGuarded, key}, "")
+		for _, r := range nft.Disjoint(e.Sources) {
+			el := nft.RangeOf(r, e.Frontend.Addr, uint8(e.Frontend.Protocol), e.Frontend.Port)
+			emit(place{f, setAllowed, el.Key}, el.End)
 		}
 	}
 }
@@ -168,6 +351,11 @@ func hairpin(a netip.Addr) place { return place{family(a), setHairpin, nft.Pack(
 // anew in one transaction.
 func localSets(f nft.Family, l service.Local) map[string][]nft.Element {
 	out := map[string][]nft.Element{setPodCIDRs: podCIDRs(f, l.PodCIDRs)}
+	for _, p := range nft.Disjoint(l.OwnPodCIDRs) {
+		if family(p.Addr()) == f {
+			out[setOwnCIDRs] = append(out[setOwnCIDRs], nft.Range(p))
+		}
+	}
 	for _, a := range l.NodeIPs {
 		if family(a) == f {
 			out[setNodeIPs] = append(out[setNodeIPs], nft.Element{Key: nft.Pack(a)})

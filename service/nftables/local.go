@@ -37,7 +37,7 @@ func (t Locals) Apply(ctx context.Context, set map[string]Local, del []string) e
 	var changes []nft.Change
 	for _, f := range nft.Families() {
 		changes = append(changes, nft.Change{Table: table(f), Batch: nft.Batch{
-			Clear: []string{setNodeIPs, setPodCIDRs}, Add: localSets(f, t.m.local)}})
+			Clear: localNames(), Add: localSets(f, t.m.local)}})
 	}
 	if err := t.m.conn.CommitAll(ctx, changes...); err != nil {
 		return fmt.Errorf("service: the node's addresses and the pod networks: %w", err)

@@ -40,6 +40,8 @@ type Mode struct {
 	// flows and plain are UDP flows to be removed from connection tracking.
 	flows []conntrack.Flow
 	plain []netip.AddrPort
+	// forget says that remembered clients must be looked through.
+	forget bool
 }
 
 // books say what is in the kernel.
@@ -138,15 +140,18 @@ func (m *Mode) change(todo map[model.Name]*service.Plan) *draft {
 	}
 	before, after := map[place]string{}, map[place]string{}
 	for _, k := range keys {
-		render(m.plans[k], func(p place, data string) { before[p] = data })
+		render(m.plans[k], func(p place, data string) { before[p] = data }, noChain)
 		if p := d.plans[k]; p != nil {
-			render(*p, func(p place, data string) { after[p] = data })
+			render(*p, func(p place, data string) { after[p] = data }, noChain)
 		}
 	}
 	d.compareHairpins(before, after)
 	d.compare(before, after)
 	return d
 }
+
+// noChain is for who wants elements only.
+func noChain(nft.Family, func() nft.Chain, string) {}
 
 func (m *Mode) rank(k model.Name) int {
 	_, has := m.plans[k]

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -85,6 +86,9 @@ func (k *kernel) anew() {
 	}
 }
 
+// localNames are the sets that follow from the node, which are set anew as a whole.
+func localNames() []string { return []string{setNodeIPs, setPodCIDRs, setOwnCIDRs} }
+
 func (m *Mode) read(ctx context.Context) (kernel, error) {
 	k := kernel{map[place]string{}, map[nft.Family]nft.State{}}
 	for _, f := range nft.Families() {
@@ -94,11 +98,11 @@ func (m *Mode) read(ctx context.Context) (kernel, error) {
 		}
 		if st.Exists && st.Fits {
 			for set, list := range st.Elements {
-				if set == setPodCIDRs || set == setNodeIPs {
+				if slices.Contains(localNames(), set) {
 					continue // set anew, see fixed
 				}
 				for _, e := range list {
-					k.elements[place{f, set, e.Key}] = e.Data
+					k.elements[place{f, set, e.Key}] = cmp.Or(e.Data, e.End)
 				}
 			}
 		} else {
@@ -116,7 +120,7 @@ func (d *draft) fixed(have kernel, l Local) {
 	for _, f := range nft.Families() {
 		b, st := d.batches[f], have.state[f]
 		b.Base, b.Recreate = true, st.Exists && !st.Fits
-		b.Clear = []string{setNodeIPs, setPodCIDRs}
+		b.Clear = localNames()
 		maps.Copy(b.Add, localSets(f, l))
 		for _, name := range st.Chains {
 			known := slices.ContainsFunc(table(f).Chains, func(x nft.Chain) bool { return x.Name == name })
@@ -131,6 +135,7 @@ func (d *draft) fixed(have kernel, l Local) {
 // that have a part in it. Elements that are right are taken out of have. Those that
 // nobody wants are deleted.
 func (d *draft) adopt(have kernel, keys []model.Name) (touched []model.Name) {
+	d.forget = true
 	replaced := map[place]bool{}
 	visit := func(p place, data string) (changed bool) {
 		old, ok := have.elements[p]
@@ -150,7 +155,7 @@ func (d *draft) adopt(have kernel, keys []model.Name) (touched []model.Name) {
 	}
 	for _, k := range keys {
 		changed := false
-		render(*d.plans[k], func(p place, data string) { changed = visit(p, data) || changed })
+		render(*d.plans[k], func(p place, data string) { changed = visit(p, data) || changed }, noChain)
 		if changed {
 			touched = append(touched, k)
 		}
@@ -187,7 +192,7 @@ func (m *Mode) isolate(ctx context.Context, whole *draft, have kernel, touched [
 				if old, ok := have.elements[p]; ok {
 					before[p] = old
 				}
-			})
+			}, noChain)
 		}
 		for a := range d.hairpin {
 			after[hairpin(a)] = "" // adding what is there is no error
@@ -208,7 +213,7 @@ func (m *Mode) untouched(whole *draft, have kernel, touched []model.Name) *draft
 	}
 	for k, p := range whole.plans {
 		if later[k] {
-			render(*p, func(p place, _ string) { wanted[p] = true })
+			render(*p, func(p place, _ string) { wanted[p] = true }, noChain)
 			continue
 		}
 		d.inherit(whole, k)
@@ -221,7 +226,7 @@ func (m *Mode) untouched(whole *draft, have kernel, touched []model.Name) *draft
 		d.add(hairpin(a), "")
 	}
 	for p, data := range have.elements {
-		if p.set != setSlots && p.set != setNodeSlots && p.set != setHairpin && !wanted[p] {
+		if !keepsSlots(p.set) && p.set != setHairpin && !wanted[p] {
 			d.del(p, data)
 		}
 	}
@@ -258,7 +263,17 @@ func Text(plans map[model.Name]service.Plan, l Local) string {
 
 // chainOrder sorts chains for people: by kind, then by number.
 func chainOrder(a, b string) int {
-	kindA, numberA, _ := strings.Cut(a, "-")
-	kindB, numberB, _ := strings.Cut(b, "-")
-	return cmp.Or(cmp.Compare(kindA, kindB), cmp.Compare(len(numberA), len(numberB)), cmp.Compare(numberA, numberB))
+	split := func(s string) (string, int) {
+		i := strings.IndexAny(s, "0123456789")
+		n, kind := 0, s[:i]
+		rest := s[i:]
+		if j := strings.IndexByte(rest, '-'); j >= 0 {
+			kind, rest = kind+rest[j:], rest[:j]
+		}
+		n, _ = strconv.Atoi(rest)
+		return kind, n
+	}
+	kindA, numberA := split(a)
+	kindB, numberB := split(b)
+	return cmp.Or(cmp.Compare(kindA, kindB), cmp.Compare(numberA, numberB))
 }
