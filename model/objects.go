@@ -128,6 +128,8 @@ type Node struct {
 	PodCIDRs    []netip.Prefix
 	Zone        string
 	Ready       bool
+	// Leaving nodes are being deleted: load balancers should send nothing to them.
+	Leaving bool
 }
 
 // Primary is the node's first internal address of the family asked for, or the

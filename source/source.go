@@ -11,6 +11,7 @@ package source
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"unique"
 
@@ -303,6 +304,9 @@ func Pod(in *corev1.Pod) (*model.Pod, []model.Problem) {
 	return out, c.problems
 }
 
+// toBeDeleted is the taint of the cluster autoscaler, which kube-proxy knows, too.
+const toBeDeleted = "ToBeDeletedByClusterAutoscaler"
+
 // Node converts a Node.
 func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 	c := newChecker("Node", &in.ObjectMeta)
@@ -330,6 +334,7 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 			out.PodCIDRs = append(out.PodCIDRs, p)
 		}
 	}
+	out.Leaving = in.DeletionTimestamp != nil || slices.ContainsFunc(in.Spec.Taints, func(t corev1.Taint) bool { return t.Key == toBeDeleted })
 	for _, cond := range in.Status.Conditions {
 		if cond.Type == corev1.NodeReady {
 			out.Ready = cond.Status == corev1.ConditionTrue

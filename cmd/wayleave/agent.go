@@ -29,6 +29,7 @@ import (
 	"wayleave.dev/podnetwork/routes"
 	"wayleave.dev/reconcile"
 	"wayleave.dev/service"
+	"wayleave.dev/service/healthcheck"
 	"wayleave.dev/service/nftables"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/writeback"
@@ -368,7 +369,13 @@ func (a *agent) services(ctx context.Context) error {
 		Name: "service addresses", Store: a.store, Kinds: model.NodeKind, Keys: service.LocalKeys(a.node), Plan: service.MakeLocal,
 		Equal: service.LocalEqual, Target: mode.Locals(), Health: a.health("service addresses"), Log: a.log, Report: report,
 	}
-	return both(ctx, services.Run, local.Run)
+	checks := &healthcheck.Server{Log: a.log, Healthy: func() bool { return a.proxyState() == nil }}
+	health := &reconcile.Loop[model.Name, healthcheck.Check]{
+		Name: "health checks", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys, Equal: healthcheck.Equal,
+		Plan: healthcheck.Plan(a.node), Target: checks, Health: a.health("health checks"), Log: a.log, Report: report,
+	}
+	defer checks.Close()
+	return all(ctx, services.Run, local.Run, health.Run)
 }
 
 func (a *agent) placement() *dns.Placement {

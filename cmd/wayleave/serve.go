@@ -159,7 +159,7 @@ func off(c config.Config) (out []string) {
 func (a *agent) servePorts(ctx context.Context) error {
 	health, metrics := http.NewServeMux(), http.NewServeMux()
 	health.HandleFunc("/healthz", a.healthz)
-	health.HandleFunc("/livez", a.healthz)
+	health.HandleFunc("/livez", a.livez)
 	metrics.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Server", "wayleave")
 		fmt.Fprint(w, "nftables")
@@ -188,20 +188,55 @@ func (a *agent) keepPort(ctx context.Context, addr string, h http.Handler) {
 	}
 }
 
-// healthz is healthy while the service proxy keeps up: kube-proxy's body.
-func (a *agent) healthz(w http.ResponseWriter, _ *http.Request) {
-	now := time.Now()
+// proxyState says what is wrong with the service proxy, nil where it keeps up.
+func (a *agent) proxyState() error {
 	s, on := a.states()["service"]
-	updated := s.LastApplied
-	code := http.StatusOK
-	switch {
-	case !on || s.Synced && (s.Error == "" || s.Partial):
-		updated = now
-	default:
-		code = http.StatusServiceUnavailable
+	if !on || s.Synced && (s.Error == "" || s.Partial) {
+		return nil
 	}
+	return fmt.Errorf("the service proxy is behind: %s", s.Error)
+}
+
+// proxyHealth is what kube-proxy v1.36 answers.
+type proxyHealth struct {
+	LastUpdated  time.Time               `json:"lastUpdated"`
+	CurrentTime  time.Time               `json:"currentTime"`
+	NodeEligible *bool                   `json:"nodeEligible,omitempty"`
+	Healthy      bool                    `json:"healthy"`
+	Status       map[string]familyHealth `json:"status,omitempty"`
+}
+
+type familyHealth struct {
+	LastUpdated time.Time `json:"lastUpdated"`
+	Healthy     bool      `json:"healthy"`
+}
+
+// healthz is for load balancers: a node that is being deleted gets nothing more.
+// livez is for who would restart us, and does not look at that.
+func (a *agent) healthz(w http.ResponseWriter, _ *http.Request) {
+	eligible := true
+	if n, ok := a.store.Snapshot().Node(a.node); ok {
+		eligible = !n.Leaving
+	}
+	a.sayHealth(w, eligible, &eligible)
+}
+
+func (a *agent) livez(w http.ResponseWriter, _ *http.Request) { a.sayHealth(w, true, nil) }
+
+func (a *agent) sayHealth(w http.ResponseWriter, eligible bool, shown *bool) {
+	now := time.Now()
+	h := proxyHealth{LastUpdated: now, CurrentTime: now, NodeEligible: shown, Healthy: a.proxyState() == nil}
+	if !h.Healthy {
+		h.LastUpdated = a.states()["service"].LastApplied
+	}
+	family := familyHealth{h.LastUpdated, h.Healthy} // both are one transaction
+	h.Status = map[string]familyHealth{"IPv4": family, "IPv6": family}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(code)
-	fmt.Fprintf(w, `{"lastUpdated": %q,"currentTime": %q}`, updated, now)
+	if !h.Healthy || !eligible {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	if err := json.NewEncoder(w).Encode(h); err != nil {
+		a.log.Debug("health", "err", err)
+	}
 }

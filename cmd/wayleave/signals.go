@@ -5,13 +5,14 @@ import (
 	"sync"
 )
 
-// both runs two parts until ctx ends or one of them does, and returns why.
-func both(ctx context.Context, a, b func(context.Context) error) error {
+// all runs parts until ctx ends or one of them does, and returns why.
+func all(ctx context.Context, parts ...func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	wg.Go(func() { cancel(a(ctx)) })
-	wg.Go(func() { cancel(b(ctx)) })
+	for _, part := range parts {
+		wg.Go(func() { cancel(part(ctx)) })
+	}
 	wg.Wait()
 	return context.Cause(ctx)
 }

@@ -1,0 +1,208 @@
+// Package healthcheck answers at spec.healthCheckNodePort: a load balancer asks each
+// node whether it has endpoints of a Service with externalTrafficPolicy Local.
+//
+// The answers are kube-proxy's. Nothing of a request is parsed: who asks gets the one
+// answer that there is, since bytes from outside are not for a process with
+// capabilities.
+package healthcheck
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wayleave.dev/model"
+	"wayleave.dev/reconcile"
+	"wayleave.dev/service"
+)
+
+// Check is what one Service asks for.
+type Check struct {
+	Port uint16
+	// Local is how many ready endpoints are on this node.
+	Local int
+}
+
+// Plan makes the check of a Service for the node of that name.
+func Plan(node string) func(model.Snapshot, model.Name) (Check, bool, []model.Problem) {
+	return func(snap model.Snapshot, key model.Name) (Check, bool, []model.Problem) {
+		svc, ok := snap.Service(key)
+		if !ok || svc.HealthCheckPort == 0 || svc.OtherProxy {
+			return Check{}, false, nil
+		}
+		return Check{svc.HealthCheckPort, service.Here(snap, svc, node)}, true, nil
+	}
+}
+
+// Equal compares two.
+func Equal(a, b Check) bool { return a == b }
+
+// Limits for who asks.
+const (
+	maxRequest = 8 << 10
+	patience   = 5 * time.Second
+	maxAtOnce  = 64 // for each port
+)
+
+// Server answers on the ports that plans ask for. It is a reconcile.Target.
+type Server struct {
+	// Listen opens a port of all addresses of the node; nil for Listen of this package.
+	Listen func(port uint16) (net.Listener, error)
+	// Healthy says whether the service proxy keeps up.
+	Healthy func() bool
+	Log     *slog.Logger
+
+	mu    sync.Mutex
+	open  map[model.Name]*port
+	owner map[uint16]model.Name
+}
+
+type port struct {
+	Check
+	l net.Listener
+}
+
+var _ reconcile.Target[model.Name, Check] = (*Server)(nil)
+
+// Sync implements reconcile.Target.
+func (s *Server) Sync(ctx context.Context, plans map[model.Name]Check) error {
+	s.mu.Lock()
+	var gone []model.Name
+	for k := range s.open {
+		if _, ok := plans[k]; !ok {
+			gone = append(gone, k)
+		}
+	}
+	s.mu.Unlock()
+	return s.Apply(ctx, plans, gone)
+}
+
+// Apply implements reconcile.Target.
+func (s *Server) Apply(_ context.Context, set map[model.Name]Check, del []model.Name) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open == nil {
+		s.open, s.owner = map[model.Name]*port{}, map[uint16]model.Name{}
+	}
+	failed := reconcile.KeyErrors[model.Name]{}
+	for _, k := range del {
+		s.close(k)
+	}
+	for k, c := range set {
+		if p, ok := s.open[k]; ok && p.Port == c.Port {
+			p.Check = c
+			continue
+		}
+		s.close(k)
+		if other, ok := s.owner[c.Port]; ok {
+			failed[k] = fmt.Errorf("spec.healthCheckNodePort: %d belongs to service %s already, which keeps it", c.Port, other)
+			continue
+		}
+		listen := s.Listen
+		if listen == nil {
+			listen = Listen
+		}
+		l, err := listen(c.Port)
+		if err != nil {
+			failed[k] = fmt.Errorf("spec.healthCheckNodePort: %d: %w", c.Port, err)
+			continue
+		}
+		p := &port{c, l}
+		s.open[k], s.owner[c.Port] = p, k
+		go s.serve(k, p)
+	}
+	if len(failed) > 0 {
+		return failed
+	}
+	return nil
+}
+
+func (s *Server) close(k model.Name) {
+	if p, ok := s.open[k]; ok {
+		p.l.Close()
+		delete(s.open, k)
+		delete(s.owner, p.Port)
+	}
+}
+
+// Close closes all ports.
+func (s *Server) Close() error {
+	return s.Sync(context.Background(), nil)
+}
+
+// Listen opens a port for all addresses, also while an older agent has it open.
+func Listen(port uint16) (net.Listener, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var inner error
+		err := c.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+		return errors.Join(err, inner)
+	}}
+	return lc.Listen(context.Background(), "tcp", fmt.Sprintf(":%d", port))
+}
+
+func (s *Server) serve(k model.Name, p *port) {
+	room := make(chan struct{}, maxAtOnce)
+	for {
+		c, err := p.l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			s.Log.Warn("health check port", "service", k, "err", err)
+			time.Sleep(100 * time.Millisecond) // out of descriptors: others may give some back
+			continue
+		}
+		select {
+		case room <- struct{}{}:
+			go func() {
+				defer func() { <-room }()
+				defer c.Close()
+				if err := s.answer(c, k, p); err != nil {
+					s.Log.Debug("health check", "service", k, "err", err)
+				}
+			}()
+		default:
+			c.Close()
+		}
+	}
+}
+
+// answer waits for the end of the request's head, and says what there is to say.
+func (s *Server) answer(c net.Conn, k model.Name, p *port) error {
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	var head []byte
+	for buf := make([]byte, 1024); !bytes.Contains(head, []byte("\r\n\r\n")) && !bytes.Contains(head, []byte("\n\n")); {
+		n, err := c.Read(buf)
+		head = append(head, buf[:n]...)
+		if err != nil || len(head) > maxRequest {
+			return errors.Join(err, fmt.Errorf("no end of the request within %d bytes", len(head)))
+		}
+	}
+	s.mu.Lock()
+	local := p.Local
+	s.mu.Unlock()
+	healthy := s.Healthy == nil || s.Healthy()
+	status := "200 OK"
+	if local == 0 || !healthy {
+		status = "503 Service Unavailable"
+	}
+	body := fmt.Sprintf("{\n\t\"service\": {\n\t\t\"namespace\": %q,\n\t\t\"name\": %q\n\t},\n\t\"localEndpoints\": %d,\n\t\"serviceProxyHealthy\": %v\n}", k.Namespace, k.Name, local, healthy)
+	reply := fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\nX-Load-Balancing-Endpoint-Weight: %d\r\nDate: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
+		status, local, time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT"), len(body))
+	if !bytes.HasPrefix(head, []byte("HEAD ")) {
+		reply += body
+	}
+	_, err := io.WriteString(c, reply)
+	return err
+}
