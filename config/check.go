@@ -118,3 +118,11 @@ func upstream(s string) (netip.AddrPort, error) {
 	}
 	return netip.ParseAddrPort(s)
 }
+
+func network(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err == nil && p != p.Masked() {
+		err = fmt.Errorf("%s has host bits set; write %s", s, p.Masked())
+	}
+	return p, err
+}

@@ -40,7 +40,11 @@ type PodNetwork struct {
 }
 
 // Service is the settings of the feature of that name.
-type Service struct{ Enabled bool }
+type Service struct {
+	Enabled bool
+	// NodePortAddresses are empty for the node's internal addresses.
+	NodePortAddresses []netip.Prefix
+}
 
 // DNS is the settings of the feature of that name.
 type DNS struct {
@@ -85,6 +89,9 @@ func settings() []setting {
 			"How often the paths to the other nodes are probed for their MTU: 0s (never) to 24h."}},
 		{"service.enabled", "true", boolean(func(c *Config) *bool { return &c.Service.Enabled }), []string{
 			"The service proxy: ClusterIPs and NodePorts. Off: kube-proxy does it."}},
+		{"service.nodePortAddresses", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Service.NodePortAddresses }, network, "CIDRs"), []string{
+			"Networks in which the node's addresses serve node ports. Empty: its InternalIPs. With 127.0.0.0/8 they are served",
+			"on 127.0.0.1 as well (IPv4 only; sets route_localnet)."}},
 		{"dns.enabled", "true", boolean(func(c *Config) *bool { return &c.DNS.Enabled }), []string{
 			"The cluster DNS. Off: CoreDNS does it."}},
 		{"dns.upstreams", `[]`, list(func(c *Config) *[]netip.AddrPort { return &c.DNS.Upstreams }, upstream, "IP addresses, each with :port or without"), []string{

@@ -10,8 +10,12 @@ import (
 // Local is what a data plane must know of its node and of the cluster, beside the
 // Services.
 type Local struct {
-	// NodeIPs are the addresses on which node ports are served, never loopback.
+	// NodeIPs are the node's internal addresses, never loopback. Node ports are served
+	// on them.
 	NodeIPs []netip.Addr
+	// NodePortCIDRs, when there are any, say which addresses of the node serve node
+	// ports in place of NodeIPs; with 127.0.0.1 in one, also that.
+	NodePortCIDRs []netip.Prefix
 	// PodCIDRs are those of the whole cluster. Clients outside of them that use a
 	// VIP are masqueraded. None of a family means that this is not known, and that
 	// nobody is.
@@ -22,7 +26,7 @@ type Local struct {
 
 // LocalEqual compares two.
 func LocalEqual(a, b Local) bool {
-	return slices.Equal(a.NodeIPs, b.NodeIPs) && slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.OwnPodCIDRs, b.OwnPodCIDRs)
+	return slices.Equal(a.NodeIPs, b.NodeIPs) && slices.Equal(a.NodePortCIDRs, b.NodePortCIDRs) && slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.OwnPodCIDRs, b.OwnPodCIDRs)
 }
 
 // LocalKeys is the node's name when a change touches Local, for a reconcile.Loop.
@@ -64,4 +68,22 @@ func MakeLocal(snap model.Snapshot, node string) (l Local, ok bool, problems []m
 	})
 	l.NodeIPs, l.PodCIDRs = slices.Compact(l.NodeIPs), slices.Compact(l.PodCIDRs)
 	return l, true, problems
+}
+
+// NodePortNets are the networks in which the node's addresses serve node ports.
+func (l Local) NodePortNets() []netip.Prefix {
+	if len(l.NodePortCIDRs) > 0 {
+		return l.NodePortCIDRs
+	}
+	var out []netip.Prefix
+	for _, a := range l.NodeIPs {
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return out
+}
+
+// Localhost says whether node ports are served on 127.0.0.1: the kernel must then route
+// that (route_localnet). IPv6 has nothing of the kind.
+func (l Local) Localhost() bool {
+	return slices.ContainsFunc(l.NodePortCIDRs, func(p netip.Prefix) bool { return p.Contains(netip.AddrFrom4([4]byte{127, 0, 0, 1})) })
 }

@@ -163,7 +163,7 @@ func TestLocal(t *testing.T) {
 		t.Fatal(err)
 	}
 	l, ok, problems := MakeLocal(store.Snapshot(), "node1")
-	want := Local{addrs("192.0.2.1"), cidrs("10.244.0.0/24", "10.244.1.0/24", "fd00::/64"), cidrs("10.244.1.0/24", "fd00::/64")}
+	want := Local{addrs("192.0.2.1"), nil, cidrs("10.244.0.0/24", "10.244.1.0/24", "fd00::/64"), cidrs("10.244.1.0/24", "fd00::/64")}
 	if !ok || len(problems) > 0 || !LocalEqual(l, want) {
 		t.Errorf("%+v, %v", l, problems)
 	}

@@ -23,6 +23,7 @@ import (
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/sysctl"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork"
 	"wayleave.dev/podnetwork/cni/call"
@@ -350,8 +351,14 @@ func (a *agent) services(ctx context.Context) error {
 	mode := nftables.New(a.nft, track)
 	// The facts of the node are there before the first Sync, or that would take the
 	// node ports away for a moment.
-	if local, ok, _ := service.MakeLocal(a.store.Snapshot(), a.node); ok {
+	local, ok, _ := a.serviceLocal(a.store.Snapshot(), a.node)
+	if ok {
 		mode.SetLocal(local)
+	}
+	if local.Localhost() {
+		if err := hostSysctls().Ensure("ipv4/conf/all/route_localnet", "1"); err != nil {
+			return err
+		}
 	}
 	foreign, err := mode.Watch(ctx)
 	if err != nil {
@@ -365,8 +372,8 @@ func (a *agent) services(ctx context.Context) error {
 		},
 		Target: mode, Foreign: foreign, Health: a.health("service"), Log: a.log, Report: report,
 	}
-	local := &reconcile.Loop[string, service.Local]{
-		Name: "service addresses", Store: a.store, Kinds: model.NodeKind, Keys: service.LocalKeys(a.node), Plan: service.MakeLocal,
+	addresses := &reconcile.Loop[string, service.Local]{
+		Name: "service addresses", Store: a.store, Kinds: model.NodeKind, Keys: service.LocalKeys(a.node), Plan: a.serviceLocal,
 		Equal: service.LocalEqual, Target: mode.Locals(), Health: a.health("service addresses"), Log: a.log, Report: report,
 	}
 	checks := &healthcheck.Server{Log: a.log, Healthy: func() bool { return a.proxyState() == nil }}
@@ -375,8 +382,18 @@ func (a *agent) services(ctx context.Context) error {
 		Plan: healthcheck.Plan(a.node), Target: checks, Health: a.health("health checks"), Log: a.log, Report: report,
 	}
 	defer checks.Close()
-	return all(ctx, services.Run, local.Run, health.Run)
+	return all(ctx, services.Run, addresses.Run, health.Run)
 }
+
+// serviceLocal is what the service proxy must know of this node.
+func (a *agent) serviceLocal(snap model.Snapshot, node string) (service.Local, bool, []model.Problem) {
+	l, ok, problems := service.MakeLocal(snap, node)
+	l.NodePortCIDRs = a.cfg.Service.NodePortAddresses
+	return l, ok, problems
+}
+
+// hostSysctls remembers what they were, for uninstall.
+func hostSysctls() sysctl.Set { return sysctl.Set{Root: hostSysctl, State: stateDir + "/sysctl"} }
 
 func (a *agent) placement() *dns.Placement {
 	return &dns.Placement{Node: a.node, Service: model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName},

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"net/netip"
 	"os/exec"
 	"testing"
 
@@ -66,7 +67,9 @@ func TestNftables(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := &nftMode{mode: nftables.New(conn, track), node: n.Name, sync: true}
-		m.mode.SetLocal(nftables.Local{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs, OwnPodCIDRs: n.OwnCIDRs})
+		n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
+		m.mode.SetLocal(nftables.Local{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs, OwnPodCIDRs: n.OwnCIDRs,
+			NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"), netip.MustParsePrefix("127.0.0.0/8")}})
 		return m
 	})
 }

@@ -509,3 +509,42 @@ func policyChanges(t *testing.T, w *World) {
 		}
 	})
 }
+
+// localhost: a node's processes reach node ports on 127.0.0.1, and nobody else does.
+func localhost(t *testing.T, w *World) {
+	w.Set(web(), w.Pods[1], w.Pods[2])
+	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), nodePort)
+	for i, c := range w.Clients()[2:4] {
+		for _, network := range []string{"tcp", "udp"} {
+			t.Run(fmt.Sprintf("%s from %s", network, c.Name), func(t *testing.T) {
+				seen := map[string]bool{}
+				for range 24 {
+					pod, saw, err := c.Ask(network, to)
+					if err != nil || saw != w.Nodes[i].Addrs[0] && saw != netip.MustParseAddr("169.254.1.1") {
+						t.Fatalf("%q answered and saw %s, %v", pod, saw, err)
+					}
+					seen[pod] = true
+				}
+				if len(seen) != 2 {
+					t.Errorf("only %v answered", seen)
+				}
+			})
+		}
+	}
+	t.Run("from outside", func(t *testing.T) {
+		w.Outside.Sysctl("net/ipv4/conf/all/route_localnet", "1")
+		defer w.Outside.Sysctl("net/ipv4/conf/all/route_localnet", "0")
+		w.Outside.Run("ip", "rule", "add", "pref", "1", "lookup", "local") // behind ours
+		w.Outside.Run("ip", "rule", "del", "pref", "0")
+		w.Outside.Run("ip", "route", "add", "127.0.0.1/32", "via", w.Nodes[0].Addrs[0].String(), "table", "99")
+		w.Outside.Run("ip", "rule", "add", "pref", "0", "to", "127.0.0.1", "lookup", "99")
+		defer func() {
+			w.Outside.Run("ip", "rule", "add", "pref", "0", "lookup", "local")
+			w.Outside.Run("ip", "rule", "del", "pref", "0", "to", "127.0.0.1", "lookup", "99")
+			w.Outside.Run("ip", "rule", "del", "pref", "1", "lookup", "local")
+		}()
+		for _, network := range []string{"tcp", "udp"} {
+			dropped(t, w.Clients()[4], network, to)
+		}
+	})
+}

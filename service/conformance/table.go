@@ -78,6 +78,7 @@ func Run(t *testing.T, start func(*Node) Mode) {
 		{"internal policy Local", internalLocal}, {"source ranges", sourceRanges}, {"topology hints", hints},
 		{"one family", oneFamily}, {"another proxy's service", otherProxy}, {"SCTP", sctp},
 		{"no node port", noNodePort}, {"policy changes", policyChanges},
+		{"node ports on localhost", localhost},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			w.t = t

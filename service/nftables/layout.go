@@ -110,13 +110,13 @@ func table(f nft.Family) nft.Table {
 		nft.Set{Name: setGuarded, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}},
 		nft.Set{Name: setAllowed, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port, nft.Addr}, Interval: true},
 		nft.Set{Name: setVIPs, Key: []nft.Type{nft.Addr}},
-		nft.Set{Name: setNodeIPs, Key: []nft.Type{nft.Addr}},
+		nft.Set{Name: setNodeIPs, Key: []nft.Type{nft.Addr}, Interval: true},
 		nft.Set{Name: setPodCIDRs, Key: []nft.Type{nft.Addr}, Interval: true},
 		nft.Set{Name: setOwnCIDRs, Key: []nft.Type{nft.Addr}, Interval: true},
 		nft.Set{Name: setHairpin, Key: []nft.Type{nft.Addr, nft.Addr}})
 	t.Chains = append(ends(), splits(false)...)
 	t.Chains = append(t.Chains, splits(true)...)
-	t.Chains = append(t.Chains, hooks()...)
+	t.Chains = append(t.Chains, hooks(f)...)
 	return t
 }
 
@@ -160,12 +160,12 @@ func splits(nodePort bool) []nft.Chain {
 }
 
 // hooks are the chains that packets enter by.
-func hooks() []nft.Chain {
+func hooks(f nft.Family) []nft.Chain {
 	frontend, nodePort := fieldsOf(false), fieldsOf(true)
 	toNode := nft.In{Fields: []nft.Field{nft.Daddr}, Set: setNodeIPs}
 	translate := []nft.Rule{
 		{nft.GotoBy{Fields: frontend, Map: setFrontends}},
-		{toNode, nft.GotoBy{Fields: nodePort, Map: setNodePorts}},
+		{nft.LocalDaddr{}, toNode, nft.GotoBy{Fields: nodePort, Map: setNodePorts}},
 	}
 	// Clients that are no pods get the node's address, or the endpoint's answer
 	// would go past this node. A node's own processes have its address already.
@@ -187,11 +187,17 @@ func hooks() []nft.Chain {
 		{nft.New, nft.Translated{}, nft.Goto("translated")},
 		// What is still for a VIP after translation has no endpoint or no such port.
 		{nft.New, nft.GotoBy{Fields: frontend, Map: setUnserved}},
-		{nft.New, toNode, nft.GotoBy{Fields: nodePort, Map: setNodeUnserved}},
+		{nft.New, nft.LocalDaddr{}, toNode, nft.GotoBy{Fields: nodePort, Map: setNodeUnserved}},
 		{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs}, nft.Goto("refuse")},
 	}
+	fromLinks := guard
+	if f == nft.IPv4 {
+		// Where node ports are served on 127.0.0.1 the kernel routes it, and this keeps
+		// it the node's own.
+		fromLinks = append([]nft.Rule{{nft.NotLoopbackIn{}, nft.Within{Field: nft.Daddr, Prefix: netip.MustParsePrefix("127.0.0.0/8")}, nft.Drop()}}, guard...)
+	}
 	return []nft.Chain{
-		{Name: "guard-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -110}, Rules: guard},
+		{Name: "guard-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -110}, Rules: fromLinks},
 		{Name: "guard-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -110}, Rules: guard},
 		{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100}, Rules: append([]nft.Rule{foreign}, translate...)},
 		{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: append([]nft.Rule{own}, translate...)},
@@ -356,9 +362,9 @@ func localSets(f nft.Family, l service.Local) map[string][]nft.Element {
 			out[setOwnCIDRs] = append(out[setOwnCIDRs], nft.Range(p))
 		}
 	}
-	for _, a := range l.NodeIPs {
-		if family(a) == f {
-			out[setNodeIPs] = append(out[setNodeIPs], nft.Element{Key: nft.Pack(a)})
+	for _, p := range nft.Disjoint(l.NodePortNets()) {
+		if family(p.Addr()) == f {
+			out[setNodeIPs] = append(out[setNodeIPs], nft.Range(p))
 		}
 	}
 	return out

@@ -1,0 +1,255 @@
+// Package fakeapi is as much of a Kubernetes API server as service proxies ask for:
+// list and watch of a few kinds, also by streaming (KEP-3157). It is fast, and the same
+// for everybody that is measured.
+package fakeapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// kind is one kind of objects.
+type kind struct{ apiVersion, name, list string }
+
+// Server is the API server. Its zero value is not of use, see New.
+type Server struct {
+	mu      sync.Mutex
+	changed *sync.Cond
+	version uint64
+	kinds   map[string]*state
+	closed  bool
+}
+
+// state are the objects of a kind and all that happened to them.
+type state struct {
+	kind
+	objects map[string]json.RawMessage
+	events  []event
+}
+
+type event struct {
+	version uint64
+	name    string
+	line    []byte // of the watch
+}
+
+// New makes an empty one.
+func New() *Server {
+	s := &Server{version: 1, kinds: map[string]*state{}}
+	s.changed = sync.NewCond(&s.mu)
+	for path, k := range map[string]kind{
+		"/api/v1/services":                         {"v1", "Service", "ServiceList"},
+		"/apis/discovery.k8s.io/v1/endpointslices": {"discovery.k8s.io/v1", "EndpointSlice", "EndpointSliceList"},
+		"/api/v1/nodes":                            {"v1", "Node", "NodeList"},
+		"/api/v1/namespaces":                       {"v1", "Namespace", "NamespaceList"},
+		"/api/v1/pods":                             {"v1", "Pod", "PodList"},
+		"/apis/networking.k8s.io/v1/servicecidrs":  {"networking.k8s.io/v1", "ServiceCIDR", "ServiceCIDRList"},
+	} {
+		s.kinds[path] = &state{kind: k, objects: map[string]json.RawMessage{}}
+	}
+	return s
+}
+
+func path(o any) string {
+	switch o.(type) {
+	case *corev1.Service:
+		return "/api/v1/services"
+	case *discoveryv1.EndpointSlice:
+		return "/apis/discovery.k8s.io/v1/endpointslices"
+	case *corev1.Node:
+		return "/api/v1/nodes"
+	case *corev1.Namespace:
+		return "/api/v1/namespaces"
+	}
+	panic(fmt.Sprintf("fakeapi: a %T is not kept", o))
+}
+
+// Put makes the objects so, in one step; watchers see them in order.
+func (s *Server) Put(objects ...metav1.Object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range objects {
+		st := s.kinds[path(o)]
+		key := o.GetNamespace() + "/" + o.GetName()
+		verb := "MODIFIED"
+		if _, ok := st.objects[key]; !ok {
+			verb = "ADDED"
+		}
+		s.version++
+		o.SetResourceVersion(fmt.Sprint(s.version))
+		raw := st.encode(o)
+		st.objects[key] = raw
+		st.note(s.version, verb, o.GetName(), raw)
+	}
+	s.changed.Broadcast()
+}
+
+// Delete removes objects.
+func (s *Server) Delete(objects ...metav1.Object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range objects {
+		st := s.kinds[path(o)]
+		s.version++
+		o.SetResourceVersion(fmt.Sprint(s.version))
+		delete(st.objects, o.GetNamespace()+"/"+o.GetName())
+		st.note(s.version, "DELETED", o.GetName(), st.encode(o))
+	}
+	s.changed.Broadcast()
+}
+
+func (st *state) note(version uint64, verb, name string, raw []byte) {
+	line := append([]byte(`{"type":"`+verb+`","object":`), raw...)
+	st.events = append(st.events, event{version, name, append(line, '}', '\n')})
+}
+
+// encode adds kind and version, which typed objects lack.
+func (st *state) encode(o any) json.RawMessage {
+	raw, err := json.Marshal(o)
+	if err != nil {
+		panic(err)
+	}
+	return append([]byte(fmt.Sprintf(`{"kind":%q,"apiVersion":%q,`, st.name, st.apiVersion)), raw[1:]...)
+}
+
+// Serve answers until the listener is closed.
+func (s *Server) Serve(l net.Listener) error { return http.Serve(l, s) }
+
+// Close ends all watches.
+func (s *Server) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.changed.Broadcast()
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	st, one := s.kinds[r.URL.Path], ""
+	if st == nil {
+		if i := strings.LastIndexByte(r.URL.Path, '/'); i > 0 {
+			st, one = s.kinds[r.URL.Path[:i]], r.URL.Path[i+1:]
+		}
+	}
+	switch {
+	case st == nil || r.Method != http.MethodGet:
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`)
+	case one != "":
+		s.get(w, st, one)
+	case r.URL.Query().Get("watch") == "true" || r.URL.Query().Get("watch") == "1":
+		s.watch(w, r, st)
+	default:
+		s.list(w, st, nameOf(r))
+	}
+}
+
+// nameOf is the only field selector that there is; objects are put here as others
+// would select them.
+func nameOf(r *http.Request) string {
+	name, ok := strings.CutPrefix(r.URL.Query().Get("fieldSelector"), "metadata.name=")
+	if !ok {
+		return ""
+	}
+	return name
+}
+
+func (s *Server) get(w http.ResponseWriter, st *state, name string) {
+	s.mu.Lock()
+	raw, ok := st.objects["/"+name]
+	s.mu.Unlock()
+	if !ok {
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`)
+		return
+	}
+	_, _ = w.Write(raw)
+}
+
+// all are the objects now, by key.
+func (st *state) all(name string) (list []json.RawMessage) {
+	for _, k := range slices.Sorted(maps.Keys(st.objects)) {
+		if name == "" || strings.HasSuffix(k, "/"+name) {
+			list = append(list, st.objects[k])
+		}
+	}
+	return list
+}
+
+func (s *Server) list(w http.ResponseWriter, st *state, name string) {
+	s.mu.Lock()
+	list, version := st.all(name), s.version
+	s.mu.Unlock()
+	fmt.Fprintf(w, `{"kind":%q,"apiVersion":%q,"metadata":{"resourceVersion":"%d"},"items":[`, st.kind.list, st.apiVersion, version)
+	_, _ = w.Write(bytes.Join(toBytes(list), []byte(",")))
+	fmt.Fprint(w, "]}")
+}
+
+func toBytes(list []json.RawMessage) [][]byte {
+	out := make([][]byte, len(list))
+	for i, r := range list {
+		out[i] = r
+	}
+	return out
+}
+
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, st *state) {
+	flusher, name := w.(http.Flusher), nameOf(r)
+	var since uint64
+	_, _ = fmt.Sscan(r.URL.Query().Get("resourceVersion"), &since)
+	if r.URL.Query().Get("sendInitialEvents") == "true" {
+		s.mu.Lock()
+		list := st.all(name)
+		since = s.version
+		s.mu.Unlock()
+		for _, raw := range list {
+			_, _ = w.Write([]byte(`{"type":"ADDED","object":`))
+			_, _ = w.Write(raw)
+			_, _ = w.Write([]byte("}\n"))
+		}
+		fmt.Fprintf(w, `{"type":"BOOKMARK","object":{"kind":%q,"apiVersion":%q,"metadata":{"resourceVersion":"%d","annotations":{"k8s.io/initial-events-end":"true"}}}}`+"\n", st.name, st.apiVersion, since)
+	}
+	flusher.Flush()
+	stop := r.Context().Done()
+	go func() { <-stop; s.changed.Broadcast() }()
+	for r.Context().Err() == nil {
+		s.mu.Lock()
+		i := 0
+		for {
+			i, _ = slices.BinarySearchFunc(st.events, since+1, func(e event, v uint64) int {
+				if e.version < v {
+					return -1
+				}
+				return map[bool]int{true: 0, false: 1}[e.version == v]
+			})
+			if i < len(st.events) || s.closed || r.Context().Err() != nil {
+				break
+			}
+			s.changed.Wait()
+		}
+		news, closed := slices.Clone(st.events[i:]), s.closed
+		s.mu.Unlock()
+		if closed {
+			return
+		}
+		for _, e := range news {
+			since = e.version
+			if name == "" || e.name == name {
+				_, _ = w.Write(e.line)
+			}
+		}
+		flusher.Flush()
+	}
+}

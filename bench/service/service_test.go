@@ -1,0 +1,335 @@
+// Package service measures the service proxy beside kube-proxy, both on one fake API.
+package service
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"wayleave.dev/bench/internal/fakeapi"
+	"wayleave.dev/bench/internal/kubeproxy"
+	"wayleave.dev/bench/internal/result"
+	"wayleave.dev/internal/testnet"
+)
+
+const (
+	perService = 10 // endpoints
+	rounds     = 3
+	changes    = 20
+	rest       = 5 * time.Second
+	churnFor   = 10 * time.Second
+	churnRate  = 100 // changes a second
+	connects   = 300
+	deadline   = 5 * time.Minute
+)
+
+func sizes() []int { return []int{100, 1000, 10000} }
+
+// measured is what one run of one program showed.
+type measured struct {
+	sync, change, connect, churn, rest time.Duration
+	memory                             int64
+}
+
+type contestant struct {
+	name  string
+	start func(t *testing.T, node *testnet.NS) *kubeproxy.Process
+}
+
+const master = "http://127.0.0.1:6443"
+
+// TestService measures all and writes docs/bench-service.md.
+func TestService(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	bin, version := kubeproxy.Program(t)
+	proxy := filepath.Join(t.TempDir(), "proxy")
+	build := exec.Command("go", "build", "-trimpath", "-o", proxy, "./proxy")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	all := []contestant{
+		{"Wayleave", func(t *testing.T, n *testnet.NS) *kubeproxy.Process {
+			return kubeproxy.Run(t, n, exec.Command(proxy, "-master", master))
+		}},
+		{"kube-proxy nftables", func(t *testing.T, n *testnet.NS) *kubeproxy.Process {
+			return kubeproxy.Start(t, bin, n, "node1", "nftables", master, "10.244.0.0/16")
+		}},
+		{"kube-proxy iptables", func(t *testing.T, n *testnet.NS) *kubeproxy.Process {
+			return kubeproxy.Start(t, bin, n, "node1", "iptables", master, "10.244.0.0/16")
+		}},
+	}
+	page := result.New(result.Docs, "bench-service", "Services, measured")
+	page.Text("`make bench` made this page: %s; kube-proxy %s with minSyncPeriod 0. Medians of %d interleaved runs, each in namespaces of its own, on one fake API server; %d endpoints for each service; a ratio is the other's number by Wayleave's. Times are seen by packets: from the start of the process, or the event of the API server, until a connection is answered by the right endpoint.",
+		result.Machine(), version, rounds, perService)
+	got := map[int][][]measured{}
+	for _, size := range sizes() {
+		got[size] = make([][]measured, len(all))
+		for round := range rounds {
+			for i := range all {
+				i = (i + round) % len(all)
+				fmt.Fprintf(os.Stderr, "bench/service: %d services, round %d of %d, %s\n", size, round+1, rounds, all[i].name)
+				t.Run(fmt.Sprintf("%d %s %d", size, all[i].name, round), func(t *testing.T) {
+					m := measure(t, all[i], size)
+					got[size][i] = append(got[size][i], m)
+					fmt.Fprintf(os.Stderr, "  %+v\n", m)
+				})
+			}
+		}
+	}
+	if t.Failed() {
+		return
+	}
+	write(t, page, all, got)
+}
+
+func write(t *testing.T, page *result.Page, all []contestant, got map[int][][]measured) {
+	t.Helper()
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	for _, row := range []struct {
+		title, unit, plot string
+		of                func(measured) float64
+	}{
+		{"Full sync at the start", "ms", "bench-service-sync", func(m measured) float64 { return ms(m.sync) }},
+		{"One endpoint changes", "ms", "bench-service-change", func(m measured) float64 { return ms(m.change) }},
+		{"CPU of 100 changes a second", "% of a core", "", func(m measured) float64 { return 100 * m.churn.Seconds() / churnFor.Seconds() }},
+		{"CPU at rest", "% of a core", "", func(m measured) float64 { return 100 * m.rest.Seconds() / rest.Seconds() }},
+		{"Memory (resident)", "MB", "bench-service-memory", func(m measured) float64 { return float64(m.memory) / 1e6 }},
+		{"A new connection through a VIP", "ms", "", func(m measured) float64 { return ms(m.connect) }},
+	} {
+		page.Text("## %s, %s", row.title, row.unit)
+		rows := [][]string{{"services", all[0].name, all[1].name, "ratio", all[2].name, "ratio"}}
+		var labels []string
+		series := make([]result.Series, len(all))
+		for _, size := range sizes() {
+			var v [3]float64
+			for i := range all {
+				var list []float64
+				for _, m := range got[size][i] {
+					list = append(list, row.of(m))
+				}
+				v[i] = result.Median(list)
+				series[i].Name = all[i].name
+				series[i].Y = append(series[i].Y, v[i])
+			}
+			ratio := func(x float64) string {
+				if v[0] == 0 {
+					return "–"
+				}
+				return result.Number(x / v[0])
+			}
+			rows = append(rows, []string{fmt.Sprint(size), result.Number(v[0]), result.Number(v[1]), ratio(v[1]), result.Number(v[2]), ratio(v[2])})
+			labels = append(labels, fmt.Sprint(size))
+		}
+		page.Table(rows)
+		if row.plot != "" {
+			if err := page.Bars(row.plot, row.title, row.unit+", by number of services", labels, series); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := page.Write(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// measure runs one program on a node with so many services.
+func measure(t *testing.T, c contestant, size int) (m measured) {
+	node, client, server := testnet.New(t, "node"), testnet.New(t, "client"), testnet.New(t, "server")
+	node.Router()
+	for i, pod := range []*testnet.NS{client, server} {
+		link := fmt.Sprintf("pod%d", i)
+		testnet.Veth(pod, "eth0", node, link)
+		node.Addr(link, fmt.Sprintf("10.244.%d.1/24", i))
+		pod.Addr("eth0", fmt.Sprintf("10.244.%d.2/24", i))
+		pod.Route("0.0.0.0/0", fmt.Sprintf("10.244.%d.1", i))
+	}
+	fabric := testnet.New(t, "fabric")
+	testnet.Veth(node, "eth0", fabric, "p0")
+	node.Addr("eth0", "172.30.0.1/24")
+	node.Run("ip", "route", "add", "default", "dev", "eth0")
+	server.Addr("eth0", "10.244.1.3/24")
+	for _, name := range []string{"10.244.1.2", "10.244.1.3"} {
+		greet(server, name)
+	}
+	api := fakeapi.New()
+	defer api.Close()
+	l := node.Listen("tcp", "127.0.0.1:6443")
+	defer l.Close()
+	go func() { _ = api.Serve(l) }()
+	fill(api, size)
+	start := time.Now()
+	p := c.start(t, node)
+	defer p.Stop()
+	until(t, client, "10.244.1.2")
+	m.sync = time.Since(start)
+	settle(t, p)
+	var err error
+	if m.memory, err = p.Memory(); err != nil {
+		t.Fatal(err)
+	}
+	m.rest = cpuOf(t, p, func() { time.Sleep(rest) })
+	m.connect = dial(t, client)
+	var took []time.Duration
+	for i := range changes {
+		to := []string{"10.244.1.3", "10.244.1.2"}[i%2]
+		began := time.Now()
+		api.Put(slice("zz", "probe", []string{to}))
+		until(t, client, to)
+		took = append(took, time.Since(began))
+	}
+	m.change = result.Median(took)
+	m.churn = cpuOf(t, p, func() { churn(api, size) })
+	return m
+}
+
+// settle waits until the program has been idle for a second.
+func settle(t *testing.T, p *kubeproxy.Process) {
+	t.Helper()
+	for end := time.Now().Add(deadline); time.Now().Before(end); {
+		if cpuOf(t, p, func() { time.Sleep(time.Second) }) < 30*time.Millisecond {
+			return
+		}
+	}
+	t.Fatal("never idle")
+}
+
+func cpuOf(t *testing.T, p *kubeproxy.Process, fn func()) time.Duration {
+	t.Helper()
+	before, err := p.CPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fn()
+	after, err := p.CPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return after - before
+}
+
+// greet says its address to who connects.
+func greet(ns *testnet.NS, addr string) {
+	l := ns.Listen("tcp", addr+":8080")
+	go func() {
+		for {
+			c, err := l.Accept()
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err == nil {
+				fmt.Fprintln(c, addr)
+				c.Close()
+			}
+		}
+	}()
+}
+
+const probeVIP = "10.96.255.250"
+
+// until connects to the probe until the right endpoint answers.
+func until(t *testing.T, client *testnet.NS, want string) {
+	t.Helper()
+	got := ""
+	for end := time.Now().Add(deadline); time.Now().Before(end); {
+		c, err := client.Dial("tcp", probeVIP+":80", 20*time.Millisecond)
+		if err != nil {
+			got = err.Error()
+			continue
+		}
+		_ = c.SetDeadline(time.Now().Add(time.Second))
+		got, _ = bufio.NewReader(c).ReadString('\n')
+		c.Close()
+		if strings.TrimSpace(got) == want {
+			return
+		}
+	}
+	t.Fatalf("%s never answered, but %q", want, got)
+}
+
+// dial is the time of a connection's handshake.
+func dial(t *testing.T, client *testnet.NS) time.Duration {
+	t.Helper()
+	var took []time.Duration
+	err := client.Do(func() error { // on one thread, so that entering the namespace is not measured
+		for range connects {
+			start := time.Now()
+			c, err := net.DialTimeout("tcp", probeVIP+":80", time.Second)
+			if err != nil {
+				return err
+			}
+			took = append(took, time.Since(start))
+			c.Close()
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result.Median(took)
+}
+
+// fill makes the cluster: one node, so many services, and the probe.
+func fill(api *fakeapi.Server, size int) {
+	api.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"},
+		Spec:   corev1.NodeSpec{PodCIDR: "10.244.0.0/16", PodCIDRs: []string{"10.244.0.0/16"}},
+		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "172.30.0.1"}}}})
+	for i := range size {
+		api.Put(svc("default", fmt.Sprintf("s%05d", i), netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String()), endpoints(i, 0))
+	}
+	api.Put(svc("zz", "probe", probeVIP), slice("zz", "probe", []string{"10.244.1.2"}))
+}
+
+func svc(ns, name, ip string) *corev1.Service {
+	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: ip, ClusterIPs: []string{ip},
+		IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, SessionAffinity: corev1.ServiceAffinityNone, InternalTrafficPolicy: ptr.To(corev1.ServiceInternalTrafficPolicyCluster),
+		Ports: []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}}}}
+}
+
+// endpoints are those of a service; another version has another last one.
+func endpoints(i, version int) *discoveryv1.EndpointSlice {
+	var list []string
+	for k := range perService {
+		n := i*perService + k
+		b := 0
+		if k == perService-1 {
+			b = version % 50
+		}
+		list = append(list, netip.AddrFrom4([4]byte{10, byte(128 + b), byte(n >> 8), byte(n)}).Next().String())
+	}
+	return slice("default", fmt.Sprintf("s%05d", i), list)
+}
+
+func slice(ns, name string, addrs []string) *discoveryv1.EndpointSlice {
+	out := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: ptr.To(""), Protocol: ptr.To(corev1.ProtocolTCP), Port: ptr.To(int32(8080))}}}
+	for _, a := range addrs {
+		out.Endpoints = append(out.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true), Serving: ptr.To(true), Terminating: ptr.To(false)}, NodeName: ptr.To("node2")})
+	}
+	return out
+}
+
+func churn(api *fakeapi.Server, size int) {
+	tick := time.NewTicker(time.Second / churnRate)
+	defer tick.Stop()
+	for n := range int(churnFor.Seconds()) * churnRate {
+		<-tick.C
+		api.Put(endpoints(rand.IntN(size), n+1))
+	}
+}
