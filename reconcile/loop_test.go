@@ -19,6 +19,7 @@ type fakeTarget struct {
 	calls   []string
 	failAll int                // that many calls fail whole
 	failKey map[model.Name]int // that many tries of the key fail
+	takes   time.Duration
 }
 
 func (f *fakeTarget) Sync(_ context.Context, plans map[model.Name]int) error {
@@ -32,6 +33,7 @@ func (f *fakeTarget) Sync(_ context.Context, plans map[model.Name]int) error {
 }
 
 func (f *fakeTarget) Apply(_ context.Context, set map[model.Name]int, del []model.Name) error {
+	time.Sleep(f.takes)
 	f.calls = append(f.calls, fmt.Sprintf("apply %d-%d", len(set), len(del)))
 	if f.failAll > 0 {
 		f.failAll--
@@ -221,6 +223,23 @@ func TestAProblemIsReportedAndTakenBack(t *testing.T) {
 		w.want(map[model.Name]int{name(1): 1, name(2): 1})
 		if len(w.report[name(1).String()]) != 0 {
 			t.Errorf("reports %v", w.report)
+		}
+	})
+}
+
+// The first change of a burst goes at once; what comes meanwhile goes together.
+func TestABurstIsTwoCommits(t *testing.T) {
+	run(t, func(w *world) {
+		w.target.takes = 100 * time.Millisecond
+		w.store.MarkSynced(model.ServiceKind)
+		synctest.Wait()
+		for i := range 50 {
+			w.put(i, 1)
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(time.Second)
+		if got, want := fmt.Sprint(w.target.calls), "[sync 0 apply 1-0 apply 49-0]"; got != want {
+			t.Errorf("calls %s, want %s", got, want)
 		}
 	})
 }

@@ -448,7 +448,7 @@ func (a *agent) upstreams(own []netip.Addr) []netip.AddrPort {
 func (a *agent) waitForKubeProxy(ctx context.Context) error {
 	const what = "kube-proxy"
 	for ctx.Err() == nil {
-		mode, found := kubeProxy(ctx)
+		mode, found := kubeProxy(ctx, (&net.Dialer{}).DialContext)
 		if !found {
 			a.say(what, nil)
 			a.problems.Set("service", what, nil)
@@ -466,14 +466,15 @@ func (a *agent) waitForKubeProxy(ctx context.Context) error {
 }
 
 // kubeProxy asks who serves :10249, where an older agent of ours says so.
-func kubeProxy(ctx context.Context) (mode string, found bool) {
+func kubeProxy(ctx context.Context, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (mode string, found bool) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:10249/proxyMode", nil)
 	if err != nil {
 		return "", false
 	}
-	resp, err := http.DefaultClient.Do(req)
+	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	resp, err := client.Do(req)
 	if err != nil {
 		return "", false
 	}

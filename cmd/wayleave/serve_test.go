@@ -4,8 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,4 +88,32 @@ func ran(t *testing.T, store *model.Store, err error) *reconcile.Health {
 		return nil
 	})
 	return h
+}
+
+// A kube-proxy that lives is found by what it says, and an older agent of ours is none.
+func TestKubeProxyAliveIsFound(t *testing.T) {
+	ns := testnet.New(t, "node")
+	dial := func(_ context.Context, network, addr string) (net.Conn, error) {
+		return ns.Dial(network, addr, time.Second)
+	}
+	if mode, found := kubeProxy(t.Context(), dial); found {
+		t.Errorf("found %q where nobody is", mode)
+	}
+	l := ns.Listen("tcp", "127.0.0.1:10249")
+	var ours atomic.Bool
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ours.Load() {
+			w.Header().Set("Server", "wayleave")
+		}
+		fmt.Fprint(w, "ipvs")
+	})}
+	go func() { _ = srv.Serve(l) }()
+	defer srv.Close()
+	if mode, found := kubeProxy(t.Context(), dial); !found || mode != "ipvs" {
+		t.Errorf("found %q, %v", mode, found)
+	}
+	ours.Store(true)
+	if mode, found := kubeProxy(t.Context(), dial); found {
+		t.Errorf("our own agent was taken for %q", mode)
+	}
 }

@@ -2,13 +2,9 @@ package conformance
 
 import (
 	"context"
-	"net/netip"
-	"os/exec"
 	"testing"
 
 	"wayleave.dev/internal/testnet"
-	"wayleave.dev/kernel/conntrack"
-	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/service"
 	"wayleave.dev/service/nftables"
@@ -53,23 +49,4 @@ func (m *nftMode) Disturb(node *testnet.NS) {
 	m.sync = true
 }
 
-func TestNftables(t *testing.T) {
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("the program nft is not installed")
-	}
-	Run(t, func(n *Node) Mode {
-		conn, err := nft.NewKernel(n.NS.FD())
-		if err != nil {
-			t.Fatal(err)
-		}
-		track, err := conntrack.NewKernel(n.NS.FD())
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := &nftMode{mode: nftables.New(conn, track), node: n.Name, sync: true}
-		n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
-		m.mode.SetLocal(nftables.Local{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs, OwnPodCIDRs: n.OwnCIDRs,
-			NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"), netip.MustParsePrefix("127.0.0.0/8")}})
-		return m
-	})
-}
+func TestNftables(t *testing.T) { Run(t, realNftables(t)) }
