@@ -548,3 +548,35 @@ func localhost(t *testing.T, w *World) {
 		}
 	})
 }
+
+// externalLocalMoves: a UDP client outside moves on when its endpoint goes, and when
+// none is left on the node it is served no more.
+func externalLocalMoves(t *testing.T, w *World) {
+	svc := web()
+	svc.Type, svc.ExternalLocal = model.LoadBalancer, true
+	svc.LoadBalancerIPs = []netip.Addr{ext(false).Addr(), ext(true).Addr()}
+	defer w.routed(1)()
+	for _, is6 := range []bool{false, true} {
+		for _, to := range []netip.AddrPort{w.nodeAddr(1, is6), ext(is6)} {
+			t.Run(to.String(), func(t *testing.T) {
+				w.Set(svc, w.Pods[2])
+				udp, err := w.Outside.Dial("udp", to.String(), patience)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer udp.Close()
+				if pod, _, err := Say(udp); err != nil || pod != "pod2a" {
+					t.Fatalf("%q answered, %v", pod, err)
+				}
+				w.Set(svc, w.Pods[3])
+				if pod, _, err := Say(udp); err != nil || pod != "pod2b" {
+					t.Errorf("after its endpoint went: %q, %v", pod, err)
+				}
+				w.Set(svc, w.Pods[0])
+				if pod, _, err := Say(udp); err == nil {
+					t.Errorf("with no endpoint on the node %q answered", pod)
+				}
+			})
+		}
+	}
+}

@@ -77,7 +77,7 @@ func Run(t *testing.T, start func(*Node) Mode) {
 		{"external IPs", externalIPs}, {"external policy Local", externalLocal}, {"external policy Local without endpoints here", externalLocalAway},
 		{"internal policy Local", internalLocal}, {"source ranges", sourceRanges}, {"topology hints", hints},
 		{"one family", oneFamily}, {"another proxy's service", otherProxy}, {"SCTP", sctp},
-		{"no node port", noNodePort}, {"policy changes", policyChanges},
+		{"no node port", noNodePort}, {"policy changes", policyChanges}, {"external policy Local, endpoints go", externalLocalMoves},
 		{"node ports on localhost", localhost},
 	} {
 		t.Run(group.name, func(t *testing.T) {
