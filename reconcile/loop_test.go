@@ -238,6 +238,7 @@ func TestABurstIsTwoCommits(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if got, want := fmt.Sprint(w.target.calls), "[sync 0 apply 1-0 apply 49-0]"; got != want {
 			t.Errorf("calls %s, want %s", got, want)
 		}

@@ -160,6 +160,7 @@ func (a *agent) servePorts(ctx context.Context) error {
 	health, metrics := http.NewServeMux(), http.NewServeMux()
 	health.HandleFunc("/healthz", a.healthz)
 	health.HandleFunc("/livez", a.livez)
+	metrics.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	metrics.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Server", "wayleave")
 		fmt.Fprint(w, "nftables")
