@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/nftables"
@@ -72,6 +73,13 @@ type Conn interface {
 type Kernel struct {
 	netns int
 	own   *ownPorts
+
+	// mu guards the socket that transactions go by. It stays open: closing a socket
+	// has the kernel wait, with nftables locked, until what was deleted is freed, which
+	// is most of the time of a small transaction.
+	mu   sync.Mutex
+	kept *nftables.Conn
+	raw  *netlink.Conn
 }
 
 var _ Conn = (*Kernel)(nil)
@@ -131,10 +139,36 @@ func (k *Kernel) Commit(ctx context.Context, t Table, b Batch) error {
 
 // CommitAll implements Conn.
 func (k *Kernel) CommitAll(ctx context.Context, changes ...Change) error {
-	c, err := k.conn(deadline(ctx))
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c, err := k.keep(ctx)
 	if err != nil {
 		return err
 	}
+	if err := commit(c, changes); err != nil {
+		// Answers that were not read must not be taken for those of the next one.
+		k.kept, k.raw = nil, nil
+		return errors.Join(err, c.CloseLasting())
+	}
+	return nil
+}
+
+// keep is the socket for transactions, opened when there is none.
+func (k *Kernel) keep(ctx context.Context) (*nftables.Conn, error) {
+	if k.kept == nil {
+		c, err := k.conn(nftables.AsLasting(), nftables.WithSockOptions(func(raw *netlink.Conn) error { k.raw = raw; return nil }))
+		if err != nil {
+			return nil, err
+		}
+		k.kept = c
+	}
+	if err := errors.Join(k.raw.SetDeadline(latest(ctx)), k.own.note(k.raw)); err != nil {
+		return nil, fmt.Errorf("nftables: %w", err)
+	}
+	return k.kept, nil
+}
+
+func commit(c *nftables.Conn, changes []Change) error {
 	names := make([]string, len(changes))
 	for i, ch := range changes {
 		names[i] = fmt.Sprintf("%s %s", ch.Table.Family, ch.Table.Name)

@@ -45,9 +45,8 @@ func (o *ownPorts) note(c *netlink.Conn) error {
 func (o *ownPorts) add(port uint32) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if slices.Contains(o.ports, port) {
-		return
-	}
+	// Who sends again goes to the end, and is forgotten last.
+	o.ports = slices.DeleteFunc(o.ports, func(p uint32) bool { return p == port })
 	if len(o.ports) == remembered {
 		o.ports = o.ports[1:]
 	}
