@@ -3,6 +3,7 @@ package podnetwork
 import (
 	"bufio"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -32,17 +33,8 @@ func (m *machine) addWith(id, runtimeConfig string) (*pod, error) {
 
 // names has every pod tell its name by TCP and UDP.
 func names(ns *testnet.NS, name string) {
-	l, u := ns.Listen("tcp", ":8080"), ns.ListenPacket("udp", ":8080")
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			fmt.Fprintf(c, "%s %s\n", name, c.RemoteAddr())
-			_ = c.Close()
-		}
-	}()
+	ns.Serve("tcp", ":8080", func(c net.Conn) { fmt.Fprintf(c, "%s %s\n", name, c.RemoteAddr()) })
+	u := ns.ListenPacket("udp", ":8080")
 	go func() {
 		buf := make([]byte, 100)
 		for {

@@ -3,6 +3,7 @@ package podnetwork
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -92,19 +93,7 @@ func (s *segments) model(m *machine) *model.Node {
 
 // megabyte has a server send 1 MB to who connects: no path may swallow big packets.
 func megabyte(ns *testnet.NS) {
-	l := ns.Listen("tcp", ":81")
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, io.LimitReader(zeros{}, 1<<20))
-			}()
-		}
-	}()
+	ns.Serve("tcp", ":81", func(c net.Conn) { _, _ = io.Copy(c, io.LimitReader(zeros{}, 1<<20)) })
 }
 
 type zeros struct{}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -253,17 +254,7 @@ func who(from *testnet.NS, to netip.AddrPort) (netip.Addr, error) {
 }
 
 func tell(ns *testnet.NS) {
-	l := ns.Listen("tcp", ":80")
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = c.Write([]byte(c.RemoteAddr().String()))
-			_ = c.Close()
-		}
-	}()
+	ns.Serve("tcp", ":80", func(c net.Conn) { _, _ = c.Write([]byte(c.RemoteAddr().String())) })
 }
 
 func expectSeen(t *testing.T, from *testnet.NS, to netip.Addr, want netip.Addr) {

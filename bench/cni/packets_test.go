@@ -1,7 +1,6 @@
 package cni
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -120,21 +119,7 @@ func pingPong(c net.Conn, until time.Time) (n float64, err error) {
 
 // serve answers both kinds of measure in a namespace.
 func serve(ns *testnet.NS) {
-	accept := func(port string, fn func(net.Conn)) {
-		l := ns.Listen("tcp", ":"+port)
-		go func() {
-			for {
-				c, err := l.Accept()
-				if errors.Is(err, net.ErrClosed) {
-					return
-				}
-				if err == nil {
-					go func() { defer c.Close(); fn(c) }()
-				}
-			}
-		}()
-	}
-	accept("81", func(c net.Conn) {
+	ns.Serve("tcp", ":81", func(c net.Conn) {
 		buf := make([]byte, 256<<10)
 		for {
 			if _, err := c.Read(buf); err != nil {
@@ -142,7 +127,7 @@ func serve(ns *testnet.NS) {
 			}
 		}
 	})
-	accept("82", func(c net.Conn) {
+	ns.Serve("tcp", ":82", func(c net.Conn) {
 		buf := make([]byte, 1)
 		for {
 			if _, err := io.ReadFull(c, buf); err != nil {

@@ -74,7 +74,7 @@ type proxy struct {
 }
 
 // Program implements conformance.Mode: it waits for a service that it adds itself.
-func (m *proxy) Program(ctx context.Context, snap model.Snapshot) error {
+func (m *proxy) Program(_ context.Context, snap model.Snapshot) error {
 	m.marker++
 	want := map[string]metav1.Object{}
 	add := func(o metav1.Object) { want[fmt.Sprintf("%T/%s/%s", o, o.GetNamespace(), o.GetName())] = o }
@@ -109,7 +109,7 @@ func (m *proxy) Program(ctx context.Context, snap model.Snapshot) error {
 	if m.process == nil {
 		m.process = kubeproxy.Start(m.t, m.bin, m.node.NS, m.node.Name, m.mode, "http://127.0.0.1:6443", "10.244.0.0/16,fd00:244::/48")
 	}
-	kubeproxy.Wait(m.t, ctx, 30*time.Second, func() error { return m.synced(port) })
+	testnet.Eventually(m.t, 30*time.Second, func() error { return m.synced(port) })
 	time.Sleep(200 * time.Millisecond) // it looks at connection tracking after that
 	return nil
 }

@@ -311,19 +311,7 @@ func cpuOf(t *testing.T, p *kubeproxy.Process, fn func()) time.Duration {
 
 // greet says its address to who connects.
 func greet(ns *testnet.NS, addr string) {
-	l := ns.Listen("tcp", addr+":8080")
-	go func() {
-		for {
-			c, err := l.Accept()
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err == nil {
-				fmt.Fprintln(c, addr)
-				c.Close()
-			}
-		}
-	}()
+	ns.Serve("tcp", addr+":8080", func(c net.Conn) { fmt.Fprintln(c, addr) })
 }
 
 const probeVIP = "10.96.255.250"

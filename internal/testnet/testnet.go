@@ -261,6 +261,26 @@ func (n *NS) Listen(network, addr string) net.Listener {
 	return l
 }
 
+// Serve runs fn for every connection to a listener in the namespace, and closes it
+// after that. The listener is closed with the test.
+func (n *NS) Serve(network, addr string, fn func(net.Conn)) net.Listener {
+	n.t.Helper()
+	l := n.Listen(network, addr)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				fn(c)
+			}()
+		}
+	}()
+	return l
+}
+
 // ListenPacket opens a datagram socket in the namespace, closed with the test.
 func (n *NS) ListenPacket(network, addr string) net.PacketConn {
 	n.t.Helper()

@@ -169,21 +169,12 @@ func (w *World) pod(name string, node, host int) {
 
 // serve answers with the server's name and who asked.
 func serve(ns *testnet.NS, name string) {
-	l, u := ns.Listen("tcp", ":8080"), ns.ListenPacket("udp", ":8080")
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				for s := bufio.NewScanner(c); s.Scan(); {
-					fmt.Fprintf(c, "%s %s\n", name, c.RemoteAddr())
-				}
-			}()
+	ns.Serve("tcp", ":8080", func(c net.Conn) {
+		for s := bufio.NewScanner(c); s.Scan(); {
+			fmt.Fprintf(c, "%s %s\n", name, c.RemoteAddr())
 		}
-	}()
+	})
+	u := ns.ListenPacket("udp", ":8080")
 	go func() {
 		buf := make([]byte, 100)
 		for {

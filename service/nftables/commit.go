@@ -183,14 +183,13 @@ func (m *Mode) forgetClients(ctx context.Context) error {
 
 // remembered says whether an element of the clients is right.
 func (m *Mode) remembered(f nft.Family, nodePort bool, el nft.Element) bool {
-	n := map[nft.Family]int{nft.IPv4: 4, nft.IPv6: 16}[f]
-	any := unspecified(f)
+	to := unspecified(f)
+	n := to.BitLen() / 8
 	key := el.Key
 	if len(key) < n+8 || len(el.Data) < n+4 {
 		return true
 	}
 	key = key[n:] // the client
-	to := any
 	if !nodePort {
 		if len(key) < n+8 {
 			return true
@@ -201,11 +200,4 @@ func (m *Mode) remembered(f nft.Family, nodePort bool, el nft.Element) bool {
 	backend, _ := netip.AddrFromSlice([]byte(el.Data[:n]))
 	e := m.entry(model.Protocol(key[0]), netip.AddrPortFrom(to, binary.BigEndian.Uint16([]byte(key[4:6]))))
 	return e.Affinity > 0 && e.Serves(netip.AddrPortFrom(backend, binary.BigEndian.Uint16([]byte(el.Data[n:n+2]))))
-}
-
-func unspecified(f nft.Family) netip.Addr {
-	if f == nft.IPv6 {
-		return netip.IPv6Unspecified()
-	}
-	return netip.IPv4Unspecified()
 }

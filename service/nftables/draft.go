@@ -232,10 +232,7 @@ func flow(p place, data string) (conntrack.Flow, bool) {
 
 // udpFrontend reads the UDP frontend of a place; false for others.
 func udpFrontend(p place) (netip.AddrPort, bool) {
-	a, rest := netip.IPv4Unspecified(), p.key
-	if p.family == nft.IPv6 {
-		a = netip.IPv6Unspecified()
-	}
+	a, rest := unspecified(p.family), p.key
 	if !leads(p.set) && !keepsSlots(p.set) {
 		return netip.AddrPort{}, false
 	}

@@ -64,25 +64,17 @@ const (
 	setHairpin  = "hairpin"
 )
 
-// pair are the two forms of a set, for VIPs and for node ports.
-type pair [2]string
-
-func (p pair) of(nodePort bool) string {
-	if nodePort {
-		return p[1]
-	}
-	return p[0]
-}
-
-// names are the pairs, and fields what their keys are looked up by.
+// names are the sets for VIPs, or those for node ports.
 type names struct{ frontends, slots, inside, outside, outsideSlots, unserved, sticky, clients string }
 
 func namesOf(nodePort bool) names {
-	return names{pair{setFrontends, setNodePorts}.of(nodePort), pair{setSlots, setNodeSlots}.of(nodePort), pair{setInside, setNodeInside}.of(nodePort),
-		pair{setOutside, setNodeOutside}.of(nodePort), pair{setOutsideSlots, setNodeOutsideSlots}.of(nodePort), pair{setUnserved, setNodeUnserved}.of(nodePort),
-		pair{setSticky, setNodeSticky}.of(nodePort), pair{setClients, setNodeClients}.of(nodePort)}
+	if nodePort {
+		return names{setNodePorts, setNodeSlots, setNodeInside, setNodeOutside, setNodeOutsideSlots, setNodeUnserved, setNodeSticky, setNodeClients}
+	}
+	return names{setFrontends, setSlots, setInside, setOutside, setOutsideSlots, setUnserved, setSticky, setClients}
 }
 
+// fieldsOf are what the keys of both are looked up by.
 func fieldsOf(nodePort bool) []nft.Field {
 	if nodePort {
 		return []nft.Field{nft.L4Proto, nft.Dport}
@@ -380,11 +372,7 @@ func podCIDRs(f nft.Family, all []netip.Prefix) []nft.Element {
 		}
 	}
 	if len(out) == 0 {
-		zero := netip.IPv4Unspecified()
-		if f == nft.IPv6 {
-			zero = netip.IPv6Unspecified()
-		}
-		out = append(out, nft.Range(netip.PrefixFrom(zero, 0)))
+		out = append(out, nft.Range(netip.PrefixFrom(unspecified(f), 0)))
 	}
 	return out
 }
@@ -394,4 +382,11 @@ func family(a netip.Addr) nft.Family {
 		return nft.IPv6
 	}
 	return nft.IPv4
+}
+
+func unspecified(f nft.Family) netip.Addr {
+	if f == nft.IPv6 {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
 }

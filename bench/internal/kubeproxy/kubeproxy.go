@@ -3,7 +3,6 @@ package kubeproxy
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -124,20 +123,4 @@ func (p *Process) Memory() (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("no VmRSS of %d", p.Pid())
-}
-
-// Wait runs fn until it is content, or fails the test.
-func Wait(t *testing.T, ctx context.Context, within time.Duration, fn func() error) {
-	t.Helper()
-	deadline := time.Now().Add(within)
-	for {
-		err := fn()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			t.Fatalf("not within %s: %v", within, err)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
 }
