@@ -50,15 +50,25 @@ func (c *checker) external(in *corev1.Service, out *model.Service) {
 		p, err := netip.ParsePrefix(strings.TrimSpace(s))
 		if err != nil {
 			c.bad(fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), "%q is not a CIDR: nobody is let in by it", s)
-			// A range that nobody is in, so that a wrong list does not open the door.
-			p = netip.PrefixFrom(netip.IPv4Unspecified(), 32)
-			if len(out.LoadBalancerIPs) > 0 && out.LoadBalancerIPs[0].Is6() {
-				p = netip.PrefixFrom(netip.IPv6Unspecified(), 128)
-			}
+			out.SourceRanges = append(out.SourceRanges, nobody(out.LoadBalancerIPs)...)
+			continue
 		}
 		out.SourceRanges = append(out.SourceRanges, p.Masked())
 	}
 	out.HealthCheckPort = c.healthCheckPort(in)
+}
+
+// nobody are ranges that no client is in, one of each family of the addresses: a list
+// that is wrong must not open the door in a family for which nothing else is in it.
+func nobody(to []netip.Addr) (out []netip.Prefix) {
+	zero4, zero6 := netip.PrefixFrom(netip.IPv4Unspecified(), 32), netip.PrefixFrom(netip.IPv6Unspecified(), 128)
+	if len(to) == 0 || slices.ContainsFunc(to, netip.Addr.Is4) {
+		out = append(out, zero4)
+	}
+	if slices.ContainsFunc(to, netip.Addr.Is6) {
+		out = append(out, zero6)
+	}
+	return out
 }
 
 func (c *checker) healthCheckPort(in *corev1.Service) uint16 {

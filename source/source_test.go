@@ -202,3 +202,15 @@ func TestKnobsOfServices(t *testing.T) {
 		t.Errorf("the rest is %+v; a wrong range must not let everybody in", s)
 	}
 }
+
+// A range that cannot be read lets nobody in, in neither family of the balancer.
+func TestAWrongSourceRangeOpensNoDoor(t *testing.T) {
+	in := goodService()
+	in.Spec.Type = corev1.ServiceTypeLoadBalancer
+	in.Spec.LoadBalancerSourceRanges = []string{"everywhere"}
+	in.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.2"}, {IP: "2001:db8::2"}}
+	s, problems := Service(in)
+	if got := fmt.Sprint(s.SourceRanges); got != "[0.0.0.0/32 ::/128]" || len(problems) != 1 || problems[0].Field != "spec.loadBalancerSourceRanges[0]" {
+		t.Errorf("ranges are %s, %v", got, problems)
+	}
+}
