@@ -38,6 +38,8 @@ func (f Frontend) Compare(g Frontend) int {
 // Entry is a frontend with its slots. Every slot gets an equal share.
 type Entry struct {
 	Frontend Frontend
+	// Port is the name of the Service's port, empty for the only one.
+	Port string
 	// Slots are the backends, sorted, each once. They serve everybody, or with Split
 	// the clients in the cluster: pods and processes of this node.
 	Slots []netip.AddrPort
@@ -47,6 +49,10 @@ type Entry struct {
 	// external IP, an address of a load balancer). They get the node's address as
 	// source, unless Split, which is externalTrafficPolicy Local.
 	External, Split bool
+	// Local says that the slots are those on this node: internalTrafficPolicy Local.
+	Local bool
+	// Balancer says that the frontend is an address of a load balancer.
+	Balancer bool
 	// Drop says that clients without a slot are not refused: there are endpoints, but
 	// by a traffic policy not here.
 	Drop bool
@@ -62,7 +68,7 @@ func (e Entry) Serves(b netip.AddrPort) bool {
 }
 
 func (e Entry) equal(o Entry) bool {
-	return e.Frontend == o.Frontend && e.External == o.External && e.Split == o.Split && e.Drop == o.Drop && e.Affinity == o.Affinity &&
+	return e.Frontend == o.Frontend && e.Port == o.Port && e.Local == o.Local && e.Balancer == o.Balancer && e.External == o.External && e.Split == o.Split && e.Drop == o.Drop && e.Affinity == o.Affinity &&
 		slices.Equal(e.Slots, o.Slots) && slices.Equal(e.Outside, o.Outside) && slices.Equal(e.Sources, o.Sources)
 }
 
@@ -134,7 +140,7 @@ func Make(snap model.Snapshot, key model.Name, node string) (p Plan, ok bool, pr
 
 // addExternal adds the addresses that clients outside use.
 func (p *Plan) addExternal(svc *model.Service, ends endpoints, self *model.Node) (problems []model.Problem) {
-	add := func(field string, addrs []netip.Addr, sources []netip.Prefix) {
+	add := func(field string, addrs []netip.Addr, sources []netip.Prefix, balancer bool) {
 		for i, a := range addrs {
 			if !slices.ContainsFunc(p.VIPs, func(v netip.Addr) bool { return v.Is6() == a.Is6() }) {
 				problems = append(problems, model.Problem{Kind: "Service", Object: svc.Name, Field: fmt.Sprintf(field, i),
@@ -143,13 +149,13 @@ func (p *Plan) addExternal(svc *model.Service, ends endpoints, self *model.Node)
 			}
 			for _, port := range svc.Ports {
 				e := ends.external(svc, port, a, port.Port)
-				e.Sources = allowed(sources, a, self)
+				e.Sources, e.Balancer = allowed(sources, a, self), balancer
 				p.Entries = append(p.Entries, e)
 			}
 		}
 	}
-	add("status.loadBalancer.ingress[%d].ip", svc.LoadBalancerIPs, svc.SourceRanges)
-	add("spec.externalIPs[%d]", svc.ExternalIPs, nil)
+	add("status.loadBalancer.ingress[%d].ip", svc.LoadBalancerIPs, svc.SourceRanges, true)
+	add("spec.externalIPs[%d]", svc.ExternalIPs, nil, false)
 	return problems
 }
 

@@ -374,7 +374,7 @@ func (a *agent) services(ctx context.Context) error {
 	}
 	addresses := &reconcile.Loop[string, service.Local]{
 		Name: "service addresses", Store: a.store, Kinds: model.NodeKind, Keys: service.LocalKeys(a.node), Plan: a.serviceLocal,
-		Equal: service.LocalEqual, Target: mode.Locals(), Health: a.health("service addresses"), Log: a.log, Report: report,
+		Equal: service.LocalEqual, Target: service.Locals{Mode: mode}, Health: a.health("service addresses"), Log: a.log, Report: report,
 	}
 	checks := &healthcheck.Server{Log: a.log, Healthy: func() bool { return a.proxyState() == nil }}
 	health := &reconcile.Loop[model.Name, healthcheck.Check]{

@@ -31,6 +31,9 @@ type Flusher interface {
 	// in untranslated those that go to the destination itself. Other flows are not
 	// touched.
 	Flush(ctx context.Context, flows []Flow, untranslated []netip.AddrPort) error
+	// FlushWhere removes the UDP flows that stale says yes to: dst is where the
+	// client sends to, backend who answers.
+	FlushWhere(ctx context.Context, stale func(dst, backend netip.AddrPort) bool) error
 }
 
 // Kernel is the Flusher of a network namespace.
@@ -87,12 +90,8 @@ type filter struct {
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (f filter) MatchConntrackFlow(c *netlink.ConntrackFlow) bool {
-	if c.Forward.Protocol != unix.IPPROTO_UDP {
-		return false
-	}
-	dst, ok := addrPort(c.Forward.DstIP, c.Forward.DstPort)
-	back, ok2 := addrPort(c.Reverse.SrcIP, c.Reverse.SrcPort)
-	if !ok || !ok2 {
+	dst, back, ok := udpFlow(c)
+	if !ok {
 		return false
 	}
 	any := netip.AddrPortFrom(netip.IPv4Unspecified(), dst.Port())
@@ -103,6 +102,36 @@ func (f filter) MatchConntrackFlow(c *netlink.ConntrackFlow) bool {
 		return f.plain[dst] || f.plain[any]
 	}
 	return f.flows[Flow{dst, back}] || f.flows[Flow{any, back}]
+}
+
+// udpFlow is where the client of a UDP flow sends to, and who answers.
+func udpFlow(c *netlink.ConntrackFlow) (dst, back netip.AddrPort, ok bool) {
+	if c.Forward.Protocol != unix.IPPROTO_UDP {
+		return dst, back, false
+	}
+	dst, ok = addrPort(c.Forward.DstIP, c.Forward.DstPort)
+	back, ok2 := addrPort(c.Reverse.SrcIP, c.Reverse.SrcPort)
+	return dst, back, ok && ok2
+}
+
+// where is a filter of flows by a function.
+type where func(dst, backend netip.AddrPort) bool
+
+// MatchConntrackFlow implements netlink.CustomConntrackFilter.
+func (w where) MatchConntrackFlow(c *netlink.ConntrackFlow) bool {
+	dst, back, ok := udpFlow(c)
+	return ok && w(dst, back)
+}
+
+// FlushWhere implements Flusher.
+func (k *Kernel) FlushWhere(_ context.Context, stale func(dst, backend netip.AddrPort) bool) error {
+	var errs []error
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		if _, err := k.handle.ConntrackDeleteFilters(netlink.ConntrackTable, family, where(stale)); err != nil {
+			errs = append(errs, fmt.Errorf("conntrack: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func addrPort(ip []byte, port uint16) (netip.AddrPort, bool) {
@@ -123,5 +152,10 @@ var _ Flusher = (*Fake)(nil)
 func (f *Fake) Flush(_ context.Context, flows []Flow, untranslated []netip.AddrPort) error {
 	f.Flows = append(f.Flows, flows...)
 	f.Untranslated = append(f.Untranslated, untranslated...)
+	return f.Err
+}
+
+// FlushWhere implements Flusher: nothing is tracked.
+func (f *Fake) FlushWhere(context.Context, func(dst, backend netip.AddrPort) bool) error {
 	return f.Err
 }

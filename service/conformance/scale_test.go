@@ -14,6 +14,7 @@ import (
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
+	"wayleave.dev/service"
 	"wayleave.dev/service/nftables"
 )
 
@@ -107,10 +108,9 @@ func realNftables(t *testing.T) func(n *Node) Mode {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := &nftMode{mode: nftables.New(conn, track), node: n.Name, sync: true}
+		m := &nftMode{Driven{Mode: nftables.New(conn, track), Node: n.Name}}
 		n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
-		m.mode.SetLocal(nftables.Local{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs, OwnPodCIDRs: n.OwnCIDRs,
-			NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"), netip.MustParsePrefix("127.0.0.0/8")}})
+		m.Mode.SetLocal(localOf(n))
 		return m
 	}
 }
@@ -142,15 +142,21 @@ func TestOthersTablesAreLeftAlone(t *testing.T) {
 		if err := m.Program(t.Context(), store.Snapshot()); err != nil {
 			t.Fatal(err)
 		}
-		m.sync = true
+		m.Forget()
 	}
 	if now := list(); now != before {
 		t.Errorf("programming changed\n%s\nto\n%s", before, now)
 	}
-	if err := m.mode.Remove(t.Context()); err != nil {
+	if err := m.Mode.Remove(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if now := list(); now != before {
 		t.Errorf("taking away changed\n%s\nto\n%s", before, now)
 	}
+}
+
+// localOf is what a mode must know of a node of the world.
+func localOf(n *Node) service.Local {
+	return service.Local{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs, OwnPodCIDRs: n.OwnCIDRs,
+		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"), netip.MustParsePrefix("127.0.0.0/8")}}
 }

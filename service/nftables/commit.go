@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -31,11 +32,7 @@ func (m *Mode) halve(ctx context.Context, keys []model.Name, failed reconcile.Ke
 	d := draft(keys)
 	err := m.commit(ctx, d)
 	if err == nil {
-		for k, err := range d.conflicts {
-			if !d.waited[k] {
-				failed[k] = err
-			}
-		}
+		maps.Copy(failed, d.Failed())
 		return nil
 	}
 	if fatal(ctx, err) {
@@ -74,28 +71,9 @@ func (m *Mode) commit(ctx context.Context, d *draft) error {
 
 // accept enters a committed draft into the books.
 func (m *Mode) accept(d *draft) {
-	for k, p := range d.plans {
-		delete(m.losers, k)
+	m.Accept(d.Draft)
+	for k := range d.Plans {
 		delete(m.unsure, k)
-		if p == nil {
-			delete(m.plans, k)
-			delete(m.want, k)
-			continue
-		}
-		m.plans[k], m.want[k] = *p, *d.given[k]
-		if d.conflicts[k] != nil {
-			m.losers[k] = struct{}{}
-		}
-	}
-	for fe, k := range d.owner {
-		if m.owner[fe] = k; k == (model.Name{}) {
-			delete(m.owner, fe)
-		}
-	}
-	for a, k := range d.vips {
-		if m.vips[a] = k; k == (model.Name{}) {
-			delete(m.vips, a)
-		}
 	}
 	for a, by := range d.hairpin {
 		if m.hairpin[a] += by; m.hairpin[a] == 0 {
@@ -151,8 +129,7 @@ func (m *Mode) flush(ctx context.Context) error {
 
 // entry is that of a frontend now.
 func (m *Mode) entry(p model.Protocol, dst netip.AddrPort) service.Entry {
-	fe := service.Frontend{Addr: dst.Addr(), Protocol: p, Port: dst.Port()}
-	e, _ := m.plans[m.owner[fe]].Entry(fe)
+	e, _ := m.Entry(service.Frontend{Addr: dst.Addr(), Protocol: p, Port: dst.Port()})
 	return e
 }
 

@@ -3,7 +3,6 @@ package nftables
 import (
 	"cmp"
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -17,16 +16,9 @@ import (
 // draft is one transaction that is not committed yet, and what the books will say
 // once it is. The books are not touched before.
 type draft struct {
+	*service.Draft
 	base    books
 	batches map[nft.Family]*nft.Batch
-	// given are the plans as wanted, plans what of them can be had; nil: none.
-	given, plans map[model.Name]*service.Plan
-	// waited are the keys that nobody asked for now.
-	waited    map[model.Name]bool
-	conflicts map[model.Name]error
-	// owner and vips are what changes in the books; the zero Name means free.
-	owner   map[service.Frontend]model.Name
-	vips    map[netip.Addr]model.Name
 	hairpin map[netip.Addr]int // by how much the count changes
 	chains  map[nft.Family]map[string]bool
 	flows   []conntrack.Flow
@@ -36,10 +28,7 @@ type draft struct {
 }
 
 func (m *Mode) newDraft(base books) *draft {
-	d := &draft{base: base, batches: map[nft.Family]*nft.Batch{},
-		given: map[model.Name]*service.Plan{}, plans: map[model.Name]*service.Plan{},
-		waited: map[model.Name]bool{}, conflicts: map[model.Name]error{},
-		owner: map[service.Frontend]model.Name{}, vips: map[netip.Addr]model.Name{}, hairpin: map[netip.Addr]int{},
+	d := &draft{Draft: base.Draft(), base: base, batches: map[nft.Family]*nft.Batch{}, hairpin: map[netip.Addr]int{},
 		chains: map[nft.Family]map[string]bool{nft.IPv4: {}, nft.IPv6: {}}}
 	for _, f := range nft.Families() {
 		d.batches[f] = &nft.Batch{Delete: map[string][]nft.Element{}, Add: map[string][]nft.Element{}}
@@ -49,13 +38,10 @@ func (m *Mode) newDraft(base books) *draft {
 
 // release frees what the key has in the books.
 func (d *draft) release(k model.Name) {
-	p := d.base.plans[k]
+	d.Release(k)
+	p := d.base.Plans[k]
 	for _, e := range p.Entries {
-		d.owner[e.Frontend] = model.Name{}
 		d.forget = d.forget || e.Affinity > 0
-	}
-	for _, a := range p.VIPs {
-		d.vips[a] = model.Name{}
 	}
 	for _, a := range p.Hairpin {
 		d.hairpin[a]--
@@ -64,72 +50,20 @@ func (d *draft) release(k model.Name) {
 
 // claim gives a key what its plan asks for and nobody has; nil asks for nothing.
 func (d *draft) claim(k model.Name, want *service.Plan) {
-	d.given[k], d.plans[k] = want, want
-	if want == nil {
+	got := d.Claim(k, want)
+	if got == nil {
 		return
 	}
-	got := *want
-	got.VIPs = d.claimVIPs(k, want.VIPs)
-	got.Entries = d.claimEntries(k, want.Entries)
-	d.plans[k] = &got
 	for _, a := range got.Hairpin {
 		d.hairpin[a]++
 	}
-	render(got, func(place, string) {}, func(f nft.Family, c func() nft.Chain, name string) {
+	render(*got, func(place, string) {}, func(f nft.Family, c func() nft.Chain, name string) {
 		if d.base.chains[f][name] || d.chains[f][name] {
 			return
 		}
 		d.chains[f][name] = true
 		d.batches[f].Chains = append(d.batches[f].Chains, c())
 	})
-}
-
-func (d *draft) claimVIPs(k model.Name, want []netip.Addr) []netip.Addr {
-	return keep(want, func(a netip.Addr) bool {
-		o, changed := d.vips[a]
-		if !changed {
-			o = d.base.vips[a]
-		}
-		if o != (model.Name{}) && o != k {
-			d.conflicts[k] = fmt.Errorf("spec.clusterIPs: %s belongs to service %s already, which keeps it", a, o)
-			return false
-		}
-		d.vips[a] = k
-		return true
-	})
-}
-
-func (d *draft) claimEntries(k model.Name, want []service.Entry) []service.Entry {
-	return keep(want, func(e service.Entry) bool {
-		o, changed := d.owner[e.Frontend]
-		if !changed {
-			o = d.base.owner[e.Frontend]
-		}
-		if o != (model.Name{}) && o != k {
-			d.conflicts[k] = fmt.Errorf("spec.ports: %s belongs to service %s already, which keeps it", e.Frontend, o)
-			return false
-		}
-		d.owner[e.Frontend] = k
-		return true
-	})
-}
-
-// keep is the list without what is refused, and the list itself when nothing is.
-func keep[T any](list []T, ok func(T) bool) []T {
-	var out []T
-	same := true
-	for i, x := range list {
-		switch good := ok(x); {
-		case good && !same:
-			out = append(out, x)
-		case !good && same:
-			out, same = slices.Clone(list[:i]), false
-		}
-	}
-	if same {
-		return list
-	}
-	return out
 }
 
 // compareHairpins adds addresses that the first plan names, and those that the last

@@ -1,7 +1,6 @@
 package nftables
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -29,11 +28,6 @@ type Mode struct {
 	local  Local
 	synced bool
 	books
-	// want are the plans as they were given; those of the books lack what another
-	// service has already.
-	want map[model.Name]service.Plan
-	// losers are the keys whose plan in the books lacks something.
-	losers map[model.Name]struct{}
 	// unsure are keys that failed in a Sync: what the kernel has of them is not
 	// known.
 	unsure map[model.Name]struct{}
@@ -46,26 +40,21 @@ type Mode struct {
 
 // books say what is in the kernel.
 type books struct {
-	plans map[model.Name]service.Plan
-	// owner is who has a frontend, and vips who has an address: nobody shares.
-	owner map[service.Frontend]model.Name
-	vips  map[netip.Addr]model.Name
+	*service.Books
 	// hairpin counts the plans that name a local endpoint.
 	hairpin map[netip.Addr]int
 	chains  map[nft.Family]map[string]bool
 }
 
 func newBooks() books {
-	return books{plans: map[model.Name]service.Plan{}, owner: map[service.Frontend]model.Name{}, vips: map[netip.Addr]model.Name{},
-		hairpin: map[netip.Addr]int{}, chains: map[nft.Family]map[string]bool{nft.IPv4: {}, nft.IPv6: {}}}
+	return books{Books: service.NewBooks(), hairpin: map[netip.Addr]int{}, chains: map[nft.Family]map[string]bool{nft.IPv4: {}, nft.IPv6: {}}}
 }
 
-var _ reconcile.Target[model.Name, service.Plan] = (*Mode)(nil)
+var _ service.Mode = (*Mode)(nil)
 
 // New makes the data plane; the kernel is not touched before Sync.
 func New(conn nft.Conn, track conntrack.Flusher) *Mode {
-	return &Mode{conn: conn, track: track, books: newBooks(),
-		want: map[model.Name]service.Plan{}, losers: map[model.Name]struct{}{}, unsure: map[model.Name]struct{}{}}
+	return &Mode{conn: conn, track: track, books: newBooks(), unsure: map[model.Name]struct{}{}}
 }
 
 // SetLocal replaces the facts of the node; they take effect with the next Sync.
@@ -89,7 +78,7 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 		todo[k] = nil
 	}
 	if m.unknown(todo) {
-		plans := maps.Clone(m.want)
+		plans := maps.Clone(m.Want)
 		maps.Copy(plans, set)
 		for _, k := range del {
 			delete(plans, k)
@@ -121,17 +110,7 @@ func (m *Mode) unknown(todo map[model.Name]*service.Plan) bool {
 // Services that waited for what these give up get it in the same transaction.
 func (m *Mode) change(todo map[model.Name]*service.Plan) *draft {
 	d := m.newDraft(m.books)
-	for k := range m.losers {
-		if _, ok := todo[k]; !ok {
-			p := m.want[k]
-			todo[k] = &p
-			d.waited[k] = true
-		}
-	}
-	// Who has something keeps it; then the first by name gets it.
-	keys := slices.SortedFunc(maps.Keys(todo), func(a, b model.Name) int {
-		return cmp.Or(cmp.Compare(m.rank(a), m.rank(b)), a.Compare(b))
-	})
+	keys := d.Turn(todo)
 	for _, k := range keys {
 		d.release(k)
 	}
@@ -140,8 +119,8 @@ func (m *Mode) change(todo map[model.Name]*service.Plan) *draft {
 	}
 	before, after := map[place]string{}, map[place]string{}
 	for _, k := range keys {
-		render(m.plans[k], func(p place, data string) { before[p] = data }, noChain)
-		if p := d.plans[k]; p != nil {
+		render(m.Plans[k], func(p place, data string) { before[p] = data }, noChain)
+		if p := d.Plans[k]; p != nil {
 			render(*p, func(p place, data string) { after[p] = data }, noChain)
 		}
 	}
@@ -152,15 +131,6 @@ func (m *Mode) change(todo map[model.Name]*service.Plan) *draft {
 
 // noChain is for who wants elements only.
 func noChain(nft.Family, func() nft.Chain, string) {}
-
-func (m *Mode) rank(k model.Name) int {
-	_, has := m.plans[k]
-	_, waits := m.losers[k]
-	if has && !waits {
-		return 0
-	}
-	return 1
-}
 
 // Watch tells of foreign changes to our tables.
 func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) {

@@ -328,7 +328,7 @@ func TestAFailedFlushIsTriedAgain(t *testing.T) {
 func TestTheNodesFactsChangeLive(t *testing.T) {
 	f := nft.NewFake()
 	m, _ := start(f)
-	if err := m.Locals().Sync(t.Context(), map[string]Local{"node1": {}}); err != nil || f.Commits != 0 {
+	if err := (service.Locals{Mode: m}).Sync(t.Context(), map[string]Local{"node1": {}}); err != nil || f.Commits != 0 {
 		t.Fatalf("before the first Sync: %v, %d commits", err, f.Commits)
 	}
 	if err := m.Sync(t.Context(), some(2)); err != nil {
@@ -337,7 +337,7 @@ func TestTheNodesFactsChangeLive(t *testing.T) {
 	if strings.Contains(dump(f), "192.0.2.1") {
 		t.Fatal("the facts were not replaced")
 	}
-	if err := m.Locals().Apply(t.Context(), map[string]Local{"node1": local()}, nil); err != nil {
+	if err := (service.Locals{Mode: m}).Apply(t.Context(), map[string]Local{"node1": local()}, nil); err != nil {
 		t.Fatal(err)
 	}
 	holds(t, f, some(2))

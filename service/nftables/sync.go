@@ -52,7 +52,7 @@ func otherThanRead(err error) bool {
 // settle makes the plans hold in a kernel that has what is given.
 func (m *Mode) settle(ctx context.Context, plans map[model.Name]service.Plan, have kernel, failed reconcile.KeyErrors[model.Name]) error {
 	m.books = newBooks()
-	m.want, m.losers, m.unsure = map[model.Name]service.Plan{}, map[model.Name]struct{}{}, map[model.Name]struct{}{}
+	m.unsure = map[model.Name]struct{}{}
 	keys := slices.SortedFunc(maps.Keys(plans), model.Name.Compare)
 	d := m.newDraft(m.books)
 	for _, k := range keys {
@@ -63,7 +63,7 @@ func (m *Mode) settle(ctx context.Context, plans map[model.Name]service.Plan, ha
 	touched := d.adopt(have, keys)
 	err := m.commit(ctx, d)
 	if err == nil {
-		maps.Copy(failed, d.conflicts)
+		maps.Copy(failed, d.Conflicts)
 		return nil
 	}
 	if fatal(ctx, err) {
@@ -155,7 +155,7 @@ func (d *draft) adopt(have kernel, keys []model.Name) (touched []model.Name) {
 	}
 	for _, k := range keys {
 		changed := false
-		render(*d.plans[k], func(p place, data string) { changed = visit(p, data) || changed }, noChain)
+		render(*d.Plans[k], func(p place, data string) { changed = visit(p, data) || changed }, noChain)
 		if changed {
 			touched = append(touched, k)
 		}
@@ -178,16 +178,16 @@ func (m *Mode) isolate(ctx context.Context, whole *draft, have kernel, touched [
 	if err := m.commit(ctx, m.untouched(whole, have, touched)); err != nil {
 		return err
 	}
-	maps.Copy(failed, whole.conflicts)
+	maps.Copy(failed, whole.Conflicts)
 	for _, k := range touched {
-		m.want[k], m.unsure[k] = *whole.given[k], struct{}{}
+		m.Want[k], m.unsure[k] = *whole.Given[k], struct{}{}
 	}
 	return m.halve(ctx, touched, failed, func(keys []model.Name) *draft {
 		d := m.newDraft(m.books)
 		before, after := map[place]string{}, map[place]string{}
 		for _, k := range keys {
 			d.inherit(whole, k)
-			render(*d.plans[k], func(p place, data string) {
+			render(*d.Plans[k], func(p place, data string) {
 				after[p] = data
 				if old, ok := have.elements[p]; ok {
 					before[p] = old
@@ -211,7 +211,7 @@ func (m *Mode) untouched(whole *draft, have kernel, touched []model.Name) *draft
 	for _, k := range touched {
 		later[k] = true
 	}
-	for k, p := range whole.plans {
+	for k, p := range whole.Plans {
 		if later[k] {
 			render(*p, func(p place, _ string) { wanted[p] = true }, noChain)
 			continue
@@ -235,10 +235,10 @@ func (m *Mode) untouched(whole *draft, have kernel, touched []model.Name) *draft
 
 // inherit claims for a key what another draft had for it.
 func (d *draft) inherit(from *draft, k model.Name) {
-	d.claim(k, from.plans[k])
-	d.given[k] = from.given[k]
-	if err, ok := from.conflicts[k]; ok {
-		d.conflicts[k] = err
+	d.claim(k, from.Plans[k])
+	d.Given[k] = from.Given[k]
+	if err, ok := from.Conflicts[k]; ok {
+		d.Conflicts[k] = err
 	}
 }
 

@@ -1,0 +1,120 @@
+// Package iptables renders service plans to iptables, in the chains that users of
+// kube-proxy know: KUBE-SERVICES and KUBE-NODEPORTS lead to a chain KUBE-SVC-… for each
+// port of a Service, which draws one of its endpoints' chains KUBE-SEP-….
+//
+// Names are hashed as kube-proxy hashes them, and rules read as its rules read. What it
+// does not do and Wayleave does (refuse a port that a Service has not, leave the
+// address of pods on several networks alone, keep 127.0.0.1 the node's own) is in
+// chains WAYLEAVE-….
+package iptables
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
+	"math"
+	"net/netip"
+	"strings"
+
+	"wayleave.dev/kernel/iptables"
+	"wayleave.dev/model"
+	"wayleave.dev/service"
+)
+
+// Chains that are there for all Services.
+const (
+	chainServices    = "KUBE-SERVICES"
+	chainNodePorts   = "KUBE-NODEPORTS"
+	chainExternal    = "KUBE-EXTERNAL-SERVICES"
+	chainFirewall    = "KUBE-PROXY-FIREWALL"
+	chainForward     = "KUBE-FORWARD"
+	chainPostrouting = "KUBE-POSTROUTING"
+	chainMarkMasq    = "KUBE-MARK-MASQ"
+	chainOutside     = "WAYLEAVE-OUTSIDE"
+	chainRefuse      = "WAYLEAVE-REFUSE"
+	chainLocalhost   = "WAYLEAVE-LOCALHOST"
+)
+
+// Beginnings of the names of chains that each belong to one port of a Service, or to
+// one endpoint of it.
+const (
+	prefixCluster  = "KUBE-SVC-" // draws one of all endpoints
+	prefixLocal    = "KUBE-SVL-" // draws one on this node
+	prefixOutside  = "KUBE-EXT-" // for clients outside
+	prefixFirewall = "KUBE-FW-"  // for those of the source ranges
+	prefixEndpoint = "KUBE-SEP-"
+)
+
+// port names a port of a Service.
+type port struct {
+	service  model.Name
+	name     string
+	protocol model.Protocol
+}
+
+// String is the name that kube-proxy puts into comments: "namespace/name:port".
+func (p port) String() string {
+	if p.name == "" {
+		return p.service.String()
+	}
+	return p.service.String() + ":" + p.name
+}
+
+func (p port) proto() string { return strings.ToLower(p.protocol.String()) }
+
+// hash is the end of a chain's name. It is short, as chains have names of at most 28
+// bytes, and the same in every kube-proxy since 1.5.
+func hash(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return base32.StdEncoding.EncodeToString(sum[:])[:16]
+}
+
+func (p port) chain(prefix string) string { return prefix + hash(p.String()+p.proto()) }
+
+func (p port) endpoint(at netip.AddrPort) string {
+	return prefixEndpoint + hash(p.String()+p.proto()+at.String())
+}
+
+// probability is how often the first of n is drawn, as the kernel keeps it.
+func probability(n int) string {
+	const whole = 1 << 31
+	return fmt.Sprintf("%.11f", math.Round(whole/float64(n))/whole)
+}
+
+// single is an address as a network.
+func single(a netip.Addr) string { return fmt.Sprintf("%s/%d", a, a.BitLen()) }
+
+func family(a netip.Addr) iptables.Family {
+	if a.Is6() {
+		return iptables.IPv6
+	}
+	return iptables.IPv4
+}
+
+func comment(format string, args ...any) string {
+	return fmt.Sprintf("-m comment --comment %q", fmt.Sprintf(format, args...))
+}
+
+// mask is what xt_recent takes of an address: all of it.
+func mask(f iptables.Family) string {
+	if f == iptables.IPv6 {
+		return "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+	}
+	return "255.255.255.255"
+}
+
+// reject refuses at once. An ICMP error does not end a TCP connection attempt of IPv6.
+func reject(f iptables.Family, proto string) string {
+	if proto == "tcp" {
+		return "-j REJECT --reject-with tcp-reset"
+	}
+	if f == iptables.IPv6 {
+		return "-j REJECT --reject-with icmp6-port-unreachable"
+	}
+	return "-j REJECT --reject-with icmp-port-unreachable"
+}
+
+// to matches what is sent to a frontend that is an address.
+func to(fe service.Frontend, proto, words string) string {
+	return fmt.Sprintf("-d %s -p %s %s -m %s --dport %d", single(fe.Addr), proto, words, proto, fe.Port)
+}

@@ -1,0 +1,127 @@
+package iptables
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"wayleave.dev/kernel/iptables"
+	"wayleave.dev/service"
+)
+
+// jump leads from a chain of the kernel to one of ours. It is put first.
+type jump struct{ table, from, rule string }
+
+// jumps are in the order in which packets shall meet them.
+func jumps(f iptables.Family) []jump {
+	list := []jump{
+		{"filter", "INPUT", firewall()}, {"filter", "INPUT", onlyNew("kubernetes service portals", chainServices)},
+		{"filter", "INPUT", onlyNew("kubernetes externally-visible service portals", chainExternal)},
+		{"filter", "FORWARD", firewall()}, {"filter", "FORWARD", comment("kubernetes forwarding rules") + " -j " + chainForward},
+		{"filter", "FORWARD", onlyNew("kubernetes service portals", chainServices)},
+		{"filter", "FORWARD", onlyNew("kubernetes externally-visible service portals", chainExternal)},
+		{"filter", "OUTPUT", firewall()}, {"filter", "OUTPUT", onlyNew("kubernetes service portals", chainServices)},
+		{"filter", "OUTPUT", onlyNew("kubernetes externally-visible service portals", chainExternal)},
+		{"nat", "PREROUTING", comment("kubernetes service portals") + " -j " + chainServices},
+		{"nat", "OUTPUT", comment("kubernetes service portals") + " -j " + chainServices},
+		{"nat", "POSTROUTING", comment("kubernetes postrouting rules") + " -j " + chainPostrouting},
+	}
+	if f == iptables.IPv4 {
+		list = append([]jump{{"filter", "INPUT", "-j " + chainLocalhost}, {"filter", "FORWARD", "-j " + chainLocalhost}}, list...)
+	}
+	return list
+}
+
+func onlyNew(words, chain string) string {
+	return fmt.Sprintf("-m conntrack --ctstate NEW %s -j %s", comment("%s", words), chain)
+}
+
+func firewall() string { return onlyNew("kubernetes load balancer firewall", chainFirewall) }
+
+// fixed are the chains that every node has, whatever Services there are; those that
+// Services put rules into end with these.
+func fixed(f iptables.Family, l service.Local) map[place][]string {
+	in := func(table, chain string) place { return place{f, table, chain} }
+	out := map[place][]string{
+		in("nat", chainServices):  toNodePorts(f, l, "kubernetes service nodeports; NOTE: this must be the last rule in this chain"),
+		in("nat", chainNodePorts): nil,
+		in("nat", chainMarkMasq):  {fmt.Sprintf("-j MARK --set-xmark %s/%s", masqueradeMark, masqueradeMark)},
+		in("nat", chainOutside):   markOutside(f, l),
+		in("nat", chainPostrouting): {
+			fmt.Sprintf("-m mark ! --mark %s/%s -j RETURN", masqueradeMark, masqueradeMark),
+			// Cleared first: a mark survives encapsulation, and would have the outer
+			// packet masqueraded, too.
+			fmt.Sprintf("-j MARK --set-xmark %s/0x0", masqueradeMark),
+			comment("kubernetes service traffic requiring SNAT") + " -j MASQUERADE --random-fully",
+		},
+		in("filter", chainServices):  nil,
+		in("filter", chainNodePorts): nil,
+		in("filter", chainExternal):  toNodePorts(f, l, "kubernetes service nodeports"),
+		in("filter", chainFirewall):  nil,
+		in("filter", chainForward): {
+			"-m conntrack --ctstate INVALID -j DROP",
+			fmt.Sprintf("%s -m mark --mark %s/%s -j ACCEPT", comment("kubernetes forwarding rules"), masqueradeMark, masqueradeMark),
+			comment("kubernetes forwarding conntrack rule") + " -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+		},
+		in("filter", chainRefuse): {"-p tcp " + reject(f, "tcp"), "-p udp " + reject(f, "udp"), "-p sctp " + reject(f, "sctp")},
+	}
+	if f == iptables.IPv4 {
+		// Where node ports are served on 127.0.0.1 the kernel routes it; this keeps what
+		// is there the node's own (CVE-2020-8558).
+		out[in("filter", chainLocalhost)] = []string{"! -i lo -m conntrack --ctstate NEW --ctorigdst 127.0.0.0/8 -j DROP"}
+	}
+	return out
+}
+
+// masqueradeMark is the bit of the packet mark that kube-proxy uses by default.
+const masqueradeMark = "0x4000"
+
+// markOutside gives clients that are no pods the node's address, or the endpoint's
+// answer would go past this node. The node itself has its address already, unless the
+// VIP is one of its addresses and the kernel took that.
+func markOutside(f iptables.Family, l service.Local) (rules []string) {
+	pods := false
+	for _, c := range l.PodCIDRs {
+		if family(c.Addr()) == f {
+			pods = true
+			rules = append(rules, fmt.Sprintf("-s %s -j RETURN", c))
+		}
+	}
+	if !pods {
+		return nil // everything counts as a pod's where no network is known
+	}
+	for _, a := range l.NodeIPs {
+		if family(a) == f {
+			rules = append(rules, fmt.Sprintf("-s %s -j RETURN", single(a)))
+		}
+	}
+	return append(rules, fmt.Sprintf("-j MARK --set-xmark %s/%s", masqueradeMark, masqueradeMark))
+}
+
+func toNodePorts(f iptables.Family, l service.Local, words string) (rules []string) {
+	for _, n := range l.NodePortNets() {
+		if family(n.Addr()) == f {
+			dst := fmt.Sprintf("-d %s ", n)
+			if n.Bits() == 0 {
+				dst = ""
+			}
+			rules = append(rules, fmt.Sprintf("%s%s -m addrtype --dst-type LOCAL -j %s", dst, comment("%s", words), chainNodePorts))
+		}
+	}
+	return rules
+}
+
+// ours says whether a chain is one of a service proxy's: ours, or one that kube-proxy
+// left. What the kubelet has (KUBE-FIREWALL, KUBE-IPTABLES-HINT and others) is not.
+func ours(chain string) bool {
+	switch chain {
+	case chainServices, chainNodePorts, chainExternal, chainFirewall, chainForward, chainPostrouting, chainMarkMasq, chainOutside, chainRefuse, chainLocalhost, canary:
+		return true
+	}
+	return slices.ContainsFunc([]string{prefixCluster, prefixLocal, prefixOutside, prefixFirewall, prefixEndpoint, "KUBE-XLB-"},
+		func(p string) bool { return strings.HasPrefix(chain, p) })
+}
+
+// canary is a chain by which kube-proxy sees that somebody flushed the tables. While it
+// is there, and no Wayleave has taken over, the chains are kube-proxy's.
+const canary = "KUBE-PROXY-CANARY"

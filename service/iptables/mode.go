@@ -1,0 +1,550 @@
+package iptables
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/iptables"
+	"wayleave.dev/model"
+	"wayleave.dev/reconcile"
+	"wayleave.dev/service"
+)
+
+// Mode is the data plane. Its methods may be called concurrently; they wait for one
+// another.
+type Mode struct {
+	conn  iptables.Conn
+	track conntrack.Flusher
+
+	mu     sync.Mutex
+	local  service.Local
+	synced bool
+	books  *service.Books
+	// gone are UDP frontends whose flows are still to be removed; sweep says that
+	// there may be such flows.
+	gone  map[service.Frontend]bool
+	sweep bool
+}
+
+var _ service.Mode = (*Mode)(nil)
+
+// New makes the data plane; the kernel is not touched before Sync.
+func New(conn iptables.Conn, track conntrack.Flusher) *Mode {
+	return &Mode{conn: conn, track: track, books: service.NewBooks(), gone: map[service.Frontend]bool{}}
+}
+
+// SetLocal implements service.Mode.
+func (m *Mode) SetLocal(l service.Local) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.local = l
+}
+
+// ApplyLocal implements service.Mode. Where pods of this node get another network,
+// chains of Services change, and everything is looked at.
+func (m *Mode) ApplyLocal(ctx context.Context, l service.Local) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := m.local
+	m.local = l
+	if !m.synced {
+		return nil
+	}
+	if !slices.Equal(old.OwnPodCIDRs, l.OwnPodCIDRs) {
+		return m.sync(ctx, maps.Clone(m.books.Want))
+	}
+	for _, f := range iptables.Families() {
+		d := newDelta(f)
+		before, after := fixed(f, old), fixed(f, l)
+		dirty := map[place]bool{}
+		for p := range after {
+			if !slices.Equal(before[p], after[p]) {
+				dirty[p] = true
+			}
+		}
+		m.rebuild(d, dirty, nil)
+		if err := m.restore(ctx, d); err != nil {
+			m.synced = false
+			return fmt.Errorf("service: the node's addresses and the pod networks: %w", err)
+		}
+	}
+	return nil
+}
+
+// Apply implements reconcile.Target. What the kernel refuses is halved until the bad
+// keys are found, so that one bad key stops no other.
+func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del []model.Name) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.synced {
+		plans := maps.Clone(m.books.Want)
+		maps.Copy(plans, set)
+		for _, k := range del {
+			delete(plans, k)
+		}
+		return m.sync(ctx, plans)
+	}
+	todo := make(map[model.Name]*service.Plan, len(set)+len(del))
+	for k, p := range set {
+		todo[k] = &p
+	}
+	for _, k := range del {
+		todo[k] = nil
+	}
+	failed := reconcile.KeyErrors[model.Name]{}
+	m.halve(ctx, todo, failed)
+	return m.finish(ctx, failed)
+}
+
+// halve applies the changes in one go, and when that is refused in two, and so on.
+func (m *Mode) halve(ctx context.Context, todo map[model.Name]*service.Plan, failed reconcile.KeyErrors[model.Name]) {
+	d := m.books.Draft()
+	keys := d.Change(maps.Clone(todo))
+	var err error
+	for _, f := range iptables.Families() {
+		if err = m.restore(ctx, m.difference(f, d, keys)); err != nil {
+			break
+		}
+	}
+	switch {
+	case err == nil:
+		m.accept(d)
+		maps.Copy(failed, d.Failed())
+	case len(todo) == 1 || ctx.Err() != nil:
+		for k := range todo {
+			failed[k] = err
+		}
+		m.synced = false // what of it is in the kernel is not known
+	default:
+		all := slices.SortedFunc(maps.Keys(todo), model.Name.Compare)
+		for _, half := range [][]model.Name{all[:len(all)/2], all[len(all)/2:]} {
+			part := map[model.Name]*service.Plan{}
+			for _, k := range half {
+				part[k] = todo[k]
+			}
+			m.halve(ctx, part, failed)
+		}
+	}
+}
+
+func (m *Mode) accept(d *service.Draft) {
+	gone, udp := d.GoneUDP()
+	maps.Copy(m.gone, gone)
+	m.sweep = m.sweep || udp
+	m.books.Accept(d)
+}
+
+// finish removes old UDP flows, which comes after the change so that no packet makes
+// them anew.
+func (m *Mode) finish(ctx context.Context, failed reconcile.KeyErrors[model.Name]) error {
+	if m.sweep {
+		if err := m.track.FlushWhere(ctx, m.books.Stale(m.gone)); err != nil {
+			return fmt.Errorf("service: programmed, but UDP clients of former endpoints are not moved: %w", err)
+		}
+		m.sweep, m.gone = false, map[service.Frontend]bool{}
+	}
+	if len(failed) > 0 {
+		return failed
+	}
+	return nil
+}
+
+// delta is what changes in the tables of one family.
+type delta struct {
+	family iptables.Family
+	tables map[string]*iptables.Change
+}
+
+func newDelta(f iptables.Family) *delta {
+	return &delta{f, map[string]*iptables.Change{
+		"nat":    {Table: "nat", Set: map[string][]string{}},
+		"filter": {Table: "filter", Set: map[string][]string{}},
+	}}
+}
+
+func (m *Mode) restore(ctx context.Context, d *delta) error {
+	var text bytes.Buffer
+	for _, name := range []string{"nat", "filter"} {
+		if c := d.tables[name]; !c.Empty() {
+			text.Write(c.Text())
+		}
+	}
+	if text.Len() == 0 {
+		return nil
+	}
+	return m.conn.Restore(ctx, d.family, text.Bytes())
+}
+
+// difference is what a draft changes of a family.
+func (m *Mode) difference(f iptables.Family, d *service.Draft, keys []model.Name) *delta {
+	out := newDelta(f)
+	dirty := map[place]bool{}
+	for _, k := range keys {
+		var old, now service.Plan
+		old = m.books.Plans[k]
+		if p := d.Plans[k]; p != nil {
+			now = *p
+		}
+		before := map[string][]string{}
+		own(k, old, m.local, func(g iptables.Family, chain string, rules []string) {
+			if g == f {
+				before[chain] = rules
+			}
+		})
+		own(k, now, m.local, func(g iptables.Family, chain string, rules []string) {
+			if g != f {
+				return
+			}
+			if had, ok := before[chain]; !ok || !slices.Equal(had, rules) {
+				out.tables["nat"].Set[chain] = rules
+			}
+			delete(before, chain)
+		})
+		for chain := range before {
+			out.tables["nat"].Drop = append(out.tables["nat"].Drop, chain)
+		}
+		was, is := rulesByPlace(k, old, f), rulesByPlace(k, now, f)
+		for p := range was {
+			if !slices.Equal(was[p], is[p]) {
+				dirty[p] = true
+			}
+		}
+		for p := range is {
+			if !slices.Equal(was[p], is[p]) {
+				dirty[p] = true
+			}
+		}
+	}
+	m.rebuild(out, dirty, d)
+	return out
+}
+
+func rulesByPlace(k model.Name, p service.Plan, f iptables.Family) map[place][]string {
+	out := map[place][]string{}
+	shared(k, p, func(at place, rule string) {
+		if at.family == f {
+			out[at] = append(out[at], rule)
+		}
+	})
+	return out
+}
+
+// rebuild sets chains that many Services have rules in, as they are after the draft.
+func (m *Mode) rebuild(out *delta, dirty map[place]bool, d *service.Draft) {
+	if len(dirty) == 0 {
+		return
+	}
+	plans := maps.Clone(m.books.Plans)
+	if d != nil {
+		for k, p := range d.Plans {
+			if p == nil {
+				delete(plans, k)
+			} else {
+				plans[k] = *p
+			}
+		}
+	}
+	for p, rules := range m.sharedChains(out.family, plans) {
+		if dirty[p] {
+			out.tables[p.table].Set[p.chain] = rules
+		}
+	}
+}
+
+// sharedChains are the chains that every node has, with the rules of all Services, in
+// order of their names.
+func (m *Mode) sharedChains(f iptables.Family, plans map[model.Name]service.Plan) map[place][]string {
+	out := map[place][]string{}
+	for _, k := range slices.SortedFunc(maps.Keys(plans), model.Name.Compare) {
+		shared(k, plans[k], func(at place, rule string) {
+			if at.family == f {
+				out[at] = append(out[at], rule)
+			}
+		})
+	}
+	for p, rules := range fixed(f, m.local) {
+		out[p] = append(out[p], rules...)
+	}
+	return out
+}
+
+// tables are all chains of a family as they are wanted, by table.
+func (m *Mode) tables(f iptables.Family, plans map[model.Name]service.Plan) map[string]iptables.Table {
+	out := map[string]iptables.Table{"nat": {}, "filter": {}}
+	for k, p := range plans {
+		own(k, p, m.local, func(g iptables.Family, chain string, rules []string) {
+			if g == f {
+				out["nat"][chain] = rules
+			}
+		})
+	}
+	for p, rules := range m.sharedChains(f, plans) {
+		out[p.table][p.chain] = rules
+	}
+	return out
+}
+
+// Sync implements reconcile.Target: it reads the tables, and writes only chains that
+// differ. Chains of a service proxy that nobody wants are dropped, kube-proxy's among
+// them.
+func (m *Mode) Sync(ctx context.Context, plans map[model.Name]service.Plan) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sync(ctx, plans)
+}
+
+func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) error {
+	m.synced = false
+	books := service.NewBooks()
+	d := books.Draft()
+	todo := make(map[model.Name]*service.Plan, len(plans))
+	for k, p := range plans {
+		todo[k] = &p
+	}
+	d.Change(todo)
+	books.Accept(d)
+	m.books = books
+	failed, refused := reconcile.KeyErrors[model.Name](d.Failed()), reconcile.KeyErrors[model.Name]{}
+	for _, f := range iptables.Families() {
+		have, err := m.read(ctx, f)
+		if err != nil {
+			return fmt.Errorf("service: %w", err)
+		}
+		if err := m.settle(ctx, f, have, refused); err != nil {
+			return fmt.Errorf("service: %w", err)
+		}
+		maps.Copy(m.gone, oldUDP(f, have["nat"]))
+	}
+	m.synced, m.sweep = len(refused) == 0, true
+	maps.Copy(failed, refused)
+	return m.finish(ctx, failed)
+}
+
+func (m *Mode) read(ctx context.Context, f iptables.Family) (map[string]iptables.Table, error) {
+	out := map[string]iptables.Table{}
+	for _, table := range []string{"nat", "filter"} {
+		t, err := m.conn.Read(ctx, f, table)
+		if err != nil {
+			return nil, err
+		}
+		out[table] = t
+	}
+	return out, nil
+}
+
+// settle makes a family's tables as the books want them. When the kernel refuses, it
+// looks for the Services whose chains it does not take, and does without them.
+func (m *Mode) settle(ctx context.Context, f iptables.Family, have map[string]iptables.Table, failed reconcile.KeyErrors[model.Name]) error {
+	err := m.restore(ctx, compare(f, have, m.tables(f, m.books.Plans)))
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	// All but the Services first; then these one by one.
+	if first := m.restore(ctx, compare(f, have, m.tables(f, nil))); first != nil {
+		return errors.Join(err, first)
+	}
+	want := m.books.Plans
+	m.books.Plans = map[model.Name]service.Plan{}
+	defer func() { m.books.Plans = want }()
+	keys := slices.SortedFunc(maps.Keys(want), model.Name.Compare)
+	return m.oneByOne(ctx, f, keys, want, failed)
+}
+
+// oneByOne adds Services to the tables, in halves where the kernel refuses.
+func (m *Mode) oneByOne(ctx context.Context, f iptables.Family, keys []model.Name, want map[model.Name]service.Plan, failed reconcile.KeyErrors[model.Name]) error {
+	if len(keys) == 0 {
+		return ctx.Err()
+	}
+	d := m.books.Draft()
+	for _, k := range keys {
+		p := want[k]
+		d.Plans[k] = &p
+	}
+	err := m.restore(ctx, m.difference(f, d, keys))
+	switch {
+	case err == nil:
+		for _, k := range keys {
+			m.books.Plans[k] = want[k]
+		}
+		return nil
+	case len(keys) == 1:
+		failed[keys[0]] = err
+		return ctx.Err()
+	}
+	half := len(keys) / 2
+	if err := m.oneByOne(ctx, f, keys[:half], want, failed); err != nil {
+		return err
+	}
+	return m.oneByOne(ctx, f, keys[half:], want, failed)
+}
+
+// compare is what turns one set of tables into another.
+func compare(f iptables.Family, have, want map[string]iptables.Table) *delta {
+	d := newDelta(f)
+	for table, c := range d.tables {
+		for chain, rules := range want[table] {
+			if old, ok := have[table][chain]; !ok || !slices.Equal(old, rules) {
+				c.Set[chain] = rules
+			}
+		}
+		for chain := range have[table] {
+			if _, ok := want[table][chain]; !ok && ours(chain) {
+				c.Drop = append(c.Drop, chain)
+			}
+		}
+		wanted := map[iptables.Rule]bool{}
+		for _, j := range slices.Backward(jumps(f)) {
+			if j.table != table {
+				continue
+			}
+			r := iptables.Rule{Chain: j.from, Rule: j.rule}
+			wanted[r] = true
+			if !slices.Contains(have[table][j.from], j.rule) {
+				c.Insert = append(c.Insert, r)
+			}
+		}
+		c.Delete = foreignJumps(have[table], wanted)
+	}
+	return d
+}
+
+// foreignJumps are rules of the kernel's chains that lead to chains of a service proxy
+// and are not wanted.
+func foreignJumps(have iptables.Table, wanted map[iptables.Rule]bool) (out []iptables.Rule) {
+	for _, from := range slices.Sorted(maps.Keys(have)) {
+		if ours(from) {
+			continue
+		}
+		for _, rule := range have[from] {
+			r := iptables.Rule{Chain: from, Rule: rule}
+			if _, target, ok := strings.Cut(rule, "-j "); ok && ours(strings.Fields(target)[0]) && !wanted[r] {
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
+// oldUDP are the UDP frontends that a table leads to, whoever made it.
+func oldUDP(f iptables.Family, nat iptables.Table) map[service.Frontend]bool {
+	out := map[service.Frontend]bool{}
+	for _, rule := range nat[chainServices] {
+		if fe, ok := udpFrontend(f, rule); ok && !fe.IsNodePort() {
+			out[fe] = true
+		}
+	}
+	for _, rule := range nat[chainNodePorts] {
+		if fe, ok := udpFrontend(f, rule); ok && fe.IsNodePort() {
+			out[fe] = true
+		}
+	}
+	return out
+}
+
+func udpFrontend(f iptables.Family, rule string) (fe service.Frontend, ok bool) {
+	fe = service.Frontend{Addr: netip.IPv4Unspecified(), Protocol: model.UDP}
+	if f == iptables.IPv6 {
+		fe.Addr = netip.IPv6Unspecified()
+	}
+	words := strings.Fields(rule)
+	for i, w := range words[:max(len(words)-1, 0)] {
+		switch value := words[i+1]; w {
+		case "-d":
+			if p, err := netip.ParsePrefix(value); err == nil {
+				fe.Addr = p.Addr()
+			}
+		case "-p":
+			ok = value == "udp"
+		case "--dport":
+			n, err := strconv.ParseUint(value, 10, 16)
+			if err != nil {
+				return fe, false
+			}
+			fe.Port = uint16(n)
+		}
+	}
+	return fe, ok && fe.Port != 0
+}
+
+// Remove implements service.Mode: it takes out every chain of a service proxy, those of
+// a kube-proxy that has ended as well.
+func (m *Mode) Remove(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.synced = false
+	for _, f := range iptables.Families() {
+		have, err := m.read(ctx, f)
+		if err != nil {
+			return fmt.Errorf("service: %w", err)
+		}
+		d := newDelta(f)
+		for table, c := range d.tables {
+			for chain := range have[table] {
+				if ours(chain) {
+					c.Drop = append(c.Drop, chain)
+				}
+			}
+			c.Delete = foreignJumps(have[table], nil)
+		}
+		if err := m.restore(ctx, d); err != nil {
+			return fmt.Errorf("service: %w", err)
+		}
+	}
+	return nil
+}
+
+// Remains implements service.Mode.
+func (m *Mode) Remains(ctx context.Context) (out []string, err error) {
+	for _, f := range iptables.Families() {
+		have, err := m.read(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		for _, table := range []string{"nat", "filter"} {
+			for _, chain := range slices.Sorted(maps.Keys(have[table])) {
+				if ours(chain) {
+					out = append(out, fmt.Sprintf("chain %s of %s (%s), table %s", chain, f, m.conn.Flavour(), table))
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// Watch implements service.Mode.
+func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) {
+	return m.conn.Watch(ctx, func(table, chain string) bool {
+		return (table == "nat" || table == "filter") && (chain == "" || ours(chain) || slices.Contains([]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}, chain))
+	})
+}
+
+// Text renders plans as iptables-restore reads them, for people.
+func Text(plans map[model.Name]service.Plan, l service.Local) string {
+	m := New(nil, nil)
+	m.local = l
+	d := m.books.Draft()
+	todo := map[model.Name]*service.Plan{}
+	for k, p := range plans {
+		todo[k] = &p
+	}
+	d.Change(todo)
+	m.books.Accept(d)
+	var b strings.Builder
+	for _, f := range iptables.Families() {
+		fmt.Fprintf(&b, "# %s-restore\n", f)
+		delta := compare(f, nil, m.tables(f, m.books.Plans))
+		for _, table := range []string{"nat", "filter"} {
+			b.Write(delta.tables[table].Text())
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,43 @@
+package service
+
+import (
+	"context"
+
+	"wayleave.dev/model"
+	"wayleave.dev/reconcile"
+)
+
+// Mode is a data plane: it brings plans into the kernel of one node. Its methods may
+// be called concurrently; they wait for one another.
+type Mode interface {
+	reconcile.Target[model.Name, Plan]
+	// SetLocal replaces the facts of the node; they take effect with the next Sync.
+	SetLocal(Local)
+	// ApplyLocal replaces them and brings them about; before the first Sync it only
+	// keeps them.
+	ApplyLocal(context.Context, Local) error
+	// Watch tells of foreign changes to what is the mode's, until ctx ends.
+	Watch(context.Context) (<-chan struct{}, error)
+	// Remove takes everything of the mode out of the kernel. Connections that are
+	// established live on.
+	Remove(context.Context) error
+	// Remains names what of the mode is in the kernel.
+	Remains(context.Context) ([]string, error)
+}
+
+// Locals is the target of a mode for the facts of the node, for a reconcile.Loop of
+// its own: its key is the name of this node, and there is no other.
+type Locals struct{ Mode Mode }
+
+var _ reconcile.Target[string, Local] = Locals{}
+
+// Sync implements reconcile.Target.
+func (t Locals) Sync(ctx context.Context, all map[string]Local) error { return t.Apply(ctx, all, nil) }
+
+// Apply implements reconcile.Target.
+func (t Locals) Apply(ctx context.Context, set map[string]Local, _ []string) error {
+	var l Local
+	for _, l = range set {
+	}
+	return t.Mode.ApplyLocal(ctx, l)
+}
