@@ -176,6 +176,22 @@ func (d DNATBy) exprs(f Family) []expr.Any {
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f), RegAddrMin: firstRegister, RegProtoMin: port, Specified: true})
 }
 
+// SNATBy translates the source to the address that the map has for the fields.
+type SNATBy struct {
+	Fields []Field
+	Map    string
+}
+
+func (s SNATBy) text(f Family) string {
+	return fmt.Sprintf("snat %s to %s map @%s", f, fieldsText(f, s.Fields), s.Map)
+}
+
+func (s SNATBy) exprs(f Family) []expr.Any {
+	return append(load(f, s.Fields),
+		&expr.Lookup{SourceRegister: firstRegister, DestRegister: firstRegister, IsDestRegSet: true, SetName: s.Map},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(f), RegAddrMin: firstRegister})
+}
+
 // Remember enters fields into a map that the kernel fills, with other fields as data,
 // or gives what is there a new end and data.
 type Remember struct {

@@ -141,7 +141,7 @@ func (m *Mode) forgetClients(ctx context.Context) error {
 	}
 	for _, f := range nft.Families() {
 		for _, set := range []string{setClients, setNodeClients} {
-			list, err := m.conn.Filled(ctx, table(f), set)
+			list, err := m.conn.Filled(ctx, m.lay.table(f), set)
 			if err != nil {
 				return err
 			}
@@ -149,7 +149,7 @@ func (m *Mode) forgetClients(ctx context.Context) error {
 			if len(stale) == 0 {
 				continue
 			}
-			if err := m.conn.Forget(ctx, table(f), set, stale); err != nil {
+			if err := m.conn.Forget(ctx, m.lay.table(f), set, stale); err != nil {
 				return err
 			}
 		}

@@ -17,6 +17,7 @@ import (
 // once it is. The books are not touched before.
 type draft struct {
 	*service.Draft
+	lay     layout
 	base    books
 	batches map[nft.Family]*nft.Batch
 	hairpin map[netip.Addr]int // by how much the count changes
@@ -28,7 +29,7 @@ type draft struct {
 }
 
 func (m *Mode) newDraft(base books) *draft {
-	d := &draft{Draft: base.Draft(), base: base, batches: map[nft.Family]*nft.Batch{}, hairpin: map[netip.Addr]int{},
+	d := &draft{Draft: base.Draft(), lay: m.lay, base: base, batches: map[nft.Family]*nft.Batch{}, hairpin: map[netip.Addr]int{},
 		chains: map[nft.Family]map[string]bool{nft.IPv4: {}, nft.IPv6: {}}}
 	for _, f := range nft.Families() {
 		d.batches[f] = &nft.Batch{Delete: map[string][]nft.Element{}, Add: map[string][]nft.Element{}}
@@ -57,7 +58,7 @@ func (d *draft) claim(k model.Name, want *service.Plan) {
 	for _, a := range got.Hairpin {
 		d.hairpin[a]++
 	}
-	render(*got, func(place, string) {}, func(f nft.Family, c func() nft.Chain, name string) {
+	d.lay.render(k, *got, func(place, string) {}, func(f nft.Family, c func() nft.Chain, name string) {
 		if d.base.chains[f][name] || d.chains[f][name] {
 			return
 		}
@@ -145,7 +146,7 @@ func (d *draft) changes() []nft.Change {
 				slices.SortFunc(list, func(a, b nft.Element) int { return cmp.Compare(a.Key, b.Key) })
 			}
 		}
-		out = append(out, nft.Change{Table: table(f), Batch: *b})
+		out = append(out, nft.Change{Table: d.lay.table(f), Batch: *b})
 	}
 	return out
 }

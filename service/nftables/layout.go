@@ -8,6 +8,8 @@
 package nftables
 
 import (
+	"context"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -20,6 +22,21 @@ import (
 
 // TableName is the name of our tables, one per family.
 const TableName = "wayleave-service"
+
+// BesideTableName is that of what is around IPVS.
+const BesideTableName = "wayleave-ipvs"
+
+// layout is which part of the work the tables do.
+type layout struct {
+	name string
+	// beside says that IPVS draws the endpoints, but for the services that whole, which
+	// may be nil, says yes to.
+	beside bool
+	whole  func(model.Name) bool
+}
+
+// balanced says whether IPVS has the service.
+func (l layout) balanced(k model.Name) bool { return l.beside && (l.whole == nil || !l.whole(k)) }
 
 // masqueradeMark is the bit of the packet mark between DNAT and masquerading, the
 // one that kube-proxy uses by default. It is cleared before the packet leaves: a
@@ -62,6 +79,10 @@ const (
 	setPodCIDRs = "pod-cidrs"
 	setOwnCIDRs = "own-pod-cidrs"
 	setHairpin  = "hairpin"
+
+	// Beside IPVS: the keys that it has, and the node's address by protocol.
+	setBalanced   = "balanced"
+	setOwnAddress = "own-address"
 )
 
 // names are the sets for VIPs, or those for node ports.
@@ -83,8 +104,8 @@ func fieldsOf(nodePort bool) []nft.Field {
 }
 
 // table is what is fixed of a family's table.
-func table(f nft.Family) nft.Table {
-	t := nft.Table{Family: f, Name: TableName}
+func (l layout) table(f nft.Family) nft.Table {
+	t := nft.Table{Family: f, Name: l.name}
 	for _, nodePort := range []bool{false, true} {
 		n, key := namesOf(nodePort), []nft.Type{nft.Proto, nft.Port}
 		if !nodePort {
@@ -108,7 +129,12 @@ func table(f nft.Family) nft.Table {
 		nft.Set{Name: setHairpin, Key: []nft.Type{nft.Addr, nft.Addr}})
 	t.Chains = append(ends(), splits(false)...)
 	t.Chains = append(t.Chains, splits(true)...)
-	t.Chains = append(t.Chains, hooks(f)...)
+	if l.beside {
+		t.Sets = append(t.Sets, nft.Set{Name: setBalanced, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}},
+			nft.Set{Name: setOwnAddress, Key: []nft.Type{nft.Proto}, Data: []nft.Type{nft.Addr}})
+		t.Chains = append(t.Chains, nft.Chain{Name: chainBalanced}, nft.Chain{Name: chainBalancedMasked, Rules: []nft.Rule{{nft.SetMark(masqueradeMark)}}})
+	}
+	t.Chains = append(t.Chains, l.hooks(f)...)
 	return t
 }
 
@@ -152,7 +178,7 @@ func splits(nodePort bool) []nft.Chain {
 }
 
 // hooks are the chains that packets enter by.
-func hooks(f nft.Family) []nft.Chain {
+func (l layout) hooks(f nft.Family) []nft.Chain {
 	frontend, nodePort := fieldsOf(false), fieldsOf(true)
 	toNode := nft.In{Fields: []nft.Field{nft.Daddr}, Set: setNodeIPs}
 	translate := []nft.Rule{
@@ -188,16 +214,26 @@ func hooks(f nft.Family) []nft.Chain {
 		// it the node's own.
 		fromLinks = append([]nft.Rule{{nft.NotLoopbackIn{}, nft.Within{Field: nft.Daddr, Prefix: netip.MustParsePrefix("127.0.0.0/8")}, nft.Drop()}}, guard...)
 	}
+	masquerade := []nft.Rule{
+		{nft.HasMark(masqueradeMark), nft.ClearMark(masqueradeMark), nft.Masquerade()},
+		{nft.In{Fields: []nft.Field{nft.Saddr, nft.Daddr}, Set: setHairpin}, nft.Masquerade()}}
+	output := append([]nft.Rule{own}, translate...)
+	if l.beside {
+		// All VIPs are addresses of this node, and it sends from the one that it sends
+		// to. Its own address is what it would have taken, and not that of the link.
+		masquerade = append([]nft.Rule{{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs}, nft.SNATBy{Fields: []nft.Field{nft.L4Proto}, Map: setOwnAddress}}}, masquerade...)
+		output = translate
+		last := &check[len(check)-1]
+		*last = nft.Rule{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs}, nft.In{Fields: frontend, Set: setBalanced, Not: true}, nft.Goto("refuse")}
+	}
 	return []nft.Chain{
 		{Name: "guard-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -110}, Rules: fromLinks},
 		{Name: "guard-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -110}, Rules: guard},
 		{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100}, Rules: append([]nft.Rule{foreign}, translate...)},
-		{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: append([]nft.Rule{own}, translate...)},
+		{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: output},
 		{Name: "check-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -90}, Rules: check},
 		{Name: "check-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -90}, Rules: check},
-		{Name: "nat-postrouting", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 90}, Rules: []nft.Rule{
-			{nft.HasMark(masqueradeMark), nft.ClearMark(masqueradeMark), nft.Masquerade()},
-			{nft.In{Fields: []nft.Field{nft.Saddr, nft.Daddr}, Set: setHairpin}, nft.Masquerade()}}},
+		{Name: "nat-postrouting", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 90}, Rules: masquerade},
 	}
 }
 
@@ -210,6 +246,12 @@ const (
 	outside  kind = "out" // uses the slots for clients outside
 	split    kind = "split"
 	remember kind = "remember"
+)
+
+// Chains of what IPVS draws: as it is, and with the client's address replaced.
+const (
+	chainBalanced       = "balanced"
+	chainBalancedMasked = "balanced-masked"
 )
 
 // chainName is for n slots, or with remember for n seconds. Those of node ports begin
@@ -278,16 +320,16 @@ func (p place) element(data string) nft.Element {
 
 // render calls emit for every element that the plan asks for, but for those of the
 // hairpin set, which plans share; and need for every chain beside those of the table.
-func render(p service.Plan, emit func(p place, data string), need func(f nft.Family, c func() nft.Chain, name string)) {
+func (l layout) render(k model.Name, p service.Plan, emit func(p place, data string), need func(f nft.Family, c func() nft.Chain, name string)) {
 	for _, a := range p.VIPs {
 		emit(place{family(a), setVIPs, nft.Pack(a)}, "")
 	}
 	for _, e := range p.Entries {
-		renderEntry(e, emit, need)
+		renderEntry(e, l.balanced(k), emit, need)
 	}
 }
 
-func renderEntry(e service.Entry, emit func(p place, data string), need func(f nft.Family, c func() nft.Chain, name string)) {
+func renderEntry(e service.Entry, balanced bool, emit func(p place, data string), need func(f nft.Family, c func() nft.Chain, name string)) {
 	f, nodePort, sticky := family(e.Frontend.Addr), e.Frontend.IsNodePort(), e.Affinity > 0
 	sets := namesOf(nodePort)
 	key := nft.Pack(uint8(e.Frontend.Protocol), e.Frontend.Port)
@@ -307,9 +349,22 @@ func renderEntry(e service.Entry, emit func(p place, data string), need func(f n
 			emit(place{f, set, key + nft.Pack(uint32(i))}, nft.Pack(s.Addr(), s.Port()))
 		}
 	}
-	fill(sets.slots, e.Slots)
+	if !balanced || e.Split {
+		fill(sets.slots, e.Slots)
+	}
 	served := e.Slots
 	switch {
+	case balanced && e.Split:
+		// The virtual server has the endpoints for clients outside.
+		emit(place{f, sets.frontends, key}, chainName(split, 0, false, nodePort))
+		to(sets.inside, plain, e.Slots)
+		served = e.Outside
+	case balanced && len(e.Slots) == 0:
+	case balanced && e.External:
+		emit(place{f, sets.frontends, key}, chainBalancedMasked)
+	case balanced:
+		emit(place{f, sets.frontends, key}, chainBalanced)
+		emit(place{f, setBalanced, key}, "")
 	case e.Split:
 		emit(place{f, sets.frontends, key}, chainName(split, 0, false, nodePort))
 		to(sets.inside, plain, e.Slots)
@@ -328,7 +383,7 @@ func renderEntry(e service.Entry, emit func(p place, data string), need func(f n
 		}
 		emit(place{f, sets.unserved, key}, end)
 	}
-	if sticky && len(e.Slots) > 0 {
+	if sticky && len(e.Slots) > 0 && (!balanced || e.Split) {
 		name := chainName(remember, int(e.Affinity.Seconds()), false, nodePort)
 		emit(place{f, sets.sticky, key}, name)
 		need(f, func() nft.Chain { return rememberChain(e.Affinity, nodePort) }, name)
@@ -347,11 +402,20 @@ func hairpin(a netip.Addr) place { return place{family(a), setHairpin, nft.Pack(
 
 // localSets are the elements that follow from the node. They are few, and set
 // anew in one transaction.
-func localSets(f nft.Family, l service.Local) map[string][]nft.Element {
+func (lay layout) localSets(f nft.Family, l service.Local) map[string][]nft.Element {
 	out := map[string][]nft.Element{setPodCIDRs: podCIDRs(f, l.PodCIDRs)}
 	for _, p := range nft.Disjoint(l.OwnPodCIDRs) {
 		if family(p.Addr()) == f {
 			out[setOwnCIDRs] = append(out[setOwnCIDRs], nft.Range(p))
+		}
+	}
+	if lay.beside {
+		for _, a := range l.NodeIPs {
+			if family(a) == f && len(out[setOwnAddress]) == 0 {
+				for _, p := range protocols() {
+					out[setOwnAddress] = append(out[setOwnAddress], nft.Element{Key: nft.Pack(uint8(p)), Data: nft.Pack(a)})
+				}
+			}
 		}
 	}
 	for _, p := range nft.Disjoint(l.NodePortNets()) {
@@ -389,4 +453,23 @@ func unspecified(f nft.Family) netip.Addr {
 		return netip.IPv6Unspecified()
 	}
 	return netip.IPv4Unspecified()
+}
+
+// NodePorts lists the node ports that the tables in the kernel know, with the
+// unspecified address of their family.
+func (m *Mode) NodePorts(ctx context.Context) (out []service.Frontend, err error) {
+	for _, f := range nft.Families() {
+		st, err := m.conn.Read(ctx, m.lay.table(f))
+		if err != nil {
+			return nil, fmt.Errorf("service: %w", err)
+		}
+		for _, set := range []string{setNodePorts, setNodeUnserved} {
+			for _, e := range st.Elements[set] {
+				if len(e.Key) >= 6 {
+					out = append(out, service.Frontend{Addr: unspecified(f), Protocol: model.Protocol(e.Key[0]), Port: binary.BigEndian.Uint16([]byte(e.Key[4:6]))})
+				}
+			}
+		}
+	}
+	return out, nil
 }

@@ -18,8 +18,8 @@ func (m *Mode) ApplyLocal(ctx context.Context, l service.Local) error {
 	}
 	var changes []nft.Change
 	for _, f := range nft.Families() {
-		changes = append(changes, nft.Change{Table: table(f), Batch: nft.Batch{
-			Clear: localNames(), Add: localSets(f, l)}})
+		changes = append(changes, nft.Change{Table: m.lay.table(f), Batch: nft.Batch{
+			Clear: m.lay.localNames(), Add: m.lay.localSets(f, l)}})
 	}
 	if err := m.conn.CommitAll(ctx, changes...); err != nil {
 		return fmt.Errorf("service: the node's addresses and the pod networks: %w", err)

@@ -23,6 +23,7 @@ type Local = service.Local
 type Mode struct {
 	conn  nft.Conn
 	track conntrack.Flusher
+	lay   layout
 
 	mu     sync.Mutex
 	local  Local
@@ -54,7 +55,18 @@ var _ service.Mode = (*Mode)(nil)
 
 // New makes the data plane; the kernel is not touched before Sync.
 func New(conn nft.Conn, track conntrack.Flusher) *Mode {
-	return &Mode{conn: conn, track: track, books: newBooks(), unsure: map[model.Name]struct{}{}}
+	return newMode(conn, track, layout{name: TableName})
+}
+
+// Beside makes what is around IPVS, which draws the endpoints and translates to them
+// itself: who is masqueraded, who may come in, what is refused. Services that whole says
+// yes to are served by rules all the same.
+func Beside(conn nft.Conn, track conntrack.Flusher, whole func(model.Name) bool) *Mode {
+	return newMode(conn, track, layout{name: BesideTableName, beside: true, whole: whole})
+}
+
+func newMode(conn nft.Conn, track conntrack.Flusher, lay layout) *Mode {
+	return &Mode{conn: conn, track: track, lay: lay, books: newBooks(), unsure: map[model.Name]struct{}{}}
 }
 
 // SetLocal replaces the facts of the node; they take effect with the next Sync.
@@ -119,9 +131,9 @@ func (m *Mode) change(todo map[model.Name]*service.Plan) *draft {
 	}
 	before, after := map[place]string{}, map[place]string{}
 	for _, k := range keys {
-		render(m.Plans[k], func(p place, data string) { before[p] = data }, noChain)
+		m.lay.render(k, m.Plans[k], func(p place, data string) { before[p] = data }, noChain)
 		if p := d.Plans[k]; p != nil {
-			render(*p, func(p place, data string) { after[p] = data }, noChain)
+			m.lay.render(k, *p, func(p place, data string) { after[p] = data }, noChain)
 		}
 	}
 	d.compareHairpins(before, after)
@@ -134,7 +146,7 @@ func noChain(nft.Family, func() nft.Chain, string) {}
 
 // Watch tells of foreign changes to our tables.
 func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) {
-	return m.conn.Watch(ctx, TableName)
+	return m.conn.Watch(ctx, m.lay.name)
 }
 
 // Remove takes everything of this mode out of the kernel. Connections that are
@@ -144,7 +156,7 @@ func (m *Mode) Remove(ctx context.Context) error {
 	defer m.mu.Unlock()
 	m.synced = false
 	for _, f := range nft.Families() {
-		if err := m.conn.Remove(ctx, table(f)); err != nil {
+		if err := m.conn.Remove(ctx, m.lay.table(f)); err != nil {
 			return fmt.Errorf("service: %w", err)
 		}
 	}
@@ -155,7 +167,7 @@ func (m *Mode) Remove(ctx context.Context) error {
 func (m *Mode) Remains(ctx context.Context) ([]string, error) {
 	var tables []nft.Table
 	for _, f := range nft.Families() {
-		tables = append(tables, table(f))
+		tables = append(tables, m.lay.table(f))
 	}
 	return nft.Remains(ctx, m.conn, tables...)
 }

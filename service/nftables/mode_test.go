@@ -69,7 +69,7 @@ func start(f *nft.Fake) (*Mode, *conntrack.Fake) {
 func dump(f *nft.Fake) string {
 	var lines []string
 	for _, fam := range nft.Families() {
-		lines = append(lines, f.Dump(table(fam))...)
+		lines = append(lines, f.Dump(layout{name: TableName}.table(fam))...)
 	}
 	return strings.Join(lines, "\n")
 }
@@ -97,7 +97,7 @@ func size(b nft.Batch) int {
 	n := 0
 	for _, bySet := range []map[string][]nft.Element{b.Delete, b.Add} {
 		for set, list := range bySet {
-			if !slices.Contains(localNames(), set) {
+			if !slices.Contains((layout{}).localNames(), set) {
 				n += len(list)
 			}
 		}

@@ -87,18 +87,24 @@ func (k *kernel) anew() {
 }
 
 // localNames are the sets that follow from the node, which are set anew as a whole.
-func localNames() []string { return []string{setNodeIPs, setPodCIDRs, setOwnCIDRs} }
+func (l layout) localNames() []string {
+	names := []string{setNodeIPs, setPodCIDRs, setOwnCIDRs}
+	if l.beside {
+		names = append(names, setOwnAddress)
+	}
+	return names
+}
 
 func (m *Mode) read(ctx context.Context) (kernel, error) {
 	k := kernel{map[place]string{}, map[nft.Family]nft.State{}}
 	for _, f := range nft.Families() {
-		st, err := m.conn.Read(ctx, table(f))
+		st, err := m.conn.Read(ctx, m.lay.table(f))
 		if err != nil {
 			return k, err
 		}
 		if st.Exists && st.Fits {
 			for set, list := range st.Elements {
-				if slices.Contains(localNames(), set) {
+				if slices.Contains(m.lay.localNames(), set) {
 					continue // set anew, see fixed
 				}
 				for _, e := range list {
@@ -120,10 +126,10 @@ func (d *draft) fixed(have kernel, l Local) {
 	for _, f := range nft.Families() {
 		b, st := d.batches[f], have.state[f]
 		b.Base, b.Recreate = true, st.Exists && !st.Fits
-		b.Clear = localNames()
-		maps.Copy(b.Add, localSets(f, l))
+		b.Clear = d.lay.localNames()
+		maps.Copy(b.Add, d.lay.localSets(f, l))
 		for _, name := range st.Chains {
-			known := slices.ContainsFunc(table(f).Chains, func(x nft.Chain) bool { return x.Name == name })
+			known := slices.ContainsFunc(d.lay.table(f).Chains, func(x nft.Chain) bool { return x.Name == name })
 			if !known && !d.chains[f][name] {
 				b.DropChains = append(b.DropChains, name)
 			}
@@ -155,7 +161,7 @@ func (d *draft) adopt(have kernel, keys []model.Name) (touched []model.Name) {
 	}
 	for _, k := range keys {
 		changed := false
-		render(*d.Plans[k], func(p place, data string) { changed = visit(p, data) || changed }, noChain)
+		d.lay.render(k, *d.Plans[k], func(p place, data string) { changed = visit(p, data) || changed }, noChain)
 		if changed {
 			touched = append(touched, k)
 		}
@@ -187,7 +193,7 @@ func (m *Mode) isolate(ctx context.Context, whole *draft, have kernel, touched [
 		before, after := map[place]string{}, map[place]string{}
 		for _, k := range keys {
 			d.inherit(whole, k)
-			render(*d.Plans[k], func(p place, data string) {
+			d.lay.render(k, *d.Plans[k], func(p place, data string) {
 				after[p] = data
 				if old, ok := have.elements[p]; ok {
 					before[p] = old
@@ -213,7 +219,7 @@ func (m *Mode) untouched(whole *draft, have kernel, touched []model.Name) *draft
 	}
 	for k, p := range whole.Plans {
 		if later[k] {
-			render(*p, func(p place, _ string) { wanted[p] = true }, noChain)
+			d.lay.render(k, *p, func(p place, _ string) { wanted[p] = true }, noChain)
 			continue
 		}
 		d.inherit(whole, k)
@@ -243,9 +249,18 @@ func (d *draft) inherit(from *draft, k model.Name) {
 }
 
 // Text renders plans as nft text, for people.
-func Text(plans map[model.Name]service.Plan, l Local) string {
+func Text(plans map[model.Name]service.Plan, l service.Local) string {
+	return text(layout{name: TableName}, plans, l)
+}
+
+// TextBeside is Text of what is around IPVS, see Beside.
+func TextBeside(plans map[model.Name]service.Plan, l service.Local, whole func(model.Name) bool) string {
+	return text(layout{name: BesideTableName, beside: true, whole: whole}, plans, l)
+}
+
+func text(lay layout, plans map[model.Name]service.Plan, l service.Local) string {
 	out := ""
-	d := (&Mode{}).newDraft(newBooks())
+	d := (&Mode{lay: lay}).newDraft(newBooks())
 	keys := slices.SortedFunc(maps.Keys(plans), model.Name.Compare)
 	for _, k := range keys {
 		p := plans[k]
@@ -256,7 +271,7 @@ func Text(plans map[model.Name]service.Plan, l Local) string {
 	for _, f := range nft.Families() {
 		b := d.batches[f]
 		slices.SortFunc(b.Chains, func(x, y nft.Chain) int { return chainOrder(x.Name, y.Name) })
-		out += table(f).Text(b.Add, b.Chains)
+		out += lay.table(f).Text(b.Add, b.Chains)
 	}
 	return out
 }

@@ -1,0 +1,62 @@
+package conformance
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/conntrack"
+	kernel "wayleave.dev/kernel/ipvs"
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/service/ipvs"
+	"wayleave.dev/service/nftables"
+)
+
+// ipvsMode drives the IPVS mode.
+type ipvsMode struct{ Driven }
+
+func (m *ipvsMode) Disturb(node *testnet.NS) {
+	node.Run("nft", "flush", "ruleset")
+	m.Forget()
+}
+
+// realIPVS starts the IPVS mode on the kernel of a node.
+func realIPVS(t *testing.T) func(n *Node) Mode {
+	ns := testnet.New(t, "probe")
+	if _, err := kernel.NewKernel(ns.FD()); err != nil {
+		t.Skipf("this kernel has no ip_vs (make test-vm has): %v", err)
+	}
+	return func(n *Node) Mode {
+		conn, err := kernel.NewKernel(n.NS.FD())
+		if err != nil {
+			t.Fatal(err)
+		}
+		tables, err := nft.NewKernel(n.NS.FD())
+		if err != nil {
+			t.Fatal(err)
+		}
+		track, err := conntrack.NewKernel(n.NS.FD())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range ipvs.Sysctls() {
+			n.NS.Sysctl("net/"+name, value)
+		}
+		mode := ipvs.New(conn, nftables.Beside(tables, track, nil), track, ipvs.Options{Scheduler: "rr", Drain: time.Minute})
+		m := &ipvsMode{Driven{Mode: mode, Node: n.Name}}
+		n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
+		mode.SetLocal(localOf(n))
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = mode.Run(ctx) }()
+		t.Cleanup(func() { cancel(); <-done })
+		return m
+	}
+}
+
+func TestIPVS(t *testing.T) {
+	start := realIPVS(t)
+	t.Parallel()
+	Run(t, start)
+}

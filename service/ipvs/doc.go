@@ -1,0 +1,126 @@
+// Package ipvs renders service plans to the kernel's virtual servers.
+//
+// A virtual server draws the endpoints of a frontend by its scheduler and translates to
+// them. What is around that (who is masqueraded, who may come in, what is refused) is
+// done by the tables of service/nftables, in its form for this. So are clients in the
+// cluster that use an external address of a Service with externalTrafficPolicy Local:
+// an address has one list of backends, and it is that for clients outside.
+//
+// The addresses are on a link of ours, with scope host. Packets to them are the node's
+// own then, which is where IPVS takes them.
+package ipvs
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"wayleave.dev/kernel/ipvs"
+	"wayleave.dev/model"
+	"wayleave.dev/service"
+	"wayleave.dev/service/nftables"
+)
+
+// Link is the name of the link that has the addresses.
+const Link = "wayleave-ipvs"
+
+// Schedulers are those that may be set, the kernel's names.
+func Schedulers() []string { return []string{"rr", "lc", "dh", "sh", "wrr", "wlc", "sed", "nq", "mh"} }
+
+// server is a virtual server as it is wanted.
+type server struct {
+	ipvs.Server
+	backends []netip.AddrPort
+}
+
+// node is what servers follow from beside the plan.
+type node struct {
+	scheduler string
+	// addrs are the node's addresses that serve node ports.
+	addrs []netip.Addr
+}
+
+// servers calls emit for every virtual server of a plan. Those without a backend are
+// among them: connections of former ones live on.
+func servers(p service.Plan, n node, emit func(server)) {
+	for _, e := range p.Entries {
+		s := server{ipvs.Server{Key: ipvs.Key{Protocol: e.Frontend.Protocol, Port: e.Frontend.Port}, Scheduler: n.scheduler, Persistent: e.Affinity}, e.Slots}
+		if e.Split {
+			s.backends = e.Outside
+		}
+		if !e.Frontend.IsNodePort() {
+			s.Addr = e.Frontend.Addr
+			emit(s)
+			continue
+		}
+		for _, a := range n.addrs {
+			if a.Is6() == e.Frontend.Addr.Is6() {
+				s.Addr = a
+				emit(s)
+			}
+		}
+	}
+}
+
+// addresses calls emit for the addresses that a plan needs on the link.
+func addresses(p service.Plan, emit func(netip.Addr)) {
+	for _, a := range p.VIPs {
+		emit(a)
+	}
+	for i, e := range p.Entries {
+		a := e.Frontend.Addr
+		same := func(o service.Entry) bool { return o.Frontend.Addr == a }
+		if !e.Frontend.IsNodePort() && !slices.Contains(p.VIPs, a) && !slices.ContainsFunc(p.Entries[:i], same) {
+			emit(a)
+		}
+	}
+}
+
+// nodeAddrs are those of the node's addresses that serve node ports.
+func nodeAddrs(l service.Local, own []netip.Addr) (out []netip.Addr) {
+	for _, a := range own {
+		in := func(p netip.Prefix) bool { return p.Contains(a) }
+		if slices.ContainsFunc(l.NodePortNets(), in) && (!a.IsLoopback() || a.Is4()) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// Text renders plans for people: the virtual servers as ipvsadm -Ln lists them, and the
+// tables around them as nft text.
+func Text(plans map[model.Name]service.Plan, l service.Local, scheduler string) string {
+	var list []server
+	for _, p := range plans {
+		servers(p, node{scheduler, nodeAddrs(l, l.NodeIPs)}, func(s server) { list = append(list, s) })
+	}
+	slices.SortFunc(list, func(a, b server) int { return a.Key.Compare(b.Key) })
+	var b strings.Builder
+	b.WriteString("IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port           Forward Weight\n")
+	for _, s := range list {
+		fmt.Fprintf(&b, "%-4s %s %s", s.Protocol, netip.AddrPortFrom(s.Addr, s.Port), s.Scheduler)
+		if s.Persistent > 0 {
+			fmt.Fprintf(&b, " persistent %d", int(s.Persistent.Seconds()))
+		}
+		b.WriteByte('\n')
+		for _, at := range s.backends {
+			fmt.Fprintf(&b, "  -> %-28s Masq    1\n", at)
+		}
+	}
+	return b.String() + nftables.TextBeside(plans, l, nil)
+}
+
+// Sysctls are what the mode needs below /proc/sys/net, as kube-proxy sets them:
+// connections are tracked, so that their source can be translated; packets to a backend
+// that has gone are given another; and addresses of the link are answered for by no other
+// link (kube-proxy's strictARP).
+func Sysctls() map[string]string {
+	return map[string]string{
+		"ipv4/vs/conntrack":                 "1",
+		"ipv4/vs/expire_nodest_conn":        "1",
+		"ipv4/vs/expire_quiescent_template": "1",
+		"ipv4/conf/all/arp_ignore":          "1",
+		"ipv4/conf/all/arp_announce":        "2",
+	}
+}

@@ -1,0 +1,641 @@
+package ipvs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/ipvs"
+	"wayleave.dev/model"
+	"wayleave.dev/reconcile"
+	"wayleave.dev/service"
+	"wayleave.dev/service/nftables"
+)
+
+// Mode is the data plane. Its methods may be called concurrently; they wait for one
+// another.
+type Mode struct {
+	conn   ipvs.Conn
+	around *nftables.Mode
+	track  conntrack.Flusher
+	opt    Options
+
+	mu     sync.Mutex
+	local  service.Local
+	addrs  []netip.Addr // of the node, that serve node ports
+	synced bool
+	books  *service.Books
+	// users counts the plans that need an address.
+	users map[netip.Addr]int
+	// draining are backends that get nothing new, with when they are given up.
+	draining map[ipvs.Key]map[netip.AddrPort]time.Time
+	gone     map[service.Frontend]bool
+	sweep    bool
+}
+
+// Options are what may be set.
+type Options struct {
+	// Scheduler is one of Schedulers.
+	Scheduler string
+	// Drain is how long connections to a former endpoint, and to the virtual servers
+	// when another mode takes over, may live on.
+	Drain time.Duration
+	// Whole says which Services are served by rules and not by virtual servers; nil:
+	// none. The node that answers DNS itself must get it before IPVS does.
+	Whole func(model.Name) bool
+}
+
+var _ service.Mode = (*Mode)(nil)
+
+// New makes the data plane; the kernel is not touched before Sync. around must be made
+// by nftables.Beside, with the same Whole.
+func New(conn ipvs.Conn, around *nftables.Mode, track conntrack.Flusher, opt Options) *Mode {
+	return &Mode{conn: conn, around: around, track: track, opt: opt, books: service.NewBooks(), users: map[netip.Addr]int{},
+		draining: map[ipvs.Key]map[netip.AddrPort]time.Time{}, gone: map[service.Frontend]bool{}}
+}
+
+// SetLocal implements service.Mode.
+func (m *Mode) SetLocal(l service.Local) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.local = l
+	m.around.SetLocal(l)
+}
+
+// ApplyLocal implements service.Mode.
+func (m *Mode) ApplyLocal(ctx context.Context, l service.Local) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.local = l
+	if err := m.around.ApplyLocal(ctx, l); err != nil || !m.synced {
+		return err
+	}
+	addrs, err := m.findAddrs(ctx)
+	if err != nil || slices.Equal(addrs, m.addrs) {
+		return err
+	}
+	return m.sync(ctx, maps.Clone(m.books.Want))
+}
+
+// findAddrs are the node's addresses that serve node ports now.
+func (m *Mode) findAddrs(ctx context.Context) ([]netip.Addr, error) {
+	own, err := m.conn.Local(ctx, Link)
+	if err != nil {
+		return nil, fmt.Errorf("service: %w", err)
+	}
+	return nodeAddrs(m.local, own), nil
+}
+
+func (m *Mode) node() node { return node{m.opt.Scheduler, m.addrs} }
+
+// wanted are the virtual servers of a plan.
+func (m *Mode) wanted(k model.Name, p service.Plan) map[ipvs.Key]server {
+	out := map[ipvs.Key]server{}
+	if m.opt.Whole != nil && m.opt.Whole(k) {
+		return out
+	}
+	servers(p, m.node(), func(s server) { out[s.Key] = s })
+	return out
+}
+
+func (m *Mode) addresses(k model.Name, p service.Plan, emit func(netip.Addr)) {
+	if m.opt.Whole == nil || !m.opt.Whole(k) {
+		addresses(p, emit)
+	}
+}
+
+// Apply implements reconcile.Target.
+func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del []model.Name) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.synced {
+		plans := maps.Clone(m.books.Want)
+		maps.Copy(plans, set)
+		for _, k := range del {
+			delete(plans, k)
+		}
+		return m.sync(ctx, plans)
+	}
+	todo := make(map[model.Name]*service.Plan, len(set)+len(del))
+	for k, p := range set {
+		todo[k] = &p
+	}
+	for _, k := range del {
+		todo[k] = nil
+	}
+	d := m.books.Draft()
+	keys := d.Change(todo)
+	failed := reconcile.KeyErrors[model.Name](d.Failed())
+	refused := reconcile.KeyErrors[model.Name]{}
+	m.synced = false // until all of it is in the kernel
+	// Servers and addresses that are new come first, then the rules that lead there, and
+	// then what nothing leads to any more goes.
+	for _, k := range keys {
+		if err := m.raise(ctx, k, d.Plans[k]); err != nil {
+			refused[k] = err
+		}
+	}
+	if err := m.applyAround(ctx, d, keys, refused); err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if err := m.lower(ctx, k, m.books.Plans[k], d.Plans[k]); err != nil {
+			refused[k] = err
+		}
+	}
+	gone, udp := d.GoneUDP()
+	maps.Copy(m.gone, gone)
+	m.sweep = m.sweep || udp
+	m.books.Accept(d)
+	m.synced = len(refused) == 0
+	maps.Copy(failed, refused)
+	return m.finish(ctx, failed)
+}
+
+// applyAround has the tables follow the plans as they may hold.
+func (m *Mode) applyAround(ctx context.Context, d *service.Draft, keys []model.Name, refused reconcile.KeyErrors[model.Name]) error {
+	set, del := map[model.Name]service.Plan{}, []model.Name{}
+	for _, k := range keys {
+		if p := d.Plans[k]; p != nil {
+			set[k] = *p
+		} else {
+			del = append(del, k)
+		}
+	}
+	err := m.around.Apply(ctx, set, del)
+	var byKey reconcile.KeyErrors[model.Name]
+	if errors.As(err, &byKey) {
+		maps.Copy(refused, byKey)
+		return nil
+	}
+	return err
+}
+
+// raise makes the servers, backends and addresses of a plan that are not there yet.
+func (m *Mode) raise(ctx context.Context, k model.Name, p *service.Plan) error {
+	if p == nil {
+		return nil
+	}
+	old := m.wanted(k, m.books.Plans[k])
+	var errs []error
+	for key, s := range m.wanted(k, *p) {
+		had, ok := old[key]
+		if !ok || had.Server != s.Server {
+			errs = append(errs, m.conn.SetServer(ctx, s.Server))
+		}
+		for _, at := range s.backends {
+			_, drains := m.draining[key][at]
+			if ok && !drains && slices.Contains(had.backends, at) {
+				continue
+			}
+			errs = append(errs, m.conn.SetBackend(ctx, key, ipvs.Backend{At: at, Weight: 1}))
+			delete(m.draining[key], at)
+		}
+	}
+	m.addresses(k, *p, func(a netip.Addr) {
+		if m.users[a]++; m.users[a] == 1 {
+			errs = append(errs, m.conn.SetAddress(ctx, Link, a))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// lower takes away what a plan no longer has.
+func (m *Mode) lower(ctx context.Context, k model.Name, old service.Plan, p *service.Plan) error {
+	now := map[ipvs.Key]server{}
+	if p != nil {
+		now = m.wanted(k, *p)
+	}
+	var errs []error
+	m.addresses(k, old, func(a netip.Addr) {
+		if m.users[a]--; m.users[a] == 0 {
+			delete(m.users, a)
+			errs = append(errs, m.conn.DelAddress(ctx, Link, a))
+		}
+	})
+	for key, s := range m.wanted(k, old) {
+		n, ok := now[key]
+		if !ok {
+			delete(m.draining, key)
+			errs = append(errs, m.conn.DelServer(ctx, key))
+			continue
+		}
+		for _, at := range s.backends {
+			if !slices.Contains(n.backends, at) {
+				errs = append(errs, m.retire(ctx, key, at))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// retire ends a backend: UDP clients are to move at once, connections live on.
+func (m *Mode) retire(ctx context.Context, key ipvs.Key, at netip.AddrPort) error {
+	// The scheduler dh has no second choice: what it draws must be there.
+	if key.Protocol == model.UDP || m.opt.Scheduler == "dh" {
+		return m.conn.DelBackend(ctx, key, at)
+	}
+	if m.draining[key] == nil {
+		m.draining[key] = map[netip.AddrPort]time.Time{}
+	}
+	m.draining[key][at] = time.Now().Add(m.opt.Drain)
+	return m.conn.SetBackend(ctx, key, ipvs.Backend{At: at, Weight: 0})
+}
+
+// finish removes old UDP flows: the next packet of such a client makes a new one, which
+// IPVS gives a backend that is there.
+func (m *Mode) finish(ctx context.Context, failed reconcile.KeyErrors[model.Name]) error {
+	if m.sweep {
+		if err := m.track.FlushWhere(ctx, m.books.Stale(m.gone)); err != nil {
+			return fmt.Errorf("service: programmed, but UDP clients of former endpoints are not moved: %w", err)
+		}
+		m.sweep, m.gone = false, map[service.Frontend]bool{}
+	}
+	if len(failed) > 0 {
+		return failed
+	}
+	return nil
+}
+
+// Sync implements reconcile.Target: it reads servers, backends and addresses, and
+// changes only what differs.
+func (m *Mode) Sync(ctx context.Context, plans map[model.Name]service.Plan) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sync(ctx, plans)
+}
+
+func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) error {
+	m.synced = false
+	books := service.NewBooks()
+	d := books.Draft()
+	todo := make(map[model.Name]*service.Plan, len(plans))
+	for k, p := range plans {
+		todo[k] = &p
+	}
+	d.Change(todo)
+	books.Accept(d)
+	m.books = books
+	failed, refused := reconcile.KeyErrors[model.Name](d.Failed()), reconcile.KeyErrors[model.Name]{}
+	var err error
+	if m.addrs, err = m.findAddrs(ctx); err != nil {
+		return err
+	}
+	have, err := m.read(ctx)
+	if err != nil {
+		return err
+	}
+	m.settle(ctx, have, refused)
+	if err := m.around.Sync(ctx, books.Plans); err != nil {
+		var byKey reconcile.KeyErrors[model.Name]
+		if !errors.As(err, &byKey) {
+			return err
+		}
+		maps.Copy(refused, byKey)
+	}
+	if err := m.prune(ctx, have); err != nil {
+		return err
+	}
+	m.synced, m.sweep = len(refused) == 0, true
+	maps.Copy(failed, refused)
+	return m.finish(ctx, failed)
+}
+
+// found is what the kernel has.
+type found struct {
+	servers map[ipvs.Key]ipvs.Server
+	// ours are those of the servers that a service proxy made.
+	ours  map[ipvs.Key]bool
+	addrs []netip.Addr
+}
+
+// proxyLink is the link of kube-proxy.
+const proxyLink = "kube-ipvs0"
+
+// read finds servers, and tells those of service proxies from others': their addresses
+// are on the link of ours or of kube-proxy; or they are on an address of the node, at a
+// node port of the tables around, or in the default range where a link says that there
+// was a proxy.
+func (m *Mode) read(ctx context.Context) (found, error) {
+	f := found{map[ipvs.Key]ipvs.Server{}, map[ipvs.Key]bool{}, nil}
+	list, err := m.conn.Servers(ctx)
+	if err != nil {
+		return f, fmt.Errorf("service: %w", err)
+	}
+	var made, proxy bool
+	var theirs []netip.Addr
+	if f.addrs, made, err = m.conn.Addresses(ctx, Link); err == nil {
+		theirs, proxy, err = m.conn.Addresses(ctx, proxyLink)
+	}
+	if err != nil {
+		return f, fmt.Errorf("service: %w", err)
+	}
+	ports := map[service.Frontend]bool{}
+	if made {
+		known, err := m.around.NodePorts(ctx)
+		if err != nil {
+			return f, err
+		}
+		for _, p := range known {
+			ports[service.Frontend{Protocol: p.Protocol, Port: p.Port}] = true
+		}
+	}
+	own, err := m.conn.Local(ctx, Link)
+	if err != nil {
+		return f, fmt.Errorf("service: %w", err)
+	}
+	for _, s := range list {
+		f.servers[s.Key] = s
+		local := slices.Contains(own, s.Addr)
+		f.ours[s.Key] = slices.Contains(f.addrs, s.Addr) || slices.Contains(theirs, s.Addr) ||
+			local && ports[service.Frontend{Protocol: s.Protocol, Port: s.Port}] || local && (made || proxy) && s.Port >= 30000 && s.Port <= 32767
+	}
+	return f, nil
+}
+
+// settle makes what is wanted and not there.
+func (m *Mode) settle(ctx context.Context, have found, refused reconcile.KeyErrors[model.Name]) {
+	draining := m.draining
+	m.users, m.draining = map[netip.Addr]int{}, map[ipvs.Key]map[netip.AddrPort]time.Time{}
+	for k, p := range m.books.Plans {
+		var errs []error
+		for key, s := range m.wanted(k, p) {
+			errs = append(errs, m.settleServer(ctx, key, s, have, draining[key]))
+		}
+		m.addresses(k, p, func(a netip.Addr) {
+			if m.users[a]++; m.users[a] == 1 && !slices.Contains(have.addrs, a) {
+				errs = append(errs, m.conn.SetAddress(ctx, Link, a))
+			}
+		})
+		if err := errors.Join(errs...); err != nil {
+			refused[k] = err
+		}
+	}
+}
+
+func (m *Mode) settleServer(ctx context.Context, key ipvs.Key, s server, have found, since map[netip.AddrPort]time.Time) error {
+	old, there := have.servers[key]
+	if !there || old != s.Server {
+		if err := m.conn.SetServer(ctx, s.Server); err != nil {
+			return err
+		}
+	}
+	known := map[netip.AddrPort]int{}
+	if there {
+		list, err := m.conn.Backends(ctx, key)
+		if err != nil {
+			return err
+		}
+		for _, b := range list {
+			known[b.At] = b.Weight
+		}
+	}
+	var errs []error
+	for _, at := range s.backends {
+		if w, ok := known[at]; !ok || w != 1 {
+			errs = append(errs, m.conn.SetBackend(ctx, key, ipvs.Backend{At: at, Weight: 1}))
+		}
+		delete(known, at)
+	}
+	for at := range known {
+		errs = append(errs, m.retire(ctx, key, at))
+		if t, ok := since[at]; ok && m.draining[key] != nil {
+			m.draining[key][at] = t
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// prune removes servers and addresses that nobody wants.
+func (m *Mode) prune(ctx context.Context, have found) error {
+	want := map[ipvs.Key]bool{}
+	for k, p := range m.books.Plans {
+		for key := range m.wanted(k, p) {
+			want[key] = true
+		}
+	}
+	var errs []error
+	for key := range have.servers {
+		if want[key] || !have.ours[key] {
+			continue
+		}
+		if key.Protocol == model.UDP {
+			m.gone[service.Frontend{Addr: key.Addr, Protocol: model.UDP, Port: key.Port}] = true
+		}
+		errs = append(errs, m.conn.DelServer(ctx, key))
+	}
+	for _, a := range have.addrs {
+		if m.users[a] == 0 {
+			errs = append(errs, m.conn.DelAddress(ctx, Link, a))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("service: %w", err)
+	}
+	return nil
+}
+
+// Watch implements service.Mode. The kernel tells nobody of changed virtual servers:
+// Run looks at them.
+func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) { return m.around.Watch(ctx) }
+
+// Run ends backends whose connections have ended, and repairs what others took away,
+// until ctx ends.
+func (m *Mode) Run(ctx context.Context) error {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+		m.look(ctx)
+	}
+}
+
+// look is one round of Run. What fails is tried again in the next.
+func (m *Mode) look(ctx context.Context) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.synced {
+		return
+	}
+	m.drained(ctx)
+	servers, err := m.conn.Servers(ctx)
+	if err != nil {
+		return
+	}
+	addrs, err := m.findAddrs(ctx)
+	if err != nil {
+		return
+	}
+	on, _, err := m.conn.Addresses(ctx, Link)
+	if err != nil {
+		return
+	}
+	there, linked := map[ipvs.Key]ipvs.Server{}, map[netip.Addr]bool{}
+	for _, s := range servers {
+		there[s.Key] = s
+	}
+	for _, a := range on {
+		linked[a] = true
+	}
+	same := slices.Equal(addrs, m.addrs)
+	for k, p := range m.books.Plans {
+		for key, s := range m.wanted(k, p) {
+			same = same && there[key] == s.Server
+		}
+	}
+	for a := range m.users {
+		same = same && linked[a]
+	}
+	if !same {
+		_ = m.sync(ctx, maps.Clone(m.books.Want)) // tried again in the next round
+	}
+}
+
+func (m *Mode) drained(ctx context.Context) {
+	for key, list := range m.draining {
+		have, err := m.conn.Backends(ctx, key)
+		if err != nil {
+			continue
+		}
+		for at, until := range list {
+			i := slices.IndexFunc(have, func(b ipvs.Backend) bool { return b.At == at })
+			if i >= 0 && have[i].Connections > 0 && time.Now().Before(until) {
+				continue
+			}
+			if err := m.conn.DelBackend(ctx, key, at); err == nil {
+				delete(list, at)
+			}
+		}
+		if len(list) == 0 {
+			delete(m.draining, key)
+		}
+	}
+}
+
+// Leave has another mode, which must be in place, take the new connections, waits until
+// those of the virtual servers have ended, at most Drain, and removes everything.
+func (m *Mode) Leave(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	have, err := m.read(ctx)
+	if err != nil {
+		return err
+	}
+	m.synced = false
+	var errs []error
+	for key := range have.servers {
+		if !have.ours[key] {
+			continue
+		}
+		list, err := m.conn.Backends(ctx, key)
+		errs = append(errs, err)
+		for _, b := range list {
+			errs = append(errs, m.conn.SetBackend(ctx, key, ipvs.Backend{At: b.At}))
+		}
+	}
+	// The tables would hold what was, from now on. Connections do not need them.
+	errs = append(errs, m.around.Remove(ctx))
+	// UDP clients move at once: nothing says when they have ended.
+	errs = append(errs, m.track.FlushWhere(ctx, func(dst, backend netip.AddrPort) bool {
+		return have.ours[ipvs.Key{Addr: dst.Addr(), Protocol: model.UDP, Port: dst.Port()}] && backend != dst
+	}))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("service: %w", err)
+	}
+	if err := m.wait(ctx, have); err != nil {
+		return err
+	}
+	return m.remove(ctx, have)
+}
+
+// wait returns when no connections are left, or after Drain.
+func (m *Mode) wait(ctx context.Context, have found) error {
+	t := time.NewTicker(200 * time.Millisecond)
+	defer t.Stop()
+	for limit := time.Now().Add(m.opt.Drain); time.Now().Before(limit); {
+		if n, err := m.connections(ctx, have); err != nil || n == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+	return nil
+}
+
+func (m *Mode) connections(ctx context.Context, have found) (n int, err error) {
+	for key := range have.servers {
+		if !have.ours[key] || key.Protocol == model.UDP {
+			continue
+		}
+		list, err := m.conn.Backends(ctx, key)
+		if err != nil {
+			return 0, fmt.Errorf("service: %w", err)
+		}
+		for _, b := range list {
+			n += b.Active
+		}
+	}
+	return n, nil
+}
+
+// Remove implements service.Mode: it ends the connections that virtual servers have.
+func (m *Mode) Remove(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.synced = false
+	have, err := m.read(ctx)
+	if err != nil {
+		return err
+	}
+	return m.remove(ctx, have)
+}
+
+func (m *Mode) remove(ctx context.Context, have found) error {
+	var errs []error
+	for key := range have.servers {
+		if have.ours[key] {
+			errs = append(errs, m.conn.DelServer(ctx, key))
+		}
+	}
+	errs = append(errs, m.conn.DelLink(ctx, Link), m.conn.DelLink(ctx, proxyLink), m.around.Remove(ctx))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("service: %w", err)
+	}
+	return nil
+}
+
+// Remains implements service.Mode.
+func (m *Mode) Remains(ctx context.Context) (out []string, err error) {
+	have, err := m.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for key := range have.servers {
+		if have.ours[key] {
+			out = append(out, "virtual server "+key.String())
+		}
+	}
+	slices.Sort(out)
+	for _, link := range []string{Link, proxyLink} {
+		if _, made, err := m.conn.Addresses(ctx, link); err != nil {
+			return nil, fmt.Errorf("service: %w", err)
+		} else if made {
+			out = append(out, "link "+link)
+		}
+	}
+	tables, err := m.around.Remains(ctx)
+	return append(out, tables...), err
+}
