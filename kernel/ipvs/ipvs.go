@@ -22,6 +22,7 @@ import (
 	"time"
 
 	mobyipvs "github.com/moby/ipvs"
+	"github.com/sirupsen/logrus"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -101,6 +102,11 @@ var _ Conn = (*Kernel)(nil)
 // NewKernel makes a Conn for the namespace of a descriptor, or for that of the process
 // with 0. It fails where the kernel has no IPVS and it cannot be loaded.
 func NewKernel(nsfd int) (*Kernel, error) {
+	// Asking for the family by name has the kernel load its module.
+	if _, err := netlink.GenlFamilyGet("IPVS"); err != nil {
+		return nil, fmt.Errorf("ipvs: the kernel has none (try: modprobe -a ip_vs ip_vs_rr): %w", err)
+	}
+	logrus.SetLevel(logrus.ErrorLevel) // the library warns where there is no modprobe
 	path := ""
 	if nsfd != 0 {
 		path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), nsfd)
@@ -110,7 +116,7 @@ func NewKernel(nsfd int) (*Kernel, error) {
 	defer runtime.UnlockOSThread()
 	h, err := mobyipvs.New(path)
 	if err != nil {
-		return nil, fmt.Errorf("ipvs: the kernel has none (try: modprobe -a ip_vs ip_vs_rr): %w", err)
+		return nil, fmt.Errorf("ipvs: %w", err)
 	}
 	l, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if nsfd != 0 {
