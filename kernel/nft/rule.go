@@ -176,20 +176,15 @@ func (d DNATBy) exprs(f Family) []expr.Any {
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f), RegAddrMin: firstRegister, RegProtoMin: port, Specified: true})
 }
 
-// SNATBy translates the source to the address that the map has for the fields.
-type SNATBy struct {
-	Fields []Field
-	Map    string
-}
+// SNATTo translates the source to an address of the table's family.
+type SNATTo struct{ Addr netip.Addr }
 
-func (s SNATBy) text(f Family) string {
-	return fmt.Sprintf("snat %s to %s map @%s", f, fieldsText(f, s.Fields), s.Map)
-}
+func (s SNATTo) text(Family) string { return "snat to " + s.Addr.String() }
 
-func (s SNATBy) exprs(f Family) []expr.Any {
-	return append(load(f, s.Fields),
-		&expr.Lookup{SourceRegister: firstRegister, DestRegister: firstRegister, IsDestRegSet: true, SetName: s.Map},
-		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(f), RegAddrMin: firstRegister})
+func (s SNATTo) exprs(f Family) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: firstRegister, Data: s.Addr.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(f), RegAddrMin: firstRegister}}
 }
 
 // Remember enters fields into a map that the kernel fills, with other fields as data,

@@ -27,7 +27,11 @@ func realIPVS(t *testing.T) func(n *Node) Mode {
 	if _, err := kernel.NewKernel(ns.FD()); err != nil {
 		t.Skipf("this kernel has no ip_vs (make test-vm has): %v", err)
 	}
+	running := map[string]func(){}
 	return func(n *Node) Mode {
+		if end := running[n.Name]; end != nil {
+			end() // what was killed repairs nothing
+		}
 		conn, err := kernel.NewKernel(n.NS.FD())
 		if err != nil {
 			t.Fatal(err)
@@ -50,7 +54,8 @@ func realIPVS(t *testing.T) func(n *Node) Mode {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() { defer close(done); _ = mode.Run(ctx) }()
-		t.Cleanup(func() { cancel(); <-done })
+		running[n.Name] = func() { cancel(); <-done }
+		t.Cleanup(running[n.Name])
 		return m
 	}
 }

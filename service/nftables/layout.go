@@ -33,6 +33,19 @@ type layout struct {
 	// may be nil, says yes to.
 	beside bool
 	whole  func(model.Name) bool
+	// own is the node's address of a family, beside IPVS.
+	own map[nft.Family]netip.Addr
+}
+
+// owns are the first of a node's addresses of each family.
+func owns(l service.Local) map[nft.Family]netip.Addr {
+	out := map[nft.Family]netip.Addr{}
+	for _, a := range l.NodeIPs {
+		if _, ok := out[family(a)]; !ok {
+			out[family(a)] = a
+		}
+	}
+	return out
 }
 
 // balanced says whether IPVS has the service.
@@ -80,9 +93,8 @@ const (
 	setOwnCIDRs = "own-pod-cidrs"
 	setHairpin  = "hairpin"
 
-	// Beside IPVS: the keys that it has, and the node's address by protocol.
-	setBalanced   = "balanced"
-	setOwnAddress = "own-address"
+	// Beside IPVS: the keys that it has.
+	setBalanced = "balanced"
 )
 
 // names are the sets for VIPs, or those for node ports.
@@ -130,8 +142,7 @@ func (l layout) table(f nft.Family) nft.Table {
 	t.Chains = append(ends(), splits(false)...)
 	t.Chains = append(t.Chains, splits(true)...)
 	if l.beside {
-		t.Sets = append(t.Sets, nft.Set{Name: setBalanced, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}},
-			nft.Set{Name: setOwnAddress, Key: []nft.Type{nft.Proto}, Data: []nft.Type{nft.Addr}})
+		t.Sets = append(t.Sets, nft.Set{Name: setBalanced, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}})
 		t.Chains = append(t.Chains, nft.Chain{Name: chainBalanced}, nft.Chain{Name: chainBalancedMasked, Rules: []nft.Rule{{nft.SetMark(masqueradeMark)}}})
 	}
 	t.Chains = append(t.Chains, l.hooks(f)...)
@@ -217,11 +228,16 @@ func (l layout) hooks(f nft.Family) []nft.Chain {
 	masquerade := []nft.Rule{
 		{nft.HasMark(masqueradeMark), nft.ClearMark(masqueradeMark), nft.Masquerade()},
 		{nft.In{Fields: []nft.Field{nft.Saddr, nft.Daddr}, Set: setHairpin}, nft.Masquerade()}}
-	output := append([]nft.Rule{own}, translate...)
+	output, checkOutput := append([]nft.Rule{own}, translate...), int32(-90)
 	if l.beside {
+		checkOutput = -99 // IPVS takes what the node sends at -98
 		// All VIPs are addresses of this node, and it sends from the one that it sends
 		// to. Its own address is what it would have taken, and not that of the link.
-		masquerade = append([]nft.Rule{{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs}, nft.SNATBy{Fields: []nft.Field{nft.L4Proto}, Map: setOwnAddress}}}, masquerade...)
+		source := nft.Statement(nft.Masquerade())
+		if own, ok := l.own[f]; ok {
+			source = nft.SNATTo{Addr: own}
+		}
+		masquerade = append([]nft.Rule{{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs}, source}}, masquerade...)
 		output = translate
 		last := &check[len(check)-1]
 		*last = nft.Rule{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs}, nft.In{Fields: frontend, Set: setBalanced, Not: true}, nft.Goto("refuse")}
@@ -232,7 +248,7 @@ func (l layout) hooks(f nft.Family) []nft.Chain {
 		{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100}, Rules: append([]nft.Rule{foreign}, translate...)},
 		{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: output},
 		{Name: "check-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -90}, Rules: check},
-		{Name: "check-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -90}, Rules: check},
+		{Name: "check-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: checkOutput}, Rules: check},
 		{Name: "nat-postrouting", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 90}, Rules: masquerade},
 	}
 }
@@ -402,20 +418,11 @@ func hairpin(a netip.Addr) place { return place{family(a), setHairpin, nft.Pack(
 
 // localSets are the elements that follow from the node. They are few, and set
 // anew in one transaction.
-func (lay layout) localSets(f nft.Family, l service.Local) map[string][]nft.Element {
+func localSets(f nft.Family, l service.Local) map[string][]nft.Element {
 	out := map[string][]nft.Element{setPodCIDRs: podCIDRs(f, l.PodCIDRs)}
 	for _, p := range nft.Disjoint(l.OwnPodCIDRs) {
 		if family(p.Addr()) == f {
 			out[setOwnCIDRs] = append(out[setOwnCIDRs], nft.Range(p))
-		}
-	}
-	if lay.beside {
-		for _, a := range l.NodeIPs {
-			if family(a) == f && len(out[setOwnAddress]) == 0 {
-				for _, p := range protocols() {
-					out[setOwnAddress] = append(out[setOwnAddress], nft.Element{Key: nft.Pack(uint8(p)), Data: nft.Pack(a)})
-				}
-			}
 		}
 	}
 	for _, p := range nft.Disjoint(l.NodePortNets()) {

@@ -3,6 +3,7 @@ package nftables
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/service"
@@ -13,13 +14,18 @@ func (m *Mode) ApplyLocal(ctx context.Context, l service.Local) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.local = l
-	if !m.synced {
+	moved := !maps.Equal(m.lay.own, owns(l))
+	m.lay.own = owns(l)
+	switch {
+	case !m.synced:
 		return nil
+	case moved && m.lay.beside: // a rule has it
+		return m.sync(ctx, maps.Clone(m.Want))
 	}
 	var changes []nft.Change
 	for _, f := range nft.Families() {
 		changes = append(changes, nft.Change{Table: m.lay.table(f), Batch: nft.Batch{
-			Clear: m.lay.localNames(), Add: m.lay.localSets(f, l)}})
+			Clear: localNames(), Add: localSets(f, l)}})
 	}
 	if err := m.conn.CommitAll(ctx, changes...); err != nil {
 		return fmt.Errorf("service: the node's addresses and the pod networks: %w", err)

@@ -97,7 +97,7 @@ func size(b nft.Batch) int {
 	n := 0
 	for _, bySet := range []map[string][]nft.Element{b.Delete, b.Add} {
 		for set, list := range bySet {
-			if !slices.Contains((layout{}).localNames(), set) {
+			if !slices.Contains(localNames(), set) {
 				n += len(list)
 			}
 		}

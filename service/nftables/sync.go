@@ -87,13 +87,7 @@ func (k *kernel) anew() {
 }
 
 // localNames are the sets that follow from the node, which are set anew as a whole.
-func (l layout) localNames() []string {
-	names := []string{setNodeIPs, setPodCIDRs, setOwnCIDRs}
-	if l.beside {
-		names = append(names, setOwnAddress)
-	}
-	return names
-}
+func localNames() []string { return []string{setNodeIPs, setPodCIDRs, setOwnCIDRs} }
 
 func (m *Mode) read(ctx context.Context) (kernel, error) {
 	k := kernel{map[place]string{}, map[nft.Family]nft.State{}}
@@ -104,7 +98,7 @@ func (m *Mode) read(ctx context.Context) (kernel, error) {
 		}
 		if st.Exists && st.Fits {
 			for set, list := range st.Elements {
-				if slices.Contains(m.lay.localNames(), set) {
+				if slices.Contains(localNames(), set) {
 					continue // set anew, see fixed
 				}
 				for _, e := range list {
@@ -126,8 +120,8 @@ func (d *draft) fixed(have kernel, l Local) {
 	for _, f := range nft.Families() {
 		b, st := d.batches[f], have.state[f]
 		b.Base, b.Recreate = true, st.Exists && !st.Fits
-		b.Clear = d.lay.localNames()
-		maps.Copy(b.Add, d.lay.localSets(f, l))
+		b.Clear = localNames()
+		maps.Copy(b.Add, localSets(f, l))
 		for _, name := range st.Chains {
 			known := slices.ContainsFunc(d.lay.table(f).Chains, func(x nft.Chain) bool { return x.Name == name })
 			if !known && !d.chains[f][name] {
@@ -255,7 +249,7 @@ func Text(plans map[model.Name]service.Plan, l service.Local) string {
 
 // TextBeside is Text of what is around IPVS, see Beside.
 func TextBeside(plans map[model.Name]service.Plan, l service.Local, whole func(model.Name) bool) string {
-	return text(layout{name: BesideTableName, beside: true, whole: whole}, plans, l)
+	return text(layout{name: BesideTableName, beside: true, whole: whole, own: owns(l)}, plans, l)
 }
 
 func text(lay layout, plans map[model.Name]service.Plan, l service.Local) string {

@@ -1,0 +1,52 @@
+package nftables
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/model"
+	"wayleave.dev/service"
+)
+
+// The tables around IPVS are taken by this kernel, though it may have no IPVS: what it
+// draws is marked and let through, and no slot of it is there.
+func TestBesideIPVS(t *testing.T) {
+	ns := testnet.New(t, "node")
+	conn, err := nft.NewKernel(ns.FD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := model.Name{Namespace: "kube-system", Name: "kube-dns"}
+	m := Beside(conn, &conntrack.Fake{}, func(k model.Name) bool { return k == whole })
+	m.SetLocal(local())
+	fe := func(a string, port uint16) service.Frontend {
+		return service.Frontend{Addr: netip.MustParseAddr(a), Protocol: model.TCP, Port: port}
+	}
+	slots := []netip.AddrPort{netip.MustParseAddrPort("10.244.1.5:8080")}
+	plan := service.Plan{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.50")}, Entries: []service.Entry{
+		{Frontend: fe("0.0.0.0", 30080), Slots: slots, External: true}, {Frontend: fe("10.96.0.50", 80), Slots: slots}}}
+	dns := service.Plan{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, Entries: []service.Entry{{Frontend: fe("10.96.0.10", 53), Slots: slots}}}
+	if err := m.Sync(t.Context(), map[model.Name]service.Plan{{Namespace: "default", Name: "web"}: plan, whole: dns}); err != nil {
+		t.Fatal(err)
+	}
+	out := ""
+	for _, set := range []string{setFrontends, setNodePorts, setSlots} {
+		out += ns.Run("nft", "list", "map", "ip", BesideTableName, set)
+	}
+	for _, want := range []string{"10.96.0.50 . tcp . 80 : goto balanced", "tcp . 30080 : goto balanced-masked", "10.96.0.10 . tcp . 53 . 0x00000000 : 10.244.1.5 . 8080"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "10.96.0.50 . tcp . 80 . 0x") {
+		t.Errorf("a slot that IPVS has is in\n%s", out)
+	}
+	ports, err := m.NodePorts(t.Context())
+	if err != nil || len(ports) != 1 || ports[0] != fe("0.0.0.0", 30080) {
+		t.Errorf("node ports are %v, %v", ports, err)
+	}
+}
