@@ -21,6 +21,11 @@ func (m *ipvsMode) Disturb(node *testnet.NS) {
 	m.Forget()
 }
 
+// Linger is how long a client is remembered after its affinity: while the kernel knows a
+// connection of it, which it does for the two minutes of TIME_WAIT, and until it looks
+// again, a minute later.
+func (m *ipvsMode) Linger() time.Duration { return 190 * time.Second }
+
 // realIPVS starts the IPVS mode on the kernel of a node.
 func realIPVS(t *testing.T) func(n *Node) Mode {
 	ns := testnet.New(t, "probe")

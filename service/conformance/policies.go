@@ -151,6 +151,9 @@ func affinityChanges(t *testing.T, w *World) {
 	})
 }
 
+// Lingerer is a Mode that remembers a client for a time after the affinity has ended.
+type Lingerer interface{ Linger() time.Duration }
+
 // affinityEnds: a client that was away for longer than the timeout may meet any
 // endpoint; that it meets the same one twelve times happens once in 4096.
 func affinityEnds(t *testing.T, w *World) {
@@ -159,8 +162,12 @@ func affinityEnds(t *testing.T, w *World) {
 	w.Set(svc, w.Pods[1], w.Pods[2])
 	c := w.Clients()[0]
 	first := sticks(t, c, "tcp", vip(false), 3)
-	for range 12 {
-		time.Sleep(1200 * time.Millisecond) // the timeout itself is what is tested
+	away, tries := 1200*time.Millisecond, 12
+	if l, ok := w.modes[0].(Lingerer); ok {
+		away, tries = away+l.Linger(), 2
+	}
+	for range tries {
+		time.Sleep(away) // the timeout itself is what is tested
 		pod, _, err := c.Ask("tcp", vip(false))
 		if err != nil {
 			t.Fatal(err)

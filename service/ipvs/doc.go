@@ -77,11 +77,12 @@ func addresses(p service.Plan, emit func(netip.Addr)) {
 	}
 }
 
-// nodeAddrs are those of the node's addresses that serve node ports.
+// nodeAddrs are those of the node's addresses that serve node ports. IPVS sends nothing
+// from 127.0.0.1 to another host, so the tables around do that.
 func nodeAddrs(l service.Local, own []netip.Addr) (out []netip.Addr) {
 	for _, a := range own {
 		in := func(p netip.Prefix) bool { return p.Contains(a) }
-		if slices.ContainsFunc(l.NodePortNets(), in) && (!a.IsLoopback() || a.Is4()) {
+		if slices.ContainsFunc(l.NodePortNets(), in) && !a.IsLoopback() {
 			out = append(out, a)
 		}
 	}

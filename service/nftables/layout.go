@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -33,8 +34,21 @@ type layout struct {
 	// may be nil, says yes to.
 	beside bool
 	whole  func(model.Name) bool
-	// own is the node's address of a family, beside IPVS.
-	own map[nft.Family]netip.Addr
+	// own is the node's address of a family, beside IPVS; localhost says that node
+	// ports are served on 127.0.0.1, which IPVS cannot.
+	own       map[nft.Family]netip.Addr
+	localhost bool
+}
+
+// with is the layout on a node.
+func (l layout) with(local service.Local) layout {
+	l.own, l.localhost = owns(local), local.Localhost()
+	return l
+}
+
+// like says that nothing of the layout is another with other facts of the node.
+func (l layout) like(o layout) bool {
+	return !l.beside || maps.Equal(l.own, o.own) && l.localhost == o.localhost
 }
 
 // owns are the first of a node's addresses of each family.
@@ -93,8 +107,9 @@ const (
 	setOwnCIDRs = "own-pod-cidrs"
 	setHairpin  = "hairpin"
 
-	// Beside IPVS: the keys that it has.
-	setBalanced = "balanced"
+	// Beside IPVS: the keys that it has, and node ports on 127.0.0.1, which it has not.
+	setBalanced  = "balanced"
+	setLocalhost = "localhost" // → chain
 )
 
 // names are the sets for VIPs, or those for node ports.
@@ -142,7 +157,8 @@ func (l layout) table(f nft.Family) nft.Table {
 	t.Chains = append(ends(), splits(false)...)
 	t.Chains = append(t.Chains, splits(true)...)
 	if l.beside {
-		t.Sets = append(t.Sets, nft.Set{Name: setBalanced, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}})
+		t.Sets = append(t.Sets, nft.Set{Name: setBalanced, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}},
+			nft.Set{Name: setLocalhost, Key: []nft.Type{nft.Proto, nft.Port}, Data: []nft.Type{nft.Verdict}})
 		t.Chains = append(t.Chains, nft.Chain{Name: chainBalanced}, nft.Chain{Name: chainBalancedMasked, Rules: []nft.Rule{{nft.SetMark(masqueradeMark)}}})
 	}
 	t.Chains = append(t.Chains, l.hooks(f)...)
@@ -239,6 +255,9 @@ func (l layout) hooks(f nft.Family) []nft.Chain {
 		}
 		masquerade = append([]nft.Rule{{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs}, source}}, masquerade...)
 		output = translate
+		if f == nft.IPv4 {
+			output = append([]nft.Rule{{nft.Within{Field: nft.Daddr, Prefix: netip.MustParsePrefix("127.0.0.0/8")}, toNode, nft.GotoBy{Fields: nodePort, Map: setLocalhost}}}, translate...)
+		}
 		last := &check[len(check)-1]
 		*last = nft.Rule{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs}, nft.In{Fields: frontend, Set: setBalanced, Not: true}, nft.Goto("refuse")}
 	}
@@ -341,11 +360,11 @@ func (l layout) render(k model.Name, p service.Plan, emit func(p place, data str
 		emit(place{family(a), setVIPs, nft.Pack(a)}, "")
 	}
 	for _, e := range p.Entries {
-		renderEntry(e, l.balanced(k), emit, need)
+		l.renderEntry(e, l.balanced(k), emit, need)
 	}
 }
 
-func renderEntry(e service.Entry, balanced bool, emit func(p place, data string), need func(f nft.Family, c func() nft.Chain, name string)) {
+func (l layout) renderEntry(e service.Entry, balanced bool, emit func(p place, data string), need func(f nft.Family, c func() nft.Chain, name string)) {
 	f, nodePort, sticky := family(e.Frontend.Addr), e.Frontend.IsNodePort(), e.Affinity > 0
 	sets := namesOf(nodePort)
 	key := nft.Pack(uint8(e.Frontend.Protocol), e.Frontend.Port)
@@ -365,8 +384,12 @@ func renderEntry(e service.Entry, balanced bool, emit func(p place, data string)
 			emit(place{f, set, key + nft.Pack(uint32(i))}, nft.Pack(s.Addr(), s.Port()))
 		}
 	}
-	if !balanced || e.Split {
+	localhost := balanced && l.localhost && nodePort && !e.Split && f == nft.IPv4
+	if !balanced || e.Split || localhost {
 		fill(sets.slots, e.Slots)
+	}
+	if localhost {
+		to(setLocalhost, masked, e.Slots)
 	}
 	served := e.Slots
 	switch {
@@ -399,7 +422,7 @@ func renderEntry(e service.Entry, balanced bool, emit func(p place, data string)
 		}
 		emit(place{f, sets.unserved, key}, end)
 	}
-	if sticky && len(e.Slots) > 0 && (!balanced || e.Split) {
+	if sticky && len(e.Slots) > 0 && (!balanced || e.Split || localhost) {
 		name := chainName(remember, int(e.Affinity.Seconds()), false, nodePort)
 		emit(place{f, sets.sticky, key}, name)
 		need(f, func() nft.Chain { return rememberChain(e.Affinity, nodePort) }, name)

@@ -14,12 +14,12 @@ func (m *Mode) ApplyLocal(ctx context.Context, l service.Local) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.local = l
-	moved := !maps.Equal(m.lay.own, owns(l))
-	m.lay.own = owns(l)
+	old := m.lay
+	m.lay = m.lay.with(l)
 	switch {
 	case !m.synced:
 		return nil
-	case moved && m.lay.beside: // a rule has it
+	case !m.lay.like(old):
 		return m.sync(ctx, maps.Clone(m.Want))
 	}
 	var changes []nft.Change

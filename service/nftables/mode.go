@@ -75,7 +75,7 @@ func (m *Mode) SetLocal(l Local) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.local = l
-	m.lay.own = owns(l)
+	m.lay = m.lay.with(l)
 }
 
 // Apply implements reconcile.Target. A transaction that the kernel refuses is

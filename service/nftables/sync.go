@@ -249,7 +249,7 @@ func Text(plans map[model.Name]service.Plan, l service.Local) string {
 
 // TextBeside is Text of what is around IPVS, see Beside.
 func TextBeside(plans map[model.Name]service.Plan, l service.Local, whole func(model.Name) bool) string {
-	return text(layout{name: BesideTableName, beside: true, whole: whole, own: owns(l)}, plans, l)
+	return text(layout{name: BesideTableName, beside: true, whole: whole}.with(l), plans, l)
 }
 
 func text(lay layout, plans map[model.Name]service.Plan, l service.Local) string {
