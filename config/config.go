@@ -28,6 +28,8 @@ type Config struct {
 	Encryption    string
 	PodNetwork    PodNetwork
 	Service       Service
+	Iptables      Iptables
+	IPVS          IPVS
 	DNS           DNS
 }
 
@@ -44,6 +46,18 @@ type Service struct {
 	Enabled bool
 	// NodePortAddresses are empty for the node's internal addresses.
 	NodePortAddresses []netip.Prefix
+}
+
+// Iptables is the settings of the mode of that name.
+type Iptables struct {
+	// Flavour is auto, nft or legacy.
+	Flavour string
+}
+
+// IPVS is the settings of the mode of that name.
+type IPVS struct {
+	Scheduler string
+	Drain     time.Duration
 }
 
 // DNS is the settings of the feature of that name.
@@ -72,8 +86,9 @@ func settings() []setting {
 		{"clusterDNS", `[]`, list(func(c *Config) *[]netip.Addr { return &c.ClusterDNS }, netip.ParseAddr, "IP addresses"), []string{
 			"The addresses of the Service kube-dns. Empty: the kubelet's clusterDNS, else the 10th of the service range."}},
 		{"logLevel", "info", level, []string{"debug, info, warn or error."}},
-		{"mode", "auto", oneOf(func(c *Config) *string { return &c.Mode }, []string{"auto", "nftables"}, []string{"iptables", "ipvs", "ebpf"}), []string{
-			"The data plane of Services: auto or nftables; auto is nftables."}},
+		{"mode", "auto", oneOf(func(c *Config) *string { return &c.Mode }, []string{"auto", "nftables", "iptables", "ipvs"}, []string{"ebpf"}), []string{
+			"The data plane of Services: auto, nftables, iptables or ipvs; auto is nftables. A change takes the old one out when",
+			"the new one is in place; established connections live on."}},
 		{"routing", "auto", oneOf(func(c *Config) *string { return &c.Routing }, []string{"auto", "direct", "vxlan", "cloud"}, []string{"bgp"}), []string{
 			"How pods reach pods on other nodes: auto, direct, vxlan or cloud. auto is direct to nodes on the same",
 			"L2 segment and vxlan (UDP port 4789) to the others; with cloud the network between the nodes carries podCIDRs."}},
@@ -92,6 +107,12 @@ func settings() []setting {
 		{"service.nodePortAddresses", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Service.NodePortAddresses }, network, "CIDRs"), []string{
 			"Networks in which the node's addresses serve node ports. Empty: its InternalIPs. With 127.0.0.0/8 they are served",
 			"on 127.0.0.1 as well (IPv4 only; sets route_localnet)."}},
+		{"iptables.flavour", "auto", oneOf(func(c *Config) *string { return &c.Iptables.Flavour }, []string{"auto", "nft", "legacy"}, nil), []string{
+			"Which iptables the mode iptables uses: auto, nft or legacy. auto is the one that the host uses."}},
+		{"ipvs.scheduler", "rr", oneOf(func(c *Config) *string { return &c.IPVS.Scheduler }, []string{"rr", "lc", "dh", "sh", "wrr", "wlc", "sed", "nq", "mh"}, nil), []string{
+			"How the mode ipvs draws endpoints: rr, lc, dh, sh, wrr, wlc, sed, nq or mh."}},
+		{"ipvs.drain", "15m", duration(func(c *Config) *time.Duration { return &c.IPVS.Drain }, 0, 24*time.Hour), []string{
+			"How long connections to a former endpoint live on in the mode ipvs, and those of the mode when another takes over: 0s to 24h."}},
 		{"dns.enabled", "true", boolean(func(c *Config) *bool { return &c.DNS.Enabled }), []string{
 			"The cluster DNS. Off: CoreDNS does it."}},
 		{"dns.upstreams", `[]`, list(func(c *Config) *[]netip.AddrPort { return &c.DNS.Upstreams }, upstream, "IP addresses, each with :port or without"), []string{

@@ -39,8 +39,11 @@ func TestGoodSettings(t *testing.T) {
 // Every wrong setting names its key, what was found and what is allowed.
 func TestBadSettings(t *testing.T) {
 	for _, tc := range []struct{ in, want string }{
-		{"mode: iptable", `mode: found "iptable"; allowed: auto, nftables`},
-		{"mode: ipvs", `mode: found "ipvs"; that is not built yet; allowed: auto, nftables`},
+		{"mode: iptable", `mode: found "iptable"; allowed: auto, nftables, iptables, ipvs`},
+		{"mode: ebpf", `mode: found "ebpf"; that is not built yet; allowed: auto, nftables, iptables, ipvs`},
+		{"mode: ipvs\nipvs: {scheduler: wrong}", `ipvs.scheduler: found "wrong"; allowed: rr, lc, dh, sh, wrr, wlc, sed, nq, mh`},
+		{"ipvs: {drain: 2d}", `ipvs.drain: found "2d"; a duration from 0s to 24h0m0s is allowed`},
+		{"iptables: {flavour: ebt}", `iptables.flavour: found "ebt"; allowed: auto, nft, legacy`},
 		{"routing: bgp", `routing: found "bgp"; that is not built yet; allowed: auto, direct`},
 		{"encryption: wireguard", `encryption: found "wireguard"; that is not built yet; allowed: none`},
 		{"mode: 7", `mode: found 7; allowed: auto, nftables`},

@@ -31,7 +31,6 @@ import (
 	"wayleave.dev/reconcile"
 	"wayleave.dev/service"
 	"wayleave.dev/service/healthcheck"
-	"wayleave.dev/service/nftables"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/writeback"
 )
@@ -65,6 +64,7 @@ type agent struct {
 	nft      *nft.Kernel
 	netns    *os.File // of the node; a field, or its finalizer would close it
 	metrics  *metrics
+	planes   dataPlanes
 
 	owner   atomic.Bool
 	elected atomic.Bool
@@ -74,6 +74,7 @@ type agent struct {
 	mu      sync.Mutex
 	healths map[string]*reconcile.Health
 	wrong   map[string]string
+	facts   map[string]string // a line of a feature about itself, for status
 }
 
 func runAgent(ctx context.Context, file string) error {
@@ -122,7 +123,7 @@ func newAgent(ctx context.Context, file string) (*agent, error) {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
 	a := &agent{node: os.Getenv("NODE_NAME"), cfg: cfg, log: log, problems: writeback.NewProblems(log),
-		healths: map[string]*reconcile.Health{}, wrong: map[string]string{}}
+		healths: map[string]*reconcile.Health{}, wrong: map[string]string{}, facts: map[string]string{}}
 	if a.node == "" {
 		return nil, errors.New("NODE_NAME is not set; the manifest sets it to spec.nodeName")
 	}
@@ -134,6 +135,14 @@ func newAgent(ctx context.Context, file string) (*agent, error) {
 	}
 	if a.nft, err = nft.NewKernel(0); err != nil {
 		return nil, err
+	}
+	track, err := conntrack.NewKernel(0)
+	if err != nil {
+		return nil, err
+	}
+	a.planes = dataPlanes{nft: a.nft, track: track, cfg: cfg, lock: hostRoot + "/run/xtables.lock"}
+	if _, err := os.Stat(a.planes.lock); err != nil {
+		a.planes.lock = "" // nobody on the host uses iptables-legacy
 	}
 	if a.store, err = model.NewStore(); err != nil {
 		return nil, err
@@ -222,6 +231,13 @@ func (a *agent) say(what string, err error) {
 		a.log.Warn(what, "err", err)
 	}
 	a.wrong[what] = err.Error()
+}
+
+// fact keeps a line of a feature for status.
+func (a *agent) fact(feature, line string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.facts[feature] = line
 }
 
 func (a *agent) health(name string) *reconcile.Health {
@@ -338,17 +354,13 @@ func (a *agent) podNetwork(ctx context.Context) error {
 }
 
 func (a *agent) services(ctx context.Context) error {
-	if err := a.features.Refusal(); err != nil {
-		return err
-	}
 	if err := a.waitForKubeProxy(ctx); err != nil {
 		return err
 	}
-	track, err := conntrack.NewKernel(0)
+	mode, err := a.mode(ctx)
 	if err != nil {
 		return err
 	}
-	mode := nftables.New(a.nft, track)
 	// The facts of the node are there before the first Sync, or that would take the
 	// node ports away for a moment.
 	local, ok, _ := a.serviceLocal(a.store.Snapshot(), a.node)
@@ -382,7 +394,12 @@ func (a *agent) services(ctx context.Context) error {
 		Plan: healthcheck.Plan(a.node), Target: checks, Health: a.health("health checks"), Log: a.log, Report: report,
 	}
 	defer checks.Close()
-	return all(ctx, services.Run, addresses.Run, health.Run)
+	parts := []func(context.Context) error{services.Run, addresses.Run, health.Run}
+	if m, ok := mode.(interface{ Run(context.Context) error }); ok {
+		parts = append(parts, m.Run)
+	}
+	go func() { _ = a.leaveOthers(ctx, mode) }() // ends with ctx
+	return all(ctx, parts...)
 }
 
 // serviceLocal is what the service proxy must know of this node.

@@ -102,7 +102,7 @@ func (a *agent) serveStatus(ctx context.Context) error {
 func (a *agent) report() report {
 	snap := a.store.Snapshot()
 	r := report{
-		Version: version, Node: a.node, Role: "standby", Mode: "nftables", Routing: a.cfg.Routing, Encryption: a.cfg.Encryption,
+		Version: version, Node: a.node, Role: "standby", Mode: modeOf(a.cfg), Routing: a.cfg.Routing, Encryption: a.cfg.Encryption,
 		Kernel: a.features.Words(), APIServer: a.client.Server + " (" + a.client.From + ")",
 		Objects: map[string]int{}, Features: a.states(), Off: off(a.cfg), Facts: map[string][]string{},
 	}
@@ -118,6 +118,11 @@ func (a *agent) report() report {
 	if a.cfg.DNS.Enabled {
 		r.Facts["dns"] = []string{fmt.Sprintf("%d dns processes connected, VIPs %v, domain %s", a.feed.Servers(), a.cfg.ClusterDNS, a.cfg.ClusterDomain)}
 	}
+	a.mu.Lock()
+	for feature, line := range a.facts {
+		r.Facts[feature] = append(r.Facts[feature], line)
+	}
+	a.mu.Unlock()
 	r.Wrong = a.wrongs(r.Features)
 	return r
 }
@@ -163,7 +168,7 @@ func (a *agent) servePorts(ctx context.Context) error {
 	metrics.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	metrics.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Server", "wayleave")
-		fmt.Fprint(w, "nftables")
+		fmt.Fprint(w, modeOf(a.cfg))
 	})
 	metrics.Handle("/metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{}))
 	go a.keepPort(ctx, ":10256", health)

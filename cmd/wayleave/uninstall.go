@@ -5,19 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"wayleave.dev/config"
 	"wayleave.dev/dns"
 	"wayleave.dev/internal/owner"
+	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/podnetwork"
 	"wayleave.dev/podnetwork/cni/call"
-	"wayleave.dev/service/nftables"
+	"wayleave.dev/service"
 )
 
 func uninstallCommand() *cobra.Command {
@@ -61,6 +64,7 @@ type nodeState struct {
 	stateDir string
 	runDir   string
 	pods     podnetwork.Config
+	planes   dataPlanes
 }
 
 func thisNode() (*nodeState, error) {
@@ -83,7 +87,21 @@ func newNodeState(ns *os.File, stateDir, runDir string, pods podnetwork.Config) 
 		return nil, err
 	}
 	n.pods.NSFD, n.pods.StateDir, n.pods.Kernel, n.pods.NFT, n.pods.Firewall = int(ns.Fd()), stateDir, n.links, n.nft, n.nft
+	track, err := conntrack.NewKernel(int(ns.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	n.planes = dataPlanes{nsfd: int(ns.Fd()), nft: n.nft, track: track, cfg: config.Default()}
 	return n, nil
+}
+
+// modes are those that may have something on the node. Chains with kube-proxy's names are
+// kube-proxy's where it runs.
+func (n *nodeState) modes(ctx context.Context) ([]service.Mode, error) {
+	if _, found := kubeProxy(ctx, (&net.Dialer{}).DialContext); found {
+		return []service.Mode{n.planes.nftables()}, nil
+	}
+	return n.planes.others(nil)
 }
 
 func (n *nodeState) close() { n.ns.Close() }
@@ -94,8 +112,12 @@ func (n *nodeState) verify(ctx context.Context) error {
 	add := func(what []string, err error) error { left = append(left, what...); return err }
 	err := errors.Join(
 		add(podnetwork.Remains(ctx, n.pods)),
-		add(dns.Remains(ctx, n.links, n.nft)),
-		add(nftables.New(n.nft, nil).Remains(ctx)))
+		add(dns.Remains(ctx, n.links, n.nft)))
+	modes, modesErr := n.modes(ctx)
+	err = errors.Join(err, modesErr)
+	for _, m := range modes {
+		err = errors.Join(err, add(m.Remains(ctx)))
+	}
 	for _, dir := range []string{n.stateDir, n.runDir} {
 		if _, statErr := os.Lstat(dir); statErr == nil {
 			left = append(left, "folder "+dir)
@@ -122,10 +144,13 @@ func (n *nodeState) uninstall(ctx context.Context) error {
 		}
 		defer lock.Release()
 	}
-	return errors.Join(
+	modes, err := n.modes(ctx)
+	errs := []error{err}
+	for _, m := range modes {
+		errs = append(errs, m.Remove(ctx))
+	}
+	return errors.Join(append(errs,
 		podnetwork.Uninstall(ctx, n.pods),
 		dns.Uninstall(ctx, n.links, n.nft),
-		nftables.New(n.nft, nil).Remove(ctx),
-		os.RemoveAll(n.stateDir), os.RemoveAll(n.runDir),
-	)
+		os.RemoveAll(n.stateDir), os.RemoveAll(n.runDir))...)
 }

@@ -67,6 +67,9 @@ type Kernel struct {
 	flavour Flavour
 	netns   int
 	journal journal
+	// LockFile is what programs of iptables-legacy lock, /run/xtables.lock where it is
+	// empty: those of the host and ours must lock the same. Set it before the first use.
+	LockFile string
 }
 
 var _ Conn = (*Kernel)(nil)
@@ -146,6 +149,9 @@ func (k *Kernel) run(ctx context.Context, stdin []byte, program string, args ...
 	var out, errs bytes.Buffer
 	err := k.within(func() error {
 		cmd := exec.CommandContext(ctx, program, args...)
+		if k.LockFile != "" {
+			cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE="+k.LockFile)
+		}
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &errs
 		return cmd.Run()
 	})

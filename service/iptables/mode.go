@@ -42,6 +42,9 @@ func New(conn iptables.Conn, track conntrack.Flusher) *Mode {
 	return &Mode{conn: conn, track: track, books: service.NewBooks(), gone: map[service.Frontend]bool{}}
 }
 
+// Flavour is that of the tables.
+func (m *Mode) Flavour() iptables.Flavour { return m.conn.Flavour() }
+
 // SetLocal implements service.Mode.
 func (m *Mode) SetLocal(l service.Local) {
 	m.mu.Lock()
