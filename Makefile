@@ -72,8 +72,12 @@ dist/$(ARCH)/lossmeter: $(SOURCES)
 	@echo "building lossmeter for $(ARCH)"; $(GOBUILD) -o $@ ./cmd/lossmeter
 
 # A stamp by architecture, so that ARCH=arm64 after amd64 is not taken for fresh.
-dist/wayleave.tar: dist/$(ARCH)/wayleave dist/$(ARCH)/wayleave-cni dist/arch-$(ARCH)
-	@echo "making $@"; go run ./deploy/image -arch $(ARCH) -tag wayleave.dev/wayleave:dev -out $@ dist/$(ARCH)/wayleave dist/$(ARCH)/wayleave-cni
+dist/wayleave.tar: dist/$(ARCH)/wayleave dist/$(ARCH)/wayleave-cni dist/$(ARCH)/debian.done dist/arch-$(ARCH) $(wildcard deploy/image/*.go)
+	@echo "making $@"; go run ./deploy/image -arch $(ARCH) -debian dist/$(ARCH)/debian -tag wayleave.dev/wayleave:dev -out $@ dist/$(ARCH)/wayleave dist/$(ARCH)/wayleave-cni
+
+# What the image carries of Debian, fetched once.
+dist/$(ARCH)/debian.done: hack/debian-root
+	@./hack/debian-root $(ARCH) dist/$(ARCH)/debian iptables ipvsadm; touch $@
 
 dist/lossmeter.tar: dist/$(ARCH)/lossmeter dist/arch-$(ARCH)
 	@echo "making $@"; go run ./deploy/image -arch $(ARCH) -tag wayleave.dev/lossmeter:dev -out $@ dist/$(ARCH)/lossmeter

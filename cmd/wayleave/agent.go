@@ -142,7 +142,7 @@ func newAgent(ctx context.Context, file string) (*agent, error) {
 	}
 	a.planes = dataPlanes{nft: a.nft, track: track, cfg: cfg, lock: hostRoot + "/run/xtables.lock"}
 	if _, err := os.Stat(a.planes.lock); err != nil {
-		a.planes.lock = "" // nobody on the host uses iptables-legacy
+		a.planes.lock = runDir + "/xtables.lock" // nobody on the host uses iptables-legacy
 	}
 	if a.store, err = model.NewStore(); err != nil {
 		return nil, err
