@@ -120,6 +120,10 @@ func (k *Kernel) configure(dev *netlink.Vxlan, t Tunnel) error {
 	have, err := k.handle.AddrList(dev, netlink.FAMILY_ALL)
 	errs = append(errs, err)
 	for _, a := range t.Addrs {
+		// What is there is left alone: setting it would wake those that watch addresses.
+		if slices.ContainsFunc(have, func(h netlink.Addr) bool { return h.IP.Equal(a.AsSlice()) }) {
+			continue
+		}
 		addr := &netlink.Addr{IPNet: ipnet(netip.PrefixFrom(a, a.BitLen()))}
 		if a.Is6() {
 			addr.Flags = unix.IFA_F_NODAD
