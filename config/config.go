@@ -5,7 +5,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -31,6 +30,9 @@ type Config struct {
 	Iptables      Iptables
 	IPVS          IPVS
 	DNS           DNS
+	// Unused are wishes of a KubeProxyConfiguration that Wayleave has no use for, a
+	// line each.
+	Unused []string
 }
 
 // PodNetwork is the settings of the feature of that name.
@@ -132,28 +134,17 @@ func Default() Config {
 // Parse reads the YAML of a settings file. The error lists every wrong key, with
 // what was found and what is allowed.
 func Parse(raw []byte) (Config, error) {
-	tree := map[string]any{}
-	if err := yaml.UnmarshalStrict(raw, &tree); err != nil {
-		return Config{}, fmt.Errorf("settings: not YAML: %w", err)
+	r := newReader()
+	if err := r.file("", raw); err != nil {
+		return Config{}, err
 	}
-	found := map[string]any{}
-	table := settings()
-	var errs []error
-	flatten("", tree, table, found, &errs)
-	var c Config
-	for _, s := range table {
-		v, ok := found[s.key]
-		if !ok {
-			if err := yaml.Unmarshal([]byte(s.value), &v); err != nil {
-				errs = append(errs, fmt.Errorf("%s: default: %w", s.key, err))
-				continue
-			}
-		}
-		if err := s.set(&c, v); err != nil {
-			errs = append(errs, fmt.Errorf("settings: %s: found %s; %w", s.key, show(v), err))
-		}
-	}
-	return c, errors.Join(errs...)
+	return r.config()
+}
+
+// fallback is the value of a setting that is nowhere.
+func (s setting) fallback() (v any, err error) {
+	err = yaml.Unmarshal([]byte(s.value), &v)
+	return v, err
 }
 
 func show(v any) string {
@@ -161,28 +152,6 @@ func show(v any) string {
 		return fmt.Sprintf("%q", s)
 	}
 	return fmt.Sprint(v)
-}
-
-// flatten turns nested maps into dotted keys, and reports keys not in the table.
-func flatten(prefix string, tree map[string]any, table []setting, found map[string]any, errs *[]error) {
-	for k, v := range tree {
-		key := prefix + k
-		isKey := slices.ContainsFunc(table, func(s setting) bool { return s.key == key })
-		isGroup := slices.ContainsFunc(table, func(s setting) bool { return strings.HasPrefix(s.key, key+".") })
-		sub, isMap := v.(map[string]any)
-		switch {
-		case isKey:
-			found[key] = v
-		case isGroup && isMap:
-			flatten(key+".", sub, table, found, errs)
-		case isGroup && v == nil:
-		case isGroup:
-			*errs = append(*errs, fmt.Errorf("settings: %s: found %s; a group of settings is allowed", key, show(v)))
-		default:
-			*errs = append(*errs, fmt.Errorf("settings: %s: no such setting (not built, or a typing error); allowed here: %s", key, strings.Join(keys(prefix, table), ", ")))
-		}
-	}
-	slices.SortFunc(*errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 }
 
 // keys lists what may stand directly below prefix.

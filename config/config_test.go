@@ -1,9 +1,14 @@
 package config
 
 import (
+	"errors"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"sigs.k8s.io/yaml"
 )
 
 func TestDefaults(t *testing.T) {
@@ -68,5 +73,137 @@ func TestBadSettings(t *testing.T) {
 	_, err := Parse([]byte("mode: x\nrouting: y\nz: 1"))
 	if err == nil || strings.Count(err.Error(), "settings: ") != 3 {
 		t.Errorf("not every wrong key is named: %v", err)
+	}
+}
+
+func data(t *testing.T, text string) map[string]string {
+	t.Helper()
+	var cm struct {
+		Data map[string]string `json:"data"`
+	}
+	if err := yaml.UnmarshalStrict([]byte(text), &cm); err != nil {
+		t.Fatal(err)
+	}
+	return cm.Data
+}
+
+// The mission sets mode and ipvs in the ConfigMap's data itself. Values there are text,
+// so the group is a block of it, or a key with a dot.
+func TestSettingsAsKeysOfTheConfigMap(t *testing.T) {
+	for _, in := range []string{
+		"data:\n  mode: \"ipvs\"\n  ipvs: |\n    scheduler: \"lc\"  # least connections\n",
+		"data:\n  mode: ipvs\n  ipvs.scheduler: lc\n",
+		"data:\n  config.yaml: |\n    mode: ipvs\n    ipvs:\n      scheduler: lc\n",
+		"data:\n  mode: ipvs\n  config.yaml: |\n    mode: auto\n    ipvs: {scheduler: lc}\n",
+		"data:\n  config.conf: |\n    apiVersion: kubeproxy.config.k8s.io/v1alpha1\n    kind: KubeProxyConfiguration\n    mode: ipvs\n    ipvs: {scheduler: lc}\n",
+	} {
+		c, err := ParseData(data(t, in))
+		if err != nil {
+			t.Errorf("%s: %v", in, err)
+			continue
+		}
+		if c.Mode != "ipvs" || c.IPVS.Scheduler != "lc" || c.IPVS.Drain != 15*time.Minute {
+			t.Errorf("%s: mode %s, ipvs %+v", in, c.Mode, c.IPVS)
+		}
+	}
+	with := data(t, "data:\n  mode: iptables\n")
+	with["config.yaml"] = Commented()
+	if c, err := ParseData(with); err != nil || c.Mode != "iptables" {
+		t.Errorf("beside the file that comes with Wayleave: mode %s: %v", c.Mode, err)
+	}
+}
+
+func TestBadKeysOfTheConfigMap(t *testing.T) {
+	for _, tc := range []struct{ in, want string }{
+		{"data: {mode: ipvz}", `settings: mode: found "ipvz"; allowed: auto, nftables, iptables, ipvs`},
+		{"data: {ipvs: 'scheduler: best'}", `settings: ipvs.scheduler: found "best"; allowed: rr`},
+		{"data: {ipvs: rr}", `settings: ipvs: found "rr"; a group of settings is allowed`},
+		{"data: {ipvs: 'shedule: rr'}", `settings: ipvs.shedule: no such setting (not built, or a typing error); allowed here: scheduler, drain`},
+		{"data: {ipvs: '{'}", `settings: ipvs: not YAML`},
+		{"data: {moed: ipvs}", `settings: moed: no such setting`},
+		{"data: {config.yml: 'mode: ipvs'}", `settings: config.yml: no such setting`},
+		{"data: {mode: ipvs, config.yaml: 'mode: iptables'}", `settings: mode: found "iptables" in config.yaml and "ipvs" in the ConfigMap's key mode; one of them is allowed`},
+	} {
+		_, err := ParseData(data(t, tc.in))
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: error is %v, want %s", tc.in, err, tc.want)
+		}
+	}
+}
+
+// What kubeadm writes asks for nothing that is not done, but for what is not of use.
+func TestTheConfigurationOfKubeadmsKubeProxy(t *testing.T) {
+	raw, err := os.ReadFile("testdata/kubeadm-config.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ParseData(map[string]string{"config.conf": string(raw), "kubeconfig.conf": "apiVersion: v1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"config.conf: clientConnection: not used, the API server is found as apiServer says",
+		"config.conf: clusterCIDR: not used, who is a pod follows from the podCIDRs of the nodes",
+		"kubeconfig.conf: not used, Wayleave has a service account of its own",
+	}
+	if c.Mode != "auto" || c.IPVS.Scheduler != "rr" || !slices.Equal(c.Unused, want) {
+		t.Errorf("mode %s, scheduler %s, unused %q", c.Mode, c.IPVS.Scheduler, c.Unused)
+	}
+}
+
+// A field of kube-proxy's settings is done, or refused by name, or named as of no use.
+func TestFieldsOfKubeProxyConfiguration(t *testing.T) {
+	const head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+	for _, tc := range []struct{ in, err, unused string }{
+		{in: head + "mode: ipvs\nipvs: {scheduler: sh, strictARP: true}\nnodePortAddresses: [10.0.0.0/8]"},
+		{in: head + "nodePortAddresses: [primary]\niptables: {masqueradeBit: 14, localhostNodePorts: false}"},
+		{in: head + "nodePortAddresses: [ten]", err: `settings: config.conf: nodePortAddresses: found [ten]; item 0: a list of CIDRs is allowed`},
+		{in: head + "mode: userspace", err: `settings: config.conf: mode: found "userspace"; allowed: auto, nftables`},
+		{in: head + "ipvs: {scheduler: best}", err: `settings: config.conf: ipvs.scheduler: found "best"; allowed: rr`},
+		{in: head + "iptables: {masqueradeAll: true}", err: `settings: config.conf: iptables.masqueradeAll: found true; not built`},
+		{in: head + "nftables: {masqueradeBit: 15}", err: `settings: config.conf: nftables.masqueradeBit: found 15; the mark`},
+		{in: head + "ipvs: {excludeCIDRs: [10.0.0.0/8]}", err: `settings: config.conf: ipvs.excludeCIDRs: found [10.0.0.0/8]; not built`},
+		{in: head + "ipvs: {udpTimeout: 30s}", err: `settings: config.conf: ipvs.udpTimeout: found "30s"; not built`},
+		{in: head + "healthzBindAddress: 0.0.0.0:10300", err: `settings: config.conf: healthzBindAddress: found "0.0.0.0:10300"; health is answered at :10256`},
+		{in: head + "ipvs: {sheduler: rr}", err: `settings: config.conf: ipvs.sheduler: KubeProxyConfiguration has no such field`},
+		{in: head + "moed: ipvs", err: `settings: config.conf: moed: KubeProxyConfiguration has no such field`},
+		{in: "mode: ipvs", err: `settings: config.conf: apiVersion: found "nothing"; kubeproxy.config.k8s.io/v1alpha1 is allowed`},
+		{in: head + "mode: 7", err: `settings: config.conf: mode: found 7; allowed`},
+		{in: "\x00", err: `settings: config.conf: not YAML`},
+		{in: head + "conntrack: {maxPerCore: 32768}", unused: "config.conf: conntrack: not used, connection tracking is left to"},
+		{in: head + "ipvs: {syncPeriod: 30s}", unused: "config.conf: ipvs.syncPeriod: not used"},
+		{in: head + "featureGates: {X: true}", unused: "config.conf: featureGates: not used"},
+	} {
+		c, err := ParseData(map[string]string{"config.conf": tc.in})
+		if (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+			t.Errorf("%q: error is %v, want %s", tc.in, err, tc.err)
+		}
+		if got := strings.Join(c.Unused, "\n"); (got == "") != (tc.unused == "") || !strings.HasPrefix(got, tc.unused) {
+			t.Errorf("%q: unused: %q, want %s", tc.in, got, tc.unused)
+		}
+	}
+}
+
+// The folder is as the kubelet mounts it: links to files in a folder that it swaps.
+func TestReadAMountedConfigMap(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(dir+"/..2026", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"config.yaml": Commented(), "mode": "ipvs\n", "ipvs": "scheduler: \"wlc\"\n"} {
+		err := os.WriteFile(dir+"/..2026/"+name, []byte(text), 0o600)
+		if err := errors.Join(err, os.Symlink("..data/"+name, dir+"/"+name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("..2026", dir+"/..data"); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Read(dir)
+	if err != nil || c.Mode != "ipvs" || c.IPVS.Scheduler != "wlc" {
+		t.Errorf("read %+v: %v", c, err)
+	}
+	if _, err := Read(dir + "/none"); err == nil {
+		t.Error("a folder that is not there was read")
 	}
 }

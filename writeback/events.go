@@ -81,13 +81,30 @@ func (p *Problems) Run(ctx context.Context, client kubernetes.Interface, node st
 		case <-ctx.Done():
 			return
 		case q := <-p.queue:
-			if !elected() && (q.Kind != "Node" || q.Object.Name != node) {
-				continue
-			}
-			if err := write(ctx, client, node, q); err != nil {
-				p.log.Warn("could not write an Event", "about", q.Error(), "err", err)
-			}
+			p.say(ctx, client, node, q, elected())
 		}
+	}
+}
+
+// Flush writes the Events about the node that wait, for an agent that is about to end.
+func (p *Problems) Flush(ctx context.Context, client kubernetes.Interface, node string) {
+	for {
+		select {
+		case q := <-p.queue:
+			p.say(ctx, client, node, q, false)
+		default:
+			return
+		}
+	}
+}
+
+// say writes an Event, if it is for this agent to write.
+func (p *Problems) say(ctx context.Context, client kubernetes.Interface, node string, q model.Problem, elected bool) {
+	if !elected && (q.Kind != "Node" || q.Object.Name != node) {
+		return
+	}
+	if err := write(ctx, client, node, q); err != nil {
+		p.log.Warn("could not write an Event", "about", q.Error(), "err", err)
 	}
 }
 

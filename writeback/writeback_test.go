@@ -117,3 +117,19 @@ func TestAProblemBecomesOneEventOfTheElected(t *testing.T) {
 	cancel()
 	<-done
 }
+
+// An agent that ends at once for what is wrong with its node still says so.
+func TestFlushWritesWhatIsAboutTheNode(t *testing.T) {
+	c := fake.NewClientset()
+	p := NewProblems(slog.New(slog.DiscardHandler))
+	p.Set("service", "mode", []model.Problem{{Kind: "Node", Object: model.Name{Name: "node1"}, Field: "mode", Reason: "no IPVS"}})
+	p.Set("service", "other", []model.Problem{{Kind: "Node", Object: model.Name{Name: "node2"}, Field: "mode", Reason: "no IPVS"}})
+	p.Flush(t.Context(), c, "node1")
+	l, err := c.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(l.Items) != 1 || l.Items[0].InvolvedObject.Name != "node1" || l.Items[0].Message != "mode: no IPVS" {
+		t.Errorf("events are %+v", l.Items)
+	}
+}

@@ -39,16 +39,16 @@ import (
 const dnsUser = 65532
 
 func agentCommand() *cobra.Command {
-	var file string
+	var settings string
 	c := &cobra.Command{
 		Use:   "agent",
 		Short: "Run this node's network (what the DaemonSet starts)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runAgent(cmd.Context(), file)
+			return runAgent(cmd.Context(), settings)
 		},
 	}
-	c.Flags().StringVar(&file, "config", configFile, "the settings")
+	c.Flags().StringVar(&settings, "config", configDir, "the settings: a file, or the folder of a mounted ConfigMap")
 	return c
 }
 
@@ -77,8 +77,8 @@ type agent struct {
 	facts   map[string]string // a line of a feature about itself, for status
 }
 
-func runAgent(ctx context.Context, file string) error {
-	a, err := newAgent(ctx, file)
+func runAgent(ctx context.Context, settings string) error {
+	a, err := newAgent(ctx, settings)
 	if err != nil {
 		return err
 	}
@@ -112,14 +112,10 @@ func runAgent(ctx context.Context, file string) error {
 	return nil
 }
 
-func newAgent(ctx context.Context, file string) (*agent, error) {
-	raw, err := os.ReadFile(file)
+func newAgent(ctx context.Context, settings string) (*agent, error) {
+	cfg, err := config.Read(settings)
 	if err != nil {
-		return nil, fmt.Errorf("settings: %w", err)
-	}
-	cfg, err := config.Parse(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, fmt.Errorf("%s: %w", settings, err)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
 	a := &agent{node: os.Getenv("NODE_NAME"), cfg: cfg, log: log, problems: writeback.NewProblems(log),
@@ -156,6 +152,12 @@ func newAgent(ctx context.Context, file string) (*agent, error) {
 		log.Warn("going on without them", "err", err)
 	}
 	log.Info("starting", "version", version, "node", a.node, "kernel", a.features.Release, "apiServer", a.client.Server, "from", a.client.From)
+	for _, line := range cfg.Unused {
+		log.Warn("a setting has no effect", "setting", line)
+	}
+	if err := a.checkMode(ctx); err != nil {
+		return nil, err
+	}
 	if err := a.fromKubelet(); err != nil {
 		return nil, err
 	}

@@ -38,9 +38,9 @@ func root() *cobra.Command {
 
 // The places that the manifest mounts, see deploy/manifest.tmpl.
 const (
-	configFile = "/etc/wayleave/config.yaml"
-	runDir     = "/run/wayleave"
-	stateDir   = "/var/lib/wayleave"
+	configDir = "/etc/wayleave"
+	runDir    = "/run/wayleave"
+	stateDir  = "/var/lib/wayleave"
 	// apiServersFile remembers where API servers are.
 	apiServersFile = stateDir + "/api-servers"
 	podDir         = "/pod"

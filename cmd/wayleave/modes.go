@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"wayleave.dev/config"
+	"wayleave.dev/kernel"
 	"wayleave.dev/kernel/conntrack"
 	kernelipt "wayleave.dev/kernel/iptables"
 	kernelipvs "wayleave.dev/kernel/ipvs"
@@ -148,6 +149,43 @@ func summary(left []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(left[:shown], ", "), len(left)-shown)
 }
 
+// possible says why this node cannot have the mode that the settings ask for.
+func (d dataPlanes) possible(ctx context.Context, features kernel.Features) error {
+	switch modeOf(d.cfg) {
+	case modeIptables:
+		if !kernelipt.Installed() {
+			return errors.New("the program iptables-nft-restore is not here; the image of Wayleave has it")
+		}
+		_, err := kernelipt.Detect(ctx, d.nsfd)
+		return err
+	case modeIPVS:
+		if err := kernelipvs.Available(); err != nil {
+			return fmt.Errorf("kernel %s has no IPVS, and none could be loaded; on the node try: modprobe -a ip_vs ip_vs_%s; without that module, mode may be nftables or iptables: %w",
+				features.Release, d.cfg.IPVS.Scheduler, err)
+		}
+		return nil
+	}
+	return features.Refusal()
+}
+
+// checkMode refuses a mode that is not possible here while another agent still owns the
+// node: that one goes on, and a rollout waits. The Event is written before this one ends.
+func (a *agent) checkMode(ctx context.Context) error {
+	if !a.cfg.Service.Enabled {
+		return nil
+	}
+	err := a.planes.possible(ctx, a.features)
+	if err == nil {
+		return nil
+	}
+	reason := fmt.Sprintf("found %q; %v; the rules on this node stay as they are", a.cfg.Mode, err)
+	a.problems.Set("service", "mode", []model.Problem{{Kind: "Node", Object: model.Name{Name: a.node}, Field: "mode", Reason: reason}})
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	a.problems.Flush(ctx, a.client.Interface, a.node)
+	return fmt.Errorf("settings: mode: %s", reason)
+}
+
 // mode makes the data plane that the settings ask for.
 func (a *agent) mode(ctx context.Context) (service.Mode, error) {
 	switch modeOf(a.cfg) {
@@ -180,9 +218,6 @@ func (a *agent) mode(ctx context.Context) (service.Mode, error) {
 		}
 		a.fact("service", fmt.Sprintf("IPVS, scheduler %s; former endpoints keep their connections for at most %s", a.cfg.IPVS.Scheduler, a.cfg.IPVS.Drain))
 		return m, nil
-	}
-	if err := a.features.Refusal(); err != nil {
-		return nil, err
 	}
 	return a.planes.nftables(), nil
 }

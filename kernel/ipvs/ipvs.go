@@ -99,11 +99,19 @@ type Kernel struct {
 
 var _ Conn = (*Kernel)(nil)
 
+// Available fails where the kernel has no IPVS and it cannot be loaded.
+func Available() error {
+	// Asking for the family by name has the kernel load its module.
+	if _, err := netlink.GenlFamilyGet("IPVS"); err != nil {
+		return fmt.Errorf("generic netlink family IPVS: %w", err)
+	}
+	return nil
+}
+
 // NewKernel makes a Conn for the namespace of a descriptor, or for that of the process
 // with 0. It fails where the kernel has no IPVS and it cannot be loaded.
 func NewKernel(nsfd int) (*Kernel, error) {
-	// Asking for the family by name has the kernel load its module.
-	if _, err := netlink.GenlFamilyGet("IPVS"); err != nil {
+	if err := Available(); err != nil {
 		return nil, fmt.Errorf("ipvs: the kernel has none (try: modprobe -a ip_vs ip_vs_rr): %w", err)
 	}
 	logrus.SetLevel(logrus.ErrorLevel) // the library warns where there is no modprobe

@@ -1,0 +1,197 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// The keys of a ConfigMap that hold more than one setting.
+const (
+	// ownFile is a settings file of ours.
+	ownFile = "config.yaml"
+	// proxyFile is a KubeProxyConfiguration, under the name that kubeadm gives it.
+	proxyFile = "config.conf"
+	// proxyAccess stands beside it in kubeadm's ConfigMap.
+	proxyAccess = "kubeconfig.conf"
+)
+
+// Read reads the folder into which a ConfigMap is mounted, or a single settings file.
+func Read(path string) (Config, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("settings: %w", err)
+	}
+	if !info.IsDir() {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return Config{}, fmt.Errorf("settings: %w", err)
+		}
+		return Parse(raw)
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("settings: %w", err)
+	}
+	data := map[string]string{}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "..") { // how the kubelet changes all files at once
+			continue
+		}
+		raw, err := os.ReadFile(filepath.Join(path, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a key that was just taken out
+		}
+		if err != nil {
+			return Config{}, fmt.Errorf("settings: %w", err)
+		}
+		data[e.Name()] = string(raw)
+	}
+	return ParseData(data)
+}
+
+// ParseData reads the data of a ConfigMap: config.yaml, a settings file; config.conf, a
+// KubeProxyConfiguration; and settings as keys of their own, as in
+//
+//	mode: "ipvs"
+//	ipvs: |
+//	  scheduler: "rr"
+//
+// A setting may be in one of them only. A default in config.yaml does not count, since
+// the file that comes with Wayleave spells all of them out.
+func ParseData(data map[string]string) (Config, error) {
+	r := newReader()
+	if raw, ok := data[ownFile]; ok {
+		if err := r.file("", []byte(raw)); err != nil {
+			return Config{}, err
+		}
+		r.dropDefaults()
+	}
+	if raw, ok := data[proxyFile]; ok {
+		if err := r.kubeProxy([]byte(raw)); err != nil {
+			return Config{}, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(data)) {
+		switch name {
+		case ownFile, proxyFile:
+			continue
+		case proxyAccess:
+			r.unused = append(r.unused, proxyAccess+": not used, Wayleave has a service account of its own")
+			continue
+		}
+		var v any
+		if err := yaml.UnmarshalStrict([]byte(data[name]), &v); err != nil {
+			r.errs = append(r.errs, fmt.Errorf("settings: %s: not YAML: %w", name, err))
+			continue
+		}
+		r.take("", "the ConfigMap's key "+name, map[string]any{name: v})
+	}
+	return r.config()
+}
+
+// value is what was found for a setting.
+type value struct {
+	v any
+	// in is where, empty for config.yaml; at is the key there.
+	in, at string
+}
+
+func (f value) place() string {
+	if f.in == "" {
+		return ownFile
+	}
+	return f.in
+}
+
+// reader gathers settings from the places where they may stand.
+type reader struct {
+	table  []setting
+	found  map[string]value
+	unused []string
+	errs   []error
+}
+
+func newReader() *reader { return &reader{table: settings(), found: map[string]value{}} }
+
+// file reads a settings file of ours.
+func (r *reader) file(in string, raw []byte) error {
+	tree := map[string]any{}
+	if err := yaml.UnmarshalStrict(raw, &tree); err != nil {
+		return fmt.Errorf("settings: not YAML: %w", err)
+	}
+	r.take("", in, tree)
+	return nil
+}
+
+// take flattens nested maps to settings, and reports keys that are none.
+func (r *reader) take(prefix, in string, tree map[string]any) {
+	for _, k := range slices.Sorted(maps.Keys(tree)) {
+		key, v := prefix+k, tree[k]
+		isKey := slices.ContainsFunc(r.table, func(s setting) bool { return s.key == key })
+		isGroup := slices.ContainsFunc(r.table, func(s setting) bool { return strings.HasPrefix(s.key, key+".") })
+		sub, isMap := v.(map[string]any)
+		switch {
+		case isKey:
+			r.set(key, value{v, in, key})
+		case isGroup && isMap:
+			r.take(key+".", in, sub)
+		case isGroup && v == nil:
+		case isGroup:
+			r.errs = append(r.errs, fmt.Errorf("settings: %s: found %s; a group of settings is allowed", key, show(v)))
+		default:
+			r.errs = append(r.errs, fmt.Errorf("settings: %s: no such setting (not built, or a typing error); allowed here: %s", key, strings.Join(keys(prefix, r.table), ", ")))
+		}
+	}
+}
+
+// set keeps a value, unless another place says something else.
+func (r *reader) set(key string, v value) {
+	if old, ok := r.found[key]; ok && !reflect.DeepEqual(old.v, v.v) {
+		r.errs = append(r.errs, fmt.Errorf("settings: %s: found %s in %s and %s in %s; one of them is allowed", key, show(old.v), old.place(), show(v.v), v.place()))
+		return
+	}
+	r.found[key] = v
+}
+
+// dropDefaults forgets what is as it would be anyway.
+func (r *reader) dropDefaults() {
+	for _, s := range r.table {
+		if v, err := s.fallback(); err == nil && reflect.DeepEqual(v, r.found[s.key].v) {
+			delete(r.found, s.key)
+		}
+	}
+}
+
+// config checks what was found. The error lists every wrong key.
+func (r *reader) config() (Config, error) {
+	c := Config{Unused: r.unused}
+	for _, s := range r.table {
+		f, ok := r.found[s.key]
+		if !ok {
+			v, err := s.fallback()
+			if err != nil {
+				r.errs = append(r.errs, fmt.Errorf("%s: default: %w", s.key, err))
+				continue
+			}
+			f = value{v: v, at: s.key}
+		}
+		if err := s.set(&c, f.v); err != nil {
+			where := f.at
+			if f.in == proxyFile {
+				where = proxyFile + ": " + f.at
+			}
+			r.errs = append(r.errs, fmt.Errorf("settings: %s: found %s; %w", where, show(f.v), err))
+		}
+	}
+	slices.SortFunc(r.errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return c, errors.Join(r.errs...)
+}
