@@ -49,6 +49,8 @@ func chapters() []chapter {
 		{"Restart is a feature", []check{
 			{"kill-agent", "every agent killed with SIGKILL under the loss meter: 0 lost", killAgents, 3 * time.Minute},
 			{"upgrade", "a rollout on all nodes to other routing (VXLAN) and back under the loss meter: 0 lost", upgrade, 4 * time.Minute},
+			{"modes", "a rollout on all nodes to mode iptables, `iptables -t nat -L KUBE-SERVICES`, and back to nftables under the loss meter: 0 lost", modes, 4 * time.Minute},
+			{"refuse-mode", "a mode that cannot be is refused by name, and the agents of before go on under the loss meter: 0 lost", refuseMode, 3 * time.Minute},
 		}},
 	}
 }
@@ -83,7 +85,7 @@ func statusFine(ctx context.Context, t *Tour) error {
 		}
 		for _, p := range pods {
 			out, err := t.kubectl(ctx, "-n", "kube-system", "exec", p, "-c", "agent", "--", "/wayleave", "status")
-			if err := errors.Join(err, want(out, "nftables", "nothing is wrong")); err != nil {
+			if err := errors.Join(err, want(out, "mode: nftables", "nothing is wrong")); err != nil {
 				return fmt.Errorf("%s: %w", p, err)
 			}
 		}
@@ -598,7 +600,7 @@ func upgrade(ctx context.Context, t *Tour) error {
 	start := time.Now()
 	err = t.meter(ctx, d.String(), func() error {
 		for _, mode := range []string{"vxlan", "auto"} {
-			if err := t.routing(ctx, mode); err != nil {
+			if err := errors.Join(t.set(ctx, "routing", mode), rollout(ctx, t)); err != nil {
 				return err
 			}
 		}
@@ -613,18 +615,91 @@ func upgrade(ctx context.Context, t *Tour) error {
 	return statusFine(ctx, t)
 }
 
-// routing changes the setting as a user does.
-func (t *Tour) routing(ctx context.Context, mode string) error {
+// modes replaces what translates addresses, twice.
+func modes(ctx context.Context, t *Tour) error {
+	probes, err := t.probes(ctx)
+	if err != nil {
+		return err
+	}
+	const d = 40 * time.Second
+	start := time.Now()
+	err = t.meter(ctx, d.String(), func() error {
+		if err := errors.Join(t.set(ctx, "mode", "iptables"), rollout(ctx, t), listed(ctx, t)); err != nil {
+			return errors.Join(err, t.set(ctx, "mode", "auto"))
+		}
+		if err := errors.Join(t.set(ctx, "mode", "auto"), rollout(ctx, t)); err != nil {
+			return err
+		}
+		if time.Since(start) > d-5*time.Second {
+			return fmt.Errorf("both rollouts took %s: the meter has ended before them", time.Since(start))
+		}
+		return nil
+	}, probes...)
+	if err != nil {
+		return err
+	}
+	return statusFine(ctx, t)
+}
+
+// listed reads a node's rules as the mission does, from the image's own programs.
+func listed(ctx context.Context, t *Tour) error {
+	ip, err := t.one(ctx, "{.spec.clusterIP}", "service", "backend")
+	if err != nil {
+		return err
+	}
+	iptables := func(args ...string) (string, error) {
+		return t.kubectl(ctx, append([]string{"-n", "kube-system", "exec", "ds/wayleave", "-c", "agent", "--", "iptables", "-t", "nat"}, args...)...)
+	}
+	return eventually(ctx, func() error {
+		out, err := iptables("-n", "-L", "KUBE-SERVICES")
+		if err != nil {
+			return err
+		}
+		m := regexp.MustCompile(`(KUBE-SVC-\S+) +(?:tcp|6) +-- +0\.0\.0\.0/0 +` + regexp.QuoteMeta(ip) + ` .*default/backend cluster IP .*tcp dpt:80`).FindStringSubmatch(out)
+		if m == nil {
+			return fmt.Errorf("no rule for default/backend at %s in: %s", ip, out)
+		}
+		out, err = iptables("-S", m[1])
+		return errors.Join(err, want(out, "--mode random --probability 0.3333", "--mode random --probability 0.5", "-j KUBE-SEP-"))
+	})
+}
+
+// refuseMode asks for what is not built: the new agents say why they do not start, and
+// none of the old ones ends.
+func refuseMode(ctx context.Context, t *Tour) error {
+	probes, err := t.probes(ctx)
+	if err != nil {
+		return err
+	}
+	err = t.meter(ctx, "12s", func() error {
+		refused := t.set(ctx, "mode", "ebpf")
+		if refused == nil {
+			refused = eventually(ctx, func() error {
+				out, err := t.kubectl(ctx, "-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/name=wayleave",
+					"-o", `jsonpath={range .items[*]}{.status.containerStatuses[?(@.name=="agent")]..terminated.message}{"\n"}{end}`)
+				return errors.Join(err, want(out, `settings: mode: found "ebpf"; that is not built yet; allowed: auto, nftables, iptables, ipvs`))
+			})
+		}
+		return errors.Join(refused, t.set(ctx, "mode", "auto"))
+	}, probes...)
+	if err != nil {
+		return err
+	}
+	return errors.Join(rollout(ctx, t), statusFine(ctx, t))
+}
+
+// set changes a setting as a user does, and has the agents read it.
+func (t *Tour) set(ctx context.Context, key, value string) error {
 	raw, err := t.kubectl(ctx, "-n", "kube-system", "get", "configmap", "wayleave", "-o", `jsonpath={.data.config\.yaml}`)
 	if err != nil {
 		return err
 	}
 	lines := strings.Split(raw, "\n")
-	i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "routing:") })
+	i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, key+":") })
 	if i < 0 {
-		return fmt.Errorf("the ConfigMap wayleave has no setting routing")
+		return fmt.Errorf("the ConfigMap wayleave has no setting %s", key)
 	}
-	lines[i] = "routing: " + mode
+	lines[i] = key + ": " + value
 	patch, err := json.Marshal(map[string]any{"data": map[string]string{"config.yaml": strings.Join(lines, "\n")}})
 	if err != nil {
 		return err
@@ -632,8 +707,6 @@ func (t *Tour) routing(ctx context.Context, mode string) error {
 	if _, err := t.kubectl(ctx, "-n", "kube-system", "patch", "configmap", "wayleave", "-p", string(patch)); err != nil {
 		return err
 	}
-	if _, err := t.kubectl(ctx, "-n", "kube-system", "rollout", "restart", "daemonset/wayleave"); err != nil {
-		return err
-	}
-	return rollout(ctx, t)
+	_, err = t.kubectl(ctx, "-n", "kube-system", "rollout", "restart", "daemonset/wayleave")
+	return err
 }
