@@ -57,6 +57,10 @@ type Conn interface {
 	Read(ctx context.Context, f Family, table string) (Table, error)
 	// Restore applies a text of iptables-restore.
 	Restore(ctx context.Context, f Family, text []byte) error
+	// Tidy removes a table in which nothing is but the kernel's chains, empty and with
+	// the policy ACCEPT: programs of iptables make it again when they need it. Tables of
+	// iptables-legacy stay, the kernel's module has them.
+	Tidy(ctx context.Context, f Family, table string) error
 	// Watch tells of changes by others to chains for which concerns says yes, until
 	// ctx ends. The chain is empty when a whole table went.
 	Watch(ctx context.Context, concerns func(table, chain string) bool) (<-chan struct{}, error)
