@@ -141,7 +141,7 @@ func newAgent(ctx context.Context, file string) (*agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.planes = newPlanes(0, a.nft, track, cfg)
+	a.planes = newPlanes(0, a.nft, track, cfg, stateDir)
 	a.planes.LockFile = hostRoot + "/run/xtables.lock"
 	if _, err := os.Stat(a.planes.LockFile); err != nil {
 		a.planes.LockFile = runDir + "/xtables.lock" // nobody on the host uses iptables-legacy
@@ -369,10 +369,8 @@ func (a *agent) services(ctx context.Context) error {
 	if ok {
 		mode.SetLocal(local)
 	}
-	if local.Localhost() {
-		if err := hostSysctls().Ensure("ipv4/conf/all/route_localnet", "1"); err != nil {
-			return err
-		}
+	if err := ensureSysctls(hostSysctls(), mode, local); err != nil {
+		return fmt.Errorf("mode %s: %w", modeOf(a.cfg), err)
 	}
 	foreign, err := mode.Watch(ctx)
 	if err != nil {

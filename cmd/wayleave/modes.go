@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"wayleave.dev/kernel/conntrack"
 	kernelipt "wayleave.dev/kernel/iptables"
 	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/sysctl"
 	"wayleave.dev/model"
 	"wayleave.dev/service"
 	"wayleave.dev/service/dataplane"
@@ -34,8 +36,8 @@ func modeOf(cfg config.Config) string {
 }
 
 // newPlanes makes the modes of a node.
-func newPlanes(nsfd int, tables *nft.Kernel, track conntrack.Flusher, cfg config.Config) dataplane.Planes {
-	return dataplane.Planes{NSFD: nsfd, NFT: tables, Track: track, Scheduler: cfg.IPVS.Scheduler, Drain: cfg.IPVS.Drain,
+func newPlanes(nsfd int, tables *nft.Kernel, track conntrack.Flusher, cfg config.Config, stateDir string) dataplane.Planes {
+	return dataplane.Planes{NSFD: nsfd, NFT: tables, Track: track, Memory: stateDir + "/iptables", Scheduler: cfg.IPVS.Scheduler, Drain: cfg.IPVS.Drain,
 		// kube-dns is served by rules where this node answers DNS itself: with a virtual
 		// server IPVS would have the packets first.
 		Whole: func(k model.Name) bool {
@@ -68,11 +70,6 @@ func (a *agent) mode(ctx context.Context) (service.Mode, error) {
 		if err != nil {
 			return nil, fmt.Errorf("mode ipvs: %w", err)
 		}
-		for name, value := range ipvs.Sysctls() {
-			if err := hostSysctls().Ensure(name, value); err != nil {
-				return nil, fmt.Errorf("mode ipvs: %w", err)
-			}
-		}
 		a.fact("service", fmt.Sprintf("IPVS, scheduler %s; former endpoints keep their connections for at most %s", a.cfg.IPVS.Scheduler, a.cfg.IPVS.Drain))
 		return m, nil
 	}
@@ -80,6 +77,22 @@ func (a *agent) mode(ctx context.Context) (service.Mode, error) {
 		return nil, err
 	}
 	return a.planes.Nftables(), nil
+}
+
+// ensureSysctls sets what a mode needs of the node.
+func ensureSysctls(set sysctl.Set, mode service.Mode, l service.Local) error {
+	want := map[string]string{}
+	if _, ok := mode.(*ipvs.Mode); ok {
+		want = ipvs.Sysctls()
+	}
+	if l.Localhost() {
+		want["ipv4/conf/all/route_localnet"] = "1"
+	}
+	var errs []error
+	for name, value := range want {
+		errs = append(errs, set.Ensure(name, value))
+	}
+	return errors.Join(errs...)
 }
 
 // recentClients is the limit of xt_recent, which is set when the kernel loads it.

@@ -92,7 +92,7 @@ func newNodeState(ns *os.File, stateDir, runDir string, pods podnetwork.Config) 
 	if err != nil {
 		return nil, err
 	}
-	n.planes = newPlanes(int(ns.Fd()), n.nft, track, config.Default())
+	n.planes = newPlanes(int(ns.Fd()), n.nft, track, config.Default(), stateDir)
 	return n, nil
 }
 

@@ -43,6 +43,8 @@ type Planes struct {
 	// LockFile is what programs of iptables-legacy on the host lock, empty for its usual
 	// place.
 	LockFile string
+	// Memory is that of kernel/iptables.Kernel.
+	Memory string
 }
 
 // Nftables makes the mode of that name; the kernel is not touched.
@@ -54,7 +56,7 @@ func (p Planes) Iptables(flavour kernelipt.Flavour) (*iptables.Mode, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.LockFile = p.LockFile
+	k.LockFile, k.Memory = p.LockFile, p.Memory
 	return iptables.New(k, p.Track), nil
 }
 
