@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -104,4 +105,10 @@ func (c *Changing) Remains() (out []string) {
 		out = append(out, left...)
 	}
 	return out
+}
+
+// localOf is what a mode must know of a node of the world.
+func localOf(n *Node) service.Local {
+	return service.Local{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs, OwnPodCIDRs: n.OwnCIDRs,
+		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"), netip.MustParsePrefix("127.0.0.0/8")}}
 }

@@ -52,6 +52,9 @@ func (w *World) Meter() {
 	w.Program()
 }
 
+// Web is a service with a node port, TCP and UDP, for Set.
+func Web() *model.Service { return web() }
+
 // Start begins to measure, and opens connections to the service web, which must be in
 // force, and Meter's.
 func Start(t *testing.T, w *World) *Live {
