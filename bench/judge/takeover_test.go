@@ -49,7 +49,11 @@ func takeover(t *testing.T, bin, theirs, ours string) {
 	})
 	w.Meter()
 	w.Set(conformance.Web(), w.Pods[1], w.Pods[2])
-	live := conformance.Start(t, w)
+	pace := 1.0
+	if theirs == "ipvs" || ours == "ipvs" {
+		pace = 0.25 // in the VM
+	}
+	live := conformance.Start(t, w, pace)
 	live.Check("kube-proxy runs")
 	for _, p := range proxies {
 		p.process.Stop()

@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// slow is the pace in the VM.
+const slow = 0.25
+
 // drain is longer than a step of these tests takes in a slow machine.
 const drain = 2 * time.Minute
 
@@ -22,7 +25,7 @@ func changingWorld(t *testing.T, kind string, drain time.Duration) (w *World, al
 
 // changeAll walks through every ordered pair of the modes, on one network, with open
 // connections and the loss meter at work.
-func changeAll(t *testing.T, walk []string) {
+func changeAll(t *testing.T, pace float64, walk []string) {
 	if _, err := exec.LookPath("iptables-nft"); err != nil {
 		t.Skip("the program iptables-nft is not installed")
 	}
@@ -35,7 +38,7 @@ func changeAll(t *testing.T, walk []string) {
 			for _, c := range all {
 				c.t = t
 			}
-			live := Start(t, w)
+			live := Start(t, w, pace)
 			live.Check("before")
 			for _, c := range all {
 				c.Become(to)
@@ -80,29 +83,27 @@ func changeAll(t *testing.T, walk []string) {
 func TestChangingTheModeLosesNothing(t *testing.T) {
 	t.Parallel()
 	const a, b, c = "nftables", "iptables-nft", "iptables-legacy"
-	changeAll(t, []string{a, b, a, c, b, c, a})
+	changeAll(t, 1, []string{a, b, a, c, b, c, a})
 }
 
 // The same for every pair with IPVS, which is left only when its connections have ended.
 func TestIPVSChanges(t *testing.T) {
 	needIPVS(t)
-	t.Parallel()
 	const v = "ipvs"
-	changeAll(t, []string{v, "nftables", v, "iptables-nft", v, "iptables-legacy", v})
+	changeAll(t, slow, []string{v, "nftables", v, "iptables-nft", v, "iptables-legacy", v})
 }
 
 // Connections that do not end are given up after ipvs.drain.
 func TestIPVSIsLeftAfterItsLimit(t *testing.T) {
 	needIPVS(t)
-	t.Parallel()
 	w, all := changingWorld(t, "ipvs", 3*time.Second)
 	w.Set(web(), w.Pods[2])
-	conn, err := w.Pods[0].NS.Dial("tcp", vip(false).String(), patience)
+	conn, err := w.Pods[0].NS.Dial("tcp", vip(false).String(), late)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if _, _, err := Say(conn); err != nil {
+	if _, _, err := say(conn, late); err != nil {
 		t.Fatal(err)
 	}
 	all[0].Become("nftables")
