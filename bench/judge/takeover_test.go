@@ -99,7 +99,8 @@ func takeover(t *testing.T, bin, theirs, ours string) {
 }
 
 // traces are the lines in what the node has that are kube-proxy's. Chains of our mode
-// iptables have its names.
+// iptables have its names, and KUBE-FIREWALL is the kubelet's as well, which is on every
+// node and makes it.
 func traces(ns *testnet.NS, ours string) (out []string) {
 	commands := []string{"nft list tables", "iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save", "ip link show type dummy", "ipset list -n"}
 	for _, c := range commands {
@@ -109,6 +110,9 @@ func traces(ns *testnet.NS, ours string) (out []string) {
 			continue // a program or a part of the kernel that is not here
 		}
 		for line := range strings.Lines(text) {
+			if strings.Contains(line, "KUBE-FIREWALL") {
+				continue
+			}
 			mine := strings.HasPrefix(ours, "iptables") && strings.Contains(c, strings.TrimPrefix(ours, "iptables")) && !strings.Contains(line, "CANARY") && !strings.Contains(line, "match-set")
 			if strings.Contains(line, "kube-") || strings.Contains(line, "KUBE-") && !mine {
 				out = append(out, c+": "+strings.TrimSpace(line))
