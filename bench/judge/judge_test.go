@@ -42,20 +42,7 @@ func TestKubeProxy(t *testing.T) {
 			old.process = nil
 			return old
 		}
-		api := fakeapi.New()
-		l := n.NS.Listen("tcp", "127.0.0.1:6443")
-		go func() { _ = api.Serve(l) }()
-		t.Cleanup(func() { api.Close(); l.Close() })
-		m := &proxy{t: t, node: n, mode: mode, bin: bin, api: api, have: map[string]metav1.Object{}}
-		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: map[string]string{corev1.LabelTopologyZone: n.Zone, corev1.LabelHostname: n.Name}}}
-		for _, a := range n.Addrs {
-			node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
-		}
-		for _, c := range n.OwnCIDRs {
-			node.Spec.PodCIDRs = append(node.Spec.PodCIDRs, c.String())
-		}
-		node.Spec.PodCIDR = node.Spec.PodCIDRs[0]
-		api.Put(node)
+		m := newProxy(t, n, mode, bin)
 		running[n.Name] = m
 		return m
 	})
@@ -71,6 +58,25 @@ type proxy struct {
 	process *kubeproxy.Process
 	have    map[string]metav1.Object
 	marker  int32
+}
+
+// newProxy is kube-proxy with an API server of its own, not yet started.
+func newProxy(t *testing.T, n *conformance.Node, mode, bin string) *proxy {
+	api := fakeapi.New()
+	l := n.NS.Listen("tcp", "127.0.0.1:6443")
+	go func() { _ = api.Serve(l) }()
+	t.Cleanup(func() { api.Close(); l.Close() })
+	m := &proxy{t: t, node: n, mode: mode, bin: bin, api: api, have: map[string]metav1.Object{}}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: map[string]string{corev1.LabelTopologyZone: n.Zone, corev1.LabelHostname: n.Name}}}
+	for _, a := range n.Addrs {
+		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
+	}
+	for _, c := range n.OwnCIDRs {
+		node.Spec.PodCIDRs = append(node.Spec.PodCIDRs, c.String())
+	}
+	node.Spec.PodCIDR = node.Spec.PodCIDRs[0]
+	api.Put(node)
+	return m
 }
 
 // Program implements conformance.Mode: it waits for a service that it adds itself.
@@ -120,6 +126,9 @@ func (m *proxy) synced(port int32) error {
 	if m.mode == "iptables" {
 		commands = [][]string{{"iptables-save", "-t", "nat"}, {"ip6tables-save", "-t", "nat"}}
 	}
+	if m.mode == "ipvs" {
+		return m.served(port)
+	}
 	for _, c := range commands {
 		out, err := m.node.NS.Try(c[0], c[1:]...)
 		if err != nil {
@@ -131,6 +140,15 @@ func (m *proxy) synced(port int32) error {
 		}
 	}
 	return nil
+}
+
+// served looks for the marker's virtual servers of both families, which have an endpoint.
+func (m *proxy) served(port int32) error {
+	out, err := m.node.NS.Try("ipvsadm", "-Sn")
+	if err == nil && strings.Count(out, fmt.Sprintf(":%d -r ", port)) < 2 {
+		err = fmt.Errorf("the marker %d is not there", port)
+	}
+	return err
 }
 
 // Disturb implements conformance.Mode.

@@ -30,6 +30,7 @@ import (
 	"wayleave.dev/podnetwork/routes"
 	"wayleave.dev/reconcile"
 	"wayleave.dev/service"
+	"wayleave.dev/service/dataplane"
 	"wayleave.dev/service/healthcheck"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/writeback"
@@ -64,7 +65,7 @@ type agent struct {
 	nft      *nft.Kernel
 	netns    *os.File // of the node; a field, or its finalizer would close it
 	metrics  *metrics
-	planes   dataPlanes
+	planes   dataplane.Planes
 
 	owner   atomic.Bool
 	elected atomic.Bool
@@ -136,9 +137,10 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.planes = dataPlanes{nft: a.nft, track: track, cfg: cfg, lock: hostRoot + "/run/xtables.lock"}
-	if _, err := os.Stat(a.planes.lock); err != nil {
-		a.planes.lock = runDir + "/xtables.lock" // nobody on the host uses iptables-legacy
+	a.planes = newPlanes(0, a.nft, track, cfg, stateDir)
+	a.planes.LockFile = hostRoot + "/run/xtables.lock"
+	if _, err := os.Stat(a.planes.LockFile); err != nil {
+		a.planes.LockFile = runDir + "/xtables.lock" // nobody on the host uses iptables-legacy
 	}
 	if a.store, err = model.NewStore(); err != nil {
 		return nil, err
@@ -369,10 +371,8 @@ func (a *agent) services(ctx context.Context) error {
 	if ok {
 		mode.SetLocal(local)
 	}
-	if local.Localhost() {
-		if err := hostSysctls().Ensure("ipv4/conf/all/route_localnet", "1"); err != nil {
-			return err
-		}
+	if err := ensureSysctls(hostSysctls(), mode, local); err != nil {
+		return fmt.Errorf("mode %s: %w", modeOf(a.cfg), err)
 	}
 	foreign, err := mode.Watch(ctx)
 	if err != nil {

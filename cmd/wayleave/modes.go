@@ -14,11 +14,11 @@ import (
 	kernelipt "wayleave.dev/kernel/iptables"
 	kernelipvs "wayleave.dev/kernel/ipvs"
 	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/sysctl"
 	"wayleave.dev/model"
 	"wayleave.dev/service"
-	"wayleave.dev/service/iptables"
+	"wayleave.dev/service/dataplane"
 	"wayleave.dev/service/ipvs"
-	"wayleave.dev/service/nftables"
 	"wayleave.dev/writeback"
 )
 
@@ -37,131 +37,29 @@ func modeOf(cfg config.Config) string {
 	return cfg.Mode
 }
 
-// dataPlanes makes the modes of a node.
-type dataPlanes struct {
-	nsfd  int // 0 for the namespace of this process
-	nft   *nft.Kernel
-	track conntrack.Flusher
-	cfg   config.Config
-	// lock is the file that programs of iptables-legacy on the host lock.
-	lock string
-}
-
-// whole says that kube-dns is served by rules where this node answers DNS itself: with
-// a virtual server IPVS would have the packets first.
-func (d dataPlanes) whole(k model.Name) bool {
-	return d.cfg.DNS.Enabled && k == model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName}
-}
-
-func (d dataPlanes) nftables() *nftables.Mode { return nftables.New(d.nft, d.track) }
-
-func (d dataPlanes) iptables(flavour kernelipt.Flavour) (*iptables.Mode, error) {
-	k, err := kernelipt.NewKernel(d.nsfd, flavour)
-	if err != nil {
-		return nil, err
-	}
-	k.LockFile = d.lock
-	return iptables.New(k, d.track), nil
-}
-
-func (d dataPlanes) ipvs() (*ipvs.Mode, error) {
-	k, err := kernelipvs.NewKernel(d.nsfd)
-	if err != nil {
-		return nil, err
-	}
-	return ipvs.New(k, nftables.Beside(d.nft, d.track, d.whole), d.track,
-		ipvs.Options{Scheduler: d.cfg.IPVS.Scheduler, Drain: d.cfg.IPVS.Drain, Whole: d.whole}), nil
-}
-
-// others are the modes that may have left something, but for the one that runs.
-func (d dataPlanes) others(running service.Mode) (out []service.Mode, err error) {
-	if _, ok := running.(*nftables.Mode); !ok {
-		out = append(out, d.nftables())
-	}
-	if kernelipt.Installed() {
-		for _, flavour := range []kernelipt.Flavour{kernelipt.NFT, kernelipt.Legacy} {
-			m, err := d.iptables(flavour)
-			if err != nil {
-				return nil, err
-			}
-			if r, ok := running.(*iptables.Mode); !ok || r.Flavour() != flavour {
-				out = append(out, m)
-			}
-		}
-	}
-	if _, ok := running.(*ipvs.Mode); !ok && ipvsLoaded() {
-		m, err := d.ipvs()
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, m)
-	}
-	return out, nil
-}
-
-// ipvsLoaded says whether there may be virtual servers: looking must not load the module.
-func ipvsLoaded() bool {
-	_, err := os.Stat("/proc/net/ip_vs")
-	return err == nil
-}
-
-// leaver is a mode that lets its connections end before it goes.
-type leaver interface {
-	Leave(context.Context) error
-}
-
-// leave takes the other modes out of the kernel, and what a kube-proxy left that has
-// ended. The running mode is in place: connections that are established live on.
-func (d dataPlanes) leave(ctx context.Context, running service.Mode, say func(string)) error {
-	others, err := d.others(running)
-	errs := []error{err, d.leaveKubeProxy(ctx)}
-	for _, m := range others {
-		left, err := m.Remains(ctx)
-		if err != nil || len(left) == 0 {
-			errs = append(errs, err)
-			continue
-		}
-		say(fmt.Sprintf("another mode was here: %s", summary(left)))
-		if l, ok := m.(leaver); ok {
-			errs = append(errs, l.Leave(ctx))
-			continue
-		}
-		errs = append(errs, m.Remove(ctx))
-	}
-	return errors.Join(errs...)
-}
-
-// leaveKubeProxy removes what only kube-proxy has; its chains are those of the mode
-// iptables.
-func (d dataPlanes) leaveKubeProxy(ctx context.Context) error {
-	var errs []error
-	for _, f := range nft.Families() {
-		errs = append(errs, d.nft.Remove(ctx, nft.Table{Family: f, Name: "kube-proxy"}))
-	}
-	return errors.Join(errs...)
-}
-
-func summary(left []string) string {
-	const shown = 3
-	if len(left) <= shown {
-		return strings.Join(left, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(left[:shown], ", "), len(left)-shown)
+// newPlanes makes the modes of a node.
+func newPlanes(nsfd int, tables *nft.Kernel, track conntrack.Flusher, cfg config.Config, stateDir string) dataplane.Planes {
+	return dataplane.Planes{NSFD: nsfd, NFT: tables, Track: track, Memory: stateDir + "/iptables", Scheduler: cfg.IPVS.Scheduler, Drain: cfg.IPVS.Drain,
+		// kube-dns is served by rules where this node answers DNS itself: with a virtual
+		// server IPVS would have the packets first.
+		Whole: func(k model.Name) bool {
+			return cfg.DNS.Enabled && k == model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName}
+		}}
 }
 
 // possible says why this node cannot have the mode that the settings ask for.
-func (d dataPlanes) possible(ctx context.Context, features kernel.Features) error {
-	switch modeOf(d.cfg) {
+func possible(ctx context.Context, nsfd int, cfg config.Config, features kernel.Features) error {
+	switch modeOf(cfg) {
 	case modeIptables:
 		if !kernelipt.Installed() {
 			return errors.New("the program iptables-nft-restore is not here; the image of Wayleave has it")
 		}
-		_, err := kernelipt.Detect(ctx, d.nsfd)
+		_, err := kernelipt.Detect(ctx, nsfd)
 		return err
 	case modeIPVS:
 		if err := kernelipvs.Available(); err != nil {
 			return fmt.Errorf("kernel %s has no IPVS, and none could be loaded; on the node try: modprobe -a ip_vs ip_vs_%s; without that module, mode may be nftables or iptables: %w",
-				features.Release, d.cfg.IPVS.Scheduler, err)
+				features.Release, cfg.IPVS.Scheduler, err)
 		}
 		return nil
 	}
@@ -174,7 +72,7 @@ func (a *agent) checkMode(ctx context.Context) error {
 	if !a.cfg.Service.Enabled {
 		return nil
 	}
-	err := a.planes.possible(ctx, a.features)
+	err := possible(ctx, 0, a.cfg, a.features)
 	if err == nil {
 		return nil
 	}
@@ -205,21 +103,32 @@ func (a *agent) mode(ctx context.Context) (service.Mode, error) {
 		}
 		a.problems.Set("service", "iptables", problems)
 		a.fact("service", fmt.Sprintf("iptables-%s (%s); session affinity knows the last %s clients of an endpoint (xt_recent.ip_list_tot)", flavour, found.Why, recentClients()))
-		return a.planes.iptables(flavour)
+		return a.planes.Iptables(flavour)
 	case modeIPVS:
-		m, err := a.planes.ipvs()
+		m, err := a.planes.IPVS()
 		if err != nil {
 			return nil, fmt.Errorf("mode ipvs: %w", err)
-		}
-		for name, value := range ipvs.Sysctls() {
-			if err := hostSysctls().Ensure(name, value); err != nil {
-				return nil, fmt.Errorf("mode ipvs: %w", err)
-			}
 		}
 		a.fact("service", fmt.Sprintf("IPVS, scheduler %s; former endpoints keep their connections for at most %s", a.cfg.IPVS.Scheduler, a.cfg.IPVS.Drain))
 		return m, nil
 	}
-	return a.planes.nftables(), nil
+	return a.planes.Nftables(), nil
+}
+
+// ensureSysctls sets what a mode needs of the node.
+func ensureSysctls(set sysctl.Set, mode service.Mode, l service.Local) error {
+	want := map[string]string{}
+	if _, ok := mode.(*ipvs.Mode); ok {
+		want = ipvs.Sysctls()
+	}
+	if l.Localhost() {
+		want["ipv4/conf/all/route_localnet"] = "1"
+	}
+	var errs []error
+	for name, value := range want {
+		errs = append(errs, set.Ensure(name, value))
+	}
+	return errors.Join(errs...)
 }
 
 // recentClients is the limit of xt_recent, which is set when the kernel loads it.
@@ -235,7 +144,7 @@ func recentClients() string {
 func (a *agent) leaveOthers(ctx context.Context, running service.Mode) error {
 	for wait := 50 * time.Millisecond; ctx.Err() == nil; {
 		if a.states()["service"].Synced {
-			err := a.planes.leave(ctx, running, func(what string) { a.log.Info(what) })
+			err := a.planes.Leave(ctx, running, func(what string) { a.log.Info(what) })
 			if a.say("former service proxy", err); err == nil {
 				return nil
 			}

@@ -20,7 +20,7 @@ func TestAModeThatTheNodeCannotHaveIsRefused(t *testing.T) {
 	} {
 		cfg := config.Default()
 		cfg.Mode, cfg.IPVS.Scheduler = tc.mode, "lc"
-		err := dataPlanes{cfg: cfg}.possible(t.Context(), lacks)
+		err := possible(t.Context(), 0, cfg, lacks)
 		if tc.mode == modeIPVS && kernelipvs.Available() == nil {
 			if err != nil {
 				t.Errorf("this kernel has IPVS, and mode ipvs is refused: %v", err)

@@ -21,6 +21,7 @@ import (
 	"wayleave.dev/podnetwork"
 	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/service"
+	"wayleave.dev/service/dataplane"
 )
 
 func uninstallCommand() *cobra.Command {
@@ -64,7 +65,7 @@ type nodeState struct {
 	stateDir string
 	runDir   string
 	pods     podnetwork.Config
-	planes   dataPlanes
+	planes   dataplane.Planes
 }
 
 func thisNode() (*nodeState, error) {
@@ -91,7 +92,7 @@ func newNodeState(ns *os.File, stateDir, runDir string, pods podnetwork.Config) 
 	if err != nil {
 		return nil, err
 	}
-	n.planes = dataPlanes{nsfd: int(ns.Fd()), nft: n.nft, track: track, cfg: config.Default()}
+	n.planes = newPlanes(int(ns.Fd()), n.nft, track, config.Default(), stateDir)
 	return n, nil
 }
 
@@ -99,9 +100,9 @@ func newNodeState(ns *os.File, stateDir, runDir string, pods podnetwork.Config) 
 // kube-proxy's where it runs.
 func (n *nodeState) modes(ctx context.Context) ([]service.Mode, error) {
 	if _, found := kubeProxy(ctx, (&net.Dialer{}).DialContext); found {
-		return []service.Mode{n.planes.nftables()}, nil
+		return []service.Mode{n.planes.Nftables()}, nil
 	}
-	return n.planes.others(nil)
+	return n.planes.Others(nil)
 }
 
 func (n *nodeState) close() { n.ns.Close() }

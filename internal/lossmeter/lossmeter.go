@@ -5,8 +5,9 @@
 // Kinds of traffic:
 //   - udp: numbered datagrams at a fixed rate over one flow, echoed by the server;
 //   - tcp: open connections with a numbered message under way at all times; a
-//     reset, a closed connection or a message that takes over a second is a loss.
+//     reset, a closed connection or a message that takes too long is a loss.
 //     TCP repairs single lost packets: these show as Retransmits;
+//   - datagram: new UDP flows of one datagram each, echoed, one try each;
 //   - connect: new TCP connections, each with one message there and back;
 //   - dns: queries of one name, one try each, time-out one second;
 //   - http: new GET requests, keep-alive off, any status but 200 is a loss.
@@ -26,7 +27,7 @@ import (
 	"time"
 )
 
-// patience is how long an answer may take before it counts as lost.
+// patience is how long an answer may take before it counts as lost, by default.
 const patience = time.Second
 
 // Dial connects to a target; in tests from within a namespace.
@@ -34,10 +35,13 @@ type Dial func(network, addr string, timeout time.Duration) (net.Conn, error)
 
 // Probe is one kind of traffic to one target.
 type Probe struct {
-	Kind   string // udp, tcp, connect, dns or http
+	Kind   string // udp, tcp, datagram, connect, dns or http
 	Target string // host:port; for dns "server:port/name."; for http "host:port/path"
 	// Rate is in messages per second, 0 for the kind's default.
 	Rate int
+	// Patience is how long an answer may take before it counts as lost, 0 for a second.
+	// A slow machine needs more: what is late then is not lost.
+	Patience time.Duration
 }
 
 // Count is what one probe sent and lost.
@@ -130,10 +134,13 @@ func Run(ctx context.Context, dial Dial, probes []Probe) (Report, error) {
 	for i, p := range probes {
 		run, rate := runner(p.Kind)
 		if run == nil {
-			return Report{}, fmt.Errorf("lossmeter: %q is not a kind of traffic; udp, tcp, connect, dns and http are", p.Kind)
+			return Report{}, fmt.Errorf("lossmeter: %q is not a kind of traffic; udp, tcp, datagram, connect, dns and http are", p.Kind)
 		}
 		if p.Rate == 0 {
 			p.Rate = rate
+		}
+		if p.Patience == 0 {
+			p.Patience = patience
 		}
 		counters[i] = &counter{Probe: p, start: time.Now()}
 		wg.Go(func() { errs[i] = run(ctx, dial, counters[i]) })
@@ -156,6 +163,8 @@ func runner(kind string) (run func(context.Context, Dial, *counter) error, rate 
 		return udp, 1000
 	case "tcp":
 		return tcp, 100
+	case "datagram":
+		return datagram, 50
 	case "connect":
 		return connect, 50
 	case "dns":
@@ -208,7 +217,7 @@ func ParseProbe(s string) (Probe, error) {
 		p.Kind, p.Rate = k, n
 	}
 	if run, _ := runner(p.Kind); run == nil {
-		return Probe{}, fmt.Errorf("probe %q: %q is not a kind of traffic; udp, tcp, connect, dns and http are", s, p.Kind)
+		return Probe{}, fmt.Errorf("probe %q: %q is not a kind of traffic; udp, tcp, datagram, connect, dns and http are", s, p.Kind)
 	}
 	return p, nil
 }

@@ -35,7 +35,7 @@ func world(t *testing.T) (client, server *testnet.NS) {
 
 func probes() []Probe {
 	return []Probe{
-		{Kind: "udp", Target: "10.8.0.2:7"}, {Kind: "tcp", Target: "10.8.0.2:7"}, {Kind: "connect", Target: "10.8.0.2:7"},
+		{Kind: "udp", Target: "10.8.0.2:7"}, {Kind: "tcp", Target: "10.8.0.2:7"}, {Kind: "connect", Target: "10.8.0.2:7"}, {Kind: "datagram", Target: "10.8.0.2:7"},
 		{Kind: "dns", Target: "10.8.0.2:53/a.b."}, {Kind: "http", Target: "10.8.0.2:80/"},
 	}
 }
@@ -98,7 +98,7 @@ func TestParseProbe(t *testing.T) {
 		bad  bool
 	}{
 		{"udp=10.0.0.1:7", Probe{Kind: "udp", Target: "10.0.0.1:7"}, false},
-		{"dns@10=10.0.0.1:53/a.", Probe{"dns", "10.0.0.1:53/a.", 10}, false},
+		{"dns@10=10.0.0.1:53/a.", Probe{Kind: "dns", Target: "10.0.0.1:53/a.", Rate: 10}, false},
 		{"udp", Probe{}, true},
 		{"icmp=10.0.0.1", Probe{}, true},
 		{"udp@x=10.0.0.1:7", Probe{}, true},

@@ -37,11 +37,12 @@ func every(ctx context.Context, rate int, fn func(n uint64)) {
 
 // udp sends numbered datagrams over one flow and awaits their echoes.
 func udp(ctx context.Context, dial Dial, c *counter) error {
-	conn, err := dial("udp", c.Target, patience)
+	conn, err := dial("udp", c.Target, c.Patience)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	makeRoom(conn)
 	var mu sync.Mutex
 	under := map[uint64]time.Time{}
 	done := make(chan struct{})
@@ -76,7 +77,14 @@ func udp(ctx context.Context, dial Dial, c *counter) error {
 			_, _ = conn.Write(msg[:]) // the error was of an earlier datagram
 		}
 	})
-	time.Sleep(patience)
+	for until := time.Now().Add(c.Patience); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+		mu.Lock()
+		all := len(under) == 0
+		mu.Unlock()
+		if all {
+			break
+		}
+	}
 	conn.Close()
 	<-done
 	if len(under) > 0 {
@@ -90,7 +98,7 @@ func udp(ctx context.Context, dial Dial, c *counter) error {
 }
 
 // echo sends one message over conn and awaits it back.
-func echo(conn net.Conn, n uint64) error {
+func echo(conn net.Conn, n uint64, patience time.Duration) error {
 	var msg, back [8]byte
 	binary.BigEndian.PutUint64(msg[:], n)
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
@@ -110,7 +118,7 @@ func echo(conn net.Conn, n uint64) error {
 
 // tcp keeps one connection open; a loss costs the connection, and a new one is made.
 func tcp(ctx context.Context, dial Dial, c *counter) error {
-	conn, err := dial("tcp", c.Target, patience)
+	conn, err := dial("tcp", c.Target, c.Patience)
 	if err != nil {
 		return err
 	}
@@ -118,13 +126,13 @@ func tcp(ctx context.Context, dial Dial, c *counter) error {
 		c.sent.Add(1)
 		at := time.Now()
 		if conn == nil {
-			if conn, err = dial("tcp", c.Target, patience); err != nil {
+			if conn, err = dial("tcp", c.Target, c.Patience); err != nil {
 				c.lose(1, "%v", err)
 				conn = nil
 				return
 			}
 		}
-		if err := echo(conn, n); err != nil {
+		if err := echo(conn, n, c.Patience); err != nil {
 			c.lose(1, "open connection: %v", err)
 			conn.Close()
 			conn = nil
@@ -140,12 +148,25 @@ func tcp(ctx context.Context, dial Dial, c *counter) error {
 
 func connect(ctx context.Context, dial Dial, c *counter) error {
 	return tries(ctx, c, func(n uint64) error {
-		conn, err := dial("tcp", c.Target, patience)
+		conn, err := dial("tcp", c.Target, c.Patience)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		return echo(conn, n)
+		return echo(conn, n, c.Patience)
+	})
+}
+
+// datagram makes a new flow for each message. Nobody repeats it when it is dropped, as TCP
+// does with the beginning of a connection.
+func datagram(ctx context.Context, dial Dial, c *counter) error {
+	return tries(ctx, c, func(n uint64) error {
+		conn, err := dial("udp", c.Target, c.Patience)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		return echo(conn, n, c.Patience)
 	})
 }
 
@@ -173,13 +194,13 @@ func dnsQueries(ctx context.Context, dial Dial, c *counter) error {
 		return errors.New("server:port/name is allowed as a target")
 	}
 	return tries(ctx, c, func(uint64) error {
-		conn, err := dial("udp", server, patience)
+		conn, err := dial("udp", server, c.Patience)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
 		q := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)
-		client := dns.Client{Timeout: patience}
+		client := dns.Client{Timeout: c.Patience}
 		r, _, err := client.ExchangeWithConn(q, &dns.Conn{Conn: conn})
 		if err != nil {
 			return err
@@ -194,12 +215,12 @@ func dnsQueries(ctx context.Context, dial Dial, c *counter) error {
 func httpGets(ctx context.Context, dial Dial, c *counter) error {
 	host, path, _ := strings.Cut(c.Target, "/")
 	return tries(ctx, c, func(uint64) error {
-		conn, err := dial("tcp", host, patience)
+		conn, err := dial("tcp", host, c.Patience)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		if err := conn.SetDeadline(time.Now().Add(c.Patience)); err != nil {
 			return err
 		}
 		if _, err := fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path, host); err != nil {

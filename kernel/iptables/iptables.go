@@ -57,6 +57,10 @@ type Conn interface {
 	Read(ctx context.Context, f Family, table string) (Table, error)
 	// Restore applies a text of iptables-restore.
 	Restore(ctx context.Context, f Family, text []byte) error
+	// Tidy removes the kernel's chains that restoring made in a table of nf_tables, and
+	// the table, when nothing is in them. Tables of iptables-legacy stay: the kernel's
+	// module has them.
+	Tidy(ctx context.Context, f Family, table string) error
 	// Watch tells of changes by others to chains for which concerns says yes, until
 	// ctx ends. The chain is empty when a whole table went.
 	Watch(ctx context.Context, concerns func(table, chain string) bool) (<-chan struct{}, error)
@@ -70,6 +74,9 @@ type Kernel struct {
 	// LockFile is what programs of iptables-legacy lock, /run/xtables.lock where it is
 	// empty: those of the host and ours must lock the same. Set it before the first use.
 	LockFile string
+	// Memory is a file in which is noted what tables had before, for Tidy; empty: Tidy
+	// does nothing. Set it before the first use.
+	Memory string
 }
 
 var _ Conn = (*Kernel)(nil)
@@ -131,6 +138,9 @@ func (k *Kernel) Restore(ctx context.Context, f Family, text []byte) error {
 	if k.flavour == Legacy {
 		_, err := k.run(ctx, text, k.program(f, "restore"), "--noflush", "-w", "10") // others hold the lock for a moment
 		k.journal.infos[f] = k.info(f)
+		return err
+	}
+	if err := k.remember(f, text); err != nil {
 		return err
 	}
 	before, err := k.generation()

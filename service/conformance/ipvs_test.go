@@ -26,12 +26,16 @@ func (m *ipvsMode) Disturb(node *testnet.NS) {
 // again, a minute later.
 func (m *ipvsMode) Linger() time.Duration { return 190 * time.Second }
 
-// realIPVS starts the IPVS mode on the kernel of a node.
-func realIPVS(t *testing.T) func(n *Node) Mode {
-	ns := testnet.New(t, "probe")
-	if _, err := kernel.NewKernel(ns.FD()); err != nil {
+func needIPVS(t *testing.T) {
+	t.Helper()
+	if _, err := kernel.NewKernel(testnet.New(t, "probe").FD()); err != nil {
 		t.Skipf("this kernel has no ip_vs (make test-vm has): %v", err)
 	}
+}
+
+// realIPVS starts the IPVS mode on the kernel of a node.
+func realIPVS(t *testing.T) func(n *Node) Mode {
+	needIPVS(t)
 	running := map[string]func(){}
 	return func(n *Node) Mode {
 		if end := running[n.Name]; end != nil {

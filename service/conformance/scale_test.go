@@ -14,7 +14,6 @@ import (
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
-	"wayleave.dev/service"
 	"wayleave.dev/service/nftables"
 )
 
@@ -153,10 +152,4 @@ func TestOthersTablesAreLeftAlone(t *testing.T) {
 	if now := list(); now != before {
 		t.Errorf("taking away changed\n%s\nto\n%s", before, now)
 	}
-}
-
-// localOf is what a mode must know of a node of the world.
-func localOf(n *Node) service.Local {
-	return service.Local{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs, OwnPodCIDRs: n.OwnCIDRs,
-		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"), netip.MustParsePrefix("127.0.0.0/8")}}
 }

@@ -268,16 +268,22 @@ func (w *World) Clients() []Client {
 
 // Ask connects anew, and returns who answered and what address it saw.
 func (c Client) Ask(network string, to netip.AddrPort) (pod string, seen netip.Addr, err error) {
+	return c.ask(network, to, patience)
+}
+
+func (c Client) ask(network string, to netip.AddrPort, patience time.Duration) (pod string, seen netip.Addr, err error) {
 	conn, err := c.NS.Dial(network, to.String(), patience)
 	if err != nil {
 		return "", netip.Addr{}, err
 	}
 	defer conn.Close()
-	return Say(conn)
+	return say(conn, patience)
 }
 
 // Say asks over an open connection or socket.
-func Say(conn net.Conn) (pod string, seen netip.Addr, err error) {
+func Say(conn net.Conn) (pod string, seen netip.Addr, err error) { return say(conn, patience) }
+
+func say(conn net.Conn, patience time.Duration) (pod string, seen netip.Addr, err error) {
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", netip.Addr{}, err
 	}

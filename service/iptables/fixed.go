@@ -115,7 +115,9 @@ func toNodePorts(f iptables.Family, l service.Local, words string) (rules []stri
 // left. What the kubelet has (KUBE-FIREWALL, KUBE-IPTABLES-HINT and others) is not.
 func ours(chain string) bool {
 	switch chain {
-	case chainServices, chainNodePorts, chainExternal, chainFirewall, chainForward, chainPostrouting, chainMarkMasq, chainOutside, chainRefuse, chainLocalhost, canary:
+	case chainServices, chainNodePorts, chainExternal, chainFirewall, chainForward, chainPostrouting, chainMarkMasq, chainOutside, chainRefuse, chainLocalhost, canary,
+		// Those of kube-proxy's mode ipvs beside.
+		"KUBE-NODE-PORT", "KUBE-LOAD-BALANCER", "KUBE-SOURCE-RANGES-FIREWALL", "KUBE-IPVS-FILTER", "KUBE-IPVS-OUT-FILTER":
 		return true
 	}
 	return slices.ContainsFunc([]string{prefixCluster, prefixLocal, prefixOutside, prefixFirewall, prefixEndpoint, "KUBE-XLB-"},

@@ -171,12 +171,16 @@ func newDelta(f iptables.Family) *delta {
 	return &delta{f, map[string]*iptables.Change{
 		"nat":    {Table: "nat", Set: map[string][]string{}},
 		"filter": {Table: "filter", Set: map[string][]string{}},
+		"mangle": {Table: "mangle", Set: map[string][]string{}}, // of kube-proxy's canary
 	}}
 }
 
+// tableNames are the tables that are looked at, in the order in which they are written.
+func tableNames() []string { return []string{"nat", "filter", "mangle"} }
+
 func (m *Mode) restore(ctx context.Context, d *delta) error {
 	var text bytes.Buffer
-	for _, name := range []string{"nat", "filter"} {
+	for _, name := range tableNames() {
 		if c := d.tables[name]; !c.Empty() {
 			text.Write(c.Text())
 		}
@@ -334,7 +338,7 @@ func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 
 func (m *Mode) read(ctx context.Context, f iptables.Family) (map[string]iptables.Table, error) {
 	out := map[string]iptables.Table{}
-	for _, table := range []string{"nat", "filter"} {
+	for _, table := range tableNames() {
 		t, err := m.conn.Read(ctx, f, table)
 		if err != nil {
 			return nil, err
@@ -498,7 +502,13 @@ func (m *Mode) Remove(ctx context.Context) error {
 			}
 			c.Delete = foreignJumps(have[table], nil)
 		}
-		if err := m.restore(ctx, d); err != nil {
+		err = m.restore(ctx, d)
+		for table := range d.tables {
+			if err == nil {
+				err = m.conn.Tidy(ctx, f, table)
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("service: %w", err)
 		}
 	}
@@ -512,7 +522,7 @@ func (m *Mode) Remains(ctx context.Context) (out []string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, table := range []string{"nat", "filter"} {
+		for _, table := range tableNames() {
 			for _, chain := range slices.Sorted(maps.Keys(have[table])) {
 				if ours(chain) {
 					out = append(out, fmt.Sprintf("chain %s of %s (%s), table %s", chain, f, m.conn.Flavour(), table))

@@ -51,7 +51,7 @@ func Start(t *testing.T, bin string, ns *testnet.NS, node, mode, master, cluster
 	for file, text := range map[string]string{
 		kubeconfig: fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c","contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}],"clusters":[{"name":"c","cluster":{"server":%q}}],"users":[{"name":"u"}]}`, master),
 		config: fmt.Sprintf(`{"apiVersion":"kubeproxy.config.k8s.io/v1alpha1","kind":"KubeProxyConfiguration","clientConnection":{"kubeconfig":%q,"qps":1000,"burst":1000},"mode":%q,"hostnameOverride":%q,"clusterCIDR":%q,
-"nftables":{"minSyncPeriod":"1ms","syncPeriod":"1h"},"iptables":{"minSyncPeriod":"1ms","syncPeriod":"1h"},"configSyncPeriod":"1h",
+"nftables":{"minSyncPeriod":"1ms","syncPeriod":"1h"},"iptables":{"minSyncPeriod":"1ms","syncPeriod":"1h"},"ipvs":{"minSyncPeriod":"1ms","syncPeriod":"1h","strictARP":true},"configSyncPeriod":"1h",
 "conntrack":{"maxPerCore":0,"tcpEstablishedTimeout":"0s","tcpCloseWaitTimeout":"0s"}}`, kubeconfig, mode, node, clusterCIDR),
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

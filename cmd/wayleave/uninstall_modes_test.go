@@ -1,0 +1,277 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"wayleave.dev/dns"
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/ipset"
+	kernelipt "wayleave.dev/kernel/iptables"
+	kernelipvs "wayleave.dev/kernel/ipvs"
+	"wayleave.dev/kernel/link"
+	"wayleave.dev/kernel/sysctl"
+	"wayleave.dev/model"
+	"wayleave.dev/podnetwork"
+	"wayleave.dev/service"
+)
+
+// bareNode is a node without Wayleave on it.
+type bareNode struct {
+	t   *testing.T
+	ns  *testnet.NS
+	dir string
+}
+
+func newBareNode(t *testing.T) *bareNode {
+	n := &bareNode{t, testnet.New(t, "node"), t.TempDir()}
+	far := testnet.New(t, "far")
+	testnet.Veth(n.ns, "eth0", far, "eth0")
+	n.ns.Addr("eth0", "172.30.0.11/24")
+	n.ns.Addr("eth0", "fd00:30::11/64")
+	n.ns.Route("0.0.0.0/0", "172.30.0.1")
+	for _, d := range []string{"bin", "net.d"} {
+		if err := os.Mkdir(filepath.Join(n.dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return n
+}
+
+// open is what `wayleave uninstall` has of the node.
+func (n *bareNode) open() *nodeState {
+	n.t.Helper()
+	fd, err := os.Open(n.ns.Path())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	state, run := filepath.Join(n.dir, "state"), filepath.Join(n.dir, "run")
+	s, err := newNodeState(fd, state, run, podnetwork.Config{Sysctl: "/proc/sys/net", BinDir: filepath.Join(n.dir, "bin"), ConfDir: filepath.Join(n.dir, "net.d"),
+		Socket: filepath.Join(run, "cni.sock"), Tombstones: filepath.Join(state, "tombstones")})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(s.close)
+	return s
+}
+
+// install puts on the node what an agent puts there in a mode.
+func (n *bareNode) install(kind string) error {
+	ctx, s := n.t.Context(), n.open()
+	for _, d := range []string{s.stateDir, s.runDir} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	var mode service.Mode = s.planes.Nftables()
+	var err error
+	switch kind {
+	case "iptables-nft":
+		mode, err = s.planes.Iptables(kernelipt.NFT)
+	case "iptables-legacy":
+		mode, err = s.planes.Iptables(kernelipt.Legacy)
+	case "ipvs":
+		mode, err = s.planes.IPVS()
+	}
+	if err != nil {
+		return err
+	}
+	local := service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11"), netip.MustParseAddr("fd00:30::11")},
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, OwnPodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
+		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"), netip.MustParsePrefix("127.0.0.0/8")}}
+	mode.SetLocal(local)
+	if err := ensureSysctls(sysctl.Set{Root: "/proc/sys/net", State: s.stateDir + "/sysctl"}, mode, local); err != nil {
+		return err
+	}
+	if err := mode.Sync(ctx, n.plans()); err != nil {
+		return err
+	}
+	p := &dns.Placement{Net: s.links, NFT: s.nft, Feed: &dns.Feed{}, Upstreams: func([]netip.Addr) []netip.AddrPort { return nil }}
+	if err := p.Sync(ctx, map[model.Name]dns.Place{{}: {VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}}); err != nil {
+		return err
+	}
+	if err := s.links.SetRoute(ctx, link.Route{Dst: netip.MustParsePrefix("10.244.7.0/24")}); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(n.dir, "net.d", podnetwork.ConfName), nil, 0o644)
+}
+
+// plans are those of a Service that uses what a Service can have.
+func (n *bareNode) plans() map[model.Name]service.Plan {
+	store, err := model.NewStore()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { _ = store.Close() })
+	name := model.Name{Namespace: "default", Name: "web"}
+	err = store.Write(func(tx *model.Writer) {
+		tx.PutService(&model.Service{Name: name, Type: model.LoadBalancer, Affinity: time.Hour, ExternalLocal: true,
+			ClusterIPs:      []netip.Addr{netip.MustParseAddr("10.96.0.50"), netip.MustParseAddr("fd00:96::50")},
+			ExternalIPs:     []netip.Addr{netip.MustParseAddr("203.0.113.5")},
+			LoadBalancerIPs: []netip.Addr{netip.MustParseAddr("203.0.113.6")}, SourceRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+			Ports: []model.ServicePort{{Name: "tcp", Protocol: model.TCP, Port: 80, NodePort: 30080}, {Name: "udp", Protocol: model.UDP, Port: 80, NodePort: 40080}}})
+		for i, a := range []string{"10.244.1.2", "fd00:244:0:1::2"} {
+			tx.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "default", Name: fmt.Sprint("web-", i)}, Service: "web",
+				Ports:     []model.EndpointPort{{Name: "tcp", Protocol: model.TCP, Port: 8080}, {Name: "udp", Protocol: model.UDP, Port: 8080}},
+				Endpoints: []model.Endpoint{{Addr: netip.MustParseAddr(a), Node: "node1", Ready: true, Serving: true}}})
+		}
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	plan, ok, problems := service.Make(store.Snapshot(), name, "node1")
+	if !ok || len(problems) > 0 {
+		n.t.Fatal("no plan", problems)
+	}
+	return map[model.Name]service.Plan{name: plan}
+}
+
+var (
+	counters = regexp.MustCompile(`\[\d+:\d+\]|counter packets \d+ bytes \d+`)
+	comments = regexp.MustCompile(`(?m)^#.*\n`) // with the time of day
+)
+
+// everything is all that there is on the node, as text.
+func (n *bareNode) everything() string {
+	n.t.Helper()
+	var b strings.Builder
+	for _, c := range []string{"nft list ruleset", "iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save",
+		"ip -o -d link", "ip -o addr", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all"} {
+		words := strings.Fields(c)
+		out := n.ns.Run(words[0], words[1:]...)
+		fmt.Fprintf(&b, "== %s\n%s", c, comments.ReplaceAllString(counters.ReplaceAllString(out, ""), ""))
+	}
+	if _, err := os.Stat("/proc/net/ip_vs"); err == nil {
+		fmt.Fprintf(&b, "== ipvsadm\n%s", n.ns.Run("ipvsadm", "-Sn"))
+	}
+	sets, err := ipset.NewKernel(n.ns.FD())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	names, err := sets.List(n.t.Context())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	fmt.Fprintf(&b, "== sets\n%v\n== sysctls\n", names)
+	n.ns.Must(func() error {
+		return filepath.WalkDir("/proc/sys/net", func(path string, d fs.DirEntry, err error) error {
+			// Counters and seeds change by themselves.
+			if err != nil || d.IsDir() || slices.Contains([]string{"nf_conntrack_count", "stable_secret", "flush"}, d.Name()) {
+				return err
+			}
+			if raw, err := os.ReadFile(path); err == nil {
+				fmt.Fprintf(&b, "%s %s\n", path, strings.TrimSpace(string(raw)))
+			}
+			return nil
+		})
+	})
+	b.WriteString("== files\n")
+	err = filepath.WalkDir(n.dir, func(path string, _ fs.DirEntry, err error) error {
+		fmt.Fprintln(&b, path)
+		return err
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return b.String()
+}
+
+// firstDifference is for people.
+func firstDifference(a, b string) string {
+	x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
+	for _, l := range y {
+		if !slices.Contains(x, l) {
+			return "new: " + l
+		}
+	}
+	for _, l := range x {
+		if !slices.Contains(y, l) {
+			return "gone: " + l
+		}
+	}
+	return "another order"
+}
+
+// others are rules that were there before: Docker's and the kubelet's.
+func (n *bareNode) others(flavour string) {
+	for _, f := range []string{"iptables", "ip6tables"} {
+		for _, c := range []string{"-t nat -N DOCKER", "-t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER", "-N KUBE-FIREWALL", "-A OUTPUT -j KUBE-FIREWALL", "-t mangle -N KUBE-IPTABLES-HINT", "-t mangle -N KUBE-KUBELET-CANARY"} {
+			n.ns.Run(f+"-"+flavour, strings.Fields(c)...)
+		}
+	}
+	n.ns.Run("nft", "add table inet firewalld; add chain inet firewalld input { type filter hook input priority 10; }; add rule inet firewalld input tcp dport 22 accept")
+}
+
+// What is on a node before installing and after uninstalling is equal, in every mode:
+// rules of nftables and of both flavours of iptables, sets, virtual servers, links,
+// addresses, routes, rules of routing, sysctls and files; and --verify says so.
+func TestUninstallLeavesTheNodeAsItWas(t *testing.T) {
+	uninstallRows(t, "nftables", "iptables-nft", "iptables-legacy", "nftables iptables-nft iptables-legacy")
+}
+
+// The same of the mode ipvs, for which make test-vm has the kernel.
+func TestUninstallOfIPVS(t *testing.T) {
+	if _, err := kernelipvs.NewKernel(testnet.New(t, "probe").FD()); err != nil {
+		t.Skipf("this kernel has no ip_vs (make test-vm has): %v", err)
+	}
+	uninstallRows(t, "ipvs", "ipvs iptables-nft nftables")
+}
+
+func uninstallRows(t *testing.T, rows ...string) {
+	if _, err := exec.LookPath("iptables-nft"); err != nil {
+		t.Skip("the program iptables-nft is not installed")
+	}
+	for _, row := range rows {
+		for _, with := range []string{"", "nft", "legacy"} {
+			name := row
+			if with != "" {
+				name += " beside rules of iptables-" + with
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				n := newBareNode(t)
+				// The kernel's tables of iptables-legacy come with the first look at them,
+				// whoever looks, and cannot be taken away.
+				for _, f := range []string{"iptables-legacy", "ip6tables-legacy"} {
+					for _, table := range []string{"nat", "filter", "mangle"} {
+						n.ns.Run(f, "-t", table, "-S")
+					}
+				}
+				if with != "" {
+					n.others(with)
+				}
+				before := n.everything()
+				n.ns.Must(func() error { return n.open().verify(t.Context()) })
+				for kind := range strings.FieldsSeq(row) {
+					n.ns.Must(func() error { return n.install(kind) })
+				}
+				n.ns.Must(func() error {
+					err := n.open().verify(t.Context())
+					for kind := range strings.FieldsSeq(row) {
+						want := map[string]string{"nftables": "table ip wayleave-service", "iptables-nft": "chain KUBE-SERVICES of iptables (nft)", "iptables-legacy": "chain KUBE-SERVICES of ip6tables (legacy)", "ipvs": "virtual server TCP 10.96.0.50:80"}[kind]
+						if err == nil || !strings.Contains(err.Error(), want) {
+							t.Errorf("%s is not named by: %v", want, err)
+						}
+					}
+					return nil
+				})
+				for range 2 { // twice is no error
+					n.ns.Must(func() error { return n.open().uninstall(t.Context()) })
+				}
+				n.ns.Must(func() error { return n.open().verify(t.Context()) })
+				if after := n.everything(); after != before {
+					t.Errorf("the node is not as it was: %s", firstDifference(before, after))
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,185 @@
+// Package dataplane makes the modes of a node's service proxy, and takes the others out
+// of the kernel once one is in place: those of Wayleave, and what a kube-proxy left that
+// has ended.
+//
+// A change of mode is: the new mode is synced, then Leave is called. In between packets
+// meet both, which lead to the same endpoints, and connections that are established live
+// on in connection tracking or, those of IPVS, until they end or IPVS is given up.
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/ipset"
+	kernelipt "wayleave.dev/kernel/iptables"
+	kernelipvs "wayleave.dev/kernel/ipvs"
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/model"
+	"wayleave.dev/service"
+	"wayleave.dev/service/iptables"
+	"wayleave.dev/service/ipvs"
+	"wayleave.dev/service/nftables"
+)
+
+// Planes makes the modes of one network namespace. It is a value; NFT and Track are of
+// that namespace.
+type Planes struct {
+	// NSFD is the descriptor of the namespace, 0 for that of this process.
+	NSFD  int
+	NFT   *nft.Kernel
+	Track conntrack.Flusher
+	// Scheduler and Drain are those of ipvs.Options.
+	Scheduler string
+	Drain     time.Duration
+	// Whole is that of ipvs.Options; nil: none.
+	Whole func(model.Name) bool
+	// LockFile is what programs of iptables-legacy on the host lock, empty for its usual
+	// place.
+	LockFile string
+	// Memory is that of kernel/iptables.Kernel.
+	Memory string
+}
+
+// Nftables makes the mode of that name; the kernel is not touched.
+func (p Planes) Nftables() *nftables.Mode { return nftables.New(p.NFT, p.Track) }
+
+// Iptables makes the mode of that name in one of its flavours; the kernel is not touched.
+func (p Planes) Iptables(flavour kernelipt.Flavour) (*iptables.Mode, error) {
+	k, err := kernelipt.NewKernel(p.NSFD, flavour)
+	if err != nil {
+		return nil, err
+	}
+	k.LockFile, k.Memory = p.LockFile, p.Memory
+	return iptables.New(k, p.Track), nil
+}
+
+// IPVS makes the mode of that name, for which the kernel loads ip_vs.
+func (p Planes) IPVS() (*ipvs.Mode, error) {
+	k, err := kernelipvs.NewKernel(p.NSFD)
+	if err != nil {
+		return nil, err
+	}
+	return ipvs.New(k, nftables.Beside(p.NFT, p.Track, p.Whole), p.Track,
+		ipvs.Options{Scheduler: p.Scheduler, Drain: p.Drain, Whole: p.Whole}), nil
+}
+
+// Others are the modes that may have left something, but for the one that runs; nil: none
+// does.
+func (p Planes) Others(running service.Mode) (out []service.Mode, err error) {
+	if _, ok := running.(*nftables.Mode); !ok {
+		out = append(out, p.Nftables())
+	}
+	if kernelipt.Installed() {
+		for _, flavour := range []kernelipt.Flavour{kernelipt.NFT, kernelipt.Legacy} {
+			m, err := p.Iptables(flavour)
+			if err != nil {
+				return nil, err
+			}
+			if r, ok := running.(*iptables.Mode); !ok || r.Flavour() != flavour {
+				out = append(out, m)
+			}
+		}
+	}
+	if _, ok := running.(*ipvs.Mode); !ok && ipvsLoaded() {
+		m, err := p.IPVS()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// ipvsLoaded says whether there may be virtual servers: looking must not load the module.
+func ipvsLoaded() bool {
+	_, err := os.Stat("/proc/net/ip_vs")
+	return err == nil
+}
+
+// leaver is a mode that lets its connections end before it goes.
+type leaver interface {
+	Leave(context.Context) error
+}
+
+// Leave takes the other modes out of the kernel, and what a kube-proxy left that has
+// ended. The running mode must be in place: connections that are established live on. It
+// returns when the last connection of IPVS has ended, or after Drain. say is told what
+// was found.
+func (p Planes) Leave(ctx context.Context, running service.Mode, say func(string)) error {
+	others, err := p.Others(running)
+	errs := []error{err, p.leaveTables(ctx)}
+	for _, m := range others {
+		left, err := m.Remains(ctx)
+		if err != nil || len(left) == 0 {
+			errs = append(errs, err)
+			continue
+		}
+		say(fmt.Sprintf("another mode was here: %s", summary(left)))
+		if l, ok := m.(leaver); ok {
+			errs = append(errs, l.Leave(ctx))
+			continue
+		}
+		errs = append(errs, m.Remove(ctx))
+	}
+	// Rules use the sets: these go last.
+	return errors.Join(append(errs, p.leaveSets(ctx))...)
+}
+
+// leaveTables removes the tables of kube-proxy's mode nftables. Its chains in the modes
+// iptables and ipvs are those of our iptables mode, and its virtual servers those of ours.
+func (p Planes) leaveTables(ctx context.Context) error {
+	var errs []error
+	for _, f := range nft.Families() {
+		errs = append(errs, p.NFT.Remove(ctx, nft.Table{Family: f, Name: "kube-proxy"}))
+	}
+	return errors.Join(errs...)
+}
+
+func (p Planes) leaveSets(ctx context.Context) error {
+	k, err := ipset.NewKernel(p.NSFD)
+	if err != nil {
+		return err
+	}
+	have, err := k.List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range proxySets() {
+		if slices.Contains(have, name) {
+			errs = append(errs, k.Destroy(ctx, name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// proxySets are the sets that kube-proxy makes in IPVS mode. Others have sets whose names
+// begin alike.
+func proxySets() (out []string) {
+	for _, name := range []string{
+		"LOOP-BACK", "CLUSTER-IP", "EXTERNAL-IP", "EXTERNAL-IP-LOCAL",
+		"LOAD-BALANCER", "LOAD-BALANCER-LOCAL", "LOAD-BALANCER-FW", "LOAD-BALANCER-SOURCE-IP", "LOAD-BALANCER-SOURCE-CIDR",
+		"NODE-PORT-TCP", "NODE-PORT-LOCAL-TCP", "NODE-PORT-UDP", "NODE-PORT-LOCAL-UDP", "NODE-PORT-SCTP-HASH", "NODE-PORT-LOCAL-SCTP-HASH",
+		"HEALTH-CHECK-NODE-PORT", "IPVS-IPS",
+	} {
+		const longest = 31 // of a set's name; kube-proxy cuts what is longer
+		six := "KUBE-6-" + name
+		out = append(out, "KUBE-"+name, six[:min(len(six), longest)])
+	}
+	return out
+}
+
+func summary(left []string) string {
+	const shown = 3
+	if len(left) <= shown {
+		return strings.Join(left, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(left[:shown], ", "), len(left)-shown)
+}
