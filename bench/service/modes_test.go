@@ -34,9 +34,6 @@ type modeRun struct {
 	VM      bool
 }
 
-// modeNames are those of the proxy's -mode.
-func modeNames() []string { return []string{"nftables", "iptables-nft", "iptables-legacy", "ipvs"} }
-
 // TestModes measures the modes beside one another and writes docs/bench-modes.md. It
 // takes half an hour, so it needs WAYLEAVE_MODES: the modes by comma, or "page" to make
 // the page of what is there. IPVS is measured in the VM, beside nftables there:
