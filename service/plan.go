@@ -82,11 +82,15 @@ type Plan struct {
 	// Hairpin are the endpoints on this node: a connection of one of them that
 	// comes back to itself needs another source address to be answered.
 	Hairpin []netip.Addr
+	// HealthCheck is the port of every node where balancers ask whether it has
+	// endpoints, 0 when there is none. The answer is not the data plane's; a mode in
+	// which the node's firewall is lets the question in.
+	HealthCheck uint16
 }
 
 // Equal compares two plans.
 func Equal(a, b Plan) bool {
-	return slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Hairpin, b.Hairpin) &&
+	return a.HealthCheck == b.HealthCheck && slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Hairpin, b.Hairpin) &&
 		slices.EqualFunc(a.Entries, b.Entries, Entry.equal)
 }
 
@@ -134,7 +138,7 @@ func Make(snap model.Snapshot, key model.Name, node string) (p Plan, ok bool, pr
 	problems = append(problems, p.addExternal(svc, ends, self)...)
 	slices.SortStableFunc(p.Entries, func(a, b Entry) int { return a.Frontend.Compare(b.Frontend) })
 	p.Entries, problems = unique(svc, p.Entries, problems)
-	p.Hairpin = ends.local
+	p.Hairpin, p.HealthCheck = ends.local, svc.HealthCheckPort
 	return p, true, problems
 }
 

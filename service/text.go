@@ -27,6 +27,9 @@ func (p Plan) text(b *strings.Builder) {
 	for _, e := range p.Entries {
 		e.text(b)
 	}
+	if p.HealthCheck != 0 {
+		fmt.Fprintf(b, "  health checks at port %d\n", p.HealthCheck)
+	}
 	for _, a := range p.Hairpin {
 		fmt.Fprintf(b, "  on this node %s\n", a)
 	}

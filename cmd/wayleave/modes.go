@@ -131,11 +131,12 @@ func ensureSysctls(set sysctl.Set, mode service.Mode, l service.Local) error {
 	return errors.Join(errs...)
 }
 
-// recentClients is the limit of xt_recent, which is set when the kernel loads it.
+// recentClients is the limit of xt_recent, which is fixed once the kernel has it. Where it
+// is a module that nobody has needed yet, the host's modprobe.d may say another.
 func recentClients() string {
 	raw, err := os.ReadFile("/sys/module/xt_recent/parameters/ip_list_tot")
 	if err != nil {
-		return "100"
+		return "100, or as many as modprobe.d says,"
 	}
 	return strings.TrimSpace(string(raw))
 }

@@ -136,6 +136,9 @@ func (k *Kernel) Restore(ctx context.Context, f Family, text []byte) error {
 	k.journal.mu.Lock()
 	defer k.journal.mu.Unlock()
 	if k.flavour == Legacy {
+		if was, ok := k.journal.infos[f]; ok && k.info(f) != was {
+			k.journal.missed = true
+		}
 		_, err := k.run(ctx, text, k.program(f, "restore"), "--noflush", "-w", "10") // others hold the lock for a moment
 		k.journal.infos[f] = k.info(f)
 		return err

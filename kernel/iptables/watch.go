@@ -23,8 +23,10 @@ type journal struct {
 	mu sync.Mutex // held while a text is restored
 	// own are the generations of nf_tables that our programs made, from and to.
 	own [][2]uint32
-	// infos are the legacy tables as we left them.
-	infos map[Family]string
+	// infos are the legacy tables as we left them; missed says that they were not so
+	// any more when we changed them again, before poll has seen it.
+	infos  map[Family]string
+	missed bool
 }
 
 // remembered is how many restored texts are told from others' changes: events arrive
@@ -178,15 +180,24 @@ func (k *Kernel) poll(ctx context.Context, poke func()) {
 			return
 		case <-t.C:
 		}
-		k.journal.mu.Lock()
-		for f, was := range k.journal.infos {
-			if now := k.info(f); now != was {
-				k.journal.infos[f] = now // told once
-				poke()
-			}
+		if k.changed() {
+			poke()
 		}
-		k.journal.mu.Unlock()
 	}
+}
+
+// changed says whether the legacy tables are others than we left; it says so once.
+func (k *Kernel) changed() bool {
+	k.journal.mu.Lock()
+	defer k.journal.mu.Unlock()
+	yes := k.journal.missed
+	k.journal.missed = false
+	for f, was := range k.journal.infos {
+		if now := k.info(f); now != was {
+			k.journal.infos[f], yes = now, true
+		}
+	}
+	return yes
 }
 
 // info is what tells a family's legacy tables from changed ones: how many entries they

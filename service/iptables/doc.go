@@ -31,6 +31,7 @@ const (
 	chainPostrouting = "KUBE-POSTROUTING"
 	chainMarkMasq    = "KUBE-MARK-MASQ"
 	chainOutside     = "WAYLEAVE-OUTSIDE"
+	chainRefusePorts = "WAYLEAVE-NODEPORTS"
 	chainRefuse      = "WAYLEAVE-REFUSE"
 	chainLocalhost   = "WAYLEAVE-LOCALHOST"
 )

@@ -16,6 +16,7 @@ type jump struct{ table, from, rule string }
 func jumps(f iptables.Family) []jump {
 	list := []jump{
 		{"filter", "INPUT", firewall()}, {"filter", "INPUT", onlyNew("kubernetes service portals", chainServices)},
+		{"filter", "INPUT", comment("kubernetes health check service ports") + " -j " + chainNodePorts},
 		{"filter", "INPUT", onlyNew("kubernetes externally-visible service portals", chainExternal)},
 		{"filter", "FORWARD", firewall()}, {"filter", "FORWARD", comment("kubernetes forwarding rules") + " -j " + chainForward},
 		{"filter", "FORWARD", onlyNew("kubernetes service portals", chainServices)},
@@ -43,7 +44,7 @@ func firewall() string { return onlyNew("kubernetes load balancer firewall", cha
 func fixed(f iptables.Family, l service.Local) map[place][]string {
 	in := func(table, chain string) place { return place{f, table, chain} }
 	out := map[place][]string{
-		in("nat", chainServices):  toNodePorts(f, l, "kubernetes service nodeports; NOTE: this must be the last rule in this chain"),
+		in("nat", chainServices):  toNodePorts(f, l, "kubernetes service nodeports; NOTE: this must be the last rule in this chain", chainNodePorts),
 		in("nat", chainNodePorts): nil,
 		in("nat", chainMarkMasq):  {fmt.Sprintf("-j MARK --set-xmark %s/%s", masqueradeMark, masqueradeMark)},
 		in("nat", chainOutside):   markOutside(f, l),
@@ -55,9 +56,11 @@ func fixed(f iptables.Family, l service.Local) map[place][]string {
 			comment("kubernetes service traffic requiring SNAT") + " -j MASQUERADE --random-fully",
 		},
 		in("filter", chainServices):  nil,
-		in("filter", chainNodePorts): nil,
-		in("filter", chainExternal):  toNodePorts(f, l, "kubernetes service nodeports"),
+		in("filter", chainNodePorts): nil, // health checks alone, whatever address of the node they ask
+		in("filter", chainExternal):  toNodePorts(f, l, "kubernetes service nodeports", chainRefusePorts),
 		in("filter", chainFirewall):  nil,
+
+		in("filter", chainRefusePorts): nil,
 		in("filter", chainForward): {
 			"-m conntrack --ctstate INVALID -j DROP",
 			fmt.Sprintf("%s -m mark --mark %s/%s -j ACCEPT", comment("kubernetes forwarding rules"), masqueradeMark, masqueradeMark),
@@ -98,14 +101,15 @@ func markOutside(f iptables.Family, l service.Local) (rules []string) {
 	return append(rules, fmt.Sprintf("-j MARK --set-xmark %s/%s", masqueradeMark, masqueradeMark))
 }
 
-func toNodePorts(f iptables.Family, l service.Local, words string) (rules []string) {
+// toNodePorts leads what is for an address of the node that serves node ports to a chain.
+func toNodePorts(f iptables.Family, l service.Local, words, chain string) (rules []string) {
 	for _, n := range l.NodePortNets() {
 		if family(n.Addr()) == f {
 			dst := fmt.Sprintf("-d %s ", n)
 			if n.Bits() == 0 {
 				dst = ""
 			}
-			rules = append(rules, fmt.Sprintf("%s%s -m addrtype --dst-type LOCAL -j %s", dst, comment("%s", words), chainNodePorts))
+			rules = append(rules, fmt.Sprintf("%s%s -m addrtype --dst-type LOCAL -j %s", dst, comment("%s", words), chain))
 		}
 	}
 	return rules
@@ -115,7 +119,7 @@ func toNodePorts(f iptables.Family, l service.Local, words string) (rules []stri
 // left. What the kubelet has (KUBE-FIREWALL, KUBE-IPTABLES-HINT and others) is not.
 func ours(chain string) bool {
 	switch chain {
-	case chainServices, chainNodePorts, chainExternal, chainFirewall, chainForward, chainPostrouting, chainMarkMasq, chainOutside, chainRefuse, chainLocalhost, canary,
+	case chainServices, chainNodePorts, chainExternal, chainFirewall, chainForward, chainPostrouting, chainMarkMasq, chainOutside, chainRefusePorts, chainRefuse, chainLocalhost, canary,
 		// Those of kube-proxy's mode ipvs beside.
 		"KUBE-NODE-PORT", "KUBE-LOAD-BALANCER", "KUBE-SOURCE-RANGES-FIREWALL", "KUBE-IPVS-FILTER", "KUBE-IPVS-OUT-FILTER":
 		return true

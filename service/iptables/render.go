@@ -3,6 +3,7 @@ package iptables
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"wayleave.dev/kernel/iptables"
 	"wayleave.dev/model"
@@ -20,11 +21,26 @@ func shared(k model.Name, p service.Plan, emit func(place, string)) {
 	for _, e := range p.Entries {
 		sharedEntry(k, e, emit)
 	}
+	if p.HealthCheck != 0 {
+		for _, f := range families(p) {
+			emit(place{f, "filter", chainNodePorts}, fmt.Sprintf("-p tcp %s -m tcp --dport %d -j ACCEPT", comment("%s health check node port", k), p.HealthCheck))
+		}
+	}
 	// What is still for a VIP after translation has no such port.
 	for _, a := range p.VIPs {
 		emit(place{family(a), "filter", chainServices},
 			fmt.Sprintf("-d %s %s -j %s", single(a), comment("%s has no such port", k), chainRefuse))
 	}
+}
+
+// families are those of a plan's VIPs.
+func families(p service.Plan) (out []iptables.Family) {
+	for _, a := range p.VIPs {
+		if f := family(a); !slices.Contains(out, f) {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 func sharedEntry(k model.Name, e service.Entry, emit func(place, string)) {
@@ -57,7 +73,7 @@ func sharedEntry(k model.Name, e service.Entry, emit func(place, string)) {
 	}
 	switch {
 	case nodePort:
-		emit(place{f, "filter", chainNodePorts}, fmt.Sprintf("-p %s %s -m %s --dport %d %s", p.proto(), comment("%s %s", p, why), p.proto(), e.Frontend.Port, end))
+		emit(place{f, "filter", chainRefusePorts}, fmt.Sprintf("-p %s %s -m %s --dport %d %s", p.proto(), comment("%s %s", p, why), p.proto(), e.Frontend.Port, end))
 	case !e.External:
 		emit(place{f, "filter", chainServices}, to(e.Frontend, p.proto(), comment("%s %s", p, why))+" "+end)
 	default:
@@ -202,5 +218,6 @@ func guarded(p port, plan service.Plan, f iptables.Family) (rules []string) {
 			}
 		}
 	}
-	return rules
+	// It does nothing, and is for who reads this.
+	return append(rules, comment("other traffic to %s will be dropped by %s", p, chainFirewall))
 }

@@ -28,6 +28,11 @@ func Program(t *testing.T) (path, version string) {
 		t.Fatal(err)
 	}
 	cache := &build.Cache{Dir: filepath.Join(home, ".cache", "wayleave-lab"), Progress: progress.New(os.Stderr), Log: os.Stderr}
+	unlock, err := cache.Lock(t.Context()) // a lab may be building the same
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
 	p, err := cache.Programs(t.Context(), checkout)
 	if err != nil {
 		t.Fatal(err)

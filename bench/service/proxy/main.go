@@ -10,33 +10,73 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"wayleave.dev/kernel/conntrack"
+	kernelipt "wayleave.dev/kernel/iptables"
+	kernelipvs "wayleave.dev/kernel/ipvs"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 	"wayleave.dev/service"
+	"wayleave.dev/service/iptables"
+	"wayleave.dev/service/ipvs"
 	"wayleave.dev/service/nftables"
 	source "wayleave.dev/source/kubernetes"
 )
 
 func main() {
 	master, node := flag.String("master", "", "URL of the API server"), flag.String("node", "node1", "this node")
+	mode := flag.String("mode", "nftables", "nftables, iptables-nft, iptables-legacy or ipvs")
+	lock := flag.String("lock", "", "what programs of iptables-legacy lock, in place of /run/xtables.lock")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *master, *node); err != nil && ctx.Err() == nil {
+	if err := run(ctx, *master, *node, *mode, *lock); err != nil && ctx.Err() == nil {
 		fmt.Fprintln(os.Stderr, "proxy:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, master, node string) error {
+// dataPlane makes the mode of that name.
+func dataPlane(name, lock string) (service.Mode, error) {
+	track, err := conntrack.NewKernel(0)
+	if err != nil {
+		return nil, err
+	}
+	switch name {
+	case "iptables-nft", "iptables-legacy":
+		k, err := kernelipt.NewKernel(0, kernelipt.Flavour(strings.TrimPrefix(name, "iptables-")))
+		if err != nil {
+			return nil, err
+		}
+		k.LockFile = lock
+		return iptables.New(k, track), nil
+	case "nftables", "ipvs":
+	default:
+		return nil, fmt.Errorf("-mode is %q; nftables, iptables-nft, iptables-legacy and ipvs are there", name)
+	}
+	conn, err := nft.NewKernel(0)
+	if err != nil {
+		return nil, err
+	}
+	if name == "nftables" {
+		return nftables.New(conn, track), nil
+	}
+	servers, err := kernelipvs.NewKernel(0)
+	if err != nil {
+		return nil, err
+	}
+	return ipvs.New(servers, nftables.Beside(conn, track, nil), track, ipvs.Options{Scheduler: "rr", Drain: time.Minute}), nil
+}
+
+func run(ctx context.Context, master, node, modeName, lock string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	client, err := kubernetes.NewForConfig(&rest.Config{Host: master, QPS: 1000, Burst: 1000})
 	if err != nil {
@@ -47,15 +87,10 @@ func run(ctx context.Context, master, node string) error {
 		return err
 	}
 	defer store.Close()
-	conn, err := nft.NewKernel(0)
+	mode, err := dataPlane(modeName, lock)
 	if err != nil {
 		return err
 	}
-	track, err := conntrack.NewKernel(0)
-	if err != nil {
-		return err
-	}
-	mode := nftables.New(conn, track)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -66,6 +101,9 @@ func run(ctx context.Context, master, node string) error {
 	}
 	if local, ok, _ := service.MakeLocal(store.Snapshot(), node); ok {
 		mode.SetLocal(local)
+	}
+	if runner, ok := mode.(interface{ Run(context.Context) error }); ok {
+		start(runner.Run)
 	}
 	foreign, err := mode.Watch(ctx)
 	if err != nil {

@@ -1,0 +1,255 @@
+package service
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"wayleave.dev/bench/internal/kubeproxy"
+	"wayleave.dev/bench/internal/result"
+	"wayleave.dev/internal/testnet"
+	kernelipvs "wayleave.dev/kernel/ipvs"
+)
+
+// modesFile keeps the runs of the modes, of which docs/bench-modes.md is made. Runs that
+// are there are not made again; remove lines to have them anew.
+const modesFile = "modes.jsonl"
+
+// modeRun is a line of modesFile.
+type modeRun struct {
+	measured
+	// Machine is where, VM says that it was that of hack/test-vm.
+	Machine string
+	VM      bool
+}
+
+// TestModes measures the modes beside one another and writes docs/bench-modes.md. It
+// takes half an hour, so it needs WAYLEAVE_MODES: the modes by comma, or "page" to make
+// the page of what is there. IPVS is measured in the VM, beside nftables there:
+//
+//	cd bench/service && go build -o testdata/proxy ./proxy
+//	TEST_VM_ENV=WAYLEAVE_MODES=nftables,ipvs hack/test-vm ./bench/service TestModes
+//
+// It prints lines that begin with "result:", and what follows goes to modesFile.
+func TestModes(t *testing.T) {
+	want := os.Getenv("WAYLEAVE_MODES")
+	if want == "" {
+		t.Skip("WAYLEAVE_MODES is not set")
+	}
+	if want == "page" {
+		writeModes(t, readRuns(t))
+		return
+	}
+	names := strings.Split(want, ",")
+	vm, list := inVM(), []int{100, 1000, 10000}
+	if s := os.Getenv("WAYLEAVE_MODES_SIZES"); s != "" {
+		list = nil
+		for x := range strings.SplitSeq(s, ",") {
+			var n int
+			if _, err := fmt.Sscan(x, &n); err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, n)
+		}
+	}
+	bin := proxyProgram(t)
+	for _, size := range list {
+		times := rounds
+		if size >= 10000 || vm {
+			times = 1
+		}
+		for round := range times {
+			for i := range names {
+				name := names[(i+round)%len(names)]
+				if slices.ContainsFunc(readRuns(t), func(r modeRun) bool {
+					return !vm && !r.VM && r.Services == size && r.Program == name && r.Round == round
+				}) {
+					continue
+				}
+				t.Run(fmt.Sprintf("%s %d %d", name, size, round), func(t *testing.T) {
+					c := contestant{name: name, rules: func(n *testnet.NS) int { return countRules(t, n, name) }, start: func(t *testing.T, n *testnet.NS) *kubeproxy.Process {
+						if name == "ipvs" {
+							if _, err := kernelipvs.NewKernel(n.FD()); err != nil {
+								t.Skip(err)
+							}
+							n.Sysctl("net/ipv4/vs/conntrack", "1")
+						}
+						return kubeproxy.Run(t, n, exec.Command(bin, "-master", master, "-mode", name, "-lock", filepath.Join(t.TempDir(), "lock")))
+					}}
+					m := measure(t, c, size)
+					m.Round = round
+					keepRun(t, modeRun{m, result.Machine(), vm})
+				})
+			}
+		}
+	}
+}
+
+// inVM says whether this is the VM of hack/test-vm.
+func inVM() bool {
+	raw, _ := os.ReadFile("/etc/hosts")
+	_, err := os.Stat("/src/tests")
+	return err == nil && len(raw) > 0
+}
+
+// proxyProgram builds the proxy, or takes the one that was built before: the VM has no
+// compiler.
+func proxyProgram(t *testing.T) string {
+	t.Helper()
+	if inVM() {
+		return "testdata/proxy"
+	}
+	bin := filepath.Join(t.TempDir(), "proxy")
+	build := exec.Command("go", "build", "-trimpath", "-o", bin, "./proxy")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return bin
+}
+
+// countRules is how many rules the mode has in the kernel for IPv4 and IPv6; virtual
+// servers and their backends are counted as rules.
+func countRules(t *testing.T, n *testnet.NS, mode string) (total int) {
+	t.Helper()
+	switch mode {
+	case "iptables-nft", "iptables-legacy":
+		flavour := strings.TrimPrefix(mode, "iptables-")
+		for _, f := range []string{"iptables", "ip6tables"} {
+			total += strings.Count("\n"+n.Run(f+"-"+flavour+"-save"), "\n-A ")
+		}
+		return total
+	case "ipvs":
+		total = strings.Count(n.Run("ipvsadm", "-Ln"), "\n") - 3
+	}
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: n.FD()}) // the program nft takes long to list that
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	rules, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE, Flags: netlink.Request | netlink.Dump},
+		Data: []byte{unix.AF_UNSPEC, 0, 0, 0}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return total + len(rules)
+}
+
+func readRuns(t *testing.T) (list []modeRun) {
+	t.Helper()
+	raw, err := os.ReadFile(modesFile)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for line := range bytes.Lines(raw) {
+		var r modeRun
+		if err := json.Unmarshal(line, &r); err != nil {
+			t.Fatalf("%s: %v", modesFile, err)
+		}
+		list = append(list, r)
+	}
+	return list
+}
+
+func keepRun(t *testing.T, r modeRun) {
+	t.Helper()
+	raw, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("result: %s\n", raw)
+	if r.VM {
+		return // its files end with it
+	}
+	f, err := os.OpenFile(modesFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err == nil {
+		_, err = f.Write(append(raw, '\n'))
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// writeModes makes the page.
+func writeModes(t *testing.T, got []modeRun) {
+	t.Helper()
+	page := result.New(result.Docs, "bench-modes", "The modes, measured")
+	machine := map[bool]string{}
+	for _, r := range got {
+		machine[r.VM] = r.Machine
+	}
+	page.Text("Made by `TestModes` in bench/service, which says how: %s; ipvs and the nftables column beside it in the VM of `make test-vm` (%s), which is emulated and many times slower: compare only within a table. Medians of %d interleaved runs, one at 10,000 services and in the VM, on a machine that did other work as well; %d endpoints for each service; one fake API server. Times are seen by packets: from the start of the process, or the event of the API server, until a connection is answered by the right endpoint. CPU is that of the process and of the programs that it ran; memory is its own. When to use which mode: [services.md](services.md#modes).",
+		machine[false], machine[true], rounds, perService)
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	for _, row := range []struct {
+		title, unit string
+		of          func(measured) float64
+	}{
+		{"Full sync at the start", "ms", func(m measured) float64 { return ms(m.Sync) }},
+		{"One endpoint changes", "ms", func(m measured) float64 { return ms(m.Change) }},
+		{"CPU of 100 changes a second", "% of a core", func(m measured) float64 { return 100 * m.Churn.Seconds() / churnFor.Seconds() }},
+		{"CPU at rest", "% of a core", func(m measured) float64 { return 100 * m.Rest.Seconds() / rest.Seconds() }},
+		{"Memory (resident)", "MB", func(m measured) float64 { return float64(m.Memory) / 1e6 }},
+		{"A new connection through the first service", "ms", func(m measured) float64 { return ms(m.First) }},
+		{"A new connection through the last service", "ms", func(m measured) float64 { return ms(m.Connect) }},
+		{"Rules in the kernel", "with virtual servers and backends", func(m measured) float64 { return float64(m.Rules) }},
+	} {
+		page.Text("## %s, %s", row.title, row.unit)
+		rows := [][]string{{"services", "nftables", "iptables (nft)", "ratio", "iptables (legacy)", "ratio", "VM: nftables", "VM: ipvs", "ratio"}}
+		for _, size := range sizes() {
+			cell := func(vm bool, mode string) (float64, string) {
+				var list []float64
+				for _, r := range got {
+					if r.VM == vm && r.Services == size && r.Program == mode && r.Failed == "" {
+						list = append(list, row.of(r.measured))
+					}
+				}
+				if len(list) == 0 {
+					return -1, "–"
+				}
+				v := result.Median(list)
+				return v, result.Number(v)
+			}
+			line := []string{fmt.Sprint(size)}
+			for _, group := range [][]string{{"nftables", "iptables-nft", "iptables-legacy"}, {"nftables", "ipvs"}} {
+				var base float64
+				for i, mode := range group {
+					v, text := cell(len(group) == 2, mode)
+					line = append(line, text)
+					switch {
+					case i == 0:
+						base = v
+					case base > 0 && v >= 0:
+						line = append(line, result.Number(v/base))
+					default:
+						line = append(line, "–")
+					}
+				}
+			}
+			rows = append(rows, line)
+		}
+		page.Table(rows)
+	}
+	seen := map[string]bool{}
+	for _, r := range got {
+		if text := fmt.Sprintf("Failed: %s with %d services: %s.", r.Program, r.Services, r.Failed); r.Failed != "" && !seen[text] {
+			seen[text] = true
+			page.Text("%s", text)
+		}
+	}
+	if err := page.Write(); err != nil {
+		t.Fatal(err)
+	}
+}
