@@ -69,7 +69,7 @@ func Start(t *testing.T, w *World, pace float64) *Live {
 		var probes []lossmeter.Probe
 		for _, to := range targets {
 			for kind, rate := range map[string]int{"udp": 100, "tcp": 50, "connect": 20, "datagram": 20} {
-				probes = append(probes, lossmeter.Probe{Kind: kind, Target: to, Rate: int(float64(rate) * pace), Patience: late})
+				probes = append(probes, lossmeter.Probe{Kind: kind, Target: to, Rate: max(1, int(float64(rate)*pace)), Patience: late})
 			}
 		}
 		m.n++
