@@ -42,6 +42,7 @@ func udp(ctx context.Context, dial Dial, c *counter) error {
 		return err
 	}
 	defer conn.Close()
+	makeRoom(conn)
 	var mu sync.Mutex
 	under := map[uint64]time.Time{}
 	done := make(chan struct{})

@@ -9,6 +9,7 @@ import (
 
 // ServeUDP echoes datagrams until the socket is closed.
 func ServeUDP(c net.PacketConn) error {
+	makeRoom(c)
 	buf := make([]byte, 2048)
 	for {
 		n, from, err := c.ReadFrom(buf)
