@@ -140,10 +140,9 @@ func proxyProgram(t *testing.T) string {
 func countRules(t *testing.T, n *testnet.NS, mode string) (total int) {
 	t.Helper()
 	switch mode {
-	case "iptables-nft", "iptables-legacy":
-		flavour := strings.TrimPrefix(mode, "iptables-")
+	case "iptables-legacy":
 		for _, f := range []string{"iptables", "ip6tables"} {
-			total += strings.Count("\n"+n.Run(f+"-"+flavour+"-save"), "\n-A ")
+			total += strings.Count("\n"+n.Run(f+"-legacy-save"), "\n-A ")
 		}
 		return total
 	case "ipvs":
