@@ -216,7 +216,7 @@ func writeModes(t *testing.T, got []modeRun) {
 	for _, r := range got {
 		machine[r.VM] = r.Machine
 	}
-	page.Text("Made by `TestModes` in bench/service, which says how: %s; ipvs and the nftables column beside it in the VM of `make test-vm` (%s), which is emulated and many times slower: compare only within a table. Medians of %d interleaved runs, one at 10,000 services and in the VM, on a machine that did other work as well: the ratios say more than the numbers; one fake API server. Times are seen by packets: from the start of the process, or the event of the API server, until a connection is answered by the right endpoint. CPU is that of the process and of the programs that it ran; memory is its own. When to use which mode: [services.md](services.md#modes).",
+	page.Text("Made by `TestModes` in bench/service, which says how: %s; ipvs and the nftables column beside it in the VM of `make test-vm` (%s), which is emulated and many times slower: compare only within a table. Medians of %d interleaved runs, one at 10,000 services and in the VM, on a machine that did other work as well: the ratios say more than the numbers; one fake API server. Times are seen by packets: from the start of the process, or the event of the API server, until a connection is answered by the right endpoint. ipvs makes one virtual server after the other, in no order, so its full sync is longer than the one service shows by which it is seen; the other modes have all services at once. CPU is that of the process and of the programs that it ran; memory is its own. When to use which mode: [services.md](services.md#modes).",
 		machine[false], machine[true], rounds)
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	for _, row := range []struct {
