@@ -454,7 +454,7 @@ func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) { return m.ar
 // Run ends backends whose connections have ended, and repairs what others took away,
 // until ctx ends.
 func (m *Mode) Run(ctx context.Context) error {
-	t := time.NewTicker(time.Second)
+	t := time.NewTimer(time.Second)
 	defer t.Stop()
 	for {
 		select {
@@ -462,9 +462,15 @@ func (m *Mode) Run(ctx context.Context) error {
 			return ctx.Err()
 		case <-t.C:
 		}
+		start := time.Now()
 		m.look(ctx)
+		t.Reset(pace(time.Since(start)))
 	}
 }
+
+// pace is how long to rest after a look that took so long: with many Services a look is
+// dear, and looking shall take no more than a twentieth of a core.
+func pace(took time.Duration) time.Duration { return max(time.Second, 20*took) }
 
 // look is one round of Run. What fails is tried again in the next.
 func (m *Mode) look(ctx context.Context) {
