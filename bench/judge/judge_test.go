@@ -142,13 +142,29 @@ func (m *proxy) synced(port int32) error {
 	return nil
 }
 
-// served looks for the marker's virtual servers of both families, which have an endpoint.
+// served looks for the marker's virtual servers of both families, which have an endpoint,
+// and for what comes after these: the marker in the sets, and the rules that use them.
 func (m *proxy) served(port int32) error {
-	out, err := m.node.NS.Try("ipvsadm", "-Sn")
-	if err == nil && strings.Count(out, fmt.Sprintf(":%d -r ", port)) < 2 {
-		err = fmt.Errorf("the marker %d is not there", port)
+	for _, want := range []struct {
+		command, text string
+		times         int
+	}{
+		{"ipvsadm -Sn", fmt.Sprintf(":%d -r ", port), 2},
+		{"ipset list KUBE-CLUSTER-IP", fmt.Sprintf(",tcp:%d", port), 1},
+		{"ipset list KUBE-6-CLUSTER-IP", fmt.Sprintf(",tcp:%d", port), 1},
+		{"iptables-save -t nat", "--match-set KUBE-CLUSTER-IP ", 1},
+		{"ip6tables-save -t nat", "--match-set KUBE-6-CLUSTER-IP ", 1},
+	} {
+		words := strings.Fields(want.command)
+		out, err := m.node.NS.Try(words[0], words[1:]...)
+		if err != nil {
+			return err
+		}
+		if strings.Count(out, want.text) < want.times {
+			return fmt.Errorf("%s does not have %q yet", want.command, want.text)
+		}
 	}
-	return err
+	return nil
 }
 
 // Disturb implements conformance.Mode.

@@ -13,9 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"wayleave.dev/dns"
 	"wayleave.dev/internal/testnet"
-	"wayleave.dev/kernel/ipset"
 	kernelipt "wayleave.dev/kernel/iptables"
 	kernelipvs "wayleave.dev/kernel/ipvs"
 	"wayleave.dev/kernel/link"
@@ -153,15 +154,14 @@ func (n *bareNode) everything() string {
 	if _, err := os.Stat("/proc/net/ip_vs"); err == nil {
 		fmt.Fprintf(&b, "== ipvsadm\n%s", n.ns.Run("ipvsadm", "-Sn"))
 	}
-	sets, err := ipset.NewKernel(n.ns.FD())
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	names, err := sets.List(n.t.Context())
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	fmt.Fprintf(&b, "== sets\n%v\n== sysctls\n", names)
+	n.ns.Must(func() error {
+		sets, err := netlink.IpsetListAll()
+		for _, s := range sets {
+			fmt.Fprintf(&b, "set %s\n", s.SetName)
+		}
+		return err
+	})
+	b.WriteString("== sysctls\n")
 	n.ns.Must(func() error {
 		return filepath.WalkDir("/proc/sys/net", func(path string, d fs.DirEntry, err error) error {
 			// Counters and seeds change by themselves.
@@ -175,7 +175,7 @@ func (n *bareNode) everything() string {
 		})
 	})
 	b.WriteString("== files\n")
-	err = filepath.WalkDir(n.dir, func(path string, _ fs.DirEntry, err error) error {
+	err := filepath.WalkDir(n.dir, func(path string, _ fs.DirEntry, err error) error {
 		fmt.Fprintln(&b, path)
 		return err
 	})

@@ -13,10 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Conn lists and destroys the sets of one network namespace.
+// Conn destroys sets of one network namespace.
 type Conn interface {
-	// List names all sets, whoever made them.
-	List(ctx context.Context) ([]string, error)
 	// Destroy removes a set, which no rule may use any more; no error when there is none.
 	Destroy(ctx context.Context, name string) error
 }
@@ -39,24 +37,12 @@ func NewKernel(nsfd int) (*Kernel, error) {
 	return &Kernel{h}, nil
 }
 
-// List implements Conn. Where the kernel has not loaded ip_set there are none: looking
+// Destroy implements Conn. Where the kernel has not loaded ip_set there are none: looking
 // must not load it.
-func (k *Kernel) List(context.Context) (names []string, err error) {
-	if _, err := os.Stat("/sys/module/ip_set"); err != nil {
-		return nil, nil
-	}
-	list, err := k.handle.IpsetListAll()
-	if err != nil {
-		return nil, fmt.Errorf("ipset: list: %w", err)
-	}
-	for _, s := range list {
-		names = append(names, s.SetName)
-	}
-	return names, nil
-}
-
-// Destroy implements Conn.
 func (k *Kernel) Destroy(_ context.Context, name string) error {
+	if _, err := os.Stat("/sys/module/ip_set"); err != nil {
+		return nil
+	}
 	if err := k.handle.IpsetDestroy(name); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("ipset: destroy %s: %w", name, err)
 	}

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -147,15 +146,9 @@ func (p Planes) leaveSets(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	have, err := k.List(ctx)
-	if err != nil {
-		return err
-	}
 	var errs []error
 	for _, name := range proxySets() {
-		if slices.Contains(have, name) {
-			errs = append(errs, k.Destroy(ctx, name))
-		}
+		errs = append(errs, k.Destroy(ctx, name))
 	}
 	return errors.Join(errs...)
 }
