@@ -115,8 +115,8 @@ func (m *proxy) Program(_ context.Context, snap model.Snapshot) error {
 	if m.process == nil {
 		m.process = kubeproxy.Start(m.t, m.bin, m.node.NS, m.node.Name, m.mode, "http://127.0.0.1:6443", "10.244.0.0/16,fd00:244::/48")
 	}
-	testnet.Eventually(m.t, 30*time.Second, func() error { return m.synced(port) })
-	time.Sleep(200 * time.Millisecond) // it looks at connection tracking after that
+	testnet.Eventually(m.t, 3*time.Minute, func() error { return m.synced(port) }) // in the VM it starts in half a minute
+	time.Sleep(200 * time.Millisecond)                                             // it looks at connection tracking after that
 	return nil
 }
 

@@ -2,6 +2,7 @@ package service
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +33,8 @@ type modeRun struct {
 	// Machine is where, VM says that it was that of hack/test-vm.
 	Machine string
 	VM      bool
+	// Endpoints of each service.
+	Endpoints int
 }
 
 // TestModes measures the modes beside one another and writes docs/bench-modes.md. It
@@ -40,6 +43,8 @@ type modeRun struct {
 //
 //	cd bench/service && go build -o testdata/proxy ./proxy
 //	TEST_VM_ENV=WAYLEAVE_MODES=nftables,ipvs hack/test-vm ./bench/service TestModes
+//
+// WAYLEAVE_MODES_SIZES and WAYLEAVE_MODES_ENDPOINTS say how many of these.
 //
 // It prints lines that begin with "result:", and what follows goes to modesFile.
 func TestModes(t *testing.T) {
@@ -63,17 +68,26 @@ func TestModes(t *testing.T) {
 			list = append(list, n)
 		}
 	}
+	per := perService
+	if s := os.Getenv("WAYLEAVE_MODES_ENDPOINTS"); s != "" {
+		if _, err := fmt.Sscan(s, &per); err != nil {
+			t.Fatal(err)
+		}
+	}
 	bin := proxyProgram(t)
 	for _, size := range list {
 		times := rounds
-		if size >= 10000 || vm {
+		switch {
+		case size >= 10000 || vm && size > 100:
 			times = 1
+		case vm:
+			times = 2 // the first to run finds cold caches
 		}
 		for round := range times {
 			for i := range names {
 				name := names[(i+round)%len(names)]
 				if slices.ContainsFunc(readRuns(t), func(r modeRun) bool {
-					return !vm && !r.VM && r.Services == size && r.Program == name && r.Round == round
+					return !vm && !r.VM && r.Services == size && r.Endpoints == per && r.Program == name && r.Round == round
 				}) {
 					continue
 				}
@@ -85,11 +99,13 @@ func TestModes(t *testing.T) {
 							}
 							n.Sysctl("net/ipv4/vs/conntrack", "1")
 						}
-						return kubeproxy.Run(t, n, exec.Command(bin, "-master", master, "-mode", name, "-lock", filepath.Join(t.TempDir(), "lock")))
+						p := kubeproxy.Run(t, n, exec.Command(bin, "-master", master, "-mode", name, "-lock", filepath.Join(t.TempDir(), "lock")))
+						t.Cleanup(func() { p.Stop(); t.Log(p.Log.String()) })
+						return p
 					}}
-					m := measure(t, c, size)
+					m := measure(t, c, size, per)
 					m.Round = round
-					keepRun(t, modeRun{m, result.Machine(), vm})
+					keepRun(t, modeRun{m, result.Machine(), vm, per})
 				})
 			}
 		}
@@ -124,10 +140,9 @@ func proxyProgram(t *testing.T) string {
 func countRules(t *testing.T, n *testnet.NS, mode string) (total int) {
 	t.Helper()
 	switch mode {
-	case "iptables-nft", "iptables-legacy":
-		flavour := strings.TrimPrefix(mode, "iptables-")
+	case "iptables-legacy":
 		for _, f := range []string{"iptables", "ip6tables"} {
-			total += strings.Count("\n"+n.Run(f+"-"+flavour+"-save"), "\n-A ")
+			total += strings.Count("\n"+n.Run(f+"-legacy-save"), "\n-A ")
 		}
 		return total
 	case "ipvs":
@@ -182,6 +197,17 @@ func keepRun(t *testing.T, r modeRun) {
 	}
 }
 
+// shapes are the numbers of services and endpoints that were measured.
+func shapes(got []modeRun) (out [][2]int) {
+	for _, r := range got {
+		if s := [2]int{r.Services, r.Endpoints}; !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	slices.SortFunc(out, func(a, b [2]int) int { return cmp.Or(a[0]-b[0], b[1]-a[1]) })
+	return out
+}
+
 // writeModes makes the page.
 func writeModes(t *testing.T, got []modeRun) {
 	t.Helper()
@@ -190,8 +216,8 @@ func writeModes(t *testing.T, got []modeRun) {
 	for _, r := range got {
 		machine[r.VM] = r.Machine
 	}
-	page.Text("Made by `TestModes` in bench/service, which says how: %s; ipvs and the nftables column beside it in the VM of `make test-vm` (%s), which is emulated and many times slower: compare only within a table. Medians of %d interleaved runs, one at 10,000 services and in the VM, on a machine that did other work as well; %d endpoints for each service; one fake API server. Times are seen by packets: from the start of the process, or the event of the API server, until a connection is answered by the right endpoint. CPU is that of the process and of the programs that it ran; memory is its own. When to use which mode: [services.md](services.md#modes).",
-		machine[false], machine[true], rounds, perService)
+	page.Text("Made by `TestModes` in bench/service, which says how: %s; ipvs and the nftables column beside it in the VM of `make test-vm` (%s), which is emulated and many times slower: compare only within a table. Medians of %d interleaved runs up to 1,000 services. At 10,000, and in the VM, it is one run or two, and those at 10,000 were not made side by side: some were made again up to half an hour later, since CPU at rest had counted the end of the start. The machine did much other work meanwhile (load 14 to 26 on 2 cores), so that a ratio there may be off by two or three times: the start of iptables (nft) with 2 endpoints was 9.8 times that of nftables in the first run, which was beside it, and 25.6 times in the one kept. One fake API server. Times are seen by packets: from the start of the process, or the event of the API server, until a connection is answered by the right endpoint. ipvs makes one virtual server after the other, in no order, so its full sync is longer than the one service shows by which it is seen; the other modes have all services at once. CPU is that of the process and of the programs that it ran; memory is its own. When to use which mode: [services.md](services.md#modes).",
+		machine[false], machine[true], rounds)
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	for _, row := range []struct {
 		title, unit string
@@ -207,12 +233,12 @@ func writeModes(t *testing.T, got []modeRun) {
 		{"Rules in the kernel", "with virtual servers and backends", func(m measured) float64 { return float64(m.Rules) }},
 	} {
 		page.Text("## %s, %s", row.title, row.unit)
-		rows := [][]string{{"services", "nftables", "iptables (nft)", "ratio", "iptables (legacy)", "ratio", "VM: nftables", "VM: ipvs", "ratio"}}
-		for _, size := range sizes() {
+		rows := [][]string{{"services × endpoints", "nftables", "iptables (nft)", "ratio", "iptables (legacy)", "ratio", "VM: nftables", "VM: ipvs", "ratio"}}
+		for _, shape := range shapes(got) {
 			cell := func(vm bool, mode string) (float64, string) {
 				var list []float64
 				for _, r := range got {
-					if r.VM == vm && r.Services == size && r.Program == mode && r.Failed == "" {
+					if r.VM == vm && [2]int{r.Services, r.Endpoints} == shape && r.Program == mode && r.Failed == "" {
 						list = append(list, row.of(r.measured))
 					}
 				}
@@ -222,7 +248,7 @@ func writeModes(t *testing.T, got []modeRun) {
 				v := result.Median(list)
 				return v, result.Number(v)
 			}
-			line := []string{fmt.Sprint(size)}
+			line := []string{fmt.Sprintf("%d × %d", shape[0], shape[1])}
 			for _, group := range [][]string{{"nftables", "iptables-nft", "iptables-legacy"}, {"nftables", "ipvs"}} {
 				var base float64
 				for i, mode := range group {
@@ -244,7 +270,7 @@ func writeModes(t *testing.T, got []modeRun) {
 	}
 	seen := map[string]bool{}
 	for _, r := range got {
-		if text := fmt.Sprintf("Failed: %s with %d services: %s.", r.Program, r.Services, r.Failed); r.Failed != "" && !seen[text] {
+		if text := fmt.Sprintf("Failed: %s with %d services of %d endpoints: %s.", r.Program, r.Services, r.Endpoints, r.Failed); r.Failed != "" && !seen[text] {
 			seen[text] = true
 			page.Text("%s", text)
 		}

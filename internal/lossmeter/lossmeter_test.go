@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -65,19 +66,23 @@ func TestACutIsSeenByEveryKind(t *testing.T) {
 		t.Skip("network namespaces need root (CAP_SYS_ADMIN)")
 	}
 	client, server := world(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-	defer cancel()
-	cut := time.AfterFunc(300*time.Millisecond, func() {
-		if _, err := server.Try("ip", "link", "set", "eth0", "down"); err != nil {
-			t.Error(err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var cut sync.WaitGroup
+	cut.Go(func() {
+		defer cancel() // the meter runs on for as long as this takes
+		for _, step := range []struct {
+			state string
+			after time.Duration
+		}{{"down", 300 * time.Millisecond}, {"up", 1500 * time.Millisecond}} {
+			time.Sleep(step.after)
+			if _, err := server.Try("ip", "link", "set", "eth0", step.state); err != nil {
+				t.Error(err)
+			}
 		}
-		time.Sleep(1500 * time.Millisecond)
-		if _, err := server.Try("ip", "link", "set", "eth0", "up"); err != nil {
-			t.Error(err)
-		}
+		time.Sleep(time.Second)
 	})
-	defer cut.Stop()
 	r, err := Run(ctx, client.Dial, probes())
+	cut.Wait()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,7 @@ func NewFake() *Fake {
 		out.tables[f] = map[string]Table{
 			"nat":    {"PREROUTING": nil, "INPUT": nil, "OUTPUT": nil, "POSTROUTING": nil},
 			"filter": {"INPUT": nil, "FORWARD": nil, "OUTPUT": nil},
+			"mangle": {"PREROUTING": nil, "INPUT": nil, "FORWARD": nil, "OUTPUT": nil, "POSTROUTING": nil},
 		}
 	}
 	return out
@@ -51,6 +52,9 @@ func (f *Fake) Read(_ context.Context, fam Family, table string) (Table, error) 
 	defer f.mu.Unlock()
 	return clone(f.tables[fam][table]), nil
 }
+
+// Tidy does nothing: no table of a Fake is made by restoring.
+func (f *Fake) Tidy(context.Context, Family, string) error { return nil }
 
 // Watch implements Conn: nobody else is here.
 func (f *Fake) Watch(context.Context, func(table, chain string) bool) (<-chan struct{}, error) {
@@ -133,6 +137,3 @@ func (t Table) do(line string) error {
 	}
 	return nil
 }
-
-// Tidy implements Conn: restoring a text makes no chains of the kernel here.
-func (f *Fake) Tidy(context.Context, Family, string) error { return nil }

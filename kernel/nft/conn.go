@@ -147,8 +147,9 @@ func (k *Kernel) CommitAll(ctx context.Context, changes ...Change) error {
 	}
 	if err := commit(c, changes); err != nil {
 		// Answers that were not read must not be taken for those of the next one.
+		err = errors.Join(err, c.CloseLasting(), k.raw.Close())
 		k.kept, k.raw = nil, nil
-		return errors.Join(err, c.CloseLasting())
+		return err
 	}
 	return nil
 }
@@ -156,11 +157,15 @@ func (k *Kernel) CommitAll(ctx context.Context, changes ...Change) error {
 // keep is the socket for transactions, opened when there is none.
 func (k *Kernel) keep(ctx context.Context) (*nftables.Conn, error) {
 	if k.kept == nil {
-		c, err := k.conn(nftables.AsLasting(), nftables.WithSockOptions(func(raw *netlink.Conn) error { k.raw = raw; return nil }))
+		raw, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: k.netns})
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("nftables: %w", err)
 		}
-		k.kept = c
+		c, err := nftables.New(nftables.AsLasting(), nftables.WithTestDial(wire(raw)))
+		if err = errors.Join(err, bigBuffers(raw)); err != nil {
+			return nil, fmt.Errorf("nftables: %w", errors.Join(err, raw.Close()))
+		}
+		k.kept, k.raw = c, raw
 	}
 	if err := errors.Join(k.raw.SetDeadline(latest(ctx)), k.own.note(k.raw)); err != nil {
 		return nil, fmt.Errorf("nftables: %w", err)

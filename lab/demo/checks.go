@@ -102,7 +102,7 @@ func createBackend(ctx context.Context, t *Tour) error {
 		{"expose", "deployment", "backend", "--port=80", "--target-port=8080"},
 	}
 	for _, s := range steps {
-		if _, err := t.kubectl(ctx, s...); err != nil && !strings.Contains(err.Error(), "AlreadyExists") {
+		if _, err := t.kubectl(ctx, s...); err != nil && !isThere(err) {
 			return err
 		}
 	}
@@ -114,6 +114,11 @@ func createBackend(ctx context.Context, t *Tour) error {
 	}
 	_, err := t.kubectl(ctx, "rollout", "status", "daemonset/client", "--timeout=100s")
 	return err
+}
+
+// isThere says that kubectl failed because an earlier tour made the object.
+func isThere(err error) bool {
+	return strings.Contains(err.Error(), "AlreadyExists") || strings.Contains(err.Error(), "already exists")
 }
 
 func describeBackend(ctx context.Context, t *Tour) error {
@@ -144,7 +149,7 @@ func (t *Tour) podIPs(ctx context.Context, selector string) ([]string, error) {
 }
 
 func busybox(ctx context.Context, t *Tour) error {
-	if _, err := t.kubectl(ctx, "run", "debug", "--image=busybox", "--image-pull-policy=IfNotPresent", "--restart=Never", "--", "sleep", "86400"); err != nil && !strings.Contains(err.Error(), "AlreadyExists") {
+	if _, err := t.kubectl(ctx, "run", "debug", "--image=busybox", "--image-pull-policy=IfNotPresent", "--restart=Never", "--", "sleep", "86400"); err != nil && !isThere(err) {
 		return err
 	}
 	if _, err := t.kubectl(ctx, "wait", "--for=condition=Ready", "pod/debug", "--timeout=60s"); err != nil {

@@ -1,6 +1,7 @@
 package demo
 
-// A client pod on every node, the echo server of the loss meter, and the meter.
+// A client pod on every node, the echo server of the loss meter, and the meter. These two
+// may have large buffers (NET_ADMIN), so that a busy machine is not taken for loss.
 const clientYAML = `
 apiVersion: apps/v1
 kind: DaemonSet
@@ -25,7 +26,11 @@ spec:
     spec:
       terminationGracePeriodSeconds: 0
       containers:
-      - {name: echo, image: "wayleave.dev/lossmeter:dev", command: [/lossmeter, serve, ":7"], imagePullPolicy: IfNotPresent}
+      - name: echo
+        image: wayleave.dev/lossmeter:dev
+        command: [/lossmeter, serve, ":7"]
+        imagePullPolicy: IfNotPresent
+        securityContext: {capabilities: {add: [NET_ADMIN]}}
 ---
 apiVersion: v1
 kind: Service
@@ -46,7 +51,11 @@ spec:
     spec:
       terminationGracePeriodSeconds: 0
       containers:
-      - {name: meter, image: "wayleave.dev/lossmeter:dev", command: [/lossmeter, serve, ":7"], imagePullPolicy: IfNotPresent}
+      - name: meter
+        image: wayleave.dev/lossmeter:dev
+        command: [/lossmeter, serve, ":7"]
+        imagePullPolicy: IfNotPresent
+        securityContext: {capabilities: {add: [NET_ADMIN]}}
 `
 
 const emptyYAML = `

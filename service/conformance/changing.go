@@ -50,7 +50,9 @@ func NewChanging(t *testing.T, n *Node, drain time.Duration) *Changing {
 		t.Fatal(err)
 	}
 	n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
-	c := &Changing{t: t, node: n, end: func() {}, planes: dataplane.Planes{NSFD: n.NS.FD(), NFT: tables, Track: track, Scheduler: "rr", Drain: drain, Memory: t.TempDir() + "/iptables"}}
+	c := &Changing{t: t, node: n, end: func() {}, planes: dataplane.Planes{NSFD: n.NS.FD(), NFT: tables, Track: track, Scheduler: "rr", Drain: drain,
+		// The lock file is the test's own: tests beside it are in other namespaces.
+		Memory: t.TempDir() + "/iptables", LockFile: t.TempDir() + "/xtables.lock"}}
 	t.Cleanup(func() { c.end() })
 	return c
 }

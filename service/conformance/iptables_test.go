@@ -38,6 +38,7 @@ func realIptables(t *testing.T, flavour kernel.Flavour) func(n *Node) Mode {
 		if err != nil {
 			t.Fatal(err)
 		}
+		conn.LockFile = t.TempDir() + "/xtables.lock" // tests beside are in namespaces of their own
 		track, err := conntrack.NewKernel(n.NS.FD())
 		if err != nil {
 			t.Fatal(err)

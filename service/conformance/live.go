@@ -24,6 +24,7 @@ type Live struct {
 	held    []open
 	cancel  context.CancelFunc
 	reports chan lossmeter.Report
+	least   int64 // that must have been sent
 	n       int
 }
 
@@ -64,12 +65,12 @@ func Web() *model.Service { return web() }
 func Start(t *testing.T, w *World, pace float64) *Live {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &Live{t: t, w: w, held: openAll(t, w), cancel: cancel, reports: make(chan lossmeter.Report, 3)}
+	m := &Live{t: t, w: w, held: openAll(t, w), cancel: cancel, reports: make(chan lossmeter.Report, 3), least: int64(100 * pace)}
 	run := func(from *testnet.NS, targets ...string) {
 		var probes []lossmeter.Probe
 		for _, to := range targets {
 			for kind, rate := range map[string]int{"udp": 100, "tcp": 50, "connect": 20, "datagram": 20} {
-				probes = append(probes, lossmeter.Probe{Kind: kind, Target: to, Rate: int(float64(rate) * pace), Patience: late})
+				probes = append(probes, lossmeter.Probe{Kind: kind, Target: to, Rate: max(1, int(float64(rate)*pace)), Patience: late})
 			}
 		}
 		m.n++
@@ -92,7 +93,7 @@ func (m *Live) Stop() {
 	m.cancel()
 	for range m.n {
 		r := <-m.reports
-		if r.Lost() > 0 || r.Sent() < 100 {
+		if r.Lost() > 0 || r.Sent() < m.least {
 			m.t.Errorf("lost %d of %d:\n%s", r.Lost(), r.Sent(), r)
 		} else {
 			m.t.Logf("lost 0 of %d", r.Sent())

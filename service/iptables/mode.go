@@ -179,8 +179,12 @@ func newDelta(f iptables.Family) *delta {
 func tableNames() []string { return []string{"nat", "filter", "mangle"} }
 
 func (m *Mode) restore(ctx context.Context, d *delta) error {
+	return m.restoreTables(ctx, d, tableNames())
+}
+
+func (m *Mode) restoreTables(ctx context.Context, d *delta, order []string) error {
 	var text bytes.Buffer
-	for _, name := range tableNames() {
+	for _, name := range order {
 		if c := d.tables[name]; !c.Empty() {
 			text.Write(c.Text())
 		}
@@ -502,7 +506,9 @@ func (m *Mode) Remove(ctx context.Context) error {
 			}
 			c.Delete = foreignJumps(have[table], nil)
 		}
-		err = m.restore(ctx, d)
+		// Each table is a transaction of its own. What would be refused is translated until
+		// nothing is refused any more: another mode may have the packets by then.
+		err = m.restoreTables(ctx, d, []string{"filter", "nat", "mangle"})
 		for table := range d.tables {
 			if err == nil {
 				err = m.conn.Tidy(ctx, f, table)

@@ -313,6 +313,8 @@ type found struct {
 	// ours are those of the servers that a service proxy made.
 	ours  map[ipvs.Key]bool
 	addrs []netip.Addr
+	// proxy says that the link of kube-proxy is there.
+	proxy bool
 }
 
 // proxyLink is the link of kube-proxy.
@@ -323,15 +325,15 @@ const proxyLink = "kube-ipvs0"
 // node port of the tables around, or in the default range where a link says that there
 // was a proxy.
 func (m *Mode) read(ctx context.Context) (found, error) {
-	f := found{map[ipvs.Key]ipvs.Server{}, map[ipvs.Key]bool{}, nil}
+	f := found{servers: map[ipvs.Key]ipvs.Server{}, ours: map[ipvs.Key]bool{}}
 	list, err := m.conn.Servers(ctx)
 	if err != nil {
 		return f, fmt.Errorf("service: %w", err)
 	}
-	var made, proxy bool
+	var made bool
 	var theirs []netip.Addr
 	if f.addrs, made, err = m.conn.Addresses(ctx, Link); err == nil {
-		theirs, proxy, err = m.conn.Addresses(ctx, proxyLink)
+		theirs, f.proxy, err = m.conn.Addresses(ctx, proxyLink)
 	}
 	if err != nil {
 		return f, fmt.Errorf("service: %w", err)
@@ -354,7 +356,7 @@ func (m *Mode) read(ctx context.Context) (found, error) {
 		f.servers[s.Key] = s
 		local := slices.Contains(own, s.Addr)
 		f.ours[s.Key] = slices.Contains(f.addrs, s.Addr) || slices.Contains(theirs, s.Addr) ||
-			local && ports[service.Frontend{Protocol: s.Protocol, Port: s.Port}] || local && (made || proxy) && s.Port >= 30000 && s.Port <= 32767
+			local && ports[service.Frontend{Protocol: s.Protocol, Port: s.Port}] || local && (made || f.proxy) && s.Port >= 30000 && s.Port <= 32767
 	}
 	return f, nil
 }
@@ -412,7 +414,8 @@ func (m *Mode) settleServer(ctx context.Context, key ipvs.Key, s server, have fo
 	return errors.Join(errs...)
 }
 
-// prune removes servers and addresses that nobody wants.
+// prune removes servers and addresses that nobody wants, and the link of a kube-proxy that
+// has ended.
 func (m *Mode) prune(ctx context.Context, have found) error {
 	want := map[ipvs.Key]bool{}
 	for k, p := range m.books.Plans {
@@ -435,6 +438,9 @@ func (m *Mode) prune(ctx context.Context, have found) error {
 			errs = append(errs, m.conn.DelAddress(ctx, Link, a))
 		}
 	}
+	if have.proxy { // all of its addresses that are wanted are on ours
+		errs = append(errs, m.conn.DelLink(ctx, proxyLink))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("service: %w", err)
 	}
@@ -448,7 +454,7 @@ func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) { return m.ar
 // Run ends backends whose connections have ended, and repairs what others took away,
 // until ctx ends.
 func (m *Mode) Run(ctx context.Context) error {
-	t := time.NewTicker(time.Second)
+	t := time.NewTimer(time.Second)
 	defer t.Stop()
 	for {
 		select {
@@ -456,9 +462,15 @@ func (m *Mode) Run(ctx context.Context) error {
 			return ctx.Err()
 		case <-t.C:
 		}
+		start := time.Now()
 		m.look(ctx)
+		t.Reset(pace(time.Since(start)))
 	}
 }
+
+// pace is how long to rest after a look that took so long: with many Services a look is
+// dear, and looking shall take no more than a twentieth of a core.
+func pace(took time.Duration) time.Duration { return max(time.Second, 20*took) }
 
 // look is one round of Run. What fails is tried again in the next.
 func (m *Mode) look(ctx context.Context) {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
@@ -48,5 +49,30 @@ func TestBesideIPVS(t *testing.T) {
 	ports, err := m.NodePorts(t.Context())
 	if err != nil || len(ports) != 1 || ports[0] != fe("0.0.0.0", 30080) {
 		t.Errorf("node ports are %v, %v", ports, err)
+	}
+}
+
+// What operators do first is `nft list ruleset`. Debian 12's nft (1.0.6) ends with an
+// assertion where it meets a key of connection tracking whose length it does not know.
+func TestTheProgramNftListsTheTables(t *testing.T) {
+	ns := testnet.New(t, "node")
+	conn, err := nft.NewKernel(ns.FD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := New(conn, &conntrack.Fake{})
+	m.SetLocal(local())
+	affine := plan(1, 1, 2)
+	for i := range affine.Entries {
+		affine.Entries[i].Affinity = time.Hour
+	}
+	if err := m.Sync(t.Context(), map[model.Name]service.Plan{name(1): affine, name(2): plan(2, 3)}); err != nil {
+		t.Fatal(err)
+	}
+	out := ns.Run("nft", "list", "ruleset")
+	for _, want := range []string{"ct original ip daddr", "ct original ip6 daddr"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
 	}
 }

@@ -115,6 +115,23 @@ func (p *Process) CPU() (time.Duration, error) {
 	return time.Duration(ticks[0]+ticks[1]+ticks[2]+ticks[3]) * 10 * time.Millisecond, nil
 }
 
+// Runs says whether it has a program running.
+func (p *Process) Runs() bool {
+	files, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, f := range files {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			continue // it has ended
+		}
+		var state string
+		var parent int
+		if _, err := fmt.Sscan(string(raw[bytes.LastIndexByte(raw, ')')+1:]), &state, &parent); err == nil && parent == p.Pid() && state != "Z" {
+			return true
+		}
+	}
+	return false
+}
+
 // Memory is what it holds resident, in bytes.
 func (p *Process) Memory() (int64, error) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
