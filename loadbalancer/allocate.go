@@ -101,6 +101,14 @@ func (a *Allocator) Book(n model.Name, addrs []netip.Addr) {
 	}
 }
 
+// Service is a Service as it was booked, nil for none.
+func (a *Allocator) Service(n model.Name) *model.Service {
+	if e := a.services[n]; e != nil {
+		return e.Service
+	}
+	return nil
+}
+
 // Has is what is booked for a Service.
 func (a *Allocator) Has(n model.Name) []netip.Addr {
 	if e := a.services[n]; e != nil {

@@ -13,6 +13,8 @@ type Balancer struct {
 	// that ask for the same.
 	UID     string
 	Created time.Time
+	// Version is the resourceVersion that this was read at.
+	Version string
 	// Leaving ones are being deleted: they get nothing new.
 	Leaving bool
 	// Class is spec.loadBalancerClass, empty for none.

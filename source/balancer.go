@@ -58,7 +58,7 @@ func internLabels(in map[string]string) map[string]string {
 // balancer takes what a Service of type LoadBalancer asks for, and what it has.
 func (c *checker) balancer(in *corev1.Service, out *model.Service) {
 	lb := &model.Balancer{
-		UID: string(in.UID), Created: in.CreationTimestamp.Time, Leaving: in.DeletionTimestamp != nil,
+		UID: string(in.UID), Created: in.CreationTimestamp.Time, Version: in.ResourceVersion, Leaving: in.DeletionTimestamp != nil,
 		Class: intern(deref(in.Spec.LoadBalancerClass, "")), Labels: internLabels(in.Labels), Selector: selectorText(in.Spec.Selector),
 	}
 	lb.Pool, lb.PoolField = annotation(&in.ObjectMeta, poolAnnotations)
