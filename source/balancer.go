@@ -283,3 +283,12 @@ func (c *checker) label(field, key string) {
 		c.bad(field, "%q is not the key of a label", key)
 	}
 }
+
+// MaskedCIDR is a CIDR without its host bits; ok is false when s is none.
+func MaskedCIDR(s string) (string, bool) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return "", false
+	}
+	return p.Masked().String(), true
+}
