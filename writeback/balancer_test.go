@@ -530,6 +530,7 @@ func (r *randomTest) checkRest(e *term) {
 // that lags, and changes of the leader: no address is given twice, none that was given is
 // changed, none leaks.
 func TestRandomStepsGiveNothingTwice(t *testing.T) {
+	t.Parallel()
 	const steps = 10_000
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
