@@ -576,3 +576,47 @@ func TestRandomStepsGiveNothingTwice(t *testing.T) {
 	}
 	t.Logf("%d writes of a status", r.writes)
 }
+
+// Run itself, with its watch: the kind is made first, and a Service that comes later gets
+// its address.
+func TestTheBalancerRuns(t *testing.T) {
+	w := newWorld(t)
+	crds := make(chan string, 4)
+	w.dynamic.PrependReactor("*", "customresourcedefinitions", func(a k8stesting.Action) (bool, runtime.Object, error) {
+		if p, ok := a.(k8stesting.PatchAction); ok {
+			crds <- p.GetName()
+			return true, &unstructured.Unstructured{}, nil
+		}
+		return true, nil, apierrors.NewNotFound(schema.GroupResource{}, "addresspools.wayleave.dev")
+	})
+	got := make(chan string, 4)
+	w.granted = func(_, after *corev1.Service) { got <- ips(after) }
+	w.putPool(lbPool("lan", "192.0.2.1"))
+	w.show(-1, -1)
+	w.put(lbService("a"))
+	show := w.serviceEvents
+	w.serviceEvents = nil
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	b := &Balancer{Client: w.client, Dynamic: w.dynamic, Store: w.store, Default: true, Log: slog.New(slog.DiscardHandler),
+		Report: func(string, []model.Problem) {}, Say: func(error) {}}
+	go func() { done <- b.Run(ctx) }()
+	if n := <-crds; n != "addresspools.wayleave.dev" {
+		t.Errorf("made %s", n)
+	}
+	if err := w.store.Write(func(m *model.Writer) { show[0](m) }); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case a := <-got:
+		if a != "192.0.2.1" {
+			t.Errorf("it got %q", a)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it got nothing")
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("ended by %v", err)
+	}
+}
