@@ -30,6 +30,7 @@ type Config struct {
 	Iptables      Iptables
 	IPVS          IPVS
 	DNS           DNS
+	LoadBalancer  LoadBalancer
 	// Unused are wishes of a KubeProxyConfiguration that Wayleave has no use for, a
 	// line each.
 	Unused []string
@@ -66,6 +67,13 @@ type IPVS struct {
 type DNS struct {
 	Enabled   bool
 	Upstreams []netip.AddrPort
+}
+
+// LoadBalancer is the settings of the feature of that name.
+type LoadBalancer struct {
+	Enabled bool
+	// Default makes Services without a class ours.
+	Default bool
 }
 
 // setting is one row of the table.
@@ -119,6 +127,10 @@ func settings() []setting {
 			"The cluster DNS. Off: CoreDNS does it."}},
 		{"dns.upstreams", `[]`, list(func(c *Config) *[]netip.AddrPort { return &c.DNS.Upstreams }, upstream, "IP addresses, each with :port or without"), []string{
 			"Servers for names outside of the cluster. Empty: those of the node's /etc/resolv.conf."}},
+		{"loadbalancer.enabled", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Enabled }), []string{
+			"Addresses of AddressPools for Services of type LoadBalancer. Off: another load balancer gives them, or none."}},
+		{"loadbalancer.default", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Default }), []string{
+			"Serve Services without spec.loadBalancerClass, beside those of class wayleave.dev/l2. Set it to false beside another load balancer."}},
 	}
 }
 

@@ -145,6 +145,12 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 	if a.store, err = model.NewStore(); err != nil {
 		return nil, err
 	}
+	a.problems.PoolUID = func(name string) string {
+		if p, ok := a.store.Snapshot().AddressPool(name); ok {
+			return p.UID
+		}
+		return ""
+	}
 	a.metrics = newMetrics(prometheus.NewRegistry())
 	a.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{Root: hostRoot})
 	if err != nil {
@@ -190,12 +196,22 @@ func (a *agent) source(ctx context.Context) error {
 		Report: func(kind string, n model.Name, problems []model.Problem) {
 			a.problems.Set("source", kind+" "+n.String(), problems)
 		}}
+	if a.cfg.LoadBalancer.Enabled {
+		s.Dynamic = a.client.Dynamic
+	}
 	return s.Run(ctx)
 }
 
 // elect takes part in the election of the writer of cluster-wide objects.
 func (a *agent) elect(ctx context.Context) error {
-	if !a.cfg.DNS.Enabled {
+	var jobs []func(context.Context) error
+	if a.cfg.DNS.Enabled {
+		jobs = append(jobs, a.ensureDNS)
+	}
+	if a.cfg.LoadBalancer.Enabled {
+		jobs = append(jobs, a.balance)
+	}
+	if len(jobs) == 0 {
 		<-ctx.Done()
 		return ctx.Err()
 	}
@@ -207,20 +223,36 @@ func (a *agent) elect(ctx context.Context) error {
 		a.elected.Store(true)
 		defer a.elected.Store(false)
 		a.problems.Again()
-		want := writeback.DNSService{VIPs: a.cfg.ClusterDNS, TargetPort: dns.NodePort, Selector: map[string]string{"app.kubernetes.io/name": "wayleave"}}
-		for wait := time.Second; ctx.Err() == nil; {
-			err := want.Ensure(ctx, a.client.Interface)
-			a.say("kube-dns", err)
-			if err == nil {
-				wait = 30 * time.Second
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(wait):
-			}
-			wait = min(2*wait, 30*time.Second)
+		if err := all(ctx, jobs...); err != nil && ctx.Err() == nil {
+			a.say("writer", err)
 		}
 	})
+}
+
+// balance gives Services of type LoadBalancer their addresses.
+func (a *agent) balance(ctx context.Context) error {
+	b := &writeback.Balancer{Client: a.client.Interface, Dynamic: a.client.Dynamic, Store: a.store, Default: a.cfg.LoadBalancer.Default, Log: a.log,
+		Report: func(key string, problems []model.Problem) { a.problems.Set("loadbalancer", key, problems) },
+		Say:    func(err error) { a.say("loadbalancer", err) }}
+	return b.Run(ctx)
+}
+
+// ensureDNS keeps the Service kube-dns as it should be.
+func (a *agent) ensureDNS(ctx context.Context) error {
+	want := writeback.DNSService{VIPs: a.cfg.ClusterDNS, TargetPort: dns.NodePort, Selector: map[string]string{"app.kubernetes.io/name": "wayleave"}}
+	for wait := time.Second; ctx.Err() == nil; {
+		err := want.Ensure(ctx, a.client.Interface)
+		a.say("kube-dns", err)
+		if err == nil {
+			wait = 30 * time.Second
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, 30*time.Second)
+	}
+	return ctx.Err()
 }
 
 // say keeps what is wrong outside of the loops, for status; nil takes it back.
