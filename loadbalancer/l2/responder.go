@@ -1,0 +1,319 @@
+package l2
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Link is an interface that is heard and answered on.
+type Link struct {
+	Name  string `json:"name"`
+	Index int    `json:"index"`
+	MAC   MAC    `json:"mac"`
+	// Up says whether it has a carrier.
+	Up bool `json:"up"`
+}
+
+// Heard is an announcement of an address that we know, by somebody else.
+type Heard struct {
+	Addr netip.Addr
+	MAC  MAC
+	Link string
+}
+
+// table is what readers look at. It is never changed.
+type table struct {
+	// vips are all addresses that are known, of this node and of others.
+	vips map[netip.Addr]entry
+	// hosts are the addresses of nodes.
+	hosts map[netip.Addr]string
+	links map[int]Link
+}
+
+type entry struct {
+	answered bool
+	on       []string
+}
+
+func (e entry) onLink(name string) bool {
+	for _, n := range e.on {
+		if n == name {
+			return true
+		}
+	}
+	return false
+}
+
+// Responder answers for addresses. Its methods may be called at any time.
+type Responder struct {
+	log   *slog.Logger
+	heard chan<- Heard
+
+	now atomic.Pointer[table]
+	// answers counts what was asked and answered, ignored the frames that made no sense.
+	answers, ignored atomic.Uint64
+
+	mu      sync.Mutex
+	sockets map[socketOf]*os.File
+	groups  groups
+	learned map[MAC]string // nodes by the MACs that their own addresses were seen with
+	running sync.WaitGroup
+}
+
+type socketOf struct {
+	kind  Kind
+	index int
+}
+
+// NewResponder makes one that knows no address. What it hears of others goes to heard; when that
+// is full it is dropped, since it will be repeated.
+func NewResponder(log *slog.Logger, heard chan<- Heard) *Responder {
+	r := &Responder{log: log, heard: heard, sockets: map[socketOf]*os.File{}, learned: map[MAC]string{}}
+	r.now.Store(&table{})
+	return r
+}
+
+// Counters are the answers given and the frames ignored since the start.
+func (r *Responder) Counters() (answers, ignored uint64) { return r.answers.Load(), r.ignored.Load() }
+
+// Adopt takes a packet socket of an interface, in place of the one before.
+func (r *Responder) Adopt(kind Kind, index int, f *os.File) {
+	k := socketOf{kind, index}
+	r.mu.Lock()
+	old := r.sockets[k]
+	r.sockets[k] = f
+	r.running.Add(1)
+	r.mu.Unlock()
+	if old != nil {
+		_ = old.Close()
+	}
+	go func() {
+		defer r.running.Done()
+		r.read(k, f)
+	}()
+}
+
+// Set is the whole of what to do: the addresses of all nodes, those that this one answers for, the nodes'
+// own addresses, and the interfaces. Sockets of other interfaces are closed. An error names groups
+// that could not be joined; all else is in force nevertheless.
+func (r *Responder) Set(vips []VIP, answering map[netip.Addr][]string, hosts map[netip.Addr]string, links []Link) error {
+	t := &table{vips: make(map[netip.Addr]entry, len(vips)), hosts: hosts, links: make(map[int]Link, len(links))}
+	names := make(map[string]int, len(links))
+	for _, l := range links {
+		t.links[l.Index], names[l.Name] = l, l.Index
+	}
+	want := map[groupOn]bool{}
+	for _, v := range vips {
+		on, answered := answering[v.Addr]
+		if !answered {
+			on = v.Interfaces
+		}
+		t.vips[v.Addr] = entry{answered, on}
+		if !v.Addr.Is6() {
+			continue
+		}
+		// Joined before it is needed: the switch has learned it when the address comes.
+		for _, n := range v.Interfaces {
+			if index, ok := names[n]; ok {
+				want[groupOn{solicitedNode(v.Addr).As16(), index}] = true
+			}
+		}
+	}
+	r.now.Store(t)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, f := range r.sockets {
+		if _, ok := t.links[k.index]; !ok {
+			_ = f.Close()
+			delete(r.sockets, k)
+		}
+	}
+	return r.groups.set(want)
+}
+
+// Close closes all sockets, and waits for the readers.
+func (r *Responder) Close() {
+	r.mu.Lock()
+	for _, f := range r.sockets {
+		_ = f.Close()
+	}
+	r.groups.close()
+	r.mu.Unlock()
+	r.running.Wait()
+}
+
+// Peer is the node whose own address was seen with the MAC, or "".
+func (r *Responder) Peer(mac MAC) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.learned[mac]
+}
+
+func (r *Responder) learn(mac MAC, node string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.learned[mac] = node
+}
+
+func (r *Responder) read(k socketOf, f *os.File) {
+	frame, answer := make([]byte, snap), make([]byte, 0, 128)
+	for {
+		n, err := f.Read(frame)
+		switch {
+		case errors.Is(err, os.ErrClosed):
+			return
+		case errors.Is(err, unix.ENETDOWN):
+			continue // told once, when the interface goes down; it may come back
+		case err != nil:
+			r.log.Warn("packet socket", "kind", k.kind, "interface", k.index, "err", err)
+			time.Sleep(100 * time.Millisecond) // not in a tight loop
+			continue
+		}
+		t := r.now.Load()
+		link, ok := t.links[k.index]
+		if !ok {
+			continue
+		}
+		if k.kind == KindARP {
+			answer = r.arp(t, link, frame[:n], answer[:0])
+		} else {
+			answer = r.ndp(t, link, frame[:n], answer[:0])
+		}
+		if len(answer) == 0 {
+			continue
+		}
+		if _, err := f.Write(answer); err == nil {
+			r.answers.Add(1)
+		}
+	}
+}
+
+// arp makes the answer to a frame, or none.
+func (r *Responder) arp(t *table, link Link, frame, answer []byte) []byte {
+	q, ok := ParseARP(frame)
+	if !ok {
+		r.ignored.Add(1)
+		return nil
+	}
+	if q.SenderMAC == link.MAC {
+		return nil
+	}
+	if node, ok := t.hosts[q.SenderIP]; ok {
+		r.learn(q.SenderMAC, node)
+	}
+	if e, ok := t.vips[q.SenderIP]; ok && e.onLink(link.Name) {
+		r.tell(t, Heard{q.SenderIP, q.SenderMAC, link.Name})
+	}
+	if e := t.vips[q.TargetIP]; q.Request && e.answered && q.SenderIP != q.TargetIP && e.onLink(link.Name) {
+		return arpAnswer(answer, q, link.MAC)
+	}
+	return nil
+}
+
+func (r *Responder) ndp(t *table, link Link, frame, answer []byte) []byte {
+	q, ok := ParseNDP(frame)
+	if !ok {
+		r.ignored.Add(1)
+		return nil
+	}
+	if q.MAC == link.MAC {
+		return nil
+	}
+	if node, ok := t.hosts[q.Source]; ok {
+		r.learn(q.MAC, node)
+	}
+	e, ok := t.vips[q.Target]
+	switch {
+	case !ok || !e.onLink(link.Name):
+	case !q.Solicitation:
+		r.tell(t, Heard{q.Target, q.MAC, link.Name})
+	case e.answered:
+		return ndpAnswer(answer, q, link.MAC)
+	}
+	return nil
+}
+
+// tell passes on what was heard, unless it came from this node by another of its interfaces.
+func (r *Responder) tell(t *table, h Heard) {
+	for _, l := range t.links {
+		if l.MAC == h.MAC {
+			return
+		}
+	}
+	select {
+	case r.heard <- h:
+	default:
+	}
+}
+
+// Announce tells the network that addresses are here. An error names the interfaces where
+// that failed.
+func (r *Responder) Announce(addrs []netip.Addr) error {
+	t := r.now.Load()
+	failed := map[string]error{}
+	var b []byte
+	for _, a := range addrs {
+		e, ok := t.vips[a]
+		if !ok || !e.answered {
+			continue
+		}
+		for _, l := range t.links {
+			if !e.onLink(l.Name) || !l.Up {
+				continue
+			}
+			var err error
+			if a.Is4() {
+				request, reply := arpAnnouncements(b[:0], a, l.MAC)
+				err = errors.Join(r.send(KindARP, l, request), r.send(KindARP, l, reply))
+			} else {
+				err = r.send(KindNDP, l, ndpAnnouncement(b[:0], a, l.MAC))
+			}
+			if err != nil {
+				failed[l.Name] = err
+			}
+		}
+	}
+	var errs []error
+	for name, err := range failed {
+		errs = append(errs, fmt.Errorf("announce on %s: %w", name, err))
+	}
+	return errors.Join(errs...)
+}
+
+// Ask asks where the nodes are, so that the answers tell whose a MAC is. It is for MACs that
+// heartbeats have told nothing of.
+func (r *Responder) Ask() {
+	t := r.now.Load()
+	for a := range t.hosts {
+		for _, l := range t.links {
+			if !l.Up {
+				continue
+			}
+			// One that fails is not heard either.
+			if a.Is4() {
+				_ = r.send(KindARP, l, arpProbe(nil, a, l.MAC))
+			} else {
+				_ = r.send(KindNDP, l, ndpProbe(nil, a, l.MAC))
+			}
+		}
+	}
+}
+
+func (r *Responder) send(kind Kind, l Link, frame []byte) error {
+	r.mu.Lock()
+	f := r.sockets[socketOf{kind, l.Index}]
+	r.mu.Unlock()
+	if f == nil {
+		return fmt.Errorf("no %s socket", kind)
+	}
+	_, err := f.Write(frame)
+	return err
+}
