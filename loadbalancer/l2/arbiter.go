@@ -144,7 +144,7 @@ func (a *Arbiter) own(now time.Time, c *claim, owner string) {
 		}
 		a.take(now, c, !lingers)
 	case !mine && was:
-		c.next, c.dispute = time.Time{}, nil
+		c.next, c.silent, c.dispute = time.Time{}, time.Time{}, nil
 		// The new owner is given the time to say that it is there; a node that may no longer
 		// answer, having no endpoint for example, stops at once.
 		if !c.since.IsZero() && owner != "" && slices.Contains(c.Eligible, a.self) {
@@ -163,6 +163,15 @@ func (a *Arbiter) take(now time.Time, c *claim, count bool) {
 	c.next, c.step = now, 0
 	if count {
 		a.Takeovers++
+	}
+}
+
+// Again announces all anew, since an interface has come up.
+func (a *Arbiter) Again(now time.Time) {
+	for _, c := range a.claims {
+		if c.owner == a.self && !c.since.IsZero() {
+			c.next, c.step = now, 0
+		}
 	}
 }
 
@@ -207,7 +216,7 @@ func (c *claim) soon(at time.Time) {
 // say again that it is ours.
 func (a *Arbiter) HeardForeign(now time.Time, addr netip.Addr, mac, iface string) {
 	c := a.claims[addr]
-	if c == nil {
+	if c == nil || c.owner != a.self {
 		return
 	}
 	if c.foreign == nil || c.foreign.MAC != mac {

@@ -87,8 +87,3 @@ func arpAnnouncements(b []byte, addr netip.Addr, mac MAC) (request, reply []byte
 	request = appendARP(b, arpRequest, mac, broadcast, addr, addr, MAC{})
 	return request, appendARP(nil, arpReply, mac, broadcast, addr, addr, broadcast)
 }
-
-// arpProbe asks where a node is, claiming no address (RFC 5227).
-func arpProbe(b []byte, addr netip.Addr, mac MAC) []byte {
-	return appendARP(b, arpRequest, mac, broadcast, netip.IPv4Unspecified(), addr, MAC{})
-}

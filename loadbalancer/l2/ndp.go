@@ -117,13 +117,10 @@ func checksum(addrs, message []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// appendNDP makes a frame with one option that names a MAC, or none for option 0.
+// appendNDP makes a frame with the one option that names the sender's MAC.
 func appendNDP(b []byte, kind, flags byte, from, to MAC, source, destination, target netip.Addr, option byte) []byte {
 	start := len(b)
-	size := ndpSize
-	if option != 0 {
-		size += 8
-	}
+	size := ndpSize + 8
 	b = append(b, to[:]...)
 	b = append(b, from[:]...)
 	b = append(b, 0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(size), icmpV6, 255)
@@ -132,10 +129,8 @@ func appendNDP(b []byte, kind, flags byte, from, to MAC, source, destination, ta
 	b = append(b, d[:]...)
 	b = append(b, kind, 0, 0, 0, flags, 0, 0, 0)
 	b = append(b, t[:]...)
-	if option != 0 {
-		b = append(b, option, 1)
-		b = append(b, from[:]...)
-	}
+	b = append(b, option, 1)
+	b = append(b, from[:]...)
 	ip := b[start+etherHeader:]
 	binary.BigEndian.PutUint16(ip[ipv6Header+2:], checksum(ip[8:40], ip[ipv6Header:]))
 	return b
@@ -158,9 +153,9 @@ func ndpAnnouncement(b []byte, addr netip.Addr, mac MAC) []byte {
 	return appendNDP(b, advertisement, flagOverride, mac, allNodes, addr, everyNode, addr, optionTarget)
 }
 
-// ndpProbe asks where a node is, claiming no address, as duplicate address detection does.
-func ndpProbe(b []byte, addr netip.Addr, mac MAC) []byte {
+// ndpQuestion asks for the MAC of an address.
+func ndpQuestion(b []byte, from, addr netip.Addr, mac MAC) []byte {
 	group := solicitedNode(addr)
 	g := group.As16()
-	return appendNDP(b, solicitation, 0, mac, MAC{0x33, 0x33, g[12], g[13], g[14], g[15]}, netip.IPv6Unspecified(), group, addr, 0)
+	return appendNDP(b, solicitation, 0, mac, MAC{0x33, 0x33, g[12], g[13], g[14], g[15]}, from, group, addr, optionSource)
 }

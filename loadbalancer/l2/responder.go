@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"sync"
@@ -33,7 +34,7 @@ type Heard struct {
 type table struct {
 	// vips are all addresses that are known, of this node and of others.
 	vips map[netip.Addr]entry
-	// hosts are the addresses of nodes.
+	// hosts are the addresses of the other nodes.
 	hosts map[netip.Addr]string
 	links map[int]Link
 }
@@ -64,7 +65,7 @@ type Responder struct {
 	mu      sync.Mutex
 	sockets map[socketOf]*os.File
 	groups  groups
-	learned map[MAC]string // nodes by the MACs that their own addresses were seen with
+	learned map[netip.Addr]MAC // of nodes' own addresses, the MAC they were last seen with
 	running sync.WaitGroup
 }
 
@@ -76,7 +77,7 @@ type socketOf struct {
 // NewResponder makes one that knows no address. What it hears of others goes to heard; when that
 // is full it is dropped, since it will be repeated.
 func NewResponder(log *slog.Logger, heard chan<- Heard) *Responder {
-	r := &Responder{log: log, heard: heard, sockets: map[socketOf]*os.File{}, learned: map[MAC]string{}}
+	r := &Responder{log: log, heard: heard, sockets: map[socketOf]*os.File{}, learned: map[netip.Addr]MAC{}}
 	r.now.Store(&table{})
 	return r
 }
@@ -101,8 +102,8 @@ func (r *Responder) Adopt(kind Kind, index int, f *os.File) {
 	}()
 }
 
-// Set is the whole of what to do: the addresses of all nodes, those that this one answers for, the nodes'
-// own addresses, and the interfaces. Sockets of other interfaces are closed. An error names groups
+// Set is the whole of what to do: the addresses of all nodes, those that this one answers for, the other
+// nodes' own addresses, and the interfaces. Sockets of other interfaces are closed. An error names groups
 // that could not be joined; all else is in force nevertheless.
 func (r *Responder) Set(vips []VIP, answering map[netip.Addr][]string, hosts map[netip.Addr]string, links []Link) error {
 	t := &table{vips: make(map[netip.Addr]entry, len(vips)), hosts: hosts, links: make(map[int]Link, len(links))}
@@ -136,6 +137,7 @@ func (r *Responder) Set(vips []VIP, answering map[netip.Addr][]string, hosts map
 			delete(r.sockets, k)
 		}
 	}
+	maps.DeleteFunc(r.learned, func(a netip.Addr, _ MAC) bool { _, ok := hosts[a]; return !ok })
 	return r.groups.set(want)
 }
 
@@ -150,17 +152,24 @@ func (r *Responder) Close() {
 	r.running.Wait()
 }
 
-// Peer is the node whose own address was seen with the MAC, or "".
+// Peer is the node whose own address was last seen with the MAC, or "".
 func (r *Responder) Peer(mac MAC) string {
+	hosts := r.now.Load().hosts
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.learned[mac]
+	for addr, m := range r.learned {
+		if m == mac {
+			return hosts[addr]
+		}
+	}
+	return ""
 }
 
-func (r *Responder) learn(mac MAC, node string) {
+// learn notes the MAC of a node; there are no more than the nodes have addresses.
+func (r *Responder) learn(addr netip.Addr, mac MAC) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.learned[mac] = node
+	r.learned[addr] = mac
 }
 
 func (r *Responder) read(k socketOf, f *os.File) {
@@ -206,8 +215,8 @@ func (r *Responder) arp(t *table, link Link, frame, answer []byte) []byte {
 	if q.SenderMAC == link.MAC {
 		return nil
 	}
-	if node, ok := t.hosts[q.SenderIP]; ok {
-		r.learn(q.SenderMAC, node)
+	if _, ok := t.hosts[q.SenderIP]; ok {
+		r.learn(q.SenderIP, q.SenderMAC)
 	}
 	if e, ok := t.vips[q.SenderIP]; ok && e.onLink(link.Name) {
 		r.tell(t, Heard{q.SenderIP, q.SenderMAC, link.Name})
@@ -227,8 +236,8 @@ func (r *Responder) ndp(t *table, link Link, frame, answer []byte) []byte {
 	if q.MAC == link.MAC {
 		return nil
 	}
-	if node, ok := t.hosts[q.Source]; ok {
-		r.learn(q.MAC, node)
+	if _, ok := t.hosts[q.Source]; ok {
+		r.learn(q.Source, q.MAC)
 	}
 	e, ok := t.vips[q.Target]
 	switch {
@@ -288,21 +297,27 @@ func (r *Responder) Announce(addrs []netip.Addr) error {
 	return errors.Join(errs...)
 }
 
-// Ask asks where the nodes are, so that the answers tell whose a MAC is. It is for MACs that
-// heartbeats have told nothing of.
-func (r *Responder) Ask() {
+// Ask asks where the other nodes are, so that the answers tell whose a MAC is. It is for MACs
+// that heartbeats have told nothing of. The answers come to own, this node's addresses.
+func (r *Responder) Ask(own []netip.Addr) {
 	t := r.now.Load()
-	for a := range t.hosts {
-		for _, l := range t.links {
-			if !l.Up {
+	for addr := range t.hosts {
+		for _, from := range own {
+			if from.Is4() != addr.Is4() {
 				continue
 			}
-			// One that fails is not heard either.
-			if a.Is4() {
-				_ = r.send(KindARP, l, arpProbe(nil, a, l.MAC))
-			} else {
-				_ = r.send(KindNDP, l, ndpProbe(nil, a, l.MAC))
+			for _, l := range t.links {
+				if !l.Up {
+					continue
+				}
+				// Where asking fails, nothing is heard either.
+				if addr.Is4() {
+					_ = r.send(KindARP, l, appendARP(nil, arpRequest, l.MAC, broadcast, from, addr, MAC{}))
+				} else {
+					_ = r.send(KindNDP, l, ndpQuestion(nil, from, addr, l.MAC))
+				}
 			}
+			break
 		}
 	}
 }
