@@ -7,21 +7,17 @@ import (
 	"strings"
 )
 
-// logger is what memberlist logs to. That a peer is away is news for status and metrics, so
-// its lines come a level lower than it thinks.
+// logger is what memberlist logs to. What it calls a warning, it says many times a second while a
+// link is down; that a peer is away is told by status and metrics, so all is for debugging.
 func logger(to *slog.Logger) *log.Logger { return log.New(lines{to}, "", 0) }
 
 type lines struct{ to *slog.Logger }
 
 func (l lines) Write(b []byte) (int, error) {
 	text := strings.TrimSpace(string(b))
-	level := slog.LevelDebug
-	for prefix, at := range map[string]slog.Level{"[ERR] ": slog.LevelWarn, "[WARN] ": slog.LevelInfo, "[INFO] ": slog.LevelDebug, "[DEBUG] ": slog.LevelDebug} {
-		if rest, ok := strings.CutPrefix(text, prefix); ok {
-			text, level = rest, at
-			break
-		}
+	if i := strings.Index(text, "memberlist: "); i >= 0 {
+		text = text[i+len("memberlist: "):]
 	}
-	l.to.Log(context.Background(), level, strings.TrimPrefix(text, "memberlist: "))
+	l.to.Log(context.Background(), slog.LevelDebug, "heartbeats: "+text)
 	return len(b), nil
 }

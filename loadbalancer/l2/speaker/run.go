@@ -106,9 +106,6 @@ func Run(conn *net.UnixConn, log *slog.Logger) error {
 	if p.peers != nil {
 		err = errors.Join(err, p.peers.Close(!p.handover))
 	}
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
 	return err
 }
 
@@ -146,6 +143,10 @@ func (p *process) loop(frames <-chan received) error {
 		}
 		select {
 		case r := <-frames:
+			// A killed agent leaves a socket that is reset.
+			if errors.Is(r.err, io.EOF) || errors.Is(r.err, syscall.ECONNRESET) {
+				return nil
+			}
 			if r.err != nil {
 				return r.err
 			}

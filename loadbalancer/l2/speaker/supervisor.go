@@ -21,6 +21,8 @@ const (
 	// addresses that it does not answer for.
 	pingEvery = 200 * time.Millisecond
 	hungAfter = 900 * time.Millisecond
+	// startsWithin bounds the time before its first answer: it holds nothing then.
+	startsWithin = 10 * time.Second
 	// lookEvery is how often interfaces are looked at.
 	lookEvery = 500 * time.Millisecond
 	// maxBackOff bounds the wait before the process is started again.
@@ -154,7 +156,7 @@ func (s *Supervisor) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	k := &keeper{s: s, p: p, sent: map[passed]bool{}, pong: time.Now(), news: make(chan news), end: make(chan struct{})}
+	k := &keeper{s: s, p: p, sent: map[passed]bool{}, pong: time.Now(), patience: startsWithin, news: make(chan news), end: make(chan struct{})}
 	defer close(k.end)
 	go k.receive()
 	err = k.loop(ctx)
@@ -186,6 +188,8 @@ type keeper struct {
 	sent    map[passed]bool
 	pinged  uint64
 	pong    time.Time
+	// patience is how old pong may be.
+	patience time.Duration
 }
 
 func (k *keeper) receive() {
@@ -225,7 +229,7 @@ func (k *keeper) loop(ctx context.Context) error {
 		case <-k.s.wake:
 		case <-look.C:
 		case <-ping.C:
-			if since := time.Since(k.pong); since > hungAfter {
+			if since := time.Since(k.pong); since > k.patience {
 				return fmt.Errorf("it has not answered for %s", since.Round(time.Millisecond))
 			}
 			k.pinged++
@@ -239,7 +243,7 @@ func (k *keeper) loop(ctx context.Context) error {
 
 func (k *keeper) hear(n news) {
 	if n.Pong != 0 {
-		k.pong = time.Now()
+		k.pong, k.patience = time.Now(), hungAfter
 	}
 	if n.Report == nil && n.Counters == nil {
 		return
