@@ -70,7 +70,9 @@ type Peers struct {
 	mu    sync.Mutex
 	peers map[string]Peer
 	self  Meta
-	known map[string]Meta // the last of each peer
+	// live are those that memberlist sees, by its events: what its own list points to, it changes.
+	live  map[string]bool
+	known map[string]Meta // what each said last
 
 	telling sync.Mutex
 }
@@ -85,7 +87,7 @@ func Start(cfg Config, meta Meta) (*Peers, error) {
 		return nil, fmt.Errorf("heartbeats: key: %w", err)
 	}
 	p := &Peers{cfg: cfg, ring: ring, self: meta, changed: make(chan struct{}, 1), done: make(chan struct{}), ready: make(chan struct{}),
-		known: map[string]Meta{}}
+		live: map[string]bool{}, known: map[string]Meta{}}
 	if p.list, err = memberlist.Create(p.config()); err != nil {
 		return nil, fmt.Errorf("heartbeats at %s: %w", cfg.Addr, err)
 	}
@@ -128,7 +130,7 @@ func (p *Peers) SetPeers(peers []Peer) {
 	p.mu.Lock()
 	first := p.peers == nil
 	p.peers = all
-	maps.DeleteFunc(p.known, func(name string, _ Meta) bool { _, ok := all[name]; return !ok })
+	maps.DeleteFunc(p.known, func(name string, _ Meta) bool { _, ok := all[name]; return !ok && !p.live[name] })
 	p.mu.Unlock()
 	p.wake()
 	if first {
@@ -183,24 +185,13 @@ func (p *Peers) SetMeta(m Meta) {
 
 // Members are all peers, without this node, in order of names.
 func (p *Peers) Members() []Member {
-	live := map[string]Meta{}
-	for _, n := range p.list.Members() {
-		if m, ok := parseMeta(n.Meta); ok {
-			live[n.Name] = m
-		}
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var all []Member
 	for _, name := range slices.Sorted(maps.Keys(p.peers)) {
-		if name == p.cfg.Node {
-			continue
+		if name != p.cfg.Node {
+			all = append(all, Member{Name: name, Live: p.live[name], Meta: p.known[name]})
 		}
-		meta, ok := live[name]
-		if ok {
-			p.known[name] = meta
-		}
-		all = append(all, Member{Name: name, Live: ok, Meta: p.known[name]})
 	}
 	return all
 }
@@ -208,11 +199,13 @@ func (p *Peers) Members() []Member {
 // Close stops. With leave the others are told, so that they need not notice.
 func (p *Peers) Close(leave bool) error {
 	close(p.done)
-	var err error
 	if leave {
-		err = p.list.Leave(ProbeInterval)
+		// When that takes too long, they notice by themselves.
+		if err := p.list.Leave(ProbeInterval); err != nil {
+			p.cfg.Log.Debug("heartbeats: telling others of the end", "err", err)
+		}
 	}
-	err = errors.Join(err, p.list.Shutdown())
+	err := p.list.Shutdown()
 	p.running.Wait()
 	return err
 }
@@ -288,9 +281,22 @@ func (delegate) GetBroadcasts(int, int) [][]byte { return nil }
 func (delegate) LocalState(bool) []byte          { return nil }
 func (delegate) MergeRemoteState([]byte, bool)   { /* no state of our own */ }
 
-func (d delegate) NotifyJoin(*memberlist.Node)   { d.p.wake() }
-func (d delegate) NotifyLeave(*memberlist.Node)  { d.p.wake() }
-func (d delegate) NotifyUpdate(*memberlist.Node) { d.p.wake() }
+func (d delegate) NotifyJoin(n *memberlist.Node)   { d.note(n, true) }
+func (d delegate) NotifyLeave(n *memberlist.Node)  { d.note(n, false) }
+func (d delegate) NotifyUpdate(n *memberlist.Node) { d.note(n, true) }
+
+// note keeps what a node says; memberlist holds its lock meanwhile. A node whose words are
+// not understood does not live.
+func (d delegate) note(n *memberlist.Node, live bool) {
+	meta, ok := parseMeta(n.Meta)
+	d.p.mu.Lock()
+	if ok && live {
+		d.p.known[n.Name] = meta
+	}
+	d.p.live[n.Name] = ok && live
+	d.p.mu.Unlock()
+	d.p.wake()
+}
 
 // NotifyAlive lets in only nodes of the cluster, at an address that is theirs.
 func (d delegate) NotifyAlive(n *memberlist.Node) error {

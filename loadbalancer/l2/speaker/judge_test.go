@@ -45,21 +45,7 @@ func (w *world) record(addrs ...netip.Addr) *record {
 	quit := make(chan struct{})
 	var asking sync.WaitGroup
 	for _, a := range addrs {
-		asking.Go(func() {
-			for {
-				select {
-				case <-quit:
-					return
-				case <-time.After(50 * time.Millisecond):
-				}
-				// Whether it is answered, tcpdump tells.
-				if a.Is4() {
-					_, _ = w.outside.Try("arping", "-q", "-C", "1", "-c", "1", "-W", "0.05", "-w", "1", "-I", "eth0", a.String())
-				} else {
-					_, _ = w.outside.Try("ndisc6", "-q", "-m", "-r", "1", "-w", "50", a.String(), "eth0")
-				}
-			}
-		})
+		asking.Go(func() { w.ask(a, quit) })
 	}
 	var once sync.Once
 	r.stop = func() {
@@ -73,6 +59,28 @@ func (w *world) record(addrs ...netip.Addr) *record {
 	}
 	w.t.Cleanup(r.stop)
 	return r
+}
+
+// ask asks for an address until quit is closed. Whether it is answered, tcpdump tells.
+func (w *world) ask(a netip.Addr, quit <-chan struct{}) {
+	if a.Is6() {
+		for {
+			select {
+			case <-quit:
+				return
+			default:
+				_, _ = w.outside.Try("ndisc6", "-q", "-m", "-r", "1", "-w", "50", a.String(), "eth0")
+			}
+		}
+	}
+	arping := exec.Command("arping", "-q", "-c", "100000", "-W", "0.05", "-I", "eth0", a.String())
+	if err := w.outside.Do(arping.Start); err != nil {
+		w.t.Errorf("arping: %v", err)
+		return
+	}
+	<-quit
+	_ = arping.Process.Kill()
+	_ = arping.Wait()
 }
 
 // note reads a line of tcpdump. Announcements, which go to all, are no answers.

@@ -95,9 +95,12 @@ func TestAnotherNodeTakesOver(t *testing.T) {
 			if text := <-n.drained; text != "" {
 				t.Errorf("drain: %s", text)
 			}
-			if owned := n.now().VIPs; len(owned) != 0 {
-				t.Errorf("after the drain it owns %v", owned)
-			}
+			testnet.Eventually(t, time.Second, func() error {
+				if owned := n.now().VIPs; len(owned) != 0 {
+					return fmt.Errorf("after the drain it owns %v", owned)
+				}
+				return nil
+			})
 		}, func(w *world, n *node) { n.kill(); n.start(w.state) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
