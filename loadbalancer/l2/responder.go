@@ -64,9 +64,9 @@ type Responder struct {
 
 	mu      sync.Mutex
 	sockets map[socketOf]*os.File
-	groups  groups
 	learned map[netip.Addr]MAC // of nodes' own addresses, the MAC they were last seen with
 	running sync.WaitGroup
+	joiner  joiner
 }
 
 type socketOf struct {
@@ -79,6 +79,7 @@ type socketOf struct {
 func NewResponder(log *slog.Logger, heard chan<- Heard) *Responder {
 	r := &Responder{log: log, heard: heard, sockets: map[socketOf]*os.File{}, learned: map[netip.Addr]MAC{}}
 	r.now.Store(&table{})
+	r.joiner.start()
 	return r
 }
 
@@ -103,9 +104,8 @@ func (r *Responder) Adopt(kind Kind, index int, f *os.File) {
 }
 
 // Set is the whole of what to do: the addresses of all nodes, those that this one answers for, the other
-// nodes' own addresses, and the interfaces. Sockets of other interfaces are closed. An error names groups
-// that could not be joined; all else is in force nevertheless.
-func (r *Responder) Set(vips []VIP, answering map[netip.Addr][]string, hosts map[netip.Addr]string, links []Link) error {
+// nodes' own addresses, and the interfaces. Sockets of other interfaces are closed.
+func (r *Responder) Set(vips []VIP, answering map[netip.Addr][]string, hosts map[netip.Addr]string, links []Link) {
 	t := &table{vips: make(map[netip.Addr]entry, len(vips)), hosts: hosts, links: make(map[int]Link, len(links))}
 	names := make(map[string]int, len(links))
 	for _, l := range links {
@@ -138,7 +138,7 @@ func (r *Responder) Set(vips []VIP, answering map[netip.Addr][]string, hosts map
 		}
 	}
 	maps.DeleteFunc(r.learned, func(a netip.Addr, _ MAC) bool { _, ok := hosts[a]; return !ok })
-	return r.groups.set(want)
+	r.joiner.set(want)
 }
 
 // Close closes all sockets, and waits for the readers.
@@ -147,10 +147,13 @@ func (r *Responder) Close() {
 	for _, f := range r.sockets {
 		_ = f.Close()
 	}
-	r.groups.close()
 	r.mu.Unlock()
 	r.running.Wait()
+	r.joiner.close()
 }
+
+// Problem names the groups that could not be joined. They are tried again.
+func (r *Responder) Problem() error { return r.joiner.problem() }
 
 // Peer is the node whose own address was last seen with the MAC, or "".
 func (r *Responder) Peer(mac MAC) string {

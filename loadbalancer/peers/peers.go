@@ -65,6 +65,7 @@ type Peers struct {
 	changed chan struct{}
 	done    chan struct{}
 	ready   chan struct{}
+	once    sync.Once
 	running sync.WaitGroup
 
 	mu    sync.Mutex
@@ -117,8 +118,8 @@ func (p *Peers) config() *memberlist.Config {
 // Changed is sent to after a peer came, went, or told something new.
 func (p *Peers) Changed() <-chan struct{} { return p.changed }
 
-// Ready is closed when every peer that could be reached at the start has been, or none
-// can: before that, that nobody is seen says nothing.
+// Ready is closed when a peer was reached at the start, which tells of all others, or none
+// can be: before that, that nobody is seen says nothing.
 func (p *Peers) Ready() <-chan struct{} { return p.ready }
 
 // SetPeers is the whole of the nodes; this node may be among them. The first call starts the search.
@@ -215,18 +216,22 @@ func (p *Peers) search() {
 	defer p.running.Done()
 	tick := time.NewTicker(rejoinEvery)
 	defer tick.Stop()
-	for first := true; ; first = false {
+	for {
 		p.join()
-		if first {
-			close(p.ready)
-			p.wake()
-		}
+		p.nowReady()
 		select {
 		case <-p.done:
 			return
 		case <-tick.C:
 		}
 	}
+}
+
+func (p *Peers) nowReady() {
+	p.once.Do(func() {
+		close(p.ready)
+		p.wake()
+	})
 }
 
 // join tries all lost peers at once; each takes streamTimeout at the longest.
@@ -243,7 +248,10 @@ func (p *Peers) join() {
 			defer func() { <-turn }()
 			if _, err := p.list.Join([]string{m.Name + "/" + addr}); err != nil {
 				p.cfg.Log.Debug("heartbeats: peer not reached", "peer", m.Name, "err", err)
+				return
 			}
+			// It has told of all others, so there is no waiting for those that are dead.
+			p.nowReady()
 		})
 	}
 	tries.Wait()

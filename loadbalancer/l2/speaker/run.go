@@ -22,8 +22,9 @@ import (
 )
 
 const (
-	// retry is the wait after heartbeats could not be started, a group not be joined.
-	retry = 200 * time.Millisecond
+	// retry is the wait after heartbeats could not be started, because the process before this one still
+	// has the port, for example.
+	retry = 50 * time.Millisecond
 	// resolve is how long nodes are given to say whose an unknown MAC is.
 	resolve = 300 * time.Millisecond
 	// maxPending bounds the unknown MACs that are being asked for.
@@ -62,7 +63,6 @@ type process struct {
 	asked     time.Time
 
 	stale    bool // the state or the members have changed since the arbiter was told
-	joins    error
 	announce error
 	retryAt  time.Time
 
@@ -228,9 +228,6 @@ func (p *process) step(now time.Time) time.Duration {
 	if !now.Before(p.retryAt) {
 		p.retryAt = time.Time{}
 		p.beat()
-		if p.joins != nil {
-			p.answering = nil
-		}
 	}
 	if settled := p.started.Add(p.state.Settle); now.Before(settled) {
 		until(settled)
@@ -247,7 +244,7 @@ func (p *process) step(now time.Time) time.Duration {
 	for _, u := range p.pending {
 		until(u.due)
 	}
-	if (p.peers == nil || p.joins != nil) && p.retryAt.IsZero() {
+	if p.peers == nil && p.retryAt.IsZero() {
 		p.retryAt = now.Add(retry)
 	}
 	until(p.retryAt)
@@ -375,7 +372,7 @@ func (p *process) apply() {
 			hosts[a] = peer.Name
 		}
 	}
-	p.joins = p.responder.Set(p.state.VIPs, answering, hosts, p.links)
+	p.responder.Set(p.state.VIPs, answering, hosts, p.links)
 }
 
 func sameKeys[V any](a, b map[netip.Addr]V) bool {
@@ -439,7 +436,7 @@ func (p *process) report() *Report {
 	for _, m := range p.members {
 		r.Members = append(r.Members, Member{m.Name, m.Live, m.Live && m.Meta.Willing})
 	}
-	for _, err := range []error{p.joins, p.announce} {
+	for _, err := range []error{p.responder.Problem(), p.announce} {
 		if err != nil {
 			r.Problems = append(r.Problems, err.Error())
 		}

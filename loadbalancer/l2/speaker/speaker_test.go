@@ -398,11 +398,20 @@ func TestAHandoverMovesNothing(t *testing.T) {
 	for _, n := range w.nodes[1:] {
 		before[n] = n.now().Counters.Takeovers
 	}
+	// The next process waits for the port of heartbeats, and holds nothing before it has it.
+	state := w.state
+	state.Settle = 0
+	next := &node{t: t, name: first.name, ns: first.ns, mac: first.mac, addr: first.addr}
+	next.start(state)
+	testnet.Eventually(t, 10*time.Second, func() error {
+		if r := next.now(); !strings.Contains(r.Heartbeats, "in use") || len(r.VIPs) > 0 {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
 	first.tell(command{Handover: true})
 	<-first.done
-	next := w.state
-	next.Settle = 0
-	first.start(next)
+	w.nodes[0] = next
 	w.settled(addrs)
 	for n, b := range before {
 		if after := n.now().Counters.Takeovers; after != b {
@@ -486,7 +495,7 @@ func TestTheWholeStateIsSet(t *testing.T) {
 	}
 	testnet.Eventually(t, 5*time.Second, func() error {
 		if got, err := w.owner(addrs[0]); err != nil || got != other {
-			return fmt.Errorf("%v %v", got, err)
+			return fmt.Errorf("%s does not own %s alone: %v", other.name, addrs[0], err)
 		}
 		for _, a := range addrs[2:] {
 			if owner.owns(a) || other.owns(a) {

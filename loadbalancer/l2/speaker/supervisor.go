@@ -188,6 +188,7 @@ type keeper struct {
 	sent    map[passed]bool
 	pinged  uint64
 	pong    time.Time
+	ticked  time.Time // when it was last looked at
 	// patience is how old pong may be.
 	patience time.Duration
 }
@@ -229,6 +230,7 @@ func (k *keeper) loop(ctx context.Context) error {
 		case <-k.s.wake:
 		case <-look.C:
 		case <-ping.C:
+			k.excuse()
 			if since := time.Since(k.pong); since > k.patience {
 				return fmt.Errorf("it has not answered for %s", since.Round(time.Millisecond))
 			}
@@ -239,6 +241,15 @@ func (k *keeper) loop(ctx context.Context) error {
 			continue
 		}
 	}
+}
+
+// excuse gives the process its time anew when it was us that hung: its answer may be waiting.
+func (k *keeper) excuse() {
+	now := time.Now()
+	if now.Sub(k.ticked) > 2*pingEvery && k.patience == hungAfter {
+		k.pong = now
+	}
+	k.ticked = now
 }
 
 func (k *keeper) hear(n news) {
