@@ -224,7 +224,7 @@ func TestSplitBrain(t *testing.T) {
 						}
 					}
 					if len(r.Disputes) == 0 {
-						return fmt.Errorf("%s reports no dispute", n.name)
+						return fmt.Errorf("%s reports no dispute: %+v", n.name, r)
 					}
 				}
 				return nil
@@ -512,4 +512,31 @@ func TestTheWholeStateIsSet(t *testing.T) {
 			t.Errorf("%s is gone, and answered by %v", a, macs)
 		}
 	}
+}
+
+// The solicited-node group of an address is joined on every node, also where it is not answered,
+// and left when the address goes.
+func TestTheGroupsAreJoined(t *testing.T) {
+	w := newWorld(t, 2)
+	addrs := w.vips(1)
+	w.start()
+	w.settled(addrs)
+	group := "ff02::1:ff00:150"
+	joined := func(want bool) {
+		t.Helper()
+		testnet.Eventually(t, 5*time.Second, func() error {
+			for _, n := range w.nodes {
+				if out := n.ns.Run("ip", "-6", "maddress", "show", "dev", "eth0"); strings.Contains(out, group) != want {
+					return fmt.Errorf("%s: in %s is %t, want %t:\n%s", n.name, group, !want, want, out)
+				}
+			}
+			return nil
+		})
+	}
+	joined(true)
+	w.state.VIPs = w.state.VIPs[:1]
+	for _, n := range w.nodes {
+		n.set(w.state)
+	}
+	joined(false)
 }
