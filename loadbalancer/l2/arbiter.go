@@ -76,14 +76,15 @@ type claim struct {
 }
 
 type dispute struct {
-	peer         string
+	peer         string // the last one heard; there may be several
 	since, heard time.Time
 	counted      bool
 }
 
 // Dispute is an address that another node thinks its own too.
 type Dispute struct {
-	Addr  netip.Addr `json:"addr"`
+	Addr netip.Addr `json:"addr"`
+	// Peer is the other one; of several the last one heard.
 	Peer  string     `json:"peer"`
 	Since time.Time  `json:"since"`
 	// Answering says whether this node is the one that goes on.
@@ -186,10 +187,10 @@ func (a *Arbiter) Heard(now time.Time, addr netip.Addr, peer string) {
 		c.linger, c.since = time.Time{}, time.Time{}
 		return
 	}
-	if c.dispute == nil || c.dispute.peer != peer {
-		c.dispute = &dispute{peer: peer, since: now}
+	if c.dispute == nil {
+		c.dispute = &dispute{since: now}
 	}
-	c.dispute.heard = now
+	c.dispute.peer, c.dispute.heard = peer, now
 	if loadbalancer.Better(addr, a.self, peer) {
 		if c.since.IsZero() { // silent for the sake of a third
 			return

@@ -223,3 +223,19 @@ func TestNobodyLives(t *testing.T) {
 	b.answers(false, "nobody lives")
 	b.a.Heard(b.now, netip.MustParseAddr("198.51.100.1"), "b") // an address of nobody
 }
+
+// Three that think themselves alone have one dispute, not one each time another of them is heard.
+func TestADisputeOfThreeIsOne(t *testing.T) {
+	addr := netip.MustParseAddr("192.0.2.7")
+	order := loadbalancer.Order(addr, []string{"a", "b", "c"})
+	b := newBench(t, order[0], addr)
+	b.vips[0].Eligible = order
+	b.set(order[0])
+	for i := range 20 {
+		b.a.Heard(b.now, addr, order[1+i%2])
+		b.run(Bound / 2)
+	}
+	if b.a.Disputes != 1 || len(b.a.Disputed()) != 1 {
+		t.Errorf("%d disputes, %+v", b.a.Disputes, b.a.Disputed())
+	}
+}
