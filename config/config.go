@@ -74,6 +74,10 @@ type LoadBalancer struct {
 	Enabled bool
 	// Default makes Services without a class ours.
 	Default bool
+	// PeerPort is that of heartbeats between nodes, UDP and TCP.
+	PeerPort int
+	// Settle is how long a node that has just started leaves addresses to others.
+	Settle time.Duration
 }
 
 // setting is one row of the table.
@@ -131,6 +135,10 @@ func settings() []setting {
 			"Addresses of AddressPools for Services of type LoadBalancer. Off: another load balancer gives them, or none."}},
 		{"loadbalancer.default", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Default }), []string{
 			"Serve Services without spec.loadBalancerClass, beside those of class wayleave.dev/l2. Set it to false beside another load balancer."}},
+		{"loadbalancer.peerPort", "7946", port(func(c *Config) *int { return &c.LoadBalancer.PeerPort }), []string{
+			"Port of the heartbeats between nodes, UDP and TCP: 1 to 65535, on the nodes' InternalIPs."}},
+		{"loadbalancer.settle", "5s", duration(func(c *Config) *time.Duration { return &c.LoadBalancer.Settle }, 0, 10*time.Minute), []string{
+			"How long a node that has just started leaves addresses to other nodes: 0s to 10m."}},
 	}
 }
 

@@ -70,7 +70,9 @@ type agent struct {
 	owner   atomic.Bool
 	elected atomic.Bool
 	network atomic.Pointer[podnetwork.Network]
-	feed    *dns.Feed
+	// announcer is there while this agent owns the node and answers for addresses.
+	announcer atomic.Pointer[announcer]
+	feed      *dns.Feed
 
 	mu      sync.Mutex
 	healths map[string]*reconcile.Health
@@ -209,7 +211,7 @@ func (a *agent) elect(ctx context.Context) error {
 		jobs = append(jobs, a.ensureDNS)
 	}
 	if a.cfg.LoadBalancer.Enabled {
-		jobs = append(jobs, a.balance)
+		jobs = append(jobs, a.balance, a.sealKeys)
 	}
 	if len(jobs) == 0 {
 		<-ctx.Done()
@@ -317,7 +319,9 @@ func (a *agent) own(ctx context.Context) error {
 	waiting, owned := context.WithCancel(ctx)
 	defer owned()
 	var standby sync.WaitGroup
+	follows := false
 	lock, err := owner.Acquire(ctx, runDir+"/owner.lock", func() {
+		follows = true
 		a.log.Info("standby: another agent owns this node")
 		if a.cfg.DNS.Enabled {
 			standby.Go(func() {
@@ -356,6 +360,7 @@ func (a *agent) own(ctx context.Context) error {
 	start("podnetwork", a.cfg.PodNetwork.Enabled, a.podNetwork)
 	start("service", a.cfg.Service.Enabled, a.services)
 	start("dns placement", a.cfg.DNS.Enabled, a.dnsPlacement)
+	start("loadbalancer", a.cfg.LoadBalancer.Enabled, func(ctx context.Context) error { return a.announce(ctx, lock, follows) })
 	start("status", true, a.serveStatus)
 	start("ports", true, a.servePorts)
 	wg.Wait()
