@@ -85,8 +85,8 @@ type dispute struct {
 type Dispute struct {
 	Addr netip.Addr `json:"addr"`
 	// Peer is the other one; of several the last one heard.
-	Peer  string     `json:"peer"`
-	Since time.Time  `json:"since"`
+	Peer  string    `json:"peer"`
+	Since time.Time `json:"since"`
 	// Answering says whether this node is the one that goes on.
 	Answering bool `json:"answering"`
 }

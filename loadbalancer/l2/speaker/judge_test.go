@@ -153,3 +153,32 @@ func (r *record) since(a netip.Addr, from time.Time, not string) (time.Duration,
 	}
 	return 0, fmt.Errorf("%s was answered by nobody but %s", a, not)
 }
+
+// The judge itself: a move is no time at which two answered, an overlap is.
+func TestTheJudgeSeesTwoAtOnce(t *testing.T) {
+	a := netip.MustParseAddr("192.0.2.1")
+	at := func(ms int, mac string) answer { return answer{time.UnixMilli(int64(ms)), mac} }
+	r := &record{answers: map[netip.Addr][]answer{}}
+	for i := range 40 {
+		r.answers[a] = append(r.answers[a], at(50*i, "a"), at(2000+50*i, "b"))
+	}
+	if d := r.doubles(a); d != 0 {
+		t.Errorf("a move counts as two at once for %s", d)
+	}
+	for i := range 30 {
+		r.answers[a] = append(r.answers[a], at(2010+50*i, "a"))
+	}
+	if d := r.doubles(a); d < 1400*time.Millisecond || d > 1900*time.Millisecond {
+		t.Errorf("1.5 s of two at once are seen as %s", d)
+	}
+	r.answers[a] = nil
+	for _, line := range []string{
+		"1764081000.250000 02:00:00:00:00:01 > 02:00:00:00:00:64, ethertype ARP (0x0806), length 60: Reply 192.0.2.1 is-at 02:00:00:00:00:01, length 46",
+		"1764081000.250000 02:00:00:00:00:01 > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 60: Reply 192.0.2.1 is-at 02:00:00:00:00:01, length 46",
+	} {
+		r.note(line)
+	}
+	if len(r.answers[a]) != 1 || r.answers[a][0].mac != "02:00:00:00:00:01" {
+		t.Errorf("two lines of tcpdump are read as %v", r.answers[a])
+	}
+}

@@ -225,6 +225,11 @@ func (p *process) step(now time.Time) time.Duration {
 			wait = min(wait, max(t.Sub(now), time.Millisecond))
 		}
 	}
+	// What the first heartbeat says must be right: who follows another one at once, as willing as
+	// that, is not to be seen reluctant meanwhile.
+	if willing := p.wills(now); willing != p.willing {
+		p.willing, p.stale = willing, true
+	}
 	if !now.Before(p.retryAt) {
 		p.retryAt = time.Time{}
 		p.beat()
@@ -298,10 +303,6 @@ func (p *process) ready() bool {
 
 // look finds out who lives and what is ours by that.
 func (p *process) look(now time.Time) {
-	willing := p.ready() && !p.draining && !now.Before(p.started.Add(p.state.Settle)) && p.connected()
-	if willing != p.willing {
-		p.willing, p.stale = willing, true
-	}
 	if !p.stale {
 		return
 	}
@@ -316,6 +317,11 @@ func (p *process) look(now time.Time) {
 	}
 	p.members = p.peers.Members()
 	p.arbiter.Set(now, p.state.VIPs, p.standing())
+}
+
+// wills says whether this node takes addresses.
+func (p *process) wills(now time.Time) bool {
+	return !p.draining && !now.Before(p.started.Add(p.state.Settle)) && p.connected()
 }
 
 func (p *process) standing() func(string) loadbalancer.Standing {
