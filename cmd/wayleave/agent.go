@@ -70,7 +70,9 @@ type agent struct {
 	owner   atomic.Bool
 	elected atomic.Bool
 	network atomic.Pointer[podnetwork.Network]
-	// announcer is there while this agent owns the node and answers for addresses.
+	// lock is there while this agent owns the node.
+	lock atomic.Pointer[owner.Lock]
+	// announcer is there while this agent answers for addresses, or waits to.
 	announcer atomic.Pointer[announcer]
 	feed      *dns.Feed
 
@@ -316,33 +318,6 @@ func (a *agent) own(ctx context.Context) error {
 	if err := a.store.WaitSynced(ctx, model.ServiceKind|model.EndpointSliceKind|model.NodeKind|model.NamespaceKind); err != nil {
 		return err
 	}
-	waiting, owned := context.WithCancel(ctx)
-	defer owned()
-	var standby sync.WaitGroup
-	follows := false
-	lock, err := owner.Acquire(ctx, runDir+"/owner.lock", func() {
-		follows = true
-		a.log.Info("standby: another agent owns this node")
-		if a.cfg.DNS.Enabled {
-			standby.Go(func() {
-				if err := a.dnsStandby(waiting); err != nil && waiting.Err() == nil {
-					a.log.Warn("DNS does not answer beside the other agent's", "err", err)
-				}
-			})
-		}
-	})
-	owned()
-	standby.Wait()
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err := lock.Release(); err != nil {
-			a.log.Error("could not release the node", "err", err)
-		}
-	}()
-	a.owner.Store(true)
-	a.log.Info("this agent owns the node")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -356,11 +331,49 @@ func (a *agent) own(ctx context.Context) error {
 			}
 		})
 	}
+	// The process that answers for addresses waits beside the old agent's, so that none
+	// moves when that ends.
+	speaking := false
+	speak := func(settle time.Duration) {
+		if !speaking {
+			speaking = true
+			start("loadbalancer", a.cfg.LoadBalancer.Enabled, func(ctx context.Context) error { return a.announce(ctx, settle) })
+		}
+	}
+	waiting, owned := context.WithCancel(ctx)
+	defer owned()
+	var standby sync.WaitGroup
+	lock, err := owner.Acquire(ctx, runDir+"/owner.lock", func() {
+		a.log.Info("standby: another agent owns this node")
+		speak(0)
+		if a.cfg.DNS.Enabled {
+			standby.Go(func() {
+				if err := a.dnsStandby(waiting); err != nil && waiting.Err() == nil {
+					a.log.Warn("DNS does not answer beside the other agent's", "err", err)
+				}
+			})
+		}
+	})
+	owned()
+	standby.Wait()
+	if err != nil {
+		cancel(err)
+		wg.Wait()
+		return err
+	}
+	defer func() {
+		if err := lock.Release(); err != nil {
+			a.log.Error("could not release the node", "err", err)
+		}
+	}()
+	a.lock.Store(lock)
+	a.owner.Store(true)
+	a.log.Info("this agent owns the node")
+	speak(a.cfg.LoadBalancer.Settle)
 	start("API servers", true, kubesource.Servers{Endpoints: a.client.Endpoints, Store: a.store, File: apiServersFile}.Run)
 	start("podnetwork", a.cfg.PodNetwork.Enabled, a.podNetwork)
 	start("service", a.cfg.Service.Enabled, a.services)
 	start("dns placement", a.cfg.DNS.Enabled, a.dnsPlacement)
-	start("loadbalancer", a.cfg.LoadBalancer.Enabled, func(ctx context.Context) error { return a.announce(ctx, lock, follows) })
 	start("status", true, a.serveStatus)
 	start("ports", true, a.servePorts)
 	wg.Wait()

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"wayleave.dev/internal/owner"
 	"wayleave.dev/loadbalancer"
 	"wayleave.dev/loadbalancer/l2"
 	"wayleave.dev/loadbalancer/l2/speaker"
@@ -246,13 +245,9 @@ func standings(self string, r speaker.Report) func(string) loadbalancer.Standing
 	return func(n string) loadbalancer.Standing { return by[n] }
 }
 
-// announce answers for addresses of load balancers while this agent owns the node. follows
-// says that it took the node over from another agent, so that addresses need not move.
-func (a *agent) announce(ctx context.Context, lock *owner.Lock, follows bool) error {
-	settle := a.cfg.LoadBalancer.Settle
-	if follows {
-		settle = 0
-	}
+// announce answers for addresses of load balancers, or waits until the agent before has
+// ended. settle is how long it leaves them to other nodes: not at all when it follows.
+func (a *agent) announce(ctx context.Context, settle time.Duration) error {
 	n := &announcer{node: a.node, sup: speaker.New(a.log, "l2"), plans: map[model.Name]loadbalancer.Announcement{},
 		cfg: speaker.State{Node: a.node, Port: uint16(a.cfg.LoadBalancer.PeerPort), Settle: settle}}
 	if err := a.metrics.registry.Register(n.sup); err != nil {
@@ -277,7 +272,7 @@ func (a *agent) announce(ctx context.Context, lock *owner.Lock, follows bool) er
 	err = all(ctx, func(ctx context.Context) error { return a.announcements(ctx, n) },
 		func(ctx context.Context) error { return keys.Run(ctx, n.setKeys) },
 		func(ctx context.Context) error { return a.followNodes(ctx, n) }, func(ctx context.Context) error { return a.watchAnnouncer(ctx, n) })
-	a.handOn(n, lock)
+	a.handOn(n)
 	return err
 }
 
@@ -297,7 +292,11 @@ func (a *agent) announcements(ctx context.Context, n *announcer) error {
 
 // handOn lets other nodes take the addresses over before this agent ends, unless another
 // agent of this node follows at once.
-func (a *agent) handOn(n *announcer, lock *owner.Lock) {
+func (a *agent) handOn(n *announcer) {
+	lock := a.lock.Load()
+	if lock == nil {
+		return // the agent before still answers
+	}
 	awaited, err := lock.Awaited()
 	if err != nil {
 		a.log.Warn("whether another agent follows is not known", "err", err)
@@ -349,7 +348,9 @@ func (a *agent) watchAnnouncer(ctx context.Context, n *announcer) error {
 		}
 		a.problems.Set("announce", "foreign", problems)
 		var wrong error
-		if r.Heartbeats != "" {
+		if !a.owner.Load() {
+			// Another agent's process has the port.
+		} else if r.Heartbeats != "" {
 			wrong = fmt.Errorf("heartbeats are not sent: %s", r.Heartbeats)
 		} else if len(r.Problems) > 0 {
 			wrong = fmt.Errorf("%s", strings.Join(r.Problems, "; "))
