@@ -84,6 +84,17 @@ func duration(at func(*Config) *time.Duration, low, high time.Duration) setter {
 	}
 }
 
+func port(at func(*Config) *int) setter {
+	return func(c *Config, v any) error {
+		n, ok := v.(float64)
+		if !ok || n != float64(int(n)) || n < 1 || n > 65535 {
+			return errors.New("a port from 1 to 65535 is allowed")
+		}
+		*at(c) = int(n)
+		return nil
+	}
+}
+
 func level(c *Config, v any) error {
 	s, ok := v.(string)
 	if !ok || !slices.Contains([]string{"debug", "info", "warn", "error"}, s) {

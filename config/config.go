@@ -30,6 +30,7 @@ type Config struct {
 	Iptables      Iptables
 	IPVS          IPVS
 	DNS           DNS
+	LoadBalancer  LoadBalancer
 	// Unused are wishes of a KubeProxyConfiguration that Wayleave has no use for, a
 	// line each.
 	Unused []string
@@ -66,6 +67,17 @@ type IPVS struct {
 type DNS struct {
 	Enabled   bool
 	Upstreams []netip.AddrPort
+}
+
+// LoadBalancer is the settings of the feature of that name.
+type LoadBalancer struct {
+	Enabled bool
+	// Default makes Services without a class ours.
+	Default bool
+	// PeerPort is that of heartbeats between nodes, UDP and TCP.
+	PeerPort int
+	// Settle is how long a node that has just started leaves addresses to others.
+	Settle time.Duration
 }
 
 // setting is one row of the table.
@@ -119,6 +131,14 @@ func settings() []setting {
 			"The cluster DNS. Off: CoreDNS does it."}},
 		{"dns.upstreams", `[]`, list(func(c *Config) *[]netip.AddrPort { return &c.DNS.Upstreams }, upstream, "IP addresses, each with :port or without"), []string{
 			"Servers for names outside of the cluster. Empty: those of the node's /etc/resolv.conf."}},
+		{"loadbalancer.enabled", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Enabled }), []string{
+			"Addresses of AddressPools for Services of type LoadBalancer. Off: another load balancer gives them, or none."}},
+		{"loadbalancer.default", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Default }), []string{
+			"Serve Services without spec.loadBalancerClass, beside those of class wayleave.dev/l2. Set it to false beside another load balancer."}},
+		{"loadbalancer.peerPort", "7946", port(func(c *Config) *int { return &c.LoadBalancer.PeerPort }), []string{
+			"Port of the heartbeats between nodes, UDP and TCP: 1 to 65535, on the nodes' InternalIPs."}},
+		{"loadbalancer.settle", "5s", duration(func(c *Config) *time.Duration { return &c.LoadBalancer.Settle }, 0, 10*time.Minute), []string{
+			"How long a node that has just started leaves addresses to other nodes: 0s to 10m."}},
 	}
 }
 

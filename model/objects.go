@@ -56,6 +56,8 @@ type Service struct {
 	ExternalLocal, InternalLocal bool
 	// HealthCheckPort is spec.healthCheckNodePort, 0 when there is none.
 	HealthCheckPort uint16
+	// LoadBalancer is there for the type LoadBalancer only.
+	LoadBalancer *Balancer
 	// OtherProxy says that another service proxy serves it
 	// (service.kubernetes.io/service-proxy-name).
 	OtherProxy bool
@@ -130,6 +132,10 @@ type Node struct {
 	Ready       bool
 	// Leaving nodes are being deleted: load balancers should send nothing to them.
 	Leaving bool
+	// Excluded nodes answer for no load balancer's address
+	// (node.kubernetes.io/exclude-from-external-load-balancers).
+	Excluded bool
+	Labels   map[string]string
 }
 
 // Primary is the node's first internal address of the family asked for, or the
@@ -145,5 +151,6 @@ func (n *Node) Primary(is6 bool) netip.Addr {
 
 // Namespace is what Wayleave uses of a Namespace.
 type Namespace struct {
-	Name string
+	Name   string
+	Labels map[string]string
 }

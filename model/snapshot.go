@@ -68,6 +68,17 @@ func (v Snapshot) Namespaces() iter.Seq[*Namespace] {
 	return statedb.ToSeq(v.s.namespaces.All(v.txn))
 }
 
+// AddressPool returns the pool of that name.
+func (v Snapshot) AddressPool(name string) (*AddressPool, bool) {
+	o, _, ok := v.s.pools.Get(v.txn, poolByName.Query(name))
+	return o, ok
+}
+
+// AddressPools yields all pools.
+func (v Snapshot) AddressPools() iter.Seq[*AddressPool] {
+	return statedb.ToSeq(v.s.pools.All(v.txn))
+}
+
 // Count is the number of objects of one kind.
 func (v Snapshot) Count(kind Kind) int {
 	switch kind {
@@ -81,6 +92,8 @@ func (v Snapshot) Count(kind Kind) int {
 		return v.s.nodes.NumObjects(v.txn)
 	case NamespaceKind:
 		return v.s.namespaces.NumObjects(v.txn)
+	case AddressPoolKind:
+		return v.s.pools.NumObjects(v.txn)
 	}
 	return 0
 }

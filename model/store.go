@@ -20,6 +20,7 @@ const (
 	PodKind
 	NodeKind
 	NamespaceKind
+	AddressPoolKind
 )
 
 // String is the API's name of the kind.
@@ -35,6 +36,8 @@ func (k Kind) String() string {
 		return "Node"
 	case NamespaceKind:
 		return "Namespace"
+	case AddressPoolKind:
+		return "AddressPool"
 	}
 	return fmt.Sprintf("kinds(%#x)", uint16(k))
 }
@@ -51,6 +54,7 @@ type Store struct {
 	pods       statedb.RWTable[*Pod]
 	nodes      statedb.RWTable[*Node]
 	namespaces statedb.RWTable[*Namespace]
+	pools      statedb.RWTable[*AddressPool]
 
 	mu     sync.Mutex
 	synced Kind
@@ -74,6 +78,9 @@ func NewStore() (*Store, error) {
 		return nil, fmt.Errorf("model: %w", err)
 	}
 	if s.namespaces, err = newTable(s.db, "namespaces", namespaceByName); err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	if s.pools, err = newTable(s.db, "addresspools", poolByName); err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
 	if err := s.db.Start(); err != nil {
@@ -115,6 +122,7 @@ var (
 	podByName       = unique("name", func(p *Pod) Name { return p.Name }, key)
 	nodeByName      = unique("name", func(n *Node) string { return n.Name }, index.String)
 	namespaceByName = unique("name", func(n *Namespace) string { return n.Name }, index.String)
+	poolByName      = unique("name", func(p *AddressPool) string { return p.Name }, index.String)
 	sliceByService  = statedb.Index[*EndpointSlice, Name]{
 		Name: "service",
 		FromObject: func(s *EndpointSlice) index.KeySet {
@@ -148,7 +156,7 @@ type Writer struct {
 // Write runs fn in one transaction over all tables: readers see all of its
 // changes or none. An error means that the store was closed, or a bug.
 func (s *Store) Write(fn func(*Writer)) error {
-	return s.WriteKinds(ServiceKind|EndpointSliceKind|PodKind|NodeKind|NamespaceKind, fn)
+	return s.WriteKinds(ServiceKind|EndpointSliceKind|PodKind|NodeKind|NamespaceKind|AddressPoolKind, fn)
 }
 
 // WriteKinds is Write for fewer tables: a source that owns one kind does not
@@ -160,7 +168,7 @@ func (s *Store) WriteKinds(kinds Kind, fn func(*Writer)) error {
 		table statedb.TableMeta
 	}{
 		{ServiceKind, s.services}, {EndpointSliceKind, s.slices}, {PodKind, s.pods},
-		{NodeKind, s.nodes}, {NamespaceKind, s.namespaces},
+		{NodeKind, s.nodes}, {NamespaceKind, s.namespaces}, {AddressPoolKind, s.pools},
 	} {
 		if kinds&t.kind != 0 {
 			tables = append(tables, t.table)
@@ -209,6 +217,9 @@ func (w *Writer) PutNode(n *Node) { put(w, w.s.nodes, n) }
 // PutNamespace sets a namespace; the store owns it from now on.
 func (w *Writer) PutNamespace(n *Namespace) { put(w, w.s.namespaces, n) }
 
+// PutAddressPool sets a pool; the store owns it from now on.
+func (w *Writer) PutAddressPool(p *AddressPool) { put(w, w.s.pools, p) }
+
 // Delete removes the object of the kind and name; nothing happens when there
 // is none. Cluster-wide kinds have an empty Namespace.
 func (w *Writer) Delete(kind Kind, n Name) {
@@ -223,6 +234,8 @@ func (w *Writer) Delete(kind Kind, n Name) {
 		remove(w, w.s.nodes, nodeByName.Query(n.Name))
 	case NamespaceKind:
 		remove(w, w.s.namespaces, namespaceByName.Query(n.Name))
+	case AddressPoolKind:
+		remove(w, w.s.pools, poolByName.Query(n.Name))
 	}
 }
 
@@ -248,6 +261,10 @@ func (w *Writer) Names(kind Kind) []Name {
 		}
 	case NamespaceKind:
 		for o := range w.s.namespaces.All(w.txn) {
+			names = append(names, Name{Name: o.Name})
+		}
+	case AddressPoolKind:
+		for o := range w.s.pools.All(w.txn) {
 			names = append(names, Name{Name: o.Name})
 		}
 	}

@@ -11,15 +11,16 @@ import (
 // Changes names the keys that a change touched, so that work follows what
 // changed and not what exists. A slice's change is a change of its service.
 type Changes struct {
-	Services   map[Name]struct{}
-	Pods       map[Name]struct{}
-	Nodes      map[string]struct{}
-	Namespaces map[string]struct{}
+	Services     map[Name]struct{}
+	Pods         map[Name]struct{}
+	Nodes        map[string]struct{}
+	Namespaces   map[string]struct{}
+	AddressPools map[string]struct{}
 }
 
 // Empty is true when nothing changed.
 func (c Changes) Empty() bool {
-	return len(c.Services)+len(c.Pods)+len(c.Nodes)+len(c.Namespaces) == 0
+	return len(c.Services)+len(c.Pods)+len(c.Nodes)+len(c.Namespaces)+len(c.AddressPools) == 0
 }
 
 // Watcher tells one reader what changed since it last asked. Changes that pile
@@ -31,6 +32,7 @@ type Watcher struct {
 	pods       statedb.ChangeIterator[*Pod]
 	nodes      statedb.ChangeIterator[*Node]
 	namespaces statedb.ChangeIterator[*Namespace]
+	pools      statedb.ChangeIterator[*AddressPool]
 	// lastService remembers a slice's service, as a slice may change its owner.
 	lastService map[Name]Name
 }
@@ -63,6 +65,11 @@ func (s *Store) Watch(kinds Kind) (*Watcher, error) {
 			return nil, err
 		}
 	}
+	if kinds&AddressPoolKind != 0 {
+		if w.pools, err = changes(s, s.pools); err != nil {
+			return nil, err
+		}
+	}
 	return w, nil
 }
 
@@ -83,6 +90,7 @@ func (w *Watcher) Close() {
 	closeIf(w.pods)
 	closeIf(w.nodes)
 	closeIf(w.namespaces)
+	closeIf(w.pools)
 }
 
 func closeIf[O any](it statedb.ChangeIterator[O]) {
@@ -111,7 +119,7 @@ func (w *Watcher) Poll() (Snapshot, Changes, Ready) {
 	snap := w.s.Snapshot()
 	c := Changes{
 		Services: map[Name]struct{}{}, Pods: map[Name]struct{}{},
-		Nodes: map[string]struct{}{}, Namespaces: map[string]struct{}{},
+		Nodes: map[string]struct{}{}, Namespaces: map[string]struct{}{}, AddressPools: map[string]struct{}{},
 	}
 	set := statedb.NewWatchSet()
 	drain(snap, w.services, set, func(s *Service, _ bool) { c.Services[s.Name] = struct{}{} })
@@ -119,6 +127,7 @@ func (w *Watcher) Poll() (Snapshot, Changes, Ready) {
 	drain(snap, w.pods, set, func(p *Pod, _ bool) { c.Pods[p.Name] = struct{}{} })
 	drain(snap, w.nodes, set, func(n *Node, _ bool) { c.Nodes[n.Name] = struct{}{} })
 	drain(snap, w.namespaces, set, func(n *Namespace, _ bool) { c.Namespaces[n.Name] = struct{}{} })
+	drain(snap, w.pools, set, func(p *AddressPool, _ bool) { c.AddressPools[p.Name] = struct{}{} })
 	return snap, c, Ready{set}
 }
 

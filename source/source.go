@@ -109,6 +109,9 @@ func Service(in *corev1.Service) (*model.Service, []model.Problem) {
 		c.servicePort(i, &in.Spec.Ports[i], out)
 	}
 	c.external(in, out)
+	if out.Type == model.LoadBalancer {
+		c.balancer(in, out)
+	}
 	c.policies(in, out)
 	return out, c.problems
 }
@@ -310,7 +313,8 @@ const toBeDeleted = "ToBeDeletedByClusterAutoscaler"
 // Node converts a Node.
 func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 	c := newChecker("Node", &in.ObjectMeta)
-	out := &model.Node{Name: intern(in.Name), Zone: intern(in.Labels[corev1.LabelTopologyZone])}
+	out := &model.Node{Name: intern(in.Name), Zone: intern(in.Labels[corev1.LabelTopologyZone]), Labels: internLabels(in.Labels)}
+	_, out.Excluded = in.Labels[corev1.LabelNodeExcludeBalancers]
 	for i, a := range in.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP {
 			continue
@@ -345,5 +349,5 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 
 // Namespace converts a Namespace.
 func Namespace(in *corev1.Namespace) (*model.Namespace, []model.Problem) {
-	return &model.Namespace{Name: intern(in.Name)}, nil
+	return &model.Namespace{Name: intern(in.Name), Labels: internLabels(in.Labels)}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,8 +19,19 @@ const LeaseName = "wayleave-writer"
 
 // Elect takes part in the election until ctx ends; while this agent is elected
 // it runs fn, whose context ends when the office is lost. identity must be unique
-// per pod. It returns ctx's error.
+// per pod. When ctx ends, fn is waited for before the office is given away, so that two
+// never write at once. It returns ctx's error.
 func Elect(ctx context.Context, client kubernetes.Interface, namespace, identity string, log *slog.Logger, fn func(context.Context)) error {
+	// The election outlives ctx until fn has returned.
+	office, resign := context.WithCancel(context.WithoutCancel(ctx))
+	defer resign()
+	var running sync.Mutex // held by fn
+	stop := context.AfterFunc(ctx, func() {
+		running.Lock()
+		defer running.Unlock()
+		resign()
+	})
+	defer stop()
 	for ctx.Err() == nil {
 		e, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 			Lock: &resourcelock.LeaseLock{
@@ -33,9 +45,17 @@ func Elect(ctx context.Context, client kubernetes.Interface, namespace, identity
 			ReleaseOnCancel: true,
 			Name:            LeaseName,
 			Callbacks: leaderelection.LeaderCallbacks{
-				OnStartedLeading: func(ctx context.Context) {
+				OnStartedLeading: func(term context.Context) {
+					running.Lock()
+					defer running.Unlock()
+					term, cancel := context.WithCancel(term)
+					defer cancel()
+					defer context.AfterFunc(ctx, cancel)()
+					if term.Err() != nil {
+						return
+					}
 					log.Info("elected as the writer of cluster-wide objects")
-					fn(ctx)
+					fn(term)
 				},
 				OnStoppedLeading: func() {},
 			},
@@ -43,7 +63,7 @@ func Elect(ctx context.Context, client kubernetes.Interface, namespace, identity
 		if err != nil {
 			return fmt.Errorf("lease %s: %w", LeaseName, err)
 		}
-		e.Run(ctx)
+		e.Run(office)
 	}
 	return ctx.Err()
 }

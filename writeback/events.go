@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"wayleave.dev/api"
 	"wayleave.dev/model"
 )
 
@@ -25,6 +26,8 @@ type Problems struct {
 	queue chan model.Problem
 	seen  map[model.Problem]time.Time
 	log   *slog.Logger
+	// PoolUID finds the UID of an AddressPool, for Events about it; nil when there are none.
+	PoolUID func(name string) string
 }
 
 // Events of one problem are repeated at most that often.
@@ -103,7 +106,7 @@ func (p *Problems) say(ctx context.Context, client kubernetes.Interface, node st
 	if !elected && (q.Kind != "Node" || q.Object.Name != node) {
 		return
 	}
-	if err := write(ctx, client, node, q); err != nil {
+	if err := p.write(ctx, client, node, q); err != nil {
 		p.log.Warn("could not write an Event", "about", q.Error(), "err", err)
 	}
 }
@@ -122,8 +125,8 @@ func (p *Problems) Again() {
 	}
 }
 
-func write(ctx context.Context, client kubernetes.Interface, node string, q model.Problem) error {
-	ref, err := reference(ctx, client, q)
+func (p *Problems) write(ctx context.Context, client kubernetes.Interface, node string, q model.Problem) error {
+	ref, err := p.reference(ctx, client, q)
 	if err != nil {
 		return err
 	}
@@ -151,7 +154,7 @@ func write(ctx context.Context, client kubernetes.Interface, node string, q mode
 
 // reference asks for the object's UID, by which `kubectl describe` finds Events.
 // The model does not keep UIDs: problems are rare, objects are many.
-func reference(ctx context.Context, client kubernetes.Interface, q model.Problem) (corev1.ObjectReference, error) {
+func (p *Problems) reference(ctx context.Context, client kubernetes.Interface, q model.Problem) (corev1.ObjectReference, error) {
 	ref := corev1.ObjectReference{Kind: q.Kind, Namespace: q.Object.Namespace, Name: q.Object.Name, APIVersion: "v1"}
 	var uid types.UID
 	var err error
@@ -167,6 +170,11 @@ func reference(ctx context.Context, client kubernetes.Interface, q model.Problem
 	case "Pod":
 		o, e := client.CoreV1().Pods(ref.Namespace).Get(ctx, ref.Name, get)
 		uid, err = o.GetUID(), e
+	case api.AddressPoolKind:
+		ref.APIVersion = api.GroupVersion
+		if p.PoolUID != nil {
+			uid = types.UID(p.PoolUID(ref.Name))
+		}
 	case "Node":
 		uid = types.UID(ref.Name) // as the kubelet does
 	default:

@@ -9,9 +9,16 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
 
 	"wayleave.dev/model"
 )
@@ -131,5 +138,80 @@ func TestFlushWritesWhatIsAboutTheNode(t *testing.T) {
 	}
 	if len(l.Items) != 1 || l.Items[0].InvolvedObject.Name != "node1" || l.Items[0].Message != "mode: no IPVS" {
 		t.Errorf("events are %+v", l.Items)
+	}
+}
+
+// The office is not given away while its holder still writes.
+func TestTheOfficeIsKeptUntilTheWriterHasEnded(t *testing.T) {
+	c := fake.NewClientset()
+	ctx, cancel := context.WithCancel(t.Context())
+	started, release, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = Elect(ctx, c, DNSNamespace, "me", slog.New(slog.DiscardHandler), func(ctx context.Context) {
+			close(started)
+			<-ctx.Done()
+			<-release
+		})
+	}()
+	holder := func() string {
+		l, err := c.CoordinationV1().Leases(DNSNamespace).Get(t.Context(), LeaseName, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Spec.HolderIdentity == nil {
+			return ""
+		}
+		return *l.Spec.HolderIdentity
+	}
+	<-started
+	cancel()
+	select {
+	case <-ended:
+		t.Error("Elect returned while the writer was at work")
+	case <-time.After(100 * time.Millisecond): // longer than giving the office away takes
+	}
+	if holder() != "me" {
+		t.Errorf("the office is held by %q while the writer is at work", holder())
+	}
+	close(release)
+	<-ended
+	if holder() != "" {
+		t.Errorf("the office is held by %q after the writer has ended", holder())
+	}
+}
+
+func TestTheDefinitionIsAppliedOnlyWhenItDiffers(t *testing.T) {
+	c := dynamicfake.NewSimpleDynamicClient(runtime.NewScheme())
+	var have *unstructured.Unstructured
+	applied := 0
+	c.PrependReactor("*", "customresourcedefinitions", func(a k8stesting.Action) (bool, runtime.Object, error) {
+		switch a := a.(type) {
+		case k8stesting.PatchAction:
+			applied++
+			have = &unstructured.Unstructured{}
+			if a.GetPatchType() != types.ApplyPatchType {
+				t.Errorf("patched by %s", a.GetPatchType())
+			}
+			return true, have, have.UnmarshalJSON(a.GetPatch())
+		case k8stesting.GetAction:
+			if have == nil {
+				return true, nil, apierrors.NewNotFound(schema.GroupResource{}, a.GetName())
+			}
+			return true, have.DeepCopy(), nil
+		}
+		return false, nil, nil
+	})
+	for range 2 {
+		if err := EnsureAddressPoolCRD(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if applied != 1 || have.GetName() != "addresspools.wayleave.dev" {
+		t.Errorf("applied %d times: %v", applied, have)
+	}
+	have.SetAnnotations(map[string]string{digestAnnotation: "of an older version"})
+	if err := EnsureAddressPoolCRD(t.Context(), c); err != nil || applied != 2 {
+		t.Errorf("%v, applied %d times", err, applied)
 	}
 }

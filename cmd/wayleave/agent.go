@@ -70,7 +70,11 @@ type agent struct {
 	owner   atomic.Bool
 	elected atomic.Bool
 	network atomic.Pointer[podnetwork.Network]
-	feed    *dns.Feed
+	// lock is there while this agent owns the node.
+	lock atomic.Pointer[owner.Lock]
+	// announcer is there while this agent answers for addresses, or waits to.
+	announcer atomic.Pointer[announcer]
+	feed      *dns.Feed
 
 	mu      sync.Mutex
 	healths map[string]*reconcile.Health
@@ -145,6 +149,12 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 	if a.store, err = model.NewStore(); err != nil {
 		return nil, err
 	}
+	a.problems.PoolUID = func(name string) string {
+		if p, ok := a.store.Snapshot().AddressPool(name); ok {
+			return p.UID
+		}
+		return ""
+	}
 	a.metrics = newMetrics(prometheus.NewRegistry())
 	a.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{Root: hostRoot})
 	if err != nil {
@@ -190,12 +200,22 @@ func (a *agent) source(ctx context.Context) error {
 		Report: func(kind string, n model.Name, problems []model.Problem) {
 			a.problems.Set("source", kind+" "+n.String(), problems)
 		}}
+	if a.cfg.LoadBalancer.Enabled {
+		s.Dynamic = a.client.Dynamic
+	}
 	return s.Run(ctx)
 }
 
 // elect takes part in the election of the writer of cluster-wide objects.
 func (a *agent) elect(ctx context.Context) error {
-	if !a.cfg.DNS.Enabled {
+	var jobs []func(context.Context) error
+	if a.cfg.DNS.Enabled {
+		jobs = append(jobs, a.ensureDNS)
+	}
+	if a.cfg.LoadBalancer.Enabled {
+		jobs = append(jobs, a.balance, a.sealKeys)
+	}
+	if len(jobs) == 0 {
 		<-ctx.Done()
 		return ctx.Err()
 	}
@@ -207,20 +227,36 @@ func (a *agent) elect(ctx context.Context) error {
 		a.elected.Store(true)
 		defer a.elected.Store(false)
 		a.problems.Again()
-		want := writeback.DNSService{VIPs: a.cfg.ClusterDNS, TargetPort: dns.NodePort, Selector: map[string]string{"app.kubernetes.io/name": "wayleave"}}
-		for wait := time.Second; ctx.Err() == nil; {
-			err := want.Ensure(ctx, a.client.Interface)
-			a.say("kube-dns", err)
-			if err == nil {
-				wait = 30 * time.Second
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(wait):
-			}
-			wait = min(2*wait, 30*time.Second)
+		if err := all(ctx, jobs...); err != nil && ctx.Err() == nil {
+			a.say("writer", err)
 		}
 	})
+}
+
+// balance gives Services of type LoadBalancer their addresses.
+func (a *agent) balance(ctx context.Context) error {
+	b := &writeback.Balancer{Client: a.client.Interface, Dynamic: a.client.Dynamic, Store: a.store, Default: a.cfg.LoadBalancer.Default, Log: a.log,
+		Report: func(key string, problems []model.Problem) { a.problems.Set("loadbalancer", key, problems) },
+		Say:    func(err error) { a.say("loadbalancer", err) }}
+	return b.Run(ctx)
+}
+
+// ensureDNS keeps the Service kube-dns as it should be.
+func (a *agent) ensureDNS(ctx context.Context) error {
+	want := writeback.DNSService{VIPs: a.cfg.ClusterDNS, TargetPort: dns.NodePort, Selector: map[string]string{"app.kubernetes.io/name": "wayleave"}}
+	for wait := time.Second; ctx.Err() == nil; {
+		err := want.Ensure(ctx, a.client.Interface)
+		a.say("kube-dns", err)
+		if err == nil {
+			wait = 30 * time.Second
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, 30*time.Second)
+	}
+	return ctx.Err()
 }
 
 // say keeps what is wrong outside of the loops, for status; nil takes it back.
@@ -282,31 +318,6 @@ func (a *agent) own(ctx context.Context) error {
 	if err := a.store.WaitSynced(ctx, model.ServiceKind|model.EndpointSliceKind|model.NodeKind|model.NamespaceKind); err != nil {
 		return err
 	}
-	waiting, owned := context.WithCancel(ctx)
-	defer owned()
-	var standby sync.WaitGroup
-	lock, err := owner.Acquire(ctx, runDir+"/owner.lock", func() {
-		a.log.Info("standby: another agent owns this node")
-		if a.cfg.DNS.Enabled {
-			standby.Go(func() {
-				if err := a.dnsStandby(waiting); err != nil && waiting.Err() == nil {
-					a.log.Warn("DNS does not answer beside the other agent's", "err", err)
-				}
-			})
-		}
-	})
-	owned()
-	standby.Wait()
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err := lock.Release(); err != nil {
-			a.log.Error("could not release the node", "err", err)
-		}
-	}()
-	a.owner.Store(true)
-	a.log.Info("this agent owns the node")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -320,6 +331,45 @@ func (a *agent) own(ctx context.Context) error {
 			}
 		})
 	}
+	// The process that answers for addresses waits beside the old agent's, so that none
+	// moves when that ends.
+	speaking := false
+	speak := func(settle time.Duration) {
+		if !speaking {
+			speaking = true
+			start("loadbalancer", a.cfg.LoadBalancer.Enabled, func(ctx context.Context) error { return a.announce(ctx, settle) })
+		}
+	}
+	waiting, owned := context.WithCancel(ctx)
+	defer owned()
+	var standby sync.WaitGroup
+	lock, err := owner.Acquire(ctx, runDir+"/owner.lock", func() {
+		a.log.Info("standby: another agent owns this node")
+		speak(0)
+		if a.cfg.DNS.Enabled {
+			standby.Go(func() {
+				if err := a.dnsStandby(waiting); err != nil && waiting.Err() == nil {
+					a.log.Warn("DNS does not answer beside the other agent's", "err", err)
+				}
+			})
+		}
+	})
+	owned()
+	standby.Wait()
+	if err != nil {
+		cancel(err)
+		wg.Wait()
+		return err
+	}
+	defer func() {
+		if err := lock.Release(); err != nil {
+			a.log.Error("could not release the node", "err", err)
+		}
+	}()
+	a.lock.Store(lock)
+	a.owner.Store(true)
+	a.log.Info("this agent owns the node")
+	speak(a.cfg.LoadBalancer.Settle)
 	start("API servers", true, kubesource.Servers{Endpoints: a.client.Endpoints, Store: a.store, File: apiServersFile}.Run)
 	start("podnetwork", a.cfg.PodNetwork.Enabled, a.podNetwork)
 	start("service", a.cfg.Service.Enabled, a.services)

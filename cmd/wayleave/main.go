@@ -32,7 +32,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version,
 	}
-	c.AddCommand(agentCommand(), dnsCommand(), statusCommand(), healthCommand(), renderCommand(), uninstallCommand())
+	c.AddCommand(agentCommand(), dnsCommand(), l2Command(), statusCommand(), healthCommand(), renderCommand(), importCommand(), uninstallCommand())
 	return c
 }
 

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"wayleave.dev/reconcile"
@@ -30,6 +31,8 @@ type report struct {
 	Off []string `json:"off,omitempty"`
 	// Facts are lines of a feature about itself: leases, VIPs, peers.
 	Facts map[string][]string `json:"facts,omitempty"`
+	// VIPs are the addresses of load balancers with who answers for them, as seen here.
+	VIPs []vipStatus `json:"vips,omitempty"`
 	// Wrong is what does not work or is refused, in words.
 	Wrong []string `json:"wrong,omitempty"`
 }
@@ -78,6 +81,27 @@ func (r report) text(now time.Time) string {
 	fmt.Fprintf(&b, "wrong:\n")
 	for _, w := range r.Wrong {
 		fmt.Fprintf(&b, "  - %s\n", w)
+	}
+	return b.String()
+}
+
+// vips lists who owns which address of a load balancer, and since when.
+func (r report) vips(now time.Time) string {
+	if len(r.VIPs) == 0 {
+		return "no address of a load balancer is to be answered for\n"
+	}
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "ADDRESS\tSERVICE\tOWNER\tSINCE\tNOTE")
+	for _, v := range r.VIPs {
+		owner := v.Owner
+		if owner == "" {
+			owner = "nobody"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\t%s\n", v.Addr, v.Service, owner, now.Sub(v.Since).Round(time.Second), v.Note)
+	}
+	if err := t.Flush(); err != nil {
+		return err.Error() + "\n"
 	}
 	return b.String()
 }

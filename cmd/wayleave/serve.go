@@ -118,6 +118,10 @@ func (a *agent) report() report {
 	if a.cfg.DNS.Enabled {
 		r.Facts["dns"] = []string{fmt.Sprintf("%d dns processes connected, VIPs %v, domain %s", a.feed.Servers(), a.cfg.ClusterDNS, a.cfg.ClusterDomain)}
 	}
+	if n := a.announcer.Load(); n != nil {
+		r.Facts["loadbalancer"] = n.facts()
+		r.VIPs = n.look(time.Now())
+	}
 	r.Facts["service"] = slices.Clone(a.cfg.Unused)
 	a.mu.Lock()
 	for feature, line := range a.facts {

@@ -16,7 +16,7 @@ import (
 )
 
 func statusCommand() *cobra.Command {
-	var asJSON bool
+	var asJSON, vips bool
 	var socket string
 	c := &cobra.Command{
 		Use:   "status",
@@ -40,11 +40,16 @@ func statusCommand() *cobra.Command {
 			if err := json.Unmarshal([]byte(raw), &r); err != nil {
 				return fmt.Errorf("the agent's answer: %w", err)
 			}
+			if vips {
+				fmt.Fprint(cmd.OutOrStdout(), r.vips(time.Now()))
+				return nil
+			}
 			fmt.Fprint(cmd.OutOrStdout(), r.text(time.Now()))
 			return nil
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "for machines")
+	c.Flags().BoolVar(&vips, "vips", false, "who answers for the addresses of load balancers, and since when")
 	c.Flags().StringVar(&socket, "socket", agentSocket, "the agent's socket")
 	return c
 }

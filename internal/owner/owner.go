@@ -15,7 +15,10 @@ import (
 )
 
 // Lock is the ownership, held until Release or the end of the process.
-type Lock struct{ file *os.File }
+type Lock struct {
+	file *os.File
+	path string
+}
 
 // Acquire waits for the lock until ctx ends. waiting, if not nil, is called once
 // when somebody else holds it.
@@ -27,17 +30,29 @@ func Acquire(ctx context.Context, path string, waiting func()) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("owner lock: %w", err)
 	}
+	var queue *os.File // held, shared, while waiting
+	defer func() {
+		if queue != nil {
+			queue.Close()
+		}
+	}()
 	for first := true; ; first = false {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return &Lock{f}, nil
+			return &Lock{f, path}, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			f.Close()
 			return nil, fmt.Errorf("owner lock %s: %w", path, err)
 		}
-		if first && waiting != nil {
-			waiting()
+		if first {
+			if queue, err = enqueue(path); err != nil {
+				f.Close()
+				return nil, err
+			}
+			if waiting != nil {
+				waiting()
+			}
 		}
 		// A blocking flock cannot be given up when ctx ends; 20 ms is far below
 		// anything that a takeover is measured by.
@@ -47,6 +62,43 @@ func Acquire(ctx context.Context, path string, waiting func()) (*Lock, error) {
 			return nil, ctx.Err()
 		case <-time.After(20 * time.Millisecond):
 		}
+	}
+}
+
+// queueOf is the file that those who wait lock together, for the owner to see them.
+func queueOf(path string) string { return path + ".waiting" }
+
+func enqueue(path string) (*os.File, error) {
+	q, err := os.OpenFile(queueOf(path), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("owner lock: %w", err)
+	}
+	for {
+		// The owner may be looking, which takes it no time.
+		switch err := unix.Flock(int(q.Fd()), unix.LOCK_SH); {
+		case err == nil:
+			return q, nil
+		case !errors.Is(err, unix.EINTR):
+			q.Close()
+			return nil, fmt.Errorf("owner lock %s: %w", queueOf(path), err)
+		}
+	}
+}
+
+// Awaited says whether somebody waits for the ownership.
+func (l *Lock) Awaited() (bool, error) {
+	q, err := os.OpenFile(queueOf(l.path), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return false, fmt.Errorf("owner lock: %w", err)
+	}
+	defer q.Close()
+	switch err := unix.Flock(int(q.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case err == nil:
+		return false, nil
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return true, nil
+	default:
+		return false, fmt.Errorf("owner lock %s: %w", queueOf(l.path), err)
 	}
 }
 

@@ -22,7 +22,17 @@ func TestTheSecondWaitsForTheFirst(t *testing.T) {
 		}
 		got <- l
 	}()
+	if awaited, err := first.Awaited(); err != nil || awaited {
+		select {
+		case <-waits: // it had begun to wait meanwhile
+		default:
+			t.Errorf("nobody waits, Awaited says %v, %v", awaited, err)
+		}
+	}
 	<-waits
+	if awaited, err := first.Awaited(); err != nil || !awaited {
+		t.Errorf("somebody waits, Awaited says %v, %v", awaited, err)
+	}
 	select {
 	case <-got:
 		t.Fatal("two owners at once")
@@ -52,5 +62,8 @@ func TestWaitingEndsWithItsContext(t *testing.T) {
 	defer cancel()
 	if _, err := Acquire(ctx, path, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error is %v", err)
+	}
+	if awaited, err := l.Awaited(); err != nil || awaited {
+		t.Errorf("nobody waits any more, Awaited says %v, %v", awaited, err)
 	}
 }

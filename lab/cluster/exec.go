@@ -40,6 +40,20 @@ func (l *Lab) Exec(ctx context.Context, machine string, command []string) error 
 	return cmd.Run()
 }
 
+// Cable plugs a node into the network, or pulls its cable.
+func (l *Lab) Cable(_ context.Context, machine string, in bool) error {
+	s, err := load(l.Dirs)
+	if err != nil {
+		return err
+	}
+	for i := range s.Nodes {
+		if fabric.NodeName(i+1) == machine {
+			return fabric.Cable(machine, in)
+		}
+	}
+	return fmt.Errorf("cable: %q is no node of this lab", machine)
+}
+
 func (l *Lab) in(ctx context.Context, s state, machine string, command []string) (*exec.Cmd, error) {
 	known := []string{"control", "outside"}
 	for i := range s.Nodes {

@@ -177,7 +177,7 @@ func (u *up) build(ctx context.Context) (err error) {
 	defer unlock()
 	// The last few are what people look at nodes with, and clients outside.
 	need := map[string]string{"runc": "runc", "nsenter": "util-linux", "mount": "mount",
-		"ip": "iproute2", "nft": "nftables", "curl": "curl", "nc": "netcat-openbsd", "ping": "iputils-ping", "pgrep": "procps"}
+		"ip": "iproute2", "nft": "nftables", "curl": "curl", "nc": "netcat-openbsd", "ping": "iputils-ping", "pgrep": "procps", "arping": "arping", "ndisc6": "ndisc6"}
 	if u.Network == Upstream && u.ProxyMode == "iptables" {
 		need["iptables"] = "iptables"
 	}

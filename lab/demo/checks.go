@@ -43,6 +43,13 @@ func chapters() []chapter {
 			{"pod-to-pod", "pod to pod across nodes: the source address seen is the pod's own", podToPod, 0},
 			{"pod-to-outside", "a pod reaches outside under its node's address", podToOutside, 0},
 		}},
+		{"LoadBalancer without a cloud", []check{
+			{"loadbalancer", "an AddressPool, type LoadBalancer: kubectl get svc shows the address, and it answers outside", balanced, time.Minute},
+			{"lb-local", "externalTrafficPolicy Local: the node with the endpoint answers, and the endpoint sees the client's address", keepsClient, time.Minute},
+			{"lb-spread", "90 addresses are answered evenly by the nodes", spreads, 2 * time.Minute},
+			{"lb-upgrade", "a rollout on all nodes: the address stays with its node, and is answered all the time", stays, 2 * time.Minute},
+			{"lb-failover", "the owner's agent killed, told to end, its node cut off: another node answers within 2 s", moves, 5 * time.Minute},
+		}},
 		{"Wrong input", []check{
 			{"bad-event", "a bad EndpointSlice gets an Event that names the field, and harms no other", badSlice, 0},
 		}},

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -221,6 +222,8 @@ func apiServer(setting string, host Host) (server, from string, err error) {
 // Client is a connection to the API server.
 type Client struct {
 	kubernetes.Interface
+	// Dynamic is for kinds of our own.
+	Dynamic dynamic.Interface
 	// Server is its URL, From says where that was found.
 	Server, From string
 	// Endpoints are further API servers.
@@ -238,5 +241,9 @@ func NewClient(server string, host Host) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("API server %s: %w", c.Host, err)
 	}
-	return &Client{Interface: api, Server: c.Host, From: from, Endpoints: e}, nil
+	own, err := dynamic.NewForConfig(c)
+	if err != nil {
+		return nil, fmt.Errorf("API server %s: %w", c.Host, err)
+	}
+	return &Client{Interface: api, Dynamic: own, Server: c.Host, From: from, Endpoints: e}, nil
 }

@@ -22,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -35,6 +36,9 @@ type Source struct {
 	// Client must be able to list and watch the watched kinds.
 	Client kubernetes.Interface
 	Store  *model.Store
+	// Dynamic watches AddressPools; nil when no feature uses them. Until the API server
+	// knows the kind, AddressPoolKind is not synced.
+	Dynamic dynamic.Interface
 	// NodeName limits pods to those of this node: no feature uses the others.
 	NodeName string
 	// Report gets an object's problems whenever it was read; none means that
@@ -57,6 +61,9 @@ func (s *Source) Run(ctx context.Context) error {
 		reflector(s, core, "pods", here, model.PodKind, &corev1.Pod{}, source.Pod, (*model.Writer).PutPod),
 	} {
 		wg.Go(func() { r.RunWithContext(ctx) })
+	}
+	if s.Dynamic != nil {
+		wg.Go(func() { s.pools(ctx) })
 	}
 	wg.Wait()
 	return ctx.Err()
@@ -155,10 +162,23 @@ func (k *sink[I, O]) Transformer() cache.TransformFunc {
 	return func(obj any) (any, error) {
 		if m, err := meta.Accessor(obj); err == nil {
 			m.SetManagedFields(nil)
-			m.SetAnnotations(nil)
+			m.SetAnnotations(usedAnnotations(m.GetAnnotations()))
 		}
 		return obj, nil
 	}
+}
+
+// usedAnnotations are those that source reads.
+func usedAnnotations(all map[string]string) (used map[string]string) {
+	for _, key := range source.UsedAnnotations() {
+		if v, ok := all[key]; ok {
+			if used == nil {
+				used = map[string]string{}
+			}
+			used[key] = v
+		}
+	}
+	return used
 }
 
 func (k *sink[I, O]) read(obj any) (model.Name, *O, error) {

@@ -34,6 +34,8 @@ type fakeAPI struct {
 	objects map[string]map[string]runtime.Object // resource → name → object
 	watches map[string][]chan []byte
 	down    bool
+	unknown map[string]bool // resources that are not defined (yet)
+	url     string
 }
 
 func newFakeAPI(t *testing.T) (*fakeAPI, kubernetes.Interface) {
@@ -41,6 +43,7 @@ func newFakeAPI(t *testing.T) (*fakeAPI, kubernetes.Interface) {
 	srv := httptest.NewServer(a)
 	t.Cleanup(srv.Close)
 	t.Cleanup(a.cut)
+	a.url = srv.URL
 	c, err := kubernetes.NewForConfig(&rest.Config{Host: srv.URL, QPS: -1})
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +61,12 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if a.unknown[resource] {
+		a.mu.Unlock()
+		w.WriteHeader(http.StatusNotFound)
+		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonNotFound, Code: 404})
+		return
+	}
 	if q.Get("sendInitialEvents") == "true" { // streaming lists: an older server refuses
 		a.mu.Unlock()
 		w.WriteHeader(http.StatusUnprocessableEntity)
@@ -92,7 +101,7 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	kinds := map[string][2]string{
 		"services": {"ServiceList", "v1"}, "endpointslices": {"EndpointSliceList", "discovery.k8s.io/v1"},
-		"nodes": {"NodeList", "v1"}, "namespaces": {"NamespaceList", "v1"}, "pods": {"PodList", "v1"},
+		"nodes": {"NodeList", "v1"}, "namespaces": {"NamespaceList", "v1"}, "pods": {"PodList", "v1"}, "addresspools": {"AddressPoolList", "wayleave.dev/v1alpha1"},
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{"kind": kinds[resource][0], "apiVersion": kinds[resource][1], "metadata": map[string]string{"resourceVersion": fmt.Sprint(a.version)}, "items": items})
 }

@@ -16,6 +16,7 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 
+	"wayleave.dev/api"
 	"wayleave.dev/model"
 	"wayleave.dev/source"
 )
@@ -50,7 +51,7 @@ func Read(store *model.Store, file string, in io.Reader) ([]model.Problem, error
 	if err != nil {
 		return nil, err
 	}
-	store.MarkSynced(model.ServiceKind | model.EndpointSliceKind | model.PodKind | model.NodeKind | model.NamespaceKind)
+	store.MarkSynced(model.ServiceKind | model.EndpointSliceKind | model.PodKind | model.NodeKind | model.NamespaceKind | model.AddressPoolKind)
 	return problems, nil
 }
 
@@ -78,8 +79,10 @@ func object(doc []byte) ([]func(*model.Writer), []model.Problem, error) {
 		return convert(doc, source.Node, (*model.Writer).PutNode)
 	case "v1 Namespace":
 		return convert(doc, source.Namespace, (*model.Writer).PutNamespace)
+	case api.GroupVersion + " " + api.AddressPoolKind:
+		return convert(doc, source.AddressPool, (*model.Writer).PutAddressPool)
 	}
-	return nil, nil, fmt.Errorf("kind: %q of apiVersion %q is not used by Wayleave; Service, EndpointSlice, Pod, Node and Namespace are", meta.Kind, meta.APIVersion)
+	return nil, nil, fmt.Errorf("kind: %q of apiVersion %q is not used by Wayleave; Service, EndpointSlice, Pod, Node, Namespace and AddressPool are", meta.Kind, meta.APIVersion)
 }
 
 func list(doc []byte) ([]func(*model.Writer), []model.Problem, error) {

@@ -93,3 +93,17 @@ func FuzzRead(f *testing.F) {
 		_, _, _ = read(t, in) // any error will do; a panic will not
 	})
 }
+
+func TestAnAddressPoolIsRead(t *testing.T) {
+	snap, problems, err := read(t, "apiVersion: wayleave.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: lan}\nspec: {addresses: [192.0.2.0/24], autoAssign: false, l2: {interfaces: [eth*]}}\n")
+	if err != nil || len(problems) > 0 {
+		t.Fatal(err, problems)
+	}
+	p, ok := snap.AddressPool("lan")
+	if !ok || len(p.Ranges) != 1 || p.AutoAssign || !p.L2.Enabled || len(p.L2.Interfaces) != 1 {
+		t.Errorf("read %+v", p)
+	}
+	if _, _, err = read(t, "apiVersion: wayleave.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: lan}\nspec: {adresses: [192.0.2.0/24]}\n"); err == nil {
+		t.Error("an unknown field was taken")
+	}
+}

@@ -49,7 +49,7 @@ func command() *cobra.Command {
 		Use: "lab", Short: "a real Kubernetes on one machine, for tests and demonstrations",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(up(), down(), status(), loadImage(), execute(), kubeconfig(), endToEnd(), tour(), internal())
+	root.AddCommand(up(), down(), status(), loadImage(), execute(), cable(), kubeconfig(), endToEnd(), tour(), internal())
 	return root
 }
 
@@ -151,6 +151,22 @@ func execute() *cobra.Command {
 	}
 	cmd.Flags().SetInterspersed(false)
 	return cmd
+}
+
+func cable() *cobra.Command {
+	return &cobra.Command{
+		Use: "cable NODE up|down", Short: "plug a node into the network, or pull its cable", Args: cobra.ExactArgs(2), ValidArgs: []string{"up", "down"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[1] != "up" && args[1] != "down" {
+				return fmt.Errorf("cable: found %q; up and down are allowed", args[1])
+			}
+			lab, err := open()
+			if err != nil {
+				return err
+			}
+			return lab.Cable(cmd.Context(), args[0], args[1] == "up")
+		},
+	}
 }
 
 func kubeconfig() *cobra.Command {

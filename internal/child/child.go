@@ -1,0 +1,110 @@
+// Package child runs this very program again for what must not have the rights of the agent: a
+// process that is told everything over one socket, and that ends with it.
+package child
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// socketFD is the child's end of the socket.
+const socketFD = 3
+
+// Process is a child that was started.
+type Process struct {
+	// Conn is the agent's end. Closing it tells the child to end.
+	Conn *net.UnixConn
+
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error // when done is closed
+}
+
+// Start runs this program with arguments. What it logs goes to our standard error.
+func Start(args ...string) (*Process, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socket for a child: %w", err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "child")
+	defer theirs.Close()
+	conn, err := connOf(fds[0])
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.ExtraFiles, cmd.Stderr = []*os.File{theirs}, os.Stderr
+	if err := cmd.Start(); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("start a child: %w", err)
+	}
+	p := &Process{Conn: conn, cmd: cmd, done: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// PID is the child's number.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Done is closed when the child has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Kill ends the child whatever it does, also when it is stopped, and waits for that.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill() // an error says that it has ended
+	<-p.done
+	_ = p.Conn.Close()
+}
+
+// End closes the socket and waits for the child to end by itself, within the context; then it
+// is killed.
+func (p *Process) End(ctx context.Context) error {
+	_ = p.Conn.Close()
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		p.Kill()
+		return fmt.Errorf("child %d did not end by itself: %w", p.PID(), ctx.Err())
+	}
+}
+
+// Parent is the child's end of the socket. It is there to be asked for once.
+func Parent() (*net.UnixConn, error) {
+	unix.CloseOnExec(socketFD)
+	return connOf(socketFD)
+}
+
+func connOf(fd int) (*net.UnixConn, error) {
+	f := os.NewFile(uintptr(fd), "socket")
+	defer f.Close() // FileConn made a copy
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("socket between agent and child: %w", err)
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		c.Close()
+		return nil, fmt.Errorf("descriptor %d is %T, want a unix socket; this is a process that the agent starts", fd, c)
+	}
+	return u, nil
+}
+
+// within bounds how long an end may take.
+const within = 2 * time.Second
+
+// EndSoon is End within two seconds.
+func (p *Process) EndSoon() error {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	return p.End(ctx)
+}

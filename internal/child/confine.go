@@ -1,0 +1,91 @@
+package child
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// confinedEnv marks the program as executed again by Confine.
+const confinedEnv = "WAYLEAVE_CONFINED"
+
+// Confine takes every capability from this process, and the way to get one back (no_new_privs).
+//
+// Go has many threads, and a thread can give up only what it has itself. So one thread gives up
+// all and executes the program again, which ends all others. When Confine returns nil, it has looked
+// at every thread: none has a capability, and none can gain any.
+func Confine() error {
+	err := Confined()
+	if err == nil {
+		return nil
+	}
+	if os.Getenv(confinedEnv) != "" {
+		return fmt.Errorf("this process would not give up its rights: %w", err)
+	}
+	runtime.LockOSThread() // never unlocked: it has lost its rights
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("set no_new_privs: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("clear ambient capabilities: %w", err)
+	}
+	// With no_new_privs, a program executed by root has no more than the thread had: the
+	// bounding set need not be emptied, which would need CAP_SETPCAP.
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&head, &none[0]); err != nil {
+		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	err = syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), confinedEnv+"=1"))
+	return fmt.Errorf("execute again without capabilities: %w", err)
+}
+
+// Confined says what right a thread of this process still has, or nil.
+func Confined() error {
+	files, err := filepath.Glob("/proc/self/task/*/status")
+	if err != nil || len(files) == 0 {
+		return errors.Join(errors.New("no threads below /proc/self/task"), err)
+	}
+	for _, f := range files {
+		// A thread may end while we look; the one that asks does not.
+		if err := confined(f); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+func confined(status string) error {
+	f, err := os.Open(status)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	want := map[string]string{"CapInh": strings.Repeat("0", 16), "CapPrm": strings.Repeat("0", 16), "CapEff": strings.Repeat("0", 16), "CapAmb": strings.Repeat("0", 16), "NoNewPrivs": "1"}
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		key, value, _ := strings.Cut(lines.Text(), ":")
+		w, ok := want[key]
+		if !ok {
+			continue
+		}
+		if got := strings.TrimSpace(value); got != w {
+			return fmt.Errorf("%s: %s is %s, want %s", status, key, got, w)
+		}
+		delete(want, key)
+	}
+	if err := lines.Err(); err != nil {
+		return err
+	}
+	if len(want) > 0 {
+		return fmt.Errorf("%s: lines are missing: %v", status, want)
+	}
+	return nil
+}

@@ -1,0 +1,260 @@
+package loadbalancer
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"wayleave.dev/model"
+)
+
+// Class is the spec.loadBalancerClass of Services that are ours in any case.
+const Class = "wayleave.dev/l2"
+
+// Allocator keeps the books of who has which address. It is not safe for concurrent use.
+//
+// What a Service has is what its status in the API says: Set books that. Decide says what
+// it should have, Book reserves that while it is being written.
+type Allocator struct {
+	// Default makes Services without a class ours.
+	Default bool
+
+	layout     *layout
+	services   map[model.Name]*entry
+	namespaces map[string]map[string]string // labels
+	owners     map[netip.Addr][]*entry
+	shared     map[string]map[netip.Addr]int // sharing key → its addresses
+	touched    map[string]struct{}           // pools whose status may be another
+}
+
+// entry is what the books say of one Service.
+type entry struct {
+	*model.Service
+	has []netip.Addr
+	key string // the sharing key under which has is booked
+}
+
+// before orders Services that want the same: who was there first.
+func (e *entry) before(o *entry) bool {
+	return cmp.Or(e.LoadBalancer.Created.Compare(o.LoadBalancer.Created), e.Name.Compare(o.Name)) < 0
+}
+
+// New makes empty books.
+func New(byDefault bool) *Allocator {
+	return &Allocator{Default: byDefault, layout: newLayout(nil), services: map[model.Name]*entry{}, namespaces: map[string]map[string]string{},
+		owners: map[netip.Addr][]*entry{}, shared: map[string]map[netip.Addr]int{}, touched: map[string]struct{}{}}
+}
+
+// Ours says whether this allocator gives the Service its addresses.
+func (a *Allocator) Ours(s *model.Service) bool {
+	return s.LoadBalancer != nil && (s.LoadBalancer.Class == Class || s.LoadBalancer.Class == "" && a.Default)
+}
+
+// SetPools replaces all pools. It says whether anything is different.
+func (a *Allocator) SetPools(pools []*model.AddressPool) bool {
+	same := len(pools) == len(a.layout.pools)
+	for _, p := range pools {
+		old := a.layout.byName[p.Name]
+		same = same && old != nil && old.Equal(p)
+	}
+	if same {
+		return false
+	}
+	a.layout = newLayout(pools)
+	for addr := range a.owners {
+		a.layout.count(addr, 1)
+	}
+	for _, p := range pools {
+		a.touched[p.Name] = struct{}{}
+	}
+	return true
+}
+
+// SetNamespace sets the labels of a namespace; it says whether they are different.
+func (a *Allocator) SetNamespace(name string, labels map[string]string) bool {
+	if maps.Equal(a.namespaces[name], labels) {
+		return false
+	}
+	if len(labels) == 0 {
+		delete(a.namespaces, name)
+	} else {
+		a.namespaces[name] = labels
+	}
+	return true
+}
+
+// Set books a Service with the addresses of its status. Those of others' classes are
+// booked, too: what they have is not free.
+func (a *Allocator) Set(s *model.Service) {
+	if s.LoadBalancer == nil {
+		a.Remove(s.Name)
+		return
+	}
+	a.book(s, s.LoadBalancer.Given)
+}
+
+// Book reserves addresses for a Service, in place of those that it had.
+func (a *Allocator) Book(n model.Name, addrs []netip.Addr) {
+	if e := a.services[n]; e != nil {
+		a.book(e.Service, addrs)
+	}
+}
+
+// Service is a Service as it was booked, nil for none.
+func (a *Allocator) Service(n model.Name) *model.Service {
+	if e := a.services[n]; e != nil {
+		return e.Service
+	}
+	return nil
+}
+
+// Has is what is booked for a Service.
+func (a *Allocator) Has(n model.Name) []netip.Addr {
+	if e := a.services[n]; e != nil {
+		return e.has
+	}
+	return nil
+}
+
+// Remove gives the addresses of a Service back.
+func (a *Allocator) Remove(n model.Name) {
+	if e := a.services[n]; e != nil {
+		a.release(e)
+		delete(a.services, n)
+	}
+}
+
+// Services are the names of all that are booked, who was there first being first.
+func (a *Allocator) Services() []model.Name {
+	all := slices.SortedFunc(maps.Values(a.services), func(e, o *entry) int {
+		if e.before(o) {
+			return -1
+		}
+		return 1
+	})
+	out := make([]model.Name, len(all))
+	for i, e := range all {
+		out[i] = e.Name
+	}
+	return out
+}
+
+// Sort puts names in the order in which they are to be served.
+func (a *Allocator) Sort(names []model.Name) {
+	slices.SortFunc(names, func(n, o model.Name) int {
+		e, f := a.services[n], a.services[o]
+		if e == nil || f == nil || n == o {
+			return n.Compare(o)
+		}
+		if e.before(f) {
+			return -1
+		}
+		return 1
+	})
+}
+
+func (a *Allocator) book(s *model.Service, addrs []netip.Addr) {
+	e := a.services[s.Name]
+	if e == nil {
+		e = &entry{}
+		a.services[s.Name] = e
+	}
+	key := s.LoadBalancer.SharingKey
+	if e.Service != nil && slices.Equal(e.has, addrs) && e.key == key {
+		e.Service = s
+		return
+	}
+	if e.Service != nil {
+		a.release(e)
+	}
+	e.Service, e.has, e.key = s, slices.Clone(addrs), key
+	for _, addr := range e.has {
+		if len(a.owners[addr]) == 0 {
+			a.layout.count(addr, 1)
+			a.touch(addr)
+		}
+		a.owners[addr] = append(a.owners[addr], e)
+		if key != "" {
+			if a.shared[key] == nil {
+				a.shared[key] = map[netip.Addr]int{}
+			}
+			a.shared[key][addr]++
+		}
+	}
+}
+
+func (a *Allocator) release(e *entry) {
+	for _, addr := range e.has {
+		left := slices.DeleteFunc(a.owners[addr], func(o *entry) bool { return o == e })
+		if len(left) == 0 {
+			delete(a.owners, addr)
+			a.layout.count(addr, -1)
+			a.touch(addr)
+		} else {
+			a.owners[addr] = left
+		}
+		if e.key != "" {
+			if a.shared[e.key][addr]--; a.shared[e.key][addr] == 0 {
+				delete(a.shared[e.key], addr)
+			}
+			if len(a.shared[e.key]) == 0 {
+				delete(a.shared, e.key)
+			}
+		}
+	}
+	e.has = nil
+}
+
+func (a *Allocator) touch(addr netip.Addr) {
+	if s := a.layout.of(addr); s != nil {
+		a.touched[s.pool.Name] = struct{}{}
+	}
+}
+
+func (a *Allocator) used(addr netip.Addr) bool { return len(a.owners[addr]) > 0 }
+
+// Touched are the pools whose status may be another than when it was last asked, by name.
+func (a *Allocator) Touched() []string {
+	out := slices.Sorted(maps.Keys(a.touched))
+	clear(a.touched)
+	return out
+}
+
+// Touch has Touched name a pool again: its status could not be written.
+func (a *Allocator) Touch(pool string) { a.touched[pool] = struct{}{} }
+
+// Pool is what is to be told of a pool; ok is false when there is none of that name.
+// Problems are for Events.
+func (a *Allocator) Pool(name string) (s PoolStatus, ok bool, problems []model.Problem) {
+	p := a.layout.byName[name]
+	if p == nil {
+		return PoolStatus{}, false, nil
+	}
+	if len(p.overlaps) > 0 {
+		problems = append(problems, model.Problem{Kind: "AddressPool", Object: model.Name{Name: name}, Field: "spec.addresses", Reason: overlapText(p)})
+	}
+	return p.status(), true, problems
+}
+
+// sharable says whether a Service may have an address together with another, and if not,
+// why: the same key, no port of both, and the same pods when one looks at where they are
+// (externalTrafficPolicy Local), since one node answers for both.
+func sharable(e, o *entry) (why string) {
+	switch {
+	case e.LoadBalancer.SharingKey == "":
+		return "it has no sharing key"
+	case e.LoadBalancer.SharingKey != o.LoadBalancer.SharingKey:
+		return "its sharing key is another"
+	case (e.ExternalLocal || o.ExternalLocal) && e.LoadBalancer.Selector != o.LoadBalancer.Selector:
+		return "with externalTrafficPolicy Local both must have the same selector"
+	}
+	for _, p := range e.Ports {
+		for _, q := range o.Ports {
+			if p.Protocol == q.Protocol && p.Port == q.Port {
+				return "both have port " + p.Protocol.String() + " " + itoa(p.Port)
+			}
+		}
+	}
+	return ""
+}

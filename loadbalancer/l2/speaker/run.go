@@ -1,0 +1,510 @@
+package speaker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"wayleave.dev/internal/child"
+	"wayleave.dev/internal/frame"
+	"wayleave.dev/loadbalancer"
+	"wayleave.dev/loadbalancer/l2"
+	"wayleave.dev/loadbalancer/peers"
+)
+
+const (
+	// retry is the wait after heartbeats could not be started, because the process before this one still
+	// has the port, for example.
+	retry = 50 * time.Millisecond
+	// resolve is how long nodes are given to say whose an unknown MAC is.
+	resolve = 300 * time.Millisecond
+	// maxPending bounds the unknown MACs that are being asked for.
+	maxPending = 256
+	// reportEvery bounds how often the agent is told.
+	reportEvery = 50 * time.Millisecond
+)
+
+// errElsewhere ends a process whose node got another name or address: a new one is started.
+var errElsewhere = errors.New("this node's name or address has changed")
+
+// process is the running speaker. Its fields belong to the goroutine of Run.
+type process struct {
+	log     *slog.Logger
+	out     *outbox
+	started time.Time
+	heard   chan l2.Heard
+
+	state    State
+	links    []l2.Link
+	draining bool
+	handover bool
+
+	arbiter   *l2.Arbiter
+	responder *l2.Responder
+	peers     *peers.Peers
+	beats     string // what keeps heartbeats from being sent
+	looked    bool   // the other nodes have been looked for
+	node      string
+	at        netip.AddrPort
+
+	members   []peers.Member
+	willing   bool
+	answering map[netip.Addr][]string
+	pending   map[unknown]pending
+	asked     time.Time
+
+	stale    bool // the state or the members have changed since the arbiter was told
+	announce error
+	retryAt  time.Time
+
+	reported time.Time
+	news     bool // the agent does not know all
+}
+
+type unknown struct {
+	addr netip.Addr
+	mac  l2.MAC
+}
+
+type pending struct {
+	link string
+	due  time.Time
+}
+
+// Main is the whole of the process that a Supervisor starts: it gives up all rights, proves
+// that, and only then reads.
+func Main(log *slog.Logger) error {
+	if err := child.Confine(); err != nil {
+		return err
+	}
+	// It ends when its socket does, not with a signal to the agent's group.
+	signal.Ignore(syscall.SIGTERM, syscall.SIGINT)
+	conn, err := child.Parent()
+	if err != nil {
+		return err
+	}
+	return Run(conn, log)
+}
+
+// Run answers and shows life as the other end of the socket tells, until that is closed.
+func Run(conn *net.UnixConn, log *slog.Logger) error {
+	p := &process{log: log, out: newOutbox(conn), started: time.Now(), heard: make(chan l2.Heard, 1024), pending: map[unknown]pending{}, news: true}
+	p.responder = l2.NewResponder(log, p.heard)
+	defer p.out.close()
+	err := p.loop(receive(conn))
+	// Answering ends first: others take over as soon as they know.
+	p.responder.Close()
+	if p.peers != nil {
+		err = errors.Join(err, p.peers.Close(!p.handover))
+	}
+	return err
+}
+
+type received struct {
+	order order
+	files []*os.File
+	err   error
+}
+
+func receive(conn *net.UnixConn) <-chan received {
+	frames := make(chan received)
+	go func() {
+		for {
+			var r received
+			r.files, r.err = frame.Receive(conn, &r.order)
+			frames <- r
+			if r.err != nil {
+				return
+			}
+		}
+	}()
+	return frames
+}
+
+func (p *process) loop(frames <-chan received) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		var changed, ready <-chan struct{}
+		if p.peers != nil {
+			changed = p.peers.Changed()
+			if !p.looked {
+				ready = p.peers.Ready()
+			}
+		}
+		select {
+		case r := <-frames:
+			// A killed agent leaves a socket that is reset.
+			if errors.Is(r.err, io.EOF) || errors.Is(r.err, syscall.ECONNRESET) {
+				return nil
+			}
+			if r.err != nil {
+				return r.err
+			}
+			if err := p.take(r.order, r.files); err != nil {
+				return err
+			}
+		case <-changed:
+			p.stale = true
+		case <-ready:
+			p.looked, p.stale = true, true
+		case h := <-p.heard:
+			p.hear(time.Now(), h)
+		case <-timer.C:
+		}
+		timer.Reset(p.step(time.Now()))
+	}
+}
+
+// take puts an order into force.
+func (p *process) take(o order, files []*os.File) error {
+	for i, f := range files {
+		if i < len(o.Passed) {
+			p.responder.Adopt(o.Passed[i].Kind, o.Passed[i].Index, f)
+		} else {
+			_ = f.Close()
+		}
+	}
+	if o.Links != nil {
+		if p.arbiter != nil && gained(p.links, *o.Links) {
+			p.arbiter.Again(time.Now())
+		}
+		p.links, p.stale, p.answering = *o.Links, true, nil
+	}
+	if o.Drain && !p.draining {
+		p.draining, p.stale = true, true
+	}
+	p.handover = p.handover || o.Handover
+	if o.Ping != 0 {
+		p.out.pong(o.Ping, p.counters())
+	}
+	if o.State == nil {
+		return nil
+	}
+	at, _ := o.State.listen()
+	if p.arbiter != nil && (o.State.Node != p.node || at != p.at) {
+		return errElsewhere
+	}
+	if p.arbiter == nil {
+		p.arbiter, p.node, p.at = l2.NewArbiter(o.State.Node), o.State.Node, at
+	}
+	p.state, p.stale, p.answering = *o.State, true, nil
+	if p.peers != nil {
+		p.peers.SetPeers(o.State.Peers)
+		if err := p.peers.SetKeys(o.State.Keys); err != nil {
+			p.beats = err.Error()
+		} else {
+			p.beats = ""
+		}
+	}
+	return nil
+}
+
+// gained says whether an interface came up, or changed its MAC.
+func gained(before, after []l2.Link) bool {
+	return slices.ContainsFunc(after, func(l l2.Link) bool { return l.Up && !slices.Contains(before, l) })
+}
+
+// step does all that is due, and returns how long nothing more will be.
+func (p *process) step(now time.Time) time.Duration {
+	if p.arbiter == nil {
+		return time.Hour
+	}
+	wait := time.Hour
+	until := func(t time.Time) {
+		if !t.IsZero() {
+			wait = min(wait, max(t.Sub(now), time.Millisecond))
+		}
+	}
+	// What the first heartbeat says must be right: who follows another one at once, as willing as
+	// that, is not to be seen reluctant meanwhile.
+	if willing := p.wills(now); willing != p.willing {
+		p.willing, p.stale = willing, true
+	}
+	if !now.Before(p.retryAt) {
+		p.retryAt = time.Time{}
+		p.beat()
+	}
+	if settled := p.started.Add(p.state.Settle); now.Before(settled) {
+		until(settled)
+	}
+	p.look(now)
+	p.resolve(now)
+	addrs, again := p.arbiter.Tick(now)
+	until(again)
+	p.apply()
+	if len(addrs) > 0 {
+		p.announce = p.responder.Announce(addrs)
+		p.news = true
+	}
+	for _, u := range p.pending {
+		until(u.due)
+	}
+	if p.peers == nil && p.retryAt.IsZero() {
+		p.retryAt = now.Add(retry)
+	}
+	until(p.retryAt)
+	if p.news {
+		if next := p.reported.Add(reportEvery); now.Before(next) {
+			until(next)
+		} else {
+			p.news, p.reported = false, now
+			p.out.report(p.report())
+		}
+	}
+	return wait
+}
+
+// beat starts the heartbeats when they are not.
+func (p *process) beat() {
+	if p.peers != nil {
+		return
+	}
+	before := p.beats
+	p.beats = ""
+	switch {
+	case len(p.state.Keys) == 0:
+		p.beats = "there is no key yet"
+	case !p.at.IsValid():
+		p.beats = fmt.Sprintf("node %s has no address", p.node)
+	default:
+		list, err := peers.Start(peers.Config{Node: p.node, Addr: p.at, Keys: p.state.Keys, Log: p.log}, p.meta())
+		if err != nil {
+			p.beats = err.Error()
+			break
+		}
+		p.peers, p.stale = list, true
+		list.SetPeers(p.state.Peers)
+	}
+	p.news = p.news || p.beats != before
+}
+
+// ready says whether who lives is known.
+func (p *process) ready() bool {
+	if p.peers == nil {
+		return false
+	}
+	select {
+	case <-p.peers.Ready():
+		return true
+	default:
+		return false
+	}
+}
+
+// look finds out who lives and what is ours by that.
+func (p *process) look(now time.Time) {
+	if !p.stale {
+		return
+	}
+	p.stale, p.news = false, true
+	if p.peers != nil {
+		p.peers.SetMeta(p.meta())
+	}
+	if !p.ready() {
+		// A process that shows no life, or has not looked for others, leaves all to them.
+		p.arbiter.Set(now, p.state.VIPs, func(string) loadbalancer.Standing { return loadbalancer.Dead })
+		return
+	}
+	p.members = p.peers.Members()
+	p.arbiter.Set(now, p.state.VIPs, p.standing())
+}
+
+// wills says whether this node takes addresses.
+func (p *process) wills(now time.Time) bool {
+	return !p.draining && !now.Before(p.started.Add(p.state.Settle)) && p.connected()
+}
+
+func (p *process) standing() func(string) loadbalancer.Standing {
+	of := func(willing bool) loadbalancer.Standing {
+		if willing {
+			return loadbalancer.Willing
+		}
+		return loadbalancer.Reluctant
+	}
+	all := map[string]loadbalancer.Standing{p.node: of(p.willing)}
+	for _, m := range p.members {
+		if m.Live {
+			all[m.Name] = of(m.Meta.Willing)
+		}
+	}
+	return func(node string) loadbalancer.Standing { return all[node] }
+}
+
+// connected says whether every address that may be answered here has an interface with a carrier.
+func (p *process) connected() bool {
+	up := map[string]bool{}
+	for _, l := range p.links {
+		up[l.Name] = l.Up
+	}
+	for _, v := range p.state.VIPs {
+		if len(v.Interfaces) > 0 && slices.Contains(v.Eligible, p.node) && !slices.ContainsFunc(v.Interfaces, func(n string) bool { return up[n] }) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *process) meta() peers.Meta {
+	m := peers.Meta{Willing: p.willing}
+	for _, l := range p.links {
+		m.MACs = append(m.MACs, l.MAC)
+	}
+	return m
+}
+
+// apply tells the responder when what is answered has changed.
+func (p *process) apply() {
+	answering := p.arbiter.Answering()
+	if p.answering != nil && sameKeys(p.answering, answering) {
+		return
+	}
+	p.answering, p.news = answering, true
+	hosts := map[netip.Addr]string{}
+	for _, peer := range p.state.Peers {
+		if peer.Name == p.node {
+			continue
+		}
+		for _, a := range peer.Addrs {
+			hosts[a] = peer.Name
+		}
+	}
+	p.responder.Set(p.state.VIPs, answering, hosts, p.links)
+}
+
+func sameKeys[V any](a, b map[netip.Addr]V) bool {
+	for k := range a {
+		if _, ok := b[k]; !ok {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
+
+// hear judges an announcement of somebody else.
+func (p *process) hear(now time.Time, h l2.Heard) {
+	p.news = true
+	if peer := p.peer(h.MAC); peer != "" {
+		p.arbiter.Heard(now, h.Addr, peer)
+		return
+	}
+	u := unknown{h.Addr, h.MAC}
+	if _, ok := p.pending[u]; ok || len(p.pending) >= maxPending {
+		return
+	}
+	// It may be a node whose heartbeats never came here: its address tells its MAC.
+	p.pending[u] = pending{h.Link, now.Add(resolve)}
+	if now.Sub(p.asked) >= resolve {
+		p.asked = now
+		p.responder.Ask(p.state.own())
+	}
+}
+
+// resolve judges the announcements whose MAC was not known.
+func (p *process) resolve(now time.Time) {
+	for u, w := range p.pending {
+		peer := p.peer(u.mac)
+		switch {
+		case peer != "":
+			p.arbiter.Heard(now, u.addr, peer)
+		case now.Before(w.due):
+			continue
+		default:
+			p.arbiter.HeardForeign(now, u.addr, net.HardwareAddr(u.mac[:]).String(), w.link)
+		}
+		p.news = true
+		delete(p.pending, u)
+	}
+}
+
+// peer is the node that has a MAC: by what it says of itself, and else by its address.
+func (p *process) peer(mac l2.MAC) string {
+	for _, m := range p.members {
+		if slices.Contains(m.Meta.MACs, [6]byte(mac)) {
+			return m.Name
+		}
+	}
+	return p.responder.Peer(mac)
+}
+
+func (p *process) report() *Report {
+	r := &Report{Running: true, Heartbeats: p.beats, Ready: p.ready(), Willing: p.willing, Draining: p.draining,
+		VIPs: p.arbiter.Owned(), Disputes: p.arbiter.Disputed(), Foreign: p.arbiter.Foreigners(), Counters: p.counters()}
+	for _, m := range p.members {
+		r.Members = append(r.Members, Member{m.Name, m.Live, m.Live && m.Meta.Willing})
+	}
+	for _, err := range []error{p.responder.Problem(), p.announce} {
+		if err != nil {
+			r.Problems = append(r.Problems, err.Error())
+		}
+	}
+	return r
+}
+
+func (p *process) counters() Counters {
+	answers, ignored := p.responder.Counters()
+	if p.arbiter == nil {
+		return Counters{Answers: answers, Ignored: ignored}
+	}
+	return Counters{p.arbiter.Takeovers, p.arbiter.Disputes, answers, ignored}
+}
+
+// outbox sends news, the latest of each kind: an agent that does not read must not hold up
+// the answering.
+type outbox struct {
+	conn *net.UnixConn
+	mu   sync.Mutex
+	next news
+	wake chan struct{}
+	done chan struct{}
+}
+
+func newOutbox(conn *net.UnixConn) *outbox {
+	o := &outbox{conn: conn, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	go o.run()
+	return o
+}
+
+func (o *outbox) pong(n uint64, c Counters) {
+	o.put(func() { o.next.Pong, o.next.Counters = n, &c })
+}
+
+func (o *outbox) report(r *Report) { o.put(func() { o.next.Report = r }) }
+
+func (o *outbox) put(change func()) {
+	o.mu.Lock()
+	change()
+	o.mu.Unlock()
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (o *outbox) run() {
+	for {
+		select {
+		case <-o.done:
+			return
+		case <-o.wake:
+		}
+		o.mu.Lock()
+		n := o.next
+		o.next = news{}
+		o.mu.Unlock()
+		if err := frame.Send(o.conn, n, nil); err != nil {
+			return // the agent is gone, which Run sees too
+		}
+	}
+}
+
+func (o *outbox) close() { close(o.done) }

@@ -1,0 +1,363 @@
+package speaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"wayleave.dev/internal/child"
+	"wayleave.dev/internal/frame"
+	"wayleave.dev/loadbalancer/l2"
+)
+
+const (
+	// pingEvery and hungAfter: a process that hangs is killed within a second, since it may hold
+	// addresses that it does not answer for.
+	pingEvery = 200 * time.Millisecond
+	hungAfter = 900 * time.Millisecond
+	// startsWithin bounds the time before its first answer: it holds nothing then.
+	startsWithin = 10 * time.Second
+	// lookEvery is how often interfaces are looked at.
+	lookEvery = 500 * time.Millisecond
+	// maxBackOff bounds the wait before the process is started again.
+	maxBackOff = 5 * time.Second
+	// drainWithin bounds Drain: others have taken over within Bound, if there are others.
+	drainWithin = 2 * l2.Bound
+)
+
+// Supervisor keeps the process running that answers. Its methods may be called at any time.
+type Supervisor struct {
+	args []string
+	log  *slog.Logger
+
+	mu       sync.Mutex
+	state    *State
+	draining bool
+	handover bool
+	report   Report
+	base     Counters // of the processes before this one
+	restarts uint64
+	changed  chan struct{} // closed at each new report
+	wake     chan struct{} // there is something to tell the process
+}
+
+// New makes one that starts this program with the arguments.
+func New(log *slog.Logger, args ...string) *Supervisor {
+	return &Supervisor{args: args, log: log, changed: make(chan struct{}), wake: make(chan struct{}, 1)}
+}
+
+// Set is the whole of what to do. The state must not be changed after.
+func (s *Supervisor) Set(state State) {
+	s.mu.Lock()
+	s.state = &state
+	s.mu.Unlock()
+	s.poke()
+}
+
+// Handover says that the end of Run will be followed at once by another process of this node, whose Settle is
+// 0: the others are not told that this one ends, and addresses do not move.
+func (s *Supervisor) Handover() {
+	s.mu.Lock()
+	s.handover = true
+	s.mu.Unlock()
+}
+
+// Drain gives all addresses to other nodes, and returns when they have them. It is an error
+// when some have no other node. There is no way back but an end of Run.
+func (s *Supervisor) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	s.draining = true
+	s.mu.Unlock()
+	s.poke()
+	ctx, cancel := context.WithTimeout(ctx, drainWithin)
+	defer cancel()
+	for {
+		r, changed := s.Watch()
+		if !r.Running || (r.Draining && len(r.VIPs) == 0) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%d addresses went to no other node: %w", len(r.VIPs), ctx.Err())
+		}
+	}
+}
+
+// Report is what the process does and sees.
+func (s *Supervisor) Report() Report {
+	r, _ := s.Watch()
+	return r
+}
+
+// Watch is Report, and a channel that is closed when there is a new one.
+func (s *Supervisor) Watch() (Report, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.report
+	r.Restarts, r.Counters = s.restarts, s.base.plus(r.Counters)
+	return r, s.changed
+}
+
+func (s *Supervisor) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Supervisor) publish(change func(*Report)) {
+	s.mu.Lock()
+	change(&s.report)
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.mu.Unlock()
+}
+
+// Run keeps the process running until the context ends, and ends it then.
+func (s *Supervisor) Run(ctx context.Context) error {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, maxBackOff) {
+		start := time.Now()
+		err := s.once(ctx)
+		s.publish(func(r *Report) {
+			s.base = s.base.plus(r.Counters)
+			*r = Report{}
+			if err != nil {
+				r.Problems = []string{err.Error()}
+			}
+		})
+		if ctx.Err() != nil {
+			return err
+		}
+		s.log.Warn("the process that answers for load balancers' addresses has ended; it is started again", "err", err)
+		if time.Since(start) > time.Minute {
+			wait = 50 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		s.mu.Lock()
+		s.restarts++
+		s.mu.Unlock()
+	}
+}
+
+// once runs one process to its end.
+func (s *Supervisor) once(ctx context.Context) error {
+	p, err := child.Start(s.args...)
+	if err != nil {
+		return err
+	}
+	k := &keeper{s: s, p: p, sent: map[passed]bool{}, pong: time.Now(), patience: startsWithin, news: make(chan news), end: make(chan struct{})}
+	defer close(k.end)
+	go k.receive()
+	err = k.loop(ctx)
+	if ctx.Err() == nil {
+		p.Kill()
+		return err
+	}
+	s.mu.Lock()
+	handover := s.handover
+	s.mu.Unlock()
+	if handover {
+		// When this fails, the process has gone already.
+		err = k.send(order{Handover: true}, nil)
+	}
+	return errors.Join(err, p.EndSoon())
+}
+
+// keeper is what is known of one process.
+type keeper struct {
+	s    *Supervisor
+	p    *child.Process
+	news chan news
+	end  chan struct{}
+
+	state   *State // told last
+	links   []l2.Link
+	told    bool // of links
+	drained bool
+	sent    map[passed]bool
+	pinged  uint64
+	pong    time.Time
+	ticked  time.Time // when it was last looked at
+	// patience is how old pong may be.
+	patience time.Duration
+}
+
+func (k *keeper) receive() {
+	for {
+		var n news
+		if _, err := frame.Receive(k.p.Conn, &n); err != nil {
+			close(k.news)
+			return
+		}
+		select {
+		case k.news <- n:
+		case <-k.end:
+			return
+		}
+	}
+}
+
+func (k *keeper) loop(ctx context.Context) error {
+	ping, look := time.NewTicker(pingEvery), time.NewTicker(lookEvery)
+	defer ping.Stop()
+	defer look.Stop()
+	for {
+		if err := k.tell(); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-k.p.Done():
+			return errors.New("it ended by itself")
+		case n, ok := <-k.news:
+			if !ok {
+				return errors.New("it closed its socket")
+			}
+			k.hear(n)
+			continue
+		case <-k.s.wake:
+		case <-look.C:
+		case <-ping.C:
+			k.excuse()
+			if since := time.Since(k.pong); since > k.patience {
+				return fmt.Errorf("it has not answered for %s", since.Round(time.Millisecond))
+			}
+			k.pinged++
+			if err := k.send(order{Ping: k.pinged}, nil); err != nil {
+				return err
+			}
+			continue
+		}
+	}
+}
+
+// excuse gives the process its time anew when it was us that hung: its answer may be waiting.
+func (k *keeper) excuse() {
+	now := time.Now()
+	if now.Sub(k.ticked) > 2*pingEvery && k.patience == hungAfter {
+		k.pong = now
+	}
+	k.ticked = now
+}
+
+func (k *keeper) hear(n news) {
+	if n.Pong != 0 {
+		k.pong, k.patience = time.Now(), hungAfter
+	}
+	if n.Report == nil && n.Counters == nil {
+		return
+	}
+	k.s.publish(func(r *Report) {
+		if n.Report != nil {
+			*r = *n.Report
+		}
+		if n.Counters != nil {
+			r.Counters = *n.Counters
+		}
+		r.PID = k.p.PID()
+	})
+}
+
+// tell sends what the process does not know: interfaces with their sockets first, so that the
+// addresses can be announced as soon as they are known.
+func (k *keeper) tell() error {
+	k.s.mu.Lock()
+	state, draining := k.s.state, k.s.draining
+	k.s.mu.Unlock()
+	if state == nil {
+		return nil
+	}
+	if err := k.tellLinks(state); err != nil {
+		return err
+	}
+	o := order{Drain: draining && !k.drained}
+	if state != k.state {
+		o.State = state
+	}
+	if o.State == nil && !o.Drain {
+		return nil
+	}
+	k.state, k.drained = state, draining
+	return k.send(o, nil)
+}
+
+// tellLinks passes the interfaces that addresses want, and sockets of those that are new.
+func (k *keeper) tellLinks(state *State) error {
+	links, err := wanted(state)
+	if err != nil {
+		return err
+	}
+	if !k.told || !slices.Equal(links, k.links) {
+		if err := k.send(order{Links: &links}, nil); err != nil {
+			return err
+		}
+		k.links, k.told = links, true
+	}
+	open := map[passed]bool{}
+	for _, l := range links {
+		for _, kind := range []l2.Kind{l2.KindARP, l2.KindNDP} {
+			key := passed{kind, l.Index}
+			if open[key] = k.sent[key]; open[key] {
+				continue
+			}
+			// One that goes while we look is tried again with the next look.
+			f, err := l2.OpenSocket(kind, l.Index)
+			if err != nil {
+				k.s.log.Warn("no packet socket", "interface", l.Name, "err", err)
+				continue
+			}
+			err = k.send(order{Passed: []passed{key}}, []*os.File{f})
+			_ = f.Close()
+			if err != nil {
+				return err
+			}
+			open[key] = true
+		}
+	}
+	k.sent = open
+	return nil
+}
+
+// wanted are the interfaces of this node that addresses name.
+func wanted(state *State) ([]l2.Link, error) {
+	names := map[string]bool{}
+	for _, v := range state.VIPs {
+		for _, n := range v.Interfaces {
+			names[n] = true
+		}
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("interfaces: %w", err)
+	}
+	var links []l2.Link
+	for _, i := range all {
+		if names[i.Name] && len(i.HardwareAddr) == len(l2.MAC{}) {
+			links = append(links, l2.Link{Name: i.Name, Index: i.Index, MAC: l2.MAC(i.HardwareAddr), Up: i.Flags&(net.FlagUp|net.FlagRunning) == net.FlagUp|net.FlagRunning})
+		}
+	}
+	return links, nil
+}
+
+// send bounds how long a hung process may hold us up: its socket's buffer may be full.
+func (k *keeper) send(o order, files []*os.File) error {
+	if err := k.p.Conn.SetWriteDeadline(time.Now().Add(hungAfter)); err != nil {
+		return err
+	}
+	return frame.Send(k.p.Conn, o, files)
+}

@@ -1,0 +1,47 @@
+package peers
+
+import "slices"
+
+// Meta is what a node tells of itself with its life.
+type Meta struct {
+	// Willing says that it takes addresses.
+	Willing bool
+	// MACs are those of the interfaces that it answers on.
+	MACs [][6]byte
+}
+
+// The form of Meta on the wire: a version, flags, then the MACs. Later versions may
+// append to it.
+const (
+	metaVersion = 1
+	metaWilling = 1
+	// maxMACs fit, with room, into what memberlist carries (512 bytes).
+	maxMACs = 64
+)
+
+func (m Meta) bytes() []byte {
+	b := []byte{metaVersion, 0, 0}
+	if m.Willing {
+		b[1] = metaWilling
+	}
+	macs := m.MACs[:min(len(m.MACs), maxMACs)]
+	b[2] = byte(len(macs))
+	for _, mac := range macs {
+		b = append(b, mac[:]...)
+	}
+	return b
+}
+
+// parseMeta reads what a peer sent.
+func parseMeta(b []byte) (Meta, bool) {
+	if len(b) < 3 || b[0] < metaVersion || int(b[2]) > maxMACs || len(b) < 3+6*int(b[2]) {
+		return Meta{}, false
+	}
+	m := Meta{Willing: b[1]&metaWilling != 0}
+	for i := range int(b[2]) {
+		m.MACs = append(m.MACs, [6]byte(b[3+6*i:]))
+	}
+	return m, true
+}
+
+func (m Meta) equal(o Meta) bool { return m.Willing == o.Willing && slices.Equal(m.MACs, o.MACs) }

@@ -1,0 +1,322 @@
+// Package peers tells the agents of a cluster which of them live: heartbeats between nodes, since the
+// API server takes 40 seconds to notice that a node is gone.
+//
+// It is hashicorp/memberlist (the protocol SWIM), encrypted and authenticated by a key of
+// the cluster. Only nodes that were named are let in, at their own addresses.
+package peers
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// The times of heartbeats. Of three nodes, a dead one is asked after 3 intervals at the
+// latest, does not answer for one, and is suspected for one: it is out within a second.
+const (
+	ProbeInterval = 200 * time.Millisecond
+	rejoinEvery   = time.Second
+	streamTimeout = time.Second
+)
+
+// DefaultPort is the port of heartbeats, UDP and TCP.
+const DefaultPort = 7946
+
+// Peer is a node of the cluster.
+type Peer struct {
+	Name string `json:"name"`
+	// Addrs are its own addresses. Heartbeats go to the first of the family of ours.
+	Addrs []netip.Addr `json:"addrs"`
+}
+
+// Config is what heartbeats are started with.
+type Config struct {
+	// Node is the name of this node.
+	Node string
+	// Addr is where it listens.
+	Addr netip.AddrPort
+	// Keys are 16, 24 or 32 bytes each, the newest first. That one encrypts, all decrypt.
+	Keys [][]byte
+	Log  *slog.Logger
+}
+
+// Member is a peer and what is known of it.
+type Member struct {
+	Name string
+	Live bool
+	// Meta is what it said last, also when it is dead.
+	Meta Meta
+}
+
+// Peers shows this node's life and sees that of others. Its methods may be called at any
+// time.
+type Peers struct {
+	cfg     Config
+	list    *memberlist.Memberlist
+	ring    *memberlist.Keyring
+	changed chan struct{}
+	done    chan struct{}
+	ready   chan struct{}
+	once    sync.Once
+	running sync.WaitGroup
+
+	mu    sync.Mutex
+	peers map[string]Peer
+	self  Meta
+	// live are those that memberlist sees, by its events: what its own list points to, it changes.
+	live  map[string]bool
+	known map[string]Meta // what each said last
+
+	telling sync.Mutex
+}
+
+// Start listens and shows life. It knows nobody before SetPeers.
+func Start(cfg Config, meta Meta) (*Peers, error) {
+	if len(cfg.Keys) == 0 {
+		return nil, errors.New("heartbeats: no key")
+	}
+	ring, err := memberlist.NewKeyring(cfg.Keys, cfg.Keys[0])
+	if err != nil {
+		return nil, fmt.Errorf("heartbeats: key: %w", err)
+	}
+	p := &Peers{cfg: cfg, ring: ring, self: meta, changed: make(chan struct{}, 1), done: make(chan struct{}), ready: make(chan struct{}),
+		live: map[string]bool{}, known: map[string]Meta{}}
+	if p.list, err = memberlist.Create(p.config()); err != nil {
+		return nil, fmt.Errorf("heartbeats at %s: %w", cfg.Addr, err)
+	}
+	return p, nil
+}
+
+func (p *Peers) config() *memberlist.Config {
+	c := memberlist.DefaultLANConfig()
+	c.Name, c.Label = p.cfg.Node, "wayleave"
+	c.BindAddr, c.BindPort = p.cfg.Addr.Addr().String(), int(p.cfg.Addr.Port())
+	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
+	c.ProbeInterval, c.ProbeTimeout = ProbeInterval, ProbeInterval/2
+	c.SuspicionMult, c.SuspicionMaxTimeoutMult = 1, 1
+	c.AwarenessMaxMultiplier = 1 // the bound holds under load too
+	c.GossipInterval = 50 * time.Millisecond
+	c.PushPullInterval = 10 * time.Second
+	c.TCPTimeout = streamTimeout
+	c.DeadNodeReclaimTime = time.Second
+	c.EnableCompression = false // names and flags are short
+	c.Keyring = p.ring
+	d := delegate{p}
+	c.Delegate, c.Events, c.Alive = d, d, d
+	c.Logger = logger(p.cfg.Log)
+	return c
+}
+
+// Changed is sent to after a peer came, went, or told something new.
+func (p *Peers) Changed() <-chan struct{} { return p.changed }
+
+// Ready is closed when a peer was reached at the start, which tells of all others, or none
+// can be: before that, that nobody is seen says nothing.
+func (p *Peers) Ready() <-chan struct{} { return p.ready }
+
+// SetPeers is the whole of the nodes; this node may be among them. The first call starts the search.
+func (p *Peers) SetPeers(peers []Peer) {
+	all := make(map[string]Peer, len(peers))
+	for _, peer := range peers {
+		all[peer.Name] = peer
+	}
+	p.mu.Lock()
+	first := p.peers == nil
+	p.peers = all
+	maps.DeleteFunc(p.known, func(name string, _ Meta) bool { _, ok := all[name]; return !ok && !p.live[name] })
+	p.mu.Unlock()
+	p.wake()
+	if first {
+		p.running.Add(1)
+		go p.search()
+	}
+}
+
+// SetKeys changes the keys while they are in use.
+func (p *Peers) SetKeys(keys [][]byte) error {
+	for i, k := range keys {
+		if err := p.ring.AddKey(k); err != nil {
+			return fmt.Errorf("heartbeats: key: %w", err)
+		}
+		if i == 0 {
+			if err := p.ring.UseKey(k); err != nil {
+				return fmt.Errorf("heartbeats: key: %w", err)
+			}
+		}
+	}
+	for _, have := range p.ring.GetKeys() {
+		if !slices.ContainsFunc(keys, func(k []byte) bool { return slices.Equal(k, have) }) {
+			// The one in use is never among them.
+			if err := p.ring.RemoveKey(have); err != nil && len(keys) > 0 {
+				return fmt.Errorf("heartbeats: key: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// SetMeta tells others something new of this node.
+func (p *Peers) SetMeta(m Meta) {
+	p.mu.Lock()
+	same := p.self.equal(m)
+	p.self = m
+	p.mu.Unlock()
+	if same {
+		return
+	}
+	p.running.Add(1)
+	go func() {
+		defer p.running.Done()
+		p.telling.Lock()
+		defer p.telling.Unlock()
+		// It is gossiped in any case; waiting is all that may time out.
+		if err := p.list.UpdateNode(streamTimeout); err != nil {
+			p.cfg.Log.Debug("heartbeats: telling others", "err", err)
+		}
+	}()
+}
+
+// Members are all peers, without this node, in order of names.
+func (p *Peers) Members() []Member {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []Member
+	for _, name := range slices.Sorted(maps.Keys(p.peers)) {
+		if name != p.cfg.Node {
+			all = append(all, Member{Name: name, Live: p.live[name], Meta: p.known[name]})
+		}
+	}
+	return all
+}
+
+// Close stops. With leave the others are told, so that they need not notice.
+func (p *Peers) Close(leave bool) error {
+	close(p.done)
+	if leave {
+		// When that takes too long, they notice by themselves.
+		if err := p.list.Leave(ProbeInterval); err != nil {
+			p.cfg.Log.Debug("heartbeats: telling others of the end", "err", err)
+		}
+	}
+	err := p.list.Shutdown()
+	p.running.Wait()
+	return err
+}
+
+// search looks for peers that are not seen, at once and every second.
+func (p *Peers) search() {
+	defer p.running.Done()
+	tick := time.NewTicker(rejoinEvery)
+	defer tick.Stop()
+	for {
+		p.join()
+		p.nowReady()
+		select {
+		case <-p.done:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (p *Peers) nowReady() {
+	p.once.Do(func() {
+		close(p.ready)
+		p.wake()
+	})
+}
+
+// join tries all lost peers at once; each takes streamTimeout at the longest.
+func (p *Peers) join() {
+	var tries sync.WaitGroup
+	turn := make(chan struct{}, 16)
+	for _, m := range p.Members() {
+		addr, ok := p.address(m.Name)
+		if m.Live || !ok {
+			continue
+		}
+		tries.Go(func() {
+			turn <- struct{}{}
+			defer func() { <-turn }()
+			if _, err := p.list.Join([]string{m.Name + "/" + addr}); err != nil {
+				p.cfg.Log.Debug("heartbeats: peer not reached", "peer", m.Name, "err", err)
+				return
+			}
+			// It has told of all others, so there is no waiting for those that are dead.
+			p.nowReady()
+		})
+	}
+	tries.Wait()
+}
+
+// address is where a peer listens: at the first of its addresses of our family.
+func (p *Peers) address(name string) (string, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range p.peers[name].Addrs {
+		if a.Is4() == p.cfg.Addr.Addr().Is4() {
+			return netip.AddrPortFrom(a, p.cfg.Addr.Port()).String(), true
+		}
+	}
+	return "", false
+}
+
+func (p *Peers) wake() {
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+}
+
+// delegate is what memberlist calls. It must not call memberlist.
+type delegate struct{ p *Peers }
+
+func (d delegate) NodeMeta(int) []byte {
+	d.p.mu.Lock()
+	defer d.p.mu.Unlock()
+	return d.p.self.bytes()
+}
+func (delegate) NotifyMsg([]byte)                { /* no messages of our own */ }
+func (delegate) GetBroadcasts(int, int) [][]byte { return nil }
+func (delegate) LocalState(bool) []byte          { return nil }
+func (delegate) MergeRemoteState([]byte, bool)   { /* no state of our own */ }
+
+func (d delegate) NotifyJoin(n *memberlist.Node)   { d.note(n, true) }
+func (d delegate) NotifyLeave(n *memberlist.Node)  { d.note(n, false) }
+func (d delegate) NotifyUpdate(n *memberlist.Node) { d.note(n, true) }
+
+// note keeps what a node says; memberlist holds its lock meanwhile. A node whose words are
+// not understood does not live.
+func (d delegate) note(n *memberlist.Node, live bool) {
+	meta, ok := parseMeta(n.Meta)
+	d.p.mu.Lock()
+	if ok && live {
+		d.p.known[n.Name] = meta
+	}
+	d.p.live[n.Name] = ok && live
+	d.p.mu.Unlock()
+	d.p.wake()
+}
+
+// NotifyAlive lets in only nodes of the cluster, at an address that is theirs.
+func (d delegate) NotifyAlive(n *memberlist.Node) error {
+	if n.Name == d.p.cfg.Node {
+		return nil
+	}
+	d.p.mu.Lock()
+	defer d.p.mu.Unlock()
+	peer, ok := d.p.peers[n.Name]
+	addr, _ := netip.AddrFromSlice(n.Addr)
+	if !ok || !slices.Contains(peer.Addrs, addr.Unmap()) {
+		return fmt.Errorf("%s at %s is no node that is known", strconv.Quote(n.Name), addr)
+	}
+	return nil
+}

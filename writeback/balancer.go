@@ -1,0 +1,430 @@
+package writeback
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+
+	"wayleave.dev/loadbalancer"
+	"wayleave.dev/model"
+	"wayleave.dev/source"
+)
+
+// Balancer gives Services of type LoadBalancer their addresses, as long as this agent is
+// elected. Set the fields, then call Run with the context of the office.
+//
+// How an address is never given twice: the books start from a live list of all Services.
+// What the watch says may be older than what was read or written live, so a difference
+// from that is settled by reading the Service live again. An address is reserved before
+// it is written, and free again only when the API says so. A write names the version that
+// it is based on.
+type Balancer struct {
+	Client  kubernetes.Interface
+	Dynamic dynamic.Interface
+	Store   *model.Store
+	// Default makes Services without a class ours (the setting loadbalancer.default).
+	Default bool
+	// Report gets the problems of a key whenever it was looked at, none when all is well.
+	Report func(key string, problems []model.Problem)
+	// Say gets what is wrong with writing, nil when it works again.
+	Say func(error)
+	Log *slog.Logger
+
+	books *loadbalancer.Allocator
+	// unseen are Services whose books are newer than what the watch has shown.
+	unseen map[model.Name]bool
+	// waiting are those that lack something: whatever becomes free is for them.
+	waiting map[model.Name]bool
+	// todo are Services to be looked at, live those to be read live first.
+	todo, live map[model.Name]bool
+	// known is what was last written as a pool's status.
+	known map[string]loadbalancer.PoolStatus
+	// poolsAt is when statuses of pools were written last; not oftener than poolsEvery.
+	poolsAt    time.Time
+	poolsEvery time.Duration
+	reported   map[string]bool
+	freed      bool
+}
+
+// writeTimeout bounds a request. It is less than the time between the loss of the office
+// and its next holder, so that no write of ours comes after his first.
+const writeTimeout = 4 * time.Second
+
+// Kinds are what allocation is made from.
+const balancerKinds = model.ServiceKind | model.NamespaceKind | model.AddressPoolKind
+
+// Run works until ctx ends, and returns its error. The kind AddressPool is made first, so
+// that it can become synced.
+func (b *Balancer) Run(ctx context.Context) error {
+	defer b.forget()
+	if err := b.retry(ctx, func() error { return EnsureAddressPoolCRD(ctx, b.Dynamic) }); err != nil {
+		return err
+	}
+	if err := b.Store.WaitSynced(ctx, balancerKinds); err != nil {
+		return err
+	}
+	if err := b.retry(ctx, func() error { return b.start(ctx) }); err != nil {
+		return err
+	}
+	w, err := b.Store.Watch(balancerKinds)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	b.poolsEvery = time.Second // a burst of Services is one change of a pool's numbers
+	wait := time.Duration(0)
+	for {
+		snap, changes, ready := w.Poll()
+		err := b.step(ctx, snap, changes)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		b.Say(err)
+		if err == nil {
+			wait = 0
+		} else {
+			wait = min(max(2*wait, 100*time.Millisecond), 30*time.Second)
+		}
+		pause := wait
+		if rest := b.poolsEvery - time.Since(b.poolsAt); pause == 0 && rest > 0 {
+			pause = rest
+		}
+		b.idle(ctx, ready, pause)
+	}
+}
+
+// retry repeats fn with growing pauses until it works or ctx ends.
+func (b *Balancer) retry(ctx context.Context, fn func() error) error {
+	for wait := 500 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+		err := fn()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		b.Say(err)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// idle waits for a change, or for that long when something failed.
+func (b *Balancer) idle(ctx context.Context, ready model.Ready, wait time.Duration) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var again <-chan time.Time
+	if wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		again = t.C
+	}
+	select {
+	case <-ctx.Done():
+	case <-ready.C(ctx):
+	case <-again:
+	}
+}
+
+// forget takes back what was reported: another says it now.
+func (b *Balancer) forget() {
+	for key := range b.reported {
+		b.Report(key, nil)
+	}
+	b.Say(nil)
+}
+
+// start fills the books from a live list. Nothing was written before.
+func (b *Balancer) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	b.books = loadbalancer.New(b.Default)
+	b.unseen, b.waiting, b.todo, b.live = map[model.Name]bool{}, map[model.Name]bool{}, map[model.Name]bool{}, map[model.Name]bool{}
+	b.known = map[string]loadbalancer.PoolStatus{}
+	if b.reported == nil {
+		b.reported = map[string]bool{}
+	}
+	// Without a resource version the answer is by quorum: as new as the last write.
+	list, err := b.Client.CoreV1().Services(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("load balancer: list services: %w", err)
+	}
+	for i := range list.Items {
+		if s, _ := source.Service(&list.Items[i]); s != nil && s.LoadBalancer != nil {
+			b.books.Set(s)
+			b.unseen[s.Name] = true
+			b.todo[s.Name] = true
+		}
+	}
+	return nil
+}
+
+// step does what the changes ask for. Its error says what is to be tried again.
+func (b *Balancer) step(ctx context.Context, snap model.Snapshot, changes model.Changes) error {
+	all := false
+	for n := range changes.Namespaces {
+		var labels map[string]string
+		if ns, ok := snap.Namespace(n); ok {
+			labels = ns.Labels
+		}
+		all = b.books.SetNamespace(n, labels) || all
+	}
+	if len(changes.AddressPools) > 0 {
+		all = b.books.SetPools(slices.Collect(snap.AddressPools())) || all
+		for n := range changes.AddressPools {
+			if _, ok := snap.AddressPool(n); !ok {
+				b.report("AddressPool "+n, nil)
+				delete(b.known, n)
+			}
+		}
+	}
+	if all {
+		for _, n := range b.books.Services() {
+			b.todo[n] = true
+		}
+	}
+	for n := range changes.Services {
+		b.see(snap, n)
+	}
+	return errors.Join(b.serve(ctx), b.pools(ctx))
+}
+
+// see books what the watch says of a Service.
+func (b *Balancer) see(snap model.Snapshot, n model.Name) {
+	s, ok := snap.Service(n)
+	have := b.books.Service(n)
+	if b.unseen[n] {
+		if !ok || s.LoadBalancer == nil || have == nil || s.LoadBalancer.UID != have.LoadBalancer.UID || s.LoadBalancer.Version != have.LoadBalancer.Version {
+			b.live[n] = true // older or newer than the books: the API knows
+			return
+		}
+		delete(b.unseen, n)
+	}
+	switch {
+	case ok && s.LoadBalancer != nil:
+		b.book(s)
+	case have != nil:
+		b.remove(n)
+	}
+}
+
+// book sets a Service and notes whether addresses became free.
+func (b *Balancer) book(s *model.Service) {
+	had := slices.Clone(b.books.Has(s.Name))
+	b.books.Set(s)
+	b.todo[s.Name] = true
+	b.noteFreed(had, s.LoadBalancer.Given)
+}
+
+func (b *Balancer) remove(n model.Name) {
+	b.freed = b.freed || len(b.books.Has(n)) > 0
+	b.books.Remove(n)
+	b.report("Service "+n.String(), nil)
+	delete(b.waiting, n)
+	delete(b.todo, n)
+	delete(b.unseen, n)
+}
+
+func (b *Balancer) noteFreed(had, has []netip.Addr) {
+	b.freed = b.freed || slices.ContainsFunc(had, func(a netip.Addr) bool { return !slices.Contains(has, a) })
+}
+
+// serve goes through all that is to be done: who was there first is served first.
+func (b *Balancer) serve(ctx context.Context) error {
+	var failed []error
+	again := map[model.Name]bool{}
+	for n := range b.live {
+		if err := b.read(ctx, n); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		delete(b.live, n)
+	}
+	for {
+		if b.freed {
+			b.freed = false
+			for n := range b.waiting {
+				b.todo[n] = b.todo[n] || !again[n]
+			}
+		}
+		names := make([]model.Name, 0, len(b.todo))
+		for n, yes := range b.todo {
+			if yes && !b.live[n] && !again[n] {
+				names = append(names, n)
+			}
+		}
+		if len(names) == 0 {
+			break
+		}
+		b.books.Sort(names)
+		for _, n := range names {
+			delete(b.todo, n)
+			if err := b.one(ctx, n); err != nil {
+				failed = append(failed, err)
+				again[n] = true
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+		}
+	}
+	for n := range again {
+		b.todo[n] = true
+	}
+	const most = 3
+	if len(failed) > most {
+		failed = append(failed[:most], fmt.Errorf("and %d more", len(failed)-most))
+	}
+	return errors.Join(failed...)
+}
+
+// read books what the API has of a Service now.
+func (b *Balancer) read(ctx context.Context, n model.Name) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	svc, err := b.Client.CoreV1().Services(n.Namespace).Get(ctx, n.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		b.remove(n)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("load balancer: read service %s: %w", n, err)
+	}
+	b.bookLive(svc, n)
+	return nil
+}
+
+// bookLive books a Service that was read or written live.
+func (b *Balancer) bookLive(svc *corev1.Service, n model.Name) *model.Service {
+	s, _ := source.Service(svc)
+	if s == nil || s.LoadBalancer == nil {
+		b.remove(n)
+		return nil
+	}
+	b.unseen[n] = true
+	b.book(s)
+	return s
+}
+
+// one gives a Service what it should have.
+func (b *Balancer) one(ctx context.Context, n model.Name) error {
+	s := b.books.Service(n)
+	if s == nil {
+		return nil
+	}
+	if d := b.books.Decide(n); !b.right(s, d) {
+		return b.write(ctx, s, d)
+	} else {
+		b.settled(n, d)
+	}
+	return nil
+}
+
+// right says whether the status of a Service is what was decided.
+func (b *Balancer) right(s *model.Service, d loadbalancer.Decision) bool {
+	return slices.Equal(s.LoadBalancer.Given, d.Addrs) && s.LoadBalancer.Condition == d.Condition
+}
+
+// settled notes what is wrong with a Service.
+func (b *Balancer) settled(n model.Name, d loadbalancer.Decision) {
+	b.report("Service "+n.String(), d.Problems)
+	if len(d.Problems) > 0 {
+		b.waiting[n] = true
+	} else {
+		delete(b.waiting, n)
+	}
+}
+
+// write reserves the addresses, and writes them for the version of the Service that the
+// books have. When that fails, maybe after the API has taken it, they stay reserved until
+// the Service was read live.
+func (b *Balancer) write(ctx context.Context, s *model.Service, d loadbalancer.Decision) error {
+	n := s.Name
+	patch, err := statusPatch(s.LoadBalancer, d)
+	if err != nil {
+		return fmt.Errorf("load balancer: service %s: %w", n, err)
+	}
+	// Both are booked, what it has and what it is to have, until the API has answered.
+	b.books.Book(n, union(s.LoadBalancer.Given, d.Addrs))
+	b.unseen[n], b.live[n] = true, true
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	written, err := b.Client.CoreV1().Services(n.Namespace).Patch(ctx, n.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: "wayleave"}, "status")
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		// It changed meanwhile: the API says how, at once.
+		if err := b.read(ctx, n); err != nil {
+			return err
+		}
+		delete(b.live, n)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("load balancer: write the status of service %s: %w", n, err)
+	}
+	delete(b.live, n)
+	b.bookLive(written, n)
+	delete(b.todo, n)
+	b.settled(n, d)
+	if !slices.Equal(s.LoadBalancer.Given, d.Addrs) {
+		b.Log.Info("a Service has other addresses", "service", n.String(), "addresses", fmt.Sprint(d.Addrs), "before", fmt.Sprint(s.LoadBalancer.Given))
+	}
+	return nil
+}
+
+// statusPatch is a strategic merge patch of the status: the list of addresses is replaced,
+// of the conditions only ours.
+func statusPatch(lb *model.Balancer, d loadbalancer.Decision) ([]byte, error) {
+	status := map[string]any{}
+	if !slices.Equal(lb.Given, d.Addrs) {
+		ingress := []map[string]any{}
+		for _, a := range d.Addrs {
+			ingress = append(ingress, map[string]any{"ip": a.String(), "ipMode": corev1.LoadBalancerIPModeVIP})
+		}
+		status["loadBalancer"] = map[string]any{"ingress": ingress}
+	}
+	if lb.Condition != d.Condition {
+		condition := map[string]any{"type": source.AddressCondition, "$patch": "delete"}
+		if reason, message, ok := strings.Cut(d.Condition, ": "); ok {
+			condition = map[string]any{"type": source.AddressCondition, "status": metav1.ConditionFalse,
+				"lastTransitionTime": metav1.Now(), "reason": reason, "message": message}
+		}
+		status["conditions"] = []any{condition}
+	}
+	return json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": lb.Version}, "status": status})
+}
+
+func union(a, b []netip.Addr) []netip.Addr {
+	out := slices.Clone(a)
+	for _, x := range b {
+		if !slices.Contains(out, x) {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+func (b *Balancer) report(key string, problems []model.Problem) {
+	if len(problems) == 0 && !b.reported[key] {
+		return
+	}
+	b.Report(key, problems)
+	if b.reported[key] = len(problems) > 0; !b.reported[key] {
+		delete(b.reported, key)
+	}
+}
