@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"wayleave.dev/loadbalancer"
 	"wayleave.dev/loadbalancer/l2"
 	"wayleave.dev/loadbalancer/l2/speaker"
@@ -250,8 +252,10 @@ func standings(self string, r speaker.Report) func(string) loadbalancer.Standing
 func (a *agent) announce(ctx context.Context, settle time.Duration) error {
 	n := &announcer{node: a.node, sup: speaker.New(a.log, "l2"), plans: map[model.Name]loadbalancer.Announcement{},
 		cfg: speaker.State{Node: a.node, Port: uint16(a.cfg.LoadBalancer.PeerPort), Settle: settle}}
-	if err := a.metrics.registry.Register(n.sup); err != nil {
-		return err
+	for _, c := range []prometheus.Collector{n.sup, tally{a.store, a.cfg.LoadBalancer.Default}} {
+		if err := a.metrics.registry.Register(c); err != nil {
+			return err
+		}
 	}
 	a.announcer.Store(n)
 	defer a.announcer.Store(nil)
@@ -381,8 +385,29 @@ func (a *agent) sealKeys(ctx context.Context) error {
 	return k.Seal(ctx)
 }
 
+// tally are metrics of what the API says of load balancers, counted when asked for.
+type tally struct {
+	store     *model.Store
+	byDefault bool
+}
+
+// Describe is for Prometheus.
+func (t tally) Describe(to chan<- *prometheus.Desc) { prometheus.DescribeByCollect(t, to) }
+
+// Collect gives Services with and without an address, and the use of pools.
+func (t tally) Collect(to chan<- prometheus.Metric) {
+	c := loadbalancer.Count(t.store.Snapshot(), t.byDefault)
+	services := prometheus.NewDesc("wayleave_loadbalancer_services", "Services of type LoadBalancer by state: served (with an address), waiting.", []string{"state"}, nil)
+	to <- prometheus.MustNewConstMetric(services, prometheus.GaugeValue, float64(c.Served), "served")
+	to <- prometheus.MustNewConstMetric(services, prometheus.GaugeValue, float64(c.Waiting), "waiting")
+	used := prometheus.NewDesc("wayleave_address_pool_used", "Addresses of a pool that Services have.", []string{"pool"}, nil)
+	for pool, n := range c.Used {
+		to <- prometheus.MustNewConstMetric(used, prometheus.GaugeValue, float64(n), pool)
+	}
+}
+
 // facts are for status.
-func (n *announcer) facts() []string {
+func (n *announcer) facts(t loadbalancer.Tally) []string {
 	r := n.sup.Report()
 	live := 0
 	for _, m := range r.Members {
@@ -399,5 +424,6 @@ func (n *announcer) facts() []string {
 	case !r.Willing:
 		willing = "leaves addresses to others for now"
 	}
-	return []string{fmt.Sprintf("answers for %d addresses by ARP and NDP, %d of %d other nodes live, this one %s (status --vips lists who owns what)", len(r.VIPs), live, len(r.Members), willing)}
+	return []string{fmt.Sprintf("%d Services of the cluster have an address of %d pools, %d wait for one", t.Served, len(t.Used), t.Waiting),
+		fmt.Sprintf("answers for %d addresses by ARP and NDP, %d of %d other nodes live, this one %s (status --vips lists who owns what)", len(r.VIPs), live, len(r.Members), willing)}
 }

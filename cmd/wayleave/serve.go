@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"wayleave.dev/config"
+	"wayleave.dev/loadbalancer"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 )
@@ -119,7 +120,7 @@ func (a *agent) report() report {
 		r.Facts["dns"] = []string{fmt.Sprintf("%d dns processes connected, VIPs %v, domain %s", a.feed.Servers(), a.cfg.ClusterDNS, a.cfg.ClusterDomain)}
 	}
 	if n := a.announcer.Load(); n != nil {
-		r.Facts["loadbalancer"] = n.facts()
+		r.Facts["loadbalancer"] = n.facts(loadbalancer.Count(snap, a.cfg.LoadBalancer.Default))
 		r.VIPs = n.look(time.Now())
 	}
 	r.Facts["service"] = slices.Clone(a.cfg.Unused)
