@@ -51,7 +51,7 @@ func takeover(t *testing.T, bin, theirs, ours string) {
 	w.Set(conformance.Web(), w.Pods[1], w.Pods[2])
 	pace := 1.0
 	if theirs == "ipvs" || ours == "ipvs" {
-		pace = 0.05 // in the VM
+		pace = 0.2 // in the VM
 	}
 	live := conformance.Start(t, w, pace)
 	live.Check("kube-proxy runs")

@@ -8,7 +8,7 @@ import (
 )
 
 // slow is the pace in the VM: an emulated processor has enough to do.
-const slow = 0.05
+const slow = 0.2
 
 // drain is longer than a step of these tests takes in a slow machine.
 const drain = 2 * time.Minute
