@@ -16,7 +16,8 @@ import (
 // confinedEnv marks the program as executed again by Confine.
 const confinedEnv = "WAYLEAVE_CONFINED"
 
-// Confine takes every capability from this process, and the way to get one back (no_new_privs).
+// Confine takes every capability from this process, and the way to get one back (no_new_privs);
+// and files that are not its own, where the kernel can do that (see lockFiles).
 //
 // Go has many threads, and a thread can give up only what it has itself. So one thread gives up
 // all and executes the program again, which ends all others. When Confine returns nil, it has looked
@@ -42,6 +43,9 @@ func Confine() error {
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&head, &none[0]); err != nil {
 		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	if _, err := lockFiles(); err != nil {
+		return err
 	}
 	err = syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), confinedEnv+"=1"))
 	return fmt.Errorf("execute again without capabilities: %w", err)

@@ -30,7 +30,8 @@ func TestExactlyOneNodeAnswers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if macs := w.answers(a); len(macs) != 1 {
+		// An announcement that comes by meanwhile looks like a second answer of the same node.
+		if macs := slices.Compact(w.answers(a)); len(macs) != 1 {
 			t.Errorf("one question for %s is answered by %v", a, macs)
 		}
 		if got := w.one(a, 5*time.Second); got != owner {
