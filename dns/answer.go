@@ -35,7 +35,7 @@ func (r *Resolver) Resolve(ctx context.Context, q *dns.Msg) *dns.Msg {
 			m.SetEdns0(maxUDP, false)
 			return m
 		}
-		m.SetEdns0(maxUDP, false)
+		m.SetEdns0(maxUDP, opt.Do())
 	}
 	question := q.Question[0]
 	switch {
@@ -88,7 +88,7 @@ func (r *Resolver) pointer(m *dns.Msg, a netip.Addr) bool {
 	q := m.Question[0]
 	if q.Qtype == dns.TypePTR {
 		for _, n := range names {
-			m.Answer = append(m.Answer, &dns.PTR{Hdr: header(q.Name, dns.TypePTR), Ptr: n + "." + r.Domains[0]})
+			m.Answer = append(m.Answer, &dns.PTR{Hdr: header(q.Name, dns.TypePTR), Ptr: fromWire(n) + "." + r.Domains[0]})
 		}
 	}
 	return true
@@ -162,21 +162,25 @@ func (r *Resolver) services(m *dns.Msg, domain string, list []srv) {
 	if len(list) == 0 {
 		return
 	}
-	weight := uint16(max(1, 100/len(list)))
+	k := rand.IntN(len(list))
+	list = append(list[k:len(list):len(list)], list[:k]...)
 	seen := map[string]bool{}
 	for _, s := range list {
-		target := s.target + "." + domain
-		m.Answer = append(m.Answer, &dns.SRV{Hdr: header(m.Question[0].Name, dns.TypeSRV), Priority: 0, Weight: weight, Port: s.port, Target: target})
+		target := fromWire(s.target) + "." + domain
+		m.Answer = append(m.Answer, &dns.SRV{Hdr: header(m.Question[0].Name, dns.TypeSRV), Priority: 0, Weight: weight(len(list)), Port: s.port, Target: target})
 		if seen[target] {
 			continue
 		}
 		seen[target] = true
-		if n, ok := r.Zone.look(s.target); ok {
+		if n, ok := r.Zone.lookWire(s.target); ok {
 			m.Extra = append(m.Extra, addresses(target, dns.TypeA, n.addrs)...)
 			m.Extra = append(m.Extra, addresses(target, dns.TypeAAAA, n.addrs)...)
 		}
 	}
 }
+
+// weight is that of each of n SRV records: all have the same share.
+func weight(n int) uint16 { return uint16(max(1, 100/n)) }
 
 // maxAliases bounds a chain of ExternalName services that point at each other.
 const maxAliases = 8
