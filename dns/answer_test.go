@@ -281,3 +281,47 @@ func BenchmarkResolveClusterName(b *testing.B) {
 		}
 	}
 }
+
+// Names of pods, by the setting; the name server's own; two domains; reverse names
+// of IPv6; all of the specification that is of no Service.
+func TestAnswersBesideServices(t *testing.T) {
+	r := &Resolver{Zone: fill(t, cluster(t)), Forward: upstream, Domains: []string{"cluster.local.", "corp.example."},
+		Servers: []netip.Addr{addr("10.96.0.10"), addr("fd00:96::a")}}
+	for _, tc := range []struct {
+		pods, name string
+		qtype      uint16
+		want       string
+	}{
+		{"insecure", "10-244-1-5.default.pod.cluster.local.", dns.TypeA, "NOERROR: A 10.244.1.5"},
+		{"insecure", "10-244-1-5.Default.POD.corp.example.", dns.TypeA, "NOERROR: A 10.244.1.5"},
+		{"insecure", "10-244-1-5.default.pod.cluster.local.", dns.TypeAAAA, "NOERROR:  +SOA"},
+		{"insecure", "fd00--1-5.default.pod.cluster.local.", dns.TypeAAAA, "NOERROR: AAAA fd00::1:5"},
+		{"insecure", "10-244-1-5.nowhere.pod.cluster.local.", dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"insecure", "10-244-1-500.default.pod.cluster.local.", dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"insecure", "x.10-244-1-5.default.pod.cluster.local.", dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"insecure", "web.default.pod.cluster.local.", dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"insecure", "default.pod.cluster.local.", dns.TypeA, "NOERROR:  +SOA"},
+		{"insecure", "pod.cluster.local.", dns.TypeA, "NOERROR:  +SOA"},
+		{"disabled", "10-244-1-5.default.pod.cluster.local.", dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"disabled", "pod.cluster.local.", dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"", "ns.dns.cluster.local.", dns.TypeA, "NOERROR: A 10.96.0.10"},
+		{"", "ns.dns.corp.example.", dns.TypeAAAA, "NOERROR: AAAA fd00:96::a"},
+		{"", "ns.dns.cluster.local.", dns.TypeTXT, "NOERROR:  +SOA"},
+		{"", "dns.cluster.local.", dns.TypeA, "NOERROR:  +SOA"},
+		{"", "corp.example.", dns.TypeNS, "NOERROR: NS ns.dns.corp.example."},
+		{"", "backend.default.svc.corp.example.", dns.TypeA, "NOERROR: A 10.96.100.50"},
+		{"", "_http._tcp.backend.default.svc.corp.example.", dns.TypeSRV, "NOERROR: SRV 0 100 80 backend.default.svc.corp.example."},
+		{"", "dns-version.corp.example.", dns.TypeTXT, `NOERROR: TXT "1.1.0"`},
+		{"", "0.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa.", dns.TypePTR, "NOERROR: PTR backend.default.svc.cluster.local."},
+	} {
+		r.Pods = tc.pods
+		m := r.Resolve(t.Context(), new(dns.Msg).SetQuestion(tc.name, tc.qtype))
+		if got := answerText(m); got != tc.want || !m.Authoritative {
+			t.Errorf("pods %s, %s %s: %s, want %s", tc.pods, tc.name, dns.TypeToString[tc.qtype], got, tc.want)
+		}
+	}
+	m := r.Resolve(t.Context(), new(dns.Msg).SetQuestion("cluster.local.", dns.TypeNS))
+	if len(m.Extra) != 2 || m.Extra[0].Header().Name != "ns.dns.cluster.local." {
+		t.Errorf("the glue of NS is %v", m.Extra)
+	}
+}

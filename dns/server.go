@@ -69,6 +69,10 @@ type Settings struct {
 	// Domains are the cluster's, with a final dot, the first one for PTR answers.
 	Domains   []string         `json:"domains"`
 	Upstreams []netip.AddrPort `json:"upstreams"`
+	// Pods is how the names of pods are answered.
+	Pods string `json:"pods,omitempty"`
+	// VIPs are the addresses of the cluster DNS.
+	VIPs []netip.Addr `json:"vips,omitempty"`
 	// Clients may ask; everybody else gets no answer.
 	Clients []netip.Prefix `json:"clients"`
 }
@@ -188,7 +192,8 @@ func (s *Server) resolve(q *dns.Msg, _ netip.Addr, t *tally) *dns.Msg {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	r := *s.resolver
-	r.Domains = s.settings.Load().Domains
+	set := s.settings.Load()
+	r.Domains, r.Pods, r.Servers = set.Domains, set.Pods, set.VIPs
 	m := r.Resolve(ctx, q)
 	qtype := uint16(0)
 	if len(q.Question) == 1 {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -465,8 +466,12 @@ func (a *agent) serviceLocal(snap model.Snapshot, node string) (service.Local, b
 func hostSysctls() sysctl.Set { return sysctl.Set{Root: hostSysctl, State: stateDir + "/sysctl"} }
 
 func (a *agent) placement() *dns.Placement {
+	domains := []string{a.cfg.ClusterDomain + "."}
+	for _, d := range a.cfg.DNS.ExtraDomains {
+		domains = append(domains, strings.ToLower(strings.TrimSuffix(d, "."))+".")
+	}
 	return &dns.Placement{Node: a.node, Service: model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName},
-		Feed: a.feed, NFT: a.nft, Domains: []string{a.cfg.ClusterDomain + "."}, Upstreams: a.upstreams, Log: a.log}
+		Feed: a.feed, NFT: a.nft, Domains: domains, Pods: a.cfg.DNS.Pods, Upstreams: a.upstreams, Log: a.log}
 }
 
 // dnsStandby gives the dns container its sockets while another agent owns the node.
