@@ -62,7 +62,7 @@ func TestBadSettings(t *testing.T) {
 		{"logLevel: loud", `logLevel: found "loud"; allowed: debug, info, warn, error`},
 		{"networkpolicy: {enabled: true}", `networkpolicy: no such setting (not built, or a typing error); allowed here: apiServer,`},
 		{"dns: {enabeld: true}", `dns.enabeld: no such setting (not built, or a typing error); allowed here: enabled, pods, extraDomains, upstreams`},
-		{"dns: {pods: verified}", `dns.pods: found "verified"; that is not built yet; allowed: disabled, insecure`},
+		{"dns: {pods: secure}", `dns.pods: found "secure"; allowed: disabled, insecure, verified`},
 		{"dns: {extraDomains: [a..b]}", `dns.extraDomains: found [a..b]; item 0: a list of DNS names is allowed`},
 		{"mode: auto\nmode: nftables", `not YAML`},
 		{"\x00", `not YAML`},

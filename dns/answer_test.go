@@ -325,3 +325,58 @@ func TestAnswersBesideServices(t *testing.T) {
 		t.Errorf("the glue of NS is %v", m.Extra)
 	}
 }
+
+// With dns.pods verified a pod has a name for each address, in its namespace only,
+// as long as one that has the address is there.
+func TestNamesOfPodsAreVerified(t *testing.T) {
+	s := cluster(t)
+	write := func(fn func(w *model.Writer)) {
+		t.Helper()
+		if err := s.Write(fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(func(w *model.Writer) {
+		w.PutPod(&model.Pod{Name: name("default/web"), IPs: []netip.Addr{addr("10.244.1.5"), addr("fd00::5")}})
+		for _, p := range []string{"default/host-a", "default/host-b"} {
+			w.PutPod(&model.Pod{Name: name(p), IPs: []netip.Addr{addr("192.0.2.1")}, HostNetwork: true})
+		}
+	})
+	z := NewZone()
+	w, err := s.Watch(model.NamespaceKind | model.PodKind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	r := &Resolver{Zone: z, Forward: upstream, Domains: []string{"cluster.local."}, Pods: PodsVerified}
+	expect := func(rel, want string) {
+		t.Helper()
+		snap, c, _ := w.Poll()
+		for _, k := range Keys(snap, c) {
+			e, ok, _ := Plan(snap, k)
+			if !ok {
+				z.Set(k, nil)
+				continue
+			}
+			z.Set(k, &e)
+		}
+		if got := answerText(r.Resolve(t.Context(), new(dns.Msg).SetQuestion(rel+".pod.cluster.local.", dns.TypeA))); got != want {
+			t.Errorf("%s: %s, want %s", rel, got, want)
+		}
+	}
+	expect("10-244-1-5.default", "NOERROR: A 10.244.1.5")
+	expect("10-244-1-5.empty", "NXDOMAIN:  +SOA")
+	expect("10-244-1-6.default", "NXDOMAIN:  +SOA")
+	expect("fd00--5.default", "NOERROR:  +SOA")
+	write(func(w *model.Writer) {
+		w.Delete(model.PodKind, name("default/web"))
+		w.Delete(model.PodKind, name("default/host-a"))
+	})
+	expect("10-244-1-5.default", "NXDOMAIN:  +SOA")
+	expect("192-0-2-1.default", "NOERROR: A 192.0.2.1")
+	write(func(w *model.Writer) { w.Delete(model.PodKind, name("default/host-b")) })
+	expect("192-0-2-1.default", "NXDOMAIN:  +SOA")
+	if len(z.pods) != 0 {
+		t.Errorf("%v is left behind", z.pods)
+	}
+}

@@ -14,12 +14,16 @@ const (
 	// PodsInsecure answers with any address that the name tells, when its namespace
 	// exists: 10-244-1-5.default.pod.cluster.local.
 	PodsInsecure = "insecure"
+	// PodsVerified answers when a pod of the namespace has the address. The agent
+	// watches all pods of the cluster for it.
+	PodsVerified = "verified"
 )
 
 // pod answers for a name below pod.<domain>, which rel is relative to: as the
-// address is in the name, there is nothing to look up but the namespace.
+// address is in the name, there is nothing to look up but that the namespace, or the
+// pod, exists.
 func (r *Resolver) pod(m *dns.Msg, rel string) (exists bool) {
-	if r.Pods != PodsInsecure {
+	if r.Pods != PodsInsecure && r.Pods != PodsVerified {
 		return false
 	}
 	labels := dns.SplitDomainName(rel)
@@ -33,7 +37,7 @@ func (r *Resolver) pod(m *dns.Msg, rel string) (exists bool) {
 		return true
 	}
 	a, ok := labelAddr(labels[0])
-	if !ok {
+	if !ok || (r.Pods == PodsVerified && !r.Zone.hasPod(labels[1], a)) {
 		return false
 	}
 	q := m.Question[0]

@@ -35,10 +35,13 @@ type Server struct {
 	metrics  *metrics
 
 	// outside, when set, may answer on the hot path what the zone does not: it
-	// writes behind out and must not block. Set before the first socket.
-	outside func(out, in []byte, q *question) ([]byte, bool)
-	// walks, when set, says of whom a missing name is for the slow path.
-	walks func(client netip.Addr) bool
+	// appends a reply of at most size bytes to out, and must not block. Set before
+	// the first socket.
+	outside func(out, query []byte, size int) ([]byte, bool)
+	// caller, when set, is told who asks what the hot path can answer, and whether
+	// that name is missing; true gives the query to the slow path. Set before the
+	// first socket.
+	caller func(client netip.Addr, query []byte, missing bool) bool
 
 	settings atomic.Pointer[Settings]
 	compiled atomic.Pointer[compiled]

@@ -238,9 +238,9 @@ func (r *reader) hot(zone *Zone, set *compiled, client netip.Addr, i int, in []b
 	s := r.u.server
 	out, missing, ok := zone.answer(r.out[i][:0], in, &r.q, set.domains, uint32(r.random.Uint64()))
 	if !ok && s.outside != nil {
-		out, ok = s.outside(r.out[i][:0], in, &r.q)
+		out, ok = s.outside(r.out[i][:0], in, maxUDP)
 	}
-	if !ok || (missing && s.walks != nil && s.walks(client)) {
+	if !ok || (s.caller != nil && s.caller(client, in, missing)) {
 		return nil
 	}
 	r.tally.hot++
@@ -255,6 +255,7 @@ func (r *reader) hot(zone *Zone, set *compiled, client netip.Addr, i int, in []b
 
 func (r *reader) reply(i int, out []byte) {
 	m := &r.outMsg[r.ready]
+	r.outVec[i].Base = &out[0]
 	r.outVec[i].SetLen(len(out))
 	m.hdr.Iov = &r.outVec[i]
 	m.hdr.Name, m.hdr.Namelen = r.inMsg[i].hdr.Name, r.inMsg[i].hdr.Namelen

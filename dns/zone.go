@@ -58,11 +58,20 @@ type Zone struct {
 	names   map[string]*node
 	reverse map[netip.Addr][]string
 	entries map[model.Name]Entry
+	// pods counts the pods of a namespace that have an address: those of the node's
+	// network share one.
+	pods map[podAddr]int
+}
+
+// podAddr is what the name of a pod tells.
+type podAddr struct {
+	namespace string
+	addr      netip.Addr
 }
 
 // NewZone makes a zone that holds the names which every cluster has.
 func NewZone() *Zone {
-	z := &Zone{names: map[string]*node{}, reverse: map[netip.Addr][]string{}, entries: map[model.Name]Entry{}}
+	z := &Zone{names: map[string]*node{}, reverse: map[netip.Addr][]string{}, entries: map[model.Name]Entry{}, pods: map[podAddr]int{}}
 	z.put("\x0bdns-version", content{exists: true, txt: []string{"1.1.0"}})
 	z.put("\x03svc", content{exists: true}) // with no service in it, too
 	return z
@@ -81,6 +90,14 @@ func (z *Zone) Set(key model.Name, e *Entry) {
 	}
 	z.mu.Lock()
 	defer z.mu.Unlock()
+	for _, p := range before.pods {
+		if z.pods[p]--; z.pods[p] == 0 {
+			delete(z.pods, p)
+		}
+	}
+	for _, p := range after.pods {
+		z.pods[p]++
+	}
 	for p := range before.pointers {
 		if _, stays := after.pointers[p]; !stays {
 			z.unpoint(p)
@@ -115,7 +132,7 @@ func (z *Zone) Reset(entries map[model.Name]Entry) {
 	defer z.writing.Unlock()
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	z.names, z.reverse, z.entries = fresh.names, fresh.reverse, fresh.entries
+	z.names, z.reverse, z.entries, z.pods = fresh.names, fresh.reverse, fresh.entries, fresh.pods
 }
 
 // Entries is a copy of what the zone is made of.
@@ -133,6 +150,7 @@ func (z *Zone) Entries() map[model.Name]Entry {
 type records struct {
 	names    map[string]*content
 	pointers map[pointer]struct{}
+	pods     []podAddr
 }
 
 // pointer is a name of an address in the reverse zone.
@@ -166,6 +184,12 @@ func build(key model.Name, e Entry) records {
 	r := records{names: map[string]*content{}, pointers: map[pointer]struct{}{}}
 	if key.Name == "" {
 		r.at(key.Namespace + ".svc")
+		return r
+	}
+	if len(e.Pod) > 0 {
+		for _, a := range e.Pod {
+			r.pods = append(r.pods, podAddr{key.Namespace, a})
+		}
 		return r
 	}
 	base := strings.ToLower(key.Name + "." + key.Namespace + ".svc")
@@ -297,6 +321,13 @@ func (z *Zone) lookWire(name string) (node, bool) {
 		return node{}, false
 	}
 	return *n, true
+}
+
+// hasPod says whether a pod of the namespace has the address.
+func (z *Zone) hasPod(namespace string, a netip.Addr) bool {
+	z.mu.RLock()
+	defer z.mu.RUnlock()
+	return z.pods[podAddr{namespace, a}] > 0
 }
 
 // pointer returns the relative names of an address, in wire form.

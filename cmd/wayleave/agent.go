@@ -197,7 +197,7 @@ func (a *agent) fromKubelet() error {
 }
 
 func (a *agent) source(ctx context.Context) error {
-	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, Log: a.log,
+	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, AllPods: a.cfg.DNS.Enabled && a.cfg.DNS.Pods == dns.PodsVerified, Log: a.log,
 		Report: func(kind string, n model.Name, problems []model.Problem) {
 			a.problems.Set("source", kind+" "+n.String(), problems)
 		}}
@@ -306,8 +306,12 @@ func (a *agent) dnsFeed(ctx context.Context) error {
 }
 
 func (a *agent) dnsNames(ctx context.Context) error {
+	kinds := model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind
+	if a.cfg.DNS.Pods == dns.PodsVerified {
+		kinds |= model.PodKind
+	}
 	loop := &reconcile.Loop[model.Name, dns.Entry]{
-		Name: "dns", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind,
+		Name: "dns", Store: a.store, Kinds: kinds,
 		Keys: dns.Keys, Plan: dns.Plan, Equal: dns.Equal, Target: a.feed, Health: a.health("dns"), Log: a.log,
 		Report: func(key string, problems []model.Problem) { a.problems.Set("dns", key, problems) },
 	}
