@@ -63,11 +63,11 @@ type Placement struct {
 	Feed    *Feed
 	Net     link.Net
 	NFT     nft.Conn
-	// Domains and Upstreams complete the settings; Upstreams gets the VIPs, which
-	// must not be among them.
-	Domains   []string
-	Upstreams func(own []netip.Addr) []netip.AddrPort
-	Log       *slog.Logger
+	// Domains and Forwarding complete the settings; Forwarding gets the VIPs, which
+	// must not be among its servers.
+	Domains    []string
+	Forwarding func(own []netip.Addr) Forwarding
+	Log        *slog.Logger
 }
 
 var _ reconcile.Target[model.Name, Place] = (*Placement)(nil)
@@ -127,7 +127,7 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 }
 
 func (p *Placement) tell(place Place) {
-	p.Feed.Configure(Settings{Domains: p.Domains, Upstreams: p.Upstreams(place.VIPs), Clients: place.Clients})
+	p.Feed.Configure(Settings{Domains: p.Domains, Forwarding: p.Forwarding(place.VIPs), Clients: place.Clients})
 	p.Feed.Listen(sockets(place))
 }
 

@@ -60,6 +60,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := p.health(ctx, reg, ready); err != nil {
 		return err
 	}
+	defer p.server.forward.Close()
 	defer p.server.Keep(nil)
 	for wait := 50 * time.Millisecond; ctx.Err() == nil; {
 		start := time.Now()

@@ -41,8 +41,9 @@ type Server struct {
 // Settings are what the agent tells the server beside the records.
 type Settings struct {
 	// Domains are the cluster's, with a final dot, the first one for PTR answers.
-	Domains   []string         `json:"domains"`
-	Upstreams []netip.AddrPort `json:"upstreams"`
+	Domains []string `json:"domains"`
+	// Forwarding is for names outside of the cluster.
+	Forwarding Forwarding `json:"forwarding"`
 	// Clients may ask; everybody else gets no answer.
 	Clients []netip.Prefix `json:"clients"`
 }
@@ -79,6 +80,7 @@ func NewServer(zone *Zone, reg prometheus.Registerer, log *slog.Logger) *Server 
 	m := newMetrics(reg)
 	s := &Server{log: log, metrics: m, sockets: map[Socket]*dns.Server{}}
 	s.forward = NewForwarder(m.forwarded.Inc)
+	reg.MustRegister(s.forward)
 	s.resolver = &Resolver{Zone: zone, Forward: s.forward.Forward}
 	s.settings.Store(&Settings{})
 	return s
@@ -87,7 +89,7 @@ func NewServer(zone *Zone, reg prometheus.Registerer, log *slog.Logger) *Server 
 // Configure replaces the settings.
 func (s *Server) Configure(c Settings) {
 	s.settings.Store(&c)
-	s.forward.Set(c.Upstreams)
+	s.forward.Configure(c.Forwarding)
 }
 
 // Sockets are those that are open now.
