@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -163,6 +164,13 @@ func dnsName(s string) error {
 		return errors.New("a DNS name has 253 letters at the most")
 	}
 	return domain(strings.ReplaceAll(s, "_", "-"))
+}
+
+func certificates(s string) error {
+	if !x509.NewCertPool().AppendCertsFromPEM([]byte(s)) {
+		return errors.New("certificates in PEM (BEGIN CERTIFICATE) are allowed")
+	}
+	return nil
 }
 
 func number(at func(*Config) *int, low, high int) setter {

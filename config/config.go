@@ -73,6 +73,8 @@ type DNS struct {
 	// StubDomains and Hosts have names in lower case with a final dot.
 	StubDomains map[string][]model.Nameserver
 	Hosts       map[string][]netip.Addr
+	// TLSCA is PEM, of authorities beside the public ones.
+	TLSCA string
 	// CacheMiB is 0 for no cache.
 	CacheMiB              int
 	CacheTTL, NegativeTTL time.Duration
@@ -147,8 +149,10 @@ func settings() []setting {
 			"Servers of single domains, as in corp.example: [10.0.0.53]. They are asked for all names below, and only they."}},
 		{"dns.hosts", `{}`, table(func(c *Config) *map[string][]netip.Addr { return &c.DNS.Hosts }, netip.ParseAddr, "IP addresses"), []string{
 			"Addresses of single names outside of the cluster, as in printer.corp.example: [10.0.0.9]."}},
-		{"dns.cacheMiB", "16", number(func(c *Config) *int { return &c.DNS.CacheMiB }, 0, 1024), []string{
-			"MiB for answers of other servers: 0 (no cache) to 1024."}},
+		{"dns.tlsCA", `""`, text(func(c *Config) *string { return &c.DNS.TLSCA }, certificates), []string{
+			"Certificates (PEM) of authorities that servers of tls:// may have, beside the public ones."}},
+		{"dns.cacheMiB", "16", number(func(c *Config) *int { return &c.DNS.CacheMiB }, 0, 128), []string{
+			"MiB for answers of other servers: 0 (no cache) to 128."}},
 		{"dns.cacheTTL", "1h", duration(func(c *Config) *time.Duration { return &c.DNS.CacheTTL }, time.Second, 24*time.Hour), []string{
 			"The longest that an answer is kept: 1s to 24h. A shorter TTL of its own counts."}},
 		{"dns.negativeTTL", "30m", duration(func(c *Config) *time.Duration { return &c.DNS.NegativeTTL }, time.Second, 24*time.Hour), []string{

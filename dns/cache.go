@@ -157,7 +157,6 @@ func (c *Cache) find(key []byte, now time.Time) (*entry, Hit) {
 	}
 	switch {
 	case hit == Miss:
-		s.misses.Add(1)
 		return nil, Miss
 	case e.denial:
 		s.denials.Add(1)
@@ -203,6 +202,9 @@ func (c *Cache) old(key []byte, now time.Time) *entry {
 	}
 	return nil
 }
+
+// missed counts a query that servers must be asked for.
+func (c *Cache) missed(key []byte) { c.shard(key).misses.Add(1) }
 
 // servedStale counts a reply that was told past its time by the slow way.
 func (c *Cache) servedStale(key []byte) { c.shard(key).stale.Add(1) }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates
 	"golang.org/x/sync/singleflight"
 
 	"wayleave.dev/model"
@@ -45,7 +46,10 @@ type Forwarding struct {
 	Stubs map[string][]model.Nameserver `json:"stubs,omitempty"`
 	// Hosts are names with addresses of their own, in lower case with a final dot.
 	Hosts map[string][]netip.Addr `json:"hosts,omitempty"`
-	Cache CacheLimits             `json:"cache"`
+	// CA is PEM, of authorities beside the public ones for servers that are asked by
+	// TLS.
+	CA    string      `json:"ca,omitempty"`
+	Cache CacheLimits `json:"cache"`
 }
 
 // Forwarder answers for names outside of the cluster: hosts of the settings, the
@@ -54,9 +58,8 @@ type Forwarder struct {
 	// Cache is for the hot path, beside Answer.
 	Cache *Cache
 
-	dial  dialer
-	roots *x509.CertPool // nil for the system's
-	now   func() time.Time
+	dial dialer
+	now  func() time.Time
 	// failed counts tries that brought nothing.
 	failed  func()
 	slots   chan struct{}
@@ -73,6 +76,7 @@ type routes struct {
 	upstream []*remote
 	stubs    map[string][]*remote
 	hosts    *hosts
+	roots    *x509.CertPool
 	// generation keeps queries of earlier settings apart.
 	generation int
 }
@@ -99,7 +103,7 @@ func (f *Forwarder) Configure(s Forwarding) {
 	if reflect.DeepEqual(same, s) {
 		return
 	}
-	r := &routes{settings: s, all: map[model.Nameserver]*remote{}, stubs: map[string][]*remote{}, hosts: newHosts(s.Hosts), generation: old.generation + 1}
+	r := &routes{settings: s, all: map[model.Nameserver]*remote{}, stubs: map[string][]*remote{}, hosts: newHosts(s.Hosts), roots: roots(s.CA), generation: old.generation + 1}
 	r.upstream = f.servers(r, old, s.Upstreams)
 	for domain, list := range s.Stubs {
 		r.stubs[domain] = f.servers(r, old, list)
@@ -107,7 +111,7 @@ func (f *Forwarder) Configure(s Forwarding) {
 	f.routes.Store(r)
 	f.Cache.Clear()
 	for n, u := range old.all {
-		if r.all[n] == nil {
+		if r.all[n] != u {
 			u.close()
 		}
 	}
@@ -116,16 +120,27 @@ func (f *Forwarder) Configure(s Forwarding) {
 func (f *Forwarder) servers(r, old *routes, list []model.Nameserver) (out []*remote) {
 	for _, n := range list {
 		u := r.all[n]
-		if u == nil {
+		if u == nil && r.settings.CA == old.settings.CA {
 			u = old.all[n]
 		}
 		if u == nil {
-			u = newRemote(n, f.dial, f.roots)
+			u = newRemote(n, f.dial, r.roots)
 		}
 		r.all[n] = u
 		out = append(out, u)
 	}
 	return out
+}
+
+// roots are the system's or, where there are none, those built in (Mozilla's), and
+// those of the settings.
+func roots(ca string) *x509.CertPool {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	pool.AppendCertsFromPEM([]byte(ca)) // checked by the settings
+	return pool
 }
 
 // Close ends what runs in the background.
@@ -163,6 +178,7 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	if hit != Miss {
 		return f.unpack(e, q)
 	}
+	f.Cache.missed(key)
 	var patience <-chan time.Time
 	if e = f.Cache.old(key, f.now()); e != nil {
 		t := time.NewTimer(staleAfter)

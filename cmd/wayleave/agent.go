@@ -505,7 +505,7 @@ func (a *agent) dnsPlacement(ctx context.Context) error {
 // addresses of the cluster DNS, which is not asked by itself.
 func (a *agent) forwarding(own []netip.Addr) dns.Forwarding {
 	c := a.cfg.DNS
-	out := dns.Forwarding{Hosts: c.Hosts, Stubs: map[string][]model.Nameserver{},
+	out := dns.Forwarding{Hosts: c.Hosts, CA: c.TLSCA, Stubs: map[string][]model.Nameserver{},
 		Cache: dns.CacheLimits{Bytes: c.CacheMiB << 20, TTL: c.CacheTTL, NegativeTTL: c.NegativeTTL, Stale: c.StaleFor}}
 	var errs []error
 	for domain, list := range c.StubDomains {
