@@ -1,9 +1,11 @@
 package config
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	neturl "net/url"
 	"slices"
@@ -126,11 +128,63 @@ func list[T any](at func(*Config) *[]T, parse func(string) (T, error), what stri
 	}
 }
 
-func upstream(s string) (netip.AddrPort, error) {
-	if a, err := netip.ParseAddr(s); err == nil {
-		return netip.AddrPortFrom(a, 53), nil
+// nameservers are what lists of DNS servers may have.
+const nameservers = "IP addresses, each with :port or without, or tls://IP@NAME"
+
+// table is a map from DNS names to lists. The names become lower case with a final dot.
+func table[T any](at func(*Config) *map[string][]T, parse func(string) (T, error), what string) setter {
+	return func(c *Config, v any) error {
+		tree, ok := v.(map[string]any)
+		if !ok {
+			return fmt.Errorf("DNS names are allowed, each with a list of %s", what)
+		}
+		out := map[string][]T{}
+		for _, name := range slices.Sorted(maps.Keys(tree)) {
+			if err := dnsName(name); err != nil {
+				return fmt.Errorf("%q: %w", name, err)
+			}
+			var items []T
+			if err := list(func(*Config) *[]T { return &items }, parse, what)(nil, tree[name]); err != nil {
+				return fmt.Errorf("%q: %w", name, err)
+			}
+			if len(items) == 0 {
+				return fmt.Errorf("%q: at least one is needed of %s", name, what)
+			}
+			key := strings.ToLower(strings.TrimSuffix(name, ".")) + "."
+			if _, ok := out[key]; ok {
+				return fmt.Errorf("%q: the name is there twice", name)
+			}
+			out[key] = items
+		}
+		*at(c) = out
+		return nil
 	}
-	return netip.ParseAddrPort(s)
+}
+
+// dnsName allows underscores beside a domain's letters.
+func dnsName(s string) error {
+	if len(strings.TrimSuffix(s, ".")) > 253 {
+		return errors.New("a DNS name has 253 letters at the most")
+	}
+	return domain(strings.ReplaceAll(s, "_", "-"))
+}
+
+func certificates(s string) error {
+	if !x509.NewCertPool().AppendCertsFromPEM([]byte(s)) {
+		return errors.New("certificates in PEM (BEGIN CERTIFICATE) are allowed")
+	}
+	return nil
+}
+
+func number(at func(*Config) *int, low, high int) setter {
+	return func(c *Config, v any) error {
+		n, ok := v.(float64)
+		if !ok || n != float64(int(n)) || int(n) < low || int(n) > high {
+			return fmt.Errorf("a number from %d to %d is allowed", low, high)
+		}
+		*at(c) = int(n)
+		return nil
+	}
 }
 
 func network(s string) (netip.Prefix, error) {

@@ -13,10 +13,12 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"wayleave.dev/model"
 )
 
 // Config is the checked settings. It is a value: copies are independent but for
-// the slices, which nobody changes.
+// the slices and maps, which nobody changes.
 type Config struct {
 	APIServer     string
 	ClusterDomain string
@@ -65,8 +67,19 @@ type IPVS struct {
 
 // DNS is the settings of the feature of that name.
 type DNS struct {
-	Enabled   bool
-	Upstreams []netip.AddrPort
+	Enabled bool
+	// Upstreams are empty for those of the node's resolv.conf.
+	Upstreams []model.Nameserver
+	// StubDomains and Hosts have names in lower case with a final dot.
+	StubDomains map[string][]model.Nameserver
+	Hosts       map[string][]netip.Addr
+	// TLSCA is PEM, of authorities beside the public ones.
+	TLSCA string
+	// CacheMiB is 0 for no cache.
+	CacheMiB              int
+	CacheTTL, NegativeTTL time.Duration
+	// StaleFor is how long past its life a reply is told when no server answers.
+	StaleFor time.Duration
 	// Pods is how the names of pods are answered: disabled, insecure or verified.
 	Pods string
 	// ExtraDomains are domains of the cluster beside its ClusterDomain.
@@ -138,8 +151,23 @@ func settings() []setting {
 			"when the namespace exists; verified when such a pod exists, and has every agent watch all pods of the cluster."}},
 		{"dns.extraDomains", `[]`, list(func(c *Config) *[]string { return &c.DNS.ExtraDomains }, domainName, "DNS names"), []string{
 			"Domains in which the cluster's names are answered, too. Reverse names are of clusterDomain."}},
-		{"dns.upstreams", `[]`, list(func(c *Config) *[]netip.AddrPort { return &c.DNS.Upstreams }, upstream, "IP addresses, each with :port or without"), []string{
-			"Servers for names outside of the cluster. Empty: those of the node's /etc/resolv.conf."}},
+		{"dns.upstreams", `[]`, list(func(c *Config) *[]model.Nameserver { return &c.DNS.Upstreams }, model.ParseNameserver, nameservers), []string{
+			"Servers for names outside of the cluster, asked in this order; tls://9.9.9.9@dns.quad9.net is DNS over TLS. Empty:",
+			"those of the node's /etc/resolv.conf."}},
+		{"dns.stubDomains", `{}`, table(func(c *Config) *map[string][]model.Nameserver { return &c.DNS.StubDomains }, model.ParseNameserver, nameservers), []string{
+			"Servers of single domains, as in corp.example: [10.0.0.53]. They are asked for all names below, and only they."}},
+		{"dns.hosts", `{}`, table(func(c *Config) *map[string][]netip.Addr { return &c.DNS.Hosts }, netip.ParseAddr, "IP addresses"), []string{
+			"Addresses of single names outside of the cluster, as in printer.corp.example: [10.0.0.9]."}},
+		{"dns.tlsCA", `""`, text(func(c *Config) *string { return &c.DNS.TLSCA }, certificates), []string{
+			"Certificates (PEM) of authorities that servers of tls:// may have, beside the public ones."}},
+		{"dns.cacheMiB", "16", number(func(c *Config) *int { return &c.DNS.CacheMiB }, 0, 128), []string{
+			"MiB for answers of other servers: 0 (no cache) to 128."}},
+		{"dns.cacheTTL", "1h", duration(func(c *Config) *time.Duration { return &c.DNS.CacheTTL }, time.Second, 24*time.Hour), []string{
+			"The longest that an answer is kept: 1s to 24h. A shorter TTL of its own counts."}},
+		{"dns.negativeTTL", "30m", duration(func(c *Config) *time.Duration { return &c.DNS.NegativeTTL }, time.Second, 24*time.Hour), []string{
+			"The longest that the absence of a name is kept: 1s to 24h."}},
+		{"dns.staleFor", "24h", duration(func(c *Config) *time.Duration { return &c.DNS.StaleFor }, 0, 7*24*time.Hour), []string{
+			"How long past its life an answer is told while no server answers: 0s (never) to 168h."}},
 		{"loadbalancer.enabled", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Enabled }), []string{
 			"Addresses of AddressPools for Services of type LoadBalancer. Off: another load balancer gives them, or none."}},
 		{"loadbalancer.default", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Default }), []string{

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -41,6 +42,21 @@ func TestGoodSettings(t *testing.T) {
 	}
 }
 
+func TestStubDomainsAndHosts(t *testing.T) {
+	c, err := Parse([]byte("dns:\n  upstreams: [\"tls://9.9.9.9@dns.quad9.net\"]\n  stubDomains: {Corp.example: [10.0.0.53, \"[fd00::53]:5353\"]}\n  hosts: {printer.corp.example.: [10.0.0.9]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprint(c.DNS.Upstreams, c.DNS.StubDomains, c.DNS.Hosts)
+	if want := "[tls://9.9.9.9:853@dns.quad9.net] map[corp.example.:[10.0.0.53:53 [fd00::53]:5353]] map[printer.corp.example.:[10.0.0.9]]"; got != want {
+		t.Errorf("read %s, want %s", got, want)
+	}
+	// The ConfigMap's own key for the group.
+	if c, err = ParseData(map[string]string{"dns": "hosts: {a.example: [10.0.0.1]}"}); err != nil || len(c.DNS.Hosts) != 1 {
+		t.Errorf("as a key of the ConfigMap: %v, %v", c.DNS.Hosts, err)
+	}
+}
+
 // Every wrong setting names its key, what was found and what is allowed.
 func TestBadSettings(t *testing.T) {
 	for _, tc := range []struct{ in, want string }{
@@ -54,6 +70,18 @@ func TestBadSettings(t *testing.T) {
 		{"mode: 7", `mode: found 7; allowed: auto, nftables`},
 		{"dns: {enabled: maybe}", `dns.enabled: found "maybe"; true and false are allowed`},
 		{"dns: {upstreams: [nine]}", `dns.upstreams: found [nine]; item 0: a list of IP addresses`},
+		{"dns: {upstreams: [\"tls://9.9.9.9@\"]}", `dns.upstreams: found [tls://9.9.9.9@]; item 0: a list of IP addresses, each with :port or without, or tls://IP@NAME`},
+		{"dns: {stubDomains: [9.9.9.9]}", `dns.stubDomains: found [9.9.9.9]; DNS names are allowed, each with a list of IP addresses`},
+		{"dns: {stubDomains: {a..b: [9.9.9.9]}}", `"a..b": a DNS name like cluster.local is allowed`},
+		{"dns: {stubDomains: {corp.example: [9.9.9.9, x]}}", `"corp.example": item 1: a list of IP addresses`},
+		{"dns: {stubDomains: {corp.example: []}}", `"corp.example": at least one is needed`},
+		{"dns: {hosts: {printer.corp: [host]}}", `dns.hosts: found map[printer.corp:[host]]; "printer.corp": item 0: a list of IP addresses is allowed`},
+		{"dns: {hosts: {A.b: [10.0.0.1], a.B.: [10.0.0.2]}}", `the name is there twice`},
+		{"dns: {cacheMiB: 4096}", `dns.cacheMiB: found 4096; a number from 0 to 128 is allowed`},
+		{"dns: {tlsCA: x}", `dns.tlsCA: found "x"; certificates in PEM (BEGIN CERTIFICATE) are allowed`},
+		{"dns: {cacheTTL: 0s}", `dns.cacheTTL: found "0s"; a duration from 1s to 24h0m0s is allowed`},
+		{"dns: {negativeTTL: x}", `dns.negativeTTL: found "x"; a duration`},
+		{"dns: {staleFor: 1000h}", `dns.staleFor: found "1000h"; a duration from 0s to 168h0m0s is allowed`},
 		{"dns: 5", `dns: found 5; a group of settings is allowed`},
 		{"podnetwork: {coolDown: 3d}", `podnetwork.coolDown: found "3d"; a duration from 0s to 1h0m0s is allowed`},
 		{"apiServer: 10.0.0.1", `apiServer: found "10.0.0.1"; a URL like https://10.0.0.1:6443 is allowed`},

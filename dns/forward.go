@@ -2,32 +2,83 @@ package dns
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"net/netip"
 	"os"
+	"reflect"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
+	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates
+	"golang.org/x/sync/singleflight"
+
+	"wayleave.dev/model"
 )
 
 // Forwarding bounds.
 const (
-	// upstreamPatience is for one try at one upstream; clients wait 5 s in all.
-	upstreamPatience = 1500 * time.Millisecond
-	// upstreamQueries are under way at once at the most; more get SERVFAIL, so
-	// that a dead upstream cannot eat the memory.
-	upstreamQueries = 4096
+	// upstreamTries are under way at once at the most; more get SERVFAIL, so that
+	// dead upstreams cannot eat the memory.
+	upstreamTries = 4096
+	// hedgeAfter a try without an answer, the next server is asked beside it.
+	hedgeAfter = 500 * time.Millisecond
+	// leastTries are made for a query, also at one server: datagrams get lost.
+	leastTries = 3
+	mostTries  = 6
+	// staleAfter is how long a client waits for servers when there is an old answer
+	// (RFC 8767, 5).
+	staleAfter = 1800 * time.Millisecond
 )
 
-// Forwarder asks upstream servers. Safe for concurrent use.
+// Forwarding is the settings of the Forwarder.
+type Forwarding struct {
+	// Upstreams are asked in this order, those that answer first.
+	Upstreams []model.Nameserver `json:"upstreams"`
+	// Stubs are the servers of domains, which are in lower case with a final dot.
+	Stubs map[string][]model.Nameserver `json:"stubs,omitempty"`
+	// Hosts are names with addresses of their own, in lower case with a final dot.
+	Hosts map[string][]netip.Addr `json:"hosts,omitempty"`
+	// CA is PEM, of authorities beside the public ones for servers that are asked by
+	// TLS.
+	CA    string      `json:"ca,omitempty"`
+	Cache CacheLimits `json:"cache"`
+}
+
+// Forwarder answers for names outside of the cluster: hosts of the settings, the
+// cache, then upstream servers. Safe for concurrent use.
 type Forwarder struct {
-	upstreams atomic.Pointer[[]netip.AddrPort]
-	slots     chan struct{}
+	// Cache is for the hot path, beside Answer.
+	Cache *Cache
+
+	dial dialer
+	now  func() time.Time
 	// failed counts tries that brought nothing.
-	failed func()
+	failed  func()
+	slots   chan struct{}
+	flights singleflight.Group
+
+	mu     sync.Mutex // of Configure
+	routes atomic.Pointer[routes]
+}
+
+// routes is where which name is asked. It is immutable.
+type routes struct {
+	settings Forwarding
+	all      map[model.Nameserver]*remote
+	upstream []*remote
+	stubs    map[string][]*remote
+	hosts    *hosts
+	roots    *x509.CertPool
+	// generation keeps queries of earlier settings apart.
+	generation int
 }
 
 // NewForwarder makes a Forwarder without upstreams; failed may be nil.
@@ -35,76 +86,279 @@ func NewForwarder(failed func()) *Forwarder {
 	if failed == nil {
 		failed = func() {}
 	}
-	return &Forwarder{slots: make(chan struct{}, upstreamQueries), failed: failed}
+	f := &Forwarder{Cache: NewCache(), dial: (&net.Dialer{}).DialContext, now: time.Now, failed: failed, slots: make(chan struct{}, upstreamTries)}
+	f.routes.Store(&routes{})
+	return f
 }
 
-// Set replaces the upstreams, which are tried in this order.
-func (f *Forwarder) Set(upstreams []netip.AddrPort) { f.upstreams.Store(&upstreams) }
+// Configure replaces the settings. Servers that stay keep their health. The cache is
+// cleared when other servers or hosts answer.
+func (f *Forwarder) Configure(s Forwarding) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old := f.routes.Load()
+	f.Cache.Limit(s.Cache)
+	same := old.settings
+	same.Cache = s.Cache
+	if reflect.DeepEqual(same, s) {
+		return
+	}
+	r := &routes{settings: s, all: map[model.Nameserver]*remote{}, stubs: map[string][]*remote{}, hosts: newHosts(s.Hosts), roots: roots(s.CA), generation: old.generation + 1}
+	r.upstream = f.servers(r, old, s.Upstreams)
+	for domain, list := range s.Stubs {
+		r.stubs[domain] = f.servers(r, old, list)
+	}
+	f.routes.Store(r)
+	f.Cache.Clear()
+	for n, u := range old.all {
+		if r.all[n] != u {
+			u.close()
+		}
+	}
+}
 
-// Forward resolves a query upstream.
+func (f *Forwarder) servers(r, old *routes, list []model.Nameserver) (out []*remote) {
+	for _, n := range list {
+		u := r.all[n]
+		if u == nil && r.settings.CA == old.settings.CA {
+			u = old.all[n]
+		}
+		if u == nil {
+			u = newRemote(n, f.dial, r.roots)
+		}
+		r.all[n] = u
+		out = append(out, u)
+	}
+	return out
+}
+
+// roots are the system's or, where there are none, those built in (Mozilla's), and
+// those of the settings.
+func roots(ca string) *x509.CertPool {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	pool.AppendCertsFromPEM([]byte(ca)) // checked by the settings
+	return pool
+}
+
+// Close ends what runs in the background.
+func (f *Forwarder) Close() { f.Configure(Forwarding{}) }
+
+// Answer appends the reply to a query to dst when the cache has it, as
+// Cache.Lookup does, and fetches anew what is soon too old.
+func (f *Forwarder) Answer(dst, query []byte, size int) ([]byte, bool) {
+	dst, hit := f.Cache.Lookup(dst, query, size, f.now())
+	if hit == Refresh {
+		q := new(dns.Msg)
+		if err := q.Unpack(query); err == nil {
+			if key, err := keyOf(q); err == nil {
+				f.fetch(key, q)
+			}
+		}
+	}
+	return dst, hit != Miss
+}
+
+// Forward resolves a query: from the hosts, the cache, or upstream. The message is
+// the caller's own.
 func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
-	list := f.upstreams.Load()
-	if list == nil || len(*list) == 0 {
-		return nil, errors.New("no upstream server is known")
+	if m, ok := f.routes.Load().hosts.answer(q); ok {
+		return m, nil
+	}
+	key, err := keyOf(q)
+	if err != nil {
+		return nil, fmt.Errorf("the name cannot be asked: %w", err)
+	}
+	e, hit := f.Cache.find(key, f.now())
+	if hit == Refresh {
+		f.fetch(key, q)
+	}
+	if hit != Miss {
+		return f.unpack(e, q)
+	}
+	f.Cache.missed(key)
+	var patience <-chan time.Time
+	if e = f.Cache.old(key, f.now()); e != nil {
+		t := time.NewTimer(staleAfter)
+		defer t.Stop()
+		patience = t.C
 	}
 	select {
-	case f.slots <- struct{}{}:
-		defer func() { <-f.slots }()
-	default:
-		return nil, errors.New("too many queries are waiting for upstream servers")
-	}
-	ask := new(dns.Msg)
-	ask.Id = dns.Id()
-	ask.RecursionDesired = true
-	ask.CheckingDisabled = q.CheckingDisabled
-	ask.Question = q.Question
-	ask.SetEdns0(maxUDP, false)
-	if opt := q.IsEdns0(); opt != nil {
-		ask.IsEdns0().SetDo(opt.Do())
-	}
-	var errs []error
-	for _, upstream := range *list {
-		got, err := exchange(ctx, ask, upstream)
-		if err == nil {
-			return got, nil
+	case got := <-f.fetch(key, q):
+		if got.Err == nil {
+			return copyFor(got.Val.(*dns.Msg), q), nil
 		}
-		f.failed()
-		errs = append(errs, fmt.Errorf("upstream %s: %w", upstream, err))
-		if ctx.Err() != nil {
-			break
-		}
+		err = got.Err
+	case <-patience:
+		f.Cache.stalled(key, f.now())
+	case <-ctx.Done():
+		err = ctx.Err()
 	}
-	return nil, errors.Join(errs...)
+	if e != nil {
+		f.Cache.servedStale(key)
+		return f.unpack(e, q)
+	}
+	return nil, err
 }
 
-// exchange asks one upstream, by TCP when the answer does not fit a datagram.
-func exchange(ctx context.Context, ask *dns.Msg, upstream netip.AddrPort) (*dns.Msg, error) {
-	client := dns.Client{Net: "udp", Timeout: upstreamPatience, UDPSize: maxUDP}
-	got, _, err := client.ExchangeContext(ctx, ask, upstream.String())
-	if err == nil && got.Truncated {
-		client.Net = "tcp"
-		got, _, err = client.ExchangeContext(ctx, ask, upstream.String())
+// fetch asks upstream, once for all that wait for the same, and fills the cache. It
+// goes on when nobody waits any more.
+func (f *Forwarder) fetch(key []byte, q *dns.Msg) <-chan singleflight.Result {
+	r := f.routes.Load()
+	ask := new(dns.Msg)
+	ask.SetQuestion(strings.ToLower(q.Question[0].Name), q.Question[0].Qtype)
+	ask.CheckingDisabled = q.CheckingDisabled
+	ask.SetEdns0(maxUDP, doBit(q))
+	return f.flights.DoChan(fmt.Sprintf("%d %s", r.generation, key), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		got, err := f.exchange(ctx, r.route(ask.Question[0].Name), ask)
+		if f.routes.Load() != r {
+			return got, err // of earlier settings: not for the cache
+		}
+		if err == nil {
+			f.Cache.Put(key, got, f.now())
+			return got, nil
+		}
+		if !errors.Is(err, errBusy) {
+			f.Cache.fail(key, new(dns.Msg).SetRcode(ask, dns.RcodeServerFailure), f.now())
+		}
+		return nil, err
+	})
+}
+
+// route is the servers for a name: those of the longest domain above it.
+func (r *routes) route(name string) []*remote {
+	if len(r.stubs) > 0 {
+		for at, end := 0, false; !end; at, end = dns.NextLabel(name, at) {
+			if list, ok := r.stubs[name[at:]]; ok {
+				return list
+			}
+		}
 	}
-	if err != nil {
+	return r.upstream
+}
+
+var errBusy = errors.New("too many queries are waiting for upstream servers")
+
+type attempt struct {
+	server *remote
+	got    *dns.Msg
+	err    error
+}
+
+// exchange asks one server after the other, those first that are well. A server that
+// is slow is not waited for: the next one is asked beside it.
+func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) (*dns.Msg, error) {
+	if len(list) == 0 {
+		return nil, errors.New("no upstream server is known")
+	}
+	order := slices.Clone(list)
+	slices.SortStableFunc(order, func(a, b *remote) int { return btoi(a.down()) - btoi(b.down()) })
+	tries := min(max(len(order), leastTries), mostTries)
+	results := make(chan attempt, tries)
+	hedge := time.NewTicker(hedgeAfter)
+	defer hedge.Stop()
+	var errs []error
+	refused := map[*remote]bool{}
+	started, running := 0, 0
+	for {
+		if started < tries && running == 0 || started == 0 {
+			u := order[started%len(order)]
+			started++
+			if !refused[u] { // who has answered is not asked again
+				if !f.try(ctx, u, ask, results) {
+					return nil, errors.Join(append(errs, errBusy)...)
+				}
+				running++
+				hedge.Reset(hedgeAfter)
+			}
+			continue
+		}
+		if running == 0 {
+			return nil, errors.Join(errs...)
+		}
+		select {
+		case a := <-results:
+			running--
+			if a.err == nil {
+				return a.got, nil
+			}
+			var code *rcodeError
+			refused[a.server] = refused[a.server] || errors.As(a.err, &code)
+			errs = append(errs, fmt.Errorf("upstream %s: %w", a.server.Nameserver, a.err))
+		case <-hedge.C:
+			if u := order[started%len(order)]; started < tries && !refused[u] {
+				started++
+				if f.try(ctx, u, ask, results) {
+					running++
+				}
+			}
+		case <-ctx.Done():
+			return nil, errors.Join(append(errs, ctx.Err())...)
+		}
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// try asks one server in the background; false when too much is under way. It goes
+// on when another server was faster, to learn whether this one lives.
+func (f *Forwarder) try(ctx context.Context, u *remote, ask *dns.Msg, to chan<- attempt) bool {
+	select {
+	case f.slots <- struct{}{}:
+	default:
+		return false
+	}
+	go func() {
+		defer func() { <-f.slots }()
+		got, err := u.ask(context.WithoutCancel(ctx), ask)
+		if err != nil {
+			f.failed()
+		}
+		to <- attempt{u, got, err}
+	}()
+	return true
+}
+
+// unpack is a reply from the cache as a message.
+func (f *Forwarder) unpack(e *entry, q *dns.Msg) (*dns.Msg, error) {
+	wire := slices.Clone(e.wire)
+	e.age(wire, f.now().Sub(f.Cache.start))
+	m := new(dns.Msg)
+	if err := m.Unpack(wire); err != nil {
 		return nil, err
 	}
-	if len(got.Question) != 1 || !strings.EqualFold(got.Question[0].Name, ask.Question[0].Name) || got.Question[0].Qtype != ask.Question[0].Qtype {
-		return nil, errors.New("it answered another question")
+	return copyFor(m, q), nil
+}
+
+// copyFor is a reply for one client: with the letters of its question.
+func copyFor(m *dns.Msg, q *dns.Msg) *dns.Msg {
+	m = m.Copy()
+	m.Id, m.Question = q.Id, slices.Clone(q.Question)
+	for _, rr := range m.Answer {
+		if h := rr.Header(); strings.EqualFold(h.Name, q.Question[0].Name) {
+			h.Name = q.Question[0].Name
+		}
 	}
-	if got.Rcode == dns.RcodeServerFailure || got.Rcode == dns.RcodeRefused {
-		return nil, fmt.Errorf("it answered %s", dns.RcodeToString[got.Rcode])
-	}
-	return got, nil
+	return m
 }
 
 // Upstreams reads the name servers of a resolv.conf. own are addresses of ours,
 // which are left out and named in the error: a query would run in circles.
-func Upstreams(file string, own []netip.Addr) ([]netip.AddrPort, error) {
+func Upstreams(file string, own []netip.Addr) ([]model.Nameserver, error) {
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("upstream servers: %w", err)
 	}
-	var out []netip.AddrPort
+	var out []model.Nameserver
 	var errs []error
 	for line := range strings.Lines(string(raw)) {
 		f := strings.Fields(line)
@@ -116,20 +370,30 @@ func Upstreams(file string, own []netip.Addr) ([]netip.AddrPort, error) {
 			errs = append(errs, fmt.Errorf("%s: nameserver: %w", file, err))
 			continue
 		}
-		if contains(own, a) {
-			errs = append(errs, fmt.Errorf("%s: nameserver %s is the cluster DNS itself and is left out: queries would run in circles", file, a))
-			continue
-		}
-		out = append(out, netip.AddrPortFrom(a, 53))
+		out = append(out, model.Nameserver{Addr: netip.AddrPortFrom(a, 53)})
+	}
+	out, own1 := Foreign(out, own)
+	if own1 != nil {
+		errs = append(errs, fmt.Errorf("%s: nameserver %w", file, own1))
 	}
 	return out, errors.Join(errs...)
 }
 
-func contains(list []netip.Addr, a netip.Addr) bool {
-	for _, b := range list {
-		if a == b {
-			return true
+// Foreign leaves out servers at our own addresses, and names them in the error.
+func Foreign(list []model.Nameserver, own []netip.Addr) ([]model.Nameserver, error) {
+	var out []model.Nameserver
+	var errs []error
+	for _, n := range list {
+		if slices.Contains(own, n.Addr.Addr()) && n.Addr.Port() == 53 {
+			errs = append(errs, fmt.Errorf("%s is the cluster DNS itself and is left out: queries would run in circles", n.Addr.Addr()))
+			continue
 		}
+		out = append(out, n)
 	}
-	return false
+	return out, errors.Join(errs...)
+}
+
+// servers is all that the settings name, for their order in metrics.
+func (r *routes) servers() []*remote {
+	return slices.SortedFunc(maps.Values(r.all), func(a, b *remote) int { return strings.Compare(a.String(), b.String()) })
 }

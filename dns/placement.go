@@ -63,12 +63,12 @@ type Placement struct {
 	Feed    *Feed
 	Net     link.Net
 	NFT     nft.Conn
-	// Domains, Pods and Upstreams complete the settings; Upstreams gets the VIPs, which
-	// must not be among them.
-	Domains   []string
-	Pods      string
-	Upstreams func(own []netip.Addr) []netip.AddrPort
-	Log       *slog.Logger
+	// Domains, Pods and Forwarding complete the settings; Forwarding gets the VIPs, which
+	// must not be among its servers.
+	Domains    []string
+	Pods       string
+	Forwarding func(own []netip.Addr) Forwarding
+	Log        *slog.Logger
 }
 
 var _ reconcile.Target[model.Name, Place] = (*Placement)(nil)
@@ -128,7 +128,7 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 }
 
 func (p *Placement) tell(place Place) {
-	p.Feed.Configure(Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Upstreams: p.Upstreams(place.VIPs), Clients: place.Clients})
+	p.Feed.Configure(Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Forwarding: p.Forwarding(place.VIPs), Clients: place.Clients})
 	p.Feed.Listen(sockets(place))
 }
 

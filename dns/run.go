@@ -63,6 +63,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := p.health(ctx, reg, ready); err != nil {
 		return err
 	}
+	defer p.server.forward.Close()
 	defer p.server.Keep(nil)
 	if c.Hung != nil {
 		go p.server.watch(ctx, c.Hung)

@@ -70,8 +70,9 @@ type compiled struct {
 // Settings are what the agent tells the server beside the records.
 type Settings struct {
 	// Domains are the cluster's, with a final dot, the first one for PTR answers.
-	Domains   []string         `json:"domains"`
-	Upstreams []netip.AddrPort `json:"upstreams"`
+	Domains []string `json:"domains"`
+	// Forwarding is for names outside of the cluster.
+	Forwarding Forwarding `json:"forwarding"`
 	// Pods is how the names of pods are answered.
 	Pods string `json:"pods,omitempty"`
 	// VIPs are the addresses of the cluster DNS.
@@ -91,7 +92,9 @@ func NewServer(zone *Zone, reg prometheus.Registerer, log *slog.Logger) *Server 
 	m := newMetrics(reg)
 	s := &Server{log: log, metrics: m, sockets: map[Socket]listening{}, workers: make(chan struct{}, maxWorkers), slowTally: m.tally("udp"), tcpTally: m.tally("tcp")}
 	s.forward = NewForwarder(m.forwarded.Inc)
+	reg.MustRegister(s.forward)
 	s.resolver = &Resolver{Zone: zone, Forward: s.forward.Forward}
+	s.outside = s.forward.Answer
 	s.Configure(Settings{})
 	return s
 }
@@ -100,7 +103,7 @@ func NewServer(zone *Zone, reg prometheus.Registerer, log *slog.Logger) *Server 
 func (s *Server) Configure(c Settings) {
 	s.settings.Store(&c)
 	s.compiled.Store(&compiled{domains: wireDomains(c.Domains), clients: newClients(c.Clients)})
-	s.forward.Set(c.Upstreams)
+	s.forward.Configure(c.Forwarding)
 }
 
 // Sockets are those that are open now.

@@ -8,7 +8,7 @@ import "wayleave.dev/model"
 // The server says hello, then the agent sends everything, then what changes.
 // protocolVersion rises when a frame's meaning does; the two sides are containers
 // of one pod, so a difference is an error that a restart mends.
-const protocolVersion = 1
+const protocolVersion = 2
 
 // hello is what the server says first.
 type hello struct {

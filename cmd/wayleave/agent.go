@@ -475,7 +475,7 @@ func (a *agent) placement() *dns.Placement {
 		domains = append(domains, strings.ToLower(strings.TrimSuffix(d, "."))+".")
 	}
 	return &dns.Placement{Node: a.node, Service: model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName},
-		Feed: a.feed, NFT: a.nft, Domains: domains, Pods: a.cfg.DNS.Pods, Upstreams: a.upstreams, Log: a.log}
+		Feed: a.feed, NFT: a.nft, Domains: domains, Pods: a.cfg.DNS.Pods, Forwarding: a.forwarding, Log: a.log}
 }
 
 // dnsStandby gives the dns container its sockets while another agent owns the node.
@@ -510,16 +510,33 @@ func (a *agent) dnsPlacement(ctx context.Context) error {
 	return loop.Run(ctx)
 }
 
-func (a *agent) upstreams(own []netip.Addr) []netip.AddrPort {
-	if len(a.cfg.DNS.Upstreams) > 0 {
-		return a.cfg.DNS.Upstreams
+// forwarding is the settings for names outside of the cluster. own are the
+// addresses of the cluster DNS, which is not asked by itself.
+func (a *agent) forwarding(own []netip.Addr) dns.Forwarding {
+	c := a.cfg.DNS
+	out := dns.Forwarding{Hosts: c.Hosts, CA: c.TLSCA, Stubs: map[string][]model.Nameserver{},
+		Cache: dns.CacheLimits{Bytes: c.CacheMiB << 20, TTL: c.CacheTTL, NegativeTTL: c.NegativeTTL, Stale: c.StaleFor}}
+	var errs []error
+	for domain, list := range c.StubDomains {
+		servers, err := dns.Foreign(list, own)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("dns.stubDomains: %s: %w", domain, err))
+		}
+		out.Stubs[domain] = servers
 	}
-	list, err := dns.Upstreams("/etc/resolv.conf", own) // the node's: dnsPolicy Default
-	if err == nil && len(list) == 0 {
-		err = errors.New("the node's /etc/resolv.conf has no nameserver: names outside of the cluster are answered SERVFAIL")
+	var err error
+	if len(c.Upstreams) > 0 {
+		if out.Upstreams, err = dns.Foreign(c.Upstreams, own); err != nil {
+			err = fmt.Errorf("dns.upstreams: %w", err)
+		}
+	} else {
+		out.Upstreams, err = dns.Upstreams("/etc/resolv.conf", own) // the node's: dnsPolicy Default
+		if err == nil && len(out.Upstreams) == 0 {
+			err = errors.New("the node's /etc/resolv.conf has no nameserver: names outside of the cluster are answered SERVFAIL")
+		}
 	}
-	a.say("dns upstreams", err)
-	return list
+	a.say("dns upstreams", errors.Join(append(errs, err)...))
+	return out
 }
 
 // waitForKubeProxy does not write beside another service proxy.

@@ -65,7 +65,7 @@ func TestQueriesGoToTheLocalServerWhileItLives(t *testing.T) {
 	if err := mode.Sync(t.Context(), map[model.Name]service.Plan{{Namespace: "kube-system", Name: "kube-dns"}: plan}); err != nil {
 		t.Fatal(err)
 	}
-	place := &dns.Placement{Net: links, NFT: conn, Feed: &dns.Feed{}, Upstreams: func([]netip.Addr) []netip.AddrPort { return nil }}
+	place := &dns.Placement{Net: links, NFT: conn, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
 	if err := place.Sync(t.Context(), map[model.Name]dns.Place{{}: {VIPs: []netip.Addr{vip}}}); err != nil {
 		t.Fatal(err)
 	}

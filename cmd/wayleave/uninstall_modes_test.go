@@ -96,7 +96,7 @@ func (n *bareNode) install(kind string) error {
 	if err := mode.Sync(ctx, n.plans()); err != nil {
 		return err
 	}
-	p := &dns.Placement{Net: s.links, NFT: s.nft, Feed: &dns.Feed{}, Upstreams: func([]netip.Addr) []netip.AddrPort { return nil }}
+	p := &dns.Placement{Net: s.links, NFT: s.nft, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
 	if err := p.Sync(ctx, map[model.Name]dns.Place{{}: {VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}}); err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ func TestUninstallTakesAllAndVerifyProvesIt(t *testing.T) {
 		if err := mode.Sync(ctx, map[model.Name]service.Plan{}); err != nil {
 			return err
 		}
-		p := &dns.Placement{Net: n.links, NFT: n.nft, Feed: &dns.Feed{}, Upstreams: func([]netip.Addr) []netip.AddrPort { return nil }}
+		p := &dns.Placement{Net: n.links, NFT: n.nft, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
 		place := dns.Place{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}
 		if err := p.Sync(ctx, map[model.Name]dns.Place{{}: place}); err != nil {
 			return err

@@ -1,0 +1,347 @@
+package dns
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// Bounds of the cache.
+const (
+	cacheShards = 16
+	// cacheOverhead is what an entry takes beside its bytes.
+	cacheOverhead = 256
+	// staleTTL is told for replies that are kept past their time (RFC 8767, 4).
+	staleTTL = 30
+	// staleRecheck is how long a server that failed is left alone by an entry that
+	// is served past its time (RFC 8767, 5).
+	staleRecheck = 30 * time.Second
+	// failureTTL is how long a failure is remembered (RFC 9520, 3.2).
+	failureTTL = time.Second
+	// prefetchHits make an entry popular: it is fetched anew in the last tenth of
+	// its time.
+	prefetchHits = 3
+	// evictionSample entries are looked at, and the one unused for longest goes.
+	evictionSample = 8
+)
+
+// CacheLimits bound what the cache keeps.
+type CacheLimits struct {
+	// Bytes is the size of all entries; 0 keeps nothing.
+	Bytes int `json:"bytes"`
+	// TTL and NegativeTTL are the longest lives of replies with and without records.
+	TTL         time.Duration `json:"ttl"`
+	NegativeTTL time.Duration `json:"negativeTTL"`
+	// Stale is how long past its life a reply is told when no server answers.
+	Stale time.Duration `json:"stale"`
+}
+
+// Hit is what a look into the cache found.
+type Hit int
+
+// Miss is nothing of use; Fresh a reply; Stale one past its time, told because
+// servers fail; Refresh one of both that the caller should fetch anew, once.
+const (
+	Miss Hit = iota
+	Fresh
+	Stale
+	Refresh
+)
+
+// Cache keeps replies of other servers as bytes, with negative ones (RFC 2308) and
+// those past their time (RFC 8767), apart for queries with the bits DO and CD. A
+// look allocates nothing. Safe for concurrent use.
+type Cache struct {
+	limits atomic.Pointer[CacheLimits]
+	seed   maphash.Seed
+	start  time.Time
+	shards [cacheShards]shard
+}
+
+type shard struct {
+	mu      sync.RWMutex
+	entries map[string]*entry
+	bytes   int
+	// Counted here, so that cores seldom share a cache line.
+	hits, denials, misses, stale, prefetched, evicted atomic.Uint64
+}
+
+// entry is immutable but for the atomics. Times are since Cache.start.
+type entry struct {
+	wire     []byte   // a reply with id 0 and without OPT
+	ttls     []uint16 // where TTLs are
+	denial   bool
+	stored   time.Duration
+	fresh    time.Duration // until
+	stale    time.Duration // until
+	used     atomic.Int64
+	hits     atomic.Uint32
+	failed   atomic.Int64 // when servers failed last, 0 for never
+	fetching atomic.Bool
+}
+
+// NewCache makes a cache that keeps nothing until it has limits.
+func NewCache() *Cache {
+	// The start lies back, so that no time is 0.
+	c := &Cache{seed: maphash.MakeSeed(), start: time.Now().Add(-time.Hour)}
+	c.limits.Store(&CacheLimits{})
+	for i := range c.shards {
+		c.shards[i].entries = map[string]*entry{}
+	}
+	return c
+}
+
+// Limit replaces the limits. What is kept stays until it is in the way.
+func (c *Cache) Limit(l CacheLimits) {
+	c.limits.Store(&l)
+	if l.Bytes == 0 {
+		c.Clear()
+	}
+}
+
+// Clear forgets everything.
+func (c *Cache) Clear() {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		s.entries, s.bytes = map[string]*entry{}, 0
+		s.mu.Unlock()
+	}
+}
+
+// Size is the number of entries and of bytes.
+func (c *Cache) Size() (entries, bytes int) {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.RLock()
+		entries, bytes = entries+len(s.entries), bytes+s.bytes
+		s.mu.RUnlock()
+	}
+	return entries, bytes
+}
+
+// Lookup appends the reply to a query to dst, when it is in the cache and the query
+// is a usual one: one question, nothing else but EDNS. size is the largest reply
+// that the transport carries: up to maxUDP the client's wish goes first. The letters of
+// the name are as the client wrote them.
+func (c *Cache) Lookup(dst, query []byte, size int, now time.Time) ([]byte, Hit) {
+	var key [maxKey]byte
+	q, ok := parse(query, &key)
+	if !ok || !q.recursion {
+		return dst, Miss
+	}
+	e, hit := c.find(key[:q.key], now)
+	if hit == Miss {
+		return dst, Miss
+	}
+	if size <= maxUDP {
+		size = min(size, max(q.size, dns.MinMsgSize))
+	}
+	return e.reply(dst, query, q, size, now.Sub(c.start)), hit
+}
+
+// find looks an entry up, and counts.
+func (c *Cache) find(key []byte, now time.Time) (*entry, Hit) {
+	s := c.shard(key)
+	s.mu.RLock()
+	e := s.entries[string(key)]
+	s.mu.RUnlock()
+	at := now.Sub(c.start)
+	hit := Miss
+	if e != nil {
+		hit = e.look(at)
+	}
+	switch {
+	case hit == Miss:
+		return nil, Miss
+	case e.denial:
+		s.denials.Add(1)
+	default:
+		s.hits.Add(1)
+	}
+	if at >= e.fresh {
+		s.stale.Add(1)
+	} else if hit == Refresh {
+		s.prefetched.Add(1)
+	}
+	return e, hit
+}
+
+// look says what an entry is good for at a time.
+func (e *entry) look(at time.Duration) Hit {
+	e.used.Store(int64(at))
+	if at < e.fresh {
+		popular := e.hits.Add(1) >= prefetchHits && at >= time.Duration(e.failed.Load())+failureTTL
+		if popular && at >= e.fresh-(e.fresh-e.stored)/10 && e.fetching.CompareAndSwap(false, true) {
+			return Refresh
+		}
+		return Fresh
+	}
+	failed := time.Duration(e.failed.Load())
+	if at >= e.stale || failed == 0 {
+		return Miss
+	}
+	// Who waited once for a dead server need not wait again.
+	if at >= failed+staleRecheck && e.fetching.CompareAndSwap(false, true) {
+		return Refresh
+	}
+	return Stale
+}
+
+// old is an entry that is not too old to be told when servers fail.
+func (c *Cache) old(key []byte, now time.Time) *entry {
+	s := c.shard(key)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if e := s.entries[string(key)]; e != nil && now.Sub(c.start) < e.stale {
+		return e
+	}
+	return nil
+}
+
+// missed counts a query that servers must be asked for.
+func (c *Cache) missed(key []byte) { c.shard(key).misses.Add(1) }
+
+// servedStale counts a reply that was told past its time by the slow way.
+func (c *Cache) servedStale(key []byte) { c.shard(key).stale.Add(1) }
+
+func (c *Cache) shard(key []byte) *shard {
+	return &c.shards[maphash.Bytes(c.seed, key)%cacheShards]
+}
+
+// reply appends the entry's bytes as the answer to a query.
+func (e *entry) reply(dst, query []byte, q asked, size int, at time.Duration) []byte {
+	from := len(dst)
+	opt := 0
+	if q.edns {
+		opt = optLen
+	}
+	if len(e.wire)+opt <= size {
+		dst = append(dst, e.wire...)
+		e.age(dst[from:], at)
+	} else {
+		dst = append(dst, e.wire[:q.end]...)
+		dst[from+2] |= 0x02 // truncated
+		clear(dst[from+6 : from+12])
+	}
+	m := dst[from:]
+	copy(m[:2], query[:2])
+	m[2] |= query[2] & 0x01 // recursion desired
+	m[3] |= query[3] & 0x10 // checking disabled
+	copy(m[12:q.end], query[12:q.end])
+	if q.edns {
+		binary.BigEndian.PutUint16(m[10:], binary.BigEndian.Uint16(m[10:])+1)
+		dst = append(dst, 0, 0, byte(dns.TypeOPT), maxUDP>>8, maxUDP&0xff, 0, 0, 0, 0, 0, 0)
+		if q.do {
+			dst[len(dst)-4] = 0x80
+		}
+	}
+	return dst
+}
+
+// age takes the time in the cache off the TTLs.
+func (e *entry) age(m []byte, at time.Duration) {
+	gone := uint32((at - e.stored) / time.Second)
+	for _, o := range e.ttls {
+		ttl := uint32(staleTTL)
+		if at < e.fresh {
+			ttl = binary.BigEndian.Uint32(m[o:])
+			ttl -= min(ttl, gone)
+		}
+		binary.BigEndian.PutUint32(m[o:], ttl)
+	}
+}
+
+// Put keeps the reply to a question; false when it may not be kept, or does not fit.
+func (c *Cache) Put(key []byte, m *dns.Msg, now time.Time) bool {
+	l := c.limits.Load()
+	life, denial := lifetime(m, l)
+	if life <= 0 || l.Bytes == 0 {
+		return false
+	}
+	return c.put(key, m, denial, life, l.Stale, now)
+}
+
+func (c *Cache) put(key []byte, m *dns.Msg, denial bool, life, stale time.Duration, now time.Time) bool {
+	wire, ttls, ok := wireOf(m, uint32(life/time.Second), denial, c.limits.Load())
+	if !ok {
+		return false
+	}
+	at := now.Sub(c.start)
+	e := &entry{wire: wire, ttls: ttls, denial: denial, stored: at, fresh: at + life, stale: at + life + stale}
+	e.used.Store(int64(at))
+	s := c.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(string(key))
+	limit := c.limits.Load().Bytes / cacheShards
+	need := cost(key, e)
+	if need > limit {
+		return false
+	}
+	for s.bytes+need > limit && s.evict(at) {
+	}
+	s.entries[string(key)] = e
+	s.bytes += need
+	return true
+}
+
+// fail remembers that no server had an answer. What was known stays known.
+func (c *Cache) fail(key []byte, m *dns.Msg, now time.Time) {
+	if e := c.old(key, now); e != nil {
+		e.failed.Store(int64(now.Sub(c.start)))
+		e.fetching.Store(false)
+		return
+	}
+	if c.limits.Load().Bytes > 0 {
+		c.put(key, m, true, failureTTL, 0, now)
+	}
+}
+
+// stalled remembers that servers have been too slow for a client.
+func (c *Cache) stalled(key []byte, now time.Time) {
+	if e := c.old(key, now); e != nil && e.failed.Load() == 0 {
+		e.failed.Store(int64(now.Sub(c.start)))
+	}
+}
+
+func cost[K string | []byte](key K, e *entry) int {
+	return len(key) + len(e.wire) + 2*len(e.ttls) + cacheOverhead
+}
+
+func (s *shard) drop(key string) {
+	if e, ok := s.entries[key]; ok {
+		s.bytes -= cost(key, e)
+		delete(s.entries, key)
+	}
+}
+
+// evict drops one entry of a few: one that is of no use, or the one unused for
+// longest. A map's order is random enough for that.
+func (s *shard) evict(at time.Duration) bool {
+	var victim string
+	var oldest int64
+	n := 0
+	for k, e := range s.entries {
+		used := e.used.Load()
+		if at >= e.stale {
+			used = -1
+		}
+		if n == 0 || used < oldest {
+			victim, oldest = k, used
+		}
+		if n++; n == evictionSample {
+			break
+		}
+	}
+	if n == 0 {
+		return false
+	}
+	s.drop(victim)
+	s.evicted.Add(1)
+	return true
+}

@@ -1,0 +1,612 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/model"
+)
+
+// fakeServer is an upstream server on real sockets whose handler a test chooses, to
+// misbehave as others' servers do.
+type fakeServer struct {
+	addr       netip.AddrPort
+	udp, tcp   atomic.Int64 // queries by each
+	mu         sync.Mutex
+	handle     dns.HandlerFunc
+	questions  []string
+	servers    []*dns.Server
+	packetConn net.PacketConn
+}
+
+func newFakeServer(t *testing.T, handle dns.HandlerFunc) *fakeServer {
+	t.Helper()
+	f := &fakeServer{handle: handle}
+	f.start(t, "127.0.0.1:0")
+	t.Cleanup(f.stop)
+	return f
+}
+
+func (f *fakeServer) start(t *testing.T, addr string) {
+	t.Helper()
+	var l net.Listener
+	testnet.Eventually(t, 10*time.Second, func() (err error) {
+		if l, err = net.Listen("tcp", addr); err != nil {
+			return err
+		}
+		if f.packetConn, err = net.ListenPacket("udp", l.Addr().String()); err != nil {
+			l.Close()
+		}
+		return err
+	})
+	f.addr = netip.MustParseAddrPort(l.Addr().String())
+	f.servers = []*dns.Server{{Listener: l, Handler: f}, {PacketConn: f.packetConn, Handler: f}}
+	for _, s := range f.servers {
+		started := make(chan struct{})
+		s.NotifyStartedFunc = func() { close(started) }
+		go func() { _ = s.ActivateAndServe() }()
+		<-started
+	}
+}
+
+func (f *fakeServer) stop() {
+	for _, s := range f.servers {
+		_ = s.Shutdown()
+	}
+	f.servers = nil
+}
+
+func (f *fakeServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
+	if w.RemoteAddr().Network() == "udp" {
+		f.udp.Add(1)
+	} else {
+		f.tcp.Add(1)
+	}
+	f.mu.Lock()
+	handle := f.handle
+	f.questions = append(f.questions, q.Question[0].Name)
+	f.mu.Unlock()
+	handle(w, q)
+}
+
+func (f *fakeServer) become(handle dns.HandlerFunc) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.handle = handle
+}
+
+func (f *fakeServer) asked() int { return int(f.udp.Load() + f.tcp.Load()) }
+
+func (f *fakeServer) nameserver() model.Nameserver { return model.Nameserver{Addr: f.addr} }
+
+// tells answers any name with an address.
+func tells(addr string, ttl uint32) dns.HandlerFunc {
+	return func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(told(q, addr, ttl)) }
+}
+
+func told(q *dns.Msg, addr string, ttl uint32) *dns.Msg {
+	m := new(dns.Msg).SetReply(q)
+	m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: ttl}, A: net.ParseIP(addr)}}
+	return m
+}
+
+func silent(dns.ResponseWriter, *dns.Msg) {}
+
+func code(rcode int) dns.HandlerFunc {
+	return func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(new(dns.Msg).SetRcode(q, rcode)) }
+}
+
+// clock is moved by hand.
+type clock struct{ gone atomic.Int64 }
+
+func (c *clock) add(d time.Duration) { c.gone.Add(int64(d)) }
+
+func newForwarder(t *testing.T, s Forwarding) (*Forwarder, *clock) {
+	t.Helper()
+	f, c := NewForwarder(nil), &clock{}
+	base := time.Now()
+	f.now = func() time.Time { return base.Add(time.Duration(c.gone.Load())) }
+	s.Cache = testLimits
+	f.Configure(s)
+	t.Cleanup(f.Close)
+	return f, c
+}
+
+func to(servers ...*fakeServer) Forwarding {
+	var s Forwarding
+	for _, f := range servers {
+		s.Upstreams = append(s.Upstreams, f.nameserver())
+	}
+	return s
+}
+
+// resolve is the answer in words.
+func resolve(t *testing.T, f *Forwarder, name string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	m, err := f.Forward(ctx, new(dns.Msg).SetQuestion(name, dns.TypeA))
+	if err != nil {
+		return "error: " + err.Error()
+	}
+	return answerText(m)
+}
+
+func expectText(t *testing.T, got, want string) {
+	t.Helper()
+	if !strings.Contains(got, want) {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+const tellsOne = "NOERROR: A 192.0.2.1"
+
+// TestForwarding asks real servers: the first is dead, the second truncates.
+func TestForwarding(t *testing.T) {
+	t.Parallel()
+	up := newFakeServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		m := told(q, "192.0.2.1", 300)
+		if w.RemoteAddr().Network() == "udp" && strings.EqualFold(q.Question[0].Name, "long.example.") {
+			m.Truncated, m.Answer = true, nil
+		}
+		_ = w.WriteMsg(m)
+	})
+	var failed atomic.Int64
+	f := NewForwarder(func() { failed.Add(1) })
+	t.Cleanup(f.Close)
+	if got := resolve(t, f, "a.example."); !strings.Contains(got, "no upstream server is known") {
+		t.Errorf("an answer without any upstream: %s", got)
+	}
+	dead := model.Nameserver{Addr: netip.MustParseAddrPort("127.0.0.1:5")}
+	f.Configure(Forwarding{Upstreams: []model.Nameserver{dead, up.nameserver()}})
+	for _, name := range []string{"long.example.", "a.example."} {
+		expectText(t, resolve(t, f, name), tellsOne)
+	}
+	if up.tcp.Load() != 1 {
+		t.Errorf("%d queries by TCP, want 1", up.tcp.Load())
+	}
+	if n := failed.Load(); n != 2 {
+		t.Errorf("%d failed tries were counted, want 2", n)
+	}
+}
+
+func TestOneUpstreamQueryForManyWaiters(t *testing.T) {
+	t.Parallel()
+	gate := make(chan struct{})
+	up := newFakeServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		<-gate
+		tells("192.0.2.1", 300)(w, q)
+	})
+	f, _ := newForwarder(t, to(up))
+	// The first one gives up; the others get their answer all the same.
+	ctx, cancel := context.WithCancel(t.Context())
+	gaveUp := make(chan error)
+	go func() {
+		_, err := f.Forward(ctx, new(dns.Msg).SetQuestion("a.example.", dns.TypeA))
+		gaveUp <- err
+	}()
+	testnet.Eventually(t, 5*time.Second, func() error {
+		if up.asked() == 0 {
+			return errors.New("not asked yet")
+		}
+		return nil
+	})
+	cancel()
+	if err := <-gaveUp; !errors.Is(err, context.Canceled) {
+		t.Errorf("who gave up got %v", err)
+	}
+	var wg sync.WaitGroup
+	var arrived atomic.Int64
+	for range 50 {
+		wg.Go(func() {
+			arrived.Add(1)
+			if got := resolve(t, f, "A.Example."); got != tellsOne {
+				t.Errorf("got %s", got)
+			}
+		})
+	}
+	testnet.Eventually(t, 5*time.Second, func() error {
+		if n := arrived.Load(); n < 50 {
+			return fmt.Errorf("%d have asked", n)
+		}
+		return nil
+	})
+	close(gate)
+	wg.Wait()
+	// At most a repeated datagram, never one for each.
+	if n := up.asked(); n > leastTries {
+		t.Errorf("51 waiters made %d upstream queries", n)
+	}
+	before := up.asked()
+	expectText(t, resolve(t, f, "a.example."), tellsOne)
+	if up.asked() != before {
+		t.Error("a cached answer was asked for again")
+	}
+}
+
+func TestOldAnswersWhenServersFail(t *testing.T) {
+	t.Parallel()
+	for what, bad := range map[string]dns.HandlerFunc{"fails": code(dns.RcodeServerFailure), "is silent": silent} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			up := newFakeServer(t, tells("192.0.2.1", 300))
+			f, clock := newForwarder(t, to(up))
+			expectText(t, resolve(t, f, "a.example."), tellsOne)
+			up.become(bad)
+			clock.add(time.Hour)
+			m, err := f.Forward(t.Context(), new(dns.Msg).SetQuestion("a.example.", dns.TypeA))
+			if err != nil || answerText(m) != tellsOne || m.Answer[0].Header().Ttl != staleTTL {
+				t.Fatalf("an old answer: %v, %v", m, err)
+			}
+			// The next client does not wait: the cache alone answers.
+			q := wireQuery(t, "a.example.", dns.TypeA, nil)
+			b, ok := f.Answer(nil, q, maxUDP)
+			if !ok {
+				t.Fatal("the second client has to wait for the dead server too")
+			}
+			m = new(dns.Msg)
+			if err := m.Unpack(b); err != nil || answerText(m) != tellsOne || m.Answer[0].Header().Ttl != staleTTL {
+				t.Errorf("from the cache: %v, %v", m, err)
+			}
+			// The server comes back: who asks half a minute later brings the news in.
+			up.become(tells("192.0.2.2", 300))
+			clock.add(staleRecheck + time.Second)
+			testnet.Eventually(t, 10*time.Second, func() error {
+				clock.add(staleRecheck)
+				if got := resolve(t, f, "a.example."); got != "NOERROR: A 192.0.2.2" {
+					return errors.New(got)
+				}
+				return nil
+			})
+			// Nothing lasts for ever.
+			up.become(code(dns.RcodeServerFailure))
+			clock.add(testLimits.Stale + time.Hour)
+			expectText(t, resolve(t, f, "a.example."), "error:")
+		})
+	}
+}
+
+func TestPopularNamesAreFetchedBeforeTheyEnd(t *testing.T) {
+	t.Parallel()
+	up := newFakeServer(t, tells("192.0.2.1", 300))
+	f, clock := newForwarder(t, to(up))
+	expectText(t, resolve(t, f, "often.example."), tellsOne)
+	expectText(t, resolve(t, f, "seldom.example."), tellsOne)
+	q := wireQuery(t, "often.example.", dns.TypeA, nil)
+	for range 2 * prefetchHits {
+		if _, ok := f.Answer(nil, q, maxUDP); !ok {
+			t.Fatal("not in the cache")
+		}
+	}
+	if n := up.asked(); n != 2 {
+		t.Fatalf("%d upstream queries, want 2", n)
+	}
+	up.become(tells("192.0.2.2", 300))
+	clock.add(280 * time.Second) // in the last tenth
+	if _, ok := f.Answer(nil, wireQuery(t, "seldom.example.", dns.TypeA, nil), maxUDP); !ok {
+		t.Fatal("not in the cache")
+	}
+	for range 5 {
+		if _, ok := f.Answer(nil, q, maxUDP); !ok {
+			t.Fatal("a client has to wait")
+		}
+	}
+	testnet.Eventually(t, 5*time.Second, func() error {
+		if got := resolve(t, f, "often.example."); got != "NOERROR: A 192.0.2.2" {
+			return errors.New(got)
+		}
+		return nil
+	})
+	if n := up.asked(); n != 3 {
+		t.Errorf("%d upstream queries, want one more than 2: seldom asked names are not fetched, others once", n)
+	}
+}
+
+// TestAFailureIsRememberedForASecond, so that a storm of retries does not reach the
+// servers.
+func TestAFailureIsRememberedForASecond(t *testing.T) {
+	t.Parallel()
+	up := newFakeServer(t, code(dns.RcodeServerFailure))
+	f, clock := newForwarder(t, to(up))
+	expectText(t, resolve(t, f, "a.example."), "it answered SERVFAIL")
+	for range 10 {
+		expectText(t, resolve(t, f, "a.example."), "SERVFAIL")
+	}
+	if n := up.asked(); n != 1 {
+		t.Errorf("%d upstream queries, want 1", n)
+	}
+	up.become(tells("192.0.2.1", 300))
+	clock.add(failureTTL)
+	expectText(t, resolve(t, f, "a.example."), tellsOne)
+}
+
+func TestDeadServersAreLeftAloneUntilTheyLive(t *testing.T) {
+	t.Parallel()
+	first, second := newFakeServer(t, silent), newFakeServer(t, tells("192.0.2.2", 300))
+	f, _ := newForwarder(t, to(first, second))
+	up := f.routes.Load().upstream[0]
+	for i := range downAfter {
+		expectText(t, resolve(t, f, fmt.Sprintf("n%d.example.", i)), "A 192.0.2.2") // by the second, asked beside it
+	}
+	testnet.Eventually(t, 10*time.Second, func() error {
+		if !up.down() {
+			return errors.New("the dead server still counts as well")
+		}
+		return nil
+	})
+	before := second.asked()
+	first.mu.Lock()
+	first.questions = nil
+	first.mu.Unlock()
+	for i := range 20 {
+		expectText(t, resolve(t, f, fmt.Sprintf("m%d.example.", i)), "A 192.0.2.2")
+	}
+	first.mu.Lock()
+	for _, q := range first.questions {
+		if q != "." {
+			t.Errorf("a dead server was asked for %s", q)
+		}
+	}
+	first.mu.Unlock()
+	if n := second.asked() - before; n < 20 {
+		t.Errorf("the second server was asked %d times", n)
+	}
+	first.become(tells("192.0.2.1", 300))
+	testnet.Eventually(t, 10*time.Second, func() error {
+		if up.down() {
+			return errors.New("still down")
+		}
+		return nil
+	})
+	expectText(t, resolve(t, f, "back.example."), tellsOne)
+	// When all are down, they are asked all the same.
+	for _, u := range f.routes.Load().upstream {
+		u.fails.Store(downAfter)
+	}
+	expectText(t, resolve(t, f, "all.example."), tellsOne)
+}
+
+// TestALostDatagramIsAskedAgain, also where there is one server only.
+func TestALostDatagramIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	var n atomic.Int64
+	up := newFakeServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		if n.Add(1) > 1 {
+			tells("192.0.2.1", 300)(w, q)
+		}
+	})
+	f, _ := newForwarder(t, to(up))
+	expectText(t, resolve(t, f, "a.example."), tellsOne)
+}
+
+func TestServersThatRefuseAreNotAskedTwice(t *testing.T) {
+	t.Parallel()
+	refuses, tellsAll := newFakeServer(t, code(dns.RcodeRefused)), newFakeServer(t, tells("192.0.2.1", 300))
+	f, _ := newForwarder(t, to(refuses, tellsAll))
+	expectText(t, resolve(t, f, "a.example."), tellsOne)
+	f, _ = newForwarder(t, to(refuses))
+	expectText(t, resolve(t, f, "a.example."), "it answered REFUSED")
+	if n := refuses.asked(); n != 2 {
+		t.Errorf("asked %d times, want 2", n)
+	}
+	if f.routes.Load().upstream[0].down() {
+		t.Error("a server that answers counts as dead")
+	}
+}
+
+// TestForgedAnswers: what anybody could send is passed over, the right answer that
+// comes after it is taken.
+func TestForgedAnswers(t *testing.T) {
+	t.Parallel()
+	forged := map[string]func(q *dns.Msg) *dns.Msg{
+		"another id": func(q *dns.Msg) *dns.Msg { m := told(q, "192.0.2.66", 300); m.Id++; return m },
+		"another question": func(q *dns.Msg) *dns.Msg {
+			m := told(q, "192.0.2.66", 300)
+			m.Question[0].Name = "b.example."
+			return m
+		},
+		"another type": func(q *dns.Msg) *dns.Msg {
+			m := told(q, "192.0.2.66", 300)
+			m.Question[0].Qtype = dns.TypeAAAA
+			return m
+		},
+		"no question": func(q *dns.Msg) *dns.Msg { m := told(q, "192.0.2.66", 300); m.Question = nil; return m },
+		"a query":     func(q *dns.Msg) *dns.Msg { m := told(q, "192.0.2.66", 300); m.Response = false; return m },
+	}
+	for what, forge := range forged {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			var honest atomic.Bool
+			honest.Store(true)
+			up := newFakeServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
+				if _, err := w.Write([]byte("junk")); err != nil {
+					t.Error(err)
+				}
+				_ = w.WriteMsg(forge(q))
+				if honest.Load() {
+					tells("192.0.2.1", 300)(w, q)
+				}
+			})
+			f, _ := newForwarder(t, to(up))
+			expectText(t, resolve(t, f, "a.example."), tellsOne)
+			honest.Store(false)
+			expectText(t, resolve(t, f, "c.example."), "error: ")
+		})
+	}
+}
+
+// TestAnswersOfOtherSourcesAreNotTaken: the right answer from another port is none.
+func TestAnswersOfOtherSourcesAreNotTaken(t *testing.T) {
+	t.Parallel()
+	other, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	ports := map[string]bool{}
+	var mu sync.Mutex
+	up := newFakeServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		mu.Lock()
+		ports[w.RemoteAddr().String()] = true
+		mu.Unlock()
+		b, err := told(q, "192.0.2.66", 300).Pack()
+		if err != nil {
+			t.Error(err)
+		}
+		_, _ = other.WriteTo(b, w.RemoteAddr())
+		if strings.EqualFold(q.Question[0].Name, "a.example.") {
+			tells("192.0.2.1", 300)(w, q)
+		}
+	})
+	f, _ := newForwarder(t, to(up))
+	expectText(t, resolve(t, f, "a.example."), tellsOne)
+	expectText(t, resolve(t, f, "b.example."), "no answer")
+	mu.Lock()
+	defer mu.Unlock()
+	if len(ports) < 1+leastTries {
+		t.Errorf("%d source ports for %d queries", len(ports), 1+leastTries)
+	}
+}
+
+// TestLettersAreMixedAndChecked: a forger must guess the letters as well; a server
+// that does not keep them is asked by TCP, and in plain letters from then on.
+func TestLettersAreMixedAndChecked(t *testing.T) {
+	t.Parallel()
+	const long = "abcdefghijklmnopqrstuvwxyz.abcdefghijklmnopqrstuvwxyz.example."
+	up := newFakeServer(t, tells("192.0.2.1", 300))
+	f, _ := newForwarder(t, to(up))
+	m, err := f.Forward(t.Context(), new(dns.Msg).SetQuestion("X."+long, dns.TypeA))
+	if err != nil || m.Answer[0].Header().Name != "X."+long || m.Question[0].Name != "X."+long {
+		t.Errorf("the client's letters are lost: %v, %v", m, err)
+	}
+	up.mu.Lock()
+	if q := up.questions[0]; q == strings.ToLower(q) || !strings.EqualFold(q, "x."+long) {
+		t.Errorf("asked for %s", q)
+	}
+	up.mu.Unlock()
+
+	plain := newFakeServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		q.Question[0].Name = strings.ToLower(q.Question[0].Name)
+		tells("192.0.2.1", 300)(w, q)
+	})
+	f, _ = newForwarder(t, to(plain))
+	for i := range 3 {
+		expectText(t, resolve(t, f, fmt.Sprintf("n%d.", i)+long), tellsOne)
+	}
+	if plain.tcp.Load() != 1 || plain.udp.Load() != 3 {
+		t.Errorf("%d queries by TCP and %d by UDP, want 1 and 3", plain.tcp.Load(), plain.udp.Load())
+	}
+}
+
+func TestChainsOfAnswers(t *testing.T) {
+	t.Parallel()
+	zone := map[string][]string{
+		"ring.example.":  {"ring.example. 300 IN CNAME b.example.", "b.example. 300 IN CNAME ring.example."},
+		"self.example.":  {"self.example. 300 IN CNAME self.example."},
+		"chain.example.": {"b.example. 300 IN A 192.0.2.1", "chain.example. 300 IN CNAME b.example.", "bank.example. 300 IN A 192.0.2.66"},
+	}
+	up := newFakeServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		m := replyTo(t, q.Question[0].Name, dns.TypeA, 0, zone[strings.ToLower(q.Question[0].Name)]...)
+		m.Id = q.Id
+		_ = w.WriteMsg(m)
+	})
+	f, _ := newForwarder(t, to(up))
+	expectText(t, resolve(t, f, "ring.example."), "its CNAMEs run in circles")
+	expectText(t, resolve(t, f, "self.example."), "its CNAMEs run in circles")
+	if got := resolve(t, f, "chain.example."); got != "NOERROR: A 192.0.2.1, CNAME b.example." {
+		t.Errorf("records that nobody asked for stay: %s", got)
+	}
+}
+
+func TestStubDomains(t *testing.T) {
+	t.Parallel()
+	world, corp, lab := newFakeServer(t, tells("192.0.2.1", 300)), newFakeServer(t, tells("192.0.2.2", 300)), newFakeServer(t, tells("192.0.2.3", 300))
+	s := to(world)
+	s.Stubs = map[string][]model.Nameserver{"corp.example.": {corp.nameserver()}, "lab.corp.example.": {lab.nameserver()}}
+	f, _ := newForwarder(t, s)
+	for name, want := range map[string]string{
+		"corp.example.": "192.0.2.2", "a.CORP.example.": "192.0.2.2", "x.lab.corp.example.": "192.0.2.3", "lab.corp.example.": "192.0.2.3",
+		"example.": "192.0.2.1", "xcorp.example.": "192.0.2.1", ".": "192.0.2.1",
+	} {
+		expectText(t, resolve(t, f, name), "A "+want)
+	}
+	// Who is asked for a domain is the only one: a dead server is no reason to tell
+	// its names to the world.
+	corp.become(code(dns.RcodeServerFailure))
+	expectText(t, resolve(t, f, "secret.corp.example."), "SERVFAIL")
+	world.mu.Lock()
+	defer world.mu.Unlock()
+	for _, q := range world.questions {
+		if strings.Contains(strings.ToLower(q), ".corp.example.") {
+			t.Errorf("the world was asked for %s", q)
+		}
+	}
+}
+
+func TestHosts(t *testing.T) {
+	t.Parallel()
+	up := newFakeServer(t, tells("192.0.2.1", 300))
+	s := to(up)
+	s.Hosts = map[string][]netip.Addr{"printer.corp.example.": {addr("10.0.0.9")}, "nas.corp.example.": {addr("10.0.0.9"), addr("fd00::9")}}
+	f, _ := newForwarder(t, s)
+	for _, tc := range []struct {
+		name  string
+		qtype uint16
+		want  string
+	}{
+		{"Printer.corp.example.", dns.TypeA, "NOERROR: A 10.0.0.9"},
+		{"printer.corp.example.", dns.TypeAAAA, "NOERROR: "},
+		{"nas.corp.example.", dns.TypeAAAA, "NOERROR: AAAA fd00::9"},
+		{"9.0.0.10.in-addr.arpa.", dns.TypePTR, "NOERROR: PTR nas.corp.example., PTR printer.corp.example."},
+		{"other.corp.example.", dns.TypeA, tellsOne},
+	} {
+		m, err := f.Forward(t.Context(), new(dns.Msg).SetQuestion(tc.name, tc.qtype))
+		if err != nil || answerText(m) != tc.want {
+			t.Errorf("%s %s: %v, %v, want %s", tc.name, dns.TypeToString[tc.qtype], m, err, tc.want)
+		}
+	}
+	// A change is answered at once: what the cache knows of other servers goes.
+	s.Hosts = map[string][]netip.Addr{"other.corp.example.": {addr("10.0.0.8")}}
+	s.Cache = testLimits
+	f.Configure(s)
+	if _, ok := f.Answer(nil, wireQuery(t, "other.corp.example.", dns.TypeA, nil), maxUDP); ok {
+		t.Error("the cache still has what servers said before")
+	}
+	expectText(t, resolve(t, f, "other.corp.example."), "A 10.0.0.8")
+	expectText(t, resolve(t, f, "printer.corp.example."), tellsOne)
+}
+
+// TestTooManyTriesAreRefused: dead servers hold up no more than their share.
+func TestTooManyTriesAreRefused(t *testing.T) {
+	t.Parallel()
+	up := newFakeServer(t, tells("192.0.2.1", 300))
+	f, _ := newForwarder(t, to(up))
+	for range cap(f.slots) {
+		f.slots <- struct{}{}
+	}
+	expectText(t, resolve(t, f, "a.example."), errBusy.Error())
+	<-f.slots
+	expectText(t, resolve(t, f, "a.example."), tellsOne)
+}
+
+func TestOwnAddressesAreNotAsked(t *testing.T) {
+	list, err := Foreign([]model.Nameserver{{Addr: netip.MustParseAddrPort("10.96.0.10:53")}, {Addr: netip.MustParseAddrPort("192.0.2.1:53")}}, []netip.Addr{addr("10.96.0.10")})
+	if len(list) != 1 || err == nil || !strings.Contains(err.Error(), "10.96.0.10 is the cluster DNS itself") {
+		t.Errorf("%v, %v", list, err)
+	}
+	if !slices.Equal(list, []model.Nameserver{{Addr: netip.MustParseAddrPort("192.0.2.1:53")}}) {
+		t.Errorf("left are %v", list)
+	}
+}

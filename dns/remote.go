@@ -1,0 +1,392 @@
+package dns
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"wayleave.dev/model"
+)
+
+// Bounds of one upstream server.
+const (
+	// upstreamPatience is for one try; clients wait 5 s in all.
+	upstreamPatience = 1500 * time.Millisecond
+	// downAfter failed tries in a row the others are asked first.
+	downAfter = 2
+	// probeEvery is how often a server that is down is asked for a sign of life.
+	probeEvery = 500 * time.Millisecond
+	// idleConns are kept to a server that is asked by TLS, each for idleFor.
+	idleConns = 16
+	idleFor   = 8 * time.Second
+	// caselessFor is how long a server that does not keep the letters of a name is
+	// asked in plain letters.
+	caselessFor = time.Hour
+)
+
+type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// remote is an upstream server with its health. Safe for concurrent use.
+type remote struct {
+	model.Nameserver
+	dial  dialer
+	roots *x509.CertPool
+	ctx   context.Context // ends when the server is no longer in the settings
+	end   context.CancelFunc
+
+	fails    atomic.Int32
+	probing  atomic.Bool
+	caseless atomic.Int64 // until, in Unix nanoseconds
+	idle     chan idleConn
+	session  tls.ClientSessionCache
+
+	// Counted for metrics.
+	asked, failed, probes atomic.Uint64
+}
+
+type idleConn struct {
+	net.Conn
+	since time.Time
+}
+
+func newRemote(n model.Nameserver, dial dialer, roots *x509.CertPool) *remote {
+	ctx, end := context.WithCancel(context.Background())
+	return &remote{Nameserver: n, dial: dial, roots: roots, ctx: ctx, end: end,
+		idle: make(chan idleConn, idleConns), session: tls.NewLRUClientSessionCache(4)}
+}
+
+// close ends the probes and the idle connections.
+func (u *remote) close() {
+	u.end()
+	for {
+		select {
+		case c := <-u.idle:
+			c.Close()
+		default:
+			return
+		}
+	}
+}
+
+func (u *remote) down() bool { return u.fails.Load() >= downAfter }
+
+// ask tries once, and keeps the server's health.
+func (u *remote) ask(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, upstreamPatience)
+	defer cancel()
+	u.asked.Add(1)
+	got, err := u.exchange(ctx, q)
+	if err != nil {
+		u.failed.Add(1)
+		u.fails.Add(1)
+		u.probe()
+		return nil, err
+	}
+	u.fails.Store(0)
+	switch got.Rcode {
+	case dns.RcodeSuccess, dns.RcodeNameError:
+		if err := chain(got); err != nil {
+			return nil, err
+		}
+		return got, nil
+	}
+	u.failed.Add(1)
+	return nil, &rcodeError{got.Rcode}
+}
+
+// rcodeError is the answer of a server that lives but will not or cannot tell.
+type rcodeError struct{ code int }
+
+func (e *rcodeError) Error() string { return "it answered " + dns.RcodeToString[e.code] }
+
+// probe asks a failing server for a sign of life until one comes.
+func (u *remote) probe() {
+	if !u.probing.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer u.probing.Store(false)
+		tick := time.NewTicker(probeEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-u.ctx.Done():
+				return
+			case <-tick.C:
+			}
+			ctx, cancel := context.WithTimeout(u.ctx, upstreamPatience)
+			u.probes.Add(1)
+			_, err := u.exchange(ctx, new(dns.Msg).SetQuestion(".", dns.TypeNS))
+			cancel()
+			if err == nil { // whatever it says, it lives
+				u.fails.Store(0)
+				return
+			}
+		}
+	}()
+}
+
+// exchange asks by TLS, or by UDP and by TCP when the answer does not fit.
+func (u *remote) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
+	ask := q.Copy()
+	ask.Id = uint16(rand.Uint32()) // ChaCha8, seeded by the kernel
+	if u.TLS {
+		ask.SetEdns0(dns.MaxMsgSize, doBit(q))
+		return u.overTLS(ctx, ask)
+	}
+	ask.SetEdns0(maxUDP, doBit(q))
+	mixed := time.Now().UnixNano() >= u.caseless.Load()
+	if mixed {
+		ask.Question[0].Name = mix(ask.Question[0].Name)
+	}
+	got, err := u.over(ctx, "udp", ask)
+	if errors.Is(err, errLetters) {
+		// Nobody can guess TCP's numbers, so the letters are not needed there.
+		if got, err = u.over(ctx, "tcp", ask); err == nil {
+			u.caseless.Store(time.Now().Add(caselessFor).UnixNano())
+		}
+	} else if err == nil && got.Truncated {
+		got, err = u.over(ctx, "tcp", ask)
+	}
+	if err != nil {
+		return nil, err
+	}
+	unmix(got, ask.Question[0].Name, q.Question[0].Name)
+	got.Question = q.Question
+	return got, nil
+}
+
+func doBit(q *dns.Msg) bool {
+	opt := q.IsEdns0()
+	return opt != nil && opt.Do()
+}
+
+// mix chooses the case of each letter at random: 25 letters are 25 bits more that
+// a forged answer must guess.
+func mix(name string) string {
+	b := []byte(name)
+	bits := rand.Uint64()
+	for i, c := range b {
+		if c |= 0x20; c >= 'a' && c <= 'z' && bits>>(i%64)&1 == 1 {
+			b[i] ^= 0x20
+		}
+	}
+	return string(b)
+}
+
+// unmix takes mixed letters out of an answer, which repeats the question's bytes
+// wherever a name ends like it.
+func unmix(m *dns.Msg, mixed, plain string) {
+	if mixed == plain {
+		return
+	}
+	restore := func(name *string) {
+		n := 0 // bytes in common at the end, whole labels only
+		for i := 1; i <= min(len(*name), len(mixed)) && (*name)[len(*name)-i] == mixed[len(mixed)-i]; i++ {
+			if i == len(*name) || (*name)[len(*name)-i-1] == '.' {
+				n = i
+			}
+		}
+		*name = (*name)[:len(*name)-n] + plain[len(plain)-n:]
+	}
+	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
+		for _, rr := range section {
+			restore(&rr.Header().Name)
+			switch rr := rr.(type) {
+			case *dns.CNAME:
+				restore(&rr.Target)
+			case *dns.DNAME:
+				restore(&rr.Target)
+			case *dns.NS:
+				restore(&rr.Ns)
+			case *dns.MX:
+				restore(&rr.Mx)
+			case *dns.SRV:
+				restore(&rr.Target)
+			case *dns.SOA:
+				restore(&rr.Ns)
+				restore(&rr.Mbox)
+			}
+		}
+	}
+}
+
+// over asks by a connection of its own. The kernel draws its port, and takes
+// datagrams from the server's address only.
+func (u *remote) over(ctx context.Context, network string, ask *dns.Msg) (*dns.Msg, error) {
+	conn, err := u.dial(ctx, network, u.Addr.String())
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return converse(ctx, conn, ask, network == "udp")
+}
+
+// overTLS asks by a connection that is kept. One that the server has closed
+// meanwhile is no failure.
+func (u *remote) overTLS(ctx context.Context, ask *dns.Msg) (*dns.Msg, error) {
+	for {
+		conn, kept := u.kept()
+		if !kept {
+			raw, err := u.dial(ctx, "tcp", u.Addr.String())
+			if err != nil {
+				return nil, err
+			}
+			name := u.ServerName
+			if name == "" {
+				name = u.Addr.Addr().String()
+			}
+			secure := tls.Client(raw, &tls.Config{ServerName: name, RootCAs: u.roots, MinVersion: tls.VersionTLS12, ClientSessionCache: u.session})
+			if err := secure.HandshakeContext(ctx); err != nil {
+				raw.Close()
+				return nil, fmt.Errorf("TLS: %w", err)
+			}
+			conn = secure
+		}
+		got, err := converse(ctx, conn, ask, false)
+		if err != nil {
+			conn.Close()
+			if kept && ctx.Err() == nil {
+				continue
+			}
+			return nil, err
+		}
+		u.keep(conn)
+		return got, nil
+	}
+}
+
+func (u *remote) kept() (net.Conn, bool) {
+	for {
+		select {
+		case c := <-u.idle:
+			if time.Since(c.since) < idleFor {
+				return c.Conn, true
+			}
+			c.Close()
+		default:
+			return nil, false
+		}
+	}
+}
+
+func (u *remote) keep(c net.Conn) {
+	if u.ctx.Err() == nil {
+		select {
+		case u.idle <- idleConn{c, time.Now()}:
+			return
+		default:
+		}
+	}
+	c.Close()
+}
+
+// errLetters is the right answer but for the letters' case.
+var errLetters = errors.New("it does not keep the letters of names")
+
+// converse sends a query and waits for its answer. By UDP whatever is no answer to
+// it is passed over, since anybody may have sent that.
+func converse(ctx context.Context, conn net.Conn, ask *dns.Msg, datagrams bool) (*dns.Msg, error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	wire, err := ask.Pack()
+	if err != nil {
+		return nil, err
+	}
+	if !datagrams {
+		wire = append(binary.BigEndian.AppendUint16(nil, uint16(len(wire))), wire...)
+	}
+	if _, err := conn.Write(wire); err != nil {
+		return nil, fmt.Errorf("asking: %w", err)
+	}
+	buf := make([]byte, 4096)
+	var odd error
+	for {
+		m, err := receive(conn, buf, datagrams)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("no answer: %w", err), odd)
+		}
+		got := new(dns.Msg)
+		if odd = got.Unpack(m); odd == nil {
+			if odd = answersTo(got, ask); odd == nil || datagrams && errors.Is(odd, errLetters) {
+				return got, odd
+			}
+			if !datagrams && errors.Is(odd, errLetters) {
+				return got, nil
+			}
+		}
+		if !datagrams {
+			return nil, odd
+		}
+	}
+}
+
+func receive(conn net.Conn, buf []byte, datagrams bool) ([]byte, error) {
+	if datagrams {
+		n, err := conn.Read(buf)
+		return buf[:n], err
+	}
+	if _, err := io.ReadFull(conn, buf[:2]); err != nil {
+		return nil, err
+	}
+	m := make([]byte, binary.BigEndian.Uint16(buf))
+	_, err := io.ReadFull(conn, m)
+	return m, err
+}
+
+// answersTo says why a message is no answer to a question.
+func answersTo(got, ask *dns.Msg) error {
+	switch {
+	case got.Id != ask.Id:
+		return errors.New("an answer with another id")
+	case !got.Response:
+		return errors.New("not an answer")
+	case len(got.Question) != 1 || got.Question[0].Qtype != ask.Question[0].Qtype || got.Question[0].Qclass != ask.Question[0].Qclass ||
+		!strings.EqualFold(got.Question[0].Name, ask.Question[0].Name):
+		return errors.New("it answered another question")
+	case got.Question[0].Name != ask.Question[0].Name:
+		return errLetters
+	}
+	return nil
+}
+
+// chain keeps of an answer what belongs to the question: its name's records, and
+// those of the names that CNAMEs lead to. A ring of CNAMEs is no answer.
+func chain(m *dns.Msg) error {
+	next := map[string]string{}
+	for _, rr := range m.Answer {
+		if c, ok := rr.(*dns.CNAME); ok {
+			next[strings.ToLower(c.Hdr.Name)] = strings.ToLower(c.Target)
+		}
+	}
+	name := strings.ToLower(m.Question[0].Name)
+	in := map[string]bool{}
+	for ok := true; ok; name, ok = next[name] {
+		if in[name] {
+			return fmt.Errorf("its CNAMEs run in circles at %s", name)
+		}
+		in[name] = true
+	}
+	var keep []dns.RR
+	for _, rr := range m.Answer {
+		owner := strings.ToLower(rr.Header().Name)
+		_, dname := rr.(*dns.DNAME)
+		sig, _ := rr.(*dns.RRSIG)
+		if in[owner] || dname || sig != nil && sig.TypeCovered == dns.TypeDNAME {
+			keep = append(keep, rr)
+		}
+	}
+	m.Answer = keep
+	return nil
+}
