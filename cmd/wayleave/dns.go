@@ -12,7 +12,7 @@ import (
 )
 
 func dnsCommand() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "dns",
 		Short: "Answer the cluster's DNS queries (the container without capabilities)",
 		Args:  cobra.NoArgs,
@@ -25,4 +25,6 @@ func dnsCommand() *cobra.Command {
 			return err
 		},
 	}
+	c.AddCommand(importCorefileCommand())
+	return c
 }
