@@ -198,6 +198,11 @@ func Parse(raw []byte) (Config, error) {
 	return r.config()
 }
 
+// Has says whether a setting of that key is built.
+func Has(key string) bool {
+	return slices.ContainsFunc(settings(), func(s setting) bool { return s.key == key })
+}
+
 // fallback is the value of a setting that is nowhere.
 func (s setting) fallback() (v any, err error) {
 	err = yaml.Unmarshal([]byte(s.value), &v)

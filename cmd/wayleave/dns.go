@@ -13,7 +13,7 @@ import (
 )
 
 func dnsCommand() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "dns",
 		Short: "Answer the cluster's DNS queries (the container without capabilities)",
 		Args:  cobra.NoArgs,
@@ -27,6 +27,8 @@ func dnsCommand() *cobra.Command {
 			return err
 		},
 	}
+	c.AddCommand(importCorefileCommand())
+	return c
 }
 
 // endHung ends a server that answers nobody, with what its goroutines do in the

@@ -1,0 +1,151 @@
+// Package corefile translates CoreDNS's configuration to the settings of Wayleave.
+// What cannot be carried over is told by line; nothing is left out in silence.
+package corefile
+
+import (
+	"fmt"
+	"strings"
+)
+
+// directive is a line with what stands in braces behind it.
+type directive struct {
+	line  int
+	name  string
+	args  []string
+	block []directive
+}
+
+// token is a word; first says that it is the first of its line.
+type token struct {
+	text  string
+	line  int
+	first bool
+}
+
+// lex splits a Corefile as Caddy does: words, "quoted words", and # for the rest of a
+// line.
+func lex(text string) ([]token, error) {
+	var out []token
+	for i, line := range strings.Split(text, "\n") {
+		first := true
+		for line = strings.TrimLeft(line, " \t\r"); line != "" && line[0] != '#'; line = strings.TrimLeft(line, " \t\r") {
+			word := line
+			if line[0] == '"' {
+				end := strings.IndexByte(line[1:], '"')
+				if end < 0 {
+					return nil, fmt.Errorf("line %d: a quote has no end", i+1)
+				}
+				word, line = line[1:end+1], line[end+2:]
+			} else {
+				if end := strings.IndexAny(line, " \t\r"); end >= 0 {
+					word = line[:end]
+				}
+				line = line[len(word):]
+			}
+			out = append(out, token{word, i + 1, first})
+			first = false
+		}
+	}
+	return out, nil
+}
+
+// parse reads server blocks and snippets: directives whose names are the first zone.
+func parse(text string) ([]directive, error) {
+	tokens, err := lex(text)
+	if err != nil {
+		return nil, err
+	}
+	list, rest, err := block(tokens, 0)
+	if err == nil && len(rest) > 0 {
+		err = fmt.Errorf("line %d: a } without a {", rest[0].line)
+	}
+	return list, err
+}
+
+// maxDepth is more than any Corefile has.
+const maxDepth = 8
+
+// block reads directives up to a closing brace, which stays.
+func block(tokens []token, depth int) (list []directive, rest []token, err error) {
+	if depth > maxDepth {
+		return nil, nil, fmt.Errorf("line %d: too many { in each other", tokens[0].line)
+	}
+	for len(tokens) > 0 && tokens[0].text != "}" {
+		d := directive{line: tokens[0].line, name: tokens[0].text}
+		if d.name == "{" {
+			return nil, nil, fmt.Errorf("line %d: a { without a name before it", d.line)
+		}
+		tokens = tokens[1:]
+		// Zones may go on in the next line behind a comma.
+		for len(tokens) > 0 && tokens[0].text != "{" && tokens[0].text != "}" &&
+			(!tokens[0].first || depth == 0 && strings.HasSuffix(last(d), ",")) {
+			d.args = append(d.args, tokens[0].text)
+			tokens = tokens[1:]
+		}
+		if len(tokens) > 0 && tokens[0].text == "{" && !tokens[0].first {
+			open := tokens[0].line
+			if d.block, tokens, err = block(tokens[1:], depth+1); err != nil {
+				return nil, nil, err
+			}
+			if len(tokens) == 0 {
+				return nil, nil, fmt.Errorf("line %d: a { has no end", open)
+			}
+			tokens = tokens[1:]
+		}
+		list = append(list, d)
+	}
+	return list, tokens, nil
+}
+
+func last(d directive) string {
+	if len(d.args) == 0 {
+		return d.name
+	}
+	return d.args[len(d.args)-1]
+}
+
+// snippets takes "(name) { … }" out of the list, and puts their content in the place
+// of "import name".
+func snippets(list []directive) (servers []directive, err error) {
+	known := map[string][]directive{}
+	for _, d := range list {
+		if name, ok := strings.CutPrefix(d.name, "("); ok && strings.HasSuffix(name, ")") {
+			known[strings.TrimSuffix(name, ")")] = d.block
+			continue
+		}
+		servers = append(servers, d)
+	}
+	for i := range servers {
+		n := 0
+		if servers[i].block, err = expand(servers[i].block, known, &n, 0); err != nil {
+			return nil, err
+		}
+	}
+	return servers, nil
+}
+
+// maxImports bounds snippets that import others, many times over.
+const maxImports = 1000
+
+func expand(list []directive, known map[string][]directive, n *int, depth int) ([]directive, error) {
+	var out []directive
+	for _, d := range list {
+		content, ok := []directive(nil), false
+		if d.name == "import" && len(d.args) == 1 {
+			content, ok = known[d.args[0]]
+		}
+		if !ok {
+			out = append(out, d)
+			continue
+		}
+		if *n++; depth >= maxDepth || *n > maxImports {
+			return nil, fmt.Errorf("line %d: import %s: snippets import each other", d.line, d.args[0])
+		}
+		content, err := expand(content, known, n, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, content...)
+	}
+	return out, nil
+}

@@ -1,0 +1,417 @@
+package corefile
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"wayleave.dev/model"
+)
+
+// Note is what is to be said about a line.
+type Note struct {
+	Line int
+	Text string
+	// Lost says that the line does something that Wayleave will not do.
+	Lost bool
+}
+
+func (n Note) String() string {
+	what := "note"
+	if n.Lost {
+		what = "not carried over"
+	}
+	return fmt.Sprintf("line %d: %s: %s", n.Line, what, n.Text)
+}
+
+// translator gathers settings.
+type translator struct {
+	has func(key string) bool
+	// The settings: all, and the groups in them.
+	top, dns, stubs, hosts map[string]any
+	fates                  map[string]fate
+	from                   map[string]int // line of a key, to see one that is there twice
+	notes                  []Note
+	server                 []string // zones of the server block
+	seen                   []string // zones of all server blocks
+}
+
+// Translate turns a Corefile into a settings file, with notes in the order of lines.
+// has says whether Wayleave has a setting, by its key. The error is of a file that is
+// no Corefile.
+func Translate(text string, has func(key string) bool) ([]byte, []Note, error) {
+	list, err := parse(text)
+	if err == nil {
+		list, err = snippets(list)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("not a Corefile: %w", err)
+	}
+	if len(list) == 0 {
+		return nil, nil, fmt.Errorf("not a Corefile: it has no server block")
+	}
+	t := &translator{has: has, top: map[string]any{}, dns: map[string]any{}, stubs: map[string]any{}, hosts: map[string]any{}, fates: map[string]fate{}, from: map[string]int{}}
+	for _, f := range fates() {
+		t.fates[f.name] = f
+	}
+	for _, s := range list {
+		t.block(s)
+	}
+	for key, m := range map[string]map[string]any{"stubDomains": t.stubs, "hosts": t.hosts} {
+		if len(m) > 0 {
+			t.dns[key] = m
+		}
+	}
+	if len(t.dns) > 0 {
+		t.top["dns"] = t.dns
+	}
+	slices.SortStableFunc(t.notes, func(a, b Note) int { return a.Line - b.Line })
+	out, err := yaml.Marshal(t.top)
+	return out, t.notes, err
+}
+
+func (t *translator) note(line int, format string, a ...any) {
+	t.notes = append(t.notes, Note{Line: line, Text: fmt.Sprintf(format, a...)})
+}
+
+func (t *translator) lose(line int, format string, a ...any) {
+	t.notes = append(t.notes, Note{Line: line, Text: fmt.Sprintf(format, a...), Lost: true})
+}
+
+// set keeps a setting, the first of two.
+func (t *translator) set(line int, to map[string]any, key string, v any) {
+	at := place(to, key)
+	if first, ok := t.from[at]; ok && fmt.Sprint(to[key]) != fmt.Sprint(v) {
+		t.lose(line, "%s: %v; line %d has said %v, and it is one setting for all zones", key, v, first, to[key])
+		return
+	}
+	if _, ok := t.from[at]; !ok {
+		t.from[at] = line
+		to[key] = v
+	}
+}
+
+// place names a key of one of the maps.
+func place(m map[string]any, key string) string { return fmt.Sprintf("%p %s", m, key) }
+
+// zone is a name in lower case without a final dot; "" is the root.
+func zone(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
+
+// block translates a server block.
+func (t *translator) block(s directive) {
+	t.server = nil
+	for _, z := range append([]string{s.name}, s.args...) {
+		for z := range strings.SplitSeq(z, ",") {
+			if z != "" {
+				t.zone(s.line, z)
+			}
+		}
+	}
+	if len(t.server) == 0 {
+		t.lose(s.line, "server block %s with all that it has", s.name)
+		return
+	}
+	for _, d := range s.block {
+		t.directive(d)
+	}
+}
+
+func (t *translator) zone(line int, z string) {
+	if scheme, rest, ok := strings.Cut(z, "://"); ok {
+		if scheme != "dns" {
+			t.lose(line, "%s: queries come by UDP and TCP", z)
+			return
+		}
+		z = rest
+	}
+	if i := strings.LastIndexByte(z, ':'); i >= 0 {
+		if port := z[i+1:]; port != "53" {
+			t.note(line, "port %s: queries are answered at port 53 of the cluster DNS", port)
+		}
+		z = z[:i]
+	}
+	name := zone(z)
+	if strings.Contains(name, "/") {
+		t.lose(line, "%s: write reverse zones as names (10.in-addr.arpa)", z)
+		return
+	}
+	if slices.Contains(t.seen, name) {
+		t.lose(line, "a second server block for %q", z)
+		return
+	}
+	t.seen = append(t.seen, name)
+	t.server = append(t.server, name)
+}
+
+func (t *translator) directive(d directive) {
+	switch d.name {
+	case "kubernetes":
+		t.kubernetes(d)
+	case "forward":
+		t.forward(d)
+	case "cache":
+		t.cache(d)
+	case "hosts":
+		t.hostsOf(d)
+	case "autopath":
+		if !t.has("dns.autopath") {
+			t.lose(d.line, "autopath: it is not built yet")
+		} else if len(d.args) != 1 || d.args[0] != "@kubernetes" {
+			t.lose(d.line, "autopath %s: the search lists are the pods' own", strings.Join(d.args, " "))
+		} else {
+			t.set(d.line, t.dns, "autopath", true)
+		}
+	case "import":
+		t.lose(d.line, "import %s: other files are not read; translate them one by one", strings.Join(d.args, " "))
+	default:
+		f, ok := t.fates[d.name]
+		switch {
+		case !ok:
+			t.lose(d.line, "%s: CoreDNS has no such directive of its own", d.name)
+		case f.how == not && f.why == "":
+			t.lose(d.line, "%s", d.name)
+		case f.how == not:
+			t.lose(d.line, "%s: %s", d.name, f.why)
+		default:
+			t.note(d.line, "%s: built in: %s", d.name, f.why)
+		}
+	}
+}
+
+func (t *translator) kubernetes(d directive) {
+	zones := d.args
+	if len(zones) == 0 {
+		zones = t.server
+	}
+	var domains []string
+	for _, z := range zones {
+		switch name := zone(z); {
+		case strings.Contains(name, "/"), strings.HasSuffix(name, "in-addr.arpa"), strings.HasSuffix(name, "ip6.arpa"):
+			// Reverse names of Services are answered whatever their zone.
+		case name == "":
+			t.lose(d.line, "kubernetes for the root zone: name the cluster's domain")
+		default:
+			domains = append(domains, name)
+		}
+	}
+	if len(domains) > 0 {
+		t.set(d.line, t.top, "clusterDomain", domains[0])
+	}
+	if len(domains) > 1 {
+		t.built(d.line, "extraDomains", domains[1:])
+	}
+	for _, o := range d.block {
+		switch o.name {
+		case "pods":
+			if len(o.args) == 1 && o.args[0] == "disabled" {
+				break
+			}
+			t.built(o.line, "pods", strings.Join(o.args, " "))
+		case "ttl":
+			if strings.Join(o.args, " ") != "30" {
+				t.lose(o.line, "ttl %s: names of the cluster have 30 s", strings.Join(o.args, " "))
+			}
+		case "fallthrough":
+			if slices.ContainsFunc(o.args, func(z string) bool { return !strings.HasSuffix(zone(z), ".arpa") }) || len(o.args) == 0 {
+				t.lose(o.line, "fallthrough %s: names of the cluster's domain are answered here only; addresses that are not the cluster's are asked upstream anyway", strings.Join(o.args, " "))
+			}
+		case "startup_timeout", "startupdelay":
+			t.note(o.line, "%s: not needed: answers start from the last snapshot", o.name)
+		default:
+			t.lose(o.line, "kubernetes: %s", strings.TrimSpace(o.name+" "+strings.Join(o.args, " ")))
+		}
+	}
+}
+
+// built sets a setting of dns where Wayleave has it.
+func (t *translator) built(line int, key string, v any) {
+	if !t.has("dns." + key) {
+		t.lose(line, "%s %v: it is not built yet", key, v)
+		return
+	}
+	t.set(line, t.dns, key, v)
+}
+
+func (t *translator) forward(d directive) {
+	if len(d.args) < 2 {
+		t.lose(d.line, "forward without a zone and a server")
+		return
+	}
+	name := t.options(d)
+	var servers []string
+	file := false
+	for _, to := range d.args[1:] {
+		if strings.HasPrefix(to, "/") {
+			file = true
+			if to != "/etc/resolv.conf" {
+				t.lose(d.line, "forward to the servers of %s: name them", to)
+			}
+			continue
+		}
+		n, err := model.ParseNameserver(strings.TrimPrefix(to, "dns://"))
+		if err != nil || n.ServerName != "" {
+			t.lose(d.line, "forward to %s: servers are IP addresses, asked by UDP and TCP or tls://", to)
+			continue
+		}
+		if n.TLS {
+			n.ServerName = name
+		}
+		servers = append(servers, n.String())
+	}
+	for _, z := range t.reach(d) {
+		switch {
+		case z == "" && len(servers) == 0:
+			// The node's own resolv.conf is the default.
+		case file && (z != "" || len(servers) > 0):
+			t.lose(d.line, "forward %s to /etc/resolv.conf beside other servers, or for a domain: name the servers", d.args[0])
+		case len(servers) == 0:
+		case z == "":
+			t.set(d.line, t.dns, "upstreams", servers)
+		default:
+			t.set(d.line, t.stubs, z, servers)
+		}
+	}
+}
+
+// reach is the zones that a forward is for: FROM within those of the server block.
+func (t *translator) reach(d directive) []string {
+	from := zone(d.args[0])
+	if strings.Contains(from, "/") {
+		t.lose(d.line, "forward %s: write reverse zones as names (10.in-addr.arpa)", d.args[0])
+		return nil
+	}
+	var out []string
+	for _, z := range t.server {
+		switch {
+		case from == "" || z == from || strings.HasSuffix(z, "."+from):
+			out = append(out, z)
+		case z == "" || strings.HasSuffix(from, "."+z):
+			out = append(out, from)
+		}
+	}
+	if len(out) == 0 {
+		t.lose(d.line, "forward %s: it is not within the server block's zones", d.args[0])
+	}
+	return out
+}
+
+// options reads those of a forward; name is tls_servername.
+func (t *translator) options(d directive) (name string) {
+	for _, o := range d.block {
+		args := strings.Join(o.args, " ")
+		switch o.name {
+		case "tls_servername":
+			name = args
+		case "tls":
+			if len(o.args) > 0 {
+				t.lose(o.line, "tls %s: there are no client certificates; an authority goes to dns.tlsCA", args)
+			}
+		case "policy":
+			if args != "sequential" {
+				t.note(o.line, "policy %s: servers are asked in their order, those that answer first", args)
+			}
+		case "max_fails", "health_check", "expire", "max_concurrent", "prefer_udp", "failfast_all_unhealthy_upstreams", "max_idle_conns", "max_age", "max_connect_attempts":
+			t.note(o.line, "%s: health checks and bounds are built in", o.name)
+		default:
+			t.lose(o.line, "forward: %s", strings.TrimSpace(o.name+" "+args))
+		}
+	}
+	return name
+}
+
+func (t *translator) cache(d directive) {
+	args := d.args
+	if len(args) > 0 {
+		if _, err := strconv.Atoi(args[0]); err == nil {
+			t.seconds(d.line, "cacheTTL", args[0])
+			if n, _ := strconv.Atoi(args[0]); n < 1800 {
+				t.seconds(d.line, "negativeTTL", args[0])
+			}
+			args = args[1:]
+		}
+	}
+	if len(args) > 0 {
+		t.lose(d.line, "cache for %s only: there is one cache for all zones", strings.Join(args, " "))
+	}
+	for _, o := range d.block {
+		switch o.name {
+		case "success", "denial":
+			key := map[string]string{"success": "cacheTTL", "denial": "negativeTTL"}[o.name]
+			if len(o.args) > 0 {
+				t.note(o.line, "%s: the capacity in bytes is dns.cacheMiB", o.name)
+			}
+			if len(o.args) > 1 {
+				delete(t.from, place(t.dns, key)) // more exact than the cache's own TTL
+				t.seconds(o.line, key, o.args[1])
+			}
+			if len(o.args) > 2 && o.args[2] != "0" {
+				t.lose(o.line, "%s: a least TTL of %s: no answer is kept longer than its TTL", o.name, o.args[2])
+			}
+		case "serve_stale":
+			stale := "1h"
+			if len(o.args) > 0 {
+				stale = o.args[0]
+			}
+			t.duration(o.line, "staleFor", stale)
+		case "disable":
+			if len(o.args) < 2 || slices.ContainsFunc(o.args[1:], func(z string) bool { return zone(z) != t.top["clusterDomain"] }) {
+				t.lose(o.line, "disable %s: the cache is for all names outside of the cluster", strings.Join(o.args, " "))
+			}
+		case "prefetch":
+			t.note(o.line, "prefetch: built in")
+		case "servfail":
+			t.note(o.line, "servfail: a failure is remembered for 1 s")
+		default:
+			t.lose(o.line, "cache: %s", strings.TrimSpace(o.name+" "+strings.Join(o.args, " ")))
+		}
+	}
+}
+
+func (t *translator) seconds(line int, key, s string) { t.duration(line, key, s+"s") }
+
+// duration sets what the settings' check will take, or says that it cannot.
+func (t *translator) duration(line int, key, s string) {
+	d, err := time.ParseDuration(s)
+	low, high := time.Second, 24*time.Hour
+	if key == "staleFor" {
+		low, high = 0, 168*time.Hour
+	}
+	if err != nil || d < low || d > high {
+		t.lose(line, "%s of %s: %s to %s is allowed", key, s, low, high)
+		return
+	}
+	t.set(line, t.dns, key, d.String())
+}
+
+func (t *translator) hostsOf(d directive) {
+	if len(d.args) > 0 && strings.Contains(d.args[0], "/") || len(d.block) == 0 {
+		t.lose(d.line, "hosts %s: files are not read; write the lines into the Corefile", strings.Join(d.args, " "))
+	}
+	for _, o := range d.block {
+		switch o.name {
+		case "fallthrough", "reload":
+			// Names that are not there are asked upstream, always.
+		case "ttl":
+			if strings.Join(o.args, "") != "30" {
+				t.note(o.line, "ttl %s: dns.hosts have 30 s", strings.Join(o.args, " "))
+			}
+		case "no_reverse":
+			t.lose(o.line, "no_reverse: the addresses of dns.hosts have names")
+		default:
+			a, err := netip.ParseAddr(o.name)
+			if err != nil || len(o.args) == 0 {
+				t.lose(o.line, "hosts: %s", strings.TrimSpace(o.name+" "+strings.Join(o.args, " ")))
+				continue
+			}
+			for _, name := range o.args {
+				have, _ := t.hosts[zone(name)].([]string)
+				t.hosts[zone(name)] = append(have, a.String())
+			}
+		}
+	}
+}
