@@ -67,6 +67,8 @@ type IPVS struct {
 type DNS struct {
 	Enabled   bool
 	Upstreams []netip.AddrPort
+	// Autopath answers the first step of a pod's search with what the last would find.
+	Autopath bool
 }
 
 // LoadBalancer is the settings of the feature of that name.
@@ -131,6 +133,9 @@ func settings() []setting {
 			"The cluster DNS. Off: CoreDNS does it."}},
 		{"dns.upstreams", `[]`, list(func(c *Config) *[]netip.AddrPort { return &c.DNS.Upstreams }, upstream, "IP addresses, each with :port or without"), []string{
 			"Servers for names outside of the cluster. Empty: those of the node's /etc/resolv.conf."}},
+		{"dns.autopath", "true", boolean(func(c *Config) *bool { return &c.DNS.Autopath }), []string{
+			"Answer the first query of a pod's walk through its search list with what the walk would find: one query for google.com",
+			"in place of four. Only for pods with the usual search list."}},
 		{"loadbalancer.enabled", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Enabled }), []string{
 			"Addresses of AddressPools for Services of type LoadBalancer. Off: another load balancer gives them, or none."}},
 		{"loadbalancer.default", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Default }), []string{

@@ -66,6 +66,7 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	for _, upstream := range *list {
 		got, err := exchange(ctx, ask, upstream)
 		if err == nil {
+			note(ctx, "upstream "+upstream.String())
 			return got, nil
 		}
 		f.failed()
@@ -95,6 +96,26 @@ func exchange(ctx context.Context, ask *dns.Msg, upstream netip.AddrPort) (*dns.
 		return nil, fmt.Errorf("it answered %s", dns.RcodeToString[got.Rcode])
 	}
 	return got, nil
+}
+
+// Search reads the search list of a resolv.conf: the last line of that name counts.
+func Search(file string) ([]string, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("search list: %w", err)
+	}
+	var out []string
+	for line := range strings.Lines(string(raw)) {
+		if f := strings.Fields(line); len(f) > 0 && f[0] == "search" {
+			out = nil
+			for _, s := range f[1:] {
+				if s = strings.TrimSuffix(s, "."); s != "" {
+					out = append(out, s)
+				}
+			}
+		}
+	}
+	return out, nil
 }
 
 // Upstreams reads the name servers of a resolv.conf. own are addresses of ours,

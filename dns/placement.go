@@ -67,7 +67,10 @@ type Placement struct {
 	// must not be among them.
 	Domains   []string
 	Upstreams func(own []netip.Addr) []netip.AddrPort
-	Log       *slog.Logger
+	// Autopath and Search are settings, too.
+	Autopath bool
+	Search   func() []string
+	Log      *slog.Logger
 }
 
 var _ reconcile.Target[model.Name, Place] = (*Placement)(nil)
@@ -127,7 +130,11 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 }
 
 func (p *Placement) tell(place Place) {
-	p.Feed.Configure(Settings{Domains: p.Domains, Upstreams: p.Upstreams(place.VIPs), Clients: place.Clients})
+	s := Settings{Domains: p.Domains, Upstreams: p.Upstreams(place.VIPs), Clients: place.Clients}
+	if p.Autopath {
+		s.Autopath, s.Search = true, p.Search()
+	}
+	p.Feed.Configure(s)
 	p.Feed.Listen(sockets(place))
 }
 

@@ -109,6 +109,8 @@ func (p *process) follow(ctx context.Context, ready func()) error {
 		select {
 		case f := <-frames:
 			if f.err != nil {
+				// Nobody tells any more when an address changes hands.
+				p.server.Know(nil)
 				p.save()
 				return f.err
 			}
@@ -152,6 +154,9 @@ func (p *process) take(u update, files []*os.File) {
 	if u.Settings != nil {
 		p.server.Configure(*u.Settings)
 		p.dirty = true
+	}
+	if u.Callers != nil {
+		p.server.Know(u.Callers)
 	}
 	if u.Whole {
 		entries := make(map[model.Name]Entry, len(u.Set))

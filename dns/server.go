@@ -31,6 +31,7 @@ type Server struct {
 	forward  *Forwarder
 	log      *slog.Logger
 	metrics  *metrics
+	callers  Callers
 
 	settings atomic.Pointer[Settings]
 
@@ -45,6 +46,10 @@ type Settings struct {
 	Upstreams []netip.AddrPort `json:"upstreams"`
 	// Clients may ask; everybody else gets no answer.
 	Clients []netip.Prefix `json:"clients"`
+	// Autopath answers the first step of a pod's search with what the last would find.
+	Autopath bool `json:"autopath,omitempty"`
+	// Search is the search list of the node, which pods have behind the cluster's.
+	Search []string `json:"search,omitempty"`
 }
 
 // Socket names a listening socket.
@@ -81,6 +86,7 @@ func NewServer(zone *Zone, reg prometheus.Registerer, log *slog.Logger) *Server 
 	s.forward = NewForwarder(m.forwarded.Inc)
 	s.resolver = &Resolver{Zone: zone, Forward: s.forward.Forward}
 	s.settings.Store(&Settings{})
+	reg.MustRegister(&s.callers)
 	return s
 }
 
@@ -89,6 +95,9 @@ func (s *Server) Configure(c Settings) {
 	s.settings.Store(&c)
 	s.forward.Set(c.Upstreams)
 }
+
+// Know replaces the table of this node's pods.
+func (s *Server) Know(callers map[netip.Addr]Caller) { s.callers.Set(callers) }
 
 // Sockets are those that are open now.
 func (s *Server) Sockets() []Socket {
@@ -164,13 +173,17 @@ func (s *Server) stop(k Socket, d *dns.Server) {
 	}
 }
 
-// allowed says whether a client may ask.
-func (s *Server) allowed(from net.Addr) bool {
+// clientOf is the address of a client, or the zero Addr.
+func clientOf(from net.Addr) netip.Addr {
 	ap, err := netip.ParseAddrPort(from.String())
 	if err != nil {
-		return false
+		return netip.Addr{}
 	}
-	a := ap.Addr().Unmap().WithZone("")
+	return ap.Addr().Unmap().WithZone("")
+}
+
+// allowed says whether a client may ask.
+func (s *Server) allowed(a netip.Addr) bool {
 	for _, p := range s.settings.Load().Clients {
 		if p.Contains(a) {
 			return true
@@ -179,9 +192,22 @@ func (s *Server) allowed(from net.Addr) bool {
 	return false
 }
 
+// resolve makes the reply to a query of the caller.
+func (s *Server) resolve(ctx context.Context, q *dns.Msg, from Caller) *dns.Msg {
+	settings := s.settings.Load()
+	r := *s.resolver
+	r.Domains = settings.Domains
+	m := r.Resolve(ctx, q)
+	if settings.Autopath {
+		r.Autopath(ctx, q, m, from, settings.Search)
+	}
+	return m
+}
+
 func (s *Server) serve(w dns.ResponseWriter, q *dns.Msg) {
 	start := time.Now()
-	if !s.allowed(w.RemoteAddr()) {
+	client := clientOf(w.RemoteAddr())
+	if !s.allowed(client) {
 		s.metrics.refused.Inc()
 		if w.RemoteAddr().Network() == "tcp" {
 			w.Close()
@@ -197,9 +223,12 @@ func (s *Server) serve(w dns.ResponseWriter, q *dns.Msg) {
 	s.metrics.requests.WithLabelValues(w.RemoteAddr().Network(), qtype).Inc()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	r := *s.resolver
-	r.Domains = s.settings.Load().Domains
-	m := r.Resolve(ctx, q)
+	var from Caller // the zero one when it is no pod of this node
+	if c := s.callers.at(client); c != nil {
+		c.queries.Add(1)
+		from = c.Caller
+	}
+	m := s.resolve(ctx, q, from)
 	if w.RemoteAddr().Network() == "udp" {
 		size := dns.MinMsgSize
 		if opt := q.IsEdns0(); opt != nil {

@@ -36,7 +36,8 @@ func chapters() []chapter {
 		}},
 		{"DNS as pods see it", []check{
 			{"resolvconf", "/etc/resolv.conf as the mission shows it", resolvConf, 0},
-			{"ndots5", "google.com with ndots:5 walks four steps", fourSteps, 0},
+			{"autopath", "google.com with ndots:5 is answered at the first step of the walk", firstStep, 0},
+			{"ndots5", "google.com with ndots:5 walks four steps, where a pod's search list is its own", fourSteps, 0},
 			{"ndots1", "google.com with ndots:1 takes one", oneStep, 0},
 		}},
 		{"The pod network", []check{
@@ -468,12 +469,27 @@ func (t *Tour) asked(ctx context.Context, pod string) ([]string, error) {
 	return names, nil
 }
 
+// firstStep is for pods with the usual search list, on every node.
+func firstStep(ctx context.Context, t *Tour) error {
+	return fromEveryNode(func(ctx context.Context, t *Tour, pod string) error {
+		names, err := t.asked(ctx, pod)
+		if err == nil && !slices.Equal(names, []string{"google.com.default.svc.cluster.local."}) {
+			err = fmt.Errorf("walked %v, want the first step alone", names)
+		}
+		return err
+	})(ctx, t)
+}
+
+// fourSteps is for a pod that sets searches of its own; the kubelet writes none twice,
+// so its list reads as the others'.
 func fourSteps(ctx context.Context, t *Tour) error {
-	pods, err := t.clients(ctx)
-	if err != nil {
+	if err := t.apply(ctx, fmt.Sprintf(ndotsYAML, "ndots5", "searches: [cluster.local]", t.image())); err != nil {
 		return err
 	}
-	names, err := t.asked(ctx, pods[0])
+	if _, err := t.kubectl(ctx, "wait", "--for=condition=Ready", "pod/ndots5", "--timeout=50s"); err != nil {
+		return err
+	}
+	names, err := t.asked(ctx, "ndots5")
 	steps := []string{"google.com.default.svc.cluster.local.", "google.com.svc.cluster.local.", "google.com.cluster.local.", "google.com."}
 	if err == nil && !slices.Equal(names, steps) {
 		err = fmt.Errorf("walked %v, want %v", names, steps)
@@ -482,7 +498,7 @@ func fourSteps(ctx context.Context, t *Tour) error {
 }
 
 func oneStep(ctx context.Context, t *Tour) error {
-	if err := t.apply(ctx, fmt.Sprintf(ndotsYAML, t.image())); err != nil {
+	if err := t.apply(ctx, fmt.Sprintf(ndotsYAML, "ndots1", `options: [{name: ndots, value: "1"}]`, t.image())); err != nil {
 		return err
 	}
 	if _, err := t.kubectl(ctx, "wait", "--for=condition=Ready", "pod/ndots1", "--timeout=50s"); err != nil {
