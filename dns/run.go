@@ -282,6 +282,8 @@ func (p *process) health(ctx context.Context, reg *prometheus.Registry, ready <-
 			http.Error(w, "no names or no socket yet", http.StatusServiceUnavailable)
 		}
 	})
+	mux.HandleFunc("/query", p.server.handleQuery)
+	mux.HandleFunc("/log", p.server.handleLog)
 	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	context.AfterFunc(ctx, func() { srv.Close() })

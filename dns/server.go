@@ -32,6 +32,7 @@ type Server struct {
 	log      *slog.Logger
 	metrics  *metrics
 	callers  Callers
+	logs     queryLogs
 
 	settings atomic.Pointer[Settings]
 
@@ -228,7 +229,18 @@ func (s *Server) serve(w dns.ResponseWriter, q *dns.Msg) {
 		c.queries.Add(1)
 		from = c.Caller
 	}
+	var logs []*queryLog
+	if len(q.Question) == 1 {
+		logs = s.logs.of(from, q.Question[0].Name)
+	}
+	var sources *trace
+	if len(logs) > 0 {
+		ctx, sources = traced(ctx)
+	}
 	m := s.resolve(ctx, q, from)
+	if len(logs) > 0 {
+		put(logs, logLine(start, client, from, w.RemoteAddr().Network(), m, sources.String()))
+	}
 	if w.RemoteAddr().Network() == "udp" {
 		size := dns.MinMsgSize
 		if opt := q.IsEdns0(); opt != nil {

@@ -39,6 +39,7 @@ func chapters() []chapter {
 			{"autopath", "google.com with ndots:5 is answered at the first step of the walk", firstStep, 0},
 			{"ndots5", "google.com with ndots:5 walks four steps, where a pod's search list is its own", fourSteps, 0},
 			{"ndots1", "google.com with ndots:1 takes one", oneStep, 0},
+			{"dns-query", "`wayleave dns query --as` shows each step and its source", shownSteps, 0},
 		}},
 		{"The pod network", []check{
 			{"pod-to-pod", "pod to pod across nodes: the source address seen is the pod's own", podToPod, 0},
@@ -509,6 +510,32 @@ func oneStep(ctx context.Context, t *Tour) error {
 		err = fmt.Errorf("walked %v", names)
 	}
 	return err
+}
+
+// shownSteps asks as two pods: one with the usual search list, and the one of fourSteps.
+func shownSteps(ctx context.Context, t *Tour) error {
+	pods, err := t.clients(ctx)
+	if err != nil {
+		return err
+	}
+	for pod, wanted := range map[string][]string{
+		pods[0]:  {"autopath on", "1. google.com.default.svc.cluster.local. A: NOERROR from zone, ", "autopath google.com. NOERROR from "},
+		"ndots5": {"autopath not for its search list", "1. google.com.default.svc.cluster.local. A: NXDOMAIN from zone", "google.com. A: NOERROR from "},
+	} {
+		node, err := t.one(ctx, "{.spec.nodeName}", "pod", pod)
+		if err != nil {
+			return err
+		}
+		agent, err := t.one(ctx, "{.items[*].metadata.name}", "-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave", "--field-selector", "spec.nodeName="+node)
+		if err != nil {
+			return err
+		}
+		out, err := t.kubectl(ctx, "-n", "kube-system", "exec", agent, "-c", "dns", "--", "/wayleave", "dns", "query", "--as", "pod/default/"+pod, "google.com")
+		if err := errors.Join(err, want(out, wanted...)); err != nil {
+			return fmt.Errorf("as %s: %w", pod, err)
+		}
+	}
+	return nil
 }
 
 func podToPod(ctx context.Context, t *Tour) error {
