@@ -19,16 +19,17 @@ var walked = map[uint16]bool{dns.TypeA: true, dns.TypeAAAA: true, dns.TypeHTTPS:
 // of it found no name: m, the reply to q, becomes what the first name on the way
 // that exists has, behind a CNAME to it. m stays as it is when no name exists, when the
 // walk cannot be finished, and for what is not the first step of this caller: a name in
-// its own namespace, with fewer dots than its ndots. search is the node's own list.
-func (r *Resolver) Autopath(ctx context.Context, q, m *dns.Msg, c Caller, search []string) {
+// its own namespace, with fewer dots than its ndots. search is the node's own list. It says
+// whether m was changed.
+func (r *Resolver) Autopath(ctx context.Context, q, m *dns.Msg, c Caller, search []string) bool {
 	if m.Rcode != dns.RcodeNameError || len(m.Answer) > 0 || !c.Usual() || len(r.Domains) == 0 || !q.RecursionDesired || !walked[q.Question[0].Qtype] {
-		return
+		return false
 	}
 	asked := q.Question[0].Name
 	list := c.search(r.Domains[0], search)
 	cut := len(asked) - len(list[0]) - 2 // between is a dot, and one ends it
 	if cut < 1 || !strings.EqualFold(asked[cut:], "."+list[0]+".") || strings.Count(asked[:cut], ".") >= c.NDots {
-		return
+		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, autopathPatience)
 	defer cancel()
@@ -50,9 +51,11 @@ func (r *Resolver) Autopath(ctx context.Context, q, m *dns.Msg, c Caller, search
 			continue
 		case dns.RcodeSuccess:
 			shortcut(m, name, got)
+			return true
 		}
-		return
+		return false
 	}
+	return false
 }
 
 // shortcut makes m the answer of got behind a CNAME.

@@ -165,6 +165,9 @@ func TestAWalkIsAnsweredAtItsFirstStep(t *testing.T) {
 	if len(m.Answer) != 2 || m.Answer[0].Header().Name != "GooGle.com.Default.svc.cluster.local." || m.Answer[0].Header().Ttl != 17 {
 		t.Errorf("the CNAME is not first, for the name as it was asked, with the TTL of what it leads to: %v", m.Answer)
 	}
+	if text, err := r.get("/metrics"); err != nil || !strings.Contains(text, "coredns_autopath_success_total ") || strings.Contains(text, "coredns_autopath_success_total 0") {
+		t.Errorf("the walks are not counted: %v\n%s", err, text)
+	}
 	r.settings(false)
 	r.answered("10.7.0.2", "udp", "google.com.default.svc.cluster.local.", dns.TypeA, none)
 }

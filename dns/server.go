@@ -66,6 +66,7 @@ type metrics struct {
 	duration  prometheus.Histogram
 	forwarded prometheus.Counter
 	refused   prometheus.Counter
+	autopath  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -76,7 +77,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		forwarded: prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_dns_upstream_failures_total", Help: "Tries at an upstream server without an answer."}),
 		refused:   prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_dns_foreign_clients_total", Help: "Queries from addresses that may not ask."}),
 	}
-	reg.MustRegister(m.requests, m.responses, m.duration, m.forwarded, m.refused)
+	m.autopath = prometheus.NewCounter(prometheus.CounterOpts{Name: "coredns_autopath_success_total", Help: "Walks through a search list that were answered at their first step."})
+	reg.MustRegister(m.autopath, m.requests, m.responses, m.duration, m.forwarded, m.refused)
 	return m
 }
 
@@ -199,8 +201,8 @@ func (s *Server) resolve(ctx context.Context, q *dns.Msg, from Caller) *dns.Msg 
 	r := *s.resolver
 	r.Domains = settings.Domains
 	m := r.Resolve(ctx, q)
-	if settings.Autopath {
-		r.Autopath(ctx, q, m, from, settings.Search)
+	if settings.Autopath && r.Autopath(ctx, q, m, from, settings.Search) {
+		s.metrics.autopath.Inc()
 	}
 	return m
 }
