@@ -84,6 +84,8 @@ type DNS struct {
 	Pods string
 	// ExtraDomains are domains of the cluster beside its ClusterDomain.
 	ExtraDomains []string
+	// Autopath answers the first step of a pod's search with what the last would find.
+	Autopath bool
 }
 
 // LoadBalancer is the settings of the feature of that name.
@@ -168,6 +170,9 @@ func settings() []setting {
 			"The longest that the absence of a name is kept: 1s to 24h."}},
 		{"dns.staleFor", "24h", duration(func(c *Config) *time.Duration { return &c.DNS.StaleFor }, 0, 7*24*time.Hour), []string{
 			"How long past its life an answer is told while no server answers: 0s (never) to 168h."}},
+		{"dns.autopath", "true", boolean(func(c *Config) *bool { return &c.DNS.Autopath }), []string{
+			"Answer the first query of a pod's walk through its search list with what the walk would find: one query for google.com",
+			"in place of four. Only for pods with the usual search list."}},
 		{"loadbalancer.enabled", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Enabled }), []string{
 			"Addresses of AddressPools for Services of type LoadBalancer. Off: another load balancer gives them, or none."}},
 		{"loadbalancer.default", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Default }), []string{

@@ -53,11 +53,13 @@ func (r *Resolver) Resolve(ctx context.Context, q *dns.Msg) *dns.Msg {
 	name := strings.ToLower(question.Name)
 	for _, domain := range r.Domains {
 		if name == domain || strings.HasSuffix(name, "."+domain) {
+			note(ctx, "zone")
 			r.cluster(ctx, m, domain, strings.TrimSuffix(strings.TrimSuffix(name, domain), "."))
 			return m
 		}
 	}
 	if a, ok := reverseAddr(name); ok && r.pointer(m, a) {
+		note(ctx, "zone")
 		return m
 	}
 	return r.forward(ctx, q, m)
@@ -70,6 +72,7 @@ func (r *Resolver) forward(ctx context.Context, q, m *dns.Msg) *dns.Msg {
 	}
 	got, err := r.Forward(ctx, q)
 	if err != nil {
+		note(ctx, "nobody ("+err.Error()+")")
 		m.Rcode = dns.RcodeServerFailure
 		return m
 	}

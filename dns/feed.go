@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -32,6 +34,7 @@ type Feed struct {
 	synced   bool
 	entries  map[model.Name]Entry
 	settings *Settings // nil until the agent knows them
+	callers  map[netip.Addr]Caller
 	sockets  []Socket
 	servers  map[*session]struct{}
 }
@@ -45,6 +48,7 @@ type session struct {
 	whole    bool
 	dirty    map[model.Name]struct{}
 	settings bool
+	callers  bool
 	sockets  bool
 	holds    map[Socket]bool
 }
@@ -99,6 +103,27 @@ func (f *Feed) Configure(c Settings) {
 		s.settings = true
 		s.poke()
 	}
+}
+
+// Know replaces the table of this node's pods.
+func (f *Feed) Know(callers map[netip.Addr]Caller) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if maps.EqualFunc(f.callers, callers, Caller.equal) && f.callers != nil {
+		return
+	}
+	f.callers = callers
+	for s := range f.servers {
+		s.callers = true
+		s.poke()
+	}
+}
+
+// Callers is the number of addresses of this node's pods that are known.
+func (f *Feed) Callers() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.callers)
 }
 
 // Listen replaces the list of sockets that servers should serve.
@@ -159,7 +184,7 @@ func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
 	if h.Version != protocolVersion {
 		return fmt.Errorf("the server speaks version %d, this agent %d", h.Version, protocolVersion)
 	}
-	s := &session{wake: make(chan struct{}, 1), whole: true, settings: true, sockets: true, dirty: map[model.Name]struct{}{}, holds: map[Socket]bool{}}
+	s := &session{wake: make(chan struct{}, 1), whole: true, settings: true, callers: true, sockets: true, dirty: map[model.Name]struct{}{}, holds: map[Socket]bool{}}
 	for _, k := range h.Holds {
 		s.holds[k] = true
 	}
@@ -217,6 +242,9 @@ func (f *Feed) next(s *session) (u update, files []*os.File, retry bool) {
 	// What an agent does not know yet, a server keeps from before.
 	if s.settings && f.settings != nil {
 		u.Settings, s.settings = f.settings, false
+	}
+	if s.callers && f.callers != nil {
+		u.Callers, s.callers = f.callers, false
 	}
 	switch {
 	case !f.synced:

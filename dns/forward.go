@@ -165,6 +165,7 @@ func (f *Forwarder) Answer(dst, query []byte, size int) ([]byte, bool) {
 // the caller's own.
 func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	if m, ok := f.routes.Load().hosts.answer(q); ok {
+		note(ctx, "hosts")
 		return m, nil
 	}
 	key, err := keyOf(q)
@@ -176,6 +177,7 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 		f.fetch(key, q)
 	}
 	if hit != Miss {
+		note(ctx, "cache")
 		return f.unpack(e, q)
 	}
 	f.Cache.missed(key)
@@ -188,7 +190,9 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	select {
 	case got := <-f.fetch(key, q):
 		if got.Err == nil {
-			return copyFor(got.Val.(*dns.Msg), q), nil
+			a := got.Val.(attempt)
+			note(ctx, "upstream "+a.server.Nameserver.String())
+			return copyFor(a.got, q), nil
 		}
 		err = got.Err
 	case <-patience:
@@ -198,6 +202,7 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	}
 	if e != nil {
 		f.Cache.servedStale(key)
+		note(ctx, "cache, past its time")
 		return f.unpack(e, q)
 	}
 	return nil, err
@@ -219,7 +224,7 @@ func (f *Forwarder) fetch(key []byte, q *dns.Msg) <-chan singleflight.Result {
 			return got, err // of earlier settings: not for the cache
 		}
 		if err == nil {
-			f.Cache.Put(key, got, f.now())
+			f.Cache.Put(key, got.got, f.now())
 			return got, nil
 		}
 		if !errors.Is(err, errBusy) {
@@ -251,9 +256,9 @@ type attempt struct {
 
 // exchange asks one server after the other, those first that are well. A server that
 // is slow is not waited for: the next one is asked beside it.
-func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) (*dns.Msg, error) {
+func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) (attempt, error) {
 	if len(list) == 0 {
-		return nil, errors.New("no upstream server is known")
+		return attempt{}, errors.New("no upstream server is known")
 	}
 	order := slices.Clone(list)
 	slices.SortStableFunc(order, func(a, b *remote) int { return btoi(a.down()) - btoi(b.down()) })
@@ -270,7 +275,7 @@ func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) 
 			started++
 			if !refused[u] { // who has answered is not asked again
 				if !f.try(ctx, u, ask, results) {
-					return nil, errors.Join(append(errs, errBusy)...)
+					return attempt{}, errors.Join(append(errs, errBusy)...)
 				}
 				running++
 				hedge.Reset(hedgeAfter)
@@ -278,13 +283,13 @@ func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) 
 			continue
 		}
 		if running == 0 {
-			return nil, errors.Join(errs...)
+			return attempt{}, errors.Join(errs...)
 		}
 		select {
 		case a := <-results:
 			running--
 			if a.err == nil {
-				return a.got, nil
+				return a, nil
 			}
 			var code *rcodeError
 			refused[a.server] = refused[a.server] || errors.As(a.err, &code)
@@ -297,7 +302,7 @@ func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) 
 				}
 			}
 		case <-ctx.Done():
-			return nil, errors.Join(append(errs, ctx.Err())...)
+			return attempt{}, errors.Join(append(errs, ctx.Err())...)
 		}
 	}
 }
@@ -349,6 +354,26 @@ func copyFor(m *dns.Msg, q *dns.Msg) *dns.Msg {
 		}
 	}
 	return m
+}
+
+// Search reads the search list of a resolv.conf: the last line of that name counts.
+func Search(file string) ([]string, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("search list: %w", err)
+	}
+	var out []string
+	for line := range strings.Lines(string(raw)) {
+		if f := strings.Fields(line); len(f) > 0 && f[0] == "search" {
+			out = nil
+			for _, s := range f[1:] {
+				if s = strings.TrimSuffix(s, "."); s != "" {
+					out = append(out, s)
+				}
+			}
+		}
+	}
+	return out, nil
 }
 
 // Upstreams reads the name servers of a resolv.conf. own are addresses of ours,

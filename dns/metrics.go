@@ -13,6 +13,7 @@ import (
 // itself, and a scrape adds up: a query costs no shared memory.
 type metrics struct {
 	forwarded prometheus.Counter
+	autopath  prometheus.Counter
 	requests  *prometheus.Desc
 	responses *prometheus.Desc
 	duration  *prometheus.Desc
@@ -62,6 +63,7 @@ var bounds = func() (out [timeBuckets]time.Duration) {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
+		autopath:  prometheus.NewCounter(prometheus.CounterOpts{Name: "coredns_autopath_success_total", Help: "Walks through a search list that were answered at their first step."}),
 		forwarded: prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_dns_upstream_failures_total", Help: "Tries at an upstream server without an answer."}),
 		requests:  prometheus.NewDesc("coredns_dns_requests_total", "Queries.", []string{"proto", "type"}, nil),
 		responses: prometheus.NewDesc("coredns_dns_responses_total", "Replies by code.", []string{"rcode"}, nil),
@@ -71,7 +73,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		full:      prometheus.NewDesc("wayleave_dns_overload_total", "Queries answered SERVFAIL since too many others were waiting.", nil, nil),
 		tallies:   map[*tally]struct{}{}, past: map[string]*counts{},
 	}
-	reg.MustRegister(m, m.forwarded)
+	reg.MustRegister(m, m.forwarded, m.autopath)
 	return m
 }
 

@@ -68,7 +68,10 @@ type Placement struct {
 	Domains    []string
 	Pods       string
 	Forwarding func(own []netip.Addr) Forwarding
-	Log        *slog.Logger
+	// Autopath and Search are settings, too.
+	Autopath bool
+	Search   func() []string
+	Log      *slog.Logger
 }
 
 var _ reconcile.Target[model.Name, Place] = (*Placement)(nil)
@@ -128,7 +131,11 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 }
 
 func (p *Placement) tell(place Place) {
-	p.Feed.Configure(Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Forwarding: p.Forwarding(place.VIPs), Clients: place.Clients})
+	s := Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Forwarding: p.Forwarding(place.VIPs), Clients: place.Clients}
+	if p.Autopath {
+		s.Autopath, s.Search = true, p.Search()
+	}
+	p.Feed.Configure(s)
 	p.Feed.Listen(sockets(place))
 }
 

@@ -116,6 +116,8 @@ func (p *process) follow(ctx context.Context, ready func()) error {
 		select {
 		case f := <-frames:
 			if f.err != nil {
+				// Nobody tells any more when an address changes hands.
+				p.server.Know(nil)
 				p.save()
 				return f.err
 			}
@@ -159,6 +161,9 @@ func (p *process) take(u update, files []*os.File) {
 	if u.Settings != nil {
 		p.server.Configure(*u.Settings)
 		p.dirty = true
+	}
+	if u.Callers != nil {
+		p.server.Know(u.Callers)
 	}
 	if u.Whole {
 		entries := make(map[model.Name]Entry, len(u.Set))
@@ -284,6 +289,8 @@ func (p *process) health(ctx context.Context, reg *prometheus.Registry, ready <-
 			http.Error(w, "no names or no socket yet", http.StatusServiceUnavailable)
 		}
 	})
+	mux.HandleFunc("/query", p.server.handleQuery)
+	mux.HandleFunc("/log", p.server.handleLog)
 	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	context.AfterFunc(ctx, func() { srv.Close() })

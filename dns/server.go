@@ -33,6 +33,8 @@ type Server struct {
 	forward  *Forwarder
 	log      *slog.Logger
 	metrics  *metrics
+	callers  Callers
+	logs     queryLogs
 
 	// outside, when set, may answer on the hot path what the zone does not: it
 	// appends a reply of at most size bytes to out, and must not block. Set before
@@ -79,6 +81,10 @@ type Settings struct {
 	VIPs []netip.Addr `json:"vips,omitempty"`
 	// Clients may ask; everybody else gets no answer.
 	Clients []netip.Prefix `json:"clients"`
+	// Autopath answers the first step of a pod's search with what the last would find.
+	Autopath bool `json:"autopath,omitempty"`
+	// Search is the search list of the node, which pods have behind the cluster's.
+	Search []string `json:"search,omitempty"`
 }
 
 // Socket names a listening socket.
@@ -94,7 +100,8 @@ func NewServer(zone *Zone, reg prometheus.Registerer, log *slog.Logger) *Server 
 	s.forward = NewForwarder(m.forwarded.Inc)
 	reg.MustRegister(s.forward)
 	s.resolver = &Resolver{Zone: zone, Forward: s.forward.Forward}
-	s.outside = s.forward.Answer
+	s.outside, s.caller = s.forward.Answer, s.ofCaller
+	reg.MustRegister(&s.callers)
 	s.Configure(Settings{})
 	return s
 }
@@ -105,6 +112,9 @@ func (s *Server) Configure(c Settings) {
 	s.compiled.Store(&compiled{domains: wireDomains(c.Domains), clients: newClients(c.Clients)})
 	s.forward.Configure(c.Forwarding)
 }
+
+// Know replaces the table of this node's pods.
+func (s *Server) Know(callers map[netip.Addr]Caller) { s.callers.Set(callers) }
 
 // Sockets are those that are open now.
 func (s *Server) Sockets() []Socket {
@@ -185,28 +195,69 @@ func (s *Server) serveTCP(w dns.ResponseWriter, q *dns.Msg) {
 		w.Close()
 		return
 	}
-	m := s.resolve(q, client, s.tcpTally)
+	m := s.reply(q, client, "tcp", s.tcpTally)
 	m.Compress = true
 	if err := w.WriteMsg(m); err != nil {
 		s.log.Debug("could not answer", "client", w.RemoteAddr().String(), "err", err)
 	}
 }
 
-// resolve is the slow path: it makes the reply to a query of a client that may ask.
-func (s *Server) resolve(q *dns.Msg, _ netip.Addr, t *tally) *dns.Msg {
+// ofCaller counts a query that the hot path answers for the pod that asks. It is true for
+// what the slow path must see: while somebody reads a log, and the first step of a walk
+// through a search list.
+func (s *Server) ofCaller(client netip.Addr, _ []byte, missing bool) bool {
+	if !s.logs.none() {
+		return true
+	}
+	c := s.callers.at(client)
+	if c == nil {
+		return false
+	}
+	if missing && c.Usual() && s.settings.Load().Autopath {
+		return true
+	}
+	c.queries.Add(1)
+	return false
+}
+
+// reply is the slow path: it makes the reply to a query of a client that may ask.
+func (s *Server) reply(q *dns.Msg, client netip.Addr, network string, t *tally) *dns.Msg {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	r := *s.resolver
-	set := s.settings.Load()
-	r.Domains, r.Pods, r.Servers = set.Domains, set.Pods, set.VIPs
-	m := r.Resolve(ctx, q)
+	var from Caller // the zero one when it is no pod of this node
+	if c := s.callers.at(client); c != nil {
+		c.queries.Add(1)
+		from = c.Caller
+	}
 	qtype := uint16(0)
+	var logs []*queryLog
 	if len(q.Question) == 1 {
 		qtype = q.Question[0].Qtype
+		logs = s.logs.of(from, q.Question[0].Name)
+	}
+	var sources *trace
+	if len(logs) > 0 {
+		ctx, sources = traced(ctx)
+	}
+	m := s.resolve(ctx, q, from)
+	if len(logs) > 0 {
+		put(logs, logLine(start, client, from, network, m, sources.String()))
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.query(qtype, m.Rcode, time.Since(start))
+	return m
+}
+
+// resolve makes the reply to a query of the caller.
+func (s *Server) resolve(ctx context.Context, q *dns.Msg, from Caller) *dns.Msg {
+	set := s.settings.Load()
+	r := *s.resolver
+	r.Domains, r.Pods, r.Servers = set.Domains, set.Pods, set.VIPs
+	m := r.Resolve(ctx, q)
+	if set.Autopath && r.Autopath(ctx, q, m, from, set.Search) {
+		s.metrics.autopath.Inc()
+	}
 	return m
 }

@@ -27,6 +27,7 @@ type rig struct {
 	node, client *testnet.NS
 	dir          string
 	store        *model.Store
+	feed         *Feed // of the last agent
 }
 
 func newRig(t *testing.T) *rig {
@@ -73,6 +74,7 @@ func (r *rig) agentThat(knows bool) (stop func()) {
 	r.t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	feed := &Feed{Open: r.open, Log: log}
+	r.feed = feed
 	if knows {
 		r.configure(feed)
 	}

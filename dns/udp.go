@@ -318,7 +318,7 @@ func (s *Server) slowUDP(raw []byte, client netip.Addr) []byte {
 	if err := q.Unpack(raw); err != nil {
 		return refusal(nil, raw, dns.RcodeFormatError)
 	}
-	m := s.resolve(q, client, s.slowTally)
+	m := s.reply(q, client, "udp", s.slowTally)
 	size := dns.MinMsgSize
 	if opt := q.IsEdns0(); opt != nil {
 		size = min(max(int(opt.UDPSize()), dns.MinMsgSize), maxUDP)

@@ -186,8 +186,8 @@ func shown(t *testing.T, reg prometheus.Gatherer) string {
 	}
 	var out strings.Builder
 	for _, f := range families {
-		if n := f.GetName(); strings.Contains(n, "upstream") || strings.Contains(n, "_cache_") || strings.Contains(n, "_forward_") {
-			continue // of the forwarder
+		if n := f.GetName(); strings.Contains(n, "upstream") || strings.Contains(n, "_cache_") || strings.Contains(n, "_forward_") || strings.Contains(n, "autopath") {
+			continue // of the forwarder and of callers
 		}
 		for _, m := range f.GetMetric() {
 			out.WriteString(f.GetName())

@@ -1,6 +1,10 @@
 package dns
 
-import "wayleave.dev/model"
+import (
+	"net/netip"
+
+	"wayleave.dev/model"
+)
 
 // The agent and the server talk over a unix socket, in frames that carry the
 // descriptors of sockets.
@@ -25,6 +29,8 @@ type update struct {
 	Set   []pair `json:"set,omitempty"`
 	// Deleted keys.
 	Deleted []model.Name `json:"deleted,omitempty"`
+	// Callers, when not nil, are all pods of this node.
+	Callers map[netip.Addr]Caller `json:"callers"`
 	// Sockets, when not nil, is the whole list of sockets to serve; those in Passed
 	// come with this frame, in this order.
 	Sockets []Socket `json:"sockets,omitempty"`

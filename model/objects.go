@@ -120,6 +120,12 @@ type Pod struct {
 	// IPs are the pod's addresses; the node's for HostNetwork pods.
 	IPs         []netip.Addr
 	HostNetwork bool
+	// ClusterDNS says that the pod asks the cluster's DNS, with its search list.
+	ClusterDNS bool
+	// Searches are what dnsConfig adds to the search list.
+	Searches []string
+	// NDots is the resolver's option of that name.
+	NDots int
 }
 
 // Node is what Wayleave uses of a Node.

@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,7 +54,10 @@ type Config struct {
 	// ProbeEvery is how often the paths to other nodes are probed, 0 for never.
 	ProbeEvery time.Duration
 	// PathMTU is told what was found, for metrics; may be nil.
-	PathMTU  func(node string, bytes int)
+	PathMTU func(node string, bytes int)
+	// Leases is told who has which address, at first and whenever that changes, before
+	// a new pod has its address; may be nil.
+	Leases   func(map[netip.Addr]model.Name)
 	Kernel   link.Net
 	NFT      nft.Conn
 	Track    conntrack.Flusher
@@ -102,9 +106,27 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 		return nil, errors.Join(err, book.Close())
 	}
 	n := &Network{Config: c, book: book, host: host, Routes: routing, Translation: translation, looked: make(chan struct{}), found: make(chan struct{}, 1)}
+	if c.Leases != nil {
+		book.Follow(func(list []ipam.Lease) { c.Leases(holders(list)) })
+	}
 	n.tables = &tables{conn: c.NFT, track: c.Track, leases: book.List}
 	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Full: n.full, Log: c.Log}
 	return n, nil
+}
+
+// holders are the pods by address. Where the runtime did not say whose the lease is,
+// nobody is named.
+func holders(list []ipam.Lease) map[netip.Addr]model.Name {
+	out := map[netip.Addr]model.Name{}
+	for _, l := range list {
+		ns, name, ok := strings.Cut(l.Pod, "/")
+		for _, a := range l.IPs {
+			if ok {
+				out[a] = model.Name{Namespace: ns, Name: name}
+			}
+		}
+	}
+	return out
 }
 
 // local is the node's facts for the CNI server.

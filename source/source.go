@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"unique"
 
@@ -304,7 +305,39 @@ func Pod(in *corev1.Pod) (*model.Pod, []model.Problem) {
 			out.IPs = append(out.IPs, a)
 		}
 	}
+	c.podDNS(in, out)
 	return out, c.problems
+}
+
+// podDNS reads what the kubelet writes to the pod's resolv.conf. With the node's
+// network, ClusterFirst is Default.
+func (c *checker) podDNS(in *corev1.Pod, out *model.Pod) {
+	switch in.Spec.DNSPolicy {
+	case corev1.DNSClusterFirst, "":
+		out.ClusterDNS = !in.Spec.HostNetwork
+	case corev1.DNSClusterFirstWithHostNet:
+		out.ClusterDNS = true
+	}
+	out.NDots = 1 // the resolver's own
+	if out.ClusterDNS {
+		out.NDots = 5 // the kubelet's
+	}
+	if in.Spec.DNSConfig == nil {
+		return
+	}
+	out.Searches = slices.Clone(in.Spec.DNSConfig.Searches)
+	for i, o := range in.Spec.DNSConfig.Options {
+		if o.Name != "ndots" {
+			continue
+		}
+		n, err := strconv.Atoi(deref(o.Value, ""))
+		if err != nil || n < 0 {
+			c.bad(fmt.Sprintf("spec.dnsConfig.options[%d].value", i), "%q is not a number of dots", deref(o.Value, ""))
+			out.NDots = 1
+			continue
+		}
+		out.NDots = min(n, 15) // as resolvers do
+	}
 }
 
 // toBeDeleted is the taint of the cluster autoscaler, which kube-proxy knows, too.

@@ -161,6 +161,34 @@ func TestEndedPodsAreNotKept(t *testing.T) {
 	}
 }
 
+// What the kubelet writes to a pod's resolv.conf follows from dnsPolicy and dnsConfig.
+func TestPodDNS(t *testing.T) {
+	value := func(s string) []corev1.PodDNSConfigOption {
+		return []corev1.PodDNSConfigOption{{Name: "ndots", Value: &s}}
+	}
+	for _, c := range []struct {
+		spec    corev1.PodSpec
+		cluster bool
+		ndots   int
+		problem string
+	}{
+		{corev1.PodSpec{}, true, 5, ""},
+		{corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirst, DNSConfig: &corev1.PodDNSConfig{Options: value("2")}}, true, 2, ""},
+		{corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirst, HostNetwork: true}, false, 1, ""},
+		{corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirstWithHostNet, HostNetwork: true}, true, 5, ""},
+		{corev1.PodSpec{DNSPolicy: corev1.DNSDefault}, false, 1, ""},
+		{corev1.PodSpec{DNSPolicy: corev1.DNSNone, DNSConfig: &corev1.PodDNSConfig{Options: value("99")}}, false, 15, ""},
+		{corev1.PodSpec{DNSConfig: &corev1.PodDNSConfig{Options: value("many")}}, true, 1, "spec.dnsConfig.options[0].value"},
+	} {
+		in := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b"}, Spec: c.spec}
+		in.Status.PodIPs = []corev1.PodIP{{IP: "10.244.0.9"}}
+		p, problems := Pod(in)
+		if p == nil || p.ClusterDNS != c.cluster || p.NDots != c.ndots || (len(problems) > 0) != (c.problem != "") || len(problems) > 0 && problems[0].Field != c.problem {
+			t.Errorf("%+v: %+v, %v", c.spec, p, problems)
+		}
+	}
+}
+
 // Every knob of a Service is taken over, and a value that cannot be is named by field
 // while the rest is served.
 func TestKnobsOfServices(t *testing.T) {

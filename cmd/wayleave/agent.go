@@ -76,6 +76,7 @@ type agent struct {
 	// announcer is there while this agent answers for addresses, or waits to.
 	announcer atomic.Pointer[announcer]
 	feed      *dns.Feed
+	roll      *dns.Roll
 
 	mu      sync.Mutex
 	healths map[string]*reconcile.Health
@@ -109,6 +110,7 @@ func runAgent(ctx context.Context, settings string) error {
 	if a.cfg.DNS.Enabled {
 		start("dns feed", a.dnsFeed)
 		start("dns names", a.dnsNames)
+		start("dns callers", a.dnsCallers)
 	}
 	start("node", a.own)
 	wg.Wait()
@@ -175,6 +177,7 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 		return nil, err
 	}
 	a.feed = &dns.Feed{Open: dns.OpenSocket, AllowUID: dnsUser, Log: log}
+	a.roll = &dns.Roll{Feed: a.feed, Leased: cfg.PodNetwork.Enabled}
 	return a, nil
 }
 
@@ -402,6 +405,7 @@ func (a *agent) podNetwork(ctx context.Context) error {
 		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: call.Socket, Tombstones: call.Tombstones, Sysctl: hostSysctl,
 		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing), ProbeEvery: a.cfg.PodNetwork.ProbeEvery,
 		PathMTU: func(node string, bytes int) { a.metrics.path.WithLabelValues(node).Set(float64(bytes)) },
+		Leases:  a.roll.Leases,
 		Kernel:  kernel, NFT: a.nft, Track: track, Firewall: a.nft, Report: a.problems.Set, Log: a.log,
 	}, a.health("podnetwork"), a.health("masquerade"))
 	if err != nil {
@@ -475,7 +479,8 @@ func (a *agent) placement() *dns.Placement {
 		domains = append(domains, strings.ToLower(strings.TrimSuffix(d, "."))+".")
 	}
 	return &dns.Placement{Node: a.node, Service: model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName},
-		Feed: a.feed, NFT: a.nft, Domains: domains, Pods: a.cfg.DNS.Pods, Forwarding: a.forwarding, Log: a.log}
+		Feed: a.feed, NFT: a.nft, Domains: domains, Pods: a.cfg.DNS.Pods, Forwarding: a.forwarding,
+		Autopath: a.cfg.DNS.Autopath, Search: a.search, Log: a.log}
 }
 
 // dnsStandby gives the dns container its sockets while another agent owns the node.
@@ -537,6 +542,22 @@ func (a *agent) forwarding(own []netip.Addr) dns.Forwarding {
 	}
 	a.say("dns upstreams", errors.Join(append(errs, err)...))
 	return out
+}
+
+// search is the node's search list, which the kubelet gives to pods, too.
+func (a *agent) search() []string {
+	list, err := dns.Search("/etc/resolv.conf")
+	a.say("dns search list", err)
+	return list
+}
+
+// dnsCallers tells the dns container who this node's pods are.
+func (a *agent) dnsCallers(ctx context.Context) error {
+	loop := &reconcile.Loop[model.Name, dns.CallerPlan]{
+		Name: "dns callers", Store: a.store, Kinds: model.PodKind, Keys: dns.CallerKeys, Plan: dns.PlanCaller(a.node), Equal: dns.CallerPlan.Equal,
+		Target: a.roll, Health: a.health("dns callers"), Log: a.log,
+	}
+	return loop.Run(ctx)
 }
 
 // waitForKubeProxy does not write beside another service proxy.

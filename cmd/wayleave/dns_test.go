@@ -25,6 +25,43 @@ import (
 // node's gets them while it does not: what the placement of DNS leaves tracked, the
 // service proxy takes. A server of somebody else on the wildcard address gets none.
 func TestQueriesGoToTheLocalServerWhileItLives(t *testing.T) {
+	n := newDNSNode(t)
+	pod, node, vip := n.pod, n.node, n.vip
+	who(t, n.other, "172.30.0.12:10053", "other")
+	n.place(t, &dns.Feed{})
+	asked := func(want string) {
+		t.Helper()
+		for i := range 40 {
+			for _, network := range []string{"udp", "tcp"} {
+				if got, err := askWho(pod, network, vip.String()+":53"); err != nil || got != want {
+					t.Fatalf("query %d by %s: %q answered, %v; want %s", i, network, got, err, want)
+				}
+			}
+		}
+	}
+	asked("other")
+	stop := who(t, node, vip.String()+":53", "local")
+	asked("local")
+	stop()
+	asked("other")
+	stop = who(t, node, "0.0.0.0:53", "stranger")
+	asked("other")
+	stop()
+	who(t, node, vip.String()+":53", "local")
+	asked("local")
+}
+
+// dnsNode is a node with a pod, and another node that the service proxy knows as an
+// endpoint of the cluster DNS.
+type dnsNode struct {
+	pod, node, other *testnet.NS
+	vip              netip.Addr
+	nft              nft.Conn
+	links            link.Net
+}
+
+func newDNSNode(t *testing.T) *dnsNode {
+	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skip("the program nft is not installed")
 	}
@@ -40,7 +77,6 @@ func TestQueriesGoToTheLocalServerWhileItLives(t *testing.T) {
 	pod.Route("0.0.0.0/0", "10.244.1.1")
 	other.Route("10.244.1.0/24", "172.30.0.11")
 	node.Router()
-	who(t, other, "172.30.0.12:10053", "other")
 
 	vip := netip.MustParseAddr("10.96.0.10")
 	conn, err := nft.NewKernel(node.FD())
@@ -65,30 +101,16 @@ func TestQueriesGoToTheLocalServerWhileItLives(t *testing.T) {
 	if err := mode.Sync(t.Context(), map[model.Name]service.Plan{{Namespace: "kube-system", Name: "kube-dns"}: plan}); err != nil {
 		t.Fatal(err)
 	}
-	place := &dns.Placement{Net: links, NFT: conn, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
-	if err := place.Sync(t.Context(), map[model.Name]dns.Place{{}: {VIPs: []netip.Addr{vip}}}); err != nil {
+	return &dnsNode{pod, node, other, vip, conn, links}
+}
+
+// place has the node serve DNS at the VIP, by the servers of the feed.
+func (n *dnsNode) place(t *testing.T, feed *dns.Feed) {
+	t.Helper()
+	p := &dns.Placement{Net: n.links, NFT: n.nft, Feed: feed, Domains: []string{"cluster.local."}, Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
+	if err := p.Sync(t.Context(), map[model.Name]dns.Place{{}: {VIPs: []netip.Addr{n.vip}, Clients: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}}); err != nil {
 		t.Fatal(err)
 	}
-	asked := func(want string) {
-		t.Helper()
-		for i := range 40 {
-			for _, network := range []string{"udp", "tcp"} {
-				if got, err := askWho(pod, network, vip.String()+":53"); err != nil || got != want {
-					t.Fatalf("query %d by %s: %q answered, %v; want %s", i, network, got, err, want)
-				}
-			}
-		}
-	}
-	asked("other")
-	stop := who(t, node, vip.String()+":53", "local")
-	asked("local")
-	stop()
-	asked("other")
-	stop = who(t, node, "0.0.0.0:53", "stranger")
-	asked("other")
-	stop()
-	who(t, node, vip.String()+":53", "local")
-	asked("local")
 }
 
 // who answers every line and datagram with a name, until stop or the test's end.

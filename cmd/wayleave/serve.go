@@ -117,7 +117,7 @@ func (a *agent) report() report {
 		r.Facts["podnetwork"] = n.Facts()
 	}
 	if a.cfg.DNS.Enabled {
-		r.Facts["dns"] = []string{fmt.Sprintf("%d dns processes connected, VIPs %v, domain %s", a.feed.Servers(), a.cfg.ClusterDNS, a.cfg.ClusterDomain)}
+		r.Facts["dns"] = []string{fmt.Sprintf("%d dns processes connected, VIPs %v, domain %s, %d addresses of pods known", a.feed.Servers(), a.cfg.ClusterDNS, a.cfg.ClusterDomain, a.feed.Callers())}
 	}
 	if n := a.announcer.Load(); n != nil {
 		r.Facts["loadbalancer"] = n.facts(loadbalancer.Count(snap, a.cfg.LoadBalancer.Default))

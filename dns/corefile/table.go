@@ -24,7 +24,7 @@ const (
 // fates is every plugin that CoreDNS comes with.
 func fates() []fate {
 	return []fate{
-		{"kubernetes", carried, "the zone is `clusterDomain`; further zones and `pods` are settings where built; options for an API server of its own, `namespaces`, `labels` and a `ttl` other than 30 are not carried over"},
+		{"kubernetes", carried, "the zone is `clusterDomain`; further zones are `dns.extraDomains`, `pods` is `dns.pods`; options for an API server of its own, `namespaces`, `labels` and a `ttl` other than 30 are not carried over"},
 		{"forward", carried, "`dns.upstreams`, or `dns.stubDomains` for a domain; `tls://` with `tls_servername` is `tls://IP@NAME`; `except`, `force_tcp` and client certificates are not carried over"},
 		{"cache", carried, "`dns.cacheTTL`, `dns.negativeTTL`, `dns.staleFor`; capacities are `dns.cacheMiB`, `prefetch` is built in; `disable` and `keepttl` are not carried over"},
 		{"hosts", carried, "lines of addresses are `dns.hosts`; files are not carried over"},
@@ -42,8 +42,8 @@ func fates() []fate {
 		{"timeouts", builtIn, "idle TCP connections end after 10 s"},
 		{"multisocket", builtIn, "all cores answer"},
 		{"minimal", builtIn, "answers of Services have what is asked"},
-		{"log", not, "not every query is logged"},
-		{"autopath", carried, "the setting `dns.autopath` where built"},
+		{"log", not, "not every query is logged; `wayleave dns log` shows those of a pod or a name"},
+		{"autopath", carried, "the setting `dns.autopath`"},
 		{"acl", not, "only pods and nodes are answered"},
 		{"any", not, ""},
 		{"auto", not, "zone files are not served: forward the zone to a server that has it (`dns.stubDomains`)"},

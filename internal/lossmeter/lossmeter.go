@@ -9,7 +9,8 @@
 //     TCP repairs single lost packets: these show as Retransmits;
 //   - datagram: new UDP flows of one datagram each, echoed, one try each;
 //   - connect: new TCP connections, each with one message there and back;
-//   - dns: queries of one name, one try each, time-out one second;
+//   - dns: queries of one name, time-out one second; the first try counts, and what a
+//     second one from another port does not get either is counted beside it;
 //   - http: new GET requests, keep-alive off, any status but 200 is a loss.
 package lossmeter
 
@@ -50,6 +51,8 @@ type Count struct {
 	Target string `json:"target"`
 	Sent   int64  `json:"sent"`
 	Lost   int64  `json:"lost"`
+	// Unanswered is how many of those lost were lost at a second try, too; dns only.
+	Unanswered int64 `json:"unanswered,omitempty"`
 	// Slowest is the longest time that an answer took, in milliseconds.
 	Slowest int64 `json:"slowestMs"`
 	// First is the first loss in words, with its time since the start.
@@ -83,7 +86,11 @@ func (r Report) Sent() (n int64) {
 func (r Report) String() string {
 	var b strings.Builder
 	for _, c := range r.Counts {
-		fmt.Fprintf(&b, "%-8s %-40s sent %6d lost %d slowest %d ms %s\n", c.Kind, c.Target, c.Sent, c.Lost, c.Slowest, c.First)
+		lost := fmt.Sprint(c.Lost)
+		if c.Unanswered > 0 {
+			lost += fmt.Sprintf(" (%d at a second try)", c.Unanswered)
+		}
+		fmt.Fprintf(&b, "%-8s %-40s sent %6d lost %s slowest %d ms %s\n", c.Kind, c.Target, c.Sent, lost, c.Slowest, c.First)
 	}
 	fmt.Fprintf(&b, "TCP segments sent again: %d\n", r.Retransmits)
 	return b.String()
@@ -95,6 +102,7 @@ type counter struct {
 	start   time.Time
 	sent    atomic.Int64
 	lost    atomic.Int64
+	again   atomic.Int64
 	slowest atomic.Int64
 	mu      sync.Mutex
 	first   string
@@ -121,7 +129,7 @@ func (c *counter) took(d time.Duration) {
 func (c *counter) count() Count {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return Count{c.Kind, c.Target, c.sent.Load(), c.lost.Load(), c.slowest.Load(), c.first}
+	return Count{c.Kind, c.Target, c.sent.Load(), c.lost.Load(), c.again.Load(), c.slowest.Load(), c.first}
 }
 
 // Run keeps all probes going until ctx ends, waits for the last answers, and

@@ -193,7 +193,7 @@ func dnsQueries(ctx context.Context, dial Dial, c *counter) error {
 	if !ok {
 		return errors.New("server:port/name is allowed as a target")
 	}
-	return tries(ctx, c, func(uint64) error {
+	ask := func() error {
 		conn, err := dial("udp", server, c.Patience)
 		if err != nil {
 			return err
@@ -209,6 +209,13 @@ func dnsQueries(ctx context.Context, dial Dial, c *counter) error {
 			return fmt.Errorf("%s with %d answers", dns.RcodeToString[r.Rcode], len(r.Answer))
 		}
 		return nil
+	}
+	return tries(ctx, c, func(uint64) error {
+		err := ask()
+		if err != nil && ask() != nil {
+			c.again.Add(1)
+		}
+		return err
 	})
 }
 

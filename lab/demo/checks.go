@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -36,8 +37,10 @@ func chapters() []chapter {
 		}},
 		{"DNS as pods see it", []check{
 			{"resolvconf", "/etc/resolv.conf as the mission shows it", resolvConf, 0},
-			{"ndots5", "google.com with ndots:5 walks four steps", fourSteps, 0},
+			{"autopath", "google.com with ndots:5 is answered at the first step of the walk", firstStep, 0},
+			{"ndots5", "google.com with ndots:5 walks four steps, where a pod's search list is its own", fourSteps, 0},
 			{"ndots1", "google.com with ndots:1 takes one", oneStep, 0},
+			{"dns-query", "`wayleave dns query --as` shows each step and its source", shownSteps, 0},
 		}},
 		{"The pod network", []check{
 			{"pod-to-pod", "pod to pod across nodes: the source address seen is the pod's own", podToPod, 0},
@@ -55,6 +58,8 @@ func chapters() []chapter {
 		}},
 		{"Restart is a feature", []check{
 			{"kill-agent", "every agent killed with SIGKILL under the loss meter: 0 lost", killAgents, 3 * time.Minute},
+			{"dns-kill", "the DNS server of every node killed with SIGKILL, one after the other, under the loss meter: 0 unanswered after one retry", killDNS, 3 * time.Minute},
+			{"dns-api-loss", "the API server hangs, and the meter's node loses its DNS server and its agent: 0 unanswered after one retry", loseAPI, 3 * time.Minute},
 			{"upgrade", "a rollout on all nodes to other routing (VXLAN) and back under the loss meter: 0 lost", upgrade, 4 * time.Minute},
 			{"modes", "a rollout on all nodes to mode iptables, `iptables -t nat -L KUBE-SERVICES`, and back to nftables under the loss meter: 0 lost", modes, 4 * time.Minute},
 			{"refuse-mode", "a mode that cannot be is refused by name, and the agents of before go on under the loss meter: 0 lost", refuseMode, 3 * time.Minute},
@@ -299,6 +304,11 @@ func replaced(ctx context.Context, t *Tour) error {
 // meter runs the loss meter in a client pod, disturbs what it is told to while
 // that runs, and wants nothing lost.
 func (t *Tour) meter(ctx context.Context, d string, disturb func() error, probes ...string) error {
+	return t.measure(ctx, d, disturb, false, probes...)
+}
+
+// measure is meter; with retried, a query that is answered at its second try is not lost.
+func (t *Tour) measure(ctx context.Context, d string, disturb func() error, retried bool, probes ...string) error {
 	type result struct {
 		out string
 		err error
@@ -326,8 +336,9 @@ func (t *Tour) meter(ctx context.Context, d string, disturb func() error, probes
 	}
 	var report struct {
 		Counts []struct {
-			Kind       string
-			Sent, Lost int64
+			Kind                   string
+			Sent, Lost, Unanswered int64
+			First                  string
 		}
 		Retransmits int64
 	}
@@ -335,8 +346,12 @@ func (t *Tour) meter(ctx context.Context, d string, disturb func() error, probes
 		return fmt.Errorf("loss meter: %w: %s", err, r.out)
 	}
 	for _, c := range report.Counts {
-		if c.Sent == 0 || c.Lost > 0 {
-			return fmt.Errorf("%s: lost %d of %d", c.Kind, c.Lost, c.Sent)
+		lost := c.Lost
+		if retried && c.Kind == "dns" {
+			lost = c.Unanswered
+		}
+		if c.Sent == 0 || lost > 0 {
+			return fmt.Errorf("%s: lost %d of %d, the first %s", c.Kind, lost, c.Sent, c.First)
 		}
 	}
 	if len(report.Counts) != len(probes) {
@@ -468,12 +483,27 @@ func (t *Tour) asked(ctx context.Context, pod string) ([]string, error) {
 	return names, nil
 }
 
+// firstStep is for pods with the usual search list, on every node.
+func firstStep(ctx context.Context, t *Tour) error {
+	return fromEveryNode(func(ctx context.Context, t *Tour, pod string) error {
+		names, err := t.asked(ctx, pod)
+		if err == nil && !slices.Equal(names, []string{"google.com.default.svc.cluster.local."}) {
+			err = fmt.Errorf("walked %v, want the first step alone", names)
+		}
+		return err
+	})(ctx, t)
+}
+
+// fourSteps is for a pod that sets searches of its own; the kubelet writes none twice,
+// so its list reads as the others'.
 func fourSteps(ctx context.Context, t *Tour) error {
-	pods, err := t.clients(ctx)
-	if err != nil {
+	if err := t.apply(ctx, fmt.Sprintf(ndotsYAML, "ndots5", "searches: [cluster.local]", t.image())); err != nil {
 		return err
 	}
-	names, err := t.asked(ctx, pods[0])
+	if _, err := t.kubectl(ctx, "wait", "--for=condition=Ready", "pod/ndots5", "--timeout=50s"); err != nil {
+		return err
+	}
+	names, err := t.asked(ctx, "ndots5")
 	steps := []string{"google.com.default.svc.cluster.local.", "google.com.svc.cluster.local.", "google.com.cluster.local.", "google.com."}
 	if err == nil && !slices.Equal(names, steps) {
 		err = fmt.Errorf("walked %v, want %v", names, steps)
@@ -482,7 +512,7 @@ func fourSteps(ctx context.Context, t *Tour) error {
 }
 
 func oneStep(ctx context.Context, t *Tour) error {
-	if err := t.apply(ctx, fmt.Sprintf(ndotsYAML, t.image())); err != nil {
+	if err := t.apply(ctx, fmt.Sprintf(ndotsYAML, "ndots1", `options: [{name: ndots, value: "1"}]`, t.image())); err != nil {
 		return err
 	}
 	if _, err := t.kubectl(ctx, "wait", "--for=condition=Ready", "pod/ndots1", "--timeout=50s"); err != nil {
@@ -493,6 +523,32 @@ func oneStep(ctx context.Context, t *Tour) error {
 		err = fmt.Errorf("walked %v", names)
 	}
 	return err
+}
+
+// shownSteps asks as two pods: one with the usual search list, and the one of fourSteps.
+func shownSteps(ctx context.Context, t *Tour) error {
+	pods, err := t.clients(ctx)
+	if err != nil {
+		return err
+	}
+	for pod, wanted := range map[string][]string{
+		pods[0]:  {"autopath on", "1. google.com.default.svc.cluster.local. A: NOERROR from zone, ", "autopath google.com. NOERROR from "},
+		"ndots5": {"autopath not for its search list", "1. google.com.default.svc.cluster.local. A: NXDOMAIN from zone", "google.com. A: NOERROR from "},
+	} {
+		node, err := t.one(ctx, "{.spec.nodeName}", "pod", pod)
+		if err != nil {
+			return err
+		}
+		agent, err := t.one(ctx, "{.items[*].metadata.name}", "-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave", "--field-selector", "spec.nodeName="+node)
+		if err != nil {
+			return err
+		}
+		out, err := t.kubectl(ctx, "-n", "kube-system", "exec", agent, "-c", "dns", "--", "/wayleave", "dns", "query", "--as", "pod/default/"+pod, "google.com")
+		if err := errors.Join(err, want(out, wanted...)); err != nil {
+			return fmt.Errorf("as %s: %w", pod, err)
+		}
+	}
+	return nil
 }
 
 func podToPod(ctx context.Context, t *Tour) error {
@@ -585,6 +641,152 @@ func killAgents(ctx context.Context, t *Tour) error {
 		}
 		return nil
 	}, probes...)
+	if err != nil {
+		return err
+	}
+	return errors.Join(rollout(ctx, t), statusFine(ctx, t))
+}
+
+// meterFirst are the nodes, that of the loss meter first.
+func (t *Tour) meterFirst(ctx context.Context) ([]string, error) {
+	nodes, err := t.nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	own, err := t.one(ctx, "{.items[*].spec.nodeName}", "pods", "-l", "app=meter")
+	if err != nil {
+		return nil, err
+	}
+	return append([]string{own}, slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return n == own })...), nil
+}
+
+// killed ends a container's process on a node and waits for the next one, which the
+// kubelet starts; it asks no API server.
+func (t *Tour) killed(ctx context.Context, node, process string) error {
+	pid := func() (string, error) { return t.at(ctx, node, "pgrep", "-xf", "/wayleave "+process) }
+	old, err := pid()
+	if err != nil {
+		return fmt.Errorf("%s on %s: %w", process, node, err)
+	}
+	if _, err := t.at(ctx, node, "sh", "-c", "kill -9 "+strings.Join(strings.Fields(old), " ")); err != nil {
+		return fmt.Errorf("%s on %s: %w", process, node, err)
+	}
+	return eventually(ctx, func() error {
+		now, err := pid()
+		if err == nil && slices.ContainsFunc(strings.Fields(now), func(p string) bool { return slices.Contains(strings.Fields(old), p) }) {
+			err = errors.New("the old process is still there")
+		}
+		return err
+	})
+}
+
+// dnsReady waits until every DNS server answers the kubelet's probe, and has been
+// started anew so often in all.
+func (t *Tour) dnsReady(ctx context.Context, restarts int) error {
+	return eventually(ctx, func() error {
+		list, err := t.fields(ctx, `{range .items[*].status.containerStatuses[?(@.name=="dns")]}{.ready}/{.restartCount} {end}`, "-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave")
+		if err != nil {
+			return err
+		}
+		sum := 0
+		for _, s := range list {
+			n, err := strconv.Atoi(strings.TrimPrefix(s, "true/"))
+			if err != nil {
+				return fmt.Errorf("not all are ready: %v", list)
+			}
+			sum += n
+		}
+		if sum < restarts {
+			return fmt.Errorf("%d starts, not yet %d: %v", sum, restarts, list)
+		}
+		return nil
+	})
+}
+
+// dnsRestarts is how often DNS servers have been started anew.
+func (t *Tour) dnsRestarts(ctx context.Context) (sum int, err error) {
+	list, err := t.fields(ctx, `{.items[*].status.containerStatuses[?(@.name=="dns")].restartCount}`, "-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave")
+	for _, s := range list {
+		n, bad := strconv.Atoi(s)
+		err = errors.Join(err, bad)
+		sum += n
+	}
+	return sum, err
+}
+
+// killDNS leaves each node to another's DNS server for as long as its own is away.
+func killDNS(ctx context.Context, t *Tour) error {
+	nodes, err := t.meterFirst(ctx)
+	if err != nil {
+		return err
+	}
+	probes, err := t.probes(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := t.dnsRestarts(ctx)
+	if err != nil {
+		return err
+	}
+	const d = 50 * time.Second
+	start := time.Now()
+	err = t.measure(ctx, d.String(), func() error {
+		for i, n := range nodes {
+			if err := errors.Join(t.killed(ctx, n, "dns"), t.dnsReady(ctx, before+i+1)); err != nil {
+				return err
+			}
+		}
+		if time.Since(start) > d-5*time.Second {
+			return fmt.Errorf("the kills took %s: the meter has ended before them", time.Since(start))
+		}
+		return nil
+	}, true, probes...)
+	if err != nil {
+		return err
+	}
+	return errors.Join(rollout(ctx, t), statusFine(ctx, t))
+}
+
+// loseAPI has the API server hang, so that watches neither end nor bring anything, and
+// takes from the meter's node its DNS server and then its agent, which cannot read anything
+// anew. Where the next server has no sockets for that reason, another node's answers.
+func loseAPI(ctx context.Context, t *Tour) error {
+	nodes, err := t.meterFirst(ctx)
+	if err != nil {
+		return err
+	}
+	probes, err := t.probes(ctx)
+	if err != nil {
+		return err
+	}
+	signal := func(ctx context.Context, name string) error {
+		_, err := t.at(ctx, "control", "sh", "-c", "kill -"+name+` $(pgrep -f "^kube-apiserver ")`)
+		return err
+	}
+	const d, away = 30 * time.Second, 15 * time.Second
+	err = t.measure(ctx, d.String(), func() (err error) {
+		start := time.Now()
+		if err := signal(ctx, "STOP"); err != nil {
+			return err
+		}
+		defer func() {
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			err = errors.Join(err, signal(last, "CONT"))
+		}()
+		if err := errors.Join(t.killed(ctx, nodes[0], "dns"), t.killed(ctx, nodes[0], "agent")); err != nil {
+			return err
+		}
+		if took := time.Since(start); took > d-8*time.Second {
+			return fmt.Errorf("the kills took %s: the meter has ended before them", took)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Until(start.Add(away))):
+			return nil
+		}
+	}, true, probes...)
 	if err != nil {
 		return err
 	}

@@ -137,10 +137,10 @@ spec:
 const ndotsYAML = `
 apiVersion: v1
 kind: Pod
-metadata: {name: ndots1}
+metadata: {name: %s}
 spec:
   terminationGracePeriodSeconds: 0
-  dnsConfig: {options: [{name: ndots, value: "1"}]}
+  dnsConfig: {%s}
   containers:
   - {name: client, image: "%s", args: [pause], imagePullPolicy: IfNotPresent}
 `

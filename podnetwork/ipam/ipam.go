@@ -104,6 +104,7 @@ type Book struct {
 	used     map[netip.Addr]Key
 	freed    map[netip.Addr]time.Time
 	next     map[netip.Prefix]netip.Addr
+	follow   func([]Lease)
 	dead     int // records in the file that no longer count
 }
 
@@ -268,6 +269,7 @@ func (b *Book) Acquire(k Key, w Wish, cidrs []netip.Prefix) (l Lease, known bool
 		return Lease{}, false, err
 	}
 	b.put(l)
+	b.tell()
 	return l, false, nil
 }
 
@@ -322,6 +324,7 @@ func (b *Book) Adopt(hostLink string, ips []netip.Addr) error {
 		return err
 	}
 	b.put(l)
+	b.tell()
 	return nil
 }
 
@@ -430,6 +433,7 @@ func (b *Book) Release(k Key) (l Lease, ok bool, err error) {
 		return Lease{}, false, err
 	}
 	b.drop(k, at)
+	b.tell()
 	if b.dead += 2; b.dead > 2000 && b.dead > 2*len(b.leases) {
 		return l, true, b.compact()
 	}
@@ -448,6 +452,25 @@ func (b *Book) Get(k Key) (Lease, bool) {
 func (b *Book) List() []Lease {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.list()
+}
+
+// Follow has fn called with all leases, now and before each call that changes them
+// returns. fn must not call the book.
+func (b *Book) Follow(fn func([]Lease)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.follow = fn
+	b.tell()
+}
+
+func (b *Book) tell() {
+	if b.follow != nil {
+		b.follow(b.list())
+	}
+}
+
+func (b *Book) list() []Lease {
 	out := make([]Lease, 0, len(b.leases))
 	for _, l := range b.leases {
 		out = append(out, l)

@@ -57,6 +57,40 @@ func TestALeaseOutlivesTheProcess(t *testing.T) {
 	}
 }
 
+// Who follows the book knows of a change before the call that made it returns.
+func TestTheBookIsFollowed(t *testing.T) {
+	b := book(t, t.TempDir(), newClock())
+	if _, _, err := b.Acquire(key(1), Wish{Pod: "default/web"}, cidrs("10.244.1.0/24")); err != nil {
+		t.Fatal(err)
+	}
+	var told string
+	b.Follow(func(list []Lease) {
+		told = ""
+		for _, l := range list {
+			told += fmt.Sprint(l.Pod, l.IPs)
+		}
+	})
+	expect := func(want string) {
+		t.Helper()
+		if told != want {
+			t.Errorf("told %s, want %s", told, want)
+		}
+	}
+	expect("default/web[10.244.1.2]")
+	if _, _, err := b.Acquire(key(2), Wish{Pod: "default/db"}, cidrs("10.244.1.0/24")); err != nil {
+		t.Fatal(err)
+	}
+	expect("default/web[10.244.1.2]default/db[10.244.1.3]")
+	if _, _, err := b.Release(key(1)); err != nil {
+		t.Fatal(err)
+	}
+	expect("default/db[10.244.1.3]")
+	if err := b.Adopt("wl9", []netip.Addr{netip.MustParseAddr("10.244.1.9")}); err != nil {
+		t.Fatal(err)
+	}
+	expect("default/db[10.244.1.3][10.244.1.9]")
+}
+
 func TestAnAddressCoolsDown(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
 	b := book(t, dir, c)

@@ -1,0 +1,285 @@
+package dns
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/model"
+)
+
+// outside is a server of the world outside, which counts what it is asked.
+type outside struct {
+	addr  netip.AddrPort
+	mu    sync.Mutex
+	asked []string
+}
+
+func newOutside(t *testing.T) *outside {
+	p, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &outside{addr: netip.MustParseAddrPort(p.LocalAddr().String())}
+	srv := &dns.Server{PacketConn: p, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		o.mu.Lock()
+		o.asked = append(o.asked, q.Question[0].Name)
+		o.mu.Unlock()
+		m := new(dns.Msg).SetReply(q)
+		switch name := strings.ToLower(q.Question[0].Name); name {
+		case "google.com.", "printer.corp.example.":
+			if q.Question[0].Qtype == dns.TypeA {
+				rr, _ := dns.NewRR(name + " 17 IN A 192.0.2.7")
+				m.Answer = append(m.Answer, rr)
+			}
+		case "broken.com.":
+			m.Rcode = dns.RcodeServerFailure
+		default:
+			m.Rcode = dns.RcodeNameError
+		}
+		_ = w.WriteMsg(m)
+	})}
+	go func() { _ = srv.ActivateAndServe() }()
+	t.Cleanup(func() { _ = srv.Shutdown() })
+	return o
+}
+
+// callersRig is a rig that knows the pods at 10.7.0.2 (default/web) and
+// 10.7.0.3 (shop/cart).
+type callersRig struct {
+	*rig
+	out  *outside
+	roll *Roll
+	pods map[model.Name]CallerPlan
+}
+
+func pod(pod, addr string) CallerPlan {
+	return CallerPlan{Caller{Pod: name(pod), Cluster: true, NDots: 5}, []netip.Addr{netip.MustParseAddr(addr)}}
+}
+
+func newCallersRig(t *testing.T) *callersRig {
+	r := &callersRig{rig: newRig(t), out: newOutside(t), pods: map[model.Name]CallerPlan{}}
+	for _, a := range []string{"10.7.0.3/24", "10.7.0.4/24"} {
+		r.client.Addr("eth0", a)
+	}
+	err := r.store.Write(func(w *model.Writer) {
+		w.PutNamespace(&model.Namespace{Name: "shop"})
+		w.PutService(&model.Service{Name: name("shop/db"), ClusterIPs: []netip.Addr{addr("10.96.0.60")}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.agent()
+	r.settings(true)
+	r.server()
+	for _, p := range []CallerPlan{pod("default/web", "10.7.0.2"), pod("shop/cart", "10.7.0.3")} {
+		r.pods[p.Pod] = p
+	}
+	r.known(map[string]string{"10.7.0.2": "default/web", "10.7.0.3": "shop/cart"})
+	return r
+}
+
+func (r *callersRig) settings(autopath bool) {
+	r.feed.Configure(Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("fd07::/64")},
+		Forwarding: Forwarding{Upstreams: []model.Nameserver{{Addr: r.out.addr}}}, Autopath: autopath, Search: []string{"corp.example"}})
+}
+
+// known has the roll know the rig's pods, with these leases.
+func (r *callersRig) known(leases map[string]string) {
+	r.t.Helper()
+	r.roll = &Roll{Feed: r.feed, Leased: true}
+	if err := r.roll.Sync(r.t.Context(), r.pods); err != nil {
+		r.t.Fatal(err)
+	}
+	r.lease(leases)
+}
+
+func (r *callersRig) lease(leases map[string]string) {
+	list := map[netip.Addr]model.Name{}
+	for a, p := range leases {
+		list[netip.MustParseAddr(a)] = name(p)
+	}
+	r.roll.Leases(list)
+}
+
+// answered waits until the client at an address gets the answer.
+func (r *callersRig) answered(from, network, question string, qtype uint16, want string) {
+	r.t.Helper()
+	testnet.Eventually(r.t, 10*time.Second, func() error {
+		m, err := r.ask(network, from+":0", "10.7.0.1:53", question, qtype)
+		if err != nil {
+			return err
+		}
+		if got := answerText(m); got != want {
+			return fmt.Errorf("%s asks %s: %s, want %s", from, question, got, want)
+		}
+		return nil
+	})
+}
+
+const googled = "NOERROR: A 192.0.2.7, CNAME google.com."
+
+// The first step of a pod's walk to a name outside brings what the last would: in the
+// order of the pod's own list, and only for the first step of its own namespace.
+func TestAWalkIsAnsweredAtItsFirstStep(t *testing.T) {
+	r := newCallersRig(t)
+	const none = "NXDOMAIN:  +SOA"
+	for _, c := range []struct {
+		from, question string
+		qtype          uint16
+		want           string
+	}{
+		{"10.7.0.2", "google.com.default.svc.cluster.local.", dns.TypeA, googled},
+		{"10.7.0.3", "google.com.shop.svc.cluster.local.", dns.TypeA, googled},
+		{"10.7.0.2", "google.com.default.svc.cluster.local.", dns.TypeAAAA, "NOERROR: CNAME google.com."},
+		{"10.7.0.2", "google.com.shop.svc.cluster.local.", dns.TypeA, none},     // another's namespace
+		{"10.7.0.2", "google.com.svc.cluster.local.", dns.TypeA, none},          // not the first step
+		{"10.7.0.2", "a.b.c.d.e.x.default.svc.cluster.local.", dns.TypeA, none}, // ndots has the name asked first as it is
+		{"10.7.0.2", "google.com.default.svc.cluster.local.", dns.TypeNS, none}, // no resolver searches for these
+		{"10.7.0.2", "nobody.com.default.svc.cluster.local.", dns.TypeA, none},
+		{"10.7.0.2", "broken.com.default.svc.cluster.local.", dns.TypeA, none},
+		{"10.7.0.2", "default.svc.cluster.local.", dns.TypeA, "NOERROR:  +SOA"},
+		// What is on the way comes before what is outside.
+		{"10.7.0.2", "db.shop.default.svc.cluster.local.", dns.TypeA, "NOERROR: A 10.96.0.60, CNAME db.shop.svc.cluster.local."},
+		{"10.7.0.2", "printer.default.svc.cluster.local.", dns.TypeA, "NOERROR: A 192.0.2.7, CNAME printer.corp.example."},
+		{"10.7.0.2", backendName, dns.TypeA, "NOERROR: A 10.96.100.50"},
+		{"10.7.0.4", "google.com.default.svc.cluster.local.", dns.TypeA, none}, // no pod of this node
+	} {
+		for _, network := range []string{"udp", "tcp"} {
+			r.answered(c.from, network, c.question, c.qtype, c.want)
+		}
+	}
+	m, err := r.ask("udp", "10.7.0.2:0", "10.7.0.1:53", "GooGle.com.Default.svc.cluster.local.", dns.TypeA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(m.Answer) != 2 || m.Answer[0].Header().Name != "GooGle.com.Default.svc.cluster.local." || m.Answer[0].Header().Ttl != 17 {
+		t.Errorf("the CNAME is not first, for the name as it was asked, with the TTL of what it leads to: %v", m.Answer)
+	}
+	if text, err := r.get("/metrics"); err != nil || !strings.Contains(text, "coredns_autopath_success_total ") || strings.Contains(text, "coredns_autopath_success_total 0") {
+		t.Errorf("the walks are not counted: %v\n%s", err, text)
+	}
+	r.settings(false)
+	r.answered("10.7.0.2", "udp", "google.com.default.svc.cluster.local.", dns.TypeA, none)
+}
+
+// A pod whose list is its own walks by itself.
+func TestOnlyTheUsualSearchListIsWalked(t *testing.T) {
+	r := newCallersRig(t)
+	const first = "google.com.default.svc.cluster.local."
+	for _, change := range []func(*Caller){
+		func(c *Caller) { c.Cluster = false }, func(c *Caller) { c.Searches = []string{"cluster.local"} }, func(c *Caller) { c.NDots = 1 },
+	} {
+		r.answered("10.7.0.2", "udp", first, dns.TypeA, googled)
+		p := pod("default/web", "10.7.0.2")
+		change(&p.Caller)
+		if err := r.roll.Apply(t.Context(), map[model.Name]CallerPlan{p.Pod: p}, nil); err != nil {
+			t.Fatal(err)
+		}
+		r.answered("10.7.0.2", "udp", first, dns.TypeA, "NXDOMAIN:  +SOA")
+		if err := r.roll.Apply(t.Context(), map[model.Name]CallerPlan{p.Pod: pod("default/web", "10.7.0.2")}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// An address is a pod's while its lease says so, whatever the API says late; and
+// nobody's where two claim it, or where no agent tells of changes.
+func TestAReusedAddressIsNotTakenForAnother(t *testing.T) {
+	r := newCallersRig(t)
+	const first, none = "google.com.default.svc.cluster.local.", "NXDOMAIN:  +SOA"
+	r.answered("10.7.0.2", "udp", first, dns.TypeA, googled)
+	// The API still has the address with web, while shop/next has the lease.
+	r.lease(map[string]string{"10.7.0.2": "shop/next", "10.7.0.3": "shop/cart"})
+	r.answered("10.7.0.2", "udp", first, dns.TypeA, none)
+	r.answered("10.7.0.2", "udp", "google.com.shop.svc.cluster.local.", dns.TypeA, none)
+	next := pod("shop/next", "10.7.0.2")
+	if err := r.roll.Apply(t.Context(), map[model.Name]CallerPlan{next.Pod: next}, nil); err != nil {
+		t.Fatal(err)
+	}
+	r.answered("10.7.0.2", "udp", "google.com.shop.svc.cluster.local.", dns.TypeA, googled)
+	r.answered("10.7.0.2", "udp", first, dns.TypeA, none)
+	// Without leases (another's pod network) two claims are none.
+	r.pods[next.Pod] = next
+	r.roll = &Roll{Feed: r.feed}
+	if err := r.roll.Sync(t.Context(), r.pods); err != nil {
+		t.Fatal(err)
+	}
+	r.answered("10.7.0.2", "udp", "google.com.shop.svc.cluster.local.", dns.TypeA, none)
+	r.answered("10.7.0.3", "udp", "google.com.shop.svc.cluster.local.", dns.TypeA, googled)
+}
+
+// Without an agent nobody is known.
+func TestCallersAreForgottenWithTheAgent(t *testing.T) {
+	r := &callersRig{rig: newRig(t), out: newOutside(t), pods: map[model.Name]CallerPlan{}}
+	stop := r.agent()
+	r.settings(true)
+	r.server()
+	r.pods[name("default/web")] = pod("default/web", "10.7.0.2")
+	r.known(map[string]string{"10.7.0.2": "default/web"})
+	const first = "google.com.default.svc.cluster.local."
+	r.answered("10.7.0.2", "udp", first, dns.TypeA, googled)
+	stop()
+	r.answered("10.7.0.2", "udp", first, dns.TypeA, "NXDOMAIN:  +SOA")
+	r.answered("10.7.0.2", "udp", "google.com.", dns.TypeA, "NOERROR: A 192.0.2.7")
+}
+
+// Queries are counted by pod, for the pods that are there.
+func TestQueriesAreCountedByPod(t *testing.T) {
+	r := newCallersRig(t)
+	r.answered("10.7.0.3", "udp", backendName, dns.TypeA, "NOERROR: A 10.96.100.50")
+	const cart, web = `wayleave_dns_pod_queries_total{namespace="shop",pod="cart"}`, `wayleave_dns_pod_queries_total{namespace="default",pod="web"}`
+	testnet.Eventually(t, 10*time.Second, func() error { // the first query may come before the table
+		if _, err := r.ask("udp", "10.7.0.3:0", "10.7.0.1:53", backendName, dns.TypeA); err != nil {
+			return err
+		}
+		text, err := r.get("/metrics")
+		if err == nil && (!strings.Contains(text, cart) || strings.Contains(text, web)) {
+			err = fmt.Errorf("the pod that asked is not the only one that is counted: %s", text)
+		}
+		return err
+	})
+	delete(r.pods, name("shop/cart"))
+	if err := r.roll.Sync(t.Context(), r.pods); err != nil {
+		t.Fatal(err)
+	}
+	testnet.Eventually(t, 10*time.Second, func() error {
+		text, err := r.get("/metrics")
+		if err == nil && strings.Contains(text, cart) {
+			err = fmt.Errorf("a pod that is gone is still counted: %s", text)
+		}
+		return err
+	})
+}
+
+// get asks the server's own socket.
+func (r *rig) get(path string) (string, error) {
+	ctx, cancel := context.WithTimeout(r.t.Context(), 10*time.Second)
+	defer cancel()
+	return Get(ctx, filepath.Join(r.dir, "health.sock"), path)
+}
+
+// The search list is the kubelet's: what the pod adds comes last, and nothing twice.
+func TestSearchLists(t *testing.T) {
+	for _, c := range []struct {
+		caller Caller
+		want   string
+	}{
+		{Caller{Pod: name("a/b"), Cluster: true}, "a.svc.cluster.local svc.cluster.local cluster.local corp.example"},
+		{Caller{Pod: name("a/b"), Cluster: true, Searches: []string{"x.example.", "cluster.local"}}, "a.svc.cluster.local svc.cluster.local cluster.local corp.example x.example"},
+		{Caller{Pod: name("a/b"), Searches: []string{"x.example"}}, "x.example"},
+	} {
+		if got := strings.Join(c.caller.search("cluster.local.", []string{"corp.example"}), " "); got != c.want {
+			t.Errorf("%v walks %s, want %s", c.caller, got, c.want)
+		}
+	}
+}

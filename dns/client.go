@@ -1,0 +1,44 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+)
+
+// Open asks the server's own socket and returns the body, for the caller to read and
+// close. An answer that is not OK is an error with the server's words.
+func Open(ctx context.Context, socket, path string) (io.ReadCloser, error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://dns"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		raw, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		return nil, errors.Join(errors.New(strings.TrimSpace(string(raw))), err)
+	}
+	return resp.Body, nil
+}
+
+// Get is Open for a short answer.
+func Get(ctx context.Context, socket, path string) (string, error) {
+	body, err := Open(ctx, socket, path)
+	if err != nil {
+		return "", err
+	}
+	defer body.Close()
+	raw, err := io.ReadAll(body)
+	return string(raw), err
+}
