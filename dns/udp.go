@@ -105,7 +105,11 @@ func (u *udpSocket) serve() error {
 	errs := make([]error, len(u.readers))
 	var wg sync.WaitGroup
 	for i, r := range u.readers {
-		wg.Go(func() { errs[i] = r.loop() })
+		wg.Go(func() {
+			if errs[i] = r.loop(); errs[i] != nil {
+				u.conn.Close() // a socket that nobody reads would take queries and answer none
+			}
+		})
 	}
 	wg.Wait()
 	for _, r := range u.readers {

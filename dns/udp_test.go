@@ -213,3 +213,30 @@ func TestClientsArePrefixes(t *testing.T) {
 		}
 	}
 }
+
+// A loop that ends by a fault takes its socket with it, so that the kernel sends
+// queries elsewhere.
+func TestASocketThatFailsIsClosed(t *testing.T) {
+	s, client := loopback(t)
+	for _, u := range s.udpSockets() {
+		for _, r := range u.readers {
+			r.inMsg[0].hdr.Iov = nil // recvmmsg refuses: EFAULT
+		}
+	}
+	for range 400 { // more than one loop bears in a row
+		if _, err := client.Write([]byte{0}); err != nil {
+			break // told by ICMP: the port is closed
+		}
+	}
+	testnet.Eventually(t, 5*time.Second, func() error {
+		if left := s.Sockets(); len(left) > 0 {
+			_, _ = client.Write([]byte{0})
+			return fmt.Errorf("%v is open", left)
+		}
+		l, err := net.ListenPacket("udp", client.RemoteAddr().String())
+		if err == nil {
+			err = l.Close()
+		}
+		return err
+	})
+}
