@@ -588,6 +588,31 @@ func TestHosts(t *testing.T) {
 	expectText(t, resolve(t, f, "printer.corp.example."), tellsOne)
 }
 
+// TestNamesOutsideOverSockets: settings come by the feed, also by TLS; the answers go
+// on when the agent and the servers are dead.
+func TestNamesOutsideOverSockets(t *testing.T) {
+	cert, ca := authority(t)
+	_, secure := newTLSServer(t, cert, -1)
+	up := newFakeServer(t, tells("192.0.2.9", 300))
+	r := newRig(t)
+	r.forwarding = to(up)
+	r.forwarding.CA, r.forwarding.Cache = ca, testLimits
+	r.forwarding.Stubs = map[string][]model.Nameserver{"corp.example.": {{Addr: secure, TLS: true, ServerName: "dns.example"}}}
+	r.forwarding.Hosts = map[string][]netip.Addr{"printer.corp.example.": {addr("10.0.0.9")}}
+	stopAgent := r.agent()
+	r.server()
+	for range 2 {
+		for _, network := range []string{"udp", "tcp"} {
+			r.expect(network, "10.7.0.1:53", "Printer.corp.example.", "NOERROR: A 10.0.0.9")
+			r.expect(network, "10.7.0.1:53", "a.corp.example.", tellsOne)
+			r.expect(network, "10.7.0.1:53", "WWW.example.", "NOERROR: A 192.0.2.9")
+			r.expect(network, "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
+		}
+		stopAgent()
+		up.stop()
+	}
+}
+
 // TestTooManyTriesAreRefused: dead servers hold up no more than their share.
 func TestTooManyTriesAreRefused(t *testing.T) {
 	t.Parallel()

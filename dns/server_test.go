@@ -27,6 +27,7 @@ type rig struct {
 	node, client *testnet.NS
 	dir          string
 	store        *model.Store
+	forwarding   Forwarding
 }
 
 func newRig(t *testing.T) *rig {
@@ -116,7 +117,7 @@ func (r *rig) loop(feed *Feed, log *slog.Logger) *reconcile.Loop[model.Name, Ent
 }
 
 func (r *rig) configure(feed *Feed) {
-	feed.Configure(Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("fd07::/64")}})
+	feed.Configure(Settings{Domains: []string{"cluster.local."}, Forwarding: r.forwarding, Clients: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("fd07::/64")}})
 	feed.Listen(r.sockets())
 }
 
