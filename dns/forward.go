@@ -60,6 +60,8 @@ type Forwarder struct {
 
 	dial dialer
 	now  func() time.Time
+	// source is told where an answer came from, for people.
+	source func(ctx context.Context, what string)
 	// failed counts tries that brought nothing.
 	failed  func()
 	slots   chan struct{}
@@ -86,7 +88,7 @@ func NewForwarder(failed func()) *Forwarder {
 	if failed == nil {
 		failed = func() {}
 	}
-	f := &Forwarder{Cache: NewCache(), dial: (&net.Dialer{}).DialContext, now: time.Now, failed: failed, slots: make(chan struct{}, upstreamTries)}
+	f := &Forwarder{Cache: NewCache(), dial: (&net.Dialer{}).DialContext, now: time.Now, failed: failed, source: func(context.Context, string) {}, slots: make(chan struct{}, upstreamTries)}
 	f.routes.Store(&routes{})
 	return f
 }
@@ -165,6 +167,7 @@ func (f *Forwarder) Answer(dst, query []byte, size int) ([]byte, bool) {
 // the caller's own.
 func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	if m, ok := f.routes.Load().hosts.answer(q); ok {
+		f.source(ctx, "hosts")
 		return m, nil
 	}
 	key, err := keyOf(q)
@@ -176,6 +179,7 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 		f.fetch(key, q)
 	}
 	if hit != Miss {
+		f.source(ctx, "cache")
 		return f.unpack(e, q)
 	}
 	f.Cache.missed(key)
@@ -188,7 +192,9 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	select {
 	case got := <-f.fetch(key, q):
 		if got.Err == nil {
-			return copyFor(got.Val.(*dns.Msg), q), nil
+			a := got.Val.(attempt)
+			f.source(ctx, "upstream "+a.server.String())
+			return copyFor(a.got, q), nil
 		}
 		err = got.Err
 	case <-patience:
@@ -198,6 +204,7 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	}
 	if e != nil {
 		f.Cache.servedStale(key)
+		f.source(ctx, "cache, past its time")
 		return f.unpack(e, q)
 	}
 	return nil, err
@@ -219,7 +226,7 @@ func (f *Forwarder) fetch(key []byte, q *dns.Msg) <-chan singleflight.Result {
 			return got, err // of earlier settings: not for the cache
 		}
 		if err == nil {
-			f.Cache.Put(key, got, f.now())
+			f.Cache.Put(key, got.got, f.now())
 			return got, nil
 		}
 		if !errors.Is(err, errBusy) {
@@ -251,9 +258,9 @@ type attempt struct {
 
 // exchange asks one server after the other, those first that are well. A server that
 // is slow is not waited for: the next one is asked beside it.
-func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) (*dns.Msg, error) {
+func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) (attempt, error) {
 	if len(list) == 0 {
-		return nil, errors.New("no upstream server is known")
+		return attempt{}, errors.New("no upstream server is known")
 	}
 	order := slices.Clone(list)
 	slices.SortStableFunc(order, func(a, b *remote) int { return btoi(a.down()) - btoi(b.down()) })
@@ -270,7 +277,7 @@ func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) 
 			started++
 			if !refused[u] { // who has answered is not asked again
 				if !f.try(ctx, u, ask, results) {
-					return nil, errors.Join(append(errs, errBusy)...)
+					return attempt{}, errors.Join(append(errs, errBusy)...)
 				}
 				running++
 				hedge.Reset(hedgeAfter)
@@ -278,13 +285,13 @@ func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) 
 			continue
 		}
 		if running == 0 {
-			return nil, errors.Join(errs...)
+			return attempt{}, errors.Join(errs...)
 		}
 		select {
 		case a := <-results:
 			running--
 			if a.err == nil {
-				return a.got, nil
+				return a, nil
 			}
 			var code *rcodeError
 			refused[a.server] = refused[a.server] || errors.As(a.err, &code)
@@ -297,7 +304,7 @@ func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) 
 				}
 			}
 		case <-ctx.Done():
-			return nil, errors.Join(append(errs, ctx.Err())...)
+			return attempt{}, errors.Join(append(errs, ctx.Err())...)
 		}
 	}
 }

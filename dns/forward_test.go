@@ -518,7 +518,7 @@ func TestChainsOfAnswers(t *testing.T) {
 		"chain.example.": {"b.example. 300 IN A 192.0.2.1", "chain.example. 300 IN CNAME b.example.", "bank.example. 300 IN A 192.0.2.66"},
 	}
 	up := newFakeServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
-		m := reply(t, q.Question[0].Name, dns.TypeA, 0, zone[strings.ToLower(q.Question[0].Name)]...)
+		m := replyOf(t, q.Question[0].Name, dns.TypeA, 0, zone[strings.ToLower(q.Question[0].Name)]...)
 		m.Id = q.Id
 		_ = w.WriteMsg(m)
 	})
@@ -591,7 +591,7 @@ func TestHosts(t *testing.T) {
 // TestNamesOutsideOverSockets: settings come by the feed, also by TLS; the answers go
 // on when the agent and the servers are dead.
 func TestNamesOutsideOverSockets(t *testing.T) {
-	cert, ca := authority(t)
+	cert, ca := testAuthority(t)
 	_, secure := newTLSServer(t, cert, -1)
 	up := newFakeServer(t, tells("192.0.2.9", 300))
 	r := newRig(t)
@@ -610,6 +610,31 @@ func TestNamesOutsideOverSockets(t *testing.T) {
 		}
 		stopAgent()
 		up.stop()
+	}
+}
+
+func TestTheSourceOfAnAnswerIsTold(t *testing.T) {
+	t.Parallel()
+	up := newFakeServer(t, tells("192.0.2.1", 300))
+	s := to(up)
+	s.Hosts = map[string][]netip.Addr{"printer.example.": {addr("10.0.0.9")}}
+	f, clock := newForwarder(t, s)
+	var told string
+	f.source = func(_ context.Context, what string) { told = what }
+	for _, step := range []struct {
+		name, want string
+		first      func()
+	}{
+		{"printer.example.", "hosts", func() {}},
+		{"a.example.", "upstream " + up.addr.String(), func() {}},
+		{"a.example.", "cache", func() {}},
+		{"a.example.", "cache, past its time", func() { up.become(code(dns.RcodeServerFailure)); clock.add(time.Hour) }},
+	} {
+		step.first()
+		resolve(t, f, step.name)
+		if told != step.want {
+			t.Errorf("%s came from %q, want %q", step.name, told, step.want)
+		}
 	}
 }
 

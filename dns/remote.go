@@ -319,7 +319,7 @@ func converse(ctx context.Context, conn net.Conn, ask *dns.Msg, datagrams bool) 
 		}
 		got := new(dns.Msg)
 		if odd = got.Unpack(m); odd == nil {
-			if odd = answers(got, ask); odd == nil || datagrams && errors.Is(odd, errLetters) {
+			if odd = answersTo(got, ask); odd == nil || datagrams && errors.Is(odd, errLetters) {
 				return got, odd
 			}
 			if !datagrams && errors.Is(odd, errLetters) {
@@ -345,8 +345,8 @@ func receive(conn net.Conn, buf []byte, datagrams bool) ([]byte, error) {
 	return m, err
 }
 
-// answers says why a message is no answer to a question.
-func answers(got, ask *dns.Msg) error {
+// answersTo says why a message is no answer to a question.
+func answersTo(got, ask *dns.Msg) error {
 	switch {
 	case got.Id != ask.Id:
 		return errors.New("an answer with another id")
