@@ -221,7 +221,7 @@ func (f *Forwarder) fetch(key []byte, q *dns.Msg) <-chan singleflight.Result {
 	return f.flights.DoChan(fmt.Sprintf("%d %s", r.generation, key), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		got, err := f.exchange(ctx, r.route(ask.Question[0].Name), ask)
+		got, err := f.follow(ctx, r, ask)
 		if f.routes.Load() != r {
 			return got, err // of earlier settings: not for the cache
 		}
@@ -246,6 +246,36 @@ func (r *routes) route(name string) []*remote {
 		}
 	}
 	return r.upstream
+}
+
+// follow asks for a name, and for the target of a CNAME where its server leaves that
+// to us, as one that has only its own zone does.
+func (f *Forwarder) follow(ctx context.Context, r *routes, ask *dns.Msg) (attempt, error) {
+	a, err := f.exchange(ctx, r.route(ask.Question[0].Name), ask)
+	for depth := 0; err == nil; depth++ {
+		target, ok := dangling(a.got)
+		if !ok {
+			break
+		}
+		if depth == maxAliases {
+			return attempt{}, fmt.Errorf("more than %d CNAMEs from server to server", maxAliases)
+		}
+		next := ask.Copy()
+		next.Question[0].Name = target
+		more, err := f.exchange(ctx, r.route(target), next)
+		if err != nil {
+			return attempt{}, err
+		}
+		a.got.Answer = append(a.got.Answer, more.got.Answer...)
+		a.got.Rcode, a.got.Ns, a.got.Extra = more.got.Rcode, more.got.Ns, more.got.Extra
+		if err := chain(a.got); err != nil {
+			return attempt{}, fmt.Errorf("upstream %s: %w", more.server.Nameserver, err)
+		}
+		if len(more.got.Answer) == 0 {
+			break
+		}
+	}
+	return a, err
 }
 
 var errBusy = errors.New("too many queries are waiting for upstream servers")

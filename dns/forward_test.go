@@ -555,6 +555,38 @@ func TestStubDomains(t *testing.T) {
 	}
 }
 
+// TestAliasesOutOfAStubDomain: its server knows its own zone only, so the target is
+// asked for where that belongs. Servers that send each other on end.
+func TestAliasesOutOfAStubDomain(t *testing.T) {
+	t.Parallel()
+	alias := func(target string) dns.HandlerFunc {
+		return func(w dns.ResponseWriter, q *dns.Msg) {
+			m := replyOf(t, q.Question[0].Name, dns.TypeA, 0, q.Question[0].Name+" 300 IN CNAME "+target)
+			m.Id = q.Id
+			_ = w.WriteMsg(m)
+		}
+	}
+	world, corp := newFakeServer(t, tells("192.0.2.1", 300)), newFakeServer(t, alias("www.example."))
+	s := to(world)
+	s.Stubs = map[string][]model.Nameserver{"corp.example.": {corp.nameserver()}}
+	f, _ := newForwarder(t, s)
+	if got := resolve(t, f, "a.corp.example."); got != "NOERROR: A 192.0.2.1, CNAME www.example." {
+		t.Errorf("got %s", got)
+	}
+	world.become(func(w dns.ResponseWriter, q *dns.Msg) { alias("b.corp.example.")(w, q) })
+	expectText(t, resolve(t, f, "b.corp.example."), "its CNAMEs run in circles")
+	var n atomic.Int64
+	endless := func(w dns.ResponseWriter, q *dns.Msg) { alias(fmt.Sprintf("n%d.corp.example.", n.Add(1)))(w, q) }
+	corp.become(endless)
+	expectText(t, resolve(t, f, "c.corp.example."), "more than 8 CNAMEs")
+	// An alias of what has no such record.
+	corp.become(alias("www.example."))
+	world.become(func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(new(dns.Msg).SetReply(q)) })
+	if got := resolve(t, f, "d.corp.example."); got != "NOERROR: CNAME www.example." {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestHosts(t *testing.T) {
 	t.Parallel()
 	up := newFakeServer(t, tells("192.0.2.1", 300))
