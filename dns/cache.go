@@ -218,7 +218,7 @@ func (e *entry) reply(dst, query []byte, q asked, size int, at time.Duration) []
 	from := len(dst)
 	opt := 0
 	if q.edns {
-		opt = optLen
+		opt = optRecord
 	}
 	if len(e.wire)+opt <= size {
 		dst = append(dst, e.wire...)

@@ -12,9 +12,9 @@ import (
 
 var testLimits = CacheLimits{Bytes: 1 << 20, TTL: time.Hour, NegativeTTL: 30 * time.Minute, Stale: 24 * time.Hour}
 
-// reply builds the answer to a question of records in zone-file form; those after
+// replyOf builds the answer to a question of records in zone-file form; those after
 // "--" are in the authority section.
-func replyTo(t testing.TB, name string, qtype uint16, rcode int, records ...string) *dns.Msg {
+func replyOf(t testing.TB, name string, qtype uint16, rcode int, records ...string) *dns.Msg {
 	t.Helper()
 	m := new(dns.Msg).SetQuestion(name, qtype)
 	m.Response, m.Rcode = true, rcode
@@ -42,24 +42,24 @@ func TestCacheLifetimes(t *testing.T) {
 		want    time.Duration
 		denials bool
 	}{
-		{"the least TTL of the answers counts", replyTo(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 300 IN CNAME b.example.com.", "b.example.com. 60 IN A 192.0.2.1"), time.Minute, false},
-		{"a long TTL is cut", replyTo(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 604800 IN A 192.0.2.1"), time.Hour, false},
-		{"TTL 0 is not kept", replyTo(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 0 IN A 192.0.2.1"), 0, false},
-		{"a TTL with the highest bit is 0", replyTo(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 4294967295 IN A 192.0.2.1"), 0, false},
-		{"a name that is none: the SOA's minimum", replyTo(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--", soaRecord), 2 * time.Minute, true},
-		{"its TTL when that is less", replyTo(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--", strings.Replace(soaRecord, "600", "5", 1)), 5 * time.Second, true},
-		{"a denial is cut", replyTo(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--", "example.com. 86400 IN SOA a. b. 1 2 3 4 86400"), 30 * time.Minute, true},
-		{"no such record", replyTo(t, "a.example.com.", dns.TypeAAAA, 0, "--", soaRecord), 2 * time.Minute, true},
-		{"an alias of nothing", replyTo(t, "a.example.com.", dns.TypeAAAA, 0, "a.example.com. 10 IN CNAME b.example.com.", "--", soaRecord), 10 * time.Second, true},
-		{"a denial without SOA", replyTo(t, "x.example.com.", dns.TypeA, dns.RcodeNameError), 0, true},
-		{"a failure", replyTo(t, "x.example.com.", dns.TypeA, dns.RcodeServerFailure), 0, false},
+		{"the least TTL of the answers counts", replyOf(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 300 IN CNAME b.example.com.", "b.example.com. 60 IN A 192.0.2.1"), time.Minute, false},
+		{"a long TTL is cut", replyOf(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 604800 IN A 192.0.2.1"), time.Hour, false},
+		{"TTL 0 is not kept", replyOf(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 0 IN A 192.0.2.1"), 0, false},
+		{"a TTL with the highest bit is 0", replyOf(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 4294967295 IN A 192.0.2.1"), 0, false},
+		{"a name that is none: the SOA's minimum", replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--", soaRecord), 2 * time.Minute, true},
+		{"its TTL when that is less", replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--", strings.Replace(soaRecord, "600", "5", 1)), 5 * time.Second, true},
+		{"a denial is cut", replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--", "example.com. 86400 IN SOA a. b. 1 2 3 4 86400"), 30 * time.Minute, true},
+		{"no such record", replyOf(t, "a.example.com.", dns.TypeAAAA, 0, "--", soaRecord), 2 * time.Minute, true},
+		{"an alias of nothing", replyOf(t, "a.example.com.", dns.TypeAAAA, 0, "a.example.com. 10 IN CNAME b.example.com.", "--", soaRecord), 10 * time.Second, true},
+		{"a denial without SOA", replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeNameError), 0, true},
+		{"a failure", replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeServerFailure), 0, false},
 	} {
 		got, denial := lifetime(tc.m, &testLimits)
 		if got != tc.want || denial != tc.denials {
 			t.Errorf("%s: kept for %v (denial %v), want %v", tc.what, got, denial, tc.want)
 		}
 	}
-	m := replyTo(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 60 IN A 192.0.2.1")
+	m := replyOf(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 60 IN A 192.0.2.1")
 	m.Truncated = true
 	if got, _ := lifetime(m, &testLimits); got != 0 {
 		t.Errorf("a truncated answer is kept for %v", got)
@@ -108,7 +108,7 @@ func lookup(t testing.TB, c *Cache, query []byte, size int, now time.Time) (*dns
 func TestTheCacheAnswersAsTheClientAsked(t *testing.T) {
 	c, now := NewCache(), time.Now()
 	c.Limit(testLimits)
-	putReply(t, c, replyTo(t, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN CNAME web.example.com.", "web.example.com. 7200 IN A 192.0.2.1"), now)
+	putReply(t, c, replyOf(t, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN CNAME web.example.com.", "web.example.com. 7200 IN A 192.0.2.1"), now)
 
 	m, hit := lookup(t, c, wireQuery(t, "wWw.Example.COM.", dns.TypeA, nil), maxUDP, now.Add(100*time.Second))
 	if hit != Fresh || m.Id != 0x1234 || !m.Response || !m.RecursionDesired || !m.RecursionAvailable || m.IsEdns0() != nil {
@@ -147,7 +147,7 @@ func TestTheCacheAnswersAsTheClientAsked(t *testing.T) {
 func TestTheCacheKeepsRepliesForDNSSECApart(t *testing.T) {
 	c, now := NewCache(), time.Now()
 	c.Limit(testLimits)
-	m := replyTo(t, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN A 192.0.2.2")
+	m := replyOf(t, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN A 192.0.2.2")
 	m.SetEdns0(maxUDP, true)
 	putReply(t, c, m, now)
 	if _, hit := lookup(t, c, wireQuery(t, "www.example.com.", dns.TypeA, nil), maxUDP, now); hit != Miss {
@@ -166,7 +166,7 @@ func TestTheCacheTruncates(t *testing.T) {
 	for i := range 60 {
 		records = append(records, fmt.Sprintf("many.example.com. 300 IN A 192.0.2.%d", i))
 	}
-	putReply(t, c, replyTo(t, "many.example.com.", dns.TypeA, 0, records...), now)
+	putReply(t, c, replyOf(t, "many.example.com.", dns.TypeA, 0, records...), now)
 	for _, tc := range []struct {
 		wish uint16
 		size int
@@ -190,7 +190,7 @@ func TestTheCacheTruncates(t *testing.T) {
 func TestDenialsAreCached(t *testing.T) {
 	c, now := NewCache(), time.Now()
 	c.Limit(testLimits)
-	putReply(t, c, replyTo(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--", soaRecord), now)
+	putReply(t, c, replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--", soaRecord), now)
 	q := wireQuery(t, "x.example.com.", dns.TypeA, nil)
 	m, hit := lookup(t, c, q, maxUDP, now.Add(50*time.Second))
 	if hit != Fresh || m.Rcode != dns.RcodeNameError || len(m.Ns) != 1 || m.Ns[0].Header().Ttl != 70 {
@@ -204,7 +204,7 @@ func TestDenialsAreCached(t *testing.T) {
 func TestLookupAllocatesNothing(t *testing.T) {
 	c, now := NewCache(), time.Now()
 	c.Limit(testLimits)
-	putReply(t, c, replyTo(t, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN A 192.0.2.1"), now)
+	putReply(t, c, replyOf(t, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN A 192.0.2.1"), now)
 	q, buf := wireQuery(t, "www.example.com.", dns.TypeA, func(q *dns.Msg) { q.SetEdns0(1232, false) }), make([]byte, 0, 4096)
 	if n := testing.AllocsPerRun(100, func() {
 		if _, hit := c.Lookup(buf, q, maxUDP, now); hit != Fresh {
@@ -223,9 +223,9 @@ func TestTheCacheStaysWithinItsBytes(t *testing.T) {
 	c.Limit(limits)
 	put := func(i int) {
 		name := fmt.Sprintf("random-%d.example.com.", i)
-		putReply(t, c, replyTo(t, name, dns.TypeA, 0, name+" 300 IN A 192.0.2.1"), now)
+		putReply(t, c, replyOf(t, name, dns.TypeA, 0, name+" 300 IN A 192.0.2.1"), now)
 	}
-	putReply(t, c, replyTo(t, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN A 192.0.2.1"), now)
+	putReply(t, c, replyOf(t, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN A 192.0.2.1"), now)
 	q := wireQuery(t, "www.example.com.", dns.TypeA, nil)
 	for i := range 4_000 {
 		now = now.Add(time.Millisecond)
@@ -252,7 +252,7 @@ func TestTheCacheStaysWithinItsBytes(t *testing.T) {
 		t.Errorf("without limits %d entries of %d bytes stay", entries, bytes)
 	}
 	key, _ := keyOf(new(dns.Msg).SetQuestion("a.", dns.TypeA))
-	if c.Put(key, replyTo(t, "a.", dns.TypeA, 0, "a. 300 IN A 192.0.2.1"), now) {
+	if c.Put(key, replyOf(t, "a.", dns.TypeA, 0, "a. 300 IN A 192.0.2.1"), now) {
 		t.Error("a cache that is off keeps something")
 	}
 }
@@ -262,7 +262,7 @@ func TestTheCacheStaysWithinItsBytes(t *testing.T) {
 func FuzzCacheLookup(f *testing.F) {
 	c, now := NewCache(), time.Now()
 	c.Limit(testLimits)
-	putReply(f, c, replyTo(f, "a.example.", dns.TypeA, 0, "a.example. 300 IN A 192.0.2.1"), now)
+	putReply(f, c, replyOf(f, "a.example.", dns.TypeA, 0, "a.example. 300 IN A 192.0.2.1"), now)
 	for _, edns := range []bool{false, true} {
 		f.Add(wireQuery(f, "A.example.", dns.TypeA, func(q *dns.Msg) {
 			if edns {
@@ -279,7 +279,7 @@ func FuzzCacheLookup(f *testing.F) {
 		if err := m.Unpack(b); err != nil {
 			t.Fatalf("reply %x to %x: %v", b, query, err)
 		}
-		if err := q.Unpack(query[:headerLen+11+4]); err != nil && binary.BigEndian.Uint16(query[10:]) == 0 {
+		if err := q.Unpack(query[:wireHeader+11+4]); err != nil && binary.BigEndian.Uint16(query[10:]) == 0 {
 			t.Fatalf("query %x: %v", query, err)
 		}
 		if m.Id != binary.BigEndian.Uint16(query) || !strings.EqualFold(m.Question[0].Name, "a.example.") {
@@ -291,7 +291,7 @@ func FuzzCacheLookup(f *testing.F) {
 func BenchmarkCacheLookup(b *testing.B) {
 	c, now := NewCache(), time.Now()
 	c.Limit(testLimits)
-	putReply(b, c, replyTo(b, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN A 192.0.2.1"), now)
+	putReply(b, c, replyOf(b, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN A 192.0.2.1"), now)
 	q, buf := wireQuery(b, "www.example.com.", dns.TypeA, nil), make([]byte, 0, 4096)
 	b.ReportAllocs()
 	for b.Loop() {

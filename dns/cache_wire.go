@@ -9,6 +9,8 @@ import (
 )
 
 const (
+	wireHeader = 12
+	optRecord  = 11
 	// maxName is the longest name on the wire; maxKey has type and bits behind it.
 	maxName = 255
 	maxKey  = maxName + 3
@@ -26,7 +28,7 @@ type asked struct {
 // parse reads a usual query and writes its key: the name in lower case, the type,
 // and the bits DO and CD. It is false for everything unusual.
 func parse(b []byte, key *[maxKey]byte) (q asked, ok bool) {
-	if len(b) < headerLen+5 || b[2]&0xfe != 0 || b[3]&0x0f != 0 {
+	if len(b) < wireHeader+5 || b[2]&0xfe != 0 || b[3]&0x0f != 0 {
 		return q, false // a reply, another opcode, truncated, or with a code
 	}
 	if binary.BigEndian.Uint32(b[4:]) != 1<<16 || b[8] != 0 || b[9] != 0 || b[10] != 0 || b[11] > 1 {
@@ -34,10 +36,10 @@ func parse(b []byte, key *[maxKey]byte) (q asked, ok bool) {
 	}
 	q.recursion = b[2]&0x01 != 0
 	n, ok := lowerName(b, key)
-	if !ok || headerLen+n+4 > len(b) {
+	if !ok || wireHeader+n+4 > len(b) {
 		return q, false
 	}
-	q.end = headerLen + n + 4
+	q.end = wireHeader + n + 4
 	if b[q.end-2] != 0 || b[q.end-1] != dns.ClassINET {
 		return q, false
 	}
@@ -57,10 +59,10 @@ func parse(b []byte, key *[maxKey]byte) (q asked, ok bool) {
 
 // option reads the only record that a query may have: OPT of version 0.
 func (q *asked) option(b []byte) bool {
-	if len(b) < optLen || b[0] != 0 || binary.BigEndian.Uint16(b[1:]) != dns.TypeOPT || b[6] != 0 {
+	if len(b) < optRecord || b[0] != 0 || binary.BigEndian.Uint16(b[1:]) != dns.TypeOPT || b[6] != 0 {
 		return false
 	}
-	if len(b) != optLen+int(binary.BigEndian.Uint16(b[9:])) {
+	if len(b) != optRecord+int(binary.BigEndian.Uint16(b[9:])) {
 		return false
 	}
 	q.edns, q.size, q.do = true, int(binary.BigEndian.Uint16(b[3:])), b[7]&0x80 != 0
@@ -69,22 +71,22 @@ func (q *asked) option(b []byte) bool {
 
 // lowerName copies the name of the question, in lower case; its length with the end.
 func lowerName(b []byte, to *[maxKey]byte) (int, bool) {
-	for at := headerLen; at < len(b); {
+	for at := wireHeader; at < len(b); {
 		n := int(b[at])
 		next := at + 1 + n
-		if n > 63 || next > len(b) || next-headerLen > maxName {
+		if n > 63 || next > len(b) || next-wireHeader > maxName {
 			return 0, false
 		}
-		to[at-headerLen] = b[at]
+		to[at-wireHeader] = b[at]
 		if n == 0 {
-			return next - headerLen, true
+			return next - wireHeader, true
 		}
 		for i := at + 1; i < next; i++ {
 			c := b[i]
 			if c >= 'A' && c <= 'Z' {
 				c += 'a' - 'A'
 			}
-			to[i-headerLen] = c
+			to[i-wireHeader] = c
 		}
 		at = next
 	}
@@ -187,7 +189,7 @@ func withoutOPT(list []dns.RR) []dns.RR {
 
 // ttlOffsets finds the TTLs of a message that we packed.
 func ttlOffsets(b []byte) ([]uint16, bool) {
-	at := headerLen
+	at := wireHeader
 	var ok bool
 	if at, ok = skipName(b, at); !ok {
 		return nil, false

@@ -60,6 +60,8 @@ type Forwarder struct {
 
 	dial dialer
 	now  func() time.Time
+	// source is told where an answer came from, for people.
+	source func(ctx context.Context, what string)
 	// failed counts tries that brought nothing.
 	failed  func()
 	slots   chan struct{}
@@ -86,7 +88,7 @@ func NewForwarder(failed func()) *Forwarder {
 	if failed == nil {
 		failed = func() {}
 	}
-	f := &Forwarder{Cache: NewCache(), dial: (&net.Dialer{}).DialContext, now: time.Now, failed: failed, slots: make(chan struct{}, upstreamTries)}
+	f := &Forwarder{Cache: NewCache(), dial: (&net.Dialer{}).DialContext, now: time.Now, failed: failed, source: func(context.Context, string) {}, slots: make(chan struct{}, upstreamTries)}
 	f.routes.Store(&routes{})
 	return f
 }
@@ -165,7 +167,7 @@ func (f *Forwarder) Answer(dst, query []byte, size int) ([]byte, bool) {
 // the caller's own.
 func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	if m, ok := f.routes.Load().hosts.answer(q); ok {
-		note(ctx, "hosts")
+		f.source(ctx, "hosts")
 		return m, nil
 	}
 	key, err := keyOf(q)
@@ -177,7 +179,7 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 		f.fetch(key, q)
 	}
 	if hit != Miss {
-		note(ctx, "cache")
+		f.source(ctx, "cache")
 		return f.unpack(e, q)
 	}
 	f.Cache.missed(key)
@@ -191,7 +193,7 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	case got := <-f.fetch(key, q):
 		if got.Err == nil {
 			a := got.Val.(attempt)
-			note(ctx, "upstream "+a.server.Nameserver.String())
+			f.source(ctx, "upstream "+a.server.String())
 			return copyFor(a.got, q), nil
 		}
 		err = got.Err
@@ -202,7 +204,7 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	}
 	if e != nil {
 		f.Cache.servedStale(key)
-		note(ctx, "cache, past its time")
+		f.source(ctx, "cache, past its time")
 		return f.unpack(e, q)
 	}
 	return nil, err
@@ -219,7 +221,7 @@ func (f *Forwarder) fetch(key []byte, q *dns.Msg) <-chan singleflight.Result {
 	return f.flights.DoChan(fmt.Sprintf("%d %s", r.generation, key), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		got, err := f.exchange(ctx, r.route(ask.Question[0].Name), ask)
+		got, err := f.follow(ctx, r, ask)
 		if f.routes.Load() != r {
 			return got, err // of earlier settings: not for the cache
 		}
@@ -244,6 +246,36 @@ func (r *routes) route(name string) []*remote {
 		}
 	}
 	return r.upstream
+}
+
+// follow asks for a name, and for the target of a CNAME where its server leaves that
+// to us, as one that has only its own zone does.
+func (f *Forwarder) follow(ctx context.Context, r *routes, ask *dns.Msg) (attempt, error) {
+	a, err := f.exchange(ctx, r.route(ask.Question[0].Name), ask)
+	for depth := 0; err == nil; depth++ {
+		target, ok := dangling(a.got)
+		if !ok {
+			break
+		}
+		if depth == maxAliases {
+			return attempt{}, fmt.Errorf("more than %d CNAMEs from server to server", maxAliases)
+		}
+		next := ask.Copy()
+		next.Question[0].Name = target
+		more, err := f.exchange(ctx, r.route(target), next)
+		if err != nil {
+			return attempt{}, err
+		}
+		a.got.Answer = append(a.got.Answer, more.got.Answer...)
+		a.got.Rcode, a.got.Ns, a.got.Extra = more.got.Rcode, more.got.Ns, more.got.Extra
+		if err := chain(a.got); err != nil {
+			return attempt{}, fmt.Errorf("upstream %s: %w", more.server.Nameserver, err)
+		}
+		if len(more.got.Answer) == 0 {
+			break
+		}
+	}
+	return a, err
 }
 
 var errBusy = errors.New("too many queries are waiting for upstream servers")

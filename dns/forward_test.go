@@ -518,7 +518,7 @@ func TestChainsOfAnswers(t *testing.T) {
 		"chain.example.": {"b.example. 300 IN A 192.0.2.1", "chain.example. 300 IN CNAME b.example.", "bank.example. 300 IN A 192.0.2.66"},
 	}
 	up := newFakeServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
-		m := replyTo(t, q.Question[0].Name, dns.TypeA, 0, zone[strings.ToLower(q.Question[0].Name)]...)
+		m := replyOf(t, q.Question[0].Name, dns.TypeA, 0, zone[strings.ToLower(q.Question[0].Name)]...)
 		m.Id = q.Id
 		_ = w.WriteMsg(m)
 	})
@@ -555,6 +555,38 @@ func TestStubDomains(t *testing.T) {
 	}
 }
 
+// TestAliasesOutOfAStubDomain: its server knows its own zone only, so the target is
+// asked for where that belongs. Servers that send each other on end.
+func TestAliasesOutOfAStubDomain(t *testing.T) {
+	t.Parallel()
+	alias := func(target string) dns.HandlerFunc {
+		return func(w dns.ResponseWriter, q *dns.Msg) {
+			m := replyOf(t, q.Question[0].Name, dns.TypeA, 0, q.Question[0].Name+" 300 IN CNAME "+target)
+			m.Id = q.Id
+			_ = w.WriteMsg(m)
+		}
+	}
+	world, corp := newFakeServer(t, tells("192.0.2.1", 300)), newFakeServer(t, alias("www.example."))
+	s := to(world)
+	s.Stubs = map[string][]model.Nameserver{"corp.example.": {corp.nameserver()}}
+	f, _ := newForwarder(t, s)
+	if got := resolve(t, f, "a.corp.example."); got != "NOERROR: A 192.0.2.1, CNAME www.example." {
+		t.Errorf("got %s", got)
+	}
+	world.become(func(w dns.ResponseWriter, q *dns.Msg) { alias("b.corp.example.")(w, q) })
+	expectText(t, resolve(t, f, "b.corp.example."), "its CNAMEs run in circles")
+	var n atomic.Int64
+	endless := func(w dns.ResponseWriter, q *dns.Msg) { alias(fmt.Sprintf("n%d.corp.example.", n.Add(1)))(w, q) }
+	corp.become(endless)
+	expectText(t, resolve(t, f, "c.corp.example."), "more than 8 CNAMEs")
+	// An alias of what has no such record.
+	corp.become(alias("www.example."))
+	world.become(func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(new(dns.Msg).SetReply(q)) })
+	if got := resolve(t, f, "d.corp.example."); got != "NOERROR: CNAME www.example." {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestHosts(t *testing.T) {
 	t.Parallel()
 	up := newFakeServer(t, tells("192.0.2.1", 300))
@@ -586,6 +618,56 @@ func TestHosts(t *testing.T) {
 	}
 	expectText(t, resolve(t, f, "other.corp.example."), "A 10.0.0.8")
 	expectText(t, resolve(t, f, "printer.corp.example."), tellsOne)
+}
+
+// TestNamesOutsideOverSockets: settings come by the feed, also by TLS; the answers go
+// on when the agent and the servers are dead.
+func TestNamesOutsideOverSockets(t *testing.T) {
+	cert, ca := testAuthority(t)
+	_, secure := newTLSServer(t, cert, -1)
+	up := newFakeServer(t, tells("192.0.2.9", 300))
+	r := newRig(t)
+	r.forwarding = to(up)
+	r.forwarding.CA, r.forwarding.Cache = ca, testLimits
+	r.forwarding.Stubs = map[string][]model.Nameserver{"corp.example.": {{Addr: secure, TLS: true, ServerName: "dns.example"}}}
+	r.forwarding.Hosts = map[string][]netip.Addr{"printer.corp.example.": {addr("10.0.0.9")}}
+	stopAgent := r.agent()
+	r.server()
+	for range 2 {
+		for _, network := range []string{"udp", "tcp"} {
+			r.expect(network, "10.7.0.1:53", "Printer.corp.example.", "NOERROR: A 10.0.0.9")
+			r.expect(network, "10.7.0.1:53", "a.corp.example.", tellsOne)
+			r.expect(network, "10.7.0.1:53", "WWW.example.", "NOERROR: A 192.0.2.9")
+			r.expect(network, "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
+		}
+		stopAgent()
+		up.stop()
+	}
+}
+
+func TestTheSourceOfAnAnswerIsTold(t *testing.T) {
+	t.Parallel()
+	up := newFakeServer(t, tells("192.0.2.1", 300))
+	s := to(up)
+	s.Hosts = map[string][]netip.Addr{"printer.example.": {addr("10.0.0.9")}}
+	f, clock := newForwarder(t, s)
+	var told string
+	f.source = func(_ context.Context, what string) { told = what }
+	for _, step := range []struct {
+		name, want string
+		first      func()
+	}{
+		{"printer.example.", "hosts", func() {}},
+		{"a.example.", "upstream " + up.addr.String(), func() {}},
+		{"a.example.", "cache", func() {}},
+		{"a.example.", "cache, past its time", func() { up.become(code(dns.RcodeServerFailure)); clock.add(time.Hour) }},
+	} {
+		step.first()
+		resolve(t, f, step.name)
+		if told != step.want {
+			t.Errorf("%s came from %q, want %q", step.name, told, step.want)
+		}
+	}
 }
 
 // TestTooManyTriesAreRefused: dead servers hold up no more than their share.

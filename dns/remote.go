@@ -364,12 +364,7 @@ func answersTo(got, ask *dns.Msg) error {
 // chain keeps of an answer what belongs to the question: its name's records, and
 // those of the names that CNAMEs lead to. A ring of CNAMEs is no answer.
 func chain(m *dns.Msg) error {
-	next := map[string]string{}
-	for _, rr := range m.Answer {
-		if c, ok := rr.(*dns.CNAME); ok {
-			next[strings.ToLower(c.Hdr.Name)] = strings.ToLower(c.Target)
-		}
-	}
+	next := aliases(m)
 	name := strings.ToLower(m.Question[0].Name)
 	in := map[string]bool{}
 	for ok := true; ok; name, ok = next[name] {
@@ -389,4 +384,38 @@ func chain(m *dns.Msg) error {
 	}
 	m.Answer = keep
 	return nil
+}
+
+func aliases(m *dns.Msg) map[string]string {
+	next := map[string]string{}
+	for _, rr := range m.Answer {
+		if c, ok := rr.(*dns.CNAME); ok {
+			next[strings.ToLower(c.Hdr.Name)] = strings.ToLower(c.Target)
+		}
+	}
+	return next
+}
+
+// dangling is the name that an answer's CNAMEs end at, when the answer says neither
+// what it has nor that it has nothing. The CNAMEs are no ring.
+func dangling(m *dns.Msg) (string, bool) {
+	qtype := m.Question[0].Qtype
+	if m.Rcode != dns.RcodeSuccess || len(m.Answer) == 0 || qtype == dns.TypeCNAME || qtype == dns.TypeANY {
+		return "", false
+	}
+	for _, rr := range m.Ns {
+		if rr.Header().Rrtype == dns.TypeSOA {
+			return "", false
+		}
+	}
+	for _, rr := range m.Answer {
+		if rr.Header().Rrtype == qtype {
+			return "", false
+		}
+	}
+	next, name, found := aliases(m), strings.ToLower(m.Question[0].Name), false
+	for target, ok := next[name]; ok; target, ok = next[name] {
+		name, found = target, true
+	}
+	return name, found
 }

@@ -100,6 +100,7 @@ func NewServer(zone *Zone, reg prometheus.Registerer, log *slog.Logger) *Server 
 	s.forward = NewForwarder(m.forwarded.Inc)
 	reg.MustRegister(s.forward)
 	s.resolver = &Resolver{Zone: zone, Forward: s.forward.Forward}
+	s.forward.source = note
 	s.outside, s.caller = s.forward.Answer, s.ofCaller
 	reg.MustRegister(&s.callers)
 	s.Configure(Settings{})

@@ -28,6 +28,7 @@ type rig struct {
 	dir          string
 	store        *model.Store
 	feed         *Feed // of the last agent
+	forwarding   Forwarding
 }
 
 func newRig(t *testing.T) *rig {
@@ -118,7 +119,7 @@ func (r *rig) loop(feed *Feed, log *slog.Logger) *reconcile.Loop[model.Name, Ent
 }
 
 func (r *rig) configure(feed *Feed) {
-	feed.Configure(Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("fd07::/64")}})
+	feed.Configure(Settings{Domains: []string{"cluster.local."}, Forwarding: r.forwarding, Clients: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("fd07::/64")}})
 	feed.Listen(r.sockets())
 }
 

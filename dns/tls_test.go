@@ -21,8 +21,8 @@ import (
 	"wayleave.dev/model"
 )
 
-// authority signs itself, for a name and an address.
-func newAuthority(t *testing.T) (tls.Certificate, string) {
+// testAuthority signs itself, for a name and an address.
+func testAuthority(t *testing.T) (tls.Certificate, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -74,7 +74,7 @@ func newTLSServer(t *testing.T, cert tls.Certificate, perConnection int) (*tlsSe
 
 func TestDNSOverTLS(t *testing.T) {
 	t.Parallel()
-	cert, ca := newAuthority(t)
+	cert, ca := testAuthority(t)
 	server, at := newTLSServer(t, cert, -1)
 	for _, name := range []string{"dns.example", ""} { // its name, or its address
 		before := server.accepted.Load()
@@ -91,7 +91,7 @@ func TestDNSOverTLS(t *testing.T) {
 // TestDNSOverTLSChecksTheServer, and says nothing in plain text instead.
 func TestDNSOverTLSChecksTheServer(t *testing.T) {
 	t.Parallel()
-	cert, ca := newAuthority(t)
+	cert, ca := testAuthority(t)
 	server, at := newTLSServer(t, cert, -1)
 	for what, s := range map[string]Forwarding{
 		"another name":                         {CA: ca, Upstreams: []model.Nameserver{{Addr: at, TLS: true, ServerName: "other.example"}}},
@@ -114,7 +114,7 @@ func TestDNSOverTLSChecksTheServer(t *testing.T) {
 // TestAClosedTLSConnectionIsNoFailure: servers close them when they like.
 func TestAClosedTLSConnectionIsNoFailure(t *testing.T) {
 	t.Parallel()
-	cert, ca := newAuthority(t)
+	cert, ca := testAuthority(t)
 	server, at := newTLSServer(t, cert, 2)
 	f, _ := newForwarder(t, Forwarding{CA: ca, Upstreams: []model.Nameserver{{Addr: at, TLS: true}}})
 	for i := range 6 {
@@ -132,7 +132,7 @@ func TestAClosedTLSConnectionIsNoFailure(t *testing.T) {
 // connections.
 func TestAnAuthorityOfTheirOwnIsAddedAtOnce(t *testing.T) {
 	t.Parallel()
-	cert, ca := newAuthority(t)
+	cert, ca := testAuthority(t)
 	_, at := newTLSServer(t, cert, -1)
 	s := Forwarding{Upstreams: []model.Nameserver{{Addr: at, TLS: true}}}
 	f, _ := newForwarder(t, s)
