@@ -128,9 +128,14 @@ func compareHosts(a, b Host) int {
 	return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Name, b.Name))
 }
 
-// addressLabel is the name of an endpoint that has none: its address with dashes.
+// addressLabel is the name of an endpoint that has none: its address with dashes. A
+// label may not end with one (RFC 1123, 2.1), so the zeros behind "::" are told.
 func addressLabel(a netip.Addr) string {
-	return strings.NewReplacer(".", "-", ":", "-").Replace(a.String())
+	label := strings.NewReplacer(".", "-", ":", "-").Replace(a.String())
+	if strings.HasSuffix(label, "-") {
+		label += "0"
+	}
+	return label
 }
 
 // Equal compares two entries.

@@ -1,0 +1,178 @@
+package dns
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/miekg/dns"
+
+	"wayleave.dev/bench/internal/fakeapi"
+	"wayleave.dev/bench/internal/result"
+	"wayleave.dev/lab/build"
+)
+
+// enough is how many queries the comparison has at the least.
+const enough = 5000
+
+// TestJudge asks CoreDNS and Wayleave the same of the same objects. What differs must be in the
+// list of rules, and every rule must be of use; docs/dns-judge.md is made of them.
+func TestJudge(t *testing.T) {
+	p := buildPrograms(t)
+	s := newSnapshot(1)
+	api := fakeapi.New()
+	defer api.Close()
+	api.Put(s.all()...)
+	theirs, ours := p.startCoreDNS(t, api, corefile), p.startOurs(t, api)
+	ready(t, theirs, lastService)
+	ready(t, ours, lastService)
+	j := &judge{rules: rules(), objects: len(s.all()), cluster: newIndex(s), missing: map[string]bool{}, theirs: asker{c: theirs}, ours: asker{c: ours}}
+	for _, q := range s.queries() {
+		if err := j.put(q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j.report(t)
+}
+
+// judge compares and counts.
+type judge struct {
+	rules        []rule
+	objects      int
+	theirs, ours asker
+	asked, cut   int
+	same, nearly int // in every part, and in all but the bits of the header
+	used         map[string]int
+	cluster      *index
+	missing      map[string]bool // names that CoreDNS has no A of, nor anything else
+	example      map[string]string
+	unexplained  []string
+}
+
+// put asks both one query.
+func (j *judge) put(q *dns.Msg) error {
+	a, err := question(&j.theirs, q)
+	if err != nil {
+		return fmt.Errorf("%v: %w", q.Question, err)
+	}
+	b, err := question(&j.ours, q)
+	if err != nil {
+		return fmt.Errorf("%v: %w", q.Question, err)
+	}
+	j.asked++
+	if a.udp.Truncated || b.udp.Truncated {
+		j.cut++
+	}
+	if q.Question[0].Qtype == dns.TypeA && a.full.Rcode == dns.RcodeNameError {
+		j.missing[strings.ToLower(q.Question[0].Name)] = true
+	}
+	j.weigh(q, a, b)
+	return nil
+}
+
+func question(a *asker, q *dns.Msg) (r reply, err error) {
+	r.udp, r.full, err = a.ask(q)
+	if r.full == nil {
+		r.full = r.udp
+	}
+	return r, err
+}
+
+// weigh looks for the rule of each part that differs.
+func (j *judge) weigh(q *dns.Msg, theirs, ours reply) {
+	parts := differ(theirs, ours)
+	if len(parts) == 0 {
+		j.same++
+		return
+	}
+	c := &difference{q: q, name: strings.ToLower(q.Question[0].Name), qtype: q.Question[0].Qtype, theirs: theirs, ours: ours,
+		cluster: j.cluster}
+	c.missing = j.missing[c.name]
+	if !slices.ContainsFunc(parts, func(p string) bool { return p != partRA && p != partOPT && p != partTC }) {
+		j.nearly++
+	}
+	var left []string
+	used := map[string]bool{}
+	for _, part := range parts {
+		ok := false
+		for _, r := range j.rules {
+			if r.part(part) && r.when(c) {
+				used[r.title], ok = true, true
+				break
+			}
+		}
+		if !ok {
+			left = append(left, part)
+		}
+	}
+	if j.used == nil {
+		j.used, j.example = map[string]int{}, map[string]string{}
+	}
+	for title := range used {
+		if j.used[title]++; j.used[title] == 1 {
+			j.example[title] = dns.TypeToString[c.qtype] + " " + c.name
+		}
+	}
+	if len(left) > 0 {
+		j.unexplained = append(j.unexplained, fmt.Sprintf("%s\t%s %s (EDNS: %s): %s\n   CoreDNS: %s\n   ours:    %s",
+			strings.Join(left, "+"), dns.TypeToString[c.qtype], q.Question[0].Name, options(q), strings.Join(left, ", "), show(theirs), show(ours)))
+	}
+}
+
+// report fails the test for what no rule explains, and for rules that explain nothing.
+func (j *judge) report(t *testing.T) {
+	t.Logf("%d queries, %d the same, %d cut", j.asked, j.same, j.cut)
+	if j.asked < enough {
+		t.Errorf("%d queries; %d were promised", j.asked, enough)
+	}
+	for _, r := range j.rules {
+		if j.used[r.title] == 0 {
+			t.Errorf("nothing differs as rule %q says: take it out", r.title)
+		}
+		t.Logf("rule %q: %d", r.title, j.used[r.title])
+	}
+	if file := os.Getenv("WAYLEAVE_JUDGE_ALL"); file != "" { // all of them, to be looked through
+		if err := os.WriteFile(file, []byte(strings.Join(j.unexplained, "\n")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, u := range j.unexplained {
+		if i == 20 {
+			break
+		}
+		t.Error(u)
+	}
+	if n := len(j.unexplained); n > 0 {
+		t.Errorf("%d differences that no rule explains", n)
+	}
+	if !t.Failed() {
+		j.write(t)
+	}
+}
+
+// write makes docs/dns-judge.md.
+func (j *judge) write(t *testing.T) {
+	t.Helper()
+	page := result.New(result.Docs, "dns-judge", "The same queries, put to CoreDNS")
+	page.Text("`cd bench && go test -count=1 -run TestJudge ./dns` made this page. CoreDNS %s with kubeadm's Corefile and Wayleave follow one API server with the same %d objects: ClusterIPs of one and both families, headless Services with and without hostnames, endpoints not ready and ending, ExternalNames in chains and loops, long answers, odd names. Both are asked the same %d queries, %d types of every name, some with letters turned up, EDNS0 or rare flags; answers that are cut are asked for by TCP. Compared are the code, the bits, the question and every record of every section with its TTL; the order of records is not (both turn it), nor serial numbers.",
+		build.CoreDNSVersion, j.objects, j.asked, len(types()))
+	page.Text("%d replies are the same in all that, %d more but for bits of the header. Whatever else differs is in these tables with what decides. The test fails for a difference that is in none, and for a row that nothing shows any more.", j.same, j.nearly)
+	for _, open := range []bool{false, true} {
+		rows := [][]string{{"what", "CoreDNS", "Wayleave", "what decides", "replies", "for example"}}
+		for _, r := range j.rules {
+			if r.open == open {
+				rows = append(rows, []string{r.title, r.coredns, r.ours, r.decides, fmt.Sprint(j.used[r.title]), "`" + j.example[r.title] + "`"})
+			}
+		}
+		if len(rows) == 1 {
+			continue
+		}
+		page.Text("## %s", map[bool]string{false: "Differences that stay", true: "Differences that Wayleave has to end"}[open])
+		page.Table(rows)
+	}
+	if err := page.Write(); err != nil {
+		t.Fatal(err)
+	}
+}

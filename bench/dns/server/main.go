@@ -1,0 +1,108 @@
+// Command server is the cluster DNS of the agent alone, in two roles as in a pod of
+// Wayleave: the agent, which follows an API server and feeds the records, and the server,
+// which answers. It is what is compared with, and measured beside, CoreDNS.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"wayleave.dev/dns"
+	"wayleave.dev/model"
+	"wayleave.dev/reconcile"
+	source "wayleave.dev/source/kubernetes"
+)
+
+func main() {
+	role, dir := flag.String("role", "", "agent or dns"), flag.String("dir", "", "folder of the sockets and the snapshot")
+	master := flag.String("master", "", "URL of the API server, for the agent")
+	listen := flag.String("listen", "", "address to answer at, for the agent")
+	upstreams := flag.String("upstreams", "", "addresses and ports of upstream servers, by comma, for the agent")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	var err error
+	switch *role {
+	case "agent":
+		err = agent(ctx, *dir, *master, *listen, *upstreams, log)
+	case "dns":
+		err = dns.Run(ctx, dns.Config{Socket: filepath.Join(*dir, "agent.sock"), StateFile: filepath.Join(*dir, "state.json"),
+			HealthSocket: filepath.Join(*dir, "health.sock"), Log: log})
+	default:
+		err = fmt.Errorf("-role is %q; agent and dns are there", *role)
+	}
+	if err != nil && ctx.Err() == nil {
+		fmt.Fprintln(os.Stderr, "server:", err)
+		os.Exit(1)
+	}
+}
+
+func agent(ctx context.Context, dir, master, listen, upstreams string, log *slog.Logger) error {
+	client, err := kubernetes.NewForConfig(&rest.Config{Host: master, QPS: 1000, Burst: 1000})
+	if err != nil {
+		return err
+	}
+	feed, err := newFeed(listen, upstreams, log)
+	if err != nil {
+		return err
+	}
+	store, err := model.NewStore()
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "agent.sock")})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	start := func(fn func(context.Context) error) { wg.Go(func() { cancel(fn(ctx)) }) }
+	start((&source.Source{Client: client, Store: store, NodeName: "node1", Log: log}).Run)
+	start(func(ctx context.Context) error { return feed.Serve(ctx, l) })
+	if err := store.WaitSynced(ctx, model.ServiceKind|model.EndpointSliceKind|model.NamespaceKind); err != nil {
+		return err
+	}
+	names := &reconcile.Loop[model.Name, dns.Entry]{
+		Name: "dns", Store: store, Kinds: model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind,
+		Keys: dns.Keys, Plan: dns.Plan, Equal: dns.Equal, Target: feed, Health: reconcile.NewHealth(nil, nil), Log: log,
+	}
+	start(names.Run)
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// newFeed is a feed that has all but the records.
+func newFeed(listen, upstreams string, log *slog.Logger) (*dns.Feed, error) {
+	at, err := netip.ParseAddrPort(listen)
+	if err != nil {
+		return nil, err
+	}
+	settings := dns.Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
+	var errs []error
+	for u := range strings.SplitSeq(upstreams, ",") {
+		ap, err := netip.ParseAddrPort(u)
+		errs = append(errs, err)
+		settings.Upstreams = append(settings.Upstreams, ap)
+	}
+	feed := &dns.Feed{Open: dns.OpenSocket, Log: log}
+	feed.Configure(settings)
+	feed.Listen([]dns.Socket{{Network: "udp", Addr: at}, {Network: "tcp", Addr: at}})
+	return feed, errors.Join(errs...)
+}
