@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -95,11 +96,14 @@ func newFeed(listen, upstreams string, log *slog.Logger) (*dns.Feed, error) {
 		return nil, err
 	}
 	settings := dns.Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
+	// What the agent sets by default.
+	settings.Pods = "insecure"
+	settings.Forwarding.Cache = dns.CacheLimits{Bytes: 16 << 20, TTL: time.Hour, NegativeTTL: 30 * time.Minute, Stale: 24 * time.Hour}
 	var errs []error
 	for u := range strings.SplitSeq(upstreams, ",") {
 		ap, err := netip.ParseAddrPort(u)
 		errs = append(errs, err)
-		settings.Upstreams = append(settings.Upstreams, ap)
+		settings.Forwarding.Upstreams = append(settings.Forwarding.Upstreams, model.Nameserver{Addr: ap})
 	}
 	feed := &dns.Feed{Open: dns.OpenSocket, Log: log}
 	feed.Configure(settings)
