@@ -57,6 +57,9 @@ func domain(s string) error {
 	return nil
 }
 
+// domainName is domain for a list.
+func domainName(s string) (string, error) { return s, domain(s) }
+
 // oneOf allows the built values; the others are known by name, and refused.
 func oneOf(at func(*Config) *string, built, later []string) setter {
 	return func(c *Config, v any) error {

@@ -67,6 +67,10 @@ type IPVS struct {
 type DNS struct {
 	Enabled   bool
 	Upstreams []netip.AddrPort
+	// Pods is how the names of pods are answered: disabled, insecure or verified.
+	Pods string
+	// ExtraDomains are domains of the cluster beside its ClusterDomain.
+	ExtraDomains []string
 }
 
 // LoadBalancer is the settings of the feature of that name.
@@ -129,6 +133,11 @@ func settings() []setting {
 			"How long connections to a former endpoint live on in the mode ipvs, and those of the mode when another takes over: 0s to 24h."}},
 		{"dns.enabled", "true", boolean(func(c *Config) *bool { return &c.DNS.Enabled }), []string{
 			"The cluster DNS. Off: CoreDNS does it."}},
+		{"dns.pods", "insecure", oneOf(func(c *Config) *string { return &c.DNS.Pods }, []string{"disabled", "insecure", "verified"}, nil), []string{
+			"Names of pods, as 10-244-1-5.default.pod.cluster.local: disabled has none; insecure answers with the address in the name",
+			"when the namespace exists; verified when such a pod exists, and has every agent watch all pods of the cluster."}},
+		{"dns.extraDomains", `[]`, list(func(c *Config) *[]string { return &c.DNS.ExtraDomains }, domainName, "DNS names"), []string{
+			"Domains in which the cluster's names are answered, too. Reverse names are of clusterDomain."}},
 		{"dns.upstreams", `[]`, list(func(c *Config) *[]netip.AddrPort { return &c.DNS.Upstreams }, upstream, "IP addresses, each with :port or without"), []string{
 			"Servers for names outside of the cluster. Empty: those of the node's /etc/resolv.conf."}},
 		{"loadbalancer.enabled", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Enabled }), []string{

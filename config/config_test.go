@@ -61,7 +61,9 @@ func TestBadSettings(t *testing.T) {
 		{"clusterDNS: 10.96.0.10", `clusterDNS: found "10.96.0.10"; a list of IP addresses is allowed`},
 		{"logLevel: loud", `logLevel: found "loud"; allowed: debug, info, warn, error`},
 		{"networkpolicy: {enabled: true}", `networkpolicy: no such setting (not built, or a typing error); allowed here: apiServer,`},
-		{"dns: {enabeld: true}", `dns.enabeld: no such setting (not built, or a typing error); allowed here: enabled, upstreams`},
+		{"dns: {enabeld: true}", `dns.enabeld: no such setting (not built, or a typing error); allowed here: enabled, pods, extraDomains, upstreams`},
+		{"dns: {pods: secure}", `dns.pods: found "secure"; allowed: disabled, insecure, verified`},
+		{"dns: {extraDomains: [a..b]}", `dns.extraDomains: found [a..b]; item 0: a list of DNS names is allowed`},
 		{"mode: auto\nmode: nftables", `not YAML`},
 		{"\x00", `not YAML`},
 	} {

@@ -17,6 +17,10 @@ type Resolver struct {
 	Forward func(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
 	// Domains are the cluster's, in lower case with a final dot.
 	Domains []string
+	// Pods is how the names of pods are answered; empty is PodsDisabled.
+	Pods string
+	// Servers are the addresses of the cluster DNS, those of ns.dns.<domain>.
+	Servers []netip.Addr
 }
 
 // Resolve makes the reply to a query. It never fails: what cannot be answered is
@@ -35,7 +39,7 @@ func (r *Resolver) Resolve(ctx context.Context, q *dns.Msg) *dns.Msg {
 			m.SetEdns0(maxUDP, false)
 			return m
 		}
-		m.SetEdns0(maxUDP, false)
+		m.SetEdns0(maxUDP, opt.Do())
 	}
 	question := q.Question[0]
 	switch {
@@ -88,7 +92,7 @@ func (r *Resolver) pointer(m *dns.Msg, a netip.Addr) bool {
 	q := m.Question[0]
 	if q.Qtype == dns.TypePTR {
 		for _, n := range names {
-			m.Answer = append(m.Answer, &dns.PTR{Hdr: header(q.Name, dns.TypePTR), Ptr: n + "." + r.Domains[0]})
+			m.Answer = append(m.Answer, &dns.PTR{Hdr: header(q.Name, dns.TypePTR), Ptr: fromWire(n) + "." + r.Domains[0]})
 		}
 	}
 	return true
@@ -102,8 +106,19 @@ func (r *Resolver) cluster(ctx context.Context, m *dns.Msg, domain, rel string) 
 		r.apex(m, domain)
 		return
 	}
-	if rel == "ns.dns" { // the name of the server that SOA and NS tell
-		m.Ns = append(m.Ns, soa(domain))
+	if pod, ok := belowPod(rel); ok {
+		if !r.pod(m, pod) {
+			m.Rcode = dns.RcodeNameError
+		}
+		r.lack(m, domain)
+		return
+	}
+	switch rel {
+	case "ns.dns": // the name of the server that SOA and NS tell
+		m.Answer = addresses(q.Name, q.Qtype, r.Servers)
+		fallthrough
+	case "dns":
+		r.lack(m, domain)
 		return
 	}
 	n, ok := r.Zone.look(rel)
@@ -122,9 +137,22 @@ func (r *Resolver) cluster(ctx context.Context, m *dns.Msg, domain, rel string) 
 	case q.Qtype == dns.TypeTXT && len(n.txt) > 0:
 		m.Answer = append(m.Answer, &dns.TXT{Hdr: header(q.Name, dns.TypeTXT), Txt: n.txt})
 	}
+	r.lack(m, domain)
+}
+
+// lack says of an answer that is empty for how long that may be remembered.
+func (r *Resolver) lack(m *dns.Msg, domain string) {
 	if len(m.Answer) == 0 {
 		m.Ns = append(m.Ns, soa(domain))
 	}
+}
+
+// belowPod cuts "pod" off the end of a relative name.
+func belowPod(rel string) (string, bool) {
+	if rel == "pod" {
+		return "", true
+	}
+	return strings.CutSuffix(rel, ".pod")
 }
 
 func (r *Resolver) apex(m *dns.Msg, domain string) {
@@ -133,6 +161,8 @@ func (r *Resolver) apex(m *dns.Msg, domain string) {
 		m.Answer = append(m.Answer, soa(domain))
 	case dns.TypeNS:
 		m.Answer = append(m.Answer, &dns.NS{Hdr: header(m.Question[0].Name, dns.TypeNS), Ns: "ns.dns." + domain})
+		m.Extra = append(m.Extra, addresses("ns.dns."+domain, dns.TypeA, r.Servers)...)
+		m.Extra = append(m.Extra, addresses("ns.dns."+domain, dns.TypeAAAA, r.Servers)...)
 	default:
 		m.Ns = append(m.Ns, soa(domain))
 	}
@@ -162,21 +192,25 @@ func (r *Resolver) services(m *dns.Msg, domain string, list []srv) {
 	if len(list) == 0 {
 		return
 	}
-	weight := uint16(max(1, 100/len(list)))
+	k := rand.IntN(len(list))
+	list = append(list[k:len(list):len(list)], list[:k]...)
 	seen := map[string]bool{}
 	for _, s := range list {
-		target := s.target + "." + domain
-		m.Answer = append(m.Answer, &dns.SRV{Hdr: header(m.Question[0].Name, dns.TypeSRV), Priority: 0, Weight: weight, Port: s.port, Target: target})
+		target := fromWire(s.target) + "." + domain
+		m.Answer = append(m.Answer, &dns.SRV{Hdr: header(m.Question[0].Name, dns.TypeSRV), Priority: 0, Weight: weight(len(list)), Port: s.port, Target: target})
 		if seen[target] {
 			continue
 		}
 		seen[target] = true
-		if n, ok := r.Zone.look(s.target); ok {
+		if n, ok := r.Zone.lookWire(s.target); ok {
 			m.Extra = append(m.Extra, addresses(target, dns.TypeA, n.addrs)...)
 			m.Extra = append(m.Extra, addresses(target, dns.TypeAAAA, n.addrs)...)
 		}
 	}
 }
+
+// weight is that of each of n SRV records: all have the same share.
+func weight(n int) uint16 { return uint16(max(1, 100/n)) }
 
 // maxAliases bounds a chain of ExternalName services that point at each other.
 const maxAliases = 8

@@ -281,3 +281,102 @@ func BenchmarkResolveClusterName(b *testing.B) {
 		}
 	}
 }
+
+// Names of pods, by the setting; the name server's own; two domains; reverse names
+// of IPv6; all of the specification that is of no Service.
+func TestAnswersBesideServices(t *testing.T) {
+	r := &Resolver{Zone: fill(t, cluster(t)), Forward: upstream, Domains: []string{"cluster.local.", "corp.example."},
+		Servers: []netip.Addr{addr("10.96.0.10"), addr("fd00:96::a")}}
+	for _, tc := range []struct {
+		pods, name string
+		qtype      uint16
+		want       string
+	}{
+		{"insecure", "10-244-1-5.default.pod.cluster.local.", dns.TypeA, "NOERROR: A 10.244.1.5"},
+		{"insecure", "10-244-1-5.Default.POD.corp.example.", dns.TypeA, "NOERROR: A 10.244.1.5"},
+		{"insecure", "10-244-1-5.default.pod.cluster.local.", dns.TypeAAAA, "NOERROR:  +SOA"},
+		{"insecure", "fd00--1-5.default.pod.cluster.local.", dns.TypeAAAA, "NOERROR: AAAA fd00::1:5"},
+		{"insecure", "10-244-1-5.nowhere.pod.cluster.local.", dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"insecure", "10-244-1-500.default.pod.cluster.local.", dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"insecure", "x.10-244-1-5.default.pod.cluster.local.", dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"insecure", "web.default.pod.cluster.local.", dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"insecure", "default.pod.cluster.local.", dns.TypeA, "NOERROR:  +SOA"},
+		{"insecure", "pod.cluster.local.", dns.TypeA, "NOERROR:  +SOA"},
+		{"disabled", "10-244-1-5.default.pod.cluster.local.", dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"disabled", "pod.cluster.local.", dns.TypeA, "NXDOMAIN:  +SOA"},
+		{"", "ns.dns.cluster.local.", dns.TypeA, "NOERROR: A 10.96.0.10"},
+		{"", "ns.dns.corp.example.", dns.TypeAAAA, "NOERROR: AAAA fd00:96::a"},
+		{"", "ns.dns.cluster.local.", dns.TypeTXT, "NOERROR:  +SOA"},
+		{"", "dns.cluster.local.", dns.TypeA, "NOERROR:  +SOA"},
+		{"", "corp.example.", dns.TypeNS, "NOERROR: NS ns.dns.corp.example."},
+		{"", "backend.default.svc.corp.example.", dns.TypeA, "NOERROR: A 10.96.100.50"},
+		{"", "_http._tcp.backend.default.svc.corp.example.", dns.TypeSRV, "NOERROR: SRV 0 100 80 backend.default.svc.corp.example."},
+		{"", "dns-version.corp.example.", dns.TypeTXT, `NOERROR: TXT "1.1.0"`},
+		{"", "0.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa.", dns.TypePTR, "NOERROR: PTR backend.default.svc.cluster.local."},
+	} {
+		r.Pods = tc.pods
+		m := r.Resolve(t.Context(), new(dns.Msg).SetQuestion(tc.name, tc.qtype))
+		if got := answerText(m); got != tc.want || !m.Authoritative {
+			t.Errorf("pods %s, %s %s: %s, want %s", tc.pods, tc.name, dns.TypeToString[tc.qtype], got, tc.want)
+		}
+	}
+	m := r.Resolve(t.Context(), new(dns.Msg).SetQuestion("cluster.local.", dns.TypeNS))
+	if len(m.Extra) != 2 || m.Extra[0].Header().Name != "ns.dns.cluster.local." {
+		t.Errorf("the glue of NS is %v", m.Extra)
+	}
+}
+
+// With dns.pods verified a pod has a name for each address, in its namespace only,
+// as long as one that has the address is there.
+func TestNamesOfPodsAreVerified(t *testing.T) {
+	s := cluster(t)
+	write := func(fn func(w *model.Writer)) {
+		t.Helper()
+		if err := s.Write(fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(func(w *model.Writer) {
+		w.PutPod(&model.Pod{Name: name("default/web"), IPs: []netip.Addr{addr("10.244.1.5"), addr("fd00::5")}})
+		for _, p := range []string{"default/host-a", "default/host-b"} {
+			w.PutPod(&model.Pod{Name: name(p), IPs: []netip.Addr{addr("192.0.2.1")}, HostNetwork: true})
+		}
+	})
+	z := NewZone()
+	w, err := s.Watch(model.NamespaceKind | model.PodKind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	r := &Resolver{Zone: z, Forward: upstream, Domains: []string{"cluster.local."}, Pods: PodsVerified}
+	expect := func(rel, want string) {
+		t.Helper()
+		snap, c, _ := w.Poll()
+		for _, k := range Keys(snap, c) {
+			e, ok, _ := Plan(snap, k)
+			if !ok {
+				z.Set(k, nil)
+				continue
+			}
+			z.Set(k, &e)
+		}
+		if got := answerText(r.Resolve(t.Context(), new(dns.Msg).SetQuestion(rel+".pod.cluster.local.", dns.TypeA))); got != want {
+			t.Errorf("%s: %s, want %s", rel, got, want)
+		}
+	}
+	expect("10-244-1-5.default", "NOERROR: A 10.244.1.5")
+	expect("10-244-1-5.empty", "NXDOMAIN:  +SOA")
+	expect("10-244-1-6.default", "NXDOMAIN:  +SOA")
+	expect("fd00--5.default", "NOERROR:  +SOA")
+	write(func(w *model.Writer) {
+		w.Delete(model.PodKind, name("default/web"))
+		w.Delete(model.PodKind, name("default/host-a"))
+	})
+	expect("10-244-1-5.default", "NXDOMAIN:  +SOA")
+	expect("192-0-2-1.default", "NOERROR: A 192.0.2.1")
+	write(func(w *model.Writer) { w.Delete(model.PodKind, name("default/host-b")) })
+	expect("192-0-2-1.default", "NXDOMAIN:  +SOA")
+	if len(z.pods) != 0 {
+		t.Errorf("%v is left behind", z.pods)
+	}
+}

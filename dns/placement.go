@@ -63,9 +63,10 @@ type Placement struct {
 	Feed    *Feed
 	Net     link.Net
 	NFT     nft.Conn
-	// Domains and Upstreams complete the settings; Upstreams gets the VIPs, which
+	// Domains, Pods and Upstreams complete the settings; Upstreams gets the VIPs, which
 	// must not be among them.
 	Domains   []string
+	Pods      string
 	Upstreams func(own []netip.Addr) []netip.AddrPort
 	Log       *slog.Logger
 }
@@ -127,7 +128,7 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 }
 
 func (p *Placement) tell(place Place) {
-	p.Feed.Configure(Settings{Domains: p.Domains, Upstreams: p.Upstreams(place.VIPs), Clients: place.Clients})
+	p.Feed.Configure(Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Upstreams: p.Upstreams(place.VIPs), Clients: place.Clients})
 	p.Feed.Listen(sockets(place))
 }
 

@@ -9,8 +9,8 @@ import (
 	"wayleave.dev/model"
 )
 
-// Entry is the records of one Service, or with an empty service name the mere
-// existence of a namespace. Names are relative: the server puts service,
+// Entry is the records of one Service; or with an empty service name the mere
+// existence of a namespace; or with podPrefix before the name, that of a pod. Names are relative: the server puts service,
 // namespace, "svc" and the cluster domain behind them.
 type Entry struct {
 	// VIPs are the cluster IPs.
@@ -21,6 +21,8 @@ type Entry struct {
 	CNAME string `json:"cname,omitempty"`
 	// Ports are the named ports, for SRV records.
 	Ports []Port `json:"ports,omitempty"`
+	// Pod are the addresses of a pod: then the entry is a pod's, and nothing else is set.
+	Pod []netip.Addr `json:"pod,omitempty"`
 }
 
 // Host is an endpoint of a headless service.
@@ -38,8 +40,11 @@ type Port struct {
 	Port     uint16 `json:"port"`
 }
 
-// Keys are the entries that a change touches: services, and namespaces as names
-// without a service.
+// podPrefix begins the keys of pods; no name of a Service has a slash.
+const podPrefix = "pod/"
+
+// Keys are the entries that a change touches: services, namespaces as names without
+// a service, and, for those who watch them, pods.
 func Keys(_ model.Snapshot, c model.Changes) []model.Name {
 	keys := make([]model.Name, 0, len(c.Services)+len(c.Namespaces))
 	for n := range c.Services {
@@ -47,6 +52,9 @@ func Keys(_ model.Snapshot, c model.Changes) []model.Name {
 	}
 	for ns := range c.Namespaces {
 		keys = append(keys, model.Name{Namespace: ns})
+	}
+	for p := range c.Pods {
+		keys = append(keys, model.Name{Namespace: p.Namespace, Name: podPrefix + p.Name})
 	}
 	return keys
 }
@@ -56,6 +64,13 @@ func Plan(snap model.Snapshot, key model.Name) (Entry, bool, []model.Problem) {
 	if key.Name == "" {
 		_, ok := snap.Namespace(key.Namespace)
 		return Entry{}, ok, nil
+	}
+	if pod, ok := strings.CutPrefix(key.Name, podPrefix); ok {
+		p, ok := snap.Pod(model.Name{Namespace: key.Namespace, Name: pod})
+		if !ok {
+			return Entry{}, false, nil
+		}
+		return Entry{Pod: p.IPs}, len(p.IPs) > 0, nil
 	}
 	svc, ok := snap.Service(key)
 	if !ok {
@@ -121,5 +136,5 @@ func addressLabel(a netip.Addr) string {
 
 // Equal compares two entries.
 func Equal(a, b Entry) bool {
-	return a.CNAME == b.CNAME && slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Hosts, b.Hosts) && slices.Equal(a.Ports, b.Ports)
+	return a.CNAME == b.CNAME && slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Hosts, b.Hosts) && slices.Equal(a.Ports, b.Ports) && slices.Equal(a.Pod, b.Pod)
 }

@@ -28,7 +28,10 @@ type Config struct {
 	StateFile string
 	// HealthSocket serves /readyz, /livez and /metrics.
 	HealthSocket string
-	Log          *slog.Logger
+	// Hung is called when the loop of a socket has stood still for a second. It
+	// should end the process at once. Nil is no watchdog.
+	Hung func(Socket)
+	Log  *slog.Logger
 }
 
 // saved is the content of the state file.
@@ -61,6 +64,9 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer p.server.Keep(nil)
+	if c.Hung != nil {
+		go p.server.watch(ctx, c.Hung)
+	}
 	for wait := 50 * time.Millisecond; ctx.Err() == nil; {
 		start := time.Now()
 		err := p.follow(ctx, func() {

@@ -25,17 +25,46 @@ const (
 	patience = 4 * time.Second
 )
 
-// Server answers queries on the sockets that it is given.
+// Server answers queries on the sockets that it is given: what the zone has from
+// prebuilt bytes, in the loop that reads; all else by the Resolver, in goroutines
+// of bounded number, so that a dead upstream stops no answer of the cluster.
 type Server struct {
 	resolver *Resolver
 	forward  *Forwarder
 	log      *slog.Logger
 	metrics  *metrics
 
+	// outside, when set, may answer on the hot path what the zone does not: it
+	// appends a reply of at most size bytes to out, and must not block. Set before
+	// the first socket.
+	outside func(out, query []byte, size int) ([]byte, bool)
+	// caller, when set, is told who asks what the hot path can answer, and whether
+	// that name is missing; true gives the query to the slow path. Set before the
+	// first socket.
+	caller func(client netip.Addr, query []byte, missing bool) bool
+
 	settings atomic.Pointer[Settings]
+	compiled atomic.Pointer[compiled]
+	workers  chan struct{}
+	// slowTally and tcpTally count what the slow path answers.
+	slowTally, tcpTally *tally
 
 	mu      sync.Mutex
-	sockets map[Socket]*dns.Server
+	sockets map[Socket]listening
+}
+
+// listening is an open socket.
+type listening interface {
+	// serve answers until stop is called.
+	serve() error
+	// stop answers what has arrived, and then closes the socket.
+	stop(ctx context.Context) error
+}
+
+// compiled are the settings as the hot path takes them.
+type compiled struct {
+	domains []wireDomain
+	clients clients
 }
 
 // Settings are what the agent tells the server beside the records.
@@ -43,6 +72,10 @@ type Settings struct {
 	// Domains are the cluster's, with a final dot, the first one for PTR answers.
 	Domains   []string         `json:"domains"`
 	Upstreams []netip.AddrPort `json:"upstreams"`
+	// Pods is how the names of pods are answered.
+	Pods string `json:"pods,omitempty"`
+	// VIPs are the addresses of the cluster DNS.
+	VIPs []netip.Addr `json:"vips,omitempty"`
 	// Clients may ask; everybody else gets no answer.
 	Clients []netip.Prefix `json:"clients"`
 }
@@ -53,40 +86,20 @@ type Socket struct {
 	Addr    netip.AddrPort `json:"addr"`
 }
 
-// metrics carry CoreDNS's names, as dashboards know them.
-type metrics struct {
-	requests  *prometheus.CounterVec
-	responses *prometheus.CounterVec
-	duration  prometheus.Histogram
-	forwarded prometheus.Counter
-	refused   prometheus.Counter
-}
-
-func newMetrics(reg prometheus.Registerer) *metrics {
-	m := &metrics{
-		requests:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "coredns_dns_requests_total", Help: "Queries."}, []string{"proto", "type"}),
-		responses: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "coredns_dns_responses_total", Help: "Replies by code."}, []string{"rcode"}),
-		duration:  prometheus.NewHistogram(prometheus.HistogramOpts{Name: "coredns_dns_request_duration_seconds", Help: "Time per query.", Buckets: prometheus.ExponentialBuckets(0.00001, 4, 10)}),
-		forwarded: prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_dns_upstream_failures_total", Help: "Tries at an upstream server without an answer."}),
-		refused:   prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_dns_foreign_clients_total", Help: "Queries from addresses that may not ask."}),
-	}
-	reg.MustRegister(m.requests, m.responses, m.duration, m.forwarded, m.refused)
-	return m
-}
-
 // NewServer makes a server that answers from zone, with no sockets yet.
 func NewServer(zone *Zone, reg prometheus.Registerer, log *slog.Logger) *Server {
 	m := newMetrics(reg)
-	s := &Server{log: log, metrics: m, sockets: map[Socket]*dns.Server{}}
+	s := &Server{log: log, metrics: m, sockets: map[Socket]listening{}, workers: make(chan struct{}, maxWorkers), slowTally: m.tally("udp"), tcpTally: m.tally("tcp")}
 	s.forward = NewForwarder(m.forwarded.Inc)
 	s.resolver = &Resolver{Zone: zone, Forward: s.forward.Forward}
-	s.settings.Store(&Settings{})
+	s.Configure(Settings{})
 	return s
 }
 
 // Configure replaces the settings.
 func (s *Server) Configure(c Settings) {
 	s.settings.Store(&c)
+	s.compiled.Store(&compiled{domains: wireDomains(c.Domains), clients: newClients(c.Clients)})
 	s.forward.Set(c.Upstreams)
 }
 
@@ -104,10 +117,10 @@ func (s *Server) Sockets() []Socket {
 // Listen takes over a socket: exactly one of l and p is set. A socket of that
 // name that is open already is replaced.
 func (s *Server) Listen(k Socket, l net.Listener, p net.PacketConn) {
-	d := &dns.Server{
-		Listener: l, PacketConn: p, Handler: dns.HandlerFunc(s.serve), UDPSize: 4096,
-		ReadTimeout: tcpIdle, WriteTimeout: tcpIdle, MaxTCPQueries: tcpQueries,
-		IdleTimeout: func() time.Duration { return tcpIdle },
+	d, err := s.open(l, p)
+	if err != nil {
+		s.log.Error("a socket is of no use", "socket", k, "err", err)
+		return
 	}
 	s.mu.Lock()
 	old := s.sockets[k]
@@ -117,7 +130,7 @@ func (s *Server) Listen(k Socket, l net.Listener, p net.PacketConn) {
 		s.stop(k, old)
 	}
 	go func() {
-		if err := d.ActivateAndServe(); err != nil {
+		if err := d.serve(); err != nil {
 			s.log.Error("a socket ended", "socket", k, "err", err)
 		}
 		s.mu.Lock()
@@ -135,7 +148,7 @@ func (s *Server) Keep(list []Socket) {
 		wanted[k] = true
 	}
 	s.mu.Lock()
-	gone := map[Socket]*dns.Server{}
+	gone := map[Socket]listening{}
 	for k, d := range s.sockets {
 		if !wanted[k] {
 			gone[k] = d
@@ -150,67 +163,47 @@ func (s *Server) Keep(list []Socket) {
 	wg.Wait()
 }
 
-// stop answers what has arrived, and then closes the socket.
-func (s *Server) stop(k Socket, d *dns.Server) {
-	if c, ok := d.PacketConn.(*net.UDPConn); ok {
-		if err := drain(c); err != nil {
-			s.log.Warn("queries that had arrived may be lost", "socket", k, "err", err)
-		}
-	}
+func (s *Server) stop(k Socket, d listening) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if err := d.ShutdownContext(ctx); err != nil {
-		s.log.Warn("a socket would not close", "socket", k, "err", err)
+	if err := d.stop(ctx); err != nil {
+		s.log.Warn("a socket would not close, or queries that had arrived may be lost", "socket", k, "err", err)
 	}
 }
 
-// allowed says whether a client may ask.
-func (s *Server) allowed(from net.Addr) bool {
-	ap, err := netip.ParseAddrPort(from.String())
-	if err != nil {
-		return false
-	}
-	a := ap.Addr().Unmap().WithZone("")
-	for _, p := range s.settings.Load().Clients {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
-}
-
-func (s *Server) serve(w dns.ResponseWriter, q *dns.Msg) {
-	start := time.Now()
-	if !s.allowed(w.RemoteAddr()) {
-		s.metrics.refused.Inc()
-		if w.RemoteAddr().Network() == "tcp" {
-			w.Close()
-		}
+// serveTCP answers one query of a connection.
+func (s *Server) serveTCP(w dns.ResponseWriter, q *dns.Msg) {
+	from, err := netip.ParseAddrPort(w.RemoteAddr().String())
+	client := from.Addr().Unmap().WithZone("")
+	if err != nil || !s.compiled.Load().clients.allowed(client) {
+		s.tcpTally.mu.Lock()
+		s.tcpTally.refused++
+		s.tcpTally.mu.Unlock()
+		w.Close()
 		return
 	}
-	qtype := "other"
-	if len(q.Question) == 1 {
-		if name, ok := dns.TypeToString[q.Question[0].Qtype]; ok {
-			qtype = name
-		}
-	}
-	s.metrics.requests.WithLabelValues(w.RemoteAddr().Network(), qtype).Inc()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	r := *s.resolver
-	r.Domains = s.settings.Load().Domains
-	m := r.Resolve(ctx, q)
-	if w.RemoteAddr().Network() == "udp" {
-		size := dns.MinMsgSize
-		if opt := q.IsEdns0(); opt != nil {
-			size = min(max(int(opt.UDPSize()), dns.MinMsgSize), maxUDP)
-		}
-		m.Truncate(size)
-	}
+	m := s.resolve(q, client, s.tcpTally)
 	m.Compress = true
 	if err := w.WriteMsg(m); err != nil {
 		s.log.Debug("could not answer", "client", w.RemoteAddr().String(), "err", err)
 	}
-	s.metrics.responses.WithLabelValues(dns.RcodeToString[m.Rcode]).Inc()
-	s.metrics.duration.Observe(time.Since(start).Seconds())
+}
+
+// resolve is the slow path: it makes the reply to a query of a client that may ask.
+func (s *Server) resolve(q *dns.Msg, _ netip.Addr, t *tally) *dns.Msg {
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	r := *s.resolver
+	set := s.settings.Load()
+	r.Domains, r.Pods, r.Servers = set.Domains, set.Pods, set.VIPs
+	m := r.Resolve(ctx, q)
+	qtype := uint16(0)
+	if len(q.Question) == 1 {
+		qtype = q.Question[0].Qtype
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.query(qtype, m.Rcode, time.Since(start))
+	return m
 }

@@ -17,53 +17,107 @@ const (
 )
 
 // node is what one name has. A name exists while it has records or a name below
-// it exists (an empty non-terminal).
+// it exists (an empty non-terminal). Its lists are never changed, only replaced.
 type node struct {
-	addrs []netip.Addr
-	cname string
-	srv   []srv
-	txt   []string
+	content
 	// below counts the names directly below that exist.
 	below int
 }
 
+// content is what a name has by the entry that it belongs to: every name is of
+// one entry, or of none.
+type content struct {
+	// exists is a name that is there for itself.
+	exists bool
+	addrs  []netip.Addr
+	cname  string
+	srv    []srv
+	txt    []string
+	// v4 and v6 are the records of addrs as the hot path sends them.
+	v4, v6 []byte
+}
+
 type srv struct {
-	port   uint16
+	port uint16
+	// target is relative to the domain, in wire form.
 	target string
+	// again says that an earlier record has the same target.
+	again bool
 }
 
 func (n *node) empty() bool {
-	return len(n.addrs) == 0 && n.cname == "" && len(n.srv) == 0 && len(n.txt) == 0 && n.below == 0
+	return !n.exists && n.below == 0
 }
 
 // Zone is the names of the cluster. Names in it are relative to the cluster
-// domain and in lower case. Safe for concurrent use.
+// domain, in lower case and in wire form without the root. Safe for concurrent use.
 type Zone struct {
+	// writing is held by whoever changes the zone, mu for as long as readers must wait.
+	writing sync.Mutex
 	mu      sync.RWMutex
 	names   map[string]*node
 	reverse map[netip.Addr][]string
 	entries map[model.Name]Entry
+	// pods counts the pods of a namespace that have an address: those of the node's
+	// network share one.
+	pods map[podAddr]int
+}
+
+// podAddr is what the name of a pod tells.
+type podAddr struct {
+	namespace string
+	addr      netip.Addr
 }
 
 // NewZone makes a zone that holds the names which every cluster has.
 func NewZone() *Zone {
-	z := &Zone{names: map[string]*node{}, reverse: map[netip.Addr][]string{}, entries: map[model.Name]Entry{}}
-	z.at("dns-version").txt = []string{"1.1.0"}
-	z.at("svc")
-	z.at("svc").below++ // exists with no service in it, too
+	z := &Zone{names: map[string]*node{}, reverse: map[netip.Addr][]string{}, entries: map[model.Name]Entry{}, pods: map[podAddr]int{}}
+	z.put("\x0bdns-version", content{exists: true, txt: []string{"1.1.0"}})
+	z.put("\x03svc", content{exists: true}) // with no service in it, too
 	return z
 }
 
 // Set replaces the entry of one key; nil removes it.
 func (z *Zone) Set(key model.Name, e *Entry) {
-	z.mu.Lock()
-	defer z.mu.Unlock()
+	z.writing.Lock()
+	defer z.writing.Unlock()
+	var before, after records
 	if old, ok := z.entries[key]; ok {
-		z.each(key, old, z.drop)
-		delete(z.entries, key)
+		before = build(key, old)
 	}
 	if e != nil {
-		z.each(key, *e, z.add)
+		after = build(key, *e)
+	}
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	for _, p := range before.pods {
+		if z.pods[p]--; z.pods[p] == 0 {
+			delete(z.pods, p)
+		}
+	}
+	for _, p := range after.pods {
+		z.pods[p]++
+	}
+	for p := range before.pointers {
+		if _, stays := after.pointers[p]; !stays {
+			z.unpoint(p)
+		}
+	}
+	for p := range after.pointers {
+		if _, had := before.pointers[p]; !had {
+			z.reverse[p.addr] = append(z.reverse[p.addr][:len(z.reverse[p.addr]):len(z.reverse[p.addr])], p.name)
+		}
+	}
+	for name, c := range after.names {
+		z.put(name, *c)
+	}
+	for name := range before.names {
+		if _, stays := after.names[name]; !stays {
+			z.take(name)
+		}
+	}
+	delete(z.entries, key)
+	if e != nil {
 		z.entries[key] = *e
 	}
 }
@@ -74,9 +128,11 @@ func (z *Zone) Reset(entries map[model.Name]Entry) {
 	for k, e := range entries {
 		fresh.Set(k, &e)
 	}
+	z.writing.Lock()
+	defer z.writing.Unlock()
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	z.names, z.reverse, z.entries = fresh.names, fresh.reverse, fresh.entries
+	z.names, z.reverse, z.entries, z.pods = fresh.names, fresh.reverse, fresh.entries, fresh.pods
 }
 
 // Entries is a copy of what the zone is made of.
@@ -90,110 +146,150 @@ func (z *Zone) Entries() map[model.Name]Entry {
 	return out
 }
 
-// record is one thing that a name has.
-type record struct {
-	addr  netip.Addr
-	cname string
-	srv   srv
-	// ptr says that the address has this name, in the reverse zone.
-	ptr bool
-	// exists is a name that is there for itself.
-	exists bool
+// records are what one entry has.
+type records struct {
+	names    map[string]*content
+	pointers map[pointer]struct{}
+	pods     []podAddr
 }
 
-// each calls fn for every record of an entry.
-func (z *Zone) each(key model.Name, e Entry, fn func(name string, r record)) {
+// pointer is a name of an address in the reverse zone.
+type pointer struct {
+	addr netip.Addr
+	name string
+}
+
+// at returns the content of a name. One that cannot be on the wire is left out:
+// it returns a content that nobody sees.
+func (r *records) at(text string) (wire string, c *content) {
+	wire, ok := toWire(text)
+	if !ok {
+		return "", &content{}
+	}
+	if c, ok = r.names[wire]; !ok {
+		c = &content{exists: true}
+		r.names[wire] = c
+	}
+	return wire, c
+}
+
+func (r *records) point(a netip.Addr, name string) {
+	if name != "" {
+		r.pointers[pointer{a, name}] = struct{}{}
+	}
+}
+
+// build makes the records of an entry.
+func build(key model.Name, e Entry) records {
+	r := records{names: map[string]*content{}, pointers: map[pointer]struct{}{}}
 	if key.Name == "" {
-		fn(key.Namespace+".svc", record{exists: true})
-		return
+		r.at(key.Namespace + ".svc")
+		return r
+	}
+	if len(e.Pod) > 0 {
+		for _, a := range e.Pod {
+			r.pods = append(r.pods, podAddr{key.Namespace, a})
+		}
+		return r
 	}
 	base := strings.ToLower(key.Name + "." + key.Namespace + ".svc")
-	if e.CNAME != "" {
-		fn(base, record{cname: e.CNAME})
-		return
+	baseWire, c := r.at(base)
+	if c.cname = e.CNAME; c.cname != "" {
+		return r
 	}
-	fn(base, record{exists: true})
 	for _, a := range e.VIPs {
-		fn(base, record{addr: a, ptr: true})
+		c.addrs = append(c.addrs, a)
+		r.point(a, baseWire)
 	}
-	for _, h := range e.Hosts {
-		fn(base, record{addr: h.Addr})
-		fn(h.Name+"."+base, record{addr: h.Addr, ptr: true})
+	hosts := make([]string, len(e.Hosts))
+	for i, h := range e.Hosts {
+		c.addrs = append(c.addrs, h.Addr)
+		wire, host := r.at(h.Name + "." + base)
+		host.addrs = append(host.addrs, h.Addr)
+		r.point(h.Addr, wire)
+		hosts[i] = wire
 	}
 	for _, p := range e.Ports {
-		name := "_" + strings.ToLower(p.Name) + "._" + p.Protocol + "." + base
+		_, c := r.at("_" + strings.ToLower(p.Name) + "._" + p.Protocol + "." + base)
 		if len(e.VIPs) > 0 {
-			fn(name, record{srv: srv{p.Port, base}})
+			c.serve(p.Port, baseWire)
 		}
-		for _, h := range e.Hosts {
-			fn(name, record{srv: srv{p.Port, h.Name + "." + base}})
+		for _, target := range hosts {
+			c.serve(p.Port, target)
 		}
+	}
+	for _, c := range r.names {
+		c.v4, c.v6 = addrRecords(c.addrs, dns.TypeA), addrRecords(c.addrs, dns.TypeAAAA)
+		c.mark()
+	}
+	return r
+}
+
+// serve adds a SRV record, once.
+func (c *content) serve(port uint16, target string) {
+	if target != "" {
+		c.srv = append(c.srv, srv{port: port, target: target})
 	}
 }
 
-// at returns the node of a name, made with its parents when it is new.
-func (z *Zone) at(name string) *node {
+// mark drops SRV records that are there twice (a host with two addresses), and
+// marks targets that are.
+func (c *content) mark() {
+	type record struct {
+		port   uint16
+		target string
+	}
+	seen, targets := make(map[record]bool, len(c.srv)), make(map[string]bool, len(c.srv))
+	kept := c.srv[:0]
+	for _, s := range c.srv {
+		if seen[record{s.port, s.target}] {
+			continue
+		}
+		s.again = targets[s.target]
+		seen[record{s.port, s.target}], targets[s.target] = true, true
+		kept = append(kept, s)
+	}
+	c.srv = kept
+}
+
+// node returns the node of a name, made with its parents when it is new.
+func (z *Zone) node(name string) *node {
 	if n, ok := z.names[name]; ok {
 		return n
 	}
 	n := &node{}
 	z.names[name] = n
-	if _, parent, ok := strings.Cut(name, "."); ok {
-		z.at(parent).below++
+	if parent := parentOf(name); parent != "" {
+		z.node(parent).below++
 	}
 	return n
 }
 
-func (z *Zone) add(name string, r record) {
-	n := z.at(name)
-	switch {
-	case r.exists:
-		n.below++
-	case r.cname != "":
-		n.cname = r.cname
-	case r.srv.target != "":
-		n.srv = append(n.srv, r.srv)
-	default:
-		n.addrs = append(n.addrs, r.addr)
-	}
-	if r.ptr {
-		z.reverse[r.addr] = append(z.reverse[r.addr], name)
-	}
-}
+// parentOf is the name without its first label.
+func parentOf(name string) string { return name[1+int(name[0]):] }
 
-func (z *Zone) drop(name string, r record) {
+func (z *Zone) put(name string, c content) { z.node(name).content = c }
+
+// take empties a name, and forgets names that hold nothing any more.
+func (z *Zone) take(name string) {
 	n, ok := z.names[name]
 	if !ok {
 		return
 	}
-	switch {
-	case r.exists:
-		n.below--
-	case r.cname != "":
-		n.cname = ""
-	case r.srv.target != "":
-		n.srv = without(n.srv, r.srv)
-	default:
-		n.addrs = without(n.addrs, r.addr)
-	}
-	if r.ptr {
-		if z.reverse[r.addr] = without(z.reverse[r.addr], name); len(z.reverse[r.addr]) == 0 {
-			delete(z.reverse, r.addr)
-		}
-	}
-	z.prune(name)
-}
-
-// prune forgets names that hold nothing any more.
-func (z *Zone) prune(name string) {
-	for n := z.names[name]; n != nil && n.empty(); n = z.names[name] {
+	n.content = content{}
+	for n != nil && n.empty() {
 		delete(z.names, name)
-		_, parent, ok := strings.Cut(name, ".")
-		if !ok {
+		if name = parentOf(name); name == "" {
 			return
 		}
-		z.names[parent].below--
-		name = parent
+		n = z.names[name]
+		n.below--
+	}
+}
+
+func (z *Zone) unpoint(p pointer) {
+	if z.reverse[p.addr] = without(z.reverse[p.addr], p.name); len(z.reverse[p.addr]) == 0 {
+		delete(z.reverse, p.addr)
 	}
 }
 
@@ -208,8 +304,16 @@ func without[T comparable](list []T, v T) []T {
 	return list
 }
 
-// look returns a copy of what a relative name has.
+// look returns a copy of what a relative name, as text, has.
 func (z *Zone) look(name string) (node, bool) {
+	wire, ok := toWire(name)
+	if !ok {
+		return node{}, false
+	}
+	return z.lookWire(wire)
+}
+
+func (z *Zone) lookWire(name string) (node, bool) {
 	z.mu.RLock()
 	defer z.mu.RUnlock()
 	n, ok := z.names[name]
@@ -219,7 +323,14 @@ func (z *Zone) look(name string) (node, bool) {
 	return *n, true
 }
 
-// pointer returns the relative names of an address.
+// hasPod says whether a pod of the namespace has the address.
+func (z *Zone) hasPod(namespace string, a netip.Addr) bool {
+	z.mu.RLock()
+	defer z.mu.RUnlock()
+	return z.pods[podAddr{namespace, a}] > 0
+}
+
+// pointer returns the relative names of an address, in wire form.
 func (z *Zone) pointer(a netip.Addr) []string {
 	z.mu.RLock()
 	defer z.mu.RUnlock()

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -196,7 +197,7 @@ func (a *agent) fromKubelet() error {
 }
 
 func (a *agent) source(ctx context.Context) error {
-	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, Log: a.log,
+	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, AllPods: a.cfg.DNS.Enabled && a.cfg.DNS.Pods == dns.PodsVerified, Log: a.log,
 		Report: func(kind string, n model.Name, problems []model.Problem) {
 			a.problems.Set("source", kind+" "+n.String(), problems)
 		}}
@@ -305,8 +306,12 @@ func (a *agent) dnsFeed(ctx context.Context) error {
 }
 
 func (a *agent) dnsNames(ctx context.Context) error {
+	kinds := model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind
+	if a.cfg.DNS.Pods == dns.PodsVerified {
+		kinds |= model.PodKind
+	}
 	loop := &reconcile.Loop[model.Name, dns.Entry]{
-		Name: "dns", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind,
+		Name: "dns", Store: a.store, Kinds: kinds,
 		Keys: dns.Keys, Plan: dns.Plan, Equal: dns.Equal, Target: a.feed, Health: a.health("dns"), Log: a.log,
 		Report: func(key string, problems []model.Problem) { a.problems.Set("dns", key, problems) },
 	}
@@ -465,8 +470,12 @@ func (a *agent) serviceLocal(snap model.Snapshot, node string) (service.Local, b
 func hostSysctls() sysctl.Set { return sysctl.Set{Root: hostSysctl, State: stateDir + "/sysctl"} }
 
 func (a *agent) placement() *dns.Placement {
+	domains := []string{a.cfg.ClusterDomain + "."}
+	for _, d := range a.cfg.DNS.ExtraDomains {
+		domains = append(domains, strings.ToLower(strings.TrimSuffix(d, "."))+".")
+	}
 	return &dns.Placement{Node: a.node, Service: model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName},
-		Feed: a.feed, NFT: a.nft, Domains: []string{a.cfg.ClusterDomain + "."}, Upstreams: a.upstreams, Log: a.log}
+		Feed: a.feed, NFT: a.nft, Domains: domains, Pods: a.cfg.DNS.Pods, Upstreams: a.upstreams, Log: a.log}
 }
 
 // dnsStandby gives the dns container its sockets while another agent owns the node.

@@ -39,8 +39,10 @@ type Source struct {
 	// Dynamic watches AddressPools; nil when no feature uses them. Until the API server
 	// knows the kind, AddressPoolKind is not synced.
 	Dynamic dynamic.Interface
-	// NodeName limits pods to those of this node: no feature uses the others.
+	// NodeName limits pods to those of this node, unless AllPods is set: only the
+	// names of pods, when they are verified, need the others.
 	NodeName string
+	AllPods  bool
 	// Report gets an object's problems whenever it was read; none means that
 	// earlier ones are gone. May be nil.
 	Report func(kind string, name model.Name, problems []model.Problem)
@@ -52,6 +54,9 @@ func (s *Source) Run(ctx context.Context) error {
 	core, discovery := s.Client.CoreV1().RESTClient(), s.Client.DiscoveryV1().RESTClient()
 	everything := fields.Everything()
 	here := fields.OneTermEqualSelector("spec.nodeName", s.NodeName)
+	if s.AllPods {
+		here = everything
+	}
 	var wg sync.WaitGroup
 	for _, r := range []*cache.Reflector{
 		reflector(s, core, "services", everything, model.ServiceKind, &corev1.Service{}, source.Service, (*model.Writer).PutService),

@@ -94,6 +94,9 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer a.mu.Unlock()
 	var items []runtime.Object
 	for _, o := range a.objects[resource] {
+		if node, only := strings.CutPrefix(q.Get("fieldSelector"), "spec.nodeName="); only && o.(*corev1.Pod).Spec.NodeName != node {
+			continue
+		}
 		items = append(items, o)
 	}
 	if items == nil {
@@ -149,14 +152,19 @@ func apiService(name string, port int32) *corev1.Service {
 }
 
 func start(t *testing.T, client kubernetes.Interface) (*model.Store, *sync.Map) {
+	t.Helper()
+	return startSource(t, &Source{Client: client})
+}
+
+func startSource(t *testing.T, s *Source) (*model.Store, *sync.Map) {
 	store, err := model.NewStore()
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var problems sync.Map
-	s := &Source{Client: client, Store: store, NodeName: "node1", Log: slog.New(slog.DiscardHandler),
-		Report: func(_ string, n model.Name, p []model.Problem) { problems.Store(n.Name, len(p)) }}
+	s.Store, s.NodeName, s.Log = store, "node1", slog.New(slog.DiscardHandler)
+	s.Report = func(_ string, n model.Name, p []model.Problem) { problems.Store(n.Name, len(p)) }
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done; _ = store.Close() })
@@ -318,5 +326,24 @@ func put(t *testing.T, root, file, text string) {
 	}
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Of pods the node's own are watched, and those of all nodes when their names are
+// to be verified.
+func TestPodsOfThisNodeOrOfAll(t *testing.T) {
+	api, client := newFakeAPI(t)
+	for _, node := range []string{"node1", "node2"} {
+		api.put(t, "pods", &corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "on-" + node},
+			Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: "10.244.0.1"}}}}, "ADDED")
+	}
+	for all, want := range map[bool]int{false: 1, true: 2} {
+		store, _ := startSource(t, &Source{Client: client, AllPods: all})
+		if err := store.WaitSynced(t.Context(), model.PodKind); err != nil {
+			t.Fatal(err)
+		}
+		if n := store.Snapshot().Count(model.PodKind); n != want {
+			t.Errorf("all %v: %d pods, want %d", all, n, want)
+		}
 	}
 }

@@ -1,0 +1,223 @@
+package dns
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/miekg/dns"
+)
+
+// hotZone is a zone with its domains, as the hot path takes them.
+func hotZone(t testing.TB) (*Zone, *Resolver, []wireDomain) {
+	r := &Resolver{Zone: fill(t, cluster(t)), Forward: upstream, Domains: []string{"cluster.local.", "example.internal."}}
+	many := Entry{Ports: []Port{{"p", "tcp", 1}}}
+	for i := range 100 {
+		many.Hosts = append(many.Hosts, Host{fmt.Sprintf("h-%d", i), netip.AddrFrom4([4]byte{10, 9, 0, byte(i)})})
+	}
+	r.Zone.Set(name("default/many"), &many)
+	both := Entry{Ports: []Port{{"p", "tcp", 1}, {"q", "udp", 2}}, Hosts: []Host{{"a", addr("10.8.0.1")}, {"a", addr("fd08::1")}, {"b", addr("10.8.0.2")}}}
+	r.Zone.Set(name("default/both"), &both)
+	return r.Zone, r, wireDomains(r.Domains)
+}
+
+// sorted is a message as text, with the records of each part in order.
+func sorted(m *dns.Msg) string {
+	var parts []string
+	for _, list := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
+		var lines []string
+		for _, rr := range list {
+			if rr.Header().Rrtype == dns.TypeOPT {
+				lines = append(lines, rr.String())
+				continue
+			}
+			// A pointer to the question has its letter case; names have none.
+			lines = append(lines, strings.ToLower(rr.String()))
+		}
+		slices.Sort(lines)
+		parts = append(parts, strings.Join(lines, "\n"))
+	}
+	return m.MsgHdr.String() + fmt.Sprint(m.Question) + strings.Join(parts, "\n--\n")
+}
+
+// The hot path answers what the slow path does, for every name there is and some
+// that are not, of all types, with and without EDNS0.
+func TestTheHotPathAnswersAsTheSlowOne(t *testing.T) {
+	z, r, domains := hotZone(t)
+	var names []string
+	for rel := range z.names {
+		for _, d := range r.Domains {
+			names = append(names, fromWire(rel)+"."+d, "x."+fromWire(rel)+"."+d, strings.ToUpper(fromWire(rel))+"."+d)
+		}
+	}
+	for a := range z.reverse {
+		rev, err := dns.ReverseAddr(a.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, rev)
+	}
+	names = append(names, "cluster.local.", "xcluster.local.", "local.", ".", "a\\.b.svc.cluster.local.", "1.0.0.10.in-addr.arpa.", "google.com.")
+	hot := map[bool]int{}
+	for _, n := range names {
+		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypePTR, dns.TypeTXT, dns.TypeNS, dns.TypeSOA, dns.TypeANY} {
+			for _, size := range []uint16{0, 100, 700, 1232, 4096} {
+				q := new(dns.Msg).SetQuestion(n, qtype)
+				if size > 0 {
+					q.SetEdns0(size, size == 700)
+				}
+				hot[sameBothWays(t, z, r, domains, q)]++
+			}
+		}
+	}
+	if hot[true] < 5*hot[false] {
+		t.Errorf("the hot path took %d, the slow path %d", hot[true], hot[false])
+	}
+}
+
+func sameBothWays(t *testing.T, z *Zone, r *Resolver, domains []wireDomain, q *dns.Msg) bool {
+	t.Helper()
+	in, err := q.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var parsed question
+	if !parsed.read(in) {
+		t.Fatalf("a usual query is not read: %v", q)
+	}
+	out, _, ok := z.answer(nil, in, &parsed, domains, rand.Uint32())
+	if !ok {
+		return false
+	}
+	got := new(dns.Msg)
+	if err := got.Unpack(out); err != nil {
+		t.Fatalf("%v: %v: %x", q.Question, err, out)
+	}
+	if len(out) > parsed.size {
+		t.Fatalf("%v: %d bytes", q.Question, len(out))
+	}
+	want := r.Resolve(t.Context(), q)
+	if got.Truncated {
+		all := len(want.Answer)
+		if want.Truncate(parsed.size); !want.Truncated || len(got.Answer) == 0 || len(got.Answer) >= all || len(got.Answer) < len(want.Answer) {
+			t.Fatalf("%v: truncated to %d of %d, the slow path to %d", q.Question, len(got.Answer), all, len(want.Answer))
+		}
+		return true
+	}
+	if g, w := sorted(got), sorted(want); g != w {
+		t.Fatalf("the hot path answers\n%s\nthe slow path\n%s", g, w)
+	}
+	return true
+}
+
+func packed(t testing.TB, name string, qtype uint16) []byte {
+	raw, err := new(dns.Msg).SetQuestion(name, qtype).SetEdns0(1232, false).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// No query of a cluster name allocates memory.
+func TestTheHotPathAllocatesNothing(t *testing.T) {
+	z, _, domains := hotZone(t)
+	out, q := make([]byte, 0, maxUDP), new(question)
+	for _, in := range [][]byte{packed(t, "backend.default.svc.cluster.local.", dns.TypeA), packed(t, "BACKEND.default.svc.example.internal.", dns.TypeAAAA),
+		packed(t, "nobody.default.svc.cluster.local.", dns.TypeA), packed(t, "many.default.svc.cluster.local.", dns.TypeA),
+		packed(t, "_p._tcp.both.default.svc.cluster.local.", dns.TypeSRV), packed(t, "50.100.96.10.in-addr.arpa.", dns.TypePTR)} {
+		allocs := testing.AllocsPerRun(100, func() {
+			read := q.read(in)
+			if _, _, ok := z.answer(out, in, q, domains, 7); !read || !ok {
+				t.Fatalf("not for the hot path: %q", in)
+			}
+		})
+		if allocs != 0 {
+			t.Errorf("%q: %v allocations", in, allocs)
+		}
+	}
+}
+
+// What is not a plain query of one name is left to the slow path.
+func TestOddQueriesAreNotForTheHotPath(t *testing.T) {
+	plain := packed(t, "backend.default.svc.cluster.local.", dns.TypeA)
+	if !new(question).read(plain) {
+		t.Fatal("a plain query is not read")
+	}
+	end := len(plain) - optLen
+	for what, change := range map[string]func(b []byte) []byte{
+		"a reply":            func(b []byte) []byte { b[2] |= 0x80; return b },
+		"an update":          func(b []byte) []byte { b[2] |= 5 << 3; return b },
+		"truncated":          func(b []byte) []byte { b[2] |= 2; return b },
+		"no question":        func(b []byte) []byte { b[5] = 0; return b },
+		"two questions":      func(b []byte) []byte { b[5] = 2; return b },
+		"an answer":          func(b []byte) []byte { b[7] = 1; return b },
+		"class chaos":        func(b []byte) []byte { b[end-1] = 3; return b },
+		"a pointer":          func(b []byte) []byte { b[12], b[13] = 0xc0, 0x0c; return b },
+		"a label too long":   func(b []byte) []byte { b[12] = 64; return b },
+		"cut":                func(b []byte) []byte { return b[:len(b)-1] },
+		"more behind it":     func(b []byte) []byte { return append(b, 0) },
+		"EDNS version 1":     func(b []byte) []byte { b[end+6] = 1; return b },
+		"not an OPT":         func(b []byte) []byte { b[end+2] = 1; return b },
+		"an option cut":      func(b []byte) []byte { b[len(b)-1] = 9; return b },
+		"no end of the name": func(b []byte) []byte { return b[:30] },
+		"nothing":            func([]byte) []byte { return nil },
+	} {
+		if new(question).read(change(slices.Clone(plain))) {
+			t.Errorf("%s is read", what)
+		}
+	}
+}
+
+// FuzzQuery: whatever the hot path answers is a message that fits, and a reply to
+// the question that the library reads.
+func FuzzQuery(f *testing.F) {
+	z, r, domains := hotZone(f)
+	for _, n := range []string{"backend.default.svc.cluster.local.", "_p._tcp.both.default.svc.cluster.local.", "50.100.96.10.in-addr.arpa.", "x.svc.example.internal."} {
+		f.Add(packed(f, n, dns.TypeA), uint32(0))
+		f.Add(packed(f, n, dns.TypeSRV), uint32(1<<31))
+		f.Add(packed(f, n, dns.TypePTR), uint32(1<<32-1))
+	}
+	f.Fuzz(func(t *testing.T, in []byte, random uint32) {
+		var q question
+		if !q.read(in) {
+			return
+		}
+		out, _, ok := z.answer(nil, in, &q, domains, random)
+		if !ok {
+			return
+		}
+		asked, got := new(dns.Msg), new(dns.Msg)
+		if err := asked.Unpack(in); err != nil {
+			t.Fatalf("the library does not read %x: %v", in, err)
+		}
+		if err := got.Unpack(out); err != nil || len(out) > q.size || got.Id != asked.Id || got.Question[0] != asked.Question[0] {
+			t.Fatalf("%x is answered by %x: %v", in, out, err)
+		}
+		if want := r.Resolve(t.Context(), asked); got.Rcode != want.Rcode || (!got.Truncated && len(got.Answer) != len(want.Answer)) {
+			t.Fatalf("the hot path answers\n%v\nthe slow path\n%v", got, want)
+		}
+	})
+}
+
+func BenchmarkHotPath(b *testing.B) {
+	z, _, domains := hotZone(b)
+	for _, tc := range []struct {
+		what string
+		in   []byte
+	}{{"A", packed(b, "backend.default.svc.cluster.local.", dns.TypeA)}, {"NXDOMAIN", packed(b, "google.com.default.svc.cluster.local.", dns.TypeA)},
+		{"SRV", packed(b, "_p._tcp.both.default.svc.cluster.local.", dns.TypeSRV)}, {"PTR", packed(b, "50.100.96.10.in-addr.arpa.", dns.TypePTR)}} {
+		b.Run(tc.what, func(b *testing.B) {
+			out, q := make([]byte, 0, maxUDP), new(question)
+			b.ReportAllocs()
+			for b.Loop() {
+				q.read(tc.in)
+				if _, _, ok := z.answer(out, tc.in, q, domains, 7); !ok {
+					b.Fatal("not for the hot path")
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,56 @@
+package dns
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/miekg/dns"
+)
+
+// Ways to answer for the names of pods (the setting dns.pods).
+const (
+	// PodsDisabled has no such names.
+	PodsDisabled = "disabled"
+	// PodsInsecure answers with any address that the name tells, when its namespace
+	// exists: 10-244-1-5.default.pod.cluster.local.
+	PodsInsecure = "insecure"
+	// PodsVerified answers when a pod of the namespace has the address. The agent
+	// watches all pods of the cluster for it.
+	PodsVerified = "verified"
+)
+
+// pod answers for a name below pod.<domain>, which rel is relative to: as the
+// address is in the name, there is nothing to look up but that the namespace, or the
+// pod, exists.
+func (r *Resolver) pod(m *dns.Msg, rel string) (exists bool) {
+	if r.Pods != PodsInsecure && r.Pods != PodsVerified {
+		return false
+	}
+	labels := dns.SplitDomainName(rel)
+	if len(labels) == 0 {
+		return true // pod.<domain> itself
+	}
+	if _, ok := r.Zone.look(labels[len(labels)-1] + ".svc"); !ok || len(labels) > 2 {
+		return false
+	}
+	if len(labels) == 1 {
+		return true
+	}
+	a, ok := labelAddr(labels[0])
+	if !ok || (r.Pods == PodsVerified && !r.Zone.hasPod(labels[1], a)) {
+		return false
+	}
+	q := m.Question[0]
+	m.Answer = addresses(q.Name, q.Qtype, []netip.Addr{a})
+	return true
+}
+
+// labelAddr reads an address that was written with dashes.
+func labelAddr(label string) (netip.Addr, bool) {
+	by := ":"
+	if strings.Count(label, "-") == 3 && !strings.Contains(label, "--") {
+		by = "."
+	}
+	a, err := netip.ParseAddr(strings.ReplaceAll(label, "-", by))
+	return a.Unmap(), err == nil && a.Zone() == ""
+}
