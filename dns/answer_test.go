@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -378,5 +379,41 @@ func TestNamesOfPodsAreVerified(t *testing.T) {
 	expect("192-0-2-1.default", "NXDOMAIN:  +SOA")
 	if len(z.pods) != 0 {
 		t.Errorf("%v is left behind", z.pods)
+	}
+}
+
+// A zone that went through any changes of an entry, of some hosts or of all it is,
+// holds exactly what a zone made of the last state does.
+func TestAChangedEntryIsAsAFreshOne(t *testing.T) {
+	host := func(n, a string) Host { return Host{n, addr(a)} }
+	ports := []Port{{"p", "tcp", 1}, {"q", "udp", 2}, {"p", "tcp", 3}}
+	states := []*Entry{
+		{Hosts: []Host{host("a", "10.0.0.1"), host("b", "10.0.0.2")}, Ports: ports},
+		{Hosts: []Host{host("a", "10.0.0.1"), host("b", "10.0.0.2"), host("a", "fd00::1")}, Ports: ports[:1]},
+		{Hosts: []Host{host("b", "10.0.0.2"), host("c", "10.0.0.1")}, Ports: ports[1:]},
+		{Hosts: []Host{host("c", "10.0.0.1"), host("b", "10.0.0.2"), host("bad..label", "10.0.0.3"), host("", "10.0.0.4")}, Ports: ports},
+		{VIPs: []netip.Addr{addr("10.96.0.1")}, Ports: ports},
+		{VIPs: []netip.Addr{addr("10.96.0.1"), addr("fd00:96::1")}},
+		{CNAME: "example.com"}, {Pod: []netip.Addr{addr("10.0.0.9")}}, {}, nil,
+	}
+	key := name("default/web")
+	for i, from := range states {
+		for j, to := range states {
+			z, fresh := NewZone(), NewZone()
+			for _, e := range []*Entry{from, to} {
+				z.Set(key, e)
+			}
+			fresh.Set(key, to)
+			if !reflect.DeepEqual(z.names, fresh.names) || !reflect.DeepEqual(z.pods, fresh.pods) || !reflect.DeepEqual(z.Entries(), fresh.Entries()) {
+				t.Errorf("from %d to %d: the names are\n%v, want\n%v", i, j, z.names, fresh.names)
+			}
+			for _, other := range []*Zone{z, fresh} {
+				for a := range other.reverse {
+					if got, want := slices.Sorted(slices.Values(z.reverse[a])), slices.Sorted(slices.Values(fresh.reverse[a])); !slices.Equal(got, want) {
+						t.Errorf("from %d to %d: %s has the names %q, want %q", i, j, a, got, want)
+					}
+				}
+			}
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"wayleave.dev/model"
 )
 
 // BenchmarkServer asks over a real socket, with 16 queries under way. The time is
@@ -47,5 +50,34 @@ func BenchmarkServer(b *testing.B) {
 		if _, err := client.Read(buf); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkChange changes one endpoint of a headless service of that size, among
+// 1,000 services.
+func BenchmarkChange(b *testing.B) {
+	for _, size := range []int{10, 1000} {
+		b.Run(fmt.Sprint(size, " endpoints"), func(b *testing.B) {
+			z := NewZone()
+			var e [2]Entry
+			for i := range size {
+				h := Host{Addr: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})}
+				h.Name = addressLabel(h.Addr)
+				e[0].Hosts = append(e[0].Hosts, h)
+			}
+			e[0].Ports = []Port{{"http", "tcp", 80}}
+			e[1] = e[0]
+			e[1].Hosts = e[0].Hosts[1:]
+			for i := range 1000 {
+				z.Set(model.Name{Namespace: "default", Name: fmt.Sprint("s", i)}, &e[0])
+				if size > 10 {
+					break
+				}
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				z.Set(model.Name{Namespace: "default", Name: "s0"}, &e[i%2])
+			}
+		})
 	}
 }

@@ -24,7 +24,16 @@ const ownerIsQuestion = 0xc000 | headerLen
 
 // addrRecords are the records of the addresses of one family.
 func addrRecords(addrs []netip.Addr, rrtype uint16) []byte {
-	var out []byte
+	n := 0
+	for _, a := range addrs {
+		if a.Is4() == (rrtype == dns.TypeA) {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	out := make([]byte, 0, n*(recordHead+addrs[0].BitLen()/8))
 	for _, a := range addrs {
 		if a.Is4() != (rrtype == dns.TypeA) {
 			continue

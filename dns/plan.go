@@ -117,11 +117,15 @@ func headless(snap model.Snapshot, svc *model.Service) Entry {
 			}
 		}
 	}
-	slices.SortFunc(e.Hosts, func(a, b Host) int { return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Name, b.Name)) })
+	slices.SortFunc(e.Hosts, compareHosts)
 	slices.SortFunc(e.Ports, func(a, b Port) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
 	})
 	return e
+}
+
+func compareHosts(a, b Host) int {
+	return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Name, b.Name))
 }
 
 // addressLabel is the name of an endpoint that has none: its address with dashes. A

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 
@@ -82,11 +83,19 @@ func (z *Zone) Set(key model.Name, e *Entry) {
 	z.writing.Lock()
 	defer z.writing.Unlock()
 	var before, after records
-	if old, ok := z.entries[key]; ok {
-		before = build(key, old)
+	old, had := z.entries[key]
+	everything := !had || e == nil
+	var changed map[string]bool
+	if !everything {
+		changed = changedHosts(old.Hosts, e.Hosts)
+	}
+	touched := func(host string) bool { return everything || changed[host] }
+	if had {
+		before = build(key, old, touched)
 	}
 	if e != nil {
-		after = build(key, *e)
+		after = build(key, *e, touched)
+		after.finish()
 	}
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -146,6 +155,25 @@ func (z *Zone) Entries() map[model.Name]Entry {
 	return out
 }
 
+// changedHosts are the names that do not have the same addresses in both lists. In
+// lists that are sorted, as plans are, it names no others.
+func changedHosts(a, b []Host) map[string]bool {
+	out := map[string]bool{}
+	for len(a) > 0 || len(b) > 0 {
+		switch {
+		case len(a) > 0 && len(b) > 0 && a[0] == b[0]:
+			a, b = a[1:], b[1:]
+		case len(b) == 0 || (len(a) > 0 && compareHosts(a[0], b[0]) < 0):
+			out[a[0].Name] = true
+			a = a[1:]
+		default:
+			out[b[0].Name] = true
+			b = b[1:]
+		}
+	}
+	return out
+}
+
 // records are what one entry has.
 type records struct {
 	names    map[string]*content
@@ -161,16 +189,16 @@ type pointer struct {
 
 // at returns the content of a name. One that cannot be on the wire is left out:
 // it returns a content that nobody sees.
-func (r *records) at(text string) (wire string, c *content) {
-	wire, ok := toWire(text)
-	if !ok {
-		return "", &content{}
+func (r *records) at(wire string) *content {
+	if wire == "" {
+		return &content{}
 	}
-	if c, ok = r.names[wire]; !ok {
+	c, ok := r.names[wire]
+	if !ok {
 		c = &content{exists: true}
 		r.names[wire] = c
 	}
-	return wire, c
+	return c
 }
 
 func (r *records) point(a netip.Addr, name string) {
@@ -179,11 +207,11 @@ func (r *records) point(a netip.Addr, name string) {
 	}
 }
 
-// build makes the records of an entry.
-func build(key model.Name, e Entry) records {
+// build makes the records of an entry, without those of hosts that are not touched.
+func build(key model.Name, e Entry, touched func(host string) bool) records {
 	r := records{names: map[string]*content{}, pointers: map[pointer]struct{}{}}
 	if key.Name == "" {
-		r.at(key.Namespace + ".svc")
+		r.at(under("", key.Namespace+".svc"))
 		return r
 	}
 	if len(e.Pod) > 0 {
@@ -192,64 +220,95 @@ func build(key model.Name, e Entry) records {
 		}
 		return r
 	}
-	base := strings.ToLower(key.Name + "." + key.Namespace + ".svc")
-	baseWire, c := r.at(base)
-	if c.cname = e.CNAME; c.cname != "" {
+	base := under("", strings.ToLower(key.Name+"."+key.Namespace+".svc"))
+	c := r.at(base)
+	if c.cname = e.CNAME; c.cname != "" || base == "" {
 		return r
 	}
+	var targets []string
+	if len(e.VIPs) > 0 {
+		targets = append(targets, base)
+	}
+	c.addrs = make([]netip.Addr, 0, len(e.VIPs)+len(e.Hosts))
 	for _, a := range e.VIPs {
 		c.addrs = append(c.addrs, a)
-		r.point(a, baseWire)
+		r.point(a, base)
 	}
-	hosts := make([]string, len(e.Hosts))
-	for i, h := range e.Hosts {
-		c.addrs = append(c.addrs, h.Addr)
-		wire, host := r.at(h.Name + "." + base)
-		host.addrs = append(host.addrs, h.Addr)
-		r.point(h.Addr, wire)
-		hosts[i] = wire
-	}
+	targets = append(targets, r.hosts(c, base, e.Hosts, touched)...)
 	for _, p := range e.Ports {
-		_, c := r.at("_" + strings.ToLower(p.Name) + "._" + p.Protocol + "." + base)
-		if len(e.VIPs) > 0 {
-			c.serve(p.Port, baseWire)
-		}
-		for _, target := range hosts {
-			c.serve(p.Port, target)
-		}
-	}
-	for _, c := range r.names {
-		c.v4, c.v6 = addrRecords(c.addrs, dns.TypeA), addrRecords(c.addrs, dns.TypeAAAA)
-		c.mark()
+		r.at(under(base, "_"+strings.ToLower(p.Name)+"._"+p.Protocol)).serve(p.Port, targets)
 	}
 	return r
 }
 
-// serve adds a SRV record, once.
-func (c *content) serve(port uint16, target string) {
-	if target != "" {
-		c.srv = append(c.srv, srv{port: port, target: target})
+// hosts adds the endpoints of a headless service, and returns their names.
+func (r *records) hosts(c *content, base string, list []Host, touched func(host string) bool) []string {
+	targets, seen := make([]string, 0, len(list)), make(map[string]bool, len(list))
+	for _, h := range list {
+		c.addrs = append(c.addrs, h.Addr)
+		if seen[h.Name] && !touched(h.Name) {
+			continue
+		}
+		wire := under(base, h.Name)
+		if wire == "" {
+			continue
+		}
+		if !seen[h.Name] {
+			seen[h.Name] = true
+			targets = append(targets, wire)
+		}
+		if touched(h.Name) {
+			host := r.at(wire)
+			host.addrs = append(host.addrs, h.Addr)
+			r.point(h.Addr, wire)
+		}
+	}
+	return targets
+}
+
+// under is the wire form of a name below base, which is in wire form; empty when it
+// is none.
+func under(base, text string) string {
+	if plain(text) && len(base)+len(text) < 254 {
+		return string(rune(len(text))) + text + base
+	}
+	wire, ok := toWire(text)
+	if !ok || len(wire)+len(base) > 254 {
+		return ""
+	}
+	return wire + base
+}
+
+// plain says that a text is one label of letters, digits, hyphens and underscores.
+func plain(text string) bool {
+	for i := range len(text) {
+		c := text[i]
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return text != "" && len(text) <= 63
+}
+
+// serve adds SRV records of a port.
+func (c *content) serve(port uint16, targets []string) {
+	for _, s := range c.srv {
+		if s.port == port {
+			return // there already
+		}
+	}
+	again := len(c.srv) > 0
+	c.srv = slices.Grow(c.srv, len(targets))
+	for _, t := range targets {
+		c.srv = append(c.srv, srv{port: port, target: t, again: again})
 	}
 }
 
-// mark drops SRV records that are there twice (a host with two addresses), and
-// marks targets that are.
-func (c *content) mark() {
-	type record struct {
-		port   uint16
-		target string
+// finish makes the bytes that the hot path sends.
+func (r *records) finish() {
+	for _, c := range r.names {
+		c.v4, c.v6 = addrRecords(c.addrs, dns.TypeA), addrRecords(c.addrs, dns.TypeAAAA)
 	}
-	seen, targets := make(map[record]bool, len(c.srv)), make(map[string]bool, len(c.srv))
-	kept := c.srv[:0]
-	for _, s := range c.srv {
-		if seen[record{s.port, s.target}] {
-			continue
-		}
-		s.again = targets[s.target]
-		seen[record{s.port, s.target}], targets[s.target] = true, true
-		kept = append(kept, s)
-	}
-	c.srv = kept
 }
 
 // node returns the node of a name, made with its parents when it is new.
