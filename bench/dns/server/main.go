@@ -94,7 +94,8 @@ func newFeed(listen, upstreams string, log *slog.Logger) (*dns.Feed, error) {
 	if err != nil {
 		return nil, err
 	}
-	settings := dns.Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
+	settings := dns.Settings{Domains: []string{"cluster.local."}, Pods: dns.PodsInsecure, VIPs: []netip.Addr{at.Addr()},
+		Clients: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
 	var errs []error
 	for u := range strings.SplitSeq(upstreams, ",") {
 		ap, err := netip.ParseAddrPort(u)
