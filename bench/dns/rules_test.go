@@ -126,9 +126,9 @@ func nameRules() []rule {
 		{title: "names between", parts: content(),
 			when: func(c *difference) bool {
 				txt := c.qtype == dns.TypeTXT && !c.missing && c.cluster.above[c.name]
-				return (c.cluster.between[c.name] || txt || c.name == "dns-version."+domain || c.name == "dns."+domain) && noName(c.theirs) && noData(c.ours)
+				return (c.cluster.between[c.name] || txt || c.name == "dns-version."+domain || c.name == "ns.dns."+domain || c.name == "dns."+domain) && noName(c.theirs) && noData(c.ours)
 			},
-			coredns: "NXDOMAIN for `_tcp.svc.ns.svc`, for TXT of `ns.svc`, for `dns`, and for all but TXT of `dns-version`", ours: "NODATA",
+			coredns: "NXDOMAIN for `_tcp.svc.ns.svc`, for TXT of `ns.svc`, for some types of `dns-version` and `ns.dns`", ours: "NODATA",
 			decides: "RFC 8020, 2: NXDOMAIN says that a name has nothing and that nothing is below it; `_http._tcp` is"},
 		{title: "Services of a namespace that is not there", parts: content(),
 			when: func(c *difference) bool {
@@ -146,12 +146,18 @@ func nameRules() []rule {
 			},
 			coredns: "a CNAME to the root, `.`", ours: "NXDOMAIN",
 			decides: spec + "2.3: records are for a Service with a ClusterIP"},
-		{title: "the server's own name", parts: content(), open: true,
+		{title: "the name of the server", parts: content(),
 			when: func(c *difference) bool {
-				return c.name == "ns.dns."+domain || c.name == domain && c.qtype == dns.TypeNS
+				return c.name == domain && c.qtype == dns.TypeNS && found(c.theirs) && found(c.ours)
 			},
-			coredns: "`ns.dns` has the server's address, also as glue of NS", ours: "no address",
-			decides: "RFC 1035, 3.3.11: NS names a host, which should have an address"},
+			coredns: "NS is the name of its Service, while SOA says `ns.dns`", ours: "`ns.dns` in both",
+			decides: "RFC 1035, 3.3.13: SOA names the server that was the source of data for the zone; one that NS names, too, can be asked"},
+		{title: "letter case of the server's name", parts: content(),
+			when: func(c *difference) bool {
+				return c.name == "ns.dns."+domain && mixedCase(c.q.Question[0].Name) && noName(c.theirs) && found(c.ours)
+			},
+			coredns: "NXDOMAIN for `Ns.dnS`", ours: "the address, as for `ns.dns`",
+			decides: "RFC 4343, 3: names are compared without regard to case"},
 	}
 }
 
