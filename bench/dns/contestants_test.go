@@ -34,7 +34,6 @@ const (
 // corefile is kubeadm's, with an API server by address, no check for loops, and all
 // listeners in the namespace.
 const corefile = `.:53 {
-    bind 10.96.0.10
     errors
     health 127.0.0.1:8080 {
        lameduck 5s
@@ -103,6 +102,7 @@ func place(t *testing.T, name string, api *fakeapi.Server) *contestant {
 	t.Helper()
 	c := &contestant{name: name, ns: testnet.New(t, name)}
 	c.ns.Addr("lo", "10.96.0.10/32")
+	c.ns.Addr("lo", "10.244.0.2/32") // an endpoint of kube-dns: CoreDNS looks for itself there
 	l := c.ns.Listen("tcp", "127.0.0.1:6443")
 	go func() { _ = api.Serve(l) }()
 	t.Cleanup(func() { l.Close() })

@@ -145,6 +145,7 @@ func (s *snapshot) queries() (list []*dns.Msg) {
 			}
 		}
 	}
+	list = append(list, new(dns.Msg).SetQuestion("ns.dns."+domain, dns.TypeA), new(dns.Msg).SetQuestion(domain, dns.TypeNS))
 	for _, name := range []string{"long.prod.svc.", "middle.prod.svc.", "_http._tcp.long.prod.svc.", "_http._tcp.middle.prod.svc."} {
 		for _, size := range []uint16{0, 512, 1232, 4096, 65535} {
 			for _, qtype := range []uint16{dns.TypeA, dns.TypeSRV} {

@@ -68,13 +68,6 @@ func messageRules() []rule {
 			},
 			coredns: "the zone's name, in SOA and targets, as the query wrote it", ours: "in lower case",
 			decides: "RFC 4343, 3: names are compared without regard to case; the question itself comes back letter by letter from both"},
-		{title: "DO bit", parts: []string{partOPT},
-			when: func(c *difference) bool {
-				a, b := c.theirs.full.IsEdns0(), c.ours.full.IsEdns0()
-				return c.q.IsEdns0() != nil && a != nil && b != nil && a.Do() && !b.Do()
-			},
-			coredns: "copied into the answer", ours: "not set", open: true,
-			decides: "RFC 3225, 3: “The DO bit of the query MUST be copied in the response.”"},
 		{title: "TC with other content", parts: []string{partTC},
 			when: func(c *difference) bool {
 				a, b := len(c.theirs.full.Answer)+len(c.theirs.full.Extra), len(c.ours.full.Answer)+len(c.ours.full.Extra)
@@ -118,18 +111,24 @@ func nameRules() []rule {
 			},
 			coredns: "NODATA, though it says NXDOMAIN for other types", ours: "NXDOMAIN",
 			decides: "RFC 1034, 4.3.2: whether a name exists does not depend on the type that is asked"},
-		{title: "pod records", parts: content(), open: true,
+		{title: "SRV of pod records", parts: content(),
 			when: func(c *difference) bool {
-				return c.name == "pod."+domain || strings.HasSuffix(c.name, ".pod."+domain) && noName(c.ours) && exists(c.theirs)
+				return c.qtype == dns.TypeSRV && strings.HasSuffix(c.name, ".pod."+domain) && found(c.theirs) && noData(c.ours)
 			},
-			coredns: "`1-2-3-4.ns.pod` by `pods insecure`", ours: "not there",
-			decides: spec + "2.6: these are deprecated, “but is required to satisfy this specification”"},
+			coredns: "an SRV record with port 0 for `1-2-3-4.ns.pod`", ours: "NODATA",
+			decides: spec + "2.6: such a name has a record of its address alone"},
+		{title: "names below pod records", parts: content(),
+			when: func(c *difference) bool {
+				return strings.HasSuffix(c.name, ".pod."+domain) && dns.CountLabel(c.name) > dns.CountLabel(domain)+3 && exists(c.theirs) && noName(c.ours)
+			},
+			coredns: "`x.1-2-3-4.ns.pod` is the same as `1-2-3-4.ns.pod`", ours: "NXDOMAIN",
+			decides: spec + "2.6: `<a>-<b>-<c>-<d>.<ns>.pod.<zone>`, and nothing below"},
 		{title: "names between", parts: content(),
 			when: func(c *difference) bool {
 				txt := c.qtype == dns.TypeTXT && !c.missing && c.cluster.above[c.name]
-				return (c.cluster.between[c.name] || txt || c.name == "dns-version."+domain) && noName(c.theirs) && noData(c.ours)
+				return (c.cluster.between[c.name] || txt || c.name == "dns-version."+domain || c.name == "ns.dns."+domain || c.name == "dns."+domain) && noName(c.theirs) && noData(c.ours)
 			},
-			coredns: "NXDOMAIN for `_tcp.svc.ns.svc`, for TXT of `ns.svc`, and for all but TXT of `dns-version`", ours: "NODATA",
+			coredns: "NXDOMAIN for `_tcp.svc.ns.svc`, for TXT of `ns.svc`, for some types of `dns-version` and `ns.dns`", ours: "NODATA",
 			decides: "RFC 8020, 2: NXDOMAIN says that a name has nothing and that nothing is below it; `_http._tcp` is"},
 		{title: "Services of a namespace that is not there", parts: content(),
 			when: func(c *difference) bool {
@@ -147,12 +146,18 @@ func nameRules() []rule {
 			},
 			coredns: "a CNAME to the root, `.`", ours: "NXDOMAIN",
 			decides: spec + "2.3: records are for a Service with a ClusterIP"},
-		{title: "the server's own name", parts: content(), open: true,
+		{title: "the name of the server", parts: content(),
 			when: func(c *difference) bool {
-				return c.name == "ns.dns."+domain || c.name == domain && c.qtype == dns.TypeNS
+				return c.name == domain && c.qtype == dns.TypeNS && found(c.theirs) && found(c.ours)
 			},
-			coredns: "`ns.dns` has the server's address, also as glue of NS", ours: "no address",
-			decides: "RFC 1035, 3.3.11: NS names a host, which should have an address"},
+			coredns: "NS is the name of its Service, while SOA says `ns.dns`", ours: "`ns.dns` in both",
+			decides: "RFC 1035, 3.3.13: SOA names the server that was the source of data for the zone; one that NS names, too, can be asked"},
+		{title: "letter case of the server's name", parts: content(),
+			when: func(c *difference) bool {
+				return c.name == "ns.dns."+domain && mixedCase(c.q.Question[0].Name) && noName(c.theirs) && found(c.ours)
+			},
+			coredns: "NXDOMAIN for `Ns.dnS`", ours: "the address, as for `ns.dns`",
+			decides: "RFC 4343, 3: names are compared without regard to case"},
 	}
 }
 
@@ -343,9 +348,9 @@ type index struct {
 
 func newIndex(s *snapshot) *index {
 	x := &index{bases: map[string]*corev1.Service{}, between: map[string]bool{}, ready: map[string]bool{}, serves: map[string]bool{},
-		above: map[string]bool{"svc." + domain: true, domain: true}}
+		above: map[string]bool{"svc." + domain: true, "pod." + domain: true, domain: true}}
 	for _, o := range s.objects {
-		x.above[o.GetName()+".svc."+domain] = true
+		x.above[o.GetName()+".svc."+domain], x.above[o.GetName()+".pod."+domain] = true, true
 	}
 	for _, o := range s.services {
 		base := o.Name + "." + o.Namespace + ".svc." + domain
