@@ -265,7 +265,17 @@ func aliasRules() []rule {
 			},
 			coredns: "AA, and the letter case of the ExternalName, for the outside name itself", ours: "as upstream said",
 			decides: "RFC 1035, 4.1.1: AA is for an authority of the name"},
+		{title: "the end of an alias outside", parts: []string{partAuthority},
+			when: func(c *difference) bool {
+				return c.name == "alias.example.org." && hasCNAME(c.ours) && len(c.theirs.full.Ns) == 0 && hasSOA(c.ours)
+			},
+			coredns: "the CNAME alone, as upstream said", ours: "the target is asked for, too: its records, or the SOA that denies them",
+			decides: "RFC 1034, 5.3.3, 4c: a resolver goes on at the CNAME's target; RFC 2308, 2.2: NODATA behind a CNAME has the SOA"},
 	}
+}
+
+func hasSOA(r reply) bool {
+	return slices.ContainsFunc(r.full.Ns, func(rr dns.RR) bool { return rr.Header().Rrtype == dns.TypeSOA })
 }
 
 func hasCNAME(r reply) bool {

@@ -97,7 +97,7 @@ func newFeed(listen, upstreams string, log *slog.Logger) (*dns.Feed, error) {
 	}
 	settings := dns.Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
 	// What the agent sets by default.
-	settings.Pods = "insecure"
+	settings.Pods, settings.VIPs = dns.PodsInsecure, []netip.Addr{at.Addr()}
 	settings.Forwarding.Cache = dns.CacheLimits{Bytes: 16 << 20, TTL: time.Hour, NegativeTTL: 30 * time.Minute, Stale: 24 * time.Hour}
 	var errs []error
 	for u := range strings.SplitSeq(upstreams, ",") {
