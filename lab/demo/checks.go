@@ -15,54 +15,54 @@ import (
 func chapters() []chapter {
 	return []chapter{
 		{"The cluster: its only network is Wayleave", []check{
-			{"nodes", "every node is Ready", nodesReady, 2 * time.Minute},
-			{"rollout", "the DaemonSet wayleave is rolled out", rollout, 2 * time.Minute},
-			{"status", "`wayleave status` finds nothing wrong on any node", statusFine, time.Minute},
+			{name: "nodes", say: "every node is Ready", run: nodesReady, within: 2 * time.Minute},
+			{name: "rollout", say: "the DaemonSet wayleave is rolled out", run: rollout, within: 2 * time.Minute},
+			{name: "status", say: "`wayleave status` finds nothing wrong on any node", run: statusFine, within: time.Minute},
 		}},
 		{"A Service, as the mission writes it", []check{
-			{"create", "kubectl create deployment, kubectl expose", createBackend, 2 * time.Minute},
-			{"get-services", "kubectl get services, describe service, get endpoints", describeBackend, 0},
-			{"busybox", "busybox: nslookup backend; wget -O- http://backend", busybox, 2 * time.Minute},
-			{"every-node", "ClusterIP, backend, backend.default and the full name, from a pod on every node", everyNode, 2 * time.Minute},
-			{"host", "the ClusterIP from the nodes themselves", fromHosts, 0},
-			{"spread", "a fair spread over 3 pods", spread, 0},
-			{"refuse", "a Service without endpoints refuses at once", refuses, 0},
-			{"replace", "a backend killed and replaced under requests: none lost once its endpoint is gone", replaced, 2 * time.Minute},
+			{name: "create", say: "kubectl create deployment, kubectl expose", run: createBackend, within: 2 * time.Minute},
+			{name: "get-services", say: "kubectl get services, describe service, get endpoints", run: describeBackend, within: 0},
+			{name: "busybox", say: "busybox: nslookup backend; wget -O- http://backend", run: busybox, within: 2 * time.Minute},
+			{name: "every-node", say: "ClusterIP, backend, backend.default and the full name, from a pod on every node", run: everyNode, within: 2 * time.Minute},
+			{name: "host", say: "the ClusterIP from the nodes themselves", run: fromHosts, within: 0},
+			{name: "spread", say: "a fair spread over 3 pods", run: spread, within: 0},
+			{name: "refuse", say: "a Service without endpoints refuses at once", run: refuses, within: 0},
+			{name: "replace", say: "a backend killed and replaced under requests: none lost once its endpoint is gone", run: replaced, within: 2 * time.Minute},
 		}},
 		{"NodePort, headless, StatefulSet, ExternalName", []check{
-			{"nodeport", "NodePort from outside, at a node that has no backend", nodePort, 2 * time.Minute},
-			{"headless", "a headless Service answers with all pod addresses", headless, 2 * time.Minute},
-			{"statefulset", "mysql-0.mysql and its brothers", statefulSet, 2 * time.Minute},
-			{"externalname", "ExternalName is a CNAME", externalName, 0},
+			{name: "nodeport", say: "NodePort from outside, at a node that has no backend", run: nodePort, within: 2 * time.Minute},
+			{name: "headless", say: "a headless Service answers with all pod addresses", run: headless, within: 2 * time.Minute},
+			{name: "statefulset", say: "mysql-0.mysql and its brothers", run: statefulSet, within: 2 * time.Minute},
+			{name: "externalname", say: "ExternalName is a CNAME", run: externalName, within: 0},
 		}},
 		{"DNS as pods see it", []check{
-			{"resolvconf", "/etc/resolv.conf as the mission shows it", resolvConf, 0},
-			{"autopath", "google.com with ndots:5 is answered at the first step of the walk", firstStep, 0},
-			{"ndots5", "google.com with ndots:5 walks four steps, where a pod's search list is its own", fourSteps, 0},
-			{"ndots1", "google.com with ndots:1 takes one", oneStep, 0},
-			{"dns-query", "`wayleave dns query --as` shows each step and its source", shownSteps, 0},
+			{name: "resolvconf", say: "/etc/resolv.conf as the mission shows it", run: resolvConf, within: 0},
+			{name: "autopath", say: "google.com with ndots:5 is answered at the first step of the walk", run: firstStep, within: 0},
+			{name: "ndots5", say: "google.com with ndots:5 walks four steps, where a pod's search list is its own", run: fourSteps, within: 0},
+			{name: "ndots1", say: "google.com with ndots:1 takes one", run: oneStep, within: 0},
+			{name: "dns-query", say: "`wayleave dns query --as` shows each step and its source", run: shownSteps, within: 0},
 		}},
 		{"The pod network", []check{
-			{"pod-to-pod", "pod to pod across nodes: the source address seen is the pod's own", podToPod, 0},
-			{"pod-to-outside", "a pod reaches outside under its node's address", podToOutside, 0},
+			{name: "pod-to-pod", say: "pod to pod across nodes: the source address seen is the pod's own", run: podToPod, within: 0},
+			{name: "pod-to-outside", say: "a pod reaches outside under its node's address", run: podToOutside, within: 0},
 		}},
 		{"LoadBalancer without a cloud", []check{
-			{"loadbalancer", "an AddressPool, type LoadBalancer: kubectl get svc shows the address, and it answers outside", balanced, time.Minute},
-			{"lb-local", "externalTrafficPolicy Local: the node with the endpoint answers, and the endpoint sees the client's address", keepsClient, time.Minute},
-			{"lb-spread", "90 addresses are answered evenly by the nodes", spreads, 2 * time.Minute},
-			{"lb-upgrade", "a rollout on all nodes: the address stays with its node, and is answered all the time", stays, 2 * time.Minute},
-			{"lb-failover", "the owner's agent killed, told to end, its node cut off: another node answers within 2 s", moves, 5 * time.Minute},
+			{name: "loadbalancer", say: "an AddressPool, type LoadBalancer: kubectl get svc shows the address, and it answers outside", run: balanced, within: time.Minute},
+			{name: "lb-local", say: "externalTrafficPolicy Local: the node with the endpoint answers, and the endpoint sees the client's address", run: keepsClient, within: time.Minute},
+			{name: "lb-spread", say: "90 addresses are answered evenly by the nodes", run: spreads, within: 2 * time.Minute},
+			{name: "lb-upgrade", say: "a rollout on all nodes: the address stays with its node, and is answered all the time", run: stays, within: 2 * time.Minute},
+			{name: "lb-failover", say: "the owner's agent killed, told to end, its node cut off: another node answers within 2 s", run: moves, within: 5 * time.Minute},
 		}},
 		{"Wrong input", []check{
-			{"bad-event", "a bad EndpointSlice gets an Event that names the field, and harms no other", badSlice, 0},
+			{name: "bad-event", say: "a bad EndpointSlice gets an Event that names the field, and harms no other", run: badSlice, within: 0},
 		}},
 		{"Restart is a feature", []check{
-			{"kill-agent", "every agent killed with SIGKILL under the loss meter: 0 lost", killAgents, 3 * time.Minute},
-			{"dns-kill", "the DNS server of every node killed with SIGKILL, one after the other, under the loss meter: 0 unanswered after one retry", killDNS, 3 * time.Minute},
-			{"dns-api-loss", "the API server hangs, and the meter's node loses its DNS server and its agent: 0 unanswered after one retry", loseAPI, 3 * time.Minute},
-			{"upgrade", "a rollout on all nodes to other routing (VXLAN) and back under the loss meter: 0 lost", upgrade, 4 * time.Minute},
-			{"modes", "a rollout on all nodes to mode iptables, `iptables -t nat -L KUBE-SERVICES`, and back to nftables under the loss meter: 0 lost", modes, 4 * time.Minute},
-			{"refuse-mode", "a mode that cannot be is refused by name, and the agents of before go on under the loss meter: 0 lost", refuseMode, 3 * time.Minute},
+			{name: "kill-agent", say: "every agent killed with SIGKILL under the loss meter: 0 lost", run: killAgents, within: 3 * time.Minute},
+			{name: "dns-kill", say: "the DNS server of every node killed with SIGKILL, one after the other, under the loss meter: 0 unanswered after one retry", run: killDNS, within: 3 * time.Minute, apart: true},
+			{name: "dns-api-loss", say: "the API server hangs, and the meter's node loses its DNS server and its agent: 0 unanswered after one retry", run: loseAPI, within: 3 * time.Minute, apart: true},
+			{name: "upgrade", say: "a rollout on all nodes to other routing (VXLAN) and back under the loss meter: 0 lost", run: upgrade, within: 4 * time.Minute},
+			{name: "modes", say: "a rollout on all nodes to mode iptables, `iptables -t nat -L KUBE-SERVICES`, and back to nftables under the loss meter: 0 lost", run: modes, within: 4 * time.Minute},
+			{name: "refuse-mode", say: "a mode that cannot be is refused by name, and the agents of before go on under the loss meter: 0 lost", run: refuseMode, within: 3 * time.Minute},
 		}},
 	}
 }
@@ -810,7 +810,7 @@ func upgrade(ctx context.Context, t *Tour) error {
 	if err != nil {
 		return err
 	}
-	const d = 30 * time.Second
+	const d = 40 * time.Second
 	start := time.Now()
 	err = t.meter(ctx, d.String(), func() error {
 		for _, mode := range []string{"vxlan", "auto"} {
