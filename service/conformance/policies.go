@@ -46,11 +46,22 @@ func (w *World) routed(node int) (undo func()) {
 	}
 }
 
+// sticky is a Service with session affinity, at addresses and a node port that no other
+// test uses: IPVS remembers UDP flows for five minutes, and a client's port that comes
+// again is such a flow.
+func sticky() (svc *model.Service, vip func(is6 bool) netip.AddrPort, port uint16) {
+	port = nodePort + 9
+	svc = web(model.ServicePort{Name: "tcp", Protocol: model.TCP, Port: 80, NodePort: port}, model.ServicePort{Name: "udp", Protocol: model.UDP, Port: 80, NodePort: port})
+	svc.Name.Name, svc.Affinity = "sticky", time.Hour
+	svc.ClusterIPs = []netip.Addr{netip.MustParseAddr("10.96.0.53"), netip.MustParseAddr("fd00:96::53")}
+	return svc, func(is6 bool) netip.AddrPort { return netip.AddrPortFrom(pick(svc.ClusterIPs, is6), 80) }, port
+}
+
 // affinity: a client keeps its endpoint; 12 connections that all meet the same one of
 // three by chance happen once in 177,147.
 func affinity(t *testing.T, w *World) {
-	svc := web()
-	svc.Affinity = time.Hour
+	svc, vip, port := sticky()
+	defer w.Remove(svc.Name)
 	w.Set(svc, w.Pods[1], w.Pods[2], w.Pods[3])
 	for _, c := range w.Clients() {
 		for _, what := range []string{"VIP", "node port"} {
@@ -61,7 +72,7 @@ func affinity(t *testing.T, w *World) {
 				each(t, func(t *testing.T, network string, is6 bool) {
 					to := vip(is6)
 					if what == "node port" {
-						to = w.nodeAddr(0, is6)
+						to = netip.AddrPortFrom(w.nodeAddr(0, is6).Addr(), port)
 					}
 					w.forgetFlows()
 					sticks(t, c, network, to, 12)
@@ -113,8 +124,10 @@ func sticks(t *testing.T, c Client, network string, to netip.AddrPort, n int) st
 // affinityChanges: who loses its endpoint gets another and keeps that; others keep
 // theirs; and without affinity connections are spread again.
 func affinityChanges(t *testing.T, w *World) {
-	svc := web()
-	svc.Affinity = time.Hour
+	svc, vip, _ := sticky()
+	plain := *svc
+	plain.Affinity = 0
+	defer w.Remove(svc.Name)
 	c := w.Clients()[0]
 	each(t, func(t *testing.T, network string, is6 bool) {
 		w.Set(svc, w.Pods[1:]...)
@@ -135,7 +148,7 @@ func affinityChanges(t *testing.T, w *World) {
 		if third := sticks(t, c, network, vip(is6), 12); third != second {
 			t.Errorf("an endpoint that came took the client from %s to %s", second, third)
 		}
-		w.Set(web(), w.Pods[1:]...)
+		w.Set(&plain, w.Pods[1:]...)
 		w.forgetFlows()
 		seen := map[string]bool{}
 		for range 40 {
