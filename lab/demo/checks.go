@@ -806,31 +806,28 @@ func (t *Tour) probes(ctx context.Context) ([]string, error) {
 // upgrade replaces every agent and every DNS server twice, and what carries the
 // packets between nodes, too.
 func upgrade(ctx context.Context, t *Tour) error {
-	probes, err := t.probes(ctx)
-	if err != nil {
-		return err
-	}
-	const d = 40 * time.Second
-	start := time.Now()
-	err = t.meter(ctx, d.String(), func() error {
+	return t.rollouts(ctx, func() error {
 		for _, mode := range []string{"vxlan", "auto"} {
 			if err := errors.Join(t.set(ctx, "routing", mode), rollout(ctx, t)); err != nil {
 				return err
 			}
 		}
-		if time.Since(start) > d-5*time.Second {
-			return fmt.Errorf("both rollouts took %s: the meter has ended before them", time.Since(start))
-		}
 		return nil
-	}, probes...)
-	if err != nil {
-		return err
-	}
-	return statusFine(ctx, t)
+	})
 }
 
 // modes replaces what translates addresses, twice.
 func modes(ctx context.Context, t *Tour) error {
+	return t.rollouts(ctx, func() error {
+		if err := errors.Join(t.set(ctx, "mode", "iptables"), rollout(ctx, t), listed(ctx, t)); err != nil {
+			return errors.Join(err, t.set(ctx, "mode", "auto"))
+		}
+		return errors.Join(t.set(ctx, "mode", "auto"), rollout(ctx, t))
+	})
+}
+
+// rollouts plays two rollouts under the loss meter, which must outlast them.
+func (t *Tour) rollouts(ctx context.Context, both func() error) error {
 	probes, err := t.probes(ctx)
 	if err != nil {
 		return err
@@ -838,14 +835,11 @@ func modes(ctx context.Context, t *Tour) error {
 	const d = 40 * time.Second
 	start := time.Now()
 	err = t.meter(ctx, d.String(), func() error {
-		if err := errors.Join(t.set(ctx, "mode", "iptables"), rollout(ctx, t), listed(ctx, t)); err != nil {
-			return errors.Join(err, t.set(ctx, "mode", "auto"))
-		}
-		if err := errors.Join(t.set(ctx, "mode", "auto"), rollout(ctx, t)); err != nil {
+		if err := both(); err != nil {
 			return err
 		}
-		if time.Since(start) > d-5*time.Second {
-			return fmt.Errorf("both rollouts took %s: the meter has ended before them", time.Since(start))
+		if took := time.Since(start); took > d-5*time.Second {
+			return fmt.Errorf("both rollouts took %s: the meter has ended before them", took)
 		}
 		return nil
 	}, probes...)
