@@ -271,8 +271,17 @@ func refuses(ctx context.Context, t *Tour) error {
 
 // replaced kills a backend under the loss meter. Until the endpoint controller
 // has heard of it, new connections may still go to the dead pod; from then on
-// nothing may be lost.
+// nothing may be lost. The pods need a readiness probe for that: without one
+// the kubelet calls a pod ready before its program listens, and whoever asks it
+// then is refused.
 func replaced(ctx context.Context, t *Tour) error {
+	probe := `[{"op":"add","path":"/spec/template/spec/containers/0/readinessProbe","value":{"periodSeconds":1,"httpGet":{"port":80,"path":"/hostname"}}}]`
+	if _, err := t.kubectl(ctx, "patch", "deployment", "backend", "--type=json", "-p", probe); err != nil {
+		return err
+	}
+	if _, err := t.kubectl(ctx, "rollout", "status", "deployment/backend", "--timeout=100s"); err != nil {
+		return err
+	}
 	victim, err := t.fields(ctx, "{.items[0].metadata.name} {.items[0].status.podIP}", "pods", "-l", "app=backend")
 	if err != nil || len(victim) != 2 {
 		return fmt.Errorf("victim %v: %w", victim, err)

@@ -46,10 +46,11 @@ func Start(p Program, records, logs string) (Record, error) {
 		return Record{}, fmt.Errorf("process %s: %w", p.Name, err)
 	}
 	// While this command runs it is the parent and has to wait for the child.
-	go func() { _ = cmd.Wait() }()
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
 	r, err := Identify(p.Name, cmd.Process.Pid, p.Args)
 	if err != nil {
-		return Record{}, fmt.Errorf("process %s ended at once; see %s: %w", p.Name, log.Name(), err)
+		return Record{}, fmt.Errorf("process %s ended at once (%v); see %s: %w", p.Name, <-ended, log.Name(), err)
 	}
 	return r, r.Save(records)
 }
