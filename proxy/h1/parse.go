@@ -1,0 +1,421 @@
+package h1
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"wayleave.dev/proxy/message"
+)
+
+// Error is what is wrong with a message; Status is the answer to it where it is a
+// request.
+type Error struct {
+	Status int
+	Reason string
+}
+
+// Error names the fault.
+func (e *Error) Error() string { return fmt.Sprintf("HTTP/1: %s (%d)", e.Reason, e.Status) }
+
+func bad(reason string) error { return &Error{Status: 400, Reason: reason} }
+
+// errMore says that the head has not all been read yet.
+var errMore = errors.New("incomplete")
+
+// maxFields bounds the number of fields of a message.
+const maxFields = 128
+
+// head reads lines of a message's head, one after the other, from what of it is here.
+// Every line must end in CR LF, and no other CR or LF may be in it: what readers
+// disagree about ends a request where one of them does not think it ends (RFC 9112, 2.2).
+type head struct {
+	buf []byte
+	off int
+}
+
+// line returns the next line without its end; errMore when its end is not here.
+func (h *head) line() ([]byte, error) {
+	rest := h.buf[h.off:]
+	n := bytes.IndexByte(rest, '\n')
+	if n < 0 {
+		// A CR may be the last byte only.
+		if i := bytes.IndexByte(rest, '\r'); i >= 0 && i < len(rest)-1 {
+			return nil, bad("a CR without LF")
+		}
+		return nil, errMore
+	}
+	if n == 0 || rest[n-1] != '\r' {
+		return nil, bad("a line that ends in LF without CR")
+	}
+	if bytes.IndexByte(rest[:n-1], '\r') >= 0 {
+		return nil, bad("a CR without LF")
+	}
+	h.off += n + 1
+	return rest[:n-1], nil
+}
+
+// framing is what the fields of a message say of its connection and body.
+type framing struct {
+	length                             int64 // -1: no Content-Length
+	chunked, close, keepAlive, upgrade bool
+	trailers, expect                   bool
+	host, upgradeTo                    []byte
+	hosts                              int
+	// named are the fields that Connection names beside those known.
+	named [][]byte
+}
+
+// fields reads field lines up to the empty one. Fields of the connection go to fr.
+func (h *head) fields(list *message.Fields, fr *framing, request bool) error {
+	fr.length = -1
+	count := 0
+	for {
+		line, err := h.line()
+		if err != nil {
+			return err
+		}
+		if len(line) == 0 {
+			break
+		}
+		if count++; count > maxFields {
+			return &Error{Status: 431, Reason: "too many fields"}
+		}
+		name, val, err := field(line)
+		if err != nil {
+			return err
+		}
+		hop, err := fr.take(name, val, request)
+		if err != nil {
+			return err
+		}
+		if !hop {
+			*list = append(*list, message.Field{Name: name, Value: val})
+		}
+	}
+	for _, n := range fr.named {
+		list.Del(string(n))
+	}
+	return nil
+}
+
+// field splits a field line (RFC 9112, 5): no white space before the colon, and none at
+// the line's begin, which would continue the line before (obs-fold).
+func field(line []byte) (name, val []byte, err error) {
+	if line[0] == ' ' || line[0] == '\t' {
+		return nil, nil, bad("a folded field line")
+	}
+	i := bytes.IndexByte(line, ':')
+	if i <= 0 {
+		return nil, nil, bad("a field line without name or colon")
+	}
+	name, val = line[:i], trim(line[i+1:])
+	if !all(name, &token) {
+		return nil, nil, bad("a field name with a character that is not allowed")
+	}
+	if !all(val, &value) {
+		return nil, nil, bad("a field value with a control character")
+	}
+	return name, val, nil
+}
+
+func trim(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
+		b = b[1:]
+	}
+	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
+		b = b[:len(b)-1]
+	}
+	return b
+}
+
+// take reads a field of the connection or of the body's frame; hop says that it was one.
+func (fr *framing) take(name, val []byte, request bool) (hop bool, err error) {
+	switch len(name) { // most names have a length that none of these has
+	case 2:
+		if message.EqualFold(name, "te") {
+			fr.trailers = fr.trailers || hasToken(val, "trailers")
+			return true, nil
+		}
+	case 4:
+		if request && message.EqualFold(name, "host") {
+			fr.host, fr.hosts = val, fr.hosts+1
+			return true, nil
+		}
+	case 6:
+		if request && message.EqualFold(name, "expect") {
+			if !message.EqualFold(val, "100-continue") {
+				return true, &Error{Status: 417, Reason: "an expectation other than 100-continue"}
+			}
+			fr.expect = true
+			return true, nil
+		}
+	case 7:
+		if message.EqualFold(name, "upgrade") {
+			fr.upgradeTo = val
+			return true, nil
+		}
+	case 10:
+		if message.EqualFold(name, "connection") {
+			fr.connection(val)
+			return true, nil
+		}
+		if message.EqualFold(name, "keep-alive") {
+			return true, nil
+		}
+	case 14:
+		if message.EqualFold(name, "content-length") {
+			return true, fr.contentLength(val)
+		}
+	case 16:
+		return message.EqualFold(name, "proxy-connection"), nil
+	case 17:
+		if message.EqualFold(name, "transfer-encoding") {
+			return true, fr.transferEncoding(val)
+		}
+	}
+	return false, nil
+}
+
+// contentLength takes one value of digits. A second one is refused even when it is the
+// same: what is in front of us or behind may add them up otherwise.
+func (fr *framing) contentLength(val []byte) error {
+	if fr.length >= 0 {
+		return bad("Content-Length twice")
+	}
+	if len(val) == 0 || len(val) > 18 {
+		return bad("a Content-Length that is not a number")
+	}
+	n := int64(0)
+	for _, c := range val {
+		if c < '0' || c > '9' {
+			return bad("a Content-Length that is not a number")
+		}
+		n = n*10 + int64(c-'0')
+	}
+	fr.length = n
+	return nil
+}
+
+func (fr *framing) transferEncoding(val []byte) error {
+	if fr.chunked {
+		return bad("Transfer-Encoding twice")
+	}
+	if !message.EqualFold(val, "chunked") {
+		return &Error{Status: 501, Reason: "a Transfer-Encoding other than chunked"}
+	}
+	fr.chunked = true
+	return nil
+}
+
+func (fr *framing) connection(val []byte) {
+	for len(val) > 0 {
+		var one []byte
+		one, val = cut(val)
+		switch {
+		case len(one) == 0:
+		case message.EqualFold(one, "close"):
+			fr.close = true
+		case message.EqualFold(one, "keep-alive"):
+			fr.keepAlive = true
+		case message.EqualFold(one, "upgrade"):
+			fr.upgrade = true
+		case message.EqualFold(one, "te"):
+		default:
+			fr.named = append(fr.named, one)
+		}
+	}
+}
+
+// cut returns the first element of a list and the rest.
+func cut(list []byte) (first, rest []byte) {
+	if i := bytes.IndexByte(list, ','); i >= 0 {
+		return trim(list[:i]), list[i+1:]
+	}
+	return trim(list), nil
+}
+
+func hasToken(list []byte, want string) bool {
+	for len(list) > 0 {
+		var one []byte
+		if one, list = cut(list); message.EqualFold(one, want) {
+			return true
+		}
+	}
+	return false
+}
+
+// ParseRequest reads a request's head from the beginning of buf. It returns how many
+// bytes that took; errMore when the head is not all there. keep says whether the
+// connection can be used again.
+func parseRequest(buf []byte, r *message.Request, fr *framing) (n int, err error) {
+	h := head{buf: buf}
+	// Clients of old sent an empty line behind a body (RFC 9112, 2.2).
+	for h.off == 0 && len(buf) >= 2 && buf[0] == '\r' && buf[1] == '\n' {
+		h.off = 2
+	}
+	line, err := h.line()
+	if err != nil {
+		return 0, err
+	}
+	*fr = framing{named: fr.named[:0]}
+	if err := requestLine(line, r); err != nil {
+		return 0, err
+	}
+	r.Fields = r.Fields[:0]
+	if err := h.fields(&r.Fields, fr, true); err != nil {
+		return 0, err
+	}
+	return h.off, fr.request(r)
+}
+
+func requestLine(line []byte, r *message.Request) error {
+	i := bytes.IndexByte(line, ' ')
+	j := bytes.LastIndexByte(line, ' ')
+	if i <= 0 || j <= i+1 {
+		return bad("a request line that is not METHOD TARGET VERSION")
+	}
+	r.Method, r.Target = line[:i], line[i+1:j]
+	switch string(line[j+1:]) {
+	case "HTTP/1.1":
+		r.Version = message.HTTP11
+	case "HTTP/1.0":
+		r.Version = message.HTTP10
+	default:
+		if v := line[j+1:]; len(v) == 8 && string(v[:5]) == "HTTP/" && v[6] == '.' {
+			return &Error{Status: 505, Reason: "a version of HTTP other than 1.0 and 1.1"}
+		}
+		return bad("a request line without HTTP version")
+	}
+	if !all(r.Method, &token) {
+		return bad("a method with a character that is not allowed")
+	}
+	if !all(r.Target, &target) {
+		return bad("a target with a character that is not allowed")
+	}
+	return nil
+}
+
+// request finishes a head by what its fields say together.
+func (fr *framing) request(r *message.Request) error {
+	if fr.chunked && fr.length >= 0 {
+		return bad("Content-Length and Transfer-Encoding")
+	}
+	if fr.chunked && r.Version == message.HTTP10 {
+		return bad("Transfer-Encoding in HTTP/1.0")
+	}
+	r.Length = max(fr.length, 0)
+	if fr.chunked {
+		r.Length = message.Unknown
+	}
+	if fr.hosts > 1 || fr.hosts == 0 && r.Version == message.HTTP11 {
+		return bad("not one Host")
+	}
+	r.Host = fr.host
+	if err := absolute(r); err != nil {
+		return err
+	}
+	if !all(r.Host, &hostChars) || len(r.Host) > 261 {
+		return bad("a Host with a character that is not allowed")
+	}
+	r.Continue = fr.expect && r.Version == message.HTTP11 && r.Length != 0
+	r.Trailers = fr.trailers
+	r.Upgrade = nil
+	if fr.upgrade && len(fr.upgradeTo) > 0 && r.Version == message.HTTP11 && r.Length == 0 {
+		r.Upgrade = fr.upgradeTo
+	}
+	return nil
+}
+
+// absolute turns http://HOST/PATH into the form that servers get (RFC 9112, 3.2.2): its
+// host counts, whatever the field Host says.
+func absolute(r *message.Request) error {
+	if len(r.Target) > 0 && r.Target[0] == '/' {
+		return nil
+	}
+	if string(r.Target) == "*" && string(r.Method) == "OPTIONS" {
+		return nil
+	}
+	if string(r.Method) == "CONNECT" {
+		return &Error{Status: 405, Reason: "CONNECT"}
+	}
+	for _, scheme := range []string{"http://", "https://"} {
+		if len(r.Target) < len(scheme) || !message.EqualFold(r.Target[:len(scheme)], scheme) {
+			continue
+		}
+		rest := r.Target[len(scheme):]
+		i := bytes.IndexAny(rest, "/?")
+		if i < 0 {
+			r.Host, r.Target = rest, slash
+		} else if rest[i] == '/' {
+			r.Host, r.Target = rest[:i], rest[i:]
+		} else {
+			r.Host, r.Target = rest[:i], append([]byte{'/'}, rest[i:]...)
+		}
+		if len(r.Host) == 0 {
+			return bad("a target without host")
+		}
+		return nil
+	}
+	return bad("a target that does not begin with a slash")
+}
+
+var slash = []byte("/")
+
+// parseResponse reads a response's head. keep says whether the connection can be used
+// again once the body has ended.
+func parseResponse(buf []byte, r *message.Response, fr *framing, method []byte) (n int, keep bool, err error) {
+	h := head{buf: buf}
+	line, err := h.line()
+	if err != nil {
+		return 0, false, err
+	}
+	*fr = framing{named: fr.named[:0]}
+	if len(line) < 12 || string(line[:7]) != "HTTP/1." || line[8] != ' ' || len(line) > 12 && line[12] != ' ' {
+		return 0, false, bad("a status line that is not HTTP/1.x STATUS REASON")
+	}
+	status := 0
+	for _, c := range line[9:12] {
+		if c < '0' || c > '9' {
+			return 0, false, bad("a status that is not a number")
+		}
+		status = status*10 + int(c-'0')
+	}
+	if status < 100 {
+		return 0, false, bad("a status below 100")
+	}
+	r.Status, r.Reason = status, nil
+	if len(line) > 13 {
+		if r.Reason = line[13:]; !all(r.Reason, &value) {
+			return 0, false, bad("a reason with a control character")
+		}
+	}
+	r.Fields = r.Fields[:0]
+	if err := h.fields(&r.Fields, fr, false); err != nil {
+		return 0, false, err
+	}
+	return h.off, fr.response(r, method, line[7] == '1'), nil
+}
+
+// response says how the body ends, in r.Length and fr, and whether the connection lives
+// on. Of Content-Length and Transfer-Encoding together the latter counts, and the
+// connection is not used again (RFC 9112, 6.3).
+func (fr *framing) response(r *message.Response, method []byte, minor1 bool) (keep bool) {
+	keep = !fr.close && (minor1 || fr.keepAlive)
+	if fr.chunked && fr.length >= 0 {
+		keep, fr.length = false, -1
+	}
+	r.Length, r.Upgrade = fr.length, nil
+	if r.Status == 101 {
+		r.Upgrade = fr.upgradeTo
+	}
+	if r.Bodyless(method) {
+		r.Length = max(fr.length, message.Unknown)
+		fr.chunked = false
+		return keep
+	}
+	if r.Length < 0 && !fr.chunked {
+		keep = false // the body ends with the connection
+	}
+	return keep
+}

@@ -1,0 +1,42 @@
+package h1
+
+// token are the characters of methods and field names (RFC 9110, 5.6.2).
+var token = charset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+
+// hostChars are those of an authority without userinfo (RFC 3986, 3.2.2).
+var hostChars = charset("!$&'()*+,;=-._~%[]:0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+
+// value are the characters of field values: visible ones, space, tab, and bytes above
+// ASCII. target are those of a request's target: the same without white space, and
+// without "#", which begins what is not for servers.
+var value, target = visible(" \t", ""), visible("", "#")
+
+func charset(s string) (t [256]bool) {
+	for i := range len(s) {
+		t[s[i]] = true
+	}
+	return t
+}
+
+func visible(more, but string) (t [256]bool) {
+	for c := 0x21; c < 0x100; c++ {
+		t[c] = c != 0x7f
+	}
+	for i := range len(more) {
+		t[more[i]] = true
+	}
+	for i := range len(but) {
+		t[but[i]] = false
+	}
+	return t
+}
+
+// all says whether b is of the set only.
+func all(b []byte, set *[256]bool) bool {
+	for _, c := range b {
+		if !set[c] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,147 @@
+package h1
+
+import (
+	"net"
+	"strconv"
+	"sync"
+
+	"wayleave.dev/proxy/message"
+)
+
+// writeBuffer is how much is collected before it is written.
+const writeBuffer = 16 << 10
+
+// buffers are those of writers that have something to write: idle connections have none.
+type buffers struct{ pool sync.Pool }
+
+func newBuffers() *buffers {
+	return &buffers{sync.Pool{New: func() any { b := make([]byte, 0, writeBuffer); return &b }}}
+}
+
+// writer collects a message and sends it in few writes.
+type writer struct {
+	c    net.Conn
+	from *buffers
+	buf  *[]byte // nil while nothing is collected
+	// chunked bodies get a line before each part.
+	chunked bool
+	err     error
+}
+
+func (w *writer) reset() { w.chunked, w.err = false, nil }
+
+func (w *writer) bytes(b ...[]byte) {
+	if w.buf == nil {
+		w.buf = w.from.pool.Get().(*[]byte)
+	}
+	for _, x := range b {
+		*w.buf = append(*w.buf, x...)
+	}
+}
+
+func (w *writer) string(s string) {
+	if w.buf == nil {
+		w.buf = w.from.pool.Get().(*[]byte)
+	}
+	*w.buf = append(*w.buf, s...)
+}
+
+func (w *writer) number(n int64, base int) {
+	if w.buf == nil {
+		w.buf = w.from.pool.Get().(*[]byte)
+	}
+	*w.buf = strconv.AppendInt(*w.buf, n, base)
+}
+
+func (w *writer) fields(list message.Fields) {
+	for i := range list {
+		w.bytes(list[i].Name)
+		w.string(": ")
+		w.bytes(list[i].Value)
+		w.string("\r\n")
+	}
+}
+
+// frame writes the field that says how the body ends, if one is needed.
+func (w *writer) frame(length int64) {
+	if length >= 0 {
+		w.string("Content-Length: ")
+		w.number(length, 10)
+		w.string("\r\n")
+	} else if w.chunked {
+		w.string("Transfer-Encoding: chunked\r\n")
+	}
+}
+
+// body adds a part of the body, and sends what does not fit.
+func (w *writer) body(p []byte) error {
+	if w.err != nil || len(p) == 0 {
+		return w.err
+	}
+	if w.chunked {
+		w.number(int64(len(p)), 16)
+		w.string("\r\n")
+	}
+	if w.buf != nil && len(*w.buf)+len(p) > writeBuffer {
+		if len(p) >= writeBuffer/2 { // large parts are not copied
+			w.send(p)
+			if w.chunked {
+				w.string("\r\n")
+			}
+			return w.err
+		}
+		w.flush()
+	}
+	w.bytes(p)
+	if w.chunked {
+		w.string("\r\n")
+	}
+	return w.err
+}
+
+// end writes the last chunk and the trailers.
+func (w *writer) end(trailers message.Fields) {
+	if w.chunked {
+		w.string("0\r\n")
+		w.fields(trailers)
+		w.string("\r\n")
+	}
+}
+
+// send writes what is collected and p behind it, in one call.
+func (w *writer) send(p []byte) {
+	if w.err != nil {
+		return
+	}
+	if w.buf == nil || len(*w.buf) == 0 {
+		_, w.err = w.c.Write(p)
+		return
+	}
+	parts := net.Buffers{*w.buf, p}
+	_, w.err = parts.WriteTo(w.c)
+	*w.buf = (*w.buf)[:0]
+}
+
+// flush sends what is collected.
+func (w *writer) flush() error {
+	if w.buf == nil {
+		return w.err
+	}
+	if w.err == nil && len(*w.buf) > 0 {
+		_, w.err = w.c.Write(*w.buf)
+	}
+	*w.buf = (*w.buf)[:0]
+	return w.err
+}
+
+// release gives the buffer back; what was not sent is lost.
+func (w *writer) release() {
+	if w.buf == nil {
+		return
+	}
+	if cap(*w.buf) <= 4*writeBuffer {
+		*w.buf = (*w.buf)[:0]
+		w.from.pool.Put(w.buf)
+	}
+	w.buf = nil
+}
