@@ -408,6 +408,12 @@ func (s *switched) CloseWrite() error {
 	return s.Conn.Close()
 }
 
+// StopReading implements message.Downstream.
+func (x *exchange) StopReading() {
+	x.close = true
+	_ = x.k.c.SetReadDeadline(time.Unix(1, 0))
+}
+
 // Abort implements message.Downstream.
 func (x *exchange) Abort() { x.broken = true }
 

@@ -193,6 +193,9 @@ type Downstream interface {
 	// Switch sends the head of a 101 and hands the connection over, with what had been
 	// read behind the request. ErrNoSwitch where the version has none.
 	Switch(*Response) (io.ReadWriteCloser, error)
+	// StopReading has a Read that waits return an error; the rest of the body is not
+	// wanted.
+	StopReading()
 	// Abort ends the exchange so that the client sees that it is broken.
 	Abort()
 }

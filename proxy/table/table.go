@@ -1,0 +1,247 @@
+// Package table is what a proxy routes by: hosts with their paths, backends with their
+// endpoints, certificates. Who reads it has a Table that never changes; who changes it
+// makes a new one, in which what did not change is shared.
+package table
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// PathKind is how a Path compares.
+type PathKind uint8
+
+// The kinds of Kubernetes' pathType; ImplementationSpecific is Prefix.
+const (
+	Exact PathKind = iota
+	Prefix
+)
+
+// Host is all that is routed for one host name.
+type Host struct {
+	// Name is in lower case; "*.example.com" is any one label before .example.com, and
+	// empty what no other host has.
+	Name  string `json:"name"`
+	Paths []Path `json:"paths,omitempty"`
+	// Certificate is the key of that for TLS connections to this name, empty for the
+	// default one.
+	Certificate string `json:"certificate,omitempty"`
+	// Default is the backend of what no path has, empty for that of the table.
+	Default *Path `json:"default,omitempty"`
+}
+
+// Path is one way, and where it leads.
+type Path struct {
+	Kind PathKind `json:"kind"`
+	// Path begins with a slash.
+	Path string `json:"path"`
+	// Backend is the key of one; empty answers 503.
+	Backend string `json:"backend,omitempty"`
+	// Options are what the Ingress asks for beside; nil for nothing.
+	Options *Options `json:"options,omitempty"`
+	// Source is the object and field that says so, for logs and people:
+	// "Ingress shop/main spec.rules[0].http.paths[1]".
+	Source string `json:"source,omitempty"`
+}
+
+// Backend is the port of a Service with its endpoints.
+type Backend struct {
+	// Key is "namespace/service:port".
+	Key       string     `json:"key"`
+	Endpoints []Endpoint `json:"endpoints,omitempty"`
+}
+
+// Endpoint is one server.
+type Endpoint struct {
+	Addr netip.AddrPort `json:"addr"`
+	// Draining ones get no new exchanges while there are others.
+	Draining bool `json:"draining,omitempty"`
+}
+
+// Certificate is one of a Secret, in PEM. It is never written to a disk.
+type Certificate struct {
+	// Key is "namespace/name" of the Secret.
+	Key   string `json:"key"`
+	Chain []byte `json:"chain"`
+	Priv  []byte `json:"priv"`
+}
+
+// Protocol is how endpoints are spoken to.
+type Protocol string
+
+// The protocols; empty is HTTP.
+const (
+	HTTP  Protocol = "HTTP"
+	HTTPS Protocol = "HTTPS"
+	GRPC  Protocol = "GRPC"
+	GRPCS Protocol = "GRPCS"
+)
+
+// Options of a path. The zero value asks for nothing.
+type Options struct {
+	// RewriteTarget takes the place of the path; $1 … are groups of PathPattern.
+	RewriteTarget string `json:"rewriteTarget,omitempty"`
+	// PathPattern is a regular expression (RE2) that the path must match from its begin,
+	// without regard to case, in place of its Path.
+	PathPattern string `json:"pathPattern,omitempty"`
+	// RedirectTLS sends plain requests to https, with that status.
+	RedirectTLS int `json:"redirectTLS,omitempty"`
+	// Redirect answers with a redirection to a URL, RedirectCode with which status.
+	Redirect     string `json:"redirect,omitempty"`
+	RedirectCode int    `json:"redirectCode,omitempty"`
+	// MaxBody is the largest request body in bytes, 0 for none.
+	MaxBody int64 `json:"maxBody,omitempty"`
+	// Connect, Send and Read are time-outs towards the endpoint, 0 for the proxy's.
+	Connect, Send, Read time.Duration `json:",omitempty"`
+	Protocol            Protocol      `json:"protocol,omitempty"`
+	// Affinity has a client keep its endpoint by a cookie.
+	Affinity *Affinity `json:"affinity,omitempty"`
+	// HashBy chooses the endpoint by a variable of the request: $request_uri, $host,
+	// $remote_addr, $http_NAME, $cookie_NAME, $arg_NAME.
+	HashBy string `json:"hashBy,omitempty"`
+	// LeastRequest and RoundRobin choose how endpoints are drawn; random two is the
+	// default.
+	Balance string `json:"balance,omitempty"`
+	// Canary are other backends for a part of the requests, the first that takes one.
+	Canary []Canary `json:"canary,omitempty"`
+	// Sources may use the path, others get 403; empty for all.
+	Sources []netip.Prefix `json:"sources,omitempty"`
+	Auth    *Auth          `json:"auth,omitempty"`
+	AuthURL *AuthURL       `json:"authURL,omitempty"`
+	CORS    *CORS          `json:"cors,omitempty"`
+	// RPS is how many requests a second a client may make, with bursts of Burst; 0 for
+	// no limit.
+	RPS   float64 `json:"rps,omitempty"`
+	Burst int     `json:"burst,omitempty"`
+}
+
+// Affinity is a cookie that names the endpoint.
+type Affinity struct {
+	Name     string        `json:"name"`
+	Path     string        `json:"path,omitempty"`
+	MaxAge   time.Duration `json:"maxAge,omitempty"`
+	SameSite string        `json:"sameSite,omitempty"`
+	Secure   bool          `json:"secure,omitempty"`
+}
+
+// Canary takes a part of the requests: by header, then by cookie, then by weight.
+type Canary struct {
+	Backend string `json:"backend"`
+	Header  string `json:"header,omitempty"`
+	// Value is what the header must have; empty: "always" takes and "never" does not.
+	Value string `json:"value,omitempty"`
+	// Pattern is a regular expression for the header's value, in place of Value.
+	Pattern string `json:"pattern,omitempty"`
+	Cookie  string `json:"cookie,omitempty"`
+	// Weight of Total.
+	Weight int    `json:"weight,omitempty"`
+	Total  int    `json:"total,omitempty"`
+	Source string `json:"source,omitempty"`
+}
+
+// Auth is HTTP basic authentication (RFC 7617).
+type Auth struct {
+	Realm string `json:"realm"`
+	// Users has password hashes by name, as htpasswd writes them.
+	Users map[string]string `json:"users"`
+}
+
+// AuthURL asks another server about each request.
+type AuthURL struct {
+	URL    string `json:"url"`
+	Method string `json:"method,omitempty"`
+	// SignIn is where who is refused is sent.
+	SignIn string `json:"signIn,omitempty"`
+	// Headers of its answer go on to the endpoint.
+	Headers []string `json:"headers,omitempty"`
+}
+
+// CORS answers preflight requests and adds the headers of cross-origin sharing.
+type CORS struct {
+	Origins     []string      `json:"origins,omitempty"`
+	Methods     string        `json:"methods,omitempty"`
+	Headers     string        `json:"headers,omitempty"`
+	Expose      string        `json:"expose,omitempty"`
+	Credentials bool          `json:"credentials,omitempty"`
+	MaxAge      time.Duration `json:"maxAge,omitempty"`
+}
+
+// Table routes. It must not be changed.
+type Table struct {
+	exact map[string]*Routes
+	// wild are by what follows the star.
+	wild map[string]*Routes
+	rest *Routes
+}
+
+// Routes are the paths of one host, made for looking up.
+type Routes struct {
+	Host     *Host
+	exact    map[string]*Path
+	prefix   map[string]*Path
+	patterns []*Pattern
+}
+
+// Make makes a table; hosts that last has already are shared with it.
+func Make(last *Table, hosts map[string]*Host) *Table {
+	t := &Table{exact: make(map[string]*Routes, len(hosts)), wild: map[string]*Routes{}}
+	for name, h := range hosts {
+		var r *Routes
+		if last != nil {
+			if r = last.named(name); r != nil && r.Host != h {
+				r = nil
+			}
+		}
+		if r == nil {
+			r = compile(h)
+		}
+		switch {
+		case name == "":
+			t.rest = r
+		case len(name) > 2 && name[:2] == "*.":
+			t.wild[name[1:]] = r
+		default:
+			t.exact[name] = r
+		}
+	}
+	return t
+}
+
+func (t *Table) named(name string) *Routes {
+	switch {
+	case name == "":
+		return t.rest
+	case len(name) > 2 && name[:2] == "*.":
+		return t.wild[name[1:]]
+	}
+	return t.exact[name]
+}
+
+func compile(h *Host) *Routes {
+	r := &Routes{Host: h, exact: map[string]*Path{}, prefix: map[string]*Path{}}
+	for i := range h.Paths {
+		p := &h.Paths[i]
+		into, key := r.exact, p.Path
+		if p.Kind == Prefix {
+			into, key = r.prefix, trimSlash(p.Path)
+		}
+		if p.Options != nil && p.Options.PathPattern != "" {
+			r.patterns = append(r.patterns, newPattern(p))
+			continue
+		}
+		if _, there := into[key]; !there { // the first of two is the older one
+			into[key] = p
+		}
+	}
+	slices.SortStableFunc(r.patterns, func(a, b *Pattern) int { return len(b.path.Path) - len(a.path.Path) })
+	return r
+}
+
+// trimSlash: a trailing slash of a prefix means nothing.
+func trimSlash(s string) string {
+	for len(s) > 0 && s[len(s)-1] == '/' {
+		s = s[:len(s)-1]
+	}
+	return s
+}

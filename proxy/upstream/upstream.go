@@ -1,0 +1,451 @@
+// Package upstream keeps the servers behind a proxy: which of them gets a request, their
+// connections, and who is left out for a while because it failed.
+//
+// Invariants:
+//   - An endpoint is one object for as long as any backend has it, so its connections
+//     and its state outlive every change of routes.
+//   - A request is never without an endpoint while its backend has one: who is ejected
+//     or draining still serves when nobody else is there.
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"wayleave.dev/proxy/h1"
+	"wayleave.dev/proxy/table"
+)
+
+// Settings of all endpoints.
+type Settings struct {
+	// IdlePerEndpoint is how many connections are kept for the next request, IdleTime how
+	// long one is kept. It should be below the servers' own.
+	IdlePerEndpoint int
+	IdleTime        time.Duration
+	// Failures in a row eject an endpoint for Eject, which doubles up to EjectMost.
+	Failures         int
+	Eject, EjectMost time.Duration
+	// SlowStart is how long a new endpoint, or one that is back, gets fewer requests.
+	SlowStart time.Duration
+	// Dial opens connections; nil is net.Dialer's.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Defaults are settings that fit most clusters.
+func Defaults() Settings {
+	return Settings{IdlePerEndpoint: 128, IdleTime: 50 * time.Second, Failures: 5, Eject: time.Second, EjectMost: 30 * time.Second, SlowStart: 10 * time.Second}
+}
+
+// Set is all endpoints and backends of a proxy. Its methods may be called concurrently.
+type Set struct {
+	settings Settings
+	shared   *h1.Shared
+
+	mu        sync.Mutex
+	endpoints map[netip.AddrPort]*Endpoint
+	backends  atomic.Pointer[map[string]*Backend]
+}
+
+// NewSet makes an empty one.
+func NewSet(s Settings) *Set {
+	if s.Dial == nil {
+		s.Dial = (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext
+	}
+	set := &Set{settings: s, shared: h1.NewShared(), endpoints: map[netip.AddrPort]*Endpoint{}}
+	set.backends.Store(&map[string]*Backend{})
+	return set
+}
+
+// Backend is the endpoints of a key.
+type Backend struct {
+	Key string
+	// all are every endpoint, fresh those that are not draining.
+	all, fresh []*Endpoint
+	next       atomic.Uint64
+}
+
+// Endpoint is one server.
+type Endpoint struct {
+	Addr netip.AddrPort
+	text string
+	set  *Set
+	// users counts the backends that have it; guarded by Set.mu.
+	users int
+
+	active atomic.Int64
+	// failures in a row, and until when it is ejected (nanoseconds, 0 for not).
+	failures, ejections atomic.Int32
+	ejected             atomic.Int64
+	since               atomic.Int64
+
+	mu   sync.Mutex
+	gone bool
+	idle [2][]*h1.Client // plain and TLS, the last used last
+}
+
+// Lookup returns a backend; nil when there is none of the key.
+func (s *Set) Lookup(key string) *Backend { return (*s.backends.Load())[key] }
+
+// Replace makes these all backends; those that are equal stay the same object.
+func (s *Set) Replace(want map[string]*table.Backend) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := *s.backends.Load()
+	next := make(map[string]*Backend, len(want))
+	for key, b := range want {
+		if had := old[key]; had != nil && had.same(b) {
+			next[key] = had
+			for _, e := range had.all {
+				e.users++
+			}
+			continue
+		}
+		next[key] = s.backend(b)
+	}
+	s.backends.Store(&next)
+	for _, b := range old {
+		s.leave(b)
+	}
+}
+
+// Change sets some backends, and removes those that are nil.
+func (s *Set) Change(some map[string]*table.Backend) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := *s.backends.Load()
+	next := make(map[string]*Backend, len(old)+len(some))
+	for k, b := range old {
+		next[k] = b
+	}
+	var left []*Backend
+	for k, b := range some {
+		if had := old[k]; had != nil {
+			left = append(left, had)
+		}
+		if delete(next, k); b != nil {
+			next[k] = s.backend(b)
+		}
+	}
+	s.backends.Store(&next)
+	for _, b := range left {
+		s.leave(b)
+	}
+}
+
+func (b *Backend) same(t *table.Backend) bool {
+	if len(b.all) != len(t.Endpoints) {
+		return false
+	}
+	fresh := 0
+	for i, e := range t.Endpoints {
+		if b.all[i].Addr != e.Addr {
+			return false
+		}
+		if !e.Draining {
+			if fresh >= len(b.fresh) || b.fresh[fresh].Addr != e.Addr {
+				return false
+			}
+			fresh++
+		}
+	}
+	return fresh == len(b.fresh)
+}
+
+// backend makes one; its endpoints are found or made, and used once more each.
+func (s *Set) backend(t *table.Backend) *Backend {
+	b := &Backend{Key: t.Key}
+	for _, x := range t.Endpoints {
+		e := s.endpoints[x.Addr]
+		if e == nil {
+			e = &Endpoint{Addr: x.Addr, text: x.Addr.String(), set: s}
+			e.since.Store(time.Now().UnixNano())
+			s.endpoints[x.Addr] = e
+		}
+		e.users++
+		b.all = append(b.all, e)
+		if !x.Draining {
+			b.fresh = append(b.fresh, e)
+		}
+	}
+	b.next.Store(rand.Uint64N(1 << 20))
+	return b
+}
+
+// leave uses the endpoints of a backend once less. Exchanges that run go on.
+func (s *Set) leave(b *Backend) {
+	for _, e := range b.all {
+		if e.users--; e.users > 0 {
+			continue
+		}
+		delete(s.endpoints, e.Addr)
+		e.mu.Lock()
+		e.gone = true
+		for i := range e.idle {
+			for _, c := range e.idle[i] {
+				_ = c.Close()
+			}
+			e.idle[i] = nil
+		}
+		e.mu.Unlock()
+	}
+}
+
+// Len is the number of endpoints that take new requests.
+func (b *Backend) Len() int { return len(b.fresh) }
+
+// All are the backend's endpoints, those that drain too.
+func (b *Backend) All() []*Endpoint { return b.all }
+
+// Of finds an endpoint by its address, for clients that keep theirs; nil when it has
+// gone, or failed lately.
+func (b *Backend) Of(addr netip.AddrPort) *Endpoint {
+	now := time.Now().UnixNano()
+	for _, e := range b.all {
+		if e.Addr == addr && !e.out(now) {
+			return e
+		}
+	}
+	return nil
+}
+
+// Balance is how endpoints are drawn.
+type Balance uint8
+
+// RandomTwo takes the less busy of two drawn at random, RoundRobin one after the other.
+const (
+	RandomTwo Balance = iota
+	RoundRobin
+)
+
+// Pick draws an endpoint, one that is not in tried where there is another; nil when the
+// backend has none.
+func (b *Backend) Pick(how Balance, tried []*Endpoint) *Endpoint {
+	from := b.fresh
+	if len(from) == 0 {
+		from = b.all
+	}
+	switch len(from) {
+	case 0:
+		return nil
+	case 1:
+		return from[0]
+	}
+	now := time.Now().UnixNano()
+	if how == RoundRobin {
+		n := b.next.Add(1)
+		for i := range uint64(len(from)) {
+			if e := from[(n+i)%uint64(len(from))]; e.fit(now, tried) {
+				return e
+			}
+		}
+	} else {
+		for range 4 {
+			i := rand.IntN(len(from))
+			j := rand.IntN(len(from) - 1)
+			if j >= i {
+				j++
+			}
+			x, y := from[i], from[j]
+			if xf, yf := x.fit(now, tried), y.fit(now, tried); xf && yf {
+				if y.load(now) < x.load(now) {
+					return y
+				}
+				return x
+			} else if xf {
+				return x
+			} else if yf {
+				return y
+			}
+		}
+		for _, e := range from {
+			if e.fit(now, tried) {
+				return e
+			}
+		}
+	}
+	// All are ejected or tried: one that was not tried is better than none.
+	for _, e := range from {
+		if !in(e, tried) {
+			return e
+		}
+	}
+	return from[rand.IntN(len(from))]
+}
+
+// Hash draws by a key: the same key has the same endpoint, and when one goes only its
+// keys move (rendezvous hashing).
+func (b *Backend) Hash(key []byte, tried []*Endpoint) *Endpoint {
+	from := b.fresh
+	if len(from) == 0 {
+		from = b.all
+	}
+	now := time.Now().UnixNano()
+	var best *Endpoint
+	var most uint64
+	for pass := range 2 {
+		for _, e := range from {
+			if pass == 0 && !e.fit(now, tried) {
+				continue
+			}
+			h := fnv.New64a()
+			_, _ = h.Write(key)
+			_, _ = h.Write([]byte(e.text))
+			if v := mix(h.Sum64()); best == nil || v > most {
+				best, most = e, v
+			}
+		}
+		if best != nil {
+			break
+		}
+	}
+	return best
+}
+
+// mix spreads what FNV leaves close together.
+func mix(x uint64) uint64 {
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	x *= 0xc4ceb9fe1a85ec53
+	return x ^ x>>33
+}
+
+func in(e *Endpoint, list []*Endpoint) bool {
+	for _, x := range list {
+		if x == e {
+			return true
+		}
+	}
+	return false
+}
+
+func (e *Endpoint) fit(now int64, tried []*Endpoint) bool { return !e.out(now) && !in(e, tried) }
+
+func (e *Endpoint) out(now int64) bool { return e.ejected.Load() > now }
+
+// load is how busy it is; a new one counts as busier than it is.
+func (e *Endpoint) load(now int64) int64 {
+	n := e.active.Load() + 1
+	slow := e.set.settings.SlowStart
+	if age := time.Duration(now - e.since.Load()); age < slow {
+		n = n * int64(slow) / int64(max(age, slow/10))
+	}
+	return n
+}
+
+// Begin counts an exchange with the endpoint, End takes it back.
+func (e *Endpoint) Begin() { e.active.Add(1) }
+
+// End is the end of what Begin began.
+func (e *Endpoint) End() { e.active.Add(-1) }
+
+// Failed counts a failure, and Worked forgets those before.
+func (e *Endpoint) Failed() {
+	s := &e.set.settings
+	if int(e.failures.Add(1)) < s.Failures {
+		return
+	}
+	e.failures.Store(0)
+	n := min(e.ejections.Add(1), 16)
+	d := min(s.Eject<<(n-1), s.EjectMost)
+	now := time.Now()
+	e.ejected.Store(now.Add(d).UnixNano())
+	e.since.Store(now.Add(d).UnixNano())
+}
+
+// Worked says that an exchange went well.
+func (e *Endpoint) Worked() {
+	if e.failures.Load() != 0 {
+		e.failures.Store(0)
+	}
+	if e.ejections.Load() != 0 && !e.out(time.Now().UnixNano()) {
+		e.ejections.Store(0)
+	}
+}
+
+// Ejected says whether it is left out now.
+func (e *Endpoint) Ejected() bool { return e.out(time.Now().UnixNano()) }
+
+// Active is the number of exchanges with it.
+func (e *Endpoint) Active() int64 { return e.active.Load() }
+
+// staleAfter is how long a connection must have been idle to be looked at before it is
+// used: servers close idle ones, and a request that meets that is lost.
+const staleAfter = time.Second
+
+// Get returns a connection, an idle one if sure is false and there is one. reused says
+// that it was.
+func (e *Endpoint) Get(ctx context.Context, encrypted, sure bool, timeout time.Duration) (c *h1.Client, reused bool, err error) {
+	k := 0
+	if encrypted {
+		k = 1
+	}
+	for !sure {
+		e.mu.Lock()
+		n := len(e.idle[k])
+		if n == 0 {
+			e.mu.Unlock()
+			break
+		}
+		c := e.idle[k][n-1]
+		e.idle[k] = e.idle[k][:n-1]
+		e.mu.Unlock()
+		age := time.Since(c.IdleSince)
+		if age > e.set.settings.IdleTime || age > staleAfter && !c.Alive() {
+			_ = c.Close()
+			continue
+		}
+		return c, true, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := e.Dial(ctx, encrypted)
+	if err != nil {
+		return nil, false, err
+	}
+	return h1.Dialed(conn, e.set.shared), false, nil
+}
+
+// Dial opens a connection. The certificate of an encrypted one is not checked, as
+// ingress-nginx does not by default: endpoints are addresses, which certificates do not
+// name.
+func (e *Endpoint) Dial(ctx context.Context, encrypted bool, protocols ...string) (net.Conn, error) {
+	conn, err := e.set.settings.Dial(ctx, "tcp", e.text)
+	if err != nil {
+		return nil, fmt.Errorf("endpoint: %w", err)
+	}
+	if !encrypted {
+		return conn, nil
+	}
+	t := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: protocols})
+	if err := t.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("endpoint %s: %w", e.text, err), conn.Close())
+	}
+	return t, nil
+}
+
+// Put keeps a connection for the next request, or closes it.
+func (e *Endpoint) Put(c *h1.Client, encrypted bool) {
+	k := 0
+	if encrypted {
+		k = 1
+	}
+	c.IdleSince = time.Now()
+	e.mu.Lock()
+	if e.gone || len(e.idle[k]) >= e.set.settings.IdlePerEndpoint {
+		e.mu.Unlock()
+		_ = c.Close()
+		return
+	}
+	e.idle[k] = append(e.idle[k], c)
+	e.mu.Unlock()
+}
