@@ -1,0 +1,400 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"wayleave.dev/proxy/h1"
+	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/upstream"
+)
+
+// pages are the texts of what the proxy answers itself.
+var pages = func() map[int][]byte {
+	m := map[int][]byte{}
+	for i := 300; i < 600; i++ {
+		if s := http.StatusText(i); s != "" {
+			m[i] = []byte(strconv.Itoa(i) + " " + s + "\n")
+		}
+	}
+	return m
+}()
+
+// forward sends the request to an endpoint of a backend, and to another one when that is
+// safe.
+func (x *exchange) forward(backend string) {
+	b := x.p.Upstreams.Lookup(backend)
+	if b == nil || len(b.All()) == 0 {
+		x.fail(503, fmt.Errorf("backend %q has no endpoint", backend))
+		return
+	}
+	if o := x.match.Path.Options; o != nil && (o.Protocol == table.GRPC || o.Protocol == table.GRPCS) {
+		x.forward2(b, o)
+		return
+	}
+	x.forwarded()
+	sure := false
+	for {
+		e := x.pick(b)
+		if e == nil {
+			x.fail(503, fmt.Errorf("backend %q has no endpoint", backend))
+			return
+		}
+		x.rec.Tries++
+		x.last, x.rec.Endpoint = e, e.Addr
+		again, err := x.try(e, sure)
+		if err == nil {
+			return
+		}
+		x.rec.Err = err
+		switch again {
+		case stale: // the endpoint is not to blame
+			sure = true
+			x.rec.Tries--
+			continue
+		case elsewhere:
+			x.tried = append(x.tried, e)
+			if x.rec.Tries < x.p.Tries && x.ctx.Err() == nil {
+				continue
+			}
+		}
+		x.broken(err)
+		return
+	}
+}
+
+// broken answers for an endpoint that did not.
+func (x *exchange) broken(err error) {
+	if x.d.Responded() {
+		x.d.Abort()
+		return
+	}
+	status := 502
+	var timeout net.Error
+	var client *clientError
+	var bad *h1.Error
+	switch {
+	case errors.As(err, &client):
+		status = 400
+		if errors.As(client.error, &timeout) && timeout.Timeout() {
+			status = 408
+		}
+		if errors.As(client.error, &bad) {
+			status = bad.Status
+		}
+		if errors.Is(client.error, errTooLarge) {
+			status = 413
+		}
+	case errors.As(err, &timeout) && timeout.Timeout():
+		status = 504
+	}
+	x.fail(status, err)
+}
+
+// clientError is a fault of the client while its body was read.
+type clientError struct{ error }
+
+func (e *clientError) Unwrap() error { return e.error }
+
+// again says whether a failed try may be followed by another.
+type again uint8
+
+const (
+	never again = iota
+	// stale: the connection had been idle, and the server closed it before it saw the
+	// request.
+	stale
+	// elsewhere: another endpoint may be asked.
+	elsewhere
+)
+
+func (x *exchange) pick(b *upstream.Backend) *upstream.Endpoint {
+	o := x.match.Path.Options
+	if o == nil {
+		return b.Pick(upstream.RandomTwo, x.tried)
+	}
+	return x.choose(b, o)
+}
+
+// times are those towards the endpoint.
+func (x *exchange) times() Timeouts {
+	t := x.p.Timeouts
+	if o := x.match.Path.Options; o != nil {
+		if o.Connect > 0 {
+			t.Connect = o.Connect
+		}
+		if o.Send > 0 {
+			t.Send = o.Send
+		}
+		if o.Read > 0 {
+			t.Read = o.Read
+		}
+	}
+	return t
+}
+
+// try sends the request to one endpoint and its response to the client.
+func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
+	encrypted := false
+	if o := x.match.Path.Options; o != nil {
+		encrypted = o.Protocol == table.HTTPS
+	}
+	t := x.times()
+	e.Begin()
+	defer e.End()
+	c, reused, err := e.Get(x.ctx, encrypted, sure, t.Connect)
+	if err != nil {
+		e.Failed()
+		return elsewhere, err
+	}
+	// A body can be sent once: then the connection must be one that lives.
+	if reused && x.r.Length != 0 && !c.Alive() {
+		_ = c.Close()
+		return stale, errors.New("the endpoint closed an idle connection")
+	}
+	stop := x.watch(c)
+	defer stop()
+	_ = c.Conn().SetDeadline(time.Now().Add(max(t.Send, t.Read)))
+	body, err := x.send(c)
+	if err == nil {
+		err = x.receive(e, c, body)
+	}
+	if err == nil {
+		if x.r.Upgrade != nil && x.rec.Status == 101 {
+			return never, nil
+		}
+		if c.Done() {
+			e.Put(c, encrypted)
+		} else {
+			_ = c.Close()
+		}
+		return never, nil
+	}
+	_ = c.Close()
+	body.wait()
+	var client *clientError
+	switch {
+	case errors.As(err, &client) || x.d.Responded() || x.begun:
+		if !errors.As(err, &client) && !errors.Is(err, errClient) {
+			e.Failed()
+		}
+		return never, err
+	case reused && !c.Started():
+		if idempotent(x.r.Method) || !errors.Is(err, io.EOF) {
+			return stale, err
+		}
+		// The server closed the connection without an answer: the request may be why.
+		return stale, err
+	case idempotent(x.r.Method) && !isTimeout(err):
+		e.Failed()
+		return elsewhere, err
+	}
+	e.Failed()
+	return never, err
+}
+
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// idempotent methods do the same when they are done twice (RFC 9110, 9.2.2).
+func idempotent(method []byte) bool {
+	switch string(method) {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// watch closes the connection when the exchange is given up (HTTP/2 resets a stream).
+func (x *exchange) watch(c *h1.Client) func() {
+	if x.ctx.Done() == nil || x.r.Version != message.HTTP2 {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-x.ctx.Done():
+			_ = c.Conn().SetDeadline(time.Unix(1, 0))
+		case <-done:
+		}
+	}()
+	return func() { close(done) }
+}
+
+var errClient = errors.New("the client does not take the response")
+
+// upload is a body that is being sent beside the response's coming; the zero upload is
+// one that is done.
+type upload struct {
+	x    *exchange
+	done chan error
+}
+
+// wait ends it: what the client still sends is not wanted.
+func (u *upload) wait() {
+	if u == nil || u.done == nil {
+		return
+	}
+	select {
+	case <-u.done:
+	default:
+		u.x.d.StopReading()
+		<-u.done
+	}
+}
+
+// send writes the request. A body that is here already goes with the head; another is
+// sent by a goroutine of its own, since the response may come before its end.
+func (x *exchange) send(c *h1.Client) (*upload, error) {
+	c.Begin(x.r, x.more)
+	switch n := x.r.Length; {
+	case n == 0:
+		return nil, c.Flush()
+	case n > 0 && int64(x.d.Buffered()) == n && n <= copyBuffer:
+		x.begun = true
+		buf := x.buffer()[:n]
+		if _, err := io.ReadFull(x.d, buf); err != nil {
+			return nil, &clientError{err}
+		}
+		if _, err := c.Write(buf); err != nil {
+			return nil, err
+		}
+		return nil, c.Finish(nil)
+	}
+	x.begun = true
+	u := &upload{x: x, done: make(chan error, 1)}
+	limit := int64(0)
+	if o := x.match.Path.Options; o != nil {
+		limit = o.MaxBody
+	}
+	go func() { u.done <- sendBody(c, x.d, limit) }()
+	return u, nil
+}
+
+var errTooLarge = errors.New("the body is larger than this path takes")
+
+// sendBody copies a body from the client. A part is sent as soon as no more is here.
+func sendBody(c *h1.Client, d message.Downstream, limit int64) error {
+	buf := make([]byte, copyBuffer)
+	for total := int64(0); ; {
+		n, err := d.Read(buf)
+		if total += int64(n); limit > 0 && total > limit {
+			err = errTooLarge
+		}
+		if n > 0 && err != errTooLarge {
+			if _, err := c.Write(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return c.Finish(d.Trailers())
+		}
+		if err != nil {
+			// The endpoint must not take what it has for the whole.
+			_ = c.Conn().SetDeadline(time.Unix(1, 0))
+			return &clientError{err}
+		}
+		if d.Buffered() == 0 {
+			if err := c.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (x *exchange) buffer() []byte {
+	if x.buf == nil {
+		x.buf = make([]byte, copyBuffer)
+	}
+	return x.buf
+}
+
+// receive passes the response on.
+func (x *exchange) receive(e *upstream.Endpoint, c *h1.Client, body *upload) error {
+	resp, err := c.Response(x.r.Method, x.d.Respond)
+	if err != nil {
+		if body != nil {
+			select {
+			case up := <-body.done:
+				body.done = nil
+				var client *clientError
+				if errors.As(up, &client) {
+					return up
+				}
+			default:
+			}
+		}
+		return err
+	}
+	if resp.Status == 101 {
+		return x.switchTo(c, resp)
+	}
+	if resp.Status >= 500 && resp.Status != 501 && resp.Status != 505 {
+		// An answer all the same: the endpoint works.
+		e.Worked()
+	} else {
+		e.Worked()
+	}
+	x.rec.Status = resp.Status
+	x.respond(resp)
+	if err := x.d.Respond(resp); err != nil {
+		return errors.Join(errClient, err)
+	}
+	if err := x.copyBody(c, resp); err != nil {
+		return err
+	}
+	// A response that came before the request's end is the end of it.
+	body.wait()
+	if err := x.d.Finish(c.Trailers()); err != nil {
+		return errors.Join(errClient, err)
+	}
+	return nil
+}
+
+// copyBody copies the response's body. What was read with the head goes out with the
+// head; what comes bit by bit goes out bit by bit.
+func (x *exchange) copyBody(c *h1.Client, resp *message.Response) error {
+	if resp.Bodyless(x.r.Method) || resp.Length == 0 {
+		return nil
+	}
+	if first := c.Ahead(); first != nil {
+		n, err := x.d.Write(first)
+		if x.rec.Sent += int64(n); err != nil {
+			return errors.Join(errClient, err)
+		}
+		if int64(n) == resp.Length {
+			return nil
+		}
+	}
+	buf := x.buffer()
+	read := x.times().Read
+	for {
+		if c.Buffered() == 0 {
+			if err := x.d.Flush(); err != nil {
+				return errors.Join(errClient, err)
+			}
+			_ = c.Conn().SetReadDeadline(time.Now().Add(read))
+		}
+		n, err := c.Read(buf)
+		if n > 0 {
+			sent, werr := x.d.Write(buf[:n])
+			if x.rec.Sent += int64(sent); werr != nil {
+				return errors.Join(errClient, werr)
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,172 @@
+// Package proxy answers HTTP requests by sending them on to the endpoints of Services.
+//
+// Invariants:
+//   - What routes is swapped whole, as a pointer: a request sees the old or the new, and
+//     none waits for a change.
+//   - A request is sent to a second endpoint only when the first cannot have seen it, or
+//     when sending it twice does what sending it once does, and nothing of a body is lost.
+//   - It reads what strangers send, and has no right to do anything but that.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/upstream"
+)
+
+// Timeouts are towards endpoints, where a path's options say nothing else.
+type Timeouts struct {
+	Connect, Send, Read time.Duration
+}
+
+// Proxy handles exchanges. Fill the fields before the first; the tables may be swapped at
+// any time.
+type Proxy struct {
+	Upstreams *upstream.Set
+	Timeouts  Timeouts
+	// Tries is how many endpoints a request may be sent to.
+	Tries int
+	// Trusted are whose X-Forwarded-… fields are believed, and added to; others' are
+	// replaced.
+	Trusted []netip.Prefix
+	// Observe is told of every exchange at its end; may be nil.
+	Observe func(*Record)
+	Log     *slog.Logger
+
+	table atomic.Pointer[table.Table]
+	pool  sync.Pool // of *exchange
+}
+
+// Record is what an exchange was, for logs and metrics. Its slices are the exchange's.
+type Record struct {
+	Request *message.Request
+	Path    *table.Path
+	Host    *table.Host
+	// Endpoint is the last that was tried.
+	Endpoint netip.AddrPort
+	Tries    int
+	Status   int
+	Sent     int64
+	Took     time.Duration
+	Err      error
+}
+
+// SetTable swaps the routes.
+func (p *Proxy) SetTable(t *table.Table) { p.table.Store(t) }
+
+// Table is what routes now.
+func (p *Proxy) Table() *table.Table { return p.table.Load() }
+
+// exchange is one request on its way. They are used again.
+type exchange struct {
+	p     *Proxy
+	ctx   context.Context
+	d     message.Downstream
+	r     *message.Request
+	match table.Match
+	start time.Time
+	rec   Record
+
+	more    message.Fields // what the proxy adds to the request
+	tried   []*upstream.Endpoint
+	name    []byte // host name, in lower case
+	clean   []byte
+	scratch []byte
+	client  []byte // the client's address as text, and whose
+	whose   netip.Addr
+	buf     []byte
+	// last is the endpoint that the request was sent to; begun says that bytes of the
+	// body were taken from the client, which no second endpoint can be sent.
+	last  *upstream.Endpoint
+	begun bool
+	// answer are fields that are added to the response.
+	answer message.Fields
+}
+
+// copyBuffer is how much of a body is read at once.
+const copyBuffer = 32 << 10
+
+// Handle answers one exchange.
+func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
+	x, _ := p.pool.Get().(*exchange)
+	if x == nil {
+		x = &exchange{p: p}
+	}
+	x.ctx, x.d, x.r, x.start = ctx, d, d.Request(), time.Now()
+	x.rec = Record{Request: x.r}
+	x.route()
+	if p.Observe != nil {
+		x.rec.Took = time.Since(x.start)
+		p.Observe(&x.rec)
+	}
+	clear(x.more[:cap(x.more)])
+	clear(x.tried[:cap(x.tried)])
+	x.ctx, x.d, x.r, x.match, x.last, x.begun = nil, nil, nil, table.Match{}, nil, false
+	x.more, x.tried, x.answer = x.more[:0], x.tried[:0], x.answer[:0]
+	p.pool.Put(x)
+}
+
+// route finds where the request leads, and asks the options of its path before it goes
+// on.
+func (x *exchange) route() {
+	t := x.p.table.Load()
+	name := table.Name(x.r.Host, x.name)
+	if len(name) > 0 && cap(x.name) == 0 {
+		x.name = make([]byte, 0, 64)
+	}
+	path, ok := table.Clean(x.r.Path(), x.clean)
+	if !ok {
+		x.fail(400, errors.New("a path that leaves its root, or has a bad escape"))
+		return
+	}
+	routes := t.Lookup(name)
+	if routes == nil || !routes.Find(path, &x.match) {
+		if rest := t.Rest(); rest == nil || rest == routes || !rest.Find(path, &x.match) {
+			x.fail(404, nil)
+			return
+		}
+	}
+	x.rec.Host, x.rec.Path = x.match.Host, x.match.Path
+	if x.match.Path.Options != nil && x.options(x.match.Path.Options) {
+		return
+	}
+	x.forward(x.match.Path.Backend)
+}
+
+// fail answers by the proxy itself.
+func (x *exchange) fail(status int, err error) {
+	x.rec.Err = err
+	x.reply(status, nil)
+}
+
+var (
+	contentType = []byte("Content-Type")
+	textPlain   = []byte("text/plain; charset=utf-8")
+)
+
+// reply sends a short text with fields of the proxy's own.
+func (x *exchange) reply(status int, more message.Fields) {
+	if x.d.Responded() {
+		x.d.Abort()
+		return
+	}
+	text := pages[status]
+	resp := &message.Response{Status: status, Length: int64(len(text)), Fields: append(message.Fields{{Name: contentType, Value: textPlain}}, more...)}
+	resp.Fields = append(resp.Fields, x.answer...)
+	x.rec.Status = status
+	if err := x.d.Respond(resp); err != nil {
+		return
+	}
+	if n, err := x.d.Write(text); err == nil {
+		x.rec.Sent += int64(n)
+		_ = x.d.Finish(nil)
+	}
+}
