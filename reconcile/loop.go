@@ -36,6 +36,9 @@ type Loop[K comparable, P any] struct {
 	Target Target[K, P]
 	// Foreign tells that somebody else changed what is ours; may be nil.
 	Foreign <-chan struct{}
+	// Wake tells that Keys may have keys to return although the model did not change;
+	// may be nil.
+	Wake <-chan struct{}
 	// Report gets the problems of a key whenever it was planned; none means that
 	// earlier ones are gone. May be nil.
 	Report func(key string, problems []model.Problem)
@@ -89,6 +92,10 @@ func (l *Loop[K, P]) wait(ctx context.Context, ready model.Ready) {
 	select {
 	case <-ctx.Done():
 	case <-ready.C(ctx):
+		if l.since.IsZero() {
+			l.since = time.Now()
+		}
+	case <-l.Wake:
 		if l.since.IsZero() {
 			l.since = time.Now()
 		}
