@@ -6,11 +6,11 @@ import (
 	"slices"
 )
 
-// isLocal says whether the address is one of this node's pods.
+// isLocal says whether the address is one of this node's pods: by its lease, or by the
+// API where this node has no lease of it (of another CNI, or adopted without a name).
 func (x *index) isLocal(a netip.Addr) bool {
-	if x.local.Pods != nil {
-		_, ok := x.local.Pods[a]
-		return ok
+	if _, leased := x.local.Pods[a]; leased {
+		return true
 	}
 	p := x.holder[a]
 	return p != nil && p != x.dns && p.object.Node == x.local.Node
@@ -99,7 +99,7 @@ func (x *index) changeLocal(now Local) {
 	old := x.local
 	x.local = now
 	todo := map[netip.Addr]struct{}{}
-	if old.Node != now.Node || (old.Pods == nil) != (now.Pods == nil) {
+	if old.Node != now.Node {
 		for a := range x.claims {
 			todo[a] = struct{}{}
 		}

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
-	"sync"
 
 	"wayleave.dev/model"
 )
@@ -18,7 +17,7 @@ const PlannerKinds = model.PodKind | model.NamespaceKind | model.NetworkPolicyKi
 // that is there, however many policies use it, and touches the profiles of this node's
 // pods that have it as a peer.
 //
-// Keys and Plan are for one goroutine, the loop's; SetLocal may be called by any.
+// It is not safe for concurrent use: all its methods are for the loop's goroutine.
 type Planner struct {
 	index
 	policies map[model.Name]*policy
@@ -27,40 +26,23 @@ type Planner struct {
 	isolated map[netip.Addr][2]string
 	// isolating counts a namespace's policies by direction.
 	isolating map[string][2]int
-
-	mu   sync.Mutex
-	next *Local // set and not yet taken by Keys
-	wake chan struct{}
 }
 
 // NewPlanner makes one for the facts that hold at the start.
 func NewPlanner(local Local) *Planner {
 	p := &Planner{index: newIndex(), policies: map[model.Name]*policy{}, profiles: map[string]*profile{},
-		isolated: map[netip.Addr][2]string{}, isolating: map[string][2]int{}, wake: make(chan struct{}, 1)}
+		isolated: map[netip.Addr][2]string{}, isolating: map[string][2]int{}}
 	p.SetLocal(local)
 	return p
 }
 
-// SetLocal replaces the facts of the node, and wakes the loop: the next Keys returns
-// what they change.
-func (p *Planner) SetLocal(l Local) {
-	l = l.clone()
-	p.mu.Lock()
-	p.next = &l
-	p.mu.Unlock()
-	select {
-	case p.wake <- struct{}{}:
-	default: // it is awake already
-	}
-}
-
-// Wake is for reconcile.Loop.Wake.
-func (p *Planner) Wake() <-chan struct{} { return p.wake }
+// SetLocal replaces the facts of the node. The next Keys returns what they change, also
+// when it is given no changes of the model.
+func (p *Planner) SetLocal(l Local) { p.changeLocal(l.clone()) }
 
 // Keys brings the planner to the snapshot, and returns the keys whose entries may have
 // changed.
 func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
-	p.takeLocal()
 	for name := range c.Namespaces {
 		ns, _ := snap.Namespace(name)
 		p.changeNamespace(name, ns)
@@ -80,16 +62,6 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 	keys := slices.Collect(maps.Keys(p.dirty))
 	p.dirty = map[Key]struct{}{} // a cleared map stays as large as the largest change
 	return keys
-}
-
-func (p *Planner) takeLocal() {
-	p.mu.Lock()
-	next := p.next
-	p.next = nil
-	p.mu.Unlock()
-	if next != nil {
-		p.changeLocal(*next)
-	}
 }
 
 // Plan is the entry of a key as of the last Keys, with the same snapshot. There are no

@@ -104,6 +104,9 @@ func (c *critic) name(field string, r model.PolicyRule, n portName, d Direction)
 		return
 	}
 	groups := peerGroups(c.policy.Name.Namespace, r)
+	if len(groups) == 0 && len(r.Peers) == 0 {
+		return // none of them could be read, which was said
+	}
 	if len(groups) == 0 {
 		c.say(field, "the name %q means nothing here: the rule's peers are ipBlocks, and addresses have no names for ports; use a number", n.name)
 		return
@@ -131,9 +134,10 @@ func peerGroups(namespace string, r model.PolicyRule) (out []*group) {
 	return out
 }
 
-// block says when no address of the block's family is in the cluster.
+// block says when no address of the block's family is in the cluster. All addresses of a
+// family are often written beside those of the other; that is no mistake.
 func (c *critic) block(field string, p model.PolicyPeer) {
-	if !p.Block.IsValid() {
+	if !p.Block.IsValid() || p.Block.Bits() == 0 {
 		return
 	}
 	is6 := p.Block.Addr().Is6()

@@ -239,9 +239,6 @@ func (d dice) facts() Local {
 	})
 	slices.SortFunc(l.DNS, netip.Addr.Compare)
 	l.DNS = slices.Compact(l.DNS)
-	if d.one(3) {
-		return l
-	}
 	l.Pods = map[netip.Addr]model.Name{}
 	for range d.IntN(8) {
 		l.Pods[d.addr()] = d.podName()
