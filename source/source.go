@@ -300,7 +300,7 @@ func Pod(in *corev1.Pod) (*model.Pod, []model.Problem) {
 	if in.Status.Phase == corev1.PodSucceeded || in.Status.Phase == corev1.PodFailed || in.Spec.NodeName == "" && len(in.Status.PodIPs) == 0 {
 		return nil, nil
 	}
-	out := &model.Pod{Name: c.object, Node: intern(in.Spec.NodeName), HostNetwork: in.Spec.HostNetwork, UID: string(in.UID), Labels: internLabels(in.Labels)}
+	out := &model.Pod{Name: c.object, Node: intern(in.Spec.NodeName), HostNetwork: in.Spec.HostNetwork, UID: string(in.UID), Created: in.CreationTimestamp.Time, Labels: internLabels(in.Labels)}
 	for i, ip := range in.Status.PodIPs {
 		if a, ok := c.addr(fmt.Sprintf("status.podIPs[%d]", i), ip.IP); ok {
 			out.IPs = append(out.IPs, a)

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -95,7 +96,7 @@ func podForNames(in *corev1.Pod) (*model.Pod, []model.Problem) {
 	}
 	out, problems := source.Pod(in)
 	if out != nil {
-		out.UID, out.Labels, out.Ports = "", nil, nil
+		out.UID, out.Created, out.Labels, out.Ports = "", time.Time{}, nil, nil
 	}
 	return out, problems
 }
