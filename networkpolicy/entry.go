@@ -106,7 +106,8 @@ type Local struct {
 	// Node is the name of this node.
 	Node string
 	// Pods are the addresses of this node's pods by who leased them. An address is
-	// there before its pod's link is.
+	// there before its pod's link is. Addresses that are not leased are this node's when
+	// the API says that their pod is on it.
 	Pods map[netip.Addr]model.Name
 	// DNS are the addresses of the Service kube-dns. Traffic to one of them counts as
 	// traffic to a pod in kube-system labelled k8s-app=kube-dns, on whatever node.
