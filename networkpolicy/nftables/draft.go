@@ -65,6 +65,16 @@ func (d *draft) setDNS(want map[place]value) {
 	d.dns = want
 }
 
+// shrinks says whether something that was allowed may be no more.
+func (d *draft) shrinks() bool {
+	for k, e := range d.todo {
+		if _, had := d.base.entries[k]; had || k.Kind == networkpolicy.PodEntry && e != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // objects lists those that the draft makes, and those that it drops, in order.
 func (d *draft) objects() (arrive, leave []object) {
 	for o, by := range d.refs {

@@ -28,13 +28,15 @@ type (
 type Mode struct {
 	conn  nft.Conn
 	track conntrack.Marker
-	// shrunk is rung when something allowed may be no more, see Run.
+	// shrunk is rung when flows may have become forbidden, or allowed again, see Run.
 	shrunk chan struct{}
 
 	mu     sync.Mutex
 	dns    map[place]value
 	synced bool
 	books
+	// cut is how many flows were found forbidden by the last Sweep.
+	cut int
 	// unsure are keys that failed in a Sync: what the kernel has of them is not known.
 	unsure map[entryKey]struct{}
 }
@@ -173,6 +175,9 @@ func (m *Mode) commit(ctx context.Context, d *draft) error {
 			return err
 		}
 	}
+	if d.shrinks() || m.cut > 0 {
+		m.ring()
+	}
 	m.accept(d)
 	for k := range d.todo {
 		delete(m.unsure, k)
@@ -180,9 +185,8 @@ func (m *Mode) commit(ctx context.Context, d *draft) error {
 	return nil
 }
 
-// finish has flows looked through that may be forbidden now, and joins the errors.
+// finish joins the errors.
 func (m *Mode) finish(fatal error, failed failures) error {
-	m.ring()
 	if fatal != nil {
 		m.synced = false
 		return fmt.Errorf("network policy: %w", fatal)
@@ -193,6 +197,7 @@ func (m *Mode) finish(fatal error, failed failures) error {
 	return nil
 }
 
+// ring has flows looked through, see Run.
 func (m *Mode) ring() {
 	select {
 	case m.shrunk <- struct{}{}:

@@ -32,6 +32,7 @@ func (m *Mode) sync(ctx context.Context, plans map[entryKey]entry) error {
 		err = m.settle(ctx, plans, have, failed)
 	}
 	m.synced = err == nil
+	m.ring()
 	return m.finish(err, failed)
 }
 
