@@ -21,9 +21,9 @@ func Decide(entries map[Key]Entry, d Direction, local, peer netip.Addr, proto mo
 	if !isolated {
 		return true
 	}
-	if e, ok := entries[Key{Kind: PeerEntry, Addr: peer, Profile: pod.Profile}]; ok {
+	if e, ok := entries[Key{Kind: PeerEntry, Direction: d, Addr: peer, Profile: pod.Profile}]; ok {
 		return e.Ports.Contains(proto, port)
 	}
-	blocks := entries[Key{Kind: BlocksEntry, Profile: pod.Profile}].Blocks
+	blocks := entries[Key{Kind: BlocksEntry, Direction: d, Profile: pod.Profile}].Blocks
 	return portsAt(blocks, peer).Contains(proto, port)
 }

@@ -42,10 +42,10 @@ const (
 // Key names an entry. It is comparable.
 type Key struct {
 	Kind EntryKind
-	// Direction and Addr are the local pod's of a PodEntry; of a PeerEntry Addr is the
-	// peer's.
+	// Direction is that in which the local pods are isolated.
 	Direction Direction
-	Addr      netip.Addr
+	// Addr is the local pod's of a PodEntry, and the peer's of a PeerEntry.
+	Addr netip.Addr
 	// Profile is whose peer or blocks these are; empty for a PodEntry.
 	Profile string
 }

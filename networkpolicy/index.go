@@ -73,7 +73,7 @@ func (x *index) markPeer(g *group, p *pod, a netip.Addr) {
 // mark marks the peer's entry of a profile. kube-dns' addresses are never a source.
 func (x *index) mark(prof *profile, p *pod, a netip.Addr) {
 	if p != x.dns || prof.direction == Egress {
-		x.dirty[Key{Kind: PeerEntry, Addr: a, Profile: prof.id}] = struct{}{}
+		x.dirty[Key{Kind: PeerEntry, Direction: prof.direction, Addr: a, Profile: prof.id}] = struct{}{}
 	}
 }
 

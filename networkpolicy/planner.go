@@ -277,7 +277,7 @@ func (p *Planner) leave(a netip.Addr, prof *profile) {
 
 // markProfile marks all that a profile has.
 func (p *Planner) markProfile(prof *profile) {
-	p.dirty[Key{Kind: BlocksEntry, Profile: prof.id}] = struct{}{}
+	p.dirty[Key{Kind: BlocksEntry, Direction: prof.direction, Profile: prof.id}] = struct{}{}
 	for g := range prof.grants {
 		for m := range g.members {
 			for a := range m.addrs {
