@@ -139,8 +139,10 @@ type protocol struct {
 	port  uint16
 }
 
-// Put makes the store hold this step, whatever it held.
+// Put makes the store hold this step, whatever it held. Only what differs is written, as
+// an API server would tell of it.
 func (s Step) Put(store *model.Store) error {
+	now := store.Snapshot()
 	return store.Write(func(w *model.Writer) {
 		for _, n := range w.Names(model.NetworkPolicyKind) {
 			if s.Policies[n.String()] == nil {
@@ -148,13 +150,19 @@ func (s Step) Put(store *model.Store) error {
 			}
 		}
 		for _, n := range s.Namespaces {
-			w.PutNamespace(n)
+			if old, _ := now.Namespace(n.Name); old != n {
+				w.PutNamespace(n)
+			}
 		}
 		for _, p := range s.Pods {
-			w.PutPod(p)
+			if old, _ := now.Pod(p.Name); old != p {
+				w.PutPod(p)
+			}
 		}
 		for _, p := range s.Policies {
-			w.PutNetworkPolicy(p)
+			if old, _ := now.NetworkPolicy(p.Name); old != p {
+				w.PutNetworkPolicy(p)
+			}
 		}
 	})
 }

@@ -88,7 +88,7 @@ func TestBadSets(t *testing.T) {
 		{"== a\nlabel u/q a=b", "no pod and no namespace"},
 		{"== a\nports u/a web=80", "is not any, tcp"},
 		{"== a\nin u/a: any from nobody", "are no pods"},
-		{"== a\nin u/a: any to y/a", "has no from"},
+		{"== a\nin u/a: any to v/a", "has no from"},
 		{"== a\nin u/a: none\nin u/*: none", "said twice"},
 		{"== a\nallow u/a", "is unknown"},
 	} {
