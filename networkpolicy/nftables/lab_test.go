@@ -69,11 +69,13 @@ func newLab(t *testing.T) *lab {
 	l := &lab{t: t, node: testnet.New(t, "node"), outside: testnet.New(t, "outside"), pods: map[string]*pod{}, entries: map[entryKey]entry{}}
 	l.node.Router()
 	testnet.Veth(l.node, "eth0", l.outside, "eth0")
-	for ns, a := range map[*testnet.NS][]string{l.node: {"172.30.0.1/24", "fd00:30::1/64"}, l.outside: {"172.30.0.99/24", "fd00:30::99/64", "10.244.2.2/32", "fd00:244:0:2::2/128"}} {
+	for ns, a := range map[*testnet.NS][]string{l.node: {"172.30.0.1/24", "fd00:30::1/64"}, l.outside: {"172.30.0.99/24", "fd00:30::99/64", "10.244.2.2/32"}} {
 		for _, x := range a {
 			ns.Addr("eth0", x)
 		}
 	}
+	// Not the source of what the namespace sends by itself.
+	l.outside.Run("ip", "addr", "add", farAddr(true).String(), "dev", "eth0", "nodad", "preferred_lft", "0")
 	l.node.Route("0.0.0.0/0", "172.30.0.99")
 	l.node.Route("::/0", "fd00:30::99")
 	l.outside.Route("10.244.1.0/24", "172.30.0.1")
@@ -81,10 +83,14 @@ func newLab(t *testing.T) *lab {
 	for i, name := range []string{"a", "b", "c"} {
 		l.pod(name, i+2)
 	}
-	for _, ns := range []*testnet.NS{l.pods["a"].NS, l.pods["b"].NS, l.pods["c"].NS, l.outside, l.node} {
-		for _, port := range []string{"80", "81"} {
-			echo(ns, port)
+	for _, ns := range []*testnet.NS{l.pods["a"].NS, l.pods["b"].NS, l.pods["c"].NS, l.outside} {
+		for _, p := range []string{":80", ":81"} {
+			echo(ns, p)
 		}
+	}
+	echo(l.node, ":81") // the node's port 80 is for DNS
+	for _, is6 := range families() {
+		echo(l.outside, port(farAddr(is6), 83).String())
 	}
 	var err error
 	if l.conn, err = nft.NewKernel(l.node.FD()); err != nil {
@@ -110,9 +116,9 @@ func (l *lab) pod(name string, host int) {
 }
 
 // echo answers on TCP and UDP with what was sent.
-func echo(ns *testnet.NS, port string) {
-	ns.Serve("tcp", ":"+port, func(c net.Conn) { _, _ = io.Copy(c, c) })
-	u := ns.ListenPacket("udp", ":"+port)
+func echo(ns *testnet.NS, at string) {
+	ns.Serve("tcp", at, func(c net.Conn) { _, _ = io.Copy(c, c) })
+	u := ns.ListenPacket("udp", at)
 	go func() {
 		buf := make([]byte, 4096)
 		for {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/networkpolicy"
 )
@@ -94,10 +95,10 @@ func (l *lab) dnat(to *pod) {
 	for f, is6 := range map[string]bool{"ip": false, "ip6": true} {
 		backend := netip.AddrPortFrom(at(to.addrs, is6), 80)
 		text += fmt.Sprintf(`table %[1]s svc {
-			chain pre { type nat hook prerouting priority -100
-				%[1]s daddr %[2]s meta l4proto { tcp, udp } dnat to %[3]s }
-			chain post { type nat hook postrouting priority 100
-				%[1]s saddr %[4]s %[1]s daddr %[4]s masquerade }
+			chain pre { type nat hook prerouting priority -100;
+				%[1]s daddr %[2]s meta l4proto { tcp, udp } dnat to %[3]s; }
+			chain post { type nat hook postrouting priority 100;
+				%[1]s saddr %[4]s %[1]s daddr %[4]s masquerade; }
 		}
 		`, f, vip(is6), backend, at(to.addrs, is6))
 	}
@@ -248,7 +249,10 @@ func TestAMarkOfOthersIsKept(t *testing.T) {
 	l.entries = rules{}.isolate(a, in, "p").peer(in, "p", all(), b.addrs[:]...)
 	l.sync()
 	f := l.open(b.NS, "tcp", port(a.addrs[0], 80))
-	l.node.Run("conntrack", "-U", "-p", "tcp", "--mark", "0x123")
+	track := conntrack.NewTracker(l.node.FD())
+	if err := track.Each(t.Context(), 0, func(x conntrack.Tracked) error { return track.SetMark(t.Context(), x, 0x123, 0xfff) }); err != nil {
+		t.Fatal(err)
+	}
 	if err := again1(f, patience); err != nil {
 		t.Errorf("a flow that others marked: %v", err)
 	}
@@ -278,14 +282,14 @@ func (l *lab) dns() {
 	for f, is6 := range map[string]bool{"ip": false, "ip6": true} {
 		l.node.Run("ip", "addr", "add", dnsVIP(is6).String(), "dev", "lo")
 		text += fmt.Sprintf(`table %[1]s dns {
-			chain raw { type filter hook prerouting priority -300
-				%[1]s daddr %[2]s udp dport 80 socket wildcard 0 notrack }
-			chain rawout { type filter hook output priority -300
-				%[1]s saddr %[2]s udp sport 80 notrack }
-			chain nat { type nat hook prerouting priority -100
-				%[1]s daddr %[2]s dnat to %[3]s }
+			chain raw { type filter hook prerouting priority -300;
+				%[1]s daddr %[2]s udp dport 80 socket wildcard 0 notrack; }
+			chain rawout { type filter hook output priority -300;
+				%[1]s saddr %[2]s udp sport 80 notrack; }
+			chain nat { type nat hook prerouting priority -100;
+				%[1]s daddr %[2]s meta l4proto { tcp, udp } dnat to %[3]s; }
 		}
-		`, f, dnsVIP(is6), netip.AddrPortFrom(farAddr(is6), 81))
+		`, f, dnsVIP(is6), netip.AddrPortFrom(farAddr(is6), 83))
 	}
 	l.node.Run("sh", "-c", "nft -f - <<'X'\n"+text+"\nX")
 }
@@ -310,7 +314,7 @@ func TestTheDNSAddressIsAPeer(t *testing.T) {
 				l.dies(where+": who may not", b.NS, network, to, End{out, at(b.addrs, is6)})
 			}
 			l.dies(where+": another port", a.NS, "udp", port(dnsVIP(is6), 82), End{out, at(a.addrs, is6)})
-			l.dies(where+": past the VIP", a.NS, "udp", port(farAddr(is6), 81), End{out, at(a.addrs, is6)})
+			l.dies(where+": past the VIP", a.NS, "udp", port(farAddr(is6), 83), End{out, at(a.addrs, is6)})
 		}
 	}
 	probe("another node") // translated, since the node's sockets are wildcards
