@@ -60,6 +60,7 @@ func (r *Resolver) Resolve(ctx context.Context, q *dns.Msg) *dns.Msg {
 	}
 	if a, ok := reverseAddr(name); ok && r.pointer(m, a) {
 		note(ctx, "zone")
+		r.lack(m, reverseZone(a))
 		return m
 	}
 	return r.forward(ctx, q, m)

@@ -14,13 +14,16 @@ import (
 // hotZone is a zone with its domains, as the hot path takes them.
 func hotZone(t testing.TB) (*Zone, *Resolver, []wireDomain) {
 	r := &Resolver{Zone: fill(t, cluster(t)), Forward: upstream, Domains: []string{"cluster.local.", "example.internal."}}
-	many := Entry{Ports: []Port{{"p", "tcp", 1}}}
+	many := Entry{Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1}}}
 	for i := range 100 {
 		many.Hosts = append(many.Hosts, Host{fmt.Sprintf("h-%d", i), netip.AddrFrom4([4]byte{10, 9, 0, byte(i)})})
 	}
 	r.Zone.Set(name("default/many"), &many)
-	both := Entry{Ports: []Port{{"p", "tcp", 1}, {"q", "udp", 2}}, Hosts: []Host{{"a", addr("10.8.0.1")}, {"a", addr("fd08::1")}, {"b", addr("10.8.0.2")}}}
+	both := Entry{Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1}, {Name: "q", Protocol: "udp", Port: 2}}, Hosts: []Host{{"a", addr("10.8.0.1")}, {"a", addr("fd08::1")}, {"b", addr("10.8.0.2")}}}
 	r.Zone.Set(name("default/both"), &both)
+	split := Entry{Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1, Hosts: []string{"a"}}, {Name: "p", Protocol: "tcp", Port: 2}, {Name: "q", Protocol: "tcp", Port: 3, Hosts: []string{"b"}}},
+		Hosts: []Host{{"a", addr("10.7.0.1")}, {"b", addr("10.7.0.1")}, {"b", addr("10.7.0.2")}}}
+	r.Zone.Set(name("default/split"), &split)
 	return r.Zone, r, wireDomains(r.Domains)
 }
 
