@@ -218,6 +218,7 @@ func TestCachedAddressesAreRotated(t *testing.T) {
 		{"IPv6", replyOf(t, "a.example.", dns.TypeAAAA, 0, "a.example. 10 IN AAAA fd00::1", "a.example. 10 IN AAAA fd00::2"), 2, 2, 0},
 		{"behind CNAMEs", replyOf(t, "www.example.", dns.TypeA, 0, "www.example. 10 IN CNAME web.example.", "web.example. 10 IN CNAME w.cdn.test.", "w.cdn.test. 11 IN A 192.0.2.1", "w.cdn.test. 12 IN A 192.0.2.2"), 1, 2, 2},
 		{"two names", replyOf(t, "x.example.", dns.TypeANY, 0, "x.example. 10 IN A 192.0.2.1", "x.example. 10 IN A 192.0.2.2", "x.example. 10 IN AAAA fd00::1", "x.example. 10 IN AAAA fd00::2", "x.example. 10 IN TXT q"), 2, 4, 0},
+		{"of other names", replyOf(t, "o.example.", dns.TypeA, 0, "o.example. 10 IN CNAME p.example.", "p.example. 10 IN A 192.0.2.1", "o.example. 10 IN A 192.0.2.2"), 1, 1, 3},
 		{"of another type", replyOf(t, "m.example.", dns.TypeMX, 0, "m.example. 10 IN MX 10 b.example.", "m.example. 10 IN MX 10 a.example.", "--", "example. 10 IN NS a.example.", "example. 10 IN NS b.example."), 1, 1, 2},
 	} {
 		putReply(t, c, tc.m, now)

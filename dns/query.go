@@ -22,6 +22,8 @@ type question struct {
 	end int
 	// edns says that the query has an OPT record, dnssec that its DO bit is set.
 	edns, dnssec bool
+	// recursion is the bit RD.
+	recursion bool
 	// size is the longest answer that the client takes.
 	size int
 
@@ -48,6 +50,7 @@ func (q *question) read(b []byte) bool {
 		return false
 	}
 	q.end += 4
+	q.recursion = b[2]&0x01 != 0
 	q.edns, q.dnssec, q.size = false, false, dns.MinMsgSize
 	switch binary.BigEndian.Uint16(b[10:]) {
 	case 0:
