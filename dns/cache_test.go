@@ -2,6 +2,7 @@ package dns
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -346,6 +347,62 @@ func FuzzCacheLookup(f *testing.F) {
 		}
 		if m.Id != binary.BigEndian.Uint16(query) || !strings.EqualFold(m.Question[0].Name, "a.example.") {
 			t.Fatalf("reply %v to %x", m, query)
+		}
+	})
+}
+
+// FuzzUpstreamReply: no bytes of a server break what checks, keeps and tells them, and
+// what is told is what was kept, whatever the order of addresses.
+func FuzzUpstreamReply(f *testing.F) {
+	ask := new(dns.Msg).SetQuestion("a.example.", dns.TypeA)
+	key, err := keyOf(ask)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, m := range []*dns.Msg{
+		replyOf(f, "A.eXample.", dns.TypeA, 0, "A.eXample. 300 IN CNAME b.A.eXample.", "b.A.eXample. 60 IN A 192.0.2.1", "b.A.eXample. 60 IN A 192.0.2.2", "b.A.eXample. 60 IN A 192.0.2.3"),
+		replyOf(f, "a.example.", dns.TypeA, 0, "a.example. 300 IN DNAME b.test.", "a.example. 300 IN CNAME b.test."),
+		replyOf(f, "a.example.", dns.TypeA, dns.RcodeNameError, "--", strings.ReplaceAll(soaRecord, "example.com", "example")),
+	} {
+		for _, compress := range []bool{false, true} {
+			m.Compress = compress
+			raw, err := m.Pack()
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(raw)
+		}
+	}
+	query, now := wireQuery(f, "a.example.", dns.TypeA, nil), time.Now()
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		got := new(dns.Msg)
+		if got.Unpack(raw) != nil {
+			return
+		}
+		got.Id = ask.Id
+		if err := answersTo(got, ask); err != nil && !errors.Is(err, errLetters) {
+			return
+		}
+		unmix(got, got.Question[0].Name, ask.Question[0].Name)
+		got.Question = ask.Question
+		if chain(got) != nil {
+			return
+		}
+		dangling(got)
+		c := NewCache()
+		c.Limit(testLimits)
+		if !c.Put(key, got, now) {
+			return
+		}
+		e, _ := c.find(key, now)
+		kept := new(dns.Msg)
+		if err := kept.Unpack(e.wire); err != nil {
+			t.Fatalf("%x is kept for %x: %v", e.wire, raw, err)
+		}
+		told, hit := lookup(t, c, query, dns.MaxMsgSize, now)
+		kept.Id, kept.RecursionDesired, kept.AuthenticatedData = told.Id, true, false
+		if hit != Fresh || sorted(told) != sorted(kept) {
+			t.Fatalf("%x is kept as\n%v\nand told as\n%v", raw, kept, told)
 		}
 	})
 }
