@@ -3,6 +3,7 @@ package dns
 import (
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -182,6 +183,25 @@ func FuzzQuery(f *testing.F) {
 		f.Add(packed(f, n, dns.TypeA), uint32(0))
 		f.Add(packed(f, n, dns.TypeSRV), uint32(1<<31))
 		f.Add(packed(f, n, dns.TypePTR), uint32(1<<32-1))
+	}
+	for _, n := range []string{"many.default.SVC.cluster.local.", "_p._tcp.split.default.svc.cluster.local.", `a\.b\000\255\@.cluster.local.`, "nobody.example.internal.", "inner.default.svc.cluster.local.",
+		"0.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa.", "dns-version.cluster.local.", "google.com.", ".", strings.Repeat("x.", 100) + "cluster.local."} {
+		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypePTR} {
+			bare, options := new(dns.Msg).SetQuestion(n, qtype), new(dns.Msg).SetQuestion(n, qtype)
+			options.SetEdns0(600, true)
+			options.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_NSID{Code: dns.EDNS0NSID}, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"},
+				&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: net.IPv4(192, 0, 2, 0)}, &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 2, SourceNetmask: 56, Address: net.ParseIP("2001:db8::")},
+				&dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE}, &dns.EDNS0_EXPIRE{Code: dns.EDNS0EXPIRE}, &dns.EDNS0_PADDING{Padding: make([]byte, 3)}, &dns.EDNS0_EDE{InfoCode: 1, ExtraText: "x"}, &dns.EDNS0_ESU{Code: dns.EDNS0ESU, Uri: "sip:x"},
+				&dns.EDNS0_UL{Code: dns.EDNS0UL, Lease: 1, KeyLease: 2}, &dns.EDNS0_LLQ{Code: dns.EDNS0LLQ, Version: 1}, &dns.EDNS0_DAU{Code: dns.EDNS0DAU, AlgCode: []uint8{8}}, &dns.EDNS0_DHU{Code: dns.EDNS0DHU, AlgCode: []uint8{1}},
+				&dns.EDNS0_N3U{Code: dns.EDNS0N3U, AlgCode: []uint8{1}}, &dns.EDNS0_LOCAL{Code: dns.EDNS0LOCALSTART, Data: []byte{1}}}
+			for _, m := range []*dns.Msg{bare, options} {
+				raw, err := m.Pack()
+				if err != nil {
+					f.Fatal(err)
+				}
+				f.Add(raw, uint32(1<<30))
+			}
+		}
 	}
 	f.Fuzz(func(t *testing.T, in []byte, random uint32) {
 		var q question
