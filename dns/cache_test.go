@@ -145,6 +145,24 @@ func TestTheCacheAnswersAsTheClientAsked(t *testing.T) {
 	}
 }
 
+// A query whose options do not end where their record does is left to the library,
+// which says FORMERR.
+func TestBrokenOptionsAreNotForTheCache(t *testing.T) {
+	c, now := NewCache(), time.Now()
+	c.Limit(testLimits)
+	putReply(t, c, replyOf(t, "a.example.", dns.TypeA, 0, "a.example. 300 IN A 192.0.2.1"), now)
+	for _, tc := range []struct {
+		options []byte
+		want    Hit
+	}{{nil, Fresh}, {[]byte{0, 3, 0, 0}, Fresh}, {[]byte{0, 3, 0, 1, 9, 0, 8, 0, 0}, Fresh}, {[]byte{0}, Miss}, {[]byte{0, 3, 0}, Miss}, {[]byte{0, 3, 0, 1}, Miss}, {[]byte{0, 3, 0, 0, 0, 3, 0, 2, 9}, Miss}} {
+		q := append(wireQuery(t, "a.example.", dns.TypeA, func(q *dns.Msg) { q.SetEdns0(1232, false) }), tc.options...)
+		q[len(q)-len(tc.options)-1] = byte(len(tc.options))
+		if _, hit := c.Lookup(nil, q, maxUDP, now); hit != tc.want {
+			t.Errorf("options %x: %v, want %v", tc.options, hit, tc.want)
+		}
+	}
+}
+
 func TestTheCacheKeepsRepliesForDNSSECApart(t *testing.T) {
 	c, now := NewCache(), time.Now()
 	c.Limit(testLimits)

@@ -64,7 +64,7 @@ func (q *asked) option(b []byte) bool {
 	if len(b) < optRecord || b[0] != 0 || binary.BigEndian.Uint16(b[1:]) != dns.TypeOPT || b[6] != 0 {
 		return false
 	}
-	if len(b) != optRecord+int(binary.BigEndian.Uint16(b[9:])) {
+	if len(b) != optRecord+int(binary.BigEndian.Uint16(b[9:])) || !wholeOptions(b[optRecord:]) {
 		return false
 	}
 	q.edns, q.size, q.do = true, int(binary.BigEndian.Uint16(b[3:])), b[7]&0x80 != 0
