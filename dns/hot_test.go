@@ -234,6 +234,37 @@ func FuzzQuery(f *testing.F) {
 	})
 }
 
+// FuzzParsers: the parsers of queries, that of the cluster's names and that of the cache,
+// read the same in what both take for a usual query. Without the library behind it this
+// is fast enough to see all that there is to cover.
+func FuzzParsers(f *testing.F) {
+	for _, n := range []string{"backend.default.svc.cluster.local.", "50.100.96.10.in-addr.arpa.", "X.svc.Example.internal.", "."} {
+		raw := packed(f, n, dns.TypeA)
+		f.Add(raw)
+		f.Add(append(raw[:len(raw)-1:len(raw)-1], 6, 0, 10, 0, 2, 1, 2))
+	}
+	z, _, domains := hotZone(f)
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var q question
+		var key [maxKey]byte
+		read := q.read(in)
+		other, ok := parse(in, &key)
+		if !read {
+			return
+		}
+		if out, _, ok := z.answer(nil, in, &q, domains, 7); ok && len(out) > q.size {
+			t.Fatalf("%x is answered by %d bytes, %d were allowed", in, len(out), q.size)
+		}
+		if !ok {
+			return
+		}
+		name := key[:other.key-3]
+		if string(name) != string(q.name) || other.end != q.end || other.edns != q.edns || other.do != q.dnssec || other.recursion != q.recursion || min(max(other.size, dns.MinMsgSize), maxUDP) != q.size {
+			t.Fatalf("%x is read as %+v of %x, and as %+v of %x", in, q, q.name, other, name)
+		}
+	})
+}
+
 func BenchmarkHotPath(b *testing.B) {
 	z, _, domains := hotZone(b)
 	for _, tc := range []struct {
