@@ -128,8 +128,10 @@ type Pod struct {
 	// NDots is the resolver's option of that name.
 	NDots int
 	// UID tells the pod from a later one of the same name.
-	UID    string
-	Labels map[string]string
+	UID string
+	// Created says which of two pods that claim one address is the later.
+	Created time.Time
+	Labels  map[string]string
 	// Ports are those that have a name, which policies may use.
 	Ports []NamedPort
 }

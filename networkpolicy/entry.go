@@ -42,10 +42,10 @@ const (
 // Key names an entry. It is comparable.
 type Key struct {
 	Kind EntryKind
-	// Direction and Addr are the local pod's of a PodEntry; of a PeerEntry Addr is the
-	// peer's.
+	// Direction is that in which the local pods are isolated.
 	Direction Direction
-	Addr      netip.Addr
+	// Addr is the local pod's of a PodEntry, and the peer's of a PeerEntry.
+	Addr netip.Addr
 	// Profile is whose peer or blocks these are; empty for a PodEntry.
 	Profile string
 }
@@ -106,7 +106,8 @@ type Local struct {
 	// Node is the name of this node.
 	Node string
 	// Pods are the addresses of this node's pods by who leased them. An address is
-	// there before its pod's link is.
+	// there before its pod's link is. Addresses that are not leased are this node's when
+	// the API says that their pod is on it.
 	Pods map[netip.Addr]model.Name
 	// DNS are the addresses of the Service kube-dns. Traffic to one of them counts as
 	// traffic to a pod in kube-system labelled k8s-app=kube-dns, on whatever node.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"wayleave.dev/model"
@@ -14,11 +15,11 @@ import (
 // addresses to pods, whose calls it answers, with the loop that programs policies. All
 // methods may be called concurrently.
 type Gate struct {
-	dns  []netip.Addr
 	node string
 	wake chan struct{}
 
-	mu sync.Mutex
+	mu  sync.Mutex
+	dns []netip.Addr
 	// pods are the leases; given counts their changes, taken says which of them the loop
 	// has planned with.
 	pods         map[netip.Addr]model.Name
@@ -34,9 +35,9 @@ type waiter struct {
 	done  chan struct{}
 }
 
-// NewGate makes a gate for a node; dns are the addresses of kube-dns.
-func NewGate(node string, dns []netip.Addr) *Gate {
-	return &Gate{node: node, dns: dns, wake: make(chan struct{}, 1), ready: make(chan struct{}), waiters: map[*waiter]struct{}{}}
+// NewGate makes a gate for a node.
+func NewGate(node string) *Gate {
+	return &Gate{node: node, wake: make(chan struct{}, 1), ready: make(chan struct{}), waiters: map[*waiter]struct{}{}}
 }
 
 // Leases sets whose the addresses of this node are. It must be called before a new
@@ -49,7 +50,25 @@ func (g *Gate) Leases(pods map[netip.Addr]model.Name) {
 		close(g.ready)
 	}
 	g.pods = maps.Clone(pods)
+	g.changed()
+}
+
+// DNS sets the addresses of the Service kube-dns.
+func (g *Gate) DNS(addrs []netip.Addr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !slices.Equal(g.dns, addrs) {
+		g.dns = slices.Clone(addrs)
+		g.changed()
+	}
+}
+
+func (g *Gate) changed() {
 	g.given++
+	g.ring()
+}
+
+func (g *Gate) ring() {
 	select {
 	case g.wake <- struct{}{}:
 	default:
@@ -109,10 +128,7 @@ func (g *Gate) Isolate(ctx context.Context, ips []netip.Addr) error {
 	g.mu.Lock()
 	w.given = g.given
 	g.waiters[w] = struct{}{}
-	select {
-	case g.wake <- struct{}{}: // the loop may have settled before this call
-	default:
-	}
+	g.ring() // the loop may have settled before this call
 	g.mu.Unlock()
 	select {
 	case <-w.done:

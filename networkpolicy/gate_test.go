@@ -14,7 +14,7 @@ import (
 // and its keys hold, not before.
 func TestAPodWaitsForItsIsolation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := NewGate("node1", nil)
+		g := NewGate("node1")
 		a := netip.MustParseAddr("10.244.0.5")
 		known := make(chan error, 1)
 		go func() { known <- g.Known(t.Context()) }()
