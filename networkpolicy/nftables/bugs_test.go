@@ -227,6 +227,14 @@ func bugs() []bug {
 	}
 }
 
+// sharp are the sets of one step that the faults are tried with, beside those that
+// change.
+func sharp() []string {
+	return []string{"deny all ingress of a namespace", "deny all egress of a namespace", "egress rules without types isolate both",
+		"ingress and egress rules without types isolate both", "an empty list of ports is every port and protocol", "all but one namespace",
+		"a block inside another, the smaller first", "blocks that overlap, with ports of their own", "an exception does not bind another rule"}
+}
+
 // Every fault is seen: the packets of the small world are a check that can fail. The
 // kernel's refusing a program does not count.
 func TestSeededBugsAreCaught(t *testing.T) {
@@ -258,6 +266,9 @@ func (a *arena) catch(b bug, sets []world.Set) string {
 	clear(a.entries)
 	a.rewatch()
 	for _, set := range sets {
+		if !slices.Contains(sharp(), set.Name) && len(set.Steps) == 1 {
+			continue
+		}
 		for _, step := range set.Steps {
 			if err := step.Put(a.store); err != nil {
 				a.t.Fatal(err)
