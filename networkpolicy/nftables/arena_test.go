@@ -495,3 +495,19 @@ func numberOf(b []byte) (uint32, bool) {
 	}
 	return binary.BigEndian.Uint32(l4[offset:]), true
 }
+
+// rewatch begins from an empty store.
+func (a *arena) rewatch() {
+	a.t.Helper()
+	a.watch.Close()
+	if err := a.store.Close(); err != nil {
+		a.t.Fatal(err)
+	}
+	var err error
+	if a.store, err = model.NewStore(); err != nil {
+		a.t.Fatal(err)
+	}
+	if a.watch, err = a.store.Watch(networkpolicy.PlannerKinds); err != nil {
+		a.t.Fatal(err)
+	}
+}
