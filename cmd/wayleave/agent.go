@@ -177,6 +177,11 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 		return nil, err
 	}
 	a.feed = &dns.Feed{Open: dns.OpenSocket, AllowUID: dnsUser, Log: log}
+	if cfg.DNS.Enabled {
+		if err := dns.Remember(dnsPlaceFile, a.feed); err != nil {
+			log.Warn("the DNS server has no socket until the API server was read", "err", err)
+		}
+	}
 	a.roll = &dns.Roll{Feed: a.feed, Leased: cfg.PodNetwork.Enabled}
 	return a, nil
 }
@@ -514,7 +519,7 @@ func (a *agent) dnsPlacement(ctx context.Context) error {
 		return err
 	}
 	p := a.placement()
-	p.Net = local
+	p.Net, p.File = local, dnsPlaceFile
 	rules, err := a.nft.Watch(ctx, dns.TableName)
 	if err != nil {
 		return err
