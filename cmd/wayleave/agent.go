@@ -468,10 +468,11 @@ func (a *agent) services(ctx context.Context) error {
 
 // planService plans Services for a node. That of the cluster DNS is served by the node
 // itself without any translation, as long as its server lives: what is translated is for
-// another node's, and never for the one that is known to be away (dns.Placement).
+// another node's, and never for the one that is known to be away (dns.Placement). Without
+// a node, as where one renders for none, no endpoint is its own.
 func planService(node string, ownDNS bool) func(model.Snapshot, model.Name) (service.Plan, bool, []model.Problem) {
 	return func(s model.Snapshot, k model.Name) (service.Plan, bool, []model.Problem) {
-		if ownDNS && k == dnsService() {
+		if ownDNS && node != "" && k == dnsService() {
 			return service.MakeElsewhere(s, k, node)
 		}
 		return service.Make(s, k, node)
