@@ -33,6 +33,7 @@ type Config struct {
 	IPVS          IPVS
 	DNS           DNS
 	LoadBalancer  LoadBalancer
+	NetworkPolicy NetworkPolicy
 	// Unused are wishes of a KubeProxyConfiguration that Wayleave has no use for, a
 	// line each.
 	Unused []string
@@ -97,6 +98,11 @@ type LoadBalancer struct {
 	PeerPort int
 	// Settle is how long a node that has just started leaves addresses to others.
 	Settle time.Duration
+}
+
+// NetworkPolicy is the settings of the feature of that name.
+type NetworkPolicy struct {
+	Enabled bool
 }
 
 // setting is one row of the table.
@@ -181,6 +187,8 @@ func settings() []setting {
 			"Port of the heartbeats between nodes, UDP and TCP: 1 to 65535, on the nodes' InternalIPs."}},
 		{"loadbalancer.settle", "5s", duration(func(c *Config) *time.Duration { return &c.LoadBalancer.Settle }, 0, 10*time.Minute), []string{
 			"How long a node that has just started leaves addresses to other nodes: 0s to 10m."}},
+		{"networkpolicy.enabled", "true", boolean(func(c *Config) *bool { return &c.NetworkPolicy.Enabled }), []string{
+			"The firewall of pods: NetworkPolicy. Off: another program enforces it, or nobody. Every agent watches all pods of the cluster for it."}},
 	}
 }
 

@@ -146,7 +146,7 @@ func CallerKeys(_ model.Snapshot, c model.Changes) []model.Name {
 func PlanCaller(node string) func(model.Snapshot, model.Name) (CallerPlan, bool, []model.Problem) {
 	return func(snap model.Snapshot, key model.Name) (CallerPlan, bool, []model.Problem) {
 		p, ok := snap.Pod(key)
-		if !ok || p.HostNetwork || p.Node != node {
+		if !ok || p.HostNetwork || p.Node != node || len(p.IPs) == 0 {
 			return CallerPlan{}, false, nil
 		}
 		return CallerPlan{Caller{Pod: key, Cluster: p.ClusterDNS, Searches: p.Searches, NDots: p.NDots}, p.IPs}, true, nil

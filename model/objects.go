@@ -117,7 +117,8 @@ type Endpoint struct {
 type Pod struct {
 	Name Name
 	Node string
-	// IPs are the pod's addresses; the node's for HostNetwork pods.
+	// IPs are the pod's addresses; the node's for HostNetwork pods. A pod that was
+	// scheduled and has not started has none yet.
 	IPs         []netip.Addr
 	HostNetwork bool
 	// ClusterDNS says that the pod asks the cluster's DNS, with its search list.
@@ -126,6 +127,20 @@ type Pod struct {
 	Searches []string
 	// NDots is the resolver's option of that name.
 	NDots int
+	// UID tells the pod from a later one of the same name.
+	UID string
+	// Created says which of two pods that claim one address is the later.
+	Created time.Time
+	Labels  map[string]string
+	// Ports are those that have a name, which policies may use.
+	Ports []NamedPort
+}
+
+// NamedPort is a named containerPort of a pod.
+type NamedPort struct {
+	Name     string
+	Protocol Protocol
+	Port     uint16
 }
 
 // Node is what Wayleave uses of a Node.

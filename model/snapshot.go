@@ -79,6 +79,22 @@ func (v Snapshot) AddressPools() iter.Seq[*AddressPool] {
 	return statedb.ToSeq(v.s.pools.All(v.txn))
 }
 
+// NetworkPolicy returns the policy of that name.
+func (v Snapshot) NetworkPolicy(n Name) (*NetworkPolicy, bool) {
+	o, _, ok := v.s.policies.Get(v.txn, policyByName.Query(n))
+	return o, ok
+}
+
+// NetworkPolicies yields all policies.
+func (v Snapshot) NetworkPolicies() iter.Seq[*NetworkPolicy] {
+	return statedb.ToSeq(v.s.policies.All(v.txn))
+}
+
+// NetworkPoliciesOf yields the policies of one namespace.
+func (v Snapshot) NetworkPoliciesOf(namespace string) iter.Seq[*NetworkPolicy] {
+	return statedb.ToSeq(v.s.policies.Prefix(v.txn, policyByName.Query(Name{Namespace: namespace})))
+}
+
 // Count is the number of objects of one kind.
 func (v Snapshot) Count(kind Kind) int {
 	switch kind {
@@ -94,6 +110,8 @@ func (v Snapshot) Count(kind Kind) int {
 		return v.s.namespaces.NumObjects(v.txn)
 	case AddressPoolKind:
 		return v.s.pools.NumObjects(v.txn)
+	case NetworkPolicyKind:
+		return v.s.policies.NumObjects(v.txn)
 	}
 	return 0
 }

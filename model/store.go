@@ -21,6 +21,7 @@ const (
 	NodeKind
 	NamespaceKind
 	AddressPoolKind
+	NetworkPolicyKind
 )
 
 // String is the API's name of the kind.
@@ -38,6 +39,8 @@ func (k Kind) String() string {
 		return "Namespace"
 	case AddressPoolKind:
 		return "AddressPool"
+	case NetworkPolicyKind:
+		return "NetworkPolicy"
 	}
 	return fmt.Sprintf("kinds(%#x)", uint16(k))
 }
@@ -55,6 +58,7 @@ type Store struct {
 	nodes      statedb.RWTable[*Node]
 	namespaces statedb.RWTable[*Namespace]
 	pools      statedb.RWTable[*AddressPool]
+	policies   statedb.RWTable[*NetworkPolicy]
 
 	mu     sync.Mutex
 	synced Kind
@@ -81,6 +85,9 @@ func NewStore() (*Store, error) {
 		return nil, fmt.Errorf("model: %w", err)
 	}
 	if s.pools, err = newTable(s.db, "addresspools", poolByName); err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	if s.policies, err = newTable(s.db, "networkpolicies", policyByName); err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
 	if err := s.db.Start(); err != nil {
@@ -123,6 +130,7 @@ var (
 	nodeByName      = unique("name", func(n *Node) string { return n.Name }, index.String)
 	namespaceByName = unique("name", func(n *Namespace) string { return n.Name }, index.String)
 	poolByName      = unique("name", func(p *AddressPool) string { return p.Name }, index.String)
+	policyByName    = unique("name", func(p *NetworkPolicy) Name { return p.Name }, key)
 	sliceByService  = statedb.Index[*EndpointSlice, Name]{
 		Name: "service",
 		FromObject: func(s *EndpointSlice) index.KeySet {
@@ -156,7 +164,7 @@ type Writer struct {
 // Write runs fn in one transaction over all tables: readers see all of its
 // changes or none. An error means that the store was closed, or a bug.
 func (s *Store) Write(fn func(*Writer)) error {
-	return s.WriteKinds(ServiceKind|EndpointSliceKind|PodKind|NodeKind|NamespaceKind|AddressPoolKind, fn)
+	return s.WriteKinds(ServiceKind|EndpointSliceKind|PodKind|NodeKind|NamespaceKind|AddressPoolKind|NetworkPolicyKind, fn)
 }
 
 // WriteKinds is Write for fewer tables: a source that owns one kind does not
@@ -169,6 +177,7 @@ func (s *Store) WriteKinds(kinds Kind, fn func(*Writer)) error {
 	}{
 		{ServiceKind, s.services}, {EndpointSliceKind, s.slices}, {PodKind, s.pods},
 		{NodeKind, s.nodes}, {NamespaceKind, s.namespaces}, {AddressPoolKind, s.pools},
+		{NetworkPolicyKind, s.policies},
 	} {
 		if kinds&t.kind != 0 {
 			tables = append(tables, t.table)
@@ -220,6 +229,9 @@ func (w *Writer) PutNamespace(n *Namespace) { put(w, w.s.namespaces, n) }
 // PutAddressPool sets a pool; the store owns it from now on.
 func (w *Writer) PutAddressPool(p *AddressPool) { put(w, w.s.pools, p) }
 
+// PutNetworkPolicy sets a policy; the store owns it from now on.
+func (w *Writer) PutNetworkPolicy(p *NetworkPolicy) { put(w, w.s.policies, p) }
+
 // Delete removes the object of the kind and name; nothing happens when there
 // is none. Cluster-wide kinds have an empty Namespace.
 func (w *Writer) Delete(kind Kind, n Name) {
@@ -236,6 +248,8 @@ func (w *Writer) Delete(kind Kind, n Name) {
 		remove(w, w.s.namespaces, namespaceByName.Query(n.Name))
 	case AddressPoolKind:
 		remove(w, w.s.pools, poolByName.Query(n.Name))
+	case NetworkPolicyKind:
+		remove(w, w.s.policies, policyByName.Query(n))
 	}
 }
 
@@ -266,6 +280,10 @@ func (w *Writer) Names(kind Kind) []Name {
 	case AddressPoolKind:
 		for o := range w.s.pools.All(w.txn) {
 			names = append(names, Name{Name: o.Name})
+		}
+	case NetworkPolicyKind:
+		for o := range w.s.policies.All(w.txn) {
+			names = append(names, o.Name)
 		}
 	}
 	return names

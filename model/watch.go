@@ -16,11 +16,12 @@ type Changes struct {
 	Nodes        map[string]struct{}
 	Namespaces   map[string]struct{}
 	AddressPools map[string]struct{}
+	Policies     map[Name]struct{}
 }
 
 // Empty is true when nothing changed.
 func (c Changes) Empty() bool {
-	return len(c.Services)+len(c.Pods)+len(c.Nodes)+len(c.Namespaces)+len(c.AddressPools) == 0
+	return len(c.Services)+len(c.Pods)+len(c.Nodes)+len(c.Namespaces)+len(c.AddressPools)+len(c.Policies) == 0
 }
 
 // Watcher tells one reader what changed since it last asked. Changes that pile
@@ -33,6 +34,7 @@ type Watcher struct {
 	nodes      statedb.ChangeIterator[*Node]
 	namespaces statedb.ChangeIterator[*Namespace]
 	pools      statedb.ChangeIterator[*AddressPool]
+	policies   statedb.ChangeIterator[*NetworkPolicy]
 	// lastService remembers a slice's service, as a slice may change its owner.
 	lastService map[Name]Name
 }
@@ -70,6 +72,11 @@ func (s *Store) Watch(kinds Kind) (*Watcher, error) {
 			return nil, err
 		}
 	}
+	if kinds&NetworkPolicyKind != 0 {
+		if w.policies, err = changes(s, s.policies); err != nil {
+			return nil, err
+		}
+	}
 	return w, nil
 }
 
@@ -91,6 +98,7 @@ func (w *Watcher) Close() {
 	closeIf(w.nodes)
 	closeIf(w.namespaces)
 	closeIf(w.pools)
+	closeIf(w.policies)
 }
 
 func closeIf[O any](it statedb.ChangeIterator[O]) {
@@ -120,6 +128,7 @@ func (w *Watcher) Poll() (Snapshot, Changes, Ready) {
 	c := Changes{
 		Services: map[Name]struct{}{}, Pods: map[Name]struct{}{},
 		Nodes: map[string]struct{}{}, Namespaces: map[string]struct{}{}, AddressPools: map[string]struct{}{},
+		Policies: map[Name]struct{}{},
 	}
 	set := statedb.NewWatchSet()
 	drain(snap, w.services, set, func(s *Service, _ bool) { c.Services[s.Name] = struct{}{} })
@@ -128,6 +137,7 @@ func (w *Watcher) Poll() (Snapshot, Changes, Ready) {
 	drain(snap, w.nodes, set, func(n *Node, _ bool) { c.Nodes[n.Name] = struct{}{} })
 	drain(snap, w.namespaces, set, func(n *Namespace, _ bool) { c.Namespaces[n.Name] = struct{}{} })
 	drain(snap, w.pools, set, func(p *AddressPool, _ bool) { c.AddressPools[p.Name] = struct{}{} })
+	drain(snap, w.policies, set, func(p *NetworkPolicy, _ bool) { c.Policies[p.Name] = struct{}{} })
 	return snap, c, Ready{set}
 }
 

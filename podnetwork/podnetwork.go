@@ -57,7 +57,9 @@ type Config struct {
 	PathMTU func(node string, bytes int)
 	// Leases is told who has which address, at first and whenever that changes, before
 	// a new pod has its address; may be nil.
-	Leases   func(map[netip.Addr]model.Name)
+	Leases func(map[netip.Addr]model.Name)
+	// Isolate is that of cni.Server; may be nil.
+	Isolate  func(ctx context.Context, ips []netip.Addr) error
 	Kernel   link.Net
 	NFT      nft.Conn
 	Track    conntrack.Flusher
@@ -110,7 +112,7 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 		book.Follow(func(list []ipam.Lease) { c.Leases(holders(list)) })
 	}
 	n.tables = &tables{conn: c.NFT, track: c.Track, leases: book.List}
-	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Full: n.full, Log: c.Log}
+	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Full: n.full, Isolate: c.Isolate, Log: c.Log}
 	return n, nil
 }
 

@@ -36,6 +36,12 @@ type Loop[K comparable, P any] struct {
 	Target Target[K, P]
 	// Foreign tells that somebody else changed what is ours; may be nil.
 	Foreign <-chan struct{}
+	// Wake tells that facts changed which are not in the store: Keys is asked again, with
+	// no changes; may be nil.
+	Wake <-chan struct{}
+	// Settled is told after each round, and may ask which keys hold: those whose last plan
+	// is in effect. It must not block, nor keep holds. May be nil.
+	Settled func(holds func(K) bool)
 	// Report gets the problems of a key whenever it was planned; none means that
 	// earlier ones are gone. May be nil.
 	Report func(key string, problems []model.Problem)
@@ -72,8 +78,17 @@ func (l *Loop[K, P]) Run(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if l.Settled != nil {
+			l.Settled(l.holds)
+		}
 		l.wait(ctx, ready)
 	}
+}
+
+// holds says whether the last plan of the key, or that there is none, is in effect.
+func (l *Loop[K, P]) holds(k K) bool {
+	_, waits := l.pending[k]
+	return !l.resync && !waits
 }
 
 // wait returns when there may be something to do.
@@ -89,6 +104,10 @@ func (l *Loop[K, P]) wait(ctx context.Context, ready model.Ready) {
 	select {
 	case <-ctx.Done():
 	case <-ready.C(ctx):
+		if l.since.IsZero() {
+			l.since = time.Now()
+		}
+	case <-l.Wake:
 		if l.since.IsZero() {
 			l.since = time.Now()
 		}

@@ -70,6 +70,10 @@ type world struct {
 	health *Health
 	report map[string][]model.Problem
 	poke   chan struct{}
+	// extra is planned when the loop is woken, holds what Settled found of it.
+	wake    chan struct{}
+	extra   []model.Name
+	settled []bool
 }
 
 // run starts a loop whose plan of a service is its number of ports; a service
@@ -81,18 +85,20 @@ func run(t *testing.T, fn func(w *world)) {
 			t.Fatal(err)
 		}
 		w := &world{t: t, store: store, target: &fakeTarget{have: map[model.Name]int{}, failKey: map[model.Name]int{}},
-			health: NewHealth(nil, nil), report: map[string][]model.Problem{}, poke: make(chan struct{})}
+			health: NewHealth(nil, nil), report: map[string][]model.Problem{}, poke: make(chan struct{}), wake: make(chan struct{})}
 		loop := &Loop[model.Name, int]{
 			Name: "test", Store: store, Kinds: model.ServiceKind, Target: w.target, Health: w.health,
-			Foreign: w.poke, Log: slog.New(slog.DiscardHandler),
+			Foreign: w.poke, Wake: w.wake, Log: slog.New(slog.DiscardHandler),
 			Report: func(k string, p []model.Problem) { w.report[k] = p },
 			Equal:  func(a, b int) bool { return a == b },
 			Keys: func(_ model.Snapshot, c model.Changes) (keys []model.Name) {
 				for k := range c.Services {
 					keys = append(keys, k)
 				}
+				keys, w.extra = append(keys, w.extra...), nil
 				return keys
 			},
+			Settled: func(holds func(model.Name) bool) { w.settled = append(w.settled, holds(name(7))) },
 			Plan: func(s model.Snapshot, k model.Name) (int, bool, []model.Problem) {
 				svc, ok := s.Service(k)
 				if !ok {
@@ -241,6 +247,31 @@ func TestABurstIsTwoCommits(t *testing.T) {
 		synctest.Wait()
 		if got, want := fmt.Sprint(w.target.calls), "[sync 0 apply 1-0 apply 49-0]"; got != want {
 			t.Errorf("calls %s, want %s", got, want)
+		}
+	})
+}
+
+func TestAWokenLoopPlansAndSaysWhatHolds(t *testing.T) {
+	run(t, func(w *world) {
+		w.store.MarkSynced(model.ServiceKind)
+		synctest.Wait()
+		w.target.failKey[name(7)] = 1
+		w.put(7, 1)
+		synctest.Wait()
+		if n := len(w.settled); n < 2 || !w.settled[0] || w.settled[n-1] {
+			t.Fatalf("settled %v, want yes at first and no once the key failed", w.settled)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !w.settled[len(w.settled)-1] {
+			t.Error("the retried key does not hold")
+		}
+		before := len(w.target.calls)
+		w.extra = []model.Name{name(7)}
+		w.wake <- struct{}{}
+		synctest.Wait()
+		if len(w.extra) != 0 || len(w.target.calls) != before {
+			t.Errorf("woken: %v left, calls %v: equal plans are not applied again", w.extra, w.target.calls[before:])
 		}
 	})
 }

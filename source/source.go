@@ -293,19 +293,21 @@ func deref[T any](p *T, otherwise T) T {
 	return *p
 }
 
-// Pod converts a Pod; nil for one that has ended or has no address yet.
+// Pod converts a Pod; nil for one that has ended, or is not on a node yet and has no
+// address.
 func Pod(in *corev1.Pod) (*model.Pod, []model.Problem) {
 	c := newChecker("Pod", &in.ObjectMeta)
-	if in.Status.Phase == corev1.PodSucceeded || in.Status.Phase == corev1.PodFailed || len(in.Status.PodIPs) == 0 {
+	if in.Status.Phase == corev1.PodSucceeded || in.Status.Phase == corev1.PodFailed || in.Spec.NodeName == "" && len(in.Status.PodIPs) == 0 {
 		return nil, nil
 	}
-	out := &model.Pod{Name: c.object, Node: intern(in.Spec.NodeName), HostNetwork: in.Spec.HostNetwork}
+	out := &model.Pod{Name: c.object, Node: intern(in.Spec.NodeName), HostNetwork: in.Spec.HostNetwork, UID: string(in.UID), Created: in.CreationTimestamp.Time, Labels: internLabels(in.Labels)}
 	for i, ip := range in.Status.PodIPs {
 		if a, ok := c.addr(fmt.Sprintf("status.podIPs[%d]", i), ip.IP); ok {
 			out.IPs = append(out.IPs, a)
 		}
 	}
 	c.podDNS(in, out)
+	c.namedPorts(in, out)
 	return out, c.problems
 }
 

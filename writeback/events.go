@@ -170,6 +170,10 @@ func (p *Problems) reference(ctx context.Context, client kubernetes.Interface, q
 	case "Pod":
 		o, e := client.CoreV1().Pods(ref.Namespace).Get(ctx, ref.Name, get)
 		uid, err = o.GetUID(), e
+	case "NetworkPolicy":
+		ref.APIVersion = "networking.k8s.io/v1"
+		o, e := client.NetworkingV1().NetworkPolicies(ref.Namespace).Get(ctx, ref.Name, get)
+		uid, err = o.GetUID(), e
 	case api.AddressPoolKind:
 		ref.APIVersion = api.GroupVersion
 		if p.PoolUID != nil {

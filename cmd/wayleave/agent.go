@@ -26,6 +26,7 @@ import (
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/kernel/sysctl"
 	"wayleave.dev/model"
+	"wayleave.dev/networkpolicy"
 	"wayleave.dev/podnetwork"
 	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/routes"
@@ -67,6 +68,8 @@ type agent struct {
 	netns    *os.File // of the node; a field, or its finalizer would close it
 	metrics  *metrics
 	planes   dataplane.Planes
+	// gate holds back new pods until their policies are in the kernel.
+	gate *networkpolicy.Gate
 
 	owner   atomic.Bool
 	elected atomic.Bool
@@ -77,6 +80,7 @@ type agent struct {
 	announcer atomic.Pointer[announcer]
 	feed      *dns.Feed
 	roll      *dns.Roll
+	policies  atomic.Pointer[policies]
 
 	mu      sync.Mutex
 	healths map[string]*reconcile.Health
@@ -152,6 +156,7 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 	if a.store, err = model.NewStore(); err != nil {
 		return nil, err
 	}
+	a.gate = networkpolicy.NewGate(a.node)
 	a.problems.PoolUID = func(name string) string {
 		if p, ok := a.store.Snapshot().AddressPool(name); ok {
 			return p.UID
@@ -205,7 +210,8 @@ func (a *agent) fromKubelet() error {
 }
 
 func (a *agent) source(ctx context.Context) error {
-	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, AllPods: a.cfg.DNS.Enabled && a.cfg.DNS.Pods == dns.PodsVerified, Log: a.log,
+	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, AllPods: a.cfg.DNS.Enabled && a.cfg.DNS.Pods == dns.PodsVerified,
+		Policies: a.cfg.NetworkPolicy.Enabled, Log: a.log,
 		Report: func(kind string, n model.Name, problems []model.Problem) {
 			a.problems.Set("source", kind+" "+n.String(), problems)
 		}}
@@ -223,6 +229,9 @@ func (a *agent) elect(ctx context.Context) error {
 	}
 	if a.cfg.LoadBalancer.Enabled {
 		jobs = append(jobs, a.balance, a.sealKeys)
+	}
+	if a.cfg.NetworkPolicy.Enabled {
+		jobs = append(jobs, a.judgePolicies)
 	}
 	if len(jobs) == 0 {
 		<-ctx.Done()
@@ -326,9 +335,25 @@ func (a *agent) dnsNames(ctx context.Context) error {
 	return loop.Run(ctx)
 }
 
+// needed are the kinds that must have been read before the node is changed: what is not
+// known would be taken for gone.
+func (a *agent) needed() model.Kind {
+	kinds := model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.NamespaceKind
+	if a.cfg.NetworkPolicy.Enabled {
+		kinds |= networkpolicy.PlannerKinds
+	}
+	return kinds
+}
+
+// leases tells who asks whose the addresses of this node are.
+func (a *agent) leases(pods map[netip.Addr]model.Name) {
+	a.roll.Leases(pods)
+	a.gate.Leases(pods)
+}
+
 // own waits to be the owner of the node, and then runs what changes it.
 func (a *agent) own(ctx context.Context) error {
-	if err := a.store.WaitSynced(ctx, model.ServiceKind|model.EndpointSliceKind|model.NodeKind|model.NamespaceKind); err != nil {
+	if err := a.store.WaitSynced(ctx, a.needed()); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -385,6 +410,8 @@ func (a *agent) own(ctx context.Context) error {
 	speak(a.cfg.LoadBalancer.Settle)
 	start("API servers", true, kubesource.Servers{Endpoints: a.client.Endpoints, Store: a.store, File: apiServersFile}.Run)
 	start("podnetwork", a.cfg.PodNetwork.Enabled, a.podNetwork)
+	start("networkpolicy", a.cfg.NetworkPolicy.Enabled, a.enforce)
+	start("networkpolicy", !a.cfg.NetworkPolicy.Enabled, a.leavePolicies)
 	start("service", a.cfg.Service.Enabled, a.services)
 	start("dns placement", a.cfg.DNS.Enabled, a.dnsPlacement)
 	start("status", true, a.serveStatus)
@@ -406,12 +433,16 @@ func (a *agent) podNetwork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var isolate func(context.Context, []netip.Addr) error
+	if a.cfg.NetworkPolicy.Enabled {
+		isolate = a.gate.Isolate
+	}
 	n, err := podnetwork.New(podnetwork.Config{
 		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: call.Socket, Tombstones: call.Tombstones, Sysctl: hostSysctl,
 		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing), ProbeEvery: a.cfg.PodNetwork.ProbeEvery,
 		PathMTU: func(node string, bytes int) { a.metrics.path.WithLabelValues(node).Set(float64(bytes)) },
-		Leases:  a.roll.Leases,
-		Kernel:  kernel, NFT: a.nft, Track: track, Firewall: a.nft, Report: a.problems.Set, Log: a.log,
+		Leases:  a.leases, Isolate: isolate,
+		Kernel: kernel, NFT: a.nft, Track: track, Firewall: a.nft, Report: a.problems.Set, Log: a.log,
 	}, a.health("podnetwork"), a.health("masquerade"))
 	if err != nil {
 		return err

@@ -33,6 +33,8 @@ type report struct {
 	Facts map[string][]string `json:"facts,omitempty"`
 	// VIPs are the addresses of load balancers with who answers for them, as seen here.
 	VIPs []vipStatus `json:"vips,omitempty"`
+	// Policies are the isolated pods of this node, with what was dropped.
+	Policies []policyStatus `json:"policies,omitempty"`
 	// Wrong is what does not work or is refused, in words.
 	Wrong []string `json:"wrong,omitempty"`
 }
@@ -99,6 +101,27 @@ func (r report) vips(now time.Time) string {
 			owner = "nobody"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\t%s\n", v.Addr, v.Service, owner, now.Sub(v.Since).Round(time.Second), v.Note)
+	}
+	if err := t.Flush(); err != nil {
+		return err.Error() + "\n"
+	}
+	return b.String()
+}
+
+// policies lists this node's isolated pods, by what, and what was dropped.
+func (r report) policies() string {
+	if len(r.Policies) == 0 {
+		return "no pod of this node is isolated by a policy\n"
+	}
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "POD\tADDRESS\tDIRECTION\tDROPPED\tISOLATED BY")
+	for _, p := range r.Policies {
+		by := strings.Join(p.Policies, ", ")
+		if by == "" {
+			by = "all policies of its namespace, until the pod is known"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", p.Pod, p.Addr, p.Direction, p.Dropped, by)
 	}
 	if err := t.Flush(); err != nil {
 		return err.Error() + "\n"

@@ -55,8 +55,7 @@ func (a *agent) serveHealth(ctx context.Context) error {
 // ready says why this agent is not: a standby is when it could take over at once,
 // an owner when all features have synced.
 func (a *agent) ready() error {
-	all := model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.NamespaceKind
-	if a.store.Synced()&all != all {
+	if all := a.needed(); a.store.Synced()&all != all {
 		return errors.New("not all objects of the API server have been read")
 	}
 	if !a.owner.Load() {
@@ -110,7 +109,7 @@ func (a *agent) report() report {
 	if a.owner.Load() {
 		r.Role = "owner"
 	}
-	for _, k := range []model.Kind{model.ServiceKind, model.EndpointSliceKind, model.PodKind, model.NodeKind, model.NamespaceKind} {
+	for _, k := range []model.Kind{model.ServiceKind, model.EndpointSliceKind, model.PodKind, model.NodeKind, model.NamespaceKind, model.NetworkPolicyKind} {
 		r.Objects[k.String()] = snap.Count(k)
 	}
 	if n := a.network.Load(); n != nil {
@@ -123,6 +122,10 @@ func (a *agent) report() report {
 	if n := a.announcer.Load(); n != nil {
 		r.Facts["loadbalancer"] = n.facts(loadbalancer.Count(snap, a.cfg.LoadBalancer.Default))
 		r.VIPs = n.look(time.Now())
+	}
+	if p := a.policies.Load(); p != nil {
+		r.Facts["networkpolicy"] = p.facts(snap)
+		r.Policies = p.look(context.Background(), snap)
 	}
 	r.Facts["service"] = slices.Clone(a.cfg.Unused)
 	a.mu.Lock()
@@ -156,7 +159,8 @@ func (a *agent) wrongs(states map[string]reconcile.State) []string {
 
 // off lists the features that the settings switch off.
 func off(c config.Config) (out []string) {
-	for name, on := range map[string]bool{"podnetwork": c.PodNetwork.Enabled, "service": c.Service.Enabled, "dns": c.DNS.Enabled} {
+	for name, on := range map[string]bool{"podnetwork": c.PodNetwork.Enabled, "service": c.Service.Enabled, "dns": c.DNS.Enabled,
+		"loadbalancer": c.LoadBalancer.Enabled, "networkpolicy": c.NetworkPolicy.Enabled} {
 		if !on {
 			out = append(out, name)
 		}

@@ -16,7 +16,7 @@ import (
 )
 
 func statusCommand() *cobra.Command {
-	var asJSON, vips bool
+	var asJSON, vips, policies bool
 	var socket string
 	c := &cobra.Command{
 		Use:   "status",
@@ -44,12 +44,17 @@ func statusCommand() *cobra.Command {
 				fmt.Fprint(cmd.OutOrStdout(), r.vips(time.Now()))
 				return nil
 			}
+			if policies {
+				fmt.Fprint(cmd.OutOrStdout(), r.policies())
+				return nil
+			}
 			fmt.Fprint(cmd.OutOrStdout(), r.text(time.Now()))
 			return nil
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "for machines")
 	c.Flags().BoolVar(&vips, "vips", false, "who answers for the addresses of load balancers, and since when")
+	c.Flags().BoolVar(&policies, "policies", false, "which pods of this node are isolated, by which policies, and what was dropped")
 	c.Flags().StringVar(&socket, "socket", agentSocket, "the agent's socket")
 	return c
 }

@@ -18,6 +18,7 @@ import (
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
+	policynft "wayleave.dev/networkpolicy/nftables"
 	"wayleave.dev/podnetwork"
 	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/service"
@@ -66,6 +67,7 @@ type nodeState struct {
 	runDir   string
 	pods     podnetwork.Config
 	planes   dataplane.Planes
+	policies *policynft.Mode
 }
 
 func thisNode() (*nodeState, error) {
@@ -92,6 +94,7 @@ func newNodeState(ns *os.File, stateDir, runDir string, pods podnetwork.Config) 
 	if err != nil {
 		return nil, err
 	}
+	n.policies = policynft.New(n.nft, conntrack.NewTracker(int(ns.Fd())))
 	n.planes = newPlanes(int(ns.Fd()), n.nft, track, config.Default(), stateDir)
 	return n, nil
 }
@@ -113,7 +116,8 @@ func (n *nodeState) verify(ctx context.Context) error {
 	add := func(what []string, err error) error { left = append(left, what...); return err }
 	err := errors.Join(
 		add(podnetwork.Remains(ctx, n.pods)),
-		add(dns.Remains(ctx, n.links, n.nft)))
+		add(dns.Remains(ctx, n.links, n.nft)),
+		add(n.policies.Remains(ctx)))
 	modes, modesErr := n.modes(ctx)
 	err = errors.Join(err, modesErr)
 	for _, m := range modes {
@@ -153,5 +157,6 @@ func (n *nodeState) uninstall(ctx context.Context) error {
 	return errors.Join(append(errs,
 		podnetwork.Uninstall(ctx, n.pods),
 		dns.Uninstall(ctx, n.links, n.nft),
+		n.policies.Remove(ctx),
 		os.RemoveAll(n.stateDir), os.RemoveAll(n.runDir))...)
 }

@@ -22,6 +22,8 @@ type Batch struct {
 	// Base makes the table, its sets and chains where they are missing, and gives
 	// its chains their rules anew.
 	Base bool
+	// Sets are made beside those of the table.
+	Sets []Set
 	// Chains are made, with their rules, beside those of the table.
 	Chains []Chain
 	// Clear empties sets.
@@ -30,6 +32,8 @@ type Batch struct {
 	Delete, Add map[string][]Element
 	// DropChains removes chains, once nothing refers to them.
 	DropChains []string
+	// DropSets removes sets, once no rule refers to them.
+	DropSets []string
 }
 
 // Change is a batch and the table that it is for.
@@ -44,7 +48,8 @@ type State struct {
 	Exists bool
 	// Fits is false when a set has another type, or a chain another hook, than the
 	// table says: nothing but Recreate helps then.
-	Fits     bool
+	Fits bool
+	// Elements has a list for every set that is there, which may be empty.
 	Elements map[string][]Element
 	Chains   []string
 }
@@ -55,6 +60,8 @@ type Conn interface {
 	Read(ctx context.Context, t Table) (State, error)
 	// Filled returns the elements of a set that rules fill.
 	Filled(ctx context.Context, t Table, set string) ([]Element, error)
+	// Counted returns how many packets the elements of a Counted set have seen, by key.
+	Counted(ctx context.Context, t Table, set string) (map[string]uint64, error)
 	// Forget removes elements of a set that rules fill. What ended or was changed
 	// meanwhile is no error.
 	Forget(ctx context.Context, t Table, set string, list []Element) error
@@ -248,6 +255,15 @@ func (ch Change) build(c *nftables.Conn) error {
 			return err
 		}
 	}
+	for i, s := range b.Sets {
+		if err := addSet(c, table, t.Family, s, len(t.Sets)+i+1); err != nil {
+			return err
+		}
+	}
+	// All chains before all rules: rules go to chains that come later.
+	for _, ch := range b.Chains {
+		c.AddChain(netlinkChain(table, ch))
+	}
 	for _, ch := range b.Chains {
 		addChain(c, table, t.Family, ch)
 	}
@@ -266,28 +282,39 @@ func (ch Change) build(c *nftables.Conn) error {
 	for _, name := range b.DropChains {
 		c.DelChain(&nftables.Chain{Table: table, Name: name})
 	}
+	for _, name := range b.DropSets {
+		c.DelSet(&nftables.Set{Table: table, Name: name})
+	}
+	return nil
+}
+
+// addSet makes a set. The library would count in a global, which two owners of tables
+// race for. Named sets are looked up by name, so that numbers need to differ in a table.
+func addSet(c *nftables.Conn, table *nftables.Table, f Family, s Set, id int) error {
+	set, err := s.netlink(table, f)
+	if err != nil {
+		return err
+	}
+	set.ID = uint32(id)
+	if err := c.AddSet(set, nil); err != nil {
+		return fmt.Errorf("set %s: %w", s.Name, err)
+	}
 	return nil
 }
 
 func base(c *nftables.Conn, table *nftables.Table, t Table) error {
 	c.AddTable(table)
 	for i, s := range t.Sets {
-		set, err := s.netlink(table, t.Family)
-		if err != nil {
+		if err := addSet(c, table, t.Family, s, i+1); err != nil {
 			return err
-		}
-		// The library would count in a global, which two owners of tables race for.
-		// Named sets are looked up by name, so that numbers need to differ in a table.
-		set.ID = uint32(i + 1)
-		if err := c.AddSet(set, nil); err != nil {
-			return fmt.Errorf("set %s: %w", s.Name, err)
 		}
 	}
 	// All chains before all rules: rules go to chains that come later.
-	for _, ch := range t.Chains {
+	fixed := slices.DeleteFunc(slices.Clone(t.Chains), func(ch Chain) bool { return ch.OnDemand })
+	for _, ch := range fixed {
 		c.AddChain(netlinkChain(table, ch))
 	}
-	for _, ch := range t.Chains {
+	for _, ch := range fixed {
 		addChain(c, table, t.Family, ch)
 	}
 	return nil
@@ -360,16 +387,17 @@ func elements(t Table, table *nftables.Table, bySet map[string][]Element, apply 
 func (s Set) netlinkElement(e Element) []nftables.SetElement {
 	out := nftables.SetElement{Key: []byte(e.Key)}
 	switch {
-	case s.Interval && len(s.Key) > 1:
-		out.KeyEnd = []byte(e.End)
-	case s.Interval && e.End == "":
-	case s.Interval:
-		return []nftables.SetElement{out, {Key: []byte(e.End), IntervalEnd: true}}
 	case len(s.Data) == 0:
 	case s.Data[0] == Verdict:
-		out.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: e.Data}
+		out.VerdictData = verdictOf(e.Data)
 	default:
 		out.Val = []byte(e.Data)
+	}
+	switch {
+	case s.Interval && len(s.Key) > 1:
+		out.KeyEnd = []byte(e.End)
+	case s.Interval && e.End != "":
+		return []nftables.SetElement{out, {Key: []byte(e.End), IntervalEnd: true}}
 	}
 	return []nftables.SetElement{out}
 }

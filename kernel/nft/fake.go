@@ -30,6 +30,25 @@ type fakeTable struct {
 	chains map[string]bool
 }
 
+// refers says whether an element of a verdict map leads to the chain.
+func (ft *fakeTable) refers(t Table, chain string) (set string, ok bool) {
+	for name, set := range ft.sets {
+		s, err := t.set(name)
+		if err != nil || len(s.Data) == 0 || s.Data[0] != Verdict {
+			continue
+		}
+		for _, e := range set {
+			if target(e.Data) == chain {
+				return name, true
+			}
+		}
+	}
+	return "", false
+}
+
+// target is the chain that the data of a verdict map leads to, or nothing.
+func target(data string) string { return verdictOf(data).Chain }
+
 // NewFake makes an empty one.
 func NewFake() *Fake { return &Fake{tables: map[string]*fakeTable{}, foreign: make(chan struct{}, 1)} }
 
@@ -46,6 +65,7 @@ func (f *Fake) Read(_ context.Context, t Table) (State, error) {
 	}
 	st.Exists = true
 	for name, set := range ft.sets {
+		st.Elements[name] = nil
 		for _, e := range set {
 			st.Elements[name] = append(st.Elements[name], e)
 		}
@@ -58,6 +78,9 @@ func (f *Fake) Read(_ context.Context, t Table) (State, error) {
 
 // Filled implements Conn: no packet fills a set here.
 func (f *Fake) Filled(context.Context, Table, string) ([]Element, error) { return nil, nil }
+
+// Counted implements Conn: no packet passes here.
+func (f *Fake) Counted(context.Context, Table, string) (map[string]uint64, error) { return nil, nil }
 
 // Forget implements Conn.
 func (f *Fake) Forget(context.Context, Table, string, []Element) error { return nil }
@@ -109,15 +132,14 @@ func (f *Fake) after(t Table, b Batch) (*fakeTable, error) {
 
 func (ft *fakeTable) apply(t Table, b Batch) error {
 	if b.Base || b.Recreate {
-		for _, s := range t.Sets {
-			if ft.sets[s.Name] == nil {
-				ft.sets[s.Name] = map[string]Element{}
+		ft.make(t.Sets)
+		for _, c := range t.Chains {
+			if !c.OnDemand {
+				ft.chains[c.Name] = true
 			}
 		}
-		for _, c := range t.Chains {
-			ft.chains[c.Name] = true
-		}
 	}
+	ft.make(b.Sets)
 	for _, c := range b.Chains {
 		ft.chains[c.Name] = true
 	}
@@ -126,7 +148,7 @@ func (ft *fakeTable) apply(t Table, b Batch) error {
 	}
 	for name, list := range b.Delete {
 		for _, e := range list {
-			if _, ok := ft.sets[name][e.Key]; !ok {
+			if have, ok := ft.sets[name][e.Key]; !ok || have.End != e.End {
 				return fmt.Errorf("set %s: delete: no such element: %w", name, unix.ENOENT)
 			}
 			delete(ft.sets[name], e.Key)
@@ -137,20 +159,40 @@ func (ft *fakeTable) apply(t Table, b Batch) error {
 		if err != nil {
 			return err
 		}
+		if ft.sets[name] == nil {
+			return fmt.Errorf("set %s: no such set: %w", name, unix.ENOENT)
+		}
 		for _, e := range list {
 			if old, ok := ft.sets[name][e.Key]; ok && old != e {
 				return fmt.Errorf("set %s: add: %w", name, unix.EEXIST)
 			}
-			if len(s.Data) > 0 && s.Data[0] == Verdict && !ft.chains[e.Data] {
+			if len(s.Data) > 0 && s.Data[0] == Verdict && e.Data != Return && !ft.chains[target(e.Data)] {
 				return fmt.Errorf("set %s: no chain %s: %w", name, e.Data, unix.ENOENT)
 			}
 			ft.sets[name][e.Key] = e
 		}
 	}
 	for _, name := range b.DropChains {
+		if set, ok := ft.refers(t, name); ok || !ft.chains[name] {
+			return fmt.Errorf("chain %s cannot be dropped, there is one: %t, set %s leads to it: %w", name, ft.chains[name], set, unix.EBUSY)
+		}
 		delete(ft.chains, name)
 	}
+	for _, name := range b.DropSets {
+		if ft.sets[name] == nil {
+			return fmt.Errorf("set %s: no such set: %w", name, unix.ENOENT)
+		}
+		delete(ft.sets, name)
+	}
 	return nil
+}
+
+func (ft *fakeTable) make(sets []Set) {
+	for _, s := range sets {
+		if ft.sets[s.Name] == nil {
+			ft.sets[s.Name] = map[string]Element{}
+		}
+	}
 }
 
 // Remove implements Conn.
@@ -184,9 +226,14 @@ func (f *Fake) Dump(t Table) []string {
 	if !ok {
 		return nil
 	}
-	for _, s := range t.Sets {
-		for _, e := range ft.sets[s.Name] {
-			out = append(out, s.Name+" "+strings.TrimSpace(s.elementText(t.Family, e)))
+	for name, set := range ft.sets {
+		s, err := t.set(name)
+		if err != nil {
+			out = append(out, name+" is of another layout")
+			continue
+		}
+		for _, e := range set {
+			out = append(out, name+" "+strings.TrimSpace(s.elementText(t.Family, e)))
 		}
 	}
 	slices.Sort(out)

@@ -342,10 +342,12 @@ type CtState uint32
 const (
 	New       CtState = 8
 	Untracked CtState = 64
+	// Established is established or related.
+	Established CtState = 2 | 4
 )
 
 func (s CtState) text(Family) string {
-	return "ct state " + map[CtState]string{New: "new", Untracked: "untracked"}[s]
+	return "ct state " + map[CtState]string{Established: "established,related", New: "new", Untracked: "untracked"}[s]
 }
 
 func (s CtState) exprs(Family) []expr.Any { return ctBits(expr.CtKeySTATE, uint32(s)) }
@@ -363,6 +365,32 @@ func ctBits(key expr.CtKey, mask uint32) []expr.Any {
 		&expr.Ct{Key: key, Register: firstRegister},
 		&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 4, Mask: bits, Xor: zero},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: zero}}
+}
+
+// NoCtMark matches packets whose connection's mark has none of the bits.
+type NoCtMark uint32
+
+func (m NoCtMark) text(Family) string {
+	return fmt.Sprintf("ct mark & 0x%08x == 0x00000000", uint32(m))
+}
+
+func (m NoCtMark) exprs(Family) []expr.Any {
+	bits, zero := binary.NativeEndian.AppendUint32(nil, uint32(m)), make([]byte, 4)
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyMARK, Register: firstRegister},
+		&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 4, Mask: bits, Xor: zero},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: zero}}
+}
+
+// IsReply matches packets of the direction in which the connection did not begin.
+type IsReply struct{}
+
+func (IsReply) text(Family) string { return "ct direction reply" }
+
+func (IsReply) exprs(Family) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: firstRegister},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte{1}}} // IP_CT_DIR_REPLY
 }
 
 // HasMark matches packets with all bits of the mark.
@@ -448,6 +476,9 @@ func Goto(chain string) Statement { return verdict("goto "+chain, expr.VerdictGo
 
 // Accept ends the hook for this table.
 func Accept() Statement { return verdict("accept", expr.VerdictAccept, "") }
+
+// ReturnBack goes back behind the jump to this chain; a base chain ends with its policy.
+func ReturnBack() Statement { return verdict(Return, expr.VerdictReturn, "") }
 
 // Drop drops the packet.
 func Drop() Statement { return verdict("drop", expr.VerdictDrop, "") }

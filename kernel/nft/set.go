@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 )
 
 // Type is the type of a part of a key or of data.
@@ -23,7 +24,8 @@ const (
 	Port
 	// Index is a number.
 	Index
-	// Verdict is a chain to go to; only as the whole data of a map.
+	// Verdict is a chain to go to, or another verdict, see Jump; only as the whole data
+	// of a map.
 	Verdict
 )
 
@@ -32,12 +34,15 @@ type Set struct {
 	Name string
 	Key  []Type
 	Data []Type
-	// Interval sets hold ranges; of a key of several parts the last is an Addr, and
-	// the range is of that one.
+	// Interval sets hold ranges; of a key of several parts the range is of the last one,
+	// an Addr or a Port.
 	Interval bool
 	// Filled sets are filled by rules (Remember), each element for a time. Nobody else
 	// adds to them, and Read leaves them out.
 	Filled bool
+	// Counted sets count the packets that a rule finds in them, by element, see
+	// Conn.Counted. What is counted survives as long as the element.
+	Counted bool
 }
 
 // filledSize bounds a Filled set: packets must not be able to fill the memory.
@@ -50,8 +55,29 @@ type Element struct {
 	// End is the first key after the range, of an Interval set only. Where the key has
 	// several parts it is the last one in the range.
 	End string
-	// Data is packed, or the name of a chain where the set's data is Verdict.
+	// Data is packed, or where the set's data is Verdict the name of a chain to go to, or
+	// what Jump returns, or Return.
 	Data string
+}
+
+// Return is the Data of an element that has the packet go on behind the jump to this
+// chain. No chain can have that name.
+const Return = "return"
+
+// Jump is the Data of an element that has the packet pass another chain, and come back.
+func Jump(chain string) string { return jump + chain }
+
+const jump = "jump "
+
+// verdictOf is the verdict that the data of an element says.
+func verdictOf(data string) *expr.Verdict {
+	if chain, ok := strings.CutPrefix(data, jump); ok {
+		return &expr.Verdict{Kind: expr.VerdictJump, Chain: chain}
+	}
+	if data == Return {
+		return &expr.Verdict{Kind: expr.VerdictReturn}
+	}
+	return &expr.Verdict{Kind: expr.VerdictGoto, Chain: data}
 }
 
 // Pack makes the bytes of a key or of data. Parts are netip.Addr, uint8 (Proto),
@@ -84,6 +110,16 @@ func Range(p netip.Prefix) Element {
 		end = Pack(next)
 	}
 	return Element{Key: Pack(p.Addr()), End: end}
+}
+
+// Between is the element of an Interval set that holds the addresses from first to last,
+// both included.
+func Between(first, last netip.Addr) Element {
+	e := Element{Key: Pack(first)}
+	if next := last.Next(); next.IsValid() {
+		e.End = Pack(next)
+	}
+	return e
 }
 
 // RangeOf is the element of an Interval set whose key has other parts before the
@@ -164,6 +200,7 @@ func (s Set) netlink(t *nftables.Table, f Family) (*nftables.Set, error) {
 	if s.Filled {
 		out.Dynamic, out.HasTimeout, out.Size = true, true, filledSize
 	}
+	out.Counter = s.Counted
 	if len(s.Data) > 0 {
 		out.IsMap = true
 		if out.DataType, err = concat(s.Data, f); err != nil {
@@ -193,6 +230,9 @@ func (s Set) text(b *strings.Builder, f Family, elements []Element) {
 	if s.Filled {
 		fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n", filledSize)
 	}
+	if s.Counted {
+		b.WriteString("\t\tcounter\n")
+	}
 	if len(elements) > 0 {
 		b.WriteString("\t\telements = {\n")
 		for i, e := range elements {
@@ -208,10 +248,36 @@ func (s Set) text(b *strings.Builder, f Family, elements []Element) {
 }
 
 func (s Set) elementText(f Family, e Element) string {
+	data := ""
+	switch {
+	case len(s.Data) == 0:
+	case s.Data[0] == Verdict:
+		data = " : " + verdictText(e.Data)
+	default:
+		data = " : " + unpack(s.Data, f, e.Data)
+	}
+	return s.keyText(f, e) + data
+}
+
+func verdictText(data string) string {
+	if data == Return || strings.HasPrefix(data, jump) {
+		return data
+	}
+	return "goto " + data
+}
+
+func (s Set) keyText(f Family, e Element) string {
 	if s.Interval {
 		n := len(s.Key) - 1
 		if n == 0 {
-			return prefixText(e)
+			return rangeText(e)
+		}
+		if s.Key[n] == Port {
+			out := unpack(s.Key, f, e.Key)
+			if e.End != e.Key && len(e.End) > 4 {
+				out += "-" + unpack(s.Key[n:], f, e.End[len(e.End)-4:])
+			}
+			return out
 		}
 		head := unpack(s.Key[:n], f, e.Key)
 		if len(e.Key) < f.addrLen() || len(e.End) != len(e.Key) {
@@ -226,27 +292,23 @@ func (s Set) elementText(f Family, e Element) string {
 		}
 		return head + " . " + first.String() + "-" + end.String()
 	}
-	out := unpack(s.Key, f, e.Key)
-	switch {
-	case len(s.Data) == 0:
-	case s.Data[0] == Verdict:
-		out += " : goto " + e.Data
-	default:
-		out += " : " + unpack(s.Data, f, e.Data)
-	}
-	return out
+	return unpack(s.Key, f, e.Key)
 }
 
-// prefixText prints a range, which Range made of a prefix.
-func prefixText(e Element) string {
+// rangeText prints a range as a prefix, where it is one.
+func rangeText(e Element) string {
 	first, _ := netip.AddrFromSlice([]byte(e.Key))
-	bits := first.BitLen()
-	for ; bits > 0; bits-- {
-		if Range(netip.PrefixFrom(first, bits)).End == e.End {
-			break
+	for bits := first.BitLen(); bits >= 0; bits-- {
+		if p := netip.PrefixFrom(first, bits); p == p.Masked() && Range(p).End == e.End {
+			return p.String()
 		}
 	}
-	return netip.PrefixFrom(first, bits).String()
+	end := slices.Repeat([]byte{0xff}, first.BitLen()/8)
+	if after, ok := netip.AddrFromSlice([]byte(e.End)); ok {
+		return first.String() + "-" + after.Prev().String()
+	}
+	last, _ := netip.AddrFromSlice(end)
+	return first.String() + "-" + last.String()
 }
 
 // typeof names the type by an expression that has it.

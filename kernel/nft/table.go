@@ -19,6 +19,9 @@ type Chain struct {
 	Name  string
 	Hook  *Hook
 	Rules []Rule
+	// OnDemand chains of a Table are made and dropped as a Batch says, and not with its
+	// base: nobody pays for a hook that nobody needs.
+	OnDemand bool
 }
 
 // Table is a table of one family with all that is fixed in it. What elements its
@@ -28,12 +31,20 @@ type Table struct {
 	Name   string
 	Sets   []Set
 	Chains []Chain
+	// Made says what the sets are that are made as needed, by their names; nil when
+	// there are none.
+	Made func(name string) (Set, bool)
 }
 
 // Set returns the set of that name.
 func (t Table) set(name string) (Set, error) {
 	for _, s := range t.Sets {
 		if s.Name == name {
+			return s, nil
+		}
+	}
+	if t.Made != nil {
+		if s, ok := t.Made(name); ok {
 			return s, nil
 		}
 	}
@@ -49,7 +60,8 @@ func (t Table) Text(elements map[string][]Element, more []Chain) string {
 		slices.SortFunc(list, func(a, b Element) int { return cmp.Or(strings.Compare(a.Key, b.Key), strings.Compare(a.Data, b.Data)) })
 		s.text(&b, t.Family, list)
 	}
-	for _, c := range slices.Concat(t.Chains, more) {
+	fixed := slices.DeleteFunc(slices.Clone(t.Chains), func(c Chain) bool { return c.OnDemand })
+	for _, c := range slices.Concat(fixed, more) {
 		c.text(&b, t.Family)
 	}
 	b.WriteString("}\n")

@@ -53,6 +53,12 @@ func chapters() []chapter {
 			{name: "lb-upgrade", say: "a rollout on all nodes: the address stays with its node, and is answered all the time", run: stays, within: 2 * time.Minute},
 			{name: "lb-failover", say: "the owner's agent killed, told to end, its node cut off: another node answers within 2 s", run: moves, within: 5 * time.Minute},
 		}},
+		{"NetworkPolicy", []check{
+			{name: "policy", say: "the mission's policies: open, deny-all, frontend to backend:8080, by namespace, egress to database and DNS", run: policed, within: 3 * time.Minute},
+			{name: "policy-explain", say: "`wayleave explain policy` says which policy allows or denies", run: explained, within: 0},
+			{name: "policy-drops", say: "`wayleave status --policies` counts what was dropped, by pod and policy", run: dropped, within: 0},
+			{name: "policy-newcomer", say: "pods that send before anything else: what policy forbids does not pass once", run: newcomer, within: 2 * time.Minute},
+		}},
 		{"Wrong input", []check{
 			{name: "bad-event", say: "a bad EndpointSlice gets an Event that names the field, and harms no other", run: badSlice, within: 0},
 		}},
@@ -275,7 +281,7 @@ func refuses(ctx context.Context, t *Tour) error {
 // the kubelet calls a pod ready before its program listens, and whoever asks it
 // then is refused.
 func replaced(ctx context.Context, t *Tour) error {
-	probe := `[{"op":"add","path":"/spec/template/spec/containers/0/readinessProbe","value":{"periodSeconds":1,"httpGet":{"port":80,"path":"/hostname"}}}]`
+	probe := `[{"op":"add","path":"/spec/template/spec/containers/0/readinessProbe","value":{"periodSeconds":1,"httpGet":{"port":8080,"path":"/hostname"}}}]`
 	if _, err := t.kubectl(ctx, "patch", "deployment", "backend", "--type=json", "-p", probe); err != nil {
 		return err
 	}

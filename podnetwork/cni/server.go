@@ -69,7 +69,10 @@ type Server struct {
 	// Full is told when no address is left, and with nil when there is one again. May
 	// be nil.
 	Full func(err error)
-	Log  *slog.Logger
+	// Isolate returns when what policies say of the addresses is in the kernel; before
+	// that their link is not made. May be nil.
+	Isolate func(ctx context.Context, ips []netip.Addr) error
+	Log     *slog.Logger
 
 	mu sync.Mutex
 	// busy keeps calls for one interface apart, as the runtime should.
@@ -268,6 +271,10 @@ func (s *Server) add(k ipam.Key, r call.Request, conf types.PluginConf, netns *o
 	if err != nil {
 		return nil, s.refused(err)
 	}
+	if err := s.isolate(lease); err != nil {
+		_, _, undo := s.Book.Release(k)
+		return nil, errors.Join(err, undo)
+	}
 	link := s.link(lease, local)
 	link.Rates = rates
 	mac, err := s.Links.Setup(netns, link)
@@ -284,6 +291,22 @@ func (s *Server) add(k ipam.Key, r call.Request, conf types.PluginConf, netns *o
 		return nil, errors.Join(err, undo)
 	}
 	return result(prev, conf.DNS, link, mac, r.Netns), nil
+}
+
+// isolateWithin bounds how long ADD waits for a pod's isolation. The runtime calls again
+// when it fails.
+const isolateWithin = 10 * time.Second
+
+func (s *Server) isolate(l ipam.Lease) error {
+	if s.Isolate == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), isolateWithin)
+	defer cancel()
+	if err := s.Isolate(ctx, l.IPs); err != nil {
+		return call.Failure(types.ErrTryAgainLater, "the pod is not isolated yet as its policies say: %v", err)
+	}
+	return nil
 }
 
 func exists(k ipam.Key) error {

@@ -15,9 +15,11 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -39,10 +41,12 @@ type Source struct {
 	// Dynamic watches AddressPools; nil when no feature uses them. Until the API server
 	// knows the kind, AddressPoolKind is not synced.
 	Dynamic dynamic.Interface
-	// NodeName limits pods to those of this node, unless AllPods is set: only the
-	// names of pods, when they are verified, need the others.
+	// NodeName limits pods to those of this node, unless AllPods or Policies is set:
+	// only the names of pods, when they are verified, and policies need the others.
 	NodeName string
 	AllPods  bool
+	// Policies has NetworkPolicies watched too, and what they look at of pods kept.
+	Policies bool
 	// Report gets an object's problems whenever it was read; none means that
 	// earlier ones are gone. May be nil.
 	Report func(kind string, name model.Name, problems []model.Problem)
@@ -54,17 +58,27 @@ func (s *Source) Run(ctx context.Context) error {
 	core, discovery := s.Client.CoreV1().RESTClient(), s.Client.DiscoveryV1().RESTClient()
 	everything := fields.Everything()
 	here := fields.OneTermEqualSelector("spec.nodeName", s.NodeName)
-	if s.AllPods {
+	pod := podForNames
+	if s.Policies {
+		pod = source.Pod
+	}
+	if s.AllPods || s.Policies {
 		here = everything
 	}
-	var wg sync.WaitGroup
-	for _, r := range []*cache.Reflector{
+	reflectors := []*cache.Reflector{
 		reflector(s, core, "services", everything, model.ServiceKind, &corev1.Service{}, source.Service, (*model.Writer).PutService),
 		reflector(s, discovery, "endpointslices", everything, model.EndpointSliceKind, &discoveryv1.EndpointSlice{}, source.EndpointSlice, (*model.Writer).PutEndpointSlice),
 		reflector(s, core, "nodes", everything, model.NodeKind, &corev1.Node{}, source.Node, (*model.Writer).PutNode),
 		reflector(s, core, "namespaces", everything, model.NamespaceKind, &corev1.Namespace{}, source.Namespace, (*model.Writer).PutNamespace),
-		reflector(s, core, "pods", here, model.PodKind, &corev1.Pod{}, source.Pod, (*model.Writer).PutPod),
-	} {
+		reflector(s, core, "pods", here, model.PodKind, &corev1.Pod{}, pod, (*model.Writer).PutPod),
+	}
+	if s.Policies {
+		networking := s.Client.NetworkingV1().RESTClient()
+		reflectors = append(reflectors, reflector(s, networking, "networkpolicies", everything, model.NetworkPolicyKind,
+			&networkingv1.NetworkPolicy{}, source.NetworkPolicy, (*model.Writer).PutNetworkPolicy))
+	}
+	var wg sync.WaitGroup
+	for _, r := range reflectors {
 		wg.Go(func() { r.RunWithContext(ctx) })
 	}
 	if s.Dynamic != nil {
@@ -72,6 +86,19 @@ func (s *Source) Run(ctx context.Context) error {
 	}
 	wg.Wait()
 	return ctx.Err()
+}
+
+// podForNames keeps of a pod what is used without policies: nothing of one that has no
+// address yet.
+func podForNames(in *corev1.Pod) (*model.Pod, []model.Problem) {
+	if len(in.Status.PodIPs) == 0 {
+		return nil, nil
+	}
+	out, problems := source.Pod(in)
+	if out != nil {
+		out.UID, out.Created, out.Labels, out.Ports = "", time.Time{}, nil, nil
+	}
+	return out, problems
 }
 
 func reflector[I runtime.Object, O any](

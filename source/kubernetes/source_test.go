@@ -17,6 +17,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
@@ -104,7 +105,7 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	kinds := map[string][2]string{
 		"services": {"ServiceList", "v1"}, "endpointslices": {"EndpointSliceList", "discovery.k8s.io/v1"},
-		"nodes": {"NodeList", "v1"}, "namespaces": {"NamespaceList", "v1"}, "pods": {"PodList", "v1"}, "addresspools": {"AddressPoolList", "wayleave.dev/v1alpha1"},
+		"nodes": {"NodeList", "v1"}, "namespaces": {"NamespaceList", "v1"}, "pods": {"PodList", "v1"}, "networkpolicies": {"NetworkPolicyList", "networking.k8s.io/v1"}, "addresspools": {"AddressPoolList", "wayleave.dev/v1alpha1"},
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{"kind": kinds[resource][0], "apiVersion": kinds[resource][1], "metadata": map[string]string{"resourceVersion": fmt.Sprint(a.version)}, "items": items})
 }
@@ -345,5 +346,33 @@ func TestPodsOfThisNodeOrOfAll(t *testing.T) {
 		if n := store.Snapshot().Count(model.PodKind); n != want {
 			t.Errorf("all %v: %d pods, want %d", all, n, want)
 		}
+	}
+}
+
+// Policies bring the pods of all nodes, with labels, and those without an address; without
+// them nothing of that is kept, nor asked for.
+func TestPoliciesAreWatchedWhenTheyAreOn(t *testing.T) {
+	api, client := newFakeAPI(t)
+	for name, ips := range map[string][]corev1.PodIP{"runs": {{IP: "10.244.0.1"}}, "starts": nil} {
+		api.put(t, "pods", &corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: "u", Labels: map[string]string{"app": "web"}},
+			Spec: corev1.PodSpec{NodeName: "node2"}, Status: corev1.PodStatus{PodIPs: ips}}, "ADDED")
+	}
+	api.put(t, "networkpolicies", &networkingv1.NetworkPolicy{TypeMeta: metav1.TypeMeta{Kind: "NetworkPolicy", APIVersion: "networking.k8s.io/v1"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "deny"}}, "ADDED")
+	on, _ := startSource(t, &Source{Client: client, Policies: true})
+	if err := on.WaitSynced(t.Context(), model.PodKind|model.NetworkPolicyKind); err != nil {
+		t.Fatal(err)
+	}
+	snap := on.Snapshot()
+	if p, ok := snap.Pod(model.Name{Namespace: "default", Name: "starts"}); !ok || p.Labels["app"] != "web" || snap.Count(model.PodKind) != 2 || snap.Count(model.NetworkPolicyKind) != 1 {
+		t.Errorf("the pod is %+v; %d pods, %d policies", p, snap.Count(model.PodKind), snap.Count(model.NetworkPolicyKind))
+	}
+	off, _ := startSource(t, &Source{Client: client, AllPods: true})
+	if err := off.WaitSynced(t.Context(), model.PodKind); err != nil {
+		t.Fatal(err)
+	}
+	snap = off.Snapshot()
+	if p, ok := snap.Pod(model.Name{Namespace: "default", Name: "runs"}); !ok || p.Labels != nil || p.UID != "" || snap.Count(model.PodKind) != 1 || off.Synced()&model.NetworkPolicyKind != 0 {
+		t.Errorf("without policies the pod is %+v; %d pods", p, snap.Count(model.PodKind))
 	}
 }

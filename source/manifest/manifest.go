@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
@@ -27,6 +28,7 @@ import (
 func Read(store *model.Store, file string, in io.Reader) ([]model.Problem, error) {
 	var problems []model.Problem
 	var puts []func(*model.Writer)
+	taken := newPlaces(store)
 	docs := utilyaml.NewYAMLReader(bufio.NewReader(in))
 	for n := 1; ; n++ {
 		doc, err := docs.Read()
@@ -36,7 +38,7 @@ func Read(store *model.Store, file string, in io.Reader) ([]model.Problem, error
 		if err != nil {
 			return nil, fmt.Errorf("%s: document %d: %w", file, n, err)
 		}
-		put, bad, err := object(doc)
+		put, bad, err := object(taken, doc)
 		if err != nil {
 			return nil, fmt.Errorf("%s: document %d: %w", file, n, err)
 		}
@@ -47,16 +49,17 @@ func Read(store *model.Store, file string, in io.Reader) ([]model.Problem, error
 		for _, put := range puts {
 			put(w)
 		}
+		taken.make(w)
 	})
 	if err != nil {
 		return nil, err
 	}
-	store.MarkSynced(model.ServiceKind | model.EndpointSliceKind | model.PodKind | model.NodeKind | model.NamespaceKind | model.AddressPoolKind)
+	store.MarkSynced(model.ServiceKind | model.EndpointSliceKind | model.PodKind | model.NodeKind | model.NamespaceKind | model.AddressPoolKind | model.NetworkPolicyKind)
 	return problems, nil
 }
 
 // object converts one document, or the items of a List.
-func object(doc []byte) ([]func(*model.Writer), []model.Problem, error) {
+func object(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, error) {
 	var meta metav1.TypeMeta
 	if err := yaml.Unmarshal(doc, &meta); err != nil {
 		return nil, nil, fmt.Errorf("not YAML: %w", err)
@@ -68,24 +71,26 @@ func object(doc []byte) ([]func(*model.Writer), []model.Problem, error) {
 		}
 		return nil, nil, errors.New("apiVersion and kind are missing")
 	case "v1 List":
-		return list(doc)
+		return list(at, doc)
 	case "v1 Service":
-		return convert(doc, source.Service, (*model.Writer).PutService)
+		return convert(at, doc, source.Service, (*model.Writer).PutService)
 	case "discovery.k8s.io/v1 EndpointSlice":
-		return convert(doc, source.EndpointSlice, (*model.Writer).PutEndpointSlice)
+		return convert(at, doc, source.EndpointSlice, (*model.Writer).PutEndpointSlice)
 	case "v1 Pod":
-		return convert(doc, source.Pod, (*model.Writer).PutPod)
+		return convert(at, doc, source.Pod, (*model.Writer).PutPod)
 	case "v1 Node":
-		return convert(doc, source.Node, (*model.Writer).PutNode)
+		return convert(at, doc, source.Node, (*model.Writer).PutNode)
 	case "v1 Namespace":
-		return convert(doc, source.Namespace, (*model.Writer).PutNamespace)
+		return convert(at, doc, source.Namespace, (*model.Writer).PutNamespace)
+	case "networking.k8s.io/v1 NetworkPolicy":
+		return convert(at, doc, source.NetworkPolicy, (*model.Writer).PutNetworkPolicy)
 	case api.GroupVersion + " " + api.AddressPoolKind:
-		return convert(doc, source.AddressPool, (*model.Writer).PutAddressPool)
+		return convert(at, doc, source.AddressPool, (*model.Writer).PutAddressPool)
 	}
-	return nil, nil, fmt.Errorf("kind: %q of apiVersion %q is not used by Wayleave; Service, EndpointSlice, Pod, Node, Namespace and AddressPool are", meta.Kind, meta.APIVersion)
+	return nil, nil, fmt.Errorf("kind: %q of apiVersion %q is not used by Wayleave; Service, EndpointSlice, Pod, Node, Namespace, NetworkPolicy and AddressPool are", meta.Kind, meta.APIVersion)
 }
 
-func list(doc []byte) ([]func(*model.Writer), []model.Problem, error) {
+func list(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, error) {
 	var l struct {
 		Items []any `json:"items"`
 	}
@@ -99,7 +104,7 @@ func list(doc []byte) ([]func(*model.Writer), []model.Problem, error) {
 		if err != nil {
 			return nil, nil, fmt.Errorf("items[%d]: %w", i, err)
 		}
-		put, bad, err := object(b)
+		put, bad, err := object(at, b)
 		if err != nil {
 			return nil, nil, fmt.Errorf("items[%d]: %w", i, err)
 		}
@@ -109,25 +114,35 @@ func list(doc []byte) ([]func(*model.Writer), []model.Problem, error) {
 }
 
 // defaulted is what an API server would do to an object before it stores it.
-func defaulted(o any) {
+func defaulted(at *places, o any) {
 	m, ok := o.(metav1.Object)
 	if !ok {
 		return
 	}
-	switch o.(type) {
-	case *corev1.Service, *corev1.Pod, *discoveryv1.EndpointSlice:
+	switch o := o.(type) {
+	case *corev1.Namespace:
+		// The API server keeps this label on every namespace (KEP-2161).
+		if o.Labels == nil {
+			o.Labels = map[string]string{}
+		}
+		o.Labels[corev1.LabelMetadataName] = o.Name
+	case *corev1.Service, *corev1.Pod, *discoveryv1.EndpointSlice, *networkingv1.NetworkPolicy:
 		if m.GetNamespace() == "" {
 			m.SetNamespace(metav1.NamespaceDefault)
+		}
+		at.namespaces[m.GetNamespace()] = true
+		if p, ok := o.(*corev1.Pod); ok {
+			at.give(p)
 		}
 	}
 }
 
-func convert[I, O any](doc []byte, to func(*I) (*O, []model.Problem), put func(*model.Writer, *O)) ([]func(*model.Writer), []model.Problem, error) {
+func convert[I, O any](at *places, doc []byte, to func(*I) (*O, []model.Problem), put func(*model.Writer, *O)) ([]func(*model.Writer), []model.Problem, error) {
 	in := new(I)
 	if err := yaml.UnmarshalStrict(doc, in); err != nil {
 		return nil, nil, err
 	}
-	defaulted(any(in))
+	defaulted(at, any(in))
 	if m, ok := any(in).(metav1.Object); ok && m.GetName() == "" {
 		return nil, nil, errors.New("metadata.name: is missing")
 	}

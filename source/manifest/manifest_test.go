@@ -107,3 +107,55 @@ func TestAnAddressPoolIsRead(t *testing.T) {
 		t.Error("an unknown field was taken")
 	}
 }
+
+const missionPolicy = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: backend, namespace: prod}
+spec: {podSelector: {matchLabels: {app: backend}}, ingress: [{ports: [{port: 8080}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: backend, namespace: prod, labels: {app: backend}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: frontend}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: known}
+status: {podIPs: [{ip: 192.0.2.1}]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: default, labels: {team: a}}
+`
+
+// Pods that have not started get addresses, and namespaces are there with the label that
+// the API server gives them.
+func TestPoliciesAndTheirPodsAreRead(t *testing.T) {
+	snap, problems, err := read(t, missionPolicy)
+	if err != nil || len(problems) > 0 {
+		t.Fatal(err, problems)
+	}
+	if p, ok := snap.NetworkPolicy(model.Name{Namespace: "prod", Name: "backend"}); !ok || len(p.Ingress) != 1 {
+		t.Errorf("read %+v", p)
+	}
+	seen := map[string]bool{}
+	for p := range snap.Pods() {
+		for _, a := range p.IPs {
+			if seen[a.String()] {
+				t.Errorf("%s is there twice", a)
+			}
+			seen[a.String()] = true
+		}
+	}
+	if len(seen) != 5 || !seen["192.0.2.1"] {
+		t.Errorf("addresses are %v, want two of each pod that had none", seen)
+	}
+	for name, labels := range map[string]int{"prod": 1, "default": 2} {
+		if ns, ok := snap.Namespace(name); !ok || len(ns.Labels) != labels || ns.Labels["kubernetes.io/metadata.name"] != name {
+			t.Errorf("namespace %s is %+v", name, ns)
+		}
+	}
+}

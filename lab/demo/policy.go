@@ -1,0 +1,381 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// policyWorld is the mission's cast: frontend, backend and database in the namespace
+// production, a stranger in another one, and one whose team is platform. Every pod
+// serves 8080 and 5432.
+const policyWorld = `apiVersion: v1
+kind: Namespace
+metadata: {name: production}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: elsewhere}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: platform, labels: {team: platform}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: backend, namespace: production}
+spec:
+  type: NodePort
+  selector: {app: backend}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: database, namespace: production}
+spec:
+  selector: {app: database}
+  ports: [{port: 5432}]
+`
+
+const policyPod = `---
+apiVersion: v1
+kind: Pod
+metadata: {name: %[2]s, namespace: %[1]s, labels: {app: %[2]s}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: web, image: %[3]s, args: [netexec, --http-port=8080, --udp-port=8080]}
+  - {name: sql, image: %[3]s, args: [netexec, --http-port=5432, --udp-port=-1]}
+`
+
+// The policies of the mission, word for word but for the names of its namespaces.
+const (
+	denyAll = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: deny-all
+  namespace: production
+spec:
+  podSelector: {}
+  policyTypes:
+  - Ingress
+`
+	frontendToBackend = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: allow-frontend-to-backend
+  namespace: production
+spec:
+  podSelector:
+    matchLabels:
+      app: backend
+  policyTypes:
+  - Ingress
+  ingress:
+  - from:
+    - podSelector:
+        matchLabels:
+          app: frontend
+    ports:
+    - protocol: TCP
+      port: 8080
+`
+	fromPlatform = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: allow-platform
+  namespace: production
+spec:
+  podSelector: {}
+  ingress:
+  - from:
+    - namespaceSelector:
+        matchLabels:
+          team: platform
+`
+	databaseAndDNS = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: database-and-dns
+  namespace: production
+spec:
+  podSelector:
+    matchLabels:
+      app: backend
+  policyTypes:
+  - Egress
+  egress:
+  - to:
+    - podSelector:
+        matchLabels:
+          app: database
+    ports:
+    - protocol: TCP
+      port: 5432
+  - to:
+    - namespaceSelector:
+        matchLabels:
+          name: kube-system
+    ports:
+    - protocol: UDP
+      port: 53
+`
+)
+
+// A try is one probe and what must come of it.
+type try struct {
+	from string // NAMESPACE/POD, or "outside"
+	to   string // ADDRESS:PORT or NAME:PORT
+	pass bool
+}
+
+func (y try) String() string {
+	verb := "does not reach"
+	if y.pass {
+		verb = "reaches"
+	}
+	return y.from + " " + verb + " " + y.to
+}
+
+// cast makes the pods, and has their addresses by name.
+func (t *Tour) cast(ctx context.Context) (map[string]string, error) {
+	world := policyWorld
+	names := []string{"production/frontend", "production/backend", "production/database", "elsewhere/stranger", "platform/operator"}
+	for _, n := range names {
+		ns, name, _ := strings.Cut(n, "/")
+		world += fmt.Sprintf(policyPod, ns, name, t.image())
+	}
+	if err := t.apply(ctx, world); err != nil {
+		return nil, err
+	}
+	ips := map[string]string{}
+	for _, n := range names {
+		ns, name, _ := strings.Cut(n, "/")
+		if _, err := t.kubectl(ctx, "-n", ns, "wait", "--for=condition=Ready", "pod/"+name, "--timeout=60s"); err != nil {
+			return nil, err
+		}
+		ip, err := t.one(ctx, "{.status.podIP}", "-n", ns, "pod", name)
+		if err != nil {
+			return nil, err
+		}
+		ips[name] = ip
+	}
+	return ips, nil
+}
+
+// tries plays probes until all come out as they must: a policy takes a moment to reach
+// every node.
+func (t *Tour) tries(ctx context.Context, list ...try) error {
+	return eventually(ctx, func() error {
+		for _, y := range list {
+			if err := t.try(ctx, y); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// try says what came of one probe, if it is not what must come. What a policy forbids is
+// dropped, so the client hears nothing; anything else is another fault.
+func (t *Tour) try(ctx context.Context, y try) error {
+	var out string
+	var err error
+	silent := "TIMEOUT"
+	if y.from == "outside" {
+		silent = "exit status 28"
+		out, err = t.at(ctx, "outside", "curl", "-sS", "-m", "1", "http://"+y.to+"/hostname")
+	} else {
+		ns, name, _ := strings.Cut(y.from, "/")
+		out, err = t.kubectl(ctx, "-n", ns, "exec", name, "-c", "web", "--", "/agnhost", "connect", "--timeout=1s", y.to)
+	}
+	switch {
+	case y.pass && err != nil:
+		return fmt.Errorf("want %s: %w: %s", y, err, out)
+	case !y.pass && err == nil:
+		return fmt.Errorf("want %s: it does", y)
+	case !y.pass && !strings.Contains(err.Error()+out, silent):
+		return fmt.Errorf("want %s: not silence but %w: %s", y, err, out)
+	}
+	return nil
+}
+
+// policed plays the mission's policies, one after the other, each with what it allows
+// and what it denies.
+func policed(ctx context.Context, t *Tour) error {
+	ip, err := t.cast(ctx)
+	if err != nil {
+		return err
+	}
+	var ports []string
+	ports, err = t.fields(ctx, "{.spec.ports[0].nodePort} {.spec.clusterIP}", "-n", "production", "service", "backend")
+	if err != nil || len(ports) != 2 {
+		return fmt.Errorf("service backend has %v: %w", ports, err)
+	}
+	node, err := t.one(ctx, "{.spec.nodeName}", "-n", "production", "pod", "backend")
+	if err != nil {
+		return err
+	}
+	nodes, err := t.fields(ctx, `{range .items[*]}{.metadata.name}={.status.addresses[0].address} {end}`, "nodes")
+	if err != nil {
+		return err
+	}
+	// Outside asks a node that has no backend, so that policy is met behind two nodes.
+	i := slices.IndexFunc(nodes, func(s string) bool { return !strings.HasPrefix(s, node+"=") })
+	if i < 0 {
+		return fmt.Errorf("nodes %v", nodes)
+	}
+	_, other, _ := strings.Cut(nodes[i], "=")
+	at := func(name, port string) string { return bracket(ip[name]) + ":" + port }
+	outside := bracket(other) + ":" + ports[0]
+	vip := bracket(ports[1]) + ":80"
+	frontend, backend, database, stranger, operator := "production/frontend", "production/backend", "production/database", "elsewhere/stranger", "platform/operator"
+	steps := []struct {
+		say, yaml, name string
+		tries           []try
+	}{
+		{"no policy", "", "", []try{
+			{frontend, at("backend", "8080"), true}, {stranger, at("backend", "5432"), true}, {stranger, vip, true}, {"outside", outside, true}}},
+		{"deny-all", denyAll, "deny-all", []try{
+			{frontend, at("backend", "8080"), false}, {stranger, vip, false}, {"outside", outside, false}, {backend, at("stranger", "8080"), true}, {stranger, at("operator", "8080"), true}}},
+		{"allow-frontend-to-backend", frontendToBackend, "", []try{
+			{frontend, at("backend", "8080"), true}, {frontend, vip, true}, {database, at("backend", "8080"), false}, {frontend, at("backend", "5432"), false}, {frontend, at("database", "5432"), false}, {"outside", outside, false}}},
+		{"allow-platform", fromPlatform, "", []try{
+			{operator, at("backend", "5432"), true}, {operator, at("database", "8080"), true}, {stranger, at("database", "8080"), false}}},
+		{"database-and-dns", databaseAndDNS, "", []try{
+			{backend, at("stranger", "8080"), false}, {backend, at("database", "8080"), false}}},
+	}
+	for _, s := range steps {
+		if s.yaml != "" {
+			if err := t.apply(ctx, s.yaml); err != nil {
+				return err
+			}
+		}
+		if err := t.tries(ctx, s.tries...); err != nil {
+			return fmt.Errorf("with %s: %w", s.say, err)
+		}
+	}
+	// With egress to the database and DNS only: the database denies ingress still, so
+	// deny-all has to go for its half.
+	if _, err := t.kubectl(ctx, "-n", "production", "delete", "networkpolicy", "deny-all", "allow-platform"); err != nil {
+		return err
+	}
+	if err := t.tries(ctx, try{backend, at("database", "5432"), true}, try{backend, at("database", "8080"), false}, try{backend, at("frontend", "8080"), false}); err != nil {
+		return err
+	}
+	return t.resolves(ctx)
+}
+
+// resolves has the backend resolve a name once its policy's namespaceSelector finds
+// kube-system, and not before.
+func (t *Tour) resolves(ctx context.Context) error {
+	ask := func() error {
+		out, err := t.kubectl(ctx, "-n", "production", "exec", "backend", "-c", "web", "--", "dig", "+short", "+tries=1", "+time=1", "database.production.svc.cluster.local")
+		if err == nil && strings.TrimSpace(out) == "" {
+			err = errors.New("no answer")
+		}
+		return err
+	}
+	if _, err := t.kubectl(ctx, "label", "namespace", "kube-system", "name-"); err != nil {
+		return err
+	}
+	if err := eventually(ctx, func() error {
+		if ask() == nil {
+			return errors.New("the backend resolves names, though no policy allows it")
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if _, err := t.kubectl(ctx, "label", "namespace", "kube-system", "name=kube-system"); err != nil {
+		return err
+	}
+	return eventually(ctx, ask)
+}
+
+// explained asks the agent why, for a packet that passes and one that does not.
+func explained(ctx context.Context, t *Tour) error {
+	agents, err := t.agents(ctx)
+	if err != nil || len(agents) == 0 {
+		return fmt.Errorf("agents %v: %w", agents, err)
+	}
+	explain := func(from, to string) (string, error) {
+		return t.kubectl(ctx, "-n", "kube-system", "exec", agents[0], "-c", "agent", "--", "/wayleave", "explain", "policy", from, to)
+	}
+	out, err := explain("production/frontend", "production/backend:8080/TCP")
+	if err := errors.Join(err, want(out, "allowed", "allow-frontend-to-backend")); err != nil {
+		return err
+	}
+	out, err = explain("production/backend", "elsewhere/stranger:8080/TCP")
+	if err == nil {
+		return fmt.Errorf("a forbidden packet is explained as allowed: %s", out)
+	}
+	return want(err.Error()+out, "denied", "database-and-dns")
+}
+
+// dropped looks for what policy dropped in the status and metrics of the node.
+func dropped(ctx context.Context, t *Tour) error {
+	node, err := t.one(ctx, "{.spec.nodeName}", "-n", "production", "pod", "backend")
+	if err != nil {
+		return err
+	}
+	agent, err := t.one(ctx, "{.items[*].metadata.name}", "-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave", "--field-selector", "spec.nodeName="+node)
+	if err != nil {
+		return err
+	}
+	return eventually(ctx, func() error {
+		out, err := t.kubectl(ctx, "-n", "kube-system", "exec", agent, "-c", "agent", "--", "/wayleave", "status", "--policies")
+		return errors.Join(err, want(out, "production/backend", "database-and-dns", "Egress"))
+	})
+}
+
+// newcomer starts pods whose first act is to send what a policy forbids: not one packet
+// may arrive.
+func newcomer(ctx context.Context, t *Tour) error {
+	if err := t.apply(ctx, fmt.Sprintf(newcomerYAML, t.image())); err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		_, _ = t.kubectl(ctx, "-n", "elsewhere", "delete", "job", "newcomer", "--ignore-not-found", "--wait=false")
+	}()
+	_, err := t.kubectl(ctx, "-n", "elsewhere", "wait", "--for=condition=Complete", "job/newcomer", "--timeout=90s")
+	return err
+}
+
+// newcomerYAML is pods that must not reach the stranger: they try as soon as they run.
+const newcomerYAML = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: newcomers, namespace: elsewhere}
+spec:
+  podSelector: {matchLabels: {job-name: newcomer}}
+  policyTypes: [Egress]
+  egress:
+  - to: [{namespaceSelector: {}, podSelector: {matchLabels: {k8s-app: kube-dns}}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: stranger, namespace: elsewhere}
+spec:
+  selector: {app: stranger}
+  ports: [{port: 8080}]
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: newcomer, namespace: elsewhere}
+spec:
+  completions: 9
+  parallelism: 9
+  backoffLimit: 0
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+      - name: try
+        image: %[1]s
+        command: [sh, -c, "for i in 1 2 3; do /agnhost connect --timeout=500ms stranger.elsewhere.svc.cluster.local:8080 2>&1 | grep TIMEOUT || exit 1; done"]
+`

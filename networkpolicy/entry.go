@@ -1,0 +1,115 @@
+package networkpolicy
+
+import (
+	"net/netip"
+	"slices"
+
+	"wayleave.dev/model"
+)
+
+// Direction is which of a packet's two ends is isolated.
+type Direction uint8
+
+// The directions.
+const (
+	Ingress Direction = iota
+	Egress
+)
+
+// String is the API's word.
+func (d Direction) String() string {
+	if d == Egress {
+		return "Egress"
+	}
+	return "Ingress"
+}
+
+// EntryKind is what an entry says.
+type EntryKind uint8
+
+// The kinds of entries.
+const (
+	// PodEntry isolates an address of a local pod in one direction. Addresses without
+	// one are open.
+	PodEntry EntryKind = iota
+	// PeerEntry is what an address of a known pod may, for all pods of a profile. It is
+	// asked first, and it is complete: blocks that contain the address are in it.
+	PeerEntry
+	// BlocksEntry is what any other address may, for all pods of a profile.
+	BlocksEntry
+)
+
+// Key names an entry. It is comparable.
+type Key struct {
+	Kind EntryKind
+	// Direction is that in which the local pods are isolated.
+	Direction Direction
+	// Addr is the local pod's of a PodEntry, and the peer's of a PeerEntry.
+	Addr netip.Addr
+	// Profile is whose peer or blocks these are; empty for a PodEntry.
+	Profile string
+}
+
+// Entry is one fact that a mode keeps in the kernel. Which fields count, the kind of its
+// key says.
+type Entry struct {
+	// Profile of a PodEntry says which peers and blocks hold for it. Pods that the same
+	// policies isolate, and whose named ports are the same, share one. A profile
+	// without peers and blocks allows nothing.
+	Profile string
+	// Policies of a PodEntry are those that isolate it, by name; empty while the pod is
+	// not known yet.
+	Policies []model.Name
+	// Ports of a PeerEntry.
+	Ports Ports
+	// Blocks of a BlocksEntry are disjoint, sorted, of both families.
+	Blocks []Block
+}
+
+// Block is a range of addresses with what they may.
+type Block struct {
+	Range model.Range
+	Ports Ports
+}
+
+// Ports is a set of ports by protocol. It must not be changed.
+type Ports struct {
+	// All is every packet, also of protocols without ports; Ranges is empty then.
+	All bool
+	// Ranges are sorted, disjoint, and as few as possible.
+	Ranges []PortRange
+}
+
+// PortRange is ports of one protocol, both ends included.
+type PortRange struct {
+	Protocol model.Protocol
+	From, To uint16
+}
+
+// Contains says whether the protocol's port is in the set; port is 0 for protocols
+// without ports.
+func (p Ports) Contains(proto model.Protocol, port uint16) bool {
+	return p.All || slices.ContainsFunc(p.Ranges, func(r PortRange) bool { return r.Protocol == proto && r.From <= port && port <= r.To })
+}
+
+// Equal compares two sets.
+func (p Ports) Equal(o Ports) bool { return p.All == o.All && slices.Equal(p.Ranges, o.Ranges) }
+
+// Equal compares two entries of one key.
+func (e Entry) Equal(o Entry) bool {
+	return e.Profile == o.Profile && slices.Equal(e.Policies, o.Policies) && e.Ports.Equal(o.Ports) &&
+		slices.EqualFunc(e.Blocks, o.Blocks, func(a, b Block) bool { return a.Range == b.Range && a.Ports.Equal(b.Ports) })
+}
+
+// Local is what policy must know of this node, and does not find in the model.
+type Local struct {
+	// Node is the name of this node.
+	Node string
+	// Pods are the addresses of this node's pods by who leased them. An address is
+	// there before its pod's link is. Addresses that are not leased are this node's when
+	// the API says that their pod is on it.
+	Pods map[netip.Addr]model.Name
+	// DNS are the addresses of the Service kube-dns. Traffic to one of them counts as
+	// traffic to a pod in kube-system labelled k8s-app=kube-dns, on whatever node.
+	DNS []netip.Addr
+}

@@ -1,0 +1,183 @@
+package networkpolicy
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"wayleave.dev/model"
+)
+
+// pod is a pod of the pod network, or kube-dns at its Service's addresses.
+type pod struct {
+	name   model.Name
+	labels map[string]string
+	ports  []model.NamedPort
+	// object is nil for kube-dns.
+	object *model.Pod
+	// addrs are those that it has; an address which it only claims is not in it.
+	addrs  map[netip.Addr]struct{}
+	groups map[*group]struct{}
+}
+
+func newPod(name model.Name) *pod {
+	return &pod{name: name, addrs: map[netip.Addr]struct{}{}, groups: map[*group]struct{}{}}
+}
+
+// index knows which pods belong to which groups, and which address is whose. Whatever
+// changes in it marks the keys that depend on it, with how it was and how it will be,
+// so that nobody has to compare.
+type index struct {
+	namespaces  map[string]*model.Namespace
+	pods        map[model.Name]*pod
+	inNamespace map[string]map[*pod]struct{}
+	groups      map[groupKey]*group
+	ownGroups   map[string]map[*group]struct{}
+	wideGroups  map[*group]struct{}
+
+	// claims are the pods that say that they have an address, holder who has it.
+	claims map[netip.Addr]map[*pod]struct{}
+	holder map[netip.Addr]*pod
+	local  Local
+	leased map[model.Name]map[netip.Addr]struct{}
+	dns    *pod
+
+	// dirty are keys to plan anew, unsettled addresses whose profiles are to be found
+	// anew.
+	dirty     map[Key]struct{}
+	unsettled map[netip.Addr]struct{}
+}
+
+func newIndex() index {
+	x := index{
+		namespaces: map[string]*model.Namespace{}, pods: map[model.Name]*pod{}, inNamespace: map[string]map[*pod]struct{}{},
+		groups: map[groupKey]*group{}, ownGroups: map[string]map[*group]struct{}{}, wideGroups: map[*group]struct{}{},
+		claims: map[netip.Addr]map[*pod]struct{}{}, holder: map[netip.Addr]*pod{}, leased: map[model.Name]map[netip.Addr]struct{}{},
+		dirty: map[Key]struct{}{}, unsettled: map[netip.Addr]struct{}{},
+	}
+	// No pod has an empty name, so it is never taken for one of the model.
+	x.dns = newPod(model.Name{Namespace: "kube-system"})
+	x.dns.labels = map[string]string{"k8s-app": "kube-dns"}
+	x.dns.ports = []model.NamedPort{{Name: "dns", Protocol: model.UDP, Port: 53}, {Name: "dns-tcp", Protocol: model.TCP, Port: 53}}
+	put(x.inNamespace, x.dns.name.Namespace, x.dns)
+	return x
+}
+
+// markPeer marks what a pod's address may in all profiles that have the group as peers.
+func (x *index) markPeer(g *group, p *pod, a netip.Addr) {
+	for prof := range g.profiles {
+		x.mark(prof, p, a)
+	}
+}
+
+// mark marks the peer's entry of a profile. kube-dns' addresses are never a source.
+func (x *index) mark(prof *profile, p *pod, a netip.Addr) {
+	if p != x.dns || prof.direction == Egress {
+		x.dirty[Key{Kind: PeerEntry, Direction: prof.direction, Addr: a, Profile: prof.id}] = struct{}{}
+	}
+}
+
+func (x *index) setMember(g *group, p *pod, in bool) {
+	if _, was := g.members[p]; was == in {
+		return
+	}
+	if in {
+		g.members[p], p.groups[g] = struct{}{}, struct{}{}
+	} else {
+		delete(g.members, p)
+		delete(p.groups, g)
+	}
+	for a := range p.addrs {
+		x.markPeer(g, p, a)
+		if len(g.policies) > 0 {
+			x.unsettle(a)
+		}
+	}
+}
+
+// unsettle has the profiles of an address found anew, if it is one of this node.
+func (x *index) unsettle(a netip.Addr) {
+	if x.isLocal(a) {
+		x.unsettled[a] = struct{}{}
+	}
+}
+
+// changeNamespace follows a namespace's labels; ns is nil when it is gone.
+func (x *index) changeNamespace(name string, ns *model.Namespace) {
+	old := x.namespaces[name]
+	if x.namespaces[name] = ns; ns == nil {
+		delete(x.namespaces, name)
+	}
+	for g := range x.wideGroups {
+		now := g.hasNamespace(name, ns)
+		if now == g.hasNamespace(name, old) {
+			continue
+		}
+		for p := range x.inNamespace[name] {
+			x.setMember(g, p, now && g.pods.Matches(p.labels))
+		}
+	}
+}
+
+// changePod follows a pod; o is nil when it is gone.
+func (x *index) changePod(name model.Name, o *model.Pod) {
+	if o != nil && o.HostNetwork {
+		o = nil
+	}
+	p, known := x.pods[name]
+	switch {
+	case o == nil && !known:
+		return
+	case o == nil:
+		x.removePod(p)
+		return
+	case !known:
+		p = newPod(name)
+		p.object = o
+		x.pods[name] = p
+		put(x.inNamespace, name.Namespace, p)
+	}
+	old := p.object
+	relabel := !known || !maps.Equal(p.labels, o.Labels)
+	p.object, p.labels = o, o.Labels
+	if !slices.Equal(p.ports, o.Ports) {
+		p.ports = o.Ports
+		x.markAll(p)
+	}
+	if relabel {
+		x.regroup(p)
+	}
+	if !known || !slices.Equal(old.IPs, o.IPs) || !old.Created.Equal(o.Created) || old.Node != o.Node {
+		x.readdress(p, old.IPs, o.IPs)
+	}
+}
+
+// markAll marks all that depends on a pod's ports.
+func (x *index) markAll(p *pod) {
+	for a := range p.addrs {
+		x.unsettle(a)
+		for g := range p.groups {
+			x.markPeer(g, p, a)
+		}
+	}
+}
+
+func (x *index) removePod(p *pod) {
+	delete(x.pods, p.name)
+	x.readdress(p, p.object.IPs, nil)
+	take(x.inNamespace, p.name.Namespace, p)
+	for g := range p.groups {
+		delete(g.members, p)
+	}
+}
+
+// regroup looks at each group that the pod could belong to.
+func (x *index) regroup(p *pod) {
+	ns := x.namespaces[p.name.Namespace]
+	for g := range x.ownGroups[p.name.Namespace] {
+		x.setMember(g, p, g.has(p, ns))
+	}
+	for g := range x.wideGroups {
+		x.setMember(g, p, g.has(p, ns))
+	}
+}

@@ -1,0 +1,319 @@
+// Package nftables enforces NetworkPolicy by nftables, in tables of its own, the same in
+// every mode of the service proxy.
+//
+// The layout is one of data, not of code. A new connection looks its source up in the map
+// `egress` and its destination in `ingress`. Local pods that are isolated are in there, and
+// lead to the chain of their profile, which looks the other end up: a known pod by its
+// address, any other address by the range that it lies in. That leads to the chain of what
+// the peer may, which is one lookup of protocol and port. So a packet passes as many
+// expressions at 1,000 policies as at one, and a pod that comes or goes changes elements.
+//
+// Invariants:
+//   - A transaction takes what is in force from one whole state to the next. No state in
+//     between opens a pod.
+//   - What a set, a map or a chain holds follows from its name or from the entries of
+//     its profile, so that what is found in the kernel can be adopted.
+//   - Rules read the bit CutMark of a connection's mark, and nothing else writes it than
+//     Sweep.
+package nftables
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/networkpolicy"
+)
+
+// TableName is the name of our tables, one per family.
+const TableName = "wayleave-policy"
+
+// CutMark is the bit of a connection's mark (ctmark) that says that policy forbids the
+// connection, though it was allowed when it began.
+const CutMark = 0x80000000
+
+// Sets and maps that are always there. Those of a direction have a name for each.
+const setDNS = "dns"
+
+func word(d networkpolicy.Direction) string { return strings.ToLower(d.String()) }
+
+// isolated maps the local pod's address to the chain of its profile.
+func isolated(d networkpolicy.Direction) string { return word(d) }
+
+// selves has each isolated address with itself.
+func selves(d networkpolicy.Direction) string { return "self-" + word(d) }
+
+// dropped counts the packets that were, by the local pod's address.
+func dropped(d networkpolicy.Direction) string { return "dropped-" + word(d) }
+
+// Chains that are always there.
+const (
+	chainPrerouting  = "prerouting"
+	chainPostrouting = "postrouting"
+	chainToDNS       = "to-dns"
+	chainFromDNS     = "decided-for-dns"
+	chainCut         = "cut"
+)
+
+// deny is the chain where forbidden packets end.
+func deny(d networkpolicy.Direction) string { return "deny-" + word(d) }
+
+// Beginnings of the names of what is made as needed: for a profile, and for a set of ports.
+const (
+	peersOf    = "-peers-"
+	blocksOf   = "-blocks-"
+	profileOf  = "-profile-"
+	classOf    = "-ports-"
+	portsOf    = "ports-"  // ports one by one
+	rangesOf   = "ranges-" // ranges of ports
+	hashDigits = 16
+)
+
+func peers(d networkpolicy.Direction, profile string) string  { return word(d) + peersOf + profile }
+func blocks(d networkpolicy.Direction, profile string) string { return word(d) + blocksOf + profile }
+func profileChain(d networkpolicy.Direction, profile string) string {
+	return word(d) + profileOf + profile
+}
+
+// portsSet is the name of the set that holds these ports. Single ports go into a plain set,
+// which costs a packet less than one of ranges.
+func portsSet(p networkpolicy.Ports) string {
+	h, kind := sha256.New(), portsOf
+	for _, r := range p.Ranges {
+		fmt.Fprintln(h, uint8(r.Protocol), r.From, r.To)
+		if r.From != r.To {
+			kind = rangesOf
+		}
+	}
+	return kind + hex.EncodeToString(h.Sum(nil))[:hashDigits]
+}
+
+// class is the chain of what is allowed to these ports of one direction.
+func class(d networkpolicy.Direction, p networkpolicy.Ports) string {
+	return word(d) + classOf + portsSet(p)
+}
+
+// verdict is what an element says of a peer that may go to these ports.
+func verdict(d networkpolicy.Direction, p networkpolicy.Ports) string {
+	switch {
+	case p.All:
+		return nft.Return
+	case len(p.Ranges) == 0:
+		return deny(d)
+	}
+	return class(d, p)
+}
+
+func directions() []networkpolicy.Direction {
+	return []networkpolicy.Direction{networkpolicy.Ingress, networkpolicy.Egress}
+}
+
+// local and peer are the addresses of a packet's two ends.
+func local(d networkpolicy.Direction) nft.Field {
+	if d == networkpolicy.Egress {
+		return nft.Saddr
+	}
+	return nft.Daddr
+}
+
+func peer(d networkpolicy.Direction) nft.Field {
+	if d == networkpolicy.Egress {
+		return nft.Daddr
+	}
+	return nft.Saddr
+}
+
+// table is what is fixed of a family's table.
+func table(f nft.Family) nft.Table {
+	t := nft.Table{Family: f, Name: TableName, Made: made,
+		Sets: []nft.Set{{Name: setDNS, Key: []nft.Type{nft.Addr}}}}
+	for _, d := range directions() {
+		t.Sets = append(t.Sets,
+			nft.Set{Name: isolated(d), Key: []nft.Type{nft.Addr}, Data: []nft.Type{nft.Verdict}},
+			nft.Set{Name: selves(d), Key: []nft.Type{nft.Addr, nft.Addr}},
+			nft.Set{Name: dropped(d), Key: []nft.Type{nft.Addr}, Counted: true})
+		t.Chains = append(t.Chains, nft.Chain{Name: deny(d), Rules: []nft.Rule{
+			// A pod reaches itself whatever the policies say.
+			{nft.In{Fields: []nft.Field{nft.Saddr, nft.Daddr}, Set: selves(d)}, nft.ReturnBack()},
+			{nft.In{Fields: []nft.Field{local(d)}, Set: dropped(d)}, nft.Drop()},
+			{nft.Drop()}}})
+	}
+	t.Chains = append(t.Chains, fixed()...)
+	t.Chains = append(t.Chains, hooks()...)
+	return t
+}
+
+// by looks an end of the packet up in a map of verdicts.
+func by(x nft.Field, set string) nft.Statement { return nft.GotoBy{Fields: []nft.Field{x}, Map: set} }
+
+// known accepts packets of connections that are allowed already.
+func known() nft.Rule { return nft.Rule{nft.Established, nft.NoCtMark(CutMark), nft.Accept()} }
+
+func fixed() []nft.Chain {
+	in, out := networkpolicy.Ingress, networkpolicy.Egress
+	return []nft.Chain{
+		{Name: chainToDNS, Rules: []nft.Rule{known(), {by(nft.Saddr, isolated(out))}}},
+		{Name: chainFromDNS, Rules: []nft.Rule{{by(nft.Daddr, isolated(in))}}},
+		// The answer to what is forbidden by now: the pod that sends it was called, the other
+		// one called.
+		{Name: chainCut, Rules: []nft.Rule{
+			{nft.In{Fields: []nft.Field{nft.Saddr}, Set: dropped(in)}, nft.Drop()},
+			{nft.In{Fields: []nft.Field{nft.Daddr}, Set: dropped(out)}, nft.Drop()},
+			{nft.Drop()}}},
+	}
+}
+
+// hooks are the chains that packets enter by. They exist only while a local pod is isolated.
+//
+// Packets to the cluster's DNS are decided before translation, and before they go to a
+// socket of this node: priority -150 is after connection tracking (-200) and before DNAT
+// (-100). All else is decided where all paths pass, forwarding and IPVS: behind routing,
+// before source NAT (100). What a pod sends to its own node does not come there, and what
+// the node sends passes. Replies of connections that were cut are dropped, and packets of
+// the direction in which they began are decided anew.
+func hooks() []nft.Chain {
+	in, out := networkpolicy.Ingress, networkpolicy.Egress
+	return []nft.Chain{
+		{Name: chainPrerouting, OnDemand: true, Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -150}, Rules: []nft.Rule{
+			{nft.In{Fields: []nft.Field{nft.Daddr}, Set: setDNS}, nft.Goto(chainToDNS)}}},
+		{Name: chainPostrouting, OnDemand: true, Hook: &nft.Hook{Type: "filter", Hook: "postrouting", Priority: 90}, Rules: []nft.Rule{
+			known(),
+			{nft.LocalSaddr{}, nft.Accept()},
+			{nft.Established, nft.IsReply{}, nft.Goto(chainCut)},
+			// Untracked packets have no first destination, and go on with the next rule.
+			{nft.In{Fields: []nft.Field{nft.OriginalDaddr}, Set: setDNS}, nft.Goto(chainFromDNS)},
+			{by(nft.Saddr, isolated(out))},
+			{by(nft.Daddr, isolated(in))}}},
+	}
+}
+
+// made says what a set is that is made as needed.
+func made(name string) (nft.Set, bool) {
+	switch {
+	case strings.HasPrefix(name, portsOf):
+		return nft.Set{Name: name, Key: []nft.Type{nft.Proto, nft.Port}}, true
+	case strings.HasPrefix(name, rangesOf):
+		return nft.Set{Name: name, Key: []nft.Type{nft.Proto, nft.Port}, Interval: true}, true
+	}
+	for _, d := range directions() {
+		switch rest, _ := strings.CutPrefix(name, word(d)); {
+		case rest == name:
+		case strings.HasPrefix(rest, peersOf):
+			return nft.Set{Name: name, Key: []nft.Type{nft.Addr}, Data: []nft.Type{nft.Verdict}}, true
+		case strings.HasPrefix(rest, blocksOf):
+			return nft.Set{Name: name, Key: []nft.Type{nft.Addr}, Data: []nft.Type{nft.Verdict}, Interval: true}, true
+		}
+	}
+	return nft.Set{}, false
+}
+
+// place is where an element lives.
+type place struct {
+	family nft.Family
+	set    string
+	key    string
+}
+
+// value is what an element says.
+type value struct{ data, end string }
+
+func (p place) element(v value) nft.Element { return nft.Element{Key: p.key, Data: v.data, End: v.end} }
+
+// object is something that entries share: it is there while one of them needs it.
+type object struct {
+	family nft.Family
+	kind   objectKind
+	dir    networkpolicy.Direction
+	// name of the profile, or of the set of ports.
+	name string
+}
+
+type objectKind uint8
+
+const (
+	hooksObject   objectKind = iota // the base chains
+	profileObject                   // the chain of a profile with its two maps
+	portsObject                     // a set of ports, with its elements
+	classObject                     // the chain that looks into it
+)
+
+// sets and chains are what an object consists of.
+func (o object) sets() []string {
+	switch o.kind {
+	case profileObject:
+		return []string{peers(o.dir, o.name), blocks(o.dir, o.name)}
+	case portsObject:
+		return []string{o.name}
+	}
+	return nil
+}
+
+func (o object) chains() []nft.Chain {
+	switch o.kind {
+	case hooksObject:
+		return hooks()
+	case profileObject:
+		return []nft.Chain{{Name: profileChain(o.dir, o.name), Rules: []nft.Rule{
+			{by(peer(o.dir), peers(o.dir, o.name))},
+			{by(peer(o.dir), blocks(o.dir, o.name))},
+			{nft.Goto(deny(o.dir))}}}}
+	case classObject:
+		return []nft.Chain{{Name: word(o.dir) + classOf + o.name, Rules: []nft.Rule{
+			{nft.In{Fields: []nft.Field{nft.L4Proto, nft.Dport}, Set: o.name}, nft.ReturnBack()},
+			{nft.Goto(deny(o.dir))}}}}
+	}
+	return nil
+}
+
+// portElements are the members of a set of ports.
+func portElements(f nft.Family, p networkpolicy.Ports, emit func(place, value)) {
+	set := portsSet(p)
+	ranges := strings.HasPrefix(set, rangesOf)
+	for _, r := range p.Ranges {
+		v := value{}
+		if ranges {
+			v.end = nft.Pack(uint8(r.Protocol), r.To)
+		}
+		emit(place{f, set, nft.Pack(uint8(r.Protocol), r.From)}, v)
+	}
+}
+
+// render calls emit for every element that is of the entry alone, and need for every object,
+// with the ports of one that is about ports.
+func render(k networkpolicy.Key, e networkpolicy.Entry, emit func(place, value), need func(object, networkpolicy.Ports)) {
+	d, none := k.Direction, networkpolicy.Ports{}
+	allow := func(f nft.Family, set string, el nft.Element, p networkpolicy.Ports) {
+		emit(place{f, set, el.Key}, value{verdict(d, p), el.End})
+		need(object{f, profileObject, d, k.Profile}, none)
+		if !p.All && len(p.Ranges) > 0 {
+			name := portsSet(p)
+			need(object{f, portsObject, 0, name}, p)
+			need(object{f, classObject, d, name}, none)
+		}
+	}
+	switch k.Kind {
+	case networkpolicy.PodEntry:
+		f, addr := family(k.Addr), nft.Pack(k.Addr)
+		emit(place{f, isolated(d), addr}, value{data: nft.Jump(profileChain(d, e.Profile))})
+		emit(place{f, selves(d), addr + addr}, value{})
+		emit(place{f, dropped(d), addr}, value{})
+		need(object{f, hooksObject, 0, ""}, none)
+		need(object{f, profileObject, d, e.Profile}, none)
+	case networkpolicy.PeerEntry:
+		allow(family(k.Addr), peers(d, k.Profile), nft.Element{Key: nft.Pack(k.Addr)}, e.Ports)
+	case networkpolicy.BlocksEntry:
+		for _, b := range e.Blocks {
+			allow(family(b.Range.From), blocks(d, k.Profile), nft.Between(b.Range.From, b.Range.To), b.Ports)
+		}
+	}
+}
+
+func family(a netip.Addr) nft.Family {
+	if a.Is6() {
+		return nft.IPv6
+	}
+	return nft.IPv4
+}

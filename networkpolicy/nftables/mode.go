@@ -1,0 +1,263 @@
+package nftables
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/networkpolicy"
+	"wayleave.dev/reconcile"
+)
+
+type (
+	entryKey = networkpolicy.Key
+	entry    = networkpolicy.Entry
+	failures = reconcile.KeyErrors[entryKey]
+)
+
+// Mode enforces entries. Its methods may be called concurrently; they wait for one another.
+type Mode struct {
+	conn  nft.Conn
+	track conntrack.Marker
+	// shrunk is rung when flows may have become forbidden, or allowed again, see Run.
+	shrunk chan struct{}
+
+	mu     sync.Mutex
+	dns    map[place]value
+	synced bool
+	books
+	// cut is how many flows were found forbidden by the last Sweep.
+	cut int
+	// unsure are keys that failed in a Sync: what the kernel has of them is not known.
+	unsure map[entryKey]struct{}
+}
+
+var _ reconcile.Target[entryKey, entry] = (*Mode)(nil)
+
+// New makes the mode; the kernel is not touched before Sync.
+func New(conn nft.Conn, track conntrack.Marker) *Mode {
+	return &Mode{conn: conn, track: track, shrunk: make(chan struct{}, 1), dns: map[place]value{}, books: newBooks(), unsure: map[entryKey]struct{}{}}
+}
+
+// SetLocal says what the addresses of the cluster's DNS are. They take effect with the
+// next Sync or Apply, which may be of nothing.
+func (m *Mode) SetLocal(l networkpolicy.Local) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.dns = map[place]value{}
+	for _, a := range l.DNS {
+		m.dns[place{family(a), setDNS, nft.Pack(a)}] = value{}
+	}
+}
+
+// Apply implements reconcile.Target, in one transaction. One that the kernel refuses is
+// halved until the bad keys are found, so that one bad key stops no other.
+func (m *Mode) Apply(ctx context.Context, set map[entryKey]entry, del []entryKey) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	todo := make(map[entryKey]*entry, len(set)+len(del))
+	for k, e := range set {
+		todo[k] = &e
+	}
+	for _, k := range del {
+		todo[k] = nil
+	}
+	if m.unknown(todo) {
+		return m.sync(ctx, m.with(todo))
+	}
+	failed := failures{}
+	err := m.applyDNS(ctx)
+	if err == nil {
+		err = m.halve(ctx, slices.SortedFunc(maps.Keys(todo), compareKeys), failed, func(keys []entryKey) *draft {
+			d := newDraft(m.books)
+			for _, k := range keys {
+				d.turn(k, todo[k])
+			}
+			d.build()
+			return d
+		})
+	}
+	return m.finish(err, failed)
+}
+
+// with is what is in the books, changed.
+func (m *Mode) with(todo map[entryKey]*entry) map[entryKey]entry {
+	out := maps.Clone(m.entries)
+	for k, e := range todo {
+		if e == nil {
+			delete(out, k)
+		} else {
+			out[k] = *e
+		}
+	}
+	return out
+}
+
+// unknown says whether the kernel must be read before these keys can be changed.
+func (m *Mode) unknown(todo map[entryKey]*entry) bool {
+	for k := range todo {
+		if _, ok := m.unsure[k]; ok {
+			return true
+		}
+	}
+	return !m.synced
+}
+
+func (m *Mode) applyDNS(ctx context.Context) error {
+	if maps.Equal(m.dns, m.books.dns) {
+		return nil
+	}
+	d := newDraft(m.books)
+	d.setDNS(m.dns)
+	d.build()
+	return m.commit(ctx, d)
+}
+
+func compareKeys(a, b entryKey) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Profile, b.Profile), a.Addr.Compare(b.Addr))
+}
+
+// manyBad is how many keys may fail before it is taken for a fault of the kernel or the
+// node, and not of the keys.
+const manyBad = 32
+
+// halve commits the keys in one transaction, and when the kernel refuses it in two, and so
+// on. Keys that fail alone are put into failed; any other error is returned and means that
+// the state of the kernel is not known.
+func (m *Mode) halve(ctx context.Context, keys []entryKey, failed failures, draft func([]entryKey) *draft) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	err := m.commit(ctx, draft(keys))
+	switch {
+	case err == nil:
+		return nil
+	case fatal(ctx, err):
+		return err
+	case len(keys) > 1:
+		half := len(keys) / 2
+		if err := m.halve(ctx, keys[:half], failed, draft); err != nil {
+			return err
+		}
+		return m.halve(ctx, keys[half:], failed, draft)
+	}
+	if failed[keys[0]] = err; len(failed) >= manyBad {
+		return fmt.Errorf("%d entries could not be programmed: %w", len(failed), err)
+	}
+	return nil
+}
+
+// fatal tells errors that no other choice of keys would avoid: the kernel has not what the
+// books say, or could not be asked.
+func fatal(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || otherThanRead(err) ||
+		errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ETIMEDOUT)
+}
+
+// otherThanRead says that the kernel had something else than it was read to have.
+func otherThanRead(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY)
+}
+
+// commit sends a draft and enters it into the books.
+func (m *Mode) commit(ctx context.Context, d *draft) error {
+	if changes := d.changes(); len(changes) > 0 {
+		if err := m.conn.CommitAll(ctx, changes...); err != nil {
+			return err
+		}
+	}
+	if d.shrinks() || m.cut > 0 {
+		m.ring()
+	}
+	m.accept(d)
+	for k := range d.todo {
+		delete(m.unsure, k)
+	}
+	return nil
+}
+
+// finish joins the errors.
+func (m *Mode) finish(fatal error, failed failures) error {
+	if fatal != nil {
+		m.synced = false
+		return fmt.Errorf("network policy: %w", fatal)
+	}
+	if len(failed) > 0 {
+		return failed
+	}
+	return nil
+}
+
+// ring has flows looked through, see Run.
+func (m *Mode) ring() {
+	select {
+	case m.shrunk <- struct{}{}:
+	default: // one is waiting already
+	}
+}
+
+// Watch tells of foreign changes to our tables.
+func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) {
+	return m.conn.Watch(ctx, TableName)
+}
+
+// Remove takes everything of this mode out of the kernel: all pods are open.
+func (m *Mode) Remove(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.synced, m.books = false, newBooks()
+	for _, f := range nft.Families() {
+		if err := m.conn.Remove(ctx, table(f)); err != nil {
+			return fmt.Errorf("network policy: %w", err)
+		}
+	}
+	return m.release(ctx)
+}
+
+// Remains names what of this mode is in the kernel.
+func (m *Mode) Remains(ctx context.Context) ([]string, error) {
+	var tables []nft.Table
+	for _, f := range nft.Families() {
+		tables = append(tables, table(f))
+	}
+	return nft.Remains(ctx, m.conn, tables...)
+}
+
+// End is an isolated end of packets.
+type End struct {
+	Direction networkpolicy.Direction
+	// Addr is the local pod's.
+	Addr netip.Addr
+}
+
+// Drops returns how many packets were dropped at each isolated local address since it is
+// isolated.
+func (m *Mode) Drops(ctx context.Context) (map[End]uint64, error) {
+	out := map[End]uint64{}
+	for _, f := range nft.Families() {
+		for _, d := range directions() {
+			counts, err := m.conn.Counted(ctx, table(f), dropped(d))
+			if errors.Is(err, unix.ENOENT) {
+				continue // nothing is enforced yet
+			}
+			if err != nil {
+				return nil, fmt.Errorf("network policy: %w", err)
+			}
+			for key, n := range counts {
+				if a, ok := netip.AddrFromSlice([]byte(key)); ok {
+					out[End{d, a}] = n
+				}
+			}
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,73 @@
+package nftables
+
+import (
+	"testing"
+	"time"
+
+	"wayleave.dev/networkpolicy/world"
+)
+
+// check tries the shots. What should have arrived and has not is sent again: a queue
+// that is full loses packets, and does so a second time hardly. What arrived and should
+// not have is wrong at once.
+func (a *arena) check(list []shot) (wrong []shot) {
+	a.t.Helper()
+	for _, s := range a.try(list) {
+		if !s.Want {
+			wrong = append(wrong, s)
+			continue
+		}
+		arrives := false
+		for range 3 {
+			arrives = arrives || len(a.try([]shot{s})) == 0
+		}
+		if !arrives {
+			wrong = append(wrong, s)
+		}
+	}
+	return wrong
+}
+
+// Every packet of the small world goes as it was reasoned, and as Evaluate says (which
+// the world's own test shows to be the same), with both modes of the service proxy
+// beside, and by a ClusterIP. Sets follow each other as changes.
+func TestTheSmallWorldInAKernel(t *testing.T) {
+	sets, err := world.Sets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(sets) < 200 {
+		t.Errorf("only %d sets", len(sets))
+	}
+	for _, mode := range []string{"nftables", "iptables"} {
+		t.Run(mode, func(t *testing.T) {
+			start := time.Now()
+			a := newArena(t)
+			a.services(mode)
+			probes, denied := 0, 0
+			for _, set := range sets {
+				for i, step := range set.Steps {
+					if err := step.Put(a.store); err != nil {
+						t.Fatal(err)
+					}
+					if err := a.follow(); err != nil {
+						t.Fatal(err)
+					}
+					list := shots(step, true)
+					for _, s := range list {
+						if probes++; !s.Want {
+							denied++
+						}
+					}
+					for _, s := range a.check(list) {
+						t.Errorf("%s (%s, step %d): %s: want %t", set.Name, step.At, i+1, s, s.Want)
+					}
+					if t.Failed() {
+						t.Fatalf("after %d probes the kernel has\n%s", probes, a.node.Run("nft", "list", "ruleset"))
+					}
+				}
+			}
+			t.Logf("%d sets, %d probes, %d of them denied, in %s", len(sets), probes, denied, time.Since(start))
+		})
+	}
+}

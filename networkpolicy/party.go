@@ -1,0 +1,70 @@
+package networkpolicy
+
+import (
+	"net/netip"
+	"slices"
+
+	"wayleave.dev/model"
+)
+
+// Party is one end of a packet, as it is after translation: who has the address.
+type Party struct {
+	Addr netip.Addr
+	// Pod is the pod of the pod network that has the address; nil for all others.
+	Pod *model.Pod
+	// Unknown is the name of a pod that leased the address here, and of which the API
+	// has said nothing yet.
+	Unknown model.Name
+	// Node is the name of the node whose own address it is; empty for all others.
+	Node string
+	// DNS says that the address is one of kube-dns.
+	DNS bool
+}
+
+// dnsPod stands for kube-dns, wherever its address is answered. The ports' names are
+// those that its pods have everywhere.
+func dnsPod() *model.Pod {
+	return &model.Pod{
+		Name:   model.Name{Namespace: "kube-system"},
+		Labels: map[string]string{"k8s-app": "kube-dns"},
+		Ports:  []model.NamedPort{{Name: "dns", Protocol: model.UDP, Port: 53}, {Name: "dns-tcp", Protocol: model.TCP, Port: 53}},
+	}
+}
+
+// Identify says who has an address. What this node leased it knows best; of pods that
+// claim one address the youngest has it, since the others are about to end.
+func Identify(v model.Snapshot, l Local, addr netip.Addr) Party {
+	p := Party{Addr: addr, DNS: slices.Contains(l.DNS, addr)}
+	if p.DNS {
+		return p
+	}
+	if name, leased := l.Pods[addr]; leased {
+		if pod, ok := v.Pod(name); ok && mayHave(pod, l.Node, addr) {
+			p.Pod = pod
+		} else {
+			p.Unknown = name
+		}
+		return p
+	}
+	for pod := range v.Pods() {
+		switch {
+		case !slices.Contains(pod.IPs, addr):
+		case pod.HostNetwork:
+			p.Node = pod.Node
+		case p.Pod == nil || p.Pod.Created.Compare(pod.Created) <= 0: // in order of names
+			p.Pod = pod
+		}
+	}
+	for n := range v.Nodes() {
+		if slices.Contains(n.InternalIPs, addr) {
+			p.Node = n.Name
+		}
+	}
+	return p
+}
+
+// mayHave says whether the pod of that name may be the one that leased the address on
+// the node, and not an earlier one.
+func mayHave(p *model.Pod, node string, addr netip.Addr) bool {
+	return !p.HostNetwork && (p.Node == node || p.Node == "") && (len(p.IPs) == 0 || slices.Contains(p.IPs, addr))
+}

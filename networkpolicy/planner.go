@@ -1,0 +1,288 @@
+package networkpolicy
+
+import (
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"wayleave.dev/model"
+)
+
+// PlannerKinds are what a Planner plans from.
+const PlannerKinds = model.PodKind | model.NamespaceKind | model.NetworkPolicyKind
+
+// Planner turns the model and this node's facts into entries, for a reconcile.Loop. Its
+// work follows what changed: a pod that appears is held against each pair of selectors
+// that is there, however many policies use it, and touches the profiles of this node's
+// pods that have it as a peer.
+//
+// It is not safe for concurrent use: all its methods are for the loop's goroutine.
+type Planner struct {
+	index
+	policies map[model.Name]*policy
+	profiles map[string]*profile
+	// isolated are the profiles of this node's addresses, by direction; "" is none.
+	isolated map[netip.Addr][2]string
+	// isolating counts a namespace's policies by direction.
+	isolating map[string][2]int
+}
+
+// NewPlanner makes one for the facts that hold at the start.
+func NewPlanner(local Local) *Planner {
+	p := &Planner{index: newIndex(), policies: map[model.Name]*policy{}, profiles: map[string]*profile{},
+		isolated: map[netip.Addr][2]string{}, isolating: map[string][2]int{}}
+	p.SetLocal(local)
+	return p
+}
+
+// SetLocal replaces the facts of the node. The next Keys returns what they change, also
+// when it is given no changes of the model.
+func (p *Planner) SetLocal(l Local) { p.changeLocal(l.clone()) }
+
+// Keys brings the planner to the snapshot, and returns the keys whose entries may have
+// changed.
+func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
+	for name := range c.Namespaces {
+		ns, _ := snap.Namespace(name)
+		p.changeNamespace(name, ns)
+	}
+	for name := range c.Pods {
+		o, _ := snap.Pod(name)
+		p.changePod(name, o)
+	}
+	for name := range c.Policies {
+		o, _ := snap.NetworkPolicy(name)
+		p.changePolicy(name, o)
+	}
+	for a := range p.unsettled {
+		p.settle(a)
+	}
+	clear(p.unsettled)
+	keys := slices.Collect(maps.Keys(p.dirty))
+	p.dirty = map[Key]struct{}{} // a cleared map stays as large as the largest change
+	return keys
+}
+
+// Plan is the entry of a key as of the last Keys, with the same snapshot. There are no
+// problems: those of policies are found by Problems.
+func (p *Planner) Plan(_ model.Snapshot, k Key) (Entry, bool, []model.Problem) {
+	e, ok := p.entry(k)
+	return e, ok, nil
+}
+
+func (p *Planner) entry(k Key) (Entry, bool) {
+	if k.Kind == PodEntry {
+		id := p.isolated[k.Addr][k.Direction]
+		e := Entry{Profile: id}
+		if prof, ok := p.profiles[id]; ok {
+			e.Policies = prof.policies
+		}
+		return e, id != ""
+	}
+	prof, ok := p.profiles[k.Profile]
+	if !ok {
+		return Entry{}, false
+	}
+	if k.Kind == BlocksEntry {
+		return Entry{Blocks: prof.blocks}, len(prof.blocks) > 0
+	}
+	peer := p.holder[k.Addr]
+	if peer == nil || peer == p.dns && prof.direction == Ingress {
+		return Entry{}, false
+	}
+	ports := prof.peer(peer, k.Addr)
+	return Entry{Ports: ports}, !ports.Empty()
+}
+
+// changePolicy follows a policy; o is nil when it is gone.
+func (p *Planner) changePolicy(name model.Name, o *model.NetworkPolicy) {
+	if o != nil && !o.IsolatesIngress && !o.IsolatesEgress {
+		o = nil
+	}
+	old := p.policies[name]
+	if old != nil && o != nil && reflect.DeepEqual(old.object, o) {
+		return // annotations and the like
+	}
+	before := p.isolating[name.Namespace]
+	var now *policy
+	if o != nil {
+		now = p.compile(o) // before the old is released, so that shared groups live on
+	}
+	if old != nil {
+		p.removePolicy(old)
+	}
+	if now != nil {
+		p.policies[name] = now
+		now.subject.policies[name] = struct{}{}
+		p.unsettleMembers(now.subject)
+		p.count(o, 1)
+	}
+	p.unsettleUnknown(name.Namespace, before)
+}
+
+// removePolicy dissolves the profiles which the policy is part of; what is to be instead
+// of them is settled later.
+func (p *Planner) removePolicy(old *policy) {
+	name := old.object.Name
+	for prof := range old.profiles {
+		for a := range prof.addrs {
+			p.unsettled[a] = struct{}{}
+			p.leave(a, prof)
+		}
+	}
+	delete(old.subject.policies, name)
+	p.unsettleMembers(old.subject)
+	for _, g := range old.groups() {
+		p.release(g)
+	}
+	delete(p.policies, name)
+	p.count(old.object, -1)
+}
+
+func (p *Planner) unsettleMembers(g *group) {
+	for m := range g.members {
+		for a := range m.addrs {
+			p.unsettle(a)
+		}
+	}
+}
+
+// count books a policy of a namespace.
+func (p *Planner) count(o *model.NetworkPolicy, step int) {
+	n := p.isolating[o.Name.Namespace]
+	for _, d := range []Direction{Ingress, Egress} {
+		if isolates(o, d) {
+			n[d] += step
+		}
+	}
+	if p.isolating[o.Name.Namespace] = n; n == [2]int{} {
+		delete(p.isolating, o.Name.Namespace)
+	}
+}
+
+// unsettleUnknown looks after pods that are not known, when a namespace gets its first
+// policy or loses its last.
+func (p *Planner) unsettleUnknown(namespace string, before [2]int) {
+	now := p.isolating[namespace]
+	if (before[Ingress] > 0) == (now[Ingress] > 0) && (before[Egress] > 0) == (now[Egress] > 0) {
+		return
+	}
+	for _, a := range p.unknown(namespace) {
+		p.unsettled[a] = struct{}{}
+	}
+}
+
+// settle finds the profiles of an address.
+func (p *Planner) settle(a netip.Addr) {
+	had := p.isolated[a]
+	var want [2]string
+	var from [2]origin
+	if p.isLocal(a) {
+		want, from = p.wanted(a)
+	}
+	for _, d := range []Direction{Ingress, Egress} {
+		if want[d] == had[d] {
+			continue
+		}
+		p.dirty[Key{Kind: PodEntry, Direction: d, Addr: a}] = struct{}{}
+		if prof, ok := p.profiles[had[d]]; ok {
+			p.leave(a, prof)
+		}
+		p.join(a, d, want[d], from[d])
+	}
+}
+
+// wanted is the profile of an address of this node in each direction, and what it is
+// made from; the origin of a pod that is not known is empty.
+func (p *Planner) wanted(a netip.Addr) (id [2]string, from [2]origin) {
+	pod := p.holder[a]
+	if pod == nil {
+		for d, n := range p.isolating[p.local.Pods[a].Namespace] {
+			if n > 0 {
+				id[d] = closed(Direction(d))
+			}
+		}
+		return id, from
+	}
+	var by [2][]*policy
+	for g := range pod.groups {
+		for name := range g.policies {
+			pol := p.policies[name]
+			for d := range by {
+				if isolates(pol.object, Direction(d)) {
+					by[d] = append(by[d], pol)
+				}
+			}
+		}
+	}
+	for d, list := range by {
+		if len(list) > 0 {
+			from[d] = originOf(Direction(d), list, pod.ports)
+			id[d] = from[d].id()
+		}
+	}
+	return id, from
+}
+
+// book notes the profile of an address.
+func (p *Planner) book(a netip.Addr, d Direction, id string) {
+	ids := p.isolated[a]
+	ids[d] = id
+	if p.isolated[a] = ids; ids == [2]string{} {
+		delete(p.isolated, a)
+	}
+}
+
+// join gives an address a profile, which is made when the address is its first;
+// an empty ID is none.
+func (p *Planner) join(a netip.Addr, d Direction, id string, from origin) {
+	p.book(a, d, id)
+	if len(from.policies) == 0 {
+		return
+	}
+	prof, ok := p.profiles[id]
+	if !ok {
+		prof = newProfile(id, from)
+		p.profiles[id] = prof
+		for _, pol := range from.policies {
+			pol.profiles[prof] = struct{}{}
+		}
+		for g := range prof.grants {
+			g.profiles[prof] = struct{}{}
+		}
+		p.markProfile(prof)
+	}
+	prof.addrs[a] = struct{}{}
+}
+
+// leave takes the profile from an address; with the last the profile goes.
+func (p *Planner) leave(a netip.Addr, prof *profile) {
+	p.dirty[Key{Kind: PodEntry, Direction: prof.direction, Addr: a}] = struct{}{}
+	p.book(a, prof.direction, "")
+	if delete(prof.addrs, a); len(prof.addrs) > 0 {
+		return
+	}
+	p.markProfile(prof)
+	delete(p.profiles, prof.id)
+	for _, name := range prof.policies {
+		if pol, ok := p.policies[name]; ok {
+			delete(pol.profiles, prof)
+		}
+	}
+	for g := range prof.grants {
+		delete(g.profiles, prof)
+	}
+}
+
+// markProfile marks all that a profile has.
+func (p *Planner) markProfile(prof *profile) {
+	p.dirty[Key{Kind: BlocksEntry, Direction: prof.direction, Profile: prof.id}] = struct{}{}
+	for g := range prof.grants {
+		for m := range g.members {
+			for a := range m.addrs {
+				p.mark(prof, m, a)
+			}
+		}
+	}
+}

@@ -1,0 +1,206 @@
+package source
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"wayleave.dev/model"
+)
+
+// NetworkPolicy converts a NetworkPolicy. A rule, peer or port that cannot be read
+// allows nothing, and a subject that cannot be read isolates no pod.
+func NetworkPolicy(in *networkingv1.NetworkPolicy) (*model.NetworkPolicy, []model.Problem) {
+	c := newChecker("NetworkPolicy", &in.ObjectMeta)
+	out := &model.NetworkPolicy{Name: c.object, UID: string(in.UID), Subject: c.selector("spec.podSelector", &in.Spec.PodSelector)}
+	if out.Subject.Nothing {
+		c.bad("spec.podSelector", "cannot be read: the policy isolates no pod")
+	}
+	c.policyTypes(in, out)
+	for i, r := range in.Spec.Ingress {
+		if out.IsolatesIngress {
+			out.Ingress = append(out.Ingress, c.policyRule(fmt.Sprintf("spec.ingress[%d]", i), "from", r.From, r.Ports))
+		}
+	}
+	for i, r := range in.Spec.Egress {
+		if out.IsolatesEgress {
+			out.Egress = append(out.Egress, c.policyRule(fmt.Sprintf("spec.egress[%d]", i), "to", r.To, r.Ports))
+		}
+	}
+	return out, c.problems
+}
+
+// policyTypes applies the defaults of the API: ingress, and egress when there are rules
+// for it.
+func (c *checker) policyTypes(in *networkingv1.NetworkPolicy, out *model.NetworkPolicy) {
+	if len(in.Spec.PolicyTypes) == 0 {
+		out.IsolatesIngress, out.IsolatesEgress = true, len(in.Spec.Egress) > 0
+		return
+	}
+	for i, t := range in.Spec.PolicyTypes {
+		switch t {
+		case networkingv1.PolicyTypeIngress:
+			out.IsolatesIngress = true
+		case networkingv1.PolicyTypeEgress:
+			out.IsolatesEgress = true
+		default:
+			c.bad(fmt.Sprintf("spec.policyTypes[%d]", i), "%q is not a type; Ingress and Egress are", t)
+		}
+	}
+	if !out.IsolatesIngress && len(in.Spec.Ingress) > 0 {
+		c.bad("spec.ingress", "has no meaning: spec.policyTypes is without Ingress")
+	}
+	if !out.IsolatesEgress && len(in.Spec.Egress) > 0 {
+		c.bad("spec.egress", "has no meaning: spec.policyTypes is without Egress")
+	}
+}
+
+// policyRule reads one rule; peers is "from" or "to". A list that is missing or empty is
+// everything, one whose parts are all bad is nothing.
+func (c *checker) policyRule(field, peers string, in []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) model.PolicyRule {
+	out := model.PolicyRule{AnyPeer: len(in) == 0, AnyPort: len(ports) == 0}
+	for i := range in {
+		if p, ok := c.policyPeer(fmt.Sprintf("%s.%s[%d]", field, peers, i), &in[i]); ok {
+			out.Peers = append(out.Peers, p)
+		}
+	}
+	named := -1
+	for i := range ports {
+		if p, ok := c.policyPort(fmt.Sprintf("%s.ports[%d]", field, i), &ports[i]); ok {
+			out.Ports = append(out.Ports, p)
+			if p.Name != "" {
+				named = i
+			}
+		}
+	}
+	blocks := slices.ContainsFunc(out.Peers, func(p model.PolicyPeer) bool { return p.Block.IsValid() })
+	if peers == "to" && named >= 0 && blocks {
+		c.bad(fmt.Sprintf("%s.ports[%d].port", field, named), "%q is a name: it allows nothing with an ipBlock, since addresses have no names of ports", ports[named].Port.StrVal)
+	}
+	return out
+}
+
+func (c *checker) policyPeer(field string, in *networkingv1.NetworkPolicyPeer) (out model.PolicyPeer, ok bool) {
+	selectors := in.PodSelector != nil || in.NamespaceSelector != nil
+	switch {
+	case in.IPBlock != nil && selectors:
+		c.bad(field+".ipBlock", "is allowed only without podSelector and namespaceSelector")
+		return out, false
+	case in.IPBlock != nil:
+		return c.ipBlock(field+".ipBlock", in.IPBlock)
+	case !selectors:
+		c.bad(field, "is empty; podSelector, namespaceSelector, both or ipBlock are allowed")
+		return out, false
+	}
+	out.Pods = c.selector(field+".podSelector", in.PodSelector)
+	if in.NamespaceSelector != nil {
+		namespaces := c.selector(field+".namespaceSelector", in.NamespaceSelector)
+		out.Namespaces = &namespaces
+	}
+	return out, !out.Pods.Nothing && (out.Namespaces == nil || !out.Namespaces.Nothing)
+}
+
+// ipBlock reads a block. One with an exception that cannot be read allows nothing: it
+// may be the address that was meant to stay out.
+func (c *checker) ipBlock(field string, in *networkingv1.IPBlock) (out model.PolicyPeer, ok bool) {
+	if out.Block, ok = c.network(field+".cidr", in.CIDR); !ok {
+		return out, false
+	}
+	for i, s := range in.Except {
+		at := fmt.Sprintf("%s.except[%d]", field, i)
+		p, readable := c.network(at, s)
+		switch {
+		case !readable:
+			ok = false
+		case !p.Overlaps(out.Block):
+			c.bad(at, "%s is not in %s, and takes nothing out of it", p, out.Block)
+		default:
+			out.Except = append(out.Except, p)
+		}
+	}
+	return out, ok
+}
+
+// network reads a CIDR. Host bits are allowed, and have no meaning, as the API has it.
+func (c *checker) network(field, s string) (netip.Prefix, bool) {
+	p, err := netip.ParsePrefix(s)
+	switch {
+	case err != nil:
+		c.bad(field, "%q is not a CIDR", s)
+	case p.Addr().Is4In6():
+		c.bad(field, "%q is an IPv4 network in IPv6 form; write it as IPv4", s)
+	default:
+		return p.Masked(), true
+	}
+	return netip.Prefix{}, false
+}
+
+func (c *checker) policyPort(field string, in *networkingv1.NetworkPolicyPort) (out model.PolicyPort, ok bool) {
+	if out.Protocol, ok = c.protocol(field+".protocol", deref(in.Protocol, "")); !ok {
+		return out, false
+	}
+	switch {
+	case in.Port == nil && in.EndPort != nil:
+		c.bad(field+".endPort", "%d is without a port, where the range begins", *in.EndPort)
+		return out, false
+	case in.Port == nil:
+		out.To = 65535
+		return out, true
+	case in.Port.Type == intstr.String && in.EndPort != nil:
+		c.bad(field+".endPort", "%d is allowed only when port is a number, not %q", *in.EndPort, in.Port.StrVal)
+		return out, false
+	case in.Port.Type == intstr.String:
+		if len(validation.IsValidPortName(in.Port.StrVal)) > 0 {
+			c.bad(field+".port", "%q is not the name of a port, nor a number", in.Port.StrVal)
+			return out, false
+		}
+		out.Name = intern(in.Port.StrVal)
+		return out, true
+	}
+	if out.From, ok = c.port(field+".port", in.Port.IntVal); !ok {
+		return out, false
+	}
+	out.To = out.From
+	if in.EndPort != nil {
+		if out.To, ok = c.port(field+".endPort", *in.EndPort); ok && out.To < out.From {
+			c.bad(field+".endPort", "%d is before port %d", out.To, out.From)
+			ok = false
+		}
+	}
+	return out, ok
+}
+
+// namedPorts are the ports that policies may name: of containers, and of init
+// containers that stay (KEP-753).
+func (c *checker) namedPorts(in *corev1.Pod, out *model.Pod) {
+	for i := range in.Spec.Containers {
+		c.containerPorts(fmt.Sprintf("spec.containers[%d]", i), &in.Spec.Containers[i], out)
+	}
+	for i := range in.Spec.InitContainers {
+		if deref(in.Spec.InitContainers[i].RestartPolicy, "") == corev1.ContainerRestartPolicyAlways {
+			c.containerPorts(fmt.Sprintf("spec.initContainers[%d]", i), &in.Spec.InitContainers[i], out)
+		}
+	}
+}
+
+func (c *checker) containerPorts(field string, in *corev1.Container, out *model.Pod) {
+	for i, p := range in.Ports {
+		if p.Name == "" {
+			continue
+		}
+		at := fmt.Sprintf("%s.ports[%d]", field, i)
+		proto, ok := c.protocol(at+".protocol", p.Protocol)
+		if !ok {
+			continue
+		}
+		port, ok := c.port(at+".containerPort", p.ContainerPort)
+		if n := (model.NamedPort{Name: intern(p.Name), Protocol: proto, Port: port}); ok && !slices.Contains(out.Ports, n) {
+			out.Ports = append(out.Ports, n)
+		}
+	}
+}
