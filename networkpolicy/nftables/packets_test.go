@@ -446,7 +446,7 @@ func stripCounters(s string) string {
 // counting counts what is committed.
 type counting struct {
 	nft.Conn
-	elements int
+	elements, rules int
 }
 
 func newCounting(c nft.Conn) *counting { return &counting{Conn: c} }
