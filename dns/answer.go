@@ -60,6 +60,7 @@ func (r *Resolver) Resolve(ctx context.Context, q *dns.Msg) *dns.Msg {
 	}
 	if a, ok := reverseAddr(name); ok && r.pointer(m, a) {
 		note(ctx, "zone")
+		r.lack(m, reverseZone(a))
 		return m
 	}
 	return r.forward(ctx, q, m)
@@ -77,6 +78,8 @@ func (r *Resolver) forward(ctx context.Context, q, m *dns.Msg) *dns.Msg {
 		return m
 	}
 	m.Rcode, m.Answer, m.Ns = got.Rcode, got.Answer, got.Ns
+	// Who did not ask is not told that the data is authenticated (RFC 6840, 5.8).
+	m.AuthenticatedData = got.AuthenticatedData && (q.AuthenticatedData || doBit(q))
 	for _, rr := range got.Extra {
 		if rr.Header().Rrtype != dns.TypeOPT {
 			m.Extra = append(m.Extra, rr)
@@ -171,8 +174,7 @@ func (r *Resolver) apex(m *dns.Msg, domain string) {
 	}
 }
 
-// addresses are those of one family, starting at random, so that clients that
-// take the first spread over all.
+// addresses are those of one family, starting at random.
 func addresses(name string, rrtype uint16, addrs []netip.Addr) []dns.RR {
 	var out []dns.RR
 	for _, a := range addrs {
@@ -183,11 +185,17 @@ func addresses(name string, rrtype uint16, addrs []netip.Addr) []dns.RR {
 			out = append(out, &dns.AAAA{Hdr: header(name, rrtype), AAAA: net.IP(a.AsSlice())})
 		}
 	}
-	if len(out) > 1 {
-		k := rand.IntN(len(out))
-		out = append(out[k:len(out):len(out)], out[:k]...)
+	return turned(out)
+}
+
+// turned is the list from a random place on, so that clients that take the first
+// spread over all (RFC 1794). The list itself stays.
+func turned[T any](list []T) []T {
+	if len(list) < 2 {
+		return list
 	}
-	return out
+	k := rand.IntN(len(list))
+	return append(list[k:len(list):len(list)], list[:k]...)
 }
 
 // services answers with SRV records and the addresses of their targets.
@@ -195,8 +203,7 @@ func (r *Resolver) services(m *dns.Msg, domain string, list []srv) {
 	if len(list) == 0 {
 		return
 	}
-	k := rand.IntN(len(list))
-	list = append(list[k:len(list):len(list)], list[:k]...)
+	list = turned(list)
 	seen := map[string]bool{}
 	for _, s := range list {
 		target := fromWire(s.target) + "." + domain

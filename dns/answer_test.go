@@ -228,7 +228,7 @@ func TestAnswersAreRotated(t *testing.T) {
 func TestChangesLeaveNothingBehind(t *testing.T) {
 	z := fill(t, cluster(t))
 	before := len(z.names)
-	extra := Entry{Hosts: []Host{{"a", addr("10.244.9.9")}}, Ports: []Port{{"p", "tcp", 1}}}
+	extra := Entry{Hosts: []Host{{"a", addr("10.244.9.9")}}, Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1}}}
 	z.Set(name("new/svc"), &extra)
 	if len(z.names) == before {
 		t.Fatal("nothing was added")
@@ -386,12 +386,14 @@ func TestNamesOfPodsAreVerified(t *testing.T) {
 // holds exactly what a zone made of the last state does.
 func TestAChangedEntryIsAsAFreshOne(t *testing.T) {
 	host := func(n, a string) Host { return Host{n, addr(a)} }
-	ports := []Port{{"p", "tcp", 1}, {"q", "udp", 2}, {"p", "tcp", 3}}
+	ports := []Port{{Name: "p", Protocol: "tcp", Port: 1}, {Name: "q", Protocol: "udp", Port: 2}, {Name: "p", Protocol: "tcp", Port: 3}}
 	states := []*Entry{
 		{Hosts: []Host{host("a", "10.0.0.1"), host("b", "10.0.0.2")}, Ports: ports},
 		{Hosts: []Host{host("a", "10.0.0.1"), host("b", "10.0.0.2"), host("a", "fd00::1")}, Ports: ports[:1]},
 		{Hosts: []Host{host("b", "10.0.0.2"), host("c", "10.0.0.1")}, Ports: ports[1:]},
 		{Hosts: []Host{host("c", "10.0.0.1"), host("b", "10.0.0.2"), host("bad..label", "10.0.0.3"), host("", "10.0.0.4")}, Ports: ports},
+		{Hosts: []Host{host("a", "10.0.0.1"), host("b", "10.0.0.1"), host("b", "10.0.0.2")}, Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1, Hosts: []string{"a"}}, {Name: "p", Protocol: "tcp", Port: 3, Hosts: []string{"a", "b"}}}},
+		{Hosts: []Host{host("a", "10.0.0.1"), host("b", "10.0.0.1"), host("b", "10.0.0.2")}, Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1, Hosts: []string{"b"}}}},
 		{VIPs: []netip.Addr{addr("10.96.0.1")}, Ports: ports},
 		{VIPs: []netip.Addr{addr("10.96.0.1"), addr("fd00:96::1")}},
 		{CNAME: "example.com"}, {Pod: []netip.Addr{addr("10.0.0.9")}}, {}, nil,

@@ -58,6 +58,21 @@ func (r *Resolver) Autopath(ctx context.Context, q, m *dns.Msg, c Caller, search
 	return false
 }
 
+// firstStep says whether a missing name may be the first step of the caller's walk, of
+// which Autopath takes the rest: all others can be answered on the hot path.
+func (c *Caller) firstStep(q *question, domains []wireDomain) bool {
+	if !c.Usual() || len(domains) == 0 || !q.recursion || !walked[q.qtype] {
+		return false
+	}
+	at, below := q.below(&domains[0])
+	labels := len(q.starts) - domains[0].labels - 2 // in front of the namespace and "svc"
+	if !below || labels < 1 || labels > c.NDots || string(q.name[q.starts[labels+1]:at]) != "\x03svc" {
+		return false
+	}
+	namespace := q.name[q.starts[labels]:q.starts[labels+1]]
+	return string(namespace[1:]) == c.Pod.Namespace
+}
+
 // shortcut makes m the answer of got behind a CNAME.
 func shortcut(m *dns.Msg, name string, got *dns.Msg) {
 	cname := &dns.CNAME{Hdr: header(m.Question[0].Name, dns.TypeCNAME), Target: name}

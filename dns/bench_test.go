@@ -65,7 +65,7 @@ func BenchmarkChange(b *testing.B) {
 				h.Name = addressLabel(h.Addr)
 				e[0].Hosts = append(e[0].Hosts, h)
 			}
-			e[0].Ports = []Port{{"http", "tcp", 80}}
+			e[0].Ports = []Port{{Name: "http", Protocol: "tcp", Port: 80}}
 			e[1] = e[0]
 			e[1].Hosts = e[0].Hosts[1:]
 			for i := range 1000 {

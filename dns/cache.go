@@ -3,6 +3,7 @@ package dns
 import (
 	"encoding/binary"
 	"hash/maphash"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -74,6 +75,7 @@ type shard struct {
 type entry struct {
 	wire     []byte   // a reply with id 0 and without OPT
 	ttls     []uint16 // where TTLs are
+	sets     []set    // of addresses, which are told in turning order
 	denial   bool
 	stored   time.Duration
 	fresh    time.Duration // until
@@ -222,6 +224,7 @@ func (e *entry) reply(dst, query []byte, q asked, size int, at time.Duration) []
 	}
 	if len(e.wire)+opt <= size {
 		dst = append(dst, e.wire...)
+		e.turn(dst[from:])
 		e.age(dst[from:], at)
 	} else {
 		dst = append(dst, e.wire[:q.end]...)
@@ -232,6 +235,9 @@ func (e *entry) reply(dst, query []byte, q asked, size int, at time.Duration) []
 	copy(m[:2], query[:2])
 	m[2] |= query[2] & 0x01 // recursion desired
 	m[3] |= query[3] & 0x10 // checking disabled
+	if query[3]&adBit == 0 && !q.do {
+		m[3] &^= adBit
+	}
 	copy(m[12:q.end], query[12:q.end])
 	if q.edns {
 		binary.BigEndian.PutUint16(m[10:], binary.BigEndian.Uint16(m[10:])+1)
@@ -241,6 +247,15 @@ func (e *entry) reply(dst, query []byte, q asked, size int, at time.Duration) []
 		}
 	}
 	return dst
+}
+
+// turn starts each set of addresses at random, as those of the cluster's names.
+func (e *entry) turn(m []byte) {
+	for _, s := range e.sets {
+		have, to := e.wire[s.at:s.at+s.each*s.n], m[s.at:]
+		first := int(s.each) * rand.IntN(int(s.n))
+		copy(to[copy(to, have[first:]):], have[:first])
+	}
 }
 
 // age takes the time in the cache off the TTLs.
@@ -272,7 +287,7 @@ func (c *Cache) put(key []byte, m *dns.Msg, denial bool, life, stale time.Durati
 		return false
 	}
 	at := now.Sub(c.start)
-	e := &entry{wire: wire, ttls: ttls, denial: denial, stored: at, fresh: at + life, stale: at + life + stale}
+	e := &entry{wire: wire, ttls: ttls, sets: setsOf(wire, ttls), denial: denial, stored: at, fresh: at + life, stale: at + life + stale}
 	e.used.Store(int64(at))
 	s := c.shard(key)
 	s.mu.Lock()
@@ -310,7 +325,7 @@ func (c *Cache) stalled(key []byte, now time.Time) {
 }
 
 func cost[K string | []byte](key K, e *entry) int {
-	return len(key) + len(e.wire) + 2*len(e.ttls) + cacheOverhead
+	return len(key) + len(e.wire) + 2*len(e.ttls) + 6*len(e.sets) + cacheOverhead
 }
 
 func (s *shard) drop(key string) {

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -144,6 +145,24 @@ func TestTheCacheAnswersAsTheClientAsked(t *testing.T) {
 	}
 }
 
+// A query whose options do not end where their record does is left to the library,
+// which says FORMERR.
+func TestBrokenOptionsAreNotForTheCache(t *testing.T) {
+	c, now := NewCache(), time.Now()
+	c.Limit(testLimits)
+	putReply(t, c, replyOf(t, "a.example.", dns.TypeA, 0, "a.example. 300 IN A 192.0.2.1"), now)
+	for _, tc := range []struct {
+		options []byte
+		want    Hit
+	}{{nil, Fresh}, {[]byte{0, 3, 0, 0}, Fresh}, {[]byte{0, 3, 0, 1, 9, 0, 8, 0, 0}, Fresh}, {[]byte{0}, Miss}, {[]byte{0, 3, 0}, Miss}, {[]byte{0, 3, 0, 1}, Miss}, {[]byte{0, 3, 0, 0, 0, 3, 0, 2, 9}, Miss}} {
+		q := append(wireQuery(t, "a.example.", dns.TypeA, func(q *dns.Msg) { q.SetEdns0(1232, false) }), tc.options...)
+		q[len(q)-len(tc.options)-1] = byte(len(tc.options))
+		if _, hit := c.Lookup(nil, q, maxUDP, now); hit != tc.want {
+			t.Errorf("options %x: %v, want %v", tc.options, hit, tc.want)
+		}
+	}
+}
+
 func TestTheCacheKeepsRepliesForDNSSECApart(t *testing.T) {
 	c, now := NewCache(), time.Now()
 	c.Limit(testLimits)
@@ -201,17 +220,79 @@ func TestDenialsAreCached(t *testing.T) {
 	}
 }
 
+// Addresses in the cache are told from any of them on, all of them, each with its TTL,
+// behind the CNAMEs that lead there; nothing else changes its place.
+func TestCachedAddressesAreRotated(t *testing.T) {
+	c, now := NewCache(), time.Now()
+	c.Limit(testLimits)
+	for _, tc := range []struct {
+		what    string
+		m       *dns.Msg
+		firsts  int // of the answers
+		orders  int
+		restsAt int // what is in front of this place does not move
+	}{
+		{"one", replyOf(t, "one.example.", dns.TypeA, 0, "one.example. 9 IN A 192.0.2.1"), 1, 1, 1},
+		{"three", replyOf(t, "a.example.", dns.TypeA, 0, "a.example. 10 IN A 192.0.2.1", "a.example. 11 IN A 192.0.2.2", "a.example. 12 IN A 192.0.2.3"), 3, 3, 0},
+		{"IPv6", replyOf(t, "a.example.", dns.TypeAAAA, 0, "a.example. 10 IN AAAA fd00::1", "a.example. 10 IN AAAA fd00::2"), 2, 2, 0},
+		{"behind CNAMEs", replyOf(t, "www.example.", dns.TypeA, 0, "www.example. 10 IN CNAME web.example.", "web.example. 10 IN CNAME w.cdn.test.", "w.cdn.test. 11 IN A 192.0.2.1", "w.cdn.test. 12 IN A 192.0.2.2"), 1, 2, 2},
+		{"two names", replyOf(t, "x.example.", dns.TypeANY, 0, "x.example. 10 IN A 192.0.2.1", "x.example. 10 IN A 192.0.2.2", "x.example. 10 IN AAAA fd00::1", "x.example. 10 IN AAAA fd00::2", "x.example. 10 IN TXT q"), 2, 4, 0},
+		{"of other names", replyOf(t, "o.example.", dns.TypeA, 0, "o.example. 10 IN CNAME p.example.", "p.example. 10 IN A 192.0.2.1", "o.example. 10 IN A 192.0.2.2"), 1, 1, 3},
+		{"of another type", replyOf(t, "m.example.", dns.TypeMX, 0, "m.example. 10 IN MX 10 b.example.", "m.example. 10 IN MX 10 a.example.", "--", "example. 10 IN NS a.example.", "example. 10 IN NS b.example."), 1, 1, 2},
+	} {
+		putReply(t, c, tc.m, now)
+		name, qtype := tc.m.Question[0].Name, tc.m.Question[0].Qtype
+		forwarder := &Forwarder{Cache: c, now: func() time.Time { return now }}
+		key, err := keyOf(tc.m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, _ := c.find(key, now)
+		for path, ask := range map[string]func() *dns.Msg{
+			"hot": func() *dns.Msg { m, _ := lookup(t, c, wireQuery(t, name, qtype, nil), maxUDP, now); return m },
+			"slow": func() *dns.Msg {
+				m, err := forwarder.unpack(e, new(dns.Msg).SetQuestion(name, qtype))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return m
+			},
+			"first": func() *dns.Msg { return copyFor(tc.m, new(dns.Msg).SetQuestion(name, qtype)) },
+		} {
+			firsts, orders := map[string]bool{}, map[string]bool{}
+			for range 200 {
+				m := ask()
+				firsts[m.Answer[0].String()], orders[fmt.Sprint(m.Answer)] = true, true
+				for i, rr := range m.Answer[:tc.restsAt] {
+					if rr.String() != tc.m.Answer[i].String() {
+						t.Errorf("%s, %s: %v is at %d", tc.what, path, rr, i)
+					}
+				}
+				if got, want := sorted(&dns.Msg{Answer: m.Answer, Ns: m.Ns}), sorted(&dns.Msg{Answer: tc.m.Answer, Ns: tc.m.Ns}); got != want {
+					t.Fatalf("%s, %s: got\n%s\nwant\n%s", tc.what, path, got, want)
+				}
+			}
+			if len(firsts) != tc.firsts || len(orders) != tc.orders {
+				t.Errorf("%s, %s: %d first answers in %d orders, want %d in %d", tc.what, path, len(firsts), len(orders), tc.firsts, tc.orders)
+			}
+		}
+	}
+}
+
 func TestLookupAllocatesNothing(t *testing.T) {
 	c, now := NewCache(), time.Now()
 	c.Limit(testLimits)
 	putReply(t, c, replyOf(t, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN A 192.0.2.1"), now)
-	q, buf := wireQuery(t, "www.example.com.", dns.TypeA, func(q *dns.Msg) { q.SetEdns0(1232, false) }), make([]byte, 0, 4096)
-	if n := testing.AllocsPerRun(100, func() {
-		if _, hit := c.Lookup(buf, q, maxUDP, now); hit != Fresh {
-			t.Error("missed")
+	putReply(t, c, replyOf(t, "two.example.com.", dns.TypeA, 0, "two.example.com. 300 IN A 192.0.2.1", "two.example.com. 300 IN A 192.0.2.2"), now)
+	for _, name := range []string{"www.example.com.", "two.example.com."} {
+		q, buf := wireQuery(t, name, dns.TypeA, func(q *dns.Msg) { q.SetEdns0(1232, false) }), make([]byte, 0, 4096)
+		if n := testing.AllocsPerRun(100, func() {
+			if _, hit := c.Lookup(buf, q, maxUDP, now); hit != Fresh {
+				t.Error("missed")
+			}
+		}); n != 0 {
+			t.Errorf("%s: %v allocations for a look", name, n)
 		}
-	}); n != 0 {
-		t.Errorf("%v allocations for a look", n)
 	}
 }
 
@@ -284,6 +365,62 @@ func FuzzCacheLookup(f *testing.F) {
 		}
 		if m.Id != binary.BigEndian.Uint16(query) || !strings.EqualFold(m.Question[0].Name, "a.example.") {
 			t.Fatalf("reply %v to %x", m, query)
+		}
+	})
+}
+
+// FuzzUpstreamReply: no bytes of a server break what checks, keeps and tells them, and
+// what is told is what was kept, whatever the order of addresses.
+func FuzzUpstreamReply(f *testing.F) {
+	ask := new(dns.Msg).SetQuestion("a.example.", dns.TypeA)
+	key, err := keyOf(ask)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, m := range []*dns.Msg{
+		replyOf(f, "A.eXample.", dns.TypeA, 0, "A.eXample. 300 IN CNAME b.A.eXample.", "b.A.eXample. 60 IN A 192.0.2.1", "b.A.eXample. 60 IN A 192.0.2.2", "b.A.eXample. 60 IN A 192.0.2.3"),
+		replyOf(f, "a.example.", dns.TypeA, 0, "a.example. 300 IN DNAME b.test.", "a.example. 300 IN CNAME b.test."),
+		replyOf(f, "a.example.", dns.TypeA, dns.RcodeNameError, "--", strings.ReplaceAll(soaRecord, "example.com", "example")),
+	} {
+		for _, compress := range []bool{false, true} {
+			m.Compress = compress
+			raw, err := m.Pack()
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(raw)
+		}
+	}
+	query, now := wireQuery(f, "a.example.", dns.TypeA, nil), time.Now()
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		got := new(dns.Msg)
+		if got.Unpack(raw) != nil {
+			return
+		}
+		got.Id = ask.Id
+		if err := answersTo(got, ask); err != nil && !errors.Is(err, errLetters) {
+			return
+		}
+		unmix(got, got.Question[0].Name, ask.Question[0].Name)
+		got.Question = ask.Question
+		if chain(got) != nil {
+			return
+		}
+		dangling(got)
+		c := NewCache()
+		c.Limit(testLimits)
+		if !c.Put(key, got, now) {
+			return
+		}
+		e, _ := c.find(key, now)
+		kept := new(dns.Msg)
+		if err := kept.Unpack(e.wire); err != nil {
+			t.Fatalf("%x is kept for %x: %v", e.wire, raw, err)
+		}
+		told, hit := lookup(t, c, query, dns.MaxMsgSize, now)
+		kept.Id, kept.RecursionDesired, kept.AuthenticatedData = told.Id, true, false
+		if hit != Fresh || sorted(told) != sorted(kept) {
+			t.Fatalf("%x is kept as\n%v\nand told as\n%v", raw, kept, told)
 		}
 	})
 }

@@ -14,6 +14,8 @@ const (
 	// maxName is the longest name on the wire; maxKey has type and bits behind it.
 	maxName = 255
 	maxKey  = maxName + 3
+	// adBit is "authenticated data" in the fourth byte of a header.
+	adBit = 0x20
 )
 
 // asked is what a usual query says.
@@ -62,7 +64,7 @@ func (q *asked) option(b []byte) bool {
 	if len(b) < optRecord || b[0] != 0 || binary.BigEndian.Uint16(b[1:]) != dns.TypeOPT || b[6] != 0 {
 		return false
 	}
-	if len(b) != optRecord+int(binary.BigEndian.Uint16(b[9:])) {
+	if len(b) != optRecord+int(binary.BigEndian.Uint16(b[9:])) || !wholeOptions(b[optRecord:]) {
 		return false
 	}
 	q.edns, q.size, q.do = true, int(binary.BigEndian.Uint16(b[3:])), b[7]&0x80 != 0
@@ -162,7 +164,7 @@ func wireOf(m *dns.Msg, life uint32, denial bool, l *CacheLimits) (wire []byte, 
 	}
 	c := m.Copy()
 	c.Id, c.Response, c.RecursionAvailable, c.Compress = 0, true, true, true
-	c.Authoritative, c.AuthenticatedData, c.CheckingDisabled, c.RecursionDesired, c.Zero = false, false, false, false, false
+	c.Authoritative, c.CheckingDisabled, c.RecursionDesired, c.Zero = false, false, false, false
 	c.Extra = withoutOPT(c.Extra)
 	for _, section := range [][]dns.RR{c.Answer, c.Ns, c.Extra} {
 		for _, rr := range section {
@@ -204,6 +206,44 @@ func ttlOffsets(b []byte) ([]uint16, bool) {
 		at += 10 + int(binary.BigEndian.Uint16(b[at+8:]))
 	}
 	return out, at == len(b)
+}
+
+// set is neighbouring records of one name with addresses of one family: n records of
+// each bytes, of which the first begins at at.
+type set struct{ at, each, n uint16 }
+
+// setsOf finds the sets of two and more in the answers of a message that we packed. All
+// names in one are pointers to the same name, so records can change places.
+func setsOf(wire []byte, ttls []uint16) (out []set) {
+	ttls = ttls[:min(len(ttls), int(binary.BigEndian.Uint16(wire[answers:])))]
+	var last set
+	flush := func() {
+		if last.n > 1 {
+			out = append(out, last)
+		}
+		last = set{}
+	}
+	end, _ := skipName(wire, wireHeader)
+	end += 4
+	for _, ttl := range ttls {
+		at := uint16(end)
+		end = int(ttl) + 6 + int(binary.BigEndian.Uint16(wire[ttl+4:]))
+		rrtype := binary.BigEndian.Uint16(wire[ttl-4:])
+		if ttl-at != 6 || wire[at] < 0xc0 || rrtype != dns.TypeA && rrtype != dns.TypeAAAA {
+			flush()
+			continue
+		}
+		each := uint16(end) - at
+		if last.n > 0 && (each != last.each || string(wire[at:ttl]) != string(wire[last.at:last.at+6])) {
+			flush()
+		}
+		if last.n == 0 {
+			last.at, last.each = at, each
+		}
+		last.n++
+	}
+	flush()
+	return out
 }
 
 func skipName(b []byte, at int) (int, bool) {

@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
@@ -281,5 +283,66 @@ func TestSearchLists(t *testing.T) {
 		if got := strings.Join(c.caller.search("cluster.local.", []string{"corp.example"}), " "); got != c.want {
 			t.Errorf("%v walks %s, want %s", c.caller, got, c.want)
 		}
+	}
+}
+
+// Of the names that are missing, only those that Autopath walks for leave the hot path:
+// the rest of a pod's walk is answered there, and without allocation.
+func TestOnlyFirstStepsLeaveTheHotPath(t *testing.T) {
+	s := NewServer(fill(t, cluster(t)), prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	settings := Settings{Domains: []string{"cluster.local.", "corp.example."}, Autopath: true}
+	s.Configure(settings)
+	r := &Resolver{Zone: s.resolver.Zone, Forward: upstream, Domains: settings.Domains}
+	domains := wireDomains(settings.Domains)
+	callers := map[netip.Addr]Caller{
+		addr("10.7.0.2"): {Pod: name("default/web"), Cluster: true, NDots: 5},
+		addr("10.7.0.3"): {Pod: name("shop/cart"), Cluster: true, NDots: 2},
+		addr("10.7.0.4"): {Pod: name("default/own"), Cluster: true, NDots: 5, Searches: []string{"x.example"}},
+		addr("10.7.0.5"): {Pod: name("default/one"), Cluster: true, NDots: 1},
+		addr("10.7.0.6"): {},
+	}
+	s.Know(callers)
+	var names []string
+	for _, outside := range []string{"google.com", "x", "a.b.c.d.e", "a.b.c.d.e.f", `a\.b`, "x.svc", "default"} {
+		for _, suffix := range []string{"default.svc.cluster.local.", "Default.SVC.cluster.local.", "shop.svc.cluster.local.", "svc.cluster.local.", "cluster.local.", "default.svc.corp.example.", "default.cluster.local.", "defaul.svc.cluster.local.", "default.svd.cluster.local."} {
+			names = append(names, outside+"."+suffix)
+		}
+	}
+	names = append(names, "nowhere.svc.cluster.local.", "svd.cluster.local.", "default.svc.cluster.local.", "svc.cluster.local.")
+	took := map[bool]int{}
+	for client, c := range callers {
+		for _, n := range names {
+			for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeNS, dns.TypePTR} {
+				for _, recursion := range []bool{true, false} {
+					ask := new(dns.Msg).SetQuestion(n, qtype)
+					ask.RecursionDesired = recursion
+					in, err := ask.Pack()
+					if err != nil {
+						t.Fatal(err)
+					}
+					q, out := new(question), make([]byte, 0, maxUDP)
+					slow := false
+					look := func() {
+						read := q.read(in)
+						_, missing, ok := s.resolver.Zone.answer(out, in, q, domains, 0)
+						if slow = s.ofCaller(client, q, domains, missing); !read || !ok {
+							t.Fatalf("%v: not for the hot path at all", ask.Question)
+						}
+					}
+					if allocs := testing.AllocsPerRun(1, look); allocs != 0 {
+						t.Errorf("%v: %v allocations", ask.Question, allocs)
+					}
+					ctx, sources := traced(t.Context())
+					r.Autopath(ctx, ask, r.Resolve(t.Context(), ask), c, nil)
+					if want := strings.Contains(sources.String(), "autopath"); slow != want {
+						t.Errorf("%v, of %v, recursion %v: the slow path is %v, and Autopath would walk is %v", ask.Question, c, recursion, slow, want)
+					}
+					took[slow]++
+				}
+			}
+		}
+	}
+	if took[true] == 0 || took[false] < 10*took[true] {
+		t.Errorf("%d left the hot path, %d stayed", took[true], took[false])
 	}
 }

@@ -216,7 +216,9 @@ func (f *Forwarder) fetch(key []byte, q *dns.Msg) <-chan singleflight.Result {
 	r := f.routes.Load()
 	ask := new(dns.Msg)
 	ask.SetQuestion(strings.ToLower(q.Question[0].Name), q.Question[0].Qtype)
-	ask.CheckingDisabled = q.CheckingDisabled
+	// One answer is for all who ask: upstream is to say whether it is authenticated
+	// (RFC 6840, 5.7), and who did not ask is not told.
+	ask.CheckingDisabled, ask.AuthenticatedData = q.CheckingDisabled, true
 	ask.SetEdns0(maxUDP, doBit(q))
 	return f.flights.DoChan(fmt.Sprintf("%d %s", r.generation, key), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -267,6 +269,7 @@ func (f *Forwarder) follow(ctx context.Context, r *routes, ask *dns.Msg) (attemp
 			return attempt{}, err
 		}
 		a.got.Answer = append(a.got.Answer, more.got.Answer...)
+		a.got.AuthenticatedData = a.got.AuthenticatedData && more.got.AuthenticatedData
 		a.got.Rcode, a.got.Ns, a.got.Extra = more.got.Rcode, more.got.Ns, more.got.Extra
 		if err := chain(a.got); err != nil {
 			return attempt{}, fmt.Errorf("upstream %s: %w", more.server.Nameserver, err)
@@ -376,7 +379,8 @@ func (f *Forwarder) unpack(e *entry, q *dns.Msg) (*dns.Msg, error) {
 	return copyFor(m, q), nil
 }
 
-// copyFor is a reply for one client: with the letters of its question.
+// copyFor is a reply for one client: with the letters of its question, and addresses
+// from a random one on.
 func copyFor(m *dns.Msg, q *dns.Msg) *dns.Msg {
 	m = m.Copy()
 	m.Id, m.Question = q.Id, slices.Clone(q.Question)
@@ -385,7 +389,23 @@ func copyFor(m *dns.Msg, q *dns.Msg) *dns.Msg {
 			h.Name = q.Question[0].Name
 		}
 	}
+	turn(m.Answer)
 	return m
+}
+
+// turn starts each set of addresses at random. CNAMEs stay before what they lead to.
+func turn(list []dns.RR) {
+	for n := 0; len(list) > 0; list = list[n:] {
+		first := list[0].Header()
+		n = 1
+		if first.Rrtype != dns.TypeA && first.Rrtype != dns.TypeAAAA {
+			continue
+		}
+		for n < len(list) && list[n].Header().Rrtype == first.Rrtype && strings.EqualFold(list[n].Header().Name, first.Name) {
+			n++
+		}
+		copy(list[:n], turned(list[:n]))
+	}
 }
 
 // Search reads the search list of a resolv.conf: the last line of that name counts.

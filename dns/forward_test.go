@@ -236,6 +236,72 @@ func TestOneUpstreamQueryForManyWaiters(t *testing.T) {
 	}
 }
 
+// That data is authenticated is what upstream says, to clients that ask for it by AD or
+// DO (RFC 6840, 5.7 and 5.8), whoever asked first; and never of what is put together from
+// a server that says so and one that does not.
+func TestAuthenticatedData(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	signed := func(ad bool) dns.HandlerFunc {
+		return func(w dns.ResponseWriter, q *dns.Msg) {
+			m := told(q, "192.0.2.1", 300)
+			if strings.EqualFold(q.Question[0].Name, "alias.example.") {
+				m.Answer = []dns.RR{&dns.CNAME{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: 300}, Target: "a.plain.example."}}
+			}
+			// As a validating resolver does: only for who wants to know.
+			if m.AuthenticatedData = ad && q.AuthenticatedData; m.AuthenticatedData {
+				asked.Add(1)
+			}
+			_ = w.WriteMsg(m)
+		}
+	}
+	yes, no := newFakeServer(t, signed(true)), newFakeServer(t, signed(false))
+	settings := to(yes)
+	settings.Stubs = map[string][]model.Nameserver{"plain.example.": {no.nameserver()}}
+	f, _ := newForwarder(t, settings)
+	r := &Resolver{Zone: NewZone(), Forward: f.Forward, Domains: []string{"cluster.local."}}
+	r.Zone.Set(name("default/out"), &Entry{CNAME: "a.signed.example"})
+	plain := func(*dns.Msg) {}
+	ad := func(q *dns.Msg) { q.AuthenticatedData = true }
+	do := func(q *dns.Msg) { q.SetEdns0(1232, true) }
+	edns := func(q *dns.Msg) { q.SetEdns0(1232, false) }
+	for _, tc := range []struct {
+		what, name string
+		change     func(*dns.Msg)
+		want       bool
+	}{
+		{"nobody asked", "a.signed.example.", plain, false},
+		{"EDNS0 alone", "a.signed.example.", edns, false},
+		{"AD", "a.signed.example.", ad, true},
+		{"DO", "a.signed.example.", do, true},
+		{"AD of what is not authenticated", "a.plain.example.", ad, false},
+		{"DO of what is not authenticated", "a.plain.example.", do, false},
+		{"AD of an alias into what is not", "alias.example.", ad, false},
+		{"AD of a name of the cluster that leads out", "out.default.svc.cluster.local.", ad, false},
+	} {
+		q := new(dns.Msg).SetQuestion(tc.name, dns.TypeA)
+		tc.change(q)
+		for _, when := range []string{"first", "from the cache"} {
+			m := r.Resolve(t.Context(), q)
+			if m.AuthenticatedData != tc.want || len(m.Answer) == 0 {
+				t.Errorf("%s, %s: %v", tc.what, when, m)
+			}
+		}
+		wire, err := q.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, ok := f.Answer(nil, wire, maxUDP); ok != !strings.HasSuffix(tc.name, "cluster.local.") {
+			t.Errorf("%s: on the hot path it is %v", tc.what, ok)
+		} else if ok && (b[3]&adBit != 0) != tc.want {
+			t.Errorf("%s: the hot path answers %x", tc.what, b)
+		}
+	}
+	if asked.Load() == 0 {
+		t.Error("nothing was authenticated")
+	}
+}
+
 func TestOldAnswersWhenServersFail(t *testing.T) {
 	t.Parallel()
 	for what, bad := range map[string]dns.HandlerFunc{"fails": code(dns.RcodeServerFailure), "is silent": silent} {

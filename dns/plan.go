@@ -15,7 +15,7 @@ import (
 type Entry struct {
 	// VIPs are the cluster IPs.
 	VIPs []netip.Addr `json:"vips,omitempty"`
-	// Hosts are the endpoints of a headless service.
+	// Hosts are the endpoints of a headless service, in order of their addresses.
 	Hosts []Host `json:"hosts,omitempty"`
 	// CNAME is the target of an ExternalName service, with no final dot.
 	CNAME string `json:"cname,omitempty"`
@@ -38,6 +38,12 @@ type Port struct {
 	Name     string `json:"name"`
 	Protocol string `json:"protocol"` // "tcp", "udp", "sctp"
 	Port     uint16 `json:"port"`
+	// Hosts are the names of the hosts that have it, in order; empty is all of them.
+	Hosts []string `json:"hosts,omitempty"`
+}
+
+func (p Port) equal(o Port) bool {
+	return p.Name == o.Name && p.Protocol == o.Protocol && p.Port == o.Port && slices.Equal(p.Hosts, o.Hosts)
 }
 
 // podPrefix begins the keys of pods; no name of a Service has a slash.
@@ -80,30 +86,34 @@ func Plan(snap model.Snapshot, key model.Name) (Entry, bool, []model.Problem) {
 	case svc.Type == model.ExternalName:
 		return Entry{CNAME: svc.ExternalName}, svc.ExternalName != "", nil
 	case svc.Headless:
-		return headless(snap, svc), true, nil
+		e := headless(snap, svc)
+		return e, len(e.Hosts) > 0, nil // NXDOMAIN with nobody ready (DNS specification 1.1.0, 2.4.1)
 	case len(svc.ClusterIPs) == 0:
 		return Entry{}, false, nil // its address is not allocated yet
 	}
 	e := Entry{VIPs: svc.ClusterIPs}
 	for _, p := range svc.Ports {
 		if p.Name != "" {
-			e.Ports = append(e.Ports, Port{p.Name, strings.ToLower(p.Protocol.String()), p.Port})
+			e.Ports = append(e.Ports, Port{Name: p.Name, Protocol: strings.ToLower(p.Protocol.String()), Port: p.Port})
 		}
 	}
 	return e, true, nil
 }
 
+// portKey is a port without the hosts that have it.
+type portKey struct {
+	name, protocol string
+	port           uint16
+}
+
 // headless takes every endpoint that is ready, or all of a service that publishes
-// those not ready.
+// those not ready. Ports are those of an endpoint's own slice: pods may have different
+// numbers under one name.
 func headless(snap model.Snapshot, svc *model.Service) Entry {
 	var e Entry
+	ports := map[portKey][]string{}
 	for slice := range snap.EndpointSlices(svc.Name) {
-		for _, p := range slice.Ports {
-			port := Port{p.Name, strings.ToLower(p.Protocol.String()), p.Port}
-			if p.Name != "" && !slices.Contains(e.Ports, port) {
-				e.Ports = append(e.Ports, port)
-			}
-		}
+		var names []string
 		for _, ep := range slice.Endpoints {
 			if !ep.Ready && !svc.PublishNotReady {
 				continue
@@ -112,16 +122,39 @@ func headless(snap model.Snapshot, svc *model.Service) Entry {
 			if h.Name == "" {
 				h.Name = addressLabel(ep.Addr)
 			}
-			if !slices.Contains(e.Hosts, h) {
-				e.Hosts = append(e.Hosts, h)
+			e.Hosts, names = append(e.Hosts, h), append(names, h.Name)
+		}
+		for _, p := range slice.Ports {
+			if k := (portKey{p.Name, strings.ToLower(p.Protocol.String()), p.Port}); p.Name != "" && len(names) > 0 {
+				ports[k] = append(ports[k], names...)
 			}
 		}
 	}
 	slices.SortFunc(e.Hosts, compareHosts)
-	slices.SortFunc(e.Ports, func(a, b Port) int {
+	e.Hosts = slices.Compact(e.Hosts) // an endpoint may be in two slices while it moves
+	e.Ports = portsOf(ports, e.Hosts)
+	return e
+}
+
+// portsOf are the ports in order, each with its hosts where it has not all of them.
+func portsOf(ports map[portKey][]string, hosts []Host) []Port {
+	all := map[string]bool{}
+	for _, h := range hosts {
+		all[h.Name] = true
+	}
+	var out []Port
+	for k, names := range ports {
+		slices.Sort(names)
+		p := Port{Name: k.name, Protocol: k.protocol, Port: k.port}
+		if names = slices.Compact(names); len(names) < len(all) {
+			p.Hosts = names
+		}
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b Port) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
 	})
-	return e
+	return out
 }
 
 func compareHosts(a, b Host) int {
@@ -140,5 +173,5 @@ func addressLabel(a netip.Addr) string {
 
 // Equal compares two entries.
 func Equal(a, b Entry) bool {
-	return a.CNAME == b.CNAME && slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Hosts, b.Hosts) && slices.Equal(a.Ports, b.Ports) && slices.Equal(a.Pod, b.Pod)
+	return a.CNAME == b.CNAME && slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Hosts, b.Hosts) && slices.EqualFunc(a.Ports, b.Ports, Port.equal) && slices.Equal(a.Pod, b.Pod)
 }

@@ -22,6 +22,8 @@ type question struct {
 	end int
 	// edns says that the query has an OPT record, dnssec that its DO bit is set.
 	edns, dnssec bool
+	// recursion is the bit RD.
+	recursion bool
 	// size is the longest answer that the client takes.
 	size int
 
@@ -48,6 +50,7 @@ func (q *question) read(b []byte) bool {
 		return false
 	}
 	q.end += 4
+	q.recursion = b[2]&0x01 != 0
 	q.edns, q.dnssec, q.size = false, false, dns.MinMsgSize
 	switch binary.BigEndian.Uint16(b[10:]) {
 	case 0:
@@ -92,12 +95,25 @@ func (q *question) readOPT(b []byte) bool {
 	if len(b) < 11 || b[0] != 0 || binary.BigEndian.Uint16(b[1:]) != dns.TypeOPT || b[5] != 0 || b[6] != 0 {
 		return false
 	}
-	if int(binary.BigEndian.Uint16(b[9:])) != len(b)-11 {
+	if int(binary.BigEndian.Uint16(b[9:])) != len(b)-11 || !wholeOptions(b[11:]) {
 		return false
 	}
 	q.edns, q.dnssec = true, b[7]&0x80 != 0
 	q.size = min(max(int(binary.BigEndian.Uint16(b[3:])), dns.MinMsgSize), maxUDP)
 	return true
+}
+
+// wholeOptions says that EDNS0's options end where their record does. What is in them is
+// not looked at: options that a server does not know are ignored (RFC 6891, 6.1.2).
+func wholeOptions(b []byte) bool {
+	for len(b) >= 4 {
+		n := 4 + int(binary.BigEndian.Uint16(b[2:]))
+		if n > len(b) {
+			return false
+		}
+		b = b[n:]
+	}
+	return len(b) == 0
 }
 
 // below says at what offset of the name the domain begins, when the name is it or

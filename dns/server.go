@@ -41,9 +41,9 @@ type Server struct {
 	// the first socket.
 	outside func(out, query []byte, size int) ([]byte, bool)
 	// caller, when set, is told who asks what the hot path can answer, and whether
-	// that name is missing; true gives the query to the slow path. Set before the
-	// first socket.
-	caller func(client netip.Addr, query []byte, missing bool) bool
+	// that name is missing from the domains; true gives the query to the slow path. Set
+	// before the first socket.
+	caller func(client netip.Addr, q *question, domains []wireDomain, missing bool) bool
 
 	settings atomic.Pointer[Settings]
 	compiled atomic.Pointer[compiled]
@@ -206,7 +206,7 @@ func (s *Server) serveTCP(w dns.ResponseWriter, q *dns.Msg) {
 // ofCaller counts a query that the hot path answers for the pod that asks. It is true for
 // what the slow path must see: while somebody reads a log, and the first step of a walk
 // through a search list.
-func (s *Server) ofCaller(client netip.Addr, _ []byte, missing bool) bool {
+func (s *Server) ofCaller(client netip.Addr, q *question, domains []wireDomain, missing bool) bool {
 	if !s.logs.none() {
 		return true
 	}
@@ -214,7 +214,7 @@ func (s *Server) ofCaller(client netip.Addr, _ []byte, missing bool) bool {
 	if c == nil {
 		return false
 	}
-	if missing && c.Usual() && s.settings.Load().Autopath {
+	if missing && c.firstStep(q, domains) && s.settings.Load().Autopath {
 		return true
 	}
 	c.queries.Add(1)

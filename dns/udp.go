@@ -244,7 +244,7 @@ func (r *reader) hot(zone *Zone, set *compiled, client netip.Addr, i int, in []b
 	if !ok && s.outside != nil {
 		out, ok = s.outside(r.out[i][:0], in, maxUDP)
 	}
-	if !ok || (s.caller != nil && s.caller(client, in, missing)) {
+	if !ok || (s.caller != nil && s.caller(client, &r.q, set.domains, missing)) {
 		return nil
 	}
 	r.tally.hot++

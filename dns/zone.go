@@ -236,16 +236,38 @@ func build(key model.Name, e Entry, touched func(host string) bool) records {
 	}
 	targets = append(targets, r.hosts(c, base, e.Hosts, touched)...)
 	for _, p := range e.Ports {
-		r.at(under(base, "_"+strings.ToLower(p.Name)+"._"+p.Protocol)).serve(p.Port, targets)
+		if having := p.having(base, targets); len(having) > 0 {
+			r.at(under(base, "_"+strings.ToLower(p.Name)+"._"+p.Protocol)).serve(p.Port, having)
+		}
 	}
 	return r
+}
+
+// having are those of the targets that have the port.
+func (p Port) having(base string, targets []string) []string {
+	if len(p.Hosts) == 0 {
+		return targets
+	}
+	wires := make(map[string]bool, len(p.Hosts))
+	for _, h := range p.Hosts {
+		wires[under(base, h)] = true
+	}
+	var out []string
+	for _, t := range targets {
+		if wires[t] {
+			out = append(out, t)
+		}
+	}
+	return out
 }
 
 // hosts adds the endpoints of a headless service, and returns their names.
 func (r *records) hosts(c *content, base string, list []Host, touched func(host string) bool) []string {
 	targets, seen := make([]string, 0, len(list)), make(map[string]bool, len(list))
-	for _, h := range list {
-		c.addrs = append(c.addrs, h.Addr)
+	for i, h := range list {
+		if i == 0 || h.Addr != list[i-1].Addr { // one address may be under two names
+			c.addrs = append(c.addrs, h.Addr)
+		}
 		if seen[h.Name] && !touched(h.Name) {
 			continue
 		}
@@ -297,10 +319,13 @@ func (c *content) serve(port uint16, targets []string) {
 			return // there already
 		}
 	}
-	again := len(c.srv) > 0
+	before := make(map[string]bool, len(c.srv))
+	for _, s := range c.srv {
+		before[s.target] = true
+	}
 	c.srv = slices.Grow(c.srv, len(targets))
 	for _, t := range targets {
-		c.srv = append(c.srv, srv{port: port, target: t, again: again})
+		c.srv = append(c.srv, srv{port: port, target: t, again: before[t]})
 	}
 }
 
@@ -419,6 +444,15 @@ func reverseAddr(name string) (netip.Addr, bool) {
 	}
 	a, err := netip.ParseAddr(b.String())
 	return a, err == nil
+}
+
+// reverseZone is the zone whose SOA says that an address's name has no record of a
+// type: the one that CoreDNS names.
+func reverseZone(a netip.Addr) string {
+	if a.Is4() {
+		return "in-addr.arpa."
+	}
+	return "ip6.arpa."
 }
 
 // header is the head of a record of ours. The name is the question's own, so that

@@ -86,13 +86,7 @@ func TestChangesEndWhereAFreshPlannerBegins(t *testing.T) {
 func (r *rig) checkSize() {
 	r.t.Helper()
 	r.setLocal(Local{Node: "here"})
-	r.write(func(w *model.Writer) {
-		for _, k := range []model.Kind{model.PodKind, model.NamespaceKind, model.NetworkPolicyKind} {
-			for _, n := range w.Names(k) {
-				w.Delete(k, n)
-			}
-		}
-	})
+	r.clear()
 	r.step()
 	p := r.planner
 	for what, n := range map[string]int{"entries": len(r.entries), "policies": len(p.policies), "profiles": len(p.profiles), "isolated": len(p.isolated),

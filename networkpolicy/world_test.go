@@ -47,6 +47,18 @@ func (r *rig) write(fn func(*model.Writer)) {
 	}
 }
 
+// clear empties the store.
+func (r *rig) clear() {
+	r.t.Helper()
+	r.write(func(w *model.Writer) {
+		for _, k := range []model.Kind{model.PodKind, model.NamespaceKind, model.NetworkPolicyKind} {
+			for _, n := range w.Names(k) {
+				w.Delete(k, n)
+			}
+		}
+	})
+}
+
 func (r *rig) setLocal(l Local) {
 	r.local = l
 	r.planner.SetLocal(l)
@@ -134,7 +146,7 @@ func (d dice) labels() map[string]string {
 
 func (d dice) protocol() model.Protocol { return pick(d, model.TCP, model.TCP, model.UDP, model.SCTP) }
 
-func (d dice) port() uint16 { return pick[uint16](d, 53, 80, 81, 8080, 65535) }
+func (d dice) port() uint16 { return pick[uint16](d, 53, 80, 80, 81, 65535) }
 
 func (d dice) pod(name model.Name) *model.Pod {
 	p := &model.Pod{Name: name, Node: pick(d, "here", "here", "there"), HostNetwork: d.one(10), Labels: d.labels(), Created: time.Unix(int64(d.IntN(3)), 0)}

@@ -136,10 +136,6 @@ func nameRules() []rule {
 			},
 			coredns: "NXDOMAIN", ours: "answered while the API has the Service",
 			decides: spec + "2.3.1: a Service with a ClusterIP has a record; events of two kinds come in no order"},
-		{title: "a headless Service with nobody ready", parts: content(), open: true,
-			when:    func(c *difference) bool { return c.cluster.nobody(c.name) && noName(c.theirs) && noData(c.ours) },
-			coredns: "NXDOMAIN", ours: "NODATA",
-			decides: spec + "2.4.1: “If there are no _ready_ endpoints for the headless Service, the answer should be `NXDOMAIN`.”"},
 		{title: "a Service that has no ClusterIP yet", parts: content(),
 			when: func(c *difference) bool {
 				return strings.HasSuffix("."+c.name, ".pending.prod.svc."+domain) && noName(c.ours)
@@ -188,18 +184,6 @@ func serviceRules() []rule {
 			},
 			coredns: "an SRV record for each port, those without a name, too", ours: "NODATA",
 			decides: spec + "2.3.2: the records are at `_<port>._<proto>.<service>.<ns>.svc`, and “Unnamed ports do not have an `SRV` record.”"},
-		{title: "one record twice", parts: content(), open: true,
-			when: func(c *difference) bool {
-				return len(unique(c.ours.full.Answer)) < len(c.ours.full.Answer) && slices.Equal(unique(c.theirs.full.Answer), unique(c.ours.full.Answer))
-			},
-			coredns: "a name of two addresses, or an address of two names, gives one record", ours: "two",
-			decides: "RFC 2181, 5: a set of records has no duplicates"},
-		{title: "ports of another EndpointSlice", parts: content(), open: true,
-			when: func(c *difference) bool {
-				return strings.HasSuffix(c.name, ".two-ports.prod.svc."+domain) && c.qtype == dns.TypeSRV && len(c.ours.full.Answer) > len(c.theirs.full.Answer)
-			},
-			coredns: "each endpoint with the ports of its slice", ours: "each with those of all slices",
-			decides: "the [API](https://kubernetes.io/docs/reference/kubernetes-api/service-resources/endpoint-slice-v1/): “ports specifies the list of network ports exposed by each endpoint in this slice”"},
 		{title: "weights of SRV", parts: []string{partAnswer, partExtra},
 			when: func(c *difference) bool {
 				same := func(text func(reply) string) bool { return text(c.theirs) == text(c.ours) }
@@ -210,11 +194,6 @@ func serviceRules() []rule {
 			coredns: "100 by the number of addresses", ours: "100 by the number of records",
 			decides: spec + "2.3.2 leaves weights open; RFC 2782: only their ratio within an answer counts, which is 1 for both"},
 	}
-}
-
-// unique are the records of a section, without weights, once each.
-func unique(section []dns.RR) []string {
-	return slices.Compact(strings.Split(weightless(section), "|"))
 }
 
 // weightless is the SRV records without their weights.
@@ -338,12 +317,6 @@ func reverseRules() []rule {
 			},
 			coredns: "in-addr.arpa and ip6.arpa are its own, but for names that it does not have", ours: "from upstream, but for addresses of the cluster",
 			decides: "RFC 3172, 2: these zones are the IANA's; of them the cluster has its own addresses alone"},
-		{title: "NODATA for an address's name without SOA", parts: []string{partAuthority}, open: true,
-			when: func(c *difference) bool {
-				return reverse(c.name) && noData(c.theirs) && noData(c.ours) && len(c.ours.full.Ns) == 0
-			},
-			coredns: "with SOA", ours: "without",
-			decides: "RFC 2308, 3: a negative answer of an authority has the SOA, or it cannot be kept"},
 	}
 }
 
@@ -353,11 +326,10 @@ type index struct {
 	between map[string]bool
 	above   map[string]bool // names of namespaces, svc and the domain itself
 	ready   map[string]bool // names of endpoints that are ready
-	serves  map[string]bool // Services that have such an endpoint
 }
 
 func newIndex(s *snapshot) *index {
-	x := &index{bases: map[string]*corev1.Service{}, between: map[string]bool{}, ready: map[string]bool{}, serves: map[string]bool{},
+	x := &index{bases: map[string]*corev1.Service{}, between: map[string]bool{}, ready: map[string]bool{},
 		above: map[string]bool{"svc." + domain: true, "pod." + domain: true, domain: true}}
 	for _, o := range s.objects {
 		x.above[o.GetName()+".svc."+domain], x.above[o.GetName()+".pod."+domain] = true, true
@@ -377,7 +349,6 @@ func newIndex(s *snapshot) *index {
 			if one.Conditions.Ready != nil && !*one.Conditions.Ready {
 				continue
 			}
-			x.serves[base] = true
 			if one.Hostname != nil {
 				x.ready[*one.Hostname+"."+base] = true
 			} else {
@@ -389,16 +360,6 @@ func newIndex(s *snapshot) *index {
 }
 
 func headless(o *corev1.Service) bool { return o.Spec.ClusterIP == corev1.ClusterIPNone }
-
-// nobody says whether a name is a headless Service's without ready endpoints, or of its port.
-func (x *index) nobody(name string) bool {
-	base := name
-	if parts := strings.SplitN(name, ".", 3); len(parts) == 3 && strings.HasPrefix(name, "_") {
-		base = parts[2]
-	}
-	o := x.bases[base]
-	return o != nil && o.Spec.Type != corev1.ServiceTypeExternalName && headless(o) && !x.serves[base]
-}
 
 // endpointOf says whether a name is of a ready endpoint of a Service that is headless, or not.
 func (x *index) endpointOf(name string, ofHeadless bool) bool {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -19,8 +20,12 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	if err := root().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "wayleave:", err)
-		os.Exit(1)
+		status := exitStatus{1, err}
+		errors.As(err, &status)
+		if status.cause != nil {
+			fmt.Fprintln(os.Stderr, "wayleave:", status.cause)
+		}
+		os.Exit(status.code)
 	}
 }
 
@@ -32,7 +37,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version,
 	}
-	c.AddCommand(agentCommand(), dnsCommand(), l2Command(), statusCommand(), healthCommand(), renderCommand(), importCommand(), uninstallCommand())
+	c.AddCommand(agentCommand(), dnsCommand(), l2Command(), statusCommand(), healthCommand(), renderCommand(), explainCommand(), importCommand(), uninstallCommand())
 	return c
 }
 

@@ -35,7 +35,7 @@ func fates() []fate {
 		{"prometheus", builtIn, "metrics have CoreDNS's names, at another address"},
 		{"loop", builtIn, "the cluster DNS is never asked by itself"},
 		{"reload", builtIn, "a restart reads the settings and loses no query"},
-		{"loadbalance", builtIn, "answers of Services turn"},
+		{"loadbalance", builtIn, "addresses are told in turning order"},
 		{"bufsize", builtIn, "1232 bytes"},
 		{"bind", builtIn, "the address of kube-dns on every node"},
 		{"cancel", builtIn, "a query ends after 4 s"},

@@ -2,6 +2,7 @@ package world
 
 import (
 	"embed"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -119,7 +120,7 @@ func (r *reader) policy(rest string) error {
 	head, spec, ok := strings.Cut(rest, ":")
 	name := nameOf(head)
 	if !ok || r.step.Namespaces[name.Namespace] == nil {
-		return fmt.Errorf("%q is not NS/NAME:", head)
+		return fmt.Errorf("%q is not NS/NAME", head)
 	}
 	doc := fmt.Sprintf("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: %s, name: %s}\nspec: %s\n", name.Namespace, name.Name, spec)
 	problems, err := manifest.Read(r.store, head, strings.NewReader(doc))
@@ -139,7 +140,7 @@ func (r *reader) policy(rest string) error {
 
 func (r *reader) label(words []string) error {
 	if len(words) < 2 {
-		return fmt.Errorf("label has no labels")
+		return errors.New("label has no labels")
 	}
 	pod, ns := r.step.Pods[words[0]], r.step.Namespaces[words[0]]
 	switch {

@@ -1,0 +1,369 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/link"
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/model"
+	"wayleave.dev/networkpolicy"
+	policynft "wayleave.dev/networkpolicy/nftables"
+	"wayleave.dev/podnetwork"
+	"wayleave.dev/podnetwork/cni/call"
+	"wayleave.dev/podnetwork/routes"
+	"wayleave.dev/reconcile"
+)
+
+// policyChild names the folder that the child of TestIsolatedFirst works in.
+const policyChild = "WAYLEAVE_TEST_POLICY"
+
+// Ports of the target: what policy forbids, and what it allows.
+const forbiddenPort, allowedPort = 9000, 9001
+
+// TestPolicyChild is the agent of TestIsolatedFirst: it gives pods their links, and
+// enforces policies that it knows from the start. Of the pods p0, p1 … it knows every
+// other one, as an agent whose watch is late does.
+func TestPolicyChild(t *testing.T) {
+	dir := os.Getenv(policyChild)
+	if dir == "" {
+		return // it is only there for the other
+	}
+	go func() { // ends with its parent
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(1)
+	}()
+	must := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	store, err := model.NewStore()
+	must(err)
+	must(store.Write(policyWorld))
+	store.MarkSynced(model.NodeKind | networkpolicy.PlannerKinds)
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError + 1}))
+	conn, err := nft.NewKernel(0)
+	must(err)
+	ns, err := os.Open("/proc/self/ns/net")
+	must(err)
+	kernel, err := link.NewKernel(int(ns.Fd()), filepath.Join(dir, "addresses"))
+	must(err)
+	track, err := conntrack.NewKernel(0)
+	must(err)
+	gate := networkpolicy.NewGate("node1")
+	n, err := podnetwork.New(podnetwork.Config{Node: "node1", Store: store, NSFD: int(ns.Fd()), StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "cni.sock"),
+		Tombstones: filepath.Join(dir, "del"), Sysctl: "/proc/sys/net", Plugin: "/bin/true", BinDir: filepath.Join(dir, "bin"), ConfDir: filepath.Join(dir, "conf"), Routing: routes.Direct,
+		Leases: gate.Leases, Isolate: gate.Isolate, Kernel: kernel, NFT: conn, Firewall: conn, Track: track, Log: log}, reconcile.NewHealth(nil, nil), reconcile.NewHealth(nil, nil))
+	must(err)
+	p := &policies{mode: policynft.New(conn, conntrack.NewTracker(0)), isolated: map[networkpolicy.Key]networkpolicy.Entry{}}
+	must(gate.Known(t.Context()))
+	loop := policyLoop(store, gate, p)
+	loop.Health, loop.Log = reconcile.NewHealth(nil, nil), log
+	must(all(t.Context(), n.Run, loop.Run))
+	runtime.KeepAlive(ns) // or its finalizer would close the descriptor
+}
+
+// policyWorld is what the agent knows: nothing may reach the pods of "locked", and they
+// reach one port of the target; "open" has no policies.
+func policyWorld(w *model.Writer) {
+	w.PutNode(&model.Node{Name: "node1", InternalIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11"), netip.MustParseAddr("fd00:30::11")},
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/25"), netip.MustParsePrefix("fd00:244::/64")}})
+	w.PutNamespace(&model.Namespace{Name: "locked"})
+	w.PutNamespace(&model.Namespace{Name: "open", Labels: map[string]string{"name": "open"}})
+	w.PutNetworkPolicy(&model.NetworkPolicy{Name: model.Name{Namespace: "locked", Name: "all"}, IsolatesIngress: true, IsolatesEgress: true,
+		Egress: []model.PolicyRule{{Peers: []model.PolicyPeer{{Namespaces: &model.Selector{}, Pods: model.Selector{Requirements: []model.Requirement{{Key: "app", Operator: model.In, Values: []string{"target"}}}}}},
+			Ports: []model.PolicyPort{{Protocol: model.UDP, From: allowedPort, To: allowedPort}}}}})
+	w.PutPod(&model.Pod{Name: model.Name{Namespace: "open", Name: "target"}, Node: "node1", Labels: map[string]string{"app": "target"}})
+	for i := range pens {
+		for _, ns := range []string{"locked", "open"} {
+			if i%2 == 0 {
+				w.PutPod(&model.Pod{Name: model.Name{Namespace: ns, Name: fmt.Sprintf("p%d", i)}, Node: "node1"})
+			}
+		}
+	}
+}
+
+// pens are how many pods there are at a time.
+const pens = 40
+
+// policyNode is a node with its agent in a process of its own, and the target.
+type policyNode struct {
+	t      *testing.T
+	dir    string
+	node   *testnet.NS
+	target *testnet.NS
+	ips    []netip.Addr
+
+	mu   sync.Mutex
+	kill func()
+	// got counts what the target received, by sender's kind and port.
+	got sync.Map
+}
+
+func (n *policyNode) start() {
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestPolicyChild$")
+	cmd.Env = append(os.Environ(), policyChild+"="+n.dir)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.node.Must(cmd.Start)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.kill = func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // says that it was killed
+		stdin.Close()
+	}
+}
+
+func (n *policyNode) killed() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.kill()
+}
+
+// call asks the agent, again while there is none: as the kubelet does, it deletes what a
+// failed ADD may have left before it adds anew.
+func (n *policyNode) call(command, ns, name string, pod *testnet.NS) ([]netip.Addr, error) {
+	r := call.Request{Command: command, ContainerID: ns + name, IfName: "eth0", Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"wayleave","type":"wayleave-cni"}`),
+		Args: map[string]string{"K8S_POD_NAMESPACE": ns, "K8S_POD_NAME": name}}
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		f, err := os.Open(pod.Path())
+		if err != nil {
+			return nil, err
+		}
+		out, err := call.Call(filepath.Join(n.dir, "cni.sock"), r, f, 20*time.Second)
+		f.Close()
+		if err == nil && out.Error == nil {
+			var result struct {
+				IPs []struct{ Address netip.Prefix }
+			}
+			if command == "ADD" {
+				if err := json.Unmarshal(out.Result, &result); err != nil {
+					return nil, err
+				}
+			}
+			var ips []netip.Addr
+			for _, ip := range result.IPs {
+				ips = append(ips, ip.Address.Addr())
+			}
+			return ips, nil
+		}
+		if err == nil {
+			err = out.Error
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("%s %s/%s: %w", command, ns, name, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if command == "ADD" {
+			if _, err := n.call("DEL", ns, name, pod); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+func newPolicyNode(t *testing.T) *policyNode {
+	n := &policyNode{t: t, dir: t.TempDir(), node: testnet.New(t, "node1"), target: testnet.New(t, "target")}
+	outside := testnet.New(t, "outside")
+	testnet.Veth(n.node, "eth0", outside, "eth0")
+	n.node.Addr("eth0", "172.30.0.11/24")
+	n.node.Addr("eth0", "fd00:30::11/64")
+	n.start()
+	t.Cleanup(n.killed)
+	var err error
+	if n.ips, err = n.call("ADD", "open", "target", n.target); err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range []uint16{forbiddenPort, allowedPort} {
+		c := n.target.ListenPacket("udp", fmt.Sprintf("[::]:%d", port))
+		go func() {
+			buf := make([]byte, 64)
+			for {
+				k, _, err := c.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				v, _ := n.got.LoadOrStore(fmt.Sprintf("%s %d", buf[:k], port), &atomic.Int64{})
+				v.(*atomic.Int64).Add(1)
+			}
+		}()
+	}
+	return n
+}
+
+func (n *policyNode) count(kind string, port int) int64 {
+	v, ok := n.got.Load(fmt.Sprintf("%s %d", kind, port))
+	if !ok {
+		return 0
+	}
+	return v.(*atomic.Int64).Load()
+}
+
+// spray has the target send to every address of the node until ctx ends.
+func (n *policyNode) spray(ctx context.Context) {
+	c := n.target.ListenPacket("udp", "[::]:0")
+	for ctx.Err() == nil {
+		for i := 1; i < 127; i++ {
+			_, _ = c.WriteTo([]byte("spray"), &net.UDPAddr{IP: net.IPv4(10, 244, 1, byte(i)), Port: forbiddenPort})
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// pen is one place for pods, one after the other: what is in it sends from before its
+// link is there.
+type pen struct {
+	n        *policyNode
+	ns       *testnet.NS
+	kind     atomic.Pointer[string]
+	received atomic.Int64
+}
+
+func newPen(ctx context.Context, n *policyNode, i int) *pen {
+	p := &pen{n: n, ns: testnet.New(n.t, fmt.Sprintf("pen%d", i))}
+	idle := ""
+	p.kind.Store(&idle)
+	l := p.ns.ListenPacket("udp", fmt.Sprintf("[::]:%d", forbiddenPort))
+	go func() {
+		buf := make([]byte, 64)
+		for {
+			if _, _, err := l.ReadFrom(buf); err != nil {
+				return
+			}
+			p.received.Add(1)
+		}
+	}()
+	c := p.ns.ListenPacket("udp", "[::]:0")
+	go func() {
+		for ctx.Err() == nil {
+			if kind := *p.kind.Load(); kind != "" {
+				for _, ip := range n.ips {
+					for _, port := range []int{forbiddenPort, allowedPort} {
+						_, _ = c.WriteTo([]byte(kind), &net.UDPAddr{IP: ip.AsSlice(), Port: port})
+					}
+				}
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+	}()
+	return p
+}
+
+// live is one pod's life: it sends before ADD and for a second after it.
+func (p *pen) live(ns, name string) error {
+	p.received.Store(0)
+	p.kind.Store(&ns)
+	if _, err := p.n.call("ADD", ns, name, p.ns); err != nil {
+		return err
+	}
+	time.Sleep(time.Second)
+	idle := ""
+	p.kind.Store(&idle)
+	if got := p.received.Load(); ns == "locked" && got > 0 {
+		return fmt.Errorf("%s/%s received %d packets", ns, name, got)
+	} else if ns == "open" && got == 0 {
+		return fmt.Errorf("%s/%s received nothing: the test would not see a packet", ns, name)
+	}
+	_, err := p.n.call("DEL", ns, name, p.ns)
+	return err
+}
+
+// killedRounds are 8 of 40 pods, and with WAYLEAVE_TEST_LONG as many as without kills.
+func killedRounds() int {
+	if os.Getenv("WAYLEAVE_TEST_LONG") != "" {
+		return 25
+	}
+	return 8
+}
+
+// Pods send from before their link is up to a second after ADD, a thousand times, over
+// addresses that pods without policies had just before: nothing that policy forbids
+// arrives, in neither direction, also while the agent is killed again and again.
+func TestIsolatedFirst(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		rounds int
+		kills  bool
+	}{{"a living agent", 25, false}, {"an agent that is killed", killedRounds(), true}} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := newPolicyNode(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			var wg, disturb sync.WaitGroup
+			defer func() { cancel(); disturb.Wait() }()
+			disturb.Go(func() { n.spray(ctx) })
+			if tc.kills {
+				disturb.Go(func() {
+					for ctx.Err() == nil {
+						select {
+						case <-ctx.Done():
+						case <-time.After(1500 * time.Millisecond):
+							n.killed()
+							n.start()
+						}
+					}
+				})
+			}
+			errs := make(chan error, pens)
+			for i := range pens {
+				p := newPen(ctx, n, i)
+				wg.Go(func() {
+					for round := range tc.rounds {
+						ns := "locked"
+						if round%5 == i%5 { // and then another pod gets its address
+							ns = "open"
+						}
+						if err := p.live(ns, fmt.Sprintf("p%d", i)); err != nil {
+							errs <- err
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			close(errs)
+			var all []error
+			for err := range errs {
+				all = append(all, err)
+			}
+			if err := errors.Join(all...); err != nil {
+				t.Error(err)
+			}
+			if got := n.count("locked", forbiddenPort); got != 0 {
+				t.Errorf("%d packets arrived that policy forbids", got)
+			}
+			for _, what := range []string{"locked " + fmt.Sprint(allowedPort), "open " + fmt.Sprint(forbiddenPort)} {
+				kind, _, _ := strings.Cut(what, " ")
+				port := forbiddenPort
+				if kind == "locked" {
+					port = allowedPort
+				}
+				if n.count(kind, port) == 0 {
+					t.Errorf("nothing of %s arrived: the test would not see a packet", what)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,220 @@
+// Package explain says in words why Wayleave does what it does. It is pure: it reads a
+// snapshot and prints, and changes nothing.
+package explain
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"wayleave.dev/model"
+	"wayleave.dev/networkpolicy"
+)
+
+// Question is who sends what to whom, as it is asked.
+type Question struct {
+	From, To End
+	Protocol model.Protocol
+	Port     uint16
+}
+
+// End is a pod by name, or an address.
+type End struct {
+	Pod  model.Name
+	Addr netip.Addr
+}
+
+// ParseQuestion reads FROM and TO:PORT/PROTO. A pod is NS/NAME or pod/NS/NAME, an
+// address with a port is written as 192.0.2.1:80 or [2001:db8::1]:80, and the protocol
+// is TCP when it is left out.
+func ParseQuestion(from, to string) (q Question, err error) {
+	if q.From, err = parseEnd(from); err != nil {
+		return q, fmt.Errorf("FROM: %w", err)
+	}
+	at := strings.LastIndex(to, ":")
+	if at < 0 || strings.HasSuffix(to, "]") {
+		return q, fmt.Errorf("TO: %q has no port; write it as %s:80/TCP", to, to)
+	}
+	port, proto, ok := strings.Cut(to[at+1:], "/")
+	if !ok {
+		proto = "TCP"
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return q, fmt.Errorf("TO: %q is not a port; 1 to 65535 are", port)
+	}
+	q.Port = uint16(n)
+	for _, p := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
+		if strings.EqualFold(proto, p.String()) {
+			q.Protocol = p
+		}
+	}
+	if q.Protocol == 0 {
+		return q, fmt.Errorf("TO: %q is not a protocol; TCP, UDP and SCTP are", proto)
+	}
+	if q.To, err = parseEnd(to[:at]); err != nil {
+		return q, fmt.Errorf("TO: %w", err)
+	}
+	return q, nil
+}
+
+func parseEnd(s string) (End, error) {
+	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+		if a.Zone() != "" {
+			return End{}, fmt.Errorf("%q has a zone, which no policy sees", s)
+		}
+		return End{Addr: a.Unmap()}, nil
+	}
+	parts := strings.Split(s, "/")
+	if len(parts) == 3 && parts[0] == "pod" {
+		parts = parts[1:]
+	}
+	if len(parts) != 2 || parts[0] == "" || parts[1] == "" {
+		return End{}, fmt.Errorf("%q is not a pod, as NS/NAME or pod/NS/NAME, nor an address", s)
+	}
+	return End{Pod: model.Name{Namespace: parts[0], Name: parts[1]}}, nil
+}
+
+// Policy answers a question about NetworkPolicies: the verdict, and what decided it, in
+// words. Ends of both families are asked about in each; allowed is true when both pass.
+// An error says why nothing can be said.
+func Policy(v model.Snapshot, q Question) (text string, allowed bool, err error) {
+	from, err := addresses(v, q.From)
+	if err != nil {
+		return "", false, fmt.Errorf("FROM: %w", err)
+	}
+	to, err := addresses(v, q.To)
+	if err != nil {
+		return "", false, fmt.Errorf("TO: %w", err)
+	}
+	local := networkpolicy.Local{DNS: dnsAddresses(v)}
+	allowed = true
+	for _, a := range from {
+		for _, b := range to {
+			if a.Is4() != b.Is4() {
+				continue
+			}
+			f, t := networkpolicy.Identify(v, local, a), networkpolicy.Identify(v, local, b)
+			verdict := networkpolicy.Evaluate(v, f, t, q.Protocol, q.Port)
+			text += answer(q, f, t, verdict)
+			allowed = allowed && verdict.Allowed
+		}
+	}
+	if text == "" {
+		return "", false, errors.New("FROM and TO have no family of addresses in common")
+	}
+	return text, allowed, nil
+}
+
+func addresses(v model.Snapshot, e End) ([]netip.Addr, error) {
+	if e.Pod == (model.Name{}) {
+		return []netip.Addr{e.Addr}, virtual(v, e.Addr)
+	}
+	p, ok := v.Pod(e.Pod)
+	if !ok {
+		return nil, fmt.Errorf("there is no pod %s, or it has ended", e.Pod)
+	}
+	if len(p.IPs) == 0 {
+		return nil, fmt.Errorf("pod %s has no address yet", e.Pod)
+	}
+	return p.IPs, nil
+}
+
+// virtual refuses addresses of Services: policies see the pod behind. kube-dns is the
+// exception.
+func virtual(v model.Snapshot, a netip.Addr) error {
+	for s := range v.Services() {
+		for _, vip := range s.ClusterIPs {
+			if vip == a && s.Name != dnsService() {
+				return fmt.Errorf("%s is the address of Service %s; policies see the pod behind it: ask about that", a, s.Name)
+			}
+		}
+	}
+	return nil
+}
+
+func dnsService() model.Name { return model.Name{Namespace: "kube-system", Name: "kube-dns"} }
+
+func dnsAddresses(v model.Snapshot) []netip.Addr {
+	if s, ok := v.Service(dnsService()); ok {
+		return s.ClusterIPs
+	}
+	return nil
+}
+
+func answer(q Question, from, to networkpolicy.Party, v networkpolicy.Verdict) string {
+	var b strings.Builder
+	word := "denied"
+	if v.Allowed {
+		word = "allowed"
+	}
+	fmt.Fprintf(&b, "%s: %s to %s, %s %d\n", word, who(from), who(to), q.Protocol, q.Port)
+	if v.Always != "" {
+		fmt.Fprintf(&b, "  %s, whatever policies say\n", v.Always)
+		return b.String()
+	}
+	half(&b, networkpolicy.Egress, from, v.Egress)
+	half(&b, networkpolicy.Ingress, to, v.Ingress)
+	return b.String()
+}
+
+func who(p networkpolicy.Party) string {
+	switch {
+	case p.DNS:
+		return fmt.Sprintf("kube-dns (%s)", p.Addr)
+	case p.Pod != nil:
+		return fmt.Sprintf("pod %s (%s)", p.Pod.Name, p.Addr)
+	case p.Node != "":
+		return fmt.Sprintf("node %s (%s)", p.Node, p.Addr)
+	}
+	return p.Addr.String()
+}
+
+func half(b *strings.Builder, d networkpolicy.Direction, p networkpolicy.Party, h networkpolicy.Half) {
+	field := strings.ToLower(d.String())
+	at := "  " + field + ": "
+	switch {
+	case p.Pod == nil:
+		fmt.Fprintf(b, "%s%s is no pod of the pod network, so no policy is about it\n", at, p.Addr)
+		return
+	case !h.Isolated:
+		fmt.Fprintf(b, "%sno policy isolates pod %s: open\n", at, p.Pod.Name)
+		return
+	case h.Allowed:
+		fmt.Fprintf(b, "%spod %s is isolated by %s, and a rule allows this\n", at, p.Pod.Name, list(h.Policies))
+	default:
+		fmt.Fprintf(b, "%spod %s is isolated by %s, and no rule allows this\n", at, p.Pod.Name, list(h.Policies))
+	}
+	rules := map[model.Name]bool{}
+	for _, r := range h.Rules {
+		rules[r.Policy] = true
+		if r.Allows() || !h.Allowed { // what did not decide would be noise
+			fmt.Fprintf(b, "    %s spec.%s[%d]: %s\n", r.Policy, field, r.Index, why(r))
+		}
+	}
+	for _, p := range h.Policies {
+		if !rules[p] && !h.Allowed {
+			fmt.Fprintf(b, "    %s has no rules for %s\n", p, field)
+		}
+	}
+}
+
+func why(r networkpolicy.Rule) string {
+	switch {
+	case r.Allows():
+		return "allows this"
+	case r.Peer:
+		return "is for this peer, but not for this port"
+	}
+	return "is not for this peer"
+}
+
+func list(names []model.Name) string {
+	var out []string
+	for _, n := range names {
+		out = append(out, n.String())
+	}
+	return strings.Join(out, ", ")
+}
