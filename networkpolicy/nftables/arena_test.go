@@ -267,8 +267,8 @@ func (a *arena) service(w *model.Writer, i int) {
 }
 
 // shots are the packets of a step. What a pod sends to itself comes to the node only by
-// a Service.
-func shots(s world.Step, byVIP bool) (out []shot) {
+// a Service. SCTP and ICMP have no Service here.
+func shots(s world.Step, byVIP, sctpAndICMP bool) (out []shot) {
 	for p := range s.Probes() {
 		if p.From != p.To {
 			out = append(out, shot{p, false})
@@ -276,6 +276,9 @@ func shots(s world.Step, byVIP bool) (out []shot) {
 		if byVIP && p.To != world.Outside {
 			out = append(out, shot{p, true})
 		}
+	}
+	if !sctpAndICMP {
+		return out
 	}
 	for p := range s.ProbesOf(model.SCTP, icmp) {
 		if p.From != p.To && (p.Protocol != icmp || p.Port == world.Ports()[0]) {

@@ -276,7 +276,7 @@ func (a *arena) catch(b bug, sets []world.Set) string {
 			if err := a.follow(); err != nil {
 				return "" // refused
 			}
-			if wrong := a.check(shots(step, true)); len(wrong) > 0 {
+			if wrong := a.check(shots(step, true, false)); len(wrong) > 0 {
 				return set.Name + ": " + wrong[0].String()
 			}
 		}

@@ -139,7 +139,7 @@ func setting(t *testing.T, name string, otherwise int) int {
 // changes; of each a part of all packets is tried. `make fuzz` plays 2,500 of a seed of its
 // own.
 func TestRandomPoliciesInAKernel(t *testing.T) {
-	sets, seed := setting(t, "WAYLEAVE_POLICY_SETS", 150), setting(t, "WAYLEAVE_POLICY_SEED", 8)
+	sets, seed := setting(t, "WAYLEAVE_POLICY_SETS", 100), setting(t, "WAYLEAVE_POLICY_SEED", 8)
 	t.Logf("WAYLEAVE_POLICY_SEED=%d", seed)
 	d := dice{rand.New(rand.NewPCG(uint64(seed), 8))}
 	a := newArena(t)
@@ -153,7 +153,7 @@ func TestRandomPoliciesInAKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	pods := step.Pods
-	all, count := shots(step, true), map[string]int{}
+	all, count := shots(step, true, true), map[string]int{}
 	for i := range sets {
 		if err := a.store.Write(func(w *model.Writer) { d.change(w, pods) }); err != nil {
 			t.Fatal(err)
