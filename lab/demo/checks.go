@@ -60,6 +60,7 @@ func chapters() []chapter {
 			{name: "policy-newcomer", say: "pods that send before anything else: what policy forbids does not pass once", run: newcomer, within: 2 * time.Minute},
 		}},
 		{"Wrong input", []check{
+			{name: "policy-event", say: "a NetworkPolicy that selects nothing gets an Event that names the field", run: idle, within: 2 * time.Minute},
 			{name: "bad-event", say: "a bad EndpointSlice gets an Event that names the field, and harms no other", run: badSlice, within: 0},
 		}},
 		{"Restart is a feature", []check{

@@ -421,3 +421,25 @@ func (t *Tour) closed(ctx context.Context, fn func() error) error {
 	}
 	return nil
 }
+
+// idleYAML is a policy without effect: no pod has its label, no pod of its rule the port.
+const idleYAML = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: idle, namespace: elsewhere}
+spec:
+  podSelector: {matchLabels: {app: nobody}}
+  ingress: [{ports: [{port: 80}]}]
+`
+
+// idle policies are told by an Event.
+func idle(ctx context.Context, t *Tour) error {
+	if err := t.apply(ctx, idleYAML); err != nil {
+		return err
+	}
+	err := eventually(ctx, func() error {
+		out, err := t.kubectl(ctx, "-n", "elsewhere", "get", "events", "--field-selector", "involvedObject.name=idle", "-o", "jsonpath={.items[*].message}")
+		return errors.Join(err, want(out, "spec.podSelector"))
+	})
+	_, gone := t.kubectl(ctx, "-n", "elsewhere", "delete", "networkpolicy", "idle")
+	return errors.Join(err, gone)
+}
