@@ -26,7 +26,7 @@ func TestStatusText(t *testing.T) {
 		Features: map[string]reconcile.State{
 			"service": {Synced: true, Keys: 3, LastApplied: now.Add(-time.Minute), LastTook: 1230 * time.Microsecond, Repairs: 2},
 			"dns":     {Keys: 3, LastApplied: now, Error: "no socket", ErrorSince: now.Add(-5 * time.Second)}},
-		Facts: map[string][]string{"dns": {"1 process"}}, Off: []string{"podnetwork"}, Wrong: []string{"dns: no socket"}}
+		Facts: map[string][]string{"dns": {"1 process"}}, Off: []string{"podnetwork"}, Wrong: []string{"dns: no socket"}, Notes: []string{"NetworkPolicy shop/idle: spec.podSelector: selects no pod"}}
 	want := `wayleave v1 on node1 (owner)
 mode: nftables  routing: direct  encryption: none
 API server: https://10.0.0.1:6443 (kubelet)
@@ -36,6 +36,8 @@ dns: failing since 5s, 3 programmed, last change 0s ago in 0s
   1 process
 service: in sync, 3 programmed, last change 1m0s ago in 1.23ms, 2 foreign changes repaired
 switched off: podnetwork
+without effect:
+  - NetworkPolicy shop/idle: spec.podSelector: selects no pod
 wrong:
   - dns: no socket
 `
