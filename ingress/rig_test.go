@@ -296,3 +296,12 @@ func optionsText(hosts map[string]*table.Host, url string) string {
 	}
 	return string(raw)
 }
+
+// put sets an Ingress, and plans what that touches.
+func (w *world) put(i *model.Ingress) {
+	w.t.Helper()
+	if err := w.store.Write(func(tx *model.Writer) { tx.PutIngress(i) }); err != nil {
+		w.t.Fatal(err)
+	}
+	w.round()
+}

@@ -73,6 +73,9 @@ func (c *checker) balancer(in *corev1.Service, out *model.Service) {
 		if a, err := netip.ParseAddr(g.IP); err == nil && a.Zone() == "" && !slices.Contains(lb.Given, a.Unmap()) {
 			lb.Given = append(lb.Given, a.Unmap())
 		}
+		if g.Hostname != "" {
+			lb.GivenNames = append(lb.GivenNames, g.Hostname)
+		}
 	}
 	for _, cond := range in.Status.Conditions {
 		if cond.Type == AddressCondition {
