@@ -89,7 +89,7 @@ func isForwarded(name []byte) bool {
 }
 
 func (x *exchange) trusted() bool {
-	return slices.ContainsFunc(x.p.Trusted, func(p netip.Prefix) bool { return p.Contains(x.r.Client.Addr()) })
+	return slices.ContainsFunc(x.p.current().Trusted, func(p netip.Prefix) bool { return p.Contains(x.r.Client.Addr()) })
 }
 
 // clientText is the client's address, made once for a client.

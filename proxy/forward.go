@@ -59,7 +59,7 @@ func (x *exchange) forward(backend string) {
 			continue
 		case elsewhere:
 			x.tried = append(x.tried, e)
-			if x.rec.Tries < x.p.Tries && x.ctx.Err() == nil {
+			if x.rec.Tries < x.p.current().Tries && x.ctx.Err() == nil {
 				continue
 			}
 		}
@@ -123,7 +123,7 @@ func (x *exchange) pick(b *upstream.Backend) *upstream.Endpoint {
 
 // times are those towards the endpoint.
 func (x *exchange) times() Timeouts {
-	t := x.p.Timeouts
+	t := x.p.current().Timeouts
 	if o := x.match.Path.Options; o != nil {
 		if o.Connect > 0 {
 			t.Connect = o.Connect

@@ -37,7 +37,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version,
 	}
-	c.AddCommand(agentCommand(), dnsCommand(), l2Command(), statusCommand(), healthCommand(), renderCommand(), explainCommand(), importCommand(), uninstallCommand())
+	c.AddCommand(agentCommand(), dnsCommand(), proxyCommand(), l2Command(), statusCommand(), healthCommand(), renderCommand(), explainCommand(), importCommand(), uninstallCommand())
 	return c
 }
 
@@ -61,4 +61,6 @@ const (
 	dnsSocket    = podDir + "/dns.sock"
 	dnsHealth    = podDir + "/dns-health.sock"
 	dnsStateFile = "/state/snapshot"
+	proxySocket  = podDir + "/proxy.sock"
+	proxyHealth  = podDir + "/proxy-health.sock"
 )
