@@ -57,10 +57,10 @@ const (
 	// agentSocket serves the owner's status on the node.
 	agentSocket = runDir + "/agent.sock"
 	// healthSocket serves the health of this pod's agent, owner or standby.
-	healthSocket = podDir + "/agent.sock"
-	dnsSocket    = podDir + "/dns.sock"
-	dnsHealth    = podDir + "/dns-health.sock"
-	dnsStateFile = "/state/snapshot"
-	proxySocket  = podDir + "/proxy.sock"
-	proxyHealth  = podDir + "/proxy-health.sock"
+	healthSocket      = podDir + "/agent.sock"
+	dnsSocket         = podDir + "/dns.sock"
+	dnsHealth         = podDir + "/dns-health.sock"
+	dnsStateFile      = "/state/snapshot"
+	proxySocket       = podDir + "/proxy.sock"
+	proxyHealthSocket = podDir + "/proxy-health.sock"
 )

@@ -17,7 +17,7 @@ func proxyCommand() *cobra.Command {
 		Short: "Take the cluster's HTTP requests (the container without capabilities)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			err := process.Run(cmd.Context(), process.Config{Socket: proxySocket, HealthSocket: proxyHealth, AccessLog: os.Stdout,
+			err := process.Run(cmd.Context(), process.Config{Socket: proxySocket, HealthSocket: proxyHealthSocket, AccessLog: os.Stdout,
 				Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 			if errors.Is(err, context.Canceled) {
 				return nil

@@ -72,7 +72,7 @@ func healthCommand() *cobra.Command {
 			case "dns":
 				socket = dnsHealth
 			case "proxy":
-				socket = proxyHealth
+				socket = proxyHealthSocket
 			}
 			if live {
 				path = "/livez"
