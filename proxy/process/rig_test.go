@@ -70,15 +70,15 @@ func newRig(t *testing.T) *rig {
 // bind opens a listening socket for the keeper to have.
 func (r *rig) bind(encrypted bool) netip.AddrPort {
 	r.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	f, err := feed.OpenSocket(feed.Socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	l, err := net.FileListener(f)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	defer l.Close()
-	f, err := l.(*net.TCPListener).File()
-	if err != nil {
-		r.t.Fatal(err)
-	}
 	addr := netip.MustParseAddrPort(l.Addr().String())
 	if err := r.keeper.Adopt(feed.Socket{Addr: addr, TLS: encrypted}, f); err != nil {
 		r.t.Fatal(err)
