@@ -41,10 +41,12 @@ type Proxy struct {
 	Observe func(*Record)
 	Log     *slog.Logger
 
-	table   atomic.Pointer[table.Table]
-	pool    sync.Pool // of *exchange
-	buffers sync.Pool // of *[copyBuffer]byte
-	tunnels tunnels
+	table    atomic.Pointer[table.Table]
+	pool     sync.Pool // of *exchange
+	buffers  sync.Pool // of *[copyBuffer]byte
+	tunnels  tunnels
+	http2    http2Clients
+	settings atomic.Pointer[Settings]
 }
 
 // Record is what an exchange was, for logs and metrics. Its slices are the exchange's.

@@ -373,20 +373,10 @@ func (s *Server) Drain(ctx context.Context, idle time.Duration) {
 	s.left()
 	s.mu.Unlock()
 	s.h2.drain()
-	t := time.NewTimer(idle)
-	defer t.Stop()
-	s.h1.Drain()
-	for {
-		select {
-		case <-s.empty:
-			s.stop()
-			return
-		case <-t.C:
-			s.h1.CloseIdle()
-			continue
-		case <-ctx.Done():
-		}
-		break
+	s.h1.Drain(idle)
+	select {
+	case <-s.empty:
+	case <-ctx.Done():
 	}
 	s.stop()
 	s.mu.Lock()

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -54,17 +55,9 @@ func newStream(w http.ResponseWriter, r *http.Request, local netip.AddrPort, lim
 	if !sendable(&s.req) {
 		return nil, errMalformed
 	}
-	s.req.Fields = fieldsOf(r.Header, func(name string) bool {
-		switch name {
-		case "Host", "Content-Length", "Connection", "Proxy-Connection", "Keep-Alive", "Transfer-Encoding", "Upgrade":
-			return false
-		case "Te":
-			s.req.Trailers = true // its only value in HTTP/2
-			return false
-		}
-		return true
-	})
-	if len(r.Trailer) > 0 { // taken out by the server
+	s.req.Fields = message.FieldsOf(r.Header)
+	_, s.req.Trailers = r.Header["Te"] // its only value in HTTP/2
+	if len(r.Trailer) > 0 {            // taken out by the server
 		var names []byte
 		for n := range r.Trailer {
 			if len(names) > 0 {
@@ -99,33 +92,6 @@ func sendable(r *message.Request) bool {
 	return true
 }
 
-// fieldsOf makes Fields of a header, in one piece of memory.
-func fieldsOf(h http.Header, keep func(string) bool) message.Fields {
-	size, count := 0, 0
-	for name, values := range h {
-		for _, v := range values {
-			size += len(name) + len(v)
-			count++
-		}
-	}
-	buf := make([]byte, 0, size)
-	part := func(s string) []byte {
-		n := len(buf)
-		buf = append(buf, s...)
-		return buf[n:len(buf):len(buf)]
-	}
-	out := make(message.Fields, 0, count+8)
-	for name, values := range h {
-		if keep != nil && !keep(name) {
-			continue
-		}
-		for _, v := range values {
-			out = append(out, message.Field{Name: part(name), Value: part(v)})
-		}
-	}
-	return out
-}
-
 // Request implements message.Downstream.
 func (s *stream) Request() *message.Request { return &s.req }
 
@@ -146,13 +112,25 @@ func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.body.Read(p)
 	if err == io.EOF {
 		s.ended = true
-		s.trailers = fieldsOf(s.r.Trailer, nil)
+		s.trailers = message.FieldsOf(s.r.Trailer)
 	}
 	return n, err
 }
 
+// Patient has Read wait for as long as the exchange goes on: who reads bounds that.
+func (s *stream) Patient() { s.readTime = 0 }
+
 // Buffered implements message.Downstream; it is not known.
 func (s *stream) Buffered() int { return 0 }
+
+// Ready implements message.Downstream.
+func (s *stream) Ready() bool { return s.ended }
+
+// Watch implements message.Downstream.
+func (s *stream) Watch(gone func()) (stop func()) {
+	end := context.AfterFunc(s.r.Context(), gone)
+	return func() { end() }
+}
 
 // Trailers implements message.Downstream.
 func (s *stream) Trailers() message.Fields { return s.trailers }
