@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -494,5 +495,16 @@ func TestMetrics(t *testing.T) {
 	}
 	if n := len(*m.hosts.Load()); n > mostHosts+1 {
 		t.Errorf("%d hosts have labels", n)
+	}
+}
+
+// Where Ingress is off, the proxy has nothing to do, and is ready.
+func TestAProxyWithNothingToDoIsReady(t *testing.T) {
+	r := newRig(t)
+	r.feed.Listen(nil)
+	r.up(nil, nil, nil)
+	if c, err := net.DialTimeout("tcp", r.plain.String(), time.Second); err == nil {
+		c.Close()
+		t.Error("it listens")
 	}
 }
