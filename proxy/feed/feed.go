@@ -320,11 +320,6 @@ func (f *Feed) adopt(holds []Socket, files []*os.File) {
 			f.Log.Warn("a proxy's socket is of no use", "socket", holds[i], "err", err)
 		}
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.listen != nil { // what nobody accepts from must not be open
-		f.Sockets.Keep(f.listen)
-	}
 }
 
 // listenTo takes a proxy's reports, and notices its end.

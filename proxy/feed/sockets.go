@@ -29,6 +29,7 @@ type Keeper struct {
 
 	mu   sync.Mutex
 	held map[Socket]*os.File
+	want map[Socket]bool // nil until Keep: all
 }
 
 // OpenSocket binds a listening socket. It does not share its port: one that another
@@ -84,14 +85,15 @@ func duplicate(f *os.File) (*os.File, error) {
 }
 
 // Adopt takes a socket over from who had it; it owns f from then on. What does not listen
-// at that address is refused: it comes from who may not bind.
+// at that address is refused: it comes from who may not bind. One that is not wanted is
+// closed: clients would wait for who never accepts.
 func (k *Keeper) Adopt(s Socket, f *os.File) error {
 	if err := listens(f, s.Addr); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.held[s] != nil {
+	if k.held[s] != nil || k.want != nil && !k.want[s] {
 		return f.Close()
 	}
 	k.put(s, f)
@@ -132,7 +134,7 @@ func listens(f *os.File, want netip.AddrPort) error {
 	return nil
 }
 
-// Keep closes the sockets that are not in the list.
+// Keep closes the sockets that are not in the list, and takes no such any more.
 func (k *Keeper) Keep(list []Socket) {
 	want := make(map[Socket]bool, len(list))
 	for _, s := range list {
@@ -140,6 +142,7 @@ func (k *Keeper) Keep(list []Socket) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.want = want
 	for s, f := range k.held {
 		if !want[s] {
 			_ = f.Close()

@@ -1,8 +1,11 @@
 package server
 
+//lint:file-ignore SA1019 the server of net/http, which is to take the place of that of
+// x/net, cannot be given a connection, and closes idle ones at a shutdown before they saw
+// GOAWAY.
+
 import (
 	"context"
-	"crypto/tls"
 	"io"
 	"log"
 	"net"
@@ -35,9 +38,7 @@ type streamTimes struct{ read, write time.Duration }
 type http2Server struct {
 	s     *Server
 	times streamTimes
-	//lint:ignore SA1019 net/http's server cannot be given a connection, and closes idle
-	// ones at a shutdown before they saw GOAWAY.
-	srv *http2.Server
+	srv   *http2.Server
 	// config bounds heads, and its Shutdown sends GOAWAY.
 	config *http.Server
 }
@@ -45,10 +46,8 @@ type http2Server struct {
 func newHTTP2(s *Server, lim h1.Limits) *http2Server {
 	h := &http2Server{s: s, times: streamTimes{lim.Body, lim.Write},
 		config: &http.Server{MaxHeaderBytes: lim.Head, ErrorLog: log.New(io.Discard, "", 0)}}
-	//lint:ignore SA1019 see above
 	h.srv = &http2.Server{MaxConcurrentStreams: maxStreams, MaxUploadBufferPerStream: streamWindow, MaxUploadBufferPerConnection: connWindow,
 		MaxReadFrameSize: frameSize, IdleTimeout: lim.Idle, ReadIdleTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: lim.Write}
-	//lint:ignore SA1019 see above
 	if err := http2.ConfigureServer(h.config, h.srv); err != nil {
 		panic(err) // for cipher suites, of which none are named
 	}
@@ -65,7 +64,6 @@ func (h *http2Server) drain() {
 // serve is one connection until its end.
 func (h *http2Server) serve(c net.Conn) {
 	local := addrPort(c.LocalAddr())
-	//lint:ignore SA1019 see above
 	h.srv.ServeConn(c, &http2.ServeConnOpts{Context: h.s.base, BaseConfig: h.config, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.handle(w, r, local)
 	})})
@@ -104,5 +102,3 @@ func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, local netip
 		panic(http.ErrAbortHandler) // resets the stream
 	}
 }
-
-var _ interface{ ConnectionState() tls.ConnectionState } = (*tls.Conn)(nil) // what ServeConn looks for

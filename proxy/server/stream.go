@@ -39,7 +39,7 @@ var _ message.Downstream = (*stream)(nil)
 
 // errMalformed are requests that HTTP/2 can carry and HTTP/1.1 cannot: sent on, they
 // could become two (RFC 9113, 10.3).
-var errMalformed = errors.New("a method, path or host with a character that is not allowed")
+var errMalformed = errors.New("a method, path, host or length that is not allowed")
 
 // newStream makes an exchange of a request.
 func newStream(w http.ResponseWriter, r *http.Request, local netip.AddrPort, lim streamTimes) (*stream, error) {
@@ -52,7 +52,7 @@ func newStream(w http.ResponseWriter, r *http.Request, local netip.AddrPort, lim
 		Method: []byte(r.Method), Target: []byte(r.RequestURI), Host: []byte(r.Host), Length: r.ContentLength,
 		Version: message.HTTP2, TLS: r.TLS != nil, Client: netip.AddrPortFrom(client.Addr().Unmap(), client.Port()), Local: local,
 	}
-	if !sendable(&s.req) {
+	if !sendable(&s.req) || !lengthIs(r.Header["Content-Length"], r.ContentLength) {
 		return nil, errMalformed
 	}
 	s.req.Fields = message.FieldsOf(r.Header)
@@ -69,6 +69,19 @@ func newStream(w http.ResponseWriter, r *http.Request, local netip.AddrPort, lim
 	}
 	s.ended = r.ContentLength == 0
 	return s, nil
+}
+
+// lengthIs says whether a Content-Length, if there is one, is the length that the server
+// took the body for (RFC 9113, 8.1.1).
+func lengthIs(fields []string, length int64) bool {
+	switch len(fields) {
+	case 0:
+		return true
+	case 1:
+		n, err := strconv.ParseUint(fields[0], 10, 63)
+		return err == nil && int64(n) == length
+	}
+	return false
 }
 
 // sendable says whether the parts of a request line are what HTTP/1.1 can have.
