@@ -181,6 +181,8 @@ type Routes struct {
 	exact    map[string]*Path
 	prefix   map[string]*Path
 	patterns []*Pattern
+	// ready are the options of the paths that have some.
+	ready map[*Path]*Ready
 }
 
 // Make makes a table; hosts that last has already are shared with it.
@@ -219,9 +221,15 @@ func (t *Table) named(name string) *Routes {
 }
 
 func compile(h *Host) *Routes {
-	r := &Routes{Host: h, exact: map[string]*Path{}, prefix: map[string]*Path{}}
+	r := &Routes{Host: h, exact: map[string]*Path{}, prefix: map[string]*Path{}, ready: map[*Path]*Ready{}}
+	if h.Default != nil && h.Default.Options != nil {
+		r.ready[h.Default] = Prepare(h.Default)
+	}
 	for i := range h.Paths {
 		p := &h.Paths[i]
+		if p.Options != nil {
+			r.ready[p] = Prepare(p)
+		}
 		into, key := r.exact, p.Path
 		if p.Kind == Prefix {
 			into, key = r.prefix, trimSlash(p.Path)
