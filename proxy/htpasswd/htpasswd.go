@@ -58,8 +58,8 @@ func Of(hash string) Kind {
 	return Unknown
 }
 
-// Slow says whether a comparison takes milliseconds.
-func (k Kind) Slow() bool { return k == Bcrypt || k == SHA256 || k == SHA512 }
+// Slow says whether a comparison takes long, to make guessing slow: 0.1 ms and more.
+func (k Kind) Slow() bool { return k == Bcrypt || k == APR1 || k == SHA256 || k == SHA512 }
 
 // Check says what is wrong with a hash, nil when passwords can be compared with it.
 func Check(hash string) error {

@@ -78,7 +78,7 @@ const (
 	maxMatched = 8 << 10
 )
 
-func compilePattern(s string) (*regexp.Regexp, error) { return compile1(s, `(?i)^`) }
+func compilePattern(s string) (*regexp.Regexp, error) { return compile1(s, `(?is)^`) }
 
 func compile1(s, prefix string) (*regexp.Regexp, error) {
 	if len(s) > maxPattern {

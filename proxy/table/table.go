@@ -87,7 +87,8 @@ type Options struct {
 	PathPattern string `json:"pathPattern,omitempty"`
 	// RedirectTLS sends plain requests to https, with that status.
 	RedirectTLS int `json:"redirectTLS,omitempty"`
-	// Redirect answers with a redirection to a URL, RedirectCode with which status.
+	// Redirect answers with a redirection to a URL, RedirectCode with which status (302).
+	// The URL is a Template, as those of AuthURL are.
 	Redirect     string `json:"redirect,omitempty"`
 	RedirectCode int    `json:"redirectCode,omitempty"`
 	// MaxBody is the largest request body in bytes, 0 for none.
@@ -98,7 +99,7 @@ type Options struct {
 	// Affinity has a client keep its endpoint by a cookie.
 	Affinity *Affinity `json:"affinity,omitempty"`
 	// HashBy chooses the endpoint by a variable of the request: $request_uri, $host,
-	// $remote_addr, $http_NAME, $cookie_NAME, $arg_NAME.
+	// $remote_addr, $http_NAME, $cookie_NAME, $arg_NAME, and text; see Template.
 	HashBy string `json:"hashBy,omitempty"`
 	// LeastRequest and RoundRobin choose how endpoints are drawn; random two is the
 	// default.
@@ -149,8 +150,12 @@ type Auth struct {
 
 // AuthURL asks another server about each request.
 type AuthURL struct {
-	URL    string `json:"url"`
-	Method string `json:"method,omitempty"`
+	URL string `json:"url"`
+	// Backend is asked at its endpoints, in place of looking up the URL's host: for names
+	// of Services, which a proxy outside of the cluster's DNS does not know. Empty for the
+	// host.
+	Backend string `json:"backend,omitempty"`
+	Method  string `json:"method,omitempty"`
 	// SignIn is where who is refused is sent.
 	SignIn string `json:"signIn,omitempty"`
 	// Headers of its answer go on to the endpoint.
