@@ -68,18 +68,29 @@ func (x *exchange) believe(client []byte) {
 	}
 }
 
+// isForwarded says whether a field is one that only we may set. With underscores it is the
+// same to endpoints that see fields as variables (CGI, WSGI).
 func isForwarded(name []byte) bool {
 	switch len(name) {
 	case 9:
-		return message.EqualFold(name, realIP) || message.EqualFold(name, "Forwarded")
+		return named(name, realIP) || message.EqualFold(name, "Forwarded")
 	case 15:
-		return message.EqualFold(name, forwardedFor)
+		return named(name, forwardedFor)
 	case 16:
-		return message.EqualFold(name, forwardedHost) || message.EqualFold(name, forwardedPort)
+		return named(name, forwardedHost) || named(name, forwardedPort)
 	case 17:
-		return message.EqualFold(name, forwardedProto)
+		return named(name, forwardedProto)
 	}
 	return false
+}
+
+func named(name []byte, want string) bool {
+	for i, c := range name {
+		if w := want[i]; c|0x20 != w|0x20 && (c != '_' || w != '-') {
+			return false
+		}
+	}
+	return true
 }
 
 func (x *exchange) trusted() bool {

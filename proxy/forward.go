@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
+	"time"
 
 	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/message"
@@ -217,17 +219,33 @@ var errClient = errors.New("the client does not take the response")
 // upload is a body that is being sent beside the response's coming.
 type upload struct {
 	x    *exchange
+	c    *h1.Client
 	done chan error
-	err  error
-	over bool
+	// ending says that the client has sent all of it.
+	ending atomic.Bool
+	err    error
+	over   bool
 }
+
+// lastWrite is how long the end of a body may take once the response has ended.
+const lastWrite = 100 * time.Millisecond
 
 // wait ends it: what the client still sends is not wanted. A nil upload is one that is done.
 func (u *upload) wait() {
 	if u == nil || u.failed() != nil || u.over {
 		return
 	}
-	u.x.d.StopReading()
+	if u.ending.Load() { // it need not be stopped, or not yet
+		select {
+		case u.err = <-u.done:
+			u.over = true
+			return
+		case <-time.After(lastWrite):
+			u.c.Stop()
+		}
+	} else {
+		u.x.d.StopReading()
+	}
 	u.err, u.over = <-u.done, true
 }
 
@@ -265,19 +283,26 @@ func (x *exchange) send(c *h1.Client) (*upload, error) {
 		return nil, c.Finish(nil)
 	}
 	x.begun = true
-	u := &upload{x: x, done: make(chan error, 1)}
+	if !x.d.Ready() { // the endpoint may have something to say to the head alone
+		if err := c.Flush(); err != nil {
+			return nil, err
+		}
+	}
+	u := &upload{x: x, c: c, done: make(chan error, 1)}
 	limit := int64(0)
 	if o := x.match.Path.Options; o != nil {
 		limit = o.MaxBody
 	}
-	go func() { u.done <- x.p.sendBody(c, x.d, limit) }()
+	length := x.r.Length
+	go func() { u.done <- u.send(x.p, x.d, length, limit) }()
 	return u, nil
 }
 
 var errTooLarge = errors.New("the body is larger than this path takes")
 
-// sendBody copies a body from the client. A part is sent as soon as no more is here.
-func (p *Proxy) sendBody(c *h1.Client, d message.Downstream, limit int64) error {
+// send copies a body from the client. A part is sent as soon as no more is here.
+func (u *upload) send(p *Proxy, d message.Downstream, length, limit int64) error {
+	c := u.c
 	buf, _ := p.buffers.Get().(*[copyBuffer]byte)
 	if buf == nil {
 		buf = new([copyBuffer]byte)
@@ -288,12 +313,14 @@ func (p *Proxy) sendBody(c *h1.Client, d message.Downstream, limit int64) error 
 		if total += int64(n); limit > 0 && total > limit {
 			err = errTooLarge
 		}
-		if n > 0 && err != errTooLarge {
+		last := err == io.EOF || err == nil && total == length
+		u.ending.Store(last)
+		if n > 0 && (err == nil || last) {
 			if _, err := c.Write(buf[:n]); err != nil {
 				return err
 			}
 		}
-		if err == io.EOF {
+		if last {
 			return c.Finish(d.Trailers())
 		}
 		if err != nil {

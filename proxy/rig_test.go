@@ -33,6 +33,16 @@ type rig struct {
 	refused []h1.Error
 }
 
+// told is what the proxy said of its last exchange, for failures.
+func (r *rig) told() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := len(r.records); n > 0 {
+		return fmt.Sprintf("%d records, the last %+v; refused %v", n, r.records[n-1], r.refused)
+	}
+	return fmt.Sprintf("no record; refused %v", r.refused)
+}
+
 // newRig starts a proxy whose host "" leads to backend "b" with the endpoints.
 func newRig(t testing.TB, change func(*rig), endpoints ...netip.AddrPort) *rig {
 	t.Helper()
@@ -160,6 +170,7 @@ type conn struct {
 	t testing.TB
 	net.Conn
 	br *bufio.Reader
+	r  *rig
 }
 
 func (r *rig) dial() *conn {
@@ -170,7 +181,7 @@ func (r *rig) dial() *conn {
 	}
 	r.t.Cleanup(func() { c.Close() })
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	return &conn{r.t, c, bufio.NewReader(c)}
+	return &conn{r.t, c, bufio.NewReader(c), r}
 }
 
 func (c *conn) send(format string, args ...any) {
@@ -185,7 +196,7 @@ func (c *conn) response(method string) (*http.Response, string) {
 	c.t.Helper()
 	resp, err := http.ReadResponse(c.br, &http.Request{Method: method})
 	if err != nil {
-		c.t.Fatalf("no response: %v", err)
+		c.t.Fatalf("no response: %v; %s", err, c.r.told())
 	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {

@@ -25,6 +25,7 @@ type Client struct {
 	fr    framing
 	body  body
 	times times
+	peek  peek
 	keep  bool
 	read  bool // a byte of the response came
 	sent  bool // the request was sent to its end
@@ -35,7 +36,9 @@ type Client struct {
 
 // Dialed makes a Client of a connection. Clients of one process share their buffers by p.
 func Dialed(c net.Conn, p *Shared) *Client {
-	return &Client{c: c, rd: reader{c: c, from: p.blocks, limit: 64 << 10}, w: writer{c: c, from: p.buffers}}
+	u := &Client{c: c, rd: reader{c: c, from: p.blocks, limit: 64 << 10}, w: writer{c: c, from: p.buffers}}
+	u.peek.init(c)
+	return u
 }
 
 // Shared is what the Clients of a process have in common.
@@ -136,21 +139,28 @@ func (u *Client) Alive() bool {
 	if len(u.rd.buffered()) > 0 {
 		return false
 	}
-	s, ok := u.c.(syscall.Conn)
-	if !ok {
-		return true // TLS: the next write tells
+	if u.peek.raw == nil {
+		return true // of no socket: the next write tells
 	}
-	raw, err := s.SyscallConn()
-	if err != nil {
-		return false
+	u.peek.alive = false
+	err := u.peek.raw.Control(u.peek.look)
+	return err == nil && u.peek.alive
+}
+
+// peek looks at a socket without reading. It is made once for a connection.
+type peek struct {
+	raw   syscall.RawConn
+	look  func(fd uintptr)
+	alive bool
+	one   [1]byte
+}
+
+func (p *peek) init(c net.Conn) {
+	p.raw = rawConn(c)
+	p.look = func(fd uintptr) {
+		_, _, err := unix.Recvfrom(int(fd), p.one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		p.alive = err == unix.EAGAIN
 	}
-	alive := false
-	err = raw.Control(func(fd uintptr) {
-		var one [1]byte
-		_, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		alive = errors.Is(err, unix.EAGAIN)
-	})
-	return err == nil && alive
 }
 
 // Begin writes a request's head, with more fields behind its own. Nothing is sent before

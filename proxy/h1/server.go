@@ -235,7 +235,7 @@ type exchange struct {
 	headless                              bool // nothing of a body is sent
 	left                                  int64
 	close                                 bool
-	stopped                               atomic.Bool // no more of the body is wanted
+	stopped, cut                          atomic.Bool // no more of the body is wanted, or can be read
 
 	// mu guards what follows, where the client waits for 100 (Request.Continue): a body's
 	// reader sends that, while another goroutine may send the final head.
@@ -249,6 +249,7 @@ func (x *exchange) reset() {
 	x.responded, x.finished, x.broken, x.headless, x.close, x.continued = false, false, false, false, false, false
 	x.left = 0
 	x.stopped.Store(false)
+	x.cut.Store(false)
 	x.k.w.reset()
 }
 
@@ -270,7 +271,11 @@ func (x *exchange) Read(p []byte) (int, error) {
 	if x.stopped.Load() { // looked at behind the deadline, which StopReading sets too
 		return 0, errStopped
 	}
-	return x.body.Read(p)
+	n, err := x.body.Read(p)
+	if err != nil && err != io.EOF {
+		x.cut.Store(true)
+	}
+	return n, err
 }
 
 var errStopped = errors.New("HTTP/1: no more of the body is wanted")
@@ -329,7 +334,7 @@ func (x *exchange) Respond(r *message.Response) error {
 	x.left = r.Length
 	old := x.req.Version == message.HTTP10
 	w.chunked = !x.headless && r.Length < 0 && !old
-	x.close = x.close || x.fr.close || old && !x.fr.keepAlive || old && r.Length < 0 && !x.headless || x.k.s.drain.Load()
+	x.close = x.close || x.cut.Load() || x.fr.close || old && !x.fr.keepAlive || old && r.Length < 0 && !x.headless || x.k.s.drain.Load()
 	// What was not read of a body that is still to come cannot be skipped for sure.
 	if x.req.Continue && !x.continued {
 		x.close = true
