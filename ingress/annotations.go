@@ -1,6 +1,8 @@
 package ingress
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -13,10 +15,11 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// streamed and tuning are notes of annotations that ask for nothing here.
+// Notes: the variables of templates; streamed and tuning are of annotations that ask for nothing here.
 const (
-	streamed = "nothing to do: bodies are streamed in both directions"
-	tuning   = "nothing to do: it tunes buffers that only nginx has"
+	variables = "$request_uri, $escaped_request_uri, $uri, $host, $http_host, $scheme, $pass_access_scheme, $remote_addr, $args, $query_string, $request_method, $http_…, $cookie_…, $arg_…"
+	streamed  = "nothing to do: bodies are streamed in both directions"
+	tuning    = "nothing to do: it tunes buffers that only nginx has"
 )
 
 // annotations are all of ingress-nginx that Wayleave knows, by name.
@@ -28,7 +31,7 @@ func annotations() []annotation {
 func routing() []annotation {
 	return []annotation{
 		{name: "server-alias", read: aliases, note: "other names of the Ingress's first host; a host that a rule names keeps its own rules"},
-		{name: "rewrite-target", read: rewrite, note: "$1 to $9 are groups of the path; regular expressions are RE2"},
+		{name: "rewrite-target", read: rewrite, note: "$1 … are groups of the path; regular expressions are RE2; variables: " + variables},
 		{name: "use-regex", read: boolean(func(p *parser, v bool) { p.out.regex = p.out.regex || v }), note: "for the paths of this Ingress only, and not for Exact ones; RE2, without regard to case"},
 		{name: "backend-protocol", read: oneOf(func(p *parser, v string) {
 			if v != "HTTP" {
@@ -58,9 +61,9 @@ func redirects() []annotation {
 	return []annotation{
 		{name: "ssl-redirect", read: boolean(func(p *parser, v bool) { p.out.keepPlain = !v }), note: "true by default: 308 to https for hosts with a certificate"},
 		{name: "force-ssl-redirect", read: boolean(func(p *parser, v bool) { p.out.forceTLS = v })},
-		{name: "permanent-redirect", read: location(func(p *parser, v string) { p.perm = v }), note: "without variables of nginx"},
+		{name: "permanent-redirect", read: location(func(p *parser, v string) { p.perm = v }), note: "variables: " + variables},
 		{name: "permanent-redirect-code", read: code(0, 300, 308)},
-		{name: "temporal-redirect", read: location(func(p *parser, v string) { p.temp = v }), note: "without variables of nginx"},
+		{name: "temporal-redirect", read: location(func(p *parser, v string) { p.temp = v }), note: "variables: " + variables},
 		{name: "temporal-redirect-code", read: code(1, 300, 308)},
 		{name: "app-root", read: appRoot},
 	}
@@ -76,7 +79,7 @@ func balancing() []annotation {
 		{name: "session-cookie-expires", read: number(0, 1<<30, func(p *parser, n int) { p.expiry = time.Duration(n) * time.Second }), note: "as session-cookie-max-age"},
 		{name: "session-cookie-samesite", read: oneOf(func(p *parser, v string) { p.cookie.SameSite = v }, "None", "Lax", "Strict")},
 		{name: "session-cookie-secure", read: boolean(func(p *parser, v bool) { p.cookie.Secure = v })},
-		{name: "upstream-hash-by", read: hashBy, note: "text and $request_uri, $uri, $host, $remote_addr, $http_…, $cookie_…, $arg_…"},
+		{name: "upstream-hash-by", read: hashBy, note: "variables: " + variables},
 		{name: "load-balance", read: oneOf(func(p *parser, v string) { p.out.table.Balance = v }, "round_robin")},
 	}
 }
@@ -99,12 +102,12 @@ func guards() []annotation {
 		{name: "whitelist-source-range", read: sources, guard: true},
 		{name: "allowlist-source-range", read: sources, guard: true},
 		{name: "auth-type", read: oneOf(func(p *parser, v string) { p.auth.kind = v }, "basic"), guard: true, note: "basic"},
-		{name: "auth-secret", read: authSecret, guard: true, note: "in the Ingress's own namespace; hashes of bcrypt, apr1 and SHA"},
+		{name: "auth-secret", read: authSecret, guard: true, note: "in the Ingress's own namespace; hashes of bcrypt, apr1, $1$, $5$, $6$, {SHA}, {SSHA} and {PLAIN}"},
 		{name: "auth-secret-type", read: oneOf(func(p *parser, v string) { p.auth.secretKind = v }, "auth-file", "auth-map"), guard: true},
 		{name: "auth-realm", read: fieldValue(func(p *parser, v string) { p.auth.realm = v })},
-		{name: "auth-url", read: authURL(func(p *parser, v string) { p.authURL.URL = v }), guard: true, note: "variables: " + strings.Join(urlVariables(), ", ")},
+		{name: "auth-url", read: authURL(func(p *parser, v string) { p.authURL.URL = v }), guard: true, note: "variables: " + variables},
 		{name: "auth-method", read: token(func(p *parser, v string) { p.authURL.Method = v }), guard: true},
-		{name: "auth-signin", read: authURL(func(p *parser, v string) { p.authURL.SignIn = v }), note: "variables as auth-url"},
+		{name: "auth-signin", read: authURL(func(p *parser, v string) { p.authURL.SignIn = v }), note: "variables: " + variables},
 		{name: "auth-response-headers", read: tokens(func(p *parser, v string) { p.authURL.Headers = list(v) })},
 		{name: "auth-tls-secret", guard: true},
 		{name: "auth-tls-match-cn", guard: true},
@@ -196,11 +199,25 @@ func rewrite(p *parser, v string) error {
 	if !strings.HasPrefix(v, "/") && !strings.HasPrefix(v, "$") || strings.ContainsAny(v, " \t\r\n\"") {
 		return fmt.Errorf("%q is not a path", v)
 	}
-	if rest := regexp.MustCompile(`\$[1-9]`).ReplaceAllString(v, ""); strings.Contains(rest, "$") {
-		return fmt.Errorf("%q has variables of nginx in it; only $1 to $9 are built", v)
+	if err := template(v); err != nil {
+		return err
 	}
 	p.out.table.RewriteTarget, p.out.regex = v, true
 	return nil
+}
+
+// template checks text with variables as the proxy will read it.
+func template(v string) error {
+	if _, err := table.ParseTemplate(v); err != nil {
+		return fmt.Errorf("%q: %w", v, err)
+	}
+	return nil
+}
+
+// filled is text with something in the place of its variables, to check what is around
+// them.
+func filled(v string) string {
+	return regexp.MustCompile(`\$\{?\w+\}?`).ReplaceAllString(v, "x")
 }
 
 func appRoot(p *parser, v string) error {
@@ -218,13 +235,9 @@ func cookiePath(p *parser, v string) error {
 	return nil
 }
 
-// hashBy takes text with the variables that the proxy knows.
 func hashBy(p *parser, v string) error {
-	known := regexp.MustCompile(`^(request_uri|uri|host|remote_addr|http_[a-z0-9_]+|cookie_[A-Za-z0-9_]+|arg_[A-Za-z0-9_]+)$`)
-	for _, m := range regexp.MustCompile(`\$\{?([A-Za-z0-9_]*)\}?`).FindAllStringSubmatch(v, -1) {
-		if !known.MatchString(m[1]) {
-			return fmt.Errorf("%q has the variable $%s, which is not built", v, m[1])
-		}
+	if err := template(v); err != nil || v == "" {
+		return cmp.Or(err, errors.New("is empty"))
 	}
 	p.out.table.HashBy = v
 	return nil
@@ -245,26 +258,17 @@ func authSecret(p *parser, v string) error {
 	return nil
 }
 
-// urlVariables are those that URLs of auth-url and auth-signin may have.
-func urlVariables() []string {
-	return []string{"$host", "$http_host", "$scheme", "$request_uri", "$escaped_request_uri"}
-}
-
 func authURL(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
-		plain := v
-		for _, name := range []string{"$escaped_request_uri", "$request_uri", "$http_host", "$host", "$scheme"} {
-			plain = strings.ReplaceAll(plain, name, "x")
+		if err := template(v); err != nil {
+			return err
 		}
-		plain = strings.TrimPrefix(plain, "x://")
-		if plain != v && !strings.Contains(plain, "://") {
-			plain = "http://" + plain // the scheme was a variable
+		plain := filled(v)
+		if rest, ok := strings.CutPrefix(plain, "x://"); ok {
+			plain = "http://" + rest // the scheme was a variable
 		}
 		u, err := url.Parse(plain)
-		switch {
-		case strings.Contains(plain, "$"):
-			return fmt.Errorf("%q has a variable that is not built; %s are", v, strings.Join(urlVariables(), ", "))
-		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.ContainsAny(v, " \t\r\n\"<>"):
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.ContainsAny(v, " \t\r\n\"<>") {
 			return fmt.Errorf("%q is not a URL of http or https", v)
 		}
 		to(p, v)

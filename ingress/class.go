@@ -25,6 +25,8 @@ type Settings struct {
 	Default bool
 	// DefaultCertificate is a Secret for hosts without a certificate; zero for none.
 	DefaultCertificate model.Name
+	// ClusterDomain is the DNS domain of the cluster; empty is cluster.local.
+	ClusterDomain string
 }
 
 // Ours says whether an Ingress is for Wayleave: by the old annotation, else by

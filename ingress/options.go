@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"wayleave.dev/model"
+	"wayleave.dev/proxy/htpasswd"
 	"wayleave.dev/proxy/table"
 )
 
@@ -56,9 +58,10 @@ type annotation struct {
 
 // parser reads the annotations of one Ingress.
 type parser struct {
-	out  options
-	in   *model.Ingress
-	snap model.Snapshot
+	out      options
+	in       *model.Ingress
+	snap     model.Snapshot
+	settings Settings
 	// values by their short names.
 	values map[string]string
 	cors   table.CORS
@@ -79,8 +82,8 @@ type parser struct {
 }
 
 // parse reads the annotations. What is wrong is left out and named.
-func parse(snap model.Snapshot, in *model.Ingress) options {
-	p := &parser{in: in, snap: snap, values: map[string]string{}}
+func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
+	p := &parser{in: in, snap: snap, settings: s, values: map[string]string{}}
 	known := annotations()
 	for _, key := range slices.Sorted(maps.Keys(in.Annotations)) {
 		short, nginx := strings.CutPrefix(key, nginxPrefix)
@@ -214,8 +217,7 @@ func (p *parser) combineCanary() {
 
 func (p *parser) combineAuth() {
 	if p.authURL.URL != "" {
-		u := p.authURL
-		p.out.table.AuthURL = &u
+		p.combineAuthURL()
 	}
 	if p.values["auth-type"] != "basic" {
 		return
@@ -248,7 +250,53 @@ func (p *parser) combineAuth() {
 		wrong("Secret %s has no users: auth-file wants a key auth with lines of htpasswd, auth-map a key with a hash for each user", p.auth.secret)
 		return
 	}
-	p.out.table.Auth = &table.Auth{Realm: p.auth.realm, Users: users}
+	good := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(users)) {
+		if err := htpasswd.Check(users[name]); err != nil {
+			p.bad(nginxPrefix+"auth-secret", "user %q of Secret %s cannot sign in: %v", name, p.auth.secret, err)
+			continue
+		}
+		good[name] = users[name]
+	}
+	p.out.table.Auth = &table.Auth{Realm: p.auth.realm, Users: good}
+}
+
+// combineAuthURL finds the Service that a URL means: the proxy does not ask the cluster's
+// DNS.
+func (p *parser) combineAuthURL() {
+	u := p.authURL
+	if s, b, ok := p.settings.serviceOf(u.URL); ok {
+		key, why := resolve(p.snap, s.Namespace, b)
+		if why != "" {
+			p.close("auth-url")
+			p.bad(nginxPrefix+"auth-url", "%s; all paths of this Ingress answer 503", why)
+			return
+		}
+		u.Backend = key
+	}
+	p.out.table.AuthURL = &u
+}
+
+// serviceOf is the Service and port that a URL names by the cluster's DNS.
+func (s Settings) serviceOf(text string) (model.Name, model.IngressBackend, bool) {
+	u, err := url.Parse(text)
+	if err != nil {
+		if u, err = url.Parse(filled(text)); err != nil {
+			return model.Name{}, model.IngressBackend{}, false
+		}
+	}
+	f := strings.SplitN(strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), ".", 4)
+	if len(f) < 3 || f[2] != "svc" || len(f) == 4 && f[3] != cmp.Or(strings.ToLower(strings.TrimSuffix(s.ClusterDomain, ".")), "cluster.local") {
+		return model.Name{}, model.IngressBackend{}, false
+	}
+	port := uint16(80)
+	if u.Scheme == "https" {
+		port = 443
+	}
+	if n, err := strconv.ParseUint(u.Port(), 10, 16); err == nil {
+		port = uint16(n)
+	}
+	return model.Name{Namespace: f[1], Name: f[0]}, model.IngressBackend{Service: f[0], Port: port}, true
 }
 
 func (p *parser) combineLimits() {
@@ -361,12 +409,17 @@ func tokens(to func(p *parser, v string)) func(*parser, string) error {
 // location is a URL to redirect to: absolute, or a path.
 func location(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
-		u, err := url.Parse(v)
+		if err := template(v); err != nil {
+			return err
+		}
+		plain := filled(v)
+		if rest, ok := strings.CutPrefix(plain, "x://"); ok {
+			plain = "http://" + rest // the scheme was a variable
+		}
+		u, err := url.Parse(plain)
 		switch {
 		case err != nil || v == "" || strings.ContainsAny(v, " \t\r\n\"<>"):
 			return fmt.Errorf("%q is not a URL", v)
-		case strings.Contains(v, "$"):
-			return fmt.Errorf("%q has variables of nginx in it, which are not built", v)
 		case u.IsAbs() && u.Scheme != "http" && u.Scheme != "https" || u.IsAbs() && u.Host == "" || !u.IsAbs() && !strings.HasPrefix(v, "/"):
 			return fmt.Errorf("%q is neither http://…, https://… nor a path", v)
 		}

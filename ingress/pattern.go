@@ -2,8 +2,9 @@ package ingress
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
+
+	"wayleave.dev/proxy/table"
 )
 
 // hasPattern says whether a path is to be read as a regular expression: where an Ingress
@@ -14,8 +15,8 @@ func hasPattern(path, target string) bool {
 
 // checkPattern reads it as the proxy will.
 func checkPattern(path string) error {
-	if _, err := regexp.Compile(`(?i)^` + path); err != nil {
-		return fmt.Errorf("%q is not a regular expression of RE2, and the path is left out: %w", path, err)
+	if err := table.Prepare(&table.Path{Options: &table.Options{PathPattern: path}}).Err; err != nil {
+		return fmt.Errorf("%q is not a regular expression of RE2 that may be used, and the path is left out: %w", path, err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -193,8 +194,8 @@ func (p *Planner) asked(snap model.Snapshot, service model.Name) map[uint16]bool
 		if !ok {
 			continue
 		}
-		for b := range backendsOf(i) {
-			if b.Service == service.Name {
+		for n, b := range p.settings.backendsOf(i) {
+			if n == service {
 				if q, ok := port(svc, b); ok {
 					out[q.Port] = true
 				}
@@ -218,17 +219,26 @@ func shapeOf(snap model.Snapshot, n model.Name) string {
 	return b.String()
 }
 
-// backendsOf yields all backends of an Ingress.
-func backendsOf(i *model.Ingress) func(func(model.IngressBackend) bool) {
-	return func(yield func(model.IngressBackend) bool) {
-		if i.Default != nil && !yield(*i.Default) {
+// backendsOf yields all that an Ingress leads to: those of its paths, and the Service of
+// its auth-url.
+func (s Settings) backendsOf(i *model.Ingress) iter.Seq2[model.Name, model.IngressBackend] {
+	return func(yield func(model.Name, model.IngressBackend) bool) {
+		own := func(b model.IngressBackend) bool {
+			return b.Service == "" || yield(model.Name{Namespace: i.Name.Namespace, Name: b.Service}, b)
+		}
+		if i.Default != nil && !own(*i.Default) {
 			return
 		}
 		for _, r := range i.Rules {
 			for _, p := range r.Paths {
-				if !yield(p.Backend) {
+				if !own(p.Backend) {
 					return
 				}
+			}
+		}
+		if u := i.Annotations[nginxPrefix+"auth-url"]; u != "" {
+			if n, b, ok := s.serviceOf(strings.TrimSpace(u)); ok {
+				yield(n, b)
 			}
 		}
 	}
@@ -257,8 +267,8 @@ func (p *Planner) look(snap model.Snapshot, i *model.Ingress) *touched {
 	for _, a := range t.aliases {
 		add(a)
 	}
-	for b := range backendsOf(i) {
-		if n := (model.Name{Namespace: i.Name.Namespace, Name: b.Service}); b.Service != "" && !slices.Contains(t.services, n) {
+	for n := range p.settings.backendsOf(i) {
+		if !slices.Contains(t.services, n) {
 			t.services = append(t.services, n)
 		}
 	}
@@ -338,7 +348,7 @@ func (p *Planner) options(snap model.Snapshot, i *model.Ingress) *options {
 	if o, ok := p.parsed[i.Name]; ok {
 		return o
 	}
-	o := parse(snap, i)
+	o := parse(snap, p.settings, i)
 	p.parsed[i.Name] = &o
 	return &o
 }

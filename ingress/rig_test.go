@@ -66,6 +66,7 @@ func town(t testing.TB) string {
 	svc("names", "{clusterIP: 10.96.0.5, ports: [{name: dns, protocol: UDP, port: 53}]}")
 	svc("away", "{type: ExternalName, externalName: example.com, ports: [{port: 80}]}")
 	fmt.Fprint(&b, "---\n{apiVersion: v1, kind: Service, metadata: {namespace: other, name: web}, spec: {clusterIP: 10.96.0.9, ports: [{port: 80}]}}\n")
+	fmt.Fprint(&b, "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: other, name: web-1, labels: {kubernetes.io/service-name: web}}, ports: [{port: 80}], endpoints: [{addresses: [10.244.0.7]}]}\n")
 	year := time.Now().Add(365 * 24 * time.Hour)
 	ca, ka := pair(t, year, "a.example", "www.a.example")
 	cw, kw := pair(t, year, "*.b.example")
@@ -73,8 +74,9 @@ func town(t testing.TB) string {
 	b.WriteString(secretYAML("tls-a", ca, ka) + secretYAML("tls-wild", cw, kw) + secretYAML("tls-many", cm, km) + secretYAML("tls-bad", ca, kw))
 	co, ko := pair(t, time.Now().Add(-24*time.Hour), "a.example")
 	b.WriteString(secretYAML("tls-old", co, ko))
-	b.WriteString("---\n{apiVersion: v1, kind: Secret, metadata: {namespace: shop, name: users}, stringData: {auth: 'ann:{SHA}x'}}\n" +
-		"---\n{apiVersion: v1, kind: Secret, metadata: {namespace: shop, name: map}, stringData: {bob: '{SHA}y'}}\n")
+	b.WriteString("---\n{apiVersion: v1, kind: Secret, metadata: {namespace: shop, name: users}, stringData: {auth: 'ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M='}}\n" +
+		"---\n{apiVersion: v1, kind: Secret, metadata: {namespace: shop, name: map}, stringData: {bob: '{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M='}}\n")
+	b.WriteString("---\n{apiVersion: v1, kind: Secret, metadata: {namespace: shop, name: mixed}, stringData: {auth: \"ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=\\nold:plain\"}}\n")
 	return b.String()
 }
 

@@ -27,7 +27,7 @@ import (
 
 // node is a proxy process that listens, the feed of an agent, and a server for each backend.
 type node struct {
-	t            *testing.T
+	t, root      *testing.T
 	feed         *feed.Feed
 	plain, https string
 	servers      map[string]netip.AddrPort
@@ -35,7 +35,7 @@ type node struct {
 }
 
 func newNode(t *testing.T) *node {
-	n := &node{t: t, servers: map[string]netip.AddrPort{}}
+	n := &node{t: t, root: t, servers: map[string]netip.AddrPort{}}
 	log := slog.New(slog.DiscardHandler)
 	keeper := &feed.Keeper{Log: log}
 	var list []feed.Socket
@@ -90,7 +90,7 @@ func (n *node) server(key string) netip.AddrPort {
 		return a
 	}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, key) }))
-	n.t.Cleanup(s.Close)
+	n.root.Cleanup(s.Close)
 	a := netip.MustParseAddrPort(s.Listener.Addr().String())
 	n.servers[key] = a
 	return a

@@ -54,7 +54,7 @@ func isHash(s string) bool {
 	if len(s) > 200 || strings.ContainsAny(s, " \t\r\n:") {
 		return false
 	}
-	for _, begin := range []string{"$apr1$", "$2a$", "$2b$", "$2y$", "{SHA}"} {
+	for _, begin := range []string{"$apr1$", "$2a$", "$2b$", "$2y$", "$1$", "$5$", "$6$", "{SHA}", "{SSHA}", "{PLAIN}"} {
 		if strings.HasPrefix(s, begin) {
 			return true
 		}
