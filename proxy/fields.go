@@ -49,14 +49,8 @@ func (x *exchange) forwarded() {
 func (x *exchange) believe(client []byte) {
 	f := x.r.Fields
 	if !f.Has(realIP) {
-		first := client
-		if list := f.Get(forwardedFor); len(list) > 0 {
-			if i := bytes.IndexByte(list, ','); i >= 0 {
-				list = list[:i]
-			}
-			first = bytes.TrimSpace(list)
-		}
-		x.more = append(x.more, message.Field{Name: nameReal, Value: first})
+		// Not the first of the list, which anybody may have made up.
+		x.more = append(x.more, message.Field{Name: nameReal, Value: x.who().AppendTo(nil)})
 	}
 	if list := f.Get(forwardedFor); len(list) > 0 {
 		x.r.Fields.Set(forwardedFor, slices.Concat(list, []byte(", "), client))
@@ -74,22 +68,33 @@ func (x *exchange) believe(client []byte) {
 	}
 }
 
+// isForwarded says whether a field is one that only we may set. With underscores it is the
+// same to endpoints that see fields as variables (CGI, WSGI).
 func isForwarded(name []byte) bool {
 	switch len(name) {
 	case 9:
-		return message.EqualFold(name, realIP) || message.EqualFold(name, "Forwarded")
+		return named(name, realIP) || message.EqualFold(name, "Forwarded")
 	case 15:
-		return message.EqualFold(name, forwardedFor)
+		return named(name, forwardedFor)
 	case 16:
-		return message.EqualFold(name, forwardedHost) || message.EqualFold(name, forwardedPort)
+		return named(name, forwardedHost) || named(name, forwardedPort)
 	case 17:
-		return message.EqualFold(name, forwardedProto)
+		return named(name, forwardedProto)
 	}
 	return false
 }
 
+func named(name []byte, want string) bool {
+	for i, c := range name {
+		if w := want[i]; c|0x20 != w|0x20 && (c != '_' || w != '-') {
+			return false
+		}
+	}
+	return true
+}
+
 func (x *exchange) trusted() bool {
-	return slices.ContainsFunc(x.p.Trusted, func(p netip.Prefix) bool { return p.Contains(x.r.Client.Addr()) })
+	return slices.ContainsFunc(x.p.current().Trusted, func(p netip.Prefix) bool { return p.Contains(x.r.Client.Addr()) })
 }
 
 // clientText is the client's address, made once for a client.

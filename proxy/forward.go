@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"wayleave.dev/proxy/h1"
@@ -60,7 +61,7 @@ func (x *exchange) forward(backend string) {
 			continue
 		case elsewhere:
 			x.tried = append(x.tried, e)
-			if x.rec.Tries < x.p.Tries && x.ctx.Err() == nil {
+			if x.rec.Tries < x.p.current().Tries && x.ctx.Err() == nil {
 				continue
 			}
 		}
@@ -124,7 +125,7 @@ func (x *exchange) pick(b *upstream.Backend) *upstream.Endpoint {
 
 // times are those towards the endpoint.
 func (x *exchange) times() Timeouts {
-	t := x.p.Timeouts
+	t := x.p.current().Timeouts
 	if o := x.match.Path.Options; o != nil {
 		if o.Connect > 0 {
 			t.Connect = o.Connect
@@ -141,57 +142,57 @@ func (x *exchange) times() Timeouts {
 
 // try sends the request to one endpoint and its response to the client.
 func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
-	encrypted := false
-	if o := x.match.Path.Options; o != nil {
-		encrypted = o.Protocol == table.HTTPS
-	}
+	o := x.match.Path.Options
+	encrypted := o != nil && o.Protocol == table.HTTPS
 	t := x.times()
 	e.Begin()
 	defer e.End()
 	c, reused, err := e.Get(x.ctx, encrypted, sure, t.Connect)
 	if err != nil {
+		if x.ctx.Err() != nil {
+			return never, errors.Join(errClient, err)
+		}
 		e.Failed()
 		return elsewhere, err
 	}
-	// A body can be sent once: then the connection must be one that lives.
-	if reused && x.r.Length != 0 && !c.Alive() {
+	safe := idempotent(x.r.Method)
+	// What cannot be sent twice needs a connection that lives.
+	if reused && (x.r.Length != 0 || !safe) && !c.Alive() {
 		_ = c.Close()
 		return stale, errors.New("the endpoint closed an idle connection")
 	}
-	stop := x.watch(c)
-	defer stop()
-	_ = c.Conn().SetDeadline(time.Now().Add(max(t.Send, t.Read)))
-	body, err := x.send(c)
+	c.Timeouts(t.Send, t.Read)
+	up, err := x.send(c)
 	if err == nil {
-		err = x.receive(e, c, body)
+		err = x.receive(c, up)
 	}
 	if err == nil {
-		if x.r.Upgrade != nil && x.rec.Status == 101 {
-			return never, nil
-		}
-		if c.Done() {
+		e.Worked()
+		switch {
+		case x.rec.Status == 101: // both connections have been handed over
+		case c.Done():
 			e.Put(c, encrypted)
-		} else {
+		default:
 			_ = c.Close()
 		}
 		return never, nil
 	}
 	_ = c.Close()
-	body.wait()
+	up.wait()
+	return x.verdict(e, c, reused, safe, err)
+}
+
+// verdict says whether another try may follow, and whether the endpoint is to blame.
+func (x *exchange) verdict(e *upstream.Endpoint, c *h1.Client, reused, safe bool, err error) (again, error) {
 	var client *clientError
-	switch {
-	case errors.As(err, &client) || x.d.Responded() || x.begun:
-		if !errors.As(err, &client) && !errors.Is(err, errClient) {
-			e.Failed()
-		}
+	if errors.As(err, &client) || errors.Is(err, errClient) {
 		return never, err
-	case reused && !c.Started():
-		if idempotent(x.r.Method) || !errors.Is(err, io.EOF) {
-			return stale, err
-		}
-		// The server closed the connection without an answer: the request may be why.
+	}
+	untouched := !x.d.Responded() && !x.begun && !c.Started()
+	switch {
+	case untouched && reused && (safe || !c.Sent()) && !isTimeout(err):
 		return stale, err
-	case idempotent(x.r.Method) && !isTimeout(err):
+	case untouched && (safe || !c.Sent()) && !isTimeout(err):
 		e.Failed()
 		return elsewhere, err
 	}
@@ -213,42 +214,54 @@ func idempotent(method []byte) bool {
 	return false
 }
 
-// watch closes the connection when the exchange is given up (HTTP/2 resets a stream).
-func (x *exchange) watch(c *h1.Client) func() {
-	if x.ctx.Done() == nil || x.r.Version != message.HTTP2 {
-		return func() {}
-	}
-	done := make(chan struct{})
-	go func() {
-		select {
-		case <-x.ctx.Done():
-			_ = c.Conn().SetDeadline(time.Unix(1, 0))
-		case <-done:
-		}
-	}()
-	return func() { close(done) }
-}
-
 var errClient = errors.New("the client does not take the response")
 
-// upload is a body that is being sent beside the response's coming; the zero upload is
-// one that is done.
+// upload is a body that is being sent beside the response's coming.
 type upload struct {
 	x    *exchange
+	c    *h1.Client
 	done chan error
+	// ending says that the client has sent all of it.
+	ending atomic.Bool
+	err    error
+	over   bool
 }
 
-// wait ends it: what the client still sends is not wanted.
+// lastWrite is how long the end of a body may take once the response has ended.
+const lastWrite = 100 * time.Millisecond
+
+// wait ends it: what the client still sends is not wanted. A nil upload is one that is done.
 func (u *upload) wait() {
-	if u == nil || u.done == nil {
+	if u == nil || u.failed() != nil || u.over {
 		return
 	}
-	select {
-	case <-u.done:
-	default:
+	if u.ending.Load() { // it need not be stopped, or not yet
+		select {
+		case u.err = <-u.done:
+			u.over = true
+			return
+		case <-time.After(lastWrite):
+			u.c.Stop()
+		}
+	} else {
 		u.x.d.StopReading()
-		<-u.done
 	}
+	u.err, u.over = <-u.done, true
+}
+
+// failed is the error that it ended with; nil while it goes on.
+func (u *upload) failed() error {
+	if u == nil {
+		return nil
+	}
+	if !u.over {
+		select {
+		case u.err = <-u.done:
+			u.over = true
+		default:
+		}
+	}
+	return u.err
 }
 
 // send writes the request. A body that is here already goes with the head; another is
@@ -257,7 +270,7 @@ func (x *exchange) send(c *h1.Client) (*upload, error) {
 	c.Begin(x.r, x.more)
 	switch n := x.r.Length; {
 	case n == 0:
-		return nil, c.Flush()
+		return nil, c.Finish(nil)
 	case n > 0 && int64(x.d.Buffered()) == n && n <= copyBuffer:
 		x.begun = true
 		buf := x.buffer()[:n]
@@ -270,39 +283,52 @@ func (x *exchange) send(c *h1.Client) (*upload, error) {
 		return nil, c.Finish(nil)
 	}
 	x.begun = true
-	u := &upload{x: x, done: make(chan error, 1)}
+	if !x.d.Ready() { // the endpoint may have something to say to the head alone
+		if err := c.Flush(); err != nil {
+			return nil, err
+		}
+	}
+	u := &upload{x: x, c: c, done: make(chan error, 1)}
 	limit := int64(0)
 	if o := x.match.Path.Options; o != nil {
 		limit = o.MaxBody
 	}
-	go func() { u.done <- sendBody(c, x.d, limit) }()
+	length := x.r.Length
+	go func() { u.done <- u.send(x.p, x.d, length, limit) }()
 	return u, nil
 }
 
 var errTooLarge = errors.New("the body is larger than this path takes")
 
-// sendBody copies a body from the client. A part is sent as soon as no more is here.
-func sendBody(c *h1.Client, d message.Downstream, limit int64) error {
-	buf := make([]byte, copyBuffer)
+// send copies a body from the client. A part is sent as soon as no more is here.
+func (u *upload) send(p *Proxy, d message.Downstream, length, limit int64) error {
+	c := u.c
+	buf, _ := p.buffers.Get().(*[copyBuffer]byte)
+	if buf == nil {
+		buf = new([copyBuffer]byte)
+	}
+	defer p.buffers.Put(buf)
 	for total := int64(0); ; {
-		n, err := d.Read(buf)
+		n, err := d.Read(buf[:])
 		if total += int64(n); limit > 0 && total > limit {
 			err = errTooLarge
 		}
-		if n > 0 && err != errTooLarge {
+		last := err == io.EOF || err == nil && total == length
+		u.ending.Store(last)
+		if n > 0 && (err == nil || last) {
 			if _, err := c.Write(buf[:n]); err != nil {
 				return err
 			}
 		}
-		if err == io.EOF {
+		if last {
 			return c.Finish(d.Trailers())
 		}
 		if err != nil {
 			// The endpoint must not take what it has for the whole.
-			_ = c.Conn().SetDeadline(time.Unix(1, 0))
+			c.Stop()
 			return &clientError{err}
 		}
-		if d.Buffered() == 0 {
+		if !d.Ready() {
 			if err := c.Flush(); err != nil {
 				return err
 			}
@@ -312,36 +338,22 @@ func sendBody(c *h1.Client, d message.Downstream, limit int64) error {
 
 func (x *exchange) buffer() []byte {
 	if x.buf == nil {
-		x.buf = make([]byte, copyBuffer)
+		x.buf, _ = x.p.buffers.Get().(*[copyBuffer]byte)
+		if x.buf == nil {
+			x.buf = new([copyBuffer]byte)
+		}
 	}
-	return x.buf
+	return x.buf[:]
 }
 
 // receive passes the response on.
-func (x *exchange) receive(e *upstream.Endpoint, c *h1.Client, body *upload) error {
-	resp, err := c.Response(x.r.Method, x.d.Respond)
+func (x *exchange) receive(c *h1.Client, up *upload) error {
+	resp, err := x.response(c, up)
 	if err != nil {
-		if body != nil {
-			select {
-			case up := <-body.done:
-				body.done = nil
-				var client *clientError
-				if errors.As(up, &client) {
-					return up
-				}
-			default:
-			}
-		}
 		return err
 	}
 	if resp.Status == 101 {
 		return x.switchTo(c, resp)
-	}
-	if resp.Status >= 500 && resp.Status != 501 && resp.Status != 505 {
-		// An answer all the same: the endpoint works.
-		e.Worked()
-	} else {
-		e.Worked()
 	}
 	x.rec.Status = resp.Status
 	x.respond(resp)
@@ -352,11 +364,52 @@ func (x *exchange) receive(e *upstream.Endpoint, c *h1.Client, body *upload) err
 		return err
 	}
 	// A response that came before the request's end is the end of it.
-	body.wait()
+	up.wait()
 	if err := x.d.Finish(c.Trailers()); err != nil {
 		return errors.Join(errClient, err)
 	}
 	return nil
+}
+
+// response waits for the head.
+func (x *exchange) response(c *h1.Client, up *upload) (*message.Response, error) {
+	resp, err := c.Response(x.r.Method, x.d.Respond)
+	for errors.Is(err, h1.ErrPatience) {
+		x.watch(c)
+		resp, err = c.Response(x.r.Method, x.d.Respond)
+	}
+	x.watched()
+	if err == nil {
+		return resp, nil
+	}
+	if x.gone.Load() {
+		return nil, errors.Join(errClient, err)
+	}
+	// An endpoint that closes since its request broke off is not to blame.
+	var client *clientError
+	if broken := up.failed(); errors.As(broken, &client) {
+		return nil, broken
+	}
+	return nil, err
+}
+
+// watch gives the exchange up when the client leaves: while nothing is sent to it, nothing
+// else tells. It is begun only where an endpoint lets us wait.
+func (x *exchange) watch(c *h1.Client) {
+	if x.unwatch == nil {
+		x.unwatch = x.d.Watch(func() {
+			x.gone.Store(true)
+			c.Stop()
+		})
+	}
+}
+
+// watched ends that.
+func (x *exchange) watched() {
+	if x.unwatch != nil {
+		x.unwatch()
+		x.unwatch = nil
+	}
 }
 
 // copyBody copies the response's body. What was read with the head goes out with the
@@ -375,25 +428,30 @@ func (x *exchange) copyBody(c *h1.Client, resp *message.Response) error {
 		}
 	}
 	buf := x.buffer()
-	read := x.times().Read
 	for {
-		if c.Buffered() == 0 {
+		if !c.Ready() {
 			if err := x.d.Flush(); err != nil {
 				return errors.Join(errClient, err)
 			}
-			_ = c.Conn().SetReadDeadline(time.Now().Add(read))
 		}
 		n, err := c.Read(buf)
+		if errors.Is(err, h1.ErrPatience) {
+			x.watch(c)
+			continue
+		}
+		x.watched()
 		if n > 0 {
 			sent, werr := x.d.Write(buf[:n])
 			if x.rec.Sent += int64(sent); werr != nil {
 				return errors.Join(errClient, werr)
 			}
 		}
-		if err == io.EOF {
+		switch {
+		case err == io.EOF:
 			return nil
-		}
-		if err != nil {
+		case x.gone.Load():
+			return errors.Join(errClient, err, errors.New("it has gone"))
+		case err != nil:
 			return err
 		}
 	}

@@ -41,8 +41,16 @@ type Proxy struct {
 	Observe func(*Record)
 	Log     *slog.Logger
 
-	table atomic.Pointer[table.Table]
-	pool  sync.Pool // of *exchange
+	table    atomic.Pointer[table.Table]
+	pool     sync.Pool // of *exchange
+	buffers  sync.Pool // of *[copyBuffer]byte
+	tunnels  tunnels
+	http2    http2Clients
+	settings atomic.Pointer[Settings]
+
+	passwords passwords
+	limits    limits
+	asker     asker
 }
 
 // Record is what an exchange was, for logs and metrics. Its slices are the exchange's.
@@ -82,13 +90,17 @@ type exchange struct {
 	scratch []byte
 	client  []byte // the client's address as text, and whose
 	whose   netip.Addr
-	buf     []byte
+	buf     *[copyBuffer]byte
 	// last is the endpoint that the request was sent to; begun says that bytes of the
 	// body were taken from the client, which no second endpoint can be sent.
 	last  *upstream.Endpoint
 	begun bool
+	// unwatch ends the watching of a client that waits long; gone says that it left.
+	unwatch func()
+	gone    atomic.Bool
 	// answer are fields that are added to the response.
 	answer message.Fields
+	opt    asked
 }
 
 // copyBuffer is how much of a body is read at once.
@@ -98,7 +110,7 @@ const copyBuffer = 32 << 10
 func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 	x, _ := p.pool.Get().(*exchange)
 	if x == nil {
-		x = &exchange{p: p}
+		x = &exchange{p: p, name: make([]byte, 0, 64), clean: make([]byte, 0, 256)}
 	}
 	x.ctx, x.d, x.r, x.start = ctx, d, d.Request(), time.Now()
 	x.rec = Record{Request: x.r}
@@ -107,9 +119,16 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 		x.rec.Took = time.Since(x.start)
 		p.Observe(&x.rec)
 	}
+	if x.buf != nil {
+		p.buffers.Put(x.buf)
+		x.buf = nil
+	}
 	clear(x.more[:cap(x.more)])
 	clear(x.tried[:cap(x.tried)])
+	clear(x.answer[:cap(x.answer)])
+	x.opt = asked{}
 	x.ctx, x.d, x.r, x.match, x.last, x.begun = nil, nil, nil, table.Match{}, nil, false
+	x.gone.Store(false)
 	x.more, x.tried, x.answer = x.more[:0], x.tried[:0], x.answer[:0]
 	p.pool.Put(x)
 }
@@ -119,9 +138,6 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 func (x *exchange) route() {
 	t := x.p.table.Load()
 	name := table.Name(x.r.Host, x.name)
-	if len(name) > 0 && cap(x.name) == 0 {
-		x.name = make([]byte, 0, 64)
-	}
 	path, ok := table.Clean(x.r.Path(), x.clean)
 	if !ok {
 		x.fail(400, errors.New("a path that leaves its root, or has a bad escape"))
@@ -135,10 +151,16 @@ func (x *exchange) route() {
 		}
 	}
 	x.rec.Host, x.rec.Path = x.match.Host, x.match.Path
-	if x.match.Path.Options != nil && x.options(x.match.Path.Options) {
+	if x.match.Path.Options == nil {
+		x.forward(x.match.Path.Backend)
 		return
 	}
-	x.forward(x.match.Path.Backend)
+	x.opt.path = path
+	if x.options(x.match.Path.Options) {
+		return
+	}
+	x.forward(x.opt.backend)
+	x.r.Target = x.opt.target // what the client sent is what the record shows
 }
 
 // fail answers by the proxy itself.

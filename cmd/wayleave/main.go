@@ -37,7 +37,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version,
 	}
-	c.AddCommand(agentCommand(), dnsCommand(), l2Command(), statusCommand(), healthCommand(), renderCommand(), explainCommand(), importCommand(), uninstallCommand())
+	c.AddCommand(agentCommand(), dnsCommand(), proxyCommand(), l2Command(), statusCommand(), healthCommand(), renderCommand(), explainCommand(), importCommand(), uninstallCommand())
 	return c
 }
 
@@ -60,8 +60,10 @@ const (
 	// agentSocket serves the owner's status on the node.
 	agentSocket = runDir + "/agent.sock"
 	// healthSocket serves the health of this pod's agent, owner or standby.
-	healthSocket = podDir + "/agent.sock"
-	dnsSocket    = podDir + "/dns.sock"
-	dnsHealth    = podDir + "/dns-health.sock"
-	dnsStateFile = "/state/snapshot"
+	healthSocket      = podDir + "/agent.sock"
+	dnsSocket         = podDir + "/dns.sock"
+	dnsHealth         = podDir + "/dns-health.sock"
+	dnsStateFile      = "/state/snapshot"
+	proxySocket       = podDir + "/proxy.sock"
+	proxyHealthSocket = podDir + "/proxy-health.sock"
 )

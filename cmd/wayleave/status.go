@@ -62,14 +62,17 @@ func statusCommand() *cobra.Command {
 func healthCommand() *cobra.Command {
 	var live bool
 	c := &cobra.Command{
-		Use:       "health agent|dns",
+		Use:       "health agent|dns|proxy",
 		Short:     "The probes of the kubelet: exit 0 when ready",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"agent", "dns"},
+		ValidArgs: []string{"agent", "dns", "proxy"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			socket, path := healthSocket, "/readyz"
-			if args[0] == "dns" {
+			switch args[0] {
+			case "dns":
 				socket = dnsHealth
+			case "proxy":
+				socket = proxyHealthSocket
 			}
 			if live {
 				path = "/livez"

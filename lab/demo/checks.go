@@ -59,6 +59,11 @@ func chapters() []chapter {
 			{name: "policy-drops", say: "`wayleave status --policies` counts what was dropped, by pod and policy", run: dropped, within: 0},
 			{name: "policy-newcomer", say: "pods that send before anything else: what policy forbids does not pass once", run: newcomer, within: 2 * time.Minute},
 		}},
+		{"Ingress", []check{
+			{name: "ingress", say: "the mission's main-ingress, from outside: app1 and app2 by host and path", run: routed, within: 3 * time.Minute},
+			{name: "ingress-tls", say: "kubectl create secret tls: https by name, http is sent to it, no other host has the certificate", run: encrypted, within: time.Minute},
+			{name: "ingress-upgrade", say: "a rollout on all nodes under requests through the Ingress: 0 lost", run: routedOn, within: 3 * time.Minute},
+		}},
 		{"Wrong input", []check{
 			{name: "policy-event", say: "a NetworkPolicy that selects nothing gets an Event that names the field", run: idle, within: 2 * time.Minute},
 			{name: "bad-event", say: "a bad EndpointSlice gets an Event that names the field, and harms no other", run: badSlice, within: 0},

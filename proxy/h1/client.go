@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -16,14 +18,17 @@ import (
 // Client is a connection to a server, for one exchange after the other. One goroutine
 // uses it at a time, but for a request's body, which another may send.
 type Client struct {
-	c    net.Conn
-	rd   reader
-	w    writer
-	resp message.Response
-	fr   framing
-	body body
-	keep bool
-	read bool // a byte of the response came
+	c     net.Conn
+	rd    reader
+	w     writer
+	resp  message.Response
+	fr    framing
+	body  body
+	times times
+	peek  peek
+	keep  bool
+	read  bool // a byte of the response came
+	sent  bool // the request was sent to its end
 	// IdleSince is when the last exchange ended, Exchanges how many there were.
 	IdleSince time.Time
 	Exchanges int
@@ -31,23 +36,99 @@ type Client struct {
 
 // Dialed makes a Client of a connection. Clients of one process share their buffers by p.
 func Dialed(c net.Conn, p *Shared) *Client {
-	return &Client{c: c, rd: reader{c: c, limit: 64 << 10}, w: writer{c: c, from: p.buffers}}
+	u := &Client{c: c, rd: reader{c: c, from: p.blocks, limit: 64 << 10}, w: writer{c: c, from: p.buffers}}
+	u.peek.init(c)
+	return u
 }
 
 // Shared is what the Clients of a process have in common.
-type Shared struct{ buffers *buffers }
+type Shared struct {
+	buffers *buffers
+	blocks  *blocks
+}
 
 // NewShared makes it.
-func NewShared() *Shared { return &Shared{newBuffers()} }
+func NewShared() *Shared { return &Shared{newBuffers(), newBlocks()} }
 
 // Close closes the connection.
 func (u *Client) Close() error {
 	u.w.release()
+	u.rd.release()
 	return u.c.Close()
 }
 
-// Conn is the connection, for deadlines.
-func (u *Client) Conn() net.Conn { return u.c }
+// Timeouts are those of the next exchange: how long a write and how long a read may wait.
+func (u *Client) Timeouts(send, read time.Duration) { u.times.send, u.times.read = send, read }
+
+// ErrPatience says that the server lets us wait, and not yet too long: the call may be made
+// again.
+var ErrPatience = errors.New("HTTP/1: the server has not answered yet")
+
+// patience is the time after which ErrPatience comes.
+const patience = time.Second
+
+// times are a client's deadlines. Setting one costs as much as parsing a head, so one that is
+// near enough stays: a time-out may come a quarter later than it is told to.
+type times struct {
+	send, read time.Duration
+	// sendUntil and readUntil are what is set; waiting since began.
+	sendUntil, readUntil, began time.Time
+	waiting                     bool
+	stopped                     atomic.Bool
+}
+
+var errGivenUp = errors.New("HTTP/1: given up")
+
+// awaitRead sets the deadline for a read that will wait.
+func (u *Client) awaitRead() error {
+	t, now := &u.times, time.Now()
+	if !t.waiting {
+		t.waiting, t.began = true, now
+		d := min(patience, t.read)
+		if left := t.readUntil.Sub(now); left > d/2 && left <= d+d/4 {
+			return nil
+		}
+		t.readUntil = now.Add(d + d/4)
+	} else {
+		t.readUntil = t.began.Add(t.read)
+	}
+	err := u.c.SetReadDeadline(t.readUntil)
+	if t.stopped.Load() { // looked at behind what Stop sets, too
+		return errGivenUp
+	}
+	return err
+}
+
+// came is after a read; it tells patience from a time that is up.
+func (u *Client) came(err error) error {
+	t := &u.times
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if t.readUntil = (time.Time{}); !t.stopped.Load() && time.Since(t.began) < t.read {
+			return ErrPatience
+		}
+	}
+	t.waiting = false
+	return err
+}
+
+// awaitWrite sets the deadline for writes.
+func (u *Client) awaitWrite() {
+	t, now := &u.times, time.Now()
+	if left := t.sendUntil.Sub(now); left < t.send || left > t.send+t.send/4 {
+		t.sendUntil = now.Add(t.send + t.send/4)
+		_ = u.c.SetWriteDeadline(t.sendUntil)
+	}
+}
+
+// Stop has reads and writes that wait end with an error. It may be called by any goroutine;
+// the connection is of no more use.
+func (u *Client) Stop() {
+	u.times.stopped.Store(true)
+	_ = u.c.SetDeadline(time.Unix(1, 0))
+}
+
+// Sent says whether the request, or a part of it, was given to the kernel.
+func (u *Client) Sent() bool { return u.w.sent }
 
 // Started says whether a byte of a response to the last request came.
 func (u *Client) Started() bool { return u.read }
@@ -58,21 +139,28 @@ func (u *Client) Alive() bool {
 	if len(u.rd.buffered()) > 0 {
 		return false
 	}
-	s, ok := u.c.(syscall.Conn)
-	if !ok {
-		return true // TLS: the next write tells
+	if u.peek.raw == nil {
+		return true // of no socket: the next write tells
 	}
-	raw, err := s.SyscallConn()
-	if err != nil {
-		return false
+	u.peek.alive = false
+	err := u.peek.raw.Control(u.peek.look)
+	return err == nil && u.peek.alive
+}
+
+// peek looks at a socket without reading. It is made once for a connection.
+type peek struct {
+	raw   syscall.RawConn
+	look  func(fd uintptr)
+	alive bool
+	one   [1]byte
+}
+
+func (p *peek) init(c net.Conn) {
+	p.raw = rawConn(c)
+	p.look = func(fd uintptr) {
+		_, _, err := unix.Recvfrom(int(fd), p.one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		p.alive = err == unix.EAGAIN
 	}
-	alive := false
-	err = raw.Control(func(fd uintptr) {
-		var one [1]byte
-		_, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		alive = errors.Is(err, unix.EAGAIN)
-	})
-	return err == nil && alive
 }
 
 // Begin writes a request's head, with more fields behind its own. Nothing is sent before
@@ -81,7 +169,7 @@ func (u *Client) Begin(r *message.Request, more message.Fields) {
 	u.rd.begin()
 	w := &u.w
 	w.reset()
-	u.read = false
+	u.read, u.sent = false, false
 	w.bytes(r.Method)
 	w.string(" ")
 	w.bytes(r.Target)
@@ -113,6 +201,9 @@ func needsLength(method []byte) bool {
 
 // Write sends a part of the body.
 func (u *Client) Write(p []byte) (int, error) {
+	if len(p) > writeBuffer/2 {
+		u.awaitWrite()
+	}
 	if err := u.w.body(p); err != nil {
 		return 0, err
 	}
@@ -122,22 +213,33 @@ func (u *Client) Write(p []byte) (int, error) {
 // Finish ends the body.
 func (u *Client) Finish(trailers message.Fields) error {
 	u.w.end(trailers)
-	return u.Flush()
+	err := u.Flush()
+	u.sent = err == nil
+	return err
 }
 
-// Flush sends what is collected.
-func (u *Client) Flush() error { return u.w.flush() }
+// Flush sends what is collected. A request without a body ends by Finish, too.
+func (u *Client) Flush() error {
+	u.awaitWrite()
+	return u.w.flush()
+}
 
 // Response reads the head of the response. early gets responses with 1xx, but 100 and
 // 101; may be nil. The head is valid until the next Begin.
 func (u *Client) Response(method []byte, early func(*message.Response) error) (*message.Response, error) {
-	for {
+	if err := u.awaitRead(); err != nil {
+		return nil, err
+	}
+	for n := 0; ; n++ {
+		if n > maxInterim {
+			return nil, bad("too many interim responses")
+		}
 		err := u.rd.head(func(b []byte) (n int, err error) {
 			u.read = true
 			n, u.keep, err = parseResponse(b, &u.resp, &u.fr, method)
 			return n, err
 		})
-		if err != nil {
+		if err = u.came(err); err != nil {
 			u.read = u.read || len(u.rd.buffered()) > 0
 			return nil, err
 		}
@@ -149,7 +251,7 @@ func (u *Client) Response(method []byte, early func(*message.Response) error) (*
 				return nil, err
 			}
 		}
-		u.rd.floor = 0
+		u.rd.begin()
 	}
 	length := u.resp.Length
 	if u.resp.Bodyless(method) {
@@ -159,11 +261,23 @@ func (u *Client) Response(method []byte, early func(*message.Response) error) (*
 	return &u.resp, nil
 }
 
-// Read reads the response's body, Trailers are those behind it.
-func (u *Client) Read(p []byte) (int, error) { return u.body.Read(p) }
+// maxInterim bounds the responses before the final one.
+const maxInterim = 16
 
-// Buffered is how many bytes of the response's body are here already.
-func (u *Client) Buffered() int { return u.body.Buffered() }
+// Read reads the response's body, Trailers are those behind it.
+func (u *Client) Read(p []byte) (int, error) {
+	if u.body.ready() {
+		return u.body.Read(p)
+	}
+	if err := u.awaitRead(); err != nil {
+		return 0, err
+	}
+	n, err := u.body.Read(p)
+	return n, u.came(err)
+}
+
+// Ready says whether Read would return without waiting.
+func (u *Client) Ready() bool { return u.body.ready() }
 
 // Ahead returns bytes of the response's body that are here already, without a copy, and
 // takes them for read; nil when there are none, or when the body is in chunks.
@@ -177,9 +291,7 @@ func (u *Client) Ahead() []byte {
 		have = have[:b.left]
 	}
 	b.rd.r += len(have)
-	if b.left -= int64(len(have)); b.left == 0 {
-		b.done = true
-	}
+	b.took(len(have))
 	return have
 }
 
@@ -191,11 +303,15 @@ func (u *Client) Trailers() message.Fields { return u.body.trailers }
 func (u *Client) Done() bool {
 	u.w.release()
 	u.Exchanges++
-	return u.keep && u.body.done && u.body.err == nil && u.w.err == nil && len(u.rd.buffered()) == 0 && u.resp.Status != 101
+	if u.w.err == nil && len(u.rd.buffered()) == 0 {
+		u.rd.release()
+	}
+	return u.keep && u.sent && u.body.done && u.body.err == nil && u.w.err == nil && len(u.rd.buffered()) == 0 && u.resp.Status != 101
 }
 
 // Switch hands the connection over after a 101.
 func (u *Client) Switch() io.ReadWriteCloser {
 	u.w.release()
+	_ = u.c.SetDeadline(time.Time{})
 	return &switched{u.c, bytes.Clone(u.rd.buffered())}
 }

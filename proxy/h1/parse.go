@@ -55,6 +55,35 @@ func (h *head) line() ([]byte, error) {
 	return rest[:n-1], nil
 }
 
+// first returns the first line of a message. Who speaks TLS or another protocol to us need
+// not wait for a line's end that never comes.
+func (h *head) first() ([]byte, error) {
+	line, err := h.line()
+	if err == errMore && !startsLine(h.buf[h.off:]) {
+		err = bad("a line that begins as no message does")
+	}
+	return line, err
+}
+
+// startsLine says whether a first line may begin so: with a token, as methods and
+// "HTTP" are, and a space or slash behind it.
+func startsLine(b []byte) bool {
+	for i, c := range b {
+		switch {
+		case c == ' ' || c == '/':
+			return i > 0
+		case c == '\r':
+			return true // an empty line before the message, or an error that line names
+		case !token[c] || i >= maxMethod:
+			return false
+		}
+	}
+	return true
+}
+
+// maxMethod bounds a method's length.
+const maxMethod = 64
+
 // framing is what the fields of a message say of its connection and body.
 type framing struct {
 	length                             int64 // -1: no Content-Length
@@ -245,16 +274,15 @@ func hasToken(list []byte, want string) bool {
 	return false
 }
 
-// ParseRequest reads a request's head from the beginning of buf. It returns how many
-// bytes that took; errMore when the head is not all there. keep says whether the
-// connection can be used again.
+// parseRequest reads a request's head from the beginning of buf. It returns how many
+// bytes that took; errMore when the head is not all there.
 func parseRequest(buf []byte, r *message.Request, fr *framing) (n int, err error) {
 	h := head{buf: buf}
 	// Clients of old sent an empty line behind a body (RFC 9112, 2.2).
-	for h.off == 0 && len(buf) >= 2 && buf[0] == '\r' && buf[1] == '\n' {
+	if len(buf) >= 2 && buf[0] == '\r' && buf[1] == '\n' {
 		h.off = 2
 	}
-	line, err := h.line()
+	line, err := h.first()
 	if err != nil {
 		return 0, err
 	}
@@ -287,7 +315,7 @@ func requestLine(line []byte, r *message.Request) error {
 		}
 		return bad("a request line without HTTP version")
 	}
-	if !all(r.Method, &token) {
+	if len(r.Method) > maxMethod || !all(r.Method, &token) {
 		return bad("a method with a character that is not allowed")
 	}
 	if !all(r.Target, &target) {
@@ -315,16 +343,59 @@ func (fr *framing) request(r *message.Request) error {
 	if err := absolute(r); err != nil {
 		return err
 	}
-	if !all(r.Host, &hostChars) || len(r.Host) > 261 {
-		return bad("a Host with a character that is not allowed")
+	if !host(r.Host) {
+		return bad("a Host that is not a name or address with an optional port")
 	}
 	r.Continue = fr.expect && r.Version == message.HTTP11 && r.Length != 0
 	r.Trailers = fr.trailers
 	r.Upgrade = nil
-	if fr.upgrade && len(fr.upgradeTo) > 0 && r.Version == message.HTTP11 && r.Length == 0 {
+	if fr.upgrade && r.Version == message.HTTP11 && r.Length == 0 && upgradable(fr.upgradeTo) {
 		r.Upgrade = fr.upgradeTo
 	}
 	return nil
+}
+
+// upgradable: one protocol, and not HTTP/2: requests of a tunnel of that would be routed by
+// nobody.
+func upgradable(to []byte) bool {
+	if len(to) == 0 || message.EqualFold(to, "h2c") || message.EqualFold(to, "h2") {
+		return false
+	}
+	for _, c := range to {
+		if c != '/' && !token[c] {
+			return false
+		}
+	}
+	return true
+}
+
+// host says whether h is a name or an address, with an optional port (RFC 3986, 3.2.2 and 3.2.3); it
+// may be empty.
+func host(h []byte) bool {
+	if len(h) > 261 || !all(h, &hostChars) {
+		return false
+	}
+	rest := h
+	if len(h) > 0 && h[0] == '[' {
+		i := bytes.IndexByte(h, ']')
+		if i < 0 || i+1 < len(h) && h[i+1] != ':' {
+			return false
+		}
+		rest = h[i+1:]
+	}
+	i := bytes.IndexByte(rest, ':')
+	if i < 0 {
+		return bytes.IndexByte(rest, ']') < 0 && bytes.IndexByte(rest, '[') < 0
+	}
+	if len(rest)-i > 6 || bytes.IndexByte(rest[:i], ']') >= 0 || bytes.IndexByte(rest[:i], '[') >= 0 {
+		return false
+	}
+	for _, c := range rest[i+1:] {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return i > 0 || len(rest) < len(h)
 }
 
 // absolute turns http://HOST/PATH into the form that servers get (RFC 9112, 3.2.2): its
@@ -366,7 +437,7 @@ var slash = []byte("/")
 // again once the body has ended.
 func parseResponse(buf []byte, r *message.Response, fr *framing, method []byte) (n int, keep bool, err error) {
 	h := head{buf: buf}
-	line, err := h.line()
+	line, err := h.first()
 	if err != nil {
 		return 0, false, err
 	}

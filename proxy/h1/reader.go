@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"sync"
 	"time"
 
 	"wayleave.dev/proxy/message"
@@ -15,27 +17,45 @@ import (
 const (
 	firstRead = 4 << 10
 	// room is what must be free behind a head, for lines of chunks and trailers.
-	room = 2 << 10
+	room = 1 << 10
 	// maxLine bounds the line of a chunk, maxTrailers what is behind the last one.
 	maxLine     = 1 << 10
 	maxTrailers = 8 << 10
 )
 
+// block is what most messages are read to.
+type block [firstRead]byte
+
+// blocks are those that nobody uses.
+type blocks struct{ pool sync.Pool }
+
+func newBlocks() *blocks { return &blocks{sync.Pool{New: func() any { return new(block) }}} }
+
 // reader reads messages from a connection, one after the other. What it read of a head
 // stays where it is until the next head: its slices are in use.
 type reader struct {
-	c   net.Conn
-	buf []byte
+	c    net.Conn
+	from *blocks
+	// until is the deadline that is set, as far as it is known.
+	until time.Time
+	// block is what buf is of, nil when buf is larger or there is none.
+	block *block
+	buf   []byte
 	// What is read and not yet used is buf[r:w]; below floor is the head in use.
 	r, w, floor int
-	limit       int // of a head, in bytes
+	limit       int           // of a head, in bytes
+	headTime    time.Duration // from the first byte of a head to its last; 0: not bounded here
 }
 
 // buffered is what has been read and not yet used.
 func (rd *reader) buffered() []byte { return rd.buf[rd.r:rd.w] }
 
 // fill reads once more. It makes room by moving what is not used yet, never the head.
+// max is how much it may hold of what is not used.
 func (rd *reader) fill(max int) error {
+	if rd.r == rd.w {
+		rd.r, rd.w = rd.floor, rd.floor
+	}
 	if rd.w == len(rd.buf) {
 		if err := rd.grow(max); err != nil {
 			return err
@@ -56,6 +76,11 @@ func (rd *reader) fill(max int) error {
 var errFull = errors.New("too long")
 
 func (rd *reader) grow(max int) error {
+	if rd.buf == nil {
+		rd.block = rd.from.pool.Get().(*block)
+		rd.buf, rd.r, rd.w, rd.floor = rd.block[:], 0, 0, 0
+		return nil
+	}
 	have := rd.w - rd.r
 	if have >= max {
 		return errFull
@@ -67,59 +92,93 @@ func (rd *reader) grow(max int) error {
 			return nil
 		}
 	}
-	size := firstRead
+	size := 2 * firstRead
 	for size <= have || size < 2*have && size < max {
 		size *= 2
 	}
-	next := make([]byte, size) // the old one lives on with the head in it
-	copy(next, rd.buf[rd.r:rd.w])
-	rd.buf, rd.r, rd.w, rd.floor = next, 0, have, 0
+	rd.move(size)
 	return nil
 }
 
-// begin makes the reader ready for the next head.
+// move goes on in a larger buffer. The one before lives on with the head that is in it,
+// and so goes back to nobody.
+func (rd *reader) move(size int) {
+	next := make([]byte, size)
+	have := copy(next, rd.buf[rd.r:rd.w])
+	rd.block, rd.buf, rd.r, rd.w, rd.floor = nil, next, 0, have, 0
+}
+
+// begin makes the reader ready for the next head. The one before is of no use any more.
 func (rd *reader) begin() {
 	rd.floor = 0
 	if rd.r == rd.w {
 		rd.r, rd.w = 0, 0
-		if len(rd.buf) > 4*firstRead { // a large head was an exception
-			rd.buf = nil
+		if rd.block == nil {
+			rd.buf = nil // a large head was an exception
 		}
 	}
+}
+
+// release gives the buffer back: a connection that waits has none. What is in it is lost.
+func (rd *reader) release() {
+	if rd.block != nil {
+		rd.from.pool.Put(rd.block)
+	}
+	rd.block, rd.buf, rd.r, rd.w, rd.floor = nil, nil, 0, 0, 0
 }
 
 // head reads until parse has a whole head. parse gets what is there, and says how many
 // bytes the head took, or errMore.
 func (rd *reader) head(parse func([]byte) (int, error)) error {
-	seen := 0
+	seen, timed := 0, false
 	for {
 		// A byte at a time must not have everything parsed anew each time.
-		if b := rd.buffered(); len(b) > seen && (bytes.IndexByte(b[seen:], '\n') >= 0 || bytes.IndexByte(b[seen:], '\r') >= 0) {
+		if b := rd.buffered(); len(b) > seen && (seen == 0 || bytes.IndexByte(b[seen:], '\n') >= 0 || bytes.IndexByte(b[seen:], '\r') >= 0) {
 			n, err := parse(b)
 			if err == nil {
-				rd.r += n
-				rd.floor = rd.r
-				if len(rd.buf)-rd.floor < room {
-					rest := rd.buffered()
-					rd.buf = append(make([]byte, 0, firstRead+len(rest)), rest...)
-					rd.buf, rd.r, rd.w, rd.floor = rd.buf[:cap(rd.buf)], 0, len(rest), 0
-				}
-				return nil
+				return rd.took(n)
 			}
 			if err != errMore {
 				return err
 			}
-			if seen = len(b); seen > rd.limit {
-				return &Error{Status: 431, Reason: "the head is too long"}
+			seen = len(b)
+		}
+		if rd.w-rd.r > rd.limit {
+			return rd.tooLong()
+		}
+		if rd.headTime > 0 && !timed {
+			timed = true
+			if err := rd.deadline(rd.headTime); err != nil {
+				return err
 			}
 		}
-		if err := rd.fill(rd.limit); err != nil {
+		if err := rd.fill(rd.limit + 1); err != nil {
 			if err == errFull {
-				return &Error{Status: 431, Reason: "the head is too long"}
+				return rd.tooLong()
 			}
 			return err
 		}
 	}
+}
+
+// took is after a head of n bytes.
+func (rd *reader) took(n int) error {
+	if n > rd.limit {
+		return rd.tooLong()
+	}
+	rd.r += n
+	rd.floor = rd.r
+	if len(rd.buf)-rd.floor < room {
+		rd.move(firstRead + rd.w - rd.r)
+	}
+	return nil
+}
+
+func (rd *reader) tooLong() error {
+	if bytes.IndexByte(rd.buffered(), '\n') < 0 {
+		return &Error{Status: 414, Reason: "the request line is too long"}
+	}
+	return &Error{Status: 431, Reason: "the head is too long"}
 }
 
 // body reads one message's body.
@@ -138,20 +197,32 @@ type body struct {
 }
 
 func (b *body) reset(rd *reader, length int64, chunked bool) {
-	*b = body{rd: rd, left: length, chunked: chunked, trailers: b.trailers[:0]}
+	b.rd, b.left, b.chunked = rd, length, chunked
+	b.between, b.err, b.trailers = false, nil, nil
 	if chunked {
 		b.left = 0
 	}
 	b.done = !chunked && length == 0
 }
 
-// Buffered is how many bytes of the body Read would give without waiting, at least.
-func (b *body) Buffered() int {
-	n := len(b.rd.buffered())
-	if b.left >= 0 && int64(n) > b.left {
-		n = int(b.left)
+// ready says whether Read would give something, or the end, without waiting.
+func (b *body) ready() bool {
+	if b.done || b.err != nil {
+		return true
 	}
-	return n
+	have := b.rd.buffered()
+	if !b.chunked || b.left > 0 {
+		return len(have) > 0
+	}
+	// The line of the next chunk must be here; of the last one, the end, too.
+	if b.between {
+		if len(have) < 2 {
+			return false
+		}
+		have = have[2:]
+	}
+	i := bytes.IndexByte(have, '\n')
+	return i >= 0 && (have[0] != '0' || bytes.HasSuffix(have, []byte("\r\n\r\n")))
 }
 
 // Read gives the next bytes of the body; io.EOF at its end. A body that breaks off is
@@ -167,7 +238,7 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	n, err := b.read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && err != io.EOF && !errors.Is(err, os.ErrDeadlineExceeded) {
 		b.err = err
 	}
 	return n, err
@@ -185,6 +256,12 @@ func (b *body) read(p []byte) (int, error) {
 	if b.left >= 0 && int64(len(p)) > b.left {
 		p = p[:b.left]
 	}
+	// A short chunk is read with what is behind it.
+	if b.chunked && len(b.rd.buffered()) == 0 && len(p) < firstRead/2 {
+		if err := b.rd.fill(firstRead); err != nil {
+			return 0, unexpected(err)
+		}
+	}
 	n, err := 0, error(nil)
 	if have := b.rd.buffered(); len(have) > 0 {
 		n = copy(p, have)
@@ -196,13 +273,18 @@ func (b *body) read(p []byte) (int, error) {
 		}
 		return 0, unexpected(err)
 	}
+	b.took(n)
+	return n, nil
+}
+
+// took is after n bytes of content.
+func (b *body) took(n int) {
 	if b.left > 0 {
 		if b.left -= int64(n); b.left == 0 {
 			b.between = b.chunked
 			b.done = !b.chunked
 		}
 	}
-	return n, nil
 }
 
 func unexpected(err error) error {
@@ -261,7 +343,7 @@ func chunkSize(line []byte) (int64, error) {
 		if !all(line[i:], &value) {
 			return 0, bad("a chunk's extension with a control character")
 		}
-		line = trim(line[:i])
+		line = line[:i]
 	}
 	if len(line) == 0 || len(line) > 15 {
 		return 0, bad("a chunk's size that is not a number")
@@ -327,10 +409,20 @@ func (b *body) discard(max int) (ok bool) {
 	return b.done
 }
 
-// deadline sets the connection's time for reading, when d is not 0.
+// deadline sets the connection's time for reading; 0 is none.
 func (rd *reader) deadline(d time.Duration) error {
-	if d == 0 {
-		return rd.c.SetReadDeadline(time.Time{})
+	rd.until = time.Time{}
+	if d != 0 {
+		rd.until = time.Now().Add(d)
 	}
-	return rd.c.SetReadDeadline(time.Now().Add(d))
+	return rd.c.SetReadDeadline(rd.until)
+}
+
+// about is deadline, but for one that is set and ends at most a quarter later: setting one
+// costs as much as parsing a head.
+func (rd *reader) about(d time.Duration) error {
+	if left := time.Until(rd.until); d != 0 && left >= d && left <= d+d/4 {
+		return nil
+	}
+	return rd.deadline(d + d/4)
 }

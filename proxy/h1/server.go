@@ -18,7 +18,11 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"wayleave.dev/proxy/message"
 )
@@ -48,9 +52,10 @@ type Server struct {
 
 	once    sync.Once
 	buffers *buffers
+	blocks  *blocks
+	drain   atomic.Bool
 	mu      sync.Mutex
 	conns   map[*serverConn]struct{}
-	drain   bool
 }
 
 // serverConn is a client's connection with its only exchange.
@@ -60,20 +65,20 @@ type serverConn struct {
 	rd reader
 	w  writer
 	x  exchange
-
-	mu   sync.Mutex
-	idle bool
+	// idle says that no request has begun.
+	idle atomic.Bool
+	// writeUntil is the deadline that is set for writing.
+	writeUntil time.Time
 }
 
 // Serve answers requests on a connection until it ends, and closes it. first is what has
 // been read from it already.
 func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool) {
-	s.once.Do(func() { s.buffers, s.conns = newBuffers(), map[*serverConn]struct{}{} })
-	k := &serverConn{s: s, c: c, rd: reader{c: c, limit: s.Limits.Head}, w: writer{c: c, from: s.buffers}}
+	s.init()
+	k := &serverConn{s: s, c: c, rd: reader{c: c, from: s.blocks, limit: s.Limits.Head, headTime: s.Limits.HeadTime}, w: writer{c: c, from: s.buffers}}
 	if len(first) > 0 {
-		k.rd.buf = append(make([]byte, 0, firstRead+len(first)), first...)
-		k.rd.w = len(k.rd.buf)
-		k.rd.buf = k.rd.buf[:cap(k.rd.buf)]
+		k.rd.buf = make([]byte, firstRead+len(first))
+		k.rd.w = copy(k.rd.buf, first)
 	}
 	k.x.k = k
 	k.x.req.TLS, k.x.req.Client, k.x.req.Local = isTLS, addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())
@@ -85,12 +90,17 @@ func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool
 		delete(s.conns, k)
 		s.mu.Unlock()
 		k.w.release()
+		k.rd.release()
 		if !k.x.switched {
 			c.Close()
 		}
 	}()
 	for k.next(ctx) {
 	}
+}
+
+func (s *Server) init() {
+	s.once.Do(func() { s.buffers, s.blocks, s.conns = newBuffers(), newBlocks(), map[*serverConn]struct{}{} })
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
@@ -102,31 +112,29 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return ap
 }
 
-// Drain has connections end after the exchange that they are in, and idle ones at once.
-func (s *Server) Drain() {
+// Drain has connections end after the exchange that they are in. Idle ones get idle for one
+// more request: a client that has just sent it would see it lost. Its answer says that the
+// connection ends.
+func (s *Server) Drain(idle time.Duration) {
+	s.init()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.drain = true
+	s.drain.Store(true)
 	for k := range s.conns {
-		k.mu.Lock()
-		if k.idle {
-			k.c.Close()
+		if k.idle.Load() {
+			_ = k.c.SetReadDeadline(time.Now().Add(idle)) // until is not ours to write
 		}
-		k.mu.Unlock()
 	}
 }
+
+// drainIdle is what a connection gets that becomes idle, or is opened, while the server drains.
+const drainIdle = 2 * time.Second
 
 // Conns is the number of open connections.
 func (s *Server) Conns() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.conns)
-}
-
-func (s *Server) draining() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.drain
 }
 
 // next reads and answers one request; false when the connection is at its end.
@@ -142,9 +150,6 @@ func (k *serverConn) next(ctx context.Context) bool {
 		return false
 	}
 	x.body.reset(&k.rd, x.req.Length, x.fr.chunked)
-	if d := k.s.Limits.Body; x.req.Length != 0 && d > 0 {
-		_ = k.rd.deadline(d)
-	}
 	k.s.Handle(ctx, x)
 	return x.end()
 }
@@ -153,22 +158,23 @@ func (k *serverConn) next(ctx context.Context) bool {
 // whomever, is no fault.
 func (k *serverConn) await() bool {
 	k.rd.begin()
-	if len(k.rd.buffered()) == 0 {
-		k.w.release()
-		k.mu.Lock()
-		k.idle = true
-		k.mu.Unlock()
-		if k.s.draining() {
-			return false
-		}
-		if k.rd.deadline(k.s.Limits.Idle) != nil || k.rd.fill(k.rd.limit) != nil {
-			return false
-		}
-		k.mu.Lock()
-		k.idle = false
-		k.mu.Unlock()
+	if len(k.rd.buffered()) > 0 {
+		return true
 	}
-	return k.rd.deadline(k.s.Limits.HeadTime) == nil
+	k.w.release()
+	k.idle.Store(true)
+	if k.rd.about(k.s.Limits.Idle) != nil {
+		return false
+	}
+	// Looked at behind the deadline: Drain sets one, too.
+	if k.s.drain.Load() && k.rd.deadline(min(k.s.Limits.Idle, drainIdle)) != nil {
+		return false
+	}
+	if k.rd.fill(k.rd.limit) != nil {
+		return false
+	}
+	k.idle.Store(false)
+	return true
 }
 
 // refuse answers what is no request. What came behind it cannot be told from it, so the
@@ -186,7 +192,7 @@ func (k *serverConn) refuse(err error) {
 	if k.s.Refused != nil {
 		k.s.Refused(k.x.req.Client, e)
 	}
-	k.x.req.Version = message.HTTP11
+	k.x.req.Version, k.x.req.Method, k.x.req.Continue = message.HTTP11, nil, false
 	k.x.fr.close = true
 	text := []byte(strconv.Itoa(e.Status) + " " + reasons[e.Status] + "\n")
 	_ = k.x.Respond(&message.Response{Status: e.Status, Length: int64(len(text)), Fields: message.Fields{{Name: []byte("Content-Type"), Value: []byte("text/plain")}}})
@@ -195,20 +201,27 @@ func (k *serverConn) refuse(err error) {
 	k.linger()
 }
 
-// linger closes the side of the connection that was written, and reads on for a moment.
+// linger closes the side of the connection that was written, and reads on for a while: a
+// client that still sends would get a reset, and lose the answer with it (RFC 9112, 9.6).
 func (k *serverConn) linger() {
 	if t, ok := k.c.(interface{ CloseWrite() error }); ok {
 		_ = t.CloseWrite()
 	}
-	_ = k.rd.deadline(500 * time.Millisecond)
-	var scratch [4 << 10]byte
-	for total := 0; total < 256<<10; {
-		n, err := k.c.Read(scratch[:])
-		if total += n; err != nil {
+	k.rd.release()
+	scratch := k.s.blocks.pool.Get().(*block)
+	defer k.s.blocks.pool.Put(scratch)
+	for end := time.Now().Add(lingerMost); time.Now().Before(end); {
+		if k.rd.deadline(lingerIdle) != nil {
+			return
+		}
+		if _, err := k.c.Read(scratch[:]); err != nil {
 			return
 		}
 	}
 }
+
+// How long linger reads, and how long it waits for more.
+const lingerMost, lingerIdle = 5 * time.Second, time.Second
 
 // exchange is a request and its response. It is used again for the next of its
 // connection.
@@ -222,7 +235,12 @@ type exchange struct {
 	headless                              bool // nothing of a body is sent
 	left                                  int64
 	close                                 bool
-	continued                             bool
+	stopped, cut                          atomic.Bool // no more of the body is wanted, or can be read
+
+	// mu guards what follows, where the client waits for 100 (Request.Continue): a body's
+	// reader sends that, while another goroutine may send the final head.
+	mu        sync.Mutex
+	continued bool
 }
 
 var _ message.Downstream = (*exchange)(nil)
@@ -230,6 +248,8 @@ var _ message.Downstream = (*exchange)(nil)
 func (x *exchange) reset() {
 	x.responded, x.finished, x.broken, x.headless, x.close, x.continued = false, false, false, false, false, false
 	x.left = 0
+	x.stopped.Store(false)
+	x.cut.Store(false)
 	x.k.w.reset()
 }
 
@@ -238,27 +258,51 @@ func (x *exchange) Request() *message.Request { return &x.req }
 
 // Read implements message.Downstream.
 func (x *exchange) Read(p []byte) (int, error) {
-	if x.req.Continue && !x.continued && !x.responded {
-		x.continued = true
-		if _, err := io.WriteString(x.k.c, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
+	if x.req.Continue {
+		if err := x.sendContinue(); err != nil {
 			return 0, err
 		}
 	}
-	if d := x.k.s.Limits.Body; d > 0 && x.body.Buffered() == 0 && !x.body.done {
+	if d := x.k.s.Limits.Body; d > 0 && len(x.k.rd.buffered()) == 0 && !x.body.done {
 		if err := x.k.rd.deadline(d); err != nil {
 			return 0, err
 		}
 	}
-	return x.body.Read(p)
+	if x.stopped.Load() { // looked at behind the deadline, which StopReading sets too
+		return 0, errStopped
+	}
+	n, err := x.body.Read(p)
+	if err != nil && err != io.EOF {
+		x.cut.Store(true)
+	}
+	return n, err
+}
+
+var errStopped = errors.New("HTTP/1: no more of the body is wanted")
+
+// sendContinue sends 100 before the first byte of a body is read, unless a final response was sent.
+func (x *exchange) sendContinue() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.continued || x.responded {
+		return nil
+	}
+	x.continued = true
+	_, err := io.WriteString(x.k.c, "HTTP/1.1 100 Continue\r\n\r\n")
+	return err
 }
 
 // Buffered implements message.Downstream.
 func (x *exchange) Buffered() int {
-	if x.body.chunked {
+	n := len(x.k.rd.buffered())
+	if x.body.chunked || x.body.done {
 		return 0
 	}
-	return x.body.Buffered()
+	return int(min(int64(n), x.body.left))
 }
+
+// Ready implements message.Downstream.
+func (x *exchange) Ready() bool { return x.body.ready() }
 
 // Trailers implements message.Downstream.
 func (x *exchange) Trailers() message.Fields { return x.body.trailers }
@@ -272,9 +316,7 @@ func (x *exchange) Respond(r *message.Response) error {
 		return errors.New("HTTP/1: a second response")
 	}
 	w := &x.k.w
-	if x.k.s.Limits.Write > 0 {
-		_ = x.k.c.SetWriteDeadline(time.Now().Add(x.k.s.Limits.Write))
-	}
+	x.k.awaitWrite()
 	if r.Status < 200 { // 103 and its like; 101 is Switch
 		if x.req.Version == message.HTTP10 {
 			return nil
@@ -283,12 +325,16 @@ func (x *exchange) Respond(r *message.Response) error {
 		w.string("\r\n")
 		return w.flush()
 	}
+	if x.req.Continue {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+	}
 	x.responded = true
 	x.headless = r.Bodyless(x.req.Method)
 	x.left = r.Length
 	old := x.req.Version == message.HTTP10
 	w.chunked = !x.headless && r.Length < 0 && !old
-	x.close = x.close || x.fr.close || old && !x.fr.keepAlive || old && r.Length < 0 && !x.headless || x.k.s.draining()
+	x.close = x.close || x.cut.Load() || x.fr.close || old && !x.fr.keepAlive || old && r.Length < 0 && !x.headless || x.k.s.drain.Load()
 	// What was not read of a body that is still to come cannot be skipped for sure.
 	if x.req.Continue && !x.continued {
 		x.close = true
@@ -338,9 +384,7 @@ func (x *exchange) Write(p []byte) (int, error) {
 		x.left -= int64(len(p))
 	}
 	if x.k.w.buf == nil || len(*x.k.w.buf)+len(p) > writeBuffer {
-		if d := x.k.s.Limits.Write; d > 0 {
-			_ = x.k.c.SetWriteDeadline(time.Now().Add(d))
-		}
+		x.k.awaitWrite()
 	}
 	if err := x.k.w.body(p); err != nil {
 		x.broken = true
@@ -350,7 +394,20 @@ func (x *exchange) Write(p []byte) (int, error) {
 }
 
 // Flush implements message.Downstream.
-func (x *exchange) Flush() error { return x.k.w.flush() }
+func (x *exchange) Flush() error {
+	x.k.awaitWrite()
+	return x.k.w.flush()
+}
+
+// awaitWrite sets the deadline for a write, unless one is set that ends at most a quarter
+// later.
+func (k *serverConn) awaitWrite() {
+	d, now := k.s.Limits.Write, time.Now()
+	if left := k.writeUntil.Sub(now); d > 0 && (left < d || left > d+d/4) {
+		k.writeUntil = now.Add(d + d/4)
+		_ = k.c.SetWriteDeadline(k.writeUntil)
+	}
+}
 
 // Finish implements message.Downstream.
 func (x *exchange) Finish(trailers message.Fields) error {
@@ -408,9 +465,56 @@ func (s *switched) CloseWrite() error {
 	return s.Conn.Close()
 }
 
+// Watch implements message.Downstream. While a body is still to come its reader sees the
+// client leave; a client that sends its next request already is there.
+func (x *exchange) Watch(gone func()) (stop func()) {
+	raw := rawConn(x.k.c)
+	if raw == nil || !x.body.done || len(x.k.rd.buffered()) > 0 {
+		return func() {}
+	}
+	_ = x.k.c.SetReadDeadline(time.Time{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		left := false
+		err := raw.Read(func(fd uintptr) bool {
+			var one [1]byte
+			n, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			left = err == nil && n == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR
+			return left || n > 0
+		})
+		if err == nil && left {
+			gone()
+		}
+	}()
+	return func() {
+		_ = x.k.c.SetReadDeadline(time.Unix(1, 0))
+		<-done
+		x.k.rd.until = time.Unix(1, 0) // what is set now
+		_ = x.k.rd.deadline(x.k.s.Limits.Idle)
+	}
+}
+
+// rawConn is the descriptor below a connection; nil when there is none.
+func rawConn(c net.Conn) syscall.RawConn {
+	if t, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
+		c = t.NetConn()
+	}
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
 // StopReading implements message.Downstream.
 func (x *exchange) StopReading() {
 	x.close = true
+	x.stopped.Store(true)
 	_ = x.k.c.SetReadDeadline(time.Unix(1, 0))
 }
 
@@ -430,13 +534,10 @@ func (x *exchange) end() bool {
 		return false
 	}
 	if x.close {
-		if !x.body.done {
+		if !x.body.done || len(x.k.rd.buffered()) > 0 {
 			x.k.linger()
 		}
 		return false
 	}
-	if !x.body.done && !x.body.discard(256<<10) {
-		return false
-	}
-	return x.body.err == nil
+	return x.body.done || x.body.discard(256<<10)
 }

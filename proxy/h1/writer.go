@@ -25,10 +25,13 @@ type writer struct {
 	buf  *[]byte // nil while nothing is collected
 	// chunked bodies get a line before each part.
 	chunked bool
+	sent    bool // something was written since reset
 	err     error
+	parts   [2][]byte // of a send
+	list    net.Buffers
 }
 
-func (w *writer) reset() { w.chunked, w.err = false, nil }
+func (w *writer) reset() { w.chunked, w.sent, w.err = false, false, nil }
 
 func (w *writer) bytes(b ...[]byte) {
 	if w.buf == nil {
@@ -114,12 +117,20 @@ func (w *writer) send(p []byte) {
 		return
 	}
 	if w.buf == nil || len(*w.buf) == 0 {
-		_, w.err = w.c.Write(p)
+		w.write(p)
 		return
 	}
-	parts := net.Buffers{*w.buf, p}
-	_, w.err = parts.WriteTo(w.c)
+	w.parts = [2][]byte{*w.buf, p}
+	w.list = w.parts[:]
+	n, err := w.list.WriteTo(w.c)
+	w.sent, w.err = w.sent || n > 0, err
+	w.parts = [2][]byte{}
 	*w.buf = (*w.buf)[:0]
+}
+
+func (w *writer) write(p []byte) {
+	n, err := w.c.Write(p)
+	w.sent, w.err = w.sent || n > 0, err
 }
 
 // flush sends what is collected.
@@ -128,7 +139,7 @@ func (w *writer) flush() error {
 		return w.err
 	}
 	if w.err == nil && len(*w.buf) > 0 {
-		_, w.err = w.c.Write(*w.buf)
+		w.write(*w.buf)
 	}
 	*w.buf = (*w.buf)[:0]
 	return w.err

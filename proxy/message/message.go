@@ -177,8 +177,10 @@ type Downstream interface {
 	// Read reads the request's body; io.EOF at its end. The first Read sends 100 to a
 	// client that waits for it.
 	io.Reader
-	// Buffered is how many bytes of the body are here already, 0 when not known.
+	// Buffered is how many bytes of the body are here already, 0 when not known. Ready says
+	// whether Read would return without waiting.
 	Buffered() int
+	Ready() bool
 	// Trailers are those behind the request's body, once that has ended.
 	Trailers() Fields
 	// Respond sends the head. What it has no body for (Bodyless, Length 0) ends there.
@@ -193,6 +195,9 @@ type Downstream interface {
 	// Switch sends the head of a 101 and hands the connection over, with what had been
 	// read behind the request. ErrNoSwitch where the version has none.
 	Switch(*Response) (io.ReadWriteCloser, error)
+	// Watch calls gone, once, when the client leaves, until stop is called. It is for long
+	// waits: it may cost a goroutine. gone may be called from any.
+	Watch(gone func()) (stop func())
 	// StopReading has a Read that waits return an error; the rest of the body is not
 	// wanted.
 	StopReading()

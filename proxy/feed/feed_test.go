@@ -1,0 +1,388 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wayleave.dev/internal/frame"
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/proxy/table"
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+// rig is a feed at a socket.
+type rig struct {
+	t    *testing.T
+	feed *Feed
+	path string
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{t: t, feed: New(65533, &Keeper{Log: discard}, discard), path: filepath.Join(t.TempDir(), "proxy.sock")}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: r.path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = r.feed.Serve(ctx, l)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return r
+}
+
+func (r *rig) sync(hosts map[string]table.Host, backends map[string]table.Backend, certs map[string]table.Certificate) {
+	r.t.Helper()
+	ctx := r.t.Context()
+	if err := errors.Join(r.feed.Hosts().Sync(ctx, hosts), r.feed.Backends().Sync(ctx, backends), r.feed.Certificates().Sync(ctx, certs)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// seen is what a proxy knows, and what it was told in which order.
+type seen struct {
+	mu       sync.Mutex
+	hosts    map[string]table.Host
+	backends map[string]table.Backend
+	certs    map[string]table.Certificate
+	settings *Settings
+	sockets  []Socket
+	updates  []Update
+	// lost are hosts that named what was not there.
+	lost []string
+	said Report
+}
+
+// proxy follows the feed.
+func (r *rig) proxy() *seen {
+	s := &seen{hosts: map[string]table.Host{}, backends: map[string]table.Backend{}, certs: map[string]table.Certificate{}}
+	ctx, cancel := context.WithCancel(r.t.Context())
+	r.t.Cleanup(cancel)
+	c := &Client{Socket: r.path, Holds: func() ([]Socket, []*os.File) { return nil, nil }, Take: s.take, Log: discard}
+	go func() { _ = c.Run(ctx) }()
+	return s
+}
+
+func put[P any](into map[string]P, d *Delta[P], del bool) {
+	switch {
+	case d == nil:
+	case del:
+		for _, k := range d.Deleted {
+			delete(into, k)
+		}
+	default:
+		if d.Whole {
+			clear(into)
+		}
+		maps.Copy(into, d.Set)
+	}
+}
+
+func (s *seen) take(u *Update, files []*os.File) Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.updates = append(s.updates, *u)
+	if u.Settings != nil {
+		s.settings = u.Settings
+	}
+	if u.Listen != nil {
+		s.sockets = u.Listen.All
+		if len(u.Listen.Passed) != len(files) {
+			s.lost = append(s.lost, fmt.Sprintf("%d descriptors for %v", len(files), u.Listen.Passed))
+		}
+	}
+	put(s.backends, u.Backends, false)
+	put(s.certs, u.Certificates, false)
+	put(s.hosts, u.Hosts, false)
+	put(s.hosts, u.Hosts, true)
+	put(s.backends, u.Backends, true)
+	put(s.certs, u.Certificates, true)
+	for name, h := range s.hosts {
+		named(&h, func(what string) {
+			_, b := s.backends[what[2:]]
+			_, c := s.certs[what[2:]]
+			if !b && !c {
+				s.lost = append(s.lost, name+" names "+what)
+			}
+		})
+	}
+	return s.said
+}
+
+// eventually waits until the proxy knows that.
+func (s *seen) eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	testnet.Eventually(t, 10*time.Second, func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !ok() {
+			return fmt.Errorf("not yet: %s", what)
+		}
+		return nil
+	})
+}
+
+func (s *seen) told() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.updates)
+}
+
+func host(name, backend, cert string) table.Host {
+	return table.Host{Name: name, Certificate: cert, Paths: []table.Path{{Path: "/", Kind: table.Prefix, Backend: backend}}}
+}
+
+// Nothing is told before all is known; then the whole, then what changes, to each proxy.
+func TestProxiesGetTheWholeThenChanges(t *testing.T) {
+	r := newRig(t)
+	one, two := r.proxy(), r.proxy()
+	testnet.Eventually(t, 10*time.Second, func() error {
+		if r.feed.Proxies() != 2 {
+			return errors.New("not connected")
+		}
+		return nil
+	})
+	ctx := t.Context()
+	if err := errors.Join(r.feed.Hosts().Sync(ctx, map[string]table.Host{"a": host("a", "b", "c")}), r.feed.Backends().Sync(ctx, map[string]table.Backend{"b": {Key: "b"}})); err != nil {
+		t.Fatal(err)
+	}
+	if n := one.told(); n != 0 {
+		t.Errorf("told %d times before the certificates were known", n)
+	}
+	if err := r.feed.Certificates().Sync(ctx, map[string]table.Certificate{"c": {Key: "c", Chain: []byte("x")}}); err != nil {
+		t.Fatal(err)
+	}
+	r.feed.Configure(Settings{Tries: 7})
+	for _, s := range []*seen{one, two} {
+		s.eventually(t, "the whole", func() bool {
+			return len(s.hosts) == 1 && len(s.backends) == 1 && string(s.certs["c"].Chain) == "x" && s.settings != nil && s.settings.Tries == 7
+		})
+	}
+	before := one.told()
+	if err := r.feed.Backends().Apply(ctx, map[string]table.Backend{"b": {Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80")}}}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*seen{one, two} {
+		s.eventually(t, "a change", func() bool { return len(s.backends["b"].Endpoints) == 1 })
+	}
+	one.mu.Lock()
+	for _, u := range one.updates[before:] {
+		if u.Hosts != nil || u.Certificates != nil || u.Backends == nil || u.Backends.Whole || len(u.Backends.Set) != 1 {
+			t.Errorf("one backend changed, told was %+v", u)
+		}
+	}
+	one.mu.Unlock()
+	// A Sync takes away what is not in it.
+	r.sync(map[string]table.Host{"z": host("z", "", "")}, nil, nil)
+	for _, s := range []*seen{one, two} {
+		s.eventually(t, "the next whole", func() bool { _, z := s.hosts["z"]; return z && len(s.hosts) == 1 && len(s.backends)+len(s.certs) == 0 })
+		if len(s.lost) > 0 {
+			t.Errorf("%v", s.lost)
+		}
+	}
+}
+
+// Whatever the order of the three kinds' changes, no proxy ever has a host that names what
+// it has not; what never comes holds a host up for a moment only.
+func TestHostsComeBehindWhatTheyName(t *testing.T) {
+	r := newRig(t)
+	r.sync(map[string]table.Host{"a": host("a", "b0", "c0")}, map[string]table.Backend{"b0": {Key: "b0"}}, map[string]table.Certificate{"c0": {Key: "c0"}})
+	s := r.proxy()
+	s.eventually(t, "the first", func() bool { return len(s.hosts) == 1 })
+	ctx := t.Context()
+	for i := 1; i <= 60; i++ {
+		b, c := fmt.Sprintf("b%d", i), fmt.Sprintf("c%d", i)
+		wasB, wasC := fmt.Sprintf("b%d", i-1), fmt.Sprintf("c%d", i-1)
+		steps := []func() error{
+			func() error { return r.feed.Hosts().Apply(ctx, map[string]table.Host{"a": host("a", b, c)}, nil) },
+			func() error {
+				return r.feed.Backends().Apply(ctx, map[string]table.Backend{b: {Key: b}}, []string{wasB})
+			},
+			func() error {
+				return r.feed.Certificates().Apply(ctx, map[string]table.Certificate{c: {Key: c}}, []string{wasC})
+			},
+		}
+		for k := range steps { // all orders in turn
+			if err := steps[[][]int{{0, 1, 2}, {1, 2, 0}, {2, 0, 1}, {0, 2, 1}, {1, 0, 2}, {2, 1, 0}}[i%6][k]](); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond) // so that each may be told by itself
+		}
+	}
+	s.eventually(t, "the last", func() bool { return s.hosts["a"].Certificate == "c60" && len(s.backends) == 1 && len(s.certs) == 1 })
+	if len(s.lost) > 0 {
+		t.Errorf("%d times: %v", len(s.lost), s.lost[0])
+	}
+	start := time.Now()
+	if err := r.feed.Hosts().Apply(ctx, map[string]table.Host{"x": host("x", "never", "")}, nil); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually(t, "a host whose backend never comes", func() bool { _, ok := s.hosts["x"]; return ok })
+	if d := time.Since(start); d < grace/2 {
+		t.Errorf("it waited only %s", d)
+	}
+}
+
+// Only root, the agent's user and the proxy's may connect, and only by this version.
+func TestStrangersAreNotTold(t *testing.T) {
+	r := newRig(t)
+	r.sync(map[string]table.Host{}, nil, map[string]table.Certificate{"c": {Key: "c", Priv: []byte("secret")}})
+	r.feed.Configure(Settings{})
+	if os.Getuid() != 0 {
+		t.Fatal("run as root, to become another user")
+	}
+	for _, f := range []string{r.path, filepath.Dir(r.path), filepath.Dir(filepath.Dir(r.path))} {
+		if err := os.Chmod(f, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	try := func(uid, version int) error {
+		var c net.Conn
+		err := as(uid, func() (err error) {
+			c, err = net.Dial("unix", r.path)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		u := c.(*net.UnixConn)
+		_ = u.SetDeadline(time.Now().Add(10 * time.Second))
+		if err := frame.Send(u, hello{Version: version}, nil); err != nil {
+			return err
+		}
+		var got Update
+		_, err = frame.Receive(u, &got)
+		return err
+	}
+	for _, x := range []struct {
+		uid, version int
+		ok           bool
+	}{{65533, protocolVersion, true}, {0, protocolVersion, true}, {65532, protocolVersion, false}, {1000, protocolVersion, false}, {65533, protocolVersion + 1, false}} {
+		if err := try(x.uid, x.version); (err == nil) != x.ok {
+			t.Errorf("user %d with version %d: %v", x.uid, x.version, err)
+		}
+	}
+}
+
+// as does something as another user: a thread of its own, that ends with it.
+func as(uid int, f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // it ends with the goroutine
+		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); e != 0 {
+			done <- e
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// A port that another program has is a failure with a reason, is tried again, and stops no
+// other socket.
+func TestATakenPortIsAFact(t *testing.T) {
+	r := newRig(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, bad := Socket{Addr: netip.MustParseAddrPort(free.Addr().String())}, Socket{Addr: netip.MustParseAddrPort(taken.Addr().String()), TLS: true}
+	free.Close()
+	s := r.proxy()
+	r.feed.Listen([]Socket{bad, good})
+	s.eventually(t, "the free one", func() bool { return slices.Equal(s.sockets, []Socket{good}) })
+	if err := r.feed.Failures()[bad]; !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("failure: %v", err)
+	}
+	taken.Close()
+	s.eventually(t, "the other, once it is free", func() bool { return len(s.sockets) == 2 })
+	if f := r.feed.Failures(); len(f) > 0 {
+		t.Errorf("failures: %v", f)
+	}
+	r.feed.Listen([]Socket{bad})
+	s.eventually(t, "one that is not wanted any more", func() bool { return slices.Equal(s.sockets, []Socket{bad}) })
+	l, err := net.Listen("tcp", good.Addr.String())
+	if err != nil {
+		t.Fatalf("it stays open: %v", err)
+	}
+	l.Close()
+}
+
+// What a proxy passes to an agent that can bind must be what it says.
+func TestAdoptedSocketsAreLookedAt(t *testing.T) {
+	k := &Keeper{Log: discard}
+	f, err := OpenSocket(Socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	addr := netip.MustParseAddrPort(l.Addr().String())
+	if err := k.Adopt(Socket{Addr: netip.AddrPortFrom(addr.Addr(), 443)}, f); err == nil {
+		t.Error("a socket at another port is taken")
+	}
+	file, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Adopt(Socket{Addr: addr}, file); err == nil {
+		t.Error("a file is taken")
+	}
+	c, err := net.Dial("tcp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	cf, err := c.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Adopt(Socket{Addr: netip.MustParseAddrPort(c.LocalAddr().String())}, cf); err == nil {
+		t.Error("a connection is taken")
+	}
+	good, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Adopt(Socket{Addr: addr}, good); err != nil {
+		t.Errorf("a good one: %v", err)
+	}
+	again, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Keep([]Socket{})
+	if err := k.Adopt(Socket{Addr: addr}, again); err != nil || len(k.held) > 0 {
+		t.Errorf("one that is not wanted: %v, %d held", err, len(k.held))
+	}
+}

@@ -1,0 +1,103 @@
+// Package feed is how an agent tells its node's proxies what they route by, over a unix
+// socket: the whole at first, then what changes, and the listening sockets as
+// descriptors.
+//
+// Invariants:
+//   - Certificates with their keys, and users with their password hashes, are on the
+//     socket and in memory, never on a disk: a proxy that starts waits for an agent.
+//   - A host is not sent before the backends and the certificate that it names, nor are
+//     those taken away while it names them, or a change of a route would have requests
+//     that lead nowhere.
+//   - A proxy that loses its agent goes on with what it has.
+package feed
+
+import (
+	"net/netip"
+	"time"
+
+	"wayleave.dev/proxy/table"
+)
+
+// protocolVersion rises when a frame's meaning does; the two sides are containers of one
+// pod, so a difference is an error that a restart mends.
+const protocolVersion = 1
+
+// Socket is a listening socket.
+type Socket struct {
+	Addr netip.AddrPort `json:"addr"`
+	// TLS says that clients begin with a handshake; else with HTTP/1.1, or HTTP/2 with
+	// prior knowledge.
+	TLS bool `json:"tls,omitempty"`
+}
+
+// String is the address and what is spoken there.
+func (s Socket) String() string {
+	if s.TLS {
+		return "https://" + s.Addr.String()
+	}
+	return "http://" + s.Addr.String()
+}
+
+// Settings are for all hosts. A zero number or time asks for the default.
+type Settings struct {
+	// Trusted are clients whose X-Forwarded-… fields are believed.
+	Trusted []netip.Prefix `json:"trusted,omitempty"`
+	// ProxyProtocol are clients that begin each connection with a PROXY header, version 1
+	// or 2. They must; nobody else may.
+	ProxyProtocol []netip.Prefix `json:"proxyProtocol,omitempty"`
+	// DefaultCertificate is the key of that for names which no host has; empty for one
+	// that the proxy makes itself.
+	DefaultCertificate string `json:"defaultCertificate,omitempty"`
+	// AccessLog writes a line of JSON for each request to the proxy's standard output.
+	AccessLog bool `json:"accessLog,omitempty"`
+	// Drain is how long a proxy that ends waits for exchanges and tunnels.
+	Drain time.Duration `json:"drain,omitempty"`
+	// Connections is the most in all, ConnectionsPerClient those of one address (of one
+	// /64 for IPv6); -1 of the latter for no bound.
+	Connections          int `json:"connections,omitempty"`
+	ConnectionsPerClient int `json:"connectionsPerClient,omitempty"`
+	// Connect, Send and Read are time-outs towards endpoints.
+	Connect time.Duration `json:"connect,omitempty"`
+	Send    time.Duration `json:"send,omitempty"`
+	Read    time.Duration `json:"read,omitempty"`
+	// Tries is how many endpoints a request may be sent to.
+	Tries int `json:"tries,omitempty"`
+}
+
+// Delta is a change of one kind. Whole says that Set is all there is.
+type Delta[P any] struct {
+	Whole   bool         `json:"whole,omitempty"`
+	Set     map[string]P `json:"set,omitempty"`
+	Deleted []string     `json:"deleted,omitempty"`
+}
+
+// Listening is what a proxy should serve. Passed are those whose descriptors are in the
+// same frame, in that order.
+type Listening struct {
+	All    []Socket `json:"all"`
+	Passed []Socket `json:"passed,omitempty"`
+}
+
+// Update is what the agent says. A part that is nil did not change. Backends and
+// certificates that are set must be in force before the hosts are, and those that are
+// deleted go after.
+type Update struct {
+	Settings     *Settings                 `json:"settings,omitempty"`
+	Hosts        *Delta[table.Host]        `json:"hosts,omitempty"`
+	Backends     *Delta[table.Backend]     `json:"backends,omitempty"`
+	Certificates *Delta[table.Certificate] `json:"certificates,omitempty"`
+	Listen       *Listening                `json:"listen,omitempty"`
+}
+
+// Report is what a proxy says of itself, whenever that changes.
+type Report struct {
+	// Certificates are those of no use, by key, with what is wrong.
+	Certificates map[string]string `json:"certificates,omitempty"`
+}
+
+// hello is what a proxy says first. The descriptors of the sockets that it holds, from
+// an earlier agent, are in the same frame.
+type hello struct {
+	Version int      `json:"version"`
+	Holds   []Socket `json:"holds,omitempty"`
+}

@@ -1,0 +1,155 @@
+package process
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"wayleave.dev/proxy"
+	"wayleave.dev/proxy/server"
+)
+
+// Bounds of labels: a host of the table has its own, up to as many; what strangers ask
+// for has none.
+const (
+	mostHosts  = 1000
+	otherHosts = "other"
+	noHost     = "none"
+	restHost   = "default"
+)
+
+// classes are the labels of a status: a class, or no answer.
+var classes = [6]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
+
+// hostCounts are one host's requests by class.
+type hostCounts [len(classes)]atomic.Uint64
+
+// metrics of a proxy. Requests cost a few atomic additions; a scrape adds up.
+type metrics struct {
+	requests  *prometheus.Desc
+	sent      *prometheus.Desc
+	conns     *prometheus.Desc
+	listeners *prometheus.Desc
+	certs     *prometheus.Desc
+	logLost   *prometheus.Desc
+	duration  prometheus.Histogram
+	failures  prometheus.Counter
+	retries   prometheus.Counter
+	refused   *prometheus.CounterVec
+	updates   prometheus.Counter
+
+	bytes atomic.Uint64
+	hosts atomic.Pointer[map[string]*hostCounts]
+	mu    sync.Mutex // for writing hosts
+
+	server *server.Server
+	pairs  *server.Certificates
+	log    *accessLog
+}
+
+func newMetrics(reg *prometheus.Registry) *metrics {
+	m := &metrics{
+		requests:  prometheus.NewDesc("wayleave_proxy_requests_total", "Requests by host of the routes and class of status.", []string{"host", "status"}, nil),
+		sent:      prometheus.NewDesc("wayleave_proxy_response_bytes_total", "Bytes of bodies that were sent to clients.", nil, nil),
+		conns:     prometheus.NewDesc("wayleave_proxy_connections", "Open connections of clients.", nil, nil),
+		listeners: prometheus.NewDesc("wayleave_proxy_listeners", "Sockets that are listened on.", nil, nil),
+		certs:     prometheus.NewDesc("wayleave_proxy_certificates", "Certificates by whether they are of use.", []string{"state"}, nil),
+		logLost:   prometheus.NewDesc("wayleave_proxy_access_log_lost_total", "Lines of the access log that could not be written.", nil, nil),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "wayleave_proxy_request_duration_seconds", Help: "From a request's head to the end of its response.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_proxy_upstream_failures_total", Help: "Requests that ended with an error of an endpoint, or of the way to it."}),
+		retries:  prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_proxy_upstream_retries_total", Help: "Tries at a further endpoint."}),
+		refused:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "wayleave_proxy_refused_total", Help: "Connections and requests that were not served, by reason."}, []string{"reason"}),
+		updates:  prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_proxy_updates_total", Help: "Changes that the agent told."}),
+	}
+	m.hosts.Store(&map[string]*hostCounts{})
+	reg.MustRegister(m, m.duration, m.failures, m.retries, m.refused, m.updates, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// observe counts a request.
+func (m *metrics) observe(r *proxy.Record) {
+	name := noHost
+	if r.Host != nil {
+		if name = r.Host.Name; name == "" {
+			name = restHost
+		}
+	}
+	class := r.Status / 100
+	if class < 0 || class >= len(classes) {
+		class = 0
+	}
+	m.host(name)[class].Add(1)
+	m.duration.Observe(r.Took.Seconds())
+	if r.Sent > 0 {
+		m.bytes.Add(uint64(r.Sent))
+	}
+	if r.Tries > 1 {
+		m.retries.Add(float64(r.Tries - 1))
+	}
+	if r.Err != nil && r.Endpoint.IsValid() {
+		m.failures.Inc()
+	}
+}
+
+func (m *metrics) host(name string) *hostCounts {
+	if c := (*m.hosts.Load())[name]; c != nil {
+		return c
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := *m.hosts.Load()
+	if len(now) >= mostHosts && name != otherHosts {
+		if now[name] == nil {
+			name = otherHosts
+		}
+	}
+	if c := now[name]; c != nil {
+		return c
+	}
+	next := make(map[string]*hostCounts, len(now)+1)
+	for k, v := range now {
+		next[k] = v
+	}
+	c := &hostCounts{}
+	next[name] = c
+	m.hosts.Store(&next)
+	return c
+}
+
+func (m *metrics) refuse(why server.Refusal) { m.refused.WithLabelValues(string(why)).Inc() }
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{m.requests, m.sent, m.conns, m.listeners, m.certs, m.logLost} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	for name, c := range *m.hosts.Load() {
+		for i := range c {
+			if n := c[i].Load(); n > 0 {
+				ch <- prometheus.MustNewConstMetric(m.requests, prometheus.CounterValue, float64(n), name, classes[i])
+			}
+		}
+	}
+	ch <- prometheus.MustNewConstMetric(m.sent, prometheus.CounterValue, float64(m.bytes.Load()))
+	ch <- prometheus.MustNewConstMetric(m.conns, prometheus.GaugeValue, float64(m.server.Conns()))
+	ch <- prometheus.MustNewConstMetric(m.listeners, prometheus.GaugeValue, float64(m.server.Listening()))
+	ch <- prometheus.MustNewConstMetric(m.certs, prometheus.GaugeValue, float64(m.pairs.Len()), "good")
+	ch <- prometheus.MustNewConstMetric(m.certs, prometheus.GaugeValue, float64(len(m.pairs.Problems())), "bad")
+	ch <- prometheus.MustNewConstMetric(m.logLost, prometheus.CounterValue, float64(m.log.lost.Load()))
+}
+
+// observer is what the proxy tells of each request.
+func (m *metrics) observer(log *accessLog) func(*proxy.Record) {
+	return func(r *proxy.Record) {
+		m.observe(r)
+		log.add(r, time.Now())
+	}
+}

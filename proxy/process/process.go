@@ -1,0 +1,277 @@
+// Package process is the proxy as a process of its own: it follows the agent, serves, and
+// says how it is.
+//
+// Invariants:
+//   - Nothing is written to a disk: what it knows, it has from an agent, and keeps when
+//     that goes away.
+//   - What an update brings is in force at once, each part before what needs it.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"wayleave.dev/proxy"
+	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/h1"
+	"wayleave.dev/proxy/server"
+	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/upstream"
+)
+
+// Config is what the process is started with.
+type Config struct {
+	// Socket is the agent's.
+	Socket string
+	// HealthSocket serves /readyz, /livez and /metrics.
+	HealthSocket string
+	// AccessLog gets a line of JSON for each request when the agent says so.
+	AccessLog io.Writer
+	Log       *slog.Logger
+}
+
+// Defaults of settings that the agent leaves at zero. With as many connections, each with
+// its buffers and a TLS state, the process stays within its 512 MiB.
+const (
+	defaultDrain     = 30 * time.Second
+	defaultConns     = 8192
+	defaultPerClient = 1024
+	defaultConnect   = 5 * time.Second
+	defaultTimeout   = 60 * time.Second
+	defaultTries     = 3
+	// idleDrain is how long idle connections are read from at the end.
+	idleDrain = 2 * time.Second
+)
+
+// state is the running process.
+type state struct {
+	Config
+	proxy     *proxy.Proxy
+	server    *server.Server
+	certs     *server.Certificates
+	upstreams *upstream.Set
+	access    *accessLog
+	metrics   *metrics
+	hosts     map[string]*table.Host
+
+	configured, known bool
+	drain             time.Duration
+	ready             chan struct{}
+	// idle says that no socket is wanted: Ingress is off.
+	idle bool
+}
+
+// Run serves until ctx ends, then answers what it has taken, for as long as the settings
+// let it.
+func Run(ctx context.Context, c Config) error {
+	reg := prometheus.NewRegistry()
+	s, err := newState(c, reg)
+	if err != nil {
+		return err
+	}
+	over := make(chan struct{})
+	logged := make(chan struct{})
+	go func() {
+		defer close(logged)
+		s.access.run(over)
+	}()
+	defer func() {
+		close(over)
+		<-logged
+	}()
+	health, err := s.health(reg)
+	if err != nil {
+		return err
+	}
+	defer health.Close()
+	client := &feed.Client{Socket: c.Socket, Holds: s.server.Sockets, Take: s.take, Log: c.Log}
+	err = client.Run(ctx)
+	s.end()
+	return err
+}
+
+func newState(c Config, reg *prometheus.Registry) (*state, error) {
+	certs, err := server.NewCertificates()
+	if err != nil {
+		return nil, err
+	}
+	s := &state{Config: c, certs: certs, upstreams: upstream.NewSet(upstream.Defaults()), access: newAccessLog(c.AccessLog), metrics: newMetrics(reg),
+		hosts: map[string]*table.Host{}, drain: defaultDrain, ready: make(chan struct{})}
+	s.proxy = &proxy.Proxy{Upstreams: s.upstreams, Timeouts: proxy.Timeouts{Connect: defaultConnect, Send: defaultTimeout, Read: defaultTimeout},
+		Tries: defaultTries, Observe: s.metrics.observer(s.access), Log: c.Log}
+	s.server = server.New(server.Options{Certificates: certs, Handle: s.proxy.Handle, HTTP1: h1.DefaultLimits(), Refused: s.metrics.refuse, Log: c.Log})
+	s.metrics.server, s.metrics.pairs, s.metrics.log = s.server, certs, s.access
+	return s, nil
+}
+
+// end takes no more connections, and waits for those that are there.
+func (s *state) end() {
+	s.Log.Info("draining", "connections", s.server.Conns(), "for", s.drain)
+	ctx, cancel := context.WithTimeout(context.Background(), s.drain)
+	defer cancel()
+	s.server.Drain(ctx, min(idleDrain, s.drain/2))
+}
+
+// take puts an update into force.
+func (s *state) take(u *feed.Update, files []*os.File) feed.Report {
+	s.metrics.updates.Inc()
+	if u.Settings != nil {
+		s.configure(u.Settings)
+	}
+	s.set(u)
+	s.swap(u)
+	s.drop(u)
+	if u.Listen != nil {
+		s.listen(u.Listen, files)
+	}
+	s.isReady()
+	return feed.Report{Certificates: s.certs.Problems()}
+}
+
+// set puts what hosts name into force.
+func (s *state) set(u *feed.Update) {
+	if d := u.Backends; d != nil && len(d.Set) > 0 {
+		some := make(map[string]*table.Backend, len(d.Set))
+		for k, b := range d.Set {
+			some[k] = &b
+		}
+		s.upstreams.Change(some)
+	}
+	if d := u.Certificates; d != nil && len(d.Set) > 0 {
+		s.certs.Set(d.Set)
+	}
+}
+
+// swap puts hosts into force, all of an update at once.
+func (s *state) swap(u *feed.Update) {
+	d := u.Hosts
+	if d == nil {
+		return
+	}
+	next := s.hosts
+	if d.Whole {
+		next = make(map[string]*table.Host, len(d.Set))
+	}
+	for k, h := range d.Set {
+		next[k] = &h
+	}
+	for _, k := range d.Deleted {
+		delete(next, k)
+	}
+	s.hosts, s.known = next, true
+	t := table.Make(s.proxy.Table(), next)
+	s.certs.SetTable(t)
+	s.proxy.SetTable(t)
+}
+
+// drop takes away what hosts name no more.
+func (s *state) drop(u *feed.Update) {
+	if d := u.Backends; d != nil {
+		if d.Whole {
+			all := make(map[string]*table.Backend, len(d.Set))
+			for k, b := range d.Set {
+				all[k] = &b
+			}
+			s.upstreams.Replace(all)
+		} else if len(d.Deleted) > 0 {
+			gone := make(map[string]*table.Backend, len(d.Deleted))
+			for _, k := range d.Deleted {
+				gone[k] = nil
+			}
+			s.upstreams.Change(gone)
+		}
+	}
+	if d := u.Certificates; d != nil {
+		if d.Whole {
+			s.certs.Replace(d.Set)
+		}
+		s.certs.Delete(d.Deleted)
+	}
+}
+
+// listen takes the sockets that were passed, and leaves those that are not wanted.
+func (s *state) listen(l *feed.Listening, files []*os.File) {
+	for i, k := range l.Passed {
+		if i >= len(files) {
+			break
+		}
+		if err := s.server.Listen(k, files[i]); err != nil {
+			s.Log.Error("a passed socket is of no use", "socket", k, "err", err)
+		}
+	}
+	s.server.Keep(l.All)
+	s.idle = len(l.All) == 0
+}
+
+func (s *state) configure(c *feed.Settings) {
+	s.configured = true
+	s.access.on.Store(c.AccessLog)
+	s.certs.SetDefault(c.DefaultCertificate)
+	s.drain = or(c.Drain, defaultDrain)
+	perClient := or(c.ConnectionsPerClient, defaultPerClient)
+	s.server.SetLimits(server.Limits{Connections: or(c.Connections, defaultConns), PerClient: max(perClient, 0), ProxyProtocol: c.ProxyProtocol})
+	s.proxy.Configure(proxy.Settings{
+		Timeouts: proxy.Timeouts{Connect: or(c.Connect, defaultConnect), Send: or(c.Send, defaultTimeout), Read: or(c.Read, defaultTimeout)},
+		Tries:    or(c.Tries, defaultTries), Trusted: slices.Clone(c.Trusted)})
+}
+
+func or[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+// isReady says so once there are routes and a socket, or nothing to listen on is wanted.
+func (s *state) isReady() {
+	if !s.configured || !s.known || s.server.Listening() == 0 && !s.idle {
+		return
+	}
+	select {
+	case <-s.ready:
+	default:
+		close(s.ready)
+		s.Log.Info("serving", "hosts", len(s.hosts), "sockets", s.server.Listening())
+	}
+}
+
+// health serves the probes and the metrics.
+func (s *state) health(reg *prometheus.Registry) (*http.Server, error) {
+	if err := os.Remove(s.HealthSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("health socket: %w", err)
+	}
+	l, err := net.Listen("unix", s.HealthSocket)
+	if err != nil {
+		return nil, fmt.Errorf("health socket: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case <-s.ready:
+			_, _ = io.WriteString(w, "ok\n")
+		default:
+			http.Error(w, "no routes or no socket yet", http.StatusServiceUnavailable)
+		}
+	})
+	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			s.Log.Error("health socket", "err", err)
+		}
+	}()
+	return srv, nil
+}

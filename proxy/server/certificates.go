@@ -1,0 +1,218 @@
+package server
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"wayleave.dev/proxy/table"
+)
+
+// Certificates are those that handshakes choose from. Its methods may be called
+// concurrently.
+type Certificates struct {
+	// made is the certificate for names that nobody gave one for.
+	made    *tls.Certificate
+	parsed  atomic.Pointer[map[string]*tls.Certificate]
+	table   atomic.Pointer[table.Table]
+	general atomic.Pointer[string] // key of the default certificate
+
+	mu       sync.Mutex
+	problems map[string]string
+}
+
+// NewCertificates makes an empty set, with a self-signed certificate for all names that
+// have none.
+func NewCertificates() (*Certificates, error) {
+	made, err := selfSigned()
+	if err != nil {
+		return nil, fmt.Errorf("default certificate: %w", err)
+	}
+	c := &Certificates{made: made, problems: map[string]string{}}
+	c.parsed.Store(&map[string]*tls.Certificate{})
+	none := ""
+	c.general.Store(&none)
+	return c, nil
+}
+
+// selfSigned makes a certificate that is valid for no name, for clients that do not look.
+func selfSigned() (*tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return nil, err
+	}
+	t := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{Organization: []string{"Wayleave"}, CommonName: "Wayleave Ingress default certificate"},
+		DNSNames: []string{"ingress.invalid"}, NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().AddDate(10, 0, 0),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+}
+
+// ParseCertificate reads a pair as the proxy uses it. An error says what is wrong with
+// it, in words for the Secret's owner. One that has expired is of use all the same:
+// clients say so.
+func ParseCertificate(c table.Certificate) (*tls.Certificate, error) {
+	switch {
+	case len(c.Chain) == 0:
+		return nil, errors.New("tls.crt is empty")
+	case len(c.Priv) == 0:
+		return nil, errors.New("tls.key is empty")
+	}
+	pair, err := tls.X509KeyPair(c.Chain, c.Priv)
+	if err != nil {
+		return nil, fmt.Errorf("tls.crt and tls.key: %w", err)
+	}
+	if pair.Leaf == nil {
+		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
+			return nil, fmt.Errorf("tls.crt: %w", err)
+		}
+	}
+	return &pair, nil
+}
+
+// Set changes certificates. Where one is of no use, the last good one of its key is kept.
+func (c *Certificates) Set(some map[string]table.Certificate) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.replace(maps.Clone(*c.parsed.Load()), some)
+}
+
+// Replace makes these all certificates. Good ones of keys that are still there are kept
+// where the new one is of no use.
+func (c *Certificates) Replace(all map[string]table.Certificate) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := maps.Clone(*c.parsed.Load())
+	gone := func(k string) bool { _, ok := all[k]; return !ok }
+	maps.DeleteFunc(next, func(k string, _ *tls.Certificate) bool { return gone(k) })
+	maps.DeleteFunc(c.problems, func(k, _ string) bool { return gone(k) })
+	c.replace(next, all)
+}
+
+func (c *Certificates) replace(next map[string]*tls.Certificate, some map[string]table.Certificate) {
+	for k, raw := range some {
+		pair, err := ParseCertificate(raw)
+		if err != nil {
+			c.problems[k] = err.Error()
+			continue
+		}
+		delete(c.problems, k)
+		next[k] = pair
+	}
+	c.parsed.Store(&next)
+}
+
+// Delete takes certificates away.
+func (c *Certificates) Delete(keys []string) {
+	if len(keys) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := maps.Clone(*c.parsed.Load())
+	for _, k := range keys {
+		delete(next, k)
+		delete(c.problems, k)
+	}
+	c.parsed.Store(&next)
+}
+
+// SetTable swaps the hosts, which say whose certificate is which.
+func (c *Certificates) SetTable(t *table.Table) { c.table.Store(t) }
+
+// SetDefault says which certificate is for names that no host has; empty for a
+// self-signed one.
+func (c *Certificates) SetDefault(key string) { c.general.Store(&key) }
+
+// Problems are the keys whose last certificate is of no use, with why.
+func (c *Certificates) Problems() map[string]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.problems)
+}
+
+// Len is the number of certificates of use.
+func (c *Certificates) Len() int { return len(*c.parsed.Load()) }
+
+// For returns the certificate for a name as a client sent it. It is never another host's:
+// a host whose own is missing has the default one.
+func (c *Certificates) For(name string) *tls.Certificate {
+	var scratch [256]byte
+	lower := append(scratch[:0], name...)
+	lower = table.Name(lower, lower)
+	parsed := *c.parsed.Load()
+	own, wild, rest, known := c.table.Load().CertificateOf(lower)
+	switch {
+	case own != "":
+		if p := parsed[own]; p != nil {
+			return p
+		}
+	case known:
+		if p := covering(parsed[wild], lower); p != nil {
+			return p
+		}
+		if p := covering(parsed[rest], lower); p != nil {
+			return p
+		}
+	case rest != "":
+		if p := parsed[rest]; p != nil {
+			return p
+		}
+	}
+	if p := parsed[*c.general.Load()]; p != nil {
+		return p
+	}
+	return c.made
+}
+
+// covering is the certificate if it is valid for the name.
+func covering(p *tls.Certificate, name []byte) *tls.Certificate {
+	if p == nil || p.Leaf.VerifyHostname(string(name)) != nil {
+		return nil
+	}
+	return p
+}
+
+// Covers says whether a client that asked for one name in its handshake may send requests
+// for another host on the same connection: its certificate is valid for that too.
+func (c *Certificates) Covers(name string, host []byte) bool {
+	h := table.Name(host, nil)
+	n := table.Name([]byte(name), nil)
+	if name == "" || string(h) == string(n) {
+		return true
+	}
+	return c.For(name).Leaf.VerifyHostname(string(h)) == nil
+}
+
+// config is for all handshakes. Its ticket keys are made by crypto/tls, and changed each
+// day.
+func (c *Certificates) config() *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{"h2", "http/1.1"},
+		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return c.For(h.ServerName), nil },
+	}
+}

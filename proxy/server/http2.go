@@ -1,0 +1,104 @@
+package server
+
+//lint:file-ignore SA1019 the server of net/http, which is to take the place of that of
+// x/net, cannot be given a connection, and closes idle ones at a shutdown before they saw
+// GOAWAY.
+
+import (
+	"context"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"wayleave.dev/proxy/h1"
+)
+
+// Bounds of an HTTP/2 connection. The server of x/net bounds what is queued besides: a
+// client that resets streams faster than they end (CVE-2023-44487) waits, or is closed,
+// as one that floods with SETTINGS or PING is.
+const (
+	maxStreams   = 128
+	streamWindow = 256 << 10
+	connWindow   = 1 << 20
+	frameSize    = 16 << 10
+	// pingAfter a silence a client is asked whether it is there.
+	pingAfter   = 60 * time.Second
+	pingTimeout = 15 * time.Second
+)
+
+// streamTimes bound waiting for a client.
+type streamTimes struct{ read, write time.Duration }
+
+// http2Server serves HTTP/2 connections.
+type http2Server struct {
+	s     *Server
+	times streamTimes
+	srv   *http2.Server
+	// config bounds heads, and its Shutdown sends GOAWAY.
+	config *http.Server
+}
+
+func newHTTP2(s *Server, lim h1.Limits) *http2Server {
+	h := &http2Server{s: s, times: streamTimes{lim.Body, lim.Write},
+		config: &http.Server{MaxHeaderBytes: lim.Head, ErrorLog: log.New(io.Discard, "", 0)}}
+	h.srv = &http2.Server{MaxConcurrentStreams: maxStreams, MaxUploadBufferPerStream: streamWindow, MaxUploadBufferPerConnection: connWindow,
+		MaxReadFrameSize: frameSize, IdleTimeout: lim.Idle, ReadIdleTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: lim.Write}
+	if err := http2.ConfigureServer(h.config, h.srv); err != nil {
+		panic(err) // for cipher suites, of which none are named
+	}
+	return h
+}
+
+// drain tells all clients to go away: streams that they opened are answered.
+func (h *http2Server) drain() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // there is nothing to wait for
+	_ = h.config.Shutdown(ctx)
+}
+
+// serve is one connection until its end.
+func (h *http2Server) serve(c net.Conn) {
+	local := addrPort(c.LocalAddr())
+	h.srv.ServeConn(c, &http2.ServeConnOpts{Context: h.s.base, BaseConfig: h.config, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.handle(w, r, local)
+	})})
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return netip.AddrPortFrom(t.AddrPort().Addr().Unmap(), t.AddrPort().Port())
+	}
+	return netip.AddrPort{}
+}
+
+// handle answers one request.
+func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, local netip.AddrPort) {
+	switch {
+	case r.Method == http.MethodConnect:
+		h.s.refused(MalformedMessage)
+		http.Error(w, "501 Not Implemented", http.StatusNotImplemented)
+		return
+	case r.TLS != nil && !h.s.certs.Covers(r.TLS.ServerName, []byte(r.Host)):
+		// A client that shares a connection for two names must have seen a certificate
+		// for both; this one asks again by a connection of its own (RFC 9110, 15.5.20).
+		h.s.refused(MisdirectedHost)
+		http.Error(w, "421 Misdirected Request", http.StatusMisdirectedRequest)
+		return
+	}
+	d, err := newStream(w, r, local, h.times)
+	if err != nil {
+		h.s.refused(MalformedMessage)
+		http.Error(w, "400 Bad Request", http.StatusBadRequest)
+		return
+	}
+	defer d.stop()
+	h.s.handle(r.Context(), d)
+	if d.broken() {
+		panic(http.ErrAbortHandler) // resets the stream
+	}
+}

@@ -1,0 +1,387 @@
+// Package server takes connections of strangers and makes exchanges of them: PROXY
+// headers, TLS with the certificate of the name, HTTP/1.1 and HTTP/2.
+//
+// Invariants:
+//   - A handshake gets the certificate of the host that it names, or one that is nobody's.
+//   - What one client can hold is bounded: connections, streams, bytes of heads, time.
+//   - Whoever ends takes no more, and answers what it took.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/h1"
+	"wayleave.dev/proxy/message"
+)
+
+// Limits are those on connections. Zero is none.
+type Limits struct {
+	// Connections in all, and of one client: an IPv4 address, or the /64 of an IPv6 one.
+	Connections, PerClient int
+	// ProxyProtocol are who must send a PROXY header first.
+	ProxyProtocol []netip.Prefix
+}
+
+// handshakeTime bounds a PROXY header, and a handshake.
+const handshakeTime = 10 * time.Second
+
+// Refusal is why a connection or request was not served.
+type Refusal string
+
+// The refusals.
+const (
+	TooMany          Refusal = "connections"
+	TooManyOfClient  Refusal = "connections-per-client"
+	BadProxyHeader   Refusal = "proxy-header"
+	BadHandshake     Refusal = "handshake"
+	BadRequest       Refusal = "bad-request"
+	BadPreface       Refusal = "preface"
+	MisdirectedHost  Refusal = "misdirected"
+	MalformedMessage Refusal = "malformed"
+)
+
+// Server takes connections from its listeners. Make it with New; its methods may be
+// called concurrently.
+type Server struct {
+	certs  *Certificates
+	tls    *tls.Config
+	handle func(context.Context, message.Downstream)
+	log    *slog.Logger
+	h1     *h1.Server
+	h2     *http2Server
+	// refused is told of what is not served.
+	refused func(Refusal)
+
+	limits atomic.Pointer[Limits]
+	counts counts
+	base   context.Context
+	stop   context.CancelFunc
+
+	mu        sync.Mutex
+	listeners map[feed.Socket]*net.TCPListener
+	conns     map[net.Conn]struct{}
+	draining  bool
+	empty     chan struct{} // closed when draining and no connection is left
+}
+
+// Options of a Server.
+type Options struct {
+	Certificates *Certificates
+	// Handle answers exchanges.
+	Handle func(context.Context, message.Downstream)
+	// HTTP1 are the limits of HTTP/1.1, from which those of HTTP/2 are taken too.
+	HTTP1 h1.Limits
+	// Refused is told of what is not served; may be nil.
+	Refused func(Refusal)
+	Log     *slog.Logger
+}
+
+// New makes a server without listeners.
+func New(o Options) *Server {
+	s := &Server{certs: o.Certificates, tls: o.Certificates.config(), handle: o.Handle, log: o.Log, refused: o.Refused,
+		listeners: map[feed.Socket]*net.TCPListener{}, conns: map[net.Conn]struct{}{}, empty: make(chan struct{})}
+	if s.refused == nil {
+		s.refused = func(Refusal) {}
+	}
+	s.base, s.stop = context.WithCancel(context.Background())
+	s.limits.Store(&Limits{})
+	s.h1 = &h1.Server{Limits: o.HTTP1, Handle: o.Handle, Refused: func(netip.AddrPort, *h1.Error) { s.refused(BadRequest) }}
+	s.h2 = newHTTP2(s, o.HTTP1)
+	return s
+}
+
+// SetLimits replaces the limits, for connections that come.
+func (s *Server) SetLimits(l Limits) { s.limits.Store(&l) }
+
+// Listen takes connections from a listening socket, whose descriptor stays the caller's.
+func (s *Server) Listen(k feed.Socket, f *os.File) error {
+	l, err := net.FileListener(f)
+	if err != nil {
+		return err
+	}
+	t, ok := l.(*net.TCPListener)
+	if !ok {
+		return errors.Join(errors.New("not a TCP socket"), l.Close())
+	}
+	s.mu.Lock()
+	if s.draining || s.listeners[k] != nil {
+		s.mu.Unlock()
+		return t.Close()
+	}
+	s.listeners[k] = t
+	s.mu.Unlock()
+	go s.accept(k, t)
+	return nil
+}
+
+// Keep stops to listen on sockets that are not in the list.
+func (s *Server) Keep(list []feed.Socket) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, l := range s.listeners {
+		if !slices.Contains(list, k) {
+			_ = l.Close()
+			delete(s.listeners, k)
+		}
+	}
+}
+
+// Sockets are those that it listens on, with copies of their descriptors.
+func (s *Server) Sockets() (list []feed.Socket, files []*os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, l := range s.listeners {
+		f, err := l.File()
+		if err != nil {
+			s.log.Warn("could not copy a socket", "socket", k, "err", err)
+			continue
+		}
+		list, files = append(list, k), append(files, f)
+	}
+	return list, files
+}
+
+// Listening is the number of sockets that it listens on.
+func (s *Server) Listening() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.listeners)
+}
+
+// Conns is the number of open connections.
+func (s *Server) Conns() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// accept takes connections until the listener is closed.
+func (s *Server) accept(k feed.Socket, l *net.TCPListener) {
+	for {
+		c, err := l.AcceptTCP()
+		if err == nil {
+			if s.enter(c) {
+				go s.serve(k, c)
+			}
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.ENOBUFS) {
+			s.refused(TooMany)
+			select { // those that wait come when others have gone
+			case <-time.After(10 * time.Millisecond):
+			case <-s.base.Done():
+				return
+			}
+			continue
+		}
+		if !errors.Is(err, syscall.ECONNABORTED) {
+			s.log.Warn("accept", "socket", k, "err", err)
+		}
+	}
+}
+
+// enter counts a connection in, or closes it.
+func (s *Server) enter(c *net.TCPConn) bool {
+	if !s.counts.enter(s.limits.Load().Connections) {
+		s.refused(TooMany)
+		_ = c.SetLinger(0) // no memory of it is kept
+		_ = c.Close()
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[c] = struct{}{}
+	return true
+}
+
+// leave counts it out.
+func (s *Server) leave(c *net.TCPConn) {
+	s.counts.leave()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	s.left()
+}
+
+// left notices that a server that drains has no connection any more; s.mu is held.
+func (s *Server) left() {
+	if !s.draining || len(s.conns) > 0 {
+		return
+	}
+	select {
+	case <-s.empty:
+	default:
+		close(s.empty)
+	}
+}
+
+// serve is one connection from begin to end.
+func (s *Server) serve(k feed.Socket, t *net.TCPConn) {
+	defer s.leave(t)
+	defer t.Close()
+	lim := s.limits.Load()
+	c := net.Conn(t)
+	client := address(c.RemoteAddr())
+	if slices.ContainsFunc(lim.ProxyProtocol, func(p netip.Prefix) bool { return p.Contains(client) }) {
+		_ = t.SetDeadline(time.Now().Add(handshakeTime))
+		var err error
+		if c, err = readProxyHeader(t); err != nil {
+			s.refused(BadProxyHeader)
+			s.log.Debug("connection refused", "client", client, "err", err)
+			return
+		}
+		_ = t.SetDeadline(time.Time{})
+		client = address(c.RemoteAddr())
+	}
+	client = whose(client)
+	if !s.counts.enterClient(client, lim.PerClient) {
+		s.refused(TooManyOfClient)
+		_ = t.SetLinger(0)
+		return
+	}
+	defer s.counts.leaveClient(client)
+	if k.TLS {
+		s.encrypted(c)
+		return
+	}
+	s.plain(c)
+}
+
+// address is that of a connection's end.
+func address(a net.Addr) netip.Addr {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// encrypted serves after a handshake, which says what is spoken.
+func (s *Server) encrypted(c net.Conn) {
+	t := tls.Server(c, s.tls)
+	ctx, cancel := context.WithTimeout(s.base, handshakeTime)
+	err := t.HandshakeContext(ctx)
+	cancel()
+	if err != nil {
+		s.refused(BadHandshake)
+		s.log.Debug("handshake failed", "client", c.RemoteAddr(), "err", err)
+		var plain tls.RecordHeaderError
+		if errors.As(err, &plain) && plain.Conn != nil && looksLikeHTTP(plain.RecordHeader) {
+			_ = c.SetDeadline(time.Now().Add(time.Second))
+			_, _ = c.Write([]byte(plainToTLS))
+		}
+		return
+	}
+	if t.ConnectionState().NegotiatedProtocol == "h2" {
+		s.h2.serve(t)
+		return
+	}
+	s.h1.Serve(s.base, t, nil, true)
+}
+
+// plainToTLS answers who speaks HTTP where TLS is spoken.
+const plainToTLS = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 48\r\nConnection: close\r\n\r\n400 this port speaks HTTPS; HTTP was sent to it\n"
+
+func looksLikeHTTP(b [5]byte) bool {
+	for _, c := range b {
+		if (c < 'A' || c > 'Z') && c != ' ' && c != '/' {
+			return false
+		}
+	}
+	return true
+}
+
+// preface begins an HTTP/2 connection with prior knowledge.
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// plain serves HTTP/1.1, or HTTP/2 to who begins with its preface.
+func (s *Server) plain(c net.Conn) {
+	buf := make([]byte, 4<<10)
+	n := 0
+	if idle := s.h1.Limits.Idle; idle > 0 {
+		_ = c.SetReadDeadline(time.Now().Add(idle))
+	}
+	for {
+		m, err := c.Read(buf[n:])
+		first := n == 0
+		n += m
+		same := min(n, len(preface))
+		if m > 0 && string(buf[:same]) != preface[:same] {
+			s.h1.Serve(s.base, c, buf[:n], false)
+			return
+		}
+		if n >= len(preface) {
+			_ = c.SetReadDeadline(time.Time{})
+			s.h2.serve(&readFirst{Conn: c, first: buf[:n]})
+			return
+		}
+		if err != nil {
+			if n > 0 {
+				s.refused(BadPreface)
+			}
+			return
+		}
+		if head := s.h1.Limits.HeadTime; first && head > 0 {
+			_ = c.SetReadDeadline(time.Now().Add(head))
+		}
+	}
+}
+
+// readFirst is a connection with what was read ahead.
+type readFirst struct {
+	net.Conn
+	first []byte
+}
+
+// Read gives what was read ahead, then what comes.
+func (r *readFirst) Read(p []byte) (int, error) {
+	if len(r.first) > 0 {
+		n := copy(p, r.first)
+		if r.first = r.first[n:]; len(r.first) == 0 {
+			r.first = nil
+		}
+		return n, nil
+	}
+	return r.Conn.Read(p)
+}
+
+// Drain takes no more connections, has those that are there end after what they do, and
+// returns when none is left. When ctx ends before, the rest is closed. idle is how long
+// connections without an exchange are still read from: their next request may be on the
+// way.
+func (s *Server) Drain(ctx context.Context, idle time.Duration) {
+	s.mu.Lock()
+	for k, l := range s.listeners {
+		_ = l.Close()
+		delete(s.listeners, k)
+	}
+	s.draining = true
+	s.left()
+	s.mu.Unlock()
+	s.h2.drain()
+	s.h1.Drain(idle)
+	select {
+	case <-s.empty:
+	case <-ctx.Done():
+	}
+	s.stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		_ = c.Close()
+	}
+}

@@ -1,0 +1,265 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"wayleave.dev/proxy/message"
+)
+
+// stream is an exchange of an HTTP/2 connection as the proxy handles exchanges.
+type stream struct {
+	w    http.ResponseWriter
+	r    *http.Request
+	rc   *http.ResponseController
+	req  message.Request
+	body io.ReadCloser
+	// limits of waiting for the client, 0 for none.
+	readTime, writeTime   time.Duration
+	readTimer, writeTimer *time.Timer
+
+	trailers  message.Fields
+	ended     bool // the request's body was read to its end
+	responded bool
+	finished  bool
+	headless  bool
+	left      int64
+	aborted   atomic.Bool
+}
+
+var _ message.Downstream = (*stream)(nil)
+
+// errMalformed are requests that HTTP/2 can carry and HTTP/1.1 cannot: sent on, they
+// could become two (RFC 9113, 10.3).
+var errMalformed = errors.New("a method, path, host or length that is not allowed")
+
+// newStream makes an exchange of a request.
+func newStream(w http.ResponseWriter, r *http.Request, local netip.AddrPort, lim streamTimes) (*stream, error) {
+	s := &stream{w: w, r: r, body: r.Body, rc: http.NewResponseController(w), readTime: lim.read, writeTime: lim.write}
+	client, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return nil, err
+	}
+	s.req = message.Request{
+		Method: []byte(r.Method), Target: []byte(r.RequestURI), Host: []byte(r.Host), Length: r.ContentLength,
+		Version: message.HTTP2, TLS: r.TLS != nil, Client: netip.AddrPortFrom(client.Addr().Unmap(), client.Port()), Local: local,
+	}
+	if !sendable(&s.req) || !lengthIs(r.Header["Content-Length"], r.ContentLength) {
+		return nil, errMalformed
+	}
+	s.req.Fields = message.FieldsOf(r.Header)
+	_, s.req.Trailers = r.Header["Te"] // its only value in HTTP/2
+	if len(r.Trailer) > 0 {            // taken out by the server
+		var names []byte
+		for n := range r.Trailer {
+			if len(names) > 0 {
+				names = append(names, ", "...)
+			}
+			names = append(names, n...)
+		}
+		s.req.Fields = append(s.req.Fields, message.Field{Name: []byte("Trailer"), Value: names})
+	}
+	s.ended = r.ContentLength == 0
+	return s, nil
+}
+
+// lengthIs says whether a Content-Length, if there is one, is the length that the server
+// took the body for (RFC 9113, 8.1.1).
+func lengthIs(fields []string, length int64) bool {
+	switch len(fields) {
+	case 0:
+		return true
+	case 1:
+		n, err := strconv.ParseUint(fields[0], 10, 63)
+		return err == nil && int64(n) == length
+	}
+	return false
+}
+
+// sendable says whether the parts of a request line are what HTTP/1.1 can have.
+func sendable(r *message.Request) bool {
+	if !httpguts.ValidHeaderFieldName(string(r.Method)) || len(r.Target) == 0 {
+		return false
+	}
+	if r.Target[0] != '/' && string(r.Target) != "*" {
+		return false
+	}
+	for _, c := range r.Target {
+		if c <= ' ' || c == 0x7f || c == '#' {
+			return false
+		}
+	}
+	for _, c := range r.Host {
+		if c <= ' ' || c >= 0x7f || c == '/' || c == '@' || c == '?' || c == '#' || c == '\\' || c == ',' {
+			return false
+		}
+	}
+	return true
+}
+
+// Request implements message.Downstream.
+func (s *stream) Request() *message.Request { return &s.req }
+
+// Read implements message.Downstream. The server asks a client that waits for it to go
+// on.
+func (s *stream) Read(p []byte) (int, error) {
+	if s.ended {
+		return 0, io.EOF
+	}
+	if s.readTime > 0 {
+		if s.readTimer == nil {
+			s.readTimer = time.AfterFunc(s.readTime, func() { _ = s.rc.SetReadDeadline(time.Unix(1, 0)) })
+		} else {
+			s.readTimer.Reset(s.readTime)
+		}
+		defer s.readTimer.Stop()
+	}
+	n, err := s.body.Read(p)
+	if err == io.EOF {
+		s.ended = true
+		s.trailers = message.FieldsOf(s.r.Trailer)
+	}
+	return n, err
+}
+
+// Patient has Read wait for as long as the exchange goes on: who reads bounds that.
+func (s *stream) Patient() { s.readTime = 0 }
+
+// Buffered implements message.Downstream; it is not known.
+func (s *stream) Buffered() int { return 0 }
+
+// Ready implements message.Downstream.
+func (s *stream) Ready() bool { return s.ended }
+
+// Watch implements message.Downstream.
+func (s *stream) Watch(gone func()) (stop func()) {
+	end := context.AfterFunc(s.r.Context(), gone)
+	return func() { end() }
+}
+
+// Trailers implements message.Downstream.
+func (s *stream) Trailers() message.Fields { return s.trailers }
+
+// Responded implements message.Downstream.
+func (s *stream) Responded() bool { return s.responded }
+
+var errSecond = errors.New("HTTP/2: a second response")
+
+// Respond implements message.Downstream.
+func (s *stream) Respond(r *message.Response) error {
+	if s.responded {
+		return errSecond
+	}
+	h := s.w.Header()
+	for i := range r.Fields {
+		h.Add(string(r.Fields[i].Name), string(r.Fields[i].Value))
+	}
+	if r.Status < 200 { // 103 and its like
+		s.w.WriteHeader(r.Status)
+		clear(h)
+		return nil
+	}
+	s.responded = true
+	s.headless = r.Bodyless(s.req.Method)
+	s.left = r.Length
+	if r.Length >= 0 && r.Status != http.StatusNoContent && (r.Length > 0 || !s.headless) {
+		h.Set("Content-Length", strconv.FormatInt(r.Length, 10))
+	}
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // not to be guessed
+	}
+	s.w.WriteHeader(r.Status)
+	if s.headless || r.Length == 0 {
+		return s.Finish(nil)
+	}
+	return nil
+}
+
+// Write implements message.Downstream.
+func (s *stream) Write(p []byte) (int, error) {
+	if s.headless {
+		return len(p), nil
+	}
+	if s.left >= 0 {
+		if int64(len(p)) > s.left {
+			s.Abort()
+			return 0, errors.New("HTTP/2: a body that is longer than its Content-Length")
+		}
+		s.left -= int64(len(p))
+	}
+	defer s.writing()()
+	n, err := s.w.Write(p)
+	if err != nil {
+		s.Abort()
+	}
+	return n, err
+}
+
+// writing bounds how long a client may take nothing.
+func (s *stream) writing() (done func()) {
+	if s.writeTime <= 0 {
+		return func() {}
+	}
+	if s.writeTimer == nil {
+		s.writeTimer = time.AfterFunc(s.writeTime, func() { _ = s.rc.SetWriteDeadline(time.Unix(1, 0)) })
+	} else {
+		s.writeTimer.Reset(s.writeTime)
+	}
+	return func() { s.writeTimer.Stop() }
+}
+
+// Flush implements message.Downstream.
+func (s *stream) Flush() error {
+	defer s.writing()()
+	return s.rc.Flush()
+}
+
+// Finish implements message.Downstream.
+func (s *stream) Finish(trailers message.Fields) error {
+	if s.finished {
+		return nil
+	}
+	s.finished = true
+	if !s.headless && s.left > 0 {
+		s.Abort()
+		return errors.New("HTTP/2: a body that is shorter than its Content-Length")
+	}
+	h := s.w.Header()
+	for i := range trailers {
+		name := http.TrailerPrefix + http.CanonicalHeaderKey(string(trailers[i].Name))
+		h[name] = append(h[name], string(trailers[i].Value))
+	}
+	return nil
+}
+
+// errNoSwitch: HTTP/2 has no upgrades.
+var errNoSwitch = errors.New("HTTP/2 has no 101")
+
+// Switch implements message.Downstream.
+func (s *stream) Switch(*message.Response) (io.ReadWriteCloser, error) { return nil, errNoSwitch }
+
+// StopReading implements message.Downstream.
+func (s *stream) StopReading() { _ = s.body.Close() }
+
+// Abort implements message.Downstream: the stream is reset.
+func (s *stream) Abort() { s.aborted.Store(true) }
+
+// stop ends the timers.
+func (s *stream) stop() {
+	for _, t := range []*time.Timer{s.readTimer, s.writeTimer} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+}
+
+// broken says that the client must not take what it has for whole.
+func (s *stream) broken() bool { return s.aborted.Load() || !s.responded || !s.finished }
