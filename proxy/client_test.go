@@ -281,3 +281,21 @@ func quietEndpoint(t testing.TB) (addr netip.AddrPort) {
 	}()
 	return addrOf(l)
 }
+
+// A client that ends its side with its last request gets the answer, and the end.
+func TestClientsThatEndTheirSide(t *testing.T) {
+	r := newRig(t, nil, handler(t, echo))
+	for i := range 50 {
+		c := r.dial()
+		began := time.Now()
+		c.send("GET /%d HTTP/1.1\r\nHost: a\r\n\r\n", i)
+		_ = c.Conn.(*net.TCPConn).CloseWrite()
+		if _, body := c.response("GET"); body != fmt.Sprintf("GET a /%d|127.0.0.1|", i) {
+			t.Fatal(body)
+		}
+		c.ended()
+		if took := time.Since(began); took > 5*time.Second {
+			t.Fatalf("%d: ended after %v", i, took)
+		}
+	}
+}

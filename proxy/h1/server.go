@@ -60,11 +60,15 @@ type Server struct {
 
 // serverConn is a client's connection with its only exchange.
 type serverConn struct {
-	s  *Server
-	c  net.Conn
-	rd reader
-	w  writer
-	x  exchange
+	s   *Server
+	c   net.Conn
+	ctx context.Context
+	// raw and step wait for a request (ready); raw is nil where there is no socket.
+	raw  syscall.RawConn
+	step func(fd uintptr) bool
+	rd   reader
+	w    writer
+	x    exchange
 	// idle says that no request has begun.
 	idle atomic.Bool
 	// writeUntil is the deadline that is set for writing.
@@ -75,12 +79,16 @@ type serverConn struct {
 // been read from it already.
 func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool) {
 	s.init()
-	k := &serverConn{s: s, c: c, rd: reader{c: c, from: s.blocks, limit: s.Limits.Head, headTime: s.Limits.HeadTime}, w: writer{c: c, from: s.buffers}}
+	k := &serverConn{s: s, c: c, ctx: ctx, rd: reader{c: c, from: s.blocks, limit: s.Limits.Head, headTime: s.Limits.HeadTime}, w: writer{c: c, from: s.buffers}}
 	if len(first) > 0 {
 		k.rd.buf = make([]byte, firstRead+len(first))
 		k.rd.w = copy(k.rd.buf, first)
 	}
 	k.x.k = k
+	if t, ok := c.(*net.TCPConn); ok {
+		k.raw, _ = t.SyscallConn()
+		k.step = k.ready
+	}
 	k.x.req.TLS, k.x.req.Client, k.x.req.Local = isTLS, addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())
 	s.mu.Lock()
 	s.conns[k] = struct{}{}
@@ -95,7 +103,7 @@ func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool
 			c.Close()
 		}
 	}()
-	for k.next(ctx) {
+	for k.next() {
 	}
 }
 
@@ -138,7 +146,7 @@ func (s *Server) Conns() int {
 }
 
 // next reads and answers one request; false when the connection is at its end.
-func (k *serverConn) next(ctx context.Context) bool {
+func (k *serverConn) next() bool {
 	if !k.await() {
 		return false
 	}
@@ -150,7 +158,7 @@ func (k *serverConn) next(ctx context.Context) bool {
 		return false
 	}
 	x.body.reset(&k.rd, x.req.Length, x.fr.chunked)
-	k.s.Handle(ctx, x)
+	k.s.Handle(k.ctx, x)
 	return x.end()
 }
 
@@ -161,20 +169,30 @@ func (k *serverConn) await() bool {
 	if len(k.rd.buffered()) > 0 {
 		return true
 	}
+	if !k.rest() {
+		return false
+	}
+	if k.raw == nil {
+		if k.rd.fill(k.rd.limit) != nil {
+			return false
+		}
+		k.idle.Store(false)
+		return true
+	}
+	err := k.raw.Read(k.step)
+	k.idle.Store(false)
+	return err == nil && len(k.rd.buffered()) > 0
+}
+
+// rest makes the connection an idle one.
+func (k *serverConn) rest() bool {
 	k.w.release()
 	k.idle.Store(true)
 	if k.rd.about(k.s.Limits.Idle) != nil {
 		return false
 	}
 	// Looked at behind the deadline: Drain sets one, too.
-	if k.s.drain.Load() && k.rd.deadline(min(k.s.Limits.Idle, drainIdle)) != nil {
-		return false
-	}
-	if k.rd.fill(k.rd.limit) != nil {
-		return false
-	}
-	k.idle.Store(false)
-	return true
+	return !k.s.drain.Load() || k.rd.deadline(min(k.s.Limits.Idle, drainIdle)) == nil
 }
 
 // refuse answers what is no request. What came behind it cannot be told from it, so the
@@ -465,35 +483,39 @@ func (s *switched) CloseWrite() error {
 	return s.Conn.Close()
 }
 
-// Watch implements message.Downstream. While a body is still to come its reader sees the
-// client leave; a client that sends its next request already is there.
+// Watch implements message.Downstream. A look now and then is enough for who waits long.
 func (x *exchange) Watch(gone func()) (stop func()) {
 	raw := rawConn(x.k.c)
-	if raw == nil || !x.body.done || len(x.k.rd.buffered()) > 0 {
+	if raw == nil {
 		return func() {}
 	}
-	_ = x.k.c.SetReadDeadline(time.Time{})
-	done := make(chan struct{})
+	end := make(chan struct{})
 	go func() {
-		defer close(done)
-		left := false
-		err := raw.Read(func(fd uintptr) bool {
-			var one [1]byte
-			n, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-			left = err == nil && n == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR
-			return left || n > 0
-		})
-		if err == nil && left {
-			gone()
+		tick := time.NewTicker(watchEvery)
+		defer tick.Stop()
+		for {
+			left := false
+			err := raw.Control(func(fd uintptr) {
+				poll := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+				n, err := unix.Poll(poll[:], 0)
+				left = n > 0 && err == nil
+			})
+			if err == nil && left {
+				gone()
+				return
+			}
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+			}
 		}
 	}()
-	return func() {
-		_ = x.k.c.SetReadDeadline(time.Unix(1, 0))
-		<-done
-		x.k.rd.until = time.Unix(1, 0) // what is set now
-		_ = x.k.rd.deadline(x.k.s.Limits.Idle)
-	}
+	return sync.OnceFunc(func() { close(end) })
 }
+
+// watchEvery is how often a client is looked at.
+const watchEvery = 500 * time.Millisecond
 
 // rawConn is the descriptor below a connection; nil when there is none.
 func rawConn(c net.Conn) syscall.RawConn {
