@@ -252,6 +252,17 @@ func TestLimits(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	// It makes nobody forgotten who is above it, while there are others.
+	busy := netip.MustParseAddr("192.0.2.9")
+	at := now.Add(time.Minute)
+	for l.take("x", busy, 0.001, 3, at) {
+	}
+	for i := range 200_000 {
+		l.take("x", netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1e6, 0, at.Add(time.Duration(i)*10*time.Microsecond))
+	}
+	if l.take("x", busy, 0.001, 3, at.Add(time.Second)) {
+		t.Error("a flood of others gave a client a new burst")
+	}
 	if len(l.sets) != limitSets {
 		t.Error("it grew")
 	}

@@ -120,7 +120,7 @@ func cookie(f message.Fields, name string) []byte {
 			var one []byte
 			one, rest, _ = bytes.Cut(rest, []byte(";"))
 			n, v, ok := bytes.Cut(bytes.TrimSpace(one), []byte("="))
-			if !ok || string(n) != name {
+			if !ok || string(bytes.TrimRight(n, " \t")) != name {
 				continue
 			}
 			if len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' {
