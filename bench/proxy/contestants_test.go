@@ -85,7 +85,6 @@ const caddyConf = `
 {
   admin off
   auto_https off
-  persist_config off
 }
 http://:PORT {
   reverse_proxy ENDPOINT {
