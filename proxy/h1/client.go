@@ -347,5 +347,7 @@ func (u *Client) Done() bool {
 func (u *Client) Switch() io.ReadWriteCloser {
 	u.w.release()
 	_ = u.c.SetDeadline(time.Time{})
-	return handOver(u.c, u.rd.buffered(), u.w.from)
+	s := handOver(u.c, u.rd.buffered(), u.w.from)
+	u.rd.release()
+	return s
 }

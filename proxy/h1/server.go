@@ -475,6 +475,7 @@ func (x *exchange) Switch(r *message.Response) (io.ReadWriteCloser, error) {
 	if err := x.k.c.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
+	x.k.w.release()
 	return handOver(x.k.c, x.k.rd.buffered(), x.k.s.buffers), nil
 }
 
