@@ -1,7 +1,6 @@
 package h1
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -348,5 +347,7 @@ func (u *Client) Done() bool {
 func (u *Client) Switch() io.ReadWriteCloser {
 	u.w.release()
 	_ = u.c.SetDeadline(time.Time{})
-	return &switched{u.c, bytes.Clone(u.rd.buffered())}
+	s := handOver(u.c, u.rd.buffered(), u.w.from)
+	u.rd.release()
+	return s
 }

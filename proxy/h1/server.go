@@ -10,12 +10,13 @@
 package h1
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -34,11 +35,14 @@ type Limits struct {
 	// HeadTime is from its first byte to its last, Idle between two requests, Body
 	// between two parts of a body, Write for one write.
 	HeadTime, Idle, Body, Write time.Duration
+	// BodyRate is the least rate of a body whose length is known, in bytes a second, once it has taken
+	// longer than Body; a body of unknown length may be a stream.
+	BodyRate int
 }
 
 // DefaultLimits are those of nginx where it has the same, but for HeadTime.
 func DefaultLimits() Limits {
-	return Limits{Head: 32 << 10, HeadTime: 15 * time.Second, Idle: 75 * time.Second, Body: 60 * time.Second, Write: 60 * time.Second}
+	return Limits{Head: 32 << 10, HeadTime: 15 * time.Second, Idle: 75 * time.Second, Body: 60 * time.Second, Write: 60 * time.Second, BodyRate: 100}
 }
 
 // Server reads requests. Fill the fields before the first Serve.
@@ -252,6 +256,7 @@ type exchange struct {
 	responded, finished, broken, switched bool
 	headless                              bool // nothing of a body is sent
 	left                                  int64
+	began                                 time.Time // of waiting for the body
 	close                                 bool
 	stopped, cut                          atomic.Bool // no more of the body is wanted, or can be read
 
@@ -265,7 +270,7 @@ var _ message.Downstream = (*exchange)(nil)
 
 func (x *exchange) reset() {
 	x.responded, x.finished, x.broken, x.headless, x.close, x.continued = false, false, false, false, false, false
-	x.left = 0
+	x.left, x.began = 0, time.Time{}
 	x.stopped.Store(false)
 	x.cut.Store(false)
 	x.k.w.reset()
@@ -285,6 +290,10 @@ func (x *exchange) Read(p []byte) (int, error) {
 		if err := x.k.rd.deadline(d); err != nil {
 			return 0, err
 		}
+		if x.tooSlow() {
+			x.cut.Store(true)
+			return 0, fmt.Errorf("HTTP/1: the body comes too slowly: %w", os.ErrDeadlineExceeded)
+		}
 	}
 	if x.stopped.Load() { // looked at behind the deadline, which StopReading sets too
 		return 0, errStopped
@@ -294,6 +303,16 @@ func (x *exchange) Read(p []byte) (int, error) {
 		x.cut.Store(true)
 	}
 	return n, err
+}
+
+// tooSlow says whether a body has come at less than the least rate for too long.
+func (x *exchange) tooSlow() bool {
+	now, l := time.Now(), &x.k.s.Limits
+	if x.began.IsZero() {
+		x.began = now
+	}
+	took := now.Sub(x.began)
+	return l.BodyRate > 0 && x.req.Length > 0 && took > l.Body && float64(x.req.Length-x.body.left) < took.Seconds()*float64(l.BodyRate)
 }
 
 var errStopped = errors.New("HTTP/1: no more of the body is wanted")
@@ -456,31 +475,8 @@ func (x *exchange) Switch(r *message.Response) (io.ReadWriteCloser, error) {
 	if err := x.k.c.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
-	return &switched{x.k.c, bytes.Clone(x.k.rd.buffered())}, nil
-}
-
-// switched is a connection with what had been read ahead.
-type switched struct {
-	net.Conn
-	first []byte
-}
-
-// Read gives what was read ahead, then what comes.
-func (s *switched) Read(p []byte) (int, error) {
-	if len(s.first) > 0 {
-		n := copy(p, s.first)
-		s.first = s.first[n:]
-		return n, nil
-	}
-	return s.Conn.Read(p)
-}
-
-// CloseWrite ends one direction.
-func (s *switched) CloseWrite() error {
-	if t, ok := s.Conn.(interface{ CloseWrite() error }); ok {
-		return t.CloseWrite()
-	}
-	return s.Conn.Close()
+	x.k.w.release()
+	return handOver(x.k.c, x.k.rd.buffered(), x.k.s.buffers), nil
 }
 
 // Watch implements message.Downstream. A look now and then is enough for who waits long.
