@@ -98,6 +98,8 @@ type exchange struct {
 	// answer are fields that are added to the response.
 	answer message.Fields
 	opt    asked
+	// hashed is the key by which an endpoint is chosen.
+	hashed []byte
 }
 
 // copyBuffer is how much of a body is read at once.
