@@ -40,6 +40,7 @@ type Client struct {
 func Dialed(c net.Conn, p *Shared) *Client {
 	u := &Client{c: c, rd: reader{c: c, from: p.blocks, limit: 64 << 10}, w: writer{c: c, from: p.buffers}}
 	u.peek.init(c)
+	u.w.init()
 	if _, ok := c.(*net.TCPConn); ok {
 		u.step = u.ask
 	}

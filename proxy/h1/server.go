@@ -89,6 +89,7 @@ func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool
 		k.rd.w = copy(k.rd.buf, first)
 	}
 	k.x.k = k
+	k.w.init()
 	if t, ok := c.(*net.TCPConn); ok {
 		k.raw, _ = t.SyscallConn()
 		k.step = k.ready
