@@ -321,7 +321,7 @@ func (u *upload) send(p *Proxy, d message.Downstream, length, limit int64) error
 			}
 		}
 		if last {
-			return c.Finish(d.Trailers())
+			return c.Finish(trailers(d.Trailers()))
 		}
 		if err != nil {
 			// The endpoint must not take what it has for the whole.
@@ -357,6 +357,7 @@ func (x *exchange) receive(c *h1.Client, up *upload) error {
 	}
 	x.rec.Status = resp.Status
 	x.respond(resp)
+	x.dated(&resp.Fields)
 	if err := x.d.Respond(resp); err != nil {
 		return errors.Join(errClient, err)
 	}

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"strconv"
@@ -218,7 +219,10 @@ func (k *serverConn) refuse(err error) {
 	k.x.req.Version, k.x.req.Method, k.x.req.Continue = message.HTTP11, nil, false
 	k.x.fr.close = true
 	text := []byte(strconv.Itoa(e.Status) + " " + reasons[e.Status] + "\n")
-	_ = k.x.Respond(&message.Response{Status: e.Status, Length: int64(len(text)), Fields: message.Fields{{Name: []byte("Content-Type"), Value: []byte("text/plain")}}})
+	_ = k.x.Respond(&message.Response{Status: e.Status, Length: int64(len(text)), Fields: message.Fields{
+		{Name: []byte("Content-Type"), Value: []byte("text/plain; charset=utf-8")},
+		{Name: []byte("Date"), Value: time.Now().UTC().AppendFormat(nil, http.TimeFormat)},
+	}})
 	_, _ = k.x.Write(text)
 	_ = k.w.flush()
 	k.linger()
