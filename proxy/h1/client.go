@@ -133,6 +133,9 @@ func (u *Client) Stop() {
 	_ = u.c.SetDeadline(time.Unix(1, 0))
 }
 
+// Stopped says whether Stop was called.
+func (u *Client) Stopped() bool { return u.times.stopped.Load() }
+
 // Sent says whether the request, or a part of it, was given to the kernel.
 func (u *Client) Sent() bool { return u.w.sent }
 

@@ -141,6 +141,20 @@ func (s *Server) Drain(idle time.Duration) {
 	}
 }
 
+// Close closes all connections, whatever they are in.
+func (s *Server) Close() {
+	s.init()
+	s.mu.Lock()
+	all := make([]net.Conn, 0, len(s.conns))
+	for k := range s.conns {
+		all = append(all, k.c)
+	}
+	s.mu.Unlock()
+	for _, c := range all {
+		_ = c.Close()
+	}
+}
+
 // drainIdle is what a connection gets that becomes idle, or is opened, while the server drains.
 const drainIdle = 2 * time.Second
 
@@ -218,11 +232,14 @@ func (k *serverConn) refuse(err error) {
 	}
 	k.x.req.Version, k.x.req.Method, k.x.req.Continue = message.HTTP11, nil, false
 	k.x.fr.close = true
+	var more message.Fields
+	if e.Status == http.StatusMethodNotAllowed { // RFC 9110, 15.5.6
+		more = message.Fields{{Name: []byte("Allow"), Value: []byte("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE")}}
+	}
 	text := []byte(strconv.Itoa(e.Status) + " " + reasons[e.Status] + "\n")
-	_ = k.x.Respond(&message.Response{Status: e.Status, Length: int64(len(text)), Fields: message.Fields{
-		{Name: []byte("Content-Type"), Value: []byte("text/plain; charset=utf-8")},
-		{Name: []byte("Date"), Value: time.Now().UTC().AppendFormat(nil, http.TimeFormat)},
-	}})
+	_ = k.x.Respond(&message.Response{Status: e.Status, Length: int64(len(text)), Fields: append(more,
+		message.Field{Name: []byte("Content-Type"), Value: []byte("text/plain; charset=utf-8")},
+		message.Field{Name: []byte("Date"), Value: time.Now().UTC().AppendFormat(nil, http.TimeFormat)})})
 	_, _ = k.x.Write(text)
 	_ = k.w.flush()
 	k.linger()
