@@ -104,7 +104,9 @@ func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool
 		delete(s.conns, k)
 		s.mu.Unlock()
 		k.w.release()
-		k.rd.release()
+		if !k.x.broken { // else somebody may still be reading to it
+			k.rd.release()
+		}
 		if !k.x.switched {
 			c.Close()
 		}
