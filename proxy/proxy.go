@@ -13,6 +13,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +44,7 @@ type Proxy struct {
 
 	table   atomic.Pointer[table.Table]
 	pool    sync.Pool // of *exchange
+	date    atomic.Pointer[date]
 	buffers sync.Pool // of *[copyBuffer]byte
 	tunnels tunnels
 
@@ -113,6 +115,7 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 	}
 	x.ctx, x.d, x.r, x.start = ctx, d, d.Request(), time.Now()
 	x.rec = Record{Request: x.r}
+	defer p.survive(d)
 	x.route()
 	if p.Observe != nil {
 		x.rec.Took = time.Since(x.start)
@@ -130,6 +133,18 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 	x.gone.Store(false)
 	x.more, x.tried, x.answer = x.more[:0], x.tried[:0], x.answer[:0]
 	p.pool.Put(x)
+}
+
+// survive has a fault of ours end one exchange, and not all connections with it.
+func (p *Proxy) survive(d message.Downstream) {
+	fault := recover()
+	if fault == nil {
+		return
+	}
+	d.Abort()
+	if p.Log != nil {
+		p.Log.Error("an exchange ended in a panic", "panic", fault, "stack", string(debug.Stack()))
+	}
 }
 
 // route finds where the request leads, and asks the options of its path before it goes
@@ -182,6 +197,7 @@ func (x *exchange) reply(status int, more message.Fields) {
 	text := pages[status]
 	resp := &message.Response{Status: status, Length: int64(len(text)), Fields: append(message.Fields{{Name: contentType, Value: textPlain}}, more...)}
 	resp.Fields = append(resp.Fields, x.answer...)
+	x.dated(&resp.Fields)
 	x.rec.Status = status
 	if err := x.d.Respond(resp); err != nil {
 		return
