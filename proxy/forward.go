@@ -270,7 +270,7 @@ func (x *exchange) send(c *h1.Client) (*upload, error) {
 	c.Begin(x.r, x.more)
 	switch n := x.r.Length; {
 	case n == 0:
-		return nil, c.Finish(nil)
+		return nil, c.Last()
 	case n > 0 && int64(x.d.Buffered()) == n && n <= copyBuffer:
 		x.begun = true
 		buf := x.buffer()[:n]
@@ -280,7 +280,7 @@ func (x *exchange) send(c *h1.Client) (*upload, error) {
 		if _, err := c.Write(buf); err != nil {
 			return nil, err
 		}
-		return nil, c.Finish(nil)
+		return nil, c.Last()
 	}
 	x.begun = true
 	if !x.d.Ready() { // the endpoint may have something to say to the head alone
