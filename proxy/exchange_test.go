@@ -480,7 +480,7 @@ func TestForwardedFields(t *testing.T) {
 	r = newRig(t, func(r *rig) { r.p.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }, show)
 	c = r.dial()
 	c.send("GET / HTTP/1.1\r\nHost: a.b:8080\r\nX-Forwarded-For: 6.6.6.6, 7.7.7.7\r\nX-Forwarded-Proto: https\r\n\r\n")
-	if _, body := c.response("GET"); body != "6.6.6.6, 7.7.7.7, 127.0.0.1;6.6.6.6;a.b:8080;https;8080;;;" {
+	if _, body := c.response("GET"); body != "6.6.6.6, 7.7.7.7, 127.0.0.1;7.7.7.7;a.b:8080;https;8080;;;" {
 		t.Error(body)
 	}
 }

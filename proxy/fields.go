@@ -49,14 +49,8 @@ func (x *exchange) forwarded() {
 func (x *exchange) believe(client []byte) {
 	f := x.r.Fields
 	if !f.Has(realIP) {
-		first := client
-		if list := f.Get(forwardedFor); len(list) > 0 {
-			if i := bytes.IndexByte(list, ','); i >= 0 {
-				list = list[:i]
-			}
-			first = bytes.TrimSpace(list)
-		}
-		x.more = append(x.more, message.Field{Name: nameReal, Value: first})
+		// Not the first of the list, which anybody may have made up.
+		x.more = append(x.more, message.Field{Name: nameReal, Value: x.who().AppendTo(nil)})
 	}
 	if list := f.Get(forwardedFor); len(list) > 0 {
 		x.r.Fields.Set(forwardedFor, slices.Concat(list, []byte(", "), client))

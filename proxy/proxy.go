@@ -47,6 +47,10 @@ type Proxy struct {
 	tunnels  tunnels
 	http2    http2Clients
 	settings atomic.Pointer[Settings]
+
+	passwords passwords
+	limits    limits
+	asker     asker
 }
 
 // Record is what an exchange was, for logs and metrics. Its slices are the exchange's.
@@ -95,6 +99,7 @@ type exchange struct {
 	gone    atomic.Bool
 	// answer are fields that are added to the response.
 	answer message.Fields
+	opt    asked
 }
 
 // copyBuffer is how much of a body is read at once.
@@ -119,6 +124,8 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 	}
 	clear(x.more[:cap(x.more)])
 	clear(x.tried[:cap(x.tried)])
+	clear(x.answer[:cap(x.answer)])
+	x.opt = asked{}
 	x.ctx, x.d, x.r, x.match, x.last, x.begun = nil, nil, nil, table.Match{}, nil, false
 	x.gone.Store(false)
 	x.more, x.tried, x.answer = x.more[:0], x.tried[:0], x.answer[:0]
@@ -143,10 +150,16 @@ func (x *exchange) route() {
 		}
 	}
 	x.rec.Host, x.rec.Path = x.match.Host, x.match.Path
-	if x.match.Path.Options != nil && x.options(x.match.Path.Options) {
+	if x.match.Path.Options == nil {
+		x.forward(x.match.Path.Backend)
 		return
 	}
-	x.forward(x.match.Path.Backend)
+	x.opt.path = path
+	if x.options(x.match.Path.Options) {
+		return
+	}
+	x.forward(x.opt.backend)
+	x.r.Target = x.opt.target // what the client sent is what the record shows
 }
 
 // fail answers by the proxy itself.

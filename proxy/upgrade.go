@@ -18,6 +18,7 @@ func (x *exchange) switchTo(c *h1.Client, resp *message.Response) error {
 		return fmt.Errorf("the endpoint changes to protocol %q, the client asked for %q", resp.Upgrade, x.r.Upgrade)
 	}
 	x.rec.Status = resp.Status
+	x.respond(resp)
 	client, err := x.d.Switch(resp)
 	if err != nil {
 		return errors.Join(errClient, err)

@@ -12,7 +12,7 @@ type Pattern struct {
 }
 
 func newPattern(p *Path) *Pattern {
-	re, err := regexp.Compile(`(?i)^` + p.Options.PathPattern)
+	re, err := compilePattern(p.Options.PathPattern)
 	if err != nil {
 		return &Pattern{path: p}
 	}
@@ -25,6 +25,8 @@ type Match struct {
 	Path *Path
 	// Groups are those of a pattern, for RewriteTarget.
 	Groups [][]byte
+	// Ready are the path's Options as they were read; nil for none.
+	Ready *Ready
 }
 
 // Lookup finds the host's routes: the name itself, else the wildcard of its parent, else
@@ -57,9 +59,20 @@ func (t *Table) Rest() *Routes {
 // Find finds the path: patterns by length, then Exact, then the longest Prefix by
 // elements. path is as Clean makes it. nil when none has it.
 func (r *Routes) Find(path []byte, m *Match) bool {
-	m.Host = r.Host
+	if !r.find(path, m) {
+		return false
+	}
+	m.Ready = nil
+	if m.Path.Options != nil {
+		m.Ready = r.ready[m.Path]
+	}
+	return true
+}
+
+func (r *Routes) find(path []byte, m *Match) bool {
+	m.Host, m.Groups = r.Host, nil
 	for _, p := range r.patterns {
-		if p.re == nil {
+		if p.re == nil || len(path) > maxMatched {
 			continue
 		}
 		if g := p.re.FindSubmatch(path); g != nil {

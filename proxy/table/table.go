@@ -87,7 +87,8 @@ type Options struct {
 	PathPattern string `json:"pathPattern,omitempty"`
 	// RedirectTLS sends plain requests to https, with that status.
 	RedirectTLS int `json:"redirectTLS,omitempty"`
-	// Redirect answers with a redirection to a URL, RedirectCode with which status.
+	// Redirect answers with a redirection to a URL, RedirectCode with which status (302).
+	// The URL is a Template, as those of AuthURL are.
 	Redirect     string `json:"redirect,omitempty"`
 	RedirectCode int    `json:"redirectCode,omitempty"`
 	// MaxBody is the largest request body in bytes, 0 for none.
@@ -98,7 +99,7 @@ type Options struct {
 	// Affinity has a client keep its endpoint by a cookie.
 	Affinity *Affinity `json:"affinity,omitempty"`
 	// HashBy chooses the endpoint by a variable of the request: $request_uri, $host,
-	// $remote_addr, $http_NAME, $cookie_NAME, $arg_NAME.
+	// $remote_addr, $http_NAME, $cookie_NAME, $arg_NAME, and text; see Template.
 	HashBy string `json:"hashBy,omitempty"`
 	// LeastRequest and RoundRobin choose how endpoints are drawn; random two is the
 	// default.
@@ -149,8 +150,12 @@ type Auth struct {
 
 // AuthURL asks another server about each request.
 type AuthURL struct {
-	URL    string `json:"url"`
-	Method string `json:"method,omitempty"`
+	URL string `json:"url"`
+	// Backend is asked at its endpoints, in place of looking up the URL's host: for names
+	// of Services, which a proxy outside of the cluster's DNS does not know. Empty for the
+	// host.
+	Backend string `json:"backend,omitempty"`
+	Method  string `json:"method,omitempty"`
 	// SignIn is where who is refused is sent.
 	SignIn string `json:"signIn,omitempty"`
 	// Headers of its answer go on to the endpoint.
@@ -181,6 +186,8 @@ type Routes struct {
 	exact    map[string]*Path
 	prefix   map[string]*Path
 	patterns []*Pattern
+	// ready are the options of the paths that have some.
+	ready map[*Path]*Ready
 }
 
 // Make makes a table; hosts that last has already are shared with it.
@@ -219,9 +226,15 @@ func (t *Table) named(name string) *Routes {
 }
 
 func compile(h *Host) *Routes {
-	r := &Routes{Host: h, exact: map[string]*Path{}, prefix: map[string]*Path{}}
+	r := &Routes{Host: h, exact: map[string]*Path{}, prefix: map[string]*Path{}, ready: map[*Path]*Ready{}}
+	if h.Default != nil && h.Default.Options != nil {
+		r.ready[h.Default] = Prepare(h.Default)
+	}
 	for i := range h.Paths {
 		p := &h.Paths[i]
+		if p.Options != nil {
+			r.ready[p] = Prepare(p)
+		}
 		into, key := r.exact, p.Path
 		if p.Kind == Prefix {
 			into, key = r.prefix, trimSlash(p.Path)

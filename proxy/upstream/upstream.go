@@ -38,6 +38,9 @@ type Settings struct {
 	SlowStart time.Duration
 	// Dial opens connections; nil is net.Dialer's.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Secret makes that nobody can find addresses by the tokens of endpoints. All proxies
+	// of a cluster must have the same; may be empty.
+	Secret []byte
 }
 
 // Defaults are settings that fit most clusters.
@@ -86,6 +89,7 @@ type Endpoint struct {
 	failures, ejections atomic.Int32
 	ejected             atomic.Int64
 	since               atomic.Int64
+	token               atomic.Pointer[string]
 
 	mu   sync.Mutex
 	gone bool

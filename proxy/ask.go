@@ -1,0 +1,263 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/upstream"
+)
+
+// asking marks questions to an authentication server, so that one that is behind the same
+// path does not ask itself without end.
+const (
+	sentFrom = "X-Sent-From"
+	asking   = "wayleave-ingress"
+)
+
+var errAsksItself = errors.New("the authentication server of the path is behind the path")
+
+// ask asks the path's authentication server about the request: by its head, without its
+// body. 2xx lets it go on, 401 and 403 are the answer, all else is an error.
+func (x *exchange) ask(a *table.AuthURL, ready *table.Ready) (answered bool) {
+	if string(x.r.Fields.Get(sentFrom)) == asking {
+		x.fail(500, errAsksItself)
+		return true
+	}
+	resp, err := x.question(a, ready)
+	if err != nil {
+		x.fail(500, fmt.Errorf("authentication server: %w", err))
+		return true
+	}
+	for _, c := range resp.Header["Set-Cookie"] {
+		if clean(c) {
+			x.answer = append(x.answer, message.Field{Name: setCookie, Value: []byte(c)})
+		}
+	}
+	switch {
+	case resp.StatusCode >= 200 && resp.StatusCode < 300:
+		x.passOn(a.Headers, resp.Header)
+		return false
+	case resp.StatusCode == 401 && len(ready.SignIn) > 0:
+		x.reply(302, message.Fields{{Name: location, Value: x.signIn(ready.SignIn)}})
+	case resp.StatusCode == 401:
+		var more message.Fields
+		for _, c := range resp.Header["Www-Authenticate"] {
+			if clean(c) {
+				more.Add("WWW-Authenticate", []byte(c))
+			}
+		}
+		x.reply(401, more)
+	case resp.StatusCode == 403:
+		x.reply(403, nil)
+	default:
+		x.fail(500, fmt.Errorf("authentication server: status %d", resp.StatusCode))
+	}
+	return true
+}
+
+// passOn gives fields of the server's answer to the endpoint. A field that the server did
+// not send is taken out: the client may not put it there itself.
+func (x *exchange) passOn(names []string, from http.Header) {
+	for _, name := range names {
+		if frames(name) {
+			continue
+		}
+		x.takeOut(name)
+		for _, v := range from.Values(name) {
+			if clean(v) {
+				x.r.Fields.Add(name, []byte(v))
+			}
+		}
+	}
+}
+
+// takeOut takes a field out by its name, and by what servers like CGI take for it, where
+// "_" is "-".
+func (x *exchange) takeOut(name string) {
+	kept := x.r.Fields[:0]
+	for _, f := range x.r.Fields {
+		if len(f.Name) != len(name) || !strings.EqualFold(strings.ReplaceAll(string(f.Name), "_", "-"), strings.ReplaceAll(name, "_", "-")) {
+			kept = append(kept, f)
+		}
+	}
+	x.r.Fields = kept
+}
+
+// frames says whether a field is one of the message's frame, that nobody else may set.
+func frames(name string) bool {
+	switch strings.ToLower(name) {
+	case "", "connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect":
+		return true
+	}
+	return strings.ContainsAny(name, " \t\r\n:\x00")
+}
+
+// clean says whether a value has no control characters.
+func clean(v string) bool {
+	for i := range len(v) {
+		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// signIn is where the client shall sign in, with where it wanted to go.
+func (x *exchange) signIn(t table.Template) []byte {
+	to := x.expand(nil, t, forPath)
+	_, args, has := bytes.Cut(to, []byte("?"))
+	if argument(args, "rd") != nil {
+		return to
+	}
+	mark := byte('?')
+	if has {
+		mark = '&'
+	}
+	to = append(append(to, mark), "rd="...)
+	return appendEscaped(to, x.whole(), &inValue)
+}
+
+// whole is the URL that the client asked for.
+func (x *exchange) whole() []byte {
+	scheme := "http"
+	if x.secure() {
+		scheme = "https"
+	}
+	host := x.r.Host
+	if len(host) == 0 {
+		host = x.hostName()
+	}
+	return append(append([]byte(scheme+"://"), host...), x.opt.target...)
+}
+
+// question sends the question and reads the head of the answer.
+func (x *exchange) question(a *table.AuthURL, ready *table.Ready) (*http.Response, error) {
+	u, err := x.askURL(ready.Ask)
+	if err != nil {
+		return nil, err
+	}
+	t := x.times()
+	ctx, cancel := context.WithTimeout(x.ctx, t.Connect+t.Read)
+	defer cancel()
+	by := x.p.asker.public()
+	if a.Backend != "" {
+		b := x.p.Upstreams.Lookup(a.Backend)
+		if b == nil || len(b.All()) == 0 {
+			return nil, fmt.Errorf("backend %q has no endpoint", a.Backend)
+		}
+		ctx, by = context.WithValue(ctx, askedBackend{}, b), x.p.asker.cluster()
+	}
+	method := a.Method
+	if method == "" {
+		method = http.MethodGet
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	x.describe(req.Header)
+	resp, err := by.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	// A short rest is read, so that the connection can be used again.
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
+	return resp, resp.Body.Close()
+}
+
+// askURL makes the URL. Where every host has the path, a client may not choose by its Host
+// who lets it in.
+func (x *exchange) askURL(t table.Template) (*url.URL, error) {
+	if (t.Has(table.HostName) || t.Has(table.HTTPHost)) && x.match.Host.Name == "" {
+		return nil, errors.New("the URL depends on the host, and the path is one of all hosts")
+	}
+	u, err := url.Parse(string(x.expand(nil, t, forPath)))
+	if err != nil {
+		return nil, err
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return nil, fmt.Errorf("%q is not a URL of http or https", u.Redacted())
+	}
+	u.Fragment = ""
+	return u, nil
+}
+
+// describe tells the server what the request is: by its own fields, cookies and
+// Authorization among them, and by fields of ours.
+func (x *exchange) describe(h http.Header) {
+	for _, f := range x.r.Fields {
+		if name := string(f.Name); !isForwarded(f.Name) && !frames(name) && !message.EqualFold(f.Name, "accept-encoding") {
+			h.Add(name, string(f.Value))
+		}
+	}
+	if h["User-Agent"] == nil {
+		h["User-Agent"] = nil // else Go names itself
+	}
+	who := x.who().String()
+	scheme := "http"
+	if x.secure() {
+		scheme = "https"
+	}
+	for _, f := range [][2]string{
+		{"X-Original-Url", string(x.whole())}, {"X-Original-Uri", string(x.opt.target)}, {"X-Original-Method", string(x.r.Method)},
+		{"X-Auth-Request-Redirect", string(x.opt.target)}, {sentFrom, asking}, {realIP, who},
+		{forwardedFor, who}, {forwardedProto, scheme}, {forwardedHost, string(x.r.Host)},
+	} {
+		h[http.CanonicalHeaderKey(f[0])] = []string{f[1]}
+	}
+}
+
+// askedBackend is the key of a question's backend in its context.
+type askedBackend struct{}
+
+// asker has the connections to authentication servers. The zero value is ready.
+type asker struct {
+	once              sync.Once
+	byName, byBackend *http.Transport
+}
+
+// public asks servers by their names, whose certificates must be good.
+func (a *asker) public() *http.Transport {
+	a.once.Do(a.start)
+	return a.byName
+}
+
+// cluster asks endpoints of a backend. Their certificates are not checked, as those of
+// other endpoints are not.
+func (a *asker) cluster() *http.Transport {
+	a.once.Do(a.start)
+	return a.byBackend
+}
+
+func (a *asker) start() {
+	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
+	a.byName = &http.Transport{
+		DialContext: dialer.DialContext, DisableCompression: true, MaxIdleConnsPerHost: 64, MaxIdleConns: 512, MaxConnsPerHost: 512,
+		IdleConnTimeout: 50 * time.Second, TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10,
+	}
+	a.byBackend = a.byName.Clone()
+	a.byBackend.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+	a.byBackend.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		b, ok := ctx.Value(askedBackend{}).(*upstream.Backend)
+		if !ok {
+			return nil, errors.New("a question without a backend")
+		}
+		e := b.Pick(upstream.RandomTwo, nil)
+		if e == nil {
+			return nil, fmt.Errorf("%s: no endpoint", addr)
+		}
+		return dialer.DialContext(ctx, network, e.Addr.String())
+	}
+}

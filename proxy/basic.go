@@ -1,0 +1,159 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"runtime"
+	"sync"
+	"time"
+
+	"wayleave.dev/proxy/htpasswd"
+	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/table"
+)
+
+var errBusy = errors.New("too many passwords are being compared")
+
+// basic asks for a name and a password (RFC 7617).
+func (x *exchange) basic(a *table.Auth) (answered bool) {
+	name, password, ok := credentials(x.r.Fields.Get("Authorization"))
+	if ok {
+		hash, known := a.Users[string(name)]
+		if !known { // a name that is not there takes as long as one that is
+			for _, hash = range a.Users {
+				break
+			}
+		}
+		right, err := x.p.passwords.verify(x.ctx, hash, password)
+		if err != nil {
+			x.fail(503, err)
+			return true
+		}
+		if right && known {
+			return false
+		}
+	}
+	x.reply(401, message.Fields{{Name: []byte("WWW-Authenticate"), Value: challenge(a.Realm)}})
+	return true
+}
+
+// challenge quotes the realm; what a quoted string cannot hold is left out.
+func challenge(realm string) []byte {
+	v := []byte(`Basic realm="`)
+	for i := range len(realm) {
+		switch c := realm[i]; {
+		case c < ' ' || c == 0x7f:
+		case c == '"' || c == '\\':
+			v = append(v, '\\', c)
+		default:
+			v = append(v, c)
+		}
+	}
+	return append(v, '"')
+}
+
+// maxCredentials bounds the field Authorization.
+const maxCredentials = 4 << 10
+
+// credentials reads the field Authorization.
+func credentials(field []byte) (name, password []byte, ok bool) {
+	scheme, rest, ok := bytes.Cut(field, []byte(" "))
+	if !ok || len(field) > maxCredentials || !message.EqualFold(scheme, "basic") {
+		return nil, nil, false
+	}
+	plain, err := base64.StdEncoding.Strict().AppendDecode(nil, bytes.Trim(rest, " "))
+	if err != nil {
+		return nil, nil, false
+	}
+	return bytes.Cut(plain, []byte(":"))
+}
+
+// passwords compare passwords with hashes, and know for a while what came out of slow
+// comparisons, by a keyed hash that is of no use elsewhere. At most half of the processors
+// compare at a time, so who tries passwords does not stop other requests. The zero value is
+// ready.
+type passwords struct {
+	once  sync.Once
+	key   [sha256.Size]byte
+	slots chan struct{}
+
+	mu sync.Mutex
+	// right and wrong are apart, so that wrong ones do not drive out right ones.
+	right, wrong map[[sha256.Size]byte]struct{}
+}
+
+const (
+	maxRemembered = 4096
+	// maxWait is how long a request waits for its turn.
+	maxWait = 5 * time.Second
+)
+
+func (p *passwords) start() {
+	_, _ = rand.Read(p.key[:]) // never fails
+	p.slots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
+	p.right, p.wrong = map[[sha256.Size]byte]struct{}{}, map[[sha256.Size]byte]struct{}{}
+}
+
+// verify says whether the password is that of the hash; the error is that there was no time
+// to find out.
+func (p *passwords) verify(ctx context.Context, hash string, password []byte) (bool, error) {
+	if !htpasswd.Of(hash).Slow() || len(password) > htpasswd.MaxPassword {
+		return htpasswd.Verify(hash, password), nil
+	}
+	p.once.Do(p.start)
+	h := hmac.New(sha256.New, p.key[:])
+	_, _ = h.Write([]byte(hash))
+	_, _ = h.Write([]byte{0}) // no hash has one
+	_, _ = h.Write(password)
+	k := [sha256.Size]byte(h.Sum(nil))
+	if right, known := p.remembered(k); known {
+		return right, nil
+	}
+	timer := time.NewTimer(maxWait)
+	defer timer.Stop()
+	select {
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
+	case <-timer.C:
+		return false, errBusy
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	if right, known := p.remembered(k); known { // another found out while we waited
+		return right, nil
+	}
+	right := htpasswd.Verify(hash, password)
+	p.remember(k, right)
+	return right, nil
+}
+
+func (p *passwords) remembered(k [sha256.Size]byte) (right, known bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.right[k]; ok {
+		return true, true
+	}
+	_, ok := p.wrong[k]
+	return false, ok
+}
+
+func (p *passwords) remember(k [sha256.Size]byte, right bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.wrong
+	if right {
+		m = p.right
+	}
+	for old := range m {
+		if len(m) < maxRemembered {
+			break
+		}
+		delete(m, old)
+	}
+	m[k] = struct{}{}
+}

@@ -1,0 +1,89 @@
+package proxy
+
+import (
+	"bytes"
+	"net/netip"
+
+	"wayleave.dev/proxy/message"
+)
+
+// who is the client's address: the peer's own, or, where the peer is trusted, the last in
+// X-Forwarded-For that is not trusted itself. What stands before that one is what its
+// sender made up, so it is not looked at.
+func (x *exchange) who() netip.Addr {
+	if !x.opt.known.IsValid() {
+		x.opt.known = x.client1()
+	}
+	return x.opt.known
+}
+
+func (x *exchange) client1() netip.Addr {
+	last := plainAddr(x.r.Client.Addr())
+	if !x.believes(last) {
+		return last
+	}
+	f := x.r.Fields
+	for i := len(f) - 1; i >= 0; i-- {
+		if !message.EqualFold(f[i].Name, forwardedFor) {
+			continue
+		}
+		for list := f[i].Value; len(list) > 0; {
+			one := list
+			if j := bytes.LastIndexByte(list, ','); j >= 0 {
+				one, list = list[j+1:], list[:j]
+			} else {
+				list = nil
+			}
+			a, ok := parseAddr(bytes.TrimSpace(one))
+			if !ok {
+				return last
+			}
+			if last = a; !x.believes(a) {
+				return last
+			}
+		}
+	}
+	return last
+}
+
+// parseAddr reads an address, with or without a port, as load balancers write them.
+func parseAddr(b []byte) (netip.Addr, bool) {
+	if len(b) == 0 || len(b) > 64 {
+		return netip.Addr{}, false
+	}
+	s := string(b)
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		ap, err := netip.ParseAddrPort(s)
+		if err != nil {
+			if n := len(s); s[0] == '[' && s[n-1] == ']' {
+				a, err = netip.ParseAddr(s[1 : n-1])
+				return plainAddr(a), err == nil
+			}
+			return netip.Addr{}, false
+		}
+		a = ap.Addr()
+	}
+	return plainAddr(a), true
+}
+
+func plainAddr(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
+func (x *exchange) believes(a netip.Addr) bool {
+	for _, p := range x.p.current().Trusted {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// secure says whether the client's connection is encrypted: a trusted peer says so by
+// X-Forwarded-Proto, else it is what this one is.
+func (x *exchange) secure() bool {
+	if proto := x.r.Fields.Get(forwardedProto); len(proto) > 0 && x.believes(plainAddr(x.r.Client.Addr())) {
+		first, _, _ := bytes.Cut(proto, []byte(","))
+		return message.EqualFold(bytes.TrimSpace(first), "https")
+	}
+	return x.r.TLS
+}

@@ -1,0 +1,160 @@
+package table
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"regexp/syntax"
+	"strings"
+)
+
+// Ready is a path's Options, read once, for a request's use.
+type Ready struct {
+	Rewrite, Redirect, Hash, Ask, SignIn Template
+	// Headers are patterns of Options.Canary, nil where one has none.
+	Headers []*regexp.Regexp
+	Origins Origins
+	// Limit is whose requests are counted together: those of one Ingress.
+	Limit string
+	// Err is what cannot be read. The path is closed then: an option that is left out may
+	// be one that keeps people out.
+	Err error
+}
+
+// Prepare reads the options of a path. Ready.Err is for Events, too.
+func Prepare(p *Path) *Ready {
+	o := p.Options
+	r := &Ready{Origins: Origins{}, Limit: owner(p)}
+	var errs []error
+	template := func(to *Template, field, s string) {
+		t, err := ParseTemplate(s)
+		if *to = t; err != nil {
+			errs = append(errs, fmt.Errorf("%s %q: %w", field, s, err))
+		}
+	}
+	template(&r.Rewrite, "rewriteTarget", o.RewriteTarget)
+	template(&r.Redirect, "redirect", o.Redirect)
+	template(&r.Hash, "hashBy", o.HashBy)
+	if o.AuthURL != nil {
+		template(&r.Ask, "authURL.url", o.AuthURL.URL)
+		template(&r.SignIn, "authURL.signIn", o.AuthURL.SignIn)
+	}
+	if o.PathPattern != "" {
+		if _, err := compilePattern(o.PathPattern); err != nil {
+			errs = append(errs, fmt.Errorf("pathPattern: %w", err))
+		}
+	}
+	for i, c := range o.Canary {
+		var re *regexp.Regexp
+		if c.Pattern != "" {
+			var err error
+			if re, err = compile1(c.Pattern, ""); err != nil {
+				errs = append(errs, fmt.Errorf("canary[%d].pattern: %w", i, err))
+			}
+		}
+		r.Headers = append(r.Headers, re)
+	}
+	if o.CORS != nil {
+		r.Origins = parseOrigins(o.CORS.Origins)
+	}
+	r.Err = errors.Join(errs...)
+	return r
+}
+
+// owner is kind and name of a path's source: "Ingress shop/main".
+func owner(p *Path) string {
+	if f := strings.Fields(p.Source); len(f) >= 2 {
+		return f[0] + " " + f[1]
+	}
+	return p.Source + p.Path
+}
+
+// Bounds of regular expressions. RE2 takes a time that grows with both the pattern's
+// instructions and the text.
+const (
+	maxPattern      = 1024
+	maxInstructions = 1000
+	// maxMatched is the longest path that is compared with patterns.
+	maxMatched = 8 << 10
+)
+
+func compilePattern(s string) (*regexp.Regexp, error) { return compile1(s, `(?is)^`) }
+
+func compile1(s, prefix string) (*regexp.Regexp, error) {
+	if len(s) > maxPattern {
+		return nil, fmt.Errorf("a regular expression of %d bytes; %d are allowed", len(s), maxPattern)
+	}
+	// The group keeps alternatives of s behind the prefix.
+	whole := prefix + `(?:` + s + `)`
+	if _, err := syntax.Parse(s, syntax.Perl); err != nil {
+		return nil, err
+	}
+	tree, err := syntax.Parse(whole, syntax.Perl)
+	if err != nil {
+		return nil, err
+	}
+	prog, err := syntax.Compile(tree.Simplify())
+	if err != nil {
+		return nil, err
+	}
+	if len(prog.Inst) > maxInstructions {
+		return nil, fmt.Errorf("regular expression %q is of %d steps; %d are allowed", s, len(prog.Inst), maxInstructions)
+	}
+	return regexp.Compile(whole)
+}
+
+// Origins are those of cross-origin requests that are allowed.
+type Origins struct {
+	Any   bool
+	exact map[string]bool
+	wild  []wildOrigin
+}
+
+// wildOrigin is "https://" and ".example.com:8443" of "https://*.example.com:8443".
+type wildOrigin struct{ before, after string }
+
+func parseOrigins(list []string) Origins {
+	o := Origins{Any: len(list) == 0, exact: map[string]bool{}}
+	for _, s := range list {
+		s = strings.ToLower(strings.TrimSpace(s))
+		if s == "*" {
+			o.Any = true
+		} else if i := strings.Index(s, "*."); i >= 0 {
+			o.wild = append(o.wild, wildOrigin{s[:i], s[i+1:]})
+		} else {
+			o.exact[s] = true
+		}
+	}
+	return o
+}
+
+// Allows says whether an origin, as a browser sends it, is one of them.
+func (o *Origins) Allows(origin []byte) bool {
+	if len(origin) == 0 || len(origin) > 512 {
+		return false
+	}
+	if o.Any {
+		return true
+	}
+	s := strings.ToLower(string(origin))
+	if o.exact[s] {
+		return true
+	}
+	for _, w := range o.wild {
+		if label, ok := strings.CutPrefix(s, w.before); ok {
+			if label, ok = strings.CutSuffix(label, w.after); ok && isLabel(label) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func isLabel(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return s != ""
+}

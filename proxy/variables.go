@@ -1,0 +1,175 @@
+package proxy
+
+import (
+	"bytes"
+
+	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/table"
+)
+
+// escape is how the values of variables are written.
+type escape uint8
+
+const (
+	// asItIs is for what stays in the proxy, as a key.
+	asItIs escape = iota
+	// forPath is for a request's target and for URLs: what could end a line, begin a query
+	// or a fragment, or is no ASCII, becomes %XX. Variables that were sent as part of a
+	// target are so written already.
+	forPath
+)
+
+// expand appends a template with the values of this request.
+func (x *exchange) expand(to []byte, t table.Template, how escape) []byte {
+	inQuery := false
+	for _, p := range t {
+		if p.Kind == table.Text {
+			to = append(to, p.Name...)
+			inQuery = inQuery || bytes.IndexByte([]byte(p.Name), '?') >= 0
+			continue
+		}
+		v := x.variable(p)
+		switch {
+		case how == asItIs:
+			to = append(to, v...)
+		case p.Kind == table.EscapedRequestURI:
+			to = appendEscaped(to, v, &inValue)
+		case p.Kind == table.Group || p.Kind == table.URI: // decoded bytes of a path
+			set := &inPath
+			if inQuery {
+				set = &inValue
+			}
+			to = appendEscaped(to, v, set)
+		default: // as they were sent, with their own escapes
+			to = appendEscaped(to, v, &inURL)
+		}
+	}
+	return to
+}
+
+// variable is the value of one in this request; nil when it has none.
+func (x *exchange) variable(p table.Part) []byte {
+	switch p.Kind {
+	case table.Group:
+		if p.Group < len(x.match.Groups) {
+			return x.match.Groups[p.Group]
+		}
+	case table.RequestURI, table.EscapedRequestURI:
+		return x.opt.target
+	case table.URI:
+		return x.opt.path
+	case table.HostName:
+		return x.hostName()
+	case table.HTTPHost:
+		return x.r.Host
+	case table.Scheme:
+		if x.secure() {
+			return schemeHTTPS
+		}
+		return schemeHTTP
+	case table.RemoteAddr:
+		return x.who().AppendTo(nil)
+	case table.Args:
+		return query(x.opt.target)
+	case table.Method:
+		return x.r.Method
+	case table.HeaderField:
+		if p.Name == "host" {
+			return x.r.Host
+		}
+		return x.r.Fields.Get(p.Name)
+	case table.CookieValue:
+		return cookie(x.r.Fields, p.Name)
+	case table.Argument:
+		return argument(query(x.opt.target), p.Name)
+	}
+	return nil
+}
+
+// hostName is the name that the client asked for, without port; of HTTP/1.0, which may have
+// none, that of the routes, or the address that it came to.
+func (x *exchange) hostName() []byte {
+	if n := table.Name(x.r.Host, nil); len(n) > 0 {
+		return n
+	}
+	if h := x.match.Host; h != nil && h.Name != "" && h.Name[0] != '*' {
+		return []byte(h.Name)
+	}
+	a := x.r.Local.Addr().Unmap()
+	if a.Is6() {
+		return append(a.WithZone("").AppendTo([]byte("[")), ']')
+	}
+	return a.AppendTo(nil)
+}
+
+func query(target []byte) []byte {
+	if i := bytes.IndexByte(target, '?'); i >= 0 {
+		return target[i+1:]
+	}
+	return nil
+}
+
+// cookie returns the value of the first cookie of a name (RFC 6265, 4.2); nil when there
+// is none. Names have their case. HTTP/2 may split the field.
+func cookie(f message.Fields, name string) []byte {
+	for i := range f {
+		if len(f[i].Name) != len("cookie") || !message.EqualFold(f[i].Name, "cookie") {
+			continue
+		}
+		for rest := f[i].Value; len(rest) > 0; {
+			var one []byte
+			one, rest, _ = bytes.Cut(rest, []byte(";"))
+			n, v, ok := bytes.Cut(bytes.TrimSpace(one), []byte("="))
+			if !ok || string(n) != name {
+				continue
+			}
+			if len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' {
+				v = v[1 : len(v)-1]
+			}
+			return v
+		}
+	}
+	return nil
+}
+
+// argument returns the value of the first argument of a name, as it was sent.
+func argument(query []byte, name string) []byte {
+	for len(query) > 0 {
+		var one []byte
+		one, query, _ = bytes.Cut(query, []byte("&"))
+		if n, v, _ := bytes.Cut(one, []byte("=")); message.EqualFold(n, name) {
+			return v
+		}
+	}
+	return nil
+}
+
+// The bytes that may stay as they are in a path, in the value of an argument, and in a
+// URL that has its escapes already (RFC 3986).
+var (
+	inPath  = allowed("!$&'()*+,;=:@/-._~")
+	inValue = allowed("-._~")
+	inURL   = allowed("!$&'()*+,;=:@/-._~?%[]")
+)
+
+func allowed(marks string) (t [256]bool) {
+	for c := '0'; c <= 'z'; c++ {
+		t[c] = c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c
+	}
+	for i := range len(marks) {
+		t[marks[i]] = true
+	}
+	return t
+}
+
+func appendEscaped(to, v []byte, allowed *[256]bool) []byte {
+	const digits = "0123456789ABCDEF"
+	for _, c := range v {
+		if allowed[c] {
+			to = append(to, c)
+			continue
+		}
+		to = append(to, '%', digits[c>>4], digits[c&15])
+	}
+	return to
+}
