@@ -277,7 +277,7 @@ func TestExchangesAllocateNothing(t *testing.T) {
 		for range 100 {
 			one()
 		}
-		if n := testing.AllocsPerRun(2000, one); n > allowed {
+		if n := testing.AllocsPerRun(2000, one); n > allocationsAllowed {
 			t.Errorf("%s: %v allocations for an exchange", x.name, n)
 		}
 	}

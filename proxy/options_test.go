@@ -324,7 +324,7 @@ func TestOptionsThatAllocateNothing(t *testing.T) {
 		for range 100 {
 			one()
 		}
-		if n := testing.AllocsPerRun(1000, one); n > allowed {
+		if n := testing.AllocsPerRun(1000, one); n > allocationsAllowed {
 			t.Errorf("%s: %v allocations for an exchange", c.name, n)
 		}
 	}

@@ -2,5 +2,5 @@
 
 package proxy
 
-// allowed is how many allocations an exchange may make.
-const allowed = 0
+// allocationsAllowed is how many allocations an exchange may make.
+const allocationsAllowed = 0

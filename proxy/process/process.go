@@ -111,7 +111,7 @@ func newState(c Config, reg *prometheus.Registry) (*state, error) {
 	s.proxy = &proxy.Proxy{Upstreams: s.upstreams, Timeouts: proxy.Timeouts{Connect: defaultConnect, Send: defaultTimeout, Read: defaultTimeout},
 		Tries: defaultTries, Observe: s.metrics.observer(s.access), Log: c.Log}
 	s.server = server.New(server.Options{Certificates: certs, Handle: s.proxy.Handle, HTTP1: h1.DefaultLimits(), Refused: s.metrics.refuse, Log: c.Log})
-	s.metrics.server, s.metrics.pairs, s.metrics.log = s.server, certs, s.access
+	s.metrics.proxy, s.metrics.server, s.metrics.pairs, s.metrics.log = s.proxy, s.server, certs, s.access
 	return s, nil
 }
 
