@@ -18,8 +18,6 @@ import (
 type IngressCheck struct {
 	Snapshot model.Snapshot
 	Settings ingress.Settings
-	// Read are the problems that were found as the objects were read.
-	Read []model.Problem
 	// NoSecrets and NoServices say that the files have none: what lacks is not told then.
 	NoSecrets, NoServices bool
 	Now                   time.Time
@@ -61,11 +59,6 @@ func (c IngressCheck) Text() (text string, carries bool) {
 // one says what becomes of one Ingress, and whether that is all of it.
 func (c IngressCheck) one(b *strings.Builder, i ingress.Checked) bool {
 	problems := slices.Clone(i.Problems)
-	for _, p := range c.Read {
-		if p.Kind == "Ingress" && p.Object == i.Ingress.Name {
-			problems = append(problems, p)
-		}
-	}
 	problems = slices.DeleteFunc(problems, func(p model.Problem) bool {
 		absent := strings.Contains(p.Reason, " does not exist")
 		return absent && (c.NoSecrets && strings.Contains(p.Reason, "Secret ") || c.NoServices && strings.Contains(p.Reason, "Service "))

@@ -70,11 +70,10 @@ func checkText(t *testing.T, yaml string, change func(*IngressCheck)) (string, b
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	problems, err := manifest.Read(store, "x", strings.NewReader(yaml))
-	if err != nil {
+	if _, err := manifest.Read(store, "x", strings.NewReader(yaml)); err != nil {
 		t.Fatal(err)
 	}
-	c := IngressCheck{Snapshot: store.Snapshot(), Settings: ingress.Settings{AdoptNginx: true}, Read: problems, Now: time.Now()}
+	c := IngressCheck{Snapshot: store.Snapshot(), Settings: ingress.Settings{AdoptNginx: true}, Now: time.Now()}
 	if change != nil {
 		change(&c)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -44,9 +43,9 @@ func ingressCheckCommand() *cobra.Command {
 			defer store.Close()
 			check := explain.IngressCheck{Settings: ingress.Settings{AdoptNginx: adopt, Default: true}, Now: time.Now()}
 			if len(files) > 0 {
-				check.Read, err = readIngressFiles(store, files)
+				err = readIngressFiles(store, files)
 			} else {
-				check.Read, err = listIngress(cmd.Context(), store, check.Settings)
+				err = listIngress(cmd.Context(), store, check.Settings)
 			}
 			if err != nil {
 				return unknown(err)
@@ -69,45 +68,38 @@ func ingressCheckCommand() *cobra.Command {
 	return c
 }
 
-func readIngressFiles(store *model.Store, files []string) (problems []model.Problem, err error) {
+func readIngressFiles(store *model.Store, files []string) error {
 	for _, name := range files {
 		f, err := os.Open(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		found, err := manifest.Read(store, name, f)
+		_, err = manifest.Read(store, name, f) // Ingresses keep their problems
 		if err = errors.Join(err, f.Close()); err != nil {
-			return nil, err
+			return err
 		}
-		problems = append(problems, found...)
 	}
-	return problems, nil
+	return nil
 }
 
 // listIngress fills the store from a cluster: all that Ingress and policies are about, and
 // the Secrets that Ingresses name.
-func listIngress(ctx context.Context, store *model.Store, s ingress.Settings) (problems []model.Problem, err error) {
+func listIngress(ctx context.Context, store *model.Store, s ingress.Settings) error {
 	client, err := kubesource.NewClient("", kubesource.Host{Root: hostRoot})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	running, stop := context.WithTimeout(ctx, listWithin)
-	var mu sync.Mutex
-	source := &kubesource.Source{Client: client, Store: store, Policies: true, Ingresses: true, Log: slog.New(slog.DiscardHandler),
-		Report: func(_ string, _ model.Name, found []model.Problem) {
-			mu.Lock()
-			defer mu.Unlock()
-			problems = append(problems, found...)
-		}}
+	source := &kubesource.Source{Client: client, Store: store, Policies: true, Ingresses: true, Log: slog.New(slog.DiscardHandler)}
 	secrets := &kubesource.Secrets{Client: client, Store: store, Log: slog.New(slog.DiscardHandler)}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = all(running, source.Run, secrets.Run) }() // ends by stop
 	defer func() { stop(); <-done }()
 	kinds := model.AllKinds() &^ (model.AddressPoolKind | model.SecretKind)
 	if err := store.WaitSynced(running, kinds); errors.Is(err, context.DeadlineExceeded) {
-		return nil, fmt.Errorf("the API server did not list Ingresses, their classes, Services, pods, nodes and policies within %s; may this account?", listWithin)
+		return fmt.Errorf("the API server did not list Ingresses, their classes, Services, pods, nodes and policies within %s; may this account?", listWithin)
 	} else if err != nil {
-		return nil, err
+		return err
 	}
 	snap, named := store.Snapshot(), map[model.Name][]model.Name{}
 	for i := range snap.Ingresses() {
@@ -116,12 +108,7 @@ func listIngress(ctx context.Context, store *model.Store, s ingress.Settings) (p
 		}
 	}
 	if err := secrets.Sync(running, named); err != nil {
-		return nil, err
+		return err
 	}
-	if err := store.WaitSynced(running, model.SecretKind); err != nil {
-		return nil, err
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	return problems, nil
+	return store.WaitSynced(running, model.SecretKind)
 }
