@@ -393,6 +393,7 @@ func (p *Planner) problems(snap model.Snapshot, n model.Name) (out []model.Probl
 	if t == nil || !ok {
 		return nil
 	}
+	out = append(out, i.Problems...)
 	out = append(out, p.options(snap, i).problems...)
 	for _, h := range t.hosts {
 		for _, q := range p.merge(snap, h).problems[n] {

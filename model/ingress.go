@@ -26,6 +26,9 @@ type Ingress struct {
 	// Given and GivenNames are the addresses and host names in its status.
 	Given      []netip.Addr
 	GivenNames []string
+	// Problems are what could not be read of it: they are told only of Ingresses that are
+	// for us, which follows from classes.
+	Problems []Problem
 }
 
 // IngressRule is the paths of one host.

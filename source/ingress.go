@@ -53,6 +53,7 @@ func Ingress(in *networkingv1.Ingress) (*model.Ingress, []model.Problem) {
 			out.GivenNames = append(out.GivenNames, g.Hostname)
 		}
 	}
+	out.Problems = c.problems
 	return out, c.problems
 }
 

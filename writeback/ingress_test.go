@@ -190,7 +190,9 @@ func TestStatusOfIngresses(t *testing.T) {
 	x2 := newIngressWorld(t, apiIngress("ours", "wayleave"), readyNode("a", "192.0.2.1", "True"))
 	x2.w.NodeAddresses = false
 	x2.run()
-	x2.service(func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.7"}} })
+	x2.service(func(s *corev1.Service) {
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.7"}}
+	})
 	x2.status("ours", "198.51.100.7")
 	x2.service(func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = nil })
 	x2.status("ours", "")

@@ -220,6 +220,9 @@ func (a *agent) source(ctx context.Context) error {
 	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, AllPods: a.cfg.DNS.Enabled && a.cfg.DNS.Pods == dns.PodsVerified,
 		Policies: a.cfg.NetworkPolicy.Enabled, Ingresses: a.cfg.Ingress.Enabled, Log: a.log,
 		Report: func(kind string, n model.Name, problems []model.Problem) {
+			if kind == model.IngressKind.String() {
+				return // told by the planner, of those that are ours
+			}
 			a.problems.Set("source", kind+" "+n.String(), problems)
 		}}
 	if a.cfg.LoadBalancer.Enabled {
