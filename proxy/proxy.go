@@ -45,7 +45,7 @@ type Proxy struct {
 	table   atomic.Pointer[table.Table]
 	pool    sync.Pool // of *exchange
 	date    atomic.Pointer[date]
-	buffers sync.Pool // of *[copyBuffer]byte
+	buffers buffers
 	tunnels tunnels
 }
 
@@ -85,7 +85,7 @@ type exchange struct {
 	clean  []byte
 	client []byte // the client's address as text, and whose
 	whose  netip.Addr
-	buf    *[copyBuffer]byte
+	buf    *[]byte
 	// last is the endpoint that the request was sent to; begun says that bytes of the
 	// body were taken from the client, which no second endpoint can be sent.
 	last  *upstream.Endpoint
@@ -96,9 +96,6 @@ type exchange struct {
 	// answer are fields that are added to the response.
 	answer message.Fields
 }
-
-// copyBuffer is how much of a body is read at once.
-const copyBuffer = 32 << 10
 
 // Handle answers one exchange.
 func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
@@ -115,7 +112,7 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 		p.Observe(&x.rec)
 	}
 	if x.buf != nil {
-		p.buffers.Put(x.buf)
+		p.buffers.give(x.buf)
 		x.buf = nil
 	}
 	clear(x.more[:cap(x.more)])
