@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -205,6 +206,43 @@ func TestDrain(t *testing.T) {
 	if n := r.s.Conns(); n != 0 {
 		t.Errorf("%d connections are left", n)
 	}
+}
+
+// However many clients read slowly, the buffers for them are bounded.
+func TestBuffersAreBounded(t *testing.T) {
+	var b buffers
+	var all []*[]byte
+	total := 0
+	for range 5000 {
+		p := b.take()
+		total += len(*p)
+		all = append(all, p)
+	}
+	if most := mostLarge*largeBuffer + 5000*smallBuffer; total > most {
+		t.Errorf("%d bytes for 5000, most %d", total, most)
+	}
+	for _, p := range all {
+		b.give(p)
+	}
+	if n := b.used.Load(); n != 0 {
+		t.Errorf("afterwards %d are in use", n)
+	}
+	if p := b.take(); len(*p) != largeBuffer {
+		t.Errorf("afterwards %d bytes", len(*p))
+	}
+}
+
+// Close ends what a drain could not: an exchange whose endpoint does not answer.
+func TestClose(t *testing.T) {
+	r := newRig(t, func(r *rig) { r.p.Timeouts.Read = time.Minute }, raw(t, func(_ net.Conn, br *bufio.Reader) { _, _ = io.Copy(io.Discard, br) }))
+	idle, busy := r.dial(), r.dial()
+	busy.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	for r.active() == 0 || r.s.Conns() < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	r.s.Close()
+	idle.ended()
+	busy.ended()
 }
 
 func (r *rig) active() (n int64) {

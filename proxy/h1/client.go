@@ -40,6 +40,7 @@ type Client struct {
 func Dialed(c net.Conn, p *Shared) *Client {
 	u := &Client{c: c, rd: reader{c: c, from: p.blocks, limit: 64 << 10}, w: writer{c: c, from: p.buffers}}
 	u.peek.init(c)
+	u.w.init()
 	if _, ok := c.(*net.TCPConn); ok {
 		u.step = u.ask
 	}
@@ -131,6 +132,9 @@ func (u *Client) Stop() {
 	u.times.stopped.Store(true)
 	_ = u.c.SetDeadline(time.Unix(1, 0))
 }
+
+// Stopped says whether Stop was called.
+func (u *Client) Stopped() bool { return u.times.stopped.Load() }
 
 // Sent says whether the request, or a part of it, was given to the kernel.
 func (u *Client) Sent() bool { return u.w.sent }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"strconv"
@@ -89,6 +90,7 @@ func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool
 		k.rd.w = copy(k.rd.buf, first)
 	}
 	k.x.k = k
+	k.w.init()
 	if t, ok := c.(*net.TCPConn); ok {
 		k.raw, _ = t.SyscallConn()
 		k.step = k.ready
@@ -102,7 +104,9 @@ func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool
 		delete(s.conns, k)
 		s.mu.Unlock()
 		k.w.release()
-		k.rd.release()
+		if !k.x.broken { // else somebody may still be reading to it
+			k.rd.release()
+		}
 		if !k.x.switched {
 			c.Close()
 		}
@@ -136,6 +140,20 @@ func (s *Server) Drain(idle time.Duration) {
 		if k.idle.Load() {
 			_ = k.c.SetReadDeadline(time.Now().Add(idle)) // until is not ours to write
 		}
+	}
+}
+
+// Close closes all connections, whatever they are in.
+func (s *Server) Close() {
+	s.init()
+	s.mu.Lock()
+	all := make([]net.Conn, 0, len(s.conns))
+	for k := range s.conns {
+		all = append(all, k.c)
+	}
+	s.mu.Unlock()
+	for _, c := range all {
+		_ = c.Close()
 	}
 }
 
@@ -216,8 +234,14 @@ func (k *serverConn) refuse(err error) {
 	}
 	k.x.req.Version, k.x.req.Method, k.x.req.Continue = message.HTTP11, nil, false
 	k.x.fr.close = true
+	var more message.Fields
+	if e.Status == http.StatusMethodNotAllowed { // RFC 9110, 15.5.6
+		more = message.Fields{{Name: []byte("Allow"), Value: []byte("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE")}}
+	}
 	text := []byte(strconv.Itoa(e.Status) + " " + reasons[e.Status] + "\n")
-	_ = k.x.Respond(&message.Response{Status: e.Status, Length: int64(len(text)), Fields: message.Fields{{Name: []byte("Content-Type"), Value: []byte("text/plain")}}})
+	_ = k.x.Respond(&message.Response{Status: e.Status, Length: int64(len(text)), Fields: append(more,
+		message.Field{Name: []byte("Content-Type"), Value: []byte("text/plain; charset=utf-8")},
+		message.Field{Name: []byte("Date"), Value: time.Now().UTC().AppendFormat(nil, http.TimeFormat)})})
 	_, _ = k.x.Write(text)
 	_ = k.w.flush()
 	k.linger()

@@ -80,7 +80,7 @@ func (s *switched) next(raw syscall.RawConn) (b *[]byte, err error) {
 		}
 		s.give(b)
 		b = nil
-		if err == syscall.EAGAIN {
+		if err == errAgain {
 			return false
 		}
 		failed = err // nil at the end
