@@ -40,9 +40,11 @@ func (x *exchange) ask(a *table.AuthURL, ready *table.Ready) (answered bool) {
 		x.fail(500, fmt.Errorf("authentication server: %w", err))
 		return true
 	}
-	for _, c := range resp.Header["Set-Cookie"] {
-		if clean(c) {
-			x.answer = append(x.answer, message.Field{Name: setCookie, Value: []byte(c)})
+	if resp.StatusCode < 300 || resp.StatusCode == 401 { // a session begins, or ends
+		for _, c := range resp.Header["Set-Cookie"] {
+			if clean(c) {
+				x.answer = append(x.answer, message.Field{Name: setCookie, Value: []byte(c)})
+			}
 		}
 	}
 	switch {

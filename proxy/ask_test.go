@@ -86,7 +86,7 @@ func TestAuthURL(t *testing.T) {
 
 	// What the server is asked, and what it is not.
 	r.route(path(at("/ok")))
-	if resp, _ := r.ask("PUT /a%20b?c=d\nHost: Shop.example:81\nContent-Length: 0\nX-Forwarded-For: 6.6.6.6\nX-Original-URL: x\nX-Original-Method: GET\nUser-Agent: me\nConnection: close, x-hop\nX-Hop: 1"); resp.StatusCode != 200 {
+	if resp, _ := r.ask("PUT /a%20b?c=d\nHost: Shop.example:81\nContent-Length: 0\nX-Forwarded-For: 6.6.6.6\nForwarded: for=6.6.6.6\nX_Forwarded_For: 6.6.6.6\nX-Original-URL: x\nX-Original-Method: GET\nUser-Agent: me\nConnection: close, x-hop\nX-Hop: 1"); resp.StatusCode != 200 {
 		t.Fatal(resp.Status)
 	}
 	q := asked.Load()
@@ -98,7 +98,7 @@ func TestAuthURL(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
-	if q.Header.Get("X-Hop") != "" || q.Header.Get("Accept-Encoding") != "" {
+	if q.Header.Get("X-Hop") != "" || q.Header["Forwarded"] != nil || q.Header["X_forwarded_for"] != nil || q.Header.Get("Accept-Encoding") != "" {
 		t.Errorf("%v", q.Header)
 	}
 	o := at("/ok")

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -252,10 +253,51 @@ func TestLimits(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	// It makes nobody forgotten who is above it, while there are others.
+	busy := netip.MustParseAddr("192.0.2.9")
+	at := now.Add(time.Minute)
+	for l.take("x", busy, 0.001, 3, at) {
+	}
+	for i := range 200_000 {
+		l.take("x", netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1e6, 0, at.Add(time.Duration(i)*10*time.Microsecond))
+	}
+	if l.take("x", busy, 0.001, 3, at.Add(time.Second)) {
+		t.Error("a flood of others gave a client a new burst")
+	}
 	if len(l.sets) != limitSets {
 		t.Error("it grew")
 	}
 	if !l.take("x", who, 1e9, 0, now.Add(time.Hour)) || !l.take("x", netip.Addr{}, 1, 0, now) {
 		t.Error("refused")
+	}
+}
+
+// While all places are taken a comparison waits, and gives up with its request; what is
+// known needs no place.
+func TestPasswordsWaitForTheirTurn(t *testing.T) {
+	var p passwords
+	if right, err := p.verify(t.Context(), hashBcrypt, []byte("secret")); !right || err != nil {
+		t.Fatal(right, err)
+	}
+	for range cap(p.slots) {
+		p.slots <- struct{}{}
+	}
+	if right, err := p.verify(t.Context(), hashBcrypt, []byte("secret")); !right || err != nil {
+		t.Fatal(right, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if right, err := p.verify(ctx, hashBcrypt, []byte("Secret")); right || err == nil {
+		t.Fatal(right, err)
+	}
+	if right, err := p.verify(ctx, hashSHA, []byte("secret")); !right || err != nil {
+		t.Fatal(right, err)
+	}
+	<-p.slots
+	if right, err := p.verify(t.Context(), hashBcrypt, []byte("Secret")); right || err != nil {
+		t.Fatal(right, err)
+	}
+	if len(p.slots) != cap(p.slots)-1 {
+		t.Error("a place was not given back")
 	}
 }

@@ -103,6 +103,8 @@ type exchange struct {
 	// answer are fields that are added to the response.
 	answer message.Fields
 	opt    asked
+	// hashed is the key by which an endpoint is chosen.
+	hashed []byte
 }
 
 // Handle answers one exchange.
