@@ -85,14 +85,13 @@ type exchange struct {
 	start time.Time
 	rec   Record
 
-	more    message.Fields // what the proxy adds to the request
-	tried   []*upstream.Endpoint
-	name    []byte // host name, in lower case
-	clean   []byte
-	scratch []byte // of who draws endpoints
-	client  []byte // the client's address as text, and whose
-	whose   netip.Addr
-	buf     *[]byte
+	more   message.Fields // what the proxy adds to the request
+	tried  []*upstream.Endpoint
+	name   []byte // host name, in lower case
+	clean  []byte
+	client []byte // the client's address as text, and whose
+	whose  netip.Addr
+	buf    *[]byte
 	// last is the endpoint that the request was sent to; begun says that bytes of the
 	// body were taken from the client, which no second endpoint can be sent.
 	last  *upstream.Endpoint
