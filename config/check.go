@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"wayleave.dev/model"
 )
 
 type setter = func(c *Config, v any) error
@@ -193,4 +195,17 @@ func network(s string) (netip.Prefix, error) {
 		err = fmt.Errorf("%s has host bits set; write %s", s, p.Masked())
 	}
 	return p, err
+}
+
+// secretName is empty, or NAMESPACE/NAME.
+func secretName(at func(*Config) *model.Name) setter {
+	return func(c *Config, v any) error {
+		s, ok := v.(string)
+		ns, name, cut := strings.Cut(s, "/")
+		if !ok || s != "" && (!cut || domain(name) != nil || domain(ns) != nil || strings.Contains(ns, ".")) {
+			return errors.New("NAMESPACE/NAME of a Secret is allowed")
+		}
+		*at(c) = model.Name{Namespace: ns, Name: name}
+		return nil
+	}
 }

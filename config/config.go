@@ -34,6 +34,7 @@ type Config struct {
 	DNS           DNS
 	LoadBalancer  LoadBalancer
 	NetworkPolicy NetworkPolicy
+	Ingress       Ingress
 	// Unused are wishes of a KubeProxyConfiguration that Wayleave has no use for, a
 	// line each.
 	Unused []string
@@ -103,6 +104,29 @@ type LoadBalancer struct {
 // NetworkPolicy is the settings of the feature of that name.
 type NetworkPolicy struct {
 	Enabled bool
+}
+
+// Ingress is the settings of the feature of that name.
+type Ingress struct {
+	Enabled bool
+	// Default makes the IngressClass wayleave the cluster's default, where none is.
+	Default bool
+	// HostPorts serves the ports 80 and 443 of the nodes, too.
+	HostPorts bool
+	// AdoptNginx serves Ingresses of ingress-nginx.
+	AdoptNginx bool
+	// DefaultCertificate is a Secret, the zero Name for none.
+	DefaultCertificate model.Name
+	AccessLog          bool
+	// TrustedProxies are whose X-Forwarded-… is believed, ProxyProtocol who begins
+	// connections with a PROXY header.
+	TrustedProxies, ProxyProtocol []netip.Prefix
+	// Drain is how long a proxy that ends waits for what is open.
+	Drain time.Duration
+	// Connect, Send and Read are time-outs towards endpoints.
+	Connect, Send, Read time.Duration
+	// ConnectionsPerClient is the most of one address.
+	ConnectionsPerClient int
 }
 
 // setting is one row of the table.
@@ -189,6 +213,33 @@ func settings() []setting {
 			"How long a node that has just started leaves addresses to other nodes: 0s to 10m."}},
 		{"networkpolicy.enabled", "true", boolean(func(c *Config) *bool { return &c.NetworkPolicy.Enabled }), []string{
 			"The firewall of pods: NetworkPolicy. Off: another program enforces it, or nobody. Every agent watches all pods of the cluster for it."}},
+		{"ingress.enabled", "true", boolean(func(c *Config) *bool { return &c.Ingress.Enabled }), []string{
+			"HTTP routing: Ingresses of the class wayleave, by a proxy on every node and the Service wayleave-ingress. Off: another",
+			"controller does it; its Ingresses are not touched in any case."}},
+		{"ingress.default", "true", boolean(func(c *Config) *bool { return &c.Ingress.Default }), []string{
+			"Make the IngressClass wayleave the default one when it is made and the cluster has none: Ingresses without a class are ours then."}},
+		{"ingress.hostPorts", "true", boolean(func(c *Config) *bool { return &c.Ingress.HostPorts }), []string{
+			"Serve the ports 80 and 443 of the nodes' InternalIPs, too, where no other program has them."}},
+		{"ingress.adoptNginx", "false", boolean(func(c *Config) *bool { return &c.Ingress.AdoptNginx }), []string{
+			"Serve Ingresses of ingress-nginx: those of the class nginx and of classes with its controller. Ask `wayleave ingress check` first."}},
+		{"ingress.defaultCertificate", `""`, secretName(func(c *Config) *model.Name { return &c.Ingress.DefaultCertificate }), []string{
+			"NAMESPACE/NAME of a Secret with the certificate for hosts that have none. Empty: one that nobody has signed."}},
+		{"ingress.accessLog", "false", boolean(func(c *Config) *bool { return &c.Ingress.AccessLog }), []string{
+			"A line of JSON for each request, on the proxy container's standard output."}},
+		{"ingress.trustedProxies", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.TrustedProxies }, network, "CIDRs"), []string{
+			"Networks of load balancers in front, whose X-Forwarded-... and Forwarded are believed and added to; others' are replaced."}},
+		{"ingress.proxyProtocol", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.ProxyProtocol }, network, "CIDRs"), []string{
+			"Networks of load balancers that begin each connection with a PROXY header, version 1 or 2. They must, and nobody else may."}},
+		{"ingress.drain", "30s", duration(func(c *Config) *time.Duration { return &c.Ingress.Drain }, time.Second, time.Hour), []string{
+			"How long a proxy that ends waits for open requests and WebSockets: 1s to 1h, less than the pod's terminationGracePeriodSeconds."}},
+		{"ingress.connectTimeout", "5s", duration(func(c *Config) *time.Duration { return &c.Ingress.Connect }, 100*time.Millisecond, time.Hour), []string{
+			"How long an endpoint may take to accept a connection: 100ms to 1h. Annotations may ask for another, as for the next two."}},
+		{"ingress.sendTimeout", "60s", duration(func(c *Config) *time.Duration { return &c.Ingress.Send }, 100*time.Millisecond, 24*time.Hour), []string{
+			"How long an endpoint may take to read on: 100ms to 24h."}},
+		{"ingress.readTimeout", "60s", duration(func(c *Config) *time.Duration { return &c.Ingress.Read }, 100*time.Millisecond, 24*time.Hour), []string{
+			"How long an endpoint may be silent before and within its answer: 100ms to 24h."}},
+		{"ingress.connectionsPerClient", "1024", number(func(c *Config) *int { return &c.Ingress.ConnectionsPerClient }, 1, 1<<20), []string{
+			"The most connections of one client's address (of one /64 for IPv6) to one node's proxy: 1 to 1048576."}},
 	}
 }
 

@@ -88,7 +88,7 @@ func TestBadSettings(t *testing.T) {
 		{"clusterDomain: a..b", `clusterDomain: found "a..b"; a DNS name like cluster.local is allowed`},
 		{"clusterDNS: 10.96.0.10", `clusterDNS: found "10.96.0.10"; a list of IP addresses is allowed`},
 		{"logLevel: loud", `logLevel: found "loud"; allowed: debug, info, warn, error`},
-		{"ingress: {enabled: true}", `ingress: no such setting (not built, or a typing error); allowed here: apiServer,`},
+		{"gateway: {enabled: true}", `gateway: no such setting (not built, or a typing error); allowed here: apiServer,`},
 		{"dns: {enabeld: true}", `dns.enabeld: no such setting (not built, or a typing error); allowed here: enabled, pods, extraDomains, upstreams`},
 		{"dns: {pods: secure}", `dns.pods: found "secure"; allowed: disabled, insecure, verified`},
 		{"dns: {extraDomains: [a..b]}", `dns.extraDomains: found [a..b]; item 0: a list of DNS names is allowed`},

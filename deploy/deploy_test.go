@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"text/template"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
 	"wayleave.dev/config"
@@ -112,6 +114,9 @@ func TestTheDaemonSetKeepsTheContract(t *testing.T) {
 		roll.MaxSurge.IntValue() != 1 || roll.MaxUnavailable.IntValue() != 0 || len(spec.Tolerations) != 1 || spec.Tolerations[0].Operator != corev1.TolerationOpExists {
 		t.Errorf("the DaemonSet broke its contract: %+v", ds.Spec)
 	}
+	if drain := config.Default().Ingress.Drain; *spec.TerminationGracePeriodSeconds < int64(drain.Seconds())+5 {
+		t.Errorf("the kubelet waits %d s, and proxies drain for %s", *spec.TerminationGracePeriodSeconds, drain)
+	}
 	for _, c := range spec.Containers {
 		if len(c.Ports) > 0 {
 			t.Errorf("%s declares ports, with which a surge pod could not start on its node", c.Name)
@@ -125,10 +130,29 @@ func TestTheDaemonSetKeepsTheContract(t *testing.T) {
 	}
 }
 
-func TestNoSecretsAreReadable(t *testing.T) {
+// Secrets are in one role, which says nothing else, so that it can be taken away or bound
+// to namespaces; nothing may get, write or delete them.
+func TestSecretsAreReadableByOneRoleOnly(t *testing.T) {
+	found := 0
 	for _, d := range manifestDocs(t) {
-		if strings.Contains(string(d), "secrets") || strings.Contains(string(d), `"*"`) {
+		if strings.Contains(string(d), `"*"`) {
 			t.Errorf("the permissions have grown: %s", d)
 		}
+		var role rbacv1.ClusterRole
+		if !bytes.Contains(d, []byte("Role\n")) || yaml.Unmarshal(d, &role) != nil || !strings.HasSuffix(role.Kind, "Role") {
+			continue
+		}
+		for _, r := range role.Rules {
+			if !slices.Contains(r.Resources, "secrets") {
+				continue
+			}
+			found++
+			if role.Kind != "ClusterRole" || role.Name != "wayleave-secrets" || len(role.Rules) != 1 || len(r.Resources) != 1 || !slices.Equal(r.Verbs, []string{"list", "watch"}) {
+				t.Errorf("Secrets in another way: %s", d)
+			}
+		}
+	}
+	if found != 1 {
+		t.Errorf("%d rules are about Secrets", found)
 	}
 }

@@ -34,6 +34,8 @@ type Balancer struct {
 	Selector   string
 	// Given are all addresses of the status, whatever their ipMode, in the API's order.
 	Given []netip.Addr
+	// GivenNames are host names of the status, which load balancers of clouds give.
+	GivenNames []string
 	// Condition is our condition of the status as "Reason: message", empty for none.
 	Condition string
 }

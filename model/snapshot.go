@@ -95,6 +95,34 @@ func (v Snapshot) NetworkPoliciesOf(namespace string) iter.Seq[*NetworkPolicy] {
 	return statedb.ToSeq(v.s.policies.Prefix(v.txn, policyByName.Query(Name{Namespace: namespace})))
 }
 
+// Ingress returns the Ingress of that name.
+func (v Snapshot) Ingress(n Name) (*Ingress, bool) {
+	o, _, ok := v.s.ingresses.Get(v.txn, ingressByName.Query(n))
+	return o, ok
+}
+
+// Ingresses yields all Ingresses.
+func (v Snapshot) Ingresses() iter.Seq[*Ingress] {
+	return statedb.ToSeq(v.s.ingresses.All(v.txn))
+}
+
+// IngressClass returns the class of that name.
+func (v Snapshot) IngressClass(name string) (*IngressClass, bool) {
+	o, _, ok := v.s.classes.Get(v.txn, classByName.Query(name))
+	return o, ok
+}
+
+// IngressClasses yields all classes.
+func (v Snapshot) IngressClasses() iter.Seq[*IngressClass] {
+	return statedb.ToSeq(v.s.classes.All(v.txn))
+}
+
+// Secret returns the Secret of that name, if an Ingress names it.
+func (v Snapshot) Secret(n Name) (*Secret, bool) {
+	o, _, ok := v.s.secrets.Get(v.txn, secretByName.Query(n))
+	return o, ok
+}
+
 // Count is the number of objects of one kind.
 func (v Snapshot) Count(kind Kind) int {
 	switch kind {
@@ -112,6 +140,12 @@ func (v Snapshot) Count(kind Kind) int {
 		return v.s.pools.NumObjects(v.txn)
 	case NetworkPolicyKind:
 		return v.s.policies.NumObjects(v.txn)
+	case IngressKind:
+		return v.s.ingresses.NumObjects(v.txn)
+	case IngressClassKind:
+		return v.s.classes.NumObjects(v.txn)
+	case SecretKind:
+		return v.s.secrets.NumObjects(v.txn)
 	}
 	return 0
 }

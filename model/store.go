@@ -22,7 +22,17 @@ const (
 	NamespaceKind
 	AddressPoolKind
 	NetworkPolicyKind
+	IngressKind
+	IngressClassKind
+	SecretKind
 )
+
+// allKinds are all of them.
+const allKinds = ServiceKind | EndpointSliceKind | PodKind | NodeKind | NamespaceKind | AddressPoolKind | NetworkPolicyKind |
+	IngressKind | IngressClassKind | SecretKind
+
+// AllKinds is the set of all kinds.
+func AllKinds() Kind { return allKinds }
 
 // String is the API's name of the kind.
 func (k Kind) String() string {
@@ -41,6 +51,12 @@ func (k Kind) String() string {
 		return "AddressPool"
 	case NetworkPolicyKind:
 		return "NetworkPolicy"
+	case IngressKind:
+		return "Ingress"
+	case IngressClassKind:
+		return "IngressClass"
+	case SecretKind:
+		return "Secret"
 	}
 	return fmt.Sprintf("kinds(%#x)", uint16(k))
 }
@@ -59,6 +75,9 @@ type Store struct {
 	namespaces statedb.RWTable[*Namespace]
 	pools      statedb.RWTable[*AddressPool]
 	policies   statedb.RWTable[*NetworkPolicy]
+	ingresses  statedb.RWTable[*Ingress]
+	classes    statedb.RWTable[*IngressClass]
+	secrets    statedb.RWTable[*Secret]
 
 	mu     sync.Mutex
 	synced Kind
@@ -88,6 +107,15 @@ func NewStore() (*Store, error) {
 		return nil, fmt.Errorf("model: %w", err)
 	}
 	if s.policies, err = newTable(s.db, "networkpolicies", policyByName); err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	if s.ingresses, err = newTable(s.db, "ingresses", ingressByName); err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	if s.classes, err = newTable(s.db, "ingressclasses", classByName); err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	if s.secrets, err = newTable(s.db, "secrets", secretByName); err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
 	if err := s.db.Start(); err != nil {
@@ -131,6 +159,9 @@ var (
 	namespaceByName = unique("name", func(n *Namespace) string { return n.Name }, index.String)
 	poolByName      = unique("name", func(p *AddressPool) string { return p.Name }, index.String)
 	policyByName    = unique("name", func(p *NetworkPolicy) Name { return p.Name }, key)
+	ingressByName   = unique("name", func(i *Ingress) Name { return i.Name }, key)
+	classByName     = unique("name", func(c *IngressClass) string { return c.Name }, index.String)
+	secretByName    = unique("name", func(s *Secret) Name { return s.Name }, key)
 	sliceByService  = statedb.Index[*EndpointSlice, Name]{
 		Name: "service",
 		FromObject: func(s *EndpointSlice) index.KeySet {
@@ -164,7 +195,7 @@ type Writer struct {
 // Write runs fn in one transaction over all tables: readers see all of its
 // changes or none. An error means that the store was closed, or a bug.
 func (s *Store) Write(fn func(*Writer)) error {
-	return s.WriteKinds(ServiceKind|EndpointSliceKind|PodKind|NodeKind|NamespaceKind|AddressPoolKind|NetworkPolicyKind, fn)
+	return s.WriteKinds(allKinds, fn)
 }
 
 // WriteKinds is Write for fewer tables: a source that owns one kind does not
@@ -177,7 +208,8 @@ func (s *Store) WriteKinds(kinds Kind, fn func(*Writer)) error {
 	}{
 		{ServiceKind, s.services}, {EndpointSliceKind, s.slices}, {PodKind, s.pods},
 		{NodeKind, s.nodes}, {NamespaceKind, s.namespaces}, {AddressPoolKind, s.pools},
-		{NetworkPolicyKind, s.policies},
+		{NetworkPolicyKind, s.policies}, {IngressKind, s.ingresses}, {IngressClassKind, s.classes},
+		{SecretKind, s.secrets},
 	} {
 		if kinds&t.kind != 0 {
 			tables = append(tables, t.table)
@@ -232,6 +264,15 @@ func (w *Writer) PutAddressPool(p *AddressPool) { put(w, w.s.pools, p) }
 // PutNetworkPolicy sets a policy; the store owns it from now on.
 func (w *Writer) PutNetworkPolicy(p *NetworkPolicy) { put(w, w.s.policies, p) }
 
+// PutIngress sets an Ingress; the store owns it from now on.
+func (w *Writer) PutIngress(i *Ingress) { put(w, w.s.ingresses, i) }
+
+// PutIngressClass sets a class; the store owns it from now on.
+func (w *Writer) PutIngressClass(c *IngressClass) { put(w, w.s.classes, c) }
+
+// PutSecret sets a Secret; the store owns it from now on.
+func (w *Writer) PutSecret(s *Secret) { put(w, w.s.secrets, s) }
+
 // Delete removes the object of the kind and name; nothing happens when there
 // is none. Cluster-wide kinds have an empty Namespace.
 func (w *Writer) Delete(kind Kind, n Name) {
@@ -250,6 +291,12 @@ func (w *Writer) Delete(kind Kind, n Name) {
 		remove(w, w.s.pools, poolByName.Query(n.Name))
 	case NetworkPolicyKind:
 		remove(w, w.s.policies, policyByName.Query(n))
+	case IngressKind:
+		remove(w, w.s.ingresses, ingressByName.Query(n))
+	case IngressClassKind:
+		remove(w, w.s.classes, classByName.Query(n.Name))
+	case SecretKind:
+		remove(w, w.s.secrets, secretByName.Query(n))
 	}
 }
 
@@ -283,6 +330,18 @@ func (w *Writer) Names(kind Kind) []Name {
 		}
 	case NetworkPolicyKind:
 		for o := range w.s.policies.All(w.txn) {
+			names = append(names, o.Name)
+		}
+	case IngressKind:
+		for o := range w.s.ingresses.All(w.txn) {
+			names = append(names, o.Name)
+		}
+	case IngressClassKind:
+		for o := range w.s.classes.All(w.txn) {
+			names = append(names, Name{Name: o.Name})
+		}
+	case SecretKind:
+		for o := range w.s.secrets.All(w.txn) {
 			names = append(names, o.Name)
 		}
 	}

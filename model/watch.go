@@ -17,11 +17,15 @@ type Changes struct {
 	Namespaces   map[string]struct{}
 	AddressPools map[string]struct{}
 	Policies     map[Name]struct{}
+	Ingresses    map[Name]struct{}
+	Classes      map[string]struct{}
+	Secrets      map[Name]struct{}
 }
 
 // Empty is true when nothing changed.
 func (c Changes) Empty() bool {
-	return len(c.Services)+len(c.Pods)+len(c.Nodes)+len(c.Namespaces)+len(c.AddressPools)+len(c.Policies) == 0
+	return len(c.Services)+len(c.Pods)+len(c.Nodes)+len(c.Namespaces)+len(c.AddressPools)+len(c.Policies)+
+		len(c.Ingresses)+len(c.Classes)+len(c.Secrets) == 0
 }
 
 // Watcher tells one reader what changed since it last asked. Changes that pile
@@ -35,6 +39,9 @@ type Watcher struct {
 	namespaces statedb.ChangeIterator[*Namespace]
 	pools      statedb.ChangeIterator[*AddressPool]
 	policies   statedb.ChangeIterator[*NetworkPolicy]
+	ingresses  statedb.ChangeIterator[*Ingress]
+	classes    statedb.ChangeIterator[*IngressClass]
+	secrets    statedb.ChangeIterator[*Secret]
 	// lastService remembers a slice's service, as a slice may change its owner.
 	lastService map[Name]Name
 }
@@ -77,7 +84,30 @@ func (s *Store) Watch(kinds Kind) (*Watcher, error) {
 			return nil, err
 		}
 	}
+	if err := w.watchIngress(kinds); err != nil {
+		return nil, err
+	}
 	return w, nil
+}
+
+// watchIngress watches what Ingress is made of.
+func (w *Watcher) watchIngress(kinds Kind) (err error) {
+	if kinds&IngressKind != 0 {
+		if w.ingresses, err = changes(w.s, w.s.ingresses); err != nil {
+			return err
+		}
+	}
+	if kinds&IngressClassKind != 0 {
+		if w.classes, err = changes(w.s, w.s.classes); err != nil {
+			return err
+		}
+	}
+	if kinds&SecretKind != 0 {
+		if w.secrets, err = changes(w.s, w.s.secrets); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func changes[O any](s *Store, t statedb.RWTable[O]) (statedb.ChangeIterator[O], error) {
@@ -99,6 +129,9 @@ func (w *Watcher) Close() {
 	closeIf(w.namespaces)
 	closeIf(w.pools)
 	closeIf(w.policies)
+	closeIf(w.ingresses)
+	closeIf(w.classes)
+	closeIf(w.secrets)
 }
 
 func closeIf[O any](it statedb.ChangeIterator[O]) {
@@ -128,7 +161,7 @@ func (w *Watcher) Poll() (Snapshot, Changes, Ready) {
 	c := Changes{
 		Services: map[Name]struct{}{}, Pods: map[Name]struct{}{},
 		Nodes: map[string]struct{}{}, Namespaces: map[string]struct{}{}, AddressPools: map[string]struct{}{},
-		Policies: map[Name]struct{}{},
+		Policies: map[Name]struct{}{}, Ingresses: map[Name]struct{}{}, Classes: map[string]struct{}{}, Secrets: map[Name]struct{}{},
 	}
 	set := statedb.NewWatchSet()
 	drain(snap, w.services, set, func(s *Service, _ bool) { c.Services[s.Name] = struct{}{} })
@@ -138,6 +171,9 @@ func (w *Watcher) Poll() (Snapshot, Changes, Ready) {
 	drain(snap, w.namespaces, set, func(n *Namespace, _ bool) { c.Namespaces[n.Name] = struct{}{} })
 	drain(snap, w.pools, set, func(p *AddressPool, _ bool) { c.AddressPools[p.Name] = struct{}{} })
 	drain(snap, w.policies, set, func(p *NetworkPolicy, _ bool) { c.Policies[p.Name] = struct{}{} })
+	drain(snap, w.ingresses, set, func(i *Ingress, _ bool) { c.Ingresses[i.Name] = struct{}{} })
+	drain(snap, w.classes, set, func(i *IngressClass, _ bool) { c.Classes[i.Name] = struct{}{} })
+	drain(snap, w.secrets, set, func(s *Secret, _ bool) { c.Secrets[s.Name] = struct{}{} })
 	return snap, c, Ready{set}
 }
 

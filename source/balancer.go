@@ -24,9 +24,11 @@ var (
 	sharingAnnotations = []string{"wayleave.dev/allow-shared-ip", "metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"}
 )
 
-// UsedAnnotations are those of a Service that Service reads; a source need not keep others.
-func UsedAnnotations() []string {
-	return slices.Concat(ipsAnnotations, poolAnnotations, sharingAnnotations)
+// KeepsAnnotation says whether some conversion reads the annotation; a source need not
+// keep others.
+func KeepsAnnotation(key string) bool {
+	return slices.Contains(ipsAnnotations, key) || slices.Contains(poolAnnotations, key) || slices.Contains(sharingAnnotations, key) ||
+		key == classAnnotation || key == defaultClassAnnotation || isIngressOption(key)
 }
 
 // AddressCondition is the type of the condition in a Service's status that says what is
@@ -70,6 +72,9 @@ func (c *checker) balancer(in *corev1.Service, out *model.Service) {
 		// What cannot be read was named by external.
 		if a, err := netip.ParseAddr(g.IP); err == nil && a.Zone() == "" && !slices.Contains(lb.Given, a.Unmap()) {
 			lb.Given = append(lb.Given, a.Unmap())
+		}
+		if g.Hostname != "" {
+			lb.GivenNames = append(lb.GivenNames, g.Hostname)
 		}
 	}
 	for _, cond := range in.Status.Conditions {

@@ -174,6 +174,14 @@ func (p *Problems) reference(ctx context.Context, client kubernetes.Interface, q
 		ref.APIVersion = "networking.k8s.io/v1"
 		o, e := client.NetworkingV1().NetworkPolicies(ref.Namespace).Get(ctx, ref.Name, get)
 		uid, err = o.GetUID(), e
+	case "Ingress":
+		ref.APIVersion = "networking.k8s.io/v1"
+		o, e := client.NetworkingV1().Ingresses(ref.Namespace).Get(ctx, ref.Name, get)
+		uid, err = o.GetUID(), e
+	case "IngressClass":
+		ref.APIVersion = "networking.k8s.io/v1"
+		o, e := client.NetworkingV1().IngressClasses().Get(ctx, ref.Name, get)
+		uid, err = o.GetUID(), e
 	case api.AddressPoolKind:
 		ref.APIVersion = api.GroupVersion
 		if p.PoolUID != nil {

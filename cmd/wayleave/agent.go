@@ -81,6 +81,7 @@ type agent struct {
 	feed      *dns.Feed
 	roll      *dns.Roll
 	policies  atomic.Pointer[policies]
+	ingress   *ingressFeed
 
 	mu      sync.Mutex
 	healths map[string]*reconcile.Health
@@ -115,6 +116,11 @@ func runAgent(ctx context.Context, settings string) error {
 		start("dns feed", a.dnsFeed)
 		start("dns names", a.dnsNames)
 		start("dns callers", a.dnsCallers)
+	}
+	if a.cfg.Ingress.Enabled {
+		start("ingress", a.ingress.run)
+	} else {
+		start("ingress", a.ingress.rest)
 	}
 	start("node", a.own)
 	wg.Wait()
@@ -182,6 +188,7 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 		return nil, err
 	}
 	a.feed = &dns.Feed{Open: dns.OpenSocket, AllowUID: dnsUser, Log: log}
+	a.ingress = newIngressFeed(a)
 	a.roll = &dns.Roll{Feed: a.feed, Leased: cfg.PodNetwork.Enabled}
 	return a, nil
 }
@@ -206,8 +213,11 @@ func (a *agent) fromKubelet() error {
 
 func (a *agent) source(ctx context.Context) error {
 	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, AllPods: a.cfg.DNS.Enabled && a.cfg.DNS.Pods == dns.PodsVerified,
-		Policies: a.cfg.NetworkPolicy.Enabled, Log: a.log,
+		Policies: a.cfg.NetworkPolicy.Enabled, Ingresses: a.cfg.Ingress.Enabled, Log: a.log,
 		Report: func(kind string, n model.Name, problems []model.Problem) {
+			if kind == model.IngressKind.String() {
+				return // told by the planner, of those that are ours
+			}
 			a.problems.Set("source", kind+" "+n.String(), problems)
 		}}
 	if a.cfg.LoadBalancer.Enabled {
@@ -227,6 +237,9 @@ func (a *agent) elect(ctx context.Context) error {
 	}
 	if a.cfg.NetworkPolicy.Enabled {
 		jobs = append(jobs, a.judgePolicies)
+	}
+	if a.cfg.Ingress.Enabled {
+		jobs = append(jobs, a.ingress.write)
 	}
 	if len(jobs) == 0 {
 		<-ctx.Done()

@@ -109,7 +109,7 @@ func (a *agent) report() report {
 	if a.owner.Load() {
 		r.Role = "owner"
 	}
-	for _, k := range []model.Kind{model.ServiceKind, model.EndpointSliceKind, model.PodKind, model.NodeKind, model.NamespaceKind, model.NetworkPolicyKind} {
+	for _, k := range []model.Kind{model.ServiceKind, model.EndpointSliceKind, model.PodKind, model.NodeKind, model.NamespaceKind, model.NetworkPolicyKind, model.IngressKind} {
 		r.Objects[k.String()] = snap.Count(k)
 	}
 	if n := a.network.Load(); n != nil {
@@ -126,6 +126,9 @@ func (a *agent) report() report {
 	if p := a.policies.Load(); p != nil {
 		r.Facts["networkpolicy"] = p.facts(snap)
 		r.Policies = p.look(context.Background(), snap)
+	}
+	if a.cfg.Ingress.Enabled {
+		r.Facts["ingress"] = a.ingress.facts(snap)
 	}
 	r.Facts["service"] = slices.Clone(a.cfg.Unused)
 	a.mu.Lock()
@@ -160,7 +163,7 @@ func (a *agent) wrongs(states map[string]reconcile.State) []string {
 // off lists the features that the settings switch off.
 func off(c config.Config) (out []string) {
 	for name, on := range map[string]bool{"podnetwork": c.PodNetwork.Enabled, "service": c.Service.Enabled, "dns": c.DNS.Enabled,
-		"loadbalancer": c.LoadBalancer.Enabled, "networkpolicy": c.NetworkPolicy.Enabled} {
+		"loadbalancer": c.LoadBalancer.Enabled, "networkpolicy": c.NetworkPolicy.Enabled, "ingress": c.Ingress.Enabled} {
 		if !on {
 			out = append(out, name)
 		}

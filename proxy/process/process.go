@@ -73,6 +73,8 @@ type state struct {
 	configured, known bool
 	drain             time.Duration
 	ready             chan struct{}
+	// idle says that no socket is wanted: Ingress is off.
+	idle bool
 }
 
 // Run serves until ctx ends, then answers what it has taken, for as long as the settings
@@ -238,6 +240,7 @@ func (s *state) listen(l *feed.Listening, files []*os.File) {
 		}
 	}
 	s.server.Keep(l.All)
+	s.idle = l.Wanted == 0
 }
 
 func (s *state) configure(c *feed.Settings) {
@@ -260,9 +263,9 @@ func or[T comparable](v, otherwise T) T {
 	return v
 }
 
-// isReady says so once there are routes and a socket.
+// isReady says so once there are routes and a socket, or nothing to listen on is wanted.
 func (s *state) isReady() {
-	if !s.configured || !s.known || s.server.Listening() == 0 {
+	if !s.configured || !s.known || s.server.Listening() == 0 && !s.idle {
 		return
 	}
 	select {

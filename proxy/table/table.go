@@ -5,6 +5,7 @@ package table
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 )
@@ -258,3 +259,6 @@ func trimSlash(s string) string {
 	}
 	return s
 }
+
+// IsZero says that the options ask for nothing.
+func (o *Options) IsZero() bool { return reflect.ValueOf(*o).IsZero() }

@@ -47,6 +47,9 @@ type Source struct {
 	AllPods  bool
 	// Policies has NetworkPolicies watched too, and what they look at of pods kept.
 	Policies bool
+	// Ingresses has Ingresses and IngressClasses watched; the Secrets that they name are
+	// for Secrets.
+	Ingresses bool
 	// Report gets an object's problems whenever it was read; none means that
 	// earlier ones are gone. May be nil.
 	Report func(kind string, name model.Name, problems []model.Problem)
@@ -76,6 +79,12 @@ func (s *Source) Run(ctx context.Context) error {
 		networking := s.Client.NetworkingV1().RESTClient()
 		reflectors = append(reflectors, reflector(s, networking, "networkpolicies", everything, model.NetworkPolicyKind,
 			&networkingv1.NetworkPolicy{}, source.NetworkPolicy, (*model.Writer).PutNetworkPolicy))
+	}
+	if s.Ingresses {
+		networking := s.Client.NetworkingV1().RESTClient()
+		reflectors = append(reflectors,
+			reflector(s, networking, "ingresses", everything, model.IngressKind, &networkingv1.Ingress{}, source.Ingress, (*model.Writer).PutIngress),
+			reflector(s, networking, "ingressclasses", everything, model.IngressClassKind, &networkingv1.IngressClass{}, source.IngressClass, (*model.Writer).PutIngressClass))
 	}
 	var wg sync.WaitGroup
 	for _, r := range reflectors {
@@ -202,8 +211,8 @@ func (k *sink[I, O]) Transformer() cache.TransformFunc {
 
 // usedAnnotations are those that source reads.
 func usedAnnotations(all map[string]string) (used map[string]string) {
-	for _, key := range source.UsedAnnotations() {
-		if v, ok := all[key]; ok {
+	for key, v := range all {
+		if source.KeepsAnnotation(key) {
 			if used == nil {
 				used = map[string]string{}
 			}

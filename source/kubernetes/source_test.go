@@ -37,6 +37,10 @@ type fakeAPI struct {
 	down    bool
 	unknown map[string]bool // resources that are not defined (yet)
 	url     string
+	// refused are names of single objects that may not be read.
+	refused map[string]bool
+	// asked are the queries for Secrets: path and field selector.
+	asked map[string]bool
 }
 
 func newFakeAPI(t *testing.T) (*fakeAPI, kubernetes.Interface) {
@@ -66,6 +70,19 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.mu.Unlock()
 		w.WriteHeader(http.StatusNotFound)
 		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonNotFound, Code: 404})
+		return
+	}
+	one, single := strings.CutPrefix(q.Get("fieldSelector"), "metadata.name=")
+	if resource == "secrets" {
+		if a.asked == nil {
+			a.asked = map[string]bool{}
+		}
+		a.asked[r.URL.Path+" "+q.Get("fieldSelector")] = true
+	}
+	if single && a.refused[one] {
+		a.mu.Unlock()
+		w.WriteHeader(http.StatusForbidden)
+		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonForbidden, Code: 403, Message: "no"})
 		return
 	}
 	if q.Get("sendInitialEvents") == "true" { // streaming lists: an older server refuses
@@ -98,6 +115,9 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if node, only := strings.CutPrefix(q.Get("fieldSelector"), "spec.nodeName="); only && o.(*corev1.Pod).Spec.NodeName != node {
 			continue
 		}
+		if single && o.(metav1.Object).GetName() != one {
+			continue
+		}
 		items = append(items, o)
 	}
 	if items == nil {
@@ -106,6 +126,7 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	kinds := map[string][2]string{
 		"services": {"ServiceList", "v1"}, "endpointslices": {"EndpointSliceList", "discovery.k8s.io/v1"},
 		"nodes": {"NodeList", "v1"}, "namespaces": {"NamespaceList", "v1"}, "pods": {"PodList", "v1"}, "networkpolicies": {"NetworkPolicyList", "networking.k8s.io/v1"}, "addresspools": {"AddressPoolList", "wayleave.dev/v1alpha1"},
+		"ingresses": {"IngressList", "networking.k8s.io/v1"}, "ingressclasses": {"IngressClassList", "networking.k8s.io/v1"}, "secrets": {"SecretList", "v1"},
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{"kind": kinds[resource][0], "apiVersion": kinds[resource][1], "metadata": map[string]string{"resourceVersion": fmt.Sprint(a.version)}, "items": items})
 }

@@ -54,7 +54,7 @@ func Read(store *model.Store, file string, in io.Reader) ([]model.Problem, error
 	if err != nil {
 		return nil, err
 	}
-	store.MarkSynced(model.ServiceKind | model.EndpointSliceKind | model.PodKind | model.NodeKind | model.NamespaceKind | model.AddressPoolKind | model.NetworkPolicyKind)
+	store.MarkSynced(model.AllKinds())
 	return problems, nil
 }
 
@@ -84,10 +84,16 @@ func object(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, err
 		return convert(at, doc, source.Namespace, (*model.Writer).PutNamespace)
 	case "networking.k8s.io/v1 NetworkPolicy":
 		return convert(at, doc, source.NetworkPolicy, (*model.Writer).PutNetworkPolicy)
+	case "networking.k8s.io/v1 Ingress":
+		return convert(at, doc, source.Ingress, (*model.Writer).PutIngress)
+	case "networking.k8s.io/v1 IngressClass":
+		return convert(at, doc, source.IngressClass, (*model.Writer).PutIngressClass)
+	case "v1 Secret":
+		return convert(at, doc, source.Secret, (*model.Writer).PutSecret)
 	case api.GroupVersion + " " + api.AddressPoolKind:
 		return convert(at, doc, source.AddressPool, (*model.Writer).PutAddressPool)
 	}
-	return nil, nil, fmt.Errorf("kind: %q of apiVersion %q is not used by Wayleave; Service, EndpointSlice, Pod, Node, Namespace, NetworkPolicy and AddressPool are", meta.Kind, meta.APIVersion)
+	return nil, nil, fmt.Errorf("kind: %q of apiVersion %q is not used by Wayleave; Service, EndpointSlice, Pod, Node, Namespace, NetworkPolicy, Ingress, IngressClass, Secret and AddressPool are", meta.Kind, meta.APIVersion)
 }
 
 func list(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, error) {
@@ -126,13 +132,21 @@ func defaulted(at *places, o any) {
 			o.Labels = map[string]string{}
 		}
 		o.Labels[corev1.LabelMetadataName] = o.Name
-	case *corev1.Service, *corev1.Pod, *discoveryv1.EndpointSlice, *networkingv1.NetworkPolicy:
+	case *corev1.Service, *corev1.Pod, *discoveryv1.EndpointSlice, *networkingv1.NetworkPolicy, *networkingv1.Ingress, *corev1.Secret:
 		if m.GetNamespace() == "" {
 			m.SetNamespace(metav1.NamespaceDefault)
 		}
 		at.namespaces[m.GetNamespace()] = true
-		if p, ok := o.(*corev1.Pod); ok {
-			at.give(p)
+		switch o := o.(type) {
+		case *corev1.Pod:
+			at.give(o)
+		case *corev1.Secret:
+			for k, v := range o.StringData {
+				if o.Data == nil {
+					o.Data = map[string][]byte{}
+				}
+				o.Data[k] = []byte(v)
+			}
 		}
 	}
 }

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"wayleave.dev/ingress"
+	"wayleave.dev/model"
+	"wayleave.dev/proxy/feed"
+	"wayleave.dev/reconcile"
+	kubesource "wayleave.dev/source/kubernetes"
+	"wayleave.dev/writeback"
+)
+
+// proxyUser is the user of the proxy container.
+const proxyUser = 65533
+
+// The ports that proxies listen on, which the Service wayleave-ingress leads to.
+const (
+	proxyHTTP  = 10080
+	proxyHTTPS = 10443
+)
+
+// proxySockets is where agents of the node hand listening sockets over.
+const proxySockets = runDir + "/proxy-sockets.sock"
+
+// ingressFeed is the feature at work: it plans, and feeds the proxies of this pod, as owner
+// and as standby, so that the proxies of two pods serve beside each other during an upgrade.
+type ingressFeed struct {
+	a        *agent
+	settings ingress.Settings
+	keeper   *feed.Keeper
+	feed     *feed.Feed
+	secrets  *kubesource.Secrets
+}
+
+func newIngressFeed(a *agent) *ingressFeed {
+	c := a.cfg.Ingress
+	f := &ingressFeed{a: a, settings: ingress.Settings{AdoptNginx: c.AdoptNginx, Default: c.Default, DefaultCertificate: c.DefaultCertificate, ClusterDomain: a.cfg.ClusterDomain}}
+	f.keeper = &feed.Keeper{Path: proxySockets, Log: a.log}
+	f.feed = feed.New(proxyUser, f.keeper, a.log)
+	f.secrets = &kubesource.Secrets{Client: a.client.Interface, Store: a.store, Log: a.log}
+	return f
+}
+
+// run feeds proxies until ctx ends.
+func (f *ingressFeed) run(ctx context.Context) error {
+	c := f.a.cfg.Ingress
+	f.feed.Configure(feed.Settings{Trusted: c.TrustedProxies, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
+		Connect: c.Connect, Send: c.Send, Read: c.Read, ConnectionsPerClient: c.ConnectionsPerClient})
+	return all(ctx, f.keeper.Serve, f.serve, f.secrets.Run, f.names, f.plan, f.listen)
+}
+
+// rest tells the proxy of this pod that there is nothing to do, so that it is ready where
+// the feature is off. Nothing listens.
+func (f *ingressFeed) rest(ctx context.Context) error {
+	err := errors.Join(f.feed.Certificates().Sync(ctx, nil), f.feed.Backends().Sync(ctx, nil), f.feed.Hosts().Sync(ctx, nil))
+	if err != nil {
+		return err
+	}
+	f.feed.Configure(feed.Settings{Drain: time.Second})
+	f.feed.Listen(nil)
+	return f.serve(ctx)
+}
+
+// serve feeds the proxies that connect.
+func (f *ingressFeed) serve(ctx context.Context) error {
+	if err := os.MkdirAll(podDir, 0o755); err != nil {
+		return err
+	}
+	if err := os.Remove(proxySocket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: proxySocket})
+	if err != nil {
+		return err
+	}
+	// The feed asks the kernel who calls; the mode only lets that user try.
+	if err := os.Chmod(proxySocket, 0o666); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	return f.feed.Serve(ctx, l)
+}
+
+// names has the Secrets watched that Ingresses of ours name, and no others.
+func (f *ingressFeed) names(ctx context.Context) error {
+	return secretLoop(f.a.store, f.settings, f.secrets, f.a).Run(ctx)
+}
+
+func secretLoop(store *model.Store, s ingress.Settings, target reconcile.Target[model.Name, []model.Name], a *agent) *reconcile.Loop[model.Name, []model.Name] {
+	first := true
+	return &reconcile.Loop[model.Name, []model.Name]{
+		Name: "ingress secrets", Store: store, Kinds: model.IngressKind | model.IngressClassKind, Target: target, Health: a.health("ingress secrets"), Log: a.log,
+		Keys: func(snap model.Snapshot, c model.Changes) []model.Name {
+			keys := slices.Collect(maps.Keys(c.Ingresses))
+			if len(c.Classes) > 0 {
+				keys = keys[:0]
+				for n := range c.Ingresses {
+					keys = append(keys, n) // those that are gone, too
+				}
+				for i := range snap.Ingresses() {
+					keys = append(keys, i.Name)
+				}
+			}
+			if first {
+				first = false
+				keys = append(keys, model.Name{}) // the settings
+			}
+			return keys
+		},
+		Plan: func(snap model.Snapshot, n model.Name) ([]model.Name, bool, []model.Problem) {
+			if n == (model.Name{}) {
+				return []model.Name{s.DefaultCertificate}, s.DefaultCertificate != model.Name{}, nil
+			}
+			i, ok := snap.Ingress(n)
+			if !ok || !s.Ours(snap, i) {
+				return nil, false, nil
+			}
+			names := ingress.SecretsOf(i)
+			return names, len(names) > 0, nil
+		},
+		Equal: slices.Equal[[]model.Name],
+	}
+}
+
+// plan plans hosts, backends and certificates.
+func (f *ingressFeed) plan(ctx context.Context) error {
+	planner := ingress.NewPlanner(f.settings)
+	loop := &reconcile.Loop[ingress.Key, ingress.Plan]{
+		Name: "ingress", Store: f.a.store, Kinds: ingress.Kinds, Keys: planner.Keys, Plan: planner.Plan, Equal: ingress.Equal,
+		Target: ingress.Target{Hosts: f.feed.Hosts(), Backends: f.feed.Backends(), Certificates: f.feed.Certificates()},
+		Health: f.a.health("ingress"), Log: f.a.log,
+		Report: func(key string, problems []model.Problem) { f.a.problems.Set("ingress", key, problems) },
+	}
+	return loop.Run(ctx)
+}
+
+// listen has the proxies listen on the node's addresses.
+func (f *ingressFeed) listen(ctx context.Context) error {
+	w, err := f.a.store.Watch(model.NodeKind)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	var last []feed.Socket
+	for {
+		snap, _, err := w.Next(ctx)
+		if err != nil {
+			return err
+		}
+		n, ok := snap.Node(f.a.node)
+		if !ok {
+			continue // addresses that we do not know any more are served on
+		}
+		if list := socketsOf(n.InternalIPs, f.a.cfg.Ingress.HostPorts); !slices.Equal(list, last) {
+			f.feed.Listen(list)
+			last = list
+		}
+	}
+}
+
+// socketsOf are what proxies of a node with these addresses listen on.
+func socketsOf(addrs []netip.Addr, hostPorts bool) (out []feed.Socket) {
+	for _, a := range addrs {
+		out = append(out, feed.Socket{Addr: netip.AddrPortFrom(a, proxyHTTP)}, feed.Socket{Addr: netip.AddrPortFrom(a, proxyHTTPS), TLS: true})
+		if hostPorts {
+			out = append(out, feed.Socket{Addr: netip.AddrPortFrom(a, 80)}, feed.Socket{Addr: netip.AddrPortFrom(a, 443), TLS: true})
+		}
+	}
+	return out
+}
+
+// write is for the elected writer.
+func (f *ingressFeed) write(ctx context.Context) error {
+	w := &writeback.Ingresses{Client: f.a.client.Interface, Store: f.a.store, Settings: f.settings, Selector: map[string]string{"app.kubernetes.io/name": "wayleave"},
+		HTTP: proxyHTTP, HTTPS: proxyHTTPS, NodeAddresses: f.a.cfg.Ingress.HostPorts, Log: f.a.log,
+		Say: func(err error) { f.a.say("ingress", err) }}
+	return w.Run(ctx)
+}
+
+// facts are lines for status. A port that another program has is one: it is no error,
+// since the Service does without.
+func (f *ingressFeed) facts(snap model.Snapshot) []string {
+	ours := 0
+	for i := range snap.Ingresses() {
+		if f.settings.Ours(snap, i) {
+			ours++
+		}
+	}
+	out := []string{fmt.Sprintf("%d of %d Ingresses are ours, %d Secrets watched, %d proxies connected", ours, snap.Count(model.IngressKind), f.secrets.Watched(), f.feed.Proxies())}
+	failures := f.feed.Failures()
+	for _, s := range slices.SortedFunc(maps.Keys(failures), func(a, b feed.Socket) int { return a.Addr.Compare(b.Addr) }) {
+		out = append(out, fmt.Sprintf("%s is not served: %v", s, failures[s]))
+	}
+	if bad := f.feed.Reports().Certificates; len(bad) > 0 {
+		var list []string
+		for _, key := range slices.Sorted(maps.Keys(bad)) {
+			list = append(list, key+" ("+bad[key]+")")
+		}
+		out = append(out, "certificates that proxies cannot use: "+strings.Join(list, ", "))
+	}
+	return out
+}

@@ -1,0 +1,149 @@
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"wayleave.dev/ingress"
+	"wayleave.dev/model"
+	"wayleave.dev/networkpolicy"
+)
+
+// IngressCheck is what Ingress says of a cluster's Ingresses beforehand.
+type IngressCheck struct {
+	Snapshot model.Snapshot
+	Settings ingress.Settings
+	// NoSecrets and NoServices say that the files have none: what lacks is not told then.
+	NoSecrets, NoServices bool
+	Now                   time.Time
+}
+
+// Text says line by line what of the Ingresses carries over, and which policies would cut
+// the proxies. carries is true when all of it does.
+func (c IngressCheck) Text() (text string, carries bool) {
+	var b strings.Builder
+	checked := ingress.Check(c.Snapshot, c.Settings)
+	ours, good := 0, 0
+	backends := map[string]bool{}
+	for _, i := range checked {
+		class := cmp.Or(i.Ingress.ClassAnnotation, i.Ingress.Class, "none")
+		if !i.Ours {
+			fmt.Fprintf(&b, "Ingress %s: class %s is not for Wayleave\n", i.Ingress.Name, class)
+			continue
+		}
+		ours++
+		fmt.Fprintf(&b, "Ingress %s (class %s)\n", i.Ingress.Name, class)
+		if c.one(&b, i) {
+			good++
+		}
+		for _, k := range i.Backends {
+			backends[k] = true
+		}
+	}
+	if c.NoSecrets {
+		b.WriteString("The files have no Secrets: certificates and users were not looked at.\n")
+	}
+	if c.NoServices {
+		b.WriteString("The files have no Services: backends and policies were not looked at.\n")
+	}
+	cut := c.policies(&b, slices.Sorted(maps.Keys(backends)))
+	fmt.Fprintf(&b, "%d of %d Ingresses for Wayleave carry over whole; %d backends are cut by policies; %d Ingresses are for others.\n", good, ours, cut, len(checked)-ours)
+	return b.String(), good == ours && cut == 0
+}
+
+// one says what becomes of one Ingress, and whether that is all of it.
+func (c IngressCheck) one(b *strings.Builder, i ingress.Checked) bool {
+	problems := slices.Clone(i.Problems)
+	problems = slices.DeleteFunc(problems, func(p model.Problem) bool {
+		absent := strings.Contains(p.Reason, " does not exist")
+		return absent && (c.NoSecrets && strings.Contains(p.Reason, "Secret ") || c.NoServices && strings.Contains(p.Reason, "Service "))
+	})
+	told := map[string]bool{}
+	for _, p := range problems {
+		fmt.Fprintf(b, "  NO   %s: %s\n", p.Field, p.Reason)
+		told[p.Field] = true
+	}
+	for _, key := range slices.Sorted(maps.Keys(i.Ingress.Annotations)) {
+		if !told["metadata.annotations["+key+"]"] {
+			fmt.Fprintf(b, "  ok   %s: %s\n", key, i.Ingress.Annotations[key])
+		}
+	}
+	for _, r := range i.Ingress.Rules {
+		for _, p := range r.Paths {
+			at := fmt.Sprintf("spec.rules[%d].http.paths[%d]", r.Index, p.Index)
+			if !told[at] && !told[at+".backend.service"] && !told[at+".path"] {
+				fmt.Fprintf(b, "  ok   %s: %s%s goes to Service %s\n", at, cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
+			}
+			if p.Type == model.PathImplementationSpecific && p.Path != "/" && i.Ingress.Annotations["nginx.ingress.kubernetes.io/use-regex"] == "" && i.Ingress.Annotations["nginx.ingress.kubernetes.io/rewrite-target"] == "" {
+				fmt.Fprintf(b, "  note %s: ImplementationSpecific is Prefix here: %s/x matches, %sx does not, as it does with ingress-nginx\n", at, strings.TrimRight(p.Path, "/"), p.Path)
+			}
+		}
+	}
+	for _, key := range i.Certificates {
+		ns, name, _ := strings.Cut(key, "/")
+		if s, ok := c.Snapshot.Secret(model.Name{Namespace: ns, Name: name}); ok && s.Until.Before(c.Now) {
+			fmt.Fprintf(b, "  note the certificate of Secret %s has ended on %s\n", key, s.Until.UTC().Format(time.DateOnly))
+		}
+	}
+	return len(problems) == 0
+}
+
+// elsewhere stands for another node where the files have none; it is an address for
+// documentation.
+const elsewhere = "192.0.2.1"
+
+// policies says which backends proxies of other nodes cannot reach: their connections come
+// from their node's address, and only the pod's own node may always.
+func (c IngressCheck) policies(b *strings.Builder, backends []string) (cut int) {
+	var nodes []networkpolicy.Party
+	for n := range c.Snapshot.Nodes() {
+		for _, a := range n.InternalIPs {
+			nodes = append(nodes, networkpolicy.Party{Addr: a, Node: n.Name})
+		}
+	}
+	if len(nodes) == 0 {
+		nodes = []networkpolicy.Party{{Addr: netip.MustParseAddr(elsewhere), Node: "another node"}}
+	}
+	for _, key := range backends {
+		pods, by, from := map[string]bool{}, map[string]bool{}, map[string]bool{}
+		for _, e := range ingress.Endpoints(c.Snapshot, key) {
+			to := networkpolicy.Identify(c.Snapshot, networkpolicy.Local{}, e.Addr())
+			if to.Pod == nil {
+				continue
+			}
+			for _, node := range nodes {
+				if node.Addr.Is6() != e.Addr().Is6() || node.Node == to.Pod.Node {
+					continue
+				}
+				if v := networkpolicy.Evaluate(c.Snapshot, node, to, model.TCP, e.Port()); !v.Allowed {
+					pods[to.Pod.Name.Name], from[node.Addr.String()] = true, true
+					for _, p := range v.Ingress.Policies {
+						by[p.String()] = true
+					}
+				}
+			}
+		}
+		if len(pods) == 0 {
+			continue
+		}
+		cut++
+		fmt.Fprintf(b, "Service %s\n  NO   NetworkPolicy %s lets no proxy of another node in (pods %s, from %s): allow an ipBlock of the nodes' addresses\n",
+			key, some(by), some(pods), some(from))
+	}
+	return cut
+}
+
+// some are the first few of a set.
+func some(set map[string]bool) string {
+	list := slices.Sorted(maps.Keys(set))
+	const most = 5
+	if len(list) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
+	}
+	return strings.Join(list, ", ")
+}

@@ -1,0 +1,130 @@
+package explain
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"wayleave.dev/ingress"
+	"wayleave.dev/model"
+	"wayleave.dev/source/manifest"
+)
+
+const ingressTown = `
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {namespace: shop, name: good, annotations: {nginx.ingress.kubernetes.io/proxy-body-size: 8m}}
+spec: {ingressClassName: nginx, rules: [{host: a.example, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {namespace: shop, name: half, annotations: {nginx.ingress.kubernetes.io/upstream-vhost: x, nginx.ingress.kubernetes.io/ssl-redirect: "false"}}
+spec: {ingressClassName: nginx, tls: [{hosts: [b.example], secretName: none}], rules: [{host: b.example, http: {paths: [{path: /x, pathType: ImplementationSpecific, backend: {service: {name: none, port: {number: 80}}}}, {path: z, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {namespace: shop, name: theirs}
+spec: {ingressClassName: other, defaultBackend: {service: {name: web, port: {number: 80}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: web}
+spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {namespace: shop, name: web-1, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [10.244.1.1]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: web-0, labels: {app: web}}
+spec: {nodeName: n1}
+status: {podIPs: [{ip: 10.244.1.1}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 192.0.2.11}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n2}
+status: {addresses: [{type: InternalIP, address: 192.0.2.12}]}
+`
+
+const policyOf = `
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: guard}
+spec: {podSelector: {matchLabels: {app: web}}, ingress: [{from: [FROM]}]}
+`
+
+func checkText(t *testing.T, yaml string, change func(*IngressCheck)) (string, bool) {
+	t.Helper()
+	store, err := model.NewStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	if _, err := manifest.Read(store, "x", strings.NewReader(yaml)); err != nil {
+		t.Fatal(err)
+	}
+	c := IngressCheck{Snapshot: store.Snapshot(), Settings: ingress.Settings{AdoptNginx: true}, Now: time.Now()}
+	if change != nil {
+		change(&c)
+	}
+	return c.Text()
+}
+
+func TestIngressCheckSaysWhatCarriesOver(t *testing.T) {
+	text, carries := checkText(t, ingressTown, nil)
+	for _, want := range []string{
+		"Ingress shop/good (class nginx)\n  ok   nginx.ingress.kubernetes.io/proxy-body-size: 8m\n  ok   spec.rules[0].http.paths[0]: a.example/ goes to Service web\n",
+		"  NO   metadata.annotations[nginx.ingress.kubernetes.io/upstream-vhost]: is not built, and has no effect\n",
+		"  ok   nginx.ingress.kubernetes.io/ssl-redirect: false\n",
+		"  NO   spec.tls[0].secretName: Secret shop/none does not exist",
+		"  NO   spec.rules[0].http.paths[0].backend.service: Service shop/none does not exist",
+		"  NO   spec.rules[0].http.paths[1].path: \"z\" does not begin with a slash",
+		"  note spec.rules[0].http.paths[0]: ImplementationSpecific is Prefix here: /x/x matches, /xx does not",
+		"Ingress shop/theirs: class other is not for Wayleave\n",
+		"1 of 2 Ingresses for Wayleave carry over whole; 0 backends are cut by policies; 1 Ingresses are for others.\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing in\n%s", want, text)
+		}
+	}
+	if carries {
+		t.Error("it says that all carries over")
+	}
+	text, _ = checkText(t, ingressTown, func(c *IngressCheck) { c.NoSecrets, c.NoServices = true, true })
+	if strings.Contains(text, "does not exist") || !strings.Contains(text, "The files have no Secrets") {
+		t.Errorf("files without Secrets and Services:\n%s", text)
+	}
+}
+
+// The proxy of another node comes from that node's address; the pod's own node may always.
+func TestIngressCheckFindsPoliciesThatCut(t *testing.T) {
+	one := ingressTown[:strings.Index(ingressTown, "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {namespace: shop, name: half")] + ingressTown[strings.Index(ingressTown, "---\napiVersion: v1\nkind: Service"):]
+	alone := one[:strings.LastIndex(one, "---\napiVersion: v1\nkind: Node")]
+	none := one[:strings.Index(one, "---\napiVersion: v1\nkind: Node")]
+	for _, tc := range []struct {
+		name, yaml, from, want string
+	}{
+		{"pods only", one, "{namespaceSelector: {}}", "Service shop/web:80\n  NO   NetworkPolicy shop/guard lets no proxy of another node in (pods web-0, from 192.0.2.12): allow an ipBlock"},
+		{"the nodes' addresses", one, "{ipBlock: {cidr: 192.0.2.0/24}}", ""},
+		{"another block", one, "{ipBlock: {cidr: 198.51.100.0/24}}", "shop/guard"},
+		{"one node", alone, "{namespaceSelector: {}}", ""},
+		{"files without nodes", none, "{namespaceSelector: {}}", "from " + elsewhere},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			text, carries := checkText(t, tc.yaml+strings.Replace(policyOf, "FROM", tc.from, 1), nil)
+			if !strings.Contains(text, tc.want) || tc.want == "" && strings.Contains(text, "guard") || carries != (tc.want == "") {
+				t.Errorf("carries is %v:\n%s", carries, text)
+			}
+		})
+	}
+}

@@ -1,0 +1,296 @@
+package ingress
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"wayleave.dev/model"
+	"wayleave.dev/proxy/table"
+)
+
+// Notes: the variables of templates; streamed and tuning are of annotations that ask for nothing here.
+const (
+	variables = "$request_uri, $escaped_request_uri, $uri, $host, $http_host, $scheme, $pass_access_scheme, $remote_addr, $args, $query_string, $request_method, $http_…, $cookie_…, $arg_…"
+	streamed  = "nothing to do: bodies are streamed in both directions"
+	tuning    = "nothing to do: it tunes buffers that only nginx has"
+)
+
+// annotations are all of ingress-nginx that Wayleave knows, by name.
+func annotations() []annotation {
+	return slices.SortedFunc(slices.Values(slices.Concat(routing(), redirects(), balancing(), canaries(), guards(), cors(), limits(), notBuilt())),
+		func(a, b annotation) int { return strings.Compare(a.name, b.name) })
+}
+
+func routing() []annotation {
+	return []annotation{
+		{name: "server-alias", read: aliases, note: "other names of the Ingress's first host; a host that a rule names keeps its own rules"},
+		{name: "rewrite-target", read: rewrite, note: "$1 … are groups of the path; regular expressions are RE2; variables: " + variables},
+		{name: "use-regex", read: boolean(func(p *parser, v bool) { p.out.regex = p.out.regex || v }), note: "for the paths of this Ingress only, and not for Exact ones; RE2, without regard to case"},
+		{name: "backend-protocol", read: oneOf(func(p *parser, v string) {
+			if v != "HTTP" {
+				p.out.table.Protocol = table.Protocol(v)
+			}
+		}, "HTTP", "HTTPS", "GRPC", "GRPCS"), note: "HTTP, HTTPS, GRPC and GRPCS; certificates of endpoints are not verified, as in ingress-nginx"},
+		{name: "proxy-http-version", read: oneOf(func(*parser, string) {}, "1.1"), note: "1.1"},
+		{name: "proxy-body-size", read: size(func(p *parser, n int64) { p.out.table.MaxBody = n }), note: "without it there is no limit (ingress-nginx: 1m)"},
+		{name: "proxy-connect-timeout", read: seconds(func(p *parser, d time.Duration) { p.out.table.Connect = d })},
+		{name: "proxy-send-timeout", read: seconds(func(p *parser, d time.Duration) { p.out.table.Send = d })},
+		{name: "proxy-read-timeout", read: seconds(func(p *parser, d time.Duration) { p.out.table.Read = d })},
+		{name: "proxy-buffering", read: nothing, note: streamed},
+		{name: "proxy-request-buffering", read: nothing, note: streamed},
+		{name: "client-body-buffer-size", read: nothing, note: tuning},
+		{name: "proxy-buffer-size", read: nothing, note: tuning},
+		{name: "proxy-buffers-number", read: nothing, note: tuning},
+		{name: "proxy-busy-buffers-size", read: nothing, note: tuning},
+		{name: "proxy-max-temp-file-size", read: nothing, note: tuning},
+		{name: "enable-rewrite-log", read: nothing, note: "nothing to do: it is for nginx's error log"},
+	}
+}
+
+func redirects() []annotation {
+	code := func(at int, low, high int) func(*parser, string) error {
+		return number(low, high, func(p *parser, n int) { p.codes[at] = n })
+	}
+	return []annotation{
+		{name: "ssl-redirect", read: boolean(func(p *parser, v bool) { p.out.keepPlain = !v }), note: "true by default: 308 to https for hosts with a certificate"},
+		{name: "force-ssl-redirect", read: boolean(func(p *parser, v bool) { p.out.forceTLS = v })},
+		{name: "permanent-redirect", read: location(func(p *parser, v string) { p.perm = v }), note: "variables: " + variables},
+		{name: "permanent-redirect-code", read: code(0, 300, 308)},
+		{name: "temporal-redirect", read: location(func(p *parser, v string) { p.temp = v }), note: "variables: " + variables},
+		{name: "temporal-redirect-code", read: code(1, 300, 308)},
+		{name: "app-root", read: appRoot},
+	}
+}
+
+func balancing() []annotation {
+	return []annotation{
+		{name: "affinity", read: oneOf(func(*parser, string) {}, "cookie")},
+		{name: "affinity-mode", read: oneOf(func(*parser, string) {}, "balanced", "persistent"), note: "both are persistent: a client keeps its endpoint as long as that is there"},
+		{name: "session-cookie-name", read: token(func(p *parser, v string) { p.cookie.Name = v })},
+		{name: "session-cookie-path", read: cookiePath},
+		{name: "session-cookie-max-age", read: number(0, 1<<30, func(p *parser, n int) { p.cookie.MaxAge = time.Duration(n) * time.Second })},
+		{name: "session-cookie-expires", read: number(0, 1<<30, func(p *parser, n int) { p.expiry = time.Duration(n) * time.Second }), note: "as session-cookie-max-age"},
+		{name: "session-cookie-samesite", read: oneOf(func(p *parser, v string) { p.cookie.SameSite = v }, "None", "Lax", "Strict")},
+		{name: "session-cookie-secure", read: boolean(func(p *parser, v bool) { p.cookie.Secure = v })},
+		{name: "upstream-hash-by", read: hashBy, note: "variables: " + variables},
+		{name: "load-balance", read: oneOf(func(p *parser, v string) { p.out.table.Balance = v }, "round_robin")},
+	}
+}
+
+func canaries() []annotation {
+	return []annotation{
+		{name: "canary", read: boolean(func(*parser, bool) {}), note: "of a path of an Ingress in the same namespace; several may follow one another"},
+		{name: "canary-by-header", read: token(func(p *parser, v string) { p.canary.Header = v })},
+		{name: "canary-by-header-value", read: fieldValue(func(p *parser, v string) { p.canary.Value = v })},
+		{name: "canary-by-header-pattern", read: pattern(func(p *parser, v string) { p.canary.Pattern = v }), note: "RE2"},
+		{name: "canary-by-cookie", read: token(func(p *parser, v string) { p.canary.Cookie = v })},
+		{name: "canary-weight", read: number(0, 1<<30, func(p *parser, n int) { p.canary.Weight = n })},
+		{name: "canary-weight-total", read: number(1, 1<<30, func(p *parser, n int) { p.canary.Total = n })},
+	}
+}
+
+func guards() []annotation {
+	sources := networks(func(p *parser, l []netip.Prefix) { p.out.table.Sources = append(p.out.table.Sources, l...) })
+	return []annotation{
+		{name: "whitelist-source-range", read: sources, guard: true},
+		{name: "allowlist-source-range", read: sources, guard: true},
+		{name: "auth-type", read: oneOf(func(p *parser, v string) { p.auth.kind = v }, "basic"), guard: true, note: "basic"},
+		{name: "auth-secret", read: authSecret, guard: true, note: "in the Ingress's own namespace; hashes of bcrypt, apr1, $1$, $5$, $6$, {SHA}, {SSHA} and {PLAIN}"},
+		{name: "auth-secret-type", read: oneOf(func(p *parser, v string) { p.auth.secretKind = v }, "auth-file", "auth-map"), guard: true},
+		{name: "auth-realm", read: fieldValue(func(p *parser, v string) { p.auth.realm = v })},
+		{name: "auth-url", read: authURL(func(p *parser, v string) { p.authURL.URL = v }), guard: true, note: "variables: " + variables},
+		{name: "auth-method", read: token(func(p *parser, v string) { p.authURL.Method = v }), guard: true},
+		{name: "auth-signin", read: authURL(func(p *parser, v string) { p.authURL.SignIn = v }), note: "variables: " + variables},
+		{name: "auth-response-headers", read: tokens(func(p *parser, v string) { p.authURL.Headers = list(v) })},
+		{name: "auth-tls-secret", guard: true},
+		{name: "auth-tls-match-cn", guard: true},
+		{name: "auth-tls-verify-client", read: oneOf(func(*parser, string) {}, "off"), guard: true, note: "off"},
+		{name: "denylist-source-range", guard: true},
+		{name: "enable-modsecurity", read: oneOf(func(*parser, string) {}, "false"), guard: true, note: "false"},
+		{name: "enable-owasp-core-rules", read: oneOf(func(*parser, string) {}, "false"), guard: true, note: "false"},
+		{name: "modsecurity-snippet", guard: true},
+		{name: "configuration-snippet", read: snippet, no: true, note: "closes the paths where it seems to keep requests out"},
+		{name: "server-snippet", read: snippet, no: true, note: "closes the paths where it seems to keep requests out"},
+		{name: "auth-snippet", read: snippet, no: true, note: "closes the paths where it seems to keep requests out"},
+	}
+}
+
+func cors() []annotation {
+	return []annotation{
+		{name: "enable-cors", read: boolean(func(*parser, bool) {})},
+		{name: "cors-allow-origin", read: origins, note: "origins, with *. for one label"},
+		{name: "cors-allow-methods", read: tokens(func(p *parser, v string) { p.cors.Methods = v })},
+		{name: "cors-allow-headers", read: tokens(func(p *parser, v string) { p.cors.Headers = v })},
+		{name: "cors-expose-headers", read: tokens(func(p *parser, v string) { p.cors.Expose = v })},
+		{name: "cors-allow-credentials", read: boolean(func(*parser, bool) {})},
+		{name: "cors-max-age", read: number(1, 1<<30, func(p *parser, n int) { p.cors.MaxAge = time.Duration(n) * time.Second })},
+	}
+}
+
+func limits() []annotation {
+	return []annotation{
+		{name: "limit-rps", read: number(1, 1<<20, func(p *parser, n int) { p.rps = float64(n) }), note: "each node counts for itself"},
+		{name: "limit-rpm", read: number(1, 1<<20, func(p *parser, n int) { p.rpm = float64(n) }), note: "each node counts for itself; not beside limit-rps"},
+		{name: "limit-burst-multiplier", read: number(1, 1<<20, func(p *parser, n int) { p.burst = n })},
+	}
+}
+
+// notBuilt are known, named in an Event, and have no effect.
+func notBuilt() (out []annotation) {
+	for _, n := range strings.Fields(`
+		affinity-canary-behavior auth-always-set-cookie auth-cache-duration auth-cache-key auth-keepalive auth-keepalive-requests
+		auth-keepalive-share-vars auth-keepalive-timeout auth-proxy-set-headers auth-request-redirect auth-signin-redirect-param auth-tls-error-page
+		auth-tls-pass-certificate-to-upstream auth-tls-verify-depth connection-proxy-header custom-headers custom-http-errors default-backend
+		disable-proxy-intercept-errors enable-access-log enable-global-auth enable-opentelemetry enable-opentracing fastcgi-index
+		fastcgi-params-configmap from-to-www-redirect http2-push-preload limit-allowlist limit-connections limit-rate limit-rate-after
+		limit-whitelist mirror-host mirror-request-body mirror-target modsecurity-transaction-id opentelemetry-operation-name
+		opentelemetry-trust-incoming-span preserve-trailing-slash proxy-cookie-domain proxy-cookie-path proxy-next-upstream
+		proxy-next-upstream-timeout proxy-next-upstream-tries proxy-redirect-from proxy-redirect-to proxy-ssl-ciphers proxy-ssl-name
+		proxy-ssl-protocols proxy-ssl-secret proxy-ssl-server-name proxy-ssl-verify proxy-ssl-verify-depth relative-redirects satisfy service-upstream
+		session-cookie-change-on-failure session-cookie-conditional-samesite-none session-cookie-domain session-cookie-partitioned
+		ssl-ciphers ssl-passthrough ssl-prefer-server-ciphers stream-snippet upstream-hash-by-subset upstream-hash-by-subset-size upstream-vhost
+		use-port-in-redirects x-forwarded-prefix`) {
+		out = append(out, annotation{name: n})
+	}
+	return out
+}
+
+func list(v string) (out []string) {
+	for s := range strings.SplitSeq(v, ",") {
+		if s = strings.TrimSpace(s); s != "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func aliases(p *parser, v string) error {
+	for _, a := range list(v) {
+		a = strings.ToLower(a)
+		if !isHost(strings.TrimPrefix(a, "*.")) {
+			return fmt.Errorf("%q is not a DNS name, nor *. and one", a)
+		}
+		p.out.aliases = append(p.out.aliases, a)
+	}
+	return nil
+}
+
+// isHost says whether s is a DNS name in lower case.
+func isHost(s string) bool {
+	if s == "" || len(s) > 253 {
+		return false
+	}
+	for l := range strings.SplitSeq(s, ".") {
+		if l == "" || len(l) > 63 || l[0] == '-' || l[len(l)-1] == '-' || strings.Trim(l, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+			return false
+		}
+	}
+	return true
+}
+
+func rewrite(p *parser, v string) error {
+	if !strings.HasPrefix(v, "/") && !strings.HasPrefix(v, "$") || strings.ContainsAny(v, " \t\r\n\"") {
+		return fmt.Errorf("%q is not a path", v)
+	}
+	if err := template(v); err != nil {
+		return err
+	}
+	p.out.table.RewriteTarget, p.out.regex = v, true
+	return nil
+}
+
+// template checks text with variables as the proxy will read it.
+func template(v string) error {
+	if _, err := table.ParseTemplate(v); err != nil {
+		return fmt.Errorf("%q: %w", v, err)
+	}
+	return nil
+}
+
+// filled is text with something in the place of its variables, to check what is around
+// them.
+func filled(v string) string {
+	return regexp.MustCompile(`\$\{?\w+\}?`).ReplaceAllString(v, "x")
+}
+
+func appRoot(p *parser, v string) error {
+	if !strings.HasPrefix(v, "/") || v == "/" {
+		return fmt.Errorf("%q is not a path below /", v)
+	}
+	return location(func(p *parser, v string) { p.out.appRoot = v })(p, v)
+}
+
+func cookiePath(p *parser, v string) error {
+	if !strings.HasPrefix(v, "/") || strings.ContainsAny(v, " ;,\t\r\n") {
+		return fmt.Errorf("%q is not a path", v)
+	}
+	p.cookie.Path = v
+	return nil
+}
+
+func hashBy(p *parser, v string) error {
+	if err := template(v); err != nil || v == "" {
+		return cmp.Or(err, errors.New("is empty"))
+	}
+	p.out.table.HashBy = v
+	return nil
+}
+
+func authSecret(p *parser, v string) error {
+	ns, name, qualified := strings.Cut(v, "/")
+	if !qualified {
+		ns, name = p.in.Name.Namespace, v
+	}
+	if !isHost(name) {
+		return fmt.Errorf("%q is not the name of a Secret", v)
+	}
+	if ns != p.in.Name.Namespace {
+		return fmt.Errorf("%q is in another namespace, whose Secrets this Ingress may not use", v)
+	}
+	p.auth.secret = model.Name{Namespace: ns, Name: name}
+	return nil
+}
+
+func authURL(to func(p *parser, v string)) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		if err := template(v); err != nil {
+			return err
+		}
+		plain := filled(v)
+		if rest, ok := strings.CutPrefix(plain, "x://"); ok {
+			plain = "http://" + rest // the scheme was a variable
+		}
+		u, err := url.Parse(plain)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.ContainsAny(v, " \t\r\n\"<>") {
+			return fmt.Errorf("%q is not a URL of http or https", v)
+		}
+		to(p, v)
+		return nil
+	}
+}
+
+// snippet looks whether text for nginx keeps requests out.
+func snippet(_ *parser, v string) error {
+	if regexp.MustCompile(`(?m)^\s*(deny|allow|auth_|satisfy|limit_|return|if\b|internal|secure_link|access_by_lua|valid_referers|modsecurity)`).MatchString(v) {
+		return errCloses
+	}
+	return errNotBuilt
+}
+
+func origins(p *parser, v string) error {
+	for _, o := range list(v) {
+		plain := strings.Replace(o, "://*.", "://", 1)
+		if u, err := url.Parse(plain); o != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || strings.Contains(plain, "*")) {
+			return fmt.Errorf("%q is not an origin like https://shop.example or https://*.shop.example", o)
+		}
+		p.cors.Origins = append(p.cors.Origins, o)
+	}
+	return nil
+}

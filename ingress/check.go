@@ -1,0 +1,63 @@
+package ingress
+
+import (
+	"net/netip"
+	"slices"
+
+	"wayleave.dev/model"
+)
+
+// Checked is what becomes of one Ingress.
+type Checked struct {
+	Ingress *model.Ingress
+	Ours    bool
+	// Problems are what it is told, in order of fields as they were found.
+	Problems []model.Problem
+	// Backends are the Services and ports that its paths lead to, as "namespace/service:port".
+	Backends []string
+	// Certificates are those that its hosts get, "namespace/secret".
+	Certificates []string
+}
+
+// Check plans a whole snapshot, in order of names of Ingresses.
+func Check(snap model.Snapshot, s Settings) []Checked {
+	p := NewPlanner(s)
+	all := model.Changes{Ingresses: map[model.Name]struct{}{}}
+	for i := range snap.Ingresses() {
+		all.Ingresses[i.Name] = struct{}{}
+	}
+	p.Keys(snap, all)
+	var out []Checked
+	for i := range snap.Ingresses() {
+		c := Checked{Ingress: i, Ours: s.Ours(snap, i)}
+		if t := p.touched[i.Name]; t != nil {
+			c.Problems = p.problems(snap, i.Name)
+			for _, h := range t.hosts {
+				if host := p.merge(snap, h).host; host != nil && host.Certificate != "" && !slices.Contains(c.Certificates, host.Certificate) {
+					c.Certificates = append(c.Certificates, host.Certificate)
+				}
+			}
+			for n, b := range s.backendsOf(i) {
+				if key, _ := resolve(snap, n.Namespace, b); key != "" && !slices.Contains(c.Backends, key) {
+					c.Backends = append(c.Backends, key)
+				}
+			}
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// Endpoints are those of a backend by its key; nil where there is none.
+func Endpoints(snap model.Snapshot, key string) (out []netip.AddrPort) {
+	service, number, ok := parseBackend(key)
+	if !ok {
+		return nil
+	}
+	if b, ok := makeBackend(snap, service, number); ok {
+		for _, e := range b.Endpoints {
+			out = append(out, e.Addr)
+		}
+	}
+	return out
+}

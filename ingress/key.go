@@ -1,0 +1,132 @@
+package ingress
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"wayleave.dev/model"
+	"wayleave.dev/proxy/table"
+	"wayleave.dev/reconcile"
+)
+
+// Kind is what a Key names.
+type Kind uint8
+
+// The kinds of keys. ObjectKey has no plan, only the problems of an Ingress.
+const (
+	HostKey Kind = iota
+	BackendKey
+	CertificateKey
+	ObjectKey
+)
+
+// Key names a plan: a host name, a backend "namespace/service:port", a certificate
+// "namespace/secret", or an Ingress "namespace/name".
+type Key struct {
+	Kind Kind
+	Name string
+}
+
+// String reads "host shop.example".
+func (k Key) String() string {
+	return [...]string{"host", "backend", "certificate", "Ingress"}[k.Kind] + " " + k.Name
+}
+
+// Plan is one of them, of the kind of its key.
+type Plan struct {
+	Host        *table.Host
+	Backend     *table.Backend
+	Certificate *table.Certificate
+}
+
+// Equal compares two plans of a key.
+func Equal(a, b Plan) bool {
+	switch {
+	case a.Backend != nil && b.Backend != nil:
+		return a.Backend.Key == b.Backend.Key && slices.Equal(a.Backend.Endpoints, b.Backend.Endpoints)
+	case a.Certificate != nil && b.Certificate != nil:
+		return a.Certificate.Key == b.Certificate.Key && bytes.Equal(a.Certificate.Chain, b.Certificate.Chain) && bytes.Equal(a.Certificate.Priv, b.Certificate.Priv)
+	}
+	return reflect.DeepEqual(a.Host, b.Host)
+}
+
+// Target splits plans into those of the proxies' feed: certificates and backends first,
+// since hosts name them.
+type Target struct {
+	Hosts        reconcile.Target[string, table.Host]
+	Backends     reconcile.Target[string, table.Backend]
+	Certificates reconcile.Target[string, table.Certificate]
+}
+
+var _ reconcile.Target[Key, Plan] = Target{}
+
+// split are plans by kind.
+type split struct {
+	hosts        map[string]table.Host
+	backends     map[string]table.Backend
+	certificates map[string]table.Certificate
+}
+
+func sorted(plans map[Key]Plan) split {
+	s := split{map[string]table.Host{}, map[string]table.Backend{}, map[string]table.Certificate{}}
+	for k, p := range plans {
+		switch {
+		case p.Host != nil:
+			s.hosts[k.Name] = *p.Host
+		case p.Backend != nil:
+			s.backends[k.Name] = *p.Backend
+		case p.Certificate != nil:
+			s.certificates[k.Name] = *p.Certificate
+		}
+	}
+	return s
+}
+
+// Sync implements reconcile.Target.
+func (t Target) Sync(ctx context.Context, plans map[Key]Plan) error {
+	s := sorted(plans)
+	return errors.Join(t.Certificates.Sync(ctx, s.certificates), t.Backends.Sync(ctx, s.backends), t.Hosts.Sync(ctx, s.hosts))
+}
+
+// Apply implements reconcile.Target. Kinds of which nothing changed are not asked.
+func (t Target) Apply(ctx context.Context, set map[Key]Plan, del []Key) error {
+	s, gone := sorted(set), map[Kind][]string{}
+	for _, k := range del {
+		gone[k.Kind] = append(gone[k.Kind], k.Name)
+	}
+	failed := reconcile.KeyErrors[Key]{}
+	var errs []error
+	note := func(kind Kind, err error) {
+		var byKey reconcile.KeyErrors[string]
+		if errors.As(err, &byKey) {
+			for name, err := range byKey {
+				failed[Key{kind, name}] = err
+			}
+		} else if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(s.certificates)+len(gone[CertificateKey]) > 0 {
+		note(CertificateKey, t.Certificates.Apply(ctx, s.certificates, gone[CertificateKey]))
+	}
+	if len(s.backends)+len(gone[BackendKey]) > 0 {
+		note(BackendKey, t.Backends.Apply(ctx, s.backends, gone[BackendKey]))
+	}
+	if len(s.hosts)+len(gone[HostKey]) > 0 {
+		note(HostKey, t.Hosts.Apply(ctx, s.hosts, gone[HostKey]))
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	if len(failed) > 0 {
+		return failed
+	}
+	return nil
+}
+
+// backendKey is that of a Service's port.
+func backendKey(service model.Name, port uint16) string { return fmt.Sprintf("%s:%d", service, port) }

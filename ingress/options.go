@@ -1,0 +1,489 @@
+package ingress
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"wayleave.dev/model"
+	"wayleave.dev/proxy/htpasswd"
+	"wayleave.dev/proxy/table"
+)
+
+// Prefixes of annotations that ask for options.
+const (
+	nginxPrefix = "nginx.ingress.kubernetes.io/"
+	ownPrefix   = "ingress.wayleave.dev/"
+)
+
+// options are what the annotations of an Ingress ask for.
+type options struct {
+	table table.Options
+	// closed is why the paths answer 503: something that keeps people out is not in
+	// force. Empty for open.
+	closed string
+	// keepPlain has plain requests served though the host has a certificate; forceTLS has
+	// them redirected though it has none.
+	keepPlain, forceTLS bool
+	// regex says that paths may be regular expressions.
+	regex    bool
+	aliases  []string
+	appRoot  string
+	canary   *table.Canary
+	secrets  []model.Name
+	problems []model.Problem
+}
+
+// annotation is one that ingress-nginx has.
+type annotation struct {
+	name string
+	// read checks the value; nil for one that is not built.
+	read func(p *parser, v string) error
+	// guard says that the annotation keeps people out: when it is not built or wrong,
+	// the paths are closed.
+	guard bool
+	// no says that it is not built though it is read.
+	no bool
+	// note is for the documentation.
+	note string
+}
+
+// parser reads the annotations of one Ingress.
+type parser struct {
+	out      options
+	in       *model.Ingress
+	snap     model.Snapshot
+	settings Settings
+	// values by their short names.
+	values map[string]string
+	cors   table.CORS
+	cookie table.Affinity
+	canary table.Canary
+	expiry time.Duration
+	auth   struct {
+		kind, realm, secretKind string
+		secret                  model.Name
+	}
+	authURL table.AuthURL
+	rps     float64
+	rpm     float64
+	burst   int
+	temp    string
+	perm    string
+	codes   [2]int // of permanent and temporal redirects
+}
+
+// parse reads the annotations. What is wrong is left out and named.
+func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
+	p := &parser{in: in, snap: snap, settings: s, values: map[string]string{}}
+	known := annotations()
+	for _, key := range slices.Sorted(maps.Keys(in.Annotations)) {
+		short, nginx := strings.CutPrefix(key, nginxPrefix)
+		if !nginx {
+			p.bad(key, "Wayleave has no annotation of that name")
+			continue
+		}
+		p.values[short] = strings.TrimSpace(in.Annotations[key])
+		if !slices.ContainsFunc(known, func(a annotation) bool { return a.name == short }) {
+			p.bad(key, "is not known to Wayleave, and has no effect")
+		}
+	}
+	for _, a := range known {
+		v, ok := p.values[a.name]
+		if !ok {
+			continue
+		}
+		err := errNotBuilt
+		if a.read != nil {
+			err = a.read(p, v)
+		}
+		if err == nil {
+			continue
+		}
+		text := err.Error()
+		if a.guard || errors.Is(err, errCloses) {
+			p.close(a.name)
+			text += "; it keeps requests out, so all paths of this Ingress answer 503"
+		}
+		p.bad(nginxPrefix+a.name, "%s", text)
+	}
+	p.combine()
+	return p.out
+}
+
+var (
+	errNotBuilt = errors.New("is not built, and has no effect")
+	errCloses   = errors.New("is not built, and seems to keep requests out")
+)
+
+func (p *parser) bad(key, format string, args ...any) {
+	p.out.problems = append(p.out.problems, model.Problem{Kind: "Ingress", Object: p.in.Name, Field: "metadata.annotations[" + key + "]", Reason: fmt.Sprintf(format, args...)})
+}
+
+func (p *parser) close(why string) {
+	if p.out.closed == "" {
+		p.out.closed = why
+	}
+}
+
+// combine makes options of annotations that belong together.
+func (p *parser) combine() {
+	p.combineRedirects()
+	p.combineAffinity()
+	p.combineCanary()
+	p.combineAuth()
+	p.combineLimits()
+	if p.values["enable-cors"] == "true" {
+		c := p.cors
+		if len(c.Origins) == 0 {
+			c.Origins = []string{"*"}
+		}
+		if c.Methods == "" {
+			c.Methods = "GET, PUT, POST, DELETE, PATCH, OPTIONS"
+		}
+		if c.Headers == "" {
+			c.Headers = "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,Range,Authorization"
+		}
+		c.Credentials = p.values["cors-allow-credentials"] != "false"
+		if c.MaxAge == 0 {
+			c.MaxAge = 1728000 * time.Second
+		}
+		p.out.table.CORS = &c
+	}
+}
+
+func (p *parser) combineRedirects() {
+	o := &p.out.table
+	switch {
+	case p.temp != "": // ingress-nginx looks at it first
+		o.Redirect, o.RedirectCode = p.temp, 302
+		if p.codes[1] != 0 {
+			o.RedirectCode = p.codes[1]
+		}
+	case p.perm != "":
+		o.Redirect, o.RedirectCode = p.perm, 301
+		if p.codes[0] != 0 {
+			o.RedirectCode = p.codes[0]
+		}
+	}
+}
+
+func (p *parser) combineAffinity() {
+	if p.values["affinity"] != "cookie" {
+		return
+	}
+	a := p.cookie
+	if a.Name == "" {
+		a.Name = "INGRESSCOOKIE"
+	}
+	if a.MaxAge == 0 {
+		a.MaxAge = p.expiry
+	}
+	p.out.table.Affinity = &a
+}
+
+func (p *parser) combineCanary() {
+	if p.values["canary"] != "true" {
+		return
+	}
+	c := p.canary
+	if c.Total == 0 {
+		c.Total = 100
+	}
+	if c.Value+c.Pattern == "" && p.values["canary-by-header-value"]+p.values["canary-by-header-pattern"] != "" {
+		c.Header = "" // what it must have cannot be read: the header takes nobody
+	}
+	if c.Header == "" && (c.Value != "" || c.Pattern != "") {
+		p.bad(nginxPrefix+"canary-by-header-value", "has no effect without canary-by-header")
+		c.Value, c.Pattern = "", ""
+	}
+	if c.Value != "" {
+		c.Pattern = ""
+	}
+	if c.Weight > c.Total {
+		p.bad(nginxPrefix+"canary-weight", "%d is more than canary-weight-total, %d; %d is used", c.Weight, c.Total, c.Total)
+		c.Weight = c.Total
+	}
+	if c.Header == "" && c.Cookie == "" && c.Weight == 0 && p.values["canary-weight"] == "" {
+		p.bad(nginxPrefix+"canary", "takes no request without canary-weight, canary-by-header or canary-by-cookie")
+	}
+	p.out.canary = &c
+}
+
+func (p *parser) combineAuth() {
+	if p.authURL.URL != "" {
+		p.combineAuthURL()
+	}
+	if p.values["auth-type"] != "basic" {
+		return
+	}
+	wrong := func(format string, args ...any) {
+		p.close("auth-secret")
+		p.bad(nginxPrefix+"auth-secret", format+"; all paths of this Ingress answer 503", args...)
+	}
+	if p.auth.secret.Name == "" {
+		if _, said := p.values["auth-secret"]; !said {
+			wrong("is missing: auth-type basic needs a Secret of users")
+		}
+		return
+	}
+	p.out.secrets = append(p.out.secrets, p.auth.secret)
+	s, ok := p.snap.Secret(p.auth.secret)
+	if !ok {
+		wrong("Secret %s does not exist", p.auth.secret)
+		return
+	}
+	users := s.Users
+	if p.auth.secretKind == "auth-map" {
+		users = s.UserMap
+	}
+	if len(users) == 0 {
+		if s.Wrong != "" {
+			wrong("Secret %s %s", p.auth.secret, s.Wrong)
+			return
+		}
+		wrong("Secret %s has no users: auth-file wants a key auth with lines of htpasswd, auth-map a key with a hash for each user", p.auth.secret)
+		return
+	}
+	good := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(users)) {
+		if err := htpasswd.Check(users[name]); err != nil {
+			p.bad(nginxPrefix+"auth-secret", "user %q of Secret %s cannot sign in: %v", name, p.auth.secret, err)
+			continue
+		}
+		good[name] = users[name]
+	}
+	p.out.table.Auth = &table.Auth{Realm: p.auth.realm, Users: good}
+}
+
+// combineAuthURL finds the Service that a URL means: the proxy does not ask the cluster's
+// DNS.
+func (p *parser) combineAuthURL() {
+	u := p.authURL
+	if s, b, ok := p.settings.serviceOf(u.URL); ok {
+		key, why := resolve(p.snap, s.Namespace, b)
+		if why != "" {
+			p.close("auth-url")
+			p.bad(nginxPrefix+"auth-url", "%s; all paths of this Ingress answer 503", why)
+			return
+		}
+		u.Backend = key
+	}
+	p.out.table.AuthURL = &u
+}
+
+// serviceOf is the Service and port that a URL names by the cluster's DNS.
+func (s Settings) serviceOf(text string) (model.Name, model.IngressBackend, bool) {
+	u, err := url.Parse(text)
+	if err != nil {
+		if u, err = url.Parse(filled(text)); err != nil {
+			return model.Name{}, model.IngressBackend{}, false
+		}
+	}
+	f := strings.SplitN(strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), ".", 4)
+	if len(f) < 3 || f[2] != "svc" || len(f) == 4 && f[3] != cmp.Or(strings.ToLower(strings.TrimSuffix(s.ClusterDomain, ".")), "cluster.local") {
+		return model.Name{}, model.IngressBackend{}, false
+	}
+	port := uint16(80)
+	if u.Scheme == "https" {
+		port = 443
+	}
+	if n, err := strconv.ParseUint(u.Port(), 10, 16); err == nil {
+		port = uint16(n)
+	}
+	return model.Name{Namespace: f[1], Name: f[0]}, model.IngressBackend{Service: f[0], Port: port}, true
+}
+
+func (p *parser) combineLimits() {
+	o := &p.out.table
+	o.RPS = p.rps
+	if p.rpm > 0 {
+		if p.rps > 0 {
+			p.bad(nginxPrefix+"limit-rpm", "is not built beside limit-rps, and has no effect")
+		} else {
+			o.RPS = p.rpm / 60
+		}
+	}
+	if o.RPS == 0 {
+		return
+	}
+	multiplier := p.burst
+	if multiplier == 0 {
+		multiplier = 5
+	}
+	o.Burst = multiplier * int(max(p.rps, p.rpm))
+	if p.rps > 0 {
+		o.Burst = multiplier * int(p.rps)
+	}
+}
+
+// The readers of values.
+
+func boolean(to func(p *parser, v bool)) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		if v != "true" && v != "false" {
+			return fmt.Errorf("%q is neither true nor false", v)
+		}
+		to(p, v == "true")
+		return nil
+	}
+}
+
+func number(low, high int, to func(p *parser, n int)) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < low || n > high {
+			return fmt.Errorf("%q is not a number from %d to %d", v, low, high)
+		}
+		to(p, n)
+		return nil
+	}
+}
+
+// seconds is a time-out as ingress-nginx writes it, without a unit.
+func seconds(to func(p *parser, d time.Duration)) func(*parser, string) error {
+	return number(1, 86400, func(p *parser, n int) { to(p, time.Duration(n)*time.Second) })
+}
+
+func oneOf(to func(p *parser, v string), allowed ...string) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		if !slices.Contains(allowed, v) {
+			return fmt.Errorf("%q is not built; allowed: %s", v, strings.Join(allowed, ", "))
+		}
+		to(p, v)
+		return nil
+	}
+}
+
+// token is a name of a header field or cookie (RFC 9110, 5.6.2).
+func token(to func(p *parser, v string)) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		if !isToken(v) {
+			return fmt.Errorf("%q is not a name: letters, digits and !#$%%&'*+-.^_`|~ are allowed", v)
+		}
+		to(p, v)
+		return nil
+	}
+}
+
+func isToken(v string) bool {
+	for _, c := range []byte(v) {
+		if !('a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
+			return false
+		}
+	}
+	return v != ""
+}
+
+// fieldValue is a value that a header field may have.
+func fieldValue(to func(p *parser, v string)) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		for _, c := range []byte(v) {
+			if c < 0x20 || c == 0x7f {
+				return fmt.Errorf("%q has a control character in it", v)
+			}
+		}
+		to(p, v)
+		return nil
+	}
+}
+
+// tokens is a list of names with commas between.
+func tokens(to func(p *parser, v string)) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		for t := range strings.SplitSeq(v, ",") {
+			if t = strings.TrimSpace(t); t != "*" && !isToken(t) {
+				return fmt.Errorf("%q is not a list of names with commas between: %q is none", v, t)
+			}
+		}
+		to(p, v)
+		return nil
+	}
+}
+
+// location is a URL to redirect to: absolute, or a path.
+func location(to func(p *parser, v string)) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		if err := template(v); err != nil {
+			return err
+		}
+		plain := filled(v)
+		if rest, ok := strings.CutPrefix(plain, "x://"); ok {
+			plain = "http://" + rest // the scheme was a variable
+		}
+		u, err := url.Parse(plain)
+		switch {
+		case err != nil || v == "" || strings.ContainsAny(v, " \t\r\n\"<>"):
+			return fmt.Errorf("%q is not a URL", v)
+		case u.IsAbs() && u.Scheme != "http" && u.Scheme != "https" || u.IsAbs() && u.Host == "" || !u.IsAbs() && !strings.HasPrefix(v, "/"):
+			return fmt.Errorf("%q is neither http://…, https://… nor a path", v)
+		}
+		to(p, v)
+		return nil
+	}
+}
+
+// size is a number of bytes as nginx writes it: 8m, 512k, 1g; 0 is no limit.
+func size(to func(p *parser, n int64)) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		digits, unit := v, int64(1)
+		if n := len(v); n > 0 {
+			switch v[n-1] | 0x20 {
+			case 'k':
+				digits, unit = v[:n-1], 1<<10
+			case 'm':
+				digits, unit = v[:n-1], 1<<20
+			case 'g':
+				digits, unit = v[:n-1], 1<<30
+			}
+		}
+		n, err := strconv.ParseInt(digits, 10, 32)
+		if err != nil || n < 0 {
+			return fmt.Errorf("%q is not a size like 8m, 512k or 1g", v)
+		}
+		to(p, n*unit)
+		return nil
+	}
+}
+
+// networks are addresses and CIDRs with commas between.
+func networks(to func(p *parser, list []netip.Prefix)) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		var list []netip.Prefix
+		for s := range strings.SplitSeq(v, ",") {
+			s = strings.TrimSpace(s)
+			if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+				a = a.Unmap()
+				list = append(list, netip.PrefixFrom(a, a.BitLen()))
+				continue
+			}
+			n, err := netip.ParsePrefix(s)
+			if err != nil {
+				return fmt.Errorf("%q is neither an address nor a CIDR", s)
+			}
+			list = append(list, n.Masked())
+		}
+		to(p, list)
+		return nil
+	}
+}
+
+func pattern(to func(p *parser, v string)) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		if err := table.Prepare(&table.Path{Options: &table.Options{Canary: []table.Canary{{Pattern: v}}}}).Err; err != nil {
+			return fmt.Errorf("%q is not a regular expression of RE2 that may be used: %w", v, err)
+		}
+		to(p, v)
+		return nil
+	}
+}
+
+// nothing is for annotations that tune what only nginx has.
+func nothing(*parser, string) error { return nil }

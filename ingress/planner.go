@@ -1,0 +1,417 @@
+package ingress
+
+import (
+	"iter"
+	"slices"
+	"strconv"
+	"strings"
+
+	"wayleave.dev/model"
+	"wayleave.dev/proxy/table"
+)
+
+// Kinds are what plans are made from.
+const Kinds = model.IngressKind | model.IngressClassKind | model.SecretKind | model.ServiceKind | model.EndpointSliceKind
+
+// Planner plans. It remembers which Ingress touches what, and is for one reconcile.Loop:
+// Keys and Plan must be called in turns by one goroutine, Plan with the snapshot of the
+// last Keys.
+type Planner struct {
+	settings Settings
+	touched  map[model.Name]*touched
+	// Who touches what: names of Ingresses by host, Service and Secret.
+	hosts    map[string]map[model.Name]bool
+	services map[model.Name]map[model.Name]bool
+	secrets  map[model.Name]map[model.Name]bool
+	// shapes are what paths depend on of the Services that are touched; endpoints are no
+	// part of it.
+	shapes map[model.Name]string
+	// ports are the backends that were asked for, by Service.
+	ports map[model.Name]map[uint16]bool
+
+	// Of the round that is on.
+	merges map[string]*merged
+	parsed map[model.Name]*options
+}
+
+// touched is what one Ingress of ours touches.
+type touched struct {
+	hosts    []string
+	services []model.Name
+	secrets  []model.Name
+	// aliases are those of the host first.
+	first   string
+	aliases []string
+}
+
+// NewPlanner makes one.
+func NewPlanner(s Settings) *Planner {
+	return &Planner{settings: s, touched: map[model.Name]*touched{}, hosts: map[string]map[model.Name]bool{},
+		services: map[model.Name]map[model.Name]bool{}, secrets: map[model.Name]map[model.Name]bool{},
+		shapes: map[model.Name]string{}, ports: map[model.Name]map[uint16]bool{}}
+}
+
+// round collects the keys of one.
+type round struct {
+	p    *Planner
+	snap model.Snapshot
+	keys map[Key]bool
+}
+
+// Keys are the plans that a change touches.
+func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
+	p.merges, p.parsed = map[string]*merged{}, map[model.Name]*options{}
+	r := &round{p, snap, map[Key]bool{}}
+	changed := c.Ingresses
+	if len(c.Classes) > 0 {
+		changed = map[model.Name]struct{}{}
+		for n := range c.Ingresses {
+			changed[n] = struct{}{}
+		}
+		for i := range snap.Ingresses() {
+			if _, was := p.touched[i.Name]; was != p.settings.Ours(snap, i) {
+				changed[i.Name] = struct{}{}
+			}
+		}
+	}
+	for n := range changed {
+		r.ingress(n)
+	}
+	for n := range c.Secrets {
+		r.secret(n)
+	}
+	for n := range c.Services {
+		r.service(n)
+	}
+	out := make([]Key, 0, len(r.keys))
+	for k := range r.keys {
+		out = append(out, k)
+	}
+	return out
+}
+
+// ingress books a changed Ingress, and touches what it had and has.
+func (r *round) ingress(n model.Name) {
+	var now *touched
+	if i, ok := r.snap.Ingress(n); ok && r.p.settings.Ours(r.snap, i) {
+		now = r.p.look(r.snap, i)
+	}
+	old := r.p.touched[n]
+	r.p.unlink(n, old)
+	r.p.link(n, now)
+	if now != nil {
+		for _, s := range now.services {
+			r.p.shapes[s] = shapeOf(r.snap, s)
+		}
+	}
+	r.keys[Key{ObjectKey, n.String()}] = true
+	for _, t := range []*touched{old, now} {
+		if t == nil {
+			continue
+		}
+		for _, h := range t.hosts {
+			r.host(h)
+		}
+		for _, s := range t.services {
+			r.backends(s)
+		}
+		for _, s := range t.secrets {
+			r.keys[Key{CertificateKey, s.String()}] = true
+		}
+	}
+}
+
+// host touches a host and all Ingresses that are told about it.
+func (r *round) host(h string) {
+	if k := (Key{HostKey, h}); !r.keys[k] {
+		r.keys[k] = true
+		for n := range r.p.hosts[h] {
+			r.keys[Key{ObjectKey, n.String()}] = true
+			if t := r.p.touched[n]; t.first == h { // canaries of the host are those of its aliases
+				for _, a := range t.aliases {
+					r.host(a)
+				}
+			}
+		}
+	}
+}
+
+func (r *round) secret(n model.Name) {
+	r.keys[Key{CertificateKey, n.String()}] = true
+	if n == r.p.settings.DefaultCertificate {
+		r.host("")
+	}
+	r.again(r.p.secrets[n])
+}
+
+// again touches all hosts of Ingresses.
+func (r *round) again(ingresses map[model.Name]bool) {
+	for n := range ingresses {
+		r.keys[Key{ObjectKey, n.String()}] = true
+		for _, h := range r.p.touched[n].hosts {
+			r.host(h)
+		}
+	}
+}
+
+// service touches the backends of a Service, and its paths where more than endpoints
+// changed.
+func (r *round) service(n model.Name) {
+	users, used := r.p.services[n]
+	if !used {
+		return
+	}
+	if shape := shapeOf(r.snap, n); shape != r.p.shapes[n] {
+		r.p.shapes[n] = shape
+		r.again(users)
+	}
+	r.backends(n)
+}
+
+// backends touches those of a Service, that are asked for and that were.
+func (r *round) backends(service model.Name) {
+	for number := range r.p.ports[service] {
+		r.keys[Key{BackendKey, backendKey(service, number)}] = true
+	}
+	now := r.p.asked(r.snap, service)
+	for number := range now {
+		r.keys[Key{BackendKey, backendKey(service, number)}] = true
+	}
+	if r.p.ports[service] = now; len(now) == 0 {
+		delete(r.p.ports, service)
+	}
+}
+
+// asked are the ports of a Service that paths lead to.
+func (p *Planner) asked(snap model.Snapshot, service model.Name) map[uint16]bool {
+	out := map[uint16]bool{}
+	svc, ok := snap.Service(service)
+	if !ok || svc.Type == model.ExternalName {
+		return out
+	}
+	for n := range p.services[service] {
+		i, ok := snap.Ingress(n)
+		if !ok {
+			continue
+		}
+		for n, b := range p.settings.backendsOf(i) {
+			if n == service {
+				if q, ok := port(svc, b); ok {
+					out[q.Port] = true
+				}
+			}
+		}
+	}
+	return out
+}
+
+// shapeOf is what paths depend on of a Service.
+func shapeOf(snap model.Snapshot, n model.Name) string {
+	svc, ok := snap.Service(n)
+	if !ok {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString(svc.Type.String())
+	for _, p := range svc.Ports {
+		b.WriteString(" " + p.Protocol.String() + p.Name + ":" + strconv.Itoa(int(p.Port)))
+	}
+	return b.String()
+}
+
+// backendsOf yields all that an Ingress leads to: those of its paths, and the Service of
+// its auth-url.
+func (s Settings) backendsOf(i *model.Ingress) iter.Seq2[model.Name, model.IngressBackend] {
+	return func(yield func(model.Name, model.IngressBackend) bool) {
+		own := func(b model.IngressBackend) bool {
+			return b.Service == "" || yield(model.Name{Namespace: i.Name.Namespace, Name: b.Service}, b)
+		}
+		if i.Default != nil && !own(*i.Default) {
+			return
+		}
+		for _, r := range i.Rules {
+			for _, p := range r.Paths {
+				if !own(p.Backend) {
+					return
+				}
+			}
+		}
+		if u := i.Annotations[nginxPrefix+"auth-url"]; u != "" {
+			if n, b, ok := s.serviceOf(strings.TrimSpace(u)); ok {
+				yield(n, b)
+			}
+		}
+	}
+}
+
+// look lists what an Ingress touches.
+func (p *Planner) look(snap model.Snapshot, i *model.Ingress) *touched {
+	t := &touched{secrets: SecretsOf(i)}
+	add := func(h string) {
+		if !slices.Contains(t.hosts, h) {
+			t.hosts = append(t.hosts, h)
+		}
+	}
+	if len(i.Rules) == 0 {
+		add("")
+	}
+	for _, r := range i.Rules {
+		add(r.Host)
+	}
+	for _, e := range i.TLS {
+		for _, h := range e.Hosts {
+			add(h)
+		}
+	}
+	t.first, t.aliases = firstHost(i), p.options(snap, i).aliases
+	for _, a := range t.aliases {
+		add(a)
+	}
+	for n := range p.settings.backendsOf(i) {
+		if !slices.Contains(t.services, n) {
+			t.services = append(t.services, n)
+		}
+	}
+	return t
+}
+
+// SecretsOf are the Secrets that an Ingress names: they are all that is read of Secrets.
+func SecretsOf(i *model.Ingress) (out []model.Name) {
+	add := func(name string) {
+		n := model.Name{Namespace: i.Name.Namespace, Name: name}
+		if name != "" && !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	for _, t := range i.TLS {
+		add(t.Secret)
+	}
+	if i.Annotations[nginxPrefix+"auth-type"] == "basic" {
+		p := &parser{in: i}
+		if err := authSecret(p, strings.TrimSpace(i.Annotations[nginxPrefix+"auth-secret"])); err == nil {
+			add(p.auth.secret.Name)
+		}
+	}
+	return out
+}
+
+func (p *Planner) link(n model.Name, t *touched) {
+	if t == nil {
+		return
+	}
+	p.touched[n] = t
+	for _, h := range t.hosts {
+		link(p.hosts, h, n)
+	}
+	for _, s := range t.services {
+		link(p.services, s, n)
+	}
+	for _, s := range t.secrets {
+		link(p.secrets, s, n)
+	}
+}
+
+func (p *Planner) unlink(n model.Name, t *touched) {
+	if t == nil {
+		return
+	}
+	delete(p.touched, n)
+	for _, h := range t.hosts {
+		unlink(p.hosts, h, n)
+	}
+	for _, s := range t.services {
+		if unlink(p.services, s, n); len(p.services[s]) == 0 {
+			delete(p.shapes, s)
+		}
+	}
+	for _, s := range t.secrets {
+		unlink(p.secrets, s, n)
+	}
+}
+
+func link[K comparable](m map[K]map[model.Name]bool, k K, n model.Name) {
+	if m[k] == nil {
+		m[k] = map[model.Name]bool{}
+	}
+	m[k][n] = true
+}
+
+func unlink[K comparable](m map[K]map[model.Name]bool, k K, n model.Name) {
+	delete(m[k], n)
+	if len(m[k]) == 0 {
+		delete(m, k)
+	}
+}
+
+// options are those of an Ingress, parsed once a round.
+func (p *Planner) options(snap model.Snapshot, i *model.Ingress) *options {
+	if o, ok := p.parsed[i.Name]; ok {
+		return o
+	}
+	o := parse(snap, p.settings, i)
+	p.parsed[i.Name] = &o
+	return &o
+}
+
+// defaultCertificate is the key of that of the settings, when it is good.
+func (p *Planner) defaultCertificate(snap model.Snapshot) string {
+	n := p.settings.DefaultCertificate
+	if s, ok := snap.Secret(n); ok && s.Chain != nil {
+		return n.String()
+	}
+	return ""
+}
+
+// Plan makes the plan of a key.
+func (p *Planner) Plan(snap model.Snapshot, k Key) (Plan, bool, []model.Problem) {
+	switch k.Kind {
+	case HostKey:
+		h := p.merge(snap, k.Name).host
+		return Plan{Host: h}, h != nil, nil
+	case BackendKey:
+		service, number, ok := parseBackend(k.Name)
+		if !ok || !p.ports[service][number] {
+			return Plan{}, false, nil
+		}
+		b, ok := makeBackend(snap, service, number)
+		return Plan{Backend: b}, ok, nil
+	case CertificateKey:
+		n := parseName(k.Name)
+		s, ok := snap.Secret(n)
+		if _, named := p.secrets[n]; !ok || s.Chain == nil || !named && n != p.settings.DefaultCertificate {
+			return Plan{}, false, nil
+		}
+		return Plan{Certificate: &table.Certificate{Key: k.Name, Chain: s.Chain, Priv: s.Key}}, true, nil
+	}
+	return Plan{}, false, p.problems(snap, parseName(k.Name))
+}
+
+// problems are all of one Ingress.
+func (p *Planner) problems(snap model.Snapshot, n model.Name) (out []model.Problem) {
+	t := p.touched[n]
+	i, ok := snap.Ingress(n)
+	if t == nil || !ok {
+		return nil
+	}
+	out = append(out, i.Problems...)
+	out = append(out, p.options(snap, i).problems...)
+	for _, h := range t.hosts {
+		for _, q := range p.merge(snap, h).problems[n] {
+			if !slices.Contains(out, q) {
+				out = append(out, q)
+			}
+		}
+	}
+	return out
+}
+
+func parseName(s string) model.Name {
+	ns, name, _ := strings.Cut(s, "/")
+	return model.Name{Namespace: ns, Name: name}
+}
+
+func parseBackend(s string) (model.Name, uint16, bool) {
+	name, text, _ := strings.Cut(s, ":")
+	n, err := strconv.ParseUint(text, 10, 16)
+	return parseName(name), uint16(n), err == nil
+}
