@@ -63,6 +63,7 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	for _, i := range canaries {
 		m.canary(i)
 	}
+	m.check()
 	r := &merged{problems: m.problems}
 	if name == "" && m.out.Certificate == "" {
 		m.out.Certificate = p.defaultCertificate(snap)
@@ -72,6 +73,19 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	}
 	p.merges[name] = r
 	return r
+}
+
+// check reads the options as the proxy will, which closes a path that has some that it
+// cannot read.
+func (m *merger) check() {
+	for where, n := range m.at {
+		if p := &m.out.Paths[n]; p.Options != nil {
+			if err := table.Prepare(p).Err; err != nil {
+				_, field, _ := strings.Cut(strings.TrimPrefix(p.Source, "Ingress "), " ")
+				m.bad(m.owner[where], field, "the proxy cannot read what is asked for, and answers 500: %v", err)
+			}
+		}
+	}
 }
 
 func (m *merger) bad(i *model.Ingress, field, format string, args ...any) {

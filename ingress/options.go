@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -197,6 +196,9 @@ func (p *parser) combineCanary() {
 	c := p.canary
 	if c.Total == 0 {
 		c.Total = 100
+	}
+	if c.Value+c.Pattern == "" && p.values["canary-by-header-value"]+p.values["canary-by-header-pattern"] != "" {
+		c.Header = "" // what it must have cannot be read: the header takes nobody
 	}
 	if c.Header == "" && (c.Value != "" || c.Pattern != "") {
 		p.bad(nginxPrefix+"canary-by-header-value", "has no effect without canary-by-header")
@@ -475,8 +477,8 @@ func networks(to func(p *parser, list []netip.Prefix)) func(*parser, string) err
 
 func pattern(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
-		if _, err := regexp.Compile(v); err != nil {
-			return fmt.Errorf("%q is not a regular expression of RE2: %w", v, err)
+		if err := table.Prepare(&table.Path{Options: &table.Options{Canary: []table.Canary{{Pattern: v}}}}).Err; err != nil {
+			return fmt.Errorf("%q is not a regular expression of RE2 that may be used: %w", v, err)
 		}
 		to(p, v)
 		return nil

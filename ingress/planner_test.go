@@ -235,3 +235,21 @@ func BenchmarkOneEndpoint(b *testing.B) {
 		w.round()
 	}
 }
+
+// A canary of a host is one of the host's aliases too, whenever it comes or goes.
+func TestACanaryTouchesAliases(t *testing.T) {
+	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"server-alias: z.example"}, rules("a.example / P web:80")))
+	w.read(ing("c", []string{"canary: true", "canary-weight: 5"}, rules("a.example / P new:80")))
+	if got := keysText(w.last); got != "Ingress shop/a, Ingress shop/c, backend shop/new:80, host a.example, host z.example" {
+		t.Errorf("a canary touches %s", got)
+	}
+	for _, h := range []string{"a.example", "z.example"} {
+		if got := optionsText(w.hosts(), "http://"+h+"/"); !strings.Contains(got, "shop/new:80") {
+			t.Errorf("%s has the options %s", h, got)
+		}
+	}
+	w.remove(model.IngressKind, "shop/c")
+	if got := optionsText(w.hosts(), "http://z.example/"); got != "null" {
+		t.Errorf("the canary is gone, and its alias has %s", got)
+	}
+}

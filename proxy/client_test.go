@@ -208,6 +208,30 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// However many clients read slowly, the buffers for them are bounded.
+func TestBuffersAreBounded(t *testing.T) {
+	var b buffers
+	var all []*[]byte
+	total := 0
+	for range 5000 {
+		p := b.take()
+		total += len(*p)
+		all = append(all, p)
+	}
+	if most := mostLarge*largeBuffer + 5000*smallBuffer; total > most {
+		t.Errorf("%d bytes for 5000, most %d", total, most)
+	}
+	for _, p := range all {
+		b.give(p)
+	}
+	if n := b.used.Load(); n != 0 {
+		t.Errorf("afterwards %d are in use", n)
+	}
+	if p := b.take(); len(*p) != largeBuffer {
+		t.Errorf("afterwards %d bytes", len(*p))
+	}
+}
+
 // Close ends what a drain could not: an exchange whose endpoint does not answer.
 func TestClose(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.p.Timeouts.Read = time.Minute }, raw(t, func(_ net.Conn, br *bufio.Reader) { _, _ = io.Copy(io.Discard, br) }))

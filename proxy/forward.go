@@ -277,7 +277,7 @@ func (x *exchange) send(c *h1.Client) (*upload, error) {
 	switch n := x.r.Length; {
 	case n == 0:
 		return nil, c.Last()
-	case n > 0 && int64(x.d.Buffered()) == n && n <= copyBuffer:
+	case n > 0 && int64(x.d.Buffered()) == n && n <= smallBuffer:
 		x.begun = true
 		buf := x.buffer()[:n]
 		if _, err := io.ReadFull(x.d, buf); err != nil {
@@ -309,13 +309,11 @@ var errTooLarge = errors.New("the body is larger than this path takes")
 // send copies a body from the client. A part is sent as soon as no more is here.
 func (u *upload) send(p *Proxy, d message.Downstream, length, limit int64) error {
 	c := u.c
-	buf, _ := p.buffers.Get().(*[copyBuffer]byte)
-	if buf == nil {
-		buf = new([copyBuffer]byte)
-	}
-	defer p.buffers.Put(buf)
+	kept := p.buffers.take()
+	defer p.buffers.give(kept)
+	buf := *kept
 	for total := int64(0); ; {
-		n, err := d.Read(buf[:])
+		n, err := d.Read(buf)
 		if total += int64(n); limit > 0 && total > limit {
 			err = errTooLarge
 		}
@@ -344,12 +342,9 @@ func (u *upload) send(p *Proxy, d message.Downstream, length, limit int64) error
 
 func (x *exchange) buffer() []byte {
 	if x.buf == nil {
-		x.buf, _ = x.p.buffers.Get().(*[copyBuffer]byte)
-		if x.buf == nil {
-			x.buf = new([copyBuffer]byte)
-		}
+		x.buf = x.p.buffers.take()
 	}
-	return x.buf[:]
+	return *x.buf
 }
 
 // receive passes the response on.

@@ -45,7 +45,8 @@ type Proxy struct {
 	table    atomic.Pointer[table.Table]
 	date     atomic.Pointer[date]
 	pool     sync.Pool // of *exchange
-	buffers  sync.Pool // of *[copyBuffer]byte
+	date     atomic.Pointer[date]
+	buffers  buffers
 	tunnels  tunnels
 	http2    http2Clients
 	settings atomic.Pointer[Settings]
@@ -85,14 +86,13 @@ type exchange struct {
 	start time.Time
 	rec   Record
 
-	more    message.Fields // what the proxy adds to the request
-	tried   []*upstream.Endpoint
-	name    []byte // host name, in lower case
-	clean   []byte
-	scratch []byte // of who draws endpoints
-	client  []byte // the client's address as text, and whose
-	whose   netip.Addr
-	buf     *[copyBuffer]byte
+	more   message.Fields // what the proxy adds to the request
+	tried  []*upstream.Endpoint
+	name   []byte // host name, in lower case
+	clean  []byte
+	client []byte // the client's address as text, and whose
+	whose  netip.Addr
+	buf    *[]byte
 	// last is the endpoint that the request was sent to; begun says that bytes of the
 	// body were taken from the client, which no second endpoint can be sent.
 	last  *upstream.Endpoint
@@ -106,9 +106,6 @@ type exchange struct {
 	// hashed is the key by which an endpoint is chosen.
 	hashed []byte
 }
-
-// copyBuffer is how much of a body is read at once.
-const copyBuffer = 32 << 10
 
 // Handle answers one exchange.
 func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
@@ -125,7 +122,7 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 		p.Observe(&x.rec)
 	}
 	if x.buf != nil {
-		p.buffers.Put(x.buf)
+		p.buffers.give(x.buf)
 		x.buf = nil
 	}
 	clear(x.more[:cap(x.more)])

@@ -27,7 +27,7 @@ func howMuch() effort {
 	if os.Getenv("WAYLEAVE_BENCH_SHORT") != "" {
 		return effort{run: 2 * time.Second, rounds: 3}
 	}
-	return effort{run: 5 * time.Second, rounds: 7}
+	return effort{run: 3 * time.Second, rounds: 5}
 }
 
 // load is what is asked.

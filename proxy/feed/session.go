@@ -145,7 +145,7 @@ func take[P any](p *part[P], s *session, hold func(string, *P) bool) *Delta[P] {
 
 // open takes the sockets that the session lacks. again says that one could not be opened.
 func (f *Feed) open(s *session) (l *Listening, files []*os.File, again bool) {
-	l = &Listening{All: []Socket{}}
+	l = &Listening{All: []Socket{}, Wanted: len(f.listen)}
 	for k := range s.holds {
 		if !slices.Contains(f.listen, k) {
 			delete(s.holds, k)

@@ -71,10 +71,12 @@ type Delta[P any] struct {
 	Deleted []string     `json:"deleted,omitempty"`
 }
 
-// Listening is what a proxy should serve. Passed are those whose descriptors are in the
+// Listening is what a proxy should serve. All are those that could be opened, Wanted is how
+// many there should be. Passed are those whose descriptors are in the
 // same frame, in that order.
 type Listening struct {
 	All    []Socket `json:"all"`
+	Wanted int      `json:"wanted"`
 	Passed []Socket `json:"passed,omitempty"`
 }
 

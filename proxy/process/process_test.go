@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -496,6 +497,33 @@ func TestMetrics(t *testing.T) {
 	if n := len(*m.hosts.Load()); n > mostHosts+1 {
 		t.Errorf("%d hosts have labels", n)
 	}
+}
+
+// A proxy that has none of the sockets that it should have is not ready.
+func TestAProxyWithoutItsSocketsIsNotReady(t *testing.T) {
+	r := newRig(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	r.plan(r.feed, nil, nil, nil)
+	r.feed.Listen([]feed.Socket{{Addr: netip.MustParseAddrPort(taken.Addr().String())}})
+	dir := t.TempDir()
+	serveFeed(t, r.feed, filepath.Join(dir, "proxy.sock"))
+	r.start(dir)
+	testnet.Eventually(t, 10*time.Second, func() error {
+		text, err := get(filepath.Join(dir, "health.sock"), "/metrics")
+		if err == nil && (len(r.feed.Failures()) == 0 || strings.Contains(text, "wayleave_proxy_updates_total 0\n")) {
+			err = fmt.Errorf("nothing is told yet")
+		}
+		return err
+	})
+	if err := ready(filepath.Join(dir, "health.sock")); err == nil {
+		t.Error("it is ready")
+	}
+	taken.Close()
+	testnet.Eventually(t, 10*time.Second, func() error { return ready(filepath.Join(dir, "health.sock")) })
 }
 
 // Where Ingress is off, the proxy has nothing to do, and is ready.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"testing"
@@ -158,6 +159,56 @@ func TestSilentStreamsLive(t *testing.T) {
 	}
 	if got != "onetwo" {
 		t.Errorf("%q", got)
+	}
+}
+
+// Streams are bounded over all connections of a client; others are answered.
+func TestStreamsOfAClientAreBounded(t *testing.T) {
+	hold := make(chan struct{})
+	held := make(chan struct{}, 2*clientStreams)
+	addr := serve(t, func(_ context.Context, d message.Downstream) {
+		held <- struct{}{}
+		<-hold
+		_ = d.Respond(&message.Response{Status: 204})
+	})
+	t.Cleanup(func() { close(hold) })
+	request := func(c *http.Client, out chan<- int) {
+		resp, err := c.Get("http://" + addr + "/")
+		if err != nil {
+			return
+		}
+		resp.Body.Close()
+		out <- resp.StatusCode
+	}
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	statuses := make(chan int, 2*clientStreams)
+	from := func(ip string, n int) {
+		for n > 0 {
+			tr := &http.Transport{Protocols: &p, DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}}).DialContext}
+			t.Cleanup(tr.CloseIdleConnections)
+			for range min(n, 100) {
+				go request(&http.Client{Transport: tr}, statuses)
+			}
+			n -= 100
+		}
+	}
+	from("127.0.0.2", clientStreams+50)
+	for range 50 {
+		if s := <-statuses; s != 503 {
+			t.Errorf("above the bound: %d", s)
+		}
+	}
+	for range clientStreams {
+		<-held
+	}
+	from("127.0.0.3", 1)
+	select {
+	case <-held:
+	case s := <-statuses:
+		t.Errorf("another client gets %d", s)
+	case <-time.After(30 * time.Second):
+		t.Error("another client gets nothing")
 	}
 }
 
