@@ -40,9 +40,11 @@ func (x *exchange) ask(a *table.AuthURL, ready *table.Ready) (answered bool) {
 		x.fail(500, fmt.Errorf("authentication server: %w", err))
 		return true
 	}
-	for _, c := range resp.Header["Set-Cookie"] {
-		if clean(c) {
-			x.answer = append(x.answer, message.Field{Name: setCookie, Value: []byte(c)})
+	if resp.StatusCode < 300 || resp.StatusCode == 401 { // a session begins, or ends
+		for _, c := range resp.Header["Set-Cookie"] {
+			if clean(c) {
+				x.answer = append(x.answer, message.Field{Name: setCookie, Value: []byte(c)})
+			}
 		}
 	}
 	switch {
@@ -74,13 +76,25 @@ func (x *exchange) passOn(names []string, from http.Header) {
 		if frames(name) {
 			continue
 		}
-		x.r.Fields.Del(name)
+		x.takeOut(name)
 		for _, v := range from.Values(name) {
 			if clean(v) {
 				x.r.Fields.Add(name, []byte(v))
 			}
 		}
 	}
+}
+
+// takeOut takes a field out by its name, and by what servers like CGI take for it, where
+// "_" is "-".
+func (x *exchange) takeOut(name string) {
+	kept := x.r.Fields[:0]
+	for _, f := range x.r.Fields {
+		if len(f.Name) != len(name) || !strings.EqualFold(strings.ReplaceAll(string(f.Name), "_", "-"), strings.ReplaceAll(name, "_", "-")) {
+			kept = append(kept, f)
+		}
+	}
+	x.r.Fields = kept
 }
 
 // frames says whether a field is one of the message's frame, that nobody else may set.

@@ -70,7 +70,7 @@ func parseAddr(b []byte) (netip.Addr, bool) {
 func plainAddr(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 
 func (x *exchange) believes(a netip.Addr) bool {
-	for _, p := range x.p.Trusted {
+	for _, p := range x.p.current().Trusted {
 		if p.Contains(a) {
 			return true
 		}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -58,6 +59,20 @@ func TestSlowClients(t *testing.T) {
 		if whole.Load() != 0 {
 			t.Error("the endpoint takes it for whole")
 		}
+	})
+	t.Run("rate of a body", func(t *testing.T) {
+		r := newRig(t, func(r *rig) { quick(r); r.limits.BodyRate = 1000 }, handler(t, h))
+		c := r.dial()
+		c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
+		go drip(c, strings.Repeat("x", 1000)) // 50 bytes a second
+		began := time.Now()
+		if resp, _ := c.response("GET"); resp.StatusCode != 408 {
+			t.Error(resp.Status, r.told())
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("after %v", took)
+		}
+		c.ended()
 	})
 	t.Run("idle", func(t *testing.T) {
 		r := newRig(t, quick, handler(t, h))
@@ -193,6 +208,43 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// However many clients read slowly, the buffers for them are bounded.
+func TestBuffersAreBounded(t *testing.T) {
+	var b buffers
+	var all []*[]byte
+	total := 0
+	for range 5000 {
+		p := b.take()
+		total += len(*p)
+		all = append(all, p)
+	}
+	if most := mostLarge*largeBuffer + 5000*smallBuffer; total > most {
+		t.Errorf("%d bytes for 5000, most %d", total, most)
+	}
+	for _, p := range all {
+		b.give(p)
+	}
+	if n := b.used.Load(); n != 0 {
+		t.Errorf("afterwards %d are in use", n)
+	}
+	if p := b.take(); len(*p) != largeBuffer {
+		t.Errorf("afterwards %d bytes", len(*p))
+	}
+}
+
+// Close ends what a drain could not: an exchange whose endpoint does not answer.
+func TestClose(t *testing.T) {
+	r := newRig(t, func(r *rig) { r.p.Timeouts.Read = time.Minute }, raw(t, func(_ net.Conn, br *bufio.Reader) { _, _ = io.Copy(io.Discard, br) }))
+	idle, busy := r.dial(), r.dial()
+	busy.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	for r.active() == 0 || r.s.Conns() < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	r.s.Close()
+	idle.ended()
+	busy.ended()
+}
+
 func (r *rig) active() (n int64) {
 	for _, e := range r.p.Upstreams.Lookup("b").All() {
 		n += e.Active()
@@ -249,7 +301,7 @@ func TestExchangesAllocateNothing(t *testing.T) {
 		for range 100 {
 			one()
 		}
-		if n := testing.AllocsPerRun(2000, one); n != 0 {
+		if n := testing.AllocsPerRun(2000, one); n > allocationsAllowed {
 			t.Errorf("%s: %v allocations for an exchange", x.name, n)
 		}
 	}
@@ -280,4 +332,56 @@ func quietEndpoint(t testing.TB) (addr netip.AddrPort) {
 		}
 	}()
 	return addrOf(l)
+}
+
+// A client that ends its side with its last request gets the answer, and the end.
+func TestClientsThatEndTheirSide(t *testing.T) {
+	r := newRig(t, nil, handler(t, echo))
+	for i := range 50 {
+		c := r.dial()
+		began := time.Now()
+		c.send("GET /%d HTTP/1.1\r\nHost: a\r\n\r\n", i)
+		_ = c.Conn.(*net.TCPConn).CloseWrite()
+		if _, body := c.response("GET"); body != fmt.Sprintf("GET a /%d|127.0.0.1|", i) {
+			t.Fatal(body)
+		}
+		c.ended()
+		if took := time.Since(began); took > 5*time.Second {
+			t.Fatalf("%d: ended after %v", i, took)
+		}
+	}
+}
+
+// A WebSocket that is silent costs its two connections and goroutines, and no buffers.
+func TestMemoryOfSilentTunnels(t *testing.T) {
+	const silent = 300
+	ws := answer(t, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	r := newRig(t, nil, ws)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for range silent {
+		c, err := net.Dial("tcp", r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for end := time.Now().Add(5 * time.Second); r.p.Tunnels() < silent && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	if n := r.p.Tunnels(); n != silent {
+		t.Fatalf("%d tunnels", n)
+	}
+	runtime.GC()
+	runtime.GC() // pools live through one
+	runtime.ReadMemStats(&after)
+	each := (int64(after.HeapAlloc+after.StackInuse) - int64(before.HeapAlloc+before.StackInuse)) / silent
+	t.Logf("%d bytes for each tunnel, with its endpoint's side in this process", each)
+	if each > 40<<10 {
+		t.Errorf("%d bytes for each tunnel", each)
+	}
 }

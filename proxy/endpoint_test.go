@@ -290,3 +290,39 @@ func TestChangesLoseNothing(t *testing.T) {
 		t.Errorf("%d requests only", total.Load())
 	}
 }
+
+// An endpoint that has ended its side of an idle connection, and still takes what is sent
+// to it, is found out.
+func TestEndpointsThatEndTheirSide(t *testing.T) {
+	ended := make(chan struct{}, 10)
+	r := newRig(t, nil, raw(t, func(c net.Conn, br *bufio.Reader) {
+		_, _ = readHead(br)
+		_, _ = io.WriteString(c, okay)
+		_ = c.(*net.TCPConn).CloseWrite()
+		ended <- struct{}{}
+		_, _ = io.Copy(io.Discard, br)
+	}))
+	c := r.dial()
+	for range 2 {
+		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		if resp, _ := c.response("GET"); resp.StatusCode != 200 {
+			t.Fatal(resp.Status, r.told())
+		}
+		<-ended
+	}
+}
+
+// A client of HTTP/1.0 takes the connection's end for the answer's: one that breaks off
+// must be a reset.
+func TestBrokenAnswersToOldClients(t *testing.T) {
+	r := newRig(t, nil, raw(t, func(c net.Conn, br *bufio.Reader) {
+		_, _ = readHead(br)
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+		time.Sleep(50 * time.Millisecond) // the first part passes by itself
+	}))
+	c := r.dial()
+	c.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n")
+	if got, err := io.ReadAll(c.br); err == nil {
+		t.Errorf("%q ends as if it were whole", got)
+	}
+}

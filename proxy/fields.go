@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -128,3 +129,35 @@ func (x *exchange) port() []byte {
 	}
 	return port80
 }
+
+// trailers are those that go on: none that an endpoint could take for what we say of the client.
+func trailers(list message.Fields) message.Fields {
+	kept := list[:0]
+	for _, f := range list {
+		if !isForwarded(f.Name) {
+			kept = append(kept, f)
+		}
+	}
+	return kept
+}
+
+// date is the text of a second.
+type date struct {
+	second int64
+	text   []byte
+}
+
+// dated adds the date to a response that has none (RFC 9110, 6.6.1).
+func (x *exchange) dated(f *message.Fields) {
+	if f.Has("Date") {
+		return
+	}
+	d, now := x.p.date.Load(), x.start.Unix()
+	if d == nil || d.second != now {
+		d = &date{now, x.start.UTC().AppendFormat(nil, http.TimeFormat)}
+		x.p.date.Store(d)
+	}
+	*f = append(*f, message.Field{Name: nameDate, Value: d.text})
+}
+
+var nameDate = []byte("Date")

@@ -177,8 +177,14 @@ func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
 		}
 		return never, nil
 	}
+	// Who stopped the connection knows why: the client left, or its body broke off. The endpoint is
+	// not to blame for what it answered to that.
+	stopped := c.Stopped()
 	_ = c.Close()
 	up.wait()
+	if stopped && up != nil && !x.gone.Load() {
+		err = errors.Join(up.err, err)
+	}
 	return x.verdict(e, c, reused, safe, err)
 }
 
@@ -270,8 +276,8 @@ func (x *exchange) send(c *h1.Client) (*upload, error) {
 	c.Begin(x.r, x.more)
 	switch n := x.r.Length; {
 	case n == 0:
-		return nil, c.Finish(nil)
-	case n > 0 && int64(x.d.Buffered()) == n && n <= copyBuffer:
+		return nil, c.Last()
+	case n > 0 && int64(x.d.Buffered()) == n && n <= smallBuffer:
 		x.begun = true
 		buf := x.buffer()[:n]
 		if _, err := io.ReadFull(x.d, buf); err != nil {
@@ -280,7 +286,7 @@ func (x *exchange) send(c *h1.Client) (*upload, error) {
 		if _, err := c.Write(buf); err != nil {
 			return nil, err
 		}
-		return nil, c.Finish(nil)
+		return nil, c.Last()
 	}
 	x.begun = true
 	if !x.d.Ready() { // the endpoint may have something to say to the head alone
@@ -303,13 +309,11 @@ var errTooLarge = errors.New("the body is larger than this path takes")
 // send copies a body from the client. A part is sent as soon as no more is here.
 func (u *upload) send(p *Proxy, d message.Downstream, length, limit int64) error {
 	c := u.c
-	buf, _ := p.buffers.Get().(*[copyBuffer]byte)
-	if buf == nil {
-		buf = new([copyBuffer]byte)
-	}
-	defer p.buffers.Put(buf)
+	kept := p.buffers.take()
+	defer p.buffers.give(kept)
+	buf := *kept
 	for total := int64(0); ; {
-		n, err := d.Read(buf[:])
+		n, err := d.Read(buf)
 		if total += int64(n); limit > 0 && total > limit {
 			err = errTooLarge
 		}
@@ -321,7 +325,7 @@ func (u *upload) send(p *Proxy, d message.Downstream, length, limit int64) error
 			}
 		}
 		if last {
-			return c.Finish(d.Trailers())
+			return c.Finish(trailers(d.Trailers()))
 		}
 		if err != nil {
 			// The endpoint must not take what it has for the whole.
@@ -338,17 +342,14 @@ func (u *upload) send(p *Proxy, d message.Downstream, length, limit int64) error
 
 func (x *exchange) buffer() []byte {
 	if x.buf == nil {
-		x.buf, _ = x.p.buffers.Get().(*[copyBuffer]byte)
-		if x.buf == nil {
-			x.buf = new([copyBuffer]byte)
-		}
+		x.buf = x.p.buffers.take()
 	}
-	return x.buf[:]
+	return *x.buf
 }
 
 // receive passes the response on.
 func (x *exchange) receive(c *h1.Client, up *upload) error {
-	resp, err := x.response(c, up)
+	resp, err := x.response(c)
 	if err != nil {
 		return err
 	}
@@ -357,6 +358,7 @@ func (x *exchange) receive(c *h1.Client, up *upload) error {
 	}
 	x.rec.Status = resp.Status
 	x.respond(resp)
+	x.dated(&resp.Fields)
 	if err := x.d.Respond(resp); err != nil {
 		return errors.Join(errClient, err)
 	}
@@ -372,7 +374,7 @@ func (x *exchange) receive(c *h1.Client, up *upload) error {
 }
 
 // response waits for the head.
-func (x *exchange) response(c *h1.Client, up *upload) (*message.Response, error) {
+func (x *exchange) response(c *h1.Client) (*message.Response, error) {
 	resp, err := c.Response(x.r.Method, x.d.Respond)
 	for errors.Is(err, h1.ErrPatience) {
 		x.watch(c)
@@ -384,11 +386,6 @@ func (x *exchange) response(c *h1.Client, up *upload) (*message.Response, error)
 	}
 	if x.gone.Load() {
 		return nil, errors.Join(errClient, err)
-	}
-	// An endpoint that closes since its request broke off is not to blame.
-	var client *clientError
-	if broken := up.failed(); errors.As(broken, &client) {
-		return nil, broken
 	}
 	return nil, err
 }

@@ -60,8 +60,8 @@ func (x *exchange) choose(b *upstream.Backend, o *table.Options) *upstream.Endpo
 		x.opt.sticky = true
 	}
 	if t := x.match.Ready.Hash; len(t) > 0 {
-		if key := x.expand(x.scratch[:0], t, asItIs); len(key) > 0 {
-			x.scratch = key
+		if key := x.expand(x.hashed[:0], t, asItIs); len(key) > 0 {
+			x.hashed = key
 			return b.Hash(key, x.tried)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
@@ -118,7 +119,8 @@ func (r *rig) check(t *testing.T, c asks) {
 }
 
 func TestRewriteTarget(t *testing.T) {
-	r := newRig(t, nil, handler(t, shows("X")))
+	targets := make(chan string, 100)
+	r := newRig(t, func(r *rig) { r.p.Observe = func(rec *Record) { targets <- string(rec.Request.Target) } }, handler(t, shows("X")))
 	something := func(target string) table.Options {
 		return table.Options{PathPattern: `/something(/|$)(.*)`, RewriteTarget: target}
 	}
@@ -143,23 +145,23 @@ func TestRewriteTarget(t *testing.T) {
 		{name: "a URL is a redirection, as in nginx", options: something("https://new.example/$2"), request: "GET /something/a%0d%0ab?c", status: 302, want: []string{"Location: https://new.example/a%0D%0Ab?c\n"}},
 		{name: "dots do not climb out", options: something("/$2"), request: "GET /something/../secret", status: 404},
 		{name: "a template that cannot be read closes the path", options: something("/$nothing"), request: "GET /something/a", status: 500},
-		{name: "a pattern above the bound", options: table.Options{PathPattern: "(a{30}){30}", RewriteTarget: "/"}, request: "GET /aaa", status: 404},
+		{name: "a pattern above the bound", options: table.Options{PathPattern: "/|((a{40}){40})", RewriteTarget: "/"}, request: "GET /aaa", status: 404},
 	} {
 		r.check(t, c)
 	}
 	// The record shows what the client sent, and a body goes along.
 	r.route(path(something("/$2")))
-	var seen string
-	r.p.Observe = func(rec *Record) { seen = string(rec.Request.Target) }
 	c := r.dial()
 	c.send("POST /something/in HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
 	if _, body := c.response("POST"); !strings.HasPrefix(body, "POST a /in") {
 		t.Error(body)
 	}
-	c.send("GET /something/x HTTP/1.1\r\nHost: a\r\n\r\n")
-	c.response("GET")
-	if !strings.HasPrefix(seen, "/something/") {
-		t.Errorf("the record shows %q", seen)
+	for last := ""; last != "/something/in"; {
+		select {
+		case last = <-targets:
+		case <-time.After(5 * time.Second):
+			t.Fatalf("the last record shows %q", last)
+		}
 	}
 }
 
@@ -277,5 +279,53 @@ func TestTimeouts(t *testing.T) {
 	}
 	if d := time.Since(begin); d > 1500*time.Millisecond {
 		t.Errorf("connect: after %s", d)
+	}
+}
+
+func TestBackendProtocolHTTPS(t *testing.T) {
+	s := httptest.NewTLSServer(shows("X-Forwarded-Proto"))
+	t.Cleanup(s.Close)
+	r := newRig(t, nil, netip.MustParseAddrPort(s.Listener.Addr().String()))
+	r.check(t, asks{name: "HTTPS", options: table.Options{Protocol: table.HTTPS}, request: "GET /a", status: 200, want: []string{`GET shop.example /a X-Forwarded-Proto=["http"]`}})
+	r.check(t, asks{name: "HTTP to a server of HTTPS", options: table.Options{}, request: "GET /a", status: 400})
+}
+
+// What most paths have costs no memory either: the redirection to https, limits, a cookie
+// that is there already, sources, a rate, a hash.
+func TestOptionsThatAllocateNothing(t *testing.T) {
+	r := newRig(t, func(r *rig) { r.p.Observe = func(*Record) {} }, quietEndpoint(t))
+	token := r.p.Upstreams.Lookup("b").All()[0].Token()
+	r.addr = r.encrypted()
+	for _, c := range []struct {
+		name    string
+		options table.Options
+	}{
+		{"https, size, time-outs", table.Options{RedirectTLS: 308, MaxBody: 1 << 20, Connect: time.Second, Read: time.Minute, Send: time.Minute}},
+		{"round robin", table.Options{Balance: "round_robin"}},
+		{"affinity", table.Options{Affinity: &table.Affinity{Name: "route"}}},
+		{"sources", table.Options{Sources: prefixes("127.0.0.0/8")}},
+		{"rate", table.Options{RPS: 1e6, Burst: 1 << 20}},
+		{"hash", table.Options{HashBy: "$request_uri-$http_user_agent"}},
+		{"canary", table.Options{Canary: []table.Canary{{Backend: "b", Header: "X-Canary", Cookie: "canary", Weight: 10}}}},
+	} {
+		r.route(path(c.options))
+		k := r.dial()
+		buf := make([]byte, 4096)
+		request := []byte("GET /a/b?c=d HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: x\r\nCookie: a=b; route=" + token + "\r\n\r\n")
+		one := func() {
+			if _, err := k.Write(request); err != nil {
+				t.Fatal(err)
+			}
+			n, err := k.Read(buf)
+			if err != nil || n < 12 || string(buf[9:12]) != "200" {
+				t.Fatalf("%s: %q %v", c.name, buf[:n], err)
+			}
+		}
+		for range 100 {
+			one()
+		}
+		if n := testing.AllocsPerRun(1000, one); n > allocationsAllowed {
+			t.Errorf("%s: %v allocations for an exchange", c.name, n)
+		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,7 +44,8 @@ type Proxy struct {
 
 	table    atomic.Pointer[table.Table]
 	pool     sync.Pool // of *exchange
-	buffers  sync.Pool // of *[copyBuffer]byte
+	date     atomic.Pointer[date]
+	buffers  buffers
 	tunnels  tunnels
 	http2    http2Clients
 	settings atomic.Pointer[Settings]
@@ -83,14 +85,13 @@ type exchange struct {
 	start time.Time
 	rec   Record
 
-	more    message.Fields // what the proxy adds to the request
-	tried   []*upstream.Endpoint
-	name    []byte // host name, in lower case
-	clean   []byte
-	scratch []byte
-	client  []byte // the client's address as text, and whose
-	whose   netip.Addr
-	buf     *[copyBuffer]byte
+	more   message.Fields // what the proxy adds to the request
+	tried  []*upstream.Endpoint
+	name   []byte // host name, in lower case
+	clean  []byte
+	client []byte // the client's address as text, and whose
+	whose  netip.Addr
+	buf    *[]byte
 	// last is the endpoint that the request was sent to; begun says that bytes of the
 	// body were taken from the client, which no second endpoint can be sent.
 	last  *upstream.Endpoint
@@ -101,10 +102,9 @@ type exchange struct {
 	// answer are fields that are added to the response.
 	answer message.Fields
 	opt    asked
+	// hashed is the key by which an endpoint is chosen.
+	hashed []byte
 }
-
-// copyBuffer is how much of a body is read at once.
-const copyBuffer = 32 << 10
 
 // Handle answers one exchange.
 func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
@@ -114,13 +114,14 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 	}
 	x.ctx, x.d, x.r, x.start = ctx, d, d.Request(), time.Now()
 	x.rec = Record{Request: x.r}
+	defer p.survive(d)
 	x.route()
 	if p.Observe != nil {
 		x.rec.Took = time.Since(x.start)
 		p.Observe(&x.rec)
 	}
 	if x.buf != nil {
-		p.buffers.Put(x.buf)
+		p.buffers.give(x.buf)
 		x.buf = nil
 	}
 	clear(x.more[:cap(x.more)])
@@ -131,6 +132,18 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 	x.gone.Store(false)
 	x.more, x.tried, x.answer = x.more[:0], x.tried[:0], x.answer[:0]
 	p.pool.Put(x)
+}
+
+// survive has a fault of ours end one exchange, and not all connections with it.
+func (p *Proxy) survive(d message.Downstream) {
+	fault := recover()
+	if fault == nil {
+		return
+	}
+	d.Abort()
+	if p.Log != nil {
+		p.Log.Error("an exchange ended in a panic", "panic", fault, "stack", string(debug.Stack()))
+	}
 }
 
 // route finds where the request leads, and asks the options of its path before it goes
@@ -183,6 +196,7 @@ func (x *exchange) reply(status int, more message.Fields) {
 	text := pages[status]
 	resp := &message.Response{Status: status, Length: int64(len(text)), Fields: append(message.Fields{{Name: contentType, Value: textPlain}}, more...)}
 	resp.Fields = append(resp.Fields, x.answer...)
+	x.dated(&resp.Fields)
 	x.rec.Status = status
 	if err := x.d.Respond(resp); err != nil {
 		return

@@ -36,3 +36,22 @@ func TestRequestsPassOnOneConnection(t *testing.T) {
 		}
 	}
 }
+
+// A fault of ours ends one exchange, and the client sees that it is broken.
+func TestAPanicEndsOneExchange(t *testing.T) {
+	r := newRig(t, func(r *rig) {
+		r.p.Observe = func(rec *Record) {
+			if string(rec.Request.Path()) == "/panic" {
+				panic("a fault")
+			}
+		}
+	}, handler(t, echo))
+	other, c := r.dial(), r.dial()
+	c.send("GET /panic HTTP/1.1\r\nHost: a\r\n\r\n")
+	c.response("GET")
+	c.ended()
+	other.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	if resp, _ := other.response("GET"); resp.StatusCode != 200 {
+		t.Error(resp.Status)
+	}
+}

@@ -165,6 +165,27 @@ func readHead(br *bufio.Reader) (string, error) {
 	}
 }
 
+// undated reads a head and takes its date out, which final ones must have.
+func undated(t testing.TB, br *bufio.Reader) string {
+	t.Helper()
+	head, err := readHead(br)
+	if err != nil {
+		t.Fatalf("%q: %v", head, err)
+	}
+	before, rest, ok := strings.Cut(head, "Date: ")
+	if !ok && !strings.HasPrefix(head, "HTTP/1.1 1") {
+		t.Fatalf("no date: %q", head)
+	}
+	if !ok {
+		return head
+	}
+	when, rest, _ := strings.Cut(rest, "\r\n")
+	if d, err := http.ParseTime(when); err != nil || time.Since(d).Abs() > time.Minute {
+		t.Fatalf("date %q: %v", when, err)
+	}
+	return before + rest
+}
+
 // conn is a client's connection.
 type conn struct {
 	t testing.TB

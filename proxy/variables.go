@@ -120,7 +120,7 @@ func cookie(f message.Fields, name string) []byte {
 			var one []byte
 			one, rest, _ = bytes.Cut(rest, []byte(";"))
 			n, v, ok := bytes.Cut(bytes.TrimSpace(one), []byte("="))
-			if !ok || string(n) != name {
+			if !ok || string(bytes.TrimRight(n, " \t")) != name {
 				continue
 			}
 			if len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' {
@@ -147,12 +147,12 @@ func argument(query []byte, name string) []byte {
 // The bytes that may stay as they are in a path, in the value of an argument, and in a
 // URL that has its escapes already (RFC 3986).
 var (
-	inPath  = allowed("!$&'()*+,;=:@/-._~")
-	inValue = allowed("-._~")
-	inURL   = allowed("!$&'()*+,;=:@/-._~?%[]")
+	inPath  = bytesOf("!$&'()*+,;=:@/-._~")
+	inValue = bytesOf("-._~")
+	inURL   = bytesOf("!$&'()*+,;=:@/-._~?%[]")
 )
 
-func allowed(marks string) (t [256]bool) {
+func bytesOf(marks string) (t [256]bool) {
 	for c := '0'; c <= 'z'; c++ {
 		t[c] = c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c
 	}
@@ -162,10 +162,10 @@ func allowed(marks string) (t [256]bool) {
 	return t
 }
 
-func appendEscaped(to, v []byte, allowed *[256]bool) []byte {
+func appendEscaped(to, v []byte, stays *[256]bool) []byte {
 	const digits = "0123456789ABCDEF"
 	for _, c := range v {
-		if allowed[c] {
+		if stays[c] {
 			to = append(to, c)
 			continue
 		}

@@ -212,6 +212,9 @@ func named(h *table.Host, yield func(string)) {
 		for _, c := range p.Options.Canary {
 			yield(backendName(c.Backend))
 		}
+		if u := p.Options.AuthURL; u != nil && u.Backend != "" {
+			yield(backendName(u.Backend))
+		}
 	}
 	for i := range h.Paths {
 		path(&h.Paths[i])

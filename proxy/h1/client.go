@@ -1,7 +1,6 @@
 package h1
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -29,6 +28,9 @@ type Client struct {
 	keep  bool
 	read  bool // a byte of the response came
 	sent  bool // the request was sent to its end
+	// pending says that the end of the request is collected, and Response sends it.
+	pending bool
+	step    func(fd uintptr) bool
 	// IdleSince is when the last exchange ended, Exchanges how many there were.
 	IdleSince time.Time
 	Exchanges int
@@ -38,6 +40,10 @@ type Client struct {
 func Dialed(c net.Conn, p *Shared) *Client {
 	u := &Client{c: c, rd: reader{c: c, from: p.blocks, limit: 64 << 10}, w: writer{c: c, from: p.buffers}}
 	u.peek.init(c)
+	u.w.init()
+	if _, ok := c.(*net.TCPConn); ok {
+		u.step = u.ask
+	}
 	return u
 }
 
@@ -127,6 +133,9 @@ func (u *Client) Stop() {
 	_ = u.c.SetDeadline(time.Unix(1, 0))
 }
 
+// Stopped says whether Stop was called.
+func (u *Client) Stopped() bool { return u.times.stopped.Load() }
+
 // Sent says whether the request, or a part of it, was given to the kernel.
 func (u *Client) Sent() bool { return u.w.sent }
 
@@ -152,14 +161,15 @@ type peek struct {
 	raw   syscall.RawConn
 	look  func(fd uintptr)
 	alive bool
-	one   [1]byte
+	poll  [1]unix.PollFd
 }
 
 func (p *peek) init(c net.Conn) {
 	p.raw = rawConn(c)
 	p.look = func(fd uintptr) {
-		_, _, err := unix.Recvfrom(int(fd), p.one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		p.alive = err == unix.EAGAIN
+		p.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}
+		n, err := unix.Poll(p.poll[:], 0)
+		p.alive = err == nil && n == 0
 	}
 }
 
@@ -169,7 +179,7 @@ func (u *Client) Begin(r *message.Request, more message.Fields) {
 	u.rd.begin()
 	w := &u.w
 	w.reset()
-	u.read, u.sent = false, false
+	u.read, u.sent, u.pending = false, false, false
 	w.bytes(r.Method)
 	w.string(" ")
 	w.bytes(r.Target)
@@ -218,6 +228,29 @@ func (u *Client) Finish(trailers message.Fields) error {
 	return err
 }
 
+// Last ends the body; what is collected is sent by Response.
+func (u *Client) Last() error {
+	if u.step == nil || u.w.buf == nil {
+		return u.Finish(nil)
+	}
+	u.w.end(nil)
+	u.pending = true
+	u.awaitWrite()
+	return u.w.err
+}
+
+// roundTrip has the pending request sent, and waits for the answer where it can.
+func (u *Client) roundTrip() error {
+	err := u.peek.raw.Read(u.step)
+	if err = u.came(err); err != nil {
+		return err
+	}
+	if u.w.err == nil && !u.sent {
+		u.sent = u.w.flush() == nil
+	}
+	return u.w.err
+}
+
 // Flush sends what is collected. A request without a body ends by Finish, too.
 func (u *Client) Flush() error {
 	u.awaitWrite()
@@ -229,6 +262,11 @@ func (u *Client) Flush() error {
 func (u *Client) Response(method []byte, early func(*message.Response) error) (*message.Response, error) {
 	if err := u.awaitRead(); err != nil {
 		return nil, err
+	}
+	if u.pending {
+		if err := u.roundTrip(); err != nil {
+			return nil, err
+		}
 	}
 	for n := 0; ; n++ {
 		if n > maxInterim {
@@ -313,5 +351,7 @@ func (u *Client) Done() bool {
 func (u *Client) Switch() io.ReadWriteCloser {
 	u.w.release()
 	_ = u.c.SetDeadline(time.Time{})
-	return &switched{u.c, bytes.Clone(u.rd.buffered())}
+	s := handOver(u.c, u.rd.buffered(), u.w.from)
+	u.rd.release()
+	return s
 }

@@ -32,6 +32,9 @@ const maxFields = 128
 type head struct {
 	buf []byte
 	off int
+	// lf takes LF alone for a line's end, as RFC 9112, 2.2 allows: of endpoints, which we trust to
+	// answer what they were asked, and whose answers nobody reads a second request from.
+	lf bool
 }
 
 // line returns the next line without its end; errMore when its end is not here.
@@ -46,7 +49,14 @@ func (h *head) line() ([]byte, error) {
 		return nil, errMore
 	}
 	if n == 0 || rest[n-1] != '\r' {
-		return nil, bad("a line that ends in LF without CR")
+		if !h.lf {
+			return nil, bad("a line that ends in LF without CR")
+		}
+		if bytes.IndexByte(rest[:n], '\r') >= 0 {
+			return nil, bad("a CR without LF")
+		}
+		h.off += n + 1
+		return rest[:n], nil
 	}
 	if bytes.IndexByte(rest[:n-1], '\r') >= 0 {
 		return nil, bad("a CR without LF")
@@ -436,7 +446,7 @@ var slash = []byte("/")
 // parseResponse reads a response's head. keep says whether the connection can be used
 // again once the body has ended.
 func parseResponse(buf []byte, r *message.Response, fr *framing, method []byte) (n int, keep bool, err error) {
-	h := head{buf: buf}
+	h := head{buf: buf, lf: true}
 	line, err := h.first()
 	if err != nil {
 		return 0, false, err

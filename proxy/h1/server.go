@@ -10,12 +10,14 @@
 package h1
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -34,11 +36,14 @@ type Limits struct {
 	// HeadTime is from its first byte to its last, Idle between two requests, Body
 	// between two parts of a body, Write for one write.
 	HeadTime, Idle, Body, Write time.Duration
+	// BodyRate is the least rate of a body whose length is known, in bytes a second, once it has taken
+	// longer than Body; a body of unknown length may be a stream.
+	BodyRate int
 }
 
 // DefaultLimits are those of nginx where it has the same, but for HeadTime.
 func DefaultLimits() Limits {
-	return Limits{Head: 32 << 10, HeadTime: 15 * time.Second, Idle: 75 * time.Second, Body: 60 * time.Second, Write: 60 * time.Second}
+	return Limits{Head: 32 << 10, HeadTime: 15 * time.Second, Idle: 75 * time.Second, Body: 60 * time.Second, Write: 60 * time.Second, BodyRate: 100}
 }
 
 // Server reads requests. Fill the fields before the first Serve.
@@ -60,11 +65,15 @@ type Server struct {
 
 // serverConn is a client's connection with its only exchange.
 type serverConn struct {
-	s  *Server
-	c  net.Conn
-	rd reader
-	w  writer
-	x  exchange
+	s   *Server
+	c   net.Conn
+	ctx context.Context
+	// raw and step wait for a request (ready); raw is nil where there is no socket.
+	raw  syscall.RawConn
+	step func(fd uintptr) bool
+	rd   reader
+	w    writer
+	x    exchange
 	// idle says that no request has begun.
 	idle atomic.Bool
 	// writeUntil is the deadline that is set for writing.
@@ -75,12 +84,17 @@ type serverConn struct {
 // been read from it already.
 func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool) {
 	s.init()
-	k := &serverConn{s: s, c: c, rd: reader{c: c, from: s.blocks, limit: s.Limits.Head, headTime: s.Limits.HeadTime}, w: writer{c: c, from: s.buffers}}
+	k := &serverConn{s: s, c: c, ctx: ctx, rd: reader{c: c, from: s.blocks, limit: s.Limits.Head, headTime: s.Limits.HeadTime}, w: writer{c: c, from: s.buffers}}
 	if len(first) > 0 {
 		k.rd.buf = make([]byte, firstRead+len(first))
 		k.rd.w = copy(k.rd.buf, first)
 	}
 	k.x.k = k
+	k.w.init()
+	if t, ok := c.(*net.TCPConn); ok {
+		k.raw, _ = t.SyscallConn()
+		k.step = k.ready
+	}
 	k.x.req.TLS, k.x.req.Client, k.x.req.Local = isTLS, addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())
 	s.mu.Lock()
 	s.conns[k] = struct{}{}
@@ -90,12 +104,14 @@ func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool
 		delete(s.conns, k)
 		s.mu.Unlock()
 		k.w.release()
-		k.rd.release()
+		if !k.x.broken { // else somebody may still be reading to it
+			k.rd.release()
+		}
 		if !k.x.switched {
 			c.Close()
 		}
 	}()
-	for k.next(ctx) {
+	for k.next() {
 	}
 }
 
@@ -127,6 +143,20 @@ func (s *Server) Drain(idle time.Duration) {
 	}
 }
 
+// Close closes all connections, whatever they are in.
+func (s *Server) Close() {
+	s.init()
+	s.mu.Lock()
+	all := make([]net.Conn, 0, len(s.conns))
+	for k := range s.conns {
+		all = append(all, k.c)
+	}
+	s.mu.Unlock()
+	for _, c := range all {
+		_ = c.Close()
+	}
+}
+
 // drainIdle is what a connection gets that becomes idle, or is opened, while the server drains.
 const drainIdle = 2 * time.Second
 
@@ -138,7 +168,7 @@ func (s *Server) Conns() int {
 }
 
 // next reads and answers one request; false when the connection is at its end.
-func (k *serverConn) next(ctx context.Context) bool {
+func (k *serverConn) next() bool {
 	if !k.await() {
 		return false
 	}
@@ -150,7 +180,7 @@ func (k *serverConn) next(ctx context.Context) bool {
 		return false
 	}
 	x.body.reset(&k.rd, x.req.Length, x.fr.chunked)
-	k.s.Handle(ctx, x)
+	k.s.Handle(k.ctx, x)
 	return x.end()
 }
 
@@ -161,20 +191,30 @@ func (k *serverConn) await() bool {
 	if len(k.rd.buffered()) > 0 {
 		return true
 	}
+	if !k.rest() {
+		return false
+	}
+	if k.raw == nil {
+		if k.rd.fill(k.rd.limit) != nil {
+			return false
+		}
+		k.idle.Store(false)
+		return true
+	}
+	err := k.raw.Read(k.step)
+	k.idle.Store(false)
+	return err == nil && len(k.rd.buffered()) > 0
+}
+
+// rest makes the connection an idle one.
+func (k *serverConn) rest() bool {
 	k.w.release()
 	k.idle.Store(true)
 	if k.rd.about(k.s.Limits.Idle) != nil {
 		return false
 	}
 	// Looked at behind the deadline: Drain sets one, too.
-	if k.s.drain.Load() && k.rd.deadline(min(k.s.Limits.Idle, drainIdle)) != nil {
-		return false
-	}
-	if k.rd.fill(k.rd.limit) != nil {
-		return false
-	}
-	k.idle.Store(false)
-	return true
+	return !k.s.drain.Load() || k.rd.deadline(min(k.s.Limits.Idle, drainIdle)) == nil
 }
 
 // refuse answers what is no request. What came behind it cannot be told from it, so the
@@ -194,8 +234,14 @@ func (k *serverConn) refuse(err error) {
 	}
 	k.x.req.Version, k.x.req.Method, k.x.req.Continue = message.HTTP11, nil, false
 	k.x.fr.close = true
+	var more message.Fields
+	if e.Status == http.StatusMethodNotAllowed { // RFC 9110, 15.5.6
+		more = message.Fields{{Name: []byte("Allow"), Value: []byte("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE")}}
+	}
 	text := []byte(strconv.Itoa(e.Status) + " " + reasons[e.Status] + "\n")
-	_ = k.x.Respond(&message.Response{Status: e.Status, Length: int64(len(text)), Fields: message.Fields{{Name: []byte("Content-Type"), Value: []byte("text/plain")}}})
+	_ = k.x.Respond(&message.Response{Status: e.Status, Length: int64(len(text)), Fields: append(more,
+		message.Field{Name: []byte("Content-Type"), Value: []byte("text/plain; charset=utf-8")},
+		message.Field{Name: []byte("Date"), Value: time.Now().UTC().AppendFormat(nil, http.TimeFormat)})})
 	_, _ = k.x.Write(text)
 	_ = k.w.flush()
 	k.linger()
@@ -234,6 +280,7 @@ type exchange struct {
 	responded, finished, broken, switched bool
 	headless                              bool // nothing of a body is sent
 	left                                  int64
+	began                                 time.Time // of waiting for the body
 	close                                 bool
 	stopped, cut                          atomic.Bool // no more of the body is wanted, or can be read
 
@@ -247,7 +294,7 @@ var _ message.Downstream = (*exchange)(nil)
 
 func (x *exchange) reset() {
 	x.responded, x.finished, x.broken, x.headless, x.close, x.continued = false, false, false, false, false, false
-	x.left = 0
+	x.left, x.began = 0, time.Time{}
 	x.stopped.Store(false)
 	x.cut.Store(false)
 	x.k.w.reset()
@@ -267,6 +314,10 @@ func (x *exchange) Read(p []byte) (int, error) {
 		if err := x.k.rd.deadline(d); err != nil {
 			return 0, err
 		}
+		if x.tooSlow() {
+			x.cut.Store(true)
+			return 0, fmt.Errorf("HTTP/1: the body comes too slowly: %w", os.ErrDeadlineExceeded)
+		}
 	}
 	if x.stopped.Load() { // looked at behind the deadline, which StopReading sets too
 		return 0, errStopped
@@ -276,6 +327,16 @@ func (x *exchange) Read(p []byte) (int, error) {
 		x.cut.Store(true)
 	}
 	return n, err
+}
+
+// tooSlow says whether a body has come at less than the least rate for too long.
+func (x *exchange) tooSlow() bool {
+	now, l := time.Now(), &x.k.s.Limits
+	if x.began.IsZero() {
+		x.began = now
+	}
+	took := now.Sub(x.began)
+	return l.BodyRate > 0 && x.req.Length > 0 && took > l.Body && float64(x.req.Length-x.body.left) < took.Seconds()*float64(l.BodyRate)
 }
 
 var errStopped = errors.New("HTTP/1: no more of the body is wanted")
@@ -438,62 +499,43 @@ func (x *exchange) Switch(r *message.Response) (io.ReadWriteCloser, error) {
 	if err := x.k.c.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
-	return &switched{x.k.c, bytes.Clone(x.k.rd.buffered())}, nil
+	x.k.w.release()
+	return handOver(x.k.c, x.k.rd.buffered(), x.k.s.buffers), nil
 }
 
-// switched is a connection with what had been read ahead.
-type switched struct {
-	net.Conn
-	first []byte
-}
-
-// Read gives what was read ahead, then what comes.
-func (s *switched) Read(p []byte) (int, error) {
-	if len(s.first) > 0 {
-		n := copy(p, s.first)
-		s.first = s.first[n:]
-		return n, nil
-	}
-	return s.Conn.Read(p)
-}
-
-// CloseWrite ends one direction.
-func (s *switched) CloseWrite() error {
-	if t, ok := s.Conn.(interface{ CloseWrite() error }); ok {
-		return t.CloseWrite()
-	}
-	return s.Conn.Close()
-}
-
-// Watch implements message.Downstream. While a body is still to come its reader sees the
-// client leave; a client that sends its next request already is there.
+// Watch implements message.Downstream. A look now and then is enough for who waits long.
 func (x *exchange) Watch(gone func()) (stop func()) {
 	raw := rawConn(x.k.c)
-	if raw == nil || !x.body.done || len(x.k.rd.buffered()) > 0 {
+	if raw == nil {
 		return func() {}
 	}
-	_ = x.k.c.SetReadDeadline(time.Time{})
-	done := make(chan struct{})
+	end := make(chan struct{})
 	go func() {
-		defer close(done)
-		left := false
-		err := raw.Read(func(fd uintptr) bool {
-			var one [1]byte
-			n, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-			left = err == nil && n == 0 || err != nil && err != unix.EAGAIN && err != unix.EINTR
-			return left || n > 0
-		})
-		if err == nil && left {
-			gone()
+		tick := time.NewTicker(watchEvery)
+		defer tick.Stop()
+		for {
+			left := false
+			err := raw.Control(func(fd uintptr) {
+				poll := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+				n, err := unix.Poll(poll[:], 0)
+				left = n > 0 && err == nil
+			})
+			if err == nil && left {
+				gone()
+				return
+			}
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+			}
 		}
 	}()
-	return func() {
-		_ = x.k.c.SetReadDeadline(time.Unix(1, 0))
-		<-done
-		x.k.rd.until = time.Unix(1, 0) // what is set now
-		_ = x.k.rd.deadline(x.k.s.Limits.Idle)
-	}
+	return sync.OnceFunc(func() { close(end) })
 }
+
+// watchEvery is how often a client is looked at.
+const watchEvery = 500 * time.Millisecond
 
 // rawConn is the descriptor below a connection; nil when there is none.
 func rawConn(c net.Conn) syscall.RawConn {

@@ -4,12 +4,21 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"syscall"
 
 	"wayleave.dev/proxy/message"
 )
 
 // writeBuffer is how much is collected before it is written.
 const writeBuffer = 16 << 10
+
+// init finds the socket below a connection that is no more than one.
+func (w *writer) init() {
+	if t, ok := w.c.(*net.TCPConn); ok {
+		w.raw, _ = t.SyscallConn()
+		w.step = w.push
+	}
+}
 
 // buffers are those of writers that have something to write: idle connections have none.
 type buffers struct{ pool sync.Pool }
@@ -27,8 +36,12 @@ type writer struct {
 	chunked bool
 	sent    bool // something was written since reset
 	err     error
-	parts   [2][]byte // of a send
-	list    net.Buffers
+	// raw and step write to a socket (push) what is left in out; raw is nil where there is no socket.
+	raw   syscall.RawConn
+	step  func(fd uintptr) bool
+	out   []byte
+	parts [2][]byte // of a send
+	list  net.Buffers
 }
 
 func (w *writer) reset() { w.chunked, w.sent, w.err = false, false, nil }
@@ -129,6 +142,14 @@ func (w *writer) send(p []byte) {
 }
 
 func (w *writer) write(p []byte) {
+	if w.raw != nil {
+		w.out = p
+		if err := w.raw.Write(w.step); err != nil {
+			w.err = err
+		}
+		w.out = nil
+		return
+	}
 	n, err := w.c.Write(p)
 	w.sent, w.err = w.sent || n > 0, err
 }

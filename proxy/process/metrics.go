@@ -34,6 +34,7 @@ type metrics struct {
 	conns     *prometheus.Desc
 	listeners *prometheus.Desc
 	certs     *prometheus.Desc
+	tunnels   *prometheus.Desc
 	logLost   *prometheus.Desc
 	duration  prometheus.Histogram
 	failures  prometheus.Counter
@@ -45,6 +46,7 @@ type metrics struct {
 	hosts atomic.Pointer[map[string]*hostCounts]
 	mu    sync.Mutex // for writing hosts
 
+	proxy  *proxy.Proxy
 	server *server.Server
 	pairs  *server.Certificates
 	log    *accessLog
@@ -57,6 +59,7 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 		conns:     prometheus.NewDesc("wayleave_proxy_connections", "Open connections of clients.", nil, nil),
 		listeners: prometheus.NewDesc("wayleave_proxy_listeners", "Sockets that are listened on.", nil, nil),
 		certs:     prometheus.NewDesc("wayleave_proxy_certificates", "Certificates by whether they are of use.", []string{"state"}, nil),
+		tunnels:   prometheus.NewDesc("wayleave_proxy_tunnels", "Open connections of upgraded protocols.", nil, nil),
 		logLost:   prometheus.NewDesc("wayleave_proxy_access_log_lost_total", "Lines of the access log that could not be written.", nil, nil),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "wayleave_proxy_request_duration_seconds", Help: "From a request's head to the end of its response.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}}),
@@ -124,7 +127,7 @@ func (m *metrics) refuse(why server.Refusal) { m.refused.WithLabelValues(string(
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.requests, m.sent, m.conns, m.listeners, m.certs, m.logLost} {
+	for _, d := range []*prometheus.Desc{m.requests, m.sent, m.conns, m.tunnels, m.listeners, m.certs, m.logLost} {
 		ch <- d
 	}
 }
@@ -140,6 +143,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(m.sent, prometheus.CounterValue, float64(m.bytes.Load()))
 	ch <- prometheus.MustNewConstMetric(m.conns, prometheus.GaugeValue, float64(m.server.Conns()))
+	ch <- prometheus.MustNewConstMetric(m.tunnels, prometheus.GaugeValue, float64(m.proxy.Tunnels()))
 	ch <- prometheus.MustNewConstMetric(m.listeners, prometheus.GaugeValue, float64(m.server.Listening()))
 	ch <- prometheus.MustNewConstMetric(m.certs, prometheus.GaugeValue, float64(m.pairs.Len()), "good")
 	ch <- prometheus.MustNewConstMetric(m.certs, prometheus.GaugeValue, float64(len(m.pairs.Problems())), "bad")

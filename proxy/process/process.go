@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -65,6 +66,10 @@ type state struct {
 	metrics   *metrics
 	hosts     map[string]*table.Host
 
+	mu sync.Mutex
+	// backends are the keys that are known; those that are leaving have a timer.
+	backends map[string]*time.Timer
+
 	configured, known bool
 	drain             time.Duration
 	ready             chan struct{}
@@ -107,11 +112,11 @@ func newState(c Config, reg *prometheus.Registry) (*state, error) {
 		return nil, err
 	}
 	s := &state{Config: c, certs: certs, upstreams: upstream.NewSet(upstream.Defaults()), access: newAccessLog(c.AccessLog), metrics: newMetrics(reg),
-		hosts: map[string]*table.Host{}, drain: defaultDrain, ready: make(chan struct{})}
+		hosts: map[string]*table.Host{}, backends: map[string]*time.Timer{}, drain: defaultDrain, ready: make(chan struct{})}
 	s.proxy = &proxy.Proxy{Upstreams: s.upstreams, Timeouts: proxy.Timeouts{Connect: defaultConnect, Send: defaultTimeout, Read: defaultTimeout},
 		Tries: defaultTries, Observe: s.metrics.observer(s.access), Log: c.Log}
 	s.server = server.New(server.Options{Certificates: certs, Handle: s.proxy.Handle, HTTP1: h1.DefaultLimits(), Refused: s.metrics.refuse, Log: c.Log})
-	s.metrics.server, s.metrics.pairs, s.metrics.log = s.server, certs, s.access
+	s.metrics.proxy, s.metrics.server, s.metrics.pairs, s.metrics.log = s.proxy, s.server, certs, s.access
 	return s, nil
 }
 
@@ -139,14 +144,23 @@ func (s *state) take(u *feed.Update, files []*os.File) feed.Report {
 	return feed.Report{Certificates: s.certs.Problems()}
 }
 
+// leaveAfter is how long a backend stays that no host names any more: a request may have
+// found its route before, and be with auth-url yet.
+const leaveAfter = 10 * time.Second
+
 // set puts what hosts name into force.
 func (s *state) set(u *feed.Update) {
 	if d := u.Backends; d != nil && len(d.Set) > 0 {
+		s.mu.Lock()
 		some := make(map[string]*table.Backend, len(d.Set))
 		for k, b := range d.Set {
-			some[k] = &b
+			if t := s.backends[k]; t != nil {
+				t.Stop()
+			}
+			some[k], s.backends[k] = &b, nil
 		}
 		s.upstreams.Change(some)
+		s.mu.Unlock()
 	}
 	if d := u.Certificates; d != nil && len(d.Set) > 0 {
 		s.certs.Set(d.Set)
@@ -178,19 +192,16 @@ func (s *state) swap(u *feed.Update) {
 // drop takes away what hosts name no more.
 func (s *state) drop(u *feed.Update) {
 	if d := u.Backends; d != nil {
-		if d.Whole {
-			all := make(map[string]*table.Backend, len(d.Set))
-			for k, b := range d.Set {
-				all[k] = &b
-			}
-			s.upstreams.Replace(all)
-		} else if len(d.Deleted) > 0 {
-			gone := make(map[string]*table.Backend, len(d.Deleted))
-			for _, k := range d.Deleted {
-				gone[k] = nil
-			}
-			s.upstreams.Change(gone)
+		s.mu.Lock()
+		for _, k := range d.Deleted {
+			s.leave(k)
 		}
+		for k := range s.backends {
+			if _, ok := d.Set[k]; d.Whole && !ok {
+				s.leave(k)
+			}
+		}
+		s.mu.Unlock()
 	}
 	if d := u.Certificates; d != nil {
 		if d.Whole {
@@ -198,6 +209,24 @@ func (s *state) drop(u *feed.Update) {
 		}
 		s.certs.Delete(d.Deleted)
 	}
+}
+
+// leave takes a backend away after its time, unless it comes again; s.mu is held.
+func (s *state) leave(k string) {
+	if t, ok := s.backends[k]; !ok || t != nil {
+		return
+	}
+	var t *time.Timer
+	t = time.AfterFunc(leaveAfter, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.backends[k] != t {
+			return // it came again
+		}
+		delete(s.backends, k)
+		s.upstreams.Change(map[string]*table.Backend{k: nil})
+	})
+	s.backends[k] = t
 }
 
 // listen takes the sockets that were passed, and leaves those that are not wanted.

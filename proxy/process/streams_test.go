@@ -374,7 +374,7 @@ func TestHTTP2Floods(t *testing.T) {
 		}
 		t.Logf("%s: ended after %d: %v", name, sent, err)
 		if name == "reset" || name == "continuation" {
-			_ = f.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_ = f.SetReadDeadline(time.Now().Add(time.Minute))
 			_, err = io.Copy(io.Discard, f.Conn)
 			if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
 				t.Errorf("%s: the connection stays open", name)
@@ -389,6 +389,70 @@ func TestHTTP2Floods(t *testing.T) {
 			t.Errorf("%s: others get %d, %v", name, status, err)
 		}
 		f.Close()
+	}
+}
+
+// The bounds of HTTP/2 are told to clients, and a head above its bound is refused.
+func TestHTTP2Limits(t *testing.T) {
+	r := newRig(t)
+	r.up(map[string]table.Host{"": route("", "b", "")}, map[string]table.Backend{"b": r.backend("b", says("b"))}, nil)
+	f := r.frames()
+	for told := false; !told; {
+		fr, err := f.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, ok := fr.(*http2.SettingsFrame)
+		if !ok || s.IsAck() {
+			continue
+		}
+		told = true
+		if n, ok := s.Value(http2.SettingMaxConcurrentStreams); !ok || n > 128 {
+			t.Errorf("%d streams are allowed", n)
+		}
+		if n, ok := s.Value(http2.SettingMaxHeaderListSize); !ok || n > 64<<10 {
+			t.Errorf("a head of %d bytes is allowed", n)
+		}
+	}
+	c := r.client(true)
+	for size, want := range map[int]int{20 << 10: 200, 200 << 10: 431} {
+		req, _ := http.NewRequestWithContext(t.Context(), "GET", "http://a/", nil)
+		for i := range size >> 10 {
+			req.Header.Set(fmt.Sprintf("X-%d", i), strings.Repeat("v", 1000))
+		}
+		resp, err := c.Do(req)
+		if err != nil { // its client knows the bound, and does not send what is above
+			if want == 200 {
+				t.Errorf("a head of %d bytes: %v", size, err)
+			}
+			continue
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("a head of %d bytes: %d, want %d", size, resp.StatusCode, want)
+		}
+	}
+}
+
+// Who speaks HTTP to the port of HTTPS is told so.
+func TestPlainToTLS(t *testing.T) {
+	r := newRig(t)
+	r.up(map[string]table.Host{"": route("", "b", "")}, map[string]table.Backend{"b": r.backend("b", says("b"))}, nil)
+	c, err := net.Dial("tcp", r.https.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, err := io.ReadAll(resp.Body); resp.StatusCode != 400 || err != nil || !strings.Contains(string(body), "HTTPS") {
+		t.Errorf("%s %q, %v", resp.Status, body, err)
 	}
 }
 

@@ -23,9 +23,13 @@ import (
 // as one that floods with SETTINGS or PING is.
 const (
 	maxStreams   = 128
-	streamWindow = 256 << 10
-	connWindow   = 1 << 20
+	streamWindow = 64 << 10
+	connWindow   = 256 << 10
 	frameSize    = 16 << 10
+	// allStreams bounds exchanges over all connections, clientStreams those of a client:
+	// each may hold a window of what nobody reads.
+	allStreams    = 4096
+	clientStreams = 1024
 	// pingAfter a silence a client is asked whether it is there.
 	pingAfter   = 60 * time.Second
 	pingTimeout = 15 * time.Second
@@ -41,6 +45,7 @@ type http2Server struct {
 	srv   *http2.Server
 	// config bounds heads, and its Shutdown sends GOAWAY.
 	config *http.Server
+	counts counts
 }
 
 func newHTTP2(s *Server, lim h1.Limits) *http2Server {
@@ -76,6 +81,36 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// enter counts an exchange, or refuses it; leave, if not nil, takes it back.
+func (h *http2Server) enter(w http.ResponseWriter, client netip.Addr) (leave func()) {
+	refuse := func(why Refusal) {
+		h.s.refused(why)
+		http.Error(w, "503 Service Unavailable", http.StatusServiceUnavailable)
+	}
+	if !h.counts.enter(allStreams) {
+		refuse(TooManyStreams)
+		return nil
+	}
+	if !h.counts.enterClient(client, clientStreams) {
+		h.counts.leave()
+		refuse(TooManyOfClientStreams)
+		return nil
+	}
+	return func() {
+		h.counts.leaveClient(client)
+		h.counts.leave()
+	}
+}
+
+// addrPortOf reads what the server made of a connection's address.
+func addrPortOf(s string) netip.AddrPort {
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
 // handle answers one request.
 func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, local netip.AddrPort) {
 	switch {
@@ -90,6 +125,11 @@ func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, local netip
 		http.Error(w, "421 Misdirected Request", http.StatusMisdirectedRequest)
 		return
 	}
+	leave := h.enter(w, whose(addrPortOf(r.RemoteAddr).Addr()))
+	if leave == nil {
+		return
+	}
+	defer leave()
 	d, err := newStream(w, r, local, h.times)
 	if err != nil {
 		h.s.refused(MalformedMessage)

@@ -42,14 +42,16 @@ type Refusal string
 
 // The refusals.
 const (
-	TooMany          Refusal = "connections"
-	TooManyOfClient  Refusal = "connections-per-client"
-	BadProxyHeader   Refusal = "proxy-header"
-	BadHandshake     Refusal = "handshake"
-	BadRequest       Refusal = "bad-request"
-	BadPreface       Refusal = "preface"
-	MisdirectedHost  Refusal = "misdirected"
-	MalformedMessage Refusal = "malformed"
+	TooMany                Refusal = "connections"
+	TooManyOfClient        Refusal = "connections-per-client"
+	TooManyStreams         Refusal = "streams"
+	TooManyOfClientStreams Refusal = "streams-per-client"
+	BadProxyHeader         Refusal = "proxy-header"
+	BadHandshake           Refusal = "handshake"
+	BadRequest             Refusal = "bad-request"
+	BadPreface             Refusal = "preface"
+	MisdirectedHost        Refusal = "misdirected"
+	MalformedMessage       Refusal = "malformed"
 )
 
 // Server takes connections from its listeners. Make it with New; its methods may be

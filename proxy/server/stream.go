@@ -44,13 +44,9 @@ var errMalformed = errors.New("a method, path, host or length that is not allowe
 // newStream makes an exchange of a request.
 func newStream(w http.ResponseWriter, r *http.Request, local netip.AddrPort, lim streamTimes) (*stream, error) {
 	s := &stream{w: w, r: r, body: r.Body, rc: http.NewResponseController(w), readTime: lim.read, writeTime: lim.write}
-	client, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return nil, err
-	}
 	s.req = message.Request{
 		Method: []byte(r.Method), Target: []byte(r.RequestURI), Host: []byte(r.Host), Length: r.ContentLength,
-		Version: message.HTTP2, TLS: r.TLS != nil, Client: netip.AddrPortFrom(client.Addr().Unmap(), client.Port()), Local: local,
+		Version: message.HTTP2, TLS: r.TLS != nil, Client: addrPortOf(r.RemoteAddr), Local: local,
 	}
 	if !sendable(&s.req) || !lengthIs(r.Header["Content-Length"], r.ContentLength) {
 		return nil, errMalformed

@@ -175,7 +175,7 @@ func Clean(path, to []byte) (clean []byte, ok bool) {
 			if len(out) == 0 {
 				return nil, false
 			}
-			out = out[:bytes.LastIndexByte(out[:len(out)], '/')]
+			out = out[:bytes.LastIndexByte(out, '/')]
 			if last {
 				out = append(out, '/')
 			}

@@ -45,7 +45,7 @@ type Settings struct {
 
 // Defaults are settings that fit most clusters.
 func Defaults() Settings {
-	return Settings{IdlePerEndpoint: 128, IdleTime: 50 * time.Second, Failures: 5, Eject: time.Second, EjectMost: 30 * time.Second, SlowStart: 10 * time.Second}
+	return Settings{IdlePerEndpoint: 1024, IdleTime: 50 * time.Second, Failures: 5, Eject: time.Second, EjectMost: 30 * time.Second, SlowStart: 10 * time.Second}
 }
 
 // Set is all endpoints and backends of a proxy. Its methods may be called concurrently.
@@ -94,6 +94,49 @@ type Endpoint struct {
 	mu   sync.Mutex
 	gone bool
 	idle [2][]*h1.Client // plain and TLS, the last used last
+}
+
+// Run closes connections that have been idle for too long, until ctx ends.
+func (s *Set) Run(ctx context.Context) {
+	tick := time.NewTicker(max(s.settings.IdleTime/4, time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			s.mu.Lock()
+			all := make([]*Endpoint, 0, len(s.endpoints))
+			for _, e := range s.endpoints {
+				all = append(all, e)
+			}
+			s.mu.Unlock()
+			for _, e := range all {
+				e.sweep(now.Add(-s.settings.IdleTime))
+			}
+		}
+	}
+}
+
+// sweep closes what has been idle since before a time. The last used is taken first, so those are the
+// first of the list.
+func (e *Endpoint) sweep(before time.Time) {
+	var old []*h1.Client
+	e.mu.Lock()
+	for i, list := range e.idle {
+		n := 0
+		for n < len(list) && list[n].IdleSince.Before(before) {
+			n++
+		}
+		if n > 0 {
+			old = append(old, list[:n]...)
+			e.idle[i] = append(make([]*h1.Client, 0, len(list)-n), list[n:]...)
+		}
+	}
+	e.mu.Unlock()
+	for _, c := range old {
+		_ = c.Close()
+	}
 }
 
 // Lookup returns a backend; nil when there is none of the key.

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/process"
+	"wayleave.dev/proxy/table"
+)
+
+// proxyChild names the folder that the child of TestProxyProcesses works in.
+const proxyChild = "WAYLEAVE_TEST_PROXY"
+
+// proxyTestUser is the user that the manifest gives the container.
+const proxyTestUser = 65533
+
+// TestProxyChild is the process that TestProxyProcesses starts.
+func TestProxyChild(t *testing.T) {
+	dir := os.Getenv(proxyChild)
+	if dir == "" {
+		return // it is only there for the other
+	}
+	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
+	defer stop()
+	err := process.Run(ctx, process.Config{Socket: filepath.Join(dir, "proxy.sock"), HealthSocket: filepath.Join(dir, "health.sock"), AccessLog: io.Discard, Log: slog.New(slog.DiscardHandler)})
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// proxyDir is a folder that the proxy's user may write to, as the pod's is.
+func proxyDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(d, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// startProxy runs the child as the proxy's user, until stop tells it to end; it must then
+// end by itself.
+func startProxy(t *testing.T, binary, dir string) (stop func()) {
+	t.Helper()
+	cmd := exec.Command(binary, "-test.run=^TestProxyChild$")
+	cmd.Dir = dir
+	cmd.Env = []string{proxyChild + "=" + dir, "GOMAXPROCS=2"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: proxyTestUser, Gid: proxyTestUser}, Pdeathsig: syscall.SIGKILL}
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Errorf("SIGTERM: %v", err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the proxy ended with %v: %s", err, out.String())
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// testBinary is this program where other users may run it.
+func testBinary(t *testing.T, dir string) string {
+	t.Helper()
+	raw, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "test")
+	if err := os.WriteFile(name, raw, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// Processes without any right serve one after the other: each ends by SIGTERM while the
+// next has its sockets, and no connection is refused, nor a request lost.
+func TestProxyProcesses(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	backend, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = http.Serve(backend, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
+	}()
+	defer backend.Close()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddrPort(free.Addr().String())
+	free.Close()
+	dir := proxyDir(t)
+	binary := testBinary(t, dir)
+	pod := func() (stop func()) {
+		ctx, cancel := context.WithCancel(context.Background())
+		t.Cleanup(cancel)
+		keeper := &feed.Keeper{Path: filepath.Join(dir, "sockets.sock"), Log: log}
+		if err := keeper.Inherit(ctx); err != nil {
+			t.Fatal(err)
+		}
+		var agent sync.WaitGroup
+		agent.Go(func() { _ = keeper.Serve(ctx) })
+		f := feed.New(proxyTestUser, keeper, log)
+		f.Configure(feed.Settings{Drain: 10 * time.Second})
+		f.Listen([]feed.Socket{{Addr: addr}})
+		if err := errors.Join(f.Hosts().Sync(ctx, map[string]table.Host{"": {Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b"}}}}),
+			f.Backends().Sync(ctx, map[string]table.Backend{"b": {Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(backend.Addr().String())}}}}),
+			f.Certificates().Sync(ctx, nil)); err != nil {
+			t.Fatal(err)
+		}
+		own := proxyDir(t)
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(own, "proxy.sock")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(own, "proxy.sock"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		agent.Go(func() { _ = f.Serve(ctx, l) })
+		end := startProxy(t, binary, own)
+		testnet.Eventually(t, 20*time.Second, func() error {
+			text, code, err := ask(t.Context(), filepath.Join(own, "health.sock"), "/readyz")
+			if err == nil && code != http.StatusOK {
+				err = errors.New(text)
+			}
+			return err
+		})
+		return func() {
+			cancel()
+			agent.Wait()
+			keeper.Keep(nil)
+			end()
+		}
+	}
+	stop := pod()
+	var asked, lost atomic.Int64
+	var first atomic.Value
+	var askers sync.WaitGroup
+	done := make(chan struct{})
+	for i := range 6 {
+		c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: i%2 == 0}}
+		askers.Go(func() {
+			for tick := time.NewTicker(4 * time.Millisecond); ; {
+				select {
+				case <-done:
+					tick.Stop()
+					c.CloseIdleConnections()
+					return
+				case <-tick.C:
+				}
+				asked.Add(1)
+				resp, err := c.Post("http://"+addr.String()+"/", "text/plain", strings.NewReader("x"))
+				if err == nil {
+					_, err = io.ReadAll(resp.Body)
+					resp.Body.Close()
+					if err == nil && resp.StatusCode != http.StatusOK {
+						err = errors.New(resp.Status)
+					}
+				}
+				if err != nil {
+					lost.Add(1)
+					first.CompareAndSwap(nil, err.Error())
+				}
+			}
+		})
+	}
+	for range 4 {
+		next := pod()
+		before := asked.Load()
+		testnet.Eventually(t, 20*time.Second, func() error { // both accept
+			if asked.Load() < before+100 {
+				return errors.New("no load")
+			}
+			return nil
+		})
+		stop()
+		stop = next
+	}
+	close(done)
+	askers.Wait()
+	stop()
+	t.Logf("%d requests through 4 upgrades", asked.Load())
+	if lost.Load() > 0 {
+		t.Errorf("%d of %d requests are lost, the first: %v", lost.Load(), asked.Load(), fmt.Sprint(first.Load()))
+	}
+}

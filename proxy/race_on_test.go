@@ -1,0 +1,7 @@
+//go:build race
+
+package proxy
+
+// allocationsAllowed is how many allocations an exchange may make: under the race detector sync.Pool
+// throws things away at random.
+const allocationsAllowed = 8

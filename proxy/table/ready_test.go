@@ -1,0 +1,87 @@
+package table
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestTemplates(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"", "[]"},
+		{"text", "[{0 text 0}]"},
+		{"/$1/$2$10", fmt.Sprintf("[{0 / 0} {%d  1} {0 / 0} {%d  2} {%d  1} {0 0 0}]", Group, Group, Group)},
+		{"${host}name$request_uri", fmt.Sprintf("[{%d  0} {0 name 0} {%d  0}]", HostName, RequestURI)},
+		{"$http_X_User_Id", fmt.Sprintf("[{%d x-user-id 0}]", HeaderField)},
+		{"$cookie_Session_a", fmt.Sprintf("[{%d Session_a 0}]", CookieValue)},
+		{"$arg_id.$query_string", fmt.Sprintf("[{%d id 0} {0 . 0} {%d  0}]", Argument, Args)},
+	} {
+		got, err := ParseTemplate(c.text)
+		if s := fmt.Sprintf("%v", []Part(got)); err != nil || s != c.want {
+			t.Errorf("%q: %s %v, want %s", c.text, s, err, c.want)
+		}
+	}
+	for _, bad := range []string{"$", "a$", "$/", "${host", "${}", "$nothing", "$0", "$http_", "$cookie_", "$arg_", "$1$"} {
+		if _, err := ParseTemplate(bad); err == nil {
+			t.Errorf("%q is read", bad)
+		}
+	}
+}
+
+func TestWhatCannotBeReadIsNamed(t *testing.T) {
+	for _, c := range []struct {
+		options Options
+		want    string
+	}{
+		{Options{RewriteTarget: "/$x"}, `rewriteTarget "/$x": variable "$x" is not known`},
+		{Options{Redirect: "$"}, "redirect"},
+		{Options{HashBy: "${host"}, "hashBy"},
+		{Options{AuthURL: &AuthURL{URL: "http://$y/"}}, "authURL.url"},
+		{Options{AuthURL: &AuthURL{URL: "http://a/", SignIn: "$z"}}, "authURL.signIn"},
+		{Options{PathPattern: "("}, "pathPattern"},
+		{Options{PathPattern: "a)|(b"}, "pathPattern"},
+		{Options{PathPattern: "(?=a)"}, "pathPattern"},
+		{Options{PathPattern: strings.Repeat("a", maxPattern+1)}, "1024 are allowed"},
+		{Options{PathPattern: "((a{40}){40}|b)"}, "pathPattern"},
+		{Options{PathPattern: "[a-z]{999}[0-9]{999}"}, "1000 are allowed"},
+		{Options{Canary: []Canary{{}, {Pattern: "["}}}, "canary[1].pattern"},
+	} {
+		err := Prepare(&Path{Options: &c.options}).Err
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want %q", c.options, err, c.want)
+		}
+	}
+	if err := Prepare(&Path{Options: &Options{PathPattern: `/a(/|$)(.*)`, RewriteTarget: "/$2", Canary: []Canary{{Pattern: "^x"}}}}).Err; err != nil {
+		t.Error(err)
+	}
+}
+
+// Options are found with their path, also those of a default; patterns of one host do not
+// meet long paths.
+func TestReadyComesWithItsPath(t *testing.T) {
+	h := &Host{Paths: []Path{
+		{Kind: Exact, Path: "/exact", Options: &Options{RewriteTarget: "/e"}, Source: "Ingress a/b spec"},
+		{Kind: Prefix, Path: "/prefix", Options: &Options{RewriteTarget: "/p"}},
+		{Path: "/re.*", Options: &Options{PathPattern: "/re(.*)", RewriteTarget: "/r"}},
+		{Kind: Prefix, Path: "/plain"},
+	}, Default: &Path{Options: &Options{RewriteTarget: "/d"}}}
+	routes := Make(nil, map[string]*Host{"": h}).Rest()
+	var m Match
+	for _, c := range []struct{ path, want string }{
+		{"/exact", "/e"}, {"/prefix/x", "/p"}, {"/RExyz", "/r"}, {"/plain", ""}, {"/else", "/d"}, {"/re" + strings.Repeat("x", maxMatched), "/d"}, {"/plain/", ""},
+	} {
+		if !routes.Find([]byte(c.path), &m) {
+			t.Fatal(c.path)
+		}
+		got := ""
+		if m.Ready != nil {
+			got = m.Ready.Rewrite[0].Name
+		}
+		if got != c.want || (m.Groups != nil) != (c.want == "/r") {
+			t.Errorf("%.20s: %q %q, want %q", c.path, got, m.Groups, c.want)
+		}
+	}
+	if got := Prepare(&h.Paths[0]).Limit; got != "Ingress a/b" {
+		t.Error(got)
+	}
+}
