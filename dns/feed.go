@@ -35,7 +35,8 @@ type Feed struct {
 	entries  map[model.Name]Entry
 	settings *Settings // nil until the agent knows them
 	callers  map[netip.Addr]Caller
-	sockets  []Socket
+	sockets  []Socket // nil until the agent knows them
+	before   []Socket // those of an earlier agent
 	servers  map[*session]struct{}
 }
 
@@ -50,6 +51,7 @@ type session struct {
 	settings bool
 	callers  bool
 	sockets  bool
+	known    bool // the server has names, from an earlier agent
 	holds    map[Socket]bool
 }
 
@@ -137,6 +139,14 @@ func (f *Feed) Listen(list []Socket) {
 	}
 }
 
+// listenedBefore are the sockets for as long as the agent does not know which: of
+// servers alone that can answer by what an earlier agent told them.
+func (f *Feed) listenedBefore(list []Socket) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.before = list
+}
+
 // Servers is the number of connected servers.
 func (f *Feed) Servers() int {
 	f.mu.Lock()
@@ -184,7 +194,7 @@ func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
 	if h.Version != protocolVersion {
 		return fmt.Errorf("the server speaks version %d, this agent %d", h.Version, protocolVersion)
 	}
-	s := &session{wake: make(chan struct{}, 1), whole: true, settings: true, callers: true, sockets: true, dirty: map[model.Name]struct{}{}, holds: map[Socket]bool{}}
+	s := &session{wake: make(chan struct{}, 1), whole: true, settings: true, callers: true, sockets: true, known: h.Known, dirty: map[model.Name]struct{}{}, holds: map[Socket]bool{}}
 	for _, k := range h.Holds {
 		s.holds[k] = true
 	}
@@ -264,15 +274,19 @@ func (f *Feed) next(s *session) (u update, files []*os.File, retry bool) {
 		}
 		clear(s.dirty)
 	}
-	if s.sockets && f.sockets != nil {
-		u.Sockets, u.Passed, files, retry = f.open(s)
+	list := f.sockets
+	if list == nil && s.known {
+		list = f.before
+	}
+	if s.sockets && list != nil {
+		u.Sockets, u.Passed, files, retry = f.open(s, list)
 		s.sockets = retry
 	}
 	return u, files, retry
 }
 
-func (f *Feed) open(s *session) (all, passed []Socket, files []*os.File, retry bool) {
-	all = slices.Clone(f.sockets)
+func (f *Feed) open(s *session, list []Socket) (all, passed []Socket, files []*os.File, retry bool) {
+	all = slices.Clone(list)
 	for k := range s.holds {
 		if !slices.Contains(all, k) {
 			delete(s.holds, k)

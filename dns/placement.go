@@ -42,10 +42,10 @@ func table(f nft.Family) nft.Table {
 
 // Place is where DNS is served: the plan of the placement.
 type Place struct {
-	VIPs  []netip.Addr
-	Nodes []netip.Addr // this node's addresses
+	VIPs  []netip.Addr `json:"vips"`
+	Nodes []netip.Addr `json:"nodes"` // this node's addresses
 	// Clients may ask.
-	Clients []netip.Prefix
+	Clients []netip.Prefix `json:"-"`
 }
 
 // Equal compares two places.
@@ -71,7 +71,9 @@ type Placement struct {
 	// Autopath and Search are settings, too.
 	Autopath bool
 	Search   func() []string
-	Log      *slog.Logger
+	// File, if not empty, remembers the place for Remember.
+	File string
+	Log  *slog.Logger
 }
 
 var _ reconcile.Target[model.Name, Place] = (*Placement)(nil)
@@ -127,7 +129,7 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 		}
 	}
 	p.tell(place)
-	return nil
+	return p.remember(place)
 }
 
 func (p *Placement) tell(place Place) {

@@ -104,7 +104,7 @@ func (p *process) follow(ctx context.Context, ready func()) error {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	if err := frame.Send(c, hello{protocolVersion, p.server.Sockets()}, nil); err != nil {
+	if err := frame.Send(c, hello{protocolVersion, p.server.Sockets(), p.known}, nil); err != nil {
 		return err
 	}
 	save := time.NewTimer(time.Hour)

@@ -29,6 +29,7 @@ type rig struct {
 	store        *model.Store
 	feed         *Feed // of the last agent
 	forwarding   Forwarding
+	before       string // the file in which an earlier agent left the place
 }
 
 func newRig(t *testing.T) *rig {
@@ -76,6 +77,11 @@ func (r *rig) agentThat(knows bool) (stop func()) {
 	log := slog.New(slog.DiscardHandler)
 	feed := &Feed{Open: r.open, Log: log}
 	r.feed = feed
+	if r.before != "" {
+		if err := Remember(r.before, feed); err != nil {
+			r.t.Fatal(err)
+		}
+	}
 	if knows {
 		r.configure(feed)
 	}

@@ -19,6 +19,8 @@ type hello struct {
 	Version int `json:"version"`
 	// Holds are the sockets that it has from an earlier agent.
 	Holds []Socket `json:"holds"`
+	// Known says that it has names to answer by.
+	Known bool `json:"known,omitempty"`
 }
 
 // update is what the agent says. Every part may be missing.

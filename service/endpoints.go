@@ -31,7 +31,7 @@ type candidate struct {
 	ready bool
 }
 
-func collect(snap model.Snapshot, svc *model.Service, node string, self *model.Node) endpoints {
+func collect(snap model.Snapshot, svc *model.Service, node string, self *model.Node, elsewhere bool) endpoints {
 	all := map[portKey][]candidate{}
 	e := endpoints{cluster: map[portKey][]netip.AddrPort{}, here: map[portKey][]netip.AddrPort{}}
 	for slice := range snap.EndpointSlices(svc.Name) {
@@ -54,8 +54,12 @@ func collect(snap model.Snapshot, svc *model.Service, node string, self *model.N
 		zone = self.Zone
 	}
 	for key, list := range all {
+		here := func(c candidate) bool { return c.Node == node }
+		e.here[key] = choose(list, here)
+		if others := slices.DeleteFunc(slices.Clone(list), here); elsewhere && len(others) > 0 {
+			list = others
+		}
 		e.cluster[key] = choose(list, near(list, node, zone))
-		e.here[key] = choose(list, func(c candidate) bool { return c.Node == node })
 	}
 	slices.SortFunc(e.local, netip.Addr.Compare)
 	e.local = slices.Compact(e.local)

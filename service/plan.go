@@ -117,6 +117,17 @@ func Keys(_ model.Snapshot, c model.Changes) []model.Name {
 // else's.
 // Problems name parts that are left out.
 func Make(snap model.Snapshot, key model.Name, node string) (p Plan, ok bool, problems []model.Problem) {
+	return plan(snap, key, node, false)
+}
+
+// MakeElsewhere is Make for a Service that the node serves by itself for as long as it
+// can: its own endpoint is not among the slots for the cluster, so that clients are sent
+// to another node's. Where there is no other, it stays.
+func MakeElsewhere(snap model.Snapshot, key model.Name, node string) (p Plan, ok bool, problems []model.Problem) {
+	return plan(snap, key, node, true)
+}
+
+func plan(snap model.Snapshot, key model.Name, node string, elsewhere bool) (p Plan, ok bool, problems []model.Problem) {
 	svc, ok := snap.Service(key)
 	if !ok || svc.Headless || svc.Type == model.ExternalName || svc.OtherProxy {
 		return Plan{}, false, nil
@@ -126,7 +137,7 @@ func Make(snap model.Snapshot, key model.Name, node string) (p Plan, ok bool, pr
 		return Plan{}, false, problems
 	}
 	self, _ := snap.Node(node)
-	ends := collect(snap, svc, node, self)
+	ends := collect(snap, svc, node, self, elsewhere)
 	for _, port := range svc.Ports {
 		for _, vip := range p.VIPs {
 			p.Entries = append(p.Entries, ends.internal(svc, port, vip))

@@ -45,6 +45,38 @@ func TestWhichEndpointsServe(t *testing.T) {
 	}
 }
 
+// A Service that a node serves by itself is, for the rest, served by other nodes, as
+// long as there is one: also where the only endpoint of the zone is the node's own.
+func TestServedElsewhere(t *testing.T) {
+	zoned := func(e model.Endpoint, zone string) model.Endpoint {
+		e.ForZones = []string{zone}
+		return e
+	}
+	for _, tt := range []struct {
+		name      string
+		endpoints []model.Endpoint
+		want      string
+	}{
+		{"others", []model.Endpoint{ep("10.0.0.1", "node1", "ready"), ep("10.0.0.2", "node2", "ready"), ep("10.0.0.3", "node3", "ready")}, "[10.0.0.2:8080 10.0.0.3:8080]"},
+		{"one on its way out before the own", []model.Endpoint{ep("10.0.0.1", "node1", "ready"), ep("10.0.0.2", "node2", "serving terminating")}, "[10.0.0.2:8080]"},
+		{"the own before none", []model.Endpoint{ep("10.0.0.1", "node1", "ready"), ep("10.0.0.2", "node2", "")}, "[10.0.0.1:8080]"},
+		{"others of other zones", []model.Endpoint{zoned(ep("10.0.0.1", "node1", "ready"), "a"), zoned(ep("10.0.0.2", "node2", "ready"), "b")}, "[10.0.0.2:8080]"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			svc := &model.Service{Name: model.Name{Namespace: "ns", Name: "web"}, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
+				Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}}}
+			snap := snapshot(t, svc, model.EndpointPort{Name: "http", Protocol: model.TCP, Port: 8080}, tt.endpoints...)
+			p, ok, problems := MakeElsewhere(snap, svc.Name, "node1")
+			if !ok || len(problems) > 0 {
+				t.Fatal(ok, problems)
+			}
+			if got := fmt.Sprint(p.Entries[0].Slots); got != tt.want {
+				t.Errorf("slots are %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
 func snapshot(t *testing.T, svc *model.Service, port model.EndpointPort, endpoints ...model.Endpoint) model.Snapshot {
 	t.Helper()
 	store, err := model.NewStore()

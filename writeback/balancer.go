@@ -207,6 +207,11 @@ func (b *Balancer) step(ctx context.Context, snap model.Snapshot, changes model.
 
 // see books what the watch says of a Service.
 func (b *Balancer) see(snap model.Snapshot, n model.Name) {
+	if b.live[n] {
+		// A write failed, and may have been taken all the same: what the watch shows may be of
+		// before, also where its version is the one that the books have.
+		return
+	}
 	s, ok := snap.Service(n)
 	have := b.books.Service(n)
 	if b.unseen[n] {

@@ -620,3 +620,44 @@ func TestTheBalancerRuns(t *testing.T) {
 		t.Errorf("ended by %v", err)
 	}
 }
+
+// A write that the API took and that failed for us, then a watch that shows the version
+// of before, then a read that fails: the address is not free, though all that was read
+// says so.
+func TestAFailedWriteThatWasTakenKeepsItsAddress(t *testing.T) {
+	w := newWorld(t)
+	w.granted = func(_, after *corev1.Service) {
+		for _, o := range w.services {
+			if o.Name != after.Name && ips(o) != "" && ips(o) == ips(after) {
+				t.Errorf("%s got %s, which %s has", after.Name, ips(after), o.Name)
+			}
+		}
+	}
+	w.putPool(lbPool("lan", "192.0.2.1"))
+	w.show(-1, -1)
+	w.put(lbService("a"))
+	e := w.elect(nil)
+	failure := apierrors.NewServerTimeout(schema.GroupResource{}, "patch", 1)
+	w.fault = func() (error, bool) { return failure, true }
+	if err := e.turn(t.Context()); err == nil || ips(w.services["a"]) != "192.0.2.1" {
+		t.Fatalf("the write gave %v, and a has %q", err, ips(w.services["a"]))
+	}
+	w.put(lbService("b"))
+	first := true
+	w.fault = func() (error, bool) { // the read of a fails, what comes after it works
+		defer func() { first = false }()
+		if first {
+			return failure, false
+		}
+		return nil, false
+	}
+	shown := w.serviceEvents[0] // a, as it was before the write
+	w.serviceEvents = append([]func(*model.Writer){shown}, w.serviceEvents[2:]...)
+	w.show(-1, -1)
+	_ = e.turn(t.Context())
+	w.fault = func() (error, bool) { return nil, false }
+	w.rest(e)
+	if ips(w.services["a"]) != "192.0.2.1" || ips(w.services["b"]) != "" {
+		t.Errorf("a has %q, b %q", ips(w.services["a"]), ips(w.services["b"]))
+	}
+}

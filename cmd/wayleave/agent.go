@@ -189,6 +189,11 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 	}
 	a.feed = &dns.Feed{Open: dns.OpenSocket, AllowUID: dnsUser, Log: log}
 	a.ingress = newIngressFeed(a)
+	if cfg.DNS.Enabled {
+		if err := dns.Remember(dnsPlaceFile, a.feed); err != nil {
+			log.Warn("the DNS server has no socket until the API server was read", "err", err)
+		}
+	}
 	a.roll = &dns.Roll{Feed: a.feed, Leased: cfg.PodNetwork.Enabled}
 	return a, nil
 }
@@ -484,9 +489,7 @@ func (a *agent) services(ctx context.Context) error {
 	report := func(key string, problems []model.Problem) { a.problems.Set("service", key, problems) }
 	services := &reconcile.Loop[model.Name, service.Plan]{
 		Name: "service", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys, Equal: service.Equal,
-		Plan: func(s model.Snapshot, k model.Name) (service.Plan, bool, []model.Problem) {
-			return service.Make(s, k, a.node)
-		},
+		Plan:   planService(a.node, a.cfg.DNS.Enabled),
 		Target: mode, Foreign: foreign, Health: a.health("service"), Log: a.log, Report: report,
 	}
 	addresses := &reconcile.Loop[string, service.Local]{
@@ -507,6 +510,24 @@ func (a *agent) services(ctx context.Context) error {
 	return all(ctx, parts...)
 }
 
+// planService plans Services for a node. That of the cluster DNS is served by the node
+// itself without any translation, as long as its server lives: what is translated is for
+// another node's, and never for the one that is known to be away (dns.Placement). Without
+// a node, as where one renders for none, no endpoint is its own.
+func planService(node string, ownDNS bool) func(model.Snapshot, model.Name) (service.Plan, bool, []model.Problem) {
+	return func(s model.Snapshot, k model.Name) (service.Plan, bool, []model.Problem) {
+		if ownDNS && node != "" && k == dnsService() {
+			return service.MakeElsewhere(s, k, node)
+		}
+		return service.Make(s, k, node)
+	}
+}
+
+// dnsService is the Service of the cluster DNS.
+func dnsService() model.Name {
+	return model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName}
+}
+
 // serviceLocal is what the service proxy must know of this node.
 func (a *agent) serviceLocal(snap model.Snapshot, node string) (service.Local, bool, []model.Problem) {
 	l, ok, problems := service.MakeLocal(snap, node)
@@ -522,7 +543,7 @@ func (a *agent) placement() *dns.Placement {
 	for _, d := range a.cfg.DNS.ExtraDomains {
 		domains = append(domains, strings.ToLower(strings.TrimSuffix(d, "."))+".")
 	}
-	return &dns.Placement{Node: a.node, Service: model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName},
+	return &dns.Placement{Node: a.node, Service: dnsService(),
 		Feed: a.feed, NFT: a.nft, Domains: domains, Pods: a.cfg.DNS.Pods, Forwarding: a.forwarding,
 		Autopath: a.cfg.DNS.Autopath, Search: a.search, Log: a.log}
 }
@@ -543,7 +564,7 @@ func (a *agent) dnsPlacement(ctx context.Context) error {
 		return err
 	}
 	p := a.placement()
-	p.Net = local
+	p.Net, p.File = local, dnsPlaceFile
 	rules, err := a.nft.Watch(ctx, dns.TableName)
 	if err != nil {
 		return err

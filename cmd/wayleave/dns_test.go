@@ -51,8 +51,8 @@ func TestQueriesGoToTheLocalServerWhileItLives(t *testing.T) {
 	asked("local")
 }
 
-// dnsNode is a node with a pod, and another node that the service proxy knows as an
-// endpoint of the cluster DNS.
+// dnsNode is a node with a pod, and another node; the service proxy knows both as
+// endpoints of the cluster DNS.
 type dnsNode struct {
 	pod, node, other *testnet.NS
 	vip              netip.Addr
@@ -91,17 +91,44 @@ func newDNSNode(t *testing.T) *dnsNode {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan := service.Plan{VIPs: []netip.Addr{vip}}
-	for _, p := range []model.Protocol{model.TCP, model.UDP} {
-		plan.Entries = append(plan.Entries, service.Entry{Frontend: service.Frontend{Addr: vip, Protocol: p, Port: 53},
-			Slots: []netip.AddrPort{netip.MustParseAddrPort("172.30.0.12:10053")}})
-	}
 	mode := nftables.New(conn, track)
 	mode.SetLocal(service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
-	if err := mode.Sync(t.Context(), map[model.Name]service.Plan{{Namespace: "kube-system", Name: "kube-dns"}: plan}); err != nil {
+	if err := mode.Sync(t.Context(), map[model.Name]service.Plan{dnsService(): kubeDNS(t, vip)}); err != nil {
 		t.Fatal(err)
 	}
 	return &dnsNode{pod, node, other, vip, conn, links}
+}
+
+// kubeDNS is what the node's service proxy makes of the Service: both nodes' servers are
+// ready, as slices tell for a while after one was killed.
+func kubeDNS(t *testing.T, vip netip.Addr) service.Plan {
+	t.Helper()
+	store, err := model.NewStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	err = store.Write(func(w *model.Writer) {
+		svc := &model.Service{Name: dnsService(), ClusterIPs: []netip.Addr{vip}}
+		slice := &model.EndpointSlice{Name: model.Name{Namespace: svc.Name.Namespace, Name: "kube-dns-1"}, Service: svc.Name.Name}
+		for _, p := range []model.Protocol{model.TCP, model.UDP} {
+			svc.Ports = append(svc.Ports, model.ServicePort{Name: p.String(), Protocol: p, Port: 53})
+			slice.Ports = append(slice.Ports, model.EndpointPort{Name: p.String(), Protocol: p, Port: dns.NodePort})
+		}
+		for node, addr := range map[string]string{"node": "172.30.0.11", "other": "172.30.0.12"} {
+			slice.Endpoints = append(slice.Endpoints, model.Endpoint{Addr: netip.MustParseAddr(addr), Node: node, Ready: true, Serving: true})
+		}
+		w.PutService(svc)
+		w.PutEndpointSlice(slice)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, ok, problems := planService("node", true)(store.Snapshot(), dnsService())
+	if !ok || len(problems) > 0 {
+		t.Fatal(ok, problems)
+	}
+	return plan
 }
 
 // place has the node serve DNS at the VIP, by the servers of the feed.

@@ -48,11 +48,14 @@ const (
 	stateDir  = "/var/lib/wayleave"
 	// apiServersFile remembers where API servers are.
 	apiServersFile = stateDir + "/api-servers"
-	podDir         = "/pod"
-	hostRoot       = "/host"
-	hostSysctl     = "/host-sysctl"
-	cniBinDir      = "/opt/cni/bin"
-	cniConfDir     = "/etc/cni/net.d"
+	// dnsPlaceFile remembers where DNS is served.
+	dnsPlaceFile = stateDir + "/dns-place"
+
+	podDir     = "/pod"
+	hostRoot   = "/host"
+	hostSysctl = "/host-sysctl"
+	cniBinDir  = "/opt/cni/bin"
+	cniConfDir = "/etc/cni/net.d"
 
 	// agentSocket serves the owner's status on the node.
 	agentSocket = runDir + "/agent.sock"

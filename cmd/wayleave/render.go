@@ -51,7 +51,7 @@ func renderCommand() *cobra.Command {
 			}
 			plans := map[model.Name]service.Plan{}
 			for s := range snap.Services() {
-				p, ok, problems := service.Make(snap, s.Name, node)
+				p, ok, problems := planService(node, true)(snap, s.Name)
 				for _, p := range problems {
 					fmt.Fprintln(cmd.ErrOrStderr(), "warning:", p.Error())
 				}

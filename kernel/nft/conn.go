@@ -146,13 +146,18 @@ func (k *Kernel) Commit(ctx context.Context, t Table, b Batch) error {
 
 // CommitAll implements Conn.
 func (k *Kernel) CommitAll(ctx context.Context, changes ...Change) error {
+	return k.transact(ctx, func(c *nftables.Conn) error { return commit(c, changes) })
+}
+
+// transact has fn make a transaction.
+func (k *Kernel) transact(ctx context.Context, fn func(*nftables.Conn) error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c, err := k.keep(ctx)
 	if err != nil {
 		return err
 	}
-	if err := commit(c, changes); err != nil {
+	if err := fn(c); err != nil {
 		// Answers that were not read must not be taken for those of the next one.
 		err = errors.Join(err, c.CloseLasting(), k.raw.Close())
 		k.kept, k.raw = nil, nil
@@ -194,16 +199,14 @@ func commit(c *nftables.Conn, changes []Change) error {
 // Try says whether the kernel takes the table, by a transaction that makes it and
 // takes it away: no packet ever meets it.
 func (k *Kernel) Try(ctx context.Context, t Table) error {
-	c, err := k.conn(deadline(ctx))
-	if err != nil {
-		return err
-	}
-	table := netlinkTable(t)
-	if err := base(c, table, t); err != nil {
-		return fmt.Errorf("nftables: table %s %s: %w", t.Family, t.Name, err)
-	}
-	c.DelTable(table)
-	return flush(c, fmt.Sprintf("%s %s", t.Family, t.Name))
+	return k.transact(ctx, func(c *nftables.Conn) error {
+		table := netlinkTable(t)
+		if err := base(c, table, t); err != nil {
+			return fmt.Errorf("nftables: table %s %s: %w", t.Family, t.Name, err)
+		}
+		c.DelTable(table)
+		return flush(c, fmt.Sprintf("%s %s", t.Family, t.Name))
+	})
 }
 
 // flush sends the transaction. The library's error has one part for each message

@@ -1,6 +1,8 @@
 package nft
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -8,10 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"wayleave.dev/internal/testnet"
@@ -57,6 +61,52 @@ func sample(f Family) (Table, Batch) {
 		"np-slots":  {{Key: Pack(uint8(6), uint16(30080), uint32(1)), Data: Pack(b, uint16(8081))}},
 		"slots":     {{Key: Pack(a, uint8(6), uint16(80), uint32(0)), Data: Pack(b, uint16(8080))}, {Key: Pack(a, uint8(6), uint16(80), uint32(1)), Data: Pack(b, uint16(8081))}},
 	}}
+}
+
+// What the library writes in four bytes, and the kernel takes as one, is sent as one:
+// the kernel logs the other, and would read a number other than 0 as 0.
+func TestADirectionIsOneByte(t *testing.T) {
+	for _, f := range Families() {
+		var found [][]byte
+		send := func(key uint32, direction []byte) {
+			b, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_CT_KEY, Data: binary.BigEndian.AppendUint32(nil, key)}, {Type: unix.NFTA_CT_DIRECTION, Data: direction}, {Type: unix.NFTA_CT_DREG, Data: []byte{0, 0, 0, 8}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, wrap := range []func([]byte) []netlink.Attribute{
+				func(b []byte) []netlink.Attribute {
+					return []netlink.Attribute{{Type: unix.NFTA_EXPR_NAME, Data: []byte("ct\x00")}, {Type: unix.NFTA_EXPR_DATA, Data: b}}
+				},
+				func(b []byte) []netlink.Attribute { return []netlink.Attribute{{Type: unix.NFTA_LIST_ELEM, Data: b}} },
+				func(b []byte) []netlink.Attribute {
+					return []netlink.Attribute{{Type: unix.NFTA_RULE_EXPRESSIONS, Data: b}}
+				},
+			} {
+				if b, err = netlink.MarshalAttributes(wrap(b)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			correct(byte(f), b)
+			in(b, unix.NFTA_RULE_EXPRESSIONS, func(b []byte) {
+				in(b, unix.NFTA_LIST_ELEM, func(b []byte) {
+					in(b, unix.NFTA_EXPR_DATA, func(b []byte) {
+						in(b, unix.NFTA_CT_DIRECTION, func(b []byte) { found = append(found, b) })
+						registers := 0
+						in(b, unix.NFTA_CT_DREG, func([]byte) { registers++ })
+						if registers != 1 {
+							t.Errorf("behind the direction are %d registers", registers)
+						}
+					})
+				})
+			})
+		}
+		send(unix.NFT_CT_DST, []byte{0, 0, 0, 0})
+		send(unix.NFT_CT_PROTO_DST, []byte{0, 0, 0, 1})
+		send(unix.NFT_CT_PROTO_DST, []byte{1})
+		if want := [][]byte{{0}, {1}, {1}}; !slices.EqualFunc(found, want, bytes.Equal) {
+			t.Errorf("directions are %v, want %v", found, want)
+		}
+	}
 }
 
 func conn(t *testing.T) (*testnet.NS, *Kernel) {

@@ -267,8 +267,8 @@ func (a *arena) service(w *model.Writer, i int) {
 }
 
 // shots are the packets of a step. What a pod sends to itself comes to the node only by
-// a Service.
-func shots(s world.Step, byVIP bool) (out []shot) {
+// a Service. SCTP and ICMP have no Service here.
+func shots(s world.Step, byVIP, sctpAndICMP bool) (out []shot) {
 	for p := range s.Probes() {
 		if p.From != p.To {
 			out = append(out, shot{p, false})
@@ -276,6 +276,9 @@ func shots(s world.Step, byVIP bool) (out []shot) {
 		if byVIP && p.To != world.Outside {
 			out = append(out, shot{p, true})
 		}
+	}
+	if !sctpAndICMP {
+		return out
 	}
 	for p := range s.ProbesOf(model.SCTP, icmp) {
 		if p.From != p.To && (p.Protocol != icmp || p.Port == world.Ports()[0]) {
@@ -494,4 +497,20 @@ func numberOf(b []byte) (uint32, bool) {
 		return 0, false
 	}
 	return binary.BigEndian.Uint32(l4[offset:]), true
+}
+
+// rewatch begins from an empty store.
+func (a *arena) rewatch() {
+	a.t.Helper()
+	a.watch.Close()
+	if err := a.store.Close(); err != nil {
+		a.t.Fatal(err)
+	}
+	var err error
+	if a.store, err = model.NewStore(); err != nil {
+		a.t.Fatal(err)
+	}
+	if a.watch, err = a.store.Watch(networkpolicy.PlannerKinds); err != nil {
+		a.t.Fatal(err)
+	}
 }

@@ -293,6 +293,7 @@ func networks() []string { return strings.Fields("tcp udp") }
 // CommitAll implements nft.Conn.
 func (c *counting) CommitAll(ctx context.Context, changes ...nft.Change) error {
 	for _, ch := range changes {
+		c.rules += len(ch.Batch.Chains) + len(ch.Batch.DropChains)
 		for _, bySet := range []map[string][]nft.Element{ch.Batch.Delete, ch.Batch.Add} {
 			for _, list := range bySet {
 				c.elements += len(list)

@@ -53,7 +53,7 @@ func TestTheSmallWorldInAKernel(t *testing.T) {
 					if err := a.follow(); err != nil {
 						t.Fatal(err)
 					}
-					list := shots(step, true)
+					list := shots(step, true, mode == "nftables")
 					for _, s := range list {
 						if probes++; !s.Want {
 							denied++

@@ -1,0 +1,84 @@
+package dns
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/kernel/link"
+	"wayleave.dev/kernel/nft"
+	"wayleave.dev/model"
+)
+
+// An agent that starts while the API server is away knows nothing: a server that starts
+// then, too, has its names from its last snapshot, and its sockets from where the earlier
+// agent served. Once the agent knows better, that counts.
+func TestSocketsAreRememberedForAStartWithoutTheAPIServer(t *testing.T) {
+	r := newRig(t)
+	file := filepath.Join(t.TempDir(), "state", "dns-place")
+	stopAgent := r.agent()
+	stopServer := r.server()
+	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
+	p := &Placement{Service: name("kube-system/kube-dns"), Feed: &Feed{}, Net: &link.Fake{}, NFT: nft.NewFake(), File: file, Forwarding: func([]netip.Addr) Forwarding { return Forwarding{} }}
+	place := Place{VIPs: []netip.Addr{netip.MustParseAddr("10.7.0.1"), netip.MustParseAddr("fd07::1")}, Nodes: []netip.Addr{netip.MustParseAddr("10.7.0.1")}}
+	if err := p.Sync(t.Context(), map[model.Name]Place{p.Service: place}); err != nil {
+		t.Fatal(err)
+	}
+	stopAgent()
+	stopServer()
+
+	r.before = file
+	r.agentThat(false)
+	r.server()
+	for _, to := range []string{"10.7.0.1:53", "[fd07::1]:53", fmt.Sprintf("10.7.0.1:%d", NodePort)} {
+		for _, network := range []string{"udp", "tcp"} {
+			r.expect(network, to, backendName, "NOERROR: A 10.96.100.50")
+		}
+	}
+	r.configure(r.feed)
+	testnet.Eventually(t, 10*time.Second, func() error {
+		if _, err := r.ask("udp", "", fmt.Sprintf("10.7.0.1:%d", NodePort), backendName, dns.TypeA); err == nil {
+			return fmt.Errorf("a socket that is no longer wanted answers")
+		}
+		return nil
+	})
+	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
+}
+
+// A server without names would deny all of them: it gets no socket until the agent knows.
+func TestAServerWithoutNamesGetsNoRememberedSockets(t *testing.T) {
+	f := &Feed{Log: slog.New(slog.DiscardHandler), Open: func(k Socket) (*os.File, error) { return os.Open(os.DevNull) }}
+	f.listenedBefore([]Socket{{"udp", netip.MustParseAddrPort("10.7.0.1:53")}})
+	for _, known := range []bool{false, true} {
+		s := &session{sockets: true, known: known, holds: map[Socket]bool{}}
+		u, files, _ := f.next(s)
+		if got := len(u.Passed) == 1 && len(u.Sockets) == 1; got != known {
+			t.Errorf("with names %t: sockets %v, of them passed %v", known, u.Sockets, u.Passed)
+		}
+		for _, file := range files {
+			file.Close()
+		}
+	}
+}
+
+func TestABrokenMemoryOfThePlaceIsNamed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "dns-place")
+	if err := Remember(file, &Feed{}); err != nil {
+		t.Errorf("no file: %v", err)
+	}
+	if err := os.WriteFile(file, []byte(`{"vips":["10.7`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := &Feed{}
+	if err := Remember(file, f); err == nil || !strings.Contains(err.Error(), file) || f.before != nil {
+		t.Errorf("a torn file: %v, sockets %v", err, f.before)
+	}
+}
