@@ -45,7 +45,6 @@ type Proxy struct {
 	table    atomic.Pointer[table.Table]
 	date     atomic.Pointer[date]
 	pool     sync.Pool // of *exchange
-	date     atomic.Pointer[date]
 	buffers  buffers
 	tunnels  tunnels
 	http2    http2Clients
