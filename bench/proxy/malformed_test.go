@@ -44,7 +44,7 @@ func cases(t *testing.T) (list []malformed) {
 
 // seen is what came of a request.
 type seen struct {
-	answer string // the statuses of the answers, in order
+	answer string // the status of the first answer; whether nginx gives a second depends on when it sees our end
 	whole  int64  // requests that the endpoint read to their end
 	probes int64
 }
@@ -113,7 +113,7 @@ func TestMalformed(t *testing.T) {
 			got[i].answer = ask(t, ns, port, c.request)
 			got[i].whole, got[i].probes = whole.Load(), probes.Load()
 		}
-		if status, _, _ := strings.Cut(got[0].answer, " "); status != strconv.Itoa(c.status) {
+		if got[0].answer != strconv.Itoa(c.status) {
 			t.Errorf("%s: %s, want %d", c.name, got[0], c.status)
 		}
 		if got[0].probes > 0 || c.status != 200 && got[0].whole > 0 {
@@ -142,7 +142,7 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
-// ask sends a request, ends its side, and returns the statuses of the answers.
+// ask sends a request, ends its side, reads all answers, and returns the first one's status.
 func ask(t *testing.T, ns *testnet.NS, port int, text string) string {
 	t.Helper()
 	c, err := ns.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port), 5*time.Second)
@@ -172,5 +172,5 @@ func ask(t *testing.T, ns *testnet.NS, port int, text string) string {
 	if len(list) == 0 {
 		return "nothing"
 	}
-	return strings.Join(list, " ")
+	return list[0]
 }
