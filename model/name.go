@@ -57,6 +57,8 @@ type Problem struct {
 	Field string
 	// Reason says what was found and what is allowed.
 	Reason string
+	// Note says that nothing is wrong, but that the field has no effect as things are.
+	Note bool
 }
 
 // Error reads "Service default/web: spec.ports[0].port: …".

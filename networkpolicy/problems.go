@@ -37,7 +37,7 @@ type critic struct {
 }
 
 func (c *critic) say(field, format string, args ...any) {
-	c.found = append(c.found, model.Problem{Kind: "NetworkPolicy", Object: c.policy.Name, Field: field, Reason: fmt.Sprintf(format, args...)})
+	c.found = append(c.found, model.Problem{Kind: "NetworkPolicy", Object: c.policy.Name, Field: field, Reason: fmt.Sprintf(format, args...), Note: true})
 }
 
 // selected are the pods of the pod network that a group has.

@@ -135,13 +135,17 @@ func (p *Problems) write(ctx context.Context, client kubernetes.Interface, node 
 		namespace = metav1.NamespaceDefault
 	}
 	now := metav1.Now()
+	kind, reason := corev1.EventTypeWarning, "Invalid"
+	if q.Note {
+		kind, reason = corev1.EventTypeNormal, "NoEffect"
+	}
 	message := q.Reason
 	if q.Field != "" {
 		message = q.Field + ": " + q.Reason
 	}
 	_, err = client.CoreV1().Events(namespace).Create(ctx, &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("%s.%x", q.Object.Name, now.UnixNano())},
-		InvolvedObject: ref, Type: corev1.EventTypeWarning, Reason: "Invalid", Message: message,
+		InvolvedObject: ref, Type: kind, Reason: reason, Message: message,
 		FirstTimestamp: now, LastTimestamp: now, Count: 1,
 		Source:              corev1.EventSource{Component: "wayleave", Host: node},
 		ReportingController: "wayleave.dev/agent", ReportingInstance: node,

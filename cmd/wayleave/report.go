@@ -37,6 +37,8 @@ type report struct {
 	Policies []policyStatus `json:"policies,omitempty"`
 	// Wrong is what does not work or is refused, in words.
 	Wrong []string `json:"wrong,omitempty"`
+	// Notes are what has no effect as things are, and is no fault.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // text renders the report for people.
@@ -75,6 +77,12 @@ func (r report) text(now time.Time) string {
 	}
 	if len(r.Off) > 0 {
 		fmt.Fprintf(&b, "switched off: %s\n", strings.Join(r.Off, ", "))
+	}
+	if len(r.Notes) > 0 {
+		b.WriteString("without effect:\n")
+		for _, n := range r.Notes {
+			fmt.Fprintf(&b, "  - %s\n", n)
+		}
 	}
 	if len(r.Wrong) == 0 {
 		b.WriteString("nothing is wrong\n")

@@ -133,7 +133,7 @@ func (a *agent) report() report {
 		r.Facts[feature] = append(r.Facts[feature], line)
 	}
 	a.mu.Unlock()
-	r.Wrong = a.wrongs(r.Features)
+	r.Wrong, r.Notes = a.wrongs(r.Features), a.notes()
 	return r
 }
 
@@ -152,7 +152,19 @@ func (a *agent) wrongs(states map[string]reconcile.State) []string {
 	}
 	a.mu.Unlock()
 	for _, p := range a.problems.List() {
-		out = append(out, p.Error())
+		if !p.Note {
+			out = append(out, p.Error())
+		}
+	}
+	return out
+}
+
+// notes are what has no effect, and is no fault.
+func (a *agent) notes() (out []string) {
+	for _, p := range a.problems.List() {
+		if p.Note {
+			out = append(out, p.Error())
+		}
 	}
 	return out
 }

@@ -12,6 +12,8 @@ import (
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/model"
+	"wayleave.dev/networkpolicy"
+	policynft "wayleave.dev/networkpolicy/nftables"
 	"wayleave.dev/podnetwork"
 	"wayleave.dev/service"
 	"wayleave.dev/service/nftables"
@@ -50,6 +52,11 @@ func TestUninstallTakesAllAndVerifyProvesIt(t *testing.T) {
 		if err := mode.Sync(ctx, map[model.Name]service.Plan{}); err != nil {
 			return err
 		}
+		pod := networkpolicy.Key{Kind: networkpolicy.PodEntry, Addr: netip.MustParseAddr("10.244.1.5")}
+		six := networkpolicy.Key{Kind: networkpolicy.PodEntry, Addr: netip.MustParseAddr("fd00:244::5")}
+		if err := n.policies.Sync(ctx, map[networkpolicy.Key]networkpolicy.Entry{pod: {Profile: "0123456789abcdef"}, six: {Profile: "0123456789abcdef"}}); err != nil {
+			return err
+		}
 		p := &dns.Placement{Net: n.links, NFT: n.nft, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
 		place := dns.Place{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}
 		if err := p.Sync(ctx, map[model.Name]dns.Place{{}: place}); err != nil {
@@ -63,7 +70,7 @@ func TestUninstallTakesAllAndVerifyProvesIt(t *testing.T) {
 	ns.Must(fill)
 	ns.Must(func() error {
 		err := n.verify(t.Context())
-		for _, want := range []string{"table ip " + nftables.TableName, "table ip6 " + nftables.TableName, "table ip " + dns.TableName, "address 10.96.0.10 on lo",
+		for _, want := range []string{"table ip " + nftables.TableName, "table ip6 " + nftables.TableName, "table ip " + dns.TableName, "table ip " + policynft.TableName, "table ip6 " + policynft.TableName, "address 10.96.0.10 on lo",
 			"route to 10.244.7.0/24", podnetwork.ConfName, "folder " + state, "folder " + run} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s is not named by: %v", want, err)

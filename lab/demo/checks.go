@@ -60,14 +60,15 @@ func chapters() []chapter {
 			{name: "policy-newcomer", say: "pods that send before anything else: what policy forbids does not pass once", run: newcomer, within: 2 * time.Minute},
 		}},
 		{"Wrong input", []check{
+			{name: "policy-event", say: "a NetworkPolicy that selects nothing gets an Event that names the field", run: idle, within: 2 * time.Minute},
 			{name: "bad-event", say: "a bad EndpointSlice gets an Event that names the field, and harms no other", run: badSlice, within: 0},
 		}},
 		{"Restart is a feature", []check{
-			{name: "kill-agent", say: "every agent killed with SIGKILL under the loss meter: 0 lost", run: killAgents, within: 3 * time.Minute},
+			{name: "kill-agent", say: "every agent killed with SIGKILL under the loss meter: 0 lost, and no policy opens", run: killAgents, within: 3 * time.Minute},
 			{name: "dns-kill", say: "the DNS server of every node killed with SIGKILL, one after the other, under the loss meter: 0 unanswered after one retry", run: killDNS, within: 3 * time.Minute},
 			{name: "dns-api-loss", say: "the API server hangs, and the meter's node loses its DNS server and its agent at once: 0 unanswered after one retry", run: loseAPI, within: 3 * time.Minute},
-			{name: "upgrade", say: "a rollout on all nodes to other routing (VXLAN) and back under the loss meter: 0 lost", run: upgrade, within: 4 * time.Minute},
-			{name: "modes", say: "a rollout on all nodes to mode iptables, `iptables -t nat -L KUBE-SERVICES`, and back to nftables under the loss meter: 0 lost", run: modes, within: 4 * time.Minute},
+			{name: "upgrade", say: "a rollout on all nodes to other routing (VXLAN) and back under the loss meter: 0 lost, and no policy opens", run: upgrade, within: 4 * time.Minute},
+			{name: "modes", say: "a rollout on all nodes to mode iptables, `iptables -t nat -L KUBE-SERVICES`, and back to nftables under the loss meter: 0 lost, and no policy opens", run: modes, within: 4 * time.Minute},
 			{name: "refuse-mode", say: "a mode that cannot be is refused by name, and the agents of before go on under the loss meter: 0 lost", run: refuseMode, within: 3 * time.Minute},
 		}},
 	}
@@ -646,14 +647,16 @@ func killAgents(ctx context.Context, t *Tour) error {
 	if err != nil {
 		return err
 	}
-	err = t.meter(ctx, "15s", func() error {
-		for _, n := range nodes {
-			if _, err := t.at(ctx, n, "sh", "-c", `kill -9 $(pgrep -xf "/wayleave agent")`); err != nil {
-				return fmt.Errorf("on %s: %w", n, err)
+	err = t.closed(ctx, func() error {
+		return t.meter(ctx, "15s", func() error {
+			for _, n := range nodes {
+				if _, err := t.at(ctx, n, "sh", "-c", `kill -9 $(pgrep -xf "/wayleave agent")`); err != nil {
+					return fmt.Errorf("on %s: %w", n, err)
+				}
 			}
-		}
-		return nil
-	}, probes...)
+			return nil
+		}, probes...)
+	})
 	if err != nil {
 		return err
 	}
@@ -871,23 +874,26 @@ func modes(ctx context.Context, t *Tour) error {
 	})
 }
 
-// rollouts plays two rollouts under the loss meter, which must outlast them.
+// rollouts plays two rollouts under the loss meter, which must outlast them, and while a
+// pod tries what policy forbids.
 func (t *Tour) rollouts(ctx context.Context, both func() error) error {
 	probes, err := t.probes(ctx)
 	if err != nil {
 		return err
 	}
 	const d = 40 * time.Second
-	start := time.Now()
-	err = t.meter(ctx, d.String(), func() error {
-		if err := both(); err != nil {
-			return err
-		}
-		if took := time.Since(start); took > d-5*time.Second {
-			return fmt.Errorf("both rollouts took %s: the meter has ended before them", took)
-		}
-		return nil
-	}, probes...)
+	err = t.closed(ctx, func() error {
+		start := time.Now()
+		return t.meter(ctx, d.String(), func() error {
+			if err := both(); err != nil {
+				return err
+			}
+			if took := time.Since(start); took > d-5*time.Second {
+				return fmt.Errorf("both rollouts took %s: the meter has ended before them", took)
+			}
+			return nil
+		}, probes...)
+	})
 	if err != nil {
 		return err
 	}

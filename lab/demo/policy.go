@@ -379,3 +379,67 @@ spec:
         image: %[1]s
         command: [sh, -c, "for i in 1 2 3; do /agnhost connect --timeout=500ms stranger.elsewhere.svc.cluster.local:8080 2>&1 | grep TIMEOUT || exit 1; done"]
 `
+
+// closed runs fn while a pod tries, again and again, what a policy forbids: it must never
+// pass.
+func (t *Tour) closed(ctx context.Context, fn func() error) error {
+	ip, err := t.cast(ctx)
+	if err == nil {
+		err = t.apply(ctx, frontendToBackend)
+	}
+	if err != nil {
+		return err
+	}
+	target := bracket(ip["backend"]) + ":5432"
+	if err := t.tries(ctx, try{"elsewhere/stranger", target, false}); err != nil {
+		return err
+	}
+	inside := func(script string) []string {
+		return []string{"-n", "elsewhere", "exec", "stranger", "-c", "web", "--", "sh", "-c", script}
+	}
+	if _, err := t.kubectl(ctx, inside("rm -f /tmp/stop")...); err != nil {
+		return err
+	}
+	type result struct {
+		out string
+		err error
+	}
+	done := make(chan result, 1)
+	side := &Tour{Lab: t.Lab, Kubectl: t.Kubectl, Kubeconfig: t.Kubeconfig}
+	go func() {
+		out, err := side.kubectl(ctx, inside("while [ ! -e /tmp/stop ]; do /agnhost connect --timeout=300ms "+target+" 2>/dev/null && echo PASSED; echo tried; done")...)
+		done <- result{out, err}
+	}()
+	err = fn()
+	_, stop := t.kubectl(ctx, inside("touch /tmp/stop")...)
+	r := <-done
+	if err := errors.Join(err, stop, r.err); err != nil {
+		return err
+	}
+	if tried, passed := strings.Count(r.out, "tried"), strings.Count(r.out, "PASSED"); passed > 0 || tried < 10 {
+		return fmt.Errorf("of %d connections that policy forbids %d passed", tried, passed)
+	}
+	return nil
+}
+
+// idleYAML is a policy without effect: no pod has its label, no pod of its rule the port.
+const idleYAML = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: idle, namespace: elsewhere}
+spec:
+  podSelector: {matchLabels: {app: nobody}}
+  ingress: [{ports: [{port: 80}]}]
+`
+
+// idle policies are told by an Event.
+func idle(ctx context.Context, t *Tour) error {
+	if err := t.apply(ctx, idleYAML); err != nil {
+		return err
+	}
+	err := eventually(ctx, func() error {
+		out, err := t.kubectl(ctx, "-n", "elsewhere", "get", "events", "--field-selector", "involvedObject.name=idle", "-o", "jsonpath={.items[*].message}")
+		return errors.Join(err, want(out, "spec.podSelector"))
+	})
+	_, gone := t.kubectl(ctx, "-n", "elsewhere", "delete", "networkpolicy", "idle")
+	return errors.Join(err, gone)
+}
