@@ -89,7 +89,8 @@ func Policy(v model.Snapshot, q Question) (text string, allowed bool, err error)
 	if err != nil {
 		return "", false, fmt.Errorf("TO: %w", err)
 	}
-	local := networkpolicy.Local{DNS: dnsAddresses(v)}
+	// With ingress off nobody sends from its addresses, so it does not matter.
+	local := networkpolicy.Local{DNS: dnsAddresses(v), Ingress: true}
 	allowed = true
 	for _, a := range from {
 		for _, b := range to {
@@ -166,6 +167,8 @@ func who(p networkpolicy.Party) string {
 		return fmt.Sprintf("kube-dns (%s)", p.Addr)
 	case p.Pod != nil:
 		return fmt.Sprintf("pod %s (%s)", p.Pod.Name, p.Addr)
+	case p.Proxy != "":
+		return fmt.Sprintf("the ingress proxy of node %s (%s)", p.Proxy, p.Addr)
 	case p.Node != "":
 		return fmt.Sprintf("node %s (%s)", p.Node, p.Addr)
 	}

@@ -28,6 +28,7 @@ spec: {nodeName: node1, hostNetwork: true}
 apiVersion: v1
 kind: Node
 metadata: {name: node2}
+spec: {podCIDRs: [10.244.1.0/24]}
 status: {addresses: [{type: InternalIP, address: 192.168.0.2}]}
 ---
 apiVersion: v1
@@ -121,6 +122,13 @@ allowed: pod default/frontend (fd00::1) to pod default/backend (fd00::2), TCP 80
   egress: pod default/backend is isolated by default/names, and a rule allows this
     default/names spec.egress[0]: allows this
   ingress: 10.96.0.10 is no pod of the pod network, so no policy is about it
+`},
+		{"10.244.1.254", "default/backend:8080/TCP", false, `denied: the ingress proxy of node node2 (10.244.1.254) to pod default/backend (10.244.1.1), TCP 8080
+  egress: 10.244.1.254 is no pod of the pod network, so no policy is about it
+  ingress: pod default/backend is isolated by default/backend, default/deny, and no rule allows this
+    default/backend spec.ingress[0]: is not for this peer
+    default/backend spec.ingress[1]: is not for this peer
+    default/deny has no rules for ingress
 `},
 		// One family passes and the other does not: denied, since a client may take either.
 		{"default/frontend", "default/backend:81/TCP", false, ""},

@@ -4,6 +4,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+
+	"wayleave.dev/model"
 )
 
 // isLocal says whether the address is one of this node's pods: by its lease, or by the
@@ -13,7 +15,7 @@ func (x *index) isLocal(a netip.Addr) bool {
 		return true
 	}
 	p := x.holder[a]
-	return p != nil && p != x.dns && p.object.Node == x.local.Node
+	return p != nil && p.object != nil && p.object.Node == x.local.Node
 }
 
 // readdress follows a change of the addresses that a pod claims, or of what decides
@@ -76,6 +78,9 @@ func (x *index) whose(a netip.Addr) *pod {
 			best = p
 		}
 	}
+	if best == nil && x.local.Ingress && x.proxies[a] > 0 {
+		return x.proxy
+	}
 	return best
 }
 
@@ -93,6 +98,37 @@ func (p *pod) before(o *pod) bool {
 	}
 	return p.name.Compare(o.name) < 0
 }
+
+// changeNode follows a node's pod networks, which say where its ingress proxy is; n is nil
+// when the node is gone.
+func (x *index) changeNode(name string, n *model.Node) {
+	old, now := x.nodes[name], []netip.Addr(nil)
+	if n != nil {
+		now = n.ProxyAddrs()
+	}
+	if slices.Equal(old, now) {
+		return
+	}
+	if x.nodes[name] = now; len(now) == 0 {
+		delete(x.nodes, name)
+	}
+	for _, a := range now {
+		x.proxies[a]++
+	}
+	for _, a := range old {
+		if x.proxies[a]--; x.proxies[a] == 0 {
+			delete(x.proxies, a)
+		}
+	}
+	for _, a := range slices.Concat(old, now) {
+		if name == x.local.Node {
+			x.markProxy(a)
+		}
+		x.rehold(a)
+	}
+}
+
+func (x *index) markProxy(a netip.Addr) { x.dirty[Key{Kind: ProxyEntry, Addr: a}] = struct{}{} }
 
 // changeLocal follows the facts of the node.
 func (x *index) changeLocal(now Local) {
@@ -119,6 +155,16 @@ func (x *index) changeLocal(now Local) {
 	for _, a := range slices.Concat(old.DNS, now.DNS) {
 		todo[a] = struct{}{}
 	}
+	if old.Ingress != now.Ingress {
+		for a := range x.proxies {
+			todo[a] = struct{}{}
+		}
+	}
+	if old.Ingress != now.Ingress || old.Node != now.Node {
+		for _, a := range slices.Concat(x.nodes[old.Node], x.nodes[now.Node]) {
+			x.markProxy(a)
+		}
+	}
 	for a := range todo {
 		x.rehold(a)
 	}
@@ -136,5 +182,5 @@ func (x *index) unknown(namespace string) (out []netip.Addr) {
 
 // clone makes facts that nobody else changes.
 func (l Local) clone() Local {
-	return Local{Node: l.Node, Pods: maps.Clone(l.Pods), DNS: slices.Clone(l.DNS)}
+	return Local{Node: l.Node, Pods: maps.Clone(l.Pods), DNS: slices.Clone(l.DNS), Ingress: l.Ingress}
 }

@@ -58,7 +58,7 @@ func (p probe) evaluate(v model.Snapshot, l Local) (h Half, q question, other Pa
 // fill puts a random world into the store, in which most pods have an address of their
 // own, and policies meet pods. The facts of the node mostly agree.
 func (r *rig) fill(d dice) {
-	l := Local{Node: "here", DNS: d.facts().DNS}
+	l := Local{Node: "here", DNS: d.facts().DNS, Ingress: !d.one(4)}
 	if !d.one(3) {
 		l.Pods = map[netip.Addr]model.Name{}
 	}
@@ -80,6 +80,9 @@ func (r *rig) fill(d dice) {
 					}
 				}
 			}
+		}
+		for _, n := range []string{"here", "there"} {
+			w.PutNode(d.node(n))
 		}
 		if l.Pods != nil && d.one(3) {
 			l.Pods[d.addr()] = d.podName()
@@ -107,7 +110,7 @@ func ours(v model.Snapshot, l Local) (out []netip.Addr) {
 	return slices.SortedFunc(maps.Keys(seen), netip.Addr.Compare)
 }
 
-// probe draws a packet; half of those to pods are to one of the ports that the pod names.
+// probe draws a packet; most of those to pods are to one of the ports that the pod names.
 func (d dice) probe(v model.Snapshot, local []netip.Addr, l Local) probe {
 	p := probe{d: Direction(d.IntN(2)), local: pick(d, local...), peer: d.addr(), port: pick(d, d.port(), d.port(), 79, 82, 60000),
 		proto: pick(d, model.TCP, model.TCP, model.UDP, model.SCTP, 1)}
@@ -117,11 +120,14 @@ func (d dice) probe(v model.Snapshot, local []netip.Addr, l Local) probe {
 	if len(l.DNS) > 0 && d.one(6) {
 		p.peer = pick(d, l.DNS...)
 	}
+	if l.Ingress && d.one(12) {
+		p.peer = netip.MustParseAddr(pick(d, "10.0.0.6", "10.0.0.14", "fd00::7", "fd00::f"))
+	}
 	target := p.local
 	if p.d == Egress {
 		target = p.peer
 	}
-	if to := Identify(v, l, target).Pod; to != nil && len(to.Ports) > 0 && d.one(2) {
+	if to := Identify(v, l, target).Pod; to != nil && len(to.Ports) > 0 && !d.one(3) {
 		named := pick(d, to.Ports...)
 		p.proto, p.port = named.Protocol, named.Port
 	}
@@ -142,14 +148,14 @@ func (r *rig) isolated(local []netip.Addr) (out []netip.Addr) {
 
 func TestEntriesDecideAsTheEvaluator(t *testing.T) {
 	counts, r := tally{}, newRig(t, Local{})
-	for seed := range uint64(2000) {
+	for seed := range uint64(2500) {
 		d := newDice(1_000_000 + seed)
 		r.fill(d)
 		snap := r.store.Snapshot()
 		r.entries = planAll(snap, r.local)
 		local := ours(snap, r.local)
 		isolated := r.isolated(local)
-		for i := range 1000 {
+		for i := range 1200 {
 			from := isolated
 			if len(from) == 0 || i%10 == 0 {
 				from = local
@@ -233,6 +239,9 @@ func (t tally) pair(d Direction, x pair, other Party, allowed bool) {
 	}
 	if d == Egress && other.DNS {
 		t.add("kube-dns: "+x.peerKind(), allowed)
+	}
+	if d == Ingress && other.Proxy != "" {
+		t.add("ingress proxy: "+x.peerKind(), allowed)
 	}
 	if x.peer == nil {
 		return
@@ -335,7 +344,8 @@ func (t tally) check(tt *testing.T) {
 		}
 	}
 	for _, b := range []string{"TCP", "UDP", "SCTP", "protocol 1", "1 policies", "2 policies", "operator 0", "operator 1", "operator 2", "operator 3",
-		"kube-dns: any peer", "kube-dns: block of IPv4", "kube-dns: pods of the namespace", "kube-dns: pods of namespaces"} {
+		"kube-dns: any peer", "kube-dns: block of IPv4", "kube-dns: pods of the namespace", "kube-dns: pods of namespaces",
+		"ingress proxy: any peer", "ingress proxy: block of IPv4", "ingress proxy: pods of the namespace", "ingress proxy: pods of namespaces"} {
 		want[b] = [2]bool{true, true}
 	}
 	for _, b := range slices.Sorted(maps.Keys(want)) {

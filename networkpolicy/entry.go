@@ -37,6 +37,9 @@ const (
 	PeerEntry
 	// BlocksEntry is what any other address may, for all pods of a profile.
 	BlocksEntry
+	// ProxyEntry says that an address of this node is its ingress proxy's: what comes from
+	// there does not pass as the node's, but as a pod's.
+	ProxyEntry
 )
 
 // Key names an entry. It is comparable.
@@ -44,7 +47,8 @@ type Key struct {
 	Kind EntryKind
 	// Direction is that in which the local pods are isolated.
 	Direction Direction
-	// Addr is the local pod's of a PodEntry, and the peer's of a PeerEntry.
+	// Addr is the local pod's of a PodEntry, the peer's of a PeerEntry, and that of a
+	// ProxyEntry.
 	Addr netip.Addr
 	// Profile is whose peer or blocks these are; empty for a PodEntry.
 	Profile string
@@ -112,4 +116,14 @@ type Local struct {
 	// DNS are the addresses of the Service kube-dns. Traffic to one of them counts as
 	// traffic to a pod in kube-system labelled k8s-app=kube-dns, on whatever node.
 	DNS []netip.Addr
+	// Ingress says that nodes run the ingress proxy: traffic from a node's
+	// model.Node.ProxyAddrs counts as that of a pod in kube-system, see ProxyLabels, unless
+	// a pod has the address. Else these addresses are nobody's.
+	Ingress bool
+}
+
+// ProxyLabels are those of the pod that the ingress proxy of every node counts as. Its
+// namespace is kube-system.
+func ProxyLabels() map[string]string {
+	return map[string]string{"app.kubernetes.io/name": "wayleave", "app.kubernetes.io/component": "ingress"}
 }

@@ -135,8 +135,11 @@ func (q question) peer(namespace string, peer model.PolicyPeer, d Direction, oth
 		return peer.Block.Contains(other.Addr) && !out
 	}
 	pod := other.Pod
-	if d == Egress && other.DNS {
+	switch {
+	case d == Egress && other.DNS:
 		pod = q.target
+	case d == Ingress && other.Proxy != "":
+		pod = proxyPod()
 	}
 	if pod == nil || !peer.Pods.Matches(pod.Labels) {
 		return false

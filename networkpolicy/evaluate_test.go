@@ -21,6 +21,7 @@ status: {addresses: [{type: InternalIP, address: 192.168.0.1}]}
 apiVersion: v1
 kind: Node
 metadata: {name: node2}
+spec: {podCIDRs: [10.244.1.0/29, 10.244.1.8/30]}
 status: {addresses: [{type: InternalIP, address: 192.168.0.2}]}
 ---
 apiVersion: v1
@@ -69,13 +70,27 @@ apiVersion: v1
 kind: Namespace
 metadata: {name: kube-system}
 ---
+apiVersion: v1
+kind: Node
+metadata: {name: node3}
+spec: {podCIDRs: [10.244.1.8/29, 10.244.3.0/24]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: before, namespace: a}
+spec: {nodeName: node3}
+status: {podIPs: [{ip: 10.244.1.14}]}
+---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: closed, namespace: a}
 spec:
   podSelector: {matchLabels: {app: closed}}
   policyTypes: [Ingress, Egress]
-  ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: client}}}]
+  - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {app.kubernetes.io/component: ingress}}}]
+    ports: [{port: 80}]
   egress:
   - to: [{podSelector: {matchLabels: {app: client}}}]
   - to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {k8s-app: kube-dns}}}]
@@ -93,6 +108,7 @@ func TestCornersThatTheSmallWorldHasNot(t *testing.T) {
 	}
 	v := store.Snapshot()
 	nowhere := networkpolicy.Local{DNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}
+	ingress := networkpolicy.Local{Node: "node1", Ingress: true}
 	leases := networkpolicy.Local{Node: "node1", Pods: map[netip.Addr]model.Name{
 		netip.MustParseAddr("10.244.0.1"): {Namespace: "a", Name: "closed"}, netip.MustParseAddr("10.244.0.5"): {Namespace: "a", Name: "unseen"},
 		netip.MustParseAddr("10.244.0.6"): {Namespace: "b", Name: "unseen"}, netip.MustParseAddr("10.244.1.9"): {Namespace: "a", Name: "closed"}}}
@@ -114,6 +130,12 @@ func TestCornersThatTheSmallWorldHasNot(t *testing.T) {
 		{"a pod reaches itself", nowhere, "10.244.0.1", "10.244.0.1", 80, "true a pod always reaches itself"},
 		{"kube-dns by name of its port", nowhere, "10.244.0.1", "10.96.0.10", 53, "true egress allowed, ingress open"},
 		{"kube-dns at another port", nowhere, "10.244.0.1", "10.96.0.10", 54, "false egress denied, ingress open"},
+		{"the ingress proxy of another node by its labels", ingress, "10.244.3.254", "10.244.0.1", 80, "true egress open, ingress allowed"},
+		{"at another port", ingress, "10.244.3.254", "10.244.0.1", 81, "false egress open, ingress denied"},
+		{"an address of a proxy that a pod still has is the pod's", ingress, "10.244.1.14", "10.244.0.1", 80, "false egress open, ingress denied"},
+		{"another address of the network is nobody's", ingress, "10.244.3.253", "10.244.0.1", 80, "false egress open, ingress denied"},
+		{"nobody's with ingress off", nowhere, "10.244.3.254", "10.244.0.1", 80, "false egress open, ingress denied"},
+		{"and nobody sends to a proxy", ingress, "10.244.0.1", "10.244.3.254", 80, "false egress denied, ingress open"},
 		{"an address that is not kube-dns'", leases, "10.244.0.1", "10.96.0.10", 53, "false egress denied, ingress open"},
 		{"a leased address whose pod is not known is closed", leases, "10.244.0.5", "192.0.2.1", 80, "false egress denied, ingress open"},
 		{"both ways", leases, "192.0.2.1", "10.244.0.5", 80, "false egress open, ingress denied"},

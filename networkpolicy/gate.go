@@ -18,8 +18,9 @@ type Gate struct {
 	node string
 	wake chan struct{}
 
-	mu  sync.Mutex
-	dns []netip.Addr
+	mu      sync.Mutex
+	dns     []netip.Addr
+	ingress bool
 	// pods are the leases; given counts their changes, taken says which of them the loop
 	// has planned with.
 	pods         map[netip.Addr]model.Name
@@ -63,6 +64,16 @@ func (g *Gate) DNS(addrs []netip.Addr) {
 	}
 }
 
+// Ingress sets whether nodes run the ingress proxy.
+func (g *Gate) Ingress(on bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ingress != on {
+		g.ingress = on
+		g.changed()
+	}
+}
+
 func (g *Gate) changed() {
 	g.given++
 	g.ring()
@@ -95,7 +106,7 @@ func (g *Gate) Take() (Local, bool) {
 	defer g.mu.Unlock()
 	changed := g.taken != g.given || g.given == 0
 	g.taken = g.given
-	return Local{Node: g.node, Pods: g.pods, DNS: g.dns}, changed
+	return Local{Node: g.node, Pods: g.pods, DNS: g.dns, Ingress: g.ingress}, changed
 }
 
 // Settled is for the loop: it lets those pods pass whose isolation holds.

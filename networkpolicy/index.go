@@ -8,12 +8,13 @@ import (
 	"wayleave.dev/model"
 )
 
-// pod is a pod of the pod network, or kube-dns at its Service's addresses.
+// pod is a pod of the pod network, or kube-dns at its Service's addresses, or the ingress
+// proxy.
 type pod struct {
 	name   model.Name
 	labels map[string]string
 	ports  []model.NamedPort
-	// object is nil for kube-dns.
+	// object is nil for kube-dns and the proxy.
 	object *model.Pod
 	// addrs are those that it has; an address which it only claims is not in it.
 	addrs  map[netip.Addr]struct{}
@@ -41,6 +42,11 @@ type index struct {
 	local  Local
 	leased map[model.Name]map[netip.Addr]struct{}
 	dns    *pod
+	// proxy is the ingress proxy of all nodes, nodes are the addresses of each, and proxies
+	// counts them: networks of two nodes may overlap.
+	proxy   *pod
+	nodes   map[string][]netip.Addr
+	proxies map[netip.Addr]int
 
 	// dirty are keys to plan anew, unsettled addresses whose profiles are to be found
 	// anew.
@@ -53,6 +59,7 @@ func newIndex() index {
 		namespaces: map[string]*model.Namespace{}, pods: map[model.Name]*pod{}, inNamespace: map[string]map[*pod]struct{}{},
 		groups: map[groupKey]*group{}, ownGroups: map[string]map[*group]struct{}{}, wideGroups: map[*group]struct{}{},
 		claims: map[netip.Addr]map[*pod]struct{}{}, holder: map[netip.Addr]*pod{}, leased: map[model.Name]map[netip.Addr]struct{}{},
+		nodes: map[string][]netip.Addr{}, proxies: map[netip.Addr]int{},
 		dirty: map[Key]struct{}{}, unsettled: map[netip.Addr]struct{}{},
 	}
 	// No pod has an empty name, so it is never taken for one of the model.
@@ -60,6 +67,9 @@ func newIndex() index {
 	x.dns.labels = map[string]string{"k8s-app": "kube-dns"}
 	x.dns.ports = []model.NamedPort{{Name: "dns", Protocol: model.UDP, Port: 53}, {Name: "dns-tcp", Protocol: model.TCP, Port: 53}}
 	put(x.inNamespace, x.dns.name.Namespace, x.dns)
+	x.proxy = newPod(model.Name{Namespace: "kube-system"})
+	x.proxy.labels = ProxyLabels()
+	put(x.inNamespace, x.proxy.name.Namespace, x.proxy)
 	return x
 }
 
@@ -70,11 +80,17 @@ func (x *index) markPeer(g *group, p *pod, a netip.Addr) {
 	}
 }
 
-// mark marks the peer's entry of a profile. kube-dns' addresses are never a source.
+// mark marks the peer's entry of a profile.
 func (x *index) mark(prof *profile, p *pod, a netip.Addr) {
-	if p != x.dns || prof.direction == Egress {
+	if x.isPeer(p, prof.direction) {
 		x.dirty[Key{Kind: PeerEntry, Direction: prof.direction, Addr: a, Profile: prof.id}] = struct{}{}
 	}
+}
+
+// isPeer says whether policies of the direction mean the pod. kube-dns' addresses are never
+// a source, and the proxy's never a destination.
+func (x *index) isPeer(p *pod, d Direction) bool {
+	return (p != x.dns || d == Egress) && (p != x.proxy || d == Ingress)
 }
 
 func (x *index) setMember(g *group, p *pod, in bool) {

@@ -19,6 +19,9 @@ type Party struct {
 	Node string
 	// DNS says that the address is one of kube-dns.
 	DNS bool
+	// Proxy is the name of the node whose ingress proxy sends from the address; empty for
+	// all others.
+	Proxy string
 }
 
 // dnsPod stands for kube-dns, wherever its address is answered. The ports' names are
@@ -29,6 +32,11 @@ func dnsPod() *model.Pod {
 		Labels: map[string]string{"k8s-app": "kube-dns"},
 		Ports:  []model.NamedPort{{Name: "dns", Protocol: model.UDP, Port: 53}, {Name: "dns-tcp", Protocol: model.TCP, Port: 53}},
 	}
+}
+
+// proxyPod stands for the ingress proxy of any node.
+func proxyPod() *model.Pod {
+	return &model.Pod{Name: model.Name{Namespace: "kube-system"}, Labels: ProxyLabels()}
 }
 
 // Identify says who has an address. What this node leased it knows best; of pods that
@@ -60,7 +68,25 @@ func Identify(v model.Snapshot, l Local, addr netip.Addr) Party {
 			p.Node = n.Name
 		}
 	}
+	if p.Proxy = proxyAt(v, l, addr); p.Pod != nil {
+		p.Proxy = "" // until the pod ends, which had the address before it was the proxy's
+	} else if p.Proxy != "" {
+		p.Node = ""
+	}
 	return p
+}
+
+// proxyAt is the node whose ingress proxy the address is for, or empty.
+func proxyAt(v model.Snapshot, l Local, addr netip.Addr) string {
+	if !l.Ingress {
+		return ""
+	}
+	for n := range v.Nodes() {
+		if slices.Contains(n.ProxyAddrs(), addr) {
+			return n.Name
+		}
+	}
+	return ""
 }
 
 // mayHave says whether the pod of that name may be the one that leased the address on

@@ -10,7 +10,7 @@ import (
 )
 
 // PlannerKinds are what a Planner plans from.
-const PlannerKinds = model.PodKind | model.NamespaceKind | model.NetworkPolicyKind
+const PlannerKinds = model.PodKind | model.NamespaceKind | model.NetworkPolicyKind | model.NodeKind
 
 // Planner turns the model and this node's facts into entries, for a reconcile.Loop. Its
 // work follows what changed: a pod that appears is held against each pair of selectors
@@ -51,6 +51,10 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 		o, _ := snap.Pod(name)
 		p.changePod(name, o)
 	}
+	for name := range c.Nodes {
+		n, _ := snap.Node(name)
+		p.changeNode(name, n)
+	}
 	for name := range c.Policies {
 		o, _ := snap.NetworkPolicy(name)
 		p.changePolicy(name, o)
@@ -72,7 +76,10 @@ func (p *Planner) Plan(_ model.Snapshot, k Key) (Entry, bool, []model.Problem) {
 }
 
 func (p *Planner) entry(k Key) (Entry, bool) {
-	if k.Kind == PodEntry {
+	switch k.Kind {
+	case ProxyEntry:
+		return Entry{}, p.local.Ingress && slices.Contains(p.nodes[p.local.Node], k.Addr)
+	case PodEntry:
 		id := p.isolated[k.Addr][k.Direction]
 		e := Entry{Profile: id}
 		if prof, ok := p.profiles[id]; ok {
@@ -88,7 +95,7 @@ func (p *Planner) entry(k Key) (Entry, bool) {
 		return Entry{Blocks: prof.blocks}, len(prof.blocks) > 0
 	}
 	peer := p.holder[k.Addr]
-	if peer == nil || peer == p.dns && prof.direction == Ingress {
+	if peer == nil || !p.isPeer(peer, prof.direction) {
 		return Entry{}, false
 	}
 	ports := prof.peer(peer, k.Addr)

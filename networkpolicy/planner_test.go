@@ -9,7 +9,7 @@ import (
 
 // change makes one random change of the world.
 func (r *rig) change(d dice) {
-	switch d.IntN(10) {
+	switch d.IntN(11) {
 	case 0:
 		r.setLocal(d.facts())
 	case 1:
@@ -27,6 +27,13 @@ func (r *rig) change(d dice) {
 		r.write(func(w *model.Writer) { w.PutNamespace(d.namespace(name)) })
 	case 7:
 		r.write(func(w *model.Writer) { w.Delete(model.NetworkPolicyKind, d.policy().Name) })
+	case 8:
+		name := pick(d, "here", "there")
+		if d.one(4) {
+			r.write(func(w *model.Writer) { w.Delete(model.NodeKind, model.Name{Name: name}) })
+			return
+		}
+		r.write(func(w *model.Writer) { w.PutNode(d.node(name)) })
 	default:
 		r.write(func(w *model.Writer) { w.PutNetworkPolicy(d.policy()) })
 	}
@@ -75,7 +82,7 @@ func TestChangesEndWhereAFreshPlannerBegins(t *testing.T) {
 		}
 		r.checkSize()
 	}
-	for _, k := range []EntryKind{PodEntry, PeerEntry, BlocksEntry} {
+	for _, k := range []EntryKind{PodEntry, PeerEntry, BlocksEntry, ProxyEntry} {
 		if kinds[k] < 3_000 {
 			t.Errorf("only %d entries of kind %d were compared", kinds[k], k)
 		}
@@ -91,7 +98,8 @@ func (r *rig) checkSize() {
 	p := r.planner
 	for what, n := range map[string]int{"entries": len(r.entries), "policies": len(p.policies), "profiles": len(p.profiles), "isolated": len(p.isolated),
 		"isolating": len(p.isolating), "namespaces": len(p.namespaces), "pods": len(p.pods), "groups": len(p.groups), "own groups": len(p.ownGroups),
-		"wide groups": len(p.wideGroups), "claims": len(p.claims), "holders": len(p.holder), "leased": len(p.leased), "groups of kube-dns": len(p.dns.groups)} {
+		"wide groups": len(p.wideGroups), "claims": len(p.claims), "holders": len(p.holder), "leased": len(p.leased), "groups of kube-dns": len(p.dns.groups),
+		"groups of the proxy": len(p.proxy.groups), "nodes": len(p.nodes), "addresses of proxies": len(p.proxies)} {
 		if n != 0 {
 			r.t.Errorf("%d %s are left of nothing", n, what)
 		}

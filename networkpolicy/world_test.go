@@ -51,7 +51,7 @@ func (r *rig) write(fn func(*model.Writer)) {
 func (r *rig) clear() {
 	r.t.Helper()
 	r.write(func(w *model.Writer) {
-		for _, k := range []model.Kind{model.PodKind, model.NamespaceKind, model.NetworkPolicyKind} {
+		for _, k := range []model.Kind{model.PodKind, model.NamespaceKind, model.NetworkPolicyKind, model.NodeKind} {
 			for _, n := range w.Names(k) {
 				w.Delete(k, n)
 			}
@@ -85,7 +85,10 @@ func (r *rig) fresh() map[Key]Entry {
 }
 
 func planAll(snap model.Snapshot, local Local) map[Key]Entry {
-	c := model.Changes{Pods: map[model.Name]struct{}{}, Namespaces: map[string]struct{}{}, Policies: map[model.Name]struct{}{}}
+	c := model.Changes{Pods: map[model.Name]struct{}{}, Namespaces: map[string]struct{}{}, Policies: map[model.Name]struct{}{}, Nodes: map[string]struct{}{}}
+	for n := range snap.Nodes() {
+		c.Nodes[n.Name] = struct{}{}
+	}
 	for p := range snap.Pods() {
 		c.Pods[p.Name] = struct{}{}
 	}
@@ -168,13 +171,15 @@ func (d dice) selector(keys ...string) model.Selector {
 	return model.Selector{Requirements: some(d, 2, func() model.Requirement {
 		r := model.Requirement{Key: pick(d, keys...), Operator: model.Operator(d.IntN(4))}
 		if r.Operator <= model.NotIn {
-			r.Values = []string{pick(d, "x", "y", "prod", "a", "kube-dns")}
+			r.Values = []string{pick(d, "x", "x", "y", "y", "prod", "a", "kube-dns", "ingress")}
 		}
 		return r
 	})}
 }
 
-func (d dice) pods() model.Selector { return d.selector("app", "app", "tier", "k8s-app") }
+func (d dice) pods() model.Selector {
+	return d.selector("app", "app", "app", "tier", "tier", "k8s-app", "app.kubernetes.io/component")
+}
 
 func (d dice) peer() model.PolicyPeer {
 	switch d.IntN(4) {
@@ -244,8 +249,15 @@ func (d dice) policy() *model.NetworkPolicy {
 	return p
 }
 
+// node has pod networks whose last addresses are some of those that pods draw from.
+func (d dice) node(name string) *model.Node {
+	return &model.Node{Name: name, PodCIDRs: some(d, 2, func() netip.Prefix {
+		return netip.MustParsePrefix(pick(d, "10.0.0.0/29", "10.0.0.8/29", "10.0.0.16/29", "fd00::/125", "fd00::8/125", "fd00::10/125"))
+	})}
+}
+
 func (d dice) facts() Local {
-	l := Local{Node: pick(d, "here", "here", "here", "there")}
+	l := Local{Node: pick(d, "here", "here", "here", "there"), Ingress: !d.one(3)}
 	l.DNS = some(d, 2, func() netip.Addr {
 		return pick(d, netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:96::a"))
 	})

@@ -84,10 +84,10 @@ func TestAFullNodeSaysSo(t *testing.T) {
 	c.put(&model.Node{Name: m.name, InternalIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/29")}})
 	m.start(c.store)
 	var last *pod
-	for i := range 5 { // of 8: network, gateway and broadcast are left out
+	for i := range 4 { // of 8: network, gateway, ingress proxy and broadcast are left out
 		last = m.mustAdd(fmt.Sprintf("p%d", i))
 	}
-	if _, err := m.add("more"); err == nil || !strings.Contains(err.Error(), "pod network 10.244.1.0/29 is full: 5 addresses are leased") {
+	if _, err := m.add("more"); err == nil || !strings.Contains(err.Error(), "pod network 10.244.1.0/29 is full: 4 addresses are leased") {
 		t.Errorf("the error is %v", err)
 	}
 	said := func() string { p, _ := m.bad.Load("podnetwork addresses"); return fmt.Sprint(p) }

@@ -58,6 +58,11 @@ type Config struct {
 	// Leases is told who has which address, at first and whenever that changes, before
 	// a new pod has its address; may be nil.
 	Leases func(map[netip.Addr]model.Name)
+	// ProxyAddress has the node keep the addresses of its ingress proxy, see
+	// Network.ProxyAddresses.
+	ProxyAddress bool
+	// Proxy is told these addresses, at first and whenever they change; may be nil.
+	Proxy func([]netip.Addr)
 	// Isolate is that of cni.Server; may be nil.
 	Isolate  func(ctx context.Context, ips []netip.Addr) error
 	Kernel   link.Net
@@ -91,6 +96,10 @@ type Network struct {
 	// probed is what the probes found, and found tells when that is news.
 	probed atomic.Pointer[findings]
 	found  chan struct{}
+	// proxy are the addresses of the ingress proxy once they are set, and released tells
+	// that leases have changed, one of which may have had one.
+	proxy    atomic.Pointer[[]netip.Addr]
+	released chan struct{}
 	// accepted are the host's chains that would drop what pods send.
 	accepted atomic.Pointer[[]string]
 	// Routes and Translation are the healths of the two loops.
@@ -107,10 +116,16 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 	if err != nil {
 		return nil, errors.Join(err, book.Close())
 	}
-	n := &Network{Config: c, book: book, host: host, Routes: routing, Translation: translation, looked: make(chan struct{}), found: make(chan struct{}, 1)}
-	if c.Leases != nil {
-		book.Follow(func(list []ipam.Lease) { c.Leases(holders(list)) })
-	}
+	n := &Network{Config: c, book: book, host: host, Routes: routing, Translation: translation, looked: make(chan struct{}), found: make(chan struct{}, 1), released: make(chan struct{}, 1)}
+	book.Follow(func(list []ipam.Lease) {
+		if c.Leases != nil {
+			c.Leases(holders(list))
+		}
+		select {
+		case n.released <- struct{}{}:
+		default:
+		}
+	})
 	n.tables = &tables{conn: c.NFT, track: c.Track, leases: book.List}
 	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Full: n.full, Isolate: c.Isolate, Log: c.Log}
 	return n, nil
@@ -169,7 +184,7 @@ func (n *Network) Run(ctx context.Context) error {
 	defer cancel(nil)
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error { return n.server.Serve(ctx, l) },
-		n.routing, n.translation, n.publish, n.accept, n.probe,
+		n.routing, n.translation, n.publish, n.accept, n.probe, n.proxyAddress,
 	}
 	done := make(chan struct{})
 	for _, part := range parts {

@@ -37,7 +37,9 @@ type machine struct {
 	mode routes.Mode
 	// probe is how often paths are probed.
 	probe time.Duration
-	bad   sync.Map // problems by finder and key
+	// ingress has the node keep the addresses of an ingress proxy.
+	ingress bool
+	bad     sync.Map // problems by finder and key
 }
 
 // cluster is two nodes and a host outside, on one segment.
@@ -129,7 +131,7 @@ func (m *machine) config(store *model.Store) Config {
 		m.t.Fatal(err)
 	}
 	return Config{Track: track, Node: m.name, Store: store, NSFD: m.ns.FD(), StateDir: m.path("state"), Socket: m.path("cni.sock"), Tombstones: m.path("del"),
-		Sysctl: "/proc/sys/net", Plugin: m.bin, BinDir: m.path("bin"), ConfDir: m.path("conf"), CoolDown: time.Minute, Masquerade: true, Routing: m.mode, ProbeEvery: m.probe,
+		Sysctl: "/proc/sys/net", Plugin: m.bin, BinDir: m.path("bin"), ConfDir: m.path("conf"), CoolDown: time.Minute, Masquerade: true, Routing: m.mode, ProbeEvery: m.probe, ProxyAddress: m.ingress,
 		Kernel: kernel, NFT: conn, Firewall: conn, Log: slog.New(slog.DiscardHandler),
 		Report: func(finder, key string, p []model.Problem) { m.bad.Store(finder+" "+key, p) }}
 }

@@ -18,7 +18,8 @@ import (
 // files are those of the feature on the node.
 func files(c Config) []string {
 	return []string{filepath.Join(c.ConfDir, ConfName), filepath.Join(c.BinDir, call.Type), c.Socket,
-		filepath.Join(c.StateDir, "leases"), filepath.Join(c.StateDir, "leases.new"), sysctls(c).State}
+		filepath.Join(c.StateDir, "leases"), filepath.Join(c.StateDir, "leases.new"), sysctls(c).State,
+		proxyFile(c), proxyFile(c) + ".new"}
 }
 
 func sysctls(c Config) sysctl.Set {
@@ -42,6 +43,11 @@ func Uninstall(ctx context.Context, c Config) error {
 	for _, r := range list {
 		errs = append(errs, c.Kernel.DelRoute(ctx, r))
 	}
+	proxy, err := proxyLinks(c)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	errs = append(errs, proxy.SetLocal(ctx, nil))
 	errs = append(errs, c.Kernel.SetRules(ctx, nil), c.Kernel.DelTunnel(ctx, routes.Device))
 	for _, f := range nft.Families() {
 		errs = append(errs, c.NFT.Remove(ctx, table(f)))
@@ -75,6 +81,15 @@ func Remains(ctx context.Context, c Config) ([]string, error) {
 	errs = append(errs, err)
 	for _, r := range list {
 		left = append(left, fmt.Sprintf("route to %s", r.Dst))
+	}
+	proxy, err := proxyLinks(c)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := proxy.Local(ctx)
+	errs = append(errs, err)
+	for _, a := range addrs {
+		left = append(left, fmt.Sprintf("address %s of the ingress proxy", a))
 	}
 	rules, err := c.Kernel.Rules(ctx)
 	errs = append(errs, err)

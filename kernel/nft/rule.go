@@ -20,6 +20,13 @@ type Statement interface {
 // Rule is statements that are tried from left to right.
 type Rule []Statement
 
+// Expressions are how many expressions the kernel evaluates for a statement, whether it
+// matches or not.
+func Expressions(f Family, s Statement) int { return len(s.exprs(f)) }
+
+// Text is a statement as nft writes it.
+func Text(f Family, s Statement) string { return s.text(f) }
+
 // firstRegister is NFT_REG32_00: registers of four bytes from there on.
 const firstRegister = 8
 

@@ -20,12 +20,14 @@ import (
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/iptables"
+	"wayleave.dev/kernel/ipvs"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/networkpolicy"
 	"wayleave.dev/networkpolicy/world"
 	"wayleave.dev/service"
 	serviceiptables "wayleave.dev/service/iptables"
+	serviceipvs "wayleave.dev/service/ipvs"
 	servicenftables "wayleave.dev/service/nftables"
 )
 
@@ -198,18 +200,7 @@ func (a *arena) services(mode string) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	var m service.Mode = servicenftables.New(a.conn, track)
-	if mode == "iptables" {
-		if _, err := exec.LookPath("iptables-nft"); err != nil {
-			a.t.Skip("the program iptables-nft is not installed")
-		}
-		conn, err := iptables.NewKernel(a.node.FD(), iptables.NFT)
-		if err != nil {
-			a.t.Fatal(err)
-		}
-		conn.LockFile = a.t.TempDir() + "/xtables.lock"
-		m = serviceiptables.New(conn, track)
-	}
+	m := a.serviceMode(mode, track)
 	pods := []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:244::/48")}
 	m.SetLocal(service.Local{NodeIPs: a.node.addrs[:], PodCIDRs: pods, OwnPodCIDRs: pods})
 	plans := map[model.Name]service.Plan{}
@@ -236,6 +227,33 @@ func (a *arena) services(mode string) {
 	if err := m.Sync(a.t.Context(), plans); err != nil {
 		a.t.Fatal(err)
 	}
+}
+
+// serviceMode is a mode of the service proxy by name.
+func (a *arena) serviceMode(mode string, track *conntrack.Kernel) service.Mode {
+	a.t.Helper()
+	switch mode {
+	case "iptables":
+		if _, err := exec.LookPath("iptables-nft"); err != nil {
+			a.t.Skip("the program iptables-nft is not installed")
+		}
+		conn, err := iptables.NewKernel(a.node.FD(), iptables.NFT)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		conn.LockFile = a.t.TempDir() + "/xtables.lock"
+		return serviceiptables.New(conn, track)
+	case "ipvs":
+		conn, err := ipvs.NewKernel(a.node.FD())
+		if err != nil {
+			a.t.Skipf("this kernel has no ip_vs (make test-vm has): %v", err)
+		}
+		for name, value := range serviceipvs.Sysctls() {
+			a.node.Sysctl("net/"+name, value)
+		}
+		return serviceipvs.New(conn, servicenftables.Beside(a.conn, track, nil), track, serviceipvs.Options{Scheduler: "rr", Drain: time.Minute})
+	}
+	return servicenftables.New(a.conn, track)
 }
 
 func arenaVIP(i int, is6 bool) netip.Addr {

@@ -68,7 +68,7 @@ func (d *draft) setDNS(want map[place]value) {
 // shrinks says whether something that was allowed may be no more.
 func (d *draft) shrinks() bool {
 	for k, e := range d.todo {
-		if _, had := d.base.entries[k]; had || k.Kind == networkpolicy.PodEntry && e != nil {
+		if _, had := d.base.entries[k]; had || k.Kind != networkpolicy.PeerEntry && k.Kind != networkpolicy.BlocksEntry && e != nil {
 			return true
 		}
 	}

@@ -46,7 +46,7 @@ func golden(t *testing.T, file string) (yaml []byte, entries map[entryKey]entry,
 	if err != nil || len(problems) > 0 {
 		t.Fatal(err, problems)
 	}
-	l = networkpolicy.Local{Node: "node1"}
+	l = networkpolicy.Local{Node: "node1", Ingress: true}
 	l.DNS = append(l.DNS, dnsVIP(false), dnsVIP(true))
 	snap, changes, _ := watch.Poll()
 	planner := networkpolicy.NewPlanner(l)
@@ -67,6 +67,8 @@ func words(entries map[entryKey]entry) string {
 		switch k.Kind {
 		case networkpolicy.PodEntry:
 			fmt.Fprintf(&b, "%s of %s: profile %s, policies %v\n", k.Direction, k.Addr, e.Profile, e.Policies)
+		case networkpolicy.ProxyEntry:
+			fmt.Fprintf(&b, "%s is the ingress proxy's here\n", k.Addr)
 		case networkpolicy.PeerEntry:
 			fmt.Fprintf(&b, "%s profile %s: %s may %v\n", k.Direction, k.Profile, k.Addr, e.Ports)
 		case networkpolicy.BlocksEntry:

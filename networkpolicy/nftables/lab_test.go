@@ -22,7 +22,7 @@ import (
 // lab is a node with pods a, b and c, and a namespace outside that is another node's pod
 // (10.244.2.2), too.
 type lab struct {
-	t       *testing.T
+	t       testing.TB
 	node    *testnet.NS
 	outside *testnet.NS
 	pods    map[string]*pod
@@ -64,7 +64,7 @@ func at(a [2]netip.Addr, is6 bool) netip.Addr {
 
 func families() []bool { return []bool{false, true} }
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
 	l := &lab{t: t, node: testnet.New(t, "node"), outside: testnet.New(t, "outside"), pods: map[string]*pod{}, entries: map[entryKey]entry{}}
 	l.node.Router()

@@ -36,7 +36,11 @@ const TableName = "wayleave-policy"
 const CutMark = 0x80000000
 
 // Sets and maps that are always there. Those of a direction have a name for each.
-const setDNS = "dns"
+const (
+	setDNS = "dns"
+	// setProxies has the addresses of this node's ingress proxy.
+	setProxies = "proxies"
+)
 
 func word(d networkpolicy.Direction) string { return strings.ToLower(d.String()) }
 
@@ -129,7 +133,7 @@ func peer(d networkpolicy.Direction) nft.Field {
 // table is what is fixed of a family's table.
 func table(f nft.Family) nft.Table {
 	t := nft.Table{Family: f, Name: TableName, Made: made,
-		Sets: []nft.Set{{Name: setDNS, Key: []nft.Type{nft.Addr}}}}
+		Sets: []nft.Set{{Name: setDNS, Key: []nft.Type{nft.Addr}}, {Name: setProxies, Key: []nft.Type{nft.Addr}}}}
 	for _, d := range directions() {
 		t.Sets = append(t.Sets,
 			nft.Set{Name: isolated(d), Key: []nft.Type{nft.Addr}, Data: []nft.Type{nft.Verdict}},
@@ -172,7 +176,7 @@ func fixed() []nft.Chain {
 // socket of this node: priority -150 is after connection tracking (-200) and before DNAT
 // (-100). All else is decided where all paths pass, forwarding and IPVS: behind routing,
 // before source NAT (100). What a pod sends to its own node does not come there, and what
-// the node sends passes. Replies of connections that were cut are dropped, and packets of
+// the node sends passes, unless it is its ingress proxy that sends. Replies of connections that were cut are dropped, and packets of
 // the direction in which they began are decided anew.
 func hooks() []nft.Chain {
 	in, out := networkpolicy.Ingress, networkpolicy.Egress
@@ -181,7 +185,7 @@ func hooks() []nft.Chain {
 			{nft.In{Fields: []nft.Field{nft.Daddr}, Set: setDNS}, nft.Goto(chainToDNS)}}},
 		{Name: chainPostrouting, OnDemand: true, Hook: &nft.Hook{Type: "filter", Hook: "postrouting", Priority: 90}, Rules: []nft.Rule{
 			known(),
-			{nft.LocalSaddr{}, nft.Accept()},
+			{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setProxies, Not: true}, nft.LocalSaddr{}, nft.Accept()},
 			{nft.Established, nft.IsReply{}, nft.Goto(chainCut)},
 			// Untracked packets have no first destination, and go on with the next rule.
 			{nft.In{Fields: []nft.Field{nft.OriginalDaddr}, Set: setDNS}, nft.Goto(chainFromDNS)},
@@ -302,6 +306,8 @@ func render(k networkpolicy.Key, e networkpolicy.Entry, emit func(place, value),
 		emit(place{f, dropped(d), addr}, value{})
 		need(object{f, hooksObject, 0, ""}, none)
 		need(object{f, profileObject, d, e.Profile}, none)
+	case networkpolicy.ProxyEntry:
+		emit(place{family(k.Addr), setProxies, nft.Pack(k.Addr)}, value{})
 	case networkpolicy.PeerEntry:
 		allow(family(k.Addr), peers(d, k.Profile), nft.Element{Key: nft.Pack(k.Addr)}, e.Ports)
 	case networkpolicy.BlocksEntry:

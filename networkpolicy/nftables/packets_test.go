@@ -89,6 +89,88 @@ func TestAnIsolatedPodReachesWhatItMay(t *testing.T) {
 	}
 }
 
+// askFrom is ask from an address of the namespace.
+func askFrom(ns *testnet.NS, from netip.Addr, network string, to netip.AddrPort, within time.Duration) error {
+	c, err := ns.DialFrom(network, netip.AddrPortFrom(from, 0).String(), to.String(), within)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return again1(c, within)
+}
+
+// What the node's ingress proxy sends is from an address of the node, and yet decided; what
+// the node sends from its other addresses passes. Its connections that are forbidden by
+// now are cut.
+func TestTheIngressProxyIsDecidedLikeAPod(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	a, proxy := l.pods["a"], [2]netip.Addr{addr("10.244.1.254"), addr("fd00:244:0:1::ffff")}
+	base := func() rules {
+		r := rules{}.isolate(a, in, "p").peer(in, "p", ports(tcp(80, 80)), proxy[:]...)
+		for _, p := range proxy {
+			r[entryKey{Kind: networkpolicy.ProxyEntry, Addr: p}] = entry{}
+		}
+		return r
+	}
+	for _, p := range proxy {
+		l.node.Run("ip", "addr", "add", netip.PrefixFrom(p, p.BitLen()).String(), "dev", "lo")
+	}
+	l.entries = base()
+	l.sync()
+	for _, is6 := range families() {
+		from, to := at(proxy, is6), at(a.addrs, is6)
+		denied := func(what string, network string, port uint16) {
+			t.Helper()
+			before := l.drops()[End{in, to}]
+			err := askFrom(l.node, from, network, netip.AddrPortFrom(to, port), impatience)
+			if after := l.drops()[End{in, to}]; err == nil || after <= before {
+				t.Errorf("%s: %v, %d drops before and %d after", what, err, before, after)
+			}
+		}
+		if err := askFrom(l.node, from, "tcp", port(to, 80), patience); err != nil {
+			t.Errorf("the proxy at the port that is allowed: %v", err)
+		}
+		denied("the proxy at another port", "tcp", 81)
+		denied("the proxy with another protocol", "udp", 80)
+		l.passes("the node", l.node, "tcp", port(to, 81))
+		l.passes("to a pod that is open", l.node, "tcp", port(at(l.pods["b"].addrs, is6), 81))
+		if err := askFrom(l.node, from, "tcp", port(at(l.pods["b"].addrs, is6), 81), patience); err != nil {
+			t.Errorf("the proxy to a pod that is open: %v", err)
+		}
+		c, err := l.node.DialFrom("tcp", netip.AddrPortFrom(from, 0).String(), port(to, 80).String(), patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := again1(c, patience); err != nil {
+			t.Error(err)
+		}
+		closed := base()
+		delete(closed, entryKey{Kind: networkpolicy.PeerEntry, Direction: in, Profile: "p", Addr: from})
+		l.apply(closed)
+		if s := l.sweep(); s.Cut == 0 {
+			t.Errorf("no connection of the proxy was cut: %+v", s)
+		}
+		if err := again1(c, impatience); !timedOut(err) {
+			t.Errorf("a connection of the proxy that is forbidden by now: %v", err)
+		}
+		denied("the proxy that no rule allows", "tcp", 80)
+		l.apply(base())
+	}
+	// With ingress off the address is the node's like any other.
+	off := base()
+	for _, p := range proxy {
+		delete(off, entryKey{Kind: networkpolicy.ProxyEntry, Addr: p})
+	}
+	l.apply(off)
+	for _, is6 := range families() {
+		if err := askFrom(l.node, at(proxy, is6), "udp", port(at(a.addrs, is6), 81), patience); err != nil {
+			t.Errorf("with ingress off: %v", err)
+		}
+	}
+}
+
 // dnat sends a VIP's port 80 to a pod, as service proxies do: before policy looks at the
 // destination; and masquerades what a pod sends to itself so.
 func (l *lab) dnat(to *pod) {

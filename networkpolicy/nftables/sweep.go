@@ -83,14 +83,16 @@ func (m *Mode) Sweep(ctx context.Context) (Swept, error) {
 
 // forbids says whether the entries in force forbid a flow, as the rules decide its first
 // packet: by where it came from, and where it goes to after translation. own are the
-// addresses of the node, which pods always reach, and which always reach its pods.
+// addresses of the node, which pods always reach, and which always reach its pods, but
+// for those of its ingress proxy.
 func (m *Mode) forbids(flow conntrack.Tracked, own map[netip.Addr]bool) bool {
 	src, dst, proto := flow.Original.Src.Addr(), flow.Reply.Src, model.Protocol(flow.Protocol)
-	if own[src] || flow.Expected {
-		return false
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	_, proxy := m.entries[entryKey{Kind: networkpolicy.ProxyEntry, Addr: src}]
+	if own[src] && !proxy || flow.Expected {
+		return false
+	}
 	if !m.isolates(networkpolicy.Egress, src) && !m.isolates(networkpolicy.Ingress, dst.Addr()) {
 		return false
 	}

@@ -6,6 +6,7 @@
 //     only once its release is on disk.
 //   - No address is leased twice, nor again before its cool-down has passed, unless
 //     nothing else is left.
+//   - The address of the node's ingress proxy (model.ProxyAddr) is leased to nobody anew.
 //   - A file that cannot be read whole is an error that names the line: to go on
 //     with an empty book would give out addresses of living pods. Only a torn last
 //     line, which a crash leaves, is dropped: its lease was never given out.
@@ -26,6 +27,7 @@ import (
 	"sync"
 	"time"
 
+	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/hostport"
 )
 
@@ -293,6 +295,9 @@ func (b *Book) choose(p netip.Prefix, wanted []netip.Addr) (netip.Addr, error) {
 		if !p.Contains(a) {
 			continue
 		}
+		if proxy, ok := model.ProxyAddr(p); ok && a == proxy {
+			return a, fmt.Errorf("address %s is for the node's ingress proxy", a)
+		}
 		if k, taken := b.used[a]; taken {
 			return a, Taken{"address " + a.String(), k, b.leases[k].Pod}
 		}
@@ -393,22 +398,17 @@ func (b *Book) Room(cidrs []netip.Prefix) error {
 
 // bounds are the first and the last address that pods get: not the network's own,
 // not the first behind it, which others take for a gateway, and not IPv4's
-// broadcast address. Of a large IPv6 network the first 65,536 are enough.
+// broadcast address. Of a large IPv6 network the first 65,536 are enough. The last of
+// these is the ingress proxy's, whether there is one or not.
 func bounds(p netip.Prefix) (first, last netip.Addr) {
 	p = p.Masked()
 	first = p.Addr()
-	host := min(p.Addr().BitLen()-p.Bits(), 16)
-	raw := first.AsSlice()
-	n := len(raw)
-	for i := range host {
-		raw[n-1-i/8] |= 1 << (i % 8)
+	if proxy, ok := model.ProxyAddr(p); ok {
+		return first.Next().Next(), proxy.Prev()
 	}
-	last, _ = netip.AddrFromSlice(raw)
-	if host >= 3 {
-		first = first.Next().Next()
-		if p.Addr().Is4() {
-			last = last.Prev()
-		}
+	last = first
+	for p.Contains(last.Next()) { // of fewer than 8
+		last = last.Next()
 	}
 	return first, last
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,18 +92,45 @@ func TestTheBookIsFollowed(t *testing.T) {
 	expect("default/db[10.244.1.3][10.244.1.9]")
 }
 
+// The address of the node's ingress proxy is given to nobody, nor by wish. Who has it from
+// before keeps it.
+func TestTheProxysAddressIsLeasedToNobody(t *testing.T) {
+	b := book(t, t.TempDir(), newClock())
+	net := cidrs("10.244.1.0/29", "fd00::/125")
+	proxies := []netip.Addr{netip.MustParseAddr("10.244.1.6"), netip.MustParseAddr("fd00::7")}
+	for i := range 5 {
+		l, _, err := b.Acquire(key(i), Wish{}, net)
+		if full := (Full{}); i == 4 && !errors.As(err, &full) || i < 4 && err != nil {
+			t.Fatal(i, l, err)
+		}
+		for _, a := range proxies {
+			if slices.Contains(l.IPs, a) {
+				t.Errorf("%s was leased", a)
+			}
+		}
+	}
+	for i, a := range proxies {
+		if _, _, err := b.Acquire(key(9), Wish{IPs: []netip.Addr{a}}, net[i:i+1]); err == nil || !strings.Contains(err.Error(), "ingress proxy") {
+			t.Errorf("wish for %s: %v", a, err)
+		}
+	}
+	if err := b.Adopt("wl1", proxies); err != nil {
+		t.Errorf("a pod that had it before: %v", err)
+	}
+}
+
 func TestAnAddressCoolsDown(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
 	b := book(t, dir, c)
-	net := cidrs("10.244.1.0/29") // .2 to .6
-	for i := range 5 {
+	net := cidrs("10.244.1.0/29") // .2 to .5
+	for i := range 4 {
 		if _, _, err := b.Acquire(key(i), Wish{}, net); err != nil {
 			t.Fatal(err)
 		}
 	}
 	_, _, err := b.Acquire(key(9), Wish{}, net)
 	var full Full
-	if !errors.As(err, &full) || !strings.Contains(err.Error(), "10.244.1.0/29 is full: 5 addresses") {
+	if !errors.As(err, &full) || !strings.Contains(err.Error(), "10.244.1.0/29 is full: 4 addresses") {
 		t.Fatalf("error is %v", err)
 	}
 	for _, i := range []int{3, 1} {
