@@ -97,31 +97,44 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked) bool {
 // documentation.
 const elsewhere = "192.0.2.1"
 
-// policies says which backends proxies of other nodes cannot reach: their connections come
-// from their node's address, and only the pod's own node may always.
-func (c IngressCheck) policies(b *strings.Builder, backends []string) (cut int) {
-	var nodes []networkpolicy.Party
+// proxies are who connects to backends: the proxy of each node, by the address that
+// policies know it by, or by the node's own where it has none.
+func (c IngressCheck) proxies() (out []networkpolicy.Party) {
 	for n := range c.Snapshot.Nodes() {
-		for _, a := range n.InternalIPs {
-			nodes = append(nodes, networkpolicy.Party{Addr: a, Node: n.Name})
+		addrs := n.ProxyAddrs()
+		if len(addrs) == 0 {
+			addrs = n.InternalIPs
+		}
+		for _, a := range addrs {
+			out = append(out, networkpolicy.Identify(c.Snapshot, networkpolicy.Local{Ingress: true}, a))
 		}
 	}
-	if len(nodes) == 0 {
-		nodes = []networkpolicy.Party{{Addr: netip.MustParseAddr(elsewhere), Node: "another node"}}
+	if len(out) == 0 {
+		out = []networkpolicy.Party{{Addr: netip.MustParseAddr(elsewhere), Node: "another node"}}
 	}
+	return out
+}
+
+// policies says which backends proxies cannot reach.
+func (c IngressCheck) policies(b *strings.Builder, backends []string) (cut int) {
+	nodes := c.proxies()
 	for _, key := range backends {
 		pods, by, from := map[string]bool{}, map[string]bool{}, map[string]bool{}
+		help := "allow an ipBlock of the nodes' addresses"
 		for _, e := range ingress.Endpoints(c.Snapshot, key) {
 			to := networkpolicy.Identify(c.Snapshot, networkpolicy.Local{}, e.Addr())
 			if to.Pod == nil {
 				continue
 			}
 			for _, node := range nodes {
-				if node.Addr.Is6() != e.Addr().Is6() || node.Node == to.Pod.Node {
+				if node.Addr.Is6() != e.Addr().Is6() || node.Node != "" && node.Node == to.Pod.Node {
 					continue
 				}
 				if v := networkpolicy.Evaluate(c.Snapshot, node, to, model.TCP, e.Port()); !v.Allowed {
 					pods[to.Pod.Name.Name], from[node.Addr.String()] = true, true
+					if node.Proxy != "" {
+						help = "allow pods of the namespace kube-system with the labels app.kubernetes.io/name: wayleave and app.kubernetes.io/component: ingress"
+					}
 					for _, p := range v.Ingress.Policies {
 						by[p.String()] = true
 					}
@@ -132,8 +145,8 @@ func (c IngressCheck) policies(b *strings.Builder, backends []string) (cut int) 
 			continue
 		}
 		cut++
-		fmt.Fprintf(b, "Service %s\n  NO   NetworkPolicy %s lets no proxy of another node in (pods %s, from %s): allow an ipBlock of the nodes' addresses\n",
-			key, some(by), some(pods), some(from))
+		fmt.Fprintf(b, "Service %s\n  NO   NetworkPolicy %s lets no proxy in (pods %s, from %s): %s\n",
+			key, some(by), some(pods), some(from), help)
 	}
 	return cut
 }

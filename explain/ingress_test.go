@@ -106,15 +106,20 @@ func TestIngressCheckSaysWhatCarriesOver(t *testing.T) {
 	}
 }
 
-// The proxy of another node comes from that node's address; the pod's own node may always.
+// Proxies are known by their labels, where nodes have pod networks; else another node's is
+// that node's address, and the pod's own node may always.
 func TestIngressCheckFindsPoliciesThatCut(t *testing.T) {
 	one := ingressTown[:strings.Index(ingressTown, "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {namespace: shop, name: half")] + ingressTown[strings.Index(ingressTown, "---\napiVersion: v1\nkind: Service"):]
 	alone := one[:strings.LastIndex(one, "---\napiVersion: v1\nkind: Node")]
 	none := one[:strings.Index(one, "---\napiVersion: v1\nkind: Node")]
+	networked := strings.NewReplacer("metadata: {name: n1}\n", "metadata: {name: n1}\nspec: {podCIDRs: [10.244.1.0/24]}\n", "metadata: {name: n2}\n", "metadata: {name: n2}\nspec: {podCIDRs: [10.244.2.0/24]}\n").Replace(one) +
+		"---\napiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system, labels: {kubernetes.io/metadata.name: kube-system}}\n"
 	for _, tc := range []struct {
 		name, yaml, from, want string
 	}{
-		{"pods only", one, "{namespaceSelector: {}}", "Service shop/web:80\n  NO   NetworkPolicy shop/guard lets no proxy of another node in (pods web-0, from 192.0.2.12): allow an ipBlock"},
+		{"pods only", one, "{namespaceSelector: {}}", "Service shop/web:80\n  NO   NetworkPolicy shop/guard lets no proxy in (pods web-0, from 192.0.2.12): allow an ipBlock"},
+		{"a proxy without its labels", networked, "{podSelector: {}}", "lets no proxy in (pods web-0, from 10.244.1.254, 10.244.2.254): allow pods of the namespace kube-system"},
+		{"a proxy by its labels", networked, "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {app.kubernetes.io/component: ingress}}}", ""},
 		{"the nodes' addresses", one, "{ipBlock: {cidr: 192.0.2.0/24}}", ""},
 		{"another block", one, "{ipBlock: {cidr: 198.51.100.0/24}}", "shop/guard"},
 		{"one node", alone, "{namespaceSelector: {}}", ""},

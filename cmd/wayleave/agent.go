@@ -267,8 +267,15 @@ func (a *agent) elect(ctx context.Context) error {
 // balance gives Services of type LoadBalancer their addresses.
 func (a *agent) balance(ctx context.Context) error {
 	b := &writeback.Balancer{Client: a.client.Interface, Dynamic: a.client.Dynamic, Store: a.store, Default: a.cfg.LoadBalancer.Default, Log: a.log,
-		Report: func(key string, problems []model.Problem) { a.problems.Set("loadbalancer", key, problems) },
-		Say:    func(err error) { a.say("loadbalancer", err) }}
+		Report: func(key string, problems []model.Problem) {
+			if key == "Service "+writeback.DNSNamespace+"/"+writeback.IngressService {
+				for i := range problems { // without a pool the nodes' own addresses are used
+					problems[i].Note = true
+				}
+			}
+			a.problems.Set("loadbalancer", key, problems)
+		},
+		Say: func(err error) { a.say("loadbalancer", err) }}
 	return b.Run(ctx)
 }
 
@@ -450,11 +457,15 @@ func (a *agent) podNetwork(ctx context.Context) error {
 	if a.cfg.NetworkPolicy.Enabled {
 		isolate = a.gate.Isolate
 	}
+	var proxied func([]netip.Addr)
+	if a.cfg.Ingress.Enabled {
+		proxied = a.ingress.sources
+	}
 	n, err := podnetwork.New(podnetwork.Config{
 		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: call.Socket, Tombstones: call.Tombstones, Sysctl: hostSysctl,
 		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing), ProbeEvery: a.cfg.PodNetwork.ProbeEvery,
 		PathMTU: func(node string, bytes int) { a.metrics.path.WithLabelValues(node).Set(float64(bytes)) },
-		Leases:  a.leases, Isolate: isolate,
+		Leases:  a.leases, Isolate: isolate, ProxyAddress: a.cfg.Ingress.Enabled, Proxy: proxied,
 		Kernel: kernel, NFT: a.nft, Track: track, Firewall: a.nft, Report: a.problems.Set, Log: a.log,
 	}, a.health("podnetwork"), a.health("masquerade"))
 	if err != nil {

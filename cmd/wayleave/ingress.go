@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"wayleave.dev/ingress"
@@ -40,6 +41,9 @@ type ingressFeed struct {
 	keeper   *feed.Keeper
 	feed     *feed.Feed
 	secrets  *kubesource.Secrets
+
+	mu   sync.Mutex
+	from []netip.Addr // see sources
 }
 
 func newIngressFeed(a *agent) *ingressFeed {
@@ -53,10 +57,21 @@ func newIngressFeed(a *agent) *ingressFeed {
 
 // run feeds proxies until ctx ends.
 func (f *ingressFeed) run(ctx context.Context) error {
-	c := f.a.cfg.Ingress
-	f.feed.Configure(feed.Settings{Trusted: c.TrustedProxies, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
-		Connect: c.Connect, Send: c.Send, Read: c.Read, ConnectionsPerClient: c.ConnectionsPerClient})
+	f.sources(nil)
 	return all(ctx, f.keeper.Serve, f.serve, f.secrets.Run, f.names, f.plan, f.listen)
+}
+
+// sources tells proxies the addresses that they are to connect to endpoints from; the
+// last that are known when list is nil.
+func (f *ingressFeed) sources(list []netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if list != nil {
+		f.from = list
+	}
+	c := f.a.cfg.Ingress
+	f.feed.Configure(feed.Settings{Trusted: c.TrustedProxies, Sources: f.from, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
+		Connect: c.Connect, Send: c.Send, Read: c.Read, ConnectionsPerClient: c.ConnectionsPerClient})
 }
 
 // rest tells the proxy of this pod that there is nothing to do, so that it is ready where

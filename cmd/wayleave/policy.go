@@ -138,6 +138,7 @@ func (a *agent) enforce(ctx context.Context) error {
 			return err
 		}
 	}
+	a.gate.Ingress(a.cfg.Ingress.Enabled)
 	loop := policyLoop(a.store, a.gate, p)
 	loop.Foreign, loop.Health, loop.Log = foreign, health, a.log
 	return all(ctx, loop.Run, a.policyDNS, func(ctx context.Context) error { return p.mode.Run(ctx, a.swept(p)) })

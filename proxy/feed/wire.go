@@ -42,6 +42,9 @@ func (s Socket) String() string {
 type Settings struct {
 	// Trusted are clients whose X-Forwarded-… fields are believed.
 	Trusted []netip.Prefix `json:"trusted,omitempty"`
+	// Sources are the addresses to connect to endpoints from, at most one of each family;
+	// the node's own where there is none.
+	Sources []netip.Addr `json:"sources,omitempty"`
 	// ProxyProtocol are clients that begin each connection with a PROXY header, version 1
 	// or 2. They must; nobody else may.
 	ProxyProtocol []netip.Prefix `json:"proxyProtocol,omitempty"`

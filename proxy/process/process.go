@@ -62,6 +62,7 @@ type state struct {
 	server    *server.Server
 	certs     *server.Certificates
 	upstreams *upstream.Set
+	source    *source
 	access    *accessLog
 	metrics   *metrics
 	hosts     map[string]*table.Host
@@ -100,6 +101,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer health.Close()
+	go s.upstreams.Run(ctx)
 	client := &feed.Client{Socket: c.Socket, Holds: s.server.Sockets, Take: s.take, Log: c.Log}
 	err = client.Run(ctx)
 	s.end()
@@ -111,7 +113,10 @@ func newState(c Config, reg *prometheus.Registry) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &state{Config: c, certs: certs, upstreams: upstream.NewSet(upstream.Defaults()), access: newAccessLog(c.AccessLog), metrics: newMetrics(reg),
+	source := &source{}
+	endpoints := upstream.Defaults()
+	endpoints.Dial = source.dial
+	s := &state{Config: c, certs: certs, source: source, upstreams: upstream.NewSet(endpoints), access: newAccessLog(c.AccessLog), metrics: newMetrics(reg),
 		hosts: map[string]*table.Host{}, backends: map[string]*time.Timer{}, drain: defaultDrain, ready: make(chan struct{})}
 	s.proxy = &proxy.Proxy{Upstreams: s.upstreams, Timeouts: proxy.Timeouts{Connect: defaultConnect, Send: defaultTimeout, Read: defaultTimeout},
 		Tries: defaultTries, Observe: s.metrics.observer(s.access), Log: c.Log}
@@ -246,6 +251,7 @@ func (s *state) listen(l *feed.Listening, files []*os.File) {
 func (s *state) configure(c *feed.Settings) {
 	s.configured = true
 	s.access.on.Store(c.AccessLog)
+	s.source.set(c.Sources)
 	s.certs.SetDefault(c.DefaultCertificate)
 	s.drain = or(c.Drain, defaultDrain)
 	perClient := or(c.ConnectionsPerClient, defaultPerClient)

@@ -1,0 +1,55 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// source opens connections to endpoints from the addresses by which policies know the
+// proxy. Its methods may be called concurrently.
+type source struct {
+	addrs atomic.Pointer[[]netip.Addr]
+}
+
+// set replaces the addresses, at most one of each family.
+func (s *source) set(addrs []netip.Addr) {
+	addrs = slices.Clone(addrs)
+	s.addrs.Store(&addrs)
+}
+
+// of is the address for a destination; the zero Addr when there is none of its family.
+func (s *source) of(to string) netip.Addr {
+	list := s.addrs.Load()
+	ap, err := netip.ParseAddrPort(to)
+	if list == nil || err != nil {
+		return netip.Addr{}
+	}
+	for _, a := range *list {
+		if a.Is4() == ap.Addr().Unmap().Is4() {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// dial connects. Where the address is not the node's, or all of its ports are in use, it
+// connects as the node does: policies may forbid that, but nothing else is in its way.
+func (s *source) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{KeepAlive: 30 * time.Second}
+	if from := s.of(addr); from.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+		c, err := d.DialContext(ctx, network, addr)
+		if err == nil || !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return c, err
+		}
+		d.LocalAddr = nil
+	}
+	return d.DialContext(ctx, network, addr)
+}
