@@ -16,7 +16,6 @@ import (
 	"wayleave.dev/networkpolicy"
 	policynft "wayleave.dev/networkpolicy/nftables"
 	"wayleave.dev/reconcile"
-	"wayleave.dev/writeback"
 )
 
 // policies is the feature at work, for status and metrics.
@@ -139,6 +138,9 @@ func (a *agent) enforce(ctx context.Context) error {
 		}
 	}
 	a.gate.Ingress(a.cfg.Ingress.Enabled)
+	if a.cfg.DNS.Enabled { // before the first Sync, which must not leave queries undecided
+		a.gate.DNS(a.knownDNS())
+	}
 	loop := policyLoop(a.store, a.gate, p)
 	loop.Foreign, loop.Health, loop.Log = foreign, health, a.log
 	return all(ctx, loop.Run, a.policyDNS, func(ctx context.Context) error { return p.mode.Run(ctx, a.swept(p)) })
@@ -147,18 +149,28 @@ func (a *agent) enforce(ctx context.Context) error {
 // policyLoop drives a mode by the model and the leases.
 func policyLoop(store *model.Store, gate *networkpolicy.Gate, p *policies) *reconcile.Loop[networkpolicy.Key, networkpolicy.Entry] {
 	local, _ := gate.Take()
+	// The set of kube-dns' addresses is no entry: it goes with the next Apply, or with one of
+	// nothing when no entry changes with it.
+	stale := false
 	planner := networkpolicy.NewPlanner(local)
 	p.mode.SetLocal(local)
 	return &reconcile.Loop[networkpolicy.Key, networkpolicy.Entry]{
 		Name: "networkpolicy", Store: store, Kinds: networkpolicy.PlannerKinds, Equal: networkpolicy.Entry.Equal, Plan: planner.Plan, Target: p,
 		Keys: func(s model.Snapshot, c model.Changes) []networkpolicy.Key {
 			if l, changed := gate.Take(); changed {
+				stale = stale || !slices.Equal(l.DNS, local.DNS)
+				local = l
 				planner.SetLocal(l)
 				p.mode.SetLocal(l)
 			}
 			return planner.Keys(s, c)
 		},
-		Wake: gate.Wake(), Settled: gate.Settled,
+		Wake: gate.Wake(), Settled: func(holds func(networkpolicy.Key) bool) {
+			if stale && holds(networkpolicy.Key{}) { // no Sync is waited for
+				stale = p.mode.Apply(context.Background(), nil, nil) != nil // else with the next round
+			}
+			gate.Settled(holds)
+		},
 	}
 }
 
@@ -174,20 +186,24 @@ func (a *agent) policyDNS(ctx context.Context) error {
 		return err
 	}
 	defer w.Close()
-	name := model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName}
-	a.gate.DNS(a.cfg.ClusterDNS)
 	for {
-		snap, changes, err := w.Next(ctx)
+		_, changes, err := w.Next(ctx)
 		if err != nil {
 			return err
 		}
-		if _, ok := changes.Services[name]; !ok {
-			continue
-		}
-		if s, ok := snap.Service(name); ok && len(s.ClusterIPs) > 0 {
-			a.gate.DNS(s.ClusterIPs)
+		if _, ok := changes.Services[dnsService()]; ok {
+			a.gate.DNS(a.knownDNS())
 		}
 	}
+}
+
+// knownDNS are the addresses of the Service kube-dns, or while there is none those that it
+// will have.
+func (a *agent) knownDNS() []netip.Addr {
+	if s, ok := a.store.Snapshot().Service(dnsService()); ok && len(s.ClusterIPs) > 0 {
+		return s.ClusterIPs
+	}
+	return a.cfg.ClusterDNS
 }
 
 // leavePolicies takes what was enforced out, once the feature is switched off.

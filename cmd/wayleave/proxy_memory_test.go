@@ -75,7 +75,7 @@ func TestAFloodFitsTheMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() { _ = f.Serve(ctx, l) }()
-	startProxy(t, testBinary(t, dir), own)
+	startProxy(t, plainBinary(t, dir), own)
 	health := filepath.Join(own, "health.sock")
 	resident := func() (n float64, err error) {
 		text, code, err := ask(t.Context(), health, "/metrics")

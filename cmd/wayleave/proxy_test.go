@@ -210,3 +210,16 @@ func TestProxyProcesses(t *testing.T) {
 		t.Errorf("%d of %d requests are lost, the first: %v", lost.Load(), asked.Load(), fmt.Sprint(first.Load()))
 	}
 }
+
+// plainBinary is the test's program without the race detector, which takes many times the
+// memory: of a process that is measured.
+func plainBinary(t *testing.T, dir string) string {
+	t.Helper()
+	name := filepath.Join(dir, "test")
+	build := exec.Command("go", "test", "-c", "-o", name, "wayleave.dev/cmd/wayleave")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v: %s", err, out)
+	}
+	return name
+}
