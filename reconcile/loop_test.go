@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,10 +71,12 @@ type world struct {
 	health *Health
 	report map[string][]model.Problem
 	poke   chan struct{}
-	// extra is planned when the loop is woken, holds what Settled found of it.
-	wake    chan struct{}
+	wake   chan struct{}
+	// extra is planned when the loop is woken, settled what Settled found last of the
+	// seventh Service.
+	mu      sync.Mutex
 	extra   []model.Name
-	settled []bool
+	settled bool
 }
 
 // run starts a loop whose plan of a service is its number of ports; a service
@@ -95,10 +98,16 @@ func run(t *testing.T, fn func(w *world)) {
 				for k := range c.Services {
 					keys = append(keys, k)
 				}
+				w.mu.Lock()
+				defer w.mu.Unlock()
 				keys, w.extra = append(keys, w.extra...), nil
 				return keys
 			},
-			Settled: func(holds func(model.Name) bool) { w.settled = append(w.settled, holds(name(7))) },
+			Settled: func(holds func(model.Name) bool) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.settled = holds(name(7))
+			},
 			Plan: func(s model.Snapshot, k model.Name) (int, bool, []model.Problem) {
 				svc, ok := s.Service(k)
 				if !ok {
@@ -253,23 +262,35 @@ func TestABurstIsTwoCommits(t *testing.T) {
 
 func TestAWokenLoopPlansAndSaysWhatHolds(t *testing.T) {
 	run(t, func(w *world) {
+		holds := func() bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.settled
+		}
 		w.store.MarkSynced(model.ServiceKind)
 		synctest.Wait()
+		if !holds() {
+			t.Error("a key that nobody wants does not hold")
+		}
 		w.target.failKey[name(7)] = 1
 		w.put(7, 1)
 		synctest.Wait()
-		if n := len(w.settled); n < 2 || !w.settled[0] || w.settled[n-1] {
-			t.Fatalf("settled %v, want yes at first and no once the key failed", w.settled)
+		if holds() {
+			t.Error("a key that failed holds")
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if !w.settled[len(w.settled)-1] {
+		if !holds() {
 			t.Error("the retried key does not hold")
 		}
 		before := len(w.target.calls)
+		w.mu.Lock()
 		w.extra = []model.Name{name(7)}
+		w.mu.Unlock()
 		w.wake <- struct{}{}
 		synctest.Wait()
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		if len(w.extra) != 0 || len(w.target.calls) != before {
 			t.Errorf("woken: %v left, calls %v: equal plans are not applied again", w.extra, w.target.calls[before:])
 		}
