@@ -381,7 +381,7 @@ func TestMemoryOfSilentTunnels(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	each := (int64(after.HeapAlloc+after.StackInuse) - int64(before.HeapAlloc+before.StackInuse)) / silent
 	t.Logf("%d bytes for each tunnel, with its endpoint's side in this process", each)
-	if each > 40<<10 {
+	if each > tunnelBytes {
 		t.Errorf("%d bytes for each tunnel", each)
 	}
 }
