@@ -30,6 +30,8 @@ spec:
         image: wayleave.dev/lossmeter:dev
         command: [/lossmeter, serve, ":7"]
         imagePullPolicy: IfNotPresent
+        # What measures must not wait for the CPU while agents start.
+        resources: {requests: {cpu: 300m}}
         securityContext: {capabilities: {add: [NET_ADMIN]}}
 ---
 apiVersion: v1
@@ -55,6 +57,8 @@ spec:
         image: wayleave.dev/lossmeter:dev
         command: [/lossmeter, serve, ":7"]
         imagePullPolicy: IfNotPresent
+        # What measures must not wait for the CPU while agents start.
+        resources: {requests: {cpu: 300m}}
         securityContext: {capabilities: {add: [NET_ADMIN]}}
 `
 
