@@ -68,42 +68,19 @@ func Run(ctx context.Context, c Config) error {
 	if c.Hung != nil {
 		go p.server.watch(ctx, c.Hung)
 	}
-	for wait := 50 * time.Millisecond; ctx.Err() == nil; {
-		start := time.Now()
-		err := p.follow(ctx, func() {
+	return frame.Follow(ctx, c.Socket, func(ctx context.Context, conn *net.UnixConn) error {
+		return p.follow(conn, func() {
 			select {
 			case <-ready:
 			default:
 				close(ready)
 			}
 		})
-		if ctx.Err() != nil {
-			break
-		}
-		c.Log.Warn("no agent; answering from the last snapshot", "err", err)
-		if time.Since(start) > time.Second {
-			wait = 50 * time.Millisecond
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, time.Second)
-	}
-	return ctx.Err()
+	}, func(err error) { c.Log.Warn("no agent; answering from the last snapshot", "err", err) })
 }
 
 // follow takes updates from one connection.
-func (p *process) follow(ctx context.Context, ready func()) error {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", p.Socket)
-	if err != nil {
-		return err
-	}
-	c := conn.(*net.UnixConn)
-	defer c.Close()
-	stop := context.AfterFunc(ctx, func() { c.Close() })
-	defer stop()
+func (p *process) follow(c *net.UnixConn, ready func()) error {
 	if err := frame.Send(c, hello{protocolVersion, p.server.Sockets(), p.known}, nil); err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"os"
-	"time"
 
 	"wayleave.dev/internal/frame"
 )
@@ -27,36 +26,11 @@ type Client struct {
 
 // Run follows the agent until ctx ends, and connects again whenever it went away.
 func (c *Client) Run(ctx context.Context) error {
-	for wait := 50 * time.Millisecond; ctx.Err() == nil; {
-		start := time.Now()
-		err := c.follow(ctx)
-		if ctx.Err() != nil {
-			break
-		}
-		c.Log.Warn("no agent; going on with what is known", "err", err)
-		if time.Since(start) > time.Second {
-			wait = 50 * time.Millisecond
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, time.Second)
-	}
-	return ctx.Err()
+	return frame.Follow(ctx, c.Socket, c.follow, func(err error) { c.Log.Warn("no agent; going on with what is known", "err", err) })
 }
 
 // follow takes updates from one connection.
-func (c *Client) follow(ctx context.Context) error {
-	var d net.Dialer
-	raw, err := d.DialContext(ctx, "unix", c.Socket)
-	if err != nil {
-		return err
-	}
-	conn := raw.(*net.UnixConn)
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
+func (c *Client) follow(_ context.Context, conn *net.UnixConn) error {
 	if err := c.greet(conn); err != nil {
 		return err
 	}

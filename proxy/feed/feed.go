@@ -2,9 +2,7 @@ package feed
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -252,36 +250,16 @@ func (f *Feed) complete(h *table.Host) bool {
 
 // Serve accepts proxies until ctx ends.
 func (f *Feed) Serve(ctx context.Context, l *net.UnixListener) error {
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for {
-		c, err := l.AcceptUnix()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			return fmt.Errorf("proxy feed: %w", err)
-		}
-		wg.Go(func() {
-			defer c.Close()
-			stop := context.AfterFunc(ctx, func() { c.Close() })
-			defer stop()
-			if err := f.session(ctx, c); err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) {
-				f.Log.Warn("proxy lost", "err", err)
-			}
-		})
+	err := frame.Serve(ctx, l, f.session, func(err error) { f.Log.Warn("proxy lost", "err", err) })
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("proxy feed: %w", err)
 	}
+	return err
 }
 
 func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
-	uid, err := frame.PeerUID(c)
-	if err != nil {
+	if err := frame.Only(c, f.AllowUID); err != nil {
 		return err
-	}
-	if uid != 0 && uid != f.AllowUID && uid != uint32(os.Getuid()) {
-		return fmt.Errorf("user %d may not connect", uid)
 	}
 	var h hello
 	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {

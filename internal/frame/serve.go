@@ -1,0 +1,90 @@
+package frame
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Serve calls fn for every connection to a listener until ctx ends, and then closes the
+// listener and all connections. It returns when all calls have. lost, which may be nil, gets
+// why one ended, unless its peer went away or ctx ended.
+func Serve(ctx context.Context, l *net.UnixListener, fn func(context.Context, *net.UnixConn) error, lost func(error)) error {
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		c, err := l.AcceptUnix()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		wg.Go(func() {
+			defer c.Close()
+			stop := context.AfterFunc(ctx, func() { c.Close() })
+			defer stop()
+			if err := fn(ctx, c); err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) && lost != nil {
+				lost(err)
+			}
+		})
+	}
+}
+
+// Only refuses a peer that is none of these users, nor root, nor this process's own.
+func Only(c *net.UnixConn, uids ...uint32) error {
+	uid, err := PeerUID(c)
+	if err != nil {
+		return err
+	}
+	if uid != 0 && uid != uint32(os.Getuid()) && !slices.Contains(uids, uid) {
+		return fmt.Errorf("user %d may not connect", uid)
+	}
+	return nil
+}
+
+// Follow connects to a socket and calls fn with the connection, again whenever that ends,
+// until ctx ends, whose error it returns. It waits 50 ms before it tries again, twice as
+// long each time up to a second, and begins anew when fn had worked for longer. lost gets
+// why it has no connection.
+func Follow(ctx context.Context, socket string, fn func(context.Context, *net.UnixConn) error, lost func(error)) error {
+	const first, most = 50 * time.Millisecond, time.Second
+	for wait := first; ctx.Err() == nil; {
+		start := time.Now()
+		err := follow(ctx, socket, fn)
+		if ctx.Err() != nil {
+			break
+		}
+		lost(err)
+		if time.Since(start) > most {
+			wait = first
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, most)
+	}
+	return ctx.Err()
+}
+
+func follow(ctx context.Context, socket string, fn func(context.Context, *net.UnixConn) error) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return err
+	}
+	c := conn.(*net.UnixConn)
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	return fn(ctx, c)
+}
