@@ -154,6 +154,7 @@ func (x *index) changeLocal(now Local) {
 	}
 	for _, a := range slices.Concat(old.DNS, now.DNS) {
 		todo[a] = struct{}{}
+		x.dirty[Key{Kind: DNSEntry, Addr: a}] = struct{}{}
 	}
 	if old.Ingress != now.Ingress {
 		for a := range x.proxies {

@@ -40,6 +40,9 @@ const (
 	// ProxyEntry says that an address of this node is its ingress proxy's: what comes from
 	// there does not pass as the node's, but as a pod's.
 	ProxyEntry
+	// DNSEntry says that an address is one of kube-dns': what is sent to it is decided
+	// before it is translated.
+	DNSEntry
 )
 
 // Key names an entry. It is comparable.
@@ -48,7 +51,7 @@ type Key struct {
 	// Direction is that in which the local pods are isolated.
 	Direction Direction
 	// Addr is the local pod's of a PodEntry, the peer's of a PeerEntry, and that of a
-	// ProxyEntry.
+	// ProxyEntry or a DNSEntry.
 	Addr netip.Addr
 	// Profile is whose peer or blocks these are; empty for a PodEntry.
 	Profile string

@@ -79,6 +79,8 @@ func (p *Planner) entry(k Key) (Entry, bool) {
 	switch k.Kind {
 	case ProxyEntry:
 		return Entry{}, p.local.Ingress && slices.Contains(p.nodes[p.local.Node], k.Addr)
+	case DNSEntry:
+		return Entry{}, slices.Contains(p.local.DNS, k.Addr)
 	case PodEntry:
 		id := p.isolated[k.Addr][k.Direction]
 		e := Entry{Profile: id}

@@ -149,28 +149,16 @@ func (a *agent) enforce(ctx context.Context) error {
 // policyLoop drives a mode by the model and the leases.
 func policyLoop(store *model.Store, gate *networkpolicy.Gate, p *policies) *reconcile.Loop[networkpolicy.Key, networkpolicy.Entry] {
 	local, _ := gate.Take()
-	// The set of kube-dns' addresses is no entry: it goes with the next Apply, or with one of
-	// nothing when no entry changes with it.
-	stale := false
 	planner := networkpolicy.NewPlanner(local)
-	p.mode.SetLocal(local)
 	return &reconcile.Loop[networkpolicy.Key, networkpolicy.Entry]{
 		Name: "networkpolicy", Store: store, Kinds: networkpolicy.PlannerKinds, Equal: networkpolicy.Entry.Equal, Plan: planner.Plan, Target: p,
 		Keys: func(s model.Snapshot, c model.Changes) []networkpolicy.Key {
 			if l, changed := gate.Take(); changed {
-				stale = stale || !slices.Equal(l.DNS, local.DNS)
-				local = l
 				planner.SetLocal(l)
-				p.mode.SetLocal(l)
 			}
 			return planner.Keys(s, c)
 		},
-		Wake: gate.Wake(), Settled: func(holds func(networkpolicy.Key) bool) {
-			if stale && holds(networkpolicy.Key{}) { // no Sync is waited for
-				stale = p.mode.Apply(context.Background(), nil, nil) != nil // else with the next round
-			}
-			gate.Settled(holds)
-		},
+		Wake: gate.Wake(), Settled: gate.Settled,
 	}
 }
 

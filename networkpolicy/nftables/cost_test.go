@@ -32,7 +32,6 @@ type walked struct {
 // newWalker renders the program of a world.
 func newWalker(w *large, f nft.Family) *walker {
 	m := New(nil, nil)
-	m.SetLocal(largeLocal())
 	d := m.whole(w.entries, kernel{})
 	out := &walker{family: f, chains: map[string]nft.Chain{}, elements: d.batches[f].Add}
 	for _, c := range slices.Concat(table(f).Chains, d.batches[f].Chains) {

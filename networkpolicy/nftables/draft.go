@@ -2,7 +2,6 @@ package nftables
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 
 	"wayleave.dev/kernel/nft"
@@ -14,11 +13,10 @@ type books struct {
 	entries map[networkpolicy.Key]networkpolicy.Entry
 	// refs counts what needs an object.
 	refs map[object]int
-	dns  map[place]value
 }
 
 func newBooks() books {
-	return books{map[networkpolicy.Key]networkpolicy.Entry{}, map[object]int{}, map[place]value{}}
+	return books{map[networkpolicy.Key]networkpolicy.Entry{}, map[object]int{}}
 }
 
 // draft is one transaction that is not committed yet, and what the books will say once it
@@ -30,7 +28,6 @@ type draft struct {
 	ports   map[object]networkpolicy.Ports
 	before  map[place]value
 	after   map[place]value
-	dns     map[place]value // nil leaves it as it is
 	batches map[nft.Family]*nft.Batch
 }
 
@@ -56,13 +53,6 @@ func (d *draft) turn(k networkpolicy.Key, to *networkpolicy.Entry) {
 			}
 		})
 	}
-}
-
-// setDNS has the addresses of the cluster's DNS be these.
-func (d *draft) setDNS(want map[place]value) {
-	maps.Copy(d.before, d.base.dns)
-	maps.Copy(d.after, want)
-	d.dns = want
 }
 
 // shrinks says whether something that was allowed may be no more.
@@ -173,8 +163,5 @@ func (b *books) accept(d *draft) {
 		if b.refs[o] += by; b.refs[o] == 0 {
 			delete(b.refs, o)
 		}
-	}
-	if d.dns != nil {
-		b.dns = d.dns
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,7 +27,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 // golden is YAML of a file of testdata, and what becomes of it at node1: entries. All pods
 // in it are at node1, and 10.96.0.10 and fd00:96::a are kube-dns.
-func golden(t *testing.T, file string) (yaml []byte, entries map[entryKey]entry, l networkpolicy.Local) {
+func golden(t *testing.T, file string) (yaml []byte, entries map[entryKey]entry) {
 	t.Helper()
 	ar, err := txtar.ParseFile(file)
 	if err != nil {
@@ -46,8 +47,7 @@ func golden(t *testing.T, file string) (yaml []byte, entries map[entryKey]entry,
 	if err != nil || len(problems) > 0 {
 		t.Fatal(err, problems)
 	}
-	l = networkpolicy.Local{Node: "node1", Ingress: true}
-	l.DNS = append(l.DNS, dnsVIP(false), dnsVIP(true))
+	l := networkpolicy.Local{Node: "node1", Ingress: true, DNS: []netip.Addr{dnsVIP(false), dnsVIP(true)}}
 	snap, changes, _ := watch.Poll()
 	planner := networkpolicy.NewPlanner(l)
 	entries = map[entryKey]entry{}
@@ -56,7 +56,7 @@ func golden(t *testing.T, file string) (yaml []byte, entries map[entryKey]entry,
 			entries[k] = e
 		}
 	}
-	return ar.Files[0].Data, entries, l
+	return ar.Files[0].Data, entries
 }
 
 // words prints entries for people.
@@ -87,8 +87,8 @@ func TestGolden(t *testing.T) {
 	}
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
-			yaml, entries, l := golden(t, file)
-			text := Text(entries, l)
+			yaml, entries := golden(t, file)
+			text := Text(entries)
 			got := txtar.Format(&txtar.Archive{Files: []txtar.File{{Name: "in.yaml", Data: yaml}, {Name: "entries", Data: []byte(words(entries))}, {Name: "nft", Data: []byte(text)}}})
 			if *update {
 				if err := os.WriteFile(file, got, 0o644); err != nil {
@@ -102,14 +102,14 @@ func TestGolden(t *testing.T) {
 			if !bytes.Equal(got, want) {
 				t.Errorf("%s is no longer so (-update writes it):\n%s", file, got)
 			}
-			sameByNetlink(t, entries, l, text)
+			sameByNetlink(t, entries, text)
 		})
 	}
 }
 
 // sameByNetlink says that what we send is what nft makes of the text, and that it lists
 // all of it.
-func sameByNetlink(t *testing.T, entries map[entryKey]entry, l networkpolicy.Local, text string) {
+func sameByNetlink(t *testing.T, entries map[entryKey]entry, text string) {
 	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil || os.Geteuid() != 0 {
 		t.Log("nft was not asked: it is not installed, or this is not root")
@@ -126,7 +126,6 @@ func sameByNetlink(t *testing.T, entries map[entryKey]entry, l networkpolicy.Loc
 		t.Fatal(err)
 	}
 	m := New(conn, conntrack.NewTracker(a.FD()))
-	m.SetLocal(l)
 	if err := m.Sync(t.Context(), entries); err != nil {
 		t.Fatal(err)
 	}

@@ -29,7 +29,6 @@ type lab struct {
 	conn    *nft.Kernel
 	mode    *Mode
 	entries map[entryKey]entry
-	local   networkpolicy.Local
 }
 
 type pod struct {
@@ -134,7 +133,6 @@ func echo(ns *testnet.NS, at string) {
 // restart has a new mode, as a new process would be.
 func (l *lab) restart() {
 	l.mode = New(l.conn, conntrack.NewTracker(l.node.FD()))
-	l.mode.SetLocal(l.local)
 }
 
 func (l *lab) sync() {
@@ -180,6 +178,13 @@ type rules map[entryKey]entry
 func (r rules) isolate(p *pod, d networkpolicy.Direction, profile string) rules {
 	for _, a := range p.addrs {
 		r[entryKey{Kind: networkpolicy.PodEntry, Direction: d, Addr: a}] = entry{Profile: profile}
+	}
+	return r
+}
+
+func (r rules) dns(addrs ...netip.Addr) rules {
+	for _, a := range addrs {
+		r[entryKey{Kind: networkpolicy.DNSEntry, Addr: a}] = entry{}
 	}
 	return r
 }

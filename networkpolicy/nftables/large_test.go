@@ -116,7 +116,6 @@ func newLarge(t testing.TB, policies int, mode *Mode) *large {
 			tx.PutNetworkPolicy(largePolicy(i))
 		}
 	})
-	mode.SetLocal(largeLocal())
 	return w
 }
 

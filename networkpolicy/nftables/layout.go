@@ -308,6 +308,8 @@ func render(k networkpolicy.Key, e networkpolicy.Entry, emit func(place, value),
 		need(object{f, profileObject, d, e.Profile}, none)
 	case networkpolicy.ProxyEntry:
 		emit(place{family(k.Addr), setProxies, nft.Pack(k.Addr)}, value{})
+	case networkpolicy.DNSEntry:
+		emit(place{family(k.Addr), setDNS, nft.Pack(k.Addr)}, value{})
 	case networkpolicy.PeerEntry:
 		allow(family(k.Addr), peers(d, k.Profile), nft.Element{Key: nft.Pack(k.Addr)}, e.Ports)
 	case networkpolicy.BlocksEntry:

@@ -32,7 +32,6 @@ type Mode struct {
 	shrunk chan struct{}
 
 	mu     sync.Mutex
-	dns    map[place]value
 	synced bool
 	books
 	// cut is how many flows were found forbidden by the last Sweep.
@@ -45,18 +44,7 @@ var _ reconcile.Target[entryKey, entry] = (*Mode)(nil)
 
 // New makes the mode; the kernel is not touched before Sync.
 func New(conn nft.Conn, track conntrack.Marker) *Mode {
-	return &Mode{conn: conn, track: track, shrunk: make(chan struct{}, 1), dns: map[place]value{}, books: newBooks(), unsure: map[entryKey]struct{}{}}
-}
-
-// SetLocal says what the addresses of the cluster's DNS are. They take effect with the
-// next Sync or Apply, which may be of nothing.
-func (m *Mode) SetLocal(l networkpolicy.Local) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.dns = map[place]value{}
-	for _, a := range l.DNS {
-		m.dns[place{family(a), setDNS, nft.Pack(a)}] = value{}
-	}
+	return &Mode{conn: conn, track: track, shrunk: make(chan struct{}, 1), books: newBooks(), unsure: map[entryKey]struct{}{}}
 }
 
 // Apply implements reconcile.Target, in one transaction. One that the kernel refuses is
@@ -75,17 +63,14 @@ func (m *Mode) Apply(ctx context.Context, set map[entryKey]entry, del []entryKey
 		return m.sync(ctx, m.with(todo))
 	}
 	failed := failures{}
-	err := m.applyDNS(ctx)
-	if err == nil {
-		err = m.halve(ctx, slices.SortedFunc(maps.Keys(todo), compareKeys), failed, func(keys []entryKey) *draft {
-			d := newDraft(m.books)
-			for _, k := range keys {
-				d.turn(k, todo[k])
-			}
-			d.build()
-			return d
-		})
-	}
+	err := m.halve(ctx, slices.SortedFunc(maps.Keys(todo), compareKeys), failed, func(keys []entryKey) *draft {
+		d := newDraft(m.books)
+		for _, k := range keys {
+			d.turn(k, todo[k])
+		}
+		d.build()
+		return d
+	})
 	return m.finish(err, failed)
 }
 
@@ -110,16 +95,6 @@ func (m *Mode) unknown(todo map[entryKey]*entry) bool {
 		}
 	}
 	return !m.synced
-}
-
-func (m *Mode) applyDNS(ctx context.Context) error {
-	if maps.Equal(m.dns, m.books.dns) {
-		return nil
-	}
-	d := newDraft(m.books)
-	d.setDNS(m.dns)
-	d.build()
-	return m.commit(ctx, d)
 }
 
 func compareKeys(a, b entryKey) int {

@@ -40,13 +40,11 @@ func dump(f *nft.Fake) string {
 }
 
 func fakeMode(f *nft.Fake) *Mode {
-	m := New(f, &conntrack.FakeMarker{})
-	m.SetLocal(networkpolicy.Local{DNS: []netip.Addr{dnsVIP(false)}})
-	return m
+	return New(f, &conntrack.FakeMarker{})
 }
 
 func drawn(d dice) map[entryKey]entry {
-	r := rules{}
+	r := rules{}.dns(dnsVIP(false))
 	some := func() networkpolicy.Ports {
 		return oneOf(d, all(), ports(tcp(80, 80)), ports(tcp(80, 90)), ports(tcp(80, 80), udp(53, 53)), networkpolicy.Ports{})
 	}
@@ -189,8 +187,7 @@ func TestSweepDecidesByEntries(t *testing.T) {
 	flow(0, model.UDP, "10.0.0.3:5", "10.96.0.10:53", "10.9.9.9:5353") // 8 to DNS, translated
 	flow(0, model.UDP, "10.0.0.3:6", "10.9.9.9:5353", "10.9.9.9:5353") // 9 past its address
 	m := New(nft.NewFake(), track)
-	m.SetLocal(networkpolicy.Local{DNS: []netip.Addr{dnsVIP(false)}})
-	r := rules{}.peer(in, "p", ports(tcp(80, 80)), addr("10.0.0.2")).peer(out, "e", ports(udp(53, 53)), dnsVIP(false))
+	r := rules{}.dns(dnsVIP(false)).peer(in, "p", ports(tcp(80, 80)), addr("10.0.0.2")).peer(out, "e", ports(udp(53, 53)), dnsVIP(false))
 	r[entryKey{Kind: networkpolicy.PodEntry, Direction: in, Addr: addr("10.0.0.1")}] = entry{Profile: "p"}
 	r[entryKey{Kind: networkpolicy.PodEntry, Direction: out, Addr: addr("10.0.0.3")}] = entry{Profile: "e"}
 	if err := m.Sync(t.Context(), r); err != nil {

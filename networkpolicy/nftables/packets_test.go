@@ -386,11 +386,10 @@ func TestTheDNSAddressIsAPeer(t *testing.T) {
 	l := newLab(t)
 	a, b, c := l.pods["a"], l.pods["b"], l.pods["c"]
 	l.dns()
-	l.local.DNS = []netip.Addr{dnsVIP(false), dnsVIP(true)}
-	l.mode.SetLocal(l.local)
+	vips := []netip.Addr{dnsVIP(false), dnsVIP(true)}
 	// a may ask DNS, b may everything but DNS, c is open.
-	l.entries = rules{}.isolate(a, out, "dns").isolate(b, out, "rest").
-		peer(out, "dns", ports(udp(80, 80), tcp(80, 80)), l.local.DNS...).
+	l.entries = rules{}.dns(vips...).isolate(a, out, "dns").isolate(b, out, "rest").
+		peer(out, "dns", ports(udp(80, 80), tcp(80, 80)), vips...).
 		blocks(out, "rest", between("0.0.0.0", "10.96.0.9", all()), between("10.96.0.11", "255.255.255.255", all()), between("::", "fd00:96::9", all()), between("fd00:96::b", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", all()))
 	l.sync()
 	probe := func(where string) {
@@ -472,9 +471,7 @@ func TestARestartChangesNothingAndAFlushIsRepaired(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	a, b, c := l.pods["a"], l.pods["b"], l.pods["c"]
-	l.local.DNS = []netip.Addr{dnsVIP(false), dnsVIP(true)}
-	l.restart()
-	l.entries = rules{}.isolate(a, in, "p").isolate(b, out, "e").peer(in, "p", ports(tcp(80, 80), tcp(90, 99)), b.addrs[:]...).
+	l.entries = rules{}.dns(dnsVIP(false), dnsVIP(true)).isolate(a, in, "p").isolate(b, out, "e").peer(in, "p", ports(tcp(80, 80), tcp(90, 99)), b.addrs[:]...).
 		peer(out, "e", all(), a.addrs[:]...).
 		blocks(in, "p", between("10.0.0.0", "10.0.0.7", all()), between("10.0.0.8", "10.0.0.8", ports(tcp(1, 1))), between("255.255.255.0", "255.255.255.255", all()), between("fd00:30::99", "fd00:30::99", ports(tcp(80, 80))))
 	l.sync()

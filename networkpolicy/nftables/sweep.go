@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"wayleave.dev/kernel/conntrack"
-	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/networkpolicy"
 )
@@ -97,7 +96,7 @@ func (m *Mode) forbids(flow conntrack.Tracked, own map[netip.Addr]bool) bool {
 		return false
 	}
 	called := flow.Original.Dst
-	if _, dns := m.books.dns[place{family(called.Addr()), setDNS, nft.Pack(called.Addr())}]; dns {
+	if _, dns := m.entries[entryKey{Kind: networkpolicy.DNSEntry, Addr: called.Addr()}]; dns {
 		if !networkpolicy.Decide(m.entries, networkpolicy.Egress, src, called.Addr(), proto, called.Port()) {
 			return true
 		}

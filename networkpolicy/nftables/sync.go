@@ -87,7 +87,6 @@ func (m *Mode) whole(plans map[entryKey]entry, have kernel) *draft {
 	for k, e := range plans {
 		d.turn(k, &e)
 	}
-	d.setDNS(m.dns)
 	arrive, _ := d.objects()
 	for _, o := range arrive {
 		d.arrive(o)
@@ -155,7 +154,6 @@ func (m *Mode) isolate(ctx context.Context, plans map[entryKey]entry, have kerne
 			m.unsure[k] = struct{}{}
 		}
 	}
-	rest.setDNS(m.dns)
 	arrive, _ := rest.objects()
 	for _, o := range arrive {
 		rest.arrive(o)
@@ -190,9 +188,8 @@ func (m *Mode) isolate(ctx context.Context, plans map[entryKey]entry, have kerne
 }
 
 // Text renders entries as nft text, for people.
-func Text(entries map[entryKey]entry, l networkpolicy.Local) string {
+func Text(entries map[entryKey]entry) string {
 	m := New(nil, nil)
-	m.SetLocal(l)
 	d := m.whole(entries, kernel{})
 	out := ""
 	for _, f := range nft.Families() {
