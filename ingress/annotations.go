@@ -258,16 +258,21 @@ func authSecret(p *parser, v string) error {
 	return nil
 }
 
+// templateURL is the URL that a template makes, with something in place of its variables.
+func templateURL(v string) (*url.URL, error) {
+	plain := filled(v)
+	if rest, ok := strings.CutPrefix(plain, "x://"); ok {
+		plain = "http://" + rest // the scheme was a variable
+	}
+	return url.Parse(plain)
+}
+
 func authURL(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		if err := template(v); err != nil {
 			return err
 		}
-		plain := filled(v)
-		if rest, ok := strings.CutPrefix(plain, "x://"); ok {
-			plain = "http://" + rest // the scheme was a variable
-		}
-		u, err := url.Parse(plain)
+		u, err := templateURL(v)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.ContainsAny(v, " \t\r\n\"<>") {
 			return fmt.Errorf("%q is not a URL of http or https", v)
 		}

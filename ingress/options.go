@@ -414,11 +414,7 @@ func location(to func(p *parser, v string)) func(*parser, string) error {
 		if err := template(v); err != nil {
 			return err
 		}
-		plain := filled(v)
-		if rest, ok := strings.CutPrefix(plain, "x://"); ok {
-			plain = "http://" + rest // the scheme was a variable
-		}
-		u, err := url.Parse(plain)
+		u, err := templateURL(v)
 		switch {
 		case err != nil || v == "" || strings.ContainsAny(v, " \t\r\n\"<>"):
 			return fmt.Errorf("%q is not a URL", v)

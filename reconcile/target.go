@@ -39,3 +39,35 @@ func (e KeyErrors[K]) Error() string {
 
 // Unwrap gives errors.Is and errors.As the single errors.
 func (e KeyErrors[K]) Unwrap() []error { return slices.Collect(maps.Values(e)) }
+
+// manyBad is how many keys may fail before it is taken for a fault of the kernel or the
+// node, and not of the keys.
+const manyBad = 32
+
+// Halve tries the keys at once, and when that fails in two halves, and so on, so that one
+// bad key stops no other. Keys that fail alone are put into failed. An error for which
+// fatal says yes, since no other choice of keys would avoid it, is returned at once, and so
+// is one of many keys that failed: the state is not known then. noun is what messages call
+// the keys.
+func Halve[K comparable](noun string, keys []K, failed KeyErrors[K], try func([]K) error, fatal func(error) bool) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	err := try(keys)
+	switch {
+	case err == nil:
+		return nil
+	case fatal(err):
+		return err
+	case len(keys) > 1:
+		half := len(keys) / 2
+		if err := Halve(noun, keys[:half], failed, try, fatal); err != nil {
+			return err
+		}
+		return Halve(noun, keys[half:], failed, try, fatal)
+	}
+	if failed[keys[0]] = err; len(failed) >= manyBad {
+		return fmt.Errorf("%d %s could not be programmed: %w", len(failed), noun, err)
+	}
+	return nil
+}

@@ -101,46 +101,11 @@ func compareKeys(a, b entryKey) int {
 	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Profile, b.Profile), a.Addr.Compare(b.Addr))
 }
 
-// manyBad is how many keys may fail before it is taken for a fault of the kernel or the
-// node, and not of the keys.
-const manyBad = 32
-
-// halve commits the keys in one transaction, and when the kernel refuses it in two, and so
-// on. Keys that fail alone are put into failed; any other error is returned and means that
-// the state of the kernel is not known.
+// halve commits drafts of the keys, see reconcile.Halve.
 func (m *Mode) halve(ctx context.Context, keys []entryKey, failed failures, draft func([]entryKey) *draft) error {
-	if len(keys) == 0 {
-		return nil
-	}
-	err := m.commit(ctx, draft(keys))
-	switch {
-	case err == nil:
-		return nil
-	case fatal(ctx, err):
-		return err
-	case len(keys) > 1:
-		half := len(keys) / 2
-		if err := m.halve(ctx, keys[:half], failed, draft); err != nil {
-			return err
-		}
-		return m.halve(ctx, keys[half:], failed, draft)
-	}
-	if failed[keys[0]] = err; len(failed) >= manyBad {
-		return fmt.Errorf("%d entries could not be programmed: %w", len(failed), err)
-	}
-	return nil
-}
-
-// fatal tells errors that no other choice of keys would avoid: the kernel has not what the
-// books say, or could not be asked.
-func fatal(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || otherThanRead(err) ||
-		errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ETIMEDOUT)
-}
-
-// otherThanRead says that the kernel had something else than it was read to have.
-func otherThanRead(err error) bool {
-	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY)
+	return reconcile.Halve("entries", keys, failed,
+		func(part []entryKey) error { return m.commit(ctx, draft(part)) },
+		func(err error) bool { return nft.Fatal(ctx, err) })
 }
 
 // commit sends a draft and enters it into the books.

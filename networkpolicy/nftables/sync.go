@@ -24,7 +24,7 @@ func (m *Mode) sync(ctx context.Context, plans map[entryKey]entry) error {
 	if err == nil {
 		err = m.settle(ctx, plans, have, failed)
 	}
-	if otherThanRead(err) {
+	if nft.OtherThanRead(err) {
 		// Something that Read does not look at is in the way. A table made anew is one
 		// transaction as well.
 		have.anew()
@@ -75,7 +75,7 @@ func (m *Mode) settle(ctx context.Context, plans map[entryKey]entry, have kernel
 	m.books, m.unsure = newBooks(), map[entryKey]struct{}{}
 	d := m.whole(plans, have)
 	err := m.commit(ctx, d)
-	if err == nil || fatal(ctx, err) {
+	if err == nil || nft.Fatal(ctx, err) {
 		return err
 	}
 	return m.isolate(ctx, plans, have, failed)

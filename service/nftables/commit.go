@@ -3,13 +3,10 @@ package nftables
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
-
-	"golang.org/x/sys/unix"
 
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/nft"
@@ -18,44 +15,16 @@ import (
 	"wayleave.dev/service"
 )
 
-// manyBad is how many keys may fail before it is taken for a fault of the kernel
-// or the node, and not of the keys.
-const manyBad = 32
-
-// halve commits the keys in one transaction, and when the kernel refuses it in two,
-// and so on. Keys that fail alone are put into failed; any other error is returned
-// and means that the state of the kernel is not known.
+// halve commits drafts of the keys, see reconcile.Halve.
 func (m *Mode) halve(ctx context.Context, keys []model.Name, failed reconcile.KeyErrors[model.Name], draft func([]model.Name) *draft) error {
-	if len(keys) == 0 {
-		return nil
-	}
-	d := draft(keys)
-	err := m.commit(ctx, d)
-	if err == nil {
+	return reconcile.Halve("services", keys, failed, func(part []model.Name) error {
+		d := draft(part)
+		if err := m.commit(ctx, d); err != nil {
+			return err
+		}
 		maps.Copy(failed, d.Failed())
 		return nil
-	}
-	if fatal(ctx, err) {
-		return err
-	}
-	if len(keys) == 1 {
-		if failed[keys[0]] = err; len(failed) >= manyBad {
-			return fmt.Errorf("%d services could not be programmed: %w", len(failed), err)
-		}
-		return nil
-	}
-	half := len(keys) / 2
-	if err := m.halve(ctx, keys[:half], failed, draft); err != nil {
-		return err
-	}
-	return m.halve(ctx, keys[half:], failed, draft)
-}
-
-// fatal tells errors that no other choice of keys would avoid: the kernel has not
-// what the books say, or could not be asked.
-func fatal(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || otherThanRead(err) ||
-		errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ETIMEDOUT)
+	}, func(err error) bool { return nft.Fatal(ctx, err) })
 }
 
 // commit sends a draft and enters it into the books.

@@ -3,13 +3,10 @@ package nftables
 import (
 	"cmp"
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
@@ -33,7 +30,7 @@ func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 	if err == nil {
 		err = m.settle(ctx, plans, have, failed)
 	}
-	if otherThanRead(err) {
+	if nft.OtherThanRead(err) {
 		// Something that Read does not look at is in the way. A table made anew is
 		// one transaction as well.
 		have.anew()
@@ -42,11 +39,6 @@ func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 	}
 	m.synced = err == nil
 	return m.finish(ctx, err, failed)
-}
-
-// otherThanRead says that the kernel had something else than it was read to have.
-func otherThanRead(err error) bool {
-	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY)
 }
 
 // settle makes the plans hold in a kernel that has what is given.
@@ -66,7 +58,7 @@ func (m *Mode) settle(ctx context.Context, plans map[model.Name]service.Plan, ha
 		maps.Copy(failed, d.Conflicts)
 		return nil
 	}
-	if fatal(ctx, err) {
+	if nft.Fatal(ctx, err) {
 		return err
 	}
 	return m.isolate(ctx, d, have, touched, failed)
