@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,46 +21,8 @@ import (
 // policies is the feature at work, for status and metrics.
 type policies struct {
 	mode *policynft.Mode
-	node string
-
-	mu sync.Mutex
-	// isolated are this node's addresses that are.
-	isolated map[networkpolicy.Key]networkpolicy.Entry
-	cut      int
-}
-
-var _ reconcile.Target[networkpolicy.Key, networkpolicy.Entry] = (*policies)(nil)
-
-// Sync implements reconcile.Target.
-func (p *policies) Sync(ctx context.Context, all map[networkpolicy.Key]networkpolicy.Entry) error {
-	err := p.mode.Sync(ctx, all)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.isolated = map[networkpolicy.Key]networkpolicy.Entry{}
-	for k, e := range all {
-		p.note(k, e)
-	}
-	return err
-}
-
-// Apply implements reconcile.Target.
-func (p *policies) Apply(ctx context.Context, set map[networkpolicy.Key]networkpolicy.Entry, del []networkpolicy.Key) error {
-	err := p.mode.Apply(ctx, set, del)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for k, e := range set {
-		p.note(k, e)
-	}
-	for _, k := range del {
-		delete(p.isolated, k)
-	}
-	return err
-}
-
-func (p *policies) note(k networkpolicy.Key, e networkpolicy.Entry) {
-	if k.Kind == networkpolicy.PodEntry {
-		p.isolated[k] = e
-	}
+	// cut counts the connections that were.
+	cut atomic.Int64
 }
 
 // policyStatus is an isolated pod of this node.
@@ -79,10 +41,9 @@ func (p *policies) look(ctx context.Context, snap model.Snapshot) []policyStatus
 	if err != nil {
 		drops = nil // the loop has the error, too
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	out := make([]policyStatus, 0, len(p.isolated))
-	for k, e := range p.isolated {
+	isolated := p.mode.Isolated()
+	out := make([]policyStatus, 0, len(isolated))
+	for k, e := range isolated {
 		s := policyStatus{Pod: "?", Addr: k.Addr, Direction: k.Direction.String(), Dropped: drops[policynft.End{Direction: k.Direction, Addr: k.Addr}]}
 		if pod, ok := snap.PodByIP(k.Addr); ok {
 			s.Pod = pod.Name.String()
@@ -100,28 +61,24 @@ func (p *policies) look(ctx context.Context, snap model.Snapshot) []policyStatus
 
 // facts are lines for status.
 func (p *policies) facts(snap model.Snapshot) []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	pods := map[netip.Addr]bool{}
-	for k := range p.isolated {
+	for k := range p.mode.Isolated() {
 		pods[k.Addr] = true
 	}
-	return []string{fmt.Sprintf("%d policies, %d addresses of this node's pods isolated, %d connections cut", snap.Count(model.NetworkPolicyKind), len(pods), p.cut)}
+	return []string{fmt.Sprintf("%d policies, %d addresses of this node's pods isolated, %d connections cut", snap.Count(model.NetworkPolicyKind), len(pods), p.cut.Load())}
 }
 
 // swept counts the connections that a sweep cut.
 func (a *agent) swept(p *policies) func(policynft.Swept, error) {
 	return func(s policynft.Swept, err error) {
 		a.say("networkpolicy: connections that policies forbid", err)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.cut += s.Cut
+		p.cut.Add(int64(s.Cut))
 	}
 }
 
 // enforce keeps policies in the kernel.
 func (a *agent) enforce(ctx context.Context) error {
-	p := &policies{mode: policynft.New(a.nft, conntrack.NewTracker(0)), node: a.node, isolated: map[networkpolicy.Key]networkpolicy.Entry{}}
+	p := &policies{mode: policynft.New(a.nft, conntrack.NewTracker(0))}
 	if err := a.metrics.registry.Register(&policyMetrics{p, a.store}); err != nil {
 		return err
 	}
@@ -141,17 +98,17 @@ func (a *agent) enforce(ctx context.Context) error {
 	if a.cfg.DNS.Enabled { // before the first Sync, which must not leave queries undecided
 		a.gate.DNS(a.knownDNS())
 	}
-	loop := policyLoop(a.store, a.gate, p)
+	loop := policyLoop(a.store, a.gate, p.mode)
 	loop.Foreign, loop.Health, loop.Log = foreign, health, a.log
 	return all(ctx, loop.Run, a.policyDNS, func(ctx context.Context) error { return p.mode.Run(ctx, a.swept(p)) })
 }
 
 // policyLoop drives a mode by the model and the leases.
-func policyLoop(store *model.Store, gate *networkpolicy.Gate, p *policies) *reconcile.Loop[networkpolicy.Key, networkpolicy.Entry] {
+func policyLoop(store *model.Store, gate *networkpolicy.Gate, mode *policynft.Mode) *reconcile.Loop[networkpolicy.Key, networkpolicy.Entry] {
 	local, _ := gate.Take()
 	planner := networkpolicy.NewPlanner(local)
 	return &reconcile.Loop[networkpolicy.Key, networkpolicy.Entry]{
-		Name: "networkpolicy", Store: store, Kinds: networkpolicy.PlannerKinds, Equal: networkpolicy.Entry.Equal, Plan: planner.Plan, Target: p,
+		Name: "networkpolicy", Store: store, Kinds: networkpolicy.PlannerKinds, Equal: networkpolicy.Entry.Equal, Plan: planner.Plan, Target: mode,
 		Keys: func(s model.Snapshot, c model.Changes) []networkpolicy.Key {
 			if l, changed := gate.Take(); changed {
 				planner.SetLocal(l)

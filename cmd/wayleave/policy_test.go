@@ -73,9 +73,8 @@ func TestPolicyChild(t *testing.T) {
 		Tombstones: filepath.Join(dir, "del"), Sysctl: "/proc/sys/net", Plugin: "/bin/true", BinDir: filepath.Join(dir, "bin"), ConfDir: filepath.Join(dir, "conf"), Routing: routes.Direct,
 		Leases: gate.Leases, Isolate: gate.Isolate, Kernel: kernel, NFT: conn, Firewall: conn, Track: track, Log: log}, reconcile.NewHealth(nil, nil), reconcile.NewHealth(nil, nil))
 	must(err)
-	p := &policies{mode: policynft.New(conn, conntrack.NewTracker(0)), isolated: map[networkpolicy.Key]networkpolicy.Entry{}}
 	must(gate.Known(t.Context()))
-	loop := policyLoop(store, gate, p)
+	loop := policyLoop(store, gate, policynft.New(conn, conntrack.NewTracker(0)))
 	loop.Health, loop.Log = reconcile.NewHealth(nil, nil), log
 	must(all(t.Context(), n.Run, loop.Run))
 	runtime.KeepAlive(ns) // or its finalizer would close the descriptor

@@ -42,8 +42,7 @@ func TestALateDNSAddressReachesTheKernel(t *testing.T) {
 	}
 	gate := networkpolicy.NewGate("node1")
 	gate.Leases(map[netip.Addr]model.Name{pod: {Namespace: "shop", Name: "web"}})
-	p := &policies{mode: policynft.New(conn, conntrack.NewTracker(ns.FD())), isolated: map[networkpolicy.Key]networkpolicy.Entry{}}
-	loop := policyLoop(store, gate, p)
+	loop := policyLoop(store, gate, policynft.New(conn, conntrack.NewTracker(ns.FD())))
 	loop.Health, loop.Log = reconcile.NewHealth(nil, nil), slog.New(slog.DiscardHandler)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

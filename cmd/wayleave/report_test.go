@@ -113,14 +113,18 @@ func TestStatusOfPolicies(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	p := &policies{mode: policynft.New(nft.NewFake(), nil), isolated: map[networkpolicy.Key]networkpolicy.Entry{}}
+	p := &policies{mode: policynft.New(nft.NewFake(), nil)}
 	var many []model.Name
 	for i := range 40 {
 		many = append(many, model.Name{Namespace: "shop", Name: fmt.Sprintf("policy-%d", i)})
 	}
-	p.note(networkpolicy.Key{Kind: networkpolicy.PodEntry, Direction: networkpolicy.Egress, Addr: a}, networkpolicy.Entry{Policies: many})
-	p.note(networkpolicy.Key{Kind: networkpolicy.PodEntry, Addr: netip.MustParseAddr("10.244.1.6")}, networkpolicy.Entry{})
-	p.note(networkpolicy.Key{Kind: networkpolicy.PeerEntry, Addr: a}, networkpolicy.Entry{})
+	if err := p.mode.Sync(t.Context(), map[networkpolicy.Key]networkpolicy.Entry{
+		{Kind: networkpolicy.PodEntry, Direction: networkpolicy.Egress, Addr: a}: {Profile: "p", Policies: many},
+		{Kind: networkpolicy.PodEntry, Addr: netip.MustParseAddr("10.244.1.6")}:  {Profile: "q"},
+		{Kind: networkpolicy.PeerEntry, Profile: "q", Addr: a}:                   {Ports: networkpolicy.Ports{All: true}},
+	}); err != nil {
+		t.Fatal(err)
+	}
 	text := report{Policies: p.look(t.Context(), store.Snapshot())}.policies()
 	for _, want := range []string{"POD", "shop/web", "10.244.1.5", "Egress", "shop/policy-39", "10.244.1.6", "until the pod is known"} {
 		if !strings.Contains(text, want) {

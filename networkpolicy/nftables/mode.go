@@ -172,6 +172,19 @@ func (m *Mode) Remains(ctx context.Context) ([]string, error) {
 	return nft.Remains(ctx, m.conn, tables...)
 }
 
+// Isolated are the entries in force of this node's isolated addresses.
+func (m *Mode) Isolated() map[networkpolicy.Key]networkpolicy.Entry {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := map[networkpolicy.Key]networkpolicy.Entry{}
+	for k, e := range m.entries {
+		if k.Kind == networkpolicy.PodEntry {
+			out[k] = e
+		}
+	}
+	return out
+}
+
 // End is an isolated end of packets.
 type End struct {
 	Direction networkpolicy.Direction
