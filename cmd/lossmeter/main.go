@@ -3,13 +3,15 @@
 //	lossmeter serve :7
 //	lossmeter run 10s udp=10.96.3.4:7 tcp=10.96.3.4:7 dns=10.96.0.10:53/kubernetes.default.svc.cluster.local.
 //
-// run prints a line of JSON and exits with 1 when anything was lost.
+// run ends with its standard input, after the given time at the latest; it prints a line
+// of JSON and exits with 1 when anything was lost.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -33,6 +35,11 @@ func run(ctx context.Context, args []string) error {
 	case len(args) == 2 && args[0] == "serve":
 		return lossmeter.Serve(ctx, args[1])
 	case len(args) > 2 && args[0] == "run":
+		ctx, cancel := context.WithCancel(ctx)
+		go func() {
+			defer cancel()
+			_, _ = io.Copy(io.Discard, os.Stdin) // an error ends it, too
+		}()
 		return measure(ctx, args[1], args[2:])
 	}
 	return errors.New("usage: lossmeter serve ADDRESS | lossmeter run DURATION KIND=TARGET…")

@@ -6,12 +6,17 @@
 //   - udp: numbered datagrams at a fixed rate over one flow, echoed by the server;
 //   - tcp: open connections with a numbered message under way at all times; a
 //     reset, a closed connection or a message that takes too long is a loss.
-//     TCP repairs single lost packets: these show as Retransmits;
+//     TCP repairs single lost packets: these show as Retransmits, and are a loss where
+//     the repair took a second;
 //   - datagram: new UDP flows of one datagram each, echoed, one try each;
 //   - connect: new TCP connections, each with one message there and back;
-//   - dns: queries of one name, time-out one second; the first try counts, and what a
+//   - dns: queries of one name, time-out as a resolver's; the first try counts, and what a
 //     second one from another port does not get either is counted beside it;
 //   - http: new GET requests, keep-alive off, any status but 200 is a loss.
+//
+// A lost packet is told from a late answer: nobody repeats a datagram, so that more time
+// does not bring it back, and TCP knows of each socket what it had to send again. What is
+// merely late, on a machine with more to do than it can, is not lost; see slowest.
 package lossmeter
 
 import (
@@ -28,8 +33,14 @@ import (
 	"time"
 )
 
-// patience is how long an answer may take before it counts as lost, by default.
-const patience = time.Second
+const (
+	// patience is how long an answer may take before it counts as lost, by default: as long
+	// as the C library's resolver waits.
+	patience = 5 * time.Second
+	// repair is how long an answer may take whose connection sent something again: the
+	// first packet of a connection is sent again after a second.
+	repair = time.Second
+)
 
 // Dial connects to a target; in tests from within a namespace.
 type Dial func(network, addr string, timeout time.Duration) (net.Conn, error)
@@ -40,8 +51,7 @@ type Probe struct {
 	Target string // host:port; for dns "server:port/name."; for http "host:port/path"
 	// Rate is in messages per second, 0 for the kind's default.
 	Rate int
-	// Patience is how long an answer may take before it counts as lost, 0 for a second.
-	// A slow machine needs more: what is late then is not lost.
+	// Patience is how long an answer may take before it counts as lost, 0 for 5 s.
 	Patience time.Duration
 }
 

@@ -36,8 +36,8 @@ func world(t *testing.T) (client, server *testnet.NS) {
 
 func probes() []Probe {
 	return []Probe{
-		{Kind: "udp", Target: "10.8.0.2:7"}, {Kind: "tcp", Target: "10.8.0.2:7"}, {Kind: "connect", Target: "10.8.0.2:7"}, {Kind: "datagram", Target: "10.8.0.2:7"},
-		{Kind: "dns", Target: "10.8.0.2:53/a.b."}, {Kind: "http", Target: "10.8.0.2:80/"},
+		{Kind: "udp", Target: "10.8.0.2:7"}, {Kind: "tcp", Target: "10.8.0.2:7"}, {Kind: "connect", Target: "10.8.0.2:7"}, {Kind: "datagram", Target: "10.8.0.2:7", Patience: 2 * time.Second},
+		{Kind: "dns", Target: "10.8.0.2:53/a.b.", Patience: time.Second}, {Kind: "http", Target: "10.8.0.2:80/"},
 	}
 }
 
@@ -71,11 +71,11 @@ func TestACutIsSeenByEveryKind(t *testing.T) {
 	cut.Go(func() {
 		defer cancel() // the meter runs on for as long as this takes
 		for _, step := range []struct {
-			state string
+			do    string
 			after time.Duration
-		}{{"down", 300 * time.Millisecond}, {"up", 2500 * time.Millisecond}} {
+		}{{"del", 300 * time.Millisecond}, {"add", 2500 * time.Millisecond}} {
 			time.Sleep(step.after)
-			if _, err := server.Try("ip", "link", "set", "eth0", step.state); err != nil {
+			if _, err := server.Try("ip", "address", step.do, "10.8.0.2/24", "dev", "eth0"); err != nil {
 				t.Error(err)
 			}
 		}

@@ -11,9 +11,11 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // every calls fn at the rate until ctx ends. A late tick is made up for, so that
@@ -116,6 +118,32 @@ func echo(conn net.Conn, n uint64, patience time.Duration) error {
 	return nil
 }
 
+// repaired is an error when what began at that time took long because packets were lost,
+// which TCP sent again until they arrived. Those that the other side lost are not known
+// here; the kind udp sees them.
+func repaired(conn net.Conn, since time.Time) error {
+	took := time.Since(since)
+	if took < repair {
+		return nil
+	}
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return fmt.Errorf("%s, over a connection that does not say why", took)
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var info *unix.TCPInfo
+	if e := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); e != nil || err != nil {
+		return errors.Join(e, err)
+	}
+	if info.Total_retrans > 0 {
+		return fmt.Errorf("%s, and %d segments were sent again", took, info.Total_retrans)
+	}
+	return nil
+}
+
 // tcp keeps one connection open; a loss costs the connection, and a new one is made.
 func tcp(ctx context.Context, dial Dial, c *counter) error {
 	conn, err := dial("tcp", c.Target, c.Patience)
@@ -132,7 +160,11 @@ func tcp(ctx context.Context, dial Dial, c *counter) error {
 				return
 			}
 		}
-		if err := echo(conn, n, c.Patience); err != nil {
+		err := echo(conn, n, c.Patience)
+		if err == nil {
+			err = repaired(conn, at)
+		}
+		if err != nil {
 			c.lose(1, "open connection: %v", err)
 			conn.Close()
 			conn = nil
@@ -148,12 +180,16 @@ func tcp(ctx context.Context, dial Dial, c *counter) error {
 
 func connect(ctx context.Context, dial Dial, c *counter) error {
 	return tries(ctx, c, func(n uint64) error {
+		start := time.Now()
 		conn, err := dial("tcp", c.Target, c.Patience)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		return echo(conn, n, c.Patience)
+		if err := echo(conn, n, c.Patience); err != nil {
+			return err
+		}
+		return repaired(conn, start)
 	})
 }
 
@@ -222,6 +258,7 @@ func dnsQueries(ctx context.Context, dial Dial, c *counter) error {
 func httpGets(ctx context.Context, dial Dial, c *counter) error {
 	host, path, _ := strings.Cut(c.Target, "/")
 	return tries(ctx, c, func(uint64) error {
+		start := time.Now()
 		conn, err := dial("tcp", host, c.Patience)
 		if err != nil {
 			return err
@@ -244,6 +281,6 @@ func httpGets(ctx context.Context, dial Dial, c *counter) error {
 		if r.StatusCode != http.StatusOK {
 			return errors.New(r.Status)
 		}
-		return nil
+		return repaired(conn, start)
 	})
 }

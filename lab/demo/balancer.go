@@ -325,7 +325,7 @@ func cut(ctx context.Context, t *Tour, node string) error { return t.cable(ctx, 
 func mend(ctx context.Context, t *Tour, node string) error { return t.cable(ctx, node, "up") }
 
 func (t *Tour) cable(ctx context.Context, node, state string) error {
-	_, err := t.command(ctx, "", t.Lab, "cable", node, state)
+	_, err := t.command(ctx, nil, t.Lab, "cable", node, state)
 	return err
 }
 

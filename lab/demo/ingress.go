@@ -225,7 +225,7 @@ func routedOn(ctx context.Context, t *Tour) error {
 	if err != nil {
 		return err
 	}
-	return t.meter(ctx, "40s", func() error {
+	return t.meter(ctx, 0, func() error {
 		if _, err := t.kubectl(ctx, "-n", "kube-system", "rollout", "restart", "daemonset/wayleave"); err != nil {
 			return err
 		}

@@ -25,7 +25,7 @@ type Tour struct {
 	Agnhost string
 	Out     io.Writer
 
-	failed []string
+	failed []error
 	shown  bytes.Buffer // what the present check did
 }
 
@@ -70,10 +70,7 @@ func (t *Tour) Run(ctx context.Context, only []string) error {
 		return fmt.Errorf("no check is named %s", strings.Join(only, ", "))
 	}
 	fmt.Fprintf(t.Out, "\n%d checks in %s, %d failed\n", ran, time.Since(start).Round(time.Second), len(t.failed))
-	if len(t.failed) > 0 {
-		return fmt.Errorf("failed: %s", strings.Join(t.failed, ", "))
-	}
-	return nil
+	return errors.Join(t.failed...)
 }
 
 func (t *Tour) play(ctx context.Context, k check) {
@@ -91,21 +88,27 @@ func (t *Tour) play(ctx context.Context, k check) {
 		fmt.Fprintf(t.Out, "  \033[32mok\033[0m    %s (%s, %s)\n", k.say, k.name, took)
 		return
 	}
-	t.failed = append(t.failed, k.name)
+	t.failed = append(t.failed, fmt.Errorf("failed: %s, after %s: %s", k.name, took, head(err.Error(), 500))) // said again at the end, where people look first
 	fmt.Fprintf(t.Out, "  \033[31mFAIL\033[0m  %s (%s, %s)\n        %v\n", k.say, k.name, took, err)
 	for line := range strings.Lines(t.shown.String()) {
 		fmt.Fprintf(t.Out, "        | %s", line)
 	}
 }
 
+// head leaves n bytes of a text at most.
+func head(s string, n int) string {
+	if len(s) > n {
+		return strings.ToValidUTF8(s[:n], "") + " …"
+	}
+	return s
+}
+
 // command runs a program and returns its standard output, trimmed.
-func (t *Tour) command(ctx context.Context, stdin, name string, args ...string) (string, error) {
+func (t *Tour) command(ctx context.Context, stdin io.Reader, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+t.Kubeconfig)
 	cmd.WaitDelay = 5 * time.Second
-	if stdin != "" {
-		cmd.Stdin = strings.NewReader(stdin)
-	}
+	cmd.Stdin = stdin
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -120,11 +123,11 @@ func (t *Tour) command(ctx context.Context, stdin, name string, args ...string) 
 }
 
 func (t *Tour) kubectl(ctx context.Context, args ...string) (string, error) {
-	return t.command(ctx, "", t.Kubectl, args...)
+	return t.command(ctx, nil, t.Kubectl, args...)
 }
 
 func (t *Tour) apply(ctx context.Context, yaml string) error {
-	_, err := t.command(ctx, yaml, t.Kubectl, "apply", "-f", "-")
+	_, err := t.command(ctx, strings.NewReader(yaml), t.Kubectl, "apply", "-f", "-")
 	return err
 }
 
@@ -135,7 +138,7 @@ func (t *Tour) in(ctx context.Context, pod string, args ...string) (string, erro
 
 // at runs a program in a node's namespaces, or as "outside" in the client's.
 func (t *Tour) at(ctx context.Context, place string, args ...string) (string, error) {
-	return t.command(ctx, "", t.Lab, append([]string{"exec", place, "--"}, args...)...)
+	return t.command(ctx, nil, t.Lab, append([]string{"exec", place, "--"}, args...)...)
 }
 
 // eventually repeats fn until it succeeds or the check's deadline comes.
