@@ -256,7 +256,9 @@ func (f *Feed) next(s *session) (u update, files []*os.File, retry bool) {
 	if list == nil && s.known {
 		list = f.before
 	}
-	if s.sockets && list != nil {
+	// A socket is often shared with another pod's server: one that knows no names would deny
+	// them to some of its clients.
+	if s.sockets && list != nil && (!s.whole || s.known) {
 		u.Sockets, u.Passed, files, retry = f.open(s, list)
 		s.sockets = retry
 	}

@@ -69,6 +69,26 @@ func TestAServerWithoutNamesGetsNoRememberedSockets(t *testing.T) {
 	}
 }
 
+// The sockets that an agent wants may be known before its names are.
+func TestAServerHasNamesBeforeSockets(t *testing.T) {
+	f := &Feed{Log: slog.New(slog.DiscardHandler), Open: func(k Socket) (*os.File, error) { return os.Open(os.DevNull) }}
+	f.Listen([]Socket{{"udp", netip.MustParseAddrPort("10.7.0.1:53")}})
+	s := &session{sockets: true, whole: true, holds: map[Socket]bool{}}
+	if u, _, _ := f.next(s); len(u.Passed) > 0 {
+		t.Errorf("a server without names got %v", u.Passed)
+	}
+	if err := f.Sync(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	u, files, _ := f.next(s)
+	if len(u.Passed) != 1 || !u.Whole {
+		t.Errorf("with names %t it got %v", u.Whole, u.Passed)
+	}
+	for _, file := range files {
+		file.Close()
+	}
+}
+
 func TestABrokenMemoryOfThePlaceIsNamed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "dns-place")
 	if err := Remember(file, &Feed{}); err != nil {

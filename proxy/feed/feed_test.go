@@ -203,6 +203,39 @@ func TestProxiesGetTheWholeThenChanges(t *testing.T) {
 	}
 }
 
+// An agent may know the sockets long before the routes; a proxy is not to answer from what
+// it does not have.
+func TestAProxyHasRoutesBeforeSockets(t *testing.T) {
+	r := newRig(t)
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free.Close()
+	r.feed.Listen([]Socket{{Addr: netip.MustParseAddrPort(free.Addr().String())}})
+	s := r.proxy()
+	testnet.Eventually(t, 10*time.Second, func() error {
+		if r.feed.Proxies() != 1 {
+			return errors.New("not connected")
+		}
+		return nil
+	})
+	r.feed.Configure(Settings{Tries: 7})
+	s.eventually(t, "the settings", func() bool { return s.settings != nil })
+	r.sync(map[string]table.Host{"a": host("a", "", "")}, nil, nil)
+	s.eventually(t, "the socket", func() bool { return len(s.sockets) == 1 })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range s.updates {
+		if u.Listen != nil && u.Hosts == nil {
+			t.Errorf("the sockets came in an update without the routes: %+v", u)
+		}
+		if u.Hosts != nil {
+			return
+		}
+	}
+}
+
 // Whatever the order of the three kinds' changes, no proxy ever has a host that names what
 // it has not; what never comes holds a host up for a moment only.
 func TestHostsComeBehindWhatTheyName(t *testing.T) {
@@ -316,6 +349,8 @@ func TestATakenPortIsAFact(t *testing.T) {
 	good, bad := Socket{Addr: netip.MustParseAddrPort(free.Addr().String())}, Socket{Addr: netip.MustParseAddrPort(taken.Addr().String()), TLS: true}
 	free.Close()
 	s := r.proxy()
+	r.feed.Configure(Settings{})
+	r.sync(nil, nil, nil)
 	r.feed.Listen([]Socket{bad, good})
 	s.eventually(t, "the free one", func() bool { return slices.Equal(s.sockets, []Socket{good}) })
 	if err := r.feed.Failures()[bad]; !errors.Is(err, unix.EADDRINUSE) {

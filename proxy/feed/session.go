@@ -75,7 +75,9 @@ func (f *Feed) next(s *session) (u Update, files []*os.File, retry time.Duration
 			retry = grace / 4
 		}
 	}
-	if s.listen && f.listen != nil {
+	// A socket is often shared with another pod's proxy that serves: one without routes
+	// would answer some of its connections with 404.
+	if s.listen && f.listen != nil && !s.whole && !s.settings {
 		var again bool
 		if u.Listen, files, again = f.open(s); again {
 			retry = time.Second

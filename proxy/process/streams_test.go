@@ -389,7 +389,11 @@ func TestHTTP2Floods(t *testing.T) {
 		f := r.frames()
 		var sent uint32
 		err := error(nil)
-		for end := time.Now().Add(3 * time.Second); sent < 100000 && err == nil && time.Now().Before(end); sent++ {
+		most := uint32(100000)
+		if name == "reset" {
+			most = 5000 // all may have to be worked off, by two cores and under the race detector
+		}
+		for end := time.Now().Add(3 * time.Second); sent < most && err == nil && time.Now().Before(end); sent++ {
 			if err = f.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)); err == nil { // nothing is read: queues fill
 				err = flood(f, sent)
 			}
