@@ -58,7 +58,7 @@ func chapters() []chapter {
 			{name: "policy", say: "the mission's policies: open, deny-all, frontend to backend:8080, by namespace, egress to database and DNS", run: policed, within: 3 * time.Minute},
 			{name: "policy-explain", say: "`wayleave explain policy` says which policy allows or denies", run: explained, within: 0},
 			{name: "policy-drops", say: "`wayleave status --policies` counts what was dropped, by pod and policy", run: dropped, within: 0},
-			{name: "policy-newcomer", say: "pods that send before anything else: what policy forbids does not pass once", run: newcomer, within: 2 * time.Minute},
+			{name: "policy-newcomer", say: "pods that send before anything else: what policy forbids does not pass once", run: newcomer, within: 3 * time.Minute},
 		}},
 		{"Ingress", []check{
 			{name: "ingress", say: "the mission's main-ingress, from outside: app1 and app2 by host and path", run: routed, within: 3 * time.Minute},

@@ -343,7 +343,7 @@ func newcomer(ctx context.Context, t *Tour) error {
 		defer cancel()
 		_, _ = t.kubectl(ctx, "-n", "elsewhere", "delete", "job", "newcomer", "--ignore-not-found", "--wait=false")
 	}()
-	_, err := t.kubectl(ctx, "-n", "elsewhere", "wait", "--for=condition=Complete", "job/newcomer", "--timeout=90s")
+	_, err := t.kubectl(ctx, "-n", "elsewhere", "wait", "--for=condition=Complete", "job/newcomer", "--timeout=150s")
 	return err
 }
 
@@ -377,7 +377,16 @@ spec:
       containers:
       - name: try
         image: %[1]s
-        command: [sh, -c, "for i in 1 2 3; do /agnhost connect --timeout=500ms stranger.elsewhere.svc.cluster.local:8080 2>&1 | grep TIMEOUT || exit 1; done"]
+        command:
+        - sh
+        - -c
+        - |
+          n=0
+          while [ $n -lt 3 ]; do
+            said=$(/agnhost connect --timeout=500ms stranger.elsewhere.svc.cluster.local:8080 2>&1) && exit 1
+            echo "$said"
+            case $said in *TIMEOUT*) n=$((n+1)); esac
+          done
 `
 
 // closed runs fn while a pod tries, again and again, what a policy forbids: it must never
