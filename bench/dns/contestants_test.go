@@ -14,7 +14,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"wayleave.dev/bench/internal/fakeapi"
+	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/bench/internal/kubeproxy"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/lab/build"

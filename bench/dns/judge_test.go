@@ -9,7 +9,7 @@ import (
 
 	"github.com/miekg/dns"
 
-	"wayleave.dev/bench/internal/fakeapi"
+	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/bench/internal/result"
 	"wayleave.dev/lab/build"
 )

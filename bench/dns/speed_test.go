@@ -20,7 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
-	"wayleave.dev/bench/internal/fakeapi"
+	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/bench/internal/result"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/lab/build"

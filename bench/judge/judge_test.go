@@ -20,7 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
-	"wayleave.dev/bench/internal/fakeapi"
+	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/bench/internal/kubeproxy"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"

@@ -3,6 +3,7 @@ package fakeapi
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -60,5 +61,38 @@ func TestListAndWatch(t *testing.T) {
 			s.Delete(service(name))
 			next("DELETED", name)
 		}
+	}
+}
+
+// One object of a namespace is listed and watched alone, as clients do that may read no
+// other.
+func TestOneObjectAlone(t *testing.T) {
+	s := New()
+	srv := httptest.NewServer(s)
+	defer srv.Close()
+	defer s.Close()
+	secret := func(ns, name, value string) *corev1.Secret {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, StringData: map[string]string{"x": value}}
+	}
+	s.Put(secret("a", "one", "mine"), secret("a", "two", "other"), secret("b", "one", "other"))
+	resp, err := http.Get(srv.URL + "/api/v1/namespaces/a/secrets?watch=1&resourceVersion=1&fieldSelector=metadata.name%3Done")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	s.Put(secret("b", "one", "other"), secret("a", "one", "changed"))
+	sc := bufio.NewScanner(resp.Body)
+	for _, want := range []string{"mine", "changed"} {
+		if !sc.Scan() || !strings.Contains(sc.Text(), want) {
+			t.Errorf("watched %s, want %s", sc.Text(), want)
+		}
+	}
+	list, err := http.Get(srv.URL + "/api/v1/namespaces/a/secrets?fieldSelector=metadata.name%3Done")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer list.Body.Close()
+	if raw, err := io.ReadAll(list.Body); err != nil || strings.Count(string(raw), `"name":`) != 1 || !strings.Contains(string(raw), "changed") {
+		t.Errorf("listed %s, %v", raw, err)
 	}
 }

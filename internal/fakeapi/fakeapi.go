@@ -1,6 +1,7 @@
-// Package fakeapi is as much of a Kubernetes API server as service proxies ask for:
-// list and watch of a few kinds, also by streaming (KEP-3157). It is fast, and the same
-// for everybody that is measured.
+// Package fakeapi is as much of a Kubernetes API server as Wayleave and the programs beside
+// it ask for: list and watch of a few kinds, also by streaming (KEP-3157), and of one
+// object by its name. It is fast, and the same for everybody that is measured. It is for
+// tests.
 package fakeapi
 
 import (
@@ -16,6 +17,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -40,7 +42,7 @@ type state struct {
 
 type event struct {
 	version uint64
-	name    string
+	key     string // "namespace/name"
 	line    []byte // of the watch
 }
 
@@ -49,12 +51,15 @@ func New() *Server {
 	s := &Server{version: 1, kinds: map[string]*state{}}
 	s.changed = sync.NewCond(&s.mu)
 	for path, k := range map[string]kind{
-		"/api/v1/services":                         {"v1", "Service", "ServiceList"},
-		"/apis/discovery.k8s.io/v1/endpointslices": {"discovery.k8s.io/v1", "EndpointSlice", "EndpointSliceList"},
-		"/api/v1/nodes":                            {"v1", "Node", "NodeList"},
-		"/api/v1/namespaces":                       {"v1", "Namespace", "NamespaceList"},
-		"/api/v1/pods":                             {"v1", "Pod", "PodList"},
-		"/apis/networking.k8s.io/v1/servicecidrs":  {"networking.k8s.io/v1", "ServiceCIDR", "ServiceCIDRList"},
+		"/api/v1/services":                          {"v1", "Service", "ServiceList"},
+		"/apis/discovery.k8s.io/v1/endpointslices":  {"discovery.k8s.io/v1", "EndpointSlice", "EndpointSliceList"},
+		"/api/v1/nodes":                             {"v1", "Node", "NodeList"},
+		"/api/v1/namespaces":                        {"v1", "Namespace", "NamespaceList"},
+		"/api/v1/pods":                              {"v1", "Pod", "PodList"},
+		"/api/v1/secrets":                           {"v1", "Secret", "SecretList"},
+		"/apis/networking.k8s.io/v1/servicecidrs":   {"networking.k8s.io/v1", "ServiceCIDR", "ServiceCIDRList"},
+		"/apis/networking.k8s.io/v1/ingresses":      {"networking.k8s.io/v1", "Ingress", "IngressList"},
+		"/apis/networking.k8s.io/v1/ingressclasses": {"networking.k8s.io/v1", "IngressClass", "IngressClassList"},
 	} {
 		s.kinds[path] = &state{kind: k, objects: map[string]json.RawMessage{}}
 	}
@@ -71,6 +76,12 @@ func path(o any) string {
 		return "/api/v1/nodes"
 	case *corev1.Namespace:
 		return "/api/v1/namespaces"
+	case *corev1.Secret:
+		return "/api/v1/secrets"
+	case *networkingv1.Ingress:
+		return "/apis/networking.k8s.io/v1/ingresses"
+	case *networkingv1.IngressClass:
+		return "/apis/networking.k8s.io/v1/ingressclasses"
 	}
 	panic(fmt.Sprintf("fakeapi: a %T is not kept", o))
 }
@@ -90,7 +101,7 @@ func (s *Server) Put(objects ...metav1.Object) {
 		o.SetResourceVersion(fmt.Sprint(s.version))
 		raw := st.encode(o)
 		st.objects[key] = raw
-		st.note(s.version, verb, o.GetName(), raw)
+		st.note(s.version, verb, key, raw)
 	}
 	s.changed.Broadcast()
 }
@@ -103,15 +114,16 @@ func (s *Server) Delete(objects ...metav1.Object) {
 		st := s.kinds[path(o)]
 		s.version++
 		o.SetResourceVersion(fmt.Sprint(s.version))
-		delete(st.objects, o.GetNamespace()+"/"+o.GetName())
-		st.note(s.version, "DELETED", o.GetName(), st.encode(o))
+		key := o.GetNamespace() + "/" + o.GetName()
+		delete(st.objects, key)
+		st.note(s.version, "DELETED", key, st.encode(o))
 	}
 	s.changed.Broadcast()
 }
 
-func (st *state) note(version uint64, verb, name string, raw []byte) {
+func (st *state) note(version uint64, verb, key string, raw []byte) {
 	line := append([]byte(`{"type":"`+verb+`","object":`), raw...)
-	st.events = append(st.events, event{version, name, append(line, '}', '\n')})
+	st.events = append(st.events, event{version, key, append(line, '}', '\n')})
 }
 
 // encode adds kind and version, which typed objects lack.
@@ -137,10 +149,11 @@ func (s *Server) Close() {
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	st, one := s.kinds[r.URL.Path], ""
+	path, some := choose(r)
+	st, one := s.kinds[path], ""
 	if st == nil {
-		if i := strings.LastIndexByte(r.URL.Path, '/'); i > 0 {
-			st, one = s.kinds[r.URL.Path[:i]], r.URL.Path[i+1:]
+		if i := strings.LastIndexByte(path, '/'); i > 0 {
+			st, one = s.kinds[path[:i]], path[i+1:]
 		}
 	}
 	switch {
@@ -148,27 +161,40 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`)
 	case one != "":
-		s.get(w, st, one)
+		s.get(w, st, some.namespace+"/"+one)
 	case r.URL.Query().Get("watch") == "true" || r.URL.Query().Get("watch") == "1":
-		s.watch(w, r, st)
+		s.watch(w, r, st, some)
 	default:
-		s.list(w, st, nameOf(r))
+		s.list(w, st, some)
 	}
 }
 
-// nameOf is the only field selector that there is; objects are put here as others
-// would select them.
-func nameOf(r *http.Request) string {
-	name, ok := strings.CutPrefix(r.URL.Query().Get("fieldSelector"), "metadata.name=")
-	if !ok {
-		return ""
+// choice is which objects of a kind are asked for; empty is any.
+type choice struct{ namespace, name string }
+
+// choose reads it: the namespace is a part of the path, which it is cut out of; the name
+// is the only field selector that there is. Objects are put here as others would select
+// them.
+func choose(r *http.Request) (path string, c choice) {
+	path = r.URL.Path
+	if before, rest, ok := strings.Cut(path, "/namespaces/"); ok {
+		if ns, resource, ok := strings.Cut(rest, "/"); ok {
+			path, c.namespace = before+"/"+resource, ns
+		}
 	}
-	return name
+	if name, ok := strings.CutPrefix(r.URL.Query().Get("fieldSelector"), "metadata.name="); ok {
+		c.name = name
+	}
+	return path, c
 }
 
-func (s *Server) get(w http.ResponseWriter, st *state, name string) {
+func (c choice) has(key string) bool {
+	return (c.namespace == "" || strings.HasPrefix(key, c.namespace+"/")) && (c.name == "" || strings.HasSuffix(key, "/"+c.name))
+}
+
+func (s *Server) get(w http.ResponseWriter, st *state, key string) {
 	s.mu.Lock()
-	raw, ok := st.objects["/"+name]
+	raw, ok := st.objects[key]
 	s.mu.Unlock()
 	if !ok {
 		w.WriteHeader(http.StatusNotFound)
@@ -179,18 +205,18 @@ func (s *Server) get(w http.ResponseWriter, st *state, name string) {
 }
 
 // all are the objects now, by key.
-func (st *state) all(name string) (list []json.RawMessage) {
+func (st *state) all(some choice) (list []json.RawMessage) {
 	for _, k := range slices.Sorted(maps.Keys(st.objects)) {
-		if name == "" || strings.HasSuffix(k, "/"+name) {
+		if some.has(k) {
 			list = append(list, st.objects[k])
 		}
 	}
 	return list
 }
 
-func (s *Server) list(w http.ResponseWriter, st *state, name string) {
+func (s *Server) list(w http.ResponseWriter, st *state, some choice) {
 	s.mu.Lock()
-	list, version := st.all(name), s.version
+	list, version := st.all(some), s.version
 	s.mu.Unlock()
 	fmt.Fprintf(w, `{"kind":%q,"apiVersion":%q,"metadata":{"resourceVersion":"%d"},"items":[`, st.kind.list, st.apiVersion, version)
 	_, _ = w.Write(bytes.Join(toBytes(list), []byte(",")))
@@ -205,13 +231,13 @@ func toBytes(list []json.RawMessage) [][]byte {
 	return out
 }
 
-func (s *Server) watch(w http.ResponseWriter, r *http.Request, st *state) {
-	flusher, name := w.(http.Flusher), nameOf(r)
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, st *state, some choice) {
+	flusher := w.(http.Flusher)
 	var since uint64
 	_, _ = fmt.Sscan(r.URL.Query().Get("resourceVersion"), &since)
 	if r.URL.Query().Get("sendInitialEvents") == "true" {
 		s.mu.Lock()
-		list := st.all(name)
+		list := st.all(some)
 		since = s.version
 		s.mu.Unlock()
 		for _, raw := range list {
@@ -246,7 +272,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, st *state) {
 		}
 		for _, e := range news {
 			since = e.version
-			if name == "" || e.name == name {
+			if some.has(e.key) {
 				_, _ = w.Write(e.line)
 			}
 		}
