@@ -38,6 +38,7 @@ func TestProxyChild(t *testing.T) {
 	if dir == "" {
 		return // it is only there for the other
 	}
+	endWithParent()
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
 	defer stop()
 	err := process.Run(ctx, process.Config{Socket: filepath.Join(dir, "proxy.sock"), HealthSocket: filepath.Join(dir, "health.sock"), AccessLog: io.Discard, Log: slog.New(slog.DiscardHandler)})
@@ -58,17 +59,38 @@ func proxyDir(t *testing.T) string {
 	return dir
 }
 
+// endWithParent ends this process when the one that started it has ended.
+func endWithParent() {
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(1)
+	}()
+}
+
 // startProxy runs the child as the proxy's user, until stop tells it to end; it must then
 // end by itself.
 func startProxy(t *testing.T, binary, dir string) (stop func()) {
 	t.Helper()
+	return startProxyIn(t, nil, binary, dir)
+}
+
+// startProxyIn is startProxy in a namespace, nil for that of the test.
+func startProxyIn(t *testing.T, ns *testnet.NS, binary, dir string) (stop func()) {
+	t.Helper()
 	cmd := exec.Command(binary, "-test.run=^TestProxyChild$")
 	cmd.Dir = dir
 	cmd.Env = []string{proxyChild + "=" + dir, "GOMAXPROCS=2"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: proxyTestUser, Gid: proxyTestUser}, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: proxyTestUser, Gid: proxyTestUser}}
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
+	if _, err := cmd.StdinPipe(); err != nil { // see endWithParent
+		t.Fatal(err)
+	}
+	start := cmd.Start
+	if ns != nil {
+		start = func() error { return ns.Do(cmd.Start) }
+	}
+	if err := start(); err != nil {
 		t.Fatal(err)
 	}
 	stop = sync.OnceFunc(func() {
