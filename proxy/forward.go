@@ -51,6 +51,7 @@ func (x *exchange) forward(backend string) {
 		x.last, x.rec.Endpoint = e, e.Addr
 		again, err := x.try(e, sure)
 		if err == nil {
+			x.rec.Err = nil // of a try before
 			return
 		}
 		x.rec.Err = err

@@ -33,6 +33,7 @@ func (x *exchange) forward2(b *upstream.Backend, o *table.Options) {
 		x.last, x.rec.Endpoint = e, e.Addr
 		again, err := x.try2(e, o)
 		if err == nil {
+			x.rec.Err = nil // of a try before
 			return
 		}
 		x.rec.Err = err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -112,9 +113,37 @@ type lane struct {
 }
 
 type laneConn struct {
-	*http.ClientConn
+	roundTripper
 	left, users int
 	retired     bool
+}
+
+// roundTripper is one connection, by which nothing is sent again that failed.
+type roundTripper interface {
+	RoundTrip(*http.Request) (*http.Response, error)
+	Close() error
+	Err() error
+}
+
+// http1 is one of HTTP/1.1. That of net/http does not say whether it was the server that
+// closed it.
+type http1 struct {
+	net.Conn
+	br *bufio.Reader
+}
+
+func (h *http1) Err() error { return nil }
+
+func (h *http1) RoundTrip(q *http.Request) (*http.Response, error) {
+	if d, ok := q.Context().Deadline(); ok {
+		if err := h.SetDeadline(d); err != nil {
+			return nil, err
+		}
+	}
+	if err := q.Write(h.Conn); err != nil {
+		return nil, err
+	}
+	return http.ReadResponse(h.br, q)
 }
 
 // take gives the connection for a request; a new one where the last was used enough.
@@ -129,7 +158,7 @@ func (l *lane) take(ctx context.Context) (*laneConn, error) {
 		if err != nil {
 			return nil, err
 		}
-		l.now = &laneConn{ClientConn: conn, left: l.c.rounds + rand.IntN(l.c.rounds)}
+		l.now = &laneConn{roundTripper: conn, left: l.c.rounds + rand.IntN(l.c.rounds)}
 	}
 	l.now.left--
 	l.now.users++
@@ -154,32 +183,32 @@ func (l *lane) give(c *laneConn, failed bool) {
 	}
 }
 
-func (l *lane) open(ctx context.Context) (*http.ClientConn, error) {
-	var p http.Protocols
-	protocol := "http/1.1"
-	if l.kind == tlsHTTP2 {
-		protocol = "h2"
-		p.SetHTTP2(true)
-	} else {
-		p.SetHTTP1(true)
-	}
-	tr := &http.Transport{Protocols: &p, DisableCompression: true,
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			l.c.opened.Add(1)
-			return l.c.rig.dial(ctx, network, loadPlain)
-		},
-		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, _, err := l.c.handshake(ctx, l.host, protocol)
-			if err != nil {
-				return nil, err
-			}
-			return conn, nil
-		}}
-	scheme := "https"
+func (l *lane) open(ctx context.Context) (roundTripper, error) {
 	if l.kind == plainHTTP1 {
-		scheme = "http"
+		l.c.opened.Add(1)
+		conn, err := l.c.rig.dial(ctx, "tcp", loadPlain)
+		if err != nil {
+			return nil, err
+		}
+		return &http1{conn, bufio.NewReader(conn)}, nil
 	}
-	return tr.NewClientConn(ctx, scheme, net.JoinHostPort(l.host.name, "443"))
+	if l.kind == tlsHTTP1 {
+		conn, _, err := l.c.handshake(ctx, l.host, "http/1.1")
+		if err != nil {
+			return nil, err
+		}
+		return &http1{conn, bufio.NewReader(conn)}, nil
+	}
+	var p http.Protocols
+	p.SetHTTP2(true)
+	tr := &http.Transport{Protocols: &p, DisableCompression: true, DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, _, err := l.c.handshake(ctx, l.host, "h2")
+		if err != nil {
+			return nil, err
+		}
+		return conn, nil
+	}}
+	return tr.NewClientConn(ctx, "https", net.JoinHostPort(l.host.name, "443"))
 }
 
 // send sends a request of some path, and checks all of the answer. What fails is noted.

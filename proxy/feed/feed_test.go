@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -274,6 +275,40 @@ func TestHostsComeBehindWhatTheyName(t *testing.T) {
 	s.eventually(t, "a host whose backend never comes", func() bool { _, ok := s.hosts["x"]; return ok })
 	if d := time.Since(start); d < grace/2 {
 		t.Errorf("it waited only %s", d)
+	}
+}
+
+// A host that waited once waits as long the next time, also where others wait all the time.
+func TestEachWaitBeginsAnew(t *testing.T) {
+	r := newRig(t)
+	r.sync(map[string]table.Host{"a": host("a", "", "c0")}, nil, map[string]table.Certificate{"c0": {Key: "c0"}})
+	s := r.proxy()
+	s.eventually(t, "the first", func() bool { return len(s.hosts) == 1 })
+	ctx := t.Context()
+	apply := func(hosts map[string]table.Host, certs map[string]table.Certificate) {
+		t.Helper()
+		if err := errors.Join(r.feed.Hosts().Apply(ctx, hosts, nil), r.feed.Certificates().Apply(ctx, certs, nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 12 { // one and a half times as long as a host may wait, and some of the next
+		other := fmt.Sprintf("x%d", i)
+		apply(map[string]table.Host{other: host(other, "never", "")}, nil)
+		if i == 0 || i == 8 {
+			cert := fmt.Sprintf("c%d", i+1)
+			apply(map[string]table.Host{"a": host("a", "", cert)}, nil)
+			time.Sleep(grace / 6) // the certificate is late
+			apply(nil, map[string]table.Certificate{cert: {Key: cert}})
+			s.eventually(t, cert, func() bool { return s.hosts["a"].Certificate == cert })
+		}
+		time.Sleep(grace / 6)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.lost {
+		if strings.HasPrefix(l, "a ") {
+			t.Error(l)
+		}
 	}
 }
 

@@ -44,14 +44,21 @@ func (s *session) poke() {
 	}
 }
 
-// hold says whether something is still to wait, and notes since when.
-func (s *session) hold(name string, now time.Time) bool {
-	since, ok := s.waits[name]
-	if !ok {
-		since = now
-		s.waits[name] = now
+// hold says whether something that has to wait still is to, and notes since when. What
+// waits again later waits anew.
+func (s *session) hold(name string, wait bool, now time.Time) bool {
+	if wait {
+		since, ok := s.waits[name]
+		if !ok {
+			since = now
+			s.waits[name] = now
+		}
+		if now.Sub(since) < grace {
+			return true
+		}
 	}
-	return now.Sub(since) < grace
+	delete(s.waits, name)
+	return false
 }
 
 // next takes what the session lacks. retry, if not 0, is when to come again.
@@ -99,19 +106,16 @@ func all[P any](p *part[P]) *Delta[P] {
 func (f *Feed) changes(s *session, u *Update) (held bool) {
 	now := time.Now()
 	hosts := take(&f.hosts, s, func(k string, h *table.Host) bool {
-		return h != nil && !f.complete(h) && s.hold("h "+k, now)
+		return s.hold("h "+k, h != nil && !f.complete(h), now)
 	})
 	// A host that waits is still as it was at the proxy, with all that it named then.
 	waiting := len(s.kinds[hostKind].dirty) > 0
-	keep := func(name string) bool { return (waiting || f.names[name] > 0) && s.hold(name, now) }
+	keep := func(name string, gone bool) bool { return s.hold(name, gone && (waiting || f.names[name] > 0), now) }
 	u.Hosts = hosts
-	u.Backends = take(&f.backends, s, func(k string, b *table.Backend) bool { return b == nil && keep(backendName(k)) })
-	u.Certificates = take(&f.certs, s, func(k string, c *table.Certificate) bool { return c == nil && keep(certificateName(k)) })
+	u.Backends = take(&f.backends, s, func(k string, b *table.Backend) bool { return keep(backendName(k), b == nil) })
+	u.Certificates = take(&f.certs, s, func(k string, c *table.Certificate) bool { return keep(certificateName(k), c == nil) })
 	for i := range s.kinds {
 		held = held || len(s.kinds[i].dirty) > 0
-	}
-	if !held {
-		clear(s.waits)
 	}
 	return held
 }
