@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -77,6 +79,18 @@ func (c *loadClients) report(t *testing.T) {
 	}
 	for s, n := range c.examples {
 		t.Errorf("%d times: %s", n, s)
+	}
+	if len(c.examples) > 0 {
+		raw, err := os.ReadFile(filepath.Join(c.rig.dir, proxyErrors))
+		lines := strings.SplitAfter(string(raw), "\n")
+		for _, line := range lines[:min(len(lines), 100)] {
+			if strings.Contains(line, `"host":"app`) {
+				t.Logf("the proxy says: %s", line)
+			}
+		}
+		if err != nil {
+			t.Log(err)
+		}
 	}
 }
 
@@ -215,7 +229,7 @@ func (l *lane) open(ctx context.Context) (roundTripper, error) {
 func (l *lane) send(path, body, want string, services ...string) {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
-	what := kindName(l.kind) + " " + l.host.name + path
+	what, start := kindName(l.kind)+" "+l.host.name+path, time.Now()
 	c, err := l.take(ctx)
 	if err != nil {
 		l.c.fail("%s: connection: %v", what, err)
@@ -239,14 +253,14 @@ func (l *lane) send(path, body, want string, services ...string) {
 	q.GetBody = nil // nothing is sent twice
 	resp, err := c.RoundTrip(q)
 	if err != nil {
-		l.c.fail("%s %s: %v", method, what, err)
+		l.c.fail("%s %s: %v after %s", method, what, err, time.Since(start))
 		return
 	}
 	got, err := io.ReadAll(resp.Body)
 	resp.Body.Close()
 	switch {
 	case resp.StatusCode != http.StatusOK:
-		l.c.fail("%s %s: %s", method, what, resp.Status)
+		l.c.fail("%s %s: %s after %s", method, what, resp.Status, time.Since(start))
 	case err != nil:
 		l.c.fail("%s %s: the body: %v", method, what, err)
 	case string(got) != want:

@@ -108,7 +108,7 @@ func (r *loadRig) startAgent() {
 	}
 	log := slog.New(slog.DiscardHandler)
 	a := &agent{node: "node1", log: log, store: store, client: &kubesource.Client{Interface: client}, metrics: newMetrics(prometheus.NewRegistry()), problems: writeback.NewProblems(log),
-		cfg: config.Config{Ingress: config.Ingress{Enabled: true, Drain: 5 * time.Second}}, healths: map[string]*reconcile.Health{}}
+		cfg: config.Config{Ingress: config.Ingress{Enabled: true, AccessLog: true, Drain: 5 * time.Second}}, healths: map[string]*reconcile.Health{}}
 	r.agent = a
 	f := newIngressFeed(a)
 	f.keeper.Path = "" // there is no other agent

@@ -275,7 +275,7 @@ func loaded(t *testing.T) (*loadClients, *changer) {
 	r := newLoadRig(t)
 	r.service("a", 3)
 	r.service("b", 3)
-	c := &loadClients{rig: r, rounds: 200}
+	c := &loadClients{rig: r, rounds: 40}
 	ch := &changer{loadClients: c, ask: &http.Client{Timeout: loadTimeout, Transport: &http.Transport{DialContext: r.dial}}}
 	for i := range 4 {
 		h := loadHost{name: fmt.Sprintf("app%d.example.com", i), service: string("aabb"[i]), shown: &atomic.Int64{}}

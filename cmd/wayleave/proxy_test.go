@@ -41,10 +41,32 @@ func TestProxyChild(t *testing.T) {
 	endWithParent()
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
 	defer stop()
-	err := process.Run(ctx, process.Config{Socket: filepath.Join(dir, "proxy.sock"), HealthSocket: filepath.Join(dir, "health.sock"), AccessLog: io.Discard, Log: slog.New(slog.DiscardHandler)})
+	err := process.Run(ctx, process.Config{Socket: filepath.Join(dir, "proxy.sock"), HealthSocket: filepath.Join(dir, "health.sock"), AccessLog: errorLines(filepath.Join(dir, proxyErrors)), Log: slog.New(slog.DiscardHandler)})
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
+}
+
+// proxyErrors is the file for the lines of the child's access log that name an error, when
+// the agent has it write one.
+const proxyErrors = "errors.log"
+
+type errorLines string
+
+func (name errorLines) Write(p []byte) (int, error) {
+	f, err := os.OpenFile(string(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	for line := range strings.Lines(string(p)) {
+		if strings.Contains(line, `"error":`) {
+			if _, err := f.WriteString(line); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return len(p), nil
 }
 
 // proxyDir is a folder that the proxy's user may write to, as the pod's is.

@@ -337,14 +337,14 @@ func (u *Client) Ahead() []byte {
 func (u *Client) Trailers() message.Fields { return u.body.trailers }
 
 // Done ends an exchange, and says whether the connection may be used for another: the
-// response was read to its end, and nothing is behind it.
+// response was read to its end, nothing is behind it, and nobody stopped it meanwhile.
 func (u *Client) Done() bool {
 	u.w.release()
 	u.Exchanges++
 	if u.w.err == nil && len(u.rd.buffered()) == 0 {
 		u.rd.release()
 	}
-	return u.keep && u.sent && u.body.done && u.body.err == nil && u.w.err == nil && len(u.rd.buffered()) == 0 && u.resp.Status != 101
+	return u.keep && u.sent && !u.Stopped() && u.body.done && u.body.err == nil && u.w.err == nil && len(u.rd.buffered()) == 0 && u.resp.Status != 101
 }
 
 // Switch hands the connection over after a 101.

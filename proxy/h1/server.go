@@ -510,6 +510,7 @@ func (x *exchange) Watch(gone func()) (stop func()) {
 		return func() {}
 	}
 	end := make(chan struct{})
+	gone, over := message.Until(gone) // a client may well leave once it has its answer
 	go func() {
 		tick := time.NewTicker(watchEvery)
 		defer tick.Stop()
@@ -531,7 +532,10 @@ func (x *exchange) Watch(gone func()) (stop func()) {
 			}
 		}
 	}()
-	return sync.OnceFunc(func() { close(end) })
+	return sync.OnceFunc(func() {
+		over()
+		close(end)
+	})
 }
 
 // watchEvery is how often a client is looked at.

@@ -12,6 +12,7 @@ package message
 import (
 	"io"
 	"net/netip"
+	"sync"
 )
 
 // Field is a header field; the name as it was sent.
@@ -197,10 +198,31 @@ type Downstream interface {
 	Switch(*Response) (io.ReadWriteCloser, error)
 	// Watch calls gone, once, when the client leaves, until stop is called. It is for long
 	// waits: it may cost a goroutine. gone may be called from any.
+	// When stop has returned, gone does not run, and will not.
 	Watch(gone func()) (stop func())
 	// StopReading has a Read that waits return an error; the rest of the body is not
 	// wanted.
 	StopReading()
 	// Abort ends the exchange so that the client sees that it is broken.
 	Abort()
+}
+
+// Until makes a call that is made no more, and has ended, when stop has returned: what it
+// is about may be another exchange's by then.
+func Until(fn func()) (call, stop func()) {
+	var mu sync.Mutex
+	over := false
+	call = func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !over {
+			fn()
+		}
+	}
+	stop = func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+	}
+	return call, stop
 }

@@ -137,8 +137,12 @@ func (s *stream) Ready() bool { return s.ended }
 
 // Watch implements message.Downstream.
 func (s *stream) Watch(gone func()) (stop func()) {
+	gone, over := message.Until(gone)
 	end := context.AfterFunc(s.r.Context(), gone)
-	return func() { end() }
+	return func() {
+		end()
+		over()
+	}
 }
 
 // Trailers implements message.Downstream.
