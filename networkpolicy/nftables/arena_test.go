@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -233,11 +234,11 @@ func (a *arena) services(mode string) {
 func (a *arena) serviceMode(mode string, track *conntrack.Kernel) service.Mode {
 	a.t.Helper()
 	switch mode {
-	case "iptables":
-		if _, err := exec.LookPath("iptables-nft"); err != nil {
-			a.t.Skip("the program iptables-nft is not installed")
+	case "iptables-nft", "iptables-legacy":
+		if _, err := exec.LookPath(mode); err != nil {
+			a.t.Skipf("the program %s is not installed", mode)
 		}
-		conn, err := iptables.NewKernel(a.node.FD(), iptables.NFT)
+		conn, err := iptables.NewKernel(a.node.FD(), iptables.Flavour(strings.TrimPrefix(mode, "iptables-")))
 		if err != nil {
 			a.t.Fatal(err)
 		}

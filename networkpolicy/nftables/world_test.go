@@ -30,11 +30,16 @@ func (a *arena) check(list []shot) (wrong []shot) {
 	return wrong
 }
 
-// everyVariable is set to N to play each N-th set only, where the kernel is slow.
+// everyVariable is set to N to play each N-th set only, where the kernel is slow, and to 1
+// to play all sets in all modes.
 const everyVariable = "WAYLEAVE_WORLD_EVERY"
 
-// chosen are the sets to play.
-func chosen(t *testing.T) (out []world.Set) {
+// everyLegacy is how many sets of iptables-legacy are one that is played when nobody says
+// otherwise: it differs from iptables-nft by its program only. `make fuzz` plays all.
+const everyLegacy = 8
+
+// chosen are the sets to play: each of that many, unless the environment says how many.
+func chosen(t *testing.T, every int) (out []world.Set) {
 	t.Helper()
 	sets, err := world.Sets()
 	if err != nil {
@@ -43,7 +48,6 @@ func chosen(t *testing.T) (out []world.Set) {
 	if len(sets) < 200 {
 		t.Errorf("only %d sets", len(sets))
 	}
-	every := 1
 	if v := os.Getenv(everyVariable); v != "" {
 		if every, err = strconv.Atoi(v); err != nil || every < 1 {
 			t.Fatalf("%s is %q, want a number from 1", everyVariable, v)
@@ -59,10 +63,13 @@ func chosen(t *testing.T) (out []world.Set) {
 // the world's own test shows to be the same), with each mode of the service proxy
 // beside, and by a ClusterIP. Sets follow each other as changes.
 func TestTheSmallWorldInAKernel(t *testing.T) {
-	sets := chosen(t)
-	for _, mode := range []string{"nftables", "iptables", "ipvs"} {
+	for _, mode := range []string{"nftables", "iptables-nft", "iptables-legacy", "ipvs"} {
 		t.Run(mode, func(t *testing.T) {
-			start := time.Now()
+			start, every := time.Now(), 1
+			if mode == "iptables-legacy" {
+				every = everyLegacy
+			}
+			sets := chosen(t, every)
 			a := newArena(t)
 			a.services(mode)
 			probes, denied := 0, 0
