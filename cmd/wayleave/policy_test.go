@@ -11,14 +11,17 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"wayleave.dev/internal/owner"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
@@ -59,6 +62,10 @@ func TestPolicyChild(t *testing.T) {
 	must(err)
 	must(store.Write(policyWorld))
 	store.MarkSynced(model.NodeKind | networkpolicy.PlannerKinds)
+	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
+	defer stop()
+	lock, err := owner.Acquire(ctx, filepath.Join(dir, "owner.lock"), func() { must(os.WriteFile(waits(dir, os.Getpid()), nil, 0o600)) })
+	must(err)
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError + 1}))
 	conn, err := nft.NewKernel(0)
 	must(err)
@@ -73,12 +80,19 @@ func TestPolicyChild(t *testing.T) {
 		Tombstones: filepath.Join(dir, "del"), Sysctl: "/proc/sys/net", Plugin: "/bin/true", BinDir: filepath.Join(dir, "bin"), ConfDir: filepath.Join(dir, "conf"), Routing: routes.Direct,
 		Leases: gate.Leases, Isolate: gate.Isolate, Kernel: kernel, NFT: conn, Firewall: conn, Track: track, Log: log}, reconcile.NewHealth(nil, nil), reconcile.NewHealth(nil, nil))
 	must(err)
-	must(gate.Known(t.Context()))
+	must(gate.Known(ctx))
 	loop := policyLoop(store, gate, policynft.New(conn, conntrack.NewTracker(0)))
 	loop.Health, loop.Log = reconcile.NewHealth(nil, nil), log
-	must(all(t.Context(), n.Run, loop.Run))
+	if err := all(ctx, n.Run, loop.Run); ctx.Err() == nil {
+		t.Fatal(err)
+	}
+	must(n.Close())
+	must(lock.Release())
 	runtime.KeepAlive(ns) // or its finalizer would close the descriptor
 }
+
+// waits is the file by which an agent says that it waits for another one's end.
+func waits(dir string, pid int) string { return filepath.Join(dir, fmt.Sprintf("waits.%d", pid)) }
 
 // policyWorld is what the agent knows: nothing may reach the pods of "locked", and they
 // reach one port of the target; "open" has no policies.
@@ -111,10 +125,23 @@ type policyNode struct {
 	target *testnet.NS
 	ips    []netip.Addr
 
-	mu   sync.Mutex
-	kill func()
+	mu    sync.Mutex
+	agent *policyAgent
 	// got counts what the target received, by sender's kind and port.
 	got sync.Map
+}
+
+// policyAgent is a process of TestPolicyChild.
+type policyAgent struct {
+	*exec.Cmd
+	stdin io.Closer
+}
+
+// end waits for the process after it was signalled.
+func (a *policyAgent) end() error {
+	err := a.Wait()
+	a.stdin.Close()
+	return err
 }
 
 func (n *policyNode) start() {
@@ -128,17 +155,42 @@ func (n *policyNode) start() {
 	n.node.Must(cmd.Start)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.kill = func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // says that it was killed
-		stdin.Close()
-	}
+	n.agent = &policyAgent{cmd, stdin}
+}
+
+func (n *policyNode) running() *policyAgent {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.agent
 }
 
 func (n *policyNode) killed() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.kill()
+	a := n.running()
+	_ = a.Process.Kill()
+	_ = a.end() // says that it was killed
+}
+
+// upgraded has a new agent wait beside the old one, and then tells that to end, as a
+// DaemonSet with maxSurge 1 does.
+func (n *policyNode) upgraded(ctx context.Context) error {
+	old := n.running()
+	n.start()
+	file := waits(n.dir, n.running().Process.Pid)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(file); err == nil || ctx.Err() != nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			return errors.New("the new agent does not wait for the old one's end")
+		}
+	}
+	if err := old.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	if err := old.end(); err != nil {
+		return fmt.Errorf("the old agent ends: %w", err)
+	}
+	return nil
 }
 
 // call asks the agent, again while there is none: as the kubelet does, it deletes what a
@@ -239,19 +291,60 @@ type pen struct {
 	ns       *testnet.NS
 	kind     atomic.Pointer[string]
 	received atomic.Int64
+	// marks are packets that the pen sent to itself.
+	marks chan string
+	// what is the sender of the last packet received.
+	what atomic.Pointer[string]
+}
+
+// markText begins what a pen sends to itself.
+const markText = "mark "
+
+// read returns when all packets that came before have been counted.
+func (p *pen) read() error {
+	c, err := p.ns.Dial("udp", fmt.Sprintf("127.0.0.1:%d", forbiddenPort), time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	mark := markText + c.LocalAddr().String()
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); {
+		if _, err := c.Write([]byte(mark)); err != nil {
+			return err
+		}
+		// It is lost where the socket's buffer is full.
+		for wait := time.After(time.Second); wait != nil; {
+			select {
+			case got := <-p.marks:
+				if got == mark {
+					return nil
+				}
+			case <-wait:
+				wait = nil
+			}
+		}
+	}
+	return errors.New("the pen's socket is not read")
 }
 
 func newPen(ctx context.Context, n *policyNode, i int) *pen {
-	p := &pen{n: n, ns: testnet.New(n.t, fmt.Sprintf("pen%d", i))}
+	p := &pen{n: n, ns: testnet.New(n.t, fmt.Sprintf("pen%d", i)), marks: make(chan string, 100)}
 	idle := ""
 	p.kind.Store(&idle)
 	l := p.ns.ListenPacket("udp", fmt.Sprintf("[::]:%d", forbiddenPort))
 	go func() {
 		buf := make([]byte, 64)
 		for {
-			if _, _, err := l.ReadFrom(buf); err != nil {
+			k, from, err := l.ReadFrom(buf)
+			if err != nil {
 				return
 			}
+			if strings.HasPrefix(string(buf[:k]), markText) {
+				p.marks <- string(buf[:k])
+				continue
+			}
+			what := fmt.Sprintf("%q from %s", buf[:k], from)
+			p.what.Store(&what)
 			p.received.Add(1)
 		}
 	}()
@@ -273,6 +366,10 @@ func newPen(ctx context.Context, n *policyNode, i int) *pen {
 
 // live is one pod's life: it sends before ADD and for a second after it.
 func (p *pen) live(ns, name string) error {
+	// What the pod before received may not have been read yet. There is no link now.
+	if err := p.read(); err != nil {
+		return err
+	}
 	p.received.Store(0)
 	p.kind.Store(&ns)
 	if _, err := p.n.call("ADD", ns, name, p.ns); err != nil {
@@ -281,8 +378,11 @@ func (p *pen) live(ns, name string) error {
 	time.Sleep(time.Second)
 	idle := ""
 	p.kind.Store(&idle)
+	if err := p.read(); err != nil {
+		return err
+	}
 	if got := p.received.Load(); ns == "locked" && got > 0 {
-		return fmt.Errorf("%s/%s received %d packets", ns, name, got)
+		return fmt.Errorf("%s/%s received %d packets, the last %s", ns, name, got, *p.what.Load())
 	} else if ns == "open" && got == 0 {
 		return fmt.Errorf("%s/%s received nothing: the test would not see a packet", ns, name)
 	}
@@ -290,8 +390,9 @@ func (p *pen) live(ns, name string) error {
 	return err
 }
 
-// killedRounds are 8 of 40 pods, and with WAYLEAVE_TEST_LONG as many as without kills.
-func killedRounds() int {
+// disturbedRounds are 8 of 40 pods, and with WAYLEAVE_TEST_LONG as many as with an agent
+// that lives.
+func disturbedRounds() int {
 	if os.Getenv("WAYLEAVE_TEST_LONG") != "" {
 		return 25
 	}
@@ -300,28 +401,40 @@ func killedRounds() int {
 
 // Pods send from before their link is up to a second after ADD, a thousand times, over
 // addresses that pods without policies had just before: nothing that policy forbids
-// arrives, in neither direction, also while the agent is killed again and again.
+// arrives, in neither direction, also while the agent is killed again and again, and while
+// a new one takes over from the old one again and again.
 func TestIsolatedFirst(t *testing.T) {
+	killed := func(_ context.Context, n *policyNode) error {
+		n.killed()
+		n.start()
+		return nil
+	}
+	upgraded := func(ctx context.Context, n *policyNode) error { return n.upgraded(ctx) }
 	for _, tc := range []struct {
-		name   string
-		rounds int
-		kills  bool
-	}{{"a living agent", 25, false}, {"an agent that is killed", killedRounds(), true}} {
+		name    string
+		rounds  int
+		disturb func(context.Context, *policyNode) error
+	}{{"a living agent", 25, nil}, {"an agent that is killed", disturbedRounds(), killed}, {"an agent that is upgraded", disturbedRounds(), upgraded}} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newPolicyNode(t)
 			ctx, cancel := context.WithCancel(t.Context())
 			var wg, disturb sync.WaitGroup
 			defer func() { cancel(); disturb.Wait() }()
 			disturb.Go(func() { n.spray(ctx) })
-			if tc.kills {
+			disturbed := 0
+			if tc.disturb != nil {
 				disturb.Go(func() {
-					for ctx.Err() == nil {
+					for {
 						select {
 						case <-ctx.Done():
+							return
 						case <-time.After(1500 * time.Millisecond):
-							n.killed()
-							n.start()
 						}
+						if err := tc.disturb(ctx, n); err != nil {
+							t.Error(err)
+							return
+						}
+						disturbed++
 					}
 				})
 			}
@@ -342,6 +455,8 @@ func TestIsolatedFirst(t *testing.T) {
 				})
 			}
 			wg.Wait()
+			cancel()
+			disturb.Wait()
 			close(errs)
 			var all []error
 			for err := range errs {
@@ -350,9 +465,14 @@ func TestIsolatedFirst(t *testing.T) {
 			if err := errors.Join(all...); err != nil {
 				t.Error(err)
 			}
-			if got := n.count("locked", forbiddenPort); got != 0 {
+			got := n.count("locked", forbiddenPort)
+			if got != 0 {
 				t.Errorf("%d packets arrived that policy forbids", got)
 			}
+			if tc.disturb != nil && disturbed == 0 {
+				t.Error("nothing disturbed the agent")
+			}
+			t.Logf("%d pods, the agent was disturbed %d times: %d packets arrived that policy forbids, %d that it allows", pens*tc.rounds, disturbed, got, n.count("locked", allowedPort))
 			for _, what := range []string{"locked " + fmt.Sprint(allowedPort), "open " + fmt.Sprint(forbiddenPort)} {
 				kind, _, _ := strings.Cut(what, " ")
 				port := forbiddenPort

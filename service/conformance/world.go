@@ -283,6 +283,11 @@ func (c Client) ask(network string, to netip.AddrPort, patience time.Duration) (
 // Say asks over an open connection or socket.
 func Say(conn net.Conn) (pod string, seen netip.Addr, err error) { return say(conn, patience) }
 
+// SayWithin is Say for those who wait as long as they want.
+func SayWithin(conn net.Conn, patience time.Duration) (pod string, seen netip.Addr, err error) {
+	return say(conn, patience)
+}
+
 func say(conn net.Conn, patience time.Duration) (pod string, seen netip.Addr, err error) {
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", netip.Addr{}, err
