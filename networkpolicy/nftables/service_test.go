@@ -15,6 +15,7 @@ import (
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/networkpolicy"
+	"wayleave.dev/podnetwork/hostport"
 	"wayleave.dev/service/conformance"
 	"wayleave.dev/source/manifest"
 )
@@ -23,6 +24,9 @@ import (
 // pod1b, pod2a, pod2b) and a client outside; the Service has pod1a as its only endpoint.
 // Of the pods client=yes are pod1b and pod2b.
 const servedNodePort = 30080
+
+// servedHostPort is the hostPort of pod1a, on node1.
+const servedHostPort = 8000
 
 // served is the Service at each way that leads to it.
 func served(local bool) *model.Service {
@@ -175,6 +179,8 @@ func (w *town) to(way string, is6 bool) netip.AddrPort {
 		return port(w.Nodes[0].Addrs[i], servedNodePort)
 	case "node2":
 		return port(w.Nodes[1].Addrs[i], servedNodePort)
+	case "host port":
+		return port(w.Nodes[0].Addrs[i], servedHostPort)
 	case "cluster IP":
 		return port(s.ClusterIPs[i], 80)
 	case "load balancer":
@@ -238,6 +244,25 @@ func (w *town) travel(what string, trips []trip) {
 	}
 }
 
+// hostPort maps a port of node1 to pod1a.
+func (w *town) hostPort() {
+	w.t.Helper()
+	conn, err := nft.NewKernel(w.Nodes[0].NS.FD())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var list []hostport.Mapping
+	for _, p := range []model.Protocol{model.TCP, model.UDP} {
+		list = append(list, hostport.Mapping{HostPort: servedHostPort, ContainerPort: 8080, Protocol: p})
+	}
+	for _, f := range nft.Families() {
+		table := nft.Table{Family: f, Name: "host-ports", Sets: hostport.Sets(), Chains: hostport.Chains(f)}
+		if err := conn.Commit(w.t.Context(), table, nft.Batch{Base: true, Add: hostport.Elements(f, w.Pods[0].IPs, list)}); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
 // outsideBy has the client outside reach the Service's external addresses by a node.
 func (w *town) outsideBy(node int) {
 	s := served(false)
@@ -277,6 +302,11 @@ var clusterWays = []ways{
 		"outside by node1, outside by node2, outside by load balancer, outside by external IP, node2 itself by node1, node2 itself by node2, node2 itself by cluster IP, " +
 			"pod1b by node1, pod1b by node2, pod1b by cluster IP, pod1b by load balancer, pod1b by external IP, pod2b by node1, pod2b by node2, pod2b by cluster IP, pod2b by load balancer, pod2b by external IP"},
 	{inNobody, "nobody may come in, by node2; what comes back by another node is that node's", 1, "", "outside by load balancer, outside by external IP, node1 itself by node2, pod1a by node2"},
+	{inNobody, "nobody may come in by the host port", 0, "pod1a by host port, node1 itself by host port", "outside by host port, node2 itself by host port, pod1b by host port, pod2b by host port"},
+	{inClient, "pods may come in by the host port", 0, "pod1b by host port, pod2b by host port", "outside by host port, pod2a by host port, node2 itself by host port"},
+	{inOutside, "an address outside may come in by the host port", 0, "outside by host port", "pod1b by host port, node2 itself by host port"},
+	{outToWeb, "out to the pod by the host port, which from elsewhere is a port of a node", 0, "pod1b by host port, pod2a by host port", "pod2b by host port"},
+	{outNowhere, "out to nowhere by the host port", 0, "pod2a by host port", "pod1b by host port, pod2b by host port"},
 	{inClient, "pods may come in", 0, "pod1b by node1, pod1b by cluster IP, pod1b by load balancer, pod1b by external IP, pod2b by node1, pod2b by cluster IP",
 		"pod1b by node2, pod2b by node2, pod2b by load balancer, pod2b by external IP, pod2a by node1, pod2a by cluster IP, outside by node1, node2 itself by node1"},
 	{inOtherPorts, "the port is the pod's", 0, "", "outside by node1, outside by node2, outside by load balancer, pod1b by cluster IP, pod2b by node1"},
@@ -304,7 +334,7 @@ var localWays = []ways{
 	{outNowhere, "out to nowhere", 0, "pod2a by node1", "pod1b by node1, pod1b by load balancer, pod2b by node1, pod2b by node2, pod2b by load balancer"},
 }
 
-// Policy holds by NodePort, by the address of a load balancer and by externalIPs, with
+// Policy holds by NodePort, hostPort, the address of a load balancer and externalIPs, with
 // externalTrafficPolicy Cluster and Local, from outside, from both nodes and from pods of
 // both: it is decided behind translation and before the source is rewritten, on each node
 // that a packet passes.
@@ -316,8 +346,10 @@ func TestPolicyHoldsByEveryWayToAService(t *testing.T) {
 			ways  []ways
 		}{{"Cluster", false, clusterWays}, {"Local", true, localWays}} {
 			t.Run(kind+", externalTrafficPolicy "+tc.name, func(t *testing.T) {
+				t.Parallel()
 				w := newTown(t, kind)
 				w.Set(served(tc.local), w.Pods[0])
+				w.hostPort()
 				// Nobody is isolated: the ways are there.
 				for at, by := range []string{"node1", "node2"} {
 					if at == 1 && tc.local {
@@ -325,7 +357,7 @@ func TestPolicyHoldsByEveryWayToAService(t *testing.T) {
 					}
 					w.outsideBy(at)
 					w.hold()
-					w.travel("open", trips(true, "outside by "+by+", outside by load balancer, outside by external IP, node2 itself by node1, pod1b by node1, pod2b by node1, pod2b by node2, pod2b by load balancer"))
+					w.travel("open", trips(true, "outside by "+by+", outside by load balancer, outside by external IP, node2 itself by node1, pod1b by node1, pod2b by node1, pod2b by node2, pod2b by load balancer, outside by host port, pod2b by host port"))
 				}
 				if !tc.local {
 					w.travel("open", trips(true, "pod1a by node2, pod1b by node2, node1 itself by node2"))
