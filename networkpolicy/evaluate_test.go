@@ -50,6 +50,30 @@ status: {phase: Succeeded, podIPs: [{ip: 10.244.1.7}]}
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: failed, namespace: a, labels: {app: client}, creationTimestamp: "2026-01-03T00:00:00Z"}
+spec: {nodeName: node2}
+status: {phase: Failed, podIPs: [{ip: 10.244.1.5}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: heir, namespace: a, creationTimestamp: "2026-01-02T00:00:00Z"}
+spec: {nodeName: node2}
+status: {phase: Running, podIPs: [{ip: 10.244.1.5}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: leaving, namespace: a, labels: {app: client}, deletionTimestamp: "2026-01-02T00:00:00Z"}
+spec: {nodeName: node2}
+status: {phase: Running, podIPs: [{ip: 10.244.1.4}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: closedleaving, namespace: a, labels: {app: closed}, deletionTimestamp: "2026-01-02T00:00:00Z"}
+spec: {nodeName: node2}
+status: {phase: Running, podIPs: [{ip: 10.244.1.3}]}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: old, namespace: a, labels: {app: client}, creationTimestamp: "2026-01-01T00:00:00Z"}
 spec: {nodeName: node2}
 status: {podIPs: [{ip: 10.244.1.8}]}
@@ -126,6 +150,11 @@ func TestCornersThatTheSmallWorldHasNot(t *testing.T) {
 		{"likewise as a receiver", nowhere, "10.244.0.1", "192.168.0.2", 80, "false egress denied, ingress open"},
 		{"a pod with the node's network is never isolated", nowhere, "10.244.1.9", "192.168.0.2", 80, "true a pod and its own node always reach each other"},
 		{"an address of a pod that has ended is nobody's", nowhere, "10.244.1.7", "10.244.0.1", 80, "false egress open, ingress denied"},
+		{"who has the address of a pod that has failed inherits nothing, though that is younger", nowhere, "10.244.1.5", "10.244.0.1", 80, "false egress open, ingress denied"},
+		{"and is not shut in by it", nowhere, "192.0.2.1", "10.244.1.5", 80, "true egress open, ingress open"},
+		{"a pod that is told to end is a peer until it has", nowhere, "10.244.1.4", "10.244.0.1", 80, "true egress open, ingress allowed"},
+		{"and is isolated until then", nowhere, "192.0.2.1", "10.244.1.3", 80, "false egress open, ingress denied"},
+		{"in both directions", nowhere, "10.244.1.3", "192.0.2.1", 80, "false egress denied, ingress open"},
 		{"of two that claim an address the youngest has it", nowhere, "10.244.1.8", "10.244.0.1", 80, "false egress open, ingress denied"},
 		{"a pod reaches itself", nowhere, "10.244.0.1", "10.244.0.1", 80, "true a pod always reaches itself"},
 		{"kube-dns by name of its port", nowhere, "10.244.0.1", "10.96.0.10", 53, "true egress allowed, ingress open"},

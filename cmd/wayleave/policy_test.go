@@ -376,6 +376,10 @@ func (p *pen) live(ns, name string) error {
 		return err
 	}
 	time.Sleep(time.Second)
+	// On a busy machine nobody may have come to send to it yet.
+	for deadline := time.Now().Add(30 * time.Second); ns == "open" && p.received.Load() == 0 && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	idle := ""
 	p.kind.Store(&idle)
 	if err := p.read(); err != nil {

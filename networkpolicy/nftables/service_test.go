@@ -282,9 +282,12 @@ const (
 	inOtherPorts = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{ports: [{port: 80}, {port: 80, protocol: UDP}, {port: 30080}, {port: 30080, protocol: UDP}]}]}`
 	inOutside    = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{from: [{ipBlock: {cidr: 172.30.0.99/32}}, {ipBlock: {cidr: "fd00:30::99/128"}}]}]}`
 	inNode2      = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{from: [{ipBlock: {cidr: 172.30.0.12/32}}, {ipBlock: {cidr: "fd00:30::12/128"}}]}]}`
-	outToWeb     = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {pod: pod1a}}}], ports: [{port: 8080}, {port: 8080, protocol: UDP}]}]}`
-	outNowhere   = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress]}`
-	outToPorts   = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress], egress: [{ports: [{port: 80}, {port: 80, protocol: UDP}, {port: 30080}, {port: 30080, protocol: UDP}]}]}`
+	inEverywhere = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}, {ipBlock: {cidr: "::/0"}}]}]}`
+	// Addresses of Services are none that a pod is reached at.
+	outToVIPs  = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.96.0.0/12}}, {ipBlock: {cidr: "fd00:96::/112"}}, {ipBlock: {cidr: 203.0.113.0/24}}]}]}`
+	outToWeb   = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {pod: pod1a}}}], ports: [{port: 8080}, {port: 8080, protocol: UDP}]}]}`
+	outNowhere = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress]}`
+	outToPorts = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress], egress: [{ports: [{port: 80}, {port: 80, protocol: UDP}, {port: 30080}, {port: 30080, protocol: UDP}]}]}`
 )
 
 // ways are what passes and what is dropped under a policy. The client outside reaches the
@@ -314,6 +317,8 @@ var clusterWays = []ways{
 	{inOutside, "an address outside may, by node2", 1, "", "outside by load balancer, outside by external IP"},
 	{inNode2, "node2 may, and who comes by it", 1, "outside by node2, outside by load balancer, outside by external IP, node2 itself by node1, node2 itself by node2, node2 itself by cluster IP, pod2b by node2, pod1b by node2",
 		"outside by node1, pod1b by node1, pod2b by cluster IP"},
+	{inEverywhere, "all addresses are those of nodes and pods, too", 1, "outside by node1, outside by node2, outside by load balancer, node2 itself by node1, pod1b by node2, pod2b by node2, pod2b by cluster IP", ""},
+	{outToVIPs, "out to the addresses of Services", 0, "", "pod1b by cluster IP, pod1b by load balancer, pod2b by cluster IP, pod1b by node1"},
 	{outToWeb, "out to the pod", 0, "pod1b by node1, pod1b by cluster IP, pod1b by load balancer, pod1b by external IP, pod2b by node2, pod2b by cluster IP, pod2b by load balancer, pod2a by node1",
 		"pod1b by node2, pod2b by node1"},
 	{outNowhere, "out to nowhere", 0, "pod2a by node1", "pod1b by node1, pod1b by node2, pod1b by cluster IP, pod1b by load balancer, pod1b by external IP, pod2b by node1, pod2b by node2, pod2b by cluster IP"},
