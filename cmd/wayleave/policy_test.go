@@ -127,6 +127,8 @@ type policyNode struct {
 
 	mu    sync.Mutex
 	agent *policyAgent
+	// answered counts the calls that agents answered.
+	answered atomic.Int64
 	// got counts what the target received, by sender's kind and port.
 	got sync.Map
 }
@@ -198,7 +200,7 @@ func (n *policyNode) upgraded(ctx context.Context) error {
 func (n *policyNode) call(command, ns, name string, pod *testnet.NS) ([]netip.Addr, error) {
 	r := call.Request{Command: command, ContainerID: ns + name, IfName: "eth0", Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"wayleave","type":"wayleave-cni"}`),
 		Args: map[string]string{"K8S_POD_NAMESPACE": ns, "K8S_POD_NAME": name}}
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute)
 	for {
 		f, err := os.Open(pod.Path())
 		if err != nil {
@@ -207,6 +209,7 @@ func (n *policyNode) call(command, ns, name string, pod *testnet.NS) ([]netip.Ad
 		out, err := call.Call(filepath.Join(n.dir, "cni.sock"), r, f, 20*time.Second)
 		f.Close()
 		if err == nil && out.Error == nil {
+			n.answered.Add(1)
 			var result struct {
 				IPs []struct{ Address netip.Prefix }
 			}
@@ -429,10 +432,14 @@ func TestIsolatedFirst(t *testing.T) {
 			if tc.disturb != nil {
 				disturb.Go(func() {
 					for {
-						select {
-						case <-ctx.Done():
-							return
-						case <-time.After(1500 * time.Millisecond):
+						// On a busy machine an agent takes longer until it answers.
+						answered := n.answered.Load()
+						for wait := 1500 * time.Millisecond; wait > 0 || n.answered.Load() == answered; wait -= 10 * time.Millisecond {
+							select {
+							case <-ctx.Done():
+								return
+							case <-time.After(10 * time.Millisecond):
+							}
 						}
 						if err := tc.disturb(ctx, n); err != nil {
 							t.Error(err)
