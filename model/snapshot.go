@@ -48,6 +48,11 @@ func (v Snapshot) PodByIP(a netip.Addr) (*Pod, bool) {
 // Pods yields all pods.
 func (v Snapshot) Pods() iter.Seq[*Pod] { return statedb.ToSeq(v.s.pods.All(v.txn)) }
 
+// PodsOf yields the pods of one namespace.
+func (v Snapshot) PodsOf(namespace string) iter.Seq[*Pod] {
+	return statedb.ToSeq(v.s.pods.Prefix(v.txn, podByName.Query(Name{Namespace: namespace})))
+}
+
 // Node returns the node of that name.
 func (v Snapshot) Node(name string) (*Node, bool) {
 	o, _, ok := v.s.nodes.Get(v.txn, nodeByName.Query(name))

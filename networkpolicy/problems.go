@@ -13,11 +13,17 @@ import (
 // the elected writer. It is pure, and looks at each pod of the snapshot at most a few
 // times. None of it is an error in the policy: pods may come.
 func Problems(snap model.Snapshot, name model.Name) []model.Problem {
+	return problems(snap, name, nil)
+}
+
+// problems is Problems; families are those that the cluster has, nil when they are to be
+// looked for.
+func problems(snap model.Snapshot, name model.Name, families map[bool]bool) []model.Problem {
 	o, ok := snap.NetworkPolicy(name)
 	if !ok {
 		return nil
 	}
-	c := critic{snap: snap, policy: o}
+	c := critic{snap: snap, policy: o, families: families}
 	c.subject()
 	if o.IsolatesIngress {
 		c.rules("spec.ingress", o.Ingress, Ingress)
@@ -43,7 +49,11 @@ func (c *critic) say(field, format string, args ...any) {
 // selected are the pods of the pod network that a group has.
 func (c *critic) selected(g *group) iter.Seq[*model.Pod] {
 	return func(yield func(*model.Pod) bool) {
-		for o := range c.snap.Pods() {
+		pods := c.snap.Pods()
+		if g.key.own != "" {
+			pods = c.snap.PodsOf(g.key.own)
+		}
+		for o := range pods {
 			if o.HostNetwork {
 				continue
 			}

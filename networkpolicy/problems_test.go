@@ -67,3 +67,42 @@ func TestProblemsOfPolicies(t *testing.T) {
 		t.Errorf("a policy that is not there has problems: %v", got)
 	}
 }
+
+// Who asks only for the policies that changes concern has the problems of all.
+func TestProblemsFollowChanges(t *testing.T) {
+	asked, all := 0, 0
+	for seed := range uint64(20) {
+		d := newDice(seed)
+		r := newRig(t, Local{})
+		judge, book := NewJudge(), map[model.Name][]model.Problem{}
+		for step := range 300 {
+			r.change(d)
+			_, first, _ := r.watch.Poll()
+			for range d.IntN(2) {
+				r.change(d)
+			}
+			snap, second, _ := r.watch.Poll()
+			concerned := judge.Concerned(snap, first, second)
+			asked += len(concerned)
+			for n := range concerned {
+				if book[n] = judge.Problems(snap, n); len(book[n]) == 0 {
+					delete(book, n)
+				}
+			}
+			for o := range snap.NetworkPolicies() {
+				all++
+				if want := Problems(snap, o.Name); !slices.Equal(book[o.Name], want) {
+					t.Fatalf("seed %d, step %d: %s: %v, want %v", seed, step, o.Name, book[o.Name], want)
+				}
+			}
+			for n := range book {
+				if _, ok := snap.NetworkPolicy(n); !ok {
+					t.Fatalf("seed %d, step %d: %s is gone and has problems", seed, step, n)
+				}
+			}
+		}
+	}
+	if asked*2 > all {
+		t.Errorf("%d policies were asked for, of %d", asked, all)
+	}
+}

@@ -181,8 +181,10 @@ func (a *agent) judgePolicies(ctx context.Context) error {
 			a.problems.Set("networkpolicy", n.String(), nil)
 		}
 	}()
+	judge := networkpolicy.NewJudge()
 	for {
-		if _, _, err := w.Next(ctx); err != nil {
+		_, first, err := w.Next(ctx)
+		if err != nil {
 			return err
 		}
 		select {
@@ -190,18 +192,14 @@ func (a *agent) judgePolicies(ctx context.Context) error {
 			return ctx.Err()
 		case <-time.After(judgeAfter):
 		}
-		snap, _, _ := w.Poll()
-		for n := range told {
-			if _, ok := snap.NetworkPolicy(n); !ok {
-				a.problems.Set("networkpolicy", n.String(), nil)
-				delete(told, n)
+		snap, later, _ := w.Poll()
+		for n := range judge.Concerned(snap, first, later) {
+			found := judge.Problems(snap, n)
+			if len(found) > 0 || told[n] {
+				a.problems.Set("networkpolicy", n.String(), found)
 			}
-		}
-		for o := range snap.NetworkPolicies() {
-			found := networkpolicy.Problems(snap, o.Name)
-			if len(found) > 0 || told[o.Name] {
-				a.problems.Set("networkpolicy", o.Name.String(), found)
-				told[o.Name] = true
+			if told[n] = len(found) > 0; !told[n] {
+				delete(told, n)
 			}
 		}
 	}
