@@ -71,7 +71,7 @@ func TestProblemsOfPolicies(t *testing.T) {
 // Who asks only for the policies that changes concern has the problems of all.
 func TestProblemsFollowChanges(t *testing.T) {
 	asked, all := 0, 0
-	for seed := range uint64(20) {
+	for seed := range uint64(6) {
 		d := newDice(seed)
 		r := newRig(t, Local{})
 		judge, book := NewJudge(), map[model.Name][]model.Problem{}
