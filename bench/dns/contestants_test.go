@@ -14,8 +14,8 @@ import (
 
 	"github.com/miekg/dns"
 
-	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/bench/internal/kubeproxy"
+	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/lab/build"
 	"wayleave.dev/lab/progress"

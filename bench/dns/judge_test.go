@@ -9,8 +9,8 @@ import (
 
 	"github.com/miekg/dns"
 
-	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/bench/internal/result"
+	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/lab/build"
 )
 

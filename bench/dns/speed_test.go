@@ -20,8 +20,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
-	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/bench/internal/result"
+	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/lab/build"
 )

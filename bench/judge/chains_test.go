@@ -18,8 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
-	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/bench/internal/kubeproxy"
+	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/iptables"
 )

@@ -23,9 +23,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
-	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/bench/internal/kubeproxy"
 	"wayleave.dev/bench/internal/result"
+	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/internal/testnet"
 )
 
