@@ -56,6 +56,7 @@ type Set struct {
 	mu        sync.Mutex
 	endpoints map[netip.AddrPort]*Endpoint
 	backends  atomic.Pointer[map[string]*Backend]
+	secret    atomic.Pointer[[]byte]
 }
 
 // NewSet makes an empty one.
@@ -65,6 +66,7 @@ func NewSet(s Settings) *Set {
 	}
 	set := &Set{settings: s, shared: h1.NewShared(), endpoints: map[netip.AddrPort]*Endpoint{}}
 	set.backends.Store(&map[string]*Backend{})
+	set.secret.Store(&s.Secret)
 	return set
 }
 
@@ -89,7 +91,7 @@ type Endpoint struct {
 	failures, ejections atomic.Int32
 	ejected             atomic.Int64
 	since               atomic.Int64
-	token               atomic.Pointer[string]
+	token               atomic.Pointer[token]
 
 	mu   sync.Mutex
 	gone bool
