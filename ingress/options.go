@@ -87,7 +87,7 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 	for _, key := range slices.Sorted(maps.Keys(in.Annotations)) {
 		short, nginx := strings.CutPrefix(key, nginxPrefix)
 		if !nginx {
-			p.bad(key, "Wayleave has no annotation of that name")
+			p.own(key, strings.TrimSpace(in.Annotations[key]))
 			continue
 		}
 		p.values[short] = strings.TrimSpace(in.Annotations[key])
@@ -116,6 +116,19 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 	}
 	p.combine()
 	return p.out
+}
+
+// own reads an annotation of Wayleave's own.
+func (p *parser) own(key, v string) {
+	for _, a := range ownAnnotations() {
+		if ownPrefix+a.name == key {
+			if err := a.read(p, v); err != nil {
+				p.bad(key, "%v", err)
+			}
+			return
+		}
+	}
+	p.bad(key, "Wayleave has no annotation of that name")
 }
 
 var (
