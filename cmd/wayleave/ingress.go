@@ -188,10 +188,10 @@ func (f *ingressFeed) plan(ctx context.Context) error {
 	loop := &reconcile.Loop[ingress.Key, ingress.Plan]{
 		Name: "ingress", Store: f.a.store, Kinds: ingress.Kinds, Keys: planner.Keys, Plan: planner.Plan, Equal: ingress.Equal,
 		Target: ingress.Target{Hosts: f.feed.Hosts(), Backends: f.feed.Backends(), Certificates: f.feed.Certificates()},
-		Health: f.a.health("ingress"), Log: f.a.log,
+		Wake: planner.Wake(), Health: f.a.health("ingress"), Log: f.a.log,
 		Report: func(key string, problems []model.Problem) { f.a.problems.Set("ingress", key, problems) },
 	}
-	return loop.Run(ctx)
+	return all(ctx, loop.Run, planner.Run)
 }
 
 // listen has the proxies listen on the node's addresses.
