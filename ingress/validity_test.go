@@ -86,7 +86,7 @@ func TestTheClockIsWatched(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		until := time.Now().Add(30 * 24 * time.Hour)
+		until := time.Now().Add(30*24*time.Hour + 17*time.Minute + 13*time.Second)
 		err = store.Write(func(tx *model.Writer) {
 			tx.PutSecret(&model.Secret{Name: parseName("shop/tls"), Chain: []byte("c"), Key: []byte("k"), Names: []string{"a.example"}, From: time.Now().Add(-time.Hour), Until: until})
 			tx.PutIngress(&model.Ingress{Name: parseName("shop/a"), Class: ClassName, TLS: []model.IngressTLS{{Hosts: []string{"a.example"}, Secret: "tls"}}, Rules: []model.IngressRule{{Host: "a.example"}}})
@@ -131,7 +131,7 @@ func TestTheClockIsWatched(t *testing.T) {
 		want("", time.Time{})
 		time.Sleep(2 * 24 * time.Hour)
 		want(ReasonExpiring, until.Add(-expiring))
-		time.Sleep(9*24*time.Hour + time.Minute)
+		time.Sleep(9*24*time.Hour + time.Hour)
 		want(ReasonExpired, until)
 		cancel()
 		wg.Wait()
