@@ -188,7 +188,7 @@ func (f *ingressFeed) plan(ctx context.Context) error {
 	loop := &reconcile.Loop[ingress.Key, ingress.Plan]{
 		Name: "ingress", Store: f.a.store, Kinds: ingress.Kinds, Keys: planner.Keys, Plan: planner.Plan, Equal: ingress.Equal,
 		Target: ingress.Target{Hosts: f.feed.Hosts(), Backends: f.feed.Backends(), Certificates: f.feed.Certificates()},
-		Wake: planner.Wake(), Health: f.a.health("ingress"), Log: f.a.log,
+		Wake:   planner.Wake(), Health: f.a.health("ingress"), Log: f.a.log,
 		Report: func(key string, problems []model.Problem) { f.a.problems.Set("ingress", key, problems) },
 	}
 	return all(ctx, loop.Run, planner.Run)
