@@ -69,6 +69,8 @@ func TestAnnotations(t *testing.T) {
 		{"auth-url: http://web.other.svc/check?u=$request_uri", `{"authURL":{"url":"http://web.other.svc/check?u=$request_uri","backend":"other/web:80"}}`, ""},
 		{"auth-url: https://web.shop.svc.cluster.local/check", `{"authURL":{"url":"https://web.shop.svc.cluster.local/check","backend":"shop/web:443"}}`, ""},
 		{"auth-url: http://none.shop.svc/check", `null`, "Service shop/none does not exist"},
+		{"auth-url: http://api.shop:8080/check", `{"authURL":{"url":"http://api.shop:8080/check"}}`, "does not know Service shop/api by this name; api.shop.svc is asked without DNS"},
+		{"auth-url: http://web/check", `{"authURL":{"url":"http://web/check"}}`, "does not know Service shop/web by this name"},
 		{"auth-url: http://api.shop.svc/check", `null`, "Service shop/api has no TCP port 80"},
 		{"auth-type: basic|auth-secret: mixed", `{"auth":{"realm":"","users":{"ann":"{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}}}`, `user "old" of Secret shop/mixed cannot sign in`},
 		{"auth-type: digest", `null`, `"digest" is not built; allowed: basic`},

@@ -288,8 +288,23 @@ func (p *parser) combineAuthURL() {
 			return
 		}
 		u.Backend = key
+	} else if n, ok := p.shortService(u.URL); ok {
+		p.bad(nginxPrefix+"auth-url", "the proxy asks the DNS of the node, which does not know Service %s by this name; %s.%s.svc is asked without DNS", n, n.Name, n.Namespace)
 	}
 	p.out.table.AuthURL = &u
+}
+
+// shortService is the Service that a URL seems to name as pods may, by NAME or
+// NAME.NAMESPACE.
+func (p *parser) shortService(text string) (model.Name, bool) {
+	u, err := templateURL(text)
+	if err != nil {
+		return model.Name{}, false
+	}
+	name, ns, _ := strings.Cut(strings.ToLower(u.Hostname()), ".")
+	n := model.Name{Namespace: cmp.Or(ns, p.in.Name.Namespace), Name: name}
+	_, ok := p.snap.Service(n)
+	return n, ok
 }
 
 // serviceOf is the Service and port that a URL names by the cluster's DNS.

@@ -61,6 +61,7 @@ func TestContainerChild(t *testing.T) {
 func TestContainersOfFeaturesThatAreOff(t *testing.T) {
 	base := proxyDir(t)
 	binary := plainBinary(t, base)
+
 	for _, tc := range []struct{ name, state string }{{"fresh", ""}, {"with names of before", `{"version":2,"settings":{},"entries":[]}`}} {
 		t.Run(tc.name, func(t *testing.T) {
 			pod := t.TempDir()
