@@ -35,6 +35,7 @@ type Feed struct {
 	callers  map[netip.Addr]Caller
 	sockets  []Socket // nil until the agent knows them
 	before   []Socket // those of an earlier agent
+	rest     bool     // DNS is off
 	servers  map[*session]struct{}
 }
 
@@ -137,6 +138,17 @@ func (f *Feed) Listen(list []Socket) {
 	}
 }
 
+// Rest tells servers that DNS is off. They close what they serve, and are ready. It is for
+// a feed that is told nothing else.
+func (f *Feed) Rest() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rest = true
+	for s := range f.servers {
+		s.poke()
+	}
+}
+
 // listenedBefore are the sockets for as long as the agent does not know which: of
 // servers alone that can answer by what an earlier agent told them.
 func (f *Feed) listenedBefore(list []Socket) {
@@ -227,6 +239,9 @@ func (f *Feed) talk(ctx context.Context, c *net.UnixConn, s *session, gone <-cha
 func (f *Feed) next(s *session) (u update, files []*os.File, retry bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.rest {
+		return update{Rest: true}, nil, false
+	}
 	// What an agent does not know yet, a server keeps from before.
 	if s.settings && f.settings != nil {
 		u.Settings, s.settings = f.settings, false

@@ -100,7 +100,7 @@ func (p *process) follow(c *net.UnixConn, ready func()) error {
 			}
 			p.take(f.update, f.files)
 			// Without a socket nobody is answered.
-			if p.known && len(p.server.Sockets()) > 0 {
+			if p.known && len(p.server.Sockets()) > 0 || f.update.Rest {
 				ready()
 			}
 			if p.dirty {
@@ -135,6 +135,9 @@ func read(c *net.UnixConn, to chan<- received, done <-chan struct{}) {
 
 // take puts an update into force.
 func (p *process) take(u update, files []*os.File) {
+	if u.Rest {
+		p.server.Keep(nil)
+	}
 	if u.Settings != nil {
 		p.server.Configure(*u.Settings)
 		p.dirty = true

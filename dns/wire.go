@@ -37,6 +37,8 @@ type update struct {
 	// come with this frame, in this order.
 	Sockets []Socket `json:"sockets,omitempty"`
 	Passed  []Socket `json:"passed,omitempty"`
+	// Rest says that DNS is off: there is nothing to answer, and no socket to serve.
+	Rest bool `json:"rest,omitempty"`
 }
 
 type pair struct {

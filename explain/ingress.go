@@ -27,7 +27,7 @@ type IngressCheck struct {
 // the proxies. carries is true when all of it does.
 func (c IngressCheck) Text() (text string, carries bool) {
 	var b strings.Builder
-	checked := ingress.Check(c.Snapshot, c.Settings)
+	checked := ingress.Check(c.Snapshot, c.Settings, c.Now)
 	ours, good := 0, 0
 	backends := map[string]bool{}
 	for _, i := range checked {
@@ -64,6 +64,13 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked) bool {
 		return absent && (c.NoSecrets && strings.Contains(p.Reason, "Secret ") || c.NoServices && strings.Contains(p.Reason, "Service "))
 	})
 	told := map[string]bool{}
+	var ends []model.Problem // certificates that carry over as they are
+	problems = slices.DeleteFunc(problems, func(p model.Problem) bool {
+		if p.Event != "" {
+			ends = append(ends, p)
+		}
+		return p.Event != ""
+	})
 	for _, p := range problems {
 		fmt.Fprintf(b, "  NO   %s: %s\n", p.Field, p.Reason)
 		told[p.Field] = true
@@ -84,11 +91,8 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked) bool {
 			}
 		}
 	}
-	for _, key := range i.Certificates {
-		ns, name, _ := strings.Cut(key, "/")
-		if s, ok := c.Snapshot.Secret(model.Name{Namespace: ns, Name: name}); ok && s.Until.Before(c.Now) {
-			fmt.Fprintf(b, "  note the certificate of Secret %s has ended on %s\n", key, s.Until.UTC().Format(time.DateOnly))
-		}
+	for _, p := range ends {
+		fmt.Fprintf(b, "  note %s: %s\n", p.Field, p.Reason)
 	}
 	return len(problems) == 0
 }

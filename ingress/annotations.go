@@ -142,6 +142,13 @@ func limits() []annotation {
 	}
 }
 
+// ownAnnotations are those that ingress-nginx has not, below ingress.wayleave.dev/.
+func ownAnnotations() []annotation {
+	return []annotation{
+		{name: "proxy-protocol", read: oneOf(func(p *parser, v string) { p.out.table.SendProxy = v[1] - '0' }, "v1", "v2")},
+	}
+}
+
 // notBuilt are known, named in an Event, and have no effect.
 func notBuilt() (out []annotation) {
 	for _, n := range strings.Fields(`

@@ -69,6 +69,8 @@ func TestAnnotations(t *testing.T) {
 		{"auth-url: http://web.other.svc/check?u=$request_uri", `{"authURL":{"url":"http://web.other.svc/check?u=$request_uri","backend":"other/web:80"}}`, ""},
 		{"auth-url: https://web.shop.svc.cluster.local/check", `{"authURL":{"url":"https://web.shop.svc.cluster.local/check","backend":"shop/web:443"}}`, ""},
 		{"auth-url: http://none.shop.svc/check", `null`, "Service shop/none does not exist"},
+		{"auth-url: http://api.shop:8080/check", `{"authURL":{"url":"http://api.shop:8080/check"}}`, "does not know Service shop/api by this name; api.shop.svc is asked without DNS"},
+		{"auth-url: http://web/check", `{"authURL":{"url":"http://web/check"}}`, "does not know Service shop/web by this name"},
 		{"auth-url: http://api.shop.svc/check", `null`, "Service shop/api has no TCP port 80"},
 		{"auth-type: basic|auth-secret: mixed", `{"auth":{"realm":"","users":{"ann":"{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}}}`, `user "old" of Secret shop/mixed cannot sign in`},
 		{"auth-type: digest", `null`, `"digest" is not built; allowed: basic`},
@@ -92,6 +94,11 @@ func TestAnnotations(t *testing.T) {
 		{"denylist-source-range: 10.0.0.0/8", `null`, "it keeps requests out, so all paths of this Ingress answer 503"},
 		{"auth-tls-verify-client: off|enable-modsecurity: false", `null`, ""},
 		{"enable-modsecurity: true", `null`, "answer 503"},
+		{"ingress.wayleave.dev/proxy-protocol: v1", `{"sendProxy":1}`, ""},
+		{"ingress.wayleave.dev/proxy-protocol: v2|backend-protocol: GRPC", `{"protocol":"GRPC","sendProxy":2}`, ""},
+		{"ingress.wayleave.dev/proxy-protocol: v3", `null`, `[ingress.wayleave.dev/proxy-protocol]: "v3" is not built; allowed: v1, v2`},
+		{"ingress.wayleave.dev/proxy-protocol: ", `null`, `"" is not built; allowed: v1, v2`},
+		{"ingress.wayleave.dev/other: x", `null`, "Wayleave has no annotation of that name"},
 		{"server-alias: a_b", `null`, "is not a DNS name"},
 	} {
 		t.Run(tc.in, func(t *testing.T) {
@@ -101,7 +108,10 @@ func TestAnnotations(t *testing.T) {
 			in.Annotations = map[string]string{}
 			for a := range strings.SplitSeq(tc.in, "|") {
 				k, v, _ := strings.Cut(a, ": ")
-				in.Annotations[nginxPrefix+k] = v
+				if !strings.Contains(k, "/") {
+					k = nginxPrefix + k
+				}
+				in.Annotations[k] = v
 			}
 			w.put(&in)
 			if got := optionsText(w.hosts(), "http://h.example/p"); got != tc.options {
@@ -148,7 +158,7 @@ func TestCanaryAnnotations(t *testing.T) {
 // Options go to the proxies as JSON: none may be lost on the way.
 func TestOptionsSurviveTheFeed(t *testing.T) {
 	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"enable-cors: true", "affinity: cookie", "limit-rps: 3", "auth-url: http://x/", "auth-type: basic", "auth-secret: users",
-		"whitelist-source-range: 10.0.0.0/8", "rewrite-target: /$1", "proxy-body-size: 1m", "proxy-read-timeout: 3", "upstream-hash-by: $host"}, rules("h.example /p(.*) I web:80")))
+		"whitelist-source-range: 10.0.0.0/8", "rewrite-target: /$1", "proxy-body-size: 1m", "proxy-read-timeout: 3", "upstream-hash-by: $host", ownPrefix + "proxy-protocol: v2"}, rules("h.example /p(.*) I web:80")))
 	h := w.hosts()["h.example"]
 	raw, err := json.Marshal(h)
 	if err != nil {
@@ -195,6 +205,12 @@ func TestAnnotationsAreKnownOnce(t *testing.T) {
 	}
 	if b, known := Built(nginxPrefix + "server-snippet"); b || !known {
 		t.Error("server-snippet is built")
+	}
+	if b, known := Built(ownPrefix + "proxy-protocol"); !b || !known {
+		t.Error("proxy-protocol is not built")
+	}
+	if _, known := Built(ownPrefix + "x"); known {
+		t.Error("ingress.wayleave.dev/x is known")
 	}
 	if _, known := Built("nginx.org/x"); known {
 		t.Error("nginx.org is known")

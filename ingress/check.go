@@ -3,6 +3,7 @@ package ingress
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"wayleave.dev/model"
 )
@@ -15,13 +16,12 @@ type Checked struct {
 	Problems []model.Problem
 	// Backends are the Services and ports that its paths lead to, as "namespace/service:port".
 	Backends []string
-	// Certificates are those that its hosts get, "namespace/secret".
-	Certificates []string
 }
 
-// Check plans a whole snapshot, in order of names of Ingresses.
-func Check(snap model.Snapshot, s Settings) []Checked {
+// Check plans a whole snapshot as it is at a time, in order of names of Ingresses.
+func Check(snap model.Snapshot, s Settings, now time.Time) []Checked {
 	p := NewPlanner(s)
+	p.now = func() time.Time { return now }
 	all := model.Changes{Ingresses: map[model.Name]struct{}{}}
 	for i := range snap.Ingresses() {
 		all.Ingresses[i.Name] = struct{}{}
@@ -32,11 +32,6 @@ func Check(snap model.Snapshot, s Settings) []Checked {
 		c := Checked{Ingress: i, Ours: s.Ours(snap, i)}
 		if t := p.touched[i.Name]; t != nil {
 			c.Problems = p.problems(snap, i.Name)
-			for _, h := range t.hosts {
-				if host := p.merge(snap, h).host; host != nil && host.Certificate != "" && !slices.Contains(c.Certificates, host.Certificate) {
-					c.Certificates = append(c.Certificates, host.Certificate)
-				}
-			}
 			for n, b := range s.backendsOf(i) {
 				if key, _ := resolve(snap, n.Namespace, b); key != "" && !slices.Contains(c.Backends, key) {
 					c.Backends = append(c.Backends, key)

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -22,12 +23,15 @@ func Document() string {
 	return b.String()
 }
 
-// Built says whether an annotation by its whole name does what ingress-nginx does with it.
+// Built says whether an annotation by its whole name does what ingress-nginx does with it,
+// or is one of Wayleave's own.
 // known is false for names that Wayleave has never heard of.
 func Built(key string) (built, known bool) {
 	short, ok := strings.CutPrefix(key, nginxPrefix)
 	if !ok {
-		return false, false
+		name, own := strings.CutPrefix(key, ownPrefix)
+		known = own && slices.ContainsFunc(ownAnnotations(), func(a annotation) bool { return a.name == name })
+		return known, known
 	}
 	for _, a := range annotations() {
 		if a.name == short {

@@ -210,6 +210,9 @@ func (m *merger) certificate(i *model.Ingress) {
 			continue
 		}
 		m.out.Certificate = key.String()
+		if q := m.p.validity(s, i.Name, field); q != nil && !slices.Contains(m.problems[i.Name], *q) {
+			m.problems[i.Name] = append(m.problems[i.Name], *q)
+		}
 	}
 }
 

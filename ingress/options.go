@@ -87,7 +87,7 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 	for _, key := range slices.Sorted(maps.Keys(in.Annotations)) {
 		short, nginx := strings.CutPrefix(key, nginxPrefix)
 		if !nginx {
-			p.bad(key, "Wayleave has no annotation of that name")
+			p.own(key, strings.TrimSpace(in.Annotations[key]))
 			continue
 		}
 		p.values[short] = strings.TrimSpace(in.Annotations[key])
@@ -116,6 +116,19 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 	}
 	p.combine()
 	return p.out
+}
+
+// own reads an annotation of Wayleave's own.
+func (p *parser) own(key, v string) {
+	for _, a := range ownAnnotations() {
+		if ownPrefix+a.name == key {
+			if err := a.read(p, v); err != nil {
+				p.bad(key, "%v", err)
+			}
+			return
+		}
+	}
+	p.bad(key, "Wayleave has no annotation of that name")
 }
 
 var (
@@ -275,8 +288,23 @@ func (p *parser) combineAuthURL() {
 			return
 		}
 		u.Backend = key
+	} else if n, ok := p.shortService(u.URL); ok {
+		p.bad(nginxPrefix+"auth-url", "the proxy asks the DNS of the node, which does not know Service %s by this name; %s.%s.svc is asked without DNS", n, n.Name, n.Namespace)
 	}
 	p.out.table.AuthURL = &u
+}
+
+// shortService is the Service that a URL seems to name as pods may, by NAME or
+// NAME.NAMESPACE.
+func (p *parser) shortService(text string) (model.Name, bool) {
+	u, err := templateURL(text)
+	if err != nil {
+		return model.Name{}, false
+	}
+	name, ns, _ := strings.Cut(strings.ToLower(u.Hostname()), ".")
+	n := model.Name{Namespace: cmp.Or(ns, p.in.Name.Namespace), Name: name}
+	_, ok := p.snap.Service(n)
+	return n, ok
 }
 
 // serviceOf is the Service and port that a URL names by the cluster's DNS.

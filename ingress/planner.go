@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/table"
@@ -29,6 +30,14 @@ type Planner struct {
 	// ports are the backends that were asked for, by Service.
 	ports map[model.Name]map[uint16]bool
 
+	now func() time.Time
+	// turns are when something else is to be said of certificates, nextTurn the first or
+	// when to look again.
+	turns    map[model.Name]time.Time
+	nextTurn time.Time
+	slept    chan time.Time
+	wake     chan struct{}
+
 	// Of the round that is on.
 	merges map[string]*merged
 	parsed map[model.Name]*options
@@ -48,7 +57,8 @@ type touched struct {
 func NewPlanner(s Settings) *Planner {
 	return &Planner{settings: s, touched: map[model.Name]*touched{}, hosts: map[string]map[model.Name]bool{},
 		services: map[model.Name]map[model.Name]bool{}, secrets: map[model.Name]map[model.Name]bool{},
-		shapes: map[model.Name]string{}, ports: map[model.Name]map[uint16]bool{}}
+		shapes: map[model.Name]string{}, ports: map[model.Name]map[uint16]bool{},
+		now: time.Now, turns: map[model.Name]time.Time{}, slept: make(chan time.Time, 1), wake: make(chan struct{}, 1)}
 }
 
 // round collects the keys of one.
@@ -83,6 +93,7 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 	for n := range c.Services {
 		r.service(n)
 	}
+	r.expire(c.Secrets)
 	out := make([]Key, 0, len(r.keys))
 	for k := range r.keys {
 		out = append(out, k)

@@ -96,10 +96,10 @@ type Secret struct {
 	Name Name
 	// Chain and Key are a certificate and its private key in PEM, which fit each other;
 	// nil when there is none or it is bad. Names are what the certificate is for, in lower
-	// case, and Until when it ends.
-	Chain, Key []byte
-	Names      []string
-	Until      time.Time
+	// case; it is valid from From to Until.
+	Chain, Key  []byte
+	Names       []string
+	From, Until time.Time
 	// Users are password hashes by name, of a file of htpasswd in the key "auth"; UserMap
 	// those of a Secret with a key for each user (auth-secret-type auth-map).
 	Users, UserMap map[string]string

@@ -59,6 +59,8 @@ type Problem struct {
 	Reason string
 	// Note says that nothing is wrong, but that the field has no effect as things are.
 	Note bool
+	// Event is the reason of its Event, where that is not the usual: "CertificateExpired".
+	Event string
 }
 
 // Error reads "Service default/web: spec.ports[0].port: …".

@@ -174,4 +174,7 @@ func (n *Node) Primary(is6 bool) netip.Addr {
 type Namespace struct {
 	Name   string
 	Labels map[string]string
+	// UID tells the namespace from a later one of the same name. That of kube-system is
+	// the cluster's.
+	UID string
 }

@@ -84,6 +84,18 @@ func TestAuthURL(t *testing.T) {
 		r.check(t, c)
 	}
 
+	// A server that is a host of this proxy, behind the same path: no loop.
+	r.mu.Lock()
+	before := len(r.records)
+	r.mu.Unlock()
+	r.check(t, asks{name: "a question to the proxy itself", options: table.Options{AuthURL: &table.AuthURL{URL: "http://" + r.addr + "/check"}}, request: "GET /a", status: 500})
+	r.record(before + 1)
+	r.mu.Lock()
+	if n := len(r.records) - before; n != 2 {
+		t.Errorf("a question to the proxy itself made %d exchanges, want the request and the question", n)
+	}
+	r.mu.Unlock()
+
 	// What the server is asked, and what it is not.
 	r.route(path(at("/ok")))
 	if resp, _ := r.ask("PUT /a%20b?c=d\nHost: Shop.example:81\nContent-Length: 0\nX-Forwarded-For: 6.6.6.6\nForwarded: for=6.6.6.6\nX_Forwarded_For: 6.6.6.6\nX-Original-URL: x\nX-Original-Method: GET\nUser-Agent: me\nConnection: close, x-hop\nX-Hop: 1"); resp.StatusCode != 200 {

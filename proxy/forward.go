@@ -148,7 +148,7 @@ func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
 	t := x.times()
 	e.Begin()
 	defer e.End()
-	c, reused, err := e.Get(x.ctx, encrypted, sure, t.Connect)
+	c, reused, err := x.connect(e, o, encrypted, sure, t.Connect)
 	if err != nil {
 		if x.ctx.Err() != nil {
 			return never, errors.Join(errClient, err)
@@ -172,7 +172,7 @@ func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
 		switch {
 		case x.rec.Status == 101: // both connections have been handed over
 		case c.Done():
-			e.Put(c, encrypted)
+			x.keep(e, o, c, encrypted)
 		default:
 			_ = c.Close()
 		}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -58,7 +59,12 @@ var _ net.Error = errIdle{}
 // try2 sends the request to one endpoint, and its response to the client.
 func (x *exchange) try2(e *upstream.Endpoint, o *table.Options) (again, error) {
 	encrypted := o.Protocol == table.GRPCS
-	ctx, cancel := context.WithCancelCause(context.WithValue(x.ctx, endpointKey{}, e))
+	ctx := context.WithValue(x.ctx, endpointKey{}, e)
+	of := x.origin(o)
+	if of.Version != 0 {
+		ctx = context.WithValue(ctx, originKey{}, of)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	wait := x.times().Read
 	idle := time.AfterFunc(wait, func() { cancel(errIdle{}) })
@@ -69,6 +75,10 @@ func (x *exchange) try2(e *upstream.Endpoint, o *table.Options) (again, error) {
 	e.Begin()
 	defer e.End()
 	req := x.request2(ctx, e, body, encrypted)
+	if of.Version != 0 {
+		// The transport has its connections by this name, which nobody looks up.
+		req.URL.Host = hex.EncodeToString(of.AppendHeader([]byte(e.Addr.String()+" "))) + ".endpoint:80"
+	}
 	stop := x.leaving(cancel)
 	resp, err := x.p.roundTripper(encrypted).RoundTrip(req)
 	stop()

@@ -54,6 +54,9 @@ func (r *rig) backends(m map[string][]netip.AddrPort) {
 
 // encrypted is the address of the same proxy that takes connections for TLS ones.
 func (r *rig) encrypted() string {
+	if r.http2 {
+		return r.tls
+	}
 	l := listen(r.t)
 	go func() {
 		for {
@@ -71,6 +74,9 @@ func (r *rig) encrypted() string {
 // Without Host it is for shop.example.
 func (r *rig) ask(request string) (*http.Response, string) {
 	r.t.Helper()
+	if r.http2 {
+		return r.ask2(request)
+	}
 	c := r.dial()
 	defer c.Close()
 	line, fields, _ := strings.Cut(request, "\n")

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -27,6 +28,9 @@ type rig struct {
 	addr     string
 	settings upstream.Settings
 	limits   h1.Limits
+	// http2 has ask speak HTTP/2, plain or at the address tls by TLS.
+	http2 bool
+	tls   string
 
 	mu      sync.Mutex
 	records []Record
@@ -77,6 +81,7 @@ func newRig(t testing.TB, change func(*rig), endpoints ...netip.AddrPort) *rig {
 			go r.s.Serve(context.Background(), c, nil, false)
 		}
 	}()
+	r.serve2()
 	return r
 }
 
@@ -202,6 +207,9 @@ func (r *rig) dial() *conn {
 	}
 	r.t.Cleanup(func() { c.Close() })
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	if r.http2 && r.addr == r.tls {
+		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+	}
 	return &conn{r.t, c, bufio.NewReader(c), r}
 }
 

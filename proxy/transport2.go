@@ -20,7 +20,8 @@ import (
 )
 
 // http2Clients have the connections to endpoints that speak HTTP/2: one to each, for all
-// requests, and more where an endpoint bounds its streams.
+// requests, and more where an endpoint bounds its streams. Where the PROXY protocol names
+// clients, each has its own.
 type http2Clients struct {
 	once             sync.Once
 	plain, encrypted http.RoundTripper
@@ -33,8 +34,12 @@ const (
 	http2Ping    = 10 * time.Second
 )
 
-// endpointKey finds the endpoint in a context that a connection is opened by.
-type endpointKey struct{}
+// endpointKey finds the endpoint in a context that a connection is opened by, originKey
+// the client that it is told.
+type (
+	endpointKey struct{}
+	originKey   struct{}
+)
 
 // dialError is a connection that could not be opened: nothing was sent.
 type dialError struct{ error }
@@ -73,7 +78,8 @@ func (p *Proxy) dial2(ctx context.Context, encrypted bool) (net.Conn, error) {
 	// Others wait for the same connection: it does not end with who asked first.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.current().Timeouts.Connect)
 	defer cancel()
-	conn, err := e.Dial(ctx, encrypted, http2.NextProtoTLS)
+	of, _ := ctx.Value(originKey{}).(upstream.Origin)
+	conn, err := e.DialFor(ctx, of, encrypted, http2.NextProtoTLS)
 	if err != nil {
 		return nil, err
 	}

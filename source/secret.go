@@ -84,7 +84,7 @@ func certificate(out *model.Secret, chain, key []byte) error {
 	if len(out.Names) == 0 && leaf.Subject.CommonName != "" {
 		out.Names = []string{strings.ToLower(leaf.Subject.CommonName)} // old ones; ingress-nginx takes them, too
 	}
-	out.Until = leaf.NotAfter
+	out.From, out.Until = leaf.NotBefore, leaf.NotAfter
 	for _, der := range pair.Certificate {
 		out.Chain = append(out.Chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}

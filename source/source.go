@@ -384,5 +384,5 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 
 // Namespace converts a Namespace.
 func Namespace(in *corev1.Namespace) (*model.Namespace, []model.Problem) {
-	return &model.Namespace{Name: intern(in.Name), Labels: internLabels(in.Labels)}, nil
+	return &model.Namespace{Name: intern(in.Name), Labels: internLabels(in.Labels), UID: string(in.UID)}, nil
 }

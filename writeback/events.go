@@ -139,6 +139,9 @@ func (p *Problems) write(ctx context.Context, client kubernetes.Interface, node 
 	if q.Note {
 		kind, reason = corev1.EventTypeNormal, "NoEffect"
 	}
+	if q.Event != "" {
+		reason = q.Event
+	}
 	message := q.Reason
 	if q.Field != "" {
 		message = q.Field + ": " + q.Reason

@@ -112,15 +112,8 @@ func runAgent(ctx context.Context, settings string) error {
 		return ctx.Err()
 	})
 	start("election", a.elect)
-	if a.cfg.DNS.Enabled {
-		start("dns feed", a.dnsFeed)
-		start("dns names", a.dnsNames)
-		start("dns callers", a.dnsCallers)
-	}
-	if a.cfg.Ingress.Enabled {
-		start("ingress", a.ingress.run)
-	} else {
-		start("ingress", a.ingress.rest)
+	for name, fn := range a.feeds() {
+		start(name, fn)
 	}
 	start("node", a.own)
 	wg.Wait()
@@ -128,6 +121,21 @@ func runAgent(ctx context.Context, settings string) error {
 		return cause
 	}
 	return nil
+}
+
+// feeds are what keeps the containers dns and proxy of this pod going. Where a feature is
+// off its container is told so, and is ready: else the pod would never be.
+func (a *agent) feeds() map[string]func(context.Context) error {
+	m := map[string]func(context.Context) error{"dns feed": a.dnsFeed, "ingress": a.ingress.rest}
+	if a.cfg.DNS.Enabled {
+		m["dns names"], m["dns callers"] = a.dnsNames, a.dnsCallers
+	} else {
+		a.feed.Rest()
+	}
+	if a.cfg.Ingress.Enabled {
+		m["ingress"] = a.ingress.run
+	}
+	return m
 }
 
 func newAgent(ctx context.Context, settings string) (*agent, error) {

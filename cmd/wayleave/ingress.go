@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -42,8 +43,10 @@ type ingressFeed struct {
 	feed     *feed.Feed
 	secrets  *kubesource.Secrets
 
-	mu   sync.Mutex
-	from []netip.Addr // see sources
+	mu     sync.Mutex
+	from   []netip.Addr // see sources
+	known  bool         // whether secret is the cluster's
+	secret []byte
 }
 
 func newIngressFeed(a *agent) *ingressFeed {
@@ -57,8 +60,38 @@ func newIngressFeed(a *agent) *ingressFeed {
 
 // run feeds proxies until ctx ends.
 func (f *ingressFeed) run(ctx context.Context) error {
+	return all(ctx, f.keeper.Serve, f.serve, f.secrets.Run, f.names, f.plan, f.listen, f.identify)
+}
+
+// identify tells proxies the secret of affinity cookies, and with it the settings: a proxy
+// that served before would give out cookies that no other knows.
+func (f *ingressFeed) identify(ctx context.Context) error {
+	secret, err := cookieSecret(ctx, f.a.store)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	f.a.say("affinity cookies", err) // they work all the same
+	f.mu.Lock()
+	f.known, f.secret = true, secret
+	f.mu.Unlock()
 	f.sources(nil)
-	return all(ctx, f.keeper.Serve, f.serve, f.secrets.Run, f.names, f.plan, f.listen)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// cookieSecret is the same on all nodes, after every restart and of every version: it
+// follows from the UID of the namespace kube-system, which clients outside do not know.
+// It keeps them from finding pods' addresses by trying all; it opens no door.
+func cookieSecret(ctx context.Context, store *model.Store) ([]byte, error) {
+	if err := store.WaitSynced(ctx, model.NamespaceKind); err != nil {
+		return nil, err
+	}
+	n, ok := store.Snapshot().Namespace(writeback.DNSNamespace)
+	if !ok || n.UID == "" {
+		return nil, errors.New("the namespace kube-system has no UID, from which a secret would follow: they do not hide addresses")
+	}
+	sum := sha256.Sum256([]byte("wayleave affinity cookies of cluster " + n.UID))
+	return sum[:], nil
 }
 
 // sources tells proxies the addresses that they are to connect to endpoints from; the
@@ -69,8 +102,11 @@ func (f *ingressFeed) sources(list []netip.Addr) {
 	if list != nil {
 		f.from = list
 	}
+	if !f.known {
+		return // see identify
+	}
 	c := f.a.cfg.Ingress
-	f.feed.Configure(feed.Settings{Trusted: c.TrustedProxies, Sources: f.from, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
+	f.feed.Configure(feed.Settings{Trusted: c.TrustedProxies, Sources: f.from, Secret: f.secret, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
 		Connect: c.Connect, Send: c.Send, Read: c.Read, ConnectionsPerClient: c.ConnectionsPerClient})
 }
 
@@ -152,10 +188,10 @@ func (f *ingressFeed) plan(ctx context.Context) error {
 	loop := &reconcile.Loop[ingress.Key, ingress.Plan]{
 		Name: "ingress", Store: f.a.store, Kinds: ingress.Kinds, Keys: planner.Keys, Plan: planner.Plan, Equal: ingress.Equal,
 		Target: ingress.Target{Hosts: f.feed.Hosts(), Backends: f.feed.Backends(), Certificates: f.feed.Certificates()},
-		Health: f.a.health("ingress"), Log: f.a.log,
+		Wake:   planner.Wake(), Health: f.a.health("ingress"), Log: f.a.log,
 		Report: func(key string, problems []model.Problem) { f.a.problems.Set("ingress", key, problems) },
 	}
-	return loop.Run(ctx)
+	return all(ctx, loop.Run, planner.Run)
 }
 
 // listen has the proxies listen on the node's addresses.

@@ -154,3 +154,37 @@ func TestSocketsOfANode(t *testing.T) {
 		t.Errorf("with ports of nodes: %s", got)
 	}
 }
+
+// All agents of a cluster find the same secret for affinity cookies, and none before they
+// know the cluster; another cluster has another.
+func TestTheSecretOfCookiesIsTheClusters(t *testing.T) {
+	of := func(uid string) ([]byte, error) {
+		store, err := model.NewStore()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		if s, err := cookieSecret(ctx, store); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("before namespaces are known: %x, %v", s, err)
+		}
+		text := "apiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system, uid: " + uid + "}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: default, uid: other}\n"
+		if _, err := manifest.Read(store, "x", strings.NewReader(text)); err != nil {
+			t.Fatal(err)
+		}
+		return cookieSecret(t.Context(), store)
+	}
+	a, err1 := of("6f3b8f4e-3f0a-4a39-9d5c-0d2a1c9b7e11")
+	again, err2 := of("6f3b8f4e-3f0a-4a39-9d5c-0d2a1c9b7e11")
+	b, err3 := of("0d2a1c9b-3f0a-4a39-9d5c-6f3b8f4e7e11")
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	if len(a) != 32 || !bytes.Equal(a, again) || bytes.Equal(a, b) {
+		t.Errorf("secrets %x, again %x, of another cluster %x", a, again, b)
+	}
+	if s, err := of(`""`); err == nil {
+		t.Errorf("without a UID: %x", s)
+	}
+}

@@ -202,36 +202,104 @@ func (k *Keeper) Inherit(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Serve inherits, then gives the sockets to the next agent that asks, until ctx ends.
+// Serve inherits, then gives the sockets to the next agent that asks, until ctx ends. When
+// an agent that came later has died, this one gives them again: else the next would find
+// nobody to take them from.
 func (k *Keeper) Serve(ctx context.Context) error {
 	if err := k.Inherit(ctx); err != nil {
 		k.Log.Warn("could not take all sockets over", "err", err)
 	}
-	if err := os.Remove(k.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("hand-over of sockets: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: k.Path})
-	if err != nil {
-		return fmt.Errorf("hand-over of sockets: %w", err)
-	}
-	l.SetUnlinkOnClose(false) // the next agent's may be there by then
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	if err := os.Chmod(k.Path, 0o600); err != nil {
-		return errors.Join(fmt.Errorf("hand-over of sockets: %w", err), l.Close())
-	}
 	for {
-		c, err := l.AcceptUnix()
+		l, err := k.listen()
+		if err != nil {
+			return fmt.Errorf("hand-over of sockets: %w", err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- k.accept(l) }()
+		err = k.replaced(ctx, l, done)
+		_ = l.Close()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if err != nil {
 			return fmt.Errorf("hand-over of sockets: %w", err)
 		}
-		if err := k.give(c); err != nil && !errors.Is(err, io.EOF) {
+		k.Log.Warn("the agent that took the sockets over has gone; giving them again")
+	}
+}
+
+// listen takes the path, from an agent of before if one has it.
+func (k *Keeper) listen() (*net.UnixListener, error) {
+	for try := 0; ; try++ {
+		if err := os.Remove(k.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: k.Path})
+		if errors.Is(err, unix.EADDRINUSE) && try < 3 {
+			continue // the other agent took it at this moment
+		}
+		if err != nil {
+			return nil, err
+		}
+		l.SetUnlinkOnClose(false) // the next agent's may be there by then
+		if err := os.Chmod(k.Path, 0o600); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+		return l, nil
+	}
+}
+
+// accept gives the sockets to who asks, until the listener is closed.
+func (k *Keeper) accept(l *net.UnixListener) error {
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			return err
+		}
+		if err := k.give(c); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, unix.EPIPE) {
 			k.Log.Warn("could not hand sockets over", "err", err)
 		}
 	}
+}
+
+// How often, and how many times in a row, nobody must be at the path before it is taken
+// back: an agent that comes has none there for a moment.
+const (
+	lookEvery = 300 * time.Millisecond
+	nobody    = 4
+)
+
+// replaced returns nil when another agent took the path and is there no more.
+func (k *Keeper) replaced(ctx context.Context, l *net.UnixListener, done <-chan error) error {
+	own, err := os.Stat(k.Path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for missed := 0; missed < nobody; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-done:
+			return err
+		case <-tick.C:
+		}
+		now, err := os.Stat(k.Path)
+		if own != nil && err == nil && os.SameFile(own, now) && own.ModTime().Equal(now.ModTime()) { // numbers are used again
+			missed = 0
+			continue
+		}
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "unix", k.Path)
+		if err == nil {
+			_ = c.Close()
+			missed = 0
+			continue
+		}
+		missed++
+	}
+	return nil
 }
 
 func (k *Keeper) give(c *net.UnixConn) error {

@@ -48,6 +48,9 @@ type Settings struct {
 	// ProxyProtocol are clients that begin each connection with a PROXY header, version 1
 	// or 2. They must; nobody else may.
 	ProxyProtocol []netip.Prefix `json:"proxyProtocol,omitempty"`
+	// Secret hides the addresses of endpoints in affinity cookies. All proxies of a cluster
+	// have the same.
+	Secret []byte `json:"secret,omitempty"`
 	// DefaultCertificate is the key of that for names which no host has; empty for one
 	// that the proxy makes itself.
 	DefaultCertificate string `json:"defaultCertificate,omitempty"`

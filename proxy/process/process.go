@@ -252,6 +252,7 @@ func (s *state) configure(c *feed.Settings) {
 	s.configured = true
 	s.access.on.Store(c.AccessLog)
 	s.source.set(c.Sources)
+	s.upstreams.SetSecret(c.Secret)
 	s.certs.SetDefault(c.DefaultCertificate)
 	s.drain = or(c.Drain, defaultDrain)
 	perClient := or(c.ConnectionsPerClient, defaultPerClient)

@@ -536,3 +536,71 @@ func TestAProxyWithNothingToDoIsReady(t *testing.T) {
 		t.Error("it listens")
 	}
 }
+
+// Nodes' proxies have one secret: the cookie of one leads to the same endpoint by every
+// other, after restarts too. Who has not the secret does not find an address by trying.
+func TestAffinityCookiesAreGoodOnEveryNode(t *testing.T) {
+	r := newRig(t)
+	b := table.Backend{Key: "b"}
+	for _, name := range []string{"x", "y", "z"} {
+		b.Endpoints = append(b.Endpoints, r.backend("b", says(name)).Endpoints...)
+	}
+	h := route("a", "b", "")
+	h.Paths[0].Options = &table.Options{Affinity: &table.Affinity{Name: "route"}}
+	node := func(secret string) *rig {
+		n := newRig(t)
+		n.settings.Secret = []byte(secret)
+		n.feed.Configure(n.settings)
+		n.up(map[string]table.Host{"a": h}, map[string]table.Backend{"b": b}, nil)
+		return n
+	}
+	ask := func(n *rig, cookie string) (body, set string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://a/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cookie != "" {
+			req.Header.Set("Cookie", "route="+cookie)
+		}
+		resp, err := n.client(false).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		raw, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %v", resp.Status, err)
+		}
+		for _, c := range resp.Cookies() {
+			set = c.Value
+		}
+		return string(raw), set
+	}
+	one, two, none := node("the cluster's"), node("the cluster's"), node("")
+	first, cookie := ask(one, "")
+	if cookie == "" {
+		t.Fatal("no cookie")
+	}
+	again := node("the cluster's")
+	for range 20 {
+		for name, n := range map[string]*rig{"the same node": one, "another node": two, "one that started later": again} {
+			if got, set := ask(n, cookie); got != first || set != "" {
+				t.Fatalf("%s: endpoint %s with cookie %q, want %s and none", name, got, set, first)
+			}
+		}
+	}
+	// Without the secret, the endpoint of that cookie is not found.
+	if _, set := ask(none, cookie); set == "" || set == cookie {
+		t.Errorf("without the secret the cookie %s is good; it sets %q", cookie, set)
+	}
+	// A secret that changes is in force at once.
+	one.settings.Secret = []byte("another")
+	one.feed.Configure(one.settings)
+	testnet.Eventually(t, 10*time.Second, func() error {
+		if _, set := ask(one, cookie); set == "" || set == cookie {
+			return fmt.Errorf("the old secret is in force; it sets %q", set)
+		}
+		return nil
+	})
+}

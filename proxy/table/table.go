@@ -97,6 +97,9 @@ type Options struct {
 	// Connect, Send and Read are time-outs towards the endpoint, 0 for the proxy's.
 	Connect, Send, Read time.Duration `json:",omitempty"`
 	Protocol            Protocol      `json:"protocol,omitempty"`
+	// SendProxy begins connections to the endpoint with a PROXY header of that version, 1
+	// or 2; 0 for none.
+	SendProxy uint8 `json:"sendProxy,omitempty"`
 	// Affinity has a client keep its endpoint by a cookie.
 	Affinity *Affinity `json:"affinity,omitempty"`
 	// HashBy chooses the endpoint by a variable of the request: $request_uri, $host,

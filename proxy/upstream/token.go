@@ -1,23 +1,39 @@
 package upstream
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"time"
 )
 
-// Token names an endpoint to clients: the same for the same address and
-// Settings.Secret, in every proxy. The address cannot be read from it.
-func (e *Endpoint) Token() string {
-	if t := e.token.Load(); t != nil {
-		return *t
+// token is one that was made, with the secret that made it.
+type token struct {
+	secret *[]byte
+	text   string
+}
+
+// SetSecret changes Settings.Secret, for requests that come.
+func (s *Set) SetSecret(secret []byte) {
+	if old := s.secret.Load(); !bytes.Equal(*old, secret) {
+		secret = bytes.Clone(secret)
+		s.secret.Store(&secret)
 	}
-	h := hmac.New(sha256.New, append([]byte("wayleave affinity\n"), e.set.settings.Secret...))
+}
+
+// Token names an endpoint to clients: the same for the same address and secret, in every
+// proxy. Who does not know the secret cannot find the address by it.
+func (e *Endpoint) Token() string {
+	secret := e.set.secret.Load()
+	if t := e.token.Load(); t != nil && t.secret == secret {
+		return t.text
+	}
+	h := hmac.New(sha256.New, append([]byte("wayleave affinity\n"), *secret...))
 	_, _ = h.Write([]byte(e.text))
-	t := hex.EncodeToString(h.Sum(nil)[:16])
-	e.token.Store(&t)
-	return t
+	t := &token{secret, hex.EncodeToString(h.Sum(nil)[:16])}
+	e.token.Store(t)
+	return t.text
 }
 
 // Named finds the endpoint of a token. One that drains is found only while no other is

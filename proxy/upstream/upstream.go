@@ -56,6 +56,7 @@ type Set struct {
 	mu        sync.Mutex
 	endpoints map[netip.AddrPort]*Endpoint
 	backends  atomic.Pointer[map[string]*Backend]
+	secret    atomic.Pointer[[]byte]
 }
 
 // NewSet makes an empty one.
@@ -65,6 +66,7 @@ func NewSet(s Settings) *Set {
 	}
 	set := &Set{settings: s, shared: h1.NewShared(), endpoints: map[netip.AddrPort]*Endpoint{}}
 	set.backends.Store(&map[string]*Backend{})
+	set.secret.Store(&s.Secret)
 	return set
 }
 
@@ -89,11 +91,12 @@ type Endpoint struct {
 	failures, ejections atomic.Int32
 	ejected             atomic.Int64
 	since               atomic.Int64
-	token               atomic.Pointer[string]
+	token               atomic.Pointer[token]
 
 	mu   sync.Mutex
 	gone bool
 	idle [2][]*h1.Client // plain and TLS, the last used last
+	kept []kept          // those of single clients, in order of time
 }
 
 // Run closes connections that have been idle for too long, until ctx ends.
@@ -113,6 +116,7 @@ func (s *Set) Run(ctx context.Context) {
 			s.mu.Unlock()
 			for _, e := range all {
 				e.sweep(now.Add(-s.settings.IdleTime))
+				e.forget(now.Add(-originIdle))
 			}
 		}
 	}
@@ -242,6 +246,10 @@ func (s *Set) leave(b *Backend) {
 			}
 			e.idle[i] = nil
 		}
+		for _, k := range e.kept {
+			_ = k.c.Close()
+		}
+		e.kept = nil
 		e.mu.Unlock()
 	}
 }
@@ -466,12 +474,22 @@ func (e *Endpoint) Get(ctx context.Context, encrypted, sure bool, timeout time.D
 // ingress-nginx does not by default: endpoints are addresses, which certificates do not
 // name.
 func (e *Endpoint) Dial(ctx context.Context, encrypted bool, protocols ...string) (net.Conn, error) {
+	conn, err := e.dial(ctx)
+	return e.secure(ctx, conn, err, encrypted, protocols)
+}
+
+func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
 	conn, err := e.set.settings.Dial(ctx, "tcp", e.text)
 	if err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
 	}
-	if !encrypted {
-		return conn, nil
+	return conn, nil
+}
+
+// secure begins TLS on a connection, where it is to be encrypted and there is one.
+func (e *Endpoint) secure(ctx context.Context, conn net.Conn, err error, encrypted bool, protocols []string) (net.Conn, error) {
+	if err != nil || !encrypted {
+		return conn, err
 	}
 	t := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: protocols})
 	if err := t.HandshakeContext(ctx); err != nil {

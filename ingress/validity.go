@@ -1,0 +1,120 @@
+package ingress
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"wayleave.dev/model"
+)
+
+// Reasons of Events about certificates that are served all the same.
+const (
+	ReasonExpired     = "CertificateExpired"
+	ReasonNotYetValid = "CertificateNotYetValid"
+	ReasonExpiring    = "CertificateExpiring"
+)
+
+// expiring is how long before its end a certificate is named, as ingress-nginx does.
+const expiring = 10 * 24 * time.Hour
+
+// longest bounds how long the planner sleeps until a certificate ends: clocks are set.
+const longest = time.Hour
+
+// validity is what is to be said of a certificate that is served now; nil for nothing.
+func (p *Planner) validity(s *model.Secret, of model.Name, field string) *model.Problem {
+	q := &model.Problem{Kind: "Ingress", Object: of, Field: field}
+	text := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	switch now := p.now(); {
+	case s.Until.IsZero():
+		return nil
+	case !now.Before(s.Until):
+		q.Event, q.Reason = ReasonExpired, fmt.Sprintf("the certificate of Secret %s has ended on %s; it is used all the same, and clients refuse it", s.Name, text(s.Until))
+	case now.Before(s.From):
+		q.Event, q.Reason = ReasonNotYetValid, fmt.Sprintf("the certificate of Secret %s is not valid before %s; it is used all the same, and clients refuse it", s.Name, text(s.From))
+	case !now.Add(expiring).Before(s.Until):
+		q.Event, q.Reason = ReasonExpiring, fmt.Sprintf("the certificate of Secret %s ends on %s", s.Name, text(s.Until))
+	default:
+		return nil
+	}
+	return q
+}
+
+// turn is when something else is to be said of a certificate than now; the zero time for
+// never.
+func turn(s *model.Secret, now time.Time) time.Time {
+	for _, t := range []time.Time{s.From, s.Until.Add(-expiring), s.Until} {
+		if now.Before(t) && !s.Until.IsZero() {
+			return t
+		}
+	}
+	return time.Time{}
+}
+
+// expire touches the Secrets whose certificates have come to a turn.
+func (r *round) expire(changed map[model.Name]struct{}) {
+	p, now := r.p, r.p.now()
+	for n := range changed {
+		delete(p.turns, n)
+		if s, ok := r.snap.Secret(n); ok {
+			if t := turn(s, now); !t.IsZero() {
+				p.turns[n] = t
+			}
+		}
+	}
+	defer p.sleep()
+	if len(changed) == 0 && now.Before(p.nextTurn) {
+		return
+	}
+	p.nextTurn = now.Add(longest)
+	for n, t := range p.turns {
+		if !now.Before(t) {
+			r.secret(n)
+			delete(p.turns, n)
+			s, ok := r.snap.Secret(n)
+			if !ok {
+				continue
+			}
+			if t = turn(s, now); t.IsZero() {
+				continue
+			}
+			p.turns[n] = t
+		}
+		if t.Before(p.nextTurn) {
+			p.nextTurn = t
+		}
+	}
+}
+
+// sleep tells Run when to wake the loop, in place of what it was told before.
+func (p *Planner) sleep() {
+	select {
+	case <-p.slept:
+	default:
+	}
+	p.slept <- p.nextTurn
+}
+
+// Wake tells a loop to ask for keys though nothing changed: a certificate has ended. It
+// works while Run does.
+func (p *Planner) Wake() <-chan struct{} { return p.wake }
+
+// Run watches the clock until ctx ends.
+func (p *Planner) Run(ctx context.Context) error {
+	t := time.NewTimer(longest)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case at := <-p.slept:
+			t.Reset(max(at.Sub(p.now()), 0))
+		case <-t.C:
+			t.Reset(longest)
+			select {
+			case p.wake <- struct{}{}:
+			default:
+			}
+		}
+	}
+}

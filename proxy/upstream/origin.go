@@ -1,0 +1,161 @@
+package upstream
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"wayleave.dev/proxy/h1"
+)
+
+// Origin is a client that an endpoint is told by the PROXY protocol (haproxy's
+// doc/proxy-protocol.txt). A connection that began with it carries that client's requests
+// and nobody else's. The zero Origin is told nobody.
+type Origin struct {
+	// Version of the header, 1 or 2; 0 for none.
+	Version uint8
+	// Client is where the request came from, port 0 where only the address is known;
+	// Local where it came to.
+	Client, Local netip.AddrPort
+}
+
+// proxySignature begins version 2.
+const proxySignature = "\r\n\r\n\x00\r\nQUIT\n"
+
+// AppendHeader appends the header.
+func (o Origin) AppendHeader(b []byte) []byte {
+	src, dst := o.Client.Addr().Unmap().WithZone(""), o.Local.Addr().Unmap().WithZone("")
+	if !dst.IsValid() {
+		dst = netip.IPv4Unspecified()
+	}
+	if src.Is4() != dst.Is4() { // both are of one family in a header
+		src, dst = netip.AddrFrom16(src.As16()), netip.AddrFrom16(dst.As16())
+	}
+	if o.Version == 1 {
+		family := "TCP4"
+		if src.Is6() {
+			family = "TCP6"
+		}
+		return fmt.Appendf(b, "PROXY %s %s %s %d %d\r\n", family, src, dst, o.Client.Port(), o.Local.Port())
+	}
+	family, size := byte(0x11), uint16(12)
+	if src.Is6() {
+		family, size = 0x21, 36
+	}
+	b = append(append(b, proxySignature...), 0x21, family)
+	b = binary.BigEndian.AppendUint16(b, size)
+	b = append(append(b, src.AsSlice()...), dst.AsSlice()...)
+	b = binary.BigEndian.AppendUint16(b, o.Client.Port())
+	return binary.BigEndian.AppendUint16(b, o.Local.Port())
+}
+
+// Bounds of connections that are one client's: few of them are used again.
+const (
+	originIdle = 10 * time.Second
+	originMost = 256
+)
+
+// kept is an idle connection of one client.
+type kept struct {
+	origin    Origin
+	encrypted bool
+	c         *h1.Client
+}
+
+// GetFor is Get for a connection that tells the endpoint a client.
+func (e *Endpoint) GetFor(ctx context.Context, o Origin, encrypted, sure bool, timeout time.Duration) (c *h1.Client, reused bool, err error) {
+	for !sure {
+		c := e.keptFor(o, encrypted)
+		if c == nil {
+			break
+		}
+		if age := time.Since(c.IdleSince); age > originIdle || age > staleAfter && !c.Alive() {
+			_ = c.Close()
+			continue
+		}
+		return c, true, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := e.DialFor(ctx, o, encrypted)
+	if err != nil {
+		return nil, false, err
+	}
+	return h1.Dialed(conn, e.set.shared), false, nil
+}
+
+// keptFor takes an idle connection of a client, the last used; nil when there is none.
+func (e *Endpoint) keptFor(o Origin, encrypted bool) *h1.Client {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := len(e.kept) - 1; i >= 0; i-- {
+		if k := e.kept[i]; k.origin == o && k.encrypted == encrypted {
+			last := len(e.kept) - 1
+			copy(e.kept[i:], e.kept[i+1:])
+			e.kept[last] = kept{}
+			e.kept = e.kept[:last]
+			return k.c
+		}
+	}
+	return nil
+}
+
+// PutFor is Put for a connection of GetFor. Of too many the one that was used longest ago
+// is closed.
+func (e *Endpoint) PutFor(c *h1.Client, o Origin, encrypted bool) {
+	c.IdleSince = time.Now()
+	over := c
+	e.mu.Lock()
+	if most := min(originMost, e.set.settings.IdlePerEndpoint); !e.gone && most > 0 {
+		over = nil
+		if len(e.kept) >= most {
+			over = e.kept[0].c
+			e.kept = append(e.kept[:0], e.kept[1:]...)
+		}
+		e.kept = append(e.kept, kept{o, encrypted, c})
+	}
+	e.mu.Unlock()
+	if over != nil {
+		_ = over.Close()
+	}
+}
+
+// DialFor is Dial for a connection that begins with a PROXY header, before all else.
+func (e *Endpoint) DialFor(ctx context.Context, o Origin, encrypted bool, protocols ...string) (net.Conn, error) {
+	conn, err := e.dial(ctx)
+	if err != nil || o.Version == 0 {
+		return e.secure(ctx, conn, err, encrypted, protocols)
+	}
+	if t, ok := ctx.Deadline(); ok {
+		_ = conn.SetWriteDeadline(t)
+	}
+	if _, err = conn.Write(o.AppendHeader(nil)); err == nil {
+		err = conn.SetWriteDeadline(time.Time{})
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("endpoint %s: PROXY header: %w", e.text, err)
+	}
+	return e.secure(ctx, conn, nil, encrypted, protocols)
+}
+
+// forget closes connections of single clients that have been idle since before a time.
+func (e *Endpoint) forget(before time.Time) {
+	var old []*h1.Client
+	e.mu.Lock()
+	n := 0
+	for n < len(e.kept) && e.kept[n].c.IdleSince.Before(before) {
+		old = append(old, e.kept[n].c)
+		n++
+	}
+	if n > 0 {
+		e.kept = append(make([]kept, 0, len(e.kept)-n), e.kept[n:]...)
+	}
+	e.mu.Unlock()
+	for _, c := range old {
+		_ = c.Close()
+	}
+}
