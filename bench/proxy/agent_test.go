@@ -53,7 +53,7 @@ func (k *kit) startOurs(c *contestant, r routes) {
 	c.agent = &agent{api: api}
 	c.agent.process = spawn(k.t, k.ns, "nice", fmt.Sprintf("%s/agent -master http://127.0.0.1:%d -socket %s -plain 127.0.0.1:%d -tls 127.0.0.1:%d -secrets bench/%s,bench/%s",
 		k.bins, port, socket, c.plain, c.p256, p256Host, rsaHost))
-	c.process = run(k.t, k.ns, c.plain, first, k.bins+"/server -feed "+socket)
+	c.process = run(k.t, k.ns, c.plain, first, k.bins+"/server -cpuprofile "+k.profileFile()+" -feed "+socket)
 	c.apply = func(some routes) error {
 		for n, port := range some {
 			api.Put(route(n, serviceOf(n, port)))
@@ -93,5 +93,5 @@ func (k *kit) answers(c *contestant, host, mark string, within time.Duration) (e
 			return nil
 		}
 	}
-	return fmt.Errorf("%s: %s does not lead to %q after %s: %w", c.name, host, mark, within, err)
+	return fmt.Errorf("%s: %s does not lead to %q after %s: %v", c.name, host, mark, within, err)
 }

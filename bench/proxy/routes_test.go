@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -15,6 +16,8 @@ const (
 	// churnRate is how many routes change in a second; each tenth is looked at.
 	churnRate, lookAt = 200, 10
 	probeEvery        = 2 * time.Millisecond
+	// again is when a configuration that is not served is loaded once more.
+	again = 3 * time.Second
 )
 
 // some makes n routes to the first endpoint.
@@ -105,7 +108,13 @@ func (k *kit) churn(c *contestant, now routes, to int) churned {
 				continue
 			}
 			if out.reloads++; c.agent == nil {
-				if err := k.answers(c, batch.names()[0], mark, 60*time.Second); err != nil {
+				// HAProxy misses a signal that comes while it starts itself anew, so it is told again.
+				err := k.answers(c, batch.names()[0], mark, again)
+				for tries := 0; err != nil && tries < 10; tries++ {
+					out.reloads++
+					err = errors.Join(c.apply(whole), k.answers(c, batch.names()[0], mark, again))
+				}
+				if err != nil {
 					k.t.Error(err)
 				}
 			}

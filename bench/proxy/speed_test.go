@@ -55,6 +55,10 @@ func TestSpeed(t *testing.T) {
 			}
 		}
 	}
+	if strings.Contains("profiles", only) {
+		got.profiled = k.profiles(all[0])
+		t.Logf("%v", got.profiled)
+	}
 	for _, c := range all {
 		c.stop()
 	}
@@ -71,9 +75,10 @@ func TestSpeed(t *testing.T) {
 
 // results are all that was measured.
 type results struct {
-	runs    []measured
-	held    []held
-	churned []churned
+	runs     []measured
+	held     []held
+	churned  []churned
+	profiled []profiled
 }
 
 func (r *results) note(t *testing.T, round int, m measured) {
@@ -133,6 +138,7 @@ func (r *results) write(t *testing.T, e int, all []*contestant, began string) {
 		t.Fatal(err)
 	}
 	r.routes(t, page)
+	writeProfiles(t, page, r.profiled)
 	about, err := os.ReadFile("profile.md") // by hand, of the profile
 	if err != nil {
 		t.Fatal(err)

@@ -33,20 +33,13 @@ func main() {
 	feed := flag.String("feed", "", "unix socket of an agent, to be the product's process")
 	listen := flag.String("listen", "127.0.0.1:8080", "address to serve at")
 	endpoints := flag.String("endpoints", "", "addresses of endpoints, separated by commas")
-	profile := flag.String("cpuprofile", "", "file for a CPU profile, written at SIGTERM")
+	profile := flag.String("cpuprofile", "", "file for a CPU profile that SIGUSR1 begins and SIGUSR2 ends")
 	reverse := flag.Bool("reverseproxy", false, "measure Go's httputil.ReverseProxy in place of ours")
 	pairs := flag.String("tls", "", "for ReverseProxy: address=file of a certificate with its key, separated by commas")
 	routes := flag.String("routes", "", "for ReverseProxy: file with a host name in each line")
 	flag.Parse()
 	if *profile != "" {
-		f, err := os.Create(*profile)
-		if err != nil {
-			log.Fatal(err)
-		}
-		if err := pprof.StartCPUProfile(f); err != nil {
-			log.Fatal(err)
-		}
-		defer pprof.StopCPUProfile()
+		go profiles(*profile)
 	}
 	list := strings.Split(*endpoints, ",")
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -70,6 +63,29 @@ func main() {
 		go serve(l, list)
 	}
 	<-ctx.Done()
+}
+
+// profiles writes a CPU profile for each pair of signals. The file has its name once it is whole.
+func profiles(file string) {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
+	var out *os.File
+	for s := range signals {
+		var err error
+		switch {
+		case s == syscall.SIGUSR1 && out == nil:
+			if out, err = os.Create(file + ".part"); err == nil {
+				err = pprof.StartCPUProfile(out)
+			}
+		case s == syscall.SIGUSR2 && out != nil:
+			pprof.StopCPUProfile()
+			err = errors.Join(out.Close(), os.Rename(file+".part", file))
+			out = nil
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
 }
 
 // serve is Wayleave's HTTP/1.1 alone.
