@@ -22,7 +22,7 @@ type agent struct {
 }
 
 // startOurs starts an API server, an agent and the proxy.
-func (k *kit) startOurs(c *contestant, r routes) {
+func (k *kit) startOurs(c *contestant, r routes, bin string) {
 	k.t.Helper()
 	api := fakeapi.New()
 	k.t.Cleanup(api.Close)
@@ -53,7 +53,7 @@ func (k *kit) startOurs(c *contestant, r routes) {
 	c.agent = &agent{api: api}
 	c.agent.process = spawn(k.t, k.ns, "nice", fmt.Sprintf("%s/agent -master http://127.0.0.1:%d -socket %s -plain 127.0.0.1:%d -tls 127.0.0.1:%d -secrets bench/%s,bench/%s",
 		k.bins, port, socket, c.plain, c.p256, p256Host, rsaHost))
-	c.process = run(k.t, k.ns, c.plain, first, k.bins+"/server -cpuprofile "+k.profileFile()+" -feed "+socket)
+	c.process = run(k.t, k.ns, c.plain, first, bin+" -cpuprofile "+k.profileFile()+" -feed "+socket)
 	c.apply = func(some routes) error {
 		for n, port := range some {
 			api.Put(route(n, serviceOf(n, port)))

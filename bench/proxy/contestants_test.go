@@ -135,7 +135,11 @@ func configured(t *testing.T, text string, port, endpoint int) string {
 // three hosts of the loads.
 func (k *kit) start(r routes) (list []*contestant) {
 	k.t.Helper()
-	for _, name := range []string{"Wayleave", "nginx", "HAProxy", "ReverseProxy", "Caddy"} {
+	all := []string{"Wayleave", "nginx", "HAProxy", "ReverseProxy", "Caddy"}
+	if os.Getenv(beside) != "" {
+		all = []string{"Wayleave", versionBefore, "nginx"}
+	}
+	for _, name := range all {
 		if c := k.startOne(name, r); c != nil {
 			list = append(list, c)
 		}
@@ -143,12 +147,21 @@ func (k *kit) start(r routes) (list []*contestant) {
 	return list
 }
 
+// beside is a variable that names a server program of another version, which is measured beside
+// Wayleave, with nginx and no others.
+const (
+	beside        = "WAYLEAVE_BENCH_BESIDE"
+	versionBefore = "before"
+)
+
 func (k *kit) startOne(name string, r routes) *contestant {
 	k.t.Helper()
 	c := &contestant{name: name, plain: k.port(), p256: k.port(), rsa: k.port()}
 	switch name {
 	case "Wayleave":
-		k.startOurs(c, r)
+		k.startOurs(c, r, filepath.Join(k.bins, "server"))
+	case versionBefore:
+		k.startOurs(c, r, os.Getenv(beside))
 	case "ReverseProxy":
 		line := fmt.Sprintf("%s/server -reverseproxy -listen 127.0.0.1:%d -endpoints %s:%d -tls 127.0.0.1:%d=%s,127.0.0.1:%d=%s",
 			k.bins, c.plain, endpointAddr, endpointPort, c.p256, k.pairs[p256Host], c.rsa, k.pairs[rsaHost])

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,9 @@ import (
 func rounds() int {
 	if os.Getenv("WAYLEAVE_BENCH_SHORT") != "" {
 		return 1
+	}
+	if n, err := strconv.Atoi(os.Getenv("WAYLEAVE_BENCH_ROUNDS")); err == nil {
+		return n
 	}
 	return 3
 }
@@ -68,6 +72,10 @@ func TestSpeed(t *testing.T) {
 	if strings.Contains("churn", only) {
 		got.churned = k.churns(e)
 	}
+	if os.Getenv(beside) != "" {
+		got.compare(t)
+		return
+	}
 	if !t.Failed() && only == "" {
 		got.write(t, e, all, began)
 	}
@@ -85,6 +93,24 @@ func (r *results) note(t *testing.T, round int, m measured) {
 	m.round = round
 	t.Logf("%+v", m)
 	r.runs = append(r.runs, m)
+}
+
+// compare logs medians beside those of another version.
+func (r *results) compare(t *testing.T) {
+	cpu := func(m measured) float64 { return m.cpu }
+	var kinds []string
+	for _, l := range loads() {
+		kinds = append(kinds, l.name)
+	}
+	for _, s := range shakes() {
+		kinds = append(kinds, s.name)
+	}
+	for _, kind := range kinds {
+		if now := r.pick(kind, "Wayleave", cpu); len(now) > 0 {
+			t.Logf("%s: %s µs, before %s, nginx %s; by before %s, by nginx %s", kind, result.Number(result.Median(now)), result.Number(result.Median(r.pick(kind, versionBefore, cpu))),
+				result.Number(result.Median(r.pick(kind, "nginx", cpu))), result.Number(result.Median(r.ratios(kind, "Wayleave", versionBefore, cpu))), result.Number(result.Median(r.ratios(kind, "Wayleave", "nginx", cpu))))
+		}
+	}
 }
 
 // loadAverage is the number of threads that wanted to run in the last 5 minutes.

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -33,17 +34,25 @@ type Direct struct {
 }
 
 // corks are buffers for what is corked.
-type corks struct{ pool sync.Pool }
+type corks struct {
+	used atomic.Int64
+	pool sync.Pool
+}
 
-// mostCorked is how much is collected; then it leaves.
-const mostCorked = 64<<10 + 8<<10
+const (
+	// mostCorked is how much is collected; then it leaves.
+	mostCorked = 64<<10 + 8<<10
+	// mostCorks is how many connections may collect at a time: a client that reads slowly keeps a
+	// buffer. Those above it write each record for itself.
+	mostCorks = 1024
+)
 
 // Directs makes Direct connections, which share buffers. Make it with NewDirects.
 type Directs struct{ from *corks }
 
 // NewDirects makes it.
 func NewDirects() *Directs {
-	return &Directs{&corks{sync.Pool{New: func() any { b := make([]byte, 0, mostCorked); return &b }}}}
+	return &Directs{&corks{pool: sync.Pool{New: func() any { b := make([]byte, 0, mostCorked); return &b }}}}
 }
 
 // Of makes one of a connection, which it owns from then on.
@@ -146,6 +155,10 @@ func (d *Direct) release() error {
 
 // Cork collects what is written until Uncork.
 func (d *Direct) Cork() {
+	if d.from.used.Add(1) > mostCorks {
+		d.from.used.Add(-1)
+		return
+	}
 	d.mu.Lock()
 	d.corked = true
 	d.mu.Unlock()
@@ -155,7 +168,11 @@ func (d *Direct) Cork() {
 func (d *Direct) Uncork() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if !d.corked {
+		return nil
+	}
 	d.corked = false
+	d.from.used.Add(-1)
 	err := d.release()
 	if d.held != nil {
 		d.from.pool.Put(d.held)
