@@ -11,9 +11,12 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"wayleave.dev/bench/internal/fakeapi"
 	"wayleave.dev/bench/internal/kubeproxy"
+	"wayleave.dev/internal/fakeapi"
 )
+
+// namespace has all objects.
+const namespace = "bench"
 
 // agent is what feeds Wayleave's proxy, with an API server.
 type agent struct {
@@ -39,7 +42,7 @@ func (k *kit) startOurs(c *contestant, r routes, bin string) {
 		if err != nil {
 			k.t.Fatal(err)
 		}
-		api.Put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: fakeapi.SecretNamespace, Name: name}, Type: corev1.SecretTypeTLS, Data: map[string][]byte{"tls.crt": raw, "tls.key": raw}})
+		api.Put(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Type: corev1.SecretTypeTLS, Data: map[string][]byte{"tls.crt": raw, "tls.key": raw}})
 		i := route(name, "app")
 		i.Spec.TLS = []networkingv1.IngressTLS{{Hosts: []string{name}, SecretName: name}}
 		api.Put(i)
@@ -67,7 +70,7 @@ func (k *kit) startOurs(c *contestant, r routes, bin string) {
 
 // put makes a Service with one endpoint.
 func put(api *fakeapi.Server, name string, port int) {
-	meta := metav1.ObjectMeta{Namespace: fakeapi.SecretNamespace, Name: name}
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
 	none, ready := "", true
 	p := int32(port)
 	api.Put(&corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone, ClusterIPs: []string{corev1.ClusterIPNone}, Ports: []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}}}})
@@ -79,7 +82,7 @@ func put(api *fakeapi.Server, name string, port int) {
 // route is an Ingress for one host.
 func route(host, service string) *networkingv1.Ingress {
 	class, kind := "wayleave", networkingv1.PathTypePrefix
-	return &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Namespace: fakeapi.SecretNamespace, Name: host}, Spec: networkingv1.IngressSpec{IngressClassName: &class,
+	return &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: host}, Spec: networkingv1.IngressSpec{IngressClassName: &class,
 		Rules: []networkingv1.IngressRule{{Host: host, IngressRuleValue: networkingv1.IngressRuleValue{HTTP: &networkingv1.HTTPIngressRuleValue{
 			Paths: []networkingv1.HTTPIngressPath{{Path: "/", PathType: &kind, Backend: networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: service, Port: networkingv1.ServiceBackendPort{Number: 80}}}}}}}}}}}
 }

@@ -90,9 +90,9 @@ func (c *contestant) portFor(host string) int {
 // Bounds of a measurement, which ends when it has seen enough or took too long: a machine that others
 // use may give it little. enough is in requests, and by far more than can be on their way.
 const (
-	leastTime, mostTime = 700 * time.Millisecond, 2 * time.Second
-	warmTime, mostWarm  = 500 * time.Millisecond, 8 * time.Second
-	enough              = 3000
+	leastTime, mostTime = 500 * time.Millisecond, 1500 * time.Millisecond
+	warmTime, mostWarm  = 400 * time.Millisecond, 5 * time.Second
+	enough              = 2500
 )
 
 // measure has h2load ask as fast as there are answers. CPU is that between two moments of the

@@ -15,25 +15,30 @@ import (
 	"wayleave.dev/internal/testnet"
 )
 
-// part is a share of a profile: what has one of the words in the name of a function, looked
-// for from where the time was spent towards who called; the first part that has one gets it.
+// part is a share of a profile: samples in a function whose name begins with one of the words, or that
+// was called by one. The nearest to where the time was spent says which part it is.
 type part struct {
 	name  string
 	words []string
-	leaf  bool // only where the time was spent, not who called
 }
 
-// The order matters: what is special before what calls it.
+const (
+	kernelPart    = "kernel: reading and writing sockets"
+	schedulerPart = "scheduler, poller, timers, also in the kernel"
+	otherPart     = "the rest"
+	own           = "wayleave.dev/proxy"
+)
+
 var parts = []part{
-	{"kernel: reading and writing sockets", []string{"internal/runtime/syscall.", "syscall.RawSyscall", "syscall.rawSyscall", "syscall.Syscall"}, true},
-	{"kernel and runtime: scheduler, poller, timers", []string{"runtime.netpoll", "runtime.findRunnable", "runtime.schedule", "runtime.mcall", "runtime.park_m", "runtime.futex", "runtime.usleep", "runtime.sysmon", "runtime.ready", "runtime.goready", "runtime.notewakeup", "time.", "internal/poll.runtime_", "runtime.selectgo", "runtime.chansend", "runtime.chanrecv", "runtime.entersyscall", "runtime.exitsyscall", "runtime.reentersyscall"}, false},
-	{"memory: allocation and collection", []string{"runtime.mallocgc", "runtime.gcBgMarkWorker", "runtime.gcAssist", "runtime.bgsweep", "runtime.bgscavenge", "runtime.newobject", "runtime.growslice", "runtime.gcDrain", "runtime.newproc", "runtime.newstack", "runtime.malg"}, false},
-	{"cryptography", []string{"crypto/internal/", "crypto/ecdsa", "crypto/rsa", "crypto/ecdh", "crypto/aes", "crypto/cipher", "crypto/sha", "crypto/hmac", "crypto/hkdf", "crypto/mlkem", "crypto/x509", "crypto/rand"}, false},
-	{"TLS: records and messages", []string{"crypto/tls"}, false},
-	{"HTTP/2: HPACK", []string{"http2/hpack"}, false},
-	{"HTTP/2: frames and streams", []string{"golang.org/x/net/http2", "proxy/server.", "net/http"}, false},
-	{"HTTP/1.1: heads, bodies, connections", []string{"proxy/h1."}, false},
-	{"routing, pools, fields, metrics", []string{"wayleave.dev/proxy"}, false},
+	{kernelPart, []string{"internal/runtime/syscall", "syscall.RawSyscall", "syscall.Syscall"}},
+	{schedulerPart, []string{"runtime.netpoll", "runtime.findRunnable", "runtime.schedule", "runtime.mcall", "runtime.futex", "runtime.usleep", "runtime.sysmon", "runtime.ready", "runtime.goready", "runtime.gopark", "runtime.Gosched", "time.", "internal/poll.runtime_", "runtime.selectgo", "runtime.chansend", "runtime.chanrecv", "runtime.entersyscall", "runtime.exitsyscall", "runtime.reentersyscall", "runtime.casgstatus"}},
+	{"memory: allocation and collection", []string{"runtime.mallocgc", "runtime.gcBgMarkWorker", "runtime.gcAssist", "runtime.bgsweep", "runtime.bgscavenge", "runtime.newobject", "runtime.growslice", "runtime.makeslice", "runtime.gcDrain", "runtime.gcStart", "runtime.gcMark", "runtime.newproc", "runtime.newstack", "runtime.malg", "runtime.gfget"}},
+	{"cryptography", []string{"crypto/internal", "crypto/ecdsa", "crypto/rsa", "crypto/ecdh", "crypto/aes", "crypto/cipher", "crypto/sha", "crypto/hmac", "crypto/hkdf", "crypto/mlkem", "crypto/x509", "crypto/rand"}},
+	{"TLS: records and messages", []string{"crypto/tls"}},
+	{"HTTP/2: HPACK", []string{"golang.org/x/net/http2/hpack"}},
+	{"HTTP/2: frames and streams", []string{"golang.org/x/net/http2", own + "/server.(*stream)", own + "/server.(*batch", own + "/server.(*http2Server)", own + "/server.newStream", own + "/server.addFields", own + "/message.FieldsOf", "net/http"}},
+	{"HTTP/1.1: heads, bodies, connections", []string{own + "/h1"}},
+	{"routing, pools, fields, metrics", []string{own}},
 }
 
 // profiled are the shares of a load, by part.
@@ -84,24 +89,24 @@ func (k *kit) profile(c *contestant, load string, work func()) profiled {
 
 func (k *kit) profileFile() string { return filepath.Join(k.bins, "profile") }
 
-const otherPart = "the rest"
-
 func partOf(s *profile.Sample) string {
 	var stack []string
+	polls := false
 	for _, l := range s.Location {
 		for _, line := range l.Line {
 			if line.Function != nil {
 				stack = append(stack, line.Function.Name)
+				polls = polls || strings.HasPrefix(line.Function.Name, "runtime.netpoll")
 			}
 		}
 	}
-	for _, p := range parts {
-		for i, name := range stack {
-			if p.leaf && i > 3 {
-				break
-			}
+	if polls { // a call of the kernel, too
+		return schedulerPart
+	}
+	for _, name := range stack {
+		for _, p := range parts {
 			for _, w := range p.words {
-				if strings.HasPrefix(name, w) || strings.Contains(name, "/"+w) || strings.Contains(w, "/") && strings.Contains(name, w) {
+				if strings.HasPrefix(name, w) {
 					return p.name
 				}
 			}
@@ -117,7 +122,11 @@ func (k *kit) profiles(c *contestant) (list []profiled) {
 		if l.conns > 32 || l.host == rsaHost {
 			continue
 		}
-		list = append(list, k.profile(c, strings.TrimSuffix(l.name, ", 32 connections"), func() { k.measure(c, l) }))
+		list = append(list, k.profile(c, strings.TrimSuffix(l.name, ", 32 connections"), func() {
+			for range 3 { // samples are few
+				k.measure(c, l)
+			}
+		}))
 	}
 	for _, s := range shakes() {
 		if !s.resume {

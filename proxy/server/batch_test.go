@@ -2,12 +2,16 @@ package server
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"testing"
 	"time"
+
+	"wayleave.dev/proxy/h1"
 )
 
 // tcp are the two ends of a connection.
@@ -105,5 +109,85 @@ func TestBatchesOfAClientThatTakesNothing(t *testing.T) {
 	}
 	if n := s.used.Load(); n != 0 {
 		t.Errorf("%d buffers are in use after the end", n)
+	}
+}
+
+// handshaken is the server's end of a TLS connection, whose client throws away what comes.
+func handshaken(b *testing.B, client, server net.Conn) *tls.Conn {
+	b.Helper()
+	certs, err := NewCertificates()
+	if err != nil {
+		b.Fatal(err)
+	}
+	go func() {
+		c := tls.Client(client, &tls.Config{InsecureSkipVerify: true})
+		if c.Handshake() == nil {
+			_, _ = io.Copy(io.Discard, client) // sealed: opening costs what is not measured
+		}
+	}()
+	t := tls.Server(server, certs.config())
+	if err := t.Handshake(); err != nil {
+		b.Fatal(err)
+	}
+	return t
+}
+
+// BenchmarkAnswers writes the head and the body of eight answers, as the server of x/net does: a frame
+// in a call.
+func BenchmarkAnswers(b *testing.B) {
+	for _, kind := range []string{"frame by frame", "batched"} {
+		b.Run(kind, func(b *testing.B) {
+			client, raw := tcp(b)
+			t := handshaken(b, client, raw)
+			var c net.Conn = t
+			if kind == "batched" {
+				var s batches
+				c = s.of(t, time.Minute)
+			}
+			head, body := make([]byte, 60), make([]byte, 1<<10+9)
+			for b.Loop() {
+				for range 8 {
+					if _, err := c.Write(head); err != nil {
+						b.Fatal(err)
+					}
+					if _, err := c.Write(body); err != nil {
+						b.Fatal(err)
+					}
+				}
+				runtime.Gosched()
+			}
+		})
+	}
+}
+
+// BenchmarkBodies writes a head and 64 KiB behind it by TLS, over a Direct connection and over one as it is.
+func BenchmarkBodies(b *testing.B) {
+	for _, kind := range []string{"as it is", "direct"} {
+		b.Run(kind, func(b *testing.B) {
+			client, raw := tcp(b)
+			var below net.Conn = raw
+			if kind == "direct" {
+				below = h1.NewDirects().Of(raw)
+			}
+			t := handshaken(b, client, below)
+			d := h1.DirectOf(t)
+			head, body := make([]byte, 200), make([]byte, 64<<10)
+			b.SetBytes(64 << 10)
+			for b.Loop() {
+				if d != nil {
+					d.Cork()
+				}
+				for _, p := range [][]byte{head, body} {
+					if _, err := t.Write(p); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if d != nil {
+					if err := d.Uncork(); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
 	}
 }

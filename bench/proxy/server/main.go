@@ -45,7 +45,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if *feed != "" {
-		debug.SetMemoryLimit(448 << 20) // as wayleave proxy has it
+		debug.SetMemoryLimit(448 << 20) // as wayleave proxy has them
 		err := process.Run(ctx, process.Config{Socket: *feed, HealthSocket: filepath.Join(filepath.Dir(*feed), "health.sock"), AccessLog: io.Discard,
 			Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 		if !errors.Is(err, context.Canceled) {
