@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -103,7 +104,10 @@ func (k *kit) startOther(c *contestant, r routes) bool {
 		c.version = version("caddy version")
 		c.process = run(k.t, k.ns, c.plain, first, "caddy run --config "+file)
 		admin := filepath.Join(dir, "admin.sock")
-		client := &http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", admin) }}}
+		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", admin)
+		}}}
 		c.apply = func(r routes) error {
 			if err := write(r); err != nil {
 				return err
