@@ -60,7 +60,7 @@ http {
 http {
   access_log off; keepalive_requests 1073741824; keepalive_timeout 600s; tcp_nodelay on; sendfile on; open_file_cache max=10; open_file_cache_valid 600s; ` + nginxTemps + `
   server { listen 0.0.0.0:PORT backlog=4096; root DIR; }
-  server { listen 0.0.0.0:OTHER backlog=4096; root DIR/other; }
+  server { listen 0.0.0.0:OTHER backlog=4096; root DIR/other; location = /count { stub_status; } }
 }
 `
 )

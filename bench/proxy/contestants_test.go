@@ -59,6 +59,7 @@ type kit struct {
 	bins  string // folder of our programs
 	pairs map[string]string
 	ports int
+	looks float64 // at the endpoint's count
 }
 
 func newKit(t *testing.T) *kit {

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -87,16 +88,16 @@ func (c *contestant) portFor(host string) int {
 	return map[string]int{plainHost: c.plain, p256Host: c.p256, rsaHost: c.rsa}[host]
 }
 
-// Bounds of a measurement, which ends when it has seen enough or took too long: a machine that others
-// use may give it little. enough is in requests, and by far more than can be on their way.
+// Bounds of a measurement, which ends when it has seen enough requests or took too long: a machine that
+// others use may give it little.
 const (
 	leastTime, mostTime = 500 * time.Millisecond, 1500 * time.Millisecond
 	warmTime, mostWarm  = 400 * time.Millisecond, 5 * time.Second
 	enough              = 2500
 )
 
-// measure has h2load ask as fast as there are answers. CPU is that between two moments of the
-// steady part, by the requests that ended between them: all connections and handshakes were made before.
+// measure has h2load ask as fast as there are answers. CPU is that between two moments at which nothing
+// was on its way (still), by the requests between them: all connections and handshakes were made before.
 func (k *kit) measure(c *contestant, l load) measured {
 	t := k.t
 	t.Helper()
@@ -126,22 +127,79 @@ func (k *kit) measure(c *contestant, l load) measured {
 	for j.read(); time.Since(start) < warmTime || j.ended < 3*l.conns && time.Since(start) < mostWarm; j.read() {
 		time.Sleep(10 * time.Millisecond)
 	}
+	cpu, user, before := k.still(c, cmd.Process.Pid)
+	j.read()
 	j.took, j.bad = nil, 0
-	from, before := time.Now(), j.ended
-	cpu, user := c.used()
-	for time.Since(from) < leastTime || j.ended-before < max(enough, 4*l.conns) && time.Since(from) < mostTime {
+	from, seen := time.Now(), j.ended
+	for time.Since(from) < leastTime || j.ended-seen < max(enough, 4*l.conns) && time.Since(from) < mostTime {
 		time.Sleep(10 * time.Millisecond)
 		j.read()
 	}
-	cpuAfter, userAfter := c.used()
-	n, lasted := float64(j.ended-before), time.Since(from)
-	if n == 0 {
+	lasted := time.Since(from)
+	cpuAfter, userAfter, after := k.still(c, cmd.Process.Pid)
+	n := after - before
+	if n <= 0 {
 		t.Fatalf("%s: %s: h2load saw no answer: %s", c.name, l.name, out.String())
 	}
-	m := measured{load: l.name, program: c.name, cpu: (cpuAfter - cpu) / n, user: (userAfter - user) / n, rate: n / lasted.Seconds(), bad: float64(j.bad)}
+	m := measured{load: l.name, program: c.name, cpu: (cpuAfter - cpu) / n, user: (userAfter - user) / n, rate: float64(j.ended-seen) / lasted.Seconds(), bad: float64(j.bad)}
 	m.p50, m.p99, m.p999 = result.Percentile(j.took, 50), result.Percentile(j.took, 99), result.Percentile(j.took, 99.9)
 	m.memory, _ = c.memory()
 	return m
+}
+
+// still stops the load until the proxy has done all that it was asked, and counts: what is on its way
+// would count for one side only, and is much where the machine gives little. The load goes on after.
+func (k *kit) still(c *contestant, load int) (cpu, user, requests float64) {
+	k.t.Helper()
+	if err := syscall.Kill(load, syscall.SIGSTOP); err != nil {
+		k.t.Fatal(err)
+	}
+	defer func() { _ = syscall.Kill(load, syscall.SIGCONT) }()
+	quiet := 0
+	for last, end := -1.0, time.Now().Add(3*time.Second); quiet < 4 && time.Now().Before(end); time.Sleep(15 * time.Millisecond) {
+		cpu, user = c.used()
+		n := k.asked()
+		if quiet++; n != last || c.runs() {
+			quiet = 0
+		}
+		last, requests = n, n
+	}
+	return cpu, user, requests
+}
+
+// runs says whether a thread of the proxy wants to run.
+func (c *contestant) runs() bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", c.process.Pid()))
+	for _, f := range threads {
+		raw, err := os.ReadFile(f)
+		if err == nil && bytes.Contains(raw, []byte(") R ")) {
+			return true
+		}
+	}
+	return false
+}
+
+// asked is how many requests the endpoint got from proxies, by its own count.
+func (k *kit) asked() float64 {
+	k.t.Helper()
+	conn, err := k.ns.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", otherPort), 5*time.Second)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_, _ = io.WriteString(conn, "GET /count HTTP/1.0\r\n\r\n")
+	raw, err := io.ReadAll(conn)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	f := regexp.MustCompile(`(?m)^ \d+ \d+ (\d+) $`).FindSubmatch(raw)
+	if f == nil {
+		k.t.Fatalf("the endpoint says no count: %s", raw)
+	}
+	n, _ := strconv.ParseFloat(string(f[1]), 64)
+	k.looks++ // which the endpoint has counted, too
+	return n - k.looks
 }
 
 // journal is what h2load writes: a line for each request that ended, with its start, status and time.
