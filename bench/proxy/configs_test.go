@@ -195,7 +195,11 @@ func (k *kit) nginx(c *contestant, r routes) string {
 	fmt.Fprintf(&b, "daemon off; %s worker_processes 1; pid DIR/pid; error_log DIR/error.log;\nevents { worker_connections 8192; }\nhttp {\n  access_log off; keepalive_requests 1073741824; server_names_hash_max_size 65536; server_names_hash_bucket_size 128; ssl_protocols TLSv1.2 TLSv1.3; %s\n", master, nginxTemps)
 	list := serviceList(r)
 	for _, s := range slices.Sorted(maps.Keys(list)) {
-		fmt.Fprintf(&b, "  upstream %s { server %s:%d; keepalive 1024; keepalive_requests 1073741824; }\n", s, endpointAddr, list[s])
+		kept := 1024
+		if s != "app" {
+			kept = 16 // nginx has memory for as many at once
+		}
+		fmt.Fprintf(&b, "  upstream %s { server %s:%d; keepalive %d; keepalive_requests 1073741824; }\n", s, endpointAddr, list[s], kept)
 	}
 	fmt.Fprintf(&b, "  server { listen 127.0.0.1:%d backlog=4096 default_server; location / { proxy_pass http://app; %s } }\n", c.plain, nginxPass)
 	for port, name := range map[int]string{c.p256: p256Host, c.rsa: rsaHost} {

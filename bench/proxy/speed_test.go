@@ -288,7 +288,7 @@ func (r *results) plots(t *testing.T, page *result.Page, all []*contestant, c co
 func (r *results) routes(t *testing.T, page *result.Page) {
 	t.Helper()
 	page.Text("## Memory with 10,000 routes, MiB")
-	page.Text("10,000 hosts of one path each, to 1,000 Services of one endpoint: for Wayleave as many Ingresses, for nginx a `server` for each host and an `upstream` for each Service, as ingress-nginx writes them, for HAProxy a map file and a backend for each Service, for Caddy a route for each host, for ReverseProxy a map. A tenth of them was asked for once. Where a program has several processes (nginx's master), they are summed; proportional counts shared pages once.")
+	page.Text("10,000 hosts of one path each, to 1,000 Services of one endpoint: for Wayleave as many Ingresses, for nginx a `server` for each host and an `upstream` for each Service that keeps 16 connections, for HAProxy a map file and a backend for each Service, for Caddy a route for each host, for ReverseProxy a map. A tenth of them was asked for once. Where a program has several processes (nginx's master), they are summed; proportional counts shared pages once.")
 	rows := [][]string{{"program", "resident", "proportional"}}
 	agent := 0.0
 	for _, h := range r.held {
