@@ -7,6 +7,7 @@ replace wayleave.dev => ..
 replace wayleave.dev/lab => ../lab
 
 require (
+	github.com/google/pprof v0.0.0-20240727154555-813a5fbdbec8
 	github.com/mdlayher/netlink v1.11.2
 	github.com/miekg/dns v1.1.73
 	github.com/summerwind/h2spec v2.2.1+incompatible

@@ -3,10 +3,12 @@
 package proxy
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,95 +17,91 @@ import (
 	"wayleave.dev/internal/testnet"
 )
 
-// contestant is one proxy, on a port of its own in the namespace of all.
-type contestant struct {
-	name, version string
-	port          int
-	process       *kubeproxy.Process
-}
-
 const (
 	// first are the words before a proxy's command line, one core for each; asker those of the
 	// load's and the endpoint's, which have the other core.
-	first = "nice -n -10 taskset -c 0"
-	asker = "nice -n -10 taskset -c 1"
+	first = "nice -n -15 taskset -c 0"
+	asker = "nice -n -15 taskset -c 1"
 
 	endpointPort = 9000
+	// endpointAddr is an address that Kubernetes lets an endpoint have; otherPort is of a second endpoint there.
+	endpointAddr = "10.9.0.1"
+	otherPort    = 9010
+
+	// The names that are asked for, each with its certificate.
+	plainHost, p256Host, rsaHost = "plain.bench", "p256.bench", "rsa.bench"
 )
 
-// Every contestant keeps its connections, and tells the endpoint of the client what ingress-nginx tells.
-const nginxHead = `
-daemon off; master_process off; worker_processes 1; pid DIR/pid; error_log DIR/error.log;
-events { worker_connections 8192; }
-`
-
-const nginxProxy = nginxHead + `
-http {
-  access_log off; keepalive_requests 1073741824; client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/f; scgi_temp_path DIR/s; uwsgi_temp_path DIR/u;
-  upstream app { server ENDPOINT; keepalive 1024; keepalive_requests 1073741824; }
-  server {
-    listen 127.0.0.1:PORT backlog=4096;
-    location / {
-      proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;
-      proxy_set_header X-Real-IP $remote_addr; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Host $http_host;
-      proxy_set_header X-Forwarded-Port $server_port; proxy_set_header X-Forwarded-Proto $scheme;
-    }
-  }
+// contestant is one proxy, on ports of its own in the namespace of all: plain, and encrypted
+// with either certificate, which may be one port.
+type contestant struct {
+	name, version    string
+	plain, p256, rsa int
+	process          *kubeproxy.Process
+	// agent feeds Wayleave; nil for others.
+	agent *agent
+	// apply puts routes into force without a restart; nil where there is no such thing.
+	apply func(routes) error
 }
-`
 
-const nginxEndpoint = nginxHead + `
-http {
-  access_log off; keepalive_requests 1073741824; keepalive_timeout 600s; tcp_nodelay on; sendfile on; open_file_cache max=10; open_file_cache_valid 600s; client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/f; scgi_temp_path DIR/s; uwsgi_temp_path DIR/u;
-  server { listen 127.0.0.1:PORT backlog=4096; root DIR; }
+// stop ends its processes.
+func (c *contestant) stop() {
+	c.process.Stop()
+	if c.agent != nil {
+		c.agent.process.Stop()
+	}
 }
-`
 
-const haproxyConf = `
-global
-  nbthread 1
-  maxconn 8000
-defaults
-  mode http
-  timeout connect 5s
-  timeout client 75s
-  timeout server 60s
-  http-reuse always
-frontend in
-  bind 127.0.0.1:PORT backlog 4096
-  option forwardfor
-  http-request set-header X-Real-IP %[src]
-  http-request set-header X-Forwarded-Host %[req.hdr(Host)]
-  http-request set-header X-Forwarded-Port %[dst_port]
-  http-request set-header X-Forwarded-Proto http
-  default_backend app
-backend app
-  server one ENDPOINT
-`
+// kit is what all contestants of a test are started with.
+type kit struct {
+	t     *testing.T
+	ns    *testnet.NS
+	bins  string // folder of our programs
+	pairs map[string]string
+	ports int
+	looks float64 // at the endpoint's count
+}
 
-const caddyConf = `
-{
-  admin off
-  auto_https off
+func newKit(t *testing.T) *kit {
+	t.Helper()
+	k := &kit{t: t, ns: testnet.New(t, "bench"), bins: t.TempDir(), pairs: map[string]string{}, ports: 10000}
+	k.ns.Addr("lo", endpointAddr+"/32")
+	for _, p := range []string{"server", "agent", "handshakes"} {
+		build(t, filepath.Join(k.bins, p), "./"+p)
+	}
+	for _, name := range []string{p256Host, rsaHost} {
+		k.pairs[name] = pair(t, name)
+	}
+	return k
 }
-http://:PORT {
-  reverse_proxy ENDPOINT {
-    transport http {
-      keepalive_idle_conns_per_host 1024
-      compression off
-    }
-  }
+
+func (k *kit) port() int {
+	k.ports++
+	return k.ports
 }
-`
+
+func build(t *testing.T, bin, from string) {
+	t.Helper()
+	cmd := exec.Command("go", "build", "-trimpath", "-o", bin, from)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// ours builds the proxy of server/.
+func ours(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "server")
+	build(t, bin, "./server")
+	return bin
+}
 
 // run starts a program in the namespace, pinned, and waits until its port is open.
 func run(t *testing.T, ns *testnet.NS, port int, words, line string) *kubeproxy.Process {
 	t.Helper()
-	args := strings.Fields(words + " " + line)
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_DATA_HOME="+t.TempDir(), "XDG_CONFIG_HOME="+t.TempDir())
-	p := kubeproxy.Run(t, ns, cmd)
-	testnet.Eventually(t, 30*time.Second, func() error {
+	p := spawn(t, ns, words, line)
+	testnet.Eventually(t, 60*time.Second, func() error {
 		c, err := ns.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
 		if err == nil {
 			c.Close()
@@ -111,6 +109,15 @@ func run(t *testing.T, ns *testnet.NS, port int, words, line string) *kubeproxy.
 		return err
 	})
 	return p
+}
+
+// spawn starts a program in the namespace.
+func spawn(t *testing.T, ns *testnet.NS, words, line string) *kubeproxy.Process {
+	t.Helper()
+	args := strings.Fields(words + " " + line)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_DATA_HOME="+t.TempDir(), "XDG_CONFIG_HOME="+t.TempDir())
+	return kubeproxy.Run(t, ns, cmd)
 }
 
 // configured writes a program's configuration and returns its path.
@@ -125,44 +132,54 @@ func configured(t *testing.T, text string, port, endpoint int) string {
 	return file
 }
 
-// ours builds the proxy of server/.
-func ours(t *testing.T) string {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "server")
-	cmd := exec.Command("go", "build", "-trimpath", "-o", bin, "./server")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+// start starts all proxies that are installed, before one endpoint, with routes beside the
+// three hosts of the loads.
+func (k *kit) start(r routes) (list []*contestant) {
+	k.t.Helper()
+	all := []string{"Wayleave", "nginx", "HAProxy", "ReverseProxy", "Caddy"}
+	if os.Getenv(beside) != "" {
+		all = []string{"Wayleave", versionBefore, "nginx"}
 	}
-	return bin
-}
-
-// start starts all proxies that are installed, before one endpoint.
-func start(t *testing.T, ns *testnet.NS, bin string) (list []*contestant) {
-	t.Helper()
-	for i, c := range []struct{ name, program, conf, line, version string }{
-		{"Wayleave", "", "", bin + " -listen 127.0.0.1:PORT -endpoints ENDPOINT", ""},
-		{"nginx", "nginx", nginxProxy, "nginx -c CONF", "nginx -v"},
-		{"HAProxy", "haproxy", haproxyConf, "haproxy -db -f CONF", "haproxy -v"},
-		{"ReverseProxy", "", "", bin + " -reverseproxy -listen 127.0.0.1:PORT -endpoints ENDPOINT", ""},
-		{"Caddy", "caddy", caddyConf, "caddy run --adapter caddyfile --config CONF", "caddy version"},
-	} {
-		port := 9001 + i
-		x := &contestant{name: c.name, port: port}
-		file := ""
-		if c.program != "" {
-			if _, err := exec.LookPath(c.program); err != nil {
-				t.Logf("without %s: it is not installed (Debian: apt-get install nginx-light haproxy caddy)", c.name)
-				continue
-			}
-			file = configured(t, c.conf, port, endpointPort)
-			x.version = version(c.version)
+	for _, name := range all {
+		if c := k.startOne(name, r); c != nil {
+			list = append(list, c)
 		}
-		line := strings.NewReplacer("PORT", fmt.Sprint(port), "ENDPOINT", fmt.Sprintf("127.0.0.1:%d", endpointPort), "CONF", file).Replace(c.line)
-		x.process = run(t, ns, port, first, line)
-		list = append(list, x)
 	}
 	return list
+}
+
+// beside is a variable that names a server program of another version, which is measured beside
+// Wayleave, with nginx and no others.
+const (
+	beside        = "WAYLEAVE_BENCH_BESIDE"
+	versionBefore = "before"
+)
+
+func (k *kit) startOne(name string, r routes) *contestant {
+	k.t.Helper()
+	c := &contestant{name: name, plain: k.port(), p256: k.port(), rsa: k.port()}
+	switch name {
+	case "Wayleave":
+		k.startOurs(c, r, filepath.Join(k.bins, "server"))
+	case versionBefore:
+		k.startOurs(c, r, os.Getenv(beside))
+	case "ReverseProxy":
+		line := fmt.Sprintf("%s/server -reverseproxy -listen 127.0.0.1:%d -endpoints %s:%d -tls 127.0.0.1:%d=%s,127.0.0.1:%d=%s",
+			k.bins, c.plain, endpointAddr, endpointPort, c.p256, k.pairs[p256Host], c.rsa, k.pairs[rsaHost])
+		if len(r) > 0 {
+			file := filepath.Join(k.t.TempDir(), "routes")
+			if err := os.WriteFile(file, []byte(strings.Join(r.names(), "\n")), 0o600); err != nil {
+				k.t.Fatal(err)
+			}
+			line += " -routes " + file
+		}
+		c.process = run(k.t, k.ns, c.plain, first, line)
+	default:
+		if !k.startOther(c, r) {
+			return nil
+		}
+	}
+	return c
 }
 
 // version is the number in what a program says of itself.
@@ -175,4 +192,90 @@ func version(line string) string {
 		}
 	}
 	return "of an unknown version"
+}
+
+// family are the processes of a contestant: its own, and its children.
+func (c *contestant) family() (pids []int) {
+	pids = []int{c.process.Pid()}
+	files, _ := filepath.Glob("/proc/[0-9]*/stat")
+	parents := map[int][]int{}
+	for _, f := range files {
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		if s := stat(pid); len(s) > 1 {
+			p, _ := strconv.Atoi(s[1])
+			parents[p] = append(parents[p], pid)
+		}
+	}
+	for i := 0; i < len(pids); i++ {
+		pids = append(pids, parents[pids[i]]...)
+	}
+	return pids
+}
+
+// stat are the words of /proc/PID/stat behind the name.
+func stat(pid int) []string {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil // it has ended
+	}
+	return strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+}
+
+// used is the CPU of its processes in µs, and that outside the kernel. The sum is exact, its
+// parts are by the ticks of the kernel.
+func (c *contestant) used() (all, user float64) {
+	var ticks, ticksUser float64
+	for _, pid := range c.family() {
+		s := stat(pid)
+		if len(s) < 13 {
+			continue
+		}
+		u, _ := strconv.ParseFloat(s[11], 64)
+		k, _ := strconv.ParseFloat(s[12], 64)
+		ticks, ticksUser = ticks+u+k, ticksUser+u
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+		for _, f := range threads {
+			var ns float64
+			if raw, err := os.ReadFile(f); err == nil {
+				_, _ = fmt.Sscan(string(raw), &ns)
+				all += ns / 1000
+			}
+		}
+	}
+	if ticks == 0 {
+		return all, 0
+	}
+	return all, all * ticksUser / ticks
+}
+
+// spent is the CPU of its processes in µs with that of children that have ended, by ticks.
+func (c *contestant) spent() (us float64) {
+	for _, pid := range c.family() {
+		s := stat(pid)
+		for i := 11; i < 15 && i < len(s); i++ {
+			v, _ := strconv.ParseFloat(s[i], 64)
+			us += v * 10000
+		}
+	}
+	return us
+}
+
+// memory is what its processes hold, in MiB: resident, and with what they share counted once.
+func (c *contestant) memory() (resident, proportional float64) {
+	for _, pid := range c.family() {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if err != nil {
+			continue
+		}
+		for line := range bytes.Lines(raw) {
+			var kb float64
+			if n, _ := fmt.Sscanf(string(line), "Rss: %f kB", &kb); n == 1 {
+				resident += kb / 1024
+			}
+			if n, _ := fmt.Sscanf(string(line), "Pss: %f kB", &kb); n == 1 {
+				proportional += kb / 1024
+			}
+		}
+	}
+	return resident, proportional
 }

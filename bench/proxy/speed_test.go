@@ -1,194 +1,116 @@
 package proxy
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"wayleave.dev/bench/internal/result"
-	"wayleave.dev/internal/testnet"
 )
 
-// effort is how long one run is, and how often each is repeated.
-type effort struct {
-	run    time.Duration
-	rounds int
-}
-
-// howMuch is the effort: WAYLEAVE_BENCH_SHORT=1 is for a first look, in about 3 minutes.
-func howMuch() effort {
+// rounds is how often each is measured: WAYLEAVE_BENCH_SHORT=1 is for a first look, in about 4 minutes.
+func rounds() int {
 	if os.Getenv("WAYLEAVE_BENCH_SHORT") != "" {
-		return effort{run: 2 * time.Second, rounds: 3}
+		return 1
 	}
-	return effort{run: 3 * time.Second, rounds: 5}
-}
-
-// load is what is asked.
-type load struct {
-	name  string
-	file  string
-	size  int
-	conns int
-}
-
-func loads() []load {
-	return []load{
-		{"1 KB, 32 connections", "1k", 1 << 10, 32},
-		{"100 KB, 32 connections", "100k", 100 << 10, 32},
-		{"1 KB, 1000 connections", "1k", 1 << 10, 1000},
-		{"100 KB, 1000 connections", "100k", 100 << 10, 1000},
+	if n, err := strconv.Atoi(os.Getenv("WAYLEAVE_BENCH_ROUNDS")); err == nil {
+		return n
 	}
+	return 3
 }
 
-// measured is what one run showed.
-type measured struct {
-	load, program   string
-	round           int
-	cpu, user, rate float64 // µs for a request, of all; of the program itself; requests a second
-	p50, p99, p999  float64 // ms, at full speed
-	bad             float64 // requests that failed
-	memory          float64 // MiB, resident after the run
-}
+// shakeTime is how long handshakes are made.
+const shakeTime = time.Second
 
 // TestSpeed measures all, and writes docs/bench-proxy.md.
+// WAYLEAVE_BENCH_ONLY=text measures only what has that in its name, and writes nothing.
 func TestSpeed(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root (CAP_SYS_ADMIN)")
 	}
-	for _, need := range []string{"wrk", "taskset", "nginx"} {
+	for _, need := range []string{"h2load", "taskset", "nginx"} {
 		if _, err := exec.LookPath(need); err != nil {
-			t.Skipf("%s is not installed (Debian: apt-get install wrk util-linux nginx-light haproxy caddy)", need)
+			t.Skipf("%s is not installed (Debian: apt-get install nghttp2-client util-linux nginx-light haproxy caddy)", need)
 		}
 	}
-	ns := testnet.New(t, "bench")
-	endpoint(t, ns)
-	all := start(t, ns, ours(t))
-	e := howMuch()
-	var got []measured
-	for round := range e.rounds {
+	only := os.Getenv("WAYLEAVE_BENCH_ONLY")
+	k, e := newKit(t), rounds()
+	k.endpoint()
+	all := k.start(nil)
+	var got results
+	began := loadAverage()
+	for round := range e {
 		for _, l := range loads() {
 			for i := range all { // whoever comes first has the machine as the one before left it
-				c := all[(i+round)%len(all)]
-				m := c.measure(t, ns, e, l)
-				m.round = round
-				t.Logf("%+v", m)
-				got = append(got, m)
+				if c := all[(i+round)%len(all)]; strings.Contains(l.name, only) {
+					got.note(t, round, k.measure(c, l))
+				}
+			}
+		}
+		for _, s := range shakes() {
+			for i := range all {
+				if c := all[(i+round)%len(all)]; strings.Contains("handshakes "+s.name, only) {
+					got.note(t, round, k.handshakes(c, shakeTime, s))
+				}
 			}
 		}
 	}
-	if !t.Failed() {
-		write(t, e, all, got)
+	if strings.Contains("profiles", only) {
+		got.profiled = k.profiles(all[0])
+		t.Logf("%v", got.profiled)
+	}
+	for _, c := range all {
+		c.stop()
+	}
+	if strings.Contains("memory", only) {
+		got.held = k.memories()
+	}
+	if strings.Contains("churn", only) {
+		got.churned = k.churns(e)
+	}
+	if os.Getenv(beside) != "" {
+		got.compare(t)
+		return
+	}
+	if !t.Failed() && only == "" {
+		got.write(t, e, all, began)
 	}
 }
 
-// endpoint is an nginx that has files.
-func endpoint(t *testing.T, ns *testnet.NS) {
-	t.Helper()
-	file := configured(t, nginxEndpoint, endpointPort, 0)
+// results are all that was measured.
+type results struct {
+	runs     []measured
+	held     []held
+	churned  []churned
+	profiled []profiled
+}
+
+func (r *results) note(t *testing.T, round int, m measured) {
+	m.round = round
+	t.Logf("%+v", m)
+	r.runs = append(r.runs, m)
+}
+
+// compare logs medians beside those of another version.
+func (r *results) compare(t *testing.T) {
+	cpu := func(m measured) float64 { return m.cpu }
+	var kinds []string
 	for _, l := range loads() {
-		if err := os.WriteFile(filepath.Join(filepath.Dir(file), l.file), bytes.Repeat([]byte{'x'}, l.size), 0o644); err != nil {
-			t.Fatal(err)
+		kinds = append(kinds, l.name)
+	}
+	for _, s := range shakes() {
+		kinds = append(kinds, s.name)
+	}
+	for _, kind := range kinds {
+		if now := r.pick(kind, "Wayleave", cpu); len(now) > 0 {
+			t.Logf("%s: %s µs, before %s, nginx %s; by before %s, by nginx %s", kind, result.Number(result.Median(now)), result.Number(result.Median(r.pick(kind, versionBefore, cpu))),
+				result.Number(result.Median(r.pick(kind, "nginx", cpu))), result.Number(result.Median(r.ratios(kind, "Wayleave", versionBefore, cpu))), result.Number(result.Median(r.ratios(kind, "Wayleave", "nginx", cpu))))
 		}
 	}
-	for dir := filepath.Dir(file); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil { // nginx serves as another user
-			t.Fatal(err)
-		}
-	}
-	run(t, ns, endpointPort, asker, "nginx -c "+file)
-}
-
-// measure has wrk ask as fast as there are answers.
-func (c *contestant) measure(t *testing.T, ns *testnet.NS, e effort, l load) measured {
-	t.Helper()
-	url := fmt.Sprintf("http://127.0.0.1:%d/%s", c.port, l.file)
-	c.wrk(t, ns, l.conns, time.Second/2, url) // connections, buffers, heap
-	before, user := c.used(t)
-	text := c.wrk(t, ns, l.conns, e.run, url)
-	after, userAfter := c.used(t)
-	n := number(t, `(\d+) requests in`, text)
-	m := measured{load: l.name, program: c.name, cpu: (after - before) / n, user: (userAfter - user) / n, rate: number(t, `Requests/sec:\s+([\d.]+)`, text)}
-	m.p50, m.p99, m.p999 = milliseconds(t, "50", text), milliseconds(t, "99", text), milliseconds(t, "99.9", text)
-	if f := regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)`).FindStringSubmatch(text); f != nil {
-		m.bad += number(t, `Non-2xx or 3xx responses: (\d+)`, text)
-	}
-	if f := regexp.MustCompile(`Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)`).FindStringSubmatch(text); f != nil {
-		for _, s := range f[1:] {
-			v, _ := strconv.ParseFloat(s, 64)
-			m.bad += v
-		}
-	}
-	if b, err := c.process.Memory(); err == nil {
-		m.memory = float64(b) / (1 << 20)
-	}
-	return m
-}
-
-// used is the CPU of the process in µs, and that outside the kernel.
-func (c *contestant) used(t *testing.T) (all, user float64) {
-	t.Helper()
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.process.Pid()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
-	u, err1 := strconv.ParseFloat(f[11], 64)
-	s, err2 := strconv.ParseFloat(f[12], 64)
-	if err1 != nil || err2 != nil {
-		t.Fatal(err1, err2)
-	}
-	return (u + s) * 10000, u * 10000
-}
-
-const script = `done = function(s, l, r)
-  for _, p in pairs({50, 99, 99.9}) do io.write(string.format("percentile %g: %f ms\n", p, l:percentile(p) / 1000)) end
-end
-`
-
-// wrk runs it in the namespace.
-func (c *contestant) wrk(t *testing.T, ns *testnet.NS, conns int, d time.Duration, url string) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "wrk.lua")
-	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	seconds := max(1, int(d.Seconds()))
-	args := strings.Fields(fmt.Sprintf("%s wrk -t1 -c%d -d%ds --timeout 10s -s %s %s", asker, conns, seconds, file, url))
-	cmd := exec.Command(args[0], args[1:]...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := ns.Do(cmd.Start); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Fatalf("wrk: %v: %s", err, out.String())
-	}
-	return out.String()
-}
-
-func number(t *testing.T, re, text string) float64 {
-	t.Helper()
-	f := regexp.MustCompile(re).FindStringSubmatch(text)
-	if f == nil {
-		t.Fatalf("wrk says no %s: %s", re, text)
-	}
-	v, err := strconv.ParseFloat(f[1], 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
-
-func milliseconds(t *testing.T, p, text string) float64 {
-	t.Helper()
-	return number(t, `percentile `+regexp.QuoteMeta(p)+`: ([\d.]+) ms`, text)
 }
 
 // loadAverage is the number of threads that wanted to run in the last 5 minutes.
@@ -200,72 +122,49 @@ func loadAverage() string {
 	return "unknown"
 }
 
-func write(t *testing.T, e effort, all []*contestant, got []measured) {
+// column is one number of a run.
+type column struct {
+	title, unit string
+	of          func(measured) float64
+	// ratios are shown, too.
+	ratios bool
+}
+
+func (r *results) write(t *testing.T, e int, all []*contestant, began string) {
 	t.Helper()
 	page := result.New(result.Docs, "bench-proxy", "The HTTP proxy, measured")
-	page.Text("`cd bench && go test -count=1 -timeout 2h -run TestSpeed ./proxy` made the tables of this page (`WAYLEAVE_BENCH_SHORT=1`: three rounds of short runs): %s; %s. %d rounds, all in turn, the first one another each round; each proxy on one core, one worker or thread; wrk and the endpoint, an nginx that serves files, on the other core. Keep-alive on both sides, plain HTTP/1.1, no access log, all add the X-Forwarded fields that ingress-nginx adds. wrk asks as fast as there are answers, for %s in a run. A ratio is Wayleave's number by the other's, the median of those of the rounds, with the least and the most in brackets. The machine's load was %s: the more that is above 2, the less latencies and rates say; CPU for a request says most.",
-		result.Machine(), versions(all), e.rounds, e.run, loadAverage())
-	for _, row := range []struct {
-		title, unit, plot string
-		of                func(measured) float64
-	}{
-		{"CPU for a request", "µs", "bench-proxy-cpu", func(m measured) float64 { return m.cpu }},
-		{"CPU for a request, outside the kernel", "µs", "", func(m measured) float64 { return m.user }},
-		{"Requests a second", "thousands", "", func(m measured) float64 { return m.rate / 1000 }},
-		{"Latency at full speed, median", "ms", "", func(m measured) float64 { return m.p50 }},
-		{"Latency at full speed, 99th percentile", "ms", "", func(m measured) float64 { return m.p99 }},
-		{"Latency at full speed, 99.9th percentile", "ms", "", func(m measured) float64 { return m.p999 }},
-		{"Requests that failed", "of all rounds", "", func(m measured) float64 { return m.bad }},
-		{"Memory after the run, resident", "MiB", "", func(m measured) float64 { return m.memory }},
+	page.Text("`cd bench && go test -count=1 -timeout 2h -run TestSpeed ./proxy` made the tables of this page, and `make bench` does (`WAYLEAVE_BENCH_SHORT=1`: one short round; `WAYLEAVE_BENCH_ONLY=HTTP/2`: only what has that in its name): %s; %s. %d rounds, all in turn, the first one another each round; each proxy on one core, one worker or thread; h2load and the endpoint, an nginx that serves files, on the other core.", result.Machine(), versions(all), e)
+	page.Text("Wayleave is the product's own process (`proxy/process`), with its metrics, fed by the agent's own source, model and loop from an API server of the benchmark's. Keep-alive on both sides, HTTP/1.1 to the endpoint, no access log, all add the X-Forwarded fields that ingress-nginx adds. TLS is 1.3 with AES-128-GCM and X25519 for all. HTTP/2 is by TLS with 8 streams a connection. h2load asks as fast as there are answers. Once all connections and handshakes are made, CPU is that of the processes between two moments, by the requests that the endpoint counted between them: %d, or as many as come in %s. At both moments h2load is stopped until the proxy has done all that it was asked. A ratio is Wayleave's number by the other's, the median of those of the rounds, with the least and the most in brackets.", enough, mostTime)
+	page.Text("The machine's load was %s at the begin and %s at the end, others worked on its cores: the more that is above 2, the less latencies and rates say. CPU for a request says most.", began, loadAverage())
+	cpu := column{"CPU for a request, µs", "µs", func(m measured) float64 { return m.cpu }, true}
+	r.summary(t, page, all)
+	for _, c := range []column{
+		cpu,
+		{"CPU for a request, outside the kernel, µs", "µs", func(m measured) float64 { return m.user }, false},
+		{"Requests a second, thousands", "thousands", func(m measured) float64 { return m.rate / 1000 }, false},
+		{"Latency at full speed, median, ms", "ms", func(m measured) float64 { return m.p50 }, false},
+		{"Latency at full speed, 99th percentile, ms", "ms", func(m measured) float64 { return m.p99 }, false},
+		{"Latency at full speed, 99.9th percentile, ms", "ms", func(m measured) float64 { return m.p999 }, false},
+		{"Requests that failed, the most of a round", "", func(m measured) float64 { return m.bad }, false},
+		{"Memory after the run, resident, MiB", "MiB", func(m measured) float64 { return m.memory }, false},
 	} {
-		page.Text("## %s, %s", row.title, row.unit)
-		head := []string{"what is asked"}
-		for _, c := range all {
-			head = append(head, c.name)
-		}
-		for _, c := range all[1:] {
-			if row.plot != "" {
-				head = append(head, "to "+c.name)
-			}
-		}
-		rows := [][]string{head}
-		var labels []string
-		series := make([]result.Series, len(all))
-		for _, l := range loads() {
-			line := []string{l.name}
-			us := pick(got, l.name, all[0].name, row.of)
-			labels = append(labels, l.name)
-			for i, c := range all {
-				v := pick(got, l.name, c.name, row.of)
-				m := result.Median(v)
-				if row.unit == "of all rounds" {
-					m = 0
-					for _, x := range v {
-						m += x
-					}
-				}
-				line = append(line, result.Number(m))
-				series[i].Name, series[i].Y = c.name, append(series[i].Y, m)
-			}
-			for _, c := range all[1:] {
-				if row.plot == "" {
-					break
-				}
-				var ratios []float64
-				for i, v := range pick(got, l.name, c.name, row.of) {
-					ratios = append(ratios, us[i]/v)
-				}
-				line = append(line, fmt.Sprintf("**%s** (%s – %s)", result.Number(result.Median(ratios)), result.Number(result.Percentile(ratios, 1)), result.Number(result.Percentile(ratios, 100))))
-			}
-			rows = append(rows, line)
-		}
-		page.Table(rows)
-		if row.plot != "" {
-			if err := page.Bars(row.plot, row.title, row.unit, labels, series); err != nil {
-				t.Fatal(err)
-			}
+		page.Text("## %s", c.title)
+		r.table(page, "what is asked", names(loads(), func(l load) string { return l.name }), all, c)
+		if c.ratios {
+			r.plots(t, page, all, c)
 		}
 	}
+	page.Text("## Handshakes")
+	page.Text("A connection is opened, its handshake made, and closed; 8 at a time. The client is on the other core and costs more than most servers, so handshakes a second are what a server's CPU allows: a second by the CPU for one.")
+	kinds := names(shakes(), func(s shake) string { return s.name })
+	r.table(page, "CPU for a handshake, µs", kinds, all, cpu)
+	r.table(page, "handshakes a second of one core", kinds, all, column{of: func(m measured) float64 { return 1e6 / m.cpu }})
+	r.table(page, "handshakes a second, as seen", kinds, all, column{of: func(m measured) float64 { return m.rate }})
+	if err := page.Bars("bench-proxy-handshakes", "CPU for a handshake", "µs", kinds, r.series(kinds, all, cpu)); err != nil {
+		t.Fatal(err)
+	}
+	r.routes(t, page)
+	writeProfiles(t, page, r.profiled)
 	about, err := os.ReadFile("profile.md") // by hand, of the profile
 	if err != nil {
 		t.Fatal(err)
@@ -274,6 +173,166 @@ func write(t *testing.T, e effort, all []*contestant, got []measured) {
 	if err := page.Write(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func names[T any](list []T, of func(T) string) (out []string) {
+	for _, x := range list {
+		out = append(out, of(x))
+	}
+	return out
+}
+
+// summary is the one table that says what matters: ratios to nginx, by group.
+func (r *results) summary(t *testing.T, page *result.Page, all []*contestant) {
+	t.Helper()
+	page.Text("## In short")
+	rows := [][]string{{"CPU, Wayleave's by nginx's", "ratio", "reach 1.2"}}
+	line := func(name string, ratios []float64) {
+		if len(ratios) == 0 {
+			return
+		}
+		m := result.Median(ratios)
+		reached := "yes"
+		if m > 1.2 {
+			reached = "no"
+		}
+		rows = append(rows, []string{name, fmt.Sprintf("**%s**", result.Number(m)), reached})
+	}
+	cpu := func(m measured) float64 { return m.cpu }
+	for _, l := range loads() {
+		line(l.name, r.ratios(l.name, all[0].name, "nginx", cpu))
+	}
+	for _, s := range shakes() {
+		line("handshake, "+s.name, r.ratios(s.name, all[0].name, "nginx", cpu))
+	}
+	page.Table(rows)
+}
+
+// ratios are those of the rounds.
+func (r *results) ratios(what, one, other string, of func(measured) float64) (list []float64) {
+	us, them := r.pick(what, one, of), r.pick(what, other, of)
+	for i := range min(len(us), len(them)) {
+		list = append(list, us[i]/them[i])
+	}
+	return list
+}
+
+// table has a row for each load.
+func (r *results) table(page *result.Page, what string, kinds []string, all []*contestant, c column) {
+	head := []string{what}
+	for _, x := range all {
+		head = append(head, x.name)
+	}
+	for _, x := range all[1:] {
+		if c.ratios {
+			head = append(head, "to "+x.name)
+		}
+	}
+	rows := [][]string{head}
+	for _, kind := range kinds {
+		line := []string{kind}
+		for _, x := range all {
+			v := r.pick(kind, x.name, c.of)
+			m := result.Median(v)
+			if strings.Contains(c.title, "the most") {
+				m = result.Percentile(v, 100)
+			}
+			line = append(line, result.Number(m))
+		}
+		for _, x := range all[1:] {
+			if c.ratios {
+				list := r.ratios(kind, all[0].name, x.name, c.of)
+				line = append(line, fmt.Sprintf("**%s** (%s – %s)", result.Number(result.Median(list)), result.Number(result.Percentile(list, 1)), result.Number(result.Percentile(list, 100))))
+			}
+		}
+		rows = append(rows, line)
+	}
+	page.Table(rows)
+}
+
+func (r *results) series(kinds []string, all []*contestant, c column) []result.Series {
+	series := make([]result.Series, len(all))
+	for i, x := range all {
+		series[i].Name = x.name
+		for _, kind := range kinds {
+			series[i].Y = append(series[i].Y, result.Median(r.pick(kind, x.name, c.of)))
+		}
+	}
+	return series
+}
+
+// plots has a plot for each group of loads.
+func (r *results) plots(t *testing.T, page *result.Page, all []*contestant, c column) {
+	t.Helper()
+	files := map[string]string{"HTTP/1.1": "bench-proxy-cpu", "TLS, P-256": "bench-proxy-cpu-p256", "TLS, RSA-2048": "bench-proxy-cpu-rsa", "HTTP/2": "bench-proxy-cpu-http2"}
+	groups := map[string][]string{}
+	var order []string
+	for _, l := range loads() {
+		if groups[l.group] == nil {
+			order = append(order, l.group)
+		}
+		groups[l.group] = append(groups[l.group], l.name)
+	}
+	for _, g := range order {
+		var labels []string
+		for _, n := range groups[g] {
+			labels = append(labels, strings.TrimPrefix(n, g+", "))
+		}
+		if err := page.Bars(files[g], "CPU for a request, "+g, "µs", labels, r.series(groups[g], all, c)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// routes writes what many routes and their changes cost.
+func (r *results) routes(t *testing.T, page *result.Page) {
+	t.Helper()
+	page.Text("## Memory with 10,000 routes, MiB")
+	page.Text("10,000 hosts of one path each, to 1,000 Services of one endpoint: for Wayleave as many Ingresses, for nginx a `server` for each host and an `upstream` for each Service that keeps 16 connections, for HAProxy a map file and a backend for each Service, for Caddy a route for each host, for ReverseProxy a map. A tenth of them was asked for once. Where a program has several processes (nginx's master), they are summed; proportional counts shared pages once.")
+	rows := [][]string{{"program", "resident", "proportional"}}
+	agent := 0.0
+	for _, h := range r.held {
+		rows = append(rows, []string{h.program, result.Number(h.resident), result.Number(h.proportional)})
+		agent = max(agent, h.agent)
+	}
+	page.Table(rows)
+	page.Text("Beside that, the agent that feeds Wayleave's proxy holds %s MiB for source, model and plans of these routes; others have a controller for that, which is not in the table.", result.Number(agent))
+	page.Text("## From a change to served, 1,000 routes")
+	page.Text("All of 1,000 routes change, 200 of them in a second; each tenth is asked for by new connections, every 2 ms, until the new endpoint answers. Wayleave is told each change as an Ingress by its API server, so its number has the watch, the model, the plan, the feed and the table in it. The others are given a controller that costs nothing and never waits: it writes the whole configuration with all changes that are there, has it loaded (nginx: SIGHUP; HAProxy: SIGUSR2 to its master; Caddy: POST to /load), and begins again when a change of that is served. A real controller for nginx waits between reloads. HAProxy could change a map by its runtime API without a reload; a new backend or certificate cannot be had so in this version. CPU is that of all processes by the number of changes, Wayleave's with its agent.")
+	rows = [][]string{{"program", "p50, ms", "p99, ms", "most, ms", "CPU for a change, ms", "times loaded", "looks without a 200"}}
+	var labels []string
+	by := map[string][]churned{}
+	for _, c := range r.churned {
+		if by[c.program] == nil {
+			labels = append(labels, c.program)
+		}
+		by[c.program] = append(by[c.program], c)
+	}
+	p50, p99 := result.Series{Name: "p50"}, result.Series{Name: "p99"}
+	for _, name := range labels {
+		median := func(of func(churned) float64) float64 { return result.Median(values(by[name], of)) }
+		a, b := median(func(c churned) float64 { return c.p50 }), median(func(c churned) float64 { return c.p99 })
+		p50.Y, p99.Y = append(p50.Y, a), append(p99.Y, b)
+		loaded := result.Number(median(func(c churned) float64 { return float64(c.reloads) }))
+		if name == "Wayleave" {
+			loaded = "never"
+		}
+		rows = append(rows, []string{name, result.Number(a), result.Number(b), result.Number(result.Percentile(values(by[name], func(c churned) float64 { return c.max }), 100)),
+			result.Number(median(func(c churned) float64 { return c.cpu })), loaded, result.Number(result.Percentile(values(by[name], func(c churned) float64 { return float64(c.lost) }), 100))})
+	}
+	page.Table(rows)
+	if len(labels) > 0 {
+		if err := page.Bars("bench-proxy-change", "From a change to served", "ms", labels, []result.Series{p50, p99}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func values(list []churned, of func(churned) float64) (out []float64) {
+	for _, c := range list {
+		out = append(out, of(c))
+	}
+	return out
 }
 
 func versions(all []*contestant) string {
@@ -287,8 +346,8 @@ func versions(all []*contestant) string {
 }
 
 // pick are the values of one program, by round.
-func pick(got []measured, load, program string, of func(measured) float64) (list []float64) {
-	for _, m := range got {
+func (r *results) pick(load, program string, of func(measured) float64) (list []float64) {
+	for _, m := range r.runs {
 		if m.load == load && m.program == program {
 			list = append(list, of(m))
 		}

@@ -17,7 +17,9 @@ func (w *writer) init() {
 	if t, ok := w.c.(*net.TCPConn); ok {
 		w.raw, _ = t.SyscallConn()
 		w.step = w.push
+		return
 	}
+	w.below = DirectOf(w.c)
 }
 
 // buffers are those of writers that have something to write: idle connections have none.
@@ -42,6 +44,8 @@ type writer struct {
 	out   []byte
 	parts [2][]byte // of a send
 	list  net.Buffers
+	// below is the connection below TLS, nil where it is none.
+	below *Direct
 }
 
 func (w *writer) reset() { w.chunked, w.sent, w.err = false, false, nil }
@@ -133,12 +137,36 @@ func (w *writer) send(p []byte) {
 		w.write(p)
 		return
 	}
+	if w.below != nil {
+		w.below.Cork()
+		w.writeTLS(*w.buf)
+		w.writeTLS(p)
+		w.uncork()
+		*w.buf = (*w.buf)[:0]
+		return
+	}
 	w.parts = [2][]byte{*w.buf, p}
 	w.list = w.parts[:]
 	n, err := w.list.WriteTo(w.c)
 	w.sent, w.err = w.sent || n > 0, err
 	w.parts = [2][]byte{}
 	*w.buf = (*w.buf)[:0]
+}
+
+// writeTLS makes records of p.
+func (w *writer) writeTLS(p []byte) {
+	if w.err != nil {
+		return
+	}
+	n, err := w.c.Write(p)
+	w.sent, w.err = w.sent || n > 0, err
+}
+
+// uncork has the records leave.
+func (w *writer) uncork() {
+	if err := w.below.Uncork(); err != nil && w.err == nil {
+		w.err = err
+	}
 }
 
 func (w *writer) write(p []byte) {
@@ -150,9 +178,17 @@ func (w *writer) write(p []byte) {
 		w.out = nil
 		return
 	}
-	n, err := w.c.Write(p)
-	w.sent, w.err = w.sent || n > 0, err
+	if w.below == nil || len(p) <= oneRecord {
+		w.writeTLS(p)
+		return
+	}
+	w.below.Cork()
+	w.writeTLS(p)
+	w.uncork()
 }
+
+// oneRecord is the most that a record of TLS holds.
+const oneRecord = 16 << 10
 
 // flush sends what is collected.
 func (w *writer) flush() error {

@@ -44,15 +44,16 @@ type http2Server struct {
 	times streamTimes
 	srv   *http2.Server
 	// config bounds heads, and its Shutdown sends GOAWAY.
-	config *http.Server
-	counts counts
+	config  *http.Server
+	counts  counts
+	batches batches
 }
 
 func newHTTP2(s *Server, lim h1.Limits) *http2Server {
 	h := &http2Server{s: s, times: streamTimes{lim.Body, lim.Write},
 		config: &http.Server{MaxHeaderBytes: lim.Head, ErrorLog: log.New(io.Discard, "", 0)}}
 	h.srv = &http2.Server{MaxConcurrentStreams: maxStreams, MaxUploadBufferPerStream: streamWindow, MaxUploadBufferPerConnection: connWindow,
-		MaxReadFrameSize: frameSize, IdleTimeout: lim.Idle, ReadIdleTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: lim.Write}
+		MaxReadFrameSize: frameSize, IdleTimeout: lim.Idle, ReadIdleTimeout: pingAfter, PingTimeout: pingTimeout}
 	if err := http2.ConfigureServer(h.config, h.srv); err != nil {
 		panic(err) // for cipher suites, of which none are named
 	}
@@ -68,9 +69,9 @@ func (h *http2Server) drain() {
 
 // serve is one connection until its end.
 func (h *http2Server) serve(c net.Conn) {
-	local := addrPort(c.LocalAddr())
-	h.srv.ServeConn(c, &http2.ServeConnOpts{Context: h.s.base, BaseConfig: h.config, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.handle(w, r, local)
+	local, client := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
+	h.srv.ServeConn(h.batches.of(c, h.times.write), &http2.ServeConnOpts{Context: h.s.base, BaseConfig: h.config, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.handle(w, r, client, local)
 	})})
 }
 
@@ -102,17 +103,8 @@ func (h *http2Server) enter(w http.ResponseWriter, client netip.Addr) (leave fun
 	}
 }
 
-// addrPortOf reads what the server made of a connection's address.
-func addrPortOf(s string) netip.AddrPort {
-	a, err := netip.ParseAddrPort(s)
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
-}
-
 // handle answers one request.
-func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, local netip.AddrPort) {
+func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, client, local netip.AddrPort) {
 	switch {
 	case r.Method == http.MethodConnect:
 		h.s.refused(MalformedMessage)
@@ -125,12 +117,12 @@ func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, local netip
 		http.Error(w, "421 Misdirected Request", http.StatusMisdirectedRequest)
 		return
 	}
-	leave := h.enter(w, whose(addrPortOf(r.RemoteAddr).Addr()))
+	leave := h.enter(w, whose(client.Addr()))
 	if leave == nil {
 		return
 	}
 	defer leave()
-	d, err := newStream(w, r, local, h.times)
+	d, err := newStream(w, r, client, local, h.times)
 	if err != nil {
 		h.s.refused(MalformedMessage)
 		http.Error(w, "400 Bad Request", http.StatusBadRequest)

@@ -63,6 +63,8 @@ type Server struct {
 	log    *slog.Logger
 	h1     *h1.Server
 	h2     *http2Server
+	// directs are the connections below TLS.
+	directs *h1.Directs
 	// refused is told of what is not served.
 	refused func(Refusal)
 
@@ -97,6 +99,7 @@ func New(o Options) *Server {
 	if s.refused == nil {
 		s.refused = func(Refusal) {}
 	}
+	s.directs = h1.NewDirects()
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.limits.Store(&Limits{})
 	s.h1 = &h1.Server{Limits: o.HTTP1, Handle: o.Handle, Refused: func(netip.AddrPort, *h1.Error) { s.refused(BadRequest) }}
@@ -274,10 +277,14 @@ func address(a net.Addr) netip.Addr {
 
 // encrypted serves after a handshake, which says what is spoken.
 func (s *Server) encrypted(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		c = s.directs.Of(t)
+	}
 	t := tls.Server(c, s.tls)
-	ctx, cancel := context.WithTimeout(s.base, handshakeTime)
-	err := t.HandshakeContext(ctx)
-	cancel()
+	// A deadline is enough: who ends the server closes its connections. A context would cost a goroutine.
+	_ = c.SetDeadline(time.Now().Add(handshakeTime))
+	err := t.HandshakeContext(context.Background())
+	_ = c.SetDeadline(time.Time{})
 	if err != nil {
 		s.refused(BadHandshake)
 		s.log.Debug("handshake failed", "client", c.RemoteAddr(), "err", err)

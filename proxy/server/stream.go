@@ -32,6 +32,8 @@ type stream struct {
 	finished  bool
 	headless  bool
 	left      int64
+	unsent    int  // bytes since the last Flush
+	awaits    bool // writeTimer runs
 	aborted   atomic.Bool
 }
 
@@ -42,11 +44,11 @@ var _ message.Downstream = (*stream)(nil)
 var errMalformed = errors.New("a method, path, host or length that is not allowed")
 
 // newStream makes an exchange of a request.
-func newStream(w http.ResponseWriter, r *http.Request, local netip.AddrPort, lim streamTimes) (*stream, error) {
+func newStream(w http.ResponseWriter, r *http.Request, client, local netip.AddrPort, lim streamTimes) (*stream, error) {
 	s := &stream{w: w, r: r, body: r.Body, rc: http.NewResponseController(w), readTime: lim.read, writeTime: lim.write}
 	s.req = message.Request{
 		Method: []byte(r.Method), Target: []byte(r.RequestURI), Host: []byte(r.Host), Length: r.ContentLength,
-		Version: message.HTTP2, TLS: r.TLS != nil, Client: addrPortOf(r.RemoteAddr), Local: local,
+		Version: message.HTTP2, TLS: r.TLS != nil, Client: client, Local: local,
 	}
 	if !sendable(&s.req) || !lengthIs(r.Header["Content-Length"], r.ContentLength) {
 		return nil, errMalformed
@@ -159,9 +161,7 @@ func (s *stream) Respond(r *message.Response) error {
 		return errSecond
 	}
 	h := s.w.Header()
-	for i := range r.Fields {
-		h.Add(string(r.Fields[i].Name), string(r.Fields[i].Value))
-	}
+	addFields(h, r.Fields)
 	if r.Status < 200 { // 103 and its like
 		s.w.WriteHeader(r.Status)
 		clear(h)
@@ -195,30 +195,46 @@ func (s *stream) Write(p []byte) (int, error) {
 		}
 		s.left -= int64(len(p))
 	}
-	defer s.writing()()
+	// What stays in the server's buffer waits for nobody.
+	if s.unsent += len(p); s.unsent > serverBuffer {
+		s.awaitWrite()
+	}
 	n, err := s.w.Write(p)
+	s.wrote()
 	if err != nil {
 		s.Abort()
 	}
 	return n, err
 }
 
-// writing bounds how long a client may take nothing.
-func (s *stream) writing() (done func()) {
-	if s.writeTime <= 0 {
-		return func() {}
-	}
-	if s.writeTimer == nil {
+// serverBuffer is how much of a response the server of x/net collects.
+const serverBuffer = 4 << 10
+
+// awaitWrite bounds how long a client may take nothing, until wrote.
+func (s *stream) awaitWrite() {
+	switch {
+	case s.writeTime <= 0:
+		return
+	case s.writeTimer == nil:
 		s.writeTimer = time.AfterFunc(s.writeTime, func() { _ = s.rc.SetWriteDeadline(time.Unix(1, 0)) })
-	} else {
+	default:
 		s.writeTimer.Reset(s.writeTime)
 	}
-	return func() { s.writeTimer.Stop() }
+	s.awaits = true
+}
+
+func (s *stream) wrote() {
+	if s.awaits {
+		s.awaits = false
+		s.writeTimer.Stop()
+	}
 }
 
 // Flush implements message.Downstream.
 func (s *stream) Flush() error {
-	defer s.writing()()
+	s.awaitWrite()
+	defer s.wrote()
+	s.unsent = 0
 	return s.rc.Flush()
 }
 

@@ -77,7 +77,7 @@ type Series struct {
 // values differ by more than 30 times.
 func (p *Page) Bars(name, title, unit string, labels []string, series []Series) error {
 	const width, height, left, bottom, top = 760, 320, 64, 40, 48
-	colours := []string{"#1f6feb", "#8c959f", "#d29922", "#2da44e"}
+	colours := []string{"#1f6feb", "#8c959f", "#d29922", "#2da44e", "#8250df"}
 	lo, hi := math.Inf(1), 0.0
 	for _, s := range series {
 		for _, y := range s.Y {
@@ -123,8 +123,9 @@ func (p *Page) Bars(name, title, unit string, labels []string, series []Series) 
 		}
 		fmt.Fprintf(&b, `<text x="%.1f" y="%d" text-anchor="middle">%s</text>`+"\n", x+group/2, height-bottom+18, l)
 	}
+	step := min(190, (width-left)/len(series))
 	for j, s := range series {
-		fmt.Fprintf(&b, `<rect x="%d" y="26" width="10" height="10" fill="%s"/><text x="%d" y="35">%s</text>`+"\n", left+j*190, colours[j%len(colours)], left+j*190+14, s.Name)
+		fmt.Fprintf(&b, `<rect x="%d" y="26" width="10" height="10" fill="%s"/><text x="%d" y="35">%s</text>`+"\n", left+j*step, colours[j%len(colours)], left+j*step+14, s.Name)
 	}
 	fmt.Fprintf(&b, `<text x="%d" y="%d" font-size="11" fill="#555">%s%s</text></svg>`+"\n", left, height-6, unit, map[bool]string{true: ", logarithmic"}[log])
 	p.Text("![%s](%s.svg)", title, name)
