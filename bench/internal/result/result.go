@@ -14,8 +14,14 @@ import (
 	"strings"
 )
 
-// Median of values, NaN of none.
-func Median[T cmp.Ordered](values []T) (m T) { return Percentile(values, 50) }
+// Median of values, the zero value of none. Of an even number it is the higher of the two in
+// the middle: for costs the less flattering.
+func Median[T cmp.Ordered](values []T) (m T) {
+	if len(values) == 0 {
+		return m
+	}
+	return slices.Sorted(slices.Values(values))[len(values)/2]
+}
 
 // Percentile by nearest rank, the zero value of none.
 func Percentile[T cmp.Ordered](values []T, p float64) (v T) {
