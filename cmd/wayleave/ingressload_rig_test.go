@@ -88,6 +88,7 @@ func newLoadRig(t *testing.T) *loadRig {
 		r.free = append(r.free, a)
 	}
 	r.api.Put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: loadNode}}}})
+	r.api.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "2d5e4f1c"}})
 	r.startAgent()
 	startProxyIn(t, r.ns, r.binary, r.dir)
 	return r
@@ -125,10 +126,9 @@ func (r *loadRig) startAgent() {
 	}
 	source := &kubesource.Source{Client: client, Store: store, NodeName: "node1", Ingresses: true, Log: log}
 	ctx, cancel := context.WithCancel(context.Background())
-	f.sources(nil)
 	done := make(chan error, 1)
 	go func() {
-		done <- all(ctx, source.Run, f.secrets.Run, f.names, f.plan, f.listen, func(ctx context.Context) error { return f.feed.Serve(ctx, l) })
+		done <- all(ctx, source.Run, f.secrets.Run, f.names, f.plan, f.listen, f.identify, func(ctx context.Context) error { return f.feed.Serve(ctx, l) })
 	}()
 	t.Cleanup(func() {
 		cancel()
