@@ -381,8 +381,8 @@ func (s *Server) Drain(ctx context.Context, idle time.Duration) {
 	s.draining = true
 	s.left()
 	s.mu.Unlock()
+	s.h1.Drain(idle) // takes no time, as telling all clients of HTTP/2 may
 	s.h2.drain()
-	s.h1.Drain(idle)
 	select {
 	case <-s.empty:
 	case <-ctx.Done():
