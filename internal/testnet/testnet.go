@@ -306,3 +306,25 @@ func Eventually(t testing.TB, within time.Duration, fn func() error) {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
+
+// TCP are the two ends of a connection over the test's own loopback, closed when the test
+// ends.
+func TCP(t testing.TB) (client, server *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return c.(*net.TCPConn), s.(*net.TCPConn)
+}

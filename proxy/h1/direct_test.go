@@ -14,26 +14,15 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"wayleave.dev/internal/testnet"
 )
 
 // ends are the two of a connection, one of them direct.
 func ends(t *testing.T) (client *net.TCPConn, direct *Direct) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close(); s.Close() })
-	return c.(*net.TCPConn), NewDirects().Of(s.(*net.TCPConn))
+	client, server := testnet.TCP(t)
+	return client, NewDirects().Of(server)
 }
 
 // A Direct connection is a connection: bytes in order, ends, time-outs; what is corked comes

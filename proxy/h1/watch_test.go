@@ -3,36 +3,18 @@ package h1
 import (
 	"bufio"
 	"io"
-	"net"
 	"net/http"
 	"testing"
 	"time"
 
+	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/message"
 )
-
-// pair is a connection over a real socket.
-func pair(t *testing.T) (client, server net.Conn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if client, err = net.Dial("tcp", l.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	if server, err = l.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close(); server.Close() })
-	return client, server
-}
 
 // Who has stopped to watch a client is not told any more that it left: what would be given
 // up is another's by then.
 func TestNobodyIsToldBehindStop(t *testing.T) {
-	client, server := pair(t)
+	client, server := testnet.TCP(t)
 	x := &exchange{k: &serverConn{c: server}}
 	began, release, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	stop := x.Watch(func() {
@@ -57,7 +39,7 @@ func TestNobodyIsToldBehindStop(t *testing.T) {
 // A connection that was stopped while its answer came is of no more use.
 func TestAStoppedConnectionIsNotKept(t *testing.T) {
 	for _, stopped := range []bool{false, true} {
-		client, server := pair(t)
+		client, server := testnet.TCP(t)
 		go func() {
 			if _, err := http.ReadRequest(bufio.NewReader(server)); err == nil {
 				_, _ = io.WriteString(server, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")

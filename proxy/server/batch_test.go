@@ -11,28 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/h1"
 )
-
-// tcp are the two ends of a connection.
-func tcp(t testing.TB) (a, b *net.TCPConn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close(); s.Close() })
-	return c.(*net.TCPConn), s.(*net.TCPConn)
-}
 
 // What is written comes whole and in its order, in parts of whatever size, and before the
 // connection's end.
@@ -40,7 +21,7 @@ func TestBatchesComeInOrder(t *testing.T) {
 	for _, most := range []int64{0, mostLargeBatches} { // large buffers, and small ones
 		var s batches
 		s.used.Store(most)
-		client, raw := tcp(t)
+		client, raw := testnet.TCP(t)
 		b := s.of(raw, time.Minute)
 		var want []byte
 		for i := range 3000 {
@@ -76,7 +57,7 @@ func TestBatchesComeInOrder(t *testing.T) {
 // does not wait for it.
 func TestBatchesOfAClientThatTakesNothing(t *testing.T) {
 	var s batches
-	_, raw := tcp(t)
+	_, raw := testnet.TCP(t)
 	b := s.of(raw, 200*time.Millisecond)
 	part, start := make([]byte, frameSize), time.Now()
 	var err error
@@ -90,7 +71,7 @@ func TestBatchesOfAClientThatTakesNothing(t *testing.T) {
 		t.Errorf("after %s: %v, want a time-out", time.Since(start), err)
 	}
 
-	_, raw = tcp(t)
+	_, raw = testnet.TCP(t)
 	b = s.of(raw, time.Minute)
 	stuck := make(chan error)
 	go func() {
@@ -137,7 +118,7 @@ func handshaken(b *testing.B, client, server net.Conn) *tls.Conn {
 func BenchmarkAnswers(b *testing.B) {
 	for _, kind := range []string{"frame by frame", "batched"} {
 		b.Run(kind, func(b *testing.B) {
-			client, raw := tcp(b)
+			client, raw := testnet.TCP(b)
 			t := handshaken(b, client, raw)
 			var c net.Conn = t
 			if kind == "batched" {
@@ -164,7 +145,7 @@ func BenchmarkAnswers(b *testing.B) {
 func BenchmarkBodies(b *testing.B) {
 	for _, kind := range []string{"as it is", "direct"} {
 		b.Run(kind, func(b *testing.B) {
-			client, raw := tcp(b)
+			client, raw := testnet.TCP(b)
 			var below net.Conn = raw
 			if kind == "direct" {
 				below = h1.NewDirects().Of(raw)
