@@ -148,7 +148,8 @@ func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
 	t := x.times()
 	e.Begin()
 	defer e.End()
-	c, reused, err := x.connect(e, o, encrypted, sure, t.Connect)
+	of := x.origin(o)
+	c, reused, err := e.GetFor(x.ctx, of, encrypted, sure, t.Connect)
 	if err != nil {
 		if x.ctx.Err() != nil {
 			return never, errors.Join(errClient, err)
@@ -172,7 +173,7 @@ func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
 		switch {
 		case x.rec.Status == 101: // both connections have been handed over
 		case c.Done():
-			x.keep(e, o, c, encrypted)
+			e.PutFor(c, of, encrypted)
 		default:
 			_ = c.Close()
 		}

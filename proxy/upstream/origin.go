@@ -65,8 +65,11 @@ type kept struct {
 	c         *h1.Client
 }
 
-// GetFor is Get for a connection that tells the endpoint a client.
+// GetFor is Get for a connection that tells the endpoint a client; Get where o is zero.
 func (e *Endpoint) GetFor(ctx context.Context, o Origin, encrypted, sure bool, timeout time.Duration) (c *h1.Client, reused bool, err error) {
+	if o.Version == 0 {
+		return e.Get(ctx, encrypted, sure, timeout)
+	}
 	for !sure {
 		c := e.keptFor(o, encrypted)
 		if c == nil {
@@ -78,13 +81,8 @@ func (e *Endpoint) GetFor(ctx context.Context, o Origin, encrypted, sure bool, t
 		}
 		return c, true, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	conn, err := e.DialFor(ctx, o, encrypted)
-	if err != nil {
-		return nil, false, err
-	}
-	return h1.Dialed(conn, e.set.shared), false, nil
+	c, err = e.fresh(ctx, o, encrypted, timeout)
+	return c, false, err
 }
 
 // keptFor takes an idle connection of a client, the last used; nil when there is none.
@@ -106,6 +104,10 @@ func (e *Endpoint) keptFor(o Origin, encrypted bool) *h1.Client {
 // PutFor is Put for a connection of GetFor. Of too many the one that was used longest ago
 // is closed.
 func (e *Endpoint) PutFor(c *h1.Client, o Origin, encrypted bool) {
+	if o.Version == 0 {
+		e.Put(c, encrypted)
+		return
+	}
 	c.IdleSince = time.Now()
 	over := c
 	e.mu.Lock()
@@ -123,23 +125,32 @@ func (e *Endpoint) PutFor(c *h1.Client, o Origin, encrypted bool) {
 	}
 }
 
-// DialFor is Dial for a connection that begins with a PROXY header, before all else.
+// DialFor opens a connection, which begins with a PROXY header where o is not zero, before
+// all else. The certificate of an encrypted one is not checked, as ingress-nginx does not by
+// default: endpoints are addresses, which certificates do not name.
 func (e *Endpoint) DialFor(ctx context.Context, o Origin, encrypted bool, protocols ...string) (net.Conn, error) {
 	conn, err := e.dial(ctx)
-	if err != nil || o.Version == 0 {
-		return e.secure(ctx, conn, err, encrypted, protocols)
+	if err != nil {
+		return nil, err
 	}
+	if o.Version != 0 {
+		if err := o.introduce(ctx, conn); err != nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("endpoint %s: PROXY header: %w", e.text, err)
+		}
+	}
+	return e.secure(ctx, conn, encrypted, protocols)
+}
+
+// introduce writes the header.
+func (o Origin) introduce(ctx context.Context, conn net.Conn) error {
 	if t, ok := ctx.Deadline(); ok {
 		_ = conn.SetWriteDeadline(t)
 	}
-	if _, err = conn.Write(o.AppendHeader(nil)); err == nil {
-		err = conn.SetWriteDeadline(time.Time{})
+	if _, err := conn.Write(o.AppendHeader(nil)); err != nil {
+		return err
 	}
-	if err != nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("endpoint %s: PROXY header: %w", e.text, err)
-	}
-	return e.secure(ctx, conn, nil, encrypted, protocols)
+	return conn.SetWriteDeadline(time.Time{})
 }
 
 // forget closes connections of single clients that have been idle since before a time.

@@ -461,21 +461,19 @@ func (e *Endpoint) Get(ctx context.Context, encrypted, sure bool, timeout time.D
 		}
 		return c, true, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	conn, err := e.Dial(ctx, encrypted)
-	if err != nil {
-		return nil, false, err
-	}
-	return h1.Dialed(conn, e.set.shared), false, nil
+	c, err = e.fresh(ctx, Origin{}, encrypted, timeout)
+	return c, false, err
 }
 
-// Dial opens a connection. The certificate of an encrypted one is not checked, as
-// ingress-nginx does not by default: endpoints are addresses, which certificates do not
-// name.
-func (e *Endpoint) Dial(ctx context.Context, encrypted bool, protocols ...string) (net.Conn, error) {
-	conn, err := e.dial(ctx)
-	return e.secure(ctx, conn, err, encrypted, protocols)
+// fresh opens a connection of HTTP/1.1.
+func (e *Endpoint) fresh(ctx context.Context, o Origin, encrypted bool, timeout time.Duration) (*h1.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := e.DialFor(ctx, o, encrypted)
+	if err != nil {
+		return nil, err
+	}
+	return h1.Dialed(conn, e.set.shared), nil
 }
 
 func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
@@ -486,10 +484,10 @@ func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// secure begins TLS on a connection, where it is to be encrypted and there is one.
-func (e *Endpoint) secure(ctx context.Context, conn net.Conn, err error, encrypted bool, protocols []string) (net.Conn, error) {
-	if err != nil || !encrypted {
-		return conn, err
+// secure begins TLS on a connection, where it is to be encrypted.
+func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, protocols []string) (net.Conn, error) {
+	if !encrypted {
+		return conn, nil
 	}
 	t := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: protocols})
 	if err := t.HandshakeContext(ctx); err != nil {
