@@ -137,9 +137,7 @@ func (m *merger) parties() (list, canaries []*model.Ingress) {
 // all are the Ingresses that touch a host, in order of age.
 func (m *merger) all(host string) (out []*model.Ingress) {
 	for n := range m.p.hosts[host] {
-		if i, ok := m.snap.Ingress(n); ok {
-			out = append(out, i)
-		}
+		out = append(out, m.p.ours[n])
 	}
 	slices.SortFunc(out, older)
 	return out
@@ -193,7 +191,7 @@ func (m *merger) certificate(i *model.Ingress) {
 			continue // the default certificate is meant
 		}
 		key := model.Name{Namespace: i.Name.Namespace, Name: t.Secret}
-		s, ok := m.snap.Secret(key)
+		s, ok := secretOf(m.snap, key)
 		switch {
 		case !ok:
 			m.bad(i, field, "Secret %s does not exist; the default certificate is used", key)
@@ -227,7 +225,7 @@ func (m *merger) tlsOf(i *model.Ingress) []model.IngressTLS {
 		case model.Covers(t.Hosts, m.name):
 			wild = append(wild, t)
 		case len(t.Hosts) == 0 || m.isAlias(i):
-			if s, ok := m.snap.Secret(model.Name{Namespace: i.Name.Namespace, Name: t.Secret}); ok && model.Covers(s.Names, m.name) {
+			if s, ok := secretOf(m.snap, model.Name{Namespace: i.Name.Namespace, Name: t.Secret}); ok && model.Covers(s.Names, m.name) {
 				open = append(open, t)
 			} else if len(t.Hosts) == 0 && (t.Secret == "" || !ok || s.Chain == nil) {
 				open = append(open, t)

@@ -248,7 +248,7 @@ func (p *parser) combineAuth() {
 		return
 	}
 	p.out.secrets = append(p.out.secrets, p.auth.secret)
-	s, ok := p.snap.Secret(p.auth.secret)
+	s, ok := secretOf(p.snap, p.auth.secret)
 	if !ok {
 		wrong("Secret %s does not exist", p.auth.secret)
 		return

@@ -19,7 +19,14 @@ const Kinds = model.IngressKind | model.IngressClassKind | model.SecretKind | mo
 // last Keys.
 type Planner struct {
 	settings Settings
-	touched  map[model.Name]*touched
+	// Waits has an Ingress wait for the Secrets it names: until they have been read, or are
+	// known to be missing, what it said before stays in force. Without it one that is not in
+	// the model is missing. Set it before the first Keys.
+	Waits   bool
+	waiting map[model.Name]map[model.Name]bool // Ingresses by Secret
+	// ours are the Ingresses that are in force.
+	ours    map[model.Name]*model.Ingress
+	touched map[model.Name]*touched
 	// Who touches what: names of Ingresses by host, Service and Secret.
 	hosts    map[string]map[model.Name]bool
 	services map[model.Name]map[model.Name]bool
@@ -55,7 +62,7 @@ type touched struct {
 
 // NewPlanner makes one.
 func NewPlanner(s Settings) *Planner {
-	return &Planner{settings: s, touched: map[model.Name]*touched{}, hosts: map[string]map[model.Name]bool{},
+	return &Planner{settings: s, waiting: map[model.Name]map[model.Name]bool{}, ours: map[model.Name]*model.Ingress{}, touched: map[model.Name]*touched{}, hosts: map[string]map[model.Name]bool{},
 		services: map[model.Name]map[model.Name]bool{}, secrets: map[model.Name]map[model.Name]bool{},
 		shapes: map[model.Name]string{}, ports: map[model.Name]map[uint16]bool{},
 		now: time.Now, turns: map[model.Name]time.Time{}, slept: make(chan time.Time, 1), wake: make(chan struct{}, 1)}
@@ -104,7 +111,15 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 // ingress books a changed Ingress, and touches what it had and has.
 func (r *round) ingress(n model.Name) {
 	var now *touched
-	if i, ok := r.snap.Ingress(n); ok && r.p.settings.Ours(r.snap, i) {
+	for s := range r.p.waiting { // few: what waits does so for a moment
+		unlink(r.p.waiting, s, n)
+	}
+	i, ok := r.snap.Ingress(n)
+	if ok = ok && r.p.settings.Ours(r.snap, i); ok && r.waits(i) {
+		return
+	}
+	if delete(r.p.ours, n); ok {
+		r.p.ours[n] = i
 		now = r.p.look(r.snap, i)
 	}
 	old := r.p.touched[n]
@@ -132,6 +147,27 @@ func (r *round) ingress(n model.Name) {
 	}
 }
 
+// waits says whether a Secret of the Ingress has yet to be read, and notes for which it
+// waits.
+func (r *round) waits(i *model.Ingress) (yes bool) {
+	if !r.p.Waits {
+		return false
+	}
+	for _, s := range SecretsOf(i) {
+		if _, ok := r.snap.Secret(s); !ok {
+			link(r.p.waiting, s, i.Name)
+			yes = true
+		}
+	}
+	return yes
+}
+
+// secretOf is a Secret that there is.
+func secretOf(snap model.Snapshot, n model.Name) (*model.Secret, bool) {
+	s, ok := snap.Secret(n)
+	return s, ok && !s.Missing
+}
+
 // host touches a host and all Ingresses that are told about it.
 func (r *round) host(h string) {
 	if k := (Key{HostKey, h}); !r.keys[k] {
@@ -153,6 +189,11 @@ func (r *round) secret(n model.Name) {
 		r.host("")
 	}
 	r.again(r.p.secrets[n])
+	waiting := r.p.waiting[n]
+	delete(r.p.waiting, n)
+	for i := range waiting {
+		r.ingress(i)
+	}
 }
 
 // again touches all hosts of Ingresses.
@@ -201,11 +242,7 @@ func (p *Planner) asked(snap model.Snapshot, service model.Name) map[uint16]bool
 		return out
 	}
 	for n := range p.services[service] {
-		i, ok := snap.Ingress(n)
-		if !ok {
-			continue
-		}
-		for n, b := range p.settings.backendsOf(i) {
+		for n, b := range p.settings.backendsOf(p.ours[n]) {
 			if n == service {
 				if q, ok := port(svc, b); ok {
 					out[q.Port] = true
@@ -367,7 +404,7 @@ func (p *Planner) options(snap model.Snapshot, i *model.Ingress) *options {
 // defaultCertificate is the key of that of the settings, when it is good.
 func (p *Planner) defaultCertificate(snap model.Snapshot) string {
 	n := p.settings.DefaultCertificate
-	if s, ok := snap.Secret(n); ok && s.Chain != nil {
+	if s, ok := secretOf(snap, n); ok && s.Chain != nil {
 		return n.String()
 	}
 	return ""
@@ -388,7 +425,7 @@ func (p *Planner) Plan(snap model.Snapshot, k Key) (Plan, bool, []model.Problem)
 		return Plan{Backend: b}, ok, nil
 	case CertificateKey:
 		n := parseName(k.Name)
-		s, ok := snap.Secret(n)
+		s, ok := secretOf(snap, n)
 		if _, named := p.secrets[n]; !ok || s.Chain == nil || !named && n != p.settings.DefaultCertificate {
 			return Plan{}, false, nil
 		}
@@ -399,9 +436,8 @@ func (p *Planner) Plan(snap model.Snapshot, k Key) (Plan, bool, []model.Problem)
 
 // problems are all of one Ingress.
 func (p *Planner) problems(snap model.Snapshot, n model.Name) (out []model.Problem) {
-	t := p.touched[n]
-	i, ok := snap.Ingress(n)
-	if t == nil || !ok {
+	t, i := p.touched[n], p.ours[n]
+	if t == nil {
 		return nil
 	}
 	out = append(out, i.Problems...)

@@ -253,3 +253,51 @@ func TestACanaryTouchesAliases(t *testing.T) {
 		t.Errorf("the canary is gone, and its alias has %s", got)
 	}
 }
+
+// What an Ingress says is in force once its Secrets are read: between a new Secret's name
+// and its certificate nobody gets the default one, and nobody is told that it is missing.
+func TestAnIngressWaitsForItsSecrets(t *testing.T) {
+	p := NewPlanner(Settings{Default: true})
+	p.Waits = true
+	w := newWorldOf(t, p, town(t)+ing("a", nil, rules("a.example / P web:80"), tlsOf("tls-a a.example")))
+	shows := func(when, backend, cert string, problems int) {
+		t.Helper()
+		hosts := w.hosts()
+		got := ""
+		if h := hosts["a.example"]; h != nil {
+			got = h.Certificate
+		}
+		if is := answer(hosts, "https://a.example/"); is != backend || got != cert || len(w.allProblems()) != problems {
+			t.Errorf("%s: %s, certificate %q, %q; want %s, %q, %d", when, is, got, w.allProblems(), backend, cert, problems)
+		}
+	}
+	shows("at first", "shop/web:80", "shop/tls-a", 0)
+	w.read(ing("a", nil, rules("a.example / P new:80"), tlsOf("tls-new a.example")))
+	shows("a new Secret is named", "shop/web:80", "shop/tls-a", 0)
+	w.read("{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: web}, spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}]}}")
+	shows("something else changes", "shop/web:80", "shop/tls-a", 0)
+	c, k := pair(t, time.Now().Add(300*24*time.Hour), "a.example")
+	w.read(secretYAML("tls-new", c, k))
+	shows("it is read", "shop/new:80", "shop/tls-new", 0)
+	w.read(ing("a", nil, rules("a.example / P web:80"), tlsOf("gone a.example")))
+	shows("one that is not there is named", "shop/new:80", "shop/tls-new", 0)
+	if err := w.store.Write(func(tx *model.Writer) { tx.PutSecret(&model.Secret{Name: parseName("shop/gone"), Missing: true}) }); err != nil {
+		t.Fatal(err)
+	}
+	w.round()
+	shows("it is known not to be there", "shop/web:80", "", 1)
+	// A change that names it no more waits for nothing.
+	w.read(ing("a", nil, rules("a.example / P new:80"), tlsOf("slow a.example")))
+	w.read(ing("a", nil, rules("a.example / P api:8080"), tlsOf("tls-a a.example")))
+	shows("it waits no more", "shop/api:8080", "shop/tls-a", 0)
+	w.read(ing("a", nil, rules("a.example / P new:80"), tlsOf("slow a.example")))
+	w.remove(model.IngressKind, "shop/a")
+	shows("it is deleted while it waits", "404", "", 0)
+	w.read(ing("b", nil, rules("a.example / P web:80"), tlsOf("slow a.example")))
+	shows("a new one", "404", "", 0)
+	w.read(secretYAML("slow", c, k))
+	shows("a new one with its Secret", "shop/web:80", "shop/slow", 0)
+	if len(p.waiting) > 0 {
+		t.Errorf("it waits for %v", p.waiting)
+	}
+}

@@ -164,12 +164,17 @@ type world struct {
 
 func newWorld(t testing.TB, s Settings, yaml string) *world {
 	t.Helper()
+	return newWorldOf(t, NewPlanner(s), yaml)
+}
+
+func newWorldOf(t testing.TB, p *Planner, yaml string) *world {
+	t.Helper()
 	store, err := model.NewStore()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	w := &world{t: t, store: store, planner: NewPlanner(s), plans: map[Key]Plan{}, problems: map[Key][]model.Problem{}}
+	w := &world{t: t, store: store, planner: p, plans: map[Key]Plan{}, problems: map[Key][]model.Problem{}}
 	if w.watch, err = store.Watch(Kinds); err != nil {
 		t.Fatal(err)
 	}

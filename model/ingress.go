@@ -105,6 +105,9 @@ type Secret struct {
 	Users, UserMap map[string]string
 	// Wrong says why there is no certificate, where one seems to be meant.
 	Wrong string
+	// Missing says that it was asked for and is not there; one that has not been asked for
+	// is not in the model.
+	Missing bool
 }
 
 // String names the Secret, and keeps it.

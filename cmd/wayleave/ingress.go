@@ -185,6 +185,7 @@ func secretLoop(store *model.Store, s ingress.Settings, target reconcile.Target[
 // plan plans hosts, backends and certificates.
 func (f *ingressFeed) plan(ctx context.Context) error {
 	planner := ingress.NewPlanner(f.settings)
+	planner.Waits = true // for f.secrets
 	loop := &reconcile.Loop[ingress.Key, ingress.Plan]{
 		Name: "ingress", Store: f.a.store, Kinds: ingress.Kinds, Keys: planner.Keys, Plan: planner.Plan, Equal: ingress.Equal,
 		Target: ingress.Target{Hosts: f.feed.Hosts(), Backends: f.feed.Backends(), Certificates: f.feed.Certificates()},

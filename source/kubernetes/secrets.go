@@ -2,8 +2,10 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,16 +22,16 @@ import (
 	"wayleave.dev/source"
 )
 
-// firstSecrets is how long SecretKind waits for the Secrets that are named at start: one
-// that does not come holds up nothing more.
-const firstSecrets = 10 * time.Second
+// secretWithin is how long a Secret may take to be read: one that does not come is in the
+// model then with what is wrong, and holds up nothing more.
+const secretWithin = 10 * time.Second
 
 // Secrets watches single Secrets, by name, as long as somebody names them. No other Secret
 // is ever asked for. It is a reconcile.Target: the keys are who names, the plans what.
 // Run must be running; the other methods may be called concurrently.
 //
-// SecretKind is synced once those of the first Sync have been read, could not be read, or
-// let wait too long.
+// A Secret is in the model once it was read or is known to be missing; those that it takes
+// the place of stay until then. SecretKind is synced once all of the first Sync are.
 type Secrets struct {
 	Client kubernetes.Interface
 	Store  *model.Store
@@ -42,7 +44,9 @@ type Secrets struct {
 	watches map[model.Name]*secretWatch
 	// missing are those of the first Sync that have not been read; nil before it.
 	missing map[model.Name]bool
-	wg      sync.WaitGroup
+	// unused are Secrets that one names no more, while new ones are being read.
+	unused map[model.Name][]model.Name
+	wg     sync.WaitGroup
 }
 
 // secretWatch is the watch of one Secret. It may write to the store as long as it is the
@@ -51,6 +55,10 @@ type secretWatch struct {
 	of   *Secrets
 	name model.Name
 	stop context.CancelFunc
+	// read, of Secrets.mu, says that it is in the model. why is what the last try to read
+	// it came to.
+	read bool
+	why  error
 }
 
 var _ cache.ReflectorStore = (*secretWatch)(nil)
@@ -73,45 +81,42 @@ func (s *Secrets) Sync(_ context.Context, named map[model.Name][]model.Name) err
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.watches == nil {
-		s.named, s.uses, s.watches = map[model.Name][]model.Name{}, map[model.Name]int{}, map[model.Name]*secretWatch{}
+		s.named, s.uses, s.watches, s.unused = map[model.Name][]model.Name{}, map[model.Name]int{}, map[model.Name]*secretWatch{}, map[model.Name][]model.Name{}
 	}
-	var unused []model.Name
 	for by := range s.named {
 		if _, ok := named[by]; !ok {
-			unused = append(unused, s.set(by, nil)...)
+			s.set(by, nil)
 		}
 	}
 	for by, names := range named {
-		unused = append(unused, s.set(by, names)...)
+		s.set(by, names)
 	}
 	if s.missing == nil {
 		s.missing = map[model.Name]bool{}
 		for name := range s.watches {
 			s.missing[name] = true
 		}
-		time.AfterFunc(firstSecrets, func() { s.Store.MarkSynced(model.SecretKind) })
 		s.checkSynced()
 	}
-	return s.forget(unused)
+	return s.forget()
 }
 
 // Apply implements reconcile.Target.
 func (s *Secrets) Apply(_ context.Context, set map[model.Name][]model.Name, del []model.Name) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var unused []model.Name
 	for by, names := range set {
-		unused = append(unused, s.set(by, names)...)
+		s.set(by, names)
 	}
 	for _, by := range del {
-		unused = append(unused, s.set(by, nil)...)
+		s.set(by, nil)
 	}
-	return s.forget(unused)
+	return s.forget()
 }
 
-// set books what is named by one, begins watches for what is new, and returns what may be
+// set books what is named by one, begins watches for what is new, and notes what may be
 // named by nobody any more.
-func (s *Secrets) set(by model.Name, names []model.Name) (unused []model.Name) {
+func (s *Secrets) set(by model.Name, names []model.Name) {
 	for _, n := range names {
 		if s.uses[n]++; s.uses[n] == 1 {
 			if _, ends := s.watches[n]; !ends {
@@ -123,29 +128,35 @@ func (s *Secrets) set(by model.Name, names []model.Name) (unused []model.Name) {
 	for _, n := range s.named[by] {
 		if s.uses[n]--; s.uses[n] == 0 {
 			delete(s.uses, n)
-			unused = append(unused, n)
+			s.unused[by] = append(s.unused[by], n)
 		}
 	}
 	if s.named[by] = names; len(names) == 0 {
 		delete(s.named, by)
 	}
-	return unused
 }
 
-// forget ends the watches of those that are still named by nobody.
-func (s *Secrets) forget(unused []model.Name) error {
+// forget ends the watches of those that are still named by nobody, unless what took their
+// place has yet to be read: who used them does so until then.
+func (s *Secrets) forget() error {
 	var gone []model.Name
-	for _, n := range unused {
-		w, watched := s.watches[n]
-		if s.uses[n] > 0 || !watched {
+	for by, unused := range s.unused {
+		if slices.ContainsFunc(s.named[by], func(n model.Name) bool { w := s.watches[n]; return w == nil || !w.read }) {
 			continue
 		}
-		if w != nil {
-			w.stop()
+		delete(s.unused, by)
+		for _, n := range unused {
+			w, watched := s.watches[n]
+			if s.uses[n] > 0 || !watched {
+				continue
+			}
+			if w != nil {
+				w.stop()
+			}
+			delete(s.watches, n)
+			s.read(n)
+			gone = append(gone, n)
 		}
-		delete(s.watches, n)
-		s.read(n)
-		gone = append(gone, n)
 	}
 	if len(gone) == 0 {
 		return nil
@@ -165,7 +176,11 @@ func (s *Secrets) start(name model.Name) {
 	ctx, stop := context.WithCancel(s.ctx)
 	w := &secretWatch{of: s, name: name, stop: stop}
 	s.watches[name] = w
-	s.wg.Go(func() { w.run(ctx) })
+	s.wg.Go(func() {
+		late := time.AfterFunc(secretWithin, w.late)
+		defer late.Stop()
+		w.run(ctx)
+	})
 }
 
 // read notes that a Secret of the first Sync was dealt with.
@@ -196,7 +211,7 @@ func (w *secretWatch) run(ctx context.Context) {
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.FieldSelector = one
 			list, err := client.List(ctx, o)
-			w.failed(err)
+			w.failed(ctx, err)
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
@@ -207,43 +222,65 @@ func (w *secretWatch) run(ctx context.Context) {
 	cache.NewReflectorWithOptions(lw, &corev1.Secret{}, w, cache.ReflectorOptions{Name: "secret " + w.name.String()}).RunWithContext(ctx)
 }
 
-// failed notes that the Secret cannot be read now. What is known of it stays, but that we
-// may not read it is said in its place.
-func (w *secretWatch) failed(err error) {
-	if err == nil {
+// failed notes that the Secret cannot be read now. It is tried again, unless we may not.
+func (w *secretWatch) failed(ctx context.Context, err error) {
+	if err == nil || ctx.Err() != nil {
 		return
 	}
-	_, known := w.of.Store.Snapshot().Secret(w.name)
-	if apierrors.IsForbidden(err) && !known {
-		if err := w.put(&model.Secret{Name: w.name, Wrong: fmt.Sprintf("cannot be read: %v", err)}); err != nil {
-			w.of.Log.Error("secrets", "err", err)
-		}
-	}
 	w.of.mu.Lock()
-	defer w.of.mu.Unlock()
-	if w.of.watches[w.name] == w {
-		w.of.read(w.name)
+	w.why = err
+	w.of.mu.Unlock()
+	if apierrors.IsForbidden(err) {
+		w.wrong(err)
 	}
 }
 
-// put writes the Secret, or that there is none, unless the watch has ended meanwhile.
+// late is called when the Secret should have been read.
+func (w *secretWatch) late() {
+	w.of.mu.Lock()
+	err := w.why
+	w.of.mu.Unlock()
+	if err == nil {
+		err = errors.New("no answer by the API server")
+	}
+	w.wrong(fmt.Errorf("within %s: %w", secretWithin, err))
+}
+
+// wrong says in place of the Secret why it is not there. What is known of it stays.
+func (w *secretWatch) wrong(why error) {
+	w.of.mu.Lock()
+	defer w.of.mu.Unlock()
+	if w.read {
+		return
+	}
+	if err := w.putLocked(&model.Secret{Name: w.name, Wrong: fmt.Sprintf("cannot be read: %v", why)}); err != nil {
+		w.of.Log.Error("secrets", "err", err)
+	}
+}
+
 func (w *secretWatch) put(secret *model.Secret) error {
 	w.of.mu.Lock()
 	defer w.of.mu.Unlock()
-	if w.of.watches[w.name] != w {
+	return w.putLocked(secret)
+}
+
+// putLocked writes the Secret, unless the watch has ended meanwhile.
+func (w *secretWatch) putLocked(secret *model.Secret) error {
+	s := w.of
+	if s.watches[w.name] != w {
 		return nil
 	}
-	err := w.of.Store.WriteKinds(model.SecretKind, func(tx *model.Writer) {
-		if secret == nil {
-			tx.Delete(model.SecretKind, w.name)
-			return
-		}
-		tx.PutSecret(secret)
-	})
-	if err == nil {
-		w.of.read(w.name)
+	if err := s.Store.WriteKinds(model.SecretKind, func(tx *model.Writer) { tx.PutSecret(secret) }); err != nil {
+		return err
 	}
-	return err
+	w.read = true
+	s.read(w.name)
+	return s.forget()
+}
+
+// none writes that there is no such Secret.
+func (w *secretWatch) none() error {
+	return w.put(&model.Secret{Name: w.name, Missing: true})
 }
 
 // Add implements cache.ReflectorStore, as the methods that follow.
@@ -263,7 +300,7 @@ func (w *secretWatch) Update(obj any) error {
 }
 
 // Delete removes it.
-func (w *secretWatch) Delete(any) error { return w.put(nil) }
+func (w *secretWatch) Delete(any) error { return w.none() }
 
 // Replace sets what a list has: the Secret, or nothing.
 func (w *secretWatch) Replace(objs []any, _ string) error {
@@ -272,7 +309,7 @@ func (w *secretWatch) Replace(objs []any, _ string) error {
 			return w.Update(obj)
 		}
 	}
-	return w.put(nil)
+	return w.none()
 }
 
 // Resync has nothing to do: nothing is held here.

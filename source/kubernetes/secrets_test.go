@@ -42,7 +42,7 @@ func TestOnlyNamedSecretsAreWatched(t *testing.T) {
 	if err := s.Sync(ctx, map[model.Name][]model.Name{shop("a"): {shop("users"), shop("absent")}, shop("b"): {shop("users"), shop("closed")}}); err != nil {
 		t.Fatal(err)
 	}
-	within, stop := context.WithTimeout(ctx, firstSecrets/2)
+	within, stop := context.WithTimeout(ctx, secretWithin/2)
 	defer stop()
 	if err := store.WaitSynced(within, model.SecretKind); err != nil {
 		t.Fatalf("the named Secrets were not read: %v", err)
@@ -52,6 +52,9 @@ func TestOnlyNamedSecretsAreWatched(t *testing.T) {
 	}
 	if got, ok := store.Snapshot().Secret(shop("closed")); !ok || !strings.Contains(got.Wrong, "cannot be read") {
 		t.Errorf("the one that may not be read is %v, %v", got, ok)
+	}
+	if got, ok := store.Snapshot().Secret(shop("absent")); !ok || !got.Missing {
+		t.Errorf("the one that is not there is %v, %v", got, ok)
 	}
 	watching(t, api, "secrets")
 	// b goes, a stays: users is still named.
@@ -124,4 +127,73 @@ func TestIngressesAreWatchedWhenTheyAreOn(t *testing.T) {
 	if off.Synced()&model.IngressKind != 0 {
 		t.Error("Ingresses were asked for though they are off")
 	}
+}
+
+// Who names another Secret keeps the one before until the other one is read, or known not
+// to be there, or does not come.
+func TestASecretStaysUntilTheNextIsRead(t *testing.T) {
+	api, client := newFakeAPI(t)
+	api.put(t, "secrets", apiSecret("old", "ann:{SHA}x"), "ADDED")
+	api.put(t, "secrets", apiSecret("new", "ann:{SHA}y"), "ADDED")
+	store, err := model.NewStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	s := &Secrets{Client: client, Store: store, Log: slog.New(slog.DiscardHandler)}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done; _ = store.Close() })
+	apply := func(name string) {
+		t.Helper()
+		if err := s.Apply(ctx, map[model.Name][]model.Name{shop("a"): {shop(name)}}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Sync(ctx, map[model.Name][]model.Name{shop("a"): {shop("old")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.WaitSynced(ctx, model.SecretKind); err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"old", "new", "absent", "old"}
+	for i, next := range names[1:] {
+		was := shop(names[i])
+		w, err := store.Watch(model.SecretKind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		apply(next)
+		testnet.Eventually(t, 10*time.Second, func() error {
+			snap, _, err := w.Next(ctx)
+			if err != nil {
+				return err
+			}
+			_, before := snap.Secret(was)
+			_, now := snap.Secret(shop(next))
+			if !before && !now {
+				t.Errorf("between %s and %s there was neither", was, next)
+			}
+			if before || !now {
+				return fmt.Errorf("%s is there: %v, %s: %v", was, before, next, now)
+			}
+			return nil
+		})
+		w.Close()
+	}
+	// One that does not come is named, after a while.
+	api.mu.Lock()
+	api.broken = map[string]bool{"stuck": true}
+	api.mu.Unlock()
+	apply("stuck")
+	if _, ok := store.Snapshot().Secret(shop("old")); !ok {
+		t.Error("the Secret from before is gone at once")
+	}
+	testnet.Eventually(t, 2*secretWithin, func() error {
+		got, ok := store.Snapshot().Secret(shop("stuck"))
+		if _, old := store.Snapshot().Secret(shop("old")); !ok || old || !strings.Contains(got.Wrong, "cannot be read: within 10s: ") || got.Missing {
+			return fmt.Errorf("it is %v, %v, %+v; the one before is there: %v", got, ok, got, old)
+		}
+		return nil
+	})
 }

@@ -39,6 +39,8 @@ type fakeAPI struct {
 	url     string
 	// refused are names of single objects that may not be read.
 	refused map[string]bool
+	// broken are names of single objects for which the server fails.
+	broken map[string]bool
 	// asked are the queries for Secrets: path and field selector.
 	asked map[string]bool
 }
@@ -83,6 +85,12 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.mu.Unlock()
 		w.WriteHeader(http.StatusForbidden)
 		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonForbidden, Code: 403, Message: "no"})
+		return
+	}
+	if single && a.broken[one] {
+		a.mu.Unlock()
+		w.WriteHeader(http.StatusInternalServerError)
+		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonInternalError, Code: 500, Message: "no store"})
 		return
 	}
 	if q.Get("sendInitialEvents") == "true" { // streaming lists: an older server refuses
