@@ -90,6 +90,7 @@ func TestAProblemBecomesOneEventOfTheElected(t *testing.T) {
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "u1"}}
 	c := fake.NewClientset(svc)
 	p := NewProblems(slog.New(slog.DiscardHandler))
+	p.grace = time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); p.Run(ctx, c, "node1", func() bool { return true }) }()
