@@ -2,7 +2,6 @@ package podnetwork
 
 import (
 	"net/netip"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -14,9 +13,7 @@ import (
 // through, says so in status, also after the firewall was loaded anew; and an
 // uninstall leaves its chains as they were.
 func TestAHostThatForwardsNothing(t *testing.T) {
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("the program nft is not installed")
-	}
+	testnet.Need(t, "nft")
 	c := newCluster(t)
 	m := c.nodes[0]
 	const docker = "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; ip saddr 192.0.2.1 accept; }; }; " +

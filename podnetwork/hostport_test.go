@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -238,9 +237,7 @@ func TestWishes(t *testing.T) {
 
 // The text of the table, which people read, is what the program nft takes.
 func TestTheTextIsAccepted(t *testing.T) {
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("the program nft is not installed")
-	}
+	testnet.Need(t, "nft")
 	ns := testnet.New(t, "nft")
 	for _, f := range nft.Families() {
 		file := filepath.Join(t.TempDir(), "text")

@@ -457,9 +457,7 @@ func TestBadNodesHarmNoOther(t *testing.T) {
 }
 
 func TestUninstallLeavesNothing(t *testing.T) {
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("the program nft is not installed")
-	}
+	testnet.Need(t, "nft")
 	c := newCluster(t)
 	m := c.nodes[0]
 	m.mustAdd("a")

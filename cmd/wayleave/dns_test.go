@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -62,9 +61,7 @@ type dnsNode struct {
 
 func newDNSNode(t *testing.T) *dnsNode {
 	t.Helper()
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("the program nft is not installed")
-	}
+	testnet.Need(t, "nft")
 	pod, node, other := testnet.New(t, "pod"), testnet.New(t, "node"), testnet.New(t, "other")
 	testnet.Veth(pod, "eth0", node, "wl0")
 	testnet.Veth(node, "eth0", other, "eth0")

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -402,10 +401,7 @@ func (c *loadClients) proxyAgrees(t *testing.T) {
 // h2load is a client that others wrote: it loses nothing either while routes and
 // certificates change.
 func TestH2load(t *testing.T) {
-	h2load, err := exec.LookPath("h2load")
-	if err != nil {
-		t.Skip("h2load is not installed (Debian's nghttp2-client)")
-	}
+	testnet.Need(t, "h2load")
 	c, ch := loaded(t)
 	stop := make(chan struct{})
 	var acts sync.WaitGroup
@@ -431,7 +427,7 @@ func TestH2load(t *testing.T) {
 	for _, args := range [][]string{{"--h1"}, {"-m", "16"}, {"-m", "1"}} {
 		for _, url := range []string{"https://app0.example.com/", "https://app2.example.com/big", "https://app1.example.com/moves/x"} {
 			line := append([]string{"-n", strconv.Itoa(n / 3), "-c", "16", "-t", "1", "--connection-active-timeout=60s", "--connect-to=" + loadHTTPS}, append(args, url)...)
-			out, err := c.rig.ns.Try(h2load, line...)
+			out, err := c.rig.ns.Try("h2load", line...)
 			m := status.FindStringSubmatch(out)
 			if want := strconv.Itoa(n / 3); err != nil || m == nil || m[1] != want || m[2] != want || m[3] != "0" || m[4] != "0" || m[5] != "0" || !strings.Contains(out, "status codes: "+want+" 2xx") {
 				t.Errorf("h2load %s: %v: %s", strings.Join(line, " "), err, out)

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -227,9 +226,7 @@ func TestUninstallOfIPVS(t *testing.T) {
 }
 
 func uninstallRows(t *testing.T, rows ...string) {
-	if _, err := exec.LookPath("iptables-nft"); err != nil {
-		t.Skip("the program iptables-nft is not installed")
-	}
+	testnet.Need(t, "iptables-nft")
 	for _, row := range rows {
 		for _, with := range []string{"", "nft", "legacy"} {
 			name := row

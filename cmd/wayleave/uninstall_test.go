@@ -3,7 +3,6 @@ package main
 import (
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,9 +20,7 @@ import (
 
 // Everything that is put on a node is named by --verify, and gone after uninstall.
 func TestUninstallTakesAllAndVerifyProvesIt(t *testing.T) {
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("the program nft is not installed")
-	}
+	testnet.Need(t, "nft")
 	ns := testnet.New(t, "node")
 	dir := t.TempDir()
 	state, run, conf := filepath.Join(dir, "state"), filepath.Join(dir, "run"), filepath.Join(dir, "net.d")

@@ -31,6 +31,21 @@ type NS struct {
 	t    testing.TB
 }
 
+// Need ends the test when a program is not installed that hack/setup installs. Without
+// root, where it does not, the test is skipped.
+func Need(t testing.TB, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		switch _, err := exec.LookPath(p); {
+		case err == nil:
+		case os.Geteuid() != 0:
+			t.Skipf("%v", err)
+		default:
+			t.Fatalf("%v; hack/setup installs it", err)
+		}
+	}
+}
+
 // New makes an empty namespace with its loopback up. It ends with the test.
 // Without root the test is skipped, naming what is missing.
 func New(t testing.TB, name string) *NS {

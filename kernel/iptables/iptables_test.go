@@ -20,9 +20,7 @@ func each(t *testing.T, test func(t *testing.T, ns *testnet.NS, k *Kernel)) {
 	for _, flavour := range []Flavour{NFT, Legacy} {
 		t.Run(string(flavour), func(t *testing.T) {
 			t.Parallel()
-			if !Installed() {
-				t.Skip("the package iptables is not installed")
-			}
+			testnet.Need(t, "iptables-nft", "iptables-legacy")
 			ns := testnet.New(t, "node")
 			test(t, ns, kernelOf(t, ns, flavour))
 		})
@@ -134,9 +132,7 @@ func TestReadMakesNoTable(t *testing.T) {
 
 func TestDetect(t *testing.T) {
 	t.Parallel()
-	if !Installed() {
-		t.Skip("the package iptables is not installed")
-	}
+	testnet.Need(t, "iptables-nft", "iptables-legacy")
 	for _, c := range []struct {
 		name        string
 		nft, legacy []string // what others did
@@ -187,9 +183,7 @@ func TestProgramsAreMissing(t *testing.T) {
 // Others' changes are told, our own not.
 func TestWatchNFT(t *testing.T) {
 	t.Parallel()
-	if !Installed() {
-		t.Skip("the package iptables is not installed")
-	}
+	testnet.Need(t, "iptables-nft", "iptables-legacy")
 	ns := testnet.New(t, "node")
 	k := kernelOf(t, ns, NFT)
 	var mark atomic.Value // the last chain MARK… that was made: what happened before was looked at by then
@@ -251,9 +245,7 @@ func TestWatchNFT(t *testing.T) {
 // also when we changed the table before that look, and our own never.
 func TestWatchLegacy(t *testing.T) {
 	t.Parallel()
-	if !Installed() {
-		t.Skip("the package iptables is not installed")
-	}
+	testnet.Need(t, "iptables-nft", "iptables-legacy")
 	ns := testnet.New(t, "node")
 	k := kernelOf(t, ns, Legacy)
 	mine := func(rules ...string) {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -87,10 +86,7 @@ func TestWhatIsMadeAsNeeded(t *testing.T) {
 // same says that nft makes of the text what was sent by netlink.
 func same(t *testing.T, ns *testnet.NS, table Table, b Batch) {
 	t.Helper()
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Log("the program nft is not installed")
-		return
-	}
+	testnet.Need(t, "nft")
 	table.Sets = append(table.Sets, b.Sets...)
 	file := filepath.Join(t.TempDir(), "x.nft")
 	if err := os.WriteFile(file, []byte(table.Text(b.Add, b.Chains)), 0o600); err != nil {

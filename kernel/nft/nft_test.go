@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -121,9 +120,7 @@ func conn(t *testing.T) (*testnet.NS, *Kernel) {
 // What we send by netlink is what nft makes of our text: the foreign judge is nft
 // itself, which prints both.
 func TestNetlinkAndTextAreTheSame(t *testing.T) {
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("the program nft is not installed")
-	}
+	testnet.Need(t, "nft")
 	for _, f := range Families() {
 		t.Run(f.String(), func(t *testing.T) {
 			table, batch := sample(f)
@@ -227,9 +224,7 @@ func TestAnotherLayoutDoesNotFit(t *testing.T) {
 }
 
 func TestForeignChangesAreSeenAndOwnAreNot(t *testing.T) {
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("the program nft is not installed")
-	}
+	testnet.Need(t, "nft")
 	table, batch := sample(IPv4)
 	ns, k := conn(t)
 	seen, err := k.Watch(t.Context(), table.Name)

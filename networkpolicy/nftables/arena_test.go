@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -235,9 +234,7 @@ func (a *arena) serviceMode(mode string, track *conntrack.Kernel) service.Mode {
 	a.t.Helper()
 	switch mode {
 	case "iptables-nft", "iptables-legacy":
-		if _, err := exec.LookPath(mode); err != nil {
-			a.t.Skipf("the program %s is not installed", mode)
-		}
+		testnet.Need(a.t, mode)
 		conn, err := iptables.NewKernel(a.node.FD(), iptables.Flavour(strings.TrimPrefix(mode, "iptables-")))
 		if err != nil {
 			a.t.Fatal(err)

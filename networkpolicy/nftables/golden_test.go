@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -111,10 +110,11 @@ func TestGolden(t *testing.T) {
 // all of it.
 func sameByNetlink(t *testing.T, entries map[entryKey]entry, text string) {
 	t.Helper()
-	if _, err := exec.LookPath("nft"); err != nil || os.Geteuid() != 0 {
-		t.Log("nft was not asked: it is not installed, or this is not root")
+	if os.Geteuid() != 0 {
+		t.Log("nft was not asked: this is not root")
 		return
 	}
+	testnet.Need(t, "nft")
 	file := filepath.Join(t.TempDir(), "x.nft")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

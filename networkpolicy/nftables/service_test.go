@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/ipvs"
 	"wayleave.dev/kernel/nft"
@@ -60,9 +60,7 @@ func newTown(t *testing.T, kind string) *town {
 	t.Helper()
 	switch {
 	case strings.HasPrefix(kind, "iptables-"):
-		if _, err := exec.LookPath(kind); err != nil {
-			t.Skipf("the program %s is not installed", kind)
-		}
+		testnet.Need(t, kind)
 	case kind == "ipvs":
 		if _, err := ipvs.NewKernel(0); err != nil {
 			t.Skipf("this kernel has no ip_vs (make test-vm has): %v", err)

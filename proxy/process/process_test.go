@@ -56,10 +56,7 @@ func TestEveryVersionServes(t *testing.T) {
 
 // curl is a client that others wrote.
 func TestCurl(t *testing.T) {
-	curl, err := exec.LookPath("curl")
-	if err != nil {
-		t.Skip("curl is not installed")
-	}
+	testnet.Need(t, "curl")
 	r := newRig(t)
 	r.up(map[string]table.Host{"app1.example.com": route("app1.example.com", "d/app1:80", "d/app1")},
 		map[string]table.Backend{"d/app1:80": r.backend("d/app1:80", func(w http.ResponseWriter, q *http.Request) {
@@ -88,12 +85,12 @@ func TestCurl(t *testing.T) {
 		{[]string{"-k", "--http2", "-X", "PUT", "-H", "Expect: 100-continue", "--data-binary", "@" + big, "https://app1.example.com/"}, "PUT 3145728 <nil> 2 200"},
 	} {
 		args := append(append([]string{"-sS", "--max-time", "20", "-w", " %{http_version} %{http_code}"}, to...), c.args...)
-		out, err := exec.CommandContext(t.Context(), curl, args...).CombinedOutput()
+		out, err := exec.CommandContext(t.Context(), "curl", args...).CombinedOutput()
 		if err != nil || string(out) != c.want {
 			t.Errorf("curl %s: %q, %v; want %q", strings.Join(c.args, " "), out, err, c.want)
 		}
 	}
-	if out, err := exec.CommandContext(t.Context(), curl, append([]string{"-sk", "--max-time", "5", "--tls-max", "1.1", "https://app1.example.com/"}, to...)...).CombinedOutput(); err == nil {
+	if out, err := exec.CommandContext(t.Context(), "curl", append([]string{"-sk", "--max-time", "5", "--tls-max", "1.1", "https://app1.example.com/"}, to...)...).CombinedOutput(); err == nil {
 		t.Errorf("TLS 1.1 is spoken: %q", out)
 	}
 }

@@ -1,10 +1,11 @@
 package conformance
 
 import (
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
+
+	"wayleave.dev/internal/testnet"
 )
 
 // slow is the pace in the VM: an emulated processor has enough to do.
@@ -26,9 +27,7 @@ func changingWorld(t *testing.T, kind string, drain time.Duration) (w *World, al
 // changeAll walks through every ordered pair of the modes, on one network, with open
 // connections and the loss meter at work.
 func changeAll(t *testing.T, pace float64, walk []string) {
-	if _, err := exec.LookPath("iptables-nft"); err != nil {
-		t.Skip("the program iptables-nft is not installed")
-	}
+	testnet.Need(t, "iptables-nft")
 	w, all := changingWorld(t, walk[0], drain)
 	w.Meter()
 	w.Set(web(), w.Pods[1], w.Pods[2])

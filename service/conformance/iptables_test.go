@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"fmt"
-	"os/exec"
 	"testing"
 
 	"wayleave.dev/internal/testnet"
@@ -30,9 +29,7 @@ func (m *iptablesMode) Disturb(node *testnet.NS) {
 
 // realIptables starts the iptables mode on the kernel of a node.
 func realIptables(t *testing.T, flavour kernel.Flavour) func(n *Node) Mode {
-	if _, err := exec.LookPath("iptables-nft"); err != nil {
-		t.Skip("the program iptables-nft is not installed")
-	}
+	testnet.Need(t, "iptables-nft")
 	return func(n *Node) Mode {
 		conn, err := kernel.NewKernel(n.NS.FD(), flavour)
 		if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -95,9 +94,7 @@ func TestTenThousandServices(t *testing.T) {
 
 // realNftables starts the nftables mode on the kernel of a node.
 func realNftables(t *testing.T) func(n *Node) Mode {
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("the program nft is not installed")
-	}
+	testnet.Need(t, "nft")
 	return func(n *Node) Mode {
 		conn, err := nft.NewKernel(n.NS.FD())
 		if err != nil {

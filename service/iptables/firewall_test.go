@@ -18,9 +18,7 @@ import (
 // nothing else does.
 func TestHealthChecksPassTheHostsFirewall(t *testing.T) {
 	t.Parallel()
-	if !iptables.Installed() {
-		t.Skip("the package iptables is not installed")
-	}
+	testnet.Need(t, "iptables-nft", "iptables-legacy")
 	for _, flavour := range []iptables.Flavour{iptables.NFT, iptables.Legacy} {
 		t.Run(string(flavour), func(t *testing.T) {
 			t.Parallel()

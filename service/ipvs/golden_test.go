@@ -3,7 +3,6 @@ package ipvs
 import (
 	"flag"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,11 +21,11 @@ var _ = flag.Bool("update", false, "write the golden files anew")
 func TestGolden(t *testing.T) {
 	render := func(plans map[model.Name]service.Plan, l service.Local) string { return Text(plans, l, "rr") }
 	golden.Run(t, "ipvs", render, func(t *testing.T, text []byte) {
-		nft, err := exec.LookPath("nft")
-		if err != nil || os.Geteuid() != 0 {
-			t.Log("nft was not asked: it is not installed, or this is not root")
+		if os.Geteuid() != 0 {
+			t.Log("nft was not asked: this is not root")
 			return
 		}
+		testnet.Need(t, "nft")
 		_, tables, ok := strings.Cut(string(text), "table ip ")
 		if !ok {
 			t.Fatal("no tables")
@@ -35,6 +34,6 @@ func TestGolden(t *testing.T) {
 		if err := os.WriteFile(file, []byte("table ip "+tables), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		testnet.New(t, "nft").Run(nft, "-c", "-f", file)
+		testnet.New(t, "nft").Run("nft", "-c", "-f", file)
 	})
 }

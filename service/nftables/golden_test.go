@@ -3,7 +3,6 @@ package nftables
 import (
 	"flag"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -19,14 +18,14 @@ func TestGolden(t *testing.T) { golden.Run(t, "nft", Text, accepted) }
 
 // accepted has the real nft check our text, where there is one.
 func accepted(t *testing.T, text []byte) {
-	nft, err := exec.LookPath("nft")
-	if err != nil || os.Geteuid() != 0 {
-		t.Log("nft was not asked: it is not installed, or this is not root")
+	if os.Geteuid() != 0 {
+		t.Log("nft was not asked: this is not root")
 		return
 	}
+	testnet.Need(t, "nft")
 	file := filepath.Join(t.TempDir(), "x.nft")
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	testnet.New(t, "nft").Run(nft, "-c", "-f", file)
+	testnet.New(t, "nft").Run("nft", "-c", "-f", file)
 }
