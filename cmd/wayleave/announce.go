@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -37,9 +38,13 @@ type announcer struct {
 	node string
 	cfg  speaker.State // what does not change
 	sup  *speaker.Supervisor
+	// began is when it was made.
+	began time.Time
 
-	mu    sync.Mutex
-	plans map[model.Name]loadbalancer.Announcement
+	mu sync.Mutex
+	// planned says that plans are those of all Services.
+	planned bool
+	plans   map[model.Name]loadbalancer.Announcement
 	peers []peers.Peer
 	keys  [][]byte
 	last  speaker.State
@@ -51,7 +56,7 @@ var _ reconcile.Target[model.Name, loadbalancer.Announcement] = (*announcer)(nil
 // Sync implements reconcile.Target.
 func (n *announcer) Sync(_ context.Context, plans map[model.Name]loadbalancer.Announcement) error {
 	n.mu.Lock()
-	n.plans = plans
+	n.plans, n.planned = plans, true
 	n.mu.Unlock()
 	return n.tell()
 }
@@ -65,6 +70,34 @@ func (n *announcer) Apply(_ context.Context, set map[model.Name]loadbalancer.Ann
 	}
 	n.mu.Unlock()
 	return n.tell()
+}
+
+// preparedWithin is how long a standby waits for the key of heartbeats: an elected writer
+// that is of an earlier version may give none.
+const preparedWithin = 30 * time.Second
+
+// prepared says what is missing for the addresses to stay when the agent before ends: the
+// kubelet ends it once this one is ready.
+func (n *announcer) prepared(now time.Time) error {
+	if n == nil {
+		return errors.New("loadbalancer: the process that answers for addresses has not been started yet")
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if now.Sub(n.began) >= preparedWithin {
+		return nil
+	}
+	switch {
+	case !n.planned:
+		return errors.New("loadbalancer: addresses are not planned yet")
+	case len(n.peers) == 0:
+		return errors.New("loadbalancer: the nodes are not known yet")
+	case len(n.keys) == 0:
+		return errors.New("loadbalancer: there is no key of heartbeats yet")
+	case !n.sup.Report().Running:
+		return errors.New("loadbalancer: the process that answers for addresses does not run yet")
+	}
+	return nil
 }
 
 // setKeys replaces the keys of heartbeats, the newest first.
@@ -250,7 +283,7 @@ func standings(self string, r speaker.Report) func(string) loadbalancer.Standing
 // announce answers for addresses of load balancers, or waits until the agent before has
 // ended. settle is how long it leaves them to other nodes: not at all when it follows.
 func (a *agent) announce(ctx context.Context, settle time.Duration) error {
-	n := &announcer{node: a.node, sup: speaker.New(a.log, "l2"), plans: map[model.Name]loadbalancer.Announcement{},
+	n := &announcer{node: a.node, began: time.Now(), sup: speaker.New(a.log, "l2"), plans: map[model.Name]loadbalancer.Announcement{},
 		cfg: speaker.State{Node: a.node, Port: uint16(a.cfg.LoadBalancer.PeerPort), Settle: settle}}
 	for _, c := range []prometheus.Collector{n.sup, tally{a.store, a.cfg.LoadBalancer.Default}} {
 		if err := a.metrics.registry.Register(c); err != nil {

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"wayleave.dev/loadbalancer/l2/speaker"
+	"wayleave.dev/loadbalancer/peers"
+	"wayleave.dev/model"
 )
 
 func TestInterfacesOfAnAddress(t *testing.T) {
@@ -39,4 +44,41 @@ func TestStatusOfVIPs(t *testing.T) {
 	if got := (report{}).vips(now); !strings.Contains(got, "no address") {
 		t.Errorf("without addresses: %q", got)
 	}
+}
+
+// The kubelet ends the agent before when this one is ready: a standby is once its process
+// could show life at once, or has waited for as long as is good.
+func TestAStandbyIsReadyWhenAddressesWouldStay(t *testing.T) {
+	store, err := model.NewStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	a := &agent{node: "node1", store: store}
+	store.MarkSynced(a.needed())
+	if err := a.ready(); err != nil {
+		t.Fatalf("without load balancers: %v", err)
+	}
+	a.cfg.LoadBalancer.Enabled = true
+	ready := func(want string) {
+		t.Helper()
+		switch err := a.ready(); {
+		case want == "" && err != nil, want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("ready: %v, want %q", err, want)
+		}
+	}
+	ready("not been started")
+	n := &announcer{node: "node1", began: time.Now(), sup: speaker.New(slog.New(slog.DiscardHandler), "l2")}
+	a.announcer.Store(n)
+	ready("not planned")
+	if err := n.Sync(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	ready("nodes are not known")
+	n.setPeers([]peers.Peer{{Name: "node1", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}})
+	ready("no key")
+	n.setKeys([][]byte{make([]byte, 32)})
+	ready("does not run")
+	n.began = time.Now().Add(-preparedWithin)
+	ready("")
 }

@@ -59,6 +59,9 @@ func (a *agent) ready() error {
 		return errors.New("not all objects of the API server have been read")
 	}
 	if !a.owner.Load() {
+		if a.cfg.LoadBalancer.Enabled {
+			return a.announcer.Load().prepared(time.Now())
+		}
 		return nil
 	}
 	for name, s := range a.states() {

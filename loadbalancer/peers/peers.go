@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -20,9 +21,11 @@ import (
 )
 
 // The times of heartbeats. Of three nodes, a dead one is asked after 3 intervals at the
-// latest, does not answer for one, and is suspected for one: it is out within a second.
+// latest, does not answer for one, and is suspected for five: it is out within a second. The
+// most of that is suspicion, in which a node that only waited for a CPU can still answer.
 const (
-	ProbeInterval = 200 * time.Millisecond
+	ProbeInterval = 100 * time.Millisecond
+	suspicion     = 5 // intervals
 	rejoinEvery   = time.Second
 	streamTimeout = time.Second
 )
@@ -45,7 +48,9 @@ type Config struct {
 	Addr netip.AddrPort
 	// Keys are 16, 24 or 32 bytes each, the newest first. That one encrypts, all decrypt.
 	Keys [][]byte
-	Log  *slog.Logger
+	// Nodes is about how many there are.
+	Nodes int
+	Log   *slog.Logger
 }
 
 // Member is a peer and what is known of it.
@@ -101,7 +106,9 @@ func (p *Peers) config() *memberlist.Config {
 	c.BindAddr, c.BindPort = p.cfg.Addr.Addr().String(), int(p.cfg.Addr.Port())
 	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
 	c.ProbeInterval, c.ProbeTimeout = ProbeInterval, ProbeInterval/2
-	c.SuspicionMult, c.SuspicionMaxTimeoutMult = 1, 1
+	// memberlist suspects for longer where there are many nodes: in proportion to the logarithm.
+	c.SuspicionMult = max(1, int(suspicion/max(1, math.Log10(float64(p.cfg.Nodes)))))
+	c.SuspicionMaxTimeoutMult = 1
 	c.AwarenessMaxMultiplier = 1 // the bound holds under load too
 	c.GossipInterval = 50 * time.Millisecond
 	c.PushPullInterval = 10 * time.Second

@@ -191,12 +191,14 @@ func (p *process) take(o order, files []*os.File) error {
 		return nil
 	}
 	at, _ := o.State.listen()
-	if p.arbiter != nil && (o.State.Node != p.node || at != p.at) {
+	// Before the nodes are known it has no address yet.
+	if p.arbiter != nil && (o.State.Node != p.node || p.at.IsValid() && at != p.at) {
 		return errElsewhere
 	}
 	if p.arbiter == nil {
-		p.arbiter, p.node, p.at = l2.NewArbiter(o.State.Node), o.State.Node, at
+		p.arbiter, p.node = l2.NewArbiter(o.State.Node), o.State.Node
 	}
+	p.at = at
 	p.state, p.stale, p.answering = *o.State, true, nil
 	if p.peers != nil {
 		p.peers.SetPeers(o.State.Peers)
@@ -277,7 +279,7 @@ func (p *process) beat() {
 	case !p.at.IsValid():
 		p.beats = fmt.Sprintf("node %s has no address", p.node)
 	default:
-		list, err := peers.Start(peers.Config{Node: p.node, Addr: p.at, Keys: p.state.Keys, Log: p.log}, p.meta())
+		list, err := peers.Start(peers.Config{Node: p.node, Addr: p.at, Keys: p.state.Keys, Nodes: len(p.state.Peers), Log: p.log}, p.meta())
 		if err != nil {
 			p.beats = err.Error()
 			break
