@@ -2,6 +2,10 @@ package conformance
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,4 +77,78 @@ func TestIPVS(t *testing.T) {
 	start := realIPVS(t)
 	t.Parallel()
 	Run(t, start)
+}
+
+// What others do with ipvsadm is undone: a backend that is taken away, added or weighed, a
+// virtual server that is edited, and all of them gone. What drains is left to drain.
+func TestIPVSIsPutBack(t *testing.T) {
+	w := NewWorld(t, realIPVS(t))
+	w.Set(web(), w.Pods[1], w.Pods[2])
+	node := w.Nodes[0].NS
+	at := vip(false).String()
+	first, second := backendOf(w.Pods[1]), backendOf(w.Pods[2])
+	shows := func(want ...string) {
+		t.Helper()
+		testnet.Eventually(t, 30*time.Second, func() error {
+			if got := listed(node, "-t", at); !slices.Equal(got, want) {
+				return fmt.Errorf("%s has %q, want %q", at, got, want)
+			}
+			return nil
+		})
+	}
+	good := []string{first + " 1", second + " 1"}
+	slices.Sort(good)
+	shows(good...)
+	for _, wrong := range [][]string{
+		{"-d", "-t", at, "-r", first}, {"-e", "-t", at, "-r", second, "-m", "-w", "0"}, {"-e", "-t", at, "-r", first, "-m", "-w", "7"},
+		{"-a", "-t", at, "-r", "192.0.2.77:80", "-m"}, {"-E", "-t", at, "-s", "lc"}, {"-D", "-t", at}, {"-C"},
+	} {
+		node.Run("ipvsadm", wrong...)
+		shows(good...)
+		if pod, _, err := w.Clients()[0].Ask("tcp", vip(false)); err != nil {
+			t.Errorf("after ipvsadm %q: %q, %v", wrong, pod, err)
+		}
+	}
+	// A backend that drains is not ended by it.
+	conn, err := w.Clients()[0].NS.Dial("tcp", at, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	pod, _, err := Say(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stays, drains := w.Pods[1], w.Pods[2]
+	if strings.HasPrefix(pod, stays.Name) {
+		stays, drains = drains, stays
+	}
+	w.Set(web(), stays)
+	want := []string{backendOf(stays) + " 1", backendOf(drains) + " 0"}
+	slices.Sort(want)
+	for range 3 {
+		shows(want...)
+		node.Run("ipvsadm", "-d", "-t", at, "-r", backendOf(stays))
+	}
+	shows(want...)
+	if again, _, err := Say(conn); err != nil || again != pod {
+		t.Errorf("the connection went to %q, now %q, %v", pod, again, err)
+	}
+}
+
+func backendOf(p *Pod) string { return netip.AddrPortFrom(p.ip(false), 8080).String() }
+
+// listed are the backends of a virtual server with their weights, as ipvsadm lists them.
+func listed(node *testnet.NS, server ...string) (out []string) {
+	text, err := node.Try("ipvsadm", append([]string{"-L", "-n"}, server...)...)
+	if err != nil {
+		return []string{text}
+	}
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) > 3 && f[0] == "->" && f[1] != "RemoteAddress:Port" {
+			out = append(out, f[1]+" "+f[3])
+		}
+	}
+	slices.Sort(out)
+	return out
 }

@@ -37,6 +37,8 @@ type Mode struct {
 	draining map[ipvs.Key]map[netip.AddrPort]time.Time
 	gone     map[service.Frontend]bool
 	sweep    bool
+	// turn are the Services whose backends Run has yet to look at, before it begins anew.
+	turn []model.Name
 }
 
 // Options are what may be set.
@@ -508,9 +510,51 @@ func (m *Mode) look(ctx context.Context) {
 	for a := range m.users {
 		same = same && linked[a]
 	}
-	if !same {
+	if !same || !m.backendsAreThere(ctx) {
 		_ = m.sync(ctx, maps.Clone(m.books.Want)) // tried again in the next round
 	}
+}
+
+// perLook is how many Services' backends are looked at in one round: each is a call of the
+// kernel.
+const perLook = 100
+
+// backendsAreThere looks at the backends of the Services whose turn it is. What cannot be
+// read is nobody's fault here.
+func (m *Mode) backendsAreThere(ctx context.Context) bool {
+	if len(m.turn) == 0 {
+		m.turn = slices.Collect(maps.Keys(m.books.Plans))
+	}
+	n := min(len(m.turn), perLook)
+	now := m.turn[:n]
+	m.turn = m.turn[n:]
+	for _, k := range now {
+		p, ok := m.books.Plans[k]
+		if !ok {
+			continue
+		}
+		for key, s := range m.wanted(k, p) {
+			have, err := m.conn.Backends(ctx, key)
+			if err != nil {
+				continue
+			}
+			missing := make(map[netip.AddrPort]bool, len(s.backends))
+			for _, at := range s.backends {
+				missing[at] = true
+			}
+			for _, b := range have {
+				_, drains := m.draining[key][b.At]
+				if ours := missing[b.At] && b.Weight == 1; !ours && (b.Weight != 0 || !drains) {
+					return false
+				}
+				delete(missing, b.At)
+			}
+			if len(missing) > 0 {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func (m *Mode) drained(ctx context.Context) {
