@@ -25,6 +25,7 @@ type Live struct {
 	cancel  context.CancelFunc
 	reports chan lossmeter.Report
 	least   int64 // that must have been sent
+	since   time.Time
 	n       int
 }
 
@@ -65,7 +66,7 @@ func Web() *model.Service { return web() }
 func Start(t *testing.T, w *World, pace float64) *Live {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &Live{t: t, w: w, held: openAll(t, w), cancel: cancel, reports: make(chan lossmeter.Report, 3), least: int64(100 * pace)}
+	m := &Live{t: t, w: w, held: openAll(t, w), cancel: cancel, reports: make(chan lossmeter.Report, 3), least: int64(100 * pace), since: time.Now()}
 	run := func(from *testnet.NS, targets ...string) {
 		var probes []lossmeter.Probe
 		for _, to := range targets {
@@ -87,9 +88,13 @@ func Start(t *testing.T, w *World, pace float64) *Live {
 	return m
 }
 
+// atLeast is how long is measured: where a change is quick, what follows it is seen, too.
+const atLeast = 2 * time.Second
+
 // Stop ends the measuring; anything lost fails the test.
 func (m *Live) Stop() {
 	m.t.Helper()
+	time.Sleep(time.Until(m.since.Add(atLeast)))
 	m.cancel()
 	for range m.n {
 		r := <-m.reports
