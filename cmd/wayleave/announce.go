@@ -45,10 +45,10 @@ type announcer struct {
 	// planned says that plans are those of all Services.
 	planned bool
 	plans   map[model.Name]loadbalancer.Announcement
-	peers []peers.Peer
-	keys  [][]byte
-	last  speaker.State
-	seen  map[netip.Addr]vipStatus
+	peers   []peers.Peer
+	keys    [][]byte
+	last    speaker.State
+	seen    map[netip.Addr]vipStatus
 }
 
 var _ reconcile.Target[model.Name, loadbalancer.Announcement] = (*announcer)(nil)
