@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
@@ -23,13 +24,9 @@ func apiSecret(name, users string) *corev1.Secret {
 
 func shop(name string) model.Name { return model.Name{Namespace: "shop", Name: name} }
 
-// Only named Secrets are asked for, one by one; what nobody names any more is forgotten,
-// and one that may not be read holds nobody up.
-func TestOnlyNamedSecretsAreWatched(t *testing.T) {
-	api, client := newFakeAPI(t)
-	api.refused = map[string]bool{"closed": true}
-	api.put(t, "secrets", apiSecret("users", "ann:{SHA}x"), "ADDED")
-	api.put(t, "secrets", apiSecret("other", "bob:{SHA}x"), "ADDED")
+// runSecrets runs Secrets until the test ends.
+func runSecrets(t *testing.T, client kubernetes.Interface) (*Secrets, *model.Store) {
+	t.Helper()
 	store, err := model.NewStore()
 	if err != nil {
 		t.Fatal(err)
@@ -39,6 +36,18 @@ func TestOnlyNamedSecretsAreWatched(t *testing.T) {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done; _ = store.Close() })
+	return s, store
+}
+
+// Only named Secrets are asked for, one by one; what nobody names any more is forgotten,
+// and one that may not be read holds nobody up.
+func TestOnlyNamedSecretsAreWatched(t *testing.T) {
+	api, client := newFakeAPI(t)
+	api.refused = map[string]bool{"closed": true}
+	api.put(t, "secrets", apiSecret("users", "ann:{SHA}x"), "ADDED")
+	api.put(t, "secrets", apiSecret("other", "bob:{SHA}x"), "ADDED")
+	s, store := runSecrets(t, client)
+	ctx := t.Context()
 	if err := s.Sync(ctx, map[model.Name][]model.Name{shop("a"): {shop("users"), shop("absent")}, shop("b"): {shop("users"), shop("closed")}}); err != nil {
 		t.Fatal(err)
 	}
@@ -135,15 +144,8 @@ func TestASecretStaysUntilTheNextIsRead(t *testing.T) {
 	api, client := newFakeAPI(t)
 	api.put(t, "secrets", apiSecret("old", "ann:{SHA}x"), "ADDED")
 	api.put(t, "secrets", apiSecret("new", "ann:{SHA}y"), "ADDED")
-	store, err := model.NewStore()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	s := &Secrets{Client: client, Store: store, Log: slog.New(slog.DiscardHandler)}
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done; _ = store.Close() })
+	s, store := runSecrets(t, client)
+	ctx := t.Context()
 	apply := func(name string) {
 		t.Helper()
 		if err := s.Apply(ctx, map[model.Name][]model.Name{shop("a"): {shop(name)}}, nil); err != nil {
