@@ -2,7 +2,6 @@ package dns
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,15 +9,19 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"wayleave.dev/internal/frame"
+	"wayleave.dev/internal/statefile"
 	"wayleave.dev/model"
 )
+
+// MemoryLimit is where the collector begins to work harder, in bytes: the container has 256 MiB, of which the
+// kernel's buffers of sockets are a part.
+const MemoryLimit = 160 << 20
 
 // Config is what the process that answers is started with.
 type Config struct {
@@ -58,7 +61,7 @@ func Run(ctx context.Context, c Config) error {
 	p := &process{Config: c, zone: zone, server: NewServer(zone, reg, c.Log)}
 	ready := make(chan struct{})
 	if err := p.load(); err != nil {
-		c.Log.Warn("no snapshot from disk", "err", err)
+		c.Log.Warn("the last snapshot cannot be read", "err", err)
 	}
 	if err := p.health(ctx, reg, ready); err != nil {
 		return err
@@ -197,21 +200,20 @@ func (p *process) adopt(k Socket, f *os.File) error {
 	return nil
 }
 
+// load takes the last snapshot, or that before it where the last is damaged.
 func (p *process) load() error {
-	raw, err := os.ReadFile(p.StateFile)
-	if err != nil {
+	s, err := statefile.Read(p.StateFile, func(s saved) error {
+		if s.Version != protocolVersion {
+			return fmt.Errorf("version %d, want %d", s.Version, protocolVersion)
+		}
+		return nil
+	})
+	if s.Version == 0 {
 		return err
-	}
-	var s saved
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return fmt.Errorf("%s: %w", p.StateFile, err)
-	}
-	if s.Version != protocolVersion {
-		return fmt.Errorf("%s: version %d, want %d", p.StateFile, s.Version, protocolVersion)
 	}
 	p.take(update{Settings: &s.Settings, Whole: true, Set: s.Entries}, nil)
 	p.dirty = false
-	return nil
+	return err
 }
 
 // save writes the snapshot, whole or not at all.
@@ -223,31 +225,11 @@ func (p *process) save() {
 	for k, e := range p.zone.Entries() {
 		s.Entries = append(s.Entries, pair{k, e})
 	}
-	if err := writeFile(p.StateFile, s); err != nil {
+	if err := statefile.Write(p.StateFile, s); err != nil {
 		p.Log.Warn("could not save the snapshot", "err", err)
 		return
 	}
 	p.dirty = false
-}
-
-func writeFile(name string, v any) error {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".snapshot-*") // 0600 by itself
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
-	}
-	return err
 }
 
 // health serves the probes.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -22,6 +23,9 @@ func dnsCommand() *cobra.Command {
 		Short: "Answer the cluster's DNS queries (the container without capabilities)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Getenv("GOMEMLIMIT") == "" {
+				debug.SetMemoryLimit(dns.MemoryLimit)
+			}
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsSocket, StateFile: dnsStateFile, HealthSocket: dnsHealth,
 				Hung: func(k dns.Socket) { endHung(log, k) }, Log: log})

@@ -21,10 +21,7 @@ func Serve(ctx context.Context, l *net.UnixListener, fn func(context.Context, *n
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
-		c, err := l.AcceptUnix()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+		c, err := Accept(ctx, l)
 		if err != nil {
 			return err
 		}
