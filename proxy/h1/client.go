@@ -179,7 +179,7 @@ func (u *Client) Begin(r *message.Request, more message.Fields) {
 	u.rd.begin()
 	w := &u.w
 	w.reset()
-	u.read, u.sent, u.pending = false, false, false
+	u.read, u.sent, u.pending, u.keep, u.body.done = false, false, false, false, false
 	w.bytes(r.Method)
 	w.string(" ")
 	w.bytes(r.Target)
@@ -295,7 +295,7 @@ func (u *Client) Response(method []byte, early func(*message.Response) error) (*
 	if u.resp.Bodyless(method) {
 		length = 0
 	}
-	u.body.reset(&u.rd, length, u.fr.chunked)
+	u.body.reset(&u.rd, length, &u.fr)
 	return &u.resp, nil
 }
 

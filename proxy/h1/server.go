@@ -179,7 +179,7 @@ func (k *serverConn) next() bool {
 		k.refuse(err)
 		return false
 	}
-	x.body.reset(&k.rd, x.req.Length, x.fr.chunked)
+	x.body.reset(&k.rd, x.req.Length, &x.fr)
 	k.s.Handle(k.ctx, x)
 	return x.end()
 }
@@ -209,6 +209,7 @@ func (k *serverConn) await() bool {
 // rest makes the connection an idle one.
 func (k *serverConn) rest() bool {
 	k.w.release()
+	k.x.forget()
 	k.idle.Store(true)
 	if k.rd.about(k.s.Limits.Idle) != nil {
 		return false
@@ -300,6 +301,13 @@ func (x *exchange) reset() {
 	x.k.w.reset()
 }
 
+// forget lets go of what belongs to the request that was answered.
+func (x *exchange) forget() {
+	x.fr.forget(&x.req.Fields)
+	x.req.Method, x.req.Target, x.req.Host, x.req.Upgrade = nil, nil, nil, nil
+	x.body.trailers, x.body.named = nil, nil
+}
+
 // Request implements message.Downstream.
 func (x *exchange) Request() *message.Request { return &x.req }
 
@@ -310,7 +318,7 @@ func (x *exchange) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	if d := x.k.s.Limits.Body; d > 0 && len(x.k.rd.buffered()) == 0 && !x.body.done {
+	if d := x.k.s.Limits.Body; d > 0 && !x.body.ready() {
 		if err := x.k.rd.deadline(d); err != nil {
 			return 0, err
 		}
