@@ -32,6 +32,12 @@ func readNow(fd int, p []byte) (n int, err error) {
 	return now(syscall.SYS_RECVFROM, fd, p, syscall.MSG_DONTWAIT)
 }
 
+// pending says whether a socket has something to read, or has ended. It reads nothing.
+func pending(fd int, scratch *[1]byte) bool {
+	_, err := now(syscall.SYS_RECVFROM, fd, scratch[:], syscall.MSG_DONTWAIT|syscall.MSG_PEEK)
+	return err != errAgain
+}
+
 func writeNow(fd int, p []byte) (n int, err error) {
 	return now(syscall.SYS_SENDTO, fd, p, syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
 }
