@@ -41,6 +41,7 @@ func Dialed(c net.Conn, p *Shared) *Client {
 	u := &Client{c: c, rd: reader{c: c, from: p.blocks, limit: 64 << 10}, w: writer{c: c, from: p.buffers}}
 	u.peek.init(c)
 	u.w.init()
+	u.rd.below = u.w.below
 	if _, ok := c.(*net.TCPConn); ok {
 		u.step = u.ask
 	}

@@ -28,6 +28,9 @@ type Direct struct {
 	probing bool
 	look    func(fd uintptr)
 	records records
+	// bound is how many more bytes may come, where bounded.
+	bounded bool
+	bound   int
 	// ended says that the peer ended the connection below TLS.
 	ended bool
 
@@ -38,6 +41,9 @@ type Direct struct {
 	push   func(fd uintptr) bool
 	corked bool
 	held   *[]byte
+	// state is told when there is no room for more, and when there is again; may be nil.
+	state *State
+	full  bool
 }
 
 // corks are buffers for what is corked.
@@ -82,9 +88,12 @@ func (d *Direct) pulled(fd uintptr) bool {
 
 // pushed writes what is left; false waits for room.
 func (d *Direct) pushed(fd uintptr) bool {
-	for d.wrote < len(d.out) {
+	for before := d.wrote; d.wrote < len(d.out); {
 		n, err := writeNow(int(fd), d.out[d.wrote:])
 		if err == errAgain {
+			if d.full = d.state != nil; d.full {
+				d.state.Owes(d.wrote - before)
+			}
 			return false
 		}
 		if err != nil {
@@ -92,6 +101,10 @@ func (d *Direct) pushed(fd uintptr) bool {
 			return true
 		}
 		d.wrote += n
+	}
+	if d.full {
+		d.full = false
+		d.state.To(Busy)
 	}
 	return true
 }
@@ -119,6 +132,9 @@ func (d *Direct) Read(p []byte) (int, error) {
 	case d.n == 0:
 		d.ended = true
 		return 0, io.EOF
+	}
+	if d.bound -= d.n; d.bounded && d.bound < 0 {
+		return 0, errBound
 	}
 	d.records.took(p[:d.n])
 	return d.n, nil
@@ -243,11 +259,32 @@ func (d *Direct) Uncork() error {
 	return err
 }
 
+// Bound has reading end with an error once max more bytes have come; 0 is no bound. It is for who reads.
+func (d *Direct) Bound(max int) { d.bounded, d.bound = max > 0, max }
+
+var errBound = errors.New("more bytes than a handshake may take")
+
 // DirectOf is the connection below TLS, where it is one; else nil.
 func DirectOf(c net.Conn) *Direct {
-	if t, ok := c.(interface{ NetConn() net.Conn }); ok {
-		d, _ := t.NetConn().(*Direct)
-		return d
+	for {
+		if d, ok := c.(*Direct); ok {
+			return d
+		}
+		t, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
+		c = t.NetConn()
 	}
-	return nil
+}
+
+// lowest is the connection below all layers.
+func lowest(c net.Conn) net.Conn {
+	for {
+		t, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return c
+		}
+		c = t.NetConn()
+	}
 }

@@ -45,6 +45,8 @@ type reader struct {
 	r, w, floor int
 	limit       int           // of a head, in bytes
 	headTime    time.Duration // from the first byte of a head to its last; 0: not bounded here
+	// below is the connection below TLS; nil where there is none.
+	below *Direct
 	// incomplete is called before a read of more of a head; may be nil.
 	incomplete func()
 	// examined counts bytes that were searched or parsed. It grows with the bytes that came, whatever
@@ -285,7 +287,7 @@ func (b *body) read(p []byte) (int, error) {
 		n = copy(p, have)
 		b.rd.r += n
 	} else if n, err = b.rd.c.Read(p); n == 0 {
-		if b.left < 0 && err == io.EOF {
+		if b.left < 0 && err == io.EOF && !b.rd.cut() {
 			b.done = true
 			return 0, io.EOF
 		}
@@ -294,6 +296,10 @@ func (b *body) read(p []byte) (int, error) {
 	b.took(n)
 	return n, nil
 }
+
+// cut says whether TLS ended without close_notify: what ends with the connection is not whole then
+// (RFC 9112, 9.8).
+func (rd *reader) cut() bool { return rd.below != nil && rd.below.ended }
 
 // took is after n bytes of content.
 func (b *body) took(n int) {
