@@ -193,10 +193,14 @@ type keeper struct {
 	patience time.Duration
 }
 
+// maxNews bounds what the process that reads hostile bytes says at once: a line for each address
+// and peer.
+const maxNews = 8 << 20
+
 func (k *keeper) receive() {
 	for {
 		var n news
-		if _, err := frame.Receive(k.p.Conn, &n); err != nil {
+		if _, err := frame.ReceiveWithin(k.p.Conn, &n, frame.Limits{Bytes: maxNews}); err != nil {
 			close(k.news)
 			return
 		}
