@@ -19,12 +19,14 @@ import (
 
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/internal/owner"
 	"wayleave.dev/kernel"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/kernel/sysctl"
+	"wayleave.dev/loadbalancer/l2/speaker"
 	"wayleave.dev/model"
 	"wayleave.dev/networkpolicy"
 	"wayleave.dev/podnetwork"
@@ -35,6 +37,7 @@ import (
 	"wayleave.dev/service/dataplane"
 	"wayleave.dev/service/healthcheck"
 	kubesource "wayleave.dev/source/kubernetes"
+	"wayleave.dev/statusserver"
 	"wayleave.dev/writeback"
 )
 
@@ -48,6 +51,7 @@ func agentCommand() *cobra.Command {
 		Short: "Run this node's network (what the DaemonSet starts)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			memlimit.Set(statusserver.Memory + speaker.Memory)
 			return runAgent(cmd.Context(), settings)
 		},
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"wayleave.dev/dns"
+	"wayleave.dev/internal/memlimit"
 )
 
 func dnsCommand() *cobra.Command {
@@ -22,6 +23,7 @@ func dnsCommand() *cobra.Command {
 		Short: "Answer the cluster's DNS queries (the container without capabilities)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			memlimit.Set(0)
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsSocket, StateFile: dnsStateFile, HealthSocket: dnsHealth,
 				Hung: func(k dns.Socket) { endHung(log, k) }, Log: log})

@@ -9,11 +9,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/proxy/process"
 )
 
-// proxyMemory is what the proxy keeps below by collecting sooner, where the environment
-// says nothing else: the manifest gives it 512 MiB.
+// proxyMemory is what the proxy keeps below by collecting sooner, where neither the environment nor its control
+// group says anything else: the manifest gives it 512 MiB.
 const proxyMemory = 448 << 20
 
 func proxyCommand() *cobra.Command {
@@ -22,7 +23,7 @@ func proxyCommand() *cobra.Command {
 		Short: "Take the cluster's HTTP requests (the container without capabilities)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if os.Getenv("GOMEMLIMIT") == "" {
+			if memlimit.Set(0) == 0 && os.Getenv("GOMEMLIMIT") == "" {
 				debug.SetMemoryLimit(proxyMemory)
 			}
 			err := process.Run(cmd.Context(), process.Config{Socket: proxySocket, HealthSocket: proxyHealthSocket, AccessLog: os.Stdout,

@@ -22,7 +22,7 @@ type Limits struct {
 	Allowed func(netip.Addr) bool
 }
 
-// Counters count since the listener was made.
+// Counters count since the pool was made.
 type Counters struct {
 	// Refused are connections of sources that are not allowed, Displaced those closed for a newer one.
 	Refused, Displaced uint64
@@ -30,14 +30,19 @@ type Counters struct {
 	Open int
 }
 
-// Listener is a net.Listener with limits. Its methods may be called at any time.
-type Listener struct {
-	net.Listener
+// Pool is places for connections that listeners share. Its methods may be called at any time.
+type Pool struct {
 	limits Limits
 
 	mu      sync.Mutex
 	sources map[netip.Addr]*queue
 	count   Counters
+}
+
+// Listener is a net.Listener whose connections take places of a pool.
+type Listener struct {
+	net.Listener
+	*Pool
 }
 
 // queue is the connections of one source, the oldest first.
@@ -47,7 +52,7 @@ type queue struct {
 
 type conn struct {
 	net.Conn
-	l      *Listener
+	pool   *Pool
 	source netip.Addr
 	opened time.Time
 	once   sync.Once
@@ -56,8 +61,14 @@ type conn struct {
 
 // New bounds l, which is closed with the result.
 func New(l net.Listener, limits Limits) *Listener {
-	return &Listener{Listener: l, limits: limits, sources: map[netip.Addr]*queue{}}
+	return NewPool(limits).Bound(l)
 }
+
+// NewPool makes places that no connection has yet.
+func NewPool(limits Limits) *Pool { return &Pool{limits: limits, sources: map[netip.Addr]*queue{}} }
+
+// Bound has the connections of l take places of the pool. l is closed with the result.
+func (p *Pool) Bound(l net.Listener) *Listener { return &Listener{l, p} }
 
 // acceptPause follows an error of accept, which is mostly that there is no descriptor left.
 const acceptPause = 50 * time.Millisecond
@@ -82,47 +93,47 @@ func (l *Listener) Accept() (net.Conn, error) {
 }
 
 // Counters tells what was turned away so far.
-func (l *Listener) Counters() Counters {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.count
+func (p *Pool) Counters() Counters {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.count
 }
 
-func (l *Listener) admit(c net.Conn) net.Conn {
+func (p *Pool) admit(c net.Conn) net.Conn {
 	addr := address(c)
 	source := addr
-	if l.limits.Allowed == nil && addr.Is6() {
-		if p, err := addr.WithZone("").Prefix(64); err == nil {
-			source = p.Addr()
+	if p.limits.Allowed == nil && addr.Is6() {
+		if prefix, err := addr.WithZone("").Prefix(64); err == nil {
+			source = prefix.Addr()
 		}
 	}
-	l.mu.Lock()
-	if l.limits.Allowed != nil && !l.limits.Allowed(addr) {
-		l.count.Refused++
-		l.mu.Unlock()
+	p.mu.Lock()
+	if p.limits.Allowed != nil && !p.limits.Allowed(addr) {
+		p.count.Refused++
+		p.mu.Unlock()
 		reset(c)
 		return nil
 	}
 	var victim *conn
-	q := l.sources[source]
+	q := p.sources[source]
 	switch {
-	case q != nil && len(q.conns) >= l.limits.PerSource:
+	case q != nil && len(q.conns) >= p.limits.PerSource:
 		victim = q.conns[0]
-	case l.count.Open >= l.limits.Total:
-		victim = l.oldest()
+	case p.count.Open >= p.limits.Total:
+		victim = p.oldest()
 	}
 	if victim != nil {
-		l.count.Displaced++
-		l.forget(victim)
+		p.count.Displaced++
+		p.forget(victim)
 	}
-	admitted := &conn{Conn: c, l: l, source: source, opened: time.Now()}
-	if q = l.sources[source]; q == nil {
+	admitted := &conn{Conn: c, pool: p, source: source, opened: time.Now()}
+	if q = p.sources[source]; q == nil {
 		q = &queue{}
-		l.sources[source] = q
+		p.sources[source] = q
 	}
 	q.conns = append(q.conns, admitted)
-	l.count.Open++
-	l.mu.Unlock()
+	p.count.Open++
+	p.mu.Unlock()
 	if victim != nil {
 		reset(victim.Conn)
 	}
@@ -130,23 +141,23 @@ func (l *Listener) admit(c net.Conn) net.Conn {
 }
 
 // displace closes the oldest connection of the source with the most.
-func (l *Listener) displace() {
-	l.mu.Lock()
-	victim := l.oldest()
+func (p *Pool) displace() {
+	p.mu.Lock()
+	victim := p.oldest()
 	if victim != nil {
-		l.count.Displaced++
-		l.forget(victim)
+		p.count.Displaced++
+		p.forget(victim)
 	}
-	l.mu.Unlock()
+	p.mu.Unlock()
 	if victim != nil {
 		reset(victim.Conn)
 	}
 }
 
 // oldest is the connection to close first. l.mu is held.
-func (l *Listener) oldest() *conn {
+func (p *Pool) oldest() *conn {
 	var best *queue
-	for _, q := range l.sources {
+	for _, q := range p.sources {
 		if best == nil || len(q.conns) > len(best.conns) ||
 			len(q.conns) == len(best.conns) && q.conns[0].opened.Before(best.conns[0].opened) {
 			best = q
@@ -159,29 +170,29 @@ func (l *Listener) oldest() *conn {
 }
 
 // forget takes a connection out of the count. l.mu is held.
-func (l *Listener) forget(c *conn) {
-	q := l.sources[c.source]
+func (p *Pool) forget(c *conn) {
+	q := p.sources[c.source]
 	if q == nil {
 		return
 	}
 	for i, have := range q.conns {
 		if have == c {
 			q.conns = append(q.conns[:i], q.conns[i+1:]...)
-			l.count.Open--
+			p.count.Open--
 			break
 		}
 	}
 	if len(q.conns) == 0 {
-		delete(l.sources, c.source)
+		delete(p.sources, c.source)
 	}
 }
 
 // Close closes the connection and gives its place back.
 func (c *conn) Close() error {
 	c.once.Do(func() {
-		c.l.mu.Lock()
-		c.l.forget(c)
-		c.l.mu.Unlock()
+		c.pool.mu.Lock()
+		c.pool.forget(c)
+		c.pool.mu.Unlock()
 		c.err = c.Conn.Close()
 	})
 	return c.err
