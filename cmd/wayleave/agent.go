@@ -26,7 +26,6 @@ import (
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/kernel/sysctl"
-	"wayleave.dev/loadbalancer/l2/speaker"
 	"wayleave.dev/model"
 	"wayleave.dev/networkpolicy"
 	"wayleave.dev/podnetwork"
@@ -37,7 +36,6 @@ import (
 	"wayleave.dev/service/dataplane"
 	"wayleave.dev/service/healthcheck"
 	kubesource "wayleave.dev/source/kubernetes"
-	"wayleave.dev/statusserver"
 	"wayleave.dev/writeback"
 )
 
@@ -51,7 +49,9 @@ func agentCommand() *cobra.Command {
 		Short: "Run this node's network (what the DaemonSet starts)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			memlimit.Set(statusserver.Memory + speaker.Memory)
+			if _, err := memlimit.Set(1, 2); err != nil {
+				fmt.Fprintln(os.Stderr, "going on without:", err)
+			}
 			return runAgent(cmd.Context(), settings)
 		},
 	}
@@ -167,10 +167,7 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 		return nil, err
 	}
 	a.planes = newPlanes(0, a.nft, track, cfg, stateDir)
-	a.planes.LockFile = hostRoot + "/run/xtables.lock"
-	if _, err := os.Stat(a.planes.LockFile); err != nil {
-		a.planes.LockFile = runDir + "/xtables.lock" // nobody on the host uses iptables-legacy
-	}
+	a.planes.LockFile = xtablesLock
 	if a.store, err = model.NewStore(); err != nil {
 		return nil, err
 	}
@@ -182,7 +179,7 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 		return ""
 	}
 	a.metrics = newMetrics(prometheus.NewRegistry())
-	a.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{Root: hostRoot})
+	a.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{Facts: nodeFacts})
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +209,7 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 
 // fromKubelet fills settings that are empty from what the kubelet was told.
 func (a *agent) fromKubelet() error {
-	vips, domain, err := kubesource.Host{Root: hostRoot}.ClusterDNS()
+	vips, domain, err := kubesource.Host{Facts: nodeFacts}.ClusterDNS()
 	if err != nil {
 		return err
 	}
@@ -340,16 +337,9 @@ func (a *agent) health(name string) *reconcile.Health {
 
 // dnsFeed serves the dns container of this pod, as owner and as standby.
 func (a *agent) dnsFeed(ctx context.Context) error {
-	if err := os.Remove(dnsSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dnsSocket})
+	l, err := listenChild(dnsSocket)
 	if err != nil {
 		return err
-	}
-	// The feed asks the kernel who calls; the mode only lets that user try.
-	if err := os.Chmod(dnsSocket, 0o666); err != nil {
-		return errors.Join(err, l.Close())
 	}
 	return a.feed.Serve(ctx, l)
 }
@@ -373,6 +363,9 @@ func (a *agent) needed() model.Kind {
 	kinds := model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.NamespaceKind
 	if a.cfg.NetworkPolicy.Enabled {
 		kinds |= networkpolicy.PlannerKinds
+	}
+	if a.cfg.Service.Enabled {
+		kinds |= model.ServiceCIDRKind
 	}
 	return kinds
 }
@@ -510,9 +503,9 @@ func (a *agent) services(ctx context.Context) error {
 		return err
 	}
 	report := func(key string, problems []model.Problem) { a.problems.Set("service", key, problems) }
+	planner := &service.Planner{Options: planOptions(a.node, a.cfg)}
 	services := &reconcile.Loop[model.Name, service.Plan]{
-		Name: "service", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys, Equal: service.Equal,
-		Plan:   planService(a.node, a.cfg.DNS.Enabled),
+		Name: "service", Store: a.store, Kinds: service.Kinds, Keys: planner.Keys, Plan: planner.Plan, Equal: service.Equal,
 		Target: mode, Foreign: foreign, Health: a.health("service"), Log: a.log, Report: report,
 	}
 	addresses := &reconcile.Loop[string, service.Local]{
@@ -522,7 +515,8 @@ func (a *agent) services(ctx context.Context) error {
 	checks := &healthcheck.Server{Log: a.log, Healthy: func() bool { return a.proxyState() == nil }}
 	health := &reconcile.Loop[model.Name, healthcheck.Check]{
 		Name: "health checks", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys, Equal: healthcheck.Equal,
-		Plan: healthcheck.Plan(a.node), Target: checks, Health: a.health("health checks"), Log: a.log, Report: report,
+		Plan: healthcheck.Plan(a.node), Target: checks, Health: a.health("health checks"), Log: a.log,
+		Report: func(key string, problems []model.Problem) { a.problems.Set("health checks", key, problems) },
 	}
 	defer checks.Close()
 	parts := []func(context.Context) error{services.Run, addresses.Run, health.Run}
@@ -533,16 +527,13 @@ func (a *agent) services(ctx context.Context) error {
 	return all(ctx, parts...)
 }
 
-// planService plans Services for a node. That of the cluster DNS is served by the node
+// planOptions say how Services are planned for a node. That of the cluster DNS is served by the node
 // itself without any translation, as long as its server lives: what is translated is for
 // another node's, and never for the one that is known to be away (dns.Placement). Without
 // a node, as where one renders for none, no endpoint is its own.
-func planService(node string, ownDNS bool) func(model.Snapshot, model.Name) (service.Plan, bool, []model.Problem) {
-	return func(s model.Snapshot, k model.Name) (service.Plan, bool, []model.Problem) {
-		if ownDNS && node != "" && k == dnsService() {
-			return service.MakeElsewhere(s, k, node)
-		}
-		return service.Make(s, k, node)
+func planOptions(node string, cfg config.Config) func(model.Name) service.Options {
+	return func(k model.Name) service.Options {
+		return service.Options{Node: node, Remote: cfg.DNS.Enabled && node != "" && k == dnsService(), NoExternalIPs: !cfg.Service.ExternalIPs}
 	}
 }
 

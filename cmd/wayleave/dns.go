@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"wayleave.dev/dns"
-	"wayleave.dev/internal/memlimit"
 )
 
 func dnsCommand() *cobra.Command {
@@ -23,9 +22,9 @@ func dnsCommand() *cobra.Command {
 		Short: "Answer the cluster's DNS queries (the container without capabilities)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			memlimit.Set(0)
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsSocket, StateFile: dnsStateFile, HealthSocket: dnsHealth,
+			keepMemoryBelow(log)
+			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsSocket, StateFile: dnsStateFile, HealthSocket: dnsProbes,
 				Hung: func(k dns.Socket) { endHung(log, k) }, Log: log})
 			if errors.Is(err, context.Canceled) {
 				return nil
@@ -33,7 +32,7 @@ func dnsCommand() *cobra.Command {
 			return err
 		},
 	}
-	c.AddCommand(importCorefileCommand(), dnsQueryCommand(dnsHealth), dnsLogCommand(dnsHealth))
+	c.AddCommand(importCorefileCommand(), dnsQueryCommand(dnsProbes), dnsLogCommand(dnsProbes))
 	return c
 }
 

@@ -75,7 +75,7 @@ func TestTheTableOfListenersIsWhole(t *testing.T) {
 		}
 		return nil
 	})
-	for _, path := range []string{agentSocket, healthSocket, dnsSocket, dnsHealth, proxySocket, proxyHealthSocket, proxySockets, call.Socket} {
+	for _, path := range []string{agentSocket, healthSocket, dnsSocket, dnsProbes, proxySocket, proxyProbes, proxySockets, call.Socket} {
 		if !slices.Contains(paths, path) {
 			t.Errorf("unix socket %s is not in the table", path)
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -13,9 +12,12 @@ import (
 	"wayleave.dev/proxy/process"
 )
 
-// proxyMemory is what the proxy keeps below by collecting sooner, where neither the environment nor its control
-// group says anything else: the manifest gives it 512 MiB.
-const proxyMemory = 448 << 20
+// keepMemoryBelow has a container without children collect sooner than it would be killed.
+func keepMemoryBelow(log *slog.Logger) {
+	if _, err := memlimit.Set(7, 8); err != nil {
+		log.Warn("going on without", "err", err)
+	}
+}
 
 func proxyCommand() *cobra.Command {
 	return &cobra.Command{
@@ -23,11 +25,9 @@ func proxyCommand() *cobra.Command {
 		Short: "Take the cluster's HTTP requests (the container without capabilities)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if memlimit.Set(0) == 0 && os.Getenv("GOMEMLIMIT") == "" {
-				debug.SetMemoryLimit(proxyMemory)
-			}
-			err := process.Run(cmd.Context(), process.Config{Socket: proxySocket, HealthSocket: proxyHealthSocket, AccessLog: os.Stdout,
-				Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+			keepMemoryBelow(log)
+			err := process.Run(cmd.Context(), process.Config{Socket: proxySocket, HealthSocket: proxyProbes, AccessLog: os.Stdout, Log: log})
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"time"
 
@@ -45,9 +44,6 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 
 // serveHealth answers the kubelet's probes of this pod.
 func (a *agent) serveHealth(ctx context.Context) error {
-	if err := os.MkdirAll(podDir, 0o755); err != nil {
-		return err
-	}
 	l, err := listenUnix(healthSocket)
 	if err != nil {
 		return err

@@ -1,84 +1,104 @@
-// Package memlimit has the Go runtime collect sooner when the container's memory is nearly used: a limit that the
-// runtime does not know ends the process by a kill.
+// Package memlimit tells Go's collector how much memory the container has (GOMEMLIMIT), so that a
+// process near its limit collects sooner, and is not killed.
 package memlimit
 
 import (
-	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
+	"path"
 	"runtime/debug"
 	"strconv"
 	"strings"
 )
 
-// Set tells the runtime nine tenths of the limit of this process' control group, less what children are given, and
-// returns it; 0: there is no limit, or the environment (GOMEMLIMIT) has one already. Children never take more than
-// half.
-func Set(children int64) int64 {
+// Set sets the collector's limit to a part of the limit of this process's cgroup, v1 or v2,
+// and returns it in bytes. It is 0 where the cgroup has none or the environment has
+// GOMEMLIMIT, which then counts.
+func Set(numerator, denominator int64) (int64, error) {
 	if os.Getenv("GOMEMLIMIT") != "" {
-		return 0
+		return 0, nil
 	}
-	limit := Of(children, Limit("/"))
-	if limit > 0 {
-		debug.SetMemoryLimit(limit)
+	most, err := Limit(os.DirFS("/"))
+	if err != nil || most == 0 {
+		return 0, err
 	}
-	return limit
+	part := most / denominator * numerator
+	debug.SetMemoryLimit(part)
+	return part, nil
 }
 
-// Of is what of a limit is the runtime's own.
-func Of(children, limit int64) int64 {
-	if limit <= 0 {
-		return 0
-	}
-	most := limit / 10 * 9
-	return max(most-children, most/2)
-}
-
-// Limit is the least memory limit of the control groups that this process is in, in bytes; 0 is none. root is "/" but
-// in tests.
-func Limit(root string) int64 {
-	f, err := os.Open(filepath.Join(root, "proc/self/cgroup"))
+// Limit is the least limit in bytes of the cgroup of this process and of those above it, as far
+// as they are mounted; 0 for none. root is the file system, from "/".
+func Limit(root fs.FS) (int64, error) {
+	raw, err := fs.ReadFile(root, "proc/self/cgroup")
 	if err != nil {
-		return 0
+		return 0, fmt.Errorf("memory limit: %w", err)
 	}
-	defer f.Close()
-	least := int64(0)
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		// hierarchy:controllers:path; of version 2 the controllers are empty.
-		part := strings.SplitN(lines.Text(), ":", 3)
-		if len(part) != 3 {
+	least := int64(math.MaxInt64)
+	for line := range strings.Lines(string(raw)) {
+		// "0::/path" is v2; "9:memory:/path" is v1 (cgroups(7)).
+		_, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		controllers, group, ok := strings.Cut(rest, ":")
+		if !ok {
 			continue
 		}
-		folder, file := "sys/fs/cgroup", "memory.max"
-		if part[1] != "" {
-			if !strings.Contains(","+part[1]+",", ",memory,") {
+		mount, file := "sys/fs/cgroup", "memory.max"
+		if controllers != "" {
+			if !hasMemory(controllers) {
 				continue
 			}
-			folder, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+			mount, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
 		}
-		// The path may be that of the host, which is not there: the group itself is then the mount's root.
-		for path := filepath.Clean("/" + part[2]); ; path = filepath.Dir(path) {
-			if n := read(filepath.Join(root, folder, path, file)); n > 0 && (least == 0 || n < least) {
-				least = n
-			}
-			if path == "/" {
-				break
-			}
+		n, err := leastAbove(root, mount, group, file)
+		if err != nil {
+			return 0, fmt.Errorf("memory limit: %w", err)
 		}
+		least = min(least, n)
 	}
-	return least
+	if least >= none {
+		return 0, nil
+	}
+	return least, nil
 }
 
-// read is the number of a file; 0 when there is none, or it is as good as none.
-func read(file string) int64 {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return 0
+// none and more is no limit: v1 says so by the largest multiple of a page.
+const none = 1 << 62
+
+func hasMemory(controllers string) bool {
+	for c := range strings.SplitSeq(controllers, ",") {
+		if c == "memory" {
+			return true
+		}
 	}
-	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-	if err != nil || n >= math.MaxInt64/2 {
-		return 0
+	return false
+}
+
+// leastAbove looks at a group and all above it. In a container the mount often is the group
+// itself, and the path that of the host: what is not there is passed over.
+func leastAbove(root fs.FS, mount, group, file string) (int64, error) {
+	least := int64(math.MaxInt64)
+	for dir := path.Clean("/" + group); ; dir = path.Dir(dir) {
+		raw, err := fs.ReadFile(root, path.Join(mount, dir, file))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return 0, err
+		default:
+			text := strings.TrimSpace(string(raw))
+			if text == "max" {
+				break
+			}
+			n, err := strconv.ParseInt(text, 10, 64)
+			if err != nil || n <= 0 {
+				return 0, fmt.Errorf("%s: %q is no number of bytes", path.Join("/", mount, dir, file), text)
+			}
+			least = min(least, n)
+		}
+		if dir == "/" {
+			return least, nil
+		}
 	}
-	return n
 }

@@ -2,44 +2,48 @@ package memlimit
 
 import (
 	"os"
-	"path/filepath"
 	"testing"
+	"testing/fstest"
 )
 
-func TestTheLimitOfTheContainerIsFound(t *testing.T) {
-	for name, tc := range map[string]struct {
-		files map[string]string
-		want  int64
+func TestTheLimitOfTheCgroupIsFound(t *testing.T) {
+	for name, x := range map[string]struct {
+		cgroup string
+		files  map[string]string
+		want   int64
+		bad    bool
 	}{
-		"no groups":            {nil, 0},
-		"version 2, own root":  {map[string]string{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "1000\n"}, 1000},
-		"version 2, unlimited": {map[string]string{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, 0},
-		"version 2, a pod's limit": {map[string]string{"proc/self/cgroup": "0::/pod/agent\n", "sys/fs/cgroup/pod/agent/memory.max": "max\n",
-			"sys/fs/cgroup/pod/memory.max": "3000\n"}, 3000},
-		"version 2, the host's path": {map[string]string{"proc/self/cgroup": "0::/../kubepods/x\n", "sys/fs/cgroup/memory.max": "2000\n"}, 2000},
-		"version 1": {map[string]string{"proc/self/cgroup": "5:cpu,cpuacct:/a\n4:memory:/a\n", "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "4000\n",
-			"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, 4000},
-		"garbage": {map[string]string{"proc/self/cgroup": "\n:::\nx\n0::/\n", "sys/fs/cgroup/memory.max": "many\n"}, 0},
+		"v2, in a namespace":        {"0::/\n", map[string]string{"memory.max": "1073741824\n"}, 1 << 30, false},
+		"v2, the host's path":       {"0::/kubepods.slice/pod1/c1\n", map[string]string{"kubepods.slice/pod1/c1/memory.max": "536870912\n"}, 512 << 20, false},
+		"v2, the pod has less":      {"0::/pod/c\n", map[string]string{"pod/memory.max": "1048576\n", "pod/c/memory.max": "max\n"}, 1 << 20, false},
+		"v2, none":                  {"0::/\n", map[string]string{"memory.max": "max\n"}, 0, false},
+		"v2, not mounted":           {"0::/a/b\n", nil, 0, false},
+		"v1, bind mount":            {"9:memory:/kubepods/pod1/c1\n3:cpu,cpuacct:/x\n", map[string]string{"memory/memory.limit_in_bytes": "268435456\n"}, 256 << 20, false},
+		"v1, whole tree":            {"9:memory:/a/b\n", map[string]string{"memory/memory.limit_in_bytes": "9223372036854771712\n", "memory/a/b/memory.limit_in_bytes": "4194304\n"}, 4 << 20, false},
+		"v1, none":                  {"9:memory:/\n", map[string]string{"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 0, false},
+		"v1 with an empty v2":       {"9:memory:/\n0::/\n", map[string]string{"memory/memory.limit_in_bytes": "4194304\n"}, 4 << 20, false},
+		"above the mount":           {"0::/../../c\n", map[string]string{"memory.max": "1048576\n"}, 1 << 20, false},
+		"no line":                   {"", nil, 0, false},
+		"a line of another form":    {"nonsense\n", nil, 0, false},
+		"a number that is none":     {"0::/\n", map[string]string{"memory.max": "a lot\n"}, 0, true},
+		"a number that is negative": {"0::/\n", map[string]string{"memory.max": "-1\n"}, 0, true},
 	} {
-		root := t.TempDir()
-		for f, text := range tc.files {
-			if err := os.MkdirAll(filepath.Dir(filepath.Join(root, f)), 0o755); err != nil {
-				t.Fatal(err)
+		t.Run(name, func(t *testing.T) {
+			root := fstest.MapFS{"proc/self/cgroup": {Data: []byte(x.cgroup)}}
+			for f, text := range x.files {
+				root["sys/fs/cgroup/"+f] = &fstest.MapFile{Data: []byte(text)}
 			}
-			if err := os.WriteFile(filepath.Join(root, f), []byte(text), 0o644); err != nil {
-				t.Fatal(err)
+			got, err := Limit(root)
+			if got != x.want || (err != nil) != x.bad {
+				t.Errorf("%d, %v; want %d", got, err, x.want)
 			}
-		}
-		if got := Limit(root); got != tc.want {
-			t.Errorf("%s: %d, want %d", name, got, tc.want)
-		}
+		})
 	}
 }
 
-func TestChildrenLeaveHalf(t *testing.T) {
-	for _, tc := range []struct{ children, limit, want int64 }{{0, 0, 0}, {100, 1000, 800}, {800, 1000, 450}, {0, 1000, 900}} {
-		if got := Of(tc.children, tc.limit); got != tc.want {
-			t.Errorf("%d of %d: %d, want %d", tc.children, tc.limit, got, tc.want)
-		}
+// On this very machine the question has an answer.
+func TestThisProcessCanBeAsked(t *testing.T) {
+	if _, err := Limit(os.DirFS("/")); err != nil {
+		t.Error(err)
 	}
 }
