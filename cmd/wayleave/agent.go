@@ -19,6 +19,7 @@ import (
 
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/internal/owner"
 	"wayleave.dev/kernel"
 	"wayleave.dev/kernel/conntrack"
@@ -48,6 +49,9 @@ func agentCommand() *cobra.Command {
 		Short: "Run this node's network (what the DaemonSet starts)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := memlimit.Set(1, 2); err != nil {
+				fmt.Fprintln(os.Stderr, "going on without:", err)
+			}
 			return runAgent(cmd.Context(), settings)
 		},
 	}
@@ -160,16 +164,13 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 		return nil, err
 	}
 	a.planes = newPlanes(0, a.nft, track, cfg, stateDir)
-	a.planes.LockFile = hostRoot + "/run/xtables.lock"
-	if _, err := os.Stat(a.planes.LockFile); err != nil {
-		a.planes.LockFile = runDir + "/xtables.lock" // nobody on the host uses iptables-legacy
-	}
+	a.planes.LockFile = xtablesLock
 	if a.store, err = model.NewStore(); err != nil {
 		return nil, err
 	}
 	a.gate = networkpolicy.NewGate(a.node)
 	a.metrics = newMetrics(prometheus.NewRegistry())
-	a.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{Root: hostRoot})
+	a.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{Facts: nodeFacts})
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +200,7 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 
 // fromKubelet fills settings that are empty from what the kubelet was told.
 func (a *agent) fromKubelet() error {
-	vips, domain, err := kubesource.Host{Root: hostRoot}.ClusterDNS()
+	vips, domain, err := kubesource.Host{Facts: nodeFacts}.ClusterDNS()
 	if err != nil {
 		return err
 	}
@@ -318,16 +319,9 @@ func (a *agent) health(name string) *reconcile.Health {
 
 // dnsFeed serves the dns container of this pod, as owner and as standby.
 func (a *agent) dnsFeed(ctx context.Context) error {
-	if err := os.Remove(dnsSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dnsSocket})
+	l, err := listenChild(dnsSocket)
 	if err != nil {
 		return err
-	}
-	// The feed asks the kernel who calls; the mode only lets that user try.
-	if err := os.Chmod(dnsSocket, 0o666); err != nil {
-		return errors.Join(err, l.Close())
 	}
 	return a.feed.Serve(ctx, l)
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,7 +28,7 @@ import (
 )
 
 // writerSocket serves the probes and the status of this pod's writer.
-const writerSocket = podDir + "/writer.sock"
+const writerSocket = "/pod/writer.sock"
 
 func writerCommand() *cobra.Command {
 	var settings string
@@ -82,7 +83,7 @@ func newWriter(settings string) (*writer, error) {
 	}
 	// The node's file system is not mounted here: the address is that of the setting
 	// apiServer or of the environment.
-	if w.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{Root: hostRoot}); err != nil {
+	if w.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{}); err != nil {
 		return nil, err
 	}
 	w.reports = &writeback.NodeReports{Client: w.client.Interface, Namespace: writeback.PeersNamespace, Accept: w.accepts, Log: log,
@@ -307,7 +308,7 @@ func (w *writer) say(what string, err error) {
 
 // serveHealth answers the kubelet's probes and `wayleave status --writer`.
 func (w *writer) serveHealth(ctx context.Context) error {
-	if err := os.MkdirAll(podDir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(writerSocket), 0o755); err != nil {
 		return err
 	}
 	l, err := listenUnix(writerSocket)
