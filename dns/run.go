@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,10 +19,6 @@ import (
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/model"
 )
-
-// MemoryLimit is where the collector begins to work harder, in bytes: the container has 256 MiB, of which the
-// kernel's buffers of sockets are a part.
-const MemoryLimit = 160 << 20
 
 // Config is what the process that answers is started with.
 type Config struct {
@@ -60,6 +57,7 @@ func Run(ctx context.Context, c Config) error {
 	zone := NewZone()
 	p := &process{Config: c, zone: zone, server: NewServer(zone, reg, c.Log)}
 	ready := make(chan struct{})
+	p.tidy()
 	if err := p.load(); err != nil {
 		c.Log.Warn("the last snapshot cannot be read", "err", err)
 	}
@@ -200,6 +198,17 @@ func (p *process) adopt(k Socket, f *os.File) error {
 	return nil
 }
 
+// tidy removes what a process left that ended while it wrote: the folder is small.
+func (p *process) tidy() {
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(p.StateFile), snapshotTemp))
+	for _, f := range left {
+		err = errors.Join(err, os.Remove(f))
+	}
+	if err != nil {
+		p.Log.Warn("an unfinished snapshot stays", "err", err)
+	}
+}
+
 // load takes the last snapshot, or that before it where the last is damaged.
 func (p *process) load() error {
 	s, err := statefile.Read(p.StateFile, func(s saved) error {
@@ -232,6 +241,9 @@ func (p *process) save() {
 	p.dirty = false
 }
 
+// snapshotTemp is the pattern of files that earlier versions left.
+const snapshotTemp = ".snapshot-*"
+
 // health serves the probes.
 func (p *process) health(ctx context.Context, reg *prometheus.Registry, ready <-chan struct{}) error {
 	if err := os.Remove(p.HealthSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -240,6 +252,9 @@ func (p *process) health(ctx context.Context, reg *prometheus.Registry, ready <-
 	l, err := net.Listen("unix", p.HealthSocket)
 	if err != nil {
 		return fmt.Errorf("health socket: %w", err)
+	}
+	if err := os.Chmod(p.HealthSocket, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("health socket: %w", err), l.Close())
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })

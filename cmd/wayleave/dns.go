@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -23,11 +22,9 @@ func dnsCommand() *cobra.Command {
 		Short: "Answer the cluster's DNS queries (the container without capabilities)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if os.Getenv("GOMEMLIMIT") == "" {
-				debug.SetMemoryLimit(dns.MemoryLimit)
-			}
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsSocket, StateFile: dnsStateFile, HealthSocket: dnsHealth,
+			keepMemoryBelow(log)
+			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsSocket, StateFile: dnsStateFile, HealthSocket: dnsProbes,
 				Hung: func(k dns.Socket) { endHung(log, k) }, Log: log})
 			if errors.Is(err, context.Canceled) {
 				return nil
@@ -35,7 +32,7 @@ func dnsCommand() *cobra.Command {
 			return err
 		},
 	}
-	c.AddCommand(importCorefileCommand(), dnsQueryCommand(dnsHealth), dnsLogCommand(dnsHealth))
+	c.AddCommand(importCorefileCommand(), dnsQueryCommand(dnsProbes), dnsLogCommand(dnsProbes))
 	return c
 }
 

@@ -17,7 +17,7 @@ import (
 type Servers struct {
 	Endpoints *Endpoints
 	Store     *model.Store
-	// File remembers the list, 0600; it holds addresses only.
+	// File remembers the list, 0600; it holds addresses only. Empty for none.
 	File string
 	// Tell is told of a file that is damaged or cannot be written, which stops nothing.
 	Tell statefile.Tell
@@ -60,7 +60,9 @@ func (s Servers) Run(ctx context.Context) error {
 		}
 		last = list
 		s.Endpoints.Set(list)
-		statefile.Keep(s.File, list, s.Tell)
+		if s.File != "" {
+			statefile.Keep(s.File, list, s.Tell)
+		}
 	}
 }
 
