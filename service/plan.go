@@ -150,8 +150,32 @@ func MakeWith(snap model.Snapshot, key model.Name, opt Options) (p Plan, ok bool
 	problems = append(problems, p.addExternal(c, ends, self)...)
 	slices.SortStableFunc(p.Entries, func(a, b Entry) int { return a.Frontend.Compare(b.Frontend) })
 	p.Entries, problems = unique(svc, p.Entries, problems)
+	problems = append(problems, p.bound(c)...)
 	p.Hairpin, p.HealthCheck = ends.local, svc.HealthCheckPort
 	return p, true, problems
+}
+
+// maxSlots bounds the backends of all frontends of one Service together: each is an element
+// or a rule on every node.
+const maxSlots = 131072
+
+// bound leaves out endpoints of which one Service has too many for its frontends: the same
+// on all nodes.
+func (p *Plan) bound(c contest) []model.Problem {
+	n := 0
+	for _, e := range p.Entries {
+		n += len(e.Slots) + len(e.Outside)
+	}
+	if n <= maxSlots {
+		return nil
+	}
+	each := max(1, maxSlots/len(p.Entries)/2)
+	for i := range p.Entries {
+		e := &p.Entries[i]
+		e.Slots, e.Outside = e.Slots[:min(each, len(e.Slots))], e.Outside[:min(each, len(e.Outside))]
+	}
+	return []model.Problem{c.problem("spec.ports", "%d frontends with their endpoints are %d backends; %d are the most of one service; the first %d endpoints of each frontend are used",
+		len(p.Entries), n, maxSlots, each)}
 }
 
 func (c contest) problem(field, format string, args ...any) model.Problem {
