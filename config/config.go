@@ -117,6 +117,8 @@ type Ingress struct {
 	HostPorts bool
 	// AdoptNginx serves Ingresses of ingress-nginx.
 	AdoptNginx bool
+	// HostsOfOneNamespace refuses rules for a host that another namespace owns.
+	HostsOfOneNamespace bool
 	// DefaultCertificate is a Secret, the zero Name for none.
 	DefaultCertificate model.Name
 	AccessLog          bool
@@ -227,6 +229,9 @@ func settings() []setting {
 			"Serve the ports 80 and 443 of the nodes' InternalIPs, too, where no other program has them."}},
 		{"ingress.adoptNginx", "false", boolean(func(c *Config) *bool { return &c.Ingress.AdoptNginx }), []string{
 			"Serve Ingresses of ingress-nginx: those of the class nginx and of classes with its controller. Ask `wayleave ingress check` first."}},
+		{"ingress.hostsOfOneNamespace", "false", boolean(func(c *Config) *bool { return &c.Ingress.HostsOfOneNamespace }), []string{
+			"Keep each host to the namespace of its oldest Ingress, and the names below a wildcard host likewise. Off: other namespaces may",
+			"add paths to a host, as with ingress-nginx; an Event names them."}},
 		{"ingress.defaultCertificate", `""`, secretName(func(c *Config) *model.Name { return &c.Ingress.DefaultCertificate }), []string{
 			"NAMESPACE/NAME of a Secret with the certificate for hosts that have none. Empty: one that nobody has signed."}},
 		{"ingress.accessLog", "false", boolean(func(c *Config) *bool { return &c.Ingress.AccessLog }), []string{
