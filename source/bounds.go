@@ -1,7 +1,6 @@
 package source
 
 import (
-	"fmt"
 	"net/netip"
 
 	"wayleave.dev/model"
@@ -51,6 +50,6 @@ func (c *checker) atMost(field string, list []netip.Addr, most int) []netip.Addr
 }
 
 func (c *checker) over(field string, have, most int) {
-	c.bad(field, "%s; %d frontends (ports × addresses), %d source ranges and %d pairs of both are the most of one service; the first %d are used",
-		fmt.Sprintf("has %d entries", have), maxFrontends, maxSourceRanges, maxGuards, most)
+	c.bad(field, "has %d entries; %d frontends (ports × addresses), %d source ranges and %d pairs of both "+
+		"are the most of one service; the first %d are used", have, maxFrontends, maxSourceRanges, maxGuards, most)
 }
