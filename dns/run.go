@@ -57,6 +57,7 @@ func Run(ctx context.Context, c Config) error {
 	zone := NewZone()
 	p := &process{Config: c, zone: zone, server: NewServer(zone, reg, c.Log)}
 	ready := make(chan struct{})
+	p.tidy()
 	if err := p.load(); err != nil {
 		c.Log.Warn("no snapshot from disk", "err", err)
 	}
@@ -197,6 +198,17 @@ func (p *process) adopt(k Socket, f *os.File) error {
 	return nil
 }
 
+// tidy removes what a process left that ended while it wrote: the folder is small.
+func (p *process) tidy() {
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(p.StateFile), snapshotTemp))
+	for _, f := range left {
+		err = errors.Join(err, os.Remove(f))
+	}
+	if err != nil {
+		p.Log.Warn("an unfinished snapshot stays", "err", err)
+	}
+}
+
 func (p *process) load() error {
 	raw, err := os.ReadFile(p.StateFile)
 	if err != nil {
@@ -230,12 +242,15 @@ func (p *process) save() {
 	p.dirty = false
 }
 
+// snapshotTemp is the pattern of files that are not whole yet.
+const snapshotTemp = ".snapshot-*"
+
 func writeFile(name string, v any) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".snapshot-*") // 0600 by itself
+	f, err := os.CreateTemp(filepath.Dir(name), snapshotTemp) // 0600 by itself
 	if err != nil {
 		return err
 	}
@@ -258,6 +273,9 @@ func (p *process) health(ctx context.Context, reg *prometheus.Registry, ready <-
 	l, err := net.Listen("unix", p.HealthSocket)
 	if err != nil {
 		return fmt.Errorf("health socket: %w", err)
+	}
+	if err := os.Chmod(p.HealthSocket, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("health socket: %w", err), l.Close())
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })

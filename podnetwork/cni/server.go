@@ -112,15 +112,13 @@ func (s *Server) answer(c *net.UnixConn) error {
 	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return err
 	}
-	uid, err := frame.PeerUID(c)
-	if err != nil {
+	if err := frame.Only(c); err != nil {
 		return err
 	}
-	if uid != 0 {
-		return fmt.Errorf("user %d may not call", uid)
-	}
 	var r call.Request
-	files, err := frame.Receive(c, &r)
+	// A network configuration is of some hundred bytes, with a result of earlier plugins of
+	// some thousand.
+	files, err := frame.ReceiveWithin(c, &r, frame.Limits{Bytes: 1 << 20, Files: 1, AnyVersion: true})
 	if err != nil {
 		return err
 	}

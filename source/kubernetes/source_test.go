@@ -318,8 +318,9 @@ func TestTheKubeletSaysWhereTheAPIServerIs(t *testing.T) {
 			put(t, root, tc.file, conf)
 			if tc.cmdline != "" {
 				put(t, root, "/proc/77/cmdline", tc.cmdline)
+				put(t, root, "/proc/77/status", rootOfNode)
 			}
-			server, from, err := Host{root}.APIServer()
+			server, from, err := Host{Root: root}.APIServer()
 			if err != nil || server != "https://192.0.2.1:6443" || from != tc.file {
 				t.Errorf("found %q in %q, %v", server, from, err)
 			}
@@ -332,7 +333,7 @@ func TestTheKubeletSaysWhereTheAPIServerIs(t *testing.T) {
 	} {
 		root := t.TempDir()
 		put(t, root, "/etc/kubernetes/kubelet.conf", tc.in)
-		if _, _, err := (Host{root}).APIServer(); err == nil || !strings.Contains(err.Error(), tc.want) {
+		if _, _, err := (Host{Root: root}).APIServer(); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("error is %v, want %s", err, tc.want)
 		}
 	}
@@ -341,12 +342,13 @@ func TestTheKubeletSaysWhereTheAPIServerIs(t *testing.T) {
 func TestTheKubeletSaysWhereDNSIs(t *testing.T) {
 	root := t.TempDir()
 	put(t, root, "/var/lib/kubelet/config.yaml", "clusterDNS: [10.96.0.10, \"fd00::a\"]\nclusterDomain: example.local\n")
-	addrs, domain, err := Host{root}.ClusterDNS()
+	addrs, domain, err := Host{Root: root}.ClusterDNS()
 	if err != nil || len(addrs) != 2 || addrs[0] != netip.MustParseAddr("10.96.0.10") || domain != "example.local" {
 		t.Errorf("found %v %q, %v", addrs, domain, err)
 	}
 	put(t, root, "/proc/5/cmdline", "kubelet\x00--cluster-dns=10.43.0.10\x00--cluster-domain=k3s.local\x00")
-	addrs, domain, err = Host{root}.ClusterDNS()
+	put(t, root, "/proc/5/status", rootOfNode)
+	addrs, domain, err = Host{Root: root}.ClusterDNS()
 	if err != nil || len(addrs) != 1 || addrs[0] != netip.MustParseAddr("10.43.0.10") || domain != "k3s.local" {
 		t.Errorf("found %v %q, %v", addrs, domain, err)
 	}
