@@ -53,6 +53,8 @@ type Service struct {
 	Enabled bool
 	// NodePortAddresses are empty for the node's internal addresses.
 	NodePortAddresses []netip.Prefix
+	// ExternalIPs serves spec.externalIPs.
+	ExternalIPs bool
 }
 
 // Iptables is the settings of the mode of that name.
@@ -172,6 +174,9 @@ func settings() []setting {
 		{"service.nodePortAddresses", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Service.NodePortAddresses }, network, "CIDRs"), []string{
 			"Networks in which the node's addresses serve node ports. Empty: its InternalIPs. With 127.0.0.0/8 they are served",
 			"on 127.0.0.1 as well (IPv4 only; sets route_localnet)."}},
+		{"service.externalIPs", "true", boolean(func(c *Config) *bool { return &c.Service.ExternalIPs }), []string{
+			"Serve spec.externalIPs, which Kubernetes 1.36 deprecates: whoever may write Services chooses the addresses. Off: an Event",
+			"names the Services that have some."}},
 		{"iptables.flavour", "auto", oneOf(func(c *Config) *string { return &c.Iptables.Flavour }, []string{"auto", "nft", "legacy"}, nil), []string{
 			"Which iptables the mode iptables uses: auto, nft or legacy. auto is the one that the host uses."}},
 		{"ipvs.scheduler", "rr", oneOf(func(c *Config) *string { return &c.IPVS.Scheduler }, []string{"rr", "lc", "dh", "sh", "wrr", "wlc", "sed", "nq", "mh"}, nil), []string{
