@@ -10,8 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// rights are all that a container may have; what is not named is refused.
-type rights struct {
+// privileges are all that a container may have; what is not named is refused.
+type privileges struct {
 	user   int64
 	add    []corev1.Capability
 	memory string
@@ -19,8 +19,8 @@ type rights struct {
 	mounts []string
 }
 
-func rightsOf() map[string]rights {
-	return map[string]rights{
+func rightsOf() map[string]privileges {
+	return map[string]privileges{
 		"discover": {memory: "64Mi", mounts: []string{"node at /node", "host-etc at /host/etc ro", "host-proc at /host/proc ro", "host-var at /host/var ro"}},
 		"agent": {
 			add: []corev1.Capability{"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "NET_BIND_SERVICE", "DAC_OVERRIDE"}, memory: "2Gi",
@@ -44,8 +44,8 @@ func mountsOf(c corev1.Container) (out []string) {
 	return out
 }
 
-// wrongOf says in what a container has more than its rights, or is less confined.
-func wrongOf(c corev1.Container, want rights) (out []string) {
+// wrongOf says in what a container has more than its privileges, or is less confined.
+func wrongOf(c corev1.Container, want privileges) (out []string) {
 	bad := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	s := c.SecurityContext
 	if s == nil || s.Capabilities == nil {
@@ -97,14 +97,14 @@ func podOf(t *testing.T) corev1.PodSpec {
 	return doc[appsv1.DaemonSet](t, "DaemonSet").Spec.Template.Spec
 }
 
-// Each container has the rights of the table, exactly, and no other container is there.
+// Each container has the privileges of the table, exactly, and no other container is there.
 func TestEachContainerHasItsRightsExactly(t *testing.T) {
 	spec := podOf(t)
 	left := rightsOf()
 	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
 		want, ok := left[c.Name]
 		if !ok {
-			t.Errorf("container %s has no rights here", c.Name)
+			t.Errorf("container %s has no privileges here", c.Name)
 			continue
 		}
 		delete(left, c.Name)
