@@ -26,6 +26,8 @@ type Settings struct {
 	Default bool
 	// DefaultCertificate is a Secret for hosts without a certificate; zero for none.
 	DefaultCertificate model.Name
+	// HostsOfOneNamespace refuses rules for a host of another namespace.
+	HostsOfOneNamespace bool
 	// AuthURLNetworks are addresses that auth-url may ask though they are special.
 	AuthURLNetworks []netip.Prefix
 	// ClusterDomain is the DNS domain of the cluster; empty is cluster.local.

@@ -132,7 +132,8 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 	clear(x.tried[:cap(x.tried)])
 	clear(x.answer[:cap(x.answer)])
 	x.opt = asked{}
-	x.ctx, x.d, x.r, x.match, x.last, x.begun = nil, nil, nil, table.Match{}, nil, false
+	x.match.Reset()
+	x.ctx, x.d, x.r, x.last, x.begun = nil, nil, nil, nil, false
 	x.gone.Store(false)
 	x.more, x.tried, x.answer = x.more[:0], x.tried[:0], x.answer[:0]
 	p.pool.Put(x)
@@ -165,6 +166,14 @@ func (x *exchange) route() {
 		return
 	}
 	x.rec.Host, x.rec.Path = x.match.Host, x.match.Path
+	switch {
+	case x.match.TooLong:
+		x.fail(414, errPathTooLong)
+		return
+	case x.match.Path.Closed:
+		x.fail(503, errClosed)
+		return
+	}
 	target := x.r.Target
 	if err := x.spelled(t, name); err != nil {
 		x.fail(400, err)
@@ -194,6 +203,11 @@ func (x *exchange) spelled(t *table.Table, name []byte) error {
 	x.r.Target = append(slices.Clip(sent), x.r.Target[len(raw):]...)
 	return nil
 }
+
+var (
+	errPathTooLong = errors.New("the path is too long to compare with the patterns of the host")
+	errClosed      = errors.New("the path is closed: what keeps requests out of it cannot be done")
+)
 
 // fail answers by the proxy itself.
 func (x *exchange) fail(status int, err error) {

@@ -54,7 +54,8 @@ type ingressFeed struct {
 
 func newIngressFeed(a *agent) *ingressFeed {
 	c := a.cfg.Ingress
-	f := &ingressFeed{a: a, settings: ingress.Settings{AdoptNginx: c.AdoptNginx, Default: c.Default, DefaultCertificate: c.DefaultCertificate, ClusterDomain: a.cfg.ClusterDomain, AuthURLNetworks: c.AuthURLNetworks}}
+	f := &ingressFeed{a: a, settings: ingress.Settings{AdoptNginx: c.AdoptNginx, Default: c.Default, HostsOfOneNamespace: c.HostsOfOneNamespace,
+		DefaultCertificate: c.DefaultCertificate, ClusterDomain: a.cfg.ClusterDomain, AuthURLNetworks: c.AuthURLNetworks}}
 	f.keeper = &feed.Keeper{Path: proxySockets, Log: a.log}
 	f.feed = feed.New(proxyUser, f.keeper, a.log)
 	f.secrets = &kubesource.Secrets{Client: a.client.Interface, Store: a.store, Log: a.log}

@@ -15,7 +15,7 @@ const (
 	maxReadings     = 48
 	maxReadingBytes = 128 << 10
 	// maxReadingSteps bounds what patterns take for all readings, see Match.Steps.
-	maxReadingSteps = 1 << 20
+	maxReadingSteps = maxWork
 )
 
 // ErrAmbiguous is a path that some servers take for another one, which is guarded.
@@ -81,7 +81,7 @@ func (t *Table) covered(name []byte, path string, m *Match, steps *int) bool {
 func (t *Table) leads(name []byte, path string, m *Match, steps *int) bool {
 	var other Match
 	found := t.Route(name, []byte(path), &other)
-	*steps += other.work()
+	*steps += other.Steps
 	return *steps <= maxReadingSteps && (!found || covers(m, &other))
 }
 
@@ -111,7 +111,7 @@ func covers(a, b *Match) bool {
 
 func closed(m *Match) bool {
 	p := m.Path
-	return p.shut() || p.Backend == "" && (p.Options == nil || p.Options.Redirect == "") || m.Ready != nil && m.Ready.Err != nil
+	return p.Closed || p.Backend == "" && (p.Options == nil || p.Options.Redirect == "") || m.Ready != nil && m.Ready.Err != nil
 }
 
 // watches says whether some path of the host is guarded or closed.
