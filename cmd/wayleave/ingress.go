@@ -296,6 +296,10 @@ func (f *ingressFeed) facts(snap model.Snapshot) []string {
 		}
 	}
 	out := []string{fmt.Sprintf("%d of %d Ingresses are ours, %d Secrets watched, %d proxies connected", ours, snap.Count(model.IngressKind), f.secrets.Watched(), f.feed.Proxies())}
+	f.mu.Lock()
+	refused := len(f.refused)
+	f.mu.Unlock()
+	out = append(out, fmt.Sprintf("auth-url may not ask %d addresses of nodes, the API server and Services that lead there", refused))
 	failures := f.feed.Failures()
 	for _, s := range slices.SortedFunc(maps.Keys(failures), func(a, b feed.Socket) int { return a.Addr.Compare(b.Addr) }) {
 		out = append(out, fmt.Sprintf("%s is not served: %v", s, failures[s]))
