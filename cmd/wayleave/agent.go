@@ -68,11 +68,12 @@ type agent struct {
 	netns    *os.File // of the node; a field, or its finalizer would close it
 	metrics  *metrics
 	planes   dataplane.Planes
+	// kubelet is what the kubelet gives to pods, for the writer.
+	kubelet writeback.KubeletDNS
 	// gate holds back new pods until their policies are in the kernel.
 	gate *networkpolicy.Gate
 
 	owner   atomic.Bool
-	elected atomic.Bool
 	network atomic.Pointer[podnetwork.Network]
 	// lock is there while this agent owns the node.
 	lock atomic.Pointer[owner.Lock]
@@ -107,11 +108,7 @@ func runAgent(ctx context.Context, settings string) error {
 	}
 	start("health", a.serveHealth)
 	start("source", a.source)
-	start("events", func(ctx context.Context) error {
-		a.problems.Run(ctx, a.client.Interface, a.node, a.elected.Load)
-		return ctx.Err()
-	})
-	start("election", a.elect)
+	start("reports", a.tell)
 	for name, fn := range a.feeds() {
 		start(name, fn)
 	}
@@ -171,12 +168,6 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 		return nil, err
 	}
 	a.gate = networkpolicy.NewGate(a.node)
-	a.problems.PoolUID = func(name string) string {
-		if p, ok := a.store.Snapshot().AddressPool(name); ok {
-			return p.UID
-		}
-		return ""
-	}
 	a.metrics = newMetrics(prometheus.NewRegistry())
 	a.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{Root: hostRoot})
 	if err != nil {
@@ -212,6 +203,7 @@ func (a *agent) fromKubelet() error {
 	if err != nil {
 		return err
 	}
+	a.kubelet = writeback.KubeletDNS{VIPs: vips, Domain: domain}
 	if len(a.cfg.ClusterDNS) == 0 {
 		a.cfg.ClusterDNS = vips
 	}
@@ -239,70 +231,60 @@ func (a *agent) source(ctx context.Context) error {
 	return s.Run(ctx)
 }
 
-// elect takes part in the election of the writer of cluster-wide objects.
-func (a *agent) elect(ctx context.Context) error {
-	var jobs []func(context.Context) error
-	if a.cfg.DNS.Enabled {
-		jobs = append(jobs, a.ensureDNS)
-	}
-	if a.cfg.LoadBalancer.Enabled {
-		jobs = append(jobs, a.balance, a.sealKeys)
-	}
-	if a.cfg.NetworkPolicy.Enabled {
-		jobs = append(jobs, a.judgePolicies)
-	}
-	if a.cfg.Ingress.Enabled {
-		jobs = append(jobs, a.ingress.write)
-	}
-	if len(jobs) == 0 {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	identity := os.Getenv("POD_NAME")
-	if identity == "" {
-		identity = a.node
-	}
-	return writeback.Elect(ctx, a.client.Interface, writeback.DNSNamespace, identity, a.log, func(ctx context.Context) {
-		a.elected.Store(true)
-		defer a.elected.Store(false)
-		a.problems.Again()
-		if err := all(ctx, jobs...); err != nil && ctx.Err() == nil {
-			a.say("writer", err)
+// lease is the Lease of this node, the one object that the agent writes.
+func (a *agent) lease() writeback.NodeLease {
+	return writeback.NodeLease{Client: a.client.Interface, Namespace: writeback.PeersNamespace, Node: a.node}
+}
+
+// tell reports to the writer, by the node's Lease, what the kubelet gives to pods and what
+// is wrong with this node.
+func (a *agent) tell(ctx context.Context) error {
+	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
+		err := a.lease().Kubelet(ctx, a.kubelet)
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
-	})
-}
-
-// balance gives Services of type LoadBalancer their addresses.
-func (a *agent) balance(ctx context.Context) error {
-	b := &writeback.Balancer{Client: a.client.Interface, Dynamic: a.client.Dynamic, Store: a.store, Default: a.cfg.LoadBalancer.Default, Log: a.log,
-		Report: func(key string, problems []model.Problem) {
-			if key == "Service "+writeback.DNSNamespace+"/"+writeback.IngressService {
-				for i := range problems { // without a pool the nodes' own addresses are used
-					problems[i].Note = true
-				}
-			}
-			a.problems.Set("loadbalancer", key, problems)
-		},
-		Say: func(err error) { a.say("loadbalancer", err) }}
-	return b.Run(ctx)
-}
-
-// ensureDNS keeps the Service kube-dns as it should be.
-func (a *agent) ensureDNS(ctx context.Context) error {
-	want := writeback.DNSService{VIPs: a.cfg.ClusterDNS, TargetPort: dns.NodePort, Selector: map[string]string{"app.kubernetes.io/name": "wayleave"}}
-	for wait := time.Second; ctx.Err() == nil; {
-		err := want.Ensure(ctx, a.client.Interface)
-		a.say("kube-dns", err)
+		a.say("report to the writer", err)
 		if err == nil {
-			wait = 30 * time.Second
+			break
 		}
 		select {
 		case <-ctx.Done():
+			return ctx.Err()
 		case <-time.After(wait):
 		}
-		wait = min(2*wait, 30*time.Second)
 	}
+	a.problems.Tell(ctx, a.reports, func(ctx context.Context, list []model.Problem) error {
+		err := a.lease().Report(ctx, list)
+		if ctx.Err() == nil {
+			a.say("report to the writer", err)
+		}
+		return err
+	})
 	return ctx.Err()
+}
+
+// ingressReporters is how many nodes report problems of Secrets that Ingresses name: all
+// nodes find the same.
+const ingressReporters = 2
+
+// reports selects the problems that this agent reports.
+func (a *agent) reports(q model.Problem) bool {
+	if !writeback.Reportable(q, a.node) || q.Kind == "Node" {
+		return q.Kind == "Node" && q.Object.Name == a.node
+	}
+	n := 0
+	for node := range a.store.Snapshot().Nodes() { // in order of names
+		if node.Ready && servesIngress(a.cfg, node) {
+			if node.Name == a.node {
+				return true
+			}
+			if n++; n == ingressReporters {
+				break
+			}
+		}
+	}
+	return false
 }
 
 // say keeps what is wrong outside of the loops, for status; nil takes it back.

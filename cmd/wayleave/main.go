@@ -37,7 +37,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version,
 	}
-	c.AddCommand(agentCommand(), dnsCommand(), proxyCommand(), l2Command(), statusCommand(), healthCommand(), renderCommand(), explainCommand(), ingressCommand(), importCommand(), uninstallCommand())
+	c.AddCommand(agentCommand(), writerCommand(), dnsCommand(), proxyCommand(), l2Command(), statusCommand(), healthCommand(), renderCommand(), explainCommand(), ingressCommand(), importCommand(), uninstallCommand())
 	return c
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 func statusCommand() *cobra.Command {
-	var asJSON, vips, policies bool
+	var asJSON, vips, policies, ofWriter bool
 	var socket string
 	c := &cobra.Command{
 		Use:   "status",
@@ -25,6 +25,9 @@ func statusCommand() *cobra.Command {
 			"  kubectl -n kube-system exec ds/wayleave -c agent -- /wayleave status",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if ofWriter {
+				socket = writerSocket
+			}
 			raw, code, err := ask(cmd.Context(), socket, "/status")
 			if err != nil {
 				return fmt.Errorf("the agent does not answer on %s: %w", socket, err)
@@ -55,6 +58,7 @@ func statusCommand() *cobra.Command {
 	c.Flags().BoolVar(&asJSON, "json", false, "for machines")
 	c.Flags().BoolVar(&vips, "vips", false, "who answers for the addresses of load balancers, and since when")
 	c.Flags().BoolVar(&policies, "policies", false, "which pods of this node are isolated, by which policies, and what was dropped")
+	c.Flags().BoolVar(&ofWriter, "writer", false, "ask the writer of this pod: kubectl -n kube-system exec deploy/wayleave-writer -- /wayleave status --writer")
 	c.Flags().StringVar(&socket, "socket", agentSocket, "the agent's socket")
 	return c
 }
@@ -62,10 +66,10 @@ func statusCommand() *cobra.Command {
 func healthCommand() *cobra.Command {
 	var live bool
 	c := &cobra.Command{
-		Use:       "health agent|dns|proxy",
+		Use:       "health agent|dns|proxy|writer",
 		Short:     "The probes of the kubelet: exit 0 when ready",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"agent", "dns", "proxy"},
+		ValidArgs: []string{"agent", "dns", "proxy", "writer"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			socket, path := healthSocket, "/readyz"
 			switch args[0] {
@@ -73,6 +77,8 @@ func healthCommand() *cobra.Command {
 				socket = dnsHealth
 			case "proxy":
 				socket = proxyHealthSocket
+			case "writer":
+				socket = writerSocket
 			}
 			if live {
 				path = "/livez"

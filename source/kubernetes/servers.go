@@ -20,7 +20,7 @@ import (
 type Servers struct {
 	Endpoints *Endpoints
 	Store     *model.Store
-	// File remembers the list, 0600; it holds addresses only.
+	// File remembers the list, 0600; it holds addresses only. Empty for none.
 	File string
 }
 
@@ -66,6 +66,9 @@ func (s Servers) Run(ctx context.Context) error {
 		}
 		last = list
 		s.Endpoints.Set(list)
+		if s.File == "" {
+			continue
+		}
 		if err := s.save(list); err != nil {
 			return err
 		}
