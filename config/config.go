@@ -53,6 +53,8 @@ type Service struct {
 	Enabled bool
 	// NodePortAddresses are empty for the node's internal addresses.
 	NodePortAddresses []netip.Prefix
+	// ExternalIPs serves spec.externalIPs.
+	ExternalIPs bool
 }
 
 // Iptables is the settings of the mode of that name.
@@ -115,6 +117,8 @@ type Ingress struct {
 	HostPorts bool
 	// AdoptNginx serves Ingresses of ingress-nginx.
 	AdoptNginx bool
+	// HostsOfOneNamespace refuses rules for a host that another namespace owns.
+	HostsOfOneNamespace bool
 	// DefaultCertificate is a Secret, the zero Name for none.
 	DefaultCertificate model.Name
 	AccessLog          bool
@@ -172,6 +176,9 @@ func settings() []setting {
 		{"service.nodePortAddresses", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Service.NodePortAddresses }, network, "CIDRs"), []string{
 			"Networks in which the node's addresses serve node ports. Empty: its InternalIPs. With 127.0.0.0/8 they are served",
 			"on 127.0.0.1 as well (IPv4 only; sets route_localnet)."}},
+		{"service.externalIPs", "true", boolean(func(c *Config) *bool { return &c.Service.ExternalIPs }), []string{
+			"Serve spec.externalIPs, which Kubernetes 1.36 deprecates: whoever may write Services chooses the addresses. Off: an Event",
+			"names the Services that have some."}},
 		{"iptables.flavour", "auto", oneOf(func(c *Config) *string { return &c.Iptables.Flavour }, []string{"auto", "nft", "legacy"}, nil), []string{
 			"Which iptables the mode iptables uses: auto, nft or legacy. auto is the one that the host uses."}},
 		{"ipvs.scheduler", "rr", oneOf(func(c *Config) *string { return &c.IPVS.Scheduler }, []string{"rr", "lc", "dh", "sh", "wrr", "wlc", "sed", "nq", "mh"}, nil), []string{
@@ -227,6 +234,9 @@ func settings() []setting {
 			"read Secrets, if the Helm chart renders the manifest: it then makes a DaemonSet wayleave-ingress for these nodes."}},
 		{"ingress.adoptNginx", "false", boolean(func(c *Config) *bool { return &c.Ingress.AdoptNginx }), []string{
 			"Serve Ingresses of ingress-nginx: those of the class nginx and of classes with its controller. Ask `wayleave ingress check` first."}},
+		{"ingress.hostsOfOneNamespace", "false", boolean(func(c *Config) *bool { return &c.Ingress.HostsOfOneNamespace }), []string{
+			"Keep each host to the namespace of its oldest Ingress, and the names below a wildcard host likewise. Off: other namespaces may",
+			"add paths to a host, as with ingress-nginx; an Event names them."}},
 		{"ingress.defaultCertificate", `""`, secretName(func(c *Config) *model.Name { return &c.Ingress.DefaultCertificate }), []string{
 			"NAMESPACE/NAME of a Secret with the certificate for hosts that have none. Empty: one that nobody has signed."}},
 		{"ingress.accessLog", "false", boolean(func(c *Config) *bool { return &c.Ingress.AccessLog }), []string{

@@ -28,7 +28,7 @@ func ingressCases() []ingressCase {
 	}
 	all := rules("- / P web:80")
 	nginx := "k8s.io/ingress-nginx"
-	return []ingressCase{
+	return append(doorCases(), []ingressCase{
 		// Classes.
 		{name: "no class and no default class yet", settings: own, yaml: ing("a", nil, all), want: []string{"http://x/ = shop/web:80"}},
 		{name: "no class and default is off", yaml: ing("a", nil, all), want: []string{"http://x/ = 404"}},
@@ -71,7 +71,7 @@ func ingressCases() []ingressCase {
 		// Conflicts.
 		{name: "the older keeps a path", settings: own, yaml: ing("young@2", nil, rules("a.example / P api:8080 /y P api:8080")) + ing("old@1", nil, rules("a.example / P web:80")), want: []string{"http://a.example/ = shop/web:80", "http://a.example/y = shop/api:8080"}, problems: []string{"Ingress shop/young: spec.rules[0].http.paths[0]: a.example/ belongs to Ingress shop/old, which is older"}},
 		{name: "of one age the first by name", settings: own, yaml: ing("b", nil, rules("a.example / P api:8080")) + ing("a", nil, rules("a.example / P web:80")), want: []string{"http://a.example/ = shop/web:80"}, problems: []string{"Ingress shop/b: spec.rules[0].http.paths[0]"}},
-		{name: "two namespaces share a host", settings: own, yaml: ing("a", nil, rules("a.example / P api:8080")) + ing("other/b", nil, rules("a.example /o P web:80")), want: []string{"http://a.example/ = shop/api:8080", "http://a.example/o = other/web:80"}},
+		{name: "two namespaces share a host", settings: own, yaml: ing("a", nil, rules("a.example / P api:8080")) + ing("other/b", nil, rules("a.example /o P web:80")), want: []string{"http://a.example/ = shop/api:8080", "http://a.example/o = other/web:80"}, problems: []string{"Ingress shop/a: spec.rules[0].host: a.example is a host of Ingress other/b: paths are added"}},
 		{name: "exact and prefix are no conflict", settings: own, yaml: ing("a@1", nil, rules("a.example /x P web:80")) + ing("b@2", nil, rules("a.example /x E api:8080")), want: []string{"http://a.example/x = shop/api:8080"}},
 
 		// Default backends.
@@ -133,7 +133,7 @@ func ingressCases() []ingressCase {
 		{name: "client certificates are closed", settings: own, yaml: ing("a", []string{"auth-tls-secret: shop/ca"}, rules("a.example / P web:80")), want: []string{"http://a.example/ = 503"}, problems: []string{"auth-tls-secret]: is not built, and has no effect; it keeps requests out"}},
 		{name: "what is not built is named", settings: own, yaml: ing("a", []string{"upstream-vhost: x", "configuration-snippet: more_set_headers x;", "wrong-name: y", "ingress.wayleave.dev/z: 1"}, rules("a.example / P web:80")), want: []string{"http://a.example/ = shop/web:80"}, problems: []string{"upstream-vhost]: is not built", "configuration-snippet]: is not built", "wrong-name]: is not known", "ingress.wayleave.dev/z]: Wayleave has no annotation of that name"}},
 		{name: "a snippet that denies is closed", settings: own, yaml: ing("a", []string{"configuration-snippet: deny all;"}, rules("a.example / P web:80")), want: []string{"http://a.example/ = 503"}, problems: []string{"seems to keep requests out"}},
-	}
+	}...)
 }
 
 func TestIngressCases(t *testing.T) {

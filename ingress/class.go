@@ -25,6 +25,8 @@ type Settings struct {
 	Default bool
 	// DefaultCertificate is a Secret for hosts without a certificate; zero for none.
 	DefaultCertificate model.Name
+	// HostsOfOneNamespace refuses rules for a host of another namespace.
+	HostsOfOneNamespace bool
 	// ClusterDomain is the DNS domain of the cluster; empty is cluster.local.
 	ClusterDomain string
 }

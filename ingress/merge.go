@@ -3,6 +3,7 @@ package ingress
 import (
 	"cmp"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -29,15 +30,15 @@ type merger struct {
 	p    *Planner
 	snap model.Snapshot
 	name string
-	// aliasOf is the host that the name is an alias of; empty for a host of its own.
-	aliasOf string
-	out     *table.Host
+	// claim says who owns the host, and who else routes it.
+	claim
+	out *table.Host
 	// owner and at are who has a place, and its index in out.Paths.
 	owner map[place]*model.Ingress
 	at    map[place]int
 	// byDefault is whose default backend serves the host.
 	byDefault *model.Ingress
-	tls       bool // some Ingress has a certificate for it
+	tls       bool // some Ingress of the owner's namespace has a certificate for it
 	problems  map[model.Name][]model.Problem
 }
 
@@ -51,16 +52,21 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	if m, ok := p.merges[name]; ok {
 		return m
 	}
-	m := &merger{p: p, snap: snap, name: name, out: &table.Host{Name: name}, owner: map[place]*model.Ingress{}, at: map[place]int{}, problems: map[model.Name][]model.Problem{}}
-	list, canaries := m.parties()
-	for _, i := range list {
+	m := &merger{p: p, snap: snap, name: name, out: &table.Host{Name: name}, owner: map[place]*model.Ingress{}, at: map[place]int{},
+		problems: map[model.Name][]model.Problem{}}
+	m.claim = m.claims()
+	if m.by != nil {
+		m.out.Namespace, m.out.Since = m.by.Name.Namespace, m.by.Created.Unix()
+	}
+	for _, i := range m.list {
 		m.certificate(i)
 	}
-	for _, i := range list {
+	for _, i := range m.list {
 		m.paths(i)
 		m.fallback(i)
 	}
-	for _, i := range canaries {
+	m.bound()
+	for _, i := range m.canaries {
 		m.canary(i)
 	}
 	m.check()
@@ -75,108 +81,49 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	return r
 }
 
+// bound closes the patterns that are over the bounds of the host or of their Ingress.
+func (m *merger) bound() {
+	over := table.CheckPatterns(m.out)
+	for where, n := range m.at {
+		if err, ok := over[n]; ok {
+			p := &m.out.Paths[n]
+			p.Closed, p.Backend = true, ""
+			m.bad(m.owner[where], fieldOf(p)+".path", "%v; what begins with %s answers 503", err, table.LiteralPrefix(p.Options.PathPattern))
+		}
+	}
+}
+
+// fieldOf is the field of an Ingress that a path comes from.
+func fieldOf(p *table.Path) string {
+	_, field, _ := strings.Cut(strings.TrimPrefix(p.Source, "Ingress "), " ")
+	return field
+}
+
 // check reads the options as the proxy will, which closes a path that has some that it
 // cannot read.
 func (m *merger) check() {
 	for where, n := range m.at {
-		if p := &m.out.Paths[n]; p.Options != nil {
+		if p := &m.out.Paths[n]; p.Options != nil && !p.Closed {
 			if err := table.Prepare(p).Err; err != nil {
-				_, field, _ := strings.Cut(strings.TrimPrefix(p.Source, "Ingress "), " ")
-				m.bad(m.owner[where], field, "the proxy cannot read what is asked for, and answers 500: %v", err)
+				m.bad(m.owner[where], fieldOf(p), "the proxy cannot read what is asked for, and answers 500: %v", err)
 			}
 		}
 	}
 }
 
 func (m *merger) bad(i *model.Ingress, field, format string, args ...any) {
-	q := model.Problem{Kind: "Ingress", Object: i.Name, Field: field, Reason: fmt.Sprintf(format, args...)}
+	m.tell(i, model.Problem{Field: field, Reason: fmt.Sprintf(format, args...)})
+}
+
+func annotationField(name string) string { return "metadata.annotations[" + nginxPrefix + name + "]" }
+
+func fmtRule(r model.IngressRule) string { return fmt.Sprintf("spec.rules[%d]", r.Index) }
+
+func (m *merger) tell(i *model.Ingress, q model.Problem) {
+	q.Kind, q.Object = "Ingress", i.Name
 	if !slices.Contains(m.problems[i.Name], q) {
 		m.problems[i.Name] = append(m.problems[i.Name], q)
 	}
-}
-
-// parties are the Ingresses that have a say about the host, in order of age, and apart from
-// them canaries. Who has the host only as an alias has none where a rule names it.
-func (m *merger) parties() (list, canaries []*model.Ingress) {
-	var rules, aliases, others []*model.Ingress
-	for _, i := range m.all(m.name) {
-		switch {
-		case m.p.options(m.snap, i).canary != nil:
-			canaries = append(canaries, i)
-		case m.names(i):
-			rules = append(rules, i)
-		case m.isAlias(i):
-			aliases = append(aliases, i)
-		default:
-			others = append(others, i)
-		}
-	}
-	switch {
-	case len(rules) > 0:
-		list = rules
-	case len(aliases) > 0:
-		list, aliases = aliases[:1], aliases[1:]
-		m.aliasOf = firstHost(list[0])
-		for _, i := range m.all(m.aliasOf) {
-			if m.p.options(m.snap, i).canary != nil {
-				canaries = append(canaries, i)
-			}
-		}
-	default:
-		return others, canaries
-	}
-	for _, i := range aliases {
-		m.bad(i, "metadata.annotations["+nginxPrefix+"server-alias]", "%s is a host of Ingress %s, which keeps it", m.name, list[0].Name)
-	}
-	for _, i := range others {
-		m.bad(i, "spec.tls", "%s is a host of Ingress %s; a certificate for it has no effect here", m.name, list[0].Name)
-	}
-	return list, canaries
-}
-
-// all are the Ingresses that touch a host, in order of age.
-func (m *merger) all(host string) (out []*model.Ingress) {
-	for n := range m.p.hosts[host] {
-		out = append(out, m.p.ours[n])
-	}
-	slices.SortFunc(out, older)
-	return out
-}
-
-// names says whether the Ingress routes the host by its own name.
-func (m *merger) names(i *model.Ingress) bool {
-	if m.name == "" && len(i.Rules) == 0 {
-		return true
-	}
-	return slices.ContainsFunc(i.Rules, func(r model.IngressRule) bool { return r.Host == m.name })
-}
-
-// rules are those of the Ingress for the host. For an alias they are those of the host that
-// it is one of.
-func (m *merger) rules(i *model.Ingress) (out []model.IngressRule) {
-	host := m.name
-	if m.aliasOf != "" {
-		host = m.aliasOf
-	}
-	for _, r := range i.Rules {
-		if r.Host == host {
-			out = append(out, r)
-		}
-	}
-	return out
-}
-
-func (m *merger) isAlias(i *model.Ingress) bool {
-	return slices.Contains(m.p.options(m.snap, i).aliases, m.name)
-}
-
-func firstHost(i *model.Ingress) string {
-	for _, r := range i.Rules {
-		if r.Host != "" {
-			return r.Host
-		}
-	}
-	return ""
 }
 
 // certificate takes that of the Ingress for the host.
@@ -186,6 +133,10 @@ func (m *merger) certificate(i *model.Ingress) {
 	}
 	for _, t := range m.tlsOf(i) {
 		field := fmt.Sprintf("spec.tls[%d].secretName", t.Index)
+		if m.foreign(i) {
+			m.bad(i, field, "%s is a host of Ingress %s, whose namespace alone brings its certificate", m.name, m.by.Name)
+			continue
+		}
 		m.tls = true
 		if t.Secret == "" {
 			continue // the default certificate is meant
@@ -246,6 +197,9 @@ func (m *merger) paths(i *model.Ingress) {
 	o := m.p.options(m.snap, i)
 	rules := m.rules(i)
 	for _, r := range rules {
+		if m.shared(i, r); m.isRefused(i) {
+			continue
+		}
 		for _, in := range r.Paths {
 			at := fmt.Sprintf("spec.rules[%d].http.paths[%d]", r.Index, in.Index)
 			p, where, ok := m.path(i, o, in, at)
@@ -253,23 +207,37 @@ func (m *merger) paths(i *model.Ingress) {
 				continue
 			}
 			if by, taken := m.owner[where]; taken {
-				if by == i {
-					m.bad(i, at, "%s is there twice for %s; the first is served", in.Path, m.hostText())
-				} else {
-					m.bad(i, at, "%s%s belongs to Ingress %s, which is older", m.hostText(), in.Path, by.Name)
-				}
+				m.contest(i, by, at, &p)
 				continue
 			}
 			m.owner[where], m.at[where] = i, len(m.out.Paths)
 			m.out.Paths = append(m.out.Paths, p)
 		}
 	}
-	where := place{kind: table.Exact, path: "/"}
-	if _, taken := m.owner[where]; o.appRoot != "" && len(rules) > 0 && !taken {
-		m.owner[where], m.at[where] = i, len(m.out.Paths)
-		m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Exact, Path: "/", Source: fmt.Sprintf("Ingress %s app-root", i.Name),
-			Options: &table.Options{Redirect: o.appRoot, RedirectCode: 302, RedirectTLS: m.redirect(o)}})
+	if o.appRoot == "" || len(rules) == 0 {
+		return
 	}
+	where := place{kind: table.Exact, path: "/"}
+	if m.foreign(i) {
+		m.bad(i, annotationField("app-root"), "%s is a host of Ingress %s, whose namespace alone sends / elsewhere", m.hostText(), m.by.Name)
+	} else if _, taken := m.owner[where]; !taken {
+		m.owner[where], m.at[where] = i, len(m.out.Paths)
+		m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Exact, Path: "/", Closed: o.closed != "", Source: fmt.Sprintf("Ingress %s app-root", i.Name),
+			Options: &table.Options{Redirect: o.appRoot, RedirectCode: 302, RedirectTLS: m.redirect(o, "/")}})
+	}
+}
+
+// contest tells the Ingress that a path of it belongs to another one.
+func (m *merger) contest(i, by *model.Ingress, at string, p *table.Path) {
+	if by == i {
+		m.bad(i, at, "%s is there twice for %s; the first is served", p.Path, m.hostText())
+		return
+	}
+	text := ""
+	if p.Guarded() {
+		text = "; what keeps requests out of the path here has no effect there"
+	}
+	m.bad(i, at, "%s%s belongs to Ingress %s, which is older%s", m.hostText(), p.Path, by.Name, text)
 }
 
 func (m *merger) hostText() string {
@@ -279,8 +247,12 @@ func (m *merger) hostText() string {
 	return m.name
 }
 
-// redirect is the status for plain requests, 0 for serving them.
-func (m *merger) redirect(o *options) int {
+// redirect is the status for plain requests to a path, 0 for serving them. An ACME challenge
+// is asked for by plain HTTP, as with ingress-nginx's no-tls-redirect-locations.
+func (m *merger) redirect(o *options, path string) int {
+	if strings.HasPrefix(path, table.ChallengePrefix) {
+		return 0
+	}
 	if o.forceTLS || m.tls && !o.keepPlain {
 		return 308
 	}
@@ -289,19 +261,29 @@ func (m *merger) redirect(o *options) int {
 
 // path makes one path.
 func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at string) (table.Path, place, bool) {
-	p := table.Path{Kind: table.Prefix, Path: in.Path, Source: fmt.Sprintf("Ingress %s %s", i.Name, at)}
+	p := table.Path{Kind: table.Prefix, Path: in.Path, Closed: o.closed != "", Foreign: m.foreign(i), Source: fmt.Sprintf("Ingress %s %s", i.Name, at)}
 	if in.Type == model.PathExact {
 		p.Kind = table.Exact
 	}
 	opts := o.table
+	p.Options = &opts
 	if o.regex && in.Type != model.PathExact && hasPattern(in.Path, opts.RewriteTarget) {
-		if err := checkPattern(in.Path); err != nil {
-			m.bad(i, at+".path", "%v", err)
-			return p, place{}, false
-		}
 		opts.PathPattern = in.Path
+		if err := checkPattern(in.Path); err != nil && !p.Guarded() {
+			m.bad(i, at+".path", "%v, and the path is left out", err)
+			return p, place{}, false
+		} else if err != nil {
+			p.Closed = true
+			m.bad(i, at+".path", "%v; it has what keeps requests out, so what begins with %s answers 503", err, table.LiteralPrefix(in.Path))
+		}
+	} else if clean, ok := table.Clean([]byte(in.Path), nil); ok {
+		p.Path = string(clean) // as the path of a request is compared
 	}
-	opts.RedirectTLS = m.redirect(o)
+	if p.Foreign && strings.HasPrefix(p.Path, table.ChallengePrefix) {
+		m.bad(i, at+".path", "%s is a host of Ingress %s, whose namespace alone answers for certificates; the path is left out", m.hostText(), m.by.Name)
+		return p, place{}, false
+	}
+	opts.RedirectTLS = m.redirect(o, p.Path)
 	if opts.Affinity != nil && opts.Affinity.Path == "" {
 		a := *opts.Affinity
 		if a.Path = in.Path; opts.PathPattern != "" {
@@ -309,22 +291,25 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 		}
 		opts.Affinity = &a
 	}
-	p.Backend = m.backend(i, at+".backend.service", in.Backend, o)
-	if !opts.IsZero() {
-		p.Options = &opts
+	if !p.Closed {
+		p.Backend = m.backend(i, at+".backend.service", in.Backend, o)
 	}
-	where := place{p.Kind, p.Path, opts.PathPattern != ""}
+	if opts.IsZero() {
+		p.Options = nil
+	}
+	return p, placeOf(&p), true
+}
+
+func placeOf(p *table.Path) place {
+	where := place{p.Kind, p.Path, p.Options != nil && p.Options.PathPattern != ""}
 	if p.Kind == table.Prefix && !where.pattern {
 		where.path = strings.TrimRight(p.Path, "/")
 	}
-	return p, where, true
+	return where
 }
 
 // backend is the key of a path's, empty when it answers 503.
 func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend, o *options) string {
-	if o.closed != "" {
-		return ""
-	}
 	key, why := resolve(m.snap, i.Name.Namespace, b)
 	if why != "" && o.table.Redirect == "" {
 		m.bad(i, field, "%s; the path answers 503", why)
@@ -337,8 +322,12 @@ func (m *merger) fallback(i *model.Ingress) {
 	if i.Default == nil {
 		return
 	}
-	if len(i.Rules) > 0 && len(m.rules(i)) == 0 {
+	if len(i.Rules) > 0 && len(m.rules(i)) == 0 || m.isRefused(i) {
 		return // the host is another's, or only a certificate's
+	}
+	if m.name != "" && m.foreign(i) {
+		m.bad(i, "spec.defaultBackend", "%s is a host of Ingress %s, whose namespace alone serves what no path has", m.name, m.by.Name)
+		return
 	}
 	if m.byDefault != nil {
 		m.bad(i, "spec.defaultBackend", "what no path of %s has goes to that of Ingress %s, which is older", m.hostText(), m.byDefault.Name)
@@ -347,14 +336,17 @@ func (m *merger) fallback(i *model.Ingress) {
 	m.byDefault = i
 	o := m.p.options(m.snap, i)
 	opts := o.table
-	opts.RedirectTLS = m.redirect(o)
+	opts.RedirectTLS = m.redirect(o, "/")
 	if opts.Affinity != nil && opts.Affinity.Path == "" {
 		a := *opts.Affinity
 		a.Path = "/"
 		opts.Affinity = &a
 	}
 	opts.RewriteTarget = "" // there is no path that it could take the place of
-	d := &table.Path{Kind: table.Prefix, Path: "/", Backend: m.backend(i, "spec.defaultBackend.service", *i.Default, o), Source: fmt.Sprintf("Ingress %s spec.defaultBackend", i.Name)}
+	d := &table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "", Source: fmt.Sprintf("Ingress %s spec.defaultBackend", i.Name)}
+	if !d.Closed {
+		d.Backend = m.backend(i, "spec.defaultBackend.service", *i.Default, o)
+	}
 	if !opts.IsZero() {
 		d.Options = &opts
 	}
@@ -367,22 +359,16 @@ func (m *merger) canary(i *model.Ingress) {
 	for _, r := range m.rules(i) {
 		for _, in := range r.Paths {
 			at := fmt.Sprintf("spec.rules[%d].http.paths[%d]", r.Index, in.Index)
-			_, where, ok := m.path(i, &options{table: o.table, regex: o.regex, closed: "canary"}, in, at)
+			n, ok := m.mainOf(i, o, in, at)
 			if !ok {
 				continue
 			}
-			n, found := m.at[where]
-			if !found { // the main path may be a pattern where the canary's is none
-				where.pattern = !where.pattern
-				where.path = in.Path
-				n, found = m.at[where]
-			}
-			switch {
-			case !found:
-				m.bad(i, at, "is a canary of a path that no other Ingress has: %s%s", m.hostText(), in.Path)
+			switch main := &m.out.Paths[n]; {
+			case main.Closed:
+				m.bad(i, at, "is a canary of a path that is closed, and takes nothing: %s%s", m.hostText(), in.Path)
 				continue
-			case m.owner[where].Name.Namespace != i.Name.Namespace:
-				m.bad(i, at, "is a canary of Ingress %s, which is in another namespace", m.owner[where].Name)
+			case o.closed != "" || !guardedAlike(&o.table, main.Options):
+				m.bad(i, at, "has what keeps requests out, which the path that it is a canary of has not: %s%s; the canary takes nothing", m.hostText(), in.Path)
 				continue
 			}
 			key, why := resolve(m.snap, i.Name.Namespace, in.Backend)
@@ -405,4 +391,44 @@ func (m *merger) canary(i *model.Ingress) {
 	if len(i.Rules) == 0 {
 		m.bad(i, "spec.rules", "is empty: a canary is of paths")
 	}
+}
+
+// mainOf finds the path that a path of a canary is a part of, by its index in out.Paths.
+func (m *merger) mainOf(i *model.Ingress, o *options, in model.IngressPath, at string) (int, bool) {
+	p := table.Path{Kind: table.Prefix, Path: in.Path}
+	if in.Type == model.PathExact {
+		p.Kind = table.Exact
+	}
+	pattern := place{p.Kind, in.Path, true}
+	if clean, ok := table.Clean([]byte(in.Path), nil); ok {
+		p.Path = string(clean)
+	}
+	plain := placeOf(&p)
+	// The main path may be a pattern where the canary's is none, and the other way round.
+	places := []place{plain, pattern}
+	if o.regex && in.Type != model.PathExact && hasPattern(in.Path, o.table.RewriteTarget) {
+		places = []place{pattern, plain}
+	}
+	for _, where := range places {
+		n, found := m.at[where]
+		if !found {
+			continue
+		}
+		if by := m.owner[where]; by.Name.Namespace != i.Name.Namespace {
+			m.bad(i, at, "is a canary of Ingress %s, which is in another namespace", by.Name)
+			return 0, false
+		}
+		return n, true
+	}
+	m.bad(i, at, "is a canary of a path that no other Ingress has: %s%s", m.hostText(), in.Path)
+	return 0, false
+}
+
+// guardedAlike says whether the options of a canary keep out nobody whom those of the main path
+// let in: the main path's count.
+func guardedAlike(canary, main *table.Options) bool {
+	if !(&table.Path{Options: canary}).Guarded() {
+		return true
+	}
+	return main != nil && reflect.DeepEqual(canary.Sources, main.Sources) && reflect.DeepEqual(canary.Auth, main.Auth) && reflect.DeepEqual(canary.AuthURL, main.AuthURL)
 }

@@ -16,7 +16,7 @@ func hasPattern(path, target string) bool {
 // checkPattern reads it as the proxy will.
 func checkPattern(path string) error {
 	if err := table.Prepare(&table.Path{Options: &table.Options{PathPattern: path}}).Err; err != nil {
-		return fmt.Errorf("%q is not a regular expression of RE2 that may be used, and the path is left out: %w", path, err)
+		return fmt.Errorf("%q is not a regular expression of RE2 that may be used: %w", path, err)
 	}
 	return nil
 }

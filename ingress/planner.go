@@ -180,6 +180,13 @@ func (r *round) host(h string) {
 				}
 			}
 		}
+		if parent, ok := strings.CutPrefix(h, "*"); ok { // who owns it counts for hosts below it
+			for below := range r.p.hosts {
+				if i := strings.IndexByte(below, '.'); i > 0 && below[i:] == parent {
+					r.host(below)
+				}
+			}
+		}
 	}
 }
 

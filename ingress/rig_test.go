@@ -250,12 +250,8 @@ func find(hosts map[string]*table.Host, url string) (m table.Match, encrypted, o
 	if !good {
 		return m, encrypted, false
 	}
-	r := tab.Lookup(table.Name([]byte(host), nil))
-	if r != nil && r.Find(clean, &m) {
-		return m, encrypted, true
-	}
-	rest2 := tab.Rest()
-	return m, encrypted, rest2 != nil && rest2.Find(clean, &m)
+	ok = tab.Route(table.Name([]byte(host), nil), clean, &m)
+	return m, encrypted, ok
 }
 
 // answer says what a request gets: a backend, a status, or a redirection.
@@ -266,6 +262,10 @@ func answer(hosts map[string]*table.Host, url string) string {
 	}
 	o := m.Path.Options
 	switch {
+	case m.TooLong:
+		return "414"
+	case m.Path.Closed:
+		return "503"
 	case o != nil && o.RedirectTLS != 0 && !encrypted:
 		return fmt.Sprintf("%d https", o.RedirectTLS)
 	case o != nil && o.Redirect != "":

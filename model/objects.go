@@ -35,6 +35,9 @@ func (t ServiceType) String() string {
 type Service struct {
 	Name Name
 	Type ServiceType
+	// Created decides between Services that claim one address and port: the older
+	// has it.
+	Created time.Time
 	// ClusterIPs has at most one address per family; none for headless and
 	// ExternalName services.
 	ClusterIPs []netip.Addr
@@ -148,6 +151,8 @@ type Node struct {
 	Name string
 	// InternalIPs in the order of the API: the first of a family is primary.
 	InternalIPs []netip.Addr
+	// ExternalIPs are its other addresses (status.addresses of type ExternalIP).
+	ExternalIPs []netip.Addr
 	PodCIDRs    []netip.Prefix
 	Zone        string
 	Ready       bool

@@ -25,11 +25,12 @@ const (
 	IngressKind
 	IngressClassKind
 	SecretKind
+	ServiceCIDRKind
 )
 
 // allKinds are all of them.
 const allKinds = ServiceKind | EndpointSliceKind | PodKind | NodeKind | NamespaceKind | AddressPoolKind | NetworkPolicyKind |
-	IngressKind | IngressClassKind | SecretKind
+	IngressKind | IngressClassKind | SecretKind | ServiceCIDRKind
 
 // AllKinds is the set of all kinds.
 func AllKinds() Kind { return allKinds }
@@ -57,6 +58,8 @@ func (k Kind) String() string {
 		return "IngressClass"
 	case SecretKind:
 		return "Secret"
+	case ServiceCIDRKind:
+		return "ServiceCIDR"
 	}
 	return fmt.Sprintf("kinds(%#x)", uint16(k))
 }
@@ -78,6 +81,8 @@ type Store struct {
 	ingresses  statedb.RWTable[*Ingress]
 	classes    statedb.RWTable[*IngressClass]
 	secrets    statedb.RWTable[*Secret]
+	// serviceCIDRs are the ranges of ClusterIPs.
+	serviceCIDRs statedb.RWTable[*ServiceCIDR]
 
 	mu     sync.Mutex
 	synced Kind
@@ -88,7 +93,7 @@ type Store struct {
 func NewStore() (*Store, error) {
 	s := &Store{db: statedb.New(), waiter: make(chan struct{})}
 	var err error
-	if s.services, err = newTable(s.db, "services", serviceByName); err != nil {
+	if s.services, err = newTable(s.db, "services", serviceByName, serviceByClaim); err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
 	if s.slices, err = newTable(s.db, "endpointslices", sliceByName, sliceByService); err != nil {
@@ -116,6 +121,9 @@ func NewStore() (*Store, error) {
 		return nil, fmt.Errorf("model: %w", err)
 	}
 	if s.secrets, err = newTable(s.db, "secrets", secretByName); err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	if s.serviceCIDRs, err = newTable(s.db, "servicecidrs", serviceCIDRByName); err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
 	if err := s.db.Start(); err != nil {
@@ -209,7 +217,7 @@ func (s *Store) WriteKinds(kinds Kind, fn func(*Writer)) error {
 		{ServiceKind, s.services}, {EndpointSliceKind, s.slices}, {PodKind, s.pods},
 		{NodeKind, s.nodes}, {NamespaceKind, s.namespaces}, {AddressPoolKind, s.pools},
 		{NetworkPolicyKind, s.policies}, {IngressKind, s.ingresses}, {IngressClassKind, s.classes},
-		{SecretKind, s.secrets},
+		{SecretKind, s.secrets}, {ServiceCIDRKind, s.serviceCIDRs},
 	} {
 		if kinds&t.kind != 0 {
 			tables = append(tables, t.table)
@@ -297,6 +305,8 @@ func (w *Writer) Delete(kind Kind, n Name) {
 		remove(w, w.s.classes, classByName.Query(n.Name))
 	case SecretKind:
 		remove(w, w.s.secrets, secretByName.Query(n))
+	case ServiceCIDRKind:
+		remove(w, w.s.serviceCIDRs, serviceCIDRByName.Query(n.Name))
 	}
 }
 
@@ -343,6 +353,10 @@ func (w *Writer) Names(kind Kind) []Name {
 	case SecretKind:
 		for o := range w.s.secrets.All(w.txn) {
 			names = append(names, o.Name)
+		}
+	case ServiceCIDRKind:
+		for o := range w.s.serviceCIDRs.All(w.txn) {
+			names = append(names, Name{Name: o.Name})
 		}
 	}
 	return names

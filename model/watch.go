@@ -20,12 +20,13 @@ type Changes struct {
 	Ingresses    map[Name]struct{}
 	Classes      map[string]struct{}
 	Secrets      map[Name]struct{}
+	ServiceCIDRs map[string]struct{}
 }
 
 // Empty is true when nothing changed.
 func (c Changes) Empty() bool {
 	return len(c.Services)+len(c.Pods)+len(c.Nodes)+len(c.Namespaces)+len(c.AddressPools)+len(c.Policies)+
-		len(c.Ingresses)+len(c.Classes)+len(c.Secrets) == 0
+		len(c.Ingresses)+len(c.Classes)+len(c.Secrets)+len(c.ServiceCIDRs) == 0
 }
 
 // Watcher tells one reader what changed since it last asked. Changes that pile
@@ -42,6 +43,7 @@ type Watcher struct {
 	ingresses  statedb.ChangeIterator[*Ingress]
 	classes    statedb.ChangeIterator[*IngressClass]
 	secrets    statedb.ChangeIterator[*Secret]
+	cidrs      statedb.ChangeIterator[*ServiceCIDR]
 	// lastService remembers a slice's service, as a slice may change its owner.
 	lastService map[Name]Name
 }
@@ -81,6 +83,11 @@ func (s *Store) Watch(kinds Kind) (*Watcher, error) {
 	}
 	if kinds&NetworkPolicyKind != 0 {
 		if w.policies, err = changes(s, s.policies); err != nil {
+			return nil, err
+		}
+	}
+	if kinds&ServiceCIDRKind != 0 {
+		if w.cidrs, err = changes(s, s.serviceCIDRs); err != nil {
 			return nil, err
 		}
 	}
@@ -132,6 +139,7 @@ func (w *Watcher) Close() {
 	closeIf(w.ingresses)
 	closeIf(w.classes)
 	closeIf(w.secrets)
+	closeIf(w.cidrs)
 }
 
 func closeIf[O any](it statedb.ChangeIterator[O]) {
@@ -162,6 +170,7 @@ func (w *Watcher) Poll() (Snapshot, Changes, Ready) {
 		Services: map[Name]struct{}{}, Pods: map[Name]struct{}{},
 		Nodes: map[string]struct{}{}, Namespaces: map[string]struct{}{}, AddressPools: map[string]struct{}{},
 		Policies: map[Name]struct{}{}, Ingresses: map[Name]struct{}{}, Classes: map[string]struct{}{}, Secrets: map[Name]struct{}{},
+		ServiceCIDRs: map[string]struct{}{},
 	}
 	set := statedb.NewWatchSet()
 	drain(snap, w.services, set, func(s *Service, _ bool) { c.Services[s.Name] = struct{}{} })
@@ -174,6 +183,7 @@ func (w *Watcher) Poll() (Snapshot, Changes, Ready) {
 	drain(snap, w.ingresses, set, func(i *Ingress, _ bool) { c.Ingresses[i.Name] = struct{}{} })
 	drain(snap, w.classes, set, func(i *IngressClass, _ bool) { c.Classes[i.Name] = struct{}{} })
 	drain(snap, w.secrets, set, func(s *Secret, _ bool) { c.Secrets[s.Name] = struct{}{} })
+	drain(snap, w.cidrs, set, func(r *ServiceCIDR, _ bool) { c.ServiceCIDRs[r.Name] = struct{}{} })
 	return snap, c, Ready{set}
 }
 

@@ -158,11 +158,6 @@ func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
 		return elsewhere, err
 	}
 	safe := idempotent(x.r.Method)
-	// What cannot be sent twice needs a connection that lives.
-	if reused && (x.r.Length != 0 || !safe) && !c.Alive() {
-		_ = c.Close()
-		return stale, errors.New("the endpoint closed an idle connection")
-	}
 	c.Timeouts(t.Send, t.Read)
 	up, err := x.send(c)
 	if err == nil {

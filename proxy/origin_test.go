@@ -135,6 +135,14 @@ func proxiedEndpoint(t testing.TB, encrypted bool) netip.AddrPort {
 		go func() { _ = s.Serve(&proxiedListener{l, t}) }()
 		return addrOf(l)
 	}
+	s.TLSConfig = &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}}
+	go func() { _ = s.ServeTLS(&proxiedListener{l, t}, "", "") }()
+	return addrOf(l)
+}
+
+// selfSigned makes a certificate that nobody signed.
+func selfSigned(t testing.TB) tls.Certificate {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -144,9 +152,7 @@ func proxiedEndpoint(t testing.TB, encrypted bool) netip.AddrPort {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.TLSConfig = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-	go func() { _ = s.ServeTLS(&proxiedListener{l, t}, "", "") }()
-	return addrOf(l)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 // from is a client's connection from an address of this host.

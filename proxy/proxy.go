@@ -128,7 +128,8 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 	clear(x.tried[:cap(x.tried)])
 	clear(x.answer[:cap(x.answer)])
 	x.opt = asked{}
-	x.ctx, x.d, x.r, x.match, x.last, x.begun = nil, nil, nil, table.Match{}, nil, false
+	x.match.Reset()
+	x.ctx, x.d, x.r, x.last, x.begun = nil, nil, nil, nil, false
 	x.gone.Store(false)
 	x.more, x.tried, x.answer = x.more[:0], x.tried[:0], x.answer[:0]
 	p.pool.Put(x)
@@ -156,14 +157,19 @@ func (x *exchange) route() {
 		x.fail(400, errors.New("a path that leaves its root, or has a bad escape"))
 		return
 	}
-	routes := t.Lookup(name)
-	if routes == nil || !routes.Find(path, &x.match) {
-		if rest := t.Rest(); rest == nil || rest == routes || !rest.Find(path, &x.match) {
-			x.fail(404, nil)
-			return
-		}
+	if !t.Route(name, path, &x.match) {
+		x.fail(404, nil)
+		return
 	}
 	x.rec.Host, x.rec.Path = x.match.Host, x.match.Path
+	switch {
+	case x.match.TooLong:
+		x.fail(414, errPathTooLong)
+		return
+	case x.match.Path.Closed:
+		x.fail(503, errClosed)
+		return
+	}
 	if x.match.Path.Options == nil {
 		x.forward(x.match.Path.Backend)
 		return
@@ -175,6 +181,11 @@ func (x *exchange) route() {
 	x.forward(x.opt.backend)
 	x.r.Target = x.opt.target // what the client sent is what the record shows
 }
+
+var (
+	errPathTooLong = errors.New("the path is too long to compare with the patterns of the host")
+	errClosed      = errors.New("the path is closed: what keeps requests out of it cannot be done")
+)
 
 // fail answers by the proxy itself.
 func (x *exchange) fail(status int, err error) {

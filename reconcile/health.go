@@ -73,6 +73,18 @@ func (h *Health) failed(err error, keys int, partial bool) {
 	}
 }
 
+// progressed is applied while single keys still fail, with what is wrong with them.
+func (h *Health) progressed(err error, took time.Duration, keys int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.s.Synced, h.s.Keys = true, keys
+	h.s.LastApplied, h.s.LastTook = time.Now(), took
+	h.s.Error, h.s.Partial = err.Error(), true
+	if h.observe != nil {
+		h.observe(false, took)
+	}
+}
+
 func (h *Health) foreign() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -12,11 +12,30 @@ import (
 	"wayleave.dev/model"
 )
 
-// Retry back-off of failed work: doubled from first to last.
+// Retry back-off of failed work: doubled from first to last. A foreign change is repaired
+// at once, or when the last try of all failed, repairAfter that.
 const (
-	retryFirst = 100 * time.Millisecond
-	retryLast  = 30 * time.Second
+	retryFirst  = 100 * time.Millisecond
+	retryLast   = 30 * time.Second
+	repairAfter = 500 * time.Millisecond
 )
+
+// retry is when failed work is tried again, and why it failed.
+type retry struct {
+	at      time.Time
+	backoff time.Duration
+	err     error
+}
+
+// after is the retry that follows one more failure; r may be nil.
+func (r *retry) after(err error) *retry {
+	next := &retry{backoff: retryFirst, err: err}
+	if r != nil {
+		next.backoff = min(2*r.backoff, retryLast)
+	}
+	next.at = time.Now().Add(next.backoff)
+	return next
+}
 
 // Loop drives one feature. Set the fields, then call Run once.
 type Loop[K comparable, P any] struct {
@@ -51,11 +70,12 @@ type Loop[K comparable, P any] struct {
 
 	plans   map[K]P
 	pending map[K]struct{} // keys whose plan changed and is not in the kernel yet
-	failed  map[K]struct{} // subset of pending that failed and waits for its retry
-	resync  bool
-	backoff time.Duration
-	retryAt time.Time
-	since   time.Time // of the oldest change not yet applied
+	failed  map[K]*retry   // of pending, what failed: each waits for its own retry
+	// resync says that everything is to be looked at: at start, after a foreign change, and
+	// when the state is not known. whole is its retry, when it failed.
+	resync bool
+	whole  *retry
+	since  time.Time // of the oldest change not yet applied
 }
 
 // Run drives the feature until ctx ends, and returns ctx's error. It first waits
@@ -69,7 +89,7 @@ func (l *Loop[K, P]) Run(ctx context.Context) error {
 		return fmt.Errorf("%s: %w", l.Name, err)
 	}
 	defer w.Close()
-	l.plans, l.pending, l.failed = map[K]P{}, map[K]struct{}{}, map[K]struct{}{}
+	l.plans, l.pending, l.failed = map[K]P{}, map[K]struct{}{}, map[K]*retry{}
 	l.resync, l.since = true, time.Now()
 	for {
 		snap, changes, ready := w.Poll()
@@ -96,8 +116,8 @@ func (l *Loop[K, P]) wait(ctx context.Context, ready model.Ready) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var retry <-chan time.Time
-	if !l.retryAt.IsZero() {
-		t := time.NewTimer(time.Until(l.retryAt))
+	if at := l.nextRetry(); !at.IsZero() {
+		t := time.NewTimer(time.Until(at))
 		defer t.Stop()
 		retry = t.C
 	}
@@ -116,10 +136,30 @@ func (l *Loop[K, P]) wait(ctx context.Context, ready model.Ready) {
 		l.Log.Warn("foreign change found, repairing", "feature", l.Name)
 		l.Health.foreign()
 		l.resync = true
+		if at := time.Now().Add(repairAfter); l.whole != nil && l.whole.at.After(at) {
+			l.whole.at = at
+		}
 		if l.since.IsZero() {
 			l.since = time.Now()
 		}
 	}
+}
+
+// nextRetry is when the next failed work is due; zero for none. While everything is to be
+// looked at, that alone counts.
+func (l *Loop[K, P]) nextRetry() (at time.Time) {
+	if l.resync {
+		if l.whole != nil {
+			at = l.whole.at
+		}
+		return at
+	}
+	for _, r := range l.failed {
+		if at.IsZero() || r.at.Before(at) {
+			at = r.at
+		}
+	}
+	return at
 }
 
 func (l *Loop[K, P]) plan(snap model.Snapshot, changes model.Changes) {
@@ -144,19 +184,19 @@ func (l *Loop[K, P]) plan(snap model.Snapshot, changes model.Changes) {
 	}
 }
 
-// apply brings pending plans about, unless all that is left waits for a retry.
+// apply brings pending plans about, but for those that wait for their own retry. Back-off
+// of single keys delays nothing else: neither a repair, nor another key.
 func (l *Loop[K, P]) apply(ctx context.Context) {
 	now := time.Now()
-	due := l.retryAt.IsZero() || !now.Before(l.retryAt)
 	if l.resync {
-		if due {
+		if l.whole == nil || !now.Before(l.whole.at) {
 			l.done(l.Target.Sync(ctx, maps.Clone(l.plans)), l.pending, true)
 		}
 		return
 	}
 	set, del, keys := map[K]P{}, []K{}, map[K]struct{}{}
 	for k := range l.pending {
-		if _, waits := l.failed[k]; waits && !due {
+		if r, waits := l.failed[k]; waits && now.Before(r.at) {
 			continue
 		}
 		keys[k] = struct{}{}
@@ -175,33 +215,56 @@ func (l *Loop[K, P]) apply(ctx context.Context) {
 	l.done(l.Target.Apply(ctx, set, del), keys, false)
 }
 
-// done books the outcome for the keys that were tried.
+// done records the outcome for the keys that were tried.
 func (l *Loop[K, P]) done(err error, keys map[K]struct{}, whole bool) {
 	var byKey KeyErrors[K]
-	switch {
-	case err == nil || errors.As(err, &byKey):
-		l.resync = false
-		for _, k := range slices.Collect(maps.Keys(keys)) {
-			delete(l.pending, k)
-			delete(l.failed, k)
-		}
-		for k := range byKey {
-			l.pending[k] = struct{}{}
-			l.failed[k] = struct{}{}
-		}
-	default:
-		l.resync = true
-	}
-	if err != nil {
-		l.backoff = min(max(2*l.backoff, retryFirst), retryLast)
-		l.retryAt = time.Now().Add(l.backoff)
-		l.Log.Error("could not apply", "feature", l.Name, "err", err, "retry", l.backoff)
-		l.Health.failed(err, len(l.plans), !l.resync)
+	if err != nil && !errors.As(err, &byKey) {
+		l.resync, l.whole = true, l.whole.after(err)
+		l.Log.Error("could not apply", "feature", l.Name, "err", err, "retry", l.whole.backoff)
+		l.Health.failed(err, len(l.plans), false)
 		return
 	}
-	if len(l.failed) == 0 {
-		l.backoff, l.retryAt = 0, time.Time{}
-		l.Health.applied(whole, time.Since(l.since), len(l.plans))
+	l.resync, l.whole = false, nil
+	for _, k := range slices.Collect(maps.Keys(keys)) {
+		delete(l.pending, k)
+		if byKey[k] == nil {
+			delete(l.failed, k)
+		}
 	}
+	l.keep(byKey)
+	took := time.Since(l.since)
 	l.since = time.Time{}
+	switch {
+	case len(l.failed) == 0:
+		l.Health.applied(whole, took, len(l.plans))
+	case len(byKey) == 0 || len(byKey) < len(keys):
+		l.Health.progressed(l.failures(), took, len(l.plans))
+	}
+	if len(byKey) > 0 {
+		l.Log.Error("could not apply", "feature", l.Name, "err", byKey)
+		l.Health.failed(l.failures(), len(l.plans), true)
+	}
+}
+
+// keep has each failed key wait for its own retry. A key that failed in passing, before its
+// retry was due, as in a repair, keeps that.
+func (l *Loop[K, P]) keep(byKey KeyErrors[K]) {
+	now := time.Now()
+	for k, err := range byKey {
+		l.pending[k] = struct{}{}
+		if r := l.failed[k]; r != nil && now.Before(r.at) {
+			r.err = err
+			continue
+		}
+		l.failed[k] = l.failed[k].after(err)
+	}
+}
+
+// failures are the errors of all keys that fail now.
+func (l *Loop[K, P]) failures() KeyErrors[K] {
+	out := make(KeyErrors[K], len(l.failed))
+	for k, r := range l.failed {
+		out[k] = r.err
+	}
+	return out
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 )
@@ -40,16 +41,18 @@ func (e KeyErrors[K]) Error() string {
 // Unwrap gives errors.Is and errors.As the single errors.
 func (e KeyErrors[K]) Unwrap() []error { return slices.Collect(maps.Values(e)) }
 
-// manyBad is how many keys may fail before it is taken for a fault of the kernel or the
-// node, and not of the keys.
-const manyBad = 32
+// manyBad bounds the work of one round: when so many keys have failed, those that are left
+// wait for their retry untried. They are in another order then.
+const manyBad = 256
+
+// errUntried is that of keys that wait for others' sake.
+var errUntried = fmt.Errorf("not tried: %d others failed before it in this round", manyBad)
 
 // Halve tries the keys at once, and when that fails in two halves, and so on, so that one
-// bad key stops no other. Keys that fail alone are put into failed. An error for which
-// fatal says yes, since no other choice of keys would avoid it, is returned at once, and so
-// is one of many keys that failed: the state is not known then. noun is what messages call
-// the keys.
-func Halve[K comparable](noun string, keys []K, failed KeyErrors[K], try func([]K) error, fatal func(error) bool) error {
+// bad key stops no other, however many there are. Keys that fail alone are put into
+// failed. An error for which fatal says yes, since no other choice of keys would avoid it,
+// is returned at once: the state is not known then.
+func Halve[K comparable](keys []K, failed KeyErrors[K], try func([]K) error, fatal func(error) bool) error {
 	if len(keys) == 0 {
 		return nil
 	}
@@ -59,15 +62,47 @@ func Halve[K comparable](noun string, keys []K, failed KeyErrors[K], try func([]
 		return nil
 	case fatal(err):
 		return err
-	case len(keys) > 1:
-		half := len(keys) / 2
-		if err := Halve(noun, keys[:half], failed, try, fatal); err != nil {
-			return err
+	case len(keys) == 1:
+		failed[keys[0]] = err
+		return nil
+	}
+	// In any order, so that nobody's names decide who is tried first when many fail.
+	keys = slices.Clone(keys)
+	rand.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+	h := halving[K]{failed, try, fatal, len(failed) + manyBad}
+	if err := h.half(keys[:len(keys)/2]); err != nil {
+		return err
+	}
+	return h.half(keys[len(keys)/2:])
+}
+
+// halving is one round of Halve; limit is how many failed keys end it.
+type halving[K comparable] struct {
+	failed KeyErrors[K]
+	try    func([]K) error
+	fatal  func(error) bool
+	limit  int
+}
+
+func (h halving[K]) half(keys []K) error {
+	if len(h.failed) >= h.limit {
+		for _, k := range keys {
+			h.failed[k] = errUntried
 		}
-		return Halve(noun, keys[half:], failed, try, fatal)
+		return nil
 	}
-	if failed[keys[0]] = err; len(failed) >= manyBad {
-		return fmt.Errorf("%d %s could not be programmed: %w", len(failed), noun, err)
+	err := h.try(keys)
+	switch {
+	case err == nil:
+		return nil
+	case h.fatal(err):
+		return err
+	case len(keys) == 1:
+		h.failed[keys[0]] = err
+		return nil
 	}
-	return nil
+	if err := h.half(keys[:len(keys)/2]); err != nil {
+		return err
+	}
+	return h.half(keys[len(keys)/2:])
 }

@@ -117,61 +117,117 @@ func Keys(_ model.Snapshot, c model.Changes) []model.Name {
 // else's.
 // Problems name parts that are left out.
 func Make(snap model.Snapshot, key model.Name, node string) (p Plan, ok bool, problems []model.Problem) {
-	return plan(snap, key, node, false)
+	return MakeWith(snap, key, Options{Node: node})
 }
 
 // MakeElsewhere is Make for a Service that the node serves by itself for as long as it
 // can: its own endpoint is not among the slots for the cluster, so that clients are sent
 // to another node's. Where there is no other, it stays.
 func MakeElsewhere(snap model.Snapshot, key model.Name, node string) (p Plan, ok bool, problems []model.Problem) {
-	return plan(snap, key, node, true)
+	return MakeWith(snap, key, Options{Node: node, Remote: true})
 }
 
-func plan(snap model.Snapshot, key model.Name, node string, elsewhere bool) (p Plan, ok bool, problems []model.Problem) {
+// MakeWith is Make by options. What another Service has by the order of claims (class,
+// age, name), and what no Service may claim, is left out and named.
+func MakeWith(snap model.Snapshot, key model.Name, opt Options) (p Plan, ok bool, problems []model.Problem) {
 	svc, ok := snap.Service(key)
-	if !ok || svc.Headless || svc.Type == model.ExternalName || svc.OtherProxy {
+	if !ok || !isServed(svc) {
 		return Plan{}, false, nil
 	}
-	p.VIPs, problems = vips(svc)
+	c := contest{snap, svc, opt}
+	p.VIPs, problems = c.vips()
 	if len(p.VIPs) == 0 {
 		return Plan{}, false, problems
 	}
-	self, _ := snap.Node(node)
-	ends := collect(snap, svc, node, self, elsewhere)
+	self, _ := snap.Node(opt.Node)
+	ends := collect(snap, svc, opt.Node, self, opt.Remote)
 	for _, port := range svc.Ports {
 		for _, vip := range p.VIPs {
 			p.Entries = append(p.Entries, ends.internal(svc, port, vip))
-			if port.NodePort != 0 && svc.Type != model.ClusterIP {
-				p.Entries = append(p.Entries, ends.external(svc, port, unspecified(vip), port.NodePort))
-			}
 		}
 	}
-	problems = append(problems, p.addExternal(svc, ends, self)...)
+	problems = append(problems, p.addNodePorts(c, ends)...)
+	problems = append(problems, p.addExternal(c, ends, self)...)
 	slices.SortStableFunc(p.Entries, func(a, b Entry) int { return a.Frontend.Compare(b.Frontend) })
 	p.Entries, problems = unique(svc, p.Entries, problems)
 	p.Hairpin, p.HealthCheck = ends.local, svc.HealthCheckPort
 	return p, true, problems
 }
 
-// addExternal adds the addresses that clients outside use.
-func (p *Plan) addExternal(svc *model.Service, ends endpoints, self *model.Node) (problems []model.Problem) {
-	add := func(field string, addrs []netip.Addr, sources []netip.Prefix, balancer bool) {
-		for i, a := range addrs {
-			if !slices.ContainsFunc(p.VIPs, func(v netip.Addr) bool { return v.Is6() == a.Is6() }) {
-				problems = append(problems, model.Problem{Kind: "Service", Object: svc.Name, Field: fmt.Sprintf(field, i),
-					Reason: fmt.Sprintf("%s is not of a family of the service (spec.ipFamilies)", a)})
-				continue
-			}
-			for _, port := range svc.Ports {
-				e := ends.external(svc, port, a, port.Port)
-				e.Sources, e.Balancer = allowed(sources, a, self), balancer
-				p.Entries = append(p.Entries, e)
-			}
+func (c contest) problem(field, format string, args ...any) model.Problem {
+	return model.Problem{Kind: "Service", Object: c.svc.Name, Field: field, Reason: fmt.Sprintf(format, args...)}
+}
+
+// addNodePorts adds ports of the node.
+func (p *Plan) addNodePorts(c contest, ends endpoints) (problems []model.Problem) {
+	if c.svc.Type == model.ClusterIP {
+		return nil
+	}
+	for i, port := range c.svc.Ports {
+		if port.NodePort == 0 {
+			continue
+		}
+		field := fmt.Sprintf("spec.ports[%d].nodePort", i)
+		if whose := c.reserved(port.Protocol, port.NodePort); whose != "" {
+			problems = append(problems, c.problem(field, "%d/%s is a port of %s on the nodes; any other of the range is allowed; it is not served", port.NodePort, port.Protocol, whose))
+			continue
+		}
+		if o := c.nodePort(port.Protocol, port.NodePort); o != nil {
+			problems = append(problems, c.problem(field, "%d/%s belongs to service %s, which comes first by age and name; it is not served", port.NodePort, port.Protocol, o.Name))
+			continue
+		}
+		for _, vip := range p.VIPs {
+			p.Entries = append(p.Entries, ends.external(c.svc, port, unspecified(vip), port.NodePort))
 		}
 	}
-	add("status.loadBalancer.ingress[%d].ip", svc.LoadBalancerIPs, svc.SourceRanges, true)
-	add("spec.externalIPs[%d]", svc.ExternalIPs, nil, false)
 	return problems
+}
+
+// addExternal adds the addresses that clients outside use.
+func (p *Plan) addExternal(c contest, ends endpoints, self *model.Node) (problems []model.Problem) {
+	for i, a := range c.svc.LoadBalancerIPs {
+		field := fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i)
+		entries, bad := c.external(p.VIPs, field, a, classBalancer, ends)
+		for j := range entries {
+			entries[j].Sources, entries[j].Balancer = allowed(c.svc.SourceRanges, a, self), true
+		}
+		p.Entries, problems = append(p.Entries, entries...), append(problems, bad...)
+	}
+	if n := len(c.svc.ExternalIPs); n > 0 && c.opt.NoExternalIPs {
+		return append(problems, c.problem("spec.externalIPs", "%d addresses are not served: the setting service.externalIPs is false", n))
+	}
+	for i, a := range c.svc.ExternalIPs {
+		entries, bad := c.external(p.VIPs, fmt.Sprintf("spec.externalIPs[%d]", i), a, classExternal, ends)
+		p.Entries, problems = append(p.Entries, entries...), append(problems, bad...)
+	}
+	return problems
+}
+
+// external are the entries of one address for clients outside.
+func (c contest) external(vips []netip.Addr, field string, a netip.Addr, by class, ends endpoints) (out []Entry, problems []model.Problem) {
+	if !slices.ContainsFunc(vips, func(v netip.Addr) bool { return v.Is6() == a.Is6() }) {
+		return nil, []model.Problem{c.problem(field, "%s is not of a family of the service (spec.ipFamilies)", a)}
+	}
+	if why := c.address(a); why != "" {
+		return nil, []model.Problem{c.problem(field, "%s; it is not served", why)}
+	}
+	for _, port := range c.svc.Ports {
+		if o := c.port(a, port, by); o != nil {
+			theirs, _ := classOf(o, a)
+			problems = append(problems, c.problem(field, "port %d/%s of %s belongs to service %s (%s): %s; it is not served",
+				port.Port, port.Protocol, a, o.Name, theirs, why(theirs, by)))
+			continue
+		}
+		out = append(out, ends.external(c.svc, port, a, port.Port))
+	}
+	return out, problems
+}
+
+func why(theirs, mine class) string {
+	if theirs < mine {
+		return theirs.String() + " comes before " + mine.String()
+	}
+	return "it comes first by age and name"
 }
 
 // allowed are the ranges of the address's family; none lets everybody in. A node that
@@ -194,13 +250,17 @@ func allowed(ranges []netip.Prefix, to netip.Addr, self *model.Node) (out []neti
 	return out
 }
 
-// vips are the service's addresses, without those that no Service can have: they
-// would take packets away from the node itself, or from everybody.
-func vips(svc *model.Service) (good []netip.Addr, problems []model.Problem) {
-	for i, a := range svc.ClusterIPs {
-		if !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() {
-			problems = append(problems, model.Problem{Kind: "Service", Object: svc.Name, Field: fmt.Sprintf("spec.clusterIPs[%d]", i),
-				Reason: fmt.Sprintf("%s is not an address of a service: unspecified, loopback, link-local and multicast ones are refused", a)})
+// vips are the service's addresses, without those that no Service can have, and those of
+// another.
+func (c contest) vips() (good []netip.Addr, problems []model.Problem) {
+	for i, a := range c.svc.ClusterIPs {
+		field := fmt.Sprintf("spec.clusterIPs[%d]", i)
+		if why := notGlobal(a); why != "" {
+			problems = append(problems, c.problem(field, "%s", why))
+			continue
+		}
+		if o := c.clusterIP(a); o != nil {
+			problems = append(problems, c.problem(field, "%s belongs to service %s, which comes first by age and name; it is not served", a, o.Name))
 			continue
 		}
 		good = append(good, a)

@@ -75,7 +75,7 @@ func (c *checker) healthCheckPort(in *corev1.Service) uint16 {
 	if in.Spec.HealthCheckNodePort == 0 || in.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
 		return 0
 	}
-	port, ok := c.port("spec.healthCheckNodePort", in.Spec.HealthCheckNodePort)
+	port, ok := c.nodePort("spec.healthCheckNodePort", model.TCP, in.Spec.HealthCheckNodePort)
 	if !ok {
 		return 0
 	}

@@ -86,10 +86,21 @@ func (c *checker) port(field string, n int32) (uint16, bool) {
 	return uint16(n), true
 }
 
+// nodePort is a port of every node. Those of the node's own listeners are refused: a
+// cluster's range of node ports may have them.
+func (c *checker) nodePort(field string, proto model.Protocol, n int32) (uint16, bool) {
+	port, ok := c.port(field, n)
+	if whose := model.ReservedPort(proto, port); ok && whose != "" {
+		c.bad(field, "%d/%s is a port of %s on the nodes; any other of the range is allowed; it is not served", n, proto, whose)
+		return 0, false
+	}
+	return port, ok
+}
+
 // Service converts a Service.
 func Service(in *corev1.Service) (*model.Service, []model.Problem) {
 	c := newChecker("Service", &in.ObjectMeta)
-	out := &model.Service{Name: c.object, PublishNotReady: in.Spec.PublishNotReadyAddresses}
+	out := &model.Service{Name: c.object, Created: in.CreationTimestamp.Time, PublishNotReady: in.Spec.PublishNotReadyAddresses}
 	switch in.Spec.Type {
 	case corev1.ServiceTypeClusterIP, "":
 		out.Type = model.ClusterIP
@@ -177,7 +188,7 @@ func (c *checker) servicePort(i int, in *corev1.ServicePort, out *model.Service)
 	}
 	p := model.ServicePort{Name: intern(in.Name), Protocol: proto, Port: port}
 	if in.NodePort != 0 {
-		if p.NodePort, ok = c.port(field("nodePort"), in.NodePort); !ok {
+		if p.NodePort, ok = c.nodePort(field("nodePort"), proto, in.NodePort); !ok {
 			p.NodePort = 0
 		}
 	}
@@ -351,11 +362,16 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 	out := &model.Node{Name: intern(in.Name), Zone: intern(in.Labels[corev1.LabelTopologyZone]), Labels: internLabels(in.Labels)}
 	_, out.Excluded = in.Labels[corev1.LabelNodeExcludeBalancers]
 	for i, a := range in.Status.Addresses {
-		if a.Type != corev1.NodeInternalIP {
+		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
 			continue
 		}
-		if ip, ok := c.addr(fmt.Sprintf("status.addresses[%d]", i), a.Address); ok {
+		ip, ok := c.addr(fmt.Sprintf("status.addresses[%d]", i), a.Address)
+		switch {
+		case !ok:
+		case a.Type == corev1.NodeInternalIP:
 			out.InternalIPs = append(out.InternalIPs, ip)
+		default:
+			out.ExternalIPs = append(out.ExternalIPs, ip)
 		}
 	}
 	cidrs := in.Spec.PodCIDRs

@@ -352,6 +352,9 @@ func (a *agent) needed() model.Kind {
 	if a.cfg.NetworkPolicy.Enabled {
 		kinds |= networkpolicy.PlannerKinds
 	}
+	if a.cfg.Service.Enabled {
+		kinds |= model.ServiceCIDRKind
+	}
 	return kinds
 }
 
@@ -488,9 +491,9 @@ func (a *agent) services(ctx context.Context) error {
 		return err
 	}
 	report := func(key string, problems []model.Problem) { a.problems.Set("service", key, problems) }
+	planner := &service.Planner{Options: planOptions(a.node, a.cfg)}
 	services := &reconcile.Loop[model.Name, service.Plan]{
-		Name: "service", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys, Equal: service.Equal,
-		Plan:   planService(a.node, a.cfg.DNS.Enabled),
+		Name: "service", Store: a.store, Kinds: service.Kinds, Keys: planner.Keys, Plan: planner.Plan, Equal: service.Equal,
 		Target: mode, Foreign: foreign, Health: a.health("service"), Log: a.log, Report: report,
 	}
 	addresses := &reconcile.Loop[string, service.Local]{
@@ -500,7 +503,8 @@ func (a *agent) services(ctx context.Context) error {
 	checks := &healthcheck.Server{Log: a.log, Healthy: func() bool { return a.proxyState() == nil }}
 	health := &reconcile.Loop[model.Name, healthcheck.Check]{
 		Name: "health checks", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys, Equal: healthcheck.Equal,
-		Plan: healthcheck.Plan(a.node), Target: checks, Health: a.health("health checks"), Log: a.log, Report: report,
+		Plan: healthcheck.Plan(a.node), Target: checks, Health: a.health("health checks"), Log: a.log,
+		Report: func(key string, problems []model.Problem) { a.problems.Set("health checks", key, problems) },
 	}
 	defer checks.Close()
 	parts := []func(context.Context) error{services.Run, addresses.Run, health.Run}
@@ -511,16 +515,13 @@ func (a *agent) services(ctx context.Context) error {
 	return all(ctx, parts...)
 }
 
-// planService plans Services for a node. That of the cluster DNS is served by the node
+// planOptions say how Services are planned for a node. That of the cluster DNS is served by the node
 // itself without any translation, as long as its server lives: what is translated is for
 // another node's, and never for the one that is known to be away (dns.Placement). Without
 // a node, as where one renders for none, no endpoint is its own.
-func planService(node string, ownDNS bool) func(model.Snapshot, model.Name) (service.Plan, bool, []model.Problem) {
-	return func(s model.Snapshot, k model.Name) (service.Plan, bool, []model.Problem) {
-		if ownDNS && node != "" && k == dnsService() {
-			return service.MakeElsewhere(s, k, node)
-		}
-		return service.Make(s, k, node)
+func planOptions(node string, cfg config.Config) func(model.Name) service.Options {
+	return func(k model.Name) service.Options {
+		return service.Options{Node: node, Remote: cfg.DNS.Enabled && node != "" && k == dnsService(), NoExternalIPs: !cfg.Service.ExternalIPs}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/config"
 	"wayleave.dev/dns"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
@@ -121,7 +122,7 @@ func kubeDNS(t *testing.T, vip netip.Addr) service.Plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, ok, problems := planService("node", true)(store.Snapshot(), dnsService())
+	plan, ok, problems := service.MakeWith(store.Snapshot(), dnsService(), planOptions("node", config.Default())(dnsService()))
 	if !ok || len(problems) > 0 {
 		t.Fatal(ok, problems)
 	}

@@ -64,7 +64,8 @@ func newIngressFeed(a *agent) *ingressFeed {
 // ingressSettings are the settings by which Ingresses are planned, by agents and the writer.
 func ingressSettings(cfg config.Config) ingress.Settings {
 	c := cfg.Ingress
-	return ingress.Settings{AdoptNginx: c.AdoptNginx, Default: c.Default, DefaultCertificate: c.DefaultCertificate, ClusterDomain: cfg.ClusterDomain}
+	return ingress.Settings{AdoptNginx: c.AdoptNginx, Default: c.Default, HostsOfOneNamespace: c.HostsOfOneNamespace,
+		DefaultCertificate: c.DefaultCertificate, ClusterDomain: cfg.ClusterDomain}
 }
 
 // servesIngress says whether a node serves Ingresses: it has all labels of

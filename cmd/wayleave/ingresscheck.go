@@ -25,7 +25,7 @@ func ingressCommand() *cobra.Command {
 
 func ingressCheckCommand() *cobra.Command {
 	var files []string
-	var adopt bool
+	var adopt, oneNamespace bool
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Say beforehand what of a cluster's Ingresses carries over, and which policies would cut the proxies",
@@ -41,7 +41,7 @@ func ingressCheckCommand() *cobra.Command {
 				return unknown(err)
 			}
 			defer store.Close()
-			check := explain.IngressCheck{Settings: ingress.Settings{AdoptNginx: adopt, Default: true}, Now: time.Now()}
+			check := explain.IngressCheck{Settings: ingress.Settings{AdoptNginx: adopt, Default: true, HostsOfOneNamespace: oneNamespace}, Now: time.Now()}
 			if len(files) > 0 {
 				err = readIngressFiles(store, files)
 			} else {
@@ -64,6 +64,7 @@ func ingressCheckCommand() *cobra.Command {
 	}
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "a file of Ingresses and what they name; may be repeated")
 	c.Flags().BoolVar(&adopt, "adopt-nginx", true, "as with the setting ingress.adoptNginx")
+	c.Flags().BoolVar(&oneNamespace, "hosts-of-one-namespace", false, "as with the setting ingress.hostsOfOneNamespace")
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return unknown(err) })
 	return c
 }

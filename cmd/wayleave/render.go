@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"wayleave.dev/config"
 	"wayleave.dev/model"
 	"wayleave.dev/service"
 	"wayleave.dev/service/iptables"
@@ -49,9 +50,10 @@ func renderCommand() *cobra.Command {
 			for _, p := range problems {
 				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", p.Error())
 			}
+			planner := &service.Planner{Options: planOptions(node, config.Default())}
 			plans := map[model.Name]service.Plan{}
 			for s := range snap.Services() {
-				p, ok, problems := planService(node, true)(snap, s.Name)
+				p, ok, problems := planner.Plan(snap, s.Name)
 				for _, p := range problems {
 					fmt.Fprintln(cmd.ErrOrStderr(), "warning:", p.Error())
 				}

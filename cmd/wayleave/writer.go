@@ -115,6 +115,9 @@ func runWriter(ctx context.Context, settings string) error {
 // elected writer creates that kind.
 func (w *writer) needed() model.Kind {
 	kinds := model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.NamespaceKind
+	if w.cfg.Service.Enabled {
+		kinds |= model.ServiceCIDRKind
+	}
 	if w.cfg.NetworkPolicy.Enabled {
 		kinds |= model.NetworkPolicyKind | model.PodKind
 	}
@@ -283,12 +286,12 @@ func (w *writer) judgeServices(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	plan := planService("", false)
+	planner := &service.Planner{Options: planOptions("", w.cfg)}
 	find := func(s model.Snapshot, k model.Name) []model.Problem {
-		_, _, problems := plan(s, k)
+		_, _, problems := planner.Plan(s, k)
 		return problems
 	}
-	return check(w, "service", model.ServiceKind|model.EndpointSliceKind, service.Keys, find).Run(ctx)
+	return check(w, "service", service.Kinds, planner.Keys, find).Run(ctx)
 }
 
 // judgeAnnouncements reports what is wrong with the addresses of load balancers.

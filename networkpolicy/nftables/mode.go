@@ -103,7 +103,7 @@ func compareKeys(a, b entryKey) int {
 
 // halve commits drafts of the keys, see reconcile.Halve.
 func (m *Mode) halve(ctx context.Context, keys []entryKey, failed failures, draft func([]entryKey) *draft) error {
-	return reconcile.Halve("entries", keys, failed,
+	return reconcile.Halve(keys, failed,
 		func(part []entryKey) error { return m.commit(ctx, draft(part)) },
 		func(err error) bool { return nft.Fatal(ctx, err) })
 }

@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"wayleave.dev/proxy/message"
 )
 
@@ -30,7 +28,9 @@ type Client struct {
 	sent  bool // the request was sent to its end
 	// pending says that the end of the request is collected, and Response sends it.
 	pending bool
-	step    func(fd uintptr) bool
+	// bodyless: the response has no body by its kind, whatever its server sends behind it.
+	bodyless bool
+	step     func(fd uintptr) bool
 	// IdleSince is when the last exchange ended, Exchanges how many there were.
 	IdleSince time.Time
 	Exchanges int
@@ -41,6 +41,7 @@ func Dialed(c net.Conn, p *Shared) *Client {
 	u := &Client{c: c, rd: reader{c: c, from: p.blocks, limit: 64 << 10}, w: writer{c: c, from: p.buffers}}
 	u.peek.init(c)
 	u.w.init()
+	u.rd.below = u.w.below
 	if _, ok := c.(*net.TCPConn); ok {
 		u.step = u.ask
 	}
@@ -142,11 +143,15 @@ func (u *Client) Sent() bool { return u.w.sent }
 // Started says whether a byte of a response to the last request came.
 func (u *Client) Started() bool { return u.read }
 
-// Alive says whether the server has not closed the connection while it was idle, and has
-// sent nothing unasked. It reads nothing.
+// Alive says whether the connection can carry another request: the server has not closed it, and has
+// sent nothing unasked, which would be taken for the answer. It costs one call of the kernel; where it
+// says no, the connection is of no more use.
 func (u *Client) Alive() bool {
 	if len(u.rd.buffered()) > 0 {
 		return false
+	}
+	if u.w.below != nil {
+		return u.w.below.quiet(u.c)
 	}
 	if u.peek.raw == nil {
 		return true // of no socket: the next write tells
@@ -161,16 +166,12 @@ type peek struct {
 	raw   syscall.RawConn
 	look  func(fd uintptr)
 	alive bool
-	poll  [1]unix.PollFd
+	one   [1]byte
 }
 
 func (p *peek) init(c net.Conn) {
 	p.raw = rawConn(c)
-	p.look = func(fd uintptr) {
-		p.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}
-		n, err := unix.Poll(p.poll[:], 0)
-		p.alive = err == nil && n == 0
-	}
+	p.look = func(fd uintptr) { p.alive = !pending(int(fd), &p.one) }
 }
 
 // Begin writes a request's head, with more fields behind its own. Nothing is sent before
@@ -179,7 +180,7 @@ func (u *Client) Begin(r *message.Request, more message.Fields) {
 	u.rd.begin()
 	w := &u.w
 	w.reset()
-	u.read, u.sent, u.pending = false, false, false
+	u.read, u.sent, u.pending, u.keep, u.body.done = false, false, false, false, false
 	w.bytes(r.Method)
 	w.string(" ")
 	w.bytes(r.Target)
@@ -292,10 +293,10 @@ func (u *Client) Response(method []byte, early func(*message.Response) error) (*
 		u.rd.begin()
 	}
 	length := u.resp.Length
-	if u.resp.Bodyless(method) {
+	if u.bodyless = u.resp.Bodyless(method); u.bodyless {
 		length = 0
 	}
-	u.body.reset(&u.rd, length, u.fr.chunked)
+	u.body.reset(&u.rd, length, &u.fr)
 	return &u.resp, nil
 }
 
@@ -337,14 +338,20 @@ func (u *Client) Ahead() []byte {
 func (u *Client) Trailers() message.Fields { return u.body.trailers }
 
 // Done ends an exchange, and says whether the connection may be used for another: the
-// response was read to its end, nothing is behind it, and nobody stopped it meanwhile.
+// response was read to its end, nothing is behind it, and nobody stopped it meanwhile. Servers that
+// send a body where none may be do it at once, so that is looked for; Alive looks again.
 func (u *Client) Done() bool {
 	u.w.release()
 	u.Exchanges++
-	if u.w.err == nil && len(u.rd.buffered()) == 0 {
-		u.rd.release()
+	u.body.trailers, u.body.named = nil, nil
+	if u.w.err != nil || len(u.rd.buffered()) > 0 {
+		return false
 	}
-	return u.keep && u.sent && !u.Stopped() && u.body.done && u.body.err == nil && u.w.err == nil && len(u.rd.buffered()) == 0 && u.resp.Status != 101
+	u.rd.release()
+	switched := u.resp.Status == 101
+	u.fr.forget(&u.resp.Fields)
+	u.resp.Reason, u.resp.Upgrade = nil, nil
+	return u.keep && u.sent && !u.Stopped() && u.body.done && u.body.err == nil && !switched && (!u.bodyless || u.Alive())
 }
 
 // Switch hands the connection over after a 101.

@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -23,6 +24,15 @@ type Direct struct {
 	n     int
 	inErr error
 	pull  func(fd uintptr) bool
+	// probing has a Read return errQuiet where it would wait; look is what it does instead.
+	probing bool
+	look    func(fd uintptr)
+	records records
+	// bound is how many more bytes may come, where bounded.
+	bounded bool
+	bound   int
+	// ended says that the peer ended the connection below TLS.
+	ended bool
 
 	mu     sync.Mutex // an alert may be written by who reads
 	out    []byte
@@ -31,6 +41,9 @@ type Direct struct {
 	push   func(fd uintptr) bool
 	corked bool
 	held   *[]byte
+	// state is told when there is no room for more, and when there is again; may be nil.
+	state *State
+	full  bool
 }
 
 // corks are buffers for what is corked.
@@ -63,6 +76,7 @@ func (s *Directs) Of(c *net.TCPConn) *Direct {
 		return d // a closed one: each call says so
 	}
 	d.raw, d.pull, d.push = raw, d.pulled, d.pushed
+	d.look = func(fd uintptr) { d.n, d.inErr = readNow(int(fd), d.in) }
 	return d
 }
 
@@ -74,9 +88,12 @@ func (d *Direct) pulled(fd uintptr) bool {
 
 // pushed writes what is left; false waits for room.
 func (d *Direct) pushed(fd uintptr) bool {
-	for d.wrote < len(d.out) {
+	for before := d.wrote; d.wrote < len(d.out); {
 		n, err := writeNow(int(fd), d.out[d.wrote:])
 		if err == errAgain {
+			if d.full = d.state != nil; d.full {
+				d.state.Owes(d.wrote - before)
+			}
 			return false
 		}
 		if err != nil {
@@ -84,6 +101,10 @@ func (d *Direct) pushed(fd uintptr) bool {
 			return true
 		}
 		d.wrote += n
+	}
+	if d.full {
+		d.full = false
+		d.state.To(Busy)
 	}
 	return true
 }
@@ -94,18 +115,75 @@ func (d *Direct) Read(p []byte) (int, error) {
 		return d.TCPConn.Read(p)
 	}
 	d.in, d.n, d.inErr = p, 0, nil
-	err := d.raw.Read(d.pull)
+	var err error
+	if d.probing {
+		err = d.raw.Control(d.look)
+	} else {
+		err = d.raw.Read(d.pull)
+	}
 	d.in = nil
 	switch {
 	case err != nil:
 		return 0, err
+	case d.inErr == errAgain:
+		return 0, errQuiet
 	case d.inErr != nil:
 		return 0, &net.OpError{Op: "read", Net: "tcp", Source: d.LocalAddr(), Addr: d.RemoteAddr(), Err: d.inErr}
 	case d.n == 0:
+		d.ended = true
 		return 0, io.EOF
 	}
+	if d.bound -= d.n; d.bounded && d.bound < 0 {
+		return 0, errBound
+	}
+	d.records.took(p[:d.n])
 	return d.n, nil
 }
+
+// quiet says whether there is nothing to read for c, the TLS connection above: no byte at the socket,
+// no record that TLS has read ahead, and no part of one. Nothing else may read meanwhile. Where it
+// says no, c is of no more use.
+func (d *Direct) quiet(c net.Conn) bool {
+	if d.raw == nil || d.ended || !d.records.between() {
+		return false
+	}
+	d.probing = true
+	var one [1]byte
+	n, err := c.Read(one[:])
+	d.probing = false
+	return n == 0 && errors.Is(err, errQuiet) && d.n == 0
+}
+
+// quietError is that of a Read that would wait. TLS goes on after errors that are temporary.
+type quietError struct{}
+
+func (quietError) Error() string   { return "nothing to read" }
+func (quietError) Timeout() bool   { return true }
+func (quietError) Temporary() bool { return true }
+
+var errQuiet net.Error = quietError{}
+
+// records follows where records of TLS end (RFC 8446, 5.1).
+type records struct {
+	head       [5]byte
+	have, left int // bytes of head that came, and of the record behind it that are still to come
+}
+
+func (r *records) took(p []byte) {
+	for len(p) > 0 {
+		if n := min(r.left, len(p)); n > 0 {
+			r.left, p = r.left-n, p[n:]
+			continue
+		}
+		n := copy(r.head[r.have:], p)
+		if r.have, p = r.have+n, p[n:]; r.have == len(r.head) {
+			r.have, r.left = 0, int(r.head[3])<<8|int(r.head[4])
+		}
+	}
+}
+
+// between says whether no record is in part here.
+func (r *records) between() bool { return r.have == 0 && r.left == 0 }
 
 // Write implements net.Conn.
 func (d *Direct) Write(p []byte) (int, error) {
@@ -181,11 +259,32 @@ func (d *Direct) Uncork() error {
 	return err
 }
 
+// Bound has reading end with an error once max more bytes have come; 0 is no bound. It is for who reads.
+func (d *Direct) Bound(max int) { d.bounded, d.bound = max > 0, max }
+
+var errBound = errors.New("more bytes than a handshake may take")
+
 // DirectOf is the connection below TLS, where it is one; else nil.
 func DirectOf(c net.Conn) *Direct {
-	if t, ok := c.(interface{ NetConn() net.Conn }); ok {
-		d, _ := t.NetConn().(*Direct)
-		return d
+	for {
+		if d, ok := c.(*Direct); ok {
+			return d
+		}
+		t, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
+		c = t.NetConn()
 	}
-	return nil
+}
+
+// lowest is the connection below all layers.
+func lowest(c net.Conn) net.Conn {
+	for {
+		t, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return c
+		}
+		c = t.NetConn()
+	}
 }

@@ -23,8 +23,12 @@ func bad(reason string) error { return &Error{Status: 400, Reason: reason} }
 // errMore says that the head has not all been read yet.
 var errMore = errors.New("incomplete")
 
-// maxFields bounds the number of fields of a message.
-const maxFields = 128
+// maxFields bounds the number of fields of a message, maxNamed that of the fields which its Connection
+// names: two bytes of a head would hold 24 of memory each.
+const (
+	maxFields = 128
+	maxNamed  = 32
+)
 
 // head reads lines of a message's head, one after the other, from what of it is here.
 // Every line must end in CR LF, and no other CR or LF may be in it: what readers
@@ -196,8 +200,7 @@ func (fr *framing) take(name, val []byte, request bool) (hop bool, err error) {
 		}
 	case 10:
 		if message.EqualFold(name, "connection") {
-			fr.connection(val)
-			return true, nil
+			return true, fr.connection(val)
 		}
 		if message.EqualFold(name, "keep-alive") {
 			return true, nil
@@ -247,7 +250,7 @@ func (fr *framing) transferEncoding(val []byte) error {
 	return nil
 }
 
-func (fr *framing) connection(val []byte) {
+func (fr *framing) connection(val []byte) error {
 	for len(val) > 0 {
 		var one []byte
 		one, val = cut(val)
@@ -260,11 +263,30 @@ func (fr *framing) connection(val []byte) {
 		case message.EqualFold(one, "upgrade"):
 			fr.upgrade = true
 		case message.EqualFold(one, "te"):
+		case len(fr.named) == maxNamed:
+			return &Error{Status: 431, Reason: "too many options of Connection"}
 		default:
 			fr.named = append(fr.named, one)
 		}
 	}
+	return nil
 }
+
+// forget lets go of what a head was read to: its slices are of a buffer that others get, or of one that
+// would live as long as its connection. Much of the memory of the list itself is let go of, too.
+func (fr *framing) forget(list *message.Fields) {
+	clear(fr.named)
+	*fr = framing{named: fr.named[:0]}
+	if cap(*list) > mostKept {
+		*list = nil
+		return
+	}
+	clear((*list)[:cap(*list)])
+	*list = (*list)[:0]
+}
+
+// mostKept is how long a list of fields may be that an idle connection keeps for its next message.
+const mostKept = 64
 
 // cut returns the first element of a list and the rest.
 func cut(list []byte) (first, rest []byte) {

@@ -42,7 +42,7 @@ func readAll(text []byte, piece int) (r message.Request, content []byte, trailer
 		return r, nil, nil, nil, err
 	}
 	var b body
-	b.reset(&rd, r.Length, fr.chunked)
+	b.reset(&rd, r.Length, &fr)
 	content, err = io.ReadAll(&b)
 	return r, content, b.trailers, append(bytes.Clone(rd.buffered()), c.text...), err
 }

@@ -32,6 +32,12 @@ func readNow(fd int, p []byte) (n int, err error) {
 	return now(syscall.SYS_RECVFROM, fd, p, syscall.MSG_DONTWAIT)
 }
 
+// pending says whether a socket has something to read, or has ended. It reads nothing.
+func pending(fd int, scratch *[1]byte) bool {
+	_, err := now(syscall.SYS_RECVFROM, fd, scratch[:], syscall.MSG_DONTWAIT|syscall.MSG_PEEK)
+	return err != errAgain
+}
+
 func writeNow(fd int, p []byte) (n int, err error) {
 	return now(syscall.SYS_SENDTO, fd, p, syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
 }
@@ -56,9 +62,12 @@ var errAgain error = syscall.EAGAIN
 
 // push is how a writer writes to a socket; false waits for room.
 func (w *writer) push(fd uintptr) (done bool) {
-	for len(w.out) > 0 {
+	for before := len(w.out); len(w.out) > 0; {
 		n, err := writeNow(int(fd), w.out)
 		if err == errAgain {
+			if w.full = w.state != nil; w.full {
+				w.state.Owes(before - len(w.out))
+			}
 			return false
 		}
 		if err != nil {
@@ -66,6 +75,10 @@ func (w *writer) push(fd uintptr) (done bool) {
 			return true
 		}
 		w.sent, w.out = true, w.out[n:]
+	}
+	if w.full {
+		w.full = false
+		w.state.To(Busy)
 	}
 	return true
 }

@@ -45,6 +45,13 @@ type reader struct {
 	r, w, floor int
 	limit       int           // of a head, in bytes
 	headTime    time.Duration // from the first byte of a head to its last; 0: not bounded here
+	// below is the connection below TLS; nil where there is none.
+	below *Direct
+	// incomplete is called before a read of more of a head; may be nil.
+	incomplete func()
+	// examined counts bytes that were searched or parsed. It grows with the bytes that came, whatever
+	// the sizes of the reads.
+	examined int64
 }
 
 // buffered is what has been read and not yet used.
@@ -130,10 +137,10 @@ func (rd *reader) release() {
 // head reads until parse has a whole head. parse gets what is there, and says how many
 // bytes the head took, or errMore.
 func (rd *reader) head(parse func([]byte) (int, error)) error {
-	seen, timed := 0, false
+	var s scan
+	timed := false
 	for {
-		// A byte at a time must not have everything parsed anew each time.
-		if b := rd.buffered(); len(b) > seen && (seen == 0 || bytes.IndexByte(b[seen:], '\n') >= 0 || bytes.IndexByte(b[seen:], '\r') >= 0) {
+		if b := rd.buffered(); s.due(rd, b) {
 			n, err := parse(b)
 			if err == nil {
 				return rd.took(n)
@@ -141,7 +148,6 @@ func (rd *reader) head(parse func([]byte) (int, error)) error {
 			if err != errMore {
 				return err
 			}
-			seen = len(b)
 		}
 		if rd.w-rd.r > rd.limit {
 			return rd.tooLong()
@@ -152,7 +158,10 @@ func (rd *reader) head(parse func([]byte) (int, error)) error {
 				return err
 			}
 		}
-		if err := rd.fill(rd.limit + 1); err != nil {
+		if rd.incomplete != nil {
+			rd.incomplete()
+		}
+		if err := rd.fill(rd.limit); err != nil {
 			if err == errFull {
 				return rd.tooLong()
 			}
@@ -188,17 +197,20 @@ type body struct {
 	// the body ends with the connection.
 	left    int64
 	chunked bool
-	// between says that a chunk has been read, and the end of its line has not.
-	between  bool
-	done     bool
-	err      error
-	trailers message.Fields
-	fr       framing
+	// between says that a chunk has been read, and the end of its line has not; trailing that the
+	// last chunk's line has been, and the trailers have not.
+	between, trailing bool
+	done              bool
+	err               error
+	trailers          message.Fields
+	// named are the fields that the head's Connection names: no trailers either (RFC 9110, 7.6.1).
+	named [][]byte
 }
 
-func (b *body) reset(rd *reader, length int64, chunked bool) {
-	b.rd, b.left, b.chunked = rd, length, chunked
-	b.between, b.err, b.trailers = false, nil, nil
+func (b *body) reset(rd *reader, length int64, fr *framing) {
+	chunked := fr.chunked
+	b.rd, b.left, b.chunked, b.named = rd, length, chunked, fr.named
+	b.between, b.trailing, b.err, b.trailers = false, false, nil, nil
 	if chunked {
 		b.left = 0
 	}
@@ -214,16 +226,24 @@ func (b *body) ready() bool {
 	if !b.chunked || b.left > 0 {
 		return len(have) > 0
 	}
-	// The line of the next chunk must be here; of the last one, the end, too.
+	if b.trailing {
+		return bytes.HasPrefix(have, crlf) || bytes.HasSuffix(have, blockEnd)
+	}
+	// The line of the next chunk must be here with a byte of the chunk; of the last one, the end, too.
 	if b.between {
 		if len(have) < 2 {
 			return false
 		}
 		have = have[2:]
 	}
-	i := bytes.IndexByte(have, '\n')
-	return i >= 0 && (have[0] != '0' || bytes.HasSuffix(have, []byte("\r\n\r\n")))
+	if len(have) > 0 && have[0] == '0' {
+		return bytes.HasSuffix(have, blockEnd)
+	}
+	i := bytes.IndexByte(have[:min(len(have), maxLine+2)], '\n')
+	return i >= 0 && i+1 < len(have)
 }
+
+var crlf, blockEnd = []byte("\r\n"), []byte("\r\n\r\n")
 
 // Read gives the next bytes of the body; io.EOF at its end. A body that breaks off is
 // io.ErrUnexpectedEOF.
@@ -267,7 +287,7 @@ func (b *body) read(p []byte) (int, error) {
 		n = copy(p, have)
 		b.rd.r += n
 	} else if n, err = b.rd.c.Read(p); n == 0 {
-		if b.left < 0 && err == io.EOF {
+		if b.left < 0 && err == io.EOF && !b.rd.cut() {
 			b.done = true
 			return 0, io.EOF
 		}
@@ -276,6 +296,10 @@ func (b *body) read(p []byte) (int, error) {
 	b.took(n)
 	return n, nil
 }
+
+// cut says whether TLS ended without close_notify: what ends with the connection is not whole then
+// (RFC 9112, 9.8).
+func (rd *reader) cut() bool { return rd.below != nil && rd.below.ended }
 
 // took is after n bytes of content.
 func (b *body) took(n int) {
@@ -296,6 +320,9 @@ func unexpected(err error) error {
 
 // next reads the line of the next chunk, and the trailers behind the last one.
 func (b *body) next() error {
+	if b.trailing {
+		return b.end()
+	}
 	if b.between {
 		line, err := b.line(2)
 		if err != nil {
@@ -313,14 +340,25 @@ func (b *body) next() error {
 	if b.left, err = chunkSize(line); err != nil || b.left > 0 {
 		return err
 	}
+	b.trailing = true
 	return b.end()
 }
 
 // line reads one line of at most max bytes.
 func (b *body) line(max int) ([]byte, error) {
-	for {
+	for seen := 0; ; {
 		h := head{buf: b.rd.buffered()}
-		line, err := h.line()
+		line, err := []byte(nil), errMore
+		if seen == 0 || h.buf[seen-1] == '\r' || bytes.IndexAny(h.buf[seen:], "\r\n") >= 0 {
+			if line, err = h.line(); err == nil {
+				b.rd.examined += int64(h.off)
+			} else {
+				b.rd.examined += int64(len(h.buf))
+			}
+		}
+		if err != nil {
+			b.rd.examined += int64(len(h.buf) - seen)
+		}
 		if err == nil && len(line) <= max {
 			b.rd.r += h.off
 			return line, nil
@@ -331,6 +369,7 @@ func (b *body) line(max int) ([]byte, error) {
 		if err != errMore {
 			return nil, err
 		}
+		seen = len(h.buf)
 		if err := b.rd.fill(max + room); err != nil {
 			return nil, err
 		}
@@ -363,29 +402,42 @@ func chunkSize(line []byte) (int64, error) {
 	return n, nil
 }
 
-// end reads the trailers. Fields of the connection and of framing mean nothing there.
+// end reads the trailers. Fields of the connection and of framing mean nothing there. Nothing of what an
+// unfinished block says is kept from one read to the next.
 func (b *body) end() error {
+	var s scan
 	for {
-		h := head{buf: b.rd.buffered()}
-		list := b.trailers[:0]
-		err := h.fields(&list, &b.fr, true)
-		if err == nil {
-			// They must outlive the buffer, which the next message has.
-			b.trailers = clone(list)
-			b.rd.r += h.off
-			b.done, b.left = true, 0
-			return nil
+		have := b.rd.buffered()
+		if s.due(b.rd, have) {
+			n, list, err := parseTrailers(have[:min(len(have), maxTrailers)])
+			if err == nil {
+				for _, name := range b.named {
+					list.Del(string(name))
+				}
+				b.trailers = clone(list) // they must outlive the buffer, which the next message has
+				b.rd.r += n
+				b.done, b.left = true, 0
+				return nil
+			}
+			if err != errMore {
+				return err
+			}
 		}
-		if err != errMore {
-			return err
+		if len(have) >= maxTrailers {
+			return &Error{Status: 431, Reason: "trailers that are too long"}
 		}
 		if err := b.rd.fill(maxTrailers); err != nil {
-			if err == errFull {
-				return &Error{Status: 431, Reason: "trailers that are too long"}
-			}
 			return err
 		}
 	}
+}
+
+// parseTrailers reads the block of trailers that buf begins with.
+func parseTrailers(buf []byte) (n int, list message.Fields, err error) {
+	h := head{buf: buf}
+	var fr framing
+	err = h.fields(&list, &fr, true)
+	return h.off, list, err
 }
 
 func clone(list message.Fields) message.Fields {

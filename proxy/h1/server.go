@@ -69,13 +69,14 @@ type serverConn struct {
 	c   net.Conn
 	ctx context.Context
 	// raw and step wait for a request (ready); raw is nil where there is no socket.
-	raw  syscall.RawConn
-	step func(fd uintptr) bool
-	rd   reader
-	w    writer
-	x    exchange
-	// idle says that no request has begun.
-	idle atomic.Bool
+	raw   syscall.RawConn
+	step  func(fd uintptr) bool
+	rd    reader
+	w     writer
+	x     exchange
+	state *State
+	// waiting says that the head did not come by one read.
+	waiting bool
 	// writeUntil is the deadline that is set for writing.
 	writeUntil time.Time
 }
@@ -83,13 +84,23 @@ type serverConn struct {
 // Serve answers requests on a connection until it ends, and closes it. first is what has
 // been read from it already.
 func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool) {
+	s.ServeState(ctx, c, first, isTLS, &State{})
+}
+
+// ServeState is Serve with a state, by which the connection may be evicted.
+func (s *Server) ServeState(ctx context.Context, c net.Conn, first []byte, isTLS bool, state *State) {
 	s.init()
-	k := &serverConn{s: s, c: c, ctx: ctx, rd: reader{c: c, from: s.blocks, limit: s.Limits.Head, headTime: s.Limits.HeadTime}, w: writer{c: c, from: s.buffers}}
+	k := &serverConn{s: s, c: c, ctx: ctx, state: state, rd: reader{c: c, from: s.blocks, limit: s.Limits.Head, headTime: s.Limits.HeadTime}, w: writer{c: c, from: s.buffers}}
 	if len(first) > 0 {
 		k.rd.buf = make([]byte, firstRead+len(first))
 		k.rd.w = copy(k.rd.buf, first)
 	}
 	k.x.k = k
+	k.rd.incomplete = k.incomplete
+	k.w.state = state
+	if k.w.below = DirectOf(c); k.w.below != nil {
+		k.w.below.state = state
+	}
 	k.w.init()
 	if t, ok := c.(*net.TCPConn); ok {
 		k.raw, _ = t.SyscallConn()
@@ -137,7 +148,7 @@ func (s *Server) Drain(idle time.Duration) {
 	defer s.mu.Unlock()
 	s.drain.Store(true)
 	for k := range s.conns {
-		if k.idle.Load() {
+		if phase, _ := k.state.Look(); phase == Idle {
 			_ = k.c.SetReadDeadline(time.Now().Add(idle)) // until is not ours to write
 		}
 	}
@@ -179,7 +190,12 @@ func (k *serverConn) next() bool {
 		k.refuse(err)
 		return false
 	}
-	x.body.reset(&k.rd, x.req.Length, x.fr.chunked)
+	if k.waiting {
+		if k.waiting = false; !k.state.To(Busy) {
+			return false
+		}
+	}
+	x.body.reset(&k.rd, x.req.Length, &x.fr)
 	k.s.Handle(k.ctx, x)
 	return x.end()
 }
@@ -189,7 +205,7 @@ func (k *serverConn) next() bool {
 func (k *serverConn) await() bool {
 	k.rd.begin()
 	if len(k.rd.buffered()) > 0 {
-		return true
+		return k.state.To(Busy)
 	}
 	if !k.rest() {
 		return false
@@ -198,19 +214,25 @@ func (k *serverConn) await() bool {
 		if k.rd.fill(k.rd.limit) != nil {
 			return false
 		}
-		k.idle.Store(false)
-		return true
+		return k.state.To(Busy)
 	}
 	err := k.raw.Read(k.step)
-	k.idle.Store(false)
-	return err == nil && len(k.rd.buffered()) > 0
+	return err == nil && len(k.rd.buffered()) > 0 && k.state.To(Busy)
+}
+
+// incomplete is called when more of a head must be read.
+func (k *serverConn) incomplete() {
+	if !k.waiting {
+		k.waiting = true
+		k.state.To(Waiting)
+	}
 }
 
 // rest makes the connection an idle one.
 func (k *serverConn) rest() bool {
 	k.w.release()
-	k.idle.Store(true)
-	if k.rd.about(k.s.Limits.Idle) != nil {
+	k.x.forget()
+	if !k.state.To(Idle) || k.rd.about(k.s.Limits.Idle) != nil {
 		return false
 	}
 	// Looked at behind the deadline: Drain sets one, too.
@@ -300,6 +322,13 @@ func (x *exchange) reset() {
 	x.k.w.reset()
 }
 
+// forget lets go of what belongs to the request that was answered.
+func (x *exchange) forget() {
+	x.fr.forget(&x.req.Fields)
+	x.req.Method, x.req.Target, x.req.Host, x.req.Upgrade = nil, nil, nil, nil
+	x.body.trailers, x.body.named = nil, nil
+}
+
 // Request implements message.Downstream.
 func (x *exchange) Request() *message.Request { return &x.req }
 
@@ -310,10 +339,13 @@ func (x *exchange) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	if d := x.k.s.Limits.Body; d > 0 && len(x.k.rd.buffered()) == 0 && !x.body.done {
+	owing := false
+	if d := x.k.s.Limits.Body; d > 0 && !x.body.ready() {
 		if err := x.k.rd.deadline(d); err != nil {
 			return 0, err
 		}
+		x.k.state.Owes(0)
+		owing = true
 		if x.tooSlow() {
 			x.cut.Store(true)
 			return 0, fmt.Errorf("HTTP/1: the body comes too slowly: %w", os.ErrDeadlineExceeded)
@@ -325,6 +357,11 @@ func (x *exchange) Read(p []byte) (int, error) {
 	n, err := x.body.Read(p)
 	if err != nil && err != io.EOF {
 		x.cut.Store(true)
+	}
+	if owing {
+		if x.k.state.Owes(n); x.body.done {
+			x.k.state.To(Busy)
+		}
 	}
 	return n, err
 }
@@ -521,7 +558,7 @@ func (x *exchange) Watch(gone func()) (stop func()) {
 				n, err := unix.Poll(poll[:], 0)
 				left = n > 0 && err == nil
 			})
-			if err == nil && left {
+			if err != nil || left { // err: it was closed on this side
 				gone()
 				return
 			}
@@ -543,10 +580,7 @@ const watchEvery = 500 * time.Millisecond
 
 // rawConn is the descriptor below a connection; nil when there is none.
 func rawConn(c net.Conn) syscall.RawConn {
-	if t, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
-		c = t.NetConn()
-	}
-	s, ok := c.(syscall.Conn)
+	s, ok := lowest(c).(syscall.Conn)
 	if !ok {
 		return nil
 	}
@@ -567,16 +601,23 @@ func (x *exchange) StopReading() {
 // Abort implements message.Downstream.
 func (x *exchange) Abort() { x.broken = true }
 
+// reset closes a connection whose client must not take what it has for whole: TCP ends with a reset, and
+// TLS without close_notify (RFC 9112, 9.8).
+func reset(c net.Conn) {
+	c = lowest(c)
+	if t, ok := c.(interface{ SetLinger(int) error }); ok {
+		_ = t.SetLinger(0)
+	}
+	_ = c.Close()
+}
+
 // end looks whether the connection can be used again.
 func (x *exchange) end() bool {
 	if x.switched {
 		return false
 	}
 	if x.broken || !x.finished || x.k.w.err != nil {
-		// A client must not take what it has for whole: it gets a reset, not an end.
-		if t, ok := x.k.c.(*net.TCPConn); ok {
-			_ = t.SetLinger(0)
-		}
+		reset(x.k.c)
 		return false
 	}
 	if x.close {

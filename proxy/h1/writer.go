@@ -44,6 +44,9 @@ type writer struct {
 	out   []byte
 	parts [2][]byte // of a send
 	list  net.Buffers
+	// state is told when there is no room for more, and when there is again; may be nil.
+	state *State
+	full  bool
 	// below is the connection below TLS, nil where it is none.
 	below *Direct
 }

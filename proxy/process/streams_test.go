@@ -750,8 +750,8 @@ func TestConnectionLimits(t *testing.T) {
 	if len(second) != 10 || len(third) != 10 {
 		t.Errorf("others have %d and %d", len(second), len(third))
 	}
-	if n := len(flood("127.0.0.5", 5)); n != 0 {
-		t.Errorf("%d connections above the bound of all", n)
+	if n := len(flood("127.0.0.5", 5)); n != 5 { // idle ones of the others end for them
+		t.Errorf("another client gets %d of 5", n)
 	}
 	for _, c := range append(first, second...) {
 		c.Close()

@@ -46,13 +46,8 @@ func (p *proxied) CloseWrite() error {
 	return p.Close()
 }
 
-// SetLinger is that of the connection.
-func (p *proxied) SetLinger(sec int) error {
-	if t, ok := p.Conn.(interface{ SetLinger(int) error }); ok {
-		return t.SetLinger(sec)
-	}
-	return nil
-}
+// NetConn is the connection itself.
+func (p *proxied) NetConn() net.Conn { return p.Conn }
 
 // readProxyHeader reads the header and no byte more. A load balancer that speaks for
 // itself, as to look whether we live, gets its own address.

@@ -34,8 +34,12 @@ type Limits struct {
 	ProxyProtocol []netip.Prefix
 }
 
-// handshakeTime bounds a PROXY header, and a handshake.
-const handshakeTime = 10 * time.Second
+// handshakeTime bounds a PROXY header, and a handshake; handshakeBytes is what a client may send for one:
+// crypto/tls would collect 64 KiB. Behind the header of a record, twice that are held.
+const (
+	handshakeTime  = 10 * time.Second
+	handshakeBytes = 16 << 10
+)
 
 // Refusal is why a connection or request was not served.
 type Refusal string
@@ -52,6 +56,10 @@ const (
 	BadPreface             Refusal = "preface"
 	MisdirectedHost        Refusal = "misdirected"
 	MalformedMessage       Refusal = "malformed"
+	// Connections that were ended to make room for others'.
+	EvictedIdle    Refusal = "evicted-idle"
+	EvictedWaiting Refusal = "evicted-waiting"
+	EvictedBusy    Refusal = "evicted-busy"
 )
 
 // Server takes connections from its listeners. Make it with New; its methods may be
@@ -70,12 +78,13 @@ type Server struct {
 
 	limits atomic.Pointer[Limits]
 	counts counts
+	crowd  h1.Crowd
 	base   context.Context
 	stop   context.CancelFunc
 
 	mu        sync.Mutex
 	listeners map[feed.Socket]*net.TCPListener
-	conns     map[net.Conn]struct{}
+	conns     map[*conn]struct{}
 	draining  bool
 	empty     chan struct{} // closed when draining and no connection is left
 }
@@ -95,11 +104,12 @@ type Options struct {
 // New makes a server without listeners.
 func New(o Options) *Server {
 	s := &Server{certs: o.Certificates, tls: o.Certificates.config(), handle: o.Handle, log: o.Log, refused: o.Refused,
-		listeners: map[feed.Socket]*net.TCPListener{}, conns: map[net.Conn]struct{}{}, empty: make(chan struct{})}
+		listeners: map[feed.Socket]*net.TCPListener{}, conns: map[*conn]struct{}{}, empty: make(chan struct{})}
 	if s.refused == nil {
 		s.refused = func(Refusal) {}
 	}
 	s.directs = h1.NewDirects()
+	s.crowd.Full = s.thin
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.limits.Store(&Limits{})
 	s.h1 = &h1.Server{Limits: o.HTTP1, Handle: o.Handle, Refused: func(netip.AddrPort, *h1.Error) { s.refused(BadRequest) }}
@@ -108,7 +118,13 @@ func New(o Options) *Server {
 }
 
 // SetLimits replaces the limits, for connections that come.
-func (s *Server) SetLimits(l Limits) { s.limits.Store(&l) }
+func (s *Server) SetLimits(l Limits) {
+	s.limits.Store(&l)
+	s.crowd.Most.Store(int64((l.Connections + waitingShare - 1) / waitingShare))
+}
+
+// Waiting is the number of connections that wait for a handshake or for a request's head.
+func (s *Server) Waiting() int { return s.crowd.Waiting() }
 
 // Listen takes connections from a listening socket, whose descriptor stays the caller's.
 func (s *Server) Listen(k feed.Socket, f *os.File) error {
@@ -177,7 +193,7 @@ func (s *Server) accept(k feed.Socket, l *net.TCPListener) {
 	for {
 		c, err := l.AcceptTCP()
 		if err == nil {
-			if s.enter(c) {
+			if c := s.enter(c); c != nil {
 				go s.serve(k, c)
 			}
 			continue
@@ -200,26 +216,33 @@ func (s *Server) accept(k feed.Socket, l *net.TCPListener) {
 	}
 }
 
-// enter counts a connection in, or closes it.
-func (s *Server) enter(c *net.TCPConn) bool {
-	if !s.counts.enter(s.limits.Load().Connections) {
-		s.refused(TooMany)
-		_ = c.SetLinger(0) // no memory of it is kept
-		_ = c.Close()
-		return false
-	}
+// enter counts a connection in, or closes it and returns nil. A server that is full makes room if it can.
+func (s *Server) enter(t *net.TCPConn) *conn {
+	k := &conn{TCPConn: t, client: whose(address(t.RemoteAddr()))}
+	most := s.limits.Load().Connections
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.conns[c] = struct{}{}
-	return true
+	in := s.counts.enter(most) || s.evict(k.client, most, false) > 0 && s.counts.enter(most)
+	if in {
+		s.conns[k] = struct{}{}
+	}
+	s.mu.Unlock()
+	if !in {
+		s.refused(TooMany)
+		_ = t.SetLinger(0) // no memory of it is kept
+		_ = t.Close()
+		return nil
+	}
+	k.state.Start(&s.crowd)
+	return k
 }
 
 // leave counts it out.
-func (s *Server) leave(c *net.TCPConn) {
-	s.counts.leave()
+func (s *Server) leave(k *conn) {
+	k.state.End()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.conns, c)
+	s.countOut(k)
+	delete(s.conns, k)
 	s.left()
 }
 
@@ -236,35 +259,38 @@ func (s *Server) left() {
 }
 
 // serve is one connection from begin to end.
-func (s *Server) serve(k feed.Socket, t *net.TCPConn) {
-	defer s.leave(t)
-	defer t.Close()
+func (s *Server) serve(socket feed.Socket, k *conn) {
+	defer s.leave(k)
+	defer k.Close()
 	lim := s.limits.Load()
-	c := net.Conn(t)
+	c := net.Conn(k.TCPConn)
 	client := address(c.RemoteAddr())
 	if slices.ContainsFunc(lim.ProxyProtocol, func(p netip.Prefix) bool { return p.Contains(client) }) {
-		_ = t.SetDeadline(time.Now().Add(handshakeTime))
+		_ = k.SetDeadline(time.Now().Add(handshakeTime))
 		var err error
-		if c, err = readProxyHeader(t); err != nil {
+		if c, err = readProxyHeader(k.TCPConn); err != nil {
 			s.refused(BadProxyHeader)
 			s.log.Debug("connection refused", "client", client, "err", err)
 			return
 		}
-		_ = t.SetDeadline(time.Time{})
+		_ = k.SetDeadline(time.Time{})
 		client = address(c.RemoteAddr())
 	}
 	client = whose(client)
 	if !s.counts.enterClient(client, lim.PerClient) {
 		s.refused(TooManyOfClient)
-		_ = t.SetLinger(0)
+		_ = k.SetLinger(0)
 		return
 	}
 	defer s.counts.leaveClient(client)
-	if k.TLS {
-		s.encrypted(c)
+	s.mu.Lock()
+	k.client = client
+	s.mu.Unlock()
+	if socket.TLS {
+		s.encrypted(k, c)
 		return
 	}
-	s.plain(c)
+	s.plain(k, c)
 }
 
 // address is that of a connection's end.
@@ -276,14 +302,19 @@ func address(a net.Addr) netip.Addr {
 }
 
 // encrypted serves after a handshake, which says what is spoken.
-func (s *Server) encrypted(c net.Conn) {
-	if t, ok := c.(*net.TCPConn); ok {
-		c = s.directs.Of(t)
+func (s *Server) encrypted(k *conn, c net.Conn) {
+	below := s.directs.Of(k.TCPConn)
+	below.Bound(handshakeBytes)
+	if p, ok := c.(*proxied); ok {
+		p.Conn = below
+	} else {
+		c = below
 	}
 	t := tls.Server(c, s.tls)
 	// A deadline is enough: who ends the server closes its connections. A context would cost a goroutine.
 	_ = c.SetDeadline(time.Now().Add(handshakeTime))
 	err := t.HandshakeContext(context.Background())
+	below.Bound(0)
 	_ = c.SetDeadline(time.Time{})
 	if err != nil {
 		s.refused(BadHandshake)
@@ -296,10 +327,10 @@ func (s *Server) encrypted(c net.Conn) {
 		return
 	}
 	if t.ConnectionState().NegotiatedProtocol == "h2" {
-		s.h2.serve(t)
+		s.h2.serve(k, t)
 		return
 	}
-	s.h1.Serve(s.base, t, nil, true)
+	s.h1.ServeState(s.base, t, nil, true, &k.state)
 }
 
 // plainToTLS answers who speaks HTTP where TLS is spoken.
@@ -318,7 +349,8 @@ func looksLikeHTTP(b [5]byte) bool {
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // plain serves HTTP/1.1, or HTTP/2 to who begins with its preface.
-func (s *Server) plain(c net.Conn) {
+func (s *Server) plain(k *conn, c net.Conn) {
+	k.state.To(h1.Idle) // it has not begun anything
 	buf := make([]byte, 4<<10)
 	n := 0
 	if idle := s.h1.Limits.Idle; idle > 0 {
@@ -330,18 +362,21 @@ func (s *Server) plain(c net.Conn) {
 		n += m
 		same := min(n, len(preface))
 		if m > 0 && string(buf[:same]) != preface[:same] {
-			s.h1.Serve(s.base, c, buf[:n], false)
+			s.h1.ServeState(s.base, c, buf[:n], false, &k.state)
 			return
 		}
 		if n >= len(preface) {
 			_ = c.SetReadDeadline(time.Time{})
-			s.h2.serve(&readFirst{Conn: c, first: buf[:n]})
+			s.h2.serve(k, &readFirst{Conn: c, first: buf[:n]})
 			return
 		}
 		if err != nil {
 			if n > 0 {
 				s.refused(BadPreface)
 			}
+			return
+		}
+		if !k.state.To(h1.Waiting) {
 			return
 		}
 		if head := s.h1.Limits.HeadTime; first && head > 0 {
@@ -390,7 +425,10 @@ func (s *Server) Drain(ctx context.Context, idle time.Duration) {
 	s.stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for c := range s.conns {
-		_ = c.Close()
+	for k := range s.conns {
+		if phase, _ := k.state.Look(); phase != h1.Idle { // what was sent of a response is not whole
+			_ = k.SetLinger(0)
+		}
+		_ = k.Close()
 	}
 }

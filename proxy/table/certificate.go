@@ -1,7 +1,5 @@
 package table
 
-import "bytes"
-
 // CertificateOf finds the key of the certificate for a name that a client asks for in a
 // handshake; name is in lower case. wild is that of the wildcard host for it, which also
 // a host without a certificate of its own may use where it is valid for the name. rest
@@ -10,19 +8,25 @@ func (t *Table) CertificateOf(name []byte) (own, wild, rest string, known bool) 
 	if t == nil {
 		return "", "", "", false
 	}
-	if r, ok := t.exact[string(name)]; ok {
-		own, known = r.Host.Certificate, true
+	exact := t.exact[string(name)]
+	if exact != nil {
+		own, known = exact.Host.Certificate, true
 	}
-	if i := bytes.IndexByte(name, '.'); i > 0 {
-		if r, ok := t.wild[string(name[i:])]; ok {
-			wild = r.Host.Certificate
-			if !known {
-				own, known = wild, true
-			}
+	if w := t.above(name); w != nil {
+		if exact == nil {
+			own, wild, known = w.Host.Certificate, w.Host.Certificate, true
+		} else if w.Host.certifies(exact.Host) {
+			wild = w.Host.Certificate
 		}
 	}
 	if t.rest != nil {
 		rest = t.rest.Host.Certificate
 	}
 	return own, wild, rest, known
+}
+
+// certifies says whether a wildcard host may lend its certificate to a host below it: one of the
+// same namespace, or an older one.
+func (h *Host) certifies(below *Host) bool {
+	return h.Namespace == below.Namespace || h.Since < below.Since
 }

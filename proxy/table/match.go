@@ -1,23 +1,6 @@
 package table
 
-import (
-	"bytes"
-	"regexp"
-)
-
-// Pattern is a path that is a regular expression.
-type Pattern struct {
-	path *Path
-	re   *regexp.Regexp // nil: cannot be read, and matches nothing
-}
-
-func newPattern(p *Path) *Pattern {
-	re, err := compilePattern(p.Options.PathPattern)
-	if err != nil {
-		return &Pattern{path: p}
-	}
-	return &Pattern{path: p, re: re}
-}
+import "bytes"
 
 // Match is where a request leads.
 type Match struct {
@@ -27,6 +10,19 @@ type Match struct {
 	Groups [][]byte
 	// Ready are the path's Options as they were read; nil for none.
 	Ready *Ready
+	// TooLong says that the path is longer than what is compared with the patterns of the
+	// host: Path is closed, and 414 is the answer.
+	TooLong bool
+	// Steps is the work that patterns took: their instructions times the bytes of the path.
+	Steps int
+	// loose is for use again.
+	loose []*candidate
+}
+
+// Reset forgets what was found, and keeps its memory.
+func (m *Match) Reset() {
+	clear(m.loose[:cap(m.loose)])
+	*m = Match{loose: m.loose[:0]}
 }
 
 // Lookup finds the host's routes: the name itself, else the wildcard of its parent, else
@@ -56,8 +52,52 @@ func (t *Table) Rest() *Routes {
 	return t.rest
 }
 
-// Find finds the path: patterns by length, then Exact, then the longest Prefix by
-// elements. path is as Clean makes it. nil when none has it.
+// Route finds the path for a request: of the host's own, else a guarded one of the wildcard host
+// above it, else of hosts that are not named. name is as Name makes it, path as Clean does.
+func (t *Table) Route(name, path []byte, m *Match) bool {
+	own := t.Lookup(name)
+	if own == nil {
+		return false
+	}
+	if len(own.Host.Paths) == 0 && own.Host.Default == nil { // it has a certificate alone
+		if w := t.above(name); w != nil {
+			own = w
+		}
+	}
+	if own.Find(path, m) {
+		return true
+	}
+	if w := t.above(name); w != nil && w != own && w.Find(path, m) && m.guarded() {
+		return true // what the wildcard host keeps out does not fall through a host below it
+	}
+	rest := t.Rest()
+	if rest == nil || rest == own || isProof(path) && rest.Host.Namespace != own.Host.Namespace {
+		return false
+	}
+	return rest.Find(path, m)
+}
+
+// isProof says whether a request asks for the proof that a host is the asker's: only paths of
+// the namespace that owns the host may answer, for who answers gets its certificate.
+func isProof(path []byte) bool {
+	return len(path) >= len(ChallengePrefix) && string(path[:len(ChallengePrefix)]) == ChallengePrefix
+}
+
+// above are the routes of the wildcard host for a name.
+func (t *Table) above(name []byte) *Routes {
+	if i := bytes.IndexByte(name, '.'); i > 0 && len(t.wild) > 0 {
+		return t.wild[string(name[i:])]
+	}
+	return nil
+}
+
+func (m *Match) guarded() bool {
+	return m.Path.Guarded() || m.Ready != nil && m.Ready.Err != nil
+}
+
+// Find finds the path: Exact, then patterns and Prefixes by their length, Prefixes by
+// elements. See docs/ingress.md, "Which path is served". path is as Clean makes it. It is
+// false when no path has it.
 func (r *Routes) Find(path []byte, m *Match) bool {
 	if !r.find(path, m) {
 		return false
@@ -69,41 +109,51 @@ func (r *Routes) Find(path []byte, m *Match) bool {
 	return true
 }
 
+// tooLong is the path of requests whose path is not compared with patterns.
+var tooLong = &Path{Kind: Prefix, Path: "/", Closed: true, Source: "a path that is too long to compare with patterns"}
+
 func (r *Routes) find(path []byte, m *Match) bool {
-	m.Host, m.Groups = r.Host, nil
-	for _, p := range r.patterns {
-		if p.re == nil || len(path) > maxMatched {
-			continue
-		}
-		if g := p.re.FindSubmatch(path); g != nil {
-			m.Path, m.Groups = p.path, g
-			return true
-		}
-	}
-	if p, ok := r.exact[string(path)]; ok {
+	m.Host, m.Groups, m.TooLong = r.Host, nil, false
+	proof := isProof(path)
+	if p, ok := r.exact[string(path)]; ok && !(proof && p.Foreign) {
 		m.Path = p
 		return true
 	}
-	if len(r.prefix) > 0 {
-		for end := len(path); ; {
-			for end > 0 && path[end-1] == '/' {
-				end--
-			}
-			if p, ok := r.prefix[string(path[:end])]; ok {
-				m.Path = p
-				return true
-			}
-			if end == 0 {
-				break
-			}
-			end = bytes.LastIndexByte(path[:end], '/') + 1
+	p := r.longestPrefix(path, proof)
+	if r.ordered != nil {
+		if len(path) > r.ordered.longest {
+			m.Path, m.TooLong = tooLong, true
+			return true
+		}
+		if c, groups := r.ordered.find(path, p, m); c != nil {
+			p, m.Groups = c.path, groups
 		}
 	}
-	if r.Host.Default != nil {
-		m.Path = r.Host.Default
-		return true
+	if p == nil {
+		p = r.Host.Default
 	}
-	return false
+	m.Path = p
+	return p != nil
+}
+
+// longestPrefix is the longest Prefix by elements; nil for none. ours leaves out those of other
+// namespaces than the host's.
+func (r *Routes) longestPrefix(path []byte, ours bool) *Path {
+	if len(r.prefix) == 0 {
+		return nil
+	}
+	for end := len(path); ; {
+		for end > 0 && path[end-1] == '/' {
+			end--
+		}
+		if p, ok := r.prefix[string(path[:end])]; ok && !(ours && p.Foreign) {
+			return p
+		}
+		if end == 0 {
+			return nil
+		}
+		end = bytes.LastIndexByte(path[:end], '/') + 1
+	}
 }
 
 // Name takes the port off an authority and puts it into lower case, in place where that

@@ -23,9 +23,21 @@ type Ready struct {
 
 // Prepare reads the options of a path. Ready.Err is for Events, too.
 func Prepare(p *Path) *Ready {
+	var bad error
+	if p.Options.PathPattern != "" {
+		if _, err := compilePattern(p.Options.PathPattern); err != nil {
+			bad = fmt.Errorf("pathPattern: %w", err)
+		}
+	}
+	return prepare(p, bad)
+}
+
+// prepare reads the options of a path whose pattern was compiled; pattern is what was wrong
+// with it.
+func prepare(p *Path, pattern error) *Ready {
 	o := p.Options
 	r := &Ready{Origins: Origins{}, Limit: owner(p)}
-	var errs []error
+	errs := []error{pattern}
 	template := func(to *Template, field, s string) {
 		t, err := ParseTemplate(s)
 		if *to = t; err != nil {
@@ -39,17 +51,13 @@ func Prepare(p *Path) *Ready {
 		template(&r.Ask, "authURL.url", o.AuthURL.URL)
 		template(&r.SignIn, "authURL.signIn", o.AuthURL.SignIn)
 	}
-	if o.PathPattern != "" {
-		if _, err := compilePattern(o.PathPattern); err != nil {
-			errs = append(errs, fmt.Errorf("pathPattern: %w", err))
-		}
-	}
 	for i, c := range o.Canary {
 		var re *regexp.Regexp
 		if c.Pattern != "" {
-			var err error
-			if re, err = compile1(c.Pattern, ""); err != nil {
+			if prog, err := compile1(c.Pattern, ""); err != nil {
 				errs = append(errs, fmt.Errorf("canary[%d].pattern: %w", i, err))
+			} else {
+				re = prog.re
 			}
 		}
 		r.Headers = append(r.Headers, re)
@@ -74,13 +82,19 @@ func owner(p *Path) string {
 const (
 	maxPattern      = 1024
 	maxInstructions = 1000
-	// maxMatched is the longest path that is compared with patterns.
+	// maxMatched is the longest path that is compared with patterns; see maxWork.
 	maxMatched = 8 << 10
 )
 
-func compilePattern(s string) (*regexp.Regexp, error) { return compile1(s, `(?is)^`) }
+// program is a compiled regular expression, and its number of instructions.
+type program struct {
+	re    *regexp.Regexp
+	steps int
+}
 
-func compile1(s, prefix string) (*regexp.Regexp, error) {
+func compilePattern(s string) (*program, error) { return compile1(s, `(?is)^`) }
+
+func compile1(s, prefix string) (*program, error) {
 	if len(s) > maxPattern {
 		return nil, fmt.Errorf("a regular expression of %d bytes; %d are allowed", len(s), maxPattern)
 	}
@@ -100,7 +114,8 @@ func compile1(s, prefix string) (*regexp.Regexp, error) {
 	if len(prog.Inst) > maxInstructions {
 		return nil, fmt.Errorf("regular expression %q is of %d steps; %d are allowed", s, len(prog.Inst), maxInstructions)
 	}
-	return regexp.Compile(whole)
+	re, err := regexp.Compile(whole)
+	return &program{re, len(prog.Inst)}, err
 }
 
 // Origins are those of cross-origin requests that are allowed.

@@ -56,8 +56,8 @@ func TestWhatCannotBeReadIsNamed(t *testing.T) {
 	}
 }
 
-// Options are found with their path, also those of a default; patterns of one host do not
-// meet long paths.
+// Options are found with their path, also those of a default; a path that is too long for the
+// patterns of its host is closed.
 func TestReadyComesWithItsPath(t *testing.T) {
 	h := &Host{Paths: []Path{
 		{Kind: Exact, Path: "/exact", Options: &Options{RewriteTarget: "/e"}, Source: "Ingress a/b spec"},
@@ -68,7 +68,7 @@ func TestReadyComesWithItsPath(t *testing.T) {
 	routes := Make(nil, map[string]*Host{"": h}).Rest()
 	var m Match
 	for _, c := range []struct{ path, want string }{
-		{"/exact", "/e"}, {"/prefix/x", "/p"}, {"/RExyz", "/r"}, {"/plain", ""}, {"/else", "/d"}, {"/re" + strings.Repeat("x", maxMatched), "/d"}, {"/plain/", ""},
+		{"/exact", "/e"}, {"/prefix/x", "/p"}, {"/RExyz", "/r"}, {"/plain", ""}, {"/else", "/d"}, {"/plain/", ""},
 	} {
 		if !routes.Find([]byte(c.path), &m) {
 			t.Fatal(c.path)
@@ -80,6 +80,12 @@ func TestReadyComesWithItsPath(t *testing.T) {
 		if got != c.want || (m.Groups != nil) != (c.want == "/r") {
 			t.Errorf("%.20s: %q %q, want %q", c.path, got, m.Groups, c.want)
 		}
+	}
+	if !routes.Find([]byte("/re"+strings.Repeat("x", maxMatched)), &m) || !m.TooLong || !m.Path.Closed {
+		t.Errorf("a long path: %+v", m)
+	}
+	if !routes.Find([]byte("/plain"), &m) || m.TooLong {
+		t.Errorf("the path behind it: %+v", m)
 	}
 	if got := Prepare(&h.Paths[0]).Limit; got != "Ingress a/b" {
 		t.Error(got)

@@ -6,7 +6,6 @@ package table
 import (
 	"net/netip"
 	"reflect"
-	"slices"
 	"time"
 )
 
@@ -30,6 +29,9 @@ type Host struct {
 	Certificate string `json:"certificate,omitempty"`
 	// Default is the backend of what no path has, empty for that of the table.
 	Default *Path `json:"default,omitempty"`
+	// Namespace owns the host since then, in seconds of Unix time.
+	Namespace string `json:"namespace,omitempty"`
+	Since     int64  `json:"since,omitempty"`
 }
 
 // Path is one way, and where it leads.
@@ -41,6 +43,12 @@ type Path struct {
 	Backend string `json:"backend,omitempty"`
 	// Options are what the Ingress asks for beside; nil for nothing.
 	Options *Options `json:"options,omitempty"`
+	// Closed says that something keeps requests out and cannot be done: 503, whatever else the
+	// path has.
+	Closed bool `json:"closed,omitempty"`
+	// Foreign says that the path is of another namespace than the host: its pattern takes no
+	// request from the paths of the host's namespace.
+	Foreign bool `json:"foreign,omitempty"`
 	// Source is the object and field that says so, for logs and people:
 	// "Ingress shop/main spec.rules[0].http.paths[1]".
 	Source string `json:"source,omitempty"`
@@ -186,10 +194,11 @@ type Table struct {
 
 // Routes are the paths of one host, made for looking up.
 type Routes struct {
-	Host     *Host
-	exact    map[string]*Path
-	prefix   map[string]*Path
-	patterns []*Pattern
+	Host   *Host
+	exact  map[string]*Path
+	prefix map[string]*Path
+	// ordered is nil for a host without patterns.
+	ordered *ordered
 	// ready are the options of the paths that have some.
 	ready map[*Path]*Ready
 }
@@ -234,24 +243,25 @@ func compile(h *Host) *Routes {
 	if h.Default != nil && h.Default.Options != nil {
 		r.ready[h.Default] = Prepare(h.Default)
 	}
+	patterns := compilePatterns(h)
 	for i := range h.Paths {
 		p := &h.Paths[i]
+		prog, isPattern := patterns[i]
 		if p.Options != nil {
-			r.ready[p] = Prepare(p)
+			r.ready[p] = prepare(p, prog.err)
+		}
+		if isPattern {
+			continue
 		}
 		into, key := r.exact, p.Path
 		if p.Kind == Prefix {
 			into, key = r.prefix, trimSlash(p.Path)
 		}
-		if p.Options != nil && p.Options.PathPattern != "" {
-			r.patterns = append(r.patterns, newPattern(p))
-			continue
-		}
 		if _, there := into[key]; !there { // the first of two is the older one
 			into[key] = p
 		}
 	}
-	slices.SortStableFunc(r.patterns, func(a, b *Pattern) int { return len(b.path.Path) - len(a.path.Path) })
+	r.ordered = r.order(patterns)
 	return r
 }
 

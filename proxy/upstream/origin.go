@@ -75,7 +75,7 @@ func (e *Endpoint) GetFor(ctx context.Context, o Origin, encrypted, sure bool, t
 		if c == nil {
 			break
 		}
-		if age := time.Since(c.IdleSince); age > originIdle || age > staleAfter && !c.Alive() {
+		if time.Since(c.IdleSince) > originIdle || !c.Alive() {
 			_ = c.Close()
 			continue
 		}
@@ -153,17 +153,20 @@ func (o Origin) introduce(ctx context.Context, conn net.Conn) error {
 	return conn.SetWriteDeadline(time.Time{})
 }
 
-// forget closes connections of single clients that have been idle since before a time.
+// forget is sweep for connections of single clients.
 func (e *Endpoint) forget(before time.Time) {
 	var old []*h1.Client
 	e.mu.Lock()
-	n := 0
-	for n < len(e.kept) && e.kept[n].c.IdleSince.Before(before) {
-		old = append(old, e.kept[n].c)
-		n++
+	var rest []kept
+	for _, k := range e.kept {
+		if k.c.IdleSince.Before(before) || !k.c.Alive() {
+			old = append(old, k.c)
+		} else {
+			rest = append(rest, k)
+		}
 	}
-	if n > 0 {
-		e.kept = append(make([]kept, 0, len(e.kept)-n), e.kept[n:]...)
+	if len(old) > 0 {
+		e.kept = rest
 	}
 	e.mu.Unlock()
 	for _, c := range old {

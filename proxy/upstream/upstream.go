@@ -52,6 +52,7 @@ func Defaults() Settings {
 type Set struct {
 	settings Settings
 	shared   *h1.Shared
+	directs  *h1.Directs
 
 	mu        sync.Mutex
 	endpoints map[netip.AddrPort]*Endpoint
@@ -64,7 +65,7 @@ func NewSet(s Settings) *Set {
 	if s.Dial == nil {
 		s.Dial = (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext
 	}
-	set := &Set{settings: s, shared: h1.NewShared(), endpoints: map[netip.AddrPort]*Endpoint{}}
+	set := &Set{settings: s, shared: h1.NewShared(), directs: h1.NewDirects(), endpoints: map[netip.AddrPort]*Endpoint{}}
 	set.backends.Store(&map[string]*Backend{})
 	set.secret.Store(&s.Secret)
 	return set
@@ -122,19 +123,22 @@ func (s *Set) Run(ctx context.Context) {
 	}
 }
 
-// sweep closes what has been idle since before a time. The last used is taken first, so those are the
-// first of the list.
+// sweep closes what has been idle since before a time, has been closed by its server, or has bytes that
+// nobody asked for: the kernel would hold them.
 func (e *Endpoint) sweep(before time.Time) {
 	var old []*h1.Client
 	e.mu.Lock()
 	for i, list := range e.idle {
-		n := 0
-		for n < len(list) && list[n].IdleSince.Before(before) {
-			n++
+		var kept []*h1.Client
+		for _, c := range list {
+			if c.IdleSince.Before(before) || !c.Alive() {
+				old = append(old, c)
+			} else {
+				kept = append(kept, c)
+			}
 		}
-		if n > 0 {
-			old = append(old, list[:n]...)
-			e.idle[i] = append(make([]*h1.Client, 0, len(list)-n), list[n:]...)
+		if len(kept) < len(list) {
+			e.idle[i] = kept
 		}
 	}
 	e.mu.Unlock()
@@ -433,12 +437,9 @@ func (e *Endpoint) Ejected() bool { return e.out(time.Now().UnixNano()) }
 // Active is the number of exchanges with it.
 func (e *Endpoint) Active() int64 { return e.active.Load() }
 
-// staleAfter is how long a connection must have been idle to be looked at before it is
-// used: servers close idle ones, and a request that meets that is lost.
-const staleAfter = time.Second
-
 // Get returns a connection, an idle one if sure is false and there is one. reused says
-// that it was.
+// that it was. An idle one that has anything to read is closed instead: what its server sent
+// unasked would be the next client's response.
 func (e *Endpoint) Get(ctx context.Context, encrypted, sure bool, timeout time.Duration) (c *h1.Client, reused bool, err error) {
 	k := 0
 	if encrypted {
@@ -454,8 +455,7 @@ func (e *Endpoint) Get(ctx context.Context, encrypted, sure bool, timeout time.D
 		c := e.idle[k][n-1]
 		e.idle[k] = e.idle[k][:n-1]
 		e.mu.Unlock()
-		age := time.Since(c.IdleSince)
-		if age > e.set.settings.IdleTime || age > staleAfter && !c.Alive() {
+		if time.Since(c.IdleSince) > e.set.settings.IdleTime || !c.Alive() {
 			_ = c.Close()
 			continue
 		}
@@ -488,6 +488,9 @@ func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
 func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, protocols []string) (net.Conn, error) {
 	if !encrypted {
 		return conn, nil
+	}
+	if c, ok := conn.(*net.TCPConn); ok {
+		conn = e.set.directs.Of(c)
 	}
 	t := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: protocols})
 	if err := t.HandshakeContext(ctx); err != nil {

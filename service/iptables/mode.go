@@ -33,6 +33,8 @@ type Mode struct {
 	// there may be such flows.
 	gone  map[service.Frontend]bool
 	sweep bool
+	// frozen are the Services whose new rules the kernel refuses, with what it has of them.
+	frozen map[iptables.Family]map[model.Name]frozen
 }
 
 var _ service.Mode = (*Mode)(nil)
@@ -88,7 +90,7 @@ func (m *Mode) ApplyLocal(ctx context.Context, l service.Local) error {
 func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del []model.Name) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.synced {
+	if !m.synced || m.isFrozen(set, del) {
 		plans := maps.Clone(m.books.Want)
 		maps.Copy(plans, set)
 		for _, k := range del {
@@ -104,39 +106,47 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 		todo[k] = nil
 	}
 	failed := reconcile.KeyErrors[model.Name]{}
-	m.halve(ctx, todo, failed)
+	err := reconcile.Halve(slices.SortedFunc(maps.Keys(todo), model.Name.Compare), failed,
+		func(keys []model.Name) error { return m.try(ctx, keys, todo, failed) }, func(err error) bool { return unknown(ctx, err) })
+	if err != nil {
+		m.synced = false
+		return fmt.Errorf("service: %w", err)
+	}
 	return m.finish(ctx, failed)
 }
 
-// halve applies the changes in one go, and when that is refused in two, and so on.
-func (m *Mode) halve(ctx context.Context, todo map[model.Name]*service.Plan, failed reconcile.KeyErrors[model.Name]) {
+// try applies the changes of some keys; what is refused is undone.
+func (m *Mode) try(ctx context.Context, part []model.Name, todo map[model.Name]*service.Plan, failed reconcile.KeyErrors[model.Name]) error {
+	some := make(map[model.Name]*service.Plan, len(part))
+	for _, k := range part {
+		some[k] = todo[k]
+	}
 	d := m.books.Draft()
-	keys := d.Change(maps.Clone(todo))
-	var err error
-	for _, f := range iptables.Families() {
-		if err = m.restore(ctx, m.difference(f, d, keys)); err != nil {
-			break
+	keys := d.Change(some)
+	for i, f := range iptables.Families() {
+		err := m.restore(ctx, m.difference(f, d, keys))
+		if err == nil {
+			continue
 		}
-	}
-	switch {
-	case err == nil:
-		m.accept(d)
-		maps.Copy(failed, d.Failed())
-	case len(todo) == 1 || ctx.Err() != nil:
-		for k := range todo {
-			failed[k] = err
-		}
-		m.synced = false // what of it is in the kernel is not known
-	default:
-		all := slices.SortedFunc(maps.Keys(todo), model.Name.Compare)
-		for _, half := range [][]model.Name{all[:len(all)/2], all[len(all)/2:]} {
-			part := map[model.Name]*service.Plan{}
-			for _, k := range half {
-				part[k] = todo[k]
+		// Tables that come before the one that was refused are changed by now.
+		for _, g := range iptables.Families()[:i+1] {
+			if bad := m.restore(ctx, m.inverse(g, d, keys)); bad != nil {
+				return errors.Join(errNotUndone, err, bad)
 			}
-			m.halve(ctx, part, failed)
 		}
+		return err
 	}
+	m.accept(d)
+	maps.Copy(failed, d.Failed())
+	return nil
+}
+
+// errNotUndone says that what the kernel has is not known.
+var errNotUndone = errors.New("refused in part, which could not be undone")
+
+// unknown tells errors after which the tables must be read.
+func unknown(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || errors.Is(err, errNotUndone)
 }
 
 func (m *Mode) accept(d *service.Draft) {
@@ -197,14 +207,24 @@ func (m *Mode) restoreTables(ctx context.Context, d *delta, order []string) erro
 
 // difference is what a draft changes of a family.
 func (m *Mode) difference(f iptables.Family, d *service.Draft, keys []model.Name) *delta {
+	return m.between(f, keys, func(k model.Name) service.Plan { return m.books.Plans[k] }, planOf(d), d)
+}
+
+// inverse undoes difference, also where that was done in part.
+func (m *Mode) inverse(f iptables.Family, d *service.Draft, keys []model.Name) *delta {
+	return m.between(f, keys, planOf(d), func(k model.Name) service.Plan { return m.books.Plans[k] }, nil)
+}
+
+// between is what turns the plans of some keys into others. Chains that Services share are
+// set as they are after the draft; nil: as they are now.
+func (m *Mode) between(f iptables.Family, keys []model.Name, from, to func(model.Name) service.Plan, after *service.Draft) *delta {
 	out := newDelta(f)
 	dirty := map[place]bool{}
 	for _, k := range keys {
-		var old, now service.Plan
-		old = m.books.Plans[k]
-		if p := d.Plans[k]; p != nil {
-			now = *p
+		if _, ok := m.frozen[f][k]; ok {
+			continue // it waits for others, and for the next Sync
 		}
+		old, now := from(k), to(k)
 		before := map[string][]string{}
 		own(k, old, m.local, func(g iptables.Family, chain string, rules []string) {
 			if g == f {
@@ -235,8 +255,18 @@ func (m *Mode) difference(f iptables.Family, d *service.Draft, keys []model.Name
 			}
 		}
 	}
-	m.rebuild(out, dirty, d)
+	m.rebuild(out, dirty, after)
 	return out
+}
+
+// planOf is that of a key after the draft; the zero Plan for none.
+func planOf(d *service.Draft) func(model.Name) service.Plan {
+	return func(k model.Name) (p service.Plan) {
+		if now := d.Plans[k]; now != nil {
+			p = *now
+		}
+		return p
+	}
 }
 
 func rulesByPlace(k model.Name, p service.Plan, f iptables.Family) map[place][]string {
@@ -276,11 +306,9 @@ func (m *Mode) rebuild(out *delta, dirty map[place]bool, d *service.Draft) {
 func (m *Mode) sharedChains(f iptables.Family, plans map[model.Name]service.Plan) map[place][]string {
 	out := map[place][]string{}
 	for _, k := range slices.SortedFunc(maps.Keys(plans), model.Name.Compare) {
-		shared(k, plans[k], func(at place, rule string) {
-			if at.family == f {
-				out[at] = append(out[at], rule)
-			}
-		})
+		for at, rules := range m.sharedOf(f, k, plans[k]) {
+			out[at] = append(out[at], rules...)
+		}
 	}
 	for p, rules := range fixed(f, m.local) {
 		out[p] = append(out[p], rules...)
@@ -292,11 +320,7 @@ func (m *Mode) sharedChains(f iptables.Family, plans map[model.Name]service.Plan
 func (m *Mode) tables(f iptables.Family, plans map[model.Name]service.Plan) map[string]iptables.Table {
 	out := map[string]iptables.Table{"nat": {}, "filter": {}}
 	for k, p := range plans {
-		own(k, p, m.local, func(g iptables.Family, chain string, rules []string) {
-			if g == f {
-				out["nat"][chain] = rules
-			}
-		})
+		maps.Copy(out["nat"], m.ownOf(f, k, p))
 	}
 	for p, rules := range m.sharedChains(f, plans) {
 		out[p.table][p.chain] = rules
@@ -323,7 +347,7 @@ func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 	}
 	d.Change(todo)
 	books.Accept(d)
-	m.books = books
+	m.books, m.frozen = books, map[iptables.Family]map[model.Name]frozen{}
 	failed, refused := reconcile.KeyErrors[model.Name](d.Failed()), reconcile.KeyErrors[model.Name]{}
 	for _, f := range iptables.Families() {
 		have, err := m.read(ctx, f)
@@ -335,7 +359,7 @@ func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 		}
 		maps.Copy(m.gone, oldUDP(f, have["nat"]))
 	}
-	m.synced, m.sweep = len(refused) == 0, true
+	m.synced, m.sweep = true, true
 	maps.Copy(failed, refused)
 	return m.finish(ctx, failed)
 }
@@ -350,52 +374,6 @@ func (m *Mode) read(ctx context.Context, f iptables.Family) (map[string]iptables
 		out[table] = t
 	}
 	return out, nil
-}
-
-// settle makes a family's tables as the books want them. When the kernel refuses, it
-// looks for the Services whose chains it does not take, and does without them.
-func (m *Mode) settle(ctx context.Context, f iptables.Family, have map[string]iptables.Table, failed reconcile.KeyErrors[model.Name]) error {
-	err := m.restore(ctx, compare(f, have, m.tables(f, m.books.Plans)))
-	if err == nil || ctx.Err() != nil {
-		return err
-	}
-	// All but the Services first; then these one by one.
-	if first := m.restore(ctx, compare(f, have, m.tables(f, nil))); first != nil {
-		return errors.Join(err, first)
-	}
-	want := m.books.Plans
-	m.books.Plans = map[model.Name]service.Plan{}
-	defer func() { m.books.Plans = want }()
-	keys := slices.SortedFunc(maps.Keys(want), model.Name.Compare)
-	return m.oneByOne(ctx, f, keys, want, failed)
-}
-
-// oneByOne adds Services to the tables, in halves where the kernel refuses.
-func (m *Mode) oneByOne(ctx context.Context, f iptables.Family, keys []model.Name, want map[model.Name]service.Plan, failed reconcile.KeyErrors[model.Name]) error {
-	if len(keys) == 0 {
-		return ctx.Err()
-	}
-	d := m.books.Draft()
-	for _, k := range keys {
-		p := want[k]
-		d.Plans[k] = &p
-	}
-	err := m.restore(ctx, m.difference(f, d, keys))
-	switch {
-	case err == nil:
-		for _, k := range keys {
-			m.books.Plans[k] = want[k]
-		}
-		return nil
-	case len(keys) == 1:
-		failed[keys[0]] = err
-		return ctx.Err()
-	}
-	half := len(keys) / 2
-	if err := m.oneByOne(ctx, f, keys[:half], want, failed); err != nil {
-		return err
-	}
-	return m.oneByOne(ctx, f, keys[half:], want, failed)
 }
 
 // compare is what turns one set of tables into another.

@@ -253,6 +253,77 @@ func TestBadServiceStopsNoOther(t *testing.T) {
 	})
 }
 
+// A Service that is refused changes no other's rules for a moment, and the way of changes
+// stays what it is: what is sent is of the keys that changed.
+func TestARefusedServiceTouchesNoOther(t *testing.T) {
+	for _, which := range []string{"first family", "second family"} {
+		t.Run(which, func(t *testing.T) {
+			f := iptables.NewFake()
+			m := start(f)
+			all := plans(40)
+			program(t, m, all)
+			changed := all[name(13)]
+			all[name(13)] = plan(13, 201, 202)
+			var missing []string
+			f.Fail = func(fam iptables.Family, text string) error {
+				others(t, f, 40, &missing)
+				if fam == iptables.IPv6 && strings.Contains(text, "fdf4::c") || which == "first family" && strings.Contains(text, "10.244.0.201") {
+					return errors.New("not that one")
+				}
+				return nil
+			}
+			for round := range 3 {
+				set := map[model.Name]service.Plan{name(13): all[name(13)]}
+				if round == 1 { // together with another, which must be served
+					set[name(14)] = plan(14, 150, 151)
+					all[name(14)] = set[name(14)]
+				}
+				var keys reconcile.KeyErrors[model.Name]
+				if err := m.Apply(t.Context(), set, nil); !errors.As(err, &keys) || len(keys) != 1 || keys[name(13)] == nil {
+					t.Fatalf("round %d: %v", round, err)
+				}
+				// What others change is sent alone, whatever is refused.
+				f.Texts = nil
+				all[name(20)] = plan(20, 160+round, 170+round)
+				if err := m.Apply(t.Context(), map[model.Name]service.Plan{name(20): all[name(20)]}, nil); err != nil {
+					t.Fatal(err)
+				}
+				if n := len(chainsOf(f.Texts)); n > 10 {
+					t.Errorf("round %d: %d chains are sent for one changed Service", round, n)
+				}
+				if err := m.Sync(t.Context(), all); !errors.As(err, &keys) || len(keys) != 1 { // a foreign change
+					t.Fatalf("round %d: %v", round, err)
+				}
+				others(t, f, 40, &missing)
+			}
+			if len(missing) > 0 {
+				t.Errorf("not served for a moment: %s", strings.Join(missing, ", "))
+			}
+			nat, _ := f.Read(t.Context(), iptables.IPv6, "nat")
+			if old := (port{service: name(13), protocol: model.TCP}).endpoint(changed.Entries[len(changed.Entries)-1].Slots[0]); nat[old] == nil {
+				t.Error("the refused Service's version of before is not served")
+			}
+			f.Fail = nil
+			if err := m.Apply(t.Context(), map[model.Name]service.Plan{name(13): all[name(13)]}, nil); err != nil {
+				t.Fatal(err)
+			}
+			same(t, f, fresh(t, all))
+		})
+	}
+}
+
+// others notes Services that KUBE-SERVICES does not lead to. It must be called where the
+// fake may be read: not within its lock.
+func others(t *testing.T, f *iptables.Fake, n int, missing *[]string) {
+	nat := f.Peek(iptables.IPv4, "nat")
+	all := strings.Join(nat[chainServices], "\n")
+	for i := range n {
+		if !strings.Contains(all, fmt.Sprintf("-d 10.96.0.%d/32 -p", i+1)) {
+			*missing = append(*missing, name(i+1).Name)
+		}
+	}
+}
+
 // Chains of others stay, the kubelet's among them; those that a kube-proxy left go, with
 // the jumps to them.
 func TestOnlyServiceProxiesChainsAreRemoved(t *testing.T) {

@@ -26,9 +26,12 @@ type Mode struct {
 	track  conntrack.Flusher
 	opt    Options
 
-	mu     sync.Mutex
-	local  service.Local
-	addrs  []netip.Addr // of the node, that serve node ports
+	mu    sync.Mutex
+	local service.Local
+	addrs []netip.Addr // of the node, that serve node ports
+	// own are all addresses of the node's other links. They are the node's already, and
+	// are never put on ours, from where they might go.
+	own    []netip.Addr
 	synced bool
 	books  *service.Books
 	// users counts the plans that need an address.
@@ -78,20 +81,24 @@ func (m *Mode) ApplyLocal(ctx context.Context, l service.Local) error {
 	if err := m.around.ApplyLocal(ctx, l); err != nil || !m.synced {
 		return err
 	}
-	addrs, err := m.findAddrs(ctx)
-	if err != nil || slices.Equal(addrs, m.addrs) {
+	own, addrs, err := m.findAddrs(ctx)
+	if err != nil || slices.Equal(addrs, m.addrs) && slices.Equal(own, m.own) {
 		return err
 	}
 	return m.sync(ctx, maps.Clone(m.books.Want))
 }
 
-// findAddrs are the node's addresses that serve node ports now.
-func (m *Mode) findAddrs(ctx context.Context) ([]netip.Addr, error) {
-	own, err := m.conn.Local(ctx, Link)
+// findAddrs are the addresses of the node's other links, sorted, and those of them that
+// serve node ports now.
+func (m *Mode) findAddrs(ctx context.Context) (own, nodePorts []netip.Addr, err error) {
+	own, err = m.conn.Local(ctx, Link)
 	if err != nil {
-		return nil, fmt.Errorf("service: %w", err)
+		return nil, nil, fmt.Errorf("service: %w", err)
 	}
-	return nodeAddrs(m.local, own), nil
+	nodePorts = nodeAddrs(m.local, own)
+	own = slices.Clone(own)
+	slices.SortFunc(own, netip.Addr.Compare)
+	return own, nodePorts, nil
 }
 
 func (m *Mode) node() node { return node{m.opt.Scheduler, m.addrs} }
@@ -108,7 +115,11 @@ func (m *Mode) wanted(k model.Name, p service.Plan) map[ipvs.Key]server {
 
 func (m *Mode) addresses(k model.Name, p service.Plan, emit func(netip.Addr)) {
 	if m.opt.Whole == nil || !m.opt.Whole(k) {
-		addresses(p, emit)
+		addresses(p, func(a netip.Addr) {
+			if _, is := slices.BinarySearchFunc(m.own, a, netip.Addr.Compare); !is {
+				emit(a)
+			}
+		})
 	}
 }
 
@@ -137,9 +148,17 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	refused := reconcile.KeyErrors[model.Name]{}
 	m.synced = false // until all of it is in the kernel
 	// Servers and addresses that are new come first, then the rules that lead there, and
-	// then what nothing leads to any more goes.
+	// then what nothing leads to any more goes. A server may pass from one Service to
+	// another, so both looks are over all keys.
+	before, after := map[ipvs.Key]server{}, map[ipvs.Key]server{}
 	for _, k := range keys {
-		if err := m.raise(ctx, k, d.Plans[k]); err != nil {
+		maps.Copy(before, m.wanted(k, m.books.Plans[k]))
+		if p := d.Plans[k]; p != nil {
+			maps.Copy(after, m.wanted(k, *p))
+		}
+	}
+	for _, k := range keys {
+		if err := m.raise(ctx, k, d.Plans[k], before); err != nil {
 			refused[k] = err
 		}
 	}
@@ -147,7 +166,7 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 		return err
 	}
 	for _, k := range keys {
-		if err := m.lower(ctx, k, m.books.Plans[k], d.Plans[k]); err != nil {
+		if err := m.lower(ctx, k, m.books.Plans[k], after); err != nil {
 			refused[k] = err
 		}
 	}
@@ -179,12 +198,12 @@ func (m *Mode) applyAround(ctx context.Context, d *service.Draft, keys []model.N
 	return err
 }
 
-// raise makes the servers, backends and addresses of a plan that are not there yet.
-func (m *Mode) raise(ctx context.Context, k model.Name, p *service.Plan) error {
+// raise makes the servers, backends and addresses of a plan that are not there yet: old
+// are the servers of all keys that change.
+func (m *Mode) raise(ctx context.Context, k model.Name, p *service.Plan, old map[ipvs.Key]server) error {
 	if p == nil {
 		return nil
 	}
-	old := m.wanted(k, m.books.Plans[k])
 	var errs []error
 	for key, s := range m.wanted(k, *p) {
 		had, ok := old[key]
@@ -208,12 +227,8 @@ func (m *Mode) raise(ctx context.Context, k model.Name, p *service.Plan) error {
 	return errors.Join(errs...)
 }
 
-// lower takes away what a plan no longer has.
-func (m *Mode) lower(ctx context.Context, k model.Name, old service.Plan, p *service.Plan) error {
-	now := map[ipvs.Key]server{}
-	if p != nil {
-		now = m.wanted(k, *p)
-	}
+// lower takes away what a plan no longer has, and no other has now.
+func (m *Mode) lower(ctx context.Context, k model.Name, old service.Plan, now map[ipvs.Key]server) error {
 	var errs []error
 	m.addresses(k, old, func(a netip.Addr) {
 		if m.users[a]--; m.users[a] == 0 {
@@ -286,7 +301,7 @@ func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 	m.books = books
 	failed, refused := reconcile.KeyErrors[model.Name](d.Failed()), reconcile.KeyErrors[model.Name]{}
 	var err error
-	if m.addrs, err = m.findAddrs(ctx); err != nil {
+	if m.own, m.addrs, err = m.findAddrs(ctx); err != nil {
 		return err
 	}
 	have, err := m.read(ctx)
@@ -486,7 +501,7 @@ func (m *Mode) look(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	addrs, err := m.findAddrs(ctx)
+	own, addrs, err := m.findAddrs(ctx)
 	if err != nil {
 		return
 	}
@@ -501,7 +516,7 @@ func (m *Mode) look(ctx context.Context) {
 	for _, a := range on {
 		linked[a] = true
 	}
-	same := slices.Equal(addrs, m.addrs)
+	same := slices.Equal(addrs, m.addrs) && slices.Equal(own, m.own)
 	for k, p := range m.books.Plans {
 		for key, s := range m.wanted(k, p) {
 			same = same && there[key] == s.Server

@@ -17,7 +17,7 @@ import (
 
 // halve commits drafts of the keys, see reconcile.Halve.
 func (m *Mode) halve(ctx context.Context, keys []model.Name, failed reconcile.KeyErrors[model.Name], draft func([]model.Name) *draft) error {
-	return reconcile.Halve("services", keys, failed, func(part []model.Name) error {
+	return reconcile.Halve(keys, failed, func(part []model.Name) error {
 		d := draft(part)
 		if err := m.commit(ctx, d); err != nil {
 			return err

@@ -90,6 +90,7 @@ func (s *Source) Run(ctx context.Context) error {
 	for _, r := range reflectors {
 		wg.Go(func() { r.RunWithContext(ctx) })
 	}
+	wg.Go(func() { s.serviceCIDRs(ctx) })
 	if s.Dynamic != nil {
 		wg.Go(func() { s.pools(ctx) })
 	}

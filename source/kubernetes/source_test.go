@@ -134,7 +134,7 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	kinds := map[string][2]string{
 		"services": {"ServiceList", "v1"}, "endpointslices": {"EndpointSliceList", "discovery.k8s.io/v1"},
 		"nodes": {"NodeList", "v1"}, "namespaces": {"NamespaceList", "v1"}, "pods": {"PodList", "v1"}, "networkpolicies": {"NetworkPolicyList", "networking.k8s.io/v1"}, "addresspools": {"AddressPoolList", "wayleave.dev/v1alpha1"},
-		"ingresses": {"IngressList", "networking.k8s.io/v1"}, "ingressclasses": {"IngressClassList", "networking.k8s.io/v1"}, "secrets": {"SecretList", "v1"},
+		"ingresses": {"IngressList", "networking.k8s.io/v1"}, "servicecidrs": {"ServiceCIDRList", "networking.k8s.io/v1"}, "ingressclasses": {"IngressClassList", "networking.k8s.io/v1"}, "secrets": {"SecretList", "v1"},
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{"kind": kinds[resource][0], "apiVersion": kinds[resource][1], "metadata": map[string]string{"resourceVersion": fmt.Sprint(a.version)}, "items": items})
 }

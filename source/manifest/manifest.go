@@ -88,12 +88,14 @@ func object(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, err
 		return convert(at, doc, source.Ingress, (*model.Writer).PutIngress)
 	case "networking.k8s.io/v1 IngressClass":
 		return convert(at, doc, source.IngressClass, (*model.Writer).PutIngressClass)
+	case "networking.k8s.io/v1 ServiceCIDR":
+		return convert(at, doc, source.ServiceCIDR, (*model.Writer).PutServiceCIDR)
 	case "v1 Secret":
 		return convert(at, doc, source.Secret, (*model.Writer).PutSecret)
 	case api.GroupVersion + " " + api.AddressPoolKind:
 		return convert(at, doc, source.AddressPool, (*model.Writer).PutAddressPool)
 	}
-	return nil, nil, fmt.Errorf("kind: %q of apiVersion %q is not used by Wayleave; Service, EndpointSlice, Pod, Node, Namespace, NetworkPolicy, Ingress, IngressClass, Secret and AddressPool are", meta.Kind, meta.APIVersion)
+	return nil, nil, fmt.Errorf("kind: %q of apiVersion %q is not used by Wayleave; Service, EndpointSlice, Pod, Node, Namespace, NetworkPolicy, Ingress, IngressClass, ServiceCIDR, Secret and AddressPool are", meta.Kind, meta.APIVersion)
 }
 
 func list(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, error) {

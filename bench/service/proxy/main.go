@@ -109,11 +109,9 @@ func run(ctx context.Context, master, node, modeName, lock string) error {
 	if err != nil {
 		return err
 	}
+	planner := &service.Planner{Options: func(model.Name) service.Options { return service.Options{Node: node} }}
 	services := &reconcile.Loop[model.Name, service.Plan]{
-		Name: "service", Store: store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys, Equal: service.Equal,
-		Plan: func(s model.Snapshot, k model.Name) (service.Plan, bool, []model.Problem) {
-			return service.Make(s, k, node)
-		},
+		Name: "service", Store: store, Kinds: service.Kinds, Keys: planner.Keys, Plan: planner.Plan, Equal: service.Equal,
 		Target: mode, Foreign: foreign, Health: reconcile.NewHealth(nil, nil), Log: log,
 	}
 	start(services.Run)

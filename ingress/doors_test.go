@@ -1,0 +1,133 @@
+package ingress
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"wayleave.dev/model"
+)
+
+// doorCases are ways by which one Ingress takes or opens what another one has.
+func doorCases() []ingressCase {
+	own, strict := Settings{Default: true}, Settings{Default: true, HostsOfOneNamespace: true}
+	only := []string{"whitelist-source-range: 192.0.2.0/24"}
+	closed := []string{"auth-tls-secret: shop/ca"}
+	regex := []string{"use-regex: true"}
+	with := func(lists ...[]string) (out []string) {
+		for _, l := range lists {
+			out = append(out, l...)
+		}
+		return out
+	}
+	const shared = "Ingress other/b: spec.rules[0].host: a.example is a host of Ingress shop/a: paths are added"
+	const notBuilt = "auth-tls-secret]: is not built"
+	return []ingressCase{
+		// The order of paths.
+		{name: "door: a catch-all and an exact path with sources", settings: own, yaml: ing("a@1", []string{"rewrite-target: /$1"}, rules("a.example /(.*) I web:80")) + ing("b@2", closed, rules("a.example /healthz E api:8080")),
+			want: []string{"http://a.example/healthz = 503", "http://a.example/x = shop/web:80"}, problems: []string{notBuilt}},
+		{name: "door: a catch-all and a guarded prefix", settings: own, yaml: ing("a@1", []string{"rewrite-target: /$1"}, rules("a.example /(.*) I web:80")) + ing("b@2", closed, rules("a.example /adm P api:8080")),
+			want: []string{"http://a.example/adm/x = 503", "http://a.example/ADM = 503", "http://a.example/x = shop/web:80"}, problems: []string{notBuilt}},
+		{name: "door: a challenge is not redirected", settings: own, yaml: ing("a@1", nil, rules("a.example / P web:80"), tlsOf("tls-a a.example")) + ing("b@2", []string{"force-ssl-redirect: true"}, rules("a.example /.well-known/acme-challenge/t I api:8080")),
+			want: []string{"http://a.example/ = 308 https", "http://a.example/.well-known/acme-challenge/t = shop/api:8080"}},
+
+		// Hosts of another namespace.
+		{name: "door: another namespace's certificate", settings: own, yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", nil, rules("a.example /b P web:80"), tlsOf("- a.example")),
+			want: []string{"cert a.example = default", "http://a.example/ = shop/web:80", "http://a.example/b = other/web:80"}, problems: []string{shared, "Ingress other/b: spec.tls[0].secretName: a.example is a host of Ingress shop/a, whose namespace alone brings its certificate"}},
+		{name: "door: another namespace's app-root", settings: own, yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", []string{"app-root: /b"}, rules("a.example /b P web:80")),
+			want: []string{"http://a.example/ = shop/web:80"}, problems: []string{shared, "Ingress other/b: metadata.annotations[nginx.ingress.kubernetes.io/app-root]: a.example is a host of Ingress shop/a"}},
+		{name: "door: another namespace's default backend", settings: own, yaml: ing("a@1", nil, rules("a.example /a P web:80")) + ing("other/b@2", nil, fallback("web:80"), rules("a.example /b P web:80")),
+			want: []string{"http://a.example/x = 404", "http://a.example/b = other/web:80"}, problems: []string{shared, "Ingress other/b: spec.defaultBackend: a.example is a host of Ingress shop/a"}},
+		{name: "door: another namespace's redirect is of its own path", settings: own, yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", []string{"permanent-redirect: https://evil.example/"}, rules("a.example / P web:80 /b P web:80")),
+			want: []string{"http://a.example/ = shop/web:80", "http://a.example/b = 301 https://evil.example/"}, problems: []string{shared, "a.example/ belongs to Ingress shop/a, which is older"}},
+		{name: "door: another namespace's pattern", settings: own, yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", regex, rules("a.example /(.*) I web:80 /b(/|$)(.*) I web:80")),
+			want: []string{"http://a.example/x = shop/web:80", "http://a.example/b/x = other/web:80"}, problems: []string{shared}},
+		{name: "door: another namespace's challenge", settings: own, yaml: ing("a@1", nil, rules("a.example /a P web:80")) + ing("other/b@2", nil, rules("a.example /.well-known/acme-challenge/t E web:80 /.well-known P web:80")) + ing("other/c@2", nil, rules("- / P web:80")),
+			want: []string{"http://a.example/.well-known/acme-challenge/t = 404", "http://a.example/.well-known/x = other/web:80", "http://b.example/.well-known/acme-challenge/t = other/web:80"}, problems: []string{shared, "whose namespace alone answers for certificates"}},
+		{name: "door: an alias for a host of another namespace", settings: own, yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", []string{"server-alias: a.example"}, rules("b.example / P web:80")),
+			want: []string{"http://a.example/ = shop/web:80"}, problems: []string{"server-alias]: a.example is a host of Ingress shop/a, which keeps it"}},
+		{name: "door: an alias of a host of another namespace", settings: own, yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", []string{"server-alias: c.example"}, rules("a.example /b P web:80")),
+			want: []string{"http://c.example/ = 404", "http://c.example/b = 404"}, problems: []string{shared, "server-alias]: a.example is a host of Ingress shop/a, whose namespace alone gives it aliases"}},
+		{name: "door: a younger rule for an alias", settings: own, yaml: ing("a@1", []string{"server-alias: c.example"}, rules("a.example / P web:80")) + ing("other/b@2", nil, rules("c.example / P web:80 /b P web:80")),
+			want: []string{"http://c.example/ = shop/web:80", "http://c.example/b = other/web:80"}, problems: []string{"c.example/ belongs to Ingress shop/a", "c.example is a host of Ingress shop/a: paths are added"}},
+		{name: "door: an alias has the guards of its host", settings: own, yaml: ing("a@1", []string{"server-alias: c.example"}, rules("a.example / P web:80")) + ing("b@2", closed, rules("a.example /admin P api:8080")),
+			want: []string{"http://a.example/admin = 503", "http://c.example/admin = 503", "http://c.example/x = shop/web:80"}, problems: []string{notBuilt}},
+		{name: "door: a certificate cuts no name out of a wildcard host", settings: own, yaml: ing("a@2", nil, rules("*.b.example / P web:80")) + ing("other/b@1", nil, fallback("web:80"), tlsOf("- x.b.example")),
+			want: []string{"http://x.b.example/ = shop/web:80"}, problems: []string{"Ingress other/b: spec.tls: x.b.example is a host of Ingress shop/a"}},
+		{name: "door: hosts of one namespace", settings: strict, yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", nil, rules("a.example /b P web:80")) + ing("c@3", nil, rules("a.example /c P api:8080")),
+			want: []string{"http://a.example/b = shop/web:80", "http://a.example/c = shop/api:8080"}, problems: []string{"Ingress other/b: spec.rules[0].host: a.example is a host of Ingress shop/a, and hosts are of one namespace"}},
+		{name: "door: names below a wildcard host of one namespace", settings: strict, yaml: ing("a@1", nil, rules("*.b.example / P web:80")) + ing("other/b@2", nil, rules("x.b.example / P web:80")) + ing("other/c@2", nil, rules("x.c.example / P web:80")) + ing("c@3", nil, rules("*.c.example / P web:80")),
+			want: []string{"http://x.b.example/ = shop/web:80", "http://x.c.example/ = other/web:80", "http://y.c.example/ = shop/web:80"}, problems: []string{"x.b.example is a host of Ingress shop/a, and hosts are of one namespace"}},
+		{name: "door: a path stays with its owner while the Service is missing", settings: own, yaml: ing("a@1", nil, rules("a.example / P none:80")) + ing("other/b@2", nil, rules("a.example / P web:80")),
+			want: []string{"http://a.example/ = 503"}, problems: []string{shared, "a.example/ belongs to Ingress shop/a", "Service shop/none does not exist"}},
+
+		// What is closed stays closed.
+		{name: "door: the canary of a closed path", settings: own, yaml: ing("a@1", closed, rules("a.example / P web:80")) + ing("c@2", []string{"canary: true", "canary-weight: 100"}, rules("a.example / P new:80")),
+			want: []string{"http://a.example/ = 503", "opts http://a.example/ = null"}, problems: []string{notBuilt, "is a canary of a path that is closed"}},
+		{name: "door: a canary with a guard of its own", settings: own, yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("c@2", with(only, []string{"canary: true", "canary-weight: 100"}), rules("a.example / P new:80")),
+			want: []string{"http://a.example/ = shop/web:80", "opts http://a.example/ = null"}, problems: []string{"the canary takes nothing"}},
+		{name: "door: a guarded pattern that is not RE2", settings: own, yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("b@2", with(regex, only), rules("a.example /admin(?=/|$) I api:8080")),
+			want: []string{"http://a.example/admin/x = 503", "http://a.example/ADMIN = 503", "http://a.example/x = shop/web:80"}, problems: []string{"so what begins with /admin answers 503"}},
+		{name: "door: nothing literal is known of a guarded pattern", settings: own, yaml: ing("a@2", nil, rules("a.example / P web:80")) + ing("b@1", with(regex, only), rules("a.example /(?!public)(.*) I api:8080")),
+			want: []string{"http://a.example/admin = 503", "http://a.example/public = 503"}, problems: []string{"so what begins with / answers 503"}},
+		{name: "door: but not the whole host of another namespace", settings: own, yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", with(regex, only), rules("a.example /(?!public)(.*) I web:80 /b(?=x) I web:80")),
+			want: []string{"http://a.example/admin = shop/web:80", "http://a.example/bx = 503"}, problems: []string{shared, "so what begins with / answers 503", "so what begins with /b answers 503"}},
+		{name: "door: a guarded default backend", settings: own, yaml: ing("a@1", closed, fallback("web:80"), rules("a.example /x P web:80")) + ing("b@2", nil, rules("- / P api:8080")),
+			want: []string{"http://a.example/y = 503", "http://b.example/ = shop/api:8080"}, problems: []string{notBuilt}},
+		{name: "door: a wildcard host's guard and the hosts without a name", settings: own, yaml: ing("a@1", closed, rules("*.b.example / P web:80")) + ing("b@2", nil, rules("x.b.example /only P api:8080")) + ing("c@3", nil, rules("- / P api:8080")),
+			want: []string{"http://x.b.example/only = shop/api:8080", "http://x.b.example/else = 503", "http://y.b.example/ = 503"}, problems: []string{notBuilt}},
+		{name: "door: a redirect of a closed path", settings: own, yaml: ing("a", with(closed, []string{"permanent-redirect: /x"}), rules("a.example / P web:80")),
+			want: []string{"http://a.example/y = 503"}, problems: []string{notBuilt}},
+		{name: "door: a guard that lost its path is named", settings: own, yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("b@2", only, rules("a.example / P api:8080")),
+			want: []string{"http://a.example/ = shop/web:80"}, problems: []string{"which is older; what keeps requests out of the path here has no effect there"}},
+		{name: "door: a path is compared as requests are", settings: own, yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("b@2", closed, rules("a.example /caf%C3%A9 P api:8080")),
+			want: []string{"http://a.example/caf%C3%A9 = 503", "http://a.example/café = 503"}, problems: []string{notBuilt}},
+		{name: "door: a path that is too long for patterns", settings: own, yaml: ing("a", regex, rules("a.example / P web:80 /admin(.*) I api:8080")),
+			want: []string{"http://a.example/admin" + strings.Repeat("x", 8<<10) + " = 414"}},
+		{name: "door: one path of one pattern in two namespaces", settings: own, yaml: ing("a@1", with(regex, closed), rules("a.example /admin.* I web:80")) + ing("other/b@2", regex, rules("a.example /admin.* I web:80 /(.*)(.*)(.*)(.*) I web:80")),
+			want: []string{"http://a.example/admin = 503", "http://a.example/x = other/web:80"}, problems: []string{shared, notBuilt, "a.example/admin.* belongs to Ingress shop/a"}},
+	}
+}
+
+// Thousands of patterns of another namespace leave the owner's host as it is, and are named.
+func TestPatternsOverTheBoundAreNamed(t *testing.T) {
+	var many []string
+	for i := range 600 {
+		many = append(many, fmt.Sprintf("/t%d(/|$)(a|b)*(.*) I web:80", i))
+	}
+	w := newWorld(t, Settings{Default: true}, town(t)+ing("a@2", []string{"use-regex: true"}, rules("a.example / P web:80 /mine(/|$)(.*) I api:8080"))+
+		ing("other/b@3", []string{"use-regex: true"}, rules("a.example "+strings.Join(many, " "))))
+	hosts, named := w.hosts(), 0
+	for _, p := range w.allProblems() {
+		if strings.Contains(p, "the patterns of this Ingress for the host have more than 4096 instructions") {
+			named++
+		}
+	}
+	if named < 300 || named > 599 {
+		t.Errorf("%d patterns are named", named)
+	}
+	for url, want := range map[string]string{"http://a.example/mine/x": "shop/api:8080", "http://a.example/t0/a": "other/web:80", "http://a.example/t599/a": "503", "http://a.example/x": "shop/web:80"} {
+		if got := answer(hosts, url); got != want {
+			t.Errorf("%s is %s, want %s", url, got, want)
+		}
+	}
+}
+
+// A wildcard host that comes or goes changes who owns the hosts below it.
+func TestOwnersFollowWildcardHosts(t *testing.T) {
+	w := newWorld(t, Settings{Default: true, HostsOfOneNamespace: true}, town(t)+ing("other/b@2", nil, rules("x.b.example / P web:80")))
+	expect := func(want string) {
+		t.Helper()
+		if got := answer(w.hosts(), "http://x.b.example/"); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	expect("other/web:80")
+	w.read(ing("a@1", nil, rules("*.b.example / P web:80")))
+	expect("shop/web:80")
+	if all := w.allProblems(); len(all) != 1 || !strings.Contains(all[0], "Ingress other/b: spec.rules[0].host") {
+		t.Error(all)
+	}
+	w.remove(model.IngressKind, "shop/a")
+	expect("other/web:80")
+}

@@ -1,0 +1,221 @@
+package ingress
+
+import (
+	"slices"
+	"strings"
+
+	"wayleave.dev/model"
+)
+
+// Who owns what follows from the objects that are there, and not from their history:
+//
+//   - A host belongs to the oldest Ingress that routes it by a rule. An Ingress that has it as a
+//     server-alias comes before rules of other namespaces that are younger, and after all rules
+//     of its own namespace. One that only names it in spec.tls comes last. "Older" is by
+//     creationTimestamp, then by namespace and name.
+//   - What concerns a whole host comes from Ingresses of its owner's namespace alone: its
+//     certificate, the redirection to https that follows from it, aliases, app-root, the default
+//     backend, and answers to ACME challenges.
+//   - A path of a host (its type and text) belongs to the oldest Ingress that has it, and stays with
+//     it while its Service is missing: an Ingress of another namespace must not wait for that.
+//     Ingresses of other namespaces may add paths unless Settings.HostsOfOneNamespace; their
+//     patterns take no request from the owner's paths (table.Path.Foreign).
+//   - A certificate is that of the oldest Ingress of the owner's namespace that names a good one.
+//   - An exact host below a wildcard host has owners of its own unless
+//     Settings.HostsOfOneNamespace. A wildcard host lends it no certificate unless it is of the
+//     same namespace or older (table.Host).
+
+// ReasonShared is the reason of the Event of an Ingress that adds paths to a host of another
+// namespace.
+const ReasonShared = "HostShared"
+
+// claim is who has a say about a host.
+type claim struct {
+	// by owns the host; nil for nobody.
+	by *model.Ingress
+	// list are the Ingresses that route the host or name its certificate, in order of age.
+	list, canaries []*model.Ingress
+	// from are the hosts whose rules route it: itself, and the one that it is an alias of.
+	from []string
+}
+
+// foreign says whether the Ingress is of another namespace than the host.
+func (c *claim) foreign(i *model.Ingress) bool {
+	return c.by != nil && c.by.Name.Namespace != i.Name.Namespace
+}
+
+// claims finds who has a say about the host, and tells those who have none.
+func (m *merger) claims() claim {
+	c := claim{from: []string{m.name}}
+	var rules, aliases, others []*model.Ingress
+	for _, i := range m.all(m.name) {
+		switch {
+		case m.p.options(m.snap, i).canary != nil:
+			c.canaries = append(c.canaries, i)
+		case hasRule(i, m.name):
+			rules = append(rules, i)
+		case m.isAlias(i):
+			aliases = append(aliases, i)
+		default:
+			others = append(others, i)
+		}
+	}
+	aliases = m.ownAliases(aliases)
+	switch {
+	case len(aliases) > 0 && precedes(aliases[0], rules):
+		c.by, aliases = aliases[0], aliases[1:]
+		c.alias(m, firstHost(c.by), rules)
+	case len(rules) > 0:
+		c.by, c.list = rules[0], rules
+	default:
+		c.list = m.withoutRules(others)
+		if len(c.list) > 0 {
+			c.by = c.list[0]
+		}
+		others = nil
+	}
+	if w := m.above(); w != nil && c.by != nil && m.p.settings.HostsOfOneNamespace && older(w, c.by) < 0 {
+		c.by = w
+	}
+	for _, i := range aliases {
+		m.bad(i, annotationField("server-alias"), "%s is a host of Ingress %s, which keeps it", m.name, c.by.Name)
+	}
+	for _, i := range others {
+		m.bad(i, "spec.tls", "%s is a host of Ingress %s; a certificate for it has no effect here", m.name, c.by.Name)
+	}
+	return c
+}
+
+// precedes says whether an alias comes before the Ingresses with rules for the host.
+func precedes(alias *model.Ingress, rules []*model.Ingress) bool {
+	return !slices.ContainsFunc(rules, func(i *model.Ingress) bool {
+		return i.Name.Namespace == alias.Name.Namespace || older(i, alias) < 0
+	})
+}
+
+// alias makes the host one with another: it has that one's rules, too.
+func (c *claim) alias(m *merger, of string, rules []*model.Ingress) {
+	c.from = append(c.from, of)
+	c.list = slices.Clone(rules)
+	for _, i := range m.all(of) {
+		switch {
+		case m.p.options(m.snap, i).canary != nil:
+			if !slices.Contains(c.canaries, i) {
+				c.canaries = append(c.canaries, i)
+			}
+		case hasRule(i, of) && !slices.Contains(c.list, i):
+			c.list = append(c.list, i)
+		}
+	}
+	slices.SortFunc(c.list, older)
+	slices.SortFunc(c.canaries, older)
+}
+
+// ownAliases are the Ingresses whose namespace owns the host that the alias is of.
+func (m *merger) ownAliases(aliases []*model.Ingress) (out []*model.Ingress) {
+	for _, i := range aliases {
+		of := firstHost(i)
+		if by := m.p.routes(m.snap, of); by != nil && by.Name.Namespace != i.Name.Namespace {
+			m.bad(i, annotationField("server-alias"), "%s is a host of Ingress %s, whose namespace alone gives it aliases", of, by.Name)
+			continue
+		}
+		out = append(out, i)
+	}
+	return out
+}
+
+// withoutRules are the Ingresses that name the host in spec.tls alone and may have it: those of
+// one namespace, unless a wildcard host of another one routes the name.
+func (m *merger) withoutRules(others []*model.Ingress) (out []*model.Ingress) {
+	for _, i := range others {
+		by := m.above()
+		if by == nil && len(out) > 0 {
+			by = out[0]
+		}
+		if by != nil && by.Name.Namespace != i.Name.Namespace {
+			m.bad(i, "spec.tls", "%s is a host of Ingress %s; a certificate for it has no effect here", m.name, by.Name)
+			continue
+		}
+		out = append(out, i)
+	}
+	return out
+}
+
+// above is the Ingress that owns the wildcard host above the host; nil for none.
+func (m *merger) above() *model.Ingress {
+	_, parent, ok := strings.Cut(m.name, ".")
+	if !ok || strings.HasPrefix(m.name, "*.") {
+		return nil
+	}
+	return m.p.routes(m.snap, "*."+parent)
+}
+
+// routes is the oldest Ingress with a rule for the host; nil for none.
+func (p *Planner) routes(snap model.Snapshot, host string) (by *model.Ingress) {
+	for n := range p.hosts[host] {
+		i := p.ours[n]
+		if hasRule(i, host) && p.options(snap, i).canary == nil && (by == nil || older(i, by) < 0) {
+			by = i
+		}
+	}
+	return by
+}
+
+// all are the Ingresses that touch a host, in order of age.
+func (m *merger) all(host string) (out []*model.Ingress) {
+	for n := range m.p.hosts[host] {
+		out = append(out, m.p.ours[n])
+	}
+	slices.SortFunc(out, older)
+	return out
+}
+
+// hasRule says whether the Ingress routes the host by its own name.
+func hasRule(i *model.Ingress, host string) bool {
+	if host == "" && len(i.Rules) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(i.Rules, func(r model.IngressRule) bool { return r.Host == host })
+}
+
+// rules are those of the Ingress that route the host.
+func (m *merger) rules(i *model.Ingress) (out []model.IngressRule) {
+	for _, r := range i.Rules {
+		if slices.Contains(m.from, r.Host) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// shared tells an Ingress that a host belongs to another namespace.
+func (m *merger) shared(i *model.Ingress, r model.IngressRule) {
+	if m.name == "" || !m.foreign(i) {
+		return
+	}
+	field := fmtRule(r) + ".host"
+	if m.isRefused(i) {
+		m.bad(i, field, "%s is a host of Ingress %s, and hosts are of one namespace (ingress.hostsOfOneNamespace); the rule has no effect", m.name, m.by.Name)
+		return
+	}
+	m.tell(i, model.Problem{Field: field, Event: ReasonShared, Reason: m.name + " is a host of Ingress " + m.by.Name.String() +
+		": paths are added, and the certificate, redirections and the default backend of the host come from that namespace"})
+}
+
+// isRefused says whether the Ingress may not route the host.
+func (m *merger) isRefused(i *model.Ingress) bool {
+	return m.name != "" && m.foreign(i) && m.p.settings.HostsOfOneNamespace
+}
+
+func (m *merger) isAlias(i *model.Ingress) bool {
+	return slices.Contains(m.p.options(m.snap, i).aliases, m.name)
+}
+
+func firstHost(i *model.Ingress) string {
+	for _, r := range i.Rules {
+		if r.Host != "" {
+			return r.Host
+		}
+	}
+	return ""
+}

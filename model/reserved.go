@@ -1,0 +1,34 @@
+package model
+
+// ReservedPort names the program of the node that listens on a port, where no Service and
+// no pod may take it: a node port or a host port there would get what is meant for the
+// kubelet, the control plane or Wayleave. It is empty for all other ports.
+func ReservedPort(p Protocol, port uint16) string {
+	switch p {
+	case TCP:
+		switch port {
+		case 2379, 2380, 2381:
+			return "etcd"
+		case 6443:
+			return "the API server"
+		case 10248, 10250, 10255:
+			return "the kubelet"
+		case 10257, 10259:
+			return "the control plane"
+		case 10249, 10256:
+			return "Wayleave's agent"
+		}
+	case UDP:
+		if port == 4789 {
+			return "the pod network (VXLAN)"
+		}
+	}
+	switch {
+	case p != TCP && p != UDP:
+	case port == 10053:
+		return "the cluster DNS"
+	case port == 7946:
+		return "Wayleave's heartbeats"
+	}
+	return ""
+}

@@ -1,0 +1,90 @@
+package table
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Bounds of the regular expressions of one host. RE2 takes a time that grows with the
+// product of an expression's instructions and the length of the text.
+const (
+	// maxOfHost and maxOfIngress bound the instructions of all patterns of a host, and of
+	// those that one Ingress has there. What is beyond is closed.
+	maxOfHost    = 8192
+	maxOfIngress = 4096
+	// maxWork bounds instructions times bytes for one request: a longer path answers 414.
+	maxWork = 8 << 20
+)
+
+// Why a pattern is closed though it is an expression of RE2.
+var (
+	errIngressFull = fmt.Errorf("the patterns of this Ingress for the host have more than %d instructions", maxOfIngress)
+	errHostFull    = fmt.Errorf("the patterns of the host have more than %d instructions; those of the namespace that owns it and of older Ingresses come first", maxOfHost)
+)
+
+// compiled is what became of the pattern of a path.
+type compiled struct {
+	*program
+	err error
+}
+
+// compilePatterns compiles the patterns of a host within the bounds, by index of h.Paths. Those of
+// the host's owner come first, then the order of h.Paths counts.
+func compilePatterns(h *Host) map[int]compiled {
+	var order []int
+	for i := range h.Paths {
+		if o := h.Paths[i].Options; o != nil && o.PathPattern != "" {
+			order = append(order, i)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		switch x, y := h.Paths[a].Foreign, h.Paths[b].Foreign; {
+		case x == y:
+			return 0
+		case x:
+			return 1
+		}
+		return -1
+	})
+	out, total, of := make(map[int]compiled, len(order)), 0, map[string]int{}
+	for _, i := range order {
+		p := &h.Paths[i]
+		by := owner(p)
+		switch {
+		case of[by] > maxOfIngress:
+			out[i] = compiled{err: errIngressFull}
+			continue
+		case total > maxOfHost:
+			out[i] = compiled{err: errHostFull}
+			continue
+		}
+		prog, err := compilePattern(p.Options.PathPattern)
+		if err != nil {
+			out[i] = compiled{err: fmt.Errorf("pathPattern: %w", err)}
+			continue
+		}
+		switch of[by] += prog.steps; {
+		case of[by] > maxOfIngress:
+			out[i] = compiled{err: errIngressFull}
+		case total+prog.steps > maxOfHost:
+			total, out[i] = maxOfHost+1, compiled{err: errHostFull}
+		default:
+			total += prog.steps
+			out[i] = compiled{program: prog}
+		}
+	}
+	return out
+}
+
+// CheckPatterns says which patterns of a host are closed since the bounds of the host are
+// reached, by index of h.Paths. It compiles them as Make does.
+func CheckPatterns(h *Host) map[int]error {
+	out := map[int]error{}
+	for i, c := range compilePatterns(h) {
+		if errors.Is(c.err, errIngressFull) || errors.Is(c.err, errHostFull) {
+			out[i] = c.err
+		}
+	}
+	return out
+}

@@ -1,0 +1,355 @@
+package table
+
+import (
+	"bytes"
+	"cmp"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// ChallengePrefix is where ACME servers ask for proof (RFC 8555, 8.3). Paths below it are
+// served over plain HTTP, and no pattern that does not name it takes their requests.
+const ChallengePrefix = "/.well-known/acme-challenge"
+
+// Guarded says whether the path keeps requests out: it is closed, or its Options name sources,
+// users or an authentication server. An option that keeps requests out belongs here.
+func (p *Path) Guarded() bool {
+	o := p.Options
+	return p.Closed || o != nil && (len(o.Sources) > 0 || o.Auth != nil || o.AuthURL != nil)
+}
+
+// LiteralPrefix is the text that each match of a regular expression begins with, as far as it
+// is known without reading the expression: it may not be RE2. "/" stands for nothing known.
+func LiteralPrefix(pattern string) string {
+	if alternates(pattern) {
+		return "/"
+	}
+	end := strings.IndexAny(pattern, `()[]{}*+?|^$\.`)
+	if end < 0 {
+		end = len(pattern)
+	} else if strings.IndexByte("*?{", pattern[end]) >= 0 && end > 0 {
+		end-- // the character before may be missing
+	}
+	for i := range end {
+		if pattern[i] >= 0x80 { // without regard to case it may be another character
+			end = i
+			break
+		}
+	}
+	return cmp.Or(pattern[:end], "/")
+}
+
+// alternates says whether there may be a "|" outside of all groups: what is before the first
+// one is no prefix then.
+func alternates(pattern string) bool {
+	depth, class := 0, false
+	for i := 0; i < len(pattern); i++ {
+		switch c := pattern[i]; {
+		case c == '\\':
+			i++
+		case class:
+			class = c != ']'
+		case c == '[':
+			class = true
+		case c == '(':
+			depth++
+		case c == ')':
+			depth--
+		case c == '|' && depth <= 0:
+			return true
+		}
+	}
+	return false
+}
+
+// candidate is a path of a host that has patterns.
+type candidate struct {
+	path *Path
+	// re is nil for a path that is no pattern, and for a pattern that is not compiled: that one
+	// is closed and stands for every path that begins with literal.
+	re *regexp.Regexp
+	// literal is the path or the literal prefix of the pattern, in lower case; rank is its
+	// length without slashes at the end.
+	literal string
+	rank    int
+	// steps are the instructions of re.
+	steps int
+	// guarded paths keep requests out; closed is a pattern that is not compiled.
+	guarded, closed bool
+}
+
+// before orders paths as ingress-nginx orders the locations of a server: the longer text
+// first, of one length the greater.
+func (c *candidate) before(d *candidate) bool { return c.compare(d) < 0 }
+
+func (c *candidate) compare(d *candidate) int {
+	a, b := c.path.Path, d.path.Path
+	return cmp.Or(len(b)-len(a), strings.Compare(b, a))
+}
+
+// takesFrom says whether c, which matches too, is served in place of d, which comes first by
+// length. Length counts what a pattern is written with, not what it names: without this
+// "/(.*)" opens a guarded "/api".
+func (c *candidate) takesFrom(d *candidate) bool {
+	longer := c.rank - d.rank
+	switch {
+	case longer < 0:
+		return false
+	case d.path.Foreign && !c.path.Foreign: // the owner of the host keeps what its paths name
+		return true
+	case d.path.Closed || d.closed: // nothing is kept out better
+		return false
+	case c.guarded && c.path.Foreign && !d.path.Foreign:
+		return longer > 0
+	case c.guarded:
+		return longer > 0 || !d.guarded
+	}
+	return isChallenge(c) && !isChallenge(d) && !d.guarded
+}
+
+func isChallenge(c *candidate) bool { return strings.HasPrefix(c.literal, ChallengePrefix) }
+
+// ordered are the paths of a host that has patterns.
+type ordered struct {
+	// patterns are compiled, in the order of candidate.before.
+	patterns []*candidate
+	// literals are the other paths, by their text.
+	literals literals
+	// strict are the candidates of paths that Routes.prefix has.
+	strict map[*Path]*candidate
+	// longest is the length of the longest path that is compared.
+	longest int
+}
+
+// find finds the path for a request. strict is the longest Prefix that matches by elements; nil
+// for none. A nil candidate leaves the request to strict.
+func (o *ordered) find(path []byte, strict *Path, m *Match) (found *candidate, groups [][]byte) {
+	var plain *candidate
+	if strict != nil {
+		plain = o.strict[strict]
+	}
+	m.loose = o.literals.prefixes(path, m.loose[:0])
+	text := subject{path: path, ascii: isASCII(path), proof: isProof(path), m: m}
+	if text.proof {
+		m.loose = slices.DeleteFunc(m.loose, func(c *candidate) bool { return c.path.Foreign })
+	}
+	first, at := o.first(&text, plain)
+	if first == nil {
+		return nil, nil
+	}
+	if found = first; first.re != nil {
+		groups = text.groups
+	}
+	take := func(c *candidate, g [][]byte) { found, groups = c, g }
+	late := plain // plain has its turn among the patterns
+	for _, c := range o.patterns[at:] {
+		if late != nil && late.before(c) {
+			if late.takesFrom(found) {
+				take(late, nil)
+			}
+			late = nil
+		}
+		if c.takesFrom(found) && text.matches(c) {
+			take(c, text.groups)
+		}
+	}
+	if late != nil && late.takesFrom(found) {
+		take(late, nil)
+	}
+	for _, c := range m.loose {
+		if c.guarded && c != found && c.takesFrom(found) {
+			take(c, nil)
+		}
+	}
+	if found == first && !first.guarded {
+		if c := alike(m.loose, first); c != nil {
+			return c, nil
+		}
+	}
+	return found, groups
+}
+
+// first is the first pattern that matches, and where the patterns behind it begin. Patterns
+// that come after plain are not asked.
+func (o *ordered) first(text *subject, plain *candidate) (found *candidate, at int) {
+	var closed *candidate
+	for _, c := range text.m.loose {
+		if c.closed && (closed == nil || c.before(closed)) {
+			closed = c
+		}
+	}
+	for ; at < len(o.patterns); at++ {
+		c := o.patterns[at]
+		if plain != nil && plain.before(c) || closed != nil && closed.before(c) {
+			break
+		}
+		if text.matches(c) {
+			return c, at + 1
+		}
+	}
+	if closed != nil && (plain == nil || closed.before(plain)) {
+		return closed, at
+	}
+	return nil, at
+}
+
+// alike is the path that ingress-nginx would serve before a pattern: where a host has patterns,
+// it reads every path of the host as one, without regard to case and to elements. Paths of
+// another namespace than the pattern's are read as Kubernetes defines them.
+func alike(loose []*candidate, pattern *candidate) (found *candidate) {
+	for _, c := range loose {
+		if c.path.Kind == Prefix && c.before(pattern) && (!c.path.Foreign || pattern.path.Foreign) && (found == nil || c.before(found)) {
+			found = c
+		}
+	}
+	return found
+}
+
+// subject is a request's path that patterns are compared with.
+type subject struct {
+	path  []byte
+	ascii bool
+	// proof leaves out patterns of other namespaces than the host's; see isProof.
+	proof  bool
+	m      *Match
+	groups [][]byte // of the last match
+}
+
+// matches compares the path with a pattern. The literal prefix goes first: it is cheap. Beyond
+// ASCII one character has several spellings without regard to case, some of other lengths.
+func (s *subject) matches(c *candidate) bool {
+	if s.proof && c.path.Foreign || s.ascii && !hasPrefixFold(s.path, c.literal) {
+		return false
+	}
+	s.m.Steps += c.steps * len(s.path)
+	s.groups = c.re.FindSubmatch(s.path)
+	return s.groups != nil
+}
+
+func isASCII(b []byte) bool { return bytes.IndexFunc(b, func(r rune) bool { return r >= 0x80 }) < 0 }
+
+// literals are paths and literal prefixes by their text, so that those that a path begins with
+// are found without a look at the others.
+type literals struct {
+	list []*candidate
+	// parent is the next shorter one that list[i].literal begins with; -1 for none.
+	parent []int
+}
+
+func makeLiterals(list []*candidate) literals {
+	slices.SortStableFunc(list, func(a, b *candidate) int { return strings.Compare(a.literal, b.literal) })
+	l := literals{list: list, parent: make([]int, len(list))}
+	for i := range list {
+		up := i - 1
+		for up >= 0 && !strings.HasPrefix(list[i].literal, list[up].literal) {
+			up = l.parent[up]
+		}
+		l.parent[i] = up
+	}
+	return l
+}
+
+// prefixes appends those that the path begins with, without regard to case, the longest first.
+func (l *literals) prefixes(path []byte, to []*candidate) []*candidate {
+	n, _ := slices.BinarySearchFunc(l.list, path, func(c *candidate, path []byte) int {
+		if compareFold(path, c.literal) >= 0 {
+			return -1
+		}
+		return 1
+	})
+	i := n - 1
+	for i >= 0 && !hasPrefixFold(path, l.list[i].literal) {
+		i = l.parent[i]
+	}
+	for ; i >= 0; i = l.parent[i] {
+		to = append(to, l.list[i])
+	}
+	return to
+}
+
+// hasPrefixFold says whether b begins with lower but for the case of ASCII letters.
+func hasPrefixFold(b []byte, lower string) bool {
+	return len(b) >= len(lower) && compareFold(b[:len(lower)], lower) == 0
+}
+
+// compareFold compares b in lower case with lower.
+func compareFold(b []byte, lower string) int {
+	for i, c := range b {
+		if i == len(lower) {
+			return 1
+		}
+		if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		if c != lower[i] {
+			return cmp.Compare(c, lower[i])
+		}
+	}
+	return cmp.Compare(len(b), len(lower))
+}
+
+// lower puts ASCII letters into lower case, and leaves every other byte.
+func lower(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c | 0x20
+		}
+	}
+	return string(b)
+}
+
+// order makes the candidates of a host that has patterns; nil when it has none.
+func (r *Routes) order(patterns map[int]compiled) *ordered {
+	if len(patterns) == 0 {
+		return nil
+	}
+	o := &ordered{strict: map[*Path]*candidate{}, longest: maxMatched}
+	var list []*candidate
+	closed, total := map[place]*candidate{}, 0
+	for i := range r.Host.Paths {
+		p := &r.Host.Paths[i]
+		prog, isPattern := patterns[i]
+		c := &candidate{path: p, literal: lower(p.Path), guarded: p.Guarded() || r.ready[p] != nil && r.ready[p].Err != nil}
+		if isPattern {
+			c.literal = lower(LiteralPrefix(p.Options.PathPattern))
+		}
+		c.rank = len(trimSlash(c.literal))
+		switch {
+		case isPattern && prog.err == nil:
+			c.re, c.steps = prog.re, prog.steps
+			o.patterns, total = append(o.patterns, c), total+c.steps
+		case isPattern:
+			c.guarded, c.closed = true, true
+			at := place{c.literal, p.Foreign}
+			if old := closed[at]; old == nil || c.before(old) { // one answers for all
+				closed[at] = c
+			}
+		case p.Kind == Exact:
+			if c.guarded && r.exact[p.Path] == p {
+				list = append(list, c)
+			}
+		case r.prefix[trimSlash(p.Path)] == p:
+			c.literal = cmp.Or(lower(trimSlash(p.Path)), "/")
+			o.strict[p] = c
+			list = append(list, c)
+		}
+	}
+	for _, c := range closed {
+		list = append(list, c)
+	}
+	slices.SortFunc(list, (*candidate).compare)
+	slices.SortStableFunc(o.patterns, (*candidate).compare)
+	o.literals = makeLiterals(list)
+	if total > 0 {
+		o.longest = min(maxMatched, maxWork/total)
+	}
+	return o
+}
+
+// place tells closed patterns apart.
+type place struct {
+	literal string
+	foreign bool
+}

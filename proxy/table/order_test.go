@@ -1,0 +1,191 @@
+package table
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// paths reads "[=]PATH[ guard][ foreign][ closed]"; "~" begins a pattern.
+func ordering(list ...string) *Host {
+	h := &Host{Name: "h"}
+	for _, s := range list {
+		f := strings.Fields(s)
+		p := Path{Kind: Prefix, Path: strings.TrimLeft(f[0], "=~"), Backend: f[0], Source: "Ingress a/b"}
+		switch f[0][0] {
+		case '=':
+			p.Kind = Exact
+		case '~':
+			p.Options = &Options{PathPattern: p.Path}
+		}
+		for _, flag := range f[1:] {
+			switch flag {
+			case "guard":
+				if p.Options == nil {
+					p.Options = &Options{}
+				}
+				p.Options.Auth = &Auth{}
+			case "foreign":
+				p.Foreign, p.Source = true, "Ingress c/d"
+			case "closed":
+				p.Closed = true
+			}
+		}
+		h.Paths = append(h.Paths, p)
+	}
+	return h
+}
+
+// The order of ingress-nginx: a server's locations by the length of their text, then the greater
+// one first (internal/ingress/controller/controller.go), and what that must not open.
+func TestOrderOfPatterns(t *testing.T) {
+	for _, c := range []struct {
+		paths string
+		want  map[string]string
+	}{
+		{"~/(.*);=/healthz guard;/api/v2/orders", map[string]string{"/healthz": "=/healthz", "/api/v2/orders/7": "/api/v2/orders", "/x": "~/(.*)", "/api": "~/(.*)"}},
+		{"~/()(.*);=/.well-known/acme-challenge/t", map[string]string{"/.well-known/acme-challenge/t": "=/.well-known/acme-challenge/t"}},
+		{"~/(?:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa|)(.*);/.well-known/acme-challenge/t", map[string]string{"/.well-known/acme-challenge/t": "/.well-known/acme-challenge/t"}},
+		{"~/a(.*);~/a/b(.*);~/a/(.*)", map[string]string{"/a/b": "~/a/b(.*)", "/a/c": "~/a/(.*)", "/ac": "~/a(.*)"}},
+		{"~/(.*);/abcd;/ABC", map[string]string{"/abcd": "/abcd"}},                            // one length: the greater
+		{"~/(.*);/ab", map[string]string{"/ab": "~/(.*)"}},                                    // as ingress-nginx has it
+		{"~/(.*);/ab guard", map[string]string{"/ab": "/ab", "/AB/c": "/ab", "/x": "~/(.*)"}}, // but nothing opens a guard
+		{"~/(.*)(x|y|z)*;~/ab/(.*) guard", map[string]string{"/ab/c": "~/ab/(.*)", "/x": "~/(.*)(x|y|z)*"}},
+		{"~/(.*);/ guard", map[string]string{"/x": "/", "/": "/"}},
+		{"~/(.*) guard;/ guard", map[string]string{"/x": "~/(.*)"}},
+		{"~/(.*) guard;/ab", map[string]string{"/ab": "~/(.*)"}},
+		{"~/(.*) guard;/abcde", map[string]string{"/abcde": "/abcde", "/ABCDE": "~/(.*)", "/abcdef": "~/(.*)"}},
+		{"~/(.*);/abcde", map[string]string{"/abcde": "/abcde", "/ABCDE": "/abcde", "/abcdef": "/abcde"}}, // as a location of its regular expression
+		{"~/(.*);/abcde foreign", map[string]string{"/abcde": "/abcde", "/ABCDE": "~/(.*)", "/abcdef": "~/(.*)"}},
+		{"~/(.*);=/abcde", map[string]string{"/abcde": "=/abcde", "/ABCDE": "~/(.*)", "/abcde/": "~/(.*)"}},
+		{"~/(.*);=/admin guard", map[string]string{"/admin": "=/admin", "/ADMIN": "=/admin", "/admin/": "=/admin"}},
+		// Another namespace's pattern.
+		{"~/(.*) foreign;/", map[string]string{"/x": "/"}},
+		{"~/(.*)(.*)(.*) foreign;~/(.*)", map[string]string{"/x": "~/(.*)"}},
+		{"~/blog(/|$)(.*) foreign;~/(.*)", map[string]string{"/blog/1": "~/blog(/|$)(.*)", "/x": "~/(.*)"}},
+		{"~/(?=x) foreign closed;/;~/y(.*)", map[string]string{"/x": "/", "/yy": "~/y(.*)"}},
+		{"~/(?=x) foreign closed;/x guard foreign", map[string]string{"/x": "~/(?=x)"}},
+		// Patterns that are not RE2 close what they could match.
+		{"~/admin(?=/) closed;/", map[string]string{"/admin/x": "~/admin(?=/)", "/ADMIN": "~/admin(?=/)", "/x": "/"}},
+		{"~/(?!public)(.*) closed;/", map[string]string{"/x": "~/(?!public)(.*)", "/public": "~/(?!public)(.*)"}},
+		{"~/admins?(?=/) closed;/", map[string]string{"/admin": "~/admins?(?=/)", "/x": "/"}},
+		{"~/a(?=/)|/b closed;/", map[string]string{"/b": "~/a(?=/)|/b"}},
+		{"~/admin(?=/) closed;~/(.*)(very|long|pattern)?", map[string]string{"/admin/x": "~/admin(?=/)", "/x": "~/(.*)(very|long|pattern)?"}},
+		{"~/admin(?=/) closed;~/ad closed", map[string]string{"/admin": "~/admin(?=/)", "/add": "~/ad"}},
+	} {
+		for _, turned := range []bool{false, true} {
+			list := strings.Split(c.paths, ";")
+			if turned { // which path was there first does not matter
+				for i, j := 0, len(list)-1; i < j; i, j = i+1, j-1 {
+					list[i], list[j] = list[j], list[i]
+				}
+			}
+			tab := made(ordering(list...))
+			for target, want := range c.want {
+				if got := ask(tab, "h", target); got != want {
+					t.Errorf("%s (%v): %s leads to %s, want %s", c.paths, turned, target, got, want)
+				}
+			}
+		}
+	}
+}
+
+func TestLiteralPrefix(t *testing.T) {
+	for pattern, want := range map[string]string{
+		"/a": "/a", "/a(/|$)(.*)": "/a", "/(.*)": "/", "/ab?c": "/a", "/ab*": "/a", "/ab{0}": "/a", "/ab+": "/ab", "/a.b": "/a", `/a\.b`: "/a",
+		"/a|/b": "/", "/(a|b)": "/", "/x[|]y": "/x", `/x\|y`: "/x", "/a)|/b": "/", "/caf\u00e9": "/caf", "?": "/", "": "/", "(": "/", "/a[": "/a", "/\u212a": "/",
+	} {
+		if got := LiteralPrefix(pattern); got != want {
+			t.Errorf("%q: %q, want %q", pattern, got, want)
+		}
+	}
+}
+
+// FuzzLiteralPrefix: each match of a pattern begins with its literal prefix.
+func FuzzLiteralPrefix(f *testing.F) {
+	for _, s := range []string{"/a(/|$)(.*)", "/ab?c", "/a|b", "/a[|]", "/a{2,3}b", `/a\Qb|c\E`, "/[]|]x", "/a(?i)b|c"} {
+		f.Add(s, "/ab/c")
+	}
+	f.Fuzz(func(t *testing.T, pattern, path string) {
+		prog, err := compilePattern(pattern)
+		if err != nil || !isASCII([]byte(path)) || !strings.HasPrefix(pattern, "/") {
+			return
+		}
+		if prog.re.MatchString(path) && !hasPrefixFold([]byte(path), lower(LiteralPrefix(pattern))) {
+			t.Errorf("%q matches %q, which does not begin with %q", pattern, path, LiteralPrefix(pattern))
+		}
+	})
+}
+
+// Thousands of patterns of one Ingress cost a request no more than the bound; what is over the
+// bound is closed, and the patterns of the host's owner come first.
+func TestPatternsOfAHostAreBounded(t *testing.T) {
+	var list []string
+	for i := range 2000 {
+		list = append(list, fmt.Sprintf("~/t%d/(a|b|c)*(x|y)+(.*)z foreign", i), fmt.Sprintf("~/(.*)/u%d/[a-z]{1,40} foreign", i))
+	}
+	list = append(list, "~/mine(/|$)(.*)", "/")
+	h := ordering(list...)
+	over := CheckPatterns(h)
+	if len(over) < 3000 || over[len(list)-2] != nil {
+		t.Errorf("%d patterns are over the bound, %v", len(over), over[len(list)-2])
+	}
+	routes := made(h).Lookup([]byte("h"))
+	var m Match
+	worst := 0
+	for _, path := range []string{"/mine/x", "/t0/abxz", "/t1999/abxz", "/x/u1999/" + strings.Repeat("a", 900), "/" + strings.Repeat("\u00e9", 500), "/" + strings.Repeat("a", maxMatched-1)} {
+		m.Steps = 0
+		if !routes.Find([]byte(path), &m) {
+			t.Errorf("%.20s is not found", path)
+		}
+		worst = max(worst, m.Steps)
+	}
+	if worst > maxWork || worst == 0 {
+		t.Errorf("a request took %d steps, %d are allowed", worst, maxWork)
+	}
+	for target, want := range map[string]string{"/mine/x": "~/mine(/|$)(.*)", "/t0/abxz": list[0], "/t1999/abxz": list[3998]} {
+		if !routes.Find([]byte(target), &m) || m.Path.Backend != strings.Fields(want)[0] {
+			t.Errorf("%s leads to %s, want %s", target, m.Path.Backend, want)
+		}
+	}
+	if routes.Find([]byte("/t1999/abxz"), &m); m.Ready.Err == nil {
+		t.Error("a pattern over the bound is served")
+	}
+	one := ordering("~/a(.*)")
+	if routes = made(one).Lookup([]byte("h")); !routes.Find([]byte("/a"+strings.Repeat("x", maxMatched-2)), &m) || m.TooLong {
+		t.Error("one pattern makes 8 KiB too long")
+	}
+}
+
+// What a wildcard host keeps out does not reach the hosts without a name by way of an exact host
+// below it that has no path for it.
+func TestAGuardedWildcardHostIsAsked(t *testing.T) {
+	wild := ordering("/ guard", "/open")
+	wild.Name = "*.h"
+	exact, rest := ordering("/only"), ordering("/")
+	exact.Name, rest.Name = "x.h", ""
+	rest.Paths[0].Backend = "rest"
+	tab := made(wild, exact, rest)
+	var m Match
+	for path, want := range map[string]string{"/only": "/only", "/else": "/", "/open": "rest"} {
+		if !tab.Route([]byte("x.h"), []byte(path), &m) || m.Path.Backend != want {
+			t.Errorf("%s leads to %s, want %s", path, m.Path.Backend, want)
+		}
+	}
+}
+
+func TestAYoungerWildcardHostLendsNoCertificate(t *testing.T) {
+	for _, c := range []struct {
+		namespace string
+		since     int64
+		want      string
+	}{{"a", 2, "wild"}, {"b", 2, ""}, {"b", 0, "wild"}, {"b", 1, ""}} {
+		tab := made(&Host{Name: "x.h", Namespace: "a", Since: 1}, &Host{Name: "*.h", Namespace: c.namespace, Since: c.since, Certificate: "wild"})
+		if own, wild, _, known := tab.CertificateOf([]byte("x.h")); own != "" || wild != c.want || !known {
+			t.Errorf("%+v: %q %q", c, own, wild)
+		}
+		if own, _, _, _ := tab.CertificateOf([]byte("y.h")); own != "wild" {
+			t.Errorf("%+v: the wildcard host's own names have %q", c, own)
+		}
+	}
+}

@@ -1,0 +1,202 @@
+package service
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"wayleave.dev/model"
+)
+
+// Options are what plans follow from beside the objects.
+type Options struct {
+	// Node is the name of the node; empty for none.
+	Node string
+	// Remote has the node's own endpoint left out where there is another, see
+	// MakeElsewhere.
+	Remote bool
+	// NoExternalIPs refuses spec.externalIPs of every Service.
+	NoExternalIPs bool
+}
+
+// class orders what Services claim: a lower one wins, whatever is older.
+type class uint8
+
+const (
+	classClusterIP class = iota // given by the API server, each once
+	classBalancer               // written by whoever may write services/status
+	classExternal               // written by whoever may write Services
+)
+
+// String is the field of the class.
+func (c class) String() string {
+	return [...]string{"spec.clusterIPs", "status.loadBalancer.ingress", "spec.externalIPs"}[c]
+}
+
+// isServed says whether the data plane serves the Service at all, so that its claims
+// count against others'.
+func isServed(svc *model.Service) bool {
+	return !svc.Headless && svc.Type != model.ExternalName && !svc.OtherProxy && len(svc.ClusterIPs) > 0
+}
+
+// classOf is the best class by which a Service claims an address. Addresses of a family
+// that the Service does not have are no claims.
+func classOf(svc *model.Service, a netip.Addr) (c class, ok bool) {
+	sameFamily := func(v netip.Addr) bool { return v.Is6() == a.Is6() }
+	switch {
+	case slices.Contains(svc.ClusterIPs, a):
+		return classClusterIP, true
+	case !slices.ContainsFunc(svc.ClusterIPs, sameFamily):
+		return 0, false
+	case slices.Contains(svc.LoadBalancerIPs, a):
+		return classBalancer, true
+	case slices.Contains(svc.ExternalIPs, a):
+		return classExternal, true
+	}
+	return 0, false
+}
+
+// olderFirst orders Services whose claims are of one class: the older has it, and of two
+// that are equally old the first by namespace and name. Nothing of it follows from what a
+// node has seen before.
+func olderFirst(a, b *model.Service) int {
+	return cmp.Or(a.Created.Compare(b.Created), a.Name.Compare(b.Name))
+}
+
+// contest says which claims of one Service hold, from the snapshot alone: so every node,
+// every mode and every start comes to the same end.
+type contest struct {
+	snap model.Snapshot
+	svc  *model.Service
+	opt  Options
+}
+
+// clusterIP says who keeps the Service from one of its ClusterIPs; nil: nobody. The API
+// server gives each once; manifests may not.
+func (c contest) clusterIP(a netip.Addr) *model.Service {
+	for o := range c.snap.ServicesClaiming(model.Claim{Addr: a}) {
+		if o.Name != c.svc.Name && isServed(o) && slices.Contains(o.ClusterIPs, a) && olderFirst(o, c.svc) < 0 {
+			return o
+		}
+	}
+	return nil
+}
+
+// nodePort says who keeps the Service from a node port; nil: nobody.
+func (c contest) nodePort(p model.Protocol, port uint16) *model.Service {
+	for o := range c.snap.ServicesClaiming(model.Claim{Protocol: p, Port: port}) {
+		if o.Name != c.svc.Name && isServed(o) && o.Type != model.ClusterIP && olderFirst(o, c.svc) < 0 {
+			return o
+		}
+	}
+	return nil
+}
+
+// port says who keeps the Service from a port of an address outside that it claims by the
+// class; nil: nobody.
+func (c contest) port(a netip.Addr, p model.ServicePort, mine class) *model.Service {
+	for o := range c.snap.ServicesClaiming(model.Claim{Addr: a, Outside: true, Protocol: p.Protocol, Port: p.Port}) {
+		if o.Name == c.svc.Name || !isServed(o) {
+			continue
+		}
+		theirs, ok := classOf(o, a)
+		if !ok || theirs == classExternal && c.opt.NoExternalIPs {
+			continue
+		}
+		if cmp.Or(cmp.Compare(theirs, mine), olderFirst(o, c.svc)) < 0 {
+			return o
+		}
+	}
+	return nil
+}
+
+// address says why no Service may have the address for clients outside, or not this one;
+// empty: it may.
+func (c contest) address(a netip.Addr) string {
+	if why := notGlobal(a); why != "" {
+		return why
+	}
+	for o := range c.snap.ServicesClaiming(model.Claim{Addr: a}) {
+		if o.Name != c.svc.Name {
+			return fmt.Sprintf("%s is the ClusterIP of service %s", a, o.Name)
+		}
+	}
+	if o, ok := c.snap.Service(ingressService()); ok && o.Name != c.svc.Name && slices.Contains(o.LoadBalancerIPs, a) && !shares(o, c.svc) {
+		return fmt.Sprintf("%s is the address of service %s", a, o.Name)
+	}
+	for r := range c.snap.ServiceCIDRs() {
+		for _, p := range r.CIDRs {
+			if p.Contains(a) && !slices.Contains(c.svc.ClusterIPs, a) {
+				return fmt.Sprintf("%s is in the range of ClusterIPs (ServiceCIDR %s, %s)", a, r.Name, p)
+			}
+		}
+	}
+	if why := c.ofNodes(a); why != "" {
+		return why
+	}
+	for s := range c.snap.EndpointSlices(apiService()) {
+		if slices.ContainsFunc(s.Endpoints, func(e model.Endpoint) bool { return e.Addr == a }) {
+			return fmt.Sprintf("%s is an address of the API server", a)
+		}
+	}
+	return ""
+}
+
+// ofNodes says whether the address is a node's own, or of a node's pods.
+func (c contest) ofNodes(a netip.Addr) string {
+	for n := range c.snap.Nodes() {
+		if slices.Contains(n.InternalIPs, a) || slices.Contains(n.ExternalIPs, a) {
+			return fmt.Sprintf("%s is an address of node %s", a, n.Name)
+		}
+		for _, p := range n.PodCIDRs {
+			if p.Contains(a) {
+				return fmt.Sprintf("%s is in the pod network of node %s (%s)", a, n.Name, p)
+			}
+		}
+	}
+	return ""
+}
+
+// reserved says whose port of the node a node port would take; empty: nobody's. Ports of
+// programs that are the same everywhere were refused by the source.
+func (c contest) reserved(p model.Protocol, port uint16) string {
+	if p != model.TCP || c.svc.Name == apiService() {
+		return ""
+	}
+	for s := range c.snap.EndpointSlices(apiService()) {
+		for _, e := range s.Ports {
+			if e.Protocol == p && e.Port == port {
+				return "the API server"
+			}
+		}
+	}
+	return ""
+}
+
+// shares says whether both Services ask to share an address, by the same key.
+func shares(a, b *model.Service) bool {
+	return a.LoadBalancer != nil && b.LoadBalancer != nil && a.LoadBalancer.SharingKey != "" && a.LoadBalancer.SharingKey == b.LoadBalancer.SharingKey
+}
+
+// apiService is the Service of the API server.
+func apiService() model.Name { return model.Name{Namespace: "default", Name: "kubernetes"} }
+
+// ingressService is the Service of the ingress proxies.
+func ingressService() model.Name {
+	return model.Name{Namespace: "kube-system", Name: "wayleave-ingress"}
+}
+
+// notGlobal says why an address can be no Service's: it would take packets away from the
+// node itself, or from everybody. It is empty for all others.
+func notGlobal(a netip.Addr) string {
+	switch {
+	case !a.IsValid(), a.IsUnspecified(), a.IsLoopback(), a.IsLinkLocalUnicast(), a.IsMulticast():
+		return fmt.Sprintf("%s is not an address of a service: unspecified, loopback, link-local and multicast ones are refused", a)
+	case a.Is4In6():
+		return fmt.Sprintf("%s is an IPv4 address in IPv6 form; write %s", a, a.Unmap())
+	case a.Is4() && (a.As4()[0] == 0 || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})):
+		return fmt.Sprintf("%s is not an address of a service: 0.0.0.0/8 and broadcast are refused", a)
+	}
+	return ""
+}

@@ -1,0 +1,128 @@
+package service
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"wayleave.dev/model"
+)
+
+// Kinds are what plans are made from, for a reconcile.Loop.
+const Kinds = model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.ServiceCIDRKind
+
+// Planner plans Services for one node, and knows which Services a change touches beside
+// those that changed: those that claim what another one claims, claimed or gave up. It
+// must be used by one goroutine.
+type Planner struct {
+	// Options are those of a Service.
+	Options func(model.Name) Options
+
+	seen map[model.Name]*model.Service
+	// taken are the addresses of nodes, pods, ranges and API servers at the last look.
+	taken taken
+}
+
+// taken is what keeps claims out, and is no Service's.
+type taken struct {
+	addrs []netip.Addr
+	cidrs []netip.Prefix
+	ports []uint16
+}
+
+func (t taken) equal(o taken) bool {
+	return slices.Equal(t.addrs, o.addrs) && slices.Equal(t.cidrs, o.cidrs) && slices.Equal(t.ports, o.ports)
+}
+
+// Plan is Make with the planner's options.
+func (p *Planner) Plan(snap model.Snapshot, key model.Name) (Plan, bool, []model.Problem) {
+	return MakeWith(snap, key, p.Options(key))
+}
+
+// Keys are the Services to plan anew, each once. Endpoints that change touch their Service
+// alone.
+func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []model.Name {
+	if p.seen == nil {
+		p.seen = map[model.Name]*model.Service{}
+	}
+	keys := make(map[model.Name]struct{}, len(c.Services))
+	for k := range c.Services {
+		keys[k] = struct{}{}
+		old := p.seen[k]
+		now, ok := snap.Service(k)
+		if ok {
+			p.seen[k] = now
+		} else {
+			delete(p.seen, k)
+		}
+		if old == now {
+			continue
+		}
+		for _, svc := range []*model.Service{old, now} {
+			if svc != nil {
+				addRivals(snap, svc, keys)
+			}
+		}
+	}
+	_, api := c.Services[apiService()]
+	if len(c.Nodes)+len(c.ServiceCIDRs) > 0 || api {
+		p.look(snap, keys)
+	}
+	return slices.Collect(maps.Keys(keys))
+}
+
+// addRivals adds those that claim what the Service claims. Of an address outside these are
+// the rivals for its ports, unless it is nobody else's at any port.
+func addRivals(snap model.Snapshot, svc *model.Service, keys map[model.Name]struct{}) {
+	add := func(c model.Claim) {
+		for o := range snap.ServicesClaiming(c) {
+			keys[o.Name] = struct{}{}
+		}
+	}
+	svc.Claims(func(c model.Claim) {
+		switch {
+		case c.Port != 0, !c.Outside:
+			add(c)
+		case svc.Name == ingressService():
+			add(c)
+		}
+		if c.Port == 0 && !c.Outside {
+			add(model.Claim{Addr: c.Addr, Outside: true})
+		}
+	})
+}
+
+// look adds every Service that claims something outside when what keeps claims out has
+// changed.
+func (p *Planner) look(snap model.Snapshot, keys map[model.Name]struct{}) {
+	now := takenBy(snap)
+	if now.equal(p.taken) {
+		return
+	}
+	p.taken = now
+	for s := range snap.Services() {
+		nodePort := func(p model.ServicePort) bool { return p.NodePort != 0 }
+		if len(s.ExternalIPs)+len(s.LoadBalancerIPs) > 0 || slices.ContainsFunc(s.Ports, nodePort) {
+			keys[s.Name] = struct{}{}
+		}
+	}
+}
+
+func takenBy(snap model.Snapshot) (t taken) {
+	for n := range snap.Nodes() {
+		t.addrs = append(append(t.addrs, n.InternalIPs...), n.ExternalIPs...)
+		t.cidrs = append(t.cidrs, n.PodCIDRs...)
+	}
+	for r := range snap.ServiceCIDRs() {
+		t.cidrs = append(t.cidrs, r.CIDRs...)
+	}
+	for s := range snap.EndpointSlices(apiService()) {
+		for _, e := range s.Endpoints {
+			t.addrs = append(t.addrs, e.Addr)
+		}
+		for _, port := range s.Ports {
+			t.ports = append(t.ports, port.Port)
+		}
+	}
+	return t
+}

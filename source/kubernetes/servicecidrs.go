@@ -1,0 +1,49 @@
+package kubernetes
+
+import (
+	"context"
+	"time"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+
+	"wayleave.dev/model"
+	"wayleave.dev/source"
+)
+
+// How soon ServiceCIDRs are asked for again: of a server that is away, and of one that has
+// none or does not let us read them.
+const (
+	cidrRetry   = time.Second
+	cidrRefused = time.Minute
+)
+
+// serviceCIDRs watches the ranges of ClusterIPs. Where the API server has no such kind, or
+// an older role does not allow it, the node works without: the kind counts as synced, and
+// only the ClusterIPs that are in use keep claims out.
+func (s *Source) serviceCIDRs(ctx context.Context) {
+	told := false
+	for {
+		wait := cidrRetry
+		_, err := s.Client.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{Limit: 1})
+		switch {
+		case err == nil:
+			reflector(s, s.Client.NetworkingV1().RESTClient(), "servicecidrs", fields.Everything(), model.ServiceCIDRKind,
+				&networkingv1.ServiceCIDR{}, source.ServiceCIDR, (*model.Writer).PutServiceCIDR).RunWithContext(ctx)
+			return
+		case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
+			if !told {
+				s.Log.Warn("the service range is not known: only ClusterIPs in use keep claims of Services out", "err", err)
+			}
+			told, wait = true, cidrRefused
+			s.Store.MarkSynced(model.ServiceCIDRKind)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
