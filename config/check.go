@@ -209,3 +209,39 @@ func secretName(at func(*Config) *model.Name) setter {
 		return nil
 	}
 }
+
+// labels is a map of labels of an object.
+func labels(at func(*Config) *map[string]string) setter {
+	const allowed = "labels are allowed, as in example.com/ingress: \"true\""
+	return func(c *Config, v any) error {
+		tree, ok := v.(map[string]any)
+		if !ok {
+			return errors.New(allowed)
+		}
+		out := map[string]string{}
+		for _, key := range slices.Sorted(maps.Keys(tree)) {
+			value, ok := tree[key].(string)
+			if !ok || !isLabelKey(key) || value != "" && !isLabelName(value) {
+				return fmt.Errorf("%q: %s", key, allowed)
+			}
+			out[key] = value
+		}
+		*at(c) = out
+		return nil
+	}
+}
+
+// isLabelKey says whether s is a name, or DOMAIN/NAME, as Kubernetes has it.
+func isLabelKey(s string) bool {
+	prefix, name, cut := strings.Cut(s, "/")
+	if !cut {
+		return isLabelName(s)
+	}
+	return len(prefix) <= 253 && domain(prefix) == nil && prefix == strings.ToLower(prefix) && isLabelName(name)
+}
+
+// isLabelName says whether s is a name, or a value that is not empty.
+func isLabelName(s string) bool {
+	const ends = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	return s != "" && len(s) <= 63 && strings.Trim(s, ends+"-_.") == "" && strings.Contains(ends, s[:1]) && strings.Contains(ends, s[len(s)-1:])
+}

@@ -122,6 +122,8 @@ type Ingress struct {
 	// DefaultCertificate is a Secret, the zero Name for none.
 	DefaultCertificate model.Name
 	AccessLog          bool
+	// NodeSelector has the labels of the nodes that serve; empty for all nodes.
+	NodeSelector map[string]string
 	// TrustedProxies are whose X-Forwarded-… is believed, ProxyProtocol who begins
 	// connections with a PROXY header.
 	TrustedProxies, ProxyProtocol []netip.Prefix
@@ -227,6 +229,9 @@ func settings() []setting {
 			"Make the IngressClass wayleave the default one when it is made and the cluster has none: Ingresses without a class are ours then."}},
 		{"ingress.hostPorts", "true", boolean(func(c *Config) *bool { return &c.Ingress.HostPorts }), []string{
 			"Serve the ports 80 and 443 of the nodes' InternalIPs, too, where no other program has them."}},
+		{"ingress.nodeSelector", `{}`, labels(func(c *Config) *map[string]string { return &c.Ingress.NodeSelector }), []string{
+			"Labels of the nodes that serve, as in node-restriction.kubernetes.io/ingress: \"true\". Empty: all nodes. Only agents there",
+			"read Secrets, if the Helm chart renders the manifest: it then makes a DaemonSet wayleave-ingress for these nodes."}},
 		{"ingress.adoptNginx", "false", boolean(func(c *Config) *bool { return &c.Ingress.AdoptNginx }), []string{
 			"Serve Ingresses of ingress-nginx: those of the class nginx and of classes with its controller. Ask `wayleave ingress check` first."}},
 		{"ingress.hostsOfOneNamespace", "false", boolean(func(c *Config) *bool { return &c.Ingress.HostsOfOneNamespace }), []string{

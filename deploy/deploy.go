@@ -19,7 +19,40 @@ const Image = "wayleave.dev/wayleave:dev"
 //go:embed manifest.tmpl
 var manifest string
 
-type values struct{ Image, Settings string }
+// values are what the template is rendered with. With Chart the result is a template of
+// Helm, which chooses what depends on the chart's values.
+type values struct {
+	Image, Settings string
+	Chart           bool
+}
+
+// daemonSet are the values of one DaemonSet.
+type daemonSet struct {
+	values
+	Name          string
+	ServesIngress bool
+}
+
+// Outside is the DaemonSet of all nodes, or of those outside of ingress.nodeSelector.
+func (v values) Outside() daemonSet { return daemonSet{v, "wayleave", false} }
+
+// Inside is the DaemonSet of the nodes that ingress.nodeSelector selects.
+func (v values) Inside() daemonSet { return daemonSet{v, "wayleave-ingress", true} }
+
+// chartValues computes whether Ingress is on, and the labels of the nodes that serve it,
+// from the settings and from the values that override them.
+const chartValues = `{{- $serves := true }}
+{{- $selector := dict }}
+{{- with (fromYaml .Values.settings).ingress }}
+{{- if eq (printf "%v" .enabled) "false" }}{{ $serves = false }}{{ end }}
+{{- with .nodeSelector }}{{ $selector = . }}{{ end }}
+{{- end }}
+{{- with .Values.ingress }}
+{{- if eq (printf "%v" .enabled) "false" }}{{ $serves = false }}{{ end }}
+{{- with .nodeSelector }}{{ $selector = . }}{{ end }}
+{{- end }}
+{{- if not $serves }}{{ $selector = dict }}{{ end -}}
+`
 
 func render(v values) ([]byte, error) {
 	t, err := template.New("manifest.tmpl").Delims("[[", "]]").Option("missingkey=error").Parse(manifest)
@@ -35,13 +68,13 @@ func render(v values) ([]byte, error) {
 
 // Manifest is the content of wayleave.yaml.
 func Manifest() ([]byte, error) {
-	return render(values{Image, indent(config.Commented(), 4)})
+	return render(values{Image: Image, Settings: indent(config.Commented(), 4)})
 }
 
 // Chart is the files of the Helm chart, by path below chart/. Its values are the
 // image and the settings, whose defaults are those of the manifest.
 func Chart() (map[string][]byte, error) {
-	body, err := render(values{"{{ .Values.image }}", "{{ .Values.settings | indent 4 }}"})
+	body, err := render(values{Image: "{{ .Values.image }}", Settings: "{{ .Values.settings | indent 4 }}", Chart: true})
 	if err != nil {
 		return nil, err
 	}
@@ -49,8 +82,10 @@ func Chart() (map[string][]byte, error) {
 		"Chart.yaml": []byte("# Made by `make gen`; do not edit.\napiVersion: v2\nname: wayleave\ndescription: Pod network, service proxy and cluster DNS of a Kubernetes cluster\n" +
 			"type: application\nversion: 0.1.0\nappVersion: dev\nkubeVersion: \">= 1.33.0-0\"\n"),
 		"values.yaml": []byte("# Made by `make gen`; do not edit.\n# The image, as the nodes know it.\nimage: " + Image +
+			"\n# Ingress, where it differs from the settings below: enabled (true or false) and nodeSelector (labels of the nodes that serve).\n" +
+			"# Only agents that serve Ingress read Secrets; with a nodeSelector they are those of a DaemonSet of their own.\ningress: {}" +
 			"\n# The settings file of Wayleave. A wrong or unknown setting is refused at start, by name.\nsettings: |\n" + indent(config.Commented(), 2) + "\n"),
-		"templates/wayleave.yaml": body,
+		"templates/wayleave.yaml": append([]byte(chartValues), body...),
 	}, nil
 }
 

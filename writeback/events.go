@@ -33,9 +33,17 @@ type Problems struct {
 	queue []waiting                  // in order of time
 	wake  chan struct{}
 	seen  map[model.Problem]time.Time
+	// count is how many problems of an object were said since swept.
+	count map[object]int
 	swept time.Time // when old entries of seen were removed
 	grace time.Duration
 	log   *slog.Logger
+}
+
+// object is what Events are about.
+type object struct {
+	kind string
+	name model.Name
 }
 
 // waiting is a problem of which an Event is written, if it is still one then.
@@ -54,11 +62,14 @@ const (
 	// mostWaiting is how many problems wait at most. In a flood, all of them stay visible
 	// in List.
 	mostWaiting = 1024
+	// mostOfObject is how many different problems of one object are said in repeatAfter: the
+	// text of a problem may be the choice of a tenant, or of a captured node.
+	mostOfObject = 64
 )
 
 // NewProblems makes an empty book of problems.
 func NewProblems(log *slog.Logger) *Problems {
-	return &Problems{by: map[string][]model.Problem{}, wake: make(chan struct{}, 1), seen: map[model.Problem]time.Time{}, grace: grace, log: log}
+	return &Problems{by: map[string][]model.Problem{}, wake: make(chan struct{}, 1), seen: map[model.Problem]time.Time{}, count: map[object]int{}, grace: grace, log: log}
 }
 
 // Set replaces what the finder (a source or feature) has to say of one of its
@@ -69,13 +80,20 @@ func (p *Problems) Set(finder, key string, problems []model.Problem) {
 	at := finder + " " + key
 	old := p.by[at]
 	if len(problems) == 0 {
-		delete(p.by, at)
+		if _, had := p.by[at]; had {
+			delete(p.by, at)
+			p.poke()
+		}
 		return
+	}
+	if !slices.Equal(old, problems) {
+		p.poke()
 	}
 	p.by[at] = slices.Clone(problems)
 	now := time.Now()
 	if now.Sub(p.swept) >= repeatAfter {
 		p.swept = now
+		clear(p.count)
 		maps.DeleteFunc(p.seen, func(_ model.Problem, t time.Time) bool { return now.Sub(t) >= repeatAfter })
 	}
 	for _, q := range problems {
@@ -85,6 +103,21 @@ func (p *Problems) Set(finder, key string, problems []model.Problem) {
 		if !p.said(q, now) {
 			p.enqueue(waiting{at, q, now.Add(p.grace)})
 		}
+	}
+}
+
+// Clear takes back all that a finder has said.
+func (p *Problems) Clear(finder string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.by, func(at string, _ []model.Problem) bool { return strings.HasPrefix(at, finder+" ") })
+	p.poke()
+}
+
+func (p *Problems) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -98,26 +131,28 @@ func (p *Problems) enqueue(w waiting) {
 		return
 	}
 	p.queue = append(p.queue, w)
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
+	p.poke()
 }
 
 // next takes the problem that is to be said now, or says when to ask again; the zero time
-// for when something comes. With all it is one that waits.
-func (p *Problems) next(now time.Time, all bool) (q model.Problem, ok bool, then time.Time) {
+// for when something comes.
+func (p *Problems) next(now time.Time) (q model.Problem, ok bool, then time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(p.queue) > 0 {
 		w := p.queue[0]
-		if !all && now.Before(w.then) {
+		if now.Before(w.then) {
 			return q, false, w.then
 		}
 		p.queue = p.queue[1:]
 		if !slices.Contains(p.by[w.at], w.q) || p.said(w.q, now) {
 			continue // it has been mended, or another finder said the same
 		}
+		of := object{w.q.Kind, w.q.Object}
+		if p.count[of] >= mostOfObject {
+			continue
+		}
+		p.count[of]++
 		p.seen[w.q] = now
 		return w.q, true, then
 	}
@@ -136,48 +171,84 @@ func (p *Problems) List() []model.Problem {
 	return slices.Compact(all)
 }
 
-// Run writes Events until ctx ends. Those on cluster-wide objects are written
-// only while elected() is true: every agent finds the same, one says it. node is
-// the one whose problems this agent writes about in any case.
-func (p *Problems) Run(ctx context.Context, client kubernetes.Interface, node string, elected func() bool) {
+// Run writes Events until ctx ends, while elected() is true: every replica of the writer
+// finds the same, one says it. instance names this replica.
+func (p *Problems) Run(ctx context.Context, client kubernetes.Interface, instance string, elected func() bool) {
 	for ctx.Err() == nil {
-		q, ok, then := p.next(time.Now(), false)
+		q, ok, then := p.next(time.Now())
 		if ok {
-			p.say(ctx, client, node, q, elected())
+			p.warn(q)
+			if !elected() {
+				continue
+			}
+			if err := p.write(ctx, client, instance, q); err != nil {
+				p.log.Warn("could not write an Event", "about", q.Error(), "err", err)
+			}
 			continue
 		}
-		var due <-chan time.Time
-		if !then.IsZero() {
-			due = time.After(time.Until(then))
-		}
-		select {
-		case <-ctx.Done():
-		case <-p.wake:
-		case <-due:
-		}
+		p.idle(ctx, then)
 	}
 }
 
-// Flush writes the Events about the node that wait, for an agent that is about to end.
-func (p *Problems) Flush(ctx context.Context, client kubernetes.Interface, node string) {
-	for {
-		q, ok, _ := p.next(time.Now(), true)
-		if !ok {
-			return
+// Tell reports the problems that mine selects to the writer until ctx ends, for an agent,
+// which may write no Events: publish gets all of them whenever they change, sorted, and is
+// repeated with back-off until it succeeds.
+func (p *Problems) Tell(ctx context.Context, mine func(model.Problem) bool, publish func(context.Context, []model.Problem) error) {
+	var last []model.Problem
+	told, wait := false, time.Duration(0)
+	for ctx.Err() == nil {
+		q, ok, then := p.next(time.Now())
+		if ok {
+			p.warn(q)
+			continue
 		}
-		p.say(ctx, client, node, q, false)
+		if list := p.standing(mine); !told || !slices.Equal(list, last) {
+			if err := publish(ctx, list); err != nil {
+				wait = min(max(2*wait, time.Second), 30*time.Second)
+				p.log.Warn("problems of this node are not reported", "err", err, "retry", wait)
+				if again := time.Now().Add(wait); then.IsZero() || again.Before(then) {
+					then = again
+				}
+				p.idle(ctx, then)
+				continue
+			}
+			last, told, wait = list, true, 0
+		}
+		p.idle(ctx, then)
 	}
 }
 
-// say writes an Event, if it is for this agent to write.
-func (p *Problems) say(ctx context.Context, client kubernetes.Interface, node string, q model.Problem, elected bool) {
+// standing are the problems that mine selects and that have lasted, sorted.
+func (p *Problems) standing(mine func(model.Problem) bool) []model.Problem {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []model.Problem
+	for at, list := range p.by {
+		for _, q := range list {
+			if mine(q) && !slices.ContainsFunc(p.queue, func(w waiting) bool { return w.at == at && w.q == q }) {
+				all = append(all, q)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b model.Problem) int { return strings.Compare(a.Error(), b.Error()) })
+	return slices.Compact(all)
+}
+
+// idle waits for a change, or until then if it is not zero.
+func (p *Problems) idle(ctx context.Context, then time.Time) {
+	var due <-chan time.Time
+	if !then.IsZero() {
+		due = time.After(time.Until(then))
+	}
+	select {
+	case <-ctx.Done():
+	case <-p.wake:
+	case <-due:
+	}
+}
+
+func (p *Problems) warn(q model.Problem) {
 	p.log.Warn("bad object", "kind", q.Kind, "object", q.Object.String(), "field", q.Field, "reason", q.Reason)
-	if !elected && (q.Kind != "Node" || q.Object.Name != node) {
-		return
-	}
-	if err := p.write(ctx, client, node, q); err != nil {
-		p.log.Warn("could not write an Event", "about", q.Error(), "err", err)
-	}
 }
 
 // Again forgets what was said, so that a newly elected writer says all that is
@@ -186,6 +257,7 @@ func (p *Problems) Again() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	clear(p.seen)
+	clear(p.count)
 	then := time.Now().Add(p.grace)
 	for _, at := range slices.Sorted(maps.Keys(p.by)) {
 		for _, q := range p.by[at] {
@@ -195,7 +267,7 @@ func (p *Problems) Again() {
 }
 
 // write writes an Event, or counts the one that says the same.
-func (p *Problems) write(ctx context.Context, client kubernetes.Interface, node string, q model.Problem) error {
+func (p *Problems) write(ctx context.Context, client kubernetes.Interface, instance string, q model.Problem) error {
 	ref, err := p.reference(ctx, client, q)
 	if err != nil {
 		return err
@@ -221,8 +293,8 @@ func (p *Problems) write(ctx context.Context, client kubernetes.Interface, node 
 		ObjectMeta:     metav1.ObjectMeta{Namespace: namespace, Name: eventName(ref, kind, reason, message)},
 		InvolvedObject: ref, Type: kind, Reason: reason, Message: message,
 		FirstTimestamp: now, LastTimestamp: now, Count: 1,
-		Source:              corev1.EventSource{Component: "wayleave", Host: node},
-		ReportingController: "wayleave.dev/agent", ReportingInstance: node,
+		Source:              corev1.EventSource{Component: "wayleave", Host: hostOf(q, instance)},
+		ReportingController: "wayleave.dev/writer", ReportingInstance: instance,
 	}
 	_, err = events.Create(ctx, e, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
@@ -243,6 +315,14 @@ func (p *Problems) write(ctx context.Context, client kubernetes.Interface, node 
 		return fmt.Errorf("create event: %w", err)
 	}
 	return nil
+}
+
+// hostOf is where a problem was found: at its node, else by the writer.
+func hostOf(q model.Problem, instance string) string {
+	if q.Kind == "Node" {
+		return q.Object.Name
+	}
+	return instance
 }
 
 // eventName is the same for what says the same of one object, whoever says it: a new

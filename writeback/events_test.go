@@ -21,7 +21,7 @@ func problemOf(name string) model.Problem {
 // due takes all that is to be said at a time.
 func (p *Problems) due(now time.Time) (names []string, then time.Time) {
 	for {
-		q, ok, then := p.next(now, false)
+		q, ok, then := p.next(now)
 		if !ok {
 			return names, then
 		}

@@ -46,6 +46,8 @@ type Ingresses struct {
 	// NodeAddresses says that the ports 80 and 443 of nodes are served: their addresses
 	// are told where the Service has none.
 	NodeAddresses bool
+	// NodeSelector has the labels of the nodes that serve; empty for all nodes.
+	NodeSelector map[string]string
 	// Say gets what is wrong with writing, nil when it works again.
 	Say func(error)
 	Log *slog.Logger
@@ -146,7 +148,7 @@ func (w *Ingresses) addresses(snap model.Snapshot) (ends []netip.Addr, names []s
 	}
 	n := 0
 	for node := range snap.Nodes() { // in order of names
-		if !node.Ready || node.Leaving || node.Excluded || n == mostNodes {
+		if !node.Ready || node.Leaving || node.Excluded || n == mostNodes || !hasLabels(node, w.NodeSelector) {
 			continue
 		}
 		n++
@@ -158,6 +160,16 @@ func (w *Ingresses) addresses(snap model.Snapshot) (ends []netip.Addr, names []s
 	}
 	slices.SortFunc(ends, netip.Addr.Compare)
 	return ends, nil
+}
+
+// hasLabels says whether a node has all labels of a selector.
+func hasLabels(n *model.Node, selector map[string]string) bool {
+	for k, v := range selector {
+		if have, ok := n.Labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return true
 }
 
 // write brings the status of Ingresses about. What fails is tried again.

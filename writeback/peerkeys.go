@@ -4,16 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"maps"
-	"os"
-	"path/filepath"
+	mathrand "math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -23,12 +19,9 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
-	"k8s.io/utils/ptr"
+
+	"wayleave.dev/internal/statefile"
 )
 
 // What a node's Lease holds of the key that agents encrypt heartbeats with.
@@ -43,16 +36,21 @@ const (
 	// sealedFor says which keys for which public key these are, so that the writer need
 	// not open them.
 	sealedFor = "wayleave.dev/sealed-for"
+	// answerKeys are the group's keys as the node has them, sealed to the public key of a
+	// writer that asked for them; answerTo is that public key.
+	answerKeys = "wayleave.dev/answer-keys"
+	answerTo   = "wayleave.dev/answer-to"
 	// keptKeys is how many keys agents accept: the newest, and those before it.
 	keptKeys = 2
 )
 
-// PeerKeys gives the agents of a cluster a common secret without a Secret: each node has a
-// key pair, publishes the public key in a Lease of its own, and the elected writer seals
-// the group's key to it. Who may write Leases in the namespace may join.
+// PeerKeys is a node's part of the common secret of heartbeats, which needs no Secret: each
+// node has a key pair, publishes the public key in its own Lease, and the elected writer
+// seals the group's keys to it (KeySealer). Anyone who can write Leases in the namespace
+// can join.
 type PeerKeys struct {
 	Client kubernetes.Interface
-	// Namespace is that of the DaemonSet, Node this node.
+	// Namespace is PeersNamespace, Node this node.
 	Namespace, Node string
 	// File keeps this node's private key, mode 0600. It is the node's own, and no data of
 	// a Secret.
@@ -62,81 +60,114 @@ type PeerKeys struct {
 	public, private *[32]byte
 }
 
-func leaseOf(node string) string { return "wayleave-node-" + node }
-
-// Load reads the key pair from the file, or makes one. Call it before the other methods.
-// A file that cannot be read as a key is an error that names it.
+// Load reads the key pair from the file, or makes one. Call it before the other methods. A damaged file is
+// replaced by a new pair, for which the writer seals the group's key anew; a disk that cannot be written leaves
+// the pair in memory. Both are told.
 func (k *PeerKeys) Load() error {
-	raw, err := os.ReadFile(k.File)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		public, private, err := box.GenerateKey(rand.Reader)
-		if err != nil {
+	private, err := statefile.ReadWith(k.File, parseKey)
+	if err != nil {
+		k.Log.Warn("the key of this node is made anew unless a copy is told of", "err", err)
+	}
+	if private == nil {
+		if _, private, err = box.GenerateKey(rand.Reader); err != nil {
 			return fmt.Errorf("peer key: %w", err)
 		}
-		if err := writeKey(k.File, private); err != nil {
-			return fmt.Errorf("peer key: %w", err)
+		if err := statefile.WriteBytes(k.File, []byte(hex.EncodeToString(private[:])+"\n"), 0o600); err != nil {
+			k.Log.Warn("the key of this node is lost when the agent ends", "file", k.File, "err", err)
 		}
-		k.public, k.private = public, private
-		return nil
-	case err != nil:
-		return fmt.Errorf("peer key: %w", err)
 	}
-	private, err := hex.DecodeString(strings.TrimSpace(string(raw)))
-	if err != nil || len(private) != 32 {
-		return fmt.Errorf("peer key: %s: found %d bytes, 64 hexadecimal digits are allowed; delete it and the agent makes a new one", k.File, len(raw))
-	}
-	public, err := curve25519.X25519(private, curve25519.Basepoint)
+	public, err := curve25519.X25519(private[:], curve25519.Basepoint)
 	if err != nil {
 		return fmt.Errorf("peer key: %s: %w", k.File, err)
 	}
-	k.private, k.public = (*[32]byte)(private), (*[32]byte)(public)
+	k.private, k.public = private, (*[32]byte)(public)
 	return nil
 }
 
-func writeKey(file string, private *[32]byte) error {
-	f, err := os.CreateTemp(filepath.Dir(file), ".peer-key-*") // 0600 by itself
-	if err != nil {
-		return err
+func parseKey(raw []byte) (*[32]byte, error) {
+	private, err := hex.DecodeString(strings.TrimSpace(string(raw)))
+	if err != nil || len(private) != 32 {
+		return nil, fmt.Errorf("found %d bytes, 64 hexadecimal digits are allowed", len(raw))
 	}
-	_, err = fmt.Fprintln(f, hex.EncodeToString(private[:]))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
-	}
-	return err
+	return (*[32]byte)(private), nil
 }
 
-// Run keeps this node's Lease, and calls set with the group's keys, newest first, at first
-// and whenever they change. It returns ctx's error when that ends.
+// Run keeps the public key in this node's Lease, calls set with the group's keys, newest
+// first, at first and whenever they change, and answers a writer that asks for the keys.
+// It returns ctx's error when that ends.
 func (k *PeerKeys) Run(ctx context.Context, set func([][]byte)) error {
-	events := k.watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", leaseOf(k.Node)).String()})
+	own := watchLeases(ctx, k.Client, k.Namespace, oneLease(leaseOf(k.Node)))
+	asked := watchLeases(ctx, k.Client, k.Namespace, oneLease(askLease))
 	var last string
 	var known [][]byte
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, 30*time.Second) {
 		lease, err := k.publish(ctx)
 		if err != nil {
 			k.Log.Warn("the public key for heartbeats is not published", "err", err, "retry", wait)
-		} else if sealed := lease.Annotations[sealedKeys]; sealed != "" && sealed != last {
+		} else if sealed := lease.Annotations[sealedKeys]; sealed != "" {
 			keys, err := k.open(sealed)
 			if err != nil {
 				k.Log.Warn("waiting for a key of the heartbeats that this node can open", "err", err)
-			} else {
+			} else if sealed != last {
 				last, wait = sealed, time.Second
 				known = newest(keys, known)
 				set(known)
 			}
+			if err == nil {
+				if err := k.answer(ctx, asked.lease(askLease), lease, keys); err != nil && ctx.Err() == nil {
+					k.Log.Warn("the writer asked for the key of heartbeats and got no answer", "err", err, "retry", wait)
+				}
+			}
 		}
 		select {
 		case <-ctx.Done():
-		case <-events:
+		case <-own.changed:
+			wait = time.Second
+		case <-asked.changed:
 			wait = time.Second
 		case <-time.After(wait):
 		}
 	}
 	return ctx.Err()
+}
+
+// answerWithin spreads the answers of all nodes: the writer needs one, and takes its
+// question back when it has that.
+const answerWithin = 2 * time.Second
+
+// answer seals the keys that this node's Lease has to a writer that asks.
+func (k *PeerKeys) answer(ctx context.Context, ask, own *coordinationv1.Lease, keys [][]byte) error {
+	to := askedBy(ask)
+	if to == nil || own.Annotations[answerTo] == ask.Annotations[publicKey] {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(mathrand.N(answerWithin)):
+	}
+	now, err := k.Client.CoordinationV1().Leases(k.Namespace).Get(ctx, askLease, metav1.GetOptions{})
+	if err != nil || now.Annotations[publicKey] != ask.Annotations[publicKey] {
+		return client(err)
+	}
+	sealed, err := sealAll(keys, to)
+	if err != nil {
+		return err
+	}
+	_, err = k.lease().Set(ctx, nil, map[string]string{answerKeys: sealed, answerTo: ask.Annotations[publicKey]})
+	return err
+}
+
+// client is an error of the API, nil where the object is gone.
+func client(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+func (k *PeerKeys) lease() NodeLease {
+	return NodeLease{Client: k.Client, Namespace: k.Namespace, Node: k.Node}
 }
 
 // newest puts keys in front of those from before: peers that have not got the new one yet
@@ -151,158 +182,45 @@ func newest(keys, before [][]byte) [][]byte {
 	return out[:min(len(out), keptKeys)]
 }
 
-// watch pokes the channel whenever one of the Leases changes.
-func (k *PeerKeys) watch(ctx context.Context, options metav1.ListOptions) <-chan struct{} {
-	poke := make(chan struct{}, 1)
-	notify := func() {
-		select {
-		case poke <- struct{}{}:
-		default:
-		}
-	}
-	leases := k.Client.CoordinationV1().Leases(k.Namespace)
-	some := func(o metav1.ListOptions) metav1.ListOptions {
-		o.FieldSelector, o.LabelSelector = options.FieldSelector, options.LabelSelector
-		return o
-	}
-	lw := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return leases.List(ctx, some(o))
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return leases.Watch(ctx, some(o))
-		},
-	}
-	_, controller := cache.NewInformerWithOptions(cache.InformerOptions{ListerWatcher: cache.ToListWatcherWithWatchListSemantics(lw, k.Client), ObjectType: &coordinationv1.Lease{}, Handler: cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { notify() }, UpdateFunc: func(any, any) { notify() }, DeleteFunc: func(any) { notify() }}})
-	go controller.RunWithContext(ctx)
-	return poke
-}
-
-// publish makes the node's Lease say its public key. The Lease goes with the Node.
+// publish makes the node's Lease say its public key.
 func (k *PeerKeys) publish(ctx context.Context) (*coordinationv1.Lease, error) {
-	leases := k.Client.CoordinationV1().Leases(k.Namespace)
-	mine := base64.StdEncoding.EncodeToString(k.public[:])
-	have, err := leases.Get(ctx, leaseOf(k.Node), metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		node, err := k.Client.CoreV1().Nodes().Get(ctx, k.Node, metav1.GetOptions{})
-		if err != nil {
-			return nil, fmt.Errorf("node %s: %w", k.Node, err)
-		}
-		return leases.Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{
-			Name: leaseOf(k.Node), Labels: map[string]string{peerLabel: "true", "app.kubernetes.io/managed-by": "wayleave"},
-			Annotations:     map[string]string{publicKey: mine},
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}},
-		}, Spec: coordinationv1.LeaseSpec{HolderIdentity: ptr.To(k.Node)}}, metav1.CreateOptions{})
-	}
-	if err != nil {
-		return nil, err
-	}
-	if have.Annotations[publicKey] == mine && have.Labels[peerLabel] == "true" {
-		return have, nil
-	}
-	next := have.DeepCopy()
-	next.Labels = with(next.Labels, peerLabel, "true")
-	next.Annotations = with(next.Annotations, publicKey, mine)
-	return leases.Update(ctx, next, metav1.UpdateOptions{})
-}
-
-func with(m map[string]string, k, v string) map[string]string {
-	m = maps.Clone(m)
-	if m == nil {
-		m = map[string]string{}
-	}
-	m[k] = v
-	return m
+	return k.lease().Set(ctx, map[string]string{peerLabel: "true"}, map[string]string{publicKey: base64.StdEncoding.EncodeToString(k.public[:])})
 }
 
 // open opens what the writer sealed to this node.
-func (k *PeerKeys) open(sealed string) (keys [][]byte, err error) {
-	for part := range strings.SplitSeq(sealed, ",") {
-		raw, err := base64.StdEncoding.DecodeString(part)
-		if err != nil {
-			return nil, fmt.Errorf("lease %s: annotation %s: %w", leaseOf(k.Node), sealedKeys, err)
-		}
-		key, ok := box.OpenAnonymous(nil, raw, k.public, k.private)
-		if !ok || len(key) != 32 {
-			return nil, fmt.Errorf("lease %s: annotation %s: not sealed to this node's public key", leaseOf(k.Node), sealedKeys)
-		}
-		keys = append(keys, key)
+func (k *PeerKeys) open(sealed string) ([][]byte, error) {
+	keys, err := openAll(sealed, k.public, k.private)
+	if err != nil {
+		return nil, fmt.Errorf("lease %s: annotation %s: %w", leaseOf(k.Node), sealedKeys, err)
 	}
 	return keys, nil
 }
 
-// Seal is the elected writer's part: it has every node's Lease hold the group's keys, until
-// ctx ends. The keys are those that were sealed to this node; a writer without any makes
-// a key, which is the newest then.
-func (k *PeerKeys) Seal(ctx context.Context) error {
-	events := k.watch(ctx, metav1.ListOptions{LabelSelector: peerLabel + "=true"})
-	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, time.Minute) {
-		if err := k.sealAll(ctx); err != nil && ctx.Err() == nil {
-			k.Log.Warn("the key of the heartbeats is not with every node", "err", err, "retry", wait)
-		}
-		select {
-		case <-ctx.Done():
-		case <-events:
-			wait = time.Second
-		case <-time.After(wait):
-		}
-	}
-	return ctx.Err()
-}
-
-func (k *PeerKeys) sealAll(ctx context.Context) error {
-	leases := k.Client.CoordinationV1().Leases(k.Namespace)
-	list, err := leases.List(ctx, metav1.ListOptions{LabelSelector: peerLabel + "=true"})
-	if err != nil {
-		return err
-	}
-	i := slices.IndexFunc(list.Items, func(l coordinationv1.Lease) bool { return l.Name == leaseOf(k.Node) })
-	if i < 0 {
-		return nil // Run makes it, which is an event
-	}
-	var keys [][]byte
-	if sealed := list.Items[i].Annotations[sealedKeys]; sealed != "" {
-		if keys, err = k.open(sealed); err != nil {
-			k.Log.Info("making a new key for the heartbeats", "why", err)
-		}
-	}
-	if len(keys) == 0 {
-		key := make([]byte, 32)
-		if _, err := rand.Read(key); err != nil {
-			return err
-		}
-		keys = [][]byte{key}
-	}
-	var errs []error
-	for _, l := range list.Items {
-		errs = append(errs, k.seal(ctx, l, keys))
-	}
-	return errors.Join(errs...)
-}
-
-// seal writes the keys into one Lease, unless they are there.
-func (k *PeerKeys) seal(ctx context.Context, l coordinationv1.Lease, keys [][]byte) error {
-	raw, err := base64.StdEncoding.DecodeString(l.Annotations[publicKey])
-	if err != nil || len(raw) != 32 {
-		return fmt.Errorf("lease %s: annotation %s: found %q; a public key of 32 bytes in base64 is allowed", l.Name, publicKey, l.Annotations[publicKey])
-	}
-	keys = keys[:min(len(keys), keptKeys)]
-	id := sha256.Sum256(bytes.Join(append([][]byte{raw}, keys...), nil))
-	want := hex.EncodeToString(id[:8])
-	if l.Annotations[sealedFor] == want {
-		return nil
-	}
-	var sealed []string
+// sealAll seals keys to a public key: base64, with commas between.
+func sealAll(keys [][]byte, to *[32]byte) (string, error) {
+	var out []string
 	for _, key := range keys {
-		b, err := box.SealAnonymous(nil, key, (*[32]byte)(raw), rand.Reader)
+		b, err := box.SealAnonymous(nil, key, to, rand.Reader)
 		if err != nil {
-			return fmt.Errorf("lease %s: %w", l.Name, err)
+			return "", fmt.Errorf("seal a key of heartbeats: %w", err)
 		}
-		sealed = append(sealed, base64.StdEncoding.EncodeToString(b))
+		out = append(out, base64.StdEncoding.EncodeToString(b))
 	}
-	next := l.DeepCopy()
-	next.Annotations = with(with(next.Annotations, sealedFor, want), sealedKeys, strings.Join(sealed, ","))
-	_, err = k.Client.CoordinationV1().Leases(k.Namespace).Update(ctx, next, metav1.UpdateOptions{})
-	return err
+	return strings.Join(out, ","), nil
+}
+
+// openAll opens what sealAll made: 1 to keptKeys keys of 32 bytes.
+func openAll(sealed string, public, private *[32]byte) (keys [][]byte, err error) {
+	for part := range strings.SplitSeq(sealed, ",") {
+		raw, err := base64.StdEncoding.DecodeString(part)
+		if err != nil {
+			return nil, err
+		}
+		key, ok := box.OpenAnonymous(nil, raw, public, private)
+		if !ok || len(key) != 32 || len(keys) == keptKeys {
+			return nil, errors.New("not sealed to this public key")
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
 }

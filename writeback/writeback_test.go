@@ -126,19 +126,34 @@ func TestAProblemBecomesOneEventOfTheElected(t *testing.T) {
 	<-done
 }
 
-// An agent that ends at once for what is wrong with its node still says so.
-func TestFlushWritesWhatIsAboutTheNode(t *testing.T) {
-	c := fake.NewClientset()
+// An agent that ends at once for what is wrong with its node still says so: in its Lease,
+// and in the writer's Event.
+func TestAnAgentThatEndsAtOnceStillReports(t *testing.T) {
+	c := peerNodes()
+	l := NodeLease{Client: c, Namespace: PeersNamespace, Node: "node1"}
 	p := NewProblems(slog.New(slog.DiscardHandler))
 	p.Set("service", "mode", []model.Problem{{Kind: "Node", Object: model.Name{Name: "node1"}, Field: "mode", Reason: "no IPVS"}})
 	p.Set("service", "other", []model.Problem{{Kind: "Node", Object: model.Name{Name: "node2"}, Field: "mode", Reason: "no IPVS"}})
-	p.Flush(t.Context(), c, "node1")
-	l, err := c.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{})
+	if err := l.Report(t.Context(), p.List()); err != nil {
+		t.Fatal(err)
+	}
+	have, err := l.Get(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(l.Items) != 1 || l.Items[0].InvolvedObject.Name != "node1" || l.Items[0].Message != "mode: no IPVS" {
-		t.Errorf("events are %+v", l.Items)
+	_, problems, _ := ReadReport(have)
+	if len(problems) != 1 {
+		t.Fatalf("reported are %v", problems)
+	}
+	if err := p.write(t.Context(), c, "writer-1", problems[0]); err != nil {
+		t.Fatal(err)
+	}
+	events, err := c.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(events.Items) != 1 || events.Items[0].InvolvedObject.Name != "node1" || events.Items[0].Message != "mode: no IPVS" || events.Items[0].Source.Host != "node1" {
+		t.Errorf("events are %+v", events.Items)
 	}
 }
 

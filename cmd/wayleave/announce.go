@@ -25,10 +25,6 @@ import (
 	"wayleave.dev/writeback"
 )
 
-// peersNamespace holds nothing but the Leases by which agents get the key of heartbeats:
-// the right to write Leases there is a right to nothing else.
-const peersNamespace = "wayleave-peers"
-
 // interfacesEvery is how often the node's interfaces are looked at.
 const interfacesEvery = 2 * time.Second
 
@@ -405,17 +401,8 @@ func (a *agent) watchAnnouncer(ctx context.Context, n *announcer) error {
 
 // peerKeys is this node's part of the key of heartbeats.
 func (a *agent) peerKeys() (*writeback.PeerKeys, error) {
-	k := &writeback.PeerKeys{Client: a.client.Interface, Namespace: peersNamespace, Node: a.node, File: stateDir + "/peer-key", Log: a.log}
+	k := &writeback.PeerKeys{Client: a.client.Interface, Namespace: writeback.PeersNamespace, Node: a.node, File: stateDir + "/peer-key", Log: a.log}
 	return k, k.Load()
-}
-
-// sealKeys is the elected writer's part.
-func (a *agent) sealKeys(ctx context.Context) error {
-	k, err := a.peerKeys()
-	if err != nil {
-		return err
-	}
-	return k.Seal(ctx)
 }
 
 // tally are metrics of what the API says of load balancers, counted when asked for.

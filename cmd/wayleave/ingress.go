@@ -6,14 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"wayleave.dev/config"
 	"wayleave.dev/ingress"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
@@ -42,6 +42,8 @@ type ingressFeed struct {
 	keeper   *feed.Keeper
 	feed     *feed.Feed
 	secrets  *kubesource.Secrets
+	// serves says that the node is inside of ingress.nodeSelector, where that is set.
+	serves atomic.Bool
 
 	mu     sync.Mutex
 	from   []netip.Addr // see sources
@@ -50,17 +52,84 @@ type ingressFeed struct {
 }
 
 func newIngressFeed(a *agent) *ingressFeed {
-	c := a.cfg.Ingress
-	f := &ingressFeed{a: a, settings: ingress.Settings{AdoptNginx: c.AdoptNginx, Default: c.Default, HostsOfOneNamespace: c.HostsOfOneNamespace,
-		DefaultCertificate: c.DefaultCertificate, ClusterDomain: a.cfg.ClusterDomain}}
+	f := &ingressFeed{a: a, settings: ingressSettings(a.cfg)}
 	f.keeper = &feed.Keeper{Path: proxySockets, Log: a.log}
 	f.feed = feed.New(proxyUser, f.keeper, a.log)
 	f.secrets = &kubesource.Secrets{Client: a.client.Interface, Store: a.store, Log: a.log}
 	return f
 }
 
-// run feeds proxies until ctx ends.
+// ingressSettings are the settings by which Ingresses are planned, by agents and the writer.
+func ingressSettings(cfg config.Config) ingress.Settings {
+	c := cfg.Ingress
+	return ingress.Settings{
+		AdoptNginx: c.AdoptNginx, Default: c.Default, HostsOfOneNamespace: c.HostsOfOneNamespace,
+		DefaultCertificate: c.DefaultCertificate, ClusterDomain: cfg.ClusterDomain,
+	}
+}
+
+// servesIngress says whether a node serves Ingresses: it has all labels of
+// ingress.nodeSelector.
+func servesIngress(cfg config.Config, n *model.Node) bool {
+	for k, v := range cfg.Ingress.NodeSelector {
+		if have, ok := n.Labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return cfg.Ingress.Enabled
+}
+
+// run feeds proxies until ctx ends, where the node serves Ingresses by ingress.nodeSelector;
+// elsewhere it reads no Secret and nothing listens. A change of the node's labels ends it
+// with an error, and the agent starts again.
 func (f *ingressFeed) run(ctx context.Context) error {
+	if len(f.a.cfg.Ingress.NodeSelector) == 0 {
+		return f.feedProxies(ctx)
+	}
+	w, err := f.a.store.Watch(model.NodeKind)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	serves, err := f.nodeServes(ctx, w, nil)
+	if err != nil {
+		return err
+	}
+	part := f.rest
+	if serves {
+		part = f.feedProxies
+	}
+	f.serves.Store(serves)
+	return all(ctx, part, func(ctx context.Context) error {
+		_, err := f.nodeServes(ctx, w, &serves)
+		return err
+	})
+}
+
+// nodeServes waits until the node is known, and says whether it serves Ingresses. With an
+// earlier answer it waits until that is wrong, which is an error.
+func (f *ingressFeed) nodeServes(ctx context.Context, w *model.Watcher, before *bool) (bool, error) {
+	for {
+		snap, _, err := w.Next(ctx)
+		if err != nil {
+			return false, err
+		}
+		n, ok := snap.Node(f.a.node)
+		if !ok {
+			continue
+		}
+		serves := servesIngress(f.a.cfg, n)
+		if before == nil {
+			return serves, nil
+		}
+		if serves != *before {
+			return serves, fmt.Errorf("ingress.nodeSelector: the labels of node %s changed, so that serving Ingresses there is %t; the agent starts again", f.a.node, serves)
+		}
+	}
+}
+
+// feedProxies feeds proxies until ctx ends.
+func (f *ingressFeed) feedProxies(ctx context.Context) error {
 	return all(ctx, f.keeper.Serve, f.serve, f.secrets.Run, f.names, f.plan, f.listen, f.identify)
 }
 
@@ -125,19 +194,9 @@ func (f *ingressFeed) rest(ctx context.Context) error {
 
 // serve feeds the proxies that connect.
 func (f *ingressFeed) serve(ctx context.Context) error {
-	if err := os.MkdirAll(podDir, 0o755); err != nil {
-		return err
-	}
-	if err := os.Remove(proxySocket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: proxySocket})
+	l, err := listenChild(proxySocket)
 	if err != nil {
 		return err
-	}
-	// The feed asks the kernel who calls; the mode only lets that user try.
-	if err := os.Chmod(proxySocket, 0o666); err != nil {
-		return errors.Join(err, l.Close())
 	}
 	return f.feed.Serve(ctx, l)
 }
@@ -231,17 +290,12 @@ func socketsOf(addrs []netip.Addr, hostPorts bool) (out []feed.Socket) {
 	return out
 }
 
-// write is for the elected writer.
-func (f *ingressFeed) write(ctx context.Context) error {
-	w := &writeback.Ingresses{Client: f.a.client.Interface, Store: f.a.store, Settings: f.settings, Selector: map[string]string{"app.kubernetes.io/name": "wayleave"},
-		HTTP: proxyHTTP, HTTPS: proxyHTTPS, NodeAddresses: f.a.cfg.Ingress.HostPorts, Log: f.a.log,
-		Say: func(err error) { f.a.say("ingress", err) }}
-	return w.Run(ctx)
-}
-
 // facts are lines for status. A port that another program has is one: it is no error,
 // since the Service does without.
 func (f *ingressFeed) facts(snap model.Snapshot) []string {
+	if len(f.a.cfg.Ingress.NodeSelector) > 0 && !f.serves.Load() {
+		return []string{"this node serves no Ingresses (ingress.nodeSelector)"}
+	}
 	ours := 0
 	for i := range snap.Ingresses() {
 		if f.settings.Ours(snap, i) {

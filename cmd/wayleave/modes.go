@@ -67,7 +67,7 @@ func possible(ctx context.Context, nsfd int, cfg config.Config, features kernel.
 }
 
 // checkMode refuses a mode that is not possible here while another agent still owns the
-// node: that one goes on, and a rollout waits. The Event is written before this one ends.
+// node: that one goes on, and a rollout waits. It is reported before this one ends.
 func (a *agent) checkMode(ctx context.Context) error {
 	if !a.cfg.Service.Enabled {
 		return nil
@@ -80,7 +80,9 @@ func (a *agent) checkMode(ctx context.Context) error {
 	a.problems.Set("service", "mode", []model.Problem{{Kind: "Node", Object: model.Name{Name: a.node}, Field: "mode", Reason: reason}})
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	a.problems.Flush(ctx, a.client.Interface, a.node)
+	if err := a.lease().Report(ctx, a.problems.List()); err != nil {
+		a.log.Warn("the refused mode is not reported", "err", err)
+	}
 	return fmt.Errorf("settings: mode: %s", reason)
 }
 

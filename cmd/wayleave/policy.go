@@ -160,51 +160,6 @@ func (a *agent) leavePolicies(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// judgeAfter is how long policies and pods must have been at rest before a policy without
-// effect is reported: a policy often comes before its pods.
-const judgeAfter = 10 * time.Second
-
-// judgePolicies has policies that have no effect told by Events. It is for the elected
-// writer.
-func (a *agent) judgePolicies(ctx context.Context) error {
-	if err := a.store.WaitSynced(ctx, networkpolicy.PlannerKinds|model.NodeKind); err != nil {
-		return err
-	}
-	w, err := a.store.Watch(networkpolicy.PlannerKinds)
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	told := map[model.Name]bool{}
-	defer func() {
-		for n := range told {
-			a.problems.Set("networkpolicy", n.String(), nil)
-		}
-	}()
-	judge := networkpolicy.NewJudge()
-	for {
-		_, first, err := w.Next(ctx)
-		if err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(judgeAfter):
-		}
-		snap, later, _ := w.Poll()
-		for n := range judge.Concerned(snap, first, later) {
-			found := judge.Problems(snap, n)
-			if len(found) > 0 || told[n] {
-				a.problems.Set("networkpolicy", n.String(), found)
-			}
-			if told[n] = len(found) > 0; !told[n] {
-				delete(told, n)
-			}
-		}
-	}
-}
-
 // policyMetrics counts what was dropped, by pod, direction and policy: as many series as
 // this node has isolated pods, times two.
 type policyMetrics struct {

@@ -15,7 +15,8 @@ import (
 type report struct {
 	Version string `json:"version"`
 	Node    string `json:"node"`
-	// Role is "owner" or "standby", which waits for another agent of the node.
+	// Role is "owner" or "standby", which waits for another agent of the node; of a writer
+	// "writer, elected" or "writer, standby".
 	Role string `json:"role"`
 	// Mode, Routing and Encryption are those in force.
 	Mode       string            `json:"mode"`
@@ -47,7 +48,9 @@ func (r report) text(now time.Time) string {
 	fmt.Fprintf(&b, "wayleave %s on %s (%s)\n", r.Version, r.Node, r.Role)
 	fmt.Fprintf(&b, "mode: %s  routing: %s  encryption: %s\n", r.Mode, r.Routing, r.Encryption)
 	fmt.Fprintf(&b, "API server: %s\n", r.APIServer)
-	fmt.Fprintf(&b, "kernel: %s\n", pairs(r.Kernel))
+	if len(r.Kernel) > 0 {
+		fmt.Fprintf(&b, "kernel: %s\n", pairs(r.Kernel))
+	}
 	var counts []string
 	for _, k := range slices.Sorted(maps.Keys(r.Objects)) {
 		counts = append(counts, fmt.Sprintf("%s %d", k, r.Objects[k]))

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 )
 
 func statusCommand() *cobra.Command {
-	var asJSON, vips, policies bool
+	var asJSON, vips, policies, ofWriter bool
 	var socket string
 	c := &cobra.Command{
 		Use:   "status",
@@ -25,6 +26,9 @@ func statusCommand() *cobra.Command {
 			"  kubectl -n kube-system exec ds/wayleave -c agent -- /wayleave status",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if ofWriter {
+				socket = writerSocket
+			}
 			raw, code, err := ask(cmd.Context(), socket, "/status")
 			if err != nil {
 				return fmt.Errorf("the agent does not answer on %s: %w", socket, err)
@@ -55,6 +59,7 @@ func statusCommand() *cobra.Command {
 	c.Flags().BoolVar(&asJSON, "json", false, "for machines")
 	c.Flags().BoolVar(&vips, "vips", false, "who answers for the addresses of load balancers, and since when")
 	c.Flags().BoolVar(&policies, "policies", false, "which pods of this node are isolated, by which policies, and what was dropped")
+	c.Flags().BoolVar(&ofWriter, "writer", false, "ask the writer of this pod: kubectl -n kube-system exec deploy/wayleave-writer -- /wayleave status --writer")
 	c.Flags().StringVar(&socket, "socket", agentSocket, "the agent's socket")
 	return c
 }
@@ -62,17 +67,19 @@ func statusCommand() *cobra.Command {
 func healthCommand() *cobra.Command {
 	var live bool
 	c := &cobra.Command{
-		Use:       "health agent|dns|proxy",
+		Use:       "health agent|dns|proxy|writer",
 		Short:     "The probes of the kubelet: exit 0 when ready",
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"agent", "dns", "proxy"},
+		ValidArgs: []string{"agent", "dns", "proxy", "writer"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			socket, path := healthSocket, "/readyz"
 			switch args[0] {
 			case "dns":
-				socket = dnsHealth
+				socket = dnsProbes
 			case "proxy":
-				socket = proxyHealthSocket
+				socket = proxyProbes
+			case "writer":
+				socket = writerSocket
 			}
 			if live {
 				path = "/livez"
@@ -112,17 +119,29 @@ func ask(ctx context.Context, socket, path string) (body string, code int, err e
 }
 
 // listenUnix makes a socket that only root may use, in place of a stale one.
-func listenUnix(path string) (net.Listener, error) {
+func listenUnix(path string) (net.Listener, error) { return listenMode(path, 0o600) }
+
+// listenChild makes the socket that the container dns or proxy connects to. The feed asks the
+// kernel who calls; the mode only lets that user try.
+func listenChild(path string) (*net.UnixListener, error) {
+	// The kubelet makes an emptyDir writable for all. The container mounts it read-only; this is
+	// for a mount that is not.
+	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	return listenMode(path, 0o666)
+}
+
+func listenMode(path string, mode os.FileMode) (*net.UnixListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.Listen("unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, err
+	if err := os.Chmod(path, mode); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }

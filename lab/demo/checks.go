@@ -69,6 +69,12 @@ func chapters() []chapter {
 			{name: "policy-event", say: "a NetworkPolicy that selects nothing gets an Event that names the field", run: idle, within: 2 * time.Minute},
 			{name: "bad-event", say: "a bad EndpointSlice gets an Event that names the field, and harms no other", run: badSlice, within: 0},
 		}},
+		{"What accounts may do", []check{
+			{name: "rights", say: "`kubectl auth can-i --list` of agents and writer; an agent's token writes the Lease of its own node and nothing else", run: limited, within: 2 * time.Minute},
+			{name: "writer", say: "the elected writer is taken away: the other gives a Service its address, and the key of heartbeats stays", run: rewritten, within: 2 * time.Minute},
+			{name: "upgrade-from", say: "an earlier version is upgraded to this one under the loss meter: 0 lost, and no policy opens", run: upgraded, within: 4 * time.Minute, apart: true},
+			{name: "downgrade-to", say: "and back to the earlier version: 0 lost, and no policy opens", run: downgraded, within: 4 * time.Minute, apart: true},
+		}},
 		{"Restart is a feature", []check{
 			{name: "kill-agent", say: "every agent killed with SIGKILL under the loss meter: 0 lost, and no policy opens", run: killAgents, within: 3 * time.Minute},
 			{name: "dns-kill", say: "the DNS server of every node killed with SIGKILL, one after the other, under the loss meter: 0 unanswered after one retry", run: killDNS, within: 3 * time.Minute},

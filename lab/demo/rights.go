@@ -1,0 +1,297 @@
+package demo
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The output of `kubectl auth can-i --list` for each account and namespace. The tests of
+// the folder deploy compare the same files with the manifest.
+//
+//go:embed rights/*.txt
+var goldenRights embed.FS
+
+// updateRights has the check write the files anew, into the folder that it names.
+const updateRights = "WAYLEAVE_LAB_UPDATE_RIGHTS"
+
+// limited asks the API server what each account may do, and lets a real token of an agent
+// try what it must not.
+func limited(ctx context.Context, t *Tour) error {
+	for _, account := range []string{"wayleave", "wayleave-writer"} {
+		for _, ns := range []string{"default", "kube-system", "wayleave-peers"} {
+			if err := t.goldenRights(ctx, account, ns); err != nil {
+				return err
+			}
+		}
+	}
+	nodes, err := t.nodes(ctx)
+	if err != nil || len(nodes) < 2 {
+		return errors.Join(err, fmt.Errorf("%d nodes, two are needed", len(nodes)))
+	}
+	if err := t.agentToken(ctx, nodes[0], nodes[1]); err != nil {
+		return err
+	}
+	return t.writerToken(ctx)
+}
+
+func (t *Tour) goldenRights(ctx context.Context, account, ns string) error {
+	out, err := t.kubectl(ctx, "auth", "can-i", "--list", "-n", ns, "--as=system:serviceaccount:kube-system:"+account)
+	if err != nil {
+		return err
+	}
+	name := account + "." + ns + ".txt"
+	if dir := os.Getenv(updateRights); dir != "" {
+		return os.WriteFile(filepath.Join(dir, name), []byte(lines(out)+"\n"), 0o644)
+	}
+	golden, err := goldenRights.ReadFile("rights/" + name)
+	if err != nil {
+		return err
+	}
+	if got, want := lines(out), lines(string(golden)); got != want {
+		return fmt.Errorf("account %s in %s: the API server says\n%s\nthe golden file has\n%s", account, ns, got, want)
+	}
+	return nil
+}
+
+// lines are those of a text, sorted and without the space at their ends: the API server
+// gives rules in any order.
+func lines(text string) string {
+	var out []string
+	for _, l := range strings.Split(strings.TrimSpace(text), "\n") {
+		out = append(out, strings.TrimRight(l, " "))
+	}
+	slices.SortFunc(out[1:], strings.Compare)
+	return strings.Join(out, "\n")
+}
+
+// as runs kubectl with a token and nothing else that proves an identity.
+func (t *Tour) as(ctx context.Context, token string, args ...string) (string, error) {
+	server, err := t.kubectl(ctx, "config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
+	if err != nil {
+		return "", err
+	}
+	return t.kubectl(ctx, append([]string{"--kubeconfig=/dev/null", "--server=" + server, "--insecure-skip-tls-verify", "--token=" + token}, args...)...)
+}
+
+// attempt is a request with a token, and what the answer must have: nothing for success.
+type attempt struct {
+	args   []string
+	answer string
+}
+
+func (t *Tour) attempts(ctx context.Context, token string, list []attempt) error {
+	for _, a := range list {
+		out, err := t.as(ctx, token, a.args...)
+		switch {
+		case a.answer == "" && err != nil:
+			return err
+		case a.answer != "" && (err == nil || !strings.Contains(err.Error(), a.answer)):
+			return fmt.Errorf("kubectl %s: %q, %w; %q is wanted", strings.Join(a.args, " "), out, err, a.answer)
+		}
+	}
+	return nil
+}
+
+const (
+	forbidden = "Forbidden"
+	policed1  = "ValidatingAdmissionPolicy 'wayleave-agent'"
+	policed2  = "ValidatingAdmissionPolicy 'wayleave-writer'"
+)
+
+// agentToken tries the rights of the agent of a node with a token as its pod has it.
+func (t *Tour) agentToken(ctx context.Context, node, other string) error {
+	pod, err := t.one(ctx, "{.items[0].metadata.name}", "-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave", "--field-selector=spec.nodeName="+node)
+	if err != nil {
+		return err
+	}
+	uid, err := t.one(ctx, "{.metadata.uid}", "-n", "kube-system", "pod", pod)
+	if err != nil {
+		return err
+	}
+	token, err := t.kubectl(ctx, "-n", "kube-system", "create", "token", "wayleave", "--bound-object-kind=Pod", "--bound-object-name="+pod, "--bound-object-uid="+uid)
+	if err != nil {
+		return err
+	}
+	unbound, err := t.kubectl(ctx, "-n", "kube-system", "create", "token", "wayleave")
+	if err != nil {
+		return err
+	}
+	look := func(node string) []string {
+		return []string{"-n", "wayleave-peers", "get", "lease", "wayleave-node-" + node, "-o", "name"}
+	}
+	replace := func(node string) []string { // "update" is all that an agent may: annotate would patch
+		return []string{"replace", "-f", filepath.Join(os.TempDir(), "wayleave-lease-"+node+".json")}
+	}
+	for _, n := range []string{node, other} {
+		raw, err := t.kubectl(ctx, "-n", "wayleave-peers", "get", "lease", "wayleave-node-"+n, "-o", "json")
+		if err != nil {
+			return err
+		}
+		file := filepath.Join(os.TempDir(), "wayleave-lease-"+n+".json")
+		if err := os.WriteFile(file, []byte(raw), 0o600); err != nil {
+			return err
+		}
+		defer os.Remove(file)
+	}
+	err = t.attempts(ctx, token, []attempt{
+		{look(other), ""},
+		{replace(node), ""},
+		{replace(other), policed1},
+		{[]string{"-n", "wayleave-peers", "create", "-f", lease(t, "wayleave-node-nowhere")}, policed1},
+		{[]string{"-n", "wayleave-peers", "delete", "lease", "wayleave-node-" + node}, forbidden},
+		{[]string{"-n", "kube-system", "create", "-f", lease(t, "mine")}, forbidden},
+		{[]string{"get", "service", "backend"}, forbidden},
+		{[]string{"patch", "service", "backend", "--subresource=status", "-p", `{"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1"}]}}}`}, forbidden},
+		{[]string{"-n", "kube-system", "patch", "service", "kube-dns", "-p", `{"spec":{"selector":{"a":"b"}}}`}, forbidden},
+		{[]string{"get", "events"}, forbidden},
+	})
+	if err != nil {
+		return fmt.Errorf("the token of the agent on %s: %w", node, err)
+	}
+	if err := t.attempts(ctx, unbound, []attempt{{replace(node), policed1}}); err != nil {
+		return fmt.Errorf("a token of the agents' account that names no node: %w", err)
+	}
+	return nil
+}
+
+// lease is a file with a Lease of that name; it stays for the process.
+func lease(t *Tour, name string) string {
+	file := filepath.Join(os.TempDir(), "wayleave-lab-"+name+".json")
+	text := fmt.Sprintf(`{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":%q}}`, name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		fmt.Fprintln(t.Out, err) // kubectl will say that the file is missing
+	}
+	return file
+}
+
+// writerToken tries the rights of the writer.
+func (t *Tour) writerToken(ctx context.Context) error {
+	token, err := t.kubectl(ctx, "-n", "kube-system", "create", "token", "wayleave-writer")
+	if err != nil {
+		return err
+	}
+	err = t.attempts(ctx, token, []attempt{
+		{[]string{"get", "service", "backend", "-o", "name"}, ""},
+		{[]string{"get", "secrets", "-A"}, forbidden},
+		{[]string{"-n", "wayleave-peers", "get", "secrets"}, forbidden},
+		{[]string{"-n", "kube-system", "create", "service", "clusterip", "kube-dns-2", "--tcp=53"}, policed2},
+		{[]string{"-n", "kube-system", "create", "-f", lease(t, "mine")}, policed2},
+		{[]string{"create", "service", "clusterip", "other", "--tcp=53"}, forbidden},
+		{[]string{"patch", "service", "backend", "-p", `{"spec":{"selector":{"a":"b"}}}`}, forbidden},
+		{[]string{"delete", "service", "backend"}, forbidden},
+	})
+	if err != nil {
+		return fmt.Errorf("the token of the writer: %w", err)
+	}
+	return nil
+}
+
+// holder is the pod that is elected.
+func (t *Tour) holder(ctx context.Context) (string, error) {
+	h, err := t.one(ctx, "{.spec.holderIdentity}", "-n", "kube-system", "lease", "wayleave-writer")
+	if err == nil && !strings.HasPrefix(h, "wayleave-writer-") {
+		err = fmt.Errorf("elected is %q, a pod of the Deployment wayleave-writer is wanted", h)
+	}
+	return h, err
+}
+
+// rewritten takes the elected writer away, and wants the other replica to write: a new
+// Service gets an address, and the key of heartbeats stays as it is.
+func rewritten(ctx context.Context, t *Tour) error {
+	before, err := t.holder(ctx)
+	if err != nil {
+		return err
+	}
+	sealed := func() (string, error) {
+		l, err := t.fields(ctx, `{.items[*].metadata.annotations.wayleave\.dev/sealed-for}`, "-n", "wayleave-peers", "leases")
+		return strings.Join(l, " "), err
+	}
+	keys, err := sealed()
+	if err != nil {
+		return err
+	}
+	if _, err := t.kubectl(ctx, "-n", "kube-system", "delete", "pod", before, "--wait=false", "--grace-period=0", "--force"); err != nil {
+		return err
+	}
+	if err := eventually(ctx, func() error {
+		now, err := t.holder(ctx)
+		if err == nil && now == before {
+			err = fmt.Errorf("%s is elected still", before)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := t.apply(ctx, rewrittenYAML); err != nil {
+		return err
+	}
+	err = eventually(ctx, func() error {
+		_, err := t.one(ctx, "{.status.loadBalancer.ingress[0].ip}", "service", "rewritten")
+		return err
+	})
+	_, gone := t.kubectl(ctx, "delete", "service", "rewritten", "--ignore-not-found")
+	if err := errors.Join(err, gone); err != nil {
+		return err
+	}
+	time.Sleep(3 * time.Second) // for longer than a new writer asks for the key
+	if now, err := sealed(); err != nil || now != keys {
+		return errors.Join(err, fmt.Errorf("the key of heartbeats changed: sealed for %s, before %s", now, keys))
+	}
+	return nil
+}
+
+const rewrittenYAML = `
+apiVersion: v1
+kind: Service
+metadata: {name: rewritten}
+spec: {type: LoadBalancer, ports: [{port: 80}], selector: {app: backend}}
+`
+
+// upgraded applies the manifest of this checkout to a cluster that runs an earlier version,
+// under the loss meter: hack/test-upgrade has brought that up.
+func upgraded(ctx context.Context, t *Tour) error {
+	return t.applied(ctx, "deploy/wayleave.yaml", func() error {
+		_, err := t.kubectl(ctx, "-n", "kube-system", "rollout", "status", "deployment/wayleave-writer", "--timeout=100s")
+		return errors.Join(err, eventually(ctx, func() error { _, err := t.holder(ctx); return err }))
+	})
+}
+
+// downgraded applies the manifest of the version before, under the loss meter, as
+// docs/operations.md says it.
+func downgraded(ctx context.Context, t *Tour) error {
+	return t.applied(ctx, os.Getenv("WAYLEAVE_LAB_BEFORE"), func() error {
+		if _, err := t.kubectl(ctx, "delete", "-n", "kube-system", "deployment/wayleave-writer", "validatingadmissionpolicybinding/wayleave-agent"); err != nil {
+			return err
+		}
+		return eventually(ctx, func() error {
+			h, err := t.one(ctx, "{.spec.holderIdentity}", "-n", "kube-system", "lease", "wayleave-writer")
+			if err == nil && strings.HasPrefix(h, "wayleave-writer-") {
+				err = fmt.Errorf("%s is elected still", h)
+			}
+			return err
+		})
+	})
+}
+
+// applied applies a manifest under the loss meter, while a pod tries what policy forbids.
+func (t *Tour) applied(ctx context.Context, manifest string, after func() error) error {
+	probes, err := t.probes(ctx)
+	if err != nil {
+		return err
+	}
+	return t.closed(ctx, func() error {
+		return t.meter(ctx, 0, func() error {
+			if _, err := t.kubectl(ctx, "apply", "-f", manifest); err != nil {
+				return err
+			}
+			return errors.Join(rollout(ctx, t), after())
+		}, probes...)
+	})
+}
