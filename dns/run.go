@@ -2,7 +2,6 @@ package dns
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"wayleave.dev/internal/frame"
+	"wayleave.dev/internal/statefile"
 	"wayleave.dev/model"
 )
 
@@ -59,7 +59,7 @@ func Run(ctx context.Context, c Config) error {
 	ready := make(chan struct{})
 	p.tidy()
 	if err := p.load(); err != nil {
-		c.Log.Warn("no snapshot from disk", "err", err)
+		c.Log.Warn("the last snapshot cannot be read", "err", err)
 	}
 	if err := p.health(ctx, reg, ready); err != nil {
 		return err
@@ -209,21 +209,20 @@ func (p *process) tidy() {
 	}
 }
 
+// load takes the last snapshot, or that before it where the last is damaged.
 func (p *process) load() error {
-	raw, err := os.ReadFile(p.StateFile)
-	if err != nil {
+	s, err := statefile.Read(p.StateFile, func(s saved) error {
+		if s.Version != protocolVersion {
+			return fmt.Errorf("version %d, want %d", s.Version, protocolVersion)
+		}
+		return nil
+	})
+	if s.Version == 0 {
 		return err
-	}
-	var s saved
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return fmt.Errorf("%s: %w", p.StateFile, err)
-	}
-	if s.Version != protocolVersion {
-		return fmt.Errorf("%s: version %d, want %d", p.StateFile, s.Version, protocolVersion)
 	}
 	p.take(update{Settings: &s.Settings, Whole: true, Set: s.Entries}, nil)
 	p.dirty = false
-	return nil
+	return err
 }
 
 // save writes the snapshot, whole or not at all.
@@ -235,35 +234,15 @@ func (p *process) save() {
 	for k, e := range p.zone.Entries() {
 		s.Entries = append(s.Entries, pair{k, e})
 	}
-	if err := writeFile(p.StateFile, s); err != nil {
+	if err := statefile.Write(p.StateFile, s); err != nil {
 		p.Log.Warn("could not save the snapshot", "err", err)
 		return
 	}
 	p.dirty = false
 }
 
-// snapshotTemp is the pattern of files that are not whole yet.
+// snapshotTemp is the pattern of files that earlier versions left.
 const snapshotTemp = ".snapshot-*"
-
-func writeFile(name string, v any) error {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), snapshotTemp) // 0600 by itself
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
-	}
-	return err
-}
 
 // health serves the probes.
 func (p *process) health(ctx context.Context, reg *prometheus.Registry, ready <-chan struct{}) error {

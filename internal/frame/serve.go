@@ -36,10 +36,7 @@ func Serve(ctx context.Context, l *net.UnixListener, fn func(context.Context, *n
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		c, err := l.AcceptUnix()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+		c, err := Accept(ctx, l)
 		if err != nil {
 			return err
 		}

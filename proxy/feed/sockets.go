@@ -259,7 +259,7 @@ func (k *Keeper) listen() (*net.UnixListener, error) {
 // accept gives the sockets to who asks, until the listener is closed.
 func (k *Keeper) accept(l *net.UnixListener) error {
 	for {
-		c, err := l.AcceptUnix()
+		c, err := frame.Accept(context.Background(), l)
 		if err != nil {
 			return err
 		}
