@@ -308,7 +308,7 @@ func TestHostileClientsAreBounded(t *testing.T) {
 }
 
 // floodFor is how long each flood lasts, beside what the good client needs.
-const floodFor = 700 * time.Millisecond
+const floodFor = 400 * time.Millisecond
 
 // measure runs one flood beside a good client.
 func measure(t *testing.T, l flooded, name string, pid int, flood *hostile.Flood, good func() error) {
