@@ -109,8 +109,9 @@ func rbacOf(manifest []byte) (map[string][]rbacv1.PolicyRule, []rbacv1.RoleBindi
 }
 
 // everyone are the lines of `kubectl auth can-i --list` that Kubernetes allows every
-// account; they end in "*".
-var everyone = []string{"selfsubjectreviews.authentication.k8s.io", "selfsubjectaccessreviews.authorization.k8s.io", "selfsubjectrulesreviews.authorization.k8s.io"}
+// account.
+var everyone = []string{"selfsubjectreviews.authentication.k8s.io", "selfsubjectaccessreviews.authorization.k8s.io",
+	"selfsubjectrulesreviews.authorization.k8s.io"}
 
 // ParseRights reads the output of `kubectl auth can-i --list` to lines as those of Rights,
 // without what Kubernetes allows every account.

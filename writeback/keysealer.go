@@ -73,7 +73,8 @@ func (s *KeySealer) Run(ctx context.Context) error {
 
 // round gets the keys, if the writer has none yet, and seals them to all nodes.
 func (s *KeySealer) round(ctx context.Context, now time.Time) error {
-	list, err := s.Client.CoordinationV1().Leases(s.Namespace).List(ctx, metav1.ListOptions{LabelSelector: peerLabel + "=true"})
+	peers := metav1.ListOptions{LabelSelector: peerLabel + "=true"}
+	list, err := s.Client.CoordinationV1().Leases(s.Namespace).List(ctx, peers)
 	if err != nil {
 		return err
 	}
@@ -165,8 +166,10 @@ func (s *KeySealer) ask(ctx context.Context, public string) error {
 	leases := s.Client.CoordinationV1().Leases(s.Namespace)
 	have, err := leases.Get(ctx, askLease, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		_, err = leases.Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: askLease,
-			Labels: map[string]string{"app.kubernetes.io/managed-by": "wayleave"}, Annotations: map[string]string{publicKey: public}}}, metav1.CreateOptions{})
+		l := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: askLease,
+			Labels:      map[string]string{"app.kubernetes.io/managed-by": "wayleave"},
+			Annotations: map[string]string{publicKey: public}}}
+		_, err = leases.Create(ctx, l, metav1.CreateOptions{})
 	} else if err == nil && have.Annotations[publicKey] != public {
 		next := have.DeepCopy()
 		next.Annotations = merged(next.Annotations, map[string]string{publicKey: public})
@@ -193,7 +196,8 @@ func askedBy(l *coordinationv1.Lease) *[32]byte {
 func publicOf(l *coordinationv1.Lease) ([]byte, error) {
 	raw, err := base64.StdEncoding.DecodeString(l.Annotations[publicKey])
 	if err != nil || len(raw) != 32 {
-		return nil, fmt.Errorf("lease %s: annotation %s: found %q; a public key of 32 bytes in base64 is allowed", l.Name, publicKey, short(l.Annotations[publicKey]))
+		return nil, fmt.Errorf("lease %s: annotation %s: found %q; a public key of 32 bytes in base64 is allowed",
+			l.Name, publicKey, short(l.Annotations[publicKey]))
 	}
 	return raw, nil
 }

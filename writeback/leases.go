@@ -47,8 +47,10 @@ func watchLeases(ctx context.Context, client kubernetes.Interface, namespace str
 			return leases.Watch(ctx, some(o))
 		},
 	}
-	store, controller := cache.NewInformerWithOptions(cache.InformerOptions{ListerWatcher: cache.ToListWatcherWithWatchListSemantics(lw, client), ObjectType: &coordinationv1.Lease{}, Handler: cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { notify() }, UpdateFunc: func(any, any) { notify() }, DeleteFunc: func(any) { notify() }}})
+	handler := cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { notify() }, UpdateFunc: func(any, any) { notify() }, DeleteFunc: func(any) { notify() }}
+	store, controller := cache.NewInformerWithOptions(cache.InformerOptions{
+		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(lw, client), ObjectType: &coordinationv1.Lease{}, Handler: handler})
 	w.store, w.synced = store, controller.HasSynced
 	go controller.RunWithContext(ctx)
 	return w

@@ -103,7 +103,8 @@ func (l NodeLease) create(ctx context.Context, labels, annotations map[string]st
 		return nil, fmt.Errorf("node %s: %w", l.Node, err)
 	}
 	return l.Client.CoordinationV1().Leases(l.Namespace).Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{
-		Name: leaseOf(l.Node), Labels: merged(map[string]string{"app.kubernetes.io/managed-by": "wayleave"}, labels), Annotations: annotations,
+		Name: leaseOf(l.Node), Annotations: annotations,
+		Labels:          merged(map[string]string{"app.kubernetes.io/managed-by": "wayleave"}, labels),
 		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}},
 	}, Spec: coordinationv1.LeaseSpec{HolderIdentity: ptr.To(l.Node)}}, metav1.CreateOptions{})
 }
@@ -202,7 +203,8 @@ func ReadReport(l *coordinationv1.Lease) (node string, problems []model.Problem,
 		return node, nil, true
 	}
 	for _, r := range list[:min(len(list), maxReported)] {
-		q := model.Problem{Kind: "Node", Object: model.Name{Name: node}, Field: short(r.Field), Reason: short(r.Reason), Note: r.Note, Event: reasonOf(r.Event)}
+		q := model.Problem{Kind: "Node", Object: model.Name{Name: node}, Field: short(r.Field), Reason: short(r.Reason),
+			Note: r.Note, Event: reasonOf(r.Event)}
 		if r.Kind != "" {
 			q.Kind, q.Object = r.Kind, model.Name{Namespace: r.Namespace, Name: r.Name}
 		}
@@ -225,14 +227,16 @@ func reasonOf(s string) string {
 // AgreedDNS is what most nodes report of their kubelets, of two equal counts that of the
 // first node by name. ok is false while no node has reported.
 func AgreedDNS(leases []*coordinationv1.Lease) (out KubeletDNS, ok bool) {
-	leases = slices.SortedFunc(slices.Values(leases), func(a, b *coordinationv1.Lease) int { return strings.Compare(a.Name, b.Name) })
+	byName := func(a, b *coordinationv1.Lease) int { return strings.Compare(a.Name, b.Name) }
+	leases = slices.SortedFunc(slices.Values(leases), byName)
 	votes := map[string]int{}
 	most := ""
 	var order []string
 	for _, l := range leases {
 		raw := l.Annotations[kubeletAnnotation]
 		var k KubeletDNS
-		if _, isNode := nodeOf(l.Name); !isNode || raw == "" || len(raw) > maxReportText || json.Unmarshal([]byte(raw), &k) != nil {
+		_, isNode := nodeOf(l.Name)
+		if !isNode || raw == "" || len(raw) > maxReportText || json.Unmarshal([]byte(raw), &k) != nil {
 			continue
 		}
 		if votes[raw]++; votes[raw] == 1 {

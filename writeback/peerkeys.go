@@ -184,7 +184,8 @@ func newest(keys, before [][]byte) [][]byte {
 
 // publish makes the node's Lease say its public key.
 func (k *PeerKeys) publish(ctx context.Context) (*coordinationv1.Lease, error) {
-	return k.lease().Set(ctx, map[string]string{peerLabel: "true"}, map[string]string{publicKey: base64.StdEncoding.EncodeToString(k.public[:])})
+	mine := base64.StdEncoding.EncodeToString(k.public[:])
+	return k.lease().Set(ctx, map[string]string{peerLabel: "true"}, map[string]string{publicKey: mine})
 }
 
 // open opens what the writer sealed to this node.

@@ -40,7 +40,7 @@ func TestContainerChild(t *testing.T) {
 		}
 		return
 	}
-	if words[0] != "feeds" {
+	if words[0] != "feeds" && words[0] != "outside" {
 		c := root()
 		c.SetArgs(words)
 		ctx, stop := context.WithCancel(t.Context())
@@ -56,6 +56,12 @@ func TestContainerChild(t *testing.T) {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	a := &agent{node: "n", log: log, store: store, client: &kubesource.Client{}, feed: &dns.Feed{Open: dns.OpenSocket, AllowUID: dnsUser, Log: log}}
+	if words[0] == "outside" { // with a client that nothing can be asked of
+		a.cfg.Ingress.Enabled, a.cfg.Ingress.NodeSelector = true, map[string]string{"ingress": "yes"}
+		if err := store.Write(func(w *model.Writer) { w.PutNode(&model.Node{Name: "n", Ready: true}) }); err != nil {
+			t.Fatal(err)
+		}
+	}
 	a.ingress = newIngressFeed(a)
 	var parts []func(context.Context) error
 	for _, fn := range a.feeds() {
@@ -81,13 +87,15 @@ func replace(path string) error {
 	return nil
 }
 
-// A pod with DNS and Ingress off: its containers start with nothing from before, and with
+// A pod with DNS and Ingress off, or outside of ingress.nodeSelector: its containers start with nothing from before, and with
 // names from before; their probes say that they are ready, and nothing listens.
 func TestContainersOfFeaturesThatAreOff(t *testing.T) {
 	base := proxyDir(t)
 	binary := plainBinary(t, base)
 
-	for _, tc := range []struct{ name, state string }{{"fresh", ""}, {"with names of before", `{"version":2,"settings":{},"entries":[]}`}} {
+	for _, tc := range []struct{ name, state, agent string }{
+		{"fresh", "", "feeds"}, {"with names of before", `{"version":2,"settings":{},"entries":[]}`, "feeds"}, {"outside of ingress.nodeSelector", "", "outside"},
+	} {
 		t.Run(tc.name, func(t *testing.T) {
 			pod := t.TempDir()
 			for _, d := range []string{"pod", "pod-dns", "pod-proxy", "own", "run/wayleave", "tmp"} {
@@ -145,7 +153,7 @@ func TestContainersOfFeaturesThatAreOff(t *testing.T) {
 			if probe(dnsUser, "health dns") == nil || probe(proxyUser, "health proxy") == nil {
 				t.Error("ready before an agent said anything")
 			}
-			start(0, "feeds")
+			start(0, tc.agent)
 			testnet.Eventually(t, 20*time.Second, func() error {
 				return errors.Join(probe(dnsUser, "health dns"), probe(proxyUser, "health proxy"))
 			})

@@ -68,7 +68,8 @@ func newWriter(settings string) (*writer, error) {
 		return nil, fmt.Errorf("%s: %w", settings, err)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
-	w := &writer{name: os.Getenv("POD_NAME"), cfg: cfg, log: log, problems: writeback.NewProblems(log), wrong: map[string]string{}}
+	w := &writer{name: os.Getenv("POD_NAME"), cfg: cfg, log: log, problems: writeback.NewProblems(log),
+		wrong: map[string]string{}}
 	if w.name == "" {
 		return nil, errors.New("POD_NAME is not set; the manifest sets it to metadata.name")
 	}
@@ -86,7 +87,8 @@ func newWriter(settings string) (*writer, error) {
 	if w.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{}); err != nil {
 		return nil, err
 	}
-	w.reports = &writeback.NodeReports{Client: w.client.Interface, Namespace: writeback.PeersNamespace, Accept: w.accepts, Log: log,
+	w.reports = &writeback.NodeReports{
+		Client: w.client.Interface, Namespace: writeback.PeersNamespace, Accept: w.accepts, Log: log,
 		Problems: func(node string, problems []model.Problem) { w.problems.Set("node", node, problems) }}
 	return w, nil
 }
@@ -113,7 +115,10 @@ func runWriter(ctx context.Context, settings string) error {
 // needed are the kinds that the writer decides from. AddressPools are not among them: the
 // elected writer creates that kind.
 func (w *writer) needed() model.Kind {
-	kinds := service.Kinds | model.NamespaceKind
+	kinds := model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.NamespaceKind
+	if w.cfg.Service.Enabled {
+		kinds |= model.ServiceCIDRKind
+	}
 	if w.cfg.NetworkPolicy.Enabled {
 		kinds |= model.NetworkPolicyKind | model.PodKind
 	}
@@ -124,7 +129,9 @@ func (w *writer) needed() model.Kind {
 }
 
 func (w *writer) source(ctx context.Context) error {
-	s := &kubesource.Source{Client: w.client.Interface, Store: w.store, Policies: w.cfg.NetworkPolicy.Enabled, Ingresses: w.cfg.Ingress.Enabled, Log: w.log,
+	s := &kubesource.Source{
+		Client: w.client.Interface, Store: w.store, Log: w.log,
+		Policies: w.cfg.NetworkPolicy.Enabled, Ingresses: w.cfg.Ingress.Enabled,
 		Report: func(kind string, n model.Name, problems []model.Problem) {
 			if kind == model.IngressKind.String() {
 				return // told by the planner, of those that are ours
@@ -192,7 +199,8 @@ func (w *writer) jobs() []func(context.Context) error {
 
 // balance gives Services of type LoadBalancer their addresses.
 func (w *writer) balance(ctx context.Context) error {
-	b := &writeback.Balancer{Client: w.client.Interface, Dynamic: w.client.Dynamic, Store: w.store, Default: w.cfg.LoadBalancer.Default, Log: w.log,
+	b := &writeback.Balancer{
+		Client: w.client.Interface, Dynamic: w.client.Dynamic, Store: w.store, Default: w.cfg.LoadBalancer.Default, Log: w.log,
 		Report: func(key string, problems []model.Problem) {
 			if key == "Service "+writeback.DNSNamespace+"/"+writeback.IngressService {
 				for i := range problems { // without a pool the nodes' own addresses are used
@@ -207,7 +215,8 @@ func (w *writer) balance(ctx context.Context) error {
 
 // sealKeys gives the nodes the key of heartbeats.
 func (w *writer) sealKeys(ctx context.Context) error {
-	return (&writeback.KeySealer{Client: w.client.Interface, Namespace: writeback.PeersNamespace, Log: w.log}).Run(ctx)
+	s := &writeback.KeySealer{Client: w.client.Interface, Namespace: writeback.PeersNamespace, Log: w.log}
+	return s.Run(ctx)
 }
 
 // ensureDNS keeps the Service kube-dns as it should be.
@@ -250,9 +259,12 @@ func (w *writer) ensureDNSOnce(ctx context.Context) error {
 func agentPods() map[string]string { return map[string]string{"app.kubernetes.io/name": "wayleave"} }
 
 // check reports the problems of keys, as a feature finds them when it plans.
-func check[K comparable](w *writer, name string, kinds model.Kind, keys func(model.Snapshot, model.Changes) []K, find func(model.Snapshot, K) []model.Problem) *reconcile.Loop[K, struct{}] {
+func check[K comparable](w *writer, name string, kinds model.Kind, keys func(model.Snapshot, model.Changes) []K,
+	find func(model.Snapshot, K) []model.Problem,
+) *reconcile.Loop[K, struct{}] {
 	return &reconcile.Loop[K, struct{}]{
-		Name: name, Store: w.store, Kinds: kinds, Keys: keys, Equal: func(a, b struct{}) bool { return true }, Target: nothing[K]{},
+		Name: name, Store: w.store, Kinds: kinds, Keys: keys,
+		Equal: func(a, b struct{}) bool { return true }, Target: nothing[K]{},
 		Plan:   func(s model.Snapshot, k K) (struct{}, bool, []model.Problem) { return struct{}{}, false, find(s, k) },
 		Health: reconcile.NewHealth(func(bool, time.Duration) {}, func(string) {}), Log: w.log,
 		Report: func(key string, problems []model.Problem) { w.problems.Set(name, key, problems) },
@@ -276,20 +288,22 @@ func (w *writer) judgeServices(ctx context.Context) error {
 		return ctx.Err()
 	}
 	planner := &service.Planner{Options: planOptions("", w.cfg)}
-	return check(w, "service", service.Kinds, planner.Keys, func(s model.Snapshot, k model.Name) []model.Problem {
+	find := func(s model.Snapshot, k model.Name) []model.Problem {
 		_, _, problems := planner.Plan(s, k)
 		return problems
-	}).Run(ctx)
+	}
+	return check(w, "service", service.Kinds, planner.Keys, find).Run(ctx)
 }
 
 // judgeAnnouncements reports what is wrong with the addresses of load balancers.
 func (w *writer) judgeAnnouncements(ctx context.Context) error {
 	defer w.problems.Clear("announce")
 	plan := loadbalancer.Plan(w.cfg.LoadBalancer.Default)
-	return check(w, "announce", loadbalancer.Kinds, loadbalancer.Keys, func(s model.Snapshot, k model.Name) []model.Problem {
+	find := func(s model.Snapshot, k model.Name) []model.Problem {
 		_, _, problems := plan(s, k)
 		return problems
-	}).Run(ctx)
+	}
+	return check(w, "announce", loadbalancer.Kinds, loadbalancer.Keys, find).Run(ctx)
 }
 
 // say keeps what is wrong, for status; nil takes it back.
@@ -335,12 +349,15 @@ func (w *writer) serveHealth(ctx context.Context) error {
 
 func (w *writer) report() report {
 	snap := w.store.Snapshot()
-	r := report{Version: version, Node: w.name, Role: "writer, standby", Mode: modeOf(w.cfg), Routing: w.cfg.Routing, Encryption: w.cfg.Encryption,
+	r := report{
+		Version: version, Node: w.name, Role: "writer, standby",
+		Mode: modeOf(w.cfg), Routing: w.cfg.Routing, Encryption: w.cfg.Encryption,
 		APIServer: w.client.Server + " (" + w.client.From + ")", Objects: map[string]int{}, Off: off(w.cfg)}
 	if w.elected.Load() {
 		r.Role = "writer, elected"
 	}
-	for _, k := range []model.Kind{model.ServiceKind, model.EndpointSliceKind, model.NodeKind, model.NamespaceKind, model.NetworkPolicyKind, model.IngressKind} {
+	for _, k := range []model.Kind{model.ServiceKind, model.EndpointSliceKind, model.NodeKind, model.NamespaceKind,
+		model.NetworkPolicyKind, model.IngressKind} {
 		r.Objects[k.String()] = snap.Count(k)
 	}
 	w.mu.Lock()

@@ -100,7 +100,7 @@ func (t *Tour) attempts(ctx context.Context, token string, list []attempt) error
 }
 
 const (
-	forbidden = "Forbidden"
+	forbidden = "orbidden" // of "Forbidden" and "is forbidden"
 	policed1  = "ValidatingAdmissionPolicy 'wayleave-agent'"
 	policed2  = "ValidatingAdmissionPolicy 'wayleave-writer'"
 )
