@@ -305,6 +305,24 @@ func (c *Cache) put(key []byte, m *dns.Msg, denial bool, life, stale time.Durati
 	return true
 }
 
+// drop forgets an entry: a newer answer came that may not be kept.
+func (c *Cache) drop(key []byte) {
+	s := c.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(string(key))
+}
+
+// unfetched says that an entry which was to be fetched anew was not: the next look may try.
+func (c *Cache) unfetched(key []byte) {
+	s := c.shard(key)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if e := s.entries[string(key)]; e != nil {
+		e.fetching.Store(false)
+	}
+}
+
 // fail remembers that no server had an answer. What was known stays known.
 func (c *Cache) fail(key []byte, m *dns.Msg, now time.Time) {
 	if e := c.old(key, now); e != nil {

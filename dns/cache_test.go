@@ -435,3 +435,24 @@ func BenchmarkCacheLookup(b *testing.B) {
 		c.Lookup(buf, q, maxUDP, now)
 	}
 }
+
+// Times of the cache and of health are readings of the monotonic clock: who sets the node's clock makes no answer
+// older or younger.
+func TestAClockThatIsSetMovesNoAnswer(t *testing.T) {
+	f := NewForwarder(nil)
+	defer f.Close()
+	for what, at := range map[string]time.Time{"now": f.now(), "the cache's start": f.Cache.start} {
+		if !strings.Contains(at.String(), "m=") {
+			t.Errorf("%s is of the wall clock: %v", what, at)
+		}
+	}
+	up := newFakeServer(t, tells("192.0.2.1", 300))
+	f.Configure(Forwarding{Upstreams: to(up).Upstreams, Cache: testLimits})
+	expectText(t, resolve(t, f, "a.example."), tellsOne)
+	for range 3 {
+		expectText(t, resolve(t, f, "a.example."), tellsOne)
+	}
+	if n := up.asked(); n != 1 {
+		t.Errorf("asked %d times, want 1", n)
+	}
+}

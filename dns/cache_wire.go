@@ -2,6 +2,8 @@ package dns
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -116,6 +118,22 @@ func keyOf(q *dns.Msg) ([]byte, error) {
 	opt := q.IsEdns0()
 	b[n+2] = keyBits(opt != nil && opt.Do(), q.CheckingDisabled)
 	return b[:n+3], nil
+}
+
+// questionOf is the query of a key.
+func questionOf(key []byte) (*dns.Msg, error) {
+	if len(key) < 3 {
+		return nil, errors.New("no key")
+	}
+	end := len(key) - 3
+	name, n, err := dns.UnpackDomainName(key[:end], 0)
+	if err != nil || n != end {
+		return nil, fmt.Errorf("no name in a key: %w", err)
+	}
+	q := new(dns.Msg).SetQuestion(name, binary.BigEndian.Uint16(key[end:]))
+	q.CheckingDisabled = key[end+2]&2 != 0
+	q.SetEdns0(maxUDP, key[end+2]&1 != 0)
+	return q, nil
 }
 
 // lifetime is how long a reply may be kept, and whether it denies something: the

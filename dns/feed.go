@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -173,12 +174,24 @@ func (f *Feed) Serve(ctx context.Context, l *net.UnixListener) error {
 	return err
 }
 
+// helloWithin is how long a server that connected may be silent.
+const helloWithin = 10 * time.Second
+
+// helloLimits bound what a server says: it reads hostile bytes, and may be captured.
+func helloLimits() frame.Limits { return frame.Limits{Bytes: 64 << 10} }
+
 func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
 	if err := frame.Only(c, f.AllowUID); err != nil {
 		return err
 	}
+	if err := c.SetReadDeadline(time.Now().Add(helloWithin)); err != nil {
+		return err
+	}
 	var h hello
-	if _, err := frame.Receive(c, &h); err != nil {
+	if _, err := frame.ReceiveWithin(c, &h, helloLimits()); err != nil {
+		return err
+	}
+	if err := c.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
 	if h.Version != protocolVersion {
@@ -201,8 +214,11 @@ func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
 		delete(f.servers, s)
 	}()
 	gone := make(chan error, 1)
-	go func() { // the server says nothing more; this notices its end
-		_, err := frame.Receive(c, &hello{})
+	go func() { // this notices the server's end
+		_, err := frame.ReceiveWithin(c, &struct{}{}, frame.Limits{})
+		if err == nil {
+			err = errors.New("the server said more than hello")
+		}
 		gone <- err
 	}()
 	return f.talk(ctx, c, s, gone)

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/netip"
@@ -19,6 +20,7 @@ import (
 	"github.com/miekg/dns"
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificates
 	"golang.org/x/sync/singleflight"
+	"golang.org/x/sys/unix"
 
 	"wayleave.dev/model"
 )
@@ -26,13 +28,18 @@ import (
 // Forwarding bounds.
 const (
 	// upstreamTries are under way at once at the most; more get SERVFAIL, so that
-	// dead upstreams cannot eat the memory.
+	// dead upstreams cannot eat the memory. They take at most half of the process's files.
 	upstreamTries = 4096
+	// refreshes are under way at once at the most for entries of the cache that clients are told meanwhile;
+	// more wait for the next client.
+	refreshes = 256
 	// hedgeAfter a try without an answer, the next server is asked beside it.
 	hedgeAfter = 500 * time.Millisecond
 	// leastTries are made for a query, also at one server: datagrams get lost.
 	leastTries = 3
 	mostTries  = 6
+	// mostRefusals of different servers end a query, which had no answer to wait for.
+	mostRefusals = 32
 	// staleAfter is how long a client waits for servers when there is an old answer
 	// (RFC 8767, 5).
 	staleAfter = 1800 * time.Millisecond
@@ -63,9 +70,11 @@ type Forwarder struct {
 	// source is told where an answer came from, for people.
 	source func(ctx context.Context, what string)
 	// failed counts tries that brought nothing.
-	failed  func()
-	slots   chan struct{}
-	flights singleflight.Group
+	failed func()
+	slots  chan struct{}
+	// refreshing bounds what is fetched while clients are told something old.
+	refreshing chan struct{}
+	flights    singleflight.Group
 
 	mu     sync.Mutex // of Configure
 	routes atomic.Pointer[routes]
@@ -88,7 +97,7 @@ func NewForwarder(failed func()) *Forwarder {
 	if failed == nil {
 		failed = func() {}
 	}
-	f := &Forwarder{Cache: NewCache(), dial: (&net.Dialer{}).DialContext, now: time.Now, failed: failed, source: func(context.Context, string) {}, slots: make(chan struct{}, upstreamTries)}
+	f := &Forwarder{Cache: NewCache(), dial: (&net.Dialer{}).DialContext, now: time.Now, failed: failed, source: func(context.Context, string) {}, slots: make(chan struct{}, files(upstreamTries, 2)), refreshing: make(chan struct{}, refreshes)}
 	f.routes.Store(&routes{})
 	return f
 }
@@ -153,14 +162,34 @@ func (f *Forwarder) Close() { f.Configure(Forwarding{}) }
 func (f *Forwarder) Answer(dst, query []byte, size int) ([]byte, bool) {
 	dst, hit := f.Cache.Lookup(dst, query, size, f.now())
 	if hit == Refresh {
-		q := new(dns.Msg)
-		if err := q.Unpack(query); err == nil {
-			if key, err := keyOf(q); err == nil {
-				f.fetch(key, q)
-			}
+		var key [maxKey]byte
+		if q, ok := parse(query, &key); ok {
+			f.refresh(append([]byte(nil), key[:q.key]...))
 		}
 	}
 	return dst, hit != Miss
+}
+
+// refresh fetches an entry anew in the background. Where that cannot be, the next client that is told the
+// entry tries again.
+func (f *Forwarder) refresh(key []byte) {
+	select {
+	case f.refreshing <- struct{}{}:
+	default:
+		f.Cache.unfetched(key)
+		return
+	}
+	q, err := questionOf(key)
+	if err != nil {
+		<-f.refreshing
+		f.Cache.drop(key)
+		return
+	}
+	got := f.fetch(key, q)
+	go func() {
+		<-got
+		<-f.refreshing
+	}()
 }
 
 // Forward resolves a query: from the hosts, the cache, or upstream. The message is
@@ -176,7 +205,7 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	}
 	e, hit := f.Cache.find(key, f.now())
 	if hit == Refresh {
-		f.fetch(key, q)
+		f.refresh(key)
 	}
 	if hit != Miss {
 		f.source(ctx, "cache")
@@ -224,17 +253,18 @@ func (f *Forwarder) fetch(key []byte, q *dns.Msg) <-chan singleflight.Result {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		got, err := f.follow(ctx, r, ask)
-		if f.routes.Load() != r {
-			return got, err // of earlier settings: not for the cache
-		}
-		if err == nil {
-			f.Cache.Put(key, got.got, f.now())
-			return got, nil
-		}
-		if !errors.Is(err, errBusy) {
+		switch {
+		case f.routes.Load() != r: // of earlier settings: not for the cache, which was cleared
+		case err == nil:
+			if !f.Cache.Put(key, got.got, f.now()) {
+				f.Cache.drop(key) // what was known before is no longer true
+			}
+		case errors.Is(err, errBusy):
+			f.Cache.unfetched(key)
+		default:
 			f.Cache.fail(key, new(dns.Msg).SetRcode(ask, dns.RcodeServerFailure), f.now())
 		}
-		return nil, err
+		return got, err
 	})
 }
 
@@ -259,6 +289,7 @@ func (f *Forwarder) follow(ctx context.Context, r *routes, ask *dns.Msg) (attemp
 		if !ok {
 			break
 		}
+		a.got.Ns, a.got.Extra = nil, nil // the next server's count, and nothing is held while it is asked
 		if depth == maxAliases {
 			return attempt{}, fmt.Errorf("more than %d CNAMEs from server to server", maxAliases)
 		}
@@ -297,28 +328,23 @@ func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) 
 	}
 	order := slices.Clone(list)
 	slices.SortStableFunc(order, func(a, b *remote) int { return btoi(a.down()) - btoi(b.down()) })
-	tries := min(max(len(order), leastTries), mostTries)
-	results := make(chan attempt, tries)
+	r := round{order: order, tries: min(max(len(order), leastTries), mostTries), refused: map[*remote]bool{}}
+	results := make(chan attempt, r.tries+min(len(order), mostRefusals))
 	hedge := time.NewTicker(hedgeAfter)
 	defer hedge.Stop()
 	var errs []error
-	refused := map[*remote]bool{}
-	started, running := 0, 0
-	for {
-		if started < tries && running == 0 || started == 0 {
-			u := order[started%len(order)]
-			started++
-			if !refused[u] { // who has answered is not asked again
-				if !f.try(ctx, u, ask, results) {
-					return attempt{}, errors.Join(append(errs, errBusy)...)
-				}
-				running++
-				hedge.Reset(hedgeAfter)
-			}
-			continue
-		}
+	for running := 0; ; {
 		if running == 0 {
-			return attempt{}, errors.Join(errs...)
+			u := r.next()
+			if u == nil {
+				return attempt{}, errors.Join(errs...)
+			}
+			if !f.try(ctx, u, ask, results) {
+				return attempt{}, errors.Join(append(errs, errBusy)...)
+			}
+			running++
+			hedge.Reset(hedgeAfter)
+			continue
 		}
 		select {
 		case a := <-results:
@@ -326,20 +352,62 @@ func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) 
 			if a.err == nil {
 				return a, nil
 			}
-			var code *rcodeError
-			refused[a.server] = refused[a.server] || errors.As(a.err, &code)
+			r.failed(a)
 			errs = append(errs, fmt.Errorf("upstream %s: %w", a.server.Nameserver, a.err))
 		case <-hedge.C:
-			if u := order[started%len(order)]; started < tries && !refused[u] {
-				started++
-				if f.try(ctx, u, ask, results) {
-					running++
-				}
+			if len(f.slots) > cap(f.slots)/2 {
+				continue // the rest is for queries that have no try yet
+			}
+			if u := r.next(); u != nil && f.try(ctx, u, ask, results) {
+				running++
 			}
 		case <-ctx.Done():
 			return attempt{}, errors.Join(append(errs, ctx.Err())...)
 		}
 	}
+}
+
+// round is the tries for one query. A server that has said no is not asked again, and costs no try: those are
+// for servers whose answer may be lost.
+type round struct {
+	order   []*remote
+	tries   int
+	started int
+	at      int
+	refused map[*remote]bool
+}
+
+// next is the server to ask, nil when there is none or no try is left.
+func (r *round) next() *remote {
+	if r.started >= r.tries {
+		return nil
+	}
+	for range r.order {
+		u := r.order[r.at%len(r.order)]
+		r.at++
+		if !r.refused[u] {
+			r.started++
+			return u
+		}
+	}
+	return nil
+}
+
+// failed takes back the try of a server that has said no.
+func (r *round) failed(a attempt) {
+	if isLost(a.err) || r.refused[a.server] {
+		return
+	}
+	r.refused[a.server] = true
+	if len(r.refused) <= mostRefusals {
+		r.started--
+	}
+}
+
+// isLost says whether a try got nothing, so that another one at the same server may get an answer. All else
+// is the server's or its node's word: a code, a closed port, a certificate that is wrong.
+func isLost(err error) bool {
+	return isTimeout(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
 }
 
 func btoi(b bool) int {

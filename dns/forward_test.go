@@ -758,3 +758,170 @@ func TestOwnAddressesAreNotAsked(t *testing.T) {
 		t.Errorf("left are %v", list)
 	}
 }
+
+// TestARefreshThatGotAnAnswerEndsTheOldOne: also when the new answer may not be kept.
+func TestARefreshThatGotAnAnswerEndsTheOldOne(t *testing.T) {
+	t.Parallel()
+	deny := func(rcode int) dns.HandlerFunc {
+		return func(w dns.ResponseWriter, q *dns.Msg) { _ = w.WriteMsg(new(dns.Msg).SetRcode(q, rcode)) }
+	}
+	for what, tc := range map[string]struct {
+		answer dns.HandlerFunc
+		want   string
+	}{
+		"TTL 0":                      {tells("192.0.2.2", 0), "NOERROR: A 192.0.2.2"},
+		"a name error without SOA":   {deny(dns.RcodeNameError), "NXDOMAIN: "},
+		"no data without SOA":        {deny(dns.RcodeSuccess), "NOERROR: "},
+		"TTL with the highest bit":   {tells("192.0.2.2", 1<<31), "NOERROR: A 192.0.2.2"},
+		"an answer that can be kept": {tells("192.0.2.2", 300), "NOERROR: A 192.0.2.2"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			up := newFakeServer(t, tells("192.0.2.1", 300))
+			f, clock := newForwarder(t, to(up))
+			expectText(t, resolve(t, f, "a.example."), tellsOne)
+			up.become(code(dns.RcodeServerFailure))
+			clock.add(time.Hour)
+			expectText(t, resolve(t, f, "a.example."), tellsOne) // past its time
+			up.become(tc.answer)
+			clock.add(staleRecheck + time.Second)
+			testnet.Eventually(t, 10*time.Second, func() error {
+				if got := resolve(t, f, "a.example."); got != tc.want {
+					return fmt.Errorf("got %s, want %s", got, tc.want)
+				}
+				return nil
+			})
+			// It stays away: also when the server fails, and the clock runs.
+			up.become(code(dns.RcodeServerFailure))
+			clock.add(time.Minute)
+			if got := resolve(t, f, "a.example."); got == tellsOne {
+				t.Errorf("the old answer is back: %s", got)
+			}
+		})
+	}
+}
+
+// TestARefreshRefusedForLoadIsTriedAgain: the old answer is told only until there is room for a try.
+func TestARefreshRefusedForLoadIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	query := wireQuery(t, "a.example.", dns.TypeA, nil)
+	for what, ask := range map[string]func(t *testing.T, f *Forwarder) string{
+		"by the slow way": func(t *testing.T, f *Forwarder) string { return resolve(t, f, "a.example.") },
+		"by the hot path": func(t *testing.T, f *Forwarder) string {
+			b, ok := f.Answer(nil, query, maxUDP)
+			if !ok {
+				return resolve(t, f, "a.example.")
+			}
+			m := new(dns.Msg)
+			if err := m.Unpack(b); err != nil {
+				t.Fatal(err)
+			}
+			return answerText(m)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			up := newFakeServer(t, tells("192.0.2.1", 300))
+			f, clock := newForwarder(t, to(up))
+			expectText(t, resolve(t, f, "a.example."), tellsOne)
+			up.become(code(dns.RcodeServerFailure))
+			clock.add(time.Hour)
+			expectText(t, resolve(t, f, "a.example."), tellsOne)
+			for range cap(f.slots) {
+				f.slots <- struct{}{}
+			}
+			up.become(tells("192.0.2.2", 300))
+			clock.add(staleRecheck + time.Second)
+			before := up.asked()
+			for range 3 {
+				expectText(t, ask(t, f), tellsOne) // no room to ask
+			}
+			if up.asked() != before {
+				t.Fatal("it was asked beyond the bound")
+			}
+			time.Sleep(50 * time.Millisecond) // what was refused has ended
+			for range cap(f.slots) {
+				<-f.slots
+			}
+			testnet.Eventually(t, 10*time.Second, func() error {
+				if got := ask(t, f); got != "NOERROR: A 192.0.2.2" {
+					return errors.New(got)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// TestAQueryThatCannotBeReadKeepsNoOldAnswer: what the hot path passes over and the library does not, such as
+// an option with bad content, refreshes as every query does.
+func TestAQueryThatCannotBeReadKeepsNoOldAnswer(t *testing.T) {
+	t.Parallel()
+	up := newFakeServer(t, tells("192.0.2.1", 300))
+	f, clock := newForwarder(t, to(up))
+	expectText(t, resolve(t, f, "a.example."), tellsOne)
+	up.become(code(dns.RcodeServerFailure))
+	clock.add(time.Hour)
+	expectText(t, resolve(t, f, "a.example."), tellsOne)
+	up.become(tells("192.0.2.2", 300))
+	clock.add(staleRecheck + time.Second)
+	bad := wireQuery(t, "a.example.", dns.TypeA, func(q *dns.Msg) { q.SetEdns0(1232, false) })
+	bad = append(bad, 0, 8, 0, 1, 0xff) // a client subnet that is cut short
+	bad[len(bad)-6] = 5
+	if err := new(dns.Msg).Unpack(bad); err == nil {
+		t.Fatal("the library reads it")
+	}
+	if _, ok := f.Answer(nil, bad, maxUDP); !ok {
+		t.Fatal("it is not for the hot path")
+	}
+	testnet.Eventually(t, 10*time.Second, func() error {
+		if got := resolve(t, f, "a.example."); got != "NOERROR: A 192.0.2.2" {
+			return errors.New(got)
+		}
+		return nil
+	})
+}
+
+// TestTriesGoToServersThatHaveNotRefused: whatever a server says no by, the tries are for the others.
+func TestTriesGoToServersThatHaveNotRefused(t *testing.T) {
+	t.Parallel()
+	ring := func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg).SetReply(q)
+		m.Answer = []dns.RR{&dns.CNAME{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: 60}, Target: q.Question[0].Name}}
+		_ = w.WriteMsg(m)
+	}
+	refusals := map[string]dns.HandlerFunc{"REFUSED": code(dns.RcodeRefused), "SERVFAIL": code(dns.RcodeServerFailure), "FORMERR": code(dns.RcodeFormatError),
+		"NOTIMP": code(dns.RcodeNotImplemented), "a ring of CNAMEs": ring, "connection refused": nil}
+	for what, no := range refusals {
+		for refusing := 1; refusing <= 8; refusing += 7 {
+			t.Run(fmt.Sprintf("%s by %d", what, refusing), func(t *testing.T) {
+				t.Parallel()
+				var s Forwarding
+				var said []*fakeServer
+				for range refusing {
+					if no == nil {
+						s.Upstreams = append(s.Upstreams, model.Nameserver{Addr: netip.AddrPortFrom(addr("127.0.0.1"), uint16(20+len(s.Upstreams)))})
+						continue
+					}
+					said = append(said, newFakeServer(t, no))
+					s.Upstreams = append(s.Upstreams, said[len(said)-1].nameserver())
+				}
+				var lost atomic.Int64
+				last := newFakeServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
+					if lost.Add(1) < leastTries { // all its datagrams but the last are lost
+						return
+					}
+					tells("192.0.2.1", 300)(w, q)
+				})
+				s.Upstreams = append(s.Upstreams, last.nameserver())
+				f, _ := newForwarder(t, s)
+				expectText(t, resolve(t, f, "a.example."), tellsOne)
+				for i, u := range said {
+					if u.asked() != 1 {
+						t.Errorf("server %d was asked %d times, want 1", i, u.asked())
+					}
+				}
+			})
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
@@ -73,6 +74,8 @@ type Placement struct {
 	Search   func() []string
 	// File, if not empty, remembers the place for Remember.
 	File string
+	// Tell is told when that cannot be.
+	Tell statefile.Tell
 	Log  *slog.Logger
 }
 
@@ -129,7 +132,8 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 		}
 	}
 	p.tell(place)
-	return p.remember(place)
+	p.remember(place)
+	return nil
 }
 
 func (p *Placement) tell(place Place) {

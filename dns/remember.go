@@ -1,56 +1,42 @@
 package dns
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
+	"net/netip"
 	"slices"
+
+	"wayleave.dev/internal/statefile"
 )
 
 // Remember has the feed give the sockets of the place that a Placement left in a file,
 // until a place is known: an agent that starts while the API server is away has no
 // other way to know where a server that starts then should listen. No file is no error;
-// a broken one is an error that names it.
+// a broken one is an error that names it, and the copy from before is used.
 func Remember(file string, f *Feed) error {
 	place, err := readPlace(file)
-	if errors.Is(err, fs.ErrNotExist) {
+	if list := sockets(place); len(list) > 0 {
+		f.listenedBefore(list)
+	}
+	return err
+}
+
+func readPlace(file string) (Place, error) {
+	return statefile.Read(file, func(p Place) error {
+		if slices.ContainsFunc(append(slices.Clone(p.VIPs), p.Nodes...), func(a netip.Addr) bool { return !a.IsValid() }) {
+			return errors.New("an address is empty")
+		}
 		return nil
-	}
-	if err != nil {
-		return err
-	}
-	f.listenedBefore(sockets(place))
-	return nil
+	})
 }
 
-func readPlace(file string) (place Place, err error) {
-	raw, err := os.ReadFile(file)
-	if err == nil {
-		err = json.Unmarshal(raw, &place)
-	}
-	if err != nil {
-		return Place{}, fmt.Errorf("where DNS was served: %s: %w", file, err)
-	}
-	return place, nil
-}
-
-// remember writes the place, when the file has another one.
-func (p *Placement) remember(place Place) error {
+// remember writes the place, when the file has another one. That it cannot be written is told, and stops nothing.
+func (p *Placement) remember(place Place) {
 	if p.File == "" {
-		return nil
+		return
 	}
 	old, err := readPlace(p.File)
 	if err == nil && slices.Equal(old.VIPs, place.VIPs) && slices.Equal(old.Nodes, place.Nodes) {
-		return nil
+		return
 	}
-	if err := os.MkdirAll(filepath.Dir(p.File), 0o755); err != nil {
-		return fmt.Errorf("remember where DNS is served: %w", err)
-	}
-	if err := writeFile(p.File, place); err != nil {
-		return fmt.Errorf("remember where DNS is served: %w", err)
-	}
-	return nil
+	statefile.Keep(p.File, place, p.Tell)
 }

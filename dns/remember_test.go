@@ -12,6 +12,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"wayleave.dev/internal/statefile"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
@@ -94,11 +95,36 @@ func TestABrokenMemoryOfThePlaceIsNamed(t *testing.T) {
 	if err := Remember(file, &Feed{}); err != nil {
 		t.Errorf("no file: %v", err)
 	}
-	if err := os.WriteFile(file, []byte(`{"vips":["10.7`), 0o600); err != nil {
-		t.Fatal(err)
+	const whole = `{"vips":["10.7.0.1"],"nodes":["10.7.0.2"]}`
+	broken := []string{"{", "null", "[]", "\x00\x00", whole + "x", `{"vips":["x"]}`, `{"vips":[""]}`}
+	for i := range whole {
+		broken = append(broken, whole[:i])
 	}
-	f := &Feed{}
-	if err := Remember(file, f); err == nil || !strings.Contains(err.Error(), file) || f.before != nil {
-		t.Errorf("a torn file: %v, sockets %v", err, f.before)
+	for _, text := range broken {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f := &Feed{}
+		if err := Remember(file, f); err == nil || !strings.Contains(err.Error(), file) || f.before != nil {
+			t.Errorf("%q: %v, sockets %v", text, err, f.before)
+		}
+		// The next place is written, and with a copy from before, damage costs nothing.
+		p := &Placement{File: file}
+		p.remember(Place{VIPs: []netip.Addr{addr("10.7.0.1")}})
+		p.remember(Place{VIPs: []netip.Addr{addr("10.7.0.1")}, Nodes: []netip.Addr{addr("10.7.0.2")}})
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := Remember(file, f); err == nil || len(f.before) == 0 {
+			t.Errorf("%q: the copy from before is not used: %v, %v", text, err, f.before)
+		}
+		if err := statefile.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var told error
+	p := &Placement{File: "/proc/no-such-folder/dns-place", Tell: func(_ string, err error) { told = err }}
+	if p.remember(Place{VIPs: []netip.Addr{addr("10.7.0.1")}}); told == nil {
+		t.Error("a disk that takes nothing is not told of")
 	}
 }

@@ -47,7 +47,8 @@ type remote struct {
 
 	fails    atomic.Int32
 	probing  atomic.Bool
-	caseless atomic.Int64 // until, in Unix nanoseconds
+	made     time.Time
+	caseless atomic.Int64 // until, in nanoseconds since made
 	idle     chan idleConn
 	session  tls.ClientSessionCache
 
@@ -62,7 +63,7 @@ type idleConn struct {
 
 func newRemote(n model.Nameserver, dial dialer, roots *x509.CertPool) *remote {
 	ctx, end := context.WithCancel(context.Background())
-	return &remote{Nameserver: n, dial: dial, roots: roots, ctx: ctx, end: end,
+	return &remote{Nameserver: n, dial: dial, roots: roots, ctx: ctx, end: end, made: time.Now(),
 		idle: make(chan idleConn, idleConns), session: tls.NewLRUClientSessionCache(4)}
 }
 
@@ -146,7 +147,7 @@ func (u *remote) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 		return u.overTLS(ctx, ask)
 	}
 	ask.SetEdns0(maxUDP, doBit(q))
-	mixed := time.Now().UnixNano() >= u.caseless.Load()
+	mixed := int64(time.Since(u.made)) >= u.caseless.Load()
 	if mixed {
 		ask.Question[0].Name = mix(ask.Question[0].Name)
 	}
@@ -154,7 +155,7 @@ func (u *remote) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	if errors.Is(err, errLetters) {
 		// Nobody can guess TCP's numbers, so the letters are not needed there.
 		if got, err = u.over(ctx, "tcp", ask); err == nil {
-			u.caseless.Store(time.Now().Add(caselessFor).UnixNano())
+			u.caseless.Store(int64(time.Since(u.made) + caselessFor))
 		}
 	} else if err == nil && got.Truncated {
 		got, err = u.over(ctx, "tcp", ask)
@@ -340,8 +341,12 @@ func receive(conn net.Conn, buf []byte, datagrams bool) ([]byte, error) {
 	if _, err := io.ReadFull(conn, buf[:2]); err != nil {
 		return nil, err
 	}
-	m := make([]byte, binary.BigEndian.Uint16(buf))
-	_, err := io.ReadFull(conn, m)
+	// What a server announces is not made room for until it comes.
+	n := int(binary.BigEndian.Uint16(buf))
+	m, err := io.ReadAll(io.LimitReader(conn, int64(n)))
+	if err == nil && len(m) < n {
+		err = io.ErrUnexpectedEOF
+	}
 	return m, err
 }
 

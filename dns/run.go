@@ -2,7 +2,6 @@ package dns
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"wayleave.dev/internal/frame"
+	"wayleave.dev/internal/statefile"
 	"wayleave.dev/model"
 )
 
@@ -57,8 +57,9 @@ func Run(ctx context.Context, c Config) error {
 	zone := NewZone()
 	p := &process{Config: c, zone: zone, server: NewServer(zone, reg, c.Log)}
 	ready := make(chan struct{})
+	p.tidy()
 	if err := p.load(); err != nil {
-		c.Log.Warn("no snapshot from disk", "err", err)
+		c.Log.Warn("the last snapshot cannot be read", "err", err)
 	}
 	if err := p.health(ctx, reg, ready); err != nil {
 		return err
@@ -197,21 +198,31 @@ func (p *process) adopt(k Socket, f *os.File) error {
 	return nil
 }
 
-func (p *process) load() error {
-	raw, err := os.ReadFile(p.StateFile)
+// tidy removes what a process left that ended while it wrote: the folder is small.
+func (p *process) tidy() {
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(p.StateFile), snapshotTemp))
+	for _, f := range left {
+		err = errors.Join(err, os.Remove(f))
+	}
 	if err != nil {
+		p.Log.Warn("an unfinished snapshot stays", "err", err)
+	}
+}
+
+// load takes the last snapshot, or that before it where the last is damaged.
+func (p *process) load() error {
+	s, err := statefile.Read(p.StateFile, func(s saved) error {
+		if s.Version != protocolVersion {
+			return fmt.Errorf("version %d, want %d", s.Version, protocolVersion)
+		}
+		return nil
+	})
+	if s.Version == 0 {
 		return err
-	}
-	var s saved
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return fmt.Errorf("%s: %w", p.StateFile, err)
-	}
-	if s.Version != protocolVersion {
-		return fmt.Errorf("%s: version %d, want %d", p.StateFile, s.Version, protocolVersion)
 	}
 	p.take(update{Settings: &s.Settings, Whole: true, Set: s.Entries}, nil)
 	p.dirty = false
-	return nil
+	return err
 }
 
 // save writes the snapshot, whole or not at all.
@@ -223,32 +234,15 @@ func (p *process) save() {
 	for k, e := range p.zone.Entries() {
 		s.Entries = append(s.Entries, pair{k, e})
 	}
-	if err := writeFile(p.StateFile, s); err != nil {
+	if err := statefile.Write(p.StateFile, s); err != nil {
 		p.Log.Warn("could not save the snapshot", "err", err)
 		return
 	}
 	p.dirty = false
 }
 
-func writeFile(name string, v any) error {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".snapshot-*") // 0600 by itself
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
-	}
-	return err
-}
+// snapshotTemp is the pattern of files that earlier versions left.
+const snapshotTemp = ".snapshot-*"
 
 // health serves the probes.
 func (p *process) health(ctx context.Context, reg *prometheus.Registry, ready <-chan struct{}) error {
@@ -258,6 +252,9 @@ func (p *process) health(ctx context.Context, reg *prometheus.Registry, ready <-
 	l, err := net.Listen("unix", p.HealthSocket)
 	if err != nil {
 		return fmt.Errorf("health socket: %w", err)
+	}
+	if err := os.Chmod(p.HealthSocket, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("health socket: %w", err), l.Close())
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })

@@ -17,10 +17,6 @@ import (
 const (
 	// maxUDP is the largest datagram that crosses any network whole (DNS flag day).
 	maxUDP = 1232
-	// tcpIdle ends a connection that asks nothing.
-	tcpIdle = 10 * time.Second
-	// tcpQueries are answered on one connection at the most.
-	tcpQueries = 1000
 	// patience bounds the work on one query.
 	patience = 4 * time.Second
 )
@@ -47,7 +43,11 @@ type Server struct {
 
 	settings atomic.Pointer[Settings]
 	compiled atomic.Pointer[compiled]
-	workers  chan struct{}
+	// work is what the slow path has under way.
+	work  *shares
+	conns *connections
+	// unsent are bytes of answers that TCP clients have not taken.
+	unsent atomic.Int64
 	// slowTally and tcpTally count what the slow path answers.
 	slowTally, tcpTally *tally
 
@@ -96,13 +96,14 @@ type Socket struct {
 // NewServer makes a server that answers from zone, with no sockets yet.
 func NewServer(zone *Zone, reg prometheus.Registerer, log *slog.Logger) *Server {
 	m := newMetrics(reg)
-	s := &Server{log: log, metrics: m, sockets: map[Socket]listening{}, workers: make(chan struct{}, maxWorkers), slowTally: m.tally("udp"), tcpTally: m.tally("tcp")}
+	s := &Server{log: log, metrics: m, sockets: map[Socket]listening{}, work: newShares(maxWorkers, maxWorkersEach),
+		conns: newConnections(files(maxConns, 4), maxConnsEach), slowTally: m.tally("udp"), tcpTally: m.tally("tcp")}
 	s.forward = NewForwarder(m.forwarded.Inc)
 	reg.MustRegister(s.forward)
 	s.resolver = &Resolver{Zone: zone, Forward: s.forward.Forward}
 	s.forward.source = note
 	s.outside, s.caller = s.forward.Answer, s.ofCaller
-	reg.MustRegister(&s.callers)
+	reg.MustRegister(&s.callers, s.conns)
 	s.Configure(Settings{})
 	return s
 }
@@ -182,24 +183,6 @@ func (s *Server) stop(k Socket, d listening) {
 	defer cancel()
 	if err := d.stop(ctx); err != nil {
 		s.log.Warn("a socket would not close, or queries that had arrived may be lost", "socket", k, "err", err)
-	}
-}
-
-// serveTCP answers one query of a connection.
-func (s *Server) serveTCP(w dns.ResponseWriter, q *dns.Msg) {
-	from, err := netip.ParseAddrPort(w.RemoteAddr().String())
-	client := from.Addr().Unmap().WithZone("")
-	if err != nil || !s.compiled.Load().clients.allowed(client) {
-		s.tcpTally.mu.Lock()
-		s.tcpTally.refused++
-		s.tcpTally.mu.Unlock()
-		w.Close()
-		return
-	}
-	m := s.reply(q, client, "tcp", s.tcpTally)
-	m.Compress = true
-	if err := w.WriteMsg(m); err != nil {
-		s.log.Debug("could not answer", "client", w.RemoteAddr().String(), "err", err)
 	}
 }
 

@@ -283,6 +283,9 @@ func TestTheLastSnapshotIsReadAtStart(t *testing.T) {
 	if err := p.load(); err == nil || !strings.Contains(err.Error(), "snapshot") {
 		t.Errorf("a torn snapshot was read: %v", err)
 	}
+	if n, ok := p.zone.look("backend.default.svc"); !ok || len(n.addrs) != 2 {
+		t.Errorf("with a torn snapshot the names are %v", n)
+	}
 }
 
 func TestLongAnswersAreTruncatedAndComeByTCP(t *testing.T) {

@@ -28,8 +28,10 @@ const (
 	// maxReaders read one socket: while one waits for queries, others answer theirs.
 	maxReaders = 4
 	// maxWorkers bounds the queries that the slow path has at a time, so that a dead
-	// upstream eats no memory; more are answered SERVFAIL.
-	maxWorkers = 8192
+	// upstream eats no memory; more are answered SERVFAIL. maxWorkersEach are those of
+	// one source.
+	maxWorkers     = 4096
+	maxWorkersEach = 512
 )
 
 // udpSocket answers the queries of one socket.
@@ -278,17 +280,16 @@ func (r *reader) later(i int, in []byte) {
 	if len(in) < headerLen {
 		return
 	}
-	select {
-	case s.workers <- struct{}{}:
-	default:
+	source := s.sourceOf(addrOf(&r.from[i]))
+	if !s.work.take(source) {
 		r.tally.full++
 		r.reply(i, refusal(r.out[i][:0], in, dns.RcodeServerFailure))
 		return
 	}
 	raw, to := append([]byte(nil), in...), portOf(&r.from[i])
 	r.u.slow.Go(func() {
-		defer func() { <-s.workers }()
-		out := s.slowUDP(raw, to.Addr())
+		defer s.work.done(source)
+		out := s.answerSlowly(raw, to.Addr().WithZone(""), overUDP)
 		if out == nil {
 			return
 		}
@@ -306,8 +307,8 @@ func refusal(out, in []byte, rcode byte) []byte {
 	return out
 }
 
-// slowUDP answers one datagram by way of the library; nil is no answer.
-func (s *Server) slowUDP(raw []byte, client netip.Addr) []byte {
+// answerSlowly answers one query by way of the library; nil is no answer.
+func (s *Server) answerSlowly(raw []byte, client netip.Addr, by transport) []byte {
 	head := dns.Header{Id: binary.BigEndian.Uint16(raw), Bits: binary.BigEndian.Uint16(raw[2:]), Qdcount: binary.BigEndian.Uint16(raw[4:]),
 		Ancount: binary.BigEndian.Uint16(raw[6:]), Nscount: binary.BigEndian.Uint16(raw[8:]), Arcount: binary.BigEndian.Uint16(raw[10:])}
 	switch dns.DefaultMsgAcceptFunc(head) {
@@ -322,12 +323,8 @@ func (s *Server) slowUDP(raw []byte, client netip.Addr) []byte {
 	if err := q.Unpack(raw); err != nil {
 		return refusal(nil, raw, dns.RcodeFormatError)
 	}
-	m := s.reply(q, client, "udp", s.slowTally)
-	size := dns.MinMsgSize
-	if opt := q.IsEdns0(); opt != nil {
-		size = min(max(int(opt.UDPSize()), dns.MinMsgSize), maxUDP)
-	}
-	m.Truncate(size)
+	m := s.reply(q, client, by.network, by.tally(s))
+	m.Truncate(by.size(q))
 	m.Compress = true
 	out, err := m.Pack()
 	if err != nil {
@@ -355,18 +352,14 @@ func portOf(sa *unix.RawSockaddrInet6) netip.AddrPort {
 	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(port[:]))
 }
 
-// tcpSocket answers the connections of one socket, by the library.
-type tcpSocket struct{ *dns.Server }
-
-func (t tcpSocket) serve() error                   { return t.ActivateAndServe() }
-func (t tcpSocket) stop(ctx context.Context) error { return t.ShutdownContext(ctx) }
-
 // open makes a socket's service of what was passed.
 func (s *Server) open(l net.Listener, p net.PacketConn) (listening, error) {
 	if l != nil {
-		return tcpSocket{&dns.Server{Listener: l, Handler: dns.HandlerFunc(s.serveTCP),
-			ReadTimeout: tcpIdle, WriteTimeout: tcpIdle, MaxTCPQueries: tcpQueries,
-			IdleTimeout: func() time.Duration { return tcpIdle }}}, nil
+		c, ok := l.(*net.TCPListener)
+		if !ok {
+			return nil, errors.New("it is no TCP socket")
+		}
+		return newTCPSocket(s, c)
 	}
 	c, ok := p.(*net.UDPConn)
 	if !ok {

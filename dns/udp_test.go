@@ -75,10 +75,12 @@ func TestADeadUpstreamStopsNoClusterName(t *testing.T) {
 	}
 	defer s.Keep(nil)
 	defer close(release)
-	for range cap(s.workers) {
-		s.workers <- struct{}{} // all but one are taken
+	others := addrsFrom("10.9.0.1", maxWorkers-1)
+	for _, a := range others { // all but one are taken
+		if !s.work.take(a) {
+			t.Fatal("not as many as there may be")
+		}
 	}
-	<-s.workers
 	in, err := new(dns.Msg).SetQuestion("google.com.", dns.TypeA).Pack()
 	if err != nil {
 		t.Fatal(err)
@@ -94,8 +96,8 @@ func TestADeadUpstreamStopsNoClusterName(t *testing.T) {
 			t.Fatalf("a name of the cluster: %s", got)
 		}
 	}
-	for range cap(s.workers) - 1 {
-		<-s.workers
+	for _, a := range others {
+		s.work.done(a)
 	}
 }
 
@@ -164,6 +166,8 @@ coredns_dns_responses_total SERVFAIL 1
 wayleave_dns_foreign_clients_total 1
 wayleave_dns_overload_total 0
 wayleave_dns_prebuilt_answers_total 4
+wayleave_dns_tcp_connections 0
+wayleave_dns_tcp_evicted_total 0
 `
 	compare := func() error {
 		if got := shown(t, reg); got != want {

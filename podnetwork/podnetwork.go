@@ -23,6 +23,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
@@ -48,9 +49,11 @@ type Config struct {
 	// Plugin is the plugin's program, to be copied to BinDir; ConfDir gets the
 	// configuration.
 	Plugin, BinDir, ConfDir string
-	CoolDown                time.Duration
-	Masquerade              bool
-	Routing                 routes.Mode
+	// Tell is told of a state file that is damaged or cannot be written; may be nil.
+	Tell       statefile.Tell
+	CoolDown   time.Duration
+	Masquerade bool
+	Routing    routes.Mode
 	// ProbeEvery is how often the paths to other nodes are probed, 0 for never.
 	ProbeEvery time.Duration
 	// PathMTU is told what was found, for metrics; may be nil.
@@ -108,10 +111,7 @@ type Network struct {
 
 // New opens the leases and adopts what is there.
 func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
-	book, err := ipam.Open(c.StateDir, c.CoolDown, nil)
-	if err != nil {
-		return nil, err
-	}
+	book := ipam.Open(c.StateDir, c.CoolDown, nil, c.Tell)
 	host, err := veth.NewHost(c.NSFD, c.Sysctl)
 	if err != nil {
 		return nil, errors.Join(err, book.Close())
@@ -178,7 +178,7 @@ func (n *Network) Run(ctx context.Context) error {
 		n.Log.Warn("tombstones of the CNI plugin", "err", err)
 	}
 	if err := n.server.Reconcile(); err != nil {
-		n.Log.Warn("leases and links", "err", err)
+		n.Log.Warn("leases and links; no address is given out until they agree", "err", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -257,8 +257,8 @@ func (n *Network) translation(ctx context.Context) error {
 
 // publish installs the plugin, and its configuration once the node has a network.
 func (n *Network) publish(ctx context.Context) error {
-	if err := install(n.Plugin, filepath.Join(n.BinDir, call.Type)); err != nil {
-		return fmt.Errorf("CNI plugin: %w", err)
+	if err := n.put("CNI plugin", filepath.Join(n.BinDir, call.Type), func(to string) error { return install(n.Plugin, to) }); err != nil {
+		return err
 	}
 	select {
 	case <-n.looked:
@@ -278,11 +278,27 @@ func (n *Network) publish(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := writeFile(filepath.Join(n.ConfDir, ConfName), []byte(conflist), 0o644); err != nil {
-		return fmt.Errorf("CNI configuration: %w", err)
+	if err := n.put("CNI configuration", filepath.Join(n.ConfDir, ConfName), func(to string) error { return writeFile(to, []byte(conflist), 0o644) }); err != nil {
+		return err
 	}
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+// put has a file written. One that an earlier agent left serves until the disk takes another.
+func (n *Network) put(what, to string, write func(to string) error) error {
+	err := write(to)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("%s: %w", what, err)
+	if _, missing := os.Stat(to); missing != nil {
+		return errors.Join(err, missing)
+	}
+	if n.Tell != nil {
+		n.Tell(to, err)
+	}
+	return nil
 }
 
 // install copies a program in place of a running one.
@@ -304,10 +320,14 @@ func writeFile(name string, content []byte, mode fs.FileMode) error {
 		return err
 	}
 	temp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".new")
-	if err := os.WriteFile(temp, content, mode); err != nil {
-		return err
+	err := os.WriteFile(temp, content, mode)
+	if err == nil {
+		err = os.Rename(temp, name)
 	}
-	return os.Rename(temp, name)
+	if err != nil {
+		_ = os.Remove(temp) // gives a full disk its space back
+	}
+	return err
 }
 
 // Facts are lines about the leases, for status.

@@ -18,7 +18,14 @@ const proxyRetry = 5 * time.Second
 
 // proxyLinks are the loopback's addresses of the ingress proxy. They are remembered apart
 // from those of DNS.
-func proxyLinks(c Config) (*link.Kernel, error) { return link.NewKernel(c.NSFD, proxyFile(c)) }
+func proxyLinks(c Config) (*link.Kernel, error) {
+	k, err := link.NewKernel(c.NSFD, proxyFile(c))
+	if err != nil {
+		return nil, err
+	}
+	k.Tell = c.Tell
+	return k, nil
+}
 
 func proxyFile(c Config) string { return filepath.Join(c.StateDir, "proxy-addresses") }
 

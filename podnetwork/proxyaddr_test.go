@@ -189,10 +189,7 @@ func TestTheProxysAddressWaitsForItsPod(t *testing.T) {
 	c := newClusterWith(t, routes.Direct)
 	m := c.nodes[0]
 	m.stop()
-	book, err := ipam.Open(m.path("state"), time.Minute, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	book := ipam.Open(m.path("state"), time.Minute, nil, nil)
 	if err := book.Adopt("wy0123456789", []netip.Addr{netip.MustParseAddr("10.244.1.254")}); err != nil {
 		t.Fatal(err)
 	}

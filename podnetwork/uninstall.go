@@ -18,12 +18,12 @@ import (
 // files are those of the feature on the node.
 func files(c Config) []string {
 	return []string{filepath.Join(c.ConfDir, ConfName), filepath.Join(c.BinDir, call.Type), c.Socket,
-		filepath.Join(c.StateDir, "leases"), filepath.Join(c.StateDir, "leases.new"), sysctls(c).State,
+		filepath.Join(c.StateDir, "leases"), filepath.Join(c.StateDir, "leases.new"), filepath.Join(c.StateDir, "leases.damaged"), sysctls(c).State,
 		proxyFile(c), proxyFile(c) + ".new"}
 }
 
 func sysctls(c Config) sysctl.Set {
-	return sysctl.Set{Root: c.Sysctl, State: filepath.Join(c.StateDir, "sysctl")}
+	return sysctl.Set{Root: c.Sysctl, State: filepath.Join(c.StateDir, "sysctl"), Tell: c.Tell}
 }
 
 // Uninstall removes what the feature left on the node: links, routes, rules, files,

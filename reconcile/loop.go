@@ -190,6 +190,9 @@ func (l *Loop[K, P]) apply(ctx context.Context) {
 	now := time.Now()
 	if l.resync {
 		if l.whole == nil || !now.Before(l.whole.at) {
+			if l.since.IsZero() {
+				l.since = now
+			}
 			l.done(l.Target.Sync(ctx, maps.Clone(l.plans)), l.pending, true)
 		}
 		return
@@ -211,6 +214,9 @@ func (l *Loop[K, P]) apply(ctx context.Context) {
 			l.since = time.Time{}
 		}
 		return
+	}
+	if l.since.IsZero() { // a retry
+		l.since = now
 	}
 	l.done(l.Target.Apply(ctx, set, del), keys, false)
 }

@@ -122,7 +122,8 @@ func (c contest) address(a netip.Addr) string {
 			return fmt.Sprintf("%s is the ClusterIP of service %s", a, o.Name)
 		}
 	}
-	if o, ok := c.snap.Service(ingressService()); ok && o.Name != c.svc.Name && slices.Contains(o.LoadBalancerIPs, a) && !shares(o, c.svc) {
+	o, ok := c.snap.Service(ingressService())
+	if ok && o.Name != c.svc.Name && slices.Contains(o.LoadBalancerIPs, a) && !shares(o, c.svc) {
 		return fmt.Sprintf("%s is the address of service %s", a, o.Name)
 	}
 	for r := range c.snap.ServiceCIDRs() {
@@ -176,7 +177,8 @@ func (c contest) reserved(p model.Protocol, port uint16) string {
 
 // shares says whether both Services ask to share an address, by the same key.
 func shares(a, b *model.Service) bool {
-	return a.LoadBalancer != nil && b.LoadBalancer != nil && a.LoadBalancer.SharingKey != "" && a.LoadBalancer.SharingKey == b.LoadBalancer.SharingKey
+	return a.LoadBalancer != nil && b.LoadBalancer != nil && a.LoadBalancer.SharingKey != "" &&
+		a.LoadBalancer.SharingKey == b.LoadBalancer.SharingKey
 }
 
 // apiService is the Service of the API server.
@@ -192,7 +194,8 @@ func ingressService() model.Name {
 func notGlobal(a netip.Addr) string {
 	switch {
 	case !a.IsValid(), a.IsUnspecified(), a.IsLoopback(), a.IsLinkLocalUnicast(), a.IsMulticast():
-		return fmt.Sprintf("%s is not an address of a service: unspecified, loopback, link-local and multicast ones are refused", a)
+		const refused = "unspecified, loopback, link-local and multicast ones are refused"
+		return fmt.Sprintf("%s is not an address of a service: %s", a, refused)
 	case a.Is4In6():
 		return fmt.Sprintf("%s is an IPv4 address in IPv6 form; write %s", a, a.Unmap())
 	case a.Is4() && (a.As4()[0] == 0 || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})):

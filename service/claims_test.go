@@ -368,3 +368,24 @@ func TestClaimsDoNotDependOnHistory(t *testing.T) {
 		}
 	}
 }
+
+// Many frontends with many endpoints each are bounded together.
+func TestBackendsOfAServiceAreBounded(t *testing.T) {
+	c := newClaims(t)
+	s := svc("aaa/web", 60, "10.96.7.7")
+	slice := &model.EndpointSlice{Name: model.Name{Namespace: "aaa", Name: "web-1"}, Service: "web"}
+	for i := range uint16(500) {
+		s.Ports = append(s.Ports, model.ServicePort{Name: fmt.Sprint(i), Protocol: model.TCP, Port: 1 + i})
+		slice.Ports = append(slice.Ports, model.EndpointPort{Name: fmt.Sprint(i), Protocol: model.TCP, Port: 1 + i})
+		slice.Endpoints = append(slice.Endpoints, model.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}), Ready: true})
+	}
+	c.write(func(w *model.Writer) { w.PutService(s); w.PutEndpointSlice(slice) })
+	c.follow()
+	n := 0
+	for _, e := range c.plans[s.Name].Entries {
+		n += len(e.Slots)
+	}
+	if bad := c.bad[s.Name]; n > maxSlots || n < maxSlots/4 || len(bad) != 1 || bad[0].Field != "spec.ports" {
+		t.Errorf("%d backends, problems %v", n, bad)
+	}
+}

@@ -150,8 +150,33 @@ func MakeWith(snap model.Snapshot, key model.Name, opt Options) (p Plan, ok bool
 	problems = append(problems, p.addExternal(c, ends, self)...)
 	slices.SortStableFunc(p.Entries, func(a, b Entry) int { return a.Frontend.Compare(b.Frontend) })
 	p.Entries, problems = unique(svc, p.Entries, problems)
+	problems = append(problems, p.bound(c)...)
 	p.Hairpin, p.HealthCheck = ends.local, svc.HealthCheckPort
 	return p, true, problems
+}
+
+// maxSlots bounds the backends of all frontends of one Service together: each is an element
+// or a rule on every node.
+const maxSlots = 131072
+
+// bound leaves out endpoints of which one Service has too many for its frontends: the same
+// on all nodes.
+func (p *Plan) bound(c contest) []model.Problem {
+	n := 0
+	for _, e := range p.Entries {
+		n += len(e.Slots) + len(e.Outside)
+	}
+	if n <= maxSlots {
+		return nil
+	}
+	each := max(1, maxSlots/len(p.Entries)/2)
+	for i := range p.Entries {
+		e := &p.Entries[i]
+		e.Slots, e.Outside = e.Slots[:min(each, len(e.Slots))], e.Outside[:min(each, len(e.Outside))]
+	}
+	const format = "%d frontends with their endpoints are %d backends; %d are the most of one service; " +
+		"the first %d endpoints of each frontend are used"
+	return []model.Problem{c.problem("spec.ports", format, len(p.Entries), n, maxSlots, each)}
 }
 
 func (c contest) problem(field, format string, args ...any) model.Problem {
@@ -169,11 +194,13 @@ func (p *Plan) addNodePorts(c contest, ends endpoints) (problems []model.Problem
 		}
 		field := fmt.Sprintf("spec.ports[%d].nodePort", i)
 		if whose := c.reserved(port.Protocol, port.NodePort); whose != "" {
-			problems = append(problems, c.problem(field, "%d/%s is a port of %s on the nodes; any other of the range is allowed; it is not served", port.NodePort, port.Protocol, whose))
+			problems = append(problems, c.problem(field, "%d/%s is a port of %s on the nodes; any other of the range is allowed; it is not served",
+				port.NodePort, port.Protocol, whose))
 			continue
 		}
 		if o := c.nodePort(port.Protocol, port.NodePort); o != nil {
-			problems = append(problems, c.problem(field, "%d/%s belongs to service %s, which comes first by age and name; it is not served", port.NodePort, port.Protocol, o.Name))
+			problems = append(problems, c.problem(field, "%d/%s belongs to service %s, which comes first by age and name; it is not served",
+				port.NodePort, port.Protocol, o.Name))
 			continue
 		}
 		for _, vip := range p.VIPs {
@@ -194,7 +221,8 @@ func (p *Plan) addExternal(c contest, ends endpoints, self *model.Node) (problem
 		p.Entries, problems = append(p.Entries, entries...), append(problems, bad...)
 	}
 	if n := len(c.svc.ExternalIPs); n > 0 && c.opt.NoExternalIPs {
-		return append(problems, c.problem("spec.externalIPs", "%d addresses are not served: the setting service.externalIPs is false", n))
+		return append(problems, c.problem("spec.externalIPs",
+			"%d addresses are not served: the setting service.externalIPs is false", n))
 	}
 	for i, a := range c.svc.ExternalIPs {
 		entries, bad := c.external(p.VIPs, fmt.Sprintf("spec.externalIPs[%d]", i), a, classExternal, ends)
@@ -204,7 +232,9 @@ func (p *Plan) addExternal(c contest, ends endpoints, self *model.Node) (problem
 }
 
 // external are the entries of one address for clients outside.
-func (c contest) external(vips []netip.Addr, field string, a netip.Addr, by class, ends endpoints) (out []Entry, problems []model.Problem) {
+func (c contest) external(
+	vips []netip.Addr, field string, a netip.Addr, by class, ends endpoints,
+) (out []Entry, problems []model.Problem) {
 	if !slices.ContainsFunc(vips, func(v netip.Addr) bool { return v.Is6() == a.Is6() }) {
 		return nil, []model.Problem{c.problem(field, "%s is not of a family of the service (spec.ipFamilies)", a)}
 	}
@@ -260,7 +290,8 @@ func (c contest) vips() (good []netip.Addr, problems []model.Problem) {
 			continue
 		}
 		if o := c.clusterIP(a); o != nil {
-			problems = append(problems, c.problem(field, "%s belongs to service %s, which comes first by age and name; it is not served", a, o.Name))
+			problems = append(problems, c.problem(field,
+				"%s belongs to service %s, which comes first by age and name; it is not served", a, o.Name))
 			continue
 		}
 		good = append(good, a)

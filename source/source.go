@@ -125,6 +125,7 @@ func Service(in *corev1.Service) (*model.Service, []model.Problem) {
 		c.balancer(in, out)
 	}
 	c.policies(in, out)
+	c.bounds(out)
 	return out, c.problems
 }
 

@@ -2,6 +2,7 @@ package source
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -240,5 +241,67 @@ func TestAWrongSourceRangeOpensNoDoor(t *testing.T) {
 	s, problems := Service(in)
 	if got := fmt.Sprint(s.SourceRanges); got != "[0.0.0.0/32 ::/128]" || len(problems) != 1 || problems[0].Field != "spec.loadBalancerSourceRanges[0]" {
 		t.Errorf("ranges are %s, %v", got, problems)
+	}
+}
+
+// Node ports and health check ports of the node's own listeners are refused by name.
+func TestPortsOfTheNodeAreNoNodePorts(t *testing.T) {
+	for port, whose := range map[int32]string{10250: "kubelet", 6443: "API server", 10053: "DNS", 2379: "etcd", 7946: "heartbeats", 10256: "Wayleave"} {
+		in := goodService()
+		in.Spec.Type = corev1.ServiceTypeLoadBalancer
+		in.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		in.Spec.HealthCheckNodePort = port
+		in.Spec.Ports = []corev1.ServicePort{{Name: "a", Port: 80, NodePort: port}}
+		s, problems := Service(in)
+		if len(problems) != 2 || s.HealthCheckPort != 0 || s.Ports[0].NodePort != 0 {
+			t.Errorf("%d: %+v, %v", port, s, problems)
+		}
+		for _, p := range problems {
+			if !strings.Contains(p.Reason, whose) || p.Field != "spec.ports[0].nodePort" && p.Field != "spec.healthCheckNodePort" {
+				t.Errorf("%d: %v", port, p)
+			}
+		}
+	}
+}
+
+// One Service has bounds, whatever it asks for; source ranges that are left out deny, in
+// both families.
+func TestAServiceHasBounds(t *testing.T) {
+	in := goodService()
+	in.Spec.Type = corev1.ServiceTypeLoadBalancer
+	in.Spec.ClusterIPs, in.Spec.ClusterIP = []string{"10.96.0.9", "fd00:96::9"}, "10.96.0.9"
+	in.Spec.Ports = nil
+	for i := range 3000 {
+		in.Spec.Ports = append(in.Spec.Ports, corev1.ServicePort{Name: fmt.Sprint("p", i), Port: int32(1 + i)})
+	}
+	for i := range 2000 {
+		in.Spec.ExternalIPs = append(in.Spec.ExternalIPs, fmt.Sprintf("203.0.%d.%d", i/250, 1+i%250))
+		in.Spec.LoadBalancerSourceRanges = append(in.Spec.LoadBalancerSourceRanges, fmt.Sprintf("198.%d.%d.0/24", i/250, i%250))
+	}
+	in.Spec.LoadBalancerSourceRanges = append(in.Spec.LoadBalancerSourceRanges, "2001:db8::/64")
+	in.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.1"}, {IP: "2001:db8::1"}}
+	for ports := range []int{0, 1, 2} {
+		cut := *in.DeepCopy()
+		cut.Spec.Ports = cut.Spec.Ports[:[]int{3000, 700, 1}[ports]]
+		s, problems := Service(&cut)
+		if n := len(s.Ports) * (len(s.ClusterIPs) + len(s.LoadBalancerIPs) + len(s.ExternalIPs)); n > maxFrontends || n < 1000 {
+			t.Errorf("%d frontends", n)
+		}
+		if n := len(s.SourceRanges); n > maxSourceRanges+2 || n*len(s.LoadBalancerIPs)*len(s.Ports) > maxGuards+2*maxFrontends {
+			t.Errorf("%d ranges", n)
+		}
+		for _, is6 := range []bool{false, true} {
+			if !slices.ContainsFunc(s.SourceRanges, func(p netip.Prefix) bool { return p.Addr().Is6() == is6 }) && len(s.LoadBalancerIPs) > 0 {
+				t.Errorf("no range is left of IPv6 = %v: everybody is let in", is6)
+			}
+		}
+		if len(problems) < 1 {
+			t.Error("nothing is named")
+		}
+		for _, p := range problems {
+			if !strings.Contains(p.Reason, "the most of one service") {
+				t.Errorf("%v", p)
+			}
+		}
 	}
 }

@@ -8,11 +8,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	mathrand "math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +20,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"wayleave.dev/internal/statefile"
 )
 
 // What a node's Lease holds of the key that agents encrypt heartbeats with.
@@ -61,49 +60,36 @@ type PeerKeys struct {
 	public, private *[32]byte
 }
 
-// Load reads the key pair from the file, or makes one. Call it before the other methods.
-// A file that cannot be read as a key is an error that names it.
+// Load reads the key pair from the file, or makes one. Call it before the other methods. A damaged file is
+// replaced by a new pair, for which the writer seals the group's key anew; a disk that cannot be written leaves
+// the pair in memory. Both are told.
 func (k *PeerKeys) Load() error {
-	raw, err := os.ReadFile(k.File)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		public, private, err := box.GenerateKey(rand.Reader)
-		if err != nil {
+	private, err := statefile.ReadWith(k.File, parseKey)
+	if err != nil {
+		k.Log.Warn("the key of this node is made anew unless a copy is told of", "err", err)
+	}
+	if private == nil {
+		if _, private, err = box.GenerateKey(rand.Reader); err != nil {
 			return fmt.Errorf("peer key: %w", err)
 		}
-		if err := writeKey(k.File, private); err != nil {
-			return fmt.Errorf("peer key: %w", err)
+		if err := statefile.WriteBytes(k.File, []byte(hex.EncodeToString(private[:])+"\n"), 0o600); err != nil {
+			k.Log.Warn("the key of this node is lost when the agent ends", "file", k.File, "err", err)
 		}
-		k.public, k.private = public, private
-		return nil
-	case err != nil:
-		return fmt.Errorf("peer key: %w", err)
 	}
-	private, err := hex.DecodeString(strings.TrimSpace(string(raw)))
-	if err != nil || len(private) != 32 {
-		return fmt.Errorf("peer key: %s: found %d bytes, 64 hexadecimal digits are allowed; delete it and the agent makes a new one", k.File, len(raw))
-	}
-	public, err := curve25519.X25519(private, curve25519.Basepoint)
+	public, err := curve25519.X25519(private[:], curve25519.Basepoint)
 	if err != nil {
 		return fmt.Errorf("peer key: %s: %w", k.File, err)
 	}
-	k.private, k.public = (*[32]byte)(private), (*[32]byte)(public)
+	k.private, k.public = private, (*[32]byte)(public)
 	return nil
 }
 
-func writeKey(file string, private *[32]byte) error {
-	f, err := os.CreateTemp(filepath.Dir(file), ".peer-key-*") // 0600 by itself
-	if err != nil {
-		return err
+func parseKey(raw []byte) (*[32]byte, error) {
+	private, err := hex.DecodeString(strings.TrimSpace(string(raw)))
+	if err != nil || len(private) != 32 {
+		return nil, fmt.Errorf("found %d bytes, 64 hexadecimal digits are allowed", len(raw))
 	}
-	_, err = fmt.Fprintln(f, hex.EncodeToString(private[:]))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
-	}
-	return err
+	return (*[32]byte)(private), nil
 }
 
 // Run keeps the public key in this node's Lease, calls set with the group's keys, newest

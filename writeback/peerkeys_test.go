@@ -211,20 +211,26 @@ func TestOneNodeCannotChangeTheKeyOfHeartbeats(t *testing.T) {
 	}
 }
 
+// A damaged key is named and made anew; a disk that takes nothing stops no agent.
 func TestAPeerKeyThatCannotBeReadIsNamed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "peer-key")
-	if err := os.WriteFile(file, []byte("abc\n"), 0o600); err != nil {
-		t.Fatal(err)
+	for _, text := range []string{"abc\n", "", strings.Repeat("0", 63), strings.Repeat("z", 64), strings.Repeat("\x00", 64)} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var said bytes.Buffer
+		k := &PeerKeys{File: file, Log: slog.New(slog.NewTextHandler(&said, nil))}
+		if err := k.Load(); err != nil || !strings.Contains(said.String(), file) || !strings.Contains(said.String(), "64 hexadecimal digits are allowed") {
+			t.Errorf("%q: %v, said %s", text, err, &said)
+		}
+		again := &PeerKeys{File: file, Log: slog.New(slog.DiscardHandler)}
+		if err := again.Load(); err != nil || *again.private != *k.private {
+			t.Errorf("%q: the new key is not kept: %v", text, err)
+		}
 	}
-	err := (&PeerKeys{File: file}).Load()
-	if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "64 hexadecimal digits are allowed") {
-		t.Errorf("error is %v", err)
-	}
-	if err := os.Remove(file); err != nil {
-		t.Fatal(err)
-	}
-	if err := (&PeerKeys{File: file}).Load(); err != nil {
-		t.Fatal(err)
+	away := &PeerKeys{File: "/proc/no-such-folder/peer-key", Log: slog.New(slog.DiscardHandler)}
+	if err := away.Load(); err != nil || away.private == nil {
+		t.Errorf("without a disk: %v", err)
 	}
 	info, err := os.Stat(file)
 	if err != nil || info.Mode().Perm() != 0o600 {

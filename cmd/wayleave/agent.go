@@ -19,7 +19,9 @@ import (
 
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/internal/owner"
+	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
@@ -48,6 +50,9 @@ func agentCommand() *cobra.Command {
 		Short: "Run this node's network (what the DaemonSet starts)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := memlimit.Set(1, 2); err != nil {
+				fmt.Fprintln(os.Stderr, "going on without:", err)
+			}
 			return runAgent(cmd.Context(), settings)
 		},
 	}
@@ -160,22 +165,18 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 		return nil, err
 	}
 	a.planes = newPlanes(0, a.nft, track, cfg, stateDir)
-	a.planes.LockFile = hostRoot + "/run/xtables.lock"
-	if _, err := os.Stat(a.planes.LockFile); err != nil {
-		a.planes.LockFile = runDir + "/xtables.lock" // nobody on the host uses iptables-legacy
-	}
+	a.planes.Tell = a.tellState
+	a.planes.LockFile = xtablesLock
 	if a.store, err = model.NewStore(); err != nil {
 		return nil, err
 	}
 	a.gate = networkpolicy.NewGate(a.node)
 	a.metrics = newMetrics(prometheus.NewRegistry())
-	a.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{Root: hostRoot})
+	a.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{Facts: nodeFacts})
 	if err != nil {
 		return nil, err
 	}
-	if err := (kubesource.Servers{Endpoints: a.client.Endpoints, File: apiServersFile}).Load(); err != nil {
-		log.Warn("going on without them", "err", err)
-	}
+	kubesource.Servers{Endpoints: a.client.Endpoints, File: apiServersFile, Tell: a.tellState}.Load()
 	log.Info("starting", "version", version, "node", a.node, "kernel", a.features.Release, "apiServer", a.client.Server, "from", a.client.From)
 	for _, line := range cfg.Unused {
 		log.Warn("a setting has no effect", "setting", line)
@@ -189,7 +190,7 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 	a.feed = &dns.Feed{Open: dns.OpenSocket, AllowUID: dnsUser, Log: log}
 	if cfg.DNS.Enabled {
 		if err := dns.Remember(dnsPlaceFile, a.feed); err != nil {
-			log.Warn("the DNS server has no socket until the API server was read", "err", err)
+			a.tellState(dnsPlaceFile, err)
 		}
 	}
 	a.ingress = newIngressFeed(a)
@@ -199,7 +200,7 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 
 // fromKubelet fills settings that are empty from what the kubelet was told.
 func (a *agent) fromKubelet() error {
-	vips, domain, err := kubesource.Host{Root: hostRoot}.ClusterDNS()
+	vips, domain, err := kubesource.Host{Facts: nodeFacts}.ClusterDNS()
 	if err != nil {
 		return err
 	}
@@ -318,16 +319,9 @@ func (a *agent) health(name string) *reconcile.Health {
 
 // dnsFeed serves the dns container of this pod, as owner and as standby.
 func (a *agent) dnsFeed(ctx context.Context) error {
-	if err := os.Remove(dnsSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dnsSocket})
+	l, err := listenChild(dnsSocket)
 	if err != nil {
 		return err
-	}
-	// The feed asks the kernel who calls; the mode only lets that user try.
-	if err := os.Chmod(dnsSocket, 0o666); err != nil {
-		return errors.Join(err, l.Close())
 	}
 	return a.feed.Serve(ctx, l)
 }
@@ -421,7 +415,7 @@ func (a *agent) own(ctx context.Context) error {
 	a.owner.Store(true)
 	a.log.Info("this agent owns the node")
 	speak(a.cfg.LoadBalancer.Settle)
-	start("API servers", true, kubesource.Servers{Endpoints: a.client.Endpoints, Store: a.store, File: apiServersFile}.Run)
+	start("API servers", true, kubesource.Servers{Endpoints: a.client.Endpoints, Store: a.store, File: apiServersFile, Tell: a.tellState}.Run)
 	start("podnetwork", a.cfg.PodNetwork.Enabled, a.podNetwork)
 	start("networkpolicy", a.cfg.NetworkPolicy.Enabled, a.enforce)
 	start("networkpolicy", !a.cfg.NetworkPolicy.Enabled, a.leavePolicies)
@@ -434,7 +428,22 @@ func (a *agent) own(ctx context.Context) error {
 }
 
 func (a *agent) links(file string) (*link.Kernel, error) {
-	return link.NewKernel(int(a.netns.Fd()), stateDir+"/"+file)
+	k, err := link.NewKernel(int(a.netns.Fd()), stateDir+"/"+file)
+	if err != nil {
+		return nil, err
+	}
+	k.Tell = a.tellState
+	return k, nil
+}
+
+// tellState says what is wrong with a state file, until it has been written again. Nothing ends for it.
+func (a *agent) tellState(path string, err error) {
+	var problems []model.Problem
+	if err != nil {
+		a.log.Warn("state file", "err", err)
+		problems = []model.Problem{{Kind: "Node", Object: model.Name{Name: a.node}, Field: path, Reason: err.Error()}}
+	}
+	a.problems.Set("state", path, problems)
 }
 
 func (a *agent) podNetwork(ctx context.Context) error {
@@ -459,7 +468,7 @@ func (a *agent) podNetwork(ctx context.Context) error {
 		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing), ProbeEvery: a.cfg.PodNetwork.ProbeEvery,
 		PathMTU: func(node string, bytes int) { a.metrics.path.WithLabelValues(node).Set(float64(bytes)) },
 		Leases:  a.leases, Isolate: isolate, ProxyAddress: a.cfg.Ingress.Enabled, Proxy: proxied,
-		Kernel: kernel, NFT: a.nft, Track: track, Firewall: a.nft, Report: a.problems.Set, Log: a.log,
+		Kernel: kernel, NFT: a.nft, Track: track, Firewall: a.nft, Report: a.problems.Set, Tell: a.tellState, Log: a.log,
 	}, a.health("podnetwork"), a.health("masquerade"))
 	if err != nil {
 		return err
@@ -483,7 +492,7 @@ func (a *agent) services(ctx context.Context) error {
 	if ok {
 		mode.SetLocal(local)
 	}
-	if err := ensureSysctls(hostSysctls(), mode, local); err != nil {
+	if err := ensureSysctls(hostSysctls(a.tellState), mode, local); err != nil {
 		return fmt.Errorf("mode %s: %w", modeOf(a.cfg), err)
 	}
 	foreign, err := mode.Watch(ctx)
@@ -538,7 +547,9 @@ func (a *agent) serviceLocal(snap model.Snapshot, node string) (service.Local, b
 }
 
 // hostSysctls remembers what they were, for uninstall.
-func hostSysctls() sysctl.Set { return sysctl.Set{Root: hostSysctl, State: stateDir + "/sysctl"} }
+func hostSysctls(tell statefile.Tell) sysctl.Set {
+	return sysctl.Set{Root: hostSysctl, State: stateDir + "/sysctl", Tell: tell}
+}
 
 func (a *agent) placement() *dns.Placement {
 	domains := []string{a.cfg.ClusterDomain + "."}
@@ -547,7 +558,7 @@ func (a *agent) placement() *dns.Placement {
 	}
 	return &dns.Placement{Node: a.node, Service: dnsService(),
 		Feed: a.feed, NFT: a.nft, Domains: domains, Pods: a.cfg.DNS.Pods, Forwarding: a.forwarding,
-		Autopath: a.cfg.DNS.Autopath, Search: a.search, Log: a.log}
+		Autopath: a.cfg.DNS.Autopath, Search: a.search, Tell: a.tellState, Log: a.log}
 }
 
 // dnsStandby gives the dns container its sockets while another agent owns the node.

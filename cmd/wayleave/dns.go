@@ -23,7 +23,8 @@ func dnsCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsSocket, StateFile: dnsStateFile, HealthSocket: dnsHealth,
+			keepMemoryBelow(log)
+			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsSocket, StateFile: dnsStateFile, HealthSocket: dnsProbes,
 				Hung: func(k dns.Socket) { endHung(log, k) }, Log: log})
 			if errors.Is(err, context.Canceled) {
 				return nil
@@ -31,7 +32,7 @@ func dnsCommand() *cobra.Command {
 			return err
 		},
 	}
-	c.AddCommand(importCorefileCommand(), dnsQueryCommand(dnsHealth), dnsLogCommand(dnsHealth))
+	c.AddCommand(importCorefileCommand(), dnsQueryCommand(dnsProbes), dnsLogCommand(dnsProbes))
 	return c
 }
 

@@ -104,7 +104,7 @@ func policyObjects(cmd *cobra.Command, store *model.Store, files []string) error
 	if len(files) > 0 {
 		return nil
 	}
-	client, err := kubesource.NewClient("", kubesource.Host{Root: hostRoot})
+	client, err := kubesource.NewClient("", kubesource.Host{Facts: nodeFacts})
 	if err != nil {
 		return err
 	}

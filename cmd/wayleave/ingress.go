@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -64,8 +62,10 @@ func newIngressFeed(a *agent) *ingressFeed {
 // ingressSettings are the settings by which Ingresses are planned, by agents and the writer.
 func ingressSettings(cfg config.Config) ingress.Settings {
 	c := cfg.Ingress
-	return ingress.Settings{AdoptNginx: c.AdoptNginx, Default: c.Default, HostsOfOneNamespace: c.HostsOfOneNamespace,
-		DefaultCertificate: c.DefaultCertificate, ClusterDomain: cfg.ClusterDomain}
+	return ingress.Settings{
+		AdoptNginx: c.AdoptNginx, Default: c.Default, HostsOfOneNamespace: c.HostsOfOneNamespace,
+		DefaultCertificate: c.DefaultCertificate, ClusterDomain: cfg.ClusterDomain,
+	}
 }
 
 // servesIngress says whether a node serves Ingresses: it has all labels of
@@ -194,19 +194,9 @@ func (f *ingressFeed) rest(ctx context.Context) error {
 
 // serve feeds the proxies that connect.
 func (f *ingressFeed) serve(ctx context.Context) error {
-	if err := os.MkdirAll(podDir, 0o755); err != nil {
-		return err
-	}
-	if err := os.Remove(proxySocket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: proxySocket})
+	l, err := listenChild(proxySocket)
 	if err != nil {
 		return err
-	}
-	// The feed asks the kernel who calls; the mode only lets that user try.
-	if err := os.Chmod(proxySocket, 0o666); err != nil {
-		return errors.Join(err, l.Close())
 	}
 	return f.feed.Serve(ctx, l)
 }

@@ -86,7 +86,7 @@ func readIngressFiles(store *model.Store, files []string) error {
 // listIngress fills the store from a cluster: all that Ingress and policies are about, and
 // the Secrets that Ingresses name.
 func listIngress(ctx context.Context, store *model.Store, s ingress.Settings) error {
-	client, err := kubesource.NewClient("", kubesource.Host{Root: hostRoot})
+	client, err := kubesource.NewClient("", kubesource.Host{Facts: nodeFacts})
 	if err != nil {
 		return err
 	}

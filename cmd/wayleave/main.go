@@ -37,7 +37,8 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version,
 	}
-	c.AddCommand(agentCommand(), writerCommand(), dnsCommand(), proxyCommand(), l2Command(), statusCommand(), healthCommand(), renderCommand(), explainCommand(), ingressCommand(), importCommand(), uninstallCommand())
+	c.AddCommand(agentCommand(), writerCommand(), discoverCommand(), dnsCommand(), proxyCommand(), l2Command(), statusServerCommand(),
+		statusCommand(), healthCommand(), renderCommand(), explainCommand(), ingressCommand(), importCommand(), uninstallCommand())
 	return c
 }
 
@@ -51,19 +52,25 @@ const (
 	// dnsPlaceFile remembers where DNS is served.
 	dnsPlaceFile = stateDir + "/dns-place"
 
-	podDir     = "/pod"
-	hostRoot   = "/host"
 	hostSysctl = "/host-sysctl"
+	// nodeFacts is what the container discover found on the node.
+	nodeFacts  = "/node/facts.json"
 	cniBinDir  = "/opt/cni/bin"
 	cniConfDir = "/etc/cni/net.d"
 
 	// agentSocket serves the owner's status on the node.
 	agentSocket = runDir + "/agent.sock"
 	// healthSocket serves the health of this pod's agent, owner or standby.
-	healthSocket      = podDir + "/agent.sock"
-	dnsSocket         = podDir + "/dns.sock"
-	dnsHealth         = podDir + "/dns-health.sock"
-	dnsStateFile      = "/state/snapshot"
-	proxySocket       = podDir + "/proxy.sock"
-	proxyHealthSocket = podDir + "/proxy-health.sock"
+	healthSocket = "/pod/agent.sock"
+	// dnsSocket and proxySocket are the agent's, each in a folder that only one other container
+	// has, which cannot write there.
+	dnsSocket   = "/pod-dns/feed.sock"
+	proxySocket = "/pod-proxy/feed.sock"
+	// ownDir is the folder that only the container itself has, of dns and of proxy.
+	ownDir       = "/own"
+	dnsProbes    = ownDir + "/dns-health.sock"
+	proxyProbes  = ownDir + "/proxy-health.sock"
+	dnsStateFile = ownDir + "/snapshot"
+	// xtablesLock is the file that programs of iptables-legacy lock on the node.
+	xtablesLock = "/run/xtables.lock"
 )

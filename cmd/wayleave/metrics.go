@@ -1,10 +1,15 @@
 package main
 
 import (
+	"bytes"
+	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/common/expfmt"
+
+	"wayleave.dev/statusserver"
 )
 
 // metrics of the agent; where kube-proxy has a metric of the same meaning, it
@@ -32,6 +37,24 @@ func newMetrics(r *prometheus.Registry) *metrics {
 	m.path = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "wayleave_path_mtu_bytes", Help: "The largest packet that reaches a node."}, []string{"node"})
 	r.MustRegister(m.path, m.sync, m.full, m.change, m.last, m.events, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// page is all metrics as text.
+func (m *metrics) page() statusserver.Answer {
+	format := expfmt.NewFormat(expfmt.TypeTextPlain)
+	out := statusserver.Answer{Status: http.StatusOK, ContentType: string(format)}
+	families, err := m.registry.Gather()
+	var b bytes.Buffer
+	for _, f := range families {
+		if err == nil {
+			err = expfmt.NewEncoder(&b, format).Encode(f)
+		}
+	}
+	if err != nil {
+		return statusserver.Answer{Status: http.StatusInternalServerError, ContentType: "text/plain; charset=utf-8", Body: []byte(err.Error())}
+	}
+	out.Body = b.Bytes()
+	return out
 }
 
 func (m *metrics) observer(feature string) func(bool, time.Duration) {

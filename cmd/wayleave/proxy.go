@@ -5,16 +5,19 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
+	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/proxy/process"
 )
 
-// proxyMemory is what the proxy keeps below by collecting sooner, where the environment
-// says nothing else: the manifest gives it 512 MiB.
-const proxyMemory = 448 << 20
+// keepMemoryBelow has a container without children collect sooner than it would be killed.
+func keepMemoryBelow(log *slog.Logger) {
+	if _, err := memlimit.Set(7, 8); err != nil {
+		log.Warn("going on without", "err", err)
+	}
+}
 
 func proxyCommand() *cobra.Command {
 	return &cobra.Command{
@@ -22,11 +25,9 @@ func proxyCommand() *cobra.Command {
 		Short: "Take the cluster's HTTP requests (the container without capabilities)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if os.Getenv("GOMEMLIMIT") == "" {
-				debug.SetMemoryLimit(proxyMemory)
-			}
-			err := process.Run(cmd.Context(), process.Config{Socket: proxySocket, HealthSocket: proxyHealthSocket, AccessLog: os.Stdout,
-				Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+			keepMemoryBelow(log)
+			err := process.Run(cmd.Context(), process.Config{Socket: proxySocket, HealthSocket: proxyProbes, AccessLog: os.Stdout, Log: log})
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}

@@ -32,6 +32,14 @@ func TestContainerChild(t *testing.T) {
 	if len(words) == 0 {
 		return // it is only there for the other
 	}
+	if words[0] == "replace" {
+		for _, path := range words[1:] {
+			if err := replace(path); !errors.Is(err, os.ErrPermission) {
+				t.Errorf("user %d, in the place of %s: %v", os.Getuid(), path, err)
+			}
+		}
+		return
+	}
 	if words[0] != "feeds" && words[0] != "outside" {
 		c := root()
 		c.SetArgs(words)
@@ -62,6 +70,23 @@ func TestContainerChild(t *testing.T) {
 	t.Error(all(t.Context(), parts...))
 }
 
+// replace puts a socket in the place of another, as a captured process would.
+func replace(path string) error {
+	own := path + ".new"
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: own})
+	if err != nil {
+		own = filepath.Join("/own", filepath.Base(path))
+		if l, err = net.ListenUnix("unix", &net.UnixAddr{Name: own}); err != nil {
+			return err
+		}
+	}
+	defer l.Close()
+	if err := os.Rename(own, path); err != nil {
+		return errors.Join(err, os.Remove(own))
+	}
+	return nil
+}
+
 // A pod with DNS and Ingress off, or outside of ingress.nodeSelector: its containers start with nothing from before, and with
 // names from before; their probes say that they are ready, and nothing listens.
 func TestContainersOfFeaturesThatAreOff(t *testing.T) {
@@ -73,12 +98,12 @@ func TestContainersOfFeaturesThatAreOff(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			pod := t.TempDir()
-			for _, d := range []string{"pod", "state", "run/wayleave", "tmp"} {
+			for _, d := range []string{"pod", "pod-dns", "pod-proxy", "own", "run/wayleave", "tmp"} {
 				if err := os.MkdirAll(filepath.Join(pod, d), 0o777); err != nil {
 					t.Fatal(err)
 				}
 			}
-			for _, d := range []string{filepath.Dir(pod), pod, filepath.Join(pod, "pod"), filepath.Join(pod, "state"), filepath.Join(pod, "tmp")} {
+			for _, d := range []string{filepath.Dir(pod), pod, filepath.Join(pod, "pod-dns"), filepath.Join(pod, "pod-proxy"), filepath.Join(pod, "own"), filepath.Join(pod, "tmp")} {
 				if err := os.Chmod(d, 0o777); err != nil {
 					t.Fatal(err)
 				}
@@ -87,7 +112,7 @@ func TestContainersOfFeaturesThatAreOff(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tc.state != "" {
-				if err := os.WriteFile(filepath.Join(pod, "state/snapshot"), []byte(tc.state), 0o644); err != nil {
+				if err := os.WriteFile(filepath.Join(pod, "own/snapshot"), []byte(tc.state), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -132,7 +157,12 @@ func TestContainersOfFeaturesThatAreOff(t *testing.T) {
 			testnet.Eventually(t, 20*time.Second, func() error {
 				return errors.Join(probe(dnsUser, "health dns"), probe(proxyUser, "health proxy"))
 			})
-			for _, s := range []string{"pod/dns-health.sock", "pod/proxy-health.sock"} {
+			for _, user := range []uint32{dnsUser, proxyUser} {
+				if err := probe(user, "replace /pod-dns/feed.sock /pod-proxy/feed.sock"); err != nil {
+					t.Error(err)
+				}
+			}
+			for _, s := range []string{"own/dns-health.sock", "own/proxy-health.sock"} {
 				text, _, err := ask(t.Context(), filepath.Join(pod, s), "/metrics")
 				if err != nil {
 					t.Fatal(err)

@@ -8,21 +8,32 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"wayleave.dev/config"
+	"wayleave.dev/internal/admission"
 	"wayleave.dev/loadbalancer"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
+	"wayleave.dev/statusserver"
 )
 
-// serve runs an HTTP server until ctx ends.
+// The bounds of the agent's unix sockets, which are for the kubelet's probes and for `wayleave status`: the port of
+// another container of the pod must not take the agent's memory.
+const (
+	maxUnixConns   = 32
+	maxUnixHeader  = 4 << 10
+	unixTimeout    = 5 * time.Second
+	unixIdle       = time.Second
+	unixWriteBound = 30 * time.Second // a status of 10,000 Services takes seconds to render
+)
+
+// serve runs an HTTP server on a unix socket until ctx ends.
 func serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: unixTimeout, ReadTimeout: unixTimeout, IdleTimeout: unixIdle,
+		WriteTimeout: unixWriteBound, MaxHeaderBytes: maxUnixHeader}
+	l = admission.New(l, admission.Limits{Total: maxUnixConns, PerSource: maxUnixConns})
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
 	if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
@@ -33,9 +44,6 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 
 // serveHealth answers the kubelet's probes of this pod.
 func (a *agent) serveHealth(ctx context.Context) error {
-	if err := os.MkdirAll(podDir, 0o755); err != nil {
-		return err
-	}
 	l, err := listenUnix(healthSocket)
 	if err != nil {
 		return err
@@ -187,40 +195,33 @@ func off(c config.Config) (out []string) {
 	return out
 }
 
-// servePorts serves what kube-proxy serves: :10256/healthz and /livez for load
-// balancers, :10249 for metrics and the mode. A port that somebody else holds is
-// named in status and tried again.
+// servePorts serves what kube-proxy serves: :10256/healthz and /livez for load balancers, :10249 for metrics and the
+// mode, by a process without capabilities. A port that somebody else holds is named in status and tried again.
 func (a *agent) servePorts(ctx context.Context) error {
-	health, metrics := http.NewServeMux(), http.NewServeMux()
-	health.HandleFunc("/healthz", a.healthz)
-	health.HandleFunc("/livez", a.livez)
-	metrics.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
-	metrics.HandleFunc("/proxyMode", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Server", "wayleave")
-		fmt.Fprint(w, modeOf(a.cfg))
-	})
-	metrics.Handle("/metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{}))
-	go a.keepPort(ctx, ":10256", health)
-	a.keepPort(ctx, "127.0.0.1:10249", metrics)
-	return ctx.Err()
+	s := &statusserver.Supervisor{Args: []string{"status-server"}, Ports: statusPorts, Render: a.page, Log: a.log,
+		Say: func(port string, err error) { a.say("port "+port, err) }}
+	return s.Run(ctx)
 }
 
-func (a *agent) keepPort(ctx context.Context, addr string, h http.Handler) {
-	for ctx.Err() == nil {
-		var lc net.ListenConfig
-		l, err := lc.Listen(ctx, "tcp", addr)
-		if err == nil {
-			a.say("port "+addr, nil)
-			err = serve(ctx, l, h)
-		}
-		if ctx.Err() == nil {
-			a.say("port "+addr, err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
+// statusPorts are the ports of kube-proxy. Metrics are for the node itself, as kube-proxy's by default.
+var statusPorts = []statusserver.Port{
+	{Name: ":10256", Pages: map[string]statusserver.Page{"/healthz": statusserver.Healthz, "/livez": statusserver.Livez}},
+	{Name: "127.0.0.1:10249", Pages: map[string]statusserver.Page{"/healthz": statusserver.Alive, "/metrics": statusserver.Metrics, "/proxyMode": statusserver.ProxyMode}},
+}
+
+// page is what the process that serves is told to answer.
+func (a *agent) page(name statusserver.Page) statusserver.Answer {
+	switch name {
+	case statusserver.Healthz:
+		return a.healthz()
+	case statusserver.Livez:
+		return a.livez()
+	case statusserver.ProxyMode:
+		return statusserver.Text(modeOf(a.cfg))
+	case statusserver.Alive:
+		return statusserver.Text("ok")
 	}
+	return a.metrics.page()
 }
 
 // proxyState says what is wrong with the service proxy, nil where it keeps up.
@@ -248,17 +249,17 @@ type familyHealth struct {
 
 // healthz is for load balancers: a node that is being deleted gets nothing more.
 // livez is for who would restart us, and does not look at that.
-func (a *agent) healthz(w http.ResponseWriter, _ *http.Request) {
+func (a *agent) healthz() statusserver.Answer {
 	eligible := true
 	if n, ok := a.store.Snapshot().Node(a.node); ok {
 		eligible = !n.Leaving
 	}
-	a.sayHealth(w, eligible, &eligible)
+	return a.sayHealth(eligible, &eligible)
 }
 
-func (a *agent) livez(w http.ResponseWriter, _ *http.Request) { a.sayHealth(w, true, nil) }
+func (a *agent) livez() statusserver.Answer { return a.sayHealth(true, nil) }
 
-func (a *agent) sayHealth(w http.ResponseWriter, eligible bool, shown *bool) {
+func (a *agent) sayHealth(eligible bool, shown *bool) statusserver.Answer {
 	now := time.Now()
 	h := proxyHealth{LastUpdated: now, CurrentTime: now, NodeEligible: shown, Healthy: a.proxyState() == nil}
 	if !h.Healthy {
@@ -266,12 +267,14 @@ func (a *agent) sayHealth(w http.ResponseWriter, eligible bool, shown *bool) {
 	}
 	family := familyHealth{h.LastUpdated, h.Healthy} // both are one transaction
 	h.Status = map[string]familyHealth{"IPv4": family, "IPv6": family}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
+	out := statusserver.Answer{Status: http.StatusOK, ContentType: "application/json"}
 	if !h.Healthy || !eligible {
-		w.WriteHeader(http.StatusServiceUnavailable)
+		out.Status = http.StatusServiceUnavailable
 	}
-	if err := json.NewEncoder(w).Encode(h); err != nil {
-		a.log.Debug("health", "err", err)
+	body, err := json.Marshal(h)
+	if err != nil {
+		return statusserver.Answer{Status: http.StatusInternalServerError, Body: []byte(err.Error())}
 	}
+	out.Body = append(body, '\n')
+	return out
 }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -48,15 +47,13 @@ func TestHealthAsKubeProxySaysIt(t *testing.T) {
 			put(row.leaving)
 			a.healths["service"] = ran(t, store, row.err)
 			for path, want := range map[string]int{"healthz": row.healthz, "livez": row.livez} {
-				w := httptest.NewRecorder()
+				w := a.livez()
 				if path == "healthz" {
-					a.healthz(w, nil)
-				} else {
-					a.livez(w, nil)
+					w = a.healthz()
 				}
 				var got map[string]any
-				if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != want || got["healthy"] != row.healthy || got["lastUpdated"] == nil || got["currentTime"] == nil {
-					t.Errorf("%s: %d %s, want %d", path, w.Code, w.Body, want)
+				if err := json.Unmarshal(w.Body, &got); err != nil || w.Status != want || got["healthy"] != row.healthy || got["lastUpdated"] == nil || got["currentTime"] == nil {
+					t.Errorf("%s: %d %s, want %d", path, w.Status, w.Body, want)
 				}
 				if _, shown := got["nodeEligible"]; shown != (path == "healthz") || shown && got["nodeEligible"] == row.leaving {
 					t.Errorf("%s: %s", path, w.Body)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -74,9 +75,9 @@ func healthCommand() *cobra.Command {
 			socket, path := healthSocket, "/readyz"
 			switch args[0] {
 			case "dns":
-				socket = dnsHealth
+				socket = dnsProbes
 			case "proxy":
-				socket = proxyHealthSocket
+				socket = proxyProbes
 			case "writer":
 				socket = writerSocket
 			}
@@ -118,17 +119,29 @@ func ask(ctx context.Context, socket, path string) (body string, code int, err e
 }
 
 // listenUnix makes a socket that only root may use, in place of a stale one.
-func listenUnix(path string) (net.Listener, error) {
+func listenUnix(path string) (net.Listener, error) { return listenMode(path, 0o600) }
+
+// listenChild makes the socket that the container dns or proxy connects to. The feed asks the
+// kernel who calls; the mode only lets that user try.
+func listenChild(path string) (*net.UnixListener, error) {
+	// The kubelet makes an emptyDir writable for all. The container mounts it read-only; this is
+	// for a mount that is not.
+	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	return listenMode(path, 0o666)
+}
+
+func listenMode(path string, mode os.FileMode) (*net.UnixListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.Listen("unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, err
+	if err := os.Chmod(path, mode); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }

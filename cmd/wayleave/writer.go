@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/loadbalancer"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
@@ -27,7 +29,7 @@ import (
 )
 
 // writerSocket serves the probes and the status of this pod's writer.
-const writerSocket = podDir + "/writer.sock"
+const writerSocket = "/pod/writer.sock"
 
 func writerCommand() *cobra.Command {
 	var settings string
@@ -36,6 +38,9 @@ func writerCommand() *cobra.Command {
 		Short: "Write cluster-wide objects (what the Deployment wayleave-writer starts)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := memlimit.Set(7, 8); err != nil {
+				fmt.Fprintln(os.Stderr, "going on without:", err)
+			}
 			return runWriter(cmd.Context(), settings)
 		},
 	}
@@ -83,7 +88,7 @@ func newWriter(settings string) (*writer, error) {
 	}
 	// The node's file system is not mounted here: the address is that of the setting
 	// apiServer or of the environment.
-	if w.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{Root: hostRoot}); err != nil {
+	if w.client, err = kubesource.NewClient(cfg.APIServer, kubesource.Host{}); err != nil {
 		return nil, err
 	}
 	w.reports = &writeback.NodeReports{
@@ -114,10 +119,7 @@ func runWriter(ctx context.Context, settings string) error {
 // needed are the kinds that the writer decides from. AddressPools are not among them: the
 // elected writer creates that kind.
 func (w *writer) needed() model.Kind {
-	kinds := model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.NamespaceKind
-	if w.cfg.Service.Enabled {
-		kinds |= model.ServiceCIDRKind
-	}
+	kinds := service.Kinds | model.NamespaceKind
 	if w.cfg.NetworkPolicy.Enabled {
 		kinds |= model.NetworkPolicyKind | model.PodKind
 	}
@@ -321,7 +323,7 @@ func (w *writer) say(what string, err error) {
 
 // serveHealth answers the kubelet's probes and `wayleave status --writer`.
 func (w *writer) serveHealth(ctx context.Context) error {
-	if err := os.MkdirAll(podDir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(writerSocket), 0o755); err != nil {
 		return err
 	}
 	l, err := listenUnix(writerSocket)

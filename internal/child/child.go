@@ -26,8 +26,9 @@ type Process struct {
 	err  error // when done is closed
 }
 
-// Start runs this program with arguments. What it logs goes to our standard error.
-func Start(args ...string) (*Process, error) {
+// Start runs this program with arguments. What it logs goes to our standard error. memory is the limit of its Go
+// runtime in bytes (GOMEMLIMIT): it shares the container's memory with the agent.
+func Start(memory int64, args ...string) (*Process, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socket for a child: %w", err)
@@ -39,6 +40,7 @@ func Start(args ...string) (*Process, error) {
 		return nil, err
 	}
 	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), fmt.Sprintf("GOMEMLIMIT=%d", memory))
 	cmd.ExtraFiles, cmd.Stderr = []*os.File{theirs}, os.Stderr
 	if err := cmd.Start(); err != nil {
 		conn.Close()

@@ -42,7 +42,7 @@ func TestTheChildHasNoFiles(t *testing.T) {
 	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p, err := Start("confined", file)
+	p, err := Start(64<<20, "confined", file)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,15 @@
 // Package frame carries messages between processes of one node over a unix
 // socket: four bytes of length, then JSON; descriptors ride on the first bytes.
+//
+// Invariants:
+//   - Each side asks the kernel for the user at the other end (SO_PEERCRED) before it reads a
+//     frame: a client speaks to the agent's user alone, a server to the users that it names.
+//   - What the agent reads from a process with fewer rights is bounded in bytes and descriptors
+//     before any of it is kept, and a field that the agent does not know is an error.
 package frame
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -44,45 +51,102 @@ func Send(c *net.UnixConn, v any, files []*os.File) error {
 // MaxPassed is the most descriptors in one frame.
 const MaxPassed = 64
 
-// Receive reads a frame. The files are the caller's to close.
+// Limits bound what a peer with fewer rights may send in one frame.
+type Limits struct {
+	// Bytes of JSON.
+	Bytes int
+	// Files are descriptors.
+	Files int
+	// AnyVersion lets fields pass that are not known: the peer may be of another version.
+	AnyVersion bool
+}
+
+// Receive reads a frame of a peer that is trusted: the agent. The files are the caller's to
+// close.
 func Receive(c *net.UnixConn, v any) ([]*os.File, error) {
-	var head [4]byte
-	oob := make([]byte, unix.CmsgSpace(4*MaxPassed))
-	n, oobn, _, _, err := c.ReadMsgUnix(head[:], oob)
+	body, files, err := read(c, Limits{Bytes: maxSize, Files: MaxPassed})
 	if err != nil {
 		return nil, err
-	}
-	files, err := descriptors(oob[:oobn])
-	if err != nil {
-		return nil, err
-	}
-	fail := func(err error) ([]*os.File, error) {
-		for _, f := range files {
-			f.Close()
-		}
-		return nil, err
-	}
-	if n == 0 {
-		return fail(io.EOF)
-	}
-	if _, err := io.ReadFull(c, head[n:]); err != nil {
-		return fail(err)
-	}
-	size := binary.BigEndian.Uint32(head[:])
-	if size > maxSize {
-		return fail(fmt.Errorf("a frame of %d bytes; %d are allowed", size, maxSize))
-	}
-	body := make([]byte, size)
-	if _, err := io.ReadFull(c, body); err != nil {
-		return fail(err)
 	}
 	if err := json.Unmarshal(body, v); err != nil {
-		return fail(fmt.Errorf("frame: %w", err))
+		closeAll(files)
+		return nil, fmt.Errorf("frame: %w", err)
 	}
 	return files, nil
 }
 
-func descriptors(oob []byte) ([]*os.File, error) {
+// ReceiveWithin reads a frame of a peer that may be captured. Beyond the limits nothing is
+// kept, and a field that v lacks is an error, see Limits. The files are the caller's to close.
+func ReceiveWithin(c *net.UnixConn, v any, most Limits) ([]*os.File, error) {
+	body, files, err := read(c, most)
+	if err != nil {
+		return nil, err
+	}
+	if err := decode(body, v, most.AnyVersion); err != nil {
+		closeAll(files)
+		return nil, fmt.Errorf("frame: %w", err)
+	}
+	return files, nil
+}
+
+// decode reads one JSON value, with nothing behind it.
+func decode(body []byte, v any, anyVersion bool) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	if !anyVersion {
+		d.DisallowUnknownFields()
+	}
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("bytes follow the JSON value")
+	}
+	return nil
+}
+
+func read(c *net.UnixConn, most Limits) (body []byte, files []*os.File, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(files)
+			body, files = nil, nil
+		}
+	}()
+	var head [4]byte
+	// Room for one more than is allowed: the kernel closes what has no room.
+	oob := make([]byte, unix.CmsgSpace(4*(most.Files+1)))
+	n, oobn, flags, _, err := c.ReadMsgUnix(head[:], oob)
+	if err != nil {
+		return nil, nil, err
+	}
+	if files, err = descriptors(oob[:oobn]); err != nil {
+		return nil, files, err
+	}
+	if len(files) > most.Files || flags&unix.MSG_CTRUNC != 0 {
+		return nil, files, fmt.Errorf("a frame with more than %d descriptors", most.Files)
+	}
+	if n == 0 {
+		return nil, files, io.EOF
+	}
+	if _, err := io.ReadFull(c, head[n:]); err != nil {
+		return nil, files, err
+	}
+	size := binary.BigEndian.Uint32(head[:])
+	if uint64(size) > uint64(most.Bytes) {
+		return nil, files, fmt.Errorf("a frame of %d bytes; %d are allowed", size, most.Bytes)
+	}
+	body = make([]byte, size)
+	_, err = io.ReadFull(c, body)
+	return body, files, err
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close() // nothing was written
+	}
+}
+
+// descriptors takes the files out of control messages; those before an error are given, too.
+func descriptors(oob []byte) (files []*os.File, err error) {
 	if len(oob) == 0 {
 		return nil, nil
 	}
@@ -90,11 +154,10 @@ func descriptors(oob []byte) ([]*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	var files []*os.File
 	for _, m := range messages {
 		fds, err := unix.ParseUnixRights(&m)
 		if err != nil {
-			continue
+			return files, err
 		}
 		for _, fd := range fds {
 			unix.CloseOnExec(fd)

@@ -6,53 +6,90 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"slices"
 	"sync"
 	"time"
 )
 
+// Bounds of a server: a captured peer that connects again and again gets no more of the agent's
+// time than this.
+const (
+	// maxPeers are served at once; the next wait in the kernel's queue.
+	maxPeers = 8
+	// perPeer is how long a place is taken at least.
+	perPeer = time.Second
+)
+
 // Serve calls fn for every connection to a listener until ctx ends, and then closes the
-// listener and all connections. It returns when all calls have. lost, which may be nil, gets
-// why one ended, unless its peer went away or ctx ended.
+// listener and all connections. It returns when all calls have. Eight connections are served at
+// once, each for a second at least: others wait. lost, which may be nil, gets why one ended,
+// unless its peer went away or ctx ended.
 func Serve(ctx context.Context, l *net.UnixListener, fn func(context.Context, *net.UnixConn) error, lost func(error)) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	places := make(chan struct{}, maxPeers)
 	for {
-		c, err := l.AcceptUnix()
-		if ctx.Err() != nil {
+		select {
+		case places <- struct{}{}:
+		case <-ctx.Done():
 			return ctx.Err()
 		}
+		c, err := Accept(ctx, l)
 		if err != nil {
 			return err
 		}
 		wg.Go(func() {
-			defer c.Close()
-			stop := context.AfterFunc(ctx, func() { c.Close() })
-			defer stop()
-			if err := fn(ctx, c); err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) && lost != nil {
-				lost(err)
+			defer func() { <-places }()
+			until := time.Now().Add(perPeer)
+			serveOne(ctx, c, fn, lost)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Until(until)):
 			}
 		})
 	}
 }
 
-// Only refuses a peer that is none of these users, nor root, nor this process's own.
+func serveOne(ctx context.Context, c *net.UnixConn, fn func(context.Context, *net.UnixConn) error, lost func(error)) {
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	if err := fn(ctx, c); err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) && lost != nil {
+		lost(err)
+	}
+}
+
+// Agent is the user that the agent runs as.
+const Agent = 0
+
+// Only refuses a peer that is none of these users, nor root.
 func Only(c *net.UnixConn, uids ...uint32) error {
 	uid, err := PeerUID(c)
 	if err != nil {
 		return err
 	}
-	if uid != 0 && uid != uint32(os.Getuid()) && !slices.Contains(uids, uid) {
+	if uid != Agent && !slices.Contains(uids, uid) {
 		return fmt.Errorf("user %d may not connect", uid)
 	}
 	return nil
 }
 
-// Follow connects to a socket and calls fn with the connection, again whenever that ends,
-// until ctx ends, whose error it returns. It waits 50 ms before it tries again, twice as
+// ByAgent refuses a server that is not the agent's user, at the time when it began to listen.
+func ByAgent(c *net.UnixConn) error {
+	uid, err := PeerUID(c)
+	if err != nil {
+		return err
+	}
+	if uid != Agent {
+		return fmt.Errorf("user %d serves the socket; the agent is user %d", uid, Agent)
+	}
+	return nil
+}
+
+// Follow connects to the agent's socket and calls fn with the connection, again whenever that
+// ends, until ctx ends, whose error it returns. It waits 50 ms before it tries again, twice as
 // long each time up to a second, and begins anew when fn had worked for longer. lost gets
 // why it has no connection.
 func Follow(ctx context.Context, socket string, fn func(context.Context, *net.UnixConn) error, lost func(error)) error {
@@ -86,5 +123,8 @@ func follow(ctx context.Context, socket string, fn func(context.Context, *net.Un
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
+	if err := ByAgent(c); err != nil {
+		return err
+	}
 	return fn(ctx, c)
 }

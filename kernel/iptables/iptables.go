@@ -20,6 +20,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/internal/statefile"
 )
 
 // Family is an address family.
@@ -77,6 +79,8 @@ type Kernel struct {
 	// Memory is a file in which is noted what tables had before, for Tidy; empty: Tidy
 	// does nothing. Set it before the first use.
 	Memory string
+	// Tell is told of a Memory that is damaged or cannot be written. Set it before the first use.
+	Tell statefile.Tell
 }
 
 var _ Conn = (*Kernel)(nil)

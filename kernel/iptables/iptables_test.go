@@ -2,7 +2,9 @@ package iptables
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
@@ -99,6 +101,39 @@ func TestRefusedTextChangesNothing(t *testing.T) {
 			t.Errorf("the table is %q", got)
 		}
 	})
+}
+
+// A memory that is damaged, or that the disk does not take, is told of and stops no rule; the kernel's chains
+// that are not known to be ours stay.
+func TestADamagedMemoryStopsNoRule(t *testing.T) {
+	testnet.Need(t, "iptables-nft")
+	ns := testnet.New(t, "node")
+	mine := Change{Table: "nat", Set: map[string][]string{"MINE": {"-p tcp -j RETURN"}}}
+	for _, text := range []string{"", "{", `{"iptables nat":["PRE`, "null", "[]", "\x00\x00"} {
+		k := kernelOf(t, ns, NFT)
+		k.Memory = filepath.Join(t.TempDir(), "memory")
+		if err := os.WriteFile(k.Memory, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var told error
+		k.Tell = func(_ string, err error) { told = errors.Join(told, err) }
+		for range 2 {
+			if err := k.Restore(t.Context(), IPv4, mine.Text()); err != nil {
+				t.Errorf("%q: %v", text, err)
+			}
+		}
+		if told == nil || !strings.Contains(told.Error(), k.Memory) {
+			t.Errorf("%q: told %v", text, told)
+		}
+		if err := k.Tidy(t.Context(), IPv4, "nat"); err != nil {
+			t.Errorf("%q: tidy: %v", text, err)
+		}
+	}
+	k := kernelOf(t, ns, NFT)
+	k.Memory = "/proc/no-such-folder/memory"
+	if err := k.Restore(t.Context(), IPv4, mine.Text()); err != nil {
+		t.Errorf("without a disk: %v", err)
+	}
 }
 
 // Looking makes no table: an empty legacy one would have all packets pass it.

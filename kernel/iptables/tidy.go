@@ -2,11 +2,8 @@ package iptables
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +11,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/internal/statefile"
 )
 
 // memory is the kernel's chains of nf_tables that were there before the programs of
@@ -29,10 +28,7 @@ func (k *Kernel) remember(f Family, text []byte) error {
 	if k.Memory == "" {
 		return nil
 	}
-	known, err := k.recall()
-	if err != nil {
-		return err
-	}
+	known := k.recall()
 	changed := false
 	for line := range strings.Lines(string(text)) {
 		table, ok := strings.CutPrefix(strings.TrimSpace(line), "*")
@@ -49,38 +45,19 @@ func (k *Kernel) remember(f Family, text []byte) error {
 		}
 		known[place(f, table)], changed = names, true
 	}
-	if !changed {
-		return nil
-	}
-	return k.note(known)
-}
-
-func (k *Kernel) recall() (memory, error) {
-	out := memory{}
-	raw, err := os.ReadFile(k.Memory)
-	if errors.Is(err, fs.ErrNotExist) {
-		return out, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(raw, &out)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("iptables: chains from before: %s: %w", k.Memory, err)
-	}
-	return out, nil
-}
-
-func (k *Kernel) note(m memory) error {
-	raw, err := json.Marshal(m)
-	if err == nil {
-		if err = os.WriteFile(k.Memory+".new", raw, 0o600); err == nil {
-			err = os.Rename(k.Memory+".new", k.Memory)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("iptables: %w", err)
+	if changed {
+		statefile.Keep(k.Memory, known, k.Tell)
 	}
 	return nil
+}
+
+// recall is what was noted. Without it, or where the disk takes nothing, Tidy leaves chains that are the
+// kernel's own: what is not known to be ours stays.
+func (k *Kernel) recall() memory {
+	if m := statefile.Recall[memory](k.Memory, k.Tell, nil); m != nil {
+		return m
+	}
+	return memory{}
 }
 
 func nfFamily(f Family) nftables.TableFamily {
@@ -118,10 +95,7 @@ func (k *Kernel) Tidy(_ context.Context, f Family, table string) error {
 	if k.flavour == Legacy || k.Memory == "" {
 		return nil
 	}
-	known, err := k.recall()
-	if err != nil {
-		return err
-	}
+	known := k.recall()
 	before, noted := known[place(f, table)]
 	if !noted {
 		return nil
@@ -143,7 +117,8 @@ func (k *Kernel) Tidy(_ context.Context, f Family, table string) error {
 		return fmt.Errorf("iptables: remove what is empty of table %s: %w", table, err)
 	}
 	delete(known, place(f, table))
-	return k.note(known)
+	statefile.Keep(k.Memory, known, k.Tell)
+	return nil
 }
 
 func text(kind uint16, s string) netlink.Attribute {

@@ -28,7 +28,8 @@ var _ Conn = (*Fake)(nil)
 
 // NewFake makes an empty one.
 func NewFake(own ...netip.Addr) *Fake {
-	return &Fake{servers: map[Key]Server{}, backends: map[Key]map[netip.AddrPort]int{}, links: map[string]map[netip.Addr]bool{}, Own: own}
+	return &Fake{servers: map[Key]Server{}, backends: map[Key]map[netip.AddrPort]int{},
+		links: map[string]map[netip.Addr]bool{}, Own: own}
 }
 
 // Servers implements Conn.

@@ -3,24 +3,25 @@
 // Invariants:
 //   - Routes of ours carry the protocol number 87; no other route is changed.
 //   - Addresses of ours on the loopback are in a file that is written before the
-//     address is added, so that none is forgotten.
+//     address is added, so that none is forgotten. Only while the disk takes nothing
+//     are they in memory alone.
 package link
 
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/internal/statefile"
 )
 
 // Protocol marks our routes (rtm_protocol).
@@ -110,6 +111,12 @@ type Kernel struct {
 	handle *netlink.Handle
 	nsfd   int
 	state  string
+	// Tell is told of a state file that is damaged or cannot be written. Set it before the first use.
+	Tell statefile.Tell
+
+	mu sync.Mutex
+	// unwritten are remembered addresses that the disk did not take.
+	unwritten []netip.Addr
 }
 
 var _ Net = (*Kernel)(nil)
@@ -121,7 +128,7 @@ func NewKernel(nsfd int, stateFile string) (*Kernel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	return &Kernel{h, nsfd, stateFile}, nil
+	return &Kernel{handle: h, nsfd: nsfd, state: stateFile}, nil
 }
 
 func ipnet(p netip.Prefix) *net.IPNet {
@@ -238,10 +245,7 @@ func (k *Kernel) DelRoute(_ context.Context, r Route) error {
 
 // SetLocal implements Net.
 func (k *Kernel) SetLocal(_ context.Context, want []netip.Addr) error {
-	have, err := k.remembered()
-	if err != nil {
-		return err
-	}
+	have := k.remembered()
 	lo, err := k.handle.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("loopback: %w", err)
@@ -252,9 +256,7 @@ func (k *Kernel) SetLocal(_ context.Context, want []netip.Addr) error {
 			all = append(all, a)
 		}
 	}
-	if err := k.remember(all); err != nil {
-		return err
-	}
+	k.remember(all)
 	for _, a := range all {
 		if slices.Contains(want, a) {
 			err = k.handle.AddrReplace(lo, local(a))
@@ -265,14 +267,15 @@ func (k *Kernel) SetLocal(_ context.Context, want []netip.Addr) error {
 			return fmt.Errorf("local address %s: %w", a, err)
 		}
 	}
-	return k.remember(want)
+	k.remember(want)
+	return nil
 }
 
 // Local implements Net. Without the state file none is known to be ours.
 func (k *Kernel) Local(context.Context) ([]netip.Addr, error) {
-	ours, err := k.remembered()
-	if err != nil || len(ours) == 0 {
-		return nil, err
+	ours := k.remembered()
+	if len(ours) == 0 {
+		return nil, nil
 	}
 	lo, err := k.handle.LinkByName("lo")
 	if err != nil {
@@ -295,38 +298,47 @@ func local(a netip.Addr) *netlink.Addr {
 	return out
 }
 
-func (k *Kernel) remembered() ([]netip.Addr, error) {
-	raw, err := os.ReadFile(k.state)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+// remembered are the addresses of the file, and those that a full disk did not take.
+func (k *Kernel) remembered() []netip.Addr {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := k.recall()
+	for _, a := range k.unwritten {
+		if !slices.Contains(out, a) {
+			out = append(out, a)
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("local addresses: %w", err)
-	}
-	var out []netip.Addr
-	if err := json.Unmarshal(raw, &out); err != nil {
-		return nil, fmt.Errorf("local addresses: %s: %w", k.state, err)
-	}
-	return out, nil
+	return out
 }
 
-func (k *Kernel) remember(addrs []netip.Addr) error {
-	if len(addrs) == 0 {
-		if err := os.Remove(k.state); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("local addresses: %w", err)
+func (k *Kernel) recall() []netip.Addr {
+	return statefile.Recall(k.state, k.Tell, func(list []netip.Addr) error {
+		if slices.ContainsFunc(list, func(a netip.Addr) bool { return !a.IsValid() }) {
+			return errors.New("an address is empty")
 		}
 		return nil
-	}
-	raw, err := json.Marshal(addrs)
-	if err == nil {
-		if err = os.WriteFile(k.state+".new", raw, 0o600); err == nil {
-			err = os.Rename(k.state+".new", k.state)
+	})
+}
+
+// remember writes the addresses. A disk that takes nothing stops no address: they are remembered by the process,
+// and written when it can be.
+func (k *Kernel) remember(addrs []netip.Addr) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(addrs) == 0 {
+		k.unwritten = nil
+		if err := statefile.Remove(k.state); err != nil && k.Tell != nil {
+			k.Tell(k.state, err)
 		}
+		return
 	}
-	if err != nil {
-		return fmt.Errorf("local addresses: %w", err)
+	if len(k.unwritten) == 0 && slices.Equal(k.recall(), addrs) {
+		return
 	}
-	return nil
+	k.unwritten = nil
+	if !statefile.Keep(k.state, addrs, k.Tell) {
+		k.unwritten = slices.Clone(addrs)
+	}
 }
 
 // Watch implements Net.

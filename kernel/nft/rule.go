@@ -183,6 +183,15 @@ func (d DNATBy) exprs(f Family) []expr.Any {
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f), RegAddrMin: firstRegister, RegProtoMin: port, Specified: true})
 }
 
+// DNATToItself leaves the destination as it is, and has no later chain translate it.
+type DNATToItself struct{}
+
+func (DNATToItself) text(f Family) string { return fmt.Sprintf("dnat to %s daddr", f) }
+
+func (DNATToItself) exprs(f Family) []expr.Any {
+	return append(load(f, []Field{Daddr}), &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f), RegAddrMin: firstRegister})
+}
+
 // SNATTo translates the source to an address of the table's family.
 type SNATTo struct{ Addr netip.Addr }
 

@@ -3,7 +3,6 @@
 package sysctl
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"wayleave.dev/internal/statefile"
 )
 
 // Set is the parameters below one folder, with a memory.
@@ -19,6 +20,9 @@ type Set struct {
 	Root string
 	// State is the file of the values from before.
 	State string
+	// Tell is told of a file that is damaged or cannot be written. A parameter is set all the same: pods need it,
+	// and Restore then leaves it as it is.
+	Tell statefile.Tell
 }
 
 // Ensure sets a parameter such as "ipv4/ip_forward". The value from before is on
@@ -33,15 +37,10 @@ func (s Set) Ensure(name, value string) error {
 	if have == value {
 		return nil
 	}
-	before, err := s.load()
-	if err != nil {
-		return err
-	}
+	before := s.load()
 	if _, ok := before[name]; !ok {
 		before[name] = have
-		if err := s.save(before); err != nil {
-			return err
-		}
+		statefile.Keep(s.State, before, s.Tell)
 	}
 	if err := os.WriteFile(file, []byte(value), 0); err != nil {
 		return fmt.Errorf("sysctl: %w", err)
@@ -51,10 +50,7 @@ func (s Set) Ensure(name, value string) error {
 
 // Restore puts all remembered values back and forgets them.
 func (s Set) Restore() error {
-	before, err := s.load()
-	if err != nil {
-		return err
-	}
+	before := s.load()
 	var errs []error
 	for name, value := range maps.All(before) {
 		// A link that is gone took its values along.
@@ -65,36 +61,24 @@ func (s Set) Restore() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if err := os.Remove(s.State); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := statefile.Remove(s.State); err != nil {
 		return fmt.Errorf("sysctl: %w", err)
 	}
 	return nil
 }
 
-func (s Set) load() (map[string]string, error) {
-	out := map[string]string{}
-	raw, err := os.ReadFile(s.State)
-	if errors.Is(err, fs.ErrNotExist) {
-		return out, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(raw, &out)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("sysctl: values from before: %s: %w", s.State, err)
-	}
-	return out, nil
-}
-
-func (s Set) save(values map[string]string) error {
-	raw, err := json.Marshal(values)
-	if err == nil {
-		if err = os.WriteFile(s.State+".new", raw, 0o600); err == nil {
-			err = os.Rename(s.State+".new", s.State)
+// load is the values from before. A name that leads out of the folder is damage.
+func (s Set) load() map[string]string {
+	before := statefile.Recall(s.State, s.Tell, func(m map[string]string) error {
+		for name := range m {
+			if !filepath.IsLocal(name) {
+				return fmt.Errorf("%q is no parameter", name)
+			}
 		}
+		return nil
+	})
+	if before == nil {
+		before = map[string]string{}
 	}
-	if err != nil {
-		return fmt.Errorf("sysctl: %w", err)
-	}
-	return nil
+	return before
 }

@@ -1,10 +1,41 @@
 package sysctl
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 )
+
+// A memory that is damaged, or that the disk does not take, is told of and stops nothing.
+func TestADamagedMemoryStopsNothing(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "ip_forward")
+	state := filepath.Join(dir, "state")
+	for _, text := range []string{"", "{", `{"ip_forward":`, `{"../../x":"1"}`, "null", "\x00\x00", "[]"} {
+		var told error
+		s := Set{Root: dir, State: state, Tell: func(_ string, err error) { told = errors.Join(told, err) }}
+		for name, text := range map[string]string{file: "0\n", state: text} {
+			if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Ensure("ip_forward", "1"); err != nil || told == nil {
+			t.Errorf("%q: %v, told %v", text, err, told)
+		}
+		if err := s.Restore(); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+		if raw, _ := os.ReadFile(file); string(raw) != "0" {
+			t.Errorf("%q: after restore it is %q", text, raw)
+		}
+	}
+	var told error
+	s := Set{Root: dir, State: "/proc/no-such-folder/state", Tell: func(_ string, err error) { told = err }}
+	if err := s.Ensure("ip_forward", "1"); err != nil || told == nil {
+		t.Errorf("no disk: %v, told %v", err, told)
+	}
+}
 
 func TestValuesGoBackToWhatTheyWere(t *testing.T) {
 	dir := t.TempDir()
@@ -12,7 +43,7 @@ func TestValuesGoBackToWhatTheyWere(t *testing.T) {
 	if err := os.WriteFile(file, []byte("0\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := Set{dir, filepath.Join(dir, "state")}
+	s := Set{Root: dir, State: filepath.Join(dir, "state")}
 	for range 2 { // a second time must not remember our own value
 		if err := s.Ensure("ip_forward", "1"); err != nil {
 			t.Fatal(err)

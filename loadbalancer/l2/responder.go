@@ -59,7 +59,7 @@ type Responder struct {
 	heard chan<- Heard
 
 	now atomic.Pointer[table]
-	// answers counts what was asked and answered, ignored the frames that made no sense.
+	// answers counts what was asked and answered, ignored the frames that made no sense or were too many.
 	answers, ignored atomic.Uint64
 
 	mu      sync.Mutex
@@ -177,6 +177,7 @@ func (r *Responder) learn(addr netip.Addr, mac MAC) {
 
 func (r *Responder) read(k socketOf, f *os.File) {
 	frame, answer := make([]byte, snap), make([]byte, 0, 128)
+	answers := newBucket(time.Now())
 	for {
 		n, err := f.Read(frame)
 		switch {
@@ -202,10 +203,36 @@ func (r *Responder) read(k socketOf, f *os.File) {
 		if len(answer) == 0 {
 			continue
 		}
+		if !answers.take(time.Now()) {
+			r.ignored.Add(1)
+			continue
+		}
 		if _, err := f.Write(answer); err == nil {
 			r.answers.Add(1)
 		}
 	}
+}
+
+// answersPerSecond bounds what a flood of questions makes each socket send; a segment of thousands of machines asks
+// tens of times a second. Who asks in vain asks again a second later.
+const answersPerSecond = 5000
+
+// bucket has a second of answers at most.
+type bucket struct {
+	left float64
+	at   time.Time
+}
+
+func newBucket(now time.Time) bucket { return bucket{answersPerSecond, now} }
+
+func (b *bucket) take(now time.Time) bool {
+	b.left = min(answersPerSecond, b.left+now.Sub(b.at).Seconds()*answersPerSecond)
+	b.at = now
+	if b.left < 1 {
+		return false
+	}
+	b.left--
+	return true
 }
 
 // arp makes the answer to a frame, or none.

@@ -2,7 +2,8 @@
 // API server takes 40 seconds to notice that a node is gone.
 //
 // It is hashicorp/memberlist (the protocol SWIM), encrypted and authenticated by a key of
-// the cluster. Only nodes that were named are let in, at their own addresses.
+// the cluster. Only nodes that were named are let in, at their own addresses: what comes from another address is
+// dropped or reset before it is read. What a node sends is bounded too (transport.go, check.go).
 package peers
 
 import (
@@ -67,6 +68,7 @@ type Peers struct {
 	cfg     Config
 	list    *memberlist.Memberlist
 	ring    *memberlist.Keyring
+	wire    *transport
 	changed chan struct{}
 	done    chan struct{}
 	ready   chan struct{}
@@ -94,15 +96,18 @@ func Start(cfg Config, meta Meta) (*Peers, error) {
 	}
 	p := &Peers{cfg: cfg, ring: ring, self: meta, changed: make(chan struct{}, 1), done: make(chan struct{}), ready: make(chan struct{}),
 		live: map[string]bool{}, known: map[string]Meta{}}
-	if p.list, err = memberlist.Create(p.config()); err != nil {
+	if p.wire, err = listen(cfg.Addr, checker{ring}); err != nil {
 		return nil, fmt.Errorf("heartbeats at %s: %w", cfg.Addr, err)
+	}
+	if p.list, err = memberlist.Create(p.config()); err != nil {
+		return nil, errors.Join(fmt.Errorf("heartbeats at %s: %w", cfg.Addr, err), p.wire.Shutdown())
 	}
 	return p, nil
 }
 
 func (p *Peers) config() *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
-	c.Name, c.Label = p.cfg.Node, "wayleave"
+	c.Name, c.Label = p.cfg.Node, label
 	c.BindAddr, c.BindPort = p.cfg.Addr.Addr().String(), int(p.cfg.Addr.Port())
 	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
 	c.ProbeInterval, c.ProbeTimeout = ProbeInterval, ProbeInterval/2
@@ -116,6 +121,8 @@ func (p *Peers) config() *memberlist.Config {
 	c.DeadNodeReclaimTime = time.Second
 	c.EnableCompression = false // names and flags are short
 	c.Keyring = p.ring
+	// memberlist's own list of allowed networks does not change while it runs; the transport's does.
+	c.Transport = p.wire
 	d := delegate{p}
 	c.Delegate, c.Events, c.Alive = d, d, d
 	c.Logger = logger(p.cfg.Log)
@@ -140,12 +147,32 @@ func (p *Peers) SetPeers(peers []Peer) {
 	p.peers = all
 	maps.DeleteFunc(p.known, func(name string, _ Meta) bool { _, ok := all[name]; return !ok && !p.live[name] })
 	p.mu.Unlock()
+	if err := p.wire.setNodes(p.addresses(peers)); err != nil {
+		p.cfg.Log.Warn("heartbeats: strangers are refused by this process only, not by the kernel", "err", err)
+	}
 	p.wake()
 	if first {
 		p.running.Add(1)
 		go p.search()
 	}
 }
+
+// addresses are those of the other nodes. This node has nothing to say to itself.
+func (p *Peers) addresses(peers []Peer) map[netip.Addr]bool {
+	all := map[netip.Addr]bool{}
+	for _, peer := range peers {
+		for _, a := range peer.Addrs {
+			if peer.Name != p.cfg.Node && a.Is4() == p.cfg.Addr.Addr().Is4() {
+				all[a] = true
+			}
+		}
+	}
+	return all
+}
+
+// Refused counts the messages and connections that were turned away since the start. Datagrams that the kernel drops,
+// since they come from no node, are not among them.
+func (p *Peers) Refused() uint64 { return p.wire.counters() }
 
 // SetKeys changes the keys while they are in use.
 func (p *Peers) SetKeys(keys [][]byte) error {

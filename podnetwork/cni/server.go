@@ -74,6 +74,10 @@ type Server struct {
 	Isolate func(ctx context.Context, ips []netip.Addr) error
 	Log     *slog.Logger
 
+	// agree is held while leases and links are compared; unsure says that they did not agree.
+	agree  sync.Mutex
+	unsure bool
+
 	mu sync.Mutex
 	// busy keeps calls for one interface apart, as the runtime should.
 	busy map[ipam.Key]*turn
@@ -92,7 +96,7 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
-		c, err := l.AcceptUnix()
+		c, err := frame.Accept(ctx, l)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -112,15 +116,13 @@ func (s *Server) answer(c *net.UnixConn) error {
 	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return err
 	}
-	uid, err := frame.PeerUID(c)
-	if err != nil {
+	if err := frame.Only(c); err != nil {
 		return err
 	}
-	if uid != 0 {
-		return fmt.Errorf("user %d may not call", uid)
-	}
 	var r call.Request
-	files, err := frame.Receive(c, &r)
+	// A network configuration is of some hundred bytes, with a result of earlier plugins of
+	// some thousand.
+	files, err := frame.ReceiveWithin(c, &r, frame.Limits{Bytes: 1 << 20, Files: 1, AnyVersion: true})
 	if err != nil {
 		return err
 	}
@@ -265,6 +267,9 @@ func (s *Server) add(k ipam.Key, r call.Request, conf types.PluginConf, netns *o
 	}
 	if s.Book.Find(k, wish.HostLink) != k { // adopted, and alive
 		return nil, exists(k)
+	}
+	if err := s.sure(); err != nil {
+		return nil, err
 	}
 	lease, _, err := s.Book.Acquire(k, wish, local.PodCIDRs)
 	s.tellFull(err)
@@ -419,8 +424,31 @@ func (s *Server) end(l ipam.Lease) error {
 
 // Reconcile compares the leases with the links of the node, before calls are
 // answered. A lease without a link is of a pod that a reboot or a crash ended; a link
-// without a lease keeps its addresses, though whose they are is not known.
+// without a lease keeps its addresses, though whose they are is not known. After an error no address is given out:
+// the next ADD compares again.
 func (s *Server) Reconcile() error {
+	s.agree.Lock()
+	defer s.agree.Unlock()
+	err := s.compare()
+	s.unsure = err != nil
+	return err
+}
+
+// sure is nil when each address in use is known to be leased.
+func (s *Server) sure() error {
+	s.agree.Lock()
+	defer s.agree.Unlock()
+	if !s.unsure {
+		return nil
+	}
+	if err := s.compare(); err != nil {
+		return call.Failure(types.ErrTryAgainLater, "which addresses are in use is not known: %v", err)
+	}
+	s.unsure = false
+	return nil
+}
+
+func (s *Server) compare() error {
 	names, err := s.Links.Names()
 	if err != nil {
 		return err
@@ -429,16 +457,22 @@ func (s *Server) Reconcile() error {
 	for _, n := range names {
 		there[n] = true
 	}
-	leased := map[string]bool{}
+	leased, living := map[string]bool{}, map[ipam.Key][]netip.Addr{}
 	var errs []error
 	for _, l := range s.Book.List() {
 		if there[l.HostLink] {
 			leased[l.HostLink] = true
+			ips, err := s.Links.Addresses(l.HostLink)
+			if err == nil {
+				living[l.Key] = ips
+			}
+			errs = append(errs, err)
 			continue
 		}
 		s.Log.Info("lease of a pod that is gone", "pod", l.Pod, "ips", l.IPs)
 		errs = append(errs, s.end(l))
 	}
+	s.Book.Correct(living)
 	for _, n := range names {
 		if leased[n] {
 			continue
@@ -447,6 +481,10 @@ func (s *Server) Reconcile() error {
 		if err == nil {
 			s.Log.Warn("link without a lease", "link", n, "ips", ips)
 			err = s.Book.Adopt(n, ips)
+		}
+		if errors.As(err, &ipam.Taken{}) { // nobody else gets it either way
+			s.Log.Warn("leases and links", "err", err)
+			err = nil
 		}
 		errs = append(errs, err)
 	}

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
+
 	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/ipam"
 	"wayleave.dev/podnetwork/veth"
@@ -67,10 +69,7 @@ func TestNoStepLeaksOrDoubles(t *testing.T) {
 	var s *Server
 	start := func() {
 		t.Helper()
-		book, err := ipam.Open(dir, time.Minute, func() time.Time { return now })
-		if err != nil {
-			t.Fatal(err)
-		}
+		book := ipam.Open(dir, time.Minute, func() time.Time { return now }, nil)
 		local := Local{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/26"), netip.MustParsePrefix("fd00::/64")}}
 		s = &Server{Book: book, Links: n, Local: func() (Local, bool) { return local, true }, Log: slog.New(slog.DiscardHandler)}
 		if err := s.Reconcile(); err != nil {
@@ -95,8 +94,11 @@ func TestNoStepLeaksOrDoubles(t *testing.T) {
 			if err := s.Book.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if rng.IntN(2) == 0 {
+			switch rng.IntN(4) {
+			case 0:
 				tear(t, file)
+			case 1:
+				damage(t, file, rng)
 			}
 			start()
 		case 1: // the node is switched off: no pod is left
@@ -162,6 +164,29 @@ func tear(t *testing.T, file string) {
 	}
 }
 
+// damage cuts the file at any byte, or writes garbage over some of it.
+func damage(t *testing.T, file string, rng *rand.Rand) {
+	t.Helper()
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(raw) == 0 {
+		return
+	}
+	at := rng.IntN(len(raw))
+	if rng.IntN(2) == 0 {
+		raw = raw[:at]
+	} else {
+		for i := at; i < min(at+1+rng.IntN(300), len(raw)); i++ {
+			raw[i] = byte(rng.IntN(256))
+		}
+	}
+	if err := os.WriteFile(file, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // agree compares leases with links, one to one.
 func agree(t *testing.T, step int, b *ipam.Book, n *node) {
 	t.Helper()
@@ -210,5 +235,80 @@ func TestOneCallPerInterfaceAtATime(t *testing.T) {
 	}
 	if inside != 160000 || len(s.busy) != 0 {
 		t.Errorf("%d calls, %d interfaces are still remembered", inside, len(s.busy))
+	}
+}
+
+// A tombstone that is cut short or garbage ends nothing and is in nobody's way: the lease stays until GC. A whole
+// one ends its lease.
+func TestTombstonesThatAreDamaged(t *testing.T) {
+	n := &node{links: map[string][]netip.Addr{}}
+	book := ipam.Open(t.TempDir(), time.Minute, nil, nil)
+	defer book.Close()
+	s := &Server{Book: book, Links: n, Log: slog.New(slog.DiscardHandler)}
+	whole := `{"container":"c1","interface":"eth0"}`
+	texts := []string{"null", "[]", "{}", "\x00\x00", `{"container":1}`}
+	for i := range whole {
+		texts = append(texts, whole[:i])
+	}
+	k := ipam.Key{Container: "c1", Interface: "eth0"}
+	if _, _, err := book.Acquire(k, ipam.Wish{HostLink: call.HostName("c1", "eth0")}, []netip.Prefix{netip.MustParsePrefix("10.244.1.0/26")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range append(texts, whole) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "stone"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := s.Bury(dir)
+		_, there := book.Get(k)
+		left, _ := os.ReadDir(dir)
+		if there == (text == whole) || len(left) > 0 || text == whole && err != nil {
+			t.Errorf("%q: %v, the lease is there: %t, left %v", text, err, there, left)
+		}
+	}
+}
+
+// blind is a node whose links cannot be listed.
+type blind struct {
+	*node
+	isBlind bool
+}
+
+func (b *blind) Names() ([]string, error) {
+	if b.isBlind {
+		return nil, errors.New("no answer from the kernel")
+	}
+	return b.node.Names()
+}
+
+// While it is not known which addresses links have, none is given out: the next ADD looks again.
+func TestNoAddressIsGivenOutUntilLinksAreKnown(t *testing.T) {
+	n := &blind{&node{links: map[string][]netip.Addr{"wy1": {netip.MustParseAddr("10.244.1.2")}}}, true}
+	book := ipam.Open(t.TempDir(), time.Minute, nil, nil)
+	defer book.Close()
+	local := Local{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/26")}}
+	s := &Server{Book: book, Links: n, Local: func() (Local, bool) { return local, true }, Log: slog.New(slog.DiscardHandler)}
+	if err := s.Reconcile(); err == nil {
+		t.Fatal("links were not listed, and that is no error")
+	}
+	netns, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer netns.Close()
+	add := func() *types.Error {
+		return s.Handle(call.Request{Command: "ADD", ContainerID: "c1", IfName: "eth0", Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"n","type":"t"}`)}, netns).Error
+	}
+	if err := add(); err == nil || err.Code != types.ErrTryAgainLater {
+		t.Fatalf("an address was given out: %v, leases %v", err, book.List())
+	}
+	n.isBlind = false
+	if err := add(); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range book.List() {
+		if l.Container == "c1" && l.IPs[0] == netip.MustParseAddr("10.244.1.2") {
+			t.Error("an address in use was given out")
+		}
 	}
 }

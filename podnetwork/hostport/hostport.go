@@ -68,6 +68,9 @@ func Parse(list []Request) (out []Mapping, err error) {
 		default:
 			return nil, fmt.Errorf("%sprotocol: %q is not a protocol; tcp, udp and sctp are", at, r.Protocol)
 		}
+		if whose := model.ReservedPort(m.Protocol, m.HostPort); whose != "" {
+			return nil, fmt.Errorf("%shostPort: %d/%s is a port of %s on the node; any other is allowed", at, r.HostPort, m.Protocol, whose)
+		}
 		if r.HostIP != "" {
 			a, err := netip.ParseAddr(r.HostIP)
 			if err != nil || a.Zone() != "" {
@@ -131,8 +134,11 @@ const setSelf = "host-port-pods"
 // Chains translate and masquerade. They come after those of Services (priority -100):
 // a connection is translated by the first that knows it.
 func Chains(f nft.Family) []nft.Chain {
+	// Addresses that are not the node's are nobody's to map: a pod that names another's gets
+	// nothing. Those of Services may be the node's (dns, ipvs), and are kept out by the
+	// chains of Services, which come first.
 	rules := []nft.Rule{
-		{nft.DNATBy{Fields: []nft.Field{nft.Daddr, nft.L4Proto, nft.Dport}, Map: setOne}},
+		{nft.LocalDaddr{}, nft.DNATBy{Fields: []nft.Field{nft.Daddr, nft.L4Proto, nft.Dport}, Map: setOne}},
 		{nft.LocalDaddr{}, nft.DNATBy{Fields: []nft.Field{nft.L4Proto, nft.Dport}, Map: setAny}},
 	}
 	back := []nft.Rule{{nft.In{Fields: []nft.Field{nft.Saddr, nft.Daddr}, Set: setSelf}, nft.Masquerade()}}

@@ -2,31 +2,37 @@
 // leases through crashes and reboots.
 //
 // Invariants:
-//   - A lease is on disk before its address is given out, and an address is free
-//     only once its release is on disk.
+//   - A lease is on disk before its address is given out; a release is on disk before the
+//     address is given out again.
 //   - No address is leased twice, nor again before its cool-down has passed, unless
 //     nothing else is left.
 //   - The address of the node's ingress proxy (model.ProxyAddr) is leased to nobody anew.
-//   - A file that cannot be read whole is an error that names the line: to go on
-//     with an empty book would give out addresses of living pods. Only a torn last
-//     line, which a crash leaves, is dropped: its lease was never given out.
+//   - A damaged file is told of by its lines, and what is good of it is used. Leases that
+//     are lost with the rest are those of links that exist: Adopt and Correct take them from
+//     the kernel before an address is given out (cni.Server.Reconcile).
+//   - Cool-downs run by the monotonic clock. One from before a start begins anew where the
+//     node's clock may have been set.
 package ipam
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"wayleave.dev/internal/statefile"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/hostport"
 )
@@ -82,6 +88,25 @@ type record struct {
 	Add     *Lease    `json:"add,omitempty"`
 	Release *Key      `json:"release,omitempty"`
 	At      time.Time `json:"at"`
+	// Sum is of the line without it, so that a changed byte is seen. Lines of earlier versions have none.
+	Sum string `json:"sum,omitempty"`
+}
+
+// line is a record as it is in the file.
+func (r record) line() ([]byte, error) {
+	sum, err := r.sum()
+	if err != nil {
+		return nil, err
+	}
+	r.Sum = sum
+	raw, err := json.Marshal(r)
+	return append(raw, '\n'), err
+}
+
+func (r record) sum() (string, error) {
+	r.Sum = ""
+	raw, err := json.Marshal(r)
+	return strconv.FormatUint(uint64(crc32.ChecksumIEEE(raw)), 36), err
 }
 
 // Full says that a pod network has no address left.
@@ -104,81 +129,157 @@ type Book struct {
 	now      func() time.Time
 	leases   map[Key]Lease
 	used     map[netip.Addr]Key
-	freed    map[netip.Addr]time.Time
+	freed    map[netip.Addr]release
 	next     map[netip.Prefix]netip.Addr
 	follow   func([]Lease)
 	dead     int // records in the file that no longer count
+	size     int64
+	// stale says that the file is not what the book knows: it is written anew before the next lease.
+	stale bool
+	tell  statefile.Tell
 }
 
+// release is the end of a lease: when, by the wall clock, and when its cool-down began in this process.
+type release struct{ at, since time.Time }
+
+// clockStep is by how much the node's clock may be set between two starts without a cool-down being cut short.
+const clockStep = 2 * time.Hour
+
 // Open reads the book of a folder, which is made when it is missing. now is the
-// clock, nil for the real one.
-func Open(dir string, coolDown time.Duration, now func() time.Time) (*Book, error) {
+// clock, nil for the real one. tell, which may be nil, is told of damage and of a disk that takes nothing:
+// no lease is given then, and those that exist stay.
+func Open(dir string, coolDown time.Duration, now func() time.Time, tell statefile.Tell) *Book {
 	if now == nil {
 		now = time.Now
 	}
-	b := &Book{path: filepath.Join(dir, "leases"), coolDown: coolDown, now: now, leases: map[Key]Lease{},
-		used: map[netip.Addr]Key{}, freed: map[netip.Addr]time.Time{}, next: map[netip.Prefix]netip.Addr{}}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("leases: %w", err)
+	b := &Book{path: filepath.Join(dir, "leases"), coolDown: coolDown, now: now, tell: tell, leases: map[Key]Lease{},
+		used: map[netip.Addr]Key{}, freed: map[netip.Addr]release{}, next: map[netip.Prefix]netip.Addr{}}
+	err := b.load()
+	if err != nil {
+		// For people; compact replaces the file.
+		_ = os.Remove(b.path + ".damaged")
+		_ = os.Link(b.path, b.path+".damaged")
 	}
-	if err := b.load(); err != nil {
-		return nil, err
+	if full := errors.Join(os.MkdirAll(dir, 0o700), b.compact()); full != nil {
+		b.stale = err != nil || b.append() != nil
+		err = errors.Join(err, full)
 	}
-	if err := b.compact(); err != nil {
-		return nil, err
-	}
-	return b, nil
+	b.say(err)
+	return b
 }
 
+func (b *Book) say(err error) {
+	if b.tell != nil && err != nil {
+		b.tell(b.path, fmt.Errorf("leases: %w", err))
+	}
+}
+
+// freed is the container of records of addresses that cool down.
+const freed = "freed"
+
+// saidLines are the lines of a damaged file that are named.
+const saidLines = 3
+
+// load reads the journal, and says which lines are damaged.
 func (b *Book) load() error {
 	raw, err := os.ReadFile(b.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("leases: %w", err)
+		return err
 	}
-	n := 0
+	var errs []error
+	n, bad := 0, 0
 	for line := range strings.Lines(string(raw)) {
 		n++
 		if !strings.HasSuffix(line, "\n") {
-			return nil // torn by a crash, never given out
+			break // torn by a crash, never given out
 		}
-		var r record
-		if err := json.Unmarshal([]byte(line), &r); err != nil {
-			return fmt.Errorf("leases: %s line %d: %w", b.path, n, err)
-		}
-		switch {
-		case r.Add != nil:
-			for _, a := range r.Add.IPs {
-				if other, ok := b.used[a]; ok && other != r.Add.Key {
-					return fmt.Errorf("leases: %s line %d: %s is leased to %s already", b.path, n, a, other.Container)
-				}
+		if err := b.read(line); err != nil {
+			if bad++; bad <= saidLines {
+				errs = append(errs, fmt.Errorf("%s line %d: %w", b.path, n, err))
 			}
-			b.put(*r.Add)
-		case r.Release != nil:
-			b.drop(*r.Release, r.At)
-		default:
-			return fmt.Errorf("leases: %s line %d: neither add nor release", b.path, n)
 		}
 	}
-	return nil
+	for k := range b.leases {
+		if k.Container == freed { // its release is damaged
+			b.drop(k, release{b.now().UTC(), b.now()})
+		}
+	}
+	if bad > saidLines {
+		errs = append(errs, fmt.Errorf("%s: %d lines are damaged in all", b.path, bad))
+	}
+	return errors.Join(errs...)
 }
 
+// read takes in one line.
+func (b *Book) read(line string) error {
+	var r record
+	if err := json.Unmarshal([]byte(line), &r); err != nil {
+		return err
+	}
+	if sum, err := r.sum(); err != nil || r.Sum != "" && r.Sum != sum {
+		return errors.Join(errors.New("the sum is of another record"), err)
+	}
+	switch {
+	case r.Add != nil:
+		return b.readAdd(*r.Add)
+	case r.Release != nil:
+		since := b.now()
+		if gone := since.Sub(r.At); gone >= 0 && gone < b.coolDown {
+			since = since.Add(-gone)
+		}
+		b.drop(*r.Release, release{r.At, since})
+		return nil
+	}
+	return errors.New("neither add nor release")
+}
+
+func (b *Book) readAdd(l Lease) error {
+	if l.Container == "" || len(l.IPs) == 0 || slices.ContainsFunc(l.IPs, func(a netip.Addr) bool { return !a.IsValid() }) {
+		return errors.New("a lease without container or address")
+	}
+	var err error
+	for _, a := range l.IPs {
+		if other, ok := b.used[a]; ok && other != l.Key {
+			// Both stay, and the address is nobody else's until both have ended.
+			err = fmt.Errorf("%s is leased to %s already", a, other.Container)
+		}
+	}
+	b.put(l)
+	return err
+}
+
+// put takes in a lease. One that the key has with other addresses ends.
 func (b *Book) put(l Lease) {
+	if old, ok := b.leases[l.Key]; ok && !slices.Equal(old.IPs, l.IPs) {
+		b.drop(l.Key, release{b.now().UTC(), b.now()})
+	}
 	b.leases[l.Key] = l
 	for _, a := range l.IPs {
-		b.used[a] = l.Key
+		if _, taken := b.used[a]; !taken {
+			b.used[a] = l.Key
+		}
 		delete(b.freed, a)
 	}
 }
 
-func (b *Book) drop(k Key, at time.Time) {
-	for _, a := range b.leases[k].IPs {
-		delete(b.used, a)
-		b.freed[a] = at
-	}
+// drop ends a lease. An address that a damaged file gave to another one too is that one's.
+func (b *Book) drop(k Key, at release) {
+	l := b.leases[k]
 	delete(b.leases, k)
+	for _, a := range l.IPs {
+		delete(b.used, a)
+		for other, o := range b.leases {
+			if slices.Contains(o.IPs, a) {
+				b.used[a] = other
+			}
+		}
+		if _, taken := b.used[a]; !taken {
+			b.freed[a] = at
+		}
+	}
 }
 
 // compact writes a file of what counts now in the place of the old one.
@@ -186,56 +287,105 @@ func (b *Book) compact() error {
 	temp := b.path + ".new"
 	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return fmt.Errorf("leases: %w", err)
+		return err
 	}
-	w := bufio.NewWriter(f)
-	enc := json.NewEncoder(w)
-	var errs []error
-	for a, at := range b.freed { // so that the cool-down outlives a restart
-		if b.now().Sub(at) < b.coolDown {
-			k := Key{Container: "freed", Interface: a.String()}
-			errs = append(errs, enc.Encode(record{Add: &Lease{Key: k, IPs: []netip.Addr{a}}, At: at}), enc.Encode(record{Release: &k, At: at}))
-		}
+	size, err := b.writeAll(f)
+	if err == nil {
+		err = os.Rename(temp, b.path)
 	}
-	for _, l := range b.leases {
-		errs = append(errs, enc.Encode(record{Add: &l, At: l.Since}))
-	}
-	errs = append(errs, w.Flush(), f.Sync())
-	if err := errors.Join(errs...); err != nil {
-		f.Close()
-		return fmt.Errorf("leases: %w", err)
-	}
-	if err := errors.Join(os.Rename(temp, b.path), syncDir(filepath.Dir(b.path))); err != nil {
-		f.Close()
-		return fmt.Errorf("leases: %w", err)
+	if err != nil {
+		_ = os.Remove(temp) // gives a full disk its space back
+		return errors.Join(err, f.Close())
 	}
 	if b.file != nil {
 		b.file.Close()
 	}
-	b.file, b.dead = f, 0
-	return nil
+	b.file, b.size, b.dead = f, size, 0
+	err = statefile.SyncDir(filepath.Dir(b.path))
+	b.stale = err != nil
+	return err
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// writeAll writes what counts now.
+func (b *Book) writeAll(f *os.File) (int64, error) {
+	w := bufio.NewWriter(f)
+	var errs []error
+	put := func(r record) {
+		raw, err := r.line()
+		_, full := w.Write(raw)
+		errs = append(errs, err, full)
+	}
+	for a, r := range b.freed { // so that the cool-down outlives a restart
+		if b.now().Sub(r.at) < b.coolDown+clockStep || b.cooling(a) {
+			k := Key{Container: freed, Interface: a.String()}
+			put(record{Add: &Lease{Key: k, IPs: []netip.Addr{a}}, At: r.at})
+			put(record{Release: &k, At: r.at})
+		}
+	}
+	for _, l := range b.leases {
+		put(record{Add: &l, At: l.Since})
+	}
+	if err := errors.Join(append(errs, w.Flush(), f.Sync())...); err != nil {
+		return 0, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// append goes on with the file that there is, on a disk with no room for another one. A torn last line is cut
+// off.
+func (b *Book) append() error {
+	raw, err := os.ReadFile(b.path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	f, err := os.OpenFile(b.path, os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	b.size = int64(bytes.LastIndexByte(raw, '\n') + 1)
+	if b.size < int64(len(raw)) {
+		if err := f.Truncate(b.size); err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
+	b.file = f
+	return nil
 }
 
-// write appends a record and waits until it is on disk.
+// cooling says whether an address may not be given out again yet.
+func (b *Book) cooling(a netip.Addr) bool {
+	r, ok := b.freed[a]
+	return ok && b.now().Sub(r.since) < b.coolDown
+}
+
+// write appends a record and waits until it is on disk. After an error the file is as before, as far as the
+// disk allows, and is written anew before the next record.
 func (b *Book) write(r record) error {
-	raw, err := json.Marshal(r)
+	raw, err := r.line()
 	if err != nil {
 		return fmt.Errorf("leases: %w", err)
 	}
-	if _, err := b.file.Write(append(raw, '\n')); err != nil {
-		// Part of a line may be there; what is good is written anew.
-		return errors.Join(fmt.Errorf("leases: %w", err), b.compact())
+	if b.stale {
+		if err := b.compact(); err != nil {
+			return fmt.Errorf("leases: %w", err)
+		}
 	}
-	if err := b.file.Sync(); err != nil {
+	n, err := b.file.Write(raw)
+	if err == nil {
+		err = b.file.Sync()
+	}
+	if err != nil {
+		b.stale = true
+		_ = b.file.Truncate(b.size) // part of a line may be there
 		return fmt.Errorf("leases: %w", err)
+	}
+	b.size += int64(n)
+	if b.tell != nil {
+		b.tell(b.path, nil)
 	}
 	return nil
 }
@@ -271,7 +421,7 @@ func (b *Book) Acquire(k Key, w Wish, cidrs []netip.Prefix) (l Lease, known bool
 		return Lease{}, false, err
 	}
 	b.put(l)
-	b.tell()
+	b.told()
 	return l, false, nil
 }
 
@@ -316,21 +466,69 @@ func (b *Book) Adopt(hostLink string, ips []netip.Addr) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l := Lease{Key: unknown(hostLink), HostLink: hostLink, Since: b.now().UTC()}
+	var errs []error
 	for _, a := range ips {
 		if k, taken := b.used[a]; taken {
-			return fmt.Errorf("link %s: %w", hostLink, Taken{"address " + a.String(), k, b.leases[k].Pod})
+			errs = append(errs, fmt.Errorf("link %s: %w", hostLink, Taken{"address " + a.String(), k, b.leases[k].Pod}))
+			continue
 		}
 		l.IPs = append(l.IPs, a)
 	}
-	if len(l.IPs) == 0 {
-		return nil
+	if len(l.IPs) > 0 {
+		b.record(l)
 	}
-	if err := b.write(record{Add: &l, At: l.Since}); err != nil {
-		return err
+	return errors.Join(errs...)
+}
+
+// Correct gives leases the addresses that their links have, where a damaged file said others. A link without
+// an address of a family keeps that of its lease.
+func (b *Book) Correct(links map[Key][]netip.Addr) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var wrong []Lease
+	for k, ips := range links {
+		l, ok := b.leases[k]
+		if corrected := of(l.IPs, ips); ok && !slices.Equal(corrected, l.IPs) {
+			b.drop(k, release{b.now().UTC(), b.now()})
+			l.IPs = corrected
+			wrong = append(wrong, l)
+		}
 	}
+	if len(wrong) == 0 {
+		return
+	}
+	for _, l := range wrong { // two may have each other's
+		b.put(l)
+	}
+	if err := b.compact(); err != nil {
+		b.stale = true
+		b.say(err)
+	}
+	b.told()
+}
+
+// of is a lease's addresses with those of the link in the place of others of their family.
+func of(lease, link []netip.Addr) []netip.Addr {
+	out := slices.Clone(lease)
+	for _, a := range link {
+		i := slices.IndexFunc(out, func(o netip.Addr) bool { return o.Is4() == a.Is4() })
+		if i < 0 {
+			out = append(out, a)
+		} else {
+			out[i] = a
+		}
+	}
+	return out
+}
+
+// record takes in what is so already, whether the disk takes it or not.
+func (b *Book) record(l Lease) {
 	b.put(l)
-	b.tell()
-	return nil
+	if err := b.write(record{Add: &l, At: l.Since}); err != nil {
+		b.stale = true
+		b.say(err)
+	}
+	b.told()
 }
 
 // Find is the key of the lease that a container's interface has: its own, or that of
@@ -358,12 +556,11 @@ func (b *Book) pick(p netip.Prefix) (netip.Addr, error) {
 			break
 		}
 		if _, taken := b.used[a]; !taken {
-			at, cooling := b.freed[a]
-			if !cooling || b.now().Sub(at) >= b.coolDown {
+			if !b.cooling(a) {
 				b.next[p] = after(a, first, last)
 				return a, nil
 			}
-			if !oldest.IsValid() || at.Before(b.freed[oldest]) {
+			if !oldest.IsValid() || b.freed[a].since.Before(b.freed[oldest].since) {
 				oldest = a
 			}
 		}
@@ -420,7 +617,8 @@ func after(a, first, last netip.Addr) netip.Addr {
 	return a.Next()
 }
 
-// Release ends a lease and returns it; ok is false when there was none.
+// Release ends a lease and returns it; ok is false when there was none. A disk that takes nothing does not keep
+// it: the lease is ended, and the file is written anew before an address is given out.
 func (b *Book) Release(k Key) (l Lease, ok bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -428,14 +626,16 @@ func (b *Book) Release(k Key) (l Lease, ok bool, err error) {
 	if !ok {
 		return Lease{}, false, nil
 	}
-	at := b.now().UTC()
-	if err := b.write(record{Release: &k, At: at}); err != nil {
-		return Lease{}, false, err
+	at := release{b.now().UTC(), b.now()}
+	if err := b.write(record{Release: &k, At: at.at}); err != nil {
+		b.say(err)
 	}
 	b.drop(k, at)
-	b.tell()
-	if b.dead += 2; b.dead > 2000 && b.dead > 2*len(b.leases) {
-		return l, true, b.compact()
+	b.told()
+	if b.dead += 2; b.dead > 2000 && b.dead > 2*len(b.leases) && !b.stale {
+		if err := b.compact(); err != nil { // the longer file serves as well
+			b.say(err)
+		}
 	}
 	return l, true, nil
 }
@@ -461,10 +661,11 @@ func (b *Book) Follow(fn func([]Lease)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.follow = fn
-	b.tell()
+	b.told()
 }
 
-func (b *Book) tell() {
+// told has who follows know of a change.
+func (b *Book) told() {
 	if b.follow != nil {
 		b.follow(b.list())
 	}
@@ -480,4 +681,9 @@ func (b *Book) list() []Lease {
 }
 
 // Close closes the file.
-func (b *Book) Close() error { return b.file.Close() }
+func (b *Book) Close() error {
+	if b.file == nil {
+		return nil
+	}
+	return b.file.Close()
+}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func cidrs(s ...string) (out []netip.Prefix) {
@@ -28,10 +30,7 @@ func (c *clock) now() time.Time { return c.at }
 
 func book(t *testing.T, dir string, c *clock) *Book {
 	t.Helper()
-	b, err := Open(dir, time.Minute, c.now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := Open(dir, time.Minute, c.now, nil)
 	t.Cleanup(func() { _ = b.Close() })
 	return b
 }
@@ -167,13 +166,145 @@ func TestATornLineIsDroppedAndABadOneIsNamed(t *testing.T) {
 	if got := book(t, dir, c).List(); len(got) != 1 {
 		t.Errorf("leases are %v", got)
 	}
-	for _, bad := range []string{"{\n" + string(good), string(good) + "{}\n", string(good) + strings.ReplaceAll(string(good), "c1", "c2")} {
+	changed := strings.Replace(string(good), "10.244.1.2", "10.244.1.9", 1)
+	twice := strings.Split(strings.ReplaceAll(string(good), "c1", "c2"), `,"sum"`)[0] + "}\n"
+	for _, bad := range []string{"{\n" + string(good), string(good) + "{}\n", string(good) + twice, changed + string(good), `{"add":{"container":"x","ips":[]}}` + "\n" + string(good)} {
 		if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(dir, time.Minute, c.now); err == nil || !strings.Contains(err.Error(), "leases line ") {
-			t.Errorf("error is %v", err)
+		var told error
+		b := Open(dir, time.Minute, c.now, func(_ string, err error) { told = err })
+		if told == nil || !strings.Contains(told.Error(), "leases line ") {
+			t.Errorf("%s: told %v", bad, told)
 		}
+		if l, known, err := b.Acquire(key(1), Wish{}, cidrs("10.244.1.0/24")); err != nil || !known || l.IPs[0] != netip.MustParseAddr("10.244.1.2") {
+			t.Errorf("%s: the good line is lost: %v, %v, %v", bad, l, known, err)
+		}
+		if l, _, err := b.Acquire(key(7), Wish{}, cidrs("10.244.1.0/24")); err != nil || l.IPs[0] == netip.MustParseAddr("10.244.1.2") {
+			t.Errorf("%s: an address is given out twice: %v, %v", bad, l, err)
+		}
+		if again := book(t, dir, c); len(again.List()) < 2 {
+			t.Errorf("%s: the file was not mended: %v", bad, again.List())
+		}
+	}
+}
+
+// On a full disk no address is given out, those that are leased stay, DEL frees, and all goes on when there is
+// room. What was freed meanwhile is nobody's until that is on disk.
+func TestAFullDiskStopsOnlyNewLeases(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("a mount needs root (CAP_SYS_ADMIN)")
+	}
+	dir, c, net := t.TempDir(), newClock(), cidrs("10.244.1.0/24")
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	b := book(t, dir, c)
+	given := map[string]Key{}
+	acquire := func(i int) error {
+		l, _, err := b.Acquire(key(i), Wish{}, net)
+		if err == nil {
+			if other, twice := given[l.IPs[0].String()]; twice && other != l.Key {
+				t.Errorf("%s was given to %v and %v", l.IPs[0], other, l.Key)
+			}
+			given[l.IPs[0].String()] = l.Key
+		}
+		return err
+	}
+	for i := range 20 {
+		if err := acquire(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ballast := filepath.Join(dir, "ballast")
+	fill := func() {
+		f, err := os.OpenFile(ballast, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, err = f.Write(make([]byte, 4096)); err == nil; _, err = f.Write(make([]byte, 4096)) {
+		}
+		f.Close()
+	}
+	fill()
+	n := 20
+	for ; n < 200; n++ { // what is left of a page of the file is used first
+		if acquire(n) != nil {
+			break
+		}
+	}
+	if err := acquire(n); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("on a full disk: %v", err)
+	}
+	if _, ok, err := b.Release(key(3)); !ok || err != nil {
+		t.Errorf("DEL on a full disk: %v, %v", ok, err)
+	}
+	delete(given, "10.244.1.5")
+	b.Close()
+	for range 2 { // and starts again, and again
+		b = book(t, dir, c)
+		if got := len(b.List()); got < n-1 {
+			t.Fatalf("%d leases after a start on a full disk, want %d", got, n-1)
+		}
+	}
+	if err := acquire(300); err == nil {
+		t.Log("a page had room")
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if err := acquire(301); err != nil {
+		t.Errorf("with room: %v", err)
+	}
+	b.Close()
+	b = book(t, dir, c)
+	if l, known, err := b.Acquire(key(301), Wish{}, net); err != nil || !known {
+		t.Errorf("it is not on disk: %v, %v, %v", l, known, err)
+	}
+}
+
+// A clock that is set by an hour, either way, ends no cool-down before its time: not in a process, where
+// the monotonic clock counts, and not over a restart.
+func TestAClockThatIsSetEndsNoCoolDown(t *testing.T) {
+	net := cidrs("10.244.1.0/24")
+	for _, step := range []time.Duration{time.Hour, -time.Hour, 0} {
+		dir, c := t.TempDir(), newClock()
+		b := book(t, dir, c)
+		l, _, err := b.Acquire(key(1), Wish{}, net)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := b.Release(key(1)); err != nil {
+			t.Fatal(err)
+		}
+		b.Close()
+		c.at = c.at.Add(step)
+		b = book(t, dir, c)
+		for i := range 252 { // all others are used first
+			got, _, err := b.Acquire(key(10+i), Wish{}, net)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.IPs[0] == l.IPs[0] {
+				t.Fatalf("%v: address %d given out is the one that cools down", step, i)
+			}
+			if i == 250 {
+				break
+			}
+		}
+		b.Close()
+	}
+	b := Open(t.TempDir(), time.Minute, nil, nil)
+	defer b.Close()
+	if _, _, err := b.Acquire(key(1), Wish{}, net); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b.Release(key(1)); err != nil {
+		t.Fatal(err)
+	}
+	if since := b.freed[netip.MustParseAddr("10.244.1.2")].since; !strings.Contains(since.String(), "m=") {
+		t.Errorf("a cool-down runs by the wall clock: %v", since)
 	}
 }
 

@@ -8,8 +8,10 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"wayleave.dev/internal/frame"
 	"wayleave.dev/proxy/table"
@@ -262,10 +264,10 @@ func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
 		return err
 	}
 	var h hello
-	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(helloWithin)); err != nil {
 		return err
 	}
-	files, err := frame.Receive(c, &h)
+	files, err := frame.ReceiveWithin(c, &h, helloLimits())
 	if err != nil {
 		return err
 	}
@@ -286,7 +288,7 @@ func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
 		delete(f.proxies, s)
 	}()
 	gone := make(chan error, 1)
-	go func() { gone <- f.listenTo(c, s) }()
+	go func() { gone <- f.listenTo(ctx, c, s) }()
 	return f.talk(ctx, c, s, gone)
 }
 
@@ -303,21 +305,61 @@ func (f *Feed) adopt(holds []Socket, files []*os.File) {
 	}
 }
 
+// Bounds of what a proxy says: it reads hostile bytes, and may be captured.
+const (
+	helloWithin = 10 * time.Second
+	// reportEvery is how often a report is read.
+	reportEvery = 100 * time.Millisecond
+	// maxReason is the most bytes that are kept of what is wrong with a certificate.
+	maxReason = 512
+)
+
+func helloLimits() frame.Limits { return frame.Limits{Bytes: 64 << 10, Files: frame.MaxPassed} }
+
+func reportLimits() frame.Limits { return frame.Limits{Bytes: 4 << 20} }
+
 // listenTo takes a proxy's reports, and notices its end.
-func (f *Feed) listenTo(c *net.UnixConn, s *session) error {
+func (f *Feed) listenTo(ctx context.Context, c *net.UnixConn, s *session) error {
 	for {
 		var r Report
-		files, err := frame.Receive(c, &r)
-		for _, file := range files {
-			_ = file.Close()
-		}
-		if err != nil {
+		if _, err := frame.ReceiveWithin(c, &r, reportLimits()); err != nil {
 			return err
 		}
 		f.mu.Lock()
-		s.report = r
+		s.report = f.known(r)
 		f.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(reportEvery):
+		}
 	}
+}
+
+// known is what a report says of certificates that there are, as text for a terminal; f.mu is
+// held.
+func (f *Feed) known(r Report) Report {
+	out := Report{}
+	for key, why := range r.Certificates {
+		if _, ok := f.certs.have[key]; !ok {
+			continue
+		}
+		if out.Certificates == nil {
+			out.Certificates = map[string]string{}
+		}
+		if len(why) > maxReason {
+			why = why[:maxReason]
+		}
+		out.Certificates[key] = strings.Map(printable, strings.ToValidUTF8(why, "?"))
+	}
+	return out
+}
+
+func printable(r rune) rune {
+	if !unicode.IsPrint(r) {
+		return '?'
+	}
+	return r
 }
 
 // talk sends what the session lacks whenever something changed.

@@ -368,6 +368,91 @@ func as(uid int, f func() error) error {
 	return <-done
 }
 
+// A captured proxy says what it likes: the agent keeps what is about certificates that there
+// are, in words for a terminal, and no more sockets than one proxy has.
+func TestACapturedProxyIsBounded(t *testing.T) {
+	r := newRig(t)
+	r.sync(map[string]table.Host{}, nil, map[string]table.Certificate{"c": {Key: "c"}})
+	r.feed.Configure(Settings{})
+	connect := func() *net.UnixConn {
+		t.Helper()
+		c, err := net.Dial("unix", r.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		return c.(*net.UnixConn)
+	}
+	ends := func(what string, c *net.UnixConn) {
+		t.Helper()
+		for {
+			var u Update
+			if _, err := frame.Receive(c, &u); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%s: the agent goes on", what)
+			} else if err == nil {
+				continue
+			}
+			return
+		}
+	}
+	c := connect()
+	why := map[string]string{"c": "\x1b[2J" + strings.Repeat("x", 4096), "unknown": "y"}
+	if err := errors.Join(frame.Send(c, hello{Version: protocolVersion}, nil), frame.Send(c, Report{Certificates: why}, nil)); err != nil {
+		t.Fatal(err)
+	}
+	testnet.Eventually(t, 30*time.Second, func() error {
+		got := r.feed.Reports().Certificates
+		if text := got["c"]; len(got) != 1 || len(text) != maxReason || strings.Contains(text, "\x1b") {
+			return fmt.Errorf("the agent keeps %d bytes: %.60q", len(text), got)
+		}
+		return nil
+	})
+	if err := frame.Send(c, map[string]int{"other": 1}, nil); err != nil {
+		t.Fatal(err)
+	}
+	ends("an unknown field", c)
+	c = connect()
+	if err := frame.Send(c, hello{Version: protocolVersion, Holds: make([]Socket, 1<<14)}, nil); err == nil {
+		ends("a long hello", c)
+	}
+	for range 3 { // 64 sockets each, which listen where they say
+		c := connect()
+		list, files := make([]Socket, frame.MaxPassed), make([]*os.File, frame.MaxPassed)
+		for i := range list {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			list[i] = Socket{Addr: netip.MustParseAddrPort(l.Addr().String())}
+			files[i], err = l.(*net.TCPListener).File()
+			if err := errors.Join(err, l.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := frame.Send(c, hello{Version: protocolVersion, Holds: list}, files); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}
+	testnet.Eventually(t, 30*time.Second, func() error {
+		if n := r.feed.Proxies(); n != 3 {
+			return fmt.Errorf("%d proxies", n)
+		}
+		return nil
+	})
+	if list, files := r.feed.Sockets.copies(); len(list) != maxHeld {
+		t.Errorf("%d sockets are kept, %d are allowed", len(list), maxHeld)
+	} else {
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}
+	r.feed.Sockets.Keep(nil)
+}
+
 // A port that another program has is a failure with a reason, is tried again, and stops no
 // other socket.
 func TestATakenPortIsAFact(t *testing.T) {

@@ -84,6 +84,9 @@ func duplicate(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
+// maxHeld bounds the sockets that are adopted: who holds them may be captured.
+const maxHeld = frame.MaxPassed
+
 // Adopt takes a socket over from who had it; it owns f from then on. What does not listen
 // at that address is refused: it comes from who may not bind. One that is not wanted is
 // closed: clients would wait for who never accepts.
@@ -93,7 +96,7 @@ func (k *Keeper) Adopt(s Socket, f *os.File) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.held[s] != nil || k.want != nil && !k.want[s] {
+	if k.held[s] != nil || k.want != nil && !k.want[s] || len(k.held) >= maxHeld {
 		return f.Close()
 	}
 	k.put(s, f)
@@ -186,8 +189,12 @@ func (k *Keeper) Inherit(ctx context.Context) error {
 	if t, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(t)
 	}
+	c := conn.(*net.UnixConn)
+	if err := frame.ByAgent(c); err != nil {
+		return fmt.Errorf("sockets of the other agent: %w", err)
+	}
 	var l Listening
-	files, err := frame.Receive(conn.(*net.UnixConn), &l)
+	files, err := frame.Receive(c, &l)
 	if err != nil {
 		return fmt.Errorf("sockets of the other agent: %w", err)
 	}
@@ -252,7 +259,7 @@ func (k *Keeper) listen() (*net.UnixListener, error) {
 // accept gives the sockets to who asks, until the listener is closed.
 func (k *Keeper) accept(l *net.UnixListener) error {
 	for {
-		c, err := l.AcceptUnix()
+		c, err := frame.Accept(context.Background(), l)
 		if err != nil {
 			return err
 		}

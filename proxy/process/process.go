@@ -292,6 +292,9 @@ func (s *state) health(reg *prometheus.Registry) (*http.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("health socket: %w", err)
 	}
+	if err := os.Chmod(s.HealthSocket, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("health socket: %w", err), l.Close())
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	kernelipvs "wayleave.dev/kernel/ipvs"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
+	"wayleave.dev/reconcile"
 	"wayleave.dev/service"
 	"wayleave.dev/service/iptables"
 	"wayleave.dev/service/ipvs"
@@ -25,23 +27,59 @@ import (
 type rig struct {
 	mode  service.Mode
 	state func() string
+	// refuse has the kernel refuse what is of the address; nil: nothing.
+	refuse func(netip.Addr)
+	// count is how much was written, in the mode's own unit.
+	count func() int
 }
 
 func rigs() map[string]func() rig {
 	return map[string]func() rig{
 		"nftables": func() rig {
 			f := nft.NewFake()
-			return rig{nftables.New(f, &conntrack.Fake{}), func() string { return tables(f, nftables.TableName) }}
+			refuse := func(a netip.Addr) { f.Fail = refuseElements(a) }
+			return rig{nftables.New(f, &conntrack.Fake{}), func() string { return tables(f, nftables.TableName) }, refuse, func() int { return f.Commits }}
 		},
 		"iptables": func() rig {
 			f := kernelipt.NewFake()
-			return rig{iptables.New(f, &conntrack.Fake{}), func() string { return chains(f) }}
+			refuse := func(a netip.Addr) {
+				f.Fail = func(_ kernelipt.Family, text string) error {
+					if a.IsValid() && strings.Contains(text, a.String()+"/32 ") {
+						return errRefused
+					}
+					return nil
+				}
+			}
+			return rig{iptables.New(f, &conntrack.Fake{}), func() string { return chains(f) }, refuse, func() int {
+				return strings.Count(strings.Join(f.Texts, ""), "\n:")
+			}}
 		},
 		"ipvs": func() rig {
 			f, around := kernelipvs.NewFake(netip.MustParseAddr("192.0.2.11")), nft.NewFake()
 			m := ipvs.New(f, nftables.Beside(around, &conntrack.Fake{}, nil), &conntrack.Fake{}, ipvs.Options{Scheduler: "dh"})
-			return rig{m, func() string { return servers(f) + tables(around, nftables.BesideTableName) }}
+			refuse := func(a netip.Addr) {
+				f.Fail = func(s kernelipvs.Server) error {
+					if a == s.Addr {
+						return errRefused
+					}
+					return nil
+				}
+			}
+			return rig{m, func() string { return servers(f) + tables(around, nftables.BesideTableName) }, refuse, func() int { return f.Sets }}
 		},
+	}
+}
+
+var errRefused = errors.New("the kernel takes it not")
+
+func refuseElements(a netip.Addr) func(nft.Batch) error {
+	return func(b nft.Batch) error {
+		for _, list := range b.Add {
+			if a.IsValid() && slices.ContainsFunc(list, func(e nft.Element) bool { return strings.HasPrefix(e.Key, nft.Pack(a)) }) {
+				return errRefused
+			}
+		}
+		return nil
 	}
 }
 
@@ -173,5 +211,60 @@ func follow(t *testing.T, build func() rig, r *rand.Rand, steps int) {
 		if a, b := long.state(), fresh.state(); a != b {
 			t.Fatalf("step %d: after changes\n%s\nat a start\n%s", step, a, b)
 		}
+	}
+}
+
+// A Service that the kernel refuses is named alone, in every mode: what others change is
+// written at once, costs what changed, and is all there; and when the kernel takes it, it
+// is as if it had always.
+func TestOneRefusedServiceStaysOneInEveryMode(t *testing.T) {
+	const n = 60
+	simple := func(i, backend int) service.Plan {
+		vip := netip.AddrFrom4([4]byte{10, 96, 2, byte(i)})
+		return service.Plan{VIPs: []netip.Addr{vip}, Entries: []service.Entry{{Frontend: service.Frontend{Addr: vip, Protocol: model.TCP, Port: 80},
+			Slots: []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 1, byte(backend)}), 80)}}}}
+	}
+	name := func(i int) model.Name { return model.Name{Namespace: "ns", Name: fmt.Sprintf("s%02d", i)} }
+	bad, vip := name(13), netip.AddrFrom4([4]byte{10, 96, 2, 13})
+	named := func(t *testing.T, err error) {
+		t.Helper()
+		var keys reconcile.KeyErrors[model.Name]
+		if !errors.As(err, &keys) || len(keys) != 1 || !errors.Is(keys[bad], errRefused) {
+			t.Fatalf("the error is %v", err)
+		}
+	}
+	for mode, build := range rigs() {
+		t.Run(mode, func(t *testing.T) {
+			r, all := build(), map[model.Name]service.Plan{}
+			for i := range n {
+				all[name(i)] = simple(i, i)
+			}
+			r.refuse(vip)
+			named(t, r.mode.Sync(t.Context(), all))
+			for round := range 5 {
+				before := r.count()
+				all[name(20)] = simple(20, 100+round)
+				if err := r.mode.Apply(t.Context(), map[model.Name]service.Plan{name(20): all[name(20)]}, nil); err != nil {
+					t.Fatal(err)
+				}
+				if c := r.count() - before; c == 0 || c > 8 {
+					t.Errorf("one change wrote %d things", c)
+				}
+				named(t, r.mode.Apply(t.Context(), map[model.Name]service.Plan{bad: all[bad]}, nil)) // its retry
+				all[name(21)], all[bad] = simple(21, 100+round), simple(13, 200+round)
+				named(t, r.mode.Apply(t.Context(), map[model.Name]service.Plan{name(21): all[name(21)], bad: all[bad]}, nil))
+			}
+			r.refuse(netip.Addr{})
+			if err := r.mode.Apply(t.Context(), map[model.Name]service.Plan{bad: all[bad]}, nil); err != nil {
+				t.Fatal(err)
+			}
+			fresh := build()
+			if err := fresh.mode.Sync(t.Context(), all); err != nil {
+				t.Fatal(err)
+			}
+			if a, b := r.state(), fresh.state(); a != b {
+				t.Errorf("in the end\n%s\nwant\n%s", a, b)
+			}
+		})
 	}
 }

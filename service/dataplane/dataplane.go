@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/ipset"
 	kernelipt "wayleave.dev/kernel/iptables"
@@ -44,6 +45,8 @@ type Planes struct {
 	LockFile string
 	// Memory is that of kernel/iptables.Kernel.
 	Memory string
+	// Tell is that of kernel/iptables.Kernel.
+	Tell statefile.Tell
 }
 
 // Nftables makes the mode of that name; the kernel is not touched.
@@ -55,7 +58,7 @@ func (p Planes) Iptables(flavour kernelipt.Flavour) (*iptables.Mode, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.LockFile, k.Memory = p.LockFile, p.Memory
+	k.LockFile, k.Memory, k.Tell = p.LockFile, p.Memory, p.Tell
 	return iptables.New(k, p.Track), nil
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wayleave.dev/internal/admission"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 	"wayleave.dev/service"
@@ -46,11 +47,16 @@ func Plan(node string) func(model.Snapshot, model.Name) (Check, bool, []model.Pr
 // Equal compares two.
 func Equal(a, b Check) bool { return a == b }
 
-// Limits for who asks.
+// Bounds. Services of every tenant have ports here, so all ports share the places for connections.
 const (
-	maxRequest = 8 << 10
-	patience   = 5 * time.Second
-	maxAtOnce  = 64 // for each port
+	// MaxPorts are open at once: as many as the default range of node ports has.
+	MaxPorts = 2768
+	// MaxConnections and MaxPerSource are open at once, over all ports; of one IPv4 address or IPv6 /64. A load balancer
+	// may check all Services at the same moment.
+	MaxConnections = 1024
+	MaxPerSource   = 256
+	maxRequest     = 8 << 10
+	patience       = 5 * time.Second
 )
 
 // Server answers on the ports that plans ask for. It is a reconcile.Target.
@@ -62,6 +68,7 @@ type Server struct {
 	Log     *slog.Logger
 
 	mu    sync.Mutex
+	pool  *admission.Pool
 	open  map[model.Name]*port
 	owner map[uint16]model.Name
 }
@@ -92,6 +99,7 @@ func (s *Server) Apply(_ context.Context, set map[model.Name]Check, del []model.
 	defer s.mu.Unlock()
 	if s.open == nil {
 		s.open, s.owner = map[model.Name]*port{}, map[uint16]model.Name{}
+		s.pool = admission.NewPool(admission.Limits{Total: MaxConnections, PerSource: MaxPerSource})
 	}
 	failed := reconcile.KeyErrors[model.Name]{}
 	for _, k := range del {
@@ -107,6 +115,10 @@ func (s *Server) Apply(_ context.Context, set map[model.Name]Check, del []model.
 			failed[k] = fmt.Errorf("spec.healthCheckNodePort: %d belongs to service %s already, which keeps it", c.Port, other)
 			continue
 		}
+		if len(s.open) >= MaxPorts {
+			failed[k] = fmt.Errorf("spec.healthCheckNodePort: %d: %d such ports are open on this node, which opens no more", c.Port, MaxPorts)
+			continue
+		}
 		listen := s.Listen
 		if listen == nil {
 			listen = Listen
@@ -116,7 +128,7 @@ func (s *Server) Apply(_ context.Context, set map[model.Name]Check, del []model.
 			failed[k] = fmt.Errorf("spec.healthCheckNodePort: %d: %w", c.Port, err)
 			continue
 		}
-		p := &port{c, l}
+		p := &port{c, s.pool.Bound(l)}
 		s.open[k], s.owner[c.Port] = p, k
 		go s.serve(k, p)
 	}
@@ -150,29 +162,36 @@ func Listen(port uint16) (net.Listener, error) {
 }
 
 func (s *Server) serve(k model.Name, p *port) {
-	room := make(chan struct{}, maxAtOnce)
 	for {
 		c, err := p.l.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
 		if err != nil {
-			s.Log.Warn("health check port", "service", k, "err", err)
-			time.Sleep(100 * time.Millisecond) // out of descriptors: others may give some back
-			continue
+			return // it is closed
 		}
-		select {
-		case room <- struct{}{}:
-			go func() {
-				defer func() { <-room }()
-				defer c.Close()
-				if err := s.answer(c, k, p); err != nil {
-					s.Log.Debug("health check", "service", k, "err", err)
-				}
-			}()
-		default:
-			c.Close()
+		go func() {
+			defer c.Close()
+			if err := s.answer(c, k, p); err != nil {
+				s.Log.Debug("health check", "service", k, "err", err)
+			}
+		}()
+	}
+}
+
+// head reads to the end of a request's head, of which it keeps the first bytes.
+func head(c net.Conn) (first []byte, err error) {
+	buf, kept, total := make([]byte, 512), 0, 0
+	for {
+		n, err := c.Read(buf[kept:])
+		first = append(first, buf[kept:kept+min(n, len("HEAD ")-len(first))]...)
+		total += n
+		seen := buf[:kept+n]
+		if bytes.Contains(seen, []byte("\r\n\r\n")) || bytes.Contains(seen, []byte("\n\n")) {
+			return first, nil
 		}
+		if err != nil || total > maxRequest {
+			return first, errors.Join(err, fmt.Errorf("no end of the request within %d bytes", total))
+		}
+		// The end may come in two parts.
+		kept = copy(buf, seen[max(0, len(seen)-3):])
 	}
 }
 
@@ -181,13 +200,9 @@ func (s *Server) answer(c net.Conn, k model.Name, p *port) error {
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
-	var head []byte
-	for buf := make([]byte, 1024); !bytes.Contains(head, []byte("\r\n\r\n")) && !bytes.Contains(head, []byte("\n\n")); {
-		n, err := c.Read(buf)
-		head = append(head, buf[:n]...)
-		if err != nil || len(head) > maxRequest {
-			return errors.Join(err, fmt.Errorf("no end of the request within %d bytes", len(head)))
-		}
+	first, err := head(c)
+	if err != nil {
+		return err
 	}
 	s.mu.Lock()
 	local := p.Local
@@ -200,9 +215,9 @@ func (s *Server) answer(c net.Conn, k model.Name, p *port) error {
 	body := fmt.Sprintf("{\n\t\"service\": {\n\t\t\"namespace\": %q,\n\t\t\"name\": %q\n\t},\n\t\"localEndpoints\": %d,\n\t\"serviceProxyHealthy\": %v\n}", k.Namespace, k.Name, local, healthy)
 	reply := fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\nX-Load-Balancing-Endpoint-Weight: %d\r\nDate: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
 		status, local, time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT"), len(body))
-	if !bytes.HasPrefix(head, []byte("HEAD ")) {
+	if !bytes.Equal(first, []byte("HEAD ")) {
 		reply += body
 	}
-	_, err := io.WriteString(c, reply)
+	_, err = io.WriteString(c, reply)
 	return err
 }

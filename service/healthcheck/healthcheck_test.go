@@ -41,6 +41,48 @@ func ask(ns *testnet.NS, method string, port int) (*http.Response, map[string]an
 	return resp, body, err
 }
 
+// closed is a listener that nobody connects to.
+type closed struct{ net.Listener }
+
+func (closed) Accept() (net.Conn, error) { return nil, net.ErrClosed }
+func (closed) Close() error              { return nil }
+
+// A node opens so many ports and no more; a Service beyond is named, and those that have one keep it.
+func TestPortsAreBounded(t *testing.T) {
+	s := &Server{Log: slog.New(slog.DiscardHandler), Listen: func(uint16) (net.Listener, error) { return closed{}, nil }}
+	set := map[model.Name]Check{}
+	for i := range MaxPorts {
+		set[name(fmt.Sprint("s", i))] = Check{uint16(30000 + i), 1}
+	}
+	if err := s.Apply(t.Context(), set, nil); err != nil {
+		t.Fatal(err)
+	}
+	err := s.Apply(t.Context(), map[model.Name]Check{name("more"): {29999, 1}, name("s1"): {30001, 0}}, nil)
+	var failed reconcile.KeyErrors[model.Name]
+	if !errors.As(err, &failed) || len(failed) != 1 || !strings.Contains(failed[name("more")].Error(), "opens no more") {
+		t.Errorf("%v", err)
+	}
+	if err := s.Apply(t.Context(), map[model.Name]Check{name("more"): {29999, 1}}, []model.Name{name("s1")}); err != nil {
+		t.Errorf("after one has gone: %v", err)
+	}
+}
+
+// A request whose bytes come one by one is answered.
+func TestARequestInPartsIsAnswered(t *testing.T) {
+	server, client := net.Pipe()
+	go func() {
+		defer client.Close()
+		for _, b := range []byte("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n") {
+			if _, err := client.Write([]byte{b}); err != nil {
+				return
+			}
+		}
+	}()
+	if first, err := head(server); err != nil || string(first) != "HEAD " {
+		t.Errorf("%q, %v", first, err)
+	}
+}
+
 // A load balancer sees which nodes have endpoints, as kube-proxy says it.
 func TestLoadBalancersSeeWhoHasEndpoints(t *testing.T) {
 	ns := testnet.New(t, "node")

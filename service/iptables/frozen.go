@@ -60,7 +60,9 @@ func (m *Mode) ownOf(f iptables.Family, k model.Name, p service.Plan) map[string
 // settle makes a family's tables as the books want them. When the kernel refuses, the
 // Services that change anything are frozen as they are, and thawed in halves, so that those
 // that it does not take are found. At no time is a rule of another Service missing.
-func (m *Mode) settle(ctx context.Context, f iptables.Family, have map[string]iptables.Table, failed reconcile.KeyErrors[model.Name]) error {
+func (m *Mode) settle(
+	ctx context.Context, f iptables.Family, have map[string]iptables.Table, failed reconcile.KeyErrors[model.Name],
+) error {
 	err := m.restore(ctx, compare(f, have, m.tables(f, m.books.Plans)))
 	if err == nil || ctx.Err() != nil {
 		return err
@@ -166,7 +168,8 @@ func (fr frozen) follow(nat iptables.Table, rule string) {
 	}
 	chain := strings.Fields(after)[0]
 	alone := func(p string) bool { return strings.HasPrefix(chain, p) }
-	if _, done := fr.own[chain]; done || !slices.ContainsFunc([]string{prefixCluster, prefixLocal, prefixOutside, prefixFirewall, prefixEndpoint}, alone) {
+	prefixes := []string{prefixCluster, prefixLocal, prefixOutside, prefixFirewall, prefixEndpoint}
+	if _, done := fr.own[chain]; done || !slices.ContainsFunc(prefixes, alone) {
 		return
 	}
 	rules, there := nat[chain]

@@ -34,6 +34,9 @@ type Mode struct {
 	own    []netip.Addr
 	synced bool
 	books  *service.Books
+	// unsure are Services of which a part was refused: what the kernel has of them is not
+	// known, and a Sync looks. Others go on without one.
+	unsure map[model.Name]bool
 	// users counts the plans that need an address.
 	users map[netip.Addr]int
 	// draining are backends that get nothing new, with when they are given up.
@@ -61,7 +64,7 @@ var _ service.Mode = (*Mode)(nil)
 // New makes the data plane; the kernel is not touched before Sync. around must be made
 // by nftables.Beside, with the same Whole.
 func New(conn ipvs.Conn, around *nftables.Mode, track conntrack.Flusher, opt Options) *Mode {
-	return &Mode{conn: conn, around: around, track: track, opt: opt, books: service.NewBooks(), users: map[netip.Addr]int{},
+	return &Mode{conn: conn, around: around, track: track, opt: opt, books: service.NewBooks(), unsure: map[model.Name]bool{}, users: map[netip.Addr]int{},
 		draining: map[ipvs.Key]map[netip.AddrPort]time.Time{}, gone: map[service.Frontend]bool{}}
 }
 
@@ -127,7 +130,7 @@ func (m *Mode) addresses(k model.Name, p service.Plan, emit func(netip.Addr)) {
 func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del []model.Name) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.synced {
+	if !m.synced || m.isUnsure(set, del) {
 		plans := maps.Clone(m.books.Want)
 		maps.Copy(plans, set)
 		for _, k := range del {
@@ -174,9 +177,27 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	maps.Copy(m.gone, gone)
 	m.sweep = m.sweep || udp
 	m.books.Accept(d)
-	m.synced = len(refused) == 0
+	m.synced = true
+	m.doubt(refused)
 	maps.Copy(failed, refused)
 	return m.finish(ctx, failed)
+}
+
+// isUnsure says whether a Sync must look at one of the keys.
+func (m *Mode) isUnsure(set map[model.Name]service.Plan, del []model.Name) bool {
+	for k := range m.unsure {
+		if _, ok := set[k]; ok || slices.Contains(del, k) {
+			return true
+		}
+	}
+	return false
+}
+
+// doubt notes keys of which something was refused.
+func (m *Mode) doubt(refused reconcile.KeyErrors[model.Name]) {
+	for k := range refused {
+		m.unsure[k] = true
+	}
 }
 
 // applyAround has the tables follow the plans as they may hold.
@@ -319,7 +340,9 @@ func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 	if err := m.prune(ctx, have); err != nil {
 		return err
 	}
-	m.synced, m.sweep = len(refused) == 0, true
+	m.synced, m.sweep = true, true
+	m.unsure = map[model.Name]bool{}
+	m.doubt(refused)
 	maps.Copy(failed, refused)
 	return m.finish(ctx, failed)
 }
@@ -518,12 +541,13 @@ func (m *Mode) look(ctx context.Context) {
 	}
 	same := slices.Equal(addrs, m.addrs) && slices.Equal(own, m.own)
 	for k, p := range m.books.Plans {
+		if m.unsure[k] {
+			continue // it has its retry
+		}
 		for key, s := range m.wanted(k, p) {
 			same = same && there[key] == s.Server
 		}
-	}
-	for a := range m.users {
-		same = same && linked[a]
+		m.addresses(k, p, func(a netip.Addr) { same = same && linked[a] })
 	}
 	if !same || !m.backendsAreThere(ctx) {
 		_ = m.sync(ctx, maps.Clone(m.books.Want)) // tried again in the next round
@@ -545,7 +569,7 @@ func (m *Mode) backendsAreThere(ctx context.Context) bool {
 	m.turn = m.turn[n:]
 	for _, k := range now {
 		p, ok := m.books.Plans[k]
-		if !ok {
+		if !ok || m.unsure[k] {
 			continue
 		}
 		for key, s := range m.wanted(k, p) {

@@ -44,9 +44,9 @@ func (m *Mode) accept(d *draft) {
 	for k := range d.Plans {
 		delete(m.unsure, k)
 	}
-	for a, by := range d.hairpin {
-		if m.hairpin[a] += by; m.hairpin[a] == 0 {
-			delete(m.hairpin, a)
+	for at, by := range d.common {
+		if m.common[at] += by; m.common[at] == 0 {
+			delete(m.common, at)
 		}
 	}
 	for f, names := range d.chains {

@@ -20,7 +20,7 @@ type draft struct {
 	lay     layout
 	base    books
 	batches map[nft.Family]*nft.Batch
-	hairpin map[netip.Addr]int // by how much the count changes
+	common  map[place]int // by how much the count changes
 	chains  map[nft.Family]map[string]bool
 	flows   []conntrack.Flow
 	plain   []netip.AddrPort
@@ -29,7 +29,7 @@ type draft struct {
 }
 
 func (m *Mode) newDraft(base books) *draft {
-	d := &draft{Draft: base.Draft(), lay: m.lay, base: base, batches: map[nft.Family]*nft.Batch{}, hairpin: map[netip.Addr]int{},
+	d := &draft{Draft: base.Draft(), lay: m.lay, base: base, batches: map[nft.Family]*nft.Batch{}, common: map[place]int{},
 		chains: map[nft.Family]map[string]bool{nft.IPv4: {}, nft.IPv6: {}}}
 	for _, f := range nft.Families() {
 		d.batches[f] = &nft.Batch{Delete: map[string][]nft.Element{}, Add: map[string][]nft.Element{}}
@@ -44,9 +44,7 @@ func (d *draft) release(k model.Name) {
 	for _, e := range p.Entries {
 		d.forget = d.forget || e.Affinity > 0
 	}
-	for _, a := range p.Hairpin {
-		d.hairpin[a]--
-	}
+	d.lay.common(k, p, func(at place) { d.common[at]-- })
 }
 
 // claim gives a key what its plan asks for and nobody has; nil asks for nothing.
@@ -55,9 +53,7 @@ func (d *draft) claim(k model.Name, want *service.Plan) {
 	if got == nil {
 		return
 	}
-	for _, a := range got.Hairpin {
-		d.hairpin[a]++
-	}
+	d.lay.common(k, *got, func(at place) { d.common[at]++ })
 	d.lay.render(k, *got, func(place, string) {}, func(f nft.Family, c func() nft.Chain, name string) {
 		if d.base.chains[f][name] || d.chains[f][name] {
 			return
@@ -67,15 +63,15 @@ func (d *draft) claim(k model.Name, want *service.Plan) {
 	})
 }
 
-// compareHairpins adds addresses that the first plan names, and those that the last
-// one gives up, to what is compared.
-func (d *draft) compareHairpins(before, after map[place]string) {
-	for a, by := range d.hairpin {
-		if d.base.hairpin[a] > 0 {
-			before[hairpin(a)] = ""
+// compareCommon adds elements that the first plan wants, and those that the last one gives
+// up, to what is compared.
+func (d *draft) compareCommon(before, after map[place]string) {
+	for at, by := range d.common {
+		if d.base.common[at] > 0 {
+			before[at] = ""
 		}
-		if d.base.hairpin[a]+by > 0 {
-			after[hairpin(a)] = ""
+		if d.base.common[at]+by > 0 {
+			after[at] = ""
 		}
 	}
 }

@@ -110,6 +110,8 @@ const (
 	// Beside IPVS: the keys that it has, and node ports on 127.0.0.1, which it has not.
 	setBalanced  = "balanced"
 	setLocalhost = "localhost" // → chain
+	// The addresses for clients outside, which are the node's own as well there.
+	setLinked = "linked"
 )
 
 // names are the sets for VIPs, or those for node ports.
@@ -154,12 +156,14 @@ func (l layout) table(f nft.Family) nft.Table {
 		nft.Set{Name: setPodCIDRs, Key: []nft.Type{nft.Addr}, Interval: true},
 		nft.Set{Name: setOwnCIDRs, Key: []nft.Type{nft.Addr}, Interval: true},
 		nft.Set{Name: setHairpin, Key: []nft.Type{nft.Addr, nft.Addr}})
-	t.Chains = append(ends(), splits(false)...)
-	t.Chains = append(t.Chains, splits(true)...)
+	t.Chains = append(ends(), l.splits(false)...)
+	t.Chains = append(t.Chains, l.splits(true)...)
 	if l.beside {
 		t.Sets = append(t.Sets, nft.Set{Name: setBalanced, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}},
+			nft.Set{Name: setLinked, Key: []nft.Type{nft.Addr}},
 			nft.Set{Name: setLocalhost, Key: []nft.Type{nft.Proto, nft.Port}, Data: []nft.Type{nft.Verdict}})
-		t.Chains = append(t.Chains, nft.Chain{Name: chainBalanced}, nft.Chain{Name: chainBalancedMasked, Rules: []nft.Rule{{nft.SetMark(masqueradeMark)}}})
+		t.Chains = append(t.Chains, nft.Chain{Name: chainBalanced, Rules: []nft.Rule{{nft.DNATToItself{}}}},
+			nft.Chain{Name: chainBalancedMasked, Rules: []nft.Rule{{nft.SetMark(masqueradeMark), nft.DNATToItself{}}}})
 	}
 	t.Chains = append(t.Chains, l.hooks(f)...)
 	return t
@@ -192,16 +196,22 @@ func ends() []nft.Chain {
 // splits are the chains of externalTrafficPolicy Local. Pods of this node and its own
 // processes are sent to any endpoint; the latter get the node's address, since what
 // they have chosen may be one that is only theirs.
-func splits(nodePort bool) []nft.Chain {
+func (l layout) splits(nodePort bool) []nft.Chain {
 	name := chainName(split, 0, false, nodePort)
 	n := namesOf(nodePort)
-	return []nft.Chain{
+	chains := []nft.Chain{
 		{Name: name + "-inside", Rules: []nft.Rule{{nft.GotoBy{Fields: fieldsOf(nodePort), Map: n.inside}}}},
 		{Name: name, Rules: []nft.Rule{
 			{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setOwnCIDRs}, nft.Goto(name + "-inside")},
 			{nft.LocalSaddr{}, nft.SetMark(masqueradeMark), nft.Goto(name + "-inside")},
 			{nft.GotoBy{Fields: fieldsOf(nodePort), Map: n.outside}}}},
 	}
+	if l.beside { // IPVS has the rest, and no later chain
+		for i := range chains {
+			chains[i].Rules = append(chains[i].Rules, nft.Rule{nft.DNATToItself{}})
+		}
+	}
+	return chains
 }
 
 // hooks are the chains that packets enter by.
@@ -261,15 +271,32 @@ func (l layout) hooks(f nft.Family) []nft.Chain {
 		last := &check[len(check)-1]
 		*last = nft.Rule{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs}, nft.In{Fields: frontend, Set: setBalanced, Not: true}, nft.Goto("refuse")}
 	}
+	input := append([]nft.Rule{foreign}, translate...)
+	input, output = append(input, l.keep()...), append(slices.Clone(output), l.keep()...)
 	return []nft.Chain{
 		{Name: "guard-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -110}, Rules: fromLinks},
 		{Name: "guard-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -110}, Rules: guard},
-		{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100}, Rules: append([]nft.Rule{foreign}, translate...)},
+		{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100}, Rules: input},
 		{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: output},
 		{Name: "check-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -90}, Rules: check},
 		{Name: "check-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: checkOutput}, Rules: check},
 		{Name: "nat-postrouting", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 90}, Rules: masquerade},
 	}
+}
+
+// keep ends translation for addresses of Services: later chains, of a pod's host port, must
+// not take what is for them. Such an address may be one of the node's: that of DNS, and
+// beside IPVS all.
+func (l layout) keep() []nft.Rule {
+	sets := []string{setVIPs}
+	if l.beside {
+		sets = append(sets, setLinked)
+	}
+	var out []nft.Rule
+	for _, set := range sets {
+		out = append(out, nft.Rule{nft.In{Fields: []nft.Field{nft.Daddr}, Set: set}, nft.DNATToItself{}})
+	}
+	return out
 }
 
 // kind is what a chain does beside drawing one of its slots.
@@ -436,8 +463,23 @@ func (l layout) renderEntry(e service.Entry, balanced bool, emit func(p place, d
 	}
 }
 
-// hairpin is the place of an endpoint's address.
-func hairpin(a netip.Addr) place { return place{family(a), setHairpin, nft.Pack(a, a)} }
+// common calls emit for the elements of a plan that others may want, too: endpoints on this
+// node, and beside IPVS addresses for clients outside.
+func (l layout) common(k model.Name, p service.Plan, emit func(place)) {
+	for _, a := range p.Hairpin {
+		emit(place{family(a), setHairpin, nft.Pack(a, a)})
+	}
+	if !l.balanced(k) {
+		return
+	}
+	var last netip.Addr // entries are sorted by address
+	for _, e := range p.Entries {
+		if a := e.Frontend.Addr; e.External && !e.Frontend.IsNodePort() && a != last {
+			last = a
+			emit(place{family(a), setLinked, nft.Pack(a)})
+		}
+	}
+}
 
 // localSets are the elements that follow from the node. They are few, and set
 // anew in one transaction.

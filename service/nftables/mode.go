@@ -42,13 +42,13 @@ type Mode struct {
 // books say what is in the kernel.
 type books struct {
 	*service.Books
-	// hairpin counts the plans that name a local endpoint.
-	hairpin map[netip.Addr]int
-	chains  map[nft.Family]map[string]bool
+	// common counts the plans that want an element which plans share.
+	common map[place]int
+	chains map[nft.Family]map[string]bool
 }
 
 func newBooks() books {
-	return books{Books: service.NewBooks(), hairpin: map[netip.Addr]int{}, chains: map[nft.Family]map[string]bool{nft.IPv4: {}, nft.IPv6: {}}}
+	return books{Books: service.NewBooks(), common: map[place]int{}, chains: map[nft.Family]map[string]bool{nft.IPv4: {}, nft.IPv6: {}}}
 }
 
 var _ service.Mode = (*Mode)(nil)
@@ -106,8 +106,16 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 		}
 		return m.change(part)
 	})
+	if fatal == nil && len(todo) >= nothingGoes && len(failed) >= len(todo) {
+		// A Sync finds out whether the kernel takes anything: it begins with what is nobody's.
+		fatal = fmt.Errorf("none of %d services could be programmed: %w", len(todo), failed[slices.MinFunc(slices.Collect(maps.Keys(failed)), model.Name.Compare)])
+	}
 	return m.finish(ctx, fatal, failed)
 }
+
+// nothingGoes is how many keys, all of a change, must fail before it is taken for a fault of
+// the node until a Sync says otherwise.
+const nothingGoes = 32
 
 // unknown says whether the kernel must be read before these keys can be changed.
 func (m *Mode) unknown(todo map[model.Name]*service.Plan) bool {
@@ -137,7 +145,7 @@ func (m *Mode) change(todo map[model.Name]*service.Plan) *draft {
 			m.lay.render(k, *p, func(p place, data string) { after[p] = data }, noChain)
 		}
 	}
-	d.compareHairpins(before, after)
+	d.compareCommon(before, after)
 	d.compare(before, after)
 	return d
 }

@@ -152,8 +152,8 @@ func (d *draft) adopt(have kernel, keys []model.Name) (touched []model.Name) {
 			touched = append(touched, k)
 		}
 	}
-	for a := range d.hairpin {
-		visit(hairpin(a), "")
+	for at := range d.common {
+		visit(at, "")
 	}
 	for p, data := range have.elements {
 		if !replaced[p] {
@@ -186,8 +186,8 @@ func (m *Mode) isolate(ctx context.Context, whole *draft, have kernel, touched [
 				}
 			}, noChain)
 		}
-		for a := range d.hairpin {
-			after[hairpin(a)] = "" // adding what is there is no error
+		for at := range d.common {
+			after[at] = "" // adding what is there is no error
 		}
 		d.compare(before, after)
 		return d
@@ -214,11 +214,11 @@ func (m *Mode) untouched(whole *draft, have kernel, touched []model.Name) *draft
 	for _, b := range d.batches {
 		b.DropChains = nil
 	}
-	for a := range d.hairpin {
-		d.add(hairpin(a), "")
+	for at := range d.common {
+		d.add(at, "")
 	}
 	for p, data := range have.elements {
-		if !keepsSlots(p.set) && p.set != setHairpin && !wanted[p] {
+		if !keepsSlots(p.set) && p.set != setHairpin && p.set != setLinked && !wanted[p] {
 			d.del(p, data)
 		}
 	}

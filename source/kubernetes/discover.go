@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,11 +22,13 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Host finds what the kubelet of this node was told, below the root of the
-// node's file system as it is mounted here.
+// Host finds what the kubelet of this node was told: below the root of the node's file system,
+// or in a file that Discover filled from there.
 type Host struct {
 	// Root is the mount of the node's "/", for example "/host".
 	Root string
+	// Facts is a file of Facts. It is read instead, when it is set.
+	Facts string
 }
 
 // kubeconfigs are the places where distributions keep the kubelet's kubeconfig:
@@ -39,27 +43,65 @@ func kubeconfigs() []string {
 	}
 }
 
-// kubeletFlags returns the arguments of the running kubelet, nil if none is seen.
+// kubeletFlags returns the arguments of the running kubelet, nil if none is seen. Pods can
+// call their processes what they like: a process counts that is root's and in no PID namespace
+// below the node's.
 func (h Host) kubeletFlags() []string {
-	dirs, err := filepath.Glob(filepath.Join(h.Root, "proc/[0-9]*/cmdline"))
+	dirs, err := filepath.Glob(filepath.Join(h.Root, "proc/[0-9]*"))
 	if err != nil {
 		return nil
 	}
-	for _, file := range dirs {
-		raw, err := os.ReadFile(file)
+	for _, dir := range dirs {
+		raw, err := readSome(filepath.Join(dir, "cmdline"))
 		if err != nil {
 			continue // it has ended
 		}
 		args := strings.Split(strings.TrimRight(string(raw), "\x00"), "\x00")
-		if filepath.Base(args[0]) == "kubelet" {
-			return args[1:]
+		// Either the kubelet, or a multi-call binary: "hyperkube kubelet".
+		if filepath.Base(args[0]) != "kubelet" {
+			if len(args) < 2 || args[1] != "kubelet" {
+				continue
+			}
+			args = args[1:]
 		}
-		// A multi-call binary: "k3s agent", "hyperkube kubelet".
-		if len(args) > 1 && args[1] == "kubelet" {
-			return args[2:]
+		if status, err := readSome(filepath.Join(dir, "status")); err == nil && isOfNode(string(status)) {
+			return args[1:]
 		}
 	}
 	return nil
+}
+
+// isOfNode says whether a process of that /proc/PID/status runs as root, outside of any
+// container's PID namespace: NSpid then has one number, that of the mounted /proc itself
+// (proc_pid_status(5)).
+func isOfNode(status string) bool {
+	root, ofNode := false, false
+	for line := range strings.Lines(status) {
+		key, value, _ := strings.Cut(line, ":")
+		switch fields := strings.Fields(value); key {
+		case "Uid":
+			root = len(fields) == 4 && !slices.ContainsFunc(fields, func(s string) bool { return s != "0" })
+		case "NSpid":
+			ofNode = len(fields) == 1
+		}
+	}
+	return root && ofNode
+}
+
+// maxFile bounds a file of the node that is read.
+const maxFile = 1 << 20
+
+func readSome(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(raw) > maxFile {
+		err = fmt.Errorf("%s: more than %d bytes", name, maxFile)
+	}
+	return raw, err
 }
 
 // flag returns the value of --name=value or --name value.
@@ -78,12 +120,15 @@ func flag(args []string, name string) string {
 // APIServer is the URL of the API server that the node's kubelet uses, with the
 // file that says so. It fails with fs.ErrNotExist when no file was found.
 func (h Host) APIServer() (server, from string, err error) {
+	if h.Facts != "" {
+		return h.serverOfFacts()
+	}
 	candidates := kubeconfigs()
 	if f := flag(h.kubeletFlags(), "kubeconfig"); f != "" {
 		candidates = append([]string{f}, candidates...)
 	}
 	for _, file := range candidates {
-		raw, err := os.ReadFile(filepath.Join(h.Root, file))
+		raw, err := readSome(filepath.Join(h.Root, file))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -110,13 +155,16 @@ func (h Host) APIServer() (server, from string, err error) {
 // ClusterDNS are the addresses and the domain that the kubelet gives to pods,
 // from its command line and configuration file; empty where it does not say.
 func (h Host) ClusterDNS() (addrs []netip.Addr, domain string, err error) {
+	if h.Facts != "" {
+		return h.dnsOfFacts()
+	}
 	args := h.kubeletFlags()
 	texts, domain := strings.FieldsFunc(flag(args, "cluster-dns"), func(r rune) bool { return r == ',' }), flag(args, "cluster-domain")
 	file := flag(args, "config")
 	if file == "" {
 		file = "/var/lib/kubelet/config.yaml"
 	}
-	raw, err := os.ReadFile(filepath.Join(h.Root, file))
+	raw, err := readSome(filepath.Join(h.Root, file))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, "", fmt.Errorf("kubelet's configuration: %w", err)
 	}

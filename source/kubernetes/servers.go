@@ -2,14 +2,11 @@ package kubernetes
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
 	"slices"
 
+	"wayleave.dev/internal/statefile"
 	"wayleave.dev/model"
 )
 
@@ -22,24 +19,21 @@ type Servers struct {
 	Store     *model.Store
 	// File remembers the list, 0600; it holds addresses only. Empty for none.
 	File string
+	// Tell is told of a file that is damaged or cannot be written, which stops nothing.
+	Tell statefile.Tell
 }
 
-// Load takes the list of the file, when there is one. A broken file is an error
-// that names it, and changes nothing.
-func (s Servers) Load() error {
-	raw, err := os.ReadFile(s.File)
-	if errors.Is(err, fs.ErrNotExist) {
+// Load takes the list of the file, when there is one. A broken file is told of, and changes nothing.
+func (s Servers) Load() {
+	list := statefile.Recall(s.File, s.Tell, func(list []netip.AddrPort) error {
+		if slices.ContainsFunc(list, func(a netip.AddrPort) bool { return !a.IsValid() || a.Port() == 0 }) {
+			return errors.New("an address is empty")
+		}
 		return nil
+	})
+	if len(list) > 0 {
+		s.Endpoints.Set(list)
 	}
-	var list []netip.AddrPort
-	if err == nil {
-		err = json.Unmarshal(raw, &list)
-	}
-	if err != nil {
-		return fmt.Errorf("API servers known from before: %s: %w", s.File, err)
-	}
-	s.Endpoints.Set(list)
-	return nil
 }
 
 // Run follows the EndpointSlices until ctx ends. A list that becomes empty is not
@@ -66,11 +60,8 @@ func (s Servers) Run(ctx context.Context) error {
 		}
 		last = list
 		s.Endpoints.Set(list)
-		if s.File == "" {
-			continue
-		}
-		if err := s.save(list); err != nil {
-			return err
+		if s.File != "" {
+			statefile.Keep(s.File, list, s.Tell)
 		}
 	}
 }
@@ -87,17 +78,4 @@ func servers(snap model.Snapshot, name model.Name) (list []netip.AddrPort) {
 	}
 	slices.SortFunc(list, netip.AddrPort.Compare)
 	return slices.Compact(list)
-}
-
-func (s Servers) save(list []netip.AddrPort) error {
-	raw, err := json.Marshal(list)
-	if err == nil {
-		if err = os.WriteFile(s.File+".new", raw, 0o600); err == nil {
-			err = os.Rename(s.File+".new", s.File)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("remember the API servers: %w", err)
-	}
-	return nil
 }

@@ -30,8 +30,9 @@ func (s *Source) serviceCIDRs(ctx context.Context) {
 		_, err := s.Client.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{Limit: 1})
 		switch {
 		case err == nil:
-			reflector(s, s.Client.NetworkingV1().RESTClient(), "servicecidrs", fields.Everything(), model.ServiceCIDRKind,
-				&networkingv1.ServiceCIDR{}, source.ServiceCIDR, (*model.Writer).PutServiceCIDR).RunWithContext(ctx)
+			rest := s.Client.NetworkingV1().RESTClient()
+			s.follow(ctx, reflector(s, rest, "servicecidrs", fields.Everything(), model.ServiceCIDRKind,
+				&networkingv1.ServiceCIDR{}, source.ServiceCIDR, (*model.Writer).PutServiceCIDR))
 			return
 		case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
 			if !told {

@@ -14,6 +14,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -54,6 +55,8 @@ type Source struct {
 	// earlier ones are gone. May be nil.
 	Report func(kind string, name model.Name, problems []model.Problem)
 	Log    *slog.Logger
+	// RelistEvery is how often each kind is listed anew; 0 is the default, 30 minutes.
+	RelistEvery time.Duration
 }
 
 // Run watches until ctx ends.
@@ -88,7 +91,7 @@ func (s *Source) Run(ctx context.Context) error {
 	}
 	var wg sync.WaitGroup
 	for _, r := range reflectors {
-		wg.Go(func() { r.RunWithContext(ctx) })
+		wg.Go(func() { s.follow(ctx, r) })
 	}
 	wg.Go(func() { s.serviceCIDRs(ctx) })
 	if s.Dynamic != nil {
@@ -96,6 +99,25 @@ func (s *Source) Run(ctx context.Context) error {
 	}
 	wg.Wait()
 	return ctx.Err()
+}
+
+// relistEvery is how often each kind is listed anew, and up to half of that later: what a
+// watch did not tell is known by then.
+const relistEvery = 30 * time.Minute
+
+// follow runs a reflector, and has it list anew from time to time: a watch from which an
+// event is missing looks as one where nothing happened. The list is not older than what was
+// seen, and what is equal changes nothing.
+func (s *Source) follow(ctx context.Context, r *cache.Reflector) {
+	every := s.RelistEvery
+	if every == 0 {
+		every = relistEvery
+	}
+	for ctx.Err() == nil {
+		round, cancel := context.WithTimeout(ctx, every+rand.N(every/2))
+		r.RunWithContext(round)
+		cancel()
+	}
 }
 
 // podForNames keeps of a pod what is used without policies: nothing of one that has no

@@ -35,6 +35,7 @@ type fakeAPI struct {
 	objects map[string]map[string]runtime.Object // resource → name → object
 	watches map[string][]chan []byte
 	down    bool
+	mute    bool            // watches tell nothing
 	unknown map[string]bool // resources that are not defined (yet)
 	url     string
 	// refused are names of single objects that may not be read.
@@ -158,6 +159,9 @@ func (a *fakeAPI) put(t *testing.T, resource string, o runtime.Object, event str
 	b, err := json.Marshal(map[string]any{"type": event, "object": o})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if a.mute { // the event is lost
+		return
 	}
 	for _, ch := range a.watches[resource] {
 		ch <- b
@@ -314,8 +318,9 @@ func TestTheKubeletSaysWhereTheAPIServerIs(t *testing.T) {
 			put(t, root, tc.file, conf)
 			if tc.cmdline != "" {
 				put(t, root, "/proc/77/cmdline", tc.cmdline)
+				put(t, root, "/proc/77/status", rootOfNode)
 			}
-			server, from, err := Host{root}.APIServer()
+			server, from, err := Host{Root: root}.APIServer()
 			if err != nil || server != "https://192.0.2.1:6443" || from != tc.file {
 				t.Errorf("found %q in %q, %v", server, from, err)
 			}
@@ -328,7 +333,7 @@ func TestTheKubeletSaysWhereTheAPIServerIs(t *testing.T) {
 	} {
 		root := t.TempDir()
 		put(t, root, "/etc/kubernetes/kubelet.conf", tc.in)
-		if _, _, err := (Host{root}).APIServer(); err == nil || !strings.Contains(err.Error(), tc.want) {
+		if _, _, err := (Host{Root: root}).APIServer(); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("error is %v, want %s", err, tc.want)
 		}
 	}
@@ -337,12 +342,13 @@ func TestTheKubeletSaysWhereTheAPIServerIs(t *testing.T) {
 func TestTheKubeletSaysWhereDNSIs(t *testing.T) {
 	root := t.TempDir()
 	put(t, root, "/var/lib/kubelet/config.yaml", "clusterDNS: [10.96.0.10, \"fd00::a\"]\nclusterDomain: example.local\n")
-	addrs, domain, err := Host{root}.ClusterDNS()
+	addrs, domain, err := Host{Root: root}.ClusterDNS()
 	if err != nil || len(addrs) != 2 || addrs[0] != netip.MustParseAddr("10.96.0.10") || domain != "example.local" {
 		t.Errorf("found %v %q, %v", addrs, domain, err)
 	}
 	put(t, root, "/proc/5/cmdline", "kubelet\x00--cluster-dns=10.43.0.10\x00--cluster-domain=k3s.local\x00")
-	addrs, domain, err = Host{root}.ClusterDNS()
+	put(t, root, "/proc/5/status", rootOfNode)
+	addrs, domain, err = Host{Root: root}.ClusterDNS()
 	if err != nil || len(addrs) != 1 || addrs[0] != netip.MustParseAddr("10.43.0.10") || domain != "k3s.local" {
 		t.Errorf("found %v %q, %v", addrs, domain, err)
 	}
@@ -403,5 +409,55 @@ func TestPoliciesAreWatchedWhenTheyAreOn(t *testing.T) {
 	snap = off.Snapshot()
 	if p, ok := snap.Pod(model.Name{Namespace: "default", Name: "runs"}); !ok || p.Labels != nil || p.UID != "" || snap.Count(model.PodKind) != 1 || off.Synced()&model.NetworkPolicyKind != 0 {
 		t.Errorf("without policies the pod is %+v; %d pods", p, snap.Count(model.PodKind))
+	}
+}
+
+// Events that a watch loses are found by the next list: what is new, what is gone, and
+// what came after events that were told.
+func TestEventsThatAWatchLosesAreFound(t *testing.T) {
+	api, client := newFakeAPI(t)
+	api.put(t, "services", apiService("old", 80), "ADDED")
+	store, _ := startSource(t, &Source{Client: client, RelistEvery: 300 * time.Millisecond})
+	if err := store.WaitSynced(t.Context(), model.ServiceKind); err != nil {
+		t.Fatal(err)
+	}
+	watching(t, api, "services")
+	api.mu.Lock()
+	api.mute = true
+	api.mu.Unlock()
+	api.put(t, "services", apiService("new", 80), "ADDED")
+	api.put(t, "services", apiService("old", 80), "DELETED")
+	testnet.Eventually(t, 20*time.Second, func() error {
+		snap := store.Snapshot()
+		_, gone := snap.Service(model.Name{Namespace: "default", Name: "old"})
+		if _, ok := snap.Service(model.Name{Namespace: "default", Name: "new"}); !ok || gone {
+			return fmt.Errorf("the new one is there: %v, the old one: %v", ok, gone)
+		}
+		return nil
+	})
+}
+
+// The service range is read; where there is no such kind, or no right to it, the node
+// starts without.
+func TestTheServiceRangeIsRead(t *testing.T) {
+	api, client := newFakeAPI(t)
+	api.put(t, "servicecidrs", &networkingv1.ServiceCIDR{TypeMeta: metav1.TypeMeta{Kind: "ServiceCIDR", APIVersion: "networking.k8s.io/v1"},
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16", "fd00:96::/112"}}}, "ADDED")
+	store, _ := start(t, client)
+	if err := store.WaitSynced(t.Context(), model.ServiceCIDRKind); err != nil {
+		t.Fatal(err)
+	}
+	for r := range store.Snapshot().ServiceCIDRs() {
+		if got := fmt.Sprint(r.Name, r.CIDRs); got != "kubernetes [10.96.0.0/16 fd00:96::/112]" && got != "kubernetes[10.96.0.0/16 fd00:96::/112]" {
+			t.Errorf("the range is %s", got)
+		}
+	}
+	api, client = newFakeAPI(t)
+	api.mu.Lock()
+	api.unknown = map[string]bool{"servicecidrs": true}
+	api.mu.Unlock()
+	store, _ = start(t, client)
+	if err := store.WaitSynced(t.Context(), model.ServiceCIDRKind); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -92,10 +92,12 @@ type Counters struct {
 	// Answers are what was asked and answered; Ignored the frames that made no sense.
 	Answers uint64 `json:"answers"`
 	Ignored uint64 `json:"ignored"`
+	// Refused are connections and messages at the port of heartbeats that were turned away.
+	Refused uint64 `json:"refused"`
 }
 
 func (c Counters) plus(d Counters) Counters {
-	return Counters{c.Takeovers + d.Takeovers, c.Disputes + d.Disputes, c.Answers + d.Answers, c.Ignored + d.Ignored}
+	return Counters{c.Takeovers + d.Takeovers, c.Disputes + d.Disputes, c.Answers + d.Answers, c.Ignored + d.Ignored, c.Refused + d.Refused}
 }
 
 // order is a frame of the agent. What is absent stays as it is.

@@ -453,11 +453,15 @@ func (p *process) report() *Report {
 }
 
 func (p *process) counters() Counters {
-	answers, ignored := p.responder.Counters()
-	if p.arbiter == nil {
-		return Counters{Answers: answers, Ignored: ignored}
+	var c Counters
+	c.Answers, c.Ignored = p.responder.Counters()
+	if p.arbiter != nil {
+		c.Takeovers, c.Disputes = p.arbiter.Takeovers, p.arbiter.Disputes
 	}
-	return Counters{p.arbiter.Takeovers, p.arbiter.Disputes, answers, ignored}
+	if p.peers != nil {
+		c.Refused = p.peers.Refused()
+	}
+	return c
 }
 
 // outbox sends news, the latest of each kind: an agent that does not read must not hold up

@@ -29,6 +29,8 @@ const (
 	maxBackOff = 5 * time.Second
 	// drainWithin bounds Drain: others have taken over within Bound, if there are others.
 	drainWithin = 2 * l2.Bound
+	// Memory is the limit of the Go runtime of the process, in bytes.
+	Memory = 128 << 20
 )
 
 // Supervisor keeps the process running that answers. Its methods may be called at any time.
@@ -152,7 +154,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 
 // once runs one process to its end.
 func (s *Supervisor) once(ctx context.Context) error {
-	p, err := child.Start(s.args...)
+	p, err := child.Start(Memory, s.args...)
 	if err != nil {
 		return err
 	}
@@ -193,10 +195,14 @@ type keeper struct {
 	patience time.Duration
 }
 
+// maxNews bounds what the process that reads hostile bytes says at once: a line for each address
+// and peer.
+const maxNews = 8 << 20
+
 func (k *keeper) receive() {
 	for {
 		var n news
-		if _, err := frame.Receive(k.p.Conn, &n); err != nil {
+		if _, err := frame.ReceiveWithin(k.p.Conn, &n, frame.Limits{Bytes: maxNews}); err != nil {
 			close(k.news)
 			return
 		}

@@ -99,6 +99,9 @@ func Call(socket string, r Request, netns *os.File, patience time.Duration) (Res
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return Response{}, err
 	}
+	if err := frame.ByAgent(c); err != nil {
+		return Response{}, fmt.Errorf("%s: %w", socket, err)
+	}
 	var files []*os.File
 	if netns != nil {
 		files = append(files, netns)

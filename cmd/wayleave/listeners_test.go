@@ -1,0 +1,280 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"wayleave.dev/dns"
+	"wayleave.dev/internal/hostile"
+	"wayleave.dev/internal/listeners"
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/loadbalancer/peers"
+	"wayleave.dev/model"
+	"wayleave.dev/podnetwork/cni/call"
+	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/table"
+)
+
+// listenerTable is the table of docs/security.md.
+func listenerTable(t *testing.T) []listeners.Row {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := listeners.Parse(string(page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows
+}
+
+// What listens on a node is in the table of docs/security.md, and what the table names listens. Unix sockets are
+// compared by their names in the program, since a test cannot have the folders of a node; the demo reads them.
+func TestTheTableOfListenersIsWhole(t *testing.T) {
+	r := newNodeRig(t)
+	r.serveDNS()
+	r.serveProxy()
+	r.node.Run("ip", "link", "add", "wayleave-vxlan", "type", "vxlan", "id", "1", "dstport", "4789")
+	r.node.Run("ip", "link", "set", "wayleave-vxlan", "up")
+	rows := listenerTable(t)
+	var network []listeners.Row
+	var paths []string
+	for _, row := range rows {
+		switch row.Kind {
+		case "unix":
+			paths = append(paths, row.Host)
+		case "raw": // opened for a moment, to one peer
+		default:
+			network = append(network, row)
+		}
+	}
+	testnet.Eventually(t, 30*time.Second, func() error {
+		var sockets []listeners.Socket
+		err := r.node.Do(func() (err error) {
+			sockets, err = listeners.Read("/proc/thread-self/net")
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		sockets = slices.DeleteFunc(sockets, func(s listeners.Socket) bool { return s.Kind == "unix" })
+		unknown, missing := listeners.Compare(network, sockets)
+		if len(unknown)+len(missing) > 0 {
+			return fmt.Errorf("not in the table: %v; nothing listens: %v", unknown, missing)
+		}
+		return nil
+	})
+	for _, path := range []string{agentSocket, healthSocket, dnsSocket, dnsProbes, proxySocket, proxyProbes, proxySockets, call.Socket} {
+		if !slices.Contains(paths, path) {
+			t.Errorf("unix socket %s is not in the table", path)
+		}
+	}
+	if len(paths) != 8 {
+		t.Errorf("the table has %d unix sockets, the program 8", len(paths))
+	}
+}
+
+// serveDNS runs the process dns, with the sockets that a placement gives it.
+func (r *nodeRig) serveDNS() {
+	r.t.Helper()
+	f := &dns.Feed{Log: slog.New(slog.DiscardHandler), Open: func(k dns.Socket) (file *os.File, err error) {
+		err = r.node.Do(func() error { file, err = dns.OpenSocket(k); return err })
+		return file, err
+	}}
+	if err := f.Sync(r.t.Context(), map[model.Name]dns.Entry{}); err != nil {
+		r.t.Fatal(err)
+	}
+	var sockets []dns.Socket
+	for _, addr := range []string{"10.96.0.10:53", rigNode + ":10053"} {
+		for _, network := range []string{"udp", "tcp"} {
+			sockets = append(sockets, dns.Socket{Network: network, Addr: netip.MustParseAddrPort(addr)})
+		}
+	}
+	f.Configure(dns.Settings{Domains: []string{"cluster.local."}})
+	f.Listen(sockets)
+	dir := r.t.TempDir()
+	serveFeed(r.t, f, filepath.Join(dir, "dns.sock"))
+	startDNS(r.t, dir)
+}
+
+// serveProxy runs the process proxy with the sockets of a node.
+func (r *nodeRig) serveProxy() {
+	r.t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	dir := proxyDir(r.t)
+	var f *feed.Feed
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "proxy.sock")})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(dir, "proxy.sock"), 0o666); err != nil {
+		r.t.Fatal(err)
+	}
+	keeper := &feed.Keeper{Log: log}
+	f = feed.New(proxyTestUser, keeper, log)
+	f.Configure(feed.Settings{Drain: time.Millisecond})
+	r.node.Must(func() error { f.Listen(socketsOf([]netip.Addr{netip.MustParseAddr(rigNode)}, true)); return nil })
+	for _, err := range []error{f.Hosts().Sync(r.t.Context(), map[string]table.Host{}), f.Backends().Sync(r.t.Context(), map[string]table.Backend{}), f.Certificates().Sync(r.t.Context(), nil)} {
+		if err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	go func() { _ = f.Serve(r.t.Context(), l) }()
+	startProxyIn(r.t, r.node, testBinary(r.t, dir), dir)
+	testnet.Eventually(r.t, 30*time.Second, func() error {
+		_, code, err := ask(r.t.Context(), filepath.Join(dir, "health.sock"), "/readyz")
+		if err == nil && code != http.StatusOK {
+			err = fmt.Errorf("%d", code)
+		}
+		return err
+	})
+}
+
+// flooded is a listener of the suite.
+type flooded struct {
+	row     string // of the table
+	network string
+	target  string
+	ns      func(*nodeRig) *testnet.NS
+	// sources are those of the floods. One is the first of them.
+	sources []netip.Addr
+	// process is the child that serves; "" is the agent itself.
+	process string
+	// connections is its bound, memory what the process may take beyond what it had, in bytes.
+	connections int
+	memory      int64
+	begin       []byte // of a message
+	whole       []byte // a message
+	good        func(*nodeRig) func() error
+}
+
+func strangers(n int) (out []netip.Addr) {
+	for i := range n {
+		out = append(out, netip.AddrFrom4([4]byte{10, 8, byte(1 + i/250), byte(1 + i%250)}))
+	}
+	return out
+}
+
+func outside(r *nodeRig) *testnet.NS { return r.outside }
+func inside(r *nodeRig) *testnet.NS  { return r.node }
+
+// suite is every listener of the agent and its children. Those of dns and proxy are flooded by the tests that the table
+// names.
+func suite() []flooded {
+	request := []byte("GET /healthz HTTP/1.1\r\nHost: node\r\nX: " + strings.Repeat("x", 2000))
+	local := []netip.Addr{}
+	for i := range 200 {
+		local = append(local, netip.AddrFrom4([4]byte{127, 5, byte(i / 250), byte(1 + i%250)}))
+	}
+	heartbeat := binary.BigEndian.AppendUint32([]byte("\xf4\x08wayleave\x0a"), 60<<10)
+	good := func(ns func(*nodeRig) *testnet.NS, from, addr, path string) func(*nodeRig) func() error {
+		return func(r *nodeRig) func() error { return func() error { return r.get(ns(r), from, addr, path) } }
+	}
+	check := fmt.Sprintf("%s:%d", rigNode, rigCheck)
+	beats := func(r *nodeRig) func() error {
+		other := r.otherNode()
+		other.SetPeers([]peers.Peer{{Name: "node1", Addrs: []netip.Addr{netip.MustParseAddr(rigNode)}}, {Name: "node2", Addrs: []netip.Addr{netip.MustParseAddr(rigOther)}}})
+		lives := func() error {
+			for _, m := range other.Members() {
+				if m.Live {
+					return nil
+				}
+			}
+			return fmt.Errorf("node1 shows no life")
+		}
+		testnet.Eventually(r.t, 20*time.Second, lives)
+		return lives
+	}
+	return []flooded{
+		{"tcp *:10256", "tcp", rigNode + ":10256", outside, strangers(600), "status-server", 512, 64 << 20, request, append(slices.Clone(request), "\r\n\r\n"...), good(outside, "10.8.200.1", rigNode+":10256", "/livez")},
+		{"tcp loopback:10249", "tcp", "127.0.0.1:10249", inside, local, "status-server", 512, 64 << 20, request, []byte("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), good(inside, "127.0.0.1", "127.0.0.1:10249", "/metrics")},
+		{"tcp *:30000-32767", "tcp", check, outside, strangers(600), "", 1024, 64 << 20, request, append(slices.Clone(request), "\r\n\r\n"...), good(outside, "10.8.200.1", check, "/")},
+		{"tcp node:7946", "tcp", rigNode + ":7946", outside, strangers(200), "l2", 64, 64 << 20, heartbeat, heartbeat, beats},
+		{"tcp node:7946", "tcp", rigNode + ":7946", outside, []netip.Addr{netip.MustParseAddr(rigOther)}, "l2", 64, 64 << 20, heartbeat, heartbeat, beats},
+		{"udp node:7946", "udp", rigNode + ":7946", outside, strangers(200), "l2", 64, 64 << 20, heartbeat, heartbeat, beats},
+		{"udp node:7946", "udp", rigNode + ":7946", outside, []netip.Addr{netip.MustParseAddr(rigOther)}, "l2", 64, 64 << 20, heartbeat, heartbeat, beats},
+	}
+}
+
+// A listener under floods of every kind takes bounded memory and descriptors, and a well-behaved client is served
+// meanwhile.
+func TestHostileClientsAreBounded(t *testing.T) {
+	r := newNodeRig(t)
+	for _, l := range suite() {
+		t.Run(strings.ReplaceAll(l.row, " ", ":")+"/from "+l.sources[0].String(), func(t *testing.T) {
+			inner := *r
+			inner.t = t
+			pid := r.agent
+			if l.process != "" {
+				pid = r.child(l.process)
+			}
+			good := l.good(&inner)
+			for _, kind := range []struct {
+				name string
+				do   func() *hostile.Flood
+			}{
+				{"idle", func() *hostile.Flood { return &hostile.Flood{Do: hostile.Idle} }},
+				{"half a message", func() *hostile.Flood { return &hostile.Flood{Do: hostile.Partial(l.begin)} }},
+				{"slow", func() *hostile.Flood { return &hostile.Flood{Do: hostile.Slow(l.begin, 50*time.Millisecond)} }},
+				{"bytes", func() *hostile.Flood { return &hostile.Flood{Do: hostile.Bytes(l.begin, make([]byte, 4<<10), false)} }},
+				{"messages", func() *hostile.Flood { return &hostile.Flood{Do: hostile.Bytes(l.whole, l.whole, false)} }},
+			} {
+				for _, sources := range [][]netip.Addr{l.sources[:1], l.sources} {
+					flood := kind.do()
+					flood.NS, flood.Network, flood.Target, flood.Sources, flood.Connections = l.ns(r), l.network, l.target, sources, 800
+					measure(t, l, fmt.Sprintf("%s, %d sources", kind.name, len(sources)), pid, flood, good)
+				}
+			}
+			half := netip.MustParseAddrPort(l.target)
+			if l.network == "tcp" && !half.Addr().IsLoopback() {
+				hostile.HalfOpen(t, r.outside, netip.MustParsePrefix("10.8.0.0/16"), half, 20000)
+				if err := good(); err != nil {
+					t.Errorf("after 20,000 half-open connections: %v", err)
+				}
+			}
+			if left := hostile.Descriptors(t, pid); left > l.connections+64 {
+				t.Errorf("%d descriptors are open", left)
+			}
+		})
+	}
+}
+
+// floodFor is how long each flood lasts, beside what the good client needs.
+const floodFor = 700 * time.Millisecond
+
+// measure runs one flood beside a good client.
+func measure(t *testing.T, l flooded, name string, pid int, flood *hostile.Flood, good func() error) {
+	t.Helper()
+	before := hostile.Resident(t, pid)
+	hostile.ResetPeak(t, pid)
+	stop := flood.Start(t)
+	client, end := hostile.Ask(t, 50*time.Millisecond, good)
+	time.Sleep(floodFor)
+	end()
+	fds := hostile.Descriptors(t, pid)
+	stop()
+	asked, failed, last := client.Counts()
+	grew := hostile.Peak(t, pid) - before
+	t.Logf("%-28s %5d connections, %6d KiB sent: memory +%5d KiB of %d, %4d descriptors; good client %d of %d, slowest %s",
+		name, flood.Opened(), flood.Sent()>>10, grew>>10, l.memory>>10, fds, asked-failed, asked, client.Slowest().Round(time.Millisecond))
+	if failed > 0 {
+		t.Errorf("%s: %d of %d requests of a good client failed: %v", name, failed, asked, last)
+	}
+	if grew > l.memory {
+		t.Errorf("%s: the process took %d bytes more, %d are allowed", name, grew, l.memory)
+	}
+	if fds > l.connections+64 {
+		t.Errorf("%s: %d descriptors, %d connections are allowed", name, fds, l.connections)
+	}
+}

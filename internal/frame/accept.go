@@ -1,0 +1,45 @@
+package frame
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// acceptPause follows an accept that failed for want of files or memory.
+const acceptPause = 50 * time.Millisecond
+
+// Accept is the next connection to a listener. A process without files or memory for it waits until it has: a
+// server that ended would be worse. It returns ctx's error when that ends.
+func Accept(ctx context.Context, l *net.UnixListener) (*net.UnixConn, error) {
+	for {
+		c, err := l.AcceptUnix()
+		if ctx.Err() != nil {
+			if err == nil {
+				c.Close()
+			}
+			return nil, ctx.Err()
+		}
+		if err == nil || !isScarce(err) {
+			return c, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(acceptPause):
+		}
+	}
+}
+
+// isScarce says whether an accept failed for what may be there later.
+func isScarce(err error) bool {
+	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED, unix.EINTR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,137 @@
+package listeners
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// files are those of /proc/net that Read wants.
+var files = map[string]func(fields []string) (Socket, bool, error){
+	"tcp": stream, "tcp6": stream, "udp": datagram, "udp6": datagram, "raw": raw, "raw6": raw, "packet": packet, "unix": unixSocket,
+}
+
+// Read lists the sockets of the network namespace that dir, a /proc/…/net, is of: those that listen, and those
+// that take datagrams of everybody. Unix sockets without a path are left out.
+func Read(dir string) ([]Socket, error) {
+	texts := map[string]string{}
+	for name := range files {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
+			return nil, err
+		}
+		texts[name] = string(b)
+	}
+	return Sockets(texts)
+}
+
+// Sockets reads the texts of the files tcp, tcp6, udp, udp6, raw, raw6, packet and unix of /proc/net.
+func Sockets(texts map[string]string) ([]Socket, error) {
+	var all []Socket
+	for name, text := range texts {
+		parse, ok := files[name]
+		if !ok {
+			return nil, fmt.Errorf("/proc/net/%s: not known", name)
+		}
+		lines := strings.Split(text, "\n")
+		for _, line := range lines[min(1, len(lines)):] {
+			fields := strings.Fields(line)
+			if len(fields) == 0 {
+				continue
+			}
+			s, listens, err := parse(fields)
+			if err != nil {
+				return nil, fmt.Errorf("/proc/net/%s: %q: %w", name, line, err)
+			}
+			if listens {
+				all = append(all, s)
+			}
+		}
+	}
+	return all, nil
+}
+
+var errShort = errors.New("too few columns")
+
+// inet reads "sl local remote state …".
+func inet(kind string, fields []string, listens string) (Socket, bool, error) {
+	if len(fields) < 4 {
+		return Socket{}, false, errShort
+	}
+	addr, err := address(fields[1])
+	return Socket{Kind: kind, Addr: addr}, fields[3] == listens, err
+}
+
+// The states TCP_LISTEN and, of a datagram socket that is not connected, TCP_CLOSE.
+func stream(f []string) (Socket, bool, error)   { return inet("tcp", f, "0A") }
+func datagram(f []string) (Socket, bool, error) { return inet("udp", f, "07") }
+
+// raw sockets have their protocol where others have a port. One that is connected hears one address only.
+func raw(f []string) (Socket, bool, error) {
+	s, listens, err := inet("raw", f, "07")
+	s.Name, s.Addr = protocol(s.Addr.Port()), netip.AddrPort{}
+	return s, listens, err
+}
+
+func protocol(n uint16) string {
+	switch n {
+	case 1:
+		return "icmp"
+	case 58:
+		return "icmpv6"
+	case 255:
+		return "send-only" // IPPROTO_RAW hears nothing
+	}
+	return strconv.Itoa(int(n))
+}
+
+// packet reads "sk ref type protocol …".
+func packet(f []string) (Socket, bool, error) {
+	if len(f) < 4 {
+		return Socket{}, false, errShort
+	}
+	name := f[3]
+	switch name {
+	case "0806":
+		name = "arp"
+	case "86dd":
+		name = "ipv6"
+	}
+	return Socket{Kind: "packet", Name: name}, name != "0000", nil
+}
+
+// unixSocket reads "num ref protocol flags type state inode path"; flag 0x10000 is that of one that accepts.
+func unixSocket(f []string) (Socket, bool, error) {
+	if len(f) < 7 {
+		return Socket{}, false, errShort
+	}
+	if len(f) < 8 {
+		return Socket{}, false, nil
+	}
+	flags, err := strconv.ParseUint(f[3], 16, 64)
+	return Socket{Kind: "unix", Name: f[7]}, flags&0x10000 != 0, err
+}
+
+// address reads what the kernel prints of an address, words of the machine's byte order, and a port.
+func address(text string) (netip.AddrPort, error) {
+	words, port, _ := strings.Cut(text, ":")
+	b, err := hex.DecodeString(words)
+	if err != nil || len(b)%4 != 0 {
+		return netip.AddrPort{}, fmt.Errorf("address %q", text)
+	}
+	for i := 0; i < len(b); i += 4 {
+		binary.BigEndian.PutUint32(b[i:], binary.NativeEndian.Uint32(b[i:]))
+	}
+	a, ok := netip.AddrFromSlice(b)
+	n, err := strconv.ParseUint(port, 16, 16)
+	if !ok || err != nil {
+		return netip.AddrPort{}, fmt.Errorf("address %q", text)
+	}
+	return netip.AddrPortFrom(a.Unmap(), uint16(n)), nil
+}

@@ -1,0 +1,151 @@
+// Package listeners compares what listens on a node with the table of docs/security.md: a socket that the table lacks is
+// an error, and so is a row that nothing listens on.
+package listeners
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Row is a line of the table.
+type Row struct {
+	// Kind is tcp, udp, packet, raw or unix.
+	Kind string
+	// Host is "*" for all addresses, "loopback", or a word for an address of the node; of packet and raw sockets it is
+	// the protocol, of unix sockets the path.
+	Host string
+	// Ports are the first and the last one, of tcp and udp.
+	Ports [2]uint16
+	// Cells are the columns as they are written, the first one included.
+	Cells []string
+}
+
+// String is the first column.
+func (r Row) String() string { return r.Cells[0] }
+
+// columns of the table.
+const columns = 7
+
+// Parse reads the table under the heading "## Listeners" of a page. Each row has columns: listener, process, user, who
+// may connect, what is held before admission, time-outs, the test that floods it.
+func Parse(page string) ([]Row, error) {
+	_, section, ok := strings.Cut(page, "\n## Listeners\n")
+	if !ok {
+		return nil, fmt.Errorf("no heading Listeners")
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	var rows []Row
+	for line := range strings.Lines(section) {
+		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+		if !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		if len(cells) != columns || slices.Contains(cells, "") {
+			return nil, fmt.Errorf("%q: %d columns are filled; %d are needed", strings.TrimSpace(line), len(cells), columns)
+		}
+		row, err := parseRow(cells)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, row)
+	}
+	if len(rows) == 0 {
+		return nil, fmt.Errorf("the table of listeners is empty")
+	}
+	return rows, nil
+}
+
+// parseRow reads "`tcp *:10256`", "`tcp *:30000-32767`", "`packet arp`", "`unix /path`".
+func parseRow(cells []string) (Row, error) {
+	text := strings.Trim(cells[0], "`")
+	kind, where, _ := strings.Cut(text, " ")
+	row := Row{Kind: kind, Host: where, Cells: cells}
+	switch kind {
+	case "packet", "raw", "unix":
+		return row, nil
+	case "tcp", "udp":
+	default:
+		return row, fmt.Errorf("%q: the kind is %q; tcp, udp, packet, raw and unix are allowed", text, kind)
+	}
+	host, ports, ok := strings.Cut(where, ":")
+	first, last, isRange := strings.Cut(ports, "-")
+	if !isRange {
+		last = first
+	}
+	for i, p := range []string{first, last} {
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil || !ok {
+			return row, fmt.Errorf("%q: want HOST:PORT or HOST:FIRST-LAST", text)
+		}
+		row.Ports[i] = uint16(n)
+	}
+	row.Host = host
+	return row, nil
+}
+
+// Allows says whether the row is about the socket.
+func (r Row) Allows(s Socket) bool {
+	if r.Kind != s.Kind {
+		return false
+	}
+	switch r.Kind {
+	case "packet", "raw", "unix":
+		return r.Host == s.Name
+	}
+	if s.Addr.Port() < r.Ports[0] || s.Addr.Port() > r.Ports[1] {
+		return false
+	}
+	switch a := s.Addr.Addr(); r.Host {
+	case "*":
+		return true
+	case "loopback":
+		return a.IsLoopback()
+	default:
+		return !a.IsUnspecified() && !a.IsLoopback()
+	}
+}
+
+// Compare gives the sockets that no row allows, and the rows that no socket is of.
+func Compare(rows []Row, sockets []Socket) (unknown []Socket, missing []Row) {
+	used := make([]bool, len(rows))
+	for _, s := range sockets {
+		known := false
+		for i, r := range rows {
+			if r.Allows(s) {
+				used[i], known = true, true
+			}
+		}
+		if !known {
+			unknown = append(unknown, s)
+		}
+	}
+	for i, r := range rows {
+		if !used[i] {
+			missing = append(missing, r)
+		}
+	}
+	return unknown, missing
+}
+
+// Socket is one that takes what others send.
+type Socket struct {
+	// Kind is as in Row.
+	Kind string
+	// Addr is that of tcp and udp; Name is the protocol of packet and raw sockets, and the path of unix sockets.
+	Addr netip.AddrPort
+	Name string
+}
+
+// String is like the first column of the table.
+func (s Socket) String() string {
+	if s.Addr.IsValid() {
+		return s.Kind + " " + s.Addr.String()
+	}
+	return s.Kind + " " + s.Name
+}

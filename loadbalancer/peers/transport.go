@@ -1,0 +1,307 @@
+package peers
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"wayleave.dev/internal/admission"
+)
+
+// The bounds of the port of heartbeats. They hold before a message is authenticated, and for messages of a node whose
+// key is known to an attacker.
+const (
+	// maxStreams and streamsPerNode bound connections. A node needs two at once: one that it opens to tell its
+	// state, and one of a probe.
+	maxStreams     = 64
+	streamsPerNode = 4
+	// maxPacket is the most of a datagram: memberlist makes them of 1,400 bytes before encryption.
+	maxPacket = 2048
+	// baseMessage and messagePerNode bound a message on a connection: the state of each node is less than 1 KiB.
+	baseMessage    = 64 << 10
+	messagePerNode = 1 << 10
+	// heldMessages bounds what all connections hold together, in messages of the largest size.
+	heldMessages = 16
+	// receiveBuffer is what the kernel keeps of datagrams while the process waits for a CPU.
+	receiveBuffer = 2 << 20
+)
+
+var (
+	errStranger = errors.New("no address of another node")
+	errHeld     = errors.New("connections of heartbeats hold too many bytes already")
+)
+
+// transport carries memberlist's messages between the addresses of nodes, and nothing else. Datagrams of others are
+// dropped by the kernel (a socket filter) and again here; connections of others are reset before a byte is read (the
+// kernel lets no process without capabilities put a filter on them). Each message is authenticated and looked at
+// before memberlist gets it.
+type transport struct {
+	at    netip.AddrPort
+	check checker
+
+	nodes   atomic.Pointer[map[netip.Addr]bool] // of the other nodes
+	tcp     *admission.Listener
+	udp     *net.UDPConn
+	control syscall.RawConn // of udp, for its filter
+
+	packets chan *memberlist.Packet
+	streams chan net.Conn
+	done    chan struct{}
+	once    sync.Once
+	running sync.WaitGroup
+
+	held    atomic.Int64  // bytes that connections hold
+	refused atomic.Uint64 // messages and connections
+}
+
+var _ memberlist.NodeAwareTransport = (*transport)(nil)
+
+// listen opens both sockets. Before setNodes nobody is heard.
+func listen(at netip.AddrPort, check checker) (*transport, error) {
+	t := &transport{at: at, check: check, packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), done: make(chan struct{})}
+	t.nodes.Store(&map[netip.Addr]bool{})
+	var lc net.ListenConfig
+	l, err := lc.Listen(context.Background(), "tcp", at.String())
+	if err != nil {
+		return nil, err
+	}
+	t.tcp = admission.New(l, admission.Limits{Total: maxStreams, PerSource: streamsPerNode, Allowed: t.isNode})
+	// The filter is there before the socket is bound, so there is no moment without it.
+	lc.Control = func(_, _ string, c syscall.RawConn) error { return setFilter(c, nil) }
+	p, err := lc.ListenPacket(context.Background(), "udp", at.String())
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	t.udp = p.(*net.UDPConn)
+	// The kernel may allow less.
+	_ = t.udp.SetReadBuffer(receiveBuffer)
+	if t.control, err = t.udp.SyscallConn(); err != nil {
+		return nil, errors.Join(err, l.Close(), p.Close())
+	}
+	t.running.Go(t.accept)
+	t.running.Go(t.receive)
+	return t, nil
+}
+
+// setNodes is the whole of the addresses that are heard and spoken to.
+func (t *transport) setNodes(addrs map[netip.Addr]bool) error {
+	old := t.nodes.Swap(&addrs)
+	if len(*old) == len(addrs) && containsAll(*old, addrs) {
+		return nil
+	}
+	return setFilter(t.control, addrs)
+}
+
+func containsAll(in, all map[netip.Addr]bool) bool {
+	for a := range all {
+		if !in[a] {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *transport) isNode(a netip.Addr) bool { return (*t.nodes.Load())[a.WithZone("")] }
+
+// maxMessage is the most bytes of one message on a connection.
+func (t *transport) maxMessage() int { return baseMessage + messagePerNode*len(*t.nodes.Load()) }
+
+// counters are the messages and connections that were refused.
+func (t *transport) counters() uint64 {
+	c := t.tcp.Counters()
+	return t.refused.Load() + c.Refused + c.Displaced
+}
+
+func (t *transport) accept() {
+	for {
+		c, err := t.tcp.Accept()
+		if err != nil {
+			return
+		}
+		t.running.Go(func() { t.greet(c) })
+	}
+}
+
+// greet reads the one message of a connection, within streamTimeout, and passes it on.
+func (t *transport) greet(c net.Conn) {
+	h := &held{Conn: c, t: t}
+	err := c.SetDeadline(time.Now().Add(streamTimeout))
+	if err == nil {
+		err = h.read(true)
+	}
+	if err != nil {
+		t.refused.Add(1)
+		_ = h.Close()
+		return
+	}
+	select {
+	case t.streams <- h:
+	case <-t.done:
+		_ = h.Close()
+	}
+}
+
+// receive passes on datagrams.
+func (t *transport) receive() {
+	buf := make([]byte, maxPacket+1)
+	for {
+		n, from, err := t.udp.ReadFromUDPAddrPort(buf)
+		now := time.Now()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(10 * time.Millisecond) // not in a tight loop
+			continue
+		}
+		addr := netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+		if !t.isNode(addr.Addr()) || n > maxPacket || t.check.packet(buf[:n]) != nil {
+			t.refused.Add(1)
+			continue
+		}
+		p := &memberlist.Packet{Buf: bytes.Clone(buf[:n]), From: net.UDPAddrFromAddrPort(addr), Timestamp: now}
+		select {
+		case t.packets <- p:
+		case <-t.done:
+			return
+		}
+	}
+}
+
+// peer is the other node that an address is of. What nodes say may name any address: no other one is sent to.
+func (t *transport) peer(addr string) (netip.AddrPort, error) {
+	a, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	if !t.isNode(a.Addr()) || a.Port() != t.at.Port() {
+		return netip.AddrPort{}, fmt.Errorf("%s: %w", a, errStranger)
+	}
+	return a, nil
+}
+
+// FinalAdvertiseAddr is part of memberlist.Transport.
+func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	return t.at.Addr().AsSlice(), int(t.at.Port()), nil
+}
+
+// WriteTo is part of memberlist.Transport.
+func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
+	to, err := t.peer(addr)
+	if err == nil {
+		_, err = t.udp.WriteToUDPAddrPort(b, to)
+	}
+	return time.Now(), err
+}
+
+// WriteToAddress is part of memberlist.NodeAwareTransport.
+func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	return t.WriteTo(b, a.Addr)
+}
+
+// DialTimeout is part of memberlist.Transport. It connects from this node's address, by which the others know it.
+func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	to, err := t.peer(addr)
+	if err != nil {
+		return nil, err
+	}
+	d := net.Dialer{Timeout: timeout, LocalAddr: &net.TCPAddr{IP: t.at.Addr().AsSlice(), Zone: t.at.Addr().Zone()}}
+	c, err := d.Dial("tcp", to.String())
+	if err != nil {
+		return nil, err
+	}
+	return &held{Conn: c, t: t}, nil
+}
+
+// DialAddressTimeout is part of memberlist.NodeAwareTransport.
+func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	return t.DialTimeout(a.Addr, timeout)
+}
+
+// PacketCh is part of memberlist.Transport.
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
+
+// StreamCh is part of memberlist.Transport.
+func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
+
+// Shutdown is part of memberlist.Transport. It waits for all that was started, which ends within streamTimeout.
+func (t *transport) Shutdown() error {
+	var err error
+	t.once.Do(func() {
+		close(t.done)
+		err = errors.Join(t.tcp.Close(), t.udp.Close())
+	})
+	t.running.Wait()
+	return err
+}
+
+// held is a connection whose one message is read, bounded and authenticated before it is passed on. Of one that was
+// dialled, that is at the first Read. Reads belong to one goroutine.
+type held struct {
+	net.Conn
+	t       *transport
+	message *bytes.Reader
+	size    atomic.Int64
+	once    sync.Once
+	err     error
+}
+
+// Read gives the message, and no more.
+func (h *held) Read(b []byte) (int, error) {
+	if h.message == nil {
+		if err := h.read(false); err != nil {
+			h.t.refused.Add(1)
+			return 0, err
+		}
+	}
+	return h.message.Read(b)
+}
+
+// Close gives back what the message takes.
+func (h *held) Close() error {
+	h.once.Do(func() {
+		h.t.held.Add(-h.size.Swap(0))
+		h.err = h.Conn.Close()
+	})
+	return h.err
+}
+
+// read takes the message from the connection; one that was accepted begins with the label.
+func (h *held) read(accepted bool) error {
+	head := make([]byte, streamHead, streamHead+len(labelHead))
+	if accepted {
+		head = head[:streamHead+len(labelHead)]
+	}
+	if _, err := io.ReadFull(h.Conn, head); err != nil {
+		return err
+	}
+	size, err := h.t.check.streamSize(head, accepted, h.t.maxMessage())
+	if err != nil {
+		return err
+	}
+	// Bytes are counted when they are announced, and taken as they come.
+	h.size.Store(int64(size))
+	if h.t.held.Add(int64(size)) > int64(heldMessages*h.t.maxMessage()) {
+		return errHeld
+	}
+	whole := bytes.NewBuffer(head)
+	if _, err := io.CopyN(whole, h.Conn, int64(size)); err != nil {
+		return err
+	}
+	if err := h.t.check.stream(whole.Bytes(), accepted, len(*h.t.nodes.Load())); err != nil {
+		return err
+	}
+	h.message = bytes.NewReader(whole.Bytes())
+	return nil
+}
