@@ -29,6 +29,9 @@ test: setup ## All tests that need no cluster: pure, golden, fake, real packets 
 
 ##@ More tests
 
+test-stress: setup ## Each package's tests ten times beside CPU, memory and disk load; PACKAGES=, ROUNDS=, LOAD=, BOUND= choose
+	@./hack/test-stress
+
 test-lab: $(LAB) image dist/lossmeter.tar ## The demo's checks and foreign specs on a real Kubernetes; takes it down after
 	@./hack/test-lab
 
@@ -96,4 +99,4 @@ $(LAB): $(shell git ls-files --cached --others --exclude-standard lab internal/d
 setup:
 	@./hack/setup
 
-.PHONY: demo test test-lab test-vm bench fuzz lint image push gen clean help setup
+.PHONY: demo test test-stress test-lab test-vm bench fuzz lint image push gen clean help setup

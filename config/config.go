@@ -127,6 +127,9 @@ type Ingress struct {
 	// TrustedProxies are whose X-Forwarded-… is believed, ProxyProtocol who begins
 	// connections with a PROXY header.
 	TrustedProxies, ProxyProtocol []netip.Prefix
+	// AuthURLNetworks are networks of authentication servers that may be asked though they
+	// are nodes, or else would not be.
+	AuthURLNetworks []netip.Prefix
 	// Drain is how long a proxy that ends waits for what is open.
 	Drain time.Duration
 	// Connect, Send and Read are time-outs towards endpoints.
@@ -245,6 +248,9 @@ func settings() []setting {
 			"Networks of load balancers in front, whose X-Forwarded-... and Forwarded are believed and added to; others' are replaced."}},
 		{"ingress.proxyProtocol", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.ProxyProtocol }, network, "CIDRs"), []string{
 			"Networks of load balancers that begin each connection with a PROXY header, version 1 or 2. They must, and nobody else may."}},
+		{"ingress.authURLNetworks", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.AuthURLNetworks }, network, "CIDRs"), []string{
+			"Networks where the annotation auth-url may ask though it is refused there otherwise: addresses of nodes and of the API server,",
+			"loopback, link-local and metadata addresses. Such as 192.0.2.10/32 of an authentication server on a node."}},
 		{"ingress.drain", "30s", duration(func(c *Config) *time.Duration { return &c.Ingress.Drain }, time.Second, time.Hour), []string{
 			"How long a proxy that ends waits for open requests and WebSockets: 1s to 1h, less than the pod's terminationGracePeriodSeconds."}},
 		{"ingress.connectTimeout", "5s", duration(func(c *Config) *time.Duration { return &c.Ingress.Connect }, 100*time.Millisecond, time.Hour), []string{

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"wayleave.dev/model"
+	"wayleave.dev/proxy/reach"
 	"wayleave.dev/proxy/table"
 )
 
@@ -19,7 +20,9 @@ import (
 const (
 	variables = "$request_uri, $escaped_request_uri, $uri, $host, $http_host, $scheme, $pass_access_scheme, $remote_addr, $args, $query_string, $request_method, $http_…, $cookie_…, $arg_…"
 	streamed  = "nothing to do: bodies are streamed in both directions"
-	tuning    = "nothing to do: it tunes buffers that only nginx has"
+	// closesUnless is of snippets.
+	closesUnless = "closes the paths unless all of its directives are known to keep nobody out"
+	tuning       = "nothing to do: it tunes buffers that only nginx has"
 )
 
 // annotations are all of ingress-nginx that Wayleave knows, by name.
@@ -32,12 +35,8 @@ func routing() []annotation {
 	return []annotation{
 		{name: "server-alias", read: aliases, note: "other names of the Ingress's first host; a host that a rule names keeps its own rules"},
 		{name: "rewrite-target", read: rewrite, note: "$1 … are groups of the path; regular expressions are RE2; variables: " + variables},
-		{name: "use-regex", read: boolean(func(p *parser, v bool) { p.out.regex = p.out.regex || v }), note: "for the paths of this Ingress only, and not for Exact ones; RE2, without regard to case"},
-		{name: "backend-protocol", read: oneOf(func(p *parser, v string) {
-			if v != "HTTP" {
-				p.out.table.Protocol = table.Protocol(v)
-			}
-		}, "HTTP", "HTTPS", "GRPC", "GRPCS"), note: "HTTP, HTTPS, GRPC and GRPCS; certificates of endpoints are not verified, as in ingress-nginx"},
+		{name: "use-regex", read: booleanOr(true, func(p *parser, v bool) { p.out.regex = p.out.regex || v }), note: "for the paths of this Ingress only, and not for Exact ones; RE2, without regard to case"},
+		{name: "backend-protocol", read: protocol, note: "HTTP, HTTPS, GRPC and GRPCS; certificates of endpoints are not verified, as in ingress-nginx"},
 		{name: "proxy-http-version", read: oneOf(func(*parser, string) {}, "1.1"), note: "1.1"},
 		{name: "proxy-body-size", read: size(func(p *parser, n int64) { p.out.table.MaxBody = n }), note: "without it there is no limit (ingress-nginx: 1m)"},
 		{name: "proxy-connect-timeout", read: seconds(func(p *parser, d time.Duration) { p.out.table.Connect = d })},
@@ -60,7 +59,7 @@ func redirects() []annotation {
 	}
 	return []annotation{
 		{name: "ssl-redirect", read: boolean(func(p *parser, v bool) { p.out.keepPlain = !v }), note: "true by default: 308 to https for hosts with a certificate"},
-		{name: "force-ssl-redirect", read: boolean(func(p *parser, v bool) { p.out.forceTLS = v })},
+		{name: "force-ssl-redirect", read: booleanOr(true, func(p *parser, v bool) { p.out.forceTLS = v })},
 		{name: "permanent-redirect", read: location(func(p *parser, v string) { p.perm = v }), note: "variables: " + variables},
 		{name: "permanent-redirect-code", read: code(0, 300, 308)},
 		{name: "temporal-redirect", read: location(func(p *parser, v string) { p.temp = v }), note: "variables: " + variables},
@@ -97,28 +96,34 @@ func canaries() []annotation {
 }
 
 func guards() []annotation {
-	sources := networks(func(p *parser, l []netip.Prefix) { p.out.table.Sources = append(p.out.table.Sources, l...) })
+	sources := networks(func(p *parser, l []netip.Prefix) { p.out.table.Sources = l })
 	return []annotation{
-		{name: "whitelist-source-range", read: sources, guard: true},
+		{name: "whitelist-source-range", read: func(p *parser, v string) error {
+			if _, both := p.values["allowlist-source-range"]; both {
+				return nil // the older name of the same
+			}
+			return sources(p, v)
+		}, guard: true, note: "the older name of allowlist-source-range, which counts where both are there"},
 		{name: "allowlist-source-range", read: sources, guard: true},
 		{name: "auth-type", read: oneOf(func(p *parser, v string) { p.auth.kind = v }, "basic"), guard: true, note: "basic"},
 		{name: "auth-secret", read: authSecret, guard: true, note: "in the Ingress's own namespace; hashes of bcrypt, apr1, $1$, $5$, $6$, {SHA}, {SSHA} and {PLAIN}"},
 		{name: "auth-secret-type", read: oneOf(func(p *parser, v string) { p.auth.secretKind = v }, "auth-file", "auth-map"), guard: true},
 		{name: "auth-realm", read: fieldValue(func(p *parser, v string) { p.auth.realm = v })},
-		{name: "auth-url", read: authURL(func(p *parser, v string) { p.authURL.URL = v }), guard: true, note: "variables: " + variables},
+		{name: "auth-url", read: askedURL, guard: true, note: "not at addresses of nodes, of the API server, loopback, link-local or metadata services; variables: " + variables},
 		{name: "auth-method", read: token(func(p *parser, v string) { p.authURL.Method = v }), guard: true},
 		{name: "auth-signin", read: authURL(func(p *parser, v string) { p.authURL.SignIn = v }), note: "variables: " + variables},
-		{name: "auth-response-headers", read: tokens(func(p *parser, v string) { p.authURL.Headers = list(v) })},
+		{name: "auth-response-headers", read: tokens(func(p *parser, v string) { p.authURL.Headers = list(v) }), guard: true, note: "clients may not send these fields to the same Service by any path"},
 		{name: "auth-tls-secret", guard: true},
 		{name: "auth-tls-match-cn", guard: true},
 		{name: "auth-tls-verify-client", read: oneOf(func(*parser, string) {}, "off"), guard: true, note: "off"},
 		{name: "denylist-source-range", guard: true},
-		{name: "enable-modsecurity", read: oneOf(func(*parser, string) {}, "false"), guard: true, note: "false"},
-		{name: "enable-owasp-core-rules", read: oneOf(func(*parser, string) {}, "false"), guard: true, note: "false"},
+		{name: "enable-modsecurity", read: onlyFalse, guard: true, note: "false"},
+		{name: "enable-owasp-core-rules", read: onlyFalse, guard: true, note: "false"},
 		{name: "modsecurity-snippet", guard: true},
-		{name: "configuration-snippet", read: snippet, no: true, note: "closes the paths where it seems to keep requests out"},
-		{name: "server-snippet", read: snippet, no: true, note: "closes the paths where it seems to keep requests out"},
-		{name: "auth-snippet", read: snippet, no: true, note: "closes the paths where it seems to keep requests out"},
+		{name: "configuration-snippet", read: snippet, no: true, note: closesUnless},
+		{name: "server-snippet", read: snippet, no: true, note: closesUnless},
+		{name: "auth-snippet", read: snippet, no: true, note: closesUnless},
+		{name: "stream-snippet", read: streamSnippet, no: true, note: "closes the paths where it has a directive that keeps requests out"},
 	}
 }
 
@@ -136,8 +141,9 @@ func cors() []annotation {
 
 func limits() []annotation {
 	return []annotation{
-		{name: "limit-rps", read: number(1, 1<<20, func(p *parser, n int) { p.rps = float64(n) }), note: "each node counts for itself"},
-		{name: "limit-rpm", read: number(1, 1<<20, func(p *parser, n int) { p.rpm = float64(n) }), note: "each node counts for itself; not beside limit-rps"},
+		{name: "limit-connections", guard: true},
+		{name: "limit-rps", read: number(0, 1<<20, func(p *parser, n int) { p.rps = float64(n) }), guard: true, note: "each node counts for itself"},
+		{name: "limit-rpm", read: number(0, 1<<20, func(p *parser, n int) { p.rpm = float64(n) }), guard: true, note: "each node counts for itself; not beside limit-rps"},
 		{name: "limit-burst-multiplier", read: number(1, 1<<20, func(p *parser, n int) { p.burst = n })},
 	}
 }
@@ -156,13 +162,13 @@ func notBuilt() (out []annotation) {
 		auth-keepalive-share-vars auth-keepalive-timeout auth-proxy-set-headers auth-request-redirect auth-signin-redirect-param auth-tls-error-page
 		auth-tls-pass-certificate-to-upstream auth-tls-verify-depth connection-proxy-header custom-headers custom-http-errors default-backend
 		disable-proxy-intercept-errors enable-access-log enable-global-auth enable-opentelemetry enable-opentracing fastcgi-index
-		fastcgi-params-configmap from-to-www-redirect http2-push-preload limit-allowlist limit-connections limit-rate limit-rate-after
+		fastcgi-params-configmap from-to-www-redirect http2-push-preload limit-allowlist limit-rate limit-rate-after
 		limit-whitelist mirror-host mirror-request-body mirror-target modsecurity-transaction-id opentelemetry-operation-name
 		opentelemetry-trust-incoming-span preserve-trailing-slash proxy-cookie-domain proxy-cookie-path proxy-next-upstream
 		proxy-next-upstream-timeout proxy-next-upstream-tries proxy-redirect-from proxy-redirect-to proxy-ssl-ciphers proxy-ssl-name
 		proxy-ssl-protocols proxy-ssl-secret proxy-ssl-server-name proxy-ssl-verify proxy-ssl-verify-depth relative-redirects satisfy service-upstream
 		session-cookie-change-on-failure session-cookie-conditional-samesite-none session-cookie-domain session-cookie-partitioned
-		ssl-ciphers ssl-passthrough ssl-prefer-server-ciphers stream-snippet upstream-hash-by-subset upstream-hash-by-subset-size upstream-vhost
+		ssl-ciphers ssl-passthrough ssl-prefer-server-ciphers upstream-hash-by-subset upstream-hash-by-subset-size upstream-vhost
 		use-port-in-redirects x-forwarded-prefix`) {
 		out = append(out, annotation{name: n})
 	}
@@ -288,15 +294,44 @@ func authURL(to func(p *parser, v string)) func(*parser, string) error {
 	}
 }
 
-// snippet looks whether text for nginx keeps requests out.
-func snippet(_ *parser, v string) error {
-	if regexp.MustCompile(`(?m)^\s*(deny|allow|auth_|satisfy|limit_|return|if\b|internal|secure_link|access_by_lua|valid_referers|modsecurity)`).MatchString(v) {
-		return errCloses
+// protocol is that of endpoints, in any case.
+func protocol(p *parser, v string) error {
+	return oneOf(func(p *parser, v string) {
+		if v != "HTTP" {
+			p.out.table.Protocol = table.Protocol(v)
+		}
+	}, "HTTP", "HTTPS", "GRPC", "GRPCS")(p, strings.ToUpper(v))
+}
+
+// askedURL is the URL of an authentication server. An address that may not be asked is
+// refused here already; names are judged when they are asked.
+func askedURL(p *parser, v string) error {
+	if err := authURL(func(*parser, string) {})(p, v); err != nil {
+		return err
 	}
-	return errNotBuilt
+	u, err := templateURL(v)
+	if err != nil {
+		return err
+	}
+	if u.User != nil {
+		return errors.New("the URL has a user in it, which is not built")
+	}
+	host := strings.TrimSuffix(u.Hostname(), ".")
+	if a, err := netip.ParseAddr(host); err == nil {
+		if what := reach.Special(a); what != "" && !slices.ContainsFunc(p.settings.AuthURLNetworks, func(n netip.Prefix) bool { return n.Contains(a.WithZone("").Unmap()) }) {
+			return fmt.Errorf("%s is %s, which is not asked unless ingress.authURLNetworks allows it", a, what)
+		}
+	} else if last := host[strings.LastIndexByte(host, '.')+1:]; last == "" || '0' <= last[0] && last[0] <= '9' {
+		return fmt.Errorf("%q is neither a name nor an address", host)
+	}
+	p.authURL.URL = v
+	return nil
 }
 
 func origins(p *parser, v string) error {
+	if len(list(v)) == 0 {
+		return fmt.Errorf("%q has no origin", v)
+	}
 	for _, o := range list(v) {
 		plain := strings.Replace(o, "://*.", "://", 1)
 		if u, err := url.Parse(plain); o != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || strings.Contains(plain, "*")) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"wayleave.dev/model"
+	"wayleave.dev/proxy/reach"
 	"wayleave.dev/proxy/table"
 )
 
@@ -48,7 +49,8 @@ func port(svc *model.Service, b model.IngressBackend) (model.ServicePort, bool) 
 }
 
 // makeBackend collects the endpoints of a Service's port. Those that terminate and still
-// serve are drained. Of a Service of two families the first one's endpoints are used:
+// serve are drained. An address that no pod has, as a loopback or metadata one, is left out,
+// whoever wrote it. Of a Service of two families the first one's endpoints are used:
 // both are the same pods.
 func makeBackend(snap model.Snapshot, service model.Name, number uint16) (*table.Backend, bool) {
 	svc, ok := snap.Service(service)
@@ -67,7 +69,7 @@ func makeBackend(snap model.Snapshot, service model.Name, number uint16) (*table
 		}
 		for _, e := range slice.Endpoints {
 			ready := e.Ready || svc.PublishNotReady
-			if !ready && !(e.Serving && e.Terminating) {
+			if !ready && !(e.Serving && e.Terminating) || reach.Special(e.Addr) != "" {
 				continue
 			}
 			family := 0

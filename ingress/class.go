@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"cmp"
+	"net/netip"
 
 	"wayleave.dev/model"
 )
@@ -27,6 +28,8 @@ type Settings struct {
 	DefaultCertificate model.Name
 	// HostsOfOneNamespace refuses rules for a host of another namespace.
 	HostsOfOneNamespace bool
+	// AuthURLNetworks are addresses that auth-url may ask though they are special.
+	AuthURLNetworks []netip.Prefix
 	// ClusterDomain is the DNS domain of the cluster; empty is cluster.local.
 	ClusterDomain string
 }

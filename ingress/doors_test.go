@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"wayleave.dev/model"
+	"wayleave.dev/proxy/table"
 )
 
 // doorCases are ways by which one Ingress takes or opens what another one has.
@@ -110,6 +111,21 @@ func TestPatternsOverTheBoundAreNamed(t *testing.T) {
 		if got := answer(hosts, url); got != want {
 			t.Errorf("%s is %s, want %s", url, got, want)
 		}
+	}
+}
+
+// A path has canaries up to a bound, the older ones; the others are named.
+func TestCanariesOfAPathAreBounded(t *testing.T) {
+	var b strings.Builder
+	for i := range 12 {
+		b.WriteString(ing(fmt.Sprintf("c%02d@2", i), []string{"canary: true", "canary-by-header: X-New", "canary-by-header-pattern: ^(a|b)*c$"}, rules("a.example / P new:80")))
+	}
+	w := newWorld(t, Settings{Default: true}, town(t)+ing("a@1", nil, rules("a.example / P web:80"))+b.String())
+	if got := w.hosts()["a.example"].Paths[0].Options.Canary; len(got) != table.MaxCanaries || !strings.Contains(got[7].Source, "shop/c07") {
+		t.Errorf("%d canaries: %+v", len(got), got)
+	}
+	if all := w.allProblems(); len(all) != 4 || !strings.Contains(all[0], "Ingress shop/c08: spec.rules[0].http.paths[0]: is one canary more than 8") {
+		t.Error(all)
 	}
 }
 

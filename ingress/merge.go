@@ -378,6 +378,10 @@ func (m *merger) canary(i *model.Ingress) {
 				}
 				continue
 			}
+			if main := m.out.Paths[n].Options; main != nil && len(main.Canary) >= table.MaxCanaries {
+				m.bad(i, at, "is one canary more than %d, and takes nothing: %s%s", table.MaxCanaries, m.hostText(), in.Path)
+				continue
+			}
 			c := *o.canary
 			c.Backend, c.Source = key, fmt.Sprintf("Ingress %s %s", i.Name, at)
 			var opts table.Options

@@ -75,9 +75,11 @@ type parser struct {
 	rps     float64
 	rpm     float64
 	burst   int
-	temp    string
-	perm    string
-	codes   [2]int // of permanent and temporal redirects
+	// wrongCORS says that a value of CORS cannot be read: its default would allow more.
+	wrongCORS bool
+	temp      string
+	perm      string
+	codes     [2]int // of permanent and temporal redirects
 }
 
 // parse reads the annotations. What is wrong is left out and named.
@@ -85,14 +87,19 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 	p := &parser{in: in, snap: snap, settings: s, values: map[string]string{}}
 	known := annotations()
 	for _, key := range slices.Sorted(maps.Keys(in.Annotations)) {
+		v := strings.TrimSpace(in.Annotations[key])
 		short, nginx := strings.CutPrefix(key, nginxPrefix)
-		if !nginx {
-			p.own(key, strings.TrimSpace(in.Annotations[key]))
+		switch {
+		case strings.HasPrefix(key, ownPrefix):
+			p.own(key, v)
+			continue
+		case !nginx:
+			p.foreign(key, v)
 			continue
 		}
-		p.values[short] = strings.TrimSpace(in.Annotations[key])
+		p.values[short] = v
 		if !slices.ContainsFunc(known, func(a annotation) bool { return a.name == short }) {
-			p.bad(key, "is not known to Wayleave, and has no effect")
+			p.unknown(key, short, "is not known to Wayleave")
 		}
 	}
 	for _, a := range known {
@@ -108,6 +115,9 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 			continue
 		}
 		text := err.Error()
+		if strings.HasPrefix(a.name, "cors-") {
+			p.wrongCORS = true
+		}
 		if a.guard || errors.Is(err, errCloses) {
 			p.close(a.name)
 			text += "; it keeps requests out, so all paths of this Ingress answer 503"
@@ -128,7 +138,18 @@ func (p *parser) own(key, v string) {
 			return
 		}
 	}
-	p.bad(key, "Wayleave has no annotation of that name")
+	p.unknown(key, strings.TrimPrefix(key, ownPrefix), "Wayleave has no annotation of that name")
+}
+
+// unknown names an annotation that nobody has, and closes the paths where it looks like a
+// guard that was misspelled.
+func (p *parser) unknown(key, name, text string) {
+	if looksLikeGuard(name) && !isOff(p.in.Annotations[key]) {
+		p.close(name)
+		p.bad(key, "%s; it seems to keep requests out, so all paths of this Ingress answer 503", text)
+		return
+	}
+	p.bad(key, "%s, and has no effect", text)
 }
 
 var (
@@ -153,7 +174,7 @@ func (p *parser) combine() {
 	p.combineCanary()
 	p.combineAuth()
 	p.combineLimits()
-	if p.values["enable-cors"] == "true" {
+	if p.isTrue("enable-cors") && !p.wrongCORS {
 		c := p.cors
 		if len(c.Origins) == 0 {
 			c.Origins = []string{"*"}
@@ -164,7 +185,7 @@ func (p *parser) combine() {
 		if c.Headers == "" {
 			c.Headers = "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,Range,Authorization"
 		}
-		c.Credentials = p.values["cors-allow-credentials"] != "false"
+		c.Credentials = p.values["cors-allow-credentials"] == "" || p.isTrue("cors-allow-credentials")
 		if c.MaxAge == 0 {
 			c.MaxAge = 1728000 * time.Second
 		}
@@ -203,7 +224,7 @@ func (p *parser) combineAffinity() {
 }
 
 func (p *parser) combineCanary() {
-	if p.values["canary"] != "true" {
+	if !p.isTrue("canary") {
 		return
 	}
 	c := p.canary
@@ -235,6 +256,10 @@ func (p *parser) combineAuth() {
 		p.combineAuthURL()
 	}
 	if p.values["auth-type"] != "basic" {
+		if _, typed := p.values["auth-type"]; !typed && p.values["auth-secret"] != "" {
+			p.close("auth-secret")
+			p.bad(nginxPrefix+"auth-secret", "has no effect without auth-type; it keeps requests out, so all paths of this Ingress answer 503")
+		}
 		return
 	}
 	wrong := func(format string, args ...any) {
@@ -354,14 +379,42 @@ func (p *parser) combineLimits() {
 
 // The readers of values.
 
+// boolean takes what strconv.ParseBool takes, as ingress-nginx does.
 func boolean(to func(p *parser, v bool)) func(*parser, string) error {
 	return func(p *parser, v string) error {
-		if v != "true" && v != "false" {
+		on, err := strconv.ParseBool(v)
+		if err != nil {
 			return fmt.Errorf("%q is neither true nor false", v)
 		}
-		to(p, v == "true")
+		to(p, on)
 		return nil
 	}
+}
+
+// booleanOr is boolean for what is safer one way: a value that cannot be read is that.
+func booleanOr(safe bool, to func(p *parser, v bool)) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		err := boolean(to)(p, v)
+		if err != nil {
+			to(p, safe)
+			err = fmt.Errorf("%w; it is taken for %v", err, safe)
+		}
+		return err
+	}
+}
+
+// onlyFalse is for switches of what is not built.
+func onlyFalse(_ *parser, v string) error {
+	if on, err := strconv.ParseBool(v); err != nil || on {
+		return fmt.Errorf("%q is not built; allowed: false", v)
+	}
+	return nil
+}
+
+// isTrue says whether a boolean is there and true.
+func (p *parser) isTrue(name string) bool {
+	on, err := strconv.ParseBool(p.values[name])
+	return err == nil && on
 }
 
 func number(low, high int, to func(p *parser, n int)) func(*parser, string) error {
@@ -426,12 +479,16 @@ func fieldValue(to func(p *parser, v string)) func(*parser, string) error {
 // tokens is a list of names with commas between.
 func tokens(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
-		for t := range strings.SplitSeq(v, ",") {
-			if t = strings.TrimSpace(t); t != "*" && !isToken(t) {
+		names := list(v)
+		for _, t := range names {
+			if t != "*" && !isToken(t) {
 				return fmt.Errorf("%q is not a list of names with commas between: %q is none", v, t)
 			}
 		}
-		to(p, v)
+		if len(names) == 0 {
+			return fmt.Errorf("%q is not a list of names with commas between", v)
+		}
+		to(p, strings.Join(names, ", "))
 		return nil
 	}
 }
@@ -477,26 +534,39 @@ func size(to func(p *parser, n int64)) func(*parser, string) error {
 	}
 }
 
-// networks are addresses and CIDRs with commas between.
+// networks are addresses and CIDRs with commas between. A comma too many means nothing.
 func networks(to func(p *parser, list []netip.Prefix)) func(*parser, string) error {
 	return func(p *parser, v string) error {
-		var list []netip.Prefix
-		for s := range strings.SplitSeq(v, ",") {
-			s = strings.TrimSpace(s)
-			if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
-				a = a.Unmap()
-				list = append(list, netip.PrefixFrom(a, a.BitLen()))
-				continue
-			}
-			n, err := netip.ParsePrefix(s)
+		var out []netip.Prefix
+		for _, s := range list(v) {
+			n, err := parseNetwork(s)
 			if err != nil {
-				return fmt.Errorf("%q is neither an address nor a CIDR", s)
+				return err
 			}
-			list = append(list, n.Masked())
+			out = append(out, n)
 		}
-		to(p, list)
+		if len(out) == 0 {
+			return fmt.Errorf("%q has neither an address nor a CIDR", v)
+		}
+		to(p, out)
 		return nil
 	}
+}
+
+// parseNetwork reads an address or a CIDR; IPv4 in IPv6 is IPv4, as clients are.
+func parseNetwork(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	n, err := netip.ParsePrefix(s)
+	if err != nil {
+		return n, fmt.Errorf("%q is neither an address nor a CIDR", s)
+	}
+	if n.Addr().Is4In6() && n.Bits() >= 96 {
+		n = netip.PrefixFrom(n.Addr().Unmap(), n.Bits()-96)
+	}
+	return n.Masked(), nil
 }
 
 func pattern(to func(p *parser, v string)) func(*parser, string) error {

@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -23,6 +22,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"wayleave.dev/internal/execfile"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
@@ -301,18 +301,13 @@ func (n *Network) put(what, to string, write func(to string) error) error {
 	return nil
 }
 
-// install copies a program in place of a running one.
+// install copies a program in place of a running one: the runtime may execute it meanwhile.
 func install(from, to string) error {
-	in, err := os.Open(from)
+	raw, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
-	raw, err := io.ReadAll(in)
-	if err != nil {
-		return err
-	}
-	return writeFile(to, raw, 0o755)
+	return execfile.Install(to, raw, 0o755)
 }
 
 func writeFile(name string, content []byte, mode fs.FileMode) error {

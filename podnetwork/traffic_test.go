@@ -28,6 +28,14 @@ func metered(t *testing.T, from *pod, to []*pod, port uint16, fn func()) {
 			probes = append(probes, lossmeter.Probe{Kind: "udp", Target: addr, Rate: 300}, lossmeter.Probe{Kind: "tcp", Target: addr}, lossmeter.Probe{Kind: "connect", Target: addr})
 		}
 	}
+	places := map[string]*testnet.NS{"the sender": from.ns, "the sender's node": from.m.ns}
+	for _, p := range to {
+		places["the receiver "+p.id], places["the receiver's node "+p.m.name] = p.ns, p.m.ns
+	}
+	before := map[string]counters{}
+	for name, ns := range places {
+		before[name] = readCounters(ns)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	type outcome struct {
 		r   lossmeter.Report
@@ -48,6 +56,9 @@ func metered(t *testing.T, from *pod, to []*pod, port uint16, fn func()) {
 	}
 	if o.r.Lost() > 0 {
 		t.Errorf("lost:\n%s", o.r)
+		for name, ns := range places {
+			t.Logf("%s counted: %s", name, readCounters(ns).since(before[name]))
+		}
 	}
 	for _, c := range o.r.Counts {
 		if c.Sent < 5 {

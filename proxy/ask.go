@@ -3,27 +3,24 @@ package proxy
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
-	"time"
 
 	"wayleave.dev/proxy/message"
 	"wayleave.dev/proxy/table"
-	"wayleave.dev/proxy/upstream"
 )
 
 // asking marks questions to an authentication server, so that one that is behind the same
 // path does not ask itself without end.
 const (
 	sentFrom = "X-Sent-From"
-	asking   = "wayleave-ingress"
+	// authRedirect is where a client wants to go once it has signed in.
+	authRedirect = "X-Auth-Request-Redirect"
+	asking       = "wayleave-ingress"
 )
 
 var errAsksItself = errors.New("the authentication server of the path is behind the path")
@@ -85,18 +82,6 @@ func (x *exchange) passOn(names []string, from http.Header) {
 	}
 }
 
-// takeOut takes a field out by its name, and by what servers like CGI take for it, where
-// "_" is "-".
-func (x *exchange) takeOut(name string) {
-	kept := x.r.Fields[:0]
-	for _, f := range x.r.Fields {
-		if len(f.Name) != len(name) || !strings.EqualFold(strings.ReplaceAll(string(f.Name), "_", "-"), strings.ReplaceAll(name, "_", "-")) {
-			kept = append(kept, f)
-		}
-	}
-	x.r.Fields = kept
-}
-
 // frames says whether a field is one of the message's frame, that nobody else may set.
 func frames(name string) bool {
 	switch strings.ToLower(name) {
@@ -153,13 +138,13 @@ func (x *exchange) question(a *table.AuthURL, ready *table.Ready) (*http.Respons
 	t := x.times()
 	ctx, cancel := context.WithTimeout(x.ctx, t.Connect+t.Read)
 	defer cancel()
-	by := x.p.asker.public()
+	by := x.p.public()
 	if a.Backend != "" {
 		b := x.p.Upstreams.Lookup(a.Backend)
 		if b == nil || len(b.All()) == 0 {
 			return nil, fmt.Errorf("backend %q has no endpoint", a.Backend)
 		}
-		ctx, by = context.WithValue(ctx, askedBackend{}, b), x.p.asker.cluster()
+		ctx, by = context.WithValue(ctx, askedBackend{}, b), x.p.cluster()
 	}
 	method := a.Method
 	if method == "" {
@@ -200,7 +185,7 @@ func (x *exchange) askURL(t table.Template) (*url.URL, error) {
 // Authorization among them, and by fields of ours.
 func (x *exchange) describe(h http.Header) {
 	for _, f := range x.r.Fields {
-		if name := string(f.Name); !isForwarded(f.Name) && !frames(name) && !message.EqualFold(f.Name, "accept-encoding") {
+		if name := string(f.Name); !isForwarded(f.Name) && !frames(name) && !sameName(f.Name, "accept-encoding") && !sameName(f.Name, sentFrom) && !sameName(f.Name, authRedirect) {
 			h.Add(name, string(f.Value))
 		}
 	}
@@ -214,52 +199,10 @@ func (x *exchange) describe(h http.Header) {
 	}
 	for _, f := range [][2]string{
 		{"X-Original-Url", string(x.whole())}, {"X-Original-Uri", string(x.opt.target)}, {"X-Original-Method", string(x.r.Method)},
-		{"X-Auth-Request-Redirect", string(x.opt.target)}, {sentFrom, asking}, {realIP, who},
+		{authRedirect, string(x.opt.target)}, {sentFrom, asking}, {realIP, who},
 		{forwardedFor, who}, {forwardedProto, scheme}, {forwardedHost, string(x.r.Host)},
+		{forwardedPort, string(x.port())}, {"X-Forwarded-Uri", string(x.opt.target)}, {"X-Forwarded-Method", string(x.r.Method)}, {"X-Scheme", scheme},
 	} {
 		h[http.CanonicalHeaderKey(f[0])] = []string{f[1]}
-	}
-}
-
-// askedBackend is the key of a question's backend in its context.
-type askedBackend struct{}
-
-// asker has the connections to authentication servers. The zero value is ready.
-type asker struct {
-	once              sync.Once
-	byName, byBackend *http.Transport
-}
-
-// public asks servers by their names, whose certificates must be good.
-func (a *asker) public() *http.Transport {
-	a.once.Do(a.start)
-	return a.byName
-}
-
-// cluster asks endpoints of a backend. Their certificates are not checked, as those of
-// other endpoints are not.
-func (a *asker) cluster() *http.Transport {
-	a.once.Do(a.start)
-	return a.byBackend
-}
-
-func (a *asker) start() {
-	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
-	a.byName = &http.Transport{
-		DialContext: dialer.DialContext, DisableCompression: true, MaxIdleConnsPerHost: 64, MaxIdleConns: 512, MaxConnsPerHost: 512,
-		IdleConnTimeout: 50 * time.Second, TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10,
-	}
-	a.byBackend = a.byName.Clone()
-	a.byBackend.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
-	a.byBackend.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		b, ok := ctx.Value(askedBackend{}).(*upstream.Backend)
-		if !ok {
-			return nil, errors.New("a question without a backend")
-		}
-		e := b.Pick(upstream.RandomTwo, nil)
-		if e == nil {
-			return nil, fmt.Errorf("%s: no endpoint", addr)
-		}
-		return dialer.DialContext(ctx, network, e.Addr.String())
 	}
 }

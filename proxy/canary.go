@@ -70,5 +70,5 @@ func (x *exchange) takes(c *table.Canary, o *table.Options, ready *table.Ready, 
 	return c.Weight > 0 && rand.IntN(total) < c.Weight
 }
 
-// maxMatched is the longest value that is compared with a pattern.
-const maxMatched = 4 << 10
+// maxMatched is the longest value that is compared with a pattern; see table.MaxCanaries.
+const maxMatched = 1 << 10

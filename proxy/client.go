@@ -79,9 +79,9 @@ func (x *exchange) believes(a netip.Addr) bool {
 }
 
 // secure says whether the client's connection is encrypted: a trusted peer says so by
-// X-Forwarded-Proto, else it is what this one is.
+// its own line of X-Forwarded-Proto, the last, else it is what this one is.
 func (x *exchange) secure() bool {
-	if proto := x.r.Fields.Get(forwardedProto); len(proto) > 0 && x.believes(plainAddr(x.r.Client.Addr())) {
+	if proto := x.r.Fields.Last(forwardedProto); len(proto) > 0 && x.believes(plainAddr(x.r.Client.Addr())) {
 		first, _, _ := bytes.Cut(proto, []byte(","))
 		return message.EqualFold(bytes.TrimSpace(first), "https")
 	}

@@ -19,6 +19,8 @@ const (
 	realIP         = "X-Real-IP"
 )
 
+var nameForwarded = []byte("Forwarded")
+
 var (
 	nameFor, nameProto, nameHost, namePort, nameReal = []byte(forwardedFor), []byte(forwardedProto), []byte(forwardedHost), []byte(forwardedPort), []byte(realIP)
 
@@ -36,27 +38,53 @@ func (x *exchange) forwarded() {
 	}
 	f := &x.r.Fields
 	kept := (*f)[:0]
+	id := -1
 	for _, h := range *f {
-		if !isForwarded(h.Name) {
-			kept = append(kept, h)
+		switch claimOf(h.Name) {
+		case aboutClient, aboutPath, disguised:
+			continue
+		case aboutRequest: // of several the last: it is one name
+			if id >= 0 {
+				kept[id].Value = h.Value
+				continue
+			}
+			id = len(kept)
 		}
+		kept = append(kept, h)
 	}
 	*f = kept
 	x.more = append(x.more, message.Field{Name: nameFor, Value: client}, message.Field{Name: nameReal, Value: client},
 		message.Field{Name: nameHost, Value: x.r.Host}, message.Field{Name: nameProto, Value: x.scheme()}, message.Field{Name: namePort, Value: x.port()})
 }
 
-// believe keeps what a trusted client says, and adds itself to the list.
+// believe keeps what a trusted client says, and adds itself to the lists. A balancer that
+// adds lines leaves those of its own client before its own: of fields that are no list, the
+// last line counts. What it does not set its client may have set, so X-Real-IP follows
+// from X-Forwarded-For, and what leads an endpoint to another path goes.
 func (x *exchange) believe(client []byte) {
-	f := x.r.Fields
-	if !f.Has(realIP) {
-		// Not the first of the list, which anybody may have made up.
-		x.more = append(x.more, message.Field{Name: nameReal, Value: x.who().AppendTo(nil)})
+	real := x.who().AppendTo(nil)
+	list, elements := x.lists()
+	f := &x.r.Fields
+	kept := (*f)[:0]
+	for _, h := range *f {
+		switch claimOf(h.Name) {
+		case aboutPath, disguised:
+			continue
+		case aboutClient, aboutRequest:
+			if isList(h.Name) || len(h.Value) == 0 || message.EqualFold(h.Name, realIP) || message.EqualFold(h.Name, "X-Scheme") {
+				continue
+			}
+			if i := slices.IndexFunc(kept, func(k message.Field) bool { return sameName(k.Name, h.Name) }); i >= 0 {
+				kept[i].Value = h.Value
+				continue
+			}
+		}
+		kept = append(kept, h)
 	}
-	if list := f.Get(forwardedFor); len(list) > 0 {
-		x.r.Fields.Set(forwardedFor, slices.Concat(list, []byte(", "), client))
-	} else {
-		x.more = append(x.more, message.Field{Name: nameFor, Value: client})
+	*f = kept
+	x.more = append(x.more, message.Field{Name: nameReal, Value: real}, message.Field{Name: nameFor, Value: append(list, client...)})
+	if len(list) == 0 && len(elements) > 0 {
+		x.more = append(x.more, message.Field{Name: nameForwarded, Value: append(elements, element(x.r.Client.Addr())...)})
 	}
 	for _, d := range []struct {
 		name  string
@@ -69,25 +97,138 @@ func (x *exchange) believe(client []byte) {
 	}
 }
 
-// isForwarded says whether a field is one that only we may set. With underscores it is the
-// same to endpoints that see fields as variables (CGI, WSGI).
-func isForwarded(name []byte) bool {
-	switch len(name) {
-	case 9:
-		return named(name, realIP) || message.EqualFold(name, "Forwarded")
-	case 15:
-		return named(name, forwardedFor)
-	case 16:
-		return named(name, forwardedHost) || named(name, forwardedPort)
-	case 17:
-		return named(name, forwardedProto)
+// lists are the lines of X-Forwarded-For and of Forwarded in one each, with a comma at the
+// end where there are some. Who speaks the one is not taken to speak the other.
+func (x *exchange) lists() (list, elements []byte) {
+	for _, h := range x.r.Fields {
+		if len(h.Value) == 0 || !isList(h.Name) {
+			continue
+		}
+		to := &list
+		if len(h.Name) == len("forwarded") {
+			to = &elements
+		}
+		*to = append(append(*to, h.Value...), ", "...)
 	}
-	return false
+	return list, elements
 }
 
-func named(name []byte, want string) bool {
+func isList(name []byte) bool {
+	return message.EqualFold(name, forwardedFor) || message.EqualFold(name, "Forwarded")
+}
+
+// element is one of Forwarded (RFC 7239, 4).
+func element(a netip.Addr) string {
+	if a = plainAddr(a); a.Is6() {
+		return `for="[` + a.String() + `]"`
+	}
+	return "for=" + a.String()
+}
+
+// claim is what a field says that only proxies may say.
+type claim uint8
+
+const (
+	noClaim claim = iota
+	// aboutClient is who asks, and how: X-Forwarded-…, Forwarded, X-Real-IP, X-Scheme.
+	aboutClient
+	// aboutPath is another path or method than that of the request: X-Original-URL,
+	// X-Rewrite-URL, X-Forwarded-URI. Some frameworks take it for the request's.
+	aboutPath
+	// aboutRequest is X-Request-ID, which a client may set, once.
+	aboutRequest
+	// disguised is one of these spelled so that only some endpoints know it: as variables,
+	// X_Forwarded_For is X-Forwarded-For (CGI, WSGI).
+	disguised
+)
+
+// claimOf classifies a field by its name.
+func claimOf(name []byte) claim {
+	if len(name) < 8 || name[0]|0x20 != 'x' && name[0]|0x20 != 'f' {
+		return noClaim
+	}
+	c := noClaim
+	switch {
+	case len(name) == 9 && message.EqualFold(name, "Forwarded"):
+		return aboutClient
+	case isSeparator(name[1]):
+		c = claimAfterX(name)
+	}
+	if c != noClaim && !dashed(name) {
+		return disguised
+	}
+	return c
+}
+
+func claimAfterX(name []byte) claim {
+	switch name[2] | 0x20 {
+	case 'f':
+		switch {
+		case !begins(name, "x-forwarded"):
+		case begins(name, "x-forwarded-uri"), begins(name, "x-forwarded-url"), begins(name, "x-forwarded-path"), begins(name, "x-forwarded-method"):
+			return aboutPath
+		default:
+			return aboutClient
+		}
+	case 'o':
+		switch {
+		case !begins(name, "x-original-"):
+		case sameName(name, "x-original-host"), sameName(name, "x-original-for"), sameName(name, "x-original-proto"):
+			return aboutClient
+		default:
+			return aboutPath
+		}
+	case 'r':
+		switch {
+		case len(name) == len(realIP) && begins(name, "x-real-ip"):
+			return aboutClient
+		case begins(name, "x-rewrite-"):
+			return aboutPath
+		case len(name) == len("x-request-id") && begins(name, "x-request-id"):
+			return aboutRequest
+		}
+	case 's':
+		if len(name) == len("x-scheme") && begins(name, "x-scheme") {
+			return aboutClient
+		}
+	}
+	return noClaim
+}
+
+// isForwarded says whether a field is one that only proxies may set.
+func isForwarded(name []byte) bool {
+	c := claimOf(name)
+	return c != noClaim && c != aboutRequest
+}
+
+// isSeparator says whether a byte of a name is taken for "_" where fields become variables.
+func isSeparator(c byte) bool {
+	return c != 0 && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z')
+}
+
+// dashed says whether "-" is the only separator of the name.
+func dashed(name []byte) bool {
+	for _, c := range name {
+		if c != '-' && isSeparator(c) {
+			return false
+		}
+	}
+	return true
+}
+
+// begins compares the begin of a name, whatever its case and separators; prefix is in lower
+// case.
+func begins(name []byte, prefix string) bool {
+	return len(name) >= len(prefix) && sameName(name[:len(prefix)], prefix)
+}
+
+// sameName says whether two names are one to endpoints that see fields as variables.
+func sameName[N []byte | string](name []byte, other N) bool {
+	if len(name) != len(other) {
+		return false
+	}
 	for i, c := range name {
-		if w := want[i]; c|0x20 != w|0x20 && (c != '_' || w != '-') {
+		if o := other[i]; c != o && (c|0x20 != o|0x20 || isSeparator(c) || isSeparator(o)) && !(isSeparator(c) && isSeparator(o)) {
 			return false
 		}
 	}
@@ -128,17 +269,6 @@ func (x *exchange) port() []byte {
 		return port443
 	}
 	return port80
-}
-
-// trailers are those that go on: none that an endpoint could take for what we say of the client.
-func trailers(list message.Fields) message.Fields {
-	kept := list[:0]
-	for _, f := range list {
-		if !isForwarded(f.Name) {
-			kept = append(kept, f)
-		}
-	}
-	return kept
 }
 
 // date is the text of a second.

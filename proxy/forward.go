@@ -322,7 +322,7 @@ func (u *upload) send(p *Proxy, d message.Downstream, length, limit int64) error
 			}
 		}
 		if last {
-			return c.Finish(trailers(d.Trailers()))
+			return c.Finish(u.x.trailers(d.Trailers()))
 		}
 		if err != nil {
 			// The endpoint must not take what it has for the whole.

@@ -142,7 +142,7 @@ func (x *exchange) request2(ctx context.Context, e *upstream.Endpoint, body *bod
 		for i := range list {
 			name := http.CanonicalHeaderKey(string(list[i].Name))
 			if name == "Trailer" {
-				announce(req, string(list[i].Value))
+				x.announce(req, string(list[i].Value))
 				continue
 			}
 			h[name] = append(h[name], string(list[i].Value))
@@ -157,9 +157,9 @@ func (x *exchange) request2(ctx context.Context, e *upstream.Endpoint, body *bod
 }
 
 // announce prepares trailers, which net/http wants to know before.
-func announce(req *http.Request, names string) {
+func (x *exchange) announce(req *http.Request, names string) {
 	for name := range strings.SplitSeq(names, ",") {
-		if name = http.CanonicalHeaderKey(strings.TrimSpace(name)); name != "" {
+		if name = http.CanonicalHeaderKey(strings.TrimSpace(name)); name != "" && x.mayTrail([]byte(name)) {
 			if req.Trailer == nil {
 				req.Trailer = http.Header{}
 			}

@@ -34,7 +34,7 @@ func TestOptionsOverHTTP2(t *testing.T) {
 		{"sources", TestSources, true}, {"passwords", TestBasicAuth, true}, {"CORS", TestCORS, true}, {"rate", TestLimitRPS, true},
 		{"canary", TestCanary, true}, {"canary and affinity", TestCanaryAndAffinity, true}, {"affinity", TestAffinity, false},
 		{"affinity to who drains", TestAffinityToOneThatDrainsOrFails, true}, {"cookies", TestAffinityCookieAttributes, false},
-		{"question", TestAuthURL, false}, {"question to a Service", TestAuthURLOfAService, false}, {"question of the host", TestAuthURLOfTheHost, false},
+		{"question", TestAuthURL, false}, {"question to a Service", TestAuthURLOfAService, false}, {"question of the host", TestAuthURLOfTheHost, false}, {"words of a server", TestNobodyElseSaysWhatAServerSays, true},
 		{"order", TestOrderOfOptions, false}, {"HTTPS endpoints", TestBackendProtocolHTTPS, false},
 	} {
 		t.Run("plain "+c.name, c.test)

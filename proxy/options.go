@@ -19,6 +19,8 @@ type asked struct {
 	canary  bool
 	// sticky says that the client shall be told its endpoint.
 	sticky bool
+	// asserted are fields that only an authentication server may say to the backend.
+	asserted []string
 	// origin is the allowed origin that the request came from.
 	origin []byte
 }

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,6 +42,8 @@ type Proxy struct {
 	// Observe is told of every exchange at its end; may be nil.
 	Observe func(*Record)
 	Log     *slog.Logger
+	// Asking is how questions to authentication servers leave.
+	Asking Asking
 
 	table    atomic.Pointer[table.Table]
 	date     atomic.Pointer[date]
@@ -53,6 +56,7 @@ type Proxy struct {
 	passwords passwords
 	limits    limits
 	asker     asker
+	reach     reachPolicy
 }
 
 // Record is what an exchange was, for logs and metrics. Its slices are the exchange's.
@@ -170,16 +174,34 @@ func (x *exchange) route() {
 		x.fail(503, errClosed)
 		return
 	}
-	if x.match.Path.Options == nil {
-		x.forward(x.match.Path.Backend)
+	target := x.r.Target
+	if err := x.spelled(t, name); err != nil {
+		x.fail(400, err)
 		return
 	}
 	x.opt.path = path
-	if x.options(x.match.Path.Options) {
+	if o := x.match.Path.Options; o == nil {
+		x.opt.backend = x.match.Path.Backend
+	} else if x.options(o) {
+		x.r.Target = target
 		return
 	}
+	x.unassert(x.opt.backend)
 	x.forward(x.opt.backend)
-	x.r.Target = x.opt.target // what the client sent is what the record shows
+	x.r.Target = target // what the client sent is what the record shows
+}
+
+// spelled refuses a path that an endpoint may take for another one, which is guarded, and
+// takes dot segments out of the target, so that what is sent on, and what an authentication
+// server is told, leads where the request was routed.
+func (x *exchange) spelled(t *table.Table, name []byte) error {
+	raw := x.r.Path()
+	sent, err := t.Spelled(name, raw, &x.match)
+	if err != nil || len(sent) == len(raw) {
+		return err
+	}
+	x.r.Target = append(slices.Clip(sent), x.r.Target[len(raw):]...)
+	return nil
 }
 
 var (

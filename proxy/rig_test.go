@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"wayleave.dev/proxy/h1"
+	"wayleave.dev/proxy/reach"
 	"wayleave.dev/proxy/table"
 	"wayleave.dev/proxy/upstream"
 )
@@ -61,6 +62,9 @@ func newRig(t testing.TB, change func(*rig), endpoints ...netip.AddrPort) *rig {
 	}
 	if change != nil {
 		change(r)
+	}
+	if r.p.reach.at.Load() == nil {
+		r.p.SetReach(&reach.Policy{Allowed: prefixes("127.0.0.0/8")})
 	}
 	r.p.Upstreams = upstream.NewSet(r.settings)
 	r.endpoints(endpoints...)

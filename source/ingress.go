@@ -20,9 +20,11 @@ const (
 	defaultClassAnnotation = "ingressclass.kubernetes.io/is-default-class"
 )
 
-// isIngressOption says whether the annotation of an Ingress asks for an option.
+// isIngressOption says whether the annotation of an Ingress asks for an option, of ours or of
+// another controller, which may keep requests out.
 func isIngressOption(key string) bool {
-	return strings.HasPrefix(key, "nginx.ingress.kubernetes.io/") || strings.HasPrefix(key, "ingress.wayleave.dev/")
+	_, _, ok := model.IngressDomain(key)
+	return ok
 }
 
 // Ingress converts an Ingress. A host, path or certificate that cannot be read is left

@@ -49,6 +49,9 @@ type ingressFeed struct {
 	from   []netip.Addr // see sources
 	known  bool         // whether secret is the cluster's
 	secret []byte
+	// refused are what auth-url may not ask; judged says that they are known.
+	refused []netip.Addr
+	judged  bool
 }
 
 func newIngressFeed(a *agent) *ingressFeed {
@@ -64,7 +67,7 @@ func ingressSettings(cfg config.Config) ingress.Settings {
 	c := cfg.Ingress
 	return ingress.Settings{
 		AdoptNginx: c.AdoptNginx, Default: c.Default, HostsOfOneNamespace: c.HostsOfOneNamespace,
-		DefaultCertificate: c.DefaultCertificate, ClusterDomain: cfg.ClusterDomain,
+		DefaultCertificate: c.DefaultCertificate, ClusterDomain: cfg.ClusterDomain, AuthURLNetworks: c.AuthURLNetworks,
 	}
 }
 
@@ -130,7 +133,7 @@ func (f *ingressFeed) nodeServes(ctx context.Context, w *model.Watcher, before *
 
 // feedProxies feeds proxies until ctx ends.
 func (f *ingressFeed) feedProxies(ctx context.Context) error {
-	return all(ctx, f.keeper.Serve, f.serve, f.secrets.Run, f.names, f.plan, f.listen, f.identify)
+	return all(ctx, f.keeper.Serve, f.serve, f.secrets.Run, f.names, f.plan, f.listen, f.identify, f.outward)
 }
 
 // identify tells proxies the secret of affinity cookies, and with it the settings: a proxy
@@ -172,12 +175,56 @@ func (f *ingressFeed) sources(list []netip.Addr) {
 	if list != nil {
 		f.from = list
 	}
-	if !f.known {
-		return // see identify
+	f.configure()
+}
+
+// configure tells proxies the settings once all of them are known; f.mu is held.
+func (f *ingressFeed) configure() {
+	if !f.known || !f.judged {
+		return // see identify and outward
 	}
 	c := f.a.cfg.Ingress
-	f.feed.Configure(feed.Settings{Trusted: c.TrustedProxies, Sources: f.from, Secret: f.secret, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
+	f.feed.Configure(feed.Settings{Trusted: c.TrustedProxies, Sources: f.from, Secret: f.secret,
+		AskFromNode: !f.a.cfg.PodNetwork.Enabled, AskAllowed: c.AuthURLNetworks, AskRefused: f.refused, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
 		Connect: c.Connect, Send: c.Send, Read: c.Read, ConnectionsPerClient: c.ConnectionsPerClient})
+}
+
+// outward tells proxies what auth-url may not ask. It begins when all of that is known: with
+// a part, an Ingress's author could have a node asked.
+func (f *ingressFeed) outward(ctx context.Context) error {
+	if err := f.a.store.WaitSynced(ctx, ingress.OutwardKinds); err != nil {
+		return err
+	}
+	w, err := f.a.store.Watch(ingress.OutwardKinds)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	o := ingress.Outward{Door: model.Name{Namespace: writeback.DNSNamespace, Name: writeback.IngressService}}
+	for {
+		snap, c, err := w.Next(ctx)
+		if err != nil {
+			return err
+		}
+		f.judge(snap, o.Refused(snap, c))
+	}
+}
+
+// judge puts the addresses into force, and with them the proxy's own while the owner of the
+// node has not told it: that of an upgrade's other agent is in place.
+func (f *ingressFeed) judge(snap model.Snapshot, refused []netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	same := f.judged && slices.Equal(f.refused, refused)
+	f.refused, f.judged = refused, true
+	if n, ok := snap.Node(f.a.node); ok && f.from == nil && f.a.cfg.PodNetwork.Enabled {
+		if f.from = n.ProxyAddrs(); f.from != nil {
+			same = false
+		}
+	}
+	if !same {
+		f.configure()
+	}
 }
 
 // rest tells the proxy of this pod that there is nothing to do, so that it is ready where
@@ -303,6 +350,10 @@ func (f *ingressFeed) facts(snap model.Snapshot) []string {
 		}
 	}
 	out := []string{fmt.Sprintf("%d of %d Ingresses are ours, %d Secrets watched, %d proxies connected", ours, snap.Count(model.IngressKind), f.secrets.Watched(), f.feed.Proxies())}
+	f.mu.Lock()
+	refused := len(f.refused)
+	f.mu.Unlock()
+	out = append(out, fmt.Sprintf("auth-url may not ask %d addresses of nodes, the API server and Services that lead there", refused))
 	failures := f.feed.Failures()
 	for _, s := range slices.SortedFunc(maps.Keys(failures), func(a, b feed.Socket) int { return a.Addr.Compare(b.Addr) }) {
 		out = append(out, fmt.Sprintf("%s is not served: %v", s, failures[s]))

@@ -128,7 +128,7 @@ func (r *loadRig) startAgent() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- all(ctx, source.Run, f.secrets.Run, f.names, f.plan, f.listen, f.identify, func(ctx context.Context) error { return f.feed.Serve(ctx, l) })
+		done <- all(ctx, source.Run, f.secrets.Run, f.names, f.plan, f.listen, f.identify, f.outward, func(ctx context.Context) error { return f.feed.Serve(ctx, l) })
 	}()
 	t.Cleanup(func() {
 		cancel()

@@ -37,7 +37,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version,
 	}
-	c.AddCommand(agentCommand(), writerCommand(), discoverCommand(), dnsCommand(), proxyCommand(), l2Command(), statusServerCommand(),
+	c.AddCommand(agentCommand(), writerCommand(), discoverCommand(), dnsCommand(), proxyCommand(), l2Command(), statusServerCommand(), listenersCommand(),
 		statusCommand(), healthCommand(), renderCommand(), explainCommand(), ingressCommand(), importCommand(), uninstallCommand())
 	return c
 }

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/internal/execfile"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/process"
@@ -135,7 +136,7 @@ func testBinary(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	name := filepath.Join(dir, "test")
-	if err := os.WriteFile(name, raw, 0o755); err != nil {
+	if err := execfile.Install(name, raw, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return name

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -212,31 +211,17 @@ func TestAnImpostorIsNotFollowed(t *testing.T) {
 // listenAs serves a socket as another user.
 func listenAs(t *testing.T, uid int) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "impostor") // t.TempDir's parents are closed to others
+	path := filepath.Join(testnet.Open(t), "s")
+	err := testnet.As(uid, func() error {
+		l, err := net.Listen("unix", path)
+		if err == nil {
+			t.Cleanup(func() { _ = l.Close() })
+		}
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "s")
-	done := make(chan error)
-	var l net.Listener
-	go func() {
-		runtime.LockOSThread() // it ends with the goroutine
-		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); e != 0 {
-			done <- e
-			return
-		}
-		var err error
-		l, err = net.Listen("unix", path)
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
 	return path
 }
 

@@ -2,6 +2,8 @@ package listeners
 
 import (
 	"fmt"
+	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -39,6 +41,41 @@ func TestSocketsAreFoundInTheTable(t *testing.T) {
 	}
 	if fmt.Sprint(missing) != "[`tcp *:30000-32767`]" {
 		t.Errorf("missing: %v", missing)
+	}
+}
+
+// Of all sockets of a namespace, those of the processes that are seen are found.
+func TestOwnSocketsAreFound(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := func() (found int) {
+		all, err := Read("/proc/self/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		own, err := Own("/proc", all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range own {
+			if s.String() == "tcp "+l.Addr().String() || s.String() == "unix "+u.Addr().String() {
+				found++
+			}
+		}
+		return found
+	}
+	if n := count(); n != 2 {
+		t.Errorf("%d of 2 sockets were found", n)
+	}
+	_, _ = l.Close(), u.Close()
+	if n := count(); n != 0 {
+		t.Errorf("%d closed sockets were found", n)
 	}
 }
 

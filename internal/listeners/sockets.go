@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -57,6 +58,33 @@ func Sockets(texts map[string]string) ([]Socket, error) {
 	return all, nil
 }
 
+// column is a field, or "" when there are not so many.
+func column(fields []string, n int) string {
+	if n < len(fields) {
+		return fields[n]
+	}
+	return ""
+}
+
+// Own are the sockets that a process of the PID namespace of proc, "/proc", has open.
+func Own(proc string, sockets []Socket) ([]Socket, error) {
+	links, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "fd", "*"))
+	if err != nil {
+		return nil, err
+	}
+	open := map[string]bool{}
+	for _, l := range links {
+		to, err := os.Readlink(l)
+		if err != nil {
+			continue // it was closed meanwhile
+		}
+		if inode, ok := strings.CutPrefix(to, "socket:["); ok {
+			open[strings.TrimSuffix(inode, "]")] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(sockets), func(s Socket) bool { return !open[s.Inode] }), nil
+}
+
 var errShort = errors.New("too few columns")
 
 // inet reads "sl local remote state …".
@@ -65,7 +93,7 @@ func inet(kind string, fields []string, listens string) (Socket, bool, error) {
 		return Socket{}, false, errShort
 	}
 	addr, err := address(fields[1])
-	return Socket{Kind: kind, Addr: addr}, fields[3] == listens, err
+	return Socket{Kind: kind, Addr: addr, Inode: column(fields, 9)}, fields[3] == listens, err
 }
 
 // The states TCP_LISTEN and, of a datagram socket that is not connected, TCP_CLOSE.
@@ -103,7 +131,7 @@ func packet(f []string) (Socket, bool, error) {
 	case "86dd":
 		name = "ipv6"
 	}
-	return Socket{Kind: "packet", Name: name}, name != "0000", nil
+	return Socket{Kind: "packet", Name: name, Inode: column(f, 8)}, name != "0000", nil
 }
 
 // unixSocket reads "num ref protocol flags type state inode path"; flag 0x10000 is that of one that accepts.
@@ -115,7 +143,7 @@ func unixSocket(f []string) (Socket, bool, error) {
 		return Socket{}, false, nil
 	}
 	flags, err := strconv.ParseUint(f[3], 16, 64)
-	return Socket{Kind: "unix", Name: f[7]}, flags&0x10000 != 0, err
+	return Socket{Kind: "unix", Name: f[7], Inode: f[6]}, flags&0x10000 != 0, err
 }
 
 // address reads what the kernel prints of an address, words of the machine's byte order, and a port.

@@ -140,6 +140,8 @@ type Socket struct {
 	// Addr is that of tcp and udp; Name is the protocol of packet and raw sockets, and the path of unix sockets.
 	Addr netip.AddrPort
 	Name string
+	// Inode tells which descriptors are of it, see Own. It is empty where the kernel did not print it.
+	Inode string
 }
 
 // String is like the first column of the table.
@@ -148,4 +150,22 @@ func (s Socket) String() string {
 		return s.Kind + " " + s.Addr.String()
 	}
 	return s.Kind + " " + s.Name
+}
+
+// ParseSocket reads what String writes.
+func ParseSocket(text string) (Socket, error) {
+	kind, rest, _ := strings.Cut(text, " ")
+	s := Socket{Kind: kind}
+	switch kind {
+	case "packet", "raw", "unix":
+		s.Name = rest
+		return s, nil
+	case "tcp", "udp":
+		var err error
+		if s.Addr, err = netip.ParseAddrPort(rest); err != nil {
+			return s, fmt.Errorf("socket %q: %w", text, err)
+		}
+		return s, nil
+	}
+	return s, fmt.Errorf("socket %q: the kind is %q; tcp, udp, packet, raw and unix are allowed", text, kind)
 }

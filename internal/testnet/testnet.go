@@ -105,6 +105,37 @@ func (n *NS) Do(fn func() error) error {
 	return err
 }
 
+// As runs fn on a thread that is another user's. Sockets and files that fn opens are that
+// user's; goroutines that fn starts are not.
+func As(uid int, fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread must not serve others
+		// The function of package syscall changes all threads.
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+			done <- fmt.Errorf("become user %d: %w", uid, errno)
+			return
+		}
+		done <- fn()
+	}()
+	return <-done
+}
+
+// Open is a folder that all users may write, until the test ends: those of t.TempDir are below
+// one that they may not enter.
+func Open(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "open")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // Must is Do, failing the test on an error.
 func (n *NS) Must(fn func() error) {
 	n.t.Helper()

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"wayleave.dev/internal/execfile"
 	"wayleave.dev/lab/build"
 	"wayleave.dev/lab/control"
 	"wayleave.dev/lab/fabric"
@@ -273,20 +274,11 @@ func (l *Lab) self() string { return filepath.Join(l.Dirs.State, selfName) }
 const selfName = "bin/lab"
 
 func (u *up) copySelf() error {
-	from, err := os.Open("/proc/self/exe")
+	program, err := os.ReadFile("/proc/self/exe")
+	if err == nil {
+		err = execfile.Install(u.self(), program, 0o755)
+	}
 	if err != nil {
-		return fmt.Errorf("lab: %w", err)
-	}
-	defer from.Close()
-	if err := os.MkdirAll(filepath.Dir(u.self()), 0o755); err != nil {
-		return fmt.Errorf("lab: %w", err)
-	}
-	to, err := os.OpenFile(u.self(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
-	if err != nil {
-		return fmt.Errorf("lab: %w", err)
-	}
-	_, err = io.Copy(to, from)
-	if err := errors.Join(err, to.Close()); err != nil {
 		return fmt.Errorf("lab: %w", err)
 	}
 	return nil

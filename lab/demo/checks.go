@@ -19,6 +19,7 @@ func chapters() []chapter {
 			{name: "nodes", say: "every node is Ready", run: nodesReady, within: 2 * time.Minute},
 			{name: "rollout", say: "the DaemonSet wayleave is rolled out", run: rollout, within: 2 * time.Minute},
 			{name: "status", say: "`wayleave status` finds nothing wrong on any node", run: statusFine, within: time.Minute},
+			{name: "listeners", say: "what listens on each node is in the table of docs/security.md", run: listenersKnown, within: time.Minute},
 		}},
 		{"A Service, as the mission writes it", []check{
 			{name: "create", say: "kubectl create deployment, kubectl expose", run: createBackend, within: 2 * time.Minute},

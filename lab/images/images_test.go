@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"wayleave.dev/internal/execfile"
 )
 
 // fakeBusybox is what the wget script finds in the place of busybox: it says
@@ -18,11 +20,11 @@ for word in "$@"; do printf '[%s]' "$word"; done
 
 func TestWgetKeepsItsOwnLimit(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "busybox"), []byte(fakeBusybox), 0o755); err != nil {
+	if err := execfile.Install(filepath.Join(dir, "busybox"), []byte(fakeBusybox), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	script := filepath.Join(dir, "wget")
-	if err := os.WriteFile(script, wget, 0o755); err != nil {
+	if err := execfile.Install(script, wget, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -327,7 +326,7 @@ func TestStrangersAreNotTold(t *testing.T) {
 	}
 	try := func(uid, version int) error {
 		var c net.Conn
-		err := as(uid, func() (err error) {
+		err := testnet.As(uid, func() (err error) {
 			c, err = net.Dial("unix", r.path)
 			return err
 		})
@@ -352,20 +351,6 @@ func TestStrangersAreNotTold(t *testing.T) {
 			t.Errorf("user %d with version %d: %v", x.uid, x.version, err)
 		}
 	}
-}
-
-// as does something as another user: a thread of its own, that ends with it.
-func as(uid int, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // it ends with the goroutine
-		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); e != 0 {
-			done <- e
-			return
-		}
-		done <- f()
-	}()
-	return <-done
 }
 
 // A captured proxy says what it likes: the agent keeps what is about certificates that there
@@ -420,7 +405,9 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 		c := connect()
 		list, files := make([]Socket, frame.MaxPassed), make([]*os.File, frame.MaxPassed)
 		for i := range list {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
+			var lc net.ListenConfig
+			lc.SetMultipathTCP(false)
+			l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -438,18 +425,15 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 		}
 	}
 	testnet.Eventually(t, 30*time.Second, func() error {
-		if n := r.feed.Proxies(); n != 3 {
-			return fmt.Errorf("%d proxies", n)
-		}
-		return nil
-	})
-	if list, files := r.feed.Sockets.copies(); len(list) != maxHeld {
-		t.Errorf("%d sockets are kept, %d are allowed", len(list), maxHeld)
-	} else {
+		list, files := r.feed.Sockets.copies()
 		for _, f := range files {
 			_ = f.Close()
 		}
-	}
+		if n := r.feed.Proxies(); n != 3 || len(list) != maxHeld {
+			return fmt.Errorf("%d proxies, and %d sockets are kept: %d are allowed", n, len(list), maxHeld)
+		}
+		return nil
+	})
 	r.feed.Sockets.Keep(nil)
 }
 

@@ -45,6 +45,13 @@ type Settings struct {
 	// Sources are the addresses to connect to endpoints from, at most one of each family;
 	// the node's own where there is none.
 	Sources []netip.Addr `json:"sources,omitempty"`
+	// AskFromNode lets questions to authentication servers go out from the node's own address
+	// where Sources has none of the family: another program makes the pod network.
+	AskFromNode bool `json:"askFromNode,omitempty"`
+	// AskAllowed are networks of authentication servers that may be asked in any case.
+	// AskRefused are addresses that may not be otherwise, beside those that no server has.
+	AskAllowed []netip.Prefix `json:"askAllowed,omitempty"`
+	AskRefused []netip.Addr   `json:"askRefused,omitempty"`
 	// ProxyProtocol are clients that begin each connection with a PROXY header, version 1
 	// or 2. They must; nobody else may.
 	ProxyProtocol []netip.Prefix `json:"proxyProtocol,omitempty"`

@@ -180,6 +180,7 @@ func TestResponseHeads(t *testing.T) {
 		{"GET", "HTTP/1.1 20x OK\r\n\r\n", "error"},
 		{"GET", "HTTP/1.1 099 OK\r\n\r\n", "error"},
 		{"GET", "HTTP/2 200 OK\r\n\r\n", "error"},
+		{"GET", "HTTP/1.A 200 OK\r\n\r\n", "error"},
 		{"GET", "HTTP/1.1  200 OK\r\n\r\n", "error"},
 		{"GET", "ICY 200 OK\r\n\r\n", "error"},
 		{"GET", "HTTP/1.1 200 OK\r\nX : y\r\n\r\n", "error"},

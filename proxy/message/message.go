@@ -31,6 +31,16 @@ func (f Fields) Get(name string) []byte {
 	return nil
 }
 
+// Last returns the last value of a name, whatever its case; nil when there is none.
+func (f Fields) Last(name string) []byte {
+	for i := len(f) - 1; i >= 0; i-- {
+		if EqualFold(f[i].Name, name) {
+			return f[i].Value
+		}
+	}
+	return nil
+}
+
 // Has says whether there is a field of the name.
 func (f Fields) Has(name string) bool {
 	for i := range f {

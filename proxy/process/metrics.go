@@ -32,6 +32,7 @@ type metrics struct {
 	requests  *prometheus.Desc
 	sent      *prometheus.Desc
 	conns     *prometheus.Desc
+	waiting   *prometheus.Desc
 	listeners *prometheus.Desc
 	certs     *prometheus.Desc
 	tunnels   *prometheus.Desc
@@ -57,6 +58,7 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 		requests:  prometheus.NewDesc("wayleave_proxy_requests_total", "Requests by host of the routes and class of status.", []string{"host", "status"}, nil),
 		sent:      prometheus.NewDesc("wayleave_proxy_response_bytes_total", "Bytes of bodies that were sent to clients.", nil, nil),
 		conns:     prometheus.NewDesc("wayleave_proxy_connections", "Open connections of clients.", nil, nil),
+		waiting:   prometheus.NewDesc("wayleave_proxy_connections_waiting", "Connections of clients that wait for a handshake or the rest of a request's head.", nil, nil),
 		listeners: prometheus.NewDesc("wayleave_proxy_listeners", "Sockets that are listened on.", nil, nil),
 		certs:     prometheus.NewDesc("wayleave_proxy_certificates", "Certificates by whether they are of use.", []string{"state"}, nil),
 		tunnels:   prometheus.NewDesc("wayleave_proxy_tunnels", "Open connections of upgraded protocols.", nil, nil),
@@ -127,7 +129,7 @@ func (m *metrics) refuse(why server.Refusal) { m.refused.WithLabelValues(string(
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.requests, m.sent, m.conns, m.tunnels, m.listeners, m.certs, m.logLost} {
+	for _, d := range []*prometheus.Desc{m.requests, m.sent, m.conns, m.waiting, m.tunnels, m.listeners, m.certs, m.logLost} {
 		ch <- d
 	}
 }
@@ -143,6 +145,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(m.sent, prometheus.CounterValue, float64(m.bytes.Load()))
 	ch <- prometheus.MustNewConstMetric(m.conns, prometheus.GaugeValue, float64(m.server.Conns()))
+	ch <- prometheus.MustNewConstMetric(m.waiting, prometheus.GaugeValue, float64(m.server.Waiting()))
 	ch <- prometheus.MustNewConstMetric(m.tunnels, prometheus.GaugeValue, float64(m.proxy.Tunnels()))
 	ch <- prometheus.MustNewConstMetric(m.listeners, prometheus.GaugeValue, float64(m.server.Listening()))
 	ch <- prometheus.MustNewConstMetric(m.certs, prometheus.GaugeValue, float64(m.pairs.Len()), "good")

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -26,6 +27,7 @@ import (
 	"wayleave.dev/proxy"
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/h1"
+	"wayleave.dev/proxy/reach"
 	"wayleave.dev/proxy/server"
 	"wayleave.dev/proxy/table"
 	"wayleave.dev/proxy/upstream"
@@ -120,6 +122,7 @@ func newState(c Config, reg *prometheus.Registry) (*state, error) {
 		hosts: map[string]*table.Host{}, backends: map[string]*time.Timer{}, drain: defaultDrain, ready: make(chan struct{})}
 	s.proxy = &proxy.Proxy{Upstreams: s.upstreams, Timeouts: proxy.Timeouts{Connect: defaultConnect, Send: defaultTimeout, Read: defaultTimeout},
 		Tries: defaultTries, Observe: s.metrics.observer(s.access), Log: c.Log}
+	s.proxy.Asking = proxy.Asking{Dial: source.ask, Own: func(a netip.AddrPort) bool { return s.server.Serves(a) }}
 	s.server = server.New(server.Options{Certificates: certs, Handle: s.proxy.Handle, HTTP1: h1.DefaultLimits(), Refused: s.metrics.refuse, Log: c.Log})
 	s.metrics.proxy, s.metrics.server, s.metrics.pairs, s.metrics.log = s.proxy, s.server, certs, s.access
 	return s, nil
@@ -252,6 +255,8 @@ func (s *state) configure(c *feed.Settings) {
 	s.configured = true
 	s.access.on.Store(c.AccessLog)
 	s.source.set(c.Sources)
+	s.source.node.Store(c.AskFromNode)
+	s.proxy.SetReach(&reach.Policy{Allowed: slices.Clone(c.AskAllowed), Refused: slices.Clone(c.AskRefused)})
 	s.upstreams.SetSecret(c.Secret)
 	s.certs.SetDefault(c.DefaultCertificate)
 	s.drain = or(c.Drain, defaultDrain)

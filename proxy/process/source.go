@@ -16,6 +16,8 @@ import (
 // proxy. Its methods may be called concurrently.
 type source struct {
 	addrs atomic.Pointer[[]netip.Addr]
+	// node lets questions go out from the node's own address where no other is known.
+	node atomic.Bool
 }
 
 // set replaces the addresses, at most one of each family.
@@ -50,6 +52,23 @@ func (s *source) dial(ctx context.Context, network, addr string) (net.Conn, erro
 			return c, err
 		}
 		d.LocalAddr = nil
+	}
+	return d.DialContext(ctx, network, addr)
+}
+
+// errNoSource: the node's own address passes policies that the proxy's does not.
+var errNoSource = errors.New("the proxy has no address of its own yet in this family, by which policies would decide")
+
+// ask connects for a question to an authentication server. An Ingress's author chooses where
+// that is, so it is asked from the address that policies know, or not at all.
+func (s *source) ask(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{KeepAlive: 30 * time.Second}
+	from := s.of(addr)
+	switch {
+	case from.IsValid():
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	case !s.node.Load():
+		return nil, errNoSource
 	}
 	return d.DialContext(ctx, network, addr)
 }

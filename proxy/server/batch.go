@@ -23,6 +23,8 @@ type batch struct {
 	below *h1.Direct // nil where there is none
 	from  *batches
 	limit time.Duration // of one write, 0 for none
+	k     *conn         // is told what is read; nil for nobody
+	heads headerBlocks
 
 	mu     sync.Mutex
 	room   sync.Cond
@@ -75,9 +77,10 @@ func (s *batches) give(p *[]byte) {
 	}
 }
 
-// of makes a batch of a connection, with the state of TLS if it has one.
-func (s *batches) of(c net.Conn, limit time.Duration) net.Conn {
-	b := &batch{Conn: c, below: h1.DirectOf(c), from: s, limit: limit}
+// of makes a batch of a connection, with the state of TLS if it has one. k is told what is read of it; it
+// may be nil.
+func (s *batches) of(c net.Conn, limit time.Duration, k *conn) net.Conn {
+	b := &batch{Conn: c, below: h1.DirectOf(c), from: s, limit: limit, k: k, heads: headerBlocks{skip: len(preface)}}
 	b.room.L = &b.mu
 	b.run = b.flush
 	if t, ok := c.(*tls.Conn); ok {
@@ -94,6 +97,15 @@ type tlsBatch struct {
 
 // ConnectionState is what was agreed on in the handshake.
 func (b *tlsBatch) ConnectionState() tls.ConnectionState { return b.t.ConnectionState() }
+
+// Read implements net.Conn.
+func (b *batch) Read(p []byte) (int, error) {
+	n, err := b.Conn.Read(p)
+	if b.k != nil && n > 0 {
+		b.k.read(&b.heads, p[:n])
+	}
+	return n, err
+}
 
 // Write implements net.Conn. Its error may be that of an earlier Write.
 func (b *batch) Write(p []byte) (n int, err error) {

@@ -22,7 +22,7 @@ func TestBatchesComeInOrder(t *testing.T) {
 		var s batches
 		s.used.Store(most)
 		client, raw := testnet.TCP(t)
-		b := s.of(raw, time.Minute)
+		b := s.of(raw, time.Minute, nil)
 		var want []byte
 		for i := range 3000 {
 			want = append(want, bytes.Repeat([]byte{byte(i)}, i%257)...)
@@ -58,7 +58,7 @@ func TestBatchesComeInOrder(t *testing.T) {
 func TestBatchesOfAClientThatTakesNothing(t *testing.T) {
 	var s batches
 	_, raw := testnet.TCP(t)
-	b := s.of(raw, 200*time.Millisecond)
+	b := s.of(raw, 200*time.Millisecond, nil)
 	part, start := make([]byte, frameSize), time.Now()
 	var err error
 	for err == nil {
@@ -72,7 +72,7 @@ func TestBatchesOfAClientThatTakesNothing(t *testing.T) {
 	}
 
 	_, raw = testnet.TCP(t)
-	b = s.of(raw, time.Minute)
+	b = s.of(raw, time.Minute, nil)
 	stuck := make(chan error)
 	go func() {
 		var err error
@@ -123,7 +123,7 @@ func BenchmarkAnswers(b *testing.B) {
 			var c net.Conn = t
 			if kind == "batched" {
 				var s batches
-				c = s.of(t, time.Minute)
+				c = s.of(t, time.Minute, nil)
 			}
 			head, body := make([]byte, 60), make([]byte, 1<<10+9)
 			for b.Loop() {

@@ -132,6 +132,20 @@ var holders = map[string]func(m *small, ip string) error{
 		}
 		return err
 	},
+	"an HTTP/2 head in part": func(m *small, ip string) error {
+		c, err := m.from(ip, m.plain)
+		if err != nil {
+			return err
+		}
+		if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
+			return err
+		}
+		fr := http2.NewFramer(c, c)
+		if err := fr.WriteSettings(); err != nil {
+			return err
+		}
+		return fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0x82}})
+	},
 	"idle by HTTP/2": func(m *small, ip string) error {
 		c, err := m.from(ip, m.plain)
 		if err != nil {
@@ -266,7 +280,7 @@ func TestWhoIsEvicted(t *testing.T) {
 // Heads and handshakes that do not come are bounded below all connections, and the oldest end.
 func TestWaitingConnectionsAreBounded(t *testing.T) {
 	const most = 64
-	for _, name := range []string{"a head in part", "a preface in part", "a TLS handshake in part"} {
+	for _, name := range []string{"a head in part", "a preface in part", "a TLS handshake in part", "an HTTP/2 head in part"} {
 		m := newSmall(t, most, 0)
 		for i := range most {
 			if err := holders[name](m, fmt.Sprintf("127.0.2.%d", 1+i%8)); err != nil {
@@ -310,5 +324,36 @@ func TestHandshakesAreBounded(t *testing.T) {
 		t.Error(err)
 	} else if resp, err := http.ReadResponse(bufio.NewReader(s), nil); err != nil || resp.StatusCode != 204 {
 		t.Error(resp, err)
+	}
+}
+
+// Where a header block is open does not depend on how its bytes come.
+func TestHeaderBlocks(t *testing.T) {
+	var w writer
+	fr := http2.NewFramer(&w, nil)
+	marks := map[int]bool{} // an open block behind so many bytes
+	w = append(w, http2.ClientPreface...)
+	add := func(err error, open bool) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		marks[len(w)] = open
+	}
+	add(fr.WriteSettings(), false)
+	add(fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte("abc"), EndHeaders: true}), false)
+	add(fr.WriteData(1, false, make([]byte, 1000)), false)
+	add(fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: []byte("abc")}), true)
+	add(fr.WriteContinuation(3, false, []byte("d")), true)
+	add(fr.WriteContinuation(3, true, nil), false)
+	add(fr.WritePing(false, [8]byte{}), false)
+	for piece := 1; piece < 200; piece++ {
+		f := headerBlocks{skip: len(preface)}
+		for at := 0; at < len(w); at += piece {
+			end := min(at+piece, len(w))
+			open := f.took(w[at:end])
+			if want, ok := marks[end]; ok && open != want {
+				t.Errorf("by %d, behind byte %d: open %v", piece, end, open)
+			}
+		}
 	}
 }

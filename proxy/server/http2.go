@@ -71,7 +71,7 @@ func (h *http2Server) drain() {
 func (h *http2Server) serve(k *conn, c net.Conn) {
 	k.state.To(h1.Idle)
 	local, client := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
-	h.srv.ServeConn(h.batches.of(c, h.times.write), &http2.ServeConnOpts{Context: h.s.base, BaseConfig: h.config, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	h.srv.ServeConn(h.batches.of(c, h.times.write, k), &http2.ServeConnOpts{Context: h.s.base, BaseConfig: h.config, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !k.begin() {
 			panic(http.ErrAbortHandler)
 		}

@@ -15,6 +15,9 @@ const (
 	maxOfIngress = 4096
 	// maxWork bounds instructions times bytes for one request: a longer path answers 414.
 	maxWork = 8 << 20
+	// MaxCanaries bounds the canaries of a path: each may have a pattern for a field of the
+	// request, which is compared with 1 KiB of it. Together they stay within maxWork.
+	MaxCanaries = 8
 )
 
 // Why a pattern is closed though it is an expression of RE2.
@@ -37,6 +40,9 @@ func compilePatterns(h *Host) map[int]compiled {
 		if o := h.Paths[i].Options; o != nil && o.PathPattern != "" {
 			order = append(order, i)
 		}
+	}
+	if len(order) == 0 {
+		return nil
 	}
 	slices.SortStableFunc(order, func(a, b int) int {
 		switch x, y := h.Paths[a].Foreign, h.Paths[b].Foreign; {

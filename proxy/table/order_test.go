@@ -108,7 +108,7 @@ func FuzzLiteralPrefix(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, pattern, path string) {
 		prog, err := compilePattern(pattern)
-		if err != nil || !isASCII([]byte(path)) || !strings.HasPrefix(pattern, "/") {
+		if err != nil || !isASCII([]byte(path)) || !strings.HasPrefix(pattern, "/") || !strings.HasPrefix(path, "/") {
 			return
 		}
 		if prog.re.MatchString(path) && !hasPrefixFold([]byte(path), lower(LiteralPrefix(pattern))) {

@@ -190,6 +190,10 @@ type Table struct {
 	// wild are by what follows the star.
 	wild map[string]*Routes
 	rest *Routes
+	// asserted are fields that clients may not set, by backend.
+	asserted map[string][]string
+	// lower routes paths in lower case; nil where this table does.
+	lower *Table
 }
 
 // Routes are the paths of one host, made for looking up.
@@ -201,6 +205,12 @@ type Routes struct {
 	ordered *ordered
 	// ready are the options of the paths that have some.
 	ready map[*Path]*Ready
+	// asserted is the host's part of Table.asserted.
+	asserted map[string][]string
+	// watched says that some path is guarded, folded are the routes in lower case; see
+	// Table.Spelled.
+	watched bool
+	folded  *Routes
 }
 
 // Make makes a table; hosts that last has already are shared with it.
@@ -215,7 +225,10 @@ func Make(last *Table, hosts map[string]*Host) *Table {
 		}
 		if r == nil {
 			r = compile(h)
+			r.watched = watches(r)
+			r.folded = folded(r)
 		}
+		t.assert(r)
 		switch {
 		case name == "":
 			t.rest = r
@@ -225,6 +238,7 @@ func Make(last *Table, hosts map[string]*Host) *Table {
 			t.exact[name] = r
 		}
 	}
+	t.lower = t.lowered()
 	return t
 }
 
@@ -239,7 +253,7 @@ func (t *Table) named(name string) *Routes {
 }
 
 func compile(h *Host) *Routes {
-	r := &Routes{Host: h, exact: map[string]*Path{}, prefix: map[string]*Path{}, ready: map[*Path]*Ready{}}
+	r := &Routes{Host: h, exact: map[string]*Path{}, prefix: map[string]*Path{}, ready: map[*Path]*Ready{}, asserted: assertions(h)}
 	if h.Default != nil && h.Default.Options != nil {
 		r.ready[h.Default] = Prepare(h.Default)
 	}

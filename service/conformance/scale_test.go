@@ -13,6 +13,7 @@ import (
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
+	"wayleave.dev/service"
 	"wayleave.dev/service/nftables"
 )
 
@@ -42,8 +43,13 @@ func TestTenThousandServices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.modes[0].Program(t.Context(), w.Store.Snapshot()); err == nil || !strings.Contains(err.Error(), "many/s05000") {
-		t.Errorf("the bad one is not named: %v", err)
+	if err := w.modes[0].Program(t.Context(), w.Store.Snapshot()); err != nil {
+		t.Errorf("the bad one reached the kernel: %v", err)
+	}
+	loser := model.Name{Namespace: "many", Name: "s05000"}
+	if _, _, problems := service.Make(w.Store.Snapshot(), loser, w.Nodes[0].Name); len(problems) != 1 || problems[0].Object != loser ||
+		!strings.Contains(problems[0].Reason, "many/s00000") {
+		t.Errorf("the bad one is not named: %v", problems)
 	}
 	out := w.Nodes[0].NS.Run("nft", "get", "element", "ip", nftables.TableName, "frontends", fmt.Sprintf("{ 10.97.%d.%d . tcp . 80 }", (many-1)>>8, (many-1)&255))
 	if !strings.Contains(out, "goto vip-10") {

@@ -1,0 +1,115 @@
+package ingress
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"wayleave.dev/model"
+)
+
+// controllers are whose annotations are known by their prefix, for people.
+var controllers = map[string]string{
+	"ako.vmware.com": "AVI", "alb.ingress.kubernetes.io": "the AWS Load Balancer Controller", "appgw.ingress.kubernetes.io": "Azure's Application Gateway", "appprotect.f5.com": "F5 NGINX App Protect",
+	"appprotectdos.f5.com": "F5 NGINX App Protect", "configuration.konghq.com": "Kong", "contour.heptio.com": "Contour", "getambassador.io": "Ambassador", "haproxy-ingress.github.io": "HAProxy Ingress",
+	"haproxy.org": "HAProxy", "haproxy.router.openshift.io": "OpenShift's router", "higress.io": "Higress", "ingress.appscode.com": "Voyager", "ingress.bluemix.net": "IBM Cloud", "ingress.cilium.io": "Cilium",
+	"ingress.citrix.com": "Citrix", "ingress.kubernetes.io": "older controllers (NGINX, HAProxy, Traefik 1)", "ingress.pomerium.io": "Pomerium", "k8s.apisix.apache.org": "APISIX", "k8s.ngrok.com": "ngrok", "konghq.com": "Kong",
+	"networking.gke.io": "GKE", "nginx.com": "F5 NGINX", "nginx.org": "F5 NGINX", "plugins.konghq.com": "Kong", "projectcontour.io": "Contour", "traefik.ingress.kubernetes.io": "Traefik",
+	"virtual-server.f5.com": "F5 BIG-IP", "voyager.appscode.com": "Voyager", "zalando.org": "Skipper",
+}
+
+// foreignGuards are annotations that keep requests out though their names do not say so,
+// by prefix: lists of modules that may, configuration in another language, and conditions
+// beside host and path.
+var foreignGuards = map[string][]string{
+	"alb.ingress.kubernetes.io":     {"inbound-cidrs", "security-groups", "security-group-prefix-lists", "mutual-authentication", "shield-advanced-protection", "conditions.*", "actions.*"},
+	"appgw.ingress.kubernetes.io":   {"appgw-ssl-profile", "use-private-ip"},
+	"getambassador.io":              {"config"},
+	"haproxy-ingress.github.io":     {"config-backend", "config-frontend", "config-global", "config-sections", "http-request", "secure-verify-ca-secret"},
+	"haproxy.org":                   {"whitelist", "blacklist", "client-ca", "client-crt-optional"},
+	"haproxy.router.openshift.io":   {"ip_whitelist", "ip_allowlist"},
+	"ingress.bluemix.net":           {"appid-auth", "mutual-auth", "location-snippets", "server-snippets"},
+	"ingress.citrix.com":            {"frontend-ip"},
+	"ingress.pomerium.io":           {"*"}, // without its rules nobody is let in
+	"k8s.apisix.apache.org":         {"plugin-config-name", "http-allow-methods", "http-block-methods"},
+	"k8s.ngrok.com":                 {"modules", "traffic-policy"},
+	"konghq.com":                    {"plugins", "override", "methods", "protocols", "headers.*", "snis"},
+	"configuration.konghq.com":      {"*"},
+	"plugins.konghq.com":            {"*"},
+	"nginx.com":                     {"jwt-*", "policies"},
+	"traefik.ingress.kubernetes.io": {"router.middlewares", "router.tls.options", "router.rulesyntax"},
+	"zalando.org":                   {"skipper-filter", "skipper-predicate", "skipper-routes"},
+}
+
+// guardWords are words of names of annotations that keep requests out, whoever reads them.
+var guardWords = []string{
+	"acl", "acls", "allowlist", "allowed", "blacklist", "block", "blocklist", "bot", "captcha", "cidr", "cidrs", "csrf", "deny", "denylist", "denied", "firewall", "jwt", "limit", "limits", "middlewares", "middleware",
+	"modsecurity", "mtls", "oauth", "oauth2", "oidc", "openid", "plugins", "policies", "policy", "protect", "ratelimit", "restrict", "restriction", "saml", "satisfy", "snippet", "snippets", "waf", "wafv2", "whitelist",
+}
+
+// guardParts are groups of words that do.
+var guardParts = []string{"allow-list", "deny-list", "block-list", "source-range", "allow-source", "client-ca", "client-cert", "verify-client", "client-verify", "web-acl", "app-protect", "ip-white", "ip_white", "ip-allow", "inbound-"}
+
+// harmlessParts have such a word, and keep nobody out.
+var harmlessParts = []string{"ssl-policy", "tls-policy", "limit-rate"}
+
+// looksLikeGuard says whether an annotation keeps requests out by its name.
+func looksLikeGuard(name string) bool {
+	name = strings.ToLower(name)
+	contains := func(part string) bool { return strings.Contains(name, part) }
+	if strings.HasPrefix(name, "cors-") || slices.ContainsFunc(harmlessParts, contains) {
+		return false
+	}
+	if slices.ContainsFunc(guardParts, contains) {
+		return true
+	}
+	words := strings.FieldsFunc(name, func(r rune) bool { return r == '-' || r == '.' || r == '_' || r == '/' })
+	return slices.ContainsFunc(words, func(w string) bool {
+		return strings.HasPrefix(w, "auth") && w != "authority" || slices.Contains(guardWords, w)
+	})
+}
+
+// isOff says whether a value asks for nothing.
+func isOff(v string) bool {
+	if on, err := strconv.ParseBool(v); err == nil {
+		return !on
+	}
+	switch strings.ToLower(v) {
+	case "off", "none", "no", "disabled", "disable":
+		return true
+	}
+	return false
+}
+
+// isForeignGuard says whether an annotation of another controller keeps requests out.
+func isForeignGuard(domain, name, v string) bool {
+	switch {
+	case domain == "traefik.ingress.kubernetes.io" && name == "router.entrypoints":
+		return slices.ContainsFunc(list(v), func(e string) bool { return !slices.Contains([]string{"web", "websecure", "http", "https"}, e) })
+	case name == "scheme":
+		return v == "internal"
+	}
+	listed := slices.ContainsFunc(foreignGuards[domain], func(g string) bool {
+		begin, open := strings.CutSuffix(g, "*")
+		return g == name || open && strings.HasPrefix(name, begin)
+	})
+	return (listed || looksLikeGuard(name)) && !isOff(v)
+}
+
+// foreign names an annotation of another controller, and closes the paths for a guard.
+func (p *parser) foreign(key, v string) {
+	domain, name, ok := model.IngressDomain(key)
+	if !ok {
+		return
+	}
+	whose := controllers[domain]
+	if whose == "" {
+		whose = "another controller"
+	}
+	if isForeignGuard(domain, name, v) {
+		p.close(key)
+		p.bad(key, "is for %s, and Wayleave does not read it; it keeps requests out, so all paths of this Ingress answer 503", whose)
+		return
+	}
+	p.bad(key, "is for %s, and has no effect", whose)
+}

@@ -1,0 +1,88 @@
+package ingress
+
+import (
+	"net/netip"
+	"slices"
+
+	"wayleave.dev/model"
+	"wayleave.dev/proxy/reach"
+)
+
+// OutwardKinds are what Outward is made from.
+const OutwardKinds = model.NodeKind | model.ServiceKind | model.EndpointSliceKind
+
+// Outward follows which addresses the author of an Ingress may not have asked by auth-url,
+// since policies do not guard them: those of nodes, of the API server, and virtual
+// addresses of Services that lead to one of these. It is for one goroutine. The zero value
+// is ready.
+type Outward struct {
+	// Door is the Service of the proxies themselves, which may be asked.
+	Door model.Name
+
+	hosts  map[netip.Addr]bool
+	behind map[model.Name][]netip.Addr // virtual addresses by Service
+}
+
+// apiServer is the Service of the API server.
+var apiServer = model.Name{Namespace: "default", Name: "kubernetes"}
+
+// Refused are the addresses after a change, in order.
+func (o *Outward) Refused(snap model.Snapshot, c model.Changes) []netip.Addr {
+	if _, api := c.Services[apiServer]; o.hosts == nil || api || len(c.Nodes) > 0 {
+		o.start(snap)
+	} else {
+		for n := range c.Services {
+			o.service(snap, n)
+		}
+	}
+	set := map[netip.Addr]bool{}
+	for a := range o.hosts {
+		set[a] = true
+	}
+	for _, list := range o.behind {
+		for _, a := range list {
+			set[a] = true
+		}
+	}
+	out := make([]netip.Addr, 0, len(set))
+	for a := range set {
+		out = append(out, a)
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
+}
+
+// start reads all.
+func (o *Outward) start(snap model.Snapshot) {
+	o.hosts, o.behind = map[netip.Addr]bool{}, map[model.Name][]netip.Addr{}
+	for n := range snap.Nodes() {
+		for _, a := range n.InternalIPs {
+			o.hosts[a.Unmap()] = true
+		}
+	}
+	for s := range snap.EndpointSlices(apiServer) {
+		for _, e := range s.Endpoints {
+			o.hosts[e.Addr.Unmap()] = true
+		}
+	}
+	for s := range snap.Services() {
+		o.service(snap, s.Name)
+	}
+}
+
+// service reads one Service.
+func (o *Outward) service(snap model.Snapshot, n model.Name) {
+	delete(o.behind, n)
+	svc, ok := snap.Service(n)
+	if !ok || n == o.Door {
+		return
+	}
+	for s := range snap.EndpointSlices(n) {
+		for _, e := range s.Endpoints {
+			if o.hosts[e.Addr.Unmap()] || reach.Special(e.Addr) != "" {
+				o.behind[n] = slices.Concat(svc.ClusterIPs, svc.ExternalIPs, svc.LoadBalancerIPs)
+				return
+			}
+		}
+	}
+}

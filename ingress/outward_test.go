@@ -1,0 +1,49 @@
+package ingress
+
+import (
+	"fmt"
+	"testing"
+
+	"wayleave.dev/model"
+)
+
+// What auth-url may not ask follows from nodes, the API server's endpoints, and Services
+// that lead there; the proxies' own Service may be asked.
+func TestOutwardFollowsNodesAndServices(t *testing.T) {
+	const yaml = `
+---
+{apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: "2001:db8::1"}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: default, name: kubernetes}, spec: {clusterIP: 10.96.0.100, ports: [{name: https, port: 443}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: default, name: kubernetes, labels: {kubernetes.io/service-name: kubernetes}}, ports: [{name: https, port: 6443}], endpoints: [{addresses: [198.51.100.6]}]}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: onhost}, spec: {clusterIP: 10.96.0.101, externalIPs: [203.0.113.5], ports: [{name: http, port: 80}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: shop, name: onhost-1, labels: {kubernetes.io/service-name: onhost}}, ports: [{name: http, port: 9100}], endpoints: [{addresses: [10.244.1.5]}, {addresses: [192.0.2.1]}]}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: kube-system, name: door}, spec: {clusterIP: 10.96.0.102, ports: [{name: http, port: 80}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: kube-system, name: door-1, labels: {kubernetes.io/service-name: door}}, ports: [{name: http, port: 10080}], endpoints: [{addresses: [192.0.2.1]}]}
+`
+	w := newWorld(t, Settings{Default: true}, town(t)+yaml)
+	o := Outward{Door: model.Name{Namespace: "kube-system", Name: "door"}}
+	want := "[10.96.0.100 10.96.0.101 192.0.2.1 198.51.100.6 203.0.113.5 2001:db8::1]"
+	if got := fmt.Sprint(o.Refused(w.store.Snapshot(), model.Changes{})); got != want {
+		t.Errorf("refused are %s, want %s", got, want)
+	}
+	// A Service that leads elsewhere now.
+	snap := w.store.Snapshot()
+	onhost := model.Name{Namespace: "shop", Name: "onhost"}
+	for s := range snap.EndpointSlices(onhost) {
+		moved := *s
+		moved.Endpoints = moved.Endpoints[:1]
+		if err := w.store.Write(func(tx *model.Writer) { tx.PutEndpointSlice(&moved) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want = "[10.96.0.100 192.0.2.1 198.51.100.6 2001:db8::1]"
+	if got := fmt.Sprint(o.Refused(w.store.Snapshot(), model.Changes{Services: map[model.Name]struct{}{onhost: {}}})); got != want {
+		t.Errorf("refused are %s, want %s", got, want)
+	}
+}

@@ -1,0 +1,58 @@
+package table
+
+import (
+	"slices"
+	"strings"
+)
+
+// Asserted are the names of fields that only authentication servers may say to the
+// endpoints of a backend, as auth-response-headers of some path to it lists them: a client
+// may not say them by another path that asks no server. Nil for none.
+func (t *Table) Asserted(backend string) []string {
+	if t == nil || len(t.asserted) == 0 {
+		return nil
+	}
+	return t.asserted[backend]
+}
+
+// assertions are those of a host's paths, by backend. Credentials are left out: endpoints
+// check them, and clients send them where no server is asked.
+func assertions(h *Host) map[string][]string {
+	var out map[string][]string
+	add := func(p *Path) {
+		if p == nil || p.Options == nil || p.Options.AuthURL == nil {
+			return
+		}
+		for _, name := range p.Options.AuthURL.Headers {
+			if strings.EqualFold(name, "authorization") || strings.EqualFold(name, "cookie") {
+				continue
+			}
+			if out == nil {
+				out = map[string][]string{}
+			}
+			out[p.Backend] = append(out[p.Backend], name)
+			for _, c := range p.Options.Canary {
+				out[c.Backend] = append(out[c.Backend], name)
+			}
+		}
+	}
+	for i := range h.Paths {
+		add(&h.Paths[i])
+	}
+	add(h.Default)
+	return out
+}
+
+// assert joins what hosts assert.
+func (t *Table) assert(r *Routes) {
+	for backend, names := range r.asserted {
+		if t.asserted == nil {
+			t.asserted = map[string][]string{}
+		}
+		for _, n := range names {
+			if !slices.ContainsFunc(t.asserted[backend], func(o string) bool { return strings.EqualFold(o, n) }) {
+				t.asserted[backend] = append(slices.Clip(t.asserted[backend]), n)
+			}
+		}
+	}
+}

@@ -1,0 +1,209 @@
+package table
+
+import (
+	"bytes"
+	"errors"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Bounds of the readings of one path. A path that has more is refused where something is
+// guarded.
+const (
+	maxReadings     = 48
+	maxReadingBytes = 128 << 10
+	// maxReadingSteps bounds what patterns take for all readings, see Match.Steps.
+	maxReadingSteps = maxWork
+)
+
+// ErrAmbiguous is a path that some servers take for another one, which is guarded.
+var ErrAmbiguous = errors.New("servers disagree about which path this is, and one of them is guarded")
+
+// Spelled looks at the path of a request as it was sent, after m was found for what Clean
+// makes of it. sent is what may go on to an endpoint: the path itself, or the path without
+// its dot segments (RFC 3986, 6.2.2.3). An endpoint may decode twice, end a segment at a
+// semicolon, take a backslash for a slash, and more, see readings: when one of these
+// readings leads to a guard that m has not, the error is ErrAmbiguous. Hosts without guards
+// take all spellings.
+func (t *Table) Spelled(name, raw []byte, m *Match) (sent []byte, err error) {
+	if !t.watched(name) || t.lower == nil && ordinary(raw) {
+		return raw, nil
+	}
+	plain := undotted(string(raw))
+	if disputed(plain) {
+		return nil, ErrAmbiguous
+	}
+	if plain != string(raw) {
+		sent = []byte(plain)
+		was, ok1 := Clean(raw, nil)
+		now, ok2 := Clean(sent, nil)
+		if !ok1 || !ok2 || !bytes.Equal(was, now) {
+			return nil, ErrAmbiguous // an empty segment is one for some, and none for others
+		}
+	} else {
+		sent = raw
+	}
+	all, ok := readings(plain)
+	if !ok {
+		return nil, ErrAmbiguous
+	}
+	steps := 0
+	for _, r := range all {
+		for _, r := range []string{r, strings.TrimRight(r, "/")} {
+			if !t.covered(name, r, m, &steps) {
+				return nil, ErrAmbiguous
+			}
+		}
+	}
+	return sent, nil
+}
+
+// covered says whether a reading, in the case it has and in lower case, leads to no guard
+// that m has not.
+func (t *Table) covered(name []byte, path string, m *Match, steps *int) bool {
+	if path == "" || path[0] != '/' {
+		path = "/" + path
+	}
+	if !t.leads(name, path, m, steps) {
+		return false
+	}
+	lower := t
+	if t.lower != nil {
+		lower = t.lower
+	}
+	folded := fold(path)
+	return lower == t && folded == path || lower.leads(name, folded, m, steps)
+}
+
+// leads says whether a path leads to no guard that m has not.
+func (t *Table) leads(name []byte, path string, m *Match, steps *int) bool {
+	var other Match
+	found := t.Route(name, []byte(path), &other)
+	*steps += other.Steps
+	return *steps <= maxReadingSteps && (!found || covers(m, &other))
+}
+
+// covers says whether every guard of where b leads is one of where a leads.
+func covers(a, b *Match) bool {
+	if a.Path == b.Path {
+		return true
+	}
+	if closed(a) {
+		return true // it serves nobody
+	}
+	if closed(b) {
+		return false
+	}
+	x, y := a.Path.Options, b.Path.Options
+	if y == nil {
+		return true
+	}
+	if x == nil {
+		x = &Options{}
+	}
+	return (len(y.Sources) == 0 || slices.Equal(x.Sources, y.Sources)) &&
+		(y.Auth == nil || x.Auth != nil && x.Auth.Realm == y.Auth.Realm && maps.Equal(x.Auth.Users, y.Auth.Users)) &&
+		(y.AuthURL == nil || reflect.DeepEqual(x.AuthURL, y.AuthURL)) &&
+		(y.RPS == 0 || x.RPS == y.RPS && owner(a.Path) == owner(b.Path))
+}
+
+func closed(m *Match) bool {
+	p := m.Path
+	return p.Closed || p.Backend == "" && (p.Options == nil || p.Options.Redirect == "") || m.Ready != nil && m.Ready.Err != nil
+}
+
+// watches says whether some path of the host is guarded or closed.
+func watches(r *Routes) bool {
+	guarded := func(p *Path) bool {
+		o := p.Options
+		return closed(&Match{Path: p, Ready: r.ready[p]}) || o != nil && (len(o.Sources) > 0 || o.Auth != nil || o.AuthURL != nil || o.RPS > 0)
+	}
+	for i := range r.Host.Paths {
+		if guarded(&r.Host.Paths[i]) {
+			return true
+		}
+	}
+	return r.Host.Default != nil && guarded(r.Host.Default)
+}
+
+// watched says whether a request for the name may meet a guard.
+func (t *Table) watched(name []byte) bool {
+	for _, r := range []*Routes{t.Lookup(name), t.above(name), t.rest} {
+		if r != nil && r.watched {
+			return true
+		}
+	}
+	return false
+}
+
+// folded are the routes of a host with its paths in lower case, for servers to which case
+// means nothing; nil when they are so already, or nothing is guarded. Of two paths that
+// differ in case the guarded one counts.
+func folded(r *Routes) *Routes {
+	if !r.watched || !slices.ContainsFunc(r.Host.Paths, func(p Path) bool { return fold(p.Path) != p.Path }) {
+		return nil
+	}
+	h := *r.Host
+	h.Paths = nil
+	for _, first := range []bool{true, false} {
+		for _, p := range r.Host.Paths {
+			if guarded := covers(&Match{Path: &Path{Backend: "open"}}, &Match{Path: &p}); guarded == first {
+				continue
+			}
+			p.Path = fold(p.Path)
+			h.Paths = append(h.Paths, p)
+		}
+	}
+	return compile(&h)
+}
+
+// lowered is the table of folded routes; nil when no host has some.
+func (t *Table) lowered() *Table {
+	if t.rest != nil && t.rest.folded != nil {
+		return t.lower1()
+	}
+	for _, list := range []map[string]*Routes{t.exact, t.wild} {
+		for _, r := range list {
+			if r.folded != nil {
+				return t.lower1()
+			}
+		}
+	}
+	return nil
+}
+
+func (t *Table) lower1() *Table {
+	either := func(r *Routes) *Routes {
+		if r != nil && r.folded != nil {
+			return r.folded
+		}
+		return r
+	}
+	l := &Table{exact: make(map[string]*Routes, len(t.exact)), wild: make(map[string]*Routes, len(t.wild)), rest: either(t.rest)}
+	for k, r := range t.exact {
+		l.exact[k] = either(r)
+	}
+	for k, r := range t.wild {
+		l.wild[k] = either(r)
+	}
+	return l
+}
+
+// ordinary says whether all servers read a path as the same: in lower case, without
+// escapes, parameters, empty segments, and without an end that some cut off.
+func ordinary(path []byte) bool {
+	last := byte(0)
+	for _, c := range path {
+		switch {
+		case c == '/' && (last == '/' || last == '.'):
+			return false
+		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '/' || c == '-' || c == '_' || c == '.':
+		case strings.IndexByte("~!$&'()*+,=:@", c) < 0:
+			return false
+		}
+		last = c
+	}
+	return len(path) == 1 || last != '/' && last != '.'
+}
