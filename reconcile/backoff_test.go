@@ -104,6 +104,8 @@ func random(t *testing.T, w *world, r *rand.Rand) {
 	}
 	check := func(when string) {
 		t.Helper()
+		w.target.mu.Lock()
+		defer w.target.mu.Unlock()
 		for k, v := range good() {
 			if w.target.have[k] != v {
 				t.Fatalf("%s: %s is %d, want %d (calls %v)", when, k, w.target.have[k], v, w.target.calls)
@@ -115,13 +117,17 @@ func random(t *testing.T, w *world, r *rand.Rand) {
 		i := r.IntN(12)
 		switch r.IntN(4) {
 		case 0: // fails from now on
+			w.target.mu.Lock()
 			w.target.failKey[name(i)] = 1 << 30
+			w.target.mu.Unlock()
 			bad[i] = true
 			want[name(i)] = 1 + r.IntN(1000)
 			w.put(i, portsBut99(want[name(i)]))
 			want[name(i)] = portsBut99(want[name(i)])
 		case 1: // foreign hands
+			w.target.mu.Lock()
 			w.target.have = map[model.Name]int{}
+			w.target.mu.Unlock()
 			w.poke <- struct{}{}
 			pause(time.Second)
 			check("a second after a foreign change")
@@ -137,8 +143,9 @@ func random(t *testing.T, w *world, r *rand.Rand) {
 			check("right after a change")
 		}
 	}
-	synctest.Wait()
+	w.target.mu.Lock()
 	w.target.failKey = map[model.Name]int{}
+	w.target.mu.Unlock()
 	pause(retryLast)
 	check("when nothing fails any more")
 	if s := w.health.State(); s.Error != "" {
