@@ -210,3 +210,31 @@ func TestCommonManifestsAreServedWithoutEvents(t *testing.T) {
 		}
 	}
 }
+
+// Lists of one annotation are bounded: 60,000 aliases of a host with thousands of paths were as many
+// hosts, and 100,000 fields took every table minutes to make.
+func TestListsOfAnAnnotationAreBounded(t *testing.T) {
+	var names, fields, paths []string
+	for i := range 10000 {
+		names, fields = append(names, fmt.Sprintf("n%d.example", i)), append(fields, fmt.Sprintf("X-F%d", i))
+	}
+	for i := range 2000 {
+		paths = append(paths, fmt.Sprintf("/p%d P web:80", i))
+	}
+	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"server-alias: " + strings.Join(names, ",")}, rules("a.example / P web:80"))+
+		ing("b", []string{"server-alias: " + strings.ReplaceAll(strings.Join(names, ","), "n", "m")}, rules("b.example "+strings.Join(paths, " ")))+
+		ing("c", []string{"auth-url: https://auth.example/", "auth-response-headers: " + strings.Join(fields, ",")}, rules("c.example / P web:80")))
+	hosts := w.hosts()
+	if n := len(hosts); n > 3+2*maxAliases || answer(hosts, "http://n31.example/") != "shop/web:80" || answer(hosts, "http://n32.example/") != "404" || answer(hosts, "http://m8.example/p1") != "404" {
+		t.Errorf("there are %d hosts", n)
+	}
+	if got := answer(hosts, "http://c.example/"); got != "503" {
+		t.Errorf("a path whose fields are over the bound answers %s", got)
+	}
+	told := strings.Join(w.allProblems(), "\n")
+	for _, want := range []string{"Ingress shop/a: metadata.annotations[nginx.ingress.kubernetes.io/server-alias]: has more than 32 names", "Ingress shop/b: metadata.annotations[nginx.ingress.kubernetes.io/server-alias]: has more than 8 names", "has 10000 fields; allowed: 64"} {
+		if !strings.Contains(told, want) {
+			t.Errorf("nobody is told %q, but %q", want, told)
+		}
+	}
+}

@@ -350,7 +350,7 @@ func SecretsOf(i *model.Ingress) (out []model.Name) {
 	for _, t := range i.TLS {
 		add(t.Secret)
 	}
-	if i.Annotations[nginxPrefix+"auth-type"] == "basic" {
+	if strings.TrimSpace(i.Annotations[nginxPrefix+"auth-type"]) == "basic" {
 		p := &parser{in: i}
 		if err := authSecret(p, strings.TrimSpace(i.Annotations[nginxPrefix+"auth-secret"])); err == nil {
 			add(p.auth.secret.Name)
