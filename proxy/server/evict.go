@@ -25,9 +25,33 @@ const (
 	// A client holds very many when it has a share of all connections and, for each of the client that
 	// comes, as many.
 	manyShare, manyTimes = 16, 4
-	// batchShare of all connections are ended at once, so that a flood costs little for each.
+	// batchShare of all connections are ended at once, so that a flood costs little for each; of slow clients in
+	// the midst of a request, an eighth of that.
 	batchShare = 64
+	// futileFor is how long nobody is looked for again, for clients that have as many connections, when nobody
+	// could be ended.
+	futileFor = 20 * time.Millisecond
 )
+
+// futile is the last search for connections to end, where there were none.
+type futile struct {
+	until time.Time
+	own   int
+}
+
+// makeRoom ends connections for one of a client that is to come; s.mu is held.
+func (s *Server) makeRoom(client netip.Addr, most int) bool {
+	now := time.Now()
+	if now.Before(s.futile.until) && s.counts.of(client) >= s.futile.own {
+		return false
+	}
+	n, own := s.evict(client, most, false)
+	if n > 0 {
+		return true
+	}
+	s.futile = futile{now.Add(futileFor), own}
+	return false
+}
 
 // conn is a client's connection.
 type conn struct {
@@ -66,8 +90,8 @@ type victim struct {
 }
 
 // evict ends connections to make room for one of a client, or, where only waiting ones are too many, some of
-// those. It returns how many. s.mu is held.
-func (s *Server) evict(newcomer netip.Addr, most int, waiting bool) int {
+// those. It returns how many, and how many connections the client has. s.mu is held.
+func (s *Server) evict(newcomer netip.Addr, most int, waiting bool) (n, own int) {
 	now, held := time.Now(), map[netip.Addr]int{}
 	var idle, fresh, owing, busy []victim
 	for k := range s.conns {
@@ -88,25 +112,25 @@ func (s *Server) evict(newcomer netip.Addr, most int, waiting bool) int {
 			busy = append(busy, v)
 		}
 	}
-	own := held[newcomer]
+	own = held[newcomer]
 	batch := max(1, most/batchShare)
 	if waiting {
-		return s.end(rank(append(idle, fresh...), held), batch, func(victim) bool { return true })
+		return s.end(rank(append(idle, fresh...), held), batch, func(victim) bool { return true }), own
 	}
-	fair := func(v victim) bool { return v.rank > own || v.k.client == newcomer }
+	fair := func(v victim) bool { return v.rank >= own || v.k.client == newcomer }
 	for _, list := range [][]victim{idle, fresh} {
 		if n := s.end(rank(list, held), batch, fair); n > 0 {
-			return n
+			return n, own
 		}
 	}
 	fair = func(v victim) bool { return v.rank > own && v.k.client != newcomer }
-	if n := s.end(rank(owing, held), 1, fair); n > 0 {
-		return n
+	if n := s.end(rank(owing, held), max(1, batch/8), fair); n > 0 {
+		return n, own
 	}
 	return s.end(rank(busy, held), 1, func(v victim) bool {
 		n := held[v.k.client]
 		return fair(v) && n >= max(2, most/manyShare) && n >= manyTimes*(own+1)
-	})
+	}), own
 }
 
 // rank orders victims: the client with most connections loses first, and of one client's the oldest.

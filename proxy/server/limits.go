@@ -56,6 +56,13 @@ func (c *counts) enterClient(a netip.Addr, most int) bool {
 	return true
 }
 
+// of is the number of a client's connections.
+func (c *counts) of(a netip.Addr) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.client[a]
+}
+
 // leaveClient takes it back.
 func (c *counts) leaveClient(a netip.Addr) {
 	c.mu.Lock()

@@ -79,6 +79,7 @@ type Server struct {
 	limits atomic.Pointer[Limits]
 	counts counts
 	crowd  h1.Crowd
+	futile futile // guarded by mu
 	base   context.Context
 	stop   context.CancelFunc
 
@@ -221,7 +222,7 @@ func (s *Server) enter(t *net.TCPConn) *conn {
 	k := &conn{TCPConn: t, client: whose(address(t.RemoteAddr()))}
 	most := s.limits.Load().Connections
 	s.mu.Lock()
-	in := s.counts.enter(most) || s.evict(k.client, most, false) > 0 && s.counts.enter(most)
+	in := s.counts.enter(most) || s.makeRoom(k.client, most) && s.counts.enter(most)
 	if in {
 		s.conns[k] = struct{}{}
 	}
