@@ -31,7 +31,13 @@ const (
 	// futileFor is how long nobody is looked for again, for clients that have as many connections, when nobody
 	// could be ended.
 	futileFor = 20 * time.Millisecond
+	// leavingShare of all connections, and at least leavingLeast, may have been ended and not yet be gone: what
+	// served them still runs. Above that nobody else comes in.
+	leavingShare, leavingLeast = 8, 8
 )
+
+// mostHeld is how many connections there are at most, with those that were ended and are not gone.
+func mostHeld(most int) int { return most + max(leavingLeast, most/leavingShare) }
 
 // futile is the last search for connections to end, where there were none.
 type futile struct {
@@ -59,25 +65,11 @@ type conn struct {
 	state h1.State
 	// client is whom it is counted for: the peer's, until a PROXY header says whose. It is guarded by Server.mu.
 	client netip.Addr
-	// streams are the exchanges of HTTP/2.
-	streams atomic.Int32
+	exchanges
+	// flooded says that it was ended for too many frames that carry nothing.
+	flooded atomic.Bool
 	// gone says that it is counted out; guarded by Server.mu.
 	gone bool
-}
-
-// begin counts an exchange of HTTP/2; false when the connection was evicted.
-func (k *conn) begin() bool {
-	return k.streams.Add(1) > 1 || k.state.To(h1.Busy)
-}
-
-// end takes it back.
-func (k *conn) end() {
-	if k.streams.Add(-1) == 0 {
-		k.state.To(h1.Idle)
-		if k.streams.Load() > 0 { // one began meanwhile
-			k.state.To(h1.Busy)
-		}
-	}
 }
 
 // victim is a connection that may be ended.
@@ -123,13 +115,13 @@ func (s *Server) evict(newcomer netip.Addr, most int, waiting bool) (n, own int)
 			return n, own
 		}
 	}
-	fair = func(v victim) bool { return v.rank > own && v.k.client != newcomer }
+	fair = func(v victim) bool { return v.rank >= own && v.k.client != newcomer }
 	if n := s.end(rank(owing, held), max(1, batch/8), fair); n > 0 {
 		return n, own
 	}
 	return s.end(rank(busy, held), 1, func(v victim) bool {
 		n := held[v.k.client]
-		return fair(v) && n >= max(2, most/manyShare) && n >= manyTimes*(own+1)
+		return v.rank > own && v.k.client != newcomer && n >= max(2, most/manyShare) && n >= manyTimes*(own+1)
 	}), own
 }
 
