@@ -127,7 +127,7 @@ func framed(t testing.TB, name string) []byte {
 }
 
 // patient is how long a client waits: the machine is busy with the flood.
-const patient = 15 * time.Second
+const patient = 30 * time.Second
 
 // wellBehaved asks for a name of the cluster by TCP and by UDP, and for one outside. A datagram is sent
 // three times at the most, as resolvers do.
@@ -223,7 +223,7 @@ func (r *rig) meanwhile(t *testing.T, pid int, f *hostile.Flood, n int) {
 // served waits for 20 requests, and says what is wrong with them or with the process.
 func (r *rig) served(t *testing.T, pid int, c *hostile.Client, stop func()) {
 	t.Helper()
-	testnet.Eventually(t, 120*time.Second, func() error {
+	testnet.Eventually(t, 300*time.Second, func() error {
 		if n, _, err := c.Counts(); n < 20 {
 			return fmt.Errorf("the well-behaved client asked %d times: %w", n, err)
 		}

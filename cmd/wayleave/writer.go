@@ -19,6 +19,7 @@ import (
 
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/loadbalancer"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
@@ -37,6 +38,9 @@ func writerCommand() *cobra.Command {
 		Short: "Write cluster-wide objects (what the Deployment wayleave-writer starts)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := memlimit.Set(7, 8); err != nil {
+				fmt.Fprintln(os.Stderr, "going on without:", err)
+			}
 			return runWriter(cmd.Context(), settings)
 		},
 	}
@@ -115,10 +119,7 @@ func runWriter(ctx context.Context, settings string) error {
 // needed are the kinds that the writer decides from. AddressPools are not among them: the
 // elected writer creates that kind.
 func (w *writer) needed() model.Kind {
-	kinds := model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.NamespaceKind
-	if w.cfg.Service.Enabled {
-		kinds |= model.ServiceCIDRKind
-	}
+	kinds := service.Kinds | model.NamespaceKind
 	if w.cfg.NetworkPolicy.Enabled {
 		kinds |= model.NetworkPolicyKind | model.PodKind
 	}

@@ -349,7 +349,7 @@ func (b *body) line(max int) ([]byte, error) {
 	for seen := 0; ; {
 		h := head{buf: b.rd.buffered()}
 		line, err := []byte(nil), errMore
-		if seen == 0 || h.buf[seen-1] == '\r' || bytes.IndexAny(h.buf[seen:], "\r\n") >= 0 {
+		if seen == 0 || h.buf[seen-1] == '\r' || bytes.ContainsAny(h.buf[seen:], "\r\n") {
 			if line, err = h.line(); err == nil {
 				b.rd.examined += int64(h.off)
 			} else {

@@ -39,8 +39,11 @@ func readings(path string) (all []string, ok bool) {
 // backslash, a dot segment at an encoded slash, or overlong UTF-8.
 func disputed(path string) bool {
 	once := decoded(path)
-	if strings.ContainsAny(once, "\\\x00\xc0\xc1") {
-		return true
+	for i := range len(once) {
+		switch once[i] {
+		case '\\', 0, 0xc0, 0xc1:
+			return true
+		}
 	}
 	for seg := range strings.SplitSeq(path, "/") {
 		parts := strings.Split(strings.ReplaceAll(seg, "%2F", "%2f"), "%2f")

@@ -41,7 +41,11 @@ var backends = map[string]func(string) string{
 	"Servlet behind a proxy": func(s string) string { return path.Clean("/" + cutParameters(unescape(unescape(s)))) },
 	"Express":                func(s string) string { return strings.ToLower(strings.TrimRight(unescape(s), "/")) },
 	"WSGI": func(s string) string {
-		return strings.TrimRight(unescape(s), " \t\r\n\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0")
+		out := unescape(s)
+		for out != "" && slices.Contains([]byte(" \t\r\n\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0"), out[len(out)-1]) {
+			out = out[:len(out)-1]
+		}
+		return out
 	},
 	"CGI in C": func(s string) string {
 		d, _, _ := strings.Cut(unescape(s), "\x00")
