@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +41,9 @@ type stream struct {
 	owed debt
 	// evicted says that it was ended for another client's; guarded by streamTable.mu.
 	evicted bool
+	// ending guards over, and the deadlines that expire sets.
+	ending sync.Mutex
+	over   bool
 }
 
 var _ message.Downstream = (*stream)(nil)
@@ -281,6 +285,9 @@ func (s *stream) Abort() { s.aborted.Store(true) }
 
 // stop ends the timers, and what the client is waited for.
 func (s *stream) stop() {
+	s.ending.Lock()
+	s.over = true
+	s.ending.Unlock()
 	s.k.owe(&s.owed, &s.owed.body, false, 0)
 	s.k.owe(&s.owed, &s.owed.response, false, 0)
 	for _, t := range []*time.Timer{s.readTimer, s.writeTimer} {

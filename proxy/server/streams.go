@@ -95,16 +95,24 @@ func (t *streamTable) total() int {
 	return t.all + t.leaving
 }
 
-// expire ends the wait for the client, if there is one. The stream's handler must not have returned.
+// expire ends the wait for the client, if there is one. It does not wait for the client's connection.
 func (s *stream) expire() bool {
 	s.k.mu.Lock()
 	owed := s.owed
 	s.k.mu.Unlock()
-	switch {
-	case owed.response:
-		_ = s.rc.SetWriteDeadline(time.Unix(1, 0))
-	case owed.body:
-		_ = s.rc.SetReadDeadline(time.Unix(1, 0))
+	if !owed.any() {
+		return false
 	}
-	return owed.any()
+	go func() {
+		s.ending.Lock()
+		defer s.ending.Unlock()
+		switch {
+		case s.over: // x/net has taken back what the deadline would be set of
+		case owed.response:
+			_ = s.rc.SetWriteDeadline(time.Unix(1, 0))
+		default:
+			_ = s.rc.SetReadDeadline(time.Unix(1, 0))
+		}
+	}()
+	return true
 }
