@@ -241,6 +241,7 @@ func FuzzConnectionResponses(f *testing.F) {
 		"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n" + evil,
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+		"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n0\r\n\r\n" + evil,
 		"HTTP/1.0 200 OK\r\n\r\nto the end", "HTTP/1.1 200 OK\n\nto the end",
 		"HTTP/1.1 200 OK\r\nConnection: x\r\nX: y\r\nContent-Length: 0\r\n\r\n",
 		"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello",
@@ -297,6 +298,13 @@ func judgeResponses(t *testing.T, text []byte, methods string, list []readMessag
 			t.Fatalf("%q %q: message %d: we take %+v, Go status %d", text, methods, i, m, g.StatusCode)
 		}
 		if g.StatusCode == 101 {
+			return
+		}
+		if g.ProtoMinor == 0 && bytes.Contains(bytes.ToLower(text), []byte("transfer-encoding")) {
+			// Go takes chunks of HTTP/1.0 for the body itself; we read them, and end the connection (RFC 9112, 6.1).
+			if i+1 < len(list) {
+				t.Fatalf("%q %q: message %d is behind chunks of HTTP/1.0: %+v", text, methods, i+1, list)
+			}
 			return
 		}
 		content, err := io.ReadAll(g.Body)

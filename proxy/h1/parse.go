@@ -502,10 +502,11 @@ func parseResponse(buf []byte, r *message.Response, fr *framing, method []byte) 
 
 // response says how the body ends, in r.Length and fr, and whether the connection lives
 // on. Of Content-Length and Transfer-Encoding together the latter counts, and the
-// connection is not used again (RFC 9112, 6.3).
+// connection is not used again (RFC 9112, 6.3); nor is one with Transfer-Encoding in an
+// answer of HTTP/1.0 (6.1).
 func (fr *framing) response(r *message.Response, method []byte, minor1 bool) (keep bool) {
 	keep = !fr.close && (minor1 || fr.keepAlive)
-	if fr.chunked && fr.length >= 0 {
+	if fr.chunked && (fr.length >= 0 || !minor1) {
 		keep, fr.length = false, -1
 	}
 	r.Length, r.Upgrade = fr.length, nil
