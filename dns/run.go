@@ -205,7 +205,7 @@ func (p *process) tidy() {
 		err = errors.Join(err, os.Remove(f))
 	}
 	if err != nil {
-		p.Log.Warn("an unfinished snapshot stays", "err", err)
+		p.Log.Warn("cannot remove an unfinished snapshot", "err", err)
 	}
 }
 

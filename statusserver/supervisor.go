@@ -98,7 +98,7 @@ func (s *Supervisor) loop(ctx context.Context, p *child.Process, asks <-chan Pag
 		case <-ctx.Done():
 			return nil
 		case <-p.Done():
-			return errors.New("it ended by itself")
+			return errors.New("exited without an error")
 		case err := <-failed:
 			return err
 		case <-retry.C:

@@ -182,7 +182,7 @@ func (p *Problems) Run(ctx context.Context, client kubernetes.Interface, instanc
 				continue
 			}
 			if err := p.write(ctx, client, instance, q); err != nil {
-				p.log.Warn("could not write an Event", "about", q.Error(), "err", err)
+				p.log.Warn("cannot write an Event", "about", q.Error(), "err", err)
 			}
 			continue
 		}

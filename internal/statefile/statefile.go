@@ -101,14 +101,14 @@ func read[T any](path string, decode func([]byte) (T, error)) (v T, err error) {
 
 func decode[T any](raw []byte, check func(T) error) (v T, err error) {
 	if bytes.Equal(bytes.TrimSpace(raw), []byte("null")) {
-		return v, errors.New("it holds nothing")
+		return v, errors.New("empty")
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	if err := dec.Decode(&v); err != nil {
 		return v, err
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return v, errors.New("something follows the value")
+		return v, errors.New("data after the value")
 	}
 	if check != nil {
 		err = check(v)

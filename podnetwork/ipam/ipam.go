@@ -208,7 +208,7 @@ func (b *Book) load() error {
 		}
 	}
 	if bad > saidLines {
-		errs = append(errs, fmt.Errorf("%s: %d lines are damaged in all", b.path, bad))
+		errs = append(errs, fmt.Errorf("%s: %d damaged lines in total", b.path, bad))
 	}
 	return errors.Join(errs...)
 }

@@ -104,7 +104,7 @@ type Policy struct {
 // Check returns an error that says why an address may not be asked.
 func (p *Policy) Check(a netip.Addr) error {
 	if !a.IsValid() {
-		return fmt.Errorf("%s is no address", a)
+		return fmt.Errorf("%s is not an address", a)
 	}
 	all := forms(a)
 	if in(p.Allowed, all[0]) {
