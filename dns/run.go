@@ -59,7 +59,7 @@ func Run(ctx context.Context, c Config) error {
 	ready := make(chan struct{})
 	p.tidy()
 	if err := p.load(); err != nil {
-		c.Log.Warn("the last snapshot cannot be read", "err", err)
+		c.Log.Warn("cannot read the last snapshot", "err", err)
 	}
 	if err := p.health(ctx, reg, ready); err != nil {
 		return err

@@ -138,7 +138,7 @@ func Recall[T any](path string, tell Tell, check func(T) error) T {
 func Keep(path string, v any, tell Tell) bool {
 	err := Write(path, v)
 	if err != nil {
-		err = fmt.Errorf("%s: not written, and forgotten by a restart: %w", path, err)
+		err = fmt.Errorf("%s: not written; lost at the next restart: %w", path, err)
 	}
 	tell.tell(path, err)
 	return err == nil

@@ -220,7 +220,7 @@ func (b *Book) read(line string) error {
 		return err
 	}
 	if sum, err := r.sum(); err != nil || r.Sum != "" && r.Sum != sum {
-		return errors.Join(errors.New("the sum is of another record"), err)
+		return errors.Join(errors.New("wrong checksum"), err)
 	}
 	switch {
 	case r.Add != nil:
