@@ -11,10 +11,11 @@ LDFLAGS   := -s -w -X main.version=$(VERSION)
 GOBUILD   := CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -ldflags '$(LDFLAGS)'
 SOURCES   := $(shell git ls-files --cached --others --exclude-standard '*.go' go.mod go.sum 2>/dev/null | grep -v '^lab/\|^bench/')
 LAB       := dist/lab
-# Two long tests run without the race detector, which makes them four to eight times slower: one calculates in a single
-# goroutine, one counts packets while 1,000 pods start. Shorter tests cover the same code with it; make test-stress has all.
-NORACE    := ^(TestEntriesDecideAsTheEvaluator|TestIsolatedFirst)$$
-NORACE_IN := ./networkpolicy ./cmd/wayleave
+# These tests run without the race detector, which makes them four to eight times slower and takes several times the memory:
+# one calculates in a single goroutine, one counts packets while 1,000 pods start, and three hold a server under floods to the
+# memory of its container. Other tests cover the same code with it.
+NORACE    := ^(TestEntriesDecideAsTheEvaluator|TestIsolatedFirst|TestHostileConnections|TestHostileNames|TestAServerWithoutFilesServesOn)$$
+NORACE_IN := ./networkpolicy ./cmd/wayleave ./dns
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 ##@ The two commands

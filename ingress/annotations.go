@@ -33,7 +33,7 @@ func annotations() []annotation {
 
 func routing() []annotation {
 	return []annotation{
-		{name: "server-alias", read: aliases, note: "other names of the Ingress's first host; a host that a rule names keeps its own rules"},
+		{name: "server-alias", read: aliases, note: "other names of the Ingress's first host, at most 32; a host that a rule names keeps its own rules"},
 		{name: "rewrite-target", read: rewrite, note: "$1 … are groups of the path; regular expressions are RE2; variables: " + variables},
 		{name: "use-regex", read: booleanOr(true, func(p *parser, v bool) { p.out.regex = p.out.regex || v }), note: "for the paths of this Ingress only, and not for Exact ones; RE2, without regard to case"},
 		{name: "backend-protocol", read: protocol, note: "HTTP, HTTPS, GRPC and GRPCS; certificates of endpoints are not verified, as in ingress-nginx"},
@@ -112,7 +112,7 @@ func guards() []annotation {
 		{name: "auth-url", read: askedURL, guard: true, note: "not at addresses of nodes, of the API server, loopback, link-local or metadata services; variables: " + variables},
 		{name: "auth-method", read: token(func(p *parser, v string) { p.authURL.Method = v }), guard: true},
 		{name: "auth-signin", read: authURL(func(p *parser, v string) { p.authURL.SignIn = v }), note: "variables: " + variables},
-		{name: "auth-response-headers", read: tokens(func(p *parser, v string) { p.authURL.Headers = list(v) }), guard: true, note: "clients may not send these fields to the same Service by any path"},
+		{name: "auth-response-headers", read: authFields, guard: true, note: "at most 64; clients may not send these fields to the same Service by any path"},
 		{name: "auth-tls-secret", guard: true},
 		{name: "auth-tls-match-cn", guard: true},
 		{name: "auth-tls-verify-client", read: oneOf(func(*parser, string) {}, "off"), guard: true, note: "off"},
@@ -184,8 +184,24 @@ func list(v string) (out []string) {
 	return out
 }
 
+// Bounds of lists: every alias is a host with all paths of the first one, and every field is looked
+// for in each request.
+const (
+	maxAliases      = 32
+	maxAliasedPaths = 16384 // aliases times paths of one Ingress
+	maxFields       = 64
+)
+
 func aliases(p *parser, v string) error {
-	for _, a := range list(v) {
+	paths, most := 0, maxAliases
+	for _, r := range p.in.Rules {
+		paths += len(r.Paths)
+	}
+	most = min(most, maxAliasedPaths/max(1, paths))
+	for n, a := range list(v) {
+		if n == most {
+			return fmt.Errorf("has more than %d names, of an Ingress with %d paths; the rest has no effect", most, paths)
+		}
 		a = strings.ToLower(a)
 		if !isHost(strings.TrimPrefix(a, "*.")) {
 			return fmt.Errorf("%q is not a DNS name, nor *. and one", a)
@@ -206,6 +222,13 @@ func isHost(s string) bool {
 		}
 	}
 	return true
+}
+
+func authFields(p *parser, v string) error {
+	if n := len(list(v)); n > maxFields {
+		return fmt.Errorf("has %d fields; allowed: %d", n, maxFields)
+	}
+	return tokens(func(p *parser, v string) { p.authURL.Headers = list(v) })(p, v)
 }
 
 func rewrite(p *parser, v string) error {

@@ -13,6 +13,7 @@ import (
 func doorCases() []ingressCase {
 	own, strict := Settings{Default: true}, Settings{Default: true, HostsOfOneNamespace: true}
 	only := []string{"whitelist-source-range: 192.0.2.0/24"}
+	everybody := []string{"whitelist-source-range: 0.0.0.0/0,::/0"} // a guard that keeps nobody out
 	closed := []string{"auth-tls-secret: shop/ca"}
 	regex := []string{"use-regex: true"}
 	with := func(lists ...[]string) (out []string) {
@@ -59,6 +60,12 @@ func doorCases() []ingressCase {
 			want: []string{"http://a.example/b = shop/web:80", "http://a.example/c = shop/api:8080"}, problems: []string{"Ingress other/b: spec.rules[0].host: a.example is a host of Ingress shop/a, and hosts are of one namespace"}},
 		{name: "door: names below a wildcard host of one namespace", settings: strict, yaml: ing("a@1", nil, rules("*.b.example / P web:80")) + ing("other/b@2", nil, rules("x.b.example / P web:80")) + ing("other/c@2", nil, rules("x.c.example / P web:80")) + ing("c@3", nil, rules("*.c.example / P web:80")),
 			want: []string{"http://x.b.example/ = shop/web:80", "http://x.c.example/ = other/web:80", "http://y.c.example/ = shop/web:80"}, problems: []string{"x.b.example is a host of Ingress shop/a, and hosts are of one namespace"}},
+		{name: "door: a guarded wildcard host answers no challenge of a host below it", settings: own, yaml: ing("a@1", nil, rules("x.b.example /a P web:80")) + ing("other/b@2", everybody, rules("*.b.example / P web:80")),
+			want: []string{"http://x.b.example/.well-known/acme-challenge/t = 404", "http://x.b.example/a = shop/web:80", "http://y.b.example/.well-known/acme-challenge/t = other/web:80"}},
+		{name: "door: a host of one namespace and hosts that are not named", settings: strict, yaml: ing("a@1", nil, rules("a.example /a P web:80")) + ing("other/b@2", nil, fallback("web:80"), rules("- /b P web:80")) + ing("c@3", nil, rules("- /c P api:8080")),
+			want: []string{"http://a.example/a = shop/web:80", "http://a.example/b = 404", "http://a.example/x = 404", "http://a.example/c = shop/api:8080", "http://z.example/b = other/web:80", "http://z.example/x = other/web:80"}},
+		{name: "door: a host of one namespace and a younger wildcard host", settings: strict, yaml: ing("a@1", nil, rules("x.b.example /a P web:80")) + ing("other/b@2", everybody, rules("*.b.example / P web:80")) + ing("c@3", everybody, rules("*.b.example /c P api:8080")),
+			want: []string{"http://x.b.example/a = shop/web:80", "http://x.b.example/x = 404", "http://y.b.example/x = other/web:80"}, problems: []string{"*.b.example is a host of Ingress other/b, and hosts are of one namespace"}},
 		{name: "door: a path stays with its owner while the Service is missing", settings: own, yaml: ing("a@1", nil, rules("a.example / P none:80")) + ing("other/b@2", nil, rules("a.example / P web:80")),
 			want: []string{"http://a.example/ = 503"}, problems: []string{shared, "a.example/ belongs to Ingress shop/a", "Service shop/none does not exist"}},
 
@@ -146,4 +153,88 @@ func TestOwnersFollowWildcardHosts(t *testing.T) {
 	}
 	w.remove(model.IngressKind, "shop/a")
 	expect("other/web:80")
+}
+
+// A guard whose Secret is not read yet is in force as a closed path: at a start, all Ingresses are
+// new, and those without Secrets come first.
+func TestAnIngressWhoseSecretIsNotReadIsClosed(t *testing.T) {
+	p := NewPlanner(Settings{Default: true})
+	p.Waits = true
+	guard := []string{"auth-type: basic", "auth-secret: unread"}
+	w := newWorldOf(t, p, town(t)+ing("a@2", nil, rules("a.example / P web:80"))+ing("b@2", guard, rules("a.example /admin P api:8080"))+
+		ing("c@2", []string{"canary: true", "canary-weight: 100"}, rules("a.example /admin P new:80"))+
+		ing("d@1", nil, rules("d.example /d P web:80"), tlsOf("unread d.example"))+ing("other/e@2", nil, rules("d.example /d P web:80 /.well-known P web:80")))
+	for url, want := range map[string]string{"a.example/": "shop/web:80", "a.example/admin/x": "503", "d.example/d": "503", "d.example/.well-known/acme-challenge/x": "404"} {
+		if got := answer(w.hosts(), "https://"+url); got != want {
+			t.Errorf("%s before the Secret is read is %s, want %s", url, got, want)
+		}
+	}
+	for _, q := range w.allProblems() {
+		if !strings.Contains(q, "Ingress other/e") {
+			t.Errorf("told while the Secret is not read: %s", q)
+		}
+	}
+	if err := w.store.Write(func(tx *model.Writer) {
+		tx.PutSecret(&model.Secret{Name: parseName("shop/unread"), Users: map[string]string{"u": "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g="}})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.round()
+	m, _, ok := find(w.hosts(), "https://a.example/admin/x")
+	if !ok || m.Path.Closed || m.Path.Options == nil || m.Path.Options.Auth == nil {
+		t.Errorf("with its Secret the path is %+v", m.Path)
+	}
+}
+
+// What most clusters have from ingress-nginx is served, and nobody is told of anything.
+func TestCommonManifestsAreServedWithoutEvents(t *testing.T) {
+	oauth := []string{"auth-url: https://$host/oauth2/auth", "auth-signin: https://$host/oauth2/start?rd=$escaped_request_uri", "auth-response-headers: X-Auth-Request-User, X-Auth-Request-Email"}
+	inside := []string{"auth-url: http://web.shop.svc.cluster.local/oauth2/auth", "auth-signin: https://auth.example/oauth2/start?rd=$scheme://$host$escaped_request_uri"}
+	w := newWorld(t, Settings{Default: true}, town(t)+
+		ing("white", []string{"whitelist-source-range: 10.0.0.0/8,192.0.2.0/24"}, rules("white.example / P web:80"))+
+		ing("basic", []string{"auth-type: basic", "auth-secret: users", "auth-realm: Authentication Required"}, rules("basic.example / P web:80"))+
+		ing("main", nil, rules("canary.example / P web:80"))+ing("canary", []string{"canary: true", "canary-weight: 10"}, rules("canary.example / P new:80"))+
+		ing("rewrite", []string{"rewrite-target: /$2", "use-regex: true"}, rules("a.example /app(/|$)(.*) I web:80"), tlsOf("tls-a a.example"))+
+		ing("cm-acme-http-solver-x@2", []string{"whitelist-source-range: 0.0.0.0/0,::/0"}, rules("a.example /.well-known/acme-challenge/TOKEN E api:8080"))+
+		ing("app", oauth, rules("oauth.example / P web:80"))+ing("oauth2-proxy@2", nil, rules("oauth.example /oauth2 P api:8080"))+
+		ing("inside", inside, rules("inside.example / P web:80")))
+	if got := w.allProblems(); len(got) > 0 {
+		t.Errorf("told: %q", got)
+	}
+	for url, want := range map[string]string{
+		"https://white.example/x": "shop/web:80", "https://basic.example/": "shop/web:80", "https://canary.example/": "shop/web:80", "https://a.example/app/x": "shop/web:80", "http://a.example/app": "308 https",
+		"http://a.example/.well-known/acme-challenge/TOKEN": "shop/api:8080", "https://oauth.example/Any%20Thing;x=1/": "shop/web:80", "https://oauth.example/oauth2/auth": "shop/api:8080", "https://inside.example/": "shop/web:80",
+	} {
+		if got := answer(w.hosts(), url); got != want {
+			t.Errorf("%s is %s, want %s", url, got, want)
+		}
+	}
+}
+
+// Lists of one annotation are bounded: 60,000 aliases of a host with thousands of paths were as many
+// hosts, and 100,000 fields took every table minutes to make.
+func TestListsOfAnAnnotationAreBounded(t *testing.T) {
+	var names, fields, paths []string
+	for i := range 10000 {
+		names, fields = append(names, fmt.Sprintf("n%d.example", i)), append(fields, fmt.Sprintf("X-F%d", i))
+	}
+	for i := range 2000 {
+		paths = append(paths, fmt.Sprintf("/p%d P web:80", i))
+	}
+	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"server-alias: " + strings.Join(names, ",")}, rules("a.example / P web:80"))+
+		ing("b", []string{"server-alias: " + strings.ReplaceAll(strings.Join(names, ","), "n", "m")}, rules("b.example "+strings.Join(paths, " ")))+
+		ing("c", []string{"auth-url: https://auth.example/", "auth-response-headers: " + strings.Join(fields, ",")}, rules("c.example / P web:80")))
+	hosts := w.hosts()
+	if n := len(hosts); n > 3+2*maxAliases || answer(hosts, "http://n31.example/") != "shop/web:80" || answer(hosts, "http://n32.example/") != "404" || answer(hosts, "http://m8.example/p1") != "404" {
+		t.Errorf("there are %d hosts", n)
+	}
+	if got := answer(hosts, "http://c.example/"); got != "503" {
+		t.Errorf("a path whose fields are over the bound answers %s", got)
+	}
+	told := strings.Join(w.allProblems(), "\n")
+	for _, want := range []string{"Ingress shop/a: metadata.annotations[nginx.ingress.kubernetes.io/server-alias]: has more than 32 names", "Ingress shop/b: metadata.annotations[nginx.ingress.kubernetes.io/server-alias]: has more than 8 names", "has 10000 fields; allowed: 64"} {
+		if !strings.Contains(told, want) {
+			t.Errorf("nobody is told %q, but %q", want, told)
+		}
+	}
 }

@@ -57,6 +57,7 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	m.claim = m.claims()
 	if m.by != nil {
 		m.out.Namespace, m.out.Since = m.by.Name.Namespace, m.by.Created.Unix()
+		m.out.OneNamespace = name != "" && p.settings.HostsOfOneNamespace
 	}
 	for _, i := range m.list {
 		m.certificate(i)
@@ -120,6 +121,9 @@ func annotationField(name string) string { return "metadata.annotations[" + ngin
 func fmtRule(r model.IngressRule) string { return fmt.Sprintf("spec.rules[%d]", r.Index) }
 
 func (m *merger) tell(i *model.Ingress, q model.Problem) {
+	if m.p.unread[i.Name] {
+		return // what its Secrets say is not known yet
+	}
 	q.Kind, q.Object = "Ingress", i.Name
 	if !slices.Contains(m.problems[i.Name], q) {
 		m.problems[i.Name] = append(m.problems[i.Name], q)
@@ -364,6 +368,8 @@ func (m *merger) canary(i *model.Ingress) {
 				continue
 			}
 			switch main := &m.out.Paths[n]; {
+			case main.Closed && m.isUnread(n):
+				continue
 			case main.Closed:
 				m.bad(i, at, "is a canary of a path that is closed, and takes nothing: %s%s", m.hostText(), in.Path)
 				continue
@@ -395,6 +401,16 @@ func (m *merger) canary(i *model.Ingress) {
 	if len(i.Rules) == 0 {
 		m.bad(i, "spec.rules", "is empty: a canary is of paths")
 	}
+}
+
+// isUnread says whether a path, by its index in out.Paths, is closed for a moment alone.
+func (m *merger) isUnread(n int) bool {
+	for where, at := range m.at {
+		if at == n {
+			return m.p.unread[m.owner[where].Name]
+		}
+	}
+	return false
 }
 
 // mainOf finds the path that a path of a canary is a part of, by its index in out.Paths.

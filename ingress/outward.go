@@ -20,7 +20,7 @@ type Outward struct {
 	Door model.Name
 
 	hosts  map[netip.Addr]bool
-	behind map[model.Name][]netip.Addr // virtual addresses by Service
+	behind map[model.Name]*model.Service // Services that lead to hosts
 }
 
 // apiServer is the Service of the API server.
@@ -39,9 +39,14 @@ func (o *Outward) Refused(snap model.Snapshot, c model.Changes) []netip.Addr {
 	for a := range o.hosts {
 		set[a] = true
 	}
-	for _, list := range o.behind {
-		for _, a := range list {
+	for _, svc := range o.behind {
+		for _, a := range svc.ClusterIPs {
 			set[a] = true
+		}
+		for _, a := range slices.Concat(svc.ExternalIPs, svc.LoadBalancerIPs) {
+			if !o.isAnothers(snap, svc, a) {
+				set[a] = true
+			}
 		}
 	}
 	out := make([]netip.Addr, 0, len(set))
@@ -54,9 +59,9 @@ func (o *Outward) Refused(snap model.Snapshot, c model.Changes) []netip.Addr {
 
 // start reads all.
 func (o *Outward) start(snap model.Snapshot) {
-	o.hosts, o.behind = map[netip.Addr]bool{}, map[model.Name][]netip.Addr{}
+	o.hosts, o.behind = map[netip.Addr]bool{}, map[model.Name]*model.Service{}
 	for n := range snap.Nodes() {
-		for _, a := range n.InternalIPs {
+		for _, a := range slices.Concat(n.InternalIPs, n.ExternalIPs, n.ProxyAddrs()) {
 			o.hosts[a.Unmap()] = true
 		}
 	}
@@ -80,9 +85,27 @@ func (o *Outward) service(snap model.Snapshot, n model.Name) {
 	for s := range snap.EndpointSlices(n) {
 		for _, e := range s.Endpoints {
 			if o.hosts[e.Addr.Unmap()] || reach.Special(e.Addr) != "" {
-				o.behind[n] = slices.Concat(svc.ClusterIPs, svc.ExternalIPs, svc.LoadBalancerIPs)
+				o.behind[n] = svc
 				return
 			}
 		}
 	}
+}
+
+// isAnothers says whether another Service has the address whole, so that the claim of this one is
+// refused (service.contest): else the author of a Service could keep everybody from asking there.
+func (o *Outward) isAnothers(snap model.Snapshot, svc *model.Service, a netip.Addr) bool {
+	for other := range snap.ServicesClaiming(model.Claim{Addr: a}) {
+		if other.Name != svc.Name {
+			return true
+		}
+	}
+	door, ok := snap.Service(o.Door)
+	return ok && slices.Contains(door.LoadBalancerIPs, a) && !sharesAddress(door, svc)
+}
+
+// sharesAddress says whether both Services ask to share an address, by the same key.
+func sharesAddress(a, b *model.Service) bool {
+	return a.LoadBalancer != nil && b.LoadBalancer != nil && a.LoadBalancer.SharingKey != "" &&
+		a.LoadBalancer.SharingKey == b.LoadBalancer.SharingKey
 }

@@ -47,3 +47,26 @@ func TestOutwardFollowsNodesAndServices(t *testing.T) {
 		t.Errorf("refused are %s, want %s", got, want)
 	}
 }
+
+// A node is its external addresses and that of its proxy, too. What a Service claims and does not
+// get keeps nobody from asking there.
+func TestOutwardKnowsAllAddressesOfANode(t *testing.T) {
+	const yaml = `
+---
+{apiVersion: v1, kind: Node, metadata: {name: n1}, spec: {podCIDRs: [10.244.7.0/24]}, status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: ExternalIP, address: 198.51.100.9}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: kube-system, name: door}, spec: {type: LoadBalancer, clusterIP: 10.96.0.102, ports: [{name: http, port: 80}]}, status: {loadBalancer: {ingress: [{ip: 203.0.113.80}]}}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: auth, name: oauth2-proxy}, spec: {clusterIP: 10.96.0.103, ports: [{name: http, port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: thief}, spec: {clusterIP: 10.96.0.101, externalIPs: [203.0.113.5, 10.96.0.103, 203.0.113.80], ports: [{name: http, port: 80}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: shop, name: thief-1, labels: {kubernetes.io/service-name: thief}}, ports: [{name: http, port: 9100}], endpoints: [{addresses: [198.51.100.9]}]}
+`
+	w := newWorld(t, Settings{Default: true}, yaml)
+	o := Outward{Door: model.Name{Namespace: "kube-system", Name: "door"}}
+	want := "[10.96.0.101 10.244.7.254 192.0.2.1 198.51.100.9 203.0.113.5]"
+	if got := fmt.Sprint(o.Refused(w.store.Snapshot(), model.Changes{})); got != want {
+		t.Errorf("refused are %s, want %s", got, want)
+	}
+}

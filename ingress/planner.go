@@ -20,10 +20,13 @@ const Kinds = model.IngressKind | model.IngressClassKind | model.SecretKind | mo
 type Planner struct {
 	settings Settings
 	// Waits has an Ingress wait for the Secrets it names: until they have been read, or are
-	// known to be missing, what it said before stays in force. Without it one that is not in
-	// the model is missing. Set it before the first Keys.
+	// known to be missing, what it said before stays in force. The paths of one that said nothing
+	// before are closed: who owns what does not depend on when a Secret is read. Without Waits a
+	// Secret that is not in the model is missing. Set it before the first Keys.
 	Waits   bool
 	waiting map[model.Name]map[model.Name]bool // Ingresses by Secret
+	// unread are Ingresses in force of which some Secret has not been read yet.
+	unread map[model.Name]bool
 	// ours are the Ingresses that are in force.
 	ours    map[model.Name]*model.Ingress
 	touched map[model.Name]*touched
@@ -62,7 +65,7 @@ type touched struct {
 
 // NewPlanner makes one.
 func NewPlanner(s Settings) *Planner {
-	return &Planner{settings: s, waiting: map[model.Name]map[model.Name]bool{}, ours: map[model.Name]*model.Ingress{}, touched: map[model.Name]*touched{}, hosts: map[string]map[model.Name]bool{},
+	return &Planner{settings: s, waiting: map[model.Name]map[model.Name]bool{}, unread: map[model.Name]bool{}, ours: map[model.Name]*model.Ingress{}, touched: map[model.Name]*touched{}, hosts: map[string]map[model.Name]bool{},
 		services: map[model.Name]map[model.Name]bool{}, secrets: map[model.Name]map[model.Name]bool{},
 		shapes: map[model.Name]string{}, ports: map[model.Name]map[uint16]bool{},
 		now: time.Now, turns: map[model.Name]time.Time{}, slept: make(chan time.Time, 1), wake: make(chan struct{}, 1)}
@@ -115,8 +118,14 @@ func (r *round) ingress(n model.Name) {
 		unlink(r.p.waiting, s, n)
 	}
 	i, ok := r.snap.Ingress(n)
-	if ok = ok && r.p.settings.Ours(r.snap, i); ok && r.waits(i) {
+	ok = ok && r.p.settings.Ours(r.snap, i)
+	waits := ok && r.waits(i)
+	if _, was := r.p.ours[n]; waits && was && !r.p.unread[n] {
 		return
+	}
+	delete(r.p.parsed, n)
+	if delete(r.p.unread, n); waits {
+		r.p.unread[n] = true
 	}
 	if delete(r.p.ours, n); ok {
 		r.p.ours[n] = i
@@ -341,7 +350,7 @@ func SecretsOf(i *model.Ingress) (out []model.Name) {
 	for _, t := range i.TLS {
 		add(t.Secret)
 	}
-	if i.Annotations[nginxPrefix+"auth-type"] == "basic" {
+	if strings.TrimSpace(i.Annotations[nginxPrefix+"auth-type"]) == "basic" {
 		p := &parser{in: i}
 		if err := authSecret(p, strings.TrimSpace(i.Annotations[nginxPrefix+"auth-secret"])); err == nil {
 			add(p.auth.secret.Name)
@@ -404,6 +413,9 @@ func (p *Planner) options(snap model.Snapshot, i *model.Ingress) *options {
 		return o
 	}
 	o := parse(snap, p.settings, i)
+	if p.unread[i.Name] {
+		o.closed, o.problems = "its Secrets are not read yet", nil
+	}
 	p.parsed[i.Name] = &o
 	return &o
 }
@@ -444,7 +456,7 @@ func (p *Planner) Plan(snap model.Snapshot, k Key) (Plan, bool, []model.Problem)
 // problems are all of one Ingress.
 func (p *Planner) problems(snap model.Snapshot, n model.Name) (out []model.Problem) {
 	t, i := p.touched[n], p.ours[n]
-	if t == nil {
+	if t == nil || p.unread[n] {
 		return nil
 	}
 	out = append(out, i.Problems...)

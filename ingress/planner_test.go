@@ -294,7 +294,7 @@ func TestAnIngressWaitsForItsSecrets(t *testing.T) {
 	w.remove(model.IngressKind, "shop/a")
 	shows("it is deleted while it waits", "404", "", 0)
 	w.read(ing("b", nil, rules("a.example / P web:80"), tlsOf("slow a.example")))
-	shows("a new one", "404", "", 0)
+	shows("a new one", "503", "", 0)
 	w.read(secretYAML("slow", c, k))
 	shows("a new one with its Secret", "shop/web:80", "shop/slow", 0)
 	if len(p.waiting) > 0 {

@@ -13,6 +13,13 @@ import (
 	"wayleave.dev/model"
 )
 
+// pause lets time pass, and waits until all goroutines wait again: the target may be looked at
+// and changed after that.
+func pause(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 // A repair does not wait for the retry of a key that fails: 30 s, once it has failed often.
 func TestARepairWaitsForNoKey(t *testing.T) {
 	run(t, func(w *world) {
@@ -20,12 +27,12 @@ func TestARepairWaitsForNoKey(t *testing.T) {
 		w.put(1, 1)
 		w.put(2, 1)
 		w.store.MarkSynced(model.ServiceKind)
-		time.Sleep(5 * time.Minute)
+		pause(5 * time.Minute)
 		for range 50 { // whenever it comes
 			w.target.have = map[model.Name]int{}
 			w.poke <- struct{}{}
 			w.want(map[model.Name]int{name(2): 1})
-			time.Sleep(700 * time.Millisecond)
+			pause(700 * time.Millisecond)
 		}
 	})
 }
@@ -37,18 +44,18 @@ func TestARepairIsTriedWithinASecondAfterAFailure(t *testing.T) {
 		w.target.failAll = 1 << 30
 		w.put(1, 1)
 		w.store.MarkSynced(model.ServiceKind)
-		time.Sleep(5 * time.Minute)
+		pause(5 * time.Minute)
 		w.target.failAll = 0
 		w.poke <- struct{}{}
-		time.Sleep(time.Second)
+		pause(time.Second)
 		w.want(map[model.Name]int{name(1): 1})
 
 		w.target.failAll = 1 << 30
-		w.poke <- struct{}{}
 		before := len(w.target.calls)
+		w.poke <- struct{}{}
 		for range 1000 {
 			w.poke <- struct{}{}
-			time.Sleep(10 * time.Millisecond)
+			pause(10 * time.Millisecond)
 		}
 		if n := len(w.target.calls) - before; n > 25 {
 			t.Errorf("%d tries in 10 s", n)
@@ -64,11 +71,11 @@ func TestEachKeyHasItsOwnBackoff(t *testing.T) {
 		synctest.Wait()
 		w.target.failKey[name(1)] = 1 << 30
 		w.put(1, 1)
-		time.Sleep(10 * time.Minute) // at 30 s by now
+		pause(10 * time.Minute) // at 30 s by now
 		w.target.failKey[name(2)] = 3
 		start := time.Now()
 		w.put(2, 1)
-		time.Sleep(100*time.Millisecond + 200*time.Millisecond + 400*time.Millisecond + time.Millisecond)
+		pause(100*time.Millisecond + 200*time.Millisecond + 400*time.Millisecond + time.Millisecond)
 		w.want(map[model.Name]int{name(2): 1})
 		if w.target.failKey[name(2)] != 0 {
 			t.Errorf("%s after the first try the second key still fails", time.Since(start))
@@ -97,6 +104,8 @@ func random(t *testing.T, w *world, r *rand.Rand) {
 	}
 	check := func(when string) {
 		t.Helper()
+		w.target.mu.Lock()
+		defer w.target.mu.Unlock()
 		for k, v := range good() {
 			if w.target.have[k] != v {
 				t.Fatalf("%s: %s is %d, want %d (calls %v)", when, k, w.target.have[k], v, w.target.calls)
@@ -104,22 +113,26 @@ func random(t *testing.T, w *world, r *rand.Rand) {
 		}
 	}
 	for range 60 {
+		synctest.Wait()
 		i := r.IntN(12)
 		switch r.IntN(4) {
 		case 0: // fails from now on
+			w.target.mu.Lock()
 			w.target.failKey[name(i)] = 1 << 30
+			w.target.mu.Unlock()
 			bad[i] = true
 			want[name(i)] = 1 + r.IntN(1000)
 			w.put(i, portsBut99(want[name(i)]))
 			want[name(i)] = portsBut99(want[name(i)])
 		case 1: // foreign hands
+			w.target.mu.Lock()
 			w.target.have = map[model.Name]int{}
+			w.target.mu.Unlock()
 			w.poke <- struct{}{}
-			time.Sleep(time.Second)
-			synctest.Wait()
+			pause(time.Second)
 			check("a second after a foreign change")
 		case 2:
-			time.Sleep(time.Duration(r.IntN(40)) * time.Second)
+			pause(time.Duration(r.IntN(40)) * time.Second)
 		default:
 			if bad[i] {
 				continue
@@ -130,9 +143,10 @@ func random(t *testing.T, w *world, r *rand.Rand) {
 			check("right after a change")
 		}
 	}
+	w.target.mu.Lock()
 	w.target.failKey = map[model.Name]int{}
-	time.Sleep(retryLast)
-	synctest.Wait()
+	w.target.mu.Unlock()
+	pause(retryLast)
 	check("when nothing fails any more")
 	if s := w.health.State(); s.Error != "" {
 		t.Errorf("health says %q", s.Error)

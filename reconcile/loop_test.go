@@ -16,6 +16,7 @@ import (
 
 // fakeTarget holds what it was told and fails where it was told to.
 type fakeTarget struct {
+	mu      sync.Mutex // for tests that look while time passes
 	have    map[model.Name]int
 	calls   []string
 	failAll int                // that many calls fail whole
@@ -24,6 +25,8 @@ type fakeTarget struct {
 }
 
 func (f *fakeTarget) Sync(_ context.Context, plans map[model.Name]int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.calls = append(f.calls, fmt.Sprintf("sync %d", len(plans)))
 	if f.failAll > 0 {
 		f.failAll--
@@ -35,6 +38,8 @@ func (f *fakeTarget) Sync(_ context.Context, plans map[model.Name]int) error {
 
 func (f *fakeTarget) Apply(_ context.Context, set map[model.Name]int, del []model.Name) error {
 	time.Sleep(f.takes)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.calls = append(f.calls, fmt.Sprintf("apply %d-%d", len(set), len(del)))
 	if f.failAll > 0 {
 		f.failAll--

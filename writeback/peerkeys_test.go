@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,18 +144,21 @@ func TestEveryNodeGetsTheKeyOfHeartbeats(t *testing.T) {
 // Where no node can answer, a writer makes a new key, and nodes understand the one before.
 func TestAWriterWithoutAnAnswerMakesANewKey(t *testing.T) {
 	c, dir := peerNodes(), t.TempDir()
+	// Agents of the version before do not know the question.
+	var mute atomic.Bool
+	c.PrependReactor("update", "leases", func(a k8stesting.Action) (bool, runtime.Object, error) {
+		l, ok := a.(k8stesting.UpdateAction).GetObject().(*coordinationv1.Lease)
+		if mute.Load() && ok && l.Annotations[answerTo] != "" {
+			return true, nil, errors.New("it is not known how to answer")
+		}
+		return false, nil, nil
+	})
 	stop := sealer(t, c, time.Minute)
 	old := peer(t, c, "node1", filepath.Join(dir, "node1"))
 	soon(t, "node1 has a key", func() bool { return len(old.get()) == 1 })
 	key := old.get()[0]
 	stop()
-	// Agents of the version before do not know the question.
-	c.PrependReactor("update", "leases", func(a k8stesting.Action) (bool, runtime.Object, error) {
-		if l, ok := a.(k8stesting.UpdateAction).GetObject().(*coordinationv1.Lease); ok && l.Annotations[answerTo] != "" {
-			return true, nil, errors.New("it is not known how to answer")
-		}
-		return false, nil, nil
-	})
+	mute.Store(true)
 	sealer(t, c, 300*time.Millisecond)
 	soon(t, "node1 has a new key beside the old one", func() bool {
 		keys := old.get()

@@ -42,19 +42,41 @@ func writeNow(fd int, p []byte) (n int, err error) {
 	return now(syscall.SYS_SENDTO, fd, p, syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
 }
 
+// writeBoth is writeNow of two parts, of which the second may be empty.
+func writeBoth(fd int, p, q []byte) (n int, err error) {
+	if len(q) == 0 {
+		return writeNow(fd, p)
+	}
+	list := [2]syscall.Iovec{{Base: unsafe.SliceData(p)}, {Base: unsafe.SliceData(q)}}
+	list[0].SetLen(len(p))
+	list[1].SetLen(len(q))
+	m := syscall.Msghdr{Iov: &list[0], Iovlen: 2}
+	for {
+		n, _, errno := syscall.RawSyscall(syscall.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&m)),
+			syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
+		if errno != syscall.EINTR {
+			return result(n, errno)
+		}
+	}
+}
+
 func now(call uintptr, fd int, p []byte, flags uintptr) (int, error) {
 	for {
 		n, _, errno := syscall.RawSyscall6(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), flags, 0, 0)
-		switch errno {
-		case 0:
-			return int(n), nil
-		case syscall.EINTR:
-		case syscall.EAGAIN:
-			return 0, errAgain
-		default:
-			return 0, os.NewSyscallError("socket", errno)
+		if errno != syscall.EINTR {
+			return result(n, errno)
 		}
 	}
+}
+
+func result(n uintptr, errno syscall.Errno) (int, error) {
+	switch errno {
+	case 0:
+		return int(n), nil
+	case syscall.EAGAIN:
+		return 0, errAgain
+	}
+	return 0, os.NewSyscallError("socket", errno)
 }
 
 // errAgain says that there is nothing to read, or no room to write to.
@@ -62,11 +84,11 @@ var errAgain error = syscall.EAGAIN
 
 // push is how a writer writes to a socket; false waits for room.
 func (w *writer) push(fd uintptr) (done bool) {
-	for before := len(w.out); len(w.out) > 0; {
-		n, err := writeNow(int(fd), w.out)
+	for before := len(w.out) + len(w.next); len(w.out) > 0; {
+		n, err := writeBoth(int(fd), w.out, w.next)
 		if err == errAgain {
 			if w.full = w.state != nil; w.full {
-				w.state.Owes(before - len(w.out))
+				w.state.Owes(before - len(w.out) - len(w.next))
 			}
 			return false
 		}
@@ -74,7 +96,11 @@ func (w *writer) push(fd uintptr) (done bool) {
 			w.err = err
 			return true
 		}
-		w.sent, w.out = true, w.out[n:]
+		if w.sent = true; n < len(w.out) {
+			w.out = w.out[n:]
+		} else {
+			w.out, w.next = w.next[n-len(w.out):], nil
+		}
 	}
 	if w.full {
 		w.full = false

@@ -38,12 +38,11 @@ type writer struct {
 	chunked bool
 	sent    bool // something was written since reset
 	err     error
-	// raw and step write to a socket (push) what is left in out; raw is nil where there is no socket.
-	raw   syscall.RawConn
-	step  func(fd uintptr) bool
-	out   []byte
-	parts [2][]byte // of a send
-	list  net.Buffers
+	// raw and step write to a socket (push) what is left in out and next; raw is nil where there is no socket.
+	raw  syscall.RawConn
+	step func(fd uintptr) bool
+	out  []byte
+	next []byte // goes out behind out
 	// state is told when there is no room for more, and when there is again; may be nil.
 	state *State
 	full  bool
@@ -148,11 +147,13 @@ func (w *writer) send(p []byte) {
 		*w.buf = (*w.buf)[:0]
 		return
 	}
-	w.parts = [2][]byte{*w.buf, p}
-	w.list = w.parts[:]
-	n, err := w.list.WriteTo(w.c)
-	w.sent, w.err = w.sent || n > 0, err
-	w.parts = [2][]byte{}
+	if w.raw != nil {
+		w.next = p
+		w.write(*w.buf)
+	} else {
+		w.write(*w.buf)
+		w.write(p)
+	}
 	*w.buf = (*w.buf)[:0]
 }
 
@@ -163,6 +164,17 @@ func (w *writer) writeTLS(p []byte) {
 	}
 	n, err := w.c.Write(p)
 	w.sent, w.err = w.sent || n > 0, err
+}
+
+// writeAbove writes to a connection whose socket is not known: the client is waited for until it returns.
+func (w *writer) writeAbove(p []byte) {
+	if w.state == nil {
+		w.writeTLS(p)
+		return
+	}
+	w.state.Owes(0)
+	w.writeTLS(p)
+	w.state.To(Busy)
 }
 
 // uncork has the records leave.
@@ -178,10 +190,14 @@ func (w *writer) write(p []byte) {
 		if err := w.raw.Write(w.step); err != nil {
 			w.err = err
 		}
-		w.out = nil
+		w.out, w.next = nil, nil
 		return
 	}
-	if w.below == nil || len(p) <= oneRecord {
+	if w.below == nil {
+		w.writeAbove(p)
+		return
+	}
+	if len(p) <= oneRecord {
 		w.writeTLS(p)
 		return
 	}

@@ -102,7 +102,9 @@ func (b *tlsBatch) ConnectionState() tls.ConnectionState { return b.t.Connection
 func (b *batch) Read(p []byte) (int, error) {
 	n, err := b.Conn.Read(p)
 	if b.k != nil && n > 0 {
-		b.k.read(&b.heads, p[:n])
+		if b.k.read(&b.heads, p[:n]); b.heads.flood() {
+			return 0, errFlood
+		}
 	}
 	return n, err
 }

@@ -25,9 +25,39 @@ const (
 	// A client holds very many when it has a share of all connections and, for each of the client that
 	// comes, as many.
 	manyShare, manyTimes = 16, 4
-	// batchShare of all connections are ended at once, so that a flood costs little for each.
+	// batchShare of all connections are ended at once, so that a flood costs little for each; of slow clients in
+	// the midst of a request, an eighth of that.
 	batchShare = 64
+	// futileFor is how long nobody is looked for again, for clients that have as many connections, when nobody
+	// could be ended.
+	futileFor = 20 * time.Millisecond
+	// leavingShare of all connections, and at least leavingLeast, may have been ended and not yet be gone: what
+	// served them still runs. Above that nobody else comes in.
+	leavingShare, leavingLeast = 8, 8
 )
+
+// mostHeld is how many connections there are at most, with those that were ended and are not gone.
+func mostHeld(most int) int { return most + max(leavingLeast, most/leavingShare) }
+
+// futile is the last search for connections to end, where there were none.
+type futile struct {
+	until time.Time
+	own   int
+}
+
+// makeRoom ends connections for one of a client that is to come; s.mu is held.
+func (s *Server) makeRoom(client netip.Addr, most int) bool {
+	now := time.Now()
+	if now.Before(s.futile.until) && s.counts.of(client) >= s.futile.own {
+		return false
+	}
+	n, own := s.evict(client, most, false)
+	if n > 0 {
+		return true
+	}
+	s.futile = futile{now.Add(futileFor), own}
+	return false
+}
 
 // conn is a client's connection.
 type conn struct {
@@ -35,25 +65,11 @@ type conn struct {
 	state h1.State
 	// client is whom it is counted for: the peer's, until a PROXY header says whose. It is guarded by Server.mu.
 	client netip.Addr
-	// streams are the exchanges of HTTP/2.
-	streams atomic.Int32
+	exchanges
+	// flooded says that it was ended for too many frames that carry nothing.
+	flooded atomic.Bool
 	// gone says that it is counted out; guarded by Server.mu.
 	gone bool
-}
-
-// begin counts an exchange of HTTP/2; false when the connection was evicted.
-func (k *conn) begin() bool {
-	return k.streams.Add(1) > 1 || k.state.To(h1.Busy)
-}
-
-// end takes it back.
-func (k *conn) end() {
-	if k.streams.Add(-1) == 0 {
-		k.state.To(h1.Idle)
-		if k.streams.Load() > 0 { // one began meanwhile
-			k.state.To(h1.Busy)
-		}
-	}
 }
 
 // victim is a connection that may be ended.
@@ -66,8 +82,8 @@ type victim struct {
 }
 
 // evict ends connections to make room for one of a client, or, where only waiting ones are too many, some of
-// those. It returns how many. s.mu is held.
-func (s *Server) evict(newcomer netip.Addr, most int, waiting bool) int {
+// those. It returns how many, and how many connections the client has. s.mu is held.
+func (s *Server) evict(newcomer netip.Addr, most int, waiting bool) (n, own int) {
 	now, held := time.Now(), map[netip.Addr]int{}
 	var idle, fresh, owing, busy []victim
 	for k := range s.conns {
@@ -88,25 +104,25 @@ func (s *Server) evict(newcomer netip.Addr, most int, waiting bool) int {
 			busy = append(busy, v)
 		}
 	}
-	own := held[newcomer]
+	own = held[newcomer]
 	batch := max(1, most/batchShare)
 	if waiting {
-		return s.end(rank(append(idle, fresh...), held), batch, func(victim) bool { return true })
+		return s.end(rank(append(idle, fresh...), held), batch, func(victim) bool { return true }), own
 	}
-	fair := func(v victim) bool { return v.rank > own || v.k.client == newcomer }
+	fair := func(v victim) bool { return v.rank >= own || v.k.client == newcomer }
 	for _, list := range [][]victim{idle, fresh} {
 		if n := s.end(rank(list, held), batch, fair); n > 0 {
-			return n
+			return n, own
 		}
 	}
-	fair = func(v victim) bool { return v.rank > own && v.k.client != newcomer }
-	if n := s.end(rank(owing, held), 1, fair); n > 0 {
-		return n
+	fair = func(v victim) bool { return v.rank >= own && v.k.client != newcomer }
+	if n := s.end(rank(owing, held), max(1, batch/8), fair); n > 0 {
+		return n, own
 	}
 	return s.end(rank(busy, held), 1, func(v victim) bool {
 		n := held[v.k.client]
-		return fair(v) && n >= max(2, most/manyShare) && n >= manyTimes*(own+1)
-	})
+		return v.rank > own && v.k.client != newcomer && n >= max(2, most/manyShare) && n >= manyTimes*(own+1)
+	}), own
 }
 
 // rank orders victims: the client with most connections loses first, and of one client's the oldest.

@@ -1,6 +1,10 @@
 package server
 
-import "wayleave.dev/proxy/h1"
+import (
+	"errors"
+
+	"wayleave.dev/proxy/h1"
+)
 
 // headerBlocks follows the frames that a client of HTTP/2 sends (RFC 9113, 4.1), to see whether it owes the
 // rest of a header block. Such a connection waits, as one of HTTP/1.1 with a head in part does: the server of
@@ -12,11 +16,49 @@ type headerBlocks struct {
 	left int // bytes of the frame's payload that are to come
 	// block says that the frame is of a header block, open that its last frame has not come to its end.
 	block, open bool
+	// frames are those of this header block, idle those since the last request or byte of a body.
+	frames, idle int
 }
 
-// Frames of a header block, and the flag of its last one.
+// Bounds of frames that cost a client next to nothing: of one header block, and of those in a row that carry
+// nothing (RFC 9113, 10.5): empty DATA, SETTINGS, PRIORITY, and types that are not known. The server of x/net
+// bounds bytes of a block, and frames that are to be answered, but no empty ones.
 const (
+	mostBlockFrames = 64
+	mostIdleFrames  = 1000
+)
+
+var errFlood = errors.New("HTTP/2: too many frames that carry nothing")
+
+// flood says whether a client sent too many frames that carry nothing.
+func (f *headerBlocks) flood() bool { return f.frames > mostBlockFrames || f.idle > mostIdleFrames }
+
+// begins notes the frame whose head has come.
+func (f *headerBlocks) begins() {
+	f.left = int(f.head[0])<<16 | int(f.head[1])<<8 | int(f.head[2])
+	kind := f.head[3]
+	f.block = kind == frameHeaders || kind == frameContinuation
+	switch {
+	case kind == frameHeaders:
+		f.frames, f.idle, f.open = 1, 0, true
+	case kind == frameContinuation:
+		f.frames++
+		f.open = true
+	case kind == frameData && f.left > 0:
+		f.idle = 0
+	case kind == framePing || kind == frameReset || kind == frameWindow: // bounded by the server of x/net
+	default:
+		f.idle++
+	}
+}
+
+// Types of frames, and the flag of the last one of a header block.
+const (
+	frameData         = 0
 	frameHeaders      = 1
+	frameReset        = 3
+	framePing         = 6
+	frameWindow       = 8
 	frameContinuation = 9
 	flagEndHeaders    = 4
 )
@@ -34,10 +76,7 @@ func (f *headerBlocks) took(p []byte) bool {
 				break
 			}
 			f.have = 0
-			f.left = int(f.head[0])<<16 | int(f.head[1])<<8 | int(f.head[2])
-			if f.block = f.head[3] == frameHeaders || f.head[3] == frameContinuation; f.block {
-				f.open = true
-			}
+			f.begins()
 		}
 		if f.left == 0 && f.block && f.head[4]&flagEndHeaders != 0 {
 			f.open = false
@@ -49,6 +88,9 @@ func (f *headerBlocks) took(p []byte) bool {
 // read tells a connection's state what came of frames.
 func (k *conn) read(f *headerBlocks, p []byte) {
 	open := f.took(p)
+	if f.flood() {
+		k.flooded.Store(true)
+	}
 	switch phase, _ := k.state.Look(); {
 	case open && phase == h1.Idle:
 		k.state.To(h1.Waiting)

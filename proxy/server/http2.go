@@ -26,8 +26,8 @@ const (
 	streamWindow = 64 << 10
 	connWindow   = 256 << 10
 	frameSize    = 16 << 10
-	// allStreams bounds exchanges over all connections, clientStreams those of a client:
-	// each may hold a window of what nobody reads.
+	// allStreams bounds exchanges over all connections, clientStreams those of a client: each may hold a window of
+	// what nobody reads. See streamTable.
 	allStreams    = 4096
 	clientStreams = 1024
 	// pingAfter a silence a client is asked whether it is there.
@@ -45,7 +45,7 @@ type http2Server struct {
 	srv   *http2.Server
 	// config bounds heads, and its Shutdown sends GOAWAY.
 	config  *http.Server
-	counts  counts
+	streams streamTable
 	batches batches
 }
 
@@ -72,12 +72,15 @@ func (h *http2Server) serve(k *conn, c net.Conn) {
 	k.state.To(h1.Idle)
 	local, client := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
 	h.srv.ServeConn(h.batches.of(c, h.times.write, k), &http2.ServeConnOpts{Context: h.s.base, BaseConfig: h.config, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer k.end()
 		if !k.begin() {
 			panic(http.ErrAbortHandler)
 		}
-		defer k.end()
-		h.handle(w, r, client, local)
+		h.handle(w, r, k, client, local)
 	})})
+	if k.flooded.Load() {
+		h.s.refused(Flood)
+	}
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
@@ -87,29 +90,8 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// enter counts an exchange, or refuses it; leave, if not nil, takes it back.
-func (h *http2Server) enter(w http.ResponseWriter, client netip.Addr) (leave func()) {
-	refuse := func(why Refusal) {
-		h.s.refused(why)
-		http.Error(w, "503 Service Unavailable", http.StatusServiceUnavailable)
-	}
-	if !h.counts.enter(allStreams) {
-		refuse(TooManyStreams)
-		return nil
-	}
-	if !h.counts.enterClient(client, clientStreams) {
-		h.counts.leave()
-		refuse(TooManyOfClientStreams)
-		return nil
-	}
-	return func() {
-		h.counts.leaveClient(client)
-		h.counts.leave()
-	}
-}
-
 // handle answers one request.
-func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, client, local netip.AddrPort) {
+func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, k *conn, client, local netip.AddrPort) {
 	switch {
 	case r.Method == http.MethodConnect:
 		h.s.refused(MalformedMessage)
@@ -122,17 +104,20 @@ func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, client, loc
 		http.Error(w, "421 Misdirected Request", http.StatusMisdirectedRequest)
 		return
 	}
-	leave := h.enter(w, whose(client.Addr()))
-	if leave == nil {
-		return
-	}
-	defer leave()
 	d, err := newStream(w, r, client, local, h.times)
 	if err != nil {
 		h.s.refused(MalformedMessage)
 		http.Error(w, "400 Bad Request", http.StatusBadRequest)
 		return
 	}
+	d.k = k
+	whom := whose(client.Addr())
+	if why := h.streams.enter(whom, d); why != "" {
+		h.s.refused(why)
+		http.Error(w, "503 Service Unavailable", http.StatusServiceUnavailable)
+		return
+	}
+	defer h.streams.leave(whom, d)
 	defer d.stop()
 	h.s.handle(r.Context(), d)
 	if d.broken() {

@@ -56,6 +56,8 @@ const (
 	BadPreface             Refusal = "preface"
 	MisdirectedHost        Refusal = "misdirected"
 	MalformedMessage       Refusal = "malformed"
+	// Flood is a connection of HTTP/2 with too many frames that carry nothing.
+	Flood Refusal = "flood"
 	// Connections that were ended to make room for others'.
 	EvictedIdle    Refusal = "evicted-idle"
 	EvictedWaiting Refusal = "evicted-waiting"
@@ -79,6 +81,7 @@ type Server struct {
 	limits atomic.Pointer[Limits]
 	counts counts
 	crowd  h1.Crowd
+	futile futile // guarded by mu
 	base   context.Context
 	stop   context.CancelFunc
 
@@ -221,7 +224,8 @@ func (s *Server) enter(t *net.TCPConn) *conn {
 	k := &conn{TCPConn: t, client: whose(address(t.RemoteAddr()))}
 	most := s.limits.Load().Connections
 	s.mu.Lock()
-	in := s.counts.enter(most) || s.evict(k.client, most, false) > 0 && s.counts.enter(most)
+	in := (most == 0 || len(s.conns) < mostHeld(most)) &&
+		(s.counts.enter(most) || s.makeRoom(k.client, most) && s.counts.enter(most))
 	if in {
 		s.conns[k] = struct{}{}
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,14 @@ type stream struct {
 	unsent    int  // bytes since the last Flush
 	awaits    bool // writeTimer runs
 	aborted   atomic.Bool
+
+	k    *conn // is told what the client is waited for
+	owed debt
+	// evicted says that it was ended for another client's; guarded by streamTable.mu.
+	evicted bool
+	// ending guards over, and the deadlines that expire sets.
+	ending sync.Mutex
+	over   bool
 }
 
 var _ message.Downstream = (*stream)(nil)
@@ -119,8 +128,12 @@ func (s *stream) Read(p []byte) (int, error) {
 			s.readTimer.Reset(s.readTime)
 		}
 		defer s.readTimer.Stop()
+		s.k.owe(&s.owed, &s.owed.body, true, 0)
 	}
 	n, err := s.body.Read(p)
+	if s.readTime > 0 {
+		s.k.owe(&s.owed, &s.owed.body, err == nil, n)
+	}
 	if err == io.EOF {
 		s.ended = true
 		s.trailers = message.FieldsOf(s.r.Trailer)
@@ -221,10 +234,12 @@ func (s *stream) awaitWrite() {
 		s.writeTimer.Reset(s.writeTime)
 	}
 	s.awaits = true
+	s.k.owe(&s.owed, &s.owed.response, true, 0)
 }
 
 func (s *stream) wrote() {
 	if s.awaits {
+		s.k.owe(&s.owed, &s.owed.response, false, 0)
 		s.awaits = false
 		s.writeTimer.Stop()
 	}
@@ -268,8 +283,13 @@ func (s *stream) StopReading() { _ = s.body.Close() }
 // Abort implements message.Downstream: the stream is reset.
 func (s *stream) Abort() { s.aborted.Store(true) }
 
-// stop ends the timers.
+// stop ends the timers, and what the client is waited for.
 func (s *stream) stop() {
+	s.ending.Lock()
+	s.over = true
+	s.ending.Unlock()
+	s.k.owe(&s.owed, &s.owed.body, false, 0)
+	s.k.owe(&s.owed, &s.owed.response, false, 0)
 	for _, t := range []*time.Timer{s.readTimer, s.writeTimer} {
 		if t != nil {
 			t.Stop()

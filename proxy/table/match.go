@@ -17,6 +17,8 @@ type Match struct {
 	Steps int
 	// loose is for use again.
 	loose []*candidate
+	// only is the one namespace whose paths are looked at; empty for all.
+	only string
 }
 
 // Reset forgets what was found, and keeps its memory.
@@ -67,14 +69,36 @@ func (t *Table) Route(name, path []byte, m *Match) bool {
 	if own.Find(path, m) {
 		return true
 	}
-	if w := t.above(name); w != nil && w != own && w.Find(path, m) && m.guarded() {
+	if w := t.above(name); w != nil && w != own && own.findIn(w, path, m) && m.guarded() {
 		return true // what the wildcard host keeps out does not fall through a host below it
 	}
 	rest := t.Rest()
-	if rest == nil || rest == own || isProof(path) && rest.Host.Namespace != own.Host.Namespace {
+	return rest != nil && rest != own && own.findIn(rest, path, m)
+}
+
+// findIn finds the path for a request of the host r, which has none, in the routes of another
+// host: a wildcard one above it, or that of hosts that are not named.
+func (r *Routes) findIn(other *Routes, path []byte, m *Match) bool {
+	if isProof(path) && other.Host.Namespace != r.Host.Namespace {
 		return false
 	}
-	return rest.Find(path, m)
+	if r.Host.OneNamespace {
+		defer func(last string) { m.only = last }(m.only)
+		m.only = r.Host.Namespace
+	}
+	return other.Find(path, m)
+}
+
+// skips says whether a path is not looked at. proof is what isProof says of the request.
+func (m *Match) skips(p *Path, proof bool) bool {
+	if proof && p.Foreign {
+		return true
+	}
+	if m.only == "" {
+		return false
+	}
+	of := p.namespace()
+	return of != "" && of != m.only
 }
 
 // isProof says whether a request asks for the proof that a host is the asker's: only paths of
@@ -115,11 +139,11 @@ var tooLong = &Path{Kind: Prefix, Path: "/", Closed: true, Source: "a path that 
 func (r *Routes) find(path []byte, m *Match) bool {
 	m.Host, m.Groups, m.TooLong = r.Host, nil, false
 	proof := isProof(path)
-	if p, ok := r.exact[string(path)]; ok && !(proof && p.Foreign) {
+	if p, ok := r.exact[string(path)]; ok && !m.skips(p, proof) {
 		m.Path = p
 		return true
 	}
-	p := r.longestPrefix(path, proof)
+	p := r.longestPrefix(path, proof, m)
 	if r.ordered != nil {
 		if len(path) > r.ordered.longest {
 			m.Path, m.TooLong = tooLong, true
@@ -129,16 +153,15 @@ func (r *Routes) find(path []byte, m *Match) bool {
 			p, m.Groups = c.path, groups
 		}
 	}
-	if p == nil {
-		p = r.Host.Default
+	if d := r.Host.Default; p == nil && d != nil && !m.skips(d, proof) {
+		p = d
 	}
 	m.Path = p
 	return p != nil
 }
 
-// longestPrefix is the longest Prefix by elements; nil for none. ours leaves out those of other
-// namespaces than the host's.
-func (r *Routes) longestPrefix(path []byte, ours bool) *Path {
+// longestPrefix is the longest Prefix by elements that m does not skip; nil for none.
+func (r *Routes) longestPrefix(path []byte, proof bool, m *Match) *Path {
 	if len(r.prefix) == 0 {
 		return nil
 	}
@@ -146,7 +169,7 @@ func (r *Routes) longestPrefix(path []byte, ours bool) *Path {
 		for end > 0 && path[end-1] == '/' {
 			end--
 		}
-		if p, ok := r.prefix[string(path[:end])]; ok && !(ours && p.Foreign) {
+		if p, ok := r.prefix[string(path[:end])]; ok && !m.skips(p, proof) {
 			return p
 		}
 		if end == 0 {

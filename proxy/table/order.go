@@ -131,8 +131,8 @@ func (o *ordered) find(path []byte, strict *Path, m *Match) (found *candidate, g
 	}
 	m.loose = o.literals.prefixes(path, m.loose[:0])
 	text := subject{path: path, ascii: isASCII(path), proof: isProof(path), m: m}
-	if text.proof {
-		m.loose = slices.DeleteFunc(m.loose, func(c *candidate) bool { return c.path.Foreign })
+	if text.proof || m.only != "" {
+		m.loose = slices.DeleteFunc(m.loose, func(c *candidate) bool { return m.skips(c.path, text.proof) })
 	}
 	first, at := o.first(&text, plain)
 	if first == nil {
@@ -219,7 +219,7 @@ type subject struct {
 // matches compares the path with a pattern. The literal prefix goes first: it is cheap. Beyond
 // ASCII one character has several spellings without regard to case, some of other lengths.
 func (s *subject) matches(c *candidate) bool {
-	if s.proof && c.path.Foreign || s.ascii && !hasPrefixFold(s.path, c.literal) {
+	if s.m.skips(c.path, s.proof) || s.ascii && !hasPrefixFold(s.path, c.literal) {
 		return false
 	}
 	s.m.Steps += c.steps * len(s.path)

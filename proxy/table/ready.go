@@ -77,6 +77,18 @@ func owner(p *Path) string {
 	return p.Source + p.Path
 }
 
+// namespace is that of the object which the path comes from, and so of its endpoints; empty
+// where Source does not say.
+func (p *Path) namespace() string {
+	_, name, _ := strings.Cut(p.Source, " ")
+	name, _, _ = strings.Cut(name, " ")
+	ns, _, ok := strings.Cut(name, "/")
+	if !ok {
+		return ""
+	}
+	return ns
+}
+
 // Bounds of regular expressions. RE2 takes a time that grows with both the pattern's
 // instructions and the text.
 const (

@@ -77,9 +77,10 @@ func (t *Table) covered(name []byte, path string, m *Match, steps *int) bool {
 	return lower == t && folded == path || lower.leads(name, folded, m, steps)
 }
 
-// leads says whether a path leads to no guard that m has not.
+// leads says whether a path leads to no guard that m has not. A guard is for the endpoints of its
+// own namespace: paths of others neither refuse a reading nor hide a guard of this one.
 func (t *Table) leads(name []byte, path string, m *Match, steps *int) bool {
-	var other Match
+	other := Match{only: m.Path.namespace()}
 	found := t.Route(name, []byte(path), &other)
 	*steps += other.Steps
 	return *steps <= maxReadingSteps && (!found || covers(m, &other))
@@ -140,20 +141,22 @@ func (t *Table) watched(name []byte) bool {
 
 // folded are the routes of a host with its paths in lower case, for servers to which case
 // means nothing; nil when they are so already, or nothing is guarded. Of two paths that
-// differ in case the guarded one counts.
+// differ in case that of the host's namespace counts, then the guarded one.
 func folded(r *Routes) *Routes {
 	if !r.watched || !slices.ContainsFunc(r.Host.Paths, func(p Path) bool { return fold(p.Path) != p.Path }) {
 		return nil
 	}
 	h := *r.Host
 	h.Paths = nil
-	for _, first := range []bool{true, false} {
-		for _, p := range r.Host.Paths {
-			if guarded := covers(&Match{Path: &Path{Backend: "open"}}, &Match{Path: &p}); guarded == first {
-				continue
+	for _, foreign := range []bool{false, true} {
+		for _, guarded := range []bool{true, false} {
+			for _, p := range r.Host.Paths {
+				if p.Foreign != foreign || guarded == covers(&Match{Path: &Path{Backend: "open"}}, &Match{Path: &p}) {
+					continue
+				}
+				p.Path = fold(p.Path)
+				h.Paths = append(h.Paths, p)
 			}
-			p.Path = fold(p.Path)
-			h.Paths = append(h.Paths, p)
 		}
 	}
 	return compile(&h)

@@ -333,3 +333,35 @@ func TestReadingsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// A guard is for the endpoints of its own namespace. Paths of another namespace hide no guard from
+// the readings of a path, and refuse none.
+func TestReadingsAreOfOneNamespace(t *testing.T) {
+	rest := ordering("/ guard foreign")
+	rest.Name = ""
+	for _, c := range []struct {
+		paths, path string
+		refused     bool
+	}{
+		{"/;/admin guard", "/admin;a/x", true},
+		{"/;/admin guard;/admin/x foreign", "/admin;a/x", true},
+		{"/;/admin guard;=/admin/x foreign", "/admin;a/x", true},
+		{"/;/Admin guard;/ADMIN foreign guard", "/x/..%2fadmin", true},
+		{"/api;/Api guard foreign", "/api", false},
+		{"/api;=/API guard foreign", "/api/%41", false},
+		{"/jenkins", "/jenkins/Job", false},
+		{"/Jenkins", "/Jenkins/job", false}, // the folded path leads to hosts that are not named
+		{"/x;/pub foreign;/secret foreign guard", "/pub/..%2fsecret", true},
+		{"/x guard;/pub foreign", "/pub/X", false},
+	} {
+		tab := Make(nil, map[string]*Host{"h": ordering(strings.Split(c.paths, ";")...), "": rest})
+		clean, ok := Clean([]byte(c.path), nil)
+		var m Match
+		if !ok || !tab.Route([]byte("h"), clean, &m) {
+			t.Fatalf("%s has no %s", c.paths, c.path)
+		}
+		if _, err := tab.Spelled([]byte("h"), []byte(c.path), &m); (err != nil) != c.refused && !m.guarded() {
+			t.Errorf("%s of %s, served by %s: %v, want refused %v", c.path, c.paths, m.Path.Path, err, c.refused)
+		}
+	}
+}

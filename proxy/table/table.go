@@ -32,6 +32,9 @@ type Host struct {
 	// Namespace owns the host since then, in seconds of Unix time.
 	Namespace string `json:"namespace,omitempty"`
 	Since     int64  `json:"since,omitempty"`
+	// OneNamespace says that no path of another namespace serves the host: none of a wildcard
+	// host above it, and none of hosts that are not named.
+	OneNamespace bool `json:"oneNamespace,omitempty"`
 }
 
 // Path is one way, and where it leads.
