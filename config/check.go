@@ -210,7 +210,7 @@ func secretName(at func(*Config) *model.Name) setter {
 	}
 }
 
-// labels is a map of labels of an object.
+// labels sets a map of Kubernetes labels.
 func labels(at func(*Config) *map[string]string) setter {
 	const allowed = "labels are allowed, as in example.com/ingress: \"true\""
 	return func(c *Config, v any) error {
@@ -231,7 +231,7 @@ func labels(at func(*Config) *map[string]string) setter {
 	}
 }
 
-// isLabelKey says whether s is a name, or DOMAIN/NAME, as Kubernetes has it.
+// isLabelKey reports whether s is NAME or DOMAIN/NAME, the syntax of Kubernetes label keys.
 func isLabelKey(s string) bool {
 	prefix, name, cut := strings.Cut(s, "/")
 	if !cut {
@@ -240,7 +240,7 @@ func isLabelKey(s string) bool {
 	return len(prefix) <= 253 && domain(prefix) == nil && prefix == strings.ToLower(prefix) && isLabelName(name)
 }
 
-// isLabelName says whether s is a name, or a value that is not empty.
+// isLabelName reports whether s is a valid label name, which is also the syntax of a non-empty label value.
 func isLabelName(s string) bool {
 	const ends = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 	return s != "" && len(s) <= 63 && strings.Trim(s, ends+"-_.") == "" && strings.Contains(ends, s[:1]) && strings.Contains(ends, s[len(s)-1:])

@@ -122,13 +122,13 @@ type Ingress struct {
 	// DefaultCertificate is a Secret, the zero Name for none.
 	DefaultCertificate model.Name
 	AccessLog          bool
-	// NodeSelector has the labels of the nodes that serve; empty for all nodes.
+	// NodeSelector has the labels of the nodes that serve Ingress; empty for all nodes.
 	NodeSelector map[string]string
 	// TrustedProxies are whose X-Forwarded-… is believed, ProxyProtocol who begins
 	// connections with a PROXY header.
 	TrustedProxies, ProxyProtocol []netip.Prefix
-	// AuthURLNetworks are networks of authentication servers that may be asked though they
-	// are nodes, or else would not be.
+	// AuthURLNetworks are networks that auth-url can reach although they are refused by
+	// default, such as addresses of nodes.
 	AuthURLNetworks []netip.Prefix
 	// Drain is how long a proxy that ends waits for what is open.
 	Drain time.Duration
@@ -180,8 +180,8 @@ func settings() []setting {
 			"Networks in which the node's addresses serve node ports. Empty: its InternalIPs. With 127.0.0.0/8 they are served",
 			"on 127.0.0.1 as well (IPv4 only; sets route_localnet)."}},
 		{"service.externalIPs", "true", boolean(func(c *Config) *bool { return &c.Service.ExternalIPs }), []string{
-			"Serve spec.externalIPs, which Kubernetes 1.36 deprecates: whoever may write Services chooses the addresses. Off: an Event",
-			"names the Services that have some."}},
+			"Serve spec.externalIPs, which Kubernetes 1.36 deprecates: anyone who can write Services can choose the addresses. Off: an",
+			"Event names each Service that has some."}},
 		{"iptables.flavour", "auto", oneOf(func(c *Config) *string { return &c.Iptables.Flavour }, []string{"auto", "nft", "legacy"}, nil), []string{
 			"Which iptables the mode iptables uses: auto, nft or legacy. auto is the one that the host uses."}},
 		{"ipvs.scheduler", "rr", oneOf(func(c *Config) *string { return &c.IPVS.Scheduler }, []string{"rr", "lc", "dh", "sh", "wrr", "wlc", "sed", "nq", "mh"}, nil), []string{
@@ -233,13 +233,13 @@ func settings() []setting {
 		{"ingress.hostPorts", "true", boolean(func(c *Config) *bool { return &c.Ingress.HostPorts }), []string{
 			"Serve the ports 80 and 443 of the nodes' InternalIPs, too, where no other program has them."}},
 		{"ingress.nodeSelector", `{}`, labels(func(c *Config) *map[string]string { return &c.Ingress.NodeSelector }), []string{
-			"Labels of the nodes that serve, as in node-restriction.kubernetes.io/ingress: \"true\". Empty: all nodes. Only agents there",
-			"read Secrets, if the Helm chart renders the manifest: it then makes a DaemonSet wayleave-ingress for these nodes."}},
+			"Labels of the nodes that serve Ingress, such as node-restriction.kubernetes.io/ingress: \"true\". Empty: all nodes. Set it in",
+			"the Helm chart: only the agents of these nodes (DaemonSet wayleave-ingress) can then read Secrets."}},
 		{"ingress.adoptNginx", "false", boolean(func(c *Config) *bool { return &c.Ingress.AdoptNginx }), []string{
 			"Serve Ingresses of ingress-nginx: those of the class nginx and of classes with its controller. Ask `wayleave ingress check` first."}},
 		{"ingress.hostsOfOneNamespace", "false", boolean(func(c *Config) *bool { return &c.Ingress.HostsOfOneNamespace }), []string{
-			"Keep each host to the namespace of its oldest Ingress, and the names below a wildcard host likewise. Off: other namespaces may",
-			"add paths to a host, as with ingress-nginx; an Event names them."}},
+			"Limit each host, and the names below a wildcard host, to the namespace of its oldest Ingress. Off: other namespaces can add",
+			"paths to a host, as in ingress-nginx; an Event names them."}},
 		{"ingress.defaultCertificate", `""`, secretName(func(c *Config) *model.Name { return &c.Ingress.DefaultCertificate }), []string{
 			"NAMESPACE/NAME of a Secret with the certificate for hosts that have none. Empty: one that nobody has signed."}},
 		{"ingress.accessLog", "false", boolean(func(c *Config) *bool { return &c.Ingress.AccessLog }), []string{
@@ -249,8 +249,8 @@ func settings() []setting {
 		{"ingress.proxyProtocol", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.ProxyProtocol }, network, "CIDRs"), []string{
 			"Networks of load balancers that begin each connection with a PROXY header, version 1 or 2. They must, and nobody else may."}},
 		{"ingress.authURLNetworks", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.AuthURLNetworks }, network, "CIDRs"), []string{
-			"Networks where the annotation auth-url may ask though it is refused there otherwise: addresses of nodes and of the API server,",
-			"loopback, link-local and metadata addresses. Such as 192.0.2.10/32 of an authentication server on a node."}},
+			"Networks that the annotation auth-url can reach although they are refused by default: addresses of nodes and the API server,",
+			"loopback, link-local and metadata addresses. Example: 192.0.2.10/32 for an authentication server on a node."}},
 		{"ingress.drain", "30s", duration(func(c *Config) *time.Duration { return &c.Ingress.Drain }, time.Second, time.Hour), []string{
 			"How long a proxy that ends waits for open requests and WebSockets: 1s to 1h, less than the pod's terminationGracePeriodSeconds."}},
 		{"ingress.connectTimeout", "5s", duration(func(c *Config) *time.Duration { return &c.Ingress.Connect }, 100*time.Millisecond, time.Hour), []string{

@@ -59,7 +59,7 @@ func Run(ctx context.Context, c Config) error {
 	ready := make(chan struct{})
 	p.tidy()
 	if err := p.load(); err != nil {
-		c.Log.Warn("the last snapshot cannot be read", "err", err)
+		c.Log.Warn("cannot read the last snapshot", "err", err)
 	}
 	if err := p.health(ctx, reg, ready); err != nil {
 		return err
@@ -205,7 +205,7 @@ func (p *process) tidy() {
 		err = errors.Join(err, os.Remove(f))
 	}
 	if err != nil {
-		p.Log.Warn("an unfinished snapshot stays", "err", err)
+		p.Log.Warn("cannot remove an unfinished snapshot", "err", err)
 	}
 }
 

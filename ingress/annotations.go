@@ -342,7 +342,7 @@ func askedURL(p *parser, v string) error {
 	host := strings.TrimSuffix(u.Hostname(), ".")
 	if a, err := netip.ParseAddr(host); err == nil {
 		if what := reach.Special(a); what != "" && !slices.ContainsFunc(p.settings.AuthURLNetworks, func(n netip.Prefix) bool { return n.Contains(a.WithZone("").Unmap()) }) {
-			return fmt.Errorf("%s is %s, which is not asked unless ingress.authURLNetworks allows it", a, what)
+			return fmt.Errorf("%s is %s; only ingress.authURLNetworks can allow that", a, what)
 		}
 	} else if last := host[strings.LastIndexByte(host, '.')+1:]; last == "" || '0' <= last[0] && last[0] <= '9' {
 		return fmt.Errorf("%q is neither a name nor an address", host)

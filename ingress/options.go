@@ -397,7 +397,7 @@ func booleanOr(safe bool, to func(p *parser, v bool)) func(*parser, string) erro
 		err := boolean(to)(p, v)
 		if err != nil {
 			to(p, safe)
-			err = fmt.Errorf("%w; it is taken for %v", err, safe)
+			err = fmt.Errorf("%w; %v is used", err, safe)
 		}
 		return err
 	}

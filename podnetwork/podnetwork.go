@@ -178,7 +178,7 @@ func (n *Network) Run(ctx context.Context) error {
 		n.Log.Warn("tombstones of the CNI plugin", "err", err)
 	}
 	if err := n.server.Reconcile(); err != nil {
-		n.Log.Warn("leases and links; no address is given out until they agree", "err", err)
+		n.Log.Warn("leases and links differ; no address is assigned until they agree", "err", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -132,7 +132,7 @@ func (p *Proxy) addressesOf(ctx context.Context, host string) ([]netip.Addr, err
 func (p *Proxy) askEndpoint(ctx context.Context, network, addr string) (net.Conn, error) {
 	b, ok := ctx.Value(askedBackend{}).(*upstream.Backend)
 	if !ok {
-		return nil, errors.New("a question without a backend")
+		return nil, errors.New("no backend in the request")
 	}
 	e := b.Pick(upstream.RandomTwo, nil)
 	if e == nil {

@@ -206,7 +206,7 @@ func (x *exchange) spelled(t *table.Table, name []byte) error {
 
 var (
 	errPathTooLong = errors.New("the path is too long to compare with the patterns of the host")
-	errClosed      = errors.New("the path is closed: what keeps requests out of it cannot be done")
+	errClosed      = errors.New("the path is closed: its guard cannot be applied")
 )
 
 // fail answers by the proxy itself.

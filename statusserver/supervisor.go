@@ -43,7 +43,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		s.Log.Warn("the process that serves health and metrics has ended; it is started again", "err", err)
+		s.Log.Warn("the status-server process ended; it is restarted", "err", err)
 		if time.Since(start) > time.Minute {
 			wait = 50 * time.Millisecond
 		}
@@ -98,7 +98,7 @@ func (s *Supervisor) loop(ctx context.Context, p *child.Process, asks <-chan Pag
 		case <-ctx.Done():
 			return nil
 		case <-p.Done():
-			return errors.New("it ended by itself")
+			return errors.New("exited without an error")
 		case err := <-failed:
 			return err
 		case <-retry.C:
@@ -123,7 +123,7 @@ func (s *Supervisor) render(name Page) (Answer, error) {
 	case Healthz, Livez, Metrics, ProxyMode, Alive:
 		return s.Render(name), nil
 	}
-	return Answer{}, fmt.Errorf("it asked for a page that is not there")
+	return Answer{}, fmt.Errorf("request for an unknown page")
 }
 
 // pass opens the ports that are not, and passes them on. This process keeps none open: they close with the other.

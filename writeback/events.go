@@ -182,7 +182,7 @@ func (p *Problems) Run(ctx context.Context, client kubernetes.Interface, instanc
 				continue
 			}
 			if err := p.write(ctx, client, instance, q); err != nil {
-				p.log.Warn("could not write an Event", "about", q.Error(), "err", err)
+				p.log.Warn("cannot write an Event", "about", q.Error(), "err", err)
 			}
 			continue
 		}
@@ -205,7 +205,7 @@ func (p *Problems) Tell(ctx context.Context, mine func(model.Problem) bool, publ
 		if list := p.standing(mine); !told || !slices.Equal(list, last) {
 			if err := publish(ctx, list); err != nil {
 				wait = min(max(2*wait, time.Second), 30*time.Second)
-				p.log.Warn("problems of this node are not reported", "err", err, "retry", wait)
+				p.log.Warn("cannot report the problems of this node", "err", err, "retry", wait)
 				if again := time.Now().Add(wait); then.IsZero() || again.Before(then) {
 					then = again
 				}

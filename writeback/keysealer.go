@@ -47,7 +47,7 @@ type KeySealer struct {
 func (s *KeySealer) Run(ctx context.Context) error {
 	var err error
 	if s.public, s.private, err = box.GenerateKey(rand.Reader); err != nil {
-		return fmt.Errorf("key of heartbeats: %w", err)
+		return fmt.Errorf("heartbeat key: %w", err)
 	}
 	s.keys, s.asked = nil, time.Time{}
 	if s.askFor == 0 {
@@ -56,7 +56,7 @@ func (s *KeySealer) Run(ctx context.Context) error {
 	w := watchLeases(ctx, s.Client, s.Namespace, metav1.ListOptions{LabelSelector: peerLabel + "=true"})
 	for wait := time.Second; ctx.Err() == nil; wait = min(2*wait, time.Minute) {
 		if err := s.round(ctx, time.Now()); err != nil && ctx.Err() == nil {
-			s.Log.Warn("the key of heartbeats is not with every node", "err", err, "retry", wait)
+			s.Log.Warn("some nodes do not have the heartbeat key", "err", err, "retry", wait)
 		}
 		if s.keys == nil {
 			wait = min(wait, s.askFor/4)
@@ -113,9 +113,9 @@ func (s *KeySealer) find(ctx context.Context, leases []coordinationv1.Lease, now
 		keys, err := openAll(l.Annotations[answerKeys], s.public, s.private)
 		switch {
 		case err != nil:
-			s.Log.Warn("an answer with the key of heartbeats is not used", "lease", l.Name, "err", err)
+			s.Log.Warn("an answer with the heartbeat key is rejected", "lease", l.Name, "err", err)
 		case !believed(leases, keys):
-			s.Log.Warn("an answer with the key of heartbeats is not used", "lease", l.Name, "err", "most nodes have another key")
+			s.Log.Warn("an answer with the heartbeat key is rejected", "lease", l.Name, "err", "most nodes have another key")
 		default:
 			s.keys = keys
 			return true, nil
@@ -134,7 +134,7 @@ func (s *KeySealer) find(ctx context.Context, leases []coordinationv1.Lease, now
 		return false, nil // the first node's Lease is an event
 	}
 	if anySealed {
-		s.Log.Warn("making a new key of heartbeats: no node answered with the one in use", "asked for", s.askFor)
+		s.Log.Warn("creating a new heartbeat key: no node answered with the current one", "asked for", s.askFor)
 	}
 	key := make([]byte, 32)
 	if _, err := rand.Read(key); err != nil {

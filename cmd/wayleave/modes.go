@@ -81,7 +81,7 @@ func (a *agent) checkMode(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := a.lease().Report(ctx, a.problems.List()); err != nil {
-		a.log.Warn("the refused mode is not reported", "err", err)
+		a.log.Warn("cannot report the refused mode", "err", err)
 	}
 	return fmt.Errorf("settings: mode: %s", reason)
 }

@@ -15,7 +15,7 @@ import (
 // keepMemoryBelow has a container without children collect sooner than it would be killed.
 func keepMemoryBelow(log *slog.Logger) {
 	if _, err := memlimit.Set(7, 8); err != nil {
-		log.Warn("going on without", "err", err)
+		log.Warn("GOMEMLIMIT is not set from the cgroup", "err", err)
 	}
 }
 

@@ -101,14 +101,14 @@ func read[T any](path string, decode func([]byte) (T, error)) (v T, err error) {
 
 func decode[T any](raw []byte, check func(T) error) (v T, err error) {
 	if bytes.Equal(bytes.TrimSpace(raw), []byte("null")) {
-		return v, errors.New("it holds nothing")
+		return v, errors.New("empty")
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	if err := dec.Decode(&v); err != nil {
 		return v, err
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return v, errors.New("something follows the value")
+		return v, errors.New("data after the value")
 	}
 	if check != nil {
 		err = check(v)
@@ -138,7 +138,7 @@ func Recall[T any](path string, tell Tell, check func(T) error) T {
 func Keep(path string, v any, tell Tell) bool {
 	err := Write(path, v)
 	if err != nil {
-		err = fmt.Errorf("%s: not written, and forgotten by a restart: %w", path, err)
+		err = fmt.Errorf("%s: not written; lost at the next restart: %w", path, err)
 	}
 	tell.tell(path, err)
 	return err == nil

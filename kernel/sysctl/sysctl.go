@@ -72,7 +72,7 @@ func (s Set) load() map[string]string {
 	before := statefile.Recall(s.State, s.Tell, func(m map[string]string) error {
 		for name := range m {
 			if !filepath.IsLocal(name) {
-				return fmt.Errorf("%q is no parameter", name)
+				return fmt.Errorf("%q is not a parameter", name)
 			}
 		}
 		return nil

@@ -45,7 +45,7 @@ const (
 	minSealed = 1 + nonceSize + 1 + tagSize
 )
 
-var errForged = errors.New("no key opens the message")
+var errForged = errors.New("no key decrypts the message")
 
 // checker looks at messages before memberlist does: it opens them with the keys of the cluster, and refuses what nodes of
 // ours never send. That is compression (a datagram of 2 KiB unpacks to 40 MB), messages for the program, and counts
@@ -56,7 +56,7 @@ type checker struct{ ring *memberlist.Keyring }
 func (c checker) packet(b []byte) error {
 	b, ok := bytes.CutPrefix(b, labelHead)
 	if !ok {
-		return errors.New("no label of ours")
+		return errors.New("unknown label")
 	}
 	plain, err := c.open(b, []byte(label))
 	if err != nil {
@@ -78,7 +78,7 @@ func checkMessage(b []byte, compound bool) error {
 		return nil
 	case compoundMessage:
 		if !compound {
-			return errors.New("a compound message in another")
+			return errors.New("nested compound message")
 		}
 		return checkCompound(b[1:])
 	}
@@ -113,7 +113,7 @@ func (c checker) streamSize(head []byte, accepted bool, most int) (int, error) {
 	if accepted {
 		var ok bool
 		if head, ok = bytes.CutPrefix(head, labelHead); !ok {
-			return 0, errors.New("no label of ours")
+			return 0, errors.New("unknown label")
 		}
 	}
 	if head[0] != encryptedMessage {
@@ -161,7 +161,7 @@ func checkState(b []byte, nodes int) error {
 // open decrypts: a version, a nonce, the rest.
 func (c checker) open(b, data []byte) ([]byte, error) {
 	if len(b) < minSealed || b[0] != sealed {
-		return nil, errors.New("not encrypted as nodes do")
+		return nil, errors.New("not encrypted with the heartbeat key")
 	}
 	for _, key := range c.ring.GetKeys() {
 		block, err := aes.NewCipher(key)

@@ -148,7 +148,7 @@ func (p *Peers) SetPeers(peers []Peer) {
 	maps.DeleteFunc(p.known, func(name string, _ Meta) bool { _, ok := all[name]; return !ok && !p.live[name] })
 	p.mu.Unlock()
 	if err := p.wire.setNodes(p.addresses(peers)); err != nil {
-		p.cfg.Log.Warn("heartbeats: strangers are refused by this process only, not by the kernel", "err", err)
+		p.cfg.Log.Warn("heartbeats: no kernel filter for other sources; this process refuses them", "err", err)
 	}
 	p.wake()
 	if first {

@@ -38,7 +38,7 @@ const (
 
 var (
 	errStranger = errors.New("no address of another node")
-	errHeld     = errors.New("connections of heartbeats hold too many bytes already")
+	errHeld     = errors.New("heartbeat connections hold too many bytes")
 )
 
 // transport carries memberlist's messages between the addresses of nodes, and nothing else. Datagrams of others are

@@ -208,7 +208,7 @@ func (b *Book) load() error {
 		}
 	}
 	if bad > saidLines {
-		errs = append(errs, fmt.Errorf("%s: %d lines are damaged in all", b.path, bad))
+		errs = append(errs, fmt.Errorf("%s: %d damaged lines in total", b.path, bad))
 	}
 	return errors.Join(errs...)
 }
@@ -220,7 +220,7 @@ func (b *Book) read(line string) error {
 		return err
 	}
 	if sum, err := r.sum(); err != nil || r.Sum != "" && r.Sum != sum {
-		return errors.Join(errors.New("the sum is of another record"), err)
+		return errors.Join(errors.New("wrong checksum"), err)
 	}
 	switch {
 	case r.Add != nil:

@@ -262,7 +262,7 @@ func (d *Direct) Uncork() error {
 // Bound has reading end with an error once max more bytes have come; 0 is no bound. It is for who reads.
 func (d *Direct) Bound(max int) { d.bounded, d.bound = max > 0, max }
 
-var errBound = errors.New("more bytes than a handshake may take")
+var errBound = errors.New("handshake exceeds its byte limit")
 
 // DirectOf is the connection below TLS, where it is one; else nil.
 func DirectOf(c net.Conn) *Direct {

@@ -57,7 +57,7 @@ func (s *source) dial(ctx context.Context, network, addr string) (net.Conn, erro
 }
 
 // errNoSource: the node's own address passes policies that the proxy's does not.
-var errNoSource = errors.New("the proxy has no address of its own yet in this family, by which policies would decide")
+var errNoSource = errors.New("the proxy has no address in this family yet, so policies could not apply")
 
 // ask connects for a question to an authentication server. An Ingress's author chooses where
 // that is, so it is asked from the address that policies know, or not at all.

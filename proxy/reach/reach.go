@@ -104,7 +104,7 @@ type Policy struct {
 // Check returns an error that says why an address may not be asked.
 func (p *Policy) Check(a netip.Addr) error {
 	if !a.IsValid() {
-		return fmt.Errorf("%s is no address", a)
+		return fmt.Errorf("%s is not an address", a)
 	}
 	all := forms(a)
 	if in(p.Allowed, all[0]) {
@@ -125,7 +125,7 @@ func (p *Policy) Check(a netip.Addr) error {
 	if what == "" {
 		own, err := p.own.addresses()
 		if err != nil {
-			return fmt.Errorf("%s: the addresses of this machine cannot be read: %w", a, err)
+			return fmt.Errorf("%s: cannot list the addresses of this node: %w", a, err)
 		}
 		for _, f := range all {
 			if own[f] {
@@ -136,7 +136,7 @@ func (p *Policy) Check(a netip.Addr) error {
 	if what == "" {
 		return nil
 	}
-	return fmt.Errorf("%s is %s, which is not asked unless ingress.authURLNetworks allows it", a, what)
+	return fmt.Errorf("%s is %s; only ingress.authURLNetworks can allow that", a, what)
 }
 
 // fresh is how long they are remembered: reading them costs the kernel a walk of all links.

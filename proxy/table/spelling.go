@@ -19,7 +19,7 @@ const (
 )
 
 // ErrAmbiguous is a path that some servers take for another one, which is guarded.
-var ErrAmbiguous = errors.New("servers disagree about which path this is, and one of them is guarded")
+var ErrAmbiguous = errors.New("ambiguous path: some servers read it as a guarded path")
 
 // Spelled looks at the path of a request as it was sent, after m was found for what Clean
 // makes of it. sent is what may go on to an endpoint: the path itself, or the path without

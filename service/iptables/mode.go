@@ -142,7 +142,7 @@ func (m *Mode) try(ctx context.Context, part []model.Name, todo map[model.Name]*
 }
 
 // errNotUndone says that what the kernel has is not known.
-var errNotUndone = errors.New("refused in part, which could not be undone")
+var errNotUndone = errors.New("refused in part, and the rollback failed")
 
 // unknown tells errors after which the tables must be read.
 func unknown(ctx context.Context, err error) bool {

@@ -226,7 +226,7 @@ func (k *keeper) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-k.p.Done():
-			return errors.New("it ended by itself")
+			return errors.New("exited without an error")
 		case n, ok := <-k.news:
 			if !ok {
 				return errors.New("it closed its socket")
