@@ -39,6 +39,8 @@ func kindName(kind int) string { return [...]string{"HTTP/1.1", "HTTP/1.1 with T
 type loadClients struct {
 	rig   *loadRig
 	hosts []loadHost
+	// before are the proxy's counts from before the load.
+	before map[string]float64
 	// rounds is after how many requests a connection is left, and another one opened.
 	rounds int
 
