@@ -74,8 +74,9 @@ type Server struct {
 	Isolate func(ctx context.Context, ips []netip.Addr) error
 	Log     *slog.Logger
 
-	// agree is held while leases and links are compared; unsure says that they did not agree.
-	agree  sync.Mutex
+	// agree is held for reading by calls that change leases or links, and for writing while the two are
+	// compared: what a call has half done would be taken for a difference. unsure says that they did not agree.
+	agree  sync.RWMutex
 	unsure bool
 
 	mu sync.Mutex
@@ -271,6 +272,8 @@ func (s *Server) add(k ipam.Key, r call.Request, conf types.PluginConf, netns *o
 	if err := s.sure(); err != nil {
 		return nil, err
 	}
+	s.agree.RLock()
+	defer s.agree.RUnlock()
 	lease, _, err := s.Book.Acquire(k, wish, local.PodCIDRs)
 	s.tellFull(err)
 	if err != nil {
@@ -399,6 +402,8 @@ func result(prev *current.Result, dns types.DNS, link veth.Link, mac net.Hardwar
 
 // del frees the lease and removes the link; what is gone already is no error.
 func (s *Server) del(k ipam.Key) error {
+	s.agree.RLock()
+	defer s.agree.RUnlock()
 	host := call.HostName(k.Container, k.Interface)
 	if err := s.Links.Teardown(host); err != nil {
 		return err
@@ -436,10 +441,16 @@ func (s *Server) Reconcile() error {
 
 // sure is nil when each address in use is known to be leased.
 func (s *Server) sure() error {
+	s.agree.RLock()
+	unsure := s.unsure
+	s.agree.RUnlock()
+	if !unsure {
+		return nil
+	}
 	s.agree.Lock()
 	defer s.agree.Unlock()
 	if !s.unsure {
-		return nil
+		return nil // another call has compared meanwhile
 	}
 	if err := s.compare(); err != nil {
 		return call.Failure(types.ErrTryAgainLater, "which addresses are in use is not known: %v", err)

@@ -136,7 +136,9 @@ type Book struct {
 	size     int64
 	// stale says that the file is not what the book knows: it is written anew before the next lease.
 	stale bool
-	tell  statefile.Tell
+	// damaged says that lines of the file were not read when the book was opened.
+	damaged bool
+	tell    statefile.Tell
 }
 
 // release is the end of a lease: when, by the wall clock, and when its cool-down began in this process.
@@ -155,7 +157,7 @@ func Open(dir string, coolDown time.Duration, now func() time.Time, tell statefi
 	b := &Book{path: filepath.Join(dir, "leases"), coolDown: coolDown, now: now, tell: tell, leases: map[Key]Lease{},
 		used: map[netip.Addr]Key{}, freed: map[netip.Addr]release{}, next: map[netip.Prefix]netip.Addr{}}
 	err := b.load()
-	if err != nil {
+	if b.damaged = err != nil; b.damaged {
 		// For people; compact replaces the file.
 		_ = os.Remove(b.path + ".damaged")
 		_ = os.Link(b.path, b.path+".damaged")
@@ -480,11 +482,15 @@ func (b *Book) Adopt(hostLink string, ips []netip.Addr) error {
 	return errors.Join(errs...)
 }
 
-// Correct gives leases the addresses that their links have, where a damaged file said others. A link without
-// an address of a family keeps that of its lease.
+// Correct gives leases the addresses that their links have, where a damaged file said others. A whole file is
+// believed: a link may have routes of an ADD that a crash cut short. A link without an address of a family keeps
+// that of its lease, and so does one that has the lease's address beside others.
 func (b *Book) Correct(links map[Key][]netip.Addr) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if !b.damaged {
+		return
+	}
 	var wrong []Lease
 	for k, ips := range links {
 		l, ok := b.leases[k]
@@ -511,6 +517,9 @@ func (b *Book) Correct(links map[Key][]netip.Addr) {
 func of(lease, link []netip.Addr) []netip.Addr {
 	out := slices.Clone(lease)
 	for _, a := range link {
+		if slices.ContainsFunc(lease, func(o netip.Addr) bool { return o.Is4() == a.Is4() && slices.Contains(link, o) }) {
+			continue
+		}
 		i := slices.IndexFunc(out, func(o netip.Addr) bool { return o.Is4() == a.Is4() })
 		if i < 0 {
 			out = append(out, a)
