@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -58,6 +59,13 @@ func newSmall(t *testing.T, connections, perClient int) *small {
 		m.Drain(ctx, 0)
 	})
 	return m
+}
+
+// why counts the refusals so far.
+func (m *small) why() map[Refusal]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.reasons)
 }
 
 func (m *small) listen(encrypted bool) string {
@@ -235,7 +243,7 @@ func (m *small) phases() string {
 	m.Server.mu.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return fmt.Sprintf("%d: %v; %v", n, list, m.reasons)
+	return fmt.Sprintf("%d: %v; %v", n, list, m.why())
 }
 
 // get is a well-behaved client's request, on a connection of its own.
@@ -349,8 +357,8 @@ func TestWhoIsEvicted(t *testing.T) {
 			t.Errorf("in the midst of a request: %v", err)
 		}
 	}
-	if m.reasons[EvictedBusy] > 0 || m.reasons[EvictedIdle] == 0 {
-		t.Error(m.reasons)
+	if why := m.why(); why[EvictedBusy] > 0 || why[EvictedIdle] == 0 {
+		t.Error(why)
 	}
 }
 
@@ -367,8 +375,8 @@ func TestWaitingConnectionsAreBounded(t *testing.T) {
 		testnet.Eventually(t, 10*time.Second, func() error {
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			if n := m.Waiting(); n > most/waitingShare || n < most/waitingShare-1 || m.reasons[EvictedWaiting] < most-most/waitingShare {
-				return fmt.Errorf("%s: %d wait; %v", name, n, m.reasons)
+			if n := m.Waiting(); n > most/waitingShare || n < most/waitingShare-1 || m.why()[EvictedWaiting] < most-most/waitingShare {
+				return fmt.Errorf("%s: %d wait; %v", name, n, m.why())
 			}
 			return nil
 		})
