@@ -31,7 +31,6 @@ type proxyField struct {
 func proxyFields() []proxyField {
 	const (
 		at       = "changes are programmed as they come"
-		limits   = "connection tracking is left to the node's sysctls net.netfilter.nf_conntrack_*"
 		mark     = "the mark of what is masqueraded is 0x4000, bit 14"
 		all      = "not built: clients in the pod network are seen by their own address"
 		pods     = "who is a pod follows from the podCIDRs of the nodes"
@@ -68,7 +67,13 @@ func proxyFields() []proxyField {
 		{key: "detectLocalMode", why: pods},
 		{key: "detectLocal", why: pods},
 		{key: "clusterCIDR", why: pods},
-		{key: "conntrack", why: limits},
+		{key: "conntrack.maxPerCore", is: "service.conntrack.maxPerCore"},
+		{key: "conntrack.min", is: "service.conntrack.min"},
+		{key: "conntrack.tcpEstablishedTimeout", is: "service.conntrack.tcpEstablishedTimeout"},
+		{key: "conntrack.tcpCloseWaitTimeout", is: "service.conntrack.tcpCloseWaitTimeout"},
+		{key: "conntrack.tcpBeLiberal", is: "service.conntrack.tcpBeLiberal"},
+		{key: "conntrack.udpTimeout", is: "service.conntrack.udpTimeout"},
+		{key: "conntrack.udpStreamTimeout", is: "service.conntrack.udpStreamTimeout"},
 		{key: "clientConnection", why: "the API server is found as apiServer says"},
 		{key: "logging", why: "logLevel is the setting"},
 		{key: "featureGates", why: "Wayleave has no feature gates"},

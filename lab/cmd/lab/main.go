@@ -130,7 +130,7 @@ func loadImage() *cobra.Command {
 
 func execute() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "exec NODE|control|outside [COMMAND …]", Short: "run a command, or a shell, on a machine of the lab",
+		Use: "exec NODE|control|outside|client [COMMAND …]", Short: "run a command, or a shell, on a machine of the lab",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			lab, err := open()
