@@ -26,7 +26,7 @@ type Imported struct {
 func ImportKubeProxy(raw []byte, flags []string) (Imported, error) {
 	i := &proxyImport{checked: newReader(), found: map[string]any{}}
 	if len(raw) > 0 {
-		tree, err := proxyTree(raw)
+		tree, err := proxyTree(inConfigMap(raw))
 		if err != nil {
 			return Imported{}, err
 		}
@@ -41,6 +41,18 @@ func ImportKubeProxy(raw []byte, flags []string) (Imported, error) {
 		i.Settings = out
 	}
 	return i.Imported, nil
+}
+
+// inConfigMap is the file in kubeadm's ConfigMap kube-proxy; anything else is returned as it is.
+func inConfigMap(raw []byte) []byte {
+	var in struct {
+		Kind string            `json:"kind"`
+		Data map[string]string `json:"data"`
+	}
+	if err := yaml.Unmarshal(raw, &in); err != nil || in.Kind != "ConfigMap" || in.Data[proxyFile] == "" {
+		return raw
+	}
+	return []byte(in.Data[proxyFile])
 }
 
 // proxyImport is one at work.

@@ -133,6 +133,11 @@ func TestImportsOfKubeProxy(t *testing.T) {
 	if err != nil || string(got.Settings) != want || len(got.Lost) != 2 || len(got.Notes) != 0 {
 		t.Errorf("became %q, lost %q, notes %q, %v", got.Settings, got.Lost, got.Notes, err)
 	}
+	// The ConfigMap as kubectl prints it.
+	got, err = ImportKubeProxy([]byte("apiVersion: v1\nkind: ConfigMap\ndata:\n  config.conf: |\n    apiVersion: kubeproxy.config.k8s.io/v1alpha1\n    kind: KubeProxyConfiguration\n    mode: ipvs\n"), nil)
+	if err != nil || string(got.Settings) != "mode: ipvs\n" || len(got.Lost)+len(got.Notes) > 0 {
+		t.Errorf("the ConfigMap became %q, lost %q, notes %q, %v", got.Settings, got.Lost, got.Notes, err)
+	}
 	for args, lost := range map[string]string{
 		"--proxy-mode=userspace": `--proxy-mode: found "userspace"; `, "--masquerade-all": "--masquerade-all: found true; not built", "--masquerade-all=false": "",
 		"--masquerade-all=maybe": `--masquerade-all: found "maybe"; true or false is allowed`, "--config=/x": "--config: /x is not read: give its content by -f",

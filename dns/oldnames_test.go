@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 
@@ -35,5 +36,23 @@ func TestOddSearchDomains(t *testing.T) {
 	want := []string{"shop.svc.cluster.local", "svc.cluster.local", "cluster.local", "", "node.example", "_tcp.corp_x.example", "a.example"}
 	if got := c.search("cluster.local.", []string{".", "node.example."}); !slices.Equal(got, want) {
 		t.Errorf("the search list is %q, want %q", got, want)
+	}
+	file := t.TempDir() + "/resolv.conf" // as systemd-resolved writes it where there is none
+	if err := os.WriteFile(file, []byte("search old.example\nnameserver 10.0.0.1\nsearch . Corp_x.example.\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Search(file); err != nil || !slices.Equal(got, []string{".", "Corp_x.example"}) {
+		t.Errorf("the node's search list is %q, %v", got, err)
+	}
+}
+
+// A walk asks for the name itself where the search list has the root.
+func TestAWalkPassesTheRoot(t *testing.T) {
+	s := &Server{}
+	s.settings.Store(&Settings{Domains: []string{"cluster.local."}})
+	asked := s.names(Caller{Pod: name("shop/cart"), Cluster: true, NDots: 5, Searches: []string{".", "a.example"}}, "web")
+	want := []string{"web.shop.svc.cluster.local.", "web.svc.cluster.local.", "web.cluster.local.", "web.", "web.a.example.", "web."}
+	if !slices.Equal(asked, want) {
+		t.Errorf("the walk is %q, want %q", asked, want)
 	}
 }
