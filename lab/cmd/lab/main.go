@@ -203,6 +203,7 @@ func endToEnd() *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&tests.Procs, "procs", 4, "how many at a time")
+	cmd.Flags().BoolVar(&tests.CoreDNS, "coredns", false, "build CoreDNS into the image of the tests: some run a DNS server of their own")
 	cmd.Flags().StringVar(&tests.Skip, "skip", "", "leave out those that match this expression")
 	return cmd
 }
