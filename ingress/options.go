@@ -33,12 +33,21 @@ type options struct {
 	// them redirected though it has none.
 	keepPlain, forceTLS bool
 	// regex says that paths may be regular expressions.
-	regex    bool
-	aliases  []string
-	appRoot  string
-	canary   *table.Canary
-	secrets  []model.Name
-	problems []model.Problem
+	regex   bool
+	aliases []string
+	appRoot string
+	canary  *table.Canary
+	// clientCert and ciphers are for whole hosts.
+	clientCert *table.ClientCert
+	// www has other names of the hosts, with or without www., redirect to them.
+	www bool
+	// virtual has endpoints reached by the Service's virtual address.
+	virtual bool
+	// globalAuth says that the server asked is that of the settings.
+	globalAuth bool
+	ciphers    []uint16
+	secrets    []model.Name
+	problems   []model.Problem
 }
 
 // annotation is one that ingress-nginx has.
@@ -76,6 +85,10 @@ type parser struct {
 	upstream table.Upstream
 	response table.Response
 	retry    *table.Retry
+	client   clientCert
+	mirror   table.Mirror
+	noGlobal bool
+	endpoint endpointOf
 	errors   table.Errors
 	from, to string // of proxy-redirect
 	// noCache says that auth-cache-duration cannot be read.
@@ -126,6 +139,9 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 			continue
 		}
 		text := err.Error()
+		if a.read == nil && a.note != "" && !a.guard {
+			text += ": " + a.note
+		}
 		if strings.HasPrefix(a.name, "cors-") {
 			p.wrongCORS = true
 		}
@@ -187,6 +203,10 @@ func (p *parser) combine() {
 	p.combineLimits()
 	p.combineEdits()
 	p.combineErrors()
+	p.combineClientCert()
+	p.combineMirror()
+	p.combineGlobalAuth()
+	p.combineEndpointTLS()
 	if p.isTrue("enable-cors") && !p.wrongCORS {
 		c := p.cors
 		if len(c.Origins) == 0 {
