@@ -65,6 +65,7 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	for _, i := range m.list {
 		m.certificate(i)
 		m.clientCert(i)
+		m.out.Regex = m.out.Regex || !m.foreign(i) && m.asksForPatterns(i)
 	}
 	for _, i := range m.list {
 		m.paths(i)
@@ -236,6 +237,26 @@ func (m *merger) paths(i *model.Ingress) {
 	}
 }
 
+// asksForPatterns says whether the Ingress has all paths of the host read as regular expressions, as
+// ingress-nginx does: by use-regex, or by a rewrite-target that is not the path itself.
+func (m *merger) asksForPatterns(i *model.Ingress) bool {
+	o := m.p.options(m.snap, i)
+	for _, r := range m.rules(i) {
+		for _, in := range r.Paths {
+			if o.useRegex || o.rewrites(in) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// rewrites says whether rewrite-target changes requests for a path: ingress-nginx leaves alone a
+// path that is its own target. It compares a Prefix with a slash at its end.
+func (o *options) rewrites(in model.IngressPath) bool {
+	return o.target != "" && (o.target != in.Path || in.Type == model.PathPrefix && in.Path != "/")
+}
+
 // contest tells the Ingress that a path of it belongs to another one.
 func (m *merger) contest(i, by *model.Ingress, at string, p *table.Path) {
 	if by == i {
@@ -276,9 +297,15 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 	}
 	opts := o.table
 	p.Options = &opts
-	if o.regex && in.Type != model.PathExact && hasPattern(in.Path, opts.RewriteTarget) {
-		opts.PathPattern = in.Path
-		if err := checkPattern(in.Path); err != nil && !p.Guarded() {
+	if !o.rewrites(in) {
+		opts.RewriteTarget = ""
+		if opts.RedirectQuery {
+			opts.Redirect, opts.RedirectCode, opts.RedirectQuery = "", 0, false
+		}
+	}
+	if m.isPattern(o, in) {
+		opts.PathPattern = decodedPattern(in.Path)
+		if err := checkPattern(opts.PathPattern); err != nil && !p.Guarded() {
 			m.bad(i, at+".path", "%v, and the path is left out", err)
 			return p, place{}, false
 		} else if err != nil {
@@ -287,6 +314,8 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 		}
 	} else if clean, ok := table.Clean([]byte(in.Path), nil); ok {
 		p.Path = string(clean) // as the path of a request is compared
+	} else {
+		m.bad(i, at+".path", "%q has a bad escape or leaves the root; no request has this path", in.Path)
 	}
 	if p.Foreign && strings.HasPrefix(p.Path, table.ChallengePrefix) {
 		m.bad(i, at+".path", "%s is a host of Ingress %s, whose namespace alone answers for certificates; the path is left out", m.hostText(), m.by.Name)
@@ -314,12 +343,19 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 		opts.Errors = &e
 	}
 	if !p.Closed {
-		p.Backend = m.backend(i, at+".backend.service", in.Backend, o)
+		p.Backend = m.backend(i, at+".backend.service", in.Backend, &opts)
 	}
 	if opts.IsZero() {
 		p.Options = nil
 	}
 	return p, placeOf(&p), true
+}
+
+// isPattern says whether a path is a regular expression. On a host whose paths are read as such,
+// a path of type ImplementationSpecific is one wherever it has the marks of one.
+func (m *merger) isPattern(o *options, in model.IngressPath) bool {
+	asked := o.regex || m.out.Regex && in.Type == model.PathImplementationSpecific
+	return asked && in.Type != model.PathExact && hasPattern(in.Path, o.target)
 }
 
 func placeOf(p *table.Path) place {
@@ -331,9 +367,9 @@ func placeOf(p *table.Path) place {
 }
 
 // backend is the key of a path's, empty when it answers 503.
-func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend, o *options) string {
+func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend, o *table.Options) string {
 	key, why := resolve(m.snap, i.Name.Namespace, b)
-	if why != "" && o.table.Redirect == "" {
+	if why != "" && o.Redirect == "" {
 		m.bad(i, field, "%s; the path answers 503", why)
 	}
 	if key != "" && o.virtual {
@@ -375,7 +411,7 @@ func (m *merger) fallback(i *model.Ingress) {
 	opts.RewriteTarget = "" // there is no path that it could take the place of
 	d := &table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "" || m.shut[i], Source: fmt.Sprintf("Ingress %s spec.defaultBackend", i.Name)}
 	if !d.Closed {
-		d.Backend = m.backend(i, "spec.defaultBackend.service", *i.Default, o)
+		d.Backend = m.backend(i, "spec.defaultBackend.service", *i.Default, &opts)
 	}
 	if !opts.IsZero() {
 		d.Options = &opts
@@ -452,7 +488,7 @@ func (m *merger) mainOf(i *model.Ingress, o *options, in model.IngressPath, at s
 	plain := placeOf(&p)
 	// The main path may be a pattern where the canary's is none, and the other way round.
 	places := []place{plain, pattern}
-	if o.regex && in.Type != model.PathExact && hasPattern(in.Path, o.table.RewriteTarget) {
+	if m.isPattern(o, in) {
 		places = []place{pattern, plain}
 	}
 	for _, where := range places {

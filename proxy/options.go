@@ -41,6 +41,8 @@ type asked struct {
 	paced time.Time
 	// cookies are those that an authentication server sets.
 	cookies message.Fields
+	// authorization is what was taken out of the request; id is that of $request_id.
+	authorization, id []byte
 }
 
 // options does what a path asks for before its request is sent on, in the order of
@@ -48,21 +50,33 @@ type asked struct {
 // says whether one of them answered the request.
 func (x *exchange) options(o *table.Options) (answered bool) {
 	ready := x.match.Ready
+	return x.early(o, ready) || x.guards(o, ready) || x.late(o, ready)
+}
+
+// early does what comes before guards.
+func (x *exchange) early(o *table.Options, ready *table.Ready) (answered bool) {
 	if ready.Err != nil {
 		x.fail(500, ready.Err)
 		return true
 	}
 	x.opt.target, x.opt.backend = x.r.Target, x.match.Path.Backend
-	if o.CORS != nil && x.cors(o.CORS, &ready.Origins) ||
-		x.tooLarge(o) ||
-		x.redirect(o, ready) ||
-		x.limited(o, ready) ||
-		x.keptOut(o, ready) {
+	return o.CORS != nil && x.cors(o.CORS, &ready.Origins) || x.tooLarge(o) || x.redirect(o, ready)
+}
+
+// guards asks what may keep the request out.
+func (x *exchange) guards(o *table.Options, ready *table.Ready) (answered bool) {
+	if x.limited(o, ready) || x.keptOut(o, ready) {
 		return true
 	}
 	if o.Auth != nil {
+		x.opt.authorization = x.r.Fields.Get("Authorization")
 		x.r.Fields.Del("Authorization") // it was for us
 	}
+	return false
+}
+
+// late does what only requests meet that every guard let in.
+func (x *exchange) late(o *table.Options, ready *table.Ready) (answered bool) {
 	if len(o.Canary) > 0 {
 		x.drawCanary(o, ready)
 	}

@@ -39,6 +39,10 @@ type Host struct {
 	ClientCert *ClientCert `json:"clientCert,omitempty"`
 	// Ciphers are those for TLS 1.2 and before, as crypto/tls numbers them; empty for its own.
 	Ciphers []uint16 `json:"ciphers,omitempty"`
+	// Regex says that every path also matches what begins with its text, without regard to case and
+	// to elements, as ingress-nginx reads a host on which one Ingress asks for regular expressions.
+	// Such a match opens no guard.
+	Regex bool `json:"regex,omitempty"`
 }
 
 // Path is one way, and where it leads.
@@ -111,6 +115,8 @@ type Options struct {
 	// The URL is a Template, as those of AuthURL are.
 	Redirect     string `json:"redirect,omitempty"`
 	RedirectCode int    `json:"redirectCode,omitempty"`
+	// RedirectQuery adds the query of the request to that URL, as a RewriteTarget keeps it.
+	RedirectQuery bool `json:"redirectQuery,omitempty"`
 	// MaxBody is the largest request body in bytes, 0 for none.
 	MaxBody int64 `json:"maxBody,omitempty"`
 	// Connect, Send and Read are time-outs towards the endpoint, 0 for the proxy's.
@@ -121,8 +127,7 @@ type Options struct {
 	SendProxy uint8 `json:"sendProxy,omitempty"`
 	// Affinity has a client keep its endpoint by a cookie.
 	Affinity *Affinity `json:"affinity,omitempty"`
-	// HashBy chooses the endpoint by a variable of the request: $request_uri, $host,
-	// $remote_addr, $http_NAME, $cookie_NAME, $arg_NAME, and text; see Template.
+	// HashBy chooses the endpoint by variables of the request, and text; see Template.
 	HashBy string `json:"hashBy,omitempty"`
 	// LeastRequest and RoundRobin choose how endpoints are drawn; random two is the
 	// default.
@@ -242,12 +247,13 @@ type AuthURL struct {
 
 // CORS answers preflight requests and adds the headers of cross-origin sharing.
 type CORS struct {
-	Origins     []string      `json:"origins,omitempty"`
-	Methods     string        `json:"methods,omitempty"`
-	Headers     string        `json:"headers,omitempty"`
-	Expose      string        `json:"expose,omitempty"`
-	Credentials bool          `json:"credentials,omitempty"`
-	MaxAge      time.Duration `json:"maxAge,omitempty"`
+	Origins     []string `json:"origins,omitempty"`
+	Methods     string   `json:"methods,omitempty"`
+	Headers     string   `json:"headers,omitempty"`
+	Expose      string   `json:"expose,omitempty"`
+	Credentials bool     `json:"credentials,omitempty"`
+	// MaxAge is 0 for the default; less has browsers keep nothing.
+	MaxAge time.Duration `json:"maxAge,omitempty"`
 }
 
 // Table routes. It must not be changed.
