@@ -43,7 +43,7 @@ func (p *parser) combineMirror() {
 		return
 	}
 	m := p.mirror
-	if _, said := p.values["mirror-request-body"]; !said {
+	if p.values["mirror-request-body"] == "" {
 		m.Body = true
 	}
 	if s, b, ok := p.settings.serviceOf(m.URL); ok {

@@ -130,7 +130,7 @@ func valuesCases() []valuesCase {
 		as(with(valuesCase{name: "cors-allow-credentials", same: [][]string{trues, falses}, refused: noBools, there: "true"}, "enable-cors: true"), "true", "no cors", "CORS is off here, since the default allows more"),
 		as(with(valuesCase{name: "cors-max-age", same: [][]string{{"60", "+60"}, {"0", "-1", "-600"}}, refused: append([]string{""}, noInts...), there: itsDefault}, "enable-cors: true"), itsDefault, "no cors", "CORS is off here"),
 	)
-	return list
+	return append(list, moreValuesCases()...)
 }
 
 // set makes the annotations of a case with a value.
