@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/model"
 	proxytable "wayleave.dev/proxy/table"
 )
@@ -215,7 +216,7 @@ func number(at func(*Config) *int, low, high int) setter {
 }
 
 func network(s string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(s)
+	p, err := apiaddr.ParsePrefix(s)
 	if err == nil && p != p.Masked() {
 		err = fmt.Errorf("%s has host bits set; write %s", s, p.Masked())
 	}
