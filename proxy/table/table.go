@@ -264,7 +264,7 @@ type Table struct {
 	rest *Routes
 	// certified says that some host asks for certificates of clients, or has ciphers of its own.
 	certified bool
-	// asserted are fields that clients may not set, by backend.
+	// asserted are fields that clients may not set, by Service.
 	asserted map[string][]string
 	// said are all of these names, once each in lower case.
 	said []string
