@@ -89,7 +89,7 @@ func (s *Server) explain(ctx context.Context, w io.Writer, pod model.Name, name 
 	fmt.Fprintf(&lines, "pod %s, %s: search %s, ndots %d, autopath %s\n", pod, words(addrs),
 		cmp.Or(strings.Join(c.search(first(settings.Domains), settings.Search), " "), "none"), c.NDots, autopath)
 	for _, a := range addrs {
-		if !s.compiled.Load().clients.allowed(a) {
+		if !s.admits(s.compiled.Load(), a) {
 			fmt.Fprintf(&lines, "%s gets no answer: it is in no network of pods or nodes\n", a)
 		}
 	}

@@ -208,12 +208,12 @@ func (n *Network) repair() {
 		return
 	}
 	var problems []model.Problem
-	for _, l := range n.book.List() {
+	n.server.Each(func(l ipam.Lease) {
 		err := n.host.Repair(veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, MAC: l.MAC, NodeIPs: local.NodeIPs, Localhost: hostport.Localhost(l.Ports)})
 		if err != nil {
 			problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: n.Node}, Reason: fmt.Sprintf("pod %s: %v", l.Pod, err)})
 		}
-	}
+	})
 	n.report("podnetwork", "links", problems)
 }
 

@@ -139,6 +139,20 @@ func (m *machine) config(store *model.Store) Config {
 // start runs the agent's part; the sysctls of forwarding are written in the node.
 func (m *machine) start(store *model.Store) {
 	m.t.Helper()
+	m.startWith(store, func() error {
+		if _, err := os.Stat(filepath.Join(m.path("conf"), ConfName)); err != nil {
+			return err
+		}
+		if !m.net.Routes.State().Synced || !m.net.Translation.State().Synced {
+			return fmt.Errorf("routes: %+v, masquerade: %+v", m.net.Routes.State(), m.net.Translation.State())
+		}
+		return nil
+	})
+}
+
+// startWith is start, until the node is as wanted.
+func (m *machine) startWith(store *model.Store, wanted func() error) {
+	m.t.Helper()
 	var err error
 	m.net, err = New(m.config(store), reconcile.NewHealth(nil, nil), reconcile.NewHealth(nil, nil))
 	if err != nil {
@@ -160,15 +174,7 @@ func (m *machine) start(store *model.Store) {
 		_ = m.net.Close()
 	}
 	m.t.Cleanup(m.stop)
-	testnet.Eventually(m.t, 10*time.Second, func() error {
-		if _, err := os.Stat(filepath.Join(m.path("conf"), ConfName)); err != nil {
-			return err
-		}
-		if !m.net.Routes.State().Synced || !m.net.Translation.State().Synced {
-			return fmt.Errorf("routes: %+v, masquerade: %+v", m.net.Routes.State(), m.net.Translation.State())
-		}
-		return nil
-	})
+	testnet.Eventually(m.t, 10*time.Second, wanted)
 }
 
 const conf = `{"cniVersion":"1.1.0","name":"wayleave","type":"wayleave-cni"}`
@@ -205,8 +211,11 @@ func (p *pod) env(command string) []string {
 		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + p.id}
 }
 
-func (m *machine) add(id string) (*pod, error) {
-	p := &pod{id: id, ns: testnet.New(m.t, id), m: m}
+func (m *machine) add(id string) (*pod, error) { return m.addIn(id, testnet.New(m.t, id)) }
+
+// addIn is add for a namespace that is there already.
+func (m *machine) addIn(id string, ns *testnet.NS) (*pod, error) {
+	p := &pod{id: id, ns: ns, m: m}
 	var err error
 	if p.out, err = m.plugin(conf, p.env("ADD")...); err != nil {
 		return nil, err

@@ -73,8 +73,10 @@ type agent struct {
 	netns    *os.File // of the node; a field, or its finalizer would close it
 	metrics  *metrics
 	planes   dataplane.Planes
-	// kubelet is what the kubelet gives to pods, for the writer.
+	// kubelet is what the kubelet gives to pods, for the writer, and nodeDNS what it gives of addresses that are
+	// the same on each node (NodeLocal DNSCache).
 	kubelet writeback.KubeletDNS
+	nodeDNS []netip.Addr
 	// gate holds back new pods until their policies are in the kernel.
 	gate *networkpolicy.Gate
 
@@ -130,7 +132,7 @@ func runAgent(ctx context.Context, settings string) error {
 func (a *agent) feeds() map[string]func(context.Context) error {
 	m := map[string]func(context.Context) error{"dns feed": a.dnsFeed, "ingress": a.ingress.rest}
 	if a.cfg.DNS.Enabled {
-		m["dns names"], m["dns callers"] = a.dnsNames, a.dnsCallers
+		m["dns names"], m["dns callers"], m["dns clients"] = a.dnsNames, a.dnsCallers, a.dnsGuests
 	} else {
 		a.feed.Rest()
 	}
@@ -204,9 +206,15 @@ func (a *agent) fromKubelet() error {
 	if err != nil {
 		return err
 	}
+	var local []netip.Addr
+	vips, local = splitDNS(vips)
 	a.kubelet = writeback.KubeletDNS{VIPs: vips, Domain: domain}
+	a.cfg.ClusterDNS, a.nodeDNS = splitDNS(a.cfg.ClusterDNS)
 	if len(a.cfg.ClusterDNS) == 0 {
 		a.cfg.ClusterDNS = vips
+	}
+	if len(a.nodeDNS) == 0 {
+		a.nodeDNS = local
 	}
 	if a.cfg.ClusterDomain == "" {
 		a.cfg.ClusterDomain = domain
@@ -218,7 +226,7 @@ func (a *agent) fromKubelet() error {
 }
 
 func (a *agent) source(ctx context.Context) error {
-	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, AllPods: a.cfg.DNS.Enabled && a.cfg.DNS.Pods == dns.PodsVerified,
+	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, AllPods: a.cfg.DNS.Enabled && (a.cfg.DNS.Pods == dns.PodsVerified || !a.cfg.PodNetwork.Enabled),
 		Policies: a.cfg.NetworkPolicy.Enabled, Ingresses: a.cfg.Ingress.Enabled, Log: a.log,
 		Report: func(kind string, n model.Name, problems []model.Problem) {
 			if kind == model.IngressKind.String() {
@@ -432,7 +440,7 @@ func (a *agent) links(file string) (*link.Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.Tell = a.tellState
+	k.Tell, k.Sysctl = a.tellState, hostSysctl
 	return k, nil
 }
 
@@ -506,7 +514,7 @@ func (a *agent) services(ctx context.Context) error {
 		Target: mode, Foreign: foreign, Health: a.health("service"), Log: a.log, Report: report,
 	}
 	addresses := &reconcile.Loop[string, service.Local]{
-		Name: "service addresses", Store: a.store, Kinds: model.NodeKind, Keys: service.LocalKeys(a.node), Plan: a.serviceLocal,
+		Name: "service addresses", Store: a.store, Kinds: a.serviceLocalKinds(), Keys: service.LocalKeys(a.node), Plan: a.serviceLocal,
 		Equal: service.LocalEqual, Target: service.Locals{Mode: mode}, Health: a.health("service addresses"), Log: a.log, Report: report,
 	}
 	checks := &healthcheck.Server{Log: a.log, Healthy: func() bool { return a.proxyState() == nil }}
@@ -539,9 +547,22 @@ func dnsService() model.Name {
 	return model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName}
 }
 
-// serviceLocal is what the service proxy must know of this node.
+// serviceLocalKinds are those that serviceLocal looks at.
+func (a *agent) serviceLocalKinds() model.Kind {
+	if a.cfg.PodNetwork.Enabled {
+		return model.NodeKind
+	}
+	return model.NodeKind | model.PodKind
+}
+
+// serviceLocal is what the service proxy must know of this node. Another CNI gives pods addresses that no Node has to
+// name: then no client is taken for a stranger, as with kube-proxy without a clusterCIDR, and this node's pods are
+// those that the API names.
 func (a *agent) serviceLocal(snap model.Snapshot, node string) (service.Local, bool, []model.Problem) {
 	l, ok, problems := service.MakeLocal(snap, node)
+	if !a.cfg.PodNetwork.Enabled {
+		l.PodCIDRs, l.OwnPodCIDRs = nil, service.PodsOf(snap, node)
+	}
 	l.NodePortCIDRs = a.cfg.Service.NodePortAddresses
 	return l, ok, problems
 }
@@ -556,7 +577,7 @@ func (a *agent) placement() *dns.Placement {
 	for _, d := range a.cfg.DNS.ExtraDomains {
 		domains = append(domains, strings.ToLower(strings.TrimSuffix(d, "."))+".")
 	}
-	return &dns.Placement{Node: a.node, Service: dnsService(),
+	return &dns.Placement{Node: a.node, Service: dnsService(), Extra: a.nodeDNS,
 		Feed: a.feed, NFT: a.nft, Domains: domains, Pods: a.cfg.DNS.Pods, Forwarding: a.forwarding,
 		Autopath: a.cfg.DNS.Autopath, Search: a.search, Tell: a.tellState, Log: a.log}
 }

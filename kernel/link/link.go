@@ -113,6 +113,8 @@ type Kernel struct {
 	state  string
 	// Tell is told of a state file that is damaged or cannot be written. Set it before the first use.
 	Tell statefile.Tell
+	// Sysctl is a writable mount of /proc/sys/net; empty is that itself. Set it before the first use.
+	Sysctl string
 
 	mu sync.Mutex
 	// unwritten are remembered addresses that the disk did not take.

@@ -1,12 +1,17 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -117,6 +122,9 @@ func (k *Kernel) configure(dev *netlink.Vxlan, t Tunnel) error {
 	if dev.MTU != t.MTU {
 		errs = append(errs, k.handle.LinkSetMTU(dev, t.MTU))
 	}
+	if slices.ContainsFunc(t.Addrs, netip.Addr.Is6) {
+		errs = append(errs, k.enableIPv6(t.Name))
+	}
 	have, err := k.handle.AddrList(dev, netlink.FAMILY_ALL)
 	errs = append(errs, err)
 	for _, a := range t.Addrs {
@@ -141,6 +149,25 @@ func (k *Kernel) configure(dev *netlink.Vxlan, t Tunnel) error {
 		return fmt.Errorf("link %s: %w", t.Name, err)
 	}
 	return nil
+}
+
+// enableIPv6 lets a new link have IPv6 addresses where the host switches IPv6 off for new links
+// (net.ipv6.conf.default.disable_ipv6).
+func (k *Kernel) enableIPv6(name string) error {
+	file := filepath.Join(cmp.Or(k.Sysctl, "/proc/sys/net"), "ipv6/conf", name, "disable_ipv6")
+	return inNamespace(k.nsfd, func() error {
+		raw, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && strings.TrimSpace(string(raw)) == "0" {
+			return nil // a kernel without IPv6 refuses the address by itself
+		}
+		if err == nil {
+			err = os.WriteFile(file, []byte("0"), 0)
+		}
+		if err != nil {
+			return fmt.Errorf("switch IPv6 on: %w", err)
+		}
+		return nil
+	})
 }
 
 // DelTunnel implements Net.

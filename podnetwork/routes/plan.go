@@ -172,7 +172,7 @@ func Make(snap model.Snapshot, name string, l Local) (p Plan, ok bool, problems 
 	}
 	m := maker{snap: snap, local: l, me: me, node: node}
 	if len(node.PodCIDRs) == 0 {
-		m.bad("spec.podCIDRs", "is empty: the pods of this node cannot be reached (does the controller manager run with --allocate-node-cidrs?)")
+		m.bad("spec.podCIDRs", "is empty: the pods of this node cannot be reached (does the kube-controller-manager run with --allocate-node-cidrs and --cluster-cidr?)")
 		return Plan{}, false, m.problems
 	}
 	if node == me {
@@ -218,7 +218,7 @@ func (m *maker) own() {
 	}
 	from := Underlay(m.me)
 	if !from.IsValid() {
-		m.bad("status.addresses", "has no InternalIP, so there is no VXLAN")
+		m.bad("status.addresses", "has no InternalIP and no ExternalIP, so there is no VXLAN")
 		return
 	}
 	t := link.Tunnel{Name: Device, VNI: VNI, Port: Port, Local: from, MAC: mac(m.me.Name), MTU: m.local.tunnelMTU(m.snap)}
