@@ -18,6 +18,8 @@ import (
 
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/firewall"
+	"wayleave.dev/kernel/iptables"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
@@ -40,6 +42,8 @@ type machine struct {
 	// ingress has the node keep the addresses of an ingress proxy.
 	ingress bool
 	bad     sync.Map // problems by finder and key
+	vxlan   uint16   // port, 0 for the default
+	carries sync.Map // by node: what was told of the tunnel
 }
 
 // cluster is two nodes and a host outside, on one segment.
@@ -130,9 +134,14 @@ func (m *machine) config(store *model.Store) Config {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return Config{Track: track, Node: m.name, Store: store, NSFD: m.ns.FD(), StateDir: m.path("state"), Socket: m.path("cni.sock"), Tombstones: m.path("del"),
+	legacy, err := iptables.NewKernel(m.ns.FD(), iptables.Legacy)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	legacy.LockFile = m.path("xtables.lock")
+	return Config{Track: track, VXLANPort: m.vxlan, Tunnel: func(node string, ok bool) { m.carries.Store(node, ok) }, Node: m.name, Store: store, NSFD: m.ns.FD(), StateDir: m.path("state"), Socket: m.path("cni.sock"), Tombstones: m.path("del"),
 		Sysctl: "/proc/sys/net", Plugin: m.bin, BinDir: m.path("bin"), ConfDir: m.path("conf"), CoolDown: time.Minute, Masquerade: true, Routing: m.mode, ProbeEvery: m.probe, ProxyAddress: m.ingress,
-		Kernel: kernel, NFT: conn, Firewall: conn, Log: slog.New(slog.DiscardHandler),
+		Kernel: kernel, NFT: conn, Firewall: firewall.All{conn, iptables.Firewall{Kernel: legacy}}, Log: slog.New(slog.DiscardHandler),
 		Report: func(finder, key string, p []model.Problem) { m.bad.Store(finder+" "+key, p) }}
 }
 

@@ -24,6 +24,7 @@ import (
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel"
 	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/firewall"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/kernel/sysctl"
@@ -72,6 +73,7 @@ type agent struct {
 	nft      *nft.Kernel
 	netns    *os.File // of the node; a field, or its finalizer would close it
 	metrics  *metrics
+	firewall firewall.Firewall // the host's own
 	planes   dataplane.Planes
 	// kubelet is what the kubelet gives to pods, for the writer, and nodeDNS what it gives of addresses that are
 	// the same on each node (NodeLocal DNSCache).
@@ -168,7 +170,10 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 	}
 	a.planes = newPlanes(0, a.nft, track, cfg, stateDir)
 	a.planes.Tell = a.tellState
-	a.planes.LockFile = xtablesLock
+	a.planes.LockFile, a.planes.Sysctl = xtablesLock, hostSysctl
+	if a.firewall, err = newFirewall(0, a.nft, xtablesLock); err != nil {
+		return nil, err
+	}
 	if a.store, err = model.NewStore(); err != nil {
 		return nil, err
 	}
@@ -429,6 +434,7 @@ func (a *agent) own(ctx context.Context) error {
 	start("networkpolicy", !a.cfg.NetworkPolicy.Enabled, a.leavePolicies)
 	start("service", a.cfg.Service.Enabled, a.services)
 	start("dns placement", a.cfg.DNS.Enabled, a.dnsPlacement)
+	start("firewall", true, a.openDoors)
 	start("status", true, a.serveStatus)
 	start("ports", true, a.servePorts)
 	wg.Wait()
@@ -474,9 +480,10 @@ func (a *agent) podNetwork(ctx context.Context) error {
 	n, err := podnetwork.New(podnetwork.Config{
 		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: call.Socket, Tombstones: call.Tombstones, Sysctl: hostSysctl,
 		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing), ProbeEvery: a.cfg.PodNetwork.ProbeEvery,
+		VXLANPort: uint16(a.cfg.PodNetwork.VXLANPort), Tunnel: a.metrics.tunnelTo,
 		PathMTU: func(node string, bytes int) { a.metrics.path.WithLabelValues(node).Set(float64(bytes)) },
 		Leases:  a.leases, Isolate: isolate, ProxyAddress: a.cfg.Ingress.Enabled, Proxy: proxied,
-		Kernel: kernel, NFT: a.nft, Track: track, Firewall: a.nft, Report: a.problems.Set, Tell: a.tellState, Log: a.log,
+		Kernel: kernel, NFT: a.nft, Track: track, Firewall: a.firewall, Report: a.problems.Set, Tell: a.tellState, Log: a.log,
 	}, a.health("podnetwork"), a.health("masquerade"))
 	if err != nil {
 		return err
