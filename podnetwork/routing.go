@@ -54,6 +54,7 @@ const forwardingEvery = time.Second
 // keepForwarding makes the node a router again when others undo it: `sysctl --system` of a host whose files say 0, or
 // a daemon that configures links.
 func (n *Network) keepForwarding(ctx context.Context) error {
+	failing := map[string]bool{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -70,9 +71,12 @@ func (n *Network) keepForwarding(ctx context.Context) error {
 				}
 				return n.forwarding()
 			})
-			if off {
-				n.Log.Warn("others switched forwarding off; it is on again", "sysctl", name, "err", err)
-				n.report("podnetwork", "forwarding", n.forwardingProblems(name, err))
+			if off && !failing[name] {
+				n.Log.Warn("others switched forwarding off; it is switched on again", "sysctl", name, "err", err)
+			}
+			if now := err != nil; now || failing[name] {
+				failing[name] = now
+				n.report("podnetwork", "forwarding "+name, n.forwardingProblems(name, err))
 			}
 		}
 	}

@@ -12,10 +12,11 @@ import (
 	"wayleave.dev/reconcile"
 )
 
-// splitDNS tells addresses that can be a Service's from link-local ones, which a NodeLocal DNSCache has on each node.
+// splitDNS tells addresses that can be a Service's from IPv4 link-local ones, which a NodeLocal DNSCache has on each
+// node. An IPv6 link-local address means nothing without a link, and stays for the API server to refuse.
 func splitDNS(all []netip.Addr) (service, node []netip.Addr) {
 	for _, a := range all {
-		if a.IsLinkLocalUnicast() {
+		if a.Is4() && a.IsLinkLocalUnicast() {
 			node = append(node, a)
 		} else {
 			service = append(service, a)

@@ -110,7 +110,7 @@ func TestTheAddressOfANodeLocalDNSCache(t *testing.T) {
 	a := beside(t, true)
 	all := []netip.Addr{netip.MustParseAddr("169.254.20.10"), netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:96::a"), netip.MustParseAddr("fe80::a")}
 	service, node := splitDNS(all)
-	if got := fmt.Sprint(service, node); got != "[10.96.0.10 fd00:96::a] [169.254.20.10 fe80::a]" {
+	if got := fmt.Sprint(service, node); got != "[10.96.0.10 fd00:96::a fe80::a] [169.254.20.10]" {
 		t.Errorf("it is split into %s", got)
 	}
 	a.nodeDNS = node[:1]
