@@ -436,6 +436,7 @@ func (a *agent) own(ctx context.Context) error {
 	start("service", a.cfg.Service.Enabled, a.services)
 	start("dns placement", a.cfg.DNS.Enabled, a.dnsPlacement)
 	start("firewall", true, a.openDoors)
+	start("bridges", !a.cfg.PodNetwork.Enabled && (a.cfg.Service.Enabled || a.cfg.NetworkPolicy.Enabled), a.watchBridges)
 	start("status", true, a.serveStatus)
 	start("ports", true, a.servePorts)
 	wg.Wait()

@@ -23,18 +23,41 @@ const (
 //   - a network of a bridge of veths alone, of a veth or of an Open vSwitch port that has one of the known pods.
 //
 // Links with one of the node's addresses or a default route lead to strangers as well, and are left out.
-func (k *Kernel) PodNetworks(_ context.Context, pods, nodes []netip.Addr) ([]netip.Prefix, error) {
+func (k *Kernel) PodNetworks(_ context.Context, pods, nodes []netip.Addr) (out []netip.Prefix, err error) {
+	err = k.eachPodNetwork(pods, nodes, func(p netip.Prefix, _ netlink.Link) {
+		if !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	})
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return out, err
+}
+
+// PodBridges are the names of bridges that have known pods of this node, in order. Packets between two pods of a bridge
+// meet no rule of the node but by br_netfilter.
+func (k *Kernel) PodBridges(_ context.Context, pods, nodes []netip.Addr) (out []string, err error) {
+	err = k.eachPodNetwork(pods, nodes, func(_ netip.Prefix, l netlink.Link) {
+		if name := l.Attrs().Name; l.Type() == "bridge" && !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	})
+	slices.Sort(out)
+	return out, err
+}
+
+// eachPodNetwork calls fn with each network of PodNetworks and its link; one may come twice.
+func (k *Kernel) eachPodNetwork(pods, nodes []netip.Addr, fn func(netip.Prefix, netlink.Link)) error {
 	list, err := k.handle.LinkList()
 	if err != nil {
-		return nil, fmt.Errorf("links: %w", err)
+		return fmt.Errorf("links: %w", err)
 	}
 	routes, err := k.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	if err != nil {
-		return nil, fmt.Errorf("routes: %w", err)
+		return fmt.Errorf("routes: %w", err)
 	}
 	addrs, err := k.handle.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
-		return nil, fmt.Errorf("addresses: %w", err)
+		return fmt.Errorf("addresses: %w", err)
 	}
 	s := podLinks{links: map[int]netlink.Link{}, others: map[int]bool{}, bridged: map[int]int{}}
 	for _, l := range list {
@@ -52,17 +75,15 @@ func (k *Kernel) PodNetworks(_ context.Context, pods, nodes []netip.Addr) ([]net
 			}
 		}
 	}
-	var out []netip.Prefix
 	for _, r := range routes {
 		if r.Dst == nil || isDefault(r) || r.Type != unix.RTN_UNICAST || len(r.MultiPath) > 0 {
 			continue
 		}
-		if p := prefix(r.Dst); s.leadsToPods(p, r, pods) && !slices.Contains(out, p) {
-			out = append(out, p)
+		if p := prefix(r.Dst); s.leadsToPods(p, r, pods) {
+			fn(p, s.links[r.LinkIndex])
 		}
 	}
-	slices.SortFunc(out, netip.Prefix.Compare)
-	return out, nil
+	return nil
 }
 
 func isDefault(r netlink.Route) bool {

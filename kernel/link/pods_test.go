@@ -66,6 +66,10 @@ func TestPodNetworks(t *testing.T) {
 			t.Errorf("with %v: %v, want %s", c.pods, got, c.want)
 		}
 	}
+	bridges, err := k.PodBridges(t.Context(), addrs("10.88.0.5", "198.51.100.7", "10.0.1.9"), nodes)
+	if err != nil || fmt.Sprint(bridges) != "[cni0]" {
+		t.Errorf("bridges of pods are %v, %v", bridges, err)
+	}
 	changed, err := k.WatchRoutes(t.Context())
 	if err != nil {
 		t.Fatal(err)
