@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/model"
 )
 
@@ -201,7 +202,7 @@ func number(at func(*Config) *int, low, high int) setter {
 }
 
 func network(s string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(s)
+	p, err := apiaddr.ParsePrefix(s)
 	if err == nil && p != p.Masked() {
 		err = fmt.Errorf("%s has host bits set; write %s", s, p.Masked())
 	}
