@@ -8,12 +8,14 @@ import (
 	"maps"
 	"net/netip"
 	neturl "net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/model"
+	proxytable "wayleave.dev/proxy/table"
 )
 
 type setter = func(c *Config, v any) error
@@ -51,6 +53,29 @@ func url(s string) error {
 		return errors.New("a URL like https://10.0.0.1:6443 is allowed")
 	}
 	return nil
+}
+
+// webURL is a URL of http or https, with variables of the proxy.
+func webURL(s string) error {
+	if _, err := proxytable.ParseTemplate(s); err != nil {
+		return err
+	}
+	plain := variables.ReplaceAllString(s, "x")
+	u, err := neturl.Parse(plain)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return errors.New("a URL like https://auth.example.com/check is allowed")
+	}
+	return nil
+}
+
+var variables = regexp.MustCompile(`\$\{?\w+\}?`)
+
+// fieldName is the name of a header field (RFC 9110, 5.1).
+func fieldName(s string) (string, error) {
+	if s == "" || strings.Trim(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		return "", errors.New("not a name of a header field")
+	}
+	return s, nil
 }
 
 func domain(s string) error {
@@ -200,6 +225,35 @@ func number(at func(*Config) *int, low, high int) setter {
 		return nil
 	}
 }
+
+// nodePortAddresses reads CIDRs and kube-proxy's keywords (Kubernetes 1.37).
+func nodePortAddresses(c *Config, v any) error {
+	items, ok := v.([]any)
+	if !ok {
+		return errNodePortAddresses
+	}
+	c.Service.NodePortAddresses, c.Service.NodePortPrimary = nil, false
+	for i, item := range items {
+		s, _ := item.(string)
+		switch s {
+		case "primary":
+			c.Service.NodePortPrimary = true
+		case "localhost":
+			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8))
+		case "all":
+			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0))
+		default:
+			p, err := network(s)
+			if err != nil {
+				return fmt.Errorf("item %d: %w", i, errNodePortAddresses)
+			}
+			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, p)
+		}
+	}
+	return nil
+}
+
+var errNodePortAddresses = errors.New("a list of CIDRs, primary, localhost and all is allowed")
 
 func network(s string) (netip.Prefix, error) {
 	p, err := apiaddr.ParsePrefix(s)
