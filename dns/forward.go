@@ -42,7 +42,7 @@ const (
 	// mostRefusals of different servers end a query, which had no answer to wait for.
 	mostRefusals = 32
 	// tellReserve is left of a client's patience when servers are given up, to tell why.
-	tellReserve = 200 * time.Millisecond
+	tellReserve = 500 * time.Millisecond
 	// staleAfter is how long a client waits for servers when there is an old answer
 	// (RFC 8767, 5).
 	staleAfter = 1800 * time.Millisecond
