@@ -58,6 +58,7 @@ type Set struct {
 	endpoints map[netip.AddrPort]*Endpoint
 	backends  atomic.Pointer[map[string]*Backend]
 	secret    atomic.Pointer[[]byte]
+	tls       atomic.Pointer[tls.Config]
 }
 
 // NewSet makes an empty one.
@@ -68,8 +69,12 @@ func NewSet(s Settings) *Set {
 	set := &Set{settings: s, shared: h1.NewShared(), directs: h1.NewDirects(), endpoints: map[netip.AddrPort]*Endpoint{}}
 	set.backends.Store(&map[string]*Backend{})
 	set.secret.Store(&s.Secret)
+	set.SetTLS(TLS{})
 	return set
 }
+
+// SetHead replaces the limits of the heads of responses over HTTP/1.1, for requests that come.
+func (s *Set) SetHead(l h1.HeadLimits) { s.shared.SetHead(l) }
 
 // Backend is the endpoints of a key.
 type Backend struct {
@@ -492,9 +497,14 @@ func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, pr
 	if c, ok := conn.(*net.TCPConn); ok {
 		conn = e.set.directs.Of(c)
 	}
-	t := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: protocols})
+	config := e.set.tls.Load()
+	if len(protocols) > 0 {
+		config = config.Clone()
+		config.NextProtos = protocols
+	}
+	t := tls.Client(conn, config)
 	if err := t.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("endpoint %s: %w", e.text, err), conn.Close())
+		return nil, errors.Join(fmt.Errorf("endpoint %s: TLS, as ingress.endpointTLS… allow it: %w", e.text, err), conn.Close())
 	}
 	return t, nil
 }
