@@ -66,6 +66,7 @@ func EncodeKey(key []byte) []byte {
 
 // certificates are the DER of all blocks with one.
 func certificates(text []byte) (list [][]byte, err error) {
+	text = bytes.TrimPrefix(text, byteOrderMark)
 	size, others := 0, []string(nil)
 	for {
 		var b *pem.Block
@@ -98,8 +99,12 @@ func certificates(text []byte) (list [][]byte, err error) {
 	return nil, errors.New("no block CERTIFICATE in PEM")
 }
 
+// byteOrderMark is what some editors put before a file of UTF-8.
+var byteOrderMark = []byte("\ufeff")
+
 // keyBlock is the first block with a private key; nil when there is none.
 func keyBlock(text []byte) *pem.Block {
+	text = bytes.TrimPrefix(text, byteOrderMark)
 	for {
 		var b *pem.Block
 		if b, text = pem.Decode(text); b == nil || b.Type == "PRIVATE KEY" || strings.HasSuffix(b.Type, " PRIVATE KEY") {
@@ -124,15 +129,9 @@ func privateKey(text []byte) (signer, error) {
 	case len(b.Bytes) > maxKey:
 		return nil, fmt.Errorf("the private key has more than %d bytes", maxKey)
 	}
-	var key any
-	var err error
-	if key, err = x509.ParsePKCS8PrivateKey(b.Bytes); err != nil {
-		first := err
-		if key, err = x509.ParsePKCS1PrivateKey(b.Bytes); err != nil {
-			if key, err = x509.ParseECPrivateKey(b.Bytes); err != nil {
-				return nil, fmt.Errorf("the private key (%s): %w", b.Type, first)
-			}
-		}
+	key, err := parseKey(b)
+	if err != nil {
+		return nil, fmt.Errorf("the private key (%s): %w", b.Type, err)
 	}
 	switch k := key.(type) {
 	case *rsa.PrivateKey:
@@ -149,6 +148,30 @@ func privateKey(text []byte) (signer, error) {
 		return k, nil
 	}
 	return nil, fmt.Errorf("a private key of type %T; RSA, ECDSA and Ed25519 are allowed", key)
+}
+
+// parseKey reads a key as its block is called, or else as one of the other forms: names of blocks are mixed up.
+func parseKey(b *pem.Block) (key any, err error) {
+	pkcs8 := func() (any, error) { return x509.ParsePKCS8PrivateKey(b.Bytes) }
+	pkcs1 := func() (any, error) { return x509.ParsePKCS1PrivateKey(b.Bytes) }
+	sec1 := func() (any, error) { return x509.ParseECPrivateKey(b.Bytes) }
+	forms := []func() (any, error){pkcs8, pkcs1, sec1}
+	switch b.Type {
+	case "RSA PRIVATE KEY":
+		forms = []func() (any, error){pkcs1, pkcs8}
+	case "EC PRIVATE KEY":
+		forms = []func() (any, error){sec1, pkcs8}
+	}
+	for i, form := range forms {
+		k, e := form()
+		if e == nil {
+			return k, nil
+		}
+		if i == 0 {
+			err = e
+		}
+	}
+	return nil, err
 }
 
 // leafOf finds the certificate of the key.
@@ -169,7 +192,7 @@ func leafOf(list [][]byte, key signer) (leaf *x509.Certificate, at int, err erro
 	if wrong != nil {
 		return nil, 0, wrong
 	}
-	return nil, 0, errors.New("the private key does not belong to any of the certificates")
+	return nil, 0, errors.New("the private key does not match any of the certificates")
 }
 
 // ordered begins with the leaf, then its issuers; what belongs to no issuer keeps its place behind them. A chain that

@@ -171,7 +171,7 @@ func (m *maker) text() []Case {
 		{Name: "base64 in one line", Chain: []byte(oneLine(chain)), Key: []byte(oneLine(key))},
 		{Name: "X509 CERTIFICATE", Chain: block("X509 CERTIFICATE", p.der), Key: []byte(key)},
 		{Name: "all lines indented", Chain: []byte(indent(chain)), Key: []byte(indent(key)), Refused: "no block CERTIFICATE"},
-		{Name: "a byte-order mark in front", Chain: []byte("\ufeff" + string(crt(p))), Key: []byte(key), Refused: "no block CERTIFICATE"},
+		{Name: "a byte-order mark in front", Chain: []byte("\ufeff" + chain), Key: []byte("\ufeff" + key)},
 		{Name: "a binary certificate", Chain: p.der, Key: []byte(key), Refused: "no block CERTIFICATE"},
 		{Name: "base64 of the PEM", Chain: []byte("LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUI="), Key: []byte(key), Refused: "no block CERTIFICATE"},
 		{Name: "no key in tls.key", Chain: []byte(chain), Key: []byte(chain), Refused: "no block PRIVATE KEY"},
@@ -218,8 +218,8 @@ func (m *maker) chains() []Case {
 		{Name: "the leaf twice", Chain: crt(p, p, middle), Key: key},
 		{Name: "a stranger behind", Chain: crt(p, middle, other), Key: key},
 		{Name: "an expired CA in the bundle", Chain: crt(p, middle, expired), Key: key},
-		{Name: "another certificate's key", Chain: crt(other), Key: key, Refused: "does not belong to any"},
-		{Name: "the key of a CA in the bundle", Chain: crt(p, middle), Key: m.pkcs8(other.key), Refused: "does not belong to any"},
+		{Name: "another certificate's key", Chain: crt(other), Key: key, Refused: "does not match any"},
+		{Name: "the key of a CA in the bundle", Chain: crt(p, middle), Key: m.pkcs8(other.key), Refused: "does not match any"},
 		{Name: "a CA as leaf", Chain: crt(root), Key: m.pkcs8(root.key)},
 	}
 }
