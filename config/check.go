@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/model"
 )
 
@@ -217,7 +218,7 @@ func tlsVersion(at func(*Config) *uint16) setter {
 }
 
 func network(s string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(s)
+	p, err := apiaddr.ParsePrefix(s)
 	if err == nil && p != p.Masked() {
 		err = fmt.Errorf("%s has host bits set; write %s", s, p.Masked())
 	}

@@ -14,6 +14,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/model"
 )
 
@@ -164,7 +165,7 @@ func settings() []setting {
 			"URL of the API server. Empty: the one that the node's kubelet uses."}},
 		{"clusterDomain", `""`, text(func(c *Config) *string { return &c.ClusterDomain }, domain), []string{
 			"The DNS domain of the cluster. Empty: the kubelet's clusterDomain, else cluster.local."}},
-		{"clusterDNS", `[]`, list(func(c *Config) *[]netip.Addr { return &c.ClusterDNS }, netip.ParseAddr, "IP addresses"), []string{
+		{"clusterDNS", `[]`, list(func(c *Config) *[]netip.Addr { return &c.ClusterDNS }, apiaddr.ParseAddr, "IP addresses"), []string{
 			"The addresses of the Service kube-dns. Empty: the kubelet's clusterDNS, else the 10th of the service range."}},
 		{"logLevel", "info", level, []string{"debug, info, warn or error."}},
 		{"mode", "auto", oneOf(func(c *Config) *string { return &c.Mode }, []string{"auto", "nftables", "iptables", "ipvs"}, []string{"ebpf"}), []string{
@@ -209,7 +210,7 @@ func settings() []setting {
 			"those of the node's /etc/resolv.conf."}},
 		{"dns.stubDomains", `{}`, table(func(c *Config) *map[string][]model.Nameserver { return &c.DNS.StubDomains }, model.ParseNameserver, nameservers), []string{
 			"Servers of single domains, as in corp.example: [10.0.0.53]. They are asked for all names below, and only they."}},
-		{"dns.hosts", `{}`, table(func(c *Config) *map[string][]netip.Addr { return &c.DNS.Hosts }, netip.ParseAddr, "IP addresses"), []string{
+		{"dns.hosts", `{}`, table(func(c *Config) *map[string][]netip.Addr { return &c.DNS.Hosts }, apiaddr.ParseAddr, "IP addresses"), []string{
 			"Addresses of single names outside of the cluster, as in printer.corp.example: [10.0.0.9]."}},
 		{"dns.tlsCA", `""`, text(func(c *Config) *string { return &c.DNS.TLSCA }, certificates), []string{
 			"Certificates (PEM) of authorities that servers of tls:// may have, beside the public ones."}},

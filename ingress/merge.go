@@ -36,6 +36,8 @@ type merger struct {
 	// owner and at are who has a place, and its index in out.Paths.
 	owner map[place]*model.Ingress
 	at    map[place]int
+	// vacant are the places whose owner has no Service; see isVacant.
+	vacant map[place]bool
 	// byDefault is whose default backend serves the host.
 	byDefault *model.Ingress
 	tls       bool // some Ingress of the owner's namespace has a certificate for it
@@ -53,7 +55,7 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 		return m
 	}
 	m := &merger{p: p, snap: snap, name: name, out: &table.Host{Name: name}, owner: map[place]*model.Ingress{}, at: map[place]int{},
-		problems: map[model.Name][]model.Problem{}}
+		vacant: map[place]bool{}, problems: map[model.Name][]model.Problem{}}
 	m.claim = m.claims()
 	if m.by != nil {
 		m.out.Namespace, m.out.Since = m.by.Name.Namespace, m.by.Created.Unix()
@@ -210,12 +212,18 @@ func (m *merger) paths(i *model.Ingress) {
 			if !ok {
 				continue
 			}
+			vacant := m.isVacant(i, &p, in.Backend)
 			if by, taken := m.owner[where]; taken {
-				m.contest(i, by, at, &p)
-				continue
+				if !m.succeeds(i, where, vacant) {
+					m.contest(i, by, at, &p)
+					continue
+				}
+				m.leave(by, i, where)
+				m.out.Paths[m.at[where]] = p
+			} else {
+				m.at[where], m.out.Paths = len(m.out.Paths), append(m.out.Paths, p)
 			}
-			m.owner[where], m.at[where] = i, len(m.out.Paths)
-			m.out.Paths = append(m.out.Paths, p)
+			m.owner[where], m.vacant[where] = i, vacant
 		}
 	}
 	if o.appRoot == "" || len(rules) == 0 {

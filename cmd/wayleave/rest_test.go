@@ -97,7 +97,7 @@ func TestContainersOfFeaturesThatAreOff(t *testing.T) {
 		{"fresh", "", "feeds"}, {"with names of before", `{"version":2,"settings":{},"entries":[]}`, "feeds"}, {"outside of ingress.nodeSelector", "", "outside"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			pod := t.TempDir()
+			pod := testnet.ShortDir(t)
 			for _, d := range []string{"pod", "pod-dns", "pod-proxy", "own", "run/wayleave", "tmp"} {
 				if err := os.MkdirAll(filepath.Join(pod, d), 0o777); err != nil {
 					t.Fatal(err)

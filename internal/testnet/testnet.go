@@ -46,6 +46,38 @@ func Need(t testing.TB, programs ...string) {
 	}
 }
 
+// MemoryDir is like t.TempDir, in memory where the machine has a folder for that: a test that writes thousands of state
+// files does not wait for the disk.
+func MemoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "wayleave-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// ShortDir is like t.TempDir, with a name so short that sockets in it can be reached: the kernel takes paths of up to
+// 107 bytes, and t.TempDir has the name of the test in it.
+func ShortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "wl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // New makes an empty namespace with its loopback up. It ends with the test.
 // Without root the test is skipped, naming what is missing.
 func New(t testing.TB, name string) *NS {

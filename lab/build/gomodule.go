@@ -29,6 +29,7 @@ type Programs struct {
 	Agnhost, PorterCrt, Porter string // Porter is the key that belongs to PorterCrt
 	AgnhostVersion             string // the tag that the tests know it by
 	Pause                      string
+	InvalidPackets             string // regression-issue-74839, which sends packets that connection tracking calls invalid
 }
 
 // CNIPlugins are the reference plugins, by absolute path of their folder.
@@ -60,6 +61,10 @@ func (c *Cache) Programs(ctx context.Context, checkout string) (*Programs, error
 		{"agnhost", func(d string) {
 			p.Agnhost, p.PorterCrt, p.Porter = filepath.Join(d, "agnhost"), filepath.Join(d, "localhost.crt"), filepath.Join(d, "localhost.key")
 		}, func(d string) error { return kube.agnhost(ctx, d) }},
+		{"regression-issue-74839", func(d string) { p.InvalidPackets = filepath.Join(d, "regression-issue-74839") },
+			func(d string) error {
+				return kube.build(ctx, filepath.Join(d, "regression-issue-74839"), kubernetesModule+"/test/images/regression-issue-74839")
+			}},
 	}
 	for _, step := range steps {
 		dir, err := c.Make(step.name, step.name+" of Kubernetes "+kube.version, kube.inputs, step.make)

@@ -31,14 +31,17 @@ func (l *Lab) Exec(ctx context.Context, machine string, command []string) error 
 		return err
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	if machine == "outside" {
-		if err := fabric.Do(fabric.Outside, cmd.Start); err != nil {
+	if namespace := clients[machine]; namespace != "" {
+		if err := fabric.Do(namespace, cmd.Start); err != nil {
 			return err
 		}
 		return cmd.Wait()
 	}
 	return cmd.Run()
 }
+
+// clients are the machines that are a network namespace and nothing else, with its name.
+var clients = map[string]string{"outside": fabric.Outside, "client": fabric.Client}
 
 // Cable plugs a node into the network, or pulls its cable.
 func (l *Lab) Cable(_ context.Context, machine string, in bool) error {
@@ -55,7 +58,7 @@ func (l *Lab) Cable(_ context.Context, machine string, in bool) error {
 }
 
 func (l *Lab) in(ctx context.Context, s state, machine string, command []string) (*exec.Cmd, error) {
-	known := []string{"control", "outside"}
+	known := []string{"control", "outside", "client"}
 	for i := range s.Nodes {
 		known = append(known, fabric.NodeName(i+1))
 	}
@@ -65,7 +68,7 @@ func (l *Lab) in(ctx context.Context, s state, machine string, command []string)
 		if name != machine {
 			continue
 		}
-		if machine == "outside" {
+		if clients[machine] != "" {
 			cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 			cmd.Env = append(os.Environ(), env...)
 			return cmd, nil

@@ -25,7 +25,7 @@ type Tests struct {
 	Procs  int    // how many run at a time
 }
 
-// Test runs end-to-end tests from the outside client. It is an error if one
+// Test runs end-to-end tests from the client behind the gateway. It is an error if one
 // fails, or if the filter matches none.
 func (l *Lab) Test(ctx context.Context, tests Tests) error {
 	for flag, expression := range map[string]string{"FILTER": tests.Filter, "--skip": tests.Skip} {
@@ -63,7 +63,7 @@ func (l *Lab) Test(ctx context.Context, tests Tests) error {
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, e2e.Progress(l.Out)), log
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = time.Minute
-	failed := fabric.Do(fabric.Outside, cmd.Start)
+	failed := fabric.Do(fabric.Client, cmd.Start)
 	if failed == nil {
 		failed = cmd.Wait()
 	}

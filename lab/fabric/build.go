@@ -76,7 +76,7 @@ func makeBridge(p Plan) error {
 	return nil
 }
 
-// attach makes the namespace of a machine and its link to the bridge. The
+// attach makes the namespace of a machine and its link to the bridge, or to the gateway alone. The
 // pair is made in the bridge's namespace, so the host never sees it.
 func attach(p Plan, m Machine) error {
 	if err := Create(m.Namespace); err != nil {
@@ -94,13 +94,15 @@ func attach(p Plan, m Machine) error {
 		}
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = m.Name
-		attrs.MasterIndex = bridge.Attrs().Index
+		if len(m.Gateways) == 0 {
+			attrs.MasterIndex = bridge.Attrs().Index
+		}
 		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: uplink, PeerHardwareAddr: mac(m.V4()),
 			PeerNamespace: netlink.NsFd(int(file.Fd()))}
 		if err := netlink.LinkAdd(veth); err != nil {
 			return err
 		}
-		return netlink.LinkSetUp(veth)
+		return address(m.Name, m.Gateways)
 	})
 	if err != nil {
 		return err
@@ -111,6 +113,9 @@ func attach(p Plan, m Machine) error {
 		}
 		if err := address(uplink, m.Addresses); err != nil {
 			return err
+		}
+		if len(m.Gateways) > 0 {
+			return defaultRoutes(m.Gateways)
 		}
 		return defaultRoutes(p.Gateways)
 	})

@@ -26,8 +26,12 @@ func TestPlanGivesEverybodyAnAddress(t *testing.T) {
 				t.Errorf("%s has %v", m.Name, m.Addresses)
 			}
 			for i, a := range m.Addresses {
-				if seen[a.Addr()] != "" || !p.Gateways[i].Contains(a.Addr()) || a == p.Gateways[i] {
-					t.Errorf("%s has %s; gateways %v, others %v", m.Name, a, p.Gateways, seen)
+				gateways := p.Gateways
+				if m.Name == p.Client.Name {
+					gateways = m.Gateways
+				}
+				if seen[a.Addr()] != "" || !gateways[i].Contains(a.Addr()) || a == gateways[i] {
+					t.Errorf("%s has %s; gateways %v, others %v", m.Name, a, gateways, seen)
 				}
 				seen[a.Addr()] = m.Name
 			}
@@ -47,7 +51,7 @@ func TestPlanGivesEverybodyAnAddress(t *testing.T) {
 }
 
 func TestOnlyOwnNamespacesAreRemoved(t *testing.T) {
-	for name, want := range map[string]bool{Bridge: true, Control: true, Outside: true, "wl-node12": true,
+	for name, want := range map[string]bool{Bridge: true, Control: true, Outside: true, Client: true, "wl-node12": true,
 		"wl-node": false, "wl-nodes1": false, "wl-other": false, "xwl-node1": false} {
 		if ours.MatchString(name) != want {
 			t.Errorf("%s is ours: %t", name, !want)

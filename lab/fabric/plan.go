@@ -12,6 +12,7 @@ const (
 	Bridge  = "wl-fabric"
 	Control = "wl-control"
 	Outside = "wl-outside"
+	Client  = "wl-client"
 )
 
 // NodeNamespace is the network namespace of a node.
@@ -20,7 +21,7 @@ func NodeNamespace(node string) string { return "wl-" + node }
 // NodeName is the name of the n-th node, from 1.
 func NodeName(n int) string { return fmt.Sprintf("node%d", n) }
 
-var ours = regexp.MustCompile(`^wl-(fabric|control|outside|node[0-9]+)$`)
+var ours = regexp.MustCompile(`^wl-(fabric|control|outside|client|node[0-9]+)$`)
 
 // Existing are the lab's namespaces that there are.
 func Existing() []string {
@@ -44,6 +45,8 @@ const MaxNodes = 64
 var (
 	fabricV4   = netip.MustParsePrefix("172.30.0.0/24")
 	fabricV6   = netip.MustParsePrefix("fd00:30::/64")
+	remoteV4   = netip.MustParsePrefix("172.31.0.0/24")
+	remoteV6   = netip.MustParsePrefix("fd00:31::/64")
 	ServicesV4 = netip.MustParsePrefix("10.96.0.0/16")
 	ServicesV6 = netip.MustParsePrefix("fd00:10:96::/112")
 	PodsV4     = netip.MustParsePrefix("10.244.0.0/16")
@@ -51,11 +54,13 @@ var (
 	ClusterDNS = netip.MustParseAddr("10.96.0.10")
 )
 
-// Machine is one machine on the segment.
+// Machine is one machine on the segment, or behind its gateway.
 type Machine struct {
-	Name      string // node1, control, outside
+	Name      string // node1, control, outside, client
 	Namespace string
 	Addresses []netip.Prefix // IPv4 first
+	// Gateways are the gateway's addresses toward a machine that is not on the segment, on a link of its own.
+	Gateways []netip.Prefix
 }
 
 // V4 is the machine's IPv4 address.
@@ -66,26 +71,29 @@ type Plan struct {
 	Gateways []netip.Prefix // of the bridge, one per family; the DNS server and the registry are there
 	Control  Machine
 	Outside  Machine
+	Client   Machine // not on the nodes' segment: what it sends comes by the gateway
 	Nodes    []Machine
 }
 
 // NewPlan gives addresses to everybody: gateway 1, control plane 2, outside
-// client 3, nodes from 11.
+// client 3, nodes from 11. The client behind the gateway has 2 of a range of its own.
 func NewPlan(nodes int, dual bool) (Plan, error) {
 	if nodes < 1 || nodes > MaxNodes {
 		return Plan{}, fmt.Errorf("nodes: %d: must be 1 to %d", nodes, MaxNodes)
 	}
-	at := func(host byte) []netip.Prefix {
-		all := []netip.Prefix{within(fabricV4, host)}
+	in := func(v4, v6 netip.Prefix, host byte) []netip.Prefix {
+		all := []netip.Prefix{within(v4, host)}
 		if dual {
-			all = append(all, within(fabricV6, host))
+			all = append(all, within(v6, host))
 		}
 		return all
 	}
+	at := func(host byte) []netip.Prefix { return in(fabricV4, fabricV6, host) }
 	p := Plan{
 		Gateways: at(1),
 		Control:  Machine{Name: "control", Namespace: Control, Addresses: at(2)},
 		Outside:  Machine{Name: "outside", Namespace: Outside, Addresses: at(3)},
+		Client:   Machine{Name: "client", Namespace: Client, Addresses: in(remoteV4, remoteV6, 2), Gateways: in(remoteV4, remoteV6, 1)},
 	}
 	for i := range nodes {
 		name := NodeName(i + 1)
@@ -96,7 +104,7 @@ func NewPlan(nodes int, dual bool) (Plan, error) {
 
 // Machines is everybody.
 func (p Plan) Machines() []Machine {
-	return append([]Machine{p.Control, p.Outside}, p.Nodes...)
+	return append([]Machine{p.Control, p.Outside, p.Client}, p.Nodes...)
 }
 
 // within is the address of the prefix with that last byte.

@@ -18,19 +18,20 @@ import (
 )
 
 // recipe changes when the same inputs are to give other images.
-const recipe = "2"
+const recipe = "3"
 
 //go:embed wget.sh
 var wget []byte
 
 // tools are the Debian packages inside the agnhost image. The tests want GNU
-// wget and OpenBSD's nc; busybox stands in for what is not listed.
-var tools = []string{"base-files", "bash", "bind9-dnsutils", "busybox-static", "coreutils", "curl", "grep", "hostname",
-	"iproute2", "iputils-ping", "libc-bin", "netcat-openbsd", "procps", "sed", "wget"}
+// wget and OpenBSD's nc, and conntrack in distroless-iptables; busybox stands in for what is not listed.
+var tools = []string{"base-files", "bash", "bind9-dnsutils", "busybox-static", "conntrack", "coreutils", "curl", "grep", "hostname",
+	"iproute2", "iptables", "iputils-ping", "libc-bin", "netcat-openbsd", "procps", "sed", "wget"}
 
 const (
 	path    = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	applets = "/usr/lib/busybox"
+	e2e     = "registry.k8s.io/e2e-test-images/"
 )
 
 var root = dockerarchive.Attr{}
@@ -41,7 +42,7 @@ func Base(ctx context.Context, cache *build.Cache, programs *build.Programs) (st
 	if err != nil {
 		return "", err
 	}
-	inputs := []string{recipe, string(wget), tree, programs.Agnhost, programs.AgnhostVersion, programs.Pause, node.PauseImage}
+	inputs := []string{recipe, string(wget), tree, programs.Agnhost, programs.AgnhostVersion, programs.Pause, programs.InvalidPackets, node.PauseImage}
 	dir, err := cache.Make("images", "images", inputs, func(dir string) error {
 		all, err := base(ctx, tree, programs)
 		if err != nil {
@@ -65,7 +66,12 @@ func base(ctx context.Context, tree string, programs *build.Programs) ([]dockera
 	if err != nil {
 		return nil, err
 	}
-	return append([]dockerarchive.Image{pause, busybox}, agnhost...), nil
+	invalid := &dockerarchive.Layer{}
+	if err := invalid.Copy("/regression-issue-74839", 0o755, programs.InvalidPackets, root); err != nil {
+		return nil, fmt.Errorf("images: %w", err)
+	}
+	boom := image(dockerarchive.Config{Entrypoint: []string{"/regression-issue-74839"}}, []*dockerarchive.Layer{invalid}, e2e+"regression-issue-74839:1.4")
+	return append([]dockerarchive.Image{pause, busybox, boom}, agnhost...), nil
 }
 
 func image(config dockerarchive.Config, layers []*dockerarchive.Layer, tags ...string) dockerarchive.Image {
@@ -138,9 +144,9 @@ func agnhostImages(ctx context.Context, tree string, programs *build.Programs) (
 	config := dockerarchive.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: []string{"PATH=" + path + ":" + applets}}
 	web := config
 	web.Cmd = []string{"netexec", "--http-port=80", "--udp-port=80"}
-	const e2e = "registry.k8s.io/e2e-test-images/"
 	return []dockerarchive.Image{
 		image(config, layers, e2e+"agnhost:"+programs.AgnhostVersion, "docker.io/library/agnhost:latest", e2e+"glibc-dns-testing:2.0.0"),
+		image(dockerarchive.Config{Cmd: []string{"sh"}, Env: config.Env}, layers[:1], "registry.k8s.io/build-image/distroless-iptables:v0.9.6"),
 		image(web, layers, "docker.io/library/nginx:latest", e2e+"nginx:1.15-4", e2e+"nginx:1.27-0"),
 	}, nil
 }

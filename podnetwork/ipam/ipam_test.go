@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/internal/testnet"
 )
 
 func cidrs(s ...string) (out []netip.Prefix) {
@@ -309,9 +311,9 @@ func TestAClockThatIsSetEndsNoCoolDown(t *testing.T) {
 }
 
 // TestRandomSteps compares the book with a plain model through 10,000 random
-// leases, releases and kills: nothing leaks, nothing is double.
+// leases, releases and kills: nothing leaks, nothing is double. A file in memory is synchronized at once.
 func TestRandomSteps(t *testing.T) {
-	dir, c := t.TempDir(), newClock()
+	dir, c := testnet.MemoryDir(t), newClock()
 	b := book(t, dir, c)
 	net := cidrs("10.244.1.0/25", "fd00::/64")
 	model := map[Key]string{}

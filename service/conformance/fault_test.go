@@ -48,6 +48,7 @@ const poison = "10.96.66.66"
 // A flush of everything is repaired at once in every mode, although the kernel has refused
 // some Service for so long that it waits half a minute between tries.
 func TestAForeignFlushIsRepairedWhileAKeyFails(t *testing.T) {
+	t.Parallel()
 	testnet.Need(t, "nft", "iptables-nft")
 	for name, build := range map[string]func(*testing.T, *Node) (service.Mode, func()){
 		"nftables": func(t *testing.T, n *Node) (service.Mode, func()) {
@@ -57,7 +58,7 @@ func TestAForeignFlushIsRepairedWhileAKeyFails(t *testing.T) {
 		"iptables-nft":    func(t *testing.T, n *Node) (service.Mode, func()) { return poisonedIptables(t, n, kernelipt.NFT) },
 		"iptables-legacy": func(t *testing.T, n *Node) (service.Mode, func()) { return poisonedIptables(t, n, kernelipt.Legacy) },
 	} {
-		t.Run(name, func(t *testing.T) { flushWhileAKeyFails(t, build) })
+		t.Run(name, func(t *testing.T) { t.Parallel(); flushWhileAKeyFails(t, build) })
 	}
 }
 
@@ -144,6 +145,7 @@ func (idle) Disturb(*testnet.NS)                           {}
 // address that is on the node: all are beside IPVS, and that of the cluster DNS is in every
 // mode. An address that is not the node's is nobody's to map.
 func TestAHostPortTakesNoServicesAddress(t *testing.T) {
+	t.Parallel()
 	cluster, other, away := netip.MustParseAddr("10.96.9.9"), netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("203.0.113.77")
 	for name, build := range map[string]func(nft.Conn, conntrack.Flusher) service.Mode{
 		"nftables": func(c nft.Conn, f conntrack.Flusher) service.Mode { return nftables.New(c, f) },

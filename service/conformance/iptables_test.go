@@ -93,6 +93,7 @@ func (p poisoned) Restore(ctx context.Context, f kernel.Family, text []byte) err
 // A Service that the kernel refuses, again and again, costs no other Service a packet, not
 // when it comes, when others change, when all is read anew, nor when a mode starts.
 func TestARefusedServiceLosesNoPacketOfOthers(t *testing.T) {
+	t.Parallel()
 	for _, flavour := range []kernel.Flavour{kernel.NFT, kernel.Legacy} {
 		t.Run(string(flavour), func(t *testing.T) { refusedBeside(t, flavour) })
 	}
