@@ -89,7 +89,7 @@ func TestTLS(t *testing.T) {
 	}
 	page := result.New(result.Docs, "proxy-tls", "TLS: what we accept beside nginx")
 	page.Text("Which certificates of Secrets are served, and which endpoints are reached by TLS. [proxy-server.md](proxy-server.md#certificates) says which certificate a client gets.")
-	page.Text("`cd bench && go test -run TestTLS ./proxy` tries %d pairs of certificate and key, and %d endpoints, with Wayleave and with nginx %s (%s) with Debian's defaults, and made this page. Only differences are listed, each with what decides it.",
+	page.Text("`cd bench && go test -run TestTLS ./proxy` tries %d pairs of certificate and key, and %d endpoints, with Wayleave and with nginx %s (OpenSSL %s) with Debian's defaults, and made this page. Only differences are listed, each with what decides it.",
 		secrets.all, speak.all, version("nginx -v"), version("openssl version"))
 	page.Text("## Certificates of Secrets")
 	page.Text("%d of %d pairs have the same answer. nginx accepts %d that Wayleave refuses; Wayleave serves %d that nginx refuses. A pair that is refused leaves the last good one in place, and an Event says why. Bounds: %d certificates, %d KiB of them, RSA keys of %d to %d bits.",
