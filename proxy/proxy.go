@@ -42,6 +42,8 @@ type Proxy struct {
 	// Observe is told of every exchange at its end; may be nil.
 	Observe func(*Record)
 	Log     *slog.Logger
+	// Keys are certificates and authorities by key; nil for none.
+	Keys Keys
 	// Asking is how questions to authentication servers leave.
 	Asking Asking
 
@@ -57,6 +59,9 @@ type Proxy struct {
 
 	passwords passwords
 	limits    limits
+	crowd     crowd
+	answers   answers
+	mirrors   mirrors
 	asker     asker
 	reach     reachPolicy
 }
@@ -123,8 +128,9 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 	}
 	x.ctx, x.d, x.r, x.start = ctx, d, d.Request(), time.Now()
 	x.rec = Record{Request: x.r}
-	defer p.survive(d)
+	defer p.survive(x, d)
 	x.route()
+	x.leave()
 	if p.Observe != nil {
 		x.rec.Took = time.Since(x.start)
 		p.Observe(&x.rec)
@@ -145,11 +151,12 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 }
 
 // survive has a fault of ours end one exchange, and not all connections with it.
-func (p *Proxy) survive(d message.Downstream) {
+func (p *Proxy) survive(x *exchange, d message.Downstream) {
 	fault := recover()
 	if fault == nil {
 		return
 	}
+	x.leave()
 	d.Abort()
 	if p.Log != nil {
 		p.Log.Error("an exchange ended in a panic", "panic", fault, "stack", string(debug.Stack()))
@@ -164,32 +171,10 @@ func (x *exchange) route() {
 		x.reply(405, message.Fields{{Name: allow, Value: allowed}})
 		return
 	}
-	t := x.p.table.Load()
-	name := table.Name(x.r.Host, x.name)
-	path, ok := table.Clean(x.r.Path(), x.clean)
-	if !ok {
-		x.fail(400, errors.New("a path that leaves its root, or has a bad escape"))
-		return
-	}
-	if !t.Route(name, path, &x.match) {
-		x.fail(404, nil)
-		return
-	}
-	x.rec.Host, x.rec.Path = x.match.Host, x.match.Path
-	switch {
-	case x.match.TooLong:
-		x.fail(414, errPathTooLong)
-		return
-	case x.match.Path.Closed:
-		x.fail(503, errClosed)
-		return
-	}
 	target := x.r.Target
-	if err := x.spelled(t, name); err != nil {
-		x.fail(400, err)
+	if x.find() {
 		return
 	}
-	x.opt.path = path
 	if o := x.match.Path.Options; o == nil {
 		x.opt.backend = x.match.Path.Backend
 	} else if x.options(o) {
@@ -199,6 +184,39 @@ func (x *exchange) route() {
 	x.unassert(x.opt.backend)
 	x.forward(x.opt.backend)
 	x.r.Target = target // what the client sent is what the record shows
+}
+
+// find finds the path of the request, and answers one that has none or may not go on.
+func (x *exchange) find() (answered bool) {
+	t := x.p.table.Load()
+	name := table.Name(x.r.Host, x.name)
+	path, ok := table.Clean(x.r.Path(), x.clean)
+	if !ok {
+		x.fail(400, errors.New("a path that leaves its root, or has a bad escape"))
+		return true
+	}
+	if !t.Route(name, path, &x.match) {
+		x.fail(404, nil)
+		return true
+	}
+	x.rec.Host, x.rec.Path = x.match.Host, x.match.Path
+	switch {
+	case x.match.TooLong:
+		x.fail(414, errPathTooLong)
+		return true
+	case x.match.Path.Closed:
+		x.fail(503, errClosed)
+		return true
+	}
+	if x.uncertified(t, name) {
+		return true
+	}
+	if err := x.spelled(t, name); err != nil {
+		x.fail(400, err)
+		return true
+	}
+	x.opt.path = path
+	return false
 }
 
 // spelled refuses a path that an endpoint may take for another one, which is guarded, and
@@ -239,9 +257,12 @@ func (x *exchange) reply(status int, more message.Fields) {
 		x.d.Abort()
 		return
 	}
+	if x.errorPage(status, more) {
+		return
+	}
 	text := pages[status]
 	resp := &message.Response{Status: status, Length: int64(len(text)), Fields: append(message.Fields{{Name: contentType, Value: textPlain}}, more...)}
-	resp.Fields = append(resp.Fields, x.answer...)
+	resp.Fields = x.answered(resp.Fields, status)
 	x.final(&resp.Fields)
 	x.rec.Status = status
 	if err := x.d.Respond(resp); err != nil {

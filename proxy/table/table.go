@@ -35,6 +35,14 @@ type Host struct {
 	// OneNamespace says that no path of another namespace serves the host: none of a wildcard
 	// host above it, and none of hosts that are not named.
 	OneNamespace bool `json:"oneNamespace,omitempty"`
+	// ClientCert has clients show a certificate; nil asks for none.
+	ClientCert *ClientCert `json:"clientCert,omitempty"`
+	// Ciphers are those for TLS 1.2 and before, as crypto/tls numbers them; empty for its own.
+	Ciphers []uint16 `json:"ciphers,omitempty"`
+	// Regex says that every path also matches what begins with its text, without regard to case and
+	// to elements, as ingress-nginx reads a host on which one Ingress asks for regular expressions.
+	// Such a match opens no guard.
+	Regex bool `json:"regex,omitempty"`
 }
 
 // Path is one way, and where it leads.
@@ -75,8 +83,12 @@ type Endpoint struct {
 type Certificate struct {
 	// Key is "namespace/name" of the Secret.
 	Key   string `json:"key"`
-	Chain []byte `json:"chain"`
-	Priv  []byte `json:"priv"`
+	Chain []byte `json:"chain,omitempty"`
+	Priv  []byte `json:"priv,omitempty"`
+	// CA are authorities, and CRL their revocation lists, in PEM. A Certificate may be one of
+	// these alone.
+	CA  []byte `json:"ca,omitempty"`
+	CRL []byte `json:"crl,omitempty"`
 }
 
 // Protocol is how endpoints are spoken to.
@@ -103,6 +115,8 @@ type Options struct {
 	// The URL is a Template, as those of AuthURL are.
 	Redirect     string `json:"redirect,omitempty"`
 	RedirectCode int    `json:"redirectCode,omitempty"`
+	// RedirectQuery adds the query of the request to that URL, as a RewriteTarget keeps it.
+	RedirectQuery bool `json:"redirectQuery,omitempty"`
 	// MaxBody is the largest request body in bytes, 0 for none.
 	MaxBody int64 `json:"maxBody,omitempty"`
 	// Connect, Send and Read are time-outs towards the endpoint, 0 for the proxy's.
@@ -113,8 +127,7 @@ type Options struct {
 	SendProxy uint8 `json:"sendProxy,omitempty"`
 	// Affinity has a client keep its endpoint by a cookie.
 	Affinity *Affinity `json:"affinity,omitempty"`
-	// HashBy chooses the endpoint by a variable of the request: $request_uri, $host,
-	// $remote_addr, $http_NAME, $cookie_NAME, $arg_NAME, and text; see Template.
+	// HashBy chooses the endpoint by variables of the request, and text; see Template.
 	HashBy string `json:"hashBy,omitempty"`
 	// LeastRequest and RoundRobin choose how endpoints are drawn; random two is the
 	// default.
@@ -130,6 +143,37 @@ type Options struct {
 	// no limit.
 	RPS   float64 `json:"rps,omitempty"`
 	Burst int     `json:"burst,omitempty"`
+	// RPM and BurstRPM are a second limit, by the minute.
+	RPM      int `json:"rpm,omitempty"`
+	BurstRPM int `json:"burstRPM,omitempty"`
+	// Denied are clients that get 403, whatever Sources says.
+	Denied []netip.Prefix `json:"denied,omitempty"`
+	// AnyOf lets in a client that one of Sources, Auth and AuthURL lets in; without it all must.
+	AnyOf bool `json:"anyOf,omitempty"`
+	// Exchanges is how many of a client may be open at a time, 0 for no limit.
+	Exchanges int `json:"exchanges,omitempty"`
+	// Unlimited are clients to which RPS, RPM and Exchanges do not apply.
+	Unlimited []netip.Prefix `json:"unlimited,omitempty"`
+	// Bandwidth is the most bytes a second of a response's body behind its first
+	// BandwidthAfter bytes, 0 for no limit.
+	Bandwidth      int64 `json:"bandwidth,omitempty"`
+	BandwidthAfter int64 `json:"bandwidthAfter,omitempty"`
+	// HashSubset is how many endpoints share a key of HashBy; 0 is one.
+	HashSubset int `json:"hashSubset,omitempty"`
+	// Upstream is what endpoints are sent beside the request.
+	Upstream *Upstream `json:"upstream,omitempty"`
+	// Response is how responses of endpoints are changed.
+	Response *Response `json:"response,omitempty"`
+	// Retry is when a request goes to another endpoint; nil is the proxy's own rule.
+	Retry *Retry `json:"retry,omitempty"`
+	// Errors are statuses for which another backend answers.
+	Errors *Errors `json:"errors,omitempty"`
+	// TLS is how endpoints of HTTPS and GRPCS are spoken to; nil checks nothing.
+	TLS *EndpointTLS `json:"tls,omitempty"`
+	// Unlogged leaves the requests out of the access log.
+	Unlogged bool `json:"unlogged,omitempty"`
+	// Mirror sends copies of requests elsewhere.
+	Mirror *Mirror `json:"mirror,omitempty"`
 }
 
 // Affinity is a cookie that names the endpoint.
@@ -139,6 +183,14 @@ type Affinity struct {
 	MaxAge   time.Duration `json:"maxAge,omitempty"`
 	SameSite string        `json:"sameSite,omitempty"`
 	Secure   bool          `json:"secure,omitempty"`
+	// Domain is the attribute; empty for none.
+	Domain string `json:"domain,omitempty"`
+	// Partitioned sets that attribute (CHIPS).
+	Partitioned bool `json:"partitioned,omitempty"`
+	// Conditional leaves SameSite=None out for browsers that do not know it.
+	Conditional bool `json:"conditional,omitempty"`
+	// Moves gives the client another endpoint for good when its own fails.
+	Moves bool `json:"moves,omitempty"`
 }
 
 // Canary takes a part of the requests: by header, then by cookie, then by weight.
@@ -154,6 +206,8 @@ type Canary struct {
 	Weight int    `json:"weight,omitempty"`
 	Total  int    `json:"total,omitempty"`
 	Source string `json:"source,omitempty"`
+	// EachTime draws by weight for each request, also for a client that has its endpoint by a cookie.
+	EachTime bool `json:"eachTime,omitempty"`
 }
 
 // Auth is HTTP basic authentication (RFC 7617).
@@ -175,16 +229,31 @@ type AuthURL struct {
 	SignIn string `json:"signIn,omitempty"`
 	// Headers of its answer go on to the endpoint.
 	Headers []string `json:"headers,omitempty"`
+	// Param is the argument of SignIn that says where the client wanted to go; empty is "rd".
+	Param string `json:"param,omitempty"`
+	// Target is what the server is told as X-Auth-Request-Redirect, a Template; empty is the
+	// request's target.
+	Target string `json:"target,omitempty"`
+	// AlwaysCookie passes cookies of the server on with all responses; without it only with
+	// those of CookieStatus.
+	AlwaysCookie bool `json:"alwaysCookie,omitempty"`
+	// CacheKey is a Template; requests for which it makes the same text get the same answer
+	// for as long as Cache says. Empty asks for each.
+	CacheKey string       `json:"cacheKey,omitempty"`
+	Cache    []CacheValid `json:"cache,omitempty"`
+	// Fields are sent to the server beside the request's.
+	Fields []Field `json:"fields,omitempty"`
 }
 
 // CORS answers preflight requests and adds the headers of cross-origin sharing.
 type CORS struct {
-	Origins     []string      `json:"origins,omitempty"`
-	Methods     string        `json:"methods,omitempty"`
-	Headers     string        `json:"headers,omitempty"`
-	Expose      string        `json:"expose,omitempty"`
-	Credentials bool          `json:"credentials,omitempty"`
-	MaxAge      time.Duration `json:"maxAge,omitempty"`
+	Origins     []string `json:"origins,omitempty"`
+	Methods     string   `json:"methods,omitempty"`
+	Headers     string   `json:"headers,omitempty"`
+	Expose      string   `json:"expose,omitempty"`
+	Credentials bool     `json:"credentials,omitempty"`
+	// MaxAge is 0 for the default; less has browsers keep nothing.
+	MaxAge time.Duration `json:"maxAge,omitempty"`
 }
 
 // Table routes. It must not be changed.
@@ -193,6 +262,8 @@ type Table struct {
 	// wild are by what follows the star.
 	wild map[string]*Routes
 	rest *Routes
+	// certified says that some host asks for certificates of clients, or has ciphers of its own.
+	certified bool
 	// asserted are fields that clients may not set, by backend.
 	asserted map[string][]string
 	// lower routes paths in lower case; nil where this table does.
@@ -214,6 +285,8 @@ type Routes struct {
 	// Table.Spelled.
 	watched bool
 	folded  *Routes
+	// client is the host's rule for certificates of clients; nil for none.
+	client *ClientRule
 }
 
 // Make makes a table; hosts that last has already are shared with it.
@@ -232,6 +305,7 @@ func Make(last *Table, hosts map[string]*Host) *Table {
 			r.folded = folded(r)
 		}
 		t.assert(r)
+		t.certified = t.certified || r.client != nil || len(h.Ciphers) > 0
 		switch {
 		case name == "":
 			t.rest = r
@@ -257,6 +331,7 @@ func (t *Table) named(name string) *Routes {
 
 func compile(h *Host) *Routes {
 	r := &Routes{Host: h, exact: map[string]*Path{}, prefix: map[string]*Path{}, ready: map[*Path]*Ready{}, asserted: assertions(h)}
+	r.client = clientRule(h)
 	if h.Default != nil && h.Default.Options != nil {
 		r.ready[h.Default] = Prepare(h.Default)
 	}

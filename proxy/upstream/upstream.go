@@ -17,6 +17,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,8 @@ type Settings struct {
 	SlowStart time.Duration
 	// Dial opens connections; nil is net.Dialer's.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Keys are certificates and authorities for TLS to endpoints; nil for none.
+	Keys Keys
 	// Secret makes that nobody can find addresses by the tokens of endpoints. All proxies
 	// of a cluster must have the same; may be empty.
 	Secret []byte
@@ -374,6 +377,23 @@ func (b *Backend) Hash(key []byte, tried []*Endpoint) *Endpoint {
 	return best
 }
 
+// HashSubset draws one of a key's n endpoints at random. A key has the same ones for as long as they
+// are there.
+func (b *Backend) HashSubset(key []byte, n int, tried []*Endpoint) *Endpoint {
+	out := slices.Clone(tried)
+	for range rand.IntN(max(n, 1)) {
+		e := b.Hash(key, out)
+		if e == nil || in(e, out) {
+			break // there are fewer
+		}
+		out = append(out, e)
+	}
+	if e := b.Hash(key, out); e != nil && !in(e, out) {
+		return e
+	}
+	return b.Hash(key, tried)
+}
+
 // mix spreads what FNV leaves close together.
 func mix(x uint64) uint64 {
 	x ^= x >> 33
@@ -490,17 +510,16 @@ func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
 }
 
 // secure begins TLS on a connection, where it is to be encrypted.
-func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, protocols []string) (net.Conn, error) {
+func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, by *table.EndpointTLS, protocols []string) (net.Conn, error) {
 	if !encrypted {
 		return conn, nil
 	}
+	config, err := e.set.config(by, protocols)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("endpoint %s: %w", e.text, err), conn.Close())
+	}
 	if c, ok := conn.(*net.TCPConn); ok {
 		conn = e.set.directs.Of(c)
-	}
-	config := e.set.tls.Load()
-	if len(protocols) > 0 {
-		config = config.Clone()
-		config.NextProtos = protocols
 	}
 	t := tls.Client(conn, config)
 	if err := t.HandshakeContext(ctx); err != nil {
