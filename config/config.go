@@ -52,8 +52,10 @@ type PodNetwork struct {
 // Service is the settings of the feature of that name.
 type Service struct {
 	Enabled bool
-	// NodePortAddresses are empty for the node's internal addresses.
+	// NodePortAddresses are empty for the node's internal addresses alone. NodePortPrimary
+	// adds those to others.
 	NodePortAddresses []netip.Prefix
+	NodePortPrimary   bool
 	// ExternalIPs serves spec.externalIPs.
 	ExternalIPs bool
 }
@@ -191,9 +193,10 @@ func settings() []setting {
 			"How often the paths to the other nodes are probed for their MTU: 0s (never) to 24h."}},
 		{"service.enabled", "true", boolean(func(c *Config) *bool { return &c.Service.Enabled }), []string{
 			"The service proxy: ClusterIPs and NodePorts. Off: kube-proxy does it."}},
-		{"service.nodePortAddresses", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Service.NodePortAddresses }, network, "CIDRs"), []string{
-			"Networks in which the node's addresses serve node ports. Empty: its InternalIPs. With 127.0.0.0/8 they are served",
-			"on 127.0.0.1 as well (IPv4 only; sets route_localnet)."}},
+		{"service.nodePortAddresses", `[]`, nodePortAddresses, []string{
+			"Networks in which the node's addresses serve node ports, or primary (its InternalIPs), localhost (127.0.0.0/8) and",
+			"all (0.0.0.0/0 and ::/0). Empty: primary. With localhost they are served on 127.0.0.1 as well (IPv4 only; sets",
+			"route_localnet)."}},
 		{"service.externalIPs", "true", boolean(func(c *Config) *bool { return &c.Service.ExternalIPs }), []string{
 			"Serve spec.externalIPs, which Kubernetes 1.36 deprecates: anyone who can write Services can choose the addresses. Off: an",
 			"Event names each Service that has some."}},

@@ -178,3 +178,26 @@ func TestSlicesOfNamesRaiseNoWarning(t *testing.T) {
 		t.Errorf("became %+v, %v", s, problems)
 	}
 }
+
+// Names of Services may begin with a digit (relaxed validation, Kubernetes 1.37), wherever they
+// are named.
+func TestServiceNamesThatBeginWithADigit(t *testing.T) {
+	in, slice := goodService(), goodSlice()
+	in.Name, slice.Labels[discoveryv1.LabelServiceName] = "7web", "7web"
+	s, p := Service(in)
+	e, q := EndpointSlice(slice)
+	c := newChecker("Ingress", &metav1.ObjectMeta{})
+	b := c.ingressBackend("spec.defaultBackend", &networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: "7web", Port: networkingv1.ServiceBackendPort{Number: 80}}})
+	if s.Name.Name != "7web" || e.ServiceName() != s.Name || b.Service != "7web" || len(p)+len(q)+len(c.problems) > 0 {
+		t.Errorf("became %+v, %+v, %+v; %v %v %v", s, e, b, p, q, c.problems)
+	}
+}
+
+// Search domains may have underscores, and be the root (relaxed validation, Kubernetes 1.34).
+func TestOddSearchDomains(t *testing.T) {
+	want := []string{"_tcp.corp_x.example", ".", "a.example."}
+	p, problems := Pod(&corev1.Pod{Spec: corev1.PodSpec{NodeName: "n1", DNSConfig: &corev1.PodDNSConfig{Searches: want}}})
+	if !reflect.DeepEqual(p.Searches, want) || len(problems) > 0 {
+		t.Errorf("became %q, %v", p.Searches, problems)
+	}
+}

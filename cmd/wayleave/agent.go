@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -550,7 +551,12 @@ func dnsService() model.Name {
 // serviceLocal is what the service proxy must know of this node.
 func (a *agent) serviceLocal(snap model.Snapshot, node string) (service.Local, bool, []model.Problem) {
 	l, ok, problems := service.MakeLocal(snap, node)
-	l.NodePortCIDRs = a.cfg.Service.NodePortAddresses
+	l.NodePortCIDRs = slices.Clone(a.cfg.Service.NodePortAddresses)
+	if a.cfg.Service.NodePortPrimary && len(l.NodePortCIDRs) > 0 {
+		for _, ip := range l.NodeIPs {
+			l.NodePortCIDRs = append(l.NodePortCIDRs, netip.PrefixFrom(ip, ip.BitLen()))
+		}
+	}
 	return l, ok, problems
 }
 
