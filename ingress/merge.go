@@ -380,7 +380,7 @@ func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend,
 	if why != "" && o.Redirect == "" {
 		m.bad(i, field, "%s; the path answers 503", why)
 	}
-	if key != "" && o.virtual {
+	if key != "" && m.p.options(m.snap, i).virtual {
 		return m.virtual(i, key)
 	}
 	return key
