@@ -123,7 +123,7 @@ func TestMirrorAnnotations(t *testing.T) {
 	for _, tc := range []struct{ in, options, problem string }{
 		{"mirror-target: https://test.example$request_uri", `{"mirror":{"url":"https://test.example$request_uri","body":true}}`, ""},
 		{"mirror-target: http://api.shop.svc:8080$request_uri|mirror-request-body: off|mirror-host: b.example", `{"mirror":{"url":"http://api.shop.svc:8080$request_uri","backend":"shop/api:8080","host":"b.example"}}`, ""},
-		{"mirror-target: http://127.0.0.1/", `null`, "only ingress.authURLNetworks"}, {"mirror-target: /x", `null`, "is not a URL"}, {"mirror-host: b.example", `null`, ""}, {"mirror-target: http://none.shop.svc/", `null`, "nothing is copied"},
+		{"mirror-target: http://127.0.0.1/", `null`, "only ingress.authURLNetworks"}, {"mirror-target: /x", `null`, "is not a URL"}, {"mirror-host: b.example", `null`, ""}, {"mirror-target: http://none.shop.svc/", `null`, "nothing is copied"}, {"mirror-target: http://web.other.svc/", `null`, "Service other/web is in another namespace"},
 	} {
 		w := oneIngress(t)
 		values := map[string]string{}

@@ -10,14 +10,14 @@ func others() []annotation {
 	return []annotation{
 		{name: "from-to-www-redirect", read: boolean(func(p *parser, v bool) { p.out.www = v }), note: "308 from www.HOST to HOST, or the other way round, where no Ingress routes the other name"},
 		{name: "service-upstream", read: boolean(func(p *parser, v bool) { p.out.virtual = v }), note: "the Service's virtual address in place of its endpoints: affinity, upstream-hash-by and retries have one endpoint then"},
-		{name: "mirror-target", read: mirrorTarget, note: "may not lead where auth-url may not; at most 64 copies at a time, others are not sent"},
+		{name: "mirror-target", read: mirrorTarget, note: "may not lead where auth-url may not, nor to a Service of another namespace; at most 64 copies at a time, others are not sent"},
 		{name: "mirror-host", read: func(p *parser, v string) error {
 			if plain := filled(v); plain == "" || strings.Trim(strings.ToLower(plain), "abcdefghijklmnopqrstuvwxyz0123456789-._:[]") != "" {
 				return fmt.Errorf("%q is not a host", v)
 			}
 			return fieldTemplate(func(p *parser, v string) { p.mirror.Host = v })(p, v)
 		}},
-		{name: "mirror-request-body", read: oneOf(func(p *parser, v string) { p.mirror.Body = v == "on" }, "on", "off"), note: "on by default; requests with a body above 64 KiB, or of unknown length, are not copied then"},
+		{name: "mirror-request-body", read: oneOf(func(p *parser, v string) { p.headOnly = v == "off" }, "on", "off"), note: "on by default; requests with a body above 64 KiB, or of unknown length, are not copied then"},
 		{name: "enable-global-auth", read: globalAuth, note: "false leaves the Ingress without ingress.globalAuthURL; true without that setting closes the paths"},
 	}
 }
@@ -43,11 +43,12 @@ func (p *parser) combineMirror() {
 		return
 	}
 	m := p.mirror
-	if p.values["mirror-request-body"] == "" {
-		m.Body = true
-	}
+	m.Body = !p.headOnly
 	if s, b, ok := p.settings.serviceOf(m.URL); ok {
 		key, why := resolve(p.snap, s.Namespace, b)
+		if s.Namespace != p.in.Name.Namespace {
+			why = fmt.Sprintf("Service %s is in another namespace, and its endpoints may trust the proxy", s)
+		}
 		if why != "" {
 			p.bad(nginxPrefix+"mirror-target", "%s; nothing is copied", why)
 			return

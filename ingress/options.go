@@ -96,6 +96,7 @@ type parser struct {
 	retry    *table.Retry
 	client   clientCert
 	mirror   table.Mirror
+	headOnly bool // of copies
 	noGlobal bool
 	endpoint endpointOf
 	errors   table.Errors

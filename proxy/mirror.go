@@ -67,6 +67,7 @@ func (x *exchange) mirror(m *table.Mirror, ready *table.Ready) (answered bool) {
 	req, err := http.NewRequestWithContext(ctx, string(x.r.Method), u.String(), bytes.NewReader(body))
 	if err == nil {
 		x.describe(req.Header)
+		unassertAll(req.Header, x.p.table.Load().AllAsserted())
 		if host := x.expand(nil, ready.Extras.MirrorHost, forField); len(host) > 0 && isAuthority(host) {
 			req.Host = string(host)
 		}
@@ -83,6 +84,19 @@ func (x *exchange) mirror(m *table.Mirror, ready *table.Ready) (answered bool) {
 		}
 	}()
 	return false
+}
+
+// unassertAll takes out what endpoints trust the proxy to say: whoever chose where the copy goes must
+// not have it say that.
+func unassertAll(h http.Header, names []string) {
+	for field := range h {
+		for _, n := range names {
+			if sameName([]byte(field), n) {
+				delete(h, field)
+				break
+			}
+		}
+	}
 }
 
 // replayed is an exchange whose body was read.

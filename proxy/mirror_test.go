@@ -96,6 +96,16 @@ func TestMirror(t *testing.T) {
 	}
 	r.check(t, asks{name: "a copy is not copied", options: o(table.Mirror{}), request: "GET /\nX-Sent-From: wayleave-ingress", status: 200})
 	none("a copy")
+	// What only a server may say to some backend is not said by a copy.
+	said := path(o(table.Mirror{}))
+	trusts := table.Path{Kind: table.Prefix, Path: "/trusts", Backend: "t", Options: &table.Options{AuthURL: &table.AuthURL{URL: "http://a/", Headers: []string{"X-Tag"}}}, Source: "Ingress other/x spec.rules[0].http.paths[0]"}
+	r.route(said, trusts)
+	if resp, _ := r.ask("GET /q\nX-Tag: root\nX_Tag: root"); resp.StatusCode != 200 {
+		t.Error(resp.Status)
+	}
+	if got, want := next(), "GET "+mirror.String()+` /q  ["127.0.0.1"] 0`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
 	// So many at a time, and requests go on.
 	r.route(path(o(table.Mirror{})))
 	for range maxMirrors + 20 {

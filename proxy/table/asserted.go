@@ -67,3 +67,25 @@ func (t *Table) assert(r *Routes) {
 		}
 	}
 }
+
+// AllAsserted are the names that are asserted to some backend, in lower case.
+func (t *Table) AllAsserted() []string {
+	if t == nil {
+		return nil
+	}
+	return t.said
+}
+
+func (t *Table) allAsserted() (out []string) {
+	seen := map[string]bool{}
+	for _, names := range t.asserted {
+		for _, n := range names {
+			if n = strings.ToLower(n); !seen[n] {
+				seen[n] = true
+				out = append(out, n)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}

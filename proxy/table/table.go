@@ -266,6 +266,8 @@ type Table struct {
 	certified bool
 	// asserted are fields that clients may not set, by backend.
 	asserted map[string][]string
+	// said are all of these names, once each in lower case.
+	said []string
 	// lower routes paths in lower case; nil where this table does.
 	lower *Table
 }
@@ -315,6 +317,7 @@ func Make(last *Table, hosts map[string]*Host) *Table {
 			t.exact[name] = r
 		}
 	}
+	t.said = t.allAsserted()
 	t.lower = t.lowered()
 	return t
 }
