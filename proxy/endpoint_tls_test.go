@@ -37,7 +37,7 @@ func secretive(t *testing.T, config *tls.Config, serve func(net.Conn)) netip.Add
 	return addrOf(l)
 }
 
-func answers(c net.Conn) {
+func answersOkay(c net.Conn) {
 	br := bufio.NewReader(c)
 	for {
 		if _, err := readHead(br); err != nil {
@@ -106,7 +106,7 @@ func TestWhatEndpointsSpeak(t *testing.T) {
 		{"RC4", tls.VersionTLS12, []uint16{tls.TLS_RSA_WITH_RC4_128_SHA}, both, 502},
 		{"TLS 1.3, all allowed", tls.VersionTLS13, nil, both, 200},
 	} {
-		end := secretive(t, &tls.Config{Certificates: []tls.Certificate{*pair}, MinVersion: tls.VersionTLS10, MaxVersion: x.max, CipherSuites: x.suites}, answers)
+		end := secretive(t, &tls.Config{Certificates: []tls.Certificate{*pair}, MinVersion: tls.VersionTLS10, MaxVersion: x.max, CipherSuites: x.suites}, answersOkay)
 		r := newRig(t, nil, end)
 		r.p.Upstreams.SetTLS(x.settings)
 		r.route(path(table.Options{Protocol: table.HTTPS}))
@@ -127,7 +127,7 @@ func TestCertificatesOfEndpoints(t *testing.T) {
 		if x.Unread {
 			want = 502 // crypto/tls reads the certificate of a server in any case
 		}
-		r := newRig(t, nil, secretive(t, &tls.Config{Certificates: []tls.Certificate{*pair}}, answers))
+		r := newRig(t, nil, secretive(t, &tls.Config{Certificates: []tls.Certificate{*pair}}, answersOkay))
 		r.route(path(table.Options{Protocol: table.HTTPS}))
 		if got := r.status(t); got != want {
 			t.Errorf("%s: %d, want %d; %s", name, got, want, r.told())
