@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,9 +14,12 @@ import (
 	"wayleave.dev/internal/keypair/keypairtest"
 )
 
+// cases are made once: RSA keys take time.
+var cases = sync.OnceValues(func() ([]keypairtest.Case, error) { return keypairtest.Cases("testdata") })
+
 // A pair is served in handshakes, or refused with a reason.
 func TestPairs(t *testing.T) {
-	list, err := keypairtest.Cases("testdata")
+	list, err := cases()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +96,7 @@ func shake(t *testing.T, pair *tls.Certificate, version uint16, unread bool) {
 
 // The leaf comes first, then its issuers; nothing is lost.
 func TestOrderOfChains(t *testing.T) {
-	list, err := keypairtest.Cases("testdata")
+	list, err := cases()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +132,7 @@ func TestOrderOfChains(t *testing.T) {
 
 // FuzzParse reads any Secret: it is served or refused, in bounded time.
 func FuzzParse(f *testing.F) {
-	list, err := keypairtest.Cases("testdata")
+	list, err := cases()
 	if err != nil {
 		f.Fatal(err)
 	}

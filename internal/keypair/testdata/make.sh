@@ -12,6 +12,8 @@ self() {
 }
 openssl genrsa -traditional -out rsa512.key 512 2>/dev/null; self rsa512 -sha256
 openssl genrsa -out rsa1024.key 1024 2>/dev/null; self rsa1024
+openssl genrsa -out rsa4096.key 4096 2>/dev/null; self rsa4096
+openssl genrsa -primes 5 -out rsa8200.key 8200 2>/dev/null; self rsa8200
 openssl genrsa -traditional -out sha1.key 2048 2>/dev/null; self sha1 -sha1
 cp sha1.key md5.key; self md5 -md5
 cp sha1.key negative.key; self negative -set_serial -5
