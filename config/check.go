@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -222,6 +223,32 @@ func number(at func(*Config) *int, low, high int) setter {
 			return fmt.Errorf("a number from %d to %d is allowed", low, high)
 		}
 		*at(c) = int(n)
+		return nil
+	}
+}
+
+// NoServerHeader is the value of ingress.serverHeader that removes the field.
+const NoServerHeader = "none"
+
+// product is what the field Server may say (RFC 9110, 10.2.4), or NoServerHeader.
+func product(s string) error {
+	for _, c := range s {
+		if c < ' ' || c > '~' || len(s) > 128 || strings.TrimSpace(s) != s {
+			return fmt.Errorf("up to 128 visible characters of ASCII are allowed, or %q", NoServerHeader)
+		}
+	}
+	return nil
+}
+
+// tlsVersion reads a version in quotation marks; as a number, 1.0 would be 1.
+func tlsVersion(at func(*Config) *uint16) setter {
+	return func(c *Config, v any) error {
+		s, _ := v.(string)
+		i := slices.Index([]string{"1.0", "1.1", "1.2", "1.3"}, s)
+		if i < 0 {
+			return errors.New(`allowed, in quotation marks: "1.0", "1.1", "1.2", "1.3"`)
+		}
+		*at(c) = tls.VersionTLS10 + uint16(i)
 		return nil
 	}
 }
