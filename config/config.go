@@ -89,6 +89,8 @@ type DNS struct {
 	// StubDomains and Hosts have names in lower case with a final dot.
 	StubDomains map[string][]model.Nameserver
 	Hosts       map[string][]netip.Addr
+	// PlainLetters are servers of Upstreams or StubDomains that are asked in small letters.
+	PlainLetters []model.Nameserver
 	// TLSCA is PEM, of authorities beside the public ones.
 	TLSCA string
 	// CacheMiB is 0 for no cache.
@@ -243,6 +245,9 @@ func settings() []setting {
 			"those of the node's /etc/resolv.conf."}},
 		{"dns.stubDomains", `{}`, table(func(c *Config) *map[string][]model.Nameserver { return &c.DNS.StubDomains }, model.ParseNameserver, nameservers), []string{
 			"Servers of single domains, as in corp.example: [10.0.0.53]. They are asked for all names below, and only they."}},
+		{"dns.plainLetters", `[]`, list(func(c *Config) *[]model.Nameserver { return &c.DNS.PlainLetters }, plainServer, plainServers), []string{
+			"Servers of upstreams, stubDomains or the node's /etc/resolv.conf that are asked for names in small letters, in place of",
+			"letters of random case, which make forged answers harder. Wayleave finds servers that cannot keep letters by itself."}},
 		{"dns.hosts", `{}`, table(func(c *Config) *map[string][]netip.Addr { return &c.DNS.Hosts }, apiaddr.ParseAddr, "IP addresses"), []string{
 			"Addresses of single names outside of the cluster, as in printer.corp.example: [10.0.0.9]."}},
 		{"dns.tlsCA", `""`, text(func(c *Config) *string { return &c.DNS.TLSCA }, certificates), []string{
