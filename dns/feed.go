@@ -55,6 +55,7 @@ type session struct {
 	guests   bool
 	sockets  bool
 	known    bool // the server has names, from an earlier agent
+	lacks    map[string][]string
 	holds    map[Socket]bool
 	// What the server was told of guests, when it may be told again, and whether it is to be woken for that.
 	guestsHas   []netip.Prefix
@@ -222,14 +223,73 @@ func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
 		delete(f.servers, s)
 	}()
 	gone := make(chan error, 1)
-	go func() { // this notices the server's end
-		_, err := frame.ReceiveWithin(c, &struct{}{}, frame.Limits{})
-		if err == nil {
-			err = errors.New("the server said more than hello")
-		}
-		gone <- err
-	}()
+	go func() { gone <- f.listen(ctx, c, s) }() // this notices the server's end
 	return f.talk(ctx, c, s, gone)
+}
+
+// news is what a server says after hello: what its upstream servers cannot do. It may not be nil.
+type news struct {
+	Lacks map[string][]string `json:"lacks"`
+}
+
+// newsPause is the least time between two news: a server that says more waits.
+const newsPause = time.Second
+
+// listen takes the news of a server until it ends, or says something else.
+func (f *Feed) listen(ctx context.Context, c *net.UnixConn, s *session) error {
+	for {
+		var n news
+		if _, err := frame.ReceiveWithin(c, &n, helloLimits()); err != nil {
+			return err
+		}
+		if n.Lacks == nil {
+			return errors.New("the server said something else than hello and news")
+		}
+		f.mu.Lock()
+		s.lacks = f.known(n.Lacks)
+		f.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(newsPause):
+		}
+	}
+}
+
+// known are the news of servers that the settings have, in words of ours: a captured server can say nothing else.
+// It is called with mu held.
+func (f *Feed) known(lacks map[string][]string) map[string][]string {
+	out := map[string][]string{}
+	if f.settings == nil {
+		return out
+	}
+	for n := range f.settings.Forwarding.servers() {
+		said := lacks[n.String()]
+		for l := range lackKinds {
+			if slices.Contains(said, l.String()) && !slices.Contains(out[n.String()], l.String()) {
+				out[n.String()] = append(out[n.String()], l.String())
+			}
+		}
+	}
+	return out
+}
+
+// Lacks are what upstream servers of the settings cannot do, by server, as the connected servers have found: edns0,
+// letters, tcp.
+func (f *Feed) Lacks() map[string][]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[string][]string{}
+	for s := range f.servers {
+		for n, list := range f.known(s.lacks) {
+			for _, l := range list {
+				if !slices.Contains(out[n], l) {
+					out[n] = append(out[n], l)
+				}
+			}
+		}
+	}
+	return out
 }
 
 // talk sends what the session lacks whenever something changed.

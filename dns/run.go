@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -84,6 +86,9 @@ func Run(ctx context.Context, c Config) error {
 	}, func(err error) { c.Log.Warn("no agent; answering from the last snapshot", "err", err) })
 }
 
+// newsEvery is how often the agent hears what upstream servers cannot do, when that has changed.
+const newsEvery = 2 * newsPause
+
 // follow takes updates from one connection.
 func (p *process) follow(c *net.UnixConn, ready func()) error {
 	if err := frame.Send(c, hello{protocolVersion, p.server.Sockets(), p.known}, nil); err != nil {
@@ -91,6 +96,9 @@ func (p *process) follow(c *net.UnixConn, ready func()) error {
 	}
 	save := time.NewTimer(time.Hour)
 	defer save.Stop()
+	look := time.NewTicker(newsEvery)
+	defer look.Stop()
+	told := map[string][]string{}
 	frames, done := make(chan received), make(chan struct{})
 	defer close(done)
 	go read(c, frames, done)
@@ -113,6 +121,15 @@ func (p *process) follow(c *net.UnixConn, ready func()) error {
 			}
 		case <-save.C:
 			p.save()
+		case <-look.C:
+			lacks := p.server.forward.lacks()
+			if maps.EqualFunc(lacks, told, slices.Equal[[]string]) {
+				continue
+			}
+			if err := errors.Join(c.SetWriteDeadline(time.Now().Add(newsPause)), frame.Send(c, news{lacks}, nil)); err != nil {
+				return err
+			}
+			told = lacks
 		}
 	}
 }

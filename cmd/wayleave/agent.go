@@ -538,6 +538,7 @@ func (a *agent) services(ctx context.Context) error {
 		parts = append(parts, m.Run)
 	}
 	go func() { _ = a.leaveOthers(ctx, mode) }() // ends with ctx
+	go func() { _ = a.setTracking(ctx) }()       // likewise
 	return all(ctx, parts...)
 }
 
@@ -646,6 +647,9 @@ func (a *agent) forwarding(own []netip.Addr) dns.Forwarding {
 	c := a.cfg.DNS
 	out := dns.Forwarding{Hosts: c.Hosts, CA: c.TLSCA, Stubs: map[string][]model.Nameserver{},
 		Cache: dns.CacheLimits{Bytes: c.CacheMiB << 20, TTL: c.CacheTTL, NegativeTTL: c.NegativeTTL, Stale: c.StaleFor}}
+	for _, n := range c.PlainLetters {
+		out.PlainLetters = append(out.PlainLetters, n.Addr)
+	}
 	var errs []error
 	for domain, list := range c.StubDomains {
 		servers, err := dns.Foreign(list, own)

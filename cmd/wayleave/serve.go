@@ -130,6 +130,7 @@ func (a *agent) report() report {
 	if a.cfg.DNS.Enabled {
 		r.Facts["dns"] = []string{fmt.Sprintf("%d dns processes connected, VIPs %v, domain %s, %d addresses of pods known", a.feed.Servers(), a.cfg.ClusterDNS, a.cfg.ClusterDomain, a.feed.Callers()),
 			fmt.Sprintf("upstreams set %v (none: the node's), %d stub domains, %d hosts, cache of %d MiB", a.cfg.DNS.Upstreams, len(a.cfg.DNS.StubDomains), len(a.cfg.DNS.Hosts), a.cfg.DNS.CacheMiB)}
+		r.Facts["dns"] = append(r.Facts["dns"], lacking(a.feed.Lacks())...)
 	}
 	if n := a.announcer.Load(); n != nil {
 		r.Facts["loadbalancer"] = n.facts(loadbalancer.Count(snap, a.cfg.LoadBalancer.Default))
