@@ -262,7 +262,12 @@ func (s *state) configure(c *feed.Settings) {
 	s.drain = or(c.Drain, defaultDrain)
 	perClient := or(c.ConnectionsPerClient, defaultPerClient)
 	s.server.SetLimits(server.Limits{Connections: or(c.Connections, defaultConns), PerClient: max(perClient, 0), ProxyProtocol: c.ProxyProtocol})
+	s.server.SetHead(c.RequestHead)
+	s.server.SetName([]byte(c.Server))
+	s.upstreams.SetHead(c.ResponseHead)
+	s.upstreams.SetTLS(c.EndpointTLS)
 	s.proxy.Configure(proxy.Settings{
+		ResponseHead: c.ResponseHead, Server: []byte(c.Server), HideServer: c.HideServer,
 		Timeouts: proxy.Timeouts{Connect: or(c.Connect, defaultConnect), Send: or(c.Send, defaultTimeout), Read: or(c.Read, defaultTimeout)},
 		Tries:    or(c.Tries, defaultTries), Trusted: slices.Clone(c.Trusted)})
 }

@@ -130,6 +130,18 @@ func (s *Server) SetLimits(l Limits) {
 	s.crowd.Most.Store(int64((l.Connections + waitingShare - 1) / waitingShare))
 }
 
+// SetHead replaces the limits of requests' heads, for connections that come.
+func (s *Server) SetHead(l h1.HeadLimits) {
+	s.h1.SetHead(l)
+	s.h2.setHead(l)
+}
+
+// SetName replaces the field Server of what is answered without Handle; none for nil.
+func (s *Server) SetName(name []byte) {
+	s.h1.SetName(name)
+	s.h2.name.Store(&name)
+}
+
 // Waiting is the number of connections that wait for a handshake or for a request's head.
 func (s *Server) Waiting() int { return s.crowd.Waiting() }
 
