@@ -47,6 +47,8 @@ type PodNetwork struct {
 	Masquerade bool
 	CoolDown   time.Duration
 	ProbeEvery time.Duration
+	// VXLANPort is the UDP port of VXLAN, the same on all nodes.
+	VXLANPort int
 }
 
 // Service is the settings of the feature of that name.
@@ -191,7 +193,7 @@ func settings() []setting {
 			"the new one is in place; established connections live on."}},
 		{"routing", "auto", oneOf(func(c *Config) *string { return &c.Routing }, []string{"auto", "direct", "vxlan", "cloud"}, []string{"bgp"}), []string{
 			"How pods reach pods on other nodes: auto, direct, vxlan or cloud. auto is direct to nodes on the same",
-			"L2 segment and vxlan (UDP port 4789) to the others; with cloud the network between the nodes carries podCIDRs."}},
+			"L2 segment and vxlan (podnetwork.vxlanPort) to the others; with cloud the network between the nodes carries podCIDRs."}},
 		{"encryption", "none", oneOf(func(c *Config) *string { return &c.Encryption }, []string{"none"}, []string{"wireguard"}), []string{
 			"Between nodes: none."}},
 		{"podnetwork.enabled", "true", boolean(func(c *Config) *bool { return &c.PodNetwork.Enabled }), []string{
@@ -202,6 +204,9 @@ func settings() []setting {
 			"How long an address that a pod gave back is not given out again: 0s to 1h."}},
 		{"podnetwork.probeEvery", "60s", duration(func(c *Config) *time.Duration { return &c.PodNetwork.ProbeEvery }, 0, 24*time.Hour), []string{
 			"How often the paths to the other nodes are probed for their MTU: 0s (never) to 24h."}},
+		{"podnetwork.vxlanPort", "4789", port(func(c *Config) *int { return &c.PodNetwork.VXLANPort }), []string{
+			"UDP port of VXLAN between nodes: 1 to 65535, the same on all nodes. A change cuts VXLAN between nodes that have it and",
+			"nodes that have not restarted yet."}},
 		{"service.enabled", "true", boolean(func(c *Config) *bool { return &c.Service.Enabled }), []string{
 			"The service proxy: ClusterIPs and NodePorts. Off: kube-proxy does it."}},
 		{"service.nodePortAddresses", `[]`, nodePortAddresses, []string{

@@ -34,6 +34,8 @@ type Feed struct {
 	entries  map[model.Name]Entry
 	settings *Settings // nil until the agent knows them
 	callers  map[netip.Addr]Caller
+	guests   []netip.Prefix
+	admits   bool     // guests are known
 	sockets  []Socket // nil until the agent knows them
 	before   []Socket // those of an earlier agent
 	rest     bool     // DNS is off
@@ -50,10 +52,16 @@ type session struct {
 	dirty    map[model.Name]struct{}
 	settings bool
 	callers  bool
+	guests   bool
 	sockets  bool
 	known    bool // the server has names, from an earlier agent
 	lacks    map[string][]string
 	holds    map[Socket]bool
+	// What the server was told of guests, when it may be told again, and whether it is to be woken for that.
+	guestsHas   []netip.Prefix
+	guestsKnown bool
+	guestsAt    time.Time
+	guestsWait  bool
 }
 
 func (s *session) poke() {
@@ -103,7 +111,7 @@ func (f *Feed) Configure(c Settings) {
 	defer f.mu.Unlock()
 	f.settings = &c
 	for s := range f.servers {
-		s.settings = true
+		s.settings, s.guests = true, true // which guests the settings cover has changed
 		s.poke()
 	}
 }
@@ -198,7 +206,7 @@ func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
 	if h.Version != protocolVersion {
 		return fmt.Errorf("the server speaks version %d, this agent %d", h.Version, protocolVersion)
 	}
-	s := &session{wake: make(chan struct{}, 1), whole: true, settings: true, callers: true, sockets: true, known: h.Known, dirty: map[model.Name]struct{}{}, holds: map[Socket]bool{}}
+	s := &session{wake: make(chan struct{}, 1), whole: true, settings: true, callers: true, guests: true, sockets: true, known: h.Known, dirty: map[model.Name]struct{}{}, holds: map[Socket]bool{}}
 	for _, k := range h.Holds {
 		s.holds[k] = true
 	}
@@ -325,6 +333,7 @@ func (f *Feed) next(s *session) (u update, files []*os.File, retry bool) {
 	if s.callers && f.callers != nil {
 		u.Callers, s.callers = f.callers, false
 	}
+	u.Guests = f.nextGuests(s)
 	switch {
 	case !f.synced:
 	case s.whole:

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,6 +42,8 @@ type saved struct {
 	Version  int      `json:"version"`
 	Settings Settings `json:"settings"`
 	Entries  []pair   `json:"entries"`
+	// Guests are as in update.
+	Guests []netip.Prefix `json:"guests,omitempty"`
 }
 
 // process is the running server with its memory on disk.
@@ -50,6 +53,7 @@ type process struct {
 	server *Server
 	known  bool // has a snapshot, from the agent or the disk
 	dirty  bool // differs from the disk
+	guests []netip.Prefix
 }
 
 // Run answers queries until ctx ends: it takes its last snapshot from disk, then
@@ -163,6 +167,10 @@ func (p *process) take(u update, files []*os.File) {
 	if u.Callers != nil {
 		p.server.Know(u.Callers)
 	}
+	if u.Guests != nil {
+		p.server.Admit(*u.Guests)
+		p.guests, p.dirty = *u.Guests, true
+	}
 	if u.Whole {
 		entries := make(map[model.Name]Entry, len(u.Set))
 		for _, e := range u.Set {
@@ -237,7 +245,7 @@ func (p *process) load() error {
 	if s.Version == 0 {
 		return err
 	}
-	p.take(update{Settings: &s.Settings, Whole: true, Set: s.Entries}, nil)
+	p.take(update{Settings: &s.Settings, Guests: &s.Guests, Whole: true, Set: s.Entries}, nil)
 	p.dirty = false
 	return err
 }
@@ -247,7 +255,7 @@ func (p *process) save() {
 	if !p.dirty || !p.known {
 		return
 	}
-	s := saved{Version: protocolVersion, Settings: *p.server.settings.Load()}
+	s := saved{Version: protocolVersion, Settings: *p.server.settings.Load(), Guests: p.guests}
 	for k, e := range p.zone.Entries() {
 		s.Entries = append(s.Entries, pair{k, e})
 	}

@@ -30,6 +30,7 @@ type Server struct {
 	log      *slog.Logger
 	metrics  *metrics
 	callers  Callers
+	guests   atomic.Pointer[clients] // nil until the agent tells them
 	logs     queryLogs
 
 	// outside, when set, may answer on the hot path what the zone does not: it

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"wayleave.dev/config"
@@ -145,7 +146,10 @@ func (a *agent) report() report {
 	r.Facts["service"] = slices.Clone(a.cfg.Unused)
 	a.mu.Lock()
 	for feature, line := range a.facts {
-		r.Facts[feature] = append(r.Facts[feature], line)
+		feature, _, _ = strings.Cut(feature, " ")
+		if line != "" {
+			r.Facts[feature] = append(r.Facts[feature], line)
+		}
 	}
 	a.mu.Unlock()
 	r.Wrong, r.Notes = a.wrongs(r.Features), a.notes()
