@@ -88,6 +88,20 @@ func TestTheDeletionOfANamespaceIsSeenAtOnce(t *testing.T) {
 	w.expect([]string{"http://a.example/ = shop/api:8080"})
 }
 
+// An Ingress that is deleted and stays for a finalizer gives way as well, though a Secret that it
+// names has gone: it waits for none.
+func TestAnIngressThatIsBeingDeletedWaitsForNoSecret(t *testing.T) {
+	p := NewPlanner(Settings{Default: true})
+	p.Waits = true
+	w := newWorldOf(t, p, town(t)+ing("a@1", nil, rules("a.example / P web:80"), tlsOf("tls-a a.example"))+ing("other/b@2", nil, rules("a.example / P web:80")))
+	w.remove(model.SecretKind, "shop/tls-a")
+	i, _ := w.store.Snapshot().Ingress(model.Name{Namespace: "shop", Name: "a"})
+	dying := *i
+	dying.Leaving = true
+	w.put(&dying)
+	w.expect([]string{"http://a.example/ = other/web:80"})
+}
+
 // What is planned follows from the objects, not from when their deletion began.
 func TestDeletionsInAnyOrderComeToOneEnd(t *testing.T) {
 	for seed := range uint64(150) {
