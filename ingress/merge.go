@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"wayleave.dev/model"
@@ -303,6 +304,11 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 		}
 		opts.Affinity = &a
 	}
+	if opts.Errors != nil {
+		e := *opts.Errors
+		e.Service, e.Port = in.Backend.Service, cmp.Or(in.Backend.PortName, strconv.Itoa(int(in.Backend.Port)))
+		opts.Errors = &e
+	}
 	if !p.Closed {
 		p.Backend = m.backend(i, at+".backend.service", in.Backend, o)
 	}
@@ -458,5 +464,6 @@ func guardedAlike(canary, main *table.Options) bool {
 	if !(&table.Path{Options: canary}).Guarded() {
 		return true
 	}
-	return main != nil && reflect.DeepEqual(canary.Sources, main.Sources) && reflect.DeepEqual(canary.Auth, main.Auth) && reflect.DeepEqual(canary.AuthURL, main.AuthURL)
+	return main != nil && reflect.DeepEqual(canary.Sources, main.Sources) && reflect.DeepEqual(canary.Denied, main.Denied) && canary.AnyOf == main.AnyOf &&
+		reflect.DeepEqual(canary.Auth, main.Auth) && reflect.DeepEqual(canary.AuthURL, main.AuthURL)
 }

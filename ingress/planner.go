@@ -303,9 +303,12 @@ func (s Settings) backendsOf(i *model.Ingress) iter.Seq2[model.Name, model.Ingre
 				}
 			}
 		}
+		if name := strings.TrimSpace(i.Annotations[nginxPrefix+"default-backend"]); isHost(name) && !own(model.IngressBackend{Service: name}) {
+			return
+		}
 		if u := i.Annotations[nginxPrefix+"auth-url"]; u != "" {
-			if n, b, ok := s.serviceOf(strings.TrimSpace(u)); ok {
-				yield(n, b)
+			if n, b, ok := s.serviceOf(strings.TrimSpace(u)); ok && !yield(n, b) {
+				return
 			}
 		}
 	}
