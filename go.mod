@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/cilium/statedb v0.9.4
 	github.com/containernetworking/cni v1.3.1
+	github.com/dlclark/regexp2 v1.11.5
 	github.com/google/nftables v0.3.0
 	github.com/hashicorp/go-msgpack/v2 v2.1.5
 	github.com/hashicorp/memberlist v0.7.0

@@ -27,7 +27,7 @@ type IngressCheck struct {
 // the proxies. carries is true when all of it does.
 func (c IngressCheck) Text() (text string, carries bool) {
 	var b strings.Builder
-	checked := ingress.Check(c.Snapshot, c.Settings, c.Now)
+	checked, differs := ingress.Check(c.Snapshot, c.Settings, c.Now), c.differs()
 	ours, good := 0, 0
 	backends := map[string]bool{}
 	for _, i := range checked {
@@ -38,7 +38,7 @@ func (c IngressCheck) Text() (text string, carries bool) {
 		}
 		ours++
 		fmt.Fprintf(&b, "Ingress %s (class %s)\n", i.Ingress.Name, class)
-		if c.one(&b, i) {
+		if c.one(&b, i, differs[i.Ingress.Name]) {
 			good++
 		}
 		for _, k := range i.Backends {
@@ -56,8 +56,9 @@ func (c IngressCheck) Text() (text string, carries bool) {
 	return b.String(), good == ours && cut == 0
 }
 
-// one says what becomes of one Ingress, and whether that is all of it.
-func (c IngressCheck) one(b *strings.Builder, i ingress.Checked) bool {
+// one says what becomes of one Ingress, and whether that is all of it. differs are requests that
+// ingress-nginx serves otherwise.
+func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []string) bool {
 	problems := slices.Clone(i.Problems)
 	problems = slices.DeleteFunc(problems, func(p model.Problem) bool {
 		absent := strings.Contains(p.Reason, " does not exist")
@@ -75,6 +76,7 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked) bool {
 		fmt.Fprintf(b, "  NO   %s: %s\n", p.Field, p.Reason)
 		told[p.Field] = true
 	}
+	translate(b, i.Ingress)
 	for _, key := range slices.Sorted(maps.Keys(i.Ingress.Annotations)) {
 		if !told["metadata.annotations["+key+"]"] {
 			fmt.Fprintf(b, "  ok   %s: %s\n", key, i.Ingress.Annotations[key])
@@ -91,10 +93,27 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked) bool {
 			}
 		}
 	}
+	for _, d := range differs {
+		fmt.Fprintf(b, "  diff %s\n", d)
+	}
 	for _, p := range ends {
 		fmt.Fprintf(b, "  note %s: %s\n", p.Field, p.Reason)
 	}
-	return len(problems) == 0
+	return len(problems) == 0 && len(differs) == 0
+}
+
+// translate says which annotations can take the place of snippets.
+func translate(b *strings.Builder, i *model.Ingress) {
+	texts := ingress.Snippets(i)
+	for _, key := range slices.Sorted(maps.Keys(texts)) {
+		t := ingress.Translate(key, texts[key])
+		for _, a := range t.Annotations {
+			fmt.Fprintf(b, "  write %s: %q, in place of %s\n", a.Key, a.Value, strings.TrimPrefix(key, "nginx.ingress.kubernetes.io/"))
+		}
+		for _, d := range t.Left {
+			fmt.Fprintf(b, "  left  %s: %s: there is no annotation for it\n", key, d)
+		}
+	}
 }
 
 // elsewhere stands for another node where the files have none; it is an address for

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,24 +20,25 @@ import (
 
 // Notes: the variables of templates; streamed and tuning are of annotations that ask for nothing here.
 const (
-	variables = "$request_uri, $escaped_request_uri, $uri, $host, $http_host, $scheme, $pass_access_scheme, $remote_addr, $args, $query_string, $request_method, $http_…, $cookie_…, $arg_…"
+	variables = "[these](ingress-options.md#variables)"
 	streamed  = "nothing to do: bodies are streamed in both directions"
 	// closesUnless is of snippets.
 	closesUnless = "closes the paths unless all of its directives are known to keep nobody out"
+	noFirewall   = "closes the paths (503): there is no web application firewall; put one behind, as a Service"
 	tuning       = "nothing to do: it tunes buffers that only nginx has"
 )
 
 // annotations are all of ingress-nginx that Wayleave knows, by name.
 func annotations() []annotation {
-	return slices.SortedFunc(slices.Values(slices.Concat(routing(), redirects(), balancing(), canaries(), guards(), moreGuards(), cors(), limits(), edits(), retries(), notBuilt())),
+	return slices.SortedFunc(slices.Values(slices.Concat(routing(), redirects(), balancing(), canaries(), guards(), moreGuards(), clientCerts(), endpointTLS(), cors(), limits(), edits(), retries(), others(), notBuilt())),
 		func(a, b annotation) int { return strings.Compare(a.name, b.name) })
 }
 
 func routing() []annotation {
 	return []annotation{
 		{name: "server-alias", read: aliases, note: "other names of the Ingress's first host, at most 32; a host that a rule names keeps its own rules"},
-		{name: "rewrite-target", read: rewrite, note: "$1 … are groups of the path; regular expressions are RE2; variables: " + variables},
-		{name: "use-regex", read: booleanOr(true, func(p *parser, v bool) { p.out.regex = p.out.regex || v }), note: "for the paths of this Ingress only, and not for Exact ones; RE2, without regard to case"},
+		{name: "rewrite-target", read: rewrite, note: "$1 … are groups of the path; regular expressions are RE2; a URL is a redirect (302); variables: " + variables},
+		{name: "use-regex", read: booleanOr(true, func(p *parser, v bool) { p.out.regex, p.out.useRegex = p.out.regex || v, v }), note: "all paths of the host match as prefixes without regard to case, see [Which path is served](#which-path-is-served); RE2"},
 		{name: "backend-protocol", read: protocol, note: "HTTP, HTTPS, GRPC and GRPCS; certificates of endpoints are not verified, as in ingress-nginx"},
 		{name: "proxy-http-version", read: oneOf(func(*parser, string) {}, "1.1"), note: "1.1"},
 		{name: "proxy-body-size", read: size(func(p *parser, n int64) { p.out.table.MaxBody = n }), note: "without it there is no limit (ingress-nginx: 1m)"},
@@ -63,7 +66,7 @@ func redirects() []annotation {
 		{name: "permanent-redirect", read: location(func(p *parser, v string) { p.perm = v }), note: "variables: " + variables},
 		{name: "permanent-redirect-code", read: code(0, 300, 308)},
 		{name: "temporal-redirect", read: location(func(p *parser, v string) { p.temp = v }), note: "variables: " + variables},
-		{name: "temporal-redirect-code", read: code(1, 300, 308)},
+		{name: "temporal-redirect-code", read: code(1, 300, 307)},
 		{name: "app-root", read: appRoot},
 	}
 }
@@ -74,9 +77,9 @@ func balancing() []annotation {
 		{name: "affinity-mode", read: oneOf(func(*parser, string) {}, "balanced", "persistent"), note: "both are persistent: a client keeps its endpoint as long as that is there"},
 		{name: "session-cookie-name", read: token(func(p *parser, v string) { p.cookie.Name = v })},
 		{name: "session-cookie-path", read: cookiePath},
-		{name: "session-cookie-max-age", read: number(0, 1<<30, func(p *parser, n int) { p.cookie.MaxAge = time.Duration(n) * time.Second })},
-		{name: "session-cookie-expires", read: number(0, 1<<30, func(p *parser, n int) { p.expiry = time.Duration(n) * time.Second }), note: "as session-cookie-max-age"},
-		{name: "session-cookie-samesite", read: oneOf(func(p *parser, v string) { p.cookie.SameSite = v }, "None", "Lax", "Strict")},
+		{name: "session-cookie-max-age", read: number(0, maxSeconds, func(p *parser, n int) { p.cookie.MaxAge = time.Duration(n) * time.Second })},
+		{name: "session-cookie-expires", read: number(0, maxSeconds, func(p *parser, n int) { p.expiry = time.Duration(n) * time.Second }), note: "as session-cookie-max-age"},
+		{name: "session-cookie-samesite", read: inAnyCase(func(p *parser, v string) { p.cookie.SameSite = v }, "None", "Lax", "Strict"), note: "None, Lax and Strict, in any case"},
 		{name: "session-cookie-domain", read: cookieDomain},
 		{name: "session-cookie-partitioned", read: boolean(func(p *parser, v bool) { p.cookie.Partitioned = v })},
 		{name: "session-cookie-change-on-failure", read: boolean(func(p *parser, v bool) { p.cookie.Moves = v })},
@@ -91,14 +94,14 @@ func balancing() []annotation {
 
 func canaries() []annotation {
 	return []annotation{
-		{name: "canary", read: boolean(func(*parser, bool) {}), note: "of a path of an Ingress in the same namespace; several may follow one another"},
+		{name: "canary", read: canarySwitch, note: "a value that cannot be read counts as true, so that the Ingress takes no path for itself; of a path of an Ingress in the same namespace; several may follow one another"},
 		{name: "canary-by-header", read: token(func(p *parser, v string) { p.canary.Header = v })},
 		{name: "canary-by-header-value", read: fieldValue(func(p *parser, v string) { p.canary.Value = v })},
 		{name: "canary-by-header-pattern", read: pattern(func(p *parser, v string) { p.canary.Pattern = v }), note: "RE2"},
 		{name: "affinity-canary-behavior", read: oneOf(func(p *parser, v string) { p.canary.EachTime = v == "legacy" }, "sticky", "legacy"), note: "of the canary Ingress"},
 		{name: "canary-by-cookie", read: token(func(p *parser, v string) { p.canary.Cookie = v })},
 		{name: "canary-weight", read: number(0, 1<<30, func(p *parser, n int) { p.canary.Weight = n })},
-		{name: "canary-weight-total", read: number(1, 1<<30, func(p *parser, n int) { p.canary.Total = n })},
+		{name: "canary-weight-total", read: number(1, 1<<30, func(p *parser, n int) { p.canary.Total = n }), note: "less than 100 counts as 100"},
 	}
 }
 
@@ -117,15 +120,12 @@ func guards() []annotation {
 		{name: "auth-secret-type", read: oneOf(func(p *parser, v string) { p.auth.secretKind = v }, "auth-file", "auth-map"), guard: true},
 		{name: "auth-realm", read: fieldValue(func(p *parser, v string) { p.auth.realm = v })},
 		{name: "auth-url", read: askedURL, guard: true, note: "not at addresses of nodes, of the API server, loopback, link-local or metadata services; variables: " + variables},
-		{name: "auth-method", read: token(func(p *parser, v string) { p.authURL.Method = v }), guard: true},
+		{name: "auth-method", read: oneOf(func(p *parser, v string) { p.authURL.Method = v }, "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"), guard: true, note: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS and TRACE"},
 		{name: "auth-signin", read: authURL(func(p *parser, v string) { p.authURL.SignIn = v }), note: "variables: " + variables},
 		{name: "auth-response-headers", read: authFields, guard: true, note: "at most 64; clients may not send these fields to the same Service by any path"},
-		{name: "auth-tls-secret", guard: true},
-		{name: "auth-tls-match-cn", guard: true},
-		{name: "auth-tls-verify-client", read: oneOf(func(*parser, string) {}, "off"), guard: true, note: "off"},
-		{name: "enable-modsecurity", read: onlyFalse, guard: true, note: "false"},
-		{name: "enable-owasp-core-rules", read: onlyFalse, guard: true, note: "false"},
-		{name: "modsecurity-snippet", guard: true},
+		{name: "enable-modsecurity", read: onlyFalse, guard: true, no: true, note: noFirewall},
+		{name: "enable-owasp-core-rules", read: onlyFalse, guard: true, no: true, note: noFirewall},
+		{name: "modsecurity-snippet", guard: true, note: noFirewall},
 		{name: "configuration-snippet", read: snippet, no: true, note: closesUnless},
 		{name: "server-snippet", read: snippet, no: true, note: closesUnless},
 		{name: "auth-snippet", read: snippet, no: true, note: closesUnless},
@@ -136,12 +136,12 @@ func guards() []annotation {
 func cors() []annotation {
 	return []annotation{
 		{name: "enable-cors", read: boolean(func(*parser, bool) {})},
-		{name: "cors-allow-origin", read: origins, note: "origins, with *. for one label"},
-		{name: "cors-allow-methods", read: tokens(func(p *parser, v string) { p.cors.Methods = v })},
-		{name: "cors-allow-headers", read: tokens(func(p *parser, v string) { p.cors.Headers = v })},
-		{name: "cors-expose-headers", read: tokens(func(p *parser, v string) { p.cors.Expose = v })},
+		{name: "cors-allow-origin", read: origins, note: "origins, with *. for one label, and null; an entry that is none is left out"},
+		{name: "cors-allow-methods", read: tokens(false, func(p *parser, v string) { p.cors.Methods = v })},
+		{name: "cors-allow-headers", read: tokens(false, func(p *parser, v string) { p.cors.Headers = v })},
+		{name: "cors-expose-headers", read: tokens(true, func(p *parser, v string) { p.cors.Expose = v })},
 		{name: "cors-allow-credentials", read: boolean(func(*parser, bool) {})},
-		{name: "cors-max-age", read: number(1, 1<<30, func(p *parser, n int) { p.cors.MaxAge = time.Duration(n) * time.Second })},
+		{name: "cors-max-age", read: corsMaxAge, note: "0 and less: responses to preflights are not kept"},
 	}
 }
 
@@ -149,27 +149,35 @@ func limits() []annotation {
 	return []annotation{
 		{name: "limit-rps", read: number(0, 1<<20, func(p *parser, n int) { p.rps = float64(n) }), guard: true, note: "each node counts for itself"},
 		{name: "limit-rpm", read: number(0, 1<<20, func(p *parser, n int) { p.rpm = float64(n) }), guard: true, note: "each node counts for itself"},
-		{name: "limit-burst-multiplier", read: number(1, 1<<20, func(p *parser, n int) { p.burst = n })},
+		{name: "limit-burst-multiplier", read: number(0, 1<<20, func(p *parser, n int) { p.burst = &n }), note: "0 is a burst of one request"},
 	}
 }
 
 // ownAnnotations are those that ingress-nginx has not, below ingress.wayleave.dev/.
 func ownAnnotations() []annotation {
 	return []annotation{
+		{name: "response-headers", read: headerLines(func(p *parser, f table.Field) { p.response.Fields = append(p.response.Fields, f) }), note: "a line each, NAME: VALUE; without a value the field is taken out; at most 64; variables"},
+		{name: "request-headers", read: headerLines(func(p *parser, f table.Field) { p.upstream.Fields = append(p.upstream.Fields, f) }), note: "for endpoints, likewise"},
+		{name: "auth-request-headers", read: headerLines(func(p *parser, f table.Field) { p.authURL.Fields = append(p.authURL.Fields, f) }), note: "for the server of auth-url, likewise"},
 		{name: "proxy-protocol", read: oneOf(func(p *parser, v string) { p.out.table.SendProxy = v[1] - '0' }, "v1", "v2")},
 	}
 }
 
 // notBuilt are known, named in an Event, and have no effect.
-func notBuilt() (out []annotation) {
-	for _, n := range strings.Fields(`
-		auth-proxy-set-headers auth-tls-error-page auth-tls-pass-certificate-to-upstream auth-tls-verify-depth custom-headers enable-global-auth
-		fastcgi-index fastcgi-params-configmap from-to-www-redirect mirror-host mirror-request-body mirror-target modsecurity-transaction-id
-		opentelemetry-operation-name opentelemetry-trust-incoming-span proxy-ssl-ciphers proxy-ssl-name proxy-ssl-protocols proxy-ssl-secret
-		proxy-ssl-server-name proxy-ssl-verify proxy-ssl-verify-depth service-upstream ssl-ciphers ssl-passthrough`) {
-		out = append(out, annotation{name: n})
+func notBuilt() []annotation {
+	const tracing = "no traces are made; ingress.accessLog writes a line for each request"
+	return []annotation{
+		{name: "auth-proxy-set-headers", note: "ConfigMaps are not read; write ingress.wayleave.dev/auth-request-headers"},
+		{name: "custom-headers", note: "ConfigMaps are not read; write ingress.wayleave.dev/response-headers"},
+		{name: "ssl-passthrough", note: "TLS ends at the proxy; a Service of type LoadBalancer passes it through"},
+		{name: "modsecurity-transaction-id", note: "there is no web application firewall"},
+		{name: "opentelemetry-operation-name", note: tracing}, {name: "opentelemetry-trust-incoming-span", note: tracing}, {name: "opentracing-trust-incoming-span", note: tracing},
+		{name: "fastcgi-index", note: "FastCGI is not spoken"}, {name: "fastcgi-params-configmap", note: "FastCGI is not spoken"},
+		{name: "global-rate-limit", guard: true, note: "closes the paths (503): proxies do not count together; write limit-rps"},
+		{name: "global-rate-limit-window", guard: true, note: "as global-rate-limit"}, {name: "global-rate-limit-key", guard: true, note: "as global-rate-limit"}, {name: "global-rate-limit-ignored-cidrs", guard: true, note: "as global-rate-limit"},
+		{name: "enable-influxdb", read: onlyFalse, no: true, note: tracing}, {name: "influxdb-measurement", note: tracing}, {name: "influxdb-port", note: tracing}, {name: "influxdb-host", note: tracing}, {name: "influxdb-server-name", note: tracing},
+		{name: "enable-opentelemetry", read: onlyFalse, no: true, note: tracing}, {name: "enable-opentracing", read: onlyFalse, no: true, note: tracing},
 	}
-	return out
 }
 
 func list(v string) (out []string) {
@@ -224,20 +232,59 @@ func isHost(s string) bool {
 }
 
 func authFields(p *parser, v string) error {
-	if n := len(list(v)); n > maxFields {
+	names := list(v)
+	if n := len(names); n > maxFields {
 		return fmt.Errorf("has %d fields; allowed: %d", n, maxFields)
+	} else if n == 0 {
+		return fmt.Errorf("%q is not a list of names with commas between", v)
 	}
-	return tokens(func(p *parser, v string) { p.authURL.Headers = list(v) })(p, v)
+	for _, n := range names {
+		if !isToken(n) {
+			return fmt.Errorf("%q is not a list of names with commas between: %q is none", v, n)
+		}
+	}
+	p.authURL.Headers = names
+	return nil
 }
 
+// canarySwitch takes a value that cannot be read for true: else a canary would be a main backend.
+func canarySwitch(_ *parser, v string) error {
+	if _, err := strconv.ParseBool(v); err != nil && !isOff(v) {
+		return fmt.Errorf("%q is neither true nor false; true is used", v)
+	} else if err != nil {
+		return fmt.Errorf("%q is neither true nor false; false is used", v)
+	}
+	return nil
+}
+
+func corsMaxAge(p *parser, v string) error {
+	return number(math.MinInt32, maxSeconds, func(p *parser, n int) {
+		p.cors.MaxAge = time.Duration(max(n, -1)) * time.Second
+		if n <= 0 {
+			p.cors.MaxAge = -time.Second // nothing stands for the default
+		}
+	})(p, v)
+}
+
+// rewrite is a path, or a URL that clients are sent to. A path without its slash gets one: nginx
+// would send it as it is, which is no request.
 func rewrite(p *parser, v string) error {
-	if !strings.HasPrefix(v, "/") && !strings.HasPrefix(v, "$") || strings.ContainsAny(v, " \t\r\n\"") {
-		return fmt.Errorf("%q is not a path", v)
+	t, err := table.ParseTemplate(v)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%q: %w", v, err)
+	case v == "" || strings.ContainsAny(v, " \t\r\n\"<>"):
+		return fmt.Errorf("%q is neither a path nor a URL", v)
+	case t.IsURL():
+		if err := location(func(p *parser, v string) { p.away = v })(p, v); err != nil {
+			return err
+		}
+	case strings.Contains(v, "://"):
+		return fmt.Errorf("%q is neither a path nor a URL of http or https", v)
+	default:
+		p.out.table.RewriteTarget = v
 	}
-	if err := template(v); err != nil {
-		return err
-	}
-	p.out.table.RewriteTarget, p.out.regex = v, true
+	p.out.target, p.out.regex = v, true
 	return nil
 }
 
@@ -250,8 +297,9 @@ func template(v string) error {
 }
 
 // filled is text with something in the place of its variables, to check what is around
-// them.
+// them: a path for those that begin with a slash.
 func filled(v string) string {
+	v = regexp.MustCompile(`\$\{?(request_uri|uri|document_uri)\b\}?`).ReplaceAllString(v, "/x")
 	return regexp.MustCompile(`\$\{?\w+\}?`).ReplaceAllString(v, "x")
 }
 
@@ -278,19 +326,24 @@ func hashBy(p *parser, v string) error {
 	return nil
 }
 
-func authSecret(p *parser, v string) error {
+func authSecret(p *parser, v string) (err error) {
+	p.auth.secret, err = secretName(p.in, v)
+	return err
+}
+
+// secretName reads NAME or NAMESPACE/NAME of a Secret in the Ingress's own namespace.
+func secretName(i *model.Ingress, v string) (model.Name, error) {
 	ns, name, qualified := strings.Cut(v, "/")
 	if !qualified {
-		ns, name = p.in.Name.Namespace, v
+		ns, name = i.Name.Namespace, v
 	}
 	if !isHost(name) {
-		return fmt.Errorf("%q is not the name of a Secret", v)
+		return model.Name{}, fmt.Errorf("%q is not the name of a Secret", v)
 	}
-	if ns != p.in.Name.Namespace {
-		return fmt.Errorf("%q is in another namespace, whose Secrets this Ingress may not use", v)
+	if ns != i.Name.Namespace {
+		return model.Name{}, fmt.Errorf("%q is in another namespace, whose Secrets this Ingress may not use", v)
 	}
-	p.auth.secret = model.Name{Namespace: ns, Name: name}
-	return nil
+	return model.Name{Namespace: ns, Name: name}, nil
 }
 
 // templateURL is the URL that a template makes, with something in place of its variables.
@@ -350,19 +403,24 @@ func askedURL(p *parser, v string) error {
 	return nil
 }
 
+// errSkipped is of a list from which an entry is left out.
+var errSkipped = errors.New("has no effect; the other entries have")
+
 func origins(p *parser, v string) error {
-	if len(list(v)) == 0 {
-		return fmt.Errorf("%q has no origin", v)
-	}
 	if n := len(list(v)); n > maxOrigins {
 		return fmt.Errorf("has %d origins; allowed: %d", n, maxOrigins)
 	}
+	var skipped error
 	for _, o := range list(v) {
 		plain := strings.Replace(o, "://*.", "://", 1)
-		if u, err := url.Parse(plain); o != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || strings.Contains(plain, "*")) {
-			return fmt.Errorf("%q is not an origin like https://shop.example or https://*.shop.example", o)
+		if u, err := url.Parse(plain); o != "*" && o != "null" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || strings.Contains(plain, "*")) {
+			skipped = fmt.Errorf("%q is not an origin like https://shop.example or https://*.shop.example, and %w", o, errSkipped)
+			continue
 		}
 		p.cors.Origins = append(p.cors.Origins, o)
 	}
-	return nil
+	if len(p.cors.Origins) == 0 {
+		return fmt.Errorf("%q is not an origin like https://shop.example or https://*.shop.example", v)
+	}
+	return skipped
 }

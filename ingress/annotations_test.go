@@ -12,7 +12,7 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-var update = flag.Bool("update", false, "write the table of docs/ingress.md anew")
+var update = flag.Bool("update", false, "write the table of docs/ingress-annotations.md anew")
 
 // Each good value becomes options, and each bad one a problem that leaves them out.
 func TestAnnotations(t *testing.T) {
@@ -27,7 +27,7 @@ func TestAnnotations(t *testing.T) {
 		{"proxy-body-size: 0", `null`, ""},
 		{"proxy-body-size: 8 MB", `null`, `"8 MB" is not a size`},
 		{"proxy-connect-timeout: 5|proxy-send-timeout: 6|proxy-read-timeout: 7", `{"Connect":5000000000,"Send":6000000000,"Read":7000000000}`, ""},
-		{"proxy-read-timeout: 5s", `null`, `"5s" is not a number from 1 to 86400`},
+		{"proxy-read-timeout: 5s", `null`, `"5s" is not a number from 1 to 2147483647`},
 		{"backend-protocol: GRPC", `{"protocol":"GRPC"}`, ""},
 		{"backend-protocol: HTTP", `null`, ""},
 		{"backend-protocol: FCGI", `null`, `"FCGI" is not built; allowed: HTTP, HTTPS, GRPC, GRPCS`},
@@ -43,8 +43,8 @@ func TestAnnotations(t *testing.T) {
 		{"permanent-redirect: /a\r\nSet-Cookie: x", `null`, "is not a URL"},
 		{"permanent-redirect-code: 200", `null`, "is not a number from 300 to 308"},
 		{"rewrite-target: /x", `{"rewriteTarget":"/x"}`, ""},
-		{"rewrite-target: /$server_name", `null`, "is not known"},
-		{"rewrite-target: x", `null`, "is not a path"},
+		{"rewrite-target: /$nothing", `null`, "is not known"},
+		{"rewrite-target: ftp://x", `null`, "is neither a path nor a URL"},
 		{"app-root: /", `null`, "is not a path below /"},
 		{"affinity: cookie", `{"affinity":{"name":"INGRESSCOOKIE","path":"/p"}}`, ""},
 		{"affinity: cookie|session-cookie-name: s|session-cookie-path: /|session-cookie-expires: 10|session-cookie-samesite: Lax|session-cookie-secure: true", `{"affinity":{"name":"s","path":"/","maxAge":10000000000,"sameSite":"Lax","secure":true}}`, ""},
@@ -83,7 +83,7 @@ func TestAnnotations(t *testing.T) {
 		{"enable-cors: true", `{"cors":{"origins":["*"],"methods":"GET, PUT, POST, DELETE, PATCH, OPTIONS","headers":"DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,Range,Authorization","credentials":true,"maxAge":1728000000000000}}`, ""},
 		{"enable-cors: true|cors-allow-origin: https://a.example, https://*.b.example:8443|cors-allow-methods: GET|cors-allow-headers: X-A|cors-expose-headers: X-B, *|cors-allow-credentials: false|cors-max-age: 60", `{"cors":{"origins":["https://a.example","https://*.b.example:8443"],"methods":"GET","headers":"X-A","expose":"X-B, *","maxAge":60000000000}}`, ""},
 		{"cors-allow-origin: a.example", `null`, "is not an origin"},
-		{"cors-allow-methods: GET POST", `null`, "is not a list of names"},
+		{"cors-allow-methods: GET;POST", `null`, "is not a list of names"},
 		{"limit-rps: 10", `{"rps":10,"burst":50}`, ""},
 		{"limit-rps: 10|limit-burst-multiplier: 2", `{"rps":10,"burst":20}`, ""},
 		{"limit-rpm: 30", `{"rpm":30,"burstRPM":150}`, ""},
@@ -133,7 +133,8 @@ func TestAnnotations(t *testing.T) {
 // Canaries that say more than a weight.
 func TestCanaryAnnotations(t *testing.T) {
 	for _, tc := range []struct{ in, want, problem string }{
-		{"canary-weight: 5|canary-weight-total: 50", `"weight":5,"total":50`, ""},
+		{"canary-weight: 5|canary-weight-total: 500", `"weight":5,"total":500`, ""},
+		{"canary-weight: 5|canary-weight-total: 50", `"weight":5,"total":100`, "50 is less than 100, and counts as 100"},
 		{"canary-weight: 500", `"weight":100,"total":100`, "500 is more than canary-weight-total, 100"},
 		{"canary-by-header: X-New|canary-by-header-value: a|canary-by-header-pattern: b", `"header":"X-New","value":"a","total":100`, ""},
 		{"canary-by-header: X-New|canary-by-header-pattern: ^b", `"header":"X-New","pattern":"^b","total":100`, ""},
@@ -173,7 +174,7 @@ func TestOptionsSurviveTheFeed(t *testing.T) {
 }
 
 func TestTheTableOfAnnotationsIsFresh(t *testing.T) {
-	const file, begin, end = "../docs/ingress.md", "<!-- annotations -->\n", "<!-- end -->\n"
+	const file, begin, end = "../docs/ingress-annotations.md", "<!-- annotations -->\n", "<!-- end -->\n"
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -184,12 +185,12 @@ func TestTheTableOfAnnotationsIsFresh(t *testing.T) {
 		t.Fatalf("%s has no place for the table", file)
 	}
 	if *update {
-		if err := os.WriteFile(file, []byte(head+begin+Document()+end+tail), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(head+begin+Document(listed(t))+end+tail), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
-	if old != Document() {
+	if old != Document(listed(t)) {
 		t.Errorf("the table of %s is not fresh: go test ./ingress -run Fresh -update", file)
 	}
 }

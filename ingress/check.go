@@ -1,11 +1,13 @@
 package ingress
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
 	"wayleave.dev/model"
+	"wayleave.dev/proxy/table"
 )
 
 // Checked is what becomes of one Ingress.
@@ -43,13 +45,53 @@ func Check(snap model.Snapshot, s Settings, now time.Time) []Checked {
 	return out
 }
 
+// Routing is what a proxy would route by.
+type Routing struct {
+	Table    *table.Table
+	Backends map[string]*table.Backend
+}
+
+// Route plans a whole snapshot as it is at a time.
+func Route(snap model.Snapshot, s Settings, now time.Time) Routing {
+	p := NewPlanner(s)
+	p.now = func() time.Time { return now }
+	all := model.Changes{Ingresses: map[model.Name]struct{}{}}
+	for i := range snap.Ingresses() {
+		all.Ingresses[i.Name] = struct{}{}
+	}
+	hosts, out := map[string]*table.Host{}, Routing{Backends: map[string]*table.Backend{}}
+	for _, k := range p.Keys(snap, all) {
+		plan, ok, _ := p.Plan(snap, k)
+		switch {
+		case ok && plan.Host != nil:
+			hosts[k.Name] = plan.Host
+		case ok && plan.Backend != nil:
+			out.Backends[k.Name] = plan.Backend
+		}
+	}
+	out.Table = table.Make(nil, hosts)
+	return out
+}
+
+// ServiceKey is the key of a Service's port, also of one that is missing.
+func ServiceKey(snap model.Snapshot, namespace string, b model.IngressBackend) string {
+	if key, _ := resolve(snap, namespace, b); key != "" {
+		return key
+	}
+	port := b.PortName
+	if port == "" {
+		port = fmt.Sprint(b.Port)
+	}
+	return namespace + "/" + b.Service + ":" + port
+}
+
 // Endpoints are those of a backend by its key; nil where there is none.
 func Endpoints(snap model.Snapshot, key string) (out []netip.AddrPort) {
 	service, number, ok := parseBackend(key)
 	if !ok {
 		return nil
 	}
-	if b, ok := makeBackend(snap, service, number); ok {
+	if b, ok := makeBackend(snap, service, number.port); ok {
 		for _, e := range b.Endpoints {
 			out = append(out, e.Addr)
 		}

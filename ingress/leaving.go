@@ -86,7 +86,7 @@ func (m *merger) told(i *model.Ingress, field, format string, args ...any) {
 // succeedsDefault is succeeds for the default backend of the host.
 func (m *merger) succeedsDefault(i *model.Ingress) bool {
 	o := m.p.options(m.snap, i)
-	p := table.Path{Closed: o.closed != "", Options: &o.table}
+	p := table.Path{Closed: o.closed != "" || m.shut[i], Options: &o.table}
 	p.Backend, _ = resolve(m.snap, i.Name.Namespace, *i.Default)
 	if !m.vacantDefault || !isServed(&p) {
 		return false

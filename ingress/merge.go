@@ -42,8 +42,10 @@ type merger struct {
 	// byDefault is whose default backend serves the host; vacantDefault is vacant for it.
 	byDefault     *model.Ingress
 	vacantDefault bool
-	tls           bool // some Ingress of the owner's namespace has a certificate for it
-	problems      map[model.Name][]model.Problem
+	// shut are Ingresses whose paths answer 503 on this host.
+	shut     map[*model.Ingress]bool
+	tls      bool // some Ingress of the owner's namespace has a certificate for it
+	problems map[model.Name][]model.Problem
 }
 
 // older orders Ingresses by age, then by name.
@@ -56,7 +58,7 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	if m, ok := p.merges[name]; ok {
 		return m
 	}
-	m := &merger{p: p, snap: snap, name: name, out: &table.Host{Name: name}, owner: map[place]*model.Ingress{}, at: map[place]int{},
+	m := &merger{p: p, snap: snap, name: name, out: &table.Host{Name: name}, owner: map[place]*model.Ingress{}, at: map[place]int{}, shut: map[*model.Ingress]bool{},
 		vacant: map[place]bool{}, problems: map[model.Name][]model.Problem{}}
 	m.claim = m.claims()
 	if m.by != nil {
@@ -65,11 +67,14 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	}
 	for _, i := range m.list {
 		m.certificate(i)
+		m.clientCert(i)
+		m.out.Regex = m.out.Regex || !m.foreign(i) && m.asksForPatterns(i)
 	}
 	for _, i := range m.list {
 		m.paths(i)
 		m.fallback(i)
 	}
+	m.www()
 	m.bound()
 	for _, i := range m.canaries {
 		m.canary(i)
@@ -236,9 +241,29 @@ func (m *merger) paths(i *model.Ingress) {
 		m.bad(i, annotationField("app-root"), "%s is a host of Ingress %s, whose namespace alone sends / elsewhere", m.hostText(), m.by.Name)
 	} else if _, taken := m.owner[where]; !taken {
 		m.owner[where], m.at[where] = i, len(m.out.Paths)
-		m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Exact, Path: "/", Closed: o.closed != "", Source: fmt.Sprintf("Ingress %s app-root", i.Name),
+		m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Exact, Path: "/", Closed: o.closed != "" || m.shut[i], Source: fmt.Sprintf("Ingress %s app-root", i.Name),
 			Options: &table.Options{Redirect: o.appRoot, RedirectCode: 302, RedirectTLS: m.redirect(o, "/")}})
 	}
+}
+
+// asksForPatterns says whether the Ingress has all paths of the host read as regular expressions, as
+// ingress-nginx does: by use-regex, or by a rewrite-target that is not the path itself.
+func (m *merger) asksForPatterns(i *model.Ingress) bool {
+	o := m.p.options(m.snap, i)
+	for _, r := range m.rules(i) {
+		for _, in := range r.Paths {
+			if o.useRegex || o.rewrites(in) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// rewrites says whether rewrite-target changes requests for a path: ingress-nginx leaves alone a
+// path that is its own target. It compares a Prefix with a slash at its end.
+func (o *options) rewrites(in model.IngressPath) bool {
+	return o.target != "" && (o.target != in.Path || in.Type == model.PathPrefix && in.Path != "/")
 }
 
 // contest tells the Ingress that a path of it belongs to another one.
@@ -275,15 +300,21 @@ func (m *merger) redirect(o *options, path string) int {
 
 // path makes one path.
 func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at string) (table.Path, place, bool) {
-	p := table.Path{Kind: table.Prefix, Path: in.Path, Closed: o.closed != "", Foreign: m.foreign(i), Source: fmt.Sprintf("Ingress %s %s", i.Name, at)}
+	p := table.Path{Kind: table.Prefix, Path: in.Path, Closed: o.closed != "" || m.shut[i], Foreign: m.foreign(i), Source: fmt.Sprintf("Ingress %s %s", i.Name, at)}
 	if in.Type == model.PathExact {
 		p.Kind = table.Exact
 	}
 	opts := o.table
 	p.Options = &opts
-	if o.regex && in.Type != model.PathExact && hasPattern(in.Path, opts.RewriteTarget) {
-		opts.PathPattern = in.Path
-		if err := checkPattern(in.Path); err != nil && !p.Guarded() {
+	if !o.rewrites(in) {
+		opts.RewriteTarget = ""
+		if opts.RedirectQuery {
+			opts.Redirect, opts.RedirectCode, opts.RedirectQuery = "", 0, false
+		}
+	}
+	if m.isPattern(o, in) {
+		opts.PathPattern = decodedPattern(in.Path)
+		if err := checkPattern(opts.PathPattern); err != nil && !p.Guarded() {
 			m.bad(i, at+".path", "%v, and the path is left out", err)
 			return p, place{}, false
 		} else if err != nil {
@@ -292,12 +323,17 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 		}
 	} else if clean, ok := table.Clean([]byte(in.Path), nil); ok {
 		p.Path = string(clean) // as the path of a request is compared
+	} else {
+		m.bad(i, at+".path", "%q has a bad escape or leaves the root; no request has this path", in.Path)
 	}
 	if p.Foreign && strings.HasPrefix(p.Path, table.ChallengePrefix) {
 		m.bad(i, at+".path", "%s is a host of Ingress %s, whose namespace alone answers for certificates; the path is left out", m.hostText(), m.by.Name)
 		return p, place{}, false
 	}
 	opts.RedirectTLS = m.redirect(o, p.Path)
+	if o.globalAuth && strings.HasPrefix(p.Path, table.ChallengePrefix) && opts.PathPattern == "" {
+		opts.AuthURL = nil // as no-auth-locations of ingress-nginx
+	}
 	if opts.Affinity != nil && opts.Affinity.Path == "" {
 		a := *opts.Affinity
 		if a.Path = in.Path; opts.PathPattern != "" {
@@ -305,18 +341,30 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 		}
 		opts.Affinity = &a
 	}
+	if t := opts.TLS; t != nil && t.Name == "" {
+		named := *t
+		named.Name = in.Backend.Service + "." + i.Name.Namespace + ".svc"
+		opts.TLS = &named
+	}
 	if opts.Errors != nil {
 		e := *opts.Errors
 		e.Service, e.Port = in.Backend.Service, cmp.Or(in.Backend.PortName, strconv.Itoa(int(in.Backend.Port)))
 		opts.Errors = &e
 	}
 	if !p.Closed {
-		p.Backend = m.backend(i, at+".backend.service", in.Backend, o)
+		p.Backend = m.backend(i, at+".backend.service", in.Backend, &opts)
 	}
 	if opts.IsZero() {
 		p.Options = nil
 	}
 	return p, placeOf(&p), true
+}
+
+// isPattern says whether a path is a regular expression. On a host whose paths are read as such,
+// a path of type ImplementationSpecific is one wherever it has the marks of one.
+func (m *merger) isPattern(o *options, in model.IngressPath) bool {
+	asked := o.regex || m.out.Regex && in.Type == model.PathImplementationSpecific
+	return asked && in.Type != model.PathExact && hasPattern(in.Path, o.target)
 }
 
 func placeOf(p *table.Path) place {
@@ -328,10 +376,13 @@ func placeOf(p *table.Path) place {
 }
 
 // backend is the key of a path's, empty when it answers 503.
-func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend, o *options) string {
+func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend, o *table.Options) string {
 	key, why := resolve(m.snap, i.Name.Namespace, b)
-	if why != "" && o.table.Redirect == "" {
+	if why != "" && o.Redirect == "" {
 		m.bad(i, field, "%s; the path answers 503", why)
+	}
+	if key != "" && m.p.options(m.snap, i).virtual {
+		return m.virtual(i, key)
 	}
 	return key
 }
@@ -363,10 +414,15 @@ func (m *merger) fallback(i *model.Ingress) {
 		a.Path = "/"
 		opts.Affinity = &a
 	}
+	if t := opts.TLS; t != nil && t.Name == "" {
+		named := *t
+		named.Name = i.Default.Service + "." + i.Name.Namespace + ".svc"
+		opts.TLS = &named
+	}
 	opts.RewriteTarget = "" // there is no path that it could take the place of
-	d := &table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "", Source: fmt.Sprintf("Ingress %s spec.defaultBackend", i.Name)}
+	d := &table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "" || m.shut[i], Source: fmt.Sprintf("Ingress %s spec.defaultBackend", i.Name)}
 	if !d.Closed {
-		d.Backend = m.backend(i, "spec.defaultBackend.service", *i.Default, o)
+		d.Backend = m.backend(i, "spec.defaultBackend.service", *i.Default, &opts)
 	}
 	if !opts.IsZero() {
 		d.Options = &opts
@@ -443,7 +499,7 @@ func (m *merger) mainOf(i *model.Ingress, o *options, in model.IngressPath, at s
 	plain := placeOf(&p)
 	// The main path may be a pattern where the canary's is none, and the other way round.
 	places := []place{plain, pattern}
-	if o.regex && in.Type != model.PathExact && hasPattern(in.Path, o.table.RewriteTarget) {
+	if m.isPattern(o, in) {
 		places = []place{pattern, plain}
 	}
 	for _, where := range places {

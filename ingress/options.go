@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -32,13 +33,24 @@ type options struct {
 	// keepPlain has plain requests served though the host has a certificate; forceTLS has
 	// them redirected though it has none.
 	keepPlain, forceTLS bool
-	// regex says that paths may be regular expressions.
-	regex    bool
-	aliases  []string
-	appRoot  string
-	canary   *table.Canary
-	secrets  []model.Name
-	problems []model.Problem
+	// regex says that paths may be regular expressions, useRegex that use-regex says so; target is
+	// that of rewrite-target.
+	regex, useRegex bool
+	target          string
+	aliases         []string
+	appRoot         string
+	canary          *table.Canary
+	// clientCert and ciphers are for whole hosts.
+	clientCert *table.ClientCert
+	ciphers    []uint16
+	// www has other names of the hosts, with or without www., redirect to them.
+	www bool
+	// virtual has endpoints reached by the Service's virtual address.
+	virtual bool
+	// globalAuth says that the server asked is that of the settings.
+	globalAuth bool
+	secrets    []model.Name
+	problems   []model.Problem
 }
 
 // annotation is one that ingress-nginx has.
@@ -53,6 +65,12 @@ type annotation struct {
 	no bool
 	// note is for the documentation.
 	note string
+}
+
+// isOptional says whether an empty value is as good as none: it keeps nobody out, and asks for
+// nothing.
+func (a *annotation) isOptional() bool {
+	return a.read != nil && !a.guard && !a.no && !strings.HasPrefix(a.name, "cors-")
 }
 
 // parser reads the annotations of one Ingress.
@@ -76,6 +94,11 @@ type parser struct {
 	upstream table.Upstream
 	response table.Response
 	retry    *table.Retry
+	client   clientCert
+	mirror   table.Mirror
+	headOnly bool // of copies
+	noGlobal bool
+	endpoint endpointOf
 	errors   table.Errors
 	from, to string // of proxy-redirect
 	// noCache says that auth-cache-duration cannot be read.
@@ -85,12 +108,12 @@ type parser struct {
 	subsetSize int
 	rps        float64
 	rpm        float64
-	burst      int
+	burst      *int
 	// wrongCORS says that a value of CORS cannot be read: its default would allow more.
 	wrongCORS bool
-	temp      string
-	perm      string
-	codes     [2]int // of permanent and temporal redirects
+	// Where requests are redirected: by temporal-redirect, permanent-redirect and rewrite-target.
+	temp, perm, away string
+	codes            [2]int // of permanent and temporal redirects
 }
 
 // parse reads the annotations. What is wrong is left out and named.
@@ -118,6 +141,9 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 		if !ok {
 			continue
 		}
+		if v == "" && a.isOptional() {
+			continue // ingress-nginx has the default
+		}
 		err := errNotBuilt
 		if a.read != nil {
 			err = a.read(p, v)
@@ -126,7 +152,10 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 			continue
 		}
 		text := err.Error()
-		if strings.HasPrefix(a.name, "cors-") {
+		if a.read == nil && a.note != "" && !a.guard {
+			text += ": " + a.note
+		}
+		if strings.HasPrefix(a.name, "cors-") && !errors.Is(err, errStar) && !errors.Is(err, errSkipped) {
 			p.wrongCORS = true
 		}
 		if a.guard || errors.Is(err, errCloses) {
@@ -187,6 +216,10 @@ func (p *parser) combine() {
 	p.combineLimits()
 	p.combineEdits()
 	p.combineErrors()
+	p.combineClientCert()
+	p.combineMirror()
+	p.combineGlobalAuth()
+	p.combineEndpointTLS()
 	if p.isTrue("enable-cors") && !p.wrongCORS {
 		c := p.cors
 		if len(c.Origins) == 0 {
@@ -219,6 +252,8 @@ func (p *parser) combineRedirects() {
 		if p.codes[0] != 0 {
 			o.RedirectCode = p.codes[0]
 		}
+	case p.away != "":
+		o.Redirect, o.RedirectCode, o.RedirectQuery = p.away, 302, true
 	}
 }
 
@@ -237,11 +272,16 @@ func (p *parser) combineAffinity() {
 }
 
 func (p *parser) combineCanary() {
-	if !p.isTrue("canary") {
-		return
+	if v := p.values["canary"]; !p.isTrue("canary") {
+		if _, err := strconv.ParseBool(v); err == nil || v == "" || isOff(v) {
+			return
+		}
 	}
 	c := p.canary
-	if c.Total == 0 {
+	if c.Total < 100 {
+		if c.Total > 0 {
+			p.bad(nginxPrefix+"canary-weight-total", "%d is less than 100, and counts as 100, as in ingress-nginx", c.Total)
+		}
 		c.Total = 100
 	}
 	if c.Value+c.Pattern == "" && p.values["canary-by-header-value"]+p.values["canary-by-header-pattern"] != "" {
@@ -370,15 +410,15 @@ func (s Settings) serviceOf(text string) (model.Name, model.IngressBackend, bool
 
 func (p *parser) combineLimits() {
 	o := &p.out.table
-	multiplier := p.burst
-	if multiplier == 0 {
-		multiplier = 5
+	multiplier := 5
+	if p.burst != nil {
+		multiplier = *p.burst
 	}
 	if o.RPS = p.rps; p.rps > 0 {
-		o.Burst = multiplier * int(p.rps)
+		o.Burst = max(1, multiplier*int(p.rps))
 	}
 	if o.RPM = int(p.rpm); p.rpm > 0 {
-		o.BurstRPM = multiplier * int(p.rpm)
+		o.BurstRPM = max(1, multiplier*int(p.rpm))
 	}
 	if o.Bandwidth == 0 {
 		o.BandwidthAfter = 0
@@ -436,9 +476,25 @@ func number(low, high int, to func(p *parser, n int)) func(*parser, string) erro
 	}
 }
 
+// maxSeconds is the longest time, which nginx can count, too.
+const maxSeconds = math.MaxInt32
+
 // seconds is a time-out as ingress-nginx writes it, without a unit.
 func seconds(to func(p *parser, d time.Duration)) func(*parser, string) error {
-	return number(1, 86400, func(p *parser, n int) { to(p, time.Duration(n)*time.Second) })
+	return number(1, maxSeconds, func(p *parser, n int) { to(p, time.Duration(n)*time.Second) })
+}
+
+// inAnyCase is oneOf for values that ingress-nginx takes in any case; to gets them as they are
+// listed.
+func inAnyCase(to func(p *parser, v string), allowed ...string) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		for _, a := range allowed {
+			if strings.EqualFold(a, v) {
+				v = a
+			}
+		}
+		return oneOf(to, allowed...)(p, v)
+	}
 }
 
 func oneOf(to func(p *parser, v string), allowed ...string) func(*parser, string) error {
@@ -484,11 +540,15 @@ func fieldValue(to func(p *parser, v string)) func(*parser, string) error {
 	}
 }
 
-// tokens is a list of names with commas between.
-func tokens(to func(p *parser, v string)) func(*parser, string) error {
+// tokens is a list of names with commas or spaces between. ingress-nginx takes a star in some lists
+// alone; in the others it has its default, which allows less.
+func tokens(star bool, to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
-		names := list(v)
+		names := strings.FieldsFunc(v, func(c rune) bool { return c == ',' || c == ' ' })
 		for _, t := range names {
+			if t == "*" && !star {
+				return errStar
+			}
 			if t != "*" && !isToken(t) {
 				return fmt.Errorf("%q is not a list of names with commas between: %q is none", v, t)
 			}
@@ -500,6 +560,8 @@ func tokens(to func(p *parser, v string)) func(*parser, string) error {
 		return nil
 	}
 }
+
+var errStar = errors.New("has a star, which ingress-nginx does not take here; the default is used")
 
 // location is a URL to redirect to: absolute, or a path.
 func location(to func(p *parser, v string)) func(*parser, string) error {
@@ -533,11 +595,11 @@ func size(to func(p *parser, n int64)) func(*parser, string) error {
 				digits, unit = v[:n-1], 1<<30
 			}
 		}
-		n, err := strconv.ParseInt(digits, 10, 32)
-		if err != nil || n < 0 {
+		n, err := strconv.ParseUint(digits, 10, 63)
+		if err != nil || n > uint64(math.MaxInt64/unit) {
 			return fmt.Errorf("%q is not a size like 8m, 512k or 1g", v)
 		}
-		to(p, n*unit)
+		to(p, int64(n)*unit)
 		return nil
 	}
 }

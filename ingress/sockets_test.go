@@ -31,6 +31,7 @@ type node struct {
 	feed         *feed.Feed
 	plain, https string
 	servers      map[string]netip.AddrPort
+	many         map[string][]netip.AddrPort // backends with several endpoints
 	round        int
 }
 
@@ -104,7 +105,13 @@ func (n *node) play(plans map[Key]Plan) {
 	mine := map[Key]Plan{}
 	for k, p := range plans {
 		if p.Backend != nil && len(p.Backend.Endpoints) > 0 {
-			p.Backend = &table.Backend{Key: p.Backend.Key, Endpoints: []table.Endpoint{{Addr: n.server(k.Name)}}}
+			p.Backend = &table.Backend{Key: p.Backend.Key}
+			for _, a := range n.many[k.Name] {
+				p.Backend.Endpoints = append(p.Backend.Endpoints, table.Endpoint{Addr: a})
+			}
+			if len(p.Backend.Endpoints) == 0 {
+				p.Backend.Endpoints = []table.Endpoint{{Addr: n.server(k.Name)}}
+			}
 		}
 		mine[k] = p
 	}

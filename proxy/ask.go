@@ -165,7 +165,7 @@ func (x *exchange) question(a *table.AuthURL, ready *table.Ready) (*http.Respons
 // askURL makes the URL. Where every host has the path, a client may not choose by its Host
 // who lets it in.
 func (x *exchange) askURL(t table.Template) (*url.URL, error) {
-	if (t.Has(table.HostName) || t.Has(table.HTTPHost)) && x.match.Host.Name == "" {
+	if t.Has(table.HostName, table.HTTPHost) && x.match.Host.Name == "" {
 		return nil, errors.New("the URL depends on the host, and the path is one of all hosts")
 	}
 	u, err := url.Parse(string(x.expand(nil, t, forPath)))

@@ -60,7 +60,7 @@ func (x *exchange) cors(c *table.CORS, origins *table.Origins) (answered bool) {
 }
 
 func seconds(d time.Duration) string {
-	if d <= 0 {
+	if d == 0 {
 		return ""
 	}
 	return strconv.FormatInt(int64(d/time.Second), 10)

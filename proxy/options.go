@@ -30,13 +30,19 @@ type asked struct {
 	// inError says that another backend answers for a status; among is how many endpoints the
 	// backend has that is sent to.
 	inError bool
-	among   int
+	// compared counts the bytes of a response that were compared with expressions.
+	compared int
+	among    int
+	// certified says that fields of the request tell of the client's certificate.
+	certified bool
 	// host is the field Host for endpoints; nil for the client's.
 	host []byte
 	// paced is since when the body of a response is sent, where the path has a pace.
 	paced time.Time
 	// cookies are those that an authentication server sets.
 	cookies message.Fields
+	// authorization is what was taken out of the request; id is that of $request_id.
+	authorization, id []byte
 }
 
 // options does what a path asks for before its request is sent on, in the order of
@@ -44,25 +50,40 @@ type asked struct {
 // says whether one of them answered the request.
 func (x *exchange) options(o *table.Options) (answered bool) {
 	ready := x.match.Ready
+	return x.early(o, ready) || x.guards(o, ready) || x.late(o, ready)
+}
+
+// early does what comes before guards.
+func (x *exchange) early(o *table.Options, ready *table.Ready) (answered bool) {
 	if ready.Err != nil {
 		x.fail(500, ready.Err)
 		return true
 	}
 	x.opt.target, x.opt.backend = x.r.Target, x.match.Path.Backend
-	if o.CORS != nil && x.cors(o.CORS, &ready.Origins) ||
-		x.tooLarge(o) ||
-		x.redirect(o, ready) ||
-		x.limited(o, ready) ||
-		x.keptOut(o, ready) {
+	return o.CORS != nil && x.cors(o.CORS, &ready.Origins) || x.tooLarge(o) || x.redirect(o, ready)
+}
+
+// guards asks what may keep the request out.
+func (x *exchange) guards(o *table.Options, ready *table.Ready) (answered bool) {
+	if x.limited(o, ready) || x.keptOut(o, ready) {
 		return true
 	}
 	if o.Auth != nil {
+		x.opt.authorization = x.r.Fields.Get("Authorization")
 		x.r.Fields.Del("Authorization") // it was for us
 	}
+	return false
+}
+
+// late does what only requests meet that every guard let in.
+func (x *exchange) late(o *table.Options, ready *table.Ready) (answered bool) {
 	if len(o.Canary) > 0 {
 		x.drawCanary(o, ready)
 	}
-	return len(ready.Rewrite) > 0 && x.rewrite(ready)
+	if len(ready.Rewrite) > 0 && x.rewrite(ready) {
+		return true
+	}
+	return o.Mirror != nil && x.mirror(o.Mirror, ready)
 }
 
 // keptOut answers clients that the guards of the path do not let in.
@@ -159,7 +180,7 @@ func (x *exchange) respond(r *message.Response) {
 
 // answered appends what the client gets beside the fields of a response.
 func (x *exchange) answered(f message.Fields, status int) message.Fields {
-	f = append(f, x.answer...)
+	f = append(x.setFields(f), x.answer...)
 	if len(x.opt.cookies) > 0 && (x.match.Path.Options.AuthURL.AlwaysCookie || table.CookieStatus(status)) {
 		f = append(f, x.opt.cookies...)
 	}

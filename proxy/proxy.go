@@ -42,6 +42,8 @@ type Proxy struct {
 	// Observe is told of every exchange at its end; may be nil.
 	Observe func(*Record)
 	Log     *slog.Logger
+	// Keys are certificates and authorities by key; nil for none.
+	Keys Keys
 	// Asking is how questions to authentication servers leave.
 	Asking Asking
 
@@ -57,6 +59,7 @@ type Proxy struct {
 	limits    limits
 	crowd     crowd
 	answers   answers
+	mirrors   mirrors
 	asker     asker
 	reach     reachPolicy
 }
@@ -158,32 +161,10 @@ func (p *Proxy) survive(x *exchange, d message.Downstream) {
 // route finds where the request leads, and asks the options of its path before it goes
 // on.
 func (x *exchange) route() {
-	t := x.p.table.Load()
-	name := table.Name(x.r.Host, x.name)
-	path, ok := table.Clean(x.r.Path(), x.clean)
-	if !ok {
-		x.fail(400, errors.New("a path that leaves its root, or has a bad escape"))
-		return
-	}
-	if !t.Route(name, path, &x.match) {
-		x.fail(404, nil)
-		return
-	}
-	x.rec.Host, x.rec.Path = x.match.Host, x.match.Path
-	switch {
-	case x.match.TooLong:
-		x.fail(414, errPathTooLong)
-		return
-	case x.match.Path.Closed:
-		x.fail(503, errClosed)
-		return
-	}
 	target := x.r.Target
-	if err := x.spelled(t, name); err != nil {
-		x.fail(400, err)
+	if x.find() {
 		return
 	}
-	x.opt.path = path
 	if o := x.match.Path.Options; o == nil {
 		x.opt.backend = x.match.Path.Backend
 	} else if x.options(o) {
@@ -193,6 +174,39 @@ func (x *exchange) route() {
 	x.unassert(x.opt.backend)
 	x.forward(x.opt.backend)
 	x.r.Target = target // what the client sent is what the record shows
+}
+
+// find finds the path of the request, and answers one that has none or may not go on.
+func (x *exchange) find() (answered bool) {
+	t := x.p.table.Load()
+	name := table.Name(x.r.Host, x.name)
+	path, ok := table.Clean(x.r.Path(), x.clean)
+	if !ok {
+		x.fail(400, errors.New("a path that leaves its root, or has a bad escape"))
+		return true
+	}
+	if !t.Route(name, path, &x.match) {
+		x.fail(404, nil)
+		return true
+	}
+	x.rec.Host, x.rec.Path = x.match.Host, x.match.Path
+	switch {
+	case x.match.TooLong:
+		x.fail(414, errPathTooLong)
+		return true
+	case x.match.Path.Closed:
+		x.fail(503, errClosed)
+		return true
+	}
+	if x.uncertified(t, name) {
+		return true
+	}
+	if err := x.spelled(t, name); err != nil {
+		x.fail(400, err)
+		return true
+	}
+	x.opt.path = path
+	return false
 }
 
 // spelled refuses a path that an endpoint may take for another one, which is guarded, and

@@ -15,7 +15,15 @@ func (x *exchange) redirect(o *table.Options, ready *table.Ready) (answered bool
 		if status == 0 {
 			status = 302
 		}
-		x.reply(status, message.Fields{{Name: location, Value: x.expand(nil, ready.Redirect, forPath)}})
+		to := x.expand(nil, ready.Redirect, forPath)
+		if o.RedirectQuery {
+			to = x.withQuery(to)
+		}
+		if len(to) > maxTarget {
+			x.fail(414, errLongTarget)
+			return true
+		}
+		x.reply(status, message.Fields{{Name: location, Value: to}})
 	case o.RedirectTLS != 0 && !x.secure():
 		to := append([]byte("https://"), x.hostName()...)
 		if target := x.opt.target; len(target) > 0 && target[0] == '/' { // not of "*"

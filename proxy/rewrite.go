@@ -11,6 +11,8 @@ import (
 // maxTarget bounds a rewritten target: a group may be put in more than once.
 const maxTarget = 64 << 10
 
+var errLongTarget = errors.New("the rewritten target is too long")
+
 // rewrite puts the path's target in the place of the request's. The query stays, behind
 // that of the target if it has one; a question mark at the target's end drops it.
 func (x *exchange) rewrite(ready *table.Ready) (answered bool) {
@@ -20,7 +22,7 @@ func (x *exchange) rewrite(ready *table.Ready) (answered bool) {
 	// Not in a buffer that is used again: a body may still be sent when it would be.
 	to := x.expand(make([]byte, 0, len(x.opt.target)+64), ready.Rewrite, forPath)
 	if len(to) > maxTarget {
-		x.fail(414, errors.New("the rewritten target is too long"))
+		x.fail(414, errLongTarget)
 		return true
 	}
 	if absolute(to) { // as nginx: who is rewritten to a URL is sent there

@@ -2,6 +2,10 @@ package proxy
 
 import (
 	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
 
 	"wayleave.dev/proxy/message"
 	"wayleave.dev/proxy/table"
@@ -31,6 +35,7 @@ func (x *exchange) expand(to []byte, t table.Template, how escape) []byte {
 			continue
 		}
 		v := x.variable(p)
+		inQuery = inQuery || p.Kind == table.IsArgs && len(v) > 0
 		switch {
 		case how == asItIs:
 			to = append(to, v...)
@@ -86,8 +91,102 @@ func (x *exchange) variable(p table.Part) []byte {
 		return cookie(x.r.Fields, p.Name)
 	case table.Argument:
 		return argument(query(x.opt.target), p.Name)
+	case table.IsArgs:
+		if len(query(x.opt.target)) > 0 {
+			return []byte("?")
+		}
+	case table.RequestLine:
+		return fmt.Appendf(nil, "%s %s %s", x.r.Method, x.opt.target, x.r.Version)
+	case table.ContentLength:
+		if x.r.Length > 0 {
+			return strconv.AppendInt(nil, x.r.Length, 10)
+		}
+	default:
+		if p.Kind >= table.Namespace {
+			return x.ofPath(p.Kind)
+		}
+		return x.peers(p.Kind)
 	}
 	return nil
+}
+
+// peers are variables of the connection, and of who is at its ends.
+func (x *exchange) peers(k table.VariableKind) []byte {
+	switch k {
+	case table.BinaryRemoteAddr:
+		return x.who().AsSlice()
+	case table.ConnectedAddr:
+		return plainAddr(x.r.Client.Addr()).AppendTo(nil)
+	case table.RemotePort:
+		if x.who() != plainAddr(x.r.Client.Addr()) {
+			return []byte("0") // nobody says it
+		}
+		return strconv.AppendUint(nil, uint64(x.r.Client.Port()), 10)
+	case table.RemoteUser:
+		field := x.opt.authorization
+		if field == nil {
+			field = x.r.Fields.Get("Authorization")
+		}
+		name, _, _ := credentials(field)
+		return name
+	case table.ServerName:
+		if h := x.match.Host; h != nil && h.Name != "" {
+			return []byte(h.Name)
+		}
+		return []byte("_")
+	case table.ServerAddr:
+		return plainAddr(x.r.Local.Addr()).AppendTo(nil)
+	case table.ServerPort:
+		return x.port()
+	case table.ServerProtocol:
+		return []byte(x.r.Version.String())
+	case table.HTTPSOn:
+		if x.secure() {
+			return []byte("on")
+		}
+	case table.RequestID:
+		return x.requestID()
+	case table.KnownRequestID:
+		if id := x.r.Fields.Get("X-Request-ID"); len(id) > 0 {
+			return id
+		}
+		return x.requestID()
+	}
+	return nil
+}
+
+// ofPath are variables of the object that the path comes from.
+func (x *exchange) ofPath(k table.VariableKind) []byte {
+	p := x.match.Path
+	if k == table.LocationPath {
+		return []byte(p.Path)
+	}
+	if k == table.Namespace || k == table.IngressName {
+		namespace, name := p.Ingress()
+		if k == table.Namespace {
+			return []byte(namespace)
+		}
+		return []byte(name)
+	}
+	namespace, rest, _ := strings.Cut(p.Backend, "/")
+	service, port, _ := strings.Cut(rest, ":")
+	switch k {
+	case table.ServiceName:
+		return []byte(service)
+	case table.ServicePort:
+		return []byte(port)
+	case table.UpstreamName:
+		return []byte(namespace + "-" + service + "-" + port)
+	}
+	return nil
+}
+
+// requestID is a random one of 128 bits, the same in all of the exchange.
+func (x *exchange) requestID() []byte {
+	if x.opt.id == nil {
+		x.opt.id = fmt.Appendf(nil, "%016x%016x", rand.Uint64(), rand.Uint64())
+	}
+	return x.opt.id
 }
 
 // hostName is the name that the client asked for, without port; of HTTP/1.0, which may have

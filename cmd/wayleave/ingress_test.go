@@ -31,7 +31,9 @@ func TestIngressCheckOfFiles(t *testing.T) {
 	text := "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: main, annotations: {nginx.ingress.kubernetes.io/rewrite-target: /}}\n" +
 		"spec: {ingressClassName: nginx, rules: [{host: a.example, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}\n"
 	bad := filepath.Join(t.TempDir(), "bad.yaml")
-	for name, body := range map[string]string{file: text, bad: strings.Replace(text, "rewrite-target", "server-snippet", 1)} {
+	requests, differ := filepath.Join(t.TempDir(), "requests"), filepath.Join(t.TempDir(), "differ")
+	lookAhead := strings.NewReplacer("rewrite-target: /", "use-regex: 'true'", "path: /,", "path: '/x(?!y)',", "pathType: Prefix", "pathType: ImplementationSpecific").Replace(text)
+	for name, body := range map[string]string{differ: lookAhead, requests: "GET http://a.example/x\nGET https://a.example/y\n", file: text, bad: strings.Replace(text, "rewrite-target", "server-snippet", 1)} {
 		if err := os.WriteFile(name, []byte(body), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -43,6 +45,10 @@ func TestIngressCheckOfFiles(t *testing.T) {
 	}{
 		{[]string{"-f", file}, 0, "1 of 1 Ingresses for Wayleave carry over whole"},
 		{[]string{"-f", bad}, 1, "NO   metadata.annotations[nginx.ingress.kubernetes.io/server-snippet]: is not built"},
+		{[]string{"-f", file, "--requests", requests}, 0, "0 of 2 requests are served otherwise than by ingress-nginx."},
+		{[]string{"-f", differ, "--requests", requests}, 1, "GET http://a.example/x: ingress-nginx: 503 by /x(?!y) of Ingress default/main; Wayleave: 404\n1 of 2 requests"},
+		{[]string{"-f", file, "--requests", file}, 2, "line 1: "},
+		{[]string{"-f", file, "--requests", "none"}, 2, "no such file"},
 		{[]string{"-f", file, "--adopt-nginx=false"}, 0, "class nginx is not for Wayleave"},
 		{[]string{"-f", file + "x"}, 2, "no such file"},
 		{[]string{"-f", file, "more"}, 2, "unknown command"},

@@ -25,6 +25,7 @@ func ingressCommand() *cobra.Command {
 
 func ingressCheckCommand() *cobra.Command {
 	var files []string
+	var requests string
 	var adopt, oneNamespace bool
 	c := &cobra.Command{
 		Use:   "check",
@@ -33,6 +34,8 @@ func ingressCheckCommand() *cobra.Command {
 			"  kubectl get ingress,ingressclass,svc,endpointslice,pod,netpol,node,ns -A -o yaml\n" +
 			"else those of the cluster: that of KUBECONFIG, or in the agent's container\n" +
 			"  kubectl -n kube-system exec ds/wayleave -c agent -- /wayleave ingress check\n" +
+			"With --requests it plays a list of requests against the routing as ingress-nginx makes it and as\n" +
+			"Wayleave does, and prints each difference. A line is METHOD URL, and fields with tabs before them.\n" +
 			"Exits with 0 when all carries over, 1 when something does not, 2 when that cannot be said.",
 		Args: func(cmd *cobra.Command, args []string) error { return unknown(cobra.NoArgs(cmd, args)) },
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -54,6 +57,9 @@ func ingressCheckCommand() *cobra.Command {
 			if len(files) > 0 {
 				check.NoSecrets, check.NoServices = check.Snapshot.Count(model.SecretKind) == 0, check.Snapshot.Count(model.ServiceKind) == 0
 			}
+			if requests != "" {
+				return playRequests(cmd, check, requests)
+			}
 			text, carries := check.Text()
 			fmt.Fprint(cmd.OutOrStdout(), text)
 			if !carries {
@@ -63,10 +69,40 @@ func ingressCheckCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "a file of Ingresses and what they name; may be repeated")
+	c.Flags().StringVar(&requests, "requests", "", "a file of requests to compare with ingress-nginx, - for the standard input")
 	c.Flags().BoolVar(&adopt, "adopt-nginx", true, "as with the setting ingress.adoptNginx")
 	c.Flags().BoolVar(&oneNamespace, "hosts-of-one-namespace", false, "as with the setting ingress.hostsOfOneNamespace")
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return unknown(err) })
 	return c
+}
+
+// playRequests compares how requests of a file are served.
+func playRequests(cmd *cobra.Command, check explain.IngressCheck, name string) error {
+	from := cmd.InOrStdin()
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return unknown(err)
+		}
+		defer f.Close()
+		from = f
+	}
+	list, err := explain.ReadRequests(from)
+	if err != nil {
+		return unknown(fmt.Errorf("%s: %w", name, err))
+	}
+	routing, differ := check.Routing(), 0
+	for _, q := range list {
+		if d := routing.Compare(q); d != nil {
+			differ++
+			fmt.Fprintln(cmd.OutOrStdout(), d)
+		}
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%d of %d requests are served otherwise than by ingress-nginx.\n", differ, len(list))
+	if differ > 0 {
+		return exitStatus{code: statusDenied}
+	}
+	return nil
 }
 
 func readIngressFiles(store *model.Store, files []string) error {

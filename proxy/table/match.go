@@ -10,6 +10,8 @@ type Match struct {
 	Groups [][]byte
 	// Ready are the path's Options as they were read; nil for none.
 	Ready *Ready
+	// Loose says that the path matches only by Host.Regex, where no path matches otherwise.
+	Loose bool
 	// TooLong says that the path is longer than what is compared with the patterns of the
 	// host: Path is closed, and 414 is the answer.
 	TooLong bool
@@ -66,14 +68,21 @@ func (t *Table) Route(name, path []byte, m *Match) bool {
 			own = w
 		}
 	}
-	if own.Find(path, m) {
+	found := own.Find(path, m)
+	if found && !m.Loose {
 		return true
 	}
+	loose := *m
 	if w := t.above(name); w != nil && w != own && own.findIn(w, path, m) && m.guarded() {
 		return true // what the wildcard host keeps out does not fall through a host below it
 	}
 	rest := t.Rest()
-	return rest != nil && rest != own && own.findIn(rest, path, m)
+	if there := rest != nil && rest != own && own.findIn(rest, path, m); !found || there && m.guarded() {
+		return there
+	}
+	loose.Steps, loose.loose = m.Steps, m.loose
+	*m = loose
+	return true
 }
 
 // findIn finds the path for a request of the host r, which has none, in the routes of another
@@ -116,7 +125,7 @@ func (t *Table) above(name []byte) *Routes {
 }
 
 func (m *Match) guarded() bool {
-	return m.Path.Guarded() || m.Ready != nil && m.Ready.Err != nil
+	return m.Path.Guarded() || m.Host != nil && m.Host.ClientCert != nil || m.Ready != nil && m.Ready.Err != nil
 }
 
 // Find finds the path: Exact, then patterns and Prefixes by their length, Prefixes by
@@ -137,7 +146,7 @@ func (r *Routes) Find(path []byte, m *Match) bool {
 var tooLong = &Path{Kind: Prefix, Path: "/", Closed: true, Source: "a path that is too long to compare with patterns"}
 
 func (r *Routes) find(path []byte, m *Match) bool {
-	m.Host, m.Groups, m.TooLong = r.Host, nil, false
+	m.Host, m.Groups, m.TooLong, m.Loose = r.Host, nil, false, false
 	proof := isProof(path)
 	if p, ok := r.exact[string(path)]; ok && !m.skips(p, proof) {
 		m.Path = p

@@ -3,6 +3,7 @@ package table
 import (
 	"bytes"
 	"cmp"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -125,6 +126,8 @@ type ordered struct {
 	strict map[*Path]*candidate
 	// longest is the length of the longest path that is compared.
 	longest int
+	// regex is Host.Regex; closed says that what no path has is kept out.
+	regex, closed bool
 }
 
 // find finds the path for a request. strict is the longest Prefix that matches by elements; nil
@@ -141,6 +144,9 @@ func (o *ordered) find(path []byte, strict *Path, m *Match) (found *candidate, g
 	}
 	first, at := o.first(&text, plain)
 	if first == nil {
+		if o.regex {
+			return o.alike(m, plain), nil
+		}
 		return nil, nil
 	}
 	if found = first; first.re != nil {
@@ -168,7 +174,7 @@ func (o *ordered) find(path []byte, strict *Path, m *Match) (found *candidate, g
 		}
 	}
 	if found == first && !first.guarded {
-		if c := alike(m.loose, first); c != nil {
+		if c := o.alike(m, first); c != nil {
 			return c, nil
 		}
 	}
@@ -199,16 +205,22 @@ func (o *ordered) first(text *subject, plain *candidate) (found *candidate, at i
 	return nil, at
 }
 
-// alike is the path that ingress-nginx would serve before a pattern: where a host has patterns,
-// it reads every path of the host as one, without regard to case and to elements. Paths of
-// another namespace than the pattern's are read as Kubernetes defines them.
-func alike(loose []*candidate, pattern *candidate) (found *candidate) {
-	for _, c := range loose {
-		if c.path.Kind == Prefix && c.before(pattern) && (!c.path.Foreign || pattern.path.Foreign) && (found == nil || c.before(found)) {
-			found = c
+// alike is the path that ingress-nginx would serve before found: where a host has patterns, it
+// reads every path of the host as one, without regard to case and to elements. found is a pattern
+// or the longest Prefix by elements; nil stands for no path. Paths of another namespace than
+// found's are read as Kubernetes defines them, and no guard is opened.
+func (o *ordered) alike(m *Match, found *candidate) (best *candidate) {
+	guarded := found != nil && found.guarded || found == nil && o.closed
+	for _, c := range m.loose {
+		switch {
+		case c.closed, c.path.Kind == Exact && !o.regex, guarded && !c.guarded:
+		case found != nil && (c == found || !c.before(found) || c.path.Foreign && !found.path.Foreign):
+		case best == nil || c.before(best):
+			best = c
 		}
 	}
-	return found
+	m.Loose = best != nil && found == nil
+	return best
 }
 
 // subject is a request's path that patterns are compared with.
@@ -305,12 +317,19 @@ func lower(s string) string {
 	return string(b)
 }
 
-// order makes the candidates of a host that has patterns; nil when it has none.
+// order makes the candidates of a host that has patterns or whose paths are read as such; nil for
+// another.
 func (r *Routes) order(patterns map[int]compiled) *ordered {
-	if len(patterns) == 0 {
+	if len(patterns) == 0 && !r.Host.Regex {
 		return nil
 	}
-	o := &ordered{strict: map[*Path]*candidate{}, longest: maxMatched}
+	o := &ordered{strict: map[*Path]*candidate{}, longest: maxMatched, regex: r.Host.Regex}
+	if len(patterns) == 0 {
+		o.longest = math.MaxInt
+	}
+	if d := r.Host.Default; d != nil {
+		o.closed = d.Guarded() || r.ready[d] != nil && r.ready[d].Err != nil
+	}
 	var list []*candidate
 	closed, total := map[place]*candidate{}, 0
 	for i := range r.Host.Paths {
@@ -332,11 +351,13 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 				closed[at] = c
 			}
 		case p.Kind == Exact:
-			if c.guarded && r.exact[p.Path] == p {
+			if (c.guarded || o.regex) && r.exact[p.Path] == p {
 				list = append(list, c)
 			}
 		case r.prefix[trimSlash(p.Path)] == p:
-			c.literal = cmp.Or(lower(trimSlash(p.Path)), "/")
+			if c.guarded || !o.regex {
+				c.literal = cmp.Or(lower(trimSlash(p.Path)), "/")
+			}
 			o.strict[p] = c
 			list = append(list, c)
 		}

@@ -36,6 +36,67 @@ func ordering(list ...string) *Host {
 	return h
 }
 
+// A host with Regex reads every path as ingress-nginx does, and opens no guard by that.
+func TestRegexHosts(t *testing.T) {
+	for _, c := range []struct {
+		paths string
+		want  map[string]string
+	}{
+		{"/Foo;/", map[string]string{"/foo": "/Foo", "/FOOBAR/x": "/Foo", "/fo": "/", "/": "/"}},
+		{"/Foo", map[string]string{"/foo": "/Foo", "/x": ""}},
+		{"/foo/", map[string]string{"/foo/x": "/foo/", "/FOO/x": "/foo/", "/foobar": "", "/foo": "/foo/"}},
+		{"=/foo;/", map[string]string{"/foo": "=/foo", "/foo/x": "=/foo", "/FOO": "=/foo", "/fo": "/"}},
+		{"=/foo;/foo", map[string]string{"/foo": "=/foo", "/foo/x": "/foo"}},
+		{"/foo;/foo/bar;~/foo/bar/(.+)", map[string]string{"/foo/bar/1": "~/foo/bar/(.+)", "/foo/bar": "/foo/bar", "/foo/barn": "/foo/bar", "/foo": "/foo", "/food": "/foo"}},
+		{"/foo/bar/bar;~/foo/bar/[A-Z0-9]{3}", map[string]string{"/foo/bar/bar": "~/foo/bar/[A-Z0-9]{3}", "/foo/bar/bars": "~/foo/bar/[A-Z0-9]{3}", "/foo/bar/ba-": ""}},
+		{"/ guard;/pub", map[string]string{"/pub/x": "/pub", "/public": "/ guard", "/PUB": "/ guard"}},
+		{"/;/adm guard", map[string]string{"/ADM": "/adm guard", "/admin": "/adm guard", "/x": "/"}},
+		{"/ guard;/adm guard", map[string]string{"/ADM": "/adm guard"}},
+		{"/;/blog foreign", map[string]string{"/blog/x": "/blog foreign", "/BLOG": "/", "/blogs": "/"}},
+		{"/b;/blog foreign", map[string]string{"/blog/x": "/blog foreign", "/BLOG": "/blog foreign", "/by": "/b"}},
+	} {
+		h := ordering(strings.Split(c.paths, ";")...)
+		for i, s := range strings.Split(c.paths, ";") {
+			h.Paths[i].Backend = s
+		}
+		h.Regex = true
+		tab := Make(nil, map[string]*Host{"h": h})
+		for path, want := range c.want {
+			var m Match
+			got := ""
+			if tab.Route([]byte("h"), []byte(path), &m) {
+				got = m.Path.Backend
+			}
+			if got != want {
+				t.Errorf("%s: %s is served by %q, want %q", c.paths, path, got, want)
+			}
+		}
+	}
+}
+
+// What matches only by Regex takes nothing from a guard that another host, or the default, has.
+func TestRegexHostsLeaveGuardsOfOthers(t *testing.T) {
+	own := ordering("/pub")
+	own.Name, own.Regex = "x.h", true
+	wild, rest, def := ordering("/ guard"), ordering("/ guard"), ordering("/pub")
+	for name, hosts := range map[string]map[string]*Host{
+		"wildcard": {"x.h": own, "*.h": wild}, "rest": {"x.h": own, "": rest},
+		"default": {"x.h": {Name: "x.h", Regex: true, Paths: def.Paths, Default: &wild.Paths[0]}},
+	} {
+		tab := Make(nil, hosts)
+		for path, want := range map[string]string{"/pub/x": "/pub", "/public": "/"} {
+			var m Match
+			if !tab.Route([]byte("x.h"), []byte(path), &m) || m.Path.Path != want {
+				t.Errorf("%s: %s is served by %+v", name, path, m.Path)
+			}
+		}
+	}
+	var m Match
+	if tab := Make(nil, map[string]*Host{"x.h": own, "": ordering("/")}); !tab.Route([]byte("x.h"), []byte("/public"), &m) || m.Path.Path != "/pub" {
+		t.Errorf("/public is served by %+v", m.Path)
+	}
+}
+
 // The order of ingress-nginx: a server's locations by the length of their text, then the greater
 // one first (internal/ingress/controller/controller.go), and what that must not open.
 func TestOrderOfPatterns(t *testing.T) {

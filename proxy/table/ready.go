@@ -82,13 +82,20 @@ func owner(p *Path) string {
 // namespace is that of the object which the path comes from, and so of its endpoints; empty
 // where Source does not say.
 func (p *Path) namespace() string {
-	_, name, _ := strings.Cut(p.Source, " ")
-	name, _, _ = strings.Cut(name, " ")
-	ns, _, ok := strings.Cut(name, "/")
-	if !ok {
-		return ""
-	}
+	ns, _ := p.Ingress()
 	return ns
+}
+
+// Ingress is the namespace and the name of the object that the path comes from; both are empty
+// where Source does not say.
+func (p *Path) Ingress() (namespace, name string) {
+	_, object, _ := strings.Cut(p.Source, " ")
+	object, _, _ = strings.Cut(object, " ")
+	namespace, name, ok := strings.Cut(object, "/")
+	if !ok {
+		return "", ""
+	}
+	return namespace, name
 }
 
 // Bounds of regular expressions. RE2 takes a time that grows with both the pattern's

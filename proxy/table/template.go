@@ -2,6 +2,8 @@ package table
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -37,7 +39,43 @@ const (
 	HeaderField                    // $http_NAME
 	CookieValue                    // $cookie_NAME
 	Argument                       // $arg_NAME
+	BinaryRemoteAddr               // $binary_remote_addr: the client, in 4 or 16 bytes
+	ConnectedAddr                  // $realip_remote_addr: the peer of the connection
+	RemotePort                     // $remote_port: 0 where a trusted proxy names the client
+	RemoteUser                     // $remote_user: the name of basic authentication
+	ServerName                     // $server_name: the host of the route, "_" for none
+	ServerAddr                     // $server_addr: the address that the client came to
+	ServerPort                     // $server_port, $pass_server_port, $pass_port
+	ServerProtocol                 // $server_protocol: HTTP/1.0, HTTP/1.1 or HTTP/2.0
+	IsArgs                         // $is_args: "?" where there is a query
+	HTTPSOn                        // $https: "on" or nothing
+	RequestLine                    // $request: method, target and protocol
+	RequestID                      // $request_id: 128 random bits, in 32 digits
+	KnownRequestID                 // $req_id: the client's X-Request-ID, else $request_id
+	ContentLength                  // $content_length
+	Namespace                      // $namespace: that of the Ingress
+	IngressName                    // $ingress_name
+	ServiceName                    // $service_name
+	ServicePort                    // $service_port
+	UpstreamName                   // $proxy_upstream_name: NAMESPACE-SERVICE-PORT
+	LocationPath                   // $location_path: the path of the Ingress
 )
+
+// named are the variables that have no name of the request's in theirs.
+var named = map[string]VariableKind{
+	"request_uri": RequestURI, "escaped_request_uri": EscapedRequestURI, "uri": URI, "document_uri": URI,
+	"host": HostName, "http_host": HTTPHost, "best_http_host": HTTPHost, "scheme": Scheme, "pass_access_scheme": Scheme,
+	"remote_addr": RemoteAddr, "the_real_ip": RemoteAddr, "binary_remote_addr": BinaryRemoteAddr, "realip_remote_addr": ConnectedAddr,
+	"remote_port": RemotePort, "remote_user": RemoteUser, "args": Args, "query_string": Args, "is_args": IsArgs,
+	"request_method": Method, "request": RequestLine, "request_id": RequestID, "req_id": KnownRequestID, "content_length": ContentLength,
+	"server_name": ServerName, "server_addr": ServerAddr, "server_port": ServerPort, "pass_server_port": ServerPort, "pass_port": ServerPort,
+	"server_protocol": ServerProtocol, "https": HTTPSOn, "namespace": Namespace, "ingress_name": IngressName, "service_name": ServiceName,
+	"service_port": ServicePort, "proxy_upstream_name": UpstreamName, "location_path": LocationPath,
+}
+
+// Variables are the names that ParseTemplate knows, in order, without $http_NAME, $cookie_NAME,
+// $arg_NAME and groups.
+func Variables() []string { return slices.Sorted(maps.Keys(named)) }
 
 // ParseTemplate reads one. The error names a variable that is not known.
 func ParseTemplate(s string) (Template, error) {
@@ -86,25 +124,11 @@ func variableName(s string) (name, rest string, err error) {
 }
 
 func variable(name string) (Part, error) {
-	switch name {
-	case "request_uri":
-		return Part{Kind: RequestURI}, nil
-	case "escaped_request_uri":
-		return Part{Kind: EscapedRequestURI}, nil
-	case "uri":
-		return Part{Kind: URI}, nil
-	case "host":
-		return Part{Kind: HostName}, nil
-	case "http_host":
-		return Part{Kind: HTTPHost}, nil
-	case "scheme", "pass_access_scheme":
-		return Part{Kind: Scheme}, nil
-	case "remote_addr":
-		return Part{Kind: RemoteAddr}, nil
-	case "args", "query_string":
-		return Part{Kind: Args}, nil
-	case "request_method":
-		return Part{Kind: Method}, nil
+	if k, ok := named[strings.ToLower(name)]; ok {
+		return Part{Kind: k}, nil
+	}
+	if strings.EqualFold(name, "content_type") {
+		return Part{Kind: HeaderField, Name: "content-type"}, nil
 	}
 	if len(name) == 1 && '1' <= name[0] && name[0] <= '9' {
 		return Part{Kind: Group, Group: int(name[0] - '0')}, nil
@@ -113,7 +137,8 @@ func variable(name string) (Part, error) {
 		prefix string
 		kind   VariableKind
 	}{{"http_", HeaderField}, {"cookie_", CookieValue}, {"arg_", Argument}} {
-		if rest, ok := strings.CutPrefix(name, k.prefix); ok && rest != "" {
+		if len(name) > len(k.prefix) && strings.EqualFold(name[:len(k.prefix)], k.prefix) {
+			rest := name[len(k.prefix):]
 			if k.kind == HeaderField {
 				rest = strings.ReplaceAll(strings.ToLower(rest), "_", "-")
 			}
@@ -123,10 +148,21 @@ func variable(name string) (Part, error) {
 	return Part{}, fmt.Errorf("variable %q is not known", "$"+name)
 }
 
-// Has says whether the template has a variable of the kind.
-func (t Template) Has(k VariableKind) bool {
+// IsURL says whether the text begins with the scheme of a URL, as nginx looks at it.
+func (t Template) IsURL() bool {
+	if len(t) == 0 {
+		return false
+	}
+	if first := t[0]; first.Kind != Text {
+		return first.Kind == Scheme && len(t) > 1 && t[1].Kind == Text && strings.HasPrefix(t[1].Name, "://")
+	}
+	return strings.HasPrefix(t[0].Name, "http://") || strings.HasPrefix(t[0].Name, "https://")
+}
+
+// Has says whether the template has a variable of one of the kinds.
+func (t Template) Has(kinds ...VariableKind) bool {
 	for _, p := range t {
-		if p.Kind == k {
+		if slices.Contains(kinds, p.Kind) {
 			return true
 		}
 	}

@@ -1,0 +1,242 @@
+// Package nginx says what ingress-nginx does with Ingresses: the servers and locations that it
+// writes, and where they lead a request. It is made from ingress-nginx's documentation and from
+// what its configuration means to nginx, and knows nothing of how Wayleave plans and routes, so
+// that both can be compared.
+//
+// Invariants:
+//   - It reads annotations that change where a request goes. Guards are named, and not applied.
+//   - Nothing that it returns changes.
+package nginx
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"wayleave.dev/model"
+)
+
+// Server is a server block: a host name, its aliases, and its locations in the order of the file.
+type Server struct {
+	// Host is empty for hosts that have no other server.
+	Host      string
+	Aliases   []string
+	Locations []*Location
+	// Regex says that all locations are regular expressions without regard to case.
+	Regex bool
+	// TLS says that the server has a certificate, the default one also.
+	TLS bool
+	// AppRoots are where requests for / are sent; the first counts.
+	AppRoots []string
+}
+
+// Location is a location block.
+type Location struct {
+	Path string
+	Type model.PathType
+	// Backend is the Service and port as "namespace/service:port"; empty for the default backend.
+	Backend string
+	// Ingress is nil for the root of a server without one.
+	Ingress *model.Ingress
+	// Canaries are the Ingresses whose backend takes some of the requests.
+	Canaries []Canary
+
+	rules rules
+	root  bool // it was made without a path of an Ingress
+}
+
+// Canary is a backend beside a location's own.
+type Canary struct {
+	Backend string
+	rules   rules
+}
+
+// Config is all servers.
+type Config struct {
+	servers map[string]*Server
+	// aliases leads to the server of a name.
+	aliases map[string]*Server
+}
+
+// Servers are the servers in order of their names.
+func (c *Config) Servers() []*Server {
+	var out []*Server
+	for _, s := range c.servers {
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b *Server) int { return strings.Compare(a.Host, b.Host) })
+	return out
+}
+
+// Resolve is the key of a Service's port, "namespace/service:port".
+type Resolve func(namespace string, b model.IngressBackend) string
+
+// New makes the servers that ingress-nginx makes of these Ingresses.
+func New(list []*model.Ingress, resolve Resolve) *Config {
+	c := &Config{servers: map[string]*Server{}, aliases: map[string]*Server{}}
+	c.servers[""] = &Server{TLS: true, Locations: []*Location{{Path: "/", Type: model.PathPrefix, root: true}}}
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b *model.Ingress) int { // of one age the greater name is first
+		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(b.Name.String(), a.Name.String()))
+	})
+	read := map[*model.Ingress]rules{}
+	list = slices.DeleteFunc(list, func(i *model.Ingress) bool {
+		r, ok := parse(i)
+		read[i] = r
+		return !ok
+	})
+	for _, i := range list {
+		if r := read[i]; !r.canary {
+			c.hosts(i, r, resolve)
+		}
+	}
+	for _, i := range list {
+		if r := read[i]; !r.canary {
+			c.paths(i, r, resolve)
+		}
+	}
+	for _, i := range list {
+		if r := read[i]; r.canary {
+			c.canary(i, r, resolve)
+		}
+	}
+	for _, s := range c.servers {
+		s.finish()
+		for _, a := range s.Aliases {
+			if c.servers[a] == nil && c.aliases[a] == nil {
+				c.aliases[a] = s
+			}
+		}
+	}
+	return c
+}
+
+// hosts makes the servers of an Ingress. The first Ingress of a host has its root, with what its
+// annotations say, until a path takes it.
+func (c *Config) hosts(i *model.Ingress, r rules, resolve Resolve) {
+	backend := ""
+	if i.Default != nil {
+		backend = resolve(i.Name.Namespace, *i.Default)
+		if root := c.servers[""].Locations[0]; len(i.Rules) == 0 && root.root {
+			alone := r
+			alone.target, alone.redirect, alone.appRoot, alone.regex, alone.noTLS, alone.forceTLS = "", "", "", false, false, false
+			root.Backend, root.root, root.Ingress, root.rules = backend, false, i, alone
+		}
+	}
+	for _, rule := range i.Rules {
+		s := c.servers[rule.Host]
+		if s == nil {
+			s = &Server{Host: rule.Host, Locations: []*Location{{Path: "/", Type: model.PathPrefix, Backend: backend, Ingress: i, rules: r, root: true}}}
+			c.servers[rule.Host] = s
+		}
+		if len(s.Aliases) == 0 {
+			s.Aliases = r.aliases
+		}
+		if !s.TLS && len(i.TLS) > 0 {
+			s.TLS = true
+		}
+	}
+}
+
+// paths adds the locations of an Ingress that no older one has.
+func (c *Config) paths(i *model.Ingress, r rules, resolve Resolve) {
+	for _, rule := range i.Rules {
+		s := c.servers[rule.Host]
+		for _, p := range rule.Paths {
+			loc := &Location{Path: cmp.Or(p.Path, "/"), Type: p.Type, Backend: resolve(i.Name.Namespace, p.Backend), Ingress: i, rules: r}
+			at := slices.IndexFunc(s.Locations, func(l *Location) bool { return l.Path == loc.Path })
+			switch {
+			case at < 0 || s.Locations[at].Type != loc.Type: // one text in several types
+				s.Locations = append(s.Locations, loc)
+			case s.Locations[at].root:
+				s.Locations[at] = loc
+			}
+		}
+	}
+}
+
+// canary adds a backend to the locations of the same path and type.
+func (c *Config) canary(i *model.Ingress, r rules, resolve Resolve) {
+	for _, rule := range i.Rules {
+		s := c.servers[rule.Host]
+		if s == nil {
+			continue
+		}
+		for _, p := range rule.Paths {
+			key := resolve(i.Name.Namespace, p.Backend)
+			for _, l := range s.Locations {
+				if l.Path == p.Path && l.Type == p.Type && l.Backend != "" && l.Backend != key && len(l.Canaries) == 0 {
+					l.Canaries = append(l.Canaries, Canary{key, r})
+				}
+			}
+		}
+	}
+}
+
+// finish orders the locations: the longer text first, of one length the greater, and gives a Prefix
+// its second location.
+func (s *Server) finish() {
+	slices.SortStableFunc(s.Locations, func(a, b *Location) int {
+		return cmp.Or(len(b.Path)-len(a.Path), strings.Compare(b.Path, a.Path))
+	})
+	exact := map[string]bool{}
+	for _, l := range s.Locations {
+		if l.Type == model.PathExact {
+			exact[l.Path] = true
+		}
+	}
+	var out []*Location
+	for _, l := range s.Locations {
+		if l.rules.appRoot != "" {
+			s.AppRoots = append(s.AppRoots, l.rules.appRoot)
+		}
+		if l.Path == "/" || l.Type != model.PathPrefix || l.rewrites() || l.rules.regex {
+			out = append(out, l)
+			continue
+		}
+		below := *l
+		below.Path = strings.TrimSuffix(l.Path, "/") + "/"
+		out = append(out, &below)
+		if !exact[l.Path] {
+			alone := *l
+			alone.Type = model.PathExact
+			out = append(out, &alone)
+		}
+	}
+	s.Locations = out
+	s.Regex = slices.ContainsFunc(out, func(l *Location) bool { return l.rewrites() || l.rules.regex })
+}
+
+// rewrites says whether rewrite-target changes requests of the location.
+func (l *Location) rewrites() bool { return l.rules.target != "" && l.rules.target != l.Path }
+
+// Lookup is the server for a host name in lower case, without port.
+func (c *Config) Lookup(name string) *Server {
+	if s := c.servers[name]; s != nil && name != "" {
+		return s
+	}
+	if s := c.aliases[name]; s != nil {
+		return s
+	}
+	for rest := name; ; { // an alias with a star has any number of labels
+		_, parent, ok := strings.Cut(rest, ".")
+		if !ok {
+			break
+		}
+		if s := c.aliases["*."+parent]; s != nil {
+			return s
+		}
+		rest = parent
+	}
+	if label, parent, ok := strings.Cut(name, "."); ok && isWord(label) {
+		if s := c.servers["*."+parent]; s != nil {
+			return s
+		}
+	}
+	return c.servers[""]
+}
+
+// isWord says whether a label is one of a wildcard host: [\w-]+.
+func isWord(s string) bool {
+	return s != "" && strings.Trim(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz0123456789_-") == ""
+}

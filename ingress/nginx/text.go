@@ -1,0 +1,80 @@
+package nginx
+
+import (
+	"fmt"
+	"strings"
+
+	"wayleave.dev/model"
+)
+
+// Text are the server blocks that ingress-nginx writes, as far as they decide where a request goes, for a
+// real nginx to judge by. listen is of the directive listen; pass is the URL of a backend, empty for one
+// without endpoints. Guards are left out, and so are locations whose redirect depends on TLS.
+func (c *Config) Text(listen string, pass func(backend string) string) string {
+	var b strings.Builder
+	for _, s := range c.Servers() {
+		name, as := fmt.Sprintf("%q", s.Host), ""
+		switch rest, wild := strings.CutPrefix(s.Host, "*."); {
+		case s.Host == "":
+			name, as = "_", " default_server"
+		case wild:
+			name = fmt.Sprintf(`"~^(?<subdomain>[\w-]+)\.%s$"`, strings.ReplaceAll(rest, ".", `\.`))
+		}
+		for _, a := range s.Aliases {
+			if c.servers[a] == nil && c.aliases[a] == s {
+				name += fmt.Sprintf(" %q", a)
+			}
+		}
+		fmt.Fprintf(&b, "server {\n  listen %s%s;\n  server_name %s;\n", listen, as, name)
+		for _, root := range s.AppRoots {
+			fmt.Fprintf(&b, "  if ($uri = /) { return 302 $scheme://$http_host%s; }\n", root)
+		}
+		for _, l := range s.Locations {
+			fmt.Fprintf(&b, "  location %s {\n%s  }\n", s.matcher(l), s.body(l, pass))
+		}
+		b.WriteString("}\n")
+	}
+	return b.String()
+}
+
+func (s *Server) matcher(l *Location) string {
+	switch path := strings.ReplaceAll(l.Path, `"`, `\"`); {
+	case s.Regex:
+		return `~* "^` + path + `"`
+	case l.Type == model.PathExact:
+		return `= "` + path + `"`
+	default:
+		return `"` + path + `"`
+	}
+}
+
+// body are the directives of a location.
+func (s *Server) body(l *Location, pass func(string) string) string {
+	var b strings.Builder
+	b.WriteString("    set $best_http_host $http_host; set $pass_access_scheme $scheme;\n")
+	if l.rules.redirect != "" {
+		fmt.Fprintf(&b, "    return %d %s;\n", l.rules.code, l.rules.redirect)
+		return b.String()
+	}
+	rewrite := ""
+	if l.rewrites() {
+		rewrite = fmt.Sprintf("    rewrite \"(?i)%s\" %s break;\n", strings.ReplaceAll(l.Path, `"`, `\"`), l.rules.target)
+	}
+	tls := s.TLS && s.Host != "" && !l.rules.noTLS || l.rules.forceTLS
+	switch redirected := tls && !strings.HasPrefix(l.Path, challenge); {
+	case redirected && !isURL(l.rules.target): // by a script, once directives of rewriting are done
+		b.WriteString("    return 308 https://$host$request_uri;\n")
+		return b.String()
+	default:
+		b.WriteString(rewrite)
+	}
+	switch to := pass(l.Backend); {
+	case l.Backend == "":
+		b.WriteString("    return 404;\n")
+	case to == "":
+		b.WriteString("    return 503;\n")
+	default:
+		fmt.Fprintf(&b, "    proxy_pass %s;\n", to)
+	}
+	return b.String()
+}
