@@ -58,6 +58,15 @@ type Service struct {
 	NodePortPrimary   bool
 	// ExternalIPs serves spec.externalIPs.
 	ExternalIPs bool
+	// Tracking are limits of the node's connection tracking.
+	Tracking Tracking
+}
+
+// Tracking is the settings service.conntrack. A zero leaves the node's own value.
+type Tracking struct {
+	MaxPerCore, Min                        int
+	Established, CloseWait, UDP, UDPStream time.Duration
+	Liberal                                bool
 }
 
 // Iptables is the settings of the mode of that name.
@@ -191,6 +200,22 @@ func settings() []setting {
 		{"service.externalIPs", "true", boolean(func(c *Config) *bool { return &c.Service.ExternalIPs }), []string{
 			"Serve spec.externalIPs, which Kubernetes 1.36 deprecates: anyone who can write Services can choose the addresses. Off: an",
 			"Event names each Service that has some."}},
+		{"service.conntrack.maxPerCore", "32768", number(func(c *Config) *int { return &c.Service.Tracking.MaxPerCore }, 0, 1<<22), []string{
+			"How many connections the node remembers per CPU: net.netfilter.nf_conntrack_max is raised to that, and never lowered.",
+			"0 leaves it as it is."}},
+		{"service.conntrack.min", "131072", number(func(c *Config) *int { return &c.Service.Tracking.Min }, 0, 1<<26), []string{
+			"How many connections the node remembers at least, however few CPUs it has."}},
+		{"service.conntrack.tcpEstablishedTimeout", "24h", duration(func(c *Config) *time.Duration { return &c.Service.Tracking.Established }, 0, 720*time.Hour), []string{
+			"How long an idle TCP connection is remembered: up to 720h. For this and the other times 0s leaves the node's own value."}},
+		{"service.conntrack.tcpCloseWaitTimeout", "1h", duration(func(c *Config) *time.Duration { return &c.Service.Tracking.CloseWait }, 0, 720*time.Hour), []string{
+			"How long a TCP connection is remembered that one side has closed: up to 720h."}},
+		{"service.conntrack.udpTimeout", "0s", duration(func(c *Config) *time.Duration { return &c.Service.Tracking.UDP }, 0, 720*time.Hour), []string{
+			"How long a UDP flow is remembered that had no answer: up to 720h."}},
+		{"service.conntrack.udpStreamTimeout", "0s", duration(func(c *Config) *time.Duration { return &c.Service.Tracking.UDPStream }, 0, 720*time.Hour), []string{
+			"How long a UDP flow is remembered that had answers: up to 720h."}},
+		{"service.conntrack.tcpBeLiberal", "false", boolean(func(c *Config) *bool { return &c.Service.Tracking.Liberal }), []string{
+			"Take TCP packets outside of the window for part of their connection. Without it they are dropped, never passed on",
+			"untranslated."}},
 		{"iptables.flavour", "auto", oneOf(func(c *Config) *string { return &c.Iptables.Flavour }, []string{"auto", "nft", "legacy"}, nil), []string{
 			"Which iptables the mode iptables uses: auto, nft or legacy. auto is the one that the host uses."}},
 		{"ipvs.scheduler", "rr", oneOf(func(c *Config) *string { return &c.IPVS.Scheduler }, []string{"rr", "lc", "dh", "sh", "wrr", "wlc", "sed", "nq", "mh"}, nil), []string{

@@ -200,7 +200,9 @@ func TestFieldsOfKubeProxyConfiguration(t *testing.T) {
 		{in: "mode: ipvs", err: `settings: config.conf: apiVersion: found "nothing"; kubeproxy.config.k8s.io/v1alpha1 is allowed`},
 		{in: head + "mode: 7", err: `settings: config.conf: mode: found 7; allowed`},
 		{in: "\x00", err: `settings: config.conf: not YAML`},
-		{in: head + "conntrack: {maxPerCore: 32768}", unused: "config.conf: conntrack.maxPerCore: not used, connection tracking is left to"},
+		{in: head + "conntrack: {maxPerCore: 32768, min: null, tcpCloseWaitTimeout: 1h0m0s}"},
+		{in: head + "conntrack: {maxPerCore: many}", err: `settings: config.conf: conntrack.maxPerCore: found "many"; a number from 0 to`},
+		{in: head + "conntrack: {max: 7}", err: "settings: config.conf: conntrack.max: KubeProxyConfiguration has no such field"},
 		{in: head + "ipvs: {syncPeriod: 30s}", unused: "config.conf: ipvs.syncPeriod: not used"},
 		{in: head + "featureGates: {X: true}", unused: "config.conf: featureGates: not used"},
 	} {

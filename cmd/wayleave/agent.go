@@ -522,6 +522,7 @@ func (a *agent) services(ctx context.Context) error {
 		parts = append(parts, m.Run)
 	}
 	go func() { _ = a.leaveOthers(ctx, mode) }() // ends with ctx
+	go func() { _ = a.setTracking(ctx) }()       // likewise
 	return all(ctx, parts...)
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -89,7 +90,9 @@ func (n *bareNode) install(kind string) error {
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, OwnPodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
 		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"), netip.MustParsePrefix("127.0.0.0/8")}}
 	mode.SetLocal(local)
-	if err := ensureSysctls(sysctl.Set{Root: "/proc/sys/net", State: s.stateDir + "/sysctl"}, mode, local); err != nil {
+	set := sysctl.Set{Root: "/proc/sys/net", State: s.stateDir + "/sysctl"}
+	tracking := service.Tracking{Established: 23 * time.Hour, CloseWait: time.Hour, UDP: 31 * time.Second, Liberal: true}
+	if err := errors.Join(ensureSysctls(set, mode, local), tracking.Set(set, 1)); err != nil {
 		return err
 	}
 	if err := mode.Sync(ctx, n.plans()); err != nil {
