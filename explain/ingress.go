@@ -87,9 +87,6 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 			if !told[at] && !told[at+".backend.service"] && !told[at+".path"] {
 				fmt.Fprintf(b, "  ok   %s: %s%s goes to Service %s\n", at, cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
 			}
-			if p.Type == model.PathImplementationSpecific && p.Path != "/" && i.Ingress.Annotations["nginx.ingress.kubernetes.io/use-regex"] == "" && i.Ingress.Annotations["nginx.ingress.kubernetes.io/rewrite-target"] == "" {
-				fmt.Fprintf(b, "  note %s: ImplementationSpecific is Prefix here: %s/x matches, %sx does not, as it does with ingress-nginx\n", at, strings.TrimRight(p.Path, "/"), p.Path)
-			}
 		}
 	}
 	for _, d := range differs {

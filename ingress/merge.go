@@ -249,7 +249,7 @@ func (m *merger) asksForPatterns(i *model.Ingress) bool {
 // rewrites says whether rewrite-target changes requests for a path: ingress-nginx leaves alone a
 // path that is its own target. It compares a Prefix with a slash at its end.
 func (o *options) rewrites(in model.IngressPath) bool {
-	return o.target != "" && (o.target != in.Path || in.Type == model.PathPrefix && in.Path != "/")
+	return o.target != "" && (o.target != in.Path || in.Type != model.PathExact && in.Path != "/")
 }
 
 // contest tells the Ingress that a path of it belongs to another one.

@@ -33,9 +33,14 @@ type Answer struct {
 	// Target is what the backend is asked for.
 	Target string
 	Guards []string
-	// Ingress is that of the location, Path its text.
+	// Ingress is that of the location, Path its text, Type its type.
 	Ingress model.Name
 	Path    string
+	Type    model.PathType
+	// Root says that no path of an Ingress has the request: the root of the server answers, with the
+	// annotations of the first Ingress. Added says that the answer is a redirect to the same path with
+	// a slash.
+	Root, Added bool
 	// Opaque says that Location or Target has a variable that is not known here.
 	Opaque bool
 }
@@ -60,7 +65,7 @@ func (c *Config) Answer(r Request) Answer {
 	if l == nil {
 		return Answer{Status: 404}
 	}
-	a := Answer{Path: l.Path, Guards: l.rules.guards}
+	a := Answer{Path: l.Path, Type: l.Type, Root: l.root, Added: added, Guards: l.rules.guards}
 	if l.Ingress != nil {
 		a.Ingress = l.Ingress.Name
 	}

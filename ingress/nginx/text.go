@@ -60,21 +60,12 @@ func (s *Server) body(l *Location, pass func(string) string) string {
 	if l.rewrites() {
 		rewrite = fmt.Sprintf("    rewrite \"(?i)%s\" %s break;\n", strings.ReplaceAll(l.Path, `"`, `\"`), l.rules.target)
 	}
-	tls := s.TLS && s.Host != "" && !l.rules.noTLS || l.rules.forceTLS
-	switch redirected := tls && !strings.HasPrefix(l.Path, challenge); {
-	case redirected && !isURL(l.rules.target): // by a script, once directives of rewriting are done
+	tls := s.TLS && !l.rules.noTLS || l.rules.forceTLS
+	if tls && !strings.HasPrefix(l.Path, challenge) && !isURL(l.rules.target) { // by a script
 		b.WriteString("    return 308 https://$host$request_uri;\n")
 		return b.String()
-	default:
-		b.WriteString(rewrite)
 	}
-	switch to := pass(l.Backend); {
-	case l.Backend == "":
-		b.WriteString("    return 404;\n")
-	case to == "":
-		b.WriteString("    return 503;\n")
-	default:
-		fmt.Fprintf(&b, "    proxy_pass %s;\n", to)
-	}
+	b.WriteString(rewrite)
+	fmt.Fprintf(&b, "    proxy_pass %s;\n", pass(l.Backend))
 	return b.String()
 }
