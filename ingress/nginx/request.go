@@ -219,7 +219,7 @@ func (s *Server) find(uri string) (found *Location, groups []string, added bool)
 		}
 	}
 	for _, l := range s.Locations {
-		if l.Type != model.PathExact && l.Path == uri+"/" && uri != "" && l.Backend != "" && (found == nil || len(l.Path) > len(found.Path)) {
+		if l.Path == uri+"/" && (found == nil || len(l.Path) > len(found.Path)) {
 			return l, nil, true
 		}
 	}

@@ -210,7 +210,7 @@ func (o *ordered) alike(m *Match, found *candidate) (best *candidate) {
 		switch {
 		case c.closed, c.path.Kind == Exact && !o.regex, guarded && !c.guarded:
 		case found != nil && (c == found || !c.before(found) || c.path.Foreign && !found.path.Foreign):
-		case best == nil || c.before(best):
+		case best == nil || c.compare(best) <= 0: // of one text the older, which is behind in m.loose
 			best = c
 		}
 	}
@@ -360,7 +360,7 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 	for _, c := range closed {
 		list = append(list, c)
 	}
-	slices.SortFunc(list, (*candidate).compare)
+	slices.SortStableFunc(list, (*candidate).compare)
 	slices.SortStableFunc(o.patterns, (*candidate).compare)
 	o.literals = makeLiterals(list)
 	if total > 0 {
