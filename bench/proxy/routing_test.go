@@ -358,7 +358,7 @@ func (j *routingJudge) serveOurs(all []*model.Ingress, served map[string]netip.A
 		ns, rest, _ := strings.Cut(k, "/")
 		name, port, _ := strings.Cut(rest, ":")
 		fmt.Fprintf(&yaml, "---\n{apiVersion: v1, kind: Service, metadata: {namespace: %s, name: %q}, spec: {clusterIP: 10.96.0.1, ports: [{port: %s}]}}\n", ns, name, port)
-		fmt.Fprintf(&yaml, "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: %s, name: "%s-1", labels: {kubernetes.io/service-name: %q}}, ports: [{port: 80}], endpoints: [{addresses: [10.244.0.7]}]}\n", ns, name, name)
+		fmt.Fprintf(&yaml, "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: %s, name: %s-1, labels: {kubernetes.io/service-name: %q}}, ports: [{port: 80}], endpoints: [{addresses: [10.244.0.7]}]}\n", ns, name, name)
 	}
 	if _, err := manifest.Read(store, "services", strings.NewReader(yaml.String())); err != nil {
 		j.t.Fatal(err)
