@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/model"
 )
 
@@ -189,8 +190,37 @@ func number(at func(*Config) *int, low, high int) setter {
 	}
 }
 
+// nodePortAddresses reads CIDRs and kube-proxy's keywords (Kubernetes 1.37).
+func nodePortAddresses(c *Config, v any) error {
+	items, ok := v.([]any)
+	if !ok {
+		return errNodePortAddresses
+	}
+	c.Service.NodePortAddresses, c.Service.NodePortPrimary = nil, false
+	for i, item := range items {
+		s, _ := item.(string)
+		switch s {
+		case "primary":
+			c.Service.NodePortPrimary = true
+		case "localhost":
+			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8))
+		case "all":
+			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0))
+		default:
+			p, err := network(s)
+			if err != nil {
+				return fmt.Errorf("item %d: %w", i, errNodePortAddresses)
+			}
+			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, p)
+		}
+	}
+	return nil
+}
+
+var errNodePortAddresses = errors.New("a list of CIDRs, primary, localhost and all is allowed")
+
 func network(s string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(s)
+	p, err := apiaddr.ParsePrefix(s)
 	if err == nil && p != p.Masked() {
 		err = fmt.Errorf("%s has host bits set; write %s", s, p.Masked())
 	}

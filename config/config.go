@@ -14,6 +14,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/model"
 )
 
@@ -51,8 +52,10 @@ type PodNetwork struct {
 // Service is the settings of the feature of that name.
 type Service struct {
 	Enabled bool
-	// NodePortAddresses are empty for the node's internal addresses.
+	// NodePortAddresses are empty for the node's internal addresses alone. NodePortPrimary
+	// adds those to others.
 	NodePortAddresses []netip.Prefix
+	NodePortPrimary   bool
 	// ExternalIPs serves spec.externalIPs.
 	ExternalIPs bool
 }
@@ -155,7 +158,7 @@ func settings() []setting {
 			"URL of the API server. Empty: the one that the node's kubelet uses."}},
 		{"clusterDomain", `""`, text(func(c *Config) *string { return &c.ClusterDomain }, domain), []string{
 			"The DNS domain of the cluster. Empty: the kubelet's clusterDomain, else cluster.local."}},
-		{"clusterDNS", `[]`, list(func(c *Config) *[]netip.Addr { return &c.ClusterDNS }, netip.ParseAddr, "IP addresses"), []string{
+		{"clusterDNS", `[]`, list(func(c *Config) *[]netip.Addr { return &c.ClusterDNS }, apiaddr.ParseAddr, "IP addresses"), []string{
 			"The addresses of the Service kube-dns. Empty: the kubelet's clusterDNS, else the 10th of the service range."}},
 		{"logLevel", "info", level, []string{"debug, info, warn or error."}},
 		{"mode", "auto", oneOf(func(c *Config) *string { return &c.Mode }, []string{"auto", "nftables", "iptables", "ipvs"}, []string{"ebpf"}), []string{
@@ -176,9 +179,10 @@ func settings() []setting {
 			"How often the paths to the other nodes are probed for their MTU: 0s (never) to 24h."}},
 		{"service.enabled", "true", boolean(func(c *Config) *bool { return &c.Service.Enabled }), []string{
 			"The service proxy: ClusterIPs and NodePorts. Off: kube-proxy does it."}},
-		{"service.nodePortAddresses", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Service.NodePortAddresses }, network, "CIDRs"), []string{
-			"Networks in which the node's addresses serve node ports. Empty: its InternalIPs. With 127.0.0.0/8 they are served",
-			"on 127.0.0.1 as well (IPv4 only; sets route_localnet)."}},
+		{"service.nodePortAddresses", `[]`, nodePortAddresses, []string{
+			"Networks in which the node's addresses serve node ports, or primary (its InternalIPs), localhost (127.0.0.0/8) and",
+			"all (0.0.0.0/0 and ::/0). Empty: primary. With localhost they are served on 127.0.0.1 as well (IPv4 only; sets",
+			"route_localnet)."}},
 		{"service.externalIPs", "true", boolean(func(c *Config) *bool { return &c.Service.ExternalIPs }), []string{
 			"Serve spec.externalIPs, which Kubernetes 1.36 deprecates: anyone who can write Services can choose the addresses. Off: an",
 			"Event names each Service that has some."}},
@@ -200,7 +204,7 @@ func settings() []setting {
 			"those of the node's /etc/resolv.conf."}},
 		{"dns.stubDomains", `{}`, table(func(c *Config) *map[string][]model.Nameserver { return &c.DNS.StubDomains }, model.ParseNameserver, nameservers), []string{
 			"Servers of single domains, as in corp.example: [10.0.0.53]. They are asked for all names below, and only they."}},
-		{"dns.hosts", `{}`, table(func(c *Config) *map[string][]netip.Addr { return &c.DNS.Hosts }, netip.ParseAddr, "IP addresses"), []string{
+		{"dns.hosts", `{}`, table(func(c *Config) *map[string][]netip.Addr { return &c.DNS.Hosts }, apiaddr.ParseAddr, "IP addresses"), []string{
 			"Addresses of single names outside of the cluster, as in printer.corp.example: [10.0.0.9]."}},
 		{"dns.tlsCA", `""`, text(func(c *Config) *string { return &c.DNS.TLSCA }, certificates), []string{
 			"Certificates (PEM) of authorities that servers of tls:// may have, beside the public ones."}},

@@ -172,7 +172,7 @@ func TestTheConfigurationOfKubeadmsKubeProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"config.conf: clientConnection: not used, the API server is found as apiServer says",
+		"config.conf: clientConnection.kubeconfig: not used, the API server is found as apiServer says",
 		"config.conf: clusterCIDR: not used, who is a pod follows from the podCIDRs of the nodes",
 		"kubeconfig.conf: not used, Wayleave has a service account of its own",
 	}
@@ -187,7 +187,7 @@ func TestFieldsOfKubeProxyConfiguration(t *testing.T) {
 	for _, tc := range []struct{ in, err, unused string }{
 		{in: head + "mode: ipvs\nipvs: {scheduler: sh, strictARP: true}\nnodePortAddresses: [10.0.0.0/8]"},
 		{in: head + "nodePortAddresses: [primary]\niptables: {masqueradeBit: 14, localhostNodePorts: false}"},
-		{in: head + "nodePortAddresses: [ten]", err: `settings: config.conf: nodePortAddresses: found [ten]; item 0: a list of CIDRs is allowed`},
+		{in: head + "nodePortAddresses: [ten]", err: `settings: config.conf: nodePortAddresses: found [ten]; item 0: a list of CIDRs, primary, localhost and all is allowed`},
 		{in: head + "mode: userspace", err: `settings: config.conf: mode: found "userspace"; allowed: auto, nftables`},
 		{in: head + "ipvs: {scheduler: best}", err: `settings: config.conf: ipvs.scheduler: found "best"; allowed: rr`},
 		{in: head + "iptables: {masqueradeAll: true}", err: `settings: config.conf: iptables.masqueradeAll: found true; not built`},
@@ -200,7 +200,7 @@ func TestFieldsOfKubeProxyConfiguration(t *testing.T) {
 		{in: "mode: ipvs", err: `settings: config.conf: apiVersion: found "nothing"; kubeproxy.config.k8s.io/v1alpha1 is allowed`},
 		{in: head + "mode: 7", err: `settings: config.conf: mode: found 7; allowed`},
 		{in: "\x00", err: `settings: config.conf: not YAML`},
-		{in: head + "conntrack: {maxPerCore: 32768}", unused: "config.conf: conntrack: not used, connection tracking is left to"},
+		{in: head + "conntrack: {maxPerCore: 32768}", unused: "config.conf: conntrack.maxPerCore: not used, connection tracking is left to"},
 		{in: head + "ipvs: {syncPeriod: 30s}", unused: "config.conf: ipvs.syncPeriod: not used"},
 		{in: head + "featureGates: {X: true}", unused: "config.conf: featureGates: not used"},
 	} {

@@ -15,7 +15,7 @@ const (
 	proxyKind    = "KubeProxyConfiguration"
 )
 
-// proxyField is a field of KubeProxyConfiguration, or a group of them.
+// proxyField is a field of KubeProxyConfiguration, or with a final ".*" all fields below.
 type proxyField struct {
 	key string
 	// is the setting of ours that it becomes, if any.
@@ -26,8 +26,11 @@ type proxyField struct {
 	why string
 	// refused says that packets would go otherwise than was asked for.
 	refused bool
+	// moot says that what the field is for is done without it, or that there is no such thing.
+	moot bool
 }
 
+// proxyFields are all fields, as of Kubernetes 1.37.
 func proxyFields() []proxyField {
 	const (
 		at       = "changes are programmed as they come"
@@ -37,6 +40,8 @@ func proxyFields() []proxyField {
 		pods     = "who is a pod follows from the podCIDRs of the nodes"
 		timeouts = "not built: `ipvsadm --set` on the node sets it, and stays"
 		windows  = "this is Linux"
+		server   = "the API server is found as apiServer says"
+		log      = "logLevel is the setting"
 	)
 	bit := []any{float64(14)}
 	return []proxyField{
@@ -49,13 +54,13 @@ func proxyFields() []proxyField {
 		{key: "nftables.masqueradeAll", why: all, refused: true},
 		{key: "iptables.masqueradeBit", as: bit, why: mark, refused: true},
 		{key: "nftables.masqueradeBit", as: bit, why: mark, refused: true},
-		{key: "iptables.localhostNodePorts", why: "say nodePortAddresses with 127.0.0.0/8 and the node's networks", refused: true},
-		{key: "iptables.syncPeriod", why: at},
-		{key: "iptables.minSyncPeriod", why: at},
-		{key: "nftables.syncPeriod", why: at},
-		{key: "nftables.minSyncPeriod", why: at},
-		{key: "ipvs.syncPeriod", why: at},
-		{key: "ipvs.minSyncPeriod", why: at},
+		{key: "iptables.localhostNodePorts", why: "say nodePortAddresses with localhost and the node's networks", refused: true},
+		{key: "iptables.syncPeriod", why: at, moot: true},
+		{key: "iptables.minSyncPeriod", why: at, moot: true},
+		{key: "nftables.syncPeriod", why: at, moot: true},
+		{key: "nftables.minSyncPeriod", why: at, moot: true},
+		{key: "ipvs.syncPeriod", why: at, moot: true},
+		{key: "ipvs.minSyncPeriod", why: at, moot: true},
 		{key: "ipvs.excludeCIDRs", why: "not built: virtual servers of others are left alone where no Service has their address and port", refused: true},
 		{key: "ipvs.strictARP", as: []any{true}},
 		{key: "ipvs.tcpTimeout", why: timeouts, refused: true},
@@ -63,77 +68,106 @@ func proxyFields() []proxyField {
 		{key: "ipvs.udpTimeout", why: timeouts, refused: true},
 		{key: "healthzBindAddress", as: []any{"0.0.0.0:10256", "[::]:10256", ":10256", "0.0.0.0", "::"}, why: "health is answered at :10256", refused: true},
 		{key: "metricsBindAddress", as: []any{"127.0.0.1:10249", "127.0.0.1"}, why: "metrics are at 127.0.0.1:10249"},
-		{key: "bindAddress", as: []any{"0.0.0.0", "::"}, why: "the node's addresses are those of its Node object"},
-		{key: "hostnameOverride", why: "the DaemonSet says which node it is"},
-		{key: "detectLocalMode", why: pods},
-		{key: "detectLocal", why: pods},
-		{key: "clusterCIDR", why: pods},
-		{key: "conntrack", why: limits},
-		{key: "clientConnection", why: "the API server is found as apiServer says"},
-		{key: "logging", why: "logLevel is the setting"},
+		{key: "bindAddress", as: []any{"0.0.0.0", "::"}, why: "the node's addresses are those of its Node object", moot: true},
+		{key: "hostnameOverride", why: "the DaemonSet says which node it is", moot: true},
+		{key: "detectLocalMode", as: []any{"ClusterCIDR", "NodeCIDR"}, why: pods},
+		{key: "detectLocal.bridgeInterface", why: pods},
+		{key: "detectLocal.interfaceNamePrefix", why: pods},
+		{key: "clusterCIDR", why: pods, moot: true},
+		{key: "conntrack.maxPerCore", why: limits},
+		{key: "conntrack.min", why: limits},
+		{key: "conntrack.tcpEstablishedTimeout", why: limits},
+		{key: "conntrack.tcpCloseWaitTimeout", why: limits},
+		{key: "conntrack.tcpBeLiberal", why: limits},
+		{key: "conntrack.udpTimeout", why: limits},
+		{key: "conntrack.udpStreamTimeout", why: limits},
+		{key: "clientConnection.kubeconfig", why: server, moot: true},
+		{key: "clientConnection.acceptContentTypes", why: server, moot: true},
+		{key: "clientConnection.contentType", why: server, moot: true},
+		{key: "clientConnection.qps", why: server, moot: true},
+		{key: "clientConnection.burst", why: server, moot: true},
+		{key: "logging.*", why: log},
 		{key: "featureGates", why: "Wayleave has no feature gates"},
-		{key: "oomScoreAdj", why: "the DaemonSet sets priorities"},
-		{key: "configSyncPeriod", why: "objects are watched"},
-		{key: "portRange", why: "no ports are opened for node ports"},
-		{key: "bindAddressHardFail", why: "a port that somebody else holds is named in status"},
+		{key: "oomScoreAdj", as: []any{float64(-999)}, why: "the DaemonSet sets priorities"},
+		{key: "configSyncPeriod", why: "objects are watched", moot: true},
+		{key: "portRange", why: "no ports are opened for node ports", moot: true},
+		{key: "bindAddressHardFail", why: "a port that another process holds is named in status"},
 		{key: "enableProfiling", why: "there is no profiling"},
-		{key: "showHiddenMetricsForVersion", why: "no metric is hidden"},
-		{key: "winkernel", why: windows},
-		{key: "windowsRunAsService", why: windows},
+		{key: "showHiddenMetricsForVersion", why: "no metric is hidden", moot: true},
+		{key: "winkernel.networkName", why: windows, moot: true},
+		{key: "winkernel.sourceVip", why: windows, moot: true},
+		{key: "winkernel.enableDSR", why: windows, moot: true},
+		{key: "winkernel.rootHnsEndpointName", why: windows, moot: true},
+		{key: "winkernel.forwardHealthCheckVip", why: windows, moot: true},
+		{key: "windowsRunAsService", why: windows, moot: true},
 	}
+}
+
+// has says whether the field is the one of that key.
+func (f proxyField) has(key string) bool {
+	below, isGroup := strings.CutSuffix(f.key, "*")
+	return f.key == key || isGroup && strings.HasPrefix(key, below)
+}
+
+// isDone says whether the value is what is done anyway.
+func (f proxyField) isDone(v any) bool {
+	return unset(v) || slices.ContainsFunc(f.as, func(as any) bool { return as == v })
 }
 
 // kubeProxy reads a KubeProxyConfiguration. What it asks for and Wayleave does otherwise
 // is an error where packets would go another way, else a line of Config.Unused.
 func (r *reader) kubeProxy(raw []byte) error {
+	tree, err := proxyTree(raw)
+	if err != nil {
+		return err
+	}
+	proxyLeaves("", tree, func(key string, f *proxyField, v any) {
+		switch {
+		case f == nil:
+			r.errs = append(r.errs, fmt.Errorf("settings: %s: %s: %s has no such field", proxyFile, key, proxyKind))
+		case f.isDone(v):
+		case f.is != "":
+			r.set(f.is, value{v, proxyFile, key})
+		case f.refused:
+			r.errs = append(r.errs, fmt.Errorf("settings: %s: %s: found %s; %s", proxyFile, key, show(v), f.why))
+		default:
+			r.unused = append(r.unused, fmt.Sprintf("%s: %s: not used, %s", proxyFile, key, f.why))
+		}
+	})
+	return nil
+}
+
+func proxyTree(raw []byte) (map[string]any, error) {
 	tree := map[string]any{}
 	if err := yaml.UnmarshalStrict(raw, &tree); err != nil {
-		return fmt.Errorf("settings: %s: not YAML: %w", proxyFile, err)
+		return nil, fmt.Errorf("settings: %s: not YAML: %w", proxyFile, err)
 	}
 	for _, key := range []string{"apiVersion", "kind"} {
 		if unset(tree[key]) {
 			tree[key] = "nothing" // kube-proxy refuses a file without it, too
 		}
 	}
-	r.proxyTree("", tree)
-	return nil
+	return tree, nil
 }
 
-func (r *reader) proxyTree(prefix string, tree map[string]any) {
+// proxyLeaves calls emit for each field in order of keys; f is nil for one that there is not.
+func proxyLeaves(prefix string, tree map[string]any, emit func(key string, f *proxyField, v any)) {
 	table := proxyFields()
 	for _, k := range slices.Sorted(maps.Keys(tree)) {
 		key, v := prefix+k, tree[k]
-		i := slices.IndexFunc(table, func(f proxyField) bool { return f.key == key })
+		isGroup := slices.ContainsFunc(table, func(f proxyField) bool { return strings.HasPrefix(f.key, key+".") })
 		sub, isMap := v.(map[string]any)
+		i := slices.IndexFunc(table, func(f proxyField) bool { return f.has(key) })
 		switch {
+		case isGroup && isMap, i >= 0 && isMap && strings.HasSuffix(table[i].key, ".*"):
+			proxyLeaves(key+".", sub, emit)
 		case i >= 0:
-			r.proxyField(table[i], v)
-		case isMap && slices.ContainsFunc(table, func(f proxyField) bool { return strings.HasPrefix(f.key, key+".") }):
-			r.proxyTree(key+".", sub)
-		case v == nil && slices.ContainsFunc(table, func(f proxyField) bool { return strings.HasPrefix(f.key, key+".") }):
+			emit(key, &table[i], v)
+		case isGroup && v == nil:
 		default:
-			r.errs = append(r.errs, fmt.Errorf("settings: %s: %s: %s has no such field", proxyFile, key, proxyKind))
+			emit(key, nil, v)
 		}
 	}
-}
-
-func (r *reader) proxyField(f proxyField, v any) {
-	switch {
-	case unset(v) || slices.ContainsFunc(f.as, func(as any) bool { return as == v }):
-	case f.key == "nodePortAddresses" && onlyPrimary(v):
-		// kube-proxy's word for the node's InternalIPs
-	case f.is != "":
-		r.set(f.is, value{v, proxyFile, f.key})
-	case f.refused:
-		r.errs = append(r.errs, fmt.Errorf("settings: %s: %s: found %s; %s", proxyFile, f.key, show(v), f.why))
-	default:
-		r.unused = append(r.unused, fmt.Sprintf("%s: %s: not used, %s", proxyFile, f.key, f.why))
-	}
-}
-
-func onlyPrimary(v any) bool {
-	l, ok := v.([]any)
-	return ok && len(l) == 1 && l[0] == "primary"
 }
 
 // unset says that a value is what kubeadm writes for "kube-proxy's default".

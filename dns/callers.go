@@ -34,7 +34,7 @@ func (c Caller) equal(o Caller) bool {
 }
 
 // search is the pod's search list, as the kubelet writes it: names without a final
-// dot. node is the list of the node's resolv.conf.
+// dot; the root is empty. node is the list of the node's resolv.conf.
 func (c Caller) search(domain string, node []string) []string {
 	domain = strings.TrimSuffix(domain, ".")
 	list := append([]string{c.Pod.Namespace + ".svc." + domain, "svc." + domain, domain}, node...)
@@ -43,7 +43,8 @@ func (c Caller) search(domain string, node []string) []string {
 	}
 	var out []string
 	for _, s := range append(list, c.Searches...) {
-		if s = strings.ToLower(strings.TrimSuffix(s, ".")); s != "" && !slices.Contains(out, s) {
+		isRoot := s == "." // the name itself, in this place of the walk
+		if s = strings.ToLower(strings.TrimSuffix(s, ".")); (s != "" || isRoot) && !slices.Contains(out, s) {
 			out = append(out, s)
 		}
 	}

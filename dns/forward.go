@@ -476,7 +476,8 @@ func turn(list []dns.RR) {
 	}
 }
 
-// Search reads the search list of a resolv.conf: the last line of that name counts.
+// Search reads the search list of a resolv.conf: the last line of that name counts. The root
+// stays ".", as the kubelet hands it to pods.
 func Search(file string) ([]string, error) {
 	raw, err := os.ReadFile(file)
 	if err != nil {
@@ -487,9 +488,10 @@ func Search(file string) ([]string, error) {
 		if f := strings.Fields(line); len(f) > 0 && f[0] == "search" {
 			out = nil
 			for _, s := range f[1:] {
-				if s = strings.TrimSuffix(s, "."); s != "" {
-					out = append(out, s)
+				if s != "." {
+					s = strings.TrimSuffix(s, ".")
 				}
+				out = append(out, s)
 			}
 		}
 	}

@@ -26,20 +26,8 @@ type Step struct {
 // other until one brings a record of the type. A name with a final dot is asked as it
 // is; one with at least as many dots as ndots first so.
 func (s *Server) Walk(ctx context.Context, c Caller, name string, qtype uint16) []Step {
-	var names []string
-	if !strings.HasSuffix(name, ".") {
-		settings := s.settings.Load()
-		for _, suffix := range c.search(first(settings.Domains), settings.Search) {
-			names = append(names, name+"."+suffix+".")
-		}
-	}
-	at := len(names)
-	if strings.Count(name, ".") >= c.NDots {
-		at = 0
-	}
-	names = slices.Insert(names, at, dns.Fqdn(name))
 	var out []Step
-	for _, n := range names {
+	for _, n := range s.names(c, name) {
 		limit, cancel := context.WithTimeout(ctx, patience)
 		inner, sources := traced(limit)
 		q := new(dns.Msg).SetQuestion(n, qtype)
@@ -51,6 +39,21 @@ func (s *Server) Walk(ctx context.Context, c Caller, name string, qtype uint16) 
 		}
 	}
 	return out
+}
+
+// names are the names of a walk, in order.
+func (s *Server) names(c Caller, name string) (out []string) {
+	if !strings.HasSuffix(name, ".") {
+		settings := s.settings.Load()
+		for _, suffix := range c.search(first(settings.Domains), settings.Search) {
+			out = append(out, dns.Fqdn(strings.TrimSuffix(name+"."+suffix, ".")))
+		}
+	}
+	at := len(out)
+	if strings.Count(name, ".") >= c.NDots {
+		at = 0
+	}
+	return slices.Insert(out, at, dns.Fqdn(name))
 }
 
 func first(list []string) string {

@@ -18,7 +18,7 @@ spec: {ingressClassName: nginx, rules: [{host: a.example, http: {paths: [{path: 
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
-metadata: {namespace: shop, name: half, annotations: {nginx.ingress.kubernetes.io/upstream-vhost: x, nginx.ingress.kubernetes.io/ssl-redirect: "false"}}
+metadata: {namespace: shop, name: half, annotations: {nginx.ingress.kubernetes.io/custom-headers: x, nginx.ingress.kubernetes.io/ssl-redirect: "false"}}
 spec: {ingressClassName: nginx, tls: [{hosts: [b.example], secretName: none}], rules: [{host: b.example, http: {paths: [{path: /x, pathType: ImplementationSpecific, backend: {service: {name: none, port: {number: 80}}}}, {path: z, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
 ---
 apiVersion: networking.k8s.io/v1
@@ -84,7 +84,7 @@ func TestIngressCheckSaysWhatCarriesOver(t *testing.T) {
 	text, carries := checkText(t, ingressTown, nil)
 	for _, want := range []string{
 		"Ingress shop/good (class nginx)\n  ok   nginx.ingress.kubernetes.io/proxy-body-size: 8m\n  ok   spec.rules[0].http.paths[0]: a.example/ goes to Service web\n",
-		"  NO   metadata.annotations[nginx.ingress.kubernetes.io/upstream-vhost]: is not built, and has no effect\n",
+		"  NO   metadata.annotations[nginx.ingress.kubernetes.io/custom-headers]: is not built, and has no effect\n",
 		"  ok   nginx.ingress.kubernetes.io/ssl-redirect: false\n",
 		"  NO   spec.tls[0].secretName: Secret shop/none does not exist",
 		"  NO   spec.rules[0].http.paths[0].backend.service: Service shop/none does not exist",

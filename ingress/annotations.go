@@ -29,7 +29,7 @@ const (
 
 // annotations are all of ingress-nginx that Wayleave knows, by name.
 func annotations() []annotation {
-	return slices.SortedFunc(slices.Values(slices.Concat(routing(), redirects(), balancing(), canaries(), guards(), cors(), limits(), notBuilt())),
+	return slices.SortedFunc(slices.Values(slices.Concat(routing(), redirects(), balancing(), canaries(), guards(), moreGuards(), cors(), limits(), edits(), retries(), notBuilt())),
 		func(a, b annotation) int { return strings.Compare(a.name, b.name) })
 }
 
@@ -79,9 +79,15 @@ func balancing() []annotation {
 		{name: "session-cookie-max-age", read: number(0, maxSeconds, func(p *parser, n int) { p.cookie.MaxAge = time.Duration(n) * time.Second })},
 		{name: "session-cookie-expires", read: number(0, maxSeconds, func(p *parser, n int) { p.expiry = time.Duration(n) * time.Second }), note: "as session-cookie-max-age"},
 		{name: "session-cookie-samesite", read: inAnyCase(func(p *parser, v string) { p.cookie.SameSite = v }, "None", "Lax", "Strict"), note: "None, Lax and Strict, in any case"},
+		{name: "session-cookie-domain", read: cookieDomain},
+		{name: "session-cookie-partitioned", read: boolean(func(p *parser, v bool) { p.cookie.Partitioned = v })},
+		{name: "session-cookie-change-on-failure", read: boolean(func(p *parser, v bool) { p.cookie.Moves = v })},
+		{name: "session-cookie-conditional-samesite-none", read: boolean(func(p *parser, v bool) { p.cookie.Conditional = v })},
 		{name: "session-cookie-secure", read: boolean(func(p *parser, v bool) { p.cookie.Secure = v })},
 		{name: "upstream-hash-by", read: hashBy, note: "variables: " + variables},
-		{name: "load-balance", read: oneOf(func(p *parser, v string) { p.out.table.Balance = v }, "round_robin")},
+		{name: "upstream-hash-by-subset", read: boolean(func(p *parser, v bool) { p.subset = v })},
+		{name: "upstream-hash-by-subset-size", read: number(1, 64, func(p *parser, n int) { p.subsetSize = n }), note: "1 to 64, 3 by default; the endpoints of a key are its own, not one of fixed groups"},
+		{name: "load-balance", read: oneOf(func(p *parser, v string) { p.out.table.Balance = v }, "round_robin", "ewma"), note: "ewma: the less busy of two endpoints, as without the annotation"},
 	}
 }
 
@@ -91,6 +97,7 @@ func canaries() []annotation {
 		{name: "canary-by-header", read: token(func(p *parser, v string) { p.canary.Header = v })},
 		{name: "canary-by-header-value", read: fieldValue(func(p *parser, v string) { p.canary.Value = v })},
 		{name: "canary-by-header-pattern", read: pattern(func(p *parser, v string) { p.canary.Pattern = v }), note: "RE2"},
+		{name: "affinity-canary-behavior", read: oneOf(func(p *parser, v string) { p.canary.EachTime = v == "legacy" }, "sticky", "legacy"), note: "of the canary Ingress"},
 		{name: "canary-by-cookie", read: token(func(p *parser, v string) { p.canary.Cookie = v })},
 		{name: "canary-weight", read: number(0, 1<<30, func(p *parser, n int) { p.canary.Weight = n })},
 		{name: "canary-weight-total", read: number(1, 1<<30, func(p *parser, n int) { p.canary.Total = n }), note: "less than 100 counts as 100"},
@@ -118,7 +125,6 @@ func guards() []annotation {
 		{name: "auth-tls-secret", guard: true},
 		{name: "auth-tls-match-cn", guard: true},
 		{name: "auth-tls-verify-client", read: oneOf(func(*parser, string) {}, "off"), guard: true, note: "off"},
-		{name: "denylist-source-range", guard: true},
 		{name: "enable-modsecurity", read: onlyFalse, guard: true, note: "false"},
 		{name: "enable-owasp-core-rules", read: onlyFalse, guard: true, note: "false"},
 		{name: "modsecurity-snippet", guard: true},
@@ -143,9 +149,8 @@ func cors() []annotation {
 
 func limits() []annotation {
 	return []annotation{
-		{name: "limit-connections", guard: true},
 		{name: "limit-rps", read: number(0, 1<<20, func(p *parser, n int) { p.rps = float64(n) }), guard: true, note: "each node counts for itself"},
-		{name: "limit-rpm", read: number(0, 1<<20, func(p *parser, n int) { p.rpm = float64(n) }), guard: true, note: "each node counts for itself; not beside limit-rps"},
+		{name: "limit-rpm", read: number(0, 1<<20, func(p *parser, n int) { p.rpm = float64(n) }), guard: true, note: "each node counts for itself"},
 		{name: "limit-burst-multiplier", read: number(0, 1<<20, func(p *parser, n int) { p.burst = &n }), note: "0 is a burst of one request"},
 	}
 }
@@ -160,18 +165,10 @@ func ownAnnotations() []annotation {
 // notBuilt are known, named in an Event, and have no effect.
 func notBuilt() (out []annotation) {
 	for _, n := range strings.Fields(`
-		affinity-canary-behavior auth-always-set-cookie auth-cache-duration auth-cache-key auth-keepalive auth-keepalive-requests
-		auth-keepalive-share-vars auth-keepalive-timeout auth-proxy-set-headers auth-request-redirect auth-signin-redirect-param auth-tls-error-page
-		auth-tls-pass-certificate-to-upstream auth-tls-verify-depth connection-proxy-header custom-headers custom-http-errors default-backend
-		disable-proxy-intercept-errors enable-access-log enable-global-auth enable-opentelemetry enable-opentracing fastcgi-index
-		fastcgi-params-configmap from-to-www-redirect http2-push-preload limit-allowlist limit-rate limit-rate-after
-		limit-whitelist mirror-host mirror-request-body mirror-target modsecurity-transaction-id opentelemetry-operation-name
-		opentelemetry-trust-incoming-span preserve-trailing-slash proxy-cookie-domain proxy-cookie-path proxy-next-upstream
-		proxy-next-upstream-timeout proxy-next-upstream-tries proxy-redirect-from proxy-redirect-to proxy-ssl-ciphers proxy-ssl-name
-		proxy-ssl-protocols proxy-ssl-secret proxy-ssl-server-name proxy-ssl-verify proxy-ssl-verify-depth relative-redirects satisfy service-upstream
-		session-cookie-change-on-failure session-cookie-conditional-samesite-none session-cookie-domain session-cookie-partitioned
-		ssl-ciphers ssl-passthrough ssl-prefer-server-ciphers upstream-hash-by-subset upstream-hash-by-subset-size upstream-vhost
-		use-port-in-redirects x-forwarded-prefix`) {
+		auth-proxy-set-headers auth-tls-error-page auth-tls-pass-certificate-to-upstream auth-tls-verify-depth custom-headers enable-global-auth
+		fastcgi-index fastcgi-params-configmap from-to-www-redirect mirror-host mirror-request-body mirror-target modsecurity-transaction-id
+		opentelemetry-operation-name opentelemetry-trust-incoming-span proxy-ssl-ciphers proxy-ssl-name proxy-ssl-protocols proxy-ssl-secret
+		proxy-ssl-server-name proxy-ssl-verify proxy-ssl-verify-depth service-upstream ssl-ciphers ssl-passthrough`) {
 		out = append(out, annotation{name: n})
 	}
 	return out
@@ -192,6 +189,8 @@ const (
 	maxAliases      = 32
 	maxAliasedPaths = 16384 // aliases times paths of one Ingress
 	maxFields       = 64
+	maxNetworks     = 1024
+	maxOrigins      = 256
 )
 
 func aliases(p *parser, v string) error {
@@ -396,6 +395,9 @@ func askedURL(p *parser, v string) error {
 var errSkipped = errors.New("has no effect; the other entries have")
 
 func origins(p *parser, v string) error {
+	if n := len(list(v)); n > maxOrigins {
+		return fmt.Errorf("has %d origins; allowed: %d", n, maxOrigins)
+	}
 	var skipped error
 	for _, o := range list(v) {
 		plain := strings.Replace(o, "://*.", "://", 1)

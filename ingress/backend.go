@@ -38,10 +38,10 @@ func portText(b model.IngressBackend) string {
 	return fmt.Sprint(b.Port)
 }
 
-// port is the Service's port that the backend means.
+// port is the Service's port that the backend means; the first of TCP where it names none.
 func port(svc *model.Service, b model.IngressBackend) (model.ServicePort, bool) {
 	for _, p := range svc.Ports {
-		if p.Protocol == model.TCP && (b.PortName != "" && p.Name == b.PortName || b.PortName == "" && p.Port == b.Port) {
+		if p.Protocol == model.TCP && (b.PortName != "" && p.Name == b.PortName || b.PortName == "" && (p.Port == b.Port || b.Port == 0)) {
 			return p, true
 		}
 	}

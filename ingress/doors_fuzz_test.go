@@ -30,7 +30,7 @@ var (
 	mazePatterns   = []string{"/(.*)", "/admin(/|$)(.*)", "/adm.*", "/(?!x)(.*)", "/admin(?=/)", "/[a]dmin", "/a|/b", "/(.*)(.*)(.*)(.*)", "/api/v[0-9]+", "/(",
 		"/admin/.*", "/ADMIN/?", "/admins?(?!x)", "/.*dmin.*", "/admin/x/(.*)", "/()(.*)"}
 	mazeGuards = [][2]string{{"whitelist-source-range", "192.0.2.0/24"}, {"whitelist-source-range", "192.0.2.0/24,x"}, {"auth-tls-secret", "n0/ca"}, {"auth-type", "basic"},
-		{"auth-url", "gopher://x"}, {"auth-type", "digest"}, {"denylist-source-range", "10.0.0.0/8"}, {"allowlist-source-range", "198.51.100.0/24"}}
+		{"auth-url", "gopher://x"}, {"auth-type", "digest"}, {"modsecurity-snippet", "x"}, {"denylist-source-range", "10.0.0.0/8"}, {"allowlist-source-range", "198.51.100.0/24"}}
 	mazeNames = []string{"a.test", "b.a.test", "z.a.test", "c.test", "other.test"}
 	mazePaths = []string{"/", "/adm", "/admin", "/admin/", "/admin/x", "/ADMIN", "/Admin", "/admin/x/y", "/api", "/api/v1", "//admin", "/x/../admin", "/%61dmin", "/administrator",
 		"/b", "/admin/x/y/z/very/long/path", "/x", "/admins"}
@@ -97,13 +97,13 @@ func (z *maze) plan(order []int) *world {
 
 func (z *maze) has(i *model.Ingress, key string) bool { return i.Annotations[nginxPrefix+key] != "" }
 
-// guard says whether the Ingress's author keeps requests out, and by which sources; nil sources
-// stand for what cannot be done, so that nothing may be let in.
+// guard says whether the Ingress's author keeps requests out, and by which sources, allowed or
+// denied; nil sources stand for what cannot be done, so that nothing may be let in.
 func (z *maze) guard(i *model.Ingress) (sources []netip.Prefix, guarded bool) {
 	for _, g := range mazeGuards {
 		if v := i.Annotations[nginxPrefix+g[0]]; v == g[1] {
 			n, err := netip.ParsePrefix(v)
-			if err != nil || !strings.HasSuffix(g[0], "list-source-range") || strings.HasPrefix(g[0], "deny") {
+			if err != nil || !strings.HasSuffix(g[0], "list-source-range") {
 				return nil, true
 			}
 			return []netip.Prefix{n}, true
@@ -237,12 +237,12 @@ func (z *maze) check(hosts map[string]*table.Host, name, target string) error {
 	}
 	i, served := z.source(m.Path)
 	sources, guarded := z.guard(i)
-	open := !m.Path.Closed && (m.Path.Options == nil || len(m.Path.Options.Sources) == 0) && (m.Ready == nil || m.Ready.Err == nil)
+	open := !m.Path.Closed && len(sourcesOf(m.Path)) == 0 && (m.Ready == nil || m.Ready.Err == nil)
 	if guarded && open && (m.Path.Options == nil || m.Path.Options.Redirect == "") {
 		return fmt.Errorf("%s is served open, and its Ingress keeps requests out", m.Path.Source)
 	}
-	if guarded && !open && !m.Path.Closed && !reflect.DeepEqual(m.Path.Options.Sources, sources) {
-		return fmt.Errorf("%s lets %v in, its Ingress %v", m.Path.Source, m.Path.Options.Sources, sources)
+	if guarded && !open && !m.Path.Closed && !reflect.DeepEqual(sourcesOf(m.Path), sources) {
+		return fmt.Errorf("%s lets %v in, its Ingress %v", m.Path.Source, sourcesOf(m.Path), sources)
 	}
 	if m.Path.Options != nil {
 		for _, c := range m.Path.Options.Canary {
@@ -256,6 +256,14 @@ func (z *maze) check(hosts map[string]*table.Host, name, target string) error {
 		return nil
 	}
 	return z.opened(hosts, m, served, name, target)
+}
+
+// sourcesOf are the clients that a path allows or denies.
+func sourcesOf(p *table.Path) []netip.Prefix {
+	if p.Options == nil {
+		return nil
+	}
+	return slices.Concat(p.Options.Sources, p.Options.Denied)
 }
 
 // opened looks for a guard that should have been asked.
@@ -358,7 +366,7 @@ func TestNoObjectOpensAGuardOverSockets(t *testing.T) {
 		for _, name := range mazeNames {
 			for _, target := range mazePaths {
 				m, _, ok := find(w.hosts(), "http://"+name+target)
-				open := ok && !m.TooLong && !m.Path.Closed && (m.Path.Options == nil || len(m.Path.Options.Sources) == 0 && m.Ready.Err == nil)
+				open := ok && !m.TooLong && !m.Path.Closed && (m.Path.Options == nil || len(m.Path.Options.Sources) == 0 && m.Ready.Err == nil) // the test is denied by nobody
 				if got := n.answer("http://" + name + target); strings.Contains(got, "/web:80") && !open {
 					t.Fatalf("seed %d: %s%s is %s, and should be kept out\n%s", seed, name, target, got, z)
 				}

@@ -144,13 +144,13 @@ func TestGuardsFailClosed(t *testing.T) {
 	w := oneIngress(t)
 	for name, values := range map[string][]string{
 		"whitelist-source-range": {"", ",", "x", "10.0.0.0/33", "010.0.0.0/8", "10.0.0.0/8;192.0.2.1", "10.0.0.0-10.0.0.9", "fe80::1%eth0", "10.0.0.0/8 192.0.2.0/24"},
-		"allowlist-source-range": {"", "x"}, "denylist-source-range": {"10.0.0.0/8", "x", ""},
+		"allowlist-source-range": {"", "x"}, "denylist-source-range": {"10.0.0.0/8,x", "x", ""}, "satisfy": {"", "both"},
 		"auth-type": {"", "Basic", "digest", "x"}, "auth-secret": {"users", "none", "../x", "other/users", ""}, "auth-secret-type": {"x"},
 		"auth-url":              {"", "x", "/x", "ftp://x/", "http://", "http://127.0.0.1/", "http://127.1/", "http://2130706433/", "http://0x7f.1/", "http://[::1]/", "http://[::ffff:127.0.0.1]/", "http://169.254.169.254/latest", "http://[fd00:ec2::254]/", "http://user@x/", "http://none.shop.svc/"},
 		"auth-method":           {"", "G T", "x\ny"},
 		"auth-response-headers": {"X A", ",", "X-A;X-B"},
 		"auth-tls-secret":       {"ca", "", "x"}, "auth-tls-verify-client": {"on", "optional", "optional_no_ca", ""}, "auth-tls-match-cn": {"x"},
-		"limit-rps": {"x", "-1", "1.5", ""}, "limit-rpm": {"x", "-1"}, "limit-connections": {"5", "x"},
+		"limit-rps": {"x", "-1", "1.5", ""}, "limit-rpm": {"x", "-1"}, "limit-connections": {"-1", "x"},
 		"enable-modsecurity": {"true", "True", "1", "x"}, "enable-owasp-core-rules": {"true", "x"}, "modsecurity-snippet": {"x"},
 		"configuration-snippet": {"'", "deny all"}, "server-snippet": {"{"}, "auth-snippet": {"}"},
 	} {

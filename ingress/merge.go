@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"wayleave.dev/model"
@@ -34,6 +35,8 @@ type merger struct {
 	// owner and at are who has a place, and its index in out.Paths.
 	owner map[place]*model.Ingress
 	at    map[place]int
+	// vacant are the places whose owner has no Service; see isVacant.
+	vacant map[place]bool
 	// byDefault is whose default backend serves the host.
 	byDefault *model.Ingress
 	tls       bool // some Ingress of the owner's namespace has a certificate for it
@@ -51,7 +54,7 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 		return m
 	}
 	m := &merger{p: p, snap: snap, name: name, out: &table.Host{Name: name}, owner: map[place]*model.Ingress{}, at: map[place]int{},
-		problems: map[model.Name][]model.Problem{}}
+		vacant: map[place]bool{}, problems: map[model.Name][]model.Problem{}}
 	m.claim = m.claims()
 	if m.by != nil {
 		m.out.Namespace, m.out.Since = m.by.Name.Namespace, m.by.Created.Unix()
@@ -209,12 +212,18 @@ func (m *merger) paths(i *model.Ingress) {
 			if !ok {
 				continue
 			}
+			vacant := m.isVacant(i, &p, in.Backend)
 			if by, taken := m.owner[where]; taken {
-				m.contest(i, by, at, &p)
-				continue
+				if !m.succeeds(i, where, vacant) {
+					m.contest(i, by, at, &p)
+					continue
+				}
+				m.leave(by, i, where)
+				m.out.Paths[m.at[where]] = p
+			} else {
+				m.at[where], m.out.Paths = len(m.out.Paths), append(m.out.Paths, p)
 			}
-			m.owner[where], m.at[where] = i, len(m.out.Paths)
-			m.out.Paths = append(m.out.Paths, p)
+			m.owner[where], m.vacant[where] = i, vacant
 		}
 	}
 	if o.appRoot == "" || len(rules) == 0 {
@@ -321,6 +330,11 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 			a.Path = "/"
 		}
 		opts.Affinity = &a
+	}
+	if opts.Errors != nil {
+		e := *opts.Errors
+		e.Service, e.Port = in.Backend.Service, cmp.Or(in.Backend.PortName, strconv.Itoa(int(in.Backend.Port)))
+		opts.Errors = &e
 	}
 	if !p.Closed {
 		p.Backend = m.backend(i, at+".backend.service", in.Backend, &opts)
@@ -473,5 +487,6 @@ func guardedAlike(canary, main *table.Options) bool {
 	if !(&table.Path{Options: canary}).Guarded() {
 		return true
 	}
-	return main != nil && reflect.DeepEqual(canary.Sources, main.Sources) && reflect.DeepEqual(canary.Auth, main.Auth) && reflect.DeepEqual(canary.AuthURL, main.AuthURL)
+	return main != nil && reflect.DeepEqual(canary.Sources, main.Sources) && reflect.DeepEqual(canary.Denied, main.Denied) && canary.AnyOf == main.AnyOf &&
+		reflect.DeepEqual(canary.Auth, main.Auth) && reflect.DeepEqual(canary.AuthURL, main.AuthURL)
 }

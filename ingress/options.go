@@ -81,9 +81,20 @@ type parser struct {
 		secret                  model.Name
 	}
 	authURL table.AuthURL
-	rps     float64
-	rpm     float64
-	burst   *int
+	// upstream and response become part of the options where something asks for them.
+	upstream table.Upstream
+	response table.Response
+	retry    *table.Retry
+	errors   table.Errors
+	from, to string // of proxy-redirect
+	// noCache says that auth-cache-duration cannot be read.
+	noCache bool
+	subset  bool
+	// subsetSize is 0 for the default.
+	subsetSize int
+	rps        float64
+	rpm        float64
+	burst      *int
 	// wrongCORS says that a value of CORS cannot be read: its default would allow more.
 	wrongCORS bool
 	// Where requests are redirected: by temporal-redirect, permanent-redirect and rewrite-target.
@@ -186,6 +197,8 @@ func (p *parser) combine() {
 	p.combineCanary()
 	p.combineAuth()
 	p.combineLimits()
+	p.combineEdits()
+	p.combineErrors()
 	if p.isTrue("enable-cors") && !p.wrongCORS {
 		c := p.cors
 		if len(c.Origins) == 0 {
@@ -272,6 +285,7 @@ func (p *parser) combineCanary() {
 
 func (p *parser) combineAuth() {
 	if p.authURL.URL != "" {
+		p.combineCache()
 		p.combineAuthURL()
 	}
 	if p.values["auth-type"] != "basic" {
@@ -375,26 +389,19 @@ func (s Settings) serviceOf(text string) (model.Name, model.IngressBackend, bool
 
 func (p *parser) combineLimits() {
 	o := &p.out.table
-	o.RPS = p.rps
-	if p.rpm > 0 {
-		if p.rps > 0 {
-			p.bad(nginxPrefix+"limit-rpm", "is not built beside limit-rps, and has no effect")
-		} else {
-			o.RPS = p.rpm / 60
-		}
-	}
-	if o.RPS == 0 {
-		return
-	}
 	multiplier := 5
 	if p.burst != nil {
 		multiplier = *p.burst
 	}
-	o.Burst = multiplier * int(max(p.rps, p.rpm))
-	if p.rps > 0 {
-		o.Burst = multiplier * int(p.rps)
+	if o.RPS = p.rps; p.rps > 0 {
+		o.Burst = max(1, multiplier*int(p.rps))
 	}
-	o.Burst = max(1, o.Burst)
+	if o.RPM = int(p.rpm); p.rpm > 0 {
+		o.BurstRPM = max(1, multiplier*int(p.rpm))
+	}
+	if o.Bandwidth == 0 {
+		o.BandwidthAfter = 0
+	}
 }
 
 // The readers of values.
@@ -579,6 +586,9 @@ func size(to func(p *parser, n int64)) func(*parser, string) error {
 // networks are addresses and CIDRs with commas between. A comma too many means nothing.
 func networks(to func(p *parser, list []netip.Prefix)) func(*parser, string) error {
 	return func(p *parser, v string) error {
+		if n := len(list(v)); n > maxNetworks {
+			return fmt.Errorf("has %d addresses and CIDRs; allowed: %d", n, maxNetworks)
+		}
 		var out []netip.Prefix
 		for _, s := range list(v) {
 			n, err := parseNetwork(s)

@@ -16,9 +16,12 @@ import (
 //   - What concerns a whole host comes from Ingresses of its owner's namespace alone: its
 //     certificate, the redirection to https that follows from it, aliases, app-root, the default
 //     backend, and answers to ACME challenges.
-//   - A path of a host (its type and text) belongs to the oldest Ingress that has it, and stays with
-//     it while its Service is missing: an Ingress of another namespace must not wait for that.
-//     Ingresses of other namespaces may add paths unless Settings.HostsOfOneNamespace; their
+//   - A path of a host (its type and text) belongs to the oldest Ingress that has it. While its
+//     Service does not exist, the next Ingress of its namespace or of the host's serves the path,
+//     unless the path keeps requests out. An Ingress of another namespace gets nothing by that.
+//   - An Ingress that is being deleted, or whose namespace is, claims nothing of a host that
+//     another Ingress routes.
+//   - Ingresses of other namespaces may add paths unless Settings.HostsOfOneNamespace; their
 //     patterns take no request from the owner's paths (table.Path.Foreign).
 //   - A certificate is that of the oldest Ingress of the owner's namespace that names a good one.
 //   - An exact host below a wildcard host has owners of its own unless
@@ -152,8 +155,7 @@ func (m *merger) above() *model.Ingress {
 
 // routes is the oldest Ingress with a rule for the host; nil for none.
 func (p *Planner) routes(snap model.Snapshot, host string) (by *model.Ingress) {
-	for n := range p.hosts[host] {
-		i := p.ours[n]
+	for _, i := range p.claimants(snap, host) {
 		if hasRule(i, host) && p.options(snap, i).canary == nil && (by == nil || older(i, by) < 0) {
 			by = i
 		}
@@ -162,10 +164,8 @@ func (p *Planner) routes(snap model.Snapshot, host string) (by *model.Ingress) {
 }
 
 // all are the Ingresses that touch a host, in order of age.
-func (m *merger) all(host string) (out []*model.Ingress) {
-	for n := range m.p.hosts[host] {
-		out = append(out, m.p.ours[n])
-	}
+func (m *merger) all(host string) []*model.Ingress {
+	out := m.p.claimants(m.snap, host)
 	slices.SortFunc(out, older)
 	return out
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // Kinds are what plans are made from.
-const Kinds = model.IngressKind | model.IngressClassKind | model.SecretKind | model.ServiceKind | model.EndpointSliceKind
+const Kinds = model.IngressKind | model.IngressClassKind | model.SecretKind | model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind
 
 // Planner plans. It remembers which Ingress touches what, and is for one reconcile.Loop:
 // Keys and Plan must be called in turns by one goroutine, Plan with the snapshot of the
@@ -39,6 +39,8 @@ type Planner struct {
 	shapes map[model.Name]string
 	// ports are the backends that were asked for, by Service.
 	ports map[model.Name]map[uint16]bool
+	// leaving are the namespaces that are being deleted.
+	leaving map[string]bool
 
 	now func() time.Time
 	// turns are when something else is to be said of certificates, nextTurn the first or
@@ -67,7 +69,7 @@ type touched struct {
 func NewPlanner(s Settings) *Planner {
 	return &Planner{settings: s, waiting: map[model.Name]map[model.Name]bool{}, unread: map[model.Name]bool{}, ours: map[model.Name]*model.Ingress{}, touched: map[model.Name]*touched{}, hosts: map[string]map[model.Name]bool{},
 		services: map[model.Name]map[model.Name]bool{}, secrets: map[model.Name]map[model.Name]bool{},
-		shapes: map[model.Name]string{}, ports: map[model.Name]map[uint16]bool{},
+		shapes: map[model.Name]string{}, ports: map[model.Name]map[uint16]bool{}, leaving: map[string]bool{},
 		now: time.Now, turns: map[model.Name]time.Time{}, slept: make(chan time.Time, 1), wake: make(chan struct{}, 1)}
 }
 
@@ -82,6 +84,7 @@ type round struct {
 func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 	p.merges, p.parsed = map[string]*merged{}, map[model.Name]*options{}
 	r := &round{p, snap, map[Key]bool{}}
+	r.namespaces(c.Namespaces)
 	changed := c.Ingresses
 	if len(c.Classes) > 0 {
 		changed = map[model.Name]struct{}{}
@@ -119,7 +122,7 @@ func (r *round) ingress(n model.Name) {
 	}
 	i, ok := r.snap.Ingress(n)
 	ok = ok && r.p.settings.Ours(r.snap, i)
-	waits := ok && r.waits(i)
+	waits := ok && !r.p.isLeaving(i) && r.waits(i)
 	if _, was := r.p.ours[n]; waits && was && !r.p.unread[n] {
 		return
 	}
@@ -300,9 +303,12 @@ func (s Settings) backendsOf(i *model.Ingress) iter.Seq2[model.Name, model.Ingre
 				}
 			}
 		}
+		if name := strings.TrimSpace(i.Annotations[nginxPrefix+"default-backend"]); isHost(name) && !own(model.IngressBackend{Service: name}) {
+			return
+		}
 		if u := i.Annotations[nginxPrefix+"auth-url"]; u != "" {
-			if n, b, ok := s.serviceOf(strings.TrimSpace(u)); ok {
-				yield(n, b)
+			if n, b, ok := s.serviceOf(strings.TrimSpace(u)); ok && !yield(n, b) {
+				return
 			}
 		}
 	}

@@ -27,6 +27,8 @@ type Decision struct {
 	// Condition is "Reason: message" when something is wrong, else empty.
 	Condition string
 	Problems  []model.Problem
+	// Replaced are addresses of no pool that give way to Addrs.
+	Replaced []netip.Addr
 }
 
 func itoa(port uint16) string { return strconv.Itoa(int(port)) }
@@ -50,11 +52,11 @@ func (a *Allocator) Decide(n model.Name) Decision {
 	case !a.Ours(e.Service):
 		return Decision{Addrs: e.has, Condition: e.LoadBalancer.Condition}
 	case e.LoadBalancer.Leaving:
-		return Decision{Addrs: e.has}
+		return Decision{Addrs: e.has, Problems: heldBack(e.Service)}
 	}
 	d := &decision{a: a, e: e}
-	if d.homeless() {
-		return Decision{Addrs: e.has, Condition: d.out.Condition, Problems: d.out.Problems}
+	if d.strays() {
+		return d.out
 	}
 	d.keep()
 	blocked := d.requests()
@@ -91,20 +93,50 @@ func (d *decision) problem(reason, field, format string, args ...any) {
 
 const statusField = "status.loadBalancer.ingress"
 
-// homeless says whether the Service has an address of no pool: the pool went or became
-// smaller, or another load balancer gave it. Then all stays as it is.
-func (d *decision) homeless() bool {
+// heldBack tells of a Service that is being deleted and waits for another controller.
+func heldBack(s *model.Service) []model.Problem {
+	f := s.LoadBalancer.Finalizer
+	if f == "" {
+		return nil
+	}
+	return []model.Problem{{Kind: "Service", Object: s.Name, Field: "metadata.finalizers", Reason: f + " keeps the Service until the controller that " +
+		"set it removes it; Wayleave neither sets nor removes it; if that controller is gone, remove the finalizer by kubectl edit"}}
+}
+
+// strays decides for a Service with addresses of no pool: the pool is gone or smaller, or
+// another load balancer gave them. An address asked for by name replaces those of its family.
+// Where none can be given, the Service keeps what it has, and done is true.
+func (d *decision) strays() (done bool) {
+	isStray := func(a netip.Addr) bool { return d.a.layout.of(a) == nil }
+	if !slices.ContainsFunc(d.e.has, isStray) {
+		return false
+	}
+	d.requests()
+	var left []netip.Addr
 	var out []string
-	for _, addr := range d.e.has {
-		if d.a.layout.of(addr) == nil {
-			out = append(out, addr.String())
+	for _, a := range d.e.has {
+		named := d.has[family(a)].IsValid()
+		switch {
+		case named && isStray(a):
+			d.out.Replaced = append(d.out.Replaced, a)
+		case !named && isStray(a):
+			left, out = append(left, a), append(out, a.String())
+		case !named:
+			left = append(left, a)
 		}
 	}
 	if len(out) == 0 {
+		d.out = Decision{Replaced: d.out.Replaced} // requests are looked at again, beside what stays
 		return false
 	}
 	d.problem(ReasonOutside, statusField, "%s is in no AddressPool (any more): the Service keeps it, but it is not announced; "+
-		"add it to a pool, or delete the Service and make it anew for another address", strings.Join(out, " and "))
+		"add it to a pool, or ask for another address by name", strings.Join(out, " and "))
+	for _, f := range d.order() {
+		if d.has[f].IsValid() {
+			d.out.Addrs = append(d.out.Addrs, d.has[f])
+		}
+	}
+	d.out.Addrs = append(d.out.Addrs, left...)
 	return true
 }
 

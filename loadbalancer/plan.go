@@ -110,6 +110,9 @@ func eligible(snap model.Snapshot, svc *model.Service, p *model.AddressPool) []s
 func withEndpoints(snap model.Snapshot, svc *model.Service) map[string]bool {
 	ready, serving := map[string]bool{}, map[string]bool{}
 	for slice := range snap.EndpointSlices(svc.Name) {
+		if slice.NotProxied { // no node sends packets there
+			continue
+		}
 		for _, e := range slice.Endpoints {
 			switch {
 			case e.Ready || svc.PublishNotReady:

@@ -15,8 +15,10 @@ type Balancer struct {
 	Created time.Time
 	// Version is the resourceVersion that this was read at.
 	Version string
-	// Leaving ones are being deleted: they get nothing new.
-	Leaving bool
+	// Leaving ones are being deleted: they get nothing new. Finalizer is that of another load
+	// balancer, which keeps the Service; empty for none.
+	Leaving   bool
+	Finalizer string
 	// Class is spec.loadBalancerClass, empty for none.
 	Class  string
 	Labels map[string]string

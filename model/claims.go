@@ -10,11 +10,12 @@ import (
 )
 
 // Claim is an address or port that a Service asks for: a ClusterIP (an address alone), an
-// address for clients outside (Outside), a port of such an address (both), or a node port
-// (a port alone).
+// address for clients outside (Outside), one of them that a load balancer gave (Balancer), a
+// port of such an address (Outside and Port), or a node port (a port alone).
 type Claim struct {
 	Addr     netip.Addr
 	Outside  bool
+	Balancer bool
 	Protocol Protocol
 	Port     uint16
 }
@@ -24,6 +25,9 @@ type Claim struct {
 func (s *Service) Claims(emit func(Claim)) {
 	for _, a := range s.ClusterIPs {
 		emit(Claim{Addr: a})
+	}
+	for _, a := range s.LoadBalancerIPs {
+		emit(Claim{Addr: a, Balancer: true})
 	}
 	for _, list := range [][]netip.Addr{s.LoadBalancerIPs, s.ExternalIPs} {
 		for _, a := range list {
@@ -47,7 +51,10 @@ func claimKey(c Claim) index.Key {
 		a := c.Addr.As16()
 		k = append(k, a[:]...)
 	}
-	if c.Outside {
+	switch {
+	case c.Balancer:
+		k = append(k, 2)
+	case c.Outside:
 		k = append(k, 1)
 	}
 	if c.Port != 0 {

@@ -13,6 +13,8 @@ type Ingress struct {
 	Created time.Time
 	// Version is the resourceVersion that a write is based on.
 	Version string
+	// Leaving ones are being deleted.
+	Leaving bool
 	// Class is spec.ingressClassName, ClassAnnotation kubernetes.io/ingress.class, which
 	// is older; both are empty where the default class is meant.
 	Class, ClassAnnotation string

@@ -61,8 +61,8 @@ type Service struct {
 	HealthCheckPort uint16
 	// LoadBalancer is there for the type LoadBalancer only.
 	LoadBalancer *Balancer
-	// OtherProxy says that another service proxy serves it
-	// (service.kubernetes.io/service-proxy-name).
+	// OtherProxy says that another service proxy serves it, or none: it has a label
+	// service.kubernetes.io/service-proxy-name or service.kubernetes.io/headless.
 	OtherProxy bool
 }
 
@@ -80,9 +80,12 @@ type ServicePort struct {
 type EndpointSlice struct {
 	Name Name
 	// Service is the owner, by the label kubernetes.io/service-name.
-	Service   string
-	Ports     []EndpointPort
-	Endpoints []Endpoint
+	Service string
+	// NotProxied says that the slice is for DNS alone, by the label
+	// service.kubernetes.io/headless. Service proxies leave it out.
+	NotProxied bool
+	Ports      []EndpointPort
+	Endpoints  []Endpoint
 }
 
 // ServiceName names the Service that the slice belongs to.
@@ -102,7 +105,7 @@ type EndpointPort struct {
 type Endpoint struct {
 	Addr netip.Addr
 	// Ready, Serving and Terminating are the conditions, defaults applied
-	// (discovery.k8s.io/v1: ready and serving unset mean true).
+	// (discovery.k8s.io/v1: ready and serving unset mean true, terminating false).
 	Ready       bool
 	Serving     bool
 	Terminating bool
@@ -182,4 +185,6 @@ type Namespace struct {
 	// UID tells the namespace from a later one of the same name. That of kube-system is
 	// the cluster's.
 	UID string
+	// Leaving ones are being deleted, with all objects in them.
+	Leaving bool
 }

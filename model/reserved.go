@@ -32,3 +32,32 @@ func ReservedPort(p Protocol, port uint16) string {
 	}
 	return ""
 }
+
+// Reserved are ports of the nodes' programs that differ from cluster to cluster, beside those
+// of ReservedPort. The zero value has none of the settings.
+type Reserved struct {
+	// Peers is the port of heartbeats (the setting loadbalancer.peerPort).
+	Peers uint16
+}
+
+// Port names the program of the nodes that listens on a port; it is empty for all other ports.
+// The API server's ports are those of the EndpointSlices of Service default/kubernetes.
+func (r Reserved) Port(snap Snapshot, p Protocol, port uint16) string {
+	if whose := ReservedPort(p, port); whose != "" {
+		return whose
+	}
+	if port == r.Peers && (p == TCP || p == UDP) && port != 0 {
+		return "Wayleave's heartbeats"
+	}
+	for s := range snap.EndpointSlices(APIService()) {
+		for _, e := range s.Ports {
+			if e.Protocol == p && e.Port == port {
+				return "the API server"
+			}
+		}
+	}
+	return ""
+}
+
+// APIService is the Service of the API server.
+func APIService() Name { return Name{Namespace: "default", Name: "kubernetes"} }

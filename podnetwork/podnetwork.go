@@ -66,6 +66,8 @@ type Config struct {
 	ProxyAddress bool
 	// Proxy is told these addresses, at first and whenever they change; may be nil.
 	Proxy func([]netip.Addr)
+	// Reserved are ports of the nodes' programs that are no host ports.
+	Reserved model.Reserved
 	// Isolate is that of cni.Server; may be nil.
 	Isolate  func(ctx context.Context, ips []netip.Addr) error
 	Kernel   link.Net
@@ -127,7 +129,8 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 		}
 	})
 	n.tables = &tables{conn: c.NFT, track: c.Track, leases: book.List}
-	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Full: n.full, Isolate: c.Isolate, Log: c.Log}
+	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Full: n.full, Isolate: c.Isolate, Log: c.Log,
+		Reserved: func(p model.Protocol, port uint16) string { return c.Reserved.Port(c.Store.Snapshot(), p, port) }}
 	return n, nil
 }
 

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"wayleave.dev/proxy/table"
@@ -12,17 +13,18 @@ var setCookie = []byte("Set-Cookie")
 
 // kept is the endpoint that the client has by its cookie; nil when it has none, or one that
 // has gone or drains. While its endpoint only fails, the cookie stays and leads to another,
-// the same for every request of the client.
-func (x *exchange) kept(b *upstream.Backend, a *table.Affinity) *upstream.Endpoint {
+// the same for every request of the client. moved says that the client is to have that one from
+// now on.
+func (x *exchange) kept(b *upstream.Backend, a *table.Affinity) (e *upstream.Endpoint, moved bool) {
 	token := cookie(x.r.Fields, affinityName(a))
 	if len(token) == 0 {
-		return nil
+		return nil, false
 	}
-	e := b.Named(token)
+	e = b.Named(token)
 	if e == nil || e.Fit(x.tried) {
-		return e
+		return e, false
 	}
-	return b.Hash(token, x.tried)
+	return b.Hash(token, x.tried), a.Moves
 }
 
 func affinityName(a *table.Affinity) string {
@@ -48,12 +50,31 @@ func (x *exchange) affinityCookie(a *table.Affinity) []byte {
 		}
 	}
 	v = append(append(v, "; Path="...), path...)
+	if a.Domain != "" {
+		v = append(append(v, "; Domain="...), a.Domain...)
+	}
 	if a.Secure || x.secure() {
 		v = append(v, "; Secure"...)
 	}
 	v = append(v, "; HttpOnly"...)
-	if a.SameSite != "" {
+	if a.SameSite != "" && !(a.Conditional && a.SameSite == "None" && refusesSameSiteNone(string(x.r.Fields.Get("User-Agent")))) {
 		v = append(append(v, "; SameSite="...), a.SameSite...)
 	}
+	if a.Partitioned {
+		v = append(v, "; Partitioned"...)
+	}
 	return v
+}
+
+// refusesSameSiteNone says whether a browser refuses a cookie of SameSite=None, or takes it for
+// Strict: Chrome 50 to 69, and Safari and web views of iOS 12 and macOS 10.14.
+func refusesSameSiteNone(agent string) bool {
+	switch {
+	case strings.Contains(agent, "Chrome/5"), strings.Contains(agent, "Chrome/6"):
+		return true
+	case strings.Contains(agent, "OS 12_") && strings.Contains(agent, "like Mac OS X"):
+		return true
+	}
+	return strings.Contains(agent, "Macintosh; Intel Mac OS X 10_14") && !strings.Contains(agent, "Chrome/") &&
+		(strings.Contains(agent, "Version/") && strings.Contains(agent, "Safari") || strings.HasSuffix(agent, "(KHTML, like Gecko)"))
 }

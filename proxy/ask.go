@@ -32,36 +32,30 @@ func (x *exchange) ask(a *table.AuthURL, ready *table.Ready) (answered bool) {
 		x.fail(500, errAsksItself)
 		return true
 	}
-	resp, err := x.question(a, ready)
+	v, err := x.verdictOf(a, ready)
 	if err != nil {
 		x.fail(500, fmt.Errorf("authentication server: %w", err))
 		return true
 	}
-	if resp.StatusCode < 300 || resp.StatusCode == 401 { // a session begins, or ends
-		for _, c := range resp.Header["Set-Cookie"] {
-			if clean(c) {
-				x.answer = append(x.answer, message.Field{Name: setCookie, Value: []byte(c)})
-			}
-		}
+	for _, c := range v.cookies {
+		x.opt.cookies = append(x.opt.cookies, message.Field{Name: setCookie, Value: []byte(c)})
 	}
 	switch {
-	case resp.StatusCode >= 200 && resp.StatusCode < 300:
-		x.passOn(a.Headers, resp.Header)
+	case v.status >= 200 && v.status < 300:
+		x.passOn(a.Headers, v.fields)
 		return false
-	case resp.StatusCode == 401 && len(ready.SignIn) > 0:
-		x.reply(302, message.Fields{{Name: location, Value: x.signIn(ready.SignIn)}})
-	case resp.StatusCode == 401:
+	case v.status == 401 && len(ready.SignIn) > 0:
+		x.reply(302, message.Fields{{Name: location, Value: x.signIn(ready.SignIn, a.Param)}})
+	case v.status == 401:
 		var more message.Fields
-		for _, c := range resp.Header["Www-Authenticate"] {
-			if clean(c) {
-				more.Add("WWW-Authenticate", []byte(c))
-			}
+		for _, c := range v.challenges {
+			more.Add("WWW-Authenticate", []byte(c))
 		}
 		x.reply(401, more)
-	case resp.StatusCode == 403:
+	case v.status == 403:
 		x.reply(403, nil)
 	default:
-		x.fail(500, fmt.Errorf("authentication server: status %d", resp.StatusCode))
+		x.fail(500, fmt.Errorf("authentication server: status %d", v.status))
 	}
 	return true
 }
@@ -102,17 +96,20 @@ func clean(v string) bool {
 }
 
 // signIn is where the client shall sign in, with where it wanted to go.
-func (x *exchange) signIn(t table.Template) []byte {
+func (x *exchange) signIn(t table.Template, param string) []byte {
+	if param == "" {
+		param = "rd"
+	}
 	to := x.expand(nil, t, forPath)
 	_, args, has := bytes.Cut(to, []byte("?"))
-	if argument(args, "rd") != nil {
+	if argument(args, param) != nil {
 		return to
 	}
 	mark := byte('?')
 	if has {
 		mark = '&'
 	}
-	to = append(append(to, mark), "rd="...)
+	to = append(append(append(to, mark), param...), '=')
 	return appendEscaped(to, x.whole(), &inValue)
 }
 
@@ -155,6 +152,7 @@ func (x *exchange) question(a *table.AuthURL, ready *table.Ready) (*http.Respons
 		return nil, err
 	}
 	x.describe(req.Header)
+	x.tell(req.Header, ready)
 	resp, err := by.RoundTrip(req)
 	if err != nil {
 		return nil, err
@@ -179,6 +177,20 @@ func (x *exchange) askURL(t table.Template) (*url.URL, error) {
 	}
 	u.Fragment = ""
 	return u, nil
+}
+
+// tell adds what the path has the server told beside.
+func (x *exchange) tell(h http.Header, ready *table.Ready) {
+	if len(ready.Extras.Target) > 0 {
+		h[http.CanonicalHeaderKey(authRedirect)] = []string{string(x.expand(nil, ready.Extras.Target, forField))}
+	}
+	for _, f := range ready.Extras.Ask {
+		if v := x.expand(nil, f.Value, forField); len(v) > 0 {
+			h.Set(string(f.Name), string(v))
+		} else {
+			h.Del(string(f.Name))
+		}
+	}
 }
 
 // describe tells the server what the request is: by its own fields, cookies and

@@ -21,25 +21,38 @@ var errBusy = errors.New("too many passwords are being compared")
 
 // basic asks for a name and a password (RFC 7617).
 func (x *exchange) basic(a *table.Auth) (answered bool) {
+	right, err := x.signedIn(a)
+	switch {
+	case err != nil:
+		x.fail(503, err)
+	case !right:
+		x.challenge(a)
+	default:
+		return false
+	}
+	return true
+}
+
+// challenge asks for a name and a password.
+func (x *exchange) challenge(a *table.Auth) {
+	x.reply(401, message.Fields{{Name: []byte("WWW-Authenticate"), Value: challenge(a.Realm)}})
+}
+
+// signedIn says whether the request has the name and the password of a user; the error is that
+// there was no time to find out.
+func (x *exchange) signedIn(a *table.Auth) (bool, error) {
 	name, password, ok := credentials(x.r.Fields.Get("Authorization"))
-	if ok {
-		hash, known := a.Users[string(name)]
-		if !known { // a name that is not there takes as long as one that is
-			for _, hash = range a.Users {
-				break
-			}
-		}
-		right, err := x.p.passwords.verify(x.ctx, hash, password)
-		if err != nil {
-			x.fail(503, err)
-			return true
-		}
-		if right && known {
-			return false
+	if !ok {
+		return false, nil
+	}
+	hash, known := a.Users[string(name)]
+	if !known { // a name that is not there takes as long as one that is
+		for _, hash = range a.Users {
+			break
 		}
 	}
-	x.reply(401, message.Fields{{Name: []byte("WWW-Authenticate"), Value: challenge(a.Realm)}})
-	return true
+	right, err := x.p.passwords.verify(x.ctx, hash, password)
+	return right && known, err
 }
 
 // challenge quotes the realm; what a quoted string cannot hold is left out.

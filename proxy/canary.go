@@ -53,7 +53,7 @@ func (x *exchange) takes(c *table.Canary, o *table.Options, ready *table.Ready, 
 			return false
 		}
 	}
-	if o.Affinity != nil {
+	if o.Affinity != nil && !c.EachTime {
 		if token := cookie(x.r.Fields, affinityName(o.Affinity)); len(token) > 0 {
 			if b := x.p.Upstreams.Lookup(x.match.Path.Backend); b != nil && b.Named(token) != nil {
 				return false

@@ -32,19 +32,28 @@ var pages = func() map[int][]byte {
 func (x *exchange) forward(backend string) {
 	b := x.p.Upstreams.Lookup(backend)
 	if b == nil || len(b.All()) == 0 {
-		x.fail(503, fmt.Errorf("backend %q has no endpoint", backend))
-		return
+		if b = x.standIn(); b == nil {
+			x.fail(503, fmt.Errorf("backend %q has no endpoint", backend))
+			return
+		}
 	}
 	if o := x.match.Path.Options; o != nil && (o.Protocol == table.GRPC || o.Protocol == table.GRPCS) {
 		x.forward2(b, o)
 		return
 	}
 	x.forwarded()
+	x.dress()
+	x.exchangeWith(b)
+}
+
+// exchangeWith sends the request, as it is by now, to endpoints of the backend until one answers.
+func (x *exchange) exchangeWith(b *upstream.Backend) {
+	x.opt.among = len(b.All())
 	sure := false
 	for {
 		e := x.pick(b)
 		if e == nil {
-			x.fail(503, fmt.Errorf("backend %q has no endpoint", backend))
+			x.fail(503, fmt.Errorf("backend %q has no endpoint", b.Key))
 			return
 		}
 		x.rec.Tries++
@@ -52,6 +61,11 @@ func (x *exchange) forward(backend string) {
 		again, err := x.try(e, sure)
 		if err == nil {
 			x.rec.Err = nil // of a try before
+			return
+		}
+		var page *otherAnswers
+		if errors.As(err, &page) {
+			x.reply(page.status, nil)
 			return
 		}
 		x.rec.Err = err
@@ -62,7 +76,7 @@ func (x *exchange) forward(backend string) {
 			continue
 		case elsewhere:
 			x.tried = append(x.tried, e)
-			if x.rec.Tries < x.p.current().Tries && x.ctx.Err() == nil {
+			if x.mayTry() {
 				continue
 			}
 		}
@@ -117,7 +131,7 @@ const (
 )
 
 func (x *exchange) pick(b *upstream.Backend) *upstream.Endpoint {
-	o := x.match.Path.Options
+	o := x.endpointOptions()
 	if o == nil {
 		return b.Pick(upstream.RandomTwo, x.tried)
 	}
@@ -127,7 +141,7 @@ func (x *exchange) pick(b *upstream.Backend) *upstream.Endpoint {
 // times are those towards the endpoint.
 func (x *exchange) times() Timeouts {
 	t := x.p.current().Timeouts
-	if o := x.match.Path.Options; o != nil {
+	if o := x.endpointOptions(); o != nil {
 		if o.Connect > 0 {
 			t.Connect = o.Connect
 		}
@@ -143,7 +157,7 @@ func (x *exchange) times() Timeouts {
 
 // try sends the request to one endpoint and its response to the client.
 func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
-	o := x.match.Path.Options
+	o := x.endpointOptions()
 	encrypted := o != nil && o.Protocol == table.HTTPS
 	t := x.times()
 	e.Begin()
@@ -157,7 +171,7 @@ func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
 		e.Failed()
 		return elsewhere, err
 	}
-	safe := idempotent(x.r.Method)
+	safe := x.repeatable()
 	c.Timeouts(t.Send, t.Read)
 	up, err := x.send(c)
 	if err == nil {
@@ -191,11 +205,23 @@ func (x *exchange) verdict(e *upstream.Endpoint, c *h1.Client, reused, safe bool
 	if errors.As(err, &client) || errors.Is(err, errClient) {
 		return never, err
 	}
+	var refused *refusedStatus
+	var page *otherAnswers
+	switch {
+	case errors.As(err, &page):
+		e.Worked()
+		return never, err
+	case errors.As(err, &refused):
+		if refused.status >= 500 {
+			e.Failed()
+		}
+		return elsewhere, err
+	}
 	untouched := !x.d.Responded() && !x.begun && !c.Started()
 	switch {
 	case untouched && reused && (safe || !c.Sent()) && !isTimeout(err):
 		return stale, err
-	case untouched && (safe || !c.Sent()) && !isTimeout(err):
+	case untouched && (safe || !c.Sent()) && (!isTimeout(err) || x.retriesTimeouts()):
 		e.Failed()
 		return elsewhere, err
 	}
@@ -270,7 +296,10 @@ func (u *upload) failed() error {
 // send writes the request. A body that is here already goes with the head; another is
 // sent by a goroutine of its own, since the response may come before its end.
 func (x *exchange) send(c *h1.Client) (*upload, error) {
+	host := x.r.Host
+	x.r.Host = x.sentHost()
 	c.Begin(x.r, x.more)
+	x.r.Host = host
 	switch n := x.r.Length; {
 	case n == 0:
 		return nil, c.Last()
@@ -353,6 +382,9 @@ func (x *exchange) receive(c *h1.Client, up *upload) error {
 	if resp.Status == 101 {
 		return x.switchTo(c, resp)
 	}
+	if err := x.judge(resp.Status); err != nil {
+		return err
+	}
 	x.rec.Status = resp.Status
 	x.respond(resp)
 	x.dated(&resp.Fields)
@@ -413,8 +445,8 @@ func (x *exchange) copyBody(c *h1.Client, resp *message.Response) error {
 		return nil
 	}
 	if first := c.Ahead(); first != nil {
-		n, err := x.d.Write(first)
-		if x.rec.Sent += int64(n); err != nil {
+		n, err := x.write(first)
+		if err != nil {
 			return errors.Join(errClient, err)
 		}
 		if int64(n) == resp.Length {
@@ -435,9 +467,8 @@ func (x *exchange) copyBody(c *h1.Client, resp *message.Response) error {
 		}
 		x.watched()
 		if n > 0 {
-			sent, werr := x.d.Write(buf[:n])
-			if x.rec.Sent += int64(sent); werr != nil {
-				return errors.Join(errClient, werr)
+			if _, err := x.write(buf[:n]); err != nil {
+				return errors.Join(errClient, err)
 			}
 		}
 		switch {

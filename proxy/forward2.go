@@ -21,6 +21,7 @@ import (
 // forward2 sends the request to an endpoint that speaks HTTP/2.
 func (x *exchange) forward2(b *upstream.Backend, o *table.Options) {
 	x.forwarded()
+	x.dress()
 	if s, ok := x.d.(interface{ Patient() }); ok {
 		s.Patient() // streams may be silent in one direction; try2 bounds both together
 	}
@@ -39,7 +40,7 @@ func (x *exchange) forward2(b *upstream.Backend, o *table.Options) {
 		}
 		x.rec.Err = err
 		x.tried = append(x.tried, e)
-		if again == elsewhere && x.rec.Tries < x.p.current().Tries && x.ctx.Err() == nil {
+		if again == elsewhere && x.mayTry() {
 			continue
 		}
 		x.broken(err)
@@ -119,7 +120,7 @@ func (x *exchange) verdict2(e *upstream.Endpoint, ctx context.Context, body *bod
 		return never, err
 	}
 	e.Failed()
-	if !begun && !x.d.Responded() && (errors.As(err, &dial) || idempotent(x.r.Method) && !isTimeout(err)) {
+	if !begun && !x.d.Responded() && (errors.As(err, &dial) || x.repeatable() && (!isTimeout(err) || x.retriesTimeouts())) {
 		return elsewhere, err
 	}
 	return never, err
@@ -127,7 +128,7 @@ func (x *exchange) verdict2(e *upstream.Endpoint, ctx context.Context, body *bod
 
 // request2 is the request as net/http has it. Its path is sent as it came.
 func (x *exchange) request2(ctx context.Context, e *upstream.Endpoint, body *body2, encrypted bool) *http.Request {
-	scheme, addr, host := "http", e.Addr.String(), string(x.r.Host)
+	scheme, addr, host := "http", e.Addr.String(), string(x.sentHost())
 	if encrypted {
 		scheme = "https"
 	}
@@ -188,9 +189,8 @@ func (x *exchange) receive2(from *http.Response, touch func()) error {
 		n, err := from.Body.Read(buf)
 		touch()
 		if n > 0 {
-			sent, werr := x.d.Write(buf[:n])
-			if x.rec.Sent += int64(sent); werr != nil {
-				return errors.Join(errClient, werr)
+			if _, err := x.write(buf[:n]); err != nil {
+				return errors.Join(errClient, err)
 			}
 		}
 		if err != nil && err != io.EOF {

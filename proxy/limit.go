@@ -11,15 +11,87 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-var errLimited = errors.New("more requests a second than a client may make")
+var (
+	errLimited = errors.New("more requests than a client may make")
+	errCrowded = errors.New("more requests at a time than a client may have")
+)
 
-// limited refuses requests above the rate of their client, by 503 as ingress-nginx does.
+// limited refuses requests above the rates of their client, or above the number that it may
+// have at a time, by 503 as ingress-nginx does.
 func (x *exchange) limited(o *table.Options, ready *table.Ready) (answered bool) {
-	if o.RPS <= 0 || x.p.limits.take(ready.Limit, x.who(), o.RPS, o.Burst, x.start) {
+	if o.RPS <= 0 && o.RPM <= 0 && o.Exchanges <= 0 || isIn(o.Unlimited, x.who()) {
 		return false
 	}
-	x.fail(503, errLimited)
+	switch l := &x.p.limits; {
+	case o.RPS > 0 && !l.take(ready.Limit, x.who(), o.RPS, o.Burst, x.start),
+		o.RPM > 0 && !l.take(ready.LimitRPM, x.who(), float64(o.RPM)/60, o.BurstRPM, x.start):
+		x.fail(503, errLimited)
+	case o.Exchanges > 0 && !x.enter(o, ready):
+		x.fail(503, errCrowded)
+	default:
+		return false
+	}
 	return true
+}
+
+// enter counts the exchange as one of its client, until leave.
+func (x *exchange) enter(o *table.Options, ready *table.Ready) bool {
+	k := limitKey{ready.Limit, clientOf(x.who())}
+	if !x.p.crowd.enter(k, o.Exchanges) {
+		return false
+	}
+	x.opt.entered = k
+	return true
+}
+
+// leave takes back what enter counted.
+func (x *exchange) leave() {
+	if x.opt.entered.who.IsValid() {
+		x.p.crowd.leave(x.opt.entered)
+		x.opt.entered = limitKey{}
+	}
+}
+
+// crowd counts the open exchanges of clients, exactly: it has an entry for each client that has
+// one, and the server bounds those. The zero value is ready.
+type crowd struct {
+	mu   sync.Mutex
+	open map[limitKey]int
+}
+
+func (c *crowd) enter(k limitKey, most int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open[k] >= most {
+		return false
+	}
+	if c.open == nil {
+		c.open = map[limitKey]int{}
+	}
+	c.open[k]++
+	return true
+}
+
+func (c *crowd) leave(k limitKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open[k]--; c.open[k] <= 0 {
+		delete(c.open, k)
+	}
+}
+
+// clientOf is the network that counts as one client: of IPv6 a /64. The zero Prefix is of an
+// address that is not valid.
+func clientOf(who netip.Addr) netip.Prefix {
+	bits := who.BitLen()
+	if who.Is6() {
+		bits = 64
+	}
+	p, err := who.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
 }
 
 // limits count requests by client and Ingress, in memory of a fixed size: a flood of
@@ -64,12 +136,8 @@ type limitKey struct {
 // come at once beside the one that its rate gives. Of IPv6, a /64 is one client.
 func (l *limits) take(owner string, who netip.Addr, rps float64, burst int, now time.Time) bool {
 	l.once.Do(l.start)
-	bits := who.BitLen()
-	if who.Is6() {
-		bits = 64
-	}
-	prefix, err := who.Prefix(bits)
-	if err != nil {
+	prefix := clientOf(who)
+	if !prefix.IsValid() {
 		return true
 	}
 	key := maphash.Comparable(l.seed, limitKey{owner, prefix})

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"errors"
 	"net/netip"
+	"time"
 
 	"wayleave.dev/proxy/message"
 	"wayleave.dev/proxy/table"
@@ -25,6 +27,18 @@ type asked struct {
 	origin []byte
 	// authorization is what was taken out of the request; id is that of $request_id.
 	authorization, id []byte
+	// entered is as what the exchange counts among those of its client; see limited.
+	entered limitKey
+	// inError says that another backend answers for a status; among is how many endpoints the
+	// backend has that is sent to.
+	inError bool
+	among   int
+	// host is the field Host for endpoints; nil for the client's.
+	host []byte
+	// paced is since when the body of a response is sent, where the path has a pace.
+	paced time.Time
+	// cookies are those that an authentication server sets.
+	cookies message.Fields
 }
 
 // options does what a path asks for before its request is sent on, in the order of
@@ -47,7 +61,7 @@ func (x *exchange) early(o *table.Options, ready *table.Ready) (answered bool) {
 
 // guards asks what may keep the request out.
 func (x *exchange) guards(o *table.Options, ready *table.Ready) (answered bool) {
-	if x.limited(o, ready) || x.forbidden(o) || o.Auth != nil && x.basic(o.Auth) || o.AuthURL != nil && x.ask(o.AuthURL, ready) {
+	if x.limited(o, ready) || x.keptOut(o, ready) {
 		return true
 	}
 	if o.Auth != nil {
@@ -65,17 +79,66 @@ func (x *exchange) late(o *table.Options, ready *table.Ready) (answered bool) {
 	return len(ready.Rewrite) > 0 && x.rewrite(ready)
 }
 
+// keptOut answers clients that the guards of the path do not let in.
+func (x *exchange) keptOut(o *table.Options, ready *table.Ready) (answered bool) {
+	if !o.AnyOf {
+		return x.forbidden(o) ||
+			o.Auth != nil && x.basic(o.Auth) ||
+			o.AuthURL != nil && x.ask(o.AuthURL, ready)
+	}
+	in, err := x.letIn(o)
+	switch {
+	case err != nil:
+		x.fail(503, err)
+	case in:
+		if o.AuthURL != nil { // nobody was asked: the client may not say what the server would
+			x.passOn(o.AuthURL.Headers, nil)
+		}
+		return false
+	case o.AuthURL != nil:
+		return x.ask(o.AuthURL, ready)
+	case o.Auth != nil:
+		x.challenge(o.Auth)
+	default:
+		x.fail(403, errNotAllowed)
+	}
+	return true
+}
+
+var errNotAllowed = errors.New("no guard of the path lets the client in")
+
+// letIn says whether the sources or the password of a request let it in, where one of them is
+// enough. A list of denied clients lets nobody in where there is another guard. The error is that
+// there was no time to find out.
+func (x *exchange) letIn(o *table.Options) (bool, error) {
+	if len(o.Sources) > 0 || o.Auth == nil && o.AuthURL == nil {
+		if x.comesFrom(o) {
+			return true, nil
+		}
+	}
+	if o.Auth == nil {
+		return false, nil
+	}
+	return x.signedIn(o.Auth)
+}
+
 // choose draws the endpoint for a try, by what the path asks for.
 func (x *exchange) choose(b *upstream.Backend, o *table.Options) *upstream.Endpoint {
 	if o.Affinity != nil {
-		if e := x.kept(b, o.Affinity); e != nil {
+		e, moved := x.kept(b, o.Affinity)
+		if moved || e == nil {
+			x.opt.sticky = true
+		}
+		if e != nil {
 			return e
 		}
-		x.opt.sticky = true
 	}
 	if t := x.match.Ready.Hash; len(t) > 0 {
 		if key := x.expand(x.hashed[:0], t, asItIs); len(key) > 0 {
 			x.hashed = key
+			if o.HashSubset > 1 {
+				return b.HashSubset(key, o.HashSubset, x.tried)
+			}
 			return b.Hash(key, x.tried)
 		}
 	}
@@ -92,15 +155,29 @@ func (x *exchange) respond(r *message.Response) {
 	if o == nil {
 		return
 	}
+	if x.opt.inError {
+		r.Fields = x.answered(r.Fields, r.Status)
+		return
+	}
 	if x.opt.sticky && x.last != nil {
 		x.answer = append(x.answer, message.Field{Name: setCookie, Value: x.affinityCookie(o.Affinity)})
 	}
+	x.edit(o, r)
 	if x.opt.origin != nil { // who asks us for CORS need not ask the endpoint
 		for _, name := range []string{allowOrigin, allowCredentials, exposeHeaders} {
 			r.Fields.Del(name)
 		}
 	}
-	r.Fields = append(r.Fields, x.answer...)
+	r.Fields = x.answered(r.Fields, r.Status)
+}
+
+// answered appends what the client gets beside the fields of a response.
+func (x *exchange) answered(f message.Fields, status int) message.Fields {
+	f = append(f, x.answer...)
+	if len(x.opt.cookies) > 0 && (x.match.Path.Options.AuthURL.AlwaysCookie || table.CookieStatus(status)) {
+		f = append(f, x.opt.cookies...)
+	}
+	return f
 }
 
 // tooLarge refuses a body by its Content-Length; sendBody counts one that has none.
@@ -115,7 +192,7 @@ func (x *exchange) tooLarge(o *table.Options) (answered bool) {
 // empty answers with a head alone.
 func (x *exchange) empty(status int, more message.Fields) {
 	x.rec.Status = status
-	resp := &message.Response{Status: status, Fields: append(more, x.answer...)}
+	resp := &message.Response{Status: status, Fields: x.answered(more, status)}
 	if x.d.Respond(resp) == nil {
 		_ = x.d.Finish(nil)
 	}

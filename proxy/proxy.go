@@ -55,6 +55,8 @@ type Proxy struct {
 
 	passwords passwords
 	limits    limits
+	crowd     crowd
+	answers   answers
 	asker     asker
 	reach     reachPolicy
 }
@@ -118,8 +120,9 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 	}
 	x.ctx, x.d, x.r, x.start = ctx, d, d.Request(), time.Now()
 	x.rec = Record{Request: x.r}
-	defer p.survive(d)
+	defer p.survive(x, d)
 	x.route()
+	x.leave()
 	if p.Observe != nil {
 		x.rec.Took = time.Since(x.start)
 		p.Observe(&x.rec)
@@ -140,11 +143,12 @@ func (p *Proxy) Handle(ctx context.Context, d message.Downstream) {
 }
 
 // survive has a fault of ours end one exchange, and not all connections with it.
-func (p *Proxy) survive(d message.Downstream) {
+func (p *Proxy) survive(x *exchange, d message.Downstream) {
 	fault := recover()
 	if fault == nil {
 		return
 	}
+	x.leave()
 	d.Abort()
 	if p.Log != nil {
 		p.Log.Error("an exchange ended in a panic", "panic", fault, "stack", string(debug.Stack()))
@@ -234,9 +238,12 @@ func (x *exchange) reply(status int, more message.Fields) {
 		x.d.Abort()
 		return
 	}
+	if x.errorPage(status, more) {
+		return
+	}
 	text := pages[status]
 	resp := &message.Response{Status: status, Length: int64(len(text)), Fields: append(message.Fields{{Name: contentType, Value: textPlain}}, more...)}
-	resp.Fields = append(resp.Fields, x.answer...)
+	resp.Fields = x.answered(resp.Fields, status)
 	x.dated(&resp.Fields)
 	x.rec.Status = status
 	if err := x.d.Respond(resp); err != nil {

@@ -2,21 +2,31 @@ package proxy
 
 import (
 	"fmt"
+	"net/netip"
 
 	"wayleave.dev/proxy/table"
 )
 
-// forbidden refuses clients that are not among the path's sources.
+// forbidden refuses clients that are not among the path's sources, or that are denied.
 func (x *exchange) forbidden(o *table.Options) (answered bool) {
-	if len(o.Sources) == 0 {
+	if len(o.Sources)+len(o.Denied) == 0 || x.comesFrom(o) {
 		return false
 	}
+	x.fail(403, fmt.Errorf("client %s is not among the sources of the path", x.who()))
+	return true
+}
+
+// comesFrom says whether the client is one of the path's sources, and not denied.
+func (x *exchange) comesFrom(o *table.Options) bool {
 	who := x.who()
-	for _, p := range o.Sources {
-		if p.Contains(who) {
-			return false
+	return !isIn(o.Denied, who) && (len(o.Sources) == 0 || isIn(o.Sources, who))
+}
+
+func isIn(list []netip.Prefix, a netip.Addr) bool {
+	for _, p := range list {
+		if p.Contains(a) {
+			return true
 		}
 	}
-	x.fail(403, fmt.Errorf("client %s is not among the sources of the path", who))
-	return true
+	return false
 }

@@ -21,6 +21,8 @@ const (
 	// or a fragment, or is no ASCII, becomes %XX. Variables that were sent as part of a
 	// target are so written already.
 	forPath
+	// forField is for values of header fields: control characters become %XX.
+	forField
 )
 
 // expand appends a template with the values of this request.
@@ -39,6 +41,8 @@ func (x *exchange) expand(to []byte, t table.Template, how escape) []byte {
 			to = append(to, v...)
 		case p.Kind == table.EscapedRequestURI:
 			to = appendEscaped(to, v, &inValue)
+		case how == forField:
+			to = appendEscaped(to, v, &inField)
 		case p.Kind == table.Group || p.Kind == table.URI: // decoded bytes of a path
 			set := &inPath
 			if inQuery {
@@ -249,7 +253,15 @@ var (
 	inPath  = bytesOf("!$&'()*+,;=:@/-._~")
 	inValue = bytesOf("-._~")
 	inURL   = bytesOf("!$&'()*+,;=:@/-._~?%[]")
+	inField = printable()
 )
+
+func printable() (t [256]bool) {
+	for c := range t {
+		t[c] = c >= ' ' && c != 0x7f
+	}
+	return t
+}
 
 func bytesOf(marks string) (t [256]bool) {
 	for c := '0'; c <= 'z'; c++ {

@@ -18,6 +18,8 @@ type Options struct {
 	Remote bool
 	// NoExternalIPs refuses spec.externalIPs of every Service.
 	NoExternalIPs bool
+	// Reserved are ports of the nodes' programs that are no node ports.
+	Reserved model.Reserved
 }
 
 // class orders what Services claim: a lower one wins, whatever is older.
@@ -101,7 +103,7 @@ func (c contest) port(a netip.Addr, p model.ServicePort, mine class) *model.Serv
 			continue
 		}
 		theirs, ok := classOf(o, a)
-		if !ok || theirs == classExternal && c.opt.NoExternalIPs {
+		if !ok || theirs == classExternal && (c.opt.NoExternalIPs || contest{c.snap, o, c.opt}.balancer(a) != nil) {
 			continue
 		}
 		if cmp.Or(cmp.Compare(theirs, mine), olderFirst(o, c.svc)) < 0 {
@@ -159,20 +161,24 @@ func (c contest) ofNodes(a netip.Addr) string {
 	return ""
 }
 
-// reserved says whose port of the node a node port would take; empty: nobody's. Ports of
-// programs that are the same everywhere were refused by the source.
-func (c contest) reserved(p model.Protocol, port uint16) string {
-	if p != model.TCP || c.svc.Name == apiService() {
-		return ""
-	}
-	for s := range c.snap.EndpointSlices(apiService()) {
-		for _, e := range s.Ports {
-			if e.Protocol == p && e.Port == port {
-				return "the API server"
-			}
+// balancer is a Service of another namespace to which a load balancer gave the address; nil for
+// none. It has all ports of the address, since its clients trust the whole of it: a Service of
+// its namespace, or one with the same sharing key, may have others by spec.externalIPs.
+func (c contest) balancer(a netip.Addr) *model.Service {
+	for o := range c.snap.ServicesClaiming(model.Claim{Addr: a, Balancer: true}) {
+		if o.Name.Namespace != c.svc.Name.Namespace && isServed(o) && !shares(o, c.svc) {
+			return o
 		}
 	}
-	return ""
+	return nil
+}
+
+// reserved says whose port of the node a node port would take; empty: nobody's.
+func (c contest) reserved(p model.Protocol, port uint16) string {
+	if c.svc.Name == apiService() {
+		return ""
+	}
+	return c.opt.Reserved.Port(c.snap, p, port)
 }
 
 // shares says whether both Services ask to share an address, by the same key.
@@ -182,7 +188,7 @@ func shares(a, b *model.Service) bool {
 }
 
 // apiService is the Service of the API server.
-func apiService() model.Name { return model.Name{Namespace: "default", Name: "kubernetes"} }
+func apiService() model.Name { return model.APIService() }
 
 // ingressService is the Service of the ingress proxies.
 func ingressService() model.Name {

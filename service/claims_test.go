@@ -226,15 +226,75 @@ func TestExternalIPsCanBeTurnedOff(t *testing.T) {
 	}
 }
 
-// The API server's port is not for node ports, whatever it is.
+// The API server's port and that of heartbeats are not for node ports, whatever they are.
 func TestANodePortTakesNoPortOfTheNode(t *testing.T) {
+	for port, whose := range map[uint16]string{16443: "API server", 30946: "heartbeats", 31000: ""} {
+		c := newClaims(t)
+		c.planner.Options = func(model.Name) Options { return Options{Node: "n1", Reserved: model.Reserved{Peers: 30946}} }
+		s := svc("aaa/web", 60, "10.96.7.7", 80)
+		s.Type, s.Ports[0].NodePort = model.NodePort, port
+		c.write(func(w *model.Writer) { w.PutService(s) })
+		c.follow()
+		if bad := c.bad[s.Name]; (len(bad) == 1) != (whose != "") || whose != "" && (bad[0].Field != "spec.ports[0].nodePort" || !strings.Contains(bad[0].Reason, whose)) {
+			t.Errorf("%d: problems %v", port, bad)
+		}
+		s = svc("aaa/checked", 60, "10.96.7.8", 80)
+		s.Type, s.ExternalLocal, s.HealthCheckPort = model.LoadBalancer, true, port
+		c.write(func(w *model.Writer) { w.PutService(s) })
+		c.follow()
+		if bad := c.bad[s.Name]; (len(bad) == 1) != (whose != "") || whose != "" && (bad[0].Field != "spec.healthCheckNodePort" || c.plans[s.Name].HealthCheck != 0) {
+			t.Errorf("health checks at %d: problems %v", port, bad)
+		}
+	}
+}
+
+// No tenant answers at a port of an address that a load balancer gave to another one, though the
+// port is free: its clients trust the address. Its own namespace does, and those that share it.
+func TestAnExternalIPTakesNoPortOfAnothersBalancer(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(victim, other *model.Service)
+		served bool
+	}{
+		"another namespace": {func(_, _ *model.Service) {}, false},
+		"its namespace":     {func(_, o *model.Service) { o.Name.Namespace = "shop" }, true},
+		"the same key": {func(v, o *model.Service) {
+			o.Type, o.LoadBalancer, v.LoadBalancer = model.LoadBalancer, &model.Balancer{SharingKey: "k"}, &model.Balancer{SharingKey: "k"}
+		}, true},
+		"another key": {func(v, o *model.Service) {
+			o.Type, o.LoadBalancer, v.LoadBalancer = model.LoadBalancer, &model.Balancer{SharingKey: "l"}, &model.Balancer{SharingKey: "k"}
+		}, false},
+		"a balancer of another proxy": {func(v, _ *model.Service) { v.OtherProxy = true }, true},
+		"an external IP of both":      {func(v, _ *model.Service) { v.LoadBalancerIPs, v.ExternalIPs = nil, v.LoadBalancerIPs }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newClaims(t)
+			victim, other := svc("shop/web", 60, "10.96.7.7", 443), svc("aaa/evil", 1, "10.96.7.8", 8443)
+			victim.Type, victim.LoadBalancerIPs, other.ExternalIPs = model.LoadBalancer, addrs("203.0.113.50"), addrs("203.0.113.50")
+			tc.change(victim, other)
+			front := Frontend{addrs("203.0.113.50")[0], model.TCP, 8443}
+			look := func(want bool, when string) {
+				t.Helper()
+				c.follow()
+				if got := c.owners()[front] == other.Name; got != want || want != (len(c.bad[other.Name]) == 0) {
+					t.Errorf("%s: served %v, want %v; %v", when, got, want, c.bad[other.Name])
+				}
+			}
+			c.write(func(w *model.Writer) { w.PutService(other) })
+			look(true, "alone")
+			c.write(func(w *model.Writer) { w.PutService(victim) })
+			look(tc.served, "beside the load balancer's")
+			c.write(func(w *model.Writer) { w.Delete(model.ServiceKind, victim.Name) })
+			look(true, "alone again")
+		})
+	}
+	// A claim that is refused keeps nobody out.
 	c := newClaims(t)
-	s := svc("aaa/web", 60, "10.96.7.7", 80)
-	s.Type, s.Ports[0].NodePort = model.NodePort, 16443
-	c.write(func(w *model.Writer) { w.PutService(s) })
+	victim, evil, own := svc("shop/web", 60, "10.96.7.7", 443), svc("aaa/evil", 1, "10.96.7.8", 8443), svc("shop/more", 61, "10.96.7.9", 8443)
+	victim.Type, victim.LoadBalancerIPs, evil.ExternalIPs, own.ExternalIPs = model.LoadBalancer, addrs("203.0.113.50"), addrs("203.0.113.50"), addrs("203.0.113.50")
+	c.write(func(w *model.Writer) { w.PutService(victim); w.PutService(evil); w.PutService(own) })
 	c.follow()
-	if bad := c.bad[s.Name]; len(bad) != 1 || bad[0].Field != "spec.ports[0].nodePort" || !strings.Contains(bad[0].Reason, "API server") {
-		t.Errorf("problems %v", bad)
+	if got := c.owners()[Frontend{own.ExternalIPs[0], model.TCP, 8443}]; got != own.Name {
+		t.Errorf("%s has the port, %v", got, c.bad[own.Name])
 	}
 }
 
@@ -273,7 +333,7 @@ func randomService(r *rand.Rand, name model.Name) *model.Service {
 	}
 	s.ExternalIPs = some()
 	if s.Type == model.LoadBalancer {
-		s.LoadBalancerIPs = some()
+		s.LoadBalancerIPs, s.LoadBalancer = some(), &model.Balancer{SharingKey: []string{"", "", "k"}[r.IntN(3)]}
 	}
 	for i := range 1 + r.IntN(2) {
 		p := model.ServicePort{Name: fmt.Sprint(i), Protocol: model.Protocol(6), Port: uint16(80 + r.IntN(2) + 10*i)}
@@ -327,7 +387,7 @@ func reference(snap model.Snapshot) map[Frontend]model.Name {
 	taken := map[Frontend]bool{}
 	for _, c := range list {
 		o := whose[c.fe.Addr]
-		if taken[c.fe] || o != nil && o.Name != c.svc.Name || c.class > 0 && node[c.fe.Addr] {
+		if taken[c.fe] || o != nil && o.Name != c.svc.Name || c.class > 0 && node[c.fe.Addr] || c.class == 2 && balancers(snap, c.fe.Addr, c.svc) {
 			continue
 		}
 		taken[c.fe] = true
@@ -337,6 +397,24 @@ func reference(snap model.Snapshot) map[Frontend]model.Name {
 		}
 	}
 	return out
+}
+
+// balancers says whether a load balancer gave the address to a Service of another namespace, but
+// for one that shares it.
+func balancers(snap model.Snapshot, a netip.Addr, svc *model.Service) bool {
+	for s := range snap.Services() {
+		if s.Name.Namespace != svc.Name.Namespace && slices.Contains(s.LoadBalancerIPs, a) && (key(s) == "" || key(s) != key(svc)) {
+			return true
+		}
+	}
+	return false
+}
+
+func key(s *model.Service) string {
+	if s.LoadBalancer == nil {
+		return ""
+	}
+	return s.LoadBalancer.SharingKey
 }
 
 // Who has what follows from the objects alone: by whatever changes and starts they came

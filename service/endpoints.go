@@ -35,6 +35,9 @@ func collect(snap model.Snapshot, svc *model.Service, node string, self *model.N
 	all := map[portKey][]candidate{}
 	e := endpoints{cluster: map[portKey][]netip.AddrPort{}, here: map[portKey][]netip.AddrPort{}}
 	for slice := range snap.EndpointSlices(svc.Name) {
+		if slice.NotProxied {
+			continue
+		}
 		for _, ep := range slice.Endpoints {
 			ready := ep.Ready || svc.PublishNotReady
 			if !ready && !(ep.Serving && ep.Terminating) {
@@ -140,6 +143,9 @@ func (e endpoints) external(svc *model.Service, p model.ServicePort, at netip.Ad
 func Here(snap model.Snapshot, svc *model.Service, node string) int {
 	pods := map[string]bool{}
 	for slice := range snap.EndpointSlices(svc.Name) {
+		if slice.NotProxied {
+			continue
+		}
 		for _, ep := range slice.Endpoints {
 			if ep.Node == node && (ep.Ready || svc.PublishNotReady) {
 				if ep.Pod != "" {

@@ -151,9 +151,17 @@ func MakeWith(snap model.Snapshot, key model.Name, opt Options) (p Plan, ok bool
 	slices.SortStableFunc(p.Entries, func(a, b Entry) int { return a.Frontend.Compare(b.Frontend) })
 	p.Entries, problems = unique(svc, p.Entries, problems)
 	problems = append(problems, p.bound(c)...)
-	p.Hairpin, p.HealthCheck = ends.local, svc.HealthCheckPort
+	p.Hairpin = ends.local
+	if p.HealthCheck = svc.HealthCheckPort; p.HealthCheck != 0 {
+		if whose := c.reserved(model.TCP, p.HealthCheck); whose != "" {
+			problems = append(problems, c.problem("spec.healthCheckNodePort", reservedFormat, p.HealthCheck, model.TCP, whose))
+			p.HealthCheck = 0
+		}
+	}
 	return p, true, problems
 }
+
+const reservedFormat = "%d/%s is a port of %s on the nodes; any other of the range is allowed; it is not served"
 
 // maxSlots bounds the backends of all frontends of one Service together: each is an element
 // or a rule on every node.
@@ -194,8 +202,7 @@ func (p *Plan) addNodePorts(c contest, ends endpoints) (problems []model.Problem
 		}
 		field := fmt.Sprintf("spec.ports[%d].nodePort", i)
 		if whose := c.reserved(port.Protocol, port.NodePort); whose != "" {
-			problems = append(problems, c.problem(field, "%d/%s is a port of %s on the nodes; any other of the range is allowed; it is not served",
-				port.NodePort, port.Protocol, whose))
+			problems = append(problems, c.problem(field, reservedFormat, port.NodePort, port.Protocol, whose))
 			continue
 		}
 		if o := c.nodePort(port.Protocol, port.NodePort); o != nil {
@@ -240,6 +247,10 @@ func (c contest) external(
 	}
 	if why := c.address(a); why != "" {
 		return nil, []model.Problem{c.problem(field, "%s; it is not served", why)}
+	}
+	if o := c.balancer(a); o != nil && by == classExternal {
+		return nil, []model.Problem{c.problem(field, "%s is the load balancer's address of service %s, in another namespace; a Service of that namespace, "+
+			"or one of type LoadBalancer with the same sharing key may use it; it is not served", a, o.Name)}
 	}
 	for _, port := range c.svc.Ports {
 		if o := c.port(a, port, by); o != nil {

@@ -45,7 +45,7 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []model.Name {
 	if p.seen == nil {
 		p.seen = map[model.Name]*model.Service{}
 	}
-	keys := make(map[model.Name]struct{}, len(c.Services))
+	keys, seen := make(map[model.Name]struct{}, len(c.Services)), map[netip.Addr]bool{}
 	for k := range c.Services {
 		keys[k] = struct{}{}
 		old := p.seen[k]
@@ -61,6 +61,7 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []model.Name {
 		for _, svc := range []*model.Service{old, now} {
 			if svc != nil {
 				addRivals(snap, svc, keys)
+				addBelow(snap, svc, keys, seen)
 			}
 		}
 	}
@@ -81,6 +82,8 @@ func addRivals(snap model.Snapshot, svc *model.Service, keys map[model.Name]stru
 	}
 	svc.Claims(func(c model.Claim) {
 		switch {
+		case c.Balancer:
+			return // see addBelow
 		case c.Port != 0, !c.Outside:
 			add(c)
 		case svc.Name == ingressService():
@@ -90,6 +93,22 @@ func addRivals(snap model.Snapshot, svc *model.Service, keys map[model.Name]stru
 			add(model.Claim{Addr: c.Addr, Outside: true})
 		}
 	})
+}
+
+// addBelow adds those that claim an address of the Service's load balancer by spec.externalIPs,
+// at whatever port. Each address is looked at once, by seen.
+func addBelow(snap model.Snapshot, svc *model.Service, keys map[model.Name]struct{}, seen map[netip.Addr]bool) {
+	for _, a := range svc.LoadBalancerIPs {
+		if seen[a] {
+			continue
+		}
+		seen[a] = true
+		for o := range snap.ServicesClaiming(model.Claim{Addr: a, Outside: true}) {
+			if slices.Contains(o.ExternalIPs, a) {
+				keys[o.Name] = struct{}{}
+			}
+		}
+	}
 }
 
 // look adds every Service that claims something outside when what keeps claims out has

@@ -13,13 +13,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"wayleave.dev/api"
+	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/model"
 )
 
-// The annotations of a Service that asks for an address, ours first. MetalLB's mean the
-// same, so that who moves changes nothing.
+// The annotations of a Service that asks for an address, ours first. MetalLB's and kube-vip's
+// mean the same, so that objects need no change.
 var (
-	ipsAnnotations     = []string{"wayleave.dev/load-balancer-ips", "metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"}
+	ipsAnnotations = []string{"wayleave.dev/load-balancer-ips", "metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs",
+		"kube-vip.io/loadbalancerIPs"}
 	poolAnnotations    = []string{"wayleave.dev/address-pool", "metallb.io/address-pool", "metallb.universe.tf/address-pool"}
 	sharingAnnotations = []string{"wayleave.dev/allow-shared-ip", "metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"}
 )
@@ -30,6 +32,10 @@ func KeepsAnnotation(key string) bool {
 	return slices.Contains(ipsAnnotations, key) || slices.Contains(poolAnnotations, key) || slices.Contains(sharingAnnotations, key) ||
 		key == classAnnotation || key == defaultClassAnnotation || isIngressOption(key)
 }
+
+// balancerFinalizers are those by which other load balancers keep a Service until they have
+// cleaned up: the service controller of clouds, and ServiceLB of k3s before it used that one.
+var balancerFinalizers = []string{"service.kubernetes.io/load-balancer-cleanup", "svccontroller.k3s.cattle.io/daemonset"}
 
 // AddressCondition is the type of the condition in a Service's status that says what is
 // wrong with its address. It is there only while something is.
@@ -68,10 +74,13 @@ func (c *checker) balancer(in *corev1.Service, out *model.Service) {
 	lb.SharingKey, _ = annotation(&in.ObjectMeta, sharingAnnotations)
 	c.families(in, out, lb)
 	c.requested(in, lb)
+	if i := slices.IndexFunc(in.Finalizers, func(f string) bool { return slices.Contains(balancerFinalizers, f) }); i >= 0 {
+		lb.Finalizer = intern(in.Finalizers[i])
+	}
 	for _, g := range in.Status.LoadBalancer.Ingress {
 		// What cannot be read was named by external.
-		if a, err := netip.ParseAddr(g.IP); err == nil && a.Zone() == "" && !slices.Contains(lb.Given, a.Unmap()) {
-			lb.Given = append(lb.Given, a.Unmap())
+		if a, err := apiaddr.ParseAddr(g.IP); err == nil && !slices.Contains(lb.Given, a) {
+			lb.Given = append(lb.Given, a)
 		}
 		if g.Hostname != "" {
 			lb.GivenNames = append(lb.GivenNames, g.Hostname)
@@ -128,7 +137,10 @@ func (c *checker) requested(in *corev1.Service, lb *model.Balancer) {
 	}
 	lb.RequestedField = intern(field)
 	for s := range strings.SplitSeq(text, ",") {
-		a, ok := c.vip(field, strings.TrimSpace(s))
+		if s = strings.TrimSpace(s); s == "" {
+			continue
+		}
+		a, ok := c.vip(field, s)
 		switch {
 		case !ok:
 		case a.Is4() && !lb.IPv4, a.Is6() && !lb.IPv6:
@@ -205,9 +217,9 @@ func (c *checker) addresses(field, s string) (r model.Range, ok bool) {
 			return r, false
 		}
 	case strings.Contains(s, "/"):
-		p, err := netip.ParsePrefix(s)
-		if err != nil || p.Addr().Is4In6() {
-			c.bad(field, "%q is not a CIDR", s)
+		p, err := apiaddr.ParsePrefix(s)
+		if err != nil {
+			c.bad(field, "%v", err)
 			return r, false
 		}
 		if p != p.Masked() {
@@ -291,7 +303,7 @@ func (c *checker) label(field, key string) {
 
 // MaskedCIDR is a CIDR without its host bits; ok is false when s is none.
 func MaskedCIDR(s string) (string, bool) {
-	p, err := netip.ParsePrefix(s)
+	p, err := apiaddr.ParsePrefix(s)
 	if err != nil {
 		return "", false
 	}

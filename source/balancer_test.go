@@ -1,6 +1,7 @@
 package source
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -51,7 +52,6 @@ func TestBadPools(t *testing.T) {
 		{"two families", func(s *api.AddressPoolSpec) { s.Addresses[1] = "192.0.2.1-2001:db8::1" }, "mixes the families", 1},
 		{"half a range", func(s *api.AddressPoolSpec) { s.Addresses[1] = "192.0.2.1-" }, `spec.addresses[1]: "" is not an IP address`, 1},
 		{"three ends", func(s *api.AddressPoolSpec) { s.Addresses[1] = "192.0.2.1-192.0.2.2-192.0.2.3" }, "is not an IP address", 1},
-		{"mapped", func(s *api.AddressPoolSpec) { s.Addresses[1] = "::ffff:192.0.2.1" }, "write 192.0.2.1", 1},
 		{"zone", func(s *api.AddressPoolSpec) { s.Addresses[1] = "2001:db8::1%eth0" }, "has a zone", 1},
 		{"everything", func(s *api.AddressPoolSpec) { s.Addresses[1] = "0.0.0.0/0" }, "unspecified addresses (0.0.0.0/8)", 1},
 		{"multicast in it", func(s *api.AddressPoolSpec) { s.Addresses[1] = "223.0.0.0-225.0.0.0" }, "multicast addresses (224.0.0.0/4)", 1},
@@ -119,7 +119,15 @@ func TestWhatAServiceAsksFor(t *testing.T) {
 			t.Errorf("read %+v", lb)
 		}
 	}
-	in := balanced(map[string]string{"metallb.io/loadBalancerIPs": "192.0.2.2", "wayleave.dev/load-balancer-ips": "192.0.2.1"})
+	in := balanced(map[string]string{"kube-vip.io/loadbalancerIPs": "192.0.2.7, ,2001:db8::7,", "kube-vip.io/vipHost": "n1"})
+	if out, problems := Service(in); fmt.Sprint(out.LoadBalancer.Requested, problems) != "[192.0.2.7 2001:db8::7] []" {
+		t.Errorf("kube-vip's: asked for %v, %v", out.LoadBalancer.Requested, problems)
+	}
+	in = balanced(map[string]string{"kube-vip.io/loadbalancerIPs": "0.0.0.0"})
+	if out, problems := Service(in); len(out.LoadBalancer.Requested) > 0 || len(problems) != 1 {
+		t.Errorf("kube-vip's DHCP: asked for %v, %v", out.LoadBalancer.Requested, problems)
+	}
+	in = balanced(map[string]string{"metallb.io/loadBalancerIPs": "192.0.2.2", "wayleave.dev/load-balancer-ips": "192.0.2.1"})
 	in.Spec.LoadBalancerIP = "192.0.2.3"
 	out, _ := Service(in)
 	if got := out.LoadBalancer.Requested; len(got) != 1 || got[0] != netip.MustParseAddr("192.0.2.1") {

@@ -2,7 +2,6 @@ package source
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -10,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/model"
 )
 
@@ -33,7 +33,7 @@ func Ingress(in *networkingv1.Ingress) (*model.Ingress, []model.Problem) {
 	c := newChecker("Ingress", &in.ObjectMeta)
 	out := &model.Ingress{
 		Name: c.object, UID: string(in.UID), Created: in.CreationTimestamp.Time, Version: in.ResourceVersion,
-		Class: intern(deref(in.Spec.IngressClassName, "")), ClassAnnotation: intern(in.Annotations[classAnnotation]),
+		Leaving: in.DeletionTimestamp != nil, Class: intern(deref(in.Spec.IngressClassName, "")), ClassAnnotation: intern(in.Annotations[classAnnotation]),
 		Annotations: ingressOptions(&in.ObjectMeta),
 	}
 	if in.Spec.DefaultBackend != nil {
@@ -49,7 +49,7 @@ func Ingress(in *networkingv1.Ingress) (*model.Ingress, []model.Problem) {
 		out.TLS = append(out.TLS, c.ingressTLS(i, &in.Spec.TLS[i]))
 	}
 	for _, g := range in.Status.LoadBalancer.Ingress {
-		if a, err := netip.ParseAddr(g.IP); err == nil {
+		if a, err := apiaddr.ParseAddr(g.IP); err == nil {
 			out.Given = append(out.Given, a)
 		} else if g.Hostname != "" {
 			out.GivenNames = append(out.GivenNames, g.Hostname)
@@ -79,7 +79,7 @@ func (c *checker) host(field, s string) (string, bool) {
 		wrong = validation.IsWildcardDNS1123Subdomain(name)
 	} else {
 		wrong = validation.IsDNS1123Subdomain(name)
-		if _, err := netip.ParseAddr(name); err == nil {
+		if _, err := apiaddr.ParseAddr(name); err == nil {
 			wrong = []string{"an address is not allowed"}
 		}
 	}

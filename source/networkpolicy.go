@@ -2,7 +2,6 @@ package source
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -108,12 +107,12 @@ func (c *checker) policyPeer(field string, in *networkingv1.NetworkPolicyPeer) (
 // ipBlock reads a block. One with an exception that cannot be read allows nothing: it
 // may be the address that was meant to stay out.
 func (c *checker) ipBlock(field string, in *networkingv1.IPBlock) (out model.PolicyPeer, ok bool) {
-	if out.Block, ok = c.network(field+".cidr", in.CIDR); !ok {
+	if out.Block, ok = c.cidr(field+".cidr", in.CIDR); !ok {
 		return out, false
 	}
 	for i, s := range in.Except {
 		at := fmt.Sprintf("%s.except[%d]", field, i)
-		p, readable := c.network(at, s)
+		p, readable := c.cidr(at, s)
 		switch {
 		case !readable:
 			ok = false
@@ -124,20 +123,6 @@ func (c *checker) ipBlock(field string, in *networkingv1.IPBlock) (out model.Pol
 		}
 	}
 	return out, ok
-}
-
-// network reads a CIDR. Host bits are allowed, and have no meaning, as the API has it.
-func (c *checker) network(field, s string) (netip.Prefix, bool) {
-	p, err := netip.ParsePrefix(s)
-	switch {
-	case err != nil:
-		c.bad(field, "%q is not a CIDR", s)
-	case p.Addr().Is4In6():
-		c.bad(field, "%q is an IPv4 network in IPv6 form; write it as IPv4", s)
-	default:
-		return p.Masked(), true
-	}
-	return netip.Prefix{}, false
 }
 
 func (c *checker) policyPort(field string, in *networkingv1.NetworkPolicyPort) (out model.PolicyPort, ok bool) {

@@ -113,7 +113,7 @@ func TestBadNetworkPolicies(t *testing.T) {
 		{"empty peer", from("{}"), "spec.ingress[0].from[0]", onePeer},
 		{"block and selector", from("{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}"), "spec.ingress[0].from[0].ipBlock", onePeer},
 		{"no CIDR", from("{ipBlock: {cidr: 10.0.0.0}}"), "spec.ingress[0].from[0].ipBlock.cidr", onePeer},
-		{"mapped", from("{ipBlock: {cidr: '::ffff:10.0.0.0/104'}}"), "spec.ingress[0].from[0].ipBlock.cidr", onePeer},
+		{"mapped, and others", from("{ipBlock: {cidr: '::ffff:10.0.0.0/8'}}"), "spec.ingress[0].from[0].ipBlock.cidr", onePeer},
 		{"an exception that is none opens nothing", from("{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/40]}}"), "spec.ingress[0].from[0].ipBlock.except[0]", onePeer},
 		{"an exception elsewhere", "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}]}]}", "spec.ingress[0].from[0].ipBlock.except[0]", "ingress [10.0.0.0/8 any]"},
 		{"selector of pods", from("{podSelector: {matchExpressions: [{key: a, operator: Gt, values: ['1']}]}}"), "spec.ingress[0].from[0].podSelector.matchExpressions[0].operator", onePeer},

@@ -9,10 +9,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/model"
 )
 
-// proxyNameLabel gives a Service to another service proxy (KEP-2447).
+// proxyNameLabel gives a Service to another service proxy, whatever its value (KEP-2447).
 const proxyNameLabel = "service.kubernetes.io/service-proxy-name"
 
 // Limits of sessionAffinityConfig, as the API server has them.
@@ -47,7 +48,7 @@ func (c *checker) external(in *corev1.Service, out *model.Service) {
 		}
 	}
 	for i, s := range in.Spec.LoadBalancerSourceRanges {
-		p, err := netip.ParsePrefix(strings.TrimSpace(s))
+		p, err := apiaddr.ParsePrefix(strings.TrimSpace(s))
 		if err != nil {
 			c.bad(fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), "%q is not a CIDR: nobody is let in by it", s)
 			out.SourceRanges = append(out.SourceRanges, nobody(out.LoadBalancerIPs)...)
@@ -94,7 +95,9 @@ func (c *checker) vip(field, s string) (netip.Addr, bool) {
 
 // policies takes how connections are spread.
 func (c *checker) policies(in *corev1.Service, out *model.Service) {
-	out.OtherProxy = in.Labels[proxyNameLabel] != ""
+	_, named := in.Labels[proxyNameLabel]
+	_, headless := in.Labels[corev1.IsHeadlessService]
+	out.OtherProxy = named || headless
 	switch in.Spec.SessionAffinity {
 	case corev1.ServiceAffinityNone, "":
 	case corev1.ServiceAffinityClientIP:

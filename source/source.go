@@ -20,6 +20,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/model"
 )
 
@@ -48,21 +49,22 @@ func (c *checker) bad(field, format string, args ...any) {
 	})
 }
 
-// addr parses an address; ok is false, with a problem, when it is none. IPv4
-// in IPv6 form is refused: the two would be different keys in the kernel.
-func (c *checker) addr(field, s string) (netip.Addr, bool) {
-	a, err := netip.ParseAddr(s)
-	switch {
-	case err != nil:
-		c.bad(field, "%q is not an IP address", s)
-	case a.Zone() != "":
-		c.bad(field, "%q has a zone, which is not allowed", s)
-	case a.Is4In6():
-		c.bad(field, "%q is an IPv4 address in IPv6 form; write %s", s, a.Unmap())
-	default:
-		return a, true
+// addr parses an address as Kubernetes reads it; ok is false, with a problem, when it is none.
+func (c *checker) addr(field, s string) (a netip.Addr, ok bool) {
+	a, err := apiaddr.ParseAddr(s)
+	if err != nil {
+		c.bad(field, "%v", err)
 	}
-	return netip.Addr{}, false
+	return a, err == nil
+}
+
+// cidr parses a CIDR as Kubernetes reads it: host bits are allowed, and have no meaning.
+func (c *checker) cidr(field, s string) (p netip.Prefix, ok bool) {
+	p, err := apiaddr.ParsePrefix(s)
+	if err != nil {
+		c.bad(field, "%v", err)
+	}
+	return p.Masked(), err == nil
 }
 
 func (c *checker) protocol(field string, p corev1.Protocol) (model.Protocol, bool) {
@@ -207,17 +209,20 @@ func (c *checker) servicePort(i int, in *corev1.ServicePort, out *model.Service)
 }
 
 // EndpointSlice converts an EndpointSlice; nil without problems for one that
-// belongs to no Service.
+// belongs to no Service, or has names in place of addresses.
 func EndpointSlice(in *discoveryv1.EndpointSlice) (*model.EndpointSlice, []model.Problem) {
 	c := newChecker("EndpointSlice", &in.ObjectMeta)
 	service := in.Labels[discoveryv1.LabelServiceName]
 	if service == "" {
 		return nil, nil
 	}
-	out := &model.EndpointSlice{Name: c.object, Service: service}
+	_, headless := in.Labels[corev1.IsHeadlessService]
+	out := &model.EndpointSlice{Name: c.object, Service: service, NotProxied: headless}
 	switch in.AddressType {
 	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
-	default: // FQDN is deprecated and was never proxied
+	case discoveryv1.AddressTypeFQDN:
+		return nil, nil // valid, for others: service proxies and DNS never served names
+	default:
 		c.bad("addressType", "%q is not served; IPv4 and IPv6 are", in.AddressType)
 		return nil, c.problems
 	}
@@ -279,7 +284,7 @@ func (c *checker) endpoint(i int, in *discoveryv1.Endpoint, family discoveryv1.A
 	}
 	e.Addr = a
 	e.Ready = deref(in.Conditions.Ready, true)
-	e.Serving = deref(in.Conditions.Serving, e.Ready)
+	e.Serving = deref(in.Conditions.Serving, true)
 	e.Terminating = deref(in.Conditions.Terminating, false)
 	e.Hostname = deref(in.Hostname, "")
 	e.Node = intern(deref(in.NodeName, ""))
@@ -380,13 +385,7 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 		cidrs = []string{in.Spec.PodCIDR}
 	}
 	for i, s := range cidrs {
-		p, err := netip.ParsePrefix(s)
-		switch {
-		case err != nil:
-			c.bad(fmt.Sprintf("spec.podCIDRs[%d]", i), "%q is not a CIDR", s)
-		case p != p.Masked():
-			c.bad(fmt.Sprintf("spec.podCIDRs[%d]", i), "%q has host bits set; write %s", s, p.Masked())
-		default:
+		if p, ok := c.cidr(fmt.Sprintf("spec.podCIDRs[%d]", i), s); ok {
 			out.PodCIDRs = append(out.PodCIDRs, p)
 		}
 	}
@@ -401,5 +400,6 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 
 // Namespace converts a Namespace.
 func Namespace(in *corev1.Namespace) (*model.Namespace, []model.Problem) {
-	return &model.Namespace{Name: intern(in.Name), Labels: internLabels(in.Labels), UID: string(in.UID)}, nil
+	leaving := in.DeletionTimestamp != nil || in.Status.Phase == corev1.NamespaceTerminating
+	return &model.Namespace{Name: intern(in.Name), Labels: internLabels(in.Labels), UID: string(in.UID), Leaving: leaving}, nil
 }

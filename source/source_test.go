@@ -59,7 +59,6 @@ func TestBadServices(t *testing.T) {
 		{"node port", func(s *corev1.Service) { s.Spec.Ports[0].NodePort = -1 }, "spec.ports[0].nodePort: -1 is not a port", 2},
 		{"protocol", func(s *corev1.Service) { s.Spec.Ports[0].Protocol = "ICMP" }, `spec.ports[0].protocol: "ICMP" is not a protocol`, 1},
 		{"address", func(s *corev1.Service) { s.Spec.ClusterIPs[0] = "10.96.0" }, `spec.clusterIPs[0]: "10.96.0" is not an IP address`, 2},
-		{"mapped address", func(s *corev1.Service) { s.Spec.ClusterIPs[0] = "::ffff:10.96.0.5" }, "IPv4 address in IPv6 form; write 10.96.0.5", 2},
 		{"zone", func(s *corev1.Service) { s.Spec.ClusterIPs[1] = "fe80::1%eth0" }, "has a zone", 2},
 		{"two of a family", func(s *corev1.Service) { s.Spec.ClusterIPs[1] = "10.96.0.6" }, "spec.clusterIPs[1]: 10.96.0.6 is a second address of its family", 2},
 		{"same port twice", func(s *corev1.Service) { s.Spec.Ports[1] = s.Spec.Ports[0]; s.Spec.Ports[1].Name = "x" }, "spec.ports[1].port: 80/TCP is there twice", 1},
@@ -98,7 +97,7 @@ func TestBadEndpointSlices(t *testing.T) {
 	}{
 		{"no number", func(s *discoveryv1.EndpointSlice) { s.Ports[0].Port = none(0) }, "EndpointSlice default/web-1: ports[0].port: is missing", 2},
 		{"bad number", func(s *discoveryv1.EndpointSlice) { p := int32(0); s.Ports[0].Port = &p }, "ports[0].port: 0 is not a port", 2},
-		{"names", func(s *discoveryv1.EndpointSlice) { s.AddressType = "FQDN" }, `addressType: "FQDN" is not served`, -1},
+		{"type", func(s *discoveryv1.EndpointSlice) { s.AddressType = "Magic" }, `addressType: "Magic" is not served; IPv4 and IPv6 are`, -1},
 		{"no address", func(s *discoveryv1.EndpointSlice) { s.Endpoints[1].Addresses = nil }, "endpoints[1].addresses: is empty", 1},
 		{"no IP", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "web" }, `endpoints[0].addresses[0]: "web" is not an IP address`, 1},
 		{"family", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "fd00::1" }, "endpoints[0].addresses[0]: fd00::1 is not of the slice's addressType IPv4", 1},
@@ -123,7 +122,7 @@ func TestBadEndpointSlices(t *testing.T) {
 	}
 }
 
-// discovery.k8s.io/v1: a missing ready means true; a missing serving follows ready.
+// discovery.k8s.io/v1: a missing ready or serving means true.
 func TestEndpointConditionsHaveTheirDefaults(t *testing.T) {
 	no, yes := false, true
 	in := goodSlice()
@@ -135,14 +134,19 @@ func TestEndpointConditionsHaveTheirDefaults(t *testing.T) {
 	if e := s.Endpoints[1]; e.Ready || !e.Serving || !e.Terminating {
 		t.Errorf("terminating is %+v", e)
 	}
+	in = goodSlice()
+	in.Endpoints[1].Conditions = discoveryv1.EndpointConditions{Ready: &no, Terminating: &yes}
+	if s, _ := EndpointSlice(in); !s.Endpoints[1].Serving {
+		t.Errorf("without serving it is %+v", s.Endpoints[1])
+	}
 }
 
 func TestBadNodes(t *testing.T) {
 	in := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
-	in.Spec.PodCIDRs = []string{"10.244.1.0/24", "10.244.2.7/24", "nonsense"}
+	in.Spec.PodCIDRs = []string{"10.244.1.0/24", "nonsense"}
 	in.Status.Addresses = []corev1.NodeAddress{{Type: "InternalIP", Address: "x"}, {Type: "InternalIP", Address: "172.30.0.1"}, {Type: "Hostname", Address: "n1"}}
 	n, problems := Node(in)
-	if got, want := fmt.Sprint(problems), `[Node n1: status.addresses[0]: "x" is not an IP address Node n1: spec.podCIDRs[1]: "10.244.2.7/24" has host bits set; write 10.244.2.0/24 Node n1: spec.podCIDRs[2]: "nonsense" is not a CIDR]`; got != want {
+	if got, want := fmt.Sprint(problems), `[Node n1: status.addresses[0]: "x" is not an IP address Node n1: spec.podCIDRs[1]: "nonsense" is not a CIDR]`; got != want {
 		t.Errorf("problems are %s", got)
 	}
 	if fmt.Sprint(n.PodCIDRs, n.InternalIPs) != "[10.244.1.0/24] [172.30.0.1]" {

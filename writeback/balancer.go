@@ -52,6 +52,8 @@ type Balancer struct {
 	todo, live map[model.Name]bool
 	// known is what was last written as a pool's status.
 	known map[string]loadbalancer.PoolStatus
+	// evicted are the addresses of other load balancers that were replaced, by Service.
+	evicted map[model.Name]*eviction
 	// poolsAt is when statuses of pools were written last; not oftener than poolsEvery.
 	poolsAt    time.Time
 	poolsEvery time.Duration
@@ -156,7 +158,7 @@ func (b *Balancer) start(ctx context.Context) error {
 	defer cancel()
 	b.books = loadbalancer.New(b.Default)
 	b.unseen, b.waiting, b.todo, b.live = map[model.Name]bool{}, map[model.Name]bool{}, map[model.Name]bool{}, map[model.Name]bool{}
-	b.known = map[string]loadbalancer.PoolStatus{}
+	b.known, b.evicted = map[string]loadbalancer.PoolStatus{}, map[model.Name]*eviction{}
 	if b.reported == nil {
 		b.reported = map[string]bool{}
 	}
@@ -244,6 +246,7 @@ func (b *Balancer) remove(n model.Name) {
 	delete(b.waiting, n)
 	delete(b.todo, n)
 	delete(b.unseen, n)
+	delete(b.evicted, n)
 }
 
 func (b *Balancer) noteFreed(had, has []netip.Addr) {
@@ -333,11 +336,14 @@ func (b *Balancer) one(ctx context.Context, n model.Name) error {
 	if s == nil {
 		return nil
 	}
-	if d := b.books.Decide(n); !b.right(s, d) {
-		return b.write(ctx, s, d)
-	} else {
-		b.settled(n, d)
+	d := b.books.Decide(n)
+	if b.evicted[n].isContested(d.Replaced) {
+		d = contested(s, d)
 	}
+	if !b.right(s, d) {
+		return b.write(ctx, s, d)
+	}
+	b.settled(n, d)
 	return nil
 }
 
@@ -387,6 +393,7 @@ func (b *Balancer) write(ctx context.Context, s *model.Service, d loadbalancer.D
 	delete(b.todo, n)
 	b.settled(n, d)
 	if !slices.Equal(s.LoadBalancer.Given, d.Addrs) {
+		b.noteEvicted(n, d)
 		b.Log.Info("a Service has other addresses", "service", n.String(), "addresses", fmt.Sprint(d.Addrs), "before", fmt.Sprint(s.LoadBalancer.Given))
 	}
 	return nil

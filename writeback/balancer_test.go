@@ -346,6 +346,78 @@ func TestWhatIsNotOursIsNotTouched(t *testing.T) {
 	}
 }
 
+// Addresses that another load balancer left give way to one asked for by name. If that load
+// balancer still runs and writes its own back, the Service is left to it, and that is told.
+func TestAddressesOfAnotherBalancerGiveWay(t *testing.T) {
+	w := newWorld(t)
+	w.putPool(lbPool("lan", "192.0.2.240-192.0.2.250"))
+	left := []corev1.LoadBalancerIngress{{IP: "192.0.2.11"}, {IP: "192.000.002.012"}, {IP: "192.0.2.13"}}
+	w.put(lbService("moved", func(s *corev1.Service) {
+		s.Annotations = map[string]string{"metallb.io/loadBalancerIPs": "192.0.2.245"}
+		s.Status.LoadBalancer.Ingress = left
+	}))
+	e := w.elect(nil)
+	for range maxEvictions {
+		w.rest(e)
+		if s := w.services["moved"]; ips(s) != "192.0.2.245" || len(s.Status.Conditions) != 0 {
+			t.Fatalf("it has %q, %+v", ips(s), s.Status.Conditions)
+		}
+		again := w.services["moved"].DeepCopy()
+		again.Status.LoadBalancer.Ingress = left
+		w.put(again)
+	}
+	w.rest(e)
+	s := w.services["moved"]
+	if len(s.Status.LoadBalancer.Ingress) != 3 || len(s.Status.Conditions) != 1 || s.Status.Conditions[0].Reason != ReasonContested || len(e.problems["Service default/moved"]) != 1 {
+		t.Errorf("it has %q, %+v, %v", ips(s), s.Status.Conditions, e.problems)
+	}
+	writes := w.writes
+	again := s.DeepCopy()
+	again.Labels = map[string]string{"a": "b"}
+	w.put(again)
+	w.rest(e)
+	if w.writes != writes {
+		t.Errorf("%d more writes", w.writes-writes)
+	}
+	// The other one is stopped: the Service asks for another address.
+	again = w.services["moved"].DeepCopy()
+	again.Status.LoadBalancer.Ingress = nil
+	w.put(again)
+	w.rest(e)
+	if s := w.services["moved"]; ips(s) != "192.0.2.245" || len(s.Status.Conditions) != 0 || len(e.problems) != 0 {
+		t.Errorf("at the end it has %q, %+v, %v", ips(s), s.Status.Conditions, e.problems)
+	}
+}
+
+// A finalizer of another load balancer keeps a Service that is being deleted: it is named, and
+// neither it nor the address is touched.
+func TestAFinalizerOfAnotherBalancerIsNamed(t *testing.T) {
+	w := newWorld(t)
+	w.putPool(lbPool("lan", "192.0.2.1-192.0.2.9"))
+	now := metav1.Now()
+	for i, f := range []string{"service.kubernetes.io/load-balancer-cleanup", "svccontroller.k3s.cattle.io/daemonset", "example.com/mine"} {
+		w.put(lbService(fmt.Sprint("s", i), func(s *corev1.Service) {
+			s.Finalizers, s.DeletionTimestamp = []string{f}, &now
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: fmt.Sprint("192.0.2.", i+1)}}
+		}))
+	}
+	w.put(lbService("live", func(s *corev1.Service) { s.Finalizers = []string{"service.kubernetes.io/load-balancer-cleanup"} }))
+	e := w.elect(nil)
+	w.rest(e)
+	for i, want := range []int{1, 1, 0} {
+		name := fmt.Sprint("s", i)
+		if p := e.problems["Service default/"+name]; len(p) != want || want == 1 && (p[0].Field != "metadata.finalizers" || !strings.Contains(p[0].Reason, "neither sets nor removes")) {
+			t.Errorf("%s: %v", name, p)
+		}
+		if s := w.services[name]; ips(s) != fmt.Sprint("192.0.2.", i+1) || len(s.Finalizers) != 1 {
+			t.Errorf("%s has %q, %v", name, ips(s), s.Finalizers)
+		}
+	}
+	if ips(w.services["live"]) != "192.0.2.4" || len(e.problems["Service default/live"]) != 0 {
+		t.Errorf("live has %q, %v", ips(w.services["live"]), e.problems)
+	}
+}
+
 // randomTest is a world under random steps.
 type randomTest struct {
 	*apiWorld

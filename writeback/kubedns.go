@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
+
+	"wayleave.dev/internal/apiaddr"
 )
 
 // The Service of the cluster DNS, by the name that every tool looks for.
@@ -46,7 +48,7 @@ func (d DNSService) Ensure(ctx context.Context, client kubernetes.Interface) err
 	if err != nil {
 		return fmt.Errorf("service kube-dns: %w", err)
 	}
-	if len(d.VIPs) > 0 && have.Spec.ClusterIP != d.VIPs[0].String() {
+	if a, err := apiaddr.ParseAddr(have.Spec.ClusterIP); len(d.VIPs) > 0 && (err != nil || a != d.VIPs[0]) {
 		return fmt.Errorf("service %s/%s: spec.clusterIP: it is %s, but the kubelets give pods %s as their DNS server (setting clusterDNS); delete the Service or correct the setting",
 			DNSNamespace, DNSName, have.Spec.ClusterIP, d.VIPs[0])
 	}
@@ -104,7 +106,7 @@ func tenth(ctx context.Context, client kubernetes.Interface) ([]netip.Addr, erro
 	if err != nil {
 		return nil, fmt.Errorf("service kubernetes, to find the service range: %w", err)
 	}
-	a, err := netip.ParseAddr(svc.Spec.ClusterIP)
+	a, err := apiaddr.ParseAddr(svc.Spec.ClusterIP)
 	if err != nil {
 		return nil, fmt.Errorf("service default/kubernetes: spec.clusterIP: %w", err)
 	}

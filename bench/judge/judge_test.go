@@ -90,7 +90,9 @@ func (m *proxy) Program(_ context.Context, snap model.Snapshot) error {
 		}
 		add(apiService(s))
 		for sl := range snap.EndpointSlices(s.Name) {
-			add(apiSlice(sl))
+			if !sl.NotProxied { // likewise
+				add(apiSlice(sl))
+			}
 		}
 	}
 	port := 20000 + m.marker%10000

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -467,7 +468,7 @@ func (a *agent) podNetwork(ctx context.Context) error {
 		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: call.Socket, Tombstones: call.Tombstones, Sysctl: hostSysctl,
 		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing), ProbeEvery: a.cfg.PodNetwork.ProbeEvery,
 		PathMTU: func(node string, bytes int) { a.metrics.path.WithLabelValues(node).Set(float64(bytes)) },
-		Leases:  a.leases, Isolate: isolate, ProxyAddress: a.cfg.Ingress.Enabled, Proxy: proxied,
+		Leases:  a.leases, Isolate: isolate, Reserved: reservedPorts(a.cfg), ProxyAddress: a.cfg.Ingress.Enabled, Proxy: proxied,
 		Kernel: kernel, NFT: a.nft, Track: track, Firewall: a.nft, Report: a.problems.Set, Tell: a.tellState, Log: a.log,
 	}, a.health("podnetwork"), a.health("masquerade"))
 	if err != nil {
@@ -512,7 +513,7 @@ func (a *agent) services(ctx context.Context) error {
 	checks := &healthcheck.Server{Log: a.log, Healthy: func() bool { return a.proxyState() == nil }}
 	health := &reconcile.Loop[model.Name, healthcheck.Check]{
 		Name: "health checks", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys, Equal: healthcheck.Equal,
-		Plan: healthcheck.Plan(a.node), Target: checks, Health: a.health("health checks"), Log: a.log,
+		Plan: healthcheck.Plan(a.node, reservedPorts(a.cfg)), Target: checks, Health: a.health("health checks"), Log: a.log,
 		Report: func(key string, problems []model.Problem) { a.problems.Set("health checks", key, problems) },
 	}
 	defer checks.Close()
@@ -530,8 +531,16 @@ func (a *agent) services(ctx context.Context) error {
 // a node, as where one renders for none, no endpoint is its own.
 func planOptions(node string, cfg config.Config) func(model.Name) service.Options {
 	return func(k model.Name) service.Options {
-		return service.Options{Node: node, Remote: cfg.DNS.Enabled && node != "" && k == dnsService(), NoExternalIPs: !cfg.Service.ExternalIPs}
+		return service.Options{Node: node, Remote: cfg.DNS.Enabled && node != "" && k == dnsService(), NoExternalIPs: !cfg.Service.ExternalIPs, Reserved: reservedPorts(cfg)}
 	}
+}
+
+// reservedPorts are ports of the nodes that settings give to Wayleave.
+func reservedPorts(cfg config.Config) model.Reserved {
+	if !cfg.LoadBalancer.Enabled {
+		return model.Reserved{}
+	}
+	return model.Reserved{Peers: uint16(cfg.LoadBalancer.PeerPort)}
 }
 
 // dnsService is the Service of the cluster DNS.
@@ -542,7 +551,12 @@ func dnsService() model.Name {
 // serviceLocal is what the service proxy must know of this node.
 func (a *agent) serviceLocal(snap model.Snapshot, node string) (service.Local, bool, []model.Problem) {
 	l, ok, problems := service.MakeLocal(snap, node)
-	l.NodePortCIDRs = a.cfg.Service.NodePortAddresses
+	l.NodePortCIDRs = slices.Clone(a.cfg.Service.NodePortAddresses)
+	if a.cfg.Service.NodePortPrimary && len(l.NodePortCIDRs) > 0 {
+		for _, ip := range l.NodeIPs {
+			l.NodePortCIDRs = append(l.NodePortCIDRs, netip.PrefixFrom(ip, ip.BitLen()))
+		}
+	}
 	return l, ok, problems
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"wayleave.dev/internal/frame"
+	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/hostport"
 	"wayleave.dev/podnetwork/ipam"
@@ -72,7 +73,10 @@ type Server struct {
 	// Isolate returns when what policies say of the addresses is in the kernel; before
 	// that their link is not made. May be nil.
 	Isolate func(ctx context.Context, ips []netip.Addr) error
-	Log     *slog.Logger
+	// Reserved names the program of the node that has a port, empty for others; nil is
+	// model.ReservedPort.
+	Reserved func(model.Protocol, uint16) string
+	Log      *slog.Logger
 
 	// agree is held for reading by calls that change leases or links, and for writing while the two are
 	// compared: what a call has half done would be taken for a difference. unsure says that they did not agree.
@@ -258,7 +262,7 @@ func (s *Server) add(k ipam.Key, r call.Request, conf types.PluginConf, netns *o
 	if !ok {
 		return nil, call.Failure(types.ErrTryAgainLater, "the node has no pod network yet (spec.podCIDRs is empty)")
 	}
-	wish, rates, err := parseWish(r)
+	wish, rates, err := s.parseWish(r)
 	if err != nil {
 		return nil, err
 	}

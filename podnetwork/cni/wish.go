@@ -9,6 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/hostport"
 	"wayleave.dev/podnetwork/ipam"
@@ -47,7 +48,7 @@ type runtimeConf struct {
 
 // parseWish reads what a pod asks for beside an interface. The capabilities come
 // first, then args.cni, then CNI_ARGS.
-func parseWish(r call.Request) (ipam.Wish, veth.Rates, error) {
+func (s *Server) parseWish(r call.Request) (ipam.Wish, veth.Rates, error) {
 	w := ipam.Wish{Pod: podOf(r)}
 	var c runtimeConf
 	if err := json.Unmarshal(r.Config, &c); err != nil {
@@ -57,7 +58,11 @@ func parseWish(r call.Request) (ipam.Wish, veth.Rates, error) {
 		return w, veth.Rates{}, call.Failure(types.ErrInvalidNetworkConfig, "%v", err)
 	}
 	var err error
-	if w.Ports, err = hostport.Parse(c.RuntimeConfig.PortMappings); err != nil {
+	reserved := s.Reserved
+	if reserved == nil {
+		reserved = model.ReservedPort
+	}
+	if w.Ports, err = hostport.Parse(c.RuntimeConfig.PortMappings, reserved); err != nil {
 		return bad(err)
 	}
 	b := c.RuntimeConfig.Bandwidth

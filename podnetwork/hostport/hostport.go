@@ -15,6 +15,8 @@ import (
 
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
+
+	"wayleave.dev/internal/apiaddr"
 )
 
 // Mapping is a port of the node that belongs to a pod.
@@ -44,8 +46,9 @@ type Request struct {
 }
 
 // Parse checks what the runtime asks for; its errors name the field. A container
-// port without a host port asks for nothing.
-func Parse(list []Request) (out []Mapping, err error) {
+// port without a host port asks for nothing. reserved names the program of the node that has a
+// port; a port of none is empty.
+func Parse(list []Request, reserved func(model.Protocol, uint16) string) (out []Mapping, err error) {
 	for i, r := range list {
 		at := fmt.Sprintf("runtimeConfig.portMappings[%d].", i)
 		if r.HostPort == 0 {
@@ -68,15 +71,15 @@ func Parse(list []Request) (out []Mapping, err error) {
 		default:
 			return nil, fmt.Errorf("%sprotocol: %q is not a protocol; tcp, udp and sctp are", at, r.Protocol)
 		}
-		if whose := model.ReservedPort(m.Protocol, m.HostPort); whose != "" {
+		if whose := reserved(m.Protocol, m.HostPort); whose != "" {
 			return nil, fmt.Errorf("%shostPort: %d/%s is a port of %s on the node; any other is allowed", at, r.HostPort, m.Protocol, whose)
 		}
 		if r.HostIP != "" {
-			a, err := netip.ParseAddr(r.HostIP)
-			if err != nil || a.Zone() != "" {
-				return nil, fmt.Errorf("%shostIP: %q is not an IP address", at, r.HostIP)
+			a, err := apiaddr.ParseAddr(r.HostIP)
+			if err != nil {
+				return nil, fmt.Errorf("%shostIP: %w", at, err)
 			}
-			if a = a.Unmap(); a.IsLoopback() && a.Is6() {
+			if a.IsLoopback() && a.Is6() {
 				return nil, fmt.Errorf("%shostIP: %s cannot be mapped: the kernel sends nothing from it to a pod", at, a)
 			}
 			m.HostIP = a // 0.0.0.0 and :: are all of their family

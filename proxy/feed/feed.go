@@ -215,6 +215,9 @@ func named(h *table.Host, yield func(string)) {
 		if u := p.Options.AuthURL; u != nil && u.Backend != "" {
 			yield(backendName(u.Backend))
 		}
+		if e := p.Options.Errors; e != nil && e.Backend != "" {
+			yield(backendName(e.Backend))
+		}
 	}
 	for i := range h.Paths {
 		path(&h.Paths[i])

@@ -39,7 +39,7 @@ func newAccessLog(to io.Writer) *accessLog {
 
 // add takes the line of a request.
 func (l *accessLog) add(r *proxy.Record, now time.Time) {
-	if !l.on.Load() {
+	if !l.on.Load() || r.Path != nil && r.Path.Options != nil && r.Path.Options.Unlogged {
 		return
 	}
 	l.mu.Lock()

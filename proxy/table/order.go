@@ -15,10 +15,15 @@ const ChallengePrefix = "/.well-known/acme-challenge"
 
 // Guarded says whether the path keeps requests out: it is closed, or its Options name sources,
 // users or an authentication server. An option that keeps requests out belongs here.
-func (p *Path) Guarded() bool {
-	o := p.Options
-	return p.Closed || o != nil && (len(o.Sources) > 0 || o.Auth != nil || o.AuthURL != nil)
+func (p *Path) Guarded() bool { return p.Closed || p.Options != nil && p.Options.guards() }
+
+// guards says whether the options let some clients in and others not.
+func (o *Options) guards() bool {
+	return len(o.Sources) > 0 || len(o.Denied) > 0 || o.Auth != nil || o.AuthURL != nil
 }
+
+// limits says whether the options bound what a client may use.
+func (o *Options) limits() bool { return o.RPS > 0 || o.RPM > 0 || o.Exchanges > 0 }
 
 // LiteralPrefix is the text that each match of a regular expression begins with, as far as it
 // is known without reading the expression: it may not be RE2. "/" stands for nothing known.

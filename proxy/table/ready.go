@@ -14,8 +14,10 @@ type Ready struct {
 	// Headers are patterns of Options.Canary, nil where one has none.
 	Headers []*regexp.Regexp
 	Origins Origins
-	// Limit is whose requests are counted together: those of one Ingress.
-	Limit string
+	// Limit is whose requests are counted together: those of one Ingress. LimitRPM is the same for
+	// the limit by the minute.
+	Limit, LimitRPM string
+	Extras          extras
 	// Err is what cannot be read. The path is closed then: an option that is left out may
 	// be one that keeps people out.
 	Err error
@@ -36,7 +38,7 @@ func Prepare(p *Path) *Ready {
 // with it.
 func prepare(p *Path, pattern error) *Ready {
 	o := p.Options
-	r := &Ready{Origins: Origins{}, Limit: owner(p)}
+	r := &Ready{Origins: Origins{}, Limit: owner(p), LimitRPM: owner(p) + " by the minute"}
 	errs := []error{pattern}
 	template := func(to *Template, field, s string) {
 		t, err := ParseTemplate(s)
@@ -65,7 +67,7 @@ func prepare(p *Path, pattern error) *Ready {
 	if o.CORS != nil {
 		r.Origins = parseOrigins(o.CORS.Origins)
 	}
-	r.Err = errors.Join(errs...)
+	r.Err = errors.Join(append(errs, r.readExtras(o)...)...)
 	return r
 }
 

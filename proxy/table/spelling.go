@@ -104,10 +104,31 @@ func covers(a, b *Match) bool {
 	if x == nil {
 		x = &Options{}
 	}
-	return (len(y.Sources) == 0 || slices.Equal(x.Sources, y.Sources)) &&
-		(y.Auth == nil || x.Auth != nil && x.Auth.Realm == y.Auth.Realm && maps.Equal(x.Auth.Users, y.Auth.Users)) &&
-		(y.AuthURL == nil || reflect.DeepEqual(x.AuthURL, y.AuthURL)) &&
-		(y.RPS == 0 || x.RPS == y.RPS && owner(a.Path) == owner(b.Path))
+	return y.keptBy(x) && (!y.limits() || owner(a.Path) == owner(b.Path) && x.limitsAs(y))
+}
+
+// keptBy says whether whom these options keep out the others keep out, too.
+func (o *Options) keptBy(by *Options) bool {
+	if !o.guards() {
+		return true
+	}
+	every := by.AnyOf // what lets a client in alone must be the same
+	if every && !o.AnyOf {
+		return false
+	}
+	return (!every && len(o.Sources) == 0 || slices.Equal(by.Sources, o.Sources)) &&
+		(!every && len(o.Denied) == 0 || slices.Equal(by.Denied, o.Denied)) &&
+		(!every && o.Auth == nil || sameUsers(by.Auth, o.Auth)) &&
+		(!every && o.AuthURL == nil || reflect.DeepEqual(by.AuthURL, o.AuthURL))
+}
+
+func sameUsers(a, b *Auth) bool {
+	return a == b || a != nil && b != nil && a.Realm == b.Realm && maps.Equal(a.Users, b.Users)
+}
+
+// limitsAs says whether both bound what a client may use by the same numbers.
+func (o *Options) limitsAs(b *Options) bool {
+	return o.RPS == b.RPS && o.RPM == b.RPM && o.Exchanges == b.Exchanges && slices.Equal(o.Unlimited, b.Unlimited)
 }
 
 func closed(m *Match) bool {
@@ -119,7 +140,7 @@ func closed(m *Match) bool {
 func watches(r *Routes) bool {
 	guarded := func(p *Path) bool {
 		o := p.Options
-		return closed(&Match{Path: p, Ready: r.ready[p]}) || o != nil && (len(o.Sources) > 0 || o.Auth != nil || o.AuthURL != nil || o.RPS > 0)
+		return closed(&Match{Path: p, Ready: r.ready[p]}) || o != nil && (o.guards() || o.limits())
 	}
 	for i := range r.Host.Paths {
 		if guarded(&r.Host.Paths[i]) {

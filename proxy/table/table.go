@@ -135,6 +135,37 @@ type Options struct {
 	// no limit.
 	RPS   float64 `json:"rps,omitempty"`
 	Burst int     `json:"burst,omitempty"`
+	// RPM and BurstRPM are a second limit, by the minute.
+	RPM      int `json:"rpm,omitempty"`
+	BurstRPM int `json:"burstRPM,omitempty"`
+	// Denied are clients that get 403, whatever Sources says.
+	Denied []netip.Prefix `json:"denied,omitempty"`
+	// AnyOf lets in a client that one of Sources, Auth and AuthURL lets in; without it all must.
+	AnyOf bool `json:"anyOf,omitempty"`
+	// Exchanges is how many of a client may be open at a time, 0 for no limit.
+	Exchanges int `json:"exchanges,omitempty"`
+	// Unlimited are clients to which RPS, RPM and Exchanges do not apply.
+	Unlimited []netip.Prefix `json:"unlimited,omitempty"`
+	// Bandwidth is the most bytes a second of a response's body behind its first
+	// BandwidthAfter bytes, 0 for no limit.
+	Bandwidth      int64 `json:"bandwidth,omitempty"`
+	BandwidthAfter int64 `json:"bandwidthAfter,omitempty"`
+	// HashSubset is how many endpoints share a key of HashBy; 0 is one.
+	HashSubset int `json:"hashSubset,omitempty"`
+	// Upstream is what endpoints are sent beside the request.
+	Upstream *Upstream `json:"upstream,omitempty"`
+	// Response is how responses of endpoints are changed.
+	Response *Response `json:"response,omitempty"`
+	// Retry is when a request goes to another endpoint; nil is the proxy's own rule.
+	Retry *Retry `json:"retry,omitempty"`
+	// Errors are statuses for which another backend answers.
+	Errors *Errors `json:"errors,omitempty"`
+	// TLS is how endpoints of HTTPS and GRPCS are spoken to; nil checks nothing.
+	TLS *EndpointTLS `json:"tls,omitempty"`
+	// Unlogged leaves the requests out of the access log.
+	Unlogged bool `json:"unlogged,omitempty"`
+	// Mirror sends copies of requests elsewhere.
+	Mirror *Mirror `json:"mirror,omitempty"`
 }
 
 // Affinity is a cookie that names the endpoint.
@@ -144,6 +175,14 @@ type Affinity struct {
 	MaxAge   time.Duration `json:"maxAge,omitempty"`
 	SameSite string        `json:"sameSite,omitempty"`
 	Secure   bool          `json:"secure,omitempty"`
+	// Domain is the attribute; empty for none.
+	Domain string `json:"domain,omitempty"`
+	// Partitioned sets that attribute (CHIPS).
+	Partitioned bool `json:"partitioned,omitempty"`
+	// Conditional leaves SameSite=None out for browsers that do not know it.
+	Conditional bool `json:"conditional,omitempty"`
+	// Moves gives the client another endpoint for good when its own fails.
+	Moves bool `json:"moves,omitempty"`
 }
 
 // Canary takes a part of the requests: by header, then by cookie, then by weight.
@@ -159,6 +198,8 @@ type Canary struct {
 	Weight int    `json:"weight,omitempty"`
 	Total  int    `json:"total,omitempty"`
 	Source string `json:"source,omitempty"`
+	// EachTime draws by weight for each request, also for a client that has its endpoint by a cookie.
+	EachTime bool `json:"eachTime,omitempty"`
 }
 
 // Auth is HTTP basic authentication (RFC 7617).
@@ -180,6 +221,20 @@ type AuthURL struct {
 	SignIn string `json:"signIn,omitempty"`
 	// Headers of its answer go on to the endpoint.
 	Headers []string `json:"headers,omitempty"`
+	// Param is the argument of SignIn that says where the client wanted to go; empty is "rd".
+	Param string `json:"param,omitempty"`
+	// Target is what the server is told as X-Auth-Request-Redirect, a Template; empty is the
+	// request's target.
+	Target string `json:"target,omitempty"`
+	// AlwaysCookie passes cookies of the server on with all responses; without it only with
+	// those of CookieStatus.
+	AlwaysCookie bool `json:"alwaysCookie,omitempty"`
+	// CacheKey is a Template; requests for which it makes the same text get the same answer
+	// for as long as Cache says. Empty asks for each.
+	CacheKey string       `json:"cacheKey,omitempty"`
+	Cache    []CacheValid `json:"cache,omitempty"`
+	// Fields are sent to the server beside the request's.
+	Fields []Field `json:"fields,omitempty"`
 }
 
 // CORS answers preflight requests and adds the headers of cross-origin sharing.

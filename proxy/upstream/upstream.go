@@ -17,6 +17,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -367,6 +368,23 @@ func (b *Backend) Hash(key []byte, tried []*Endpoint) *Endpoint {
 		}
 	}
 	return best
+}
+
+// HashSubset draws one of a key's n endpoints at random. A key has the same ones for as long as they
+// are there.
+func (b *Backend) HashSubset(key []byte, n int, tried []*Endpoint) *Endpoint {
+	out := slices.Clone(tried)
+	for range rand.IntN(max(n, 1)) {
+		e := b.Hash(key, out)
+		if e == nil || in(e, out) {
+			break // there are fewer
+		}
+		out = append(out, e)
+	}
+	if e := b.Hash(key, out); e != nil && !in(e, out) {
+		return e
+	}
+	return b.Hash(key, tried)
 }
 
 // mix spreads what FNV leaves close together.

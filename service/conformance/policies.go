@@ -487,6 +487,39 @@ func otherProxy(t *testing.T, w *World) {
 	})
 }
 
+// notProxied: an EndpointSlice with the label service.kubernetes.io/headless is for DNS alone.
+func notProxied(t *testing.T, w *World) {
+	svc := web()
+	mark := func(is bool) {
+		var slices []*model.EndpointSlice
+		for s := range w.Store.Snapshot().EndpointSlices(svc.Name) {
+			own := *s
+			own.NotProxied = is
+			slices = append(slices, &own)
+		}
+		if err := w.Store.Write(func(tx *model.Writer) {
+			for _, s := range slices {
+				tx.PutEndpointSlice(s)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		w.Program()
+	}
+	w.Set(svc, w.Pods[2])
+	each(t, func(t *testing.T, network string, is6 bool) {
+		c := w.Clients()[0]
+		mark(true)
+		for _, to := range []netip.AddrPort{vip(is6), w.nodeAddr(0, is6)} {
+			refused(t, c, network, to)
+		}
+		mark(false)
+		if pod, _, err := c.Ask(network, vip(is6)); err != nil || pod != "pod2a" {
+			t.Errorf("without the label %q answered, %v", pod, err)
+		}
+	})
+}
+
 // noNodePort: a load balancer without node ports (allocateLoadBalancerNodePorts false).
 func noNodePort(t *testing.T, w *World) {
 	svc := web(model.ServicePort{Name: "tcp", Protocol: model.TCP, Port: 80}, model.ServicePort{Name: "udp", Protocol: model.UDP, Port: 80})

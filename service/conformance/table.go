@@ -76,7 +76,7 @@ func Run(t *testing.T, start func(*Node) Mode) {
 		{"session affinity", affinity}, {"session affinity follows changes", affinityChanges}, {"session affinity ends", affinityEnds},
 		{"external IPs", externalIPs}, {"external policy Local", externalLocal}, {"external policy Local without endpoints here", externalLocalAway},
 		{"internal policy Local", internalLocal}, {"source ranges", sourceRanges}, {"topology hints", hints},
-		{"one family", oneFamily}, {"another proxy's service", otherProxy}, {"SCTP", sctp},
+		{"one family", oneFamily}, {"another proxy's service", otherProxy}, {"slices for DNS alone", notProxied}, {"SCTP", sctp},
 		{"no node port", noNodePort}, {"policy changes", policyChanges}, {"external policy Local, endpoints go", externalLocalMoves},
 		{"node ports on localhost", localhost},
 	} {

@@ -33,11 +33,12 @@ type Check struct {
 	Local int
 }
 
-// Plan makes the check of a Service for the node of that name.
-func Plan(node string) func(model.Snapshot, model.Name) (Check, bool, []model.Problem) {
+// Plan makes the check of a Service for the node of that name. Reserved ports are not opened; the
+// plan of the Service names them.
+func Plan(node string, reserved model.Reserved) func(model.Snapshot, model.Name) (Check, bool, []model.Problem) {
 	return func(snap model.Snapshot, key model.Name) (Check, bool, []model.Problem) {
 		svc, ok := snap.Service(key)
-		if !ok || svc.HealthCheckPort == 0 || svc.OtherProxy {
+		if !ok || svc.HealthCheckPort == 0 || svc.OtherProxy || reserved.Port(snap, model.TCP, svc.HealthCheckPort) != "" {
 			return Check{}, false, nil
 		}
 		return Check{svc.HealthCheckPort, service.Here(snap, svc, node)}, true, nil

@@ -106,7 +106,7 @@ func TestLoadBalancersSeeWhoHasEndpoints(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, ok, _ := Plan("node1")(store.Snapshot(), name("shop"))
+		c, ok, _ := Plan("node1", model.Reserved{})(store.Snapshot(), name("shop"))
 		if !ok {
 			t.Fatal("no check")
 		}

@@ -20,6 +20,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
+
+	"wayleave.dev/internal/apiaddr"
 )
 
 // Host finds what the kubelet of this node was told: below the root of the node's file system,
@@ -182,7 +184,7 @@ func (h Host) ClusterDNS() (addrs []netip.Addr, domain string, err error) {
 		domain = c.ClusterDomain
 	}
 	for _, s := range texts {
-		a, err := netip.ParseAddr(s)
+		a, err := apiaddr.ParseAddr(s)
 		if err != nil {
 			return nil, "", fmt.Errorf("kubelet's configuration %s: clusterDNS: %w", file, err)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -18,12 +19,24 @@ import (
 	"wayleave.dev/source"
 )
 
+// Note is what is to be said of an object that is imported.
+type Note struct {
+	// Object is "KIND NAME", Field a field of it.
+	Object, Field, Text string
+	// Lost says that the field does something that Wayleave will not do.
+	Lost bool
+}
+
+// String reads "KIND NAME: FIELD: TEXT".
+func (n Note) String() string { return n.Object + ": " + n.Field + ": " + n.Text }
+
 // MetalLB turns MetalLB's objects, as `kubectl get -o yaml` prints them, into AddressPools
-// as YAML. notes say, a line each, what cannot be carried over. An error means that the
-// input is not YAML or holds something that is not MetalLB's.
+// as YAML. Its configuration before 0.13, a ConfigMap, is read as well. notes say what becomes of
+// each field that an AddressPool has not. An error means that the input is not YAML or holds
+// something that is not MetalLB's.
 //
 // The addresses that Services have are in their status, and stay.
-func MetalLB(file string, in io.Reader) (out []byte, notes []string, err error) {
+func MetalLB(file string, in io.Reader) (out []byte, notes []Note, err error) {
 	m := &metallb{}
 	docs := utilyaml.NewYAMLReader(bufio.NewReader(in))
 	for n := 1; ; n++ {
@@ -46,37 +59,58 @@ func MetalLB(file string, in io.Reader) (out []byte, notes []string, err error) 
 type metallb struct {
 	pools []metallbPool
 	l2    []metallbL2
-	notes []string
+	notes []Note
 }
 
+// metallbPool is an IPAddressPool.
 type metallbPool struct {
-	Metadata metav1.ObjectMeta `json:"metadata"`
-	Spec     struct {
-		Addresses         []string `json:"addresses"`
-		AutoAssign        *bool    `json:"autoAssign"`
-		AvoidBuggyIPs     bool     `json:"avoidBuggyIPs"`
-		ServiceAllocation *struct {
-			Priority           int                    `json:"priority"`
-			Namespaces         []string               `json:"namespaces"`
-			NamespaceSelectors []metav1.LabelSelector `json:"namespaceSelectors"`
-			ServiceSelectors   []metav1.LabelSelector `json:"serviceSelectors"`
-		} `json:"serviceAllocation"`
-	} `json:"spec"`
+	metav1.TypeMeta `json:",inline"`
+	Metadata        metav1.ObjectMeta `json:"metadata"`
+	Spec            metallbPoolSpec   `json:"spec"`
+	Status          any               `json:"status"`
+	// quiet has no note that no L2Advertisement is for the pool.
+	quiet bool
 }
 
+type metallbPoolSpec struct {
+	Addresses         []string           `json:"addresses"`
+	AutoAssign        *bool              `json:"autoAssign"`
+	AvoidBuggyIPs     bool               `json:"avoidBuggyIPs"`
+	ServiceAllocation *metallbAllocation `json:"serviceAllocation"`
+}
+
+type metallbAllocation struct {
+	Priority           int                    `json:"priority"`
+	Namespaces         []string               `json:"namespaces"`
+	NamespaceSelectors []metav1.LabelSelector `json:"namespaceSelectors"`
+	ServiceSelectors   []metav1.LabelSelector `json:"serviceSelectors"`
+}
+
+// metallbL2 is an L2Advertisement.
 type metallbL2 struct {
-	Metadata metav1.ObjectMeta `json:"metadata"`
-	Spec     struct {
-		IPAddressPools         []string               `json:"ipAddressPools"`
-		IPAddressPoolSelectors []metav1.LabelSelector `json:"ipAddressPoolSelectors"`
-		NodeSelectors          []metav1.LabelSelector `json:"nodeSelectors"`
-		Interfaces             []string               `json:"interfaces"`
-		ServiceSelectors       []metav1.LabelSelector `json:"serviceSelectors"`
-	} `json:"spec"`
+	metav1.TypeMeta `json:",inline"`
+	Metadata        metav1.ObjectMeta `json:"metadata"`
+	Spec            metallbL2Spec     `json:"spec"`
+	Status          any               `json:"status"`
 }
 
+type metallbL2Spec struct {
+	IPAddressPools         []string               `json:"ipAddressPools"`
+	IPAddressPoolSelectors []metav1.LabelSelector `json:"ipAddressPoolSelectors"`
+	NodeSelectors          []metav1.LabelSelector `json:"nodeSelectors"`
+	Interfaces             []string               `json:"interfaces"`
+	ServiceSelectors       []metav1.LabelSelector `json:"serviceSelectors"`
+	PreferredNodeSelectors []any                  `json:"preferredNodeSelectors"`
+}
+
+// note says what a field became, lost that it became nothing.
 func (m *metallb) note(kind, name, field, format string, args ...any) {
-	m.notes = append(m.notes, strings.TrimSpace(kind+" "+name)+": "+field+": "+fmt.Sprintf(format, args...))
+	m.notes = append(m.notes, Note{Object: strings.TrimSpace(kind + " " + name), Field: field, Text: fmt.Sprintf(format, args...)})
+}
+
+func (m *metallb) lost(kind, name, field, format string, args ...any) {
+	m.note(kind, name, field, format, args...)
+	m.notes[len(m.notes)-1].Lost = true
 }
 
 func (m *metallb) read(doc []byte) error {
@@ -103,31 +137,100 @@ func (m *metallb) read(doc []byte) error {
 			}
 		}
 		return nil
+	case meta.APIVersion == "v1" && meta.Kind == "ConfigMap":
+		return m.configMap(doc)
 	case group != "metallb.io":
 		return fmt.Errorf("kind: %q of apiVersion %q is not MetalLB's", meta.Kind, meta.APIVersion)
 	}
-	switch meta.Kind {
+	return m.object(meta.Kind, meta.Metadata.Name, doc)
+}
+
+// object takes one of MetalLB's own kinds.
+func (m *metallb) object(kind, name string, doc []byte) error {
+	const bgp = "is not carried over: Wayleave does not announce by BGP"
+	switch kind {
 	case "IPAddressPool":
-		return one(doc, &m.pools)
+		return one(m, kind, doc, &m.pools)
 	case "L2Advertisement":
-		return one(doc, &m.l2)
-	case "BGPPeer", "BGPAdvertisement", "Community", "BFDProfile":
-		m.note(meta.Kind, meta.Metadata.Name, "kind", "is not carried over: Wayleave does not announce by BGP")
-	case "ServiceL2Status", "ServiceBGPStatus", "ConfigurationState":
+		return one(m, kind, doc, &m.l2)
+	case "AddressPool":
+		return m.oldPool(doc)
+	case "BGPPeer", "BGPAdvertisement", "BFDProfile":
+		m.lost(kind, name, "kind", bgp)
+	case "Community":
+		m.lost(kind, name, "kind", "is not carried over: communities are BGP's, and Wayleave does not announce by BGP")
+	case "ServiceL2Status", "ServiceBGPStatus", "BGPSessionState", "ConfigurationState":
 		// a report of MetalLB's, nothing to carry
 	default:
-		m.note(meta.Kind, meta.Metadata.Name, "kind", "is not carried over: it is not known")
+		m.lost(kind, name, "kind", "is not carried over: it is not known")
 	}
 	return nil
 }
 
-func one[T any](doc []byte, list *[]T) error {
+// one reads an object, and names the fields that its type has not.
+func one[T any](m *metallb, kind string, doc []byte, list *[]T) error {
 	var o T
 	if err := yaml.Unmarshal(doc, &o); err != nil {
 		return err
 	}
+	var tree map[string]any
+	if err := yaml.Unmarshal(doc, &tree); err != nil {
+		return err
+	}
+	meta, _ := tree["metadata"].(map[string]any)
+	name, _ := meta["name"].(string)
+	for _, f := range unknown("", tree, reflect.TypeFor[T]()) {
+		m.lost(kind, name, f, "is not carried over: it is not known")
+	}
 	*list = append(*list, o)
 	return nil
+}
+
+// unknown are the fields of a tree that the type has not, by their json names.
+func unknown(prefix string, v any, t reflect.Type) (out []string) {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch v := v.(type) {
+	case []any:
+		for i, item := range v {
+			if t.Kind() == reflect.Slice {
+				out = append(out, unknown(fmt.Sprintf("%s[%d]", prefix, i), item, t.Elem())...)
+			}
+		}
+	case map[string]any:
+		if t.Kind() != reflect.Struct || t == reflect.TypeFor[metav1.ObjectMeta]() {
+			return nil
+		}
+		known := jsonFields(t)
+		for k, sub := range v {
+			at := strings.TrimPrefix(prefix+"."+k, ".")
+			if f, ok := known[k]; ok {
+				out = append(out, unknown(at, sub, f)...)
+			} else {
+				out = append(out, at)
+			}
+		}
+		slices.Sort(out)
+	}
+	return out
+}
+
+func jsonFields(t reflect.Type) map[string]reflect.Type {
+	out := map[string]reflect.Type{}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case name != "" && name != "-":
+			out[name] = f.Type
+		case f.Anonymous:
+			for k, v := range jsonFields(f.Type) {
+				out[k] = v
+			}
+		}
+	}
+	return out
 }
 
 func (m *metallb) write() ([]byte, error) {
@@ -135,14 +238,14 @@ func (m *metallb) write() ([]byte, error) {
 	names := map[string]string{} // → namespace
 	for _, p := range m.pools {
 		if other, twice := names[p.Metadata.Name]; twice {
-			m.note("IPAddressPool", p.Metadata.Namespace+"/"+p.Metadata.Name, "metadata.name", "is not carried over: one of that name is in namespace %s, and AddressPools have no namespace", other)
+			m.lost("IPAddressPool", p.Metadata.Namespace+"/"+p.Metadata.Name, "metadata.name", "is not carried over: one of that name is in namespace %s, and AddressPools have no namespace", other)
 			continue
 		}
 		names[p.Metadata.Name] = p.Metadata.Namespace
 		out := m.pool(p)
 		if _, problems := source.AddressPool(out); len(problems) > 0 {
 			for _, q := range problems {
-				m.note("IPAddressPool", p.Metadata.Name, q.Field, "%s", q.Reason)
+				m.lost("IPAddressPool", p.Metadata.Name, q.Field, "%s", q.Reason)
 			}
 		}
 		raw, err := yaml.Marshal(map[string]any{"apiVersion": api.GroupVersion, "kind": api.AddressPoolKind,
@@ -153,9 +256,26 @@ func (m *metallb) write() ([]byte, error) {
 		fmt.Fprintf(&b, "---\n%s", raw)
 	}
 	if len(m.pools) == 0 {
-		m.note("input", "", "kind", "has no IPAddressPool")
+		m.lost("input", "", "kind", "has no IPAddressPool")
+	}
+	for _, adv := range m.l2 {
+		m.unmatched(adv)
 	}
 	return b.Bytes(), nil
+}
+
+// unmatched names what an L2Advertisement asks for that no pool of the input has.
+func (m *metallb) unmatched(adv metallbL2) {
+	for i, name := range adv.Spec.IPAddressPools {
+		if !slices.ContainsFunc(m.pools, func(p metallbPool) bool { return p.Metadata.Name == name }) {
+			m.note("L2Advertisement", adv.Metadata.Name, fmt.Sprintf("spec.ipAddressPools[%d]", i), "there is no IPAddressPool %s in the input", name)
+		}
+	}
+	for i, s := range adv.Spec.IPAddressPoolSelectors {
+		if _, err := metav1.LabelSelectorAsSelector(&s); err != nil {
+			m.lost("L2Advertisement", adv.Metadata.Name, fmt.Sprintf("spec.ipAddressPoolSelectors[%d]", i), "cannot be read: %v", err)
+		}
+	}
 }
 
 func (m *metallb) pool(p metallbPool) *api.AddressPool {
@@ -166,9 +286,9 @@ func (m *metallb) pool(p metallbPool) *api.AddressPool {
 	}
 	if alloc := p.Spec.ServiceAllocation; alloc != nil {
 		if alloc.Priority != 0 {
-			m.note("IPAddressPool", p.Metadata.Name, "spec.serviceAllocation.priority", "is not carried over: pools with selectors come first, then the older ones")
+			m.lost("IPAddressPool", p.Metadata.Name, "spec.serviceAllocation.priority", "is not carried over: pools with selectors come first, then the older ones")
 		}
-		out.Spec.ServiceSelector = m.first("IPAddressPool", p.Metadata.Name, "spec.serviceAllocation.serviceSelectors", alloc.ServiceSelectors)
+		out.Spec.ServiceSelector = m.anyOf("IPAddressPool", p.Metadata.Name, "spec.serviceAllocation.serviceSelectors", alloc.ServiceSelectors)
 		out.Spec.NamespaceSelector = m.namespaces(p.Metadata.Name, alloc.Namespaces, alloc.NamespaceSelectors)
 	}
 	m.announce(p, out)
@@ -185,27 +305,27 @@ func (m *metallb) network(pool string, i int, s string) string {
 	return s
 }
 
-// first is the only selector of a list, of which MetalLB wants one to match. Of several
-// the first is kept: that gives addresses to fewer, never to more.
-func (m *metallb) first(kind, name, field string, list []metav1.LabelSelector) *metav1.LabelSelector {
+// anyOf is one selector for a list of which MetalLB wants one to match. Where no selector says
+// that, the first is kept: that gives addresses to fewer, never to more.
+func (m *metallb) anyOf(kind, name, field string, list []metav1.LabelSelector) *metav1.LabelSelector {
 	if len(list) == 0 {
 		return nil
 	}
-	if len(list) > 1 {
-		m.note(kind, name, field, "only the first of %d selectors is carried over: one is allowed; write one with matchExpressions, or a pool for each", len(list))
+	if u, ok := union(list); ok {
+		return u
 	}
+	m.lost(kind, name, field, "only the first of %d selectors is carried over: one is allowed, and none says what they say together; write a pool for each", len(list))
 	return &list[0]
 }
 
+// namespaces are those by name and those that a selector matches.
 func (m *metallb) namespaces(pool string, names []string, selectors []metav1.LabelSelector) *metav1.LabelSelector {
-	if len(names) == 0 {
-		return m.first("IPAddressPool", pool, "spec.serviceAllocation.namespaceSelectors", selectors)
+	list := selectors
+	if len(names) > 0 {
+		list = append([]metav1.LabelSelector{{MatchExpressions: []metav1.LabelSelectorRequirement{
+			{Key: "kubernetes.io/metadata.name", Operator: metav1.LabelSelectorOpIn, Values: names}}}}, selectors...)
 	}
-	if len(selectors) > 0 {
-		m.note("IPAddressPool", pool, "spec.serviceAllocation.namespaceSelectors", "are not carried over beside namespaces, which are")
-	}
-	return &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
-		{Key: "kubernetes.io/metadata.name", Operator: metav1.LabelSelectorOpIn, Values: names}}}
+	return m.anyOf("IPAddressPool", pool, "spec.serviceAllocation.namespaceSelectors", list)
 }
 
 // announce takes over what the L2Advertisements say of a pool. A pool without one was not
@@ -220,18 +340,116 @@ func (m *metallb) announce(p metallbPool, out *api.AddressPool) {
 	if len(found) == 0 {
 		off := false
 		out.Spec.L2.Enabled = &off
-		m.note("IPAddressPool", p.Metadata.Name, "spec", "no L2Advertisement is for it, so spec.l2.enabled is false")
+		if !p.quiet {
+			m.note("IPAddressPool", p.Metadata.Name, "spec", "no L2Advertisement is for it, so spec.l2.enabled is false")
+		}
 		return
 	}
-	if len(found) > 1 {
-		m.note("IPAddressPool", p.Metadata.Name, "spec", "only the first of %d L2Advertisements is carried over, %s", len(found), found[0].Metadata.Name)
+	for _, adv := range found {
+		if len(adv.Spec.ServiceSelectors) > 0 {
+			m.lost("L2Advertisement", adv.Metadata.Name, "spec.serviceSelectors", "are not carried over: all Services of the pool are announced")
+		}
+		if len(adv.Spec.PreferredNodeSelectors) > 0 {
+			m.lost("L2Advertisement", adv.Metadata.Name, "spec.preferredNodeSelectors", "are not carried over: each eligible node may be drawn")
+		}
 	}
-	adv := found[0]
-	out.Spec.L2.Interfaces = adv.Spec.Interfaces
-	out.Spec.L2.NodeSelector = m.first("L2Advertisement", adv.Metadata.Name, "spec.nodeSelectors", adv.Spec.NodeSelectors)
-	if len(adv.Spec.ServiceSelectors) > 0 {
-		m.note("L2Advertisement", adv.Metadata.Name, "spec.serviceSelectors", "are not carried over: all Services of the pool are announced")
+	a := m.join(p.Metadata.Name, found)
+	out.Spec.L2.Interfaces = a.Spec.Interfaces
+	out.Spec.L2.NodeSelector = m.anyOf("L2Advertisement", a.Metadata.Name, "spec.nodeSelectors", a.Spec.NodeSelectors)
+	if len(a.Spec.Interfaces) == 0 {
+		m.note("L2Advertisement", a.Metadata.Name, "spec.interfaces", "are empty: pool %s is announced on the interfaces that have an InternalIP of the node; name others in spec.l2.interfaces", p.Metadata.Name)
 	}
+}
+
+// join makes one of several advertisements of a pool: MetalLB announces what each of them says. That can be
+// said by one where they differ in nodes or in interfaces alone.
+func (m *metallb) join(pool string, list []metallbL2) metallbL2 {
+	out := list[0]
+	for _, adv := range list[1:] {
+		a, b := out.Spec, adv.Spec
+		switch {
+		case sameSet(a.Interfaces, b.Interfaces):
+			if len(a.NodeSelectors) == 0 || len(b.NodeSelectors) == 0 {
+				out.Spec.NodeSelectors = nil
+			} else if all := append(slices.Clone(a.NodeSelectors), b.NodeSelectors...); joins(all) || reflect.DeepEqual(a.NodeSelectors, b.NodeSelectors) {
+				out.Spec.NodeSelectors = compact(all)
+			} else {
+				m.apart(pool, out, adv)
+			}
+		case reflect.DeepEqual(a.NodeSelectors, b.NodeSelectors) || len(a.NodeSelectors)+len(b.NodeSelectors) == 0:
+			if len(a.Interfaces) == 0 || len(b.Interfaces) == 0 {
+				out.Spec.Interfaces = nil
+			} else {
+				both := append(slices.Clone(a.Interfaces), b.Interfaces...)
+				slices.Sort(both)
+				out.Spec.Interfaces = slices.Compact(both)
+			}
+		default:
+			m.apart(pool, out, adv)
+		}
+	}
+	return out
+}
+
+func (m *metallb) apart(pool string, kept, adv metallbL2) {
+	m.lost("L2Advertisement", adv.Metadata.Name, "spec", "is not carried over for pool %s beside %s: one pool has one set of nodes and one of interfaces; write a pool for each", pool, kept.Metadata.Name)
+}
+
+func joins(list []metav1.LabelSelector) bool {
+	_, ok := union(list)
+	return ok
+}
+
+func compact(list []metav1.LabelSelector) (out []metav1.LabelSelector) {
+	for _, s := range list {
+		if !slices.ContainsFunc(out, func(o metav1.LabelSelector) bool { return reflect.DeepEqual(o, s) }) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func sameSet(a, b []string) bool {
+	return slices.Equal(slices.Compact(slices.Sorted(slices.Values(a))), slices.Compact(slices.Sorted(slices.Values(b))))
+}
+
+// union is a selector that matches what any of the list does. There is one where all are equal, one
+// is empty, or all ask for values of one label.
+func union(list []metav1.LabelSelector) (*metav1.LabelSelector, bool) {
+	list = compact(list)
+	if len(list) == 1 {
+		return &list[0], true
+	}
+	key := ""
+	var values []string
+	for i := range list {
+		k, v, ok := valuesOf(list[i])
+		switch {
+		case len(list[i].MatchLabels)+len(list[i].MatchExpressions) == 0:
+			return &metav1.LabelSelector{}, true
+		case !ok || key != "" && k != key:
+			key = "/" // no label has that key
+		default:
+			key, values = k, append(values, v...)
+		}
+	}
+	if key == "/" || key == "" {
+		return nil, false
+	}
+	slices.Sort(values)
+	return &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: key, Operator: metav1.LabelSelectorOpIn, Values: slices.Compact(values)}}}, true
+}
+
+// valuesOf is the label that a selector asks for, and its values, where it asks for nothing else.
+func valuesOf(s metav1.LabelSelector) (key string, values []string, ok bool) {
+	if len(s.MatchLabels)+len(s.MatchExpressions) != 1 {
+		return "", nil, false
+	}
+	for k, v := range s.MatchLabels {
+		return k, []string{v}, true
+	}
+	e := s.MatchExpressions[0]
+	return e.Key, e.Values, e.Operator == metav1.LabelSelectorOpIn && len(e.Values) > 0
 }
 
 // of says whether the advertisement is for the pool: by name or label, or as it names none.

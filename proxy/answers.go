@@ -1,0 +1,186 @@
+package proxy
+
+import (
+	"crypto/sha256"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"wayleave.dev/proxy/table"
+)
+
+// serverAnswer is what of an authentication server's answer counts.
+type serverAnswer struct {
+	status     int
+	fields     http.Header // those of AuthURL.Headers
+	cookies    []string
+	challenges []string
+}
+
+// verdictOf is the server's answer to the request, or one that it gave before where the path lets
+// that be used again.
+func (x *exchange) verdictOf(a *table.AuthURL, ready *table.Ready) (serverAnswer, error) {
+	key, cached := x.answerKey(a, ready)
+	if cached {
+		if v, ok := x.p.answers.get(key, x.start); ok {
+			return v, nil
+		}
+	}
+	resp, err := x.question(a, ready)
+	if err != nil {
+		return serverAnswer{}, err
+	}
+	v := readAnswer(a, resp)
+	if cached {
+		if d := lifetime(a.Cache, resp); d > 0 && v.size() <= maxAnswer {
+			x.p.answers.put(key, v, x.start.Add(d))
+		}
+	}
+	return v, nil
+}
+
+func readAnswer(a *table.AuthURL, resp *http.Response) serverAnswer {
+	v := serverAnswer{status: resp.StatusCode, fields: http.Header{}}
+	for _, name := range a.Headers {
+		if list := slices.DeleteFunc(slices.Clone(resp.Header.Values(name)), isUnclean); len(list) > 0 {
+			v.fields[http.CanonicalHeaderKey(name)] = list
+		}
+	}
+	if v.status < 300 || v.status == 401 { // a session begins, or ends
+		v.cookies = slices.DeleteFunc(slices.Clone(resp.Header["Set-Cookie"]), isUnclean)
+	}
+	if v.status == 401 {
+		v.challenges = slices.DeleteFunc(slices.Clone(resp.Header["Www-Authenticate"]), isUnclean)
+	}
+	return v
+}
+
+func isUnclean(v string) bool { return !clean(v) }
+
+func (v *serverAnswer) size() (n int) {
+	for _, list := range v.fields {
+		for _, s := range list {
+			n += len(s)
+		}
+	}
+	for _, s := range v.challenges {
+		n += len(s)
+	}
+	return n
+}
+
+// lifetime is how long an answer may be used again; 0 for not at all. As in nginx the server may
+// forbid it, and an answer that sets a cookie is one client's. A shorter time that the server names
+// counts.
+func lifetime(list []table.CacheValid, resp *http.Response) time.Duration {
+	h := resp.Header
+	if h["Set-Cookie"] != nil || h["Vary"] != nil {
+		return 0
+	}
+	i := slices.IndexFunc(list, func(c table.CacheValid) bool {
+		return len(c.Statuses) == 0 || slices.Contains(c.Statuses, resp.StatusCode)
+	})
+	if i < 0 {
+		return 0
+	}
+	d := list[i].For
+	for _, line := range h["Cache-Control"] {
+		for part := range strings.SplitSeq(strings.ToLower(line), ",") {
+			name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
+			switch name {
+			case "no-cache", "no-store", "private":
+				return 0
+			case "max-age", "s-maxage":
+				n, err := strconv.ParseInt(strings.Trim(value, `"`), 10, 32)
+				if err != nil {
+					return 0
+				}
+				d = min(d, time.Duration(n)*time.Second)
+			}
+		}
+	}
+	if t := h.Get("Expires"); t != "" {
+		until, err := http.ParseTime(t)
+		if err != nil {
+			return 0
+		}
+		d = min(d, time.Until(until))
+	}
+	return d
+}
+
+// Bounds of what is remembered: entries, and bytes of each.
+const (
+	maxAnswers = 4096
+	maxAnswer  = 4 << 10
+	// maxAnswerKey is the longest key.
+	maxAnswerKey = 16 << 10
+)
+
+type answerKey [sha256.Size]byte
+
+// answers are those of authentication servers that may be used again, by a hash of who is asked,
+// for which path, and of the path's key for the request. The zero value is ready.
+type answers struct {
+	mu   sync.Mutex
+	have map[answerKey]remembered
+}
+
+type remembered struct {
+	serverAnswer
+	until time.Time
+}
+
+// answerKey is the key of a request. ok is false where its answer is not to be used again: a key
+// without any value of the request would be everybody's.
+func (x *exchange) answerKey(a *table.AuthURL, ready *table.Ready) (key answerKey, ok bool) {
+	if len(ready.Extras.CacheKey) == 0 {
+		return key, false
+	}
+	said, all := false, []byte(nil)
+	for _, p := range ready.Extras.CacheKey {
+		from := len(all)
+		all = x.expand(all, table.Template{p}, asItIs)
+		said = said || p.Kind != table.Text && len(all) > from
+		all = append(all, 0) // ends a part, so that two requests have one text only where all parts are the same
+	}
+	if !said || len(all) > maxAnswerKey {
+		return key, false
+	}
+	h := sha256.New()
+	for _, s := range []string{x.match.Host.Name, x.match.Path.Source, x.match.Path.Path, a.URL, a.Backend, a.Method, strings.Join(a.Headers, ",")} {
+		_, _ = h.Write([]byte(s))
+		_, _ = h.Write([]byte{0})
+	}
+	_, _ = h.Write(all)
+	return answerKey(h.Sum(nil)), true
+}
+
+func (c *answers) get(k answerKey, now time.Time) (serverAnswer, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.have[k]
+	if ok && !now.Before(e.until) {
+		delete(c.have, k)
+		return serverAnswer{}, false
+	}
+	return e.serverAnswer, ok
+}
+
+func (c *answers) put(k answerKey, v serverAnswer, until time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.have == nil {
+		c.have = map[answerKey]remembered{}
+	}
+	for old := range c.have {
+		if len(c.have) < maxAnswers {
+			break
+		}
+		delete(c.have, old)
+	}
+	c.have[k] = remembered{v, until}
+}
