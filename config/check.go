@@ -8,12 +8,14 @@ import (
 	"maps"
 	"net/netip"
 	neturl "net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"wayleave.dev/internal/apiaddr"
 	"wayleave.dev/model"
+	proxytable "wayleave.dev/proxy/table"
 )
 
 type setter = func(c *Config, v any) error
@@ -51,6 +53,29 @@ func url(s string) error {
 		return errors.New("a URL like https://10.0.0.1:6443 is allowed")
 	}
 	return nil
+}
+
+// webURL is a URL of http or https, with variables of the proxy.
+func webURL(s string) error {
+	if _, err := proxytable.ParseTemplate(s); err != nil {
+		return err
+	}
+	plain := variables.ReplaceAllString(s, "x")
+	u, err := neturl.Parse(plain)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return errors.New("a URL like https://auth.example.com/check is allowed")
+	}
+	return nil
+}
+
+var variables = regexp.MustCompile(`\$\{?\w+\}?`)
+
+// fieldName is the name of a header field (RFC 9110, 5.1).
+func fieldName(s string) (string, error) {
+	if s == "" || strings.Trim(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		return "", errors.New("not a name of a header field")
+	}
+	return s, nil
 }
 
 func domain(s string) error {

@@ -133,6 +133,11 @@ type Ingress struct {
 	// AuthURLNetworks are networks that auth-url can reach although they are refused by
 	// default, such as addresses of nodes.
 	AuthURLNetworks []netip.Prefix
+	// GlobalAuthURL is a server that is asked about each request of every Ingress that has no
+	// auth-url; empty for none. GlobalAuthSignin is where who is refused is sent, and
+	// GlobalAuthResponseHeaders are fields of its answer for endpoints.
+	GlobalAuthURL, GlobalAuthSignin string
+	GlobalAuthResponseHeaders       []string
 	// Drain is how long a proxy that ends waits for what is open.
 	Drain time.Duration
 	// Connect, Send and Read are time-outs towards endpoints.
@@ -255,6 +260,13 @@ func settings() []setting {
 		{"ingress.authURLNetworks", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.AuthURLNetworks }, network, "CIDRs"), []string{
 			"Networks that the annotation auth-url can reach although they are refused by default: addresses of nodes and the API server,",
 			"loopback, link-local and metadata addresses. Example: 192.0.2.10/32 for an authentication server on a node."}},
+		{"ingress.globalAuthURL", `""`, text(func(c *Config) *string { return &c.Ingress.GlobalAuthURL }, webURL), []string{
+			"URL of an authentication server for all Ingresses without auth-url and without enable-global-auth: \"false\", as auth-url has it.",
+			"ACME challenges are not asked about. Empty: none."}},
+		{"ingress.globalAuthSignin", `""`, text(func(c *Config) *string { return &c.Ingress.GlobalAuthSignin }, webURL), []string{
+			"Where who that server refuses is sent, as auth-signin has it. Empty: 401."}},
+		{"ingress.globalAuthResponseHeaders", `[]`, list(func(c *Config) *[]string { return &c.Ingress.GlobalAuthResponseHeaders }, fieldName, "names of header fields"), []string{
+			"Fields of that server's answer for endpoints, as auth-response-headers has them. Clients cannot send them."}},
 		{"ingress.drain", "30s", duration(func(c *Config) *time.Duration { return &c.Ingress.Drain }, time.Second, time.Hour), []string{
 			"How long a proxy that ends waits for open requests and WebSockets: 1s to 1h, less than the pod's terminationGracePeriodSeconds."}},
 		{"ingress.connectTimeout", "5s", duration(func(c *Config) *time.Duration { return &c.Ingress.Connect }, 100*time.Millisecond, time.Hour), []string{

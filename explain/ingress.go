@@ -76,6 +76,7 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 		fmt.Fprintf(b, "  NO   %s: %s\n", p.Field, p.Reason)
 		told[p.Field] = true
 	}
+	translate(b, i.Ingress)
 	for _, key := range slices.Sorted(maps.Keys(i.Ingress.Annotations)) {
 		if !told["metadata.annotations["+key+"]"] {
 			fmt.Fprintf(b, "  ok   %s: %s\n", key, i.Ingress.Annotations[key])
@@ -96,6 +97,20 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 		fmt.Fprintf(b, "  note %s: %s\n", p.Field, p.Reason)
 	}
 	return len(problems) == 0 && len(differs) == 0
+}
+
+// translate says which annotations can take the place of snippets.
+func translate(b *strings.Builder, i *model.Ingress) {
+	texts := ingress.Snippets(i)
+	for _, key := range slices.Sorted(maps.Keys(texts)) {
+		t := ingress.Translate(key, texts[key])
+		for _, a := range t.Annotations {
+			fmt.Fprintf(b, "  write %s: %q, in place of %s\n", a.Key, a.Value, strings.TrimPrefix(key, "nginx.ingress.kubernetes.io/"))
+		}
+		for _, d := range t.Left {
+			fmt.Fprintf(b, "  left  %s: %s: there is no annotation for it\n", key, d)
+		}
+	}
 }
 
 // elsewhere stands for another node where the files have none; it is an address for

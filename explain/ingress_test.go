@@ -84,7 +84,7 @@ func TestIngressCheckSaysWhatCarriesOver(t *testing.T) {
 	text, carries := checkText(t, ingressTown, nil)
 	for _, want := range []string{
 		"Ingress shop/good (class nginx)\n  ok   nginx.ingress.kubernetes.io/proxy-body-size: 8m\n  ok   spec.rules[0].http.paths[0]: a.example/ goes to Service web\n",
-		"  NO   metadata.annotations[nginx.ingress.kubernetes.io/custom-headers]: is not built, and has no effect\n",
+		"  NO   metadata.annotations[nginx.ingress.kubernetes.io/custom-headers]: is not built, and has no effect: ConfigMaps are not read; write ingress.wayleave.dev/response-headers\n",
 		"  ok   nginx.ingress.kubernetes.io/ssl-redirect: false\n",
 		"  NO   spec.tls[0].secretName: Secret shop/none does not exist",
 		"  NO   spec.rules[0].http.paths[0].backend.service: Service shop/none does not exist",
@@ -130,5 +130,21 @@ func TestIngressCheckFindsPoliciesThatCut(t *testing.T) {
 				t.Errorf("carries is %v:\n%s", carries, text)
 			}
 		})
+	}
+}
+
+// What can take the place of a snippet is written, and the rest is named.
+func TestIngressCheckTranslatesSnippets(t *testing.T) {
+	text, carries := checkText(t, strings.Replace(ingressTown, "nginx.ingress.kubernetes.io/custom-headers: x,", `nginx.ingress.kubernetes.io/configuration-snippet: "more_set_headers 'X-A: b'; gzip on;",`, 1), nil)
+	for _, want := range []string{
+		"  write ingress.wayleave.dev/response-headers: \"X-A: b\", in place of configuration-snippet\n",
+		"  left  nginx.ingress.kubernetes.io/configuration-snippet: gzip on: there is no annotation for it\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing in\n%s", want, text)
+		}
+	}
+	if carries {
+		t.Error("it says that all carries over")
 	}
 }

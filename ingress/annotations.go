@@ -24,12 +24,13 @@ const (
 	streamed  = "nothing to do: bodies are streamed in both directions"
 	// closesUnless is of snippets.
 	closesUnless = "closes the paths unless all of its directives are known to keep nobody out"
+	noFirewall   = "closes the paths (503): there is no web application firewall; put one behind, as a Service"
 	tuning       = "nothing to do: it tunes buffers that only nginx has"
 )
 
 // annotations are all of ingress-nginx that Wayleave knows, by name.
 func annotations() []annotation {
-	return slices.SortedFunc(slices.Values(slices.Concat(routing(), redirects(), balancing(), canaries(), guards(), moreGuards(), cors(), limits(), edits(), retries(), notBuilt())),
+	return slices.SortedFunc(slices.Values(slices.Concat(routing(), redirects(), balancing(), canaries(), guards(), moreGuards(), clientCerts(), endpointTLS(), cors(), limits(), edits(), retries(), others(), notBuilt())),
 		func(a, b annotation) int { return strings.Compare(a.name, b.name) })
 }
 
@@ -122,12 +123,9 @@ func guards() []annotation {
 		{name: "auth-method", read: oneOf(func(p *parser, v string) { p.authURL.Method = v }, "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"), guard: true, note: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS and TRACE"},
 		{name: "auth-signin", read: authURL(func(p *parser, v string) { p.authURL.SignIn = v }), note: "variables: " + variables},
 		{name: "auth-response-headers", read: authFields, guard: true, note: "at most 64; clients may not send these fields to the same Service by any path"},
-		{name: "auth-tls-secret", guard: true},
-		{name: "auth-tls-match-cn", guard: true},
-		{name: "auth-tls-verify-client", read: oneOf(func(*parser, string) {}, "off"), guard: true, note: "off"},
-		{name: "enable-modsecurity", read: onlyFalse, guard: true, note: "false"},
-		{name: "enable-owasp-core-rules", read: onlyFalse, guard: true, note: "false"},
-		{name: "modsecurity-snippet", guard: true},
+		{name: "enable-modsecurity", read: onlyFalse, guard: true, no: true, note: noFirewall},
+		{name: "enable-owasp-core-rules", read: onlyFalse, guard: true, no: true, note: noFirewall},
+		{name: "modsecurity-snippet", guard: true, note: noFirewall},
 		{name: "configuration-snippet", read: snippet, no: true, note: closesUnless},
 		{name: "server-snippet", read: snippet, no: true, note: closesUnless},
 		{name: "auth-snippet", read: snippet, no: true, note: closesUnless},
@@ -158,20 +156,28 @@ func limits() []annotation {
 // ownAnnotations are those that ingress-nginx has not, below ingress.wayleave.dev/.
 func ownAnnotations() []annotation {
 	return []annotation{
+		{name: "response-headers", read: headerLines(func(p *parser, f table.Field) { p.response.Fields = append(p.response.Fields, f) }), note: "a line each, NAME: VALUE; without a value the field is taken out; at most 64; variables"},
+		{name: "request-headers", read: headerLines(func(p *parser, f table.Field) { p.upstream.Fields = append(p.upstream.Fields, f) }), note: "for endpoints, likewise"},
+		{name: "auth-request-headers", read: headerLines(func(p *parser, f table.Field) { p.authURL.Fields = append(p.authURL.Fields, f) }), note: "for the server of auth-url, likewise"},
 		{name: "proxy-protocol", read: oneOf(func(p *parser, v string) { p.out.table.SendProxy = v[1] - '0' }, "v1", "v2")},
 	}
 }
 
 // notBuilt are known, named in an Event, and have no effect.
-func notBuilt() (out []annotation) {
-	for _, n := range strings.Fields(`
-		auth-proxy-set-headers auth-tls-error-page auth-tls-pass-certificate-to-upstream auth-tls-verify-depth custom-headers enable-global-auth
-		fastcgi-index fastcgi-params-configmap from-to-www-redirect mirror-host mirror-request-body mirror-target modsecurity-transaction-id
-		opentelemetry-operation-name opentelemetry-trust-incoming-span proxy-ssl-ciphers proxy-ssl-name proxy-ssl-protocols proxy-ssl-secret
-		proxy-ssl-server-name proxy-ssl-verify proxy-ssl-verify-depth service-upstream ssl-ciphers ssl-passthrough`) {
-		out = append(out, annotation{name: n})
+func notBuilt() []annotation {
+	const tracing = "no traces are made; ingress.accessLog writes a line for each request"
+	return []annotation{
+		{name: "auth-proxy-set-headers", note: "ConfigMaps are not read; write ingress.wayleave.dev/auth-request-headers"},
+		{name: "custom-headers", note: "ConfigMaps are not read; write ingress.wayleave.dev/response-headers"},
+		{name: "ssl-passthrough", note: "TLS ends at the proxy; a Service of type LoadBalancer passes it through"},
+		{name: "modsecurity-transaction-id", note: "there is no web application firewall"},
+		{name: "opentelemetry-operation-name", note: tracing}, {name: "opentelemetry-trust-incoming-span", note: tracing}, {name: "opentracing-trust-incoming-span", note: tracing},
+		{name: "fastcgi-index", note: "FastCGI is not spoken"}, {name: "fastcgi-params-configmap", note: "FastCGI is not spoken"},
+		{name: "global-rate-limit", guard: true, note: "closes the paths (503): proxies do not count together; write limit-rps"},
+		{name: "global-rate-limit-window", guard: true, note: "as global-rate-limit"}, {name: "global-rate-limit-key", guard: true, note: "as global-rate-limit"}, {name: "global-rate-limit-ignored-cidrs", guard: true, note: "as global-rate-limit"},
+		{name: "enable-influxdb", read: onlyFalse, no: true, note: tracing}, {name: "influxdb-measurement", note: tracing}, {name: "influxdb-port", note: tracing}, {name: "influxdb-host", note: tracing}, {name: "influxdb-server-name", note: tracing},
+		{name: "enable-opentelemetry", read: onlyFalse, no: true, note: tracing}, {name: "enable-opentracing", read: onlyFalse, no: true, note: tracing},
 	}
-	return out
 }
 
 func list(v string) (out []string) {
@@ -291,8 +297,9 @@ func template(v string) error {
 }
 
 // filled is text with something in the place of its variables, to check what is around
-// them.
+// them: a path for those that begin with a slash.
 func filled(v string) string {
+	v = regexp.MustCompile(`\$\{?(request_uri|uri|document_uri)\b\}?`).ReplaceAllString(v, "/x")
 	return regexp.MustCompile(`\$\{?\w+\}?`).ReplaceAllString(v, "x")
 }
 
@@ -319,19 +326,24 @@ func hashBy(p *parser, v string) error {
 	return nil
 }
 
-func authSecret(p *parser, v string) error {
+func authSecret(p *parser, v string) (err error) {
+	p.auth.secret, err = secretName(p.in, v)
+	return err
+}
+
+// secretName reads NAME or NAMESPACE/NAME of a Secret in the Ingress's own namespace.
+func secretName(i *model.Ingress, v string) (model.Name, error) {
 	ns, name, qualified := strings.Cut(v, "/")
 	if !qualified {
-		ns, name = p.in.Name.Namespace, v
+		ns, name = i.Name.Namespace, v
 	}
 	if !isHost(name) {
-		return fmt.Errorf("%q is not the name of a Secret", v)
+		return model.Name{}, fmt.Errorf("%q is not the name of a Secret", v)
 	}
-	if ns != p.in.Name.Namespace {
-		return fmt.Errorf("%q is in another namespace, whose Secrets this Ingress may not use", v)
+	if ns != i.Name.Namespace {
+		return model.Name{}, fmt.Errorf("%q is in another namespace, whose Secrets this Ingress may not use", v)
 	}
-	p.auth.secret = model.Name{Namespace: ns, Name: name}
-	return nil
+	return model.Name{Namespace: ns, Name: name}, nil
 }
 
 // templateURL is the URL that a template makes, with something in place of its variables.

@@ -55,8 +55,6 @@ func edits() []annotation {
 		{name: "relative-redirects", read: boolean(func(*parser, bool) {}), note: "nothing to do: a path is redirected to as it is written"},
 		{name: "use-port-in-redirects", read: onlyFalse, note: "false"},
 		{name: "ssl-prefer-server-ciphers", read: boolean(func(*parser, bool) {}), note: "nothing to do: the order is that of Go's crypto/tls"},
-		{name: "enable-opentelemetry", read: onlyFalse, note: "false"},
-		{name: "enable-opentracing", read: onlyFalse, note: "false"},
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-var update = flag.Bool("update", false, "write the table of docs/ingress.md anew")
+var update = flag.Bool("update", false, "write the table of docs/ingress-annotations.md anew")
 
 // Each good value becomes options, and each bad one a problem that leaves them out.
 func TestAnnotations(t *testing.T) {
@@ -174,7 +174,7 @@ func TestOptionsSurviveTheFeed(t *testing.T) {
 }
 
 func TestTheTableOfAnnotationsIsFresh(t *testing.T) {
-	const file, begin, end = "../docs/ingress.md", "<!-- annotations -->\n", "<!-- end -->\n"
+	const file, begin, end = "../docs/ingress-annotations.md", "<!-- annotations -->\n", "<!-- end -->\n"
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -185,12 +185,12 @@ func TestTheTableOfAnnotationsIsFresh(t *testing.T) {
 		t.Fatalf("%s has no place for the table", file)
 	}
 	if *update {
-		if err := os.WriteFile(file, []byte(head+begin+Document()+end+tail), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(head+begin+Document(listed(t))+end+tail), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
-	if old != Document() {
+	if old != Document(listed(t)) {
 		t.Errorf("the table of %s is not fresh: go test ./ingress -run Fresh -update", file)
 	}
 }

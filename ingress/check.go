@@ -91,7 +91,7 @@ func Endpoints(snap model.Snapshot, key string) (out []netip.AddrPort) {
 	if !ok {
 		return nil
 	}
-	if b, ok := makeBackend(snap, service, number); ok {
+	if b, ok := makeBackend(snap, service, number.port); ok {
 		for _, e := range b.Endpoints {
 			out = append(out, e.Addr)
 		}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"wayleave.dev/model"
+	"wayleave.dev/proxy/table"
 )
 
 // Class and controllers.
@@ -28,6 +29,9 @@ type Settings struct {
 	DefaultCertificate model.Name
 	// HostsOfOneNamespace refuses rules for a host of another namespace.
 	HostsOfOneNamespace bool
+	// GlobalAuth is a server that is asked about each request of every Ingress that asks no other;
+	// nil for none.
+	GlobalAuth *table.AuthURL
 	// AuthURLNetworks are addresses that auth-url may ask though they are special.
 	AuthURLNetworks []netip.Prefix
 	// ClusterDomain is the DNS domain of the cluster; empty is cluster.local.

@@ -6,22 +6,48 @@ import (
 	"strings"
 )
 
-// Document is the table of ingress-nginx's annotations for docs/ingress.md, in Markdown.
-func Document() string {
+// Document is the table of ingress-nginx's annotations for docs/ingress-annotations.md, in
+// Markdown, with counts. listed are the names that its own documentation has.
+func Document(listed []string) string {
 	var b strings.Builder
-	b.WriteString("| annotation | built | note |\n|---|---|---|\n")
-	for _, a := range annotations() {
-		built, note := "yes", a.note
-		if a.read == nil || a.no {
-			built = "no"
+	all := annotations()
+	built, not := 0, 0
+	var guards []string
+	for _, a := range all {
+		switch {
+		case !slices.Contains(listed, a.name):
+		case a.built():
+			built++
+		default:
+			not++
 			if a.guard {
-				note = "closes the paths (503), since it keeps requests out"
+				guards = append(guards, a.name)
 			}
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", a.name, built, strings.ReplaceAll(note, "|", `\|`))
+	}
+	fmt.Fprintf(&b, "Of %d annotations that ingress-nginx's documentation lists, %d are built and %d are not. Of these, %d keep requests out and close their paths: %s. The table has %d more that its code or older versions have.\n\n",
+		len(listed), built, not, len(guards), strings.Join(guards, ", "), len(all)-built-not)
+	b.WriteString("| annotation | built | note |\n|---|---|---|\n")
+	for _, a := range all {
+		state := "yes"
+		if !a.built() {
+			state = "no"
+		}
+		name := a.name
+		if !slices.Contains(listed, a.name) {
+			name += " (not listed)"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", name, state, strings.ReplaceAll(a.note, "|", `\|`))
+	}
+	b.WriteString("\nWayleave's own, below `ingress.wayleave.dev/`:\n\n| annotation | note |\n|---|---|\n")
+	for _, a := range ownAnnotations() {
+		fmt.Fprintf(&b, "| %s | %s |\n", a.name, a.note)
 	}
 	return b.String()
 }
+
+// built says whether the annotation does what ingress-nginx does with it.
+func (a *annotation) built() bool { return a.read != nil && !a.no }
 
 // Built says whether an annotation by its whole name does what ingress-nginx does with it,
 // or is one of Wayleave's own.
@@ -35,7 +61,7 @@ func Built(key string) (built, known bool) {
 	}
 	for _, a := range annotations() {
 		if a.name == short {
-			return a.read != nil && !a.no, true
+			return a.built(), true
 		}
 	}
 	return false, false

@@ -14,7 +14,7 @@ func doorCases() []ingressCase {
 	own, strict := Settings{Default: true}, Settings{Default: true, HostsOfOneNamespace: true}
 	only := []string{"whitelist-source-range: 192.0.2.0/24"}
 	everybody := []string{"whitelist-source-range: 0.0.0.0/0,::/0"} // a guard that keeps nobody out
-	closed := []string{"auth-tls-secret: shop/ca"}
+	closed := []string{"modsecurity-snippet: x"}
 	regex := []string{"use-regex: true"}
 	with := func(lists ...[]string) (out []string) {
 		for _, l := range lists {
@@ -23,7 +23,7 @@ func doorCases() []ingressCase {
 		return out
 	}
 	const shared = "Ingress other/b: spec.rules[0].host: a.example is a host of Ingress shop/a: paths are added"
-	const notBuilt = "auth-tls-secret]: is not built"
+	const notBuilt = "modsecurity-snippet]: is not built"
 	return []ingressCase{
 		// The order of paths.
 		{name: "door: a catch-all and an exact path with sources", settings: own, yaml: ing("a@1", []string{"rewrite-target: /$1"}, rules("a.example /(.*) I web:80")) + ing("b@2", closed, rules("a.example /healthz E api:8080")),

@@ -22,7 +22,7 @@ var controllers = map[string]string{
 // by prefix: lists of modules that may, configuration in another language, and conditions
 // beside host and path.
 var foreignGuards = map[string][]string{
-	"alb.ingress.kubernetes.io":     {"inbound-cidrs", "security-groups", "security-group-prefix-lists", "mutual-authentication", "shield-advanced-protection", "conditions.*", "actions.*"},
+	"alb.ingress.kubernetes.io":     {"inbound-cidrs", "security-groups", "security-group-prefix-lists", "frontend-nlb-security-groups", "frontend-nlb-security-group-prefix-lists", "mutual-authentication", "shield-advanced-protection", "conditions.*", "actions.*"},
 	"appgw.ingress.kubernetes.io":   {"appgw-ssl-profile", "use-private-ip"},
 	"getambassador.io":              {"config"},
 	"haproxy-ingress.github.io":     {"config-backend", "config-frontend", "config-global", "config-sections", "http-request", "secure-verify-ca-secret"},
@@ -86,8 +86,10 @@ func isForeignGuard(domain, name, v string) bool {
 	switch {
 	case domain == "traefik.ingress.kubernetes.io" && name == "router.entrypoints":
 		return slices.ContainsFunc(list(v), func(e string) bool { return !slices.Contains([]string{"web", "websecure", "http", "https"}, e) })
-	case name == "scheme":
+	case name == "scheme", name == "frontend-nlb-scheme":
 		return v == "internal"
+	case name == "insecure-termination": // Citrix
+		return v == "disallow"
 	}
 	listed := slices.ContainsFunc(foreignGuards[domain], func(g string) bool {
 		begin, open := strings.CutSuffix(g, "*")
@@ -96,8 +98,16 @@ func isForeignGuard(domain, name, v string) bool {
 	return (listed || looksLikeGuard(name)) && !isOff(v)
 }
 
+// allowHTTP is GKE's switch of plain HTTP.
+const allowHTTP = "kubernetes.io/ingress.allow-http"
+
 // foreign names an annotation of another controller, and closes the paths for a guard.
 func (p *parser) foreign(key, v string) {
+	if key == allowHTTP && isOff(v) {
+		p.out.forceTLS = true
+		p.bad(key, "is for GKE; plain requests are redirected to https here")
+		return
+	}
 	domain, name, ok := model.IngressDomain(key)
 	if !ok {
 		return

@@ -61,6 +61,9 @@ func TestForeignAnnotations(t *testing.T) {
 		{"ingress.kubernetes.io/whitelist-source-range", "10.0.0.0/8", true}, {"ingress.kubernetes.io/auth-type", "basic", true}, {"ingress.kubernetes.io/auth-tls-secret", "ca", true}, {"ingress.kubernetes.io/rewrite-target", "/", false},
 		{"alb.ingress.kubernetes.io/inbound-cidrs", "10.0.0.0/8", true}, {"alb.ingress.kubernetes.io/scheme", "internal", true}, {"alb.ingress.kubernetes.io/scheme", "internet-facing", false}, {"alb.ingress.kubernetes.io/security-groups", "sg-1", true},
 		{"alb.ingress.kubernetes.io/auth-type", "oidc", true}, {"alb.ingress.kubernetes.io/auth-type", "none", false}, {"alb.ingress.kubernetes.io/wafv2-acl-arn", "arn", true}, {"alb.ingress.kubernetes.io/mutual-authentication", "[]", true}, {"alb.ingress.kubernetes.io/ssl-policy", "x", false}, {"alb.ingress.kubernetes.io/target-type", "ip", false}, {"alb.ingress.kubernetes.io/conditions.web", "[]", true},
+		{"alb.ingress.kubernetes.io/frontend-nlb-scheme", "internal", true}, {"alb.ingress.kubernetes.io/frontend-nlb-security-groups", "sg-1", true}, {"alb.ingress.kubernetes.io/jwt-validation", "{}", true}, {"alb.ingress.kubernetes.io/transforms.web", "[]", false},
+		{"ingress.citrix.com/insecure-termination", "disallow", true}, {"ingress.citrix.com/insecure-termination", "redirect", false}, {"ingress.kubernetes.io/limit-connections", "3", true}, {"ingress.kubernetes.io/secure-verify-ca-secret", "ca", false},
+		{"projectcontour.io/ingress.class", "contour", false}, {"higress.io/whitelist-source-range", "10.0.0.0/8", true}, {"haproxy-ingress.github.io/oauth", "oauth2_proxy", true}, {"haproxy-ingress.github.io/limit-rps", "3", true}, {"traefik.ingress.kubernetes.io/rate-limit", "x", true},
 		{"konghq.com/plugins", "key-auth", true}, {"konghq.com/methods", "GET", true}, {"konghq.com/protocols", "https", true}, {"konghq.com/headers.x-a", "1", true}, {"konghq.com/strip-path", "true", false},
 		{"projectcontour.io/websocket-routes", "/ws", false}, {"projectcontour.io/auth-disabled-by-nobody", "x", true},
 		{"appgw.ingress.kubernetes.io/waf-policy-for-path", "x", true}, {"appgw.ingress.kubernetes.io/use-private-ip", "true", true}, {"appgw.ingress.kubernetes.io/use-private-ip", "false", false}, {"appgw.ingress.kubernetes.io/cookie-based-affinity", "true", false},
@@ -80,6 +83,10 @@ func TestForeignAnnotations(t *testing.T) {
 		if closed != strings.Contains(problems, "answer 503") {
 			t.Errorf("%s: closed is %v: %s", tc.key, closed, problems)
 		}
+	}
+	annotated(t, w, map[string]string{"kubernetes.io/ingress.allow-http": "false"})
+	if got := optionsText(w.hosts(), "http://h.example/p"); got != `{"redirectTLS":308}` {
+		t.Errorf("GKE's switch of plain HTTP leaves %s", got)
 	}
 	for d := range foreignGuards {
 		if _, _, ok := model.IngressDomain(d + "/x"); !ok || controllers[d] == "" {
@@ -149,7 +156,7 @@ func TestGuardsFailClosed(t *testing.T) {
 		"auth-url":              {"", "x", "/x", "ftp://x/", "http://", "http://127.0.0.1/", "http://127.1/", "http://2130706433/", "http://0x7f.1/", "http://[::1]/", "http://[::ffff:127.0.0.1]/", "http://169.254.169.254/latest", "http://[fd00:ec2::254]/", "http://user@x/", "http://none.shop.svc/"},
 		"auth-method":           {"", "G T", "x\ny"},
 		"auth-response-headers": {"X A", ",", "X-A;X-B"},
-		"auth-tls-secret":       {"ca", "", "x"}, "auth-tls-verify-client": {"on", "optional", "optional_no_ca", ""}, "auth-tls-match-cn": {"x"},
+		"auth-tls-secret":       {"ca", "", "x"}, "auth-tls-verify-client": {"on", "optional", "optional_no_ca", ""}, "auth-tls-match-cn": {"x"}, "auth-tls-verify-depth": {"x", "99"}, "proxy-ssl-secret": {"none", "other/x", ""}, "proxy-ssl-verify": {"on", "yes"}, "proxy-ssl-name": {"a b"}, "proxy-ssl-verify-depth": {"x"},
 		"limit-rps": {"x", "-1", "1.5", ""}, "limit-rpm": {"x", "-1"}, "limit-connections": {"-1", "x"},
 		"enable-modsecurity": {"true", "True", "1", "x"}, "enable-owasp-core-rules": {"true", "x"}, "modsecurity-snippet": {"x"},
 		"configuration-snippet": {"'", "deny all"}, "server-snippet": {"{"}, "auth-snippet": {"}"},

@@ -49,7 +49,8 @@ func Equal(a, b Plan) bool {
 	case a.Backend != nil && b.Backend != nil:
 		return a.Backend.Key == b.Backend.Key && slices.Equal(a.Backend.Endpoints, b.Backend.Endpoints)
 	case a.Certificate != nil && b.Certificate != nil:
-		return a.Certificate.Key == b.Certificate.Key && bytes.Equal(a.Certificate.Chain, b.Certificate.Chain) && bytes.Equal(a.Certificate.Priv, b.Certificate.Priv)
+		return a.Certificate.Key == b.Certificate.Key && bytes.Equal(a.Certificate.Chain, b.Certificate.Chain) && bytes.Equal(a.Certificate.Priv, b.Certificate.Priv) &&
+			bytes.Equal(a.Certificate.CA, b.Certificate.CA) && bytes.Equal(a.Certificate.CRL, b.Certificate.CRL)
 	}
 	return reflect.DeepEqual(a.Host, b.Host)
 }

@@ -39,8 +39,10 @@ type merger struct {
 	vacant map[place]bool
 	// byDefault is whose default backend serves the host.
 	byDefault *model.Ingress
-	tls       bool // some Ingress of the owner's namespace has a certificate for it
-	problems  map[model.Name][]model.Problem
+	// shut are Ingresses whose paths answer 503 on this host.
+	shut     map[*model.Ingress]bool
+	tls      bool // some Ingress of the owner's namespace has a certificate for it
+	problems map[model.Name][]model.Problem
 }
 
 // older orders Ingresses by age, then by name.
@@ -53,7 +55,7 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	if m, ok := p.merges[name]; ok {
 		return m
 	}
-	m := &merger{p: p, snap: snap, name: name, out: &table.Host{Name: name}, owner: map[place]*model.Ingress{}, at: map[place]int{},
+	m := &merger{p: p, snap: snap, name: name, out: &table.Host{Name: name}, owner: map[place]*model.Ingress{}, at: map[place]int{}, shut: map[*model.Ingress]bool{},
 		vacant: map[place]bool{}, problems: map[model.Name][]model.Problem{}}
 	m.claim = m.claims()
 	if m.by != nil {
@@ -62,12 +64,14 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	}
 	for _, i := range m.list {
 		m.certificate(i)
+		m.clientCert(i)
 		m.out.Regex = m.out.Regex || !m.foreign(i) && m.asksForPatterns(i)
 	}
 	for _, i := range m.list {
 		m.paths(i)
 		m.fallback(i)
 	}
+	m.www()
 	m.bound()
 	for _, i := range m.canaries {
 		m.canary(i)
@@ -234,7 +238,7 @@ func (m *merger) paths(i *model.Ingress) {
 		m.bad(i, annotationField("app-root"), "%s is a host of Ingress %s, whose namespace alone sends / elsewhere", m.hostText(), m.by.Name)
 	} else if _, taken := m.owner[where]; !taken {
 		m.owner[where], m.at[where] = i, len(m.out.Paths)
-		m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Exact, Path: "/", Closed: o.closed != "", Source: fmt.Sprintf("Ingress %s app-root", i.Name),
+		m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Exact, Path: "/", Closed: o.closed != "" || m.shut[i], Source: fmt.Sprintf("Ingress %s app-root", i.Name),
 			Options: &table.Options{Redirect: o.appRoot, RedirectCode: 302, RedirectTLS: m.redirect(o, "/")}})
 	}
 }
@@ -293,7 +297,7 @@ func (m *merger) redirect(o *options, path string) int {
 
 // path makes one path.
 func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at string) (table.Path, place, bool) {
-	p := table.Path{Kind: table.Prefix, Path: in.Path, Closed: o.closed != "", Foreign: m.foreign(i), Source: fmt.Sprintf("Ingress %s %s", i.Name, at)}
+	p := table.Path{Kind: table.Prefix, Path: in.Path, Closed: o.closed != "" || m.shut[i], Foreign: m.foreign(i), Source: fmt.Sprintf("Ingress %s %s", i.Name, at)}
 	if in.Type == model.PathExact {
 		p.Kind = table.Exact
 	}
@@ -324,12 +328,20 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 		return p, place{}, false
 	}
 	opts.RedirectTLS = m.redirect(o, p.Path)
+	if o.globalAuth && strings.HasPrefix(p.Path, table.ChallengePrefix) && opts.PathPattern == "" {
+		opts.AuthURL = nil // as no-auth-locations of ingress-nginx
+	}
 	if opts.Affinity != nil && opts.Affinity.Path == "" {
 		a := *opts.Affinity
 		if a.Path = in.Path; opts.PathPattern != "" {
 			a.Path = "/"
 		}
 		opts.Affinity = &a
+	}
+	if t := opts.TLS; t != nil && t.Name == "" {
+		named := *t
+		named.Name = in.Backend.Service + "." + i.Name.Namespace + ".svc"
+		opts.TLS = &named
 	}
 	if opts.Errors != nil {
 		e := *opts.Errors
@@ -366,6 +378,9 @@ func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend,
 	if why != "" && o.Redirect == "" {
 		m.bad(i, field, "%s; the path answers 503", why)
 	}
+	if key != "" && m.p.options(m.snap, i).virtual {
+		return m.virtual(i, key)
+	}
 	return key
 }
 
@@ -394,8 +409,13 @@ func (m *merger) fallback(i *model.Ingress) {
 		a.Path = "/"
 		opts.Affinity = &a
 	}
+	if t := opts.TLS; t != nil && t.Name == "" {
+		named := *t
+		named.Name = i.Default.Service + "." + i.Name.Namespace + ".svc"
+		opts.TLS = &named
+	}
 	opts.RewriteTarget = "" // there is no path that it could take the place of
-	d := &table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "", Source: fmt.Sprintf("Ingress %s spec.defaultBackend", i.Name)}
+	d := &table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "" || m.shut[i], Source: fmt.Sprintf("Ingress %s spec.defaultBackend", i.Name)}
 	if !d.Closed {
 		d.Backend = m.backend(i, "spec.defaultBackend.service", *i.Default, &opts)
 	}

@@ -40,8 +40,17 @@ type options struct {
 	aliases         []string
 	appRoot         string
 	canary          *table.Canary
-	secrets         []model.Name
-	problems        []model.Problem
+	// clientCert and ciphers are for whole hosts.
+	clientCert *table.ClientCert
+	ciphers    []uint16
+	// www has other names of the hosts, with or without www., redirect to them.
+	www bool
+	// virtual has endpoints reached by the Service's virtual address.
+	virtual bool
+	// globalAuth says that the server asked is that of the settings.
+	globalAuth bool
+	secrets    []model.Name
+	problems   []model.Problem
 }
 
 // annotation is one that ingress-nginx has.
@@ -85,6 +94,11 @@ type parser struct {
 	upstream table.Upstream
 	response table.Response
 	retry    *table.Retry
+	client   clientCert
+	mirror   table.Mirror
+	headOnly bool // of copies
+	noGlobal bool
+	endpoint endpointOf
 	errors   table.Errors
 	from, to string // of proxy-redirect
 	// noCache says that auth-cache-duration cannot be read.
@@ -138,6 +152,9 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 			continue
 		}
 		text := err.Error()
+		if a.read == nil && a.note != "" && !a.guard {
+			text += ": " + a.note
+		}
 		if strings.HasPrefix(a.name, "cors-") && !errors.Is(err, errStar) && !errors.Is(err, errSkipped) {
 			p.wrongCORS = true
 		}
@@ -199,6 +216,10 @@ func (p *parser) combine() {
 	p.combineLimits()
 	p.combineEdits()
 	p.combineErrors()
+	p.combineClientCert()
+	p.combineMirror()
+	p.combineGlobalAuth()
+	p.combineEndpointTLS()
 	if p.isTrue("enable-cors") && !p.wrongCORS {
 		c := p.cors
 		if len(c.Origins) == 0 {

@@ -40,6 +40,8 @@ type claim struct {
 	list, canaries []*model.Ingress
 	// from are the hosts whose rules route it: itself, and the one that it is an alias of.
 	from []string
+	// isRedirected says that the host has no paths but a redirect to its other name.
+	isRedirected bool
 }
 
 // foreign says whether the Ingress is of another namespace than the host.
@@ -50,7 +52,7 @@ func (c *claim) foreign(i *model.Ingress) bool {
 // claims finds who has a say about the host, and tells those who have none.
 func (m *merger) claims() claim {
 	c := claim{from: []string{m.name}}
-	var rules, aliases, others []*model.Ingress
+	var rules, aliases, www, others []*model.Ingress
 	for _, i := range m.all(m.name) {
 		switch {
 		case m.p.options(m.snap, i).canary != nil:
@@ -59,6 +61,10 @@ func (m *merger) claims() claim {
 			rules = append(rules, i)
 		case m.isAlias(i):
 			aliases = append(aliases, i)
+		case m.redirects(i):
+			www = append(www, i)
+		case m.wantsRedirect(i) && !m.isNamed(i):
+			m.bad(i, annotationField("from-to-www-redirect"), "%s belongs to another namespace, which alone redirects to it", otherName(m.name))
 		default:
 			others = append(others, i)
 		}
@@ -70,6 +76,8 @@ func (m *merger) claims() claim {
 		c.alias(m, firstHost(c.by), rules)
 	case len(rules) > 0:
 		c.by, c.list = rules[0], rules
+	case len(www) > 0: // those of one namespace
+		c.by, c.list, c.isRedirected = www[0], www, true
 	default:
 		c.list = m.withoutRules(others)
 		if len(c.list) > 0 {

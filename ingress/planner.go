@@ -38,7 +38,7 @@ type Planner struct {
 	// part of it.
 	shapes map[model.Name]string
 	// ports are the backends that were asked for, by Service.
-	ports map[model.Name]map[uint16]bool
+	ports map[model.Name]map[portKey]bool
 	// leaving are the namespaces that are being deleted.
 	leaving map[string]bool
 
@@ -69,7 +69,7 @@ type touched struct {
 func NewPlanner(s Settings) *Planner {
 	return &Planner{settings: s, waiting: map[model.Name]map[model.Name]bool{}, unread: map[model.Name]bool{}, ours: map[model.Name]*model.Ingress{}, touched: map[model.Name]*touched{}, hosts: map[string]map[model.Name]bool{},
 		services: map[model.Name]map[model.Name]bool{}, secrets: map[model.Name]map[model.Name]bool{},
-		shapes: map[model.Name]string{}, ports: map[model.Name]map[uint16]bool{}, leaving: map[string]bool{},
+		shapes: map[model.Name]string{}, ports: map[model.Name]map[portKey]bool{}, leaving: map[string]bool{},
 		now: time.Now, turns: map[model.Name]time.Time{}, slept: make(chan time.Time, 1), wake: make(chan struct{}, 1)}
 }
 
@@ -192,6 +192,9 @@ func (r *round) host(h string) {
 				}
 			}
 		}
+		if other := otherName(h); len(r.p.hosts[other]) > 0 { // it may redirect here
+			r.host(other)
+		}
 		if parent, ok := strings.CutPrefix(h, "*"); ok { // who owns it counts for hosts below it
 			for below := range r.p.hosts {
 				if i := strings.IndexByte(below, '.'); i > 0 && below[i:] == parent {
@@ -242,11 +245,11 @@ func (r *round) service(n model.Name) {
 // backends touches those of a Service, that are asked for and that were.
 func (r *round) backends(service model.Name) {
 	for number := range r.p.ports[service] {
-		r.keys[Key{BackendKey, backendKey(service, number)}] = true
+		r.keys[Key{BackendKey, number.of(service)}] = true
 	}
 	now := r.p.asked(r.snap, service)
 	for number := range now {
-		r.keys[Key{BackendKey, backendKey(service, number)}] = true
+		r.keys[Key{BackendKey, number.of(service)}] = true
 	}
 	if r.p.ports[service] = now; len(now) == 0 {
 		delete(r.p.ports, service)
@@ -254,17 +257,21 @@ func (r *round) backends(service model.Name) {
 }
 
 // asked are the ports of a Service that paths lead to.
-func (p *Planner) asked(snap model.Snapshot, service model.Name) map[uint16]bool {
-	out := map[uint16]bool{}
+func (p *Planner) asked(snap model.Snapshot, service model.Name) map[portKey]bool {
+	out := map[portKey]bool{}
 	svc, ok := snap.Service(service)
 	if !ok || svc.Type == model.ExternalName {
 		return out
 	}
 	for n := range p.services[service] {
-		for n, b := range p.settings.backendsOf(p.ours[n]) {
+		i := p.ours[n]
+		for n, b := range p.settings.backendsOf(i) {
 			if n == service {
 				if q, ok := port(svc, b); ok {
-					out[q.Port] = true
+					out[portKey{q.Port, false}] = true
+					if p.options(snap, i).virtual {
+						out[portKey{q.Port, true}] = true
+					}
 				}
 			}
 		}
@@ -310,6 +317,15 @@ func (s Settings) backendsOf(i *model.Ingress) iter.Seq2[model.Name, model.Ingre
 			if n, b, ok := s.serviceOf(strings.TrimSpace(u)); ok && !yield(n, b) {
 				return
 			}
+		} else if s.GlobalAuth != nil {
+			if n, b, ok := s.serviceOf(s.GlobalAuth.URL); ok && !yield(n, b) {
+				return
+			}
+		}
+		if u := strings.TrimSpace(i.Annotations[nginxPrefix+"mirror-target"]); u != "" {
+			if n, b, ok := s.serviceOf(u); ok {
+				yield(n, b)
+			}
 		}
 	}
 }
@@ -337,6 +353,13 @@ func (p *Planner) look(snap model.Snapshot, i *model.Ingress) *touched {
 	for _, a := range t.aliases {
 		add(a)
 	}
+	if p.options(snap, i).www {
+		for _, r := range i.Rules {
+			if other := otherName(r.Host); other != "" {
+				add(other)
+			}
+		}
+	}
 	for n := range p.settings.backendsOf(i) {
 		if !slices.Contains(t.services, n) {
 			t.services = append(t.services, n)
@@ -355,6 +378,11 @@ func SecretsOf(i *model.Ingress) (out []model.Name) {
 	}
 	for _, t := range i.TLS {
 		add(t.Secret)
+	}
+	for _, key := range []string{"auth-tls-secret", "proxy-ssl-secret"} {
+		if n, err := secretName(i, strings.TrimSpace(i.Annotations[nginxPrefix+key])); err == nil {
+			add(n.Name)
+		}
 	}
 	if strings.TrimSpace(i.Annotations[nginxPrefix+"auth-type"]) == "basic" {
 		p := &parser{in: i}
@@ -446,15 +474,18 @@ func (p *Planner) Plan(snap model.Snapshot, k Key) (Plan, bool, []model.Problem)
 		if !ok || !p.ports[service][number] {
 			return Plan{}, false, nil
 		}
-		b, ok := makeBackend(snap, service, number)
+		b, ok := makeBackend(snap, service, number.port)
+		if number.virtual {
+			b, ok = virtualBackend(snap, service, number.port)
+		}
 		return Plan{Backend: b}, ok, nil
 	case CertificateKey:
 		n := parseName(k.Name)
 		s, ok := secretOf(snap, n)
-		if _, named := p.secrets[n]; !ok || s.Chain == nil || !named && n != p.settings.DefaultCertificate {
+		if _, named := p.secrets[n]; !ok || s.Chain == nil && s.CA == nil || !named && n != p.settings.DefaultCertificate {
 			return Plan{}, false, nil
 		}
-		return Plan{Certificate: &table.Certificate{Key: k.Name, Chain: s.Chain, Priv: s.Key}}, true, nil
+		return Plan{Certificate: &table.Certificate{Key: k.Name, Chain: s.Chain, Priv: s.Key, CA: s.CA, CRL: s.CRL}}, true, nil
 	}
 	return Plan{}, false, p.problems(snap, parseName(k.Name))
 }
@@ -482,8 +513,25 @@ func parseName(s string) model.Name {
 	return model.Name{Namespace: ns, Name: name}
 }
 
-func parseBackend(s string) (model.Name, uint16, bool) {
+// portKey is a port of a Service, reached at its endpoints or at the Service's virtual address.
+type portKey struct {
+	port    uint16
+	virtual bool
+}
+
+const virtualSuffix = "/virtual"
+
+// of is the key of the backend.
+func (p portKey) of(service model.Name) string {
+	if key := backendKey(service, p.port); !p.virtual {
+		return key
+	}
+	return backendKey(service, p.port) + virtualSuffix
+}
+
+func parseBackend(s string) (model.Name, portKey, bool) {
 	name, text, _ := strings.Cut(s, ":")
+	text, virtual := strings.CutSuffix(text, virtualSuffix)
 	n, err := strconv.ParseUint(text, 10, 16)
-	return parseName(name), uint16(n), err == nil
+	return parseName(name), portKey{uint16(n), virtual}, err == nil
 }

@@ -95,7 +95,7 @@ func valuesCases() []valuesCase {
 		with(valuesCase{name: "session-cookie-samesite", same: [][]string{{"None", "none", "NONE", " None"}, {"Lax", "lax"}, {"Strict", "strict", "STRICT"}}, refused: []string{"no", "Lax;", "relaxed"}, there: itsDefault}, "affinity: cookie"),
 		with(switchValues("session-cookie-secure"), "affinity: cookie"),
 		valuesCase{name: "upstream-hash-by", same: [][]string{{"$binary_remote_addr", " $binary_remote_addr"}, {"$Binary_Remote_Addr"}, {"${server_name}${request_uri}"}, {"$request_uri"}, {"$http_x_user_id"}, {"text"}, {""}}, refused: []string{"$nothing", "$upstream_addr", "${host", "$"}, there: itsIgnored, note: "a variable that nginx does not know stops its reload for all hosts"},
-		valuesCase{name: "load-balance", same: [][]string{{"round_robin", " round_robin"}, {"ewma"}, {""}}, refused: []string{"least_conn", "Round_Robin", "random", "chash", "sticky_balanced"}, there: itsIgnored, note: "the names of its own balancers are taken there"},
+		valuesCase{name: "load-balance", same: [][]string{{"round_robin", " round_robin"}, {"", "ewma"}}, refused: []string{"least_conn", "Round_Robin", "random", "chash", "sticky_balanced"}, there: itsIgnored, note: "the names of its own balancers are taken there; ewma is the less busy of two here"},
 		// Canaries.
 		as(with(valuesCase{name: "canary", same: [][]string{trues, falses}, refused: noBools, there: itsDefault}, "canary-weight: 0"), "it is a main Ingress", "canary", "what cannot be read counts as true here, so that a canary is never a main backend"),
 		with(valuesCase{name: "canary-weight", same: [][]string{{"5", "+5", "05"}, {"0"}, {"100"}}, refused: append([]string{"-5", "5%"}, noInts...), there: itsDefault}, "canary: true"),
@@ -121,15 +121,6 @@ func valuesCases() []valuesCase {
 		guard(valuesCase{name: "limit-rps", same: [][]string{{"5", "+5", "05"}, {"0"}}, refused: append([]string{"", "-5", "5r/s"}, noInts...), there: itsIgnored, note: "an empty value and less than 0 are no limit there"}),
 		guard(valuesCase{name: "limit-rpm", same: [][]string{{"5", "+5", "05"}, {"0"}}, refused: append([]string{"", "-5", "5r/m"}, noInts...), there: itsIgnored, note: "an empty value and less than 0 are no limit there"}),
 		with(valuesCase{name: "limit-burst-multiplier", same: [][]string{{"3", "+3"}, {"0"}}, refused: append([]string{"-1"}, noInts...), there: itsDefault, note: "less than 0 stops nginx's reload"}, "limit-rps: 5"),
-		guard(valuesCase{name: "denylist-source-range", same: [][]string{{"10.0.0.0/8,192.0.2.1", "10.0.0.0/8, 192.0.2.1/32", "10.1.2.3/8,192.0.2.1,"}}, refused: []string{"", "x", "10.0.0.0/33", "010.0.0.0/8", "10.0.0.0/8 192.0.2.0/24"}, there: itsDenied, note: "an empty entry is refused there"}),
-		guard(valuesCase{name: "limit-connections", same: [][]string{{"5", "+5", "05"}, {"0"}}, refused: append([]string{"", "-5"}, noInts...), there: itsIgnored, note: "an empty value and less than 0 are no limit there"}),
-		guard(valuesCase{name: "satisfy", same: [][]string{{"any", " any"}, {"all"}}, refused: []string{"", "Any", "both"}, there: itsDefault}),
-		numberValues("limit-rate"), numberValues("limit-rate-after"),
-		with(switchValues("auth-always-set-cookie"), "auth-url: https://auth.example/"),
-		switchValues("enable-access-log"), switchValues("relative-redirects"), switchValues("preserve-trailing-slash"),
-		with(switchValues("session-cookie-partitioned"), "affinity: cookie"), with(switchValues("session-cookie-change-on-failure"), "affinity: cookie"),
-		with(switchValues("session-cookie-conditional-samesite-none"), "affinity: cookie"),
-		with(valuesCase{name: "upstream-hash-by-subset-size", same: [][]string{{"5", "+5"}, {"3"}}, refused: append([]string{"0", "-1"}, noInts...), there: itsIgnored}, "upstream-hash-by: $host|upstream-hash-by-subset: true"),
 		// Cross-origin sharing.
 		switchValues("enable-cors"),
 		as(with(valuesCase{name: "cors-allow-origin", same: [][]string{{"https://a.example,https://*.b.example:8443", " https://a.example , https://*.b.example:8443,", "https://a.example,,https://*.b.example:8443"}, {"*"}, {"null"}, {"app://local"}}, refused: []string{"", "a.example", "https://a.example/path", ",", "https://*"}, there: "*, or nobody"}, "enable-cors: true"), "*, or nobody", "no cors", "without an origin that can be read, CORS is off here"),
@@ -139,7 +130,7 @@ func valuesCases() []valuesCase {
 		as(with(valuesCase{name: "cors-allow-credentials", same: [][]string{trues, falses}, refused: noBools, there: "true"}, "enable-cors: true"), "true", "no cors", "CORS is off here, since the default allows more"),
 		as(with(valuesCase{name: "cors-max-age", same: [][]string{{"60", "+60"}, {"0", "-1", "-600"}}, refused: append([]string{""}, noInts...), there: itsDefault}, "enable-cors: true"), itsDefault, "no cors", "CORS is off here"),
 	)
-	return list
+	return append(list, moreValuesCases()...)
 }
 
 // set makes the annotations of a case with a value.

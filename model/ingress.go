@@ -105,6 +105,8 @@ type Secret struct {
 	// Users are password hashes by name, of a file of htpasswd in the key "auth"; UserMap
 	// those of a Secret with a key for each user (auth-secret-type auth-map).
 	Users, UserMap map[string]string
+	// CA are authorities in PEM, and CRL their revocation lists: keys ca.crt and ca.crl.
+	CA, CRL []byte
 	// Wrong says why there is no certificate, where one seems to be meant.
 	Wrong string
 	// Missing says that it was asked for and is not there; one that has not been asked for

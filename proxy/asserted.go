@@ -18,8 +18,11 @@ func (x *exchange) unassert(backend string) {
 	}
 }
 
-// asks says whether the server of the request's path says the field.
+// asks says whether the server of the request's path, or the client's certificate, says the field.
 func (x *exchange) asks(name string) bool {
+	if x.opt.certified && strings.HasPrefix(name, "ssl-client-") {
+		return true
+	}
 	o := x.match.Path.Options
 	if o == nil || o.AuthURL == nil {
 		return false

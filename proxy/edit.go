@@ -80,21 +80,33 @@ func (x *exchange) edit(o *table.Options, r *message.Response) {
 			}
 		}
 	}
-	for _, f := range e.Response {
-		v := x.expand(nil, f.Value, forField)
-		r.Fields.Del(string(f.Name))
-		if len(v) > 0 {
-			r.Fields = append(r.Fields, message.Field{Name: f.Name, Value: v})
-		}
-	}
 }
 
-// maxReplaced bounds a value that is compared with expressions, and what becomes of one.
+// setFields gives a response, whoever made it, the fields that the path asks for.
+func (x *exchange) setFields(f message.Fields) message.Fields {
+	if x.match.Ready == nil {
+		return f
+	}
+	for _, s := range x.match.Ready.Extras.Response {
+		v := x.expand(nil, s.Value, forField)
+		f.Del(string(s.Name))
+		if len(v) > 0 {
+			f = append(f, message.Field{Name: s.Name, Value: v})
+		}
+	}
+	return f
+}
+
+// maxReplaced bounds the values of one response that are compared with expressions, and what becomes
+// of one.
 const maxReplaced = 8 << 10
 
 // replace changes a value by the first rule that fits it.
 func (x *exchange) replace(v []byte, rules []table.ReadyReplace) []byte {
-	if len(v) > maxReplaced {
+	if len(rules) == 0 {
+		return v
+	}
+	if x.opt.compared += len(v); x.opt.compared > maxReplaced {
 		return v
 	}
 	for _, r := range rules {
@@ -160,6 +172,9 @@ func (x *exchange) recook(v []byte, domain, path []table.ReadyReplace) []byte {
 // of which text is the whole.
 func (x *exchange) redomain(v []byte, rules []table.ReadyReplace) []byte {
 	plain := bytes.ToLower(bytes.TrimPrefix(v, []byte(".")))
+	if x.opt.compared += len(v); x.opt.compared > maxReplaced {
+		return v
+	}
 	for i, r := range rules {
 		switch {
 		case r.Match != nil:

@@ -49,6 +49,7 @@ func TestResponsesAreChanged(t *testing.T) {
 		{name: "another location", options: resp(table.Response{Location: one("http://inner:8080/", "/")}), request: "GET /\nWant-Location: http://inner/a", status: 201, want: []string{"Location: http://inner/a\n"}},
 		{name: "location by an expression", options: resp(table.Response{Location: one(`~^http://([a-z]+)\.inner(/.*)?$`, "https://$1.example$2")}), request: "GET /\nWant-Location: http://x.inner/a", status: 201, want: []string{"Location: https://x.example/a\n"}},
 		{name: "fields", options: resp(table.Response{Fields: []table.Field{{Name: "X-Frame-Options", Value: "DENY"}, {Name: "X-Powered-By"}}}), request: "GET /\nWant-X-Powered-By: y", status: 201, want: []string{"X-Frame-Options: DENY\n"}, not: []string{"X-Powered-By"}},
+		{name: "fields of what the proxy answers", options: table.Options{Sources: prefixes("192.0.2.0/24"), Response: &table.Response{Fields: []table.Field{{Name: "X-Frame-Options", Value: "DENY"}}}}, request: "GET /", status: 403, want: []string{"X-Frame-Options: DENY\n"}},
 		{name: "a value cannot end its line", options: resp(table.Response{Fields: []table.Field{{Name: "X-Uri", Value: "$uri"}}}), request: "GET /a%0d%0aSet-Cookie:x", status: 201, want: []string{"X-Uri: /a%0D%0ASet-Cookie:x\n"}},
 	} {
 		r.check(t, c)

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"strconv"
+	"strings"
 
 	"wayleave.dev/proxy/message"
 	"wayleave.dev/proxy/table"
@@ -95,6 +96,9 @@ func (x *exchange) credentialsOut(backend string) {
 		}
 	}
 	for _, name := range x.p.table.Load().Asserted(backend) {
+		if x.opt.certified && strings.HasPrefix(name, "ssl-client-") {
+			continue
+		}
 		x.takeOut(name)
 	}
 	x.r.Fields.Del("Content-Type")

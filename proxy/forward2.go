@@ -62,7 +62,7 @@ func (x *exchange) try2(e *upstream.Endpoint, o *table.Options) (again, error) {
 	encrypted := o.Protocol == table.GRPCS
 	ctx := context.WithValue(x.ctx, endpointKey{}, e)
 	of := x.origin(o)
-	if of.Version != 0 {
+	if of != (upstream.Origin{}) {
 		ctx = context.WithValue(ctx, originKey{}, of)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -76,9 +76,9 @@ func (x *exchange) try2(e *upstream.Endpoint, o *table.Options) (again, error) {
 	e.Begin()
 	defer e.End()
 	req := x.request2(ctx, e, body, encrypted)
-	if of.Version != 0 {
+	if of != (upstream.Origin{}) {
 		// The transport has its connections by this name, which nobody looks up.
-		req.URL.Host = hex.EncodeToString(of.AppendHeader([]byte(e.Addr.String()+" "))) + ".endpoint:80"
+		req.URL.Host = hex.EncodeToString([]byte(e.Addr.String()+" "+of.Key())) + ".endpoint:80"
 	}
 	stop := x.leaving(cancel)
 	resp, err := x.p.roundTripper(encrypted).RoundTrip(req)

@@ -25,20 +25,24 @@ type asked struct {
 	asserted []string
 	// origin is the allowed origin that the request came from.
 	origin []byte
-	// authorization is what was taken out of the request; id is that of $request_id.
-	authorization, id []byte
 	// entered is as what the exchange counts among those of its client; see limited.
 	entered limitKey
 	// inError says that another backend answers for a status; among is how many endpoints the
 	// backend has that is sent to.
 	inError bool
-	among   int
+	// compared counts the bytes of a response that were compared with expressions.
+	compared int
+	among    int
+	// certified says that fields of the request tell of the client's certificate.
+	certified bool
 	// host is the field Host for endpoints; nil for the client's.
 	host []byte
 	// paced is since when the body of a response is sent, where the path has a pace.
 	paced time.Time
 	// cookies are those that an authentication server sets.
 	cookies message.Fields
+	// authorization is what was taken out of the request; id is that of $request_id.
+	authorization, id []byte
 }
 
 // options does what a path asks for before its request is sent on, in the order of
@@ -76,7 +80,10 @@ func (x *exchange) late(o *table.Options, ready *table.Ready) (answered bool) {
 	if len(o.Canary) > 0 {
 		x.drawCanary(o, ready)
 	}
-	return len(ready.Rewrite) > 0 && x.rewrite(ready)
+	if len(ready.Rewrite) > 0 && x.rewrite(ready) {
+		return true
+	}
+	return o.Mirror != nil && x.mirror(o.Mirror, ready)
 }
 
 // keptOut answers clients that the guards of the path do not let in.
@@ -173,7 +180,7 @@ func (x *exchange) respond(r *message.Response) {
 
 // answered appends what the client gets beside the fields of a response.
 func (x *exchange) answered(f message.Fields, status int) message.Fields {
-	f = append(f, x.answer...)
+	f = append(x.setFields(f), x.answer...)
 	if len(x.opt.cookies) > 0 && (x.match.Path.Options.AuthURL.AlwaysCookie || table.CookieStatus(status)) {
 		f = append(f, x.opt.cookies...)
 	}

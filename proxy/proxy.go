@@ -42,6 +42,8 @@ type Proxy struct {
 	// Observe is told of every exchange at its end; may be nil.
 	Observe func(*Record)
 	Log     *slog.Logger
+	// Keys are certificates and authorities by key; nil for none.
+	Keys Keys
 	// Asking is how questions to authentication servers leave.
 	Asking Asking
 
@@ -57,6 +59,7 @@ type Proxy struct {
 	limits    limits
 	crowd     crowd
 	answers   answers
+	mirrors   mirrors
 	asker     asker
 	reach     reachPolicy
 }
@@ -193,6 +196,9 @@ func (x *exchange) find() (answered bool) {
 		return true
 	case x.match.Path.Closed:
 		x.fail(503, errClosed)
+		return true
+	}
+	if x.uncertified(t, name) {
 		return true
 	}
 	if err := x.spelled(t, name); err != nil {

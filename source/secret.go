@@ -16,7 +16,7 @@ import (
 const maxSecret = 256 << 10
 
 // Secret keeps of a Secret what an Ingress may name it for: a certificate with its key,
-// and password hashes. Nothing else of it stays in memory. What is wrong is told of the
+// authorities with their revocation lists, and password hashes. Nothing else of it stays in memory. What is wrong is told of the
 // Ingress that names it, so there are no problems.
 func Secret(in *corev1.Secret) (*model.Secret, []model.Problem) {
 	out := &model.Secret{Name: nameOf(&in.ObjectMeta)}
@@ -26,6 +26,7 @@ func Secret(in *corev1.Secret) (*model.Secret, []model.Problem) {
 			out.Wrong = err.Error()
 		}
 	}
+	out.CA, out.CRL = blocks(in.Data["ca.crt"], "CERTIFICATE"), blocks(in.Data["ca.crl"], "X509 CRL")
 	for _, line := range strings.Split(string(bounded(in.Data["auth"])), "\n") {
 		if name, hash, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && !strings.HasPrefix(name, "#") {
 			set(&out.Users, name, hash)
@@ -44,6 +45,20 @@ func set(m *map[string]string, k, v string) {
 		*m = map[string]string{}
 	}
 	(*m)[k] = strings.Clone(v)
+}
+
+// blocks are the PEM blocks of one kind; nil for none. Of what is longer than a Secret may be nothing
+// is kept; who uses them says what is wrong with them.
+func blocks(text []byte, kind string) (out []byte) {
+	for b, rest := pem.Decode(text); b != nil; b, rest = pem.Decode(rest) {
+		if b.Type == kind {
+			out = append(out, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b.Bytes})...)
+		}
+	}
+	if len(out) == 0 && len(text) > 0 {
+		return []byte("?") // it is there, and has nothing that can be read
+	}
+	return out
 }
 
 func bounded(b []byte) []byte { return b[:min(len(b), maxSecret)] }

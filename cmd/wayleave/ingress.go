@@ -17,6 +17,7 @@ import (
 	"wayleave.dev/ingress"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/table"
 	"wayleave.dev/reconcile"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/writeback"
@@ -65,7 +66,12 @@ func newIngressFeed(a *agent) *ingressFeed {
 // ingressSettings are the settings by which Ingresses are planned, by agents and the writer.
 func ingressSettings(cfg config.Config) ingress.Settings {
 	c := cfg.Ingress
+	var global *table.AuthURL
+	if c.GlobalAuthURL != "" {
+		global = &table.AuthURL{URL: c.GlobalAuthURL, SignIn: c.GlobalAuthSignin, Headers: c.GlobalAuthResponseHeaders}
+	}
 	return ingress.Settings{
+		GlobalAuth: global,
 		AdoptNginx: c.AdoptNginx, Default: c.Default, HostsOfOneNamespace: c.HostsOfOneNamespace,
 		DefaultCertificate: c.DefaultCertificate, ClusterDomain: cfg.ClusterDomain, AuthURLNetworks: c.AuthURLNetworks,
 	}

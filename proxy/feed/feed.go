@@ -202,6 +202,9 @@ func named(h *table.Host, yield func(string)) {
 	if h.Certificate != "" {
 		yield(certificateName(h.Certificate))
 	}
+	if c := h.ClientCert; c != nil {
+		yield(certificateName(c.Authority))
+	}
 	path := func(p *table.Path) {
 		if p.Backend != "" {
 			yield(backendName(p.Backend))
@@ -214,6 +217,16 @@ func named(h *table.Host, yield func(string)) {
 		}
 		if u := p.Options.AuthURL; u != nil && u.Backend != "" {
 			yield(backendName(u.Backend))
+		}
+		if m := p.Options.Mirror; m != nil && m.Backend != "" {
+			yield(backendName(m.Backend))
+		}
+		if t := p.Options.TLS; t != nil {
+			for _, key := range []string{t.Certificate, t.Authority} {
+				if key != "" {
+					yield(certificateName(key))
+				}
+			}
 		}
 		if e := p.Options.Errors; e != nil && e.Backend != "" {
 			yield(backendName(e.Backend))
@@ -238,11 +251,15 @@ func (f *Feed) count(h *table.Host, by int) {
 	})
 }
 
-// complete says whether all that a host names is here.
+// complete says whether all that a host names is here, but for the authorities of its clients:
+// without them nobody is let in, and the host must not stay as it was before.
 func (f *Feed) complete(h *table.Host) bool {
 	all := true
 	named(h, func(name string) {
 		var ok bool
+		if h.ClientCert != nil && name == certificateName(h.ClientCert.Authority) {
+			return
+		}
 		if name[0] == 'c' {
 			_, ok = f.certs.have[name[2:]]
 		} else {

@@ -11,6 +11,7 @@ package h1
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -105,6 +106,10 @@ func (s *Server) ServeState(ctx context.Context, c net.Conn, first []byte, isTLS
 	if t, ok := c.(*net.TCPConn); ok {
 		k.raw, _ = t.SyscallConn()
 		k.step = k.ready
+	}
+	if t, ok := c.(*tls.Conn); ok {
+		said := t.ConnectionState()
+		k.x.req.Session = &message.Session{ServerName: said.ServerName, Certificates: said.PeerCertificates}
 	}
 	k.x.req.TLS, k.x.req.Client, k.x.req.Local = isTLS, addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())
 	s.mu.Lock()

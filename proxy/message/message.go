@@ -142,6 +142,8 @@ type Request struct {
 	// the one that it came to.
 	TLS           bool
 	Client, Local netip.AddrPort
+	// Session is what the handshake of the client's connection said; nil where there was none.
+	Session *Session
 }
 
 // Path is the target without its query, Query what follows the question mark.

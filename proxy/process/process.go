@@ -117,11 +117,11 @@ func newState(c Config, reg *prometheus.Registry) (*state, error) {
 	}
 	source := &source{}
 	endpoints := upstream.Defaults()
-	endpoints.Dial = source.dial
+	endpoints.Dial, endpoints.Keys = source.dial, certs
 	s := &state{Config: c, certs: certs, source: source, upstreams: upstream.NewSet(endpoints), access: newAccessLog(c.AccessLog), metrics: newMetrics(reg),
 		hosts: map[string]*table.Host{}, backends: map[string]*time.Timer{}, drain: defaultDrain, ready: make(chan struct{})}
 	s.proxy = &proxy.Proxy{Upstreams: s.upstreams, Timeouts: proxy.Timeouts{Connect: defaultConnect, Send: defaultTimeout, Read: defaultTimeout},
-		Tries: defaultTries, Observe: s.metrics.observer(s.access), Log: c.Log}
+		Tries: defaultTries, Observe: s.metrics.observer(s.access), Log: c.Log, Keys: certs}
 	s.proxy.Asking = proxy.Asking{Dial: source.ask, Own: func(a netip.AddrPort) bool { return s.server.Serves(a) }}
 	s.server = server.New(server.Options{Certificates: certs, Handle: s.proxy.Handle, HTTP1: h1.DefaultLimits(), Refused: s.metrics.refuse, Log: c.Log})
 	s.metrics.proxy, s.metrics.server, s.metrics.pairs, s.metrics.log = s.proxy, s.server, certs, s.access

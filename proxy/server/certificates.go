@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"wayleave.dev/proxy/authority"
 	"wayleave.dev/proxy/table"
 )
 
@@ -26,6 +27,10 @@ type Certificates struct {
 	parsed  atomic.Pointer[map[string]*tls.Certificate]
 	table   atomic.Pointer[table.Table]
 	general atomic.Pointer[string] // key of the default certificate
+	// authorities are those of clients and endpoints, by key. configs are of handshakes that ask for
+	// certificates of clients, or have ciphers of their own.
+	authorities atomic.Pointer[map[string]*authority.Set]
+	configs     handshakes
 
 	mu       sync.Mutex
 	problems map[string]string
@@ -40,6 +45,7 @@ func NewCertificates() (*Certificates, error) {
 	}
 	c := &Certificates{made: made, problems: map[string]string{}}
 	c.parsed.Store(&map[string]*tls.Certificate{})
+	c.authorities.Store(&map[string]*authority.Set{})
 	none := ""
 	c.general.Store(&none)
 	return c, nil
@@ -97,7 +103,7 @@ func ParseCertificate(c table.Certificate) (*tls.Certificate, error) {
 func (c *Certificates) Set(some map[string]table.Certificate) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.replace(maps.Clone(*c.parsed.Load()), some)
+	c.replace(maps.Clone(*c.parsed.Load()), maps.Clone(*c.authorities.Load()), some)
 }
 
 // Replace makes these all certificates. Good ones of keys that are still there are kept
@@ -108,22 +114,46 @@ func (c *Certificates) Replace(all map[string]table.Certificate) {
 	next := maps.Clone(*c.parsed.Load())
 	gone := func(k string) bool { _, ok := all[k]; return !ok }
 	maps.DeleteFunc(next, func(k string, _ *tls.Certificate) bool { return gone(k) })
+	sets := maps.Clone(*c.authorities.Load())
+	maps.DeleteFunc(sets, func(k string, _ *authority.Set) bool { return gone(k) })
 	maps.DeleteFunc(c.problems, func(k, _ string) bool { return gone(k) })
-	c.replace(next, all)
+	c.replace(next, sets, all)
 }
 
-func (c *Certificates) replace(next map[string]*tls.Certificate, some map[string]table.Certificate) {
+func (c *Certificates) replace(next map[string]*tls.Certificate, sets map[string]*authority.Set, some map[string]table.Certificate) {
+	defer func() {
+		c.parsed.Store(&next)
+		c.authorities.Store(&sets)
+		c.configs.forget()
+	}()
 	for k, raw := range some {
+		delete(c.problems, k)
+		if delete(sets, k); len(raw.CA) > 0 { // a bad one must not be in force, nor an old one in its place
+			set, err := authority.Parse(raw.CA, raw.CRL)
+			if err != nil {
+				c.problems[k] = err.Error()
+			} else {
+				sets[k] = set
+			}
+		}
+		if len(raw.CA) > 0 && len(raw.Chain) == 0 {
+			delete(next, k)
+			continue
+		}
 		pair, err := ParseCertificate(raw)
 		if err != nil {
 			c.problems[k] = err.Error()
 			continue
 		}
-		delete(c.problems, k)
 		next[k] = pair
 	}
-	c.parsed.Store(&next)
 }
+
+// Authority are the authorities of a key; nil for none that are good.
+func (c *Certificates) Authority(key string) *authority.Set { return (*c.authorities.Load())[key] }
+
+// Pair is the certificate of a key; nil for none.
+func (c *Certificates) Pair(key string) *tls.Certificate { return (*c.parsed.Load())[key] }
 
 // Delete takes certificates away.
 func (c *Certificates) Delete(keys []string) {
@@ -132,12 +162,15 @@ func (c *Certificates) Delete(keys []string) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	next := maps.Clone(*c.parsed.Load())
+	next, sets := maps.Clone(*c.parsed.Load()), maps.Clone(*c.authorities.Load())
 	for _, k := range keys {
 		delete(next, k)
+		delete(sets, k)
 		delete(c.problems, k)
 	}
 	c.parsed.Store(&next)
+	c.authorities.Store(&sets)
+	c.configs.forget()
 }
 
 // SetTable swaps the hosts, which say whose certificate is which.
@@ -210,9 +243,11 @@ func (c *Certificates) Covers(name string, host []byte) bool {
 // config is for all handshakes. Its ticket keys are made by crypto/tls, and changed each
 // day.
 func (c *Certificates) config() *tls.Config {
-	return &tls.Config{
+	general := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{"h2", "http/1.1"},
 		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return c.For(h.ServerName), nil },
 	}
+	general.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) { return c.handshake(general, h.ServerName), nil }
+	return general
 }

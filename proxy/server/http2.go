@@ -6,6 +6,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"log"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/net/http2"
 
 	"wayleave.dev/proxy/h1"
+	"wayleave.dev/proxy/message"
 )
 
 // Bounds of an HTTP/2 connection. The server of x/net bounds what is queued besides: a
@@ -71,12 +73,17 @@ func (h *http2Server) drain() {
 func (h *http2Server) serve(k *conn, c net.Conn) {
 	k.state.To(h1.Idle)
 	local, client := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
+	var session *message.Session
+	if t, ok := c.(*tls.Conn); ok {
+		said := t.ConnectionState()
+		session = &message.Session{ServerName: said.ServerName, Certificates: said.PeerCertificates}
+	}
 	h.srv.ServeConn(h.batches.of(c, h.times.write, k), &http2.ServeConnOpts{Context: h.s.base, BaseConfig: h.config, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer k.end()
 		if !k.begin() {
 			panic(http.ErrAbortHandler)
 		}
-		h.handle(w, r, k, client, local)
+		h.handle(w, r, k, client, local, session)
 	})})
 	if k.flooded.Load() {
 		h.s.refused(Flood)
@@ -91,7 +98,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 }
 
 // handle answers one request.
-func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, k *conn, client, local netip.AddrPort) {
+func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, k *conn, client, local netip.AddrPort, session *message.Session) {
 	switch {
 	case r.Method == http.MethodConnect:
 		h.s.refused(MalformedMessage)
@@ -110,7 +117,7 @@ func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, k *conn, cl
 		http.Error(w, "400 Bad Request", http.StatusBadRequest)
 		return
 	}
-	d.k = k
+	d.k, d.req.Session = k, session
 	whom := whose(client.Addr())
 	if why := h.streams.enter(whom, d); why != "" {
 		h.s.refused(why)

@@ -15,15 +15,26 @@ func (t *Table) Asserted(backend string) []string {
 	return t.asserted[backend]
 }
 
-// assertions are those of a host's paths, by backend. Credentials are left out: endpoints
+// assertions are those of a host's paths, by backend, and those that tell of a client's
+// certificate. Credentials are left out: endpoints
 // check them, and clients send them where no server is asked.
 func assertions(h *Host) map[string][]string {
 	var out map[string][]string
 	add := func(p *Path) {
-		if p == nil || p.Options == nil || p.Options.AuthURL == nil {
+		if p == nil {
 			return
 		}
-		for _, name := range p.Options.AuthURL.Headers {
+		var canaries []Canary
+		var names []string
+		if o := p.Options; o != nil {
+			if canaries = o.Canary; o.AuthURL != nil {
+				names = o.AuthURL.Headers
+			}
+		}
+		if h.ClientCert != nil {
+			names = slices.Concat(names, certificateFields)
+		}
+		for _, name := range names {
 			if strings.EqualFold(name, "authorization") || strings.EqualFold(name, "cookie") {
 				continue
 			}
@@ -31,7 +42,7 @@ func assertions(h *Host) map[string][]string {
 				out = map[string][]string{}
 			}
 			out[p.Backend] = append(out[p.Backend], name)
-			for _, c := range p.Options.Canary {
+			for _, c := range canaries {
 				out[c.Backend] = append(out[c.Backend], name)
 			}
 		}
@@ -55,4 +66,26 @@ func (t *Table) assert(r *Routes) {
 			}
 		}
 	}
+}
+
+// AllAsserted are the names that are asserted to some backend, in lower case.
+func (t *Table) AllAsserted() []string {
+	if t == nil {
+		return nil
+	}
+	return t.said
+}
+
+func (t *Table) allAsserted() (out []string) {
+	seen := map[string]bool{}
+	for _, names := range t.asserted {
+		for _, n := range names {
+			if n = strings.ToLower(n); !seen[n] {
+				seen[n] = true
+				out = append(out, n)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
 }

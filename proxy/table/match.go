@@ -125,7 +125,7 @@ func (t *Table) above(name []byte) *Routes {
 }
 
 func (m *Match) guarded() bool {
-	return m.Path.Guarded() || m.Ready != nil && m.Ready.Err != nil
+	return m.Path.Guarded() || m.Host != nil && m.Host.ClientCert != nil || m.Ready != nil && m.Ready.Err != nil
 }
 
 // Find finds the path: Exact, then patterns and Prefixes by their length, Prefixes by

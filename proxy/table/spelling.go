@@ -97,6 +97,9 @@ func covers(a, b *Match) bool {
 	if closed(b) {
 		return false
 	}
+	if a.Host != b.Host && b.Host != nil && b.Host.ClientCert != nil && (a.Host == nil || !reflect.DeepEqual(a.Host.ClientCert, b.Host.ClientCert)) {
+		return false
+	}
 	x, y := a.Path.Options, b.Path.Options
 	if y == nil {
 		return true
@@ -138,6 +141,9 @@ func closed(m *Match) bool {
 
 // watches says whether some path of the host is guarded or closed.
 func watches(r *Routes) bool {
+	if r.client != nil {
+		return true
+	}
 	guarded := func(p *Path) bool {
 		o := p.Options
 		return closed(&Match{Path: p, Ready: r.ready[p]}) || o != nil && (o.guards() || o.limits())

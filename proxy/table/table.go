@@ -35,6 +35,10 @@ type Host struct {
 	// OneNamespace says that no path of another namespace serves the host: none of a wildcard
 	// host above it, and none of hosts that are not named.
 	OneNamespace bool `json:"oneNamespace,omitempty"`
+	// ClientCert has clients show a certificate; nil asks for none.
+	ClientCert *ClientCert `json:"clientCert,omitempty"`
+	// Ciphers are those for TLS 1.2 and before, as crypto/tls numbers them; empty for its own.
+	Ciphers []uint16 `json:"ciphers,omitempty"`
 	// Regex says that every path also matches what begins with its text, without regard to case and
 	// to elements, as ingress-nginx reads a host on which one Ingress asks for regular expressions.
 	// Such a match opens no guard.
@@ -79,8 +83,12 @@ type Endpoint struct {
 type Certificate struct {
 	// Key is "namespace/name" of the Secret.
 	Key   string `json:"key"`
-	Chain []byte `json:"chain"`
-	Priv  []byte `json:"priv"`
+	Chain []byte `json:"chain,omitempty"`
+	Priv  []byte `json:"priv,omitempty"`
+	// CA are authorities, and CRL their revocation lists, in PEM. A Certificate may be one of
+	// these alone.
+	CA  []byte `json:"ca,omitempty"`
+	CRL []byte `json:"crl,omitempty"`
 }
 
 // Protocol is how endpoints are spoken to.
@@ -254,8 +262,12 @@ type Table struct {
 	// wild are by what follows the star.
 	wild map[string]*Routes
 	rest *Routes
+	// certified says that some host asks for certificates of clients, or has ciphers of its own.
+	certified bool
 	// asserted are fields that clients may not set, by backend.
 	asserted map[string][]string
+	// said are all of these names, once each in lower case.
+	said []string
 	// lower routes paths in lower case; nil where this table does.
 	lower *Table
 }
@@ -275,6 +287,8 @@ type Routes struct {
 	// Table.Spelled.
 	watched bool
 	folded  *Routes
+	// client is the host's rule for certificates of clients; nil for none.
+	client *ClientRule
 }
 
 // Make makes a table; hosts that last has already are shared with it.
@@ -293,6 +307,7 @@ func Make(last *Table, hosts map[string]*Host) *Table {
 			r.folded = folded(r)
 		}
 		t.assert(r)
+		t.certified = t.certified || r.client != nil || len(h.Ciphers) > 0
 		switch {
 		case name == "":
 			t.rest = r
@@ -302,6 +317,7 @@ func Make(last *Table, hosts map[string]*Host) *Table {
 			t.exact[name] = r
 		}
 	}
+	t.said = t.allAsserted()
 	t.lower = t.lowered()
 	return t
 }
@@ -318,6 +334,7 @@ func (t *Table) named(name string) *Routes {
 
 func compile(h *Host) *Routes {
 	r := &Routes{Host: h, exact: map[string]*Path{}, prefix: map[string]*Path{}, ready: map[*Path]*Ready{}, asserted: assertions(h)}
+	r.client = clientRule(h)
 	if h.Default != nil && h.Default.Options != nil {
 		r.ready[h.Default] = Prepare(h.Default)
 	}

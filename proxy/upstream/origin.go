@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"wayleave.dev/proxy/h1"
+	"wayleave.dev/proxy/table"
 )
 
 // Origin is a client that an endpoint is told by the PROXY protocol (haproxy's
@@ -20,6 +21,8 @@ type Origin struct {
 	// Client is where the request came from, port 0 where only the address is known;
 	// Local where it came to.
 	Client, Local netip.AddrPort
+	// TLS is how the endpoint is spoken to by TLS; a connection made by one is used for no other.
+	TLS *table.EndpointTLS
 }
 
 // proxySignature begins version 2.
@@ -67,7 +70,7 @@ type kept struct {
 
 // GetFor is Get for a connection that tells the endpoint a client; Get where o is zero.
 func (e *Endpoint) GetFor(ctx context.Context, o Origin, encrypted, sure bool, timeout time.Duration) (c *h1.Client, reused bool, err error) {
-	if o.Version == 0 {
+	if o == (Origin{}) {
 		return e.Get(ctx, encrypted, sure, timeout)
 	}
 	for !sure {
@@ -104,7 +107,7 @@ func (e *Endpoint) keptFor(o Origin, encrypted bool) *h1.Client {
 // PutFor is Put for a connection of GetFor. Of too many the one that was used longest ago
 // is closed.
 func (e *Endpoint) PutFor(c *h1.Client, o Origin, encrypted bool) {
-	if o.Version == 0 {
+	if o == (Origin{}) {
 		e.Put(c, encrypted)
 		return
 	}
@@ -126,8 +129,7 @@ func (e *Endpoint) PutFor(c *h1.Client, o Origin, encrypted bool) {
 }
 
 // DialFor opens a connection, which begins with a PROXY header where o is not zero, before
-// all else. The certificate of an encrypted one is not checked, as ingress-nginx does not by
-// default: endpoints are addresses, which certificates do not name.
+// all else.
 func (e *Endpoint) DialFor(ctx context.Context, o Origin, encrypted bool, protocols ...string) (net.Conn, error) {
 	conn, err := e.dial(ctx)
 	if err != nil {
@@ -139,8 +141,11 @@ func (e *Endpoint) DialFor(ctx context.Context, o Origin, encrypted bool, protoc
 			return nil, fmt.Errorf("endpoint %s: PROXY header: %w", e.text, err)
 		}
 	}
-	return e.secure(ctx, conn, encrypted, protocols)
+	return e.secure(ctx, conn, encrypted, o.TLS, protocols)
 }
+
+// Key tells Origins apart, as text.
+func (o Origin) Key() string { return fmt.Sprintf("%s %p", o.AppendHeader(nil), o.TLS) }
 
 // introduce writes the header.
 func (o Origin) introduce(ctx context.Context, conn net.Conn) error {

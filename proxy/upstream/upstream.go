@@ -39,6 +39,8 @@ type Settings struct {
 	SlowStart time.Duration
 	// Dial opens connections; nil is net.Dialer's.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Keys are certificates and authorities for TLS to endpoints; nil for none.
+	Keys Keys
 	// Secret makes that nobody can find addresses by the tokens of endpoints. All proxies
 	// of a cluster must have the same; may be empty.
 	Secret []byte
@@ -503,14 +505,18 @@ func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
 }
 
 // secure begins TLS on a connection, where it is to be encrypted.
-func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, protocols []string) (net.Conn, error) {
+func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, by *table.EndpointTLS, protocols []string) (net.Conn, error) {
 	if !encrypted {
 		return conn, nil
+	}
+	config, err := e.set.config(by, protocols)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("endpoint %s: %w", e.text, err), conn.Close())
 	}
 	if c, ok := conn.(*net.TCPConn); ok {
 		conn = e.set.directs.Of(c)
 	}
-	t := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: protocols})
+	t := tls.Client(conn, config)
 	if err := t.HandshakeContext(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("endpoint %s: %w", e.text, err), conn.Close())
 	}

@@ -1,0 +1,43 @@
+package ingress
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"wayleave.dev/proxy/table"
+)
+
+// framing are fields of a message's frame, that no annotation may set.
+var framing = []string{"connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "x-sent-from"}
+
+// headerLines reads lines of NAME: VALUE, at most maxFields.
+func headerLines(to func(p *parser, f table.Field)) func(*parser, string) error {
+	return func(p *parser, v string) error {
+		var out []table.Field
+		for line := range strings.SplitSeq(v, "\n") {
+			if line = strings.TrimSpace(line); line == "" {
+				continue
+			}
+			name, value, ok := strings.Cut(line, ":")
+			name, value = strings.TrimSpace(name), strings.TrimSpace(value)
+			switch {
+			case !ok || !isToken(name):
+				return fmt.Errorf("%q is not a line of NAME: VALUE", line)
+			case slices.Contains(framing, strings.ToLower(name)):
+				return fmt.Errorf("%q is a field that only the proxy sets", name)
+			}
+			if err := fieldTemplate(func(*parser, string) {})(p, value); err != nil {
+				return err
+			}
+			out = append(out, table.Field{Name: name, Value: value})
+		}
+		if len(out) == 0 || len(out) > maxFields {
+			return fmt.Errorf("has %d lines; allowed: 1 to %d", len(out), maxFields)
+		}
+		for _, f := range out {
+			to(p, f)
+		}
+		return nil
+	}
+}

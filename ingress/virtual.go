@@ -1,0 +1,38 @@
+package ingress
+
+import (
+	"net/netip"
+
+	"wayleave.dev/model"
+	"wayleave.dev/proxy/reach"
+	"wayleave.dev/proxy/table"
+)
+
+// virtualBackend is a Service's port at its virtual address, for service-upstream; false for a
+// Service that has none.
+func virtualBackend(snap model.Snapshot, service model.Name, number uint16) (*table.Backend, bool) {
+	svc, ok := snap.Service(service)
+	if !ok || svc.Type == model.ExternalName || len(svc.ClusterIPs) == 0 || reach.Special(svc.ClusterIPs[0]) != "" {
+		return nil, false
+	}
+	b := &table.Backend{Key: portKey{number, true}.of(service)}
+	if real, ok := makeBackend(snap, service, number); ok && len(real.Endpoints) > 0 { // else the path answers 503
+		b.Endpoints = []table.Endpoint{{Addr: netip.AddrPortFrom(svc.ClusterIPs[0], number)}}
+	}
+	return b, true
+}
+
+// virtual is the key of a path's backend by the virtual address; the key itself where the Service
+// has none, which is told.
+func (m *merger) virtual(i *model.Ingress, key string) string {
+	service, number, ok := parseBackend(key)
+	if !ok {
+		return key
+	}
+	if _, has := virtualBackend(m.snap, service, number.port); !has {
+		m.bad(i, annotationField("service-upstream"), "Service %s has no virtual address; its endpoints are used", service)
+		return key
+	}
+	number.virtual = true
+	return number.of(service)
+}

@@ -1,0 +1,53 @@
+package ingress
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"wayleave.dev/model"
+	"wayleave.dev/proxy/table"
+)
+
+// otherName is a host with www. in front, or without where it has it; empty for none.
+func otherName(host string) string {
+	if plain, ok := strings.CutPrefix(host, "www."); ok {
+		return plain
+	}
+	if host == "" || strings.HasPrefix(host, "*.") || len(host) > 249 {
+		return ""
+	}
+	return "www." + host
+}
+
+// wantsRedirect says whether the Ingress asks for a redirect from the host to the other name.
+func (m *merger) wantsRedirect(i *model.Ingress) bool {
+	other := otherName(m.name)
+	return other != "" && m.p.options(m.snap, i).www && hasRule(i, other)
+}
+
+// redirects says whether the Ingress sends the host, which no rule names, to the other name: one of
+// the namespace that owns that.
+func (m *merger) redirects(i *model.Ingress) bool {
+	if !m.wantsRedirect(i) {
+		return false
+	}
+	by := m.p.routes(m.snap, otherName(m.name))
+	return by != nil && by.Name.Namespace == i.Name.Namespace
+}
+
+// isNamed says whether an entry of spec.tls names the host.
+func (m *merger) isNamed(i *model.Ingress) bool {
+	return slices.ContainsFunc(i.TLS, func(t model.IngressTLS) bool { return slices.Contains(t.Hosts, m.name) })
+}
+
+// www makes the only path of a host that is redirected to its other name.
+func (m *merger) www() {
+	if !m.isRedirected {
+		return
+	}
+	i := m.by
+	o := m.p.options(m.snap, i)
+	m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "", Source: fmt.Sprintf("Ingress %s from-to-www-redirect", i.Name),
+		Options: &table.Options{Redirect: "$scheme://" + otherName(m.name) + "$request_uri", RedirectCode: 308}})
+}

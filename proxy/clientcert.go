@@ -1,0 +1,167 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"wayleave.dev/proxy/authority"
+	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/table"
+)
+
+// Keys are certificates and authorities by key. Its methods may be called concurrently.
+type Keys interface {
+	// Authority are the authorities of a key; nil for none that are good.
+	Authority(key string) *authority.Set
+	// Pair is the certificate of a key; nil for none.
+	Pair(key string) *tls.Certificate
+}
+
+var (
+	errNoCertificate = errors.New("no required certificate of the client was sent")
+	errMisdirected   = errors.New("the handshake asked for another name, and so for no certificate that counts here")
+	errSubject       = errors.New("the subject of the client's certificate is not one that is let in")
+	errNoAuthority   = errors.New("the authorities for certificates of clients cannot be read")
+)
+
+// Fields that tell endpoints of the client's certificate.
+const (
+	fieldCert    = "ssl-client-cert"
+	fieldVerify  = "ssl-client-verify"
+	fieldSubject = "ssl-client-subject-dn"
+	fieldIssuer  = "ssl-client-issuer-dn"
+)
+
+// uncertified answers clients without the certificate that the host asks for: 400 and 403 as nginx
+// does, 421 where the handshake was for another name. name is that of the request's host.
+func (x *exchange) uncertified(t *table.Table, name []byte) (answered bool) {
+	own, other := t.ClientRules(name, &x.match)
+	if own == nil {
+		return false
+	}
+	for _, rule := range []*table.ClientRule{other, own} { // the fields tell of own
+		if rule == nil {
+			continue
+		}
+		if x.isAskedLater() {
+			return false
+		}
+		if status, err := x.certify(t, rule, name); err != nil {
+			x.opt.target = x.r.Target
+			if len(rule.Page) > 0 && (status == 400 || status == 403) {
+				x.rec.Err = err
+				x.reply(302, message.Fields{{Name: location, Value: x.expand(nil, rule.Page, forPath)}})
+				return true
+			}
+			x.fail(status, err)
+			return true
+		}
+	}
+	return false
+}
+
+// isAskedLater says whether a plain request leads to no endpoint but that of an ACME challenge: it
+// is redirected to https, where the client is asked.
+func (x *exchange) isAskedLater() bool {
+	if x.r.Session != nil || x.r.TLS {
+		return false
+	}
+	if p := x.match.Path; strings.HasPrefix(p.Path, table.ChallengePrefix) && (p.Options == nil || p.Options.PathPattern == "") {
+		return true
+	}
+	o := x.match.Path.Options
+	return o != nil && o.RedirectTLS != 0 && !x.secure()
+}
+
+// certify applies one rule. Where the client is let in, the request's fields tell of its
+// certificate, and no others.
+func (x *exchange) certify(t *table.Table, rule *table.ClientRule, name []byte) (status int, err error) {
+	if rule.Err != nil {
+		return 503, rule.Err
+	}
+	if status, err := x.handshakeFits(t, rule, name); err != nil {
+		return status, err
+	}
+	certs, verdict, err := x.verifyClient(rule)
+	if err != nil {
+		return 400, err
+	}
+	subject, issuer := "", ""
+	if len(certs) > 0 {
+		subject, issuer = authority.Name(certs[0].RawSubject), authority.Name(certs[0].RawIssuer)
+	}
+	if rule.Match != nil && !rule.Match.MatchString(subject) {
+		return 403, errSubject
+	}
+	x.opt.certified = true
+	cert := ""
+	if rule.Pass && len(certs) > 0 {
+		cert = url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certs[0].Raw})))
+	}
+	for _, f := range [][2]string{{fieldCert, cert}, {fieldVerify, verdict}, {fieldSubject, subject}, {fieldIssuer, issuer}} {
+		x.takeOut(f[0])
+		if f[1] != "" {
+			x.r.Fields.Add(f[0], []byte(f[1]))
+		}
+	}
+	return 0, nil
+}
+
+// handshakeFits refuses requests whose handshake was for another name: the client was not asked for
+// the certificate of this one (RFC 9110, 15.5.20). Without a name it was asked for that of hosts
+// which are not named.
+func (x *exchange) handshakeFits(t *table.Table, rule *table.ClientRule, name []byte) (status int, err error) {
+	s := x.r.Session
+	if s == nil || rule.Verify == table.VerifyOff {
+		return 0, nil
+	}
+	asked := table.Name([]byte(s.ServerName), nil)
+	if string(asked) == string(name) || len(asked) == 0 && t.IsRest(name) {
+		return 0, nil
+	}
+	return 421, errMisdirected
+}
+
+// verifyClient verifies the client's certificate, once a connection. verdict is what nginx has as
+// $ssl_client_verify; the error is why the client is refused.
+func (x *exchange) verifyClient(rule *table.ClientRule) (certs []*x509.Certificate, verdict string, err error) {
+	if s := x.r.Session; s != nil && rule.Verify != table.VerifyOff {
+		certs = s.Certificates
+	}
+	if len(certs) == 0 {
+		if rule.Verify == table.VerifyOn {
+			return nil, "", errNoCertificate
+		}
+		return nil, "NONE", nil
+	}
+	var set *authority.Set
+	if x.p.Keys != nil {
+		set = x.p.Keys.Authority(rule.Authority)
+	}
+	if set == nil {
+		return nil, "", errNoAuthority
+	}
+	type by struct {
+		set   *authority.Set
+		depth int
+	}
+	now := time.Now()
+	err = x.r.Session.Verify(by{set, rule.Depth}, func() error {
+		return set.Verify(certs, authority.Options{Depth: rule.Depth, Usage: x509.ExtKeyUsageClientAuth, Now: now})
+	})
+	switch {
+	case err == nil && now.After(certs[0].NotAfter):
+		return nil, "", errors.New("the certificate of the client has expired")
+	case err == nil:
+		return certs, "SUCCESS", nil
+	case rule.Verify == table.VerifyNoCA && errors.Is(err, authority.ErrUnknown):
+		return certs, "FAILED:unable to verify the first certificate", nil
+	}
+	return nil, "", fmt.Errorf("the certificate of the client: %w", err)
+}

@@ -1,0 +1,126 @@
+package table
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+)
+
+// Verify is what becomes of requests without a good certificate of the client.
+type Verify string
+
+// The kinds: VerifyOn refuses them; VerifyOptional lets in who shows none; VerifyNoCA also who
+// shows one that no authority has signed; VerifyOff asks for none.
+const (
+	VerifyOn       Verify = ""
+	VerifyOptional Verify = "optional"
+	VerifyNoCA     Verify = "optional_no_ca"
+	VerifyOff      Verify = "off"
+)
+
+// ClientCert has the clients of a host show a certificate.
+type ClientCert struct {
+	// Authority is the key of the Certificate whose CA must have signed, with at most Depth between.
+	Authority string `json:"authority"`
+	Depth     int    `json:"depth,omitempty"`
+	Verify    Verify `json:"verify,omitempty"`
+	// ErrorPage is where who is refused is sent, a Template; empty answers 400.
+	ErrorPage string `json:"errorPage,omitempty"`
+	// Pass sends the certificate to endpoints.
+	Pass bool `json:"pass,omitempty"`
+	// Subject is a regular expression (RE2) that must fit somewhere in the subject's name.
+	Subject string `json:"subject,omitempty"`
+}
+
+// CertificateFields are those that tell endpoints of a client's certificate, which no client may
+// set.
+var certificateFields = []string{"ssl-client-cert", "ssl-client-verify", "ssl-client-subject-dn", "ssl-client-issuer-dn"}
+
+// ClientRule is a ClientCert that was read.
+type ClientRule struct {
+	*ClientCert
+	Match *regexp.Regexp
+	Page  Template
+	// Err is what cannot be read: nobody is let in then.
+	Err error
+}
+
+func clientRule(h *Host) *ClientRule {
+	if h.ClientCert == nil {
+		return nil
+	}
+	r := &ClientRule{ClientCert: h.ClientCert}
+	var err error
+	if r.Page, err = ParseTemplate(h.ClientCert.ErrorPage); err != nil {
+		r.Err = fmt.Errorf("clientCert.errorPage: %w", err)
+	}
+	if s := h.ClientCert.Subject; s != "" {
+		prog, err := compile1(s, "")
+		if err != nil {
+			r.Err = fmt.Errorf("clientCert.subject: %w", err)
+		} else {
+			r.Match = prog.re
+		}
+	}
+	return r
+}
+
+// CheckClientCert reads one as the proxy will.
+func CheckClientCert(c *ClientCert) error { return clientRule(&Host{ClientCert: c}).Err }
+
+// ClientRules are those that a request must keep: of the host that it names, and, where that has
+// no path for it, of the host whose path it is; nil for none. other is nil where it is the same.
+func (t *Table) ClientRules(name []byte, m *Match) (own, other *ClientRule) {
+	if t == nil || !t.certified {
+		return nil, nil
+	}
+	r := t.Lookup(name)
+	if r == nil {
+		return nil, nil
+	}
+	if own = r.client; r.Host == m.Host {
+		return own, nil
+	}
+	for _, o := range []*Routes{t.above(name), t.rest} {
+		if o != nil && o.Host == m.Host {
+			other = o.client
+		}
+	}
+	if own == nil {
+		return other, nil
+	}
+	return own, other
+}
+
+// IsRest says whether no host has the name.
+func (t *Table) IsRest(name []byte) bool { r := t.Lookup(name); return r != nil && r == t.rest }
+
+// takesAll says whether the host has a path for every request.
+func (r *Routes) takesAll() bool {
+	_, all := r.prefix[""]
+	return all || r.Host.Default != nil
+}
+
+// Handshake is what a client that asks for a name is asked, and offered. The keys of the
+// authorities are empty where it is to show no certificate.
+func (t *Table) Handshake(name []byte) (authorities []string, ciphers []uint16) {
+	if t == nil || !t.certified {
+		return nil, nil
+	}
+	own := t.Lookup(name)
+	for i, r := range []*Routes{own, t.above(name), t.rest} {
+		if r == nil {
+			continue
+		}
+		if i > 0 && own != nil && own.takesAll() {
+			break // no request falls through to the others
+		}
+		if c := r.client; c != nil && c.Verify != VerifyOff && !slices.Contains(authorities, c.Authority) {
+			authorities = append(authorities, c.Authority)
+		}
+		if i == 0 {
+			ciphers = r.Host.Ciphers
+		}
+	}
+	return authorities, ciphers
+}
