@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dlclark/regexp2"
+
 	"wayleave.dev/model"
 )
 
@@ -43,6 +45,8 @@ type Location struct {
 
 	rules rules
 	root  bool // it was made without a path of an Ingress
+	// re is the expression of a server with Regex; nil for one that cannot be read.
+	re *regexp2.Regexp
 }
 
 // Canary is a backend beside a location's own.
@@ -210,7 +214,11 @@ func (s *Server) finish() {
 		}
 	}
 	s.Locations = out
-	s.Regex = slices.ContainsFunc(out, func(l *Location) bool { return l.rewrites() || l.rules.regex })
+	if s.Regex = slices.ContainsFunc(out, func(l *Location) bool { return l.rewrites() || l.rules.regex }); s.Regex {
+		for _, l := range out {
+			l.re, _ = compile("^"+l.Path, true) // nginx would not start with one that is none
+		}
+	}
 }
 
 // rewrites says whether rewrite-target changes requests of the location.

@@ -160,10 +160,8 @@ func (x *exchange) draw(l *Location) []string {
 				return []string{c.Backend}
 			}
 		case c.rules.pattern != "":
-			if re, err := compile(c.rules.pattern, false); err == nil {
-				if ok, err := re.MatchString(v); err == nil && ok {
-					return []string{c.Backend}
-				}
+			if ok := matches(c.rules.pattern, v); ok {
+				return []string{c.Backend}
 			}
 		case v == "always":
 			return []string{c.Backend}
@@ -193,11 +191,10 @@ func (x *exchange) draw(l *Location) []string {
 func (s *Server) find(uri string) (found *Location, groups []string, added bool) {
 	if s.Regex {
 		for _, l := range s.Locations {
-			re, err := compile("^"+l.Path, true)
-			if err != nil {
+			if l.re == nil {
 				continue // nginx would not start
 			}
-			if m, err := re.FindStringMatch(uri); err == nil && m != nil {
+			if m, err := l.re.FindStringMatch(uri); err == nil && m != nil {
 				for _, g := range m.Groups() {
 					groups = append(groups, g.String())
 				}
@@ -226,6 +223,16 @@ func (s *Server) find(uri string) (found *Location, groups []string, added bool)
 	return found, nil, false
 }
 
+// matches says whether a value has an expression in it.
+func matches(pattern, value string) bool {
+	re, err := compile(pattern, false)
+	if err != nil {
+		return false
+	}
+	ok, err := re.MatchString(value)
+	return err == nil && ok
+}
+
 // matchWithin bounds one comparison: expressions of PCRE may take very long.
 const matchWithin = 100 * time.Millisecond
 
@@ -240,12 +247,6 @@ func compile(s string, fold bool) (*regexp2.Regexp, error) {
 		re.MatchTimeout = matchWithin
 	}
 	return re, err
-}
-
-// Readable says whether an expression can be read here.
-func Readable(path string) error {
-	_, err := compile("^"+path, true)
-	return err
 }
 
 func isURL(s string) bool {

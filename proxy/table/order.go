@@ -83,6 +83,8 @@ type candidate struct {
 	steps int
 	// guarded paths keep requests out; closed is a pattern that is not compiled.
 	guarded, closed bool
+	// age is the index in Host.Paths: of paths of one text the older comes first.
+	age int
 }
 
 // before orders paths as ingress-nginx orders the locations of a server: the longer text
@@ -91,7 +93,7 @@ func (c *candidate) before(d *candidate) bool { return c.compare(d) < 0 }
 
 func (c *candidate) compare(d *candidate) int {
 	a, b := c.path.Path, d.path.Path
-	return cmp.Or(len(b)-len(a), strings.Compare(b, a))
+	return cmp.Or(len(b)-len(a), strings.Compare(b, a), c.age-d.age)
 }
 
 // takesFrom says whether c, which matches too, is served in place of d, which comes first by
@@ -215,7 +217,7 @@ func (o *ordered) alike(m *Match, found *candidate) (best *candidate) {
 		switch {
 		case c.closed, c.path.Kind == Exact && !o.regex, guarded && !c.guarded:
 		case found != nil && (c == found || !c.before(found) || c.path.Foreign && !found.path.Foreign):
-		case best == nil || c.compare(best) <= 0: // of one text the older, which is behind in m.loose
+		case best == nil || c.before(best):
 			best = c
 		}
 	}
@@ -335,7 +337,7 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 	for i := range r.Host.Paths {
 		p := &r.Host.Paths[i]
 		prog, isPattern := patterns[i]
-		c := &candidate{path: p, literal: lower(p.Path), guarded: p.Guarded() || r.ready[p] != nil && r.ready[p].Err != nil}
+		c := &candidate{path: p, age: i, literal: lower(p.Path), guarded: p.Guarded() || r.ready[p] != nil && r.ready[p].Err != nil}
 		if isPattern {
 			c.literal = lower(LiteralPrefix(p.Options.PathPattern))
 		}
@@ -365,7 +367,7 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 	for _, c := range closed {
 		list = append(list, c)
 	}
-	slices.SortStableFunc(list, (*candidate).compare)
+	slices.SortFunc(list, (*candidate).compare)
 	slices.SortStableFunc(o.patterns, (*candidate).compare)
 	o.literals = makeLiterals(list)
 	if total > 0 {
