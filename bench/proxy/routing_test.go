@@ -101,26 +101,27 @@ func (z *town) requests(r *rand.Rand, n int) (out []nginx.Request) {
 
 // decisions are the differences that stay: what they are, and the sentence that decides.
 var decisions = map[string]string{
-	"exact first":      "An Exact path that equals the request comes first here, also before a longer expression: Kubernetes, Ingress, \"Multiple matches: precedence is given first to the longest matching path … exact over prefix\".",
-	"elements":         "A Prefix with a slash at its end matches the path without it here, where nginx answers 301: Kubernetes, Ingress, \"/foo/ matches /foo\".",
-	"alternatives":     "An expression with | is anchored as a whole here; nginx anchors the first alternative alone, so that /foo|/bar matches /x/bar.",
-	"root of the host": "ingress-nginx gives what no path has the annotations of the host's first Ingress, so that a redirect of /old redirects all of the host. Here an annotation is of the paths of its Ingress.",
+	"exact first":      "An Exact path that equals the request comes first here, also before a longer expression: Kubernetes, Ingress, Multiple matches, where Exact comes before Prefix.",
+	"elements":         "Where a path ends with a slash, nginx sends the request without it there (301). Here a Prefix matches it, since /foo/ matches /foo for Kubernetes, and an Exact path does not.",
+	"alternatives":     "An expression with alternatives is anchored as a whole here; nginx anchors the first one alone, so that /foo|/bar matches /x/bar.",
+	"root of the host": "ingress-nginx gives what no path of the host has the annotations and the default backend of the host's first Ingress, so that a redirect of /old redirects all of the host. Here annotations are of the paths of their Ingress, and the oldest default backend counts.",
 	"escapes":          "Escapes in a rule's path are decoded here; nginx compares the decoded path of a request with them as text, so that they never match.",
 	"dots":             "A dot in a path without other marks of an expression is a dot here. On a host with expressions nginx takes it for any byte, so that /foo.bar matches /foo/bar.",
-	"look-ahead":       "RE2 has none: the path is left out, with an Event, and `ingress check` says NO.",
+	"look-ahead":       "RE2 has none: the path is left out, with an Event, and ingress check says NO.",
 	"query":            "A query in the target of rewrite-target is refused there since validation is the default, and taken here.",
+	"no Service":       "A path that two Ingresses have falls to the younger one here while the Service of the older one is missing.",
+	"spelling":         "A host with a guarded or closed path refuses spellings that servers read in two ways: ingress-options.md, The spelling of a path.",
+	"dot segments":     "A host with a guarded or closed path sends paths on without their dot segments: RFC 3986, 6.2.2.3.",
 }
 
 // decide says which decision a difference is of; empty for none. here is the path that serves the request
 // here, nil for none.
-func (z *town) decide(q nginx.Request, uri, judge, we string, there nginx.Answer, here *table.Path) string {
+func (z *town) decide(q nginx.Request, uri, we string, there nginx.Answer, here *table.Path) string {
 	switch {
-	case strings.HasPrefix(we, "400"):
-		return "spelling"
-	case strings.Contains(q.Target, ".."):
-		return "dot segments"
 	case there.Root:
 		return "root of the host"
+	case strings.HasPrefix(we, "400"):
+		return "spelling"
 	case here != nil && here.Kind == table.Exact && here.Path == uri:
 		return "exact first"
 	case strings.Contains(there.Path, "(?!"):
@@ -133,9 +134,11 @@ func (z *town) decide(q nginx.Request, uri, judge, we string, there nginx.Answer
 		return "escapes"
 	case there.Added, here != nil && here.Path == uri+"/":
 		return "elements"
+	case here != nil && strings.Contains(q.Target, "..") && there.Backend == here.Backend:
+		return "dot segments"
 	case z.hasQuery(q.Host):
 		return "query"
-	case there.Status == 0 && judge == "503":
+	case strings.Contains(there.Backend, "/none:") && here != nil && !strings.HasPrefix(here.Source, "Ingress "+there.Ingress.String()+" "):
 		return "no Service"
 	}
 	return ""
@@ -253,8 +256,8 @@ func TestRouting(t *testing.T) {
 			clean, _ := table.Clean([]byte(path), nil)
 			m := &table.Match{}
 			mine.Route([]byte(q.Host), clean, m)
-			why := z.decide(q, string(clean), judge, we, there, m.Path)
-			if why == "" {
+			why := z.decide(q, string(clean), we, there, m.Path)
+			if decisions[why] == "" {
 				if undecided++; undecided < 40 {
 					t.Errorf("%s%s: nginx: %s by %s of %s; we: %s by %+v: nothing decides that", q.Host, q.Target, judge, there.Path, there.Ingress, we, m.Path)
 				}
@@ -280,7 +283,7 @@ func (j *routingJudge) write(asked, sets, same int, counts map[string]int, examp
 		for i := range e {
 			e[i] = "`" + strings.ReplaceAll(e[i], "|", `\|`) + "`"
 		}
-		rows = append(rows, append(append([]string{why, fmt.Sprint(counts[why])}, e...), decisions[why]))
+		rows = append(rows, append(append([]string{why, fmt.Sprint(counts[why])}, e...), strings.ReplaceAll(decisions[why], "|", `\|`)))
 	}
 	page := result.New(result.Docs, "ingress-judge", "Routing: our answers beside nginx's")
 	page.Text("`cd bench && go test -run TestRouting ./proxy` makes %d sets of Ingresses from a seed, writes the configuration that ingress-nginx makes of them, has nginx %s and the proxy serve them beside each other, sends %d requests to both, and made this page. The model of ingress-nginx in ingress/nginx, by which `wayleave ingress check --requests` judges, answered each of them as nginx did. Paths, rewrites, redirects, host names and their priorities are compared; guards are not. %d requests have the same answer from both. The others:", sets, version("nginx -v"), asked, same)

@@ -37,6 +37,8 @@ type Answer struct {
 	Ingress model.Name
 	Path    string
 	Type    model.PathType
+	// Backend is that of the location, whether it is asked or not.
+	Backend string
 	// Root says that no path of an Ingress has the request: the root of the server answers, with the
 	// annotations of the first Ingress. Added says that the answer is a redirect to the same path with
 	// a slash.
@@ -65,7 +67,7 @@ func (c *Config) Answer(r Request) Answer {
 	if l == nil {
 		return Answer{Status: 404}
 	}
-	a := Answer{Path: l.Path, Type: l.Type, Root: l.root, Added: added, Guards: l.rules.guards}
+	a := Answer{Path: l.Path, Backend: l.Backend, Type: l.Type, Root: l.root, Added: added, Guards: l.rules.guards}
 	if l.Ingress != nil {
 		a.Ingress = l.Ingress.Name
 	}

@@ -353,7 +353,7 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 				closed[at] = c
 			}
 		case p.Kind == Exact:
-			if (c.guarded || o.regex) && r.exact[p.Path] == p {
+			if (c.guarded || o.regex && p.Path != "/") && r.exact[p.Path] == p { // the root takes all others there
 				list = append(list, c)
 			}
 		case r.prefix[trimSlash(p.Path)] == p:
