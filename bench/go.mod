@@ -2,6 +2,9 @@ module wayleave.dev/bench
 
 go 1.26.0
 
+// As the product has it.
+godebug x509negativeserial=1
+
 replace wayleave.dev => ..
 
 replace wayleave.dev/lab => ../lab

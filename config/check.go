@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -159,6 +160,17 @@ func list[T any](at func(*Config) *[]T, parse func(string) (T, error), what stri
 // nameservers are what lists of DNS servers may have.
 const nameservers = "IP addresses, each with :port or without, or tls://IP@NAME"
 
+// plainServers are those that are not asked by TLS, where letters are never mixed.
+const plainServers = "IP addresses, each with :port or without"
+
+func plainServer(s string) (model.Nameserver, error) {
+	n, err := model.ParseNameserver(s)
+	if err == nil && n.TLS {
+		err = errors.New("names are not mixed for servers that are asked by TLS")
+	}
+	return n, err
+}
+
 // table is a map from DNS names to lists. The names become lower case with a final dot.
 func table[T any](at func(*Config) *map[string][]T, parse func(string) (T, error), what string) setter {
 	return func(c *Config, v any) error {
@@ -211,6 +223,32 @@ func number(at func(*Config) *int, low, high int) setter {
 			return fmt.Errorf("a number from %d to %d is allowed", low, high)
 		}
 		*at(c) = int(n)
+		return nil
+	}
+}
+
+// NoServerHeader is the value of ingress.serverHeader that removes the field.
+const NoServerHeader = "none"
+
+// product is what the field Server may say (RFC 9110, 10.2.4), or NoServerHeader.
+func product(s string) error {
+	for _, c := range s {
+		if c < ' ' || c > '~' || len(s) > 128 || strings.TrimSpace(s) != s {
+			return fmt.Errorf("up to 128 visible characters of ASCII are allowed, or %q", NoServerHeader)
+		}
+	}
+	return nil
+}
+
+// tlsVersion reads a version in quotation marks; as a number, 1.0 would be 1.
+func tlsVersion(at func(*Config) *uint16) setter {
+	return func(c *Config, v any) error {
+		s, _ := v.(string)
+		i := slices.Index([]string{"1.0", "1.1", "1.2", "1.3"}, s)
+		if i < 0 {
+			return errors.New(`allowed, in quotation marks: "1.0", "1.1", "1.2", "1.3"`)
+		}
+		*at(c) = tls.VersionTLS10 + uint16(i)
 		return nil
 	}
 }

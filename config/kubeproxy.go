@@ -24,6 +24,8 @@ type proxyField struct {
 	as []any
 	// why another value is not used.
 	why string
+	// zero says that 0 is a value: kube-proxy's default is for what is null.
+	zero bool
 	// refused says that packets would go otherwise than was asked for.
 	refused bool
 	// moot says that what the field is for is done without it, or that there is no such thing.
@@ -34,7 +36,6 @@ type proxyField struct {
 func proxyFields() []proxyField {
 	const (
 		at       = "changes are programmed as they come"
-		limits   = "connection tracking is left to the node's sysctls net.netfilter.nf_conntrack_*"
 		mark     = "the mark of what is masqueraded is 0x4000, bit 14"
 		all      = "not built: clients in the pod network are seen by their own address"
 		pods     = "who is a pod follows from the podCIDRs of the nodes"
@@ -74,13 +75,13 @@ func proxyFields() []proxyField {
 		{key: "detectLocal.bridgeInterface", why: pods},
 		{key: "detectLocal.interfaceNamePrefix", why: pods},
 		{key: "clusterCIDR", why: pods, moot: true},
-		{key: "conntrack.maxPerCore", why: limits},
-		{key: "conntrack.min", why: limits},
-		{key: "conntrack.tcpEstablishedTimeout", why: limits},
-		{key: "conntrack.tcpCloseWaitTimeout", why: limits},
-		{key: "conntrack.tcpBeLiberal", why: limits},
-		{key: "conntrack.udpTimeout", why: limits},
-		{key: "conntrack.udpStreamTimeout", why: limits},
+		{key: "conntrack.maxPerCore", is: "service.conntrack.maxPerCore", zero: true},
+		{key: "conntrack.min", is: "service.conntrack.min", zero: true},
+		{key: "conntrack.tcpEstablishedTimeout", is: "service.conntrack.tcpEstablishedTimeout", zero: true},
+		{key: "conntrack.tcpCloseWaitTimeout", is: "service.conntrack.tcpCloseWaitTimeout", zero: true},
+		{key: "conntrack.tcpBeLiberal", is: "service.conntrack.tcpBeLiberal"},
+		{key: "conntrack.udpTimeout", is: "service.conntrack.udpTimeout"},
+		{key: "conntrack.udpStreamTimeout", is: "service.conntrack.udpStreamTimeout"},
 		{key: "clientConnection.kubeconfig", why: server, moot: true},
 		{key: "clientConnection.acceptContentTypes", why: server, moot: true},
 		{key: "clientConnection.contentType", why: server, moot: true},
@@ -111,7 +112,7 @@ func (f proxyField) has(key string) bool {
 
 // isDone says whether the value is what is done anyway.
 func (f proxyField) isDone(v any) bool {
-	return unset(v) || slices.ContainsFunc(f.as, func(as any) bool { return as == v })
+	return unset(v) && (!f.zero || v == nil) || slices.ContainsFunc(f.as, func(as any) bool { return as == v })
 }
 
 // kubeProxy reads a KubeProxyConfiguration. What it asks for and Wayleave does otherwise

@@ -76,6 +76,7 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	for _, i := range m.canaries {
 		m.canary(i)
 	}
+	m.passthrough()
 	m.check()
 	r := &merged{problems: m.problems}
 	if name == "" && m.out.Certificate == "" {

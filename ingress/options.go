@@ -47,6 +47,8 @@ type options struct {
 	www bool
 	// virtual has endpoints reached by the Service's virtual address.
 	virtual bool
+	// passthrough has connections handed to the Service as they are.
+	passthrough bool
 	// globalAuth says that the server asked is that of the settings.
 	globalAuth bool
 	secrets    []model.Name

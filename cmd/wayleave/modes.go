@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
@@ -131,6 +133,28 @@ func ensureSysctls(set sysctl.Set, mode service.Mode, l service.Local) error {
 		errs = append(errs, set.Ensure(name, value))
 	}
 	return errors.Join(errs...)
+}
+
+// setTracking sets the limits of connection tracking once the mode is in place: before, the kernel may have none.
+func (a *agent) setTracking(ctx context.Context) error {
+	for wait := 50 * time.Millisecond; ctx.Err() == nil; {
+		if a.states()["service"].Synced {
+			err := service.Tracking(a.cfg.Service.Tracking).Set(hostSysctls(a.tellState), runtime.NumCPU())
+			if errors.Is(err, fs.ErrPermission) { // a node that is a namespace has the limit of its host
+				a.log.Warn("connection tracking is not set as asked", "err", err)
+				return nil
+			}
+			if a.say("connection tracking", err); err == nil {
+				return nil
+			}
+			wait = time.Minute
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+	return ctx.Err()
 }
 
 // recentClients is the limit of xt_recent, which is fixed once the kernel has it. Where it

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -39,6 +40,12 @@ func newBareNode(t *testing.T) *bareNode {
 	n.ns.Addr("eth0", "172.30.0.11/24")
 	n.ns.Addr("eth0", "fd00:30::11/64")
 	n.ns.Route("0.0.0.0/0", "172.30.0.1")
+	testnet.Eventually(t, 10*time.Second, func() error { // the kernel adds it by itself, a moment after the link is up
+		if out := n.ns.Run("ip", "-6", "addr", "show", "dev", "eth0", "-tentative"); !strings.Contains(out, "inet6 fe80:") {
+			return fmt.Errorf("eth0 has no link-local address yet: %s", out)
+		}
+		return nil
+	})
 	for _, d := range []string{"bin", "net.d"} {
 		if err := os.Mkdir(filepath.Join(n.dir, d), 0o755); err != nil {
 			t.Fatal(err)
@@ -89,7 +96,9 @@ func (n *bareNode) install(kind string) error {
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, OwnPodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
 		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"), netip.MustParsePrefix("127.0.0.0/8")}}
 	mode.SetLocal(local)
-	if err := ensureSysctls(sysctl.Set{Root: "/proc/sys/net", State: s.stateDir + "/sysctl"}, mode, local); err != nil {
+	set := sysctl.Set{Root: "/proc/sys/net", State: s.stateDir + "/sysctl"}
+	tracking := service.Tracking{Established: 23 * time.Hour, CloseWait: time.Hour, UDP: 31 * time.Second, Liberal: true}
+	if err := errors.Join(ensureSysctls(set, mode, local), tracking.Set(set, 1)); err != nil {
 		return err
 	}
 	if err := mode.Sync(ctx, n.plans()); err != nil {

@@ -9,7 +9,10 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"wayleave.dev/internal/statefile"
 )
@@ -37,15 +40,41 @@ func (s Set) Ensure(name, value string) error {
 	if have == value {
 		return nil
 	}
+	s.remember(name, have)
+	if err := os.WriteFile(file, []byte(value), 0); err != nil {
+		return fmt.Errorf("sysctl: %w", err)
+	}
+	return nil
+}
+
+// Raise sets a parameter that is a number, such as "netfilter/nf_conntrack_max", unless it is that high already.
+func (s Set) Raise(name string, least int) error {
+	raw, err := os.ReadFile(filepath.Join(s.Root, name))
+	if err != nil {
+		return fmt.Errorf("sysctl: %w", err)
+	}
+	have, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return fmt.Errorf("sysctl: %s: %w", name, err)
+	}
+	if have >= least {
+		return nil
+	}
+	return s.Ensure(name, strconv.Itoa(least))
+}
+
+// remember keeps the value from before, unless there is one. Several goroutines, and two agents during an upgrade, have
+// one file: a lock on its folder keeps them from losing each other's values.
+func (s Set) remember(name, have string) {
+	if dir, err := os.Open(filepath.Dir(s.State)); err == nil {
+		defer dir.Close() // and with it the lock
+		_ = unix.Flock(int(dir.Fd()), unix.LOCK_EX)
+	}
 	before := s.load()
 	if _, ok := before[name]; !ok {
 		before[name] = have
 		statefile.Keep(s.State, before, s.Tell)
 	}
-	if err := os.WriteFile(file, []byte(value), 0); err != nil {
-		return fmt.Errorf("sysctl: %w", err)
-	}
-	return nil
 }
 
 // Restore puts all remembered values back and forgets them.

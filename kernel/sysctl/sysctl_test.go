@@ -2,8 +2,10 @@ package sysctl
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 )
 
@@ -62,6 +64,48 @@ func TestValuesGoBackToWhatTheyWere(t *testing.T) {
 		t.Error("the memory is still there")
 	}
 	if err := s.Ensure("no_such", "1"); err == nil {
+		t.Error("a missing parameter is no error")
+	}
+}
+
+// Goroutines that share a file lose none of each other's values.
+func TestAllValuesAreRemembered(t *testing.T) {
+	dir := t.TempDir()
+	s := Set{Root: dir, State: filepath.Join(dir, "state")}
+	var wg sync.WaitGroup
+	for i := range 20 {
+		name := fmt.Sprintf("p%d", i)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("0"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			if err := s.Ensure(name, "1"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if got := len(s.load()); got != 20 {
+		t.Errorf("%d values of 20 are remembered", got)
+	}
+}
+
+func TestAHigherValueStays(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "nf_conntrack_max")
+	s := Set{Root: dir, State: filepath.Join(dir, "state")}
+	for have, want := range map[string]string{"262144\n": "262144\n", "131072\n": "131072\n", "65536\n": "131072"} {
+		if err := os.WriteFile(file, []byte(have), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Raise("nf_conntrack_max", 131072); err != nil {
+			t.Fatal(err)
+		}
+		if raw, _ := os.ReadFile(file); string(raw) != want {
+			t.Errorf("%q became %q, want %q", have, raw, want)
+		}
+	}
+	if err := s.Raise("none", 1); err == nil {
 		t.Error("a missing parameter is no error")
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"wayleave.dev/lab/build"
 	"wayleave.dev/lab/e2e"
 	"wayleave.dev/lab/fabric"
+	"wayleave.dev/lab/images"
 	"wayleave.dev/lab/place"
 )
 
@@ -23,6 +24,8 @@ type Tests struct {
 	Filter string // regular expression on full names
 	Skip   string // likewise
 	Procs  int    // how many run at a time
+	// CoreDNS puts CoreDNS into the image of the test program first.
+	CoreDNS bool
 }
 
 // Test runs end-to-end tests from the client behind the gateway. It is an error if one
@@ -43,6 +46,11 @@ func (l *Lab) Test(ctx context.Context, tests Tests) error {
 	programs, err := l.buildTests(ctx)
 	if err != nil {
 		return err
+	}
+	if tests.CoreDNS {
+		if err := l.loadCoreDNS(ctx); err != nil {
+			return err
+		}
 	}
 	out := filepath.Join(l.Dirs.State, "e2e")
 	if err := errors.Join(os.RemoveAll(out), os.MkdirAll(out, 0o755)); err != nil {
@@ -82,6 +90,29 @@ func (l *Lab) buildTests(ctx context.Context) (*build.Tests, error) {
 	}
 	defer unlock()
 	return cache.Tests(ctx, checkout)
+}
+
+// loadCoreDNS gives nodes the image of the test program with CoreDNS in it.
+func (l *Lab) loadCoreDNS(ctx context.Context) error {
+	checkout, err := place.Checkout()
+	if err != nil {
+		return err
+	}
+	cache := l.Cache()
+	unlock, err := cache.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	programs, err := cache.Programs(ctx, checkout)
+	if err != nil {
+		return err
+	}
+	archive, err := images.AgnhostWithCoreDNS(ctx, cache, programs)
+	if err != nil {
+		return err
+	}
+	return l.Load(ctx, archive)
 }
 
 func (l *Lab) summarize(out string, failed error) error {

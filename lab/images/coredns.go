@@ -28,3 +28,30 @@ func CoreDNS(ctx context.Context, cache *build.Cache) (string, error) {
 	})
 	return filepath.Join(dir, "coredns.tar"), err
 }
+
+// AgnhostWithCoreDNS returns an archive with Kubernetes' test program beside CoreDNS, as upstream's image has it: some
+// tests run a DNS server of their own from it.
+func AgnhostWithCoreDNS(ctx context.Context, cache *build.Cache, programs *build.Programs) (string, error) {
+	tree, err := cache.Root(ctx, "image-root", tools...)
+	if err != nil {
+		return "", err
+	}
+	program, err := cache.CoreDNS(ctx)
+	if err != nil {
+		return "", err
+	}
+	dir, err := cache.Make("agnhost-coredns-image", "agnhost with CoreDNS", []string{recipe, tree, programs.Agnhost, program}, func(dir string) error {
+		all, err := agnhostImages(ctx, tree, programs)
+		if err != nil {
+			return err
+		}
+		layer := &dockerarchive.Layer{}
+		if err := layer.Copy("/coredns", 0o755, program, root); err != nil {
+			return err
+		}
+		agnhost := all[0]
+		agnhost.Layers = append(agnhost.Layers[:len(agnhost.Layers):len(agnhost.Layers)], layer)
+		return dockerarchive.WriteFile(filepath.Join(dir, "agnhost.tar"), agnhost)
+	})
+	return filepath.Join(dir, "agnhost.tar"), err
+}

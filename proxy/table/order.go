@@ -22,6 +22,9 @@ func (o *Options) guards() bool {
 	return len(o.Sources) > 0 || len(o.Denied) > 0 || o.Auth != nil || o.AuthURL != nil
 }
 
+// Limits says whether the options, which may be nil, bound what a client may use.
+func (o *Options) Limits() bool { return o != nil && o.limits() }
+
 // limits says whether the options bound what a client may use.
 func (o *Options) limits() bool { return o.RPS > 0 || o.RPM > 0 || o.Exchanges > 0 }
 

@@ -130,7 +130,7 @@ func loadImage() *cobra.Command {
 
 func execute() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "exec NODE|control|outside [COMMAND …]", Short: "run a command, or a shell, on a machine of the lab",
+		Use: "exec NODE|control|outside|client [COMMAND …]", Short: "run a command, or a shell, on a machine of the lab",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			lab, err := open()
@@ -203,6 +203,7 @@ func endToEnd() *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&tests.Procs, "procs", 4, "how many at a time")
+	cmd.Flags().BoolVar(&tests.CoreDNS, "coredns", false, "build CoreDNS into the image of the tests: some run a DNS server of their own")
 	cmd.Flags().StringVar(&tests.Skip, "skip", "", "leave out those that match this expression")
 	return cmd
 }
