@@ -86,7 +86,11 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 		for _, p := range r.Paths {
 			at := fmt.Sprintf("spec.rules[%d].http.paths[%d]", r.Index, p.Index)
 			if !told[at] && !told[at+".backend.service"] && !told[at+".path"] {
-				fmt.Fprintf(b, "  ok   %s: %s%s goes to Service %s\n", at, cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
+				word := "ok  "
+				if len(differs) > 0 {
+					word = "part" // requests below are served otherwise
+				}
+				fmt.Fprintf(b, "  %s %s: %s%s goes to Service %s\n", word, at, cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
 			}
 		}
 	}
