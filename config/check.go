@@ -253,7 +253,7 @@ func tlsVersion(at func(*Config) *uint16) setter {
 	}
 }
 
-// nodePortAddresses reads CIDRs and kube-proxy's keywords (Kubernetes 1.37).
+// nodePortAddresses reads CIDRs and keywords as kube-proxy does (Kubernetes 1.37).
 func nodePortAddresses(c *Config, v any) error {
 	items, ok := v.([]any)
 	if !ok {
@@ -270,11 +270,11 @@ func nodePortAddresses(c *Config, v any) error {
 		case "all":
 			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0))
 		default:
-			p, err := network(s)
+			p, err := apiaddr.ParsePrefix(s)
 			if err != nil {
 				return fmt.Errorf("item %d: %w", i, errNodePortAddresses)
 			}
-			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, p)
+			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, p.Masked())
 		}
 	}
 	return nil

@@ -37,8 +37,9 @@ type merger struct {
 	at    map[place]int
 	// vacant are the places whose owner has no Service; see isVacant.
 	vacant map[place]bool
-	// byDefault is whose default backend serves the host.
-	byDefault *model.Ingress
+	// byDefault is whose default backend serves the host; vacantDefault is vacant for it.
+	byDefault     *model.Ingress
+	vacantDefault bool
 	// shut are Ingresses whose paths answer 503 on this host.
 	shut     map[*model.Ingress]bool
 	tls      bool // some Ingress of the owner's namespace has a certificate for it
@@ -219,7 +220,7 @@ func (m *merger) paths(i *model.Ingress) {
 			}
 			vacant := m.isVacant(i, &p, in.Backend)
 			if by, taken := m.owner[where]; taken {
-				if !m.succeeds(i, where, vacant) {
+				if !m.succeeds(i, where, &p) {
 					m.contest(i, by, at, &p)
 					continue
 				}
@@ -397,7 +398,9 @@ func (m *merger) fallback(i *model.Ingress) {
 		m.bad(i, "spec.defaultBackend", "%s is a host of Ingress %s, whose namespace alone serves what no path has", m.name, m.by.Name)
 		return
 	}
-	if m.byDefault != nil {
+	if by := m.byDefault; by != nil && m.succeedsDefault(i) {
+		m.told(by, "spec.defaultBackend.service", "the Service does not exist; Ingress %s, which comes next, serves what no path of %s has", i.Name, m.hostText())
+	} else if by != nil {
 		m.bad(i, "spec.defaultBackend", "what no path of %s has goes to that of Ingress %s, which is older", m.hostText(), m.byDefault.Name)
 		return
 	}
@@ -423,7 +426,7 @@ func (m *merger) fallback(i *model.Ingress) {
 	if !opts.IsZero() {
 		d.Options = &opts
 	}
-	m.out.Default = d
+	m.out.Default, m.vacantDefault = d, m.isVacant(i, d, *i.Default)
 }
 
 // canary adds the backends of a canary Ingress to the paths that it is a part of.
