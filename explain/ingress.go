@@ -93,10 +93,11 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 			case isClosed:
 				fmt.Fprintf(b, "  NO   %s: %s%s answers 503, and does not go to Service %s\n", at, cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
 			default:
-				fmt.Fprintf(b, "  ok   %s: %s%s goes to Service %s\n", at, cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
-			}
-			if p.Type == model.PathImplementationSpecific && p.Path != "/" && i.Ingress.Annotations["nginx.ingress.kubernetes.io/use-regex"] == "" && i.Ingress.Annotations["nginx.ingress.kubernetes.io/rewrite-target"] == "" {
-				fmt.Fprintf(b, "  note %s: ImplementationSpecific is Prefix here: %s/x matches, %sx does not, as it does with ingress-nginx\n", at, strings.TrimRight(p.Path, "/"), p.Path)
+				word := "ok  "
+				if len(differs) > 0 {
+					word = "part" // requests below are served otherwise
+				}
+				fmt.Fprintf(b, "  %s %s: %s%s goes to Service %s\n", word, at, cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
 			}
 		}
 	}

@@ -22,8 +22,6 @@ type merged struct {
 type place struct {
 	kind table.PathKind
 	path string
-	// pattern paths are told apart from others of the same text.
-	pattern bool
 }
 
 // merger merges one host.
@@ -264,7 +262,7 @@ func (m *merger) asksForPatterns(i *model.Ingress) bool {
 // rewrites says whether rewrite-target changes requests for a path: ingress-nginx leaves alone a
 // path that is its own target. It compares a Prefix with a slash at its end.
 func (o *options) rewrites(in model.IngressPath) bool {
-	return o.target != "" && (o.target != in.Path || in.Type == model.PathPrefix && in.Path != "/")
+	return o.target != "" && (o.target != in.Path || in.Type != model.PathExact && in.Path != "/")
 }
 
 // contest tells the Ingress that a path of it belongs to another one.
@@ -369,8 +367,8 @@ func (m *merger) isPattern(o *options, in model.IngressPath) bool {
 }
 
 func placeOf(p *table.Path) place {
-	where := place{p.Kind, p.Path, p.Options != nil && p.Options.PathPattern != ""}
-	if p.Kind == table.Prefix && !where.pattern {
+	where := place{p.Kind, p.Path}
+	if p.Kind == table.Prefix && !hasPattern(p.Path, "") {
 		where.path = strings.TrimRight(p.Path, "/")
 	}
 	return where
@@ -493,22 +491,11 @@ func (m *merger) mainOf(i *model.Ingress, o *options, in model.IngressPath, at s
 	if in.Type == model.PathExact {
 		p.Kind = table.Exact
 	}
-	pattern := place{p.Kind, in.Path, true}
-	if clean, ok := table.Clean([]byte(in.Path), nil); ok {
+	if clean, ok := table.Clean([]byte(in.Path), nil); ok && !m.isPattern(o, in) {
 		p.Path = string(clean)
 	}
-	plain := placeOf(&p)
-	// The main path may be a pattern where the canary's is none, and the other way round.
-	places := []place{plain, pattern}
-	if m.isPattern(o, in) {
-		places = []place{pattern, plain}
-	}
-	for _, where := range places {
-		n, found := m.at[where]
-		if !found {
-			continue
-		}
-		if by := m.owner[where]; by.Name.Namespace != i.Name.Namespace {
+	if n, found := m.at[placeOf(&p)]; found {
+		if by := m.owner[placeOf(&p)]; by.Name.Namespace != i.Name.Namespace {
 			m.bad(i, at, "is a canary of Ingress %s, which is in another namespace", by.Name)
 			return 0, false
 		}

@@ -370,7 +370,8 @@ func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
 				if !ok {
 					links = nil
 				}
-				found = ok && u.Change&unix.IFF_UP != 0 && u.Flags&unix.IFF_UP == 0
+				// A new link is told of with all bits changed: nobody set it down.
+				found = ok && u.Header.Type == unix.RTM_NEWLINK && u.Change != ^uint32(0) && u.Change&unix.IFF_UP != 0 && u.Flags&unix.IFF_UP == 0
 			case u, ok := <-addrs:
 				if !ok {
 					addrs = nil

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -166,7 +167,29 @@ func (h *Host) Setup(podNS *os.File, l Link) (podMAC net.HardwareAddr, err error
 	if err := errors.Join(h.hostSide(l), h.podSide(podNS, pod, l), h.limit(pod, l)); err != nil {
 		return nil, errors.Join(err, h.deleteLink(l.HostName))
 	}
+	h.awaitCarrier(pod, l)
 	return l.podMAC(), nil
+}
+
+// How long and how often it is looked whether both ends of a link carry packets.
+const (
+	carrierWithin = time.Second
+	carrierEvery  = time.Millisecond
+)
+
+// awaitCarrier waits until both ends carry packets. The kernel activates a link a moment after it is set up, in a work
+// queue that waits for the lock of all links; until then it drops what it sends, such as the answer to a pod's first
+// packet. A link that takes longer than carrierWithin is left to come up by itself.
+func (h *Host) awaitCarrier(pod *netlink.Handle, l Link) {
+	up := func(handle *netlink.Handle, name string) bool {
+		link, err := handle.LinkByName(name)
+		return err != nil || link.Attrs().OperState == netlink.OperUp
+	}
+	for deadline := time.Now().Add(carrierWithin); time.Now().Before(deadline); time.Sleep(carrierEvery) {
+		if up(h.handle, l.HostName) && up(pod, l.Name) {
+			return
+		}
+	}
 }
 
 // hostSide configures the node's end.
