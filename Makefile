@@ -16,8 +16,8 @@ LAB       := dist/lab
 # hold a server under floods to the memory of its container. Other tests cover the same code with it.
 NORACE    := ^(TestEntriesDecideAsTheEvaluator|TestIsolatedFirst|TestHostileConnections|TestHostileNames|TestAServerWithoutFilesServesOn|TestAProgramCanBeExecutedWhileOthersStart)$$
 NORACE_IN := ./networkpolicy ./cmd/wayleave ./dns ./internal/execfile
-# Half of a test's time is waiting, for packets that must not arrive and for limits to pass, so twice as many run as there are CPUs.
-PARALLEL  := $(shell echo $$((2 * $$(nproc))))
+# Half of a test's time is waiting, for packets that must not arrive and for limits to pass, so one more runs than there are CPUs.
+PARALLEL  := $(shell echo $$((1 + $$(nproc))))
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 ##@ The two commands
@@ -27,7 +27,7 @@ demo: $(LAB) image dist/lossmeter.tar ## Start a real 3-node Kubernetes on Wayle
 
 test: setup ## All tests that need no cluster: pure, golden, fake, real packets in namespaces, fuzz seeds
 	@echo "== go vet"; go vet ./...
-	@echo "== go test (race detector on)"; go test -race -p $(PARALLEL) -parallel $(PARALLEL) -timeout 15m -skip '$(NORACE)' ./...
+	@echo "== go test (race detector on)"; go test -race -p $(PARALLEL) -timeout 15m -skip '$(NORACE)' ./...
 	@echo "== go test (race detector off)"; go test -p $(PARALLEL) -timeout 15m -run '$(NORACE)' $(NORACE_IN)
 
 ##@ More tests

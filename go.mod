@@ -2,6 +2,9 @@ module wayleave.dev
 
 go 1.26.0
 
+// Endpoints have certificates with negative serial numbers, which nginx takes.
+godebug x509negativeserial=1
+
 require (
 	github.com/cilium/statedb v0.9.4
 	github.com/containernetworking/cni v1.3.1

@@ -2,6 +2,9 @@ module wayleave.dev/bench
 
 go 1.26.0
 
+// As the product has it.
+godebug x509negativeserial=1
+
 replace wayleave.dev => ..
 
 replace wayleave.dev/lab => ../lab
@@ -31,6 +34,7 @@ require (
 	github.com/cncf/xds/go v0.0.0-20251210132809-ee656c7534f5 // indirect
 	github.com/containernetworking/cni v1.3.1 // indirect
 	github.com/davecgh/go-spew v1.1.2-0.20180830191138-d8f796af33cc // indirect
+	github.com/dlclark/regexp2 v1.11.5 // indirect
 	github.com/emicklei/go-restful/v3 v3.13.0 // indirect
 	github.com/envoyproxy/protoc-gen-validate v1.3.0 // indirect
 	github.com/fatih/color v1.14.1 // indirect

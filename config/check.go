@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -159,6 +160,17 @@ func list[T any](at func(*Config) *[]T, parse func(string) (T, error), what stri
 // nameservers are what lists of DNS servers may have.
 const nameservers = "IP addresses, each with :port or without, or tls://IP@NAME"
 
+// plainServers are those that are not asked by TLS, where letters are never mixed.
+const plainServers = "IP addresses, each with :port or without"
+
+func plainServer(s string) (model.Nameserver, error) {
+	n, err := model.ParseNameserver(s)
+	if err == nil && n.TLS {
+		err = errors.New("names are not mixed for servers that are asked by TLS")
+	}
+	return n, err
+}
+
 // table is a map from DNS names to lists. The names become lower case with a final dot.
 func table[T any](at func(*Config) *map[string][]T, parse func(string) (T, error), what string) setter {
 	return func(c *Config, v any) error {
@@ -215,7 +227,33 @@ func number(at func(*Config) *int, low, high int) setter {
 	}
 }
 
-// nodePortAddresses reads CIDRs and kube-proxy's keywords (Kubernetes 1.37).
+// NoServerHeader is the value of ingress.serverHeader that removes the field.
+const NoServerHeader = "none"
+
+// product is what the field Server may say (RFC 9110, 10.2.4), or NoServerHeader.
+func product(s string) error {
+	for _, c := range s {
+		if c < ' ' || c > '~' || len(s) > 128 || strings.TrimSpace(s) != s {
+			return fmt.Errorf("up to 128 visible characters of ASCII are allowed, or %q", NoServerHeader)
+		}
+	}
+	return nil
+}
+
+// tlsVersion reads a version in quotation marks; as a number, 1.0 would be 1.
+func tlsVersion(at func(*Config) *uint16) setter {
+	return func(c *Config, v any) error {
+		s, _ := v.(string)
+		i := slices.Index([]string{"1.0", "1.1", "1.2", "1.3"}, s)
+		if i < 0 {
+			return errors.New(`allowed, in quotation marks: "1.0", "1.1", "1.2", "1.3"`)
+		}
+		*at(c) = tls.VersionTLS10 + uint16(i)
+		return nil
+	}
+}
+
+// nodePortAddresses reads CIDRs and keywords as kube-proxy does (Kubernetes 1.37).
 func nodePortAddresses(c *Config, v any) error {
 	items, ok := v.([]any)
 	if !ok {
@@ -232,11 +270,11 @@ func nodePortAddresses(c *Config, v any) error {
 		case "all":
 			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0))
 		default:
-			p, err := network(s)
+			p, err := apiaddr.ParsePrefix(s)
 			if err != nil {
 				return fmt.Errorf("item %d: %w", i, errNodePortAddresses)
 			}
-			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, p)
+			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, p.Masked())
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -43,12 +44,12 @@ func TestGoodSettings(t *testing.T) {
 }
 
 func TestStubDomainsAndHosts(t *testing.T) {
-	c, err := Parse([]byte("dns:\n  upstreams: [\"tls://9.9.9.9@dns.quad9.net\"]\n  stubDomains: {Corp.example: [10.0.0.53, \"[fd00::53]:5353\"]}\n  hosts: {printer.corp.example.: [10.0.0.9]}\n"))
+	c, err := Parse([]byte("dns:\n  upstreams: [\"tls://9.9.9.9@dns.quad9.net\"]\n  stubDomains: {Corp.example: [10.0.0.53, \"[fd00::53]:5353\"]}\n  hosts: {printer.corp.example.: [10.0.0.9]}\n  plainLetters: [10.0.0.53]\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(c.DNS.Upstreams, c.DNS.StubDomains, c.DNS.Hosts)
-	if want := "[tls://9.9.9.9:853@dns.quad9.net] map[corp.example.:[10.0.0.53:53 [fd00::53]:5353]] map[printer.corp.example.:[10.0.0.9]]"; got != want {
+	got := fmt.Sprint(c.DNS.Upstreams, c.DNS.StubDomains, c.DNS.Hosts, c.DNS.PlainLetters)
+	if want := "[tls://9.9.9.9:853@dns.quad9.net] map[corp.example.:[10.0.0.53:53 [fd00::53]:5353]] map[printer.corp.example.:[10.0.0.9]] [10.0.0.53:53]"; got != want {
 		t.Errorf("read %s, want %s", got, want)
 	}
 	// The ConfigMap's own key for the group.
@@ -58,6 +59,20 @@ func TestStubDomainsAndHosts(t *testing.T) {
 }
 
 // Every wrong setting names its key, what was found and what is allowed.
+func TestSettingsOfEndpointsAndHeads(t *testing.T) {
+	c, err := Parse([]byte("ingress: {endpointTLSMinVersion: \"1.0\", endpointTLSRSAKeyExchange: true, responseFields: 2048, serverHeader: none}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := c.Ingress; i.EndpointTLSMinVersion != tls.VersionTLS10 || !i.EndpointTLSRSA || i.ResponseFields != 2048 || i.ServerHeader != NoServerHeader {
+		t.Errorf("%+v", i)
+	}
+	if i := Default().Ingress; i.EndpointTLSMinVersion != tls.VersionTLS12 || i.EndpointTLSRSA || i.ResponseFields != 1024 || i.ResponseHeadBytes != 64<<10 ||
+		i.RequestFields != 128 || i.RequestHeadBytes != 32<<10 || i.ServerHeader != "" {
+		t.Errorf("defaults %+v", i)
+	}
+}
+
 func TestBadSettings(t *testing.T) {
 	for _, tc := range []struct{ in, want string }{
 		{"mode: iptable", `mode: found "iptable"; allowed: auto, nftables, iptables, ipvs`},
@@ -71,6 +86,7 @@ func TestBadSettings(t *testing.T) {
 		{"dns: {enabled: maybe}", `dns.enabled: found "maybe"; true and false are allowed`},
 		{"dns: {upstreams: [nine]}", `dns.upstreams: found [nine]; item 0: a list of IP addresses`},
 		{"dns: {upstreams: [\"tls://9.9.9.9@\"]}", `dns.upstreams: found [tls://9.9.9.9@]; item 0: a list of IP addresses, each with :port or without, or tls://IP@NAME`},
+		{"dns: {plainLetters: [\"tls://9.9.9.9\"]}", `dns.plainLetters: found [tls://9.9.9.9]; item 0: a list of IP addresses, each with :port or without is allowed`},
 		{"dns: {stubDomains: [9.9.9.9]}", `dns.stubDomains: found [9.9.9.9]; DNS names are allowed, each with a list of IP addresses`},
 		{"dns: {stubDomains: {a..b: [9.9.9.9]}}", `"a..b": a DNS name like cluster.local is allowed`},
 		{"dns: {stubDomains: {corp.example: [9.9.9.9, x]}}", `"corp.example": item 1: a list of IP addresses`},
@@ -92,6 +108,11 @@ func TestBadSettings(t *testing.T) {
 		{"dns: {enabeld: true}", `dns.enabeld: no such setting (not built, or a typing error); allowed here: enabled, pods, extraDomains, upstreams`},
 		{"dns: {pods: secure}", `dns.pods: found "secure"; allowed: disabled, insecure, verified`},
 		{"dns: {extraDomains: [a..b]}", `dns.extraDomains: found [a..b]; item 0: a list of DNS names is allowed`},
+		{"ingress: {endpointTLSMinVersion: 1.0}", `ingress.endpointTLSMinVersion: found 1; allowed, in quotation marks: "1.0", "1.1", "1.2", "1.3"`},
+		{"ingress: {endpointTLSMinVersion: \"0.9\"}", `ingress.endpointTLSMinVersion: found "0.9"; allowed`},
+		{"ingress: {responseFields: 10}", `ingress.responseFields: found 10; a number from 32 to 8192 is allowed`},
+		{"ingress: {requestHeadBytes: 1048576}", `a number from 4096 to 262144 is allowed`},
+		{"ingress: {serverHeader: \"a\\r\\nb: c\"}", `up to 128 visible characters of ASCII are allowed`},
 		{"mode: auto\nmode: nftables", `not YAML`},
 		{"\x00", `not YAML`},
 	} {

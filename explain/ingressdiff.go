@@ -141,13 +141,19 @@ func guards(p *table.Path) (out []string) {
 	if len(o.Sources) > 0 {
 		out = append(out, "sources")
 	}
+	if len(o.Denied) > 0 {
+		out = append(out, "denied sources")
+	}
+	if o.Exchanges > 0 {
+		out = append(out, "connections")
+	}
 	if o.Auth != nil {
 		out = append(out, "password")
 	}
 	if o.AuthURL != nil {
 		out = append(out, "auth-url")
 	}
-	if o.RPS > 0 {
+	if o.RPS > 0 || o.RPM > 0 {
 		out = append(out, "rate")
 	}
 	return out

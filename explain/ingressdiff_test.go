@@ -2,6 +2,8 @@ package explain
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -77,7 +79,7 @@ func TestIngressCheckComparesRouting(t *testing.T) {
 		}
 	}
 	text, carries := IngressCheck{Snapshot: store.Snapshot(), Settings: ingress.Settings{AdoptNginx: true}, Now: time.Now()}.Text()
-	if carries || !strings.Contains(text, "  diff GET https://a.example/api/") {
+	if carries || !strings.Contains(text, "  diff GET https://a.example/api/") || !strings.Contains(text, "  part spec.rules[0].http.paths[0]: a.example/(.*)") || !strings.Contains(text, "  ok   spec.rules[0].http.paths[0]: c.example/x") {
 		t.Errorf("carries is %v:\n%s", carries, text)
 	}
 }
@@ -104,6 +106,24 @@ func TestRequestsAreRead(t *testing.T) {
 	} {
 		if _, err := ReadRequests(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.40q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// Manifests of the field are served as ingress-nginx serves them.
+func TestManifestsOfTheFieldDoNotDiffer(t *testing.T) {
+	files, err := filepath.Glob("../ingress/testdata/field/*.yaml")
+	if err != nil || len(files) < 8 {
+		t.Fatalf("%v: %v", err, files)
+	}
+	for _, f := range files {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := checkText(t, string(raw), nil)
+		if strings.Contains(text, "  diff ") || !strings.Contains(text, "  ok   spec.rules[0].http.paths[0]") {
+			t.Errorf("%s:\n%s", f, text)
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 // Bounds of what check asks by itself: requests in all, and differences that are named of an Ingress.
 const (
-	maxProbes = 50_000
+	maxProbes = 20_000
 	maxNamed  = 8
 )
 

@@ -169,7 +169,6 @@ func notBuilt() []annotation {
 	return []annotation{
 		{name: "auth-proxy-set-headers", note: "ConfigMaps are not read; write ingress.wayleave.dev/auth-request-headers"},
 		{name: "custom-headers", note: "ConfigMaps are not read; write ingress.wayleave.dev/response-headers"},
-		{name: "ssl-passthrough", note: "TLS ends at the proxy; a Service of type LoadBalancer passes it through"},
 		{name: "modsecurity-transaction-id", note: "there is no web application firewall"},
 		{name: "opentelemetry-operation-name", note: tracing}, {name: "opentelemetry-trust-incoming-span", note: tracing}, {name: "opentracing-trust-incoming-span", note: tracing},
 		{name: "fastcgi-index", note: "FastCGI is not spoken"}, {name: "fastcgi-params-configmap", note: "FastCGI is not spoken"},

@@ -245,3 +245,30 @@ func TestEveryListedAnnotationIsDecided(t *testing.T) {
 		}
 	}
 }
+
+// ssl-passthrough is of a host's path /, by the namespace that owns it, and of no host that keeps
+// requests out.
+func TestPassthroughOfHosts(t *testing.T) {
+	const pass = "ssl-passthrough: true"
+	for _, tc := range []struct{ name, yaml, want, problem string }{
+		{"a host", ing("a", []string{pass}, rules("a.example / P web:80")), "shop/web:80", ""},
+		{"beside another path", ing("a", []string{pass}, rules("a.example / P web:80")) + ing("b@2", nil, rules("a.example /b P api:8080")), "shop/web:80", ""},
+		{"off", ing("a", []string{"ssl-passthrough: false"}, rules("a.example / P web:80")), "", ""},
+		{"another path", ing("a", []string{pass}, rules("a.example /b P web:80")), "", "has no effect on a.example"},
+		{"no host", ing("a", []string{pass}, rules("- / P web:80")) + ing("b", nil, rules("a.example / P web:80")), "", "has no effect on (any host)"},
+		{"another's host", ing("a", nil, rules("a.example /b P web:80")) + ing("other/b@2", []string{pass}, rules("a.example / P web:80")), "", "whose namespace alone passes it through"},
+		{"beside a guard", ing("a", []string{pass}, rules("a.example / P web:80")) + ing("b@2", []string{"whitelist-source-range: 10.0.0.0/8"}, rules("a.example /b P api:8080")), "", "something keeps requests out there"},
+		{"with a limit", ing("a", []string{pass, "limit-rps: 1"}, rules("a.example / P web:80")), "", "something keeps requests out there"},
+		{"no Service", ing("a", []string{pass}, rules("a.example / P none:80")), "", "Service shop/none does not exist"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t, Settings{Default: true}, town(t)+tc.yaml)
+			if got := w.hosts()["a.example"].Passthrough; got != tc.want {
+				t.Errorf("passed to %q, want %q", got, tc.want)
+			}
+			if all := strings.Join(w.allProblems(), "\n"); tc.problem == "" && all != "" || !strings.Contains(all, tc.problem) {
+				t.Errorf("problems are %q, want %q", all, tc.problem)
+			}
+		})
+	}
+}

@@ -163,10 +163,11 @@ func (y *way) before(o *way) bool {
 
 // same says whether two paths are one place.
 func (y *way) same(o *way) bool {
-	if y.exact != o.exact || y.pattern != o.pattern {
+	if y.exact != o.exact {
 		return false
 	}
-	return y.text == o.text || !y.exact && !y.pattern && strings.TrimRight(y.text, "/") == strings.TrimRight(o.text, "/")
+	marks := func(s string) bool { return strings.ContainsAny(s, `()[]{}*+?|^$\`) }
+	return y.text == o.text || !y.exact && !marks(y.text) && !marks(o.text) && strings.TrimRight(y.text, "/") == strings.TrimRight(o.text, "/")
 }
 
 func (z *maze) ways(hosts ...string) (out []way) {

@@ -50,10 +50,14 @@ func (p *Planner) claimants(snap model.Snapshot, host string) (out []*model.Ingr
 	return out
 }
 
-// isVacant says whether a path leads nowhere since its Service does not exist. A path that keeps
-// requests out, or answers by itself, is not vacant.
+// isServed says whether a path leads to a Service, keeps requests out, or answers by itself.
+func isServed(p *table.Path) bool {
+	return p.Backend != "" || p.Guarded() || p.Options != nil && p.Options.Redirect != ""
+}
+
+// isVacant says whether a path leads nowhere since its Service does not exist.
 func (m *merger) isVacant(i *model.Ingress, p *table.Path, b model.IngressBackend) bool {
-	if p.Backend != "" || p.Guarded() || p.Options != nil && p.Options.Redirect != "" || b.Service == "" {
+	if isServed(p) || b.Service == "" {
 		return false
 	}
 	_, exists := m.snap.Service(model.Name{Namespace: i.Name.Namespace, Name: b.Service})
@@ -62,15 +66,30 @@ func (m *merger) isVacant(i *model.Ingress, p *table.Path, b model.IngressBacken
 
 // succeeds says whether the Ingress serves a place in place of its owner, whose Service does not
 // exist. Only the owner's namespace and the host's do: no other may wait for that.
-func (m *merger) succeeds(i *model.Ingress, where place, vacant bool) bool {
+func (m *merger) succeeds(i *model.Ingress, where place, p *table.Path) bool {
 	by := m.owner[where]
-	return m.vacant[where] && !vacant && by != i && (by.Name.Namespace == i.Name.Namespace || !m.foreign(i))
+	return m.vacant[where] && isServed(p) && by != i && (by.Name.Namespace == i.Name.Namespace || !m.foreign(i))
 }
 
 // leave tells the owner of a place that the next one serves it.
 func (m *merger) leave(by, next *model.Ingress, where place) {
 	p := &m.out.Paths[m.at[where]]
-	field := fieldOf(p) + ".backend.service"
-	m.problems[by.Name] = slices.DeleteFunc(m.problems[by.Name], func(q model.Problem) bool { return q.Field == field })
-	m.bad(by, field, "the Service does not exist; Ingress %s, which comes next, serves %s%s", next.Name, m.hostText(), p.Path)
+	m.told(by, fieldOf(p)+".backend.service", "the Service does not exist; Ingress %s, which comes next, serves %s%s", next.Name, m.hostText(), p.Path)
+}
+
+// told replaces what the Ingress was told of a field.
+func (m *merger) told(i *model.Ingress, field, format string, args ...any) {
+	m.problems[i.Name] = slices.DeleteFunc(m.problems[i.Name], func(q model.Problem) bool { return q.Field == field })
+	m.bad(i, field, format, args...)
+}
+
+// succeedsDefault is succeeds for the default backend of the host.
+func (m *merger) succeedsDefault(i *model.Ingress) bool {
+	o := m.p.options(m.snap, i)
+	p := table.Path{Closed: o.closed != "" || m.shut[i], Options: &o.table}
+	p.Backend, _ = resolve(m.snap, i.Name.Namespace, *i.Default)
+	if !m.vacantDefault || !isServed(&p) {
+		return false
+	}
+	return m.byDefault.Name.Namespace == i.Name.Namespace || !m.foreign(i)
 }

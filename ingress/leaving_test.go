@@ -88,6 +88,20 @@ func TestTheDeletionOfANamespaceIsSeenAtOnce(t *testing.T) {
 	w.expect([]string{"http://a.example/ = shop/api:8080"})
 }
 
+// An Ingress that is deleted and stays for a finalizer gives way as well, though a Secret that it
+// names has gone: it waits for none.
+func TestAnIngressThatIsBeingDeletedWaitsForNoSecret(t *testing.T) {
+	p := NewPlanner(Settings{Default: true})
+	p.Waits = true
+	w := newWorldOf(t, p, town(t)+ing("a@1", nil, rules("a.example / P web:80"), tlsOf("tls-a a.example"))+ing("other/b@2", nil, rules("a.example / P web:80")))
+	w.remove(model.SecretKind, "shop/tls-a")
+	i, _ := w.store.Snapshot().Ingress(model.Name{Namespace: "shop", Name: "a"})
+	dying := *i
+	dying.Leaving = true
+	w.put(&dying)
+	w.expect([]string{"http://a.example/ = other/web:80"})
+}
+
 // What is planned follows from the objects, not from when their deletion began.
 func TestDeletionsInAnyOrderComeToOneEnd(t *testing.T) {
 	for seed := range uint64(150) {
@@ -150,6 +164,7 @@ func TestAPathWithoutItsServiceFallsToTheNext(t *testing.T) {
 		{"the next", ing("a@1", nil, none) + ing("b@2", nil, web), []string{"http://a.example/ = shop/web:80"}, []string{falls + "shop/b, which comes next, serves a.example/"}, []string{next}},
 		{"the one after the next", ing("a@1", nil, none) + ing("b@2", nil, none) + ing("c@3", nil, web), []string{"http://a.example/ = shop/web:80"}, []string{falls + "shop/c"}, nil},
 		{"none has one", ing("a@1", nil, none) + ing("b@2", nil, none), []string{"http://a.example/ = 503"}, []string{"Service shop/none does not exist; the path answers 503", next}, nil},
+		{"the next has another port", ing("a@1", nil, none) + ing("b@2", nil, rules("a.example / P web:81")) + ing("c@3", nil, web), []string{"http://a.example/ = shop/web:80"}, []string{falls + "shop/c", "Ingress shop/b: spec.rules[0].http.paths[0]: " + next}, nil},
 		{"the owner has one", ing("a@1", nil, web) + ing("b@2", nil, rules("a.example / P api:8080")), []string{"http://a.example/ = shop/web:80"}, []string{next}, nil},
 		{"the owner has no endpoints", ing("a@1", nil, rules("a.example / P empty:80")) + ing("b@2", nil, web), []string{"http://a.example/ = shop/empty:80"}, []string{next}, nil},
 		{"the owner has another port", ing("a@1", nil, rules("a.example / P web:81")) + ing("b@2", nil, web), []string{"http://a.example/ = 503"}, []string{next}, nil},
@@ -163,6 +178,12 @@ func TestAPathWithoutItsServiceFallsToTheNext(t *testing.T) {
 			[]string{"http://a.example/x = shop/api:8080"}, []string{"Ingress other/b: spec.rules[0].http.paths[0].backend.service: " + falls + "shop/c"}, nil},
 		{"past another namespace", ing("a@1", nil, none) + ing("other/b@2", nil, web) + ing("c@3", nil, rules("a.example / P api:8080")), []string{"http://a.example/ = shop/api:8080"}, []string{falls + "shop/c", "Ingress other/b: spec.rules[0].http.paths[0]: " + next}, nil},
 		{"a redirect needs no Service", ing("a@1", []string{"permanent-redirect: https://new.example/"}, none) + ing("b@2", nil, web), []string{"http://a.example/ = 301 https://new.example/"}, []string{next}, nil},
+		{"a default backend", ing("a@1", nil, fallback("none:80")) + ing("b@2", nil, fallback("web:80")), []string{"http://any/ = shop/web:80"}, []string{"Ingress shop/a: spec.defaultBackend.service: " + falls + "shop/b"}, []string{"answers 503"}},
+		{"a default backend of a host", ing("a@1", nil, fallback("none:80"), rules("a.example /x P web:80")) + ing("b@2", nil, fallback("api:8080"), rules("a.example /y P web:80")), []string{"http://a.example/z = shop/api:8080", "http://a.example/x = shop/web:80"}, []string{falls + "shop/b"}, nil},
+		{"no default backend has one", ing("a@1", nil, fallback("none:80")) + ing("b@2", nil, fallback("gone:80")), []string{"http://any/ = 503"}, []string{"Service shop/none does not exist", "goes to that of Ingress shop/a"}, []string{falls}},
+		{"the guard of the next default backend without a Service", ing("a@1", nil, fallback("none:80")) + ing("b@2", only, fallback("gone:80")) + ing("c@3", nil, fallback("web:80")), []string{"http://any/ = 503"}, []string{falls + "shop/b"}, nil},
+		{"the guard of a default backend", ing("a@1", only, fallback("none:80")) + ing("b@2", nil, fallback("web:80")), []string{"http://any/ = 503"}, []string{"goes to that of Ingress shop/a"}, []string{falls}},
+		{"a default backend of another namespace", ing("a@1", nil, fallback("none:80")) + ing("other/b@2", nil, fallback("web:80")), []string{"http://any/ = 503"}, []string{"goes to that of Ingress shop/a"}, []string{falls}},
 		{"one Ingress twice", ing("a@1", nil, rules("a.example / P none:80 / P web:80")), []string{"http://a.example/ = 503"}, []string{"is there twice"}, nil},
 		{"a pattern", ing("a@1", []string{"use-regex: true"}, rules("a.example /v[0-9]+ I none:80")) + ing("b@2", []string{"use-regex: true"}, rules("a.example /v[0-9]+ I web:80")), []string{"http://a.example/v1 = shop/web:80"}, []string{falls}, nil},
 	} {

@@ -22,8 +22,6 @@ type merged struct {
 type place struct {
 	kind table.PathKind
 	path string
-	// pattern paths are told apart from others of the same text.
-	pattern bool
 }
 
 // merger merges one host.
@@ -39,8 +37,9 @@ type merger struct {
 	at    map[place]int
 	// vacant are the places whose owner has no Service; see isVacant.
 	vacant map[place]bool
-	// byDefault is whose default backend serves the host.
-	byDefault *model.Ingress
+	// byDefault is whose default backend serves the host; vacantDefault is vacant for it.
+	byDefault     *model.Ingress
+	vacantDefault bool
 	// shut are Ingresses whose paths answer 503 on this host.
 	shut     map[*model.Ingress]bool
 	tls      bool // some Ingress of the owner's namespace has a certificate for it
@@ -78,6 +77,7 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	for _, i := range m.canaries {
 		m.canary(i)
 	}
+	m.passthrough()
 	m.check()
 	r := &merged{problems: m.problems}
 	if name == "" && m.out.Certificate == "" {
@@ -220,7 +220,7 @@ func (m *merger) paths(i *model.Ingress) {
 			}
 			vacant := m.isVacant(i, &p, in.Backend)
 			if by, taken := m.owner[where]; taken {
-				if !m.succeeds(i, where, vacant) {
+				if !m.succeeds(i, where, &p) {
 					m.contest(i, by, at, &p)
 					continue
 				}
@@ -262,7 +262,7 @@ func (m *merger) asksForPatterns(i *model.Ingress) bool {
 // rewrites says whether rewrite-target changes requests for a path: ingress-nginx leaves alone a
 // path that is its own target. It compares a Prefix with a slash at its end.
 func (o *options) rewrites(in model.IngressPath) bool {
-	return o.target != "" && (o.target != in.Path || in.Type == model.PathPrefix && in.Path != "/")
+	return o.target != "" && (o.target != in.Path || in.Type != model.PathExact && in.Path != "/")
 }
 
 // contest tells the Ingress that a path of it belongs to another one.
@@ -367,8 +367,8 @@ func (m *merger) isPattern(o *options, in model.IngressPath) bool {
 }
 
 func placeOf(p *table.Path) place {
-	where := place{p.Kind, p.Path, p.Options != nil && p.Options.PathPattern != ""}
-	if p.Kind == table.Prefix && !where.pattern {
+	where := place{p.Kind, p.Path}
+	if p.Kind == table.Prefix && !hasPattern(p.Path, "") {
 		where.path = strings.TrimRight(p.Path, "/")
 	}
 	return where
@@ -398,7 +398,9 @@ func (m *merger) fallback(i *model.Ingress) {
 		m.bad(i, "spec.defaultBackend", "%s is a host of Ingress %s, whose namespace alone serves what no path has", m.name, m.by.Name)
 		return
 	}
-	if m.byDefault != nil {
+	if by := m.byDefault; by != nil && m.succeedsDefault(i) {
+		m.told(by, "spec.defaultBackend.service", "the Service does not exist; Ingress %s, which comes next, serves what no path of %s has", i.Name, m.hostText())
+	} else if by != nil {
 		m.bad(i, "spec.defaultBackend", "what no path of %s has goes to that of Ingress %s, which is older", m.hostText(), m.byDefault.Name)
 		return
 	}
@@ -424,7 +426,7 @@ func (m *merger) fallback(i *model.Ingress) {
 	if !opts.IsZero() {
 		d.Options = &opts
 	}
-	m.out.Default = d
+	m.out.Default, m.vacantDefault = d, m.isVacant(i, d, *i.Default)
 }
 
 // canary adds the backends of a canary Ingress to the paths that it is a part of.
@@ -489,22 +491,11 @@ func (m *merger) mainOf(i *model.Ingress, o *options, in model.IngressPath, at s
 	if in.Type == model.PathExact {
 		p.Kind = table.Exact
 	}
-	pattern := place{p.Kind, in.Path, true}
-	if clean, ok := table.Clean([]byte(in.Path), nil); ok {
+	if clean, ok := table.Clean([]byte(in.Path), nil); ok && !m.isPattern(o, in) {
 		p.Path = string(clean)
 	}
-	plain := placeOf(&p)
-	// The main path may be a pattern where the canary's is none, and the other way round.
-	places := []place{plain, pattern}
-	if m.isPattern(o, in) {
-		places = []place{pattern, plain}
-	}
-	for _, where := range places {
-		n, found := m.at[where]
-		if !found {
-			continue
-		}
-		if by := m.owner[where]; by.Name.Namespace != i.Name.Namespace {
+	if n, found := m.at[placeOf(&p)]; found {
+		if by := m.owner[placeOf(&p)]; by.Name.Namespace != i.Name.Namespace {
 			m.bad(i, at, "is a canary of Ingress %s, which is in another namespace", by.Name)
 			return 0, false
 		}

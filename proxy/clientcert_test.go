@@ -124,7 +124,7 @@ func newFront(t *testing.T, endpoints ...netip.AddrPort) *front {
 		t.Fatal(err)
 	}
 	f.p.Keys = f.certs
-	s := server.New(server.Options{Certificates: f.certs, Handle: f.p.Handle, HTTP1: f.limits, Log: slog.New(slog.DiscardHandler)})
+	s := server.New(server.Options{Certificates: f.certs, Handle: f.p.Handle, Pass: f.p.Pass, HTTP1: f.limits, Log: slog.New(slog.DiscardHandler)})
 	s.SetLimits(server.Limits{Connections: 1 << 20})
 	t.Cleanup(func() { s.Keep(nil) })
 	for _, encrypted := range []bool{false, true} {
@@ -550,4 +550,89 @@ func TestEndpointTLS(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A host that is passed through has the endpoint's own certificate, and asks for the client's; other
+// hosts are served by the proxy.
+func TestPassthrough(t *testing.T) {
+	root := issue(t, nil, "root", isCA)
+	own, client := issue(t, root, "endpoint", func(c *x509.Certificate) { c.DNSNames = []string{"pass.example"} }), issue(t, root, "ann", forClients)
+	pool := x509.NewCertPool()
+	pool.AddCert(root.Certificate)
+	config := &tls.Config{Certificates: []tls.Certificate{own.pair()}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, NextProtos: []string{"h2", "http/1.1"}}
+	l := tls.NewListener(listen(t), config)
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.Proto, " ", r.TLS.PeerCertificates[0].Subject.CommonName)
+	}), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0), TLSConfig: config}
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(func() { s.Close() })
+	f := newFront(t)
+	f.backends(map[string][]netip.AddrPort{"b": {handler(t, shows())}, "tls": {netip.MustParseAddrPort(l.Addr().String())}, "gone": {netip.MustParseAddrPort("127.0.0.1:1")}, "none": nil})
+	f.serve(&table.Host{Name: "pass.example", Passthrough: "tls", Paths: []table.Path{openPath()}}, &table.Host{Name: "*.wild.example", Passthrough: "tls", Paths: []table.Path{openPath()}}, &table.Host{Name: "own.wild.example", Paths: []table.Path{openPath()}},
+		&table.Host{Name: "gone.example", Passthrough: "gone"}, &table.Host{Name: "none.example", Passthrough: "none"}, &table.Host{Name: "open.example", Paths: []table.Path{openPath()}})
+	for _, c := range []struct {
+		sni   string
+		http2 bool
+		body  string
+	}{
+		{"pass.example", true, "HTTP/2.0 ann"}, {"pass.example", false, "HTTP/1.1 ann"}, {"PASS.example", false, "HTTP/1.1 ann"}, {"x.wild.example", true, "HTTP/2.0 ann"},
+		{"own.wild.example", true, "GET own.wild.example /"}, {"open.example", true, "GET open.example /"}, {"open.example", false, "GET open.example /"},
+	} {
+		if status, body := f.visit(c.sni, c.sni, "/", c.http2, nil, client); status != 200 || !strings.HasPrefix(body, c.body) && !strings.HasPrefix(strings.ToLower(body), strings.ToLower(c.body)) {
+			t.Errorf("%s, HTTP/2 %v: %d %q, want %q", c.sni, c.http2, status, body, c.body)
+		}
+	}
+	// The certificate is the endpoint's, and who has none of a client is refused by it.
+	conn, err := tls.Dial("tcp", f.encrypted, &tls.Config{RootCAs: pool, ServerName: "pass.example", Certificates: []tls.Certificate{client.pair()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	for _, sni := range []string{"gone.example", "none.example"} {
+		if conn, err := tls.Dial("tcp", f.encrypted, &tls.Config{InsecureSkipVerify: true, ServerName: sni}); err == nil {
+			conn.Close()
+			t.Errorf("%s without an endpoint answers", sni)
+		}
+	}
+	// A ClientHello that comes byte by byte.
+	slow, err := net.Dial("tcp", f.encrypted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	over := tls.Client(&dribble{Conn: slow}, &tls.Config{RootCAs: pool, ServerName: "pass.example", Certificates: []tls.Certificate{client.pair()}})
+	_ = slow.SetDeadline(time.Now().Add(20 * time.Second))
+	if err := over.HandshakeContext(t.Context()); err != nil {
+		t.Errorf("a slow handshake: %v", err)
+	}
+	// What is no handshake is answered as before.
+	plain, err := net.Dial("tcp", f.encrypted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	_ = plain.SetDeadline(time.Now().Add(20 * time.Second))
+	_, _ = io.WriteString(plain, "GET / HTTP/1.1\r\nHost: pass.example\r\n\r\n")
+	if b, _ := io.ReadAll(plain); !strings.HasPrefix(string(b), "HTTP/1.1 400 ") {
+		t.Errorf("plain HTTP is answered %q", b)
+	}
+	for end := time.Now().Add(10 * time.Second); f.p.Tunnels() > 1; time.Sleep(time.Millisecond) { // that of slow is open
+		if time.Now().After(end) {
+			t.Fatalf("%d tunnels are left", f.p.Tunnels())
+		}
+	}
+}
+
+// dribble writes in small parts.
+type dribble struct{ net.Conn }
+
+// Write writes in small parts, and waits between them.
+func (d *dribble) Write(p []byte) (n int, err error) {
+	for len(p) > 0 && err == nil {
+		m := 0
+		m, err = d.Conn.Write(p[:min(len(p), 40)])
+		n, p = n+m, p[m:]
+		time.Sleep(2 * time.Millisecond)
+	}
+	return n, err
 }

@@ -271,6 +271,24 @@ func (x *exchange) port() []byte {
 	return port80
 }
 
+// final adds what the proxy says with every final response.
+func (x *exchange) final(f *message.Fields) {
+	x.dated(f)
+	x.named(f)
+}
+
+// named sets the field Server as the settings say: as the endpoint does, none, or another one.
+func (x *exchange) named(f *message.Fields) {
+	s := x.p.settings.Load()
+	switch {
+	case s == nil:
+	case s.HideServer:
+		f.Del("Server")
+	case len(s.Server) > 0:
+		f.Set("Server", s.Server)
+	}
+}
+
 // date is the text of a second.
 type date struct {
 	second int64

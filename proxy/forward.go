@@ -218,7 +218,11 @@ func (x *exchange) verdict(e *upstream.Endpoint, c *h1.Client, reused, safe bool
 		return elsewhere, err
 	}
 	untouched := !x.d.Responded() && !x.begun && !c.Started()
+	var large *h1.Error
 	switch {
+	case errors.As(err, &large) && large.IsTooLarge(): // what we do not take is no fault of the endpoint
+		x.p.oversized.Add(1)
+		return never, fmt.Errorf("%w: %w", errOversized, err)
 	case untouched && reused && (safe || !c.Sent()) && !isTimeout(err):
 		return stale, err
 	case untouched && (safe || !c.Sent()) && (!isTimeout(err) || x.retriesTimeouts()):
@@ -229,6 +233,9 @@ func (x *exchange) verdict(e *upstream.Endpoint, c *h1.Client, reused, safe bool
 	return never, err
 }
 
+// errOversized is a response with a larger head, or larger trailers, than the settings allow.
+var errOversized = errors.New("the endpoint's response has a larger head than ingress.responseHeadBytes and ingress.responseFields allow")
+
 func isTimeout(err error) bool {
 	var t net.Error
 	return errors.As(err, &t) && t.Timeout()
@@ -237,7 +244,7 @@ func isTimeout(err error) bool {
 // idempotent methods do the same when they are done twice (RFC 9110, 9.2.2).
 func idempotent(method []byte) bool {
 	switch string(method) {
-	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
 		return true
 	}
 	return false
@@ -276,6 +283,17 @@ func (u *upload) wait() {
 		u.x.d.StopReading()
 	}
 	u.err, u.over = <-u.done, true
+}
+
+// complete waits until the client's whole body has been sent. The client's and the endpoint's time-outs bound that.
+func (u *upload) complete() error {
+	if u == nil {
+		return nil
+	}
+	if !u.over {
+		u.err, u.over = <-u.done, true
+	}
+	return u.err
 }
 
 // failed is the error that it ended with; nil while it goes on.
@@ -380,14 +398,14 @@ func (x *exchange) receive(c *h1.Client, up *upload) error {
 		return err
 	}
 	if resp.Status == 101 {
-		return x.switchTo(c, resp)
+		return x.switchTo(c, resp, up)
 	}
 	if err := x.judge(resp.Status); err != nil {
 		return err
 	}
 	x.rec.Status = resp.Status
 	x.respond(resp)
-	x.dated(&resp.Fields)
+	x.final(&resp.Fields)
 	if err := x.d.Respond(resp); err != nil {
 		return errors.Join(errClient, err)
 	}

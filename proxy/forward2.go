@@ -118,6 +118,9 @@ func (x *exchange) verdict2(e *upstream.Endpoint, ctx context.Context, body *bod
 		return never, errors.Join(errClient, err)
 	case errors.Is(err, errClient):
 		return never, err
+	case isHeaderListTooLarge(err), errors.Is(err, errOversized):
+		x.p.oversized.Add(1)
+		return never, fmt.Errorf("%w: %w", errOversized, err)
 	}
 	e.Failed()
 	if !begun && !x.d.Responded() && (errors.As(err, &dial) || x.repeatable() && (!isTimeout(err) || x.retriesTimeouts())) {
@@ -175,9 +178,13 @@ func (x *exchange) receive2(from *http.Response, touch func()) error {
 	if resp.Length < 0 {
 		resp.Length = message.Unknown
 	}
+	if len(resp.Fields) > x.p.responseHead().Fields {
+		return errOversized
+	}
 	resp.Fields.Del("Trailer")
 	x.rec.Status = resp.Status
 	x.respond(resp)
+	x.final(&resp.Fields)
 	if err := x.d.Respond(resp); err != nil {
 		return errors.Join(errClient, err)
 	}

@@ -322,13 +322,15 @@ func TestWhatTheServerIsTold(t *testing.T) {
 	a := table.AuthURL{URL: "http://" + server.String() + "/", Headers: []string{"X-Seen"}, Target: "https://$host/back?to=$escaped_request_uri", Fields: []table.Field{{Name: "X-Extra", Value: "v-$request_method"}}}
 	r.check(t, asks{name: "told", options: table.Options{AuthURL: &a}, request: "GET /a?b\nX-Extra: mine\nX-Auth-Request-Redirect: evil", status: 200,
 		want: []string{`X-Seen=["https://shop.example/back?to=%2Fa%3Fb [v-GET]"]`}})
-	a.URL += "401"
+	told := a
+	told.URL += "401"
 	for _, c := range []struct{ signIn, param, want string }{
 		{"https://in.example/", "", "Location: https://in.example/?rd=http%3A%2F%2Fshop.example%2Fa%3Fb\n"},
 		{"https://in.example/", "next", "Location: https://in.example/?next=http%3A%2F%2Fshop.example%2Fa%3Fb\n"},
 		{"https://in.example/?next=x", "next", "Location: https://in.example/?next=x\n"},
 		{"https://in.example/?rd=x", "next", "Location: https://in.example/?rd=x&next=http%3A%2F%2Fshop.example%2Fa%3Fb\n"},
 	} {
+		a := told // the proxy may still read that of the case before
 		a.SignIn, a.Param = c.signIn, c.param
 		r.check(t, asks{name: c.want, options: table.Options{AuthURL: &a}, request: "GET /a?b", status: 302, want: []string{c.want}})
 	}

@@ -200,6 +200,7 @@ func (x *exchange) tooLarge(o *table.Options) (answered bool) {
 func (x *exchange) empty(status int, more message.Fields) {
 	x.rec.Status = status
 	resp := &message.Response{Status: status, Fields: x.answered(more, status)}
+	x.named(&resp.Fields)
 	if x.d.Respond(resp) == nil {
 		_ = x.d.Finish(nil)
 	}

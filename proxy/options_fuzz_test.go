@@ -87,6 +87,7 @@ func FuzzExpand(f *testing.F) {
 	f.Add("/$1?x=$2", []byte("/a/b%0d%0ac"), []byte("v"))
 	f.Add("https://$host/$http_x?rd=$escaped_request_uri", []byte("/?a=b#"), []byte("\xff <>"))
 	f.Add("${uri}$arg_a$cookie_b$args$remote_addr$scheme$request_method$http_host", []byte("/?a=%"), []byte("b=\x80"))
+	f.Add("${server_name}$binary_remote_addr$is_args$request$request_id$remote_user$namespace$content_length", []byte("/a?b\n"), []byte("x\r\n"))
 	f.Fuzz(func(t *testing.T, text string, target, value []byte) {
 		for i := range len(text) {
 			if text[i] <= ' ' || text[i] >= 0x7f {

@@ -54,6 +54,8 @@ type Proxy struct {
 	tunnels  tunnels
 	http2    http2Clients
 	settings atomic.Pointer[Settings]
+	// oversized counts responses whose heads or trailers were too large.
+	oversized atomic.Int64
 
 	passwords passwords
 	limits    limits
@@ -80,6 +82,9 @@ type Record struct {
 
 // SetTable swaps the routes.
 func (p *Proxy) SetTable(t *table.Table) { p.table.Store(t) }
+
+// Oversized is how many responses had a larger head, or larger trailers, than the settings allow.
+func (p *Proxy) Oversized() int64 { return p.oversized.Load() }
 
 // Table is what routes now.
 func (p *Proxy) Table() *table.Table { return p.table.Load() }
@@ -161,6 +166,11 @@ func (p *Proxy) survive(x *exchange, d message.Downstream) {
 // route finds where the request leads, and asks the options of its path before it goes
 // on.
 func (x *exchange) route() {
+	if string(x.r.Method) == "TRACE" { // it would show a page what its browser and the proxy say to the endpoint alone
+		x.rec.Err = errTrace
+		x.reply(405, message.Fields{{Name: allow, Value: allowed}})
+		return
+	}
 	target := x.r.Target
 	if x.find() {
 		return
@@ -224,6 +234,7 @@ func (x *exchange) spelled(t *table.Table, name []byte) error {
 
 var (
 	errPathTooLong = errors.New("the path is too long to compare with the patterns of the host")
+	errTrace       = errors.New("TRACE is not passed on")
 	errClosed      = errors.New("the path is closed: its guard cannot be applied")
 )
 
@@ -236,6 +247,8 @@ func (x *exchange) fail(status int, err error) {
 var (
 	contentType = []byte("Content-Type")
 	textPlain   = []byte("text/plain; charset=utf-8")
+	allow       = []byte("Allow")
+	allowed     = []byte("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 )
 
 // reply sends a short text with fields of the proxy's own.
@@ -250,7 +263,7 @@ func (x *exchange) reply(status int, more message.Fields) {
 	text := pages[status]
 	resp := &message.Response{Status: status, Length: int64(len(text)), Fields: append(message.Fields{{Name: contentType, Value: textPlain}}, more...)}
 	resp.Fields = x.answered(resp.Fields, status)
-	x.dated(&resp.Fields)
+	x.final(&resp.Fields)
 	x.rec.Status = status
 	if err := x.d.Respond(resp); err != nil {
 		return

@@ -5,17 +5,20 @@ package proxy
 // share one.
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/net/http2"
 
+	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/upstream"
 )
 
@@ -23,8 +26,10 @@ import (
 // requests, and more where an endpoint bounds its streams. Where the PROXY protocol names
 // clients, each has its own.
 type http2Clients struct {
-	once             sync.Once
-	plain, encrypted http.RoundTripper
+	mu sync.Mutex
+	// head is the limit of a response's head that the transports have, in bytes.
+	head             int
+	plain, encrypted *http2.Transport
 }
 
 // Times of connections to endpoints.
@@ -47,27 +52,45 @@ type dialError struct{ error }
 func (e *dialError) Unwrap() error { return e.error }
 
 func (p *Proxy) roundTripper(encrypted bool) http.RoundTripper {
-	c := &p.http2
-	c.once.Do(func() {
-		make := func(encrypted bool) http.RoundTripper {
-			return &http2.Transport{
-				AllowHTTP: true, DisableCompression: true, MaxHeaderListSize: 64 << 10,
-				IdleConnTimeout: http2Idle, ReadIdleTimeout: http2Silence, PingTimeout: http2Ping, WriteByteTimeout: http2Silence,
-				DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
-					conn, err := p.dial2(ctx, encrypted)
-					if err != nil {
-						return nil, &dialError{err}
-					}
-					return conn, nil
-				},
-			}
+	c, head := &p.http2, p.responseHead().Bytes
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.plain == nil || c.head != head {
+		if c.plain != nil { // what they carry goes on
+			c.plain.CloseIdleConnections()
+			c.encrypted.CloseIdleConnections()
 		}
-		c.plain, c.encrypted = make(false), make(true)
-	})
+		c.head, c.plain, c.encrypted = head, p.transport2(false, head), p.transport2(true, head)
+	}
 	if encrypted {
 		return c.encrypted
 	}
 	return c.plain
+}
+
+// responseHead are the limits in force.
+func (p *Proxy) responseHead() h1.HeadLimits {
+	l, d := p.current().ResponseHead, h1.DefaultResponseHead()
+	return h1.HeadLimits{Bytes: cmp.Or(l.Bytes, d.Bytes), Fields: cmp.Or(l.Fields, d.Fields)}
+}
+
+func (p *Proxy) transport2(encrypted bool, head int) *http2.Transport {
+	return &http2.Transport{
+		AllowHTTP: true, DisableCompression: true, MaxHeaderListSize: uint32(head),
+		IdleConnTimeout: http2Idle, ReadIdleTimeout: http2Silence, PingTimeout: http2Ping, WriteByteTimeout: http2Silence,
+		DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
+			conn, err := p.dial2(ctx, encrypted)
+			if err != nil {
+				return nil, &dialError{err}
+			}
+			return conn, nil
+		},
+	}
+}
+
+// isHeaderListTooLarge knows x/net's error for a response whose head is above MaxHeaderListSize; it has no name.
+func isHeaderListTooLarge(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "response header list larger than advertised limit")
 }
 
 func (p *Proxy) dial2(ctx context.Context, encrypted bool) (net.Conn, error) {
@@ -83,7 +106,8 @@ func (p *Proxy) dial2(ctx context.Context, encrypted bool) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t, ok := conn.(*tls.Conn); ok && t.ConnectionState().NegotiatedProtocol != http2.NextProtoTLS {
+	// A server that knows no ALPN says nothing, and may speak HTTP/2 all the same.
+	if t, ok := conn.(*tls.Conn); ok && t.ConnectionState().NegotiatedProtocol != http2.NextProtoTLS && t.ConnectionState().NegotiatedProtocol != "" {
 		return nil, errors.Join(fmt.Errorf("endpoint %s does not speak HTTP/2", e.Addr), conn.Close())
 	}
 	return conn, nil

@@ -12,13 +12,21 @@ import (
 	"wayleave.dev/proxy/message"
 )
 
-// switchTo hands both connections over to each other, as after a WebSocket's handshake.
-func (x *exchange) switchTo(c *h1.Client, resp *message.Response) error {
-	if len(x.r.Upgrade) == 0 || !bytes.EqualFold(x.r.Upgrade, resp.Upgrade) {
+// switchTo hands both connections over to each other, as after a WebSocket's handshake. The request's body comes
+// before the other protocol (RFC 9110, 7.8), so an upload that goes on is waited for.
+func (x *exchange) switchTo(c *h1.Client, resp *message.Response, up *upload) error {
+	if len(resp.Upgrade) == 0 && !bytes.Contains(x.r.Upgrade, comma) {
+		resp.Upgrade = x.r.Upgrade // servers that do not repeat the only one they were asked for
+	}
+	if !isOffered(x.r.Upgrade, resp.Upgrade) {
 		return fmt.Errorf("the endpoint changes to protocol %q, the client asked for %q", resp.Upgrade, x.r.Upgrade)
+	}
+	if err := up.complete(); err != nil {
+		return err
 	}
 	x.rec.Status = resp.Status
 	x.respond(resp)
+	x.named(&resp.Fields)
 	client, err := x.d.Switch(resp)
 	if err != nil {
 		return errors.Join(errClient, err)
@@ -26,6 +34,25 @@ func (x *exchange) switchTo(c *h1.Client, resp *message.Response) error {
 	server := c.Switch()
 	x.rec.Sent += tunnel(x.p.track(client, server), client, server)
 	return nil
+}
+
+var comma = []byte(",")
+
+// isOffered says whether all protocols of a 101 are among those that the client asked for.
+func isOffered(asked, chosen []byte) bool {
+	if len(asked) == 0 || len(chosen) == 0 {
+		return false
+	}
+	for one := range bytes.SplitSeq(chosen, comma) {
+		found := false
+		for a := range bytes.SplitSeq(asked, comma) {
+			found = found || bytes.EqualFold(bytes.TrimSpace(a), bytes.TrimSpace(one))
+		}
+		if !found {
+			return false
+		}
+	}
+	return true
 }
 
 // tunnel copies both ways until both ends have ended; done is called then.

@@ -158,6 +158,9 @@ func (x *exchange) peers(k table.VariableKind) []byte {
 // ofPath are variables of the object that the path comes from.
 func (x *exchange) ofPath(k table.VariableKind) []byte {
 	p := x.match.Path
+	if p == nil {
+		return nil
+	}
 	if k == table.LocationPath {
 		return []byte(p.Path)
 	}

@@ -126,7 +126,7 @@ func TestASecretIsReducedToWhatItIsNamedFor(t *testing.T) {
 		{"another's key", corev1.Secret{Data: map[string][]byte{"tls.crt": chain, "tls.key": other}}, "private key does not match", "", 0, 0},
 		{"no key", corev1.Secret{Data: map[string][]byte{"tls.crt": chain}}, "data[tls.key] is missing", "", 0, 0},
 		{"no certificate", corev1.Secret{Type: corev1.SecretTypeTLS}, "data[tls.crt] is missing", "", 0, 0},
-		{"no PEM", corev1.Secret{Data: map[string][]byte{"tls.crt": []byte("x"), "tls.key": []byte("y")}}, "failed to find any PEM data", "", 0, 0},
+		{"no PEM", corev1.Secret{Data: map[string][]byte{"tls.crt": []byte("x"), "tls.key": []byte("y")}}, "no block CERTIFICATE in PEM", "", 0, 0},
 		{"too long", corev1.Secret{Data: map[string][]byte{"tls.crt": make([]byte, maxSecret+1), "tls.key": key}}, "longer than", "", 0, 0},
 		{"users", corev1.Secret{Data: map[string][]byte{"auth": []byte("# who\nann:$apr1$x$y\r\n\nbob:{SHA}z\nnobody\n")}}, "", "", 2, 0},
 		{"a key for each user", corev1.Secret{Data: map[string][]byte{"ann": []byte("$2y$05$abc\n"), "token": []byte("hush")}}, "", "", 0, 1},

@@ -1,14 +1,13 @@
 package source
 
 import (
-	"bytes"
-	"crypto/tls"
 	"encoding/pem"
 	"fmt"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"wayleave.dev/internal/keypair"
 	"wayleave.dev/model"
 )
 
@@ -88,7 +87,7 @@ func certificate(out *model.Secret, chain, key []byte) error {
 	case len(chain) > maxSecret || len(key) > maxSecret:
 		return fmt.Errorf("data[%s] or data[%s] is longer than %d bytes", corev1.TLSCertKey, corev1.TLSPrivateKeyKey, maxSecret)
 	}
-	pair, err := tls.X509KeyPair(chain, key)
+	pair, err := keypair.Parse(chain, key)
 	if err != nil {
 		return fmt.Errorf("data[%s] and data[%s]: %w", corev1.TLSCertKey, corev1.TLSPrivateKeyKey, err)
 	}
@@ -96,13 +95,10 @@ func certificate(out *model.Secret, chain, key []byte) error {
 	for _, n := range leaf.DNSNames {
 		out.Names = append(out.Names, strings.ToLower(n))
 	}
-	if len(out.Names) == 0 && leaf.Subject.CommonName != "" {
-		out.Names = []string{strings.ToLower(leaf.Subject.CommonName)} // old ones; ingress-nginx takes them, too
-	}
 	out.From, out.Until = leaf.NotBefore, leaf.NotAfter
 	for _, der := range pair.Certificate {
 		out.Chain = append(out.Chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
-	out.Key = bytes.Clone(key)
+	out.Key = keypair.EncodeKey(key)
 	return nil
 }

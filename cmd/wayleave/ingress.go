@@ -17,7 +17,9 @@ import (
 	"wayleave.dev/ingress"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/upstream"
 	"wayleave.dev/reconcile"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/writeback"
@@ -193,7 +195,19 @@ func (f *ingressFeed) configure() {
 	c := f.a.cfg.Ingress
 	f.feed.Configure(feed.Settings{Trusted: c.TrustedProxies, Sources: f.from, Secret: f.secret,
 		AskFromNode: !f.a.cfg.PodNetwork.Enabled, AskAllowed: c.AuthURLNetworks, AskRefused: f.refused, Cluster: f.cluster, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
-		Connect: c.Connect, Send: c.Send, Read: c.Read, ConnectionsPerClient: c.ConnectionsPerClient})
+		Connect: c.Connect, Send: c.Send, Read: c.Read, ConnectionsPerClient: c.ConnectionsPerClient,
+		RequestHead:  h1.HeadLimits{Bytes: c.RequestHeadBytes, Fields: c.RequestFields},
+		ResponseHead: h1.HeadLimits{Bytes: c.ResponseHeadBytes, Fields: c.ResponseFields},
+		Server:       serverField(c.ServerHeader), HideServer: c.ServerHeader == config.NoServerHeader,
+		EndpointTLS: upstream.TLS{MinVersion: c.EndpointTLSMinVersion, RSAKeyExchange: c.EndpointTLSRSA}})
+}
+
+// serverField is the field Server that the setting asks for; empty for none of the proxy's own.
+func serverField(setting string) string {
+	if setting == config.NoServerHeader {
+		return ""
+	}
+	return setting
 }
 
 // outward tells proxies what auth-url may not ask. It begins when all of that is known: with

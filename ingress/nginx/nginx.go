@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dlclark/regexp2"
+
 	"wayleave.dev/model"
 )
 
@@ -24,7 +26,7 @@ type Server struct {
 	Locations []*Location
 	// Regex says that all locations are regular expressions without regard to case.
 	Regex bool
-	// TLS says that the server has a certificate, the default one also.
+	// TLS says that the server has a certificate, its own or the default one by an entry of spec.tls.
 	TLS bool
 	// AppRoots are where requests for / are sent; the first counts.
 	AppRoots []string
@@ -43,6 +45,8 @@ type Location struct {
 
 	rules rules
 	root  bool // it was made without a path of an Ingress
+	// re is the expression of a server with Regex; nil for one that cannot be read.
+	re *regexp2.Regexp
 }
 
 // Canary is a backend beside a location's own.
@@ -74,7 +78,7 @@ type Resolve func(namespace string, b model.IngressBackend) string
 // New makes the servers that ingress-nginx makes of these Ingresses.
 func New(list []*model.Ingress, resolve Resolve) *Config {
 	c := &Config{servers: map[string]*Server{}, aliases: map[string]*Server{}}
-	c.servers[""] = &Server{TLS: true, Locations: []*Location{{Path: "/", Type: model.PathPrefix, root: true}}}
+	c.servers[""] = &Server{Locations: []*Location{{Path: "/", Type: model.PathPrefix, root: true}}}
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b *model.Ingress) int { // of one age the greater name is first
 		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(b.Name.String(), a.Name.String()))
@@ -132,9 +136,7 @@ func (c *Config) hosts(i *model.Ingress, r rules, resolve Resolve) {
 		if len(s.Aliases) == 0 {
 			s.Aliases = r.aliases
 		}
-		if !s.TLS && len(i.TLS) > 0 {
-			s.TLS = true
-		}
+		s.TLS = s.TLS || len(i.TLS) > 0 && rule.Host != "" // hosts without a server of their own have no certificate
 	}
 }
 
@@ -143,7 +145,7 @@ func (c *Config) paths(i *model.Ingress, r rules, resolve Resolve) {
 	for _, rule := range i.Rules {
 		s := c.servers[rule.Host]
 		for _, p := range rule.Paths {
-			loc := &Location{Path: cmp.Or(p.Path, "/"), Type: p.Type, Backend: resolve(i.Name.Namespace, p.Backend), Ingress: i, rules: r}
+			loc := &Location{Path: cmp.Or(p.Path, "/"), Type: typeOf(p), Backend: resolve(i.Name.Namespace, p.Backend), Ingress: i, rules: r}
 			at := slices.IndexFunc(s.Locations, func(l *Location) bool { return l.Path == loc.Path })
 			switch {
 			case at < 0 || s.Locations[at].Type != loc.Type: // one text in several types
@@ -153,6 +155,14 @@ func (c *Config) paths(i *model.Ingress, r rules, resolve Resolve) {
 			}
 		}
 	}
+}
+
+// typeOf is the type of a path: ImplementationSpecific is Prefix (internal/k8s/main.go).
+func typeOf(p model.IngressPath) model.PathType {
+	if p.Type == model.PathExact {
+		return model.PathExact
+	}
+	return model.PathPrefix
 }
 
 // canary adds a backend to the locations of the same path and type.
@@ -165,7 +175,7 @@ func (c *Config) canary(i *model.Ingress, r rules, resolve Resolve) {
 		for _, p := range rule.Paths {
 			key := resolve(i.Name.Namespace, p.Backend)
 			for _, l := range s.Locations {
-				if l.Path == p.Path && l.Type == p.Type && l.Backend != "" && l.Backend != key && len(l.Canaries) == 0 {
+				if l.Path == p.Path && l.Type == typeOf(p) && l.Backend != "" && l.Backend != key && len(l.Canaries) == 0 {
 					l.Canaries = append(l.Canaries, Canary{key, r})
 				}
 			}
@@ -204,7 +214,11 @@ func (s *Server) finish() {
 		}
 	}
 	s.Locations = out
-	s.Regex = slices.ContainsFunc(out, func(l *Location) bool { return l.rewrites() || l.rules.regex })
+	if s.Regex = slices.ContainsFunc(out, func(l *Location) bool { return l.rewrites() || l.rules.regex }); s.Regex {
+		for _, l := range out {
+			l.re, _ = compile("^"+l.Path, true) // nginx would not start with one that is none
+		}
+	}
 }
 
 // rewrites says whether rewrite-target changes requests of the location.

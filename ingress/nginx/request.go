@@ -33,9 +33,16 @@ type Answer struct {
 	// Target is what the backend is asked for.
 	Target string
 	Guards []string
-	// Ingress is that of the location, Path its text.
+	// Ingress is that of the location, Path its text, Type its type.
 	Ingress model.Name
 	Path    string
+	Type    model.PathType
+	// Backend is that of the location, whether it is asked or not.
+	Backend string
+	// Root says that no path of an Ingress has the request: the root of the server answers, with the
+	// annotations of the first Ingress. Added says that the answer is a redirect to the same path with
+	// a slash.
+	Root, Added bool
 	// Opaque says that Location or Target has a variable that is not known here.
 	Opaque bool
 }
@@ -60,7 +67,7 @@ func (c *Config) Answer(r Request) Answer {
 	if l == nil {
 		return Answer{Status: 404}
 	}
-	a := Answer{Path: l.Path, Guards: l.rules.guards}
+	a := Answer{Path: l.Path, Backend: l.Backend, Type: l.Type, Root: l.root, Added: added, Guards: l.rules.guards}
 	if l.Ingress != nil {
 		a.Ingress = l.Ingress.Name
 	}
@@ -155,10 +162,8 @@ func (x *exchange) draw(l *Location) []string {
 				return []string{c.Backend}
 			}
 		case c.rules.pattern != "":
-			if re, err := compile(c.rules.pattern, false); err == nil {
-				if ok, err := re.MatchString(v); err == nil && ok {
-					return []string{c.Backend}
-				}
+			if ok := matches(c.rules.pattern, v); ok {
+				return []string{c.Backend}
 			}
 		case v == "always":
 			return []string{c.Backend}
@@ -188,11 +193,10 @@ func (x *exchange) draw(l *Location) []string {
 func (s *Server) find(uri string) (found *Location, groups []string, added bool) {
 	if s.Regex {
 		for _, l := range s.Locations {
-			re, err := compile("^"+l.Path, true)
-			if err != nil {
+			if l.re == nil {
 				continue // nginx would not start
 			}
-			if m, err := re.FindStringMatch(uri); err == nil && m != nil {
+			if m, err := l.re.FindStringMatch(uri); err == nil && m != nil {
 				for _, g := range m.Groups() {
 					groups = append(groups, g.String())
 				}
@@ -214,11 +218,21 @@ func (s *Server) find(uri string) (found *Location, groups []string, added bool)
 		}
 	}
 	for _, l := range s.Locations {
-		if l.Type != model.PathExact && l.Path == uri+"/" && uri != "" && l.Backend != "" && (found == nil || len(l.Path) > len(found.Path)) {
+		if l.Path == uri+"/" && (found == nil || len(l.Path) > len(found.Path)) {
 			return l, nil, true
 		}
 	}
 	return found, nil, false
+}
+
+// matches says whether a value has an expression in it.
+func matches(pattern, value string) bool {
+	re, err := compile(pattern, false)
+	if err != nil {
+		return false
+	}
+	ok, err := re.MatchString(value)
+	return err == nil && ok
 }
 
 // matchWithin bounds one comparison: expressions of PCRE may take very long.
@@ -235,12 +249,6 @@ func compile(s string, fold bool) (*regexp2.Regexp, error) {
 		re.MatchTimeout = matchWithin
 	}
 	return re, err
-}
-
-// Readable says whether an expression can be read here.
-func Readable(path string) error {
-	_, err := compile("^"+path, true)
-	return err
 }
 
 func isURL(s string) bool {

@@ -48,33 +48,20 @@ func (s *Server) matcher(l *Location) string {
 	}
 }
 
-// body are the directives of a location.
+// body are the directives of a location. The first return counts; the pass behind it makes nginx add slashes.
 func (s *Server) body(l *Location, pass func(string) string) string {
 	var b strings.Builder
 	b.WriteString("    set $best_http_host $http_host; set $pass_access_scheme $scheme;\n")
 	if l.rules.redirect != "" {
 		fmt.Fprintf(&b, "    return %d %s;\n", l.rules.code, l.rules.redirect)
-		return b.String()
 	}
-	rewrite := ""
-	if l.rewrites() {
-		rewrite = fmt.Sprintf("    rewrite \"(?i)%s\" %s break;\n", strings.ReplaceAll(l.Path, `"`, `\"`), l.rules.target)
-	}
-	tls := s.TLS && s.Host != "" && !l.rules.noTLS || l.rules.forceTLS
-	switch redirected := tls && !strings.HasPrefix(l.Path, challenge); {
-	case redirected && !isURL(l.rules.target): // by a script, once directives of rewriting are done
+	tls := s.TLS && !l.rules.noTLS || l.rules.forceTLS
+	if tls && !strings.HasPrefix(l.Path, challenge) && !isURL(l.rules.target) { // by a script
 		b.WriteString("    return 308 https://$host$request_uri;\n")
-		return b.String()
-	default:
-		b.WriteString(rewrite)
 	}
-	switch to := pass(l.Backend); {
-	case l.Backend == "":
-		b.WriteString("    return 404;\n")
-	case to == "":
-		b.WriteString("    return 503;\n")
-	default:
-		fmt.Fprintf(&b, "    proxy_pass %s;\n", to)
+	if l.rewrites() {
+		fmt.Fprintf(&b, "    rewrite \"(?i)%s\" %s break;\n", strings.ReplaceAll(l.Path, `"`, `\"`), l.rules.target)
 	}
+	fmt.Fprintf(&b, "    proxy_pass %s;\n", pass(l.Backend))
 	return b.String()
 }

@@ -22,7 +22,8 @@ import (
 const (
 	MaxCertificates = 256
 	MaxLists        = 32
-	MaxBytes        = 1 << 20
+	MaxBytes        = 256 << 10
+	MaxListBytes    = 1 << 20
 )
 
 // ErrUnknown is a certificate that no authority of the Set has signed.
@@ -47,7 +48,7 @@ func Parse(ca, crl []byte) (*Set, error) {
 	s := &Set{roots: x509.NewCertPool(), all: x509.NewCertPool()}
 	roots := 0
 	n := 0
-	err := blocks(ca, "CERTIFICATE", func(der []byte) error {
+	err := blocks(ca, "CERTIFICATE", MaxBytes, func(der []byte) error {
 		if n++; n > MaxCertificates {
 			return fmt.Errorf("has more than %d certificates", MaxCertificates)
 		}
@@ -81,7 +82,7 @@ func Parse(ca, crl []byte) (*Set, error) {
 func (s *Set) readLists(crl []byte) error {
 	s.lists = map[string][]*list{}
 	n := 0
-	err := blocks(crl, "X509 CRL", func(der []byte) error {
+	err := blocks(crl, "X509 CRL", MaxListBytes, func(der []byte) error {
 		if n++; n > MaxLists {
 			return fmt.Errorf("has more than %d lists", MaxLists)
 		}
@@ -111,9 +112,9 @@ func (s *Set) readLists(crl []byte) error {
 	return nil
 }
 
-func blocks(text []byte, kind string, yield func(der []byte) error) error {
-	if len(text) > MaxBytes {
-		return fmt.Errorf("is longer than %d bytes", MaxBytes)
+func blocks(text []byte, kind string, most int, yield func(der []byte) error) error {
+	if len(text) > most {
+		return fmt.Errorf("is longer than %d bytes", most)
 	}
 	for {
 		var b *pem.Block

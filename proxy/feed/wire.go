@@ -15,7 +15,9 @@ import (
 	"net/netip"
 	"time"
 
+	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/upstream"
 )
 
 // protocolVersion rises when a frame's meaning does; the two sides are containers of one
@@ -78,6 +80,15 @@ type Settings struct {
 	Read    time.Duration `json:"read,omitempty"`
 	// Tries is how many endpoints a request may be sent to.
 	Tries int `json:"tries,omitempty"`
+	// RequestHead and ResponseHead bound the heads of messages.
+	RequestHead  h1.HeadLimits `json:"requestHead,omitzero"`
+	ResponseHead h1.HeadLimits `json:"responseHead,omitzero"`
+	// Server is the field of that name in all responses, empty for what endpoints say; HideServer
+	// takes it out.
+	Server     string `json:"server,omitempty"`
+	HideServer bool   `json:"hideServer,omitempty"`
+	// EndpointTLS is what endpoints may speak.
+	EndpointTLS upstream.TLS `json:"endpointTLS,omitzero"`
 }
 
 // Delta is a change of one kind. Whole says that Set is all there is.

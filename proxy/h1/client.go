@@ -15,17 +15,18 @@ import (
 // Client is a connection to a server, for one exchange after the other. One goroutine
 // uses it at a time, but for a request's body, which another may send.
 type Client struct {
-	c     net.Conn
-	rd    reader
-	w     writer
-	resp  message.Response
-	fr    framing
-	body  body
-	times times
-	peek  peek
-	keep  bool
-	read  bool // a byte of the response came
-	sent  bool // the request was sent to its end
+	c      net.Conn
+	shared *Shared
+	rd     reader
+	w      writer
+	resp   message.Response
+	fr     framing
+	body   body
+	times  times
+	peek   peek
+	keep   bool
+	read   bool // a byte of the response came
+	sent   bool // the request was sent to its end
 	// pending says that the end of the request is collected, and Response sends it.
 	pending bool
 	// bodyless: the response has no body by its kind, whatever its server sends behind it.
@@ -38,7 +39,7 @@ type Client struct {
 
 // Dialed makes a Client of a connection. Clients of one process share their buffers by p.
 func Dialed(c net.Conn, p *Shared) *Client {
-	u := &Client{c: c, rd: reader{c: c, from: p.blocks, limit: 64 << 10}, w: writer{c: c, from: p.buffers}}
+	u := &Client{c: c, shared: p, rd: reader{c: c, from: p.blocks}, w: writer{c: c, from: p.buffers}}
 	u.peek.init(c)
 	u.w.init()
 	u.rd.below = u.w.below
@@ -52,10 +53,22 @@ func Dialed(c net.Conn, p *Shared) *Client {
 type Shared struct {
 	buffers *buffers
 	blocks  *blocks
+	head    atomic.Pointer[HeadLimits]
 }
 
-// NewShared makes it.
-func NewShared() *Shared { return &Shared{newBuffers(), newBlocks()} }
+// NewShared makes it, with the default limits of a response's head.
+func NewShared() *Shared {
+	s := &Shared{buffers: newBuffers(), blocks: newBlocks()}
+	s.SetHead(HeadLimits{})
+	return s
+}
+
+// SetHead replaces the limits of a response's head and trailers, for the exchanges that begin. It may be called
+// concurrently.
+func (s *Shared) SetHead(l HeadLimits) {
+	l = l.or(DefaultResponseHead())
+	s.head.Store(&l)
+}
 
 // Close closes the connection.
 func (u *Client) Close() error {
@@ -178,6 +191,8 @@ func (p *peek) init(c net.Conn) {
 // Flush, or a Write that is large.
 func (u *Client) Begin(r *message.Request, more message.Fields) {
 	u.rd.begin()
+	limit := u.shared.head.Load()
+	u.rd.limit, u.fr.most = limit.Bytes, limit.Fields
 	w := &u.w
 	w.reset()
 	u.read, u.sent, u.pending, u.keep, u.body.done = false, false, false, false, false
@@ -259,7 +274,8 @@ func (u *Client) Flush() error {
 }
 
 // Response reads the head of the response. early gets responses with 1xx, but 100 and
-// 101; may be nil. The head is valid until the next Begin.
+// 101; may be nil. The head is valid until the next Begin. A head that is larger than allowed is
+// an Error for which IsTooLarge is true; so is Read's for trailers.
 func (u *Client) Response(method []byte, early func(*message.Response) error) (*message.Response, error) {
 	if err := u.awaitRead(); err != nil {
 		return nil, err
@@ -296,6 +312,7 @@ func (u *Client) Response(method []byte, early func(*message.Response) error) (*
 	if u.bodyless = u.resp.Bodyless(method); u.bodyless {
 		length = 0
 	}
+	u.body.mostBytes, u.body.response = u.rd.limit, true
 	u.body.reset(&u.rd, length, &u.fr)
 	return &u.resp, nil
 }

@@ -2,8 +2,10 @@ package h1
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"wayleave.dev/proxy/message"
 )
@@ -18,17 +20,41 @@ type Error struct {
 // Error names the fault.
 func (e *Error) Error() string { return fmt.Sprintf("HTTP/1: %s (%d)", e.Reason, e.Status) }
 
+// IsTooLarge says whether a head or trailers are above their limits, and not otherwise wrong.
+func (e *Error) IsTooLarge() bool { return e.Status == 431 }
+
 func bad(reason string) error { return &Error{Status: 400, Reason: reason} }
 
 // errMore says that the head has not all been read yet.
 var errMore = errors.New("incomplete")
 
-// maxFields bounds the number of fields of a message, maxNamed that of the fields which its Connection
-// names: two bytes of a head would hold 24 of memory each.
+// maxFields bounds the number of fields of a message where no other limit is set, maxNamed that of the fields
+// which its Connection names: two bytes of a head would hold 24 of memory each.
+//
+// maxUpgrade bounds the protocols that a message asks for in several fields Upgrade.
 const (
-	maxFields = 128
-	maxNamed  = 32
+	maxFields  = 128
+	maxNamed   = 32
+	maxUpgrade = 256
 )
+
+// HeadLimits bound the head of a message. A zero number asks for the default.
+type HeadLimits struct {
+	// Bytes of the whole head, Fields in it.
+	Bytes, Fields int
+}
+
+// DefaultRequestHead is what nginx takes of a client (large_client_header_buffers), in no more fields than most
+// servers take.
+func DefaultRequestHead() HeadLimits { return HeadLimits{Bytes: 32 << 10, Fields: maxFields} }
+
+// DefaultResponseHead is far above nginx's proxy_buffer_size (4 KiB or 8 KiB): endpoints are trusted with more.
+func DefaultResponseHead() HeadLimits { return HeadLimits{Bytes: 64 << 10, Fields: 1024} }
+
+// or are the limits with those of d where a number is zero.
+func (l HeadLimits) or(d HeadLimits) HeadLimits {
+	return HeadLimits{Bytes: cmp.Or(l.Bytes, d.Bytes), Fields: cmp.Or(l.Fields, d.Fields)}
+}
 
 // head reads lines of a message's head, one after the other, from what of it is here.
 // Every line must end in CR LF, and no other CR or LF may be in it: what readers
@@ -102,17 +128,23 @@ const maxMethod = 64
 type framing struct {
 	length                             int64 // -1: no Content-Length
 	chunked, close, keepAlive, upgrade bool
+	identity                           bool // Transfer-Encoding: identity, in a response
 	trailers, expect                   bool
 	host, upgradeTo                    []byte
 	hosts                              int
 	// named are the fields that Connection names beside those known.
 	named [][]byte
+	// most is how many fields the head may have; it outlives the message.
+	most int
 }
+
+// reset makes it that of the next message.
+func (fr *framing) reset() { *fr = framing{named: fr.named[:0], most: fr.most} }
 
 // fields reads field lines up to the empty one. Fields of the connection go to fr.
 func (h *head) fields(list *message.Fields, fr *framing, request bool) error {
 	fr.length = -1
-	count := 0
+	count, most := 0, cmp.Or(fr.most, maxFields)
 	for {
 		line, err := h.line()
 		if err != nil {
@@ -121,10 +153,10 @@ func (h *head) fields(list *message.Fields, fr *framing, request bool) error {
 		if len(line) == 0 {
 			break
 		}
-		if count++; count > maxFields {
+		if count++; count > most {
 			return &Error{Status: 431, Reason: "too many fields"}
 		}
-		name, val, err := field(line)
+		name, val, err := field(line, request)
 		if err != nil {
 			return err
 		}
@@ -143,8 +175,9 @@ func (h *head) fields(list *message.Fields, fr *framing, request bool) error {
 }
 
 // field splits a field line (RFC 9112, 5): no white space before the colon, and none at
-// the line's begin, which would continue the line before (obs-fold).
-func field(line []byte) (name, val []byte, err error) {
+// the line's begin, which would continue the line before (obs-fold). In the values of responses, control characters
+// other than NUL become spaces (RFC 9110, 5.5): servers send them, and they end nothing.
+func field(line []byte, request bool) (name, val []byte, err error) {
 	if line[0] == ' ' || line[0] == '\t' {
 		return nil, nil, bad("a folded field line")
 	}
@@ -157,9 +190,23 @@ func field(line []byte) (name, val []byte, err error) {
 		return nil, nil, bad("a field name with a character that is not allowed")
 	}
 	if !all(val, &value) {
-		return nil, nil, bad("a field value with a control character")
+		if request || bytes.IndexByte(val, 0) >= 0 {
+			return nil, nil, bad("a field value with a control character")
+		}
+		val = spaced(val)
 	}
 	return name, val, nil
+}
+
+// spaced is a copy of a value with spaces in place of control characters.
+func spaced(val []byte) []byte {
+	out := bytes.Clone(val)
+	for i, c := range out {
+		if !value[c] {
+			out[i] = ' '
+		}
+	}
+	return trim(out)
 }
 
 func trim(b []byte) []byte {
@@ -187,15 +234,11 @@ func (fr *framing) take(name, val []byte, request bool) (hop bool, err error) {
 		}
 	case 6:
 		if request && message.EqualFold(name, "expect") {
-			if !message.EqualFold(val, "100-continue") {
-				return true, &Error{Status: 417, Reason: "an expectation other than 100-continue"}
-			}
-			fr.expect = true
-			return true, nil
+			return true, fr.expects(val)
 		}
 	case 7:
 		if message.EqualFold(name, "upgrade") {
-			fr.upgradeTo = val
+			fr.upgrades(val)
 			return true, nil
 		}
 	case 10:
@@ -207,22 +250,49 @@ func (fr *framing) take(name, val []byte, request bool) (hop bool, err error) {
 		}
 	case 14:
 		if message.EqualFold(name, "content-length") {
-			return true, fr.contentLength(val)
+			return true, fr.contentLength(val, request)
 		}
 	case 16:
 		return message.EqualFold(name, "proxy-connection"), nil
 	case 17:
 		if message.EqualFold(name, "transfer-encoding") {
-			return true, fr.transferEncoding(val)
+			return true, fr.transferEncoding(val, request)
 		}
 	}
 	return false, nil
 }
 
-// contentLength takes one value of digits. A second one is refused even when it is the
-// same: what is in front of us or behind may add them up otherwise.
-func (fr *framing) contentLength(val []byte) error {
-	if fr.length >= 0 {
+// upgrades takes the protocols of one field Upgrade; several fields are one list (RFC 9110, 5.3).
+func (fr *framing) upgrades(val []byte) {
+	switch {
+	case len(fr.upgradeTo) == 0:
+		fr.upgradeTo = val
+	case len(val) > 0 && len(fr.upgradeTo)+len(val) <= maxUpgrade:
+		fr.upgradeTo = append(append(slices.Clip(fr.upgradeTo), ", "...), val...)
+	}
+}
+
+// expects takes a list of expectations, which may be empty (RFC 9110, 10.1.1).
+func (fr *framing) expects(list []byte) error {
+	for len(list) > 0 {
+		var one []byte
+		one, list = cut(list)
+		switch {
+		case len(one) == 0:
+		case !message.EqualFold(one, "100-continue"):
+			return &Error{Status: 417, Reason: "an expectation other than 100-continue"}
+		default:
+			fr.expect = true
+		}
+	}
+	return nil
+}
+
+// contentLength takes one value of digits. A second one in a request is refused even when it is the
+// same: what is in front of us or behind may add them up otherwise. Of a response, the same one may come
+// again (RFC 9112, 6.3): it is sent on once.
+func (fr *framing) contentLength(val []byte, request bool) error {
+	if fr.length >= 0 && request {
 		return bad("Content-Length twice")
 	}
 	if len(val) == 0 || len(val) > 18 {
@@ -235,18 +305,26 @@ func (fr *framing) contentLength(val []byte) error {
 		}
 		n = n*10 + int64(c-'0')
 	}
+	if fr.length >= 0 && fr.length != n {
+		return bad("two values of Content-Length")
+	}
 	fr.length = n
 	return nil
 }
 
-func (fr *framing) transferEncoding(val []byte) error {
-	if fr.chunked {
+// transferEncoding takes "chunked", once. Servers of before RFC 7230 say "identity" where there is none.
+func (fr *framing) transferEncoding(val []byte, request bool) error {
+	if fr.chunked || fr.identity {
 		return bad("Transfer-Encoding twice")
 	}
-	if !message.EqualFold(val, "chunked") {
+	switch {
+	case message.EqualFold(val, "chunked"):
+		fr.chunked = true
+	case !request && message.EqualFold(val, "identity"):
+		fr.identity = true
+	default:
 		return &Error{Status: 501, Reason: "a Transfer-Encoding other than chunked"}
 	}
-	fr.chunked = true
 	return nil
 }
 
@@ -276,7 +354,7 @@ func (fr *framing) connection(val []byte) error {
 // would live as long as its connection. Much of the memory of the list itself is let go of, too.
 func (fr *framing) forget(list *message.Fields) {
 	clear(fr.named)
-	*fr = framing{named: fr.named[:0]}
+	fr.reset()
 	if cap(*list) > mostKept {
 		*list = nil
 		return
@@ -318,7 +396,7 @@ func parseRequest(buf []byte, r *message.Request, fr *framing) (n int, err error
 	if err != nil {
 		return 0, err
 	}
-	*fr = framing{named: fr.named[:0]}
+	fr.reset()
 	if err := requestLine(line, r); err != nil {
 		return 0, err
 	}
@@ -381,24 +459,49 @@ func (fr *framing) request(r *message.Request) error {
 	r.Continue = fr.expect && r.Version == message.HTTP11 && r.Length != 0
 	r.Trailers = fr.trailers
 	r.Upgrade = nil
-	if fr.upgrade && r.Version == message.HTTP11 && r.Length == 0 && upgradable(fr.upgradeTo) {
-		r.Upgrade = fr.upgradeTo
+	if fr.upgrade && r.Version == message.HTTP11 {
+		r.Upgrade = upgradable(fr.upgradeTo)
 	}
 	return nil
 }
 
-// upgradable: one protocol, and not HTTP/2: requests of a tunnel of that would be routed by
-// nobody.
-func upgradable(to []byte) bool {
-	if len(to) == 0 || message.EqualFold(to, "h2c") || message.EqualFold(to, "h2") {
-		return false
+// upgradable are the protocols of a list that an endpoint may change to; nil for none.
+func upgradable(list []byte) []byte {
+	if len(list) > maxUpgrade {
+		return nil
+	}
+	if isUpgradable(list) {
+		return list
+	}
+	var out []byte
+	for len(list) > 0 {
+		var one []byte
+		if one, list = cut(list); !isUpgradable(one) {
+			continue
+		}
+		if len(out) > 0 {
+			out = append(out, ", "...)
+		}
+		out = append(out, one...)
+	}
+	return out
+}
+
+// isUpgradable says whether it is one protocol, and none that carries HTTP: nobody would route, or guard, the
+// requests in such a tunnel.
+func isUpgradable(to []byte) bool {
+	name, _, _ := bytes.Cut(to, []byte("/"))
+	for _, carrier := range []string{"h2c", "h2", "h3", "http", "tls", "ssl"} {
+		if message.EqualFold(name, carrier) {
+			return false
+		}
 	}
 	for _, c := range to {
 		if c != '/' && !token[c] {
 			return false
 		}
 	}
-	return true
+	return len(name) > 0
 }
 
 // host says whether h is a name or an address, with an optional port (RFC 3986, 3.2.2 and 3.2.3); it
@@ -473,7 +576,7 @@ func parseResponse(buf []byte, r *message.Response, fr *framing, method []byte) 
 	if err != nil {
 		return 0, false, err
 	}
-	*fr = framing{named: fr.named[:0]}
+	fr.reset()
 	if len(line) < 12 || string(line[:7]) != "HTTP/1." || line[7] < '0' || line[7] > '9' || line[8] != ' ' || len(line) > 12 && line[12] != ' ' {
 		return 0, false, bad("a status line that is not HTTP/1.x STATUS REASON")
 	}
@@ -505,7 +608,7 @@ func parseResponse(buf []byte, r *message.Response, fr *framing, method []byte) 
 // connection is not used again (RFC 9112, 6.3); nor is one with Transfer-Encoding in an
 // answer of HTTP/1.0 (6.1).
 func (fr *framing) response(r *message.Response, method []byte, minor1 bool) (keep bool) {
-	keep = !fr.close && (minor1 || fr.keepAlive)
+	keep = !fr.close && (minor1 || fr.keepAlive) && !fr.identity
 	if fr.chunked && (fr.length >= 0 || !minor1) {
 		keep, fr.length = false, -1
 	}

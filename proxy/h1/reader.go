@@ -2,6 +2,7 @@ package h1
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -205,11 +206,15 @@ type body struct {
 	trailers          message.Fields
 	// named are the fields that the head's Connection names: no trailers either (RFC 9110, 7.6.1).
 	named [][]byte
+	// mostBytes bounds the trailers, 0 for maxTrailers; most is how many there may be, 0 for maxFields.
+	mostBytes, most int
+	// response says that it is an endpoint's: some pad the sizes of chunks with spaces.
+	response bool
 }
 
 func (b *body) reset(rd *reader, length int64, fr *framing) {
 	chunked := fr.chunked
-	b.rd, b.left, b.chunked, b.named = rd, length, chunked, fr.named
+	b.rd, b.left, b.chunked, b.named, b.most = rd, length, chunked, fr.named, fr.most
 	b.between, b.trailing, b.err, b.trailers = false, false, nil, nil
 	if chunked {
 		b.left = 0
@@ -337,6 +342,9 @@ func (b *body) next() error {
 	if err != nil {
 		return err
 	}
+	if b.response {
+		line = bytes.TrimRight(line, " \t")
+	}
 	if b.left, err = chunkSize(line); err != nil || b.left > 0 {
 		return err
 	}
@@ -406,10 +414,11 @@ func chunkSize(line []byte) (int64, error) {
 // unfinished block says is kept from one read to the next.
 func (b *body) end() error {
 	var s scan
+	limit := cmp.Or(b.mostBytes, maxTrailers)
 	for {
 		have := b.rd.buffered()
 		if s.due(b.rd, have) {
-			n, list, err := parseTrailers(have[:min(len(have), maxTrailers)])
+			n, list, err := parseTrailers(have[:min(len(have), limit)], b.most)
 			if err == nil {
 				for _, name := range b.named {
 					list.Del(string(name))
@@ -423,19 +432,19 @@ func (b *body) end() error {
 				return err
 			}
 		}
-		if len(have) >= maxTrailers {
+		if len(have) >= limit {
 			return &Error{Status: 431, Reason: "trailers that are too long"}
 		}
-		if err := b.rd.fill(maxTrailers); err != nil {
+		if err := b.rd.fill(limit); err != nil {
 			return err
 		}
 	}
 }
 
 // parseTrailers reads the block of trailers that buf begins with.
-func parseTrailers(buf []byte) (n int, list message.Fields, err error) {
+func parseTrailers(buf []byte, most int) (n int, list message.Fields, err error) {
 	h := head{buf: buf}
-	var fr framing
+	fr := framing{most: most}
 	err = h.fields(&list, &fr, true)
 	return h.off, list, err
 }

@@ -32,8 +32,8 @@ import (
 
 // Limits bound what a client may take. Times are of waiting; 0 is none.
 type Limits struct {
-	// Head is the size of a request's head in bytes.
-	Head int
+	// Head is the size of a request's head in bytes, Fields how many it may have.
+	Head, Fields int
 	// HeadTime is from its first byte to its last, Idle between two requests, Body
 	// between two parts of a body, Write for one write.
 	HeadTime, Idle, Body, Write time.Duration
@@ -44,7 +44,8 @@ type Limits struct {
 
 // DefaultLimits are those of nginx where it has the same, but for HeadTime.
 func DefaultLimits() Limits {
-	return Limits{Head: 32 << 10, HeadTime: 15 * time.Second, Idle: 75 * time.Second, Body: 60 * time.Second, Write: 60 * time.Second, BodyRate: 100}
+	head := DefaultRequestHead()
+	return Limits{Head: head.Bytes, Fields: head.Fields, HeadTime: 15 * time.Second, Idle: 75 * time.Second, Body: 60 * time.Second, Write: 60 * time.Second, BodyRate: 100}
 }
 
 // Server reads requests. Fill the fields before the first Serve.
@@ -60,6 +61,8 @@ type Server struct {
 	buffers *buffers
 	blocks  *blocks
 	drain   atomic.Bool
+	head    atomic.Pointer[HeadLimits]
+	name    atomic.Pointer[[]byte]
 	mu      sync.Mutex
 	conns   map[*serverConn]struct{}
 }
@@ -91,7 +94,9 @@ func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool
 // ServeState is Serve with a state, by which the connection may be evicted.
 func (s *Server) ServeState(ctx context.Context, c net.Conn, first []byte, isTLS bool, state *State) {
 	s.init()
-	k := &serverConn{s: s, c: c, ctx: ctx, state: state, rd: reader{c: c, from: s.blocks, limit: s.Limits.Head, headTime: s.Limits.HeadTime}, w: writer{c: c, from: s.buffers}}
+	limit := s.headLimits()
+	k := &serverConn{s: s, c: c, ctx: ctx, state: state, rd: reader{c: c, from: s.blocks, limit: limit.Bytes, headTime: s.Limits.HeadTime}, w: writer{c: c, from: s.buffers}}
+	k.x.fr.most = limit.Fields
 	if len(first) > 0 {
 		k.rd.buf = make([]byte, firstRead+len(first))
 		k.rd.w = copy(k.rd.buf, first)
@@ -130,6 +135,21 @@ func (s *Server) ServeState(ctx context.Context, c net.Conn, first []byte, isTLS
 	for k.next() {
 	}
 }
+
+// SetHead replaces the limits of a request's head, for connections that come. Limits has the defaults.
+func (s *Server) SetHead(l HeadLimits) { s.head.Store(&l) }
+
+// headLimits are those in force.
+func (s *Server) headLimits() HeadLimits {
+	d := HeadLimits{Bytes: s.Limits.Head, Fields: s.Limits.Fields}
+	if l := s.head.Load(); l != nil {
+		return l.or(d)
+	}
+	return d
+}
+
+// SetName replaces the field Server of the answers to what could not be read; none for nil.
+func (s *Server) SetName(name []byte) { s.name.Store(&name) }
 
 func (s *Server) init() {
 	s.once.Do(func() { s.buffers, s.blocks, s.conns = newBuffers(), newBlocks(), map[*serverConn]struct{}{} })
@@ -263,7 +283,10 @@ func (k *serverConn) refuse(err error) {
 	k.x.fr.close = true
 	var more message.Fields
 	if e.Status == http.StatusMethodNotAllowed { // RFC 9110, 15.5.6
-		more = message.Fields{{Name: []byte("Allow"), Value: []byte("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE")}}
+		more = message.Fields{{Name: []byte("Allow"), Value: []byte("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")}}
+	}
+	if name := k.s.name.Load(); name != nil && len(*name) > 0 {
+		more = append(more, message.Field{Name: []byte("Server"), Value: *name})
 	}
 	text := []byte(strconv.Itoa(e.Status) + " " + reasons[e.Status] + "\n")
 	_ = k.x.Respond(&message.Response{Status: e.Status, Length: int64(len(text)), Fields: append(more,
@@ -530,6 +553,9 @@ func (x *exchange) Finish(trailers message.Fields) error {
 
 // Switch implements message.Downstream.
 func (x *exchange) Switch(r *message.Response) (io.ReadWriteCloser, error) {
+	if !x.body.done { // its rest would be taken for the other protocol's
+		return nil, errors.New("HTTP/1: the body of a request that changes the protocol has not been read")
+	}
 	x.responded, x.finished, x.switched = true, true, true
 	x.head(r)
 	x.k.w.string("Connection: Upgrade\r\nUpgrade: ")

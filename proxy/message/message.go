@@ -130,8 +130,8 @@ type Request struct {
 	Fields Fields
 	// Length is that of the body in bytes, 0 for none, or Unknown.
 	Length int64
-	// Upgrade is the protocol that the client would rather speak on this connection, as
-	// "websocket"; nil for none.
+	// Upgrade are the protocols that the client would rather speak on this connection once its
+	// body has ended, as "websocket", separated by commas; nil for none.
 	Upgrade []byte
 	// Continue says that the client waits for 100 before it sends the body.
 	Continue bool
@@ -206,7 +206,8 @@ type Downstream interface {
 	// Responded says whether a final head was sent.
 	Responded() bool
 	// Switch sends the head of a 101 and hands the connection over, with what had been
-	// read behind the request. ErrNoSwitch where the version has none.
+	// read behind the request. The request's body must have been read to its end. It is an
+	// error where the version has no 101.
 	Switch(*Response) (io.ReadWriteCloser, error)
 	// Watch calls gone, once, when the client leaves, until stop is called. It is for long
 	// waits: it may cost a goroutine. gone may be called from any.

@@ -37,6 +37,7 @@ type metrics struct {
 	certs     *prometheus.Desc
 	tunnels   *prometheus.Desc
 	logLost   *prometheus.Desc
+	oversized *prometheus.Desc
 	duration  prometheus.Histogram
 	failures  prometheus.Counter
 	retries   prometheus.Counter
@@ -63,6 +64,7 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 		certs:     prometheus.NewDesc("wayleave_proxy_certificates", "Certificates by whether they are of use.", []string{"state"}, nil),
 		tunnels:   prometheus.NewDesc("wayleave_proxy_tunnels", "Open connections of upgraded protocols.", nil, nil),
 		logLost:   prometheus.NewDesc("wayleave_proxy_access_log_lost_total", "Lines of the access log that could not be written.", nil, nil),
+		oversized: prometheus.NewDesc("wayleave_proxy_responses_too_large_total", "Responses of endpoints whose head was larger than the settings allow, answered with 502.", nil, nil),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "wayleave_proxy_request_duration_seconds", Help: "From a request's head to the end of its response.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_proxy_upstream_failures_total", Help: "Requests that ended with an error of an endpoint, or of the way to it."}),
@@ -129,7 +131,7 @@ func (m *metrics) refuse(why server.Refusal) { m.refused.WithLabelValues(string(
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.requests, m.sent, m.conns, m.waiting, m.tunnels, m.listeners, m.certs, m.logLost} {
+	for _, d := range []*prometheus.Desc{m.requests, m.sent, m.conns, m.waiting, m.tunnels, m.listeners, m.certs, m.logLost, m.oversized} {
 		ch <- d
 	}
 }
@@ -151,6 +153,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(m.certs, prometheus.GaugeValue, float64(m.pairs.Len()), "good")
 	ch <- prometheus.MustNewConstMetric(m.certs, prometheus.GaugeValue, float64(len(m.pairs.Problems())), "bad")
 	ch <- prometheus.MustNewConstMetric(m.logLost, prometheus.CounterValue, float64(m.log.lost.Load()))
+	ch <- prometheus.MustNewConstMetric(m.oversized, prometheus.CounterValue, float64(m.proxy.Oversized()))
 }
 
 // observer is what the proxy tells of each request.

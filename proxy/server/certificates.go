@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"wayleave.dev/internal/keypair"
 	"wayleave.dev/proxy/authority"
 	"wayleave.dev/proxy/table"
 )
@@ -87,16 +88,11 @@ func ParseCertificate(c table.Certificate) (*tls.Certificate, error) {
 	case len(c.Priv) == 0:
 		return nil, errors.New("tls.key is empty")
 	}
-	pair, err := tls.X509KeyPair(c.Chain, c.Priv)
+	pair, err := keypair.Parse(c.Chain, c.Priv)
 	if err != nil {
 		return nil, fmt.Errorf("tls.crt and tls.key: %w", err)
 	}
-	if pair.Leaf == nil {
-		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
-			return nil, fmt.Errorf("tls.crt: %w", err)
-		}
-	}
-	return &pair, nil
+	return pair, nil
 }
 
 // Set changes certificates. Where one is of no use, the last good one of its key is kept.

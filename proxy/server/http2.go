@@ -5,13 +5,16 @@ package server
 // GOAWAY.
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -45,21 +48,41 @@ type http2Server struct {
 	s     *Server
 	times streamTimes
 	srv   *http2.Server
-	// config bounds heads, and its Shutdown sends GOAWAY.
+	// config's Shutdown sends GOAWAY; heads bounds heads, for connections that come.
 	config  *http.Server
+	heads   atomic.Pointer[http.Server]
+	limit   int // of a head in bytes, by default
+	name    atomic.Pointer[[]byte]
 	streams streamTable
 	batches batches
 }
 
 func newHTTP2(s *Server, lim h1.Limits) *http2Server {
-	h := &http2Server{s: s, times: streamTimes{lim.Body, lim.Write},
-		config: &http.Server{MaxHeaderBytes: lim.Head, ErrorLog: log.New(io.Discard, "", 0)}}
+	h := &http2Server{s: s, times: streamTimes{lim.Body, lim.Write}, limit: lim.Head, config: quiet(lim.Head)}
+	h.heads.Store(h.config)
 	h.srv = &http2.Server{MaxConcurrentStreams: maxStreams, MaxUploadBufferPerStream: streamWindow, MaxUploadBufferPerConnection: connWindow,
 		MaxReadFrameSize: frameSize, IdleTimeout: lim.Idle, ReadIdleTimeout: pingAfter, PingTimeout: pingTimeout}
 	if err := http2.ConfigureServer(h.config, h.srv); err != nil {
 		panic(err) // for cipher suites, of which none are named
 	}
 	return h
+}
+
+// quiet is a server that bounds heads, and logs nothing.
+func quiet(head int) *http.Server {
+	return &http.Server{MaxHeaderBytes: head, ErrorLog: log.New(io.Discard, "", 0)}
+}
+
+// setHead replaces the limit of heads. How many fields fit follows: HTTP/2 counts 32 bytes for each (RFC 9113, 6.5.2).
+func (h *http2Server) setHead(l h1.HeadLimits) { h.heads.Store(quiet(cmp.Or(l.Bytes, h.limit))) }
+
+// deny answers without Handle.
+func (h *http2Server) deny(w http.ResponseWriter, why Refusal, status int) {
+	h.s.refused(why)
+	if name := h.name.Load(); name != nil && len(*name) > 0 {
+		w.Header().Set("Server", string(*name))
+	}
+	http.Error(w, fmt.Sprintf("%d %s", status, http.StatusText(status)), status)
 }
 
 // drain tells all clients to go away: streams that they opened are answered.
@@ -78,7 +101,7 @@ func (h *http2Server) serve(k *conn, c net.Conn) {
 		said := t.ConnectionState()
 		session = &message.Session{ServerName: said.ServerName, Certificates: said.PeerCertificates}
 	}
-	h.srv.ServeConn(h.batches.of(c, h.times.write, k), &http2.ServeConnOpts{Context: h.s.base, BaseConfig: h.config, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	h.srv.ServeConn(h.batches.of(c, h.times.write, k), &http2.ServeConnOpts{Context: h.s.base, BaseConfig: h.heads.Load(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer k.end()
 		if !k.begin() {
 			panic(http.ErrAbortHandler)
@@ -101,27 +124,23 @@ func addrPort(a net.Addr) netip.AddrPort {
 func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, k *conn, client, local netip.AddrPort, session *message.Session) {
 	switch {
 	case r.Method == http.MethodConnect:
-		h.s.refused(MalformedMessage)
-		http.Error(w, "501 Not Implemented", http.StatusNotImplemented)
+		h.deny(w, MalformedMessage, http.StatusNotImplemented)
 		return
 	case r.TLS != nil && !h.s.certs.Covers(r.TLS.ServerName, []byte(r.Host)):
 		// A client that shares a connection for two names must have seen a certificate
 		// for both; this one asks again by a connection of its own (RFC 9110, 15.5.20).
-		h.s.refused(MisdirectedHost)
-		http.Error(w, "421 Misdirected Request", http.StatusMisdirectedRequest)
+		h.deny(w, MisdirectedHost, http.StatusMisdirectedRequest)
 		return
 	}
 	d, err := newStream(w, r, client, local, h.times)
 	if err != nil {
-		h.s.refused(MalformedMessage)
-		http.Error(w, "400 Bad Request", http.StatusBadRequest)
+		h.deny(w, MalformedMessage, http.StatusBadRequest)
 		return
 	}
 	d.k, d.req.Session = k, session
 	whom := whose(client.Addr())
 	if why := h.streams.enter(whom, d); why != "" {
-		h.s.refused(why)
-		http.Error(w, "503 Service Unavailable", http.StatusServiceUnavailable)
+		h.deny(w, why, http.StatusServiceUnavailable)
 		return
 	}
 	defer h.streams.leave(whom, d)

@@ -73,6 +73,8 @@ type Server struct {
 	log    *slog.Logger
 	h1     *h1.Server
 	h2     *http2Server
+	// pass takes connections that are passed through; nil for none.
+	pass func(ctx context.Context, c net.Conn, backend string)
 	// directs are the connections below TLS.
 	directs *h1.Directs
 	// refused is told of what is not served.
@@ -97,6 +99,8 @@ type Options struct {
 	Certificates *Certificates
 	// Handle answers exchanges.
 	Handle func(context.Context, message.Downstream)
+	// Pass hands a connection for TLS to a backend as it is, and returns at its end; nil passes none.
+	Pass func(ctx context.Context, c net.Conn, backend string)
 	// HTTP1 are the limits of HTTP/1.1, from which those of HTTP/2 are taken too.
 	HTTP1 h1.Limits
 	// Refused is told of what is not served; may be nil.
@@ -106,7 +110,7 @@ type Options struct {
 
 // New makes a server without listeners.
 func New(o Options) *Server {
-	s := &Server{certs: o.Certificates, tls: o.Certificates.config(), handle: o.Handle, log: o.Log, refused: o.Refused,
+	s := &Server{certs: o.Certificates, tls: o.Certificates.config(), handle: o.Handle, pass: o.Pass, log: o.Log, refused: o.Refused,
 		listeners: map[feed.Socket]*net.TCPListener{}, conns: map[*conn]struct{}{}, empty: make(chan struct{})}
 	if s.refused == nil {
 		s.refused = func(Refusal) {}
@@ -124,6 +128,18 @@ func New(o Options) *Server {
 func (s *Server) SetLimits(l Limits) {
 	s.limits.Store(&l)
 	s.crowd.Most.Store(int64((l.Connections + waitingShare - 1) / waitingShare))
+}
+
+// SetHead replaces the limits of requests' heads, for connections that come.
+func (s *Server) SetHead(l h1.HeadLimits) {
+	s.h1.SetHead(l)
+	s.h2.setHead(l)
+}
+
+// SetName replaces the field Server of what is answered without Handle; none for nil.
+func (s *Server) SetName(name []byte) {
+	s.h1.SetName(name)
+	s.h2.name.Store(&name)
 }
 
 // Waiting is the number of connections that wait for a handshake or for a request's head.
@@ -307,6 +323,12 @@ func address(a net.Addr) netip.Addr {
 
 // encrypted serves after a handshake, which says what is spoken.
 func (s *Server) encrypted(k *conn, c net.Conn) {
+	if backend := s.passes(k); backend != "" {
+		if k.state.To(h1.Busy) {
+			s.pass(s.base, c, backend)
+		}
+		return
+	}
 	below := s.directs.Of(k.TCPConn)
 	below.Bound(handshakeBytes)
 	if p, ok := c.(*proxied); ok {

@@ -92,6 +92,17 @@ func (t *Table) ClientRules(name []byte, m *Match) (own, other *ClientRule) {
 	return own, other
 }
 
+// Passes says whether some host is passed through.
+func (t *Table) Passes() bool { return t != nil && t.passes }
+
+// Passthrough is the backend that connections for a name are handed to; empty for none.
+func (t *Table) Passthrough(name []byte) string {
+	if r := t.Lookup(name); r != nil {
+		return r.Host.Passthrough
+	}
+	return ""
+}
+
 // IsRest says whether no host has the name.
 func (t *Table) IsRest(name []byte) bool { r := t.Lookup(name); return r != nil && r == t.rest }
 

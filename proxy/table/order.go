@@ -22,6 +22,9 @@ func (o *Options) guards() bool {
 	return len(o.Sources) > 0 || len(o.Denied) > 0 || o.Auth != nil || o.AuthURL != nil
 }
 
+// Limits says whether the options, which may be nil, bound what a client may use.
+func (o *Options) Limits() bool { return o != nil && o.limits() }
+
 // limits says whether the options bound what a client may use.
 func (o *Options) limits() bool { return o.RPS > 0 || o.RPM > 0 || o.Exchanges > 0 }
 
@@ -83,6 +86,8 @@ type candidate struct {
 	steps int
 	// guarded paths keep requests out; closed is a pattern that is not compiled.
 	guarded, closed bool
+	// age is the index in Host.Paths: of paths of one text the older comes first.
+	age int
 }
 
 // before orders paths as ingress-nginx orders the locations of a server: the longer text
@@ -91,7 +96,7 @@ func (c *candidate) before(d *candidate) bool { return c.compare(d) < 0 }
 
 func (c *candidate) compare(d *candidate) int {
 	a, b := c.path.Path, d.path.Path
-	return cmp.Or(len(b)-len(a), strings.Compare(b, a))
+	return cmp.Or(len(b)-len(a), strings.Compare(b, a), c.age-d.age)
 }
 
 // takesFrom says whether c, which matches too, is served in place of d, which comes first by
@@ -335,7 +340,7 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 	for i := range r.Host.Paths {
 		p := &r.Host.Paths[i]
 		prog, isPattern := patterns[i]
-		c := &candidate{path: p, literal: lower(p.Path), guarded: p.Guarded() || r.ready[p] != nil && r.ready[p].Err != nil}
+		c := &candidate{path: p, age: i, literal: lower(p.Path), guarded: p.Guarded() || r.ready[p] != nil && r.ready[p].Err != nil}
 		if isPattern {
 			c.literal = lower(LiteralPrefix(p.Options.PathPattern))
 		}
@@ -351,7 +356,7 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 				closed[at] = c
 			}
 		case p.Kind == Exact:
-			if (c.guarded || o.regex) && r.exact[p.Path] == p {
+			if (c.guarded || o.regex && p.Path != "/") && r.exact[p.Path] == p { // the root takes all others there
 				list = append(list, c)
 			}
 		case r.prefix[trimSlash(p.Path)] == p:

@@ -46,7 +46,10 @@ func TestRegexHosts(t *testing.T) {
 		{"/Foo", map[string]string{"/foo": "/Foo", "/x": ""}},
 		{"/foo/", map[string]string{"/foo/x": "/foo/", "/FOO/x": "/foo/", "/foobar": "", "/foo": "/foo/"}},
 		{"=/foo;/", map[string]string{"/foo": "=/foo", "/foo/x": "=/foo", "/FOO": "=/foo", "/fo": "/"}},
-		{"=/foo;/foo", map[string]string{"/foo": "=/foo", "/foo/x": "/foo"}},
+		{"/foo;=/foo", map[string]string{"/foo": "=/foo", "/foo/x": "/foo"}},
+		{"=/foo;/foo", map[string]string{"/foo": "=/foo", "/foo/x": "=/foo"}}, // of one text the older
+		{"=/;/x", map[string]string{"/": "=/", "/y": "", "/x": "/x"}},
+		{"=/foo;~/foo", map[string]string{"/foo": "=/foo", "/FOO/x": "=/foo"}},
 		{"/foo;/foo/bar;~/foo/bar/(.+)", map[string]string{"/foo/bar/1": "~/foo/bar/(.+)", "/foo/bar": "/foo/bar", "/foo/barn": "/foo/bar", "/foo": "/foo", "/food": "/foo"}},
 		{"/foo/bar/bar;~/foo/bar/[A-Z0-9]{3}", map[string]string{"/foo/bar/bar": "~/foo/bar/[A-Z0-9]{3}", "/foo/bar/bars": "~/foo/bar/[A-Z0-9]{3}", "/foo/bar/ba-": ""}},
 		{"/ guard;/pub", map[string]string{"/pub/x": "/pub", "/public": "/ guard", "/PUB": "/ guard"}},

@@ -35,6 +35,9 @@ type Host struct {
 	// OneNamespace says that no path of another namespace serves the host: none of a wildcard
 	// host above it, and none of hosts that are not named.
 	OneNamespace bool `json:"oneNamespace,omitempty"`
+	// Passthrough is the key of the backend that connections for TLS are handed to as they are; empty
+	// for none.
+	Passthrough string `json:"passthrough,omitempty"`
 	// ClientCert has clients show a certificate; nil asks for none.
 	ClientCert *ClientCert `json:"clientCert,omitempty"`
 	// Ciphers are those for TLS 1.2 and before, as crypto/tls numbers them; empty for its own.
@@ -264,6 +267,8 @@ type Table struct {
 	rest *Routes
 	// certified says that some host asks for certificates of clients, or has ciphers of its own.
 	certified bool
+	// passes says that some host is passed through.
+	passes bool
 	// asserted are fields that clients may not set, by Service.
 	asserted map[string][]string
 	// said are all of these names, once each in lower case.
@@ -307,6 +312,7 @@ func Make(last *Table, hosts map[string]*Host) *Table {
 			r.folded = folded(r)
 		}
 		t.assert(r)
+		t.passes = t.passes || h.Passthrough != ""
 		t.certified = t.certified || r.client != nil || len(h.Ciphers) > 0
 		switch {
 		case name == "":

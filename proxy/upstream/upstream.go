@@ -61,6 +61,7 @@ type Set struct {
 	endpoints map[netip.AddrPort]*Endpoint
 	backends  atomic.Pointer[map[string]*Backend]
 	secret    atomic.Pointer[[]byte]
+	tls       atomic.Pointer[tls.Config]
 }
 
 // NewSet makes an empty one.
@@ -71,8 +72,12 @@ func NewSet(s Settings) *Set {
 	set := &Set{settings: s, shared: h1.NewShared(), directs: h1.NewDirects(), endpoints: map[netip.AddrPort]*Endpoint{}}
 	set.backends.Store(&map[string]*Backend{})
 	set.secret.Store(&s.Secret)
+	set.SetTLS(TLS{})
 	return set
 }
+
+// SetHead replaces the limits of the heads of responses over HTTP/1.1, for requests that come.
+func (s *Set) SetHead(l h1.HeadLimits) { s.shared.SetHead(l) }
 
 // Backend is the endpoints of a key.
 type Backend struct {
@@ -525,7 +530,7 @@ func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, by
 	}
 	t := tls.Client(conn, config)
 	if err := t.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("endpoint %s: %w", e.text, err), conn.Close())
+		return nil, errors.Join(fmt.Errorf("endpoint %s: TLS, as ingress.endpointTLS… allow it: %w", e.text, err), conn.Close())
 	}
 	return t, nil
 }

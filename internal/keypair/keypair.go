@@ -1,0 +1,223 @@
+// Package keypair reads a certificate with its key as they are in Secrets: PEM of many programs, with text beside,
+// old names of blocks and certificates that Go's own reader refuses.
+//
+// Invariants:
+//   - What is read was bounded before: the number and size of certificates, and the size of the key.
+//   - The key is the first certificate's.
+package keypair
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Bounds of what a Secret may hold. OpenSSL's clients take chains of up to 100 KiB. A handshake with a key of 8,192
+// bits costs tens of milliseconds, which every client can ask for.
+const (
+	MaxCertificates = 32
+	MaxChain        = 96 << 10 // bytes of all certificates
+	maxKey          = 8 << 10  // bytes of a key
+	MinRSA          = 1024     // bits
+	MaxRSA          = 8192
+)
+
+// Parse reads certificates and a private key in PEM. The leaf is the first certificate that the key belongs to; its
+// issuers follow in their order, wherever they were. Leaf has what is known of a certificate that Go's reader refuses:
+// its names, its time and its public key. A leaf without alternative names has its common name as one.
+// An error says what is wrong in words for the Secret's owner.
+func Parse(chain, key []byte) (*tls.Certificate, error) {
+	list, err := certificates(chain)
+	if err != nil {
+		return nil, err
+	}
+	private, err := privateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	leaf, at, err := leafOf(list, private)
+	if err != nil {
+		return nil, err
+	}
+	if !hasNames(leaf) && leaf.Subject.CommonName != "" {
+		leaf.DNSNames = []string{leaf.Subject.CommonName}
+	}
+	return &tls.Certificate{Certificate: ordered(list, at), PrivateKey: private, Leaf: leaf}, nil
+}
+
+// EncodeKey is the PEM block of the key that Parse reads from a text; nil when there is none.
+func EncodeKey(key []byte) []byte {
+	if b := keyBlock(key); b != nil {
+		return pem.EncodeToMemory(b)
+	}
+	return nil
+}
+
+// certificates are the DER of all blocks with one.
+func certificates(text []byte) (list [][]byte, err error) {
+	text = bytes.TrimPrefix(text, byteOrderMark)
+	size, others := 0, []string(nil)
+	for {
+		var b *pem.Block
+		if b, text = pem.Decode(text); b == nil {
+			break
+		}
+		switch b.Type {
+		case "CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE":
+		default:
+			others = append(others, b.Type)
+			continue
+		}
+		var whole asn1.RawValue
+		rest, err := asn1.Unmarshal(b.Bytes, &whole)
+		// OpenSSL's own form has settings of trust behind the certificate.
+		if err != nil || len(rest) > 0 && b.Type != "TRUSTED CERTIFICATE" {
+			return nil, fmt.Errorf("certificate %d is not whole", len(list)+1)
+		}
+		list = append(list, whole.FullBytes)
+		if size += len(whole.FullBytes); len(list) > MaxCertificates || size > MaxChain {
+			return nil, fmt.Errorf("more than %d certificates or %d bytes of them", MaxCertificates, MaxChain)
+		}
+	}
+	switch {
+	case len(list) > 0:
+		return list, nil
+	case len(others) > 0:
+		return nil, fmt.Errorf("no block CERTIFICATE, but %s", strings.Join(others[:min(len(others), 3)], ", "))
+	}
+	return nil, errors.New("no block CERTIFICATE in PEM")
+}
+
+// byteOrderMark is what some editors put before a file of UTF-8.
+var byteOrderMark = []byte("\ufeff")
+
+// keyBlock is the first block with a private key; nil when there is none.
+func keyBlock(text []byte) *pem.Block {
+	text = bytes.TrimPrefix(text, byteOrderMark)
+	for {
+		var b *pem.Block
+		if b, text = pem.Decode(text); b == nil || b.Type == "PRIVATE KEY" || strings.HasSuffix(b.Type, " PRIVATE KEY") {
+			return b
+		}
+	}
+}
+
+// signer is what all private keys of crypto/tls are.
+type signer interface {
+	crypto.Signer
+	Equal(crypto.PrivateKey) bool
+}
+
+func privateKey(text []byte) (signer, error) {
+	b := keyBlock(text)
+	switch {
+	case b == nil:
+		return nil, errors.New("no block PRIVATE KEY in PEM")
+	case b.Type == "ENCRYPTED PRIVATE KEY", strings.Contains(b.Headers["Proc-Type"], "ENCRYPTED"):
+		return nil, errors.New("the private key is encrypted, and nobody knows its passphrase")
+	case len(b.Bytes) > maxKey:
+		return nil, fmt.Errorf("the private key has more than %d bytes", maxKey)
+	}
+	key, err := parseKey(b)
+	if err != nil {
+		return nil, fmt.Errorf("the private key (%s): %w", b.Type, err)
+	}
+	switch k := key.(type) {
+	case *rsa.PrivateKey:
+		if n := k.N.BitLen(); n < MinRSA || n > MaxRSA {
+			return nil, fmt.Errorf("the RSA key has %d bits; %d to %d are allowed", n, MinRSA, MaxRSA)
+		}
+		return k, nil
+	case *ecdsa.PrivateKey:
+		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() && k.Curve != elliptic.P521() {
+			return nil, fmt.Errorf("the key's curve is %s; P-256, P-384 and P-521 are allowed", k.Curve.Params().Name)
+		}
+		return k, nil
+	case ed25519.PrivateKey:
+		return k, nil
+	}
+	return nil, fmt.Errorf("a private key of type %T; RSA, ECDSA and Ed25519 are allowed", key)
+}
+
+// parseKey reads a key as its block is called, or else as one of the other forms: names of blocks are mixed up.
+func parseKey(b *pem.Block) (key any, err error) {
+	pkcs8 := func() (any, error) { return x509.ParsePKCS8PrivateKey(b.Bytes) }
+	pkcs1 := func() (any, error) { return x509.ParsePKCS1PrivateKey(b.Bytes) }
+	sec1 := func() (any, error) { return x509.ParseECPrivateKey(b.Bytes) }
+	forms := []func() (any, error){pkcs8, pkcs1, sec1}
+	switch b.Type {
+	case "RSA PRIVATE KEY":
+		forms = []func() (any, error){pkcs1, pkcs8}
+	case "EC PRIVATE KEY":
+		forms = []func() (any, error){sec1, pkcs8}
+	}
+	for i, form := range forms {
+		k, e := form()
+		if e == nil {
+			return k, nil
+		}
+		if i == 0 {
+			err = e
+		}
+	}
+	return nil, err
+}
+
+// leafOf finds the certificate of the key.
+func leafOf(list [][]byte, key signer) (leaf *x509.Certificate, at int, err error) {
+	var wrong error
+	for i, der := range list {
+		c, err := parse(der)
+		if err != nil {
+			if i == 0 {
+				wrong = fmt.Errorf("certificate 1: %w", err)
+			}
+			continue
+		}
+		if p, ok := c.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); ok && p.Equal(key.Public()) {
+			return c, i, nil
+		}
+	}
+	if wrong != nil {
+		return nil, 0, wrong
+	}
+	return nil, 0, errors.New("the private key does not match any of the certificates")
+}
+
+// ordered begins with the leaf, then its issuers; what belongs to no issuer keeps its place behind them. A chain that
+// begins with its leaf stays as it is.
+func ordered(list [][]byte, leaf int) [][]byte {
+	if leaf == 0 {
+		return list
+	}
+	out := [][]byte{list[leaf]}
+	rest := slices.Delete(slices.Clone(list), leaf, leaf+1)
+	for last := list[leaf]; ; {
+		_, issuer, ok := names(last)
+		i := slices.IndexFunc(rest, func(der []byte) bool {
+			subject, _, known := names(der)
+			return ok && known && bytes.Equal(subject, issuer)
+		})
+		if i < 0 {
+			return append(out, rest...)
+		}
+		last = rest[i]
+		out = append(out, last)
+		rest = slices.Delete(rest, i, i+1)
+	}
+}
+
+func hasNames(c *x509.Certificate) bool {
+	return len(c.DNSNames)+len(c.IPAddresses)+len(c.EmailAddresses)+len(c.URIs) > 0
+}

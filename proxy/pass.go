@@ -1,0 +1,39 @@
+package proxy
+
+import (
+	"context"
+	"net"
+
+	"wayleave.dev/proxy/upstream"
+)
+
+// Pass hands a client's connection to an endpoint of a backend as it is, until both ends have ended.
+// Without an endpoint that answers, the connection is closed. ctx ends the search for one.
+func (p *Proxy) Pass(ctx context.Context, client net.Conn, backend string) {
+	defer client.Close()
+	b := p.Upstreams.Lookup(backend)
+	if b == nil {
+		return
+	}
+	var tried []*upstream.Endpoint
+	for now := p.current(); len(tried) < now.Tries; {
+		e := b.Pick(upstream.RandomTwo, tried)
+		if e == nil {
+			return
+		}
+		e.Begin()
+		dialing, cancel := context.WithTimeout(ctx, now.Timeouts.Connect)
+		server, err := e.DialFor(dialing, upstream.Origin{}, false)
+		cancel()
+		if err != nil {
+			e.End()
+			e.Failed()
+			tried = append(tried, e)
+			continue
+		}
+		e.Worked()
+		tunnel(p.track(client, server), client, server)
+		e.End()
+		return
+	}
+}

@@ -1,0 +1,119 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wayleave.dev/proxy/table"
+)
+
+// How long a look at a ClientHello waits for the rest of it, at first and at most.
+const (
+	peekFirst = time.Millisecond
+	peekMost  = 100 * time.Millisecond
+)
+
+// passes is the backend that a connection is passed through to as it is, by the name in its
+// ClientHello; empty for none. Nothing of the connection is read.
+func (s *Server) passes(k *conn) (backend string) {
+	t := s.certs.table.Load()
+	if s.pass == nil || !t.Passes() {
+		return ""
+	}
+	_ = k.SetDeadline(time.Now().Add(handshakeTime))
+	defer func() { _ = k.SetDeadline(time.Time{}) }()
+	name := peekName(k.TCPConn)
+	if name == "" {
+		return ""
+	}
+	return t.Passthrough(table.Name([]byte(name), nil))
+}
+
+// peekName is the name in the ClientHello that a connection begins with; empty where there is none,
+// or none that can be read. It waits until the connection's deadline.
+func peekName(c *net.TCPConn) string {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return ""
+	}
+	buf := make([]byte, handshakeBytes)
+	for wait := peekFirst; ; wait = min(2*wait, peekMost) {
+		n := 0
+		var failed error
+		err := raw.Read(func(fd uintptr) bool {
+			n, _, failed = unix.Recvfrom(int(fd), buf, unix.MSG_PEEK)
+			return failed != unix.EAGAIN
+		})
+		if err != nil || failed != nil || n <= 0 {
+			return ""
+		}
+		if whole, ok := helloIsWhole(buf[:n]); !ok || n == len(buf) {
+			return ""
+		} else if whole {
+			if name, ok := helloName(buf[:n]); ok {
+				return name
+			}
+		}
+		time.Sleep(wait) // what is there stays there, so the poller has nothing to say
+	}
+}
+
+// helloIsWhole says whether the first record of a handshake is here; ok is false for what is none.
+func helloIsWhole(b []byte) (whole, ok bool) {
+	const handshake, clientHello = 22, 1
+	if b[0] != handshake || len(b) > 1 && b[1] != 3 || len(b) > 5 && b[5] != clientHello {
+		return false, false
+	}
+	return len(b) >= 5 && len(b) >= 5+int(b[3])<<8+int(b[4]), true
+}
+
+var errSeen = errors.New("seen")
+
+// helloName reads the name as crypto/tls does; ok is false where more must come.
+func helloName(b []byte) (name string, ok bool) {
+	_ = tls.Server(&seen{rest: b}, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		name, ok = h.ServerName, true
+		return nil, errSeen
+	}}).HandshakeContext(context.Background())
+	return name, ok
+}
+
+// seen is a connection of what was seen of another, to which nothing can be said.
+type seen struct{ rest []byte }
+
+// Read implements net.Conn, as the methods that follow.
+func (s *seen) Read(p []byte) (int, error) {
+	if len(s.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, s.rest)
+	s.rest = s.rest[n:]
+	return n, nil
+}
+
+// Write throws alerts away.
+func (s *seen) Write(p []byte) (int, error) { return len(p), nil }
+
+// Close does nothing.
+func (s *seen) Close() error { return nil }
+
+// LocalAddr is none.
+func (s *seen) LocalAddr() net.Addr { return nil }
+
+// RemoteAddr is none.
+func (s *seen) RemoteAddr() net.Addr { return nil }
+
+// SetDeadline does nothing: there is nothing to wait for.
+func (s *seen) SetDeadline(time.Time) error { return nil }
+
+// SetReadDeadline does nothing.
+func (s *seen) SetReadDeadline(time.Time) error { return nil }
+
+// SetWriteDeadline does nothing.
+func (s *seen) SetWriteDeadline(time.Time) error { return nil }
