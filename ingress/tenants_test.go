@@ -60,3 +60,15 @@ func TestVirtualAddressesHideNoEndpoint(t *testing.T) {
 		t.Errorf("endpoints are %+v", p.Backend)
 	}
 }
+
+// A path of another namespace that keeps requests out does not have the proxy decrypt a host that its
+// owner passes through.
+func TestPassthroughIsTheOwners(t *testing.T) {
+	owner := ing("a", []string{"ssl-passthrough: true"}, rules("a.example / P web:80"))
+	for name, annotation := range map[string]string{"a guard": "whitelist-source-range: 10.0.0.0/8", "a limit": "limit-rps: 1", "a guard that cannot be read": "auth-tls-secret: none"} {
+		w := newWorld(t, Settings{Default: true}, town(t)+owner+ing("other/b@2", []string{annotation}, rules("a.example /b P web:80")))
+		if got := w.hosts()["a.example"].Passthrough; got != "shop/web:80" {
+			t.Errorf("%s: passed to %q", name, got)
+		}
+	}
+}

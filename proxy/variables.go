@@ -173,6 +173,7 @@ func (x *exchange) ofPath(k table.VariableKind) []byte {
 	}
 	namespace, rest, _ := strings.Cut(p.Backend, "/")
 	service, port, _ := strings.Cut(rest, ":")
+	port, _, _ = strings.Cut(port, "/") // of a virtual address
 	switch k {
 	case table.ServiceName:
 		return []byte(service)
