@@ -239,3 +239,17 @@ func TestNoSpellingOfAChallengeNeedsNoCertificate(t *testing.T) {
 		}
 	}
 }
+
+// Where one guard of several is enough, $remote_user is nobody that has not given its password.
+func TestNobodyIsAUserWithoutAPassword(t *testing.T) {
+	server := handler(t, func(http.ResponseWriter, *http.Request) {})
+	r := newRig(t, nil, handler(t, shows("X-User")))
+	o := table.Options{AnyOf: true, Auth: &table.Auth{Realm: "x", Users: map[string]string{"ann": hashSHA}}, Upstream: &table.Upstream{Fields: []table.Field{{Name: "X-User", Value: "$remote_user"}}}}
+	bySource, byServer := o, o
+	bySource.Sources = prefixes("127.0.0.0/8")
+	byServer.AuthURL = &table.AuthURL{URL: "http://" + server.String() + "/"}
+	wrong := "GET /\nX-User: ann\n" + basic("ann", "wrong")
+	r.check(t, asks{name: "by its address", options: bySource, request: wrong, status: 200, want: []string{"X-User=[]"}})
+	r.check(t, asks{name: "by a server", options: byServer, request: wrong, status: 200, want: []string{"X-User=[]"}})
+	r.check(t, asks{name: "by a password", options: byServer, request: "GET /\n" + basic("ann", "secret"), status: 200, want: []string{`X-User=["ann"]`}})
+}
