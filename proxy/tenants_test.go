@@ -2,8 +2,11 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +19,7 @@ import (
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/reach"
 	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/upstream"
 )
 
 // An author may make the host of a URL from a client's words, and name another tenant's server by it:
@@ -252,4 +256,42 @@ func TestNobodyIsAUserWithoutAPassword(t *testing.T) {
 	r.check(t, asks{name: "by its address", options: bySource, request: wrong, status: 200, want: []string{"X-User=[]"}})
 	r.check(t, asks{name: "by a server", options: byServer, request: wrong, status: 200, want: []string{"X-User=[]"}})
 	r.check(t, asks{name: "by a password", options: byServer, request: "GET /\n" + basic("ann", "secret"), status: 200, want: []string{`X-User=["ann"]`}})
+}
+
+// A connection to an endpoint that was verified by other authorities, or opened with another
+// certificate, is not used once these have changed.
+func TestEndpointsAreVerifiedAnew(t *testing.T) {
+	root, other := issue(t, nil, "root", isCA), issue(t, nil, "other root", isCA)
+	web := issue(t, root, "web", func(c *x509.Certificate) { c.DNSNames = []string{"web.shop.svc"} })
+	config := &tls.Config{Certificates: []tls.Certificate{web.pair()}, ClientAuth: tls.RequestClientCert, NextProtos: []string{"h2", "http/1.1"}}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "client=%s", r.TLS.PeerCertificates[0].Subject.CommonName)
+	}), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0), TLSConfig: config}
+	l := listen(t)
+	go func() { _ = s.Serve(tls.NewListener(l, config)) }()
+	t.Cleanup(func() { s.Close() })
+	f := newFront(t)
+	secret := func(ca *issuer, name string) {
+		chain, key := issue(t, root, name, forClients).files(t)
+		f.certs.Set(map[string]table.Certificate{"shop/tls": {Key: "shop/tls", Chain: chain, Priv: key, CA: ca.pem()}})
+	}
+	set := f.settings
+	set.Keys = f.certs
+	f.p.Upstreams = upstream.NewSet(set)
+	f.backends(map[string][]netip.AddrPort{"b": {addrOf(l)}})
+	for _, protocol := range []table.Protocol{table.HTTPS, table.GRPCS} {
+		f.route(path(table.Options{Protocol: protocol, TLS: &table.EndpointTLS{Authority: "shop/tls", Depth: 1, Name: "web.shop.svc", Certificate: "shop/tls"}}))
+		for _, c := range []struct {
+			ca     *issuer
+			name   string
+			status int
+		}{{root, "one", 200}, {root, "two", 200}, {other, "two", 502}, {root, "three", 200}} {
+			secret(c.ca, c.name)
+			for range 2 {
+				if resp, body := f.ask("GET /"); resp.StatusCode != c.status || c.status == 200 && body != "client="+c.name {
+					t.Errorf("%s, %s by %s: %s %q, want %d", protocol, c.name, c.ca.Subject, resp.Status, body, c.status)
+				}
+			}
+		}
+	}
 }
