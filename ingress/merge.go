@@ -445,7 +445,7 @@ func (m *merger) canary(i *model.Ingress) {
 			case main.Closed:
 				m.bad(i, at, "is a canary of a path that is closed, and takes nothing: %s%s", m.hostText(), in.Path)
 				continue
-			case o.closed != "" || !guardedAlike(&o.table, main.Options):
+			case o.closed != "" || !guardedAlike(&o.table, main.Options), o.clientCert != nil && (m.out.ClientCert == nil || *m.out.ClientCert != *o.clientCert):
 				m.bad(i, at, "has what keeps requests out, which the path that it is a canary of has not: %s%s; the canary takes nothing", m.hostText(), in.Path)
 				continue
 			}

@@ -11,7 +11,7 @@ func others() []annotation {
 		{name: "from-to-www-redirect", read: boolean(func(p *parser, v bool) { p.out.www = v }), note: "308 from www.HOST to HOST, or the other way round, where no Ingress routes the other name"},
 		{name: "service-upstream", read: boolean(func(p *parser, v bool) { p.out.virtual = v }), note: "the Service's virtual address in place of its endpoints: affinity, upstream-hash-by and retries have one endpoint then"},
 		{name: "ssl-passthrough", read: boolean(func(p *parser, v bool) { p.out.passthrough = v }), note: "to the Service of the host's path / (Prefix); not where something keeps requests out, since nothing could be looked at. Port 80 is served as without it"},
-		{name: "mirror-target", read: mirrorTarget, note: "may not lead where auth-url may not, nor to a Service of another namespace; at most 64 copies at a time, others are not sent"},
+		{name: "mirror-target", read: mirrorTarget, note: "may not lead where auth-url may not, nor into the cluster but to a named Service of the same namespace; at most 64 copies at a time, others are not sent"},
 		{name: "mirror-host", read: func(p *parser, v string) error {
 			if plain := filled(v); plain == "" || strings.Trim(strings.ToLower(plain), "abcdefghijklmnopqrstuvwxyz0123456789-._:[]") != "" {
 				return fmt.Errorf("%q is not a host", v)

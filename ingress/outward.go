@@ -1,6 +1,8 @@
 package ingress
 
 import (
+	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -21,6 +23,9 @@ type Outward struct {
 
 	hosts  map[netip.Addr]bool
 	behind map[model.Name]*model.Service // Services that lead to hosts
+	// pods and virtual are networks inside of the cluster; see Cluster.
+	pods    map[netip.Prefix]bool
+	virtual map[model.Name][]netip.Prefix
 }
 
 // apiServer is the Service of the API server.
@@ -57,10 +62,43 @@ func (o *Outward) Refused(snap model.Snapshot, c model.Changes) []netip.Addr {
 	return out
 }
 
+// Cluster are the networks of pods, as nodes have them, and of virtual addresses, in order: of
+// these the networks of 16 bits (64 of IPv6) around all that Services have, since ranges may change. It
+// is of the last call of Refused.
+func (o *Outward) Cluster() []netip.Prefix {
+	set := map[netip.Prefix]bool{}
+	for n := range o.pods {
+		set[n] = true
+	}
+	for _, list := range o.virtual {
+		for _, n := range list {
+			set[n] = true
+		}
+	}
+	return slices.SortedFunc(maps.Keys(set), func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+}
+
+// around is the network of an address in which there are others of Services.
+func around(a netip.Addr) netip.Prefix {
+	bits := 16
+	if a = a.Unmap(); a.Is6() {
+		bits = 64
+	}
+	return netip.PrefixFrom(a, bits).Masked()
+}
+
 // start reads all.
 func (o *Outward) start(snap model.Snapshot) {
 	o.hosts, o.behind = map[netip.Addr]bool{}, map[model.Name]*model.Service{}
+	o.pods, o.virtual = map[netip.Prefix]bool{}, map[model.Name][]netip.Prefix{}
 	for n := range snap.Nodes() {
+		for _, c := range n.PodCIDRs {
+			if c.IsValid() {
+				o.pods[c.Masked()] = true
+			}
+		}
 		for _, a := range slices.Concat(n.InternalIPs, n.ExternalIPs, n.ProxyAddrs()) {
 			o.hosts[a.Unmap()] = true
 		}
@@ -78,8 +116,17 @@ func (o *Outward) start(snap model.Snapshot) {
 // service reads one Service.
 func (o *Outward) service(snap model.Snapshot, n model.Name) {
 	delete(o.behind, n)
+	delete(o.virtual, n)
 	svc, ok := snap.Service(n)
-	if !ok || n == o.Door {
+	if !ok {
+		return
+	}
+	for _, a := range svc.ClusterIPs {
+		if c := around(a); !slices.Contains(o.virtual[n], c) {
+			o.virtual[n] = append(o.virtual[n], c)
+		}
+	}
+	if n == o.Door {
 		return
 	}
 	for s := range snap.EndpointSlices(n) {

@@ -69,4 +69,7 @@ func TestOutwardKnowsAllAddressesOfANode(t *testing.T) {
 	if got := fmt.Sprint(o.Refused(w.store.Snapshot(), model.Changes{})); got != want {
 		t.Errorf("refused are %s, want %s", got, want)
 	}
+	if got, want := fmt.Sprint(o.Cluster()), "[10.96.0.0/16 10.244.7.0/24]"; got != want {
+		t.Errorf("networks of the cluster are %s, want %s", got, want)
+	}
 }

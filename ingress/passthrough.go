@@ -29,8 +29,9 @@ func (m *merger) passthrough() {
 	}
 }
 
-// isGuarded says whether some path of the host keeps requests out.
+// isGuarded says whether some path of the host keeps requests out. Paths of other namespaces, which
+// get no request of a host that is passed, do not count: else their authors could have it decrypted.
 func (m *merger) isGuarded() bool {
-	return m.out.ClientCert != nil || slices.ContainsFunc(m.out.Paths, func(p table.Path) bool { return p.Guarded() || p.Options.Limits() }) ||
+	return m.out.ClientCert != nil || slices.ContainsFunc(m.out.Paths, func(p table.Path) bool { return !p.Foreign && (p.Guarded() || p.Options.Limits()) }) ||
 		m.out.Default != nil && m.out.Default.Guarded()
 }

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"net/netip"
+	"slices"
 
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/reach"
@@ -16,10 +17,25 @@ func virtualBackend(snap model.Snapshot, service model.Name, number uint16) (*ta
 		return nil, false
 	}
 	b := &table.Backend{Key: portKey{number, true}.of(service)}
-	if real, ok := makeBackend(snap, service, number); ok && len(real.Endpoints) > 0 { // else the path answers 503
+	real, ok := makeBackend(snap, service, number)
+	switch {
+	case !ok || len(real.Endpoints) == 0: // the path answers 503
+	case leadsToSpecial(snap, service): // the virtual address may lead there, too
+		b.Endpoints = real.Endpoints
+	default:
 		b.Endpoints = []table.Endpoint{{Addr: netip.AddrPortFrom(svc.ClusterIPs[0], number)}}
 	}
 	return b, true
+}
+
+// leadsToSpecial says whether the Service has an endpoint that makeBackend leaves out, whoever wrote it.
+func leadsToSpecial(snap model.Snapshot, service model.Name) bool {
+	for slice := range snap.EndpointSlices(service) {
+		if slices.ContainsFunc(slice.Endpoints, func(e model.Endpoint) bool { return reach.Special(e.Addr) != "" }) {
+			return true
+		}
+	}
+	return false
 }
 
 // virtual is the key of a path's backend by the virtual address; the key itself where the Service

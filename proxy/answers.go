@@ -143,7 +143,7 @@ func (x *exchange) answerKey(a *table.AuthURL, ready *table.Ready) (key answerKe
 	said, all := false, []byte(nil)
 	for _, p := range ready.Extras.CacheKey {
 		from := len(all)
-		all = x.expand(all, table.Template{p}, asItIs)
+		all = x.everyValue(all, p)
 		said = said || p.Kind != table.Text && len(all) > from
 		all = append(all, 0) // ends a part, so that two requests have one text only where all parts are the same
 	}
@@ -151,12 +151,26 @@ func (x *exchange) answerKey(a *table.AuthURL, ready *table.Ready) (key answerKe
 		return key, false
 	}
 	h := sha256.New()
-	for _, s := range []string{x.match.Host.Name, x.match.Path.Source, x.match.Path.Path, a.URL, a.Backend, a.Method, strings.Join(a.Headers, ",")} {
+	for _, s := range []string{x.match.Host.Name, string(x.hostName()), x.match.Path.Source, x.match.Path.Path, a.URL, a.Backend, a.Method, strings.Join(a.Headers, ",")} {
 		_, _ = h.Write([]byte(s))
 		_, _ = h.Write([]byte{0})
 	}
 	_, _ = h.Write(all)
 	return answerKey(h.Sum(nil)), true
+}
+
+// everyValue is expand for a key: of a field that is there several times, of which servers read one or
+// another, all values count.
+func (x *exchange) everyValue(to []byte, p table.Part) []byte {
+	if p.Kind != table.HeaderField || p.Name == "host" {
+		return x.expand(to, table.Template{p}, asItIs)
+	}
+	for _, f := range x.r.Fields {
+		if sameName(f.Name, p.Name) && len(f.Value) > 0 {
+			to = append(append(to, f.Value...), '\n') // which no value has
+		}
+	}
+	return to
 }
 
 func (c *answers) get(k answerKey, now time.Time) (serverAnswer, bool) {

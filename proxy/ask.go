@@ -135,14 +135,6 @@ func (x *exchange) question(a *table.AuthURL, ready *table.Ready) (*http.Respons
 	t := x.times()
 	ctx, cancel := context.WithTimeout(x.ctx, t.Connect+t.Read)
 	defer cancel()
-	by := x.p.public()
-	if a.Backend != "" {
-		b := x.p.Upstreams.Lookup(a.Backend)
-		if b == nil || len(b.All()) == 0 {
-			return nil, fmt.Errorf("backend %q has no endpoint", a.Backend)
-		}
-		ctx, by = context.WithValue(ctx, askedBackend{}, b), x.p.cluster()
-	}
 	method := a.Method
 	if method == "" {
 		method = http.MethodGet
@@ -152,7 +144,20 @@ func (x *exchange) question(a *table.AuthURL, ready *table.Ready) (*http.Respons
 		return nil, err
 	}
 	x.describe(req.Header)
+	x.unassertQuestion(req.Header, a.Backend)
 	x.tell(req.Header, ready)
+	questions, _ := x.p.askers()
+	by := questions.byName
+	if a.Backend != "" {
+		b := x.p.Upstreams.Lookup(a.Backend)
+		if b == nil {
+			return nil, fmt.Errorf("backend %q is not there", a.Backend)
+		}
+		if req, err = toEndpoint(req, b); err != nil {
+			return nil, err
+		}
+		by = questions.byEndpoint
+	}
 	resp, err := by.RoundTrip(req)
 	if err != nil {
 		return nil, err

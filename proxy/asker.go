@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -29,42 +30,71 @@ type Asking struct {
 	Own func(netip.AddrPort) bool
 }
 
-// Bounds of one question: addresses of a name that are tried, and the time for each.
+// Bounds of one question: addresses of a name that are tried, the time for each, and for a handshake.
 const (
 	maxAsked = 8
 	askDial  = 5 * time.Second
+	askTLS   = 10 * time.Second
 )
 
-// askedBackend is the key of a question's backend in its context.
-type askedBackend struct{}
-
-// asker has the connections to authentication servers. Its methods may be called
-// concurrently.
+// asker has the connections to authentication servers, and those of copies. Its methods may be
+// called concurrently.
 type asker struct {
 	once              sync.Once
-	byName, byBackend *http.Transport
+	questions, copies transports
 	how               Asking
 }
 
-// public asks servers by their names, whose certificates must be good.
-func (p *Proxy) public() *http.Transport {
+// transports connect to servers by their names, whose certificates must be good, and to endpoints
+// of backends, whose certificates are not checked, as those of other endpoints are not.
+type transports struct{ byName, byEndpoint *http.Transport }
+
+// permit says why no connection to an address may be opened; nil allows one.
+type permit func(netip.AddrPort) error
+
+// askers are the transports of questions and of copies. They share no connection: less is allowed
+// to copies.
+func (p *Proxy) askers() (questions, copies transports) {
 	p.asker.once.Do(p.startAsker)
-	return p.asker.byName
+	return p.asker.questions, p.asker.copies
 }
 
-// cluster asks endpoints of a backend. Their certificates are not checked, as those of
-// other endpoints are not.
-func (p *Proxy) cluster() *http.Transport {
-	p.asker.once.Do(p.startAsker)
-	return p.asker.byBackend
-}
-
-// SetReach says where questions may go from now on. Connections that are idle are closed:
-// they may lead where none may be opened any more.
+// SetReach says where questions and copies may go from now on. Connections that are idle are
+// closed: they may lead where none may be opened any more.
 func (p *Proxy) SetReach(r *reach.Policy) {
 	p.reach.Store(r)
-	p.public().CloseIdleConnections()
-	p.cluster().CloseIdleConnections()
+	questions, copies := p.askers()
+	for _, t := range []*http.Transport{questions.byName, questions.byEndpoint, copies.byName, copies.byEndpoint} {
+		t.CloseIdleConnections()
+	}
+}
+
+// askedAt is the key of askedEndpoint in the context of a request.
+type askedAt struct{}
+
+// askedEndpoint is where a request goes: an address, and the name for a handshake.
+type askedEndpoint struct {
+	addr netip.AddrPort
+	name string
+}
+
+// toEndpoint has the request sent to an endpoint of a backend. A transport has its idle connections
+// by the host of the URL, which may be made from a client's words: backend and endpoint take its
+// place, so that a connection serves no other backend, nor an endpoint that has left.
+func toEndpoint(req *http.Request, b *upstream.Backend) (*http.Request, error) {
+	e := b.Pick(upstream.RandomTwo, nil)
+	if e == nil {
+		return nil, fmt.Errorf("backend %q has no endpoint", b.Key)
+	}
+	to := askedEndpoint{e.Addr, req.URL.Hostname()}
+	if req.Host == "" {
+		req.Host = req.URL.Host
+	}
+	req = req.WithContext(context.WithValue(req.Context(), askedAt{}, to))
+	u := *req.URL
+	u.Host = hex.EncodeToString([]byte(b.Key+" "+e.Addr.String()+" "+to.name)) + ".endpoint:80"
+	req.URL = &u
+	return req, nil
 }
 
 func (p *Proxy) startAsker() {
@@ -77,17 +107,41 @@ func (p *Proxy) startAsker() {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 		}
 	}
-	a.byName = &http.Transport{
-		DialContext: p.askName, DisableCompression: true, MaxIdleConnsPerHost: 64, MaxIdleConns: 512, MaxConnsPerHost: 512,
-		IdleConnTimeout: 50 * time.Second, TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10,
+	a.questions = p.transports(p.mayAsk, p.mayAsk)
+	a.copies = p.transports(p.mayCopy, p.mayCopyInside)
+}
+
+func (p *Proxy) transports(byName, inside permit) (t transports) {
+	t.byName = &http.Transport{
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return p.askName(ctx, network, addr, byName)
+		},
+		DisableCompression: true, MaxIdleConnsPerHost: 64, MaxIdleConns: 512, MaxConnsPerHost: 512,
+		IdleConnTimeout: 50 * time.Second, TLSHandshakeTimeout: askTLS, MaxResponseHeaderBytes: 64 << 10,
 	}
-	a.byBackend = a.byName.Clone()
-	a.byBackend.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
-	a.byBackend.DialContext = p.askEndpoint
+	t.byEndpoint = t.byName.Clone()
+	t.byEndpoint.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return p.askEndpoint(ctx, network, inside)
+	}
+	t.byEndpoint.DialTLSContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		conn, err := p.askEndpoint(ctx, network, inside)
+		if err != nil {
+			return nil, err
+		}
+		to, _ := ctx.Value(askedAt{}).(askedEndpoint)
+		secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: to.name})
+		ctx, cancel := context.WithTimeout(ctx, askTLS)
+		defer cancel()
+		if err := secure.HandshakeContext(ctx); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		return secure, nil
+	}
+	return t
 }
 
 // askName connects to the first address of a name that may be asked and answers.
-func (p *Proxy) askName(ctx context.Context, network, addr string) (net.Conn, error) {
+func (p *Proxy) askName(ctx context.Context, network, addr string, may permit) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -102,7 +156,7 @@ func (p *Proxy) askName(ctx context.Context, network, addr string) (net.Conn, er
 		if err != nil {
 			return nil, err
 		}
-		conn, err := p.askAt(ctx, network, to)
+		conn, err := p.askAt(ctx, network, to, may)
 		if err == nil {
 			return conn, nil
 		}
@@ -128,30 +182,49 @@ func (p *Proxy) addressesOf(ctx context.Context, host string) ([]netip.Addr, err
 	return list, err
 }
 
-// askEndpoint connects to an endpoint of the question's backend.
-func (p *Proxy) askEndpoint(ctx context.Context, network, addr string) (net.Conn, error) {
-	b, ok := ctx.Value(askedBackend{}).(*upstream.Backend)
+// askEndpoint connects to the endpoint that toEndpoint chose.
+func (p *Proxy) askEndpoint(ctx context.Context, network string, may permit) (net.Conn, error) {
+	to, ok := ctx.Value(askedAt{}).(askedEndpoint)
 	if !ok {
-		return nil, errors.New("no backend in the request")
+		return nil, errors.New("no endpoint in the request")
 	}
-	e := b.Pick(upstream.RandomTwo, nil)
-	if e == nil {
-		return nil, fmt.Errorf("%s: no endpoint", addr)
-	}
-	return p.askAt(ctx, network, e.Addr)
+	return p.askAt(ctx, network, to.addr, may)
 }
 
 // askAt connects to an address if that may be asked. An address with a zone is one of a link
 // of this node.
-func (p *Proxy) askAt(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
-	if own := p.asker.how.Own; own == nil || !own(to) {
-		if err := p.reach.Load().Check(to.Addr()); err != nil {
-			return nil, err
-		}
+func (p *Proxy) askAt(ctx context.Context, network string, to netip.AddrPort, may permit) (net.Conn, error) {
+	if err := may(to); err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, askDial)
 	defer cancel()
 	return p.asker.how.Dial(ctx, network, to.String())
+}
+
+func (p *Proxy) mayAsk(to netip.AddrPort) error {
+	if own := p.asker.how.Own; own != nil && own(to) {
+		return nil
+	}
+	return p.reach.Load().Check(to.Addr())
+}
+
+// mayCopyInside is for endpoints of the author's own Services. A copy does not come back to this
+// proxy: sources that are let in there may include the proxy's address.
+func (p *Proxy) mayCopyInside(to netip.AddrPort) error {
+	if own := p.asker.how.Own; own != nil && own(to) {
+		return fmt.Errorf("%s is this proxy", to)
+	}
+	return p.reach.Load().Check(to.Addr())
+}
+
+// mayCopy refuses what is inside of the cluster, by whatever name: a copy has the method and the
+// body that a client chose, and would meet no guard of the Ingress that leads there.
+func (p *Proxy) mayCopy(to netip.AddrPort) error {
+	if err := p.mayCopyInside(to); err != nil {
+		return err
+	}
+	return p.reach.Load().CheckOutside(to.Addr(), p.Upstreams.Has(to))
 }
 
 // reachPolicy is the policy in force; before one is set it is the zero one.

@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"net/http"
 	"strings"
 
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/table"
 )
 
 // unassert takes out what only an authentication server may say to the endpoints of a
@@ -14,6 +16,16 @@ func (x *exchange) unassert(backend string) {
 	for _, name := range x.opt.asserted {
 		if !x.asks(name) {
 			x.takeOut(name)
+		}
+	}
+}
+
+// unassertQuestion takes out of a question what the Service that is asked trusts the proxy to say, and
+// what tells of a client's certificate where nobody has seen one: the Service may be another tenant's.
+func (x *exchange) unassertQuestion(h http.Header, backend string) {
+	for _, name := range append(table.CertificateFields(), x.p.table.Load().Asserted(backend)...) {
+		if !x.opt.certified || !table.AboutCertificate(name) {
+			unassertAll(h, []string{name})
 		}
 	}
 }

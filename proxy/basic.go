@@ -52,7 +52,8 @@ func (x *exchange) signedIn(a *table.Auth) (bool, error) {
 		}
 	}
 	right, err := x.p.passwords.verify(x.ctx, hash, password)
-	return right && known, err
+	x.opt.signed = right && known && err == nil
+	return x.opt.signed, err
 }
 
 // challenge quotes the realm; what a quoted string cannot hold is left out.

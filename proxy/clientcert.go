@@ -128,7 +128,7 @@ func (x *exchange) handshakeFits(t *table.Table, rule *table.ClientRule, name []
 	return 421, errMisdirected
 }
 
-// verifyClient verifies the client's certificate, once a connection. verdict is what nginx has as
+// verifyClient verifies the client's certificate, once a minute of a connection. verdict is what nginx has as
 // $ssl_client_verify; the error is why the client is refused.
 func (x *exchange) verifyClient(rule *table.ClientRule) (certs []*x509.Certificate, verdict string, err error) {
 	if s := x.r.Session; s != nil && rule.Verify != table.VerifyOff {
@@ -148,11 +148,12 @@ func (x *exchange) verifyClient(rule *table.ClientRule) (certs []*x509.Certifica
 		return nil, "", errNoAuthority
 	}
 	type by struct {
-		set   *authority.Set
-		depth int
+		set    *authority.Set
+		depth  int
+		minute int64 // certificates and lists end
 	}
 	now := time.Now()
-	err = x.r.Session.Verify(by{set, rule.Depth}, func() error {
+	err = x.r.Session.Verify(by{set, rule.Depth, now.Unix() / 60}, func() error {
 		return set.Verify(certs, authority.Options{Depth: rule.Depth, Usage: x509.ExtKeyUsageClientAuth, Now: now})
 	})
 	switch {

@@ -163,6 +163,9 @@ func (x *exchange) recook(v []byte, domain, path []table.ReadyReplace) []byte {
 		default:
 			continue
 		}
+		if bytes.IndexByte(now, ';') >= 0 {
+			now = value // a client's words would be an attribute
+		}
 		parts[i] = append(append(bytes.Clone(name), '='), now...)
 	}
 	return bounded(bytes.Join(parts, []byte(";")), v)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -23,67 +24,88 @@ const (
 // mirrors counts the copies that are on their way. The zero value is ready.
 type mirrors struct{ open atomic.Int64 }
 
+// enter counts a copy; it says whether there is room for one.
+func (m *mirrors) enter() bool {
+	if m.open.Add(1) > maxMirrors {
+		m.leave()
+		return false
+	}
+	return true
+}
+
+func (m *mirrors) leave() { m.open.Add(-1) }
+
 // mirror sends a copy of the request elsewhere, and waits for nothing. Its body, where it has one, is
 // read before. A copy that cannot be made is left out.
 func (x *exchange) mirror(m *table.Mirror, ready *table.Ready) (answered bool) {
 	if string(x.r.Fields.Get(sentFrom)) == asking {
 		return false // it is a copy, or a question, itself
 	}
-	var body []byte
-	switch n := x.r.Length; {
-	case n == 0 || !m.Body:
-	case n < 0 || n > maxMirrorBody || n > 0 && len(x.r.Upgrade) > 0:
+	n := x.r.Length
+	if !m.Body {
+		n = 0
+	}
+	if o := x.match.Path.Options; n < 0 || n > maxMirrorBody || n > 0 && len(x.r.Upgrade) > 0 || o.MaxBody > 0 && n > o.MaxBody {
 		return false
-	default:
-		if o := x.match.Path.Options; o.MaxBody > 0 && n > o.MaxBody {
-			return false
-		}
+	}
+	if !x.p.mirrors.enter() { // before a body takes memory
+		return false
+	}
+	var body []byte
+	if n > 0 {
 		body = make([]byte, n)
 		if _, err := io.ReadFull(x.d, body); err != nil {
+			x.p.mirrors.leave()
 			x.broken(&clientError{err})
 			return true
 		}
 		x.d = &replayed{Downstream: x.d, rest: body}
 	}
-	u, err := url.Parse(string(x.expand(nil, ready.Extras.Mirror, forPath)))
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
-		return false
-	}
-	if x.p.mirrors.open.Add(1) > maxMirrors {
-		x.p.mirrors.open.Add(-1)
-		return false
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), mirrorTime)
-	by := x.p.public()
-	if m.Backend != "" {
-		b := x.p.Upstreams.Lookup(m.Backend)
-		if b == nil || len(b.All()) == 0 {
-			cancel()
-			x.p.mirrors.open.Add(-1)
-			return false
-		}
-		ctx, by = context.WithValue(ctx, askedBackend{}, b), x.p.cluster()
-	}
-	req, err := http.NewRequestWithContext(ctx, string(x.r.Method), u.String(), bytes.NewReader(body))
-	if err == nil {
-		x.describe(req.Header)
-		unassertAll(req.Header, x.p.table.Load().AllAsserted())
-		if host := x.expand(nil, ready.Extras.MirrorHost, forField); len(host) > 0 && isAuthority(host) {
-			req.Host = string(host)
-		}
+	req, by, err := x.copied(ctx, m, ready, body)
+	if err != nil {
+		cancel()
+		x.p.mirrors.leave()
+		return false
 	}
 	go func() {
-		defer x.p.mirrors.open.Add(-1)
+		defer x.p.mirrors.leave()
 		defer cancel()
-		if err != nil {
-			return
-		}
 		if resp, err := by.RoundTrip(req); err == nil {
 			_, _ = io.CopyN(io.Discard, resp.Body, maxMirrorBody)
 			_ = resp.Body.Close()
 		}
 	}()
 	return false
+}
+
+var errNoCopy = errors.New("no copy can be made")
+
+// copied makes the copy of a request, and says by what it is sent.
+func (x *exchange) copied(ctx context.Context, m *table.Mirror, ready *table.Ready, body []byte) (*http.Request, *http.Transport, error) {
+	u, err := url.Parse(string(x.expand(nil, ready.Extras.Mirror, forPath)))
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+		return nil, nil, errors.Join(errNoCopy, err)
+	}
+	req, err := http.NewRequestWithContext(ctx, string(x.r.Method), u.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, nil, err
+	}
+	x.describe(req.Header)
+	unassertAll(req.Header, x.p.table.Load().AllAsserted())
+	if host := x.expand(nil, ready.Extras.MirrorHost, forField); len(host) > 0 && isAuthority(host) {
+		req.Host = string(host)
+	}
+	_, copies := x.p.askers()
+	if m.Backend == "" {
+		return req, copies.byName, nil
+	}
+	b := x.p.Upstreams.Lookup(m.Backend)
+	if b == nil {
+		return nil, nil, errNoCopy
+	}
+	req, err = toEndpoint(req, b)
+	return req, copies.byEndpoint, err
 }
 
 // unassertAll takes out what endpoints trust the proxy to say: whoever chose where the copy goes must

@@ -33,6 +33,8 @@ type asked struct {
 	// compared counts the bytes of a response that were compared with expressions.
 	compared int
 	among    int
+	// signed says that the client has given the password of a user.
+	signed bool
 	// certified says that fields of the request tell of the client's certificate.
 	certified bool
 	// host is the field Host for endpoints; nil for the client's.

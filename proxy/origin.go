@@ -13,16 +13,22 @@ func (x *exchange) origin(o *table.Options) upstream.Origin {
 	if o == nil {
 		return upstream.Origin{}
 	}
-	var by *table.EndpointTLS
-	if o.Protocol == table.HTTPS || o.Protocol == table.GRPCS {
-		by = o.TLS
+	var of upstream.Origin
+	if by := o.TLS; by != nil && (o.Protocol == table.HTTPS || o.Protocol == table.GRPCS) {
+		if of.TLS = by; x.p.Keys != nil && by.Authority != "" {
+			of.Authority = x.p.Keys.Authority(by.Authority)
+		}
+		if x.p.Keys != nil && by.Certificate != "" {
+			of.Certificate = x.p.Keys.Pair(by.Certificate)
+		}
 	}
 	if o.SendProxy == 0 {
-		return upstream.Origin{TLS: by}
+		return of
 	}
 	client := netip.AddrPortFrom(x.r.Client.Addr().Unmap(), x.r.Client.Port())
 	if a := x.who().Unmap(); a != client.Addr() {
 		client = netip.AddrPortFrom(a, 0)
 	}
-	return upstream.Origin{Version: o.SendProxy, Client: client, Local: x.r.Local, TLS: by}
+	of.Version, of.Client, of.Local = o.SendProxy, client, x.r.Local
+	return of
 }

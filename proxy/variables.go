@@ -123,6 +123,9 @@ func (x *exchange) peers(k table.VariableKind) []byte {
 		}
 		return strconv.AppendUint(nil, uint64(x.r.Client.Port()), 10)
 	case table.RemoteUser:
+		if o := x.match.Path.Options; o != nil && o.AnyOf && o.Auth != nil && !x.opt.signed {
+			return nil // the client was let in without its password
+		}
 		field := x.opt.authorization
 		if field == nil {
 			field = x.r.Fields.Get("Authorization")
@@ -173,6 +176,7 @@ func (x *exchange) ofPath(k table.VariableKind) []byte {
 	}
 	namespace, rest, _ := strings.Cut(p.Backend, "/")
 	service, port, _ := strings.Cut(rest, ":")
+	port, _, _ = strings.Cut(port, "/") // of a virtual address
 	switch k {
 	case table.ServiceName:
 		return []byte(service)

@@ -52,8 +52,9 @@ type ingressFeed struct {
 	from   []netip.Addr // see sources
 	known  bool         // whether secret is the cluster's
 	secret []byte
-	// refused are what auth-url may not ask; judged says that they are known.
+	// refused are what auth-url may not ask, cluster the networks where no copies go; judged says that they are known.
 	refused []netip.Addr
+	cluster []netip.Prefix
 	judged  bool
 }
 
@@ -193,7 +194,7 @@ func (f *ingressFeed) configure() {
 	}
 	c := f.a.cfg.Ingress
 	f.feed.Configure(feed.Settings{Trusted: c.TrustedProxies, Sources: f.from, Secret: f.secret,
-		AskFromNode: !f.a.cfg.PodNetwork.Enabled, AskAllowed: c.AuthURLNetworks, AskRefused: f.refused, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
+		AskFromNode: !f.a.cfg.PodNetwork.Enabled, AskAllowed: c.AuthURLNetworks, AskRefused: f.refused, Cluster: f.cluster, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
 		Connect: c.Connect, Send: c.Send, Read: c.Read, ConnectionsPerClient: c.ConnectionsPerClient,
 		RequestHead:  h1.HeadLimits{Bytes: c.RequestHeadBytes, Fields: c.RequestFields},
 		ResponseHead: h1.HeadLimits{Bytes: c.ResponseHeadBytes, Fields: c.ResponseFields},
@@ -226,17 +227,17 @@ func (f *ingressFeed) outward(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		f.judge(snap, o.Refused(snap, c))
+		f.judge(snap, o.Refused(snap, c), o.Cluster())
 	}
 }
 
 // judge puts the addresses into force, and with them the proxy's own while the owner of the
 // node has not told it: that of an upgrade's other agent is in place.
-func (f *ingressFeed) judge(snap model.Snapshot, refused []netip.Addr) {
+func (f *ingressFeed) judge(snap model.Snapshot, refused []netip.Addr, cluster []netip.Prefix) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	same := f.judged && slices.Equal(f.refused, refused)
-	f.refused, f.judged = refused, true
+	same := f.judged && slices.Equal(f.refused, refused) && slices.Equal(f.cluster, cluster)
+	f.refused, f.cluster, f.judged = refused, cluster, true
 	if n, ok := snap.Node(f.a.node); ok && f.from == nil && f.a.cfg.PodNetwork.Enabled {
 		if f.from = n.ProxyAddrs(); f.from != nil {
 			same = false

@@ -10,6 +10,7 @@ package authority
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
@@ -36,7 +37,11 @@ type Set struct {
 	all     *x509.CertPool
 	// lists are revocation lists by the issuer's name; nil for none at all.
 	lists map[string][]*list
+	id    [sha256.Size]byte
 }
+
+// ID tells Sets of different text apart.
+func (s *Set) ID() [sha256.Size]byte { return s.id }
 
 type list struct {
 	*x509.RevocationList
@@ -45,7 +50,11 @@ type list struct {
 
 // Parse reads certificates in PEM, and revocation lists where crl is not empty.
 func Parse(ca, crl []byte) (*Set, error) {
-	s := &Set{roots: x509.NewCertPool(), all: x509.NewCertPool()}
+	h := sha256.New()
+	_, _ = fmt.Fprintf(h, "%d ", len(ca))
+	_, _ = h.Write(ca)
+	_, _ = h.Write(crl)
+	s := &Set{roots: x509.NewCertPool(), all: x509.NewCertPool(), id: [sha256.Size]byte(h.Sum(nil))}
 	roots := 0
 	n := 0
 	err := blocks(ca, "CERTIFICATE", MaxBytes, func(der []byte) error {

@@ -54,6 +54,9 @@ type Settings struct {
 	// AskRefused are addresses that may not be otherwise, beside those that no server has.
 	AskAllowed []netip.Prefix `json:"askAllowed,omitempty"`
 	AskRefused []netip.Addr   `json:"askRefused,omitempty"`
+	// Cluster are networks of pods and of virtual addresses of Services, where no copies of requests
+	// go but to Services that are named.
+	Cluster []netip.Prefix `json:"cluster,omitempty"`
 	// ProxyProtocol are clients that begin each connection with a PROXY header, version 1
 	// or 2. They must; nobody else may.
 	ProxyProtocol []netip.Prefix `json:"proxyProtocol,omitempty"`

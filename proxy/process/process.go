@@ -256,7 +256,7 @@ func (s *state) configure(c *feed.Settings) {
 	s.access.on.Store(c.AccessLog)
 	s.source.set(c.Sources)
 	s.source.node.Store(c.AskFromNode)
-	s.proxy.SetReach(&reach.Policy{Allowed: slices.Clone(c.AskAllowed), Refused: slices.Clone(c.AskRefused)})
+	s.proxy.SetReach(&reach.Policy{Allowed: slices.Clone(c.AskAllowed), Refused: slices.Clone(c.AskRefused), Cluster: slices.Clone(c.Cluster)})
 	s.upstreams.SetSecret(c.Secret)
 	s.certs.SetDefault(c.DefaultCertificate)
 	s.drain = or(c.Drain, defaultDrain)

@@ -95,6 +95,8 @@ type Policy struct {
 	Allowed []netip.Prefix
 	// Refused are addresses of nodes, of the API server, and virtual ones that lead there.
 	Refused []netip.Addr
+	// Cluster are networks of pods and of virtual addresses of Services; see CheckOutside.
+	Cluster []netip.Prefix
 
 	once    sync.Once
 	refused map[netip.Addr]bool
@@ -137,6 +139,21 @@ func (p *Policy) Check(a netip.Addr) error {
 		return nil
 	}
 	return fmt.Errorf("%s is %s; only ingress.authURLNetworks can allow that", a, what)
+}
+
+// CheckOutside returns an error for an address inside of the cluster, which Check may allow: one of
+// Cluster, or one of which isInside says so.
+func (p *Policy) CheckOutside(a netip.Addr, isInside bool) error {
+	all := forms(a)
+	if in(p.Allowed, all[0]) {
+		return nil
+	}
+	for _, f := range all {
+		if isInside || in(p.Cluster, f) {
+			return fmt.Errorf("%s is an address of a pod or a Service; only ingress.authURLNetworks can allow that", a)
+		}
+	}
+	return nil
 }
 
 // fresh is how long they are remembered: reading them costs the kernel a walk of all links.

@@ -6,14 +6,29 @@ import (
 )
 
 // Asserted are the names of fields that only authentication servers may say to the
-// endpoints of a backend, as auth-response-headers of some path to it lists them: a client
+// endpoints of a backend's Service, whatever its port, as auth-response-headers of some path to it lists them: a client
 // may not say them by another path that asks no server. Nil for none.
 func (t *Table) Asserted(backend string) []string {
 	if t == nil || len(t.asserted) == 0 {
 		return nil
 	}
-	return t.asserted[backend]
+	return t.asserted[serviceOf(backend)]
 }
+
+// serviceOf is the Service of a backend's key: its ports, and its virtual address, may lead to the
+// same servers.
+func serviceOf(backend string) string {
+	service, _, _ := strings.Cut(backend, ":")
+	return service
+}
+
+// AboutCertificate says whether a field, by a name that Asserted has, tells of a client's certificate.
+func AboutCertificate(name string) bool {
+	return slices.ContainsFunc(certificateFields, func(f string) bool { return strings.EqualFold(f, name) })
+}
+
+// CertificateFields are all fields that tell of a client's certificate, by their names in lower case.
+func CertificateFields() []string { return slices.Clone(certificateFields) }
 
 // assertions are those of a host's paths, by backend, and those that tell of a client's
 // certificate. Credentials are left out: endpoints
@@ -24,10 +39,16 @@ func assertions(h *Host) map[string][]string {
 		if p == nil {
 			return
 		}
-		var canaries []Canary
+		backends := []string{p.Backend}
 		var names []string
 		if o := p.Options; o != nil {
-			if canaries = o.Canary; o.AuthURL != nil {
+			for _, c := range o.Canary {
+				backends = append(backends, c.Backend)
+			}
+			if o.Errors != nil {
+				backends = append(backends, o.Errors.Backend)
+			}
+			if o.AuthURL != nil {
 				names = o.AuthURL.Headers
 			}
 		}
@@ -41,9 +62,8 @@ func assertions(h *Host) map[string][]string {
 			if out == nil {
 				out = map[string][]string{}
 			}
-			out[p.Backend] = append(out[p.Backend], name)
-			for _, c := range canaries {
-				out[c.Backend] = append(out[c.Backend], name)
+			for _, b := range backends {
+				out[serviceOf(b)] = append(out[serviceOf(b)], name)
 			}
 		}
 	}

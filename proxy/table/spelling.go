@@ -100,6 +100,9 @@ func covers(a, b *Match) bool {
 	if a.Host != b.Host && b.Host != nil && b.Host.ClientCert != nil && (a.Host == nil || !reflect.DeepEqual(a.Host.ClientCert, b.Host.ClientCert)) {
 		return false
 	}
+	if b.Host != nil && b.Host.ClientCert != nil && proves(a.Path) && !proves(b.Path) {
+		return false // it is served without a certificate over plain HTTP
+	}
 	x, y := a.Path.Options, b.Path.Options
 	if y == nil {
 		return true
@@ -108,6 +111,11 @@ func covers(a, b *Match) bool {
 		x = &Options{}
 	}
 	return y.keptBy(x) && (!y.limits() || owner(a.Path) == owner(b.Path) && x.limitsAs(y))
+}
+
+// proves says whether a path is for the proof that a host is its owner's; see isProof.
+func proves(p *Path) bool {
+	return strings.HasPrefix(p.Path, ChallengePrefix) && (p.Options == nil || p.Options.PathPattern == "")
 }
 
 // keptBy says whether whom these options keep out the others keep out, too.

@@ -269,7 +269,7 @@ type Table struct {
 	certified bool
 	// passes says that some host is passed through.
 	passes bool
-	// asserted are fields that clients may not set, by backend.
+	// asserted are fields that clients may not set, by Service.
 	asserted map[string][]string
 	// said are all of these names, once each in lower case.
 	said []string

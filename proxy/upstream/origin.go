@@ -2,12 +2,15 @@ package upstream
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
 	"time"
 
+	"wayleave.dev/proxy/authority"
 	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/table"
 )
@@ -23,6 +26,10 @@ type Origin struct {
 	Client, Local netip.AddrPort
 	// TLS is how the endpoint is spoken to by TLS; a connection made by one is used for no other.
 	TLS *table.EndpointTLS
+	// Authority and Certificate are what the keys of TLS stand for now; nil for none. A connection
+	// that was verified, or opened, by others is not used.
+	Authority   *authority.Set
+	Certificate *tls.Certificate
 }
 
 // proxySignature begins version 2.
@@ -144,8 +151,20 @@ func (e *Endpoint) DialFor(ctx context.Context, o Origin, encrypted bool, protoc
 	return e.secure(ctx, conn, encrypted, o.TLS, protocols)
 }
 
-// Key tells Origins apart, as text.
-func (o Origin) Key() string { return fmt.Sprintf("%s %p", o.AppendHeader(nil), o.TLS) }
+// Key tells Origins apart, as text. It has no addresses of memory, which may come again.
+func (o Origin) Key() string {
+	key := string(o.AppendHeader(nil))
+	if o.TLS != nil {
+		key += fmt.Sprintf(" %+v", *o.TLS)
+	}
+	if o.Authority != nil {
+		key += fmt.Sprintf(" by %x", o.Authority.ID())
+	}
+	if o.Certificate != nil && len(o.Certificate.Certificate) > 0 {
+		key += fmt.Sprintf(" as %x", sha256.Sum256(o.Certificate.Certificate[0]))
+	}
+	return key
+}
 
 // introduce writes the header.
 func (o Origin) introduce(ctx context.Context, conn net.Conn) error {

@@ -158,6 +158,13 @@ func (e *Endpoint) sweep(before time.Time) {
 // Lookup returns a backend; nil when there is none of the key.
 func (s *Set) Lookup(key string) *Backend { return (*s.backends.Load())[key] }
 
+// Has says whether an address is an endpoint of some backend.
+func (s *Set) Has(a netip.AddrPort) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.endpoints[a] != nil
+}
+
 // Replace makes these all backends; those that are equal stay the same object.
 func (s *Set) Replace(want map[string]*table.Backend) {
 	s.mu.Lock()
