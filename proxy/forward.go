@@ -191,8 +191,9 @@ func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
 	// Who stopped the connection knows why: the client left, or its body broke off. The endpoint is
 	// not to blame for what it answered to that.
 	stopped := c.Stopped()
-	_ = c.Close()
+	c.Stop()
 	up.wait()
+	_ = c.Close() // gives back buffers, in which the upload would still write
 	if stopped && up != nil && !x.gone.Load() {
 		err = errors.Join(up.err, err)
 	}

@@ -1,17 +1,20 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -294,4 +297,37 @@ func TestEndpointsAreVerifiedAnew(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A body that is on its way to an endpoint which fails has no buffer that is another's by then. The
+// race detector judges.
+func TestBuffersOfUploadsAreTheirOwn(t *testing.T) {
+	bad := raw(t, func(c net.Conn, br *bufio.Reader) {
+		if _, err := readHead(br); err == nil {
+			_, _ = io.WriteString(c, "no HTTP\r\n\r\n")
+		}
+	})
+	r := newRig(t, nil, bad)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 25 {
+				c, err := net.Dial("tcp", r.addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+				_, _ = fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+				for range 20 {
+					if _, err := c.Write(make([]byte, 4096)); err != nil {
+						break
+					}
+				}
+				_, _ = c.Read(make([]byte, 1))
+				_ = c.Close()
+			}
+		})
+	}
+	wg.Wait()
 }
