@@ -305,7 +305,9 @@ func TestAuthCookies(t *testing.T) {
 			c.not = []string{cookie}
 		}
 		r.check(t, c)
-		o.AuthURL.AlwaysCookie = true
+		always := *o.AuthURL // the proxy may still read the other
+		always.AlwaysCookie = true
+		o.AuthURL = &always
 		r.check(t, asks{name: fmt.Sprint(status, " always"), options: o, request: c.request, status: status, want: []string{cookie}})
 	}
 }

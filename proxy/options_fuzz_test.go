@@ -101,7 +101,7 @@ func FuzzExpand(f *testing.F) {
 		path, _ := table.Clean(bytes.SplitN(target, []byte("?"), 2)[0], nil)
 		x := &exchange{p: &Proxy{}, r: &message.Request{Method: []byte("GET"), Target: target, Host: value, Client: netip.MustParseAddrPort("192.0.2.1:1"), Fields: message.Fields{{Name: []byte("X"), Value: value}, {Name: []byte("Cookie"), Value: value}}}}
 		x.opt.target, x.opt.path = target, path
-		x.match.Groups = [][]byte{path, path, value}
+		x.match.Path, x.match.Groups = &table.Path{}, [][]byte{path, path, value}
 		got := x.expand(nil, tmpl, forPath)
 		for _, c := range got {
 			if c <= ' ' || c >= 0x7f || c == '#' && !strings.Contains(text, "#") {
