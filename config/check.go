@@ -160,6 +160,17 @@ func list[T any](at func(*Config) *[]T, parse func(string) (T, error), what stri
 // nameservers are what lists of DNS servers may have.
 const nameservers = "IP addresses, each with :port or without, or tls://IP@NAME"
 
+// plainServers are those that are not asked by TLS, where letters are never mixed.
+const plainServers = "IP addresses, each with :port or without"
+
+func plainServer(s string) (model.Nameserver, error) {
+	n, err := model.ParseNameserver(s)
+	if err == nil && n.TLS {
+		err = errors.New("names are not mixed for servers that are asked by TLS")
+	}
+	return n, err
+}
+
 // table is a map from DNS names to lists. The names become lower case with a final dot.
 func table[T any](at func(*Config) *map[string][]T, parse func(string) (T, error), what string) setter {
 	return func(c *Config, v any) error {

@@ -47,6 +47,8 @@ type PodNetwork struct {
 	Masquerade bool
 	CoolDown   time.Duration
 	ProbeEvery time.Duration
+	// VXLANPort is the UDP port of VXLAN, the same on all nodes.
+	VXLANPort int
 }
 
 // Service is the settings of the feature of that name.
@@ -89,6 +91,8 @@ type DNS struct {
 	// StubDomains and Hosts have names in lower case with a final dot.
 	StubDomains map[string][]model.Nameserver
 	Hosts       map[string][]netip.Addr
+	// PlainLetters are servers of Upstreams or StubDomains that are asked in small letters.
+	PlainLetters []model.Nameserver
 	// TLSCA is PEM, of authorities beside the public ones.
 	TLSCA string
 	// CacheMiB is 0 for no cache.
@@ -189,7 +193,7 @@ func settings() []setting {
 			"the new one is in place; established connections live on."}},
 		{"routing", "auto", oneOf(func(c *Config) *string { return &c.Routing }, []string{"auto", "direct", "vxlan", "cloud"}, []string{"bgp"}), []string{
 			"How pods reach pods on other nodes: auto, direct, vxlan or cloud. auto is direct to nodes on the same",
-			"L2 segment and vxlan (UDP port 4789) to the others; with cloud the network between the nodes carries podCIDRs."}},
+			"L2 segment and vxlan (podnetwork.vxlanPort) to the others; with cloud the network between the nodes carries podCIDRs."}},
 		{"encryption", "none", oneOf(func(c *Config) *string { return &c.Encryption }, []string{"none"}, []string{"wireguard"}), []string{
 			"Between nodes: none."}},
 		{"podnetwork.enabled", "true", boolean(func(c *Config) *bool { return &c.PodNetwork.Enabled }), []string{
@@ -200,6 +204,9 @@ func settings() []setting {
 			"How long an address that a pod gave back is not given out again: 0s to 1h."}},
 		{"podnetwork.probeEvery", "60s", duration(func(c *Config) *time.Duration { return &c.PodNetwork.ProbeEvery }, 0, 24*time.Hour), []string{
 			"How often the paths to the other nodes are probed for their MTU: 0s (never) to 24h."}},
+		{"podnetwork.vxlanPort", "4789", port(func(c *Config) *int { return &c.PodNetwork.VXLANPort }), []string{
+			"UDP port of VXLAN between nodes: 1 to 65535, the same on all nodes. A change cuts VXLAN between nodes that have it and",
+			"nodes that have not restarted yet."}},
 		{"service.enabled", "true", boolean(func(c *Config) *bool { return &c.Service.Enabled }), []string{
 			"The service proxy: ClusterIPs and NodePorts. Off: kube-proxy does it."}},
 		{"service.nodePortAddresses", `[]`, nodePortAddresses, []string{
@@ -243,6 +250,9 @@ func settings() []setting {
 			"those of the node's /etc/resolv.conf."}},
 		{"dns.stubDomains", `{}`, table(func(c *Config) *map[string][]model.Nameserver { return &c.DNS.StubDomains }, model.ParseNameserver, nameservers), []string{
 			"Servers of single domains, as in corp.example: [10.0.0.53]. They are asked for all names below, and only they."}},
+		{"dns.plainLetters", `[]`, list(func(c *Config) *[]model.Nameserver { return &c.DNS.PlainLetters }, plainServer, plainServers), []string{
+			"Servers of upstreams, stubDomains or the node's /etc/resolv.conf that are asked for names in small letters, in place of",
+			"letters of random case, which make forged answers harder. Wayleave finds servers that cannot keep letters by itself."}},
 		{"dns.hosts", `{}`, table(func(c *Config) *map[string][]netip.Addr { return &c.DNS.Hosts }, apiaddr.ParseAddr, "IP addresses"), []string{
 			"Addresses of single names outside of the cluster, as in printer.corp.example: [10.0.0.9]."}},
 		{"dns.tlsCA", `""`, text(func(c *Config) *string { return &c.DNS.TLSCA }, certificates), []string{

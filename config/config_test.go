@@ -44,12 +44,12 @@ func TestGoodSettings(t *testing.T) {
 }
 
 func TestStubDomainsAndHosts(t *testing.T) {
-	c, err := Parse([]byte("dns:\n  upstreams: [\"tls://9.9.9.9@dns.quad9.net\"]\n  stubDomains: {Corp.example: [10.0.0.53, \"[fd00::53]:5353\"]}\n  hosts: {printer.corp.example.: [10.0.0.9]}\n"))
+	c, err := Parse([]byte("dns:\n  upstreams: [\"tls://9.9.9.9@dns.quad9.net\"]\n  stubDomains: {Corp.example: [10.0.0.53, \"[fd00::53]:5353\"]}\n  hosts: {printer.corp.example.: [10.0.0.9]}\n  plainLetters: [10.0.0.53]\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(c.DNS.Upstreams, c.DNS.StubDomains, c.DNS.Hosts)
-	if want := "[tls://9.9.9.9:853@dns.quad9.net] map[corp.example.:[10.0.0.53:53 [fd00::53]:5353]] map[printer.corp.example.:[10.0.0.9]]"; got != want {
+	got := fmt.Sprint(c.DNS.Upstreams, c.DNS.StubDomains, c.DNS.Hosts, c.DNS.PlainLetters)
+	if want := "[tls://9.9.9.9:853@dns.quad9.net] map[corp.example.:[10.0.0.53:53 [fd00::53]:5353]] map[printer.corp.example.:[10.0.0.9]] [10.0.0.53:53]"; got != want {
 		t.Errorf("read %s, want %s", got, want)
 	}
 	// The ConfigMap's own key for the group.
@@ -86,6 +86,7 @@ func TestBadSettings(t *testing.T) {
 		{"dns: {enabled: maybe}", `dns.enabled: found "maybe"; true and false are allowed`},
 		{"dns: {upstreams: [nine]}", `dns.upstreams: found [nine]; item 0: a list of IP addresses`},
 		{"dns: {upstreams: [\"tls://9.9.9.9@\"]}", `dns.upstreams: found [tls://9.9.9.9@]; item 0: a list of IP addresses, each with :port or without, or tls://IP@NAME`},
+		{"dns: {plainLetters: [\"tls://9.9.9.9\"]}", `dns.plainLetters: found [tls://9.9.9.9]; item 0: a list of IP addresses, each with :port or without is allowed`},
 		{"dns: {stubDomains: [9.9.9.9]}", `dns.stubDomains: found [9.9.9.9]; DNS names are allowed, each with a list of IP addresses`},
 		{"dns: {stubDomains: {a..b: [9.9.9.9]}}", `"a..b": a DNS name like cluster.local is allowed`},
 		{"dns: {stubDomains: {corp.example: [9.9.9.9, x]}}", `"corp.example": item 1: a list of IP addresses`},

@@ -21,6 +21,8 @@ type Resolver struct {
 	Pods string
 	// Servers are the addresses of the cluster DNS, those of ns.dns.<domain>.
 	Servers []netip.Addr
+	// Walks are those that Autopath has seen begin; nil remembers none.
+	Walks *Walks
 }
 
 // Resolve makes the reply to a query. It never fails: what cannot be answered is
@@ -77,7 +79,7 @@ func (r *Resolver) forward(ctx context.Context, q, m *dns.Msg) *dns.Msg {
 		m.Rcode = dns.RcodeServerFailure
 		return m
 	}
-	m.Rcode, m.Answer, m.Ns = got.Rcode, got.Answer, got.Ns
+	m.Rcode, m.Answer, m.Ns, m.Truncated = got.Rcode, got.Answer, got.Ns, got.Truncated
 	// Who did not ask is not told that the data is authenticated (RFC 6840, 5.8).
 	m.AuthenticatedData = got.AuthenticatedData && (q.AuthenticatedData || doBit(q))
 	for _, rr := range got.Extra {

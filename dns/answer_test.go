@@ -233,7 +233,9 @@ func TestChangesLeaveNothingBehind(t *testing.T) {
 	if len(z.names) == before {
 		t.Fatal("nothing was added")
 	}
-	z.Set(name("new/svc"), &Entry{VIPs: []netip.Addr{addr("10.96.9.9")}})
+	z.Set(name("new/svc"), &Entry{VIPs: []netip.Addr{addr("10.96.9.9")}, Named: []Host{{"b", addr("10.244.9.9")}}})
+	z.Set(name("new/svc"), &Entry{VIPs: []netip.Addr{addr("10.96.9.9")}, Named: []Host{{"c", addr("10.244.9.9")}}})
+	z.Set(name("new/svc"), &Entry{Unready: true})
 	z.Set(name("new/svc"), nil)
 	if len(z.names) != before || len(z.pointer(addr("10.244.9.9"))) != 0 || len(z.pointer(addr("10.96.9.9"))) != 0 {
 		t.Errorf("%d names, want %d", len(z.names), before)

@@ -41,7 +41,6 @@ func TestAWalkIsShownAsThePodWouldSeeIt(t *testing.T) {
    google.com. 17 IN A 192.0.2.7
 `},
 		{"default/foreign", "google.com.", "A", `pod default/foreign, 192.0.2.9: search default.svc.cluster.local svc.cluster.local cluster.local corp.example, ndots 5, autopath on
-192.0.2.9 gets no answer: it is in no network of pods or nodes
 1. google.com. A: NOERROR from UP
    google.com. 17 IN A 192.0.2.7
 `},

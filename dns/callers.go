@@ -33,6 +33,9 @@ func (c Caller) equal(o Caller) bool {
 	return c.Pod == o.Pod && c.Cluster == o.Cluster && c.NDots == o.NDots && slices.Equal(c.Searches, o.Searches)
 }
 
+// clusterSuffixes of a search list are the cluster's own; they come first.
+const clusterSuffixes = 3
+
 // search is the pod's search list, as the kubelet writes it: names without a final
 // dot; the root is empty. node is the list of the node's resolv.conf.
 func (c Caller) search(domain string, node []string) []string {

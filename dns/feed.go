@@ -34,6 +34,8 @@ type Feed struct {
 	entries  map[model.Name]Entry
 	settings *Settings // nil until the agent knows them
 	callers  map[netip.Addr]Caller
+	guests   []netip.Prefix
+	admits   bool     // guests are known
 	sockets  []Socket // nil until the agent knows them
 	before   []Socket // those of an earlier agent
 	rest     bool     // DNS is off
@@ -50,9 +52,16 @@ type session struct {
 	dirty    map[model.Name]struct{}
 	settings bool
 	callers  bool
+	guests   bool
 	sockets  bool
 	known    bool // the server has names, from an earlier agent
+	lacks    map[string][]string
 	holds    map[Socket]bool
+	// What the server was told of guests, when it may be told again, and whether it is to be woken for that.
+	guestsHas   []netip.Prefix
+	guestsKnown bool
+	guestsAt    time.Time
+	guestsWait  bool
 }
 
 func (s *session) poke() {
@@ -102,7 +111,7 @@ func (f *Feed) Configure(c Settings) {
 	defer f.mu.Unlock()
 	f.settings = &c
 	for s := range f.servers {
-		s.settings = true
+		s.settings, s.guests = true, true // which guests the settings cover has changed
 		s.poke()
 	}
 }
@@ -197,7 +206,7 @@ func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
 	if h.Version != protocolVersion {
 		return fmt.Errorf("the server speaks version %d, this agent %d", h.Version, protocolVersion)
 	}
-	s := &session{wake: make(chan struct{}, 1), whole: true, settings: true, callers: true, sockets: true, known: h.Known, dirty: map[model.Name]struct{}{}, holds: map[Socket]bool{}}
+	s := &session{wake: make(chan struct{}, 1), whole: true, settings: true, callers: true, guests: true, sockets: true, known: h.Known, dirty: map[model.Name]struct{}{}, holds: map[Socket]bool{}}
 	for _, k := range h.Holds {
 		s.holds[k] = true
 	}
@@ -214,14 +223,73 @@ func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
 		delete(f.servers, s)
 	}()
 	gone := make(chan error, 1)
-	go func() { // this notices the server's end
-		_, err := frame.ReceiveWithin(c, &struct{}{}, frame.Limits{})
-		if err == nil {
-			err = errors.New("the server said more than hello")
-		}
-		gone <- err
-	}()
+	go func() { gone <- f.listen(ctx, c, s) }() // this notices the server's end
 	return f.talk(ctx, c, s, gone)
+}
+
+// news is what a server says after hello: what its upstream servers cannot do. It may not be nil.
+type news struct {
+	Lacks map[string][]string `json:"lacks"`
+}
+
+// newsPause is the least time between two news: a server that says more waits.
+const newsPause = time.Second
+
+// listen takes the news of a server until it ends, or says something else.
+func (f *Feed) listen(ctx context.Context, c *net.UnixConn, s *session) error {
+	for {
+		var n news
+		if _, err := frame.ReceiveWithin(c, &n, helloLimits()); err != nil {
+			return err
+		}
+		if n.Lacks == nil {
+			return errors.New("the server said something else than hello and news")
+		}
+		f.mu.Lock()
+		s.lacks = f.known(n.Lacks)
+		f.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(newsPause):
+		}
+	}
+}
+
+// known are the news of servers that the settings have, in words of ours: a captured server can say nothing else.
+// It is called with mu held.
+func (f *Feed) known(lacks map[string][]string) map[string][]string {
+	out := map[string][]string{}
+	if f.settings == nil {
+		return out
+	}
+	for n := range f.settings.Forwarding.servers() {
+		said := lacks[n.String()]
+		for l := range lackKinds {
+			if slices.Contains(said, l.String()) && !slices.Contains(out[n.String()], l.String()) {
+				out[n.String()] = append(out[n.String()], l.String())
+			}
+		}
+	}
+	return out
+}
+
+// Lacks are what upstream servers of the settings cannot do, by server, as the connected servers have found: edns0,
+// letters, tcp.
+func (f *Feed) Lacks() map[string][]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[string][]string{}
+	for s := range f.servers {
+		for n, list := range f.known(s.lacks) {
+			for _, l := range list {
+				if !slices.Contains(out[n], l) {
+					out[n] = append(out[n], l)
+				}
+			}
+		}
+	}
+	return out
 }
 
 // talk sends what the session lacks whenever something changed.
@@ -265,6 +333,7 @@ func (f *Feed) next(s *session) (u update, files []*os.File, retry bool) {
 	if s.callers && f.callers != nil {
 		u.Callers, s.callers = f.callers, false
 	}
+	u.Guests = f.nextGuests(s)
 	switch {
 	case !f.synced:
 	case s.whole:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"net"
 	"net/netip"
@@ -40,6 +41,8 @@ const (
 	mostTries  = 6
 	// mostRefusals of different servers end a query, which had no answer to wait for.
 	mostRefusals = 32
+	// tellReserve is left of a client's patience when servers are given up, to tell why.
+	tellReserve = 500 * time.Millisecond
 	// staleAfter is how long a client waits for servers when there is an old answer
 	// (RFC 8767, 5).
 	staleAfter = 1800 * time.Millisecond
@@ -53,10 +56,25 @@ type Forwarding struct {
 	Stubs map[string][]model.Nameserver `json:"stubs,omitempty"`
 	// Hosts are names with addresses of their own, in lower case with a final dot.
 	Hosts map[string][]netip.Addr `json:"hosts,omitempty"`
+	// PlainLetters are servers that are asked for names in small letters only.
+	PlainLetters []netip.AddrPort `json:"plainLetters,omitempty"`
 	// CA is PEM, of authorities beside the public ones for servers that are asked by
 	// TLS.
 	CA    string      `json:"ca,omitempty"`
 	Cache CacheLimits `json:"cache"`
+}
+
+// servers yields every server that the settings name.
+func (s Forwarding) servers() iter.Seq[model.Nameserver] {
+	return func(yield func(model.Nameserver) bool) {
+		for _, list := range append([][]model.Nameserver{s.Upstreams}, slices.Collect(maps.Values(s.Stubs))...) {
+			for _, n := range list {
+				if !yield(n) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Forwarder answers for names outside of the cluster: hosts of the settings, the
@@ -137,6 +155,7 @@ func (f *Forwarder) servers(r, old *routes, list []model.Nameserver) (out []*rem
 		if u == nil {
 			u = newRemote(n, f.dial, r.roots)
 		}
+		u.plain.Store(slices.Contains(r.settings.PlainLetters, n.Addr))
 		r.all[n] = u
 		out = append(out, u)
 	}
@@ -222,6 +241,9 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	case got := <-f.fetch(key, q):
 		if got.Err == nil {
 			a := got.Val.(attempt)
+			if a.partial && e != nil {
+				break
+			}
 			f.source(ctx, "upstream "+a.server.String())
 			return copyFor(a.got, q), nil
 		}
@@ -250,13 +272,18 @@ func (f *Forwarder) fetch(key []byte, q *dns.Msg) <-chan singleflight.Result {
 	ask.CheckingDisabled, ask.AuthenticatedData = q.CheckingDisabled, true
 	ask.SetEdns0(maxUDP, doBit(q))
 	return f.flights.DoChan(fmt.Sprintf("%d %s", r.generation, key), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), patience-tellReserve)
 		defer cancel()
 		got, err := f.follow(ctx, r, ask)
 		switch {
 		case f.routes.Load() != r: // of earlier settings: not for the cache, which was cleared
 		case err == nil:
-			if !f.Cache.Put(key, got.got, f.now()) {
+			if got.partial || got.got.Truncated { // for a moment, as failures are
+				if !got.partial {
+					f.Cache.drop(key)
+				}
+				f.Cache.fail(key, got.got, f.now())
+			} else if !f.Cache.Put(key, got.got, f.now()) {
 				f.Cache.drop(key) // what was known before is no longer true
 			}
 		case errors.Is(err, errBusy):
@@ -281,7 +308,8 @@ func (r *routes) route(name string) []*remote {
 }
 
 // follow asks for a name, and for the target of a CNAME where its server leaves that
-// to us, as one that has only its own zone does.
+// to us, as one that has only its own zone does. Where the target's servers have no answer, the CNAME alone is the
+// answer, as it is the server's.
 func (f *Forwarder) follow(ctx context.Context, r *routes, ask *dns.Msg) (attempt, error) {
 	a, err := f.exchange(ctx, r.route(ask.Question[0].Name), ask)
 	for depth := 0; err == nil; depth++ {
@@ -297,11 +325,16 @@ func (f *Forwarder) follow(ctx context.Context, r *routes, ask *dns.Msg) (attemp
 		next.Question[0].Name = target
 		more, err := f.exchange(ctx, r.route(target), next)
 		if err != nil {
-			return attempt{}, err
+			a.partial = !errors.Is(err, errBusy)
+			if !a.partial {
+				return attempt{}, err
+			}
+			break
 		}
 		a.got.Answer = append(a.got.Answer, more.got.Answer...)
 		a.got.AuthenticatedData = a.got.AuthenticatedData && more.got.AuthenticatedData
 		a.got.Rcode, a.got.Ns, a.got.Extra = more.got.Rcode, more.got.Ns, more.got.Extra
+		a.got.Truncated = a.got.Truncated || more.got.Truncated
 		if err := chain(a.got); err != nil {
 			return attempt{}, fmt.Errorf("upstream %s: %w", more.server.Nameserver, err)
 		}
@@ -318,6 +351,8 @@ type attempt struct {
 	server *remote
 	got    *dns.Msg
 	err    error
+	// partial is an answer that is not the whole one, and not for the cache.
+	partial bool
 }
 
 // exchange asks one server after the other, those first that are well. A server that
@@ -337,10 +372,10 @@ func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) 
 		if running == 0 {
 			u := r.next()
 			if u == nil {
-				return attempt{}, errors.Join(errs...)
+				return r.give(errs)
 			}
-			if !f.try(ctx, u, ask, results) {
-				return attempt{}, errors.Join(append(errs, errBusy)...)
+			if !f.try(ctx, u, ask, r.started-1, results) {
+				return r.give(append(errs, errBusy))
 			}
 			running++
 			hedge.Reset(hedgeAfter)
@@ -358,11 +393,11 @@ func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) 
 			if len(f.slots) > cap(f.slots)/2 {
 				continue // the rest is for queries that have no try yet
 			}
-			if u := r.next(); u != nil && f.try(ctx, u, ask, results) {
+			if u := r.next(); u != nil && f.try(ctx, u, ask, r.started-1, results) {
 				running++
 			}
 		case <-ctx.Done():
-			return attempt{}, errors.Join(append(errs, ctx.Err())...)
+			return r.give(append(errs, ctx.Err()))
 		}
 	}
 }
@@ -375,6 +410,17 @@ type round struct {
 	started int
 	at      int
 	refused map[*remote]bool
+	// lame is what a server said that refers to others: better than nothing.
+	lame *dns.Msg
+	from *remote
+}
+
+// give is what there is when no server has an answer.
+func (r *round) give(errs []error) (attempt, error) {
+	if r.lame != nil {
+		return attempt{server: r.from, got: r.lame}, nil
+	}
+	return attempt{}, errors.Join(errs...)
 }
 
 // next is the server to ask, nil when there is none or no try is left.
@@ -395,6 +441,9 @@ func (r *round) next() *remote {
 
 // failed takes back the try of a server that has said no.
 func (r *round) failed(a attempt) {
+	if errors.Is(a.err, errLame) {
+		r.lame, r.from = a.got, a.server
+	}
 	if isLost(a.err) || r.refused[a.server] {
 		return
 	}
@@ -418,8 +467,8 @@ func btoi(b bool) int {
 }
 
 // try asks one server in the background; false when too much is under way. It goes
-// on when another server was faster, to learn whether this one lives.
-func (f *Forwarder) try(ctx context.Context, u *remote, ask *dns.Msg, to chan<- attempt) bool {
+// on when another server was faster, to learn whether this one lives. later counts the tries before it.
+func (f *Forwarder) try(ctx context.Context, u *remote, ask *dns.Msg, later int, to chan<- attempt) bool {
 	select {
 	case f.slots <- struct{}{}:
 	default:
@@ -427,11 +476,11 @@ func (f *Forwarder) try(ctx context.Context, u *remote, ask *dns.Msg, to chan<- 
 	}
 	go func() {
 		defer func() { <-f.slots }()
-		got, err := u.ask(context.WithoutCancel(ctx), ask)
+		got, err := u.ask(context.WithoutCancel(ctx), ask, later)
 		if err != nil {
 			f.failed()
 		}
-		to <- attempt{u, got, err}
+		to <- attempt{server: u, got: got, err: err}
 	}()
 	return true
 }
@@ -538,6 +587,19 @@ func Foreign(list []model.Nameserver, own []netip.Addr) ([]model.Nameserver, err
 		out = append(out, n)
 	}
 	return out, errors.Join(errs...)
+}
+
+// lacks are what servers are known not to do, by server.
+func (f *Forwarder) lacks() map[string][]string {
+	out := map[string][]string{}
+	for n, u := range f.routes.Load().all {
+		for l := range lackKinds {
+			if u.lacks(l, u.now()) {
+				out[n.String()] = append(out[n.String()], l.String())
+			}
+		}
+	}
+	return out
 }
 
 // servers is all that the settings name, for their order in metrics.

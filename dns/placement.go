@@ -61,9 +61,12 @@ type Placement struct {
 	Node string
 	// Service is that of the cluster DNS, kube-system/kube-dns.
 	Service model.Name
-	Feed    *Feed
-	Net     link.Net
-	NFT     nft.Conn
+	// Extra are addresses that kubelets give to pods beside those of the Service, such as that of a NodeLocal
+	// DNSCache (169.254.20.10). They are served on every node alike.
+	Extra []netip.Addr
+	Feed  *Feed
+	Net   link.Net
+	NFT   nft.Conn
 	// Domains, Pods and Forwarding complete the settings; Forwarding gets the VIPs, which
 	// must not be among its servers.
 	Domains    []string
@@ -93,11 +96,16 @@ func (p *Placement) Keys(_ model.Snapshot, c model.Changes) []model.Name {
 func (p *Placement) Plan(snap model.Snapshot, key model.Name) (Place, bool, []model.Problem) {
 	var out Place
 	if svc, ok := snap.Service(key); ok {
-		out.VIPs = svc.ClusterIPs
+		out.VIPs = slices.Clone(svc.ClusterIPs)
+		for _, a := range p.Extra {
+			if !slices.Contains(out.VIPs, a) {
+				out.VIPs = append(out.VIPs, a)
+			}
+		}
 	}
 	for n := range snap.Nodes() {
 		out.Clients = append(out.Clients, n.PodCIDRs...)
-		for _, a := range n.InternalIPs {
+		for _, a := range slices.Concat(n.InternalIPs, n.ExternalIPs) {
 			out.Clients = append(out.Clients, netip.PrefixFrom(a, a.BitLen()))
 		}
 		if n.Name == p.Node {

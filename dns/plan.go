@@ -13,10 +13,15 @@ import (
 // existence of a namespace; or with podPrefix before the name, that of a pod. Names are relative: the server puts service,
 // namespace, "svc" and the cluster domain behind them.
 type Entry struct {
+	// Unready is a Service without records: headless with nobody ready, or not allocated yet. Nothing else is set.
+	Unready bool `json:"unready,omitempty"`
 	// VIPs are the cluster IPs.
 	VIPs []netip.Addr `json:"vips,omitempty"`
 	// Hosts are the endpoints of a headless service, in order of their addresses.
 	Hosts []Host `json:"hosts,omitempty"`
+	// Named are the endpoints with a hostname of a Service with cluster IPs, in order of their addresses: pods of a
+	// StatefulSet.
+	Named []Host `json:"named,omitempty"`
 	// CNAME is the target of an ExternalName service, with no final dot.
 	CNAME string `json:"cname,omitempty"`
 	// Ports are the named ports, for SRV records.
@@ -87,11 +92,12 @@ func Plan(snap model.Snapshot, key model.Name) (Entry, bool, []model.Problem) {
 		return Entry{CNAME: svc.ExternalName}, svc.ExternalName != "", nil
 	case svc.Headless:
 		e := headless(snap, svc)
-		return e, len(e.Hosts) > 0, nil // NXDOMAIN with nobody ready (DNS specification 1.1.0, 2.4.1)
+		e.Unready = len(e.Hosts) == 0 // NXDOMAIN with nobody ready (DNS specification 1.1.0, 2.4.1)
+		return e, true, nil
 	case len(svc.ClusterIPs) == 0:
-		return Entry{}, false, nil // its address is not allocated yet
+		return Entry{Unready: true}, true, nil // its address is not allocated yet
 	}
-	e := Entry{VIPs: svc.ClusterIPs}
+	e := Entry{VIPs: svc.ClusterIPs, Named: named(snap, svc)}
 	for _, p := range svc.Ports {
 		if p.Name != "" {
 			e.Ports = append(e.Ports, Port{Name: p.Name, Protocol: strings.ToLower(p.Protocol.String()), Port: p.Port})
@@ -136,6 +142,19 @@ func headless(snap model.Snapshot, svc *model.Service) Entry {
 	return e
 }
 
+// named are the endpoints with a hostname, of those that headless takes.
+func named(snap model.Snapshot, svc *model.Service) (out []Host) {
+	for slice := range snap.EndpointSlices(svc.Name) {
+		for _, ep := range slice.Endpoints {
+			if ep.Hostname != "" && (ep.Ready || svc.PublishNotReady) {
+				out = append(out, Host{strings.ToLower(ep.Hostname), ep.Addr})
+			}
+		}
+	}
+	slices.SortFunc(out, compareHosts)
+	return slices.Compact(out)
+}
+
 // portsOf are the ports in order, each with its hosts where it has not all of them.
 func portsOf(ports map[portKey][]string, hosts []Host) []Port {
 	all := map[string]bool{}
@@ -173,5 +192,5 @@ func addressLabel(a netip.Addr) string {
 
 // Equal compares two entries.
 func Equal(a, b Entry) bool {
-	return a.CNAME == b.CNAME && slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Hosts, b.Hosts) && slices.EqualFunc(a.Ports, b.Ports, Port.equal) && slices.Equal(a.Pod, b.Pod)
+	return a.Unready == b.Unready && a.CNAME == b.CNAME && slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Hosts, b.Hosts) && slices.Equal(a.Named, b.Named) && slices.EqualFunc(a.Ports, b.Ports, Port.equal) && slices.Equal(a.Pod, b.Pod)
 }

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -112,4 +113,62 @@ func TestTheSOAOfAddressesNames(t *testing.T) {
 			t.Errorf("%s: the authority is %v", rev, m.Ns)
 		}
 	}
+}
+
+// Pods of a StatefulSet have names under a Service with a ClusterIP, too, as CoreDNS has them: they are not addresses
+// of the Service. Endpoints without a hostname have no name there.
+func TestStatefulSetsUnderAClusterIP(t *testing.T) {
+	s, err := model.NewStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	svc := &model.Service{Name: name("bugs/db"), ClusterIPs: []netip.Addr{addr("10.96.7.19")}, Ports: []model.ServicePort{{Name: "sql", Protocol: model.TCP, Port: 5432}}}
+	r := &Resolver{Zone: NewZone(), Forward: upstream, Domains: []string{"cluster.local."}}
+	put := func(endpoints ...model.Endpoint) {
+		t.Helper()
+		err := s.Write(func(w *model.Writer) {
+			w.PutService(&model.Service{Name: svc.Name, ClusterIPs: svc.ClusterIPs, Ports: svc.Ports, PublishNotReady: svc.PublishNotReady})
+			w.PutEndpointSlice(&model.EndpointSlice{Name: name("bugs/db-1"), Service: "db", Ports: []model.EndpointPort{{Name: "sql", Protocol: model.TCP, Port: 5432}}, Endpoints: endpoints})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, ok, _ := Plan(s.Snapshot(), svc.Name)
+		if !ok {
+			t.Fatal("no entry")
+		}
+		r.Zone.Set(svc.Name, &e)
+	}
+	answers := func(wants map[string]string) {
+		t.Helper()
+		for question, want := range wants {
+			n, qtype, _ := strings.Cut(question, " ")
+			if !strings.HasSuffix(n, ".arpa.") {
+				n += "db.bugs.svc.cluster.local."
+			}
+			q := new(dns.Msg).SetQuestion(n, dns.StringToType[qtype])
+			if got := answerText(r.Resolve(t.Context(), q)); got != want {
+				t.Errorf("%s: got %s, want %s", question, got, want)
+			}
+			sameBothWays(t, r.Zone, r, wireDomains(r.Domains), q)
+		}
+	}
+	const none = "NXDOMAIN:  +SOA"
+	one := model.Endpoint{Addr: addr("10.244.1.19"), Hostname: "db-0", Ready: true}
+	put(one, model.Endpoint{Addr: addr("10.244.2.19"), Hostname: "DB-1", Ready: true}, model.Endpoint{Addr: addr("10.244.3.19"), Hostname: "db-2"},
+		model.Endpoint{Addr: addr("10.244.4.19"), Ready: true})
+	answers(map[string]string{
+		"db-0. A": "NOERROR: A 10.244.1.19", "db-1. A": "NOERROR: A 10.244.2.19", "db-2. A": none, "10-244-4-19. A": none, "db-0. AAAA": "NOERROR:  +SOA", " A": "NOERROR: A 10.96.7.19",
+		"_sql._tcp. SRV": "NOERROR: SRV 0 100 5432 db.bugs.svc.cluster.local.", "19.1.244.10.in-addr.arpa. PTR": "NOERROR: PTR db-0.db.bugs.svc.cluster.local.",
+		"x.db-0. A": none,
+	})
+	put(one)
+	answers(map[string]string{"db-0. A": "NOERROR: A 10.244.1.19", "db-1. A": none})
+	one.Addr = addr("10.244.9.19")
+	put(one)
+	answers(map[string]string{"db-0. A": "NOERROR: A 10.244.9.19", " A": "NOERROR: A 10.96.7.19", "19.9.244.10.in-addr.arpa. PTR": "NOERROR: PTR db-0.db.bugs.svc.cluster.local."})
+	svc = &model.Service{Name: svc.Name, ClusterIPs: svc.ClusterIPs, PublishNotReady: true}
+	put(model.Endpoint{Addr: addr("10.244.3.19"), Hostname: "db-2"})
+	answers(map[string]string{"db-0. A": none, "db-2. A": "NOERROR: A 10.244.3.19"})
 }

@@ -21,8 +21,12 @@ import (
 
 // Bounds of one upstream server.
 const (
-	// upstreamPatience is for one try; clients wait 5 s in all.
-	upstreamPatience = 1500 * time.Millisecond
+	// upstreamPatience is for one try: slow servers need 2 s, and clients wait 5 s in all.
+	upstreamPatience = 3 * time.Second
+	// dialPatience is for a connection by TCP: it is also tried where it may be closed.
+	dialPatience = time.Second
+	// mostReplies are read while the right one is waited for.
+	mostReplies = 1 << 16
 	// downAfter failed tries in a row the others are asked first.
 	downAfter = 2
 	// probeEvery is how often a server that is down is asked for a sign of life.
@@ -30,9 +34,6 @@ const (
 	// idleConns are kept to a server that is asked by TLS, each for idleFor.
 	idleConns = 16
 	idleFor   = 8 * time.Second
-	// caselessFor is how long a server that does not keep the letters of a name is
-	// asked in plain letters.
-	caselessFor = time.Hour
 )
 
 type dialer func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -45,12 +46,18 @@ type remote struct {
 	ctx   context.Context // ends when the server is no longer in the settings
 	end   context.CancelFunc
 
-	fails    atomic.Int32
-	probing  atomic.Bool
-	made     time.Time
-	caseless atomic.Int64 // until, in nanoseconds since made
-	idle     chan idleConn
-	session  tls.ClientSessionCache
+	fails   atomic.Int32
+	probing atomic.Bool
+	idle    chan idleConn
+	session tls.ClientSessionCache
+
+	// abilities is what is known of the server.
+	abilities
+	now func() time.Time
+	// plain says that names are to be written in small letters, by the settings.
+	plain  atomic.Bool
+	trying atomic.Bool          // of one zone at a time
+	tried  map[string]time.Time // by zone; of who is trying
 
 	// Counted for metrics.
 	asked, failed, probes atomic.Uint64
@@ -63,7 +70,7 @@ type idleConn struct {
 
 func newRemote(n model.Nameserver, dial dialer, roots *x509.CertPool) *remote {
 	ctx, end := context.WithCancel(context.Background())
-	return &remote{Nameserver: n, dial: dial, roots: roots, ctx: ctx, end: end, made: time.Now(),
+	return &remote{Nameserver: n, dial: dial, roots: roots, ctx: ctx, end: end, now: time.Now, tried: map[string]time.Time{},
 		idle: make(chan idleConn, idleConns), session: tls.NewLRUClientSessionCache(4)}
 }
 
@@ -82,12 +89,13 @@ func (u *remote) close() {
 
 func (u *remote) down() bool { return u.fails.Load() >= downAfter }
 
-// ask tries once, and keeps the server's health.
-func (u *remote) ask(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
+// ask tries once, and keeps the server's health. later counts the tries for the query that came before and got
+// nothing. With errLame there is a reply, too.
+func (u *remote) ask(ctx context.Context, q *dns.Msg, later int) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, upstreamPatience)
 	defer cancel()
 	u.asked.Add(1)
-	got, err := u.exchange(ctx, q)
+	got, err := u.exchange(ctx, q, later)
 	if err != nil {
 		u.failed.Add(1)
 		u.fails.Add(1)
@@ -100,10 +108,27 @@ func (u *remote) ask(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 		if err := chain(got); err != nil {
 			return nil, err
 		}
+		if isReferral(got) {
+			return got, errLame
+		}
 		return got, nil
 	}
 	u.failed.Add(1)
 	return nil, &rcodeError{got.Rcode}
+}
+
+// errLame is the answer of a server that names others in place of an answer.
+var errLame = errors.New("it refers to other servers")
+
+func isReferral(m *dns.Msg) bool {
+	ns := false
+	for _, rr := range m.Ns {
+		if rr.Header().Rrtype == dns.TypeSOA {
+			return false
+		}
+		ns = ns || rr.Header().Rrtype == dns.TypeNS
+	}
+	return ns && m.Rcode == dns.RcodeSuccess && len(m.Answer) == 0 && !m.Authoritative && !m.Truncated
 }
 
 // rcodeError is the answer of a server that lives but will not or cannot tell.
@@ -120,7 +145,7 @@ func (u *remote) probe() {
 		defer u.probing.Store(false)
 		tick := time.NewTicker(probeEvery)
 		defer tick.Stop()
-		for {
+		for later := 0; ; later++ {
 			select {
 			case <-u.ctx.Done():
 				return
@@ -128,7 +153,7 @@ func (u *remote) probe() {
 			}
 			ctx, cancel := context.WithTimeout(u.ctx, upstreamPatience)
 			u.probes.Add(1)
-			_, err := u.exchange(ctx, new(dns.Msg).SetQuestion(".", dns.TypeNS))
+			_, err := u.exchange(ctx, new(dns.Msg).SetQuestion(".", dns.TypeNS), later%2)
 			cancel()
 			if err == nil { // whatever it says, it lives
 				u.fails.Store(0)
@@ -138,50 +163,30 @@ func (u *remote) probe() {
 	}()
 }
 
-// exchange asks by TLS, or by UDP and by TCP when the answer does not fit.
-func (u *remote) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
-	ask := q.Copy()
-	ask.Id = uint16(rand.Uint32()) // ChaCha8, seeded by the kernel
-	if u.TLS {
-		ask.SetEdns0(dns.MaxMsgSize, doBit(q))
-		return u.overTLS(ctx, ask)
-	}
-	ask.SetEdns0(maxUDP, doBit(q))
-	mixed := int64(time.Since(u.made)) >= u.caseless.Load()
-	if mixed {
-		ask.Question[0].Name = mix(ask.Question[0].Name)
-	}
-	got, err := u.over(ctx, "udp", ask)
-	if errors.Is(err, errLetters) {
-		// Nobody can guess TCP's numbers, so the letters are not needed there.
-		if got, err = u.over(ctx, "tcp", ask); err == nil {
-			u.caseless.Store(int64(time.Since(u.made) + caselessFor))
-		}
-	} else if err == nil && got.Truncated {
-		got, err = u.over(ctx, "tcp", ask)
-	}
-	if err != nil {
-		return nil, err
-	}
-	unmix(got, ask.Question[0].Name, q.Question[0].Name)
-	got.Question = q.Question
-	return got, nil
-}
-
 func doBit(q *dns.Msg) bool {
 	opt := q.IsEdns0()
 	return opt != nil && opt.Do()
 }
 
 // mix chooses the case of each letter at random: 25 letters are 25 bits more that
-// a forged answer must guess.
+// a forged answer must guess. One letter at least is a capital, if there are any.
 func mix(name string) string {
-	b := []byte(name)
+	b := []byte(strings.ToLower(name))
 	bits := rand.Uint64()
+	var letters []int
+	capital := false
 	for i, c := range b {
-		if c |= 0x20; c >= 'a' && c <= 'z' && bits>>(i%64)&1 == 1 {
-			b[i] ^= 0x20
+		if c < 'a' || c > 'z' {
+			continue
 		}
+		letters = append(letters, i)
+		if bits>>(i%64)&1 == 1 {
+			b[i] -= 'a' - 'A'
+			capital = true
+		}
+	}
+	if len(letters) > 0 && !capital {
+		b[letters[rand.IntN(len(letters))]] -= 'a' - 'A'
 	}
 	return string(b)
 }
@@ -226,7 +231,12 @@ func unmix(m *dns.Msg, mixed, plain string) {
 // over asks by a connection of its own. The kernel draws its port, and takes
 // datagrams from the server's address only.
 func (u *remote) over(ctx context.Context, network string, ask *dns.Msg) (*dns.Msg, error) {
-	conn, err := u.dial(ctx, network, u.Addr.String())
+	if network == "tls" {
+		return u.overTLS(ctx, ask)
+	}
+	limit, cancel := context.WithTimeout(ctx, dialPatience)
+	conn, err := u.dial(limit, network, u.Addr.String())
+	cancel()
 	if err != nil {
 		return nil, err
 	}
@@ -293,11 +303,17 @@ func (u *remote) keep(c net.Conn) {
 	c.Close()
 }
 
-// errLetters is the right answer but for the letters' case.
-var errLetters = errors.New("it does not keep the letters of names")
+var (
+	// errLetters is the right answer but for the letters' case.
+	errLetters = errors.New("it does not keep the letters of names")
+	// errID is an answer to another query, or a forged one.
+	errID = errors.New("an answer with another id")
+	// errMalformed is an answer to the question that cannot be read to its end.
+	errMalformed = errors.New("its answer is malformed")
+)
 
 // converse sends a query and waits for its answer. By UDP whatever is no answer to
-// it is passed over, since anybody may have sent that.
+// it is passed over, since anybody may have sent that. With errLetters and errMalformed there is a reply, too.
 func converse(ctx context.Context, conn net.Conn, ask *dns.Msg, datagrams bool) (*dns.Msg, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -313,24 +329,35 @@ func converse(ctx context.Context, conn net.Conn, ask *dns.Msg, datagrams bool) 
 	}
 	buf := make([]byte, 4096)
 	var odd error
-	for {
+	for range mostReplies {
 		m, err := receive(conn, buf, datagrams)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("no answer: %w", err), odd)
 		}
 		got := new(dns.Msg)
-		if odd = got.Unpack(m); odd == nil {
-			if odd = answersTo(got, ask); odd == nil || datagrams && errors.Is(odd, errLetters) {
-				return got, odd
-			}
-			if !datagrams && errors.Is(odd, errLetters) {
-				return got, nil
-			}
+		broken := got.Unpack(m)
+		odd = answersTo(got, ask)
+		switch {
+		case broken != nil && (odd == nil || errors.Is(odd, errLetters)):
+			return got, fmt.Errorf("%w: %w", errMalformed, broken)
+		case broken != nil:
+			odd = broken
+		case odd == nil || isBareError(got, ask):
+			return got, nil
+		case errors.Is(odd, errLetters):
+			return got, odd
 		}
-		if !datagrams {
+		if !datagrams && !errors.Is(odd, errID) {
 			return nil, odd
 		}
 	}
+	return nil, odd
+}
+
+// isBareError says whether a message is an error code without the question, as some servers answer what they do
+// not understand.
+func isBareError(got, ask *dns.Msg) bool {
+	return got.Id == ask.Id && got.Response && len(got.Question) == 0 && rank(got) == rankFailure
 }
 
 func receive(conn net.Conn, buf []byte, datagrams bool) ([]byte, error) {
@@ -354,7 +381,7 @@ func receive(conn net.Conn, buf []byte, datagrams bool) ([]byte, error) {
 func answersTo(got, ask *dns.Msg) error {
 	switch {
 	case got.Id != ask.Id:
-		return errors.New("an answer with another id")
+		return errID
 	case !got.Response:
 		return errors.New("not an answer")
 	case len(got.Question) != 1 || got.Question[0].Qtype != ask.Question[0].Qtype || got.Question[0].Qclass != ask.Question[0].Qclass ||

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +42,8 @@ type saved struct {
 	Version  int      `json:"version"`
 	Settings Settings `json:"settings"`
 	Entries  []pair   `json:"entries"`
+	// Guests are as in update.
+	Guests []netip.Prefix `json:"guests,omitempty"`
 }
 
 // process is the running server with its memory on disk.
@@ -48,6 +53,7 @@ type process struct {
 	server *Server
 	known  bool // has a snapshot, from the agent or the disk
 	dirty  bool // differs from the disk
+	guests []netip.Prefix
 }
 
 // Run answers queries until ctx ends: it takes its last snapshot from disk, then
@@ -80,6 +86,9 @@ func Run(ctx context.Context, c Config) error {
 	}, func(err error) { c.Log.Warn("no agent; answering from the last snapshot", "err", err) })
 }
 
+// newsEvery is how often the agent hears what upstream servers cannot do, when that has changed.
+const newsEvery = 2 * newsPause
+
 // follow takes updates from one connection.
 func (p *process) follow(c *net.UnixConn, ready func()) error {
 	if err := frame.Send(c, hello{protocolVersion, p.server.Sockets(), p.known}, nil); err != nil {
@@ -87,6 +96,9 @@ func (p *process) follow(c *net.UnixConn, ready func()) error {
 	}
 	save := time.NewTimer(time.Hour)
 	defer save.Stop()
+	look := time.NewTicker(newsEvery)
+	defer look.Stop()
+	told := map[string][]string{}
 	frames, done := make(chan received), make(chan struct{})
 	defer close(done)
 	go read(c, frames, done)
@@ -109,6 +121,15 @@ func (p *process) follow(c *net.UnixConn, ready func()) error {
 			}
 		case <-save.C:
 			p.save()
+		case <-look.C:
+			lacks := p.server.forward.lacks()
+			if maps.EqualFunc(lacks, told, slices.Equal[[]string]) {
+				continue
+			}
+			if err := errors.Join(c.SetWriteDeadline(time.Now().Add(newsPause)), frame.Send(c, news{lacks}, nil)); err != nil {
+				return err
+			}
+			told = lacks
 		}
 	}
 }
@@ -145,6 +166,10 @@ func (p *process) take(u update, files []*os.File) {
 	}
 	if u.Callers != nil {
 		p.server.Know(u.Callers)
+	}
+	if u.Guests != nil {
+		p.server.Admit(*u.Guests)
+		p.guests, p.dirty = *u.Guests, true
 	}
 	if u.Whole {
 		entries := make(map[model.Name]Entry, len(u.Set))
@@ -220,7 +245,7 @@ func (p *process) load() error {
 	if s.Version == 0 {
 		return err
 	}
-	p.take(update{Settings: &s.Settings, Whole: true, Set: s.Entries}, nil)
+	p.take(update{Settings: &s.Settings, Guests: &s.Guests, Whole: true, Set: s.Entries}, nil)
 	p.dirty = false
 	return err
 }
@@ -230,7 +255,7 @@ func (p *process) save() {
 	if !p.dirty || !p.known {
 		return
 	}
-	s := saved{Version: protocolVersion, Settings: *p.server.settings.Load()}
+	s := saved{Version: protocolVersion, Settings: *p.server.settings.Load(), Guests: p.guests}
 	for k, e := range p.zone.Entries() {
 		s.Entries = append(s.Entries, pair{k, e})
 	}

@@ -30,6 +30,7 @@ type Server struct {
 	log      *slog.Logger
 	metrics  *metrics
 	callers  Callers
+	guests   atomic.Pointer[clients] // nil until the agent tells them
 	logs     queryLogs
 
 	// outside, when set, may answer on the hot path what the zone does not: it
@@ -100,7 +101,7 @@ func NewServer(zone *Zone, reg prometheus.Registerer, log *slog.Logger) *Server 
 		conns: newConnections(files(maxConns, 4), maxConnsEach), slowTally: m.tally("udp"), tcpTally: m.tally("tcp")}
 	s.forward = NewForwarder(m.forwarded.Inc)
 	reg.MustRegister(s.forward)
-	s.resolver = &Resolver{Zone: zone, Forward: s.forward.Forward}
+	s.resolver = &Resolver{Zone: zone, Forward: s.forward.Forward, Walks: &Walks{}}
 	s.forward.source = note
 	s.outside, s.caller = s.forward.Answer, s.ofCaller
 	reg.MustRegister(&s.callers, s.conns)

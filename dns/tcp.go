@@ -94,7 +94,7 @@ func outOfFiles(err error) bool {
 func (t *tcpSocket) admit(raw *net.TCPConn) {
 	s := t.server
 	client := raw.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
-	if !s.compiled.Load().clients.allowed(client) {
+	if !s.admits(s.compiled.Load(), client) {
 		s.tcpTally.mu.Lock()
 		s.tcpTally.refused++
 		s.tcpTally.mu.Unlock()

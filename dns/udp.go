@@ -223,7 +223,7 @@ func (r *reader) answer() {
 	defer zone.mu.RUnlock()
 	for i := range r.got {
 		client := addrOf(&r.from[i])
-		if !set.clients.allowed(client) {
+		if !s.admits(set, client) {
 			r.tally.refused++
 			continue
 		}

@@ -91,11 +91,6 @@ func (s *Server) explain(ctx context.Context, w io.Writer, pod model.Name, name 
 	}
 	fmt.Fprintf(&lines, "pod %s, %s: search %s, ndots %d, autopath %s\n", pod, words(addrs),
 		cmp.Or(strings.Join(c.search(first(settings.Domains), settings.Search), " "), "none"), c.NDots, autopath)
-	for _, a := range addrs {
-		if !s.compiled.Load().clients.allowed(a) {
-			fmt.Fprintf(&lines, "%s gets no answer: it is in no network of pods or nodes\n", a)
-		}
-	}
 	for i, step := range s.Walk(ctx, c, name, qtype) {
 		fmt.Fprintf(&lines, "%d. %s %s: %s from %s\n", i+1, step.Name, dns.TypeToString[qtype], dns.RcodeToString[step.Reply.Rcode], cmp.Or(step.Source, "the server itself"))
 		for _, rr := range step.Reply.Answer {

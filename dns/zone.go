@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -88,6 +89,7 @@ func (z *Zone) Set(key model.Name, e *Entry) {
 	var changed map[string]bool
 	if !everything {
 		changed = changedHosts(old.Hosts, e.Hosts)
+		maps.Copy(changed, changedHosts(old.Named, e.Named))
 	}
 	touched := func(host string) bool { return everything || changed[host] }
 	if had {
@@ -220,6 +222,9 @@ func build(key model.Name, e Entry, touched func(host string) bool) records {
 		}
 		return r
 	}
+	if e.Unready {
+		return r
+	}
 	base := under("", strings.ToLower(key.Name+"."+key.Namespace+".svc"))
 	c := r.at(base)
 	if c.cname = e.CNAME; c.cname != "" || base == "" {
@@ -235,6 +240,7 @@ func build(key model.Name, e Entry, touched func(host string) bool) records {
 		r.point(a, base)
 	}
 	targets = append(targets, r.hosts(c, base, e.Hosts, touched)...)
+	r.hosts(&content{}, base, e.Named, touched) // they are no addresses of the Service
 	for _, p := range e.Ports {
 		if having := p.having(base, targets); len(having) > 0 {
 			r.at(under(base, "_"+strings.ToLower(p.Name)+"._"+p.Protocol)).serve(p.Port, having)
@@ -405,6 +411,14 @@ func (z *Zone) lookWire(name string) (node, bool) {
 		return node{}, false
 	}
 	return *n, true
+}
+
+// hasService says whether the cluster has a Service, also one whose name has no records yet.
+func (z *Zone) hasService(key model.Name) bool {
+	z.mu.RLock()
+	defer z.mu.RUnlock()
+	_, ok := z.entries[key]
+	return ok
 }
 
 // hasPod says whether a pod of the namespace has the address.

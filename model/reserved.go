@@ -38,6 +38,8 @@ func ReservedPort(p Protocol, port uint16) string {
 type Reserved struct {
 	// Peers is the port of heartbeats (the setting loadbalancer.peerPort).
 	Peers uint16
+	// VXLAN is the UDP port of tunnels (the setting podnetwork.vxlanPort).
+	VXLAN uint16
 }
 
 // Port names the program of the nodes that listens on a port; it is empty for all other ports.
@@ -48,6 +50,9 @@ func (r Reserved) Port(snap Snapshot, p Protocol, port uint16) string {
 	}
 	if port == r.Peers && (p == TCP || p == UDP) && port != 0 {
 		return "Wayleave's heartbeats"
+	}
+	if port == r.VXLAN && p == UDP && port != 0 {
+		return "the pod network (VXLAN)"
 	}
 	for s := range snap.EndpointSlices(APIService()) {
 		for _, e := range s.Ports {

@@ -13,6 +13,7 @@ import (
 
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/nft"
+	"wayleave.dev/podnetwork/routes"
 )
 
 // addWith is ADD with a runtimeConfig.
@@ -241,7 +242,7 @@ func TestTheTextIsAccepted(t *testing.T) {
 	ns := testnet.New(t, "nft")
 	for _, f := range nft.Families() {
 		file := filepath.Join(t.TempDir(), "text")
-		if err := os.WriteFile(file, []byte(table(f).Text(nil, nil)), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(table(f, routes.Port).Text(nil, nil)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if out, err := ns.Try("nft", "-f", file); err != nil {

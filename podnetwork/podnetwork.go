@@ -9,6 +9,7 @@
 package podnetwork
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	"wayleave.dev/internal/execfile"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/firewall"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
@@ -54,10 +56,14 @@ type Config struct {
 	CoolDown   time.Duration
 	Masquerade bool
 	Routing    routes.Mode
+	// VXLANPort is the UDP port of VXLAN, 0 for routes.Port. It must be the same on all nodes.
+	VXLANPort uint16
 	// ProbeEvery is how often the paths to other nodes are probed, 0 for never.
 	ProbeEvery time.Duration
 	// PathMTU is told what was found, for metrics; may be nil.
 	PathMTU func(node string, bytes int)
+	// Tunnel is told whether packets reach a node by VXLAN, for metrics; may be nil.
+	Tunnel func(node string, carries bool)
 	// Leases is told who has which address, at first and whenever that changes, before
 	// a new pod has its address; may be nil.
 	Leases func(map[netip.Addr]model.Name)
@@ -73,7 +79,7 @@ type Config struct {
 	Kernel   link.Net
 	NFT      nft.Conn
 	Track    conntrack.Flusher
-	Firewall nft.Firewall
+	Firewall firewall.Firewall
 	Report   func(finder, key string, problems []model.Problem)
 	Log      *slog.Logger
 }
@@ -105,8 +111,9 @@ type Network struct {
 	// that leases have changed, one of which may have had one.
 	proxy    atomic.Pointer[[]netip.Addr]
 	released chan struct{}
-	// accepted are the host's chains that would drop what pods send.
-	accepted atomic.Pointer[[]string]
+	// firewall is what the host's firewall does with packets of pods, and relook tells that what must pass has changed.
+	firewall atomic.Pointer[firewallFound]
+	relook   chan struct{}
 	// Routes and Translation are the healths of the two loops.
 	Routes, Translation *reconcile.Health
 }
@@ -118,7 +125,7 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 	if err != nil {
 		return nil, errors.Join(err, book.Close())
 	}
-	n := &Network{Config: c, book: book, host: host, Routes: routing, Translation: translation, looked: make(chan struct{}), found: make(chan struct{}, 1), released: make(chan struct{}, 1)}
+	n := &Network{Config: c, book: book, host: host, Routes: routing, Translation: translation, looked: make(chan struct{}), found: make(chan struct{}, 1), relook: make(chan struct{}, 1), released: make(chan struct{}, 1)}
 	book.Follow(func(list []ipam.Lease) {
 		if c.Leases != nil {
 			c.Leases(holders(list))
@@ -128,7 +135,7 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 		default:
 		}
 	})
-	n.tables = &tables{conn: c.NFT, track: c.Track, leases: book.List}
+	n.tables = &tables{conn: c.NFT, track: c.Track, leases: book.List, port: cmp.Or(c.VXLANPort, routes.Port)}
 	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Full: n.full, Isolate: c.Isolate, Log: c.Log,
 		Reserved: func(p model.Protocol, port uint16) string { return c.Reserved.Port(c.Store.Snapshot(), p, port) }}
 	return n, nil
@@ -187,7 +194,7 @@ func (n *Network) Run(ctx context.Context) error {
 	defer cancel(nil)
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error { return n.server.Serve(ctx, l) },
-		n.routing, n.translation, n.publish, n.accept, n.probe, n.proxyAddress,
+		n.routing, n.translation, n.publish, n.accept, n.probe, n.proxyAddress, n.keepForwarding,
 	}
 	done := make(chan struct{})
 	for _, part := range parts {
@@ -211,12 +218,12 @@ func (n *Network) repair() {
 		return
 	}
 	var problems []model.Problem
-	for _, l := range n.book.List() {
+	n.server.Each(func(l ipam.Lease) {
 		err := n.host.Repair(veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, MAC: l.MAC, NodeIPs: local.NodeIPs, Localhost: hostport.Localhost(l.Ports)})
 		if err != nil {
 			problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: n.Node}, Reason: fmt.Sprintf("pod %s: %v", l.Pod, err)})
 		}
-	}
+	})
 	n.report("podnetwork", "links", problems)
 }
 
@@ -335,9 +342,7 @@ func (n *Network) Facts() []string {
 		return []string{"the node has no pod network yet"}
 	}
 	facts := []string{fmt.Sprintf("%d leases of %v, MTU %d", len(n.book.List()), local.PodCIDRs, local.MTU)}
-	if chains := n.accepted.Load(); chains != nil && len(*chains) > 0 {
-		facts = append(facts, fmt.Sprintf("the host forwards nothing by itself; pods are accepted in its chains %s", strings.Join(*chains, ", ")))
-	}
+	facts = append(facts, n.firewallFacts()...)
 	if found := n.probed.Load(); found != nil {
 		facts = append(facts, found.facts()...)
 	}

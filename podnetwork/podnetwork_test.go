@@ -18,6 +18,8 @@ import (
 
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/firewall"
+	"wayleave.dev/kernel/iptables"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
@@ -40,6 +42,8 @@ type machine struct {
 	// ingress has the node keep the addresses of an ingress proxy.
 	ingress bool
 	bad     sync.Map // problems by finder and key
+	vxlan   uint16   // port, 0 for the default
+	carries sync.Map // by node: what was told of the tunnel
 }
 
 // cluster is two nodes and a host outside, on one segment.
@@ -130,14 +134,33 @@ func (m *machine) config(store *model.Store) Config {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return Config{Track: track, Node: m.name, Store: store, NSFD: m.ns.FD(), StateDir: m.path("state"), Socket: m.path("cni.sock"), Tombstones: m.path("del"),
+	legacy, err := iptables.NewKernel(m.ns.FD(), iptables.Legacy)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	legacy.LockFile = m.path("xtables.lock")
+	return Config{Track: track, VXLANPort: m.vxlan, Tunnel: func(node string, ok bool) { m.carries.Store(node, ok) }, Node: m.name, Store: store, NSFD: m.ns.FD(), StateDir: m.path("state"), Socket: m.path("cni.sock"), Tombstones: m.path("del"),
 		Sysctl: "/proc/sys/net", Plugin: m.bin, BinDir: m.path("bin"), ConfDir: m.path("conf"), CoolDown: time.Minute, Masquerade: true, Routing: m.mode, ProbeEvery: m.probe, ProxyAddress: m.ingress,
-		Kernel: kernel, NFT: conn, Firewall: conn, Log: slog.New(slog.DiscardHandler),
+		Kernel: kernel, NFT: conn, Firewall: firewall.All{conn, iptables.Firewall{Kernel: legacy}}, Log: slog.New(slog.DiscardHandler),
 		Report: func(finder, key string, p []model.Problem) { m.bad.Store(finder+" "+key, p) }}
 }
 
 // start runs the agent's part; the sysctls of forwarding are written in the node.
 func (m *machine) start(store *model.Store) {
+	m.t.Helper()
+	m.startWith(store, func() error {
+		if _, err := os.Stat(filepath.Join(m.path("conf"), ConfName)); err != nil {
+			return err
+		}
+		if !m.net.Routes.State().Synced || !m.net.Translation.State().Synced {
+			return fmt.Errorf("routes: %+v, masquerade: %+v", m.net.Routes.State(), m.net.Translation.State())
+		}
+		return nil
+	})
+}
+
+// startWith is start, until the node is as wanted.
+func (m *machine) startWith(store *model.Store, wanted func() error) {
 	m.t.Helper()
 	var err error
 	m.net, err = New(m.config(store), reconcile.NewHealth(nil, nil), reconcile.NewHealth(nil, nil))
@@ -160,15 +183,7 @@ func (m *machine) start(store *model.Store) {
 		_ = m.net.Close()
 	}
 	m.t.Cleanup(m.stop)
-	testnet.Eventually(m.t, 10*time.Second, func() error {
-		if _, err := os.Stat(filepath.Join(m.path("conf"), ConfName)); err != nil {
-			return err
-		}
-		if !m.net.Routes.State().Synced || !m.net.Translation.State().Synced {
-			return fmt.Errorf("routes: %+v, masquerade: %+v", m.net.Routes.State(), m.net.Translation.State())
-		}
-		return nil
-	})
+	testnet.Eventually(m.t, 10*time.Second, wanted)
 }
 
 const conf = `{"cniVersion":"1.1.0","name":"wayleave","type":"wayleave-cni"}`
@@ -205,8 +220,11 @@ func (p *pod) env(command string) []string {
 		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + p.id}
 }
 
-func (m *machine) add(id string) (*pod, error) {
-	p := &pod{id: id, ns: testnet.New(m.t, id), m: m}
+func (m *machine) add(id string) (*pod, error) { return m.addIn(id, testnet.New(m.t, id)) }
+
+// addIn is add for a namespace that is there already.
+func (m *machine) addIn(id string, ns *testnet.NS) (*pod, error) {
+	p := &pod{id: id, ns: ns, m: m}
 	var err error
 	if p.out, err = m.plugin(conf, p.env("ADD")...); err != nil {
 		return nil, err

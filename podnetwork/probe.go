@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,21 @@ type findings struct {
 	paths map[string]int
 	// spoiled stays set once it was found: probing with the remedy on proves nothing.
 	spoiled bool
+	// empty are the nodes that answer, but not by the tunnel, and since when.
+	empty map[string]time.Time
+}
+
+// emptyAfter is how long a tunnel carries nothing before that is told: a node that starts has no tunnel yet.
+const emptyAfter = 30 * time.Second
+
+// dead are the nodes that the tunnel has not reached for as long as is told, in order of names.
+func (f findings) dead(after time.Duration) (out []string) {
+	for _, name := range slices.Sorted(maps.Keys(f.empty)) {
+		if time.Since(f.empty[name]) >= after {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 func (f findings) facts() (out []string) {
@@ -28,8 +44,15 @@ func (f findings) facts() (out []string) {
 	if f.spoiled {
 		out = append(out, "checksums were wrong behind VXLAN; the kernel computes them now")
 	}
+	if len(f.empty) > 0 {
+		names := slices.Sorted(maps.Keys(f.empty))
+		out = append(out, fmt.Sprintf("VXLAN carries nothing to %d nodes that answer outside of it: %s", len(names), strings.Join(names[:min(len(names), maxNamedNodes)], ", ")))
+	}
 	return out
 }
+
+// maxNamedNodes bounds how many nodes are named at once.
+const maxNamedNodes = 10
 
 // Probes at once, and how long one waits for an answer.
 const (
@@ -82,7 +105,7 @@ func (n *Network) probeAll(ctx context.Context) {
 	if before == nil {
 		before = &findings{}
 	}
-	now := findings{paths: map[string]int{}, spoiled: before.spoiled}
+	now := findings{paths: map[string]int{}, empty: map[string]time.Time{}, spoiled: before.spoiled}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	turns := make(chan struct{}, probesAtOnce)
@@ -94,8 +117,16 @@ func (n *Network) probeAll(ctx context.Context) {
 		wg.Go(func() {
 			defer func() { <-turns }()
 			size, known, spoiled := n.probeOne(ctx, local, me, peer)
+			carries, told := n.probeTunnel(ctx, local, me, peer, known)
 			mu.Lock()
 			defer mu.Unlock()
+			since, was := before.empty[peer.Name]
+			if told && !carries && !was {
+				since = time.Now()
+			}
+			if told && !carries || !told && was {
+				now.empty[peer.Name] = since
+			}
 			if !known {
 				size = before.paths[peer.Name] // what was found stays until it is disproved
 			}
@@ -110,6 +141,7 @@ func (n *Network) probeAll(ctx context.Context) {
 		return
 	}
 	n.probed.Store(&now)
+	n.reportTunnel(now.dead(min(emptyAfter, n.ProbeEvery)), local.VXLANPort())
 	if maps.Equal(before.paths, now.paths) && before.spoiled == now.spoiled {
 		return
 	}
@@ -143,6 +175,42 @@ func (n *Network) probeOne(ctx context.Context, local routes.Local, me, peer *mo
 		}
 	}
 	return size, known, spoiled
+}
+
+// probeTunnel says whether packets reach a node by the tunnel. That is known only of nodes that answer outside of it.
+func (n *Network) probeTunnel(ctx context.Context, local routes.Local, me, peer *model.Node, answers bool) (carries, told bool) {
+	if !answers || !local.ByVXLAN(peer) {
+		return false, false
+	}
+	from, to := routes.Underlay(me), routes.Underlay(peer)
+	if to.Is6() && local.Uplink.MTU-routes.Overhead(true) < leastIPv6 {
+		return false, false // there is no IPv6 in the tunnel
+	}
+	carries, err := mtu.Kernel{Inside: n.host.Inside, Wait: probeWait}.Carries(ctx, from, to, routes.Device)
+	if err != nil {
+		n.Log.Debug("probe of the tunnel", "node", peer.Name, "err", err)
+		return false, false
+	}
+	if n.Tunnel != nil {
+		n.Tunnel(peer.Name, carries)
+	}
+	return carries, true
+}
+
+// leastIPv6 is what IPv6 asks of every link (RFC 8200, section 5).
+const leastIPv6 = 1280
+
+func (n *Network) reportTunnel(dead []string, port uint16) {
+	var problems []model.Problem
+	for _, name := range dead[:min(len(dead), maxNamedNodes)] {
+		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: n.Node}, Field: "VXLAN to " + name,
+			Reason: fmt.Sprintf("packets by the tunnel do not arrive, though the node answers outside of it: pods cannot reach its pods; let UDP port %d pass between the nodes (firewalls of both hosts and of the network), or set podnetwork.vxlanPort", port)})
+	}
+	if more := len(dead) - maxNamedNodes; more > 0 {
+		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: n.Node}, Field: "VXLAN",
+			Reason: fmt.Sprintf("packets by the tunnel do not arrive at %d more nodes", more)})
+	}
+	n.report("podnetwork", "tunnels", problems)
 }
 
 func (n *Network) reportPaths(f findings, uplink int) {

@@ -48,6 +48,56 @@ func (n *Network) forwarding() error {
 	return err
 }
 
+// forwardingEvery is how often it is looked whether the node still forwards: the kernel tells nobody.
+const forwardingEvery = time.Second
+
+// keepForwarding makes the node a router again when others undo it: `sysctl --system` of a host whose files say 0, or
+// a daemon that configures links.
+func (n *Network) keepForwarding(ctx context.Context) error {
+	failing := map[string]bool{}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(forwardingEvery):
+		}
+		for _, name := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+			off := false
+			err := n.host.Inside(func() error {
+				raw, err := os.ReadFile(filepath.Join(n.Sysctl, name))
+				off = err == nil && strings.TrimSpace(string(raw)) == "0"
+				if !off {
+					return nil // or there is no IPv6
+				}
+				return n.forwarding()
+			})
+			if off && !failing[name] {
+				n.Log.Warn("others switched forwarding off; it is switched on again", "sysctl", name, "err", err)
+			}
+			if now := err != nil; now || failing[name] {
+				failing[name] = now
+				n.report("podnetwork", "forwarding "+name, n.forwardingProblems(name, err))
+			}
+		}
+	}
+}
+
+func (n *Network) forwardingProblems(name string, err error) []model.Problem {
+	if err == nil {
+		return nil
+	}
+	return []model.Problem{{Kind: "Node", Object: model.Name{Name: n.Node}, Field: name, Reason: "forwarding was switched off, and pods reach nothing: " + err.Error()}}
+}
+
+// tunneled tells whether this node's end of VXLAN could be made.
+func (n *Network) tunneled(err error) {
+	var problems []model.Problem
+	if err != nil {
+		problems = []model.Problem{{Kind: "Node", Object: model.Name{Name: n.Node}, Field: "VXLAN", Reason: err.Error()}}
+	}
+	n.report("podnetwork", "tunnel", problems)
+}
+
 // ours says whether a link of that name is one of ours.
 func ours(name string) bool { return name == routes.Device || strings.HasPrefix(name, call.Prefix) }
 
@@ -78,7 +128,7 @@ func (n *Network) loosen(dev string) error {
 
 // look finds out about the node's own links.
 func (n *Network) look(ctx context.Context) (routes.Local, error) {
-	l := routes.Local{Self: n.Node, Mode: n.Routing}
+	l := routes.Local{Self: n.Node, Mode: n.Routing, Port: n.VXLANPort}
 	node, ok := n.Store.Snapshot().Node(n.Node)
 	if !ok {
 		return l, fmt.Errorf("there is no Node %s (yet)", n.Node)
@@ -115,6 +165,10 @@ func (n *Network) routing(ctx context.Context) error {
 		if n.links.Swap(&local) == nil {
 			close(n.looked)
 		}
+		select {
+		case n.relook <- struct{}{}:
+		default:
+		}
 		n.repair()
 		if err := n.routeWith(ctx, local, changed); err != nil {
 			return err
@@ -133,7 +187,7 @@ func (n *Network) routeWith(ctx context.Context, local routes.Local, changed <-c
 		Plan: func(s model.Snapshot, name string) (routes.Plan, bool, []model.Problem) {
 			return routes.Make(s, name, local)
 		},
-		Target: &routes.Target{Net: n.Kernel, Loosen: n.loosen, Spoiled: local.Spoiled}, Foreign: foreign, Health: n.Routes, Log: n.Log,
+		Target: &routes.Target{Net: n.Kernel, Loosen: n.loosen, Spoiled: local.Spoiled, Tunneled: n.tunneled}, Foreign: foreign, Health: n.Routes, Log: n.Log,
 		Report: func(key string, problems []model.Problem) { n.report("routes", key, problems) },
 	}
 	done := make(chan error, 1)

@@ -23,7 +23,7 @@ const TableName = "wayleave-podnetwork"
 // table holds the rules of the pod network. What pods send out of the cluster gets
 // the node's address: from a pod of this node, to no pod and to no node. Between pods
 // and nodes nothing is translated, as the Kubernetes network model asks.
-func table(f nft.Family) nft.Table {
+func table(f nft.Family, vxlanPort uint16) nft.Table {
 	return nft.Table{
 		Family: f, Name: TableName,
 		Sets: append([]nft.Set{
@@ -39,9 +39,9 @@ func table(f nft.Family) nft.Table {
 			// translate, and every packet inside is tracked anyway.
 			{Name: "arriving", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -310}, Rules: []nft.Rule{
 				{nft.FromLinks(call.Prefix), nft.Spoofed{}, nft.Counter(), nft.Drop()},
-				append(vxlan(), nft.In{Fields: []nft.Field{nft.Saddr}, Set: "node-ips", Not: true}, nft.Drop()),
-				append(vxlan(), nft.Notrack())}},
-			{Name: "vxlan-out", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -300}, Rules: []nft.Rule{append(vxlan(), nft.Notrack())}},
+				append(vxlan(vxlanPort), nft.In{Fields: []nft.Field{nft.Saddr}, Set: "node-ips", Not: true}, nft.Drop()),
+				append(vxlan(vxlanPort), nft.Notrack())}},
+			{Name: "vxlan-out", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -300}, Rules: []nft.Rule{append(vxlan(vxlanPort), nft.Notrack())}},
 			{Name: "leaving", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 100}, Rules: []nft.Rule{{
 				nft.In{Fields: []nft.Field{nft.Saddr}, Set: "own-pod-cidrs"},
 				nft.In{Fields: []nft.Field{nft.Daddr}, Set: "pod-cidrs", Not: true},
@@ -52,8 +52,8 @@ func table(f nft.Family) nft.Table {
 }
 
 // vxlan matches packets of our VXLAN, by port and VNI: others may use the port, too.
-func vxlan() nft.Rule {
-	return nft.Rule{nft.ProtoIs(17), nft.DportIs(routes.Port), nft.VNIIs(routes.VNI)}
+func vxlan(port uint16) nft.Rule {
+	return nft.Rule{nft.ProtoIs(17), nft.DportIs(port), nft.VNIIs(routes.VNI)}
 }
 
 // members are the elements of a family's sets.
@@ -119,6 +119,7 @@ type tables struct {
 	conn   nft.Conn
 	track  conntrack.Flusher
 	leases func() []ipam.Lease
+	port   uint16 // of VXLAN
 
 	mu    sync.Mutex
 	world world
@@ -134,7 +135,7 @@ func (t *tables) Sync(ctx context.Context, plans map[string]world) error {
 	t.world, t.known = plans[""], true
 	var changes []nft.Change
 	for _, f := range nft.Families() {
-		have, err := t.conn.Read(ctx, table(f))
+		have, err := t.conn.Read(ctx, table(f, t.port))
 		if err != nil {
 			return err
 		}
@@ -215,8 +216,8 @@ func (t *tables) flush(ctx context.Context, flows []conntrack.Flow, plain []neti
 }
 
 func (t *tables) change(f nft.Family) nft.Change {
-	c := nft.Change{Table: table(f), Batch: nft.Batch{Add: members(f, t.world, t.leases())}}
-	for _, s := range table(f).Sets {
+	c := nft.Change{Table: table(f, t.port), Batch: nft.Batch{Add: members(f, t.world, t.leases())}}
+	for _, s := range table(f, t.port).Sets {
 		c.Batch.Clear = append(c.Batch.Clear, s.Name)
 	}
 	return c

@@ -50,10 +50,10 @@ func Uninstall(ctx context.Context, c Config) error {
 	errs = append(errs, proxy.SetLocal(ctx, nil))
 	errs = append(errs, c.Kernel.SetRules(ctx, nil), c.Kernel.DelTunnel(ctx, routes.Device))
 	for _, f := range nft.Families() {
-		errs = append(errs, c.NFT.Remove(ctx, table(f)))
+		errs = append(errs, c.NFT.Remove(ctx, table(f, routes.Port)))
 	}
 	if c.Firewall != nil {
-		_, err := c.Firewall.Withdraw(ctx)
+		_, err := c.Firewall.Withdraw(ctx, firewallOwner)
 		errs = append(errs, err)
 	}
 	errs = append(errs, sysctls(c).Restore())
@@ -100,11 +100,11 @@ func Remains(ctx context.Context, c Config) ([]string, error) {
 		left = append(left, "link "+routes.Device)
 		errs = append(errs, err)
 	}
-	tables, err := nft.Remains(ctx, c.NFT, table(nft.IPv4), table(nft.IPv6))
+	tables, err := nft.Remains(ctx, c.NFT, table(nft.IPv4, routes.Port), table(nft.IPv6, routes.Port))
 	errs = append(errs, err)
 	left = append(left, tables...)
 	if c.Firewall != nil {
-		chains, err := c.Firewall.Accepting(ctx)
+		chains, err := c.Firewall.Accepting(ctx, firewallOwner)
 		errs = append(errs, err)
 		for _, name := range chains {
 			left = append(left, "rules in "+name)

@@ -20,7 +20,7 @@ type Local struct {
 	// VIP are masqueraded. None of a family means that this is not known, and that
 	// nobody is.
 	PodCIDRs []netip.Prefix
-	// OwnPodCIDRs are those of this node.
+	// OwnPodCIDRs are those of this node, or the single addresses of its pods.
 	OwnPodCIDRs []netip.Prefix
 }
 
@@ -32,11 +32,26 @@ func LocalEqual(a, b Local) bool {
 // LocalKeys is the node's name when a change touches Local, for a reconcile.Loop.
 func LocalKeys(node string) func(model.Snapshot, model.Changes) []string {
 	return func(_ model.Snapshot, c model.Changes) []string {
-		if len(c.Nodes) == 0 {
+		if len(c.Nodes)+len(c.Pods) == 0 {
 			return nil
 		}
 		return []string{node}
 	}
+}
+
+// PodsOf are the addresses of a node's pods as the API says them, each a network of its own, in order. Pods with the
+// node's network are left out.
+func PodsOf(snap model.Snapshot, node string) (out []netip.Prefix) {
+	for p := range snap.Pods() {
+		if p.Node != node || p.HostNetwork {
+			continue
+		}
+		for _, a := range p.IPs {
+			out = append(out, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return slices.Compact(out)
 }
 
 // MakeLocal finds it for the node of that name. ok is false when there is no such
@@ -53,7 +68,7 @@ func MakeLocal(snap model.Snapshot, node string) (l Local, ok bool, problems []m
 	}
 	if len(l.NodeIPs) == 0 {
 		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: node}, Field: "status.addresses",
-			Reason: "no InternalIP is there, so this node serves no node ports"})
+			Reason: "no InternalIP and no ExternalIP is there, so this node serves no node ports"})
 	}
 	l.OwnPodCIDRs = self.PodCIDRs
 	for n := range snap.Nodes() {

@@ -41,3 +41,7 @@ func (t Locals) Apply(ctx context.Context, set map[string]Local, _ []string) err
 	}
 	return t.Mode.ApplyLocal(ctx, l)
 }
+
+// MasqueradeMark is the bit of the packet mark that a data plane sets on what gets the node's address, from translation
+// until it leaves. It is the one that kube-proxy uses by default.
+const MasqueradeMark = 0x4000

@@ -380,6 +380,10 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 			out.ExternalIPs = append(out.ExternalIPs, ip)
 		}
 	}
+	if len(out.InternalIPs) == 0 {
+		// Kubernetes takes a node's ExternalIPs for its addresses then (nodeutil.GetNodeHostIPs).
+		out.InternalIPs = slices.Clone(out.ExternalIPs)
+	}
 	cidrs := in.Spec.PodCIDRs
 	if len(cidrs) == 0 && in.Spec.PodCIDR != "" {
 		cidrs = []string{in.Spec.PodCIDR}

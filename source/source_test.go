@@ -309,3 +309,19 @@ func TestAServiceHasBounds(t *testing.T) {
 		}
 	}
 }
+
+// A node that has ExternalIPs alone is at those, as Kubernetes itself takes it (nodeutil.GetNodeHostIPs); beside an
+// InternalIP they stay what they are.
+func TestANodeWithExternalIPsAlone(t *testing.T) {
+	external := corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.1"}
+	for want, addrs := range map[string][]corev1.NodeAddress{
+		"[203.0.113.1] [203.0.113.1]": {{Type: corev1.NodeHostName, Address: "n"}, external},
+		"[10.0.0.1] [203.0.113.1]":    {external, {Type: corev1.NodeInternalIP, Address: "10.0.0.1"}},
+		"[] []":                       {{Type: corev1.NodeHostName, Address: "n"}},
+	} {
+		n, problems := Node(&corev1.Node{Status: corev1.NodeStatus{Addresses: addrs}})
+		if got := fmt.Sprint(n.InternalIPs, n.ExternalIPs); got != want || len(problems) > 0 {
+			t.Errorf("%s, want %s; %v", got, want, problems)
+		}
+	}
+}

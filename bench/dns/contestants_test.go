@@ -110,16 +110,21 @@ func place(t *testing.T, name string, api *fakeapi.Server) *contestant {
 	return c
 }
 
-// startOurs starts the agent's part and the server. prefix is put before the server's
-// command line, to pin it to a core.
-func (p programs) startOurs(t *testing.T, api *fakeapi.Server, prefix ...string) *contestant {
+// startOurs starts the agent's part and the server.
+func (p programs) startOurs(t *testing.T, api *fakeapi.Server, agentArgs ...string) *contestant {
+	t.Helper()
+	return p.startOursBehind(t, api, nil, agentArgs...)
+}
+
+// startOursBehind puts a prefix before the server's command line, to pin it to a core.
+func (p programs) startOursBehind(t *testing.T, api *fakeapi.Server, prefix []string, agentArgs ...string) *contestant {
 	t.Helper()
 	c, dir := place(t, "Wayleave", api), t.TempDir()
 	command := func(args ...string) *kubeproxy.Process {
 		line := append(append([]string{}, prefix...), append([]string{p.ours, "-dir", dir}, args...)...)
 		return kubeproxy.Run(t, c.ns, exec.Command(line[0], line[1:]...))
 	}
-	agent := command("-role", "agent", "-master", master, "-listen", server, "-upstreams", upstream)
+	agent := command(append([]string{"-role", "agent", "-master", master, "-listen", server, "-upstreams", upstream}, agentArgs...)...)
 	c.all = []*kubeproxy.Process{command("-role", "dns"), agent}
 	return c
 }

@@ -164,8 +164,8 @@ func serviceRules() []rule {
 			when: func(c *difference) bool {
 				return c.cluster.endpointOf(c.name, false) && exists(c.theirs) && noName(c.ours)
 			},
-			coredns: "`10-244-1-2.svc.ns.svc` is there for all Services", ours: "for headless ones",
-			decides: spec + "2.4.1: names of endpoints are those of headless Services"},
+			coredns: "`10-244-1-2.svc.ns.svc` is there for all Services", ours: "for headless ones; of others, endpoints with a hostname (StatefulSets) have their names",
+			decides: spec + "2.4.1: names of endpoints are those of headless Services. Names of addresses tell nothing new, and would cost memory for every endpoint"},
 		{title: "ports without underscores", parts: content(),
 			when: func(c *difference) bool {
 				return c.cluster.port(c.name) == "loose" && exists(c.theirs) && noName(c.ours)
@@ -180,7 +180,7 @@ func serviceRules() []rule {
 			decides: spec + "2.3.2: that name has SRV records"},
 		{title: "SRV at the name of a Service or endpoint", parts: content(),
 			when: func(c *difference) bool {
-				return c.qtype == dns.TypeSRV && (c.cluster.bases[c.name] != nil || c.cluster.endpointOf(c.name, true)) && found(c.theirs) && noData(c.ours)
+				return c.qtype == dns.TypeSRV && (c.cluster.bases[c.name] != nil || c.cluster.endpointOf(c.name, true) || c.cluster.endpointOf(c.name, false)) && found(c.theirs) && noData(c.ours)
 			},
 			coredns: "an SRV record for each port, those without a name, too", ours: "NODATA",
 			decides: spec + "2.3.2: the records are at `_<port>._<proto>.<service>.<ns>.svc`, and “Unnamed ports do not have an `SRV` record.”"},
@@ -301,8 +301,8 @@ func reverseRules() []rule {
 			when: func(c *difference) bool {
 				return c.qtype == dns.TypePTR && reverse(c.name) && found(c.theirs) && noName(c.ours)
 			},
-			coredns: "PTR for endpoints of every EndpointSlice", ours: "for those of headless Services, else from upstream",
-			decides: spec + "2.4.3: PTR is for endpoints of headless Services; a name of any other does not exist"},
+			coredns: "PTR for endpoints of every EndpointSlice", ours: "for those of headless Services and those with a hostname, else from upstream",
+			decides: spec + "2.4.3: PTR is for endpoints of headless Services; an endpoint of any other without a hostname has no name"},
 		{title: "other types of an address's name", parts: content(),
 			when: func(c *difference) bool {
 				return reverse(c.name) && c.qtype != dns.TypePTR && c.qtype != dns.TypeSOA && noName(c.theirs) && !c.theirs.full.Authoritative && noData(c.ours) && c.ours.full.Authoritative

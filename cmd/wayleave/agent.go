@@ -25,6 +25,7 @@ import (
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel"
 	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/firewall"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/kernel/sysctl"
@@ -73,9 +74,12 @@ type agent struct {
 	nft      *nft.Kernel
 	netns    *os.File // of the node; a field, or its finalizer would close it
 	metrics  *metrics
+	firewall firewall.Firewall // the host's own
 	planes   dataplane.Planes
-	// kubelet is what the kubelet gives to pods, for the writer.
+	// kubelet is what the kubelet gives to pods, for the writer, and nodeDNS what it gives of addresses that are
+	// the same on each node (NodeLocal DNSCache).
 	kubelet writeback.KubeletDNS
+	nodeDNS []netip.Addr
 	// gate holds back new pods until their policies are in the kernel.
 	gate *networkpolicy.Gate
 
@@ -131,7 +135,7 @@ func runAgent(ctx context.Context, settings string) error {
 func (a *agent) feeds() map[string]func(context.Context) error {
 	m := map[string]func(context.Context) error{"dns feed": a.dnsFeed, "ingress": a.ingress.rest}
 	if a.cfg.DNS.Enabled {
-		m["dns names"], m["dns callers"] = a.dnsNames, a.dnsCallers
+		m["dns names"], m["dns callers"], m["dns clients"] = a.dnsNames, a.dnsCallers, a.dnsGuests
 	} else {
 		a.feed.Rest()
 	}
@@ -167,7 +171,10 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 	}
 	a.planes = newPlanes(0, a.nft, track, cfg, stateDir)
 	a.planes.Tell = a.tellState
-	a.planes.LockFile = xtablesLock
+	a.planes.LockFile, a.planes.Sysctl = xtablesLock, hostSysctl
+	if a.firewall, err = newFirewall(0, a.nft, xtablesLock); err != nil {
+		return nil, err
+	}
 	if a.store, err = model.NewStore(); err != nil {
 		return nil, err
 	}
@@ -205,9 +212,15 @@ func (a *agent) fromKubelet() error {
 	if err != nil {
 		return err
 	}
+	var local []netip.Addr
+	vips, local = splitDNS(vips)
 	a.kubelet = writeback.KubeletDNS{VIPs: vips, Domain: domain}
+	a.cfg.ClusterDNS, a.nodeDNS = splitDNS(a.cfg.ClusterDNS)
 	if len(a.cfg.ClusterDNS) == 0 {
 		a.cfg.ClusterDNS = vips
+	}
+	if len(a.nodeDNS) == 0 {
+		a.nodeDNS = local
 	}
 	if a.cfg.ClusterDomain == "" {
 		a.cfg.ClusterDomain = domain
@@ -219,7 +232,7 @@ func (a *agent) fromKubelet() error {
 }
 
 func (a *agent) source(ctx context.Context) error {
-	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, AllPods: a.cfg.DNS.Enabled && a.cfg.DNS.Pods == dns.PodsVerified,
+	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, AllPods: a.cfg.DNS.Enabled && (a.cfg.DNS.Pods == dns.PodsVerified || !a.cfg.PodNetwork.Enabled),
 		Policies: a.cfg.NetworkPolicy.Enabled, Ingresses: a.cfg.Ingress.Enabled, Log: a.log,
 		Report: func(kind string, n model.Name, problems []model.Problem) {
 			if kind == model.IngressKind.String() {
@@ -422,6 +435,8 @@ func (a *agent) own(ctx context.Context) error {
 	start("networkpolicy", !a.cfg.NetworkPolicy.Enabled, a.leavePolicies)
 	start("service", a.cfg.Service.Enabled, a.services)
 	start("dns placement", a.cfg.DNS.Enabled, a.dnsPlacement)
+	start("firewall", true, a.openDoors)
+	start("bridges", !a.cfg.PodNetwork.Enabled && (a.cfg.Service.Enabled || a.cfg.NetworkPolicy.Enabled), a.watchBridges)
 	start("status", true, a.serveStatus)
 	start("ports", true, a.servePorts)
 	wg.Wait()
@@ -433,7 +448,7 @@ func (a *agent) links(file string) (*link.Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.Tell = a.tellState
+	k.Tell, k.Sysctl = a.tellState, hostSysctl
 	return k, nil
 }
 
@@ -467,9 +482,10 @@ func (a *agent) podNetwork(ctx context.Context) error {
 	n, err := podnetwork.New(podnetwork.Config{
 		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: call.Socket, Tombstones: call.Tombstones, Sysctl: hostSysctl,
 		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing), ProbeEvery: a.cfg.PodNetwork.ProbeEvery,
+		VXLANPort: uint16(a.cfg.PodNetwork.VXLANPort), Tunnel: a.metrics.tunnelTo,
 		PathMTU: func(node string, bytes int) { a.metrics.path.WithLabelValues(node).Set(float64(bytes)) },
 		Leases:  a.leases, Isolate: isolate, Reserved: reservedPorts(a.cfg), ProxyAddress: a.cfg.Ingress.Enabled, Proxy: proxied,
-		Kernel: kernel, NFT: a.nft, Track: track, Firewall: a.nft, Report: a.problems.Set, Tell: a.tellState, Log: a.log,
+		Kernel: kernel, NFT: a.nft, Track: track, Firewall: a.firewall, Report: a.problems.Set, Tell: a.tellState, Log: a.log,
 	}, a.health("podnetwork"), a.health("masquerade"))
 	if err != nil {
 		return err
@@ -507,7 +523,7 @@ func (a *agent) services(ctx context.Context) error {
 		Target: mode, Foreign: foreign, Health: a.health("service"), Log: a.log, Report: report,
 	}
 	addresses := &reconcile.Loop[string, service.Local]{
-		Name: "service addresses", Store: a.store, Kinds: model.NodeKind, Keys: service.LocalKeys(a.node), Plan: a.serviceLocal,
+		Name: "service addresses", Store: a.store, Kinds: a.serviceLocalKinds(), Keys: service.LocalKeys(a.node), Plan: a.serviceLocal,
 		Equal: service.LocalEqual, Target: service.Locals{Mode: mode}, Health: a.health("service addresses"), Log: a.log, Report: report,
 	}
 	checks := &healthcheck.Server{Log: a.log, Healthy: func() bool { return a.proxyState() == nil }}
@@ -538,10 +554,14 @@ func planOptions(node string, cfg config.Config) func(model.Name) service.Option
 
 // reservedPorts are ports of the nodes that settings give to Wayleave.
 func reservedPorts(cfg config.Config) model.Reserved {
-	if !cfg.LoadBalancer.Enabled {
-		return model.Reserved{}
+	var r model.Reserved
+	if cfg.LoadBalancer.Enabled {
+		r.Peers = uint16(cfg.LoadBalancer.PeerPort)
 	}
-	return model.Reserved{Peers: uint16(cfg.LoadBalancer.PeerPort)}
+	if cfg.PodNetwork.Enabled {
+		r.VXLAN = uint16(cfg.PodNetwork.VXLANPort)
+	}
+	return r
 }
 
 // dnsService is the Service of the cluster DNS.
@@ -549,9 +569,22 @@ func dnsService() model.Name {
 	return model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName}
 }
 
-// serviceLocal is what the service proxy must know of this node.
+// serviceLocalKinds are those that serviceLocal looks at.
+func (a *agent) serviceLocalKinds() model.Kind {
+	if a.cfg.PodNetwork.Enabled {
+		return model.NodeKind
+	}
+	return model.NodeKind | model.PodKind
+}
+
+// serviceLocal is what the service proxy must know of this node. Another CNI gives pods addresses that no Node has to
+// name: then no client is taken for a stranger, as with kube-proxy without a clusterCIDR, and this node's pods are
+// those that the API names.
 func (a *agent) serviceLocal(snap model.Snapshot, node string) (service.Local, bool, []model.Problem) {
 	l, ok, problems := service.MakeLocal(snap, node)
+	if !a.cfg.PodNetwork.Enabled {
+		l.PodCIDRs, l.OwnPodCIDRs = nil, service.PodsOf(snap, node)
+	}
 	l.NodePortCIDRs = slices.Clone(a.cfg.Service.NodePortAddresses)
 	if a.cfg.Service.NodePortPrimary && len(l.NodePortCIDRs) > 0 {
 		for _, ip := range l.NodeIPs {
@@ -571,7 +604,7 @@ func (a *agent) placement() *dns.Placement {
 	for _, d := range a.cfg.DNS.ExtraDomains {
 		domains = append(domains, strings.ToLower(strings.TrimSuffix(d, "."))+".")
 	}
-	return &dns.Placement{Node: a.node, Service: dnsService(),
+	return &dns.Placement{Node: a.node, Service: dnsService(), Extra: a.nodeDNS,
 		Feed: a.feed, NFT: a.nft, Domains: domains, Pods: a.cfg.DNS.Pods, Forwarding: a.forwarding,
 		Autopath: a.cfg.DNS.Autopath, Search: a.search, Tell: a.tellState, Log: a.log}
 }
@@ -614,6 +647,9 @@ func (a *agent) forwarding(own []netip.Addr) dns.Forwarding {
 	c := a.cfg.DNS
 	out := dns.Forwarding{Hosts: c.Hosts, CA: c.TLSCA, Stubs: map[string][]model.Nameserver{},
 		Cache: dns.CacheLimits{Bytes: c.CacheMiB << 20, TTL: c.CacheTTL, NegativeTTL: c.NegativeTTL, Stale: c.StaleFor}}
+	for _, n := range c.PlainLetters {
+		out.PlainLetters = append(out.PlainLetters, n.Addr)
+	}
 	var errs []error
 	for domain, list := range c.StubDomains {
 		servers, err := dns.Foreign(list, own)

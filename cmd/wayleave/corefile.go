@@ -20,21 +20,22 @@ func importCorefileCommand() *cobra.Command {
 			"the settings are printed all the same.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			in := cmd.InOrStdin()
+			in, name := cmd.InOrStdin(), ""
 			if args[0] != "-" {
 				f, err := os.Open(args[0])
 				if err != nil {
 					return err
 				}
 				defer f.Close()
-				in = f
+				in, name = f, args[0]
 			}
-			return importCorefile(in, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return importCorefile(in, name, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 }
 
-func importCorefile(in io.Reader, out, notes io.Writer) error {
+// importCorefile says of every line what becomes of it, with the file's name where it has one.
+func importCorefile(in io.Reader, name string, out, notes io.Writer) error {
 	raw, err := io.ReadAll(io.LimitReader(in, 1<<20))
 	if err != nil {
 		return err
@@ -45,7 +46,7 @@ func importCorefile(in io.Reader, out, notes io.Writer) error {
 	}
 	lost := 0
 	for _, n := range said {
-		fmt.Fprintln(notes, n)
+		fmt.Fprintln(notes, n.In(name))
 		if n.Lost {
 			lost++
 		}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -28,6 +30,19 @@ func TestImportCorefile(t *testing.T) {
 	}
 	if len(cfg.DNS.Upstreams) != 1 || cfg.DNS.Upstreams[0].ServerName != "dns.quad9.net" || len(cfg.DNS.StubDomains["corp.example."]) != 1 || cfg.ClusterDomain != "cluster.local" {
 		t.Errorf("printed\n%s", &out)
+	}
+	// A file is named with its lines.
+	file := filepath.Join(t.TempDir(), "Corefile")
+	if err := os.WriteFile(file, []byte(".:53 {\n  hosts extra.hosts corp.test {\n    192.0.2.30 printer.corp.test\n    fallthrough\n  }\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c = root()
+	notes.Reset()
+	c.SetArgs([]string{"dns", "import-corefile", file})
+	c.SetOut(&out)
+	c.SetErr(&notes)
+	if err := c.Execute(); err == nil || !strings.HasPrefix(notes.String(), file+":2: not carried over: hosts extra.hosts corp.test: ") {
+		t.Errorf("a hosts file: %v, %s", err, &notes)
 	}
 	c = root()
 	c.SetArgs([]string{"dns", "import-corefile", "-"})

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +36,14 @@ func dnsCommand() *cobra.Command {
 	}
 	c.AddCommand(importCorefileCommand(), dnsQueryCommand(dnsProbes), dnsLogCommand(dnsProbes))
 	return c
+}
+
+// lacking are lines of status about upstream servers that lack something.
+func lacking(lacks map[string][]string) (lines []string) {
+	for _, server := range slices.Sorted(maps.Keys(lacks)) {
+		lines = append(lines, fmt.Sprintf("upstream %s does not understand: %s; it is asked without, and tried anew within an hour", server, strings.Join(lacks[server], ", ")))
+	}
+	return lines
 }
 
 // endHung ends a server that answers nobody, with what its goroutines do in the

@@ -22,6 +22,7 @@ type metrics struct {
 	last     prometheus.Gauge
 	events   *prometheus.CounterVec
 	path     *prometheus.GaugeVec
+	tunnel   *prometheus.GaugeVec
 }
 
 func newMetrics(r *prometheus.Registry) *metrics {
@@ -35,8 +36,18 @@ func newMetrics(r *prometheus.Registry) *metrics {
 		events:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "wayleave_events_total", Help: "Errors and repairs of foreign changes, by feature."}, []string{"feature", "event"}),
 	}
 	m.path = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "wayleave_path_mtu_bytes", Help: "The largest packet that reaches a node."}, []string{"node"})
-	r.MustRegister(m.path, m.sync, m.full, m.change, m.last, m.events, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.tunnel = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "wayleave_tunnel_carries", Help: "Whether packets by VXLAN reach a node: 1, or 0 where they do not and others do."}, []string{"node"})
+	r.MustRegister(m.path, m.tunnel, m.sync, m.full, m.change, m.last, m.events, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// tunnelTo tells whether packets reach a node by VXLAN.
+func (m *metrics) tunnelTo(node string, carries bool) {
+	value := 0.0
+	if carries {
+		value = 1
+	}
+	m.tunnel.WithLabelValues(node).Set(value)
 }
 
 // page is all metrics as text.

@@ -146,9 +146,9 @@ func (a *agent) policyDNS(ctx context.Context) error {
 // will have.
 func (a *agent) knownDNS() []netip.Addr {
 	if s, ok := a.store.Snapshot().Service(dnsService()); ok && len(s.ClusterIPs) > 0 {
-		return s.ClusterIPs
+		return slices.Concat(s.ClusterIPs, a.nodeDNS)
 	}
-	return a.cfg.ClusterDNS
+	return slices.Concat(a.cfg.ClusterDNS, a.nodeDNS)
 }
 
 // leavePolicies takes what was enforced out, once the feature is switched off.

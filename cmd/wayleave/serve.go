@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"wayleave.dev/config"
@@ -129,6 +130,7 @@ func (a *agent) report() report {
 	if a.cfg.DNS.Enabled {
 		r.Facts["dns"] = []string{fmt.Sprintf("%d dns processes connected, VIPs %v, domain %s, %d addresses of pods known", a.feed.Servers(), a.cfg.ClusterDNS, a.cfg.ClusterDomain, a.feed.Callers()),
 			fmt.Sprintf("upstreams set %v (none: the node's), %d stub domains, %d hosts, cache of %d MiB", a.cfg.DNS.Upstreams, len(a.cfg.DNS.StubDomains), len(a.cfg.DNS.Hosts), a.cfg.DNS.CacheMiB)}
+		r.Facts["dns"] = append(r.Facts["dns"], lacking(a.feed.Lacks())...)
 	}
 	if n := a.announcer.Load(); n != nil {
 		r.Facts["loadbalancer"] = n.facts(loadbalancer.Count(snap, a.cfg.LoadBalancer.Default))
@@ -144,7 +146,10 @@ func (a *agent) report() report {
 	r.Facts["service"] = slices.Clone(a.cfg.Unused)
 	a.mu.Lock()
 	for feature, line := range a.facts {
-		r.Facts[feature] = append(r.Facts[feature], line)
+		feature, _, _ = strings.Cut(feature, " ")
+		if line != "" {
+			r.Facts[feature] = append(r.Facts[feature], line)
+		}
 	}
 	a.mu.Unlock()
 	r.Wrong, r.Notes = a.wrongs(r.Features), a.notes()

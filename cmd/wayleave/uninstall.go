@@ -89,7 +89,10 @@ func newNodeState(ns *os.File, stateDir, runDir string, pods podnetwork.Config) 
 	if n.links, err = link.NewKernel(int(ns.Fd()), stateDir+"/dns-addresses"); err != nil {
 		return nil, err
 	}
-	n.pods.NSFD, n.pods.StateDir, n.pods.Kernel, n.pods.NFT, n.pods.Firewall = int(ns.Fd()), stateDir, n.links, n.nft, n.nft
+	n.pods.NSFD, n.pods.StateDir, n.pods.Kernel, n.pods.NFT = int(ns.Fd()), stateDir, n.links, n.nft
+	if n.pods.Firewall, err = newFirewall(int(ns.Fd()), n.nft, ""); err != nil {
+		return nil, err
+	}
 	track, err := conntrack.NewKernel(int(ns.Fd()))
 	if err != nil {
 		return nil, err
@@ -112,9 +115,12 @@ func (n *nodeState) close() { n.ns.Close() }
 
 // verify lists what is left as one error.
 func (n *nodeState) verify(ctx context.Context) error {
-	var left []string
+	left, err := n.pods.Firewall.Accepting(ctx, doorOwner)
+	for i, chain := range left {
+		left[i] = "rules in " + chain
+	}
 	add := func(what []string, err error) error { left = append(left, what...); return err }
-	err := errors.Join(
+	err = errors.Join(err,
 		add(podnetwork.Remains(ctx, n.pods)),
 		add(dns.Remains(ctx, n.links, n.nft)),
 		add(n.policies.Remains(ctx)))
@@ -154,9 +160,10 @@ func (n *nodeState) uninstall(ctx context.Context) error {
 	for _, m := range modes {
 		errs = append(errs, m.Remove(ctx))
 	}
+	_, closed := n.pods.Firewall.Withdraw(ctx, doorOwner)
 	return errors.Join(append(errs,
 		podnetwork.Uninstall(ctx, n.pods),
 		dns.Uninstall(ctx, n.links, n.nft),
-		n.policies.Remove(ctx),
+		n.policies.Remove(ctx), closed,
 		os.RemoveAll(n.stateDir), os.RemoveAll(n.runDir))...)
 }

@@ -40,6 +40,12 @@ func newBareNode(t *testing.T) *bareNode {
 	n.ns.Addr("eth0", "172.30.0.11/24")
 	n.ns.Addr("eth0", "fd00:30::11/64")
 	n.ns.Route("0.0.0.0/0", "172.30.0.1")
+	testnet.Eventually(t, 10*time.Second, func() error { // the kernel adds it by itself, a moment after the link is up
+		if out := n.ns.Run("ip", "-6", "addr", "show", "dev", "eth0", "-tentative"); !strings.Contains(out, "inet6 fe80:") {
+			return fmt.Errorf("eth0 has no link-local address yet: %s", out)
+		}
+		return nil
+	})
 	for _, d := range []string{"bin", "net.d"} {
 		if err := os.Mkdir(filepath.Join(n.dir, d), 0o755); err != nil {
 			t.Fatal(err)

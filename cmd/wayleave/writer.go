@@ -242,12 +242,14 @@ func (w *writer) ensureDNS(ctx context.Context) error {
 }
 
 func (w *writer) ensureDNSOnce(ctx context.Context) error {
-	want := writeback.DNSService{VIPs: w.cfg.ClusterDNS, TargetPort: dns.NodePort, Selector: agentPods()}
+	vips, _ := splitDNS(w.cfg.ClusterDNS)
+	want := writeback.DNSService{VIPs: vips, TargetPort: dns.NodePort, Selector: agentPods()}
 	if len(want.VIPs) == 0 {
 		if err := w.store.WaitSynced(ctx, model.ServiceKind); err != nil {
 			return err
 		}
 		told, known, _ := w.reports.DNS()
+		told.VIPs, _ = splitDNS(told.VIPs) // agents of earlier versions report all
 		if _, exists := w.store.Snapshot().Service(dnsService()); !known && !exists {
 			return errors.New("no agent has reported yet which DNS server its kubelet gives to pods (see the setting clusterDNS)")
 		}

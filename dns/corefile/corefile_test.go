@@ -2,6 +2,7 @@ package corefile
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -72,7 +73,7 @@ func TestTheCorefileOfKubeadm(t *testing.T) {
 		name, _, _ := strings.Cut(n.Text, ":")
 		said = append(said, name)
 	}
-	if got := strings.Join(said, " "); got != "errors health ready prometheus max_concurrent loop reload loadbalance" {
+	if got := strings.Join(said, " "); got != "errors health lameduck ready prometheus max_concurrent loop reload loadbalance" {
 		t.Errorf("spoken of are %s", got)
 	}
 }
@@ -87,14 +88,14 @@ func TestTranslate(t *testing.T) {
 		{"FROM outside of the block", "a.example {\n forward b.example 10.1.0.53\n}", "{}\nline 2: not carried over: forward b.example: it is not within the server block's zones\n"},
 		{"hosts", ". {\n hosts {\n  10.0.0.9 printer.corp.example nas.corp.example\n  fd00::9 nas.corp.example\n  fallthrough\n }\n}",
 			"dns:\n  hosts:\n    nas.corp.example:\n    - 10.0.0.9\n    - fd00::9\n    printer.corp.example:\n    - 10.0.0.9\n"},
-		{"a hosts file", ". {\n hosts /etc/hosts\n}", "{}\nline 2: not carried over: hosts /etc/hosts: files are not read; write the lines into the Corefile\n"},
+		{"a hosts file", ". {\n hosts /etc/hosts\n}", "{}\nline 2: not carried over: hosts /etc/hosts: files are not read; write the lines of /etc/hosts into the Corefile\nline 2: not carried over: hosts without fallthrough: names that it does not have are asked for upstream\n"},
 		{"cache", ". {\n cache {\n  success 9984 600\n  denial 9984 60\n  serve_stale 12h\n  prefetch 10\n }\n}", "dns:\n  cacheTTL: 10m0s\n  negativeTTL: 1m0s\n  staleFor: 12h0m0s\n"},
 		{"parts of a cache", ". {\n cache 3600 example.com {\n  keepttl\n  disable denial\n }\n}",
 			"dns:\n  cacheTTL: 1h0m0s\nline 2: not carried over: cache for example.com only: there is one cache for all zones\nline 3: not carried over: cache: keepttl\nline 4: not carried over: disable denial: the cache is for all names outside of the cluster\n"},
 		{"two values of one setting", ". {\n cache 60\n}\na.example {\n cache 30\n}",
 			"dns:\n  cacheTTL: 1m0s\n  negativeTTL: 1m0s\nline 5: not carried over: cacheTTL: 30s; line 2 has said 1m0s, and it is one setting for all zones\nline 5: not carried over: negativeTTL: 30s; line 2 has said 1m0s, and it is one setting for all zones\n"},
 		{"options of kubernetes", ". {\n kubernetes a.example b.example {\n  namespaces x\n  ttl 5\n  fallthrough\n }\n}",
-			"clusterDomain: a.example\ndns:\n  extraDomains:\n  - b.example\nline 3: not carried over: kubernetes: namespaces x\nline 4: not carried over: ttl 5: names of the cluster have 30 s\nline 5: not carried over: fallthrough : names of the cluster's domain are answered here only; addresses that are not the cluster's are asked upstream anyway\n"},
+			"clusterDomain: a.example\ndns:\n  extraDomains:\n  - b.example\n  pods: disabled\nline 3: not carried over: kubernetes: namespaces x\nline 4: not carried over: ttl 5: names of the cluster have 30 s\nline 5: not carried over: fallthrough : names of the cluster's domain are answered here only; addresses that are not the cluster's are asked upstream anyway\n"},
 		{"options of forward", ". {\n forward . 10.0.0.1 {\n  except corp.example\n  force_tcp\n }\n}", "dns:\n  upstreams:\n  - 10.0.0.1:53\nline 3: not carried over: forward: except corp.example\nline 4: not carried over: forward: force_tcp\n"},
 		{"servers by name", ". {\n forward . dns.example /etc/other\n}", "{}\nline 2: not carried over: forward to dns.example: servers are IP addresses, asked by UDP and TCP or tls://\nline 2: not carried over: forward to the servers of /etc/other: name them\n"},
 		{"directives that do what we do not", ". {\n rewrite name a.example b.example\n log\n nonsense x\n whoami\n import /etc/coredns/custom/*.override\n}",
@@ -115,16 +116,99 @@ func TestTranslate(t *testing.T) {
 	}
 }
 
-// TestNoDirectiveIsSilent: each of CoreDNS's directives becomes a setting or is
-// spoken of.
+// TestNoDirectiveIsSilent: each of CoreDNS's directives, with each of its options, becomes a setting or is spoken of
+// by its line. What has to become of it stands behind every line of the file.
 func TestNoDirectiveIsSilent(t *testing.T) {
-	for _, f := range fates() {
-		if f.how == carried {
+	raw, err := os.ReadFile("testdata/every-directive.Corefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, marks := map[string]bool{}, 0
+	for text := range strings.SplitSeq(string(raw), "\n}\n") {
+		if strings.TrimSpace(text) == "" {
 			continue
 		}
-		_, notes, err := Translate(". {\n "+f.name+" a b\n}", allBuilt)
-		if err != nil || len(notes) != 1 || notes[0].Line != 2 || notes[0].Lost != (f.how == not) || !strings.HasPrefix(notes[0].Text, f.name) {
-			t.Errorf("%s: %v, %v", f.name, notes, err)
+		text += "\n}\n"
+		if first, rest, ok := strings.Cut(text, "\n"); ok && strings.HasPrefix(first, "import") {
+			marks += eachLine(t, ". {\n}\n"+first+"\n", seen)
+			text = rest
+		}
+		marks += eachLine(t, text, seen)
+	}
+	if marks < 250 {
+		t.Errorf("%d lines", marks)
+	}
+	for _, f := range fates() {
+		if !seen[f.name] {
+			t.Errorf("the file does not have %s", f.name)
+		}
+		delete(seen, f.name)
+	}
+	for name := range seen {
+		t.Errorf("the table does not have %s", name)
+	}
+}
+
+// eachLine checks one server block, and notes the directives that are in it.
+func eachLine(t *testing.T, text string, seen map[string]bool) (marks int) {
+	t.Helper()
+	out, notes, err := Translate(text, allBuilt)
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		words, mark, ok := strings.Cut(line, " # ")
+		if !ok || strings.HasPrefix(line, "#") {
+			continue
+		}
+		marks++
+		if f := strings.Fields(words); strings.HasPrefix(words, "    ") && !strings.HasPrefix(words, "     ") && !strings.HasPrefix(f[0], "{") {
+			seen[f[0]] = true
+		}
+		lost, noted := false, false
+		for _, n := range notes {
+			if n.Line == i+1 {
+				lost, noted = lost || n.Lost, noted || !n.Lost
+			}
+		}
+		changes := false
+		if mark == "set" { // without the line the settings are others
+			without := slices.Clone(lines)
+			if without[i] = ""; strings.HasSuffix(words, "{") {
+				without[i] = "whoami {"
+			}
+			less, _, err := Translate(strings.Join(without, "\n"), allBuilt)
+			changes = err == nil && string(less) != string(out)
+		}
+		if right := map[string]bool{"set": changes && !lost, "note": noted && !lost, "same": !lost, "lost": lost}[mark]; !right {
+			t.Errorf("%q: lost %v, noted %v, a setting %v; it is to be %s\n%s%v", strings.TrimSpace(words), lost, noted, changes, mark, out, notes)
+		}
+	}
+	return marks
+}
+
+// TestOddCorefiles: shapes that CoreDNS reads and that lose nothing here.
+func TestOddCorefiles(t *testing.T) {
+	const up = "dns:\n  upstreams:\n  - 10.0.0.1:53\n"
+	for what, tc := range map[string]struct{ in, want string }{
+		"a hosts file without a path": {". {\n hosts extra.hosts corp.test {\n  192.0.2.30 printer.corp.test\n  fallthrough\n }\n}",
+			"dns:\n  hosts:\n    printer.corp.test:\n    - 192.0.2.30\nline 2: not carried over: hosts extra.hosts corp.test: files are not read; write the lines of extra.hosts into the Corefile\n"},
+		"import of files outside of the blocks": {"import ../custom/*.server\n. {\n forward . 10.0.0.1\n}", up + "line 1: not carried over: import ../custom/*.server: other files are not read; translate them one by one\n"},
+		"nothing but an import":                 {"import a", "{}\nline 1: not carried over: import a: other files are not read; translate them one by one\n"},
+		"import of two things":                  {". {\n import a b\n forward . 10.0.0.1\n}", up + "line 2: not carried over: import a b: other files are not read; translate them one by one\n"},
+		"a snippet of whole blocks":             {"(blocks) {\n . {\n  forward . 10.0.0.1\n }\n}\nimport blocks", up},
+		"a snippet in a directive":              {"(options) {\n except a.example\n}\n. {\n forward . 10.0.0.1 {\n  import options\n }\n}", up + "line 2: not carried over: forward: except a.example\n"},
+		"no braces":                             {".:53\nforward . 10.0.0.1\nlog\n", up + "line 3: not carried over: log: not every query is logged; `wayleave dns log` shows those of a pod or a name\n"},
+		"a brace in its own line":               {".:53\n{\n forward . 10.0.0.1\n}", up},
+		"a comment behind a word":               {". {\n forward . 10.0.0.1#ours\n}", up},
+		"a quote over lines":                    {". {\n template IN A {\n  answer \"a\n  \\\"b\\\"\"\n }\n forward . 10.0.0.1\n}", up + "line 2: not carried over: template: `dns.hosts` has single names\nline 3: not carried over: template: answer a\n  \"b\"\n"},
+		"a variable":                            {". {\n forward . {$UP}\n}", "{}\nline 2: not carried over: {$UP}: variables of CoreDNS's environment are not known here\nline 2: not carried over: forward to {$UP}: servers are IP addresses, asked by UDP and TCP or tls://\n"},
+		"pods that CoreDNS does not answer for": {". {\n kubernetes cluster.local\n}", "clusterDomain: cluster.local\ndns:\n  pods: disabled\n"},
+		"hosts that hide all else":              {"corp.test {\n hosts {\n  192.0.2.1 a.corp.test b.test\n }\n}", "dns:\n  hosts:\n    a.corp.test:\n    - 192.0.2.1\nline 2: not carried over: hosts without fallthrough: names that it does not have are asked for upstream\nline 3: not carried over: hosts: b.test is in none of the zones of hosts\n"},
+	} {
+		if got := translated(t, tc.in, allBuilt, false); got != tc.want {
+			t.Errorf("%s: got\n%s\nwant\n%s", what, got, tc.want)
 		}
 	}
 }

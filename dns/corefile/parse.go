@@ -13,6 +13,8 @@ type directive struct {
 	name  string
 	args  []string
 	block []directive
+	// braced says that there are braces, maybe with nothing in them.
+	braced bool
 }
 
 // token is a word; first says that it is the first of its line.
@@ -22,31 +24,56 @@ type token struct {
 	first bool
 }
 
-// lex splits a Corefile as Caddy does: words, "quoted words", and # for the rest of a
-// line.
-func lex(text string) ([]token, error) {
-	var out []token
-	for i, line := range strings.Split(text, "\n") {
-		first := true
-		for line = strings.TrimLeft(line, " \t\r"); line != "" && line[0] != '#'; line = strings.TrimLeft(line, " \t\r") {
-			word := line
-			if line[0] == '"' {
-				end := strings.IndexByte(line[1:], '"')
-				if end < 0 {
-					return nil, fmt.Errorf("line %d: a quote has no end", i+1)
-				}
-				word, line = line[1:end+1], line[end+2:]
-			} else {
-				if end := strings.IndexAny(line, " \t\r"); end >= 0 {
-					word = line[:end]
-				}
-				line = line[len(word):]
+// lex splits a Corefile as Caddy does: words, "quoted words" of one line or more in which \" is a quote, and # for
+// the rest of a line, also behind a word.
+func lex(text string) (out []token, err error) {
+	line, first := 1, true
+	for i := 0; i < len(text); {
+		switch c := text[i]; {
+		case c == '\n':
+			line, first = line+1, true
+			i++
+		case c == '#':
+			n := strings.IndexByte(text[i:], '\n')
+			if n < 0 {
+				return out, nil
 			}
-			out = append(out, token{word, i + 1, first})
-			first = false
+			i += n
+		case c == ' ' || c == '\t' || c == '\r' || c == '\v' || c == '\f':
+			i++
+		case c == '"':
+			word, n := quoted(text[i+1:])
+			if n < 0 {
+				return nil, fmt.Errorf("line %d: a quote has no end", line)
+			}
+			out, first = append(out, token{word, line, first}), false
+			line += strings.Count(text[i:i+1+n], "\n")
+			i += 1 + n
+		default:
+			n := strings.IndexAny(text[i:], " \t\r\v\f\n#")
+			if n < 0 {
+				n = len(text) - i
+			}
+			out, first = append(out, token{text[i : i+n], line, first}), false
+			i += n
 		}
 	}
 	return out, nil
+}
+
+// quoted is the word up to the closing quote, and how many bytes both have; -1 without one.
+func quoted(text string) (word string, n int) {
+	var b strings.Builder
+	for i := 0; i < len(text); i++ {
+		switch {
+		case text[i] == '"':
+			return b.String(), i + 1
+		case text[i] == '\\' && i+1 < len(text) && text[i+1] == '"':
+			i++
+		}
+		b.WriteByte(text[i])
+	}
+	return "", -1
 }
 
 // parse reads server blocks and snippets: directives whose names are the first zone.
@@ -59,7 +86,18 @@ func parse(text string) ([]directive, error) {
 	if err == nil && len(rest) > 0 {
 		err = fmt.Errorf("line %d: a } without a {", rest[0].line)
 	}
-	return list, err
+	return braceless(list), err
+}
+
+// braceless gives a server block without braces all that follows, as it is read there.
+func braceless(list []directive) []directive {
+	for i, d := range list {
+		if !d.braced && d.name != "import" {
+			list[i].block, list[i].braced = list[i+1:], true
+			return list[:i+1]
+		}
+	}
+	return list
 }
 
 // maxDepth is more than any Corefile has.
@@ -82,8 +120,9 @@ func block(tokens []token, depth int) (list []directive, rest []token, err error
 			d.args = append(d.args, tokens[0].text)
 			tokens = tokens[1:]
 		}
-		if len(tokens) > 0 && tokens[0].text == "{" && !tokens[0].first {
+		if len(tokens) > 0 && tokens[0].text == "{" && (!tokens[0].first || depth == 0) {
 			open := tokens[0].line
+			d.braced = true
 			if d.block, tokens, err = block(tokens[1:], depth+1); err != nil {
 				return nil, nil, err
 			}
@@ -105,7 +144,7 @@ func last(d directive) string {
 }
 
 // snippets takes "(name) { … }" out of the list, and puts their content in the place
-// of "import name".
+// of "import name", in server blocks and for whole ones.
 func snippets(list []directive) (servers []directive, err error) {
 	known := map[string][]directive{}
 	for _, d := range list {
@@ -115,11 +154,9 @@ func snippets(list []directive) (servers []directive, err error) {
 		}
 		servers = append(servers, d)
 	}
-	for i := range servers {
-		n := 0
-		if servers[i].block, err = expand(servers[i].block, known, &n, 0); err != nil {
-			return nil, err
-		}
+	n := 0
+	if servers, err = expand(servers, known, &n, 0); err != nil {
+		return nil, err
 	}
 	return servers, nil
 }
@@ -135,6 +172,10 @@ func expand(list []directive, known map[string][]directive, n *int, depth int) (
 			content, ok = known[d.args[0]]
 		}
 		if !ok {
+			var err error
+			if d.block, err = expand(d.block, known, n, depth); err != nil {
+				return nil, err
+			}
 			out = append(out, d)
 			continue
 		}

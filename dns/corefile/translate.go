@@ -21,12 +21,18 @@ type Note struct {
 	Lost bool
 }
 
-func (n Note) String() string {
-	what := "note"
+func (n Note) String() string { return n.In("") }
+
+// In is the note with the place that it is about; file is empty for one without a name.
+func (n Note) In(file string) string {
+	what, at := "note", fmt.Sprintf("line %d", n.Line)
 	if n.Lost {
 		what = "not carried over"
 	}
-	return fmt.Sprintf("line %d: %s: %s", n.Line, what, n.Text)
+	if file != "" {
+		at = fmt.Sprintf("%s:%d", file, n.Line)
+	}
+	return fmt.Sprintf("%s: %s: %s", at, what, n.Text)
 }
 
 // translator gathers settings.
@@ -59,7 +65,12 @@ func Translate(text string, has func(key string) bool) ([]byte, []Note, error) {
 	for _, f := range fates() {
 		t.fates[f.name] = f
 	}
+	t.variables(list)
 	for _, s := range list {
+		if s.name == "import" && !s.braced {
+			t.directive(s)
+			continue
+		}
 		t.block(s)
 	}
 	for key, m := range map[string]map[string]any{"stubDomains": t.stubs, "hosts": t.hosts} {
@@ -81,6 +92,18 @@ func (t *translator) note(line int, format string, a ...any) {
 
 func (t *translator) lose(line int, format string, a ...any) {
 	t.notes = append(t.notes, Note{Line: line, Text: fmt.Sprintf(format, a...), Lost: true})
+}
+
+// variables loses the lines that have variables of CoreDNS's environment in them.
+func (t *translator) variables(list []directive) {
+	for _, d := range list {
+		for _, word := range append([]string{d.name}, d.args...) {
+			if strings.Contains(word, "{$") || strings.Contains(word, "{%") {
+				t.lose(d.line, "%s: variables of CoreDNS's environment are not known here", word)
+			}
+		}
+		t.variables(d.block)
+	}
 }
 
 // set keeps a setting, the first of two.
@@ -175,11 +198,37 @@ func (t *translator) directive(d directive) {
 			t.lose(d.line, "%s: CoreDNS has no such directive of its own", d.name)
 		case f.how == not && f.why == "":
 			t.lose(d.line, "%s", d.name)
+			t.loseOptions(d)
 		case f.how == not:
 			t.lose(d.line, "%s: %s", d.name, f.why)
+			t.loseOptions(d)
 		default:
-			t.note(d.line, "%s: built in: %s", d.name, f.why)
+			t.builtIn(d, f)
 		}
+	}
+}
+
+// loseOptions names the lines of a directive that is not carried over.
+func (t *translator) loseOptions(d directive) {
+	for _, o := range d.block {
+		t.lose(o.line, "%s: %s", d.name, strings.TrimSpace(o.name+" "+strings.Join(o.args, " ")))
+		t.loseOptions(o)
+	}
+}
+
+// builtIn is a directive that needs no setting. What it asks for beyond what is built in is lost.
+func (t *translator) builtIn(d directive, f fate) {
+	if len(d.args) > 0 && !f.anyArgs && strings.Join(d.args, " ") != f.args {
+		t.lose(d.line, "%s %s: built in: %s", d.name, strings.Join(d.args, " "), f.why)
+	} else {
+		t.note(d.line, "%s: built in: %s", d.name, f.why)
+	}
+	for _, o := range d.block {
+		if slices.Contains(f.options, o.name) {
+			t.note(o.line, "%s: built in", o.name)
+			continue
+		}
+		t.lose(o.line, "%s: %s", d.name, strings.TrimSpace(o.name+" "+strings.Join(o.args, " ")))
 	}
 }
 
@@ -205,12 +254,11 @@ func (t *translator) kubernetes(d directive) {
 	if len(domains) > 1 {
 		t.built(d.line, "extraDomains", domains[1:])
 	}
+	pods := false
 	for _, o := range d.block {
 		switch o.name {
 		case "pods":
-			if len(o.args) == 1 && o.args[0] == "disabled" {
-				break
-			}
+			pods = true
 			t.built(o.line, "pods", strings.Join(o.args, " "))
 		case "ttl":
 			if strings.Join(o.args, " ") != "30" {
@@ -225,6 +273,9 @@ func (t *translator) kubernetes(d directive) {
 		default:
 			t.lose(o.line, "kubernetes: %s", strings.TrimSpace(o.name+" "+strings.Join(o.args, " ")))
 		}
+	}
+	if !pods { // what CoreDNS does without the option
+		t.built(d.line, "pods", "disabled")
 	}
 }
 
@@ -357,6 +408,9 @@ func (t *translator) cache(d directive) {
 			if len(o.args) > 0 {
 				stale = o.args[0]
 			}
+			if len(o.args) > 1 {
+				t.lose(o.line, "serve_stale %s: a client waits 1.8 s for the servers before it gets an old answer", strings.Join(o.args[1:], " "))
+			}
 			t.duration(o.line, "staleFor", stale)
 		case "disable":
 			if len(o.args) < 2 || slices.ContainsFunc(o.args[1:], func(z string) bool { return zone(z) != t.top["clusterDomain"] }) {
@@ -365,7 +419,9 @@ func (t *translator) cache(d directive) {
 		case "prefetch":
 			t.note(o.line, "prefetch: built in")
 		case "servfail":
-			t.note(o.line, "servfail: a failure is remembered for 1 s")
+			if strings.Join(o.args, " ") != "1s" {
+				t.lose(o.line, "servfail %s: a failure is remembered for 1 s", strings.Join(o.args, " "))
+			}
 		default:
 			t.lose(o.line, "cache: %s", strings.TrimSpace(o.name+" "+strings.Join(o.args, " ")))
 		}
@@ -389,29 +445,62 @@ func (t *translator) duration(line int, key, s string) {
 }
 
 func (t *translator) hostsOf(d directive) {
-	if len(d.args) > 0 && strings.Contains(d.args[0], "/") || len(d.block) == 0 {
-		t.lose(d.line, "hosts %s: files are not read; write the lines into the Corefile", strings.Join(d.args, " "))
+	zones := t.server
+	if len(d.args) > 1 {
+		zones = nil
+		for _, z := range d.args[1:] {
+			zones = append(zones, zone(z))
+		}
 	}
+	switch {
+	case len(d.args) > 0:
+		t.lose(d.line, "hosts %s: files are not read; write the lines of %s into the Corefile", strings.Join(d.args, " "), d.args[0])
+	case len(d.block) == 0:
+		t.lose(d.line, "hosts: files are not read; write the lines of /etc/hosts into the Corefile")
+	}
+	falls := false
 	for _, o := range d.block {
 		switch o.name {
-		case "fallthrough", "reload":
-			// Names that are not there are asked upstream, always.
+		case "fallthrough":
+			falls = len(o.args) == 0 || !slices.ContainsFunc(zones, func(z string) bool { return !within(z, o.args) })
+		case "reload":
+			t.note(o.line, "reload: a changed setting is read at a restart, which loses no query")
 		case "ttl":
 			if strings.Join(o.args, "") != "30" {
-				t.note(o.line, "ttl %s: dns.hosts have 30 s", strings.Join(o.args, " "))
+				t.lose(o.line, "ttl %s: dns.hosts have 30 s", strings.Join(o.args, " "))
 			}
 		case "no_reverse":
 			t.lose(o.line, "no_reverse: the addresses of dns.hosts have names")
 		default:
-			a, err := netip.ParseAddr(o.name)
-			if err != nil || len(o.args) == 0 {
-				t.lose(o.line, "hosts: %s", strings.TrimSpace(o.name+" "+strings.Join(o.args, " ")))
-				continue
-			}
-			for _, name := range o.args {
-				have, _ := t.hosts[zone(name)].([]string)
-				t.hosts[zone(name)] = append(have, a.String())
-			}
+			t.host(o, zones)
 		}
 	}
+	if !falls {
+		t.lose(d.line, "hosts without fallthrough: names that it does not have are asked for upstream")
+	}
+}
+
+// host is a line of addresses, in zones.
+func (t *translator) host(o directive, zones []string) {
+	a, err := netip.ParseAddr(o.name)
+	if err != nil || len(o.args) == 0 {
+		t.lose(o.line, "hosts: %s", strings.TrimSpace(o.name+" "+strings.Join(o.args, " ")))
+		return
+	}
+	for _, name := range o.args {
+		if !within(zone(name), zones) {
+			t.lose(o.line, "hosts: %s is in none of the zones of hosts", name)
+			continue
+		}
+		have, _ := t.hosts[zone(name)].([]string)
+		t.hosts[zone(name)] = append(have, a.String())
+	}
+}
+
+// within says whether a name is one of the zones, or below one.
+func within(name string, zones []string) bool {
+	return slices.ContainsFunc(zones, func(z string) bool {
+		z = zone(z)
+		return z == "" || name == z || strings.HasSuffix(name, "."+z)
+	})
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	kernellink "wayleave.dev/kernel/link"
 	"wayleave.dev/model"
 )
 
@@ -95,6 +96,9 @@ type Conn interface {
 type Kernel struct {
 	handle *mobyipvs.Handle
 	links  *netlink.Handle
+	nsfd   int
+	// Sysctl is a writable mount of /proc/sys/net; empty is that itself. Set it before the first use.
+	Sysctl string
 }
 
 var _ Conn = (*Kernel)(nil)
@@ -134,7 +138,7 @@ func NewKernel(nsfd int) (*Kernel, error) {
 		h.Close()
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	return &Kernel{h, l}, nil
+	return &Kernel{handle: h, links: l, nsfd: nsfd}, nil
 }
 
 // Flags of virtual servers: IP_VS_SVC_F_PERSISTENT and IP_VS_SVC_F_SCHED1.
@@ -309,6 +313,11 @@ func (k *Kernel) SetAddress(_ context.Context, name string, a netip.Addr) error 
 			return fmt.Errorf("link %s (a dummy, which is the module dummy): %w", name, err)
 		}
 		if err := k.links.LinkSetUp(l); err != nil {
+			return fmt.Errorf("link %s: %w", name, err)
+		}
+	}
+	if a.Is6() {
+		if err := kernellink.EnableIPv6(k.nsfd, k.Sysctl, name); err != nil {
 			return fmt.Errorf("link %s: %w", name, err)
 		}
 	}

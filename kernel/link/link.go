@@ -102,7 +102,7 @@ type Net interface {
 	// Local are the addresses on the loopback that SetLocal made.
 	Local(ctx context.Context) ([]netip.Addr, error)
 	// Watch tells when one of our routes or an address of the loopback was deleted, by
-	// anyone, and when the addresses of another link changed.
+	// anyone, when the addresses of another link changed, and when a link was set down.
 	Watch(ctx context.Context) (<-chan struct{}, error)
 }
 
@@ -113,6 +113,8 @@ type Kernel struct {
 	state  string
 	// Tell is told of a state file that is damaged or cannot be written. Set it before the first use.
 	Tell statefile.Tell
+	// Sysctl is a writable mount of /proc/sys/net; empty is that itself. Set it before the first use.
+	Sysctl string
 
 	mu sync.Mutex
 	// unwritten are remembered addresses that the disk did not take.
@@ -344,7 +346,10 @@ func (k *Kernel) remember(addrs []netip.Addr) {
 // Watch implements Net.
 func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
 	ns := netns.NsHandle(k.nsfd)
-	routes, addrs := make(chan netlink.RouteUpdate, 256), make(chan netlink.AddrUpdate, 256)
+	routes, addrs, links := make(chan netlink.RouteUpdate, 256), make(chan netlink.AddrUpdate, 256), make(chan netlink.LinkUpdate, 256)
+	if err := netlink.LinkSubscribeWithOptions(links, ctx.Done(), netlink.LinkSubscribeOptions{Namespace: &ns}); err != nil {
+		return nil, fmt.Errorf("watch links: %w", err)
+	}
 	if err := netlink.RouteSubscribeWithOptions(routes, ctx.Done(), netlink.RouteSubscribeOptions{Namespace: &ns}); err != nil {
 		return nil, fmt.Errorf("watch routes: %w", err)
 	}
@@ -353,7 +358,7 @@ func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
 	}
 	out := make(chan struct{}, 1)
 	go func() {
-		for routes != nil || addrs != nil {
+		for routes != nil || addrs != nil || links != nil {
 			found := false
 			select {
 			case u, ok := <-routes:
@@ -361,6 +366,11 @@ func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
 					routes = nil
 				}
 				found = ok && u.Type == unix.RTM_DELROUTE && u.Protocol == Protocol
+			case u, ok := <-links:
+				if !ok {
+					links = nil
+				}
+				found = ok && u.Change&unix.IFF_UP != 0 && u.Flags&unix.IFF_UP == 0
 			case u, ok := <-addrs:
 				if !ok {
 					addrs = nil

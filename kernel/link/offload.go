@@ -56,6 +56,9 @@ func ethtool(name string, command, data uint32) (uint32, error) {
 
 // inNamespace runs fn on a thread of its own in a network namespace.
 func inNamespace(nsfd int, fn func() error) error {
+	if nsfd == 0 {
+		return fn()
+	}
 	var err error
 	done := make(chan struct{})
 	go func() {

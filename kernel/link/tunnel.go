@@ -1,12 +1,17 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -100,7 +105,7 @@ func (k *Kernel) SetTunnel(_ context.Context, t Tunnel) error {
 		dev := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: t.Name, HardwareAddr: t.MAC[:], MTU: t.MTU},
 			VxlanId: t.VNI, Port: t.Port, SrcAddr: t.Local.AsSlice(), Learning: false}
 		if err := k.handle.LinkAdd(dev); err != nil {
-			return fmt.Errorf("make VXLAN device %s (port %d, from %s): %w", t.Name, t.Port, t.Local, err)
+			return fmt.Errorf("make VXLAN device %s (port %d, from %s): %w", t.Name, t.Port, t.Local, portTaken(t, err))
 		}
 		if have, err = k.device(t.Name); err != nil || have == nil {
 			return errors.Join(fmt.Errorf("link %s is gone again", t.Name), err)
@@ -116,6 +121,9 @@ func (k *Kernel) configure(dev *netlink.Vxlan, t Tunnel) error {
 	}
 	if dev.MTU != t.MTU {
 		errs = append(errs, k.handle.LinkSetMTU(dev, t.MTU))
+	}
+	if slices.ContainsFunc(t.Addrs, netip.Addr.Is6) {
+		errs = append(errs, EnableIPv6(k.nsfd, k.Sysctl, t.Name))
 	}
 	have, err := k.handle.AddrList(dev, netlink.FAMILY_ALL)
 	errs = append(errs, err)
@@ -136,11 +144,39 @@ func (k *Kernel) configure(dev *netlink.Vxlan, t Tunnel) error {
 			errs = append(errs, k.handle.AddrDel(dev, &a))
 		}
 	}
-	errs = append(errs, k.handle.LinkSetUp(dev))
+	errs = append(errs, portTaken(t, k.handle.LinkSetUp(dev)))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("link %s: %w", t.Name, err)
 	}
 	return nil
+}
+
+// EnableIPv6 lets a new link of a namespace (0 is that of the process) have IPv6 addresses where the host switches
+// IPv6 off for new links (net.ipv6.conf.default.disable_ipv6). The folder is a writable mount of /proc/sys/net; empty is
+// that itself.
+func EnableIPv6(nsfd int, sysctl, name string) error {
+	file := filepath.Join(cmp.Or(sysctl, "/proc/sys/net"), "ipv6/conf", name, "disable_ipv6")
+	return inNamespace(nsfd, func() error {
+		raw, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && strings.TrimSpace(string(raw)) == "0" {
+			return nil // a kernel without IPv6 refuses the address by itself
+		}
+		if err == nil {
+			err = os.WriteFile(file, []byte("0"), 0)
+		}
+		if err != nil {
+			return fmt.Errorf("switch IPv6 on: %w", err)
+		}
+		return nil
+	})
+}
+
+// portTaken says who may have a tunnel's port: a device of the same port that shares no socket, or a program.
+func portTaken(t Tunnel, err error) error {
+	if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("UDP port %d is taken by another VXLAN device or a program of the node (`ip -d link show type vxlan`, `ss -lunp`); free it, or set podnetwork.vxlanPort to the same other port on all nodes: %w", t.Port, err)
+	}
+	return err
 }
 
 // DelTunnel implements Net.

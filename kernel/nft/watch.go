@@ -64,6 +64,11 @@ const nftablesGroup = 7
 
 // Watch implements Conn.
 func (k *Kernel) Watch(ctx context.Context, names ...string) (<-chan struct{}, error) {
+	return k.watch(ctx, func(_ uint16, table string) bool { return slices.Contains(names, table) })
+}
+
+// watch tells of changes of others for which concerns says yes.
+func (k *Kernel) watch(ctx context.Context, concerns func(kind uint16, table string) bool) (<-chan struct{}, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: k.netns, Groups: 1 << (nftablesGroup - 1)})
 	if err != nil {
 		return nil, fmt.Errorf("nftables: watch: %w", err)
@@ -92,7 +97,7 @@ func (k *Kernel) Watch(ctx context.Context, names ...string) (<-chan struct{}, e
 				continue
 			}
 			for _, m := range msgs {
-				if !k.own.has(m.Header.PID) && concerns(m, names) {
+				if kind, table, ok := changed(m); ok && !k.own.has(m.Header.PID) && concerns(kind, table) {
 					poke()
 				}
 			}
@@ -101,21 +106,22 @@ func (k *Kernel) Watch(ctx context.Context, names ...string) (<-chan struct{}, e
 	return out, nil
 }
 
-// concerns says whether a message is about one of the tables. In every message of
-// nf_tables the attribute 1 is the name of the table.
-func concerns(m netlink.Message, names []string) bool {
+// changed says what kind of message tells of a table. In every message of nf_tables but that of a new generation, the
+// attribute 1 is the name of the table.
+func changed(m netlink.Message) (kind uint16, table string, ok bool) {
 	const header = 4 // struct nfgenmsg
-	if len(m.Data) < header || uint16(m.Header.Type)&0xff == unix.NFT_MSG_NEWGEN {
-		return false
+	kind = uint16(m.Header.Type) & 0xff
+	if len(m.Data) < header || kind == unix.NFT_MSG_NEWGEN {
+		return kind, "", false
 	}
 	ad, err := netlink.NewAttributeDecoder(m.Data[header:])
 	if err != nil {
-		return false
+		return kind, "", false
 	}
 	for ad.Next() {
 		if ad.Type() == 1 {
-			return slices.Contains(names, strings.TrimRight(ad.String(), "\x00"))
+			return kind, strings.TrimRight(ad.String(), "\x00"), true
 		}
 	}
-	return false
+	return kind, "", false
 }

@@ -222,8 +222,31 @@ func (s *Server) result(result types.Result, conf types.PluginConf) call.Respons
 	return call.Response{Result: raw}
 }
 
-func (s *Server) lock(k ipam.Key) func() {
+func (s *Server) lock(k ipam.Key) (unlock func()) {
+	t := s.join(k)
+	t.Lock()
+	return func() {
+		t.Unlock()
+		s.leave(k, t)
+	}
+}
+
+// tryLock is lock where no call for the interface is under way.
+func (s *Server) tryLock(k ipam.Key) (unlock func(), free bool) {
+	t := s.join(k)
+	if !t.TryLock() {
+		s.leave(k, t)
+		return nil, false
+	}
+	return func() {
+		t.Unlock()
+		s.leave(k, t)
+	}, true
+}
+
+func (s *Server) join(k ipam.Key) *turn {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.busy == nil {
 		s.busy = map[ipam.Key]*turn{}
 	}
@@ -233,15 +256,30 @@ func (s *Server) lock(k ipam.Key) func() {
 		s.busy[k] = t
 	}
 	t.users++
-	s.mu.Unlock()
-	t.Lock()
-	return func() {
-		t.Unlock()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if t.users--; t.users == 0 {
-			delete(s.busy, k)
+	return t
+}
+
+func (s *Server) leave(k ipam.Key, t *turn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t.users--; t.users == 0 {
+		delete(s.busy, k)
+	}
+}
+
+// Each calls fn with each lease, and no call changes a lease or its link meanwhile. It skips leases that a call is
+// changing now: the call leaves them right. A list from before a DEL and an ADD of one interface would bring the
+// first pod's addresses to the second pod's link.
+func (s *Server) Each(fn func(ipam.Lease)) {
+	for _, l := range s.Book.List() {
+		unlock, free := s.tryLock(l.Key)
+		if !free {
+			continue
 		}
+		if now, ok := s.Book.Get(l.Key); ok {
+			fn(now)
+		}
+		unlock()
 	}
 }
 
@@ -260,7 +298,7 @@ func (s *Server) add(k ipam.Key, r call.Request, conf types.PluginConf, netns *o
 	}
 	local, ok := s.Local()
 	if !ok {
-		return nil, call.Failure(types.ErrTryAgainLater, "the node has no pod network yet (spec.podCIDRs is empty)")
+		return nil, call.Failure(types.ErrTryAgainLater, "the node has no pod network yet (spec.podCIDRs is empty: does the kube-controller-manager run with --allocate-node-cidrs?)")
 	}
 	wish, rates, err := s.parseWish(r)
 	if err != nil {
@@ -563,7 +601,7 @@ func listed(prev *current.Result, lease ipam.Lease, sandbox string) (veth.Listed
 func (s *Server) status() error {
 	local, ok := s.Local()
 	if !ok {
-		return call.Failure(types.ErrPluginNotAvailable, "the node has no pod network yet (spec.podCIDRs is empty)")
+		return call.Failure(types.ErrPluginNotAvailable, "the node has no pod network yet (spec.podCIDRs is empty: does the kube-controller-manager run with --allocate-node-cidrs?)")
 	}
 	if err := s.Book.Room(local.PodCIDRs); err != nil {
 		return call.Failure(types.ErrPluginNotAvailable, "%v", err)

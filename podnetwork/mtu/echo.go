@@ -29,8 +29,24 @@ var errTooBig = errors.New("larger than the link's MTU")
 // Ping implements Pinger. The socket is connected, so that the kernel passes only
 // what the other node sends, and it is read for no more than our own bytes.
 func (k Kernel) Ping(ctx context.Context, from, to netip.Addr, size int) (ok bool, err error) {
+	return k.ping(ctx, from, to, size, "")
+}
+
+// Carries says whether small packets reach an address by a tunnel. The answer may come another way.
+func (k Kernel) Carries(ctx context.Context, from, to netip.Addr, tunnel string) (bool, error) {
+	for range tries {
+		ok, err := k.ping(ctx, from, to, small, tunnel)
+		if ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, ctx.Err()
+}
+
+// ping sends by a link, or ("") by any.
+func (k Kernel) ping(ctx context.Context, from, to netip.Addr, size int, link string) (ok bool, err error) {
 	err = k.Inside(func() error {
-		fd, err := open(from, to)
+		fd, err := open(from, to, link)
 		if err != nil {
 			return err
 		}
@@ -69,7 +85,7 @@ func header(a netip.Addr) int {
 	return 20
 }
 
-func open(from, to netip.Addr) (fd int, err error) {
+func open(from, to netip.Addr, link string) (fd int, err error) {
 	family, proto := unix.AF_INET, unix.IPPROTO_ICMP
 	if to.Is6() {
 		family, proto = unix.AF_INET6, unix.IPPROTO_ICMPV6
@@ -85,6 +101,9 @@ func open(from, to netip.Addr) (fd int, err error) {
 	}
 	if from.IsValid() && err == nil {
 		err = unix.Bind(fd, address(from, 0))
+	}
+	if link != "" && err == nil {
+		err = sendBy(fd, to.Is6(), link)
 	}
 	if err == nil {
 		err = unix.Connect(fd, address(to, 0))

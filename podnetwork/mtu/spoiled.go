@@ -47,9 +47,9 @@ func (k Kernel) Refused(ctx context.Context, from, to netip.Addr, link string) (
 // socket sends by a link, and hears of errors whichever way they come: it is not
 // bound to the link, as the answer may take another one.
 func socket(from netip.Addr, link string) (fd int, err error) {
-	family, level, unicastIf, recvErr := unix.AF_INET, unix.IPPROTO_IP, ipUnicastIf, unix.IP_RECVERR
+	family, level, recvErr := unix.AF_INET, unix.IPPROTO_IP, unix.IP_RECVERR
 	if from.Is6() {
-		family, level, unicastIf, recvErr = unix.AF_INET6, unix.IPPROTO_IPV6, ipv6UnicastIf, unix.IPV6_RECVERR
+		family, level, recvErr = unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_RECVERR
 	}
 	fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -57,16 +57,26 @@ func socket(from netip.Addr, link string) (fd int, err error) {
 	}
 	err = errors.Join(unix.SetsockoptInt(fd, level, recvErr, 1), unix.Bind(fd, address(from, 0)))
 	if link != "" && err == nil {
-		var l *net.Interface
-		if l, err = net.InterfaceByName(link); err == nil {
-			index := binary.BigEndian.AppendUint32(nil, uint32(l.Index))
-			err = unix.SetsockoptInt(fd, level, unicastIf, int(binary.NativeEndian.Uint32(index)))
-		}
+		err = sendBy(fd, from.Is6(), link)
 	}
 	if err != nil {
 		return -1, errors.Join(fmt.Errorf("UDP socket: %w", err), unix.Close(fd))
 	}
 	return fd, nil
+}
+
+// sendBy has a socket send by a link, and take packets from all.
+func sendBy(fd int, is6 bool, link string) error {
+	l, err := net.InterfaceByName(link)
+	if err != nil {
+		return err
+	}
+	level, option := unix.IPPROTO_IP, ipUnicastIf
+	if is6 {
+		level, option = unix.IPPROTO_IPV6, ipv6UnicastIf
+	}
+	index := binary.BigEndian.AppendUint32(nil, uint32(l.Index))
+	return unix.SetsockoptInt(fd, level, option, int(binary.NativeEndian.Uint32(index)))
 }
 
 // Socket options of linux/in.h and linux/in6.h.

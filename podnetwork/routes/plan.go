@@ -9,6 +9,7 @@
 package routes
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"maps"
@@ -24,7 +25,8 @@ import (
 const (
 	Device = "wayleave-vxlan"
 	VNI    = 87
-	Port   = 4789
+	// Port is the one that is used where none is set.
+	Port = 4789
 )
 
 // Mode is the setting routing.
@@ -55,6 +57,8 @@ type Local struct {
 	Self   string
 	Mode   Mode
 	Uplink link.Uplink
+	// Port is the UDP port of VXLAN, 0 for Port.
+	Port uint16
 	// Paths are the sizes of packets that reach other nodes, where they are smaller
 	// than the uplink's MTU.
 	Paths map[string]int
@@ -63,9 +67,12 @@ type Local struct {
 	Spoiled bool
 }
 
+// VXLANPort is the UDP port of VXLAN.
+func (l Local) VXLANPort() uint16 { return cmp.Or(l.Port, Port) }
+
 // Equal compares two.
 func (l Local) Equal(o Local) bool {
-	return maps.Equal(l.Paths, o.Paths) && l.Spoiled == o.Spoiled && l.Self == o.Self && l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name && l.Uplink.MTU == o.Uplink.MTU && slices.Equal(l.Uplink.Segments, o.Uplink.Segments)
+	return l.Port == o.Port && maps.Equal(l.Paths, o.Paths) && l.Spoiled == o.Spoiled && l.Self == o.Self && l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name && l.Uplink.MTU == o.Uplink.MTU && slices.Equal(l.Uplink.Segments, o.Uplink.Segments)
 }
 
 // Underlay is the address that VXLAN packets of a node come from and go to: its
@@ -172,7 +179,7 @@ func Make(snap model.Snapshot, name string, l Local) (p Plan, ok bool, problems 
 	}
 	m := maker{snap: snap, local: l, me: me, node: node}
 	if len(node.PodCIDRs) == 0 {
-		m.bad("spec.podCIDRs", "is empty: the pods of this node cannot be reached (does the controller manager run with --allocate-node-cidrs?)")
+		m.bad("spec.podCIDRs", "is empty: the pods of this node cannot be reached (does the kube-controller-manager run with --allocate-node-cidrs and --cluster-cidr?)")
 		return Plan{}, false, m.problems
 	}
 	if node == me {
@@ -218,10 +225,10 @@ func (m *maker) own() {
 	}
 	from := Underlay(m.me)
 	if !from.IsValid() {
-		m.bad("status.addresses", "has no InternalIP, so there is no VXLAN")
+		m.bad("status.addresses", "has no InternalIP and no ExternalIP, so there is no VXLAN")
 		return
 	}
-	t := link.Tunnel{Name: Device, VNI: VNI, Port: Port, Local: from, MAC: mac(m.me.Name), MTU: m.local.tunnelMTU(m.snap)}
+	t := link.Tunnel{Name: Device, VNI: VNI, Port: int(m.local.VXLANPort()), Local: from, MAC: mac(m.me.Name), MTU: m.local.tunnelMTU(m.snap)}
 	for _, is6 := range []bool{false, true} {
 		if a := m.me.Primary(is6); a.IsValid() && (!is6 || t.MTU >= minIPv6MTU) {
 			t.Addrs = append(t.Addrs, a)

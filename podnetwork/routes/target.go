@@ -15,6 +15,8 @@ type Target struct {
 	Net link.Net
 	// Loosen is called for the tunnel's device: reverse paths cannot be checked there.
 	Loosen func(dev string) error
+	// Tunneled is told of each try to make this node's end of VXLAN; may be nil.
+	Tunneled func(error)
 	// Spoiled has the kernel compute checksums of what goes into the tunnel.
 	Spoiled bool
 	// want are the plans, routes what the kernel has of them.
@@ -109,7 +111,11 @@ func (t *Target) shared(ctx context.Context) error {
 		rules = append(rules, p.Rules...)
 	}
 	if tunnel := t.tunnel(); tunnel != nil {
-		if err := t.Net.SetTunnel(ctx, *tunnel); err != nil {
+		err := t.Net.SetTunnel(ctx, *tunnel)
+		if t.Tunneled != nil {
+			t.Tunneled(err)
+		}
+		if err != nil {
 			return err
 		}
 		if err := t.Net.SetChecksumOffload(ctx, tunnel.Name, !t.Spoiled); err != nil {

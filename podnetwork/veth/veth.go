@@ -163,7 +163,7 @@ func (h *Host) Setup(podNS *os.File, l Link) (podMAC net.HardwareAddr, err error
 	if err := pod.LinkAdd(veth); err != nil {
 		return nil, fmt.Errorf("make link %s: %w", l.Name, err)
 	}
-	if err := errors.Join(h.hostSide(l), podSide(pod, l), h.limit(pod, l)); err != nil {
+	if err := errors.Join(h.hostSide(l), h.podSide(podNS, pod, l), h.limit(pod, l)); err != nil {
 		return nil, errors.Join(err, h.deleteLink(l.HostName))
 	}
 	return l.podMAC(), nil
@@ -222,11 +222,17 @@ func (h *Host) hostSysctls(l Link) error {
 		values["ipv4/conf/"+l.HostName+"/route_localnet"] = "1"
 	}
 	if slices.ContainsFunc(l.IPs, netip.Addr.Is6) {
+		values["ipv6/conf/"+l.HostName+"/disable_ipv6"] = "0" // hosts that switch IPv6 off for new links
 		values["ipv6/conf/"+l.HostName+"/accept_ra"] = "0"
 		values["ipv6/conf/"+l.HostName+"/accept_dad"] = "0"
 		values["ipv6/conf/"+l.HostName+"/forwarding"] = "1"
 	}
-	return inside(h.nsfd, func() error {
+	return h.write(h.nsfd, values)
+}
+
+// write sets sysctls of the network in a namespace.
+func (h *Host) write(nsfd int, values map[string]string) error {
+	return inside(nsfd, func() error {
 		for name, v := range values {
 			if err := os.WriteFile(filepath.Join(h.sysctl, name), []byte(v), 0); err != nil {
 				return fmt.Errorf("sysctl: %w", err)
@@ -236,11 +242,18 @@ func (h *Host) hostSysctls(l Link) error {
 	})
 }
 
-// podSide configures the pod's end.
-func podSide(pod *netlink.Handle, l Link) error {
+// podSide configures the pod's end. A namespace inherits net.ipv6.conf.default.disable_ipv6, and the kernel then
+// refuses IPv6 addresses on its links: the reference plugins switch IPv6 on for the interface and the loopback, too.
+func (h *Host) podSide(podNS *os.File, pod *netlink.Handle, l Link) error {
 	link, err := pod.LinkByName(l.Name)
 	if err != nil {
 		return fmt.Errorf("link %s: %w", l.Name, err)
+	}
+	if slices.ContainsFunc(l.IPs, netip.Addr.Is6) {
+		on := map[string]string{"ipv6/conf/lo/disable_ipv6": "0", "ipv6/conf/" + l.Name + "/disable_ipv6": "0"}
+		if err := h.write(int(podNS.Fd()), on); err != nil {
+			return fmt.Errorf("IPv6 of the pod: %w", err)
+		}
 	}
 	for _, ip := range l.IPs {
 		addr := &netlink.Addr{IPNet: ipnet(ip)}
@@ -260,14 +273,14 @@ func podSide(pod *netlink.Handle, l Link) error {
 			continue
 		}
 		done[ip.Is6()] = true
-		if err := podRoutes(pod, link, ip.Is6()); err != nil {
+		if err := defaultRoute(pod, link, ip.Is6()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func podRoutes(pod *netlink.Handle, link netlink.Link, is6 bool) error {
+func defaultRoute(pod *netlink.Handle, link netlink.Link, is6 bool) error {
 	gw := Gateway(is6)
 	neigh := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: gw.AsSlice(), HardwareAddr: hostMAC()}
 	if err := pod.NeighSet(neigh); err != nil {
@@ -380,12 +393,64 @@ func (h *Host) checkHost(l Link, ips []netip.Addr) error {
 	return nil
 }
 
-// Repair puts the node's side of a link back; the link itself must be there.
+// Repair puts the node's side of a link back; the link itself must be there. Routes and neighbours of ours to other
+// addresses than the link's are removed: a pod could send from them, and packets to them would reach the wrong pod.
 func (h *Host) Repair(l Link) error {
-	if _, err := h.handle.LinkByName(l.HostName); err != nil {
+	link, err := h.handle.LinkByName(l.HostName)
+	if err != nil {
 		return fmt.Errorf("link %s: %w", l.HostName, err)
 	}
-	return h.hostSide(l)
+	return errors.Join(h.hostSide(l), h.prune(link, l.IPs))
+}
+
+// prune removes what a link has of addresses that are not its own.
+func (h *Host) prune(link netlink.Link, own []netip.Addr) error {
+	foreign := func(ip net.IP) bool {
+		a, ok := netip.AddrFromSlice(ip)
+		return ok && !slices.Contains(own, a.Unmap())
+	}
+	routes, err := h.podRoutes(link)
+	errs := []error{err}
+	for _, r := range routes {
+		if foreign(r.Dst.IP) {
+			errs = append(errs, ignoreGone(h.handle.RouteDel(&r)))
+		}
+	}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		list, err := h.handle.NeighList(link.Attrs().Index, family)
+		errs = append(errs, err)
+		for _, n := range list {
+			if n.State&netlink.NUD_PERMANENT != 0 && foreign(n.IP) {
+				errs = append(errs, ignoreGone(h.handle.NeighDel(&n)))
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("link %s: what it has of other pods: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
+// ignoreGone is nil for what was removed already.
+func ignoreGone(err error) error {
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// podRoutes are our routes to single addresses by a link.
+func (h *Host) podRoutes(link netlink.Link) (out []netlink.Route, err error) {
+	list, err := h.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index, Protocol: RouteProtocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return nil, fmt.Errorf("routes: %w", err)
+	}
+	for _, r := range list {
+		if r.Dst != nil {
+			out = append(out, r)
+		}
+	}
+	return out, nil
 }
 
 // Addresses are those that the node routes to one of our links.
@@ -394,16 +459,13 @@ func (h *Host) Addresses(hostName string) (out []netip.Addr, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("link %s: %w", hostName, err)
 	}
-	list, err := h.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index, Protocol: RouteProtocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
-	if err != nil {
-		return nil, fmt.Errorf("routes: %w", err)
-	}
+	list, err := h.podRoutes(link)
 	for _, r := range list {
 		if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
 			out = append(out, a.Unmap())
 		}
 	}
-	return out, nil
+	return out, err
 }
 
 // Names lists the node's ends of our links.

@@ -45,6 +45,8 @@ type Planes struct {
 	LockFile string
 	// Memory is that of kernel/iptables.Kernel.
 	Memory string
+	// Sysctl is that of kernel/ipvs.Kernel.
+	Sysctl string
 	// Tell is that of kernel/iptables.Kernel.
 	Tell statefile.Tell
 }
@@ -68,6 +70,7 @@ func (p Planes) IPVS() (*ipvs.Mode, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.Sysctl = p.Sysctl
 	return ipvs.New(k, nftables.Beside(p.NFT, p.Track, p.Whole), p.Track,
 		ipvs.Options{Scheduler: p.Scheduler, Drain: p.Drain, Whole: p.Whole}), nil
 }

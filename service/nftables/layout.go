@@ -68,7 +68,7 @@ func (l layout) balanced(k model.Name) bool { return l.beside && (l.whole == nil
 // masqueradeMark is the bit of the packet mark between DNAT and masquerading, the
 // one that kube-proxy uses by default. It is cleared before the packet leaves: a
 // mark survives encapsulation, and would have the outer packet masqueraded, too.
-const masqueradeMark = 0x4000
+const masqueradeMark = service.MasqueradeMark
 
 // Names of sets and maps. Of each pair the first is for VIPs, with the key address .
 // protocol . port, and the second for node ports, with protocol . port.

@@ -42,8 +42,8 @@ type Source struct {
 	// Dynamic watches AddressPools; nil when no feature uses them. Until the API server
 	// knows the kind, AddressPoolKind is not synced.
 	Dynamic dynamic.Interface
-	// NodeName limits pods to those of this node, unless AllPods or Policies is set:
-	// only the names of pods, when they are verified, and policies need the others.
+	// NodeName limits pods to those of this node, unless AllPods or Policies is set: policies, names of pods
+	// that are verified, and DNS beside another CNI need the others.
 	NodeName string
 	AllPods  bool
 	// Policies has NetworkPolicies watched too, and what they look at of pods kept.

@@ -33,6 +33,7 @@ func main() {
 	master := flag.String("master", "", "URL of the API server, for the agent")
 	listen := flag.String("listen", "", "address to answer at, for the agent")
 	upstreams := flag.String("upstreams", "", "addresses and ports of upstream servers, by comma, for the agent")
+	stubs := flag.String("stubs", "", "servers of domains, as corp.example.=192.0.2.1:53, by comma, for the agent")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -40,7 +41,7 @@ func main() {
 	var err error
 	switch *role {
 	case "agent":
-		err = agent(ctx, *dir, *master, *listen, *upstreams, log)
+		err = agent(ctx, *dir, *master, *listen, *upstreams, *stubs, log)
 	case "dns":
 		err = dns.Run(ctx, dns.Config{Socket: filepath.Join(*dir, "agent.sock"), StateFile: filepath.Join(*dir, "state.json"),
 			HealthSocket: filepath.Join(*dir, "health.sock"), Log: log})
@@ -53,12 +54,12 @@ func main() {
 	}
 }
 
-func agent(ctx context.Context, dir, master, listen, upstreams string, log *slog.Logger) error {
+func agent(ctx context.Context, dir, master, listen, upstreams, stubs string, log *slog.Logger) error {
 	client, err := kubernetes.NewForConfig(&rest.Config{Host: master, QPS: 1000, Burst: 1000})
 	if err != nil {
 		return err
 	}
-	feed, err := newFeed(listen, upstreams, log)
+	feed, err := newFeed(listen, upstreams, stubs, log)
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func agent(ctx context.Context, dir, master, listen, upstreams string, log *slog
 }
 
 // newFeed is a feed that has all but the records.
-func newFeed(listen, upstreams string, log *slog.Logger) (*dns.Feed, error) {
+func newFeed(listen, upstreams, stubs string, log *slog.Logger) (*dns.Feed, error) {
 	at, err := netip.ParseAddrPort(listen)
 	if err != nil {
 		return nil, err
@@ -104,6 +105,16 @@ func newFeed(listen, upstreams string, log *slog.Logger) (*dns.Feed, error) {
 		ap, err := netip.ParseAddrPort(u)
 		errs = append(errs, err)
 		settings.Forwarding.Upstreams = append(settings.Forwarding.Upstreams, model.Nameserver{Addr: ap})
+	}
+	settings.Forwarding.Stubs = map[string][]model.Nameserver{}
+	for stub := range strings.SplitSeq(stubs, ",") {
+		domain, at, ok := strings.Cut(stub, "=")
+		if !ok {
+			continue
+		}
+		ap, err := netip.ParseAddrPort(at)
+		errs = append(errs, err)
+		settings.Forwarding.Stubs[domain] = append(settings.Forwarding.Stubs[domain], model.Nameserver{Addr: ap})
 	}
 	feed := &dns.Feed{Open: dns.OpenSocket, Log: log}
 	feed.Configure(settings)

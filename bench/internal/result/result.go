@@ -46,6 +46,16 @@ func New(dir, name, title string) *Page {
 	return p
 }
 
+// Section starts a part of a page, with its heading, which the caller writes.
+func Section(heading string) *Page {
+	p := &Page{}
+	p.Text("%s", heading)
+	return p
+}
+
+// String is the text so far, with one newline at the end.
+func (p *Page) String() string { return strings.TrimRight(p.text.String(), "\n") + "\n" }
+
 // Text adds a paragraph.
 func (p *Page) Text(format string, args ...any) {
 	fmt.Fprintf(&p.text, format+"\n\n", args...)
@@ -64,7 +74,7 @@ func (p *Page) Table(rows [][]string) {
 
 // Write writes the page.
 func (p *Page) Write() error {
-	return os.WriteFile(filepath.Join(p.dir, p.name+".md"), []byte(strings.TrimRight(p.text.String(), "\n")+"\n"), 0o644)
+	return os.WriteFile(filepath.Join(p.dir, p.name+".md"), []byte(p.String()), 0o644)
 }
 
 // Machine says where it was measured.

@@ -1,0 +1,165 @@
+package dns
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"wayleave.dev/model"
+	"wayleave.dev/reconcile"
+)
+
+// maxGuests bounds the networks that a server knows beside those of nodes. Kubernetes is made for 150,000 pods.
+const maxGuests = 200_000
+
+// guestsEvery is how soon the list is sent again to one server: at once for the first change, then after this, and
+// a second later for each 10,000 networks. Pods of the server's own node do not wait for it, see Callers.
+const guestsEvery = time.Second
+
+// Guests are the clients that no Node names: pods of another CNI plugin, whose addresses are in no spec.podCIDRs.
+// A pod is known by its status. Before its status is written, it is known by the networks that this node routes to
+// links of its pods. It is the agent's side. Safe for concurrent use.
+type Guests struct {
+	Feed *Feed
+	Log  *slog.Logger
+
+	mu     sync.Mutex
+	synced bool
+	pods   map[model.Name][]netip.Addr
+	local  []netip.Prefix
+	full   bool
+}
+
+var _ reconcile.Target[model.Name, []netip.Addr] = (*Guests)(nil)
+
+// PlanGuest is a pod's addresses. Those of pods with the node's network are the node's.
+func PlanGuest(snap model.Snapshot, key model.Name) ([]netip.Addr, bool, []model.Problem) {
+	p, ok := snap.Pod(key)
+	if !ok || p.HostNetwork || len(p.IPs) == 0 {
+		return nil, false, nil
+	}
+	return p.IPs, true, nil
+}
+
+// Sync implements reconcile.Target.
+func (g *Guests) Sync(_ context.Context, plans map[model.Name][]netip.Addr) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.pods, g.synced = maps.Clone(plans), true
+	g.tell()
+	return nil
+}
+
+// Apply implements reconcile.Target.
+func (g *Guests) Apply(_ context.Context, set map[model.Name][]netip.Addr, del []model.Name) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	maps.Copy(g.pods, set)
+	for _, k := range del {
+		delete(g.pods, k)
+	}
+	g.tell()
+	return nil
+}
+
+// Local replaces the networks that this node routes to links of its pods.
+func (g *Guests) Local(list []netip.Prefix) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if slices.Equal(g.local, list) {
+		return
+	}
+	g.local = slices.Clone(list)
+	g.tell()
+}
+
+func (g *Guests) tell() {
+	if !g.synced {
+		return // a server keeps what it knows
+	}
+	list := slices.Clone(g.local)
+	for _, addrs := range g.pods {
+		for _, a := range addrs {
+			list = append(list, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	full := len(list) > maxGuests
+	if full {
+		list = list[:maxGuests] // the node's own come first
+	}
+	if full && !g.full {
+		g.Log.Error("DNS answers no more clients: too many pods have addresses outside of the nodes' podCIDRs", "most", maxGuests)
+	}
+	g.full = full
+	g.Feed.Admit(list)
+}
+
+// Admit replaces the networks of clients beside those of the settings.
+func (f *Feed) Admit(list []netip.Prefix) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.guests, f.admits = list, true
+	for s := range f.servers {
+		s.guests = true
+		s.poke()
+	}
+}
+
+// strangers are the guests that the settings do not cover already. Guarded by Feed.mu.
+func (f *Feed) strangers() []netip.Prefix {
+	covered := newClients(nil)
+	if f.settings != nil {
+		covered = newClients(f.settings.Clients)
+	}
+	out := []netip.Prefix{}
+	for _, p := range f.guests {
+		if !covered.allowed(p.Addr()) || !p.IsSingleIP() {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return slices.Compact(out)
+}
+
+// nextGuests is the list where it is another one than the server has, and may be sent now. Guarded by Feed.mu.
+func (f *Feed) nextGuests(s *session) *[]netip.Prefix {
+	if !s.guests || !f.admits {
+		return nil
+	}
+	now := time.Now()
+	if wait := s.guestsAt.Sub(now); wait > 0 {
+		if !s.guestsWait {
+			s.guestsWait = true
+			time.AfterFunc(wait, s.poke)
+		}
+		return nil
+	}
+	s.guests, s.guestsWait = false, false
+	list := f.strangers()
+	if s.guestsKnown && slices.Equal(list, s.guestsHas) {
+		return nil
+	}
+	s.guestsAt = now.Add(guestsEvery + time.Duration(len(list)/10_000)*time.Second)
+	s.guestsHas, s.guestsKnown = list, true
+	return &list
+}
+
+// Admit replaces the networks of clients beside those of the settings.
+func (s *Server) Admit(list []netip.Prefix) {
+	c := newClients(list[:min(len(list), maxGuests)])
+	s.guests.Store(&c)
+}
+
+// admits says whether a client, an address without zone, may ask: it is of a network of nodes or of their pods, or a
+// known pod. All others get no answer.
+func (s *Server) admits(set *compiled, client netip.Addr) bool {
+	if set.clients.allowed(client) || s.callers.at(client) != nil {
+		return true
+	}
+	guests := s.guests.Load()
+	return guests != nil && guests.allowed(client)
+}

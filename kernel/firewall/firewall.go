@@ -1,0 +1,178 @@
+// Package firewall is what the host's own firewall does with packets that must pass: chains of others that drop what
+// they do not know. To accept a packet elsewhere is not enough, since every chain of a hook must accept it.
+//
+// Invariants:
+//   - A chain of others is changed only where it drops a sample whatever its addresses are, and only by rules in front
+//     that carry the owner's comment.
+//   - A rule that drops single addresses or ports is named, and stays in force.
+package firewall
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+)
+
+// Firewall is one kind of firewall of a host, such as nftables. Safe for concurrent use.
+type Firewall interface {
+	// Admit has foreign chains accept what passes. A chain that drops one of the samples gets our rules in front of
+	// its own, and one that drops none has none of them. A chain that cannot be changed is found with the rule that
+	// drops, and stops no other.
+	Admit(ctx context.Context, p Pass) (Found, error)
+	// Withdraw takes the owner's rules out of foreign chains again, and returns where some
+	// were.
+	Withdraw(ctx context.Context, owner string) (chains []string, err error)
+	// Accepting lists foreign chains with rules of the owner.
+	Accepting(ctx context.Context, owner string) (chains []string, err error)
+	// WatchOthers tells of changes that others made to chains and rules, until ctx ends.
+	WatchOthers(ctx context.Context) (<-chan struct{}, error)
+}
+
+// Hook is where packets meet a chain.
+type Hook string
+
+// The hooks at which foreign chains are looked at: for what the node forwards, and for what it takes itself.
+const (
+	Forward Hook = "forward"
+	Input   Hook = "input"
+)
+
+// Pass is what foreign chains of a hook must let through.
+type Pass struct {
+	// Owner is a feature, as its rules are known by: "pod network".
+	Owner string
+	Hook  Hook
+	// Rules accept it.
+	Rules []Accepted
+	// Samples are packets of it: a chain that certainly drops one gets the rules. They have no addresses but those
+	// that the rules name, so that a chain that drops single addresses keeps doing so.
+	Samples []Packet
+	// Probes are packets with addresses: a rule that drops one is found, and left as it is.
+	Probes []Packet
+}
+
+// Accepted is a rule of ours in a foreign chain. What is zero may be anything.
+type Accepted struct {
+	// In and Out are beginnings of names of links.
+	In, Out string
+	Proto   uint8
+	Dport   uint16
+	Dst     netip.Addr
+	// Mark is bits of the packet mark, all of which are set.
+	Mark uint32
+	// Replies are of connections whose destination was translated.
+	Replies bool
+}
+
+// CommentPrefix and the owner are the comment of each rule of ours in chains of others.
+const CommentPrefix = "wayleave: "
+
+// Found is what foreign chains do with what must pass, each list in order.
+type Found struct {
+	// Accepted are the chains that have our rules, because their own drop it.
+	Accepted []string
+	// Drops are rules that drop it: of chains that cannot be changed, or because of the packet's addresses.
+	Drops []string
+	// Perhaps are rules that drop some of it, by ports or addresses.
+	Perhaps []string
+}
+
+// Merge is both.
+func (f Found) Merge(o Found) Found {
+	join := func(a, b []string) []string {
+		return slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(a), b...))))
+	}
+	return Found{join(f.Accepted, o.Accepted), join(f.Drops, o.Drops), join(f.Perhaps, o.Perhaps)}
+}
+
+// Equal compares two.
+func (f Found) Equal(o Found) bool {
+	return slices.Equal(f.Accepted, o.Accepted) && slices.Equal(f.Drops, o.Drops) && slices.Equal(f.Perhaps, o.Perhaps)
+}
+
+// Judge is what the drops of samples and probes mean. change says that the chain needs the rules, and name names a rule.
+func Judge(sampled, probed []Drop, name func(Drop) string) (change bool, found Found) {
+	if slices.ContainsFunc(sampled, Drop.sure) {
+		return true, Found{}
+	}
+	named := map[string]bool{}
+	for _, d := range probed {
+		if d.Sure {
+			found.Drops, named[name(d)] = append(found.Drops, name(d)), true
+		}
+	}
+	for _, d := range append(slices.Clone(probed), sampled...) {
+		if !d.Sure && !named[name(d)] {
+			found.Perhaps = append(found.Perhaps, name(d))
+		}
+	}
+	return false, found.Merge(Found{})
+}
+
+// Refused is what is found of a chain that cannot be changed.
+func Refused(sampled []Drop, name func(Drop) string, err error) (found Found) {
+	for _, d := range sampled {
+		if d.Sure {
+			found.Drops = append(found.Drops, name(d)+" (the chain cannot be changed: "+err.Error()+")")
+		}
+	}
+	return found.Merge(Found{})
+}
+
+// All are several firewalls, all of which a packet must pass.
+type All []Firewall
+
+var _ Firewall = All(nil)
+
+// Admit implements Firewall.
+func (a All) Admit(ctx context.Context, p Pass) (found Found, err error) {
+	for _, f := range a {
+		one, fail := f.Admit(ctx, p)
+		found, err = found.Merge(one), errors.Join(err, fail)
+	}
+	return found, err
+}
+
+// Withdraw implements Firewall.
+func (a All) Withdraw(ctx context.Context, owner string) (chains []string, err error) {
+	for _, f := range a {
+		list, fail := f.Withdraw(ctx, owner)
+		chains, err = append(chains, list...), errors.Join(err, fail)
+	}
+	return chains, err
+}
+
+// Accepting implements Firewall.
+func (a All) Accepting(ctx context.Context, owner string) (chains []string, err error) {
+	for _, f := range a {
+		list, fail := f.Accepting(ctx, owner)
+		chains, err = append(chains, list...), errors.Join(err, fail)
+	}
+	return chains, err
+}
+
+// WatchOthers implements Firewall.
+func (a All) WatchOthers(ctx context.Context) (<-chan struct{}, error) {
+	out := make(chan struct{}, 1)
+	for _, f := range a {
+		changed, err := f.WatchOthers(ctx)
+		if err != nil {
+			return nil, err
+		}
+		go func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-changed:
+				}
+				select {
+				case out <- struct{}{}:
+				default:
+				}
+			}
+		}()
+	}
+	return out, nil
+}
