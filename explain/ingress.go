@@ -77,6 +77,9 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 		told[p.Field] = true
 	}
 	translate(b, i.Ingress)
+	isClosed := slices.ContainsFunc(problems, func(p model.Problem) bool {
+		return strings.Contains(p.Reason, "all paths of this Ingress answer 503")
+	})
 	for _, key := range slices.Sorted(maps.Keys(i.Ingress.Annotations)) {
 		if !told["metadata.annotations["+key+"]"] {
 			fmt.Fprintf(b, "  ok   %s: %s\n", key, i.Ingress.Annotations[key])
@@ -85,7 +88,11 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 	for _, r := range i.Ingress.Rules {
 		for _, p := range r.Paths {
 			at := fmt.Sprintf("spec.rules[%d].http.paths[%d]", r.Index, p.Index)
-			if !told[at] && !told[at+".backend.service"] && !told[at+".path"] {
+			switch {
+			case told[at] || told[at+".backend.service"] || told[at+".path"]:
+			case isClosed:
+				fmt.Fprintf(b, "  NO   %s: %s%s answers 503, and does not go to Service %s\n", at, cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
+			default:
 				fmt.Fprintf(b, "  ok   %s: %s%s goes to Service %s\n", at, cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
 			}
 			if p.Type == model.PathImplementationSpecific && p.Path != "/" && i.Ingress.Annotations["nginx.ingress.kubernetes.io/use-regex"] == "" && i.Ingress.Annotations["nginx.ingress.kubernetes.io/rewrite-target"] == "" {
@@ -105,14 +112,30 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 // translate says which annotations can take the place of snippets.
 func translate(b *strings.Builder, i *model.Ingress) {
 	texts := ingress.Snippets(i)
+	values, from := map[string]string{}, map[string]string{}
+	var left []string
 	for _, key := range slices.Sorted(maps.Keys(texts)) {
+		short := strings.TrimPrefix(key, "nginx.ingress.kubernetes.io/")
 		t := ingress.Translate(key, texts[key])
 		for _, a := range t.Annotations {
-			fmt.Fprintf(b, "  write %s: %q, in place of %s\n", a.Key, a.Value, strings.TrimPrefix(key, "nginx.ingress.kubernetes.io/"))
+			switch old, there := values[a.Key]; {
+			case !there:
+				values[a.Key], from[a.Key] = a.Value, short
+			case strings.HasSuffix(a.Key, "-headers"): // lines of several snippets
+				values[a.Key], from[a.Key] = old+"\n"+a.Value, from[a.Key]+" and "+short
+			case old != a.Value:
+				left = append(left, fmt.Sprintf("%s: what would be %s: there is another value of it already", key, a))
+			}
 		}
 		for _, d := range t.Left {
-			fmt.Fprintf(b, "  left  %s: %s: there is no annotation for it\n", key, d)
+			left = append(left, fmt.Sprintf("%s: %s: there is no annotation for it", key, d))
 		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		fmt.Fprintf(b, "  write %s: %q, in place of %s\n", key, values[key], from[key])
+	}
+	for _, l := range left {
+		fmt.Fprintf(b, "  left  %s\n", l)
 	}
 }
 

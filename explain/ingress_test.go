@@ -136,9 +136,10 @@ func TestIngressCheckFindsPoliciesThatCut(t *testing.T) {
 
 // What can take the place of a snippet is written, and the rest is named.
 func TestIngressCheckTranslatesSnippets(t *testing.T) {
-	text, carries := checkText(t, strings.Replace(ingressTown, "nginx.ingress.kubernetes.io/custom-headers: x,", `nginx.ingress.kubernetes.io/configuration-snippet: "more_set_headers 'X-A: b'; gzip on;",`, 1), nil)
+	text, carries := checkText(t, strings.Replace(ingressTown, "nginx.ingress.kubernetes.io/custom-headers: x,", `nginx.ingress.kubernetes.io/configuration-snippet: "more_set_headers 'X-A: b'; gzip on;", nginx.ingress.kubernetes.io/server-snippet: "add_header X-B c; return 403;",`, 1), nil)
 	for _, want := range []string{
-		"  write ingress.wayleave.dev/response-headers: \"X-A: b\", in place of configuration-snippet\n",
+		"  write ingress.wayleave.dev/response-headers: \"X-A: b\\nX-B: c\", in place of configuration-snippet and server-snippet\n",
+		"  left  nginx.ingress.kubernetes.io/server-snippet: return 403: there is no annotation for it\n",
 		"  left  nginx.ingress.kubernetes.io/configuration-snippet: gzip on: there is no annotation for it\n",
 	} {
 		if !strings.Contains(text, want) {
@@ -147,5 +148,13 @@ func TestIngressCheckTranslatesSnippets(t *testing.T) {
 	}
 	if carries {
 		t.Error("it says that all carries over")
+	}
+}
+
+// A path of an Ingress that is closed is not said to be served.
+func TestIngressCheckSaysWhatIsClosed(t *testing.T) {
+	text, carries := checkText(t, strings.Replace(ingressTown, "nginx.ingress.kubernetes.io/proxy-body-size: 8m", `nginx.ingress.kubernetes.io/enable-modsecurity: "true"`, 1), nil)
+	if carries || !strings.Contains(text, "  NO   spec.rules[0].http.paths[0]: a.example/ answers 503, and does not go to Service web\n") || strings.Contains(text, "a.example/ goes to Service web") {
+		t.Errorf("carries over: %v\n%s", carries, text)
 	}
 }

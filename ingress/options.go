@@ -147,15 +147,18 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 			continue // ingress-nginx has the default
 		}
 		err := errNotBuilt
-		if a.read != nil {
+		switch {
+		case a.read != nil:
 			err = a.read(p, v)
+		case a.guard:
+			err = errNoGuard
 		}
 		if err == nil {
 			continue
 		}
 		text := err.Error()
-		if a.read == nil && a.note != "" && !a.guard {
-			text += ": " + a.note
+		if a.read == nil && a.note != "" {
+			text += ": " + strings.TrimPrefix(a.note, "closes the paths (503): ")
 		}
 		if strings.HasPrefix(a.name, "cors-") && !errors.Is(err, errStar) && !errors.Is(err, errSkipped) {
 			p.wrongCORS = true
@@ -196,6 +199,7 @@ func (p *parser) unknown(key, name, text string) {
 
 var (
 	errNotBuilt = errors.New("is not built, and has no effect")
+	errNoGuard  = errors.New("is not built")
 	errCloses   = errors.New("is not built, and seems to keep requests out")
 )
 
