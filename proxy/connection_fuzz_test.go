@@ -105,10 +105,12 @@ func FuzzConnectionClient(f *testing.F) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		want, _ := asGo(text)
+		// A percent sign frames nothing, and Go refuses targets in which it is no escape.
+		plain := func(s string) string { return strings.ReplaceAll(s, "%", "_") }
+		want, _ := asGo([]byte(plain(string(text))))
 		i := 0
 		for _, q := range want {
-			if i < len(seen) && seen[i] == q {
+			if i < len(seen) && plain(seen[i].method) == q.method && plain(seen[i].body) == q.body {
 				i++
 			}
 		}

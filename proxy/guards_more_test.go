@@ -72,7 +72,7 @@ func TestAnyGuardIsEnough(t *testing.T) {
 // A client has so many exchanges at a time, tunnels among them, and gets each back at its end.
 func TestExchangesAtATime(t *testing.T) {
 	release := make(chan struct{})
-	r := newRig(t, func(r *rig) { r.p.Trusted = prefixes("127.0.0.0/8") }, handler(t, func(w http.ResponseWriter, r *http.Request) {
+	r := newRig(t, func(r *rig) { r.p.Trusted, r.p.Timeouts.Read = prefixes("127.0.0.0/8"), time.Minute }, handler(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/wait" {
 			select {
 			case <-release:
