@@ -153,21 +153,7 @@ func TestIngressCases(t *testing.T) {
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
 			w := newWorld(t, tc.settings, base+tc.yaml)
-			hosts := w.hosts()
-			for _, line := range tc.want {
-				q, want, _ := strings.Cut(line, " = ")
-				var got string
-				if name, ok := strings.CutPrefix(q, "cert "); ok {
-					got = certificate(hosts, name)
-				} else if url, ok := strings.CutPrefix(q, "opts "); ok {
-					got = optionsText(hosts, url)
-				} else {
-					got = answer(hosts, q)
-				}
-				if got != want {
-					t.Errorf("%s is %s, want %s", q, got, want)
-				}
-			}
+			w.expect(tc.want)
 			all := w.allProblems()
 			for _, want := range tc.problems {
 				n := 0

@@ -21,20 +21,7 @@ import (
 // secretive is an endpoint that speaks TLS as config says.
 func secretive(t *testing.T, config *tls.Config, serve func(net.Conn)) netip.AddrPort {
 	t.Helper()
-	l := listen(t)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				serve(tls.Server(c, config))
-			}()
-		}
-	}()
-	return addrOf(l)
+	return serves(t, func(c net.Conn) { serve(tls.Server(c, config)) })
 }
 
 func answersOkay(c net.Conn) {

@@ -134,6 +134,12 @@ func addrOf(l net.Listener) netip.AddrPort { return netip.MustParseAddrPort(l.Ad
 // raw is an endpoint that does with a connection what f does.
 func raw(t testing.TB, f func(net.Conn, *bufio.Reader)) netip.AddrPort {
 	t.Helper()
+	return serves(t, func(c net.Conn) { f(c, bufio.NewReader(c)) })
+}
+
+// serves is an endpoint that does with each connection what f does, and closes it.
+func serves(t testing.TB, f func(net.Conn)) netip.AddrPort {
+	t.Helper()
 	l := listen(t)
 	go func() {
 		for {
@@ -143,7 +149,7 @@ func raw(t testing.TB, f func(net.Conn, *bufio.Reader)) netip.AddrPort {
 			}
 			go func() {
 				defer c.Close()
-				f(c, bufio.NewReader(c))
+				f(c)
 			}()
 		}
 	}()

@@ -137,24 +137,14 @@ func ensureSysctls(set sysctl.Set, mode service.Mode, l service.Local) error {
 
 // setTracking sets the limits of connection tracking once the mode is in place: before, the kernel may have none.
 func (a *agent) setTracking(ctx context.Context) error {
-	for wait := 50 * time.Millisecond; ctx.Err() == nil; {
-		if a.states()["service"].Synced {
-			err := service.Tracking(a.cfg.Service.Tracking).Set(hostSysctls(a.tellState), runtime.NumCPU())
-			if errors.Is(err, fs.ErrPermission) { // a node that is a namespace has the limit of its host
-				a.log.Warn("connection tracking is not set as asked", "err", err)
-				return nil
-			}
-			if a.say("connection tracking", err); err == nil {
-				return nil
-			}
-			wait = time.Minute
+	return a.onceServed(ctx, "connection tracking", time.Minute, func() error {
+		err := service.Tracking(a.cfg.Service.Tracking).Set(hostSysctls(a.tellState), runtime.NumCPU())
+		if errors.Is(err, fs.ErrPermission) { // a node that is a namespace has the limit of its host
+			a.log.Warn("connection tracking is not set as asked", "err", err)
+			return nil
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-	}
-	return ctx.Err()
+		return err
+	})
 }
 
 // recentClients is the limit of xt_recent, which is fixed once the kernel has it. Where it
@@ -169,13 +159,20 @@ func recentClients() string {
 
 // leaveOthers waits until the running mode is in place, and then takes the others out.
 func (a *agent) leaveOthers(ctx context.Context, running service.Mode) error {
+	return a.onceServed(ctx, "former service proxy", 10*time.Second, func() error {
+		return a.planes.Leave(ctx, running, func(what string) { a.log.Info(what) })
+	})
+}
+
+// onceServed waits until the running mode is in place, and then does something until it succeeds; what fails is in status.
+func (a *agent) onceServed(ctx context.Context, what string, retry time.Duration, do func() error) error {
 	for wait := 50 * time.Millisecond; ctx.Err() == nil; {
 		if a.states()["service"].Synced {
-			err := a.planes.Leave(ctx, running, func(what string) { a.log.Info(what) })
-			if a.say("former service proxy", err); err == nil {
+			err := do()
+			if a.say(what, err); err == nil {
 				return nil
 			}
-			wait = 10 * time.Second
+			wait = retry
 		}
 		select {
 		case <-ctx.Done():

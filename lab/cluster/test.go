@@ -78,22 +78,31 @@ func (l *Lab) Test(ctx context.Context, tests Tests) error {
 	return l.summarize(out, failed)
 }
 
-func (l *Lab) buildTests(ctx context.Context) (*build.Tests, error) {
-	checkout, err := place.Checkout()
-	if err != nil {
-		return nil, err
-	}
-	cache := l.Cache()
-	unlock, err := cache.Lock(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	return cache.Tests(ctx, checkout)
+func (l *Lab) buildTests(ctx context.Context) (tests *build.Tests, err error) {
+	err = l.building(ctx, func(cache *build.Cache, checkout string) error {
+		tests, err = cache.Tests(ctx, checkout)
+		return err
+	})
+	return tests, err
 }
 
 // loadCoreDNS gives nodes the image of the test program with CoreDNS in it.
 func (l *Lab) loadCoreDNS(ctx context.Context) error {
+	return l.building(ctx, func(cache *build.Cache, checkout string) error {
+		programs, err := cache.Programs(ctx, checkout)
+		if err != nil {
+			return err
+		}
+		archive, err := images.AgnhostWithCoreDNS(ctx, cache, programs)
+		if err != nil {
+			return err
+		}
+		return l.Load(ctx, archive)
+	})
+}
+
+// building does something with the cache of builds, alone.
+func (l *Lab) building(ctx context.Context, do func(cache *build.Cache, checkout string) error) error {
 	checkout, err := place.Checkout()
 	if err != nil {
 		return err
@@ -104,15 +113,7 @@ func (l *Lab) loadCoreDNS(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	programs, err := cache.Programs(ctx, checkout)
-	if err != nil {
-		return err
-	}
-	archive, err := images.AgnhostWithCoreDNS(ctx, cache, programs)
-	if err != nil {
-		return err
-	}
-	return l.Load(ctx, archive)
+	return do(cache, checkout)
 }
 
 func (l *Lab) summarize(out string, failed error) error {
