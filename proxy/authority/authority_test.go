@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"wayleave.dev/internal/testnet"
 )
 
 func selfSigned(t testing.TB, subject pkix.Name, raw []byte) *x509.Certificate {
@@ -63,10 +65,7 @@ func TestSetsAreBounded(t *testing.T) {
 
 // A name is written as OpenSSL does, whose text nginx compares.
 func TestNames(t *testing.T) {
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		openssl = ""
-	}
+	testnet.Need(t, "openssl")
 	oid := func(n ...int) asn1.ObjectIdentifier { return n }
 	for _, c := range []struct {
 		name pkix.Name
@@ -88,10 +87,7 @@ func TestNames(t *testing.T) {
 		if got := Name(cert.RawSubject); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
 		}
-		if openssl == "" {
-			continue
-		}
-		cmd := exec.CommandContext(t.Context(), openssl, "x509", "-noout", "-subject", "-nameopt", "RFC2253")
+		cmd := exec.CommandContext(t.Context(), "openssl", "x509", "-noout", "-subject", "-nameopt", "RFC2253")
 		cmd.Stdin = bytes.NewReader(pemOf(cert))
 		out, err := cmd.Output()
 		if err != nil {

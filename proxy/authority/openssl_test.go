@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"wayleave.dev/internal/testnet"
 )
 
 // member is a certificate of a random world, with its key and who signed it.
@@ -92,10 +94,7 @@ func (w *realm) list(by *member) []byte {
 // What is verified is what OpenSSL, and so nginx, verifies: over random authorities, chains, uses,
 // revocation lists and depths.
 func TestVerifyAsOpenSSL(t *testing.T) {
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("no openssl to judge by")
-	}
+	testnet.Need(t, "openssl")
 	dir, asked, good := t.TempDir(), 0, 0
 	for seed := range uint64(40) {
 		w := &realm{t: t, r: mathrand.New(mathrand.NewPCG(15, seed))}
@@ -131,7 +130,7 @@ func TestVerifyAsOpenSSL(t *testing.T) {
 					chain = append(chain, m.Certificate)
 				}
 				here := set.Verify(chain, Options{Depth: depth, Usage: x509.ExtKeyUsageClientAuth, Now: time.Now()})
-				there := judge(t, openssl, dir, ca, crl, chain, depth)
+				there := judge(t, dir, ca, crl, chain, depth)
 				if (here == nil) != (there == "") {
 					t.Errorf("seed %d, a chain of %d, depth %d: here %v, there %s", seed, len(chain), depth, here, there)
 				}
@@ -147,7 +146,7 @@ func TestVerifyAsOpenSSL(t *testing.T) {
 }
 
 // judge is what openssl verify says; empty for good.
-func judge(t *testing.T, openssl, dir string, ca, crl []byte, chain []*x509.Certificate, depth int) string {
+func judge(t *testing.T, dir string, ca, crl []byte, chain []*x509.Certificate, depth int) string {
 	t.Helper()
 	file := func(name string, data []byte) string {
 		path := filepath.Join(dir, name)
@@ -167,7 +166,7 @@ func judge(t *testing.T, openssl, dir string, ca, crl []byte, chain []*x509.Cert
 	if between != nil {
 		args = append(args, "-untrusted", file("between", between))
 	}
-	out, err := exec.CommandContext(t.Context(), openssl, append(args, file("leaf", pemOf(chain[0])))...).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "openssl", append(args, file("leaf", pemOf(chain[0])))...).CombinedOutput()
 	if err == nil {
 		return ""
 	}
