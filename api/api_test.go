@@ -47,11 +47,14 @@ func TestTheDefinitionHasTheFieldsOfTheTypes(t *testing.T) {
 	}
 	spec := crd["spec"].(map[string]any)
 	version := spec["versions"].([]any)[0].(map[string]any)
-	if spec["group"] != Group || version["name"] != Version || spec["names"].(map[string]any)["plural"] != AddressPools || spec["names"].(map[string]any)["kind"] != AddressPoolKind {
+	if spec["group"] != Group || version["name"] != Version ||
+		spec["names"].(map[string]any)["plural"] != AddressPools ||
+		spec["names"].(map[string]any)["kind"] != AddressPoolKind {
 		t.Errorf("the names differ: %v", spec["names"])
 	}
 	schema := version["schema"].(map[string]any)["openAPIV3Schema"].(map[string]any)["properties"].(map[string]any)
-	for part, typ := range map[string]reflect.Type{"spec": reflect.TypeFor[AddressPoolSpec](), "status": reflect.TypeFor[AddressPoolStatus]()} {
+	for part, typ := range map[string]reflect.Type{"spec": reflect.TypeFor[AddressPoolSpec](),
+		"status": reflect.TypeFor[AddressPoolStatus]()} {
 		got, want := properties(schema[part].(map[string]any), part+"."), fields(typ, part+".")
 		slices.Sort(got)
 		slices.Sort(want)

@@ -81,7 +81,8 @@ func fieldName(s string) (string, error) {
 
 func domain(s string) error {
 	for label := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
-		if label == "" || len(label) > 63 || strings.Trim(strings.ToLower(label), "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		if label == "" || len(label) > 63 || strings.Trim(strings.ToLower(label),
+			"abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 			return errors.New("a DNS name like cluster.local is allowed")
 		}
 	}
@@ -266,9 +267,11 @@ func nodePortAddresses(c *Config, v any) error {
 		case "primary":
 			c.Service.NodePortPrimary = true
 		case "localhost":
-			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8))
+			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses,
+				netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8))
 		case "all":
-			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0))
+			c.Service.NodePortAddresses = append(c.Service.NodePortAddresses, netip.PrefixFrom(netip.IPv4Unspecified(),
+				0), netip.PrefixFrom(netip.IPv6Unspecified(), 0))
 		default:
 			p, err := apiaddr.ParsePrefix(s)
 			if err != nil {
@@ -336,5 +339,6 @@ func isLabelKey(s string) bool {
 // isLabelName reports whether s is a valid label name, which is also the syntax of a non-empty label value.
 func isLabelName(s string) bool {
 	const ends = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-	return s != "" && len(s) <= 63 && strings.Trim(s, ends+"-_.") == "" && strings.Contains(ends, s[:1]) && strings.Contains(ends, s[len(s)-1:])
+	return s != "" && len(s) <= 63 && strings.Trim(s, ends+"-_.") == "" && strings.Contains(ends, s[:1]) &&
+		strings.Contains(ends, s[len(s)-1:])
 }

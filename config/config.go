@@ -185,157 +185,247 @@ func settings() []setting {
 			"URL of the API server. Empty: the one that the node's kubelet uses."}},
 		{"clusterDomain", `""`, text(func(c *Config) *string { return &c.ClusterDomain }, domain), []string{
 			"The DNS domain of the cluster. Empty: the kubelet's clusterDomain, else cluster.local."}},
-		{"clusterDNS", `[]`, list(func(c *Config) *[]netip.Addr { return &c.ClusterDNS }, apiaddr.ParseAddr, "IP addresses"), []string{
-			"The addresses of the Service kube-dns. Empty: the kubelet's clusterDNS, else the 10th of the service range."}},
+		{"clusterDNS", `[]`, list(func(c *Config) *[]netip.Addr { return &c.ClusterDNS }, apiaddr.ParseAddr,
+			"IP addresses"), []string{
+			"The addresses of the Service kube-dns. Empty: the kubelet's clusterDNS, else the 10th of the " +
+				"service range."}},
 		{"logLevel", "info", level, []string{"debug, info, warn or error."}},
-		{"mode", "auto", oneOf(func(c *Config) *string { return &c.Mode }, []string{"auto", "nftables", "iptables", "ipvs"}, []string{"ebpf"}), []string{
-			"The data plane of Services: auto, nftables, iptables or ipvs; auto is nftables. A change takes the old one out when",
+		{"mode", "auto", oneOf(func(c *Config) *string { return &c.Mode }, []string{"auto", "nftables", "iptables",
+			"ipvs"}, []string{"ebpf"}), []string{
+			"The data plane of Services: auto, nftables, iptables or ipvs; auto is nftables. A change takes the " +
+				"old one out when",
 			"the new one is in place; established connections live on."}},
-		{"routing", "auto", oneOf(func(c *Config) *string { return &c.Routing }, []string{"auto", "direct", "vxlan", "cloud"}, []string{"bgp"}), []string{
+		{"routing", "auto", oneOf(func(c *Config) *string { return &c.Routing }, []string{"auto", "direct", "vxlan",
+			"cloud"}, []string{"bgp"}), []string{
 			"How pods reach pods on other nodes: auto, direct, vxlan or cloud. auto is direct to nodes on the same",
-			"L2 segment and vxlan (podnetwork.vxlanPort) to the others; with cloud the network between the nodes carries podCIDRs."}},
-		{"encryption", "none", oneOf(func(c *Config) *string { return &c.Encryption }, []string{"none"}, []string{"wireguard"}), []string{
+			"L2 segment and vxlan (podnetwork.vxlanPort) to the others; with cloud the network between the nodes " +
+				"carries podCIDRs."}},
+		{"encryption", "none", oneOf(func(c *Config) *string { return &c.Encryption }, []string{"none"},
+			[]string{"wireguard"}), []string{
 			"Between nodes: none."}},
 		{"podnetwork.enabled", "true", boolean(func(c *Config) *bool { return &c.PodNetwork.Enabled }), []string{
 			"The pod network: CNI plugin, addresses, routes. Off: another CNI does it."}},
 		{"podnetwork.masquerade", "true", boolean(func(c *Config) *bool { return &c.PodNetwork.Masquerade }), []string{
 			"Give traffic of pods that leaves the cluster the node's address."}},
-		{"podnetwork.coolDown", "60s", duration(func(c *Config) *time.Duration { return &c.PodNetwork.CoolDown }, 0, time.Hour), []string{
+		{"podnetwork.coolDown", "60s", duration(func(c *Config) *time.Duration { return &c.PodNetwork.CoolDown }, 0,
+			time.Hour), []string{
 			"How long an address that a pod gave back is not given out again: 0s to 1h."}},
-		{"podnetwork.probeEvery", "60s", duration(func(c *Config) *time.Duration { return &c.PodNetwork.ProbeEvery }, 0, 24*time.Hour), []string{
+		{"podnetwork.probeEvery", "60s", duration(func(c *Config) *time.Duration { return &c.PodNetwork.ProbeEvery }, 0,
+			24*time.Hour), []string{
 			"How often the paths to the other nodes are probed for their MTU: 0s (never) to 24h."}},
 		{"podnetwork.vxlanPort", "4789", port(func(c *Config) *int { return &c.PodNetwork.VXLANPort }), []string{
-			"UDP port of VXLAN between nodes: 1 to 65535, the same on all nodes. A change cuts VXLAN between nodes that have it and",
+			"UDP port of VXLAN between nodes: 1 to 65535, the same on all nodes. A change cuts VXLAN between nodes " +
+				"that have it and",
 			"nodes that have not restarted yet."}},
 		{"service.enabled", "true", boolean(func(c *Config) *bool { return &c.Service.Enabled }), []string{
 			"The service proxy: ClusterIPs and NodePorts. Off: kube-proxy does it."}},
 		{"service.nodePortAddresses", `[]`, nodePortAddresses, []string{
-			"Networks in which the node's addresses serve node ports, or primary (its InternalIPs), localhost (127.0.0.0/8) and",
-			"all (0.0.0.0/0 and ::/0). Empty: primary. With localhost they are served on 127.0.0.1 as well (IPv4 only; sets",
+			"Networks in which the node's addresses serve node ports, or primary (its InternalIPs), localhost " +
+				"(127.0.0.0/8) and",
+			"all (0.0.0.0/0 and ::/0). Empty: primary. With localhost they are served on 127.0.0.1 as well " +
+				"(IPv4 only; sets",
 			"route_localnet)."}},
 		{"service.externalIPs", "true", boolean(func(c *Config) *bool { return &c.Service.ExternalIPs }), []string{
-			"Serve spec.externalIPs, which Kubernetes 1.36 deprecates: anyone who can write Services can choose the addresses. Off: an",
+			"Serve spec.externalIPs, which Kubernetes 1.36 deprecates: anyone who can write Services can choose the " +
+				"addresses. Off: an",
 			"Event names each Service that has some."}},
-		{"service.conntrack.maxPerCore", "32768", number(func(c *Config) *int { return &c.Service.Tracking.MaxPerCore }, 0, 1<<22), []string{
-			"How many connections the node remembers per CPU: net.netfilter.nf_conntrack_max is raised to that, and never lowered.",
+		{"service.conntrack.maxPerCore", "32768", number(func(c *Config) *int { return &c.Service.Tracking.MaxPerCore },
+			0, 1<<22), []string{
+			"How many connections the node remembers per CPU: net.netfilter.nf_conntrack_max is raised to that, and " +
+				"never lowered.",
 			"0 leaves it as it is."}},
-		{"service.conntrack.min", "131072", number(func(c *Config) *int { return &c.Service.Tracking.Min }, 0, 1<<26), []string{
+		{"service.conntrack.min", "131072", number(func(c *Config) *int { return &c.Service.Tracking.Min }, 0,
+			1<<26), []string{
 			"How many connections the node remembers at least, however few CPUs it has."}},
-		{"service.conntrack.tcpEstablishedTimeout", "24h", duration(func(c *Config) *time.Duration { return &c.Service.Tracking.Established }, 0, 720*time.Hour), []string{
-			"How long an idle TCP connection is remembered: up to 720h. For this and the other times 0s leaves the node's own value."}},
-		{"service.conntrack.tcpCloseWaitTimeout", "1h", duration(func(c *Config) *time.Duration { return &c.Service.Tracking.CloseWait }, 0, 720*time.Hour), []string{
-			"How long a TCP connection is remembered that one side has closed: up to 720h."}},
-		{"service.conntrack.udpTimeout", "0s", duration(func(c *Config) *time.Duration { return &c.Service.Tracking.UDP }, 0, 720*time.Hour), []string{
-			"How long a UDP flow is remembered that had no answer: up to 720h."}},
-		{"service.conntrack.udpStreamTimeout", "0s", duration(func(c *Config) *time.Duration { return &c.Service.Tracking.UDPStream }, 0, 720*time.Hour), []string{
-			"How long a UDP flow is remembered that had answers: up to 720h."}},
-		{"service.conntrack.tcpBeLiberal", "false", boolean(func(c *Config) *bool { return &c.Service.Tracking.Liberal }), []string{
-			"Take TCP packets outside of the window for part of their connection. Without it they are dropped, never passed on",
-			"untranslated."}},
-		{"iptables.flavour", "auto", oneOf(func(c *Config) *string { return &c.Iptables.Flavour }, []string{"auto", "nft", "legacy"}, nil), []string{
+		{"service.conntrack.tcpEstablishedTimeout", "24h",
+			duration(func(c *Config) *time.Duration { return &c.Service.Tracking.Established }, 0,
+				720*time.Hour), []string{
+				"How long an idle TCP connection is remembered: up to 720h. For this and the other times 0s leaves the " +
+					"node's own value."}},
+		{"service.conntrack.tcpCloseWaitTimeout", "1h",
+			duration(func(c *Config) *time.Duration { return &c.Service.Tracking.CloseWait }, 0,
+				720*time.Hour), []string{
+				"How long a TCP connection is remembered that one side has closed: up to 720h."}},
+		{"service.conntrack.udpTimeout", "0s",
+			duration(func(c *Config) *time.Duration { return &c.Service.Tracking.UDP }, 0, 720*time.Hour), []string{
+				"How long a UDP flow is remembered that had no answer: up to 720h."}},
+		{"service.conntrack.udpStreamTimeout", "0s",
+			duration(func(c *Config) *time.Duration { return &c.Service.Tracking.UDPStream }, 0,
+				720*time.Hour), []string{
+				"How long a UDP flow is remembered that had answers: up to 720h."}},
+		{"service.conntrack.tcpBeLiberal", "false",
+			boolean(func(c *Config) *bool { return &c.Service.Tracking.Liberal }), []string{
+				"Take TCP packets outside of the window for part of their connection. Without it they are dropped, " +
+					"never passed on",
+				"untranslated."}},
+		{"iptables.flavour", "auto", oneOf(func(c *Config) *string { return &c.Iptables.Flavour },
+			[]string{"auto", "nft", "legacy"}, nil), []string{
 			"Which iptables the mode iptables uses: auto, nft or legacy. auto is the one that the host uses."}},
-		{"ipvs.scheduler", "rr", oneOf(func(c *Config) *string { return &c.IPVS.Scheduler }, []string{"rr", "lc", "dh", "sh", "wrr", "wlc", "sed", "nq", "mh"}, nil), []string{
+		{"ipvs.scheduler", "rr", oneOf(func(c *Config) *string { return &c.IPVS.Scheduler },
+			[]string{"rr", "lc", "dh", "sh", "wrr", "wlc", "sed", "nq", "mh"}, nil), []string{
 			"How the mode ipvs draws endpoints: rr, lc, dh, sh, wrr, wlc, sed, nq or mh."}},
-		{"ipvs.drain", "15m", duration(func(c *Config) *time.Duration { return &c.IPVS.Drain }, 0, 24*time.Hour), []string{
-			"How long connections to a former endpoint live on in the mode ipvs, and those of the mode when another takes over: 0s to 24h."}},
+		{"ipvs.drain", "15m", duration(func(c *Config) *time.Duration { return &c.IPVS.Drain }, 0,
+			24*time.Hour), []string{
+			"How long connections to a former endpoint live on in the mode ipvs, and those of the mode when another " +
+				"takes over: 0s to 24h."}},
 		{"dns.enabled", "true", boolean(func(c *Config) *bool { return &c.DNS.Enabled }), []string{
 			"The cluster DNS. Off: CoreDNS does it."}},
-		{"dns.pods", "insecure", oneOf(func(c *Config) *string { return &c.DNS.Pods }, []string{"disabled", "insecure", "verified"}, nil), []string{
-			"Names of pods, as 10-244-1-5.default.pod.cluster.local: disabled has none; insecure answers with the address in the name",
-			"when the namespace exists; verified when such a pod exists, and has every agent watch all pods of the cluster."}},
-		{"dns.extraDomains", `[]`, list(func(c *Config) *[]string { return &c.DNS.ExtraDomains }, domainName, "DNS names"), []string{
+		{"dns.pods", "insecure", oneOf(func(c *Config) *string { return &c.DNS.Pods }, []string{"disabled", "insecure",
+			"verified"}, nil), []string{
+			"Names of pods, as 10-244-1-5.default.pod.cluster.local: disabled has none; insecure answers with the " +
+				"address in the name",
+			"when the namespace exists; verified when such a pod exists, and has every agent watch all pods " +
+				"of the cluster."}},
+		{"dns.extraDomains", `[]`, list(func(c *Config) *[]string { return &c.DNS.ExtraDomains }, domainName,
+			"DNS names"), []string{
 			"Domains in which the cluster's names are answered, too. Reverse names are of clusterDomain."}},
-		{"dns.upstreams", `[]`, list(func(c *Config) *[]model.Nameserver { return &c.DNS.Upstreams }, model.ParseNameserver, nameservers), []string{
-			"Servers for names outside of the cluster, asked in this order; tls://9.9.9.9@dns.quad9.net is DNS over TLS. Empty:",
+		{"dns.upstreams", `[]`, list(func(c *Config) *[]model.Nameserver { return &c.DNS.Upstreams },
+			model.ParseNameserver, nameservers), []string{
+			"Servers for names outside of the cluster, asked in this order; tls://9.9.9.9@dns.quad9.net is DNS " +
+				"over TLS. Empty:",
 			"those of the node's /etc/resolv.conf."}},
-		{"dns.stubDomains", `{}`, table(func(c *Config) *map[string][]model.Nameserver { return &c.DNS.StubDomains }, model.ParseNameserver, nameservers), []string{
-			"Servers of single domains, as in corp.example: [10.0.0.53]. They are asked for all names below, and only they."}},
-		{"dns.plainLetters", `[]`, list(func(c *Config) *[]model.Nameserver { return &c.DNS.PlainLetters }, plainServer, plainServers), []string{
-			"Servers of upstreams, stubDomains or the node's /etc/resolv.conf that are asked for names in small letters, in place of",
-			"letters of random case, which make forged answers harder. Wayleave finds servers that cannot keep letters by itself."}},
-		{"dns.hosts", `{}`, table(func(c *Config) *map[string][]netip.Addr { return &c.DNS.Hosts }, apiaddr.ParseAddr, "IP addresses"), []string{
+		{"dns.stubDomains", `{}`, table(func(c *Config) *map[string][]model.Nameserver { return &c.DNS.StubDomains },
+			model.ParseNameserver, nameservers), []string{
+			"Servers of single domains, as in corp.example: [10.0.0.53]. They are asked for all names below, " +
+				"and only they."}},
+		{"dns.plainLetters", `[]`, list(func(c *Config) *[]model.Nameserver { return &c.DNS.PlainLetters }, plainServer,
+			plainServers), []string{
+			"Servers of upstreams, stubDomains or the node's /etc/resolv.conf that are asked for names in small " +
+				"letters, in place of",
+			"letters of random case, which make forged answers harder. Wayleave finds servers that cannot keep " +
+				"letters by itself."}},
+		{"dns.hosts", `{}`, table(func(c *Config) *map[string][]netip.Addr { return &c.DNS.Hosts }, apiaddr.ParseAddr,
+			"IP addresses"), []string{
 			"Addresses of single names outside of the cluster, as in printer.corp.example: [10.0.0.9]."}},
 		{"dns.tlsCA", `""`, text(func(c *Config) *string { return &c.DNS.TLSCA }, certificates), []string{
 			"Certificates (PEM) of authorities that servers of tls:// may have, beside the public ones."}},
 		{"dns.cacheMiB", "16", number(func(c *Config) *int { return &c.DNS.CacheMiB }, 0, 128), []string{
 			"MiB for answers of other servers: 0 (no cache) to 128."}},
-		{"dns.cacheTTL", "1h", duration(func(c *Config) *time.Duration { return &c.DNS.CacheTTL }, time.Second, 24*time.Hour), []string{
+		{"dns.cacheTTL", "1h", duration(func(c *Config) *time.Duration { return &c.DNS.CacheTTL }, time.Second,
+			24*time.Hour), []string{
 			"The longest that an answer is kept: 1s to 24h. A shorter TTL of its own counts."}},
-		{"dns.negativeTTL", "30m", duration(func(c *Config) *time.Duration { return &c.DNS.NegativeTTL }, time.Second, 24*time.Hour), []string{
+		{"dns.negativeTTL", "30m", duration(func(c *Config) *time.Duration { return &c.DNS.NegativeTTL }, time.Second,
+			24*time.Hour), []string{
 			"The longest that the absence of a name is kept: 1s to 24h."}},
-		{"dns.staleFor", "24h", duration(func(c *Config) *time.Duration { return &c.DNS.StaleFor }, 0, 7*24*time.Hour), []string{
+		{"dns.staleFor", "24h", duration(func(c *Config) *time.Duration { return &c.DNS.StaleFor }, 0,
+			7*24*time.Hour), []string{
 			"How long past its life an answer is told while no server answers: 0s (never) to 168h."}},
 		{"dns.autopath", "true", boolean(func(c *Config) *bool { return &c.DNS.Autopath }), []string{
-			"Answer the first query of a pod's walk through its search list with what the walk would find: one query for google.com",
+			"Answer the first query of a pod's walk through its search list with what the walk would find: one " +
+				"query for google.com",
 			"in place of four. Only for pods with the usual search list."}},
 		{"loadbalancer.enabled", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Enabled }), []string{
-			"Addresses of AddressPools for Services of type LoadBalancer. Off: another load balancer gives them, or none."}},
+			"Addresses of AddressPools for Services of type LoadBalancer. Off: another load balancer gives " +
+				"them, or none."}},
 		{"loadbalancer.default", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Default }), []string{
-			"Serve Services without spec.loadBalancerClass, beside those of class wayleave.dev/l2. Set it to false beside another load balancer."}},
+			"Serve Services without spec.loadBalancerClass, beside those of class wayleave.dev/l2. Set it to false " +
+				"beside another load balancer."}},
 		{"loadbalancer.peerPort", "7946", port(func(c *Config) *int { return &c.LoadBalancer.PeerPort }), []string{
 			"Port of the heartbeats between nodes, UDP and TCP: 1 to 65535, on the nodes' InternalIPs."}},
-		{"loadbalancer.settle", "5s", duration(func(c *Config) *time.Duration { return &c.LoadBalancer.Settle }, 0, 10*time.Minute), []string{
+		{"loadbalancer.settle", "5s", duration(func(c *Config) *time.Duration { return &c.LoadBalancer.Settle }, 0,
+			10*time.Minute), []string{
 			"How long a node that has just started leaves addresses to other nodes: 0s to 10m."}},
 		{"networkpolicy.enabled", "true", boolean(func(c *Config) *bool { return &c.NetworkPolicy.Enabled }), []string{
-			"The firewall of pods: NetworkPolicy. Off: another program enforces it, or nobody. Every agent watches all pods of the cluster for it."}},
+			"The firewall of pods: NetworkPolicy. Off: another program enforces it, or nobody. Every agent watches " +
+				"all pods of the cluster for it."}},
 		{"ingress.enabled", "true", boolean(func(c *Config) *bool { return &c.Ingress.Enabled }), []string{
-			"HTTP routing: Ingresses of the class wayleave, by a proxy on every node and the Service wayleave-ingress. Off: another",
+			"HTTP routing: Ingresses of the class wayleave, by a proxy on every node and the Service " +
+				"wayleave-ingress. Off: another",
 			"controller does it; its Ingresses are not touched in any case."}},
 		{"ingress.default", "true", boolean(func(c *Config) *bool { return &c.Ingress.Default }), []string{
-			"Make the IngressClass wayleave the default one when it is made and the cluster has none: Ingresses without a class are ours then."}},
+			"Make the IngressClass wayleave the default one when it is made and the cluster has none: Ingresses " +
+				"without a class are ours then."}},
 		{"ingress.hostPorts", "true", boolean(func(c *Config) *bool { return &c.Ingress.HostPorts }), []string{
 			"Serve the ports 80 and 443 of the nodes' InternalIPs, too, where no other program has them."}},
-		{"ingress.nodeSelector", `{}`, labels(func(c *Config) *map[string]string { return &c.Ingress.NodeSelector }), []string{
-			"Labels of the nodes that serve Ingress, such as node-restriction.kubernetes.io/ingress: \"true\". Empty: all nodes. Set it in",
-			"the Helm chart: only the agents of these nodes (DaemonSet wayleave-ingress) can then read Secrets."}},
+		{"ingress.nodeSelector", `{}`, labels(func(c *Config) *map[string]string { return &c.Ingress.NodeSelector }),
+			[]string{
+				"Labels of the nodes that serve Ingress, such as node-restriction.kubernetes.io/ingress: \"true\". " +
+					"Empty: all nodes. Set it in",
+				"the Helm chart: only the agents of these nodes (DaemonSet wayleave-ingress) can then read Secrets."}},
 		{"ingress.adoptNginx", "false", boolean(func(c *Config) *bool { return &c.Ingress.AdoptNginx }), []string{
-			"Serve Ingresses of ingress-nginx: those of the class nginx and of classes with its controller. Ask `wayleave ingress check` first."}},
-		{"ingress.hostsOfOneNamespace", "false", boolean(func(c *Config) *bool { return &c.Ingress.HostsOfOneNamespace }), []string{
-			"Limit each host, and the names below a wildcard host, to the namespace of its oldest Ingress. Off: other namespaces can add",
-			"paths to a host, as in ingress-nginx; an Event names them."}},
-		{"ingress.defaultCertificate", `""`, secretName(func(c *Config) *model.Name { return &c.Ingress.DefaultCertificate }), []string{
-			"NAMESPACE/NAME of a Secret with the certificate for hosts that have none. Empty: one that nobody has signed."}},
+			"Serve Ingresses of ingress-nginx: those of the class nginx and of classes with its controller. Ask " +
+				"`wayleave ingress check` first."}},
+		{"ingress.hostsOfOneNamespace", "false",
+			boolean(func(c *Config) *bool { return &c.Ingress.HostsOfOneNamespace }), []string{
+				"Limit each host, and the names below a wildcard host, to the namespace of its oldest Ingress. Off: " +
+					"other namespaces can add",
+				"paths to a host, as in ingress-nginx; an Event names them."}},
+		{"ingress.defaultCertificate", `""`,
+			secretName(func(c *Config) *model.Name { return &c.Ingress.DefaultCertificate }), []string{
+				"NAMESPACE/NAME of a Secret with the certificate for hosts that have none. Empty: one that " +
+					"nobody has signed."}},
 		{"ingress.accessLog", "false", boolean(func(c *Config) *bool { return &c.Ingress.AccessLog }), []string{
 			"A line of JSON for each request, on the proxy container's standard output."}},
-		{"ingress.trustedProxies", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.TrustedProxies }, network, "CIDRs"), []string{
-			"Networks of load balancers in front, whose X-Forwarded-... and Forwarded are believed and added to; others' are replaced."}},
-		{"ingress.proxyProtocol", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.ProxyProtocol }, network, "CIDRs"), []string{
-			"Networks of load balancers that begin each connection with a PROXY header, version 1 or 2. They must, and nobody else may."}},
-		{"ingress.authURLNetworks", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.AuthURLNetworks }, network, "CIDRs"), []string{
-			"Networks that the annotation auth-url can reach although they are refused by default: addresses of nodes and the API server,",
-			"loopback, link-local and metadata addresses. Example: 192.0.2.10/32 for an authentication server on a node."}},
-		{"ingress.globalAuthURL", `""`, text(func(c *Config) *string { return &c.Ingress.GlobalAuthURL }, webURL), []string{
-			"URL of an authentication server for all Ingresses without auth-url and without enable-global-auth: \"false\", as auth-url has it.",
+		{"ingress.trustedProxies", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.TrustedProxies },
+			network, "CIDRs"), []string{
+			"Networks of load balancers in front, whose X-Forwarded-... and Forwarded are believed and added to; " +
+				"others' are replaced."}},
+		{"ingress.proxyProtocol", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.ProxyProtocol },
+			network, "CIDRs"), []string{
+			"Networks of load balancers that begin each connection with a PROXY header, version 1 or 2. They must, " +
+				"and nobody else may."}},
+		{"ingress.authURLNetworks", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.AuthURLNetworks },
+			network, "CIDRs"), []string{
+			"Networks that the annotation auth-url can reach although they are refused by default: addresses of " +
+				"nodes and the API server,",
+			"loopback, link-local and metadata addresses. Example: 192.0.2.10/32 for an authentication " +
+				"server on a node."}},
+		{"ingress.globalAuthURL", `""`, text(func(c *Config) *string { return &c.Ingress.GlobalAuthURL },
+			webURL), []string{
+			"URL of an authentication server for all Ingresses without auth-url and without enable-global-auth: " +
+				"\"false\", as auth-url has it.",
 			"ACME challenges are not asked about. Empty: none."}},
-		{"ingress.globalAuthSignin", `""`, text(func(c *Config) *string { return &c.Ingress.GlobalAuthSignin }, webURL), []string{
+		{"ingress.globalAuthSignin", `""`, text(func(c *Config) *string { return &c.Ingress.GlobalAuthSignin },
+			webURL), []string{
 			"Where who that server refuses is sent, as auth-signin has it. Empty: 401."}},
-		{"ingress.globalAuthResponseHeaders", `[]`, list(func(c *Config) *[]string { return &c.Ingress.GlobalAuthResponseHeaders }, fieldName, "names of header fields"), []string{
-			"Fields of that server's answer for endpoints, as auth-response-headers has them. Clients cannot send them."}},
-		{"ingress.drain", "30s", duration(func(c *Config) *time.Duration { return &c.Ingress.Drain }, time.Second, time.Hour), []string{
-			"How long a proxy that ends waits for open requests and WebSockets: 1s to 1h, less than the pod's terminationGracePeriodSeconds."}},
-		{"ingress.connectTimeout", "5s", duration(func(c *Config) *time.Duration { return &c.Ingress.Connect }, 100*time.Millisecond, time.Hour), []string{
-			"How long an endpoint may take to accept a connection: 100ms to 1h. Annotations may ask for another, as for the next two."}},
-		{"ingress.sendTimeout", "60s", duration(func(c *Config) *time.Duration { return &c.Ingress.Send }, 100*time.Millisecond, 24*time.Hour), []string{
+		{"ingress.globalAuthResponseHeaders", `[]`,
+			list(func(c *Config) *[]string { return &c.Ingress.GlobalAuthResponseHeaders }, fieldName,
+				"names of header fields"), []string{
+				"Fields of that server's answer for endpoints, as auth-response-headers has them. Clients " +
+					"cannot send them."}},
+		{"ingress.drain", "30s", duration(func(c *Config) *time.Duration { return &c.Ingress.Drain }, time.Second,
+			time.Hour), []string{
+			"How long a proxy that ends waits for open requests and WebSockets: 1s to 1h, less than the pod's " +
+				"terminationGracePeriodSeconds."}},
+		{"ingress.connectTimeout", "5s", duration(func(c *Config) *time.Duration { return &c.Ingress.Connect },
+			100*time.Millisecond, time.Hour), []string{
+			"How long an endpoint may take to accept a connection: 100ms to 1h. Annotations may ask for another, as " +
+				"for the next two."}},
+		{"ingress.sendTimeout", "60s", duration(func(c *Config) *time.Duration { return &c.Ingress.Send },
+			100*time.Millisecond, 24*time.Hour), []string{
 			"How long an endpoint may take to read on: 100ms to 24h."}},
-		{"ingress.readTimeout", "60s", duration(func(c *Config) *time.Duration { return &c.Ingress.Read }, 100*time.Millisecond, 24*time.Hour), []string{
+		{"ingress.readTimeout", "60s", duration(func(c *Config) *time.Duration { return &c.Ingress.Read },
+			100*time.Millisecond, 24*time.Hour), []string{
 			"How long an endpoint may be silent before and within its answer: 100ms to 24h."}},
-		{"ingress.connectionsPerClient", "1024", number(func(c *Config) *int { return &c.Ingress.ConnectionsPerClient }, 1, 1<<20), []string{
+		{"ingress.connectionsPerClient", "1024", number(func(c *Config) *int { return &c.Ingress.ConnectionsPerClient },
+			1, 1<<20), []string{
 			"The most connections of one client's address (of one /64 for IPv6) to one node's proxy: 1 to 1048576."}},
-		{"ingress.requestHeadBytes", "32768", number(func(c *Config) *int { return &c.Ingress.RequestHeadBytes }, 4<<10, 256<<10), []string{
-			"The most bytes of a request's head: 4096 to 262144. The default is nginx's large_client_header_buffers. A quarter of all",
+		{"ingress.requestHeadBytes", "32768", number(func(c *Config) *int { return &c.Ingress.RequestHeadBytes }, 4<<10,
+			256<<10), []string{
+			"The most bytes of a request's head: 4096 to 262144. The default is nginx's " +
+				"large_client_header_buffers. A quarter of all",
 			"connections may hold that much each before anything is known of them."}},
-		{"ingress.requestFields", "128", number(func(c *Config) *int { return &c.Ingress.RequestFields }, 32, 1024), []string{
+		{"ingress.requestFields", "128", number(func(c *Config) *int { return &c.Ingress.RequestFields }, 32,
+			1024), []string{
 			"The most header fields of a request over HTTP/1.1: 32 to 1024."}},
-		{"ingress.responseHeadBytes", "65536", number(func(c *Config) *int { return &c.Ingress.ResponseHeadBytes }, 4<<10, 1<<20), []string{
+		{"ingress.responseHeadBytes", "65536", number(func(c *Config) *int { return &c.Ingress.ResponseHeadBytes },
+			4<<10, 1<<20), []string{
 			"The most bytes of the head of an endpoint's response: 4096 to 1048576. Larger ones are answered with 502."}},
-		{"ingress.responseFields", "1024", number(func(c *Config) *int { return &c.Ingress.ResponseFields }, 32, 8192), []string{
+		{"ingress.responseFields", "1024", number(func(c *Config) *int { return &c.Ingress.ResponseFields }, 32,
+			8192), []string{
 			"The most header fields of an endpoint's response: 32 to 8192. More are answered with 502."}},
-		{"ingress.serverHeader", `""`, text(func(c *Config) *string { return &c.Ingress.ServerHeader }, product), []string{
-			"The header field Server of all responses. Empty: what endpoints send. none: it is removed, as ingress-nginx does."}},
-		{"ingress.endpointTLSMinVersion", `"1.2"`, tlsVersion(func(c *Config) *uint16 { return &c.Ingress.EndpointTLSMinVersion }), []string{
-			"The oldest version of TLS that endpoints of the backend protocols HTTPS and GRPCS may speak: \"1.0\", \"1.1\", \"1.2\" or \"1.3\"."}},
-		{"ingress.endpointTLSRSAKeyExchange", "false", boolean(func(c *Config) *bool { return &c.Ingress.EndpointTLSRSA }), []string{
-			"Allow endpoints that have only cipher suites with RSA key exchange (AES128-SHA and alike): no forward secrecy."}},
+		{"ingress.serverHeader", `""`, text(func(c *Config) *string { return &c.Ingress.ServerHeader },
+			product), []string{
+			"The header field Server of all responses. Empty: what endpoints send. none: it is removed, as " +
+				"ingress-nginx does."}},
+		{"ingress.endpointTLSMinVersion", `"1.2"`,
+			tlsVersion(func(c *Config) *uint16 { return &c.Ingress.EndpointTLSMinVersion }), []string{
+				"The oldest version of TLS that endpoints of the backend protocols HTTPS and GRPCS may speak: \"1.0\", " +
+					"\"1.1\", \"1.2\" or \"1.3\"."}},
+		{"ingress.endpointTLSRSAKeyExchange", "false",
+			boolean(func(c *Config) *bool { return &c.Ingress.EndpointTLSRSA }), []string{
+				"Allow endpoints that have only cipher suites with RSA key exchange (AES128-SHA and alike): no " +
+					"forward secrecy."}},
 	}
 }
 

@@ -15,7 +15,8 @@ import (
 
 func TestDefaults(t *testing.T) {
 	c := Default()
-	if c.Mode != "auto" || !c.Service.Enabled || !c.DNS.Enabled || !c.PodNetwork.Enabled || c.PodNetwork.CoolDown != time.Minute {
+	if c.Mode != "auto" || !c.Service.Enabled || !c.DNS.Enabled || !c.PodNetwork.Enabled ||
+		c.PodNetwork.CoolDown != time.Minute {
 		t.Errorf("defaults are %+v", c)
 	}
 }
@@ -31,7 +32,9 @@ func TestTheCommentedFileIsTheDefaults(t *testing.T) {
 }
 
 func TestGoodSettings(t *testing.T) {
-	c, err := Parse([]byte("mode: nftables\ndns:\n  upstreams: [\"9.9.9.9\", \"[2620:fe::fe]:5353\"]\nservice: {enabled: false}\n"))
+	c,
+		err := Parse(
+		[]byte("mode: nftables\ndns:\n  upstreams: [\"9.9.9.9\", \"[2620:fe::fe]:5353\"]\nservice: {enabled: false}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,30 +47,36 @@ func TestGoodSettings(t *testing.T) {
 }
 
 func TestStubDomainsAndHosts(t *testing.T) {
-	c, err := Parse([]byte("dns:\n  upstreams: [\"tls://9.9.9.9@dns.quad9.net\"]\n  stubDomains: {Corp.example: [10.0.0.53, \"[fd00::53]:5353\"]}\n  hosts: {printer.corp.example.: [10.0.0.9]}\n  plainLetters: [10.0.0.53]\n"))
+	c, err := Parse([]byte("dns:\n  upstreams: [\"tls://9.9.9.9@dns.quad9.net\"]\n  stubDomains: {Corp.example: " +
+		"[10.0.0.53, \"[fd00::53]:5353\"]}\n  hosts: {printer.corp.example.: [10.0.0.9]}\n  plainLetters: [10.0.0.53]\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := fmt.Sprint(c.DNS.Upstreams, c.DNS.StubDomains, c.DNS.Hosts, c.DNS.PlainLetters)
-	if want := "[tls://9.9.9.9:853@dns.quad9.net] map[corp.example.:[10.0.0.53:53 [fd00::53]:5353]] map[printer.corp.example.:[10.0.0.9]] [10.0.0.53:53]"; got != want {
+	if want := "[tls://9.9.9.9:853@dns.quad9.net] map[corp.example.:[10.0.0.53:53 [fd00::53]:5353]] " +
+		"map[printer.corp.example.:[10.0.0.9]] [10.0.0.53:53]"; got != want {
 		t.Errorf("read %s, want %s", got, want)
 	}
 	// The ConfigMap's own key for the group.
-	if c, err = ParseData(map[string]string{"dns": "hosts: {a.example: [10.0.0.1]}"}); err != nil || len(c.DNS.Hosts) != 1 {
+	if c, err = ParseData(map[string]string{"dns": "hosts: {a.example: [10.0.0.1]}"}); err != nil ||
+		len(c.DNS.Hosts) != 1 {
 		t.Errorf("as a key of the ConfigMap: %v, %v", c.DNS.Hosts, err)
 	}
 }
 
 // Every wrong setting names its key, what was found and what is allowed.
 func TestSettingsOfEndpointsAndHeads(t *testing.T) {
-	c, err := Parse([]byte("ingress: {endpointTLSMinVersion: \"1.0\", endpointTLSRSAKeyExchange: true, responseFields: 2048, serverHeader: none}"))
+	c, err := Parse([]byte("ingress: {endpointTLSMinVersion: \"1.0\", endpointTLSRSAKeyExchange: true, " +
+		"responseFields: 2048, serverHeader: none}"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if i := c.Ingress; i.EndpointTLSMinVersion != tls.VersionTLS10 || !i.EndpointTLSRSA || i.ResponseFields != 2048 || i.ServerHeader != NoServerHeader {
+	if i := c.Ingress; i.EndpointTLSMinVersion != tls.VersionTLS10 || !i.EndpointTLSRSA || i.ResponseFields != 2048 ||
+		i.ServerHeader != NoServerHeader {
 		t.Errorf("%+v", i)
 	}
-	if i := Default().Ingress; i.EndpointTLSMinVersion != tls.VersionTLS12 || i.EndpointTLSRSA || i.ResponseFields != 1024 || i.ResponseHeadBytes != 64<<10 ||
+	if i := Default().Ingress; i.EndpointTLSMinVersion != tls.VersionTLS12 || i.EndpointTLSRSA ||
+		i.ResponseFields != 1024 || i.ResponseHeadBytes != 64<<10 ||
 		i.RequestFields != 128 || i.RequestHeadBytes != 32<<10 || i.ServerHeader != "" {
 		t.Errorf("defaults %+v", i)
 	}
@@ -77,7 +86,8 @@ func TestBadSettings(t *testing.T) {
 	for _, tc := range []struct{ in, want string }{
 		{"mode: iptable", `mode: found "iptable"; allowed: auto, nftables, iptables, ipvs`},
 		{"mode: ebpf", `mode: found "ebpf"; that is not built yet; allowed: auto, nftables, iptables, ipvs`},
-		{"mode: ipvs\nipvs: {scheduler: wrong}", `ipvs.scheduler: found "wrong"; allowed: rr, lc, dh, sh, wrr, wlc, sed, nq, mh`},
+		{"mode: ipvs\nipvs: {scheduler: wrong}",
+			`ipvs.scheduler: found "wrong"; allowed: rr, lc, dh, sh, wrr, wlc, sed, nq, mh`},
 		{"ipvs: {drain: 2d}", `ipvs.drain: found "2d"; a duration from 0s to 24h0m0s is allowed`},
 		{"iptables: {flavour: ebt}", `iptables.flavour: found "ebt"; allowed: auto, nft, legacy`},
 		{"routing: bgp", `routing: found "bgp"; that is not built yet; allowed: auto, direct`},
@@ -85,13 +95,17 @@ func TestBadSettings(t *testing.T) {
 		{"mode: 7", `mode: found 7; allowed: auto, nftables`},
 		{"dns: {enabled: maybe}", `dns.enabled: found "maybe"; true and false are allowed`},
 		{"dns: {upstreams: [nine]}", `dns.upstreams: found [nine]; item 0: a list of IP addresses`},
-		{"dns: {upstreams: [\"tls://9.9.9.9@\"]}", `dns.upstreams: found [tls://9.9.9.9@]; item 0: a list of IP addresses, each with :port or without, or tls://IP@NAME`},
-		{"dns: {plainLetters: [\"tls://9.9.9.9\"]}", `dns.plainLetters: found [tls://9.9.9.9]; item 0: a list of IP addresses, each with :port or without is allowed`},
-		{"dns: {stubDomains: [9.9.9.9]}", `dns.stubDomains: found [9.9.9.9]; DNS names are allowed, each with a list of IP addresses`},
+		{"dns: {upstreams: [\"tls://9.9.9.9@\"]}", `dns.upstreams: found [tls://9.9.9.9@]; item 0: a list of IP ` +
+			`addresses, each with :port or without, or tls://IP@NAME`},
+		{"dns: {plainLetters: [\"tls://9.9.9.9\"]}", `dns.plainLetters: found [tls://9.9.9.9]; item 0: a list of IP ` +
+			`addresses, each with :port or without is allowed`},
+		{"dns: {stubDomains: [9.9.9.9]}",
+			`dns.stubDomains: found [9.9.9.9]; DNS names are allowed, each with a list of IP addresses`},
 		{"dns: {stubDomains: {a..b: [9.9.9.9]}}", `"a..b": a DNS name like cluster.local is allowed`},
 		{"dns: {stubDomains: {corp.example: [9.9.9.9, x]}}", `"corp.example": item 1: a list of IP addresses`},
 		{"dns: {stubDomains: {corp.example: []}}", `"corp.example": at least one is needed`},
-		{"dns: {hosts: {printer.corp: [host]}}", `dns.hosts: found map[printer.corp:[host]]; "printer.corp": item 0: a list of IP addresses is allowed`},
+		{"dns: {hosts: {printer.corp: [host]}}",
+			`dns.hosts: found map[printer.corp:[host]]; "printer.corp": item 0: a list of IP addresses is allowed`},
 		{"dns: {hosts: {A.b: [10.0.0.1], a.B.: [10.0.0.2]}}", `the name is there twice`},
 		{"dns: {cacheMiB: 4096}", `dns.cacheMiB: found 4096; a number from 0 to 128 is allowed`},
 		{"dns: {tlsCA: x}", `dns.tlsCA: found "x"; certificates in PEM (BEGIN CERTIFICATE) are allowed`},
@@ -104,11 +118,14 @@ func TestBadSettings(t *testing.T) {
 		{"clusterDomain: a..b", `clusterDomain: found "a..b"; a DNS name like cluster.local is allowed`},
 		{"clusterDNS: 10.96.0.10", `clusterDNS: found "10.96.0.10"; a list of IP addresses is allowed`},
 		{"logLevel: loud", `logLevel: found "loud"; allowed: debug, info, warn, error`},
-		{"gateway: {enabled: true}", `gateway: no such setting (not built, or a typing error); allowed here: apiServer,`},
-		{"dns: {enabeld: true}", `dns.enabeld: no such setting (not built, or a typing error); allowed here: enabled, pods, extraDomains, upstreams`},
+		{"gateway: {enabled: true}",
+			`gateway: no such setting (not built, or a typing error); allowed here: apiServer,`},
+		{"dns: {enabeld: true}", `dns.enabeld: no such setting (not built, or a typing error); allowed here: ` +
+			`enabled, pods, extraDomains, upstreams`},
 		{"dns: {pods: secure}", `dns.pods: found "secure"; allowed: disabled, insecure, verified`},
 		{"dns: {extraDomains: [a..b]}", `dns.extraDomains: found [a..b]; item 0: a list of DNS names is allowed`},
-		{"ingress: {endpointTLSMinVersion: 1.0}", `ingress.endpointTLSMinVersion: found 1; allowed, in quotation marks: "1.0", "1.1", "1.2", "1.3"`},
+		{"ingress: {endpointTLSMinVersion: 1.0}",
+			`ingress.endpointTLSMinVersion: found 1; allowed, in quotation marks: "1.0", "1.1", "1.2", "1.3"`},
 		{"ingress: {endpointTLSMinVersion: \"0.9\"}", `ingress.endpointTLSMinVersion: found "0.9"; allowed`},
 		{"ingress: {responseFields: 10}", `ingress.responseFields: found 10; a number from 32 to 8192 is allowed`},
 		{"ingress: {requestHeadBytes: 1048576}", `a number from 4096 to 262144 is allowed`},
@@ -146,7 +163,8 @@ func TestSettingsAsKeysOfTheConfigMap(t *testing.T) {
 		"data:\n  mode: ipvs\n  ipvs.scheduler: lc\n",
 		"data:\n  config.yaml: |\n    mode: ipvs\n    ipvs:\n      scheduler: lc\n",
 		"data:\n  mode: ipvs\n  config.yaml: |\n    mode: auto\n    ipvs: {scheduler: lc}\n",
-		"data:\n  config.conf: |\n    apiVersion: kubeproxy.config.k8s.io/v1alpha1\n    kind: KubeProxyConfiguration\n    mode: ipvs\n    ipvs: {scheduler: lc}\n",
+		"data:\n  config.conf: |\n    apiVersion: kubeproxy.config.k8s.io/v1alpha1\n    kind: " +
+			"KubeProxyConfiguration\n    mode: ipvs\n    ipvs: {scheduler: lc}\n",
 	} {
 		c, err := ParseData(data(t, in))
 		if err != nil {
@@ -169,11 +187,13 @@ func TestBadKeysOfTheConfigMap(t *testing.T) {
 		{"data: {mode: ipvz}", `settings: mode: found "ipvz"; allowed: auto, nftables, iptables, ipvs`},
 		{"data: {ipvs: 'scheduler: best'}", `settings: ipvs.scheduler: found "best"; allowed: rr`},
 		{"data: {ipvs: rr}", `settings: ipvs: found "rr"; a group of settings is allowed`},
-		{"data: {ipvs: 'shedule: rr'}", `settings: ipvs.shedule: no such setting (not built, or a typing error); allowed here: scheduler, drain`},
+		{"data: {ipvs: 'shedule: rr'}",
+			`settings: ipvs.shedule: no such setting (not built, or a typing error); allowed here: scheduler, drain`},
 		{"data: {ipvs: '{'}", `settings: ipvs: not YAML`},
 		{"data: {moed: ipvs}", `settings: moed: no such setting`},
 		{"data: {config.yml: 'mode: ipvs'}", `settings: config.yml: no such setting`},
-		{"data: {mode: ipvs, config.yaml: 'mode: iptables'}", `settings: mode: found "iptables" in config.yaml and "ipvs" in the ConfigMap's key mode; one of them is allowed`},
+		{"data: {mode: ipvs, config.yaml: 'mode: iptables'}", `settings: mode: found "iptables" in config.yaml and ` +
+			`"ipvs" in the ConfigMap's key mode; one of them is allowed`},
 	} {
 		_, err := ParseData(data(t, tc.in))
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
@@ -208,22 +228,31 @@ func TestFieldsOfKubeProxyConfiguration(t *testing.T) {
 	for _, tc := range []struct{ in, err, unused string }{
 		{in: head + "mode: ipvs\nipvs: {scheduler: sh, strictARP: true}\nnodePortAddresses: [10.0.0.0/8]"},
 		{in: head + "nodePortAddresses: [primary]\niptables: {masqueradeBit: 14, localhostNodePorts: false}"},
-		{in: head + "nodePortAddresses: [ten]", err: `settings: config.conf: nodePortAddresses: found [ten]; item 0: a list of CIDRs, primary, localhost and all is allowed`},
+		{in: head + "nodePortAddresses: [ten]", err: `settings: config.conf: nodePortAddresses: found [ten]; item ` +
+			`0: a list of CIDRs, primary, localhost and all is allowed`},
 		{in: head + "mode: userspace", err: `settings: config.conf: mode: found "userspace"; allowed: auto, nftables`},
 		{in: head + "ipvs: {scheduler: best}", err: `settings: config.conf: ipvs.scheduler: found "best"; allowed: rr`},
-		{in: head + "iptables: {masqueradeAll: true}", err: `settings: config.conf: iptables.masqueradeAll: found true; not built`},
-		{in: head + "nftables: {masqueradeBit: 15}", err: `settings: config.conf: nftables.masqueradeBit: found 15; the mark`},
-		{in: head + "ipvs: {excludeCIDRs: [10.0.0.0/8]}", err: `settings: config.conf: ipvs.excludeCIDRs: found [10.0.0.0/8]; not built`},
+		{in: head + "iptables: {masqueradeAll: true}",
+			err: `settings: config.conf: iptables.masqueradeAll: found true; not built`},
+		{in: head + "nftables: {masqueradeBit: 15}",
+			err: `settings: config.conf: nftables.masqueradeBit: found 15; the mark`},
+		{in: head + "ipvs: {excludeCIDRs: [10.0.0.0/8]}",
+			err: `settings: config.conf: ipvs.excludeCIDRs: found [10.0.0.0/8]; not built`},
 		{in: head + "ipvs: {udpTimeout: 30s}", err: `settings: config.conf: ipvs.udpTimeout: found "30s"; not built`},
-		{in: head + "healthzBindAddress: 0.0.0.0:10300", err: `settings: config.conf: healthzBindAddress: found "0.0.0.0:10300"; health is answered at :10256`},
-		{in: head + "ipvs: {sheduler: rr}", err: `settings: config.conf: ipvs.sheduler: KubeProxyConfiguration has no such field`},
+		{in: head + "healthzBindAddress: 0.0.0.0:10300",
+			err: `settings: config.conf: healthzBindAddress: found "0.0.0.0:10300"; health is answered at :10256`},
+		{in: head + "ipvs: {sheduler: rr}",
+			err: `settings: config.conf: ipvs.sheduler: KubeProxyConfiguration has no such field`},
 		{in: head + "moed: ipvs", err: `settings: config.conf: moed: KubeProxyConfiguration has no such field`},
-		{in: "mode: ipvs", err: `settings: config.conf: apiVersion: found "nothing"; kubeproxy.config.k8s.io/v1alpha1 is allowed`},
+		{in: "mode: ipvs",
+			err: `settings: config.conf: apiVersion: found "nothing"; kubeproxy.config.k8s.io/v1alpha1 is allowed`},
 		{in: head + "mode: 7", err: `settings: config.conf: mode: found 7; allowed`},
 		{in: "\x00", err: `settings: config.conf: not YAML`},
 		{in: head + "conntrack: {maxPerCore: 32768, min: null, tcpCloseWaitTimeout: 1h0m0s}"},
-		{in: head + "conntrack: {maxPerCore: many}", err: `settings: config.conf: conntrack.maxPerCore: found "many"; a number from 0 to`},
-		{in: head + "conntrack: {max: 7}", err: "settings: config.conf: conntrack.max: KubeProxyConfiguration has no such field"},
+		{in: head + "conntrack: {maxPerCore: many}",
+			err: `settings: config.conf: conntrack.maxPerCore: found "many"; a number from 0 to`},
+		{in: head + "conntrack: {max: 7}",
+			err: "settings: config.conf: conntrack.max: KubeProxyConfiguration has no such field"},
 		{in: head + "ipvs: {syncPeriod: 30s}", unused: "config.conf: ipvs.syncPeriod: not used"},
 		{in: head + "featureGates: {X: true}", unused: "config.conf: featureGates: not used"},
 	} {
@@ -243,7 +272,8 @@ func TestReadAMountedConfigMap(t *testing.T) {
 	if err := os.Mkdir(dir+"/..2026", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string]string{"config.yaml": Commented(), "mode": "ipvs\n", "ipvs": "scheduler: \"wlc\"\n"} {
+	for name, text := range map[string]string{"config.yaml": Commented(), "mode": "ipvs\n",
+		"ipvs": "scheduler: \"wlc\"\n"} {
 		err := os.WriteFile(dir+"/..2026/"+name, []byte(text), 0o600)
 		if err := errors.Join(err, os.Symlink("..data/"+name, dir+"/"+name)); err != nil {
 			t.Fatal(err)

@@ -148,7 +148,9 @@ func (r *reader) take(prefix, in string, tree map[string]any) {
 		case isGroup:
 			r.errs = append(r.errs, fmt.Errorf("settings: %s: found %s; a group of settings is allowed", key, show(v)))
 		default:
-			r.errs = append(r.errs, fmt.Errorf("settings: %s: no such setting (not built, or a typing error); allowed here: %s", key, strings.Join(keys(prefix, r.table), ", ")))
+			r.errs = append(r.errs, fmt.Errorf(
+				"settings: %s: no such setting (not built, or a typing error); allowed here: %s", key,
+				strings.Join(keys(prefix, r.table), ", ")))
 		}
 	}
 }
@@ -156,7 +158,8 @@ func (r *reader) take(prefix, in string, tree map[string]any) {
 // set keeps a value, unless another place says something else.
 func (r *reader) set(key string, v value) {
 	if old, ok := r.found[key]; ok && !reflect.DeepEqual(old.v, v.v) {
-		r.errs = append(r.errs, fmt.Errorf("settings: %s: found %s in %s and %s in %s; one of them is allowed", key, show(old.v), old.place(), show(v.v), v.place()))
+		r.errs = append(r.errs, fmt.Errorf("settings: %s: found %s in %s and %s in %s; one of them is allowed", key,
+			show(old.v), old.place(), show(v.v), v.place()))
 		return
 	}
 	r.found[key] = v

@@ -12,7 +12,9 @@ const proxyHead = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxy
 
 // values are what each field of KubeProxyConfiguration is set to by its type, other than the default.
 func values(kind string) string {
-	return map[string]string{"bool": "true", "int32": "7", "*int32": "7", "float32": "7", "string": "seven", "[]string": "[10.7.0.0/16]", "map": "{Seven: true}", "Duration": "7s", "*bool": "true", "vmodule": "[{filePattern: seven, verbosity: 7}]"}[kind]
+	return map[string]string{"bool": "true", "int32": "7", "*int32": "7", "float32": "7", "string": "seven",
+		"[]string": "[10.7.0.0/16]", "map": "{Seven: true}", "Duration": "7s", "*bool": "true",
+		"vmodule": "[{filePattern: seven, verbosity: 7}]"}[kind]
 }
 
 // Each field of kube-proxy's own type, as api/judge finds them, becomes a setting, or is named
@@ -63,7 +65,8 @@ func TestNoFieldOfKubeProxyIsLostInSilence(t *testing.T) {
 				t.Errorf("%s: %q", key, named)
 			}
 		default:
-			if !strings.Contains(named, proxyFile+": "+key) || strings.Contains(named, "no such field") || len(got.Settings) > 0 {
+			if !strings.Contains(named, proxyFile+": "+key) || strings.Contains(named, "no such field") ||
+				len(got.Settings) > 0 {
 				t.Errorf("%s became %q, %q", key, got.Settings, named)
 			}
 		}
@@ -72,7 +75,8 @@ func TestNoFieldOfKubeProxyIsLostInSilence(t *testing.T) {
 		t.Errorf("only %d fields", n)
 	}
 	got, err := ImportKubeProxy([]byte(proxyHead+"ipvs: {sheduler: rr}\nmoed: ipvs\n"), nil)
-	if err != nil || len(got.Lost) != 2 || !strings.Contains(got.Lost[0], "ipvs.sheduler: KubeProxyConfiguration has no such field") {
+	if err != nil || len(got.Lost) != 2 || !strings.Contains(got.Lost[0],
+		"ipvs.sheduler: KubeProxyConfiguration has no such field") {
 		t.Errorf("unknown fields: %+v, %v", got, err)
 	}
 }
@@ -90,7 +94,8 @@ func TestNoFlagOfKubeProxyIsLostInSilence(t *testing.T) {
 			continue
 		}
 		n++
-		v := map[byte]string{'b': "true", 'n': "7", 'l': "10.7.0.0/16,primary", 'm': "Seven=true", 'p': "7"}[table[name].kind]
+		v := map[byte]string{'b': "true", 'n': "7", 'l': "10.7.0.0/16,primary", 'm': "Seven=true",
+			'p': "7"}[table[name].kind]
 		switch name {
 		case "proxy-mode":
 			v = "ipvs"
@@ -109,7 +114,8 @@ func TestNoFlagOfKubeProxyIsLostInSilence(t *testing.T) {
 			got, err := ImportKubeProxy(nil, args)
 			named := strings.Join(append(got.Lost, got.Notes...), "\n")
 			done := name == "ipvs-strict-arp"
-			if isSetting := len(got.Settings) > 0; err != nil || strings.Contains(named, "no such flag") || !done && isSetting == strings.Contains(named, "--"+name+": ") {
+			if isSetting := len(got.Settings) > 0; err != nil || strings.Contains(named, "no such flag") || !done &&
+				isSetting == strings.Contains(named, "--"+name+": ") {
 				t.Errorf("%v became %q, %q, %v", args, got.Settings, named, err)
 			}
 		}
@@ -125,28 +131,39 @@ func TestImportsOfKubeProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := ImportKubeProxy(raw, []string{"--config=/var/lib/kube-proxy/config.conf", "--hostname-override=n1", "--proxy-mode=ipvs"})
+	got, err := ImportKubeProxy(raw, []string{"--config=/var/lib/kube-proxy/config.conf", "--hostname-override=n1",
+		"--proxy-mode=ipvs"})
 	if err != nil || len(got.Lost) > 0 || len(got.Settings) > 0 || len(got.Notes) != 5 {
 		t.Errorf("kubeadm's became %q, lost %q, notes %q, %v", got.Settings, got.Lost, got.Notes, err)
 	}
-	got, err = ImportKubeProxy([]byte(proxyHead+"mode: ipvs\nipvs: {scheduler: wlc, udpTimeout: 30s}\nnodePortAddresses: [primary, localhost, 192.0.2.0/24]\nconntrack: {maxPerCore: 0, min: 1, tcpCloseWaitTimeout: null}\n"), nil)
-	want := "ipvs:\n  scheduler: wlc\nmode: ipvs\nservice:\n  conntrack:\n    maxPerCore: 0\n    min: 1\n  nodePortAddresses:\n  - primary\n  - localhost\n  - 192.0.2.0/24\n"
+	got, err = ImportKubeProxy([]byte(proxyHead+"mode: ipvs\nipvs: {scheduler: wlc, udpTimeout: "+
+		"30s}\nnodePortAddresses: [primary, localhost, 192.0.2.0/24]\nconntrack: {maxPerCore: 0, min: 1, "+
+		"tcpCloseWaitTimeout: null}\n"), nil)
+	want := "ipvs:\n  scheduler: wlc\nmode: ipvs\nservice:\n  conntrack:\n    maxPerCore: 0\n    min: 1\n  " +
+		"nodePortAddresses:\n  - primary\n  - localhost\n  - 192.0.2.0/24\n"
 	if err != nil || string(got.Settings) != want || len(got.Lost) != 1 || len(got.Notes) != 0 {
 		t.Errorf("became %q, lost %q, notes %q, %v", got.Settings, got.Lost, got.Notes, err)
 	}
 	// The ConfigMap as kubectl prints it.
-	got, err = ImportKubeProxy([]byte("apiVersion: v1\nkind: ConfigMap\ndata:\n  config.conf: |\n    apiVersion: kubeproxy.config.k8s.io/v1alpha1\n    kind: KubeProxyConfiguration\n    mode: ipvs\n"), nil)
+	got, err = ImportKubeProxy([]byte("apiVersion: v1\nkind: ConfigMap\ndata:\n  config.conf: |\n    apiVersion: "+
+		"kubeproxy.config.k8s.io/v1alpha1\n    kind: KubeProxyConfiguration\n    mode: ipvs\n"), nil)
 	if err != nil || string(got.Settings) != "mode: ipvs\n" || len(got.Lost)+len(got.Notes) > 0 {
 		t.Errorf("the ConfigMap became %q, lost %q, notes %q, %v", got.Settings, got.Lost, got.Notes, err)
 	}
 	for args, lost := range map[string]string{
-		"--proxy-mode=userspace": `--proxy-mode: found "userspace"; `, "--masquerade-all": "--masquerade-all: found true; not built", "--masquerade-all=false": "",
-		"--masquerade-all=maybe": `--masquerade-all: found "maybe"; true or false is allowed`, "--config=/x": "--config: /x is not read: give its content by -f",
-		"--nonsense=1": "--nonsense: kube-proxy v1.37 has no such flag", "stray": "stray: is not a flag", "--nodeport-addresses=ten": `--nodeport-addresses: found [ten]; item 0`,
-		"--healthz-port=10256": "", "--healthz-port=0": `--healthz-port: found "0.0.0.0:0"; health is answered at :10256`, "--ipvs-strict-arp": "",
+		"--proxy-mode=userspace": `--proxy-mode: found "userspace"; `,
+		"--masquerade-all":       "--masquerade-all: found true; not built", "--masquerade-all=false": "",
+		"--masquerade-all=maybe": `--masquerade-all: found "maybe"; true or false is allowed`,
+		"--config=/x":            "--config: /x is not read: give its content by -f",
+		"--nonsense=1":           "--nonsense: kube-proxy v1.37 has no such flag", "stray": "stray: is not a flag",
+		"--nodeport-addresses=ten": `--nodeport-addresses: found [ten]; item 0`,
+		"--healthz-port=10256":     "",
+		"--healthz-port=0":         `--healthz-port: found "0.0.0.0:0"; health is answered at :10256`,
+		"--ipvs-strict-arp":        "",
 	} {
 		got, err := ImportKubeProxy(nil, strings.Fields(args))
-		if err != nil || (lost == "") != (len(got.Lost) == 0) || !strings.HasPrefix(fmt.Sprint(strings.Join(got.Lost, "\n")), lost) {
+		if err != nil || (lost == "") != (len(got.Lost) == 0) ||
+			!strings.HasPrefix(fmt.Sprint(strings.Join(got.Lost, "\n")), lost) {
 			t.Errorf("%s: lost %q, %v; want %s", args, got.Lost, err, lost)
 		}
 	}

@@ -21,11 +21,15 @@ type privileges struct {
 
 func rightsOf() map[string]privileges {
 	return map[string]privileges{
-		"discover": {memory: "64Mi", mounts: []string{"node at /node", "host-etc at /host/etc ro", "host-proc at /host/proc ro", "host-var at /host/var ro"}},
+		"discover": {memory: "64Mi", mounts: []string{"node at /node", "host-etc at /host/etc ro",
+			"host-proc at /host/proc ro", "host-var at /host/var ro"}},
 		"agent": {
-			add: []corev1.Capability{"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "NET_BIND_SERVICE", "DAC_OVERRIDE"}, memory: "2Gi",
-			mounts: []string{"config at /etc/wayleave ro", "api-access at /var/run/secrets/kubernetes.io/serviceaccount ro", "node at /node ro", "pod at /pod",
-				"pod-dns at /pod-dns", "pod-proxy at /pod-proxy", "run at /run/wayleave", "state at /var/lib/wayleave", "cni-bin at /opt/cni/bin",
+			add:    []corev1.Capability{"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "NET_BIND_SERVICE", "DAC_OVERRIDE"},
+			memory: "2Gi",
+			mounts: []string{"config at /etc/wayleave ro",
+				"api-access at /var/run/secrets/kubernetes.io/serviceaccount ro", "node at /node ro", "pod at /pod",
+				"pod-dns at /pod-dns", "pod-proxy at /pod-proxy", "run at /run/wayleave", "state at /var/lib/wayleave",
+				"cni-bin at /opt/cni/bin",
 				"cni-conf at /etc/cni/net.d", "sysctl at /host-sysctl", "xtables-lock at /run/xtables.lock"},
 		},
 		"dns":   {user: 65532, memory: "320Mi", mounts: []string{"pod-dns at /pod-dns ro", "dns-own at /own"}},
@@ -72,7 +76,8 @@ func wrongOf(c corev1.Container, want privileges) (out []string) {
 	switch {
 	case want.user == 0 && (s.RunAsUser != nil || s.RunAsNonRoot != nil):
 		bad("root is said in another way")
-	case want.user != 0 && (s.RunAsUser == nil || *s.RunAsUser != want.user || s.RunAsGroup == nil || *s.RunAsGroup != want.user || s.RunAsNonRoot == nil || !*s.RunAsNonRoot):
+	case want.user != 0 && (s.RunAsUser == nil || *s.RunAsUser != want.user || s.RunAsGroup == nil ||
+		*s.RunAsGroup != want.user || s.RunAsNonRoot == nil || !*s.RunAsNonRoot):
 		bad("it is not user and group %d", want.user)
 	}
 	if m := c.Resources.Limits.Memory().String(); m != want.memory {
@@ -85,7 +90,8 @@ func wrongOf(c corev1.Container, want privileges) (out []string) {
 		if m.MountPropagation != nil && *m.MountPropagation != corev1.MountPropagationNone {
 			bad("mount %s is propagated", m.Name)
 		}
-		if strings.HasPrefix(m.MountPath, "/host/") && (m.RecursiveReadOnly == nil || *m.RecursiveReadOnly != corev1.RecursiveReadOnlyIfPossible) {
+		if strings.HasPrefix(m.MountPath, "/host/") && (m.RecursiveReadOnly == nil ||
+			*m.RecursiveReadOnly != corev1.RecursiveReadOnlyIfPossible) {
 			bad("mounts below %s may be writable", m.MountPath)
 		}
 	}
@@ -118,7 +124,8 @@ func TestEachContainerHasItsRightsExactly(t *testing.T) {
 	if len(left) > 0 {
 		t.Errorf("containers are missing: %v", left)
 	}
-	if spec.HostPID || spec.HostIPC || spec.ShareProcessNamespace != nil || len(spec.EphemeralContainers) > 0 || spec.SecurityContext != nil {
+	if spec.HostPID || spec.HostIPC || spec.ShareProcessNamespace != nil || len(spec.EphemeralContainers) > 0 ||
+		spec.SecurityContext != nil {
 		t.Error("the pod shares more than the network, or says what its containers say")
 	}
 }
@@ -165,7 +172,8 @@ func TestNoTwoContainersShareAWritableFolder(t *testing.T) {
 		}
 	}
 	for name, u := range uses {
-		if len(u.writers) > 1 || len(u.writers) == 1 && slices.ContainsFunc(u.readers, func(c string) bool { return c == "agent" && u.writers[0] != "discover" }) {
+		if len(u.writers) > 1 || len(u.writers) == 1 && slices.ContainsFunc(u.readers,
+			func(c string) bool { return c == "agent" && u.writers[0] != "discover" }) {
 			t.Errorf("volume %s is written by %v and read by %v", name, u.writers, u.readers)
 		}
 		if slices.Contains(u.readers, "dns") && slices.Contains(u.readers, "proxy") {
@@ -177,7 +185,8 @@ func TestNoTwoContainersShareAWritableFolder(t *testing.T) {
 // The volumes of the node are exact: none holds what is other pods', users' or the cluster's,
 // but for what the container discover sees before anything listens.
 func TestFoldersOfTheNodeAreExact(t *testing.T) {
-	want := map[string]string{"/run/wayleave": "DirectoryOrCreate", "/var/lib/wayleave": "DirectoryOrCreate", "/opt/cni/bin": "DirectoryOrCreate",
+	want := map[string]string{"/run/wayleave": "DirectoryOrCreate", "/var/lib/wayleave": "DirectoryOrCreate",
+		"/opt/cni/bin":   "DirectoryOrCreate",
 		"/etc/cni/net.d": "DirectoryOrCreate", "/proc/sys/net": "Directory", "/run/xtables.lock": "FileOrCreate",
 		"/etc": "Directory", "/proc": "Directory", "/var": "Directory"}
 	spec := podOf(t)
@@ -193,7 +202,8 @@ func TestFoldersOfTheNodeAreExact(t *testing.T) {
 		}
 		delete(want, v.HostPath.Path)
 		for _, c := range spec.Containers {
-			if strings.HasPrefix(v.Name, "host-") && slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name }) {
+			if strings.HasPrefix(v.Name, "host-") && slices.ContainsFunc(c.VolumeMounts,
+				func(m corev1.VolumeMount) bool { return m.Name == v.Name }) {
 				t.Errorf("%s has %s of the node for as long as it runs", c.Name, v.HostPath.Path)
 			}
 		}

@@ -74,16 +74,21 @@ func Manifest() ([]byte, error) {
 // Chart is the files of the Helm chart, by path below chart/. Its values are the
 // image and the settings, whose defaults are those of the manifest.
 func Chart() (map[string][]byte, error) {
-	body, err := render(values{Image: "{{ .Values.image }}", Settings: "{{ .Values.settings | indent 4 }}", Chart: true})
+	body, err := render(values{Image: "{{ .Values.image }}",
+		Settings: "{{ .Values.settings | indent 4 }}", Chart: true})
 	if err != nil {
 		return nil, err
 	}
 	return map[string][]byte{
-		"Chart.yaml": []byte("# Made by `make gen`; do not edit.\napiVersion: v2\nname: wayleave\ndescription: Pod network, service proxy and cluster DNS of a Kubernetes cluster\n" +
+		"Chart.yaml": []byte("# Made by `make gen`; do not edit.\napiVersion: v2\nname: wayleave\ndescription: Pod " +
+			"network, service proxy and cluster DNS of a Kubernetes cluster\n" +
 			"type: application\nversion: 0.1.0\nappVersion: dev\nkubeVersion: \">= 1.33.0-0\"\n"),
-		"values.yaml": []byte("# Made by `make gen`; do not edit.\n# The image, as the nodes know it.\nimage: " + Image +
-			"\n# Ingress, where it differs from the settings below: enabled (true or false) and nodeSelector (labels of the nodes that serve).\n" +
-			"# Only agents that serve Ingress read Secrets; with a nodeSelector they are those of a DaemonSet of their own.\ningress: {}" +
+		"values.yaml": []byte("# Made by `make gen`; do not edit.\n# The image, as the nodes know it.\nimage: " +
+			Image +
+			"\n# Ingress, where it differs from the settings below: enabled (true or false) and nodeSelector " +
+			"(labels of the nodes that serve).\n" +
+			"# Only agents that serve Ingress read Secrets; with a nodeSelector they are those of a DaemonSet of " +
+			"their own.\ningress: {}" +
 			"\n# The settings file of Wayleave. A wrong or unknown setting is refused at start, by name.\nsettings: |\n" + indent(config.Commented(), 2) + "\n"),
 		"templates/wayleave.yaml": append([]byte(chartValues), body...),
 	}, nil

@@ -112,7 +112,8 @@ func TestTheChartRendersTheManifest(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := renderChart(t, nil); string(got) != string(want) {
-		t.Errorf("the chart with its default values is not the manifest: line %d differs", firstDifference(string(got), string(want)))
+		t.Errorf("the chart with its default values is not the manifest: line %d differs", firstDifference(string(got),
+			string(want)))
 	}
 }
 
@@ -143,7 +144,8 @@ func TestTheDaemonSetKeepsTheContract(t *testing.T) {
 	spec := ds.Spec.Template.Spec
 	roll := ds.Spec.UpdateStrategy.RollingUpdate
 	if !spec.HostNetwork || spec.DNSPolicy != corev1.DNSDefault || spec.PriorityClassName != "system-node-critical" ||
-		roll.MaxSurge.IntValue() != 1 || roll.MaxUnavailable.IntValue() != 0 || len(spec.Tolerations) != 1 || spec.Tolerations[0].Operator != corev1.TolerationOpExists {
+		roll.MaxSurge.IntValue() != 1 || roll.MaxUnavailable.IntValue() != 0 || len(spec.Tolerations) != 1 ||
+		spec.Tolerations[0].Operator != corev1.TolerationOpExists {
 		t.Errorf("the DaemonSet broke its contract: %+v", ds.Spec)
 	}
 	if drain := config.Default().Ingress.Drain; *spec.TerminationGracePeriodSeconds < int64(drain.Seconds())+5 {
@@ -165,7 +167,8 @@ func TestSecretsAreReadableByOneRoleOnly(t *testing.T) {
 			t.Errorf("the permissions have grown: %s", d)
 		}
 		var role rbacv1.ClusterRole
-		if !bytes.Contains(d, []byte("Role\n")) || yaml.Unmarshal(d, &role) != nil || !strings.HasSuffix(role.Kind, "Role") {
+		if !bytes.Contains(d, []byte("Role\n")) || yaml.Unmarshal(d, &role) != nil ||
+			!strings.HasSuffix(role.Kind, "Role") {
 			continue
 		}
 		for _, r := range role.Rules {
@@ -173,7 +176,8 @@ func TestSecretsAreReadableByOneRoleOnly(t *testing.T) {
 				continue
 			}
 			found++
-			if role.Kind != "ClusterRole" || role.Name != "wayleave-secrets" || len(role.Rules) != 1 || len(r.Resources) != 1 || !slices.Equal(r.Verbs, []string{"list", "watch"}) {
+			if role.Kind != "ClusterRole" || role.Name != "wayleave-secrets" || len(role.Rules) != 1 ||
+				len(r.Resources) != 1 || !slices.Equal(r.Verbs, []string{"list", "watch"}) {
 				t.Errorf("Secrets in another way: %s", d)
 			}
 		}

@@ -27,9 +27,10 @@ func Rights(manifest []byte, a Account, namespace string) ([]string, error) {
 	}
 	verbs := map[string][]string{}
 	for _, b := range bindings {
-		if b.Namespace != "" && b.Namespace != namespace || !slices.ContainsFunc(b.Subjects, func(s rbacv1.Subject) bool {
-			return s.Kind == rbacv1.ServiceAccountKind && s.Namespace == a.Namespace && s.Name == a.Name
-		}) {
+		if b.Namespace != "" && b.Namespace != namespace || !slices.ContainsFunc(b.Subjects,
+			func(s rbacv1.Subject) bool {
+				return s.Kind == rbacv1.ServiceAccountKind && s.Namespace == a.Namespace && s.Name == a.Name
+			}) {
 			continue
 		}
 		in := b.Namespace
@@ -118,7 +119,8 @@ var everyone = []string{"selfsubjectreviews.authentication.k8s.io", "selfsubject
 func ParseRights(out string) ([]string, error) {
 	verbs := map[string][]string{}
 	for i, line := range strings.Split(strings.TrimSpace(out), "\n") {
-		if i == 0 && strings.HasPrefix(line, "Resources") || strings.TrimSpace(line) == "" || strings.HasPrefix(line, " ") {
+		if i == 0 && strings.HasPrefix(line, "Resources") || strings.TrimSpace(line) == "" ||
+			strings.HasPrefix(line, " ") {
 			continue // the heading, and rules of URLs such as /healthz
 		}
 		fields := strings.FieldsFunc(line, func(r rune) bool { return r == '[' || r == ']' })

@@ -49,7 +49,8 @@ func TestRightsAreThoseOfTheGoldenFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := rights(t, m, a, ns); !slices.Equal(got, want) {
-				t.Errorf("%s in %s has\n%s\nthe golden file has\n%s", a.Name, ns, strings.Join(got, "\n"), strings.Join(want, "\n"))
+				t.Errorf("%s in %s has\n%s\nthe golden file has\n%s", a.Name, ns, strings.Join(got, "\n"),
+					strings.Join(want, "\n"))
 			}
 		}
 	}
@@ -96,7 +97,8 @@ func TestAgentsWriteLeasesOnly(t *testing.T) {
 				binding = o.Spec
 			}
 		}
-		if policy["failurePolicy"] != "Fail" || fmt.Sprint(binding["validationActions"]) != "[Deny]" || binding["policyName"] != name {
+		if policy["failurePolicy"] != "Fail" || fmt.Sprint(binding["validationActions"]) != "[Deny]" ||
+			binding["policyName"] != name {
 			t.Errorf("the policy %s does not fail closed: %v, %v", name, policy["failurePolicy"], binding)
 		}
 	}
@@ -150,7 +152,8 @@ func TestAnUpgradeTakesTheAgentsRightsAway(t *testing.T) {
 	for _, a := range accounts {
 		for _, ns := range rightsNamespaces {
 			if got, want := rights(t, upgraded, a, ns), rights(t, after, a, ns); !slices.Equal(got, want) {
-				t.Errorf("after an upgrade %s in %s has\n%s\nand not\n%s", a.Name, ns, strings.Join(got, "\n"), strings.Join(want, "\n"))
+				t.Errorf("after an upgrade %s in %s has\n%s\nand not\n%s", a.Name, ns, strings.Join(got, "\n"),
+					strings.Join(want, "\n"))
 			}
 		}
 	}
@@ -158,7 +161,8 @@ func TestAnUpgradeTakesTheAgentsRightsAway(t *testing.T) {
 
 func hasSecrets(t *testing.T, manifest []byte, account string) bool {
 	t.Helper()
-	return slices.ContainsFunc(rights(t, manifest, Account{"kube-system", account}, "default"), func(l string) bool { return strings.HasPrefix(l, "secrets ") })
+	return slices.ContainsFunc(rights(t, manifest, Account{"kube-system", account}, "default"),
+		func(l string) bool { return strings.HasPrefix(l, "secrets ") })
 }
 
 func daemonSets(t *testing.T, manifest []byte) map[string]*appsv1.DaemonSet {
@@ -181,15 +185,18 @@ func daemonSets(t *testing.T, manifest []byte) map[string]*appsv1.DaemonSet {
 func TestOnlyNodesThatServeIngressReadSecrets(t *testing.T) {
 	selector := map[string]any{"node-restriction.kubernetes.io/ingress": "true", "zone": "a"}
 	for name, values := range map[string]map[string]any{
-		"by the value":    {"ingress": map[string]any{"nodeSelector": selector}},
-		"by the settings": {"settings": "ingress: {nodeSelector: {node-restriction.kubernetes.io/ingress: \"true\", zone: a}}\n"},
+		"by the value": {"ingress": map[string]any{"nodeSelector": selector}},
+		"by the settings": {
+			"settings": "ingress: {nodeSelector: {node-restriction.kubernetes.io/ingress: \"true\", zone: a}}\n"},
 	} {
 		m := renderChart(t, values)
-		if hasSecrets(t, m, "wayleave") || !hasSecrets(t, m, "wayleave-ingress") || hasSecrets(t, m, "wayleave-writer") {
+		if hasSecrets(t, m, "wayleave") || !hasSecrets(t, m, "wayleave-ingress") ||
+			hasSecrets(t, m, "wayleave-writer") {
 			t.Errorf("%s: Secrets are readable by others than the nodes that serve Ingress", name)
 		}
 		for _, ns := range rightsNamespaces {
-			agents, ingress := rights(t, m, Account{"kube-system", "wayleave"}, ns), rights(t, m, Account{"kube-system", "wayleave-ingress"}, ns)
+			agents, ingress := rights(t, m, Account{"kube-system", "wayleave"}, ns),
+				rights(t, m, Account{"kube-system", "wayleave-ingress"}, ns)
 			ingress = slices.DeleteFunc(ingress, func(l string) bool { return strings.HasPrefix(l, "secrets ") })
 			if !slices.Equal(agents, ingress) {
 				t.Errorf("%s: in %s the accounts differ by more than Secrets: %v, %v", name, ns, agents, ingress)
@@ -200,10 +207,13 @@ func TestOnlyNodesThatServeIngressReadSecrets(t *testing.T) {
 		if len(sets) != 2 || inside == nil || outside == nil {
 			t.Fatalf("%s: %d DaemonSets", name, len(sets))
 		}
-		if inside.Spec.Template.Spec.ServiceAccountName != "wayleave-ingress" || outside.Spec.Template.Spec.ServiceAccountName != "wayleave" {
+		if inside.Spec.Template.Spec.ServiceAccountName != "wayleave-ingress" ||
+			outside.Spec.Template.Spec.ServiceAccountName != "wayleave" {
 			t.Errorf("%s: the DaemonSets have other accounts", name)
 		}
-		for _, labels := range []map[string]string{{}, {"zone": "a"}, {"zone": "b", "node-restriction.kubernetes.io/ingress": "true"}, {"zone": "a", "node-restriction.kubernetes.io/ingress": "true"}} {
+		for _, labels := range []map[string]string{{}, {"zone": "a"},
+			{"zone": "b", "node-restriction.kubernetes.io/ingress": "true"},
+			{"zone": "a", "node-restriction.kubernetes.io/ingress": "true"}} {
 			in, out := selects(inside.Spec.Template.Spec, labels), selects(outside.Spec.Template.Spec, labels)
 			if in == out {
 				t.Errorf("%s: a node with labels %v gets both DaemonSets or none (%t)", name, labels, in)
@@ -235,11 +245,13 @@ func selects(spec corev1.PodSpec, labels map[string]string) bool {
 	if spec.Affinity == nil {
 		return true
 	}
-	return slices.ContainsFunc(spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms, func(t corev1.NodeSelectorTerm) bool {
-		return !slices.ContainsFunc(t.MatchExpressions, func(e corev1.NodeSelectorRequirement) bool {
-			return e.Operator != corev1.NodeSelectorOpNotIn || slices.Contains(e.Values, labels[e.Key])
+	return slices.ContainsFunc(
+		spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms,
+		func(t corev1.NodeSelectorTerm) bool {
+			return !slices.ContainsFunc(t.MatchExpressions, func(e corev1.NodeSelectorRequirement) bool {
+				return e.Operator != corev1.NodeSelectorOpNotIn || slices.Contains(e.Values, labels[e.Key])
+			})
 		})
-	})
 }
 
 func TestWithoutIngressNobodyReadsSecrets(t *testing.T) {
@@ -248,7 +260,8 @@ func TestWithoutIngressNobodyReadsSecrets(t *testing.T) {
 		"by the settings": {"settings": "ingress: {enabled: false}\n"},
 		"with a selector": {"ingress": map[string]any{"enabled": false, "nodeSelector": map[string]any{"a": "b"}}},
 	} {
-		if m := renderChart(t, values); regexp.MustCompile(`resources:.*secrets`).Match(m) || len(daemonSets(t, m)) != 1 {
+		if m := renderChart(t, values); regexp.MustCompile(`resources:.*secrets`).Match(m) ||
+			len(daemonSets(t, m)) != 1 {
 			t.Errorf("%s: the chart renders a right to Secrets", name)
 		}
 	}
@@ -258,13 +271,15 @@ func TestWithoutIngressNobodyReadsSecrets(t *testing.T) {
 func TestTheWriterKeepsItsContract(t *testing.T) {
 	d := doc[appsv1.Deployment](t, "Deployment")
 	spec := d.Spec.Template.Spec
-	if *d.Spec.Replicas != 2 || !spec.HostNetwork || spec.DNSPolicy != corev1.DNSDefault || spec.PriorityClassName != "system-cluster-critical" || spec.ServiceAccountName != "wayleave-writer" {
+	if *d.Spec.Replicas != 2 || !spec.HostNetwork || spec.DNSPolicy != corev1.DNSDefault ||
+		spec.PriorityClassName != "system-cluster-critical" || spec.ServiceAccountName != "wayleave-writer" {
 		t.Errorf("the Deployment broke its contract: %+v", d.Spec)
 	}
 	if d.Spec.Template.Labels["app.kubernetes.io/name"] == "wayleave" {
 		t.Error("the writer's pods are endpoints of kube-dns")
 	}
-	for _, key := range []string{"node.kubernetes.io/not-ready", "node.kubernetes.io/network-unavailable", "node-role.kubernetes.io/control-plane"} {
+	for _, key := range []string{"node.kubernetes.io/not-ready", "node.kubernetes.io/network-unavailable",
+		"node-role.kubernetes.io/control-plane"} {
 		if !slices.ContainsFunc(spec.Tolerations, func(x corev1.Toleration) bool {
 			return x.Key == key && x.Effect == "" && x.Operator == corev1.TolerationOpExists
 		}) {
@@ -278,7 +293,8 @@ func TestTheWriterKeepsItsContract(t *testing.T) {
 	}
 	for _, c := range spec.Containers {
 		s := c.SecurityContext
-		if len(c.Ports) > 0 || len(s.Capabilities.Add) > 0 || len(s.Capabilities.Drop) != 1 || !*s.RunAsNonRoot || !*s.ReadOnlyRootFilesystem || *s.AllowPrivilegeEscalation ||
+		if len(c.Ports) > 0 || len(s.Capabilities.Add) > 0 || len(s.Capabilities.Drop) != 1 || !*s.RunAsNonRoot ||
+			!*s.ReadOnlyRootFilesystem || *s.AllowPrivilegeEscalation ||
 			s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault || c.Resources.Limits.Memory().IsZero() {
 			t.Errorf("%s has more rights than named", c.Name)
 		}

@@ -100,7 +100,8 @@ func (r *Resolver) pointer(m *dns.Msg, a netip.Addr) bool {
 	q := m.Question[0]
 	if q.Qtype == dns.TypePTR {
 		for _, n := range names {
-			m.Answer = append(m.Answer, &dns.PTR{Hdr: header(q.Name, dns.TypePTR), Ptr: fromWire(n) + "." + r.Domains[0]})
+			m.Answer = append(m.Answer, &dns.PTR{Hdr: header(q.Name, dns.TypePTR), Ptr: fromWire(n) + "." +
+				r.Domains[0]})
 		}
 	}
 	return true
@@ -209,7 +210,8 @@ func (r *Resolver) services(m *dns.Msg, domain string, list []srv) {
 	seen := map[string]bool{}
 	for _, s := range list {
 		target := fromWire(s.target) + "." + domain
-		m.Answer = append(m.Answer, &dns.SRV{Hdr: header(m.Question[0].Name, dns.TypeSRV), Priority: 0, Weight: weight(len(list)), Port: s.port, Target: target})
+		m.Answer = append(m.Answer, &dns.SRV{Hdr: header(m.Question[0].Name, dns.TypeSRV), Priority: 0,
+			Weight: weight(len(list)), Port: s.port, Target: target})
 		if seen[target] {
 			continue
 		}

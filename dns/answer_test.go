@@ -32,18 +32,26 @@ func cluster(t testing.TB) *model.Store {
 	err = s.Write(func(w *model.Writer) {
 		w.PutNamespace(&model.Namespace{Name: "default"})
 		w.PutNamespace(&model.Namespace{Name: "empty"})
-		w.PutService(&model.Service{Name: name("default/backend"), ClusterIPs: []netip.Addr{addr("10.96.100.50"), addr("fd00:96::50")},
+		w.PutService(&model.Service{Name: name("default/backend"), ClusterIPs: []netip.Addr{addr("10.96.100.50"),
+			addr("fd00:96::50")},
 			Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}}})
 		w.PutService(&model.Service{Name: name("default/cassandra"), Headless: true})
-		w.PutEndpointSlice(&model.EndpointSlice{Name: name("default/cassandra-1"), Service: "cassandra", Ports: []model.EndpointPort{{Name: "cql", Protocol: model.TCP, Port: 9042}},
+		w.PutEndpointSlice(&model.EndpointSlice{Name: name("default/cassandra-1"), Service: "cassandra",
+			Ports: []model.EndpointPort{{Name: "cql", Protocol: model.TCP, Port: 9042}},
 			Endpoints: []model.Endpoint{
-				{Addr: addr("10.244.1.5"), Ready: true}, {Addr: addr("10.244.2.9"), Ready: true}, {Addr: addr("10.244.3.7"), Ready: false}}})
+				{Addr: addr("10.244.1.5"), Ready: true}, {Addr: addr("10.244.2.9"), Ready: true},
+				{Addr: addr("10.244.3.7"), Ready: false}}})
 		w.PutService(&model.Service{Name: name("default/mysql"), Headless: true, PublishNotReady: true})
-		w.PutEndpointSlice(&model.EndpointSlice{Name: name("default/mysql-1"), Service: "mysql", Endpoints: []model.Endpoint{
-			{Addr: addr("10.244.1.6"), Ready: true, Hostname: "mysql-0"}, {Addr: addr("10.244.2.6"), Hostname: "mysql-1"}}})
-		w.PutService(&model.Service{Name: name("default/external-db"), Type: model.ExternalName, ExternalName: "db.example.com"})
-		w.PutService(&model.Service{Name: name("default/inner"), Type: model.ExternalName, ExternalName: "backend.default.svc.cluster.local"})
-		w.PutService(&model.Service{Name: name("default/loop"), Type: model.ExternalName, ExternalName: "loop.default.svc.cluster.local"})
+		w.PutEndpointSlice(&model.EndpointSlice{Name: name("default/mysql-1"), Service: "mysql",
+			Endpoints: []model.Endpoint{
+				{Addr: addr("10.244.1.6"), Ready: true, Hostname: "mysql-0"},
+				{Addr: addr("10.244.2.6"), Hostname: "mysql-1"}}})
+		w.PutService(&model.Service{Name: name("default/external-db"), Type: model.ExternalName,
+			ExternalName: "db.example.com"})
+		w.PutService(&model.Service{Name: name("default/inner"), Type: model.ExternalName,
+			ExternalName: "backend.default.svc.cluster.local"})
+		w.PutService(&model.Service{Name: name("default/loop"), Type: model.ExternalName,
+			ExternalName: "loop.default.svc.cluster.local"})
 		w.PutService(&model.Service{Name: name("default/pending")})
 		w.PutService(&model.Service{Name: name("unknown/orphan"), ClusterIPs: []netip.Addr{addr("10.96.0.77")}})
 	})
@@ -132,7 +140,8 @@ func TestAnswers(t *testing.T) {
 		{"nowhere" + d, dns.TypeA, "NXDOMAIN:  +SOA"},
 		{"svc.cluster.local.", dns.TypeA, "NOERROR:  +SOA"},
 		{"cluster.local.", dns.TypeA, "NOERROR:  +SOA"},
-		{"cluster.local.", dns.TypeSOA, "NOERROR: SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 30"},
+		{"cluster.local.", dns.TypeSOA,
+			"NOERROR: SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 30"},
 		{"cluster.local.", dns.TypeNS, "NOERROR: NS ns.dns.cluster.local."},
 		{"dns-version.cluster.local.", dns.TypeTXT, `NOERROR: TXT "1.1.0"`},
 		// Headless.
@@ -140,7 +149,9 @@ func TestAnswers(t *testing.T) {
 		{"cassandra.default" + d, dns.TypeAAAA, "NOERROR:  +SOA"},
 		{"10-244-1-5.cassandra.default" + d, dns.TypeA, "NOERROR: A 10.244.1.5"},
 		{"10-244-3-7.cassandra.default" + d, dns.TypeA, "NXDOMAIN:  +SOA"},
-		{"_cql._tcp.cassandra.default" + d, dns.TypeSRV, "NOERROR: SRV 0 50 9042 10-244-1-5.cassandra.default.svc.cluster.local., SRV 0 50 9042 10-244-2-9.cassandra.default.svc.cluster.local."},
+		{"_cql._tcp.cassandra.default" + d, dns.TypeSRV, "NOERROR: SRV 0 50 9042 " +
+			"10-244-1-5.cassandra.default.svc.cluster.local., SRV 0 50 9042 " +
+			"10-244-2-9.cassandra.default.svc.cluster.local."},
 		// StatefulSets.
 		{"mysql-0.mysql.default" + d, dns.TypeA, "NOERROR: A 10.244.1.6"},
 		{"mysql-1.mysql.default" + d, dns.TypeA, "NOERROR: A 10.244.2.6"},
@@ -154,7 +165,8 @@ func TestAnswers(t *testing.T) {
 		// Reverse.
 		{"50.100.96.10.in-addr.arpa.", dns.TypePTR, "NOERROR: PTR backend.default.svc.cluster.local."},
 		{"5.1.244.10.in-addr.arpa.", dns.TypePTR, "NOERROR: PTR 10-244-1-5.cassandra.default.svc.cluster.local."},
-		{"0.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa.", dns.TypePTR, "NOERROR: PTR backend.default.svc.cluster.local."},
+		{"0.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa.", dns.TypePTR,
+			"NOERROR: PTR backend.default.svc.cluster.local."},
 		{"9.9.9.9.in-addr.arpa.", dns.TypePTR, "NXDOMAIN: "},
 		// Outside, and the walk of ndots:5.
 		{"google.com.default" + d, dns.TypeA, "NXDOMAIN:  +SOA"},
@@ -313,9 +325,11 @@ func TestAnswersBesideServices(t *testing.T) {
 		{"", "dns.cluster.local.", dns.TypeA, "NOERROR:  +SOA"},
 		{"", "corp.example.", dns.TypeNS, "NOERROR: NS ns.dns.corp.example."},
 		{"", "backend.default.svc.corp.example.", dns.TypeA, "NOERROR: A 10.96.100.50"},
-		{"", "_http._tcp.backend.default.svc.corp.example.", dns.TypeSRV, "NOERROR: SRV 0 100 80 backend.default.svc.corp.example."},
+		{"", "_http._tcp.backend.default.svc.corp.example.", dns.TypeSRV,
+			"NOERROR: SRV 0 100 80 backend.default.svc.corp.example."},
 		{"", "dns-version.corp.example.", dns.TypeTXT, `NOERROR: TXT "1.1.0"`},
-		{"", "0.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa.", dns.TypePTR, "NOERROR: PTR backend.default.svc.cluster.local."},
+		{"", "0.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa.", dns.TypePTR,
+			"NOERROR: PTR backend.default.svc.cluster.local."},
 	} {
 		r.Pods = tc.pods
 		m := r.Resolve(t.Context(), new(dns.Msg).SetQuestion(tc.name, tc.qtype))
@@ -363,7 +377,8 @@ func TestNamesOfPodsAreVerified(t *testing.T) {
 			}
 			z.Set(k, &e)
 		}
-		if got := answerText(r.Resolve(t.Context(), new(dns.Msg).SetQuestion(rel+".pod.cluster.local.", dns.TypeA))); got != want {
+		if got := answerText(r.Resolve(t.Context(), new(dns.Msg).SetQuestion(rel+".pod.cluster.local.",
+			dns.TypeA))); got != want {
 			t.Errorf("%s: %s, want %s", rel, got, want)
 		}
 	}
@@ -388,14 +403,19 @@ func TestNamesOfPodsAreVerified(t *testing.T) {
 // holds exactly what a zone made of the last state does.
 func TestAChangedEntryIsAsAFreshOne(t *testing.T) {
 	host := func(n, a string) Host { return Host{n, addr(a)} }
-	ports := []Port{{Name: "p", Protocol: "tcp", Port: 1}, {Name: "q", Protocol: "udp", Port: 2}, {Name: "p", Protocol: "tcp", Port: 3}}
+	ports := []Port{{Name: "p", Protocol: "tcp", Port: 1}, {Name: "q", Protocol: "udp", Port: 2},
+		{Name: "p", Protocol: "tcp", Port: 3}}
 	states := []*Entry{
 		{Hosts: []Host{host("a", "10.0.0.1"), host("b", "10.0.0.2")}, Ports: ports},
 		{Hosts: []Host{host("a", "10.0.0.1"), host("b", "10.0.0.2"), host("a", "fd00::1")}, Ports: ports[:1]},
 		{Hosts: []Host{host("b", "10.0.0.2"), host("c", "10.0.0.1")}, Ports: ports[1:]},
-		{Hosts: []Host{host("c", "10.0.0.1"), host("b", "10.0.0.2"), host("bad..label", "10.0.0.3"), host("", "10.0.0.4")}, Ports: ports},
-		{Hosts: []Host{host("a", "10.0.0.1"), host("b", "10.0.0.1"), host("b", "10.0.0.2")}, Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1, Hosts: []string{"a"}}, {Name: "p", Protocol: "tcp", Port: 3, Hosts: []string{"a", "b"}}}},
-		{Hosts: []Host{host("a", "10.0.0.1"), host("b", "10.0.0.1"), host("b", "10.0.0.2")}, Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1, Hosts: []string{"b"}}}},
+		{Hosts: []Host{host("c", "10.0.0.1"), host("b", "10.0.0.2"), host("bad..label", "10.0.0.3"),
+			host("", "10.0.0.4")}, Ports: ports},
+		{Hosts: []Host{host("a", "10.0.0.1"), host("b", "10.0.0.1"), host("b", "10.0.0.2")},
+			Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1, Hosts: []string{"a"}}, {Name: "p", Protocol: "tcp",
+				Port: 3, Hosts: []string{"a", "b"}}}},
+		{Hosts: []Host{host("a", "10.0.0.1"), host("b", "10.0.0.1"), host("b", "10.0.0.2")},
+			Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1, Hosts: []string{"b"}}}},
 		{VIPs: []netip.Addr{addr("10.96.0.1")}, Ports: ports},
 		{VIPs: []netip.Addr{addr("10.96.0.1"), addr("fd00:96::1")}},
 		{CNAME: "example.com"}, {Pod: []netip.Addr{addr("10.0.0.9")}}, {}, nil,
@@ -408,12 +428,14 @@ func TestAChangedEntryIsAsAFreshOne(t *testing.T) {
 				z.Set(key, e)
 			}
 			fresh.Set(key, to)
-			if !reflect.DeepEqual(z.names, fresh.names) || !reflect.DeepEqual(z.pods, fresh.pods) || !reflect.DeepEqual(z.Entries(), fresh.Entries()) {
+			if !reflect.DeepEqual(z.names, fresh.names) || !reflect.DeepEqual(z.pods, fresh.pods) ||
+				!reflect.DeepEqual(z.Entries(), fresh.Entries()) {
 				t.Errorf("from %d to %d: the names are\n%v, want\n%v", i, j, z.names, fresh.names)
 			}
 			for _, other := range []*Zone{z, fresh} {
 				for a := range other.reverse {
-					if got, want := slices.Sorted(slices.Values(z.reverse[a])), slices.Sorted(slices.Values(fresh.reverse[a])); !slices.Equal(got, want) {
+					if got, want := slices.Sorted(slices.Values(z.reverse[a])),
+						slices.Sorted(slices.Values(fresh.reverse[a])); !slices.Equal(got, want) {
 						t.Errorf("from %d to %d: %s has the names %q, want %q", i, j, a, got, want)
 					}
 				}

@@ -31,7 +31,8 @@ func (s *Server) handleQuery(w http.ResponseWriter, r *http.Request) {
 	}
 	qtype, ok := dns.StringToType[strings.ToUpper(r.FormValue("type"))]
 	if !ok {
-		http.Error(w, fmt.Sprintf("type %q is none; A, AAAA, SRV, PTR, TXT, … are", r.FormValue("type")), http.StatusBadRequest)
+		http.Error(w, fmt.Sprintf("type %q is none; A, AAAA, SRV, PTR, TXT, … are", r.FormValue("type")),
+			http.StatusBadRequest)
 		return
 	}
 	name := r.FormValue("name")

@@ -23,16 +23,19 @@ func TestAWalkIsShownAsThePodWouldSeeIt(t *testing.T) {
 	r.pods[own.Pod] = own
 	foreign := pod("default/foreign", "192.0.2.9")
 	r.pods[foreign.Pod] = foreign
-	r.known(map[string]string{"10.7.0.2": "default/web", "10.7.0.3": "shop/cart", "10.7.0.4": "default/own", "192.0.2.9": "default/foreign"})
+	r.known(map[string]string{"10.7.0.2": "default/web", "10.7.0.3": "shop/cart", "10.7.0.4": "default/own",
+		"192.0.2.9": "default/foreign"})
 	r.answered("10.7.0.2", "udp", "google.com.default.svc.cluster.local.", dns.TypeA, googled)
 	upstream := "upstream " + r.out.addr.String()
 	for _, c := range []struct{ pod, name, qtype, want string }{
-		{"default/web", "google.com", "A", `pod default/web, 10.7.0.2: search default.svc.cluster.local svc.cluster.local cluster.local corp.example, ndots 5, autopath on
+		{"default/web", "google.com", "A",
+			`pod default/web, 10.7.0.2: search default.svc.cluster.local svc.cluster.local cluster.local corp.example, ndots 5, autopath on
 1. google.com.default.svc.cluster.local. A: NOERROR from zone, autopath google.com.svc.cluster.local. NXDOMAIN from zone, autopath google.com.cluster.local. NXDOMAIN from zone, autopath google.com.corp.example. NXDOMAIN from UP, autopath google.com. NOERROR from UP
    google.com.default.svc.cluster.local. 17 IN CNAME google.com.
    google.com. 17 IN A 192.0.2.7
 `},
-		{"default/own", "google.com", "a", `pod default/own, 10.7.0.4: search default.svc.cluster.local svc.cluster.local cluster.local corp.example, ndots 5, autopath not for its search list
+		{"default/own", "google.com", "a",
+			`pod default/own, 10.7.0.4: search default.svc.cluster.local svc.cluster.local cluster.local corp.example, ndots 5, autopath not for its search list
 1. google.com.default.svc.cluster.local. A: NXDOMAIN from zone
 2. google.com.svc.cluster.local. A: NXDOMAIN from zone
 3. google.com.cluster.local. A: NXDOMAIN from zone
@@ -40,11 +43,13 @@ func TestAWalkIsShownAsThePodWouldSeeIt(t *testing.T) {
 5. google.com. A: NOERROR from UP
    google.com. 17 IN A 192.0.2.7
 `},
-		{"default/foreign", "google.com.", "A", `pod default/foreign, 192.0.2.9: search default.svc.cluster.local svc.cluster.local cluster.local corp.example, ndots 5, autopath on
+		{"default/foreign", "google.com.", "A",
+			`pod default/foreign, 192.0.2.9: search default.svc.cluster.local svc.cluster.local cluster.local corp.example, ndots 5, autopath on
 1. google.com. A: NOERROR from UP
    google.com. 17 IN A 192.0.2.7
 `},
-		{"shop/cart", "broken.com.", "A", `pod shop/cart, 10.7.0.3: search shop.svc.cluster.local svc.cluster.local cluster.local corp.example, ndots 5, autopath on
+		{"shop/cart", "broken.com.", "A",
+			`pod shop/cart, 10.7.0.3: search shop.svc.cluster.local svc.cluster.local cluster.local corp.example, ndots 5, autopath on
 1. broken.com. A: SERVFAIL from nobody (UP: it answered SERVFAIL)
 `},
 	} {
@@ -73,7 +78,8 @@ func TestAWalkIsShownAsThePodWouldSeeIt(t *testing.T) {
 func TestQueryLogs(t *testing.T) {
 	r := newCallersRig(t)
 	r.answered("10.7.0.2", "udp", "google.com.default.svc.cluster.local.", dns.TypeA, googled)
-	ofPod, ofName := r.follow(LogPath("shop/cart", "", 3*time.Second)), r.follow(LogPath("", "Google.com", 3*time.Second))
+	ofPod, ofName := r.follow(LogPath("shop/cart", "", 3*time.Second)),
+		r.follow(LogPath("", "Google.com", 3*time.Second))
 	r.answered("10.7.0.3", "udp", backendName, dns.TypeA, "NOERROR: A 10.96.100.50")
 	r.answered("10.7.0.2", "tcp", "google.com.default.svc.cluster.local.", dns.TypeA, googled)
 	r.answered("10.7.0.2", "udp", "printer.corp.example.", dns.TypeA, "NOERROR: A 192.0.2.7")
@@ -89,7 +95,8 @@ func TestQueryLogs(t *testing.T) {
 			lines = append(lines, c.log.Text())
 		}
 		text := strings.Join(lines, "\n")
-		if len(lines) < 2 || !strings.Contains(lines[0], c.want) || !strings.Contains(lines[len(lines)-1], fmt.Sprintf("# the end: %d queries, and 0 ", len(lines)-1)) {
+		if len(lines) < 2 || !strings.Contains(lines[0], c.want) || !strings.Contains(lines[len(lines)-1],
+			fmt.Sprintf("# the end: %d queries, and 0 ", len(lines)-1)) {
 			t.Errorf("the log has\n%s\nwant %s", text, c.want)
 		}
 		for _, l := range lines[:len(lines)-1] {
@@ -157,7 +164,8 @@ func TestALogLineIsOneLine(t *testing.T) {
 	if err := m.Unpack(raw); err != nil {
 		t.Fatal(err)
 	}
-	line := logLine(time.Now(), netip.MustParseAddr("10.7.0.2"), Caller{Pod: model.Name{Namespace: "a", Name: "b"}}, "udp", m, "zone")
+	line := logLine(time.Now(), netip.MustParseAddr("10.7.0.2"), Caller{Pod: model.Name{Namespace: "a", Name: "b"}},
+		"udp", m, "zone")
 	if strings.ContainsAny(line, "\n\x00") || !strings.Contains(line, `a\010\ b\000. TYPE65280`) {
 		t.Errorf("%q", line)
 	}

@@ -20,7 +20,8 @@ const autopathPatience = 2 * time.Second
 const leastWalked = 2
 
 // walked are the types for which resolvers use the search list.
-var walked = map[uint16]bool{dns.TypeA: true, dns.TypeAAAA: true, dns.TypeHTTPS: true, dns.TypeSRV: true, dns.TypeMX: true, dns.TypeTXT: true}
+var walked = map[uint16]bool{dns.TypeA: true, dns.TypeAAAA: true, dns.TypeHTTPS: true, dns.TypeSRV: true,
+	dns.TypeMX: true, dns.TypeTXT: true}
 
 // Autopath takes the rest of a pod's walk through its search list when the first step
 // of it found no name: m, the reply to q, becomes what the first name on the way
@@ -35,7 +36,8 @@ var walked = map[uint16]bool{dns.TypeA: true, dns.TypeAAAA: true, dns.TypeHTTPS:
 //   - for a name on the way that lacks the type: some resolvers go on there (glibc), some do not (musl);
 //   - where no name exists, and where the walk cannot be finished.
 func (r *Resolver) Autopath(ctx context.Context, q, m *dns.Msg, c Caller, search []string) bool {
-	if m.Rcode != dns.RcodeNameError || len(m.Answer) > 0 || !c.Usual() || len(r.Domains) == 0 || !q.RecursionDesired || !walked[q.Question[0].Qtype] {
+	if m.Rcode != dns.RcodeNameError || len(m.Answer) > 0 || !c.Usual() || len(r.Domains) == 0 || !q.RecursionDesired ||
+		!walked[q.Question[0].Qtype] {
 		return false
 	}
 	asked := q.Question[0].Name
@@ -66,7 +68,8 @@ func (r *Resolver) Autopath(ctx context.Context, q, m *dns.Msg, c Caller, search
 		if got.Rcode == dns.RcodeNameError {
 			continue
 		}
-		cluster := i < clusterSuffixes-1 && slices.ContainsFunc(got.Answer, func(rr dns.RR) bool { return rr.Header().Rrtype == q.Question[0].Qtype })
+		cluster := i < clusterSuffixes-1 && slices.ContainsFunc(got.Answer,
+			func(rr dns.RR) bool { return rr.Header().Rrtype == q.Question[0].Qtype })
 		if got.Rcode != dns.RcodeSuccess || got.Truncated || !cluster && suffix != "" {
 			return false
 		}

@@ -18,7 +18,8 @@ import (
 // The whole name of a Service that is missing, or that has nobody ready, is never answered by a wildcard of the
 // node's search domain: the client that asks for it does not walk on.
 func TestAWholeNameIsNotWalked(t *testing.T) {
-	r := &Resolver{Zone: NewZone(), Domains: []string{"cluster.local."}, Forward: func(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+	r := &Resolver{Zone: NewZone(), Domains: []string{"cluster.local."}, Forward: func(_ context.Context,
+		q *dns.Msg) (*dns.Msg, error) {
 		if dns.IsSubDomain("lan.test.", q.Question[0].Name) && q.Question[0].Qtype == dns.TypeA { // a wildcard
 			return told(q, "192.0.2.99", 60), nil
 		}
@@ -28,7 +29,8 @@ func TestAWholeNameIsNotWalked(t *testing.T) {
 	r.Zone.Set(name("bugs/peers"), &Entry{Unready: true})
 	r.Zone.Set(name("bugs/web"), &Entry{VIPs: []netip.Addr{addr("10.96.0.9")}})
 	c := Caller{Pod: name("bugs/waiting"), Cluster: true, NDots: 5}
-	for _, whole := range []string{"db", "peers", "DB", "peers-0.peers", "_raft._tcp.peers", "_raft._tcp.PEERS", "db-0.web", "nothing.web", "db-0.db", "_sql._tcp.db"} {
+	for _, whole := range []string{"db", "peers", "DB", "peers-0.peers", "_raft._tcp.peers", "_raft._tcp.PEERS",
+		"db-0.web", "nothing.web", "db-0.db", "_sql._tcp.db"} {
 		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV} {
 			q := new(dns.Msg).SetQuestion(whole+".bugs.svc.cluster.local.", qtype)
 			m := r.Resolve(t.Context(), q)
@@ -61,7 +63,9 @@ func TestAutopathChangesNoClientsAnswer(t *testing.T) {
 					plain := walk(w.ask(t, false, &shortened), asked, w.list(), w.caller.NDots, types)
 					short := walk(w.ask(t, true, &shortened), asked, w.list(), w.caller.NDots, types)
 					if plain != short {
-						t.Fatalf("world %d, %s asks for %s %v from %v with search %v: %s without autopath, %s with it\n%v\n%v", seed, what, asked, types, w.caller, w.list(), plain, short, w.zone, w.outside)
+						t.Fatalf("world %d, %s asks for %s %v from %v with search %v: %s without autopath, %s "+
+							"with it\n%v\n%v", seed, what, asked, types, w.caller, w.list(), plain, short,
+							w.zone, w.outside)
 					}
 				}
 			}
@@ -105,7 +109,8 @@ func newWalkWorld(r *rand.Rand) *walkWorld {
 	for _, ns := range walkLabels {
 		w.zone[model.Name{Namespace: ns}] = Entry{}
 		for _, svc := range walkLabels {
-			v4, v6 := netip.AddrFrom4([4]byte{10, 96, 0, byte(r.IntN(250))}), netip.MustParseAddr(fmt.Sprintf("fd00:96::%x", r.IntN(250)))
+			v4, v6 := netip.AddrFrom4([4]byte{10, 96, 0, byte(r.IntN(250))}),
+				netip.MustParseAddr(fmt.Sprintf("fd00:96::%x", r.IntN(250)))
 			e, key := Entry{}, model.Name{Namespace: ns, Name: svc}
 			switch r.IntN(8) {
 			case 0:
@@ -129,7 +134,8 @@ func newWalkWorld(r *rand.Rand) *walkWorld {
 	domains := []string{"lan.test", "corp.test", "com", "b.com"}
 	r.Shuffle(len(domains), func(i, j int) { domains[i], domains[j] = domains[j], domains[i] })
 	w.search = domains[:r.IntN(4)]
-	types := [][]uint16{{dns.TypeA}, {dns.TypeAAAA}, {dns.TypeA, dns.TypeAAAA}, {dns.TypeTXT}, {0}} // 0 is a server that fails
+	// 0 is a server that fails
+	types := [][]uint16{{dns.TypeA}, {dns.TypeAAAA}, {dns.TypeA, dns.TypeAAAA}, {dns.TypeTXT}, {0}}
 	for range 2 + r.IntN(8) {
 		n := pick(walkLabels)
 		if r.IntN(4) == 0 {
@@ -173,7 +179,8 @@ func (w *walkWorld) forward(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
 	case types[0] == 0:
 		return nil, errors.New("no server answers")
 	case slices.Contains(types, q.Question[0].Qtype):
-		text := map[uint16]string{dns.TypeA: "A 192.0.2." + fmt.Sprint(len(name)), dns.TypeAAAA: "AAAA 2001:db8::" + fmt.Sprint(len(name))}[q.Question[0].Qtype]
+		text := map[uint16]string{dns.TypeA: "A 192.0.2." + fmt.Sprint(len(name)), dns.TypeAAAA: "AAAA 2001:db8::" +
+			fmt.Sprint(len(name))}[q.Question[0].Qtype]
 		rr, err := dns.NewRR(q.Question[0].Name + " 60 IN " + text)
 		if err != nil {
 			return nil, err

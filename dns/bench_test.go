@@ -18,7 +18,8 @@ import (
 // that of client and server together; docs/bench-dns.md has the server's own.
 func BenchmarkServer(b *testing.B) {
 	s := NewServer(fill(b, cluster(b)), prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	s.Configure(Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	s.Configure(Settings{Domains: []string{"cluster.local."},
+		Clients: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)

@@ -287,7 +287,8 @@ func (c *Cache) put(key []byte, m *dns.Msg, denial bool, life, stale time.Durati
 		return false
 	}
 	at := now.Sub(c.start)
-	e := &entry{wire: wire, ttls: ttls, sets: setsOf(wire, ttls), denial: denial, stored: at, fresh: at + life, stale: at + life + stale}
+	e := &entry{wire: wire, ttls: ttls, sets: setsOf(wire, ttls), denial: denial, stored: at, fresh: at + life,
+		stale: at + life + stale}
 	e.used.Store(int64(at))
 	s := c.shard(key)
 	s.mu.Lock()

@@ -43,15 +43,22 @@ func TestCacheLifetimes(t *testing.T) {
 		want    time.Duration
 		denials bool
 	}{
-		{"the least TTL of the answers counts", replyOf(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 300 IN CNAME b.example.com.", "b.example.com. 60 IN A 192.0.2.1"), time.Minute, false},
-		{"a long TTL is cut", replyOf(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 604800 IN A 192.0.2.1"), time.Hour, false},
+		{"the least TTL of the answers counts", replyOf(t, "a.example.com.", dns.TypeA, 0,
+			"a.example.com. 300 IN CNAME b.example.com.", "b.example.com. 60 IN A 192.0.2.1"), time.Minute, false},
+		{"a long TTL is cut", replyOf(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 604800 IN A 192.0.2.1"),
+			time.Hour, false},
 		{"TTL 0 is not kept", replyOf(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 0 IN A 192.0.2.1"), 0, false},
-		{"a TTL with the highest bit is 0", replyOf(t, "a.example.com.", dns.TypeA, 0, "a.example.com. 4294967295 IN A 192.0.2.1"), 0, false},
-		{"a name that is none: the SOA's minimum", replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--", soaRecord), 2 * time.Minute, true},
-		{"its TTL when that is less", replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--", strings.Replace(soaRecord, "600", "5", 1)), 5 * time.Second, true},
-		{"a denial is cut", replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--", "example.com. 86400 IN SOA a. b. 1 2 3 4 86400"), 30 * time.Minute, true},
+		{"a TTL with the highest bit is 0", replyOf(t, "a.example.com.", dns.TypeA, 0,
+			"a.example.com. 4294967295 IN A 192.0.2.1"), 0, false},
+		{"a name that is none: the SOA's minimum", replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--",
+			soaRecord), 2 * time.Minute, true},
+		{"its TTL when that is less", replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--",
+			strings.Replace(soaRecord, "600", "5", 1)), 5 * time.Second, true},
+		{"a denial is cut", replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeNameError, "--",
+			"example.com. 86400 IN SOA a. b. 1 2 3 4 86400"), 30 * time.Minute, true},
 		{"no such record", replyOf(t, "a.example.com.", dns.TypeAAAA, 0, "--", soaRecord), 2 * time.Minute, true},
-		{"an alias of nothing", replyOf(t, "a.example.com.", dns.TypeAAAA, 0, "a.example.com. 10 IN CNAME b.example.com.", "--", soaRecord), 10 * time.Second, true},
+		{"an alias of nothing", replyOf(t, "a.example.com.", dns.TypeAAAA, 0,
+			"a.example.com. 10 IN CNAME b.example.com.", "--", soaRecord), 10 * time.Second, true},
 		{"a denial without SOA", replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeNameError), 0, true},
 		{"a failure", replyOf(t, "x.example.com.", dns.TypeA, dns.RcodeServerFailure), 0, false},
 	} {
@@ -109,10 +116,12 @@ func lookup(t testing.TB, c *Cache, query []byte, size int, now time.Time) (*dns
 func TestTheCacheAnswersAsTheClientAsked(t *testing.T) {
 	c, now := NewCache(), time.Now()
 	c.Limit(testLimits)
-	putReply(t, c, replyOf(t, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN CNAME web.example.com.", "web.example.com. 7200 IN A 192.0.2.1"), now)
+	putReply(t, c, replyOf(t, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN CNAME web.example.com.",
+		"web.example.com. 7200 IN A 192.0.2.1"), now)
 
 	m, hit := lookup(t, c, wireQuery(t, "wWw.Example.COM.", dns.TypeA, nil), maxUDP, now.Add(100*time.Second))
-	if hit != Fresh || m.Id != 0x1234 || !m.Response || !m.RecursionDesired || !m.RecursionAvailable || m.IsEdns0() != nil {
+	if hit != Fresh || m.Id != 0x1234 || !m.Response || !m.RecursionDesired || !m.RecursionAvailable ||
+		m.IsEdns0() != nil {
 		t.Fatalf("%v: %v", hit, m)
 	}
 	if m.Question[0].Name != "wWw.Example.COM." || m.Answer[0].Header().Name != "wWw.Example.COM." {
@@ -122,7 +131,8 @@ func TestTheCacheAnswersAsTheClientAsked(t *testing.T) {
 	if a, b := m.Answer[0].Header().Ttl, m.Answer[1].Header().Ttl; a != 200 || b != 3500 {
 		t.Errorf("TTLs are %d and %d, want 200 and 3500", a, b)
 	}
-	m, _ = lookup(t, c, wireQuery(t, "www.example.com.", dns.TypeA, func(q *dns.Msg) { q.SetEdns0(4096, false) }), maxUDP, now)
+	m, _ = lookup(t, c, wireQuery(t, "www.example.com.", dns.TypeA, func(q *dns.Msg) { q.SetEdns0(4096, false) }),
+		maxUDP, now)
 	if opt := m.IsEdns0(); opt == nil || opt.UDPSize() != maxUDP || opt.Do() {
 		t.Errorf("with EDNS: %v", m)
 	}
@@ -154,7 +164,8 @@ func TestBrokenOptionsAreNotForTheCache(t *testing.T) {
 	for _, tc := range []struct {
 		options []byte
 		want    Hit
-	}{{nil, Fresh}, {[]byte{0, 3, 0, 0}, Fresh}, {[]byte{0, 3, 0, 1, 9, 0, 8, 0, 0}, Fresh}, {[]byte{0}, Miss}, {[]byte{0, 3, 0}, Miss}, {[]byte{0, 3, 0, 1}, Miss}, {[]byte{0, 3, 0, 0, 0, 3, 0, 2, 9}, Miss}} {
+	}{{nil, Fresh}, {[]byte{0, 3, 0, 0}, Fresh}, {[]byte{0, 3, 0, 1, 9, 0, 8, 0, 0}, Fresh}, {[]byte{0}, Miss},
+		{[]byte{0, 3, 0}, Miss}, {[]byte{0, 3, 0, 1}, Miss}, {[]byte{0, 3, 0, 0, 0, 3, 0, 2, 9}, Miss}} {
 		q := append(wireQuery(t, "a.example.", dns.TypeA, func(q *dns.Msg) { q.SetEdns0(1232, false) }), tc.options...)
 		q[len(q)-len(tc.options)-1] = byte(len(tc.options))
 		if _, hit := c.Lookup(nil, q, maxUDP, now); hit != tc.want {
@@ -172,7 +183,8 @@ func TestTheCacheKeepsRepliesForDNSSECApart(t *testing.T) {
 	if _, hit := lookup(t, c, wireQuery(t, "www.example.com.", dns.TypeA, nil), maxUDP, now); hit != Miss {
 		t.Error("a client without DO got the reply of one with it")
 	}
-	got, hit := lookup(t, c, wireQuery(t, "www.example.com.", dns.TypeA, func(q *dns.Msg) { q.SetEdns0(4096, true) }), maxUDP, now)
+	got, hit := lookup(t, c, wireQuery(t, "www.example.com.", dns.TypeA, func(q *dns.Msg) { q.SetEdns0(4096, true) }),
+		maxUDP, now)
 	if hit != Fresh || !got.IsEdns0().Do() {
 		t.Errorf("with DO: %v, %v", hit, got)
 	}
@@ -190,7 +202,8 @@ func TestTheCacheTruncates(t *testing.T) {
 		wish uint16
 		size int
 		want int
-	}{{0, maxUDP, 0}, {900, maxUDP, 0}, {1232, maxUDP, 60}, {4096, maxUDP, 60}, {100, maxUDP, 0}, {0, dns.MaxMsgSize, 60}} {
+	}{{0, maxUDP, 0}, {900, maxUDP, 0}, {1232, maxUDP, 60}, {4096, maxUDP, 60}, {100, maxUDP, 0},
+		{0, dns.MaxMsgSize, 60}} {
 		b, _ := c.Lookup(nil, wireQuery(t, "many.example.com.", dns.TypeA, func(q *dns.Msg) {
 			if tc.wish > 0 {
 				q.SetEdns0(tc.wish, false)
@@ -201,7 +214,8 @@ func TestTheCacheTruncates(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(m.Answer) != tc.want || m.Truncated != (tc.want == 0) || (m.IsEdns0() != nil) != (tc.wish > 0) {
-			t.Errorf("wish %d of %d: %d answers in %d bytes, truncated %v", tc.wish, tc.size, len(m.Answer), len(b), m.Truncated)
+			t.Errorf("wish %d of %d: %d answers in %d bytes, truncated %v", tc.wish, tc.size, len(m.Answer),
+				len(b), m.Truncated)
 		}
 	}
 }
@@ -233,12 +247,21 @@ func TestCachedAddressesAreRotated(t *testing.T) {
 		restsAt int // what is in front of this place does not move
 	}{
 		{"one", replyOf(t, "one.example.", dns.TypeA, 0, "one.example. 9 IN A 192.0.2.1"), 1, 1, 1},
-		{"three", replyOf(t, "a.example.", dns.TypeA, 0, "a.example. 10 IN A 192.0.2.1", "a.example. 11 IN A 192.0.2.2", "a.example. 12 IN A 192.0.2.3"), 3, 3, 0},
-		{"IPv6", replyOf(t, "a.example.", dns.TypeAAAA, 0, "a.example. 10 IN AAAA fd00::1", "a.example. 10 IN AAAA fd00::2"), 2, 2, 0},
-		{"behind CNAMEs", replyOf(t, "www.example.", dns.TypeA, 0, "www.example. 10 IN CNAME web.example.", "web.example. 10 IN CNAME w.cdn.test.", "w.cdn.test. 11 IN A 192.0.2.1", "w.cdn.test. 12 IN A 192.0.2.2"), 1, 2, 2},
-		{"two names", replyOf(t, "x.example.", dns.TypeANY, 0, "x.example. 10 IN A 192.0.2.1", "x.example. 10 IN A 192.0.2.2", "x.example. 10 IN AAAA fd00::1", "x.example. 10 IN AAAA fd00::2", "x.example. 10 IN TXT q"), 2, 4, 0},
-		{"of other names", replyOf(t, "o.example.", dns.TypeA, 0, "o.example. 10 IN CNAME p.example.", "p.example. 10 IN A 192.0.2.1", "o.example. 10 IN A 192.0.2.2"), 1, 1, 3},
-		{"of another type", replyOf(t, "m.example.", dns.TypeMX, 0, "m.example. 10 IN MX 10 b.example.", "m.example. 10 IN MX 10 a.example.", "--", "example. 10 IN NS a.example.", "example. 10 IN NS b.example."), 1, 1, 2},
+		{"three", replyOf(t, "a.example.", dns.TypeA, 0, "a.example. 10 IN A 192.0.2.1", "a.example. 11 IN A 192.0.2.2",
+			"a.example. 12 IN A 192.0.2.3"), 3, 3, 0},
+		{"IPv6", replyOf(t, "a.example.", dns.TypeAAAA, 0, "a.example. 10 IN AAAA fd00::1",
+			"a.example. 10 IN AAAA fd00::2"), 2, 2, 0},
+		{"behind CNAMEs", replyOf(t, "www.example.", dns.TypeA, 0, "www.example. 10 IN CNAME web.example.",
+			"web.example. 10 IN CNAME w.cdn.test.", "w.cdn.test. 11 IN A 192.0.2.1", "w.cdn.test. 12 IN A 192.0.2.2"),
+			1, 2, 2},
+		{"two names", replyOf(t, "x.example.", dns.TypeANY, 0, "x.example. 10 IN A 192.0.2.1",
+			"x.example. 10 IN A 192.0.2.2", "x.example. 10 IN AAAA fd00::1", "x.example. 10 IN AAAA fd00::2",
+			"x.example. 10 IN TXT q"), 2, 4, 0},
+		{"of other names", replyOf(t, "o.example.", dns.TypeA, 0, "o.example. 10 IN CNAME p.example.",
+			"p.example. 10 IN A 192.0.2.1", "o.example. 10 IN A 192.0.2.2"), 1, 1, 3},
+		{"of another type", replyOf(t, "m.example.", dns.TypeMX, 0, "m.example. 10 IN MX 10 b.example.",
+			"m.example. 10 IN MX 10 a.example.", "--", "example. 10 IN NS a.example.", "example. 10 IN NS b.example."),
+			1, 1, 2},
 	} {
 		putReply(t, c, tc.m, now)
 		name, qtype := tc.m.Question[0].Name, tc.m.Question[0].Qtype
@@ -268,12 +291,14 @@ func TestCachedAddressesAreRotated(t *testing.T) {
 						t.Errorf("%s, %s: %v is at %d", tc.what, path, rr, i)
 					}
 				}
-				if got, want := sorted(&dns.Msg{Answer: m.Answer, Ns: m.Ns}), sorted(&dns.Msg{Answer: tc.m.Answer, Ns: tc.m.Ns}); got != want {
+				if got, want := sorted(&dns.Msg{Answer: m.Answer, Ns: m.Ns}),
+					sorted(&dns.Msg{Answer: tc.m.Answer, Ns: tc.m.Ns}); got != want {
 					t.Fatalf("%s, %s: got\n%s\nwant\n%s", tc.what, path, got, want)
 				}
 			}
 			if len(firsts) != tc.firsts || len(orders) != tc.orders {
-				t.Errorf("%s, %s: %d first answers in %d orders, want %d in %d", tc.what, path, len(firsts), len(orders), tc.firsts, tc.orders)
+				t.Errorf("%s, %s: %d first answers in %d orders, want %d in %d", tc.what, path, len(firsts),
+					len(orders), tc.firsts, tc.orders)
 			}
 		}
 	}
@@ -283,7 +308,8 @@ func TestLookupAllocatesNothing(t *testing.T) {
 	c, now := NewCache(), time.Now()
 	c.Limit(testLimits)
 	putReply(t, c, replyOf(t, "www.example.com.", dns.TypeA, 0, "www.example.com. 300 IN A 192.0.2.1"), now)
-	putReply(t, c, replyOf(t, "two.example.com.", dns.TypeA, 0, "two.example.com. 300 IN A 192.0.2.1", "two.example.com. 300 IN A 192.0.2.2"), now)
+	putReply(t, c, replyOf(t, "two.example.com.", dns.TypeA, 0, "two.example.com. 300 IN A 192.0.2.1",
+		"two.example.com. 300 IN A 192.0.2.2"), now)
 	for _, name := range []string{"www.example.com.", "two.example.com."} {
 		q, buf := wireQuery(t, name, dns.TypeA, func(q *dns.Msg) { q.SetEdns0(1232, false) }), make([]byte, 0, 4096)
 		if n := testing.AllocsPerRun(100, func() {
@@ -378,9 +404,11 @@ func FuzzUpstreamReply(f *testing.F) {
 		f.Fatal(err)
 	}
 	for _, m := range []*dns.Msg{
-		replyOf(f, "A.eXample.", dns.TypeA, 0, "A.eXample. 300 IN CNAME b.A.eXample.", "b.A.eXample. 60 IN A 192.0.2.1", "b.A.eXample. 60 IN A 192.0.2.2", "b.A.eXample. 60 IN A 192.0.2.3"),
+		replyOf(f, "A.eXample.", dns.TypeA, 0, "A.eXample. 300 IN CNAME b.A.eXample.", "b.A.eXample. 60 IN A 192.0.2.1",
+			"b.A.eXample. 60 IN A 192.0.2.2", "b.A.eXample. 60 IN A 192.0.2.3"),
 		replyOf(f, "a.example.", dns.TypeA, 0, "a.example. 300 IN DNAME b.test.", "a.example. 300 IN CNAME b.test."),
-		replyOf(f, "a.example.", dns.TypeA, dns.RcodeNameError, "--", strings.ReplaceAll(soaRecord, "example.com", "example")),
+		replyOf(f, "a.example.", dns.TypeA, dns.RcodeNameError, "--", strings.ReplaceAll(soaRecord,
+			"example.com", "example")),
 	} {
 		for _, compress := range []bool{false, true} {
 			m.Compress = compress

@@ -112,7 +112,8 @@ func (t *Callers) all() map[netip.Addr]*caller {
 	return nil
 }
 
-var podQueries = prometheus.NewDesc("wayleave_dns_pod_queries_total", "Queries of a pod of this node, as long as the pod is there.", []string{"namespace", "pod"}, nil)
+var podQueries = prometheus.NewDesc("wayleave_dns_pod_queries_total",
+	"Queries of a pod of this node, as long as the pod is there.", []string{"namespace", "pod"}, nil)
 
 // Describe implements prometheus.Collector.
 func (t *Callers) Describe(ch chan<- *prometheus.Desc) { ch <- podQueries }
@@ -124,7 +125,8 @@ func (t *Callers) Collect(ch chan<- prometheus.Metric) {
 	for _, c := range t.all() {
 		if n := c.queries.Load(); n > 0 && !seen[c] {
 			seen[c] = true
-			ch <- prometheus.MustNewConstMetric(podQueries, prometheus.CounterValue, float64(n), c.Pod.Namespace, c.Pod.Name)
+			ch <- prometheus.MustNewConstMetric(podQueries, prometheus.CounterValue, float64(n),
+				c.Pod.Namespace, c.Pod.Name)
 		}
 	}
 }
@@ -153,7 +155,8 @@ func PlanCaller(node string) func(model.Snapshot, model.Name) (CallerPlan, bool,
 		if !ok || p.HostNetwork || p.Node != node || len(p.IPs) == 0 {
 			return CallerPlan{}, false, nil
 		}
-		return CallerPlan{Caller{Pod: key, Cluster: p.ClusterDNS, Searches: p.Searches, NDots: p.NDots}, p.IPs}, true, nil
+		return CallerPlan{Caller{Pod: key, Cluster: p.ClusterDNS, Searches: p.Searches, NDots: p.NDots},
+			p.IPs}, true, nil
 	}
 }
 

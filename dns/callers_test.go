@@ -91,8 +91,10 @@ func newCallersRig(t *testing.T) *callersRig {
 }
 
 func (r *callersRig) settings(autopath bool) {
-	r.feed.Configure(Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("fd07::/64")},
-		Forwarding: Forwarding{Upstreams: []model.Nameserver{{Addr: r.out.addr}}}, Autopath: autopath, Search: []string{"corp.example"}})
+	r.feed.Configure(Settings{Domains: []string{"cluster.local."},
+		Clients:    []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("fd07::/64")},
+		Forwarding: Forwarding{Upstreams: []model.Nameserver{{Addr: r.out.addr}}}, Autopath: autopath,
+		Search: []string{"corp.example"}})
 }
 
 // known has the roll know the rig's pods, with these leases.
@@ -143,15 +145,17 @@ func TestAWalkIsAnsweredAtItsFirstStep(t *testing.T) {
 		{"10.7.0.2", "google.com.default.svc.cluster.local.", dns.TypeA, googled},
 		{"10.7.0.3", "google.com.shop.svc.cluster.local.", dns.TypeA, googled},
 		{"10.7.0.2", "google.com.default.svc.cluster.local.", dns.TypeAAAA, "NOERROR: CNAME google.com."},
-		{"10.7.0.2", "google.com.shop.svc.cluster.local.", dns.TypeA, none},     // another's namespace
-		{"10.7.0.2", "google.com.svc.cluster.local.", dns.TypeA, none},          // not the first step
-		{"10.7.0.2", "a.b.c.d.e.x.default.svc.cluster.local.", dns.TypeA, none}, // ndots has the name asked first as it is
+		{"10.7.0.2", "google.com.shop.svc.cluster.local.", dns.TypeA, none}, // another's namespace
+		{"10.7.0.2", "google.com.svc.cluster.local.", dns.TypeA, none},      // not the first step
+		// ndots has the name asked first as it is
+		{"10.7.0.2", "a.b.c.d.e.x.default.svc.cluster.local.", dns.TypeA, none},
 		{"10.7.0.2", "google.com.default.svc.cluster.local.", dns.TypeNS, none}, // no resolver searches for these
 		{"10.7.0.2", "nobody.com.default.svc.cluster.local.", dns.TypeA, none},
 		{"10.7.0.2", "broken.com.default.svc.cluster.local.", dns.TypeA, none},
 		{"10.7.0.2", "default.svc.cluster.local.", dns.TypeA, "NOERROR:  +SOA"},
 		// What is on the way comes before what is outside.
-		{"10.7.0.2", "db.shop.default.svc.cluster.local.", dns.TypeA, "NOERROR: A 10.96.0.60, CNAME db.shop.svc.cluster.local."},
+		{"10.7.0.2", "db.shop.default.svc.cluster.local.", dns.TypeA,
+			"NOERROR: A 10.96.0.60, CNAME db.shop.svc.cluster.local."},
 		// One label may be a Service's whole name; what the node's own list has is for clients that walk.
 		{"10.7.0.2", "printer.default.svc.cluster.local.", dns.TypeA, none},
 		{"10.7.0.2", "lab.printer.default.svc.cluster.local.", dns.TypeA, none},
@@ -166,10 +170,12 @@ func TestAWalkIsAnsweredAtItsFirstStep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(m.Answer) != 2 || m.Answer[0].Header().Name != "GooGle.com.Default.svc.cluster.local." || m.Answer[0].Header().Ttl != 17 {
+	if len(m.Answer) != 2 || m.Answer[0].Header().Name != "GooGle.com.Default.svc.cluster.local." ||
+		m.Answer[0].Header().Ttl != 17 {
 		t.Errorf("the CNAME is not first, for the name as it was asked, with the TTL of what it leads to: %v", m.Answer)
 	}
-	if text, err := r.get("/metrics"); err != nil || !strings.Contains(text, "coredns_autopath_success_total ") || strings.Contains(text, "coredns_autopath_success_total 0") {
+	if text, err := r.get("/metrics"); err != nil || !strings.Contains(text, "coredns_autopath_success_total ") ||
+		strings.Contains(text, "coredns_autopath_success_total 0") {
 		t.Errorf("the walks are not counted: %v\n%s", err, text)
 	}
 	r.settings(false)
@@ -181,7 +187,8 @@ func TestOnlyTheUsualSearchListIsWalked(t *testing.T) {
 	r := newCallersRig(t)
 	const first = "google.com.default.svc.cluster.local."
 	for _, change := range []func(*Caller){
-		func(c *Caller) { c.Cluster = false }, func(c *Caller) { c.Searches = []string{"cluster.local"} }, func(c *Caller) { c.NDots = 1 },
+		func(c *Caller) { c.Cluster = false }, func(c *Caller) { c.Searches = []string{"cluster.local"} },
+		func(c *Caller) { c.NDots = 1 },
 	} {
 		r.answered("10.7.0.2", "udp", first, dns.TypeA, googled)
 		p := pod("default/web", "10.7.0.2")
@@ -190,7 +197,8 @@ func TestOnlyTheUsualSearchListIsWalked(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.answered("10.7.0.2", "udp", first, dns.TypeA, "NXDOMAIN:  +SOA")
-		if err := r.roll.Apply(t.Context(), map[model.Name]CallerPlan{p.Pod: pod("default/web", "10.7.0.2")}, nil); err != nil {
+		if err := r.roll.Apply(t.Context(), map[model.Name]CallerPlan{p.Pod: pod("default/web", "10.7.0.2")},
+			nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -241,7 +249,8 @@ func TestCallersAreForgottenWithTheAgent(t *testing.T) {
 func TestQueriesAreCountedByPod(t *testing.T) {
 	r := newCallersRig(t)
 	r.answered("10.7.0.3", "udp", backendName, dns.TypeA, "NOERROR: A 10.96.100.50")
-	const cart, web = `wayleave_dns_pod_queries_total{namespace="shop",pod="cart"}`, `wayleave_dns_pod_queries_total{namespace="default",pod="web"}`
+	const cart, web = `wayleave_dns_pod_queries_total{namespace="shop",pod="cart"}`,
+		`wayleave_dns_pod_queries_total{namespace="default",pod="web"}`
 	testnet.Eventually(t, 10*time.Second, func() error { // the first query may come before the table
 		if _, err := r.ask("udp", "10.7.0.3:0", "10.7.0.1:53", backendName, dns.TypeA); err != nil {
 			return err
@@ -279,7 +288,8 @@ func TestSearchLists(t *testing.T) {
 		want   string
 	}{
 		{Caller{Pod: name("a/b"), Cluster: true}, "a.svc.cluster.local svc.cluster.local cluster.local corp.example"},
-		{Caller{Pod: name("a/b"), Cluster: true, Searches: []string{"x.example.", "cluster.local"}}, "a.svc.cluster.local svc.cluster.local cluster.local corp.example x.example"},
+		{Caller{Pod: name("a/b"), Cluster: true, Searches: []string{"x.example.", "cluster.local"}},
+			"a.svc.cluster.local svc.cluster.local cluster.local corp.example x.example"},
 		{Caller{Pod: name("a/b"), Searches: []string{"x.example"}}, "x.example"},
 	} {
 		if got := strings.Join(c.caller.search("cluster.local.", []string{"corp.example"}), " "); got != c.want {
@@ -306,11 +316,14 @@ func TestOnlyFirstStepsLeaveTheHotPath(t *testing.T) {
 	s.Know(callers)
 	var names []string
 	for _, outside := range []string{"google.com", "x", "a.b.c.d.e", "a.b.c.d.e.f", `a\.b`, "x.svc", "default"} {
-		for _, suffix := range []string{"default.svc.cluster.local.", "Default.SVC.cluster.local.", "shop.svc.cluster.local.", "svc.cluster.local.", "cluster.local.", "default.svc.corp.example.", "default.cluster.local.", "defaul.svc.cluster.local.", "default.svd.cluster.local."} {
+		for _, suffix := range []string{"default.svc.cluster.local.", "Default.SVC.cluster.local.",
+			"shop.svc.cluster.local.", "svc.cluster.local.", "cluster.local.", "default.svc.corp.example.",
+			"default.cluster.local.", "defaul.svc.cluster.local.", "default.svd.cluster.local."} {
 			names = append(names, outside+"."+suffix)
 		}
 	}
-	names = append(names, "nowhere.svc.cluster.local.", "svd.cluster.local.", "default.svc.cluster.local.", "svc.cluster.local.")
+	names = append(names, "nowhere.svc.cluster.local.", "svd.cluster.local.", "default.svc.cluster.local.",
+		"svc.cluster.local.")
 	took := map[bool]int{}
 	for client, c := range callers {
 		for _, n := range names {
@@ -337,7 +350,8 @@ func TestOnlyFirstStepsLeaveTheHotPath(t *testing.T) {
 					ctx, sources := traced(t.Context())
 					r.Autopath(ctx, ask, r.Resolve(t.Context(), ask), c, nil)
 					if want := strings.Contains(sources.String(), "autopath"); slow != want {
-						t.Errorf("%v, of %v, recursion %v: the slow path is %v, and Autopath would walk is %v", ask.Question, c, recursion, slow, want)
+						t.Errorf("%v, of %v, recursion %v: the slow path is %v, and Autopath would walk is %v",
+							ask.Question, c, recursion, slow, want)
 					}
 					took[slow]++
 				}

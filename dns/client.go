@@ -12,7 +12,8 @@ import (
 // Open asks the server's own socket and returns the body, for the caller to read and
 // close. An answer that is not OK is an error with the server's words.
 func Open(ctx context.Context, socket, path string) (io.ReadCloser, error) {
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _,
+		_ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}}}

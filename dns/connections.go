@@ -151,7 +151,8 @@ func reset(c *net.TCPConn) {
 
 var (
 	connsOpen    = prometheus.NewDesc("wayleave_dns_tcp_connections", "Open TCP connections of clients.", nil, nil)
-	connsEvicted = prometheus.NewDesc("wayleave_dns_tcp_evicted_total", "TCP connections closed to make room for others.", nil, nil)
+	connsEvicted = prometheus.NewDesc("wayleave_dns_tcp_evicted_total",
+		"TCP connections closed to make room for others.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.

@@ -13,7 +13,8 @@ import (
 // tcpReserve is left when TCP has brought nothing: for further datagrams, and to tell what UDP has brought.
 const tcpReserve = 300 * time.Millisecond
 
-// largestUDP is asked for by UDP where TCP is closed: larger answers come in fragments, which is better than not at all.
+// largestUDP is asked for by UDP where TCP is closed: larger answers come in fragments, which is better than not at
+// all.
 const largestUDP = 4096
 
 // form is how a query is put to a server.
@@ -242,7 +243,8 @@ func (u *remote) tryZone(zone string) {
 		ctx, cancel := context.WithTimeout(u.ctx, upstreamPatience)
 		defer cancel()
 		q := new(dns.Msg).SetQuestion(zone, dns.TypeSOA)
-		if got, err := u.put(ctx, "udp", form{edns: !u.lacks(lackEDNS, u.now()), mixed: true}, q, maxUDP); err == nil && rank(got) == rankFound {
+		if got, err := u.put(ctx, "udp", form{edns: !u.lacks(lackEDNS, u.now()), mixed: true}, q, maxUDP); err == nil &&
+			rank(got) == rankFound {
 			u.heardLetters(zone, u.now())
 		}
 	}()

@@ -206,7 +206,8 @@ func (f *Feed) session(ctx context.Context, c *net.UnixConn) error {
 	if h.Version != protocolVersion {
 		return fmt.Errorf("the server speaks version %d, this agent %d", h.Version, protocolVersion)
 	}
-	s := &session{wake: make(chan struct{}, 1), whole: true, settings: true, callers: true, guests: true, sockets: true, known: h.Known, dirty: map[model.Name]struct{}{}, holds: map[Socket]bool{}}
+	s := &session{wake: make(chan struct{}, 1), whole: true, settings: true, callers: true, guests: true, sockets: true,
+		known: h.Known, dirty: map[model.Name]struct{}{}, holds: map[Socket]bool{}}
 	for _, k := range h.Holds {
 		s.holds[k] = true
 	}

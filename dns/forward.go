@@ -115,7 +115,9 @@ func NewForwarder(failed func()) *Forwarder {
 	if failed == nil {
 		failed = func() {}
 	}
-	f := &Forwarder{Cache: NewCache(), dial: (&net.Dialer{}).DialContext, now: time.Now, failed: failed, source: func(context.Context, string) {}, slots: make(chan struct{}, files(upstreamTries, 2)), refreshing: make(chan struct{}, refreshes)}
+	f := &Forwarder{Cache: NewCache(), dial: (&net.Dialer{}).DialContext, now: time.Now, failed: failed,
+		source: func(context.Context, string) {}, slots: make(chan struct{}, files(upstreamTries, 2)),
+		refreshing: make(chan struct{}, refreshes)}
 	f.routes.Store(&routes{})
 	return f
 }
@@ -132,7 +134,8 @@ func (f *Forwarder) Configure(s Forwarding) {
 	if reflect.DeepEqual(same, s) {
 		return
 	}
-	r := &routes{settings: s, all: map[model.Nameserver]*remote{}, stubs: map[string][]*remote{}, hosts: newHosts(s.Hosts), roots: roots(s.CA), generation: old.generation + 1}
+	r := &routes{settings: s, all: map[model.Nameserver]*remote{}, stubs: map[string][]*remote{},
+		hosts: newHosts(s.Hosts), roots: roots(s.CA), generation: old.generation + 1}
 	r.upstream = f.servers(r, old, s.Upstreams)
 	for domain, list := range s.Stubs {
 		r.stubs[domain] = f.servers(r, old, list)
@@ -456,7 +459,8 @@ func (r *round) failed(a attempt) {
 // isLost says whether a try got nothing, so that another one at the same server may get an answer. All else
 // is the server's or its node's word: a code, a closed port, a certificate that is wrong.
 func isLost(err error) bool {
-	return isTimeout(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
+	return isTimeout(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
 }
 
 func btoi(b bool) int {
@@ -518,7 +522,8 @@ func turn(list []dns.RR) {
 		if first.Rrtype != dns.TypeA && first.Rrtype != dns.TypeAAAA {
 			continue
 		}
-		for n < len(list) && list[n].Header().Rrtype == first.Rrtype && strings.EqualFold(list[n].Header().Name, first.Name) {
+		for n < len(list) && list[n].Header().Rrtype == first.Rrtype &&
+			strings.EqualFold(list[n].Header().Name, first.Name) {
 			n++
 		}
 		copy(list[:n], turned(list[:n]))
@@ -581,7 +586,8 @@ func Foreign(list []model.Nameserver, own []netip.Addr) ([]model.Nameserver, err
 	var errs []error
 	for _, n := range list {
 		if slices.Contains(own, n.Addr.Addr()) && n.Addr.Port() == 53 {
-			errs = append(errs, fmt.Errorf("%s is the cluster DNS itself and is left out: queries would run in circles", n.Addr.Addr()))
+			errs = append(errs, fmt.Errorf("%s is the cluster DNS itself and is left out: queries would run in circles",
+				n.Addr.Addr()))
 			continue
 		}
 		out = append(out, n)
@@ -604,5 +610,8 @@ func (f *Forwarder) lacks() map[string][]string {
 
 // servers is all that the settings name, for their order in metrics.
 func (r *routes) servers() []*remote {
-	return slices.SortedFunc(maps.Values(r.all), func(a, b *remote) int { return strings.Compare(a.String(), b.String()) })
+	return slices.SortedFunc(maps.Values(r.all), func(a, b *remote) int {
+		return strings.Compare(a.String(),
+			b.String())
+	})
 }

@@ -2,7 +2,9 @@ package dns
 
 import "github.com/prometheus/client_golang/prometheus"
 
-var lacksDesc = prometheus.NewDesc("wayleave_dns_forward_lacks", "1 while an upstream server is known to lack something: EDNS0, the letter case of names, TCP.", []string{"to", "what"}, nil)
+var lacksDesc = prometheus.NewDesc("wayleave_dns_forward_lacks",
+	"1 while an upstream server is known to lack something: EDNS0, the letter case of names, TCP.",
+	[]string{"to", "what"}, nil)
 
 // Describe implements prometheus.Collector.
 func (f *Forwarder) Describe(to chan<- *prometheus.Desc) { prometheus.DescribeByCollect(f, to) }
@@ -31,14 +33,18 @@ func (f *Forwarder) Collect(to chan<- prometheus.Metric) {
 	put(counter, "coredns_cache_hits_total", "Queries answered from the cache.", "type", "denial", denials)
 	put(counter, "coredns_cache_misses_total", "Queries that servers were asked for.", "", "", misses)
 	put(counter, "coredns_cache_served_stale_total", "Replies told past their time, since servers fail.", "", "", stale)
-	put(counter, "coredns_cache_prefetch_total", "Popular replies fetched anew before their time ended.", "", "", prefetched)
+	put(counter, "coredns_cache_prefetch_total", "Popular replies fetched anew before their time ended.", "",
+		"", prefetched)
 	put(counter, "coredns_cache_evictions_total", "Replies dropped for others.", "", "", evicted)
 	for _, u := range f.routes.Load().servers() {
 		name := u.String()
 		put(counter, "coredns_forward_requests_total", "Tries at an upstream server.", "to", name, u.asked.Load())
-		put(counter, "wayleave_dns_forward_failures_total", "Tries at an upstream server without a usable answer.", "to", name, u.failed.Load())
-		put(counter, "wayleave_dns_forward_probes_total", "Probes of an upstream server that does not answer.", "to", name, u.probes.Load())
-		put(gauge, "wayleave_dns_forward_up", "1 when an upstream server answers.", "to", name, uint64(1-btoi(u.down())))
+		put(counter, "wayleave_dns_forward_failures_total", "Tries at an upstream server without a usable answer.",
+			"to", name, u.failed.Load())
+		put(counter, "wayleave_dns_forward_probes_total", "Probes of an upstream server that does not answer.", "to",
+			name, u.probes.Load())
+		put(gauge, "wayleave_dns_forward_up", "1 when an upstream server answers.", "to", name,
+			uint64(1-btoi(u.down())))
 		for l := range lackKinds {
 			to <- prometheus.MustNewConstMetric(lacksDesc, gauge, float64(btoi(u.lacks(l, u.now()))), name, l.String())
 		}

@@ -98,7 +98,8 @@ func tells(addr string, ttl uint32) dns.HandlerFunc {
 
 func told(q *dns.Msg, addr string, ttl uint32) *dns.Msg {
 	m := new(dns.Msg).SetReply(q)
-	m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: ttl}, A: net.ParseIP(addr)}}
+	m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET,
+		Ttl: ttl}, A: net.ParseIP(addr)}}
 	return m
 }
 
@@ -246,7 +247,8 @@ func TestAuthenticatedData(t *testing.T) {
 		return func(w dns.ResponseWriter, q *dns.Msg) {
 			m := told(q, "192.0.2.1", 300)
 			if strings.EqualFold(q.Question[0].Name, "alias.example.") {
-				m.Answer = []dns.RR{&dns.CNAME{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: 300}, Target: "a.plain.example."}}
+				m.Answer = []dns.RR{&dns.CNAME{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeCNAME,
+					Class: dns.ClassINET, Ttl: 300}, Target: "a.plain.example."}}
 			}
 			// As a validating resolver does: only for who wants to know.
 			if m.AuthenticatedData = ad && q.AuthenticatedData; m.AuthenticatedData {
@@ -583,9 +585,10 @@ func TestLettersAreMixedAndChecked(t *testing.T) {
 func TestChainsOfAnswers(t *testing.T) {
 	t.Parallel()
 	zone := map[string][]string{
-		"ring.example.":  {"ring.example. 300 IN CNAME b.example.", "b.example. 300 IN CNAME ring.example."},
-		"self.example.":  {"self.example. 300 IN CNAME self.example."},
-		"chain.example.": {"b.example. 300 IN A 192.0.2.1", "chain.example. 300 IN CNAME b.example.", "bank.example. 300 IN A 192.0.2.66"},
+		"ring.example.": {"ring.example. 300 IN CNAME b.example.", "b.example. 300 IN CNAME ring.example."},
+		"self.example.": {"self.example. 300 IN CNAME self.example."},
+		"chain.example.": {"b.example. 300 IN A 192.0.2.1", "chain.example. 300 IN CNAME b.example.",
+			"bank.example. 300 IN A 192.0.2.66"},
 	}
 	up := newFakeServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
 		m := replyOf(t, q.Question[0].Name, dns.TypeA, 0, zone[strings.ToLower(q.Question[0].Name)]...)
@@ -602,13 +605,16 @@ func TestChainsOfAnswers(t *testing.T) {
 
 func TestStubDomains(t *testing.T) {
 	t.Parallel()
-	world, corp, lab := newFakeServer(t, tells("192.0.2.1", 300)), newFakeServer(t, tells("192.0.2.2", 300)), newFakeServer(t, tells("192.0.2.3", 300))
+	world, corp, lab := newFakeServer(t, tells("192.0.2.1", 300)), newFakeServer(t, tells("192.0.2.2", 300)),
+		newFakeServer(t, tells("192.0.2.3", 300))
 	s := to(world)
-	s.Stubs = map[string][]model.Nameserver{"corp.example.": {corp.nameserver()}, "lab.corp.example.": {lab.nameserver()}}
+	s.Stubs = map[string][]model.Nameserver{"corp.example.": {corp.nameserver()},
+		"lab.corp.example.": {lab.nameserver()}}
 	f, _ := newForwarder(t, s)
 	for name, want := range map[string]string{
-		"corp.example.": "192.0.2.2", "a.CORP.example.": "192.0.2.2", "x.lab.corp.example.": "192.0.2.3", "lab.corp.example.": "192.0.2.3",
-		"example.": "192.0.2.1", "xcorp.example.": "192.0.2.1", ".": "192.0.2.1",
+		"corp.example.": "192.0.2.2", "a.CORP.example.": "192.0.2.2", "x.lab.corp.example.": "192.0.2.3",
+		"lab.corp.example.": "192.0.2.3",
+		"example.":          "192.0.2.1", "xcorp.example.": "192.0.2.1", ".": "192.0.2.1",
 	} {
 		expectText(t, resolve(t, f, name), "A "+want)
 	}
@@ -661,7 +667,8 @@ func TestHosts(t *testing.T) {
 	t.Parallel()
 	up := newFakeServer(t, tells("192.0.2.1", 300))
 	s := to(up)
-	s.Hosts = map[string][]netip.Addr{"printer.corp.example.": {addr("10.0.0.9")}, "nas.corp.example.": {addr("10.0.0.9"), addr("fd00::9")}}
+	s.Hosts = map[string][]netip.Addr{"printer.corp.example.": {addr("10.0.0.9")},
+		"nas.corp.example.": {addr("10.0.0.9"), addr("fd00::9")}}
 	f, _ := newForwarder(t, s)
 	for _, tc := range []struct {
 		name  string
@@ -699,7 +706,8 @@ func TestNamesOutsideOverSockets(t *testing.T) {
 	r := newRig(t)
 	r.forwarding = to(up)
 	r.forwarding.CA, r.forwarding.Cache = ca, testLimits
-	r.forwarding.Stubs = map[string][]model.Nameserver{"corp.example.": {{Addr: secure, TLS: true, ServerName: "dns.example"}}}
+	r.forwarding.Stubs = map[string][]model.Nameserver{
+		"corp.example.": {{Addr: secure, TLS: true, ServerName: "dns.example"}}}
 	r.forwarding.Hosts = map[string][]netip.Addr{"printer.corp.example.": {addr("10.0.0.9")}}
 	stopAgent := r.agent()
 	r.server()
@@ -730,7 +738,8 @@ func TestTheSourceOfAnAnswerIsTold(t *testing.T) {
 		{"printer.example.", "hosts", func() {}},
 		{"a.example.", "upstream " + up.addr.String(), func() {}},
 		{"a.example.", "cache", func() {}},
-		{"a.example.", "cache, past its time", func() { up.become(code(dns.RcodeServerFailure)); clock.add(time.Hour) }},
+		{"a.example.", "cache, past its time",
+			func() { up.become(code(dns.RcodeServerFailure)); clock.add(time.Hour) }},
 	} {
 		step.first()
 		resolve(t, f, step.name)
@@ -754,7 +763,8 @@ func TestTooManyTriesAreRefused(t *testing.T) {
 }
 
 func TestOwnAddressesAreNotAsked(t *testing.T) {
-	list, err := Foreign([]model.Nameserver{{Addr: netip.MustParseAddrPort("10.96.0.10:53")}, {Addr: netip.MustParseAddrPort("192.0.2.1:53")}}, []netip.Addr{addr("10.96.0.10")})
+	list, err := Foreign([]model.Nameserver{{Addr: netip.MustParseAddrPort("10.96.0.10:53")},
+		{Addr: netip.MustParseAddrPort("192.0.2.1:53")}}, []netip.Addr{addr("10.96.0.10")})
 	if len(list) != 1 || err == nil || !strings.Contains(err.Error(), "10.96.0.10 is the cluster DNS itself") {
 		t.Errorf("%v, %v", list, err)
 	}
@@ -891,11 +901,13 @@ func TestTriesGoToServersThatHaveNotRefused(t *testing.T) {
 	t.Parallel()
 	ring := func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg).SetReply(q)
-		m.Answer = []dns.RR{&dns.CNAME{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: 60}, Target: q.Question[0].Name}}
+		m.Answer = []dns.RR{&dns.CNAME{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeCNAME,
+			Class: dns.ClassINET, Ttl: 60}, Target: q.Question[0].Name}}
 		_ = w.WriteMsg(m)
 	}
-	refusals := map[string]dns.HandlerFunc{"REFUSED": code(dns.RcodeRefused), "SERVFAIL": code(dns.RcodeServerFailure), "FORMERR": code(dns.RcodeFormatError),
-		"NOTIMP": code(dns.RcodeNotImplemented), "a ring of CNAMEs": ring, "connection refused": nil}
+	refusals := map[string]dns.HandlerFunc{"REFUSED": code(dns.RcodeRefused), "SERVFAIL": code(dns.RcodeServerFailure),
+		"FORMERR": code(dns.RcodeFormatError),
+		"NOTIMP":  code(dns.RcodeNotImplemented), "a ring of CNAMEs": ring, "connection refused": nil}
 	for what, no := range refusals {
 		for refusing := 1; refusing <= 8; refusing += 7 {
 			t.Run(fmt.Sprintf("%s by %d", what, refusing), func(t *testing.T) {
@@ -904,7 +916,8 @@ func TestTriesGoToServersThatHaveNotRefused(t *testing.T) {
 				var said []*fakeServer
 				for range refusing {
 					if no == nil {
-						s.Upstreams = append(s.Upstreams, model.Nameserver{Addr: netip.AddrPortFrom(addr("127.0.0.1"), uint16(20+len(s.Upstreams)))})
+						s.Upstreams = append(s.Upstreams, model.Nameserver{Addr: netip.AddrPortFrom(addr("127.0.0.1"),
+							uint16(20+len(s.Upstreams)))})
 						continue
 					}
 					said = append(said, newFakeServer(t, no))

@@ -92,7 +92,8 @@ func (g *Guests) tell() {
 		list = list[:maxGuests] // the node's own come first
 	}
 	if full && !g.full {
-		g.Log.Error("DNS answers no more clients: too many pods have addresses outside of the nodes' podCIDRs", "most", maxGuests)
+		g.Log.Error("DNS answers no more clients: too many pods have addresses outside of the nodes' podCIDRs",
+			"most", maxGuests)
 	}
 	g.full = full
 	g.Feed.Admit(list)

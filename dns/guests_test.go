@@ -27,8 +27,10 @@ func TestPodsOutsideOfPodCIDRsAreAnswered(t *testing.T) {
 	stopAgent := r.agent()
 	guests := func() *Guests { return &Guests{Feed: r.feed, Log: slog.New(slog.DiscardHandler)} }
 	follow := func(g *Guests) {
-		loop := &reconcile.Loop[model.Name, []netip.Addr]{Name: "guests", Store: r.store, Kinds: model.PodKind, Keys: CallerKeys, Plan: PlanGuest,
-			Equal: func(a, b []netip.Addr) bool { return fmt.Sprint(a) == fmt.Sprint(b) }, Target: g, Health: reconcile.NewHealth(nil, nil), Log: g.Log}
+		loop := &reconcile.Loop[model.Name, []netip.Addr]{Name: "guests", Store: r.store, Kinds: model.PodKind,
+			Keys: CallerKeys, Plan: PlanGuest,
+			Equal: func(a, b []netip.Addr) bool { return fmt.Sprint(a) == fmt.Sprint(b) }, Target: g,
+			Health: reconcile.NewHealth(nil, nil), Log: g.Log}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); _ = loop.Run(ctx) }()
@@ -45,7 +47,8 @@ func TestPodsOutsideOfPodCIDRsAreAnswered(t *testing.T) {
 			if netip.MustParseAddr(from).Is6() {
 				server = "[fd07::1]:53"
 			}
-			if m, err := r.ask(network, netip.AddrPortFrom(netip.MustParseAddr(from), 0).String(), server, backendName, dns.TypeA); err != nil {
+			if m, err := r.ask(network, netip.AddrPortFrom(netip.MustParseAddr(from), 0).String(), server, backendName,
+				dns.TypeA); err != nil {
 				return fmt.Errorf("%s by %s: %w", from, network, err)
 			} else if got := answerText(m); got != "NOERROR: A 10.96.100.50" {
 				return fmt.Errorf("%s by %s: %s", from, network, got)
@@ -78,7 +81,8 @@ func TestPodsOutsideOfPodCIDRsAreAnswered(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	put(&model.Pod{Name: name("bugs/calico-like"), Node: "other", IPs: []netip.Addr{addr("10.7.0.66"), addr("fd08::66")}},
+	put(&model.Pod{Name: name("bugs/calico-like"), Node: "other", IPs: []netip.Addr{addr("10.7.0.66"),
+		addr("fd08::66")}},
 		&model.Pod{Name: name("bugs/host"), Node: "other", HostNetwork: true, IPs: []netip.Addr{addr("10.7.0.80")}})
 	answered("10.7.0.66", "fd08::66")
 	refused("10.7.0.67", "10.7.0.80", "fd08::80")

@@ -44,7 +44,8 @@ func TestServerProcess(t *testing.T) {
 	}()
 	debug.SetMemoryLimit(280 << 20) // as internal/memlimit does in its container
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	err := Run(t.Context(), Config{Socket: filepath.Join(dir, "dns.sock"), StateFile: filepath.Join(dir, "snapshot"), HealthSocket: filepath.Join(dir, "health.sock"), Log: log})
+	err := Run(t.Context(), Config{Socket: filepath.Join(dir, "dns.sock"), StateFile: filepath.Join(dir, "snapshot"),
+		HealthSocket: filepath.Join(dir, "health.sock"), Log: log})
 	t.Fatal(err)
 }
 
@@ -89,11 +90,13 @@ func newHostileRig(t *testing.T, before ...string) (*rig, int) {
 		r.client.Addr("eth0", fmt.Sprintf("fd07::1:%x/128", i+1))
 	}
 	good, dead := upstreamAt(t, r.node, "10.7.0.1:5300", false), upstreamAt(t, r.node, "10.7.0.1:5301", true)
-	r.forwarding = Forwarding{Upstreams: []model.Nameserver{good}, Stubs: map[string][]model.Nameserver{"dead.example.": {dead}},
+	r.forwarding = Forwarding{Upstreams: []model.Nameserver{good}, Stubs: map[string][]model.Nameserver{
+		"dead.example.": {dead}},
 		Cache: CacheLimits{Bytes: 16 << 20, TTL: time.Hour, NegativeTTL: time.Hour, Stale: 24 * time.Hour}}
 	r.agentThat(true)
 	r.feed.Configure(Settings{Domains: []string{"cluster.local."}, Forwarding: r.forwarding,
-		Clients: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("10.8.0.0/16"), netip.MustParsePrefix("fd07::/64")}})
+		Clients: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("10.8.0.0/16"),
+			netip.MustParsePrefix("fd07::/64")}})
 	var pid int
 	r.node.Must(func() error { pid = r.process(before...); return nil })
 	r.expect("tcp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
@@ -102,11 +105,12 @@ func newHostileRig(t *testing.T, before ...string) (*rig, int) {
 
 // upstreamAt is a server in the node's namespace, which answers everything or nothing.
 func upstreamAt(t *testing.T, ns *testnet.NS, at string, isSilent bool) model.Nameserver {
-	s := &dns.Server{PacketConn: ns.ListenPacket("udp", at), Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		if !isSilent {
-			tells("192.0.2.1", 300)(w, q)
-		}
-	})}
+	s := &dns.Server{PacketConn: ns.ListenPacket("udp", at),
+		Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+			if !isSilent {
+				tells("192.0.2.1", 300)(w, q)
+			}
+		})}
 	go func() { _ = s.ActivateAndServe() }()
 	t.Cleanup(func() { _ = s.Shutdown() })
 	return model.Nameserver{Addr: netip.MustParseAddrPort(at)}
@@ -133,7 +137,9 @@ const patient = 30 * time.Second
 // three times at the most, as resolvers do.
 func (r *rig) wellBehaved() error {
 	for _, q := range []struct{ network, name, want string }{
-		{"tcp", backendName, "NOERROR: A 10.96.100.50"}, {"udp", backendName, "NOERROR: A 10.96.100.50"}, {"udp", "www.good.example.", tellsOne}, {"tcp", fmt.Sprintf("n%d.good.example.", time.Now().UnixNano()), tellsOne},
+		{"tcp", backendName, "NOERROR: A 10.96.100.50"}, {"udp", backendName, "NOERROR: A 10.96.100.50"},
+		{"udp", "www.good.example.", tellsOne},
+		{"tcp", fmt.Sprintf("n%d.good.example.", time.Now().UnixNano()), tellsOne},
 	} {
 		m, err := r.askFor(patient, q.network, q.name)
 		for try := 1; err != nil && q.network == "udp" && try < 3; try++ {
@@ -246,9 +252,11 @@ func (r *rig) served(t *testing.T, pid int, c *hostile.Client, stop func()) {
 func TestAServerWithoutFilesServesOn(t *testing.T) {
 	r, pid := newHostileRig(t, "prlimit", "--nofile=128:128")
 	pods := addrsFrom("10.8.0.1", 64)
-	for what, do := range map[string]func(context.Context, net.Conn) error{"idle": hostile.Idle, "slow": hostile.Slow(framed(t, backendName), 200*time.Millisecond)} {
+	for what, do := range map[string]func(context.Context, net.Conn) error{"idle": hostile.Idle,
+		"slow": hostile.Slow(framed(t, backendName), 200*time.Millisecond)} {
 		t.Run(what, func(t *testing.T) {
-			r.meanwhile(t, pid, &hostile.Flood{NS: r.client, Target: "10.7.0.1:53", Sources: pods, Connections: 500, Do: do}, 500)
+			r.meanwhile(t, pid, &hostile.Flood{NS: r.client, Target: "10.7.0.1:53", Sources: pods,
+				Connections: 500, Do: do}, 500)
 			if n := hostile.Descriptors(t, pid); n > 128 {
 				t.Errorf("%d files are open", n)
 			}
@@ -260,13 +268,15 @@ func TestAServerWithoutFilesServesOn(t *testing.T) {
 // the process stays within its memory, and names of other servers are resolved for other pods.
 func TestHostileNames(t *testing.T) {
 	r, pid := newHostileRig(t)
-	for what, from := range map[string][]netip.Addr{"one pod": addrsFrom("10.8.0.1", 1), "many pods": addrsFrom("10.8.0.1", 15)} {
+	for what, from := range map[string][]netip.Addr{"one pod": addrsFrom("10.8.0.1", 1),
+		"many pods": addrsFrom("10.8.0.1", 15)} {
 		t.Run(what, func(t *testing.T) {
 			var names atomic.Int64
 			f := &hostile.Flood{NS: r.client, Network: "udp", Target: "10.7.0.1:53", Sources: from, Connections: 15,
 				Do: func(ctx context.Context, c net.Conn) error {
 					for ctx.Err() == nil {
-						if _, err := c.Write(wireQuery(t, fmt.Sprintf("%d.dead.example.", names.Add(1)), dns.TypeA, nil)); err != nil && !errors.Is(err, net.ErrClosed) {
+						if _, err := c.Write(wireQuery(t, fmt.Sprintf("%d.dead.example.", names.Add(1)), dns.TypeA,
+							nil)); err != nil && !errors.Is(err, net.ErrClosed) {
 							return err
 						}
 						time.Sleep(time.Millisecond)

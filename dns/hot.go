@@ -192,7 +192,8 @@ func (z *Zone) services(r *reply, list []srv, domain string) bool {
 
 // answer writes the reply to a query behind out, when it is for the hot path. The
 // zone must be locked for reading. missing says that the name is none of ours.
-func (z *Zone) answer(out, in []byte, q *question, domains []wireDomain, random uint32) (done []byte, missing, ok bool) {
+func (z *Zone) answer(out, in []byte, q *question, domains []wireDomain, random uint32) (done []byte,
+	missing, ok bool) {
 	r := reply{out: out, q: q, random: random}
 	for i := range domains {
 		d := &domains[i]

@@ -14,15 +14,18 @@ import (
 
 // hotZone is a zone with its domains, as the hot path takes them.
 func hotZone(t testing.TB) (*Zone, *Resolver, []wireDomain) {
-	r := &Resolver{Zone: fill(t, cluster(t)), Forward: upstream, Domains: []string{"cluster.local.", "example.internal."}}
+	r := &Resolver{Zone: fill(t, cluster(t)), Forward: upstream, Domains: []string{"cluster.local.",
+		"example.internal."}}
 	many := Entry{Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1}}}
 	for i := range 100 {
 		many.Hosts = append(many.Hosts, Host{fmt.Sprintf("h-%d", i), netip.AddrFrom4([4]byte{10, 9, 0, byte(i)})})
 	}
 	r.Zone.Set(name("default/many"), &many)
-	both := Entry{Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1}, {Name: "q", Protocol: "udp", Port: 2}}, Hosts: []Host{{"a", addr("10.8.0.1")}, {"a", addr("fd08::1")}, {"b", addr("10.8.0.2")}}}
+	both := Entry{Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1}, {Name: "q", Protocol: "udp", Port: 2}},
+		Hosts: []Host{{"a", addr("10.8.0.1")}, {"a", addr("fd08::1")}, {"b", addr("10.8.0.2")}}}
 	r.Zone.Set(name("default/both"), &both)
-	split := Entry{Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1, Hosts: []string{"a"}}, {Name: "p", Protocol: "tcp", Port: 2}, {Name: "q", Protocol: "tcp", Port: 3, Hosts: []string{"b"}}},
+	split := Entry{Ports: []Port{{Name: "p", Protocol: "tcp", Port: 1, Hosts: []string{"a"}},
+		{Name: "p", Protocol: "tcp", Port: 2}, {Name: "q", Protocol: "tcp", Port: 3, Hosts: []string{"b"}}},
 		Hosts: []Host{{"a", addr("10.7.0.1")}, {"b", addr("10.7.0.1")}, {"b", addr("10.7.0.2")}}}
 	r.Zone.Set(name("default/split"), &split)
 	return r.Zone, r, wireDomains(r.Domains)
@@ -64,10 +67,12 @@ func TestTheHotPathAnswersAsTheSlowOne(t *testing.T) {
 		}
 		names = append(names, rev)
 	}
-	names = append(names, "cluster.local.", "xcluster.local.", "local.", ".", "a\\.b.svc.cluster.local.", "1.0.0.10.in-addr.arpa.", "google.com.")
+	names = append(names, "cluster.local.", "xcluster.local.", "local.", ".", "a\\.b.svc.cluster.local.",
+		"1.0.0.10.in-addr.arpa.", "google.com.")
 	hot := map[bool]int{}
 	for _, n := range names {
-		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypePTR, dns.TypeTXT, dns.TypeNS, dns.TypeSOA, dns.TypeANY} {
+		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypePTR, dns.TypeTXT, dns.TypeNS,
+			dns.TypeSOA, dns.TypeANY} {
 			for _, size := range []uint16{0, 100, 700, 1232, 4096} {
 				q := new(dns.Msg).SetQuestion(n, qtype)
 				if size > 0 {
@@ -106,8 +111,10 @@ func sameBothWays(t *testing.T, z *Zone, r *Resolver, domains []wireDomain, q *d
 	want := r.Resolve(t.Context(), q)
 	if got.Truncated {
 		all := len(want.Answer)
-		if want.Truncate(parsed.size); !want.Truncated || len(got.Answer) == 0 || len(got.Answer) >= all || len(got.Answer) < len(want.Answer) {
-			t.Fatalf("%v: truncated to %d of %d, the slow path to %d", q.Question, len(got.Answer), all, len(want.Answer))
+		if want.Truncate(parsed.size); !want.Truncated || len(got.Answer) == 0 || len(got.Answer) >= all ||
+			len(got.Answer) < len(want.Answer) {
+			t.Fatalf("%v: truncated to %d of %d, the slow path to %d", q.Question, len(got.Answer), all,
+				len(want.Answer))
 		}
 		return true
 	}
@@ -129,9 +136,12 @@ func packed(t testing.TB, name string, qtype uint16) []byte {
 func TestTheHotPathAllocatesNothing(t *testing.T) {
 	z, _, domains := hotZone(t)
 	out, q := make([]byte, 0, maxUDP), new(question)
-	for _, in := range [][]byte{packed(t, "backend.default.svc.cluster.local.", dns.TypeA), packed(t, "BACKEND.default.svc.example.internal.", dns.TypeAAAA),
-		packed(t, "nobody.default.svc.cluster.local.", dns.TypeA), packed(t, "many.default.svc.cluster.local.", dns.TypeA),
-		packed(t, "_p._tcp.both.default.svc.cluster.local.", dns.TypeSRV), packed(t, "50.100.96.10.in-addr.arpa.", dns.TypePTR)} {
+	for _, in := range [][]byte{packed(t, "backend.default.svc.cluster.local.", dns.TypeA),
+		packed(t, "BACKEND.default.svc.example.internal.", dns.TypeAAAA),
+		packed(t, "nobody.default.svc.cluster.local.", dns.TypeA),
+		packed(t, "many.default.svc.cluster.local.", dns.TypeA),
+		packed(t, "_p._tcp.both.default.svc.cluster.local.", dns.TypeSRV), packed(t, "50.100.96.10.in-addr.arpa.",
+			dns.TypePTR)} {
 		allocs := testing.AllocsPerRun(100, func() {
 			read := q.read(in)
 			if _, _, ok := z.answer(out, in, q, domains, 7); !read || !ok {
@@ -181,21 +191,32 @@ func TestOddQueriesAreNotForTheHotPath(t *testing.T) {
 // the question that the library reads.
 func FuzzQuery(f *testing.F) {
 	z, r, domains := hotZone(f)
-	for _, n := range []string{"backend.default.svc.cluster.local.", "_p._tcp.both.default.svc.cluster.local.", "50.100.96.10.in-addr.arpa.", "x.svc.example.internal."} {
+	for _, n := range []string{"backend.default.svc.cluster.local.", "_p._tcp.both.default.svc.cluster.local.",
+		"50.100.96.10.in-addr.arpa.", "x.svc.example.internal."} {
 		f.Add(packed(f, n, dns.TypeA), uint32(0))
 		f.Add(packed(f, n, dns.TypeSRV), uint32(1<<31))
 		f.Add(packed(f, n, dns.TypePTR), uint32(1<<32-1))
 	}
-	for _, n := range []string{"many.default.SVC.cluster.local.", "_p._tcp.split.default.svc.cluster.local.", `a\.b\000\255\@.cluster.local.`, "nobody.example.internal.", "inner.default.svc.cluster.local.",
-		"0.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa.", "dns-version.cluster.local.", "google.com.", ".", strings.Repeat("x.", 100) + "cluster.local."} {
+	for _, n := range []string{"many.default.SVC.cluster.local.", "_p._tcp.split.default.svc.cluster.local.",
+		`a\.b\000\255\@.cluster.local.`, "nobody.example.internal.", "inner.default.svc.cluster.local.",
+		"0.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa.", "dns-version.cluster.local.",
+		"google.com.", ".", strings.Repeat("x.", 100) + "cluster.local."} {
 		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypePTR} {
 			bare, options := new(dns.Msg).SetQuestion(n, qtype), new(dns.Msg).SetQuestion(n, qtype)
 			options.SetEdns0(600, true)
-			options.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_NSID{Code: dns.EDNS0NSID}, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"},
-				&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: net.IPv4(192, 0, 2, 0)}, &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 2, SourceNetmask: 56, Address: net.ParseIP("2001:db8::")},
-				&dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE}, &dns.EDNS0_EXPIRE{Code: dns.EDNS0EXPIRE}, &dns.EDNS0_PADDING{Padding: make([]byte, 3)}, &dns.EDNS0_EDE{InfoCode: 1, ExtraText: "x"}, &dns.EDNS0_ESU{Code: dns.EDNS0ESU, Uri: "sip:x"},
-				&dns.EDNS0_UL{Code: dns.EDNS0UL, Lease: 1, KeyLease: 2}, &dns.EDNS0_LLQ{Code: dns.EDNS0LLQ, Version: 1}, &dns.EDNS0_DAU{Code: dns.EDNS0DAU, AlgCode: []uint8{8}}, &dns.EDNS0_DHU{Code: dns.EDNS0DHU, AlgCode: []uint8{1}},
-				&dns.EDNS0_N3U{Code: dns.EDNS0N3U, AlgCode: []uint8{1}}, &dns.EDNS0_LOCAL{Code: dns.EDNS0LOCALSTART, Data: []byte{1}}}
+			options.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_NSID{Code: dns.EDNS0NSID},
+				&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0102030405060708"},
+				&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: net.IPv4(192, 0, 2, 0)},
+				&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 2, SourceNetmask: 56,
+					Address: net.ParseIP("2001:db8::")},
+				&dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE}, &dns.EDNS0_EXPIRE{Code: dns.EDNS0EXPIRE},
+				&dns.EDNS0_PADDING{Padding: make([]byte, 3)}, &dns.EDNS0_EDE{InfoCode: 1, ExtraText: "x"},
+				&dns.EDNS0_ESU{Code: dns.EDNS0ESU, Uri: "sip:x"},
+				&dns.EDNS0_UL{Code: dns.EDNS0UL, Lease: 1, KeyLease: 2}, &dns.EDNS0_LLQ{Code: dns.EDNS0LLQ, Version: 1},
+				&dns.EDNS0_DAU{Code: dns.EDNS0DAU, AlgCode: []uint8{8}}, &dns.EDNS0_DHU{Code: dns.EDNS0DHU,
+					AlgCode: []uint8{1}},
+				&dns.EDNS0_N3U{Code: dns.EDNS0N3U, AlgCode: []uint8{1}}, &dns.EDNS0_LOCAL{Code: dns.EDNS0LOCALSTART,
+					Data: []byte{1}}}
 			for _, m := range []*dns.Msg{bare, options} {
 				raw, err := m.Pack()
 				if err != nil {
@@ -225,10 +246,12 @@ func FuzzQuery(f *testing.F) {
 				t.Fatalf("the library does not read %x: %v", in, err)
 			}
 		}
-		if err := got.Unpack(out); err != nil || len(out) > q.size || got.Id != asked.Id || got.Question[0] != asked.Question[0] {
+		if err := got.Unpack(out); err != nil || len(out) > q.size || got.Id != asked.Id ||
+			got.Question[0] != asked.Question[0] {
 			t.Fatalf("%x is answered by %x: %v", in, out, err)
 		}
-		if want := r.Resolve(t.Context(), asked); got.Rcode != want.Rcode || (!got.Truncated && len(got.Answer) != len(want.Answer)) {
+		if want := r.Resolve(t.Context(), asked); got.Rcode != want.Rcode ||
+			(!got.Truncated && len(got.Answer) != len(want.Answer)) {
 			t.Fatalf("the hot path answers\n%v\nthe slow path\n%v", got, want)
 		}
 	})
@@ -238,7 +261,8 @@ func FuzzQuery(f *testing.F) {
 // read the same in what both take for a usual query. Without the library behind it this
 // is fast enough to see all that there is to cover.
 func FuzzParsers(f *testing.F) {
-	for _, n := range []string{"backend.default.svc.cluster.local.", "50.100.96.10.in-addr.arpa.", "X.svc.Example.internal.", "."} {
+	for _, n := range []string{"backend.default.svc.cluster.local.", "50.100.96.10.in-addr.arpa.",
+		"X.svc.Example.internal.", "."} {
 		raw := packed(f, n, dns.TypeA)
 		f.Add(raw)
 		f.Add(append(raw[:len(raw)-1:len(raw)-1], 6, 0, 10, 0, 2, 1, 2))
@@ -259,7 +283,8 @@ func FuzzParsers(f *testing.F) {
 			return
 		}
 		name := key[:other.key-3]
-		if string(name) != string(q.name) || other.end != q.end || other.edns != q.edns || other.do != q.dnssec || other.recursion != q.recursion || min(max(other.size, dns.MinMsgSize), maxUDP) != q.size {
+		if string(name) != string(q.name) || other.end != q.end || other.edns != q.edns || other.do != q.dnssec ||
+			other.recursion != q.recursion || min(max(other.size, dns.MinMsgSize), maxUDP) != q.size {
 			t.Fatalf("%x is read as %+v of %x, and as %+v of %x", in, q, q.name, other, name)
 		}
 	})
@@ -270,8 +295,10 @@ func BenchmarkHotPath(b *testing.B) {
 	for _, tc := range []struct {
 		what string
 		in   []byte
-	}{{"A", packed(b, "backend.default.svc.cluster.local.", dns.TypeA)}, {"NXDOMAIN", packed(b, "google.com.default.svc.cluster.local.", dns.TypeA)},
-		{"SRV", packed(b, "_p._tcp.both.default.svc.cluster.local.", dns.TypeSRV)}, {"PTR", packed(b, "50.100.96.10.in-addr.arpa.", dns.TypePTR)}} {
+	}{{"A", packed(b, "backend.default.svc.cluster.local.", dns.TypeA)},
+		{"NXDOMAIN", packed(b, "google.com.default.svc.cluster.local.", dns.TypeA)},
+		{"SRV", packed(b, "_p._tcp.both.default.svc.cluster.local.", dns.TypeSRV)},
+		{"PTR", packed(b, "50.100.96.10.in-addr.arpa.", dns.TypePTR)}} {
 		b.Run(tc.what, func(b *testing.B) {
 			out, q := make([]byte, 0, maxUDP), new(question)
 			b.ReportAllocs()

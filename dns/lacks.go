@@ -136,7 +136,8 @@ func (a *abilities) knowsLetters(zone string, now time.Time) bool {
 // zoneOf is the zone that a reply to a question for name is of, as far as it tells: by its SOA, else by the name.
 func zoneOf(got *dns.Msg, name string) string {
 	for _, rr := range got.Ns {
-		if owner := strings.ToLower(rr.Header().Name); rr.Header().Rrtype == dns.TypeSOA && dns.IsSubDomain(owner, name) {
+		if owner := strings.ToLower(rr.Header().Name); rr.Header().Rrtype == dns.TypeSOA &&
+			dns.IsSubDomain(owner, name) {
 			return owner
 		}
 	}

@@ -63,15 +63,20 @@ var bounds = func() (out [timeBuckets]time.Duration) {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
-		autopath:  prometheus.NewCounter(prometheus.CounterOpts{Name: "coredns_autopath_success_total", Help: "Walks through a search list that were answered at their first step."}),
-		forwarded: prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_dns_upstream_failures_total", Help: "Tries at an upstream server without an answer."}),
+		autopath: prometheus.NewCounter(prometheus.CounterOpts{Name: "coredns_autopath_success_total",
+			Help: "Walks through a search list that were answered at their first step."}),
+		forwarded: prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_dns_upstream_failures_total",
+			Help: "Tries at an upstream server without an answer."}),
 		requests:  prometheus.NewDesc("coredns_dns_requests_total", "Queries.", []string{"proto", "type"}, nil),
 		responses: prometheus.NewDesc("coredns_dns_responses_total", "Replies by code.", []string{"rcode"}, nil),
 		duration:  prometheus.NewDesc("coredns_dns_request_duration_seconds", "Time per query.", nil, nil),
-		refused:   prometheus.NewDesc("wayleave_dns_foreign_clients_total", "Queries from addresses that may not ask.", nil, nil),
-		hot:       prometheus.NewDesc("wayleave_dns_prebuilt_answers_total", "Queries answered with prebuilt bytes.", nil, nil),
-		full:      prometheus.NewDesc("wayleave_dns_overload_total", "Queries answered SERVFAIL since too many others were waiting.", nil, nil),
-		tallies:   map[*tally]struct{}{}, past: map[string]*counts{},
+		refused: prometheus.NewDesc("wayleave_dns_foreign_clients_total",
+			"Queries from addresses that may not ask.", nil, nil),
+		hot: prometheus.NewDesc("wayleave_dns_prebuilt_answers_total",
+			"Queries answered with prebuilt bytes.", nil, nil),
+		full: prometheus.NewDesc("wayleave_dns_overload_total",
+			"Queries answered SERVFAIL since too many others were waiting.", nil, nil),
+		tallies: map[*tally]struct{}{}, past: map[string]*counts{},
 	}
 	reg.MustRegister(m, m.forwarded, m.autopath)
 	return m
@@ -156,7 +161,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	for code, n := range all.codes {
 		if n > 0 {
-			ch <- prometheus.MustNewConstMetric(m.responses, prometheus.CounterValue, float64(n), dns.RcodeToString[code])
+			ch <- prometheus.MustNewConstMetric(m.responses, prometheus.CounterValue, float64(n),
+				dns.RcodeToString[code])
 		}
 	}
 	buckets, sum := map[float64]uint64{}, uint64(0)

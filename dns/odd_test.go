@@ -47,9 +47,12 @@ func startOdd(t *testing.T, h odddns.Habit) (*odddns.Server, model.Nameserver) {
 
 // oddWants are the answers that are not the usual ones, by habit and the first label of the name; "" is all names.
 var oddWants = map[string]map[string]string{
-	"question-missing": {"": "error: "}, "question-other-name": {"": "error: "}, "question-other-type": {"": "error: "}, "question-twice": {"": "error: "},
-	"id-other": {"": "error: "}, "query-back": {"": "error: "}, "port-other": {"": "error: "}, "silent": {"": "error: "},
-	"refused": {"": "error: "}, "refused-bare": {"": "error: "}, "servfail": {"": "error: "}, "formerr": {"": "error: "}, "notimp": {"": "error: "},
+	"question-missing": {"": "error: "}, "question-other-name": {"": "error: "}, "question-other-type": {"": "error: "},
+	"question-twice": {"": "error: "},
+	"id-other":       {"": "error: "}, "query-back": {"": "error: "}, "port-other": {"": "error: "},
+	"silent":  {"": "error: "},
+	"refused": {"": "error: "}, "refused-bare": {"": "error: "}, "servfail": {"": "error: "},
+	"formerr": {"": "error: "}, "notimp": {"": "error: "},
 	"referral":                   {"": "NOERROR:  +NS"},
 	"cname-alone-target-refused": {"alias": "NOERROR: CNAME real.odd.test."},
 	"cut-empty-no-tcp":           {"long": "NOERROR: ", "longer": "NOERROR: ", "longest": "NOERROR: "},
@@ -57,13 +60,16 @@ var oddWants = map[string]map[string]string{
 
 // oddLacks are what servers are known to lack after a few queries.
 var oddLacks = map[string]string{
-	"edns-formerr": "edns0", "edns-formerr-bare": "edns0", "edns-notimp": "edns0", "edns-notimp-bare": "edns0", "edns-servfail": "edns0", "edns-refused": "edns0",
+	"edns-formerr": "edns0", "edns-formerr-bare": "edns0", "edns-notimp": "edns0", "edns-notimp-bare": "edns0",
+	"edns-servfail": "edns0", "edns-refused": "edns0",
 	"edns-silent": "edns0", "edns-badvers": "edns0", "edns-junk": "edns0",
-	"capitals-denied": "letters", "capitals-denied-no-tcp": "letters tcp", "capitals-empty": "letters", "capitals-servfail": "letters", "capitals-refused-no-tcp": "letters tcp",
+	"capitals-denied": "letters", "capitals-denied-no-tcp": "letters tcp", "capitals-empty": "letters",
+	"capitals-servfail": "letters", "capitals-refused-no-tcp": "letters tcp",
 	"capitals-silent": "letters", "capitals-silent-no-tcp": "letters tcp", "capitals-denied-with-soa": "letters tcp",
-	"lower": "letters", "lower-no-tcp": "letters tcp", "lower-no-tcp-formerr": "edns0 letters tcp", "edns-formerr-capitals-denied": "edns0 letters tcp",
-	"edns-or-capitals-silent": "edns0 letters tcp",
-	"cut-no-tcp":              "tcp", "cut-tcp-silent": "tcp", "cut-empty-no-tcp": "tcp", "usual-no-tcp": "tcp",
+	"lower": "letters", "lower-no-tcp": "letters tcp", "lower-no-tcp-formerr": "edns0 letters tcp",
+	"edns-formerr-capitals-denied": "edns0 letters tcp",
+	"edns-or-capitals-silent":      "edns0 letters tcp",
+	"cut-no-tcp":                   "tcp", "cut-tcp-silent": "tcp", "cut-empty-no-tcp": "tcp", "usual-no-tcp": "tcp",
 }
 
 // Servers with the habits of old and broken ones are answered for like all others; what they lack is known after a
@@ -80,7 +86,9 @@ func TestOddServers(t *testing.T) {
 				names = []string{"first", "long"}
 			}
 			for _, name := range names {
-				want := map[string]string{"missing": "NXDOMAIN: ", "alias": "NOERROR: A 192.0.2.53, CNAME real.odd.test.", "long": "A 192.0.2.72", "longer": "A 192.0.2.72", "longest": "A 192.0.2.72"}[name]
+				want := map[string]string{"missing": "NXDOMAIN: ",
+					"alias": "NOERROR: A 192.0.2.53, CNAME real.odd.test.", "long": "A 192.0.2.72",
+					"longer": "A 192.0.2.72", "longest": "A 192.0.2.72"}[name]
 				for _, n := range []string{"", name} {
 					if w, ok := oddWants[h.Name][n]; ok {
 						want = w
@@ -89,16 +97,19 @@ func TestOddServers(t *testing.T) {
 				if want == "" {
 					want = "NOERROR: A 192.0.2.53"
 				}
-				if got := resolve(t, f, name+".odd.test."); !strings.Contains(got, want) || strings.HasPrefix(want, "NOERROR") && got != want {
+				if got := resolve(t, f, name+".odd.test."); !strings.Contains(got, want) ||
+					strings.HasPrefix(want, "NOERROR") && got != want {
 					t.Errorf("%s: got %s, want %s", name, got, want)
 				}
 			}
-			if h.Name == "every-second-lost" || h.Name == "slower" { // each with EDNS0, by chance; TCP after UDP takes too long
+			// each with EDNS0, by chance; TCP after UDP takes too long
+			if h.Name == "every-second-lost" || h.Name == "slower" {
 				return
 			}
 			lacks := f.lacks()[at.String()]
 			slices.Sort(lacks)
-			if got := strings.Join(lacks, " "); got != oddLacks[h.Name] && !(h.NoTCP && got == strings.TrimSpace(oddLacks[h.Name]+" tcp")) {
+			if got := strings.Join(lacks, " "); got != oddLacks[h.Name] &&
+				!(h.NoTCP && got == strings.TrimSpace(oddLacks[h.Name]+" tcp")) {
 				t.Errorf("it is known to lack %q, want %q", got, oddLacks[h.Name])
 			}
 			if oddLacks[h.Name] != "" {
@@ -135,7 +146,8 @@ func TestSeveralOddServers(t *testing.T) {
 // A referral, as of a server that is not the right one, is taken only where no other server has an answer.
 func TestAReferralIsTheLastResort(t *testing.T) {
 	t.Parallel()
-	lame := odddns.Habits()[slices.IndexFunc(odddns.Habits(), func(h odddns.Habit) bool { return h.Name == "referral" })]
+	lame := odddns.Habits()[slices.IndexFunc(odddns.Habits(),
+		func(h odddns.Habit) bool { return h.Name == "referral" })]
 	_, first := startOdd(t, lame)
 	_, second := startOdd(t, odddns.Habits()[0])
 	f, _ := newForwarder(t, Forwarding{Upstreams: []model.Nameserver{first, second}})
@@ -214,7 +226,8 @@ func TestProofsAreIndependent(t *testing.T) {
 			_, _ = p.WriteTo(b, from)
 		}
 	}()
-	f, _ := newForwarder(t, Forwarding{Upstreams: []model.Nameserver{{Addr: netip.MustParseAddrPort(p.LocalAddr().String())}}})
+	f, _ := newForwarder(t, Forwarding{Upstreams: []model.Nameserver{
+		{Addr: netip.MustParseAddrPort(p.LocalAddr().String())}}})
 	expectText(t, resolve(t, f, "a.example."), tellsOne)
 	p.Close()
 	<-done
@@ -232,7 +245,8 @@ func TestLacksAreForgotten(t *testing.T) {
 		a.prove(lackEDNS, lackProofs, now)
 	}
 	a.prove(lackTCP, 1, now)
-	if !a.lacks(lackEDNS, now.Add(lackFor-time.Second)) || a.lacks(lackEDNS, now.Add(lackFor)) || !a.lacks(lackTCP, now) || a.lacks(lackTCP, now.Add(lackTCPFor)) {
+	if !a.lacks(lackEDNS, now.Add(lackFor-time.Second)) || a.lacks(lackEDNS, now.Add(lackFor)) ||
+		!a.lacks(lackTCP, now) || a.lacks(lackTCP, now.Add(lackTCPFor)) {
 		t.Error("a lack is believed too long, or not long enough")
 	}
 	a.heardEDNS(true, now)
@@ -270,7 +284,8 @@ func TestPlainLettersBySetting(t *testing.T) {
 
 // The agent hears what a server lacks, for status; and so do metrics.
 func TestLacksAreTold(t *testing.T) {
-	h := odddns.Habits()[slices.IndexFunc(odddns.Habits(), func(h odddns.Habit) bool { return h.Name == "lower-no-tcp-formerr" })]
+	h := odddns.Habits()[slices.IndexFunc(odddns.Habits(),
+		func(h odddns.Habit) bool { return h.Name == "lower-no-tcp-formerr" })]
 	_, at := startOdd(t, h)
 	r := newRig(t)
 	r.forwarding = Forwarding{Upstreams: []model.Nameserver{at}, Cache: testLimits}
@@ -287,7 +302,8 @@ func TestLacksAreTold(t *testing.T) {
 		return nil
 	})
 	text, err := r.get("/metrics")
-	if want := fmt.Sprintf("wayleave_dns_forward_lacks{to=%q,what=\"letters\"} 1", at); err != nil || !strings.Contains(text, want) {
+	if want := fmt.Sprintf("wayleave_dns_forward_lacks{to=%q,what=\"letters\"} 1", at); err != nil ||
+		!strings.Contains(text, want) {
 		t.Errorf("%v: %s is not in\n%s", err, want, text)
 	}
 }
@@ -295,7 +311,8 @@ func TestLacksAreTold(t *testing.T) {
 // A captured dns process can say of upstream servers only what the agent knows words for, of servers that the
 // settings name.
 func TestNewsAreChecked(t *testing.T) {
-	f := &Feed{settings: &Settings{Forwarding: Forwarding{Upstreams: []model.Nameserver{{Addr: netip.MustParseAddrPort("192.0.2.1:53")}}}}}
+	f := &Feed{settings: &Settings{
+		Forwarding: Forwarding{Upstreams: []model.Nameserver{{Addr: netip.MustParseAddrPort("192.0.2.1:53")}}}}}
 	got := f.known(map[string][]string{"192.0.2.1:53": {"letters", "letters", "\x1b[31m"}, "evil": {"tcp"}})
 	if len(got) != 1 || !slices.Equal(got["192.0.2.1:53"], []string{"letters"}) {
 		t.Errorf("got %v", got)

@@ -36,7 +36,8 @@ func table(f nft.Family) nft.Table {
 			{Name: "queries", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: raw}, Rules: []nft.Rule{
 				{toVIP, nft.SocketOfAnyAddress{}, nft.Accept()}, // somebody else's, on this node's port 53
 				{toVIP, nft.SocketOpen{}, nft.Notrack()}}},
-			{Name: "replies", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: raw}, Rules: []nft.Rule{{fromVIP, nft.Notrack()}}},
+			{Name: "replies", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: raw},
+				Rules: []nft.Rule{{fromVIP, nft.Notrack()}}},
 		},
 	}
 }
@@ -126,7 +127,8 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 		if err != nil {
 			return err
 		}
-		b := nft.Batch{Base: true, Recreate: have.Exists && !have.Fits, Clear: []string{"vips"}, Add: map[string][]nft.Element{}}
+		b := nft.Batch{Base: true, Recreate: have.Exists && !have.Fits, Clear: []string{"vips"},
+			Add: map[string][]nft.Element{}}
 		for _, a := range place.VIPs {
 			if a.Is6() != (f == nft.IPv6) {
 				continue
@@ -145,7 +147,8 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 }
 
 func (p *Placement) tell(place Place) {
-	s := Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Forwarding: p.Forwarding(place.VIPs), Clients: place.Clients}
+	s := Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Forwarding: p.Forwarding(place.VIPs),
+		Clients: place.Clients}
 	if p.Autopath {
 		s.Autopath, s.Search = true, p.Search()
 	}

@@ -10,7 +10,8 @@ import (
 )
 
 // Entry is the records of one Service; or with an empty service name the mere
-// existence of a namespace; or with podPrefix before the name, that of a pod. Names are relative: the server puts service,
+// existence of a namespace; or with podPrefix before the name, that of a pod. Names are relative: the server puts
+// service,
 // namespace, "svc" and the cluster domain behind them.
 type Entry struct {
 	// Unready is a Service without records: headless with nobody ready, or not allocated yet. Nothing else is set.
@@ -171,7 +172,8 @@ func portsOf(ports map[portKey][]string, hosts []Host) []Port {
 		out = append(out, p)
 	}
 	slices.SortFunc(out, func(a, b Port) int {
-		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Protocol, b.Protocol),
+			cmp.Compare(a.Port, b.Port))
 	})
 	return out
 }
@@ -192,5 +194,7 @@ func addressLabel(a netip.Addr) string {
 
 // Equal compares two entries.
 func Equal(a, b Entry) bool {
-	return a.Unready == b.Unready && a.CNAME == b.CNAME && slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Hosts, b.Hosts) && slices.Equal(a.Named, b.Named) && slices.EqualFunc(a.Ports, b.Ports, Port.equal) && slices.Equal(a.Pod, b.Pod)
+	return a.Unready == b.Unready && a.CNAME == b.CNAME && slices.Equal(a.VIPs, b.VIPs) &&
+		slices.Equal(a.Hosts, b.Hosts) && slices.Equal(a.Named, b.Named) && slices.EqualFunc(a.Ports, b.Ports,
+		Port.equal) && slices.Equal(a.Pod, b.Pod)
 }

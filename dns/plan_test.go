@@ -12,7 +12,8 @@ import (
 
 // A name made of an address is one that DNS allows: no label ends with a dash.
 func TestAddressLabels(t *testing.T) {
-	for a, want := range map[string]string{"10.244.1.5": "10-244-1-5", "fd00:244::2:10": "fd00-244--2-10", "fd00:244::": "fd00-244--0"} {
+	for a, want := range map[string]string{"10.244.1.5": "10-244-1-5", "fd00:244::2:10": "fd00-244--2-10",
+		"fd00:244::": "fd00-244--0"} {
 		if got := addressLabel(addr(a)); got != want {
 			t.Errorf("%s: got %s, want %s", a, got, want)
 		}
@@ -31,13 +32,20 @@ func TestHeadlessServices(t *testing.T) {
 	}
 	const d = ".web.default.svc.cluster.local."
 	const none, nodata = "NXDOMAIN:  +SOA", "NOERROR:  +SOA"
-	one := headlessSlices{{Ports: http(8080), Endpoints: []model.Endpoint{ready("10.0.0.1", "one"), ready("10.0.0.2", "one"), ready("10.0.0.1", "two")}}}
-	unready := headlessSlices{{Ports: http(8080), Endpoints: []model.Endpoint{{Addr: addr("10.0.0.1"), Hostname: "one"}}}}
-	ports := headlessSlices{{Ports: http(8080), Endpoints: []model.Endpoint{ready("10.0.0.1", "old")}}, {Ports: http(8081), Endpoints: []model.Endpoint{ready("10.0.0.2", "new")}}}
+	one := headlessSlices{{Ports: http(8080), Endpoints: []model.Endpoint{ready("10.0.0.1", "one"),
+		ready("10.0.0.2", "one"), ready("10.0.0.1", "two")}}}
+	unready := headlessSlices{{Ports: http(8080),
+		Endpoints: []model.Endpoint{{Addr: addr("10.0.0.1"), Hostname: "one"}}}}
+	ports := headlessSlices{{Ports: http(8080), Endpoints: []model.Endpoint{ready("10.0.0.1", "old")}},
+		{Ports: http(8081), Endpoints: []model.Endpoint{ready("10.0.0.2", "new")}}}
 	extra := headlessSlices{{Ports: http(80), Endpoints: []model.Endpoint{ready("10.0.0.1", "a")}},
-		{Ports: append(http(80), model.EndpointPort{Name: "more", Protocol: model.UDP, Port: 9}), Endpoints: []model.Endpoint{ready("fd00::1", "a"), ready("fd00::2", "b"), {Addr: addr("fd00::3"), Hostname: "c"}}}}
-	away := headlessSlices{{Ports: http(80), Endpoints: []model.Endpoint{ready("10.0.0.1", "a")}}, {Ports: http(81), Endpoints: []model.Endpoint{{Addr: addr("10.0.0.2"), Hostname: "b"}}}}
-	moved := headlessSlices{{Ports: http(80), Endpoints: []model.Endpoint{ready("10.0.0.1", "")}}, {Ports: http(80), Endpoints: []model.Endpoint{ready("10.0.0.1", "")}}}
+		{Ports: append(http(80), model.EndpointPort{Name: "more", Protocol: model.UDP, Port: 9}),
+			Endpoints: []model.Endpoint{ready("fd00::1", "a"), ready("fd00::2", "b"),
+				{Addr: addr("fd00::3"), Hostname: "c"}}}}
+	away := headlessSlices{{Ports: http(80), Endpoints: []model.Endpoint{ready("10.0.0.1", "a")}},
+		{Ports: http(81), Endpoints: []model.Endpoint{{Addr: addr("10.0.0.2"), Hostname: "b"}}}}
+	moved := headlessSlices{{Ports: http(80), Endpoints: []model.Endpoint{ready("10.0.0.1", "")}},
+		{Ports: http(80), Endpoints: []model.Endpoint{ready("10.0.0.1", "")}}}
 	for _, tc := range []struct {
 		what, name string
 		slices     headlessSlices
@@ -58,17 +66,25 @@ func TestHeadlessServices(t *testing.T) {
 		{"an address of two names", d[1:], one, false, dns.TypeA, "NOERROR: A 10.0.0.1, A 10.0.0.2"},
 		{"a name of two addresses", "one" + d, one, false, dns.TypeA, "NOERROR: A 10.0.0.1, A 10.0.0.2"},
 		{"the other name", "two" + d, one, false, dns.TypeA, "NOERROR: A 10.0.0.1"},
-		{"names are told once", "_http._tcp" + d, one, false, dns.TypeSRV, "NOERROR: SRV 0 50 8080 one" + d + ", SRV 0 50 8080 two" + d},
-		{"the address's names", "1.0.0.10.in-addr.arpa.", one, false, dns.TypePTR, "NOERROR: PTR one" + d + ", PTR two" + d},
+		{"names are told once", "_http._tcp" + d, one, false, dns.TypeSRV, "NOERROR: SRV 0 50 8080 one" + d +
+			", SRV 0 50 8080 two" + d},
+		{"the address's names", "1.0.0.10.in-addr.arpa.", one, false, dns.TypePTR, "NOERROR: PTR one" + d +
+			", PTR two" + d},
 		{"an endpoint in two slices", d[1:], moved, false, dns.TypeA, "NOERROR: A 10.0.0.1"},
 		{"an endpoint in two slices, its name", "10-0-0-1" + d, moved, false, dns.TypeA, "NOERROR: A 10.0.0.1"},
-		{"an endpoint in two slices, its port", "_http._tcp" + d, moved, false, dns.TypeSRV, "NOERROR: SRV 0 100 80 10-0-0-1" + d},
-		{"each its slice's port", "_http._tcp" + d, ports, false, dns.TypeSRV, "NOERROR: SRV 0 50 8080 old" + d + ", SRV 0 50 8081 new" + d},
-		{"a port of all hosts", "_http._tcp" + d, extra, false, dns.TypeSRV, "NOERROR: SRV 0 50 80 a" + d + ", SRV 0 50 80 b" + d},
-		{"a port of one slice", "_more._udp" + d, extra, false, dns.TypeSRV, "NOERROR: SRV 0 50 9 a" + d + ", SRV 0 50 9 b" + d},
-		{"the port of a slice with nobody ready", "_http._tcp" + d, away, false, dns.TypeSRV, "NOERROR: SRV 0 100 80 a" + d},
+		{"an endpoint in two slices, its port", "_http._tcp" + d, moved, false, dns.TypeSRV,
+			"NOERROR: SRV 0 100 80 10-0-0-1" + d},
+		{"each its slice's port", "_http._tcp" + d, ports, false, dns.TypeSRV, "NOERROR: SRV 0 50 8080 old" + d +
+			", SRV 0 50 8081 new" + d},
+		{"a port of all hosts", "_http._tcp" + d, extra, false, dns.TypeSRV, "NOERROR: SRV 0 50 80 a" + d +
+			", SRV 0 50 80 b" + d},
+		{"a port of one slice", "_more._udp" + d, extra, false, dns.TypeSRV, "NOERROR: SRV 0 50 9 a" + d +
+			", SRV 0 50 9 b" + d},
+		{"the port of a slice with nobody ready", "_http._tcp" + d, away, false, dns.TypeSRV,
+			"NOERROR: SRV 0 100 80 a" + d},
 		{"another type at an address's name", "1.0.0.10.in-addr.arpa.", one, false, dns.TypeA, nodata},
-		{"the SOA of an address's name", "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.", extra, false, dns.TypeSOA, nodata},
+		{"the SOA of an address's name", "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.",
+			extra, false, dns.TypeSOA, nodata},
 	} {
 		s, err := model.NewStore()
 		if err != nil {
@@ -109,7 +125,8 @@ func TestTheSOAOfAddressesNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := r.Resolve(t.Context(), new(dns.Msg).SetQuestion(rev, dns.TypeTXT))
-		if len(m.Ns) != 1 || m.Ns[0].Header().Name != zone || m.Ns[0].Header().Ttl != negativeTTL || !dns.IsSubDomain(zone, rev) {
+		if len(m.Ns) != 1 || m.Ns[0].Header().Name != zone || m.Ns[0].Header().Ttl != negativeTTL ||
+			!dns.IsSubDomain(zone, rev) {
 			t.Errorf("%s: the authority is %v", rev, m.Ns)
 		}
 	}
@@ -123,13 +140,16 @@ func TestStatefulSetsUnderAClusterIP(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	svc := &model.Service{Name: name("bugs/db"), ClusterIPs: []netip.Addr{addr("10.96.7.19")}, Ports: []model.ServicePort{{Name: "sql", Protocol: model.TCP, Port: 5432}}}
+	svc := &model.Service{Name: name("bugs/db"), ClusterIPs: []netip.Addr{addr("10.96.7.19")},
+		Ports: []model.ServicePort{{Name: "sql", Protocol: model.TCP, Port: 5432}}}
 	r := &Resolver{Zone: NewZone(), Forward: upstream, Domains: []string{"cluster.local."}}
 	put := func(endpoints ...model.Endpoint) {
 		t.Helper()
 		err := s.Write(func(w *model.Writer) {
-			w.PutService(&model.Service{Name: svc.Name, ClusterIPs: svc.ClusterIPs, Ports: svc.Ports, PublishNotReady: svc.PublishNotReady})
-			w.PutEndpointSlice(&model.EndpointSlice{Name: name("bugs/db-1"), Service: "db", Ports: []model.EndpointPort{{Name: "sql", Protocol: model.TCP, Port: 5432}}, Endpoints: endpoints})
+			w.PutService(&model.Service{Name: svc.Name, ClusterIPs: svc.ClusterIPs, Ports: svc.Ports,
+				PublishNotReady: svc.PublishNotReady})
+			w.PutEndpointSlice(&model.EndpointSlice{Name: name("bugs/db-1"), Service: "db",
+				Ports: []model.EndpointPort{{Name: "sql", Protocol: model.TCP, Port: 5432}}, Endpoints: endpoints})
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -156,18 +176,22 @@ func TestStatefulSetsUnderAClusterIP(t *testing.T) {
 	}
 	const none = "NXDOMAIN:  +SOA"
 	one := model.Endpoint{Addr: addr("10.244.1.19"), Hostname: "db-0", Ready: true}
-	put(one, model.Endpoint{Addr: addr("10.244.2.19"), Hostname: "DB-1", Ready: true}, model.Endpoint{Addr: addr("10.244.3.19"), Hostname: "db-2"},
+	put(one, model.Endpoint{Addr: addr("10.244.2.19"), Hostname: "DB-1", Ready: true},
+		model.Endpoint{Addr: addr("10.244.3.19"), Hostname: "db-2"},
 		model.Endpoint{Addr: addr("10.244.4.19"), Ready: true})
 	answers(map[string]string{
-		"db-0. A": "NOERROR: A 10.244.1.19", "db-1. A": "NOERROR: A 10.244.2.19", "db-2. A": none, "10-244-4-19. A": none, "db-0. AAAA": "NOERROR:  +SOA", " A": "NOERROR: A 10.96.7.19",
-		"_sql._tcp. SRV": "NOERROR: SRV 0 100 5432 db.bugs.svc.cluster.local.", "19.1.244.10.in-addr.arpa. PTR": "NOERROR: PTR db-0.db.bugs.svc.cluster.local.",
-		"x.db-0. A": none,
+		"db-0. A": "NOERROR: A 10.244.1.19", "db-1. A": "NOERROR: A 10.244.2.19", "db-2. A": none,
+		"10-244-4-19. A": none, "db-0. AAAA": "NOERROR:  +SOA", " A": "NOERROR: A 10.96.7.19",
+		"_sql._tcp. SRV":                "NOERROR: SRV 0 100 5432 db.bugs.svc.cluster.local.",
+		"19.1.244.10.in-addr.arpa. PTR": "NOERROR: PTR db-0.db.bugs.svc.cluster.local.",
+		"x.db-0. A":                     none,
 	})
 	put(one)
 	answers(map[string]string{"db-0. A": "NOERROR: A 10.244.1.19", "db-1. A": none})
 	one.Addr = addr("10.244.9.19")
 	put(one)
-	answers(map[string]string{"db-0. A": "NOERROR: A 10.244.9.19", " A": "NOERROR: A 10.96.7.19", "19.9.244.10.in-addr.arpa. PTR": "NOERROR: PTR db-0.db.bugs.svc.cluster.local."})
+	answers(map[string]string{"db-0. A": "NOERROR: A 10.244.9.19", " A": "NOERROR: A 10.96.7.19",
+		"19.9.244.10.in-addr.arpa. PTR": "NOERROR: PTR db-0.db.bugs.svc.cluster.local."})
 	svc = &model.Service{Name: svc.Name, ClusterIPs: svc.ClusterIPs, PublishNotReady: true}
 	put(model.Endpoint{Addr: addr("10.244.3.19"), Hostname: "db-2"})
 	answers(map[string]string{"db-0. A": none, "db-2. A": "NOERROR: A 10.244.3.19"})

@@ -115,15 +115,18 @@ func logLine(start time.Time, client netip.Addr, from Caller, network string, m 
 	}
 	var answers []string
 	for _, rr := range m.Answer {
-		answers = append(answers, dns.Type(rr.Header().Rrtype).String()+" "+strings.TrimPrefix(rr.String(), rr.Header().String()))
+		answers = append(answers, dns.Type(rr.Header().Rrtype).String()+" "+strings.TrimPrefix(rr.String(),
+			rr.Header().String()))
 	}
-	return fmt.Sprintf("%s %s %s %s %s %s %s %s [%s] from %s", start.UTC().Format("15:04:05.000000"), client, who, network, name, qtype,
+	return fmt.Sprintf("%s %s %s %s %s %s %s %s [%s] from %s", start.UTC().Format("15:04:05.000000"), client, who,
+		network, name, qtype,
 		dns.RcodeToString[m.Rcode], time.Since(start).Round(time.Microsecond), strings.Join(answers, "; "), source)
 }
 
 // follow writes a log until ctx ends or the time is over. flush is called when no more
 // line waits.
-func (s *Server) follow(ctx context.Context, w io.Writer, flush func() error, pod model.Name, name string, d time.Duration) error {
+func (s *Server) follow(ctx context.Context, w io.Writer, flush func() error, pod model.Name, name string,
+	d time.Duration) error {
 	if d <= 0 || d > maxLogTime {
 		return fmt.Errorf("a log is for more than 0 and at most %s", maxLogTime)
 	}
@@ -157,7 +160,8 @@ func (s *Server) follow(ctx context.Context, w io.Writer, flush func() error, po
 		select {
 		case <-ctx.Done():
 			// Who has gone needs no last line.
-			_, _ = fmt.Fprintf(w, "# the end: %d queries, and %d that were not read fast enough\n", lines, log.dropped.Load())
+			_, _ = fmt.Fprintf(w, "# the end: %d queries, and %d that were not read fast enough\n", lines,
+				log.dropped.Load())
 			return nil
 		case say = <-log.lines:
 			lines++

@@ -22,7 +22,8 @@ func Remember(file string, f *Feed) error {
 
 func readPlace(file string) (Place, error) {
 	return statefile.Read(file, func(p Place) error {
-		if slices.ContainsFunc(append(slices.Clone(p.VIPs), p.Nodes...), func(a netip.Addr) bool { return !a.IsValid() }) {
+		if slices.ContainsFunc(append(slices.Clone(p.VIPs), p.Nodes...),
+			func(a netip.Addr) bool { return !a.IsValid() }) {
 			return errors.New("an address is empty")
 		}
 		return nil

@@ -28,8 +28,10 @@ func TestSocketsAreRememberedForAStartWithoutTheAPIServer(t *testing.T) {
 	stopAgent := r.agent()
 	stopServer := r.server()
 	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
-	p := &Placement{Service: name("kube-system/kube-dns"), Feed: &Feed{}, Net: &link.Fake{}, NFT: nft.NewFake(), File: file, Forwarding: func([]netip.Addr) Forwarding { return Forwarding{} }}
-	place := Place{VIPs: []netip.Addr{netip.MustParseAddr("10.7.0.1"), netip.MustParseAddr("fd07::1")}, Nodes: []netip.Addr{netip.MustParseAddr("10.7.0.1")}}
+	p := &Placement{Service: name("kube-system/kube-dns"), Feed: &Feed{}, Net: &link.Fake{}, NFT: nft.NewFake(),
+		File: file, Forwarding: func([]netip.Addr) Forwarding { return Forwarding{} }}
+	place := Place{VIPs: []netip.Addr{netip.MustParseAddr("10.7.0.1"), netip.MustParseAddr("fd07::1")},
+		Nodes: []netip.Addr{netip.MustParseAddr("10.7.0.1")}}
 	if err := p.Sync(t.Context(), map[model.Name]Place{p.Service: place}); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +58,9 @@ func TestSocketsAreRememberedForAStartWithoutTheAPIServer(t *testing.T) {
 
 // A server without names would deny all of them: it gets no socket until the agent knows.
 func TestAServerWithoutNamesGetsNoRememberedSockets(t *testing.T) {
-	f := &Feed{Log: slog.New(slog.DiscardHandler), Open: func(k Socket) (*os.File, error) { return os.Open(os.DevNull) }}
+	f := &Feed{Log: slog.New(slog.DiscardHandler), Open: func(k Socket) (*os.File, error) {
+		return os.Open(os.DevNull)
+	}}
 	f.listenedBefore([]Socket{{"udp", netip.MustParseAddrPort("10.7.0.1:53")}})
 	for _, known := range []bool{false, true} {
 		s := &session{sockets: true, known: known, holds: map[Socket]bool{}}
@@ -72,7 +76,9 @@ func TestAServerWithoutNamesGetsNoRememberedSockets(t *testing.T) {
 
 // The sockets that an agent wants may be known before its names are.
 func TestAServerHasNamesBeforeSockets(t *testing.T) {
-	f := &Feed{Log: slog.New(slog.DiscardHandler), Open: func(k Socket) (*os.File, error) { return os.Open(os.DevNull) }}
+	f := &Feed{Log: slog.New(slog.DiscardHandler), Open: func(k Socket) (*os.File, error) {
+		return os.Open(os.DevNull)
+	}}
 	f.Listen([]Socket{{"udp", netip.MustParseAddrPort("10.7.0.1:53")}})
 	s := &session{sockets: true, whole: true, holds: map[Socket]bool{}}
 	if u, _, _ := f.next(s); len(u.Passed) > 0 {

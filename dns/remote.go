@@ -70,8 +70,9 @@ type idleConn struct {
 
 func newRemote(n model.Nameserver, dial dialer, roots *x509.CertPool) *remote {
 	ctx, end := context.WithCancel(context.Background())
-	return &remote{Nameserver: n, dial: dial, roots: roots, ctx: ctx, end: end, now: time.Now, tried: map[string]time.Time{},
-		idle: make(chan idleConn, idleConns), session: tls.NewLRUClientSessionCache(4)}
+	return &remote{Nameserver: n, dial: dial, roots: roots, ctx: ctx, end: end, now: time.Now,
+		tried: map[string]time.Time{},
+		idle:  make(chan idleConn, idleConns), session: tls.NewLRUClientSessionCache(4)}
 }
 
 // close ends the probes and the idle connections.
@@ -258,7 +259,8 @@ func (u *remote) overTLS(ctx context.Context, ask *dns.Msg) (*dns.Msg, error) {
 			if name == "" {
 				name = u.Addr.Addr().String()
 			}
-			secure := tls.Client(raw, &tls.Config{ServerName: name, RootCAs: u.roots, MinVersion: tls.VersionTLS12, ClientSessionCache: u.session})
+			secure := tls.Client(raw, &tls.Config{ServerName: name, RootCAs: u.roots, MinVersion: tls.VersionTLS12,
+				ClientSessionCache: u.session})
 			if err := secure.HandshakeContext(ctx); err != nil {
 				raw.Close()
 				return nil, fmt.Errorf("TLS: %w", err)
@@ -384,7 +386,8 @@ func answersTo(got, ask *dns.Msg) error {
 		return errID
 	case !got.Response:
 		return errors.New("not an answer")
-	case len(got.Question) != 1 || got.Question[0].Qtype != ask.Question[0].Qtype || got.Question[0].Qclass != ask.Question[0].Qclass ||
+	case len(got.Question) != 1 || got.Question[0].Qtype != ask.Question[0].Qtype ||
+		got.Question[0].Qclass != ask.Question[0].Qclass ||
 		!strings.EqualFold(got.Question[0].Name, ask.Question[0].Name):
 		return errors.New("it answered another question")
 	case got.Question[0].Name != ask.Question[0].Name:

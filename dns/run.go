@@ -126,7 +126,8 @@ func (p *process) follow(c *net.UnixConn, ready func()) error {
 			if maps.EqualFunc(lacks, told, slices.Equal[[]string]) {
 				continue
 			}
-			if err := errors.Join(c.SetWriteDeadline(time.Now().Add(newsPause)), frame.Send(c, news{lacks}, nil)); err != nil {
+			if err := errors.Join(c.SetWriteDeadline(time.Now().Add(newsPause)),
+				frame.Send(c, news{lacks}, nil)); err != nil {
 				return err
 			}
 			told = lacks

@@ -120,12 +120,14 @@ func (r *rig) remove(path string) {
 }
 
 func (r *rig) loop(feed *Feed, log *slog.Logger) *reconcile.Loop[model.Name, Entry] {
-	return &reconcile.Loop[model.Name, Entry]{Name: "dns", Store: r.store, Kinds: model.ServiceKind | model.NamespaceKind,
-		Keys: Keys, Plan: Plan, Equal: Equal, Target: feed, Health: reconcile.NewHealth(nil, nil), Log: log}
+	return &reconcile.Loop[model.Name, Entry]{Name: "dns", Store: r.store,
+		Kinds: model.ServiceKind | model.NamespaceKind,
+		Keys:  Keys, Plan: Plan, Equal: Equal, Target: feed, Health: reconcile.NewHealth(nil, nil), Log: log}
 }
 
 func (r *rig) configure(feed *Feed) {
-	feed.Configure(Settings{Domains: []string{"cluster.local."}, Forwarding: r.forwarding, Clients: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("fd07::/64")}})
+	feed.Configure(Settings{Domains: []string{"cluster.local."}, Forwarding: r.forwarding,
+		Clients: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/26"), netip.MustParsePrefix("fd07::/64")}})
 	feed.Listen(r.sockets())
 }
 
@@ -135,7 +137,8 @@ func (r *rig) server() (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = Run(ctx, Config{Socket: filepath.Join(r.dir, "dns.sock"), StateFile: filepath.Join(r.dir, "snapshot"), HealthSocket: filepath.Join(r.dir, "health.sock"), Log: slog.New(slog.DiscardHandler)})
+		_ = Run(ctx, Config{Socket: filepath.Join(r.dir, "dns.sock"), StateFile: filepath.Join(r.dir, "snapshot"),
+			HealthSocket: filepath.Join(r.dir, "health.sock"), Log: slog.New(slog.DiscardHandler)})
 	}()
 	stopped := false
 	stop = func() {
@@ -235,7 +238,8 @@ func TestAnswersGoOnWithoutTheAgent(t *testing.T) {
 	// An agent that has just started knows nothing yet; that is no news for a server.
 	stopAgent = r.agentThat(false)
 	for range 100 {
-		if m, err := r.ask("udp", "", "10.7.0.1:53", backendName, dns.TypeA); err != nil || m.Rcode != dns.RcodeSuccess {
+		if m, err := r.ask("udp", "", "10.7.0.1:53", backendName, dns.TypeA); err != nil ||
+			m.Rcode != dns.RcodeSuccess {
 			t.Fatalf("while the agent starts: %v, %v", m, err)
 		}
 		time.Sleep(2 * time.Millisecond)
@@ -249,7 +253,8 @@ func TestAnswersGoOnWithoutTheAgent(t *testing.T) {
 	r.agent() // it must not replace sockets that work
 	time.Sleep(200 * time.Millisecond)
 	c := dns.Client{Net: "tcp", Timeout: time.Second}
-	if _, _, err := c.ExchangeWithConn(new(dns.Msg).SetQuestion(backendName, dns.TypeA), &dns.Conn{Conn: conn}); err != nil {
+	if _, _, err := c.ExchangeWithConn(new(dns.Msg).SetQuestion(backendName, dns.TypeA),
+		&dns.Conn{Conn: conn}); err != nil {
 		t.Errorf("an open connection broke when the agent came back: %v", err)
 	}
 	stopServer()
@@ -269,7 +274,8 @@ func TestTheLastSnapshotIsReadAtStart(t *testing.T) {
 		t.Fatalf("snapshot: %v, %v", info, err)
 	}
 	// The socket comes from the test, in the place of an agent that is away.
-	p := &process{Config: Config{StateFile: filepath.Join(r.dir, "snapshot"), Log: slog.New(slog.DiscardHandler)}, zone: NewZone()}
+	p := &process{Config: Config{StateFile: filepath.Join(r.dir, "snapshot"), Log: slog.New(slog.DiscardHandler)},
+		zone: NewZone()}
 	p.server = NewServer(p.zone, prometheus.NewRegistry(), p.Log)
 	if err := p.load(); err != nil {
 		t.Fatal(err)
@@ -292,7 +298,8 @@ func TestLongAnswersAreTruncatedAndComeByTCP(t *testing.T) {
 	r := newRig(t)
 	slice := &model.EndpointSlice{Name: name("default/many-1"), Service: "many"}
 	for i := range 100 {
-		slice.Endpoints = append(slice.Endpoints, model.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 244, 9, byte(i)}), Ready: true})
+		slice.Endpoints = append(slice.Endpoints,
+			model.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 244, 9, byte(i)}), Ready: true})
 	}
 	err := r.store.Write(func(w *model.Writer) {
 		w.PutService(&model.Service{Name: name("default/many"), Headless: true})
@@ -323,7 +330,8 @@ func TestLongAnswersAreTruncatedAndComeByTCP(t *testing.T) {
 
 func TestUpstreamsOfResolvConf(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "resolv.conf")
-	text := "search x\nnameserver 192.0.2.1\nnameserver 10.96.0.10\nnameserver bad\n# nameserver 192.0.2.9\nnameserver 2001:db8::1\n"
+	text := "search x\nnameserver 192.0.2.1\nnameserver 10.96.0.10\nnameserver bad\n# nameserver " +
+		"192.0.2.9\nnameserver 2001:db8::1\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -331,7 +339,8 @@ func TestUpstreamsOfResolvConf(t *testing.T) {
 	if fmt.Sprint(got) != "[192.0.2.1:53 [2001:db8::1]:53]" {
 		t.Errorf("upstreams are %v", got)
 	}
-	if err == nil || !strings.Contains(err.Error(), "10.96.0.10 is the cluster DNS itself") || !strings.Contains(err.Error(), `"bad"`) {
+	if err == nil || !strings.Contains(err.Error(), "10.96.0.10 is the cluster DNS itself") ||
+		!strings.Contains(err.Error(), `"bad"`) {
 		t.Errorf("error is %v", err)
 	}
 }

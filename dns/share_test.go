@@ -138,7 +138,8 @@ func TestSources(t *testing.T) {
 	s, _ := loopback(t)
 	defer s.Keep(nil)
 	s.Know(map[netip.Addr]Caller{addr("fd00::7"): {Pod: model.Name{Namespace: "a", Name: "b"}}})
-	for a, want := range map[string]string{"10.0.0.1": "10.0.0.1", "fd00::7": "fd00::7", "fd00::8": "fd00::", "fd00:0:0:1::8": "fd00:0:0:1::"} {
+	for a, want := range map[string]string{"10.0.0.1": "10.0.0.1", "fd00::7": "fd00::7", "fd00::8": "fd00::",
+		"fd00:0:0:1::8": "fd00:0:0:1::"} {
 		if got := s.sourceOf(addr(a)); got != addr(want) {
 			t.Errorf("%s counts as %s, want %s", a, got, want)
 		}

@@ -21,7 +21,8 @@ func OpenSocket(k Socket) (*os.File, error) {
 		var inner error
 		err := c.Control(func(fd uintptr) {
 			// A standby binds an address that is not the node's yet.
-			inner = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1), freebind(int(fd), k.Addr.Addr().Is6()))
+			inner = errors.Join(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1),
+				freebind(int(fd), k.Addr.Addr().Is6()))
 		})
 		if err != nil {
 			return err
@@ -77,7 +78,10 @@ func drain(c *net.UDPConn) error {
 	}
 	for end := time.Now().Add(drainFor); ; time.Sleep(time.Millisecond) {
 		waiting := 0
-		if err := raw.Control(func(fd uintptr) { waiting, inner = unix.IoctlGetInt(int(fd), unix.SIOCINQ) }); err != nil || inner != nil {
+		if err := raw.Control(func(fd uintptr) {
+			waiting, inner = unix.IoctlGetInt(int(fd),
+				unix.SIOCINQ)
+		}); err != nil || inner != nil {
 			return errors.Join(err, inner)
 		}
 		if waiting == 0 {

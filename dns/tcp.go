@@ -88,7 +88,8 @@ func (t *tcpSocket) serve() error {
 }
 
 func outOfFiles(err error) bool {
-	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) ||
+		errors.Is(err, unix.ENOMEM)
 }
 
 func (t *tcpSocket) admit(raw *net.TCPConn) {
@@ -235,7 +236,8 @@ var (
 		}
 		return dns.MinMsgSize
 	}}
-	overTCP = transport{"tcp", func(s *Server) *tally { return s.tcpTally }, func(*dns.Msg) int { return dns.MaxMsgSize }}
+	overTCP = transport{"tcp", func(s *Server) *tally { return s.tcpTally },
+		func(*dns.Msg) int { return dns.MaxMsgSize }}
 )
 
 // slow answers one query by way of the library, within the share of its source; nil is no answer.

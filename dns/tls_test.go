@@ -28,13 +28,16 @@ func testAuthority(t *testing.T) (tls.Certificate, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{"dns.example"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{"dns.example"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true,
+		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key},
+		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
 // tlsServer answers by TLS only; queries per connection as given.
@@ -59,7 +62,8 @@ func newTLSServer(t *testing.T, cert tls.Certificate, perConnection int) (*tlsSe
 		t.Fatal(err)
 	}
 	s := &tlsServer{Listener: l}
-	srv := &dns.Server{Listener: tls.NewListener(s, &tls.Config{Certificates: []tls.Certificate{cert}}), Net: "tcp-tls", MaxTCPQueries: perConnection,
+	srv := &dns.Server{Listener: tls.NewListener(s, &tls.Config{Certificates: []tls.Certificate{cert}}), Net: "tcp-tls",
+		MaxTCPQueries: perConnection,
 		Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 			s.asked.Add(1)
 			tells("192.0.2.1", 300)(w, q)
@@ -78,7 +82,8 @@ func TestDNSOverTLS(t *testing.T) {
 	server, at := newTLSServer(t, cert, -1)
 	for _, name := range []string{"dns.example", ""} { // its name, or its address
 		before := server.accepted.Load()
-		f, _ := newForwarder(t, Forwarding{CA: ca, Upstreams: []model.Nameserver{{Addr: at, TLS: true, ServerName: name}}})
+		f, _ := newForwarder(t, Forwarding{CA: ca,
+			Upstreams: []model.Nameserver{{Addr: at, TLS: true, ServerName: name}}})
 		for i := range 5 {
 			expectText(t, resolve(t, f, fmt.Sprintf("n%d.example.", i)), tellsOne)
 		}
@@ -94,8 +99,10 @@ func TestDNSOverTLSChecksTheServer(t *testing.T) {
 	cert, ca := testAuthority(t)
 	server, at := newTLSServer(t, cert, -1)
 	for what, s := range map[string]Forwarding{
-		"another name":                         {CA: ca, Upstreams: []model.Nameserver{{Addr: at, TLS: true, ServerName: "other.example"}}},
-		"an authority that nobody vouches for": {Upstreams: []model.Nameserver{{Addr: at, TLS: true, ServerName: "dns.example"}}},
+		"another name": {CA: ca,
+			Upstreams: []model.Nameserver{{Addr: at, TLS: true, ServerName: "other.example"}}},
+		"an authority that nobody vouches for": {Upstreams: []model.Nameserver{
+			{Addr: at, TLS: true, ServerName: "dns.example"}}},
 	} {
 		f, _ := newForwarder(t, s)
 		expectText(t, resolve(t, f, "secret.example."), "TLS: tls: failed to verify certificate")
@@ -104,7 +111,8 @@ func TestDNSOverTLSChecksTheServer(t *testing.T) {
 		}
 	}
 	plain := newFakeServer(t, tells("192.0.2.66", 300))
-	f, _ := newForwarder(t, Forwarding{CA: ca, Upstreams: []model.Nameserver{{Addr: plain.addr, TLS: true, ServerName: "dns.example"}}})
+	f, _ := newForwarder(t, Forwarding{CA: ca, Upstreams: []model.Nameserver{{Addr: plain.addr, TLS: true,
+		ServerName: "dns.example"}}})
 	expectText(t, resolve(t, f, "secret.example."), "error: ")
 	if n := plain.udp.Load(); n != 0 {
 		t.Errorf("%d queries in plain text", n)

@@ -180,7 +180,8 @@ func isTimeout(err error) bool {
 
 func (r *reader) receiveBatch(fd uintptr) bool {
 	for {
-		n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.inMsg[0])), batch, unix.MSG_DONTWAIT, 0, 0)
+		n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.inMsg[0])), batch,
+			unix.MSG_DONTWAIT, 0, 0)
 		switch e {
 		case unix.EAGAIN:
 			return false
@@ -195,7 +196,8 @@ func (r *reader) receiveBatch(fd uintptr) bool {
 // sendBatch sends the replies. One that the kernel refuses is lost alone.
 func (r *reader) sendBatch(fd uintptr) bool {
 	for at := 0; at < r.ready; {
-		n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&r.outMsg[at])), uintptr(r.ready-at), unix.MSG_DONTWAIT, 0, 0)
+		n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&r.outMsg[at])), uintptr(r.ready-at),
+			unix.MSG_DONTWAIT, 0, 0)
 		switch e {
 		case 0:
 			at += int(n)
@@ -309,8 +311,10 @@ func refusal(out, in []byte, rcode byte) []byte {
 
 // answerSlowly answers one query by way of the library; nil is no answer.
 func (s *Server) answerSlowly(raw []byte, client netip.Addr, by transport) []byte {
-	head := dns.Header{Id: binary.BigEndian.Uint16(raw), Bits: binary.BigEndian.Uint16(raw[2:]), Qdcount: binary.BigEndian.Uint16(raw[4:]),
-		Ancount: binary.BigEndian.Uint16(raw[6:]), Nscount: binary.BigEndian.Uint16(raw[8:]), Arcount: binary.BigEndian.Uint16(raw[10:])}
+	head := dns.Header{Id: binary.BigEndian.Uint16(raw), Bits: binary.BigEndian.Uint16(raw[2:]),
+		Qdcount: binary.BigEndian.Uint16(raw[4:]),
+		Ancount: binary.BigEndian.Uint16(raw[6:]), Nscount: binary.BigEndian.Uint16(raw[8:]),
+		Arcount: binary.BigEndian.Uint16(raw[10:])}
 	switch dns.DefaultMsgAcceptFunc(head) {
 	case dns.MsgIgnore: // a reply: to answer it could go on for ever
 		return nil

@@ -23,7 +23,8 @@ import (
 func TestBurstsAreAnswered(t *testing.T) {
 	s, client := loopback(t)
 	defer s.Keep(nil)
-	names := []string{backendName, "nobody.default.svc.cluster.local.", "external-db.default.svc.cluster.local.", "dns-version.cluster.local.", "BACKEND.default.svc.cluster.local."}
+	names := []string{backendName, "nobody.default.svc.cluster.local.", "external-db.default.svc.cluster.local.",
+		"dns-version.cluster.local.", "BACKEND.default.svc.cluster.local."}
 	const rounds, burst = 20, 100
 	for range rounds {
 		want := map[uint16]string{}
@@ -106,7 +107,8 @@ func TestBadDatagrams(t *testing.T) {
 	s, client := loopback(t)
 	defer s.Keep(nil)
 	good := packed(t, backendName, dns.TypeA)
-	for what, raw := range map[string][]byte{"cut": good[:20], "a label too long": append(append([]byte(nil), good[:12]...), 0x80, 0, 0, 0, 0)} {
+	for what, raw := range map[string][]byte{"cut": good[:20],
+		"a label too long": append(append([]byte(nil), good[:12]...), 0x80, 0, 0, 0, 0)} {
 		if err := client.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +117,8 @@ func TestBadDatagrams(t *testing.T) {
 		}
 		buf := make([]byte, 4096)
 		n, err := client.Read(buf)
-		if err != nil || n < headerLen || binary.BigEndian.Uint16(buf) != binary.BigEndian.Uint16(good) || buf[3]&0xf != dns.RcodeFormatError {
+		if err != nil || n < headerLen || binary.BigEndian.Uint16(buf) != binary.BigEndian.Uint16(good) ||
+			buf[3]&0xf != dns.RcodeFormatError {
 			t.Errorf("%s: %x, %v", what, buf[:n], err)
 		}
 	}
@@ -134,7 +137,8 @@ func TestBadDatagrams(t *testing.T) {
 func TestMetricsHaveTheNamesOfCoreDNS(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	s := NewServer(fill(t, cluster(t)), reg, slog.New(slog.DiscardHandler))
-	s.Configure(Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
+	s.Configure(Settings{Domains: []string{"cluster.local."},
+		Clients: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -150,7 +154,8 @@ func TestMetricsHaveTheNamesOfCoreDNS(t *testing.T) {
 	}
 	askOnce(t, client, "nobody.default.svc.cluster.local.")
 	askOnce(t, client, "google.com.") // no upstream: the slow path
-	stranger, err := (&net.Dialer{LocalAddr: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 2)}}).Dial("udp", conn.LocalAddr().String())
+	stranger, err := (&net.Dialer{LocalAddr: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 2)}}).Dial("udp",
+		conn.LocalAddr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +195,8 @@ func shown(t *testing.T, reg prometheus.Gatherer) string {
 	}
 	var out strings.Builder
 	for _, f := range families {
-		if n := f.GetName(); strings.Contains(n, "upstream") || strings.Contains(n, "_cache_") || strings.Contains(n, "_forward_") || strings.Contains(n, "autopath") {
+		if n := f.GetName(); strings.Contains(n, "upstream") || strings.Contains(n, "_cache_") ||
+			strings.Contains(n, "_forward_") || strings.Contains(n, "autopath") {
 			continue // of the forwarder and of callers
 		}
 		for _, m := range f.GetMetric() {
@@ -210,8 +216,10 @@ func shown(t *testing.T, reg prometheus.Gatherer) string {
 
 // Who may ask is found by prefix, whatever their number, as by going through all.
 func TestClientsArePrefixes(t *testing.T) {
-	c := newClients([]netip.Prefix{netip.MustParsePrefix("10.244.1.7/24"), netip.MustParsePrefix("10.244.128.0/17"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("fd00:1::/64"), {}})
-	for a, want := range map[string]bool{"10.244.1.200": true, "10.244.2.1": false, "10.244.200.1": true, "192.0.2.1": true, "192.0.2.2": false, "fd00:1::9": true, "fd00:2::9": false, "::1": false} {
+	c := newClients([]netip.Prefix{netip.MustParsePrefix("10.244.1.7/24"), netip.MustParsePrefix("10.244.128.0/17"),
+		netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("fd00:1::/64"), {}})
+	for a, want := range map[string]bool{"10.244.1.200": true, "10.244.2.1": false, "10.244.200.1": true,
+		"192.0.2.1": true, "192.0.2.2": false, "fd00:1::9": true, "fd00:2::9": false, "::1": false} {
 		if got := c.allowed(netip.MustParseAddr(a)); got != want {
 			t.Errorf("%s: %v", a, got)
 		}

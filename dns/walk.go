@@ -34,7 +34,8 @@ func (s *Server) Walk(ctx context.Context, c Caller, name string, qtype uint16) 
 		m := s.resolve(inner, q, c)
 		cancel()
 		out = append(out, Step{n, m, sources.String()})
-		if slices.ContainsFunc(m.Answer, func(rr dns.RR) bool { return rr.Header().Rrtype == qtype }) || ctx.Err() != nil {
+		if slices.ContainsFunc(m.Answer, func(rr dns.RR) bool { return rr.Header().Rrtype == qtype }) ||
+			ctx.Err() != nil {
 			break
 		}
 	}
@@ -78,7 +79,9 @@ func (t *Callers) pod(n model.Name) (c Caller, addrs []netip.Addr) {
 func (s *Server) explain(ctx context.Context, w io.Writer, pod model.Name, name string, qtype uint16) error {
 	c, addrs := s.callers.pod(pod)
 	if len(addrs) == 0 {
-		return fmt.Errorf("pod %s is none that this node's DNS knows by its address (%d addresses are): ask on the pod's node; pods with the node's network, and all pods while the agent is away, are not known", pod, len(s.callers.all()))
+		return fmt.Errorf("pod %s is none that this node's DNS knows by its address (%d addresses are): ask on the "+
+			"pod's node; pods with the node's network, and all pods while the agent is away, are not known", pod,
+			len(s.callers.all()))
 	}
 	var lines strings.Builder
 	settings := s.settings.Load()
@@ -92,7 +95,8 @@ func (s *Server) explain(ctx context.Context, w io.Writer, pod model.Name, name 
 	fmt.Fprintf(&lines, "pod %s, %s: search %s, ndots %d, autopath %s\n", pod, words(addrs),
 		cmp.Or(strings.Join(c.search(first(settings.Domains), settings.Search), " "), "none"), c.NDots, autopath)
 	for i, step := range s.Walk(ctx, c, name, qtype) {
-		fmt.Fprintf(&lines, "%d. %s %s: %s from %s\n", i+1, step.Name, dns.TypeToString[qtype], dns.RcodeToString[step.Reply.Rcode], cmp.Or(step.Source, "the server itself"))
+		fmt.Fprintf(&lines, "%d. %s %s: %s from %s\n", i+1, step.Name, dns.TypeToString[qtype],
+			dns.RcodeToString[step.Reply.Rcode], cmp.Or(step.Source, "the server itself"))
 		for _, rr := range step.Reply.Answer {
 			fmt.Fprintf(&lines, "   %s\n", strings.ReplaceAll(rr.String(), "\t", " "))
 		}

@@ -20,7 +20,8 @@ import (
 func loopback(t testing.TB) (*Server, net.Conn) {
 	t.Helper()
 	s := NewServer(fill(t, cluster(t)), prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	s.Configure(Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	s.Configure(Settings{Domains: []string{"cluster.local."},
+		Clients: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +117,8 @@ func TestTheWatchdogsLooks(t *testing.T) {
 	for i, step := range []struct {
 		turn, busy, waits bool
 		want              int
-	}{{true, false, false, 0}, {false, false, false, 0}, {false, true, false, 1}, {false, true, true, 2}, {true, true, true, 0}, {false, false, true, 1}, {false, false, false, 0}} {
+	}{{true, false, false, 0}, {false, false, false, 0}, {false, true, false, 1}, {false, true, true, 2},
+		{true, true, true, 0}, {false, false, true, 1}, {false, false, false, 0}} {
 		if step.turn {
 			r.turns.Add(1)
 		}

@@ -73,7 +73,8 @@ type podAddr struct {
 
 // NewZone makes a zone that holds the names which every cluster has.
 func NewZone() *Zone {
-	z := &Zone{names: map[string]*node{}, reverse: map[netip.Addr][]string{}, entries: map[model.Name]Entry{}, pods: map[podAddr]int{}}
+	z := &Zone{names: map[string]*node{}, reverse: map[netip.Addr][]string{}, entries: map[model.Name]Entry{},
+		pods: map[podAddr]int{}}
 	z.put("\x0bdns-version", content{exists: true, txt: []string{"1.1.0"}})
 	z.put("\x03svc", content{exists: true}) // with no service in it, too
 	return z

@@ -52,7 +52,8 @@ func (c IngressCheck) Text() (text string, carries bool) {
 		b.WriteString("The files have no Services: backends and policies were not looked at.\n")
 	}
 	cut := c.policies(&b, slices.Sorted(maps.Keys(backends)))
-	fmt.Fprintf(&b, "%d of %d Ingresses for Wayleave carry over whole; %d backends are cut by policies; %d Ingresses are for others.\n", good, ours, cut, len(checked)-ours)
+	fmt.Fprintf(&b, "%d of %d Ingresses for Wayleave carry over whole; %d backends are cut by policies; %d "+
+		"Ingresses are for others.\n", good, ours, cut, len(checked)-ours)
 	return b.String(), good == ours && cut == 0
 }
 
@@ -62,7 +63,8 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 	problems := slices.Clone(i.Problems)
 	problems = slices.DeleteFunc(problems, func(p model.Problem) bool {
 		absent := strings.Contains(p.Reason, " does not exist")
-		return absent && (c.NoSecrets && strings.Contains(p.Reason, "Secret ") || c.NoServices && strings.Contains(p.Reason, "Service "))
+		return absent && (c.NoSecrets && strings.Contains(p.Reason, "Secret ") || c.NoServices &&
+			strings.Contains(p.Reason, "Service "))
 	})
 	told := map[string]bool{}
 	var ends []model.Problem // certificates that carry over as they are
@@ -91,13 +93,15 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 			switch {
 			case told[at] || told[at+".backend.service"] || told[at+".path"]:
 			case isClosed:
-				fmt.Fprintf(b, "  NO   %s: %s%s answers 503, and does not go to Service %s\n", at, cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
+				fmt.Fprintf(b, "  NO   %s: %s%s answers 503, and does not go to Service %s\n", at,
+					cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
 			default:
 				word := "ok  "
 				if len(differs) > 0 {
 					word = "part" // requests below are served otherwise
 				}
-				fmt.Fprintf(b, "  %s %s: %s%s goes to Service %s\n", word, at, cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
+				fmt.Fprintf(b, "  %s %s: %s%s goes to Service %s\n", word, at, cmp.Or(r.Host, "(any host)"), p.Path,
+					p.Backend.Service)
 			}
 		}
 	}
@@ -180,7 +184,8 @@ func (c IngressCheck) policies(b *strings.Builder, backends []string) (cut int) 
 				if v := networkpolicy.Evaluate(c.Snapshot, node, to, model.TCP, e.Port()); !v.Allowed {
 					pods[to.Pod.Name.Name], from[node.Addr.String()] = true, true
 					if node.Proxy != "" {
-						help = "allow pods of the namespace kube-system with the labels app.kubernetes.io/name: wayleave and app.kubernetes.io/component: ingress"
+						help = "allow pods of the namespace kube-system with the labels app.kubernetes.io/name: " +
+							"wayleave and app.kubernetes.io/component: ingress"
 					}
 					for _, p := range v.Ingress.Policies {
 						by[p.String()] = true

@@ -83,8 +83,10 @@ func checkText(t *testing.T, yaml string, change func(*IngressCheck)) (string, b
 func TestIngressCheckSaysWhatCarriesOver(t *testing.T) {
 	text, carries := checkText(t, ingressTown, nil)
 	for _, want := range []string{
-		"Ingress shop/good (class nginx)\n  ok   nginx.ingress.kubernetes.io/proxy-body-size: 8m\n  ok   spec.rules[0].http.paths[0]: a.example/ goes to Service web\n",
-		"  NO   metadata.annotations[nginx.ingress.kubernetes.io/custom-headers]: is not built, and has no effect: ConfigMaps are not read; write ingress.wayleave.dev/response-headers\n",
+		"Ingress shop/good (class nginx)\n  ok   nginx.ingress.kubernetes.io/proxy-body-size: 8m\n  ok   " +
+			"spec.rules[0].http.paths[0]: a.example/ goes to Service web\n",
+		"  NO   metadata.annotations[nginx.ingress.kubernetes.io/custom-headers]: is not built, and has no effect: " +
+			"ConfigMaps are not read; write ingress.wayleave.dev/response-headers\n",
 		"  ok   nginx.ingress.kubernetes.io/ssl-redirect: false\n",
 		"  NO   spec.tls[0].secretName: Secret shop/none does not exist",
 		"  NO   spec.rules[0].http.paths[0].backend.service: Service shop/none does not exist",
@@ -108,17 +110,25 @@ func TestIngressCheckSaysWhatCarriesOver(t *testing.T) {
 // Proxies are known by their labels, where nodes have pod networks; else another node's is
 // that node's address, and the pod's own node may always.
 func TestIngressCheckFindsPoliciesThatCut(t *testing.T) {
-	one := ingressTown[:strings.Index(ingressTown, "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {namespace: shop, name: half")] + ingressTown[strings.Index(ingressTown, "---\napiVersion: v1\nkind: Service"):]
+	one := ingressTown[:strings.Index(ingressTown,
+		"---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {namespace: shop, name: half")] +
+		ingressTown[strings.Index(ingressTown, "---\napiVersion: v1\nkind: Service"):]
 	alone := one[:strings.LastIndex(one, "---\napiVersion: v1\nkind: Node")]
 	none := one[:strings.Index(one, "---\napiVersion: v1\nkind: Node")]
-	networked := strings.NewReplacer("metadata: {name: n1}\n", "metadata: {name: n1}\nspec: {podCIDRs: [10.244.1.0/24]}\n", "metadata: {name: n2}\n", "metadata: {name: n2}\nspec: {podCIDRs: [10.244.2.0/24]}\n").Replace(one) +
-		"---\napiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system, labels: {kubernetes.io/metadata.name: kube-system}}\n"
+	networked := strings.NewReplacer("metadata: {name: n1}\n",
+		"metadata: {name: n1}\nspec: {podCIDRs: [10.244.1.0/24]}\n", "metadata: {name: n2}\n",
+		"metadata: {name: n2}\nspec: {podCIDRs: [10.244.2.0/24]}\n").Replace(one) +
+		"---\napiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system, labels: {kubernetes.io/metadata.name: " +
+		"kube-system}}\n"
 	for _, tc := range []struct {
 		name, yaml, from, want string
 	}{
-		{"pods only", one, "{namespaceSelector: {}}", "Service shop/web:80\n  NO   NetworkPolicy shop/guard lets no proxy in (pods web-0, from 192.0.2.12): allow an ipBlock"},
-		{"a proxy without its labels", networked, "{podSelector: {}}", "lets no proxy in (pods web-0, from 10.244.1.254, 10.244.2.254): allow pods of the namespace kube-system"},
-		{"a proxy by its labels", networked, "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {app.kubernetes.io/component: ingress}}}", ""},
+		{"pods only", one, "{namespaceSelector: {}}", "Service shop/web:80\n  NO   NetworkPolicy shop/guard lets no " +
+			"proxy in (pods web-0, from 192.0.2.12): allow an ipBlock"},
+		{"a proxy without its labels", networked, "{podSelector: {}}",
+			"lets no proxy in (pods web-0, from 10.244.1.254, 10.244.2.254): allow pods of the namespace kube-system"},
+		{"a proxy by its labels", networked, "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: " +
+			"kube-system}}, podSelector: {matchLabels: {app.kubernetes.io/component: ingress}}}", ""},
 		{"the nodes' addresses", one, "{ipBlock: {cidr: 192.0.2.0/24}}", ""},
 		{"another block", one, "{ipBlock: {cidr: 198.51.100.0/24}}", "shop/guard"},
 		{"one node", alone, "{namespaceSelector: {}}", ""},
@@ -126,7 +136,8 @@ func TestIngressCheckFindsPoliciesThatCut(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			text, carries := checkText(t, tc.yaml+strings.Replace(policyOf, "FROM", tc.from, 1), nil)
-			if !strings.Contains(text, tc.want) || tc.want == "" && strings.Contains(text, "guard") || carries != (tc.want == "") {
+			if !strings.Contains(text, tc.want) || tc.want == "" && strings.Contains(text, "guard") ||
+				carries != (tc.want == "") {
 				t.Errorf("carries is %v:\n%s", carries, text)
 			}
 		})
@@ -135,9 +146,12 @@ func TestIngressCheckFindsPoliciesThatCut(t *testing.T) {
 
 // What can take the place of a snippet is written, and the rest is named.
 func TestIngressCheckTranslatesSnippets(t *testing.T) {
-	text, carries := checkText(t, strings.Replace(ingressTown, "nginx.ingress.kubernetes.io/custom-headers: x,", `nginx.ingress.kubernetes.io/configuration-snippet: "more_set_headers 'X-A: b'; gzip on;", nginx.ingress.kubernetes.io/server-snippet: "add_header X-B c; return 403;",`, 1), nil)
+	text, carries := checkText(t, strings.Replace(ingressTown, "nginx.ingress.kubernetes.io/custom-headers: x,",
+		`nginx.ingress.kubernetes.io/configuration-snippet: "more_set_headers 'X-A: b'; gzip on;", `+
+			`nginx.ingress.kubernetes.io/server-snippet: "add_header X-B c; return 403;",`, 1), nil)
 	for _, want := range []string{
-		"  write ingress.wayleave.dev/response-headers: \"X-A: b\\nX-B: c\", in place of configuration-snippet and server-snippet\n",
+		"  write ingress.wayleave.dev/response-headers: \"X-A: b\\nX-B: c\", in place of configuration-snippet and " +
+			"server-snippet\n",
 		"  left  nginx.ingress.kubernetes.io/server-snippet: return 403: there is no annotation for it\n",
 		"  left  nginx.ingress.kubernetes.io/configuration-snippet: gzip on: there is no annotation for it\n",
 	} {
@@ -152,8 +166,11 @@ func TestIngressCheckTranslatesSnippets(t *testing.T) {
 
 // A path of an Ingress that is closed is not said to be served.
 func TestIngressCheckSaysWhatIsClosed(t *testing.T) {
-	text, carries := checkText(t, strings.Replace(ingressTown, "nginx.ingress.kubernetes.io/proxy-body-size: 8m", `nginx.ingress.kubernetes.io/enable-modsecurity: "true"`, 1), nil)
-	if carries || !strings.Contains(text, "  NO   spec.rules[0].http.paths[0]: a.example/ answers 503, and does not go to Service web\n") || strings.Contains(text, "a.example/ goes to Service web") {
+	text, carries := checkText(t, strings.Replace(ingressTown, "nginx.ingress.kubernetes.io/proxy-body-size: 8m",
+		`nginx.ingress.kubernetes.io/enable-modsecurity: "true"`, 1), nil)
+	if carries || !strings.Contains(text,
+		"  NO   spec.rules[0].http.paths[0]: a.example/ answers 503, and does not go to Service web\n") ||
+		strings.Contains(text, "a.example/ goes to Service web") {
 		t.Errorf("carries over: %v\n%s", carries, text)
 	}
 }

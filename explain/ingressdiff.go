@@ -35,7 +35,8 @@ func (d Difference) String() string {
 	if d.Request.TLS {
 		scheme = "https"
 	}
-	return fmt.Sprintf("%s %s://%s%s: ingress-nginx: %s; Wayleave: %s", d.Request.Method, scheme, d.Request.Host, d.Request.Target, d.Theirs, d.Ours)
+	return fmt.Sprintf("%s %s://%s%s: ingress-nginx: %s; Wayleave: %s", d.Request.Method, scheme, d.Request.Host,
+		d.Request.Target, d.Theirs, d.Ours)
 }
 
 // IngressRouting plays requests against the routing of ingress-nginx, by a model of it, and against
@@ -90,7 +91,8 @@ func (r *IngressRouting) Compare(q nginx.Request) *Difference {
 
 // requestOf is a request as the proxy reads it.
 func requestOf(q nginx.Request) *message.Request {
-	r := &message.Request{Method: []byte(q.Method), Target: []byte(q.Target), Host: []byte(q.Host), Version: message.HTTP11, TLS: q.TLS,
+	r := &message.Request{Method: []byte(q.Method), Target: []byte(q.Target), Host: []byte(q.Host),
+		Version: message.HTTP11, TLS: q.TLS,
 		Client: netip.MustParseAddrPort("192.0.2.1:1024"), Local: netip.MustParseAddrPort("192.0.2.2:80")}
 	for name, values := range q.Header {
 		for _, v := range values {
@@ -106,9 +108,11 @@ func same(there nginx.Answer, here proxy.Preview) bool {
 		return false
 	}
 	if here.Status != 0 {
-		return there.Opaque || there.Location == "" && here.Location == "" || sameURL(there.Location, here.Location, here.Status)
+		return there.Opaque || there.Location == "" && here.Location == "" ||
+			sameURL(there.Location, here.Location, here.Status)
 	}
-	return there.Allows(here.Backend) && (there.Opaque || decoded(there.Target) == decoded(here.Target)) && slices.Equal(guardsOf(there.Guards...), guardsOf(guards(here.Path)...))
+	return there.Allows(here.Backend) && (there.Opaque || decoded(there.Target) == decoded(here.Target)) &&
+		slices.Equal(guardsOf(there.Guards...), guardsOf(guards(here.Path)...))
 }
 
 // sameURL compares where clients are sent. nginx takes the slash off the end of a redirect to https.

@@ -53,7 +53,8 @@ func TestIngressCheckComparesRouting(t *testing.T) {
 	if _, err := manifest.Read(store, "x", strings.NewReader(diffTown)); err != nil {
 		t.Fatal(err)
 	}
-	r := IngressCheck{Snapshot: store.Snapshot(), Settings: ingress.Settings{AdoptNginx: true}, Now: time.Now()}.Routing()
+	r := IngressCheck{Snapshot: store.Snapshot(), Settings: ingress.Settings{AdoptNginx: true},
+		Now: time.Now()}.Routing()
 	for _, tc := range []struct{ request, want string }{
 		{"GET http://a.example/x?y", ""},
 		{"GET https://a.example/x%20y/z", ""},
@@ -64,7 +65,8 @@ func TestIngressCheckComparesRouting(t *testing.T) {
 		{"GET https://none.example/x", ""},
 		{"GET https://c.example/x", ""},
 		{"GET http://a.example/../x", ""},
-		{"GET http://a.example/api/v2", "ingress-nginx: shop/web:80 as /v2 by /api/(?!v1)(.*) of Ingress shop/site; Wayleave: shop/web:80 as /api/v2 by /(.*) of Ingress shop/site spec.rules[0].http.paths[0]"},
+		{"GET http://a.example/api/v2", "ingress-nginx: shop/web:80 as /v2 by /api/(?!v1)(.*) of Ingress shop/site; " +
+			"Wayleave: shop/web:80 as /api/v2 by /(.*) of Ingress shop/site spec.rules[0].http.paths[0]"},
 	} {
 		list, err := ReadRequests(strings.NewReader(tc.request))
 		if err != nil {
@@ -78,15 +80,19 @@ func TestIngressCheckComparesRouting(t *testing.T) {
 			t.Errorf("%s: %s", tc.request, d)
 		}
 	}
-	text, carries := IngressCheck{Snapshot: store.Snapshot(), Settings: ingress.Settings{AdoptNginx: true}, Now: time.Now()}.Text()
-	if carries || !strings.Contains(text, "  diff GET https://a.example/api/") || !strings.Contains(text, "  part spec.rules[0].http.paths[0]: a.example/(.*)") || !strings.Contains(text, "  ok   spec.rules[0].http.paths[0]: c.example/x") {
+	text, carries := IngressCheck{Snapshot: store.Snapshot(), Settings: ingress.Settings{AdoptNginx: true},
+		Now: time.Now()}.Text()
+	if carries || !strings.Contains(text, "  diff GET https://a.example/api/") ||
+		!strings.Contains(text, "  part spec.rules[0].http.paths[0]: a.example/(.*)") ||
+		!strings.Contains(text, "  ok   spec.rules[0].http.paths[0]: c.example/x") {
 		t.Errorf("carries is %v:\n%s", carries, text)
 	}
 }
 
 // A list of requests has one a line.
 func TestRequestsAreRead(t *testing.T) {
-	list, err := ReadRequests(strings.NewReader("# a comment\n\nGET http://a.example\nPOST https://b.example:8443/x?y=http://z\tX-A: b c\tHost: c.example\nGET http://d.example?x\n"))
+	list, err := ReadRequests(strings.NewReader("# a comment\n\nGET http://a.example\nPOST " +
+		"https://b.example:8443/x?y=http://z\tX-A: b c\tHost: c.example\nGET http://d.example?x\n"))
 	if err != nil || len(list) != 3 {
 		t.Fatalf("%v: %+v", err, list)
 	}
@@ -96,13 +102,16 @@ func TestRequestsAreRead(t *testing.T) {
 		{Method: "GET", Host: "d.example", Target: "/?x"},
 	} {
 		got := list[i]
-		if got.Method != want.Method || got.Host != want.Host || got.Target != want.Target || got.TLS != want.TLS || got.Header.Get("X-A") != want.Header.Get("X-A") {
+		if got.Method != want.Method || got.Host != want.Host || got.Target != want.Target || got.TLS != want.TLS ||
+			got.Header.Get("X-A") != want.Header.Get("X-A") {
 			t.Errorf("request %d is %+v, want %+v", i, got, want)
 		}
 	}
 	for text, want := range map[string]string{
-		"GET": "line 1: \"GET\" is not METHOD URL", "\nGET a.example/": "line 2:", "GET ftp://x/": "is not a URL", "GET http:///x": "has no host", "GET http://x/\tabc": "is not a field",
-		"GET http://x/ " + strings.Repeat("x", maxRequestLine): "token too long", strings.Repeat("GET http://x/\n", maxRequests+1): "more than 100000 requests",
+		"GET": "line 1: \"GET\" is not METHOD URL", "\nGET a.example/": "line 2:", "GET ftp://x/": "is not a URL",
+		"GET http:///x": "has no host", "GET http://x/\tabc": "is not a field",
+		"GET http://x/ " + strings.Repeat("x", maxRequestLine): "token too long", strings.Repeat("GET http://x/\n",
+			maxRequests+1): "more than 100000 requests",
 	} {
 		if _, err := ReadRequests(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.40q: %v, want %q", text, err, want)

@@ -25,7 +25,8 @@ func probes(i *model.Ingress) (out []nginx.Request) {
 		}
 		for _, p := range r.Paths {
 			text := sample(p.Path)
-			for _, path := range []string{text, text + "x", strings.TrimSuffix(text, "/") + "/x", strings.ToUpper(text), text + "?a=b"} {
+			for _, path := range []string{text, text + "x", strings.TrimSuffix(text, "/") + "/x", strings.ToUpper(text),
+				text + "?a=b"} {
 				out = append(out, nginx.Request{Method: http.MethodGet, Host: host, Target: path, TLS: true})
 			}
 			out = append(out, nginx.Request{Method: http.MethodGet, Host: host, Target: text})

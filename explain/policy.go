@@ -129,7 +129,8 @@ func virtual(v model.Snapshot, a netip.Addr) error {
 	for s := range v.Services() {
 		for _, vip := range s.ClusterIPs {
 			if vip == a && s.Name != dnsService() {
-				return fmt.Errorf("%s is the address of Service %s; policies see the pod behind it: ask about that", a, s.Name)
+				return fmt.Errorf("%s is the address of Service %s; policies see the pod behind it: ask about that", a,
+					s.Name)
 			}
 		}
 	}

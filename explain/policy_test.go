@@ -92,7 +92,8 @@ func TestPolicyInWords(t *testing.T) {
 		allowed  bool
 		want     string
 	}{
-		{"default/frontend", "pod/default/backend:8080/TCP", true, `allowed: pod default/frontend (10.244.0.1) to pod default/backend (10.244.1.1), TCP 8080
+		{"default/frontend", "pod/default/backend:8080/TCP", true,
+			`allowed: pod default/frontend (10.244.0.1) to pod default/backend (10.244.1.1), TCP 8080
   egress: no policy isolates pod default/frontend: open
   ingress: pod default/backend is isolated by default/backend, default/deny, and a rule allows this
     default/backend spec.ingress[1]: allows this
@@ -101,7 +102,8 @@ allowed: pod default/frontend (fd00::1) to pod default/backend (fd00::2), TCP 80
   ingress: pod default/backend is isolated by default/backend, default/deny, and a rule allows this
     default/backend spec.ingress[1]: allows this
 `},
-		{"10.244.0.1", "default/backend:80", false, `denied: pod default/frontend (10.244.0.1) to pod default/backend (10.244.1.1), TCP 80
+		{"10.244.0.1", "default/backend:80", false,
+			`denied: pod default/frontend (10.244.0.1) to pod default/backend (10.244.1.1), TCP 80
   egress: no policy isolates pod default/frontend: open
   ingress: pod default/backend is isolated by default/backend, default/deny, and no rule allows this
     default/backend spec.ingress[0]: is for this peer, but not for this port
@@ -115,15 +117,18 @@ allowed: pod default/frontend (fd00::1) to pod default/backend (fd00::2), TCP 80
     default/backend spec.ingress[1]: is not for this peer
     default/deny has no rules for ingress
 `},
-		{"192.168.0.2", "default/backend:80/TCP", true, `allowed: node node2 (192.168.0.2) to pod default/backend (10.244.1.1), TCP 80
+		{"192.168.0.2", "default/backend:80/TCP", true,
+			`allowed: node node2 (192.168.0.2) to pod default/backend (10.244.1.1), TCP 80
   a pod and its own node always reach each other, whatever policies say
 `},
-		{"10.244.1.1", "10.96.0.10:53/UDP", true, `allowed: pod default/backend (10.244.1.1) to kube-dns (10.96.0.10), UDP 53
+		{"10.244.1.1", "10.96.0.10:53/UDP", true,
+			`allowed: pod default/backend (10.244.1.1) to kube-dns (10.96.0.10), UDP 53
   egress: pod default/backend is isolated by default/names, and a rule allows this
     default/names spec.egress[0]: allows this
   ingress: 10.96.0.10 is no pod of the pod network, so no policy is about it
 `},
-		{"10.244.1.254", "default/backend:8080/TCP", false, `denied: the ingress proxy of node node2 (10.244.1.254) to pod default/backend (10.244.1.1), TCP 8080
+		{"10.244.1.254", "default/backend:8080/TCP", false,
+			`denied: the ingress proxy of node node2 (10.244.1.254) to pod default/backend (10.244.1.1), TCP 8080
   egress: 10.244.1.254 is no pod of the pod network, so no policy is about it
   ingress: pod default/backend is isolated by default/backend, default/deny, and no rule allows this
     default/backend spec.ingress[0]: is not for this peer

@@ -30,18 +30,28 @@ const (
 
 // annotations are all of ingress-nginx that Wayleave knows, by name.
 func annotations() []annotation {
-	return slices.SortedFunc(slices.Values(slices.Concat(routing(), redirects(), balancing(), canaries(), guards(), moreGuards(), clientCerts(), endpointTLS(), cors(), limits(), edits(), retries(), others(), notBuilt())),
+	return slices.SortedFunc(slices.Values(slices.Concat(routing(), redirects(), balancing(), canaries(), guards(),
+		moreGuards(), clientCerts(), endpointTLS(), cors(), limits(), edits(), retries(), others(), notBuilt())),
 		func(a, b annotation) int { return strings.Compare(a.name, b.name) })
 }
 
 func routing() []annotation {
 	return []annotation{
-		{name: "server-alias", read: aliases, note: "other names of the Ingress's first host, at most 32; a host that a rule names keeps its own rules"},
-		{name: "rewrite-target", read: rewrite, note: "$1 … are groups of the path; regular expressions are RE2; a URL is a redirect (302); variables: " + variables},
-		{name: "use-regex", read: booleanOr(true, func(p *parser, v bool) { p.out.regex, p.out.useRegex = p.out.regex || v, v }), note: "all paths of the host match as prefixes without regard to case, see [Which path is served](#which-path-is-served); RE2"},
-		{name: "backend-protocol", read: protocol, note: "HTTP, HTTPS, GRPC and GRPCS; certificates of endpoints are not verified, as in ingress-nginx"},
+		{name: "server-alias", read: aliases,
+			note: "other names of the Ingress's first host, at most 32; a host that a rule names keeps its own rules"},
+		{name: "rewrite-target", read: rewrite,
+			note: "$1 … are groups of the path; regular expressions are RE2; a URL is a redirect (302); variables: " +
+				variables},
+		{name: "use-regex", read: booleanOr(true, func(p *parser, v bool) {
+			p.out.regex, p.out.useRegex = p.out.regex ||
+				v, v
+		}), note: "all paths of the host match as prefixes without regard to case, see [Which path is " +
+			"served](#which-path-is-served); RE2"},
+		{name: "backend-protocol", read: protocol,
+			note: "HTTP, HTTPS, GRPC and GRPCS; certificates of endpoints are not verified, as in ingress-nginx"},
 		{name: "proxy-http-version", read: oneOf(func(*parser, string) {}, "1.1"), note: "1.1"},
-		{name: "proxy-body-size", read: size(func(p *parser, n int64) { p.out.table.MaxBody = n }), note: "without it there is no limit (ingress-nginx: 1m)"},
+		{name: "proxy-body-size", read: size(func(p *parser, n int64) { p.out.table.MaxBody = n }),
+			note: "without it there is no limit (ingress-nginx: 1m)"},
 		{name: "proxy-connect-timeout", read: seconds(func(p *parser, d time.Duration) { p.out.table.Connect = d })},
 		{name: "proxy-send-timeout", read: seconds(func(p *parser, d time.Duration) { p.out.table.Send = d })},
 		{name: "proxy-read-timeout", read: seconds(func(p *parser, d time.Duration) { p.out.table.Read = d })},
@@ -61,11 +71,14 @@ func redirects() []annotation {
 		return number(low, high, func(p *parser, n int) { p.codes[at] = n })
 	}
 	return []annotation{
-		{name: "ssl-redirect", read: boolean(func(p *parser, v bool) { p.out.keepPlain = !v }), note: "true by default: 308 to https for hosts with a certificate"},
+		{name: "ssl-redirect", read: boolean(func(p *parser, v bool) { p.out.keepPlain = !v }),
+			note: "true by default: 308 to https for hosts with a certificate"},
 		{name: "force-ssl-redirect", read: booleanOr(true, func(p *parser, v bool) { p.out.forceTLS = v })},
-		{name: "permanent-redirect", read: location(func(p *parser, v string) { p.perm = v }), note: "variables: " + variables},
+		{name: "permanent-redirect", read: location(func(p *parser, v string) { p.perm = v }),
+			note: "variables: " + variables},
 		{name: "permanent-redirect-code", read: code(0, 300, 308)},
-		{name: "temporal-redirect", read: location(func(p *parser, v string) { p.temp = v }), note: "variables: " + variables},
+		{name: "temporal-redirect", read: location(func(p *parser, v string) { p.temp = v }),
+			note: "variables: " + variables},
 		{name: "temporal-redirect-code", read: code(1, 300, 307)},
 		{name: "app-root", read: appRoot},
 	}
@@ -74,34 +87,46 @@ func redirects() []annotation {
 func balancing() []annotation {
 	return []annotation{
 		{name: "affinity", read: oneOf(func(*parser, string) {}, "cookie")},
-		{name: "affinity-mode", read: oneOf(func(*parser, string) {}, "balanced", "persistent"), note: "both are persistent: a client keeps its endpoint as long as that is there"},
+		{name: "affinity-mode", read: oneOf(func(*parser, string) {}, "balanced", "persistent"),
+			note: "both are persistent: a client keeps its endpoint as long as that is there"},
 		{name: "session-cookie-name", read: token(func(p *parser, v string) { p.cookie.Name = v })},
 		{name: "session-cookie-path", read: cookiePath},
-		{name: "session-cookie-max-age", read: number(0, maxSeconds, func(p *parser, n int) { p.cookie.MaxAge = time.Duration(n) * time.Second })},
-		{name: "session-cookie-expires", read: number(0, maxSeconds, func(p *parser, n int) { p.expiry = time.Duration(n) * time.Second }), note: "as session-cookie-max-age"},
-		{name: "session-cookie-samesite", read: inAnyCase(func(p *parser, v string) { p.cookie.SameSite = v }, "None", "Lax", "Strict"), note: "None, Lax and Strict, in any case"},
+		{name: "session-cookie-max-age",
+			read: number(0, maxSeconds, func(p *parser, n int) { p.cookie.MaxAge = time.Duration(n) * time.Second })},
+		{name: "session-cookie-expires",
+			read: number(0, maxSeconds, func(p *parser, n int) { p.expiry = time.Duration(n) * time.Second }),
+			note: "as session-cookie-max-age"},
+		{name: "session-cookie-samesite", read: inAnyCase(func(p *parser, v string) { p.cookie.SameSite = v }, "None",
+			"Lax", "Strict"), note: "None, Lax and Strict, in any case"},
 		{name: "session-cookie-domain", read: cookieDomain},
 		{name: "session-cookie-partitioned", read: boolean(func(p *parser, v bool) { p.cookie.Partitioned = v })},
 		{name: "session-cookie-change-on-failure", read: boolean(func(p *parser, v bool) { p.cookie.Moves = v })},
-		{name: "session-cookie-conditional-samesite-none", read: boolean(func(p *parser, v bool) { p.cookie.Conditional = v })},
+		{name: "session-cookie-conditional-samesite-none",
+			read: boolean(func(p *parser, v bool) { p.cookie.Conditional = v })},
 		{name: "session-cookie-secure", read: boolean(func(p *parser, v bool) { p.cookie.Secure = v })},
 		{name: "upstream-hash-by", read: hashBy, note: "variables: " + variables},
 		{name: "upstream-hash-by-subset", read: boolean(func(p *parser, v bool) { p.subset = v })},
-		{name: "upstream-hash-by-subset-size", read: number(1, 64, func(p *parser, n int) { p.subsetSize = n }), note: "1 to 64, 3 by default; the endpoints of a key are its own, not one of fixed groups"},
-		{name: "load-balance", read: oneOf(func(p *parser, v string) { p.out.table.Balance = v }, "round_robin", "ewma"), note: "ewma: the less busy of two endpoints, as without the annotation"},
+		{name: "upstream-hash-by-subset-size", read: number(1, 64, func(p *parser, n int) { p.subsetSize = n }),
+			note: "1 to 64, 3 by default; the endpoints of a key are its own, not one of fixed groups"},
+		{name: "load-balance", read: oneOf(func(p *parser, v string) { p.out.table.Balance = v }, "round_robin",
+			"ewma"), note: "ewma: the less busy of two endpoints, as without the annotation"},
 	}
 }
 
 func canaries() []annotation {
 	return []annotation{
-		{name: "canary", read: canarySwitch, note: "a value that cannot be read counts as true, so that the Ingress takes no path for itself; of a path of an Ingress in the same namespace; several may follow one another"},
+		{name: "canary", read: canarySwitch, note: "a value that cannot be read counts as true, so that the Ingress " +
+			"takes no path for itself; of a path of an Ingress in the same namespace; several may follow one another"},
 		{name: "canary-by-header", read: token(func(p *parser, v string) { p.canary.Header = v })},
 		{name: "canary-by-header-value", read: fieldValue(func(p *parser, v string) { p.canary.Value = v })},
-		{name: "canary-by-header-pattern", read: pattern(func(p *parser, v string) { p.canary.Pattern = v }), note: "RE2"},
-		{name: "affinity-canary-behavior", read: oneOf(func(p *parser, v string) { p.canary.EachTime = v == "legacy" }, "sticky", "legacy"), note: "of the canary Ingress"},
+		{name: "canary-by-header-pattern", read: pattern(func(p *parser, v string) { p.canary.Pattern = v }),
+			note: "RE2"},
+		{name: "affinity-canary-behavior", read: oneOf(func(p *parser, v string) { p.canary.EachTime = v == "legacy" },
+			"sticky", "legacy"), note: "of the canary Ingress"},
 		{name: "canary-by-cookie", read: token(func(p *parser, v string) { p.canary.Cookie = v })},
 		{name: "canary-weight", read: number(0, 1<<30, func(p *parser, n int) { p.canary.Weight = n })},
-		{name: "canary-weight-total", read: number(1, 1<<30, func(p *parser, n int) { p.canary.Total = n }), note: "less than 100 counts as 100"},
+		{name: "canary-weight-total", read: number(1, 1<<30, func(p *parser, n int) { p.canary.Total = n }),
+			note: "less than 100 counts as 100"},
 	}
 }
 
@@ -115,28 +140,38 @@ func guards() []annotation {
 			return sources(p, v)
 		}, guard: true, note: "the older name of allowlist-source-range, which counts where both are there"},
 		{name: "allowlist-source-range", read: sources, guard: true},
-		{name: "auth-type", read: oneOf(func(p *parser, v string) { p.auth.kind = v }, "basic"), guard: true, note: "basic"},
-		{name: "auth-secret", read: authSecret, guard: true, note: "in the Ingress's own namespace; hashes of bcrypt, apr1, $1$, $5$, $6$, {SHA}, {SSHA} and {PLAIN}"},
-		{name: "auth-secret-type", read: oneOf(func(p *parser, v string) { p.auth.secretKind = v }, "auth-file", "auth-map"), guard: true},
+		{name: "auth-type", read: oneOf(func(p *parser, v string) { p.auth.kind = v }, "basic"), guard: true,
+			note: "basic"},
+		{name: "auth-secret", read: authSecret, guard: true,
+			note: "in the Ingress's own namespace; hashes of bcrypt, apr1, $1$, $5$, $6$, {SHA}, {SSHA} and {PLAIN}"},
+		{name: "auth-secret-type", read: oneOf(func(p *parser, v string) { p.auth.secretKind = v }, "auth-file",
+			"auth-map"), guard: true},
 		{name: "auth-realm", read: fieldValue(func(p *parser, v string) { p.auth.realm = v })},
-		{name: "auth-url", read: askedURL, guard: true, note: "not at addresses of nodes, of the API server, loopback, link-local or metadata services; variables: " + variables},
-		{name: "auth-method", read: oneOf(func(p *parser, v string) { p.authURL.Method = v }, "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"), guard: true, note: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS and TRACE"},
-		{name: "auth-signin", read: authURL(func(p *parser, v string) { p.authURL.SignIn = v }), note: "variables: " + variables},
-		{name: "auth-response-headers", read: authFields, guard: true, note: "at most 64; clients may not send these fields to the same Service by any path"},
+		{name: "auth-url", read: askedURL, guard: true,
+			note: "not at addresses of nodes, of the API server, loopback, link-local or metadata services; variables: " + variables},
+		{name: "auth-method", read: oneOf(func(p *parser, v string) { p.authURL.Method = v }, "GET", "HEAD", "POST",
+			"PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"), guard: true,
+			note: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS and TRACE"},
+		{name: "auth-signin", read: authURL(func(p *parser, v string) { p.authURL.SignIn = v }),
+			note: "variables: " + variables},
+		{name: "auth-response-headers", read: authFields, guard: true,
+			note: "at most 64; clients may not send these fields to the same Service by any path"},
 		{name: "enable-modsecurity", read: onlyFalse, guard: true, no: true, note: noFirewall},
 		{name: "enable-owasp-core-rules", read: onlyFalse, guard: true, no: true, note: noFirewall},
 		{name: "modsecurity-snippet", guard: true, note: noFirewall},
 		{name: "configuration-snippet", read: snippet, no: true, note: closesUnless},
 		{name: "server-snippet", read: snippet, no: true, note: closesUnless},
 		{name: "auth-snippet", read: snippet, no: true, note: closesUnless},
-		{name: "stream-snippet", read: streamSnippet, no: true, note: "closes the paths where it has a directive that keeps requests out"},
+		{name: "stream-snippet", read: streamSnippet, no: true,
+			note: "closes the paths where it has a directive that keeps requests out"},
 	}
 }
 
 func cors() []annotation {
 	return []annotation{
 		{name: "enable-cors", read: boolean(func(*parser, bool) {})},
-		{name: "cors-allow-origin", read: origins, note: "origins, with *. for one label, and null; an entry that is none is left out"},
+		{name: "cors-allow-origin", read: origins,
+			note: "origins, with *. for one label, and null; an entry that is none is left out"},
 		{name: "cors-allow-methods", read: tokens(false, func(p *parser, v string) { p.cors.Methods = v })},
 		{name: "cors-allow-headers", read: tokens(false, func(p *parser, v string) { p.cors.Headers = v })},
 		{name: "cors-expose-headers", read: tokens(true, func(p *parser, v string) { p.cors.Expose = v })},
@@ -147,19 +182,29 @@ func cors() []annotation {
 
 func limits() []annotation {
 	return []annotation{
-		{name: "limit-rps", read: number(0, 1<<20, func(p *parser, n int) { p.rps = float64(n) }), guard: true, note: "each node counts for itself"},
-		{name: "limit-rpm", read: number(0, 1<<20, func(p *parser, n int) { p.rpm = float64(n) }), guard: true, note: "each node counts for itself"},
-		{name: "limit-burst-multiplier", read: number(0, 1<<20, func(p *parser, n int) { p.burst = &n }), note: "0 is a burst of one request"},
+		{name: "limit-rps", read: number(0, 1<<20, func(p *parser, n int) { p.rps = float64(n) }), guard: true,
+			note: "each node counts for itself"},
+		{name: "limit-rpm", read: number(0, 1<<20, func(p *parser, n int) { p.rpm = float64(n) }), guard: true,
+			note: "each node counts for itself"},
+		{name: "limit-burst-multiplier", read: number(0, 1<<20, func(p *parser, n int) { p.burst = &n }),
+			note: "0 is a burst of one request"},
 	}
 }
 
 // ownAnnotations are those that ingress-nginx has not, below ingress.wayleave.dev/.
 func ownAnnotations() []annotation {
 	return []annotation{
-		{name: "response-headers", read: headerLines(func(p *parser, f table.Field) { p.response.Fields = append(p.response.Fields, f) }), note: "a line each, NAME: VALUE; without a value the field is taken out; at most 64; variables"},
-		{name: "request-headers", read: headerLines(func(p *parser, f table.Field) { p.upstream.Fields = append(p.upstream.Fields, f) }), note: "for endpoints, likewise"},
-		{name: "auth-request-headers", read: headerLines(func(p *parser, f table.Field) { p.authURL.Fields = append(p.authURL.Fields, f) }), note: "for the server of auth-url, likewise"},
-		{name: "proxy-protocol", read: oneOf(func(p *parser, v string) { p.out.table.SendProxy = v[1] - '0' }, "v1", "v2")},
+		{name: "response-headers", read: headerLines(func(p *parser, f table.Field) {
+			p.response.Fields = append(p.response.Fields, f)
+		}), note: "a line each, NAME: VALUE; without a value the field is taken out; at most 64; variables"},
+		{name: "request-headers", read: headerLines(func(p *parser, f table.Field) {
+			p.upstream.Fields = append(p.upstream.Fields, f)
+		}), note: "for endpoints, likewise"},
+		{name: "auth-request-headers",
+			read: headerLines(func(p *parser, f table.Field) { p.authURL.Fields = append(p.authURL.Fields, f) }),
+			note: "for the server of auth-url, likewise"},
+		{name: "proxy-protocol", read: oneOf(func(p *parser, v string) { p.out.table.SendProxy = v[1] - '0' }, "v1",
+			"v2")},
 	}
 }
 
@@ -167,15 +212,24 @@ func ownAnnotations() []annotation {
 func notBuilt() []annotation {
 	const tracing = "no traces are made; ingress.accessLog writes a line for each request"
 	return []annotation{
-		{name: "auth-proxy-set-headers", note: "ConfigMaps are not read; write ingress.wayleave.dev/auth-request-headers"},
+		{name: "auth-proxy-set-headers",
+			note: "ConfigMaps are not read; write ingress.wayleave.dev/auth-request-headers"},
 		{name: "custom-headers", note: "ConfigMaps are not read; write ingress.wayleave.dev/response-headers"},
 		{name: "modsecurity-transaction-id", note: "there is no web application firewall"},
-		{name: "opentelemetry-operation-name", note: tracing}, {name: "opentelemetry-trust-incoming-span", note: tracing}, {name: "opentracing-trust-incoming-span", note: tracing},
-		{name: "fastcgi-index", note: "FastCGI is not spoken"}, {name: "fastcgi-params-configmap", note: "FastCGI is not spoken"},
-		{name: "global-rate-limit", guard: true, note: "closes the paths (503): proxies do not count together; write limit-rps"},
-		{name: "global-rate-limit-window", guard: true, note: "as global-rate-limit"}, {name: "global-rate-limit-key", guard: true, note: "as global-rate-limit"}, {name: "global-rate-limit-ignored-cidrs", guard: true, note: "as global-rate-limit"},
-		{name: "enable-influxdb", read: onlyFalse, no: true, note: tracing}, {name: "influxdb-measurement", note: tracing}, {name: "influxdb-port", note: tracing}, {name: "influxdb-host", note: tracing}, {name: "influxdb-server-name", note: tracing},
-		{name: "enable-opentelemetry", read: onlyFalse, no: true, note: tracing}, {name: "enable-opentracing", read: onlyFalse, no: true, note: tracing},
+		{name: "opentelemetry-operation-name", note: tracing}, {name: "opentelemetry-trust-incoming-span",
+			note: tracing}, {name: "opentracing-trust-incoming-span", note: tracing},
+		{name: "fastcgi-index", note: "FastCGI is not spoken"}, {name: "fastcgi-params-configmap",
+			note: "FastCGI is not spoken"},
+		{name: "global-rate-limit", guard: true,
+			note: "closes the paths (503): proxies do not count together; write limit-rps"},
+		{name: "global-rate-limit-window", guard: true, note: "as global-rate-limit"}, {name: "global-rate-limit-key",
+			guard: true, note: "as global-rate-limit"}, {name: "global-rate-limit-ignored-cidrs", guard: true,
+			note: "as global-rate-limit"},
+		{name: "enable-influxdb", read: onlyFalse, no: true, note: tracing}, {name: "influxdb-measurement",
+			note: tracing}, {name: "influxdb-port", note: tracing}, {name: "influxdb-host", note: tracing},
+		{name: "influxdb-server-name", note: tracing},
+		{name: "enable-opentelemetry", read: onlyFalse, no: true, note: tracing}, {name: "enable-opentracing",
+			read: onlyFalse, no: true, note: tracing},
 	}
 }
 
@@ -206,7 +260,8 @@ func aliases(p *parser, v string) error {
 	most = min(most, maxAliasedPaths/max(1, paths))
 	for n, a := range list(v) {
 		if n == most {
-			return fmt.Errorf("has more than %d names, of an Ingress with %d paths; the rest has no effect", most, paths)
+			return fmt.Errorf("has more than %d names, of an Ingress with %d paths; the rest has no effect", most,
+				paths)
 		}
 		a = strings.ToLower(a)
 		if !isHost(strings.TrimPrefix(a, "*.")) {
@@ -223,7 +278,8 @@ func isHost(s string) bool {
 		return false
 	}
 	for l := range strings.SplitSeq(s, ".") {
-		if l == "" || len(l) > 63 || l[0] == '-' || l[len(l)-1] == '-' || strings.Trim(l, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		if l == "" || len(l) > 63 || l[0] == '-' || l[len(l)-1] == '-' ||
+			strings.Trim(l, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 			return false
 		}
 	}
@@ -360,7 +416,8 @@ func authURL(to func(p *parser, v string)) func(*parser, string) error {
 			return err
 		}
 		u, err := templateURL(v)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.ContainsAny(v, " \t\r\n\"<>") {
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" ||
+			strings.ContainsAny(v, " \t\r\n\"<>") {
 			return fmt.Errorf("%q is not a URL of http or https", v)
 		}
 		to(p, v)
@@ -392,7 +449,8 @@ func askedURL(p *parser, v string) error {
 	}
 	host := strings.TrimSuffix(u.Hostname(), ".")
 	if a, err := netip.ParseAddr(host); err == nil {
-		if what := reach.Special(a); what != "" && !slices.ContainsFunc(p.settings.AuthURLNetworks, func(n netip.Prefix) bool { return n.Contains(a.WithZone("").Unmap()) }) {
+		if what := reach.Special(a); what != "" && !slices.ContainsFunc(p.settings.AuthURLNetworks,
+			func(n netip.Prefix) bool { return n.Contains(a.WithZone("").Unmap()) }) {
 			return fmt.Errorf("%s is %s; only ingress.authURLNetworks can allow that", a, what)
 		}
 	} else if last := host[strings.LastIndexByte(host, '.')+1:]; last == "" || '0' <= last[0] && last[0] <= '9' {
@@ -412,8 +470,10 @@ func origins(p *parser, v string) error {
 	var skipped error
 	for _, o := range list(v) {
 		plain := strings.Replace(o, "://*.", "://", 1)
-		if u, err := url.Parse(plain); o != "*" && o != "null" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || strings.Contains(plain, "*")) {
-			skipped = fmt.Errorf("%q is not an origin like https://shop.example or https://*.shop.example, and %w", o, errSkipped)
+		if u, err := url.Parse(plain); o != "*" && o != "null" && (err != nil || u.Scheme == "" || u.Host == "" ||
+			u.Path != "" || u.RawQuery != "" || strings.Contains(plain, "*")) {
+			skipped = fmt.Errorf("%q is not an origin like https://shop.example or https://*.shop.example, and %w",
+				o, errSkipped)
 			continue
 		}
 		p.cors.Origins = append(p.cors.Origins, o)

@@ -16,15 +16,23 @@ import (
 // moreGuards are guards that came later than those of guards, and what tunes them.
 func moreGuards() []annotation {
 	return []annotation{
-		{name: "denylist-source-range", read: networks(func(p *parser, l []netip.Prefix) { p.out.table.Denied = l }), guard: true, note: "counts before allowlist-source-range; at most 1,024 networks"},
-		{name: "satisfy", read: oneOf(func(p *parser, v string) { p.out.table.AnyOf = v == "any" }, "all", "any"), guard: true, note: "of sources, auth-secret and auth-url"},
-		{name: "limit-connections", read: number(0, 1<<20, func(p *parser, n int) { p.out.table.Exchanges = n }), guard: true, note: "requests and tunnels that a client has open at a time; each node counts for itself"},
-		{name: "limit-whitelist", read: unlimited, note: "clients without limit-rps, limit-rpm and limit-connections; at most 1,024 networks"},
+		{name: "denylist-source-range", read: networks(func(p *parser, l []netip.Prefix) { p.out.table.Denied = l }),
+			guard: true, note: "counts before allowlist-source-range; at most 1,024 networks"},
+		{name: "satisfy", read: oneOf(func(p *parser, v string) { p.out.table.AnyOf = v == "any" }, "all", "any"),
+			guard: true, note: "of sources, auth-secret and auth-url"},
+		{name: "limit-connections", read: number(0, 1<<20, func(p *parser, n int) { p.out.table.Exchanges = n }),
+			guard: true, note: "requests and tunnels that a client has open at a time; each node counts for itself"},
+		{name: "limit-whitelist", read: unlimited,
+			note: "clients without limit-rps, limit-rpm and limit-connections; at most 1,024 networks"},
 		{name: "limit-allowlist", read: unlimited, note: "as limit-whitelist"},
-		{name: "limit-rate", read: number(0, 1<<30, func(p *parser, n int) { p.out.table.Bandwidth = int64(n) << 10 }), note: "of each response, in KiB a second"},
-		{name: "limit-rate-after", read: number(0, 1<<30, func(p *parser, n int) { p.out.table.BandwidthAfter = int64(n) << 10 }), note: "in KiB"},
+		{name: "limit-rate", read: number(0, 1<<30, func(p *parser, n int) { p.out.table.Bandwidth = int64(n) << 10 }),
+			note: "of each response, in KiB a second"},
+		{name: "limit-rate-after", read: number(0, 1<<30,
+			func(p *parser, n int) { p.out.table.BandwidthAfter = int64(n) << 10 }), note: "in KiB"},
 		{name: "auth-always-set-cookie", read: boolean(func(p *parser, v bool) { p.authURL.AlwaysCookie = v })},
-		{name: "auth-cache-key", read: cacheKey, note: "a request in which all variables of the key are empty is always asked about; at most 4,096 answers of 4 KiB; an answer with Set-Cookie, Vary or Cache-Control: no-store, no-cache, private is not used again"},
+		{name: "auth-cache-key", read: cacheKey, note: "a request in which all variables of the key are empty is " +
+			"always asked about; at most 4,096 answers of 4 KiB; an answer with Set-Cookie, Vary or Cache-Control: " +
+			"no-store, no-cache, private is not used again"},
 		{name: "auth-cache-duration", read: cacheValid, note: "as proxy_cache_valid of nginx; 24h at most"},
 		{name: "auth-request-redirect", read: fieldTemplate(func(p *parser, v string) { p.authURL.Target = v })},
 		{name: "auth-signin-redirect-param", read: token(func(p *parser, v string) { p.authURL.Param = v })},
@@ -44,17 +52,28 @@ func edits() []annotation {
 			p.upstream.Fields = append(p.upstream.Fields, table.Field{Name: "X-Forwarded-Prefix", Value: v})
 		}), note: "with or without rewrite-target"},
 		{name: "upstream-vhost", read: upstreamHost, note: "X-Forwarded-Host stays the client's"},
-		{name: "connection-proxy-header", read: oneOf(func(*parser, string) {}, "keep-alive"), note: "keep-alive: nothing to do, connections to endpoints are kept"},
-		{name: "proxy-cookie-domain", read: cookieRule(func(p *parser, r table.Replace) { p.response.Domain = append(p.response.Domain, r) }), note: replaceNote},
-		{name: "proxy-cookie-path", read: cookieRule(func(p *parser, r table.Replace) { p.response.CookiePath = append(p.response.CookiePath, r) }), note: replaceNote},
-		{name: "proxy-redirect-from", read: rule(func(p *parser, v string) { p.from = v }), note: "off and default change nothing; " + replaceNote},
+		{name: "connection-proxy-header", read: oneOf(func(*parser, string) {}, "keep-alive"),
+			note: "keep-alive: nothing to do, connections to endpoints are kept"},
+		{name: "proxy-cookie-domain", read: cookieRule(func(p *parser, r table.Replace) {
+			p.response.Domain = append(p.response.Domain, r)
+		}), note: replaceNote},
+		{name: "proxy-cookie-path", read: cookieRule(func(p *parser, r table.Replace) {
+			p.response.CookiePath = append(p.response.CookiePath, r)
+		}), note: replaceNote},
+		{name: "proxy-redirect-from", read: rule(func(p *parser, v string) { p.from = v }),
+			note: "off and default change nothing; " + replaceNote},
 		{name: "proxy-redirect-to", read: rule(func(p *parser, v string) { p.to = v })},
-		{name: "enable-access-log", read: boolean(func(p *parser, v bool) { p.out.table.Unlogged = !v }), note: "false leaves the requests out of the log that ingress.accessLog writes"},
-		{name: "preserve-trailing-slash", read: boolean(func(*parser, bool) {}), note: "nothing to do: redirects always keep it"},
-		{name: "http2-push-preload", read: boolean(func(*parser, bool) {}), note: "nothing to do: browsers, and nginx since 1.25.1, have no server push any more"},
-		{name: "relative-redirects", read: boolean(func(*parser, bool) {}), note: "nothing to do: a path is redirected to as it is written"},
+		{name: "enable-access-log", read: boolean(func(p *parser, v bool) { p.out.table.Unlogged = !v }),
+			note: "false leaves the requests out of the log that ingress.accessLog writes"},
+		{name: "preserve-trailing-slash", read: boolean(func(*parser, bool) {}),
+			note: "nothing to do: redirects always keep it"},
+		{name: "http2-push-preload", read: boolean(func(*parser, bool) {}),
+			note: "nothing to do: browsers, and nginx since 1.25.1, have no server push any more"},
+		{name: "relative-redirects", read: boolean(func(*parser, bool) {}),
+			note: "nothing to do: a path is redirected to as it is written"},
 		{name: "use-port-in-redirects", read: onlyFalse, note: "false"},
-		{name: "ssl-prefer-server-ciphers", read: boolean(func(*parser, bool) {}), note: "nothing to do: the order is that of Go's crypto/tls"},
+		{name: "ssl-prefer-server-ciphers", read: boolean(func(*parser, bool) {}),
+			note: "nothing to do: the order is that of Go's crypto/tls"},
 	}
 }
 
@@ -63,18 +82,29 @@ const replaceNote = "text, or an expression of RE2 behind ~ or ~*"
 // retries are what happens when an endpoint fails.
 func retries() []annotation {
 	return []annotation{
-		{name: "proxy-next-upstream", read: nextUpstream, note: "error and invalid_header are always in force but for off; a request whose body has begun to leave is never sent again"},
-		{name: "proxy-next-upstream-tries", read: number(0, 1<<30, func(p *parser, n int) { p.retrying().Tries = tries(n) }), note: "0 is as many as there are, 16 at most"},
-		{name: "proxy-next-upstream-timeout", read: number(0, 86400, func(p *parser, n int) { p.retrying().Within = time.Duration(n) * time.Second }), note: "0 is no limit"},
-		{name: "default-backend", read: defaultBackend, note: "the first TCP port of a Service in the Ingress's namespace"},
-		{name: "custom-http-errors", read: errorStatuses, note: "with default-backend; it is asked by GET or HEAD with X-Code, X-Format, X-Original-URI, X-Namespace, X-Ingress-Name, X-Service-Name, X-Service-Port and X-Request-ID"},
+		{name: "proxy-next-upstream", read: nextUpstream, note: "error and invalid_header are always in force but " +
+			"for off; a request whose body has begun to leave is never sent again"},
+		{name: "proxy-next-upstream-tries",
+			read: number(0, 1<<30, func(p *parser, n int) { p.retrying().Tries = tries(n) }),
+			note: "0 is as many as there are, 16 at most"},
+		{name: "proxy-next-upstream-timeout",
+			read: number(0, 86400, func(p *parser, n int) { p.retrying().Within = time.Duration(n) * time.Second }),
+			note: "0 is no limit"},
+		{name: "default-backend", read: defaultBackend,
+			note: "the first TCP port of a Service in the Ingress's namespace"},
+		{name: "custom-http-errors", read: errorStatuses, note: "with default-backend; it is asked by GET or HEAD " +
+			"with X-Code, X-Format, X-Original-URI, X-Namespace, X-Ingress-Name, X-Service-Name, X-Service-Port " +
+			"and X-Request-ID"},
 		{name: "disable-proxy-intercept-errors", read: boolean(func(p *parser, v bool) { p.errors.OwnOnly = v })},
 	}
 }
 
 // unlimited are clients without limits. What cannot be read leaves all of them with limits.
 func unlimited(p *parser, v string) error {
-	return networks(func(p *parser, l []netip.Prefix) { p.out.table.Unlimited = append(p.out.table.Unlimited, l...) })(p, v)
+	return networks(func(p *parser, l []netip.Prefix) {
+		p.out.table.Unlimited = append(p.out.table.Unlimited,
+			l...)
+	})(p, v)
 }
 
 // fieldTemplate is a value of a header field, with variables.
@@ -99,7 +129,8 @@ func cacheKey(p *parser, v string) error {
 		return fmt.Errorf("%q: %w; each request is asked about", v, err)
 	}
 	if !slices.ContainsFunc(t, func(q table.Part) bool { return q.Kind != table.Text }) {
-		return fmt.Errorf("%q has no variable, so that one client's answer would be everybody's; each request is asked about", v)
+		return fmt.Errorf(
+			"%q has no variable, so that one client's answer would be everybody's; each request is asked about", v)
 	}
 	p.authURL.CacheKey = v
 	return nil
@@ -152,7 +183,8 @@ func nginxTime(v string) (sum time.Duration, err error) {
 	units := []struct {
 		name string
 		unit time.Duration
-	}{{"ms", time.Millisecond}, {"s", time.Second}, {"m", time.Minute}, {"h", time.Hour}, {"d", 24 * time.Hour}, {"w", 7 * 24 * time.Hour}}
+	}{{"ms", time.Millisecond}, {"s", time.Second}, {"m", time.Minute}, {"h", time.Hour}, {"d", 24 * time.Hour},
+		{"w", 7 * 24 * time.Hour}}
 	for rest := v; rest != ""; {
 		n := 0
 		for n < len(rest) && '0' <= rest[n] && rest[n] <= '9' {
@@ -183,7 +215,8 @@ func nginxTime(v string) (sum time.Duration, err error) {
 }
 
 func upstreamHost(p *parser, v string) error {
-	if plain := filled(v); plain == "" || strings.Trim(strings.ToLower(plain), "abcdefghijklmnopqrstuvwxyz0123456789-._:[]") != "" {
+	if plain := filled(v); plain == "" || strings.Trim(strings.ToLower(plain),
+		"abcdefghijklmnopqrstuvwxyz0123456789-._:[]") != "" {
 		return fmt.Errorf("%q is not a host", v)
 	}
 	return fieldTemplate(func(p *parser, v string) { p.upstream.Host = v })(p, v)
@@ -221,7 +254,8 @@ func cookieRule(to func(p *parser, r table.Replace)) func(*parser, string) error
 
 // checkReplace reads a rule as the proxy will.
 func checkReplace(r table.Replace) error {
-	return table.Prepare(&table.Path{Options: &table.Options{Response: &table.Response{Location: []table.Replace{r}}}}).Err
+	return table.Prepare(&table.Path{
+		Options: &table.Options{Response: &table.Response{Location: []table.Replace{r}}}}).Err
 }
 
 func cookieDomain(p *parser, v string) error {
@@ -265,7 +299,8 @@ func nextUpstream(p *parser, v string) error {
 		case isStatus && err == nil && slices.Contains([]int{403, 404, 429, 500, 502, 503, 504}, n):
 			next.Statuses = append(next.Statuses, n)
 		default:
-			return fmt.Errorf("%q is not known; allowed: error, timeout, invalid_header, http_403, http_404, http_429, http_500, http_502, http_503, http_504, non_idempotent, off", w)
+			return fmt.Errorf("%q is not known; allowed: error, timeout, invalid_header, http_403, http_404, "+
+				"http_429, http_500, http_502, http_503, http_504, non_idempotent, off", w)
 		}
 	}
 	r := p.retrying()
@@ -311,10 +346,12 @@ func (p *parser) combineEdits() {
 	switch {
 	case p.from == "off" || p.from == "default" || p.from == "" && p.to == "":
 	case p.from == "" || p.to == "":
-		p.bad(nginxPrefix+"proxy-redirect-to", "proxy-redirect-from and proxy-redirect-to need each other; the fields Location and Refresh stay as they are")
+		p.bad(nginxPrefix+"proxy-redirect-to", "proxy-redirect-from and proxy-redirect-to need each other; the "+
+			"fields Location and Refresh stay as they are")
 	default:
 		if r := (table.Replace{From: p.from, To: p.to}); checkReplace(r) != nil {
-			p.bad(nginxPrefix+"proxy-redirect-from", "%v; the fields Location and Refresh stay as they are", checkReplace(r))
+			p.bad(nginxPrefix+"proxy-redirect-from", "%v; the fields Location and Refresh stay as they are",
+				checkReplace(r))
 		} else {
 			p.response.Location = append(p.response.Location, r)
 		}
@@ -342,7 +379,8 @@ func (p *parser) combineErrors() {
 	e := p.errors
 	if e.Backend == "" {
 		if len(e.Statuses) > 0 {
-			p.bad(nginxPrefix+"custom-http-errors", "has no effect without default-backend: Wayleave has none of its own for all Ingresses")
+			p.bad(nginxPrefix+"custom-http-errors",
+				"has no effect without default-backend: Wayleave has none of its own for all Ingresses")
 		}
 		return
 	}

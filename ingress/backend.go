@@ -41,7 +41,8 @@ func portText(b model.IngressBackend) string {
 // port is the Service's port that the backend means; the first of TCP where it names none.
 func port(svc *model.Service, b model.IngressBackend) (model.ServicePort, bool) {
 	for _, p := range svc.Ports {
-		if p.Protocol == model.TCP && (b.PortName != "" && p.Name == b.PortName || b.PortName == "" && (p.Port == b.Port || b.Port == 0)) {
+		if p.Protocol == model.TCP && (b.PortName != "" && p.Name == b.PortName || b.PortName == "" &&
+			(p.Port == b.Port || b.Port == 0)) {
 			return p, true
 		}
 	}
@@ -63,7 +64,10 @@ func makeBackend(snap model.Snapshot, service model.Name, number uint16) (*table
 	}
 	var of [2][]table.Endpoint // IPv4, IPv6
 	for slice := range snap.EndpointSlices(service) {
-		i := slices.IndexFunc(slice.Ports, func(q model.EndpointPort) bool { return q.Name == p.Name && q.Protocol == model.TCP })
+		i := slices.IndexFunc(slice.Ports, func(q model.EndpointPort) bool {
+			return q.Name == p.Name &&
+				q.Protocol == model.TCP
+		})
 		if i < 0 {
 			continue
 		}
@@ -76,7 +80,8 @@ func makeBackend(snap model.Snapshot, service model.Name, number uint16) (*table
 			if e.Addr.Is6() {
 				family = 1
 			}
-			of[family] = append(of[family], table.Endpoint{Addr: netip.AddrPortFrom(e.Addr, slice.Ports[i].Port), Draining: !ready})
+			of[family] = append(of[family], table.Endpoint{Addr: netip.AddrPortFrom(e.Addr, slice.Ports[i].Port),
+				Draining: !ready})
 		}
 	}
 	first := 0

@@ -23,13 +23,18 @@ func clientCerts() []annotation {
 		{name: "auth-tls-secret", guard: true, read: func(p *parser, v string) (err error) {
 			p.client.secret, err = secretName(p.in, v)
 			return err
-		}, note: "for all paths of the hosts; in the Ingress's own namespace, with ca.crt and, if there is one, ca.crl. Requests to another name than that of the handshake get 421, plain ones that are not redirected 400"},
+		}, note: "for all paths of the hosts; in the Ingress's own namespace, with ca.crt and, if there is one, " +
+			"ca.crl. Requests to another name than that of the handshake get 421, plain ones that are not " +
+			"redirected 400"},
 		{name: "auth-tls-verify-client", guard: true, read: oneOf(func(p *parser, v string) {
 			if v != "on" {
 				p.client.rule.Verify = table.Verify(v)
 			}
 		}, "on", "off", "optional", "optional_no_ca")},
-		{name: "auth-tls-verify-depth", guard: true, read: number(0, 16, func(p *parser, n int) { p.client.rule.Depth, p.client.depth = n, true }), note: "1 by default: authorities between, as OpenSSL counts"},
+		{name: "auth-tls-verify-depth", guard: true, read: number(0, 16, func(p *parser, n int) {
+			p.client.rule.Depth,
+				p.client.depth = n, true
+		}), note: "1 by default: authorities between, as OpenSSL counts"},
 		{name: "auth-tls-match-cn", guard: true, read: func(p *parser, v string) error {
 			if v == "" {
 				return fmt.Errorf("is empty")
@@ -37,8 +42,11 @@ func clientCerts() []annotation {
 			p.client.rule.Subject = v
 			return table.CheckClientCert(&table.ClientCert{Subject: v})
 		}, note: "an expression of RE2 for the subject's name as nginx writes it; 403"},
-		{name: "auth-tls-error-page", read: authURL(func(p *parser, v string) { p.client.rule.ErrorPage = v }), note: "a URL of http or https; 302"},
-		{name: "auth-tls-pass-certificate-to-upstream", read: boolean(func(p *parser, v bool) { p.client.rule.Pass = v }), note: "the fields ssl-client-… are never taken from clients"},
+		{name: "auth-tls-error-page", read: authURL(func(p *parser, v string) { p.client.rule.ErrorPage = v }),
+			note: "a URL of http or https; 302"},
+		{name: "auth-tls-pass-certificate-to-upstream",
+			read: boolean(func(p *parser, v bool) { p.client.rule.Pass = v }),
+			note: "the fields ssl-client-… are never taken from clients"},
 		{name: "ssl-ciphers", read: func(p *parser, v string) (err error) {
 			p.out.ciphers, err = ciphers(v)
 			return err
@@ -54,7 +62,8 @@ func (p *parser) combineClientCert() {
 		p.bad(nginxPrefix+"auth-tls-secret", format+"; all paths of this Ingress answer 503", args...)
 	}
 	if c.secret.Name == "" {
-		if _, said := p.values["auth-tls-secret"]; !said && (p.values["auth-tls-match-cn"] != "" || c.rule.Verify != table.VerifyOff && p.values["auth-tls-verify-client"] != "") {
+		if _, said := p.values["auth-tls-secret"]; !said && (p.values["auth-tls-match-cn"] != "" ||
+			c.rule.Verify != table.VerifyOff && p.values["auth-tls-verify-client"] != "") {
 			wrong("is missing: certificates of clients need a Secret of authorities")
 		}
 		return
@@ -87,7 +96,8 @@ func (m *merger) clientCert(i *model.Ingress) {
 	if len(o.ciphers) > 0 && len(m.rules(i)) > 0 {
 		switch {
 		case m.foreign(i):
-			m.bad(i, annotationField("ssl-ciphers"), "%s is a host of Ingress %s, whose namespace alone says how it is encrypted", m.hostText(), m.by.Name)
+			m.bad(i, annotationField("ssl-ciphers"),
+				"%s is a host of Ingress %s, whose namespace alone says how it is encrypted", m.hostText(), m.by.Name)
 		case m.out.Ciphers == nil:
 			m.out.Ciphers = o.ciphers
 		case !slices.Equal(m.out.Ciphers, o.ciphers):
@@ -100,7 +110,8 @@ func (m *merger) clientCert(i *model.Ingress) {
 	why := ""
 	switch {
 	case m.foreign(i):
-		why = fmt.Sprintf("%s is a host of Ingress %s, whose namespace alone asks for certificates of its clients", m.hostText(), m.by.Name)
+		why = fmt.Sprintf("%s is a host of Ingress %s, whose namespace alone asks for certificates of its clients",
+			m.hostText(), m.by.Name)
 	case m.out.ClientCert == nil:
 		m.out.ClientCert = o.clientCert
 		return
@@ -115,14 +126,23 @@ func (m *merger) clientCert(i *model.Ingress) {
 
 // openssl are OpenSSL's names of cipher suites that Go has.
 var openssl = map[string]uint16{
-	"ECDHE-ECDSA-AES128-GCM-SHA256": tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, "ECDHE-RSA-AES128-GCM-SHA256": tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-	"ECDHE-ECDSA-AES256-GCM-SHA384": tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, "ECDHE-RSA-AES256-GCM-SHA384": tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-	"ECDHE-ECDSA-CHACHA20-POLY1305": tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, "ECDHE-RSA-CHACHA20-POLY1305": tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-	"ECDHE-ECDSA-AES128-SHA": tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, "ECDHE-RSA-AES128-SHA": tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA,
-	"ECDHE-ECDSA-AES256-SHA": tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA, "ECDHE-RSA-AES256-SHA": tls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA,
-	"ECDHE-ECDSA-AES128-SHA256": tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256, "ECDHE-RSA-AES128-SHA256": tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256,
-	"AES128-GCM-SHA256": tls.TLS_RSA_WITH_AES_128_GCM_SHA256, "AES256-GCM-SHA384": tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
-	"AES128-SHA256": tls.TLS_RSA_WITH_AES_128_CBC_SHA256, "AES128-SHA": tls.TLS_RSA_WITH_AES_128_CBC_SHA, "AES256-SHA": tls.TLS_RSA_WITH_AES_256_CBC_SHA,
+	"ECDHE-ECDSA-AES128-GCM-SHA256": tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+	"ECDHE-RSA-AES128-GCM-SHA256":   tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+	"ECDHE-ECDSA-AES256-GCM-SHA384": tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+	"ECDHE-RSA-AES256-GCM-SHA384":   tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+	"ECDHE-ECDSA-CHACHA20-POLY1305": tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+	"ECDHE-RSA-CHACHA20-POLY1305":   tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+	"ECDHE-ECDSA-AES128-SHA":        tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA,
+	"ECDHE-RSA-AES128-SHA":          tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA,
+	"ECDHE-ECDSA-AES256-SHA":        tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA,
+	"ECDHE-RSA-AES256-SHA":          tls.TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA,
+	"ECDHE-ECDSA-AES128-SHA256":     tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256,
+	"ECDHE-RSA-AES128-SHA256":       tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256,
+	"AES128-GCM-SHA256":             tls.TLS_RSA_WITH_AES_128_GCM_SHA256,
+	"AES256-GCM-SHA384":             tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
+	"AES128-SHA256":                 tls.TLS_RSA_WITH_AES_128_CBC_SHA256,
+	"AES128-SHA":                    tls.TLS_RSA_WITH_AES_128_CBC_SHA,
+	"AES256-SHA":                    tls.TLS_RSA_WITH_AES_256_CBC_SHA,
 }
 
 // ciphers reads a list of OpenSSL. Names that Go has not are left out; with none left it is an

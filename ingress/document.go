@@ -25,7 +25,9 @@ func Document(listed []string) string {
 			}
 		}
 	}
-	fmt.Fprintf(&b, "Of %d annotations that ingress-nginx's documentation lists, %d are built and %d are not. Of these, %d keep requests out and close their paths: %s. The table has %d more that its code or older versions have.\n\n",
+	fmt.Fprintf(&b, "Of %d annotations that ingress-nginx's documentation lists, %d are built and %d are not. Of "+
+		"these, %d keep requests out and close their paths: %s. The table has %d more that its code or older "+
+		"versions have.\n\n",
 		len(listed), built, not, len(guards), strings.Join(guards, ", "), len(all)-built-not)
 	b.WriteString("| annotation | built | note |\n|---|---|---|\n")
 	for _, a := range all {

@@ -26,13 +26,18 @@ type maze struct {
 var (
 	mazeNamespaces = []string{"n0", "n1", "n2", "n3"}
 	mazeHosts      = []string{"a.test", "a.test", "b.a.test", "*.a.test", ""}
-	mazeLiterals   = []string{"/", "/adm", "/admin", "/admin/", "/admin/x", "/api", "/Admin", "/admin/x/y/z/very/long/path", "/%61dmin"}
-	mazePatterns   = []string{"/(.*)", "/admin(/|$)(.*)", "/adm.*", "/(?!x)(.*)", "/admin(?=/)", "/[a]dmin", "/a|/b", "/(.*)(.*)(.*)(.*)", "/api/v[0-9]+", "/(",
+	mazeLiterals   = []string{"/", "/adm", "/admin", "/admin/", "/admin/x", "/api", "/Admin",
+		"/admin/x/y/z/very/long/path", "/%61dmin"}
+	mazePatterns = []string{"/(.*)", "/admin(/|$)(.*)", "/adm.*", "/(?!x)(.*)", "/admin(?=/)", "/[a]dmin", "/a|/b",
+		"/(.*)(.*)(.*)(.*)", "/api/v[0-9]+", "/(",
 		"/admin/.*", "/ADMIN/?", "/admins?(?!x)", "/.*dmin.*", "/admin/x/(.*)", "/()(.*)"}
-	mazeGuards = [][2]string{{"whitelist-source-range", "192.0.2.0/24"}, {"whitelist-source-range", "192.0.2.0/24,x"}, {"auth-tls-secret", "n0/ca"}, {"auth-type", "basic"},
-		{"auth-url", "gopher://x"}, {"auth-type", "digest"}, {"modsecurity-snippet", "x"}, {"denylist-source-range", "10.0.0.0/8"}, {"allowlist-source-range", "198.51.100.0/24"}}
+	mazeGuards = [][2]string{{"whitelist-source-range", "192.0.2.0/24"}, {"whitelist-source-range", "192.0.2.0/24,x"},
+		{"auth-tls-secret", "n0/ca"}, {"auth-type", "basic"},
+		{"auth-url", "gopher://x"}, {"auth-type", "digest"}, {"modsecurity-snippet", "x"},
+		{"denylist-source-range", "10.0.0.0/8"}, {"allowlist-source-range", "198.51.100.0/24"}}
 	mazeNames = []string{"a.test", "b.a.test", "z.a.test", "c.test", "other.test"}
-	mazePaths = []string{"/", "/adm", "/admin", "/admin/", "/admin/x", "/ADMIN", "/Admin", "/admin/x/y", "/api", "/api/v1", "//admin", "/x/../admin", "/%61dmin", "/administrator",
+	mazePaths = []string{"/", "/adm", "/admin", "/admin/", "/admin/x", "/ADMIN", "/Admin", "/admin/x/y", "/api",
+		"/api/v1", "//admin", "/x/../admin", "/%61dmin", "/administrator",
 		"/b", "/admin/x/y/z/very/long/path", "/x", "/admins"}
 )
 
@@ -42,7 +47,8 @@ func pick[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
 func mazeOf(t testing.TB, r *rand.Rand) *maze {
 	z := &maze{t: t}
 	for n := range 2 + r.IntN(7) {
-		i := &model.Ingress{Name: model.Name{Namespace: pick(r, mazeNamespaces), Name: fmt.Sprintf("i%d", n)}, Created: time.Unix(int64(1000+r.IntN(4)), 0), Annotations: map[string]string{}}
+		i := &model.Ingress{Name: model.Name{Namespace: pick(r, mazeNamespaces), Name: fmt.Sprintf("i%d", n)},
+			Created: time.Unix(int64(1000+r.IntN(4)), 0), Annotations: map[string]string{}}
 		note := func(k, v string) { i.Annotations[nginxPrefix+k] = v }
 		if r.IntN(2) == 0 {
 			g := pick(r, mazeGuards)
@@ -68,7 +74,8 @@ func mazeOf(t testing.TB, r *rand.Rand) *maze {
 		for k := range 1 + r.IntN(2) {
 			rule := model.IngressRule{Index: k, Host: pick(r, mazeHosts)}
 			for j := range 1 + r.IntN(3) {
-				p := model.IngressPath{Index: j, Type: model.PathType(r.IntN(3)), Path: pick(r, mazeLiterals), Backend: model.IngressBackend{Service: pick(r, []string{"web", "web", "none"}), Port: 80}}
+				p := model.IngressPath{Index: j, Type: model.PathType(r.IntN(3)), Path: pick(r, mazeLiterals),
+					Backend: model.IngressBackend{Service: pick(r, []string{"web", "web", "none"}), Port: 80}}
 				if r.IntN(2) == 0 && p.Type != model.PathExact {
 					p.Path = pick(r, mazePatterns)
 				}
@@ -85,8 +92,11 @@ func mazeOf(t testing.TB, r *rand.Rand) *maze {
 func (z *maze) plan(order []int) *world {
 	var yaml strings.Builder
 	for _, ns := range mazeNamespaces {
-		fmt.Fprintf(&yaml, "---\n{apiVersion: v1, kind: Service, metadata: {namespace: %s, name: web}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}\n", ns)
-		fmt.Fprintf(&yaml, "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: %s, name: web-1, labels: {kubernetes.io/service-name: web}}, ports: [{port: 80}], endpoints: [{addresses: [10.244.0.7]}]}\n", ns)
+		fmt.Fprintf(&yaml, "---\n{apiVersion: v1, kind: Service, metadata: {namespace: %s, name: web}, spec: "+
+			"{clusterIP: 10.96.0.1, ports: [{port: 80}]}}\n", ns)
+		fmt.Fprintf(&yaml, "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, "+
+			"metadata: {namespace: %s, name: web-1, labels: {kubernetes.io/service-name: web}}, ports: [{port: "+
+			"80}], endpoints: [{addresses: [10.244.0.7]}]}\n", ns)
 	}
 	w := newWorld(z.t, Settings{Default: true}, yaml.String())
 	for _, n := range order {
@@ -127,7 +137,8 @@ type way struct {
 func (z *maze) way(i *model.Ingress, host string, p model.IngressPath) way {
 	y := way{of: i, host: host, text: p.Path, exact: p.Type == model.PathExact}
 	target := i.Annotations[nginxPrefix+"rewrite-target"]
-	if (target != "" || z.has(i, "use-regex")) && !y.exact && (strings.ContainsAny(p.Path, `()[]{}*+?|^$\`) || strings.Contains(target, "$")) {
+	if (target != "" || z.has(i, "use-regex")) && !y.exact && (strings.ContainsAny(p.Path, `()[]{}*+?|^$\`) ||
+		strings.Contains(target, "$")) {
 		y.pattern = true
 		y.re, _ = regexp.Compile("(?is)^(?:" + p.Path + ")")
 	} else if strings.Contains(y.text, "%61") {
@@ -167,7 +178,8 @@ func (y *way) same(o *way) bool {
 		return false
 	}
 	marks := func(s string) bool { return strings.ContainsAny(s, `()[]{}*+?|^$\`) }
-	return y.text == o.text || !y.exact && !marks(y.text) && !marks(o.text) && strings.TrimRight(y.text, "/") == strings.TrimRight(o.text, "/")
+	return y.text == o.text || !y.exact && !marks(y.text) && !marks(o.text) &&
+		strings.TrimRight(y.text, "/") == strings.TrimRight(o.text, "/")
 }
 
 func (z *maze) ways(hosts ...string) (out []way) {
@@ -276,14 +288,16 @@ func (z *maze) opened(hosts map[string]*table.Host, m table.Match, served *way, 
 		}
 	}
 	for _, i := range z.list { // guards of the host that it is an alias of
-		if slices.Contains(strings.Split(i.Annotations[nginxPrefix+"server-alias"], ","), m.Host.Name) && served != nil && served.host != m.Host.Name && firstHost(i) == served.host {
+		if slices.Contains(strings.Split(i.Annotations[nginxPrefix+"server-alias"], ","), m.Host.Name) &&
+			served != nil && served.host != m.Host.Name && firstHost(i) == served.host {
 			of = append(of, served.host)
 		}
 	}
 	all := z.ways(of...)
 	for _, g := range all {
 		_, guarded := z.guard(g.of)
-		if !guarded || z.has(g.of, "canary") || !g.matches(string(clean)) || z.lost(&g, all) || served == nil && m.Path.Source == "" {
+		if !guarded || z.has(g.of, "canary") || !g.matches(string(clean)) || z.lost(&g, all) || served == nil &&
+			m.Path.Source == "" {
 			continue
 		}
 		if h := hosts[g.host]; h == nil || h.Namespace == "" {
@@ -297,7 +311,8 @@ func (z *maze) opened(hosts map[string]*table.Host, m table.Match, served *way, 
 		if m.Host.Name == "" && g.host != "" && z.openThere(&g, hosts[g.host].Namespace, string(clean)) {
 			continue
 		}
-		return fmt.Errorf("%s %s is served by %s (%v), and Ingress %s keeps it out at %s%s", name, target, m.Path.Source, served, g.of.Name, g.host, g.text)
+		return fmt.Errorf("%s %s is served by %s (%v), and Ingress %s keeps it out at %s%s", name, target,
+			m.Path.Source, served, g.of.Name, g.host, g.text)
 	}
 	return nil
 }
@@ -366,7 +381,9 @@ func TestNoObjectOpensAGuardOverSockets(t *testing.T) {
 		for _, name := range mazeNames {
 			for _, target := range mazePaths {
 				m, _, ok := find(w.hosts(), "http://"+name+target)
-				open := ok && !m.TooLong && !m.Path.Closed && (m.Path.Options == nil || len(m.Path.Options.Sources) == 0 && m.Ready.Err == nil) // the test is denied by nobody
+				// the test is denied by nobody
+				open := ok && !m.TooLong && !m.Path.Closed &&
+					(m.Path.Options == nil || len(m.Path.Options.Sources) == 0 && m.Ready.Err == nil)
 				if got := n.answer("http://" + name + target); strings.Contains(got, "/web:80") && !open {
 					t.Fatalf("seed %d: %s%s is %s, and should be kept out\n%s", seed, name, target, got, z)
 				}

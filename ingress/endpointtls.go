@@ -34,9 +34,13 @@ func endpointTLS() []annotation {
 		{name: "proxy-ssl-secret", guard: true, read: said(func(p *parser, v string) (err error) {
 			p.endpoint.secret, err = secretName(p.in, v)
 			return err
-		}), note: "in the Ingress's own namespace: tls.crt and tls.key are shown to endpoints, ca.crt (and ca.crl) is for proxy-ssl-verify"},
-		{name: "proxy-ssl-verify", guard: true, read: onOff(func(p *parser, v bool) { p.endpoint.verify = v }), note: "off by default; needs ca.crt"},
-		{name: "proxy-ssl-verify-depth", guard: true, read: said(number(0, 16, func(p *parser, n int) { p.endpoint.rule.Depth, p.endpoint.depth = n, true })), note: "1 by default"},
+		}), note: "in the Ingress's own namespace: tls.crt and tls.key are shown to endpoints, ca.crt (and ca.crl) " +
+			"is for proxy-ssl-verify"},
+		{name: "proxy-ssl-verify", guard: true, read: onOff(func(p *parser, v bool) { p.endpoint.verify = v }),
+			note: "off by default; needs ca.crt"},
+		{name: "proxy-ssl-verify-depth", guard: true,
+			read: said(number(0, 16, func(p *parser, n int) { p.endpoint.rule.Depth, p.endpoint.depth = n, true })),
+			note: "1 by default"},
 		{name: "proxy-ssl-name", guard: true, read: said(func(p *parser, v string) error {
 			if !isHost(strings.ToLower(v)) {
 				return fmt.Errorf("%q is not a DNS name", v)
@@ -44,8 +48,10 @@ func endpointTLS() []annotation {
 			p.endpoint.rule.Name = v
 			return nil
 		}), note: "SERVICE.NAMESPACE.svc by default"},
-		{name: "proxy-ssl-server-name", read: onOff(func(p *parser, v bool) { p.endpoint.rule.SendName = v }), note: "off by default"},
-		{name: "proxy-ssl-protocols", read: said(protocols), note: "the range from the lowest to the highest that is named"},
+		{name: "proxy-ssl-server-name", read: onOff(func(p *parser, v bool) { p.endpoint.rule.SendName = v }),
+			note: "off by default"},
+		{name: "proxy-ssl-protocols", read: said(protocols),
+			note: "the range from the lowest to the highest that is named"},
 		{name: "proxy-ssl-ciphers", read: said(func(p *parser, v string) (err error) {
 			p.endpoint.rule.Ciphers, err = ciphers(v)
 			return err
@@ -54,7 +60,8 @@ func endpointTLS() []annotation {
 }
 
 func protocols(p *parser, v string) error {
-	versions := map[string]uint16{"TLSv1": tls.VersionTLS10, "TLSv1.1": tls.VersionTLS11, "TLSv1.2": tls.VersionTLS12, "TLSv1.3": tls.VersionTLS13}
+	versions := map[string]uint16{"TLSv1": tls.VersionTLS10, "TLSv1.1": tls.VersionTLS11, "TLSv1.2": tls.VersionTLS12,
+		"TLSv1.3": tls.VersionTLS13}
 	var list []uint16
 	for _, w := range strings.Fields(v) {
 		n, known := versions[w]
@@ -84,7 +91,8 @@ func (p *parser) combineEndpointTLS() {
 		p.bad(nginxPrefix+"proxy-ssl-secret", format+"; all paths of this Ingress answer 503", args...)
 	}
 	if o := p.out.table.Protocol; o != table.HTTPS && o != table.GRPCS {
-		p.bad(nginxPrefix+"backend-protocol", "is neither HTTPS nor GRPCS, so the annotations proxy-ssl-… have no effect")
+		p.bad(nginxPrefix+"backend-protocol",
+			"is neither HTTPS nor GRPCS, so the annotations proxy-ssl-… have no effect")
 	}
 	if e.secret.Name == "" {
 		if e.verify {

@@ -66,7 +66,8 @@ func (n *node) ask(from, url string, fields ...string) (*http.Response, string) 
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n%s\r\n", path, host, strings.Join(append(fields, ""), "\r\n")); err != nil {
+	if _, err := fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n%s\r\n", path, host,
+		strings.Join(append(fields, ""), "\r\n")); err != nil {
 		n.t.Fatal(err)
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
@@ -104,7 +105,8 @@ func TestBooleansInCapitals(t *testing.T) {
 	if got["bugs/main:80"] < 200 || got["bugs/trial:80"] == 0 || got["bugs/main:80"]+got["bugs/trial:80"] != 300 {
 		t.Errorf("answers of a canary of 10 %%: %v", got)
 	}
-	if resp, _ := n.ask("127.0.0.1", "http://one.bugs.test/", "Origin: https://x.test"); resp.Header.Get("Access-Control-Allow-Origin") != "*" {
+	if resp, _ := n.ask("127.0.0.1", "http://one.bugs.test/", "Origin: https://x.test"); resp.Header.Get(
+		"Access-Control-Allow-Origin") != "*" {
 		t.Errorf("fields: %v", resp.Header)
 	}
 }
@@ -113,7 +115,10 @@ func TestBooleansInCapitals(t *testing.T) {
 func TestBackendProtocolInSmallLetters(t *testing.T) {
 	n, w := newNode(t), fieldCase(t, "02-backend-protocol-lower")
 	w.noProblems()
-	n.server1("bugs/main:80", true, func(rw http.ResponseWriter, r *http.Request) { fmt.Fprintf(rw, "by TLS: %v", r.TLS != nil) })
+	n.server1("bugs/main:80", true, func(rw http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(rw, "by TLS: %v",
+			r.TLS != nil)
+	})
 	n.expect(w, "http://two.bugs.test/ = by TLS: true")
 	if got := optionsText(w.hosts(), "http://two-grpc.bugs.test/"); got != `{"protocol":"GRPC"}` {
 		t.Errorf("options are %s", got)
@@ -124,28 +129,33 @@ func TestBackendProtocolInSmallLetters(t *testing.T) {
 func TestPathsBeforeACatchAll(t *testing.T) {
 	n, w := newNode(t), fieldCase(t, "03-catch-all-regex")
 	w.noProblems()
-	n.expect(w, "http://three.bugs.test/healthz = bugs/api:80", "http://three.bugs.test/api/v2/orders = bugs/api:80", "http://three.bugs.test/API/v2/orders/7 = bugs/api:80",
-		"http://three.bugs.test/api/v2/order = bugs/site:80", "http://three.bugs.test/ = bugs/site:80", "http://three.bugs.test/x/y = bugs/site:80")
+	n.expect(w, "http://three.bugs.test/healthz = bugs/api:80", "http://three.bugs.test/api/v2/orders = bugs/api:80",
+		"http://three.bugs.test/API/v2/orders/7 = bugs/api:80",
+		"http://three.bugs.test/api/v2/order = bugs/site:80", "http://three.bugs.test/ = bugs/site:80",
+		"http://three.bugs.test/x/y = bugs/site:80")
 }
 
 // A pattern for everything leaves the challenge to its solver.
 func TestChallengeUnderAPattern(t *testing.T) {
 	n, w := newNode(t), fieldCase(t, "04-acme-under-regex")
-	n.expect(w, "http://four.bugs.test/.well-known/acme-challenge/tok-en_1 = bugs/solver:80", "https://four.bugs.test/.well-known/acme-challenge/tok-en_1 = bugs/solver:80",
+	n.expect(w, "http://four.bugs.test/.well-known/acme-challenge/tok-en_1 = bugs/solver:80",
+		"https://four.bugs.test/.well-known/acme-challenge/tok-en_1 = bugs/solver:80",
 		"http://four.bugs.test/ = 308 https", "https://four.bugs.test/x = bugs/shop:80")
 }
 
 // The challenge is served by plain HTTP where everything else is redirected.
 func TestChallengeIsNotRedirected(t *testing.T) {
 	n, w := newNode(t), fieldCase(t, "05-acme-is-redirected")
-	n.expect(w, "http://five.bugs.test/.well-known/acme-challenge/tok-en_2 = bugs/solver:80", "http://five.bugs.test/x = 308 https", "https://five.bugs.test/x = bugs/shop:80")
+	n.expect(w, "http://five.bugs.test/.well-known/acme-challenge/tok-en_2 = bugs/solver:80",
+		"http://five.bugs.test/x = 308 https", "https://five.bugs.test/x = bugs/shop:80")
 }
 
 // A rewrite-target that is a URL is a redirect, with groups and the query, and without a Service.
 func TestRewriteToAURL(t *testing.T) {
 	n, w := newNode(t), fieldCase(t, "07-rewrite-to-url")
 	w.noProblems()
-	n.expect(w, "http://seven.bugs.test/old/a/b = 302 https://new.bugs.test/a/b", "http://seven.bugs.test/OLD/a%20b?x=1&y = 302 https://new.bugs.test/a%20b?x=1&y",
+	n.expect(w, "http://seven.bugs.test/old/a/b = 302 https://new.bugs.test/a/b",
+		"http://seven.bugs.test/OLD/a%20b?x=1&y = 302 https://new.bugs.test/a%20b?x=1&y",
 		"http://seven.bugs.test/old/ = 302 https://new.bugs.test/", "http://seven.bugs.test/new = 404")
 	for _, tc := range [][3]string{
 		{"https://new.test/$1?y=2", "/old/a?x=1", "302 https://new.test/a?y=2&x=1"},
@@ -154,7 +164,8 @@ func TestRewriteToAURL(t *testing.T) {
 		{"$scheme://www.$host/$1", "/old/a", "302 http://www.h.test/a"},
 		{"https://new.test$request_uri?", "/old/a?x=1", "302 https://new.test/old/a?x=1"},
 	} {
-		w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"rewrite-target: " + tc[0]}, rules("h.test /old/(.*) I none:80")))
+		w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"rewrite-target: " + tc[0]},
+			rules("h.test /old/(.*) I none:80")))
 		w.noProblems()
 		n.expect(w, "http://h.test"+tc[1]+" = "+tc[2])
 	}
@@ -163,7 +174,8 @@ func TestRewriteToAURL(t *testing.T) {
 // A comma at the end of the list lets no client say who it is.
 func TestAuthFieldsWithACommaAtTheEnd(t *testing.T) {
 	n, w := newNode(t), fieldCase(t, "08-auth-headers-comma")
-	n.feed.Configure(feed.Settings{Drain: time.Second, AskFromNode: true, AskAllowed: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	n.feed.Configure(feed.Settings{Drain: time.Second, AskFromNode: true,
+		AskAllowed: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	w.noProblems()
 	said := ""
 	n.server1("bugs/guard:80", false, func(rw http.ResponseWriter, _ *http.Request) {
@@ -178,7 +190,8 @@ func TestAuthFieldsWithACommaAtTheEnd(t *testing.T) {
 	for _, want := range []string{"[] []", "[ann] []"} {
 		said = strings.Trim(strings.TrimSuffix(want, " []"), "[]")
 		testnet.Eventually(t, 10*time.Second, func() error {
-			if _, got := n.ask("127.0.0.1", "http://eight.bugs.test/", "X-Auth-Request-User: admin", "X-Auth-Request-Groups: root"); got != want {
+			if _, got := n.ask("127.0.0.1", "http://eight.bugs.test/", "X-Auth-Request-User: admin",
+				"X-Auth-Request-Groups: root"); got != want {
 				return fmt.Errorf("the endpoint sees %s, want %s", got, want)
 			}
 			return nil
@@ -221,7 +234,8 @@ func TestHashByVariables(t *testing.T) {
 // A variable that is not known is named, never empty in silence.
 func TestUnknownVariablesAreNamed(t *testing.T) {
 	for _, v := range []string{"$nothing", "$upstream_addr", "$ssl_client_s_dn", "$", "${host", "$1x$sent_http_x"} {
-		w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"upstream-hash-by: " + v}, rules("h.test / P web:80")))
+		w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"upstream-hash-by: " + v},
+			rules("h.test / P web:80")))
 		if all := strings.Join(w.allProblems(), "\n"); !strings.Contains(all, "upstream-hash-by]") {
 			t.Errorf("%s: %s", v, all)
 		}

@@ -10,11 +10,17 @@ import (
 
 // controllers are whose annotations are known by their prefix, for people.
 var controllers = map[string]string{
-	"ako.vmware.com": "AVI", "alb.ingress.kubernetes.io": "the AWS Load Balancer Controller", "appgw.ingress.kubernetes.io": "Azure's Application Gateway", "appprotect.f5.com": "F5 NGINX App Protect",
-	"appprotectdos.f5.com": "F5 NGINX App Protect", "configuration.konghq.com": "Kong", "contour.heptio.com": "Contour", "getambassador.io": "Ambassador", "haproxy-ingress.github.io": "HAProxy Ingress",
-	"haproxy.org": "HAProxy", "haproxy.router.openshift.io": "OpenShift's router", "higress.io": "Higress", "ingress.appscode.com": "Voyager", "ingress.bluemix.net": "IBM Cloud", "ingress.cilium.io": "Cilium",
-	"ingress.citrix.com": "Citrix", "ingress.kubernetes.io": "older controllers (NGINX, HAProxy, Traefik 1)", "ingress.pomerium.io": "Pomerium", "k8s.apisix.apache.org": "APISIX", "k8s.ngrok.com": "ngrok", "konghq.com": "Kong",
-	"networking.gke.io": "GKE", "nginx.com": "F5 NGINX", "nginx.org": "F5 NGINX", "plugins.konghq.com": "Kong", "projectcontour.io": "Contour", "traefik.ingress.kubernetes.io": "Traefik",
+	"ako.vmware.com": "AVI", "alb.ingress.kubernetes.io": "the AWS Load Balancer Controller",
+	"appgw.ingress.kubernetes.io": "Azure's Application Gateway", "appprotect.f5.com": "F5 NGINX App Protect",
+	"appprotectdos.f5.com": "F5 NGINX App Protect", "configuration.konghq.com": "Kong", "contour.heptio.com": "Contour",
+	"getambassador.io": "Ambassador", "haproxy-ingress.github.io": "HAProxy Ingress",
+	"haproxy.org": "HAProxy", "haproxy.router.openshift.io": "OpenShift's router", "higress.io": "Higress",
+	"ingress.appscode.com": "Voyager", "ingress.bluemix.net": "IBM Cloud", "ingress.cilium.io": "Cilium",
+	"ingress.citrix.com": "Citrix", "ingress.kubernetes.io": "older controllers (NGINX, HAProxy, Traefik 1)",
+	"ingress.pomerium.io": "Pomerium", "k8s.apisix.apache.org": "APISIX", "k8s.ngrok.com": "ngrok",
+	"konghq.com":        "Kong",
+	"networking.gke.io": "GKE", "nginx.com": "F5 NGINX", "nginx.org": "F5 NGINX", "plugins.konghq.com": "Kong",
+	"projectcontour.io": "Contour", "traefik.ingress.kubernetes.io": "Traefik",
 	"virtual-server.f5.com": "F5 BIG-IP", "voyager.appscode.com": "Voyager", "zalando.org": "Skipper",
 }
 
@@ -22,10 +28,13 @@ var controllers = map[string]string{
 // by prefix: lists of modules that may, configuration in another language, and conditions
 // beside host and path.
 var foreignGuards = map[string][]string{
-	"alb.ingress.kubernetes.io":     {"inbound-cidrs", "security-groups", "security-group-prefix-lists", "frontend-nlb-security-groups", "frontend-nlb-security-group-prefix-lists", "mutual-authentication", "shield-advanced-protection", "conditions.*", "actions.*"},
-	"appgw.ingress.kubernetes.io":   {"appgw-ssl-profile", "use-private-ip"},
-	"getambassador.io":              {"config"},
-	"haproxy-ingress.github.io":     {"config-backend", "config-frontend", "config-global", "config-sections", "http-request", "secure-verify-ca-secret"},
+	"alb.ingress.kubernetes.io": {"inbound-cidrs", "security-groups", "security-group-prefix-lists",
+		"frontend-nlb-security-groups", "frontend-nlb-security-group-prefix-lists", "mutual-authentication",
+		"shield-advanced-protection", "conditions.*", "actions.*"},
+	"appgw.ingress.kubernetes.io": {"appgw-ssl-profile", "use-private-ip"},
+	"getambassador.io":            {"config"},
+	"haproxy-ingress.github.io": {"config-backend", "config-frontend", "config-global", "config-sections",
+		"http-request", "secure-verify-ca-secret"},
 	"haproxy.org":                   {"whitelist", "blacklist", "client-ca", "client-crt-optional"},
 	"haproxy.router.openshift.io":   {"ip_whitelist", "ip_allowlist"},
 	"ingress.bluemix.net":           {"appid-auth", "mutual-auth", "location-snippets", "server-snippets"},
@@ -43,12 +52,16 @@ var foreignGuards = map[string][]string{
 
 // guardWords are words of names of annotations that keep requests out, whoever reads them.
 var guardWords = []string{
-	"acl", "acls", "allowlist", "allowed", "blacklist", "block", "blocklist", "bot", "captcha", "cidr", "cidrs", "csrf", "deny", "denylist", "denied", "firewall", "jwt", "limit", "limits", "middlewares", "middleware",
-	"modsecurity", "mtls", "oauth", "oauth2", "oidc", "openid", "plugins", "policies", "policy", "protect", "ratelimit", "restrict", "restriction", "saml", "satisfy", "snippet", "snippets", "waf", "wafv2", "whitelist",
+	"acl", "acls", "allowlist", "allowed", "blacklist", "block", "blocklist", "bot", "captcha", "cidr", "cidrs", "csrf",
+	"deny", "denylist", "denied", "firewall", "jwt", "limit", "limits", "middlewares", "middleware",
+	"modsecurity", "mtls", "oauth", "oauth2", "oidc", "openid", "plugins", "policies", "policy", "protect", "ratelimit",
+	"restrict", "restriction", "saml", "satisfy", "snippet", "snippets", "waf", "wafv2", "whitelist",
 }
 
 // guardParts are groups of words that do.
-var guardParts = []string{"allow-list", "deny-list", "block-list", "source-range", "allow-source", "client-ca", "client-cert", "verify-client", "client-verify", "web-acl", "app-protect", "ip-white", "ip_white", "ip-allow", "inbound-"}
+var guardParts = []string{"allow-list", "deny-list", "block-list", "source-range", "allow-source", "client-ca",
+	"client-cert", "verify-client", "client-verify", "web-acl", "app-protect", "ip-white", "ip_white",
+	"ip-allow", "inbound-"}
 
 // harmlessParts have such a word, and keep nobody out.
 var harmlessParts = []string{"ssl-policy", "tls-policy", "limit-rate"}
@@ -85,7 +98,8 @@ func isOff(v string) bool {
 func isForeignGuard(domain, name, v string) bool {
 	switch {
 	case domain == "traefik.ingress.kubernetes.io" && name == "router.entrypoints":
-		return slices.ContainsFunc(list(v), func(e string) bool { return !slices.Contains([]string{"web", "websecure", "http", "https"}, e) })
+		return slices.ContainsFunc(list(v),
+			func(e string) bool { return !slices.Contains([]string{"web", "websecure", "http", "https"}, e) })
 	case name == "scheme", name == "frontend-nlb-scheme":
 		return v == "internal"
 	case name == "insecure-termination": // Citrix
@@ -118,7 +132,9 @@ func (p *parser) foreign(key, v string) {
 	}
 	if isForeignGuard(domain, name, v) {
 		p.close(key)
-		p.bad(key, "is for %s, and Wayleave does not read it; it keeps requests out, so all paths of this Ingress answer 503", whose)
+		p.bad(key,
+			"is for %s, and Wayleave does not read it; it keeps requests out, so all paths of this Ingress answer 503",
+			whose)
 		return
 	}
 	p.bad(key, "is for %s, and has no effect", whose)

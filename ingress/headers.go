@@ -9,7 +9,8 @@ import (
 )
 
 // framing are fields of a message's frame, that no annotation may set.
-var framing = []string{"connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "x-sent-from"}
+var framing = []string{"connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te",
+	"trailer", "transfer-encoding", "upgrade", "x-sent-from"}
 
 // headerLines reads lines of NAME: VALUE, at most maxFields.
 func headerLines(to func(p *parser, f table.Field)) func(*parser, string) error {

@@ -49,7 +49,8 @@ func Equal(a, b Plan) bool {
 	case a.Backend != nil && b.Backend != nil:
 		return a.Backend.Key == b.Backend.Key && slices.Equal(a.Backend.Endpoints, b.Backend.Endpoints)
 	case a.Certificate != nil && b.Certificate != nil:
-		return a.Certificate.Key == b.Certificate.Key && bytes.Equal(a.Certificate.Chain, b.Certificate.Chain) && bytes.Equal(a.Certificate.Priv, b.Certificate.Priv) &&
+		return a.Certificate.Key == b.Certificate.Key && bytes.Equal(a.Certificate.Chain, b.Certificate.Chain) &&
+			bytes.Equal(a.Certificate.Priv, b.Certificate.Priv) &&
 			bytes.Equal(a.Certificate.CA, b.Certificate.CA) && bytes.Equal(a.Certificate.CRL, b.Certificate.CRL)
 	}
 	return reflect.DeepEqual(a.Host, b.Host)
@@ -90,7 +91,8 @@ func sorted(plans map[Key]Plan) split {
 // Sync implements reconcile.Target.
 func (t Target) Sync(ctx context.Context, plans map[Key]Plan) error {
 	s := sorted(plans)
-	return errors.Join(t.Certificates.Sync(ctx, s.certificates), t.Backends.Sync(ctx, s.backends), t.Hosts.Sync(ctx, s.hosts))
+	return errors.Join(t.Certificates.Sync(ctx, s.certificates), t.Backends.Sync(ctx, s.backends),
+		t.Hosts.Sync(ctx, s.hosts))
 }
 
 // Apply implements reconcile.Target. Kinds of which nothing changed are not asked.

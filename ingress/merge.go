@@ -56,7 +56,8 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	if m, ok := p.merges[name]; ok {
 		return m
 	}
-	m := &merger{p: p, snap: snap, name: name, out: &table.Host{Name: name}, owner: map[place]*model.Ingress{}, at: map[place]int{}, shut: map[*model.Ingress]bool{},
+	m := &merger{p: p, snap: snap, name: name, out: &table.Host{Name: name}, owner: map[place]*model.Ingress{},
+		at: map[place]int{}, shut: map[*model.Ingress]bool{},
 		vacant: map[place]bool{}, problems: map[model.Name][]model.Problem{}}
 	m.claim = m.claims()
 	if m.by != nil {
@@ -97,7 +98,8 @@ func (m *merger) bound() {
 		if err, ok := over[n]; ok {
 			p := &m.out.Paths[n]
 			p.Closed, p.Backend = true, ""
-			m.bad(m.owner[where], fieldOf(p)+".path", "%v; what begins with %s answers 503", err, table.LiteralPrefix(p.Options.PathPattern))
+			m.bad(m.owner[where], fieldOf(p)+".path", "%v; what begins with %s answers 503", err,
+				table.LiteralPrefix(p.Options.PathPattern))
 		}
 	}
 }
@@ -146,7 +148,8 @@ func (m *merger) certificate(i *model.Ingress) {
 	for _, t := range m.tlsOf(i) {
 		field := fmt.Sprintf("spec.tls[%d].secretName", t.Index)
 		if m.foreign(i) {
-			m.bad(i, field, "%s is a host of Ingress %s, whose namespace alone brings its certificate", m.name, m.by.Name)
+			m.bad(i, field, "%s is a host of Ingress %s, whose namespace alone brings its certificate",
+				m.name, m.by.Name)
 			continue
 		}
 		m.tls = true
@@ -160,14 +163,17 @@ func (m *merger) certificate(i *model.Ingress) {
 			m.bad(i, field, "Secret %s does not exist; the default certificate is used", key)
 			continue
 		case s.Chain == nil:
-			m.bad(i, field, "Secret %s has no certificate; the default one is used: %s", key, cmp.Or(s.Wrong, "data[tls.crt] and data[tls.key] are missing"))
+			m.bad(i, field, "Secret %s has no certificate; the default one is used: %s", key,
+				cmp.Or(s.Wrong, "data[tls.crt] and data[tls.key] are missing"))
 			continue
 		case !model.Covers(s.Names, m.name):
-			m.bad(i, field, "the certificate of Secret %s is for %s, not for %s, which gets the default one", key, strings.Join(s.Names, ", "), m.name)
+			m.bad(i, field, "the certificate of Secret %s is for %s, not for %s, which gets the default one", key,
+				strings.Join(s.Names, ", "), m.name)
 			continue
 		}
 		if m.out.Certificate != "" && m.out.Certificate != key.String() {
-			m.bad(i, field, "%s has the certificate of Secret %s already, which an older Ingress names", m.name, m.out.Certificate)
+			m.bad(i, field, "%s has the certificate of Secret %s already, which an older Ingress names", m.name,
+				m.out.Certificate)
 			continue
 		}
 		m.out.Certificate = key.String()
@@ -188,7 +194,8 @@ func (m *merger) tlsOf(i *model.Ingress) []model.IngressTLS {
 		case model.Covers(t.Hosts, m.name):
 			wild = append(wild, t)
 		case len(t.Hosts) == 0 || m.isAlias(i):
-			if s, ok := secretOf(m.snap, model.Name{Namespace: i.Name.Namespace, Name: t.Secret}); ok && model.Covers(s.Names, m.name) {
+			if s, ok := secretOf(m.snap, model.Name{Namespace: i.Name.Namespace, Name: t.Secret}); ok &&
+				model.Covers(s.Names, m.name) {
 				open = append(open, t)
 			} else if len(t.Hosts) == 0 && (t.Secret == "" || !ok || s.Chain == nil) {
 				open = append(open, t)
@@ -237,10 +244,12 @@ func (m *merger) paths(i *model.Ingress) {
 	}
 	where := place{kind: table.Exact, path: "/"}
 	if m.foreign(i) {
-		m.bad(i, annotationField("app-root"), "%s is a host of Ingress %s, whose namespace alone sends / elsewhere", m.hostText(), m.by.Name)
+		m.bad(i, annotationField("app-root"), "%s is a host of Ingress %s, whose namespace alone sends / elsewhere",
+			m.hostText(), m.by.Name)
 	} else if _, taken := m.owner[where]; !taken {
 		m.owner[where], m.at[where] = i, len(m.out.Paths)
-		m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Exact, Path: "/", Closed: o.closed != "" || m.shut[i], Source: fmt.Sprintf("Ingress %s app-root", i.Name),
+		m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Exact, Path: "/", Closed: o.closed != "" || m.shut[i],
+			Source:  fmt.Sprintf("Ingress %s app-root", i.Name),
 			Options: &table.Options{Redirect: o.appRoot, RedirectCode: 302, RedirectTLS: m.redirect(o, "/")}})
 	}
 }
@@ -299,7 +308,8 @@ func (m *merger) redirect(o *options, path string) int {
 
 // path makes one path.
 func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at string) (table.Path, place, bool) {
-	p := table.Path{Kind: table.Prefix, Path: in.Path, Closed: o.closed != "" || m.shut[i], Foreign: m.foreign(i), Source: fmt.Sprintf("Ingress %s %s", i.Name, at)}
+	p := table.Path{Kind: table.Prefix, Path: in.Path, Closed: o.closed != "" || m.shut[i], Foreign: m.foreign(i),
+		Source: fmt.Sprintf("Ingress %s %s", i.Name, at)}
 	if in.Type == model.PathExact {
 		p.Kind = table.Exact
 	}
@@ -318,7 +328,8 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 			return p, place{}, false
 		} else if err != nil {
 			p.Closed = true
-			m.bad(i, at+".path", "%v; it has what keeps requests out, so what begins with %s answers 503", err, table.LiteralPrefix(in.Path))
+			m.bad(i, at+".path", "%v; it has what keeps requests out, so what begins with %s answers 503", err,
+				table.LiteralPrefix(in.Path))
 		}
 	} else if clean, ok := table.Clean([]byte(in.Path), nil); ok {
 		p.Path = string(clean) // as the path of a request is compared
@@ -326,7 +337,9 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 		m.bad(i, at+".path", "%q has a bad escape or leaves the root; no request has this path", in.Path)
 	}
 	if p.Foreign && strings.HasPrefix(p.Path, table.ChallengePrefix) {
-		m.bad(i, at+".path", "%s is a host of Ingress %s, whose namespace alone answers for certificates; the path is left out", m.hostText(), m.by.Name)
+		m.bad(i, at+".path",
+			"%s is a host of Ingress %s, whose namespace alone answers for certificates; the path is left out",
+			m.hostText(), m.by.Name)
 		return p, place{}, false
 	}
 	opts.RedirectTLS = m.redirect(o, p.Path)
@@ -395,13 +408,17 @@ func (m *merger) fallback(i *model.Ingress) {
 		return // the host is another's, or only a certificate's
 	}
 	if m.name != "" && m.foreign(i) {
-		m.bad(i, "spec.defaultBackend", "%s is a host of Ingress %s, whose namespace alone serves what no path has", m.name, m.by.Name)
+		m.bad(i, "spec.defaultBackend", "%s is a host of Ingress %s, whose namespace alone serves what no path has",
+			m.name, m.by.Name)
 		return
 	}
 	if by := m.byDefault; by != nil && m.succeedsDefault(i) {
-		m.told(by, "spec.defaultBackend.service", "the Service does not exist; Ingress %s, which comes next, serves what no path of %s has", i.Name, m.hostText())
+		m.told(by, "spec.defaultBackend.service",
+			"the Service does not exist; Ingress %s, which comes next, serves what no path of %s has",
+			i.Name, m.hostText())
 	} else if by != nil {
-		m.bad(i, "spec.defaultBackend", "what no path of %s has goes to that of Ingress %s, which is older", m.hostText(), m.byDefault.Name)
+		m.bad(i, "spec.defaultBackend", "what no path of %s has goes to that of Ingress %s, which is older",
+			m.hostText(), m.byDefault.Name)
 		return
 	}
 	m.byDefault = i
@@ -419,7 +436,8 @@ func (m *merger) fallback(i *model.Ingress) {
 		opts.TLS = &named
 	}
 	opts.RewriteTarget = "" // there is no path that it could take the place of
-	d := &table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "" || m.shut[i], Source: fmt.Sprintf("Ingress %s spec.defaultBackend", i.Name)}
+	d := &table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "" || m.shut[i],
+		Source: fmt.Sprintf("Ingress %s spec.defaultBackend", i.Name)}
 	if !d.Closed {
 		d.Backend = m.backend(i, "spec.defaultBackend.service", *i.Default, &opts)
 	}
@@ -445,8 +463,10 @@ func (m *merger) canary(i *model.Ingress) {
 			case main.Closed:
 				m.bad(i, at, "is a canary of a path that is closed, and takes nothing: %s%s", m.hostText(), in.Path)
 				continue
-			case o.closed != "" || !guardedAlike(&o.table, main.Options), o.clientCert != nil && (m.out.ClientCert == nil || *m.out.ClientCert != *o.clientCert):
-				m.bad(i, at, "has what keeps requests out, which the path that it is a canary of has not: %s%s; the canary takes nothing", m.hostText(), in.Path)
+			case o.closed != "" || !guardedAlike(&o.table, main.Options), o.clientCert != nil &&
+				(m.out.ClientCert == nil || *m.out.ClientCert != *o.clientCert):
+				m.bad(i, at, "has what keeps requests out, which the path that it is a canary of has not: %s%s; the "+
+					"canary takes nothing", m.hostText(), in.Path)
 				continue
 			}
 			key, why := resolve(m.snap, i.Name.Namespace, in.Backend)
@@ -457,7 +477,8 @@ func (m *merger) canary(i *model.Ingress) {
 				continue
 			}
 			if main := m.out.Paths[n].Options; main != nil && len(main.Canary) >= table.MaxCanaries {
-				m.bad(i, at, "is one canary more than %d, and takes nothing: %s%s", table.MaxCanaries, m.hostText(), in.Path)
+				m.bad(i, at, "is one canary more than %d, and takes nothing: %s%s", table.MaxCanaries,
+					m.hostText(), in.Path)
 				continue
 			}
 			c := *o.canary
@@ -511,6 +532,7 @@ func guardedAlike(canary, main *table.Options) bool {
 	if !(&table.Path{Options: canary}).Guarded() {
 		return true
 	}
-	return main != nil && reflect.DeepEqual(canary.Sources, main.Sources) && reflect.DeepEqual(canary.Denied, main.Denied) && canary.AnyOf == main.AnyOf &&
+	return main != nil && reflect.DeepEqual(canary.Sources, main.Sources) && reflect.DeepEqual(canary.Denied,
+		main.Denied) && canary.AnyOf == main.AnyOf &&
 		reflect.DeepEqual(canary.Auth, main.Auth) && reflect.DeepEqual(canary.AuthURL, main.AuthURL)
 }

@@ -8,18 +8,27 @@ import (
 // others are annotations that stand for themselves.
 func others() []annotation {
 	return []annotation{
-		{name: "from-to-www-redirect", read: boolean(func(p *parser, v bool) { p.out.www = v }), note: "308 from www.HOST to HOST, or the other way round, where no Ingress routes the other name"},
-		{name: "service-upstream", read: boolean(func(p *parser, v bool) { p.out.virtual = v }), note: "the Service's virtual address in place of its endpoints: affinity, upstream-hash-by and retries have one endpoint then"},
-		{name: "ssl-passthrough", read: boolean(func(p *parser, v bool) { p.out.passthrough = v }), note: "to the Service of the host's path / (Prefix); not where something keeps requests out, since nothing could be looked at. Port 80 is served as without it"},
-		{name: "mirror-target", read: mirrorTarget, note: "may not lead where auth-url may not, nor into the cluster but to a named Service of the same namespace; at most 64 copies at a time, others are not sent"},
+		{name: "from-to-www-redirect", read: boolean(func(p *parser, v bool) { p.out.www = v }),
+			note: "308 from www.HOST to HOST, or the other way round, where no Ingress routes the other name"},
+		{name: "service-upstream", read: boolean(func(p *parser, v bool) { p.out.virtual = v }),
+			note: "the Service's virtual address in place of its endpoints: affinity, upstream-hash-by and retries " +
+				"have one endpoint then"},
+		{name: "ssl-passthrough", read: boolean(func(p *parser, v bool) { p.out.passthrough = v }),
+			note: "to the Service of the host's path / (Prefix); not where something keeps requests out, since " +
+				"nothing could be looked at. Port 80 is served as without it"},
+		{name: "mirror-target", read: mirrorTarget, note: "may not lead where auth-url may not, nor into the " +
+			"cluster but to a named Service of the same namespace; at most 64 copies at a time, others are not sent"},
 		{name: "mirror-host", read: func(p *parser, v string) error {
-			if plain := filled(v); plain == "" || strings.Trim(strings.ToLower(plain), "abcdefghijklmnopqrstuvwxyz0123456789-._:[]") != "" {
+			if plain := filled(v); plain == "" || strings.Trim(strings.ToLower(plain),
+				"abcdefghijklmnopqrstuvwxyz0123456789-._:[]") != "" {
 				return fmt.Errorf("%q is not a host", v)
 			}
 			return fieldTemplate(func(p *parser, v string) { p.mirror.Host = v })(p, v)
 		}},
-		{name: "mirror-request-body", read: oneOf(func(p *parser, v string) { p.headOnly = v == "off" }, "on", "off"), note: "on by default; requests with a body above 64 KiB, or of unknown length, are not copied then"},
-		{name: "enable-global-auth", read: globalAuth, note: "false leaves the Ingress without ingress.globalAuthURL; true without that setting closes the paths"},
+		{name: "mirror-request-body", read: oneOf(func(p *parser, v string) { p.headOnly = v == "off" }, "on", "off"),
+			note: "on by default; requests with a body above 64 KiB, or of unknown length, are not copied then"},
+		{name: "enable-global-auth", read: globalAuth,
+			note: "false leaves the Ingress without ingress.globalAuthURL; true without that setting closes the paths"},
 	}
 }
 
@@ -66,7 +75,8 @@ func (p *parser) combineGlobalAuth() {
 	case g == nil:
 		if p.isTrue("enable-global-auth") {
 			p.close("enable-global-auth")
-			p.bad(nginxPrefix+"enable-global-auth", "counts on a server for all Ingresses, and ingress.globalAuthURL is empty; all paths of this Ingress answer 503")
+			p.bad(nginxPrefix+"enable-global-auth", "counts on a server for all Ingresses, and "+
+				"ingress.globalAuthURL is empty; all paths of this Ingress answer 503")
 		}
 	case p.noGlobal || p.values["auth-url"] != "" || p.isTrue("canary"):
 	default:
@@ -75,7 +85,8 @@ func (p *parser) combineGlobalAuth() {
 			key, why := resolve(p.snap, s.Namespace, b)
 			if why != "" {
 				p.close("ingress.globalAuthURL")
-				p.bad(nginxPrefix+"enable-global-auth", "ingress.globalAuthURL: %s; all paths of this Ingress answer 503", why)
+				p.bad(nginxPrefix+"enable-global-auth",
+					"ingress.globalAuthURL: %s; all paths of this Ingress answer 503", why)
 				return
 			}
 			u.Backend = key

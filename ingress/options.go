@@ -204,7 +204,8 @@ var (
 )
 
 func (p *parser) bad(key, format string, args ...any) {
-	p.out.problems = append(p.out.problems, model.Problem{Kind: "Ingress", Object: p.in.Name, Field: "metadata.annotations[" + key + "]", Reason: fmt.Sprintf(format, args...)})
+	p.out.problems = append(p.out.problems, model.Problem{Kind: "Ingress", Object: p.in.Name,
+		Field: "metadata.annotations[" + key + "]", Reason: fmt.Sprintf(format, args...)})
 }
 
 func (p *parser) close(why string) {
@@ -235,7 +236,8 @@ func (p *parser) combine() {
 			c.Methods = "GET, PUT, POST, DELETE, PATCH, OPTIONS"
 		}
 		if c.Headers == "" {
-			c.Headers = "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,Range,Authorization"
+			c.Headers = "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type," +
+				"Range,Authorization"
 		}
 		c.Credentials = p.values["cors-allow-credentials"] == "" || p.isTrue("cors-allow-credentials")
 		if c.MaxAge == 0 {
@@ -286,7 +288,8 @@ func (p *parser) combineCanary() {
 	c := p.canary
 	if c.Total < 100 {
 		if c.Total > 0 {
-			p.bad(nginxPrefix+"canary-weight-total", "%d is less than 100, and counts as 100, as in ingress-nginx", c.Total)
+			p.bad(nginxPrefix+"canary-weight-total", "%d is less than 100, and counts as 100, as in ingress-nginx",
+				c.Total)
 		}
 		c.Total = 100
 	}
@@ -301,7 +304,8 @@ func (p *parser) combineCanary() {
 		c.Pattern = ""
 	}
 	if c.Weight > c.Total {
-		p.bad(nginxPrefix+"canary-weight", "%d is more than canary-weight-total, %d; %d is used", c.Weight, c.Total, c.Total)
+		p.bad(nginxPrefix+"canary-weight", "%d is more than canary-weight-total, %d; %d is used", c.Weight,
+			c.Total, c.Total)
 		c.Weight = c.Total
 	}
 	if c.Header == "" && c.Cookie == "" && c.Weight == 0 && p.values["canary-weight"] == "" {
@@ -318,7 +322,8 @@ func (p *parser) combineAuth() {
 	if p.values["auth-type"] != "basic" {
 		if _, typed := p.values["auth-type"]; !typed && p.values["auth-secret"] != "" {
 			p.close("auth-secret")
-			p.bad(nginxPrefix+"auth-secret", "has no effect without auth-type; it keeps requests out, so all paths of this Ingress answer 503")
+			p.bad(nginxPrefix+"auth-secret",
+				"has no effect without auth-type; it keeps requests out, so all paths of this Ingress answer 503")
 		}
 		return
 	}
@@ -347,7 +352,8 @@ func (p *parser) combineAuth() {
 			wrong("Secret %s %s", p.auth.secret, s.Wrong)
 			return
 		}
-		wrong("Secret %s has no users: auth-file wants a key auth with lines of htpasswd, auth-map a key with a hash for each user", p.auth.secret)
+		wrong("Secret %s has no users: auth-file wants a key auth with lines of htpasswd, auth-map a key with a "+
+			"hash for each user", p.auth.secret)
 		return
 	}
 	good := map[string]string{}
@@ -374,7 +380,8 @@ func (p *parser) combineAuthURL() {
 		}
 		u.Backend = key
 	} else if n, ok := p.shortService(u.URL); ok {
-		p.bad(nginxPrefix+"auth-url", "the proxy asks the DNS of the node, which does not know Service %s by this name; %s.%s.svc is asked without DNS", n, n.Name, n.Namespace)
+		p.bad(nginxPrefix+"auth-url", "the proxy asks the DNS of the node, which does not know Service %s by this "+
+			"name; %s.%s.svc is asked without DNS", n, n.Name, n.Namespace)
 	}
 	p.out.table.AuthURL = &u
 }
@@ -401,7 +408,8 @@ func (s Settings) serviceOf(text string) (model.Name, model.IngressBackend, bool
 		}
 	}
 	f := strings.SplitN(strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), ".", 4)
-	if len(f) < 3 || f[2] != "svc" || len(f) == 4 && f[3] != cmp.Or(strings.ToLower(strings.TrimSuffix(s.ClusterDomain, ".")), "cluster.local") {
+	if len(f) < 3 || f[2] != "svc" || len(f) == 4 &&
+		f[3] != cmp.Or(strings.ToLower(strings.TrimSuffix(s.ClusterDomain, ".")), "cluster.local") {
 		return model.Name{}, model.IngressBackend{}, false
 	}
 	port := uint16(80)
@@ -579,7 +587,8 @@ func location(to func(p *parser, v string)) func(*parser, string) error {
 		switch {
 		case err != nil || v == "" || strings.ContainsAny(v, " \t\r\n\"<>"):
 			return fmt.Errorf("%q is not a URL", v)
-		case u.IsAbs() && u.Scheme != "http" && u.Scheme != "https" || u.IsAbs() && u.Host == "" || !u.IsAbs() && !strings.HasPrefix(v, "/"):
+		case u.IsAbs() && u.Scheme != "http" && u.Scheme != "https" || u.IsAbs() && u.Host == "" || !u.IsAbs() &&
+			!strings.HasPrefix(v, "/"):
 			return fmt.Errorf("%q is neither http://…, https://… nor a path", v)
 		}
 		to(p, v)
@@ -650,7 +659,8 @@ func parseNetwork(s string) (netip.Prefix, error) {
 
 func pattern(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
-		if err := table.Prepare(&table.Path{Options: &table.Options{Canary: []table.Canary{{Pattern: v}}}}).Err; err != nil {
+		if err := table.Prepare(&table.Path{
+			Options: &table.Options{Canary: []table.Canary{{Pattern: v}}}}).Err; err != nil {
 			return fmt.Errorf("%q is not a regular expression of RE2 that may be used: %w", v, err)
 		}
 		to(p, v)

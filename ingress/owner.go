@@ -64,7 +64,8 @@ func (m *merger) claims() claim {
 		case m.redirects(i):
 			www = append(www, i)
 		case m.wantsRedirect(i) && !m.isNamed(i):
-			m.bad(i, annotationField("from-to-www-redirect"), "%s belongs to another namespace, which alone redirects to it", otherName(m.name))
+			m.bad(i, annotationField("from-to-www-redirect"),
+				"%s belongs to another namespace, which alone redirects to it", otherName(m.name))
 		default:
 			others = append(others, i)
 		}
@@ -127,7 +128,8 @@ func (m *merger) ownAliases(aliases []*model.Ingress) (out []*model.Ingress) {
 	for _, i := range aliases {
 		of := firstHost(i)
 		if by := m.p.routes(m.snap, of); by != nil && by.Name.Namespace != i.Name.Namespace {
-			m.bad(i, annotationField("server-alias"), "%s is a host of Ingress %s, whose namespace alone gives it aliases", of, by.Name)
+			m.bad(i, annotationField("server-alias"),
+				"%s is a host of Ingress %s, whose namespace alone gives it aliases", of, by.Name)
 			continue
 		}
 		out = append(out, i)
@@ -203,11 +205,14 @@ func (m *merger) shared(i *model.Ingress, r model.IngressRule) {
 	}
 	field := fmtRule(r) + ".host"
 	if m.isRefused(i) {
-		m.bad(i, field, "%s is a host of Ingress %s, and hosts are of one namespace (ingress.hostsOfOneNamespace); the rule has no effect", m.name, m.by.Name)
+		m.bad(i, field, "%s is a host of Ingress %s, and hosts are of one namespace (ingress.hostsOfOneNamespace); "+
+			"the rule has no effect", m.name, m.by.Name)
 		return
 	}
-	m.tell(i, model.Problem{Field: field, Event: ReasonShared, Reason: m.name + " is a host of Ingress " + m.by.Name.String() +
-		": paths are added, and the certificate, redirections and the default backend of the host come from that namespace"})
+	m.tell(i, model.Problem{Field: field, Event: ReasonShared, Reason: m.name + " is a host of Ingress " +
+		m.by.Name.String() +
+		": paths are added, and the certificate, redirections and the default backend of the host come from " +
+		"that namespace"})
 }
 
 // isRefused says whether the Ingress may not route the host.

@@ -67,7 +67,9 @@ type touched struct {
 
 // NewPlanner makes one.
 func NewPlanner(s Settings) *Planner {
-	return &Planner{settings: s, waiting: map[model.Name]map[model.Name]bool{}, unread: map[model.Name]bool{}, ours: map[model.Name]*model.Ingress{}, touched: map[model.Name]*touched{}, hosts: map[string]map[model.Name]bool{},
+	return &Planner{settings: s, waiting: map[model.Name]map[model.Name]bool{}, unread: map[model.Name]bool{},
+		ours: map[model.Name]*model.Ingress{}, touched: map[model.Name]*touched{},
+		hosts:    map[string]map[model.Name]bool{},
 		services: map[model.Name]map[model.Name]bool{}, secrets: map[model.Name]map[model.Name]bool{},
 		shapes: map[model.Name]string{}, ports: map[model.Name]map[portKey]bool{}, leaving: map[string]bool{},
 		now: time.Now, turns: map[model.Name]time.Time{}, slept: make(chan time.Time, 1), wake: make(chan struct{}, 1)}
@@ -310,7 +312,8 @@ func (s Settings) backendsOf(i *model.Ingress) iter.Seq2[model.Name, model.Ingre
 				}
 			}
 		}
-		if name := strings.TrimSpace(i.Annotations[nginxPrefix+"default-backend"]); isHost(name) && !own(model.IngressBackend{Service: name}) {
+		if name := strings.TrimSpace(i.Annotations[nginxPrefix+"default-backend"]); isHost(name) &&
+			!own(model.IngressBackend{Service: name}) {
 			return
 		}
 		if u := i.Annotations[nginxPrefix+"auth-url"]; u != "" {
@@ -482,10 +485,12 @@ func (p *Planner) Plan(snap model.Snapshot, k Key) (Plan, bool, []model.Problem)
 	case CertificateKey:
 		n := parseName(k.Name)
 		s, ok := secretOf(snap, n)
-		if _, named := p.secrets[n]; !ok || s.Chain == nil && s.CA == nil || !named && n != p.settings.DefaultCertificate {
+		if _, named := p.secrets[n]; !ok || s.Chain == nil && s.CA == nil || !named &&
+			n != p.settings.DefaultCertificate {
 			return Plan{}, false, nil
 		}
-		return Plan{Certificate: &table.Certificate{Key: k.Name, Chain: s.Chain, Priv: s.Key, CA: s.CA, CRL: s.CRL}}, true, nil
+		return Plan{Certificate: &table.Certificate{Key: k.Name, Chain: s.Chain, Priv: s.Key, CA: s.CA, CRL: s.CRL}},
+			true, nil
 	}
 	return Plan{}, false, p.problems(snap, parseName(k.Name))
 }

@@ -39,7 +39,9 @@ func TestWorkFollowsWhatChanged(t *testing.T) {
 	if n := len(w.hosts()); n != 51 {
 		t.Fatalf("%d hosts", n)
 	}
-	slice := "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: shop, name: web-2, labels: {kubernetes.io/service-name: web}}, ports: [{name: http, port: 8080}], endpoints: [{addresses: [10.244.9.9]}]}"
+	slice := "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: shop, " +
+		"name: web-2, labels: {kubernetes.io/service-name: web}}, ports: [{name: http, port: 8080}], endpoints: " +
+		"[{addresses: [10.244.9.9]}]}"
 	w.read(slice)
 	if got := keysText(w.last); got != "backend shop/web:80" {
 		t.Errorf("an endpoint touches %s", got)
@@ -47,7 +49,8 @@ func TestWorkFollowsWhatChanged(t *testing.T) {
 	if n := len(w.plans[Key{BackendKey, "shop/web:80"}].Backend.Endpoints); n != 3 {
 		t.Errorf("%d endpoints", n)
 	}
-	w.read("{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: web}, spec: {clusterIP: 10.96.0.1, ports: [{name: other, port: 80}]}}")
+	w.read("{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: web}, spec: {clusterIP: 10.96.0.1, " +
+		"ports: [{name: other, port: 80}]}}")
 	if got := keysText(w.last); got != "Ingress shop/a, Ingress shop/b, backend shop/web:80, host a.example" {
 		t.Errorf("a port touches %s", got)
 	}
@@ -59,15 +62,18 @@ func TestWorkFollowsWhatChanged(t *testing.T) {
 	if got := keysText(w.last); got != "Ingress shop/a, Ingress shop/b, certificate shop/tls-a, host a.example" {
 		t.Errorf("a certificate touches %s", got)
 	}
-	if got := w.plans[Key{CertificateKey, "shop/tls-a"}].Certificate; got == nil || string(got.Chain) != string(c) || string(got.Priv) != string(k) {
+	if got := w.plans[Key{CertificateKey, "shop/tls-a"}].Certificate; got == nil || string(got.Chain) != string(c) ||
+		string(got.Priv) != string(k) {
 		t.Error("the certificate is not the new one")
 	}
-	w.read("{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: unnamed}, spec: {clusterIP: 10.96.0.7, ports: [{port: 80}]}}")
+	w.read("{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: unnamed}, spec: {clusterIP: " +
+		"10.96.0.7, ports: [{port: 80}]}}")
 	if got := keysText(w.last); got != "" {
 		t.Errorf("a Service that nobody names touches %s", got)
 	}
 	w.remove(model.IngressKind, "shop/a")
-	if got := keysText(w.last); got != "Ingress shop/a, Ingress shop/b, backend shop/api:8080, backend shop/web:80, certificate shop/tls-a, host a.example" {
+	if got := keysText(w.last); got != "Ingress shop/a, Ingress shop/b, backend shop/api:8080, backend shop/web:80, "+
+		"certificate shop/tls-a, host a.example" {
 		t.Errorf("a deleted Ingress touches %s", got)
 	}
 	if got := answer(w.hosts(), "http://a.example/"); got != "404" {
@@ -93,10 +99,16 @@ func TestEndpointsOfABackend(t *testing.T) {
 		t.Error("a port that nobody asks for has a plan")
 	}
 	// Two families are the same pods twice: the first of the Service counts.
-	w.read("{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: empty}, spec: {clusterIPs: ['fd00::1', 10.96.0.4], ports: [{port: 80}]}}\n---\n" +
-		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv6, metadata: {namespace: shop, name: e6, labels: {kubernetes.io/service-name: empty}}, ports: [{port: 80}], endpoints: [{addresses: ['fd00:1::1']}]}\n---\n" +
-		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: shop, name: e4, labels: {kubernetes.io/service-name: empty}}, ports: [{port: 80}], endpoints: [{addresses: [10.244.0.9]}]}")
-	if got := fmt.Sprint(w.plans[Key{BackendKey, "shop/empty:80"}].Backend.Endpoints); got != "[{[fd00:1::1]:80 false}]" {
+	w.read("{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: empty}, spec: {clusterIPs: " +
+		"['fd00::1', 10.96.0.4], ports: [{port: 80}]}}\n---\n" +
+		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv6, metadata: {namespace: shop, " +
+		"name: e6, labels: {kubernetes.io/service-name: empty}}, ports: [{port: 80}], endpoints: [{addresses: " +
+		"['fd00:1::1']}]}\n---\n" +
+		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: shop, " +
+		"name: e4, labels: {kubernetes.io/service-name: empty}}, ports: [{port: 80}], endpoints: [{addresses: " +
+		"[10.244.0.9]}]}")
+	if got := fmt.Sprint(w.plans[Key{BackendKey,
+		"shop/empty:80"}].Backend.Endpoints); got != "[{[fd00:1::1]:80 false}]" {
 		t.Errorf("of two families: %s", got)
 	}
 }
@@ -106,9 +118,12 @@ func TestHistoryDoesNotMatter(t *testing.T) {
 	base := town(t)
 	hosts := []string{"a.example", "b.example", "*.b.example", "x.b.example", "-"}
 	services := []string{"web:80", "web:https", "api:8080", "new:80", "gone:80"}
-	notes := [][]string{nil, nil, {"ssl-redirect: false"}, {"server-alias: a.example, z.example"}, {"canary: true", "canary-weight: 5"}, {"auth-type: basic", "auth-secret: users"},
-		{"rewrite-target: /$1"}, {"app-root: /x"}, {"whitelist-source-range: z"}, {"kubernetes.io/ingress.class: other"}}
-	tls := []string{"", tlsOf("tls-a a.example"), tlsOf("tls-wild *.b.example"), tlsOf("tls-bad a.example"), tlsOf("tls-many a.example z.example"), tlsOf("tls-many")}
+	notes := [][]string{nil, nil, {"ssl-redirect: false"}, {"server-alias: a.example, z.example"},
+		{"canary: true", "canary-weight: 5"}, {"auth-type: basic", "auth-secret: users"},
+		{"rewrite-target: /$1"}, {"app-root: /x"}, {"whitelist-source-range: z"},
+		{"kubernetes.io/ingress.class: other"}}
+	tls := []string{"", tlsOf("tls-a a.example"), tlsOf("tls-wild *.b.example"), tlsOf("tls-bad a.example"),
+		tlsOf("tls-many a.example z.example"), tlsOf("tls-many")}
 	for seed := range uint64(30) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		pick := func(list []string) string { return list[r.IntN(len(list))] }
@@ -119,7 +134,8 @@ func TestHistoryDoesNotMatter(t *testing.T) {
 				spec = append(spec, fallback(pick(services)))
 			}
 			if r.IntN(6) > 0 {
-				spec = append(spec, rules(pick(hosts)+" / P "+pick(services)+" /x P "+pick(services), pick(hosts)+" /x E "+pick(services)))
+				spec = append(spec, rules(pick(hosts)+" / P "+pick(services)+" /x P "+pick(services), pick(hosts)+
+					" /x E "+pick(services)))
 			}
 			if s := pick(tls); s != "" {
 				spec = append(spec, s)
@@ -134,26 +150,33 @@ func TestHistoryDoesNotMatter(t *testing.T) {
 			case 1:
 				w.remove(model.ServiceKind, "shop/new")
 			case 2:
-				w.read("{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: new}, spec: {clusterIP: 10.96.0.3, ports: [{port: 80}]}}")
+				w.read("{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: new}, spec: {clusterIP: " +
+					"10.96.0.3, ports: [{port: 80}]}}")
 			case 3:
 				w.remove(model.SecretKind, "shop/tls-a")
 			case 4:
-				w.read(fmt.Sprintf("{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: other}, spec: {controller: %s}}", pick([]string{Controller, "x.example/y"})))
+				w.read(fmt.Sprintf("{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: other}, "+
+					"spec: {controller: %s}}", pick([]string{Controller, "x.example/y"})))
 			default:
 				w.read(random())
 			}
 		}
-		fresh := &world{t: t, store: w.store, planner: NewPlanner(Settings{}), plans: map[Key]Plan{}, problems: map[Key][]model.Problem{}}
+		fresh := &world{t: t, store: w.store, planner: NewPlanner(Settings{}), plans: map[Key]Plan{},
+			problems: map[Key][]model.Problem{}}
 		var err error
 		if fresh.watch, err = w.store.Watch(Kinds); err != nil {
 			t.Fatal(err)
 		}
 		fresh.round()
 		fresh.watch.Close()
-		maps.DeleteFunc(w.problems, func(k Key, list []model.Problem) bool { return len(list) == 0 || strings.HasPrefix(k.Name, "source ") })
+		maps.DeleteFunc(w.problems, func(k Key, list []model.Problem) bool {
+			return len(list) == 0 ||
+				strings.HasPrefix(k.Name, "source ")
+		})
 		maps.DeleteFunc(fresh.problems, func(_ Key, list []model.Problem) bool { return len(list) == 0 })
 		if !reflect.DeepEqual(w.plans, fresh.plans) {
-			t.Fatalf("seed %d: plans differ:\n%v\n%v", seed, slices.Sorted(maps.Keys(names(w.plans))), slices.Sorted(maps.Keys(names(fresh.plans))))
+			t.Fatalf("seed %d: plans differ:\n%v\n%v", seed, slices.Sorted(maps.Keys(names(w.plans))),
+				slices.Sorted(maps.Keys(names(fresh.plans))))
 		}
 		if !reflect.DeepEqual(w.problems, fresh.problems) {
 			t.Fatalf("seed %d: problems differ:\n%v\n%v", seed, w.problems, fresh.problems)
@@ -198,20 +221,25 @@ func TestATargetIsSplitByKind(t *testing.T) {
 	backends := &parts[table.Backend]{calls: &calls, name: "backends"}
 	certs := &parts[table.Certificate]{calls: &calls, name: "certificates"}
 	target := Target{hosts, backends, certs}
-	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", nil, rules("a.example / P web:80"), tlsOf("tls-a a.example")))
+	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", nil, rules("a.example / P web:80"),
+		tlsOf("tls-a a.example")))
 	if err := target.Sync(t.Context(), w.plans); err != nil {
 		t.Fatal(err)
 	}
-	if len(hosts.have) != 1 || len(backends.have) != 1 || len(certs.have) != 1 || strings.Join(calls, " ") != "certificates backends hosts" {
-		t.Errorf("%d hosts, %d backends, %d certificates by %v", len(hosts.have), len(backends.have), len(certs.have), calls)
+	if len(hosts.have) != 1 || len(backends.have) != 1 || len(certs.have) != 1 ||
+		strings.Join(calls, " ") != "certificates backends hosts" {
+		t.Errorf("%d hosts, %d backends, %d certificates by %v", len(hosts.have), len(backends.have),
+			len(certs.have), calls)
 	}
 	calls = nil
-	if err := target.Apply(t.Context(), nil, []Key{{BackendKey, "shop/web:80"}}); err != nil || len(backends.have) != 0 || strings.Join(calls, " ") != "backends" {
+	if err := target.Apply(t.Context(), nil, []Key{{BackendKey, "shop/web:80"}}); err != nil ||
+		len(backends.have) != 0 || strings.Join(calls, " ") != "backends" {
 		t.Errorf("%v: %d backends by %v", err, len(backends.have), calls)
 	}
 	backends.err = reconcile.KeyErrors[string]{"shop/web:80": errors.New("full")}
 	var byKey reconcile.KeyErrors[Key]
-	if err := target.Apply(t.Context(), w.plans, nil); !errors.As(err, &byKey) || len(byKey) != 1 || byKey[Key{BackendKey, "shop/web:80"}] == nil {
+	if err := target.Apply(t.Context(), w.plans, nil); !errors.As(err, &byKey) || len(byKey) != 1 ||
+		byKey[Key{BackendKey, "shop/web:80"}] == nil {
 		t.Errorf("the error of a key became %v", err)
 	}
 	hosts.err = errors.New("broken")
@@ -238,9 +266,11 @@ func BenchmarkOneEndpoint(b *testing.B) {
 
 // A canary of a host is one of the host's aliases too, whenever it comes or goes.
 func TestACanaryTouchesAliases(t *testing.T) {
-	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"server-alias: z.example"}, rules("a.example / P web:80")))
+	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"server-alias: z.example"},
+		rules("a.example / P web:80")))
 	w.read(ing("c", []string{"canary: true", "canary-weight: 5"}, rules("a.example / P new:80")))
-	if got := keysText(w.last); got != "Ingress shop/a, Ingress shop/c, backend shop/new:80, host a.example, host z.example" {
+	if got := keysText(
+		w.last); got != "Ingress shop/a, Ingress shop/c, backend shop/new:80, host a.example, host z.example" {
 		t.Errorf("a canary touches %s", got)
 	}
 	for _, h := range []string{"a.example", "z.example"} {
@@ -268,20 +298,25 @@ func TestAnIngressWaitsForItsSecrets(t *testing.T) {
 			got = h.Certificate
 		}
 		if is := answer(hosts, "https://a.example/"); is != backend || got != cert || len(w.allProblems()) != problems {
-			t.Errorf("%s: %s, certificate %q, %q; want %s, %q, %d", when, is, got, w.allProblems(), backend, cert, problems)
+			t.Errorf("%s: %s, certificate %q, %q; want %s, %q, %d", when, is, got, w.allProblems(), backend,
+				cert, problems)
 		}
 	}
 	shows("at first", "shop/web:80", "shop/tls-a", 0)
 	w.read(ing("a", nil, rules("a.example / P new:80"), tlsOf("tls-new a.example")))
 	shows("a new Secret is named", "shop/web:80", "shop/tls-a", 0)
-	w.read("{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: web}, spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}]}}")
+	w.read("{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: web}, spec: {clusterIP: 10.96.0.1, " +
+		"ports: [{name: http, port: 80}]}}")
 	shows("something else changes", "shop/web:80", "shop/tls-a", 0)
 	c, k := pair(t, time.Now().Add(300*24*time.Hour), "a.example")
 	w.read(secretYAML("tls-new", c, k))
 	shows("it is read", "shop/new:80", "shop/tls-new", 0)
 	w.read(ing("a", nil, rules("a.example / P web:80"), tlsOf("gone a.example")))
 	shows("one that is not there is named", "shop/new:80", "shop/tls-new", 0)
-	if err := w.store.Write(func(tx *model.Writer) { tx.PutSecret(&model.Secret{Name: parseName("shop/gone"), Missing: true}) }); err != nil {
+	if err := w.store.Write(func(tx *model.Writer) {
+		tx.PutSecret(&model.Secret{Name: parseName("shop/gone"),
+			Missing: true})
+	}); err != nil {
 		t.Fatal(err)
 	}
 	w.round()

@@ -28,7 +28,8 @@ func pair(t testing.TB, until time.Time, names ...string) (chain, key []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: until}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
+		NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: until}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, priv.Public(), priv)
 	if err != nil {
 		t.Fatal(err)
@@ -37,25 +38,33 @@ func pair(t testing.TB, until time.Time, names ...string) (chain, key []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
 }
 
 func secretYAML(name string, chain, key []byte) string {
 	b := base64.StdEncoding.EncodeToString
-	return fmt.Sprintf("---\n{apiVersion: v1, kind: Secret, type: kubernetes.io/tls, metadata: {namespace: shop, name: %s}, data: {tls.crt: %q, tls.key: %q}}\n", name, b(chain), b(key))
+	return fmt.Sprintf("---\n{apiVersion: v1, kind: Secret, type: kubernetes.io/tls, metadata: {namespace: shop, "+
+		"name: %s}, data: {tls.crt: %q, tls.key: %q}}\n", name, b(chain), b(key))
 }
 
 // town is what all cases have: Services with endpoints, and Secrets.
 func town(t testing.TB) string {
 	var b strings.Builder
 	svc := func(name, spec string) {
-		fmt.Fprintf(&b, "---\n{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: %s}, spec: %s}\n", name, spec)
+		fmt.Fprintf(&b, "---\n{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: %s}, spec: %s}\n", name,
+			spec)
 	}
 	slice := func(name, ports, endpoints string) {
-		fmt.Fprintf(&b, "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: shop, name: %s-1, labels: {kubernetes.io/service-name: %[1]s}}, ports: [%s], endpoints: [%s]}\n", name, ports, endpoints)
+		fmt.Fprintf(&b, "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: "+
+			"{namespace: shop, name: %s-1, labels: {kubernetes.io/service-name: %[1]s}}, ports: [%s], "+
+			"endpoints: [%s]}\n", name, ports, endpoints)
 	}
-	svc("web", "{clusterIP: 10.96.0.1, ports: [{name: http, port: 80, targetPort: 8080}, {name: https, port: 443, targetPort: 8443}]}")
-	slice("web", "{name: http, port: 8080}, {name: https, port: 8443}", "{addresses: [10.244.0.1]}, {addresses: [10.244.0.2], conditions: {ready: false, serving: true, terminating: true}}, {addresses: [10.244.0.3], conditions: {ready: false}}")
+	svc("web", "{clusterIP: 10.96.0.1, ports: [{name: http, port: 80, targetPort: 8080}, {name: https, port: 443, "+
+		"targetPort: 8443}]}")
+	slice("web", "{name: http, port: 8080}, {name: https, port: 8443}", "{addresses: [10.244.0.1]}, {addresses: "+
+		"[10.244.0.2], conditions: {ready: false, serving: true, terminating: true}}, {addresses: [10.244.0.3], "+
+		"conditions: {ready: false}}")
 	svc("api", "{clusterIP: 10.96.0.2, ports: [{port: 8080}]}")
 	slice("api", "{port: 9090}", "{addresses: [10.244.0.4]}")
 	svc("new", "{clusterIP: 10.96.0.3, ports: [{port: 80}]}")
@@ -65,18 +74,25 @@ func town(t testing.TB) string {
 	svc("empty", "{clusterIP: 10.96.0.4, ports: [{port: 80}]}")
 	svc("names", "{clusterIP: 10.96.0.5, ports: [{name: dns, protocol: UDP, port: 53}]}")
 	svc("away", "{type: ExternalName, externalName: example.com, ports: [{port: 80}]}")
-	fmt.Fprint(&b, "---\n{apiVersion: v1, kind: Service, metadata: {namespace: other, name: web}, spec: {clusterIP: 10.96.0.9, ports: [{port: 80}]}}\n")
-	fmt.Fprint(&b, "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: other, name: web-1, labels: {kubernetes.io/service-name: web}}, ports: [{port: 80}], endpoints: [{addresses: [10.244.0.7]}]}\n")
+	fmt.Fprint(&b, "---\n{apiVersion: v1, kind: Service, metadata: {namespace: other, name: web}, spec: {clusterIP: "+
+		"10.96.0.9, ports: [{port: 80}]}}\n")
+	fmt.Fprint(&b, "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: "+
+		"{namespace: other, name: web-1, labels: {kubernetes.io/service-name: web}}, ports: [{port: 80}], "+
+		"endpoints: [{addresses: [10.244.0.7]}]}\n")
 	year := time.Now().Add(365 * 24 * time.Hour)
 	ca, ka := pair(t, year, "a.example", "www.a.example")
 	cw, kw := pair(t, year, "*.b.example")
 	cm, km := pair(t, year, "a.example", "c.example")
-	b.WriteString(secretYAML("tls-a", ca, ka) + secretYAML("tls-wild", cw, kw) + secretYAML("tls-many", cm, km) + secretYAML("tls-bad", ca, kw))
+	b.WriteString(secretYAML("tls-a", ca, ka) + secretYAML("tls-wild", cw, kw) + secretYAML("tls-many", cm, km) +
+		secretYAML("tls-bad", ca, kw))
 	co, ko := pair(t, time.Now().Add(-24*time.Hour), "a.example")
 	b.WriteString(secretYAML("tls-old", co, ko))
-	b.WriteString("---\n{apiVersion: v1, kind: Secret, metadata: {namespace: shop, name: users}, stringData: {auth: 'ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M='}}\n" +
-		"---\n{apiVersion: v1, kind: Secret, metadata: {namespace: shop, name: map}, stringData: {bob: '{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M='}}\n")
-	b.WriteString("---\n{apiVersion: v1, kind: Secret, metadata: {namespace: shop, name: mixed}, stringData: {auth: \"ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=\\nold:plain\"}}\n")
+	b.WriteString("---\n{apiVersion: v1, kind: Secret, metadata: {namespace: shop, name: users}, stringData: {auth: " +
+		"'ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M='}}\n" +
+		"---\n{apiVersion: v1, kind: Secret, metadata: {namespace: shop, name: map}, stringData: {bob: " +
+		"'{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M='}}\n")
+	b.WriteString("---\n{apiVersion: v1, kind: Secret, metadata: {namespace: shop, name: mixed}, stringData: {auth: " +
+		"\"ann:{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M=\\nold:plain\"}}\n")
 	return b.String()
 }
 
@@ -99,7 +115,8 @@ func ing(name string, annotations []string, spec ...string) string {
 		}
 		notes = append(notes, fmt.Sprintf("%q: %q", k, v))
 	}
-	return fmt.Sprintf("---\n{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {namespace: %s, name: %s, creationTimestamp: \"2026-01-0%sT00:00:00Z\", annotations: {%s}}, spec: {%s}}\n",
+	return fmt.Sprintf("---\n{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {namespace: %s, name: %s, "+
+		"creationTimestamp: \"2026-01-0%sT00:00:00Z\", annotations: {%s}}, spec: {%s}}\n",
 		ns, short, age, strings.Join(notes, ", "), strings.Join(spec, ", "))
 }
 

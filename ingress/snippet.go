@@ -8,7 +8,8 @@ import (
 
 // harmless are directives of nginx that keep no request from its endpoint. Of any other one,
 // that is not known to do so.
-var harmless = strings.Fields(`absolute_redirect access_log add_after_body add_before_body add_header add_trailer addition_types aio charset charset_types
+var harmless = strings.Fields(
+	`absolute_redirect access_log add_after_body add_before_body add_header add_trailer addition_types aio charset charset_types
 	chunked_transfer_encoding client_body_buffer_size client_body_timeout client_header_buffer_size client_header_timeout client_max_body_size default_type directio
 	error_log error_page etag expires ignore_invalid_headers large_client_header_buffers log_not_found log_subrequest merge_slashes more_clear_headers
 	more_clear_input_headers more_set_headers more_set_input_headers output_buffers override_charset port_in_redirect postpone_output proxy_cookie_domain
@@ -20,13 +21,16 @@ var harmless = strings.Fields(`absolute_redirect access_log add_after_body add_b
 	underscores_in_headers`)
 
 // harmlessKinds are begins of names of such directives.
-var harmlessKinds = []string{"gzip", "brotli", "sub_filter", "keepalive_", "lingering_", "http2_", "open_file_cache", "opentelemetry", "opentracing", "proxy_buffer", "proxy_busy_buffers",
-	"proxy_next_upstream", "proxy_ssl_", "proxy_connect_timeout", "proxy_read_timeout", "proxy_send_timeout", "grpc_connect_timeout", "grpc_read_timeout", "grpc_send_timeout", "msie_", "vhost_traffic_status"}
+var harmlessKinds = []string{"gzip", "brotli", "sub_filter", "keepalive_", "lingering_", "http2_", "open_file_cache",
+	"opentelemetry", "opentracing", "proxy_buffer", "proxy_busy_buffers",
+	"proxy_next_upstream", "proxy_ssl_", "proxy_connect_timeout", "proxy_read_timeout", "proxy_send_timeout",
+	"grpc_connect_timeout", "grpc_read_timeout", "grpc_send_timeout", "msie_", "vhost_traffic_status"}
 
 // snippet looks whether text for nginx may keep requests out.
 func snippet(_ *parser, v string) error {
 	if keepsOut(v, func(d string) bool {
-		return !slices.Contains(harmless, d) && !slices.ContainsFunc(harmlessKinds, func(k string) bool { return strings.HasPrefix(d, k) })
+		return !slices.Contains(harmless, d) && !slices.ContainsFunc(harmlessKinds,
+			func(k string) bool { return strings.HasPrefix(d, k) })
 	}) {
 		return errCloses
 	}
@@ -36,7 +40,8 @@ func snippet(_ *parser, v string) error {
 // streamSnippet is for connections that are no HTTP: it configures servers of its own.
 func streamSnippet(_ *parser, v string) error {
 	if keepsOut(v, func(d string) bool {
-		return slices.ContainsFunc([]string{"allow", "deny", "auth", "satisfy", "limit_", "return", "js_", "ssl_verify_client", "ssl_client_certificate", "access_by_lua", "preread_by_lua"},
+		return slices.ContainsFunc([]string{"allow", "deny", "auth", "satisfy", "limit_", "return", "js_",
+			"ssl_verify_client", "ssl_client_certificate", "access_by_lua", "preread_by_lua"},
 			func(k string) bool { return strings.HasPrefix(d, k) })
 	}) {
 		return errCloses

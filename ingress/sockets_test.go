@@ -72,7 +72,8 @@ func newNode(t *testing.T) *node {
 	done := make(chan error, 2)
 	go func() { done <- n.feed.Serve(ctx, l) }()
 	go func() {
-		done <- process.Run(ctx, process.Config{Socket: filepath.Join(dir, "feed.sock"), HealthSocket: filepath.Join(dir, "health.sock"), Log: log})
+		done <- process.Run(ctx, process.Config{Socket: filepath.Join(dir, "feed.sock"),
+			HealthSocket: filepath.Join(dir, "health.sock"), Log: log})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -116,8 +117,10 @@ func (n *node) play(plans map[Key]Plan) {
 		mine[k] = p
 	}
 	mark := fmt.Sprintf("round%d.test", n.round)
-	mine[Key{BackendKey, "test/mark:1"}] = Plan{Backend: &table.Backend{Key: "test/mark:1", Endpoints: []table.Endpoint{{Addr: n.server("test/mark:1")}}}}
-	mine[Key{HostKey, mark}] = Plan{Host: &table.Host{Name: mark, Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "test/mark:1"}}}}
+	mine[Key{BackendKey, "test/mark:1"}] = Plan{Backend: &table.Backend{Key: "test/mark:1",
+		Endpoints: []table.Endpoint{{Addr: n.server("test/mark:1")}}}}
+	mine[Key{HostKey, mark}] = Plan{Host: &table.Host{Name: mark,
+		Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "test/mark:1"}}}}
 	if err := (Target{n.feed.Hosts(), n.feed.Backends(), n.feed.Certificates()}).Sync(n.t.Context(), mine); err != nil {
 		n.t.Fatal(err)
 	}
@@ -146,7 +149,8 @@ func (n *node) answer(url string) string {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path, host); err != nil {
+	if _, err := fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path,
+		host); err != nil {
 		return err.Error()
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)

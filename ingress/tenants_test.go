@@ -9,7 +9,8 @@ import (
 // A host below a wildcard host of another namespace is not redirected by from-to-www-redirect where
 // hosts are of one namespace.
 func TestARedirectTakesNoHostOfAnotherNamespace(t *testing.T) {
-	w := newWorld(t, Settings{Default: true, HostsOfOneNamespace: true}, town(t)+ing("a", nil, rules("*.b.example / P web:80"))+
+	w := newWorld(t, Settings{Default: true, HostsOfOneNamespace: true}, town(t)+
+		ing("a", nil, rules("*.b.example / P web:80"))+
 		ing("other/b@2", []string{"from-to-www-redirect: true"}, rules("b.example / P web:80")))
 	if got := answer(w.hosts(), "http://www.b.example/"); got != "shop/web:80" {
 		t.Errorf("www.b.example is %s", got)
@@ -17,7 +18,8 @@ func TestARedirectTakesNoHostOfAnotherNamespace(t *testing.T) {
 	if all := strings.Join(w.allProblems(), "\n"); !strings.Contains(all, "www.b.example is a host of Ingress shop/a") {
 		t.Errorf("problems are %q", all)
 	}
-	w = newWorld(t, Settings{Default: true, HostsOfOneNamespace: true}, town(t)+ing("a", nil, rules("*.b.example / P web:80"))+
+	w = newWorld(t, Settings{Default: true, HostsOfOneNamespace: true}, town(t)+
+		ing("a", nil, rules("*.b.example / P web:80"))+
 		ing("b@2", []string{"from-to-www-redirect: true"}, rules("b.example / P web:80")))
 	if got := answer(w.hosts(), "http://www.b.example/"); !strings.HasPrefix(got, "308") {
 		t.Errorf("of the same namespace www.b.example is %s", got)
@@ -29,7 +31,8 @@ func TestARedirectTakesNoHostOfAnotherNamespace(t *testing.T) {
 func TestACanaryWithoutItsCertificatesTakesNothing(t *testing.T) {
 	ca, _ := authorityPEM(t, "root")
 	base := town(t) + dataYAML("ca", map[string][]byte{"ca.crt": ca}) + dataYAML("ca2", map[string][]byte{"ca.crt": ca})
-	canary := ing("c@3", []string{"canary: true", "canary-weight: 100", "auth-tls-secret: ca"}, rules("a.example / P new:80"))
+	canary := ing("c@3", []string{"canary: true", "canary-weight: 100", "auth-tls-secret: ca"},
+		rules("a.example / P new:80"))
 	for _, c := range []struct {
 		name, main string
 		takes      bool
@@ -65,8 +68,10 @@ func TestVirtualAddressesHideNoEndpoint(t *testing.T) {
 // owner passes through.
 func TestPassthroughIsTheOwners(t *testing.T) {
 	owner := ing("a", []string{"ssl-passthrough: true"}, rules("a.example / P web:80"))
-	for name, annotation := range map[string]string{"a guard": "whitelist-source-range: 10.0.0.0/8", "a limit": "limit-rps: 1", "a guard that cannot be read": "auth-tls-secret: none"} {
-		w := newWorld(t, Settings{Default: true}, town(t)+owner+ing("other/b@2", []string{annotation}, rules("a.example /b P web:80")))
+	for name, annotation := range map[string]string{"a guard": "whitelist-source-range: 10.0.0.0/8",
+		"a limit": "limit-rps: 1", "a guard that cannot be read": "auth-tls-secret: none"} {
+		w := newWorld(t, Settings{Default: true}, town(t)+owner+ing("other/b@2", []string{annotation},
+			rules("a.example /b P web:80")))
 		if got := w.hosts()["a.example"].Passthrough; got != "shop/web:80" {
 			t.Errorf("%s: passed to %q", name, got)
 		}

@@ -148,14 +148,19 @@ func (t *translator) line(name, field, value string) bool {
 
 // same are directives whose value is that of an annotation.
 var same = map[string]string{
-	"client_max_body_size": "proxy-body-size", "proxy_cookie_domain": "proxy-cookie-domain", "proxy_cookie_path": "proxy-cookie-path", "satisfy": "satisfy",
-	"proxy_next_upstream": "proxy-next-upstream", "proxy_next_upstream_tries": "proxy-next-upstream-tries", "proxy_buffering": "proxy-buffering", "proxy_request_buffering": "proxy-request-buffering",
-	"proxy_buffer_size": "proxy-buffer-size", "client_body_buffer_size": "client-body-buffer-size", "proxy_ssl_name": "proxy-ssl-name", "proxy_ssl_server_name": "proxy-ssl-server-name",
+	"client_max_body_size": "proxy-body-size", "proxy_cookie_domain": "proxy-cookie-domain",
+	"proxy_cookie_path": "proxy-cookie-path", "satisfy": "satisfy",
+	"proxy_next_upstream": "proxy-next-upstream", "proxy_next_upstream_tries": "proxy-next-upstream-tries",
+	"proxy_buffering": "proxy-buffering", "proxy_request_buffering": "proxy-request-buffering",
+	"proxy_buffer_size": "proxy-buffer-size", "client_body_buffer_size": "client-body-buffer-size",
+	"proxy_ssl_name": "proxy-ssl-name", "proxy_ssl_server_name": "proxy-ssl-server-name",
 	"ssl_ciphers": "ssl-ciphers", "proxy_http_version": "proxy-http-version",
 }
 
 // inSeconds are times, which the annotations have without a unit.
-var inSeconds = map[string]string{"proxy_connect_timeout": "proxy-connect-timeout", "proxy_read_timeout": "proxy-read-timeout", "proxy_send_timeout": "proxy-send-timeout", "proxy_next_upstream_timeout": "proxy-next-upstream-timeout"}
+var inSeconds = map[string]string{"proxy_connect_timeout": "proxy-connect-timeout",
+	"proxy_read_timeout": "proxy-read-timeout", "proxy_send_timeout": "proxy-send-timeout",
+	"proxy_next_upstream_timeout": "proxy-next-upstream-timeout"}
 
 func (t *translator) directive(w []string) bool {
 	name, args := strings.ToLower(w[0]), w[1:]
@@ -173,7 +178,8 @@ func (t *translator) directive(w []string) bool {
 	case "more_set_headers", "more_clear_headers", "more_set_input_headers", "more_clear_input_headers":
 		return t.more(name, args)
 	case "add_header":
-		return (len(args) == 2 || len(args) == 3 && args[2] == "always") && !strings.EqualFold(args[0], "Set-Cookie") && t.line("response-headers", args[0], args[1])
+		return (len(args) == 2 || len(args) == 3 && args[2] == "always") && !strings.EqualFold(args[0], "Set-Cookie") &&
+			t.line("response-headers", args[0], args[1])
 	case "proxy_hide_header":
 		return len(args) == 1 && t.line("response-headers", args[0], "")
 	case "proxy_set_header":
@@ -233,7 +239,8 @@ func (t *translator) requestField(name, value string) bool {
 			return t.checked("x-forwarded-prefix", value)
 		}
 	case "upgrade", "connection": // what is changed to is passed on
-		return !t.auth && (value == "$http_upgrade" || strings.EqualFold(value, "upgrade") || value == "$connection_upgrade")
+		return !t.auth && (value == "$http_upgrade" || strings.EqualFold(value, "upgrade") ||
+			value == "$connection_upgrade")
 	}
 	if t.auth {
 		return t.line("auth-request-headers", name, value)

@@ -29,11 +29,17 @@ func (p *Planner) validity(s *model.Secret, of model.Name, field string) *model.
 	case s.Until.IsZero():
 		return nil
 	case !now.Before(s.Until):
-		q.Event, q.Reason = ReasonExpired, fmt.Sprintf("the certificate of Secret %s has ended on %s; it is used all the same, and clients refuse it", s.Name, text(s.Until))
+		q.Event, q.Reason = ReasonExpired,
+			fmt.Sprintf("the certificate of Secret %s has ended on %s; it is used all the same, and clients refuse it",
+				s.Name, text(s.Until))
 	case now.Before(s.From):
-		q.Event, q.Reason = ReasonNotYetValid, fmt.Sprintf("the certificate of Secret %s is not valid before %s; it is used all the same, and clients refuse it", s.Name, text(s.From))
+		q.Event, q.Reason = ReasonNotYetValid,
+			fmt.Sprintf(
+				"the certificate of Secret %s is not valid before %s; it is used all the same, and clients refuse it",
+				s.Name, text(s.From))
 	case !now.Add(expiring).Before(s.Until):
-		q.Event, q.Reason = ReasonExpiring, fmt.Sprintf("the certificate of Secret %s ends on %s", s.Name, text(s.Until))
+		q.Event, q.Reason = ReasonExpiring, fmt.Sprintf("the certificate of Secret %s ends on %s", s.Name,
+			text(s.Until))
 	default:
 		return nil
 	}

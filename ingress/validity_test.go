@@ -36,7 +36,8 @@ func TestCertificatesAreNamedWhenTheirTimeComes(t *testing.T) {
 	w.planner.now = func() time.Time { return now }
 	secret := func(from, until time.Time, names ...string) {
 		t.Helper()
-		s := &model.Secret{Name: parseName("shop/tls"), Chain: []byte("chain"), Key: []byte("key"), Names: names, From: from, Until: until}
+		s := &model.Secret{Name: parseName("shop/tls"), Chain: []byte("chain"), Key: []byte("key"), Names: names,
+			From: from, Until: until}
 		if err := w.store.Write(func(tx *model.Writer) { tx.PutSecret(s) }); err != nil {
 			t.Fatal(err)
 		}
@@ -58,12 +59,15 @@ func TestCertificatesAreNamedWhenTheirTimeComes(t *testing.T) {
 	for _, step := range []struct {
 		after time.Duration
 		told  string
-	}{{day - time.Second, ReasonNotYetValid}, {day, ""}, {80*day - time.Second, ""}, {80 * day, ReasonExpiring}, {90*day - time.Second, ReasonExpiring}, {90 * day, ReasonExpired}, {200 * day, ReasonExpired}} {
+	}{{day - time.Second, ReasonNotYetValid}, {day, ""}, {80*day - time.Second, ""}, {80 * day, ReasonExpiring},
+		{90*day - time.Second, ReasonExpiring}, {90 * day, ReasonExpired}, {200 * day, ReasonExpired}} {
 		now = start.Add(step.after)
 		w.round() // no object changed
 		want(fmt.Sprint("after ", step.after), step.told, "shop/tls")
 	}
-	if all := strings.Join(w.allProblems(), "\n"); !strings.Contains(all, "Ingress shop/a: spec.tls[0].secretName: the certificate of Secret shop/tls has ended on "+start.Add(90*day).UTC().Format(time.RFC3339)+"; it is used all the same") {
+	if all := strings.Join(w.allProblems(), "\n"); !strings.Contains(all,
+		"Ingress shop/a: spec.tls[0].secretName: the certificate of Secret shop/tls has ended on "+
+			start.Add(90*day).UTC().Format(time.RFC3339)+"; it is used all the same") {
 		t.Error(all)
 	}
 	secret(now.Add(-day), now.Add(90*day), "a.example")
@@ -88,8 +92,11 @@ func TestTheClockIsWatched(t *testing.T) {
 		}
 		until := time.Now().Add(30*24*time.Hour + 17*time.Minute + 13*time.Second)
 		err = store.Write(func(tx *model.Writer) {
-			tx.PutSecret(&model.Secret{Name: parseName("shop/tls"), Chain: []byte("c"), Key: []byte("k"), Names: []string{"a.example"}, From: time.Now().Add(-time.Hour), Until: until})
-			tx.PutIngress(&model.Ingress{Name: parseName("shop/a"), Class: ClassName, TLS: []model.IngressTLS{{Hosts: []string{"a.example"}, Secret: "tls"}}, Rules: []model.IngressRule{{Host: "a.example"}}})
+			tx.PutSecret(&model.Secret{Name: parseName("shop/tls"), Chain: []byte("c"), Key: []byte("k"),
+				Names: []string{"a.example"}, From: time.Now().Add(-time.Hour), Until: until})
+			tx.PutIngress(&model.Ingress{Name: parseName("shop/a"), Class: ClassName,
+				TLS:   []model.IngressTLS{{Hosts: []string{"a.example"}, Secret: "tls"}},
+				Rules: []model.IngressRule{{Host: "a.example"}}})
 		})
 		store.MarkSynced(model.AllKinds())
 		if err != nil {
@@ -98,8 +105,11 @@ func TestTheClockIsWatched(t *testing.T) {
 		p := NewPlanner(Settings{})
 		var mu sync.Mutex
 		told, at := "", time.Time{}
-		loop := &reconcile.Loop[Key, Plan]{Name: "ingress", Store: store, Kinds: Kinds, Keys: p.Keys, Plan: p.Plan, Equal: Equal, Wake: p.Wake(),
-			Target: Target{nowhere[table.Host]{}, nowhere[table.Backend]{}, nowhere[table.Certificate]{}}, Health: reconcile.NewHealth(func(bool, time.Duration) {}, func(string) {}), Log: slog.New(slog.DiscardHandler),
+		loop := &reconcile.Loop[Key, Plan]{Name: "ingress", Store: store, Kinds: Kinds, Keys: p.Keys, Plan: p.Plan,
+			Equal: Equal, Wake: p.Wake(),
+			Target: Target{nowhere[table.Host]{}, nowhere[table.Backend]{}, nowhere[table.Certificate]{}},
+			Health: reconcile.NewHealth(func(bool, time.Duration) {}, func(string) {}),
+			Log:    slog.New(slog.DiscardHandler),
 			Report: func(key string, problems []model.Problem) {
 				mu.Lock()
 				defer mu.Unlock()

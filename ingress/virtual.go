@@ -46,7 +46,8 @@ func (m *merger) virtual(i *model.Ingress, key string) string {
 		return key
 	}
 	if _, has := virtualBackend(m.snap, service, number.port); !has {
-		m.bad(i, annotationField("service-upstream"), "Service %s has no virtual address; its endpoints are used", service)
+		m.bad(i, annotationField("service-upstream"), "Service %s has no virtual address; its endpoints are used",
+			service)
 		return key
 	}
 	number.virtual = true

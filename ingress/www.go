@@ -48,10 +48,12 @@ func (m *merger) www() {
 	}
 	i := m.list[0]
 	if m.isRefused(i) {
-		m.bad(i, annotationField("from-to-www-redirect"), "%s is a host of Ingress %s, and hosts are of one namespace (ingress.hostsOfOneNamespace); nothing redirects to %s", m.name, m.by.Name, otherName(m.name))
+		m.bad(i, annotationField("from-to-www-redirect"), "%s is a host of Ingress %s, and hosts are of one "+
+			"namespace (ingress.hostsOfOneNamespace); nothing redirects to %s", m.name, m.by.Name, otherName(m.name))
 		return
 	}
 	o := m.p.options(m.snap, i)
-	m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "", Source: fmt.Sprintf("Ingress %s from-to-www-redirect", i.Name),
+	m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "",
+		Source:  fmt.Sprintf("Ingress %s from-to-www-redirect", i.Name),
 		Options: &table.Options{Redirect: "$scheme://" + otherName(m.name) + "$request_uri", RedirectCode: 308}})
 }

@@ -60,7 +60,8 @@ func (f Features) Refusal() error {
 	if len(f.Missing) == 0 {
 		return nil
 	}
-	return fmt.Errorf("kernel %s lacks what mode nftables needs; try: modprobe -a %s", f.Release, strings.Join(f.Missing, " "))
+	return fmt.Errorf("kernel %s lacks what mode nftables needs; try: modprobe -a %s", f.Release,
+		strings.Join(f.Missing, " "))
 }
 
 // Words are the facts for people, by name.

@@ -46,7 +46,8 @@ func TestTryFails(t *testing.T) {
 
 func TestRefusalNamesTheModules(t *testing.T) {
 	f := Features{Release: "5.15.0", Missing: []string{"nft_masq", "nft_nat"}}
-	if err := f.Refusal(); err == nil || !strings.Contains(err.Error(), "modprobe -a nft_masq nft_nat") || !strings.Contains(err.Error(), "5.15.0") {
+	if err := f.Refusal(); err == nil || !strings.Contains(err.Error(), "modprobe -a nft_masq nft_nat") ||
+		!strings.Contains(err.Error(), "5.15.0") {
 		t.Errorf("%v", err)
 	}
 }

@@ -42,8 +42,9 @@ func (e *entry) before(o *entry) bool {
 
 // New makes empty books.
 func New(byDefault bool) *Allocator {
-	return &Allocator{Default: byDefault, layout: newLayout(nil), services: map[model.Name]*entry{}, namespaces: map[string]map[string]string{},
-		owners: map[netip.Addr][]*entry{}, shared: map[string]map[netip.Addr]int{}, touched: map[string]struct{}{}}
+	return &Allocator{Default: byDefault, layout: newLayout(nil), services: map[model.Name]*entry{},
+		namespaces: map[string]map[string]string{},
+		owners:     map[netip.Addr][]*entry{}, shared: map[string]map[netip.Addr]int{}, touched: map[string]struct{}{}}
 }
 
 // Ours says whether this allocator gives the Service its addresses.
@@ -232,7 +233,8 @@ func (a *Allocator) Pool(name string) (s PoolStatus, ok bool, problems []model.P
 		return PoolStatus{}, false, nil
 	}
 	if len(p.overlaps) > 0 {
-		problems = append(problems, model.Problem{Kind: "AddressPool", Object: model.Name{Name: name}, Field: "spec.addresses", Reason: overlapText(p)})
+		problems = append(problems, model.Problem{Kind: "AddressPool", Object: model.Name{Name: name},
+			Field: "spec.addresses", Reason: overlapText(p)})
 	}
 	return p.status(), true, problems
 }

@@ -88,7 +88,8 @@ func (d *decision) problem(reason, field, format string, args ...any) {
 	if d.out.Condition == "" {
 		d.out.Condition = reason + ": " + text
 	}
-	d.out.Problems = append(d.out.Problems, model.Problem{Kind: "Service", Object: d.e.Name, Field: field, Reason: text})
+	d.out.Problems = append(d.out.Problems, model.Problem{Kind: "Service", Object: d.e.Name, Field: field,
+		Reason: text})
 }
 
 const statusField = "status.loadBalancer.ingress"
@@ -99,8 +100,10 @@ func heldBack(s *model.Service) []model.Problem {
 	if f == "" {
 		return nil
 	}
-	return []model.Problem{{Kind: "Service", Object: s.Name, Field: "metadata.finalizers", Reason: f + " keeps the Service until the controller that " +
-		"set it removes it; Wayleave neither sets nor removes it; if that controller is gone, remove the finalizer by kubectl edit"}}
+	return []model.Problem{{Kind: "Service", Object: s.Name, Field: "metadata.finalizers", Reason: f +
+		" keeps the Service until the controller that " +
+		"set it removes it; Wayleave neither sets nor removes it; if that controller is gone, remove the finalizer " +
+		"by kubectl edit"}}
 }
 
 // strays decides for a Service with addresses of no pool: the pool is gone or smaller, or
@@ -129,8 +132,9 @@ func (d *decision) strays() (done bool) {
 		d.out = Decision{Replaced: d.out.Replaced} // requests are looked at again, beside what stays
 		return false
 	}
-	d.problem(ReasonOutside, statusField, "%s is in no AddressPool (any more): the Service keeps it, but it is not announced; "+
-		"add it to a pool, or ask for another address by name", strings.Join(out, " and "))
+	d.problem(ReasonOutside, statusField,
+		"%s is in no AddressPool (any more): the Service keeps it, but it is not announced; "+
+			"add it to a pool, or ask for another address by name", strings.Join(out, " and "))
 	for _, f := range d.order() {
 		if d.has[f].IsValid() {
 			d.out.Addrs = append(d.out.Addrs, d.has[f])
@@ -165,20 +169,26 @@ func (d *decision) requests() (blocked [2]bool) {
 		seg := d.a.layout.of(addr)
 		switch {
 		case seg == nil:
-			d.problem(ReasonOutside, lb.RequestedField, "%s is outside of every AddressPool%s%s", addr, d.a.poolList(), kept)
+			d.problem(ReasonOutside, lb.RequestedField, "%s is outside of every AddressPool%s%s", addr,
+				d.a.poolList(), kept)
 		case lb.Pool != "" && lb.Pool != seg.pool.Name:
-			d.problem(ReasonOtherPool, lb.RequestedField, "%s is in AddressPool %s, but %s asks for %s%s", addr, seg.pool.Name, lb.PoolField, lb.Pool, kept)
+			d.problem(ReasonOtherPool, lb.RequestedField, "%s is in AddressPool %s, but %s asks for %s%s", addr,
+				seg.pool.Name, lb.PoolField, lb.Pool, kept)
 		case d.refused(seg.pool) != "":
-			d.problem(ReasonNotAllowed, lb.RequestedField, "%s is in AddressPool %s, which is not for this Service: %s%s", addr, seg.pool.Name, d.refused(seg.pool), kept)
+			d.problem(ReasonNotAllowed, lb.RequestedField,
+				"%s is in AddressPool %s, which is not for this Service: %s%s", addr, seg.pool.Name,
+				d.refused(seg.pool), kept)
 		case seg.avoids(addr):
-			d.problem(ReasonNotAllowed, lb.RequestedField, "%s is left out by avoidBuggyAddresses of AddressPool %s%s", addr, seg.pool.Name, kept)
+			d.problem(ReasonNotAllowed, lb.RequestedField, "%s is left out by avoidBuggyAddresses of AddressPool %s%s",
+				addr, seg.pool.Name, kept)
 		default:
 			who, why := d.inUse(addr)
 			if who == nil {
 				d.has[f] = addr
 				continue
 			}
-			d.problem(ReasonInUse, lb.RequestedField, "%s is in use by %s, and cannot be shared with it: %s%s", addr, who.Name, why, kept)
+			d.problem(ReasonInUse, lb.RequestedField, "%s is in use by %s, and cannot be shared with it: %s%s", addr,
+				who.Name, why, kept)
 		}
 		blocked[f] = true
 	}
@@ -296,7 +306,8 @@ func (d *decision) otherPool() {
 			continue
 		}
 		if p := d.a.layout.of(addr).pool; p.Name != lb.Pool {
-			d.problem(ReasonOtherPool, lb.PoolField, "the Service keeps %s of AddressPool %s; ask for another address, or delete the Service and make it anew, to move it to %s", addr, p.Name, lb.Pool)
+			d.problem(ReasonOtherPool, lb.PoolField, "the Service keeps %s of AddressPool %s; ask for another "+
+				"address, or delete the Service and make it anew, to move it to %s", addr, p.Name, lb.Pool)
 		}
 	}
 }
@@ -396,7 +407,8 @@ func (d *decision) conflicts() {
 				continue
 			}
 			if why := sharable(d.e, o); why != "" {
-				d.problem(ReasonConflict, statusField, "%s is that of %s as well, with which it cannot be shared any more: %s", addr, o.Name, why)
+				d.problem(ReasonConflict, statusField,
+					"%s is that of %s as well, with which it cannot be shared any more: %s", addr, o.Name, why)
 			}
 		}
 	}

@@ -47,7 +47,8 @@ func TestTheOrderIsTheSameForEver(t *testing.T) {
 // 100 addresses over 3 nodes: none has less than two thirds of its share, or more than
 // four thirds.
 func TestAddressesAreSpreadEvenly(t *testing.T) {
-	for _, nodes := range [][]string{{"node1", "node2", "node3"}, {"a", "b", "c"}, {"worker-1.example.com", "worker-2.example.com", "worker-3.example.com"}} {
+	for _, nodes := range [][]string{{"node1", "node2", "node3"}, {"a", "b", "c"},
+		{"worker-1.example.com", "worker-2.example.com", "worker-3.example.com"}} {
 		count := map[string]int{}
 		for _, a := range addresses(100) {
 			count[Owner(a, nodes, willing)]++
@@ -100,7 +101,8 @@ func TestWhoMayOwn(t *testing.T) {
 		{"a reluctant one when none is willing", all, []Standing{Reluctant, Dead, Reluctant}, all[0]},
 		{"a reluctant one that is not the best", all, []Standing{Dead, Dead, Reluctant}, all[2]},
 		{"not one that is not eligible", all[1:], []Standing{Willing, Reluctant, Willing}, all[2]},
-		{"the order of eligible does not matter", []string{all[2], all[1], all[0]}, []Standing{Willing, Willing, Willing}, all[0]},
+		{"the order of eligible does not matter", []string{all[2], all[1], all[0]}, []Standing{Willing, Willing,
+			Willing}, all[0]},
 		{"nobody lives", all, []Standing{Dead, Dead, Dead}, ""},
 		{"nobody is eligible", nil, []Standing{Willing, Willing, Willing}, ""},
 	} {

@@ -68,7 +68,9 @@ func Plan(byDefault bool) func(model.Snapshot, model.Name) (Announcement, bool, 
 			v := VIP{Addr: addr, Interfaces: p.L2.Interfaces, Eligible: eligible(snap, svc, p)}
 			if len(v.Eligible) == 0 && !svc.ExternalLocal {
 				problems = append(problems, model.Problem{Kind: "Service", Object: key, Field: statusField,
-					Reason: addr.String() + " is answered by no node: AddressPool " + p.Name + "'s spec.l2.nodeSelector selects none, or those that it selects are excluded from load balancers"})
+					Reason: addr.String() + " is answered by no node: AddressPool " + p.Name +
+						"'s spec.l2.nodeSelector selects none, or those that it selects are excluded from " +
+						"load balancers"})
 			}
 			out.VIPs = append(out.VIPs, v)
 		}
@@ -140,7 +142,8 @@ func Combine(plans map[model.Name]Announcement) []VIP {
 				by[v.Addr] = v
 				continue
 			}
-			both := slices.DeleteFunc(slices.Clone(have.Eligible), func(n string) bool { return !slices.Contains(v.Eligible, n) })
+			both := slices.DeleteFunc(slices.Clone(have.Eligible),
+				func(n string) bool { return !slices.Contains(v.Eligible, n) })
 			switch {
 			case len(both) > 0:
 				have.Eligible = both

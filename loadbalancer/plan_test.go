@@ -25,10 +25,15 @@ func world(t *testing.T, more func(*model.Writer)) *model.Store {
 		w.PutAddressPool(aPool("lan", "192.0.2.1-192.0.2.9"))
 		w.PutAddressPool(func() *model.AddressPool {
 			p := aPool("rack", "198.51.100.1-198.51.100.9")
-			p.L2 = model.L2{Enabled: true, Interfaces: []string{"eth*"}, Nodes: model.Selector{Requirements: []model.Requirement{{Key: "rack", Values: []string{"2"}}}}}
+			p.L2 = model.L2{Enabled: true, Interfaces: []string{"eth*"},
+				Nodes: model.Selector{Requirements: []model.Requirement{{Key: "rack", Values: []string{"2"}}}}}
 			return p
 		}())
-		w.PutAddressPool(func() *model.AddressPool { p := aPool("quiet", "203.0.113.1"); p.L2.Enabled = false; return p }())
+		w.PutAddressPool(func() *model.AddressPool {
+			p := aPool("quiet", "203.0.113.1")
+			p.L2.Enabled = false
+			return p
+		}())
 		more(w)
 	})
 	if err != nil {
@@ -60,16 +65,24 @@ func TestWhoMayAnswer(t *testing.T) {
 	}{
 		{"all but the excluded", served(aService("x"), "192.0.2.1"), endpoints(), "192.0.2.1 [] [a b]"},
 		{"of the pool's nodes", served(aService("x"), "198.51.100.1"), endpoints(), "198.51.100.1 [eth*] [b]"},
-		{"two addresses, sorted", served(aService("x"), "198.51.100.1", "192.0.2.1"), endpoints(), "192.0.2.1 [] [a b], 198.51.100.1 [eth*] [b]"},
+		{"two addresses, sorted", served(aService("x"), "198.51.100.1", "192.0.2.1"), endpoints(),
+			"192.0.2.1 [] [a b], 198.51.100.1 [eth*] [b]"},
 		{"l2 is off", served(aService("x"), "203.0.113.1"), endpoints(), ""},
 		{"outside of pools", served(aService("x"), "192.0.2.77"), endpoints(), ""},
 		{"nothing given", aService("x"), endpoints(), ""},
-		{"another class", served(aService("x", func(s *model.Service) { s.LoadBalancer.Class = "other" }), "192.0.2.1"), endpoints(), ""},
-		{"local", served(aService("x", local("")), "192.0.2.1"), endpoints(ready("b"), ending("a")), "192.0.2.1 [] [b]"},
-		{"local, only on an excluded node", served(aService("x", local("")), "192.0.2.1"), endpoints(ready("c")), "192.0.2.1 [] []"},
-		{"local, all of it ends", served(aService("x", local("")), "192.0.2.1"), endpoints(ending("a"), model.Endpoint{Node: "b", Terminating: true}), "192.0.2.1 [] [a]"},
-		{"local, none", served(aService("x", local("")), "192.0.2.1"), endpoints(model.Endpoint{Node: "a"}), "192.0.2.1 [] []"},
-		{"local, not ready is published", served(aService("x", local(""), func(s *model.Service) { s.PublishNotReady = true }), "192.0.2.1"), endpoints(model.Endpoint{Node: "a"}), "192.0.2.1 [] [a]"},
+		{"another class", served(aService("x", func(s *model.Service) { s.LoadBalancer.Class = "other" }), "192.0.2.1"),
+			endpoints(), ""},
+		{"local", served(aService("x", local("")), "192.0.2.1"), endpoints(ready("b"), ending("a")),
+			"192.0.2.1 [] [b]"},
+		{"local, only on an excluded node", served(aService("x", local("")), "192.0.2.1"), endpoints(ready("c")),
+			"192.0.2.1 [] []"},
+		{"local, all of it ends", served(aService("x", local("")), "192.0.2.1"),
+			endpoints(ending("a"), model.Endpoint{Node: "b", Terminating: true}), "192.0.2.1 [] [a]"},
+		{"local, none", served(aService("x", local("")), "192.0.2.1"), endpoints(model.Endpoint{Node: "a"}),
+			"192.0.2.1 [] []"},
+		{"local, not ready is published",
+			served(aService("x", local(""), func(s *model.Service) { s.PublishNotReady = true }), "192.0.2.1"),
+			endpoints(model.Endpoint{Node: "a"}), "192.0.2.1 [] [a]"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			store := world(t, func(w *model.Writer) { w.PutService(tc.svc); w.PutEndpointSlice(tc.slice) })
@@ -77,7 +90,8 @@ func TestWhoMayAnswer(t *testing.T) {
 			if show(got.VIPs) != tc.want || ok != (tc.want != "") || len(problems) > 0 {
 				t.Errorf("planned %q (%v, %v), want %q", show(got.VIPs), ok, problems, tc.want)
 			}
-			if again, _, _ := Plan(true)(store.Snapshot(), tc.svc.Name); !Equal(got, again) || ok && Equal(got, Announcement{}) {
+			if again, _, _ := Plan(true)(store.Snapshot(), tc.svc.Name); !Equal(got, again) || ok &&
+				Equal(got, Announcement{}) {
 				t.Error("compares wrongly")
 			}
 		})
@@ -93,7 +107,8 @@ func TestNobodyMayAnswer(t *testing.T) {
 		w.PutService(served(aService("x"), "198.51.100.1"))
 		w.Delete(model.NodeKind, model.Name{Name: "b"})
 	})
-	if _, _, problems := Plan(true)(store.Snapshot(), aService("x").Name); len(problems) != 1 || !strings.Contains(problems[0].Error(), "AddressPool rack's spec.l2.nodeSelector") {
+	if _, _, problems := Plan(true)(store.Snapshot(), aService("x").Name); len(problems) != 1 ||
+		!strings.Contains(problems[0].Error(), "AddressPool rack's spec.l2.nodeSelector") {
 		t.Errorf("problems are %v", problems)
 	}
 }

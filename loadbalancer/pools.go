@@ -183,7 +183,8 @@ func (l *layout) add(p *pool, r model.Range) {
 			p.overlaps = append(p.overlaps, fmt.Sprintf("%s belongs to AddressPool %s", common, s.pool.Name))
 		}
 		if from.Less(s.From) {
-			own, at = append(own, &segment{Range: model.Range{From: from, To: s.From.Prev()}, pool: p, next: from}), append(at, i)
+			own, at = append(own, &segment{Range: model.Range{From: from, To: s.From.Prev()}, pool: p, next: from}),
+				append(at, i)
 		}
 		if s.To == r.To || r.To.Less(s.To) {
 			rest = false
@@ -285,7 +286,8 @@ type PoolStatus struct {
 }
 
 func (p *pool) status() PoolStatus {
-	s := PoolStatus{Used: p.used, Free: sum(p.free[0], p.free[1]), Reason: ReasonReady, Message: "addresses can be given"}
+	s := PoolStatus{Used: p.used, Free: sum(p.free[0], p.free[1]), Reason: ReasonReady,
+		Message: "addresses can be given"}
 	var full []string
 	for f, total := range p.total {
 		if total > 0 && p.free[f] <= 0 {

@@ -15,15 +15,18 @@ func TestTheTally(t *testing.T) {
 	}
 	defer store.Close()
 	service := func(name, class string, given ...string) *model.Service {
-		s := &model.Service{Name: model.Name{Namespace: "default", Name: name}, Type: model.LoadBalancer, LoadBalancer: &model.Balancer{Class: class}}
+		s := &model.Service{Name: model.Name{Namespace: "default", Name: name}, Type: model.LoadBalancer,
+			LoadBalancer: &model.Balancer{Class: class}}
 		for _, g := range given {
 			s.LoadBalancer.Given = append(s.LoadBalancer.Given, netip.MustParseAddr(g))
 		}
 		return s
 	}
 	err = store.Write(func(w *model.Writer) {
-		w.PutAddressPool(&model.AddressPool{Name: "lan", Ranges: []model.Range{{From: netip.MustParseAddr("192.0.2.1"), To: netip.MustParseAddr("192.0.2.9")}}})
-		w.PutAddressPool(&model.AddressPool{Name: "empty", Ranges: []model.Range{{From: netip.MustParseAddr("192.0.2.11"), To: netip.MustParseAddr("192.0.2.11")}}})
+		w.PutAddressPool(&model.AddressPool{Name: "lan", Ranges: []model.Range{{From: netip.MustParseAddr("192.0.2.1"),
+			To: netip.MustParseAddr("192.0.2.9")}}})
+		w.PutAddressPool(&model.AddressPool{Name: "empty",
+			Ranges: []model.Range{{From: netip.MustParseAddr("192.0.2.11"), To: netip.MustParseAddr("192.0.2.11")}}})
 		w.PutService(service("a", "", "192.0.2.1"))
 		w.PutService(service("b", "wayleave.dev/l2", "192.0.2.2", "203.0.113.1"))
 		w.PutService(service("waits", ""))

@@ -101,7 +101,8 @@ func (p *AddressPool) Contains(a netip.Addr) bool {
 
 // Equal compares two pools in all that allocation and announcement use.
 func (p *AddressPool) Equal(o *AddressPool) bool {
-	return p.Name == o.Name && p.UID == o.UID && p.Created.Equal(o.Created) && slices.Equal(p.Ranges, o.Ranges) && p.AutoAssign == o.AutoAssign && p.AvoidBuggy == o.AvoidBuggy &&
+	return p.Name == o.Name && p.UID == o.UID && p.Created.Equal(o.Created) && slices.Equal(p.Ranges, o.Ranges) &&
+		p.AutoAssign == o.AutoAssign && p.AvoidBuggy == o.AvoidBuggy &&
 		p.Services.Equal(o.Services) && p.Namespaces.Equal(o.Namespaces) && p.Invalid == o.Invalid &&
 		p.L2.Enabled == o.L2.Enabled && slices.Equal(p.L2.Interfaces, o.L2.Interfaces) && p.L2.Nodes.Equal(o.L2.Nodes)
 }

@@ -26,7 +26,8 @@ func TestTheSizeOfARange(t *testing.T) {
 		if got := r.Size(); got != tc.want {
 			t.Errorf("%s has %d addresses, want %d", r, got, tc.want)
 		}
-		if !r.Contains(r.From) || !r.Contains(r.To) || r.Contains(r.To.Next()) || r.Contains(netip.MustParseAddr("::ffff:192.0.2.1")) && r.From.Is4() {
+		if !r.Contains(r.From) || !r.Contains(r.To) || r.Contains(r.To.Next()) ||
+			r.Contains(netip.MustParseAddr("::ffff:192.0.2.1")) && r.From.Is4() {
 			t.Errorf("%s contains the wrong addresses", r)
 		}
 	}

@@ -22,6 +22,7 @@ func IngressDomain(key string) (domain, name string, ok bool) {
 	if !cut {
 		return "", "", false
 	}
-	ok = strings.HasSuffix(domain, ".ingress.kubernetes.io") || strings.HasPrefix(domain, "ingress.") || slices.Contains(ingressDomains, domain)
+	ok = strings.HasSuffix(domain, ".ingress.kubernetes.io") || strings.HasPrefix(domain, "ingress.") ||
+		slices.Contains(ingressDomains, domain)
 	return domain, name, ok
 }

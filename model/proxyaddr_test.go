@@ -28,7 +28,8 @@ func TestTheProxysAddressFollowsFromThePodNetwork(t *testing.T) {
 			t.Errorf("%s: %s, want %s", cidr, got, want)
 		}
 	}
-	two := Node{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), {}, netip.MustParsePrefix("fd00::/64")}}
+	two := Node{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), {},
+		netip.MustParsePrefix("fd00::/64")}}
 	if got := fmt.Sprint(two.ProxyAddrs()); got != "[10.244.1.254 fd00::ffff]" {
 		t.Errorf("of both families: %s", got)
 	}

@@ -135,7 +135,8 @@ func NewStore() (*Store, error) {
 // Close ends the store's background work.
 func (s *Store) Close() error { return s.db.Stop() }
 
-func newTable[O any](db *statedb.DB, name string, primary statedb.Indexer[O], more ...statedb.Indexer[O]) (statedb.RWTable[O], error) {
+func newTable[O any](db *statedb.DB, name string, primary statedb.Indexer[O], more ...statedb.Indexer[O]) (
+	statedb.RWTable[O], error) {
 	header := func() []string { return []string{"Object"} }
 	row := func(o O) []string { return []string{fmt.Sprint(o)} }
 	return statedb.NewTableAny(db, name, header, row, primary, more...)

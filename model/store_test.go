@@ -29,7 +29,8 @@ func slice(i, endpoints, generation int) *EndpointSlice {
 		Ports:   []EndpointPort{{Protocol: TCP, Port: 8080}},
 	}
 	for e := range endpoints {
-		s.Endpoints = append(s.Endpoints, Endpoint{Addr: addr(i*100 + e + generation), Ready: true, Serving: true, Node: "node1"})
+		s.Endpoints = append(s.Endpoints, Endpoint{Addr: addr(i*100 + e + generation), Ready: true, Serving: true,
+			Node: "node1"})
 	}
 	return s
 }

@@ -169,7 +169,8 @@ func (w *Watcher) Poll() (Snapshot, Changes, Ready) {
 	c := Changes{
 		Services: map[Name]struct{}{}, Pods: map[Name]struct{}{},
 		Nodes: map[string]struct{}{}, Namespaces: map[string]struct{}{}, AddressPools: map[string]struct{}{},
-		Policies: map[Name]struct{}{}, Ingresses: map[Name]struct{}{}, Classes: map[string]struct{}{}, Secrets: map[Name]struct{}{},
+		Policies: map[Name]struct{}{}, Ingresses: map[Name]struct{}{}, Classes: map[string]struct{}{},
+		Secrets:      map[Name]struct{}{},
 		ServiceCIDRs: map[string]struct{}{},
 	}
 	set := statedb.NewWatchSet()

@@ -88,7 +88,8 @@ func (x *index) whose(a netip.Addr) *pod {
 // that has other addresses, or is on another node, is an earlier pod of the same name:
 // the new one's labels are not known yet.
 func (p *pod) mayHave(a netip.Addr, node string) bool {
-	return (len(p.object.IPs) == 0 || slices.Contains(p.object.IPs, a)) && (p.object.Node == node || p.object.Node == "")
+	return (len(p.object.IPs) == 0 || slices.Contains(p.object.IPs, a)) &&
+		(p.object.Node == node || p.object.Node == "")
 }
 
 // before orders pods that claim one address.

@@ -21,9 +21,10 @@ func benchNamespace(i int) string { return fmt.Sprintf("ns%d", i%benchNamespaces
 
 func benchPod(i, local int) *model.Pod {
 	p := &model.Pod{Name: model.Name{Namespace: benchNamespace(i), Name: fmt.Sprintf("pod%d", i)}, Node: "there",
-		IPs:    []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})},
-		Labels: map[string]string{"app": fmt.Sprintf("app%d", i/benchNamespaces%10), "team": fmt.Sprintf("team%d", i%7), "pod-template-hash": "6b7c9f"},
-		Ports:  []model.NamedPort{{Name: "web", Protocol: model.TCP, Port: 8080}}}
+		IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})},
+		Labels: map[string]string{"app": fmt.Sprintf("app%d", i/benchNamespaces%10), "team": fmt.Sprintf("team%d", i%7),
+			"pod-template-hash": "6b7c9f"},
+		Ports: []model.NamedPort{{Name: "web", Protocol: model.TCP, Port: 8080}}}
 	if i%(benchPods/local) == 0 || i >= benchPods {
 		p.Node = "here"
 	}
@@ -39,15 +40,18 @@ func benchPolicy(i int) *model.NetworkPolicy {
 	env := is("env", fmt.Sprintf("env%d", n%5))
 	kubeSystem := is("name", "kube-system")
 	return &model.NetworkPolicy{
-		Name: model.Name{Namespace: benchNamespace(i), Name: fmt.Sprintf("policy%d", i)}, Subject: is("app", fmt.Sprintf("app%d", n%10)),
+		Name:            model.Name{Namespace: benchNamespace(i), Name: fmt.Sprintf("policy%d", i)},
+		Subject:         is("app", fmt.Sprintf("app%d", n%10)),
 		IsolatesIngress: true, IsolatesEgress: true,
 		Ingress: []model.PolicyRule{
-			{Peers: []model.PolicyPeer{{Pods: is("app", fmt.Sprintf("app%d", (n+1)%10))}, {Namespaces: &env, Pods: is("team", fmt.Sprintf("team%d", n%7))}},
+			{Peers: []model.PolicyPeer{{Pods: is("app", fmt.Sprintf("app%d", (n+1)%10))},
+				{Namespaces: &env, Pods: is("team", fmt.Sprintf("team%d", n%7))}},
 				Ports: []model.PolicyPort{{Protocol: model.TCP, Name: "web"}}},
 			{Peers: []model.PolicyPeer{{Block: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(n), 0}), 24)}},
 				Ports: []model.PolicyPort{{Protocol: model.TCP, From: uint16(9000 + n), To: uint16(9000 + n)}}},
 		},
-		Egress: []model.PolicyRule{{Peers: []model.PolicyPeer{{Namespaces: &kubeSystem, Pods: is("k8s-app", "kube-dns")}},
+		Egress: []model.PolicyRule{{Peers: []model.PolicyPeer{{Namespaces: &kubeSystem,
+			Pods: is("k8s-app", "kube-dns")}},
 			Ports: []model.PolicyPort{{Protocol: model.UDP, From: 53, To: 53}}}},
 	}
 }
@@ -57,7 +61,8 @@ func benchRig(b *testing.B, local int) *rig {
 	r.write(func(w *model.Writer) {
 		w.PutNamespace(&model.Namespace{Name: "kube-system", Labels: map[string]string{"name": "kube-system"}})
 		for i := range benchNamespaces {
-			w.PutNamespace(&model.Namespace{Name: benchNamespace(i), Labels: map[string]string{"env": fmt.Sprintf("env%d", i%5)}})
+			w.PutNamespace(&model.Namespace{Name: benchNamespace(i),
+				Labels: map[string]string{"env": fmt.Sprintf("env%d", i%5)}})
 		}
 		for i := range benchPods {
 			w.PutPod(benchPod(i, local))
@@ -112,7 +117,8 @@ func BenchmarkChange(b *testing.B) {
 					w.PutNetworkPolicy(p)
 				}},
 				{"label of a namespace", func(w *model.Writer, i int) {
-					w.PutNamespace(&model.Namespace{Name: benchNamespace(0), Labels: map[string]string{"env": fmt.Sprintf("env%d", i%2)}})
+					w.PutNamespace(&model.Namespace{Name: benchNamespace(0),
+						Labels: map[string]string{"env": fmt.Sprintf("env%d", i%2)}})
 				}},
 			} {
 				b.Run(c.name, func(b *testing.B) {

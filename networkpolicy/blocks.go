@@ -21,7 +21,8 @@ func rangeOf(p netip.Prefix) model.Range {
 
 // everywhere is all addresses of both families.
 func everywhere() []model.Range {
-	return []model.Range{rangeOf(netip.PrefixFrom(netip.IPv4Unspecified(), 0)), rangeOf(netip.PrefixFrom(netip.IPv6Unspecified(), 0))}
+	return []model.Range{rangeOf(netip.PrefixFrom(netip.IPv4Unspecified(), 0)),
+		rangeOf(netip.PrefixFrom(netip.IPv6Unspecified(), 0))}
 }
 
 // subtract is the addresses of a block without the exceptions, which may overlap and

@@ -71,7 +71,8 @@ func (r *rig) fill(d dice) {
 			for i := range 4 {
 				p := d.pod(model.Name{Namespace: ns, Name: fmt.Sprintf("p%d", i)})
 				if !d.one(8) {
-					p.IPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + 4*n + i)}), netip.MustParseAddr(fmt.Sprintf("fd00::%x", 1+4*n+i))}
+					p.IPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + 4*n + i)}),
+						netip.MustParseAddr(fmt.Sprintf("fd00::%x", 1+4*n+i))}
 				}
 				w.PutPod(p)
 				for _, a := range p.IPs {
@@ -112,7 +113,8 @@ func ours(v model.Snapshot, l Local) (out []netip.Addr) {
 
 // probe draws a packet; most of those to pods are to one of the ports that the pod names.
 func (d dice) probe(v model.Snapshot, local []netip.Addr, l Local) probe {
-	p := probe{d: Direction(d.IntN(2)), local: pick(d, local...), peer: d.addr(), port: pick(d, d.port(), d.port(), 79, 82, 60000),
+	p := probe{d: Direction(d.IntN(2)), local: pick(d, local...), peer: d.addr(), port: pick(d, d.port(), d.port(),
+		79, 82, 60000),
 		proto: pick(d, model.TCP, model.TCP, model.UDP, model.SCTP, 1)}
 	if p.peer.Is4() && d.one(8) {
 		p.peer = netip.AddrFrom4([4]byte{203, 0, 113, byte(d.IntN(4))})
@@ -332,9 +334,11 @@ func (x pair) portKind() string {
 // check says which branches decided too rarely for the comparison to mean something.
 func (t tally) check(tt *testing.T) {
 	const least = 100
-	want := map[string][2]bool{"not isolated": {false, true}, "not known yet": {true, false}, "no rules": {true, false}, "except": {true, false}, "selects nothing": {true, false}}
+	want := map[string][2]bool{"not isolated": {false, true}, "not known yet": {true, false}, "no rules": {true, false},
+		"except": {true, false}, "selects nothing": {true, false}}
 	for _, d := range []Direction{Ingress, Egress} {
-		for _, peer := range []string{"any peer", "block of IPv4", "block of IPv6", "pods of the namespace", "pods of namespaces"} {
+		for _, peer := range []string{"any peer", "block of IPv4", "block of IPv6", "pods of the namespace",
+			"pods of namespaces"} {
 			for _, port := range []string{"any port", "name", "all ports", "number", "range"} {
 				// Any peer and any port cannot deny; a block has no names to let out to.
 				denies := peer != "any peer" || port != "any port"
@@ -343,9 +347,12 @@ func (t tally) check(tt *testing.T) {
 			}
 		}
 	}
-	for _, b := range []string{"TCP", "UDP", "SCTP", "protocol 1", "1 policies", "2 policies", "operator 0", "operator 1", "operator 2", "operator 3",
-		"kube-dns: any peer", "kube-dns: block of IPv4", "kube-dns: pods of the namespace", "kube-dns: pods of namespaces",
-		"ingress proxy: any peer", "ingress proxy: block of IPv4", "ingress proxy: pods of the namespace", "ingress proxy: pods of namespaces"} {
+	for _, b := range []string{"TCP", "UDP", "SCTP", "protocol 1", "1 policies", "2 policies", "operator 0",
+		"operator 1", "operator 2", "operator 3",
+		"kube-dns: any peer", "kube-dns: block of IPv4", "kube-dns: pods of the namespace",
+		"kube-dns: pods of namespaces",
+		"ingress proxy: any peer", "ingress proxy: block of IPv4", "ingress proxy: pods of the namespace",
+		"ingress proxy: pods of namespaces"} {
 		want[b] = [2]bool{true, true}
 	}
 	for _, b := range slices.Sorted(maps.Keys(want)) {

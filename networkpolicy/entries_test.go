@@ -46,16 +46,24 @@ func TestBlocksAreMadeDisjoint(t *testing.T) {
 	}{
 		{"one", []in{{"10.0.0.0/24", nil, tcp(1, 1)}}, "10.0.0.0-10.0.0.255 {false [{TCP 1 1}]}"},
 		{"nothing is allowed", []in{{"10.0.0.0/24", nil, Ports{}}}, ""},
-		{"an exception at each end and one within another", []in{{"10.0.0.0/24", []string{"10.0.0.0/30", "10.0.0.128/25", "10.0.0.129/32"}, tcp(1, 1)}}, "10.0.0.4-10.0.0.127 {false [{TCP 1 1}]}"},
+		{"an exception at each end and one within another",
+			[]in{{"10.0.0.0/24", []string{"10.0.0.0/30", "10.0.0.128/25", "10.0.0.129/32"}, tcp(1, 1)}},
+			"10.0.0.4-10.0.0.127 {false [{TCP 1 1}]}"},
 		{"all is an exception", []in{{"10.0.0.0/24", []string{"10.0.0.0/8"}, tcp(1, 1)}}, ""},
-		{"exceptions elsewhere", []in{{"10.0.0.0/24", []string{"10.1.0.0/24", "fd00::/8"}, tcp(1, 1)}}, "10.0.0.0-10.0.0.255 {false [{TCP 1 1}]}"},
+		{"exceptions elsewhere", []in{{"10.0.0.0/24", []string{"10.1.0.0/24", "fd00::/8"}, tcp(1, 1)}},
+			"10.0.0.0-10.0.0.255 {false [{TCP 1 1}]}"},
 		{"one within another", []in{{"10.0.0.0/24", nil, tcp(1, 1)}, {"10.0.0.8/29", nil, tcp(2, 2)}},
-			"10.0.0.0-10.0.0.7 {false [{TCP 1 1}]}, 10.0.0.8-10.0.0.15 {false [{TCP 1 2}]}, 10.0.0.16-10.0.0.255 {false [{TCP 1 1}]}"},
-		{"neighbours with the same ports are one", []in{{"10.0.1.0/24", nil, tcp(1, 1)}, {"10.0.0.0/24", nil, tcp(1, 1)}}, "10.0.0.0-10.0.1.255 {false [{TCP 1 1}]}"},
-		{"what one excepts another allows", []in{{"10.0.0.0/24", []string{"10.0.0.0/25"}, tcp(1, 1)}, {"10.0.0.0/25", nil, Ports{All: true}}},
+			"10.0.0.0-10.0.0.7 {false [{TCP 1 1}]}, 10.0.0.8-10.0.0.15 {false [{TCP 1 2}]}, 10.0.0.16-10.0.0.255 " +
+				"{false [{TCP 1 1}]}"},
+		{"neighbours with the same ports are one", []in{{"10.0.1.0/24", nil, tcp(1, 1)},
+			{"10.0.0.0/24", nil, tcp(1, 1)}}, "10.0.0.0-10.0.1.255 {false [{TCP 1 1}]}"},
+		{"what one excepts another allows", []in{{"10.0.0.0/24", []string{"10.0.0.0/25"}, tcp(1, 1)},
+			{"10.0.0.0/25", nil, Ports{All: true}}},
 			"10.0.0.0-10.0.0.127 {true []}, 10.0.0.128-10.0.0.255 {false [{TCP 1 1}]}"},
-		{"to the last address of both families", []in{{"::/0", nil, tcp(2, 2)}, {"0.0.0.0/0", []string{"0.0.0.0/1"}, tcp(1, 1)}},
-			"128.0.0.0-255.255.255.255 {false [{TCP 1 1}]}, ::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff {false [{TCP 2 2}]}"},
+		{"to the last address of both families", []in{{"::/0", nil, tcp(2, 2)},
+			{"0.0.0.0/0", []string{"0.0.0.0/1"}, tcp(1, 1)}},
+			"128.0.0.0-255.255.255.255 {false [{TCP 1 1}]}, ::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff " +
+				"{false [{TCP 2 2}]}"},
 	} {
 		var list []Block
 		for _, b := range tc.in {
@@ -80,11 +88,16 @@ func TestBlocksAreMadeDisjoint(t *testing.T) {
 func onePolicy(t *testing.T) *rig {
 	r := newRig(t, Local{Node: "here"})
 	r.write(func(w *model.Writer) {
-		w.PutPod(&model.Pod{Name: model.Name{Namespace: "a", Name: "web"}, Node: "here", Labels: map[string]string{"app": "web"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
-			Ports: []model.NamedPort{{Name: "http", Protocol: model.TCP, Port: 80}, {Name: "unused", Protocol: model.TCP, Port: 81}}})
-		w.PutPod(&model.Pod{Name: model.Name{Namespace: "a", Name: "peer"}, Node: "there", Labels: map[string]string{"app": "peer"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.1.1")}})
-		w.PutNetworkPolicy(&model.NetworkPolicy{Name: model.Name{Namespace: "a", Name: "np"}, Subject: is("app", "web"), IsolatesIngress: true,
-			Ingress: []model.PolicyRule{{Peers: []model.PolicyPeer{{Pods: is("app", "peer")}}, Ports: []model.PolicyPort{{Protocol: model.TCP, Name: "http"}}}}})
+		w.PutPod(&model.Pod{Name: model.Name{Namespace: "a", Name: "web"}, Node: "here",
+			Labels: map[string]string{"app": "web"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+			Ports: []model.NamedPort{{Name: "http", Protocol: model.TCP, Port: 80},
+				{Name: "unused", Protocol: model.TCP, Port: 81}}})
+		w.PutPod(&model.Pod{Name: model.Name{Namespace: "a", Name: "peer"}, Node: "there",
+			Labels: map[string]string{"app": "peer"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.1.1")}})
+		w.PutNetworkPolicy(&model.NetworkPolicy{Name: model.Name{Namespace: "a", Name: "np"}, Subject: is("app", "web"),
+			IsolatesIngress: true,
+			Ingress: []model.PolicyRule{{Peers: []model.PolicyPeer{{Pods: is("app", "peer")}},
+				Ports: []model.PolicyPort{{Protocol: model.TCP, Name: "http"}}}}})
 	})
 	r.step()
 	return r
@@ -103,8 +116,10 @@ func TestProfilesAreNamedByTheirContent(t *testing.T) {
 		t.Errorf("the profile is %s, want %s", first, want)
 	}
 	twin := func(port, unused uint16) *model.Pod {
-		return &model.Pod{Name: model.Name{Namespace: "a", Name: "twin"}, Node: "here", Labels: map[string]string{"app": "web"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")},
-			Ports: []model.NamedPort{{Name: "unused", Protocol: model.TCP, Port: unused}, {Name: "http", Protocol: model.TCP, Port: port}}}
+		return &model.Pod{Name: model.Name{Namespace: "a", Name: "twin"}, Node: "here",
+			Labels: map[string]string{"app": "web"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.2")},
+			Ports: []model.NamedPort{{Name: "unused", Protocol: model.TCP, Port: unused},
+				{Name: "http", Protocol: model.TCP, Port: port}}}
 	}
 	r.write(func(w *model.Writer) { w.PutPod(twin(80, 99)) })
 	if r.step(); r.profileOf(Ingress, "10.0.0.2") != first {
@@ -122,7 +137,8 @@ func TestProfilesAreNamedByTheirContent(t *testing.T) {
 func TestALeasedAddressIsClosedUntilItsPodIsKnown(t *testing.T) {
 	r, a := onePolicy(t), netip.MustParseAddr("10.0.0.9")
 	late := model.Name{Namespace: "a", Name: "late"}
-	local := Local{Node: "here", Pods: map[netip.Addr]model.Name{a: late, netip.MustParseAddr("10.0.0.8"): {Namespace: "b", Name: "free"}}}
+	local := Local{Node: "here", Pods: map[netip.Addr]model.Name{a: late,
+		netip.MustParseAddr("10.0.0.8"): {Namespace: "b", Name: "free"}}}
 	r.setLocal(local)
 	r.step()
 	if !Decide(r.entries, Ingress, netip.MustParseAddr("10.0.0.8"), netip.MustParseAddr("10.0.1.1"), model.TCP, 80) {
@@ -134,7 +150,8 @@ func TestALeasedAddressIsClosedUntilItsPodIsKnown(t *testing.T) {
 		closed bool
 	}{
 		{"not there", nil, true},
-		{"an earlier one with another address", &model.Pod{Node: "here", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.7")}}, true},
+		{"an earlier one with another address",
+			&model.Pod{Node: "here", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.7")}}, true},
 		{"an earlier one on another node", &model.Pod{Node: "there"}, true},
 		{"an earlier one with hostNetwork", &model.Pod{Node: "here", HostNetwork: true}, true},
 		{"known, without address yet, not selected", &model.Pod{Node: "here"}, false},
@@ -168,7 +185,8 @@ func TestAnAddressThatTwoPodsClaim(t *testing.T) {
 	if !pass() {
 		t.Fatal("the peer is shut out")
 	}
-	younger := &model.Pod{Name: model.Name{Namespace: "a", Name: "other"}, Node: "there", IPs: []netip.Addr{peer}, Created: time.Unix(1, 0)}
+	younger := &model.Pod{Name: model.Name{Namespace: "a", Name: "other"}, Node: "there", IPs: []netip.Addr{peer},
+		Created: time.Unix(1, 0)}
 	r.write(func(w *model.Writer) { w.PutPod(younger) })
 	if pass() {
 		t.Error("who has the address now inherits from who had it")
@@ -189,7 +207,8 @@ func TestKeysFollowWhatChanged(t *testing.T) {
 	r.write(func(w *model.Writer) {
 		for i := range 100 {
 			ns := fmt.Sprintf("ns%d", i)
-			w.PutPod(&model.Pod{Name: model.Name{Namespace: ns, Name: "web"}, Node: "here", IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}})
+			w.PutPod(&model.Pod{Name: model.Name{Namespace: ns, Name: "web"}, Node: "here",
+				IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}})
 			w.PutNetworkPolicy(&model.NetworkPolicy{Name: model.Name{Namespace: ns, Name: "np"}, IsolatesIngress: true,
 				Ingress: []model.PolicyRule{{AnyPort: true, Peers: []model.PolicyPeer{{}}}}})
 		}
@@ -197,7 +216,8 @@ func TestKeysFollowWhatChanged(t *testing.T) {
 	if n := r.step(); n < 300 {
 		t.Errorf("%d keys at the start, want those of 100 profiles", n)
 	}
-	pod := &model.Pod{Name: model.Name{Namespace: "ns7", Name: "new"}, Node: "there", IPs: []netip.Addr{netip.MustParseAddr("10.0.1.1")}}
+	pod := &model.Pod{Name: model.Name{Namespace: "ns7", Name: "new"}, Node: "there",
+		IPs: []netip.Addr{netip.MustParseAddr("10.0.1.1")}}
 	r.write(func(w *model.Writer) { w.PutPod(pod) })
 	if n := r.step(); n != 1 {
 		t.Errorf("%d keys for a pod that is a peer of one profile, want 1", n)

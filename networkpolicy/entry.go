@@ -96,7 +96,10 @@ type PortRange struct {
 // Contains says whether the protocol's port is in the set; port is 0 for protocols
 // without ports.
 func (p Ports) Contains(proto model.Protocol, port uint16) bool {
-	return p.All || slices.ContainsFunc(p.Ranges, func(r PortRange) bool { return r.Protocol == proto && r.From <= port && port <= r.To })
+	return p.All || slices.ContainsFunc(p.Ranges, func(r PortRange) bool {
+		return r.Protocol == proto &&
+			r.From <= port && port <= r.To
+	})
 }
 
 // Equal compares two sets.
@@ -105,7 +108,10 @@ func (p Ports) Equal(o Ports) bool { return p.All == o.All && slices.Equal(p.Ran
 // Equal compares two entries of one key.
 func (e Entry) Equal(o Entry) bool {
 	return e.Profile == o.Profile && slices.Equal(e.Policies, o.Policies) && e.Ports.Equal(o.Ports) &&
-		slices.EqualFunc(e.Blocks, o.Blocks, func(a, b Block) bool { return a.Range == b.Range && a.Ports.Equal(b.Ports) })
+		slices.EqualFunc(e.Blocks, o.Blocks, func(a, b Block) bool {
+			return a.Range == b.Range &&
+				a.Ports.Equal(b.Ports)
+		})
 }
 
 // Local is what policy must know of this node, and does not find in the model.

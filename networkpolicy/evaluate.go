@@ -161,6 +161,7 @@ func (q question) ports(r model.PolicyRule, names bool) bool {
 		case p.Name == "":
 			return p.From <= q.port && q.port <= p.To
 		}
-		return names && q.target != nil && slices.Contains(q.target.Ports, model.NamedPort{Name: p.Name, Protocol: q.proto, Port: q.port})
+		return names && q.target != nil && slices.Contains(q.target.Ports, model.NamedPort{Name: p.Name,
+			Protocol: q.proto, Port: q.port})
 	})
 }

@@ -134,8 +134,10 @@ func TestCornersThatTheSmallWorldHasNot(t *testing.T) {
 	nowhere := networkpolicy.Local{DNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}
 	ingress := networkpolicy.Local{Node: "node1", Ingress: true}
 	leases := networkpolicy.Local{Node: "node1", Pods: map[netip.Addr]model.Name{
-		netip.MustParseAddr("10.244.0.1"): {Namespace: "a", Name: "closed"}, netip.MustParseAddr("10.244.0.5"): {Namespace: "a", Name: "unseen"},
-		netip.MustParseAddr("10.244.0.6"): {Namespace: "b", Name: "unseen"}, netip.MustParseAddr("10.244.1.9"): {Namespace: "a", Name: "closed"}}}
+		netip.MustParseAddr("10.244.0.1"): {Namespace: "a", Name: "closed"},
+		netip.MustParseAddr("10.244.0.5"): {Namespace: "a", Name: "unseen"},
+		netip.MustParseAddr("10.244.0.6"): {Namespace: "b", Name: "unseen"},
+		netip.MustParseAddr("10.244.1.9"): {Namespace: "a", Name: "closed"}}}
 	for _, tc := range []struct {
 		why      string
 		local    networkpolicy.Local
@@ -144,35 +146,50 @@ func TestCornersThatTheSmallWorldHasNot(t *testing.T) {
 		want     string // what Verdict says of itself, both halves and whether the two are isolated
 	}{
 		{"a pod that is selected may", nowhere, "10.244.1.9", "10.244.0.1", 80, "true egress open, ingress allowed"},
-		{"the own node always may", nowhere, "192.168.0.1", "10.244.0.1", 80, "true a pod and its own node always reach each other"},
-		{"and is reached", nowhere, "10.244.0.1", "192.168.0.1", 80, "true a pod and its own node always reach each other"},
-		{"another node is a plain address, also with a pod on it that has the label", nowhere, "192.168.0.2", "10.244.0.1", 80, "false egress open, ingress denied"},
+		{"the own node always may", nowhere, "192.168.0.1", "10.244.0.1", 80,
+			"true a pod and its own node always reach each other"},
+		{"and is reached", nowhere, "10.244.0.1", "192.168.0.1", 80,
+			"true a pod and its own node always reach each other"},
+		{"another node is a plain address, also with a pod on it that has the label", nowhere, "192.168.0.2",
+			"10.244.0.1", 80, "false egress open, ingress denied"},
 		{"likewise as a receiver", nowhere, "10.244.0.1", "192.168.0.2", 80, "false egress denied, ingress open"},
-		{"a pod with the node's network is never isolated", nowhere, "10.244.1.9", "192.168.0.2", 80, "true a pod and its own node always reach each other"},
-		{"an address of a pod that has ended is nobody's", nowhere, "10.244.1.7", "10.244.0.1", 80, "false egress open, ingress denied"},
-		{"who has the address of a pod that has failed inherits nothing, though that is younger", nowhere, "10.244.1.5", "10.244.0.1", 80, "false egress open, ingress denied"},
+		{"a pod with the node's network is never isolated", nowhere, "10.244.1.9", "192.168.0.2", 80,
+			"true a pod and its own node always reach each other"},
+		{"an address of a pod that has ended is nobody's", nowhere, "10.244.1.7", "10.244.0.1", 80,
+			"false egress open, ingress denied"},
+		{"who has the address of a pod that has failed inherits nothing, though that is younger", nowhere, "10.244.1.5",
+			"10.244.0.1", 80, "false egress open, ingress denied"},
 		{"and is not shut in by it", nowhere, "192.0.2.1", "10.244.1.5", 80, "true egress open, ingress open"},
-		{"a pod that is told to end is a peer until it has", nowhere, "10.244.1.4", "10.244.0.1", 80, "true egress open, ingress allowed"},
+		{"a pod that is told to end is a peer until it has", nowhere, "10.244.1.4", "10.244.0.1", 80,
+			"true egress open, ingress allowed"},
 		{"and is isolated until then", nowhere, "192.0.2.1", "10.244.1.3", 80, "false egress open, ingress denied"},
 		{"in both directions", nowhere, "10.244.1.3", "192.0.2.1", 80, "false egress denied, ingress open"},
-		{"of two that claim an address the youngest has it", nowhere, "10.244.1.8", "10.244.0.1", 80, "false egress open, ingress denied"},
+		{"of two that claim an address the youngest has it", nowhere, "10.244.1.8", "10.244.0.1", 80,
+			"false egress open, ingress denied"},
 		{"a pod reaches itself", nowhere, "10.244.0.1", "10.244.0.1", 80, "true a pod always reaches itself"},
 		{"kube-dns by name of its port", nowhere, "10.244.0.1", "10.96.0.10", 53, "true egress allowed, ingress open"},
 		{"kube-dns at another port", nowhere, "10.244.0.1", "10.96.0.10", 54, "false egress denied, ingress open"},
-		{"the ingress proxy of another node by its labels", ingress, "10.244.3.254", "10.244.0.1", 80, "true egress open, ingress allowed"},
+		{"the ingress proxy of another node by its labels", ingress, "10.244.3.254", "10.244.0.1", 80,
+			"true egress open, ingress allowed"},
 		{"at another port", ingress, "10.244.3.254", "10.244.0.1", 81, "false egress open, ingress denied"},
-		{"an address of a proxy that a pod still has is the pod's", ingress, "10.244.1.14", "10.244.0.1", 80, "false egress open, ingress denied"},
-		{"another address of the network is nobody's", ingress, "10.244.3.253", "10.244.0.1", 80, "false egress open, ingress denied"},
+		{"an address of a proxy that a pod still has is the pod's", ingress, "10.244.1.14", "10.244.0.1", 80,
+			"false egress open, ingress denied"},
+		{"another address of the network is nobody's", ingress, "10.244.3.253", "10.244.0.1", 80,
+			"false egress open, ingress denied"},
 		{"nobody's with ingress off", nowhere, "10.244.3.254", "10.244.0.1", 80, "false egress open, ingress denied"},
 		{"and nobody sends to a proxy", ingress, "10.244.0.1", "10.244.3.254", 80, "false egress denied, ingress open"},
-		{"an address that is not kube-dns'", leases, "10.244.0.1", "10.96.0.10", 53, "false egress denied, ingress open"},
-		{"a leased address whose pod is not known is closed", leases, "10.244.0.5", "192.0.2.1", 80, "false egress denied, ingress open"},
+		{"an address that is not kube-dns'", leases, "10.244.0.1", "10.96.0.10", 53,
+			"false egress denied, ingress open"},
+		{"a leased address whose pod is not known is closed", leases, "10.244.0.5", "192.0.2.1", 80,
+			"false egress denied, ingress open"},
 		{"both ways", leases, "192.0.2.1", "10.244.0.5", 80, "false egress open, ingress denied"},
 		{"but open where no policy is", leases, "192.0.2.1", "10.244.0.6", 80, "true egress open, ingress open"},
 		{"and it is no peer", leases, "10.244.0.5", "10.244.0.1", 80, "false egress denied, ingress denied"},
-		{"a lease is believed more than the API", leases, "10.244.1.9", "10.244.0.1", 80, "false egress denied, ingress denied"},
+		{"a lease is believed more than the API", leases, "10.244.1.9", "10.244.0.1", 80,
+			"false egress denied, ingress denied"},
 	} {
-		from, to := networkpolicy.Identify(v, tc.local, netip.MustParseAddr(tc.from)), networkpolicy.Identify(v, tc.local, netip.MustParseAddr(tc.to))
+		from, to := networkpolicy.Identify(v, tc.local, netip.MustParseAddr(tc.from)),
+			networkpolicy.Identify(v, tc.local, netip.MustParseAddr(tc.to))
 		verdict := networkpolicy.Evaluate(v, from, to, model.TCP, tc.port)
 		got := fmt.Sprintf("%v %s", verdict.Allowed, verdict.Always)
 		if verdict.Always == "" {

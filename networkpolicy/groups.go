@@ -42,7 +42,8 @@ func selectorText(s model.Selector) string {
 		for i, v := range values {
 			values[i] = strconv.Quote(v)
 		}
-		parts = append(parts, strconv.Quote(r.Key)+" "+strconv.Itoa(int(r.Operator))+" "+strings.Join(slices.Compact(values), " "))
+		parts = append(parts, strconv.Quote(r.Key)+" "+strconv.Itoa(int(r.Operator))+" "+
+			strings.Join(slices.Compact(values), " "))
 	}
 	slices.Sort(parts)
 	return strings.Join(slices.Compact(parts), ";")
@@ -58,7 +59,8 @@ func peersOf(namespace string, p model.PolicyPeer) *group {
 	if p.Namespaces == nil {
 		return &group{key: groupKey{own: namespace, pods: selectorText(p.Pods)}, pods: p.Pods}
 	}
-	return &group{key: groupKey{namespaces: "of " + selectorText(*p.Namespaces), pods: selectorText(p.Pods)}, namespaces: *p.Namespaces, pods: p.Pods}
+	return &group{key: groupKey{namespaces: "of " + selectorText(*p.Namespaces), pods: selectorText(p.Pods)},
+		namespaces: *p.Namespaces, pods: p.Pods}
 }
 
 // anyPod is the group of all pods.

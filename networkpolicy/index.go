@@ -56,16 +56,20 @@ type index struct {
 
 func newIndex() index {
 	x := index{
-		namespaces: map[string]*model.Namespace{}, pods: map[model.Name]*pod{}, inNamespace: map[string]map[*pod]struct{}{},
-		groups: map[groupKey]*group{}, ownGroups: map[string]map[*group]struct{}{}, wideGroups: map[*group]struct{}{},
-		claims: map[netip.Addr]map[*pod]struct{}{}, holder: map[netip.Addr]*pod{}, leased: map[model.Name]map[netip.Addr]struct{}{},
-		nodes: map[string][]netip.Addr{}, proxies: map[netip.Addr]int{},
+		namespaces: map[string]*model.Namespace{}, pods: map[model.Name]*pod{},
+		inNamespace: map[string]map[*pod]struct{}{},
+		groups:      map[groupKey]*group{}, ownGroups: map[string]map[*group]struct{}{},
+		wideGroups: map[*group]struct{}{},
+		claims:     map[netip.Addr]map[*pod]struct{}{}, holder: map[netip.Addr]*pod{},
+		leased: map[model.Name]map[netip.Addr]struct{}{},
+		nodes:  map[string][]netip.Addr{}, proxies: map[netip.Addr]int{},
 		dirty: map[Key]struct{}{}, unsettled: map[netip.Addr]struct{}{},
 	}
 	// No pod has an empty name, so it is never taken for one of the model.
 	x.dns = newPod(model.Name{Namespace: "kube-system"})
 	x.dns.labels = map[string]string{"k8s-app": "kube-dns"}
-	x.dns.ports = []model.NamedPort{{Name: "dns", Protocol: model.UDP, Port: 53}, {Name: "dns-tcp", Protocol: model.TCP, Port: 53}}
+	x.dns.ports = []model.NamedPort{{Name: "dns", Protocol: model.UDP, Port: 53},
+		{Name: "dns-tcp", Protocol: model.TCP, Port: 53}}
 	put(x.inNamespace, x.dns.name.Namespace, x.dns)
 	x.proxy = newPod(model.Name{Namespace: "kube-system"})
 	x.proxy.labels = ProxyLabels()

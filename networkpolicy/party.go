@@ -30,7 +30,8 @@ func dnsPod() *model.Pod {
 	return &model.Pod{
 		Name:   model.Name{Namespace: "kube-system"},
 		Labels: map[string]string{"k8s-app": "kube-dns"},
-		Ports:  []model.NamedPort{{Name: "dns", Protocol: model.UDP, Port: 53}, {Name: "dns-tcp", Protocol: model.TCP, Port: 53}},
+		Ports: []model.NamedPort{{Name: "dns", Protocol: model.UDP, Port: 53},
+			{Name: "dns-tcp", Protocol: model.TCP, Port: 53}},
 	}
 }
 

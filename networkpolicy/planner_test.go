@@ -96,9 +96,12 @@ func (r *rig) checkSize() {
 	r.clear()
 	r.step()
 	p := r.planner
-	for what, n := range map[string]int{"entries": len(r.entries), "policies": len(p.policies), "profiles": len(p.profiles), "isolated": len(p.isolated),
-		"isolating": len(p.isolating), "namespaces": len(p.namespaces), "pods": len(p.pods), "groups": len(p.groups), "own groups": len(p.ownGroups),
-		"wide groups": len(p.wideGroups), "claims": len(p.claims), "holders": len(p.holder), "leased": len(p.leased), "groups of kube-dns": len(p.dns.groups),
+	for what, n := range map[string]int{"entries": len(r.entries), "policies": len(p.policies),
+		"profiles": len(p.profiles), "isolated": len(p.isolated),
+		"isolating": len(p.isolating), "namespaces": len(p.namespaces), "pods": len(p.pods), "groups": len(p.groups),
+		"own groups":  len(p.ownGroups),
+		"wide groups": len(p.wideGroups), "claims": len(p.claims), "holders": len(p.holder), "leased": len(p.leased),
+		"groups of kube-dns":  len(p.dns.groups),
 		"groups of the proxy": len(p.proxy.groups), "nodes": len(p.nodes), "addresses of proxies": len(p.proxies)} {
 		if n != 0 {
 			r.t.Errorf("%d %s are left of nothing", n, what)

@@ -43,7 +43,8 @@ type critic struct {
 }
 
 func (c *critic) say(field, format string, args ...any) {
-	c.found = append(c.found, model.Problem{Kind: "NetworkPolicy", Object: c.policy.Name, Field: field, Reason: fmt.Sprintf(format, args...), Note: true})
+	c.found = append(c.found, model.Problem{Kind: "NetworkPolicy", Object: c.policy.Name, Field: field,
+		Reason: fmt.Sprintf(format, args...), Note: true})
 }
 
 // selected are the pods of the pod network that a group has.
@@ -79,7 +80,9 @@ func (c *critic) subject() {
 	if c.anyOf(subjectOf(c.policy), func(*model.Pod) bool { return true }) {
 		return
 	}
-	c.say("spec.podSelector", "selects no pod of the namespace %s, so the policy has no effect; pods with hostNetwork are never selected", c.policy.Name.Namespace)
+	c.say("spec.podSelector",
+		"selects no pod of the namespace %s, so the policy has no effect; pods with hostNetwork are never selected",
+		c.policy.Name.Namespace)
 }
 
 func (c *critic) rules(field string, rules []model.PolicyRule, d Direction) {
@@ -118,7 +121,8 @@ func (c *critic) name(field string, r model.PolicyRule, n portName, d Direction)
 		return // none of them could be read, which was said
 	}
 	if len(groups) == 0 {
-		c.say(field, "the name %q means nothing here: the rule's peers are ipBlocks, and addresses have no names for ports; use a number", n.name)
+		c.say(field, "the name %q means nothing here: the rule's peers are ipBlocks, and addresses have no names "+
+			"for ports; use a number", n.name)
 		return
 	}
 	dns := newIndex().dns

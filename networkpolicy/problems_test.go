@@ -20,10 +20,13 @@ func TestProblemsOfPolicies(t *testing.T) {
 	web := model.Name{Namespace: "a", Name: "web"}
 	r.write(func(w *model.Writer) {
 		w.PutNamespace(&model.Namespace{Name: "kube-system", Labels: map[string]string{"name": "kube-system"}})
-		w.PutNode(&model.Node{Name: "n", PodCIDRs: prefixes("10.0.0.0/24"), InternalIPs: []netip.Addr{netip.MustParseAddr("fd00::1")}})
-		w.PutPod(&model.Pod{Name: web, Labels: map[string]string{"app": "web"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+		w.PutNode(&model.Node{Name: "n", PodCIDRs: prefixes("10.0.0.0/24"),
+			InternalIPs: []netip.Addr{netip.MustParseAddr("fd00::1")}})
+		w.PutPod(&model.Pod{Name: web, Labels: map[string]string{"app": "web"},
+			IPs:   []netip.Addr{netip.MustParseAddr("10.0.0.1")},
 			Ports: []model.NamedPort{{Name: "http", Protocol: model.TCP, Port: 80}}})
-		w.PutPod(&model.Pod{Name: model.Name{Namespace: "a", Name: "host"}, HostNetwork: true, Labels: map[string]string{"app": "host"}})
+		w.PutPod(&model.Pod{Name: model.Name{Namespace: "a", Name: "host"}, HostNetwork: true,
+			Labels: map[string]string{"app": "host"}})
 	})
 	named := func(proto model.Protocol, name string) []model.PolicyPort {
 		return []model.PolicyPort{{Protocol: proto, Name: name}}
@@ -35,20 +38,41 @@ func TestProblemsOfPolicies(t *testing.T) {
 		policy model.NetworkPolicy
 		want   []string // fields
 	}{
-		{"all is well", model.NetworkPolicy{Subject: is("app", "web"), IsolatesIngress: true, Ingress: []model.PolicyRule{{AnyPeer: true, Ports: named(model.TCP, "http")}}}, nil},
-		{"selects no pod", model.NetworkPolicy{Subject: is("app", "none"), IsolatesIngress: true}, []string{"spec.podSelector"}},
-		{"selects only pods with hostNetwork", model.NetworkPolicy{Subject: is("app", "host"), IsolatesIngress: true}, []string{"spec.podSelector"}},
-		{"nobody has the name", model.NetworkPolicy{IsolatesIngress: true, Ingress: []model.PolicyRule{{AnyPeer: true, AnyPort: true}, {AnyPeer: true, Ports: named(model.TCP, "grpc")}}}, []string{"spec.ingress[1].ports"}},
-		{"the name is of another protocol", model.NetworkPolicy{IsolatesIngress: true, Ingress: []model.PolicyRule{{AnyPeer: true, Ports: named(model.UDP, "http")}}}, []string{"spec.ingress[0].ports"}},
-		{"a peer has the name", model.NetworkPolicy{IsolatesEgress: true, Egress: []model.PolicyRule{{Peers: []model.PolicyPeer{{Pods: is("app", "web")}}, Ports: named(model.TCP, "http")}}}, nil},
-		{"no peer has the name", model.NetworkPolicy{IsolatesEgress: true, Egress: []model.PolicyRule{{Peers: []model.PolicyPeer{{Pods: is("app", "db")}}, Ports: named(model.TCP, "http")}}}, []string{"spec.egress[0].ports"}},
-		{"kube-dns has the name", model.NetworkPolicy{IsolatesEgress: true, Egress: []model.PolicyRule{{Peers: []model.PolicyPeer{{Namespaces: &system}}, Ports: named(model.UDP, "dns")}}}, nil},
-		{"some pod has the name", model.NetworkPolicy{IsolatesEgress: true, Egress: []model.PolicyRule{{AnyPeer: true, Ports: named(model.TCP, "http")}}}, nil},
-		{"a name at a block, out", model.NetworkPolicy{IsolatesEgress: true, Egress: []model.PolicyRule{{Peers: block("10.0.0.0/8"), Ports: named(model.TCP, "http")}}}, []string{"spec.egress[0].ports"}},
-		{"a name at a block, in", model.NetworkPolicy{IsolatesIngress: true, Ingress: []model.PolicyRule{{Peers: block("10.0.0.0/8"), Ports: named(model.TCP, "http")}}}, nil},
-		{"peers that could not be read", model.NetworkPolicy{IsolatesEgress: true, Egress: []model.PolicyRule{{Ports: named(model.TCP, "http")}}}, nil},
-		{"a block of the other family", model.NetworkPolicy{IsolatesIngress: true, Ingress: []model.PolicyRule{{AnyPort: true, Peers: append(block("10.0.0.0/8"), block("2001:db8::/32")...)}}}, []string{"spec.ingress[0].from[1].ipBlock"}},
-		{"all of the other family", model.NetworkPolicy{IsolatesEgress: true, Egress: []model.PolicyRule{{AnyPort: true, Peers: append(block("0.0.0.0/0"), block("::/0")...)}}}, nil},
+		{"all is well", model.NetworkPolicy{Subject: is("app", "web"), IsolatesIngress: true,
+			Ingress: []model.PolicyRule{{AnyPeer: true, Ports: named(model.TCP, "http")}}}, nil},
+		{"selects no pod", model.NetworkPolicy{Subject: is("app", "none"), IsolatesIngress: true},
+			[]string{"spec.podSelector"}},
+		{"selects only pods with hostNetwork", model.NetworkPolicy{Subject: is("app", "host"), IsolatesIngress: true},
+			[]string{"spec.podSelector"}},
+		{"nobody has the name", model.NetworkPolicy{IsolatesIngress: true,
+			Ingress: []model.PolicyRule{{AnyPeer: true, AnyPort: true},
+				{AnyPeer: true, Ports: named(model.TCP, "grpc")}}}, []string{"spec.ingress[1].ports"}},
+		{"the name is of another protocol", model.NetworkPolicy{IsolatesIngress: true,
+			Ingress: []model.PolicyRule{{AnyPeer: true, Ports: named(model.UDP, "http")}}},
+			[]string{"spec.ingress[0].ports"}},
+		{"a peer has the name", model.NetworkPolicy{IsolatesEgress: true,
+			Egress: []model.PolicyRule{{Peers: []model.PolicyPeer{{Pods: is("app", "web")}},
+				Ports: named(model.TCP, "http")}}}, nil},
+		{"no peer has the name", model.NetworkPolicy{IsolatesEgress: true,
+			Egress: []model.PolicyRule{{Peers: []model.PolicyPeer{{Pods: is("app", "db")}},
+				Ports: named(model.TCP, "http")}}}, []string{"spec.egress[0].ports"}},
+		{"kube-dns has the name", model.NetworkPolicy{IsolatesEgress: true,
+			Egress: []model.PolicyRule{{Peers: []model.PolicyPeer{{Namespaces: &system}},
+				Ports: named(model.UDP, "dns")}}}, nil},
+		{"some pod has the name", model.NetworkPolicy{IsolatesEgress: true,
+			Egress: []model.PolicyRule{{AnyPeer: true, Ports: named(model.TCP, "http")}}}, nil},
+		{"a name at a block, out", model.NetworkPolicy{IsolatesEgress: true,
+			Egress: []model.PolicyRule{{Peers: block("10.0.0.0/8"), Ports: named(model.TCP, "http")}}},
+			[]string{"spec.egress[0].ports"}},
+		{"a name at a block, in", model.NetworkPolicy{IsolatesIngress: true,
+			Ingress: []model.PolicyRule{{Peers: block("10.0.0.0/8"), Ports: named(model.TCP, "http")}}}, nil},
+		{"peers that could not be read", model.NetworkPolicy{IsolatesEgress: true,
+			Egress: []model.PolicyRule{{Ports: named(model.TCP, "http")}}}, nil},
+		{"a block of the other family", model.NetworkPolicy{IsolatesIngress: true,
+			Ingress: []model.PolicyRule{{AnyPort: true, Peers: append(block("10.0.0.0/8"),
+				block("2001:db8::/32")...)}}}, []string{"spec.ingress[0].from[1].ipBlock"}},
+		{"all of the other family", model.NetworkPolicy{IsolatesEgress: true,
+			Egress: []model.PolicyRule{{AnyPort: true, Peers: append(block("0.0.0.0/0"), block("::/0")...)}}}, nil},
 	} {
 		tc.policy.Name = model.Name{Namespace: "a", Name: "np"}
 		r.write(func(w *model.Writer) { w.PutNetworkPolicy(&tc.policy) })

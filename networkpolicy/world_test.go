@@ -85,7 +85,8 @@ func (r *rig) fresh() map[Key]Entry {
 }
 
 func planAll(snap model.Snapshot, local Local) map[Key]Entry {
-	c := model.Changes{Pods: map[model.Name]struct{}{}, Namespaces: map[string]struct{}{}, Policies: map[model.Name]struct{}{}, Nodes: map[string]struct{}{}}
+	c := model.Changes{Pods: map[model.Name]struct{}{}, Namespaces: map[string]struct{}{},
+		Policies: map[model.Name]struct{}{}, Nodes: map[string]struct{}{}}
 	for n := range snap.Nodes() {
 		c.Nodes[n.Name] = struct{}{}
 	}
@@ -152,7 +153,8 @@ func (d dice) protocol() model.Protocol { return pick(d, model.TCP, model.TCP, m
 func (d dice) port() uint16 { return pick[uint16](d, 53, 80, 80, 81, 65535) }
 
 func (d dice) pod(name model.Name) *model.Pod {
-	p := &model.Pod{Name: name, Node: pick(d, "here", "here", "there"), HostNetwork: d.one(10), Labels: d.labels(), Created: time.Unix(int64(d.IntN(3)), 0)}
+	p := &model.Pod{Name: name, Node: pick(d, "here", "here", "there"), HostNetwork: d.one(10), Labels: d.labels(),
+		Created: time.Unix(int64(d.IntN(3)), 0)}
 	p.IPs = some(d, 2, d.addr)
 	p.Ports = some(d, 3, func() model.NamedPort {
 		return model.NamedPort{Name: pick(d, "web", "dns"), Protocol: d.protocol(), Port: d.port()}
@@ -238,7 +240,8 @@ func (d dice) rule() model.PolicyRule {
 }
 
 func (d dice) policy() *model.NetworkPolicy {
-	p := &model.NetworkPolicy{Name: model.Name{Namespace: pick(d, worldNamespaces...), Name: fmt.Sprintf("np%d", d.IntN(3))},
+	p := &model.NetworkPolicy{Name: model.Name{Namespace: pick(d, worldNamespaces...),
+		Name: fmt.Sprintf("np%d", d.IntN(3))},
 		Subject: d.pods(), IsolatesIngress: !d.one(3), IsolatesEgress: !d.one(3)}
 	if p.IsolatesIngress {
 		p.Ingress = some(d, 2, d.rule)
@@ -252,7 +255,8 @@ func (d dice) policy() *model.NetworkPolicy {
 // node has pod networks whose last addresses are some of those that pods draw from.
 func (d dice) node(name string) *model.Node {
 	return &model.Node{Name: name, PodCIDRs: some(d, 2, func() netip.Prefix {
-		return netip.MustParsePrefix(pick(d, "10.0.0.0/29", "10.0.0.8/29", "10.0.0.16/29", "fd00::/125", "fd00::8/125", "fd00::10/125"))
+		return netip.MustParsePrefix(pick(d, "10.0.0.0/29", "10.0.0.8/29", "10.0.0.16/29", "fd00::/125", "fd00::8/125",
+			"fd00::10/125"))
 	})}
 }
 

@@ -45,12 +45,14 @@ func TestADiskThatTakesNothing(t *testing.T) {
 	for what, fault := range map[string]struct {
 		begin, end func(t *testing.T, dir string)
 	}{
-		"full": {func(t *testing.T, dir string) { fill(t, filepath.Join(dir, "ballast")) }, func(t *testing.T, dir string) {
-			if err := os.Remove(filepath.Join(dir, "ballast")); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		"read-only": {func(t *testing.T, dir string) { remount(t, dir, unix.MS_RDONLY) }, func(t *testing.T, dir string) { remount(t, dir, 0) }},
+		"full": {func(t *testing.T, dir string) { fill(t, filepath.Join(dir, "ballast")) },
+			func(t *testing.T, dir string) {
+				if err := os.Remove(filepath.Join(dir, "ballast")); err != nil {
+					t.Fatal(err)
+				}
+			}},
+		"read-only": {func(t *testing.T, dir string) { remount(t, dir, unix.MS_RDONLY) },
+			func(t *testing.T, dir string) { remount(t, dir, 0) }},
 	} {
 		t.Run(what, func(t *testing.T) {
 			c := newCluster(t)

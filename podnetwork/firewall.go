@@ -92,7 +92,8 @@ const maxNamedRules = 10
 func (n *Network) firewallProblems(drops []string) (problems []model.Problem) {
 	for _, d := range drops[:min(len(drops), maxNamedRules)] {
 		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: n.Node}, Field: "firewall",
-			Reason: fmt.Sprintf("the host's rule %q drops packets of pods; let the networks of pods pass in it (firewalld: firewall-cmd --permanent --zone=trusted --add-source=CIDR)", d)})
+			Reason: fmt.Sprintf("the host's rule %q drops packets of pods; let the networks of pods pass in it "+
+				"(firewalld: firewall-cmd --permanent --zone=trusted --add-source=CIDR)", d)})
 	}
 	return problems
 }
@@ -118,7 +119,8 @@ func (n *Network) passes() (out []firewall.Pass) {
 			continue // pods have no address of this family
 		}
 		for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-			for _, way := range [][2]string{{pod, pod}, {pod, uplink}, {uplink, pod}, {pod, routes.Device}, {routes.Device, pod}} {
+			for _, way := range [][2]string{{pod, pod}, {pod, uplink}, {uplink, pod}, {pod, routes.Device},
+				{routes.Device, pod}} {
 				p := firewall.Packet{In: way[0], Out: way[1], Is6: is6, Proto: proto}
 				forward.Samples = append(forward.Samples, p)
 				if way[0] == pod {
@@ -130,7 +132,8 @@ func (n *Network) passes() (out []firewall.Pass) {
 				forward.Probes = append(forward.Probes, p)
 			}
 			if me != nil && me.Primary(is6).IsValid() {
-				node.Probes = append(node.Probes, firewall.Packet{In: pod, Is6: is6, Proto: proto, Src: own, Dst: me.Primary(is6)})
+				node.Probes = append(node.Probes, firewall.Packet{In: pod, Is6: is6, Proto: proto, Src: own,
+					Dst: me.Primary(is6)})
 			}
 		}
 	}
@@ -162,8 +165,10 @@ func tunnelPass(snap model.Snapshot, local routes.Local, me *model.Node) firewal
 	for other := range snap.Nodes() {
 		if other.Name != me.Name && local.ByVXLAN(other) {
 			from := routes.Underlay(me)
-			p.Samples = []firewall.Packet{{In: local.Uplink.Name, Is6: from.Is6(), Proto: unix.IPPROTO_UDP, Dport: local.VXLANPort(), Dst: from, Untracked: true}}
-			p.Probes = []firewall.Packet{{In: local.Uplink.Name, Is6: from.Is6(), Proto: unix.IPPROTO_UDP, Dport: local.VXLANPort(), Dst: from, Src: routes.Underlay(other), Untracked: true}}
+			p.Samples = []firewall.Packet{{In: local.Uplink.Name, Is6: from.Is6(), Proto: unix.IPPROTO_UDP,
+				Dport: local.VXLANPort(), Dst: from, Untracked: true}}
+			p.Probes = []firewall.Packet{{In: local.Uplink.Name, Is6: from.Is6(), Proto: unix.IPPROTO_UDP,
+				Dport: local.VXLANPort(), Dst: from, Src: routes.Underlay(other), Untracked: true}}
 			break
 		}
 	}
@@ -182,11 +187,13 @@ func (n *Network) firewallFacts() (facts []string) {
 			if len(rules) > maxNamedRules {
 				more = fmt.Sprintf(" and %d more", len(rules)-maxNamedRules)
 			}
-			facts = append(facts, fmt.Sprintf(format, strings.Join(slices.Clone(rules[:min(len(rules), maxNamedRules)]), "; ")+more))
+			facts = append(facts, fmt.Sprintf(format,
+				strings.Join(slices.Clone(rules[:min(len(rules), maxNamedRules)]), "; ")+more))
 		}
 	}
 	if len(f.Accepted) > 0 {
-		facts = append(facts, "the host's firewall drops packets of pods; they are accepted in its chains "+strings.Join(f.Accepted, ", "))
+		facts = append(facts, "the host's firewall drops packets of pods; they are accepted in its chains "+
+			strings.Join(f.Accepted, ", "))
 	}
 	list("packets of pods are dropped by rules of the host: %s", f.Drops)
 	list("rules of the host drop some packets of pods, by port or address: %s", f.Perhaps)

@@ -16,7 +16,8 @@ func TestAHostThatForwardsNothing(t *testing.T) {
 	testnet.Need(t, "nft")
 	c := newCluster(t)
 	m := c.nodes[0]
-	const docker = "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; ip saddr 192.0.2.1 accept; }; }; " +
+	const docker = "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; ip saddr " +
+		"192.0.2.1 accept; }; }; " +
 		"table ip6 filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }; " +
 		"table inet other { chain others { type filter hook forward priority 5; policy accept; }; }"
 	plain := testnet.New(t, "plain")
@@ -40,7 +41,8 @@ func TestAHostThatForwardsNothing(t *testing.T) {
 		})
 	}
 	through()
-	if facts := strings.Join(m.net.Facts(), "; "); !strings.Contains(facts, "accepted in its chains ip filter FORWARD, ip6 filter FORWARD") {
+	if facts := strings.Join(m.net.Facts(), "; "); !strings.Contains(facts,
+		"accepted in its chains ip filter FORWARD, ip6 filter FORWARD") {
 		t.Errorf("status says %s", facts)
 	}
 	m.ns.Run("nft", "delete table ip filter; "+docker)
@@ -53,7 +55,8 @@ func TestAHostThatForwardsNothing(t *testing.T) {
 	if err := m.ns.Do(func() error { return Uninstall(t.Context(), m.config(c.store)) }); err != nil {
 		t.Fatal(err)
 	}
-	if after := m.ns.Run("sh", "-c", "nft list table ip filter; nft list table ip6 filter; nft list table inet other"); after != before {
+	if after := m.ns.Run("sh", "-c",
+		"nft list table ip filter; nft list table ip6 filter; nft list table inet other"); after != before {
 		t.Errorf("before it was %s, now %s", before, after)
 	}
 }

@@ -52,7 +52,8 @@ func restored(name, flavour string, text func(t *testing.T, program string) stri
 		unload: func(t *testing.T, ns *testnet.NS) {
 			for _, p := range families {
 				program := p + "-" + flavour
-				ns.Run("env", lock(t), "sh", "-c", fmt.Sprintf("%[1]s -P INPUT ACCEPT; %[1]s -P FORWARD ACCEPT; %[1]s -F; %[1]s -X", program))
+				ns.Run("env", lock(t), "sh", "-c",
+					fmt.Sprintf("%[1]s -P INPUT ACCEPT; %[1]s -P FORWARD ACCEPT; %[1]s -F; %[1]s -X", program))
 				if flavour == "nft" {
 					ns.Run("nft", "delete table "+map[string]string{"iptables": "ip", "ip6tables": "ip6"}[p]+" filter")
 				}
@@ -132,7 +133,8 @@ func hostFirewalls() []hostFirewall {
 	list := []hostFirewall{
 		nftFile("firewalld", "inet firewalld", "inet firewalld filter_FORWARD", "inet firewalld filter_INPUT"),
 		nftFile("firewalld-drop", "inet firewalld", "inet firewalld filter_FORWARD", "inet firewalld filter_INPUT"),
-		nftText("case 39", "inet hostfw", `table inet hostfw { chain forward { type filter hook forward priority 10; policy accept;
+		nftText("case 39", "inet hostfw",
+			`table inet hostfw { chain forward { type filter hook forward priority 10; policy accept;
 			ct state { established, related } accept; ct status dnat accept; iifname "lo" accept; ct state invalid drop; reject with icmpx type admin-prohibited; }; }`, "inet hostfw forward"),
 		nftText("Red Hat's nftables", "inet nftables_svc", `table inet nftables_svc {
 			chain allow { ct state established,related accept; meta l4proto { icmp, ipv6-icmp } accept; iifname "lo" accept; tcp dport 22 accept; }
@@ -141,20 +143,29 @@ func hostFirewalls() []hostFirewall {
 			"inet nftables_svc FORWARD", "inet nftables_svc INPUT"),
 		nftText("Arch's nftables", "inet filter", `table inet filter {
 			chain input { type filter hook input priority 0; policy drop; ct state invalid drop; ct state { established, related } accept; iif "lo" accept; ip protocol icmp accept; meta l4proto ipv6-icmp accept; tcp dport 22 accept; meta pkttype host limit rate 5/second counter reject with icmpx type admin-prohibited; counter; };
-			chain forward { type filter hook forward priority 0; policy drop; }; }`, "inet filter forward", "inet filter input"),
-		nftText("a map of verdicts, early", "inet early", `table inet early { chain pass { type filter hook forward priority -200; policy drop; ct state vmap { established : accept, related : accept, invalid : drop }; iifname vmap { "eth0" : jump lan, "lo" : accept }; }; chain lan { ip daddr 203.0.113.0/24 accept; }; }`,
+			chain forward { type filter hook forward priority 0; policy drop; }; }`, "inet filter forward",
+			"inet filter input"),
+		nftText("a map of verdicts, early", "inet early", `table inet early { chain pass { type filter hook forward `+
+			`priority -200; policy drop; ct state vmap { established : accept, related : accept, invalid : drop }; `+
+			`iifname vmap { "eth0" : jump lan, "lo" : accept }; }; chain lan { ip daddr 203.0.113.0/24 accept; }; }`,
 			"inet early pass"),
-		nftText("only new ones, late", "inet late", `table inet late { chain pass { type filter hook forward priority 300; policy accept; ct state new drop; }; }`, "inet late pass"),
-		nftText("all but one link", "inet but", `table inet but { chain pass { type filter hook forward priority 0; policy accept; iifname != { "lo", "br-lan" } meta l4proto { tcp, udp } goto away; }; chain away { log; return; }; chain pass2 { type filter hook forward priority 1; policy accept; iifname "eth0" drop; }; }`,
+		nftText("only new ones, late", "inet late", `table inet late { chain pass { type filter hook forward `+
+			`priority 300; policy accept; ct state new drop; }; }`, "inet late pass"),
+		nftText("all but one link", "inet but", `table inet but { chain pass { type filter hook forward priority 0; `+
+			`policy accept; iifname != { "lo", "br-lan" } meta l4proto { tcp, udp } goto away; }; chain away { log; `+
+			`return; }; chain pass2 { type filter hook forward priority 1; policy accept; iifname "eth0" drop; }; }`,
 			"inet but pass2"),
 	}
 	for _, flavour := range []string{"nft", "legacy"} {
 		forward, input := []string{"ip filter FORWARD", "ip6 filter FORWARD"}, []string{"ip filter INPUT"}
 		if flavour == "legacy" {
-			forward, input = []string{"iptables-legacy FORWARD", "ip6tables-legacy FORWARD"}, []string{"iptables-legacy INPUT"}
+			forward, input = []string{"iptables-legacy FORWARD", "ip6tables-legacy FORWARD"},
+				[]string{"iptables-legacy INPUT"}
 		}
-		list = append(list, restored("ufw", flavour, ufw, slices.Concat(forward, input)...), restored("Red Hat's iptables", flavour, redHat, slices.Concat(forward, input)...),
-			restored("Docker", flavour, docker, forward...), restored("kube-router's leftovers", flavour, kubeRouter, forward...))
+		list = append(list, restored("ufw", flavour, ufw, slices.Concat(forward, input)...),
+			restored("Red Hat's iptables", flavour, redHat, slices.Concat(forward, input)...),
+			restored("Docker", flavour, docker, forward...), restored("kube-router's leftovers", flavour,
+				kubeRouter, forward...))
 	}
 	return list
 }
@@ -177,7 +188,8 @@ func TestFirewallsOfHosts(t *testing.T) {
 			for fam := range 2 {
 				for _, way := range [][2]*pod{{near, other}, {near, far}, {far, near}} {
 					testnet.Eventually(t, 5*time.Second, func() error {
-						conn, err := way[0].ns.Dial("tcp", netip.AddrPortFrom(way[1].ips[fam], 80).String(), 200*time.Millisecond)
+						conn, err := way[0].ns.Dial("tcp", netip.AddrPortFrom(way[1].ips[fam], 80).String(),
+							200*time.Millisecond)
 						if err != nil {
 							return err
 						}
@@ -252,20 +264,25 @@ func TestRulesOfHostsAreNamed(t *testing.T) {
 	named := func(want string) {
 		t.Helper()
 		testnet.Eventually(t, 5*time.Second, func() error {
-			if facts := strings.Join(m.net.Facts(), "\n"); !strings.Contains(said(), want) || !strings.Contains(facts, want) {
+			if facts := strings.Join(m.net.Facts(), "\n"); !strings.Contains(said(), want) ||
+				!strings.Contains(facts, want) {
 				return fmt.Errorf("reported is %s, status says %s; want %s", said(), facts, want)
 			}
 			return nil
 		})
 	}
-	m.ns.Run("nft", `table ip mine { chain pass { type filter hook forward priority 5; policy accept; ip saddr 10.244.0.0/16 drop; }; }`)
+	m.ns.Run("nft", `table ip mine { chain pass { type filter hook forward priority 5; policy accept; ip saddr `+
+		`10.244.0.0/16 drop; }; }`)
 	named(`ip mine pass handle 2: ip saddr 10.244.0.0/16 drop`)
 	if _, err := near.ns.Dial("tcp", netip.AddrPortFrom(other.ips[0], 80).String(), 300*time.Millisecond); err == nil {
 		t.Error("what the host drops by address passes")
 	}
-	m.ns.Run("nft", `delete table ip mine; table inet mine { set bad { type ipv4_addr; flags interval; elements = { 10.244.1.0/24 }; }; chain pass { type filter hook forward priority 5; policy accept; tcp dport 25 reject; ip saddr @bad reject; }; }`)
+	m.ns.Run("nft", `delete table ip mine; table inet mine { set bad { type ipv4_addr; flags interval; elements = { `+
+		`10.244.1.0/24 }; }; chain pass { type filter hook forward priority 5; policy accept; tcp dport 25 reject; `+
+		`ip saddr @bad reject; }; }`)
 	named("ip saddr @bad reject")
-	if facts := strings.Join(m.net.Facts(), "\n"); !strings.Contains(facts, "dport 0x0019 reject") && !strings.Contains(facts, "dport 25 reject") {
+	if facts := strings.Join(m.net.Facts(), "\n"); !strings.Contains(facts, "dport 0x0019 reject") &&
+		!strings.Contains(facts, "dport 25 reject") {
 		t.Errorf("status says %s", facts)
 	}
 	m.ns.Run("nft", "delete table inet mine")
@@ -285,7 +302,8 @@ func TestRulesOfHostsAreNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = in.Close(); _ = owner.Wait() }()
-	if _, err := fmt.Fprintln(in, `table inet owned { flags owner; chain pass { type filter hook forward priority 10; policy accept; ct state established accept; reject with icmpx type admin-prohibited; }; }`); err != nil {
+	if _, err := fmt.Fprintln(in, `table inet owned { flags owner; chain pass { type filter hook forward priority `+
+		`10; policy accept; ct state established accept; reject with icmpx type admin-prohibited; }; }`); err != nil {
 		t.Fatal(err)
 	}
 	named("inet owned pass handle ")
@@ -377,7 +395,8 @@ func TestAPortOfVXLANThatIsTaken(t *testing.T) {
 	for f := range 2 {
 		expectSeen(t, near.ns, far.ips[f], near.ips[f])
 	}
-	if out := m.ns.Run("nft", "list", "table", "ip", TableName); strings.Contains(out, "4789") || !strings.Contains(out, "8472") {
+	if out := m.ns.Run("nft", "list", "table", "ip", TableName); strings.Contains(out, "4789") ||
+		!strings.Contains(out, "8472") {
 		t.Errorf("the table is %s", out)
 	}
 }
@@ -401,10 +420,12 @@ func TestATunnelThatCarriesNothing(t *testing.T) {
 		t.Errorf("a sound tunnel: %s", said())
 	}
 	// A firewall that this node does not see.
-	c.nodes[1].ns.Run("nft", "table ip between { chain pre { type filter hook prerouting priority -400; udp dport 4789 drop; }; }")
+	c.nodes[1].ns.Run("nft",
+		"table ip between { chain pre { type filter hook prerouting priority -400; udp dport 4789 drop; }; }")
 	testnet.Eventually(t, 20*time.Second, func() error {
 		facts := strings.Join(m.net.Facts(), "\n")
-		if !strings.Contains(said(), "VXLAN to node2: packets by the tunnel do not arrive") || !strings.Contains(facts, "VXLAN carries nothing to 1 nodes that answer outside of it: node2") {
+		if !strings.Contains(said(), "VXLAN to node2: packets by the tunnel do not arrive") ||
+			!strings.Contains(facts, "VXLAN carries nothing to 1 nodes that answer outside of it: node2") {
 			return fmt.Errorf("reported is %s, status says %s", said(), facts)
 		}
 		return nil

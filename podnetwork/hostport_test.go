@@ -72,11 +72,16 @@ func TestHostPorts(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	m := c.nodes[0]
-	all, err := m.addWith("all", `{"portMappings":[{"hostPort":8000,"containerPort":8080,"protocol":"tcp"},{"hostPort":8000,"containerPort":8080,"protocol":"udp"},{"hostPort":0,"containerPort":9}]}`)
+	all,
+		err := m.addWith("all",
+		`{"portMappings":[{"hostPort":8000,"containerPort":8080,"protocol":"tcp"},{"hostPort":8000,`+
+			`"containerPort":8080,"protocol":"udp"},{"hostPort":0,"containerPort":9}]}`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	one, err := m.addWith("one", `{"portMappings":[{"hostPort":8001,"containerPort":8080,"protocol":"TCP","hostIP":"172.30.0.11"}]}`)
+	one,
+		err := m.addWith("one",
+		`{"portMappings":[{"hostPort":8001,"containerPort":8080,"protocol":"TCP","hostIP":"172.30.0.11"}]}`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,14 +125,16 @@ func TestHostPorts(t *testing.T) {
 				}
 				got, seen, err := ask(row.from, network, row.to)
 				if got != row.want || (row.want == "") != (err != nil) || row.seen != "" && row.seen != seen.String() {
-					t.Errorf("from %s by %s to %s: %q answered and saw %s, %v; want %q, %s", row.from.Name, network, row.to, got, seen, err, row.want, row.seen)
+					t.Errorf("from %s by %s to %s: %q answered and saw %s, %v; want %q, %s", row.from.Name, network,
+						row.to, got, seen, err, row.want, row.seen)
 				}
 			}
 		}
 	}
 	rows()
 	m.ns.Run("nft", "flush", "ruleset")
-	testnet.Eventually(t, time.Second, func() error { _, _, err := ask(c.outside, "tcp", "172.30.0.11:8000"); return err })
+	testnet.Eventually(t, time.Second,
+		func() error { _, _, err := ask(c.outside, "tcp", "172.30.0.11:8000"); return err })
 	rows()
 	m.stop()
 	m.start(c.store)
@@ -187,7 +194,10 @@ func TestWishes(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	m := c.nodes[0]
-	p, err := m.addWith("p", `{"ips":["10.244.1.77/24"],"mac":"02:11:22:33:44:55","bandwidth":{"ingressRate":8000000,"ingressBurst":800000,"egressRate":4000000}}`)
+	p,
+		err := m.addWith("p",
+		`{"ips":["10.244.1.77/24"],"mac":"02:11:22:33:44:55","bandwidth":{"ingressRate":8000000,`+
+			`"ingressBurst":800000,"egressRate":4000000}}`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,9 +226,12 @@ func TestWishes(t *testing.T) {
 		t.Errorf("1 MB at 8 Mbit/s took only %s", took)
 	}
 	for config, want := range map[string]string{
-		`{"ips":["10.244.1.77"]}`:                                                              "10.244.1.77 is leased to pod default/p",
-		`{"ips":["10.9.9.9"]}`:                                                                 "10.9.9.9 is in none of the node's pod networks",
-		`{"ips":["x"]}`:                                                                        `runtimeConfig.ips: \"x\" is not an IP address`,
+		`{"ips":["10.244.1.77"]}`: "10.244.1.77 is " +
+			"leased to pod default/p",
+		`{"ips":["10.9.9.9"]}`: "10.9.9.9 is in " +
+			"none of the node's pod networks",
+		`{"ips":["x"]}`: `runtimeConfig.ips: ` +
+			`\"x\" is not an IP address`,
 		`{"mac":"33:33:00:00:00:01"}`:                                                          "runtimeConfig.mac",
 		`{"bandwidth":{"ingressRate":1}}`:                                                      "runtimeConfig.bandwidth.ingressRate: 1 is too little",
 		`{"portMappings":[{"hostPort":70000,"containerPort":1}]}`:                              "runtimeConfig.portMappings[0].hostPort: 70000 is not a port",

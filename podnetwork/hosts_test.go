@@ -64,7 +64,8 @@ func TestALinkHasNoOtherPodsRoute(t *testing.T) {
 		for _, a := range []string{"10.244.1.77/32", "fd00:244:0:1::77/128"} {
 			prefix := netip.MustParsePrefix(a)
 			m.ns.Run("ip", "route", "replace", a, "dev", link, "proto", "87")
-			m.ns.Run("ip", "neigh", "replace", prefix.Addr().String(), "lladdr", "0a:57:0a:f4:01:4d", "dev", link, "nud", "permanent")
+			m.ns.Run("ip", "neigh", "replace", prefix.Addr().String(), "lladdr", "0a:57:0a:f4:01:4d", "dev", link,
+				"nud", "permanent")
 		}
 		m.ns.Run("ip", "route", "replace", "10.99.0.0/24", "dev", link) // somebody's own: not ours
 	}
@@ -146,13 +147,15 @@ func TestPodCIDRsThatAreMissing(t *testing.T) {
 		said, _ := m.bad.Load("routes node1")
 		list, _ := said.([]model.Problem)
 		for _, p := range list {
-			if p.Kind == "Node" && p.Object.Name == m.name && p.Field == "spec.podCIDRs" && strings.Contains(p.Reason, "--allocate-node-cidrs") {
+			if p.Kind == "Node" && p.Object.Name == m.name && p.Field == "spec.podCIDRs" &&
+				strings.Contains(p.Reason, "--allocate-node-cidrs") {
 				return nil
 			}
 		}
 		return fmt.Errorf("said was %v", said)
 	})
-	if _, err := m.add("early"); err == nil || !strings.Contains(err.Error(), "spec.podCIDRs is empty") || !strings.Contains(err.Error(), "--allocate-node-cidrs") {
+	if _, err := m.add("early"); err == nil || !strings.Contains(err.Error(), "spec.podCIDRs is empty") ||
+		!strings.Contains(err.Error(), "--allocate-node-cidrs") {
 		t.Errorf("ADD says %v", err)
 	}
 }

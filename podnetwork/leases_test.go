@@ -81,13 +81,15 @@ func TestAFullNodeSaysSo(t *testing.T) {
 	c := newCluster(t)
 	m := c.nodes[0]
 	m.stop()
-	c.put(&model.Node{Name: m.name, InternalIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/29")}})
+	c.put(&model.Node{Name: m.name, InternalIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")},
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/29")}})
 	m.start(c.store)
 	var last *pod
 	for i := range 4 { // of 8: network, gateway, ingress proxy and broadcast are left out
 		last = m.mustAdd(fmt.Sprintf("p%d", i))
 	}
-	if _, err := m.add("more"); err == nil || !strings.Contains(err.Error(), "pod network 10.244.1.0/29 is full: 4 addresses are leased") {
+	if _, err := m.add("more"); err == nil || !strings.Contains(err.Error(),
+		"pod network 10.244.1.0/29 is full: 4 addresses are leased") {
 		t.Errorf("the error is %v", err)
 	}
 	said := func() string { p, _ := m.bad.Load("podnetwork addresses"); return fmt.Sprint(p) }
@@ -123,7 +125,8 @@ func TestAPodCannotSpoof(t *testing.T) {
 		}
 	}()
 	send := func(from, to netip.Addr) error {
-		conn, err := bad.ns.DialFrom("udp", netip.AddrPortFrom(from, 0).String(), netip.AddrPortFrom(to, 99).String(), time.Second)
+		conn, err := bad.ns.DialFrom("udp", netip.AddrPortFrom(from, 0).String(),
+			netip.AddrPortFrom(to, 99).String(), time.Second)
 		if err != nil {
 			return err
 		}
@@ -131,7 +134,8 @@ func TestAPodCannotSpoof(t *testing.T) {
 		_, err = conn.Write([]byte("x"))
 		return err
 	}
-	lies := []string{"10.244.2.200", "8.8.8.8", "172.30.0.11", victim.ips[0].String(), "fd00:244:0:2::99", "2001:db8::1", victim.ips[1].String()}
+	lies := []string{"10.244.2.200", "8.8.8.8", "172.30.0.11", victim.ips[0].String(), "fd00:244:0:2::99",
+		"2001:db8::1", victim.ips[1].String()}
 	for _, lie := range lies {
 		a := netip.MustParseAddr(lie)
 		bad.ns.Run("ip", "addr", "add", netip.PrefixFrom(a, a.BitLen()).String(), "dev", "eth0")
@@ -179,13 +183,15 @@ func claim(link string, v4, v6 netip.Addr) error {
 		return err
 	}
 	mac := []byte(iface.HardwareAddr)
-	arp := slices.Concat(bytes.Repeat([]byte{0xff}, 6), mac, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, mac, v4.AsSlice(), mac, v4.AsSlice())
+	arp := slices.Concat(bytes.Repeat([]byte{0xff}, 6), mac, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, mac, v4.AsSlice(),
+		mac, v4.AsSlice())
 	from := netip.MustParseAddr("fe80::bad").AsSlice()
 	to := netip.MustParseAddr("ff02::1").AsSlice()
 	na := slices.Concat([]byte{136, 0, 0, 0, 0x20, 0, 0, 0}, v6.AsSlice(), []byte{2, 1}, mac)
 	sum := checksum(slices.Concat(from, to, []byte{0, 0, 0, byte(len(na)), 0, 0, 0, 58}, na))
 	na[2], na[3] = byte(sum>>8), byte(sum)
-	nd := slices.Concat([]byte{0x33, 0x33, 0, 0, 0, 1}, mac, []byte{0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(na)), 58, 255}, from, to, na)
+	nd := slices.Concat([]byte{0x33, 0x33, 0, 0, 0, 1}, mac, []byte{0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(na)), 58,
+		255}, from, to, na)
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
 	if err != nil {
 		return err

@@ -38,14 +38,16 @@ func newRuntime(t *testing.T) *runtime {
 		name, value, _ := strings.Cut(s, "=")
 		t.Setenv(name, value)
 	}
-	return &runtime{m: m, pod: testnet.New(t, "pod"), log: m.path("log"), cni: libcni.NewCNIConfigWithCacheDir([]string{m.path("bin")}, m.path("cache"), nil)}
+	return &runtime{m: m, pod: testnet.New(t, "pod"), log: m.path("log"),
+		cni: libcni.NewCNIConfigWithCacheDir([]string{m.path("bin")}, m.path("cache"), nil)}
 }
 
 // list is a network of plugins; $LOG is the log of the chained ones.
 func (r *runtime) list(version, plugins string) *libcni.NetworkConfigList {
 	r.m.t.Helper()
 	plugins = strings.ReplaceAll(plugins, "$LOG", fmt.Sprintf("%q", r.log))
-	l, err := libcni.NetworkConfFromBytes(fmt.Appendf(nil, `{"cniVersion":%q,"name":"wayleave","plugins":[%s]}`, version, plugins))
+	l, err := libcni.NetworkConfFromBytes(fmt.Appendf(nil, `{"cniVersion":%q,"name":"wayleave","plugins":[%s]}`,
+		version, plugins))
 	if err != nil {
 		r.m.t.Fatal(err)
 	}
@@ -53,8 +55,10 @@ func (r *runtime) list(version, plugins string) *libcni.NetworkConfigList {
 }
 
 func (r *runtime) conf(id string) *libcni.RuntimeConf {
-	return &libcni.RuntimeConf{ContainerID: id, NetNS: r.pod.Path(), IfName: "eth0", Args: [][2]string{{"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", id}},
-		CapabilityArgs: map[string]any{"portMappings": []map[string]any{{"hostPort": 8080 + len(id), "containerPort": 80, "protocol": "tcp"}}}}
+	return &libcni.RuntimeConf{ContainerID: id, NetNS: r.pod.Path(), IfName: "eth0",
+		Args: [][2]string{{"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", id}},
+		CapabilityArgs: map[string]any{"portMappings": []map[string]any{{"hostPort": 8080 + len(id),
+			"containerPort": 80, "protocol": "tcp"}}}}
 }
 
 // in does a step in the node's namespace, as runtimes live there.
@@ -154,11 +158,13 @@ func TestAChainOfPlugins(t *testing.T) {
 			r.del(l, "a")
 			r.del(l, "a")
 			for _, c := range r.calls() {
-				if c.Stdin.CNIVersion != version || c.Stdin.Name != "wayleave" || c.Stdin.RuntimeConfig["portMappings"] == nil {
+				if c.Stdin.CNIVersion != version || c.Stdin.Name != "wayleave" ||
+					c.Stdin.RuntimeConfig["portMappings"] == nil {
 					t.Errorf("%s got %+v", c.Command, c.Stdin)
 				}
 			}
-			if p := r.calls()[0].Stdin.PrevResult; p == nil || len(p.Interfaces) != 2 || len(p.IPs) != 2 || p.IPs[0].Address.String() != added.IPs[0].Address.String() {
+			if p := r.calls()[0].Stdin.PrevResult; p == nil || len(p.Interfaces) != 2 || len(p.IPs) != 2 ||
+				p.IPs[0].Address.String() != added.IPs[0].Address.String() {
 				t.Errorf("the plugin behind ours got %+v", p)
 			}
 		})
@@ -178,10 +184,12 @@ func TestALaterPluginMayTakeARoute(t *testing.T) {
 // Our plugin behind another: what was there is passed through, see 2 ADD.
 func TestOursBehindAnotherPlugin(t *testing.T) {
 	r := newRuntime(t)
-	first := `{"type":"chained","log":$LOG,"result":{"interfaces":[{"name":"lo","sandbox":"` + r.pod.Path() + `"}],"ips":[{"address":"127.0.0.1/8","interface":0}]}}`
+	first := `{"type":"chained","log":$LOG,"result":{"interfaces":[{"name":"lo","sandbox":"` + r.pod.Path() +
+		`"}],"ips":[{"address":"127.0.0.1/8","interface":0}]}}`
 	l := r.list("1.1.0", first+","+ourPlugin)
 	added := r.add(l, "a")
-	if len(added.Interfaces) != 3 || len(added.IPs) != 3 || *added.IPs[1].Interface != 2 || added.IPs[0].Address.String() != "127.0.0.1/8" {
+	if len(added.Interfaces) != 3 || len(added.IPs) != 3 || *added.IPs[1].Interface != 2 ||
+		added.IPs[0].Address.String() != "127.0.0.1/8" {
 		t.Errorf("the result is %+v", added)
 	}
 	r.check(l, "a", "")
@@ -206,7 +214,8 @@ func TestCapabilitiesByTheLibrary(t *testing.T) {
 	r := newRuntime(t)
 	l := r.list("1.1.0", `{"type":"wayleave-cni","capabilities":{"portMappings":true}}`)
 	r.add(l, "a")
-	if leases := r.m.net.book.List(); len(leases) != 1 || len(leases[0].Ports) != 1 || leases[0].Ports[0].HostPort != 8081 {
+	if leases := r.m.net.book.List(); len(leases) != 1 || len(leases[0].Ports) != 1 ||
+		leases[0].Ports[0].HostPort != 8081 {
 		t.Errorf("leases are %+v", leases)
 	}
 	r.check(l, "a", "")

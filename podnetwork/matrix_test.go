@@ -67,7 +67,8 @@ func newSegments(t *testing.T, mode routes.Mode, f families, mtu int, bin string
 
 func (s *segments) node(i, j int, mode routes.Mode, f families, bin string, attach func(*testnet.NS, string, string)) {
 	n := i*2 + j + 1
-	m := &machine{t: s.t, name: fmt.Sprintf("node%d", n), ns: testnet.New(s.t, fmt.Sprintf("node%d", n)), dir: s.t.TempDir(), bin: bin, mode: mode}
+	m := &machine{t: s.t, name: fmt.Sprintf("node%d", n), ns: testnet.New(s.t, fmt.Sprintf("node%d", n)),
+		dir: s.t.TempDir(), bin: bin, mode: mode}
 	attach(m.ns, "eth0", fmt.Sprintf("p%d", j))
 	node := &model.Node{Name: m.name}
 	add := func(addr, gateway, all, cidr string) {
@@ -77,10 +78,12 @@ func (s *segments) node(i, j int, mode routes.Mode, f families, bin string, atta
 		node.PodCIDRs = append(node.PodCIDRs, netip.MustParsePrefix(cidr))
 	}
 	if f.v4 {
-		add(fmt.Sprintf("172.30.%d.1%d/24", i+1, n), fmt.Sprintf("172.30.%d.1", i+1), "0.0.0.0/0", fmt.Sprintf("10.244.%d.0/24", n))
+		add(fmt.Sprintf("172.30.%d.1%d/24", i+1, n), fmt.Sprintf("172.30.%d.1", i+1), "0.0.0.0/0",
+			fmt.Sprintf("10.244.%d.0/24", n))
 	}
 	if f.v6 {
-		add(fmt.Sprintf("fd00:30:%d::1%d/64", i+1, n), fmt.Sprintf("fd00:30:%d::1", i+1), "::/0", fmt.Sprintf("fd00:244:0:%d::/64", n))
+		add(fmt.Sprintf("fd00:30:%d::1%d/64", i+1, n), fmt.Sprintf("fd00:30:%d::1", i+1), "::/0",
+			fmt.Sprintf("fd00:244:0:%d::/64", n))
 	}
 	s.nodes = append(s.nodes, m)
 	s.put(node)
@@ -164,7 +167,8 @@ func everybody(t *testing.T, s *segments, mode routes.Mode) {
 	}
 	if mode == routes.Direct {
 		testnet.Eventually(t, 5*time.Second, func() error {
-			if e := s.nodes[0].net.Routes.State().Error; !strings.Contains(e, "node3") && !strings.Contains(e, "is on no network of this node") {
+			if e := s.nodes[0].net.Routes.State().Error; !strings.Contains(e, "node3") &&
+				!strings.Contains(e, "is on no network of this node") {
 				return fmt.Errorf("the node on the other segment is not named: %q", e)
 			}
 			return nil
@@ -185,7 +189,8 @@ func TestIPv6OverASmallUnderlay(t *testing.T) {
 		t.Error(err)
 	}
 	testnet.Eventually(t, 5*time.Second, func() error {
-		want := "spec.podCIDRs: fd00:244:0:3::/64 cannot be reached by VXLAN: IPv6 asks for an MTU of 1280, eth0 has 1280, less 50"
+		want := "spec.podCIDRs: fd00:244:0:3::/64 cannot be reached by VXLAN: IPv6 asks for an MTU of 1280, eth0 " +
+			"has 1280, less 50"
 		if p, _ := s.nodes[0].bad.Load("routes node3"); !strings.Contains(fmt.Sprint(p), want) {
 			return fmt.Errorf("reported is %v, want %q", p, want)
 		}

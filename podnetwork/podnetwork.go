@@ -125,7 +125,9 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 	if err != nil {
 		return nil, errors.Join(err, book.Close())
 	}
-	n := &Network{Config: c, book: book, host: host, Routes: routing, Translation: translation, looked: make(chan struct{}), found: make(chan struct{}, 1), relook: make(chan struct{}, 1), released: make(chan struct{}, 1)}
+	n := &Network{Config: c, book: book, host: host, Routes: routing, Translation: translation,
+		looked: make(chan struct{}), found: make(chan struct{}, 1), relook: make(chan struct{}, 1),
+		released: make(chan struct{}, 1)}
 	book.Follow(func(list []ipam.Lease) {
 		if c.Leases != nil {
 			c.Leases(holders(list))
@@ -136,7 +138,8 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 		}
 	})
 	n.tables = &tables{conn: c.NFT, track: c.Track, leases: book.List, port: cmp.Or(c.VXLANPort, routes.Port)}
-	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Full: n.full, Isolate: c.Isolate, Log: c.Log,
+	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Full: n.full,
+		Isolate: c.Isolate, Log: c.Log,
 		Reserved: func(p model.Protocol, port uint16) string { return c.Reserved.Port(c.Store.Snapshot(), p, port) }}
 	return n, nil
 }
@@ -219,9 +222,11 @@ func (n *Network) repair() {
 	}
 	var problems []model.Problem
 	n.server.Each(func(l ipam.Lease) {
-		err := n.host.Repair(veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, MAC: l.MAC, NodeIPs: local.NodeIPs, Localhost: hostport.Localhost(l.Ports)})
+		err := n.host.Repair(veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, MAC: l.MAC,
+			NodeIPs: local.NodeIPs, Localhost: hostport.Localhost(l.Ports)})
 		if err != nil {
-			problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: n.Node}, Reason: fmt.Sprintf("pod %s: %v", l.Pod, err)})
+			problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: n.Node},
+				Reason: fmt.Sprintf("pod %s: %v", l.Pod, err)})
 		}
 	})
 	n.report("podnetwork", "links", problems)
@@ -267,7 +272,8 @@ func (n *Network) translation(ctx context.Context) error {
 
 // publish installs the plugin, and its configuration once the node has a network.
 func (n *Network) publish(ctx context.Context) error {
-	if err := n.put("CNI plugin", filepath.Join(n.BinDir, call.Type), func(to string) error { return install(n.Plugin, to) }); err != nil {
+	if err := n.put("CNI plugin", filepath.Join(n.BinDir, call.Type),
+		func(to string) error { return install(n.Plugin, to) }); err != nil {
 		return err
 	}
 	select {
@@ -288,7 +294,8 @@ func (n *Network) publish(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := n.put("CNI configuration", filepath.Join(n.ConfDir, ConfName), func(to string) error { return writeFile(to, []byte(conflist), 0o644) }); err != nil {
+	if err := n.put("CNI configuration", filepath.Join(n.ConfDir, ConfName),
+		func(to string) error { return writeFile(to, []byte(conflist), 0o644) }); err != nil {
 		return err
 	}
 	<-ctx.Done()

@@ -96,15 +96,18 @@ func newClusterWith(t *testing.T, mode routes.Mode) *cluster {
 	}
 	attach(c.outside, "p9", "172.30.0.99/24", "fd00:30::99/64")
 	for i := 1; i <= 2; i++ {
-		m := &machine{t: t, name: fmt.Sprintf("node%d", i), ns: testnet.New(t, fmt.Sprintf("node%d", i)), dir: t.TempDir(), bin: bin, mode: mode}
+		m := &machine{t: t, name: fmt.Sprintf("node%d", i), ns: testnet.New(t, fmt.Sprintf("node%d", i)),
+			dir: t.TempDir(), bin: bin, mode: mode}
 		attach(m.ns, fmt.Sprintf("p%d", i), fmt.Sprintf("172.30.0.1%d/24", i), fmt.Sprintf("fd00:30::1%d/64", i))
 		m.ns.Sysctl("net/ipv4/conf/all/rp_filter", "1") // as strict as many hosts are
 		m.ns.Route("0.0.0.0/0", "172.30.0.99")
 		m.ns.Route("::/0", "fd00:30::99")
 		c.nodes = append(c.nodes, m)
 		c.put(&model.Node{Name: m.name,
-			InternalIPs: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("172.30.0.1%d", i)), netip.MustParseAddr(fmt.Sprintf("fd00:30::1%d", i))},
-			PodCIDRs:    []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)), netip.MustParsePrefix(fmt.Sprintf("fd00:244:0:%d::/64", i))}})
+			InternalIPs: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("172.30.0.1%d", i)),
+				netip.MustParseAddr(fmt.Sprintf("fd00:30::1%d", i))},
+			PodCIDRs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)),
+				netip.MustParsePrefix(fmt.Sprintf("fd00:244:0:%d::/64", i))}})
 	}
 	c.store.MarkSynced(model.NodeKind)
 	for _, m := range c.nodes {
@@ -139,9 +142,14 @@ func (m *machine) config(store *model.Store) Config {
 		m.t.Fatal(err)
 	}
 	legacy.LockFile = m.path("xtables.lock")
-	return Config{Track: track, VXLANPort: m.vxlan, Tunnel: func(node string, ok bool) { m.carries.Store(node, ok) }, Node: m.name, Store: store, NSFD: m.ns.FD(), StateDir: m.path("state"), Socket: m.path("cni.sock"), Tombstones: m.path("del"),
-		Sysctl: "/proc/sys/net", Plugin: m.bin, BinDir: m.path("bin"), ConfDir: m.path("conf"), CoolDown: time.Minute, Masquerade: true, Routing: m.mode, ProbeEvery: m.probe, ProxyAddress: m.ingress,
-		Kernel: kernel, NFT: conn, Firewall: firewall.All{conn, iptables.Firewall{Kernel: legacy}}, Log: slog.New(slog.DiscardHandler),
+	return Config{Track: track, VXLANPort: m.vxlan, Tunnel: func(node string, ok bool) { m.carries.Store(node, ok) },
+		Node: m.name, Store: store, NSFD: m.ns.FD(), StateDir: m.path("state"), Socket: m.path("cni.sock"),
+		Tombstones: m.path("del"),
+		Sysctl:     "/proc/sys/net", Plugin: m.bin, BinDir: m.path("bin"), ConfDir: m.path("conf"),
+		CoolDown:   time.Minute,
+		Masquerade: true, Routing: m.mode, ProbeEvery: m.probe, ProxyAddress: m.ingress,
+		Kernel: kernel, NFT: conn, Firewall: firewall.All{conn, iptables.Firewall{Kernel: legacy}},
+		Log:    slog.New(slog.DiscardHandler),
 		Report: func(finder, key string, p []model.Problem) { m.bad.Store(finder+" "+key, p) }}
 }
 
@@ -338,7 +346,8 @@ func TestDelLeavesNothing(t *testing.T) {
 		}
 	}
 	testnet.Eventually(t, 5*time.Second, func() error {
-		if after := m.ns.Run("sh", "-c", "ip link; ip -4 route; ip -6 route; ip neigh | grep PERMANENT || true"); after != before {
+		if after := m.ns.Run("sh", "-c",
+			"ip link; ip -4 route; ip -6 route; ip neigh | grep PERMANENT || true"); after != before {
 			return fmt.Errorf("before:\n%s\nafter:\n%s", before, after)
 		}
 		return nil
@@ -442,7 +451,8 @@ func TestUnusedAddressesAreUnreachable(t *testing.T) {
 	c := newCluster(t)
 	a := c.nodes[0].mustAdd("a")
 	start := time.Now()
-	if _, err := who(a.ns, netip.MustParseAddrPort("10.244.1.200:80")); err == nil || time.Since(start) > 500*time.Millisecond {
+	if _, err := who(a.ns, netip.MustParseAddrPort("10.244.1.200:80")); err == nil ||
+		time.Since(start) > 500*time.Millisecond {
 		t.Errorf("error %v after %s", err, time.Since(start))
 	}
 }
@@ -453,12 +463,15 @@ func TestBadNodesHarmNoOther(t *testing.T) {
 	good, _ := c.store.Snapshot().Node("node2")
 	c.put(&model.Node{Name: "node3"})
 	c.put(&model.Node{Name: "node4", PodCIDRs: good.PodCIDRs, InternalIPs: good.InternalIPs})
-	c.put(&model.Node{Name: "node5", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.5.0/24")}, InternalIPs: []netip.Addr{netip.MustParseAddr("192.0.2.5")}})
-	c.put(&model.Node{Name: "node6", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.6.0/24")}, InternalIPs: []netip.Addr{netip.MustParseAddr("172.30.0.16")}})
+	c.put(&model.Node{Name: "node5", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.5.0/24")},
+		InternalIPs: []netip.Addr{netip.MustParseAddr("192.0.2.5")}})
+	c.put(&model.Node{Name: "node6", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.6.0/24")},
+		InternalIPs: []netip.Addr{netip.MustParseAddr("172.30.0.16")}})
 	c.nodes[0].ns.Run("ip", "route", "del", "default") // so that node5 is on no network
 	m := c.nodes[0]
 	testnet.Eventually(t, 5*time.Second, func() error {
-		for key, want := range map[string]string{"routes node3": "Node node3: spec.podCIDRs: is empty", "routes node4": "spec.podCIDRs[0]: 10.244.2.0/24 overlaps"} {
+		for key, want := range map[string]string{"routes node3": "Node node3: spec.podCIDRs: is empty",
+			"routes node4": "spec.podCIDRs[0]: 10.244.2.0/24 overlaps"} {
 			p, _ := m.bad.Load(key)
 			if !strings.Contains(fmt.Sprint(p), want) {
 				return fmt.Errorf("%s: %v", key, p)
@@ -480,8 +493,10 @@ func TestUninstallLeavesNothing(t *testing.T) {
 	m := c.nodes[0]
 	m.mustAdd("a")
 	m.stop()
-	look := "ip -o link | grep -c ' wy'; ip route show proto 87; ip -6 route show proto 87; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward"
-	if out, _ := m.ns.Try("sh", "-c", look); !strings.Contains(out, "wayleave-podnetwork") || !strings.HasSuffix(out, "1\n") {
+	look := "ip -o link | grep -c ' wy'; ip route show proto 87; ip -6 route show proto 87; nft list ruleset; cat " +
+		"/proc/sys/net/ipv4/ip_forward"
+	if out, _ := m.ns.Try("sh", "-c", look); !strings.Contains(out, "wayleave-podnetwork") ||
+		!strings.HasSuffix(out, "1\n") {
 		t.Fatalf("nothing was installed: %s", out)
 	}
 	if err := m.ns.Do(func() error { return Uninstall(t.Context(), m.config(c.store)) }); err != nil {

@@ -39,14 +39,16 @@ func (f findings) dead(after time.Duration) (out []string) {
 
 func (f findings) facts() (out []string) {
 	for _, name := range slices.Sorted(maps.Keys(f.paths)) {
-		out = append(out, fmt.Sprintf("packets of at most %d bytes reach %s; routes to its pods are lowered to that", f.paths[name], name))
+		out = append(out, fmt.Sprintf("packets of at most %d bytes reach %s; routes to its pods are lowered to that",
+			f.paths[name], name))
 	}
 	if f.spoiled {
 		out = append(out, "checksums were wrong behind VXLAN; the kernel computes them now")
 	}
 	if len(f.empty) > 0 {
 		names := slices.Sorted(maps.Keys(f.empty))
-		out = append(out, fmt.Sprintf("VXLAN carries nothing to %d nodes that answer outside of it: %s", len(names), strings.Join(names[:min(len(names), maxNamedNodes)], ", ")))
+		out = append(out, fmt.Sprintf("VXLAN carries nothing to %d nodes that answer outside of it: %s", len(names),
+			strings.Join(names[:min(len(names), maxNamedNodes)], ", ")))
 	}
 	return out
 }
@@ -154,7 +156,8 @@ func (n *Network) probeAll(ctx context.Context) {
 
 // probeOne returns the size that reaches a node, if that can be known, and whether
 // the tunnel to it spoils checksums.
-func (n *Network) probeOne(ctx context.Context, local routes.Local, me, peer *model.Node) (size int, known, spoiled bool) {
+func (n *Network) probeOne(ctx context.Context, local routes.Local, me, peer *model.Node) (size int, known,
+	spoiled bool) {
 	from, to := routes.Underlay(me), routes.Underlay(peer)
 	if !from.IsValid() || !to.IsValid() || from.Is6() != to.Is6() {
 		return 0, false, false
@@ -178,7 +181,8 @@ func (n *Network) probeOne(ctx context.Context, local routes.Local, me, peer *mo
 }
 
 // probeTunnel says whether packets reach a node by the tunnel. That is known only of nodes that answer outside of it.
-func (n *Network) probeTunnel(ctx context.Context, local routes.Local, me, peer *model.Node, answers bool) (carries, told bool) {
+func (n *Network) probeTunnel(ctx context.Context, local routes.Local, me, peer *model.Node,
+	answers bool) (carries, told bool) {
 	if !answers || !local.ByVXLAN(peer) {
 		return false, false
 	}
@@ -203,8 +207,11 @@ const leastIPv6 = 1280
 func (n *Network) reportTunnel(dead []string, port uint16) {
 	var problems []model.Problem
 	for _, name := range dead[:min(len(dead), maxNamedNodes)] {
-		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: n.Node}, Field: "VXLAN to " + name,
-			Reason: fmt.Sprintf("packets by the tunnel do not arrive, though the node answers outside of it: pods cannot reach its pods; let UDP port %d pass between the nodes (firewalls of both hosts and of the network), or set podnetwork.vxlanPort", port)})
+		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: n.Node},
+			Field: "VXLAN to " + name,
+			Reason: fmt.Sprintf("packets by the tunnel do not arrive, though the node answers outside of it: pods "+
+				"cannot reach its pods; let UDP port %d pass between the nodes (firewalls of both hosts and of the "+
+				"network), or set podnetwork.vxlanPort", port)})
 	}
 	if more := len(dead) - maxNamedNodes; more > 0 {
 		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: n.Node}, Field: "VXLAN",
@@ -218,11 +225,13 @@ func (n *Network) reportPaths(f findings, uplink int) {
 	self := model.Name{Name: n.Node}
 	for _, name := range slices.Sorted(maps.Keys(f.paths)) {
 		problems = append(problems, model.Problem{Kind: "Node", Object: self, Field: "path to " + name,
-			Reason: fmt.Sprintf("packets of at most %d bytes arrive, though this node's link has an MTU of %d: routes to its pods are lowered", f.paths[name], uplink)})
+			Reason: fmt.Sprintf("packets of at most %d bytes arrive, though this node's link has an MTU of %d: "+
+				"routes to its pods are lowered", f.paths[name], uplink)})
 	}
 	if f.spoiled {
 		problems = append(problems, model.Problem{Kind: "Node", Object: self, Field: "VXLAN",
-			Reason: "packets come out of it with wrong checksums (a fault of the network card's offload): the kernel computes them now"})
+			Reason: "packets come out of it with wrong checksums (a fault of the network card's offload): the " +
+				"kernel computes them now"})
 	}
 	n.report("podnetwork", "paths", problems)
 }

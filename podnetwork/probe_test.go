@@ -28,25 +28,30 @@ func TestASmallerPath(t *testing.T) {
 				megabyte(near.ns)
 				if hole {
 					for _, m := range s.nodes { // or the router would see segments in one piece
-						m.ns.Run("ethtool", "-K", "eth0", "tso", "off", "gso", "off", "tx-udp_tnl-segmentation", "off", "tx-udp_tnl-csum-segmentation", "off")
+						m.ns.Run("ethtool", "-K", "eth0", "tso", "off", "gso", "off", "tx-udp_tnl-segmentation", "off",
+							"tx-udp_tnl-csum-segmentation", "off")
 					}
-					s.router.Run("nft", "table inet hole { chain fwd0 { type filter hook forward priority 0; meta length > 1400 drop; }; }")
+					s.router.Run("nft", "table inet hole { chain fwd0 { type filter hook forward priority 0; meta "+
+						"length > 1400 drop; }; }")
 				} else {
 					s.router.Run("ip", "link", "set", "eth1", "mtu", "1400")
 				}
 				said := func() string { p, _ := s.nodes[0].bad.Load("podnetwork paths"); return fmt.Sprint(p) }
 				testnet.Eventually(t, 20*time.Second, func() error {
-					if want := "packets of at most 1400 bytes arrive"; !strings.Contains(said(), "path to node3: "+want) || !strings.Contains(said(), "path to node4: "+want) {
+					if want := "packets of at most 1400 bytes arrive"; !strings.Contains(said(), "path to node3: "+
+						want) || !strings.Contains(said(), "path to node4: "+want) {
 						return fmt.Errorf("reported is %s", said())
 					}
 					return nil
 				})
-				if facts := strings.Join(s.nodes[0].net.Facts(), "\n"); !strings.Contains(facts, "packets of at most 1400 bytes reach node3") {
+				if facts := strings.Join(s.nodes[0].net.Facts(), "\n"); !strings.Contains(facts,
+					"packets of at most 1400 bytes reach node3") {
 					t.Errorf("status says %s", facts)
 				}
 				testnet.Eventually(t, 10*time.Second, func() error {
 					if err := fetch(from.ns, to.ips[0]); err != nil {
-						return fmt.Errorf("%w; the way back: %s, %s", err, s.nodes[2].ns.Run("ip", "route", "get", from.ips[0].String()), strings.Join(s.nodes[2].net.Facts(), "; "))
+						return fmt.Errorf("%w; the way back: %s, %s", err, s.nodes[2].ns.Run("ip", "route", "get",
+							from.ips[0].String()), strings.Join(s.nodes[2].net.Facts(), "; "))
 					}
 					return nil
 				})
@@ -84,7 +89,8 @@ func TestSpoiledChecksums(t *testing.T) {
 		t.Fatalf("before: %s", out)
 	}
 	m.ns.Run("ethtool", "-K", "eth0", "tx", "off") // between virtual devices nobody computes any
-	m.ns.Run("nft", `table ip spoil { chain out0 { type filter hook output priority 0; oifname "wayleave-vxlan" meta l4proto udp @th,48,16 set 0xbad; }; }`)
+	m.ns.Run("nft", `table ip spoil { chain out0 { type filter hook output priority 0; oifname "wayleave-vxlan" `+
+		`meta l4proto udp @th,48,16 set 0xbad; }; }`)
 	testnet.Eventually(t, 20*time.Second, func() error {
 		p, _ := m.bad.Load("podnetwork paths")
 		if !strings.Contains(fmt.Sprint(p), "VXLAN: packets come out of it with wrong checksums") {

@@ -104,7 +104,8 @@ func (n *Network) setProxy(ctx context.Context, links *link.Kernel) error {
 	var problems []model.Problem
 	err := links.SetLocal(ctx, want)
 	if err != nil {
-		problems = []model.Problem{{Kind: "Node", Object: model.Name{Name: n.Node}, Field: "spec.podCIDRs", Reason: fmt.Sprintf("the address of the ingress proxy: %v", err)}}
+		problems = []model.Problem{{Kind: "Node", Object: model.Name{Name: n.Node}, Field: "spec.podCIDRs",
+			Reason: fmt.Sprintf("the address of the ingress proxy: %v", err)}}
 		want = nil
 	}
 	n.report("podnetwork", "proxy address", problems)

@@ -77,7 +77,8 @@ func TestTheProxyReachesPodsFromItsAddress(t *testing.T) {
 			other, _ := c.store.Snapshot().Node(c.nodes[1].name)
 			outside := []netip.Addr{netip.MustParseAddr("172.30.0.99"), netip.MustParseAddr("fd00:30::99")}
 			for f, from := range me.ProxyAddrs() {
-				for to, want := range map[netip.Addr]netip.Addr{a.ips[f]: from, d.ips[f]: from, other.InternalIPs[f]: from, outside[f]: me.InternalIPs[f]} {
+				for to, want := range map[netip.Addr]netip.Addr{a.ips[f]: from, d.ips[f]: from,
+					other.InternalIPs[f]: from, outside[f]: me.InternalIPs[f]} {
 					testnet.Eventually(t, 5*time.Second, func() error {
 						seen, err := whoFrom(m.ns, from, netip.AddrPortFrom(to, 80))
 						if err == nil && seen != want {
@@ -106,7 +107,8 @@ func (m *machine) enforce(store *model.Store, ingress bool) {
 		m.t.Fatal(err)
 	}
 	defer w.Close()
-	planner := networkpolicy.NewPlanner(networkpolicy.Local{Node: m.name, Pods: holders(m.net.book.List()), Ingress: ingress})
+	planner := networkpolicy.NewPlanner(networkpolicy.Local{Node: m.name, Pods: holders(m.net.book.List()),
+		Ingress: ingress})
 	snap, changes, _ := w.Poll()
 	entries := map[networkpolicy.Key]networkpolicy.Entry{}
 	for _, k := range planner.Keys(snap, changes) {
@@ -150,12 +152,16 @@ func TestPoliciesKnowTheProxyByItsLabels(t *testing.T) {
 	} {
 		ns := labels(map[string]string{"kubernetes.io/metadata.name": "kube-system"})
 		err := c.store.Write(func(w *model.Writer) {
-			w.PutNamespace(&model.Namespace{Name: "kube-system", Labels: map[string]string{"kubernetes.io/metadata.name": "kube-system"}})
+			w.PutNamespace(&model.Namespace{Name: "kube-system",
+				Labels: map[string]string{"kubernetes.io/metadata.name": "kube-system"}})
 			for i, p := range []*pod{a, d} {
-				w.PutPod(&model.Pod{Name: model.Name{Namespace: "default", Name: p.id}, Node: c.nodes[i].name, IPs: p.ips})
+				w.PutPod(&model.Pod{Name: model.Name{Namespace: "default", Name: p.id},
+					Node: c.nodes[i].name, IPs: p.ips})
 			}
-			w.PutNetworkPolicy(&model.NetworkPolicy{Name: model.Name{Namespace: "default", Name: "ingress"}, IsolatesIngress: true,
-				Ingress: []model.PolicyRule{{AnyPort: true, Peers: []model.PolicyPeer{{Namespaces: &ns, Pods: labels(tc.labels)}}}}})
+			w.PutNetworkPolicy(&model.NetworkPolicy{Name: model.Name{Namespace: "default", Name: "ingress"},
+				IsolatesIngress: true,
+				Ingress: []model.PolicyRule{{AnyPort: true,
+					Peers: []model.PolicyPeer{{Namespaces: &ns, Pods: labels(tc.labels)}}}}})
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -168,7 +174,8 @@ func TestPoliciesKnowTheProxyByItsLabels(t *testing.T) {
 				want := tc.allowed || to == a.ips[f] && !tc.ingress // with ingress off it is the node's own address
 				seen, err := whoFrom(m.ns, from, netip.AddrPortFrom(to, 80))
 				if (err == nil && seen == from) != want {
-					t.Errorf("%v with ingress %v: from %s to %s: saw %s, %v; want it to pass: %v", tc.labels, tc.ingress, from, to, seen, err, want)
+					t.Errorf("%v with ingress %v: from %s to %s: saw %s, %v; want it to pass: %v", tc.labels,
+						tc.ingress, from, to, seen, err, want)
 				}
 			}
 			if seen, err := who(m.ns, netip.AddrPortFrom(d.ips[f], 80)); err == nil {
@@ -197,7 +204,8 @@ func TestTheProxysAddressWaitsForItsPod(t *testing.T) {
 	if err := book.Close(); err != nil {
 		t.Fatal(err)
 	}
-	m.ns.Run("ip", "link", "add", "wy0123456789", "type", "veth", "peer", "name", "nobody") // or the lease is taken for stale
+	// or the lease is taken for stale
+	m.ns.Run("ip", "link", "add", "wy0123456789", "type", "veth", "peer", "name", "nobody")
 	m.ns.Run("ip", "link", "set", "wy0123456789", "up")
 	m.ns.Run("ip", "route", "add", "10.244.1.254", "dev", "wy0123456789")
 	m.ingress = true
@@ -229,13 +237,17 @@ func TestTheProxysAddressWaitsForItsPod(t *testing.T) {
 	if left := remains(); !strings.Contains(left, "address 10.244.1.254 of the ingress proxy") {
 		t.Errorf("what is there: %s", left)
 	}
-	if err := m.ns.Do(func() error { return Uninstall(context.WithoutCancel(t.Context()), m.config(c.store)) }); err != nil {
+	if err := m.ns.Do(func() error {
+		return Uninstall(context.WithoutCancel(t.Context()),
+			m.config(c.store))
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if left := remains(); left != "" {
 		t.Errorf("left: %s", left)
 	}
-	if out := m.ns.Run("ip", "-o", "addr", "show", "dev", "lo"); strings.Contains(out, "10.244.1.254") || strings.Contains(out, "::ffff") {
+	if out := m.ns.Run("ip", "-o", "addr", "show", "dev", "lo"); strings.Contains(out, "10.244.1.254") ||
+		strings.Contains(out, "::ffff") {
 		t.Errorf("left: %s", out)
 	}
 }

@@ -35,7 +35,8 @@ func (n *Network) forwarding() error {
 		if raw, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(raw)) != "1" {
 			continue
 		}
-		if name := filepath.Base(filepath.Dir(file)); name != "all" && name != "default" && name != "lo" && !ours(name) {
+		if name := filepath.Base(filepath.Dir(file)); name != "all" && name != "default" &&
+			name != "lo" && !ours(name) {
 			if err := s.Ensure("ipv6/conf/"+name+"/accept_ra", "2"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
@@ -86,14 +87,16 @@ func (n *Network) forwardingProblems(name string, err error) []model.Problem {
 	if err == nil {
 		return nil
 	}
-	return []model.Problem{{Kind: "Node", Object: model.Name{Name: n.Node}, Field: name, Reason: "forwarding was switched off, and pods reach nothing: " + err.Error()}}
+	return []model.Problem{{Kind: "Node", Object: model.Name{Name: n.Node}, Field: name,
+		Reason: "forwarding was switched off, and pods reach nothing: " + err.Error()}}
 }
 
 // tunneled tells whether this node's end of VXLAN could be made.
 func (n *Network) tunneled(err error) {
 	var problems []model.Problem
 	if err != nil {
-		problems = []model.Problem{{Kind: "Node", Object: model.Name{Name: n.Node}, Field: "VXLAN", Reason: err.Error()}}
+		problems = []model.Problem{{Kind: "Node", Object: model.Name{Name: n.Node}, Field: "VXLAN",
+			Reason: err.Error()}}
 	}
 	n.report("podnetwork", "tunnel", problems)
 }
@@ -151,7 +154,8 @@ func (n *Network) routing(ctx context.Context) error {
 	for ctx.Err() == nil {
 		local, err := n.look(ctx)
 		if err != nil {
-			n.report("podnetwork", "uplink", []model.Problem{{Kind: "Node", Object: model.Name{Name: n.Node}, Field: "status.addresses", Reason: err.Error()}})
+			n.report("podnetwork", "uplink", []model.Problem{{Kind: "Node", Object: model.Name{Name: n.Node},
+				Field: "status.addresses", Reason: err.Error()}})
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):
@@ -187,7 +191,8 @@ func (n *Network) routeWith(ctx context.Context, local routes.Local, changed <-c
 		Plan: func(s model.Snapshot, name string) (routes.Plan, bool, []model.Problem) {
 			return routes.Make(s, name, local)
 		},
-		Target: &routes.Target{Net: n.Kernel, Loosen: n.loosen, Spoiled: local.Spoiled, Tunneled: n.tunneled}, Foreign: foreign, Health: n.Routes, Log: n.Log,
+		Target:  &routes.Target{Net: n.Kernel, Loosen: n.loosen, Spoiled: local.Spoiled, Tunneled: n.tunneled},
+		Foreign: foreign, Health: n.Routes, Log: n.Log,
 		Report: func(key string, problems []model.Problem) { n.report("routes", key, problems) },
 	}
 	done := make(chan error, 1)

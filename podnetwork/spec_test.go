@@ -71,72 +71,118 @@ const long = "a234567890123456" // 16 characters
 
 // inputRules are judged by what goes in alone.
 var inputRules = []rule{
-	{says: "2 Parameters: CNI_COMMAND is the operation, and required", env: []string{"CNI_COMMAND="}, code: 4, want: "CNI_COMMAND"},
-	{says: "2 CNI operations: there are ADD, DEL, CHECK, GC, STATUS and VERSION", command: "FOO", code: 4, want: `CNI_COMMAND: "FOO"`},
+	{says: "2 Parameters: CNI_COMMAND is the operation, and required", env: []string{"CNI_COMMAND="}, code: 4,
+		want: "CNI_COMMAND"},
+	{says: "2 CNI operations: there are ADD, DEL, CHECK, GC, STATUS and VERSION", command: "FOO", code: 4,
+		want: `CNI_COMMAND: "FOO"`},
 	{says: "2 CNI operations: in capitals", command: "add", code: 4, want: `CNI_COMMAND: "add"`},
 	{says: "2 ADD: CNI_CONTAINERID is required", env: []string{"CNI_CONTAINERID="}, code: 4, want: "CNI_CONTAINERID"},
 	{says: "2 ADD: CNI_NETNS is required", env: []string{"CNI_NETNS="}, code: 4, want: "CNI_NETNS"},
 	{says: "2 ADD: CNI_IFNAME is required", env: []string{"CNI_IFNAME="}, code: 4, want: "CNI_IFNAME"},
-	{says: "5 Error: code 4 contains the names of the invalid variables", env: []string{"CNI_CONTAINERID=", "CNI_NETNS=", "CNI_IFNAME="}, code: 4, want: "CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME"},
-	{says: "2 CHECK: CNI_CONTAINERID is required", command: "CHECK", env: []string{"CNI_CONTAINERID="}, code: 4, want: "CNI_CONTAINERID"},
+	{says: "5 Error: code 4 contains the names of the invalid variables", env: []string{"CNI_CONTAINERID=",
+		"CNI_NETNS=", "CNI_IFNAME="}, code: 4, want: "CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME"},
+	{says: "2 CHECK: CNI_CONTAINERID is required", command: "CHECK", env: []string{"CNI_CONTAINERID="}, code: 4,
+		want: "CNI_CONTAINERID"},
 	{says: "2 CHECK: CNI_NETNS is required", command: "CHECK", env: []string{"CNI_NETNS="}, code: 4, want: "CNI_NETNS"},
-	{says: "2 CHECK: CNI_IFNAME is required", command: "CHECK", env: []string{"CNI_IFNAME="}, code: 4, want: "CNI_IFNAME"},
-	{says: "2 DEL: CNI_CONTAINERID is required", command: "DEL", env: []string{"CNI_CONTAINERID="}, code: 4, want: "CNI_CONTAINERID"},
+	{says: "2 CHECK: CNI_IFNAME is required", command: "CHECK", env: []string{"CNI_IFNAME="}, code: 4,
+		want: "CNI_IFNAME"},
+	{says: "2 DEL: CNI_CONTAINERID is required", command: "DEL", env: []string{"CNI_CONTAINERID="}, code: 4,
+		want: "CNI_CONTAINERID"},
 	{says: "2 DEL: CNI_IFNAME is required", command: "DEL", env: []string{"CNI_IFNAME="}, code: 4, want: "CNI_IFNAME"},
-	{says: "2 Parameters: a container ID starts with a letter or digit", env: []string{"CNI_CONTAINERID=-a"}, code: 4, want: `CNI_CONTAINERID: "-a"`},
-	{says: "2 Parameters: a container ID has no slash", env: []string{"CNI_CONTAINERID=a/../b"}, code: 4, want: `CNI_CONTAINERID: "a/../b"`},
-	{says: "2 Parameters: a container ID has no space", env: []string{"CNI_CONTAINERID=a b"}, code: 4, want: `CNI_CONTAINERID: "a b"`},
-	{says: "2 Parameters: a container ID is checked on DEL, too", command: "DEL", env: []string{"CNI_CONTAINERID=a/b"}, code: 4, want: "CNI_CONTAINERID"},
-	{says: "2 Parameters: an interface name that cannot be used is an error: too long", env: []string{"CNI_IFNAME=" + long}, code: 4, want: `CNI_IFNAME: "` + long},
+	{says: "2 Parameters: a container ID starts with a letter or digit", env: []string{"CNI_CONTAINERID=-a"}, code: 4,
+		want: `CNI_CONTAINERID: "-a"`},
+	{says: "2 Parameters: a container ID has no slash", env: []string{"CNI_CONTAINERID=a/../b"}, code: 4,
+		want: `CNI_CONTAINERID: "a/../b"`},
+	{says: "2 Parameters: a container ID has no space", env: []string{"CNI_CONTAINERID=a b"}, code: 4,
+		want: `CNI_CONTAINERID: "a b"`},
+	{says: "2 Parameters: a container ID is checked on DEL, too", command: "DEL", env: []string{"CNI_CONTAINERID=a/b"},
+		code: 4, want: "CNI_CONTAINERID"},
+	{says: "2 Parameters: an interface name that cannot be used is an error: too long",
+		env: []string{"CNI_IFNAME=" + long}, code: 4, want: `CNI_IFNAME: "` + long},
 	{says: "2 Parameters: … with a slash", env: []string{"CNI_IFNAME=a/b"}, code: 4, want: `CNI_IFNAME: "a/b"`},
 	{says: "2 Parameters: … with a colon", env: []string{"CNI_IFNAME=a:b"}, code: 4, want: `CNI_IFNAME: "a:b"`},
 	{says: "2 Parameters: … with a space", env: []string{"CNI_IFNAME=a b"}, code: 4, want: `CNI_IFNAME: "a b"`},
 	{says: "2 Parameters: … a dot", env: []string{"CNI_IFNAME=."}, code: 4, want: `CNI_IFNAME: "."`},
 	{says: "2 Parameters: … two dots", env: []string{"CNI_IFNAME=.."}, code: 4, want: `CNI_IFNAME: ".."`},
-	{says: "2 Parameters: … a pattern of the kernel, which would choose another", env: []string{"CNI_IFNAME=eth%d"}, code: 4, want: `CNI_IFNAME: "eth%d"`},
-	{says: "2 Parameters: CNI_NETNS is a path of a network namespace: of nothing", env: []string{"CNI_NETNS=/nowhere/x"}, code: 4, want: "CNI_NETNS: open /nowhere/x"},
-	{says: "2 Parameters: … of a file", env: []string{"CNI_NETNS=/dev/null"}, code: 4, want: "CNI_NETNS: /dev/null is not a network namespace"},
-	{says: "2 Parameters: … of a namespace of another kind", env: []string{"CNI_NETNS=/proc/self/ns/mnt"}, code: 4, want: "CNI_NETNS"},
-	{says: "2 Overview: the plugin runs in the node's namespace, the container's is another", env: []string{"CNI_NETNS=/proc/self/ns/net"}, code: 4, want: "CNI_NETNS: /proc/self/ns/net is the network namespace of the node"},
-	{says: "2 Parameters: CNI_ARGS is FOO=BAR;ABC=123: a word alone", env: []string{"CNI_ARGS=x"}, code: 4, want: `CNI_ARGS: "x"`},
+	{says: "2 Parameters: … a pattern of the kernel, which would choose another", env: []string{"CNI_IFNAME=eth%d"},
+		code: 4, want: `CNI_IFNAME: "eth%d"`},
+	{says: "2 Parameters: CNI_NETNS is a path of a network namespace: of nothing",
+		env: []string{"CNI_NETNS=/nowhere/x"}, code: 4, want: "CNI_NETNS: open /nowhere/x"},
+	{says: "2 Parameters: … of a file", env: []string{"CNI_NETNS=/dev/null"}, code: 4,
+		want: "CNI_NETNS: /dev/null is not a network namespace"},
+	{says: "2 Parameters: … of a namespace of another kind", env: []string{"CNI_NETNS=/proc/self/ns/mnt"}, code: 4,
+		want: "CNI_NETNS"},
+	{says: "2 Overview: the plugin runs in the node's namespace, the container's is another",
+		env: []string{"CNI_NETNS=/proc/self/ns/net"}, code: 4,
+		want: "CNI_NETNS: /proc/self/ns/net is the network namespace of the node"},
+	{says: "2 Parameters: CNI_ARGS is FOO=BAR;ABC=123: a word alone", env: []string{"CNI_ARGS=x"}, code: 4,
+		want: `CNI_ARGS: "x"`},
 	{says: "2 Parameters: … no key", env: []string{"CNI_ARGS=A=1;=y"}, code: 4, want: `CNI_ARGS: "=y"`},
 	{says: "2 Overview: the configuration is JSON", conf: "{", code: 6, want: "network configuration"},
 	{says: "2 Overview: … and there is one", conf: " ", code: 6, want: "network configuration"},
 	{says: "1 Configuration format: it is an object", conf: "[]", code: 6, want: "network configuration"},
 	{says: "2 Overview: … and nothing follows", conf: conf + "x", code: 6, want: "network configuration"},
-	{says: "5 Error: code 6 for a version that cannot be decoded", conf: keys(`"cniVersion":"abc"`), code: 6, want: "cniVersion"},
+	{says: "5 Error: code 6 for a version that cannot be decoded", conf: keys(`"cniVersion":"abc"`), code: 6,
+		want: "cniVersion"},
 	{says: "1 Configuration format: cniVersion is a string", conf: keys(`"cniVersion":1`), code: 6, want: "cniVersion"},
-	{says: "5 Error: code 1 for a version that is not spoken: old", conf: keys(`"cniVersion":"0.2.0"`), code: 1, want: `cniVersion: "0.2.0"`},
+	{says: "5 Error: code 1 for a version that is not spoken: old", conf: keys(`"cniVersion":"0.2.0"`), code: 1,
+		want: `cniVersion: "0.2.0"`},
 	{says: "5 Error: … far", conf: keys(`"cniVersion":"9.9.9"`), code: 1, want: `cniVersion: "9.9.9"`},
 	{says: "5 Error: … of the same major", conf: keys(`"cniVersion":"1.2.0"`), code: 1, want: `cniVersion: "1.2.0"`},
 	{says: "5 Error: … none, which is 0.1.0", conf: keys(`"cniVersion":null`), code: 1, want: `cniVersion: "0.1.0"`},
-	{says: "5 Error: code 1 on DEL, too", command: "DEL", conf: keys(`"cniVersion":"9.9.9"`), code: 1, want: `cniVersion: "9.9.9"`},
-	{says: "Versions: CHECK is there from 0.4.0 on", command: "CHECK", conf: keys(`"cniVersion":"0.3.1"`), code: 1, want: `cniVersion: "0.3.1" has no CHECK`},
-	{says: "Versions: STATUS is there from 1.1.0 on", command: "STATUS", conf: keys(`"cniVersion":"1.0.0"`), code: 1, want: `cniVersion: "1.0.0" has no STATUS`},
-	{says: "Versions: GC is there from 1.1.0 on", command: "GC", conf: keys(`"cniVersion":"0.4.0"`), code: 1, want: `cniVersion: "0.4.0" has no GC`},
+	{says: "5 Error: code 1 on DEL, too", command: "DEL", conf: keys(`"cniVersion":"9.9.9"`), code: 1,
+		want: `cniVersion: "9.9.9"`},
+	{says: "Versions: CHECK is there from 0.4.0 on", command: "CHECK", conf: keys(`"cniVersion":"0.3.1"`), code: 1,
+		want: `cniVersion: "0.3.1" has no CHECK`},
+	{says: "Versions: STATUS is there from 1.1.0 on", command: "STATUS", conf: keys(`"cniVersion":"1.0.0"`), code: 1,
+		want: `cniVersion: "1.0.0" has no STATUS`},
+	{says: "Versions: GC is there from 1.1.0 on", command: "GC", conf: keys(`"cniVersion":"0.4.0"`), code: 1,
+		want: `cniVersion: "0.4.0" has no GC`},
 	{says: "3 Deriving: name is always there", conf: keys(`"name":null`), code: 7, want: "name: is missing"},
-	{says: "1 Configuration format: name has no characters that paths have not", conf: keys(`"name":"a/b"`), code: 7, want: `name: "a/b"`},
-	{says: "1 Configuration format: name starts with a letter or digit", conf: keys(`"name":".a"`), code: 7, want: `name: ".a"`},
-	{says: "1 Plugin configuration objects: type is required", conf: keys(`"type":null`), code: 7, want: "type: is missing"},
+	{says: "1 Configuration format: name has no characters that paths have not", conf: keys(`"name":"a/b"`), code: 7,
+		want: `name: "a/b"`},
+	{says: "1 Configuration format: name starts with a letter or digit", conf: keys(`"name":".a"`), code: 7,
+		want: `name: ".a"`},
+	{says: "1 Plugin configuration objects: type is required", conf: keys(`"type":null`), code: 7,
+		want: "type: is missing"},
 	{says: "2 CHECK: prevResult is needed", command: "CHECK", added: true, code: 7, want: "prevResult"},
-	{says: "2 CHECK: prevResult is a result", command: "CHECK", added: true, conf: keys(`"prevResult":{"ips":[{"address":"no"}]}`), code: 7, want: "prevResult"},
-	{says: "2 CHECK: … an object", command: "CHECK", added: true, conf: keys(`"prevResult":7`), code: 6, want: "prevResult"},
-	{says: "2 ADD: prevResult is a result", conf: keys(`"prevResult":{"interfaces":"no"}`), code: 7, want: "prevResult"},
-	{says: "2 GC: cni.dev/valid-attachments is needed", command: "GC", code: 7, want: "cni.dev/valid-attachments: is missing"},
-	{says: "2 GC: … a list", command: "GC", conf: keys(`"cni.dev/valid-attachments":null`), code: 7, want: "cni.dev/valid-attachments"},
-	{says: "2 GC: … of objects", command: "GC", conf: keys(`"cni.dev/valid-attachments":["x"]`), code: 6, want: "cni.dev/valid-attachments"},
-	{says: "2 GC: … with containerID", command: "GC", conf: keys(`"cni.dev/valid-attachments":[{"ifname":"eth0"}]`), code: 7, want: "cni.dev/valid-attachments[0]"},
-	{says: "2 GC: … with ifname", command: "GC", conf: keys(`"cni.dev/valid-attachments":[{"containerID":"x","ifname":"eth0"},{"containerID":"x"}]`), code: 7, want: "cni.dev/valid-attachments[1]"},
-	{says: "5 Error: code 2 contains key and value of what is not supported: ipam", conf: keys(`"ipam":{"type":"static"}`), code: 2, want: `ipam: {"type":"static"}`},
+	{says: "2 CHECK: prevResult is a result", command: "CHECK", added: true,
+		conf: keys(`"prevResult":{"ips":[{"address":"no"}]}`), code: 7, want: "prevResult"},
+	{says: "2 CHECK: … an object", command: "CHECK", added: true, conf: keys(`"prevResult":7`), code: 6,
+		want: "prevResult"},
+	{says: "2 ADD: prevResult is a result", conf: keys(`"prevResult":{"interfaces":"no"}`), code: 7,
+		want: "prevResult"},
+	{says: "2 GC: cni.dev/valid-attachments is needed", command: "GC", code: 7,
+		want: "cni.dev/valid-attachments: is missing"},
+	{says: "2 GC: … a list", command: "GC", conf: keys(`"cni.dev/valid-attachments":null`), code: 7,
+		want: "cni.dev/valid-attachments"},
+	{says: "2 GC: … of objects", command: "GC", conf: keys(`"cni.dev/valid-attachments":["x"]`), code: 6,
+		want: "cni.dev/valid-attachments"},
+	{says: "2 GC: … with containerID", command: "GC", conf: keys(`"cni.dev/valid-attachments":[{"ifname":"eth0"}]`),
+		code: 7, want: "cni.dev/valid-attachments[0]"},
+	{says: "2 GC: … with ifname", command: "GC",
+		conf: keys(`"cni.dev/valid-attachments":[{"containerID":"x","ifname":"eth0"},{"containerID":"x"}]`), code: 7,
+		want: "cni.dev/valid-attachments[1]"},
+	{says: "5 Error: code 2 contains key and value of what is not supported: ipam",
+		conf: keys(`"ipam":{"type":"static"}`), code: 2, want: `ipam: {"type":"static"}`},
 	{says: "5 Error: … ipMasq", conf: keys(`"ipMasq":true`), code: 2, want: "ipMasq: true"},
-	{says: "5 Error: … runtimeConfig, of capabilities that the plugin has not", conf: keys(`"runtimeConfig":{"infinibandGUID":"c2:11"}`), code: 2, want: `runtimeConfig.infinibandGUID: "c2:11"`},
-	{says: "5 Error: code 7 for capabilities that cannot be: a port without a protocol", conf: keys(`"runtimeConfig":{"portMappings":[{"hostPort":80}]}`), code: 7, want: "portMappings[0]"},
-	{says: "5 Error: … a burst without a rate", conf: keys(`"runtimeConfig":{"bandwidth":{"ingressBurst":1000}}`), code: 7, want: "runtimeConfig.bandwidth.ingressRate"},
-	{says: "5 Error: … an address", conf: keys(`"runtimeConfig":{"ips":["here"]}`), code: 7, want: `runtimeConfig.ips: "here"`},
-	{says: "5 Error: … a MAC address", conf: keys(`"runtimeConfig":{"mac":"here"}`), code: 7, want: `runtimeConfig.mac: "here"`},
-	{says: "5 Error: code 6 for capabilities that cannot be read", conf: keys(`"runtimeConfig":{"mac":7}`), code: 6, want: "runtimeConfig"},
-	{says: "5 Error: code 5 for a standard input that cannot be read", conf: "a folder", code: 5, want: "standard input"},
-	{says: "2 CHECK: code 3 for a container that is not known", command: "CHECK", conf: keys(`"prevResult":{}`), code: 3, want: "has no lease for eth0"},
+	{says: "5 Error: … runtimeConfig, of capabilities that the plugin has not",
+		conf: keys(`"runtimeConfig":{"infinibandGUID":"c2:11"}`), code: 2,
+		want: `runtimeConfig.infinibandGUID: "c2:11"`},
+	{says: "5 Error: code 7 for capabilities that cannot be: a port without a protocol",
+		conf: keys(`"runtimeConfig":{"portMappings":[{"hostPort":80}]}`), code: 7, want: "portMappings[0]"},
+	{says: "5 Error: … a burst without a rate", conf: keys(`"runtimeConfig":{"bandwidth":{"ingressBurst":1000}}`),
+		code: 7, want: "runtimeConfig.bandwidth.ingressRate"},
+	{says: "5 Error: … an address", conf: keys(`"runtimeConfig":{"ips":["here"]}`), code: 7,
+		want: `runtimeConfig.ips: "here"`},
+	{says: "5 Error: … a MAC address", conf: keys(`"runtimeConfig":{"mac":"here"}`), code: 7,
+		want: `runtimeConfig.mac: "here"`},
+	{says: "5 Error: code 6 for capabilities that cannot be read", conf: keys(`"runtimeConfig":{"mac":7}`), code: 6,
+		want: "runtimeConfig"},
+	{says: "5 Error: code 5 for a standard input that cannot be read", conf: "a folder", code: 5,
+		want: "standard input"},
+	{says: "2 CHECK: code 3 for a container that is not known", command: "CHECK", conf: keys(`"prevResult":{}`),
+		code: 3, want: "has no lease for eth0"},
 }
 
 // stateRules are judged by what they find and leave.
@@ -145,59 +191,99 @@ var stateRules = []rule{
 	{says: "2 ADD: another name of the interface", env: []string{"CNI_IFNAME=net1"}, after: whole},
 	{says: "2 ADD: CNI_PATH is optional", env: []string{"CNI_PATH="}, after: whole},
 	{says: "2 ADD: CNI_ARGS is optional", env: []string{"CNI_ARGS="}, after: whole},
-	{says: "2 Parameters: CNI_ARGS has keys of others, and a last semicolon", env: []string{"CNI_ARGS=FOO=BAR;ABC=1=2;"}, after: whole},
-	{says: "1 Other keys: unknown ones may be let pass (or refused)", conf: keys(`"keyA":["x"],"cni.dev/x":1,"args":{"a":1},"capabilities":{"mac":true}`), after: whole},
-	{says: "1 Well-known keys: dns is in the result", conf: keys(`"dns":{"nameservers":["10.96.0.10"],"search":["a"]}`), after: func(k *invocation) error {
-		if r := k.result(); !slices.Equal(r.DNS.Nameservers, []string{"10.96.0.10"}) || !slices.Equal(r.DNS.Search, []string{"a"}) {
-			return fmt.Errorf("dns is %v", r.DNS)
-		}
-		return whole(k)
-	}},
-	{says: "3 runtimeConfig: nothing asked for is no error", conf: keys(`"runtimeConfig":{"portMappings":[]}`), after: whole},
+	{says: "2 Parameters: CNI_ARGS has keys of others, and a last semicolon",
+		env: []string{"CNI_ARGS=FOO=BAR;ABC=1=2;"}, after: whole},
+	{says: "1 Other keys: unknown ones may be let pass (or refused)",
+		conf: keys(`"keyA":["x"],"cni.dev/x":1,"args":{"a":1},"capabilities":{"mac":true}`), after: whole},
+	{says: "1 Well-known keys: dns is in the result", conf: keys(`"dns":{"nameservers":["10.96.0.10"],"search":["a"]}`),
+		after: func(k *invocation) error {
+			if r := k.result(); !slices.Equal(r.DNS.Nameservers, []string{"10.96.0.10"}) ||
+				!slices.Equal(r.DNS.Search, []string{"a"}) {
+				return fmt.Errorf("dns is %v", r.DNS)
+			}
+			return whole(k)
+		}},
+	{says: "3 runtimeConfig: nothing asked for is no error", conf: keys(`"runtimeConfig":{"portMappings":[]}`),
+		after: whole},
 	{says: "5 ADD Success: cniVersion is the input's: 0.3.0", conf: keys(`"cniVersion":"0.3.0"`), after: whole},
 	{says: "5 ADD Success: … 0.3.1", conf: keys(`"cniVersion":"0.3.1"`), after: whole},
 	{says: "5 ADD Success: … 0.4.0", conf: keys(`"cniVersion":"0.4.0"`), after: whole},
 	{says: "5 ADD Success: … 1.0.0", conf: keys(`"cniVersion":"1.0.0"`), after: whole},
 	{says: "5 ADD Success: prevResult is passed through, with what was added", after: whole,
-		conf: keys(`"prevResult":{"cniVersion":"1.1.0","interfaces":[{"name":"lo","sandbox":"$NETNS"}],"ips":[{"address":"127.0.0.1/8","interface":0}],"routes":[{"dst":"10.9.0.0/16"}],"dns":{"domain":"x"}}`)},
-	{says: "2 ADD: an interface of that name is an error, and is not touched", before: "ip link add eth0 type veth peer name x", code: 4, want: "CNI_IFNAME: the network namespace has an interface eth0 already",
+		conf: keys(
+			`"prevResult":{"cniVersion":"1.1.0","interfaces":[{"name":"lo","sandbox":"$NETNS"}],` +
+				`"ips":[{"address":"127.0.0.1/8","interface":0}],"routes":[{"dst":"10.9.0.0/16"}],"dns":{"domain":"x"}}`)},
+	{says: "2 ADD: an interface of that name is an error, and is not touched",
+		before: "ip link add eth0 type veth peer name x", code: 4,
+		want:  "CNI_IFNAME: the network namespace has an interface eth0 already",
 		after: func(k *invocation) error { return k.finds("ip -o link show eth0", "eth0") }},
-	{says: "2 ADD: not twice for one container and interface", added: true, code: 4, want: "CNI_IFNAME", after: reaches},
-	{says: "2 ADD: … not even where the first was tampered with", added: true, before: "ip addr flush dev eth0", code: 4, want: "CNI_IFNAME",
+	{says: "2 ADD: not twice for one container and interface", added: true, code: 4, want: "CNI_IFNAME",
+		after: reaches},
+	{says: "2 ADD: … not even where the first was tampered with", added: true, before: "ip addr flush dev eth0",
+		code: 4, want: "CNI_IFNAME",
 		after: func(k *invocation) error { return k.finds("ip -o link show eth0", "eth0") }},
-	{says: "2 ADD: … nor in another namespace", added: true, env: []string{"CNI_NETNS=$OTHER"}, code: 4, want: "CNI_IFNAME", after: reaches},
-	{says: "2 ADD: … nor of another container in the same namespace", added: true, env: []string{"CNI_CONTAINERID=another"}, code: 4, want: "CNI_IFNAME", after: reaches},
-	{says: "2 ADD: one container may have two interfaces", added: true, env: []string{"CNI_IFNAME=net1"}, after: reaches},
+	{says: "2 ADD: … nor in another namespace", added: true, env: []string{"CNI_NETNS=$OTHER"}, code: 4,
+		want: "CNI_IFNAME", after: reaches},
+	{says: "2 ADD: … nor of another container in the same namespace", added: true,
+		env: []string{"CNI_CONTAINERID=another"}, code: 4, want: "CNI_IFNAME", after: reaches},
+	{says: "2 ADD: one container may have two interfaces", added: true, env: []string{"CNI_IFNAME=net1"},
+		after: reaches},
 	{says: "2 ADD: again where the first one's link is gone", added: true, before: "ip link del eth0", after: whole},
 	{says: "2 DEL: deletes the interface, and prints nothing", command: "DEL", added: true, after: gone},
-	{says: "2 DEL: prevResult may be missing, or be there", command: "DEL", added: true, conf: keys(`"prevResult":"$PREV"`), after: gone},
-	{says: "2 DEL: … or be none that can be read", command: "DEL", added: true, conf: keys(`"prevResult":7`), after: gone},
+	{says: "2 DEL: prevResult may be missing, or be there", command: "DEL", added: true,
+		conf: keys(`"prevResult":"$PREV"`), after: gone},
+	{says: "2 DEL: … or be none that can be read", command: "DEL", added: true,
+		conf: keys(`"prevResult":7`), after: gone},
 	{says: "2 DEL: success where nothing was added", command: "DEL", after: gone},
-	{says: "2 DEL: success where the interface is gone", command: "DEL", added: true, before: "ip link del eth0", after: gone},
+	{says: "2 DEL: success where the interface is gone", command: "DEL", added: true,
+		before: "ip link del eth0", after: gone},
 	{says: "2 DEL: CNI_NETNS is optional", command: "DEL", added: true, env: []string{"CNI_NETNS="}, after: gone},
-	{says: "2 DEL: success where the namespace is gone", command: "DEL", added: true, env: []string{"CNI_NETNS=/nowhere/x"}, after: gone},
-	{says: "2 DEL: to the fullest extent: CNI_ARGS that cannot be read", command: "DEL", added: true, env: []string{"CNI_ARGS=x"}, after: gone},
+	{says: "2 DEL: success where the namespace is gone", command: "DEL", added: true,
+		env: []string{"CNI_NETNS=/nowhere/x"}, after: gone},
+	{says: "2 DEL: to the fullest extent: CNI_ARGS that cannot be read", command: "DEL", added: true,
+		env: []string{"CNI_ARGS=x"}, after: gone},
 	{says: "2 DEL: … without CNI_PATH", command: "DEL", added: true, env: []string{"CNI_PATH="}, after: gone},
-	{says: "2 DEL: … with keys that ADD refuses", command: "DEL", added: true, conf: keys(`"ipam":{"type":"static"}`), after: gone},
-	{says: "2 DEL: touches no interface of another container", command: "DEL", added: true, env: []string{"CNI_CONTAINERID=another"}, after: reaches},
+	{says: "2 DEL: … with keys that ADD refuses", command: "DEL", added: true,
+		conf: keys(`"ipam":{"type":"static"}`), after: gone},
+	{says: "2 DEL: touches no interface of another container", command: "DEL", added: true,
+		env: []string{"CNI_CONTAINERID=another"}, after: reaches},
 	{says: "2 DEL: in 0.3.1", command: "DEL", added: true, conf: keys(`"cniVersion":"0.3.1"`), after: gone},
 	{says: "2 CHECK: success at once behind ADD", command: "CHECK", added: true, conf: keys(`"prevResult":"$PREV"`)},
-	{says: "2 CHECK: finds an address missing", command: "CHECK", added: true, before: "ip -4 addr flush dev eth0", conf: keys(`"prevResult":"$PREV"`), code: 102, want: "lost the address"},
-	{says: "2 CHECK: … of IPv6", command: "CHECK", added: true, before: "ip -6 addr flush dev eth0 scope global", conf: keys(`"prevResult":"$PREV"`), code: 102, want: "lost the address fd"},
-	{says: "2 CHECK: … a route", command: "CHECK", added: true, before: "ip route del default", conf: keys(`"prevResult":"$PREV"`), code: 102, want: "lost its default route by 169.254.1.1"},
-	{says: "2 CHECK: … of IPv6", command: "CHECK", added: true, before: "ip -6 route del default", conf: keys(`"prevResult":"$PREV"`), code: 102, want: "lost its default route by fe80::1"},
-	{says: "2 CHECK: … the interface", command: "CHECK", added: true, before: "ip link del eth0", conf: keys(`"prevResult":"$PREV"`), code: 102, want: "no interface eth0"},
-	{says: "2 CHECK: … the interface down", command: "CHECK", added: true, before: "ip link set eth0 down", conf: keys(`"prevResult":"$PREV"`), code: 102, want: "eth0 is down"},
-	{says: "2 CHECK: … an address that the node cannot reach", command: "CHECK", added: true, before: "ip link set eth0 address 0a:00:00:00:00:01", conf: keys(`"prevResult":"$PREV"`), code: 102, want: "MAC address"},
-	{says: "2 CHECK: is of what prevResult lists: no interface", command: "CHECK", added: true, conf: keys(`"prevResult":{"ips":[]}`), code: 7, want: "prevResult: interfaces: eth0"},
+	{says: "2 CHECK: finds an address missing", command: "CHECK", added: true, before: "ip -4 addr flush dev eth0",
+		conf: keys(`"prevResult":"$PREV"`), code: 102, want: "lost the address"},
+	{says: "2 CHECK: … of IPv6", command: "CHECK", added: true, before: "ip -6 addr flush dev eth0 scope global",
+		conf: keys(`"prevResult":"$PREV"`), code: 102, want: "lost the address fd"},
+	{says: "2 CHECK: … a route", command: "CHECK", added: true, before: "ip route del default",
+		conf: keys(`"prevResult":"$PREV"`), code: 102, want: "lost its default route by 169.254.1.1"},
+	{says: "2 CHECK: … of IPv6", command: "CHECK", added: true, before: "ip -6 route del default",
+		conf: keys(`"prevResult":"$PREV"`), code: 102, want: "lost its default route by fe80::1"},
+	{says: "2 CHECK: … the interface", command: "CHECK", added: true, before: "ip link del eth0",
+		conf: keys(`"prevResult":"$PREV"`), code: 102, want: "no interface eth0"},
+	{says: "2 CHECK: … the interface down", command: "CHECK", added: true, before: "ip link set eth0 down",
+		conf: keys(`"prevResult":"$PREV"`), code: 102, want: "eth0 is down"},
+	{says: "2 CHECK: … an address that the node cannot reach", command: "CHECK", added: true,
+		before: "ip link set eth0 address 0a:00:00:00:00:01", conf: keys(`"prevResult":"$PREV"`), code: 102,
+		want: "MAC address"},
+	{says: "2 CHECK: is of what prevResult lists: no interface", command: "CHECK", added: true,
+		conf: keys(`"prevResult":{"ips":[]}`), code: 7, want: "prevResult: interfaces: eth0"},
 	{says: "2 CHECK: … no address of ours", command: "CHECK", added: true, code: 7, want: "prevResult: ips",
-		conf: keys(`"prevResult":{"interfaces":[{"name":"eth0","sandbox":"$NETNS"}],"ips":[{"address":"10.9.9.9/32","interface":0}]}`)},
-	{says: "2 CHECK: the same CNI_NETNS as ADD's", command: "CHECK", added: true, env: []string{"CNI_NETNS=$OTHER"}, conf: keys(`"prevResult":"$PREV"`), code: 7, want: "prevResult: interfaces: eth0"},
-	{says: "2 CHECK: a container that was deleted is not known", command: "CHECK", added: true, before: "DEL", conf: keys(`"prevResult":"$PREV"`), code: 3, want: "has no lease"},
-	{says: "2 STATUS: success where ADD can be served, with no variable but the command", command: "STATUS", env: []string{"CNI_CONTAINERID=", "CNI_NETNS=", "CNI_IFNAME=", "CNI_ARGS=", "CNI_PATH="}},
-	{says: "2 GC: keeps what is in cni.dev/valid-attachments", command: "GC", added: true, conf: keys(`"cni.dev/valid-attachments":[{"containerID":"$ID","ifname":"eth0"}]`), after: reaches},
-	{says: "2 GC: removes what is not", command: "GC", added: true, conf: keys(`"cni.dev/valid-attachments":[]`), after: gone},
-	{says: "2 GC: … an attachment is container and interface", command: "GC", added: true, conf: keys(`"cni.dev/valid-attachments":[{"containerID":"$ID","ifname":"net1"},{"containerID":"x","ifname":"eth0"}]`), after: gone},
+		conf: keys(
+			`"prevResult":{"interfaces":[{"name":"eth0","sandbox":"$NETNS"}],"ips":[{"address":"10.9.9.9/32",` +
+				`"interface":0}]}`)},
+	{says: "2 CHECK: the same CNI_NETNS as ADD's", command: "CHECK", added: true, env: []string{"CNI_NETNS=$OTHER"},
+		conf: keys(`"prevResult":"$PREV"`), code: 7, want: "prevResult: interfaces: eth0"},
+	{says: "2 CHECK: a container that was deleted is not known", command: "CHECK", added: true, before: "DEL",
+		conf: keys(`"prevResult":"$PREV"`), code: 3, want: "has no lease"},
+	{says: "2 STATUS: success where ADD can be served, with no variable but the command", command: "STATUS",
+		env: []string{"CNI_CONTAINERID=", "CNI_NETNS=", "CNI_IFNAME=", "CNI_ARGS=", "CNI_PATH="}},
+	{says: "2 GC: keeps what is in cni.dev/valid-attachments", command: "GC", added: true,
+		conf: keys(`"cni.dev/valid-attachments":[{"containerID":"$ID","ifname":"eth0"}]`), after: reaches},
+	{says: "2 GC: removes what is not", command: "GC", added: true,
+		conf: keys(`"cni.dev/valid-attachments":[]`), after: gone},
+	{says: "2 GC: … an attachment is container and interface", command: "GC", added: true,
+		conf: keys(
+			`"cni.dev/valid-attachments":[{"containerID":"$ID","ifname":"net1"},{"containerID":"x","ifname":"eth0"}]`),
+		after: gone},
 }
 
 // bench is where rules are judged.
@@ -224,8 +310,9 @@ type invocation struct {
 // exec runs a plugin in the node's namespace as a runtime does.
 func (k *invocation) exec(bin, command, stdin string, env ...string) error {
 	cmd := exec.Command(bin)
-	vars := map[string]string{"CNI_COMMAND": command, "CNI_CONTAINERID": k.id, "CNI_IFNAME": k.name, "CNI_NETNS": k.pod.Path(),
-		"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + k.id, "CNI_PATH": filepath.Dir(bin)}
+	vars := map[string]string{"CNI_COMMAND": command, "CNI_CONTAINERID": k.id, "CNI_IFNAME": k.name,
+		"CNI_NETNS": k.pod.Path(),
+		"CNI_ARGS":  "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + k.id, "CNI_PATH": filepath.Dir(bin)}
 	for _, change := range env {
 		name, value, _ := strings.Cut(change, "=")
 		vars[name] = value
@@ -332,7 +419,8 @@ func (b *bench) prepare(r rule) *invocation {
 	} else if r.before != "" {
 		k.pod.Run("sh", "-c", r.before)
 	}
-	fill := strings.NewReplacer("$NETNS", k.pod.Path(), `"$PREV"`, k.prev, "$ID", k.id, "$OTHER", b.other.Path()).Replace
+	fill := strings.NewReplacer("$NETNS", k.pod.Path(), `"$PREV"`, k.prev, "$ID", k.id, "$OTHER",
+		b.other.Path()).Replace
 	k.rule.conf = fill(cmp.Or(r.conf, conf))
 	k.env = nil
 	for _, e := range r.env {
@@ -368,7 +456,8 @@ func TestTheSpecification(t *testing.T) {
 			b.t = t
 			k := b.prepare(r)
 			before := b.m.holds()
-			if err := k.exec(b.m.path("bin/wayleave-cni"), cmp.Or(r.command, "ADD"), k.rule.conf, k.env...); err != nil {
+			if err := k.exec(b.m.path("bin/wayleave-cni"), cmp.Or(r.command, "ADD"), k.rule.conf,
+				k.env...); err != nil {
 				t.Fatal(err)
 			}
 			if err := k.judge(); err != nil {
@@ -391,7 +480,8 @@ func TestTheSpecification(t *testing.T) {
 func (b *bench) clean(k *invocation) {
 	b.t.Helper()
 	for _, name := range []string{"eth0", "net1"} {
-		if err := k.exec(b.m.path("bin/wayleave-cni"), "DEL", conf, "CNI_IFNAME="+name); err != nil || k.exit != 0 || k.out != "" {
+		if err := k.exec(b.m.path("bin/wayleave-cni"), "DEL", conf, "CNI_IFNAME="+name); err != nil ||
+			k.exit != 0 || k.out != "" {
 			b.t.Errorf("DEL: %v: %s", err, k.out)
 		}
 	}
@@ -411,10 +501,13 @@ func whole(k *invocation) error {
 	}
 	r := k.result()
 	prev := asked.PrevResult
-	if r.CNIVersion != asked.CNIVersion || len(r.Interfaces) != len(prev.Interfaces)+2 || len(r.IPs) != len(prev.IPs)+2 || len(r.Routes) != len(prev.Routes)+2 {
+	if r.CNIVersion != asked.CNIVersion || len(r.Interfaces) != len(prev.Interfaces)+2 || len(r.IPs) != len(prev.IPs)+
+		2 || len(r.Routes) != len(prev.Routes)+2 {
 		return fmt.Errorf("the result is %s", k.out)
 	}
-	if len(prev.Interfaces) > 0 && (*r.Interfaces[0] != *prev.Interfaces[0] || r.IPs[0].Address.String() != prev.IPs[0].Address.String() || *r.IPs[0].Interface != 0 || r.Routes[0].String() != prev.Routes[0].String() || r.DNS.Domain != prev.DNS.Domain) {
+	if len(prev.Interfaces) > 0 && (*r.Interfaces[0] != *prev.Interfaces[0] ||
+		r.IPs[0].Address.String() != prev.IPs[0].Address.String() || *r.IPs[0].Interface != 0 ||
+		r.Routes[0].String() != prev.Routes[0].String() || r.DNS.Domain != prev.DNS.Domain) {
 		return fmt.Errorf("the previous result is not in %s", k.out)
 	}
 	n := len(prev.Interfaces)
@@ -482,7 +575,8 @@ func reaches(k *invocation) error {
 func TestVersion(t *testing.T) {
 	b := newBench(t)
 	b.m.stop() // needs no agent
-	for stdin, want := range map[string]string{`{"cniVersion":"0.4.0"}`: "0.4.0", `{"cniVersion":"9.9.9"}`: "9.9.9", "": "1.1.0"} {
+	for stdin, want := range map[string]string{`{"cniVersion":"0.4.0"}`: "0.4.0", `{"cniVersion":"9.9.9"}`: "9.9.9",
+		"": "1.1.0"} {
 		k := b.prepare(rule{})
 		none := []string{"CNI_CONTAINERID=", "CNI_NETNS=", "CNI_IFNAME=", "CNI_ARGS=", "CNI_PATH="}
 		if err := k.exec(b.m.path("bin/wayleave-cni"), "VERSION", stdin, none...); err != nil || k.exit != 0 {
@@ -492,7 +586,8 @@ func TestVersion(t *testing.T) {
 			CNIVersion        string
 			SupportedVersions []string
 		}
-		if err := json.Unmarshal([]byte(k.out), &v); err != nil || v.CNIVersion != want || strings.Join(v.SupportedVersions, " ") != "0.3.0 0.3.1 0.4.0 1.0.0 1.1.0" {
+		if err := json.Unmarshal([]byte(k.out), &v); err != nil || v.CNIVersion != want ||
+			strings.Join(v.SupportedVersions, " ") != "0.3.0 0.3.1 0.4.0 1.0.0 1.1.0" {
 			t.Errorf("asked %q: %v: %s", stdin, err, k.out)
 		}
 	}
@@ -519,7 +614,8 @@ func TestStatusFailsUntilAddCanBeServed(t *testing.T) {
 	expect("STATUS", 50, "spec.podCIDRs is empty")
 	expect("ADD", 11, "spec.podCIDRs is empty")
 	// Of a /30 pods get all four addresses.
-	c.put(&model.Node{Name: m.name, InternalIPs: node.InternalIPs, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/30")}})
+	c.put(&model.Node{Name: m.name, InternalIPs: node.InternalIPs,
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/30")}})
 	for i := range 4 {
 		expect("STATUS", 0, "")
 		m.mustAdd(fmt.Sprintf("full%d", i))
@@ -535,7 +631,8 @@ func TestCallsWithoutTheAgent(t *testing.T) {
 	pod := b.prepare(rule{added: true})
 	b.m.stop()
 	for command, code := range map[string]uint{"ADD": 11, "CHECK": 11, "GC": 11, "STATUS": 50} {
-		k := b.prepare(rule{command: command, code: code, want: "the wayleave agent does not answer: dial unix " + b.m.path("cni.sock")})
+		k := b.prepare(rule{command: command, code: code, want: "the wayleave agent does not answer: dial unix " +
+			b.m.path("cni.sock")})
 		if err := errors.Join(k.exec(b.m.path("bin/wayleave-cni"), command, conf), k.judge()); err != nil {
 			t.Error(command, err)
 		}
@@ -551,7 +648,8 @@ func TestCallsWithoutTheAgent(t *testing.T) {
 		t.Error(err)
 	}
 	for range 2 {
-		if err := pod.exec(b.m.path("bin/wayleave-cni"), "DEL", conf, "CNI_NETNS=/nowhere/x"); err != nil || pod.exit != 0 || pod.out != "" {
+		if err := pod.exec(b.m.path("bin/wayleave-cni"), "DEL", conf, "CNI_NETNS=/nowhere/x"); err != nil ||
+			pod.exit != 0 || pod.out != "" {
 			t.Errorf("DEL: %v: %s", err, pod.out)
 		}
 	}
@@ -572,7 +670,8 @@ func TestATombstoneEndsNoLaterAttachment(t *testing.T) {
 	c := newCluster(t)
 	b := &bench{t: t, m: c.nodes[0], other: c.outside}
 	k := b.prepare(rule{added: true})
-	if err := k.exec(b.m.path("bin/wayleave-cni"), "DEL", conf, "WAYLEAVE_CNI_SOCKET=/nowhere/x"); err != nil || k.exit != 0 {
+	if err := k.exec(b.m.path("bin/wayleave-cni"), "DEL", conf, "WAYLEAVE_CNI_SOCKET=/nowhere/x"); err != nil ||
+		k.exit != 0 {
 		t.Fatalf("DEL: %v: %s", err, k.out)
 	}
 	if err := k.exec(b.m.path("bin/wayleave-cni"), "ADD", conf); err != nil || k.exit != 0 {
@@ -695,7 +794,9 @@ func TestInputOfAForeignPlugin(t *testing.T) {
 		t.Skip("WAYLEAVE_FOREIGN_CNI is not set: this is for people")
 	}
 	b := newBench(t)
-	foreign := strings.NewReplacer(`"type":"wayleave-cni"`, fmt.Sprintf(`"type":"bridge","bridge":"cni0","ipam":{"type":"host-local","subnet":"10.9.0.0/16","dataDir":%q}`, b.m.path("host-local")))
+	foreign := strings.NewReplacer(`"type":"wayleave-cni"`,
+		fmt.Sprintf(`"type":"bridge","bridge":"cni0","ipam":{"type":"host-local","subnet":"10.9.0.0/16","dataDir":%q}`,
+			b.m.path("host-local")))
 	for _, r := range inputRules {
 		k := b.prepare(r)
 		if err := k.exec(bin, cmp.Or(r.command, "ADD"), foreign.Replace(k.rule.conf), k.env...); err != nil {

@@ -39,9 +39,11 @@ func table(f nft.Family, vxlanPort uint16) nft.Table {
 			// translate, and every packet inside is tracked anyway.
 			{Name: "arriving", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -310}, Rules: []nft.Rule{
 				{nft.FromLinks(call.Prefix), nft.Spoofed{}, nft.Counter(), nft.Drop()},
-				append(vxlan(vxlanPort), nft.In{Fields: []nft.Field{nft.Saddr}, Set: "node-ips", Not: true}, nft.Drop()),
+				append(vxlan(vxlanPort), nft.In{Fields: []nft.Field{nft.Saddr}, Set: "node-ips",
+					Not: true}, nft.Drop()),
 				append(vxlan(vxlanPort), nft.Notrack())}},
-			{Name: "vxlan-out", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -300}, Rules: []nft.Rule{append(vxlan(vxlanPort), nft.Notrack())}},
+			{Name: "vxlan-out", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -300},
+				Rules: []nft.Rule{append(vxlan(vxlanPort), nft.Notrack())}},
 			{Name: "leaving", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 100}, Rules: []nft.Rule{{
 				nft.In{Fields: []nft.Field{nft.Saddr}, Set: "own-pod-cidrs"},
 				nft.In{Fields: []nft.Field{nft.Daddr}, Set: "pod-cidrs", Not: true},
@@ -201,7 +203,8 @@ func (t *tables) Unmap(ctx context.Context, l ipam.Lease) error {
 				any = netip.IPv6Unspecified()
 			}
 			if m.Protocol == model.UDP {
-				flows = append(flows, conntrack.Flow{Dst: netip.AddrPortFrom(any, m.HostPort), Backend: netip.AddrPortFrom(ip, m.ContainerPort)})
+				flows = append(flows, conntrack.Flow{Dst: netip.AddrPortFrom(any, m.HostPort),
+					Backend: netip.AddrPortFrom(ip, m.ContainerPort)})
 			}
 		}
 	}

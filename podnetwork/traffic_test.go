@@ -25,7 +25,8 @@ func metered(t *testing.T, from *pod, to []*pod, port uint16, fn func()) {
 			l, c := p.ns.Listen("tcp", addr), p.ns.ListenPacket("udp", addr)
 			go func() { _ = lossmeter.ServeTCP(l) }()
 			go func() { _ = lossmeter.ServeUDP(c) }()
-			probes = append(probes, lossmeter.Probe{Kind: "udp", Target: addr, Rate: 300}, lossmeter.Probe{Kind: "tcp", Target: addr}, lossmeter.Probe{Kind: "connect", Target: addr})
+			probes = append(probes, lossmeter.Probe{Kind: "udp", Target: addr, Rate: 300}, lossmeter.Probe{Kind: "tcp",
+				Target: addr}, lossmeter.Probe{Kind: "connect", Target: addr})
 		}
 	}
 	places := map[string]*testnet.NS{"the sender": from.ns, "the sender's node": from.m.ns}
@@ -81,7 +82,8 @@ func TestRoutingChangesUnderTraffic(t *testing.T) {
 					m.start(c.store)
 				}
 			})
-			dev := c.nodes[0].ns.Run("ip", "route", "get", d.ips[0].String(), "from", a.ips[0].String(), "iif", end(c.nodes[0]))
+			dev := c.nodes[0].ns.Run("ip", "route", "get", d.ips[0].String(), "from", a.ips[0].String(), "iif",
+				end(c.nodes[0]))
 			if got := strings.Contains(dev, routes.Device); got != (mode == routes.VXLAN) {
 				t.Errorf("the way is %s", dev)
 			}
@@ -138,7 +140,8 @@ func TestALostNodeIsReRouted(t *testing.T) {
 		t.Fatal(err)
 	}
 	testnet.Eventually(t, 5*time.Second, func() error {
-		out := s.nodes[0].ns.Run("sh", "-c", "ip route; ip -6 route; ip route show table 87; bridge fdb show dev wayleave-vxlan")
+		out := s.nodes[0].ns.Run("sh", "-c",
+			"ip route; ip -6 route; ip route show table 87; bridge fdb show dev wayleave-vxlan")
 		if strings.Contains(out, "10.244.3.") || strings.Contains(out, "172.30.2.77") {
 			return fmt.Errorf("the node that is gone is still routed to: %s", out)
 		}

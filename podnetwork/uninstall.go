@@ -18,7 +18,8 @@ import (
 // files are those of the feature on the node.
 func files(c Config) []string {
 	return []string{filepath.Join(c.ConfDir, ConfName), filepath.Join(c.BinDir, call.Type), c.Socket,
-		filepath.Join(c.StateDir, "leases"), filepath.Join(c.StateDir, "leases.new"), filepath.Join(c.StateDir, "leases.damaged"), sysctls(c).State,
+		filepath.Join(c.StateDir, "leases"), filepath.Join(c.StateDir, "leases.new"),
+		filepath.Join(c.StateDir, "leases.damaged"), sysctls(c).State,
 		proxyFile(c), proxyFile(c) + ".new"}
 }
 

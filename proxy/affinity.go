@@ -57,7 +57,8 @@ func (x *exchange) affinityCookie(a *table.Affinity) []byte {
 		v = append(v, "; Secure"...)
 	}
 	v = append(v, "; HttpOnly"...)
-	if a.SameSite != "" && !(a.Conditional && a.SameSite == "None" && refusesSameSiteNone(string(x.r.Fields.Get("User-Agent")))) {
+	if a.SameSite != "" && !(a.Conditional && a.SameSite == "None" &&
+		refusesSameSiteNone(string(x.r.Fields.Get("User-Agent")))) {
 		v = append(append(v, "; SameSite="...), a.SameSite...)
 	}
 	if a.Partitioned {
@@ -76,5 +77,6 @@ func refusesSameSiteNone(agent string) bool {
 		return true
 	}
 	return strings.Contains(agent, "Macintosh; Intel Mac OS X 10_14") && !strings.Contains(agent, "Chrome/") &&
-		(strings.Contains(agent, "Version/") && strings.Contains(agent, "Safari") || strings.HasSuffix(agent, "(KHTML, like Gecko)"))
+		(strings.Contains(agent, "Version/") && strings.Contains(agent, "Safari") ||
+			strings.HasSuffix(agent, "(KHTML, like Gecko)"))
 }

@@ -38,11 +38,14 @@ func TestAffinity(t *testing.T) {
 	r.route(path(table.Options{Affinity: &table.Affinity{Name: "route", MaxAge: time.Hour, SameSite: "Lax"}}))
 	resp, first := r.ask("GET /")
 	set := resp.Cookies()
-	if len(set) != 1 || set[0].Name != "route" || set[0].MaxAge != 3600 || !set[0].HttpOnly || set[0].SameSite != http.SameSiteLaxMode || set[0].Path != "/" || set[0].Secure || time.Until(set[0].Expires) < 50*time.Minute {
+	if len(set) != 1 || set[0].Name != "route" || set[0].MaxAge != 3600 || !set[0].HttpOnly ||
+		set[0].SameSite != http.SameSiteLaxMode || set[0].Path != "/" || set[0].Secure ||
+		time.Until(set[0].Expires) < 50*time.Minute {
 		t.Fatalf("%v", resp.Header["Set-Cookie"])
 	}
 	for _, a := range []netip.AddrPort{x, y, z} {
-		if strings.Contains(set[0].Value, fmt.Sprint(a.Port())) || strings.Contains(set[0].Value, fmt.Sprintf("%x", a.Port())) && strings.Contains(set[0].Value, "7f000001") {
+		if strings.Contains(set[0].Value, fmt.Sprint(a.Port())) || strings.Contains(set[0].Value,
+			fmt.Sprintf("%x", a.Port())) && strings.Contains(set[0].Value, "7f000001") {
 			t.Errorf("the cookie tells the address %s: %s", a, set[0].Value)
 		}
 	}
@@ -62,7 +65,8 @@ func TestAffinity(t *testing.T) {
 	// With another secret it names nothing.
 	other = newRig(t, func(r *rig) { r.settings.Secret = []byte("s") }, z, y, x)
 	other.route(path(table.Options{Affinity: &table.Affinity{Name: "route"}}))
-	if resp, _ := other.ask("GET /\nCookie: route=" + set[0].Value); len(resp.Cookies()) != 1 || resp.Cookies()[0].Value == set[0].Value {
+	if resp, _ := other.ask("GET /\nCookie: route=" + set[0].Value); len(resp.Cookies()) != 1 ||
+		resp.Cookies()[0].Value == set[0].Value {
 		t.Errorf("another secret: %v", resp.Cookies())
 	}
 	// More endpoints move nobody.
@@ -95,7 +99,8 @@ func TestAffinityToOneThatDrainsOrFails(t *testing.T) {
 	r.route(path(table.Options{Affinity: &table.Affinity{}}))
 	resp, first := r.ask("GET /")
 	cookie := "\nCookie: INGRESSCOOKIE=" + resp.Cookies()[0].Value
-	b := &table.Backend{Key: "b", Endpoints: []table.Endpoint{{Addr: x, Draining: first == "x"}, {Addr: y, Draining: first == "y"}}}
+	b := &table.Backend{Key: "b", Endpoints: []table.Endpoint{{Addr: x, Draining: first == "x"},
+		{Addr: y, Draining: first == "y"}}}
 	r.p.Upstreams.Replace(map[string]*table.Backend{"b": b})
 	if resp, body := r.ask("GET /" + cookie); body == first || len(resp.Cookies()) != 1 {
 		t.Errorf("one that drains gets a new request: %s, %v", body, resp.Cookies())
@@ -128,12 +133,19 @@ func TestAffinityCookieAttributes(t *testing.T) {
 		tls  bool
 		want string
 	}{
-		{"defaults", table.Path{Kind: table.Prefix, Path: "/", Backend: "b", Options: &table.Options{Affinity: &table.Affinity{}}}, false, "; Path=/; HttpOnly"},
-		{"the path of the route", table.Path{Kind: table.Prefix, Path: "/a", Backend: "b", Options: &table.Options{Affinity: &table.Affinity{}}}, false, "; Path=/a; HttpOnly"},
-		{"not that of a pattern", table.Path{Path: "/a.*", Backend: "b", Options: &table.Options{PathPattern: "/a.*", Affinity: &table.Affinity{}}}, false, "; Path=/; HttpOnly"},
-		{"its own", table.Path{Kind: table.Prefix, Path: "/a", Backend: "b", Options: &table.Options{Affinity: &table.Affinity{Path: "/a/b"}}}, false, "; Path=/a/b; HttpOnly"},
-		{"secure", table.Path{Kind: table.Prefix, Path: "/", Backend: "b", Options: &table.Options{Affinity: &table.Affinity{Secure: true, SameSite: "None"}}}, false, "; Path=/; Secure; HttpOnly; SameSite=None"},
-		{"by TLS", table.Path{Kind: table.Prefix, Path: "/", Backend: "b", Options: &table.Options{Affinity: &table.Affinity{}}}, true, "; Path=/; Secure; HttpOnly"},
+		{"defaults", table.Path{Kind: table.Prefix, Path: "/", Backend: "b",
+			Options: &table.Options{Affinity: &table.Affinity{}}}, false, "; Path=/; HttpOnly"},
+		{"the path of the route", table.Path{Kind: table.Prefix, Path: "/a", Backend: "b",
+			Options: &table.Options{Affinity: &table.Affinity{}}}, false, "; Path=/a; HttpOnly"},
+		{"not that of a pattern", table.Path{Path: "/a.*", Backend: "b", Options: &table.Options{PathPattern: "/a.*",
+			Affinity: &table.Affinity{}}}, false, "; Path=/; HttpOnly"},
+		{"its own", table.Path{Kind: table.Prefix, Path: "/a", Backend: "b",
+			Options: &table.Options{Affinity: &table.Affinity{Path: "/a/b"}}}, false, "; Path=/a/b; HttpOnly"},
+		{"secure", table.Path{Kind: table.Prefix, Path: "/", Backend: "b",
+			Options: &table.Options{Affinity: &table.Affinity{Secure: true, SameSite: "None"}}}, false,
+			"; Path=/; Secure; HttpOnly; SameSite=None"},
+		{"by TLS", table.Path{Kind: table.Prefix, Path: "/", Backend: "b",
+			Options: &table.Options{Affinity: &table.Affinity{}}}, true, "; Path=/; Secure; HttpOnly"},
 	} {
 		r.route(c.path)
 		plain := r.addr
@@ -143,7 +155,8 @@ func TestAffinityCookieAttributes(t *testing.T) {
 		resp, _ := r.ask("GET /a")
 		r.addr = plain
 		set := resp.Header.Get("Set-Cookie")
-		if _, attributes, _ := strings.Cut(set, ";"); ";"+attributes != c.want || !strings.HasPrefix(set, "INGRESSCOOKIE=") {
+		if _, attributes, _ := strings.Cut(set, ";"); ";"+attributes != c.want ||
+			!strings.HasPrefix(set, "INGRESSCOOKIE=") {
 			t.Errorf("%s: %q, want %q", c.name, set, c.want)
 		}
 	}

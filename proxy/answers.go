@@ -151,7 +151,8 @@ func (x *exchange) answerKey(a *table.AuthURL, ready *table.Ready) (key answerKe
 		return key, false
 	}
 	h := sha256.New()
-	for _, s := range []string{x.match.Host.Name, string(x.hostName()), x.match.Path.Source, x.match.Path.Path, a.URL, a.Backend, a.Method, strings.Join(a.Headers, ",")} {
+	for _, s := range []string{x.match.Host.Name, string(x.hostName()), x.match.Path.Source, x.match.Path.Path, a.URL,
+		a.Backend, a.Method, strings.Join(a.Headers, ",")} {
 		_, _ = h.Write([]byte(s))
 		_, _ = h.Write([]byte{0})
 	}

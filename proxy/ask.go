@@ -79,7 +79,8 @@ func (x *exchange) passOn(names []string, from http.Header) {
 // frames says whether a field is one of the message's frame, that nobody else may set.
 func frames(name string) bool {
 	switch strings.ToLower(name) {
-	case "", "connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect":
+	case "", "connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer",
+		"transfer-encoding", "upgrade", "expect":
 		return true
 	}
 	return strings.ContainsAny(name, " \t\r\n:\x00")
@@ -202,7 +203,8 @@ func (x *exchange) tell(h http.Header, ready *table.Ready) {
 // Authorization among them, and by fields of ours.
 func (x *exchange) describe(h http.Header) {
 	for _, f := range x.r.Fields {
-		if name := string(f.Name); !isForwarded(f.Name) && !frames(name) && !sameName(f.Name, "accept-encoding") && !sameName(f.Name, sentFrom) && !sameName(f.Name, authRedirect) {
+		if name := string(f.Name); !isForwarded(f.Name) && !frames(name) && !sameName(f.Name, "accept-encoding") &&
+			!sameName(f.Name, sentFrom) && !sameName(f.Name, authRedirect) {
 			h.Add(name, string(f.Value))
 		}
 	}
@@ -215,10 +217,12 @@ func (x *exchange) describe(h http.Header) {
 		scheme = "https"
 	}
 	for _, f := range [][2]string{
-		{"X-Original-Url", string(x.whole())}, {"X-Original-Uri", string(x.opt.target)}, {"X-Original-Method", string(x.r.Method)},
+		{"X-Original-Url", string(x.whole())}, {"X-Original-Uri", string(x.opt.target)},
+		{"X-Original-Method", string(x.r.Method)},
 		{authRedirect, string(x.opt.target)}, {sentFrom, asking}, {realIP, who},
 		{forwardedFor, who}, {forwardedProto, scheme}, {forwardedHost, string(x.r.Host)},
-		{forwardedPort, string(x.port())}, {"X-Forwarded-Uri", string(x.opt.target)}, {"X-Forwarded-Method", string(x.r.Method)}, {"X-Scheme", scheme},
+		{forwardedPort, string(x.port())}, {"X-Forwarded-Uri", string(x.opt.target)},
+		{"X-Forwarded-Method", string(x.r.Method)}, {"X-Scheme", scheme},
 	} {
 		h[http.CanonicalHeaderKey(f[0])] = []string{f[1]}
 	}

@@ -49,37 +49,56 @@ func TestAuthURL(t *testing.T) {
 			w.WriteHeader(500)
 		}
 	})
-	r := newRig(t, nil, handler(t, shows("X-User", "X_User", "X-Groups", "Cookie", "Authorization", "X-Original-Url", "X-Sent-From", "Content-Length")))
+	r := newRig(t, nil, handler(t, shows("X-User", "X_User", "X-Groups", "Cookie", "Authorization", "X-Original-Url",
+		"X-Sent-From", "Content-Length")))
 	at := func(path string, more ...string) table.Options {
-		a := &table.AuthURL{URL: "http://" + server.String() + path, Headers: []string{"X-User", "x-groups", "Content-Length", "Transfer-Encoding", "Connection"}}
+		a := &table.AuthURL{URL: "http://" + server.String() + path, Headers: []string{"X-User", "x-groups",
+			"Content-Length", "Transfer-Encoding", "Connection"}}
 		if len(more) > 0 {
 			a.SignIn = more[0]
 		}
 		return table.Options{AuthURL: a, Read: 300 * time.Millisecond}
 	}
 	for _, c := range []asks{
-		{name: "let in", options: at("/ok"), request: "GET /a", status: 200, want: []string{`X-User=["ann"] X_User=[] X-Groups=["a" "b"]`, "Set-Cookie: session=1; Path=/\n", "Set-Cookie: more=2\n", "X-Sent-From=[]"}},
-		{name: "the client's own words are taken out", options: at("/bare"), request: "GET /a\nX-User: root\nx_user: root\nX-GROUPS: wheel", status: 200, want: []string{"X-User=[] X_User=[] X-Groups=[]"}},
-		{name: "other fields stay", options: at("/bare"), request: "GET /a\nAuthorization: Bearer x\nCookie: a=b", status: 200, want: []string{`Cookie=["a=b"] Authorization=["Bearer x"]`}},
-		{name: "401", options: at("/401"), request: "GET /a", status: 401, want: []string{`Www-Authenticate: Bearer realm="x"` + "\n"}, not: []string{"GET", "text\n"}},
+		{name: "let in", options: at("/ok"), request: "GET /a", status: 200,
+			want: []string{`X-User=["ann"] X_User=[] X-Groups=["a" "b"]`, "Set-Cookie: session=1; Path=/\n",
+				"Set-Cookie: more=2\n", "X-Sent-From=[]"}},
+		{name: "the client's own words are taken out", options: at("/bare"),
+			request: "GET /a\nX-User: root\nx_user: root\nX-GROUPS: wheel", status: 200,
+			want: []string{"X-User=[] X_User=[] X-Groups=[]"}},
+		{name: "other fields stay", options: at("/bare"), request: "GET /a\nAuthorization: Bearer x\nCookie: a=b",
+			status: 200, want: []string{`Cookie=["a=b"] Authorization=["Bearer x"]`}},
+		{name: "401", options: at("/401"), request: "GET /a", status: 401,
+			want: []string{`Www-Authenticate: Bearer realm="x"` + "\n"}, not: []string{"GET", "text\n"}},
 		{name: "403", options: at("/403"), request: "GET /a", status: 403, not: []string{"GET"}},
 		{name: "a redirection is no answer", options: at("/302"), request: "GET /a", status: 500},
 		{name: "an error", options: at("/500"), request: "GET /a", status: 500},
 		{name: "too slow", options: at("/slow"), request: "GET /a", status: 500},
-		{name: "nobody there", options: table.Options{AuthURL: &table.AuthURL{URL: "http://127.0.0.1:1/"}}, request: "GET /a", status: 500},
-		{name: "no URL", options: table.Options{AuthURL: &table.AuthURL{URL: "ftp://127.0.0.1/"}}, request: "GET /a", status: 500},
-		{name: "a URL that cannot be read", options: table.Options{AuthURL: &table.AuthURL{URL: "http://$nothing/"}}, request: "GET /a", status: 500},
-		{name: "a host that any client may choose", options: table.Options{AuthURL: &table.AuthURL{URL: "http://$http_host/ok"}}, request: "GET /a\nHost: " + server.String(), status: 500},
+		{name: "nobody there", options: table.Options{AuthURL: &table.AuthURL{URL: "http://127.0.0.1:1/"}},
+			request: "GET /a", status: 500},
+		{name: "no URL", options: table.Options{AuthURL: &table.AuthURL{URL: "ftp://127.0.0.1/"}},
+			request: "GET /a", status: 500},
+		{name: "a URL that cannot be read", options: table.Options{AuthURL: &table.AuthURL{URL: "http://$nothing/"}},
+			request: "GET /a", status: 500},
+		{name: "a host that any client may choose",
+			options: table.Options{AuthURL: &table.AuthURL{URL: "http://$http_host/ok"}}, request: "GET /a\nHost: " +
+				server.String(), status: 500},
 		{name: "asking itself", options: at("/ok"), request: "GET /a\nX-Sent-From: wayleave-ingress", status: 500},
 		{name: "by cookie", options: at("/cookie"), request: "GET /a\nCookie: session=good", status: 200},
 		{name: "by another cookie", options: at("/cookie"), request: "GET /a\nCookie: session=bad", status: 401},
 		{name: "by Authorization", options: at("/header"), request: "GET /a\nAuthorization: Bearer good", status: 200},
-		{name: "by another Authorization", options: at("/header"), request: "GET /a\nAuthorization: Bearer bad", status: 403},
-		{name: "sign in", options: at("/401", "https://login.example/start"), request: "GET /a?b=c&d\nHost: shop.example:8080", status: 302,
-			want: []string{"Location: https://login.example/start?rd=http%3A%2F%2Fshop.example%3A8080%2Fa%3Fb%3Dc%26d\n"}},
-		{name: "sign in, with a query", options: at("/401", "https://login.example/?x=y"), request: "GET /a", status: 302, want: []string{"Location: https://login.example/?x=y&rd=http%3A%2F%2Fshop.example%2Fa\n"}},
-		{name: "sign in, with an rd of its own", options: at("/401", "https://$host/start?rd=$escaped_request_uri"), request: "GET /a?b", status: 302, want: []string{"Location: https://shop.example/start?rd=%2Fa%3Fb\n"}},
-		{name: "forbidden is not signed in", options: at("/403", "https://login.example/"), request: "GET /a", status: 403},
+		{name: "by another Authorization", options: at("/header"),
+			request: "GET /a\nAuthorization: Bearer bad", status: 403},
+		{name: "sign in", options: at("/401", "https://login.example/start"),
+			request: "GET /a?b=c&d\nHost: shop.example:8080", status: 302,
+			want: []string{
+				"Location: https://login.example/start?rd=http%3A%2F%2Fshop.example%3A8080%2Fa%3Fb%3Dc%26d\n"}},
+		{name: "sign in, with a query", options: at("/401", "https://login.example/?x=y"), request: "GET /a",
+			status: 302, want: []string{"Location: https://login.example/?x=y&rd=http%3A%2F%2Fshop.example%2Fa\n"}},
+		{name: "sign in, with an rd of its own", options: at("/401", "https://$host/start?rd=$escaped_request_uri"),
+			request: "GET /a?b", status: 302, want: []string{"Location: https://shop.example/start?rd=%2Fa%3Fb\n"}},
+		{name: "forbidden is not signed in", options: at("/403", "https://login.example/"),
+			request: "GET /a", status: 403},
 	} {
 		r.check(t, c)
 	}
@@ -88,7 +107,9 @@ func TestAuthURL(t *testing.T) {
 	r.mu.Lock()
 	before := len(r.records)
 	r.mu.Unlock()
-	r.check(t, asks{name: "a question to the proxy itself", options: table.Options{AuthURL: &table.AuthURL{URL: "http://" + r.addr + "/check"}}, request: "GET /a", status: 500})
+	r.check(t, asks{name: "a question to the proxy itself",
+		options: table.Options{AuthURL: &table.AuthURL{URL: "http://" + r.addr + "/check"}},
+		request: "GET /a", status: 500})
 	r.record(before + 1)
 	r.mu.Lock()
 	if n := len(r.records) - before; n != 2 {
@@ -98,25 +119,32 @@ func TestAuthURL(t *testing.T) {
 
 	// What the server is asked, and what it is not.
 	r.route(path(at("/ok")))
-	if resp, _ := r.ask("PUT /a%20b?c=d\nHost: Shop.example:81\nContent-Length: 0\nX-Forwarded-For: 6.6.6.6\nForwarded: for=6.6.6.6\nX_Forwarded_For: 6.6.6.6\nX-Original-URL: x\nX-Original-Method: GET\nUser-Agent: me\nConnection: close, x-hop\nX-Hop: 1"); resp.StatusCode != 200 {
+	if resp, _ := r.ask("PUT /a%20b?c=d\nHost: Shop.example:81\nContent-Length: 0\nX-Forwarded-For: " +
+		"6.6.6.6\nForwarded: for=6.6.6.6\nX_Forwarded_For: 6.6.6.6\nX-Original-URL: x\nX-Original-Method: " +
+		"GET\nUser-Agent: me\nConnection: close, x-hop\nX-Hop: 1"); resp.StatusCode != 200 {
 		t.Fatal(resp.Status)
 	}
 	q := asked.Load()
 	if q.Method != "GET" || q.Host != server.String() || q.ContentLength != 0 || q.RequestURI != "/ok" {
 		t.Errorf("asked by %s %s %s", q.Method, q.Host, q.RequestURI)
 	}
-	for name, want := range map[string]string{"X-Original-Url": "http://Shop.example:81/a%20b?c=d", "X-Original-Method": "PUT", "X-Original-Uri": "/a%20b?c=d", "X-Forwarded-For": "127.0.0.1", "X-Real-Ip": "127.0.0.1", "User-Agent": "me", "X-Sent-From": "wayleave-ingress", "X-Auth-Request-Redirect": "/a%20b?c=d"} {
+	for name, want := range map[string]string{"X-Original-Url": "http://Shop.example:81/a%20b?c=d",
+		"X-Original-Method": "PUT", "X-Original-Uri": "/a%20b?c=d", "X-Forwarded-For": "127.0.0.1",
+		"X-Real-Ip": "127.0.0.1", "User-Agent": "me", "X-Sent-From": "wayleave-ingress",
+		"X-Auth-Request-Redirect": "/a%20b?c=d"} {
 		if got := q.Header[name]; len(got) != 1 || got[0] != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
-	if q.Header.Get("X-Hop") != "" || q.Header["Forwarded"] != nil || q.Header["X_forwarded_for"] != nil || q.Header.Get("Accept-Encoding") != "" {
+	if q.Header.Get("X-Hop") != "" || q.Header["Forwarded"] != nil || q.Header["X_forwarded_for"] != nil ||
+		q.Header.Get("Accept-Encoding") != "" {
 		t.Errorf("%v", q.Header)
 	}
 	o := at("/ok")
 	o.AuthURL.Method = "HEAD"
 	r.route(path(o))
-	if _, body := r.ask("POST /x\nContent-Length: 0"); !strings.HasPrefix(body, "POST shop.example /x") || asked.Load().Method != "HEAD" {
+	if _, body := r.ask("POST /x\nContent-Length: 0"); !strings.HasPrefix(body, "POST shop.example /x") ||
+		asked.Load().Method != "HEAD" {
 		t.Errorf("%q, asked by %s", body, asked.Load().Method)
 	}
 	// The body is for the endpoint.
@@ -138,7 +166,8 @@ func TestAuthURLOfAService(t *testing.T) {
 	end := handler(t, shows())
 	r := newRig(t, nil)
 	r.backends(map[string][]netip.AddrPort{"b": {end}, "shop/auth:4180": {server}})
-	o := table.Options{AuthURL: &table.AuthURL{URL: "http://auth.shop.svc.cluster.local:4180/check", Backend: "shop/auth:4180"}}
+	o := table.Options{AuthURL: &table.AuthURL{URL: "http://auth.shop.svc.cluster.local:4180/check",
+		Backend: "shop/auth:4180"}}
 	r.check(t, asks{name: "a Service", options: o, request: "GET /a", status: 200})
 	r.backends(map[string][]netip.AddrPort{"b": {end}, "shop/auth:4180": nil})
 	r.check(t, asks{name: "without endpoints", options: o, request: "GET /a", status: 500})

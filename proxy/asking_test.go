@@ -29,7 +29,8 @@ func TestQuestionsGoNowhereForbidden(t *testing.T) {
 	t.Cleanup(func() { s.Close() })
 	port := addrOf(l).Port()
 
-	names := map[string][]string{"local.example": {"127.0.0.1"}, "two.example": {"169.254.169.254", "::1", "::ffff:127.0.0.1"}, "node.example": {"192.0.2.7"}, "nat64.example": {"64:ff9b::7f00:1"}}
+	names := map[string][]string{"local.example": {"127.0.0.1"}, "two.example": {"169.254.169.254", "::1",
+		"::ffff:127.0.0.1"}, "node.example": {"192.0.2.7"}, "nat64.example": {"64:ff9b::7f00:1"}}
 	var dialed atomic.Pointer[string]
 	r := newRig(t, func(r *rig) {
 		r.p.Asking.Resolve = func(_ context.Context, name string) (out []netip.Addr, err error) {
@@ -45,9 +46,12 @@ func TestQuestionsGoNowhereForbidden(t *testing.T) {
 		r.p.SetReach(&reach.Policy{Refused: []netip.Addr{netip.MustParseAddr("192.0.2.7")}})
 	}, handler(t, shows()))
 	hosts := []string{
-		"127.0.0.1", "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.0.0.1", "0177.0.0.1", "017700000001", "127.000.000.001", "127.0.0.1.",
-		"[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "0.0.0.0", "0", "[::]", "localhost",
-		"169.254.169.254", "[fe80::1]", "[fe80::1%25lo]", "[fd00:ec2::254]", "[::ffff:a9fe:a9fe]", "192.0.2.7", "[::ffff:192.0.2.7]",
+		"127.0.0.1", "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.0.0.1", "0177.0.0.1", "017700000001",
+		"127.000.000.001", "127.0.0.1.",
+		"[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]",
+		"0.0.0.0", "0", "[::]", "localhost",
+		"169.254.169.254", "[fe80::1]", "[fe80::1%25lo]", "[fd00:ec2::254]", "[::ffff:a9fe:a9fe]", "192.0.2.7",
+		"[::ffff:192.0.2.7]",
 		"local.example", "two.example", "node.example", "nat64.example", "none.example",
 	}
 	own, err := net.InterfaceAddrs()
@@ -70,8 +74,11 @@ func TestQuestionsGoNowhereForbidden(t *testing.T) {
 		t.Errorf("a connection to %s was tried", *d)
 	}
 	// Endpoints of a Service are judged, too.
-	r.backends(map[string][]netip.AddrPort{"b": {handler(t, shows())}, "auth": {netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)}})
-	r.check(t, asks{name: "a Service that leads here", options: table.Options{AuthURL: &table.AuthURL{URL: "http://auth.shop.svc/", Backend: "auth"}}, request: "GET /a", status: 500})
+	r.backends(map[string][]netip.AddrPort{"b": {handler(t, shows())},
+		"auth": {netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)}})
+	r.check(t, asks{name: "a Service that leads here",
+		options: table.Options{AuthURL: &table.AuthURL{URL: "http://auth.shop.svc/", Backend: "auth"}},
+		request: "GET /a", status: 500})
 	if asked.Load() > 0 {
 		t.Error("the endpoint was asked")
 	}
@@ -106,7 +113,8 @@ func TestQuestionsFollowTheName(t *testing.T) {
 		to     []string
 		status int
 	}{
-		{[]string{"127.0.0.1"}, 200}, {[]string{"127.0.0.2"}, 500}, {[]string{"::1", "127.0.0.1"}, 200}, {[]string{"169.254.169.254"}, 500}, {nil, 500}, {[]string{"127.0.0.1"}, 200},
+		{[]string{"127.0.0.1"}, 200}, {[]string{"127.0.0.2"}, 500}, {[]string{"::1", "127.0.0.1"}, 200},
+		{[]string{"169.254.169.254"}, 500}, {nil, 500}, {[]string{"127.0.0.1"}, 200},
 	} {
 		lead(c.to...)
 		r.check(t, asks{name: fmt.Sprint(i, c.to), options: o, request: "GET /a", status: c.status})
@@ -127,8 +135,10 @@ func TestQuestionsAreInOurWords(t *testing.T) {
 	server := handler(t, func(_ http.ResponseWriter, r *http.Request) { asked.Store(r) })
 	r := newRig(t, nil, handler(t, shows()))
 	r.route(path(table.Options{AuthURL: &table.AuthURL{URL: "http://" + server.String() + "/"}}))
-	names := []string{"X-Forwarded-Uri", "X-Forwarded-URL", "X-Forwarded-Method", "X-Forwarded-Host", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Forwarded-Server",
-		"X-Original-URL", "X-Original-URI", "X-Original-Method", "X-Original-Host", "X-Original-Forwarded-For", "X-Rewrite-URL", "X-Real-IP", "X-Scheme", "Forwarded", "X-Auth-Request-Redirect"}
+	names := []string{"X-Forwarded-Uri", "X-Forwarded-URL", "X-Forwarded-Method", "X-Forwarded-Host", "X-Forwarded-For",
+		"X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Forwarded-Server",
+		"X-Original-URL", "X-Original-URI", "X-Original-Method", "X-Original-Host", "X-Original-Forwarded-For",
+		"X-Rewrite-URL", "X-Real-IP", "X-Scheme", "Forwarded", "X-Auth-Request-Redirect"}
 	for _, name := range names {
 		for _, sep := range []string{"-", "_", "."} {
 			spelled := strings.ReplaceAll(name, "-", sep)
@@ -146,7 +156,8 @@ func TestQuestionsAreInOurWords(t *testing.T) {
 			}
 		}
 	}
-	for name, want := range map[string]string{"X-Forwarded-Uri": "/real", "X-Original-Url": "http://shop.example/real", "X-Forwarded-Method": "GET"} {
+	for name, want := range map[string]string{"X-Forwarded-Uri": "/real", "X-Original-Url": "http://shop.example/real",
+		"X-Forwarded-Method": "GET"} {
 		if got := asked.Load().Header[name]; len(got) != 1 || got[0] != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}

@@ -25,24 +25,40 @@ func TestCanary(t *testing.T) {
 		{name: "weight of nothing", canary: table.Canary{Weight: nothing}, want: "main"},
 		{name: "weight of another total", canary: table.Canary{Weight: 1000, Total: 1000}, want: "canary"},
 		{name: "header always", canary: table.Canary{Header: "X-Canary"}, fields: "\nx-canary: always", want: "canary"},
-		{name: "header never, before weight", canary: table.Canary{Header: "X-Canary", Weight: all}, fields: "\nX-Canary: never", want: "main"},
-		{name: "header of something else is left to the next", canary: table.Canary{Header: "X-Canary", Weight: all}, fields: "\nX-Canary: maybe", want: "canary"},
-		{name: "header of something else, no next", canary: table.Canary{Header: "X-Canary"}, fields: "\nX-Canary: maybe", want: "main"},
+		{name: "header never, before weight", canary: table.Canary{Header: "X-Canary", Weight: all},
+			fields: "\nX-Canary: never", want: "main"},
+		{name: "header of something else is left to the next", canary: table.Canary{Header: "X-Canary", Weight: all},
+			fields: "\nX-Canary: maybe", want: "canary"},
+		{name: "header of something else, no next", canary: table.Canary{Header: "X-Canary"},
+			fields: "\nX-Canary: maybe", want: "main"},
 		{name: "no header", canary: table.Canary{Header: "X-Canary"}, want: "main"},
-		{name: "value", canary: table.Canary{Header: "X-Canary", Value: "eu"}, fields: "\nX-Canary: eu", want: "canary"},
-		{name: "always is no value", canary: table.Canary{Header: "X-Canary", Value: "eu"}, fields: "\nX-Canary: always", want: "main"},
-		{name: "never is no value", canary: table.Canary{Header: "X-Canary", Value: "eu", Weight: all}, fields: "\nX-Canary: never", want: "canary"},
-		{name: "pattern", canary: table.Canary{Header: "X-Canary", Pattern: "^(eu|us)-"}, fields: "\nX-Canary: us-west", want: "canary"},
-		{name: "not the pattern", canary: table.Canary{Header: "X-Canary", Pattern: "^(eu|us)-"}, fields: "\nX-Canary: asia", want: "main"},
-		{name: "cookie always", canary: table.Canary{Cookie: "canary"}, fields: "\nCookie: a=b; canary=always", want: "canary"},
-		{name: "cookie never, before weight", canary: table.Canary{Cookie: "canary", Weight: all}, fields: "\nCookie: canary=never", want: "main"},
-		{name: "cookie of something else", canary: table.Canary{Cookie: "canary", Weight: all}, fields: "\nCookie: canary=x", want: "canary"},
-		{name: "header before cookie", canary: table.Canary{Header: "X-Canary", Cookie: "canary"}, fields: "\nX-Canary: always\nCookie: canary=never", want: "canary"},
-		{name: "header never before cookie", canary: table.Canary{Header: "X-Canary", Cookie: "canary"}, fields: "\nX-Canary: never\nCookie: canary=always", want: "main"},
-		{name: "a canary without endpoints takes nothing", canary: table.Canary{Backend: "none", Weight: all}, want: "main"},
+		{name: "value", canary: table.Canary{Header: "X-Canary", Value: "eu"}, fields: "\nX-Canary: eu",
+			want: "canary"},
+		{name: "always is no value", canary: table.Canary{Header: "X-Canary", Value: "eu"},
+			fields: "\nX-Canary: always", want: "main"},
+		{name: "never is no value", canary: table.Canary{Header: "X-Canary", Value: "eu", Weight: all},
+			fields: "\nX-Canary: never", want: "canary"},
+		{name: "pattern", canary: table.Canary{Header: "X-Canary", Pattern: "^(eu|us)-"}, fields: "\nX-Canary: us-west",
+			want: "canary"},
+		{name: "not the pattern", canary: table.Canary{Header: "X-Canary", Pattern: "^(eu|us)-"},
+			fields: "\nX-Canary: asia", want: "main"},
+		{name: "cookie always", canary: table.Canary{Cookie: "canary"}, fields: "\nCookie: a=b; canary=always",
+			want: "canary"},
+		{name: "cookie never, before weight", canary: table.Canary{Cookie: "canary", Weight: all},
+			fields: "\nCookie: canary=never", want: "main"},
+		{name: "cookie of something else", canary: table.Canary{Cookie: "canary", Weight: all},
+			fields: "\nCookie: canary=x", want: "canary"},
+		{name: "header before cookie", canary: table.Canary{Header: "X-Canary", Cookie: "canary"},
+			fields: "\nX-Canary: always\nCookie: canary=never", want: "canary"},
+		{name: "header never before cookie", canary: table.Canary{Header: "X-Canary", Cookie: "canary"},
+			fields: "\nX-Canary: never\nCookie: canary=always", want: "main"},
+		{name: "a canary without endpoints takes nothing", canary: table.Canary{Backend: "none", Weight: all},
+			want: "main"},
 		{name: "one that is not there", canary: table.Canary{Backend: "gone", Weight: all}, want: "main"},
-		{name: "the second where the first takes nothing", canary: table.Canary{Header: "X-Canary"}, further: []table.Canary{{Backend: "d", Weight: all}}, want: "second"},
-		{name: "the first of two", canary: table.Canary{Weight: all}, further: []table.Canary{{Backend: "d", Weight: all}}, want: "canary"},
+		{name: "the second where the first takes nothing", canary: table.Canary{Header: "X-Canary"},
+			further: []table.Canary{{Backend: "d", Weight: all}}, want: "second"},
+		{name: "the first of two", canary: table.Canary{Weight: all},
+			further: []table.Canary{{Backend: "d", Weight: all}}, want: "canary"},
 	} {
 		if c.canary.Backend == "" {
 			c.canary.Backend = "c"
@@ -64,7 +80,8 @@ func TestCanaryAndAffinity(t *testing.T) {
 	r := newRig(t, nil, main)
 	r.backends(map[string][]netip.AddrPort{"b": {main}, "c": {canary}})
 	cookieOf := map[string]string{}
-	r.route(path(table.Options{Affinity: &table.Affinity{}, Canary: []table.Canary{{Backend: "c", Weight: 50, Header: "X-Canary"}}}))
+	r.route(path(table.Options{Affinity: &table.Affinity{},
+		Canary: []table.Canary{{Backend: "c", Weight: 50, Header: "X-Canary"}}}))
 	for range 100 {
 		resp, body := r.ask("GET /")
 		cookieOf[body] = resp.Cookies()[0].Value
@@ -83,7 +100,8 @@ func TestCanaryAndAffinity(t *testing.T) {
 	}
 	// The canary ends: its clients go back.
 	r.route(path(table.Options{Affinity: &table.Affinity{}}))
-	if resp, body := r.ask("GET /\nCookie: INGRESSCOOKIE=" + cookieOf["canary"]); body != "main" || len(resp.Cookies()) != 1 {
+	if resp, body := r.ask("GET /\nCookie: INGRESSCOOKIE=" + cookieOf["canary"]); body != "main" ||
+		len(resp.Cookies()) != 1 {
 		t.Errorf("after the canary: %s, %v", body, resp.Cookies())
 	}
 }

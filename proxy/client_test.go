@@ -20,7 +20,8 @@ import (
 // Clients that are slow with a head, a body or the answer are let go.
 func TestSlowClients(t *testing.T) {
 	quick := func(r *rig) {
-		r.limits.HeadTime, r.limits.Body, r.limits.Idle, r.limits.Write = 200*time.Millisecond, 200*time.Millisecond, 400*time.Millisecond, 300*time.Millisecond
+		r.limits.HeadTime, r.limits.Body, r.limits.Idle, r.limits.Write = 200*time.Millisecond, 200*time.Millisecond,
+			400*time.Millisecond, 300*time.Millisecond
 	}
 	var whole atomic.Int64
 	h := func(w http.ResponseWriter, req *http.Request) {
@@ -234,7 +235,8 @@ func TestBuffersAreBounded(t *testing.T) {
 
 // Close ends what a drain could not: an exchange whose endpoint does not answer.
 func TestClose(t *testing.T) {
-	r := newRig(t, func(r *rig) { r.p.Timeouts.Read = time.Minute }, raw(t, func(_ net.Conn, br *bufio.Reader) { _, _ = io.Copy(io.Discard, br) }))
+	r := newRig(t, func(r *rig) { r.p.Timeouts.Read = time.Minute },
+		raw(t, func(_ net.Conn, br *bufio.Reader) { _, _ = io.Copy(io.Discard, br) }))
 	idle, busy := r.dial(), r.dial()
 	busy.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	for r.active() == 0 || r.s.Conns() < 2 {
@@ -285,7 +287,8 @@ func TestExchangesAllocateNothing(t *testing.T) {
 	c := r.dial()
 	buf := make([]byte, 4096)
 	for _, x := range []struct{ name, request string }{
-		{"GET", "GET /a/b?c=d HTTP/1.1\r\nHost: Shop.example\r\nUser-Agent: x\r\nAccept: */*\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"},
+		{"GET", "GET /a/b?c=d HTTP/1.1\r\nHost: Shop.example\r\nUser-Agent: x\r\nAccept: */*\r\nX-Forwarded-For: " +
+			"1.2.3.4\r\n\r\n"},
 		{"POST", "POST /a/b HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 5\r\n\r\nhello"},
 	} {
 		request := []byte(x.request)
@@ -310,7 +313,8 @@ func TestExchangesAllocateNothing(t *testing.T) {
 // quietEndpoint answers and allocates nothing itself.
 func quietEndpoint(t testing.TB) (addr netip.AddrPort) {
 	l := listen(t)
-	text := []byte(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: 1024\r\nContent-Type: text/plain\r\n\r\n%s", strings.Repeat("x", 1024)))
+	text := []byte(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: 1024\r\nContent-Type: text/plain\r\n\r\n%s",
+		strings.Repeat("x", 1024)))
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -366,7 +370,8 @@ func TestMemoryOfSilentTunnels(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"); err != nil {
+		if _, err := io.WriteString(c,
+			"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -72,7 +72,8 @@ func (x *exchange) isAskedLater() bool {
 	if x.r.Session != nil || x.r.TLS {
 		return false
 	}
-	if p := x.match.Path; strings.HasPrefix(p.Path, table.ChallengePrefix) && (p.Options == nil || p.Options.PathPattern == "") {
+	if p := x.match.Path; strings.HasPrefix(p.Path, table.ChallengePrefix) &&
+		(p.Options == nil || p.Options.PathPattern == "") {
 		return true
 	}
 	o := x.match.Path.Options
@@ -104,7 +105,8 @@ func (x *exchange) certify(t *table.Table, rule *table.ClientRule, name []byte) 
 	if rule.Pass && len(certs) > 0 {
 		cert = url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certs[0].Raw})))
 	}
-	for _, f := range [][2]string{{fieldCert, cert}, {fieldVerify, verdict}, {fieldSubject, subject}, {fieldIssuer, issuer}} {
+	for _, f := range [][2]string{{fieldCert, cert}, {fieldVerify, verdict}, {fieldSubject, subject},
+		{fieldIssuer, issuer}} {
 		x.takeOut(f[0])
 		if f[1] != "" {
 			x.r.Fields.Add(f[0], []byte(f[1]))

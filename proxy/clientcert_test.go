@@ -45,7 +45,9 @@ func issue(t testing.TB, by *issuer, name string, change func(*x509.Certificate)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(serials.Add(1)), Subject: pkix.Name{CommonName: name, Organization: []string{"Test, Inc."}}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), BasicConstraintsValid: true}
+	c := &x509.Certificate{SerialNumber: big.NewInt(serials.Add(1)), Subject: pkix.Name{CommonName: name,
+		Organization: []string{"Test, Inc."}}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), BasicConstraintsValid: true}
 	if change != nil {
 		change(c)
 	}
@@ -98,9 +100,11 @@ func (i *issuer) files(t testing.TB) (chain, key []byte) {
 // revokes is a revocation list of the issuer.
 func (i *issuer) revokes(t testing.TB, until time.Time, list ...*issuer) []byte {
 	t.Helper()
-	r := &x509.RevocationList{Number: big.NewInt(serials.Add(1)), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: until}
+	r := &x509.RevocationList{Number: big.NewInt(serials.Add(1)), ThisUpdate: time.Now().Add(-time.Hour),
+		NextUpdate: until}
 	for _, c := range list {
-		r.RevokedCertificateEntries = append(r.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: time.Now().Add(-time.Minute)})
+		r.RevokedCertificateEntries = append(r.RevokedCertificateEntries,
+			x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: time.Now().Add(-time.Minute)})
 	}
 	der, err := x509.CreateRevocationList(rand.Reader, r, i.Certificate, i.key)
 	if err != nil {
@@ -124,7 +128,8 @@ func newFront(t *testing.T, endpoints ...netip.AddrPort) *front {
 		t.Fatal(err)
 	}
 	f.p.Keys = f.certs
-	s := server.New(server.Options{Certificates: f.certs, Handle: f.p.Handle, Pass: f.p.Pass, HTTP1: f.limits, Log: slog.New(slog.DiscardHandler)})
+	s := server.New(server.Options{Certificates: f.certs, Handle: f.p.Handle, Pass: f.p.Pass, HTTP1: f.limits,
+		Log: slog.New(slog.DiscardHandler)})
 	s.SetLimits(server.Limits{Connections: 1 << 20})
 	t.Cleanup(func() { s.Keep(nil) })
 	for _, encrypted := range []bool{false, true} {
@@ -192,7 +197,8 @@ func (f *front) get(tr *http.Transport, url, host string, fields http.Header) (i
 }
 
 func openPath() table.Path {
-	return table.Path{Kind: table.Prefix, Path: "/", Backend: "b", Source: "Ingress shop/main spec.rules[0].http.paths[0]"}
+	return table.Path{Kind: table.Prefix, Path: "/", Backend: "b",
+		Source: "Ingress shop/main spec.rules[0].http.paths[0]"}
 }
 
 // Each kind of verification against each kind of certificate, by HTTP/1.1 and HTTP/2.
@@ -200,23 +206,29 @@ func TestClientCertificates(t *testing.T) {
 	root, other := issue(t, nil, "root", isCA), issue(t, nil, "other root", isCA)
 	one := issue(t, root, "between", isCA)
 	two := issue(t, one, "between again", isCA)
-	good, deep, deeper := issue(t, root, "ann", forClients), issue(t, one, "deep", forClients), issue(t, two, "deeper", forClients)
+	good, deep, deeper := issue(t, root, "ann", forClients), issue(t, one, "deep", forClients),
+		issue(t, two, "deeper", forClients)
 	stranger := issue(t, other, "ann", forClients)
 	self := issue(t, nil, "ann", forClients)
 	late := issue(t, root, "late", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
-	serving := issue(t, root, "serving", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
+	serving := issue(t, root, "serving", func(c *x509.Certificate) {
+		c.ExtKeyUsage = []x509.ExtKeyUsage{
+			x509.ExtKeyUsageServerAuth}
+	})
 	plain := issue(t, root, "of no use in particular", nil)
 	revoked := issue(t, root, "revoked", forClients)
 	unsigning := issue(t, root, "unsigning", func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment })
-	f := newFront(t, handler(t, shows("Ssl-Client-Verify", "Ssl-Client-Subject-Dn", "Ssl-Client-Issuer-Dn", "Ssl-Client-Cert")))
+	f := newFront(t, handler(t, shows("Ssl-Client-Verify", "Ssl-Client-Subject-Dn", "Ssl-Client-Issuer-Dn",
+		"Ssl-Client-Cert")))
 	hour := time.Now().Add(time.Hour)
 	f.certs.Set(map[string]table.Certificate{
 		"shop/ca":      {Key: "shop/ca", CA: root.pem()},
 		"shop/crl":     {Key: "shop/crl", CA: root.pem(), CRL: root.revokes(t, hour, revoked)},
 		"shop/late":    {Key: "shop/late", CA: root.pem(), CRL: root.revokes(t, time.Now().Add(-time.Minute))},
 		"shop/foreign": {Key: "shop/foreign", CA: root.pem(), CRL: other.revokes(t, hour)},
-		"shop/both":    {Key: "shop/both", CA: append(one.pem(), root.pem()...), CRL: append(root.revokes(t, hour), one.revokes(t, hour, deep)...)},
-		"shop/bad":     {Key: "shop/bad", CA: []byte("no PEM")},
+		"shop/both": {Key: "shop/both", CA: append(one.pem(), root.pem()...), CRL: append(root.revokes(t, hour),
+			one.revokes(t, hour, deep)...)},
+		"shop/bad": {Key: "shop/bad", CA: []byte("no PEM")},
 	})
 	const in = 200
 	for _, c := range []struct {
@@ -227,7 +239,9 @@ func TestClientCertificates(t *testing.T) {
 		body   string
 	}{
 		{"none", table.ClientCert{Authority: "shop/ca", Depth: 1}, nil, 400, ""},
-		{"good", table.ClientCert{Authority: "shop/ca", Depth: 1}, good, in, `Ssl-Client-Verify=["SUCCESS"] Ssl-Client-Subject-Dn=["CN=ann,O=Test\\, Inc."] Ssl-Client-Issuer-Dn=["CN=root,O=Test\\, Inc."] Ssl-Client-Cert=[]`},
+		{"good", table.ClientCert{Authority: "shop/ca", Depth: 1}, good, in, `Ssl-Client-Verify=["SUCCESS"] ` +
+			`Ssl-Client-Subject-Dn=["CN=ann,O=Test\\, Inc."] Ssl-Client-Issuer-Dn=["CN=root,O=Test\\, Inc."] ` +
+			`Ssl-Client-Cert=[]`},
 		{"of a stranger", table.ClientCert{Authority: "shop/ca", Depth: 1}, stranger, 400, ""},
 		{"self-signed", table.ClientCert{Authority: "shop/ca", Depth: 1}, self, 400, ""},
 		{"expired", table.ClientCert{Authority: "shop/ca", Depth: 1}, late, 400, ""},
@@ -246,23 +260,33 @@ func TestClientCertificates(t *testing.T) {
 		{"a list of another authority", table.ClientCert{Authority: "shop/foreign", Depth: 1}, good, 400, ""},
 		{"authorities that cannot be read", table.ClientCert{Authority: "shop/bad", Depth: 1}, good, 400, ""},
 		{"authorities that are not there", table.ClientCert{Authority: "shop/none", Depth: 1}, good, 400, ""},
-		{"optional, none", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyOptional}, nil, in, `Ssl-Client-Verify=["NONE"] Ssl-Client-Subject-Dn=[]`},
-		{"optional, good", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyOptional}, good, in, "SUCCESS"},
-		{"optional, of a stranger", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyOptional}, stranger, 400, ""},
+		{"optional, none", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyOptional}, nil, in,
+			`Ssl-Client-Verify=["NONE"] Ssl-Client-Subject-Dn=[]`},
+		{"optional, good", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyOptional}, good,
+			in, "SUCCESS"},
+		{"optional, of a stranger", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyOptional},
+			stranger, 400, ""},
 		{"no CA, none", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyNoCA}, nil, in, "NONE"},
-		{"no CA, of a stranger", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyNoCA}, stranger, in, `Ssl-Client-Verify=["FAILED:unable to verify the first certificate"] Ssl-Client-Subject-Dn=["CN=ann,`},
+		{"no CA, of a stranger", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyNoCA}, stranger,
+			in, `Ssl-Client-Verify=["FAILED:unable to verify the first certificate"] Ssl-Client-Subject-Dn=["CN=ann,`},
 		{"a key that may not sign", table.ClientCert{Authority: "shop/ca", Depth: 1}, unsigning, 400, ""},
 		{"no CA, too deep", table.ClientCert{Authority: "shop/ca", Verify: table.VerifyNoCA}, deep, in, "FAILED:"},
 		{"no CA, for servers", table.ClientCert{Authority: "shop/ca", Verify: table.VerifyNoCA}, serving, 400, ""},
-		{"no CA, revoked", table.ClientCert{Authority: "shop/crl", Depth: 1, Verify: table.VerifyNoCA}, revoked, 400, ""},
-		{"off", table.ClientCert{Authority: "shop/ca", Verify: table.VerifyOff}, good, in, `Ssl-Client-Verify=["NONE"] Ssl-Client-Subject-Dn=[]`},
-		{"passed on", table.ClientCert{Authority: "shop/ca", Pass: true}, good, in, "Ssl-Client-Cert=[" + fmt.Sprintf("%q", url.PathEscape(string(good.pem())))},
+		{"no CA, revoked", table.ClientCert{Authority: "shop/crl", Depth: 1, Verify: table.VerifyNoCA},
+			revoked, 400, ""},
+		{"off", table.ClientCert{Authority: "shop/ca", Verify: table.VerifyOff}, good, in,
+			`Ssl-Client-Verify=["NONE"] Ssl-Client-Subject-Dn=[]`},
+		{"passed on", table.ClientCert{Authority: "shop/ca", Pass: true}, good, in, "Ssl-Client-Cert=[" +
+			fmt.Sprintf("%q", url.PathEscape(string(good.pem())))},
 		{"a subject that fits", table.ClientCert{Authority: "shop/ca", Subject: "CN=(ann|bob)"}, good, in, "SUCCESS"},
 		{"another subject", table.ClientCert{Authority: "shop/ca", Subject: "CN=bob"}, good, 403, ""},
 		{"a subject in another case", table.ClientCert{Authority: "shop/ca", Subject: "CN=Ann"}, good, 403, ""},
-		{"no subject", table.ClientCert{Authority: "shop/ca", Verify: table.VerifyOptional, Subject: "CN="}, nil, 403, ""},
-		{"a page for who is refused", table.ClientCert{Authority: "shop/ca", ErrorPage: "https://$host/help"}, nil, 302, "https://a.example/help"},
-		{"and for another subject", table.ClientCert{Authority: "shop/ca", ErrorPage: "https://x.example/", Subject: "CN=bob"}, good, 302, "https://x.example/"},
+		{"no subject", table.ClientCert{Authority: "shop/ca", Verify: table.VerifyOptional, Subject: "CN="},
+			nil, 403, ""},
+		{"a page for who is refused", table.ClientCert{Authority: "shop/ca", ErrorPage: "https://$host/help"}, nil, 302,
+			"https://a.example/help"},
+		{"and for another subject", table.ClientCert{Authority: "shop/ca", ErrorPage: "https://x.example/",
+			Subject: "CN=bob"}, good, 302, "https://x.example/"},
 		{"a subject that cannot be read", table.ClientCert{Authority: "shop/ca", Subject: "("}, good, 503, ""},
 	} {
 		f.serve(&table.Host{Name: "a.example", ClientCert: &c.rule, Paths: []table.Path{openPath()}})
@@ -271,7 +295,8 @@ func TestClientCertificates(t *testing.T) {
 			if c.show != nil {
 				show = []*issuer{c.show}
 			}
-			spoof := http.Header{"Ssl-Client-Verify": {"SUCCESS"}, "Ssl_client_verify": {"SUCCESS"}, "Ssl-Client-Subject-Dn": {"CN=root"}, "Ssl-Client-Cert": {"x"}}
+			spoof := http.Header{"Ssl-Client-Verify": {"SUCCESS"}, "Ssl_client_verify": {"SUCCESS"},
+				"Ssl-Client-Subject-Dn": {"CN=root"}, "Ssl-Client-Cert": {"x"}}
 			status, body := f.visit("a.example", "a.example", "/", http2, spoof, show...)
 			if status != c.status || !strings.Contains(body, c.body) || strings.Contains(body, `"CN=root"`) {
 				t.Errorf("%s, HTTP/2 %v: %d %q, want %d %q", c.name, http2, status, body, c.status, c.body)
@@ -285,7 +310,8 @@ func TestNoWayRoundClientCertificates(t *testing.T) {
 	root, other := issue(t, nil, "root", isCA), issue(t, nil, "other root", isCA)
 	good, stranger := issue(t, root, "ann", forClients), issue(t, other, "eve", forClients)
 	f := newFront(t, handler(t, shows("Ssl-Client-Subject-Dn")))
-	f.certs.Set(map[string]table.Certificate{"shop/ca": {Key: "shop/ca", CA: root.pem()}, "shop/other": {Key: "shop/other", CA: other.pem()}})
+	f.certs.Set(map[string]table.Certificate{"shop/ca": {Key: "shop/ca", CA: root.pem()},
+		"shop/other": {Key: "shop/other", CA: other.pem()}})
 	ca := &table.ClientCert{Authority: "shop/ca", Depth: 1}
 	redirected := openPath()
 	redirected.Options = &table.Options{RedirectTLS: 308}
@@ -296,7 +322,8 @@ func TestNoWayRoundClientCertificates(t *testing.T) {
 	f.serve(
 		&table.Host{Name: "guarded.example", ClientCert: ca, Paths: []table.Path{openPath(), proof}},
 		&table.Host{Name: "moved.example", ClientCert: ca, Paths: []table.Path{redirected}},
-		&table.Host{Name: "stranger.example", ClientCert: &table.ClientCert{Authority: "shop/other", Depth: 1}, Paths: []table.Path{openPath()}},
+		&table.Host{Name: "stranger.example", ClientCert: &table.ClientCert{Authority: "shop/other", Depth: 1},
+			Paths: []table.Path{openPath()}},
 		&table.Host{Name: "open.example", Paths: []table.Path{openPath()}},
 		&table.Host{Name: "*.wild.example", ClientCert: ca, Paths: []table.Path{openPath()}},
 		&table.Host{Name: "own.wild.example", Paths: []table.Path{mine}},
@@ -337,7 +364,8 @@ func TestNoWayRoundClientCertificates(t *testing.T) {
 				continue // the server itself refuses another name than that of the certificate
 			}
 			if status, body := f.visit(c.sni, c.host, c.path, http2, nil, show...); status != c.status {
-				t.Errorf("handshake for %q, request for %s%s, HTTP/2 %v: %d %q, want %d", c.sni, c.host, c.path, http2, status, body, c.status)
+				t.Errorf("handshake for %q, request for %s%s, HTTP/2 %v: %d %q, want %d", c.sni, c.host, c.path, http2,
+					status, body, c.status)
 			}
 		}
 	}
@@ -360,7 +388,8 @@ func TestNoWayRoundClientCertificates(t *testing.T) {
 	}
 	// A trusted balancer that ended TLS itself shows no certificate.
 	f.p.Configure(Settings{Timeouts: f.p.Timeouts, Tries: 1, Trusted: prefixes("127.0.0.0/8")})
-	if status, _ := f.get(tr, "http://"+f.plain+"/", "moved.example", http.Header{"X-Forwarded-Proto": {"https"}}); status != 400 {
+	if status, _ := f.get(tr, "http://"+f.plain+"/", "moved.example",
+		http.Header{"X-Forwarded-Proto": {"https"}}); status != 400 {
 		t.Errorf("behind a balancer: %d", status)
 	}
 }
@@ -382,7 +411,8 @@ func TestClientCertificatesFollowChanges(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		set(table.Certificate{CA: root.pem()})
 		host(nil)
-		tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "a.example", Certificates: []tls.Certificate{pair}}, ForceAttemptHTTP2: http2, MaxConnsPerHost: 1}
+		tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "a.example",
+			Certificates: []tls.Certificate{pair}}, ForceAttemptHTTP2: http2, MaxConnsPerHost: 1}
 		ask := func() int {
 			status, _ := f.get(tr, "https://"+f.encrypted+"/", "a.example", nil)
 			return status
@@ -424,19 +454,23 @@ func TestResumedSessions(t *testing.T) {
 	good := issue(t, root, "ann", forClients)
 	f := newFront(t, handler(t, shows("Ssl-Client-Subject-Dn")))
 	f.certs.Set(map[string]table.Certificate{"shop/ca": {Key: "shop/ca", CA: root.pem()}})
-	f.serve(&table.Host{Name: "a.example", ClientCert: &table.ClientCert{Authority: "shop/ca"}, Paths: []table.Path{openPath()}}, &table.Host{Name: "open.example", Paths: []table.Path{openPath()}})
+	f.serve(&table.Host{Name: "a.example", ClientCert: &table.ClientCert{Authority: "shop/ca"},
+		Paths: []table.Path{openPath()}}, &table.Host{Name: "open.example", Paths: []table.Path{openPath()}})
 	cache := tls.NewLRUClientSessionCache(8)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		for i := range 3 {
-			tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "a.example", Certificates: []tls.Certificate{good.pair()}, ClientSessionCache: cache, MaxVersion: version}}
-			if status, body := f.get(tr, "https://"+f.encrypted+"/", "a.example", nil); status != 200 || !strings.Contains(body, "CN=ann") {
+			tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "a.example",
+				Certificates: []tls.Certificate{good.pair()}, ClientSessionCache: cache, MaxVersion: version}}
+			if status, body := f.get(tr, "https://"+f.encrypted+"/", "a.example", nil); status != 200 ||
+				!strings.Contains(body, "CN=ann") {
 				t.Errorf("handshake %d of %x: %d %q", i, version, status, body)
 			}
 			tr.CloseIdleConnections()
 		}
 		// A session of the open host opens nothing here.
 		for _, sni := range []string{"open.example", "a.example"} {
-			tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: sni, ClientSessionCache: renamed{cache}, MaxVersion: version}}
+			tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: sni,
+				ClientSessionCache: renamed{cache}, MaxVersion: version}}
 			status, _ := f.get(tr, "https://"+f.encrypted+"/", sni, nil)
 			if want := map[string]int{"open.example": 200, "a.example": 400}[sni]; status != want {
 				t.Errorf("%s: %d, want %d", sni, status, want)
@@ -458,18 +492,23 @@ func (r renamed) Put(_ string, s *tls.ClientSessionState) { r.ClientSessionCache
 // Ciphers of a host are those of its handshakes alone.
 func TestCiphersOfAHost(t *testing.T) {
 	f := newFront(t, handler(t, shows()))
-	f.serve(&table.Host{Name: "a.example", Ciphers: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384}, Paths: []table.Path{openPath()}},
-		&table.Host{Name: "old.example", Ciphers: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}, Paths: []table.Path{openPath()}}, &table.Host{Name: "b.example", Paths: []table.Path{openPath()}})
+	f.serve(&table.Host{Name: "a.example", Ciphers: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384},
+		Paths: []table.Path{openPath()}},
+		&table.Host{Name: "old.example", Ciphers: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA},
+			Paths: []table.Path{openPath()}}, &table.Host{Name: "b.example", Paths: []table.Path{openPath()}})
 	for _, c := range []struct {
 		sni   string
 		suite uint16
 		works bool
 		proto string
 	}{
-		{"a.example", tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, true, "h2"}, {"a.example", tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, false, ""},
-		{"b.example", tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, true, "h2"}, {"old.example", tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, true, "http/1.1"},
+		{"a.example", tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, true, "h2"},
+		{"a.example", tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, false, ""},
+		{"b.example", tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, true, "h2"},
+		{"old.example", tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, true, "http/1.1"},
 	} {
-		conn, err := tls.Dial("tcp", f.encrypted, &tls.Config{InsecureSkipVerify: true, ServerName: c.sni, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{c.suite}, NextProtos: []string{"h2", "http/1.1"}})
+		conn, err := tls.Dial("tcp", f.encrypted, &tls.Config{InsecureSkipVerify: true, ServerName: c.sni,
+			MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{c.suite}, NextProtos: []string{"h2", "http/1.1"}})
 		if (err == nil) != c.works {
 			t.Errorf("%s with %s: %v", c.sni, tls.CipherSuiteName(c.suite), err)
 		}
@@ -492,7 +531,8 @@ func TestEndpointTLS(t *testing.T) {
 	}
 	serverOf := func(i *issuer, versions ...uint16) (netip.AddrPort, *atomic.Pointer[tls.ConnectionState]) {
 		var said atomic.Pointer[tls.ConnectionState]
-		config := &tls.Config{Certificates: []tls.Certificate{i.pair()}, ClientAuth: tls.RequestClientCert, NextProtos: []string{"h2", "http/1.1"}}
+		config := &tls.Config{Certificates: []tls.Certificate{i.pair()}, ClientAuth: tls.RequestClientCert,
+			NextProtos: []string{"h2", "http/1.1"}}
 		if len(versions) > 0 {
 			config.MaxVersion = versions[0]
 		}
@@ -515,7 +555,9 @@ func TestEndpointTLS(t *testing.T) {
 	client := issue(t, root, "proxy", forClients)
 	chain, key := client.files(t)
 	f := newFront(t)
-	f.certs.Set(map[string]table.Certificate{"shop/tls": {Key: "shop/tls", Chain: chain, Priv: key, CA: root.pem()}, "shop/crl": {Key: "shop/crl", CA: root.pem(), CRL: append(root.revokes(t, time.Now().Add(time.Hour), one), one.revokes(t, time.Now().Add(time.Hour))...)}})
+	f.certs.Set(map[string]table.Certificate{"shop/tls": {Key: "shop/tls", Chain: chain, Priv: key, CA: root.pem()},
+		"shop/crl": {Key: "shop/crl", CA: root.pem(), CRL: append(root.revokes(t, time.Now().Add(time.Hour), one),
+			one.revokes(t, time.Now().Add(time.Hour))...)}})
 	set := f.settings
 	set.Keys = f.certs
 	f.p.Upstreams = upstream.NewSet(set)
@@ -527,13 +569,17 @@ func TestEndpointTLS(t *testing.T) {
 		want          string
 	}{
 		{"nothing is checked", "wrong", nil, 200, "sni= client= "},
-		{"signed", "b", &table.EndpointTLS{Authority: "shop/tls", Depth: 1, Name: "web.shop.svc"}, 200, "sni= client= "},
-		{"not signed by ours", "wrong", &table.EndpointTLS{Authority: "shop/tls", Depth: 1, Name: "web.shop.svc"}, 502, ""},
+		{"signed", "b", &table.EndpointTLS{Authority: "shop/tls", Depth: 1, Name: "web.shop.svc"}, 200,
+			"sni= client= "},
+		{"not signed by ours", "wrong", &table.EndpointTLS{Authority: "shop/tls", Depth: 1, Name: "web.shop.svc"}, 502,
+			""},
 		{"too deep", "b", &table.EndpointTLS{Authority: "shop/tls", Name: "web.shop.svc"}, 502, ""},
 		{"another name", "b", &table.EndpointTLS{Authority: "shop/tls", Depth: 1, Name: "api.shop.svc"}, 502, ""},
 		{"revoked", "b", &table.EndpointTLS{Authority: "shop/crl", Depth: 1, Name: "web.shop.svc"}, 502, ""},
-		{"authorities that are not there", "b", &table.EndpointTLS{Authority: "shop/none", Depth: 1, Name: "web.shop.svc"}, 502, ""},
-		{"a name in the handshake", "b", &table.EndpointTLS{Name: "web.shop.svc", SendName: true}, 200, "sni=web.shop.svc client= "},
+		{"authorities that are not there", "b", &table.EndpointTLS{Authority: "shop/none", Depth: 1,
+			Name: "web.shop.svc"}, 502, ""},
+		{"a name in the handshake", "b", &table.EndpointTLS{Name: "web.shop.svc", SendName: true}, 200,
+			"sni=web.shop.svc client= "},
 		{"a certificate of ours", "b", &table.EndpointTLS{Certificate: "shop/tls"}, 200, "client=proxy "},
 		{"one that is not there", "b", &table.EndpointTLS{Certificate: "shop/none"}, 502, ""},
 		{"a version", "b", &table.EndpointTLS{Least: tls.VersionTLS12, Most: tls.VersionTLS12}, 200, " 303"},
@@ -556,10 +602,12 @@ func TestEndpointTLS(t *testing.T) {
 // hosts are served by the proxy.
 func TestPassthrough(t *testing.T) {
 	root := issue(t, nil, "root", isCA)
-	own, client := issue(t, root, "endpoint", func(c *x509.Certificate) { c.DNSNames = []string{"pass.example"} }), issue(t, root, "ann", forClients)
+	own, client := issue(t, root, "endpoint", func(c *x509.Certificate) { c.DNSNames = []string{"pass.example"} }),
+		issue(t, root, "ann", forClients)
 	pool := x509.NewCertPool()
 	pool.AddCert(root.Certificate)
-	config := &tls.Config{Certificates: []tls.Certificate{own.pair()}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, NextProtos: []string{"h2", "http/1.1"}}
+	config := &tls.Config{Certificates: []tls.Certificate{own.pair()}, ClientCAs: pool,
+		ClientAuth: tls.RequireAndVerifyClientCert, NextProtos: []string{"h2", "http/1.1"}}
 	l := tls.NewListener(listen(t), config)
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, r.Proto, " ", r.TLS.PeerCertificates[0].Subject.CommonName)
@@ -567,29 +615,39 @@ func TestPassthrough(t *testing.T) {
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { s.Close() })
 	f := newFront(t)
-	f.backends(map[string][]netip.AddrPort{"b": {handler(t, shows())}, "tls": {netip.MustParseAddrPort(l.Addr().String())}, "gone": {netip.MustParseAddrPort("127.0.0.1:1")}, "none": nil})
-	f.serve(&table.Host{Name: "pass.example", Passthrough: "tls", Paths: []table.Path{openPath()}}, &table.Host{Name: "*.wild.example", Passthrough: "tls", Paths: []table.Path{openPath()}}, &table.Host{Name: "own.wild.example", Paths: []table.Path{openPath()}},
-		&table.Host{Name: "gone.example", Passthrough: "gone"}, &table.Host{Name: "none.example", Passthrough: "none"}, &table.Host{Name: "open.example", Paths: []table.Path{openPath()}})
+	f.backends(map[string][]netip.AddrPort{"b": {handler(t, shows())},
+		"tls":  {netip.MustParseAddrPort(l.Addr().String())},
+		"gone": {netip.MustParseAddrPort("127.0.0.1:1")}, "none": nil})
+	f.serve(&table.Host{Name: "pass.example", Passthrough: "tls", Paths: []table.Path{openPath()}},
+		&table.Host{Name: "*.wild.example", Passthrough: "tls", Paths: []table.Path{openPath()}},
+		&table.Host{Name: "own.wild.example", Paths: []table.Path{openPath()}},
+		&table.Host{Name: "gone.example", Passthrough: "gone"}, &table.Host{Name: "none.example", Passthrough: "none"},
+		&table.Host{Name: "open.example", Paths: []table.Path{openPath()}})
 	for _, c := range []struct {
 		sni   string
 		http2 bool
 		body  string
 	}{
-		{"pass.example", true, "HTTP/2.0 ann"}, {"pass.example", false, "HTTP/1.1 ann"}, {"PASS.example", false, "HTTP/1.1 ann"}, {"x.wild.example", true, "HTTP/2.0 ann"},
-		{"own.wild.example", true, "GET own.wild.example /"}, {"open.example", true, "GET open.example /"}, {"open.example", false, "GET open.example /"},
+		{"pass.example", true, "HTTP/2.0 ann"}, {"pass.example", false, "HTTP/1.1 ann"},
+		{"PASS.example", false, "HTTP/1.1 ann"}, {"x.wild.example", true, "HTTP/2.0 ann"},
+		{"own.wild.example", true, "GET own.wild.example /"}, {"open.example", true, "GET open.example /"},
+		{"open.example", false, "GET open.example /"},
 	} {
-		if status, body := f.visit(c.sni, c.sni, "/", c.http2, nil, client); status != 200 || !strings.HasPrefix(body, c.body) && !strings.HasPrefix(strings.ToLower(body), strings.ToLower(c.body)) {
+		if status, body := f.visit(c.sni, c.sni, "/", c.http2, nil, client); status != 200 ||
+			!strings.HasPrefix(body, c.body) && !strings.HasPrefix(strings.ToLower(body), strings.ToLower(c.body)) {
 			t.Errorf("%s, HTTP/2 %v: %d %q, want %q", c.sni, c.http2, status, body, c.body)
 		}
 	}
 	// The certificate is the endpoint's, and who has none of a client is refused by it.
-	conn, err := tls.Dial("tcp", f.encrypted, &tls.Config{RootCAs: pool, ServerName: "pass.example", Certificates: []tls.Certificate{client.pair()}})
+	conn, err := tls.Dial("tcp", f.encrypted, &tls.Config{RootCAs: pool, ServerName: "pass.example",
+		Certificates: []tls.Certificate{client.pair()}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	conn.Close()
 	for _, sni := range []string{"gone.example", "none.example"} {
-		if conn, err := tls.Dial("tcp", f.encrypted, &tls.Config{InsecureSkipVerify: true, ServerName: sni}); err == nil {
+		if conn, err := tls.Dial("tcp", f.encrypted, &tls.Config{InsecureSkipVerify: true,
+			ServerName: sni}); err == nil {
 			conn.Close()
 			t.Errorf("%s without an endpoint answers", sni)
 		}
@@ -600,7 +658,8 @@ func TestPassthrough(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer slow.Close()
-	over := tls.Client(&dribble{Conn: slow}, &tls.Config{RootCAs: pool, ServerName: "pass.example", Certificates: []tls.Certificate{client.pair()}})
+	over := tls.Client(&dribble{Conn: slow}, &tls.Config{RootCAs: pool, ServerName: "pass.example",
+		Certificates: []tls.Certificate{client.pair()}})
 	_ = slow.SetDeadline(time.Now().Add(20 * time.Second))
 	if err := over.HandshakeContext(t.Context()); err != nil {
 		t.Errorf("a slow handshake: %v", err)
@@ -616,7 +675,8 @@ func TestPassthrough(t *testing.T) {
 	if b, _ := io.ReadAll(plain); !strings.HasPrefix(string(b), "HTTP/1.1 400 ") {
 		t.Errorf("plain HTTP is answered %q", b)
 	}
-	for end := time.Now().Add(10 * time.Second); f.p.Tunnels() > 1; time.Sleep(time.Millisecond) { // that of slow is open
+	// that of slow is open
+	for end := time.Now().Add(10 * time.Second); f.p.Tunnels() > 1; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d tunnels are left", f.p.Tunnels())
 		}

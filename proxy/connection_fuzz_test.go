@@ -60,8 +60,10 @@ func FuzzConnectionClient(f *testing.F) {
 		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 44\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
 		"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello",
 		"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /2 HTTP/1.0\r\n\r\n",
-		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n{}GET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
-		"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n2\r\n{}\r\n0\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n{}GET /2 " +
+			"HTTP/1.1\r\nHost: a\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: Upgrade\r\nUpgrade: " +
+			"tcp\r\n\r\n2\r\n{}\r\n0\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
 	} {
 		f.Add([]byte(s), uint16(30))
 	}
@@ -129,7 +131,8 @@ func FuzzConnectionEndpoint(f *testing.F) {
 		"HTTP/1.1 204 No Content\r\n\r\n" + evil, "HTTP/1.1 304 Not Modified\r\n\r\n" + evil,
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n" + evil,
 		"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" + evil,
-		"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
 		"HTTP/1.1 200 OK\r\n\r\nto the end",
 		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello" + evil,
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 5\r\n\r\nhello" + evil,
@@ -181,8 +184,10 @@ func FuzzConnectionEndpoint(f *testing.F) {
 			<-sent
 		}
 		switch {
-		case gotErr != nil, strings.HasPrefix(got, "502"), strings.HasPrefix(got, "504"): // we are stricter, or it breaks off
-		case wantErr != nil && bytes.Contains(bytes.ToLower(text), []byte("identity")) && strings.Contains(wantErr.Error(), "unsupported transfer encoding"):
+		// we are stricter, or it breaks off
+		case gotErr != nil, strings.HasPrefix(got, "502"), strings.HasPrefix(got, "504"):
+		case wantErr != nil && bytes.Contains(bytes.ToLower(text), []byte("identity")) &&
+			strings.Contains(wantErr.Error(), "unsupported transfer encoding"):
 			// which we take for none (RFC 7230, A.1.3), and Go does not know
 		case wantErr != nil:
 			t.Fatalf("%s, %q: the client takes %q for whole, Go says %v", method, text, got, wantErr)

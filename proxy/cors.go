@@ -47,7 +47,9 @@ func (x *exchange) cors(c *table.CORS, origins *table.Origins) (answered bool) {
 	var more message.Fields
 	for _, f := range []struct{ name, value, otherwise string }{
 		{allowMethods, c.Methods, "GET, PUT, POST, DELETE, PATCH, OPTIONS"},
-		{allowHeaders, c.Headers, "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,Range,Authorization"},
+		{allowHeaders, c.Headers,
+			"DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,Range," +
+				"Authorization"},
 		{maxAge, seconds(c.MaxAge), "1728000"},
 	} {
 		if f.value == "" {

@@ -16,13 +16,21 @@ func TestWhatEndpointsAreSent(t *testing.T) {
 	up := func(u table.Upstream) table.Options { return table.Options{Upstream: &u} }
 	prefix := table.Field{Name: "X-Forwarded-Prefix", Value: "/app"}
 	for _, c := range []asks{
-		{name: "prefix", options: up(table.Upstream{Fields: []table.Field{prefix}}), request: "GET /a\nX-Forwarded-Prefix: /evil", status: 200, want: []string{`X-Forwarded-Prefix=["/app"]`}},
-		{name: "host", options: up(table.Upstream{Host: "inner.example:8080"}), request: "GET /a", status: 200, want: []string{"GET inner.example:8080 /a", `X-Forwarded-Host=["shop.example"]`}},
-		{name: "host of a variable", options: up(table.Upstream{Host: "$http_x_want"}), request: "GET /a\nX-Want: b.example", status: 200, want: []string{"GET b.example /a"}},
-		{name: "a variable that is no host", options: up(table.Upstream{Host: "$http_x_want"}), request: "GET /a\nX-Want: b/ c", status: 200, want: []string{"GET shop.example /a"}},
-		{name: "an empty variable", options: up(table.Upstream{Host: "$http_x_want"}), request: "GET /a", status: 200, want: []string{"GET shop.example /a"}},
-		{name: "a field in place of the client's", options: up(table.Upstream{Fields: []table.Field{{Name: "X-Tag", Value: "m=$request_method"}}}), request: "GET /a\nX-Tag: mine\nX_Tag: mine", status: 200, want: []string{`X-Tag=["m=GET"] X_Tag=[]`}},
-		{name: "a field that is taken out", options: up(table.Upstream{Fields: []table.Field{{Name: "X-Tag"}}}), request: "GET /a\nX-Tag: mine", status: 200, want: []string{"X-Tag=[]"}},
+		{name: "prefix", options: up(table.Upstream{Fields: []table.Field{prefix}}),
+			request: "GET /a\nX-Forwarded-Prefix: /evil", status: 200, want: []string{`X-Forwarded-Prefix=["/app"]`}},
+		{name: "host", options: up(table.Upstream{Host: "inner.example:8080"}), request: "GET /a", status: 200,
+			want: []string{"GET inner.example:8080 /a", `X-Forwarded-Host=["shop.example"]`}},
+		{name: "host of a variable", options: up(table.Upstream{Host: "$http_x_want"}),
+			request: "GET /a\nX-Want: b.example", status: 200, want: []string{"GET b.example /a"}},
+		{name: "a variable that is no host", options: up(table.Upstream{Host: "$http_x_want"}),
+			request: "GET /a\nX-Want: b/ c", status: 200, want: []string{"GET shop.example /a"}},
+		{name: "an empty variable", options: up(table.Upstream{Host: "$http_x_want"}), request: "GET /a", status: 200,
+			want: []string{"GET shop.example /a"}},
+		{name: "a field in place of the client's",
+			options: up(table.Upstream{Fields: []table.Field{{Name: "X-Tag", Value: "m=$request_method"}}}),
+			request: "GET /a\nX-Tag: mine\nX_Tag: mine", status: 200, want: []string{`X-Tag=["m=GET"] X_Tag=[]`}},
+		{name: "a field that is taken out", options: up(table.Upstream{Fields: []table.Field{{Name: "X-Tag"}}}),
+			request: "GET /a\nX-Tag: mine", status: 200, want: []string{"X-Tag=[]"}},
 	} {
 		r.check(t, c)
 	}
@@ -40,17 +48,38 @@ func TestResponsesAreChanged(t *testing.T) {
 	resp := func(p table.Response) table.Options { return table.Options{Response: &p} }
 	one := func(from, to string) []table.Replace { return []table.Replace{{From: from, To: to}} }
 	for _, c := range []asks{
-		{name: "domain", options: resp(table.Response{Domain: one("localhost", "shop.example")}), request: "GET /\nWant-Set-Cookie: a=b; Domain=.LocalHost; Path=/x\nWant-Set-Cookie: c=d; domain=else.example\nWant-Set-Cookie: Domain=localhost", status: 201,
-			want: []string{"Set-Cookie: a=b; Domain=shop.example; Path=/x\n", "Set-Cookie: c=d; domain=else.example\n", "Set-Cookie: Domain=localhost\n"}},
-		{name: "domain by an expression", options: resp(table.Response{Domain: one(`~^(.+)\.inner$`, "$1.example")}), request: "GET /\nWant-Set-Cookie: a=b; Domain=shop.inner", status: 201, want: []string{"Domain=shop.example\n"}},
-		{name: "path", options: resp(table.Response{CookiePath: one("/one/", "/")}), request: "GET /\nWant-Set-Cookie: a=b; Path=/one/two; HttpOnly\nWant-Set-Cookie: c=d; Path=/on", status: 201, want: []string{"Set-Cookie: a=b; Path=/two; HttpOnly\n", "c=d; Path=/on\n"}},
-		{name: "path by an expression", options: resp(table.Response{CookiePath: one(`~*^/APP/(.*)`, "/$1")}), request: "GET /\nWant-Set-Cookie: a=b; Path=/app/x", status: 201, want: []string{"Path=/x\n"}},
-		{name: "location", options: resp(table.Response{Location: one("http://inner:8080/", "https://$host/")}), request: "GET /\nWant-Location: http://inner:8080/a?b\nWant-Refresh: 5; url=http://inner:8080/c", status: 201, want: []string{"Location: https://shop.example/a?b\n", "Refresh: 5; url=https://shop.example/c\n"}},
-		{name: "another location", options: resp(table.Response{Location: one("http://inner:8080/", "/")}), request: "GET /\nWant-Location: http://inner/a", status: 201, want: []string{"Location: http://inner/a\n"}},
-		{name: "location by an expression", options: resp(table.Response{Location: one(`~^http://([a-z]+)\.inner(/.*)?$`, "https://$1.example$2")}), request: "GET /\nWant-Location: http://x.inner/a", status: 201, want: []string{"Location: https://x.example/a\n"}},
-		{name: "fields", options: resp(table.Response{Fields: []table.Field{{Name: "X-Frame-Options", Value: "DENY"}, {Name: "X-Powered-By"}}}), request: "GET /\nWant-X-Powered-By: y", status: 201, want: []string{"X-Frame-Options: DENY\n"}, not: []string{"X-Powered-By"}},
-		{name: "fields of what the proxy answers", options: table.Options{Sources: prefixes("192.0.2.0/24"), Response: &table.Response{Fields: []table.Field{{Name: "X-Frame-Options", Value: "DENY"}}}}, request: "GET /", status: 403, want: []string{"X-Frame-Options: DENY\n"}},
-		{name: "a value cannot end its line", options: resp(table.Response{Fields: []table.Field{{Name: "X-Uri", Value: "$uri"}}}), request: "GET /a%0d%0aSet-Cookie:x", status: 201, want: []string{"X-Uri: /a%0D%0ASet-Cookie:x\n"}},
+		{name: "domain", options: resp(table.Response{Domain: one("localhost", "shop.example")}),
+			request: "GET /\nWant-Set-Cookie: a=b; Domain=.LocalHost; Path=/x\nWant-Set-Cookie: c=d; " +
+				"domain=else.example\nWant-Set-Cookie: Domain=localhost", status: 201,
+			want: []string{"Set-Cookie: a=b; Domain=shop.example; Path=/x\n", "Set-Cookie: c=d; domain=else.example\n",
+				"Set-Cookie: Domain=localhost\n"}},
+		{name: "domain by an expression", options: resp(table.Response{Domain: one(`~^(.+)\.inner$`, "$1.example")}),
+			request: "GET /\nWant-Set-Cookie: a=b; Domain=shop.inner", status: 201,
+			want: []string{"Domain=shop.example\n"}},
+		{name: "path", options: resp(table.Response{CookiePath: one("/one/", "/")}),
+			request: "GET /\nWant-Set-Cookie: a=b; Path=/one/two; HttpOnly\nWant-Set-Cookie: c=d; Path=/on",
+			status:  201, want: []string{"Set-Cookie: a=b; Path=/two; HttpOnly\n", "c=d; Path=/on\n"}},
+		{name: "path by an expression", options: resp(table.Response{CookiePath: one(`~*^/APP/(.*)`, "/$1")}),
+			request: "GET /\nWant-Set-Cookie: a=b; Path=/app/x", status: 201, want: []string{"Path=/x\n"}},
+		{name: "location", options: resp(table.Response{Location: one("http://inner:8080/", "https://$host/")}),
+			request: "GET /\nWant-Location: http://inner:8080/a?b\nWant-Refresh: 5; url=http://inner:8080/c",
+			status:  201, want: []string{"Location: https://shop.example/a?b\n",
+				"Refresh: 5; url=https://shop.example/c\n"}},
+		{name: "another location", options: resp(table.Response{Location: one("http://inner:8080/", "/")}),
+			request: "GET /\nWant-Location: http://inner/a", status: 201, want: []string{"Location: http://inner/a\n"}},
+		{name: "location by an expression",
+			options: resp(table.Response{Location: one(`~^http://([a-z]+)\.inner(/.*)?$`, "https://$1.example$2")}),
+			request: "GET /\nWant-Location: http://x.inner/a", status: 201,
+			want: []string{"Location: https://x.example/a\n"}},
+		{name: "fields", options: resp(table.Response{Fields: []table.Field{{Name: "X-Frame-Options", Value: "DENY"},
+			{Name: "X-Powered-By"}}}), request: "GET /\nWant-X-Powered-By: y", status: 201,
+			want: []string{"X-Frame-Options: DENY\n"}, not: []string{"X-Powered-By"}},
+		{name: "fields of what the proxy answers", options: table.Options{Sources: prefixes("192.0.2.0/24"),
+			Response: &table.Response{Fields: []table.Field{{Name: "X-Frame-Options", Value: "DENY"}}}},
+			request: "GET /", status: 403, want: []string{"X-Frame-Options: DENY\n"}},
+		{name: "a value cannot end its line",
+			options: resp(table.Response{Fields: []table.Field{{Name: "X-Uri", Value: "$uri"}}}),
+			request: "GET /a%0d%0aSet-Cookie:x", status: 201, want: []string{"X-Uri: /a%0D%0ASet-Cookie:x\n"}},
 	} {
 		r.check(t, c)
 	}
@@ -65,17 +94,27 @@ func TestMoreCookieAttributes(t *testing.T) {
 		a           table.Affinity
 		want, not   string
 	}{
-		{name: "domain", a: table.Affinity{Name: "s", Path: "/", Domain: "shop.example"}, want: "; Path=/; Domain=shop.example; HttpOnly"},
-		{name: "partitioned", a: table.Affinity{Name: "s", Path: "/", Partitioned: true}, want: "; HttpOnly; Partitioned"},
-		{name: "a new browser", a: none, agent: "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36", want: "; SameSite=None"},
-		{name: "an old Chrome", a: none, agent: "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/55.0.2883.87 Safari/537.36", not: "SameSite"},
-		{name: "iOS 12", a: none, agent: "Mozilla/5.0 (iPhone; CPU iPhone OS 12_1 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/12.0 Mobile/15E148 Safari/604.1", not: "SameSite"},
-		{name: "macOS 10.14", a: none, agent: "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_14_6) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/12.1.2 Safari/605.1.15", not: "SameSite"},
-		{name: "Strict is for all", a: table.Affinity{Name: "s", Path: "/", SameSite: "Strict", Conditional: true}, agent: "Chrome/55.0", want: "; SameSite=Strict"},
+		{name: "domain", a: table.Affinity{Name: "s", Path: "/", Domain: "shop.example"},
+			want: "; Path=/; Domain=shop.example; HttpOnly"},
+		{name: "partitioned", a: table.Affinity{Name: "s", Path: "/", Partitioned: true},
+			want: "; HttpOnly; Partitioned"},
+		{name: "a new browser", a: none,
+			agent: "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 " +
+				"Safari/537.36", want: "; SameSite=None"},
+		{name: "an old Chrome", a: none,
+			agent: "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/55.0.2883.87 " +
+				"Safari/537.36", not: "SameSite"},
+		{name: "iOS 12", a: none, agent: "Mozilla/5.0 (iPhone; CPU iPhone OS 12_1 like Mac OS X) " +
+			"AppleWebKit/605.1.15 (KHTML, like Gecko) Version/12.0 Mobile/15E148 Safari/604.1", not: "SameSite"},
+		{name: "macOS 10.14", a: none, agent: "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_14_6) AppleWebKit/605.1.15 " +
+			"(KHTML, like Gecko) Version/12.1.2 Safari/605.1.15", not: "SameSite"},
+		{name: "Strict is for all", a: table.Affinity{Name: "s", Path: "/", SameSite: "Strict", Conditional: true},
+			agent: "Chrome/55.0", want: "; SameSite=Strict"},
 	} {
 		r.route(path(table.Options{Affinity: &c.a}))
 		resp, _ := r.ask("GET /\nUser-Agent: " + c.agent)
-		if got := resp.Header.Get("Set-Cookie"); !strings.Contains(got, c.want) || c.not != "" && strings.Contains(got, c.not) {
+		if got := resp.Header.Get("Set-Cookie"); !strings.Contains(got, c.want) || c.not != "" &&
+			strings.Contains(got, c.not) {
 			t.Errorf("%s: %q", c.name, got)
 		}
 	}
@@ -125,9 +164,12 @@ func TestHashSubset(t *testing.T) {
 // Canaries of affinity: a client keeps its side, unless each request is to be drawn.
 func TestCanaryEachTime(t *testing.T) {
 	r := newRig(t, nil)
-	r.backends(map[string][]netip.AddrPort{"b": {handler(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "main") })}, "c": {handler(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "canary") })}})
+	r.backends(map[string][]netip.AddrPort{
+		"b": {handler(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "main") })},
+		"c": {handler(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "canary") })}})
 	for _, each := range []bool{false, true} {
-		r.route(path(table.Options{Affinity: &table.Affinity{Name: "s", Path: "/"}, Canary: []table.Canary{{Backend: "c", Weight: 100, EachTime: each}}}))
+		r.route(path(table.Options{Affinity: &table.Affinity{Name: "s", Path: "/"},
+			Canary: []table.Canary{{Backend: "c", Weight: 100, EachTime: each}}}))
 		token := r.p.Upstreams.Lookup("b").All()[0].Token()
 		want := map[bool]string{false: "main", true: "canary"}[each]
 		if _, body := r.ask("GET /\nCookie: s=" + string(token)); body != want {
@@ -154,8 +196,10 @@ func TestRetries(t *testing.T) {
 		{"a status is passed on", nil, "GET /", []netip.AddrPort{bad}, 503},
 		{"a status that is retried", &table.Retry{Statuses: []int{503}}, "GET /", []netip.AddrPort{bad, good}, 200},
 		{"all have it", &table.Retry{Statuses: []int{503}}, "GET /", []netip.AddrPort{bad}, 503},
-		{"POST is not sent again", &table.Retry{Statuses: []int{503}}, "POST /\nContent-Length: 0", []netip.AddrPort{bad}, 503},
-		{"POST is, where it may be", &table.Retry{Statuses: []int{503}, Unsafe: true}, "POST /\nContent-Length: 0", []netip.AddrPort{bad, good}, 200},
+		{"POST is not sent again", &table.Retry{Statuses: []int{503}}, "POST /\nContent-Length: 0",
+			[]netip.AddrPort{bad}, 503},
+		{"POST is, where it may be", &table.Retry{Statuses: []int{503}, Unsafe: true}, "POST /\nContent-Length: 0",
+			[]netip.AddrPort{bad, good}, 200},
 		{"too slow", nil, "GET /", []netip.AddrPort{slow}, 504},
 		{"too slow, and another asked", &table.Retry{Timeout: true}, "GET /", []netip.AddrPort{slow, good}, 200},
 		{"one try", &table.Retry{Statuses: []int{503}, Tries: 1}, "GET /", []netip.AddrPort{bad, bad2(t)}, 503},
@@ -169,7 +213,8 @@ func TestRetries(t *testing.T) {
 		}
 	}
 	r := newRig(t, nil, slow, slow2(t), slow2(t))
-	r.route(path(table.Options{Retry: &table.Retry{Timeout: true, Within: time.Millisecond}, Read: 100 * time.Millisecond}))
+	r.route(path(table.Options{Retry: &table.Retry{Timeout: true, Within: time.Millisecond},
+		Read: 100 * time.Millisecond}))
 	if r.ask("GET /"); r.record(0).Tries != 1 {
 		t.Errorf("%d tries when the time for them was over", r.record(0).Tries)
 	}
@@ -197,29 +242,46 @@ func TestErrorPages(t *testing.T) {
 		_, _ = fmt.Sscan(r.Header.Get("X-Code"), &n)
 		w.WriteHeader(n)
 		fmt.Fprintf(w, "page %s %s", r.Method, r.RequestURI)
-		for _, f := range []string{"X-Code", "X-Format", "X-Original-Uri", "X-Namespace", "X-Ingress-Name", "X-Service-Name", "X-Service-Port", "Authorization", "X-User", "Content-Type", "X-Forwarded-For"} {
+		for _, f := range []string{"X-Code", "X-Format", "X-Original-Uri", "X-Namespace", "X-Ingress-Name",
+			"X-Service-Name", "X-Service-Port", "Authorization", "X-User", "Content-Type", "X-Forwarded-For"} {
 			fmt.Fprintf(w, " %s=%q", f, r.Header.Values(f))
 		}
 	})
 	r := newRig(t, nil)
 	r.backends(map[string][]netip.AddrPort{"b": {end}, "pages": {pages}, "none": nil})
 	errs := func(statuses ...int) *table.Errors {
-		return &table.Errors{Backend: "pages", Statuses: statuses, Namespace: "shop", Ingress: "main", Service: "web", Port: "80"}
+		return &table.Errors{Backend: "pages", Statuses: statuses, Namespace: "shop", Ingress: "main",
+			Service: "web", Port: "80"}
 	}
 	own := errs(404, 503)
 	own.OwnOnly = true
 	for _, c := range []asks{
-		{name: "a status of an endpoint", options: table.Options{Errors: errs(404, 503)}, request: "GET /404?a=b\nAccept: text/html\nX-Code: 200\nX-Original-URI: /evil", status: 404,
-			want: []string{`page GET / X-Code=["404"] X-Format=["text/html"] X-Original-Uri=["/404?a=b"] X-Namespace=["shop"] X-Ingress-Name=["main"] X-Service-Name=["web"] X-Service-Port=["80"]`, `X-Forwarded-For=["127.0.0.1"]`}, not: []string{"X-Of"}},
-		{name: "another status", options: table.Options{Errors: errs(404)}, request: "GET /500", status: 500, want: []string{"endpoint"}},
+		{name: "a status of an endpoint", options: table.Options{Errors: errs(404, 503)},
+			request: "GET /404?a=b\nAccept: text/html\nX-Code: 200\nX-Original-URI: /evil", status: 404,
+			want: []string{`page GET / X-Code=["404"] X-Format=["text/html"] X-Original-Uri=["/404?a=b"] ` +
+				`X-Namespace=["shop"] X-Ingress-Name=["main"] X-Service-Name=["web"] X-Service-Port=["80"]`,
+				`X-Forwarded-For=["127.0.0.1"]`}, not: []string{"X-Of"}},
+		{name: "another status", options: table.Options{Errors: errs(404)}, request: "GET /500", status: 500,
+			want: []string{"endpoint"}},
 		{name: "HEAD", options: table.Options{Errors: errs(404)}, request: "HEAD /404", status: 404},
-		{name: "a body is not sent again", options: table.Options{Errors: errs(404)}, request: "POST /404\nContent-Type: text/x\nContent-Length: 0", status: 404, want: []string{"page GET /", "Content-Type=[]"}},
-		{name: "left to endpoints", options: table.Options{Errors: own}, request: "GET /404", status: 404, want: []string{"endpoint"}},
-		{name: "of the proxy itself", options: table.Options{Errors: errs(403), Sources: prefixes("192.0.2.0/24")}, request: "GET /", status: 403, want: []string{`page GET / X-Code=["403"]`}},
-		{name: "of the proxy itself, left to endpoints", options: table.Options{Errors: func() *table.Errors { e := errs(403); e.OwnOnly = true; return e }(), Sources: prefixes("192.0.2.0/24")}, request: "GET /", status: 403, want: []string{"page"}},
-		{name: "a password is asked for all the same", options: table.Options{Errors: errs(401), Auth: &table.Auth{Realm: "x"}}, request: "GET /\n" + basic("ann", "x"), status: 401, want: []string{"page", "Www-Authenticate: Basic", "Authorization=[]"}},
-		{name: "nobody says who it is", options: table.Options{Errors: errs(404, 500), AuthURL: &table.AuthURL{URL: "http://127.0.0.1:1/", Headers: []string{"X-User"}}}, request: "GET /\nX-User: root", status: 500, want: []string{"page", "X-User=[]"}},
-		{name: "the pages have no endpoint", options: table.Options{Errors: &table.Errors{Backend: "none", Statuses: []int{404}}}, request: "GET /404", status: 404, want: []string{"endpoint"}},
+		{name: "a body is not sent again", options: table.Options{Errors: errs(404)},
+			request: "POST /404\nContent-Type: text/x\nContent-Length: 0", status: 404, want: []string{"page GET /",
+				"Content-Type=[]"}},
+		{name: "left to endpoints", options: table.Options{Errors: own}, request: "GET /404", status: 404,
+			want: []string{"endpoint"}},
+		{name: "of the proxy itself", options: table.Options{Errors: errs(403), Sources: prefixes("192.0.2.0/24")},
+			request: "GET /", status: 403, want: []string{`page GET / X-Code=["403"]`}},
+		{name: "of the proxy itself, left to endpoints",
+			options: table.Options{Errors: func() *table.Errors { e := errs(403); e.OwnOnly = true; return e }(),
+				Sources: prefixes("192.0.2.0/24")}, request: "GET /", status: 403, want: []string{"page"}},
+		{name: "a password is asked for all the same", options: table.Options{Errors: errs(401),
+			Auth: &table.Auth{Realm: "x"}}, request: "GET /\n" + basic("ann", "x"), status: 401,
+			want: []string{"page", "Www-Authenticate: Basic", "Authorization=[]"}},
+		{name: "nobody says who it is", options: table.Options{Errors: errs(404, 500),
+			AuthURL: &table.AuthURL{URL: "http://127.0.0.1:1/", Headers: []string{"X-User"}}},
+			request: "GET /\nX-User: root", status: 500, want: []string{"page", "X-User=[]"}},
+		{name: "the pages have no endpoint", options: table.Options{Errors: &table.Errors{Backend: "none",
+			Statuses: []int{404}}}, request: "GET /404", status: 404, want: []string{"endpoint"}},
 	} {
 		r.check(t, c)
 	}

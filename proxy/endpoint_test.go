@@ -60,7 +60,11 @@ func TestEndpointsThatFail(t *testing.T) {
 		{"resets, GET is asked again", get, count(reset), 502, 3},
 		{"resets, POST is not", post, count(reset), 502, 1},
 		{"hangs", get, count(func(net.Conn) { time.Sleep(3 * time.Second) }), 504, 1},
-		{"hangs in the head", get, count(func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n"); time.Sleep(3 * time.Second) }), 504, 1},
+		{"hangs in the head", get, count(func(c net.Conn) {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n")
+			time.Sleep(
+				3 * time.Second)
+		}), 504, 1},
 		{"hangs in the body", get, count(func(c net.Conn) {
 			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
 			time.Sleep(3 * time.Second)
@@ -69,19 +73,24 @@ func TestEndpointsThatFail(t *testing.T) {
 		{"SSH", get, text("SSH-2.0-OpenSSH\r\n"), 502, 1},
 		{"two lengths", get, text("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok!"), 502, 1},
 		{"folded field", get, text("HTTP/1.1 200 OK\r\nX: y\r\n z\r\nContent-Length: 2\r\n\r\nok"), 502, 1},
-		{"a head without an end", get, text("HTTP/1.1 200 OK\r\n" + strings.Repeat("X: "+strings.Repeat("y", 1000)+"\r\n", 100)), 502, 1},
+		{"a head without an end", get, text("HTTP/1.1 200 OK\r\n" + strings.Repeat("X: "+strings.Repeat("y", 1000)+
+			"\r\n", 100)), 502, 1},
 		{"many interim answers", get, text(strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 100) + okay), 502, 1},
 		{"breaks off in the head", get, text("HTTP/1.1 200 OK\r\nContent-Le"), 502, 1},
 		{"breaks off in the body", get, text("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"), 0, 1},
 		{"breaks off in a chunk", get, text("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc"), 0, 1},
-		{"breaks off before the last chunk", get, text("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"), 0, 1},
+		{"breaks off before the last chunk", get,
+			text("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"), 0, 1},
 		{"a bad chunk", get, text("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n"), 0, 1},
 		{"more than its length", get, text(okay + "more"), 200, 1},
 		{"well", get, text(okay), 200, 1},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			asked.Store(0)
-			r := newRig(t, func(r *rig) { r.p.Timeouts.Read, r.settings.Failures = 200*time.Millisecond, 100 }, x.endpoint)
+			r := newRig(t, func(r *rig) {
+				r.p.Timeouts.Read, r.settings.Failures = 200*time.Millisecond,
+					100
+			}, x.endpoint)
 			c := r.dial()
 			c.send("%s", x.request)
 			resp, err := http.ReadResponse(c.br, nil)
@@ -126,7 +135,9 @@ func TestIdleConnectionsThatEndpointsClose(t *testing.T) {
 	}))
 	c := r.dial()
 	for i := range 30 {
-		c.send("%s", []string{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", "DELETE / HTTP/1.1\r\nHost: a\r\n\r\n"}[i%3])
+		c.send("%s", []string{"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+			"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+			"DELETE / HTTP/1.1\r\nHost: a\r\n\r\n"}[i%3])
 		if resp, _ := c.response("GET"); resp.StatusCode != 200 {
 			t.Fatalf("%d: %s; %s", i, resp.Status, r.told())
 		}
@@ -157,7 +168,11 @@ func TestIdleConnectionsThatEndpointsClose(t *testing.T) {
 // A dead endpoint among others costs nobody an answer, and is soon asked no more.
 func TestDeadEndpointsAreEjected(t *testing.T) {
 	bad, good := closed(t), answer(t, okay)
-	r := newRig(t, func(r *rig) { r.settings.Eject, r.settings.SlowStart = time.Hour, 0; r.settings.EjectMost = time.Hour }, bad, good)
+	r := newRig(t, func(r *rig) {
+		r.settings.Eject, r.settings.SlowStart = time.Hour,
+			0
+		r.settings.EjectMost = time.Hour
+	}, bad, good)
 	c := r.dial()
 	for i := range 200 {
 		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -93,7 +93,8 @@ func TestWhatEndpointsSpeak(t *testing.T) {
 		{"RC4", tls.VersionTLS12, []uint16{tls.TLS_RSA_WITH_RC4_128_SHA}, both, 502},
 		{"TLS 1.3, all allowed", tls.VersionTLS13, nil, both, 200},
 	} {
-		end := secretive(t, &tls.Config{Certificates: []tls.Certificate{*pair}, MinVersion: tls.VersionTLS10, MaxVersion: x.max, CipherSuites: x.suites}, answersOkay)
+		end := secretive(t, &tls.Config{Certificates: []tls.Certificate{*pair}, MinVersion: tls.VersionTLS10,
+			MaxVersion: x.max, CipherSuites: x.suites}, answersOkay)
 		r := newRig(t, nil, end)
 		r.p.Upstreams.SetTLS(x.settings)
 		r.route(path(table.Options{Protocol: table.HTTPS}))
@@ -130,14 +131,16 @@ func TestGRPCWithoutALPN(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, protocols := range [][]string{nil, {"h2"}} {
-		end := secretive(t, &tls.Config{Certificates: []tls.Certificate{*pair}, NextProtos: protocols}, func(c net.Conn) {
-			if err := c.(*tls.Conn).Handshake(); err != nil {
-				return
-			}
-			(&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				_, _ = io.WriteString(w, "ok")
-			})})
-		})
+		end := secretive(t, &tls.Config{Certificates: []tls.Certificate{*pair}, NextProtos: protocols},
+			func(c net.Conn) {
+				if err := c.(*tls.Conn).Handshake(); err != nil {
+					return
+				}
+				(&http2.Server{}).ServeConn(c,
+					&http2.ServeConnOpts{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+						_, _ = io.WriteString(w, "ok")
+					})})
+			})
 		r := newRig(t, nil, end)
 		r.route(path(table.Options{Protocol: table.GRPCS}))
 		if got := r.status(t); got != 200 {

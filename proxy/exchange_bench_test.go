@@ -15,7 +15,8 @@ func BenchmarkExchange(b *testing.B) {
 			if _, err := readHead(br); err != nil {
 				return
 			}
-			if _, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nServer: x\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"); err != nil {
+			if _, err := io.WriteString(c,
+				"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"); err != nil {
 				return
 			}
 		}
@@ -23,7 +24,8 @@ func BenchmarkExchange(b *testing.B) {
 	c := r.dial()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := io.WriteString(c, "GET /a HTTP/1.1\r\nHost: a\r\nUser-Agent: b\r\nAccept: */*\r\n\r\n"); err != nil {
+		if _, err := io.WriteString(c,
+			"GET /a HTTP/1.1\r\nHost: a\r\nUser-Agent: b\r\nAccept: */*\r\n\r\n"); err != nil {
 			b.Fatal(err)
 		}
 		resp, err := http.ReadResponse(c.br, nil)

@@ -35,13 +35,19 @@ func answer(t *testing.T, text string) netip.AddrPort {
 
 func TestResponsesWithoutBody(t *testing.T) {
 	for _, x := range []struct{ name, method, answer, head string }{
-		{"HEAD", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n"},
-		{"HEAD of unknown length", "HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"},
+		{"HEAD", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n"},
+		{"HEAD of unknown length", "HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+			"HTTP/1.1 200 OK\r\n\r\n"},
 		{"204", "GET", "HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n"},
-		{"204 with a length", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n"},
-		{"304", "GET", "HTTP/1.1 304 Not Modified\r\nETag: x\r\nContent-Length: 99\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nETag: x\r\nContent-Length: 99\r\n\r\n"},
-		{"empty", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
-		{"early hints", "GET", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"},
+		{"204 with a length", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
+			"HTTP/1.1 204 No Content\r\n\r\n"},
+		{"304", "GET", "HTTP/1.1 304 Not Modified\r\nETag: x\r\nContent-Length: 99\r\n\r\n",
+			"HTTP/1.1 304 Not Modified\r\nETag: x\r\nContent-Length: 99\r\n\r\n"},
+		{"empty", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
+		{"early hints", "GET", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 " +
+			"200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			r := newRig(t, nil, answer(t, x.answer))
@@ -67,13 +73,23 @@ func TestOldClientsAndClosing(t *testing.T) {
 		name, request, answer, want string
 		ends                        bool
 	}{
-		{"1.0", "GET / HTTP/1.0\r\nHost: a\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello", true},
-		{"1.0 keep-alive", "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello", false},
-		{"1.0 of chunks", "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n", chunked, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello", true},
-		{"close", "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello", true},
-		{"chunks with trailers", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", chunked, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n", false},
-		{"the endpoint's close is its own", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\n\r\nhello", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", false},
-		{"chunks and a length", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", false},
+		{"1.0", "GET / HTTP/1.0\r\nHost: a\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello", true},
+		{"1.0 keep-alive", "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello", false},
+		{"1.0 of chunks", "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n", chunked,
+			"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello", true},
+		{"close", "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello", true},
+		{"chunks with trailers", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", chunked,
+			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n", false},
+		{"the endpoint's close is its own", "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\n\r\nhello", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", false},
+		{"chunks and a length", "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", false},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			r := newRig(t, nil, answer(t, x.answer))
@@ -206,7 +222,8 @@ func TestTrailersOfRequests(t *testing.T) {
 		fmt.Fprint(w, req.Trailer.Get("X-Sum"), req.Trailer.Get("X-Forwarded-For"))
 	}))
 	c := r.dial()
-	c.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\nContent-Length: 9\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n")
+	c.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: " +
+		"X-Sum\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\nContent-Length: 9\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n")
 	if _, body := c.response("POST"); body != "7" {
 		t.Fatalf("%q", body)
 	}
@@ -217,7 +234,9 @@ func TestEarlyResponses(t *testing.T) {
 	r := newRig(t, nil, raw(t, func(c net.Conn, br *bufio.Reader) {
 		_, _ = readHead(br)
 		_, _ = io.ReadFull(br, make([]byte, 1000))
-		_, _ = io.WriteString(c, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbig\n")
+		_,
+			_ = io.WriteString(c,
+			"HTTP/1.1 413 Content Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbig\n")
 		_ = c.(*net.TCPConn).CloseWrite()
 		_, _ = io.Copy(io.Discard, br)
 	}))
@@ -244,7 +263,8 @@ func TestBodiesThatAreTooLarge(t *testing.T) {
 	for _, x := range []string{
 		"Content-Length: 1001\r\n\r\n" + strings.Repeat("x", 1001),
 		"Content-Length: 100000000\r\n\r\n" + strings.Repeat("x", 100000),
-		"Transfer-Encoding: chunked\r\n\r\n1F4\r\n" + strings.Repeat("x", 500) + "\r\n1F5\r\n" + strings.Repeat("x", 501) + "\r\n0\r\n\r\n",
+		"Transfer-Encoding: chunked\r\n\r\n1F4\r\n" + strings.Repeat("x", 500) + "\r\n1F5\r\n" +
+			strings.Repeat("x", 501) + "\r\n0\r\n\r\n",
 	} {
 		c := r.dial()
 		c.send("POST / HTTP/1.1\r\nHost: a\r\n%s", x)
@@ -256,7 +276,8 @@ func TestBodiesThatAreTooLarge(t *testing.T) {
 		t.Errorf("the endpoint took %d for whole", whole.Load())
 	}
 	c := r.dial()
-	c.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3E8\r\n%s\r\n0\r\n\r\n", strings.Repeat("x", 1000))
+	c.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3E8\r\n%s\r\n0\r\n\r\n",
+		strings.Repeat("x", 1000))
 	if resp, _ := c.response("POST"); resp.StatusCode != 200 || whole.Load() != 1 {
 		t.Error(resp.Status)
 	}
@@ -335,19 +356,23 @@ func TestWebSocketsAreTunnelled(t *testing.T) {
 	ended := make(chan struct{}, 10)
 	ws := raw(t, func(c net.Conn, br *bufio.Reader) {
 		head, _ := readHead(br)
-		if !strings.Contains(head, "Upgrade: websocket\r\n") || !strings.Contains(head, "Connection: Upgrade\r\n") || !strings.Contains(head, "Sec-WebSocket-Key: k\r\n") {
+		if !strings.Contains(head, "Upgrade: websocket\r\n") || !strings.Contains(head, "Connection: Upgrade\r\n") ||
+			!strings.Contains(head, "Sec-WebSocket-Key: k\r\n") {
 			_, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 			return
 		}
-		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Accept: s\r\n\r\nfirst")
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+
+			"WebSocket\r\nSec-WebSocket-Accept: s\r\n\r\nfirst")
 		_, _ = io.Copy(c, br)
 		ended <- struct{}{}
 	})
 	r := newRig(t, nil, ws)
 	c := r.dial()
-	c.send("GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\nahead")
+	c.send("GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: " +
+		"websocket\r\nSec-WebSocket-Key: k\r\n\r\nahead")
 	head, err := readHead(c.br)
-	if err != nil || !strings.HasPrefix(head, "HTTP/1.1 101 ") || !strings.Contains(head, "Upgrade: WebSocket\r\n") || !strings.Contains(head, "Sec-WebSocket-Accept: s\r\n") {
+	if err != nil || !strings.HasPrefix(head, "HTTP/1.1 101 ") || !strings.Contains(head, "Upgrade: WebSocket\r\n") ||
+		!strings.Contains(head, "Sec-WebSocket-Accept: s\r\n") {
 		t.Fatal(head, err)
 	}
 	expect := func(want string) {
@@ -384,9 +409,12 @@ func TestUpgradesThatAreRefused(t *testing.T) {
 		request, answer string
 		status          int
 	}{
-		"by the endpoint": {"Connection: Upgrade\r\nUpgrade: websocket\r\n", "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", 403},
-		"unasked":         {"", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 502},
-		"another":         {"Connection: Upgrade\r\nUpgrade: websocket\r\n", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", 502},
+		"by the endpoint": {"Connection: Upgrade\r\nUpgrade: websocket\r\n",
+			"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", 403},
+		"unasked": {"", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+			502},
+		"another": {"Connection: Upgrade\r\nUpgrade: websocket\r\n",
+			"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", 502},
 	} {
 		r := newRig(t, nil, answer(t, x.answer))
 		c := r.dial()
@@ -402,14 +430,15 @@ func TestUpgradesThatAreRefused(t *testing.T) {
 func TestClientsThatLeave(t *testing.T) {
 	for _, begun := range []bool{false, true} {
 		left := make(chan struct{})
-		r := newRig(t, func(r *rig) { r.p.Timeouts.Read = 30 * time.Second }, handler(t, func(w http.ResponseWriter, req *http.Request) {
-			if begun {
-				_, _ = io.WriteString(w, "a")
-				_ = http.NewResponseController(w).Flush()
-			}
-			<-req.Context().Done()
-			close(left)
-		}))
+		r := newRig(t, func(r *rig) { r.p.Timeouts.Read = 30 * time.Second },
+			handler(t, func(w http.ResponseWriter, req *http.Request) {
+				if begun {
+					_, _ = io.WriteString(w, "a")
+					_ = http.NewResponseController(w).Flush()
+				}
+				<-req.Context().Done()
+				close(left)
+			}))
 		c := r.dial()
 		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 		if begun {
@@ -430,7 +459,10 @@ func TestClientsThatLeave(t *testing.T) {
 		}
 	}
 	// One that leaves in the middle of a long answer.
-	r := newRig(t, nil, handler(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 64<<20)) }))
+	r := newRig(t, nil, handler(t, func(w http.ResponseWriter, _ *http.Request) {
+		_,
+			_ = w.Write(make([]byte, 64<<20))
+	}))
 	before := runtime.NumGoroutine()
 	for range 20 {
 		c := r.dial()
@@ -467,13 +499,15 @@ func TestSlowEndpointsAreWaitedFor(t *testing.T) {
 
 func TestForwardedFields(t *testing.T) {
 	show := handler(t, func(w http.ResponseWriter, r *http.Request) {
-		for _, n := range []string{"X-Forwarded-For", "X-Real-Ip", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "Forwarded", "X_forwarded_for"} {
+		for _, n := range []string{"X-Forwarded-For", "X-Real-Ip", "X-Forwarded-Host", "X-Forwarded-Proto",
+			"X-Forwarded-Port", "Forwarded", "X_forwarded_for"} {
 			fmt.Fprintf(w, "%s;", strings.Join(r.Header[n], ","))
 		}
 	})
 	r := newRig(t, nil, show)
 	c := r.dial()
-	c.send("GET / HTTP/1.1\r\nHost: a.b:8080\r\nX-Forwarded-For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nX-Forwarded-Proto: https\r\nX_Forwarded_For: 6.6.6.6\r\n\r\n")
+	c.send("GET / HTTP/1.1\r\nHost: a.b:8080\r\nX-Forwarded-For: 6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nForwarded: " +
+		"for=6.6.6.6\r\nX-Forwarded-Proto: https\r\nX_Forwarded_For: 6.6.6.6\r\n\r\n")
 	if _, body := c.response("GET"); body != "127.0.0.1;127.0.0.1;a.b:8080;http;8080;;;" {
 		t.Error(body)
 	}

@@ -22,7 +22,8 @@ const (
 var nameForwarded = []byte("Forwarded")
 
 var (
-	nameFor, nameProto, nameHost, namePort, nameReal = []byte(forwardedFor), []byte(forwardedProto), []byte(forwardedHost), []byte(forwardedPort), []byte(realIP)
+	nameFor, nameProto, nameHost, namePort, nameReal = []byte(forwardedFor), []byte(forwardedProto),
+		[]byte(forwardedHost), []byte(forwardedPort), []byte(realIP)
 
 	schemeHTTP, schemeHTTPS = []byte("http"), []byte("https")
 )
@@ -54,7 +55,8 @@ func (x *exchange) forwarded() {
 	}
 	*f = kept
 	x.more = append(x.more, message.Field{Name: nameFor, Value: client}, message.Field{Name: nameReal, Value: client},
-		message.Field{Name: nameHost, Value: x.r.Host}, message.Field{Name: nameProto, Value: x.scheme()}, message.Field{Name: namePort, Value: x.port()})
+		message.Field{Name: nameHost, Value: x.r.Host}, message.Field{Name: nameProto, Value: x.scheme()},
+		message.Field{Name: namePort, Value: x.port()})
 }
 
 // believe keeps what a trusted client says, and adds itself to the lists. A balancer that
@@ -71,7 +73,8 @@ func (x *exchange) believe(client []byte) {
 		case aboutPath, disguised:
 			continue
 		case aboutClient, aboutRequest:
-			if isList(h.Name) || len(h.Value) == 0 || message.EqualFold(h.Name, realIP) || message.EqualFold(h.Name, "X-Scheme") {
+			if isList(h.Name) || len(h.Value) == 0 || message.EqualFold(h.Name, realIP) ||
+				message.EqualFold(h.Name, "X-Scheme") {
 				continue
 			}
 			if i := slices.IndexFunc(kept, func(k message.Field) bool { return sameName(k.Name, h.Name) }); i >= 0 {
@@ -82,15 +85,18 @@ func (x *exchange) believe(client []byte) {
 		kept = append(kept, h)
 	}
 	*f = kept
-	x.more = append(x.more, message.Field{Name: nameReal, Value: real}, message.Field{Name: nameFor, Value: append(list, client...)})
+	x.more = append(x.more, message.Field{Name: nameReal, Value: real}, message.Field{Name: nameFor,
+		Value: append(list, client...)})
 	if len(list) == 0 && len(elements) > 0 {
-		x.more = append(x.more, message.Field{Name: nameForwarded, Value: append(elements, element(x.r.Client.Addr())...)})
+		x.more = append(x.more, message.Field{Name: nameForwarded,
+			Value: append(elements, element(x.r.Client.Addr())...)})
 	}
 	for _, d := range []struct {
 		name  string
 		field []byte
 		value []byte
-	}{{forwardedHost, nameHost, x.r.Host}, {forwardedProto, nameProto, x.scheme()}, {forwardedPort, namePort, x.port()}} {
+	}{{forwardedHost, nameHost, x.r.Host}, {forwardedProto, nameProto, x.scheme()},
+		{forwardedPort, namePort, x.port()}} {
 		if !f.Has(d.name) {
 			x.more = append(x.more, message.Field{Name: d.field, Value: d.value})
 		}
@@ -165,7 +171,8 @@ func claimAfterX(name []byte) claim {
 	case 'f':
 		switch {
 		case !begins(name, "x-forwarded"):
-		case begins(name, "x-forwarded-uri"), begins(name, "x-forwarded-url"), begins(name, "x-forwarded-path"), begins(name, "x-forwarded-method"):
+		case begins(name, "x-forwarded-uri"), begins(name, "x-forwarded-url"), begins(name, "x-forwarded-path"),
+			begins(name, "x-forwarded-method"):
 			return aboutPath
 		default:
 			return aboutClient
@@ -228,7 +235,8 @@ func sameName[N []byte | string](name []byte, other N) bool {
 		return false
 	}
 	for i, c := range name {
-		if o := other[i]; c != o && (c|0x20 != o|0x20 || isSeparator(c) || isSeparator(o)) && !(isSeparator(c) && isSeparator(o)) {
+		if o := other[i]; c != o && (c|0x20 != o|0x20 || isSeparator(c) || isSeparator(o)) &&
+			!(isSeparator(c) && isSeparator(o)) {
 			return false
 		}
 	}
@@ -236,7 +244,8 @@ func sameName[N []byte | string](name []byte, other N) bool {
 }
 
 func (x *exchange) trusted() bool {
-	return slices.ContainsFunc(x.p.current().Trusted, func(p netip.Prefix) bool { return p.Contains(x.r.Client.Addr()) })
+	return slices.ContainsFunc(x.p.current().Trusted,
+		func(p netip.Prefix) bool { return p.Contains(x.r.Client.Addr()) })
 }
 
 // clientText is the client's address, made once for a client.

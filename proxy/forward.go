@@ -235,7 +235,8 @@ func (x *exchange) verdict(e *upstream.Endpoint, c *h1.Client, reused, safe bool
 }
 
 // errOversized is a response with a larger head, or larger trailers, than the settings allow.
-var errOversized = errors.New("the endpoint's response has a larger head than ingress.responseHeadBytes and ingress.responseFields allow")
+var errOversized = errors.New(
+	"the endpoint's response has a larger head than ingress.responseHeadBytes and ingress.responseFields allow")
 
 func isTimeout(err error) bool {
 	var t net.Error

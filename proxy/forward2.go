@@ -123,7 +123,8 @@ func (x *exchange) verdict2(e *upstream.Endpoint, ctx context.Context, body *bod
 		return never, fmt.Errorf("%w: %w", errOversized, err)
 	}
 	e.Failed()
-	if !begun && !x.d.Responded() && (errors.As(err, &dial) || x.repeatable() && (!isTimeout(err) || x.retriesTimeouts())) {
+	if !begun && !x.d.Responded() && (errors.As(err, &dial) || x.repeatable() &&
+		(!isTimeout(err) || x.retriesTimeouts())) {
 		return elsewhere, err
 	}
 	return never, err
@@ -140,7 +141,8 @@ func (x *exchange) request2(ctx context.Context, e *upstream.Endpoint, body *bod
 	}
 	h := make(http.Header, len(x.r.Fields)+len(x.more)+2)
 	h["User-Agent"] = nil // none is added
-	req := &http.Request{Method: string(x.r.Method), URL: &url.URL{Scheme: scheme, Host: addr, Opaque: "//" + host + string(x.r.Target)},
+	req := &http.Request{Method: string(x.r.Method), URL: &url.URL{Scheme: scheme, Host: addr, Opaque: "//" + host +
+		string(x.r.Target)},
 		Host: host, Header: h, Proto: "HTTP/2.0", ProtoMajor: 2, ContentLength: x.r.Length}
 	for _, list := range []message.Fields{x.r.Fields, x.more} {
 		for i := range list {
@@ -174,7 +176,8 @@ func (x *exchange) announce(req *http.Request, names string) {
 
 // receive2 passes the response on, each part as it comes.
 func (x *exchange) receive2(from *http.Response, touch func()) error {
-	resp := &message.Response{Status: from.StatusCode, Fields: message.FieldsOf(from.Header), Length: from.ContentLength}
+	resp := &message.Response{Status: from.StatusCode, Fields: message.FieldsOf(from.Header),
+		Length: from.ContentLength}
 	if resp.Length < 0 {
 		resp.Length = message.Unknown
 	}

@@ -27,7 +27,8 @@ func seen(w http.ResponseWriter, r *http.Request) {
 // What is said of a client, in one to three lines, by a stranger and by a balancer that
 // is trusted: the last line is the balancer's.
 func TestWhoSaysWhatOfTheClient(t *testing.T) {
-	ours := map[string]string{"X-Forwarded-For": "127.0.0.1", "X-Real-Ip": "127.0.0.1", "X-Forwarded-Host": "a.b:81", "X-Forwarded-Proto": "http", "X-Forwarded-Port": "81"}
+	ours := map[string]string{"X-Forwarded-For": "127.0.0.1", "X-Real-Ip": "127.0.0.1", "X-Forwarded-Host": "a.b:81",
+		"X-Forwarded-Proto": "http", "X-Forwarded-Port": "81"}
 	trusted := func(change map[string]string) map[string]string {
 		m := maps.Clone(ours)
 		maps.Copy(m, change)
@@ -42,20 +43,33 @@ func TestWhoSaysWhatOfTheClient(t *testing.T) {
 		kept bool
 	}{
 		{"X-Forwarded-For", func(n int) map[string]string {
-			return map[string]string{"X-Forwarded-For": strings.Join(append(slices.Clone(values[:n]), "127.0.0.1"), ", "), "X-Real-Ip": values[n-1]}
+			return map[string]string{"X-Forwarded-For": strings.Join(append(slices.Clone(values[:n]), "127.0.0.1"),
+				", "), "X-Real-Ip": values[n-1]}
 		}, false},
 		{"X-Real-IP", nil, false},
 		{"Forwarded", func(n int) map[string]string {
 			return map[string]string{"Forwarded": strings.Join(append(slices.Clone(values[:n]), "for=127.0.0.1"), ", ")}
 		}, false},
-		{"X-Forwarded-Host", func(n int) map[string]string { return map[string]string{"X-Forwarded-Host": values[n-1]} }, false},
-		{"X-Forwarded-Proto", func(n int) map[string]string { return map[string]string{"X-Forwarded-Proto": values[n-1]} }, false},
-		{"X-Forwarded-Port", func(n int) map[string]string { return map[string]string{"X-Forwarded-Port": values[n-1]} }, false},
-		{"X-Forwarded-Prefix", func(n int) map[string]string { return map[string]string{"X-Forwarded-Prefix": values[n-1]} }, false},
-		{"X-Forwarded-Ssl", func(n int) map[string]string { return map[string]string{"X-Forwarded-Ssl": values[n-1]} }, false},
-		{"X-Original-Host", func(n int) map[string]string { return map[string]string{"X-Original-Host": values[n-1]} }, false},
+		{"X-Forwarded-Host", func(n int) map[string]string {
+			return map[string]string{"X-Forwarded-Host": values[n-1]}
+		}, false},
+		{"X-Forwarded-Proto", func(n int) map[string]string {
+			return map[string]string{"X-Forwarded-Proto": values[n-1]}
+		}, false},
+		{"X-Forwarded-Port", func(n int) map[string]string {
+			return map[string]string{"X-Forwarded-Port": values[n-1]}
+		}, false},
+		{"X-Forwarded-Prefix", func(n int) map[string]string {
+			return map[string]string{"X-Forwarded-Prefix": values[n-1]}
+		}, false},
+		{"X-Forwarded-Ssl", func(n int) map[string]string { return map[string]string{"X-Forwarded-Ssl": values[n-1]} },
+			false},
+		{"X-Original-Host", func(n int) map[string]string { return map[string]string{"X-Original-Host": values[n-1]} },
+			false},
 		{"X-Request-ID", func(n int) map[string]string { return map[string]string{"X-Request-Id": values[n-1]} }, true},
-		{"X-Scheme", nil, false}, {"X-Original-URL", nil, false}, {"X-Original-URI", nil, false}, {"X-Original-Method", nil, false}, {"X-Rewrite-URL", nil, false}, {"X-Forwarded-Uri", nil, false}, {"X-Forwarded-Method", nil, false},
+		{"X-Scheme", nil, false}, {"X-Original-URL", nil, false}, {"X-Original-URI", nil, false},
+		{"X-Original-Method", nil, false}, {"X-Rewrite-URL", nil, false}, {"X-Forwarded-Uri", nil, false},
+		{"X-Forwarded-Method", nil, false},
 		{"X-Original-Forwarded-For", nil, false},
 	} {
 		for _, believes := range []bool{false, true} {
@@ -65,7 +79,8 @@ func TestWhoSaysWhatOfTheClient(t *testing.T) {
 				}
 			}, handler(t, seen))
 			for n := 1; n <= len(values); n++ {
-				for _, spelled := range []string{tc.name, strings.ToLower(tc.name), strings.ToUpper(tc.name), strings.ReplaceAll(tc.name, "-", "_"), strings.Replace(tc.name, "-", ".", 1)} {
+				for _, spelled := range []string{tc.name, strings.ToLower(tc.name), strings.ToUpper(tc.name),
+					strings.ReplaceAll(tc.name, "-", "_"), strings.Replace(tc.name, "-", ".", 1)} {
 					request := "GET /\nHost: a.b:81"
 					for _, v := range values[:n] {
 						request += "\n" + spelled + ": " + v
@@ -90,7 +105,9 @@ func TestWhoSaysWhatOfTheClient(t *testing.T) {
 	}
 	// Of two lists the one that the balancer speaks counts.
 	r := newRig(t, func(r *rig) { r.p.Trusted = prefixes("127.0.0.1/32") }, handler(t, seen))
-	if _, body := r.ask("GET /\nForwarded: for=6.6.6.6\nX-Real-IP: 6.6.6.6\nX-Forwarded-For: 6.6.6.6\nX-Forwarded-For: 7.7.7.7"); !strings.Contains(body, "X-Forwarded-For=6.6.6.6, 7.7.7.7, 127.0.0.1\n") || !strings.Contains(body, "X-Real-Ip=7.7.7.7\n") || strings.Contains(body, "\nForwarded") || strings.HasPrefix(body, "Forwarded") {
+	if _,
+		body := r.ask(
+		"GET /\nForwarded: for=6.6.6.6\nX-Real-IP: 6.6.6.6\nX-Forwarded-For: 6.6.6.6\nX-Forwarded-For: 7.7.7.7"); !strings.Contains(body, "X-Forwarded-For=6.6.6.6, 7.7.7.7, 127.0.0.1\n") || !strings.Contains(body, "X-Real-Ip=7.7.7.7\n") || strings.Contains(body, "\nForwarded") || strings.HasPrefix(body, "Forwarded") {
 		t.Error(body)
 	}
 }
@@ -104,7 +121,8 @@ func TestNobodyElseSaysWhatAServerSays(t *testing.T) {
 	r := newRig(t, nil)
 	r.backends(map[string][]netip.AddrPort{"b": {main}, "c": {trial}})
 	question := func(a netip.AddrPort) *table.Options {
-		return &table.Options{AuthURL: &table.AuthURL{URL: "http://" + a.String() + "/", Headers: []string{"X-User", "x-groups", "Authorization"}}}
+		return &table.Options{AuthURL: &table.AuthURL{URL: "http://" + a.String() + "/",
+			Headers: []string{"X-User", "x-groups", "Authorization"}}}
 	}
 	canary := question(silent)
 	canary.Canary = []table.Canary{{Backend: "c", Header: "X-Try", Total: 100}}
@@ -122,7 +140,8 @@ func TestNobodyElseSaysWhatAServerSays(t *testing.T) {
 		host, path, _ := strings.Cut(at, " ")
 		for _, name := range []string{"X-User", "x_user", "X.USER", "X-Groups", "X_Groups"} {
 			for _, try := range []string{"", "\nX-Try: always"} {
-				_, body := r.ask("POST " + path + "\nHost: " + host + "\nContent-Length: 0\n" + name + ": evil\n" + name + ": evil" + try)
+				_, body := r.ask("POST " + path + "\nHost: " + host + "\nContent-Length: 0\n" + name + ": evil\n" +
+					name + ": evil" + try)
 				if strings.Contains(body, "evil") {
 					t.Errorf("%s%s: the endpoint gets %s of the client: %s", at, try, name, body)
 				}
@@ -133,7 +152,8 @@ func TestNobodyElseSaysWhatAServerSays(t *testing.T) {
 		}
 	}
 	// Credentials of the client's own go where no server is asked.
-	if _, body := r.ask("GET /open\nHost: a\nAuthorization: Bearer mine"); !strings.Contains(body, "Authorization=Bearer mine") {
+	if _, body := r.ask("GET /open\nHost: a\nAuthorization: Bearer mine"); !strings.Contains(body,
+		"Authorization=Bearer mine") {
 		t.Error(body)
 	}
 	if _, body := r.ask("GET /silent\nHost: a\nAuthorization: Bearer mine"); strings.Contains(body, "mine") {
@@ -150,9 +170,12 @@ func TestTrailersSayNothingOfTheClient(t *testing.T) {
 			fmt.Fprintf(w, "%s=%s;", k, strings.Join(v, "|"))
 		}
 	}))
-	r.route(path(table.Options{AuthURL: &table.AuthURL{URL: "http://" + silent.String() + "/", Headers: []string{"X-User"}}}))
+	r.route(path(table.Options{AuthURL: &table.AuthURL{URL: "http://" + silent.String() + "/",
+		Headers: []string{"X-User"}}}))
 	c := r.dial()
-	c.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, X-User\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\nX-User: evil\r\nx_user: evil\r\nX-Original-URL: evil\r\nX_Real_IP: evil\r\n\r\n")
+	c.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, " +
+		"X-User\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\nX-User: evil\r\nx_user: evil\r\nX-Original-URL: " +
+		"evil\r\nX_Real_IP: evil\r\n\r\n")
 	if _, body := c.response("POST"); strings.Contains(body, "evil") || !strings.Contains(body, "X-Sum=7") {
 		t.Error(body)
 	}

@@ -47,22 +47,39 @@ func TestAnyGuardIsEnough(t *testing.T) {
 	sources := prefixes("192.0.2.0/24")
 	ann := "\n" + basic("ann", "secret")
 	for _, c := range []asks{
-		{name: "sources alone, inside", options: table.Options{AnyOf: true, Sources: sources}, request: "GET /" + in, status: 200},
-		{name: "sources alone, outside", options: table.Options{AnyOf: true, Sources: sources}, request: "GET /" + out, status: 403},
-		{name: "inside, no password", options: table.Options{AnyOf: true, Sources: sources, Auth: users}, request: "GET /" + in, status: 200},
-		{name: "outside, a password", options: table.Options{AnyOf: true, Sources: sources, Auth: users}, request: "GET /" + out + ann, status: 200, want: []string{"Authorization=[]"}},
-		{name: "neither", options: table.Options{AnyOf: true, Sources: sources, Auth: users}, request: "GET /" + out, status: 401, want: []string{"Www-Authenticate: Basic"}},
-		{name: "both are needed", options: table.Options{Sources: sources, Auth: users}, request: "GET /" + in, status: 401},
-		{name: "inside, no question: the client does not say who it is", options: table.Options{AnyOf: true, Sources: sources, AuthURL: ask}, request: "GET /" + in + "\nX-User: root", status: 200, want: []string{"X-User=[]"}},
-		{name: "outside, the server lets in", options: table.Options{AnyOf: true, Sources: sources, AuthURL: ask}, request: "GET /" + out + "\nX-Token: good", status: 200, want: []string{`X-User=["server"]`}},
-		{name: "outside, the server does not", options: table.Options{AnyOf: true, Sources: sources, AuthURL: ask}, request: "GET /" + out + "\nX-User: root", status: 401},
-		{name: "a password in place of the server", options: table.Options{AnyOf: true, Auth: users, AuthURL: ask}, request: "GET /" + ann + "\nX-User: root", status: 200, want: []string{"X-User=[]"}},
-		{name: "no password, the server", options: table.Options{AnyOf: true, Auth: users, AuthURL: ask}, request: "GET /\nX-Token: good", status: 200},
-		{name: "all three fail", options: table.Options{AnyOf: true, Sources: sources, Auth: users, AuthURL: ask}, request: "GET /" + out, status: 401},
-		{name: "denied ones alone let nobody in", options: table.Options{AnyOf: true, Denied: sources, Auth: users}, request: "GET /" + out, status: 401},
-		{name: "denied, with a password", options: table.Options{AnyOf: true, Denied: sources, Auth: users}, request: "GET /" + in + ann, status: 200},
-		{name: "denied ones and nothing else", options: table.Options{AnyOf: true, Denied: sources}, request: "GET /" + in, status: 403},
-		{name: "not denied, and nothing else", options: table.Options{AnyOf: true, Denied: sources}, request: "GET /" + out, status: 200},
+		{name: "sources alone, inside", options: table.Options{AnyOf: true, Sources: sources}, request: "GET /" +
+			in, status: 200},
+		{name: "sources alone, outside", options: table.Options{AnyOf: true, Sources: sources}, request: "GET /" +
+			out, status: 403},
+		{name: "inside, no password", options: table.Options{AnyOf: true, Sources: sources, Auth: users},
+			request: "GET /" + in, status: 200},
+		{name: "outside, a password", options: table.Options{AnyOf: true, Sources: sources, Auth: users},
+			request: "GET /" + out + ann, status: 200, want: []string{"Authorization=[]"}},
+		{name: "neither", options: table.Options{AnyOf: true, Sources: sources, Auth: users}, request: "GET /" + out,
+			status: 401, want: []string{"Www-Authenticate: Basic"}},
+		{name: "both are needed", options: table.Options{Sources: sources, Auth: users}, request: "GET /" +
+			in, status: 401},
+		{name: "inside, no question: the client does not say who it is", options: table.Options{AnyOf: true,
+			Sources: sources, AuthURL: ask}, request: "GET /" + in + "\nX-User: root", status: 200,
+			want: []string{"X-User=[]"}},
+		{name: "outside, the server lets in", options: table.Options{AnyOf: true, Sources: sources, AuthURL: ask},
+			request: "GET /" + out + "\nX-Token: good", status: 200, want: []string{`X-User=["server"]`}},
+		{name: "outside, the server does not", options: table.Options{AnyOf: true, Sources: sources, AuthURL: ask},
+			request: "GET /" + out + "\nX-User: root", status: 401},
+		{name: "a password in place of the server", options: table.Options{AnyOf: true, Auth: users, AuthURL: ask},
+			request: "GET /" + ann + "\nX-User: root", status: 200, want: []string{"X-User=[]"}},
+		{name: "no password, the server", options: table.Options{AnyOf: true, Auth: users, AuthURL: ask},
+			request: "GET /\nX-Token: good", status: 200},
+		{name: "all three fail", options: table.Options{AnyOf: true, Sources: sources, Auth: users, AuthURL: ask},
+			request: "GET /" + out, status: 401},
+		{name: "denied ones alone let nobody in", options: table.Options{AnyOf: true, Denied: sources, Auth: users},
+			request: "GET /" + out, status: 401},
+		{name: "denied, with a password", options: table.Options{AnyOf: true, Denied: sources, Auth: users},
+			request: "GET /" + in + ann, status: 200},
+		{name: "denied ones and nothing else", options: table.Options{AnyOf: true, Denied: sources}, request: "GET /" +
+			in, status: 403},
+		{name: "not denied, and nothing else", options: table.Options{AnyOf: true, Denied: sources}, request: "GET /" +
+			out, status: 200},
 		{name: "no guard", options: table.Options{AnyOf: true}, request: "GET /", status: 200},
 	} {
 		r.check(t, c)
@@ -72,14 +89,15 @@ func TestAnyGuardIsEnough(t *testing.T) {
 // A client has so many exchanges at a time, tunnels among them, and gets each back at its end.
 func TestExchangesAtATime(t *testing.T) {
 	release := make(chan struct{})
-	r := newRig(t, func(r *rig) { r.p.Trusted, r.p.Timeouts.Read = prefixes("127.0.0.0/8"), time.Minute }, handler(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/wait" {
-			select {
-			case <-release:
-			case <-r.Context().Done():
+	r := newRig(t, func(r *rig) { r.p.Trusted, r.p.Timeouts.Read = prefixes("127.0.0.0/8"), time.Minute },
+		handler(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/wait" {
+				select {
+				case <-release:
+				case <-r.Context().Done():
+				}
 			}
-		}
-	}))
+		}))
 	r.route(path(table.Options{Exchanges: 2, Unlimited: prefixes("203.0.113.0/24")}))
 	open := func(from string) *conn {
 		c := r.dial()
@@ -227,7 +245,8 @@ func TestAuthCache(t *testing.T) {
 		if valid == nil {
 			valid = []table.CacheValid{{Statuses: []int{200, 401}, For: time.Minute}}
 		}
-		return table.Options{AuthURL: &table.AuthURL{URL: "http://" + server.String() + path, Headers: []string{"X-User"}, CacheKey: "k$http_authorization", Cache: valid}}
+		return table.Options{AuthURL: &table.AuthURL{URL: "http://" + server.String() + path,
+			Headers: []string{"X-User"}, CacheKey: "k$http_authorization", Cache: valid}}
 	}
 	// questions is how many are asked for two requests.
 	questions := func(name string, o table.Options, first, second string, want int64) {
@@ -253,7 +272,8 @@ func TestAuthCache(t *testing.T) {
 	questions("a cookie", at("/cookie"), good(6), good(6), 2)
 	questions("vary", at("/vary"), good(7), good(7), 2)
 	questions("an error", at("/500"), good(8), good(8), 2)
-	questions("a status that is not named", at("/", table.CacheValid{Statuses: []int{401}, For: time.Minute}), good(9), good(9), 2)
+	questions("a status that is not named", at("/", table.CacheValid{Statuses: []int{401}, For: time.Minute}),
+		good(9), good(9), 2)
 	questions("any status", at("/", table.CacheValid{For: time.Minute}), good(10), good(10), 1)
 	questions("a client's field of the name", at("/"), good(11)+"\nX-User: root", good(11), 1)
 
@@ -262,7 +282,8 @@ func TestAuthCache(t *testing.T) {
 	one := path(at("/"))
 	other := one
 	other.Source, other.Path = "Ingress shop/main spec.rules[0].http.paths[1]", "/other"
-	r.hosts(&table.Host{Name: "shop.example", Paths: []table.Path{one, other}}, &table.Host{Name: "", Paths: []table.Path{one}})
+	r.hosts(&table.Host{Name: "shop.example", Paths: []table.Path{one, other}},
+		&table.Host{Name: "", Paths: []table.Path{one}})
 	for _, q := range []string{"GET /", "GET /other", "GET /\nHost: else.example", "GET /other/x", "GET /x"} {
 		r.ask(q + "\nAuthorization: good12")
 	}
@@ -296,7 +317,8 @@ func TestAuthCookies(t *testing.T) {
 		w.WriteHeader(n)
 	}))
 	const cookie = "Set-Cookie: session=1"
-	for status, sent := range map[int]bool{200: true, 201: true, 204: true, 301: true, 304: true, 404: false, 500: false, 202: false} {
+	for status, sent := range map[int]bool{200: true, 201: true, 204: true, 301: true, 304: true, 404: false,
+		500: false, 202: false} {
 		o := table.Options{AuthURL: &table.AuthURL{URL: "http://" + server.String() + "/"}}
 		c := asks{name: fmt.Sprint(status), options: o, request: fmt.Sprintf("GET /%d", status), status: status}
 		if sent {
@@ -308,7 +330,8 @@ func TestAuthCookies(t *testing.T) {
 		always := *o.AuthURL // the proxy may still read the other
 		always.AlwaysCookie = true
 		o.AuthURL = &always
-		r.check(t, asks{name: fmt.Sprint(status, " always"), options: o, request: c.request, status: status, want: []string{cookie}})
+		r.check(t, asks{name: fmt.Sprint(status, " always"), options: o, request: c.request, status: status,
+			want: []string{cookie}})
 	}
 }
 
@@ -321,8 +344,11 @@ func TestWhatTheServerIsTold(t *testing.T) {
 		}
 	})
 	r := newRig(t, nil, handler(t, shows("X-Seen")))
-	a := table.AuthURL{URL: "http://" + server.String() + "/", Headers: []string{"X-Seen"}, Target: "https://$host/back?to=$escaped_request_uri", Fields: []table.Field{{Name: "X-Extra", Value: "v-$request_method"}}}
-	r.check(t, asks{name: "told", options: table.Options{AuthURL: &a}, request: "GET /a?b\nX-Extra: mine\nX-Auth-Request-Redirect: evil", status: 200,
+	a := table.AuthURL{URL: "http://" + server.String() + "/", Headers: []string{"X-Seen"},
+		Target: "https://$host/back?to=$escaped_request_uri",
+		Fields: []table.Field{{Name: "X-Extra", Value: "v-$request_method"}}}
+	r.check(t, asks{name: "told", options: table.Options{AuthURL: &a},
+		request: "GET /a?b\nX-Extra: mine\nX-Auth-Request-Redirect: evil", status: 200,
 		want: []string{`X-Seen=["https://shop.example/back?to=%2Fa%3Fb [v-GET]"]`}})
 	told := a
 	told.URL += "401"
@@ -330,11 +356,13 @@ func TestWhatTheServerIsTold(t *testing.T) {
 		{"https://in.example/", "", "Location: https://in.example/?rd=http%3A%2F%2Fshop.example%2Fa%3Fb\n"},
 		{"https://in.example/", "next", "Location: https://in.example/?next=http%3A%2F%2Fshop.example%2Fa%3Fb\n"},
 		{"https://in.example/?next=x", "next", "Location: https://in.example/?next=x\n"},
-		{"https://in.example/?rd=x", "next", "Location: https://in.example/?rd=x&next=http%3A%2F%2Fshop.example%2Fa%3Fb\n"},
+		{"https://in.example/?rd=x", "next",
+			"Location: https://in.example/?rd=x&next=http%3A%2F%2Fshop.example%2Fa%3Fb\n"},
 	} {
 		a := told // the proxy may still read that of the case before
 		a.SignIn, a.Param = c.signIn, c.param
-		r.check(t, asks{name: c.want, options: table.Options{AuthURL: &a}, request: "GET /a?b", status: 302, want: []string{c.want}})
+		r.check(t, asks{name: c.want, options: table.Options{AuthURL: &a}, request: "GET /a?b", status: 302,
+			want: []string{c.want}})
 	}
 }
 

@@ -23,12 +23,15 @@ func prefixes(list ...string) (out []netip.Prefix) {
 
 func TestSources(t *testing.T) {
 	stranger := newRig(t, nil, handler(t, shows()))
-	trusting := newRig(t, func(r *rig) { r.p.Trusted = prefixes("127.0.0.0/8", "10.0.0.0/8", "fd00::/8") }, handler(t, shows()))
+	trusting := newRig(t, func(r *rig) { r.p.Trusted = prefixes("127.0.0.0/8", "10.0.0.0/8", "fd00::/8") },
+		handler(t, shows()))
 	ten := table.Options{Sources: prefixes("192.0.2.0/24", "2001:db8::/32")}
 	for _, c := range []asks{
-		{name: "the peer is one", options: table.Options{Sources: prefixes("192.0.2.0/24", "127.0.0.1/32")}, request: "GET /", status: 200},
+		{name: "the peer is one", options: table.Options{Sources: prefixes("192.0.2.0/24", "127.0.0.1/32")},
+			request: "GET /", status: 200},
 		{name: "the peer is none", options: ten, request: "GET /", status: 403},
-		{name: "who is not trusted is not believed", options: ten, request: "GET /\nX-Forwarded-For: 192.0.2.1", status: 403},
+		{name: "who is not trusted is not believed", options: ten,
+			request: "GET /\nX-Forwarded-For: 192.0.2.1", status: 403},
 		{name: "nor by X-Real-IP", options: ten, request: "GET /\nX-Real-IP: 192.0.2.1", status: 403},
 	} {
 		stranger.check(t, c)
@@ -41,13 +44,19 @@ func TestSources(t *testing.T) {
 		{name: "in brackets", options: ten, request: "GET /\nX-Forwarded-For: [2001:db8::1]", status: 200},
 		{name: "mapped", options: ten, request: "GET /\nX-Forwarded-For: ::ffff:192.0.2.1", status: 200},
 		{name: "another", options: ten, request: "GET /\nX-Forwarded-For: 198.51.100.1", status: 403},
-		{name: "what the client put in front is not believed", options: ten, request: "GET /\nX-Forwarded-For: 192.0.2.1, 198.51.100.1", status: 403},
-		{name: "through trusted ones", options: ten, request: "GET /\nX-Forwarded-For: 198.51.100.1, 192.0.2.1, 10.1.1.1, fd00::1", status: 200},
-		{name: "in several fields", options: ten, request: "GET /\nX-Forwarded-For: 192.0.2.1\nX-Forwarded-For: 198.51.100.1", status: 403},
-		{name: "in several fields, the last", options: ten, request: "GET /\nX-Forwarded-For: 198.51.100.1\nX-Forwarded-For: 192.0.2.1", status: 200},
+		{name: "what the client put in front is not believed", options: ten,
+			request: "GET /\nX-Forwarded-For: 192.0.2.1, 198.51.100.1", status: 403},
+		{name: "through trusted ones", options: ten,
+			request: "GET /\nX-Forwarded-For: 198.51.100.1, 192.0.2.1, 10.1.1.1, fd00::1", status: 200},
+		{name: "in several fields", options: ten,
+			request: "GET /\nX-Forwarded-For: 192.0.2.1\nX-Forwarded-For: 198.51.100.1", status: 403},
+		{name: "in several fields, the last", options: ten,
+			request: "GET /\nX-Forwarded-For: 198.51.100.1\nX-Forwarded-For: 192.0.2.1", status: 200},
 		{name: "no address", options: ten, request: "GET /\nX-Forwarded-For: unknown", status: 403},
-		{name: "no address before a trusted one", options: ten, request: "GET /\nX-Forwarded-For: 192.0.2.1, x, 10.1.1.1", status: 403},
-		{name: "all are trusted: the first of them", options: table.Options{Sources: prefixes("10.9.0.0/16")}, request: "GET /\nX-Forwarded-For: 10.9.1.1, 10.1.1.1", status: 200},
+		{name: "no address before a trusted one", options: ten,
+			request: "GET /\nX-Forwarded-For: 192.0.2.1, x, 10.1.1.1", status: 403},
+		{name: "all are trusted: the first of them", options: table.Options{Sources: prefixes("10.9.0.0/16")},
+			request: "GET /\nX-Forwarded-For: 10.9.1.1, 10.1.1.1", status: 200},
 		{name: "empty", options: ten, request: "GET /\nX-Forwarded-For: ,,", status: 403},
 	} {
 		trusting.check(t, c)
@@ -66,14 +75,16 @@ const (
 
 func TestBasicAuth(t *testing.T) {
 	r := newRig(t, nil, handler(t, shows("Authorization")))
-	o := table.Options{Auth: &table.Auth{Realm: `say "please" \ now` + "\r\nX: y", Users: map[string]string{"bea": hashBcrypt, "ann": hashAPR1, "sha": hashSHA, "bad": "secret", "": hashSHA}}}
+	o := table.Options{Auth: &table.Auth{Realm: `say "please" \ now` + "\r\nX: y",
+		Users: map[string]string{"bea": hashBcrypt, "ann": hashAPR1, "sha": hashSHA, "bad": "secret", "": hashSHA}}}
 	challenge := `Www-Authenticate: Basic realm="say \"please\" \\ nowX: y"` + "\n"
 	for _, c := range []asks{
 		{name: "nothing", request: "GET /", status: 401, want: []string{challenge}},
 		{name: "bcrypt", request: "GET /\n" + basic("bea", "secret"), status: 200, want: []string{"Authorization=[]"}},
 		{name: "apr1", request: "GET /\n" + basic("ann", "secret"), status: 200},
 		{name: "SHA", request: "GET /\n" + basic("sha", "secret"), status: 200},
-		{name: "the scheme's case", request: "GET /\nauthorization: bAsIc " + base64.StdEncoding.EncodeToString([]byte("sha:secret")), status: 200},
+		{name: "the scheme's case", request: "GET /\nauthorization: bAsIc " +
+			base64.StdEncoding.EncodeToString([]byte("sha:secret")), status: 200},
 		{name: "wrong", request: "GET /\n" + basic("bea", "Secret"), status: 401, want: []string{challenge}},
 		{name: "wrong again, from memory", request: "GET /\n" + basic("bea", "Secret"), status: 401},
 		{name: "right again, from memory", request: "GET /\n" + basic("bea", "secret"), status: 200},
@@ -92,9 +103,13 @@ func TestBasicAuth(t *testing.T) {
 		c.options = o
 		r.check(t, c)
 	}
-	r.check(t, asks{name: "no users", options: table.Options{Auth: &table.Auth{Realm: "x"}}, request: "GET /\n" + basic("bea", "secret"), status: 401})
+	r.check(t, asks{name: "no users", options: table.Options{Auth: &table.Auth{Realm: "x"}}, request: "GET /\n" +
+		basic("bea", "secret"), status: 401})
 	// What is known of a password is known of its hash only.
-	r.check(t, asks{name: "a new hash", options: table.Options{Auth: &table.Auth{Realm: "x", Users: map[string]string{"bea": "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0b"}}}, request: "GET /\n" + basic("bea", "secret"), status: 401})
+	r.check(t, asks{name: "a new hash",
+		options: table.Options{Auth: &table.Auth{Realm: "x",
+			Users: map[string]string{"bea": "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0b"}}},
+		request: "GET /\n" + basic("bea", "secret"), status: 401})
 }
 
 // A slow hash is made once; a flood of wrong passwords neither drives that out nor stops
@@ -136,27 +151,53 @@ func TestCORS(t *testing.T) {
 		fmt.Fprint(w, "the endpoint: "+r.Method)
 	}))
 	any := table.Options{CORS: &table.CORS{}}
-	some := table.Options{CORS: &table.CORS{Origins: []string{"https://shop.example", "https://*.shop.example:8443", "http://*.dev.example"}, Credentials: true, Methods: "GET, PUT", Headers: "X-A", Expose: "X-B", MaxAge: time.Minute}}
+	some := table.Options{CORS: &table.CORS{Origins: []string{"https://shop.example", "https://*.shop.example:8443",
+		"http://*.dev.example"}, Credentials: true, Methods: "GET, PUT", Headers: "X-A", Expose: "X-B",
+		MaxAge: time.Minute}}
 	allow := "Access-Control-Allow-Origin: "
 	for _, c := range []asks{
-		{name: "any, preflight", options: any, request: "OPTIONS /a\nOrigin: https://x.example\nAccess-Control-Request-Method: PUT", status: 204,
-			want: []string{allow + "*\n", "Access-Control-Allow-Methods: GET, PUT, POST, DELETE, PATCH, OPTIONS\n", "Access-Control-Allow-Headers: DNT,Keep-Alive,", "Access-Control-Max-Age: 1728000\n"}, not: []string{"Content-Length", "Content-Type: ", "endpoint", "Credentials", "Vary"}},
-		{name: "any, GET", options: any, request: "GET /a\nOrigin: https://x.example", status: 200, want: []string{allow + "*\n", "Vary: Accept\n", "the endpoint: GET"}, not: []string{"https://endpoint.example"}},
-		{name: "any, no origin", options: any, request: "GET /a", status: 200, want: []string{allow + "https://endpoint.example\n"}},
-		{name: "one, preflight", options: some, request: "OPTIONS /a\nOrigin: https://shop.example\nAccess-Control-Request-Method: PUT", status: 204,
-			want: []string{allow + "https://shop.example\n", "Access-Control-Allow-Credentials: true\n", "Access-Control-Allow-Methods: GET, PUT\n", "Access-Control-Allow-Headers: X-A\n", "Access-Control-Max-Age: 60\n", "Vary: Origin\n"}},
-		{name: "one, PUT", options: some, request: "PUT /a\nContent-Length: 0\nOrigin: https://shop.example", status: 200, want: []string{allow + "https://shop.example\n", "Access-Control-Expose-Headers: X-B\n", "Vary: Origin\n", "the endpoint: PUT"}, not: []string{"https://endpoint.example"}},
-		{name: "a label", options: some, request: "GET /\nOrigin: https://a.shop.example:8443", status: 200, want: []string{allow + "https://a.shop.example:8443\n"}},
-		{name: "case", options: some, request: "GET /\nOrigin: HTTPS://Shop.Example", status: 200, want: []string{allow + "HTTPS://Shop.Example\n"}},
-		{name: "another port", options: some, request: "GET /\nOrigin: https://a.shop.example", status: 200, not: []string{"shop.example\n"}},
-		{name: "two labels", options: some, request: "GET /\nOrigin: http://a.b.dev.example", status: 200, not: []string{"dev.example"}},
-		{name: "no label", options: some, request: "GET /\nOrigin: http://.dev.example", status: 200, not: []string{"dev.example"}},
-		{name: "a name that ends so", options: some, request: "GET /\nOrigin: http://evil.example/.dev.example", status: 200, not: []string{"evil.example"}},
-		{name: "another scheme", options: some, request: "GET /\nOrigin: https://a.dev.example", status: 200, not: []string{"dev.example"}},
+		{name: "any, preflight", options: any,
+			request: "OPTIONS /a\nOrigin: https://x.example\nAccess-Control-Request-Method: PUT", status: 204,
+			want: []string{allow + "*\n", "Access-Control-Allow-Methods: GET, PUT, POST, DELETE, PATCH, OPTIONS\n",
+				"Access-Control-Allow-Headers: DNT,Keep-Alive,", "Access-Control-Max-Age: 1728000\n"},
+			not: []string{"Content-Length", "Content-Type: ", "endpoint", "Credentials", "Vary"}},
+		{name: "any, GET", options: any, request: "GET /a\nOrigin: https://x.example", status: 200,
+			want: []string{allow + "*\n", "Vary: Accept\n", "the endpoint: GET"},
+			not:  []string{"https://endpoint.example"}},
+		{name: "any, no origin", options: any, request: "GET /a", status: 200,
+			want: []string{allow + "https://endpoint.example\n"}},
+		{name: "one, preflight", options: some,
+			request: "OPTIONS /a\nOrigin: https://shop.example\nAccess-Control-Request-Method: PUT", status: 204,
+			want: []string{allow + "https://shop.example\n", "Access-Control-Allow-Credentials: true\n",
+				"Access-Control-Allow-Methods: GET, PUT\n", "Access-Control-Allow-Headers: X-A\n",
+				"Access-Control-Max-Age: 60\n", "Vary: Origin\n"}},
+		{name: "one, PUT", options: some, request: "PUT /a\nContent-Length: 0\nOrigin: https://shop.example",
+			status: 200, want: []string{allow + "https://shop.example\n", "Access-Control-Expose-Headers: X-B\n",
+				"Vary: Origin\n", "the endpoint: PUT"}, not: []string{"https://endpoint.example"}},
+		{name: "a label", options: some, request: "GET /\nOrigin: https://a.shop.example:8443", status: 200,
+			want: []string{allow + "https://a.shop.example:8443\n"}},
+		{name: "case", options: some, request: "GET /\nOrigin: HTTPS://Shop.Example", status: 200,
+			want: []string{allow + "HTTPS://Shop.Example\n"}},
+		{name: "another port", options: some, request: "GET /\nOrigin: https://a.shop.example", status: 200,
+			not: []string{"shop.example\n"}},
+		{name: "two labels", options: some, request: "GET /\nOrigin: http://a.b.dev.example", status: 200,
+			not: []string{"dev.example"}},
+		{name: "no label", options: some, request: "GET /\nOrigin: http://.dev.example", status: 200,
+			not: []string{"dev.example"}},
+		{name: "a name that ends so", options: some, request: "GET /\nOrigin: http://evil.example/.dev.example",
+			status: 200, not: []string{"evil.example"}},
+		{name: "another scheme", options: some, request: "GET /\nOrigin: https://a.dev.example", status: 200,
+			not: []string{"dev.example"}},
 		{name: "null", options: some, request: "GET /\nOrigin: null", status: 200, not: []string{allow + "null"}},
-		{name: "one that is not allowed asks the endpoint", options: some, request: "OPTIONS /\nOrigin: https://evil.example\nAccess-Control-Request-Method: PUT", status: 200, want: []string{"the endpoint: OPTIONS", "Vary: Origin\n", allow + "https://endpoint.example\n"}},
-		{name: "a refusal can be read by the page", options: table.Options{CORS: &table.CORS{}, Auth: &table.Auth{Realm: "x"}}, request: "GET /\nOrigin: https://x.example", status: 401, want: []string{allow + "*\n"}},
-		{name: "the question beforehand needs no password", options: table.Options{CORS: &table.CORS{}, Auth: &table.Auth{Realm: "x"}}, request: "OPTIONS /\nOrigin: https://x.example\nAccess-Control-Request-Method: PUT", status: 204},
+		{name: "one that is not allowed asks the endpoint", options: some,
+			request: "OPTIONS /\nOrigin: https://evil.example\nAccess-Control-Request-Method: PUT", status: 200,
+			want: []string{"the endpoint: OPTIONS", "Vary: Origin\n", allow + "https://endpoint.example\n"}},
+		{name: "a refusal can be read by the page", options: table.Options{CORS: &table.CORS{},
+			Auth: &table.Auth{Realm: "x"}}, request: "GET /\nOrigin: https://x.example", status: 401,
+			want: []string{allow + "*\n"}},
+		{name: "the question beforehand needs no password", options: table.Options{CORS: &table.CORS{},
+			Auth: &table.Auth{Realm: "x"}},
+			request: "OPTIONS /\nOrigin: https://x.example\nAccess-Control-Request-Method: PUT", status: 204},
 	} {
 		r.check(t, c)
 	}
@@ -169,7 +210,8 @@ func TestCORS(t *testing.T) {
 			t.Fatal(resp.Status)
 		}
 		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		if resp, body := c.response("GET"); resp.StatusCode != 200 || body != "the endpoint: GET" || resp.Header.Get("Access-Control-Allow-Origin") != "https://endpoint.example" {
+		if resp, body := c.response("GET"); resp.StatusCode != 200 || body != "the endpoint: GET" ||
+			resp.Header.Get("Access-Control-Allow-Origin") != "https://endpoint.example" {
 			t.Fatal(resp.Status, body, resp.Header)
 		}
 	}
@@ -178,7 +220,8 @@ func TestCORS(t *testing.T) {
 func TestLimitRPS(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.p.Trusted = prefixes("127.0.0.0/8") }, handler(t, shows()))
 	limit := func(source string) table.Path {
-		return table.Path{Kind: table.Prefix, Path: "/" + source, Backend: "b", Options: &table.Options{RPS: 0.01, Burst: 4}, Source: "Ingress shop/" + source + " spec.rules[0]"}
+		return table.Path{Kind: table.Prefix, Path: "/" + source, Backend: "b", Options: &table.Options{RPS: 0.01,
+			Burst: 4}, Source: "Ingress shop/" + source + " spec.rules[0]"}
 	}
 	a2 := limit("a")
 	a2.Path, a2.Source = "/other", "Ingress shop/a spec.rules[1]"
@@ -234,7 +277,8 @@ func TestLimits(t *testing.T) {
 	for _, c := range []struct {
 		at   time.Duration
 		want int
-	}{{0, 6}, {50 * time.Millisecond, 0}, {100 * time.Millisecond, 1}, {450 * time.Millisecond, 3}, {10 * time.Second, 6}, {9 * time.Second, 0}} {
+	}{{0, 6}, {50 * time.Millisecond, 0}, {100 * time.Millisecond, 1}, {450 * time.Millisecond, 3},
+		{10 * time.Second, 6}, {9 * time.Second, 0}} {
 		if n := passed(c.at); n != c.want {
 			t.Errorf("at %s: %d, want %d", c.at, n, c.want)
 		}
@@ -259,7 +303,8 @@ func TestLimits(t *testing.T) {
 	for l.take("x", busy, 0.001, 3, at) {
 	}
 	for i := range 200_000 {
-		l.take("x", netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1e6, 0, at.Add(time.Duration(i)*10*time.Microsecond))
+		l.take("x", netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1e6, 0,
+			at.Add(time.Duration(i)*10*time.Microsecond))
 	}
 	if l.take("x", busy, 0.001, 3, at.Add(time.Second)) {
 		t.Error("a flood of others gave a client a new burst")

@@ -47,7 +47,8 @@ func TestHeadsOfResponses(t *testing.T) {
 		{"above a smaller limit of fields", h1.HeadLimits{Fields: 32}, 40, 10, 502},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			r := newRig(t, func(r *rig) { r.settings.Failures = 1 }, answer(t, "HTTP/1.1 200 OK\r\n"+manyFields(x.fields, x.size)+"Content-Length: 2\r\n\r\nok"))
+			r := newRig(t, func(r *rig) { r.settings.Failures = 1 },
+				answer(t, "HTTP/1.1 200 OK\r\n"+manyFields(x.fields, x.size)+"Content-Length: 2\r\n\r\nok"))
 			r.p.Upstreams.SetHead(x.limit)
 			c := r.dial()
 			for i := range 3 {
@@ -82,7 +83,8 @@ func TestHeadsOfResponses(t *testing.T) {
 
 // Heads in parts, of HTTP/1.0, before and within other responses.
 func TestLargeHeadsInParts(t *testing.T) {
-	head := "HTTP/1.1 103 Early Hints\r\n" + manyFields(300, 20) + "\r\nHTTP/1.1 200 OK\r\n" + manyFields(900, 20) + "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n" + manyFields(140, 8) + "\r\n"
+	head := "HTTP/1.1 103 Early Hints\r\n" + manyFields(300, 20) + "\r\nHTTP/1.1 200 OK\r\n" + manyFields(900, 20) +
+		"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n" + manyFields(140, 8) + "\r\n"
 	r := newRig(t, nil, raw(t, func(c net.Conn, br *bufio.Reader) {
 		for {
 			if _, err := readHead(br); err != nil {
@@ -116,7 +118,8 @@ func TestLargeHeadsInParts(t *testing.T) {
 
 // Trailers above the limit break the response off, as nothing else can say it then, and the endpoint serves on.
 func TestTrailersAboveTheLimit(t *testing.T) {
-	r := newRig(t, func(r *rig) { r.settings.Failures = 1 }, answer(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"+manyFields(2000, 3)+"\r\n"))
+	r := newRig(t, func(r *rig) { r.settings.Failures = 1 },
+		answer(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"+manyFields(2000, 3)+"\r\n"))
 	for range 2 {
 		c := r.dial()
 		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -204,7 +207,9 @@ func TestTheFieldServer(t *testing.T) {
 			}
 			switch {
 			case q.Header.Get("Upgrade") != "":
-				_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nServer: own\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+				_,
+					_ = io.WriteString(c,
+					"HTTP/1.1 101 Switching Protocols\r\nServer: own\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
 				return
 			case q.URL.Path == "/none":
 				_, _ = io.WriteString(c, okay)
@@ -214,7 +219,8 @@ func TestTheFieldServer(t *testing.T) {
 		}
 	})
 	r := newRig(t, nil, end)
-	r.route(table.Path{Kind: table.Prefix, Path: "/", Backend: "b"}, table.Path{Kind: table.Prefix, Path: "/away", Backend: "b", Options: &table.Options{Redirect: "http://x/"}},
+	r.route(table.Path{Kind: table.Prefix, Path: "/", Backend: "b"}, table.Path{Kind: table.Prefix, Path: "/away",
+		Backend: "b", Options: &table.Options{Redirect: "http://x/"}},
 		table.Path{Kind: table.Prefix, Path: "/nobody", Backend: "missing"})
 	for _, x := range []struct {
 		server string

@@ -30,11 +30,17 @@ func TestOptionsOverHTTP2(t *testing.T) {
 		test func(*testing.T)
 		tls  bool
 	}{
-		{"rewrite", TestRewriteTarget, true}, {"redirects", TestRedirects, false}, {"size", TestBodySize, true}, {"times", TestTimeouts, true},
-		{"sources", TestSources, true}, {"passwords", TestBasicAuth, true}, {"CORS", TestCORS, true}, {"rate", TestLimitRPS, true},
-		{"canary", TestCanary, true}, {"canary and affinity", TestCanaryAndAffinity, true}, {"affinity", TestAffinity, false},
-		{"affinity to who drains", TestAffinityToOneThatDrainsOrFails, true}, {"cookies", TestAffinityCookieAttributes, false},
-		{"question", TestAuthURL, false}, {"question to a Service", TestAuthURLOfAService, false}, {"question of the host", TestAuthURLOfTheHost, false}, {"words of a server", TestNobodyElseSaysWhatAServerSays, true},
+		{"rewrite", TestRewriteTarget, true}, {"redirects", TestRedirects, false}, {"size", TestBodySize, true},
+		{"times", TestTimeouts, true},
+		{"sources", TestSources, true}, {"passwords", TestBasicAuth, true}, {"CORS", TestCORS, true},
+		{"rate", TestLimitRPS, true},
+		{"canary", TestCanary, true}, {"canary and affinity", TestCanaryAndAffinity, true},
+		{"affinity", TestAffinity, false},
+		{"affinity to who drains", TestAffinityToOneThatDrainsOrFails, true},
+		{"cookies", TestAffinityCookieAttributes, false},
+		{"question", TestAuthURL, false}, {"question to a Service", TestAuthURLOfAService, false},
+		{"question of the host", TestAuthURLOfTheHost, false},
+		{"words of a server", TestNobodyElseSaysWhatAServerSays, true},
 		{"order", TestOrderOfOptions, false}, {"HTTPS endpoints", TestBackendProtocolHTTPS, false},
 	} {
 		t.Run("plain "+c.name, c.test)
@@ -54,7 +60,8 @@ func (r *rig) serve2() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	s := server.New(server.Options{Certificates: certs, Handle: r.p.Handle, HTTP1: r.limits, Refused: func(server.Refusal) {}, Log: slog.New(slog.DiscardHandler)})
+	s := server.New(server.Options{Certificates: certs, Handle: r.p.Handle, HTTP1: r.limits,
+		Refused: func(server.Refusal) {}, Log: slog.New(slog.DiscardHandler)})
 	s.SetLimits(server.Limits{Connections: 1 << 20})
 	r.t.Cleanup(func() { s.Keep(nil) })
 	for _, encrypted := range []bool{false, true} {
@@ -145,7 +152,8 @@ func (r *rig) ask2(request string) (*http.Response, string) {
 	for first, left := true, block.Bytes(); first || len(left) > 0; first = false {
 		n := min(len(left), 16<<10)
 		if first {
-			err = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: left[:n], EndStream: body == "", EndHeaders: n == len(left)})
+			err = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: left[:n], EndStream: body == "",
+				EndHeaders: n == len(left)})
 		} else {
 			err = fr.WriteContinuation(1, n == len(left), left[:n])
 		}
@@ -187,7 +195,8 @@ func (r *rig) ask2(request string) (*http.Response, string) {
 		case *http2.GoAwayFrame:
 			r.t.Fatalf("%q: GOAWAY %s", request, f.ErrCode)
 		}
-		if h := f.Header(); h.StreamID == 1 && h.Flags.Has(http2.FlagDataEndStream) && (h.Type == http2.FrameData || h.Type == http2.FrameHeaders) {
+		if h := f.Header(); h.StreamID == 1 && h.Flags.Has(http2.FlagDataEndStream) && (h.Type == http2.FrameData ||
+			h.Type == http2.FrameHeaders) {
 			return resp, got.String()
 		}
 	}

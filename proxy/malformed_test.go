@@ -101,7 +101,8 @@ func TestMalformedRequestsAreRefused(t *testing.T) {
 // mutate makes a request that is no longer one, mostly.
 func mutate(r *rand.Rand, s string) string {
 	b := []byte(s)
-	odd := []string{"\r", "\n", "\x00", " ", "\t", ":", "\r\n", "\r\n\r\n", "\xff", "0", "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", "\r\n ", "HTTP/1.1"}
+	odd := []string{"\r", "\n", "\x00", " ", "\t", ":", "\r\n", "\r\n\r\n", "\xff", "0", "Content-Length: 3\r\n",
+		"Transfer-Encoding: chunked\r\n", "\r\n ", "HTTP/1.1"}
 	for range 1 + r.IntN(4) {
 		if len(b) == 0 {
 			break
@@ -127,7 +128,8 @@ func mutate(r *rand.Rand, s string) string {
 func TestTenThousandMalformedRequests(t *testing.T) {
 	const total, workers = 12000, 16
 	var w witness
-	r := newRig(t, func(r *rig) { r.limits.HeadTime, r.limits.Body = 300*time.Millisecond, 300*time.Millisecond }, handler(t, w.ServeHTTP))
+	r := newRig(t, func(r *rig) { r.limits.HeadTime, r.limits.Body = 300*time.Millisecond, 300*time.Millisecond },
+		handler(t, w.ServeHTTP))
 	cases := badCases(t)
 	var refused, passed, silent atomic.Int64
 	var wg sync.WaitGroup
@@ -146,7 +148,8 @@ func TestTenThousandMalformedRequests(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("%d requests: %d refused, %d answered by the endpoint, %d without an answer", total, refused.Load(), passed.Load(), silent.Load())
+	t.Logf("%d requests: %d refused, %d answered by the endpoint, %d without an answer", total, refused.Load(),
+		passed.Load(), silent.Load())
 	if refused.Load() < 10000/2 {
 		t.Errorf("only %d were refused", refused.Load())
 	}

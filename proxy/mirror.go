@@ -45,7 +45,8 @@ func (x *exchange) mirror(m *table.Mirror, ready *table.Ready) (answered bool) {
 	if !m.Body {
 		n = 0
 	}
-	if o := x.match.Path.Options; n < 0 || n > maxMirrorBody || n > 0 && len(x.r.Upgrade) > 0 || o.MaxBody > 0 && n > o.MaxBody {
+	if o := x.match.Path.Options; n < 0 || n > maxMirrorBody || n > 0 && len(x.r.Upgrade) > 0 || o.MaxBody > 0 &&
+		n > o.MaxBody {
 		return false
 	}
 	if !x.p.mirrors.enter() { // before a body takes memory
@@ -82,7 +83,8 @@ func (x *exchange) mirror(m *table.Mirror, ready *table.Ready) (answered bool) {
 var errNoCopy = errors.New("no copy can be made")
 
 // copied makes the copy of a request, and says by what it is sent.
-func (x *exchange) copied(ctx context.Context, m *table.Mirror, ready *table.Ready, body []byte) (*http.Request, *http.Transport, error) {
+func (x *exchange) copied(ctx context.Context, m *table.Mirror, ready *table.Ready, body []byte) (*http.Request,
+	*http.Transport, error) {
 	u, err := url.Parse(string(x.expand(nil, ready.Extras.Mirror, forPath)))
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
 		return nil, nil, errors.Join(errNoCopy, err)

@@ -19,7 +19,8 @@ func TestMirror(t *testing.T) {
 	hold := make(chan struct{})
 	mirror := handler(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		copies <- fmt.Sprintf("%s %s %s %s %q %d", r.Method, r.Host, r.RequestURI, r.Header.Get("X-Tag"), r.Header.Values("X-Real-Ip"), len(body))
+		copies <- fmt.Sprintf("%s %s %s %s %q %d", r.Method, r.Host, r.RequestURI, r.Header.Get("X-Tag"),
+			r.Header.Values("X-Real-Ip"), len(body))
 		if r.URL.Path == "/hold" {
 			<-hold
 		}
@@ -53,7 +54,8 @@ func TestMirror(t *testing.T) {
 		r.route(path(o))
 		c := r.dial()
 		defer c.Close()
-		c.send("POST /x?y HTTP/1.1\r\nHost: a\r\nX-Tag: t\r\nX-Real-IP: 6.6.6.6\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("b", size))
+		c.send("POST /x?y HTTP/1.1\r\nHost: a\r\nX-Tag: t\r\nX-Real-IP: 6.6.6.6\r\nContent-Length: %d\r\n\r\n%s", size,
+			strings.Repeat("b", size))
 		resp, body := c.response("POST")
 		if resp.StatusCode != 200 || !strings.HasSuffix(body, "|"+strings.Repeat("b", size)) {
 			t.Errorf("the endpoint got %s %d bytes", resp.Status, len(body))
@@ -86,19 +88,25 @@ func TestMirror(t *testing.T) {
 	guarded.Sources = prefixes("192.0.2.0/24")
 	r.check(t, asks{name: "kept out", options: guarded, request: "GET /", status: 403})
 	none("what is kept out")
-	r.check(t, asks{name: "where nothing may be asked", options: o(table.Mirror{URL: "http://[::1]:9/"}), request: "GET /", status: 200})
-	r.check(t, asks{name: "no backend", options: o(table.Mirror{URL: "http://m/", Backend: "none"}), request: "GET /", status: 200})
+	r.check(t, asks{name: "where nothing may be asked", options: o(table.Mirror{URL: "http://[::1]:9/"}),
+		request: "GET /", status: 200})
+	r.check(t, asks{name: "no backend", options: o(table.Mirror{URL: "http://m/", Backend: "none"}),
+		request: "GET /", status: 200})
 	none("to nowhere")
 	r.backends(map[string][]netip.AddrPort{"b": {end}, "m": {mirror}})
-	r.check(t, asks{name: "a Service", options: o(table.Mirror{URL: "http://m.shop.svc/z", Backend: "m"}), request: "GET /", status: 200})
+	r.check(t, asks{name: "a Service", options: o(table.Mirror{URL: "http://m.shop.svc/z", Backend: "m"}),
+		request: "GET /", status: 200})
 	if got := next(); !strings.HasPrefix(got, "GET m.shop.svc /z ") {
 		t.Error(got)
 	}
-	r.check(t, asks{name: "a copy is not copied", options: o(table.Mirror{}), request: "GET /\nX-Sent-From: wayleave-ingress", status: 200})
+	r.check(t, asks{name: "a copy is not copied", options: o(table.Mirror{}),
+		request: "GET /\nX-Sent-From: wayleave-ingress", status: 200})
 	none("a copy")
 	// What only a server may say to some backend is not said by a copy.
 	said := path(o(table.Mirror{}))
-	trusts := table.Path{Kind: table.Prefix, Path: "/trusts", Backend: "t", Options: &table.Options{AuthURL: &table.AuthURL{URL: "http://a/", Headers: []string{"X-Tag"}}}, Source: "Ingress other/x spec.rules[0].http.paths[0]"}
+	trusts := table.Path{Kind: table.Prefix, Path: "/trusts", Backend: "t",
+		Options: &table.Options{AuthURL: &table.AuthURL{URL: "http://a/", Headers: []string{"X-Tag"}}},
+		Source:  "Ingress other/x spec.rules[0].http.paths[0]"}
 	r.route(said, trusts)
 	if resp, _ := r.ask("GET /q\nX-Tag: root\nX_Tag: root"); resp.StatusCode != 200 {
 		t.Error(resp.Status)

@@ -128,7 +128,8 @@ func (x *oddity) judge(t *testing.T, resp *http.Response, body []byte, err error
 			t.Error("no reason is given")
 		}
 	case own || err != nil || resp.Request.Method == "HEAD" || resp.StatusCode == 204:
-	case strings.HasSuffix(x.response, "ok") && string(body) != "ok", strings.HasSuffix(x.response, "raw") && string(body) != "raw":
+	case strings.HasSuffix(x.response, "ok") && string(body) != "ok", strings.HasSuffix(x.response, "raw") &&
+		string(body) != "raw":
 		t.Errorf("body %q", body)
 	}
 	_, head, _ := strings.Cut(x.response, "\r\n")
@@ -137,8 +138,10 @@ func (x *oddity) judge(t *testing.T, resp *http.Response, body []byte, err error
 		if line == "" {
 			break
 		}
-		if ok && !own && (strings.HasPrefix(name, "X") || name == "Location" || name == "Set-Cookie" || name == "Content-Disposition") {
-			if !strings.Contains(strings.Join(resp.Header.Values(name), "\n"), strings.TrimSpace(string(withoutControls([]byte(value))))) {
+		if ok && !own && (strings.HasPrefix(name, "X") || name == "Location" || name == "Set-Cookie" ||
+			name == "Content-Disposition") {
+			if !strings.Contains(strings.Join(resp.Header.Values(name), "\n"),
+				strings.TrimSpace(string(withoutControls([]byte(value))))) {
 				t.Errorf("field %q is %q", name, resp.Header.Values(name))
 			}
 		}
@@ -152,7 +155,8 @@ func TestTRACEIsRefused(t *testing.T) {
 	r.route(path(table.Options{}))
 	c := r.dial()
 	c.send("TRACE / HTTP/1.1\r\nHost: a\r\nCookie: a=b\r\n\r\n")
-	if resp, body := c.response("TRACE"); resp.StatusCode != 405 || resp.Header.Get("Allow") == "" || strings.Contains(body, "a=b") || len(s.seen) > 0 {
+	if resp, body := c.response("TRACE"); resp.StatusCode != 405 || resp.Header.Get("Allow") == "" ||
+		strings.Contains(body, "a=b") || len(s.seen) > 0 {
 		t.Errorf("%s %q %v", resp.Status, body, s.seen)
 	}
 }

@@ -15,7 +15,8 @@ import (
 
 // Credentials are read as Go's net/http reads them, or not at all.
 func FuzzCredentials(f *testing.F) {
-	for _, s := range []string{"Basic YTpi", "basic  YTpi ", "Basic", "Basic YTpi=", "Bearer YTpi", "Basic OnA=", "Basic YTpiOmM="} {
+	for _, s := range []string{"Basic YTpi", "basic  YTpi ", "Basic", "Basic YTpi=", "Bearer YTpi", "Basic OnA=",
+		"Basic YTpiOmM="} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -45,7 +46,8 @@ func FuzzCookie(f *testing.F) {
 			t.Fatal("longer than the field")
 		}
 		r := &http.Request{Header: http.Header{"Cookie": {string(b)}}}
-		if want, err := r.Cookie(name); err == nil && name != "" && want.Value != "" && string(got) != want.Value && strings.Count(string(b), name) == 1 {
+		if want, err := r.Cookie(name); err == nil && name != "" && want.Value != "" && string(got) != want.Value &&
+			strings.Count(string(b), name) == 1 {
 			t.Fatalf("%q %q: %q; net/http: %q", b, name, got, want.Value)
 		}
 	})
@@ -54,7 +56,8 @@ func FuzzCookie(f *testing.F) {
 // Whatever a client writes to X-Forwarded-For, a peer that is not trusted is itself, and a
 // trusted one's client is one that the last trusted one named.
 func FuzzForwardedFor(f *testing.F) {
-	for _, s := range []string{"1.2.3.4", "1.2.3.4, 10.0.0.1", "[::1]:80", "::ffff:1.2.3.4", "fe80::1%eth0", ",", "x", "[", "]", "[]", "1.2.3.4:99999"} {
+	for _, s := range []string{"1.2.3.4", "1.2.3.4, 10.0.0.1", "[::1]:80", "::ffff:1.2.3.4", "fe80::1%eth0", ",", "x",
+		"[", "]", "[]", "1.2.3.4:99999"} {
 		f.Add([]byte(s), true)
 	}
 	trusted := netip.MustParsePrefix("10.0.0.0/8")
@@ -63,7 +66,8 @@ func FuzzForwardedFor(f *testing.F) {
 		if believed {
 			peer = netip.MustParseAddr("10.0.0.9")
 		}
-		x := &exchange{p: &Proxy{Trusted: []netip.Prefix{trusted}}, r: &message.Request{Client: netip.AddrPortFrom(peer, 1), Fields: message.Fields{{Name: nameFor, Value: b}}}}
+		x := &exchange{p: &Proxy{Trusted: []netip.Prefix{trusted}},
+			r: &message.Request{Client: netip.AddrPortFrom(peer, 1), Fields: message.Fields{{Name: nameFor, Value: b}}}}
 		who := x.who()
 		switch {
 		case !who.IsValid() || who.Zone() != "" || who.Is4In6():
@@ -73,7 +77,8 @@ func FuzzForwardedFor(f *testing.F) {
 		}
 		// What is put in front changes nothing where the last is not trusted.
 		if believed && !trusted.Contains(who) {
-			y := &exchange{p: x.p, r: &message.Request{Client: x.r.Client, Fields: message.Fields{{Name: nameFor, Value: append([]byte("6.6.6.6, "), b...)}}}}
+			y := &exchange{p: x.p, r: &message.Request{Client: x.r.Client,
+				Fields: message.Fields{{Name: nameFor, Value: append([]byte("6.6.6.6, "), b...)}}}}
 			if y.who() != who {
 				t.Fatalf("%q: %v with something in front, %v without", b, y.who(), who)
 			}
@@ -87,7 +92,8 @@ func FuzzExpand(f *testing.F) {
 	f.Add("/$1?x=$2", []byte("/a/b%0d%0ac"), []byte("v"))
 	f.Add("https://$host/$http_x?rd=$escaped_request_uri", []byte("/?a=b#"), []byte("\xff <>"))
 	f.Add("${uri}$arg_a$cookie_b$args$remote_addr$scheme$request_method$http_host", []byte("/?a=%"), []byte("b=\x80"))
-	f.Add("${server_name}$binary_remote_addr$is_args$request$request_id$remote_user$namespace$content_length", []byte("/a?b\n"), []byte("x\r\n"))
+	f.Add("${server_name}$binary_remote_addr$is_args$request$request_id$remote_user$namespace$content_length",
+		[]byte("/a?b\n"), []byte("x\r\n"))
 	f.Fuzz(func(t *testing.T, text string, target, value []byte) {
 		for i := range len(text) {
 			if text[i] <= ' ' || text[i] >= 0x7f {
@@ -99,7 +105,9 @@ func FuzzExpand(f *testing.F) {
 			return
 		}
 		path, _ := table.Clean(bytes.SplitN(target, []byte("?"), 2)[0], nil)
-		x := &exchange{p: &Proxy{}, r: &message.Request{Method: []byte("GET"), Target: target, Host: value, Client: netip.MustParseAddrPort("192.0.2.1:1"), Fields: message.Fields{{Name: []byte("X"), Value: value}, {Name: []byte("Cookie"), Value: value}}}}
+		x := &exchange{p: &Proxy{}, r: &message.Request{Method: []byte("GET"), Target: target, Host: value,
+			Client: netip.MustParseAddrPort("192.0.2.1:1"), Fields: message.Fields{{Name: []byte("X"), Value: value},
+				{Name: []byte("Cookie"), Value: value}}}}
 		x.opt.target, x.opt.path = target, path
 		x.match.Path, x.match.Groups = &table.Path{}, [][]byte{path, path, value}
 		got := x.expand(nil, tmpl, forPath)
@@ -118,16 +126,19 @@ func FuzzExpand(f *testing.F) {
 
 // An origin is allowed only when it is one label in place of the star.
 func FuzzOrigins(f *testing.F) {
-	for _, s := range []string{"https://a.shop.example", "https://.shop.example", "https://shop.example", "https://a.b.shop.example", "HTTPS://A.SHOP.EXAMPLE", "https://x/.shop.example"} {
+	for _, s := range []string{"https://a.shop.example", "https://.shop.example", "https://shop.example",
+		"https://a.b.shop.example", "HTTPS://A.SHOP.EXAMPLE", "https://x/.shop.example"} {
 		f.Add([]byte(s))
 	}
-	o := table.Prepare(&table.Path{Options: &table.Options{CORS: &table.CORS{Origins: []string{"https://*.shop.example"}}}}).Origins
+	o := table.Prepare(&table.Path{
+		Options: &table.Options{CORS: &table.CORS{Origins: []string{"https://*.shop.example"}}}}).Origins
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if !o.Allows(b) {
 			return
 		}
 		u, err := url.Parse(strings.ToLower(string(b)))
-		if err != nil || u.Scheme != "https" || u.Path != "" || strings.Count(u.Host, ".") != 2 || !strings.HasSuffix(u.Host, ".shop.example") {
+		if err != nil || u.Scheme != "https" || u.Path != "" || strings.Count(u.Host, ".") != 2 ||
+			!strings.HasSuffix(u.Host, ".shop.example") {
 			t.Fatalf("%q is allowed", b)
 		}
 	})

@@ -27,7 +27,8 @@ func shows(fields ...string) http.HandlerFunc {
 
 // path is one of every host, with options.
 func path(o table.Options) table.Path {
-	return table.Path{Kind: table.Prefix, Path: "/", Backend: "b", Options: &o, Source: "Ingress shop/main spec.rules[0].http.paths[0]"}
+	return table.Path{Kind: table.Prefix, Path: "/", Backend: "b", Options: &o,
+		Source: "Ingress shop/main spec.rules[0].http.paths[0]"}
 }
 
 // hosts makes these the routes.
@@ -126,32 +127,51 @@ func (r *rig) check(t *testing.T, c asks) {
 
 func TestRewriteTarget(t *testing.T) {
 	targets := make(chan string, 100)
-	r := newRig(t, func(r *rig) { r.p.Observe = func(rec *Record) { targets <- string(rec.Request.Target) } }, handler(t, shows("X")))
+	r := newRig(t, func(r *rig) { r.p.Observe = func(rec *Record) { targets <- string(rec.Request.Target) } },
+		handler(t, shows("X")))
 	something := func(target string) table.Options {
 		return table.Options{PathPattern: `/something(/|$)(.*)`, RewriteTarget: target}
 	}
 	for _, c := range []asks{
-		{name: "the documentation's example", options: something("/$2"), request: "GET /something/new", status: 200, want: []string{"GET shop.example /new"}},
-		{name: "a group that is empty", options: something("/$2"), request: "GET /something", status: 200, want: []string{"example / "}},
-		{name: "a trailing slash", options: something("/$2"), request: "GET /something/", status: 200, want: []string{"example / "}},
-		{name: "the query is kept", options: something("/$2"), request: "GET /something/a?b=c%20d&e", status: 200, want: []string{"/a?b=c%20d&e "}},
-		{name: "behind one of its own", options: something("/$2?from=$1"), request: "GET /something/a?b=c", status: 200, want: []string{"/a?from=%2F&b=c "}},
-		{name: "or dropped", options: something("/$2?"), request: "GET /something/a?b=c", status: 200, want: []string{"example /a "}},
-		{name: "no pattern", options: table.Options{RewriteTarget: "/all"}, request: "GET /x/y?z", status: 200, want: []string{"/all?z "}},
+		{name: "the documentation's example", options: something("/$2"), request: "GET /something/new", status: 200,
+			want: []string{"GET shop.example /new"}},
+		{name: "a group that is empty", options: something("/$2"), request: "GET /something", status: 200,
+			want: []string{"example / "}},
+		{name: "a trailing slash", options: something("/$2"), request: "GET /something/", status: 200,
+			want: []string{"example / "}},
+		{name: "the query is kept", options: something("/$2"), request: "GET /something/a?b=c%20d&e", status: 200,
+			want: []string{"/a?b=c%20d&e "}},
+		{name: "behind one of its own", options: something("/$2?from=$1"), request: "GET /something/a?b=c", status: 200,
+			want: []string{"/a?from=%2F&b=c "}},
+		{name: "or dropped", options: something("/$2?"), request: "GET /something/a?b=c", status: 200,
+			want: []string{"example /a "}},
+		{name: "no pattern", options: table.Options{RewriteTarget: "/all"}, request: "GET /x/y?z", status: 200,
+			want: []string{"/all?z "}},
 		{name: "case", options: something("/$2"), request: "GET /SomeThing/New", status: 200, want: []string{"/New "}},
-		{name: "what was escaped is escaped again", options: something("/$2"), request: "GET /something/a%20b%23c%3fd%25", status: 200, want: []string{"/a%20b%23c%3Fd%25 "}},
-		{name: "a line's end stays an escape", options: something("/$2"), request: "GET /something/a%0d%0aX:%20y", status: 200, want: []string{"/a%0D%0AX:%20y ", "X=[]"}},
-		{name: "a line's end in a query", options: something("/?q=$2"), request: "GET /something/a%0d%0aX:%20y&z=1", status: 200, want: []string{"/?q=a%0D%0AX%3A%20y%26z%3D1 "}},
-		{name: "bytes above ASCII", options: something("/$2"), request: "GET /something/%c3%a4", status: 200, want: []string{"/%C3%A4 "}},
-		{name: "a group that is not there", options: something("/$7x"), request: "GET /something/a", status: 200, want: []string{"/x "}},
-		{name: "a target without slash", options: something("$2"), request: "GET /something/a", status: 200, want: []string{"example /a "}},
+		{name: "what was escaped is escaped again", options: something("/$2"),
+			request: "GET /something/a%20b%23c%3fd%25", status: 200, want: []string{"/a%20b%23c%3Fd%25 "}},
+		{name: "a line's end stays an escape", options: something("/$2"), request: "GET /something/a%0d%0aX:%20y",
+			status: 200, want: []string{"/a%0D%0AX:%20y ", "X=[]"}},
+		{name: "a line's end in a query", options: something("/?q=$2"), request: "GET /something/a%0d%0aX:%20y&z=1",
+			status: 200, want: []string{"/?q=a%0D%0AX%3A%20y%26z%3D1 "}},
+		{name: "bytes above ASCII", options: something("/$2"), request: "GET /something/%c3%a4", status: 200,
+			want: []string{"/%C3%A4 "}},
+		{name: "a group that is not there", options: something("/$7x"), request: "GET /something/a", status: 200,
+			want: []string{"/x "}},
+		{name: "a target without slash", options: something("$2"), request: "GET /something/a", status: 200,
+			want: []string{"example /a "}},
 		{name: "a path without the pattern", options: something("/$2"), request: "GET /else", status: 404},
 		{name: "the pattern is from the begin", options: something("/$2"), request: "GET /x/something/a", status: 404},
-		{name: "alternatives are all from the begin", options: table.Options{PathPattern: `/a|/b`, RewriteTarget: "/"}, request: "GET /x/b", status: 404},
-		{name: "a URL is a redirection, as in nginx", options: something("https://new.example/$2"), request: "GET /something/a%0d%0ab?c", status: 302, want: []string{"Location: https://new.example/a%0D%0Ab?c\n"}},
+		{name: "alternatives are all from the begin", options: table.Options{PathPattern: `/a|/b`, RewriteTarget: "/"},
+			request: "GET /x/b", status: 404},
+		{name: "a URL is a redirection, as in nginx", options: something("https://new.example/$2"),
+			request: "GET /something/a%0d%0ab?c", status: 302,
+			want: []string{"Location: https://new.example/a%0D%0Ab?c\n"}},
 		{name: "dots do not climb out", options: something("/$2"), request: "GET /something/../secret", status: 404},
-		{name: "a template that cannot be read closes the path", options: something("/$nothing"), request: "GET /something/a", status: 500},
-		{name: "a pattern above the bound", options: table.Options{PathPattern: "/|((a{40}){40})", RewriteTarget: "/"}, request: "GET /aaa", status: 500},
+		{name: "a template that cannot be read closes the path", options: something("/$nothing"),
+			request: "GET /something/a", status: 500},
+		{name: "a pattern above the bound", options: table.Options{PathPattern: "/|((a{40}){40})", RewriteTarget: "/"},
+			request: "GET /aaa", status: 500},
 	} {
 		r.check(t, c)
 	}
@@ -177,18 +197,30 @@ func TestRedirects(t *testing.T) {
 	trusting := newRig(t, trust, handler(t, shows()))
 	tls := table.Options{RedirectTLS: 308}
 	for _, c := range []asks{
-		{name: "to https", options: tls, request: "GET /a%20b?c=d", status: 308, want: []string{"Location: https://shop.example/a%20b?c=d\n"}},
-		{name: "the port of http is not that of https", options: tls, request: "POST /x\nHost: Shop.Example:8080\nContent-Length: 0", status: 308, want: []string{"Location: https://shop.example/x\n"}},
-		{name: "an IPv6 host", options: tls, request: "GET /\nHost: [2001:db8::1]:80", status: 308, want: []string{"Location: https://[2001:db8::1]/\n"}},
+		{name: "to https", options: tls, request: "GET /a%20b?c=d", status: 308,
+			want: []string{"Location: https://shop.example/a%20b?c=d\n"}},
+		{name: "the port of http is not that of https", options: tls,
+			request: "POST /x\nHost: Shop.Example:8080\nContent-Length: 0", status: 308,
+			want: []string{"Location: https://shop.example/x\n"}},
+		{name: "an IPv6 host", options: tls, request: "GET /\nHost: [2001:db8::1]:80", status: 308,
+			want: []string{"Location: https://[2001:db8::1]/\n"}},
 		{name: "a stranger's X-Forwarded-Proto", options: tls, request: "GET /\nX-Forwarded-Proto: https", status: 308},
-		{name: "HEAD", options: tls, request: "HEAD /a", status: 308, want: []string{"Location: https://shop.example/a\n"}},
-		{name: "OPTIONS *", options: tls, request: "OPTIONS *", status: 308, want: []string{"Location: https://shop.example\n"}},
-		{name: "permanent", options: table.Options{Redirect: "https://new.example/", RedirectCode: 301}, request: "GET /a?b", status: 301, want: []string{"Location: https://new.example/\n"}},
+		{name: "HEAD", options: tls, request: "HEAD /a", status: 308,
+			want: []string{"Location: https://shop.example/a\n"}},
+		{name: "OPTIONS *", options: tls, request: "OPTIONS *", status: 308,
+			want: []string{"Location: https://shop.example\n"}},
+		{name: "permanent", options: table.Options{Redirect: "https://new.example/", RedirectCode: 301},
+			request: "GET /a?b", status: 301, want: []string{"Location: https://new.example/\n"}},
 		{name: "temporal", options: table.Options{Redirect: "https://new.example/"}, request: "GET /a", status: 302},
-		{name: "a code", options: table.Options{Redirect: "https://new.example/", RedirectCode: 307}, request: "GET /a", status: 307},
-		{name: "with variables", options: table.Options{Redirect: "https://new.example$request_uri", RedirectCode: 308}, request: "GET /a%0d?b=c", status: 308, want: []string{"Location: https://new.example/a%0d?b=c\n"}},
-		{name: "a header's value cannot end the line", options: table.Options{Redirect: "https://new.example/$http_x_y"}, request: "GET /\nX-Y: a b\"<", status: 302, want: []string{"Location: https://new.example/a%20b%22%3C\n"}},
-		{name: "the URL before https", options: table.Options{Redirect: "https://new.example/", RedirectTLS: 308}, request: "GET /", status: 302},
+		{name: "a code", options: table.Options{Redirect: "https://new.example/", RedirectCode: 307},
+			request: "GET /a", status: 307},
+		{name: "with variables", options: table.Options{Redirect: "https://new.example$request_uri", RedirectCode: 308},
+			request: "GET /a%0d?b=c", status: 308, want: []string{"Location: https://new.example/a%0d?b=c\n"}},
+		{name: "a header's value cannot end the line",
+			options: table.Options{Redirect: "https://new.example/$http_x_y"}, request: "GET /\nX-Y: a b\"<",
+			status: 302, want: []string{"Location: https://new.example/a%20b%22%3C\n"}},
+		{name: "the URL before https", options: table.Options{Redirect: "https://new.example/", RedirectTLS: 308},
+			request: "GET /", status: 302},
 	} {
 		plain.check(t, c)
 	}
@@ -292,7 +324,8 @@ func TestBackendProtocolHTTPS(t *testing.T) {
 	s := httptest.NewTLSServer(shows("X-Forwarded-Proto"))
 	t.Cleanup(s.Close)
 	r := newRig(t, nil, netip.MustParseAddrPort(s.Listener.Addr().String()))
-	r.check(t, asks{name: "HTTPS", options: table.Options{Protocol: table.HTTPS}, request: "GET /a", status: 200, want: []string{`GET shop.example /a X-Forwarded-Proto=["http"]`}})
+	r.check(t, asks{name: "HTTPS", options: table.Options{Protocol: table.HTTPS}, request: "GET /a", status: 200,
+		want: []string{`GET shop.example /a X-Forwarded-Proto=["http"]`}})
 	r.check(t, asks{name: "HTTP to a server of HTTPS", options: table.Options{}, request: "GET /a", status: 400})
 }
 
@@ -306,18 +339,21 @@ func TestOptionsThatAllocateNothing(t *testing.T) {
 		name    string
 		options table.Options
 	}{
-		{"https, size, time-outs", table.Options{RedirectTLS: 308, MaxBody: 1 << 20, Connect: time.Second, Read: time.Minute, Send: time.Minute}},
+		{"https, size, time-outs", table.Options{RedirectTLS: 308, MaxBody: 1 << 20, Connect: time.Second,
+			Read: time.Minute, Send: time.Minute}},
 		{"round robin", table.Options{Balance: "round_robin"}},
 		{"affinity", table.Options{Affinity: &table.Affinity{Name: "route"}}},
 		{"sources", table.Options{Sources: prefixes("127.0.0.0/8")}},
 		{"rate", table.Options{RPS: 1e6, Burst: 1 << 20}},
 		{"hash", table.Options{HashBy: "$request_uri-$http_user_agent"}},
-		{"canary", table.Options{Canary: []table.Canary{{Backend: "b", Header: "X-Canary", Cookie: "canary", Weight: 10}}}},
+		{"canary", table.Options{Canary: []table.Canary{{Backend: "b", Header: "X-Canary", Cookie: "canary",
+			Weight: 10}}}},
 	} {
 		r.route(path(c.options))
 		k := r.dial()
 		buf := make([]byte, 4096)
-		request := []byte("GET /a/b?c=d HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: x\r\nCookie: a=b; route=" + token + "\r\n\r\n")
+		request := []byte("GET /a/b?c=d HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: x\r\nCookie: a=b; route=" +
+			token + "\r\n\r\n")
 		one := func() {
 			if _, err := k.Write(request); err != nil {
 				t.Fatal(err)

@@ -31,7 +31,8 @@ func TestOrderOfOptions(t *testing.T) {
 		{"rate", func(o *table.Options) { o.RPS = 1e-6 }, 503},
 		{"sources", func(o *table.Options) { o.Sources = prefixes("192.0.2.0/24") }, 403},
 		{"password", func(o *table.Options) { o.Auth = &table.Auth{Realm: "x"} }, 401},
-		{"question", func(o *table.Options) { o.AuthURL = &table.AuthURL{URL: "http://" + server.String() + "/"} }, 403},
+		{"question", func(o *table.Options) { o.AuthURL = &table.AuthURL{URL: "http://" + server.String() + "/"} },
+			403},
 		{"rewrite", func(o *table.Options) { o.RewriteTarget = "https://rewritten.example/" }, 302},
 	}
 	const request = "OPTIONS /\nOrigin: https://x\nContent-Length: 2"
@@ -67,11 +68,13 @@ func TestOptionsLeaveNothingBehind(t *testing.T) {
 	r := newRig(t, nil)
 	r.backends(map[string][]netip.AddrPort{"b": {end}, "c": {speaker(t, "canary")}})
 	with := table.Path{Kind: table.Prefix, Path: "/with", Backend: "b", Options: &table.Options{
-		PathPattern: "/with/(.*)", RewriteTarget: "/$1", CORS: &table.CORS{Origins: []string{"https://x"}}, Affinity: &table.Affinity{},
-		AuthURL: &table.AuthURL{URL: "http://" + auth.String(), Headers: []string{"X-User"}},
-		Canary:  []table.Canary{{Backend: "c", Header: "X-Canary"}},
+		PathPattern: "/with/(.*)", RewriteTarget: "/$1", CORS: &table.CORS{Origins: []string{"https://x"}},
+		Affinity: &table.Affinity{},
+		AuthURL:  &table.AuthURL{URL: "http://" + auth.String(), Headers: []string{"X-User"}},
+		Canary:   []table.Canary{{Backend: "c", Header: "X-Canary"}},
 	}}
-	r.route(with, table.Path{Kind: table.Prefix, Path: "/", Backend: "b"}, table.Path{Kind: table.Prefix, Path: "/empty", Backend: "b", Options: &table.Options{}})
+	r.route(with, table.Path{Kind: table.Prefix, Path: "/", Backend: "b"}, table.Path{Kind: table.Prefix,
+		Path: "/empty", Backend: "b", Options: &table.Options{}})
 	c := r.dial()
 	for range 10 {
 		for _, q := range []struct{ request, want string }{
@@ -80,14 +83,16 @@ func TestOptionsLeaveNothingBehind(t *testing.T) {
 		} {
 			c.send("%s", q.request)
 			resp, body := c.response("GET")
-			if !strings.HasPrefix(body, q.want) || len(resp.Cookies()) != 2 || len(resp.Header["Access-Control-Allow-Origin"]) != 1 {
+			if !strings.HasPrefix(body, q.want) || len(resp.Cookies()) != 2 ||
+				len(resp.Header["Access-Control-Allow-Origin"]) != 1 {
 				t.Fatal(resp.Status, body, resp.Header)
 			}
 		}
 		for _, target := range []string{"/without", "/empty"} {
 			c.send("GET %s HTTP/1.1\r\nHost: a\r\nOrigin: https://x\r\n\r\n", target)
 			resp, body := c.response("GET")
-			if !strings.HasPrefix(body, "GET a "+target+" X-User=[]") || resp.Header["Set-Cookie"] != nil || resp.Header["Access-Control-Allow-Origin"] != nil || resp.Header["Vary"] != nil {
+			if !strings.HasPrefix(body, "GET a "+target+" X-User=[]") || resp.Header["Set-Cookie"] != nil ||
+				resp.Header["Access-Control-Allow-Origin"] != nil || resp.Header["Vary"] != nil {
 				t.Fatal(resp.Status, body, resp.Header)
 			}
 		}
@@ -111,7 +116,8 @@ func TestOptionsAndUpgrades(t *testing.T) {
 		}
 		return resp
 	}
-	r.route(path(table.Options{Affinity: &table.Affinity{}, Auth: &table.Auth{Realm: "x", Users: map[string]string{"sha": hashSHA}}}))
+	r.route(path(table.Options{Affinity: &table.Affinity{}, Auth: &table.Auth{Realm: "x",
+		Users: map[string]string{"sha": hashSHA}}}))
 	if resp := shake(""); resp.StatusCode != 401 {
 		t.Error(resp.Status)
 	}

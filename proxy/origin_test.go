@@ -36,14 +36,21 @@ func TestPROXYHeaders(t *testing.T) {
 		o    upstream.Origin
 		want string // of version 2 in hex
 	}{
-		{upstream.Origin{Version: 1, Client: ap("192.0.2.1:56324"), Local: ap("198.51.100.2:443")}, "PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n"},
-		{upstream.Origin{Version: 1, Client: ap("[2001:db8::1]:1"), Local: ap("[2001:db8::2]:65535")}, "PROXY TCP6 2001:db8::1 2001:db8::2 1 65535\r\n"},
-		{upstream.Origin{Version: 1, Client: ap("192.0.2.1:0"), Local: ap("[2001:db8::2]:80")}, "PROXY TCP6 ::ffff:192.0.2.1 2001:db8::2 0 80\r\n"},
-		{upstream.Origin{Version: 1, Client: ap("[::ffff:192.0.2.1]:7"), Local: ap("192.0.2.2:80")}, "PROXY TCP4 192.0.2.1 192.0.2.2 7 80\r\n"},
+		{upstream.Origin{Version: 1, Client: ap("192.0.2.1:56324"), Local: ap("198.51.100.2:443")},
+			"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n"},
+		{upstream.Origin{Version: 1, Client: ap("[2001:db8::1]:1"), Local: ap("[2001:db8::2]:65535")},
+			"PROXY TCP6 2001:db8::1 2001:db8::2 1 65535\r\n"},
+		{upstream.Origin{Version: 1, Client: ap("192.0.2.1:0"), Local: ap("[2001:db8::2]:80")},
+			"PROXY TCP6 ::ffff:192.0.2.1 2001:db8::2 0 80\r\n"},
+		{upstream.Origin{Version: 1, Client: ap("[::ffff:192.0.2.1]:7"), Local: ap("192.0.2.2:80")},
+			"PROXY TCP4 192.0.2.1 192.0.2.2 7 80\r\n"},
 		{upstream.Origin{Version: 1, Client: ap("192.0.2.1:7")}, "PROXY TCP4 192.0.2.1 0.0.0.0 7 0\r\n"},
-		{upstream.Origin{Version: 2, Client: ap("192.0.2.1:56324"), Local: ap("198.51.100.2:443")}, sign + "2111000cc0000201c6336402dc0401bb"},
-		{upstream.Origin{Version: 2, Client: ap("[2001:db8::1]:1"), Local: ap("[2001:db8::2]:65535")}, sign + "21210024" + "20010db8000000000000000000000001" + "20010db8000000000000000000000002" + "0001ffff"},
-		{upstream.Origin{Version: 2, Client: ap("[fe80::1%eth0]:1"), Local: ap("192.0.2.2:80")}, sign + "21210024" + "fe800000000000000000000000000001" + "00000000000000000000ffffc0000202" + "00010050"},
+		{upstream.Origin{Version: 2, Client: ap("192.0.2.1:56324"), Local: ap("198.51.100.2:443")},
+			sign + "2111000cc0000201c6336402dc0401bb"},
+		{upstream.Origin{Version: 2, Client: ap("[2001:db8::1]:1"), Local: ap("[2001:db8::2]:65535")},
+			sign + "21210024" + "20010db8000000000000000000000001" + "20010db8000000000000000000000002" + "0001ffff"},
+		{upstream.Origin{Version: 2, Client: ap("[fe80::1%eth0]:1"), Local: ap("192.0.2.2:80")}, sign + "21210024" +
+			"fe800000000000000000000000000001" + "00000000000000000000ffffc0000202" + "00010050"},
 	} {
 		got := string(c.o.AppendHeader(nil))
 		if c.o.Version == 2 {
@@ -78,7 +85,8 @@ func readHeader(br *bufio.Reader) (string, error) {
 		return fmt.Sprintf("1 %s:%s %s:%s", f[2], f[4], f[3], f[5]), nil
 	}
 	var h [28]byte
-	if _, err := io.ReadFull(br, h[:]); err != nil || !bytes.HasPrefix(h[:], []byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c")) {
+	if _, err := io.ReadFull(br, h[:]); err != nil ||
+		!bytes.HasPrefix(h[:], []byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c")) {
 		return "", fmt.Errorf("header %x: %v", h, err)
 	}
 	port := func(at int) uint16 { return binary.BigEndian.Uint16(h[at:]) }
@@ -176,7 +184,8 @@ func TestPROXYProtocolToEndpoints(t *testing.T) {
 		protocol table.Protocol
 		version  uint8
 	}{
-		{"HTTP, version 1", table.HTTP, 1}, {"HTTP, version 2", table.HTTP, 2}, {"HTTPS", table.HTTPS, 2}, {"GRPC", table.GRPC, 1}, {"GRPCS", table.GRPCS, 2},
+		{"HTTP, version 1", table.HTTP, 1}, {"HTTP, version 2", table.HTTP, 2}, {"HTTPS", table.HTTPS, 2},
+		{"GRPC", table.GRPC, 1}, {"GRPCS", table.GRPCS, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, nil, proxiedEndpoint(t, c.protocol == table.HTTPS || c.protocol == table.GRPCS))
@@ -185,7 +194,8 @@ func TestPROXYProtocolToEndpoints(t *testing.T) {
 			clients := []*conn{r.from("127.0.0.1"), r.from("127.0.0.2"), r.from("127.0.0.2")}
 			for _, method := range []string{"GET", "POST", "GET", "POST"} {
 				for _, k := range clients {
-					k.send("%s / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\nContent-Length: 1\r\n\r\nx", method)
+					k.send("%s / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\nContent-Length: 1\r\n\r\nx",
+						method)
 					resp, body := k.response(method)
 					if resp.StatusCode != 200 {
 						t.Fatalf("%s: %s; %s", resp.Status, body, r.told())
@@ -210,10 +220,12 @@ func TestPROXYProtocolToEndpoints(t *testing.T) {
 // The client is the one that a trusted proxy names; its port is not known. All connections
 // of that proxy share those of the client.
 func TestPROXYProtocolBehindATrustedProxy(t *testing.T) {
-	r := newRig(t, func(r *rig) { r.p.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")} }, proxiedEndpoint(t, false))
+	r := newRig(t, func(r *rig) { r.p.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")} },
+		proxiedEndpoint(t, false))
 	r.route(path(table.Options{SendProxy: 1}))
 	for _, c := range []struct{ from, list, want string }{
-		{"127.0.0.2", "192.0.2.7, 203.0.113.9", "203.0.113.9:0"}, {"127.0.0.2", "203.0.113.9", "203.0.113.9:0"}, {"127.0.0.2", "203.0.113.8", "203.0.113.8:0"}, {"127.0.0.1", "203.0.113.9", ""},
+		{"127.0.0.2", "192.0.2.7, 203.0.113.9", "203.0.113.9:0"}, {"127.0.0.2", "203.0.113.9", "203.0.113.9:0"},
+		{"127.0.0.2", "203.0.113.8", "203.0.113.8:0"}, {"127.0.0.1", "203.0.113.9", ""},
 	} {
 		k := r.from(c.from)
 		k.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %s\r\n\r\n", c.list)
@@ -231,7 +243,8 @@ func TestPROXYProtocolBehindATrustedProxy(t *testing.T) {
 // goes out under another's name.
 func TestPROXYProtocolMixesNobody(t *testing.T) {
 	for _, protocol := range []table.Protocol{table.HTTP, table.GRPC} {
-		r := newRig(t, func(r *rig) { r.settings.IdlePerEndpoint = 4 }, proxiedEndpoint(t, false), proxiedEndpoint(t, false))
+		r := newRig(t, func(r *rig) { r.settings.IdlePerEndpoint = 4 }, proxiedEndpoint(t, false),
+			proxiedEndpoint(t, false))
 		r.route(path(table.Options{SendProxy: 2, Protocol: protocol}))
 		var wg sync.WaitGroup
 		for i := range 12 {
@@ -248,7 +261,8 @@ func TestPROXYProtocolMixesNobody(t *testing.T) {
 						return
 					}
 					body, err := io.ReadAll(resp.Body)
-					if want := fmt.Sprintf("2 %s %s #", k.LocalAddr(), k.RemoteAddr()); err != nil || !strings.HasPrefix(string(body), want) {
+					if want := fmt.Sprintf("2 %s %s #", k.LocalAddr(), k.RemoteAddr()); err != nil ||
+						!strings.HasPrefix(string(body), want) {
 						t.Errorf("%s %q, want %q: %v", resp.Status, body, want, err)
 						return
 					}
@@ -271,7 +285,8 @@ func TestPROXYProtocolAndUpgrades(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n%s\n", header)
+		fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n%s\n",
+			header)
 		_, _ = io.Copy(c, br)
 	})
 	r := newRig(t, nil, end)

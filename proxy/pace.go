@@ -16,7 +16,8 @@ func (x *exchange) write(p []byte) (n int, err error) {
 		x.opt.paced = time.Now()
 	}
 	for len(p) > 0 && err == nil {
-		allowed := float64(o.BandwidthAfter) + time.Since(x.opt.paced).Seconds()*float64(o.Bandwidth) - float64(x.rec.Sent)
+		allowed := float64(o.BandwidthAfter) + time.Since(x.opt.paced).Seconds()*float64(
+			o.Bandwidth) - float64(x.rec.Sent)
 		part := min(len(p), int(max(o.Bandwidth/pacesPerSecond, 1)))
 		if o.BandwidthAfter > x.rec.Sent {
 			part = min(len(p), int(min(o.BandwidthAfter-x.rec.Sent, 1<<20)))

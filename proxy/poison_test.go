@@ -58,9 +58,11 @@ func TestBytesBehindAResponseReachNobody(t *testing.T) {
 		{"204 with a length", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 86\r\n\r\n"},
 		{"304", "GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 86\r\n\r\n"},
 		{"longer than its length", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"},
-		{"longer than a large length", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" + strings.Repeat("x", 70000)},
+		{"longer than a large length", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" +
+			strings.Repeat("x", 70000)},
 		{"length 0", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
-		{"behind the last chunk", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"},
+		{"behind the last chunk", "GET",
+			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"},
 		{"behind trailers", "GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n\r\n"},
 		{"behind 103", "GET", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"},
 	}
@@ -90,7 +92,10 @@ func TestBytesBehindAResponseReachNobody(t *testing.T) {
 		t.Run(form, func(t *testing.T) {
 			for _, x := range cases {
 				for how, send := range sends {
-					t.Run(x.name+" "+how, func(t *testing.T) { poison(t, form, x.method, x.answer, func(c net.Conn) { send(c, x.answer) }) })
+					t.Run(x.name+" "+how, func(t *testing.T) {
+						poison(t, form, x.method, x.answer,
+							func(c net.Conn) { send(c, x.answer) })
+					})
 				}
 			}
 		})
@@ -141,7 +146,8 @@ func poison(t *testing.T, form, method, answer string, send func(net.Conn)) {
 
 // A response whose chunk or trailers make a pause is passed on whole.
 func TestPausesOfEndpoints(t *testing.T) {
-	for _, at := range []string{"5\r\nhello\r\n5\r\n", "5\r\nhello\r\n0\r\n", "5\r\nhello\r\n0\r\nX: y\r\n", "5\r\nhel", "5\r\nhello\r"} {
+	for _, at := range []string{"5\r\nhello\r\n5\r\n", "5\r\nhello\r\n0\r\n", "5\r\nhello\r\n0\r\nX: y\r\n", "5\r\nhel",
+		"5\r\nhello\r"} {
 		t.Run(fmt.Sprintf("%q", at), func(t *testing.T) {
 			t.Parallel()
 			rest := map[bool]string{true: "world\r\n0\r\n\r\n", false: ""}[strings.HasSuffix(at, "\n5\r\n")]

@@ -261,7 +261,8 @@ func (x *exchange) reply(status int, more message.Fields) {
 		return
 	}
 	text := pages[status]
-	resp := &message.Response{Status: status, Length: int64(len(text)), Fields: append(message.Fields{{Name: contentType, Value: textPlain}}, more...)}
+	resp := &message.Response{Status: status, Length: int64(len(text)),
+		Fields: append(message.Fields{{Name: contentType, Value: textPlain}}, more...)}
 	resp.Fields = x.answered(resp.Fields, status)
 	x.final(&resp.Fields)
 	x.rec.Status = status

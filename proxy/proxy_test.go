@@ -30,8 +30,10 @@ func TestRequestsPassOnOneConnection(t *testing.T) {
 		if _, body := c.response("POST"); body != "POST shop.example /b|127.0.0.1|hello" {
 			t.Fatal(body)
 		}
-		c.send("POST /c HTTP/1.1\r\nHost: shop.example\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3;x=y\r\n, y\r\n0\r\n\r\n")
-		if resp, body := c.response("POST"); body != "POST shop.example /c|127.0.0.1|hello, y" || resp.Header.Get("X-Length") != "-1" {
+		c.send("POST /c HTTP/1.1\r\nHost: shop.example\r\nTransfer-Encoding: " +
+			"chunked\r\n\r\n5\r\nhello\r\n3;x=y\r\n, y\r\n0\r\n\r\n")
+		if resp, body := c.response("POST"); body != "POST shop.example /c|127.0.0.1|hello, y" ||
+			resp.Header.Get("X-Length") != "-1" {
 			t.Fatal(body)
 		}
 	}

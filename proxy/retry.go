@@ -58,7 +58,8 @@ func (e *otherAnswers) Error() string {
 // for another backend, to answer.
 func (x *exchange) judge(status int) error {
 	r := x.retry()
-	if r != nil && slices.Contains(r.Statuses, status) && !x.begun && x.repeatable() && x.mayTry() && len(x.tried)+1 < x.opt.among {
+	if r != nil && slices.Contains(r.Statuses, status) && !x.begun && x.repeatable() && x.mayTry() && len(x.tried)+
+		1 < x.opt.among {
 		return &refusedStatus{status}
 	}
 	if x.errorsFor(status) != nil && !x.match.Path.Options.Errors.OwnOnly {

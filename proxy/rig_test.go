@@ -52,7 +52,8 @@ func (r *rig) told() string {
 func newRig(t testing.TB, change func(*rig), endpoints ...netip.AddrPort) *rig {
 	t.Helper()
 	r := &rig{t: t, settings: upstream.Defaults(), limits: h1.DefaultLimits()}
-	r.p = &Proxy{Timeouts: Timeouts{Connect: 2 * time.Second, Send: 5 * time.Second, Read: 5 * time.Second}, Tries: 3, Log: slog.New(slog.DiscardHandler)}
+	r.p = &Proxy{Timeouts: Timeouts{Connect: 2 * time.Second, Send: 5 * time.Second, Read: 5 * time.Second}, Tries: 3,
+		Log: slog.New(slog.DiscardHandler)}
 	r.p.Observe = func(rec *Record) {
 		r.mu.Lock()
 		defer r.mu.Unlock()

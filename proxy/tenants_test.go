@@ -40,9 +40,13 @@ func TestConnectionsServeOneBackendAlone(t *testing.T) {
 	r.backends(map[string][]netip.AddrPort{"b": {handler(t, shows())}, "evil/x:80": {evil}, "victim/auth:80": {auth}})
 	const url = "http://$arg_h.evil.svc/"
 	r.hosts(
-		&table.Host{Name: "victim.example", Paths: []table.Path{path(table.Options{AuthURL: &table.AuthURL{URL: "http://auth.victim.svc/check", Backend: "victim/auth:80"}})}},
-		&table.Host{Name: "asks.evil.example", Paths: []table.Path{path(table.Options{AuthURL: &table.AuthURL{URL: url, Backend: "evil/x:80"}})}},
-		&table.Host{Name: "copies.evil.example", Paths: []table.Path{path(table.Options{Mirror: &table.Mirror{URL: url, Backend: "evil/x:80"}})}})
+		&table.Host{Name: "victim.example",
+			Paths: []table.Path{path(table.Options{AuthURL: &table.AuthURL{URL: "http://auth.victim.svc/check",
+				Backend: "victim/auth:80"}})}},
+		&table.Host{Name: "asks.evil.example",
+			Paths: []table.Path{path(table.Options{AuthURL: &table.AuthURL{URL: url, Backend: "evil/x:80"}})}},
+		&table.Host{Name: "copies.evil.example",
+			Paths: []table.Path{path(table.Options{Mirror: &table.Mirror{URL: url, Backend: "evil/x:80"}})}})
 	for _, host := range []string{"asks.evil.example", "copies.evil.example"} {
 		for range 3 {
 			before := copied.Load()
@@ -79,12 +83,15 @@ func TestEndpointsThatLeftAreNotAsked(t *testing.T) {
 // A question names the server in its handshake, whatever it is connected by.
 func TestQuestionsNameTheServer(t *testing.T) {
 	var name atomic.Value
-	s := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { name.Store(r.TLS.ServerName + " " + r.Host) }))
+	s := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		name.Store(r.TLS.ServerName + " " + r.Host)
+	}))
 	t.Cleanup(s.Close)
 	server := netip.MustParseAddrPort(s.Listener.Addr().String())
 	r := newRig(t, nil)
 	r.backends(map[string][]netip.AddrPort{"b": {handler(t, shows())}, "shop/auth:443": {server}})
-	r.check(t, asks{name: "https", options: table.Options{AuthURL: &table.AuthURL{URL: "https://auth.shop.svc/", Backend: "shop/auth:443"}}, request: "GET /", status: 200})
+	r.check(t, asks{name: "https", options: table.Options{AuthURL: &table.AuthURL{URL: "https://auth.shop.svc/",
+		Backend: "shop/auth:443"}}, request: "GET /", status: 200})
 	if got, _ := name.Load().(string); !strings.HasPrefix(got, "auth.shop.svc auth.shop.svc") {
 		t.Errorf("the server was asked for %q", got)
 	}
@@ -110,7 +117,9 @@ func TestCopiesStayOutOfTheCluster(t *testing.T) {
 		}
 	})
 	r.p.SetReach(&reach.Policy{Cluster: prefixes("10.96.0.0/16", "10.244.0.0/16")})
-	r.backends(map[string][]netip.AddrPort{"b": {end}, "victim/app:80": {other, netip.MustParseAddrPort("198.51.100.9:80")}, "shop/copy:80": {netip.MustParseAddrPort("10.244.0.3:80")}})
+	r.backends(map[string][]netip.AddrPort{"b": {end},
+		"victim/app:80": {other, netip.MustParseAddrPort("198.51.100.9:80")},
+		"shop/copy:80":  {netip.MustParseAddrPort("10.244.0.3:80")}})
 	for _, c := range []struct {
 		name    string
 		mirror  table.Mirror
@@ -127,7 +136,8 @@ func TestCopiesStayOutOfTheCluster(t *testing.T) {
 		{"this proxy", table.Mirror{URL: "http://203.0.113.7/", Host: "victim.example"}, false},
 		{"an own Service", table.Mirror{URL: "http://copy.shop.svc/", Backend: "shop/copy:80"}, true},
 	} {
-		r.check(t, asks{name: c.name, options: table.Options{Mirror: &c.mirror}, request: "GET /?h=10.244.0.1", status: 200})
+		r.check(t, asks{name: c.name, options: table.Options{Mirror: &c.mirror},
+			request: "GET /?h=10.244.0.1", status: 200})
 		testnet.Eventually(t, 10*time.Second, func() error {
 			if n := r.p.mirrors.open.Load(); n > 0 {
 				return fmt.Errorf("%d copies are on their way", n)
@@ -143,7 +153,8 @@ func TestCopiesStayOutOfTheCluster(t *testing.T) {
 			t.Errorf("%s: a copy arrived: %q, want %t", c.name, arrived, c.arrives)
 		}
 	}
-	r.check(t, asks{name: "a question", options: table.Options{AuthURL: &table.AuthURL{URL: "http://10.244.9.9:8080/"}}, request: "GET /", status: 200})
+	r.check(t, asks{name: "a question", options: table.Options{AuthURL: &table.AuthURL{URL: "http://10.244.9.9:8080/"}},
+		request: "GET /", status: 200})
 }
 
 // Bodies that wait for their client's end take no more memory than copies on their way may.
@@ -174,25 +185,35 @@ func TestServicesAreToldByTheProxyAlone(t *testing.T) {
 		asked.Store(fmt.Sprintf("%q %q", r.Header.Values("X-User"), r.Header.Values("Ssl-Client-Verify")))
 	})
 	r := newRig(t, nil)
-	r.backends(map[string][]netip.AddrPort{"shop/app:80": {end}, "shop/app:8080": {end}, "shop/app:80/virtual": {end}, "shop/errors:80": {end}, "shop/asked:80": {server}, "evil/b:80": {end}})
+	r.backends(map[string][]netip.AddrPort{"shop/app:80": {end}, "shop/app:8080": {end}, "shop/app:80/virtual": {end},
+		"shop/errors:80": {end}, "shop/asked:80": {server}, "evil/b:80": {end}})
 	at := func(path, backend string, o *table.Options) table.Path {
 		return table.Path{Kind: table.Prefix, Path: path, Backend: backend, Options: o}
 	}
 	trusts := func(backend string) *table.Host {
-		return &table.Host{Name: backend[5:8] + ".example", ClientCert: &table.ClientCert{Authority: "shop/ca"}, Paths: []table.Path{
-			at("/", backend, &table.Options{AuthURL: &table.AuthURL{URL: "http://a/", Headers: []string{"X-User"}}, Errors: &table.Errors{Backend: "shop/errors:80", Statuses: []int{404}}}),
-		}}
+		return &table.Host{Name: backend[5:8] + ".example", ClientCert: &table.ClientCert{Authority: "shop/ca"},
+			Paths: []table.Path{
+				at("/", backend, &table.Options{AuthURL: &table.AuthURL{URL: "http://a/", Headers: []string{"X-User"}},
+					Errors: &table.Errors{Backend: "shop/errors:80", Statuses: []int{404}}}),
+			}}
 	}
-	r.hosts(trusts("shop/app:80/virtual"), trusts("shop/asked:80"), &table.Host{Name: "open.example", Paths: []table.Path{
-		at("/80", "shop/app:80", nil), at("/8080", "shop/app:8080", nil), at("/virtual", "shop/app:80/virtual", nil), at("/errors", "shop/errors:80", nil),
-		at("/asks", "evil/b:80", &table.Options{AuthURL: &table.AuthURL{URL: "http://asked.shop.svc/", Backend: "shop/asked:80"}}),
-	}})
+	r.hosts(trusts("shop/app:80/virtual"), trusts("shop/asked:80"), &table.Host{Name: "open.example",
+		Paths: []table.Path{
+			at("/80", "shop/app:80", nil), at("/8080", "shop/app:8080", nil),
+			at("/virtual", "shop/app:80/virtual", nil),
+			at("/errors", "shop/errors:80", nil),
+			at("/asks", "evil/b:80", &table.Options{AuthURL: &table.AuthURL{URL: "http://asked.shop.svc/",
+				Backend: "shop/asked:80"}}),
+		}})
 	for _, path := range []string{"/80", "/8080", "/virtual", "/errors"} {
-		if resp, body := r.ask("GET " + path + "\nHost: open.example\nX-User: root\nssl_client_verify: SUCCESS\nSsl-Client-Verify: SUCCESS"); resp.StatusCode != 200 || !strings.HasSuffix(body, "X-User=[] Ssl-Client-Verify=[]") {
+		if resp, body := r.ask("GET " + path +
+			"\nHost: open.example\nX-User: root\nssl_client_verify: SUCCESS\nSsl-Client-Verify: SUCCESS"); resp.StatusCode != 200 || !strings.HasSuffix(body, "X-User=[] Ssl-Client-Verify=[]") {
 			t.Errorf("%s: %s %q", path, resp.Status, body)
 		}
 	}
-	if resp, _ := r.ask("GET /asks\nHost: open.example\nX-User: root\nSsl-Client-Verify: SUCCESS"); resp.StatusCode != 200 || asked.Load() != "[] []" {
+	if resp,
+		_ := r.ask("GET /asks\nHost: open.example\nX-User: root\nSsl-Client-Verify: SUCCESS"); resp.StatusCode != 200 ||
+		asked.Load() != "[] []" {
 		t.Errorf("a question: %s, and it says %v", resp.Status, asked.Load())
 	}
 }
@@ -206,7 +227,9 @@ func TestAnswersAreOfWhatTheServerSaw(t *testing.T) {
 		}
 	})
 	r := newRig(t, nil, handler(t, shows()))
-	r.hosts(&table.Host{Name: "*.shop.example", Paths: []table.Path{path(table.Options{AuthURL: &table.AuthURL{URL: "http://" + server.String() + "/", CacheKey: "$http_authorization", Cache: []table.CacheValid{{For: time.Minute}}}})}})
+	r.hosts(&table.Host{Name: "*.shop.example",
+		Paths: []table.Path{path(table.Options{AuthURL: &table.AuthURL{URL: "http://" + server.String() + "/",
+			CacheKey: "$http_authorization", Cache: []table.CacheValid{{For: time.Minute}}}})}})
 	for _, c := range []struct {
 		request string
 		status  int
@@ -224,10 +247,15 @@ func TestAnswersAreOfWhatTheServerSaw(t *testing.T) {
 
 // A client's words in the value of an attribute of a cookie begin no other attribute.
 func TestCookiesHaveNoAttributeOfAClient(t *testing.T) {
-	r := newRig(t, nil, handler(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Set-Cookie", "s=1; Path=/; HttpOnly") }))
+	r := newRig(t, nil, handler(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Set-Cookie",
+			"s=1; Path=/; HttpOnly")
+	}))
 	o := table.Options{Response: &table.Response{CookiePath: []table.Replace{{From: "/", To: "/$arg_at"}}}}
-	r.check(t, asks{name: "a path", options: o, request: "GET /?at=x", status: 200, want: []string{"Set-Cookie: s=1; Path=/x; HttpOnly\n"}})
-	r.check(t, asks{name: "an attribute", options: o, request: "GET /?at=x;Domain=example", status: 200, want: []string{"Set-Cookie: s=1; Path=/; HttpOnly\n"}})
+	r.check(t, asks{name: "a path", options: o, request: "GET /?at=x", status: 200,
+		want: []string{"Set-Cookie: s=1; Path=/x; HttpOnly\n"}})
+	r.check(t, asks{name: "an attribute", options: o, request: "GET /?at=x;Domain=example", status: 200,
+		want: []string{"Set-Cookie: s=1; Path=/; HttpOnly\n"}})
 }
 
 // The path of an ACME challenge is open over plain HTTP, and no spelling of it is that of another path
@@ -236,12 +264,15 @@ func TestNoSpellingOfAChallengeNeedsNoCertificate(t *testing.T) {
 	f := newFront(t, handler(t, shows()))
 	proof := openPath()
 	proof.Path = table.ChallengePrefix
-	f.serve(&table.Host{Name: "guarded.example", ClientCert: &table.ClientCert{Authority: "shop/ca", Depth: 1}, Paths: []table.Path{openPath(), proof}})
+	f.serve(&table.Host{Name: "guarded.example", ClientCert: &table.ClientCert{Authority: "shop/ca", Depth: 1},
+		Paths: []table.Path{openPath(), proof}})
 	f.addr = f.plain
 	for path, status := range map[string]int{
-		"/token": 200, "/..%252f..%252fadmin": 400, "/..;/..;/admin": 400, "/..%5c..%5cadmin": 400, "/%2e%2e/%2e%2e/admin": 400, "/../../admin": 400, "/%252e%252e/%252e%252e/admin": 400,
+		"/token": 200, "/..%252f..%252fadmin": 400, "/..;/..;/admin": 400, "/..%5c..%5cadmin": 400,
+		"/%2e%2e/%2e%2e/admin": 400, "/../../admin": 400, "/%252e%252e/%252e%252e/admin": 400,
 	} {
-		if resp, body := f.ask("GET " + table.ChallengePrefix + path + "\nHost: guarded.example"); resp.StatusCode != status {
+		if resp, body := f.ask("GET " + table.ChallengePrefix + path +
+			"\nHost: guarded.example"); resp.StatusCode != status {
 			t.Errorf("%s: %s %q, want %d", path, resp.Status, body, status)
 		}
 	}
@@ -251,14 +282,17 @@ func TestNoSpellingOfAChallengeNeedsNoCertificate(t *testing.T) {
 func TestNobodyIsAUserWithoutAPassword(t *testing.T) {
 	server := handler(t, func(http.ResponseWriter, *http.Request) {})
 	r := newRig(t, nil, handler(t, shows("X-User")))
-	o := table.Options{AnyOf: true, Auth: &table.Auth{Realm: "x", Users: map[string]string{"ann": hashSHA}}, Upstream: &table.Upstream{Fields: []table.Field{{Name: "X-User", Value: "$remote_user"}}}}
+	o := table.Options{AnyOf: true, Auth: &table.Auth{Realm: "x", Users: map[string]string{"ann": hashSHA}},
+		Upstream: &table.Upstream{Fields: []table.Field{{Name: "X-User", Value: "$remote_user"}}}}
 	bySource, byServer := o, o
 	bySource.Sources = prefixes("127.0.0.0/8")
 	byServer.AuthURL = &table.AuthURL{URL: "http://" + server.String() + "/"}
 	wrong := "GET /\nX-User: ann\n" + basic("ann", "wrong")
-	r.check(t, asks{name: "by its address", options: bySource, request: wrong, status: 200, want: []string{"X-User=[]"}})
+	r.check(t, asks{name: "by its address", options: bySource, request: wrong, status: 200,
+		want: []string{"X-User=[]"}})
 	r.check(t, asks{name: "by a server", options: byServer, request: wrong, status: 200, want: []string{"X-User=[]"}})
-	r.check(t, asks{name: "by a password", options: byServer, request: "GET /\n" + basic("ann", "secret"), status: 200, want: []string{`X-User=["ann"]`}})
+	r.check(t, asks{name: "by a password", options: byServer, request: "GET /\n" + basic("ann", "secret"), status: 200,
+		want: []string{`X-User=["ann"]`}})
 }
 
 // A connection to an endpoint that was verified by other authorities, or opened with another
@@ -266,7 +300,8 @@ func TestNobodyIsAUserWithoutAPassword(t *testing.T) {
 func TestEndpointsAreVerifiedAnew(t *testing.T) {
 	root, other := issue(t, nil, "root", isCA), issue(t, nil, "other root", isCA)
 	web := issue(t, root, "web", func(c *x509.Certificate) { c.DNSNames = []string{"web.shop.svc"} })
-	config := &tls.Config{Certificates: []tls.Certificate{web.pair()}, ClientAuth: tls.RequestClientCert, NextProtos: []string{"h2", "http/1.1"}}
+	config := &tls.Config{Certificates: []tls.Certificate{web.pair()}, ClientAuth: tls.RequestClientCert,
+		NextProtos: []string{"h2", "http/1.1"}}
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "client=%s", r.TLS.PeerCertificates[0].Subject.CommonName)
 	}), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0), TLSConfig: config}
@@ -283,7 +318,8 @@ func TestEndpointsAreVerifiedAnew(t *testing.T) {
 	f.p.Upstreams = upstream.NewSet(set)
 	f.backends(map[string][]netip.AddrPort{"b": {addrOf(l)}})
 	for _, protocol := range []table.Protocol{table.HTTPS, table.GRPCS} {
-		f.route(path(table.Options{Protocol: protocol, TLS: &table.EndpointTLS{Authority: "shop/tls", Depth: 1, Name: "web.shop.svc", Certificate: "shop/tls"}}))
+		f.route(path(table.Options{Protocol: protocol, TLS: &table.EndpointTLS{Authority: "shop/tls", Depth: 1,
+			Name: "web.shop.svc", Certificate: "shop/tls"}}))
 		for _, c := range []struct {
 			ca     *issuer
 			name   string
@@ -291,8 +327,10 @@ func TestEndpointsAreVerifiedAnew(t *testing.T) {
 		}{{root, "one", 200}, {root, "two", 200}, {other, "two", 502}, {root, "three", 200}} {
 			secret(c.ca, c.name)
 			for range 2 {
-				if resp, body := f.ask("GET /"); resp.StatusCode != c.status || c.status == 200 && body != "client="+c.name {
-					t.Errorf("%s, %s by %s: %s %q, want %d", protocol, c.name, c.ca.Subject, resp.Status, body, c.status)
+				if resp, body := f.ask("GET /"); resp.StatusCode != c.status || c.status == 200 &&
+					body != "client="+c.name {
+					t.Errorf("%s, %s by %s: %s %q, want %d", protocol, c.name, c.ca.Subject, resp.Status,
+						body, c.status)
 				}
 			}
 		}

@@ -77,7 +77,8 @@ func (p *Proxy) responseHead() h1.HeadLimits {
 func (p *Proxy) transport2(encrypted bool, head int) *http2.Transport {
 	return &http2.Transport{
 		AllowHTTP: true, DisableCompression: true, MaxHeaderListSize: uint32(head),
-		IdleConnTimeout: http2Idle, ReadIdleTimeout: http2Silence, PingTimeout: http2Ping, WriteByteTimeout: http2Silence,
+		IdleConnTimeout: http2Idle, ReadIdleTimeout: http2Silence, PingTimeout: http2Ping,
+		WriteByteTimeout: http2Silence,
 		DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
 			conn, err := p.dial2(ctx, encrypted)
 			if err != nil {
@@ -107,7 +108,8 @@ func (p *Proxy) dial2(ctx context.Context, encrypted bool) (net.Conn, error) {
 		return nil, err
 	}
 	// A server that knows no ALPN says nothing, and may speak HTTP/2 all the same.
-	if t, ok := conn.(*tls.Conn); ok && t.ConnectionState().NegotiatedProtocol != http2.NextProtoTLS && t.ConnectionState().NegotiatedProtocol != "" {
+	if t, ok := conn.(*tls.Conn); ok && t.ConnectionState().NegotiatedProtocol != http2.NextProtoTLS &&
+		t.ConnectionState().NegotiatedProtocol != "" {
 		return nil, errors.Join(fmt.Errorf("endpoint %s does not speak HTTP/2", e.Addr), conn.Close())
 	}
 	return conn, nil

@@ -30,7 +30,8 @@ func (u *upgrader) serve(c net.Conn, br *bufio.Reader) {
 		say := func() {
 			switch {
 			case q.Header.Get("Upgrade") != "" && !u.plain:
-				_, _ = io.WriteString(c, "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nhi ")
+				_, _ = io.WriteString(c, "HTTP/1.1 101 UPGRADED\r\nContent-Type: "+
+					"application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nhi ")
 			default:
 				_, _ = io.WriteString(c, okay)
 			}
@@ -39,8 +40,10 @@ func (u *upgrader) serve(c net.Conn, br *bufio.Reader) {
 			say()
 		}
 		body, err := io.ReadAll(q.Body)
-		u.seen <- fmt.Sprintf("%s %s upgrade=%q connection=%q length=%d chunked=%v body=%s error=%v", q.Method, q.RequestURI,
-			q.Header.Get("Upgrade"), q.Header.Get("Connection"), q.ContentLength, len(q.TransferEncoding) > 0, body, err)
+		u.seen <- fmt.Sprintf("%s %s upgrade=%q connection=%q length=%d chunked=%v body=%s error=%v",
+			q.Method, q.RequestURI,
+			q.Header.Get("Upgrade"), q.Header.Get("Connection"), q.ContentLength,
+			len(q.TransferEncoding) > 0, body, err)
 		if err != nil {
 			return
 		}
@@ -78,21 +81,33 @@ func TestUpgradesWithABody(t *testing.T) {
 		for _, x := range []struct {
 			name, fields, body, saw string
 		}{
-			{"length", "Content-Length: 15\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n", `{"Detach":false`, "length=15 chunked=false body={\"Detach\":false"},
-			{"chunks", "Transfer-Encoding: chunked\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n", "5\r\n{\"a\":\r\n2;x=y\r\n1}\r\n0\r\n\r\n", "length=-1 chunked=true body={\"a\":1}"},
-			{"chunks and a trailer", "Transfer-Encoding: chunked\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n", "2\r\n{}\r\n0\r\nX: y\r\n\r\n", "length=-1 chunked=true body={}"},
-			{"no body", "Content-Length: 0\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n", "", "length=0 chunked=false body="},
-			{"options of Connection", "Content-Length: 2\r\nConnection: keep-alive, Upgrade, X-Hop\r\nX-Hop: 1\r\nUpgrade: tcp\r\n", "{}", "length=2 chunked=false body={}"},
-			{"two fields Connection", "Content-Length: 2\r\nConnection: keep-alive\r\nConnection: upgrade\r\nUpgrade: tcp\r\n", "{}", "length=2 chunked=false body={}"},
-			{"a request as body", "Content-Length: 33\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n", "GET /smuggled HTTP/1.1\r\nHost: a\r\n", "length=33 chunked=false body=GET /smuggled HTTP/1.1\r\nHost: a\r\n"},
+			{"length", "Content-Length: 15\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n", `{"Detach":false`,
+				"length=15 chunked=false body={\"Detach\":false"},
+			{"chunks", "Transfer-Encoding: chunked\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n",
+				"5\r\n{\"a\":\r\n2;x=y\r\n1}\r\n0\r\n\r\n", "length=-1 chunked=true body={\"a\":1}"},
+			{"chunks and a trailer", "Transfer-Encoding: chunked\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n",
+				"2\r\n{}\r\n0\r\nX: y\r\n\r\n", "length=-1 chunked=true body={}"},
+			{"no body", "Content-Length: 0\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n", "",
+				"length=0 chunked=false body="},
+			{"options of Connection",
+				"Content-Length: 2\r\nConnection: keep-alive, Upgrade, X-Hop\r\nX-Hop: 1\r\nUpgrade: tcp\r\n", "{}",
+				"length=2 chunked=false body={}"},
+			{"two fields Connection",
+				"Content-Length: 2\r\nConnection: keep-alive\r\nConnection: upgrade\r\nUpgrade: tcp\r\n", "{}",
+				"length=2 chunked=false body={}"},
+			{"a request as body", "Content-Length: 33\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n",
+				"GET /smuggled HTTP/1.1\r\nHost: a\r\n",
+				"length=33 chunked=false body=GET /smuggled HTTP/1.1\r\nHost: a\r\n"},
 		} {
 			t.Run(fmt.Sprintf("%s, early %v", x.name, early), func(t *testing.T) {
 				u, r := newUpgrader(t, early, false)
 				c := r.dial()
 				c.send("POST /exec HTTP/1.1\r\nHost: a\r\n%s\r\n%sahead ", x.fields, x.body)
 				head, err := readHead(c.br)
-				if err != nil || !strings.HasPrefix(head, "HTTP/1.1 101 UPGRADED\r\n") || !strings.Contains(head, "Upgrade: tcp\r\n") ||
-					!strings.Contains(head, "Connection: Upgrade\r\n") || !strings.Contains(head, "vnd.docker.raw-stream\r\n") {
+				if err != nil || !strings.HasPrefix(head, "HTTP/1.1 101 UPGRADED\r\n") ||
+					!strings.Contains(head, "Upgrade: tcp\r\n") ||
+					!strings.Contains(head, "Connection: Upgrade\r\n") ||
+					!strings.Contains(head, "vnd.docker.raw-stream\r\n") {
 					t.Fatalf("%q, %v; %s", head, err, r.told())
 				}
 				u.saw(t, "POST /exec upgrade=\"tcp\" connection=\"Upgrade\" "+x.saw+" error=<nil>")
@@ -112,7 +127,8 @@ func TestUpgradesWithABody(t *testing.T) {
 func TestUpgradesThatWaitForContinue(t *testing.T) {
 	u, r := newUpgrader(t, false, false)
 	c := r.dial()
-	c.send("POST /exec HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n")
+	c.send("POST /exec HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\nUpgrade: " +
+		"tcp\r\nConnection: Upgrade\r\n\r\n")
 	if head, err := readHead(c.br); err != nil || head != "HTTP/1.1 100 Continue\r\n\r\n" {
 		t.Fatalf("%q, %v", head, err)
 	}
@@ -128,7 +144,8 @@ func TestUpgradesThatWaitForContinue(t *testing.T) {
 func TestUpgradesThatEndpointsIgnore(t *testing.T) {
 	u, r := newUpgrader(t, false, true)
 	c := r.dial()
-	c.send("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\nhelloGET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+	c.send("POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\nhelloGET " +
+		"/2 HTTP/1.1\r\nHost: a\r\n\r\n")
 	for range 2 {
 		if resp, body := c.response("POST"); resp.StatusCode != 200 || body != "ok" {
 			t.Errorf("%s %q", resp.Status, body)
@@ -145,7 +162,8 @@ func TestUpgradesWhoseBodyBreaksOff(t *testing.T) {
 	for i, body := range []string{"2\r\n{}\r\nzz\r\nGET /", "2\r\n{}\r\n3\r\nab"} {
 		u, r := newUpgrader(t, true, false)
 		c := r.dial()
-		c.send("POST /exec HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n%s", body)
+		c.send("POST /exec HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nUpgrade: tcp\r\nConnection: "+
+			"Upgrade\r\n\r\n%s", body)
 		_ = c.Conn.(*net.TCPConn).CloseWrite()
 		if head, err := readHead(c.br); strings.HasPrefix(head, "HTTP/1.1 101") {
 			t.Errorf("%q: %q, %v", body, head, err)
@@ -206,7 +224,8 @@ func TestProtocolsOfUpgrades(t *testing.T) {
 			t.Fatalf("%q: %v", x.fields, err)
 		}
 		if got := <-offered; got != x.offered || resp.StatusCode != x.status {
-			t.Errorf("%.60q answered with %q: %s, offered %q; want %d, %q", x.fields, x.answer, resp.Status, got, x.status, x.offered)
+			t.Errorf("%.60q answered with %q: %s, offered %q; want %d, %q", x.fields, x.answer, resp.Status, got,
+				x.status, x.offered)
 		}
 	}
 }
@@ -255,16 +274,19 @@ func TestUpgradesOfAnyBody(t *testing.T) {
 		}()
 		head, err := readHead(c.br)
 		if err != nil || !strings.HasPrefix(head, "HTTP/1.1 101 ") {
-			t.Fatalf("round %d, early %v, chunked %v, %d bytes: %q %v; %s", i, early, chunked, len(body), head, err, r.told())
+			t.Fatalf("round %d, early %v, chunked %v, %d bytes: %q %v; %s", i, early, chunked, len(body), head,
+				err, r.told())
 		}
 		got, err := io.ReadAll(c.br)
 		if string(got) != "hi "+tail {
-			t.Fatalf("round %d, early %v, chunked %v, %d bytes: the client got %d bytes, want %d: %v", i, early, chunked, len(body), len(got), len(tail)+3, err)
+			t.Fatalf("round %d, early %v, chunked %v, %d bytes: the client got %d bytes, want %d: %v", i, early,
+				chunked, len(body), len(got), len(tail)+3, err)
 		}
 		length := len(body)
 		if chunked {
 			length = -1
 		}
-		u.saw(t, fmt.Sprintf("POST / upgrade=\"tcp\" connection=\"Upgrade\" length=%d chunked=%v body=%s error=<nil>", length, chunked, body))
+		u.saw(t, fmt.Sprintf("POST / upgrade=\"tcp\" connection=\"Upgrade\" length=%d chunked=%v body=%s error=<nil>",
+			length, chunked, body))
 	}
 }

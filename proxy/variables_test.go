@@ -13,13 +13,20 @@ import (
 func TestVariables(t *testing.T) {
 	r := newRig(t, nil)
 	values := map[string]string{
-		"binary_remote_addr": "\x7f\x00\x00\x01", "remote_addr": `127\.0\.0\.1`, "the_real_ip": `127\.0\.0\.1`, "realip_remote_addr": `127\.0\.0\.1`, "remote_port": `[1-9][0-9]+`, "remote_user": "ann",
-		"server_name": `h\.test`, "server_addr": `127\.0\.0\.1`, "server_port": "8080", "pass_server_port": "8080", "pass_port": "8080", "server_protocol": `HTTP/1\.1`,
-		"host": `h\.test`, "http_host": `H\.test:8080`, "best_http_host": `H\.test:8080`, "scheme": "http", "pass_access_scheme": "http", "https": "",
-		"is_args": `\?`, "args": "a=b&c=%20", "query_string": "a=b&c=%20", "request_uri": `/x/y\?a=b&c=%20`, "escaped_request_uri": `/x/y\?a=b&c=%20`, "uri": "/x/y", "document_uri": "/x/y",
-		"request_method": "GET", "request": `GET /x/y\?a=b&c=(%20| ) HTTP/1\.1`, "request_id": "[0-9a-f]{32}", "req_id": "mine", "content_length": "", "content_type": "text/plain",
-		"namespace": "shop", "ingress_name": "main", "service_name": "web", "service_port": "80", "proxy_upstream_name": "shop-web-80", "location_path": "/x",
-		"http_user_agent": "tester", "http_X_Id": "7", "cookie_c": "d", "arg_a": "b", "1": "y", "HOST": `h\.test`, "{host}": `h\.test`, "arg_none": "", "http_none": "",
+		"binary_remote_addr": "\x7f\x00\x00\x01", "remote_addr": `127\.0\.0\.1`, "the_real_ip": `127\.0\.0\.1`,
+		"realip_remote_addr": `127\.0\.0\.1`, "remote_port": `[1-9][0-9]+`, "remote_user": "ann",
+		"server_name": `h\.test`, "server_addr": `127\.0\.0\.1`, "server_port": "8080", "pass_server_port": "8080",
+		"pass_port": "8080", "server_protocol": `HTTP/1\.1`,
+		"host": `h\.test`, "http_host": `H\.test:8080`, "best_http_host": `H\.test:8080`, "scheme": "http",
+		"pass_access_scheme": "http", "https": "",
+		"is_args": `\?`, "args": "a=b&c=%20", "query_string": "a=b&c=%20", "request_uri": `/x/y\?a=b&c=%20`,
+		"escaped_request_uri": `/x/y\?a=b&c=%20`, "uri": "/x/y", "document_uri": "/x/y",
+		"request_method": "GET", "request": `GET /x/y\?a=b&c=(%20| ) HTTP/1\.1`, "request_id": "[0-9a-f]{32}",
+		"req_id": "mine", "content_length": "", "content_type": "text/plain",
+		"namespace": "shop", "ingress_name": "main", "service_name": "web", "service_port": "80",
+		"proxy_upstream_name": "shop-web-80", "location_path": "/x",
+		"http_user_agent": "tester", "http_X_Id": "7", "cookie_c": "d", "arg_a": "b", "1": "y", "HOST": `h\.test`,
+		"{host}": `h\.test`, "arg_none": "", "http_none": "",
 	}
 	var known []string
 	for _, name := range table.Variables() {
@@ -31,10 +38,12 @@ func TestVariables(t *testing.T) {
 		known = append(known, name)
 	}
 	for _, name := range known {
-		p := table.Path{Kind: table.Prefix, Path: "/x", Backend: "shop/web:80", Source: "Ingress shop/main spec.rules[0].http.paths[0]",
+		p := table.Path{Kind: table.Prefix, Path: "/x", Backend: "shop/web:80",
+			Source:  "Ingress shop/main spec.rules[0].http.paths[0]",
 			Options: &table.Options{PathPattern: "/x/(.*)", Redirect: "https://to.test/?v=$" + name}}
 		r.hosts(&table.Host{Name: "h.test", Paths: []table.Path{p}})
-		resp, _ := r.ask("GET /x/y?a=b&c=%20\nHost: H.test:8080\nUser-Agent: tester\nX-Id: 7\nCookie: c=d\nContent-Type: text/plain\nX-Request-ID: mine\nAuthorization: Basic YW5uOmI=")
+		resp, _ := r.ask("GET /x/y?a=b&c=%20\nHost: H.test:8080\nUser-Agent: tester\nX-Id: 7\nCookie: " +
+			"c=d\nContent-Type: text/plain\nX-Request-ID: mine\nAuthorization: Basic YW5uOmI=")
 		got, ok := strings.CutPrefix(resp.Header.Get("Location"), "https://to.test/?v=")
 		want := "(?s)^(?:" + values[name] + ")$"
 		plain, err := url.PathUnescape(got)

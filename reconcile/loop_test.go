@@ -93,7 +93,8 @@ func run(t *testing.T, fn func(w *world)) {
 			t.Fatal(err)
 		}
 		w := &world{t: t, store: store, target: &fakeTarget{have: map[model.Name]int{}, failKey: map[model.Name]int{}},
-			health: NewHealth(nil, nil), report: map[string][]model.Problem{}, poke: make(chan struct{}), wake: make(chan struct{})}
+			health: NewHealth(nil, nil), report: map[string][]model.Problem{}, poke: make(chan struct{}),
+			wake: make(chan struct{})}
 		loop := &Loop[model.Name, int]{
 			Name: "test", Store: store, Kinds: model.ServiceKind, Target: w.target, Health: w.health,
 			Foreign: w.poke, Wake: w.wake, Log: slog.New(slog.DiscardHandler),

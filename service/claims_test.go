@@ -33,12 +33,15 @@ func newClaims(t *testing.T) *claims {
 	t.Cleanup(func() { _ = store.Close() })
 	c := &claims{t: t, store: store}
 	c.write(func(w *model.Writer) {
-		w.PutNode(&model.Node{Name: "n1", InternalIPs: addrs("192.0.2.11", "2001:db8::11"), ExternalIPs: addrs("203.0.113.11"), PodCIDRs: prefixes("10.244.1.0/24")})
+		w.PutNode(&model.Node{Name: "n1", InternalIPs: addrs("192.0.2.11", "2001:db8::11"),
+			ExternalIPs: addrs("203.0.113.11"), PodCIDRs: prefixes("10.244.1.0/24")})
 		w.PutNode(&model.Node{Name: "n2", InternalIPs: addrs("192.0.2.12"), PodCIDRs: prefixes("10.244.2.0/24")})
 		w.PutServiceCIDR(&model.ServiceCIDR{Name: "kubernetes", CIDRs: prefixes("10.96.0.0/16", "fd00:96::/112")})
 		w.PutService(svc("default/kubernetes", 0, "10.96.0.1", 443))
-		w.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "default", Name: "kubernetes"}, Service: "kubernetes",
-			Ports: []model.EndpointPort{{Protocol: model.TCP, Port: 16443}}, Endpoints: []model.Endpoint{{Addr: netip.MustParseAddr("192.0.2.100"), Ready: true}}})
+		w.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "default", Name: "kubernetes"},
+			Service:   "kubernetes",
+			Ports:     []model.EndpointPort{{Protocol: model.TCP, Port: 16443}},
+			Endpoints: []model.Endpoint{{Addr: netip.MustParseAddr("192.0.2.100"), Ready: true}}})
 		w.PutService(svc("kube-system/kube-dns", 1, "10.96.0.10", 53))
 		ingress := svc("kube-system/wayleave-ingress", 9, "10.96.0.80", 80)
 		ingress.Type, ingress.LoadBalancerIPs = model.LoadBalancer, addrs("198.51.100.80")
@@ -141,7 +144,8 @@ func TestAnExternalIPTakesNoClusterIP(t *testing.T) {
 		if o := c.owners()[fe]; o.String() != "default/kubernetes" {
 			t.Errorf("%s: %s belongs to %q", when, fe, o)
 		}
-		if bad := c.bad[evil.Name]; len(bad) != 1 || bad[0].Field != "spec.externalIPs[0]" || !strings.Contains(bad[0].Reason, "default/kubernetes") {
+		if bad := c.bad[evil.Name]; len(bad) != 1 || bad[0].Field != "spec.externalIPs[0]" ||
+			!strings.Contains(bad[0].Reason, "default/kubernetes") {
 			t.Errorf("%s: problems %v", when, bad)
 		}
 	}
@@ -150,10 +154,14 @@ func TestAnExternalIPTakesNoClusterIP(t *testing.T) {
 // Addresses of nodes, pods, ranges, of our own and of nobody are refused, in both fields.
 func TestClaimsThatNoServiceMayHave(t *testing.T) {
 	for addr, why := range map[string]string{
-		"10.96.0.1": "default/kubernetes", "10.96.0.10": "kube-system/kube-dns", "10.96.200.200": "ServiceCIDR kubernetes", "fd00:96::99": "ServiceCIDR kubernetes",
-		"192.0.2.11": "node n1", "192.0.2.12": "node n2", "203.0.113.11": "node n1", "2001:db8::11": "node n1", "10.244.2.9": "pod network of node n2",
-		"198.51.100.80": "kube-system/wayleave-ingress", "192.0.2.100": "API server", "127.0.0.1": "loopback", "169.254.1.1": "link-local", "224.0.0.1": "multicast",
-		"0.0.0.0": "unspecified", "0.1.2.3": "0.0.0.0/8", "255.255.255.255": "broadcast", "::1": "loopback", "fe80::1": "link-local", "::ffff:192.0.2.11": "IPv6 form",
+		"10.96.0.1": "default/kubernetes", "10.96.0.10": "kube-system/kube-dns",
+		"10.96.200.200": "ServiceCIDR kubernetes", "fd00:96::99": "ServiceCIDR kubernetes",
+		"192.0.2.11": "node n1", "192.0.2.12": "node n2", "203.0.113.11": "node n1", "2001:db8::11": "node n1",
+		"10.244.2.9":    "pod network of node n2",
+		"198.51.100.80": "kube-system/wayleave-ingress", "192.0.2.100": "API server", "127.0.0.1": "loopback",
+		"169.254.1.1": "link-local", "224.0.0.1": "multicast",
+		"0.0.0.0": "unspecified", "0.1.2.3": "0.0.0.0/8", "255.255.255.255": "broadcast", "::1": "loopback",
+		"fe80::1": "link-local", "::ffff:192.0.2.11": "IPv6 form",
 	} {
 		for _, field := range []string{"spec.externalIPs[0]", "status.loadBalancer.ingress[0].ip"} {
 			c := newClaims(t)
@@ -218,7 +226,8 @@ func TestExternalIPsCanBeTurnedOff(t *testing.T) {
 	s.ExternalIPs = addrs("203.0.113.50")
 	c.write(func(w *model.Writer) { w.PutService(s) })
 	c.follow()
-	if bad := c.bad[s.Name]; len(bad) != 1 || bad[0].Field != "spec.externalIPs" || !strings.Contains(bad[0].Reason, "service.externalIPs") {
+	if bad := c.bad[s.Name]; len(bad) != 1 || bad[0].Field != "spec.externalIPs" || !strings.Contains(bad[0].Reason,
+		"service.externalIPs") {
 		t.Errorf("problems %v", bad)
 	}
 	if n := len(c.plans[s.Name].Entries); n != 1 {
@@ -230,19 +239,24 @@ func TestExternalIPsCanBeTurnedOff(t *testing.T) {
 func TestANodePortTakesNoPortOfTheNode(t *testing.T) {
 	for port, whose := range map[uint16]string{16443: "API server", 30946: "heartbeats", 31000: ""} {
 		c := newClaims(t)
-		c.planner.Options = func(model.Name) Options { return Options{Node: "n1", Reserved: model.Reserved{Peers: 30946}} }
+		c.planner.Options = func(model.Name) Options {
+			return Options{Node: "n1",
+				Reserved: model.Reserved{Peers: 30946}}
+		}
 		s := svc("aaa/web", 60, "10.96.7.7", 80)
 		s.Type, s.Ports[0].NodePort = model.NodePort, port
 		c.write(func(w *model.Writer) { w.PutService(s) })
 		c.follow()
-		if bad := c.bad[s.Name]; (len(bad) == 1) != (whose != "") || whose != "" && (bad[0].Field != "spec.ports[0].nodePort" || !strings.Contains(bad[0].Reason, whose)) {
+		if bad := c.bad[s.Name]; (len(bad) == 1) != (whose != "") || whose != "" &&
+			(bad[0].Field != "spec.ports[0].nodePort" || !strings.Contains(bad[0].Reason, whose)) {
 			t.Errorf("%d: problems %v", port, bad)
 		}
 		s = svc("aaa/checked", 60, "10.96.7.8", 80)
 		s.Type, s.ExternalLocal, s.HealthCheckPort = model.LoadBalancer, true, port
 		c.write(func(w *model.Writer) { w.PutService(s) })
 		c.follow()
-		if bad := c.bad[s.Name]; (len(bad) == 1) != (whose != "") || whose != "" && (bad[0].Field != "spec.healthCheckNodePort" || c.plans[s.Name].HealthCheck != 0) {
+		if bad := c.bad[s.Name]; (len(bad) == 1) != (whose != "") || whose != "" &&
+			(bad[0].Field != "spec.healthCheckNodePort" || c.plans[s.Name].HealthCheck != 0) {
 			t.Errorf("health checks at %d: problems %v", port, bad)
 		}
 	}
@@ -258,18 +272,24 @@ func TestAnExternalIPTakesNoPortOfAnothersBalancer(t *testing.T) {
 		"another namespace": {func(_, _ *model.Service) {}, false},
 		"its namespace":     {func(_, o *model.Service) { o.Name.Namespace = "shop" }, true},
 		"the same key": {func(v, o *model.Service) {
-			o.Type, o.LoadBalancer, v.LoadBalancer = model.LoadBalancer, &model.Balancer{SharingKey: "k"}, &model.Balancer{SharingKey: "k"}
+			o.Type, o.LoadBalancer, v.LoadBalancer = model.LoadBalancer, &model.Balancer{SharingKey: "k"},
+				&model.Balancer{SharingKey: "k"}
 		}, true},
 		"another key": {func(v, o *model.Service) {
-			o.Type, o.LoadBalancer, v.LoadBalancer = model.LoadBalancer, &model.Balancer{SharingKey: "l"}, &model.Balancer{SharingKey: "k"}
+			o.Type, o.LoadBalancer, v.LoadBalancer = model.LoadBalancer, &model.Balancer{SharingKey: "l"},
+				&model.Balancer{SharingKey: "k"}
 		}, false},
 		"a balancer of another proxy": {func(v, _ *model.Service) { v.OtherProxy = true }, true},
-		"an external IP of both":      {func(v, _ *model.Service) { v.LoadBalancerIPs, v.ExternalIPs = nil, v.LoadBalancerIPs }, true},
+		"an external IP of both": {func(v, _ *model.Service) {
+			v.LoadBalancerIPs, v.ExternalIPs = nil,
+				v.LoadBalancerIPs
+		}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newClaims(t)
 			victim, other := svc("shop/web", 60, "10.96.7.7", 443), svc("aaa/evil", 1, "10.96.7.8", 8443)
-			victim.Type, victim.LoadBalancerIPs, other.ExternalIPs = model.LoadBalancer, addrs("203.0.113.50"), addrs("203.0.113.50")
+			victim.Type, victim.LoadBalancerIPs, other.ExternalIPs = model.LoadBalancer, addrs("203.0.113.50"),
+				addrs("203.0.113.50")
 			tc.change(victim, other)
 			front := Frontend{addrs("203.0.113.50")[0], model.TCP, 8443}
 			look := func(want bool, when string) {
@@ -289,8 +309,10 @@ func TestAnExternalIPTakesNoPortOfAnothersBalancer(t *testing.T) {
 	}
 	// A claim that is refused keeps nobody out.
 	c := newClaims(t)
-	victim, evil, own := svc("shop/web", 60, "10.96.7.7", 443), svc("aaa/evil", 1, "10.96.7.8", 8443), svc("shop/more", 61, "10.96.7.9", 8443)
-	victim.Type, victim.LoadBalancerIPs, evil.ExternalIPs, own.ExternalIPs = model.LoadBalancer, addrs("203.0.113.50"), addrs("203.0.113.50"), addrs("203.0.113.50")
+	victim, evil, own := svc("shop/web", 60, "10.96.7.7", 443), svc("aaa/evil", 1, "10.96.7.8", 8443),
+		svc("shop/more", 61, "10.96.7.9", 8443)
+	victim.Type, victim.LoadBalancerIPs, evil.ExternalIPs, own.ExternalIPs = model.LoadBalancer, addrs("203.0.113.50"),
+		addrs("203.0.113.50"), addrs("203.0.113.50")
 	c.write(func(w *model.Writer) { w.PutService(victim); w.PutService(evil); w.PutService(own) })
 	c.follow()
 	if got := c.owners()[Frontend{own.ExternalIPs[0], model.TCP, 8443}]; got != own.Name {
@@ -320,7 +342,8 @@ func (c *claims) random(r *rand.Rand) {
 }
 
 func randomService(r *rand.Rand, name model.Name) *model.Service {
-	s := &model.Service{Name: name, Created: time.Date(2026, 1, 1, 0, r.IntN(3), 0, 0, time.UTC), Type: model.ServiceType(r.IntN(3))}
+	s := &model.Service{Name: name, Created: time.Date(2026, 1, 1, 0, r.IntN(3), 0, 0, time.UTC),
+		Type: model.ServiceType(r.IntN(3))}
 	s.ClusterIPs = addrs(fmt.Sprintf("10.96.1.%d", r.IntN(12)))
 	if r.IntN(8) == 0 { // a ClusterIP where others claim addresses outside
 		s.ClusterIPs = addrs(fmt.Sprintf("203.0.113.%d", r.IntN(5)))
@@ -356,7 +379,8 @@ func reference(snap model.Snapshot) map[Frontend]model.Name {
 	var list []claim
 	whose, node := map[netip.Addr]*model.Service{}, map[netip.Addr]bool{}
 	older := func(a, b *model.Service) int {
-		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name.Namespace, b.Name.Namespace), cmp.Compare(a.Name.Name, b.Name.Name))
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name.Namespace, b.Name.Namespace),
+			cmp.Compare(a.Name.Name, b.Name.Name))
 	}
 	for n := range snap.Nodes() {
 		for _, a := range append(slices.Clone(n.InternalIPs), n.ExternalIPs...) {
@@ -387,12 +411,14 @@ func reference(snap model.Snapshot) map[Frontend]model.Name {
 	taken := map[Frontend]bool{}
 	for _, c := range list {
 		o := whose[c.fe.Addr]
-		if taken[c.fe] || o != nil && o.Name != c.svc.Name || c.class > 0 && node[c.fe.Addr] || c.class == 2 && balancers(snap, c.fe.Addr, c.svc) {
+		if taken[c.fe] || o != nil && o.Name != c.svc.Name || c.class > 0 && node[c.fe.Addr] || c.class == 2 &&
+			balancers(snap, c.fe.Addr, c.svc) {
 			continue
 		}
 		taken[c.fe] = true
 		// Who has lost its ClusterIP is not served.
-		if served := slices.ContainsFunc(c.svc.ClusterIPs, func(a netip.Addr) bool { return whose[a] == c.svc }); served {
+		if served := slices.ContainsFunc(c.svc.ClusterIPs,
+			func(a netip.Addr) bool { return whose[a] == c.svc }); served {
 			out[c.fe] = c.svc.Name
 		}
 	}
@@ -403,7 +429,8 @@ func reference(snap model.Snapshot) map[Frontend]model.Name {
 // for one that shares it.
 func balancers(snap model.Snapshot, a netip.Addr, svc *model.Service) bool {
 	for s := range snap.Services() {
-		if s.Name.Namespace != svc.Name.Namespace && slices.Contains(s.LoadBalancerIPs, a) && (key(s) == "" || key(s) != key(svc)) {
+		if s.Name.Namespace != svc.Name.Namespace && slices.Contains(s.LoadBalancerIPs, a) &&
+			(key(s) == "" || key(s) != key(svc)) {
 			return true
 		}
 	}
@@ -440,7 +467,8 @@ func TestClaimsDoNotDependOnHistory(t *testing.T) {
 			for s := range c.store.Snapshot().Services() {
 				p, ok, bad := fresh.Plan(c.store.Snapshot(), s.Name)
 				if had, have := c.plans[s.Name]; have != ok || !Equal(p, had) || !slices.Equal(bad, c.bad[s.Name]) {
-					t.Fatalf("seed %d, step %d: %s is planned otherwise after changes than at a start", seed, step, s.Name)
+					t.Fatalf("seed %d, step %d: %s is planned otherwise after changes than at a start",
+						seed, step, s.Name)
 				}
 			}
 		}
@@ -455,7 +483,8 @@ func TestBackendsOfAServiceAreBounded(t *testing.T) {
 	for i := range uint16(500) {
 		s.Ports = append(s.Ports, model.ServicePort{Name: fmt.Sprint(i), Protocol: model.TCP, Port: 1 + i})
 		slice.Ports = append(slice.Ports, model.EndpointPort{Name: fmt.Sprint(i), Protocol: model.TCP, Port: 1 + i})
-		slice.Endpoints = append(slice.Endpoints, model.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}), Ready: true})
+		slice.Endpoints = append(slice.Endpoints,
+			model.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}), Ready: true})
 	}
 	c.write(func(w *model.Writer) { w.PutService(s); w.PutEndpointSlice(slice) })
 	c.follow()

@@ -118,7 +118,8 @@ func (h *hint) see(list []string, me string) {
 // internal is the entry of a ClusterIP.
 func (e endpoints) internal(svc *model.Service, p model.ServicePort, vip netip.Addr) Entry {
 	key := portKey{p.Name, p.Protocol, vip.Is6()}
-	out := Entry{Frontend: Frontend{vip, p.Protocol, p.Port}, Port: p.Name, Slots: e.cluster[key], Affinity: svc.Affinity}
+	out := Entry{Frontend: Frontend{vip, p.Protocol, p.Port}, Port: p.Name, Slots: e.cluster[key],
+		Affinity: svc.Affinity}
 	if svc.InternalLocal {
 		out.Local = true
 		out.Slots = e.here[key]
@@ -130,7 +131,8 @@ func (e endpoints) internal(svc *model.Service, p model.ServicePort, vip netip.A
 // external is the entry of an address or port for clients outside.
 func (e endpoints) external(svc *model.Service, p model.ServicePort, at netip.Addr, port uint16) Entry {
 	key := portKey{p.Name, p.Protocol, at.Is6()}
-	out := Entry{Frontend: Frontend{at, p.Protocol, port}, Port: p.Name, Slots: e.cluster[key], External: true, Split: svc.ExternalLocal, Affinity: svc.Affinity}
+	out := Entry{Frontend: Frontend{at, p.Protocol, port}, Port: p.Name, Slots: e.cluster[key], External: true,
+		Split: svc.ExternalLocal, Affinity: svc.Affinity}
 	if out.Split {
 		out.Outside = e.here[key]
 		out.Drop = len(out.Outside) == 0 && len(out.Slots) > 0

@@ -26,7 +26,8 @@ type Local struct {
 
 // LocalEqual compares two.
 func LocalEqual(a, b Local) bool {
-	return slices.Equal(a.NodeIPs, b.NodeIPs) && slices.Equal(a.NodePortCIDRs, b.NodePortCIDRs) && slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.OwnPodCIDRs, b.OwnPodCIDRs)
+	return slices.Equal(a.NodeIPs, b.NodeIPs) && slices.Equal(a.NodePortCIDRs, b.NodePortCIDRs) &&
+		slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.OwnPodCIDRs, b.OwnPodCIDRs)
 }
 
 // LocalKeys is the node's name when a change touches Local, for a reconcile.Loop.
@@ -67,7 +68,8 @@ func MakeLocal(snap model.Snapshot, node string) (l Local, ok bool, problems []m
 		}
 	}
 	if len(l.NodeIPs) == 0 {
-		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: node}, Field: "status.addresses",
+		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: node},
+			Field:  "status.addresses",
 			Reason: "no InternalIP and no ExternalIP is there, so this node serves no node ports"})
 	}
 	l.OwnPodCIDRs = self.PodCIDRs
@@ -100,5 +102,6 @@ func (l Local) NodePortNets() []netip.Prefix {
 // Localhost says whether node ports are served on 127.0.0.1: the kernel must then route
 // that (route_localnet). IPv6 has nothing of the kind.
 func (l Local) Localhost() bool {
-	return slices.ContainsFunc(l.NodePortCIDRs, func(p netip.Prefix) bool { return p.Contains(netip.AddrFrom4([4]byte{127, 0, 0, 1})) })
+	return slices.ContainsFunc(l.NodePortCIDRs,
+		func(p netip.Prefix) bool { return p.Contains(netip.AddrFrom4([4]byte{127, 0, 0, 1})) })
 }

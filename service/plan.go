@@ -68,7 +68,8 @@ func (e Entry) Serves(b netip.AddrPort) bool {
 }
 
 func (e Entry) equal(o Entry) bool {
-	return e.Frontend == o.Frontend && e.Port == o.Port && e.Local == o.Local && e.Balancer == o.Balancer && e.External == o.External && e.Split == o.Split && e.Drop == o.Drop && e.Affinity == o.Affinity &&
+	return e.Frontend == o.Frontend && e.Port == o.Port && e.Local == o.Local && e.Balancer == o.Balancer &&
+		e.External == o.External && e.Split == o.Split && e.Drop == o.Drop && e.Affinity == o.Affinity &&
 		slices.Equal(e.Slots, o.Slots) && slices.Equal(e.Outside, o.Outside) && slices.Equal(e.Sources, o.Sources)
 }
 
@@ -154,7 +155,8 @@ func MakeWith(snap model.Snapshot, key model.Name, opt Options) (p Plan, ok bool
 	p.Hairpin = ends.local
 	if p.HealthCheck = svc.HealthCheckPort; p.HealthCheck != 0 {
 		if whose := c.reserved(model.TCP, p.HealthCheck); whose != "" {
-			problems = append(problems, c.problem("spec.healthCheckNodePort", reservedFormat, p.HealthCheck, model.TCP, whose))
+			problems = append(problems, c.problem("spec.healthCheckNodePort", reservedFormat, p.HealthCheck,
+				model.TCP, whose))
 			p.HealthCheck = 0
 		}
 	}
@@ -206,7 +208,8 @@ func (p *Plan) addNodePorts(c contest, ends endpoints) (problems []model.Problem
 			continue
 		}
 		if o := c.nodePort(port.Protocol, port.NodePort); o != nil {
-			problems = append(problems, c.problem(field, "%d/%s belongs to service %s, which comes first by age and name; it is not served",
+			problems = append(problems, c.problem(field,
+				"%d/%s belongs to service %s, which comes first by age and name; it is not served",
 				port.NodePort, port.Protocol, o.Name))
 			continue
 		}
@@ -249,13 +252,15 @@ func (c contest) external(
 		return nil, []model.Problem{c.problem(field, "%s; it is not served", why)}
 	}
 	if o := c.balancer(a); o != nil && by == classExternal {
-		return nil, []model.Problem{c.problem(field, "%s is the load balancer's address of service %s, in another namespace; a Service of that namespace, "+
-			"or one of type LoadBalancer with the same sharing key may use it; it is not served", a, o.Name)}
+		return nil, []model.Problem{c.problem(field,
+			"%s is the load balancer's address of service %s, in another namespace; a Service of that namespace, "+
+				"or one of type LoadBalancer with the same sharing key may use it; it is not served", a, o.Name)}
 	}
 	for _, port := range c.svc.Ports {
 		if o := c.port(a, port, by); o != nil {
 			theirs, _ := classOf(o, a)
-			problems = append(problems, c.problem(field, "port %d/%s of %s belongs to service %s (%s): %s; it is not served",
+			problems = append(problems, c.problem(field,
+				"port %d/%s of %s belongs to service %s (%s): %s; it is not served",
 				port.Port, port.Protocol, a, o.Name, theirs, why(theirs, by)))
 			continue
 		}

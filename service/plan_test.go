@@ -25,16 +25,23 @@ func TestWhichEndpointsServe(t *testing.T) {
 		want            string
 	}{
 		{"none", false, nil, "[]"},
-		{"ready ones, sorted, each once", false, []model.Endpoint{ep("10.0.0.3", "", "ready"), ep("10.0.0.1", "", "ready"), ep("10.0.0.3", "", "ready")}, "[10.0.0.1:8080 10.0.0.3:8080]"},
-		{"not the others", false, []model.Endpoint{ep("10.0.0.1", "", ""), ep("10.0.0.2", "", "ready"), ep("10.0.0.3", "", "serving terminating")}, "[10.0.0.2:8080]"},
-		{"those on their way out when none is ready", false, []model.Endpoint{ep("10.0.0.1", "", ""), ep("10.0.0.3", "", "serving terminating")}, "[10.0.0.3:8080]"},
+		{"ready ones, sorted, each once", false, []model.Endpoint{ep("10.0.0.3", "", "ready"),
+			ep("10.0.0.1", "", "ready"), ep("10.0.0.3", "", "ready")}, "[10.0.0.1:8080 10.0.0.3:8080]"},
+		{"not the others", false, []model.Endpoint{ep("10.0.0.1", "", ""), ep("10.0.0.2", "", "ready"),
+			ep("10.0.0.3", "", "serving terminating")}, "[10.0.0.2:8080]"},
+		{"those on their way out when none is ready", false, []model.Endpoint{ep("10.0.0.1", "", ""),
+			ep("10.0.0.3", "", "serving terminating")}, "[10.0.0.3:8080]"},
 		{"not those that no longer serve", false, []model.Endpoint{ep("10.0.0.3", "", "terminating")}, "[]"},
-		{"all with publishNotReadyAddresses", true, []model.Endpoint{ep("10.0.0.1", "", ""), ep("10.0.0.2", "", "ready")}, "[10.0.0.1:8080 10.0.0.2:8080]"},
+		{"all with publishNotReadyAddresses", true, []model.Endpoint{ep("10.0.0.1", "", ""),
+			ep("10.0.0.2", "", "ready")}, "[10.0.0.1:8080 10.0.0.2:8080]"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			svc := &model.Service{Name: model.Name{Namespace: "ns", Name: "web"}, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
-				Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}}, PublishNotReady: tt.publishNotReady}
-			p, ok, problems := Make(snapshot(t, svc, model.EndpointPort{Name: "http", Protocol: model.TCP, Port: 8080}, tt.endpoints...), svc.Name, "node1")
+			svc := &model.Service{Name: model.Name{Namespace: "ns", Name: "web"},
+				ClusterIPs:      []netip.Addr{netip.MustParseAddr("10.96.0.1")},
+				Ports:           []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}},
+				PublishNotReady: tt.publishNotReady}
+			p, ok, problems := Make(snapshot(t, svc, model.EndpointPort{Name: "http", Protocol: model.TCP, Port: 8080},
+				tt.endpoints...), svc.Name, "node1")
 			if !ok || len(problems) > 0 {
 				t.Fatal(ok, problems)
 			}
@@ -57,14 +64,19 @@ func TestServedElsewhere(t *testing.T) {
 		endpoints []model.Endpoint
 		want      string
 	}{
-		{"others", []model.Endpoint{ep("10.0.0.1", "node1", "ready"), ep("10.0.0.2", "node2", "ready"), ep("10.0.0.3", "node3", "ready")}, "[10.0.0.2:8080 10.0.0.3:8080]"},
-		{"one on its way out before the own", []model.Endpoint{ep("10.0.0.1", "node1", "ready"), ep("10.0.0.2", "node2", "serving terminating")}, "[10.0.0.2:8080]"},
-		{"the own before none", []model.Endpoint{ep("10.0.0.1", "node1", "ready"), ep("10.0.0.2", "node2", "")}, "[10.0.0.1:8080]"},
-		{"others of other zones", []model.Endpoint{zoned(ep("10.0.0.1", "node1", "ready"), "a"), zoned(ep("10.0.0.2", "node2", "ready"), "b")}, "[10.0.0.2:8080]"},
+		{"others", []model.Endpoint{ep("10.0.0.1", "node1", "ready"), ep("10.0.0.2", "node2", "ready"),
+			ep("10.0.0.3", "node3", "ready")}, "[10.0.0.2:8080 10.0.0.3:8080]"},
+		{"one on its way out before the own", []model.Endpoint{ep("10.0.0.1", "node1", "ready"),
+			ep("10.0.0.2", "node2", "serving terminating")}, "[10.0.0.2:8080]"},
+		{"the own before none", []model.Endpoint{ep("10.0.0.1", "node1", "ready"), ep("10.0.0.2", "node2", "")},
+			"[10.0.0.1:8080]"},
+		{"others of other zones", []model.Endpoint{zoned(ep("10.0.0.1", "node1", "ready"), "a"),
+			zoned(ep("10.0.0.2", "node2", "ready"), "b")}, "[10.0.0.2:8080]"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			svc := &model.Service{Name: model.Name{Namespace: "ns", Name: "web"}, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
-				Ports: []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}}}
+			svc := &model.Service{Name: model.Name{Namespace: "ns", Name: "web"},
+				ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
+				Ports:      []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}}}
 			snap := snapshot(t, svc, model.EndpointPort{Name: "http", Protocol: model.TCP, Port: 8080}, tt.endpoints...)
 			p, ok, problems := MakeElsewhere(snap, svc.Name, "node1")
 			if !ok || len(problems) > 0 {
@@ -88,7 +100,8 @@ func snapshot(t *testing.T, svc *model.Service, port model.EndpointPort, endpoin
 		w.PutService(svc)
 		// Endpoints are spread over slices as the controller likes: one each here.
 		for i, e := range endpoints {
-			w.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: svc.Name.Namespace, Name: fmt.Sprintf("slice-%d", i)},
+			w.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: svc.Name.Namespace,
+				Name: fmt.Sprintf("slice-%d", i)},
 				Service: svc.Name.Name, Ports: []model.EndpointPort{port}, Endpoints: []model.Endpoint{e}})
 		}
 	})
@@ -102,8 +115,10 @@ func snapshot(t *testing.T, svc *model.Service, port model.EndpointPort, endpoin
 func TestPortsAreJoinedByName(t *testing.T) {
 	svc := &model.Service{Name: model.Name{Namespace: "ns", Name: "web"}, Type: model.NodePort,
 		ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("fd00::1")},
-		Ports:      []model.ServicePort{{Name: "a", Protocol: model.TCP, Port: 80, NodePort: 30080}, {Name: "a", Protocol: model.UDP, Port: 80}, {Name: "b", Protocol: model.TCP, Port: 81}}}
-	p, ok, problems := Make(snapshot(t, svc, model.EndpointPort{Name: "a", Protocol: model.TCP, Port: 8080}, ep("10.0.0.1", "node1", "ready"), ep("10.0.0.2", "node2", "ready")), svc.Name, "node1")
+		Ports: []model.ServicePort{{Name: "a", Protocol: model.TCP, Port: 80, NodePort: 30080},
+			{Name: "a", Protocol: model.UDP, Port: 80}, {Name: "b", Protocol: model.TCP, Port: 81}}}
+	p, ok, problems := Make(snapshot(t, svc, model.EndpointPort{Name: "a", Protocol: model.TCP, Port: 8080},
+		ep("10.0.0.1", "node1", "ready"), ep("10.0.0.2", "node2", "ready")), svc.Name, "node1")
 	if !ok || len(problems) > 0 {
 		t.Fatal(ok, problems)
 	}
@@ -148,7 +163,8 @@ func TestNothingToDo(t *testing.T) {
 		}
 	}
 	gone := model.Name{Namespace: "ns", Name: "gone"}
-	if _, ok, _ := Make(snapshot(t, &model.Service{Name: model.Name{Namespace: "ns", Name: "web"}, ClusterIPs: vip}, model.EndpointPort{}), gone, "node1"); ok {
+	if _, ok, _ := Make(snapshot(t, &model.Service{Name: model.Name{Namespace: "ns", Name: "web"}, ClusterIPs: vip},
+		model.EndpointPort{}), gone, "node1"); ok {
 		t.Error("a service that is not there has a plan")
 	}
 }
@@ -157,8 +173,9 @@ func TestNothingToDo(t *testing.T) {
 // the field.
 func TestNodePortsAreOfTheirTypes(t *testing.T) {
 	for typ, want := range map[model.ServiceType]int{model.ClusterIP: 1, model.NodePort: 2, model.LoadBalancer: 2} {
-		svc := &model.Service{Name: model.Name{Namespace: "ns", Name: "web"}, Type: typ, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
-			Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80, NodePort: 30080}}}
+		svc := &model.Service{Name: model.Name{Namespace: "ns", Name: "web"}, Type: typ,
+			ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
+			Ports:      []model.ServicePort{{Protocol: model.TCP, Port: 80, NodePort: 30080}}}
 		if p, _, _ := Make(snapshot(t, svc, model.EndpointPort{}), svc.Name, "node1"); len(p.Entries) != want {
 			t.Errorf("%s: entries are %v", typ, p.Entries)
 		}
@@ -187,7 +204,8 @@ func TestLocal(t *testing.T) {
 		t.Error("a node that is not there has facts")
 	}
 	err = store.Write(func(w *model.Writer) {
-		w.PutNode(&model.Node{Name: "node1", InternalIPs: addrs("192.0.2.1", "127.0.0.1"), PodCIDRs: cidrs("10.244.1.0/24", "fd00::/64")})
+		w.PutNode(&model.Node{Name: "node1", InternalIPs: addrs("192.0.2.1", "127.0.0.1"),
+			PodCIDRs: cidrs("10.244.1.0/24", "fd00::/64")})
 		w.PutNode(&model.Node{Name: "node2", InternalIPs: addrs("192.0.2.2"), PodCIDRs: cidrs("10.244.0.0/24")})
 		w.PutNode(&model.Node{Name: "node3"})
 	})
@@ -195,18 +213,21 @@ func TestLocal(t *testing.T) {
 		t.Fatal(err)
 	}
 	l, ok, problems := MakeLocal(store.Snapshot(), "node1")
-	want := Local{addrs("192.0.2.1"), nil, cidrs("10.244.0.0/24", "10.244.1.0/24", "fd00::/64"), cidrs("10.244.1.0/24", "fd00::/64")}
+	want := Local{addrs("192.0.2.1"), nil, cidrs("10.244.0.0/24", "10.244.1.0/24", "fd00::/64"),
+		cidrs("10.244.1.0/24", "fd00::/64")}
 	if !ok || len(problems) > 0 || !LocalEqual(l, want) {
 		t.Errorf("%+v, %v", l, problems)
 	}
-	if _, ok, problems = MakeLocal(store.Snapshot(), "node3"); !ok || len(problems) != 1 || problems[0].Field != "status.addresses" {
+	if _, ok, problems = MakeLocal(store.Snapshot(), "node3"); !ok || len(problems) != 1 ||
+		problems[0].Field != "status.addresses" {
 		t.Errorf("a node without address: %v", problems)
 	}
 	keys := LocalKeys("node1")
 	if got := keys(model.Snapshot{}, model.Changes{}); got != nil {
 		t.Error(got)
 	}
-	if got := keys(model.Snapshot{}, model.Changes{Nodes: map[string]struct{}{"node2": {}}}); len(got) != 1 || got[0] != "node1" {
+	if got := keys(model.Snapshot{}, model.Changes{Nodes: map[string]struct{}{"node2": {}}}); len(got) != 1 ||
+		got[0] != "node1" {
 		t.Error(got)
 	}
 }

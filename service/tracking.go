@@ -33,7 +33,8 @@ func (t Tracking) Set(to Parameters, cpus int) error {
 		errs = append(errs, to.Raise(folder+"max", max(t.MaxPerCore*cpus, t.Min)))
 	}
 	for name, d := range map[string]time.Duration{
-		"tcp_timeout_established": t.Established, "tcp_timeout_close_wait": t.CloseWait, "udp_timeout": t.UDP, "udp_timeout_stream": t.UDPStream,
+		"tcp_timeout_established": t.Established, "tcp_timeout_close_wait": t.CloseWait, "udp_timeout": t.UDP,
+		"udp_timeout_stream": t.UDPStream,
 	} {
 		if d > 0 {
 			errs = append(errs, to.Ensure(folder+name, strconv.Itoa(int(d/time.Second))))

@@ -35,8 +35,10 @@ func TestTrackingIsSetAsKubeProxySetsIt(t *testing.T) {
 		{Tracking{MaxPerCore: 32768, Min: 131072}, 8, parameters{folder + "max": "at least 262144"}, false},
 		{Tracking{Min: 131072}, 8, parameters{}, false},
 		{Tracking{Established: 24 * time.Hour, CloseWait: time.Hour, Liberal: true}, 1,
-			parameters{folder + "tcp_timeout_established": "86400", folder + "tcp_timeout_close_wait": "3600", folder + "tcp_be_liberal": "1"}, false},
-		{Tracking{UDP: 30 * time.Second, UDPStream: time.Minute}, 1, parameters{folder + "udp_timeout": "30", folder + "udp_timeout_stream": "60"}, true},
+			parameters{folder + "tcp_timeout_established": "86400", folder + "tcp_timeout_close_wait": "3600", folder +
+				"tcp_be_liberal": "1"}, false},
+		{Tracking{UDP: 30 * time.Second, UDPStream: time.Minute}, 1, parameters{folder + "udp_timeout": "30", folder +
+			"udp_timeout_stream": "60"}, true},
 	} {
 		got := parameters{}
 		if err := tc.in.Set(got, tc.cpus); !maps.Equal(got, tc.want) || (err != nil) != tc.fail {

@@ -20,22 +20,27 @@ import (
 // The annotations of a Service that asks for an address, ours first. MetalLB's and kube-vip's
 // mean the same, so that objects need no change.
 var (
-	ipsAnnotations = []string{"wayleave.dev/load-balancer-ips", "metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs",
+	ipsAnnotations = []string{"wayleave.dev/load-balancer-ips", "metallb.io/loadBalancerIPs",
+		"metallb.universe.tf/loadBalancerIPs",
 		"kube-vip.io/loadbalancerIPs"}
-	poolAnnotations    = []string{"wayleave.dev/address-pool", "metallb.io/address-pool", "metallb.universe.tf/address-pool"}
-	sharingAnnotations = []string{"wayleave.dev/allow-shared-ip", "metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"}
+	poolAnnotations = []string{"wayleave.dev/address-pool", "metallb.io/address-pool",
+		"metallb.universe.tf/address-pool"}
+	sharingAnnotations = []string{"wayleave.dev/allow-shared-ip", "metallb.io/allow-shared-ip",
+		"metallb.universe.tf/allow-shared-ip"}
 )
 
 // KeepsAnnotation says whether some conversion reads the annotation; a source need not
 // keep others.
 func KeepsAnnotation(key string) bool {
-	return slices.Contains(ipsAnnotations, key) || slices.Contains(poolAnnotations, key) || slices.Contains(sharingAnnotations, key) ||
+	return slices.Contains(ipsAnnotations, key) || slices.Contains(poolAnnotations, key) ||
+		slices.Contains(sharingAnnotations, key) ||
 		key == classAnnotation || key == defaultClassAnnotation || isIngressOption(key)
 }
 
 // balancerFinalizers are those by which other load balancers keep a Service until they have
 // cleaned up: the service controller of clouds, and ServiceLB of k3s before it used that one.
-var balancerFinalizers = []string{"service.kubernetes.io/load-balancer-cleanup", "svccontroller.k3s.cattle.io/daemonset"}
+var balancerFinalizers = []string{"service.kubernetes.io/load-balancer-cleanup",
+	"svccontroller.k3s.cattle.io/daemonset"}
 
 // AddressCondition is the type of the condition in a Service's status that says what is
 // wrong with its address. It is there only while something is.
@@ -66,15 +71,20 @@ func internLabels(in map[string]string) map[string]string {
 // balancer takes what a Service of type LoadBalancer asks for, and what it has.
 func (c *checker) balancer(in *corev1.Service, out *model.Service) {
 	lb := &model.Balancer{
-		UID: string(in.UID), Created: in.CreationTimestamp.Time, Version: in.ResourceVersion, Leaving: in.DeletionTimestamp != nil,
-		Class: intern(deref(in.Spec.LoadBalancerClass, "")), Labels: internLabels(in.Labels), Selector: selectorText(in.Spec.Selector),
+		UID: string(in.UID), Created: in.CreationTimestamp.Time, Version: in.ResourceVersion,
+		Leaving: in.DeletionTimestamp != nil,
+		Class:   intern(deref(in.Spec.LoadBalancerClass, "")), Labels: internLabels(in.Labels),
+		Selector: selectorText(in.Spec.Selector),
 	}
 	lb.Pool, lb.PoolField = annotation(&in.ObjectMeta, poolAnnotations)
 	lb.Pool, lb.PoolField = intern(lb.Pool), intern(lb.PoolField)
 	lb.SharingKey, _ = annotation(&in.ObjectMeta, sharingAnnotations)
 	c.families(in, out, lb)
 	c.requested(in, lb)
-	if i := slices.IndexFunc(in.Finalizers, func(f string) bool { return slices.Contains(balancerFinalizers, f) }); i >= 0 {
+	if i := slices.IndexFunc(in.Finalizers, func(f string) bool {
+		return slices.Contains(balancerFinalizers,
+			f)
+	}); i >= 0 {
 		lb.Finalizer = intern(in.Finalizers[i])
 	}
 	for _, g := range in.Status.LoadBalancer.Ingress {
@@ -171,7 +181,8 @@ func AddressPool(in *api.AddressPool) (*model.AddressPool, []model.Problem) {
 		AutoAssign: deref(in.Spec.AutoAssign, true), AvoidBuggy: in.Spec.AvoidBuggyAddresses,
 		Services:   c.selector("spec.serviceSelector", in.Spec.ServiceSelector),
 		Namespaces: c.selector("spec.namespaceSelector", in.Spec.NamespaceSelector),
-		L2:         model.L2{Enabled: deref(in.Spec.L2.Enabled, true), Nodes: c.selector("spec.l2.nodeSelector", in.Spec.L2.NodeSelector)},
+		L2: model.L2{Enabled: deref(in.Spec.L2.Enabled, true), Nodes: c.selector("spec.l2.nodeSelector",
+			in.Spec.L2.NodeSelector)},
 	}
 	for i, s := range in.Spec.Addresses {
 		if r, ok := c.addresses(fmt.Sprintf("spec.addresses[%d]", i), s); ok {
@@ -183,7 +194,8 @@ func AddressPool(in *api.AddressPool) (*model.AddressPool, []model.Problem) {
 	}
 	for i, g := range in.Spec.L2.Interfaces {
 		if _, err := path.Match(g, ""); err != nil || g == "" {
-			c.bad(fmt.Sprintf("spec.l2.interfaces[%d]", i), "%q is not the name of an interface, nor a glob like eth*", g)
+			c.bad(fmt.Sprintf("spec.l2.interfaces[%d]", i), "%q is not the name of an interface, nor a glob like eth*",
+				g)
 			continue
 		}
 		out.L2.Interfaces = append(out.L2.Interfaces, g)
@@ -239,11 +251,14 @@ func (c *checker) addresses(field, s string) (r model.Range, ok bool) {
 // usable refuses ranges that touch what can be no address of a service.
 func (c *checker) usable(field, s string, r model.Range) bool {
 	for _, p := range []struct{ cidr, what string }{
-		{"0.0.0.0/8", "unspecified"}, {"127.0.0.0/8", "loopback"}, {"169.254.0.0/16", "link-local"}, {"224.0.0.0/4", "multicast"},
-		{"::/127", "unspecified or loopback"}, {"::ffff:0:0/96", "IPv4-mapped"}, {"fe80::/10", "link-local"}, {"ff00::/8", "multicast"},
+		{"0.0.0.0/8", "unspecified"}, {"127.0.0.0/8", "loopback"}, {"169.254.0.0/16", "link-local"},
+		{"224.0.0.0/4", "multicast"},
+		{"::/127", "unspecified or loopback"}, {"::ffff:0:0/96", "IPv4-mapped"}, {"fe80::/10", "link-local"},
+		{"ff00::/8", "multicast"},
 	} {
 		forbidden := netip.MustParsePrefix(p.cidr)
-		if r.From.BitLen() == forbidden.Addr().BitLen() && !last(forbidden).Less(r.From) && !r.To.Less(forbidden.Addr()) {
+		if r.From.BitLen() == forbidden.Addr().BitLen() && !last(forbidden).Less(r.From) &&
+			!r.To.Less(forbidden.Addr()) {
 			c.bad(field, "%q has %s addresses (%s), which no service can have", s, p.what, p.cidr)
 			return false
 		}
@@ -287,7 +302,8 @@ func (c *checker) selector(field string, in *metav1.LabelSelector) (out model.Se
 		case (op == model.In || op == model.NotIn) == (len(e.Values) == 0):
 			c.bad(at+".values", "In and NotIn need values, Exists and DoesNotExist have none")
 		}
-		out.Requirements = append(out.Requirements, model.Requirement{Key: e.Key, Operator: op, Values: slices.Clone(e.Values)})
+		out.Requirements = append(out.Requirements, model.Requirement{Key: e.Key, Operator: op,
+			Values: slices.Clone(e.Values)})
 	}
 	if len(c.problems) > before {
 		return model.Selector{Nothing: true}

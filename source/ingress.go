@@ -33,8 +33,9 @@ func Ingress(in *networkingv1.Ingress) (*model.Ingress, []model.Problem) {
 	c := newChecker("Ingress", &in.ObjectMeta)
 	out := &model.Ingress{
 		Name: c.object, UID: string(in.UID), Created: in.CreationTimestamp.Time, Version: in.ResourceVersion,
-		Leaving: in.DeletionTimestamp != nil, Class: intern(deref(in.Spec.IngressClassName, "")), ClassAnnotation: intern(in.Annotations[classAnnotation]),
-		Annotations: ingressOptions(&in.ObjectMeta),
+		Leaving: in.DeletionTimestamp != nil, Class: intern(deref(in.Spec.IngressClassName, "")),
+		ClassAnnotation: intern(in.Annotations[classAnnotation]),
+		Annotations:     ingressOptions(&in.ObjectMeta),
 	}
 	if in.Spec.DefaultBackend != nil {
 		b := c.ingressBackend("spec.defaultBackend", in.Spec.DefaultBackend)
@@ -145,7 +146,8 @@ func (c *checker) ingressPath(at string, in *networkingv1.HTTPIngressPath) (mode
 func (c *checker) ingressBackend(at string, in *networkingv1.IngressBackend) (out model.IngressBackend) {
 	switch {
 	case in.Resource != nil:
-		c.bad(at+".resource", "%s %s is not a Service: only Services are backends; the path answers 503", in.Resource.Kind, in.Resource.Name)
+		c.bad(at+".resource", "%s %s is not a Service: only Services are backends; the path answers 503",
+			in.Resource.Kind, in.Resource.Name)
 		return out
 	case in.Service == nil:
 		c.bad(at, "is empty: a service is needed; the path answers 503")
@@ -173,7 +175,8 @@ func (c *checker) ingressBackend(at string, in *networkingv1.IngressBackend) (ou
 func (c *checker) ingressTLS(i int, in *networkingv1.IngressTLS) model.IngressTLS {
 	out := model.IngressTLS{Index: i, Secret: in.SecretName}
 	if wrong := validation.IsDNS1123Subdomain(in.SecretName); in.SecretName != "" && len(wrong) > 0 {
-		c.bad(fmt.Sprintf("spec.tls[%d].secretName", i), "%q is not the name of a Secret; the default certificate is used", in.SecretName)
+		c.bad(fmt.Sprintf("spec.tls[%d].secretName", i),
+			"%q is not the name of a Secret; the default certificate is used", in.SecretName)
 		out.Secret = ""
 	}
 	for j, h := range in.Hosts {
@@ -187,7 +190,8 @@ func (c *checker) ingressTLS(i int, in *networkingv1.IngressTLS) model.IngressTL
 // IngressClass converts an IngressClass.
 func IngressClass(in *networkingv1.IngressClass) (*model.IngressClass, []model.Problem) {
 	c := newChecker("IngressClass", &in.ObjectMeta)
-	out := &model.IngressClass{Name: intern(in.Name), Created: in.CreationTimestamp.Time, Controller: intern(in.Spec.Controller)}
+	out := &model.IngressClass{Name: intern(in.Name), Created: in.CreationTimestamp.Time,
+		Controller: intern(in.Spec.Controller)}
 	switch v := in.Annotations[defaultClassAnnotation]; v {
 	case "true":
 		out.Default = true

@@ -16,7 +16,8 @@ import (
 // allows nothing, and a subject that cannot be read isolates no pod.
 func NetworkPolicy(in *networkingv1.NetworkPolicy) (*model.NetworkPolicy, []model.Problem) {
 	c := newChecker("NetworkPolicy", &in.ObjectMeta)
-	out := &model.NetworkPolicy{Name: c.object, UID: string(in.UID), Subject: c.selector("spec.podSelector", &in.Spec.PodSelector)}
+	out := &model.NetworkPolicy{Name: c.object, UID: string(in.UID), Subject: c.selector("spec.podSelector",
+		&in.Spec.PodSelector)}
 	if out.Subject.Nothing {
 		c.bad("spec.podSelector", "cannot be read: the policy isolates no pod")
 	}
@@ -61,7 +62,8 @@ func (c *checker) policyTypes(in *networkingv1.NetworkPolicy, out *model.Network
 
 // policyRule reads one rule; peers is "from" or "to". A list that is missing or empty is
 // everything, one whose parts are all bad is nothing.
-func (c *checker) policyRule(field, peers string, in []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) model.PolicyRule {
+func (c *checker) policyRule(field, peers string, in []networkingv1.NetworkPolicyPeer,
+	ports []networkingv1.NetworkPolicyPort) model.PolicyRule {
 	out := model.PolicyRule{AnyPeer: len(in) == 0, AnyPort: len(ports) == 0}
 	for i := range in {
 		if p, ok := c.policyPeer(fmt.Sprintf("%s.%s[%d]", field, peers, i), &in[i]); ok {
@@ -79,7 +81,9 @@ func (c *checker) policyRule(field, peers string, in []networkingv1.NetworkPolic
 	}
 	blocks := slices.ContainsFunc(out.Peers, func(p model.PolicyPeer) bool { return p.Block.IsValid() })
 	if peers == "to" && named >= 0 && blocks {
-		c.bad(fmt.Sprintf("%s.ports[%d].port", field, named), "%q is a name: it allows nothing with an ipBlock, since addresses have no names of ports", ports[named].Port.StrVal)
+		c.bad(fmt.Sprintf("%s.ports[%d].port", field, named),
+			"%q is a name: it allows nothing with an ipBlock, since addresses have no names of ports",
+			ports[named].Port.StrVal)
 	}
 	return out
 }
@@ -184,7 +188,8 @@ func (c *checker) containerPorts(field string, in *corev1.Container, out *model.
 			continue
 		}
 		port, ok := c.port(at+".containerPort", p.ContainerPort)
-		if n := (model.NamedPort{Name: intern(p.Name), Protocol: proto, Port: port}); ok && !slices.Contains(out.Ports, n) {
+		if n := (model.NamedPort{Name: intern(p.Name), Protocol: proto, Port: port}); ok &&
+			!slices.Contains(out.Ports, n) {
 			out.Ports = append(out.Ports, n)
 		}
 	}

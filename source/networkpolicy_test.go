@@ -31,10 +31,15 @@ func TestNetworkPolicies(t *testing.T) {
 		{"egress rules bring the type", "{podSelector: {}, egress: [{}]}", "ingress [] egress [any any]"},
 		{"only egress", "{podSelector: {}, policyTypes: [Egress], egress: [{ports: [], to: []}]}", "egress [any any]"},
 		{"both", "{podSelector: {}, policyTypes: [Ingress, Egress]}", "ingress [] egress []"},
-		{"a port without a number", "{podSelector: {}, ingress: [{ports: [{protocol: UDP}]}]}", "ingress [any UDP 0-65535]"},
-		{"ports", "{podSelector: {}, ingress: [{ports: [{port: 80}, {port: web, protocol: SCTP}, {port: 1, endPort: 65535}]}]}", "ingress [any TCP 80-80,SCTP web,TCP 1-65535]"},
-		{"host bits have no meaning", "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.1.2.3/8, except: [10.9.9.9/16]}}]}]}", "ingress [10.0.0.0/8-10.9.0.0/16 any]"},
-		{"selectors", "{podSelector: {}, ingress: [{from: [{podSelector: {}}, {namespaceSelector: {}}, {namespaceSelector: {}, podSelector: {}}]}]}", "ingress [own,all,all any]"},
+		{"a port without a number", "{podSelector: {}, ingress: [{ports: [{protocol: UDP}]}]}",
+			"ingress [any UDP 0-65535]"},
+		{"ports", "{podSelector: {}, ingress: [{ports: [{port: 80}, {port: web, protocol: SCTP}, {port: 1, " +
+			"endPort: 65535}]}]}", "ingress [any TCP 80-80,SCTP web,TCP 1-65535]"},
+		{"host bits have no meaning",
+			"{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.1.2.3/8, except: [10.9.9.9/16]}}]}]}",
+			"ingress [10.0.0.0/8-10.9.0.0/16 any]"},
+		{"selectors", "{podSelector: {}, ingress: [{from: [{podSelector: {}}, {namespaceSelector: {}}, " +
+			"{namespaceSelector: {}, podSelector: {}}]}]}", "ingress [own,all,all any]"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			out, problems := policy(t, tc.spec)
@@ -108,16 +113,26 @@ func TestBadNetworkPolicies(t *testing.T) {
 	const onePeer, onePort = "ingress [own TCP 1-1]", "ingress [any TCP 1-1]"
 	for _, tc := range []struct{ name, spec, field, want string }{
 		{"type", "{podSelector: {}, policyTypes: [Ingress, Sideways]}", "spec.policyTypes[1]", "ingress []"},
-		{"ingress without its type", "{podSelector: {}, policyTypes: [Egress], ingress: [{}]}", "spec.ingress", "egress []"},
-		{"egress without its type", "{podSelector: {}, policyTypes: [Ingress], egress: [{}]}", "spec.egress", "ingress []"},
+		{"ingress without its type", "{podSelector: {}, policyTypes: [Egress], ingress: [{}]}",
+			"spec.ingress", "egress []"},
+		{"egress without its type", "{podSelector: {}, policyTypes: [Ingress], egress: [{}]}", "spec.egress",
+			"ingress []"},
 		{"empty peer", from("{}"), "spec.ingress[0].from[0]", onePeer},
-		{"block and selector", from("{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}"), "spec.ingress[0].from[0].ipBlock", onePeer},
+		{"block and selector", from("{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}"),
+			"spec.ingress[0].from[0].ipBlock", onePeer},
 		{"no CIDR", from("{ipBlock: {cidr: 10.0.0.0}}"), "spec.ingress[0].from[0].ipBlock.cidr", onePeer},
-		{"mapped, and others", from("{ipBlock: {cidr: '::ffff:10.0.0.0/8'}}"), "spec.ingress[0].from[0].ipBlock.cidr", onePeer},
-		{"an exception that is none opens nothing", from("{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/40]}}"), "spec.ingress[0].from[0].ipBlock.except[0]", onePeer},
-		{"an exception elsewhere", "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}]}]}", "spec.ingress[0].from[0].ipBlock.except[0]", "ingress [10.0.0.0/8 any]"},
-		{"selector of pods", from("{podSelector: {matchExpressions: [{key: a, operator: Gt, values: ['1']}]}}"), "spec.ingress[0].from[0].podSelector.matchExpressions[0].operator", onePeer},
-		{"selector of namespaces", from("{namespaceSelector: {matchExpressions: [{key: a, operator: Exists, values: ['1']}]}}"), "spec.ingress[0].from[0].namespaceSelector.matchExpressions[0].values", onePeer},
+		{"mapped, and others", from("{ipBlock: {cidr: '::ffff:10.0.0.0/8'}}"),
+			"spec.ingress[0].from[0].ipBlock.cidr", onePeer},
+		{"an exception that is none opens nothing", from("{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/40]}}"),
+			"spec.ingress[0].from[0].ipBlock.except[0]", onePeer},
+		{"an exception elsewhere",
+			"{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}]}]}",
+			"spec.ingress[0].from[0].ipBlock.except[0]", "ingress [10.0.0.0/8 any]"},
+		{"selector of pods", from("{podSelector: {matchExpressions: [{key: a, operator: Gt, values: ['1']}]}}"),
+			"spec.ingress[0].from[0].podSelector.matchExpressions[0].operator", onePeer},
+		{"selector of namespaces", from(
+			"{namespaceSelector: {matchExpressions: [{key: a, operator: Exists, values: ['1']}]}}"),
+			"spec.ingress[0].from[0].namespaceSelector.matchExpressions[0].values", onePeer},
 		{"protocol", port("{protocol: ICMP}"), "spec.ingress[0].ports[0].protocol", onePort},
 		{"port", port("{port: 65536}"), "spec.ingress[0].ports[0].port", onePort},
 		{"port zero", port("{port: 0}"), "spec.ingress[0].ports[0].port", onePort},
@@ -126,13 +141,18 @@ func TestBadNetworkPolicies(t *testing.T) {
 		{"end of a name", port("{port: web, endPort: 80}"), "spec.ingress[0].ports[0].endPort", onePort},
 		{"end before begin", port("{port: 81, endPort: 80}"), "spec.ingress[0].ports[0].endPort", onePort},
 		{"end too high", port("{port: 81, endPort: 70000}"), "spec.ingress[0].ports[0].endPort", onePort},
-		{"all of a list is bad: nothing is allowed", "{podSelector: {}, ingress: [{from: [{}]}]}", "spec.ingress[0].from[0]", "ingress [ any]"},
-		{"all ports are bad: nothing is allowed", "{podSelector: {}, ingress: [{ports: [{port: 0}]}]}", "spec.ingress[0].ports[0].port", "ingress [any ]"},
-		{"a name with addresses", "{podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{port: 1}, {port: web}]}]}", "spec.egress[0].ports[1].port", "ingress [] egress [10.0.0.0/8 TCP 1-1,TCP web]"},
+		{"all of a list is bad: nothing is allowed", "{podSelector: {}, ingress: [{from: [{}]}]}",
+			"spec.ingress[0].from[0]", "ingress [ any]"},
+		{"all ports are bad: nothing is allowed", "{podSelector: {}, ingress: [{ports: [{port: 0}]}]}",
+			"spec.ingress[0].ports[0].port", "ingress [any ]"},
+		{"a name with addresses",
+			"{podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{port: 1}, {port: web}]}]}",
+			"spec.egress[0].ports[1].port", "ingress [] egress [10.0.0.0/8 TCP 1-1,TCP web]"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			out, problems := policy(t, tc.spec)
-			if len(problems) != 1 || problems[0].Field != tc.field || !strings.HasPrefix(problems[0].Error(), "NetworkPolicy x/p: spec.") {
+			if len(problems) != 1 || problems[0].Field != tc.field || !strings.HasPrefix(problems[0].Error(),
+				"NetworkPolicy x/p: spec.") {
 				t.Errorf("problems are %v, want one of %s", problems, tc.field)
 			}
 			if got := policyText(out); got != tc.want {
@@ -141,7 +161,8 @@ func TestBadNetworkPolicies(t *testing.T) {
 		})
 	}
 	out, problems := policy(t, "{podSelector: {matchExpressions: [{key: a, operator: Gt, values: ['1']}]}}")
-	if out.Subject.Matches(nil) || !slices.ContainsFunc(problems, func(p model.Problem) bool { return p.Field == "spec.podSelector" }) {
+	if out.Subject.Matches(nil) || !slices.ContainsFunc(problems,
+		func(p model.Problem) bool { return p.Field == "spec.podSelector" }) {
 		t.Errorf("a subject that cannot be read: %+v, %v", out, problems)
 	}
 }
@@ -153,17 +174,21 @@ func TestPodsForPolicies(t *testing.T) {
 	ports := func(name string, n int32) []corev1.ContainerPort {
 		return []corev1.ContainerPort{{Name: name, ContainerPort: n}, {ContainerPort: 9}}
 	}
-	in := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b", UID: "u", Labels: map[string]string{"app": "web"}},
+	in := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b", UID: "u",
+		Labels: map[string]string{"app": "web"}},
 		Spec: corev1.PodSpec{
-			Containers:     []corev1.Container{{Ports: ports("web", 80)}, {Ports: ports("web", 81)}, {Ports: ports("web", 81)}, {Ports: ports("bad", 0)}},
-			InitContainers: []corev1.Container{{Ports: ports("init", 1)}, {Ports: ports("side", 2), RestartPolicy: &always}},
+			Containers: []corev1.Container{{Ports: ports("web", 80)}, {Ports: ports("web", 81)},
+				{Ports: ports("web", 81)}, {Ports: ports("bad", 0)}},
+			InitContainers: []corev1.Container{{Ports: ports("init", 1)},
+				{Ports: ports("side", 2), RestartPolicy: &always}},
 		}}
 	if p, _ := Pod(in); p != nil {
 		t.Errorf("a pod on no node was kept: %+v", p)
 	}
 	in.Spec.NodeName = "n"
 	p, problems := Pod(in)
-	if p == nil || len(p.IPs) != 0 || p.UID != "u" || p.Labels["app"] != "web" || fmt.Sprint(p.Ports) != "[{web TCP 80} {web TCP 81} {side TCP 2}]" {
+	if p == nil || len(p.IPs) != 0 || p.UID != "u" || p.Labels["app"] != "web" ||
+		fmt.Sprint(p.Ports) != "[{web TCP 80} {web TCP 81} {side TCP 2}]" {
 		t.Errorf("read %+v", p)
 	}
 	if len(problems) != 1 || problems[0].Field != "spec.containers[3].ports[0].containerPort" {

@@ -87,7 +87,8 @@ func (c *checker) healthCheckPort(in *corev1.Service) uint16 {
 func (c *checker) vip(field, s string) (netip.Addr, bool) {
 	a, ok := c.addr(field, s)
 	if ok && (a.IsUnspecified() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast()) {
-		c.bad(field, "%s is not an address of a service: unspecified, loopback, link-local and multicast ones are refused", a)
+		c.bad(field,
+			"%s is not an address of a service: unspecified, loopback, link-local and multicast ones are refused", a)
 		return a, false
 	}
 	return a, ok
@@ -120,7 +121,8 @@ func (c *checker) policies(in *corev1.Service, out *model.Service) {
 	// The EndpointSlice controller turns trafficDistribution into hints, which is all
 	// that a proxy looks at (KEP-4444).
 	if d := in.Spec.TrafficDistribution; d != nil {
-		known := []string{corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferSameNode}
+		known := []string{corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone,
+			corev1.ServiceTrafficDistributionPreferSameNode}
 		if !slices.Contains(known, *d) {
 			c.bad("spec.trafficDistribution", "%q is not a distribution; %s are", *d, strings.Join(known, ", "))
 		}
@@ -133,7 +135,8 @@ func (c *checker) affinity(cfg *corev1.SessionAffinityConfig) time.Duration {
 	}
 	d := time.Duration(*cfg.ClientIP.TimeoutSeconds) * time.Second
 	if d <= 0 || d > maxAffinity {
-		c.bad("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d is not allowed; 1 to %d are; %d is used", *cfg.ClientIP.TimeoutSeconds, int(maxAffinity.Seconds()), int(defaultAffinity.Seconds()))
+		c.bad("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d is not allowed; 1 to %d are; %d is used",
+			*cfg.ClientIP.TimeoutSeconds, int(maxAffinity.Seconds()), int(defaultAffinity.Seconds()))
 		return defaultAffinity
 	}
 	return d

@@ -15,7 +15,8 @@ import (
 const maxSecret = 256 << 10
 
 // Secret keeps of a Secret what an Ingress may name it for: a certificate with its key,
-// authorities with their revocation lists, and password hashes. Nothing else of it stays in memory. What is wrong is told of the
+// authorities with their revocation lists, and password hashes. Nothing else of it stays in memory. What is wrong is
+// told of the
 // Ingress that names it, so there are no problems.
 func Secret(in *corev1.Secret) (*model.Secret, []model.Problem) {
 	out := &model.Secret{Name: nameOf(&in.ObjectMeta)}
@@ -68,7 +69,8 @@ func isHash(s string) bool {
 	if len(s) > 200 || strings.ContainsAny(s, " \t\r\n:") {
 		return false
 	}
-	for _, begin := range []string{"$apr1$", "$2a$", "$2b$", "$2y$", "$1$", "$5$", "$6$", "{SHA}", "{SSHA}", "{PLAIN}"} {
+	for _, begin := range []string{"$apr1$", "$2a$", "$2b$", "$2y$", "$1$", "$5$", "$6$", "{SHA}",
+		"{SSHA}", "{PLAIN}"} {
 		if strings.HasPrefix(s, begin) {
 			return true
 		}
@@ -85,7 +87,8 @@ func certificate(out *model.Secret, chain, key []byte) error {
 	case len(key) == 0:
 		return fmt.Errorf("data[%s] is missing or empty", corev1.TLSPrivateKeyKey)
 	case len(chain) > maxSecret || len(key) > maxSecret:
-		return fmt.Errorf("data[%s] or data[%s] is longer than %d bytes", corev1.TLSCertKey, corev1.TLSPrivateKeyKey, maxSecret)
+		return fmt.Errorf("data[%s] or data[%s] is longer than %d bytes", corev1.TLSCertKey,
+			corev1.TLSPrivateKeyKey, maxSecret)
 	}
 	pair, err := keypair.Parse(chain, key)
 	if err != nil {

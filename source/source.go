@@ -93,7 +93,8 @@ func (c *checker) port(field string, n int32) (uint16, bool) {
 func (c *checker) nodePort(field string, proto model.Protocol, n int32) (uint16, bool) {
 	port, ok := c.port(field, n)
 	if whose := model.ReservedPort(proto, port); ok && whose != "" {
-		c.bad(field, "%d/%s is a port of %s on the nodes; any other of the range is allowed; it is not served", n, proto, whose)
+		c.bad(field, "%d/%s is a port of %s on the nodes; any other of the range is allowed; it is not served",
+			n, proto, whose)
 		return 0, false
 	}
 	return port, ok
@@ -102,7 +103,8 @@ func (c *checker) nodePort(field string, proto model.Protocol, n int32) (uint16,
 // Service converts a Service.
 func Service(in *corev1.Service) (*model.Service, []model.Problem) {
 	c := newChecker("Service", &in.ObjectMeta)
-	out := &model.Service{Name: c.object, Created: in.CreationTimestamp.Time, PublishNotReady: in.Spec.PublishNotReadyAddresses}
+	out := &model.Service{Name: c.object, Created: in.CreationTimestamp.Time,
+		PublishNotReady: in.Spec.PublishNotReadyAddresses}
 	switch in.Spec.Type {
 	case corev1.ServiceTypeClusterIP, "":
 		out.Type = model.ClusterIP
@@ -279,7 +281,8 @@ func (c *checker) endpoint(i int, in *discoveryv1.Endpoint, family discoveryv1.A
 	}
 	// The API forbids these: they would reach the node itself or nobody.
 	if a.IsUnspecified() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() {
-		c.bad(field, "%s is not an address of an endpoint: unspecified, loopback, link-local and multicast ones are refused", a)
+		c.bad(field,
+			"%s is not an address of an endpoint: unspecified, loopback, link-local and multicast ones are refused", a)
 		return e, false
 	}
 	e.Addr = a
@@ -314,10 +317,12 @@ func deref[T any](p *T, otherwise T) T {
 // address.
 func Pod(in *corev1.Pod) (*model.Pod, []model.Problem) {
 	c := newChecker("Pod", &in.ObjectMeta)
-	if in.Status.Phase == corev1.PodSucceeded || in.Status.Phase == corev1.PodFailed || in.Spec.NodeName == "" && len(in.Status.PodIPs) == 0 {
+	if in.Status.Phase == corev1.PodSucceeded || in.Status.Phase == corev1.PodFailed || in.Spec.NodeName == "" &&
+		len(in.Status.PodIPs) == 0 {
 		return nil, nil
 	}
-	out := &model.Pod{Name: c.object, Node: intern(in.Spec.NodeName), HostNetwork: in.Spec.HostNetwork, UID: string(in.UID), Created: in.CreationTimestamp.Time, Labels: internLabels(in.Labels)}
+	out := &model.Pod{Name: c.object, Node: intern(in.Spec.NodeName), HostNetwork: in.Spec.HostNetwork,
+		UID: string(in.UID), Created: in.CreationTimestamp.Time, Labels: internLabels(in.Labels)}
 	for i, ip := range in.Status.PodIPs {
 		if a, ok := c.addr(fmt.Sprintf("status.podIPs[%d]", i), ip.IP); ok {
 			out.IPs = append(out.IPs, a)
@@ -365,7 +370,8 @@ const toBeDeleted = "ToBeDeletedByClusterAutoscaler"
 // Node converts a Node.
 func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 	c := newChecker("Node", &in.ObjectMeta)
-	out := &model.Node{Name: intern(in.Name), Zone: intern(in.Labels[corev1.LabelTopologyZone]), Labels: internLabels(in.Labels)}
+	out := &model.Node{Name: intern(in.Name), Zone: intern(in.Labels[corev1.LabelTopologyZone]),
+		Labels: internLabels(in.Labels)}
 	_, out.Excluded = in.Labels[corev1.LabelNodeExcludeBalancers]
 	for i, a := range in.Status.Addresses {
 		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
@@ -393,7 +399,8 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 			out.PodCIDRs = append(out.PodCIDRs, p)
 		}
 	}
-	out.Leaving = in.DeletionTimestamp != nil || slices.ContainsFunc(in.Spec.Taints, func(t corev1.Taint) bool { return t.Key == toBeDeleted })
+	out.Leaving = in.DeletionTimestamp != nil || slices.ContainsFunc(in.Spec.Taints,
+		func(t corev1.Taint) bool { return t.Key == toBeDeleted })
 	for _, cond := range in.Status.Conditions {
 		if cond.Type == corev1.NodeReady {
 			out.Ready = cond.Status == corev1.ConditionTrue
@@ -405,5 +412,6 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 // Namespace converts a Namespace.
 func Namespace(in *corev1.Namespace) (*model.Namespace, []model.Problem) {
 	leaving := in.DeletionTimestamp != nil || in.Status.Phase == corev1.NamespaceTerminating
-	return &model.Namespace{Name: intern(in.Name), Labels: internLabels(in.Labels), UID: string(in.UID), Leaving: leaving}, nil
+	return &model.Namespace{Name: intern(in.Name), Labels: internLabels(in.Labels), UID: string(in.UID),
+		Leaving: leaving}, nil
 }

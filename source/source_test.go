@@ -29,7 +29,8 @@ func goodService() *corev1.Service {
 func goodSlice() *discoveryv1.EndpointSlice {
 	port := int32(8080)
 	return &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-1",
+			Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
 		AddressType: discoveryv1.AddressTypeIPv4,
 		Ports:       []discoveryv1.EndpointPort{{Port: &port}},
 		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.244.0.5"}}, {Addresses: []string{"10.244.0.6"}}},
@@ -41,7 +42,8 @@ func TestAGoodServiceIsTakenWhole(t *testing.T) {
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	if got, want := fmt.Sprintf("%s %s %v %v", s.Name, s.Type, s.ClusterIPs, s.Ports), "default/web ClusterIP [10.96.0.5 fd00::5] [{http TCP 80 30080} {dns UDP 53 0}]"; got != want {
+	if got, want := fmt.Sprintf("%s %s %v %v", s.Name, s.Type, s.ClusterIPs, s.Ports),
+		"default/web ClusterIP [10.96.0.5 fd00::5] [{http TCP 80 30080} {dns UDP 53 0}]"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
@@ -54,18 +56,28 @@ func TestBadServices(t *testing.T) {
 		want  string
 		ports int // that are still used; -1 when the service is refused whole
 	}{
-		{"port 0", func(s *corev1.Service) { s.Spec.Ports[0].Port = 0 }, "Service default/web: spec.ports[0].port: 0 is not a port", 1},
-		{"port too big", func(s *corev1.Service) { s.Spec.Ports[1].Port = 70000 }, "spec.ports[1].port: 70000 is not a port", 1},
-		{"node port", func(s *corev1.Service) { s.Spec.Ports[0].NodePort = -1 }, "spec.ports[0].nodePort: -1 is not a port", 2},
-		{"protocol", func(s *corev1.Service) { s.Spec.Ports[0].Protocol = "ICMP" }, `spec.ports[0].protocol: "ICMP" is not a protocol`, 1},
-		{"address", func(s *corev1.Service) { s.Spec.ClusterIPs[0] = "10.96.0" }, `spec.clusterIPs[0]: "10.96.0" is not an IP address`, 2},
+		{"port 0", func(s *corev1.Service) { s.Spec.Ports[0].Port = 0 },
+			"Service default/web: spec.ports[0].port: 0 is not a port", 1},
+		{"port too big", func(s *corev1.Service) { s.Spec.Ports[1].Port = 70000 },
+			"spec.ports[1].port: 70000 is not a port", 1},
+		{"node port", func(s *corev1.Service) { s.Spec.Ports[0].NodePort = -1 },
+			"spec.ports[0].nodePort: -1 is not a port", 2},
+		{"protocol", func(s *corev1.Service) { s.Spec.Ports[0].Protocol = "ICMP" },
+			`spec.ports[0].protocol: "ICMP" is not a protocol`, 1},
+		{"address", func(s *corev1.Service) { s.Spec.ClusterIPs[0] = "10.96.0" },
+			`spec.clusterIPs[0]: "10.96.0" is not an IP address`, 2},
 		{"zone", func(s *corev1.Service) { s.Spec.ClusterIPs[1] = "fe80::1%eth0" }, "has a zone", 2},
-		{"two of a family", func(s *corev1.Service) { s.Spec.ClusterIPs[1] = "10.96.0.6" }, "spec.clusterIPs[1]: 10.96.0.6 is a second address of its family", 2},
-		{"same port twice", func(s *corev1.Service) { s.Spec.Ports[1] = s.Spec.Ports[0]; s.Spec.Ports[1].Name = "x" }, "spec.ports[1].port: 80/TCP is there twice", 1},
-		{"same name twice", func(s *corev1.Service) { s.Spec.Ports[1].Name = "http" }, `spec.ports[1].name: "http" is there twice`, 1},
+		{"two of a family", func(s *corev1.Service) { s.Spec.ClusterIPs[1] = "10.96.0.6" },
+			"spec.clusterIPs[1]: 10.96.0.6 is a second address of its family", 2},
+		{"same port twice", func(s *corev1.Service) { s.Spec.Ports[1] = s.Spec.Ports[0]; s.Spec.Ports[1].Name = "x" },
+			"spec.ports[1].port: 80/TCP is there twice", 1},
+		{"same name twice", func(s *corev1.Service) { s.Spec.Ports[1].Name = "http" },
+			`spec.ports[1].name: "http" is there twice`, 1},
 		{"type", func(s *corev1.Service) { s.Spec.Type = "Magic" }, `spec.type: "Magic" is not a type`, -1},
-		{"external name", func(s *corev1.Service) { s.Spec.Type = "ExternalName"; s.Spec.ExternalName = "a..b" }, `spec.externalName: "a..b" is not a DNS name`, 0},
-		{"no external name", func(s *corev1.Service) { s.Spec.Type = "ExternalName" }, `spec.externalName: "" is not a DNS name`, 0},
+		{"external name", func(s *corev1.Service) { s.Spec.Type = "ExternalName"; s.Spec.ExternalName = "a..b" },
+			`spec.externalName: "a..b" is not a DNS name`, 0},
+		{"no external name", func(s *corev1.Service) { s.Spec.Type = "ExternalName" },
+			`spec.externalName: "" is not a DNS name`, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			in := goodService()
@@ -95,15 +107,24 @@ func TestBadEndpointSlices(t *testing.T) {
 		want      string
 		endpoints int // that are still used; -1 when the slice is refused whole
 	}{
-		{"no number", func(s *discoveryv1.EndpointSlice) { s.Ports[0].Port = none(0) }, "EndpointSlice default/web-1: ports[0].port: is missing", 2},
-		{"bad number", func(s *discoveryv1.EndpointSlice) { p := int32(0); s.Ports[0].Port = &p }, "ports[0].port: 0 is not a port", 2},
-		{"type", func(s *discoveryv1.EndpointSlice) { s.AddressType = "Magic" }, `addressType: "Magic" is not served; IPv4 and IPv6 are`, -1},
-		{"no address", func(s *discoveryv1.EndpointSlice) { s.Endpoints[1].Addresses = nil }, "endpoints[1].addresses: is empty", 1},
-		{"no IP", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "web" }, `endpoints[0].addresses[0]: "web" is not an IP address`, 1},
-		{"family", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "fd00::1" }, "endpoints[0].addresses[0]: fd00::1 is not of the slice's addressType IPv4", 1},
-		{"loopback", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "127.0.0.1" }, "127.0.0.1 is not an address of an endpoint", 1},
-		{"link-local", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "169.254.169.254" }, "169.254.169.254 is not an address of an endpoint", 1},
-		{"multicast", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "224.0.0.1" }, "224.0.0.1 is not an address of an endpoint", 1},
+		{"no number", func(s *discoveryv1.EndpointSlice) { s.Ports[0].Port = none(0) },
+			"EndpointSlice default/web-1: ports[0].port: is missing", 2},
+		{"bad number", func(s *discoveryv1.EndpointSlice) { p := int32(0); s.Ports[0].Port = &p },
+			"ports[0].port: 0 is not a port", 2},
+		{"type", func(s *discoveryv1.EndpointSlice) { s.AddressType = "Magic" },
+			`addressType: "Magic" is not served; IPv4 and IPv6 are`, -1},
+		{"no address", func(s *discoveryv1.EndpointSlice) { s.Endpoints[1].Addresses = nil },
+			"endpoints[1].addresses: is empty", 1},
+		{"no IP", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "web" },
+			`endpoints[0].addresses[0]: "web" is not an IP address`, 1},
+		{"family", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "fd00::1" },
+			"endpoints[0].addresses[0]: fd00::1 is not of the slice's addressType IPv4", 1},
+		{"loopback", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "127.0.0.1" },
+			"127.0.0.1 is not an address of an endpoint", 1},
+		{"link-local", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "169.254.169.254" },
+			"169.254.169.254 is not an address of an endpoint", 1},
+		{"multicast", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "224.0.0.1" },
+			"224.0.0.1 is not an address of an endpoint", 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			in := goodSlice()
@@ -144,9 +165,11 @@ func TestEndpointConditionsHaveTheirDefaults(t *testing.T) {
 func TestBadNodes(t *testing.T) {
 	in := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
 	in.Spec.PodCIDRs = []string{"10.244.1.0/24", "nonsense"}
-	in.Status.Addresses = []corev1.NodeAddress{{Type: "InternalIP", Address: "x"}, {Type: "InternalIP", Address: "172.30.0.1"}, {Type: "Hostname", Address: "n1"}}
+	in.Status.Addresses = []corev1.NodeAddress{{Type: "InternalIP", Address: "x"},
+		{Type: "InternalIP", Address: "172.30.0.1"}, {Type: "Hostname", Address: "n1"}}
 	n, problems := Node(in)
-	if got, want := fmt.Sprint(problems), `[Node n1: status.addresses[0]: "x" is not an IP address Node n1: spec.podCIDRs[1]: "nonsense" is not a CIDR]`; got != want {
+	if got, want := fmt.Sprint(problems),
+		`[Node n1: status.addresses[0]: "x" is not an IP address Node n1: spec.podCIDRs[1]: "nonsense" is not a CIDR]`; got != want {
 		t.Errorf("problems are %s", got)
 	}
 	if fmt.Sprint(n.PodCIDRs, n.InternalIPs) != "[10.244.1.0/24] [172.30.0.1]" {
@@ -178,17 +201,21 @@ func TestPodDNS(t *testing.T) {
 		problem string
 	}{
 		{corev1.PodSpec{}, true, 5, ""},
-		{corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirst, DNSConfig: &corev1.PodDNSConfig{Options: value("2")}}, true, 2, ""},
+		{corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirst, DNSConfig: &corev1.PodDNSConfig{Options: value("2")}}, true,
+			2, ""},
 		{corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirst, HostNetwork: true}, false, 1, ""},
 		{corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirstWithHostNet, HostNetwork: true}, true, 5, ""},
 		{corev1.PodSpec{DNSPolicy: corev1.DNSDefault}, false, 1, ""},
-		{corev1.PodSpec{DNSPolicy: corev1.DNSNone, DNSConfig: &corev1.PodDNSConfig{Options: value("99")}}, false, 15, ""},
-		{corev1.PodSpec{DNSConfig: &corev1.PodDNSConfig{Options: value("many")}}, true, 1, "spec.dnsConfig.options[0].value"},
+		{corev1.PodSpec{DNSPolicy: corev1.DNSNone, DNSConfig: &corev1.PodDNSConfig{Options: value("99")}},
+			false, 15, ""},
+		{corev1.PodSpec{DNSConfig: &corev1.PodDNSConfig{Options: value("many")}}, true, 1,
+			"spec.dnsConfig.options[0].value"},
 	} {
 		in := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b"}, Spec: c.spec}
 		in.Status.PodIPs = []corev1.PodIP{{IP: "10.244.0.9"}}
 		p, problems := Pod(in)
-		if p == nil || p.ClusterDNS != c.cluster || p.NDots != c.ndots || (len(problems) > 0) != (c.problem != "") || len(problems) > 0 && problems[0].Field != c.problem {
+		if p == nil || p.ClusterDNS != c.cluster || p.NDots != c.ndots || (len(problems) > 0) != (c.problem != "") ||
+			len(problems) > 0 && problems[0].Field != c.problem {
 			t.Errorf("%+v: %+v, %v", c.spec, p, problems)
 		}
 	}
@@ -202,17 +229,21 @@ func TestKnobsOfServices(t *testing.T) {
 	seconds := int32(77)
 	in.Spec.Type = corev1.ServiceTypeLoadBalancer
 	in.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
-	in.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &seconds}}
+	in.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{
+		TimeoutSeconds: &seconds}}
 	in.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 	in.Spec.InternalTrafficPolicy = &local
 	in.Spec.HealthCheckNodePort = 31000
 	in.Spec.ExternalIPs = []string{"192.0.2.1"}
 	in.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24", " 198.51.100.0/24"}
-	in.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.2"}, {IP: "192.0.2.3", IPMode: &proxy}, {Hostname: "x.example"}}
+	in.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.2"}, {IP: "192.0.2.3", IPMode: &proxy},
+		{Hostname: "x.example"}}
 	in.Labels = map[string]string{proxyNameLabel: "other"}
 	s, problems := Service(in)
-	if len(problems) > 0 || s.Affinity != 77*time.Second || !s.ExternalLocal || !s.InternalLocal || s.HealthCheckPort != 31000 || !s.OtherProxy ||
-		fmt.Sprint(s.ExternalIPs, s.LoadBalancerIPs, s.SourceRanges) != "[192.0.2.1] [192.0.2.2] [192.0.2.0/24 198.51.100.0/24]" {
+	if len(problems) > 0 || s.Affinity != 77*time.Second || !s.ExternalLocal || !s.InternalLocal ||
+		s.HealthCheckPort != 31000 || !s.OtherProxy ||
+		fmt.Sprint(s.ExternalIPs, s.LoadBalancerIPs,
+			s.SourceRanges) != "[192.0.2.1] [192.0.2.2] [192.0.2.0/24 198.51.100.0/24]" {
 		t.Errorf("%+v, %v", s, problems)
 	}
 	far, zero := "PreferFar", int32(0)
@@ -225,7 +256,8 @@ func TestKnobsOfServices(t *testing.T) {
 	in.Spec.LoadBalancerSourceRanges = []string{"everywhere"}
 	in.Status.LoadBalancer.Ingress[0].IP = "here"
 	s, problems = Service(in)
-	for _, field := range []string{"spec.sessionAffinityConfig.clientIP.timeoutSeconds", "spec.internalTrafficPolicy", "spec.externalTrafficPolicy", "spec.trafficDistribution",
+	for _, field := range []string{"spec.sessionAffinityConfig.clientIP.timeoutSeconds", "spec.internalTrafficPolicy",
+		"spec.externalTrafficPolicy", "spec.trafficDistribution",
 		"spec.externalIPs[0]", "spec.loadBalancerSourceRanges[0]", "status.loadBalancer.ingress[0].ip"} {
 		if !slices.ContainsFunc(problems, func(p model.Problem) bool { return p.Field == field }) {
 			t.Errorf("%s is not named by %v", field, problems)
@@ -243,14 +275,16 @@ func TestAWrongSourceRangeOpensNoDoor(t *testing.T) {
 	in.Spec.LoadBalancerSourceRanges = []string{"everywhere"}
 	in.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.2"}, {IP: "2001:db8::2"}}
 	s, problems := Service(in)
-	if got := fmt.Sprint(s.SourceRanges); got != "[0.0.0.0/32 ::/128]" || len(problems) != 1 || problems[0].Field != "spec.loadBalancerSourceRanges[0]" {
+	if got := fmt.Sprint(s.SourceRanges); got != "[0.0.0.0/32 ::/128]" || len(problems) != 1 ||
+		problems[0].Field != "spec.loadBalancerSourceRanges[0]" {
 		t.Errorf("ranges are %s, %v", got, problems)
 	}
 }
 
 // Node ports and health check ports of the node's own listeners are refused by name.
 func TestPortsOfTheNodeAreNoNodePorts(t *testing.T) {
-	for port, whose := range map[int32]string{10250: "kubelet", 6443: "API server", 10053: "DNS", 2379: "etcd", 7946: "heartbeats", 10256: "Wayleave"} {
+	for port, whose := range map[int32]string{10250: "kubelet", 6443: "API server", 10053: "DNS", 2379: "etcd",
+		7946: "heartbeats", 10256: "Wayleave"} {
 		in := goodService()
 		in.Spec.Type = corev1.ServiceTypeLoadBalancer
 		in.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
@@ -261,7 +295,8 @@ func TestPortsOfTheNodeAreNoNodePorts(t *testing.T) {
 			t.Errorf("%d: %+v, %v", port, s, problems)
 		}
 		for _, p := range problems {
-			if !strings.Contains(p.Reason, whose) || p.Field != "spec.ports[0].nodePort" && p.Field != "spec.healthCheckNodePort" {
+			if !strings.Contains(p.Reason, whose) || p.Field != "spec.ports[0].nodePort" &&
+				p.Field != "spec.healthCheckNodePort" {
 				t.Errorf("%d: %v", port, p)
 			}
 		}
@@ -280,7 +315,8 @@ func TestAServiceHasBounds(t *testing.T) {
 	}
 	for i := range 2000 {
 		in.Spec.ExternalIPs = append(in.Spec.ExternalIPs, fmt.Sprintf("203.0.%d.%d", i/250, 1+i%250))
-		in.Spec.LoadBalancerSourceRanges = append(in.Spec.LoadBalancerSourceRanges, fmt.Sprintf("198.%d.%d.0/24", i/250, i%250))
+		in.Spec.LoadBalancerSourceRanges = append(in.Spec.LoadBalancerSourceRanges, fmt.Sprintf("198.%d.%d.0/24",
+			i/250, i%250))
 	}
 	in.Spec.LoadBalancerSourceRanges = append(in.Spec.LoadBalancerSourceRanges, "2001:db8::/64")
 	in.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.1"}, {IP: "2001:db8::1"}}
@@ -288,14 +324,17 @@ func TestAServiceHasBounds(t *testing.T) {
 		cut := *in.DeepCopy()
 		cut.Spec.Ports = cut.Spec.Ports[:[]int{3000, 700, 1}[ports]]
 		s, problems := Service(&cut)
-		if n := len(s.Ports) * (len(s.ClusterIPs) + len(s.LoadBalancerIPs) + len(s.ExternalIPs)); n > maxFrontends || n < 1000 {
+		if n := len(s.Ports) * (len(s.ClusterIPs) + len(s.LoadBalancerIPs) + len(s.ExternalIPs)); n > maxFrontends ||
+			n < 1000 {
 			t.Errorf("%d frontends", n)
 		}
-		if n := len(s.SourceRanges); n > maxSourceRanges+2 || n*len(s.LoadBalancerIPs)*len(s.Ports) > maxGuards+2*maxFrontends {
+		if n := len(s.SourceRanges); n > maxSourceRanges+2 || n*len(s.LoadBalancerIPs)*len(s.Ports) > maxGuards+
+			2*maxFrontends {
 			t.Errorf("%d ranges", n)
 		}
 		for _, is6 := range []bool{false, true} {
-			if !slices.ContainsFunc(s.SourceRanges, func(p netip.Prefix) bool { return p.Addr().Is6() == is6 }) && len(s.LoadBalancerIPs) > 0 {
+			if !slices.ContainsFunc(s.SourceRanges, func(p netip.Prefix) bool { return p.Addr().Is6() == is6 }) &&
+				len(s.LoadBalancerIPs) > 0 {
 				t.Errorf("no range is left of IPv6 = %v: everybody is let in", is6)
 			}
 		}

@@ -57,11 +57,15 @@ func objectsOf(say spelling, both bool) (out map[string]any, problems []model.Pr
 		}
 		out[name], problems = o, append(problems, p...)
 	}
-	meta := metav1.ObjectMeta{Namespace: "bugs", Name: "zeros", Labels: map[string]string{discoveryv1.LabelServiceName: "zeros"},
+	meta := metav1.ObjectMeta{Namespace: "bugs", Name: "zeros",
+		Labels:      map[string]string{discoveryv1.LabelServiceName: "zeros"},
 		Annotations: map[string]string{"metallb.io/loadBalancerIPs": say("203.0.113.9") + "," + say("2001:db8::9")}}
-	svc := &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, ClusterIP: say("10.96.7.30"), ExternalIPs: []string{say("198.51.100.7"), say("2001:db8::7")},
-		LoadBalancerSourceRanges: []string{" " + say("10.0.0.0/8"), say("2001:db8::/32")}, LoadBalancerIP: say("203.0.113.8"),
-		Ports: []corev1.ServicePort{{Name: "http", Port: 80}}, IPFamilies: []corev1.IPFamily{"IPv4", "IPv6"}}}
+	svc := &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer,
+		ClusterIP: say("10.96.7.30"), ExternalIPs: []string{say("198.51.100.7"), say("2001:db8::7")},
+		LoadBalancerSourceRanges: []string{" " + say("10.0.0.0/8"), say("2001:db8::/32")},
+		LoadBalancerIP:           say("203.0.113.8"),
+		Ports:                    []corev1.ServicePort{{Name: "http", Port: 80}},
+		IPFamilies:               []corev1.IPFamily{"IPv4", "IPv6"}}}
 	if both {
 		svc.Spec.ClusterIPs = []string{say("10.96.7.30"), say("fd00:96::30")}
 	}
@@ -69,16 +73,20 @@ func objectsOf(say spelling, both bool) (out map[string]any, problems []model.Pr
 	s, p := Service(svc)
 	add("Service", s, p)
 	slice := func(name string, family discoveryv1.AddressType, addr string) {
-		e, p := EndpointSlice(&discoveryv1.EndpointSlice{ObjectMeta: meta, AddressType: family, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{addr}}},
-			Ports: []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To(int32(8080))}}})
+		e, p := EndpointSlice(&discoveryv1.EndpointSlice{ObjectMeta: meta, AddressType: family,
+			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{addr}}},
+			Ports:     []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To(int32(8080))}}})
 		add(name, e, p)
 	}
 	slice("EndpointSlice", discoveryv1.AddressTypeIPv4, say("10.244.1.30"))
 	slice("EndpointSlice of IPv6", discoveryv1.AddressTypeIPv6, say("fd00:244::1:30"))
-	n, p := Node(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: corev1.NodeSpec{PodCIDRs: []string{say("10.244.1.0/24"), say("fd00:244:0:1::/64")}},
-		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: say("192.0.2.11")}, {Type: corev1.NodeExternalIP, Address: say("2001:db8::11")}}}})
+	n, p := Node(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"},
+		Spec: corev1.NodeSpec{PodCIDRs: []string{say("10.244.1.0/24"), say("fd00:244:0:1::/64")}},
+		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP,
+			Address: say("192.0.2.11")}, {Type: corev1.NodeExternalIP, Address: say("2001:db8::11")}}}})
 	add("Node", n, p)
-	pod, p := Pod(&corev1.Pod{ObjectMeta: meta, Spec: corev1.PodSpec{NodeName: "n1"}, Status: corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: say("10.244.1.31")}, {IP: say("fd00:244:0:1::31")}}}})
+	pod, p := Pod(&corev1.Pod{ObjectMeta: meta, Spec: corev1.PodSpec{NodeName: "n1"},
+		Status: corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: say("10.244.1.31")}, {IP: say("fd00:244:0:1::31")}}}})
 	add("Pod", pod, p)
 	block := func(cidr string, except ...string) []networkingv1.NetworkPolicyPeer {
 		b := &networkingv1.IPBlock{CIDR: say(cidr)}
@@ -91,13 +99,16 @@ func objectsOf(say spelling, both bool) (out map[string]any, problems []model.Pr
 		Ingress: []networkingv1.NetworkPolicyIngressRule{{From: block("10.10.0.0/16", "10.10.9.0/24", "10.10.8.7/32")}},
 		Egress:  []networkingv1.NetworkPolicyEgressRule{{To: block("2001:db8::/32", "2001:db8:9::/48")}}}})
 	add("NetworkPolicy", np, p)
-	cidrs, p := ServiceCIDR(&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{say("10.96.0.0/16"), say("fd00:96::/112")}}})
+	cidrs, p := ServiceCIDR(&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"},
+		Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{say("10.96.0.0/16"), say("fd00:96::/112")}}})
 	add("ServiceCIDR", cidrs, p)
-	ing, p := Ingress(&networkingv1.Ingress{ObjectMeta: meta, Status: networkingv1.IngressStatus{LoadBalancer: networkingv1.IngressLoadBalancerStatus{
-		Ingress: []networkingv1.IngressLoadBalancerIngress{{IP: say("203.0.113.9")}, {IP: say("2001:db8::9")}}}}})
+	ing, p := Ingress(&networkingv1.Ingress{ObjectMeta: meta, Status: networkingv1.IngressStatus{
+		LoadBalancer: networkingv1.IngressLoadBalancerStatus{
+			Ingress: []networkingv1.IngressLoadBalancerIngress{{IP: say("203.0.113.9")}, {IP: say("2001:db8::9")}}}}})
 	add("Ingress", ing, p)
 	pool, p := AddressPool(&api.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: "lan"}, Spec: api.AddressPoolSpec{
-		Addresses: []string{say("192.0.2.0/28"), say("192.0.2.40") + "-" + say("192.0.2.60"), say("192.0.2.70"), say("2001:db8:1::/64")}}})
+		Addresses: []string{say("192.0.2.0/28"), say("192.0.2.40") + "-" + say("192.0.2.60"), say("192.0.2.70"),
+			say("2001:db8:1::/64")}}})
 	add("AddressPool", pool, p)
 	return out, problems
 }
@@ -125,7 +136,8 @@ func TestOldSpellingsOfAddressesAreRead(t *testing.T) {
 			}
 		}
 	}
-	if s, problems := Service(&corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: "10.96.010.08"}}); fmt.Sprint(s.ClusterIPs, problems) != "[10.96.10.8] []" {
+	if s, problems := Service(&corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: "10.96.010.08"}}); fmt.Sprint(
+		s.ClusterIPs, problems) != "[10.96.10.8] []" {
 		t.Errorf("zeros are octal: %v %v", s.ClusterIPs, problems)
 	}
 }
@@ -141,8 +153,10 @@ func TestHostBitsOfPodCIDRsAreMasked(t *testing.T) {
 // What only looks like an old address is refused, and an Ingress host that Kubernetes reads as
 // an address is none.
 func TestWhatNoComponentReadsIsRefused(t *testing.T) {
-	for _, s := range []string{"10.96.0", "10.96.0.256", "10.96.0.0x5", "0x0a600005", "10.96.0.5 ", "fe80::1%eth0", "", "web"} {
-		if out, problems := Service(&corev1.Service{Spec: corev1.ServiceSpec{ClusterIPs: []string{s}}}); len(out.ClusterIPs) > 0 || len(problems) != 1 {
+	for _, s := range []string{"10.96.0", "10.96.0.256", "10.96.0.0x5", "0x0a600005", "10.96.0.5 ",
+		"fe80::1%eth0", "", "web"} {
+		if out, problems := Service(&corev1.Service{Spec: corev1.ServiceSpec{ClusterIPs: []string{s}}}); len(
+			out.ClusterIPs) > 0 || len(problems) != 1 {
 			t.Errorf("%q became %v, %v", s, out.ClusterIPs, problems)
 		}
 	}
@@ -155,7 +169,8 @@ func TestWhatNoComponentReadsIsRefused(t *testing.T) {
 // Labels that take a Service or a slice from the proxy count by their key, whatever the value.
 func TestLabelsThatTakeFromTheProxy(t *testing.T) {
 	for key, taken := range map[string][2]bool{
-		"service.kubernetes.io/service-proxy-name": {true, false}, "service.kubernetes.io/headless": {true, true}, "service.kubernetes.io/topology-mode": {false, false},
+		"service.kubernetes.io/service-proxy-name": {true, false}, "service.kubernetes.io/headless": {true, true},
+		"service.kubernetes.io/topology-mode": {false, false},
 	} {
 		for _, value := range []string{"", "true", "false"} {
 			in, slice := goodService(), goodSlice()
@@ -187,7 +202,9 @@ func TestServiceNamesThatBeginWithADigit(t *testing.T) {
 	s, p := Service(in)
 	e, q := EndpointSlice(slice)
 	c := newChecker("Ingress", &metav1.ObjectMeta{})
-	b := c.ingressBackend("spec.defaultBackend", &networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: "7web", Port: networkingv1.ServiceBackendPort{Number: 80}}})
+	b := c.ingressBackend("spec.defaultBackend",
+		&networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: "7web",
+			Port: networkingv1.ServiceBackendPort{Number: 80}}})
 	if s.Name.Name != "7web" || e.ServiceName() != s.Name || b.Service != "7web" || len(p)+len(q)+len(c.problems) > 0 {
 		t.Errorf("became %+v, %+v, %+v; %v %v %v", s, e, b, p, q, c.problems)
 	}
@@ -196,7 +213,8 @@ func TestServiceNamesThatBeginWithADigit(t *testing.T) {
 // Search domains may have underscores, and be the root (relaxed validation, Kubernetes 1.34).
 func TestOddSearchDomains(t *testing.T) {
 	want := []string{"_tcp.corp_x.example", ".", "a.example."}
-	p, problems := Pod(&corev1.Pod{Spec: corev1.PodSpec{NodeName: "n1", DNSConfig: &corev1.PodDNSConfig{Searches: want}}})
+	p, problems := Pod(&corev1.Pod{Spec: corev1.PodSpec{NodeName: "n1",
+		DNSConfig: &corev1.PodDNSConfig{Searches: want}}})
 	if !reflect.DeepEqual(p.Searches, want) || len(problems) > 0 {
 		t.Errorf("became %q, %v", p.Searches, problems)
 	}

@@ -100,7 +100,8 @@ func (p *process) open(port Port, f *os.File) (*http.Server, error) {
 	for path, name := range port.Pages {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, q *http.Request) { p.serve(w, q, name) })
 	}
-	s := &http.Server{Handler: mux, ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
+	s := &http.Server{Handler: mux, ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout,
+		WriteTimeout:   writeTimeout,
 		MaxHeaderBytes: maxHeader, ErrorLog: log.New(io.Discard, "", 0)}
 	// One request for each connection: who keeps one open keeps a place.
 	s.SetKeepAlivesEnabled(false)

@@ -52,12 +52,14 @@ func free(t *testing.T) string {
 
 func start(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, health: free(t), metrics: free(t), rendered: map[Page]*atomic.Int64{}, said: make(chan string, 1000)}
+	r := &rig{t: t, health: free(t), metrics: free(t), rendered: map[Page]*atomic.Int64{},
+		said: make(chan string, 1000)}
 	for _, p := range []Page{Healthz, Livez, Metrics, ProxyMode, Alive} {
 		r.rendered[p] = &atomic.Int64{}
 	}
 	s := &Supervisor{Args: []string{"status-server"}, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		Ports: []Port{{r.health, map[string]Page{"/healthz": Healthz, "/livez": Livez}}, {r.metrics, map[string]Page{"/metrics": Metrics, "/proxyMode": ProxyMode, "/healthz": Alive}}},
+		Ports: []Port{{r.health, map[string]Page{"/healthz": Healthz, "/livez": Livez}},
+			{r.metrics, map[string]Page{"/metrics": Metrics, "/proxyMode": ProxyMode, "/healthz": Alive}}},
 		Render: func(p Page) Answer {
 			for r.hang.Load() {
 				time.Sleep(10 * time.Millisecond)
@@ -106,8 +108,10 @@ func TestPagesAreServed(t *testing.T) {
 		status     int
 		body       string
 	}{
-		{r.health, "/healthz", 503, "healthz"}, {r.health, "/livez", 200, "livez"}, {r.health, "/metrics", 404, "404"}, {r.health, "/", 404, "404"},
-		{r.metrics, "/metrics", 200, "metrics"}, {r.metrics, "/proxyMode", 200, "proxyMode"}, {r.metrics, "/healthz", 200, "alive"}, {r.metrics, "/livez", 404, "404"},
+		{r.health, "/healthz", 503, "healthz"}, {r.health, "/livez", 200, "livez"}, {r.health, "/metrics", 404, "404"},
+		{r.health, "/", 404, "404"},
+		{r.metrics, "/metrics", 200, "metrics"}, {r.metrics, "/proxyMode", 200, "proxyMode"},
+		{r.metrics, "/healthz", 200, "alive"}, {r.metrics, "/livez", 404, "404"},
 	} {
 		status, body, err := r.get(tc.addr, tc.path)
 		if err != nil || status != tc.status || !strings.HasPrefix(body, tc.body) {
@@ -174,7 +178,8 @@ func TestHostileClientsOfHealthAreBounded(t *testing.T) {
 			t.Fatalf("connection %d: %v", i, err)
 		}
 		defer c.Close()
-		_, _ = io.WriteString(c, []string{"", "GET /healthz HT", "GET /healthz HTTP/1.1\r\nX: " + strings.Repeat("x", 3000)}[i%3])
+		_, _ = io.WriteString(c, []string{"", "GET /healthz HT", "GET /healthz HTTP/1.1\r\nX: " +
+			strings.Repeat("x", 3000)}[i%3])
 		open = append(open, c)
 	}
 	if status, _, err := r.get(r.health, "/livez"); err != nil || status != http.StatusOK {
@@ -217,7 +222,8 @@ func TestAPortThatIsTakenIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	said := make(chan error, 100)
-	s := &Supervisor{Args: []string{"status-server"}, Log: slog.New(slog.DiscardHandler), Ports: []Port{{addr, map[string]Page{"/livez": Livez}}},
+	s := &Supervisor{Args: []string{"status-server"}, Log: slog.New(slog.DiscardHandler),
+		Ports:  []Port{{addr, map[string]Page{"/livez": Livez}}},
 		Render: func(Page) Answer { return Text("ok") }, Say: func(_ string, err error) { said <- err }}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

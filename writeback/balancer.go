@@ -157,7 +157,8 @@ func (b *Balancer) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	b.books = loadbalancer.New(b.Default)
-	b.unseen, b.waiting, b.todo, b.live = map[model.Name]bool{}, map[model.Name]bool{}, map[model.Name]bool{}, map[model.Name]bool{}
+	b.unseen, b.waiting, b.todo, b.live = map[model.Name]bool{}, map[model.Name]bool{}, map[model.Name]bool{},
+		map[model.Name]bool{}
 	b.known, b.evicted = map[string]loadbalancer.PoolStatus{}, map[model.Name]*eviction{}
 	if b.reported == nil {
 		b.reported = map[string]bool{}
@@ -217,7 +218,8 @@ func (b *Balancer) see(snap model.Snapshot, n model.Name) {
 	s, ok := snap.Service(n)
 	have := b.books.Service(n)
 	if b.unseen[n] {
-		if !ok || s.LoadBalancer == nil || have == nil || s.LoadBalancer.UID != have.LoadBalancer.UID || s.LoadBalancer.Version != have.LoadBalancer.Version {
+		if !ok || s.LoadBalancer == nil || have == nil || s.LoadBalancer.UID != have.LoadBalancer.UID ||
+			s.LoadBalancer.Version != have.LoadBalancer.Version {
 			b.live[n] = true // older or newer than the books: the API knows
 			return
 		}
@@ -376,7 +378,8 @@ func (b *Balancer) write(ctx context.Context, s *model.Service, d loadbalancer.D
 	b.unseen[n], b.live[n] = true, true
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	written, err := b.Client.CoreV1().Services(n.Namespace).Patch(ctx, n.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: "wayleave"}, "status")
+	written, err := b.Client.CoreV1().Services(n.Namespace).Patch(ctx, n.Name, types.StrategicMergePatchType, patch,
+		metav1.PatchOptions{FieldManager: "wayleave"}, "status")
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		// It changed meanwhile: the API says how, at once.
 		if err := b.read(ctx, n); err != nil {
@@ -394,7 +397,8 @@ func (b *Balancer) write(ctx context.Context, s *model.Service, d loadbalancer.D
 	b.settled(n, d)
 	if !slices.Equal(s.LoadBalancer.Given, d.Addrs) {
 		b.noteEvicted(n, d)
-		b.Log.Info("a Service has other addresses", "service", n.String(), "addresses", fmt.Sprint(d.Addrs), "before", fmt.Sprint(s.LoadBalancer.Given))
+		b.Log.Info("a Service has other addresses", "service", n.String(), "addresses", fmt.Sprint(d.Addrs), "before",
+			fmt.Sprint(s.LoadBalancer.Given))
 	}
 	return nil
 }

@@ -54,8 +54,9 @@ type apiWorld struct {
 }
 
 func newWorld(t *testing.T) *apiWorld {
-	w := &apiWorld{t: t, services: map[string]*corev1.Service{}, pools: map[string]*api.AddressPool{}, client: &fake.Clientset{},
-		fault: func() (error, bool) { return nil, false }, granted: func(_, _ *corev1.Service) {}}
+	w := &apiWorld{t: t, services: map[string]*corev1.Service{}, pools: map[string]*api.AddressPool{},
+		client: &fake.Clientset{},
+		fault:  func() (error, bool) { return nil, false }, granted: func(_, _ *corev1.Service) {}}
 	var err error
 	if w.store, err = model.NewStore(); err != nil {
 		t.Fatal(err)
@@ -63,7 +64,8 @@ func newWorld(t *testing.T) *apiWorld {
 	t.Cleanup(func() { _ = w.store.Close() })
 	w.store.MarkSynced(balancerKinds)
 	w.client.AddReactor("*", "services", w.onService)
-	w.dynamic = dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{poolResource(): "AddressPoolList"})
+	w.dynamic = dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(),
+		map[schema.GroupVersionResource]string{poolResource(): "AddressPoolList"})
 	w.dynamic.PrependReactor("*", "addresspools", w.onPool)
 	return w
 }
@@ -109,7 +111,8 @@ func (w *apiWorld) patch(a k8stesting.PatchAction) (*corev1.Service, error) {
 		return nil, err
 	}
 	if patch.Metadata.ResourceVersion != old.ResourceVersion {
-		return nil, apierrors.NewConflict(schema.GroupResource{Resource: "services"}, a.GetName(), errors.New("another version"))
+		return nil, apierrors.NewConflict(schema.GroupResource{Resource: "services"}, a.GetName(),
+			errors.New("another version"))
 	}
 	raw, err := json.Marshal(old)
 	if err != nil {
@@ -155,7 +158,8 @@ func (w *apiWorld) putPool(p *api.AddressPool) {
 
 func (w *apiWorld) removePool(name string) {
 	delete(w.pools, name)
-	w.poolEvents = append(w.poolEvents, func(m *model.Writer) { m.Delete(model.AddressPoolKind, model.Name{Name: name}) })
+	w.poolEvents = append(w.poolEvents,
+		func(m *model.Writer) { m.Delete(model.AddressPoolKind, model.Name{Name: name}) })
 }
 
 func (w *apiWorld) onPool(a k8stesting.Action) (bool, runtime.Object, error) {
@@ -167,7 +171,8 @@ func (w *apiWorld) onPool(a k8stesting.Action) (bool, runtime.Object, error) {
 		u := a.GetObject().(*unstructured.Unstructured)
 		p, ok := w.pools[u.GetName()]
 		if !ok || p.ResourceVersion != u.GetResourceVersion() {
-			return true, nil, apierrors.NewConflict(schema.GroupResource{Resource: "addresspools"}, u.GetName(), errors.New("another version"))
+			return true, nil, apierrors.NewConflict(schema.GroupResource{Resource: "addresspools"}, u.GetName(),
+				errors.New("another version"))
 		}
 		var now api.AddressPool
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &now); err != nil {
@@ -222,7 +227,8 @@ func (w *apiWorld) elect(before *term) *term {
 		before.watch.Close()
 	}
 	e := &term{problems: map[string][]model.Problem{}}
-	e.Balancer = &Balancer{Client: w.client, Dynamic: w.dynamic, Store: w.store, Default: true, Log: slog.New(slog.DiscardHandler),
+	e.Balancer = &Balancer{Client: w.client, Dynamic: w.dynamic, Store: w.store, Default: true,
+		Log: slog.New(slog.DiscardHandler),
 		Report: func(key string, p []model.Problem) {
 			if e.problems[key] = p; len(p) == 0 {
 				delete(e.problems, key)
@@ -256,8 +262,10 @@ func (w *apiWorld) rest(e *term) {
 }
 
 func lbService(name string, change ...func(*corev1.Service)) *corev1.Service {
-	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name), CreationTimestamp: metav1.Unix(1_700_000_000, 0), Annotations: map[string]string{}},
-		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{"IPv4"}, Ports: []corev1.ServicePort{{Port: 80}}}}
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name),
+		CreationTimestamp: metav1.Unix(1_700_000_000, 0), Annotations: map[string]string{}},
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, IPFamilies: []corev1.IPFamily{"IPv4"},
+			Ports: []corev1.ServicePort{{Port: 80}}}}
 	for _, c := range change {
 		c(s)
 	}
@@ -265,7 +273,8 @@ func lbService(name string, change ...func(*corev1.Service)) *corev1.Service {
 }
 
 func lbPool(name string, addresses ...string) *api.AddressPool {
-	return &api.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.Unix(1_700_000_000, 0)}, Spec: api.AddressPoolSpec{Addresses: addresses}}
+	return &api.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.Unix(1_700_000_000, 0)},
+		Spec: api.AddressPoolSpec{Addresses: addresses}}
 }
 
 func ips(s *corev1.Service) string {
@@ -285,14 +294,18 @@ func TestAServiceGetsItsAddressInTheAPI(t *testing.T) {
 	e := w.elect(nil)
 	w.rest(e)
 	a, c := w.services["a"], w.services["c"]
-	if got := a.Status.LoadBalancer.Ingress; len(got) != 1 || got[0].IP != "192.0.2.1" || *got[0].IPMode != corev1.LoadBalancerIPModeVIP {
+	if got := a.Status.LoadBalancer.Ingress; len(got) != 1 || got[0].IP != "192.0.2.1" ||
+		*got[0].IPMode != corev1.LoadBalancerIPModeVIP {
 		t.Errorf("a has %+v", got)
 	}
-	if cond := c.Status.Conditions; ips(c) != "" || len(cond) != 1 || cond[0].Type != source.AddressCondition || cond[0].Reason != loadbalancer.ReasonPoolFull ||
-		!strings.Contains(cond[0].Message, "AddressPool lan is full (IPv4)") || len(e.problems["Service default/c"]) != 1 {
+	if cond := c.Status.Conditions; ips(c) != "" || len(cond) != 1 || cond[0].Type != source.AddressCondition ||
+		cond[0].Reason != loadbalancer.ReasonPoolFull ||
+		!strings.Contains(cond[0].Message, "AddressPool lan is full (IPv4)") ||
+		len(e.problems["Service default/c"]) != 1 {
 		t.Errorf("c: %q %+v %v", ips(c), cond, e.problems)
 	}
-	if p := w.pools["lan"].Status; p.Used != 2 || p.Free != 0 || len(p.Conditions) != 1 || p.Conditions[0].Reason != "Full" || p.Conditions[0].Status != metav1.ConditionFalse {
+	if p := w.pools["lan"].Status; p.Used != 2 || p.Free != 0 || len(p.Conditions) != 1 ||
+		p.Conditions[0].Reason != "Full" || p.Conditions[0].Status != metav1.ConditionFalse {
 		t.Errorf("the pool says %+v", p)
 	}
 	// At rest nothing is written.
@@ -306,13 +319,15 @@ func TestAServiceGetsItsAddressInTheAPI(t *testing.T) {
 	w.rest(e)
 	w.remove("a")
 	w.rest(e)
-	if ips(c) != "" || ips(w.services["c"]) != "192.0.2.1" || len(w.services["c"].Status.Conditions) != 0 || len(e.problems) != 0 {
+	if ips(c) != "" || ips(w.services["c"]) != "192.0.2.1" || len(w.services["c"].Status.Conditions) != 0 ||
+		len(e.problems) != 0 {
 		t.Errorf("c has %q, %+v, %v", ips(w.services["c"]), w.services["c"].Status.Conditions, e.problems)
 	}
 	// The pool goes: Event and condition say so, and nothing moves.
 	w.removePool("lan")
 	w.rest(e)
-	if b := w.services["b"]; ips(b) != "192.0.2.2" || len(b.Status.Conditions) != 1 || b.Status.Conditions[0].Reason != loadbalancer.ReasonOutside || len(e.problems["Service default/b"]) != 1 {
+	if b := w.services["b"]; ips(b) != "192.0.2.2" || len(b.Status.Conditions) != 1 ||
+		b.Status.Conditions[0].Reason != loadbalancer.ReasonOutside || len(e.problems["Service default/b"]) != 1 {
 		t.Errorf("b has %q, %+v", ips(b), b.Status.Conditions)
 	}
 	// A type that needs no address (the API server clears the status) gives it back.
@@ -368,7 +383,8 @@ func TestAddressesOfAnotherBalancerGiveWay(t *testing.T) {
 	}
 	w.rest(e)
 	s := w.services["moved"]
-	if len(s.Status.LoadBalancer.Ingress) != 3 || len(s.Status.Conditions) != 1 || s.Status.Conditions[0].Reason != ReasonContested || len(e.problems["Service default/moved"]) != 1 {
+	if len(s.Status.LoadBalancer.Ingress) != 3 || len(s.Status.Conditions) != 1 ||
+		s.Status.Conditions[0].Reason != ReasonContested || len(e.problems["Service default/moved"]) != 1 {
 		t.Errorf("it has %q, %+v, %v", ips(s), s.Status.Conditions, e.problems)
 	}
 	writes := w.writes
@@ -395,18 +411,22 @@ func TestAFinalizerOfAnotherBalancerIsNamed(t *testing.T) {
 	w := newWorld(t)
 	w.putPool(lbPool("lan", "192.0.2.1-192.0.2.9"))
 	now := metav1.Now()
-	for i, f := range []string{"service.kubernetes.io/load-balancer-cleanup", "svccontroller.k3s.cattle.io/daemonset", "example.com/mine"} {
+	for i, f := range []string{"service.kubernetes.io/load-balancer-cleanup", "svccontroller.k3s.cattle.io/daemonset",
+		"example.com/mine"} {
 		w.put(lbService(fmt.Sprint("s", i), func(s *corev1.Service) {
 			s.Finalizers, s.DeletionTimestamp = []string{f}, &now
 			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: fmt.Sprint("192.0.2.", i+1)}}
 		}))
 	}
-	w.put(lbService("live", func(s *corev1.Service) { s.Finalizers = []string{"service.kubernetes.io/load-balancer-cleanup"} }))
+	w.put(lbService("live", func(s *corev1.Service) {
+		s.Finalizers = []string{"service.kubernetes.io/load-balancer-cleanup"}
+	}))
 	e := w.elect(nil)
 	w.rest(e)
 	for i, want := range []int{1, 1, 0} {
 		name := fmt.Sprint("s", i)
-		if p := e.problems["Service default/"+name]; len(p) != want || want == 1 && (p[0].Field != "metadata.finalizers" || !strings.Contains(p[0].Reason, "neither sets nor removes")) {
+		if p := e.problems["Service default/"+name]; len(p) != want || want == 1 &&
+			(p[0].Field != "metadata.finalizers" || !strings.Contains(p[0].Reason, "neither sets nor removes")) {
 			t.Errorf("%s: %v", name, p)
 		}
 		if s := w.services[name]; ips(s) != fmt.Sprint("192.0.2.", i+1) || len(s.Finalizers) != 1 {
@@ -452,7 +472,8 @@ func (r *randomTest) wishes(s *corev1.Service) {
 		s.Spec.LoadBalancerIP = ""
 	}
 	s.Labels = map[string]string{"app": r.pick("web", "db")}
-	policy := []corev1.IPFamilyPolicy{corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack}[r.r.IntN(3)]
+	policy := []corev1.IPFamilyPolicy{corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack,
+		corev1.IPFamilyPolicyRequireDualStack}[r.r.IntN(3)]
 	s.Spec.IPFamilyPolicy = &policy
 	s.Spec.IPFamilies = []corev1.IPFamily{"IPv4", "IPv6"}
 	if policy == corev1.IPFamilyPolicySingleStack {
@@ -471,7 +492,8 @@ func (r *randomTest) create(name string) {
 }
 
 func (r *randomTest) randomPool(name string) {
-	p := &api.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), CreationTimestamp: metav1.Unix(1_700_000_000, 0)}}
+	p := &api.AddressPool{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name),
+		CreationTimestamp: metav1.Unix(1_700_000_000, 0)}}
 	for range 1 + r.r.IntN(2) {
 		from := r.r.IntN(60)
 		to := from + r.r.IntN(8)
@@ -534,7 +556,8 @@ func (r *randomTest) check(before, after *corev1.Service) {
 	a, _ := source.Service(after)
 	for _, addr := range b.LoadBalancer.Given {
 		wanted := addr.Is4() && b.LoadBalancer.IPv4 || addr.Is6() && b.LoadBalancer.IPv6
-		other := slices.ContainsFunc(b.LoadBalancer.Requested, func(q netip.Addr) bool { return q.Is4() == addr.Is4() && q != addr })
+		other := slices.ContainsFunc(b.LoadBalancer.Requested,
+			func(q netip.Addr) bool { return q.Is4() == addr.Is4() && q != addr })
 		if wanted && !other && !slices.Contains(a.LoadBalancer.Given, addr) {
 			r.t.Errorf("%s had %s, and got %v", before.Name, addr, a.LoadBalancer.Given)
 		}
@@ -547,7 +570,8 @@ func (r *randomTest) check(before, after *corev1.Service) {
 		if slices.Contains(b.LoadBalancer.Given, addr) {
 			continue
 		}
-		if !slices.ContainsFunc(slices.Collect(r.store.Snapshot().AddressPools()), func(p *model.AddressPool) bool { return p.Contains(addr) }) {
+		if !slices.ContainsFunc(slices.Collect(r.store.Snapshot().AddressPools()),
+			func(p *model.AddressPool) bool { return p.Contains(addr) }) {
 			r.t.Errorf("%s got %s, which is in no pool", after.Name, addr)
 		}
 		for _, other := range r.services {
@@ -555,7 +579,8 @@ func (r *randomTest) check(before, after *corev1.Service) {
 			if o.Name == a.Name || o.LoadBalancer == nil || !slices.Contains(o.LoadBalancer.Given, addr) {
 				continue
 			}
-			if k := a.LoadBalancer.SharingKey; k == "" || k != o.LoadBalancer.SharingKey || a.Ports[0].Port == o.Ports[0].Port {
+			if k := a.LoadBalancer.SharingKey; k == "" || k != o.LoadBalancer.SharingKey ||
+				a.Ports[0].Port == o.Ports[0].Port {
 				r.t.Errorf("%s got %s, which %s has", after.Name, addr, other.Name)
 			}
 		}
@@ -587,12 +612,15 @@ func (r *randomTest) checkRest(e *term) {
 		}
 	}
 	for n := range booked {
-		if d := fresh.Decide(n); !slices.Equal(d.Addrs, fresh.Has(n)) || len(d.Problems) != len(e.problems["Service "+n.String()]) {
-			r.t.Errorf("at rest %s has %v and should have %v; %v was told, %v is so", n, fresh.Has(n), d.Addrs, e.problems["Service "+n.String()], d.Problems)
+		if d := fresh.Decide(n); !slices.Equal(d.Addrs, fresh.Has(n)) ||
+			len(d.Problems) != len(e.problems["Service "+n.String()]) {
+			r.t.Errorf("at rest %s has %v and should have %v; %v was told, %v is so", n, fresh.Has(n), d.Addrs,
+				e.problems["Service "+n.String()], d.Problems)
 		}
 	}
 	for name, p := range r.pools {
-		if s, _, _ := fresh.Pool(name); p.Status.Used != s.Used || p.Status.Free != s.Free || p.Status.Conditions[0].Reason != s.Reason {
+		if s, _, _ := fresh.Pool(name); p.Status.Used != s.Used || p.Status.Free != s.Free ||
+			p.Status.Conditions[0].Reason != s.Reason {
 			r.t.Errorf("pool %s says %+v, and it is %+v", name, p.Status, s)
 		}
 	}
@@ -670,7 +698,8 @@ func TestTheBalancerRuns(t *testing.T) {
 	w.serviceEvents = nil
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	b := &Balancer{Client: w.client, Dynamic: w.dynamic, Store: w.store, Default: true, Log: slog.New(slog.DiscardHandler),
+	b := &Balancer{Client: w.client, Dynamic: w.dynamic, Store: w.store, Default: true,
+		Log:    slog.New(slog.DiscardHandler),
 		Report: func(string, []model.Problem) {}, Say: func(error) {}}
 	go func() { done <- b.Run(ctx) }()
 	if n := <-crds; n != "addresspools.wayleave.dev" {

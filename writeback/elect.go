@@ -21,7 +21,8 @@ const LeaseName = "wayleave-writer"
 // it runs fn, whose context ends when the office is lost. identity must be unique
 // per pod. When ctx ends, fn is waited for before the office is given away, so that two
 // never write at once. It returns ctx's error.
-func Elect(ctx context.Context, client kubernetes.Interface, namespace, identity string, log *slog.Logger, fn func(context.Context)) error {
+func Elect(ctx context.Context, client kubernetes.Interface, namespace, identity string, log *slog.Logger,
+	fn func(context.Context)) error {
 	// The election outlives ctx until fn has returned.
 	office, resign := context.WithCancel(context.WithoutCancel(ctx))
 	defer resign()

@@ -69,7 +69,8 @@ const (
 
 // NewProblems makes an empty book of problems.
 func NewProblems(log *slog.Logger) *Problems {
-	return &Problems{by: map[string][]model.Problem{}, wake: make(chan struct{}, 1), seen: map[model.Problem]time.Time{}, count: map[object]int{}, grace: grace, log: log}
+	return &Problems{by: map[string][]model.Problem{}, wake: make(chan struct{}, 1),
+		seen: map[model.Problem]time.Time{}, count: map[object]int{}, grace: grace, log: log}
 }
 
 // Set replaces what the finder (a source or feature) has to say of one of its
@@ -127,7 +128,10 @@ func (p *Problems) said(q model.Problem, now time.Time) bool {
 }
 
 func (p *Problems) enqueue(w waiting) {
-	if len(p.queue) >= mostWaiting || slices.ContainsFunc(p.queue, func(v waiting) bool { return v.at == w.at && v.q == w.q }) {
+	if len(p.queue) >= mostWaiting || slices.ContainsFunc(p.queue, func(v waiting) bool {
+		return v.at == w.at &&
+			v.q == w.q
+	}) {
 		return
 	}
 	p.queue = append(p.queue, w)
@@ -193,7 +197,8 @@ func (p *Problems) Run(ctx context.Context, client kubernetes.Interface, instanc
 // Tell reports the problems that mine selects to the writer until ctx ends, for an agent,
 // which may write no Events: publish gets all of them whenever they change, sorted, and is
 // repeated with back-off until it succeeds.
-func (p *Problems) Tell(ctx context.Context, mine func(model.Problem) bool, publish func(context.Context, []model.Problem) error) {
+func (p *Problems) Tell(ctx context.Context, mine func(model.Problem) bool, publish func(context.Context,
+	[]model.Problem) error) {
 	var last []model.Problem
 	told, wait := false, time.Duration(0)
 	for ctx.Err() == nil {
@@ -337,7 +342,8 @@ func eventName(ref corev1.ObjectReference, parts ...string) string {
 
 // reference asks for the object's UID, by which `kubectl describe` finds Events.
 // The model does not keep UIDs: problems are rare, objects are many.
-func (p *Problems) reference(ctx context.Context, client kubernetes.Interface, q model.Problem) (corev1.ObjectReference, error) {
+func (p *Problems) reference(ctx context.Context, client kubernetes.Interface, q model.Problem) (
+	corev1.ObjectReference, error) {
 	ref := corev1.ObjectReference{Kind: q.Kind, Namespace: q.Object.Namespace, Name: q.Object.Name, APIVersion: "v1"}
 	var uid types.UID
 	var err error

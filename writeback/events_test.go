@@ -15,7 +15,8 @@ import (
 )
 
 func problemOf(name string) model.Problem {
-	return model.Problem{Kind: "Service", Object: model.Name{Namespace: "default", Name: name}, Field: "spec", Reason: "it is wrong"}
+	return model.Problem{Kind: "Service", Object: model.Name{Namespace: "default", Name: name}, Field: "spec",
+		Reason: "it is wrong"}
 }
 
 // due takes all that is to be said at a time.
@@ -97,7 +98,8 @@ func TestAnEventThatIsThereIsCounted(t *testing.T) {
 			t.Errorf("its name is %s", e.Name)
 		}
 	}
-	if want := map[string]int32{"web spec: it is wrong": 3, "xxx spec: it is wrong": 3, "web spec: node1": 1, "web spec: node2": 1, "web spec: node3": 1}; fmt.Sprint(count) != fmt.Sprint(want) || len(l.Items) != 5 {
+	if want := map[string]int32{"web spec: it is wrong": 3, "xxx spec: it is wrong": 3, "web spec: node1": 1,
+		"web spec: node2": 1, "web spec: node3": 1}; fmt.Sprint(count) != fmt.Sprint(want) || len(l.Items) != 5 {
 		t.Errorf("%d Events: %v", len(l.Items), count)
 	}
 }

@@ -140,7 +140,8 @@ func (w *Ingresses) see(snap model.Snapshot, c model.Changes) {
 
 // addresses are what clients outside should use: those of the Service, else the nodes'.
 func (w *Ingresses) addresses(snap model.Snapshot) (ends []netip.Addr, names []string) {
-	if s, ok := snap.Service(w.service()); ok && s.LoadBalancer != nil && len(s.LoadBalancer.Given)+len(s.LoadBalancer.GivenNames) > 0 {
+	if s, ok := snap.Service(w.service()); ok && s.LoadBalancer != nil && len(s.LoadBalancer.Given)+
+		len(s.LoadBalancer.GivenNames) > 0 {
 		return s.LoadBalancer.Given, s.LoadBalancer.GivenNames
 	}
 	if !w.NodeAddresses {
@@ -226,13 +227,15 @@ func (w *Ingresses) patch(ctx context.Context, i *model.Ingress, ends []netip.Ad
 	for _, h := range names {
 		list = append(list, map[string]string{"hostname": h})
 	}
-	raw, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": i.Version}, "status": map[string]any{"loadBalancer": map[string]any{"ingress": list}}})
+	raw, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": i.Version},
+		"status": map[string]any{"loadBalancer": map[string]any{"ingress": list}}})
 	if err != nil {
 		return fmt.Errorf("ingress %s: %w", i.Name, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	_, err = w.Client.NetworkingV1().Ingresses(i.Name.Namespace).Patch(ctx, i.Name.Name, types.MergePatchType, raw, metav1.PatchOptions{FieldManager: "wayleave"}, "status")
+	_, err = w.Client.NetworkingV1().Ingresses(i.Name.Namespace).Patch(ctx, i.Name.Name, types.MergePatchType, raw,
+		metav1.PatchOptions{FieldManager: "wayleave"}, "status")
 	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("write the status of ingress %s: %w", i.Name, err)
 	}
@@ -248,19 +251,24 @@ func (w *Ingresses) ensureClass(ctx context.Context) error {
 	have, err := classes.Get(ctx, ingress.ClassName, metav1.GetOptions{})
 	switch {
 	case err == nil && have.Spec.Controller != ingress.Controller:
-		return fmt.Errorf("IngressClass %s: spec.controller: it is %q, so its Ingresses are not served; %s is Wayleave's", ingress.ClassName, have.Spec.Controller, ingress.Controller)
+		return fmt.Errorf(
+			"IngressClass %s: spec.controller: it is %q, so its Ingresses are not served; %s is Wayleave's",
+			ingress.ClassName, have.Spec.Controller, ingress.Controller)
 	case err == nil:
 		return nil
 	case !apierrors.IsNotFound(err):
 		return fmt.Errorf("IngressClass %s: %w", ingress.ClassName, err)
 	}
-	class := &networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: ingress.ClassName, Labels: map[string]string{"app.kubernetes.io/managed-by": "wayleave"}},
+	class := &networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: ingress.ClassName,
+		Labels: map[string]string{"app.kubernetes.io/managed-by": "wayleave"}},
 		Spec: networkingv1.IngressClassSpec{Controller: ingress.Controller}}
 	all, err := classes.List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("list IngressClasses: %w", err)
 	}
-	other := slices.ContainsFunc(all.Items, func(c networkingv1.IngressClass) bool { return c.Annotations[defaultClass] == "true" })
+	other := slices.ContainsFunc(all.Items, func(c networkingv1.IngressClass) bool {
+		return c.Annotations[defaultClass] == "true"
+	})
 	if w.Settings.Default && !other {
 		class.Annotations = map[string]string{defaultClass: "true"}
 	}
@@ -286,9 +294,11 @@ func (w *Ingresses) ensureService(ctx context.Context) error {
 	have, err := services.Get(ctx, IngressService, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		dual := corev1.IPFamilyPolicyPreferDualStack
-		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: DNSNamespace, Name: IngressService, Labels: map[string]string{"app.kubernetes.io/managed-by": "wayleave"}},
-			Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal,
-				IPFamilyPolicy: &dual, Selector: w.Selector, Ports: w.ports()}}
+		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: DNSNamespace, Name: IngressService,
+			Labels: map[string]string{"app.kubernetes.io/managed-by": "wayleave"}},
+			Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer,
+				ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal,
+				IPFamilyPolicy:        &dual, Selector: w.Selector, Ports: w.ports()}}
 		if _, err := services.Create(ctx, svc, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create service %s: %w", IngressService, err)
 		}
@@ -299,7 +309,10 @@ func (w *Ingresses) ensureService(ctx context.Context) error {
 	}
 	ports := slices.Clone(have.Spec.Ports)
 	for _, p := range w.ports() {
-		i := slices.IndexFunc(ports, func(q corev1.ServicePort) bool { return q.Port == p.Port && q.Protocol == p.Protocol })
+		i := slices.IndexFunc(ports, func(q corev1.ServicePort) bool {
+			return q.Port == p.Port &&
+				q.Protocol == p.Protocol
+		})
 		switch {
 		case i < 0:
 			ports = append(ports, p)
@@ -317,11 +330,13 @@ func (w *Ingresses) ensureService(ctx context.Context) error {
 	for k, v := range w.Selector {
 		selector[k] = v
 	}
-	raw, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": have.ResourceVersion}, "spec": map[string]any{"selector": selector, "ports": ports}})
+	raw, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": have.ResourceVersion},
+		"spec": map[string]any{"selector": selector, "ports": ports}})
 	if err != nil {
 		return fmt.Errorf("service %s: %w", IngressService, err)
 	}
-	if _, err := services.Patch(ctx, IngressService, types.MergePatchType, raw, metav1.PatchOptions{}); err != nil && !apierrors.IsConflict(err) {
+	if _, err := services.Patch(ctx, IngressService, types.MergePatchType, raw, metav1.PatchOptions{}); err != nil &&
+		!apierrors.IsConflict(err) {
 		return fmt.Errorf("repair service %s: %w", IngressService, err)
 	}
 	return nil

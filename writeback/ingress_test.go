@@ -42,8 +42,9 @@ func newIngressWorld(t *testing.T, objects ...runtime.Object) *ingressWorld {
 		t.Fatal(err)
 	}
 	x := &ingressWorld{t: t, client: fake.NewClientset(objects...), store: store}
-	x.w = &Ingresses{Client: x.client, Store: store, Settings: ingress.Settings{Default: true}, Selector: map[string]string{"app.kubernetes.io/name": "wayleave"},
-		HTTP: 10080, HTTPS: 10443, NodeAddresses: true, Log: slog.New(slog.DiscardHandler), Say: func(err error) {
+	x.w = &Ingresses{Client: x.client, Store: store, Settings: ingress.Settings{Default: true},
+		Selector: map[string]string{"app.kubernetes.io/name": "wayleave"},
+		HTTP:     10080, HTTPS: 10443, NodeAddresses: true, Log: slog.New(slog.DiscardHandler), Say: func(err error) {
 			x.mu.Lock()
 			defer x.mu.Unlock()
 			x.said = err
@@ -148,7 +149,8 @@ func apiIngress(name, class string) *networkingv1.Ingress {
 
 func readyNode(name, ip string, ready corev1.ConditionStatus) *corev1.Node {
 	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{
-		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: ip}}, Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}}}
+		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: ip}}, Conditions: []corev1.NodeCondition{
+			{Type: corev1.NodeReady, Status: ready}}}}
 }
 
 // The status follows the Service, else the nodes, and leaves with the class.
@@ -176,12 +178,14 @@ func TestStatusOfIngresses(t *testing.T) {
 	x.status("ours", "198.51.100.7 lb.example")
 	other := "other"
 	i.Spec.IngressClassName = &other
-	i.Status.LoadBalancer.Ingress = []networkingv1.IngressLoadBalancerIngress{{IP: "198.51.100.7"}, {Hostname: "lb.example"}}
+	i.Status.LoadBalancer.Ingress = []networkingv1.IngressLoadBalancerIngress{{IP: "198.51.100.7"},
+		{Hostname: "lb.example"}}
 	if _, err := x.client.NetworkingV1().Ingresses("shop").Update(t.Context(), i, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	x.status("ours", "")
-	if err := x.client.NetworkingV1().Ingresses("shop").Delete(t.Context(), "none", metav1.DeleteOptions{}); err != nil {
+	if err := x.client.NetworkingV1().Ingresses("shop").Delete(t.Context(), "none",
+		metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	x.service(func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = nil })
@@ -203,7 +207,8 @@ func TestIngressClassAndServiceAreMade(t *testing.T) {
 	x.run()
 	var svc *corev1.Service
 	testnet.Eventually(t, 10*time.Second, func() (err error) {
-		if _, err := x.client.NetworkingV1().IngressClasses().Get(t.Context(), "wayleave", metav1.GetOptions{}); err != nil {
+		if _, err := x.client.NetworkingV1().IngressClasses().Get(t.Context(), "wayleave",
+			metav1.GetOptions{}); err != nil {
 			return err
 		}
 		svc, err = x.client.CoreV1().Services(DNSNamespace).Get(t.Context(), IngressService, metav1.GetOptions{})
@@ -213,26 +218,31 @@ func TestIngressClassAndServiceAreMade(t *testing.T) {
 	if err != nil || c.Spec.Controller != "wayleave.dev/ingress" || c.Annotations[defaultClass] != "true" {
 		t.Errorf("the class is %+v, %v", c, err)
 	}
-	if svc.Spec.Type != "LoadBalancer" || svc.Spec.ExternalTrafficPolicy != "Local" || len(svc.Spec.Ports) != 2 || svc.Spec.Ports[1].TargetPort != intstr.FromInt32(10443) {
+	if svc.Spec.Type != "LoadBalancer" || svc.Spec.ExternalTrafficPolicy != "Local" || len(svc.Spec.Ports) != 2 ||
+		svc.Spec.Ports[1].TargetPort != intstr.FromInt32(10443) {
 		t.Errorf("the Service is %+v", svc.Spec)
 	}
 	// What is its owner's stays, what is ours is put right.
 	x.service(func(s *corev1.Service) {
 		s.Spec.ExternalTrafficPolicy = "Cluster"
 		s.Spec.Selector = map[string]string{"app": "x"}
-		s.Spec.Ports = []corev1.ServicePort{{Name: "mine", Protocol: "TCP", Port: 80, TargetPort: intstr.FromInt32(8080)}, {Name: "more", Protocol: "TCP", Port: 81}}
+		s.Spec.Ports = []corev1.ServicePort{{Name: "mine", Protocol: "TCP", Port: 80,
+			TargetPort: intstr.FromInt32(8080)}, {Name: "more", Protocol: "TCP", Port: 81}}
 	})
 	testnet.Eventually(t, 10*time.Second, func() error {
 		s, err := x.client.CoreV1().Services(DNSNamespace).Get(t.Context(), IngressService, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
-		if len(s.Spec.Selector) != 1 || s.Spec.Selector["app.kubernetes.io/name"] != "wayleave" || len(s.Spec.Ports) != 3 || s.Spec.Ports[0].Name != "mine" || s.Spec.Ports[0].TargetPort != intstr.FromInt32(10080) || s.Spec.ExternalTrafficPolicy != "Cluster" {
+		if len(s.Spec.Selector) != 1 || s.Spec.Selector["app.kubernetes.io/name"] != "wayleave" ||
+			len(s.Spec.Ports) != 3 || s.Spec.Ports[0].Name != "mine" || s.Spec.Ports[0].TargetPort != intstr.FromInt32(
+			10080) || s.Spec.ExternalTrafficPolicy != "Cluster" {
 			return fmt.Errorf("it is %+v", s.Spec)
 		}
 		return nil
 	})
-	if err := x.client.CoreV1().Services(DNSNamespace).Delete(t.Context(), IngressService, metav1.DeleteOptions{}); err != nil {
+	if err := x.client.CoreV1().Services(DNSNamespace).Delete(t.Context(), IngressService,
+		metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := x.store.Write(func(w *model.Writer) { w.Delete(model.ServiceKind, x.w.service()) }); err != nil {
@@ -247,15 +257,19 @@ func TestIngressClassAndServiceAreMade(t *testing.T) {
 // Another default class stays the only one, and a class of our name that is another's is
 // named.
 func TestIngressClassBesideOthers(t *testing.T) {
-	x := newIngressWorld(t, &networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: "nginx", Annotations: map[string]string{defaultClass: "true"}}})
+	x := newIngressWorld(t, &networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: "nginx",
+		Annotations: map[string]string{defaultClass: "true"}}})
 	if err := x.w.ensureClass(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := x.client.NetworkingV1().IngressClasses().Get(t.Context(), "wayleave", metav1.GetOptions{}); err != nil || c.Annotations[defaultClass] != "" {
+	if c, err := x.client.NetworkingV1().IngressClasses().Get(t.Context(), "wayleave",
+		metav1.GetOptions{}); err != nil || c.Annotations[defaultClass] != "" {
 		t.Errorf("the class is %+v, %v", c, err)
 	}
-	y := newIngressWorld(t, &networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: "wayleave"}, Spec: networkingv1.IngressClassSpec{Controller: "x.example/y"}})
-	if err := y.w.ensureClass(t.Context()); err == nil || !strings.Contains(err.Error(), `spec.controller: it is "x.example/y"`) {
+	y := newIngressWorld(t, &networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: "wayleave"},
+		Spec: networkingv1.IngressClassSpec{Controller: "x.example/y"}})
+	if err := y.w.ensureClass(t.Context()); err == nil || !strings.Contains(err.Error(),
+		`spec.controller: it is "x.example/y"`) {
 		t.Errorf("the error is %v", err)
 	}
 }
@@ -270,7 +284,8 @@ func TestAStatusIsWrittenAgain(t *testing.T) {
 		if fails--; fails == 2 {
 			return true, nil, errors.New("away")
 		} else if fails == 1 {
-			return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "ingresses"}, "ours", errors.New("no"))
+			return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "ingresses"}, "ours",
+				errors.New("no"))
 		}
 		return false, nil, nil
 	})

@@ -115,7 +115,8 @@ func (s *KeySealer) find(ctx context.Context, leases []coordinationv1.Lease, now
 		case err != nil:
 			s.Log.Warn("an answer with the heartbeat key is rejected", "lease", l.Name, "err", err)
 		case !believed(leases, keys):
-			s.Log.Warn("an answer with the heartbeat key is rejected", "lease", l.Name, "err", "most nodes have another key")
+			s.Log.Warn("an answer with the heartbeat key is rejected", "lease", l.Name, "err",
+				"most nodes have another key")
 		default:
 			s.keys = keys
 			return true, nil

@@ -49,7 +49,8 @@ func (d DNSService) Ensure(ctx context.Context, client kubernetes.Interface) err
 		return fmt.Errorf("service kube-dns: %w", err)
 	}
 	if a, err := apiaddr.ParseAddr(have.Spec.ClusterIP); len(d.VIPs) > 0 && (err != nil || a != d.VIPs[0]) {
-		return fmt.Errorf("service %s/%s: spec.clusterIP: it is %s, but the kubelets give pods %s as their DNS server (setting clusterDNS); delete the Service or correct the setting",
+		return fmt.Errorf("service %s/%s: spec.clusterIP: it is %s, but the kubelets give pods %s as their DNS "+
+			"server (setting clusterDNS); delete the Service or correct the setting",
 			DNSNamespace, DNSName, have.Spec.ClusterIP, d.VIPs[0])
 	}
 	if maps.Equal(have.Spec.Selector, d.Selector) && slices.EqualFunc(have.Spec.Ports, d.ports(), samePort) {
@@ -139,7 +140,8 @@ func (d DNSService) takeOver(ctx context.Context, client kubernetes.Interface, h
 	if err != nil {
 		return fmt.Errorf("service kube-dns: %w", err)
 	}
-	if _, err := client.CoreV1().Services(DNSNamespace).Patch(ctx, DNSName, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+	if _, err := client.CoreV1().Services(DNSNamespace).Patch(ctx, DNSName, types.MergePatchType, patch,
+		metav1.PatchOptions{}); err != nil {
 		return fmt.Errorf("take over service kube-dns: %w", err)
 	}
 	return nil

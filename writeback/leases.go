@@ -26,7 +26,8 @@ func oneLease(name string) metav1.ListOptions {
 }
 
 // watchLeases follows the Leases that options select, until ctx ends.
-func watchLeases(ctx context.Context, client kubernetes.Interface, namespace string, options metav1.ListOptions) *leaseWatch {
+func watchLeases(ctx context.Context, client kubernetes.Interface, namespace string,
+	options metav1.ListOptions) *leaseWatch {
 	w := &leaseWatch{changed: make(chan struct{}, 1)}
 	notify := func() {
 		select {
@@ -50,7 +51,8 @@ func watchLeases(ctx context.Context, client kubernetes.Interface, namespace str
 	handler := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { notify() }, UpdateFunc: func(any, any) { notify() }, DeleteFunc: func(any) { notify() }}
 	store, controller := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(lw, client), ObjectType: &coordinationv1.Lease{}, Handler: handler})
+		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(lw, client), ObjectType: &coordinationv1.Lease{},
+		Handler: handler})
 	w.store, w.synced = store, controller.HasSynced
 	go controller.RunWithContext(ctx)
 	return w

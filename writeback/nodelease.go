@@ -102,11 +102,12 @@ func (l NodeLease) create(ctx context.Context, labels, annotations map[string]st
 	if err != nil {
 		return nil, fmt.Errorf("node %s: %w", l.Node, err)
 	}
-	return l.Client.CoordinationV1().Leases(l.Namespace).Create(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{
-		Name: leaseOf(l.Node), Annotations: annotations,
-		Labels:          merged(map[string]string{"app.kubernetes.io/managed-by": "wayleave"}, labels),
-		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}},
-	}, Spec: coordinationv1.LeaseSpec{HolderIdentity: ptr.To(l.Node)}}, metav1.CreateOptions{})
+	return l.Client.CoordinationV1().Leases(l.Namespace).Create(ctx,
+		&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{
+			Name: leaseOf(l.Node), Annotations: annotations,
+			Labels:          merged(map[string]string{"app.kubernetes.io/managed-by": "wayleave"}, labels),
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}},
+		}, Spec: coordinationv1.LeaseSpec{HolderIdentity: ptr.To(l.Node)}}, metav1.CreateOptions{})
 }
 
 // merged is base with the entries of more; neither is changed.

@@ -115,7 +115,8 @@ func (k *PeerKeys) Run(ctx context.Context, set func([][]byte)) error {
 			}
 			if err == nil {
 				if err := k.answer(ctx, asked.lease(askLease), lease, keys); err != nil && ctx.Err() == nil {
-					k.Log.Warn("the writer asked for the key of heartbeats and got no answer", "err", err, "retry", wait)
+					k.Log.Warn("the writer asked for the key of heartbeats and got no answer", "err", err,
+						"retry", wait)
 				}
 			}
 		}

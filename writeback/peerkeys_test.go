@@ -174,7 +174,10 @@ func TestOneNodeCannotChangeTheKeyOfHeartbeats(t *testing.T) {
 	for _, n := range []string{"node1", "node2", "node3"} {
 		peers = append(peers, peer(t, c, n, filepath.Join(dir, n)))
 	}
-	soon(t, "three nodes have a key", func() bool { return sameKey(peers[0], peers[1])() && sameKey(peers[0], peers[2])() })
+	soon(t, "three nodes have a key", func() bool {
+		return sameKey(peers[0], peers[1])() &&
+			sameKey(peers[0], peers[2])()
+	})
 	key := peers[0].get()[0]
 	stop()
 	for _, p := range peers {
@@ -201,7 +204,8 @@ func TestOneNodeCannotChangeTheKeyOfHeartbeats(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := l.Set(t.Context(), nil, map[string]string{answerKeys: sealed, answerTo: base64.StdEncoding.EncodeToString(public[:]), sealedFor: keysID(raw, keys)}); err != nil {
+		if _, err := l.Set(t.Context(), nil, map[string]string{answerKeys: sealed,
+			answerTo: base64.StdEncoding.EncodeToString(public[:]), sealedFor: keysID(raw, keys)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -218,13 +222,15 @@ func TestOneNodeCannotChangeTheKeyOfHeartbeats(t *testing.T) {
 // A damaged key is named and made anew; a disk that takes nothing stops no agent.
 func TestAPeerKeyThatCannotBeReadIsNamed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "peer-key")
-	for _, text := range []string{"abc\n", "", strings.Repeat("0", 63), strings.Repeat("z", 64), strings.Repeat("\x00", 64)} {
+	for _, text := range []string{"abc\n", "", strings.Repeat("0", 63), strings.Repeat("z", 64),
+		strings.Repeat("\x00", 64)} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		var said bytes.Buffer
 		k := &PeerKeys{File: file, Log: slog.New(slog.NewTextHandler(&said, nil))}
-		if err := k.Load(); err != nil || !strings.Contains(said.String(), file) || !strings.Contains(said.String(), "64 hexadecimal digits are allowed") {
+		if err := k.Load(); err != nil || !strings.Contains(said.String(), file) || !strings.Contains(said.String(),
+			"64 hexadecimal digits are allowed") {
 			t.Errorf("%q: %v, said %s", text, err, &said)
 		}
 		again := &PeerKeys{File: file, Log: slog.New(slog.DiscardHandler)}

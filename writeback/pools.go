@@ -45,7 +45,8 @@ func EnsureAddressPoolCRD(ctx context.Context, client dynamic.Interface) error {
 	sum := sha256.Sum256(raw)
 	digest := hex.EncodeToString(sum[:8])
 	crd.SetAnnotations(map[string]string{digestAnnotation: digest})
-	crds := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	crds := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1",
+		Resource: "customresourcedefinitions"})
 	have, err := crds.Get(ctx, crd.GetName(), metav1.GetOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("definition of AddressPool: %w", err)
@@ -53,7 +54,8 @@ func EnsureAddressPoolCRD(ctx context.Context, client dynamic.Interface) error {
 	if err == nil && have.GetAnnotations()[digestAnnotation] == digest {
 		return nil
 	}
-	if _, err := crds.Apply(ctx, crd.GetName(), crd, metav1.ApplyOptions{FieldManager: "wayleave", Force: true}); err != nil {
+	if _, err := crds.Apply(ctx, crd.GetName(), crd, metav1.ApplyOptions{FieldManager: "wayleave",
+		Force: true}); err != nil {
 		return fmt.Errorf("definition of AddressPool: %w", err)
 	}
 	return nil
@@ -101,7 +103,8 @@ func (b *Balancer) writePool(ctx context.Context, name string, s loadbalancer.Po
 		return fmt.Errorf("AddressPool %s: %w", name, err)
 	}
 	now := api.AddressPoolStatus{Used: s.Used, Free: s.Free, Conditions: old.Status.Conditions}
-	condition := metav1.Condition{Type: "Ready", Status: metav1.ConditionFalse, Reason: s.Reason, Message: s.Message, ObservedGeneration: old.Generation}
+	condition := metav1.Condition{Type: "Ready", Status: metav1.ConditionFalse, Reason: s.Reason, Message: s.Message,
+		ObservedGeneration: old.Generation}
 	if s.Reason == loadbalancer.ReasonReady {
 		condition.Status = metav1.ConditionTrue
 	}

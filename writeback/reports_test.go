@@ -31,13 +31,14 @@ func TestANodesProblemsReachTheWriterByItsLease(t *testing.T) {
 	lease := NodeLease{Client: c, Namespace: PeersNamespace, Node: "node1"}
 	failed := false
 	background(t, func(ctx context.Context) {
-		agent.Tell(ctx, func(q model.Problem) bool { return Reportable(q, "node1") }, func(ctx context.Context, list []model.Problem) error {
-			if !failed {
-				failed = true
-				return errors.New("the API server is away")
-			}
-			return lease.Report(ctx, list)
-		})
+		agent.Tell(ctx, func(q model.Problem) bool { return Reportable(q, "node1") },
+			func(ctx context.Context, list []model.Problem) error {
+				if !failed {
+					failed = true
+					return errors.New("the API server is away")
+				}
+				return lease.Report(ctx, list)
+			})
 	})
 	var mu sync.Mutex
 	got := map[string][]model.Problem{}
@@ -48,7 +49,8 @@ func TestANodesProblemsReachTheWriterByItsLease(t *testing.T) {
 			got[node] = list
 		}}
 	background(t, func(ctx context.Context) { _ = r.Run(ctx) })
-	agent.Set("service", "x", []model.Problem{nodeProblem("node1", "no uplink"), nodeProblem("node2", "not mine"), problemOf("web")})
+	agent.Set("service", "x", []model.Problem{nodeProblem("node1", "no uplink"), nodeProblem("node2", "not mine"),
+		problemOf("web")})
 	has := func(want string) func() bool {
 		return func() bool {
 			mu.Lock()
@@ -56,7 +58,8 @@ func TestANodesProblemsReachTheWriterByItsLease(t *testing.T) {
 			return fmt.Sprint(got["node1"]) == want
 		}
 	}
-	soon(t, "the writer knows what is wrong with node1, and nothing else", has("["+nodeProblem("node1", "no uplink").Error()+"]"))
+	soon(t, "the writer knows what is wrong with node1, and nothing else",
+		has("["+nodeProblem("node1", "no uplink").Error()+"]"))
 	agent.Set("service", "x", nil)
 	soon(t, "the node took it back", has("[]"))
 	for _, a := range c.Actions() {
@@ -73,15 +76,18 @@ func TestANodeSpeaksForItselfOnly(t *testing.T) {
 	for i := range 100 {
 		list = append(list, reported{Reason: fmt.Sprint(i) + strings.Repeat("x", 10_000)})
 	}
-	for _, r := range []reported{{Kind: "Node", Name: "node2", Reason: "r"}, {Kind: "Service", Namespace: "default", Name: "web", Reason: "r"},
-		{Kind: "Ingress", Namespace: "default", Name: "web", Field: "spec.rules", Reason: "r"}, {Reason: "r", Event: "Bad reason"}} {
+	for _, r := range []reported{{Kind: "Node", Name: "node2", Reason: "r"}, {Kind: "Service", Namespace: "default",
+		Name: "web", Reason: "r"},
+		{Kind: "Ingress", Namespace: "default", Name: "web", Field: "spec.rules", Reason: "r"},
+		{Reason: "r", Event: "Bad reason"}} {
 		list = append([]reported{r}, list...)
 	}
 	raw, err := json.Marshal(list)
 	if err != nil {
 		t.Fatal(err)
 	}
-	node, got, ok := ReadReport(&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: leaseOf("node1"), Annotations: map[string]string{problemsAnnotation: string(raw)}}})
+	node, got, ok := ReadReport(&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: leaseOf("node1"),
+		Annotations: map[string]string{problemsAnnotation: string(raw)}}})
 	if !ok || node != "node1" || len(got) == 0 || len(got) > maxReported {
 		t.Fatalf("%d problems of %s, %v", len(got), node, ok)
 	}
@@ -91,7 +97,8 @@ func TestANodeSpeaksForItselfOnly(t *testing.T) {
 		}
 	}
 	for _, raw := range []string{"", "{", "[1]", "null", `{"a":1}`} {
-		l := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: leaseOf("node1"), Annotations: map[string]string{problemsAnnotation: raw}}}
+		l := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: leaseOf("node1"),
+			Annotations: map[string]string{problemsAnnotation: raw}}}
 		if _, got, ok := ReadReport(l); !ok || len(got) != 0 {
 			t.Errorf("%q gives %v", raw, got)
 		}
@@ -133,7 +140,8 @@ func TestTheKubeletsDNSIsThatOfMostNodes(t *testing.T) {
 	}
 	for node, vip := range map[string]string{"node1": "192.0.2.66", "node2": "10.96.0.10", "node3": "10.96.0.10"} {
 		l := NodeLease{Client: c, Namespace: PeersNamespace, Node: node}
-		if err := l.Kubelet(t.Context(), KubeletDNS{VIPs: []netip.Addr{netip.MustParseAddr(vip)}, Domain: "c.example"}); err != nil {
+		if err := l.Kubelet(t.Context(), KubeletDNS{VIPs: []netip.Addr{netip.MustParseAddr(vip)},
+			Domain: "c.example"}); err != nil {
 			t.Fatal(err)
 		}
 		have, err := l.Get(t.Context())
@@ -142,8 +150,10 @@ func TestTheKubeletsDNSIsThatOfMostNodes(t *testing.T) {
 		}
 		leases = append(leases, have)
 	}
-	leases = append(leases, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: leaseOf("node4"), Annotations: map[string]string{kubeletAnnotation: "{"}}})
-	if got, ok := AgreedDNS(leases); !ok || len(got.VIPs) != 1 || got.VIPs[0].String() != "10.96.0.10" || got.Domain != "c.example" {
+	leases = append(leases, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: leaseOf("node4"),
+		Annotations: map[string]string{kubeletAnnotation: "{"}}})
+	if got, ok := AgreedDNS(leases); !ok || len(got.VIPs) != 1 || got.VIPs[0].String() != "10.96.0.10" ||
+		got.Domain != "c.example" {
 		t.Errorf("agreed on %+v, %v", got, ok)
 	}
 }

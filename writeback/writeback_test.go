@@ -37,7 +37,8 @@ func get(t *testing.T, c *fake.Clientset) *corev1.Service {
 }
 
 func kubernetesService() *corev1.Service {
-	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"}, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1"}}
+	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"},
+		Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.1"}}
 }
 
 func TestKubeDNSIsMadeAtTheTenthAddress(t *testing.T) {
@@ -77,7 +78,8 @@ func TestKubeDNSIsTakenOverWithTheWayBack(t *testing.T) {
 
 func TestKubeDNSAtAnotherAddressIsRefusedByName(t *testing.T) {
 	c := fake.NewClientset(&corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Namespace: DNSNamespace, Name: DNSName}, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.99"}})
+		ObjectMeta: metav1.ObjectMeta{Namespace: DNSNamespace, Name: DNSName},
+		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.99"}})
 	d := want()
 	d.VIPs = []netip.Addr{netip.MustParseAddr("10.96.0.10")}
 	err := d.Ensure(t.Context(), c)
@@ -94,7 +96,8 @@ func TestAProblemBecomesOneEventOfTheElected(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); p.Run(ctx, c, "node1", func() bool { return true }) }()
-	q := model.Problem{Kind: "Service", Object: model.Name{Namespace: "default", Name: "web"}, Field: "spec.ports[0].port", Reason: "0 is not a port"}
+	q := model.Problem{Kind: "Service", Object: model.Name{Namespace: "default", Name: "web"},
+		Field: "spec.ports[0].port", Reason: "0 is not a port"}
 	for range 3 {
 		p.Set("source", "default/web", []model.Problem{q})
 	}
@@ -105,7 +108,8 @@ func TestAProblemBecomesOneEventOfTheElected(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(l.Items) == 1 {
-			if e := l.Items[0]; e.InvolvedObject.UID != "u1" || !strings.Contains(e.Message, "spec.ports[0].port: 0 is not") {
+			if e := l.Items[0]; e.InvolvedObject.UID != "u1" || !strings.Contains(e.Message,
+				"spec.ports[0].port: 0 is not") {
 				t.Errorf("event is %+v", e)
 			}
 			break
@@ -132,8 +136,10 @@ func TestAnAgentThatEndsAtOnceStillReports(t *testing.T) {
 	c := peerNodes()
 	l := NodeLease{Client: c, Namespace: PeersNamespace, Node: "node1"}
 	p := NewProblems(slog.New(slog.DiscardHandler))
-	p.Set("service", "mode", []model.Problem{{Kind: "Node", Object: model.Name{Name: "node1"}, Field: "mode", Reason: "no IPVS"}})
-	p.Set("service", "other", []model.Problem{{Kind: "Node", Object: model.Name{Name: "node2"}, Field: "mode", Reason: "no IPVS"}})
+	p.Set("service", "mode", []model.Problem{{Kind: "Node", Object: model.Name{Name: "node1"}, Field: "mode",
+		Reason: "no IPVS"}})
+	p.Set("service", "other", []model.Problem{{Kind: "Node", Object: model.Name{Name: "node2"}, Field: "mode",
+		Reason: "no IPVS"}})
 	if err := l.Report(t.Context(), p.List()); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +158,8 @@ func TestAnAgentThatEndsAtOnceStillReports(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(events.Items) != 1 || events.Items[0].InvolvedObject.Name != "node1" || events.Items[0].Message != "mode: no IPVS" || events.Items[0].Source.Host != "node1" {
+	if len(events.Items) != 1 || events.Items[0].InvolvedObject.Name != "node1" ||
+		events.Items[0].Message != "mode: no IPVS" || events.Items[0].Source.Host != "node1" {
 		t.Errorf("events are %+v", events.Items)
 	}
 }

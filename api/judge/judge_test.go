@@ -32,7 +32,8 @@ func definition(t *testing.T) (*apiextensions.CustomResourceDefinition, *schema.
 	apiextensionsv1.SetDefaults_CustomResourceDefinition(&crd)
 	apiextensionsv1.SetDefaults_CustomResourceDefinitionSpec(&crd.Spec)
 	in := &apiextensions.CustomResourceDefinition{}
-	if err := apiextensionsv1.Convert_v1_CustomResourceDefinition_To_apiextensions_CustomResourceDefinition(&crd, in, nil); err != nil {
+	if err := apiextensionsv1.Convert_v1_CustomResourceDefinition_To_apiextensions_CustomResourceDefinition(&crd, in,
+		nil); err != nil {
 		t.Fatal(err)
 	}
 	in.Status.StoredVersions = []string{crd.Spec.Versions[0].Name}
@@ -62,12 +63,14 @@ func TestAddressesByCEL(t *testing.T) {
 		"192.0.2.0/24": "", "192.0.2.1": "", "192.0.2.1-192.0.2.9": "", "192.0.2.1 - 192.0.2.9": "",
 		"2001:db8::/64": "", "2001:db8::1": "", "2001:db8::1-2001:db8::9": "",
 		"192.0.2.1/24": "host bits", "2001:db8::1/64": "host bits", "192.0.2.1-2001:db8::1": "one family",
-		"lan": "is allowed", "a-b": "is allowed", "192.0.2.1-": "is allowed", "1-2-3": "is allowed", "--": "is allowed", "192.0.2.0/33": "is allowed",
+		"lan": "is allowed", "a-b": "is allowed", "192.0.2.1-": "is allowed", "1-2-3": "is allowed", "--": "is allowed",
+		"192.0.2.0/33": "is allowed",
 	} {
 		pool := map[string]any{"spec": map[string]any{"addresses": []any{address}}}
 		errs, _ := v.Validate(t.Context(), nil, s, pool, nil, math.MaxInt64)
 		err := errs.ToAggregate()
-		if (want == "") != (err == nil) || err != nil && (!strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "spec.addresses[0]")) {
+		if (want == "") != (err == nil) || err != nil && (!strings.Contains(err.Error(), want) ||
+			!strings.Contains(err.Error(), "spec.addresses[0]")) {
 			t.Errorf("%q: %v, want %q", address, err, want)
 		}
 	}
@@ -78,7 +81,8 @@ func TestDefaults(t *testing.T) {
 	pool := map[string]any{"spec": map[string]any{"addresses": []any{"192.0.2.1"}}}
 	defaulting.Default(pool, s)
 	spec := pool["spec"].(map[string]any)
-	if spec["autoAssign"] != true || spec["avoidBuggyAddresses"] != false || spec["l2"].(map[string]any)["enabled"] != true {
+	if spec["autoAssign"] != true || spec["avoidBuggyAddresses"] != false ||
+		spec["l2"].(map[string]any)["enabled"] != true {
 		t.Errorf("defaults are %v", spec)
 	}
 }

@@ -22,7 +22,8 @@ func TestFieldsOfKubeProxyAreThoseOfItsType(t *testing.T) {
 	const file = "../../config/testdata/kubeproxy-fields.txt"
 	lines := fields("", reflect.TypeFor[kubeproxy.KubeProxyConfiguration]())
 	slices.Sort(lines)
-	want := "# Fields of KubeProxyConfiguration v1alpha1 and their types: made by api/judge from k8s.io/kube-proxy.\n" + strings.Join(lines, "\n") + "\n"
+	want := "# Fields of KubeProxyConfiguration v1alpha1 and their types: made by api/judge from k8s.io/kube-proxy.\n" +
+		strings.Join(lines, "\n") + "\n"
 	if *update {
 		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
@@ -54,7 +55,8 @@ func fields(prefix string, t reflect.Type) (out []string) {
 // kindOf is the type of a value; empty for a group of fields.
 func kindOf(t reflect.Type) string {
 	switch t {
-	case reflect.TypeFor[metav1.Duration](), reflect.TypeFor[*metav1.Duration](), reflect.TypeFor[logsapi.TimeOrMetaDuration]():
+	case reflect.TypeFor[metav1.Duration](), reflect.TypeFor[*metav1.Duration](),
+		reflect.TypeFor[logsapi.TimeOrMetaDuration]():
 		return "Duration"
 	case reflect.TypeFor[resource.QuantityValue]():
 		return "string"

@@ -47,7 +47,8 @@ type plugin struct {
 // call executes the plugin as a runtime does; a runtime's own work is not measured.
 func (p plugin) call(command, id string, pod *testnet.NS) (out []byte, took time.Duration, err error) {
 	cmd := exec.Command(p.bin)
-	cmd.Env = append([]string{"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + id, "CNI_IFNAME=eth0", "CNI_NETNS=" + pod.Path(), "CNI_PATH=" + filepath.Dir(p.bin),
+	cmd.Env = append([]string{"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + id, "CNI_IFNAME=eth0", "CNI_NETNS=" +
+		pod.Path(), "CNI_PATH=" + filepath.Dir(p.bin),
 		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + id, "PATH=" + os.Getenv("PATH")}, p.env...)
 	cmd.Stdin = strings.NewReader(p.conf)
 	var b, errs bytes.Buffer
@@ -80,9 +81,11 @@ func agent(t *testing.T, node *testnet.NS, name string, store *model.Store, mode
 	if err != nil {
 		t.Fatal(err)
 	}
-	net, err := podnetwork.New(podnetwork.Config{Track: track, Node: name, Store: store, NSFD: node.FD(), StateDir: at("state"), Socket: at("cni.sock"), Tombstones: at("del"),
+	net, err := podnetwork.New(podnetwork.Config{Track: track, Node: name, Store: store, NSFD: node.FD(),
+		StateDir: at("state"), Socket: at("cni.sock"), Tombstones: at("del"),
 		Sysctl: "/proc/sys/net", Plugin: bin, BinDir: at("bin"), ConfDir: at("conf"), Masquerade: true, Routing: mode,
-		Kernel: kernel, NFT: conn, Firewall: conn, Log: slog.New(slog.DiscardHandler)}, reconcile.NewHealth(nil, nil), reconcile.NewHealth(nil, nil))
+		Kernel: kernel, NFT: conn, Firewall: conn, Log: slog.New(slog.DiscardHandler)}, reconcile.NewHealth(nil, nil),
+		reconcile.NewHealth(nil, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,8 +100,9 @@ func agent(t *testing.T, node *testnet.NS, name string, store *model.Store, mode
 		}
 		return err
 	})
-	return plugin{name: "Wayleave", bin: filepath.Join(at("bin"), "wayleave-cni"), node: node, conf: `{"cniVersion":"1.1.0","name":"wayleave","type":"wayleave-cni"}`,
-		env: []string{"WAYLEAVE_CNI_SOCKET=" + at("cni.sock"), "WAYLEAVE_CNI_TOMBSTONES=" + at("del")}}
+	return plugin{name: "Wayleave", bin: filepath.Join(at("bin"), "wayleave-cni"), node: node,
+		conf: `{"cniVersion":"1.1.0","name":"wayleave","type":"wayleave-cni"}`,
+		env:  []string{"WAYLEAVE_CNI_SOCKET=" + at("cni.sock"), "WAYLEAVE_CNI_TOMBSTONES=" + at("del")}}
 }
 
 func wayleaveCNI(t *testing.T) string {
@@ -145,7 +149,9 @@ func TestCNI(t *testing.T) {
 		t.Skip("needs root")
 	}
 	page := result.New(result.Docs, "bench-cni", "The pod network, measured")
-	page.Text("`make bench` made this page: %s. Medians of interleaved runs; a ratio is Wayleave's number by the other's.", result.Machine())
+	page.Text(
+		"`make bench` made this page: %s. Medians of interleaved runs; a ratio is Wayleave's number by the other's.",
+		result.Machine())
 	t.Run("ADD", func(t *testing.T) { calls(t, page) })
 	t.Run("packets", func(t *testing.T) { packets(t, page) })
 	if !t.Failed() {
@@ -163,16 +169,21 @@ type samples struct {
 }
 
 func calls(t *testing.T, page *result.Page) {
-	cache := &build.Cache{Dir: filepath.Join(home(t), ".cache", "wayleave-lab"), Progress: progress.New(os.Stderr), Log: os.Stderr}
+	cache := &build.Cache{Dir: filepath.Join(home(t), ".cache", "wayleave-lab"), Progress: progress.New(os.Stderr),
+		Log: os.Stderr}
 	foreign, err := cache.CNIPlugins(t.Context(), "main/bridge", "ipam/host-local", "meta/portmap")
 	if err != nil {
 		t.Fatal(err)
 	}
 	node := uplink(t, "wayleave", "172.30.0.1/24")
-	ours := agent(t, node, "node1", newStore(t, &model.Node{Name: "node1", InternalIPs: []netip.Addr{netip.MustParseAddr("172.30.0.1")},
-		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/20")}}), routes.Auto, wayleaveCNI(t))
-	theirs := plugin{name: "bridge + host-local", bin: filepath.Join(foreign.Dir, "bridge"), node: uplink(t, "bridge", "172.30.0.1/24"),
-		conf: fmt.Sprintf(`{"cniVersion":"1.0.0","name":"bridge","type":"bridge","bridge":"cni0","isDefaultGateway":true,"hairpinMode":true,"ipam":{"type":"host-local","subnet":"10.245.0.0/20","dataDir":%q}}`, t.TempDir())}
+	ours := agent(t, node, "node1",
+		newStore(t, &model.Node{Name: "node1", InternalIPs: []netip.Addr{netip.MustParseAddr("172.30.0.1")},
+			PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/20")}}), routes.Auto, wayleaveCNI(t))
+	theirs := plugin{name: "bridge + host-local", bin: filepath.Join(foreign.Dir, "bridge"),
+		node: uplink(t, "bridge", "172.30.0.1/24"),
+		conf: fmt.Sprintf(
+			`{"cniVersion":"1.0.0","name":"bridge","type":"bridge","bridge":"cni0","isDefaultGateway":true,`+
+				`"hairpinMode":true,"ipam":{"type":"host-local","subnet":"10.245.0.0/20","dataDir":%q}}`, t.TempDir())}
 	plugins := []plugin{ours, theirs}
 	got := make([]samples, len(plugins))
 	for round := range rounds {
@@ -270,15 +281,20 @@ func table(t *testing.T, page *result.Page, plugins []plugin, got []samples) {
 	}
 	add("ADD, median of 250 pods", " ms", false, func(s samples) float64 { return result.Median(part(s.add, 0, pods)) })
 	for _, span := range [][2]int{{0, 50}, {100, 150}, {200, 250}} {
-		add(fmt.Sprintf("ADD, pods %d to %d", span[0]+1, span[1]), " ms", true, func(s samples) float64 { return result.Median(part(s.add, span[0], span[1])) })
+		add(fmt.Sprintf("ADD, pods %d to %d", span[0]+1, span[1]), " ms", true,
+			func(s samples) float64 { return result.Median(part(s.add, span[0], span[1])) })
 	}
-	add("ADD, 99th percentile", " ms", true, func(s samples) float64 { return result.Percentile(part(s.add, 0, pods), 99) })
+	add("ADD, 99th percentile", " ms", true,
+		func(s samples) float64 { return result.Percentile(part(s.add, 0, pods), 99) })
 	add("VERSION, median: the process alone", " ms", false, func(s samples) float64 { return result.Median(s.start) })
 	add("DEL, median", " ms", true, func(s samples) float64 { return result.Median(part(s.del, 0, pods)) })
-	add(fmt.Sprintf("pods/s, %d at a time", atOnce), "", false, func(s samples) float64 { return result.Median(s.rate) })
-	page.Text("## ADD and DEL\n\n%d rounds of %d pods on a node, one IPv4 address each, each call by executing the plugin. Wayleave's lease is synced to disk before ADD answers.", rounds, pods)
+	add(fmt.Sprintf("pods/s, %d at a time", atOnce), "", false,
+		func(s samples) float64 { return result.Median(s.rate) })
+	page.Text("## ADD and DEL\n\n%d rounds of %d pods on a node, one IPv4 address each, each call by executing the "+
+		"plugin. Wayleave's lease is synced to disk before ADD answers.", rounds, pods)
 	page.Table(rows)
-	page.Text("Aim for ADD: 1/3. DEL is the kernel's removal of a veth with routes: \"ip link del\" of one takes as long, the agent's own part is 0.5 ms.")
+	page.Text("Aim for ADD: 1/3. DEL is the kernel's removal of a veth with routes: \"ip link del\" of one takes as " +
+		"long, the agent's own part is 0.5 ms.")
 	if err := page.Bars("bench-cni-add", "CNI calls", "milliseconds", labels, series); err != nil {
 		t.Fatal(err)
 	}

@@ -43,7 +43,8 @@ func packets(t *testing.T, page *result.Page) {
 		{"between nodes: plain routes", ours(t, bin, routes.Direct, false), plain(t, false, false)},
 		{"between nodes: plain VXLAN", ours(t, bin, routes.VXLAN, false), plain(t, true, false)},
 	}
-	rows := [][]string{{"path, against", "Wayleave, GB per CPU-second", "plain", "ratio", "Wayleave, requests per CPU-second", "plain", "ratio"}}
+	rows := [][]string{{"path, against", "Wayleave, GB per CPU-second", "plain", "ratio",
+		"Wayleave, requests per CPU-second", "plain", "ratio"}}
 	for i, c := range contests {
 		fmt.Fprintf(os.Stderr, "bench/cni: packets %s (%d of %d)\n", c.name, i+1, len(contests))
 		var bytes, requests [2][]float64
@@ -64,14 +65,20 @@ func packets(t *testing.T, page *result.Page) {
 			ratio []float64
 			unit  float64
 		}{{bytes, byteRatio, 1e9}, {requests, requestRatio, 1}} {
-			row = append(row, result.Number(result.Median(x.v[0])/x.unit), result.Number(result.Median(x.v[1])/x.unit), result.Number(result.Median(x.ratio)))
+			row = append(row, result.Number(result.Median(x.v[0])/x.unit), result.Number(result.Median(x.v[1])/x.unit),
+				result.Number(result.Median(x.ratio)))
 		}
 		rows = append(rows, row)
 	}
-	page.Text("## Packets\n\nPod to pod by TCP, %d interleaved pairs of %s streams and %s of 1-byte requests; CPU is all that the machine was not idle. The plain side has no nftables and no connection tracking at all.", pairs, stream, talk)
+	page.Text("## Packets\n\nPod to pod by TCP, %d interleaved pairs of %s streams and %s of 1-byte requests; CPU "+
+		"is all that the machine was not idle. The plain side has no nftables and no connection tracking at all.",
+		pairs, stream, talk)
 	page.Table(rows)
-	page.Text("Aim: 0.95. Where the time goes (perf): connection tracking, which Services need, is about half of the difference to plain veths (the plain side with tracking alone reaches 0.93); then the check of source addresses. " +
-		"In VXLAN it is also the rules of table 87, with which pods reach nodes behind routers by the tunnel: the kernel looks up each route rule by rule. They are there only while a node is reached by VXLAN.")
+	page.Text("Aim: 0.95. Where the time goes (perf): connection tracking, which Services need, is about half of " +
+		"the difference to plain veths (the plain side with tracking alone reaches 0.93); then the check of " +
+		"source addresses. " +
+		"In VXLAN it is also the rules of table 87, with which pods reach nodes behind routers by the tunnel: the " +
+		"kernel looks up each route rule by rule. They are there only while a node is reached by VXLAN.")
 }
 
 // measure says how much was done per CPU-second.
@@ -149,7 +156,8 @@ func busy(t *testing.T) float64 {
 	}
 	line, _, _ := strings.Cut(string(raw), "\n")
 	var user, nice, system, idle, iowait, irq, softirq float64
-	if _, err := fmt.Sscanf(line, "cpu %g %g %g %g %g %g %g", &user, &nice, &system, &idle, &iowait, &irq, &softirq); err != nil {
+	if _, err := fmt.Sscanf(line, "cpu %g %g %g %g %g %g %g", &user, &nice, &system, &idle, &iowait, &irq,
+		&softirq); err != nil {
 		t.Fatalf("/proc/stat: %v", err)
 	}
 	return (user + nice + system + irq + softirq) / 100
@@ -164,8 +172,9 @@ func ours(t *testing.T, bin string, mode routes.Mode, local bool) way {
 	for i, ns := range []*testnet.NS{a, b} {
 		ns.Addr("eth0", fmt.Sprintf("172.30.0.%d/24", i+1))
 		ns.Run("ip", "route", "add", "default", "dev", "eth0")
-		nodes = append(nodes, &model.Node{Name: fmt.Sprintf("node%d", i+1), InternalIPs: []netip.Addr{netip.AddrFrom4([4]byte{172, 30, 0, byte(i + 1)})},
-			PodCIDRs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i+1))}})
+		nodes = append(nodes, &model.Node{Name: fmt.Sprintf("node%d", i+1),
+			InternalIPs: []netip.Addr{netip.AddrFrom4([4]byte{172, 30, 0, byte(i + 1)})},
+			PodCIDRs:    []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i+1))}})
 	}
 	store := newStore(t, nodes...)
 	first, second := agent(t, a, "node1", store, mode, bin), agent(t, b, "node2", store, mode, bin)
@@ -217,10 +226,12 @@ func plain(t *testing.T, vxlan, local bool) way {
 		case local:
 		case vxlan:
 			mac := func(n int) string { return fmt.Sprintf("02:00:00:00:00:%02x", n) }
-			node.Run("ip", "link", "add", "vx0", "address", mac(me), "mtu", "1450", "type", "vxlan", "id", "1", "dstport", "4789", "local", fmt.Sprintf("172.30.0.%d", me), "nolearning")
+			node.Run("ip", "link", "add", "vx0", "address", mac(me), "mtu", "1450", "type", "vxlan", "id", "1",
+				"dstport", "4789", "local", fmt.Sprintf("172.30.0.%d", me), "nolearning")
 			node.Run("ip", "addr", "add", fmt.Sprintf("10.9.0.%d/24", me), "dev", "vx0")
 			node.Run("ip", "link", "set", "vx0", "up")
-			node.Run("ip", "neigh", "add", fmt.Sprintf("10.9.0.%d", peer), "lladdr", mac(peer), "dev", "vx0", "nud", "permanent")
+			node.Run("ip", "neigh", "add", fmt.Sprintf("10.9.0.%d", peer), "lladdr", mac(peer), "dev", "vx0",
+				"nud", "permanent")
 			node.Run("bridge", "fdb", "append", mac(peer), "dev", "vx0", "dst", fmt.Sprintf("172.30.0.%d", peer))
 			node.Run("ip", "route", "add", fmt.Sprintf("10.244.%d.0/24", peer), "via", fmt.Sprintf("10.9.0.%d", peer))
 			x.pod.Run("ip", "link", "set", "eth0", "mtu", "1450")

@@ -89,7 +89,8 @@ func options(m *dns.Msg) string {
 func show(r reply) string {
 	m := r.full
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s AA=%t RA=%t TC=%t AD=%t", dns.RcodeToString[m.Rcode], m.Authoritative, m.RecursionAvailable, r.udp.Truncated, m.AuthenticatedData)
+	fmt.Fprintf(&b, "%s AA=%t RA=%t TC=%t AD=%t", dns.RcodeToString[m.Rcode], m.Authoritative, m.RecursionAvailable,
+		r.udp.Truncated, m.AuthenticatedData)
 	for name, section := range map[string][]dns.RR{"answer": m.Answer, "authority": m.Ns, "additional": m.Extra} {
 		list := records(section)
 		if len(list) > 6 {

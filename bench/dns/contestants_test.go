@@ -70,7 +70,8 @@ func buildPrograms(t *testing.T) (p programs) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cache := &build.Cache{Dir: filepath.Join(home, ".cache", "wayleave-lab"), Progress: progress.New(os.Stderr), Log: os.Stderr}
+	cache := &build.Cache{Dir: filepath.Join(home, ".cache", "wayleave-lab"), Progress: progress.New(os.Stderr),
+		Log: os.Stderr}
 	unlock, err := cache.Lock(t.Context()) // a lab may be building the same
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +125,8 @@ func (p programs) startOursBehind(t *testing.T, api *fakeapi.Server, prefix []st
 		line := append(append([]string{}, prefix...), append([]string{p.ours, "-dir", dir}, args...)...)
 		return kubeproxy.Run(t, c.ns, exec.Command(line[0], line[1:]...))
 	}
-	agent := command(append([]string{"-role", "agent", "-master", master, "-listen", server, "-upstreams", upstream}, agentArgs...)...)
+	agent := command(append([]string{"-role", "agent", "-master", master, "-listen", server, "-upstreams", upstream},
+		agentArgs...)...)
 	c.all = []*kubeproxy.Process{command("-role", "dns"), agent}
 	return c
 }
@@ -166,7 +168,8 @@ func outsideAnswer(q *dns.Msg) *dns.Msg {
 	}
 	name := q.Question[0].Name
 	low := strings.ToLower(name)
-	soa, err := dns.NewRR(fmt.Sprintf("example.org. %d IN SOA ns.example.org. admin.example.org. 7 7200 1800 86400 %d", outsideTTL, outsideTTL))
+	soa, err := dns.NewRR(fmt.Sprintf("example.org. %d IN SOA ns.example.org. admin.example.org. 7 7200 1800 86400 %d",
+		outsideTTL, outsideTTL))
 	if err != nil {
 		panic(err)
 	}

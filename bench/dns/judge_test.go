@@ -29,7 +29,8 @@ func TestJudge(t *testing.T) {
 	theirs, ours := p.startCoreDNS(t, api, corefile), p.startOurs(t, api)
 	ready(t, theirs, lastService)
 	ready(t, ours, lastService)
-	j := &judge{rules: rules(), objects: len(s.all()), cluster: newIndex(s), missing: map[string]bool{}, theirs: asker{c: theirs}, ours: asker{c: ours}}
+	j := &judge{rules: rules(), objects: len(s.all()), cluster: newIndex(s), missing: map[string]bool{},
+		theirs: asker{c: theirs}, ours: asker{c: ours}}
 	for _, q := range s.queries() {
 		if err := j.put(q); err != nil {
 			t.Fatal(err)
@@ -88,7 +89,8 @@ func (j *judge) weigh(q *dns.Msg, theirs, ours reply) {
 		j.same++
 		return
 	}
-	c := &difference{q: q, name: strings.ToLower(q.Question[0].Name), qtype: q.Question[0].Qtype, theirs: theirs, ours: ours,
+	c := &difference{q: q, name: strings.ToLower(q.Question[0].Name), qtype: q.Question[0].Qtype,
+		theirs: theirs, ours: ours,
 		cluster: j.cluster}
 	c.missing = j.missing[c.name]
 	if !slices.ContainsFunc(parts, func(p string) bool { return p != partRA && p != partOPT && p != partTC }) {
@@ -118,7 +120,8 @@ func (j *judge) weigh(q *dns.Msg, theirs, ours reply) {
 	}
 	if len(left) > 0 {
 		j.unexplained = append(j.unexplained, fmt.Sprintf("%s\t%s %s (EDNS: %s): %s\n   CoreDNS: %s\n   ours:    %s",
-			strings.Join(left, "+"), dns.TypeToString[c.qtype], q.Question[0].Name, options(q), strings.Join(left, ", "), show(theirs), show(ours)))
+			strings.Join(left, "+"), dns.TypeToString[c.qtype], q.Question[0].Name, options(q),
+			strings.Join(left, ", "), show(theirs), show(ours)))
 	}
 }
 
@@ -157,20 +160,30 @@ func (j *judge) report(t *testing.T) {
 func (j *judge) write(t *testing.T) {
 	t.Helper()
 	page := result.New(result.Docs, "dns-judge", "The same queries, put to CoreDNS")
-	page.Text("`cd bench && go test -count=1 -run TestJudge ./dns` made this page. CoreDNS %s with kubeadm's Corefile and Wayleave follow one API server with the same %d objects: ClusterIPs of one and both families, headless Services with and without hostnames, endpoints not ready and ending, ExternalNames in chains and loops, long answers, odd names. Both are asked the same %d queries, %d types of every name, some with letters turned up, EDNS0 or rare flags; answers that are cut are asked for by TCP. Compared are the code, the bits, the question and every record of every section with its TTL; the order of records is not (both turn it), nor serial numbers.",
+	page.Text("`cd bench && go test -count=1 -run TestJudge ./dns` made this page. CoreDNS %s with kubeadm's "+
+		"Corefile and Wayleave follow one API server with the same %d objects: ClusterIPs of one and both families, "+
+		"headless Services with and without hostnames, endpoints not ready and ending, ExternalNames in chains and "+
+		"loops, long answers, odd names. Both are asked the same %d queries, %d types of every name, some with "+
+		"letters turned up, EDNS0 or rare flags; answers that are cut are asked for by TCP. Compared are the code, "+
+		"the bits, the question and every record of every section with its TTL; the order of records is not (both "+
+		"turn it), nor serial numbers.",
 		build.CoreDNSVersion, j.objects, j.asked, len(types()))
-	page.Text("%d replies are the same in all that, %d more but for bits of the header. Whatever else differs is in these tables with what decides. The test fails for a difference that is in none, and for a row that nothing shows any more.", j.same, j.nearly)
+	page.Text("%d replies are the same in all that, %d more but for bits of the header. Whatever else differs is in "+
+		"these tables with what decides. The test fails for a difference that is in none, and for a row that "+
+		"nothing shows any more.", j.same, j.nearly)
 	for _, open := range []bool{false, true} {
 		rows := [][]string{{"what", "CoreDNS", "Wayleave", "what decides", "replies", "for example"}}
 		for _, r := range j.rules {
 			if r.open == open {
-				rows = append(rows, []string{r.title, r.coredns, r.ours, r.decides, fmt.Sprint(j.used[r.title]), "`" + j.example[r.title] + "`"})
+				rows = append(rows, []string{r.title, r.coredns, r.ours, r.decides, fmt.Sprint(j.used[r.title]),
+					"`" + j.example[r.title] + "`"})
 			}
 		}
 		if len(rows) == 1 {
 			continue
 		}
-		page.Text("## %s", map[bool]string{false: "Differences that stay", true: "Differences that Wayleave has to end"}[open])
+		page.Text("## %s", map[bool]string{false: "Differences that stay",
+			true: "Differences that Wayleave has to end"}[open])
 		page.Table(rows)
 	}
 	if old, err := os.ReadFile(filepath.Join(result.Docs, "dns-judge.md")); err == nil { // the other test's part stays

@@ -88,7 +88,8 @@ func oddQueries(h odddns.Habit, r *rand.Rand) (list []*dns.Msg) {
 	switch {
 	case strings.Contains(h.Name, "-silent") || h.Name == "every-second-lost":
 		n = 24
-	case h.Delay > 0 || slices.Contains([]string{"silent", "id-other", "query-back", "port-other", "question-missing", "question-other-name", "question-other-type", "question-twice"}, h.Name):
+	case h.Delay > 0 || slices.Contains([]string{"silent", "id-other", "query-back", "port-other", "question-missing",
+		"question-other-name", "question-other-type", "question-twice"}, h.Name):
 		n = 12
 	}
 	names := []string{"first", "missing", "alias", "long", "a.b.c", "www", "missing.too", "alias.b", "x1", "UPPER"}
@@ -159,13 +160,16 @@ func (j *oddJudge) put(_ context.Context, h odddns.Habit, q *dns.Msg, theirs, ou
 	for _, part := range parts {
 		i := slices.IndexFunc(j.rules, func(r oddRule) bool { return slices.Contains(r.parts, part) && r.when(c) })
 		if i < 0 {
-			j.unexplained = append(j.unexplained, fmt.Sprintf("%s: %s of %s %s (EDNS: %s)\n   CoreDNS: %s\n   ours:    %s", h.Name, part, dns.TypeToString[q.Question[0].Qtype],
-				q.Question[0].Name, options(q), show(reply{a, a}), show(reply{b, b})))
+			j.unexplained = append(j.unexplained,
+				fmt.Sprintf("%s: %s of %s %s (EDNS: %s)\n   CoreDNS: %s\n   ours:    %s", h.Name, part,
+					dns.TypeToString[q.Question[0].Qtype],
+					q.Question[0].Name, options(q), show(reply{a, a}), show(reply{b, b})))
 			continue
 		}
 		title := j.rules[i].title
 		if j.used[title]++; j.used[title] == 1 {
-			j.example[title] = "`" + dns.TypeToString[q.Question[0].Qtype] + " " + strings.ToLower(q.Question[0].Name) + "`"
+			j.example[title] = "`" + dns.TypeToString[q.Question[0].Qtype] + " " +
+				strings.ToLower(q.Question[0].Name) + "`"
 		}
 	}
 	if c.tells(a) && (b.Rcode != a.Rcode || len(b.Answer) == 0 && !b.Truncated) {
@@ -176,7 +180,10 @@ func (j *oddJudge) put(_ context.Context, h odddns.Habit, q *dns.Msg, theirs, ou
 
 // tells says whether an answer has records of the name that was asked for.
 func (c oddCase) tells(m *dns.Msg) bool {
-	return slices.ContainsFunc(m.Answer, func(rr dns.RR) bool { return strings.EqualFold(rr.Header().Name, c.q.Question[0].Name) })
+	return slices.ContainsFunc(m.Answer, func(rr dns.RR) bool {
+		return strings.EqualFold(rr.Header().Name,
+			c.q.Question[0].Name)
+	})
 }
 
 // patiently asks by UDP: CoreDNS takes up to ten seconds. That no answer comes is SERVFAIL.
@@ -218,7 +225,8 @@ func (c oddCase) parts() (parts []string) {
 	note(partTC, a.Truncated != b.Truncated)
 	note(partAA, a.Authoritative != b.Authoritative)
 	note(partRA, a.RecursionAvailable != b.RecursionAvailable)
-	note(partFlags, a.AuthenticatedData != b.AuthenticatedData || a.CheckingDisabled != b.CheckingDisabled || a.Zero != b.Zero)
+	note(partFlags, a.AuthenticatedData != b.AuthenticatedData || a.CheckingDisabled != b.CheckingDisabled ||
+		a.Zero != b.Zero)
 	note(partQuestion, !slices.Equal(a.Question, b.Question))
 	note(partOPT, options(a) != options(b))
 	return parts
@@ -262,7 +270,8 @@ func (j *oddJudge) report(t *testing.T, habits int) {
 		t.Errorf("%d differences that no rule explains: %v", len(j.unexplained), byHabit)
 	}
 	if file := os.Getenv("WAYLEAVE_JUDGE_ALL"); file != "" { // all of them, to be looked through
-		if err := os.WriteFile(file, []byte(strings.Join(j.unexplained, "\n")+fmt.Sprint("\n", j.used)), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(strings.Join(j.unexplained, "\n")+fmt.Sprint("\n", j.used)),
+			0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -277,10 +286,16 @@ func (j *oddJudge) report(t *testing.T, habits int) {
 func (j *oddJudge) write(t *testing.T, habits int) {
 	t.Helper()
 	page := result.Section(oddSection)
-	page.Text("`cd bench && go test -count=1 -run TestOddJudge ./dns` made this part. CoreDNS %s with its `forward` plugin and Wayleave with `dns.stubDomains` ask the same %d servers, each with one habit of old and broken ones (`internal/odddns`). Both are put the same %d queries by UDP: names that are there, missing, aliases and long ones, with and without EDNS0, letters and flags. %d replies are the same, but for TTLs and the letter case of names. There is no query for which CoreDNS has records of the name and Wayleave has none.", build.CoreDNSVersion, habits, j.asked, j.same)
+	page.Text("`cd bench && go test -count=1 -run TestOddJudge ./dns` made this part. CoreDNS %s with its `forward` "+
+		"plugin and Wayleave with `dns.stubDomains` ask the same %d servers, each with one habit of old and broken "+
+		"ones (`internal/odddns`). Both are put the same %d queries by UDP: names that are there, missing, aliases "+
+		"and long ones, with and without EDNS0, letters and flags. %d replies are the same, but for TTLs and the "+
+		"letter case of names. There is no query for which CoreDNS has records of the name and Wayleave has none.",
+		build.CoreDNSVersion, habits, j.asked, j.same)
 	rows := [][]string{{"what", "CoreDNS", "Wayleave", "what decides", "replies", "for example"}}
 	for _, r := range j.rules {
-		rows = append(rows, []string{r.title, r.coredns, r.ours, r.decides, fmt.Sprint(j.used[r.title]), j.example[r.title]})
+		rows = append(rows, []string{r.title, r.coredns, r.ours, r.decides, fmt.Sprint(j.used[r.title]),
+			j.example[r.title]})
 	}
 	page.Table(rows)
 	file := filepath.Join(result.Docs, "dns-judge.md")

@@ -14,7 +14,8 @@ import (
 
 // types are those that are asked of every name.
 func types() []uint16 {
-	return []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypePTR, dns.TypeCNAME, dns.TypeTXT, dns.TypeNS, dns.TypeSOA,
+	return []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeSRV, dns.TypePTR, dns.TypeCNAME, dns.TypeTXT,
+		dns.TypeNS, dns.TypeSOA,
 		dns.TypeMX, dns.TypeANY, dns.TypeHTTPS, dns.TypeCAA, dns.TypeDS}
 }
 
@@ -90,18 +91,27 @@ func (s *snapshot) reverse(set map[string]bool, addr string) {
 
 // fixed adds names that are of no object.
 func (s *snapshot) fixed(set map[string]bool) {
-	for _, n := range []string{"", "svc.", "pod.", "default.svc.", "empty.svc.", "missing.svc.", "deleted.svc.", "prod.svc.", "svc.svc.", "pod.svc.",
-		"default.pod.", "empty.pod.", "missing.pod.", "dns-version.", "ns.dns.", "dns.", "a.ns.dns.", "x.dns-version.", "nosuch.", "a.nosuch.", "x.missing.svc.",
-		"x.prod.svc.", "*.prod.svc.", "*.db.prod.svc.", "any.prod.svc.", "*.", "_http._tcp.*.prod.svc.", "_.prod.svc.", "-.prod.svc.", "a_b.prod.svc.",
-		"prod.", "dual.prod.", "dual.prod.svc.cluster.local.svc.", "www.example.org.prod.svc.", "www.example.org.svc.", "www.example.org.",
-		"10-0-0-1.default.pod.", "300-0-0-1.default.pod.", "1-2-3.default.pod.", "1-2-3-4-5.default.pod.", "0-0-0-0.default.pod.", "01-2-3-4.default.pod.",
-		"--1.default.pod.", "fd00--1.default.pod.", "fd00---1.default.pod.", "1-2-3-4-5-6-7-8.default.pod.", "g--1.default.pod.", "abc.default.pod.",
-		"--ffff-10-0-0-1.default.pod.", "255-255-255-255.empty.pod.", "apex.dns.", "10-0-0-1.10-0-0-1.pod.", "10-0-0-1.pod.svc.",
+	for _, n := range []string{"", "svc.", "pod.", "default.svc.", "empty.svc.", "missing.svc.", "deleted.svc.",
+		"prod.svc.", "svc.svc.", "pod.svc.",
+		"default.pod.", "empty.pod.", "missing.pod.", "dns-version.", "ns.dns.", "dns.", "a.ns.dns.", "x.dns-version.",
+		"nosuch.", "a.nosuch.", "x.missing.svc.",
+		"x.prod.svc.", "*.prod.svc.", "*.db.prod.svc.", "any.prod.svc.", "*.", "_http._tcp.*.prod.svc.", "_.prod.svc.",
+		"-.prod.svc.", "a_b.prod.svc.",
+		"prod.", "dual.prod.", "dual.prod.svc.cluster.local.svc.", "www.example.org.prod.svc.", "www.example.org.svc.",
+		"www.example.org.",
+		"10-0-0-1.default.pod.", "300-0-0-1.default.pod.", "1-2-3.default.pod.", "1-2-3-4-5.default.pod.",
+		"0-0-0-0.default.pod.", "01-2-3-4.default.pod.",
+		"--1.default.pod.", "fd00--1.default.pod.", "fd00---1.default.pod.", "1-2-3-4-5-6-7-8.default.pod.",
+		"g--1.default.pod.", "abc.default.pod.",
+		"--ffff-10-0-0-1.default.pod.", "255-255-255-255.empty.pod.", "apex.dns.", "10-0-0-1.10-0-0-1.pod.",
+		"10-0-0-1.pod.svc.",
 		strings.Repeat("a", 63) + ".prod.svc.", strings.Repeat(strings.Repeat("a", 40)+".", 5) + "prod.svc."} {
 		set[n+domain] = true
 	}
-	for _, n := range []string{"www.example.org.", "alias.example.org.", "missing.example.org.", "example.org.", "local.", "xcluster.local.", "cluster.local.example.org.",
-		"in-addr.arpa.", "ip6.arpa.", "10.in-addr.arpa.", "1.0.0.127.in-addr.arpa.", "9.9.9.10.in-addr.arpa.", "256.0.96.10.in-addr.arpa.", "01.0.96.10.in-addr.arpa.",
+	for _, n := range []string{"www.example.org.", "alias.example.org.", "missing.example.org.", "example.org.",
+		"local.", "xcluster.local.", "cluster.local.example.org.",
+		"in-addr.arpa.", "ip6.arpa.", "10.in-addr.arpa.", "1.0.0.127.in-addr.arpa.", "9.9.9.10.in-addr.arpa.",
+		"256.0.96.10.in-addr.arpa.", "01.0.96.10.in-addr.arpa.",
 		"x.0.96.10.in-addr.arpa.", "a.ip6.arpa.", "1.0.96.10.ip6.arpa.", "arpa."} {
 		set[n] = true
 	}
@@ -145,8 +155,10 @@ func (s *snapshot) queries() (list []*dns.Msg) {
 			}
 		}
 	}
-	list = append(list, new(dns.Msg).SetQuestion("ns.dns."+domain, dns.TypeA), new(dns.Msg).SetQuestion(domain, dns.TypeNS))
-	for _, name := range []string{"long.prod.svc.", "middle.prod.svc.", "_http._tcp.long.prod.svc.", "_http._tcp.middle.prod.svc."} {
+	list = append(list, new(dns.Msg).SetQuestion("ns.dns."+domain, dns.TypeA),
+		new(dns.Msg).SetQuestion(domain, dns.TypeNS))
+	for _, name := range []string{"long.prod.svc.", "middle.prod.svc.", "_http._tcp.long.prod.svc.",
+		"_http._tcp.middle.prod.svc."} {
 		for _, size := range []uint16{0, 512, 1232, 4096, 65535} {
 			for _, qtype := range []uint16{dns.TypeA, dns.TypeSRV} {
 				q := new(dns.Msg).SetQuestion(name+domain, qtype)

@@ -26,7 +26,8 @@ const lastService = "zz-last.default.svc." + domain
 
 func newSnapshot(seed uint64) *snapshot {
 	s := &snapshot{rand: rand.New(rand.NewPCG(seed, 7)), nextVIP: 20}
-	for _, ns := range []string{"default", "kube-system", "prod", "empty", "svc", "pod", "10-0-0-1", strings.Repeat("n", 63)} {
+	for _, ns := range []string{"default", "kube-system", "prod", "empty", "svc", "pod", "10-0-0-1",
+		strings.Repeat("n", 63)} {
 		s.objects = append(s.objects, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}})
 	}
 	s.clusterIPs()
@@ -55,7 +56,8 @@ func (s *snapshot) all() []metav1.Object {
 
 // service adds one with addresses, none for a headless one.
 func (s *snapshot) service(ns, name string, ips ...string) *corev1.Service {
-	o := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP}}
+	o := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP}}
 	if len(ips) == 0 {
 		ips = []string{corev1.ClusterIPNone}
 	}
@@ -84,7 +86,8 @@ func (s *snapshot) slice(o *corev1.Service, endpoints ...discoveryv1.Endpoint) *
 		e.AddressType = discoveryv1.AddressTypeIPv6
 	}
 	for _, p := range o.Spec.Ports {
-		e.Ports = append(e.Ports, discoveryv1.EndpointPort{Name: ptr.To(p.Name), Protocol: ptr.To(p.Protocol), Port: ptr.To(p.Port)})
+		e.Ports = append(e.Ports, discoveryv1.EndpointPort{Name: ptr.To(p.Name), Protocol: ptr.To(p.Protocol),
+			Port: ptr.To(p.Port)})
 	}
 	s.slices = append(s.slices, e)
 	return e
@@ -92,13 +95,15 @@ func (s *snapshot) slice(o *corev1.Service, endpoints ...discoveryv1.Endpoint) *
 
 // ep is an endpoint that is ready; flags are "unready", "serving", "nil" or a hostname.
 func ep(addr string, flags ...string) discoveryv1.Endpoint {
-	e := discoveryv1.Endpoint{Addresses: []string{addr}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}
+	e := discoveryv1.Endpoint{Addresses: []string{addr}, Conditions: discoveryv1.EndpointConditions{
+		Ready: ptr.To(true)}}
 	for _, f := range flags {
 		switch f {
 		case "unready":
 			e.Conditions.Ready = ptr.To(false)
 		case "serving": // while it ends
-			e.Conditions = discoveryv1.EndpointConditions{Ready: ptr.To(false), Serving: ptr.To(true), Terminating: ptr.To(true)}
+			e.Conditions = discoveryv1.EndpointConditions{Ready: ptr.To(false), Serving: ptr.To(true),
+				Terminating: ptr.To(true)}
 		case "nil": // unknown, which counts as ready
 			e.Conditions.Ready = nil
 		default:
@@ -149,7 +154,8 @@ func (s *snapshot) headless() {
 	db := s.service("prod", "db")
 	s.port(db, "sql", tcp, 5432)
 	s.port(db, "repl", tcp, 5433)
-	s.slice(db, ep("10.244.2.1", "db-0"), ep("10.244.2.2", "db-1"), ep("10.244.2.3", "db-2", "unready"), ep("10.244.2.4", "db-3", "serving"), ep("10.244.2.5", "db-4", "nil"))
+	s.slice(db, ep("10.244.2.1", "db-0"), ep("10.244.2.2", "db-1"), ep("10.244.2.3", "db-2", "unready"),
+		ep("10.244.2.4", "db-3", "serving"), ep("10.244.2.5", "db-4", "nil"))
 	s.slice(db, ep("fd00:244::2:1", "db-0"), ep("fd00:244::2:2", "db-1"), ep("fd00:244::2:3", "db-2", "unready"))
 	plain := s.service("prod", "plain")
 	s.port(plain, "http", tcp, 80)
@@ -229,7 +235,8 @@ func (s *snapshot) externalNames() {
 
 func (s *snapshot) odd() {
 	tcp := corev1.ProtocolTCP
-	for i, key := range [][2]string{{"svc", "svc"}, {"pod", "svc"}, {"svc", "pod"}, {"10-0-0-1", "a1"}, {strings.Repeat("n", 63), "s" + strings.Repeat("x", 62)}, {"kube-system", "dns"}} {
+	for i, key := range [][2]string{{"svc", "svc"}, {"pod", "svc"}, {"svc", "pod"}, {"10-0-0-1", "a1"},
+		{strings.Repeat("n", 63), "s" + strings.Repeat("x", 62)}, {"kube-system", "dns"}} {
 		o := s.service(key[0], key[1], fmt.Sprintf("10.96.2.%d", i+1))
 		s.port(o, "http", tcp, 80)
 	}
@@ -237,7 +244,8 @@ func (s *snapshot) odd() {
 	pending.Spec.ClusterIPs = nil
 	s.port(pending, "http", tcp, 80)
 	orphan := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "prod", Name: "orphan"}}
-	s.slice(orphan, ep("10.244.4.1", "lost")).Ports = []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](80), Protocol: ptr.To(tcp)}}
+	s.slice(orphan, ep("10.244.4.1", "lost")).Ports = []discoveryv1.EndpointPort{{Name: ptr.To("http"),
+		Port: ptr.To[int32](80), Protocol: ptr.To(tcp)}}
 	// Of a namespace that the API does not have (any more).
 	lost := s.service("deleted", "left-over", "10.96.2.100")
 	s.port(lost, "http", tcp, 80)

@@ -61,9 +61,12 @@ type load struct {
 func loads() []load {
 	return []load{
 		{name: "names of Services", lines: hits, remark: "A of Services; one of ten is headless, with 10 endpoints"},
-		{name: "names that are not there", lines: misses, remark: "the first step of an ndots walk, `name.N.bench.svc.cluster.local`: NXDOMAIN"},
-		{name: "names outside", lines: outsiders, remark: "A of 100 names, TTL 20 s, from an upstream server on the node"},
-		{name: "names of Services, 1000 changes a second", churn: true, lines: hits, remark: "the same, while 1000 endpoints of headless Services change each second"},
+		{name: "names that are not there", lines: misses,
+			remark: "the first step of an ndots walk, `name.N.bench.svc.cluster.local`: NXDOMAIN"},
+		{name: "names outside", lines: outsiders,
+			remark: "A of 100 names, TTL 20 s, from an upstream server on the node"},
+		{name: "names of Services, 1000 changes a second", churn: true, lines: hits,
+			remark: "the same, while 1000 endpoints of headless Services change each second"},
 	}
 }
 
@@ -171,7 +174,8 @@ func measureSize(t *testing.T, p programs, e effort, size int) (list []measured)
 
 // populate fills an API server.
 func populate(api *fakeapi.Server, size int) {
-	api.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "bench"}}, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
+	api.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "bench"}},
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
 	for i := range size {
 		api.Put(benchSlice(i, 0), benchService(fmt.Sprintf("svc-%d", i), i))
 	}
@@ -184,16 +188,19 @@ func benchService(name string, i int) *corev1.Service {
 		vip = corev1.ClusterIPNone
 	}
 	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "bench", Name: name}, Spec: corev1.ServiceSpec{
-		Type: corev1.ServiceTypeClusterIP, ClusterIP: vip, ClusterIPs: []string{vip}, Ports: []corev1.ServicePort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}}}}
+		Type: corev1.ServiceTypeClusterIP, ClusterIP: vip, ClusterIPs: []string{vip},
+		Ports: []corev1.ServicePort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}}}}
 }
 
 // benchSlice has 10 endpoints; the last one's address depends on the turn.
 func benchSlice(i, turn int) *discoveryv1.EndpointSlice {
 	name := fmt.Sprintf("svc-%d", i)
 	s := &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Namespace: "bench", Name: name + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "bench", Name: name + "-1",
+			Labels: map[string]string{discoveryv1.LabelServiceName: name}},
 		AddressType: discoveryv1.AddressTypeIPv4,
-		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](80), Protocol: ptr.To(corev1.ProtocolTCP)}},
+		Ports: []discoveryv1.EndpointPort{{Name: ptr.To("http"), Port: ptr.To[int32](80),
+			Protocol: ptr.To(corev1.ProtocolTCP)}},
 	}
 	for j := range 10 {
 		last := 1 + j
@@ -256,7 +263,8 @@ func (s side) settle(t *testing.T) {
 // dnsperf runs it in the contestant's namespace.
 func (c *contestant) dnsperf(t *testing.T, file string, args ...string) string {
 	t.Helper()
-	line := append([]string{"-n", "-10", "taskset", "-c", "1", "dnsperf", "-s", "10.96.0.10", "-d", file, "-T", "1", "-t", "2"}, args...)
+	line := append([]string{"-n", "-10", "taskset", "-c", "1", "dnsperf", "-s", "10.96.0.10", "-d", file, "-T", "1",
+		"-t", "2"}, args...)
 	cmd := exec.Command("nice", line...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -330,7 +338,13 @@ func loadAverage() string {
 func writeSpeed(t *testing.T, e effort, got []measured) {
 	t.Helper()
 	page := result.New(result.Docs, "bench-dns", "Cluster DNS, measured")
-	page.Text("`cd bench && go test -count=1 -timeout 2h -run TestSpeed ./dns` made this page (`WAYLEAVE_BENCH_SHORT=1`: one round of short runs): %s; CoreDNS %s with kubeadm's Corefile. %d round(s), both in turn, each on one core with all of its processes, dnsperf on the other, one fake API server for each. At full speed dnsperf keeps 100 queries open for %s; latencies are those of %d queries a second for %s. A ratio is CoreDNS's number by Wayleave's, the median of those of the rounds. The machine's load was %s (all that is measured runs at nice −10): the more that is above 2, the less latencies and rates say; CPU for a query says most.",
+	page.Text("`cd bench && go test -count=1 -timeout 2h -run TestSpeed ./dns` made this page "+
+		"(`WAYLEAVE_BENCH_SHORT=1`: one round of short runs): %s; CoreDNS %s with kubeadm's Corefile. %d round(s), "+
+		"both in turn, each on one core with all of its processes, dnsperf on the other, one fake API server for "+
+		"each. At full speed dnsperf keeps 100 queries open for %s; latencies are those of %d queries a second for "+
+		"%s. A ratio is CoreDNS's number by Wayleave's, the median of those of the rounds. The machine's load was "+
+		"%s (all that is measured runs at nice −10): the more that is above 2, the less latencies and rates say; "+
+		"CPU for a query says most.",
 		result.Machine(), build.CoreDNSVersion, e.rounds, e.full, paceRate, e.pace, loadAverage())
 	for _, l := range loads() {
 		page.Text("- **%s**: %s", l.name, l.remark)
@@ -340,7 +354,8 @@ func writeSpeed(t *testing.T, e effort, got []measured) {
 		of                func(measured) float64
 	}{
 		{"CPU for a query at full speed", "µs", "bench-dns-cpu", func(m measured) float64 { return m.cpu }},
-		{"Answers on one core", "thousands a second", "bench-dns-rate", func(m measured) float64 { return m.rate / 1000 }},
+		{"Answers on one core", "thousands a second", "bench-dns-rate",
+			func(m measured) float64 { return m.rate / 1000 }},
 		{"Latency, median", "µs", "", func(m measured) float64 { return m.p50 }},
 		{"Latency, 99th percentile", "µs", "", func(m measured) float64 { return m.p99 }},
 		{"Queries without an answer at full speed", "%", "", func(m measured) float64 { return 100 * m.lost }},

@@ -34,33 +34,47 @@ type difference struct {
 
 // differences are all that there may be; each must be met.
 var differences = []difference{
-	{false, "nat", `KUBE-NODEPORTS -d 127\.0\.0\.0/8 .* -m nfacct --nfacct-name +localhost_nps_accepted_pkts -j KUBE-EXT-.*`,
+	{false, "nat",
+		`KUBE-NODEPORTS -d 127\.0\.0\.0/8 .* -m nfacct --nfacct-name +localhost_nps_accepted_pkts -j KUBE-EXT-.*`,
 		"counts for a metric of kube-proxy; the rule behind it is the same"},
-	{false, "filter", `KUBE-FORWARD -m conntrack --ctstate INVALID -m nfacct --nfacct-name +ct_state_invalid_dropped_pkts -j DROP`, "counts for a metric of kube-proxy"},
+	{false, "filter",
+		`KUBE-FORWARD -m conntrack --ctstate INVALID -m nfacct --nfacct-name +ct_state_invalid_dropped_pkts -j DROP`,
+		"counts for a metric of kube-proxy"},
 	{true, "filter", `KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP`, "the same without the counter"},
 
 	{false, "nat", `KUBE-SVC-\w+ ! -s 10\.244\.0\.0/16 .* -j KUBE-MARK-MASQ`, "one clusterCIDR, which has to be set"},
 	{true, "nat", `KUBE-SVC-\w+ -d .* -j WAYLEAVE-OUTSIDE`, "the podCIDRs of all nodes, from the API, in one chain"},
 	{true, "nat", `WAYLEAVE-OUTSIDE .*`, "as above; a node's own processes have the node's address already"},
-	{false, "nat", `KUBE-EXT-\w+ -s 10\.244\.0\.0/16 .*pod traffic for .* -j KUBE-SVC-.*`, "one clusterCIDR: pods of all nodes may use endpoints of all nodes"},
+	{false, "nat", `KUBE-EXT-\w+ -s 10\.244\.0\.0/16 .*pod traffic for .* -j KUBE-SVC-.*`,
+		"one clusterCIDR: pods of all nodes may use endpoints of all nodes"},
 	{true, "nat", `KUBE-EXT-\w+ -s 10\.244\.1\.0/24 .*pod traffic for .* -j KUBE-SVC-.*`,
-		"pods of this node alone: for those of another, which got here by a route, this node is outside, or the answer would go past it"},
+		"pods of this node alone: for those of another, which got here by a route, this node is outside, or the " +
+			"answer would go past it"},
 
-	{false, "nat", `KUBE-SERVICES -m comment --comment "kubernetes service nodeports; .* -j KUBE-NODEPORTS`, "node ports on all addresses of the node"},
-	{true, "nat", `KUBE-SERVICES -d 192\.0\.2\.11/32 -m comment --comment "kubernetes service nodeports; .* -j KUBE-NODEPORTS`,
+	{false, "nat", `KUBE-SERVICES -m comment --comment "kubernetes service nodeports; .* -j KUBE-NODEPORTS`,
+		"node ports on all addresses of the node"},
+	{true, "nat",
+		`KUBE-SERVICES -d 192\.0\.2\.11/32 -m comment --comment "kubernetes service nodeports; .* -j KUBE-NODEPORTS`,
 		"node ports on the node's InternalIPs by default, as kube-proxy's nftables mode has it (KEP-3866)"},
-	{true, "filter", `KUBE-EXTERNAL-SERVICES -d 192\.0\.2\.11/32 .* -j WAYLEAVE-NODEPORTS`, "refuses node ports without endpoints on the same addresses"},
+	{true, "filter", `KUBE-EXTERNAL-SERVICES -d 192\.0\.2\.11/32 .* -j WAYLEAVE-NODEPORTS`,
+		"refuses node ports without endpoints on the same addresses"},
 
-	{false, "filter", `(INPUT|OUTPUT) -j KUBE-FIREWALL`, "CVE-2020-8558; the kubelet makes the same chain, and it stays the kubelet's"},
+	{false, "filter", `(INPUT|OUTPUT) -j KUBE-FIREWALL`,
+		"CVE-2020-8558; the kubelet makes the same chain, and it stays the kubelet's"},
 	{false, "filter", `KUBE-FIREWALL .*block incoming localnet connections.*`, "as above"},
-	{true, "filter", `(INPUT|FORWARD) -j WAYLEAVE-LOCALHOST`, "CVE-2020-8558 where no kubelet made KUBE-FIREWALL, and also for connections that are translated"},
+	{true, "filter", `(INPUT|FORWARD) -j WAYLEAVE-LOCALHOST`,
+		"CVE-2020-8558 where no kubelet made KUBE-FIREWALL, and also for connections that are translated"},
 	{true, "filter", `WAYLEAVE-LOCALHOST .*`, "as above"},
 
-	{true, "filter", `INPUT .* -j KUBE-SERVICES`, "a VIP that is an address of the node is refused, too, where it has no endpoints"},
+	{true, "filter", `INPUT .* -j KUBE-SERVICES`,
+		"a VIP that is an address of the node is refused, too, where it has no endpoints"},
 	{true, "filter", `OUTPUT .* -j KUBE-EXTERNAL-SERVICES`, "the node's own processes are refused at once, too"},
-	{false, "filter", `KUBE-SERVICES .*has no endpoints.* -j REJECT --reject-with icmp-port-unreachable`, "an ICMP error"},
-	{true, "filter", `KUBE-SERVICES .*has no endpoints.* -j REJECT --reject-with tcp-reset`, "a reset ends a TCP handshake in both families, an ICMPv6 error does not"},
-	{true, "filter", `KUBE-SERVICES .* has no such port" -j WAYLEAVE-REFUSE`, "KEP-3866 wants other ports of a ClusterIP rejected"},
+	{false, "filter", `KUBE-SERVICES .*has no endpoints.* -j REJECT --reject-with icmp-port-unreachable`,
+		"an ICMP error"},
+	{true, "filter", `KUBE-SERVICES .*has no endpoints.* -j REJECT --reject-with tcp-reset`,
+		"a reset ends a TCP handshake in both families, an ICMPv6 error does not"},
+	{true, "filter", `KUBE-SERVICES .* has no such port" -j WAYLEAVE-REFUSE`,
+		"KEP-3866 wants other ports of a ClusterIP rejected"},
 	{true, "filter", `WAYLEAVE-REFUSE .*`, "as above"},
 }
 
@@ -130,7 +144,8 @@ func TestChains(t *testing.T) {
 				slices.Sort(right)
 			}
 			if !slices.Equal(left, right) {
-				t.Errorf("chain %s of %s\nof kube-proxy:\n  %s\nof Wayleave:\n  %s", c, table, strings.Join(left, "\n  "), strings.Join(right, "\n  "))
+				t.Errorf("chain %s of %s\nof kube-proxy:\n  %s\nof Wayleave:\n  %s", c, table,
+					strings.Join(left, "\n  "), strings.Join(right, "\n  "))
 			}
 			same += len(left)
 		}
@@ -166,9 +181,11 @@ next:
 // mission puts the Services of the mission's examples: a ClusterIP, one with session
 // affinity, and a node port; and one without endpoints, and one of a load balancer.
 func mission(api *fakeapi.Server) {
-	api.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"},
-		Spec:   corev1.NodeSpec{PodCIDR: "10.244.1.0/24", PodCIDRs: []string{"10.244.1.0/24"}},
-		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.11"}}}})
+	api.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"},
+			Spec: corev1.NodeSpec{PodCIDR: "10.244.1.0/24", PodCIDRs: []string{"10.244.1.0/24"}},
+			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP,
+				Address: "192.0.2.11"}}}})
 	backends := []string{"10.244.1.5", "10.244.2.9", "10.244.3.7"}
 	for _, s := range []struct {
 		name, ip string
@@ -177,33 +194,45 @@ func mission(api *fakeapi.Server) {
 		backends []string
 	}{
 		{"backend", "10.96.100.50", corev1.ServicePort{Port: 80}, nil, backends},
-		{"sticky", "10.96.100.51", corev1.ServicePort{Name: "http", Port: 80}, &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr.To[int32](3600)}}, backends},
+		{"sticky", "10.96.100.51", corev1.ServicePort{Name: "http", Port: 80},
+			&corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr.To[int32](3600)}},
+			backends},
 		{"frontend", "10.96.100.52", corev1.ServicePort{Name: "web", Port: 80, NodePort: 30080}, nil, backends[:2]},
 		{"empty", "10.96.100.53", corev1.ServicePort{Port: 80}, nil, nil},
 		{"shop", "10.96.100.54", corev1.ServicePort{Port: 443, NodePort: 30443}, nil, backends[:2]},
 	} {
-		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: s.name}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP,
-			ClusterIP: s.ip, ClusterIPs: []string{s.ip}, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, SessionAffinity: corev1.ServiceAffinityNone,
-			InternalTrafficPolicy: ptr.To(corev1.ServiceInternalTrafficPolicyCluster)}}
+		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: s.name},
+			Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP,
+				ClusterIP: s.ip, ClusterIPs: []string{s.ip}, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
+				SessionAffinity:       corev1.ServiceAffinityNone,
+				InternalTrafficPolicy: ptr.To(corev1.ServiceInternalTrafficPolicyCluster)}}
 		s.port.Protocol, s.port.TargetPort = corev1.ProtocolTCP, intstr.FromInt32(8080)
 		svc.Spec.Ports = []corev1.ServicePort{s.port}
 		if s.port.NodePort != 0 {
-			svc.Spec.Type, svc.Spec.ExternalTrafficPolicy = corev1.ServiceTypeNodePort, corev1.ServiceExternalTrafficPolicyCluster
+			svc.Spec.Type, svc.Spec.ExternalTrafficPolicy = corev1.ServiceTypeNodePort,
+				corev1.ServiceExternalTrafficPolicyCluster
 		}
 		if s.name == "shop" {
-			svc.Spec.Type, svc.Spec.ExternalTrafficPolicy, svc.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal, 32100
+			svc.Spec.Type, svc.Spec.ExternalTrafficPolicy,
+				svc.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer,
+				corev1.ServiceExternalTrafficPolicyLocal, 32100
 			svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}
-			svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.2", IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)}}
+			svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{
+				{IP: "203.0.113.2", IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)}}
 		}
 		if s.affinity != nil {
 			svc.Spec.SessionAffinity, svc.Spec.SessionAffinityConfig = corev1.ServiceAffinityClientIP, s.affinity
 		}
-		sl := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: s.name + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: s.name}},
+		sl := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: s.name + "-1",
+			Labels: map[string]string{discoveryv1.LabelServiceName: s.name}},
 			AddressType: discoveryv1.AddressTypeIPv4,
-			Ports:       []discoveryv1.EndpointPort{{Name: ptr.To(s.port.Name), Protocol: ptr.To(corev1.ProtocolTCP), Port: ptr.To[int32](8080)}}}
+			Ports: []discoveryv1.EndpointPort{{Name: ptr.To(s.port.Name), Protocol: ptr.To(corev1.ProtocolTCP),
+				Port: ptr.To[int32](8080)}}}
 		for i, b := range s.backends {
-			sl.Endpoints = append(sl.Endpoints, discoveryv1.Endpoint{Addresses: []string{b}, NodeName: ptr.To(fmt.Sprint("node", i+1)),
-				Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true), Serving: ptr.To(true), Terminating: ptr.To(false)}})
+			sl.Endpoints = append(sl.Endpoints, discoveryv1.Endpoint{Addresses: []string{b},
+				NodeName: ptr.To(fmt.Sprint("node", i+1)),
+				Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true), Serving: ptr.To(true),
+					Terminating: ptr.To(false)}})
 		}
 		api.Put(svc, sl)
 	}

@@ -67,9 +67,11 @@ func newProxy(t *testing.T, n *conformance.Node, mode, bin string) *proxy {
 	go func() { _ = api.Serve(l) }()
 	t.Cleanup(func() { api.Close(); l.Close() })
 	m := &proxy{t: t, node: n, mode: mode, bin: bin, api: api, have: map[string]metav1.Object{}}
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: map[string]string{corev1.LabelTopologyZone: n.Zone, corev1.LabelHostname: n.Name}}}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name,
+		Labels: map[string]string{corev1.LabelTopologyZone: n.Zone, corev1.LabelHostname: n.Name}}}
 	for _, a := range n.Addrs {
-		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
+		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP,
+			Address: a.String()})
 	}
 	for _, c := range n.OwnCIDRs {
 		node.Spec.PodCIDRs = append(node.Spec.PodCIDRs, c.String())
@@ -96,8 +98,9 @@ func (m *proxy) Program(_ context.Context, snap model.Snapshot) error {
 		}
 	}
 	port := 20000 + m.marker%10000
-	mark := &model.Service{Name: model.Name{Namespace: "zz", Name: "marker"}, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.255.254"), netip.MustParseAddr("fd00:96::ffff")},
-		Ports: []model.ServicePort{{Protocol: model.TCP, Port: uint16(port)}}}
+	mark := &model.Service{Name: model.Name{Namespace: "zz", Name: "marker"},
+		ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.255.254"), netip.MustParseAddr("fd00:96::ffff")},
+		Ports:      []model.ServicePort{{Protocol: model.TCP, Port: uint16(port)}}}
 	var gone []metav1.Object
 	for k, o := range m.have {
 		if want[k] == nil && o.GetNamespace() != "zz" {
@@ -111,14 +114,19 @@ func (m *proxy) Program(_ context.Context, snap model.Snapshot) error {
 	m.have = want
 	m.api.Put(apiService(mark))
 	for i, a := range []string{"10.244.99.9", "fd00:244:0:99::9"} {
-		m.api.Put(apiSlice(&model.EndpointSlice{Name: model.Name{Namespace: "zz", Name: fmt.Sprint("marker-", i)}, Service: "marker",
-			Ports: []model.EndpointPort{{Protocol: model.TCP, Port: uint16(port)}}, Endpoints: []model.Endpoint{{Addr: netip.MustParseAddr(a), Ready: true, Serving: true}}}))
+		m.api.Put(apiSlice(&model.EndpointSlice{Name: model.Name{Namespace: "zz", Name: fmt.Sprint("marker-", i)},
+			Service:   "marker",
+			Ports:     []model.EndpointPort{{Protocol: model.TCP, Port: uint16(port)}},
+			Endpoints: []model.Endpoint{{Addr: netip.MustParseAddr(a), Ready: true, Serving: true}}}))
 	}
 	if m.process == nil {
-		m.process = kubeproxy.Start(m.t, m.bin, m.node.NS, m.node.Name, m.mode, "http://127.0.0.1:6443", "10.244.0.0/16,fd00:244::/48")
+		m.process = kubeproxy.Start(m.t, m.bin, m.node.NS, m.node.Name, m.mode, "http://127.0.0.1:6443",
+			"10.244.0.0/16,fd00:244::/48")
 	}
-	testnet.Eventually(m.t, 3*time.Minute, func() error { return m.synced(port) }) // in the VM it starts in half a minute
-	time.Sleep(200 * time.Millisecond)                                             // it looks at connection tracking after that
+	// in the VM it starts in half a minute
+	testnet.Eventually(m.t, 3*time.Minute, func() error { return m.synced(port) })
+	// it looks at connection tracking after that
+	time.Sleep(200 * time.Millisecond)
 	return nil
 }
 
@@ -137,7 +145,8 @@ func (m *proxy) synced(port int32) error {
 			return err
 		}
 		// The service's port and its endpoint's, which are the same number.
-		if strings.Count(out, fmt.Sprint(port)) < 2 || !strings.Contains(out, ":"+fmt.Sprint(port)) && !strings.Contains(out, ". "+fmt.Sprint(port)) {
+		if strings.Count(out, fmt.Sprint(port)) < 2 || !strings.Contains(out, ":"+fmt.Sprint(port)) &&
+			!strings.Contains(out, ". "+fmt.Sprint(port)) {
 			return fmt.Errorf("the marker %d is not there", port)
 		}
 	}
@@ -181,7 +190,8 @@ func (m *proxy) Disturb(node *testnet.NS) {
 
 func apiService(s *model.Service) *corev1.Service {
 	out := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: s.Name.Namespace, Name: s.Name.Name}}
-	out.Spec.Type = map[model.ServiceType]corev1.ServiceType{model.ClusterIP: corev1.ServiceTypeClusterIP, model.NodePort: corev1.ServiceTypeNodePort, model.LoadBalancer: corev1.ServiceTypeLoadBalancer}[s.Type]
+	out.Spec.Type = map[model.ServiceType]corev1.ServiceType{model.ClusterIP: corev1.ServiceTypeClusterIP,
+		model.NodePort: corev1.ServiceTypeNodePort, model.LoadBalancer: corev1.ServiceTypeLoadBalancer}[s.Type]
 	for i, a := range s.ClusterIPs {
 		if i == 0 {
 			out.Spec.ClusterIP = a.String()
@@ -194,13 +204,16 @@ func apiService(s *model.Service) *corev1.Service {
 		out.Spec.IPFamilies = append(out.Spec.IPFamilies, family)
 	}
 	for _, p := range s.Ports {
-		out.Spec.Ports = append(out.Spec.Ports, corev1.ServicePort{Name: p.Name, Protocol: corev1.Protocol(p.Protocol.String()), Port: int32(p.Port), NodePort: int32(p.NodePort), TargetPort: intstr.FromInt32(8080)})
+		out.Spec.Ports = append(out.Spec.Ports, corev1.ServicePort{Name: p.Name,
+			Protocol: corev1.Protocol(p.Protocol.String()), Port: int32(p.Port), NodePort: int32(p.NodePort),
+			TargetPort: intstr.FromInt32(8080)})
 	}
 	for _, a := range s.ExternalIPs {
 		out.Spec.ExternalIPs = append(out.Spec.ExternalIPs, a.String())
 	}
 	for _, a := range s.LoadBalancerIPs {
-		out.Status.LoadBalancer.Ingress = append(out.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)})
+		out.Status.LoadBalancer.Ingress = append(out.Status.LoadBalancer.Ingress,
+			corev1.LoadBalancerIngress{IP: a.String(), IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)})
 	}
 	for _, r := range s.SourceRanges {
 		out.Spec.LoadBalancerSourceRanges = append(out.Spec.LoadBalancerSourceRanges, r.String())
@@ -208,7 +221,8 @@ func apiService(s *model.Service) *corev1.Service {
 	out.Spec.SessionAffinity = corev1.ServiceAffinityNone
 	if s.Affinity > 0 {
 		out.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
-		out.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr.To(int32(s.Affinity.Seconds()))}}
+		out.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{
+			TimeoutSeconds: ptr.To(int32(s.Affinity.Seconds()))}}
 	}
 	out.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
 	if s.ExternalLocal {
@@ -222,19 +236,22 @@ func apiService(s *model.Service) *corev1.Service {
 }
 
 func apiSlice(s *model.EndpointSlice) *discoveryv1.EndpointSlice {
-	out := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: s.Name.Namespace, Name: s.Name.Name, Labels: map[string]string{discoveryv1.LabelServiceName: s.Service}},
+	out := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: s.Name.Namespace, Name: s.Name.Name,
+		Labels: map[string]string{discoveryv1.LabelServiceName: s.Service}},
 		AddressType: discoveryv1.AddressTypeIPv4}
 	if strings.HasSuffix(s.Name.Name, "-true") { // the world's name of an IPv6 slice, also of an empty one
 		out.AddressType = discoveryv1.AddressTypeIPv6
 	}
 	for _, p := range s.Ports {
-		out.Ports = append(out.Ports, discoveryv1.EndpointPort{Name: ptr.To(p.Name), Protocol: ptr.To(corev1.Protocol(p.Protocol.String())), Port: ptr.To(int32(p.Port))})
+		out.Ports = append(out.Ports, discoveryv1.EndpointPort{Name: ptr.To(p.Name),
+			Protocol: ptr.To(corev1.Protocol(p.Protocol.String())), Port: ptr.To(int32(p.Port))})
 	}
 	for _, e := range s.Endpoints {
 		if e.Addr.Is6() {
 			out.AddressType = discoveryv1.AddressTypeIPv6
 		}
-		ep := discoveryv1.Endpoint{Addresses: []string{e.Addr.String()}, Conditions: discoveryv1.EndpointConditions{Ready: &e.Ready, Serving: &e.Serving, Terminating: &e.Terminating}}
+		ep := discoveryv1.Endpoint{Addresses: []string{e.Addr.String()}, Conditions: discoveryv1.EndpointConditions{
+			Ready: &e.Ready, Serving: &e.Serving, Terminating: &e.Terminating}}
 		if e.Node != "" {
 			ep.NodeName = ptr.To(e.Node)
 		}

@@ -102,7 +102,8 @@ func takeover(t *testing.T, bin, theirs, ours string) {
 // iptables have its names, and KUBE-FIREWALL is the kubelet's as well, which is on every
 // node and makes it.
 func traces(ns *testnet.NS, ours string) (out []string) {
-	commands := []string{"nft list tables", "iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save", "ip link show type dummy", "ipset list -n"}
+	commands := []string{"nft list tables", "iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save",
+		"ip6tables-legacy-save", "ip link show type dummy", "ipset list -n"}
 	for _, c := range commands {
 		words := strings.Fields(c)
 		text, err := ns.Try(words[0], words[1:]...)
@@ -113,7 +114,8 @@ func traces(ns *testnet.NS, ours string) (out []string) {
 			if strings.Contains(line, "KUBE-FIREWALL") {
 				continue
 			}
-			mine := strings.HasPrefix(ours, "iptables") && strings.Contains(c, strings.TrimPrefix(ours, "iptables")) && !strings.Contains(line, "CANARY") && !strings.Contains(line, "match-set")
+			mine := strings.HasPrefix(ours, "iptables") && strings.Contains(c, strings.TrimPrefix(ours, "iptables")) &&
+				!strings.Contains(line, "CANARY") && !strings.Contains(line, "match-set")
 			if strings.Contains(line, "kube-") || strings.Contains(line, "KUBE-") && !mine {
 				out = append(out, c+": "+strings.TrimSpace(line))
 			}

@@ -38,7 +38,8 @@ const services = 1000
 
 // Every contestant keeps its connections, and tells the endpoint of the client what ingress-nginx tells.
 const (
-	nginxTemps = `client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/f; scgi_temp_path DIR/s; uwsgi_temp_path DIR/u;`
+	nginxTemps = `client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/f; ` +
+		`scgi_temp_path DIR/s; uwsgi_temp_path DIR/u;`
 
 	nginxPass = `proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;
       proxy_set_header X-Real-IP $remote_addr; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Host $http_host;
@@ -104,7 +105,8 @@ func (k *kit) startOther(c *contestant, r routes) bool {
 		c.version = version("caddy version")
 		c.process = run(k.t, k.ns, c.plain, first, "caddy run --config "+file)
 		admin := filepath.Join(dir, "admin.sock")
-		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _,
+			_ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", admin)
 		}}}
@@ -192,21 +194,30 @@ func (k *kit) nginx(c *contestant, r routes) string {
 	if len(r) > 0 {
 		master = "master_process on;" // which reloads
 	}
-	fmt.Fprintf(&b, "daemon off; %s worker_processes 1; pid DIR/pid; error_log DIR/error.log;\nevents { worker_connections 8192; }\nhttp {\n  access_log off; keepalive_requests 1073741824; server_names_hash_max_size 65536; server_names_hash_bucket_size 128; ssl_protocols TLSv1.2 TLSv1.3; %s\n", master, nginxTemps)
+	fmt.Fprintf(&b, "daemon off; %s worker_processes 1; pid DIR/pid; error_log DIR/error.log;\nevents { "+
+		"worker_connections 8192; }\nhttp {\n  access_log off; keepalive_requests 1073741824; "+
+		"server_names_hash_max_size 65536; server_names_hash_bucket_size 128; ssl_protocols TLSv1.2 TLSv1.3; %s\n",
+		master, nginxTemps)
 	list := serviceList(r)
 	for _, s := range slices.Sorted(maps.Keys(list)) {
 		kept := 1024
 		if s != "app" {
 			kept = 16 // nginx has memory for as many at once
 		}
-		fmt.Fprintf(&b, "  upstream %s { server %s:%d; keepalive %d; keepalive_requests 1073741824; }\n", s, endpointAddr, list[s], kept)
+		fmt.Fprintf(&b, "  upstream %s { server %s:%d; keepalive %d; keepalive_requests 1073741824; }\n", s,
+			endpointAddr, list[s], kept)
 	}
-	fmt.Fprintf(&b, "  server { listen 127.0.0.1:%d backlog=4096 default_server; location / { proxy_pass http://app; %s } }\n", c.plain, nginxPass)
+	fmt.Fprintf(&b,
+		"  server { listen 127.0.0.1:%d backlog=4096 default_server; location / { proxy_pass http://app; %s } }\n",
+		c.plain, nginxPass)
 	for port, name := range map[int]string{c.p256: p256Host, c.rsa: rsaHost} {
-		fmt.Fprintf(&b, "  server { listen 127.0.0.1:%d ssl http2 backlog=4096; ssl_certificate %s; ssl_certificate_key %s; location / { proxy_pass http://app; %s } }\n", port, k.pairs[name], k.pairs[name], nginxPass)
+		fmt.Fprintf(&b, "  server { listen 127.0.0.1:%d ssl http2 backlog=4096; ssl_certificate %s; "+
+			"ssl_certificate_key %s; location / { proxy_pass http://app; %s } }\n", port, k.pairs[name],
+			k.pairs[name], nginxPass)
 	}
 	for _, n := range r.names() {
-		fmt.Fprintf(&b, "  server { listen 127.0.0.1:%d; server_name %s; location / { proxy_pass http://%s; %s } }\n", c.plain, n, serviceOf(n, r[n]), nginxPass)
+		fmt.Fprintf(&b, "  server { listen 127.0.0.1:%d; server_name %s; location / { proxy_pass http://%s; %s } }\n",
+			c.plain, n, serviceOf(n, r[n]), nginxPass)
 	}
 	return b.String() + "}\n"
 }
@@ -250,8 +261,10 @@ type object = map[string]any
 
 func (k *kit) caddy(c *contestant, admin string, r routes) string {
 	pass := func(port int) []object {
-		return []object{{"handler": "reverse_proxy", "upstreams": []object{{"dial": fmt.Sprintf("%s:%d", endpointAddr, port)}},
-			"transport": object{"protocol": "http", "compression": false, "keep_alive": object{"max_idle_conns_per_host": 1024}}}}
+		return []object{{"handler": "reverse_proxy",
+			"upstreams": []object{{"dial": fmt.Sprintf("%s:%d", endpointAddr, port)}},
+			"transport": object{"protocol": "http", "compression": false,
+				"keep_alive": object{"max_idle_conns_per_host": 1024}}}}
 	}
 	var list []object
 	for _, n := range r.names() {
@@ -259,7 +272,8 @@ func (k *kit) caddy(c *contestant, admin string, r routes) string {
 	}
 	list = append(list, object{"handle": pass(endpointPort)})
 	server := func(port int, name string) object {
-		s := object{"listen": []string{fmt.Sprintf("127.0.0.1:%d", port)}, "protocols": []string{"h1", "h2"}, "routes": list, "automatic_https": object{"disable": true}}
+		s := object{"listen": []string{fmt.Sprintf("127.0.0.1:%d", port)}, "protocols": []string{"h1", "h2"},
+			"routes": list, "automatic_https": object{"disable": true}}
 		if name != "" {
 			s["routes"] = []object{{"handle": pass(endpointPort)}}
 			s["tls_connection_policies"] = []object{{"certificate_selection": object{"any_tag": []string{name}}}}
@@ -274,8 +288,9 @@ func (k *kit) caddy(c *contestant, admin string, r routes) string {
 		"admin":   object{"listen": "unix/" + admin, "config": object{"persist": false}, "origins": []string{"caddy"}},
 		"logging": object{"logs": object{"default": object{"level": "ERROR"}}},
 		"apps": object{
-			"http": object{"servers": object{"plain": server(c.plain, ""), "p256": server(c.p256, p256Host), "rsa": server(c.rsa, rsaHost)}},
-			"tls":  object{"certificates": object{"load_files": pairs}},
+			"http": object{"servers": object{"plain": server(c.plain, ""), "p256": server(c.p256, p256Host),
+				"rsa": server(c.rsa, rsaHost)}},
+			"tls": object{"certificates": object{"load_files": pairs}},
 		}})
 	if err != nil {
 		k.t.Fatal(err)
@@ -294,8 +309,10 @@ func pair(t *testing.T, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -305,7 +322,8 @@ func pair(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), name+".pem")
-	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: priv})...)
+	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: priv})...)
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -125,7 +125,8 @@ func configured(t *testing.T, text string, port, endpoint int) string {
 	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "conf")
-	text = strings.NewReplacer("DIR", dir, "PORT", fmt.Sprint(port), "ENDPOINT", fmt.Sprintf("127.0.0.1:%d", endpoint)).Replace(text)
+	text = strings.NewReplacer("DIR", dir, "PORT", fmt.Sprint(port), "ENDPOINT",
+		fmt.Sprintf("127.0.0.1:%d", endpoint)).Replace(text)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +165,8 @@ func (k *kit) startOne(name string, r routes) *contestant {
 	case versionBefore:
 		k.startOurs(c, r, os.Getenv(beside))
 	case "ReverseProxy":
-		line := fmt.Sprintf("%s/server -reverseproxy -listen 127.0.0.1:%d -endpoints %s:%d -tls 127.0.0.1:%d=%s,127.0.0.1:%d=%s",
+		line := fmt.Sprintf(
+			"%s/server -reverseproxy -listen 127.0.0.1:%d -endpoints %s:%d -tls 127.0.0.1:%d=%s,127.0.0.1:%d=%s",
 			k.bins, c.plain, endpointAddr, endpointPort, c.p256, k.pairs[p256Host], c.rsa, k.pairs[rsaHost])
 		if len(r) > 0 {
 			file := filepath.Join(k.t.TempDir(), "routes")

@@ -42,7 +42,8 @@ func loads() (list []load) {
 				if g.streams > 0 && conns > 32 {
 					continue
 				}
-				list = append(list, load{fmt.Sprintf("%s, %s, %d connections", g.name, f.name, conns), g.name, f.file, f.size, conns, g.host, g.streams})
+				list = append(list, load{fmt.Sprintf("%s, %s, %d connections", g.name, f.name, conns), g.name, f.file,
+					f.size, conns, g.host, g.streams})
 			}
 		}
 	}
@@ -110,7 +111,8 @@ func (k *kit) measure(c *contestant, l load) measured {
 		how = fmt.Sprintf("-m%d", l.streams)
 	}
 	j := &journal{t: t, file: filepath.Join(t.TempDir(), "log")}
-	args := strings.Fields(fmt.Sprintf("%s h2load %s -t1 -c%d -D60s --warm-up-time=100ms --log-file=%s --connect-to=127.0.0.1:%d %s://%s:%d/%s",
+	args := strings.Fields(fmt.Sprintf(
+		"%s h2load %s -t1 -c%d -D60s --warm-up-time=100ms --log-file=%s --connect-to=127.0.0.1:%d %s://%s:%d/%s",
 		asker, how, l.conns, j.file, port, scheme, l.host, port, l.file))
 	cmd := exec.Command(args[0], args[1:]...)
 	var out bytes.Buffer
@@ -141,7 +143,8 @@ func (k *kit) measure(c *contestant, l load) measured {
 	if n <= 0 {
 		t.Fatalf("%s: %s: h2load saw no answer: %s", c.name, l.name, out.String())
 	}
-	m := measured{load: l.name, program: c.name, cpu: (cpuAfter - cpu) / n, user: (userAfter - user) / n, rate: float64(j.ended-seen) / lasted.Seconds(), bad: float64(j.bad)}
+	m := measured{load: l.name, program: c.name, cpu: (cpuAfter - cpu) / n, user: (userAfter - user) / n,
+		rate: float64(j.ended-seen) / lasted.Seconds(), bad: float64(j.bad)}
 	m.p50, m.p99, m.p999 = result.Percentile(j.took, 50), result.Percentile(j.took, 99), result.Percentile(j.took, 99.9)
 	m.memory, _ = c.memory()
 	return m
@@ -156,7 +159,8 @@ func (k *kit) still(c *contestant, load int) (cpu, user, requests float64) {
 	}
 	defer func() { _ = syscall.Kill(load, syscall.SIGCONT) }()
 	quiet := 0
-	for last, end := -1.0, time.Now().Add(3*time.Second); quiet < 4 && time.Now().Before(end); time.Sleep(15 * time.Millisecond) {
+	for last, end := -1.0, time.Now().Add(3*time.Second); quiet < 4 &&
+		time.Now().Before(end); time.Sleep(15 * time.Millisecond) {
 		cpu, user = c.used()
 		n := k.asked()
 		if quiet++; n != last || c.runs() {
@@ -260,14 +264,16 @@ type shake struct {
 }
 
 func shakes() []shake {
-	return []shake{{"P-256", p256Host, false}, {"P-256, resumed", p256Host, true}, {"RSA-2048", rsaHost, false}, {"RSA-2048, resumed", rsaHost, true}}
+	return []shake{{"P-256", p256Host, false}, {"P-256, resumed", p256Host, true}, {"RSA-2048", rsaHost, false},
+		{"RSA-2048, resumed", rsaHost, true}}
 }
 
 // handshakes has connections made that ask for nothing.
 func (k *kit) handshakes(c *contestant, d time.Duration, s shake) measured {
 	k.t.Helper()
 	run := func(d time.Duration) string {
-		args := strings.Fields(fmt.Sprintf("%s %s/handshakes -addr 127.0.0.1:%d -name %s -time %s -resume=%v", asker, k.bins, c.portFor(s.host), s.host, d, s.resume))
+		args := strings.Fields(fmt.Sprintf("%s %s/handshakes -addr 127.0.0.1:%d -name %s -time %s -resume=%v", asker,
+			k.bins, c.portFor(s.host), s.host, d, s.resume))
 		cmd := exec.Command(args[0], args[1:]...)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
@@ -287,7 +293,8 @@ func (k *kit) handshakes(c *contestant, d time.Duration, s shake) measured {
 	if n == 0 {
 		k.t.Fatalf("%s: %s: no handshake: %s", c.name, s.name, text)
 	}
-	return measured{load: s.name, program: c.name, cpu: (after - before) / n, user: (userAfter - user) / n, rate: n / number(k.t, `seconds ([\d.]+)`, text), bad: number(k.t, `failed (\d+)`, text)}
+	return measured{load: s.name, program: c.name, cpu: (after - before) / n, user: (userAfter - user) / n,
+		rate: n / number(k.t, `seconds ([\d.]+)`, text), bad: number(k.t, `failed (\d+)`, text)}
 }
 
 // probe asks for a host by a new connection, and returns the mark of who answered.

@@ -137,7 +137,12 @@ func TestMalformed(t *testing.T) {
 		return
 	}
 	page := result.New(result.Docs, "ingress-malformed", "Malformed requests: our answers beside nginx's")
-	page.Text("`cd bench && go test -run TestMalformed ./proxy` sends the %d requests of proxy/testdata/malformed.txt to both, nginx %s as a proxy with Debian's defaults, and made this page. An answer is its status; \"passed on\" says that the endpoint, a server of Go's net/http, read a whole request. %d have the same answer. These differ; RFC 9112 unless another is named. In all but those that say so, ours is the narrower reading: what two servers could read in two ways is refused by the first.", len(cases(t)), version("nginx -v"), same)
+	page.Text("`cd bench && go test -run TestMalformed ./proxy` sends the %d requests of "+
+		"proxy/testdata/malformed.txt to both, nginx %s as a proxy with Debian's defaults, and made this page. An "+
+		"answer is its status; \"passed on\" says that the endpoint, a server of Go's net/http, read a whole "+
+		"request. %d have the same answer. These differ; RFC 9112 unless another is named. In all but those that "+
+		"say so, ours is the narrower reading: what two servers could read in two ways is refused by the first.",
+		len(cases(t)), version("nginx -v"), same)
 	page.Table(rows)
 	if err := page.Write(); err != nil {
 		t.Fatal(err)

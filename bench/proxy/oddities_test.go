@@ -77,14 +77,17 @@ func ownProxy(t *testing.T, ns *testnet.NS, port int, endpoint string, options *
 	settings.Dial = func(_ context.Context, network, addr string) (net.Conn, error) {
 		return ns.Dial(network, addr, 5*time.Second)
 	}
-	p := &proxy.Proxy{Upstreams: upstream.NewSet(settings), Tries: 1, Timeouts: proxy.Timeouts{Connect: 5 * time.Second, Send: time.Second, Read: time.Second}}
+	p := &proxy.Proxy{Upstreams: upstream.NewSet(settings), Tries: 1, Timeouts: proxy.Timeouts{Connect: 5 * time.Second,
+		Send: time.Second, Read: time.Second}}
 	p.Upstreams.SetTLS(speaks)
 	b := &table.Backend{Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(endpoint)}}}
 	p.Upstreams.Replace(map[string]*table.Backend{"b": b})
-	p.SetTable(table.Make(nil, map[string]*table.Host{"": {Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b", Options: options}}}}))
+	p.SetTable(table.Make(nil, map[string]*table.Host{
+		"": {Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b", Options: options}}}}))
 	s := &h1.Server{Limits: h1.DefaultLimits(), Handle: p.Handle}
 	t.Cleanup(s.Close)
-	ns.Serve("tcp", fmt.Sprintf("127.0.0.1:%d", port), func(c net.Conn) { s.Serve(context.Background(), c, nil, false) })
+	ns.Serve("tcp", fmt.Sprintf("127.0.0.1:%d", port),
+		func(c net.Conn) { s.Serve(context.Background(), c, nil, false) })
 }
 
 // oddEndpoint answers each request by the present oddity, and remembers what it was asked.
@@ -108,7 +111,8 @@ func (e *oddEndpoint) serve(c net.Conn) {
 		}
 		var fields []string
 		for name, values := range q.Header {
-			if l := strings.ToLower(name); strings.HasPrefix(l, "x") && !strings.HasPrefix(l, "x-forwarded") && l != "x-real-ip" || l == "cookie" || l == "te" {
+			if l := strings.ToLower(name); strings.HasPrefix(l, "x") && !strings.HasPrefix(l, "x-forwarded") &&
+				l != "x-real-ip" || l == "cookie" || l == "te" {
 				fields = append(fields, fmt.Sprintf("%s×%d", name, len(values)))
 			}
 		}
@@ -167,7 +171,8 @@ func play(t *testing.T, ns *testnet.NS, port int, e *oddEndpoint, x oddity) (o o
 		statuses = append(statuses, status)
 		o.body = fmt.Sprintf("%q", body)
 		for name, v := range resp.Header {
-			if strings.HasPrefix(name, "X") || slices.Contains([]string{"Location", "Link", "Set-Cookie", "Content-Disposition", "Content-Range", "Etag"}, name) {
+			if strings.HasPrefix(name, "X") || slices.Contains([]string{"Location", "Link", "Set-Cookie",
+				"Content-Disposition", "Content-Range", "Etag"}, name) {
 				fields = append(fields, fmt.Sprintf("%s×%d", name, len(v)))
 			}
 		}
@@ -257,8 +262,13 @@ func TestOddities(t *testing.T) {
 		return
 	}
 	page := result.New(result.Docs, "proxy-http", "HTTP as servers and clients are: our answers beside nginx's")
-	page.Text("The proxy takes what servers and clients send in practice, as far as every reader finds the same end of a message. [proxy.md](proxy.md) has the rules.")
-	page.Text("`cd bench && go test -run TestOddities ./proxy` plays the %d exchanges of proxy/testdata/oddities.txt through Wayleave and through nginx %s with Debian's defaults, and made this page. `go test -run TestOddities ./proxy` checks our answers without nginx. %d exchanges are the same: statuses, body, fields, and what the endpoint is asked. The %d others are below: Wayleave refuses %d that nginx passes on, nginx refuses or loses %d that Wayleave passes on, and both answer %d in different ways.",
+	page.Text("The proxy takes what servers and clients send in practice, as far as every reader finds the same end " +
+		"of a message. [proxy.md](proxy.md) has the rules.")
+	page.Text("`cd bench && go test -run TestOddities ./proxy` plays the %d exchanges of "+
+		"proxy/testdata/oddities.txt through Wayleave and through nginx %s with Debian's defaults, and made this "+
+		"page. `go test -run TestOddities ./proxy` checks our answers without nginx. %d exchanges are the same: "+
+		"statuses, body, fields, and what the endpoint is asked. The %d others are below: Wayleave refuses %d that "+
+		"nginx passes on, nginx refuses or loses %d that Wayleave passes on, and both answer %d in different ways.",
 		len(all), version("nginx -v"), same, len(rows)-1, counts["ours"], counts["nginx"], counts["both"])
 	page.Table(rows)
 	if err := page.Write(); err != nil {
@@ -269,7 +279,8 @@ func TestOddities(t *testing.T) {
 // refusal says whether the last status is the proxy's own.
 func refusal(statuses string) bool {
 	last := statuses[strings.LastIndexByte(statuses, ' ')+1:]
-	return slices.Contains([]string{"400", "405", "414", "417", "431", "502", "504", "off", "nothing", "answer", "103"}, last)
+	return slices.Contains([]string{"400", "405", "414", "417", "431", "502", "504", "off", "nothing",
+		"answer", "103"}, last)
 }
 
 // nginxOdd passes upgrades on, as ingress-nginx does.

@@ -31,12 +31,22 @@ const (
 
 var parts = []part{
 	{kernelPart, []string{"internal/runtime/syscall", "syscall.RawSyscall", "syscall.Syscall"}},
-	{schedulerPart, []string{"runtime.netpoll", "runtime.findRunnable", "runtime.schedule", "runtime.mcall", "runtime.futex", "runtime.usleep", "runtime.sysmon", "runtime.ready", "runtime.goready", "runtime.gopark", "runtime.Gosched", "time.", "internal/poll.runtime_", "runtime.selectgo", "runtime.chansend", "runtime.chanrecv", "runtime.entersyscall", "runtime.exitsyscall", "runtime.reentersyscall", "runtime.casgstatus"}},
-	{"memory: allocation and collection", []string{"runtime.mallocgc", "runtime.gcBgMarkWorker", "runtime.gcAssist", "runtime.bgsweep", "runtime.bgscavenge", "runtime.newobject", "runtime.growslice", "runtime.makeslice", "runtime.gcDrain", "runtime.gcStart", "runtime.gcMark", "runtime.newproc", "runtime.newstack", "runtime.malg", "runtime.gfget"}},
-	{"cryptography", []string{"crypto/internal", "crypto/ecdsa", "crypto/rsa", "crypto/ecdh", "crypto/aes", "crypto/cipher", "crypto/sha", "crypto/hmac", "crypto/hkdf", "crypto/mlkem", "crypto/x509", "crypto/rand"}},
+	{schedulerPart, []string{"runtime.netpoll", "runtime.findRunnable", "runtime.schedule", "runtime.mcall",
+		"runtime.futex", "runtime.usleep", "runtime.sysmon", "runtime.ready", "runtime.goready", "runtime.gopark",
+		"runtime.Gosched", "time.", "internal/poll.runtime_", "runtime.selectgo", "runtime.chansend",
+		"runtime.chanrecv", "runtime.entersyscall", "runtime.exitsyscall", "runtime.reentersyscall",
+		"runtime.casgstatus"}},
+	{"memory: allocation and collection", []string{"runtime.mallocgc", "runtime.gcBgMarkWorker", "runtime.gcAssist",
+		"runtime.bgsweep", "runtime.bgscavenge", "runtime.newobject", "runtime.growslice", "runtime.makeslice",
+		"runtime.gcDrain", "runtime.gcStart", "runtime.gcMark", "runtime.newproc", "runtime.newstack", "runtime.malg",
+		"runtime.gfget"}},
+	{"cryptography", []string{"crypto/internal", "crypto/ecdsa", "crypto/rsa", "crypto/ecdh", "crypto/aes",
+		"crypto/cipher", "crypto/sha", "crypto/hmac", "crypto/hkdf", "crypto/mlkem", "crypto/x509", "crypto/rand"}},
 	{"TLS: records and messages", []string{"crypto/tls"}},
 	{"HTTP/2: HPACK", []string{"golang.org/x/net/http2/hpack"}},
-	{"HTTP/2: frames and streams", []string{"golang.org/x/net/http2", own + "/server.(*stream)", own + "/server.(*batch", own + "/server.(*http2Server)", own + "/server.newStream", own + "/server.addFields", own + "/message.FieldsOf", "net/http"}},
+	{"HTTP/2: frames and streams", []string{"golang.org/x/net/http2", own + "/server.(*stream)",
+		own + "/server.(*batch", own + "/server.(*http2Server)", own + "/server.newStream", own + "/server.addFields",
+		own + "/message.FieldsOf", "net/http"}},
 	{"HTTP/1.1: heads, bodies, connections", []string{own + "/h1"}},
 	{"routing, pools, fields, metrics", []string{own}},
 }
@@ -70,7 +80,8 @@ func (k *kit) profile(c *contestant, load string, work func()) profiled {
 	}
 	if keep := os.Getenv("WAYLEAVE_BENCH_PROFILES"); keep != "" { // for go tool pprof
 		raw, _ := os.ReadFile(file)
-		_ = os.WriteFile(filepath.Join(keep, strings.NewReplacer(" ", "-", ",", "", "/", "").Replace(load)+".pprof"), raw, 0o600)
+		_ = os.WriteFile(filepath.Join(keep, strings.NewReplacer(" ", "-", ",", "", "/", "").Replace(load)+
+			".pprof"), raw, 0o600)
 	}
 	if err := os.Remove(file); err != nil {
 		k.t.Fatal(err)
@@ -139,7 +150,8 @@ func (k *kit) profiles(c *contestant) (list []profiled) {
 func writeProfiles(t *testing.T, page *result.Page, list []profiled) {
 	t.Helper()
 	page.Text("## Where the time goes")
-	page.Text("CPU profiles of Wayleave's process (100 samples a second of CPU, in the same run, after the measurements; 32 connections). What the kernel does in a call counts for the call. Shares, in per cent:")
+	page.Text("CPU profiles of Wayleave's process (100 samples a second of CPU, in the same run, after the " +
+		"measurements; 32 connections). What the kernel does in a call counts for the call. Shares, in per cent:")
 	head := []string{"where"}
 	for _, p := range list {
 		head = append(head, p.load)

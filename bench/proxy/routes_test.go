@@ -161,7 +161,8 @@ func (k *kit) churn(c *contestant, now routes, to int) churned {
 	close(more)
 	applying.Wait()
 	out.cpu = (c.spent() + c.agentSpent() - before) / 1000 / float64(len(now))
-	out.p50, out.p99, out.max = result.Percentile(waits, 50), result.Percentile(waits, 99), result.Percentile(waits, 100)
+	out.p50, out.p99, out.max = result.Percentile(waits, 50), result.Percentile(waits, 99),
+		result.Percentile(waits, 100)
 	for n := range now {
 		now[n] = to
 	}

@@ -39,18 +39,26 @@ type town struct {
 
 // The parts that generated Ingresses are made of.
 var (
-	townPlain    = []string{"/", "/foo", "/foo/bar", "/Foo", "/api/v2", "/api", "/a", "/caf%C3%A9", "/dir/", "/foo.bar", "/long/path/of/some/length", "/.well-known/acme-challenge/token"}
-	townPatterns = []string{"/(.*)", "/foo(/|$)(.*)", "/foo/(.+)", "/api/v[0-9]+", "/()(.*)", "/[a-z]+/x", "/foo|/bar", "/(?!foo)(.*)", "/a/?$"}
-	townTargets  = []string{"/", "/$1", "/$2", "/new/$1", "/foo", "https://new.test/$1", "http://new.test$request_uri?", "/x?y=1", "$scheme://$host/moved/$1"}
-	townPaths    = []string{"/", "/foo", "/foo/", "/foobar", "/FOO", "/foo/bar", "/foo/bar/x", "/FOO/Bar", "/api", "/api/v2", "/api/v2/x", "/API/V2x", "/apix", "/a", "/a/", "/ab", "/caf%C3%A9", "/caf%C3%A9/x", "/dir",
-		"/dir/", "/dir/x", "/foo.bar", "/fooxbar", "/foo%20bar", "/foo//bar", "/foo/../api", "/%66oo", "/long/path/of/some/length", "/LONG/path/of/some/length/x", "/zzz", "/bar", "/x/bar", "/.well-known/acme-challenge/token", "/b/x"}
+	townPlain = []string{"/", "/foo", "/foo/bar", "/Foo", "/api/v2", "/api", "/a", "/caf%C3%A9", "/dir/", "/foo.bar",
+		"/long/path/of/some/length", "/.well-known/acme-challenge/token"}
+	townPatterns = []string{"/(.*)", "/foo(/|$)(.*)", "/foo/(.+)", "/api/v[0-9]+", "/()(.*)", "/[a-z]+/x", "/foo|/bar",
+		"/(?!foo)(.*)", "/a/?$"}
+	townTargets = []string{"/", "/$1", "/$2", "/new/$1", "/foo", "https://new.test/$1", "http://new.test$request_uri?",
+		"/x?y=1", "$scheme://$host/moved/$1"}
+	townPaths = []string{"/", "/foo", "/foo/", "/foobar", "/FOO", "/foo/bar", "/foo/bar/x", "/FOO/Bar", "/api",
+		"/api/v2", "/api/v2/x", "/API/V2x", "/apix", "/a", "/a/", "/ab", "/caf%C3%A9", "/caf%C3%A9/x", "/dir",
+		"/dir/", "/dir/x", "/foo.bar", "/fooxbar", "/foo%20bar", "/foo//bar", "/foo/../api", "/%66oo",
+		"/long/path/of/some/length", "/LONG/path/of/some/length/x", "/zzz", "/bar", "/x/bar",
+		"/.well-known/acme-challenge/token", "/b/x"}
 )
 
 func townOf(r *rand.Rand, n int) *town {
-	z := &town{hosts: []string{fmt.Sprintf("a.s%d.test", n), fmt.Sprintf("b.s%d.test", n), fmt.Sprintf("*.w.s%d.test", n)}}
+	z := &town{hosts: []string{fmt.Sprintf("a.s%d.test", n), fmt.Sprintf("b.s%d.test", n),
+		fmt.Sprintf("*.w.s%d.test", n)}}
 	pick := func(list []string) string { return list[r.IntN(len(list))] }
 	for k := range 1 + r.IntN(4) {
-		i := &model.Ingress{Name: model.Name{Namespace: fmt.Sprintf("s%d", n), Name: fmt.Sprintf("i%d", k)}, Created: time.Unix(int64(1000+k), 0), Annotations: map[string]string{}, ClassAnnotation: "nginx"}
+		i := &model.Ingress{Name: model.Name{Namespace: fmt.Sprintf("s%d", n), Name: fmt.Sprintf("i%d", k)},
+			Created: time.Unix(int64(1000+k), 0), Annotations: map[string]string{}, ClassAnnotation: "nginx"}
 		note := func(name, v string) { i.Annotations["nginx.ingress.kubernetes.io/"+name] = v }
 		switch r.IntN(10) {
 		case 0, 1:
@@ -70,8 +78,11 @@ func townOf(r *rand.Rand, n int) *town {
 		for j := range 1 + r.IntN(2) {
 			rule := model.IngressRule{Index: j, Host: pick(z.hosts)}
 			for m := range 1 + r.IntN(3) {
-				p := model.IngressPath{Index: m, Type: model.PathType(r.IntN(3)), Path: pick(townPlain), Backend: model.IngressBackend{Service: pick([]string{"x", "y", "z", "none"}), Port: 80}}
-				if p.Type == model.PathImplementationSpecific && r.IntN(2) == 0 && (i.Annotations["nginx.ingress.kubernetes.io/use-regex"] != "" || i.Annotations["nginx.ingress.kubernetes.io/rewrite-target"] != "") {
+				p := model.IngressPath{Index: m, Type: model.PathType(r.IntN(3)), Path: pick(townPlain),
+					Backend: model.IngressBackend{Service: pick([]string{"x", "y", "z", "none"}), Port: 80}}
+				if p.Type == model.PathImplementationSpecific && r.IntN(2) == 0 &&
+					(i.Annotations["nginx.ingress.kubernetes.io/use-regex"] != "" ||
+						i.Annotations["nginx.ingress.kubernetes.io/rewrite-target"] != "") {
 					p.Path = pick(townPatterns)
 				}
 				rule.Paths = append(rule.Paths, p)
@@ -101,17 +112,28 @@ func (z *town) requests(r *rand.Rand, n int) (out []nginx.Request) {
 
 // decisions are the differences that stay: what they are, and the sentence that decides.
 var decisions = map[string]string{
-	"exact first":      "An Exact path that equals the request comes first here, also before a longer expression: Kubernetes, Ingress, Multiple matches, where Exact comes before Prefix.",
-	"elements":         "Where a path ends with a slash, nginx sends the request without it there (301). Here a Prefix matches it, since /foo/ matches /foo for Kubernetes, and an Exact path does not.",
-	"alternatives":     "An expression with alternatives is anchored as a whole here; nginx anchors the first one alone, so that /foo|/bar matches /x/bar.",
-	"root of the host": "ingress-nginx gives what no path of the host has the annotations and the default backend of the host's first Ingress, so that a redirect of /old redirects all of the host. Here annotations are of the paths of their Ingress, and the oldest default backend counts.",
-	"escapes":          "Escapes in a rule's path are decoded here; nginx compares the decoded path of a request with them as text, so that they never match.",
-	"dots":             "A dot in a path without other marks of an expression is a dot here. On a host with expressions nginx takes it for any byte, so that /foo.bar matches /foo/bar.",
-	"look-ahead":       "RE2 has none: the path is left out, with an Event, and ingress check says NO.",
-	"query":            "A query in the target of rewrite-target is refused there since validation is the default, and taken here.",
-	"no Service":       "A path that two Ingresses have falls to the younger one here while the Service of the older one is missing.",
-	"spelling":         "A host with a guarded or closed path refuses spellings that servers read in two ways: ingress-options.md, The spelling of a path.",
-	"dot segments":     "A host with a guarded or closed path sends paths on without their dot segments: RFC 3986, 6.2.2.3.",
+	"exact first": "An Exact path that equals the request comes first here, also before a longer expression: " +
+		"Kubernetes, Ingress, Multiple matches, where Exact comes before Prefix.",
+	"elements": "Where a path ends with a slash, nginx sends the request without it there (301). Here a " +
+		"Prefix matches it, since /foo/ matches /foo for Kubernetes, and an Exact path does not.",
+	"alternatives": "An expression with alternatives is anchored as a whole here; nginx anchors the first one " +
+		"alone, so that /foo|/bar matches /x/bar.",
+	"root of the host": "ingress-nginx gives what no path of the host has the annotations and the default backend " +
+		"of the host's first Ingress, so that a redirect of /old redirects all of the host. Here annotations are of " +
+		"the paths of their Ingress, and the oldest default backend counts.",
+	"escapes": "Escapes in a rule's path are decoded here; nginx compares the decoded path of a request " +
+		"with them as text, so that they never match.",
+	"dots": "A dot in a path without other marks of an expression is a dot here. On a host with " +
+		"expressions nginx takes it for any byte, so that /foo.bar matches /foo/bar.",
+	"look-ahead": "RE2 has none: the path is left out, with an Event, and ingress check says NO.",
+	"query": "A query in the target of rewrite-target is refused there since validation is the default, " +
+		"and taken here.",
+	"no Service": "A path that two Ingresses have falls to the younger one here while the Service of the " +
+		"older one is missing.",
+	"spelling": "A host with a guarded or closed path refuses spellings that servers read in two ways: " +
+		"ingress-options.md, The spelling of a path.",
+	"dot segments": "A host with a guarded or closed path sends paths on without their dot segments: RFC " +
+		"3986, 6.2.2.3.",
 }
 
 // decide says which decision a difference is of; empty for none. here is the path that serves the request
@@ -138,7 +160,8 @@ func (z *town) decide(q nginx.Request, uri, we string, there nginx.Answer, here 
 		return "dot segments"
 	case z.hasQuery(q.Host):
 		return "query"
-	case strings.Contains(there.Backend, "/none:") && here != nil && !strings.HasPrefix(here.Source, "Ingress "+there.Ingress.String()+" "):
+	case strings.Contains(there.Backend, "/none:") && here != nil && !strings.HasPrefix(here.Source, "Ingress "+
+		there.Ingress.String()+" "):
 		return "no Service"
 	}
 	return ""
@@ -148,9 +171,10 @@ func (z *town) decide(q nginx.Request, uri, we string, there nginx.Answer, here 
 // paths of the host are read.
 func (z *town) hasQuery(host string) bool {
 	return slices.ContainsFunc(z.list, func(i *model.Ingress) bool {
-		return strings.Contains(i.Annotations["nginx.ingress.kubernetes.io/rewrite-target"], "?") && slices.ContainsFunc(i.Rules, func(r model.IngressRule) bool {
-			return strings.Replace(r.Host, "*", "sub", 1) == host
-		})
+		return strings.Contains(i.Annotations["nginx.ingress.kubernetes.io/rewrite-target"], "?") &&
+			slices.ContainsFunc(i.Rules, func(r model.IngressRule) bool {
+				return strings.Replace(r.Host, "*", "sub", 1) == host
+			})
 	})
 }
 
@@ -259,7 +283,8 @@ func TestRouting(t *testing.T) {
 			why := z.decide(q, string(clean), we, there, m.Path)
 			if decisions[why] == "" {
 				if undecided++; undecided < 40 {
-					t.Errorf("%s%s: nginx: %s by %s of %s; we: %s by %+v: nothing decides that", q.Host, q.Target, judge, there.Path, there.Ingress, we, m.Path)
+					t.Errorf("%s%s: nginx: %s by %s of %s; we: %s by %+v: nothing decides that", q.Host, q.Target,
+						judge, there.Path, there.Ingress, we, m.Path)
 				}
 				continue
 			}
@@ -283,10 +308,16 @@ func (j *routingJudge) write(asked, sets, same int, counts map[string]int, examp
 		for i := range e {
 			e[i] = "`" + strings.ReplaceAll(e[i], "|", `\|`) + "`"
 		}
-		rows = append(rows, append(append([]string{why, fmt.Sprint(counts[why])}, e...), strings.ReplaceAll(decisions[why], "|", `\|`)))
+		rows = append(rows, append(append([]string{why, fmt.Sprint(counts[why])}, e...),
+			strings.ReplaceAll(decisions[why], "|", `\|`)))
 	}
 	page := result.New(result.Docs, "ingress-judge", "Routing: our answers beside nginx's")
-	page.Text("`cd bench && go test -run TestRouting ./proxy` makes %d sets of Ingresses from a seed, writes the configuration that ingress-nginx makes of them, has nginx %s and the proxy serve them beside each other, sends %d requests to both, and made this page. The model of ingress-nginx in ingress/nginx, by which `wayleave ingress check --requests` judges, answered each of them as nginx did. Paths, rewrites, redirects, host names and their priorities are compared; guards are not. %d requests have the same answer from both. The others:", sets, version("nginx -v"), asked, same)
+	page.Text("`cd bench && go test -run TestRouting ./proxy` makes %d sets of Ingresses from a seed, writes the "+
+		"configuration that ingress-nginx makes of them, has nginx %s and the proxy serve them beside each other, "+
+		"sends %d requests to both, and made this page. The model of ingress-nginx in ingress/nginx, by which "+
+		"`wayleave ingress check --requests` judges, answered each of them as nginx did. Paths, rewrites, "+
+		"redirects, host names and their priorities are compared; guards are not. %d requests have the same answer "+
+		"from both. The others:", sets, version("nginx -v"), asked, same)
 	page.Table(rows)
 	if err := page.Write(); err != nil {
 		j.t.Fatal(err)
@@ -343,7 +374,8 @@ func backends(all []*model.Ingress) (out []string) {
 }
 
 func (j *routingJudge) serveNginx(c *nginx.Config, served map[string]netip.AddrPort) {
-	text := nginxHead + "http {\n  access_log off; absolute_redirect off; server_names_hash_max_size 65536; server_names_hash_bucket_size 128; " + nginxTemps +
+	text := nginxHead + "http {\n  access_log off; absolute_redirect off; server_names_hash_max_size 65536; " +
+		"server_names_hash_bucket_size 128; " + nginxTemps +
 		"\n  proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $http_host;\n" +
 		c.Text("127.0.0.1:PORT", func(backend string) string {
 			a, ok := served[backend]
@@ -372,8 +404,11 @@ func (j *routingJudge) serveOurs(all []*model.Ingress, served map[string]netip.A
 		}
 		ns, rest, _ := strings.Cut(k, "/")
 		name, port, _ := strings.Cut(rest, ":")
-		fmt.Fprintf(&yaml, "---\n{apiVersion: v1, kind: Service, metadata: {namespace: %s, name: %q}, spec: {clusterIP: 10.96.0.1, ports: [{port: %s}]}}\n", ns, name, port)
-		fmt.Fprintf(&yaml, "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: %s, name: %s-1, labels: {kubernetes.io/service-name: %q}}, ports: [{port: 80}], endpoints: [{addresses: [10.244.0.7]}]}\n", ns, name, name)
+		fmt.Fprintf(&yaml, "---\n{apiVersion: v1, kind: Service, metadata: {namespace: %s, name: %q}, spec: "+
+			"{clusterIP: 10.96.0.1, ports: [{port: %s}]}}\n", ns, name, port)
+		fmt.Fprintf(&yaml, "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, "+
+			"metadata: {namespace: %s, name: %s-1, labels: {kubernetes.io/service-name: %q}}, ports: [{port: 80}], "+
+			"endpoints: [{addresses: [10.244.0.7]}]}\n", ns, name, name)
 	}
 	if _, err := manifest.Read(store, "services", strings.NewReader(yaml.String())); err != nil {
 		j.t.Fatal(err)
@@ -393,7 +428,8 @@ func (j *routingJudge) serveOurs(all []*model.Ingress, served map[string]netip.A
 	settings.Dial = func(_ context.Context, network, addr string) (net.Conn, error) {
 		return j.ns.Dial(network, addr, 5*time.Second)
 	}
-	p := &proxy.Proxy{Upstreams: upstream.NewSet(settings), Tries: 1, Timeouts: proxy.Timeouts{Connect: 5 * time.Second, Send: 10 * time.Second, Read: 10 * time.Second}}
+	p := &proxy.Proxy{Upstreams: upstream.NewSet(settings), Tries: 1, Timeouts: proxy.Timeouts{Connect: 5 * time.Second,
+		Send: 10 * time.Second, Read: 10 * time.Second}}
 	p.Upstreams.Replace(plan.Backends)
 	p.SetTable(plan.Table)
 	s := &h1.Server{Limits: h1.DefaultLimits(), Handle: p.Handle}

@@ -34,7 +34,8 @@ func TestSpeed(t *testing.T) {
 	}
 	for _, need := range []string{"h2load", "taskset", "nginx"} {
 		if _, err := exec.LookPath(need); err != nil {
-			t.Skipf("%s is not installed (Debian: apt-get install nghttp2-client util-linux nginx-light haproxy caddy)", need)
+			t.Skipf("%s is not installed (Debian: apt-get install nghttp2-client util-linux nginx-light haproxy caddy)",
+				need)
 		}
 	}
 	only := os.Getenv("WAYLEAVE_BENCH_ONLY")
@@ -107,8 +108,11 @@ func (r *results) compare(t *testing.T) {
 	}
 	for _, kind := range kinds {
 		if now := r.pick(kind, "Wayleave", cpu); len(now) > 0 {
-			t.Logf("%s: %s µs, before %s, nginx %s; by before %s, by nginx %s", kind, result.Number(result.Median(now)), result.Number(result.Median(r.pick(kind, versionBefore, cpu))),
-				result.Number(result.Median(r.pick(kind, "nginx", cpu))), result.Number(result.Median(r.ratios(kind, "Wayleave", versionBefore, cpu))), result.Number(result.Median(r.ratios(kind, "Wayleave", "nginx", cpu))))
+			t.Logf("%s: %s µs, before %s, nginx %s; by before %s, by nginx %s", kind, result.Number(result.Median(now)),
+				result.Number(result.Median(r.pick(kind, versionBefore, cpu))),
+				result.Number(result.Median(r.pick(kind, "nginx", cpu))),
+				result.Number(result.Median(r.ratios(kind, "Wayleave", versionBefore, cpu))),
+				result.Number(result.Median(r.ratios(kind, "Wayleave", "nginx", cpu))))
 		}
 	}
 }
@@ -133,9 +137,21 @@ type column struct {
 func (r *results) write(t *testing.T, e int, all []*contestant, began string) {
 	t.Helper()
 	page := result.New(result.Docs, "bench-proxy", "The HTTP proxy, measured")
-	page.Text("`cd bench && go test -count=1 -timeout 2h -run TestSpeed ./proxy` made the tables of this page, and `make bench` does (`WAYLEAVE_BENCH_SHORT=1`: one short round; `WAYLEAVE_BENCH_ONLY=HTTP/2`: only what has that in its name): %s; %s. %d rounds, all in turn, the first one another each round; each proxy on one core, one worker or thread; h2load and the endpoint, an nginx that serves files, on the other core.", result.Machine(), versions(all), e)
-	page.Text("Wayleave is the product's own process (`proxy/process`), with its metrics, fed by the agent's own source, model and loop from an API server of the benchmark's. Keep-alive on both sides, HTTP/1.1 to the endpoint, no access log, all add the X-Forwarded fields that ingress-nginx adds. TLS is 1.3 with AES-128-GCM and X25519 for all. HTTP/2 is by TLS with 8 streams a connection. h2load asks as fast as there are answers. Once all connections and handshakes are made, CPU is that of the processes between two moments, by the requests that the endpoint counted between them: %d, or as many as come in %s. At both moments h2load is stopped until the proxy has done all that it was asked. A ratio is Wayleave's number by the other's, the median of those of the rounds, with the least and the most in brackets.", enough, mostTime)
-	page.Text("The machine's load was %s at the begin and %s at the end, others worked on its cores: the more that is above 2, the less latencies and rates say. CPU for a request says most.", began, loadAverage())
+	page.Text("`cd bench && go test -count=1 -timeout 2h -run TestSpeed ./proxy` made the tables of this page, and "+
+		"`make bench` does (`WAYLEAVE_BENCH_SHORT=1`: one short round; `WAYLEAVE_BENCH_ONLY=HTTP/2`: only what has "+
+		"that in its name): %s; %s. %d rounds, all in turn, the first one another each round; each proxy on one "+
+		"core, one worker or thread; h2load and the endpoint, an nginx that serves files, on the other core.",
+		result.Machine(), versions(all), e)
+	page.Text("Wayleave is the product's own process (`proxy/process`), with its metrics, fed by the agent's own "+
+		"source, model and loop from an API server of the benchmark's. Keep-alive on both sides, HTTP/1.1 to the "+
+		"endpoint, no access log, all add the X-Forwarded fields that ingress-nginx adds. TLS is 1.3 with "+
+		"AES-128-GCM and X25519 for all. HTTP/2 is by TLS with 8 streams a connection. h2load asks as fast as there "+
+		"are answers. Once all connections and handshakes are made, CPU is that of the processes between two "+
+		"moments, by the requests that the endpoint counted between them: %d, or as many as come in %s. At both "+
+		"moments h2load is stopped until the proxy has done all that it was asked. A ratio is Wayleave's number by "+
+		"the other's, the median of those of the rounds, with the least and the most in brackets.", enough, mostTime)
+	page.Text("The machine's load was %s at the begin and %s at the end, others worked on its cores: the more that "+
+		"is above 2, the less latencies and rates say. CPU for a request says most.", began, loadAverage())
 	cpu := column{"CPU for a request, µs", "µs", func(m measured) float64 { return m.cpu }, true}
 	r.summary(t, page, all)
 	for _, c := range []column{
@@ -155,12 +171,16 @@ func (r *results) write(t *testing.T, e int, all []*contestant, began string) {
 		}
 	}
 	page.Text("## Handshakes")
-	page.Text("A connection is opened, its handshake made, and closed; 8 at a time. The client is on the other core and costs more than most servers, so handshakes a second are what a server's CPU allows: a second by the CPU for one.")
+	page.Text("A connection is opened, its handshake made, and closed; 8 at a time. The client is on the other core " +
+		"and costs more than most servers, so handshakes a second are what a server's CPU allows: a second by " +
+		"the CPU for one.")
 	kinds := names(shakes(), func(s shake) string { return s.name })
 	r.table(page, "CPU for a handshake, µs", kinds, all, cpu)
-	r.table(page, "handshakes a second of one core", kinds, all, column{of: func(m measured) float64 { return 1e6 / m.cpu }})
+	r.table(page, "handshakes a second of one core", kinds, all,
+		column{of: func(m measured) float64 { return 1e6 / m.cpu }})
 	r.table(page, "handshakes a second, as seen", kinds, all, column{of: func(m measured) float64 { return m.rate }})
-	if err := page.Bars("bench-proxy-handshakes", "CPU for a handshake", "µs", kinds, r.series(kinds, all, cpu)); err != nil {
+	if err := page.Bars("bench-proxy-handshakes", "CPU for a handshake", "µs", kinds,
+		r.series(kinds, all, cpu)); err != nil {
 		t.Fatal(err)
 	}
 	r.routes(t, page)
@@ -242,7 +262,8 @@ func (r *results) table(page *result.Page, what string, kinds []string, all []*c
 		for _, x := range all[1:] {
 			if c.ratios {
 				list := r.ratios(kind, all[0].name, x.name, c.of)
-				line = append(line, fmt.Sprintf("**%s** (%s – %s)", result.Number(result.Median(list)), result.Number(result.Percentile(list, 1)), result.Number(result.Percentile(list, 100))))
+				line = append(line, fmt.Sprintf("**%s** (%s – %s)", result.Number(result.Median(list)),
+					result.Number(result.Percentile(list, 1)), result.Number(result.Percentile(list, 100))))
 			}
 		}
 		rows = append(rows, line)
@@ -264,7 +285,8 @@ func (r *results) series(kinds []string, all []*contestant, c column) []result.S
 // plots has a plot for each group of loads.
 func (r *results) plots(t *testing.T, page *result.Page, all []*contestant, c column) {
 	t.Helper()
-	files := map[string]string{"HTTP/1.1": "bench-proxy-cpu", "TLS, P-256": "bench-proxy-cpu-p256", "TLS, RSA-2048": "bench-proxy-cpu-rsa", "HTTP/2": "bench-proxy-cpu-http2"}
+	files := map[string]string{"HTTP/1.1": "bench-proxy-cpu", "TLS, P-256": "bench-proxy-cpu-p256",
+		"TLS, RSA-2048": "bench-proxy-cpu-rsa", "HTTP/2": "bench-proxy-cpu-http2"}
 	groups := map[string][]string{}
 	var order []string
 	for _, l := range loads() {
@@ -288,7 +310,11 @@ func (r *results) plots(t *testing.T, page *result.Page, all []*contestant, c co
 func (r *results) routes(t *testing.T, page *result.Page) {
 	t.Helper()
 	page.Text("## Memory with 10,000 routes, MiB")
-	page.Text("10,000 hosts of one path each, to 1,000 Services of one endpoint: for Wayleave as many Ingresses, for nginx a `server` for each host and an `upstream` for each Service that keeps 16 connections, for HAProxy a map file and a backend for each Service, for Caddy a route for each host, for ReverseProxy a map. A tenth of them was asked for once. Where a program has several processes (nginx's master), they are summed; proportional counts shared pages once.")
+	page.Text("10,000 hosts of one path each, to 1,000 Services of one endpoint: for Wayleave as many Ingresses, " +
+		"for nginx a `server` for each host and an `upstream` for each Service that keeps 16 connections, for " +
+		"HAProxy a map file and a backend for each Service, for Caddy a route for each host, for ReverseProxy a " +
+		"map. A tenth of them was asked for once. Where a program has several processes (nginx's master), they are " +
+		"summed; proportional counts shared pages once.")
 	rows := [][]string{{"program", "resident", "proportional"}}
 	agent := 0.0
 	for _, h := range r.held {
@@ -296,10 +322,19 @@ func (r *results) routes(t *testing.T, page *result.Page) {
 		agent = max(agent, h.agent)
 	}
 	page.Table(rows)
-	page.Text("Beside that, the agent that feeds Wayleave's proxy holds %s MiB for source, model and plans of these routes; others have a controller for that, which is not in the table.", result.Number(agent))
+	page.Text("Beside that, the agent that feeds Wayleave's proxy holds %s MiB for source, model and plans of these "+
+		"routes; others have a controller for that, which is not in the table.", result.Number(agent))
 	page.Text("## From a change to served, 1,000 routes")
-	page.Text("All of 1,000 routes change, 200 of them in a second; each tenth is asked for by new connections, every 2 ms, until the new endpoint answers. Wayleave is told each change as an Ingress by its API server, so its number has the watch, the model, the plan, the feed and the table in it. The others are given a controller that costs nothing and never waits: it writes the whole configuration with all changes that are there, has it loaded (nginx: SIGHUP; HAProxy: SIGUSR2 to its master; Caddy: POST to /load), and begins again when a change of that is served. A real controller for nginx waits between reloads. HAProxy could change a map by its runtime API without a reload; a new backend or certificate cannot be had so in this version. CPU is that of all processes by the number of changes, Wayleave's with its agent.")
-	rows = [][]string{{"program", "p50, ms", "p99, ms", "most, ms", "CPU for a change, ms", "times loaded", "looks without a 200"}}
+	page.Text("All of 1,000 routes change, 200 of them in a second; each tenth is asked for by new connections, " +
+		"every 2 ms, until the new endpoint answers. Wayleave is told each change as an Ingress by its API server, " +
+		"so its number has the watch, the model, the plan, the feed and the table in it. The others are given a " +
+		"controller that costs nothing and never waits: it writes the whole configuration with all changes that are " +
+		"there, has it loaded (nginx: SIGHUP; HAProxy: SIGUSR2 to its master; Caddy: POST to /load), and begins " +
+		"again when a change of that is served. A real controller for nginx waits between reloads. HAProxy could " +
+		"change a map by its runtime API without a reload; a new backend or certificate cannot be had so in this " +
+		"version. CPU is that of all processes by the number of changes, Wayleave's with its agent.")
+	rows = [][]string{{"program", "p50, ms", "p99, ms", "most, ms", "CPU for a change, ms", "times loaded",
+		"looks without a 200"}}
 	var labels []string
 	by := map[string][]churned{}
 	for _, c := range r.churned {
@@ -317,12 +352,16 @@ func (r *results) routes(t *testing.T, page *result.Page) {
 		if name == "Wayleave" {
 			loaded = "never"
 		}
-		rows = append(rows, []string{name, result.Number(a), result.Number(b), result.Number(result.Percentile(values(by[name], func(c churned) float64 { return c.max }), 100)),
-			result.Number(median(func(c churned) float64 { return c.cpu })), loaded, result.Number(result.Percentile(values(by[name], func(c churned) float64 { return float64(c.lost) }), 100))})
+		rows = append(rows, []string{name, result.Number(a), result.Number(b),
+			result.Number(result.Percentile(values(by[name], func(c churned) float64 { return c.max }), 100)),
+			result.Number(median(func(c churned) float64 { return c.cpu })), loaded,
+			result.Number(result.Percentile(values(by[name], func(c churned) float64 { return float64(c.lost) }),
+				100))})
 	}
 	page.Table(rows)
 	if len(labels) > 0 {
-		if err := page.Bars("bench-proxy-change", "From a change to served", "ms", labels, []result.Series{p50, p99}); err != nil {
+		if err := page.Bars("bench-proxy-change", "From a change to served", "ms", labels,
+			[]result.Series{p50, p99}); err != nil {
 			t.Fatal(err)
 		}
 	}

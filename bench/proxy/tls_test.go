@@ -88,20 +88,32 @@ func TestTLS(t *testing.T) {
 		return
 	}
 	page := result.New(result.Docs, "proxy-tls", "TLS: what we accept beside nginx")
-	page.Text("Which certificates of Secrets are served, and which endpoints are reached by TLS. [proxy-server.md](proxy-server.md#certificates) says which certificate a client gets.")
-	page.Text("`cd bench && go test -run TestTLS ./proxy` tries %d pairs of certificate and key, and %d endpoints, with Wayleave and with nginx %s (OpenSSL %s) with Debian's defaults, and made this page. Only differences are listed, each with what decides it.",
+	page.Text("Which certificates of Secrets are served, and which endpoints are reached by TLS. " +
+		"[proxy-server.md](proxy-server.md#certificates) says which certificate a client gets.")
+	page.Text("`cd bench && go test -run TestTLS ./proxy` tries %d pairs of certificate and key, and %d endpoints, "+
+		"with Wayleave and with nginx %s (OpenSSL %s) with Debian's defaults, and made this page. Only differences "+
+		"are listed, each with what decides it.",
 		secrets.all, speak.all, version("nginx -v"), version("openssl version"))
 	page.Text("## Certificates of Secrets")
-	page.Text("%d of %d pairs have the same answer. nginx accepts %d that Wayleave refuses; Wayleave serves %d that nginx refuses. A pair that is refused leaves the last good one in place, and an Event says why. Bounds: %d certificates, %d KiB of them, RSA keys of %d to %d bits.",
-		secrets.same, secrets.all, secrets.ours, secrets.others, keypair.MaxCertificates, keypair.MaxChain>>10, keypair.MinRSA, keypair.MaxRSA)
+	page.Text("%d of %d pairs have the same answer. nginx accepts %d that Wayleave refuses; Wayleave serves %d that "+
+		"nginx refuses. A pair that is refused leaves the last good one in place, and an Event says why. Bounds: %d "+
+		"certificates, %d KiB of them, RSA keys of %d to %d bits.",
+		secrets.same, secrets.all, secrets.ours, secrets.others, keypair.MaxCertificates, keypair.MaxChain>>10,
+		keypair.MinRSA, keypair.MaxRSA)
 	page.Table(append([][]string{{"pair", "Wayleave", "nginx", "why"}}, secrets.rows...))
-	page.Text("Two certificates for one host, such as ECDSA and RSA, are not chosen from: the Secret of the oldest Ingress is used, and an Event names the other one. ingress-nginx has one for each host, too.")
+	page.Text("Two certificates for one host, such as ECDSA and RSA, are not chosen from: the Secret of the oldest " +
+		"Ingress is used, and an Event names the other one. ingress-nginx has one for each host, too.")
 	page.Text("## Endpoints")
-	page.Text("The certificate of an endpoint is not verified, as in ingress-nginx by default. %d of %d endpoints have the same answer. nginx reaches %d by default that Wayleave does not; Wayleave reaches %d that nginx does not. The third column is the answer with `ingress.endpointTLSMinVersion: \"1.0\"` and `ingress.endpointTLSRSAKeyExchange: true`.",
+	page.Text("The certificate of an endpoint is not verified, as in ingress-nginx by default. %d of %d endpoints "+
+		"have the same answer. nginx reaches %d by default that Wayleave does not; Wayleave reaches %d that nginx "+
+		"does not. The third column is the answer with `ingress.endpointTLSMinVersion: \"1.0\"` and "+
+		"`ingress.endpointTLSRSAKeyExchange: true`.",
 		speak.same, speak.all, speak.ours, speak.others)
 	page.Table(append([][]string{{"endpoint", "Wayleave", "with the settings", "nginx", "why"}}, speak.rows...))
 	page.Text("## Clients")
-	page.Text("Clients speak TLS 1.2 or 1.3 with forward secrecy, as ingress-nginx's defaults ask (`ssl-protocols`, `ssl-ciphers`). nginx's own default takes TLS 1.0 and 1.1, and the RSA key exchange, too; they are refused here, and there is no setting (RFC 8996).")
+	page.Text("Clients speak TLS 1.2 or 1.3 with forward secrecy, as ingress-nginx's defaults ask (`ssl-protocols`, " +
+		"`ssl-ciphers`). nginx's own default takes TLS 1.0 and 1.1, and the RSA key exchange, too; they are refused " +
+		"here, and there is no setting (RFC 8996).")
 	if err := page.Write(); err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +121,8 @@ func TestTLS(t *testing.T) {
 
 // handshake has OpenSSL's client connect.
 func handshake(ns *testnet.NS, port int) string {
-	out, _ := ns.Try("openssl", "s_client", "-connect", fmt.Sprintf("127.0.0.1:%d", port), "-servername", keypairtest.Name, "-cipher", "ALL:@SECLEVEL=0")
+	out, _ := ns.Try("openssl", "s_client", "-connect", fmt.Sprintf("127.0.0.1:%d", port), "-servername",
+		keypairtest.Name, "-cipher", "ALL:@SECLEVEL=0")
 	if strings.Contains(out, "Cipher is ") && !strings.Contains(out, "Cipher is (NONE)") {
 		return "served"
 	}
@@ -123,8 +136,10 @@ func ownPairs(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) map[string
 	if err != nil {
 		t.Fatal(err)
 	}
-	certs.SetTable(table.Make(nil, map[string]*table.Host{keypairtest.Name: {Name: keypairtest.Name, Certificate: "s"}}))
-	s := server.New(server.Options{Certificates: certs, Handle: nil, HTTP1: h1.DefaultLimits(), Log: slog.New(slog.DiscardHandler)})
+	certs.SetTable(table.Make(nil, map[string]*table.Host{keypairtest.Name: {Name: keypairtest.Name,
+		Certificate: "s"}}))
+	s := server.New(server.Options{Certificates: certs, Handle: nil, HTTP1: h1.DefaultLimits(),
+		Log: slog.New(slog.DiscardHandler)})
 	const port = 9443
 	l := ns.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	f, err := l.(*net.TCPListener).File()
@@ -163,7 +178,9 @@ func nginxPairs(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) map[stri
 				t.Fatal(err)
 			}
 		}
-		one := fmt.Sprintf("server { listen 127.0.0.1:%d ssl; ssl_certificate %s.crt; ssl_certificate_key %s.key; return 200; }\n", 9500+i, file, file)
+		one := fmt.Sprintf(
+			"server { listen 127.0.0.1:%d ssl; ssl_certificate %s.crt; ssl_certificate_key %s.key; return 200; }\n",
+			9500+i, file, file)
 		if err := os.WriteFile(filepath.Join(dir, "one"), []byte(head+"http {\n"+one+"}\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -174,7 +191,8 @@ func nginxPairs(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) map[stri
 		servers.WriteString(one)
 		ports[x.Name] = 9500 + i
 	}
-	if err := os.WriteFile(filepath.Join(dir, "all"), []byte(head+"http {\n"+strings.ReplaceAll(nginxTemps, "DIR", dir)+"\nserver { listen 127.0.0.1:9499; }\n"+servers.String()+"}\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "all"), []byte(head+"http {\n"+strings.ReplaceAll(nginxTemps, "DIR", dir)+
+		"\nserver { listen 127.0.0.1:9499; }\n"+servers.String()+"}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	run(t, ns, 9499, "nice", "nginx -c "+filepath.Join(dir, "all"))
@@ -238,20 +256,28 @@ func endpointsOf(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) (list [
 	for _, v := range []uint16{tls.VersionTLS10, tls.VersionTLS11, tls.VersionTLS12, tls.VersionTLS13} {
 		add(tls.VersionName(v), with(func(c *tls.Config) { c.MinVersion, c.MaxVersion = v, v }), answers(text, false))
 	}
-	add("RSA key exchange", with(func(c *tls.Config) { c.MaxVersion, c.CipherSuites = tls.VersionTLS12, rsa }), answers(text, false))
-	add("RSA key exchange in TLS 1.0", with(func(c *tls.Config) { c.MaxVersion, c.CipherSuites = tls.VersionTLS10, rsa }), answers(text, false))
+	add("RSA key exchange", with(func(c *tls.Config) { c.MaxVersion, c.CipherSuites = tls.VersionTLS12, rsa }),
+		answers(text, false))
+	add("RSA key exchange in TLS 1.0", with(func(c *tls.Config) {
+		c.MaxVersion, c.CipherSuites = tls.VersionTLS10,
+			rsa
+	}), answers(text, false))
 	add("3DES", with(func(c *tls.Config) {
 		c.MaxVersion, c.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA}
 	}), answers(text, false))
-	add("P-384 alone", with(func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.CurveP384} }), answers(text, false))
-	add("a client certificate is asked for", with(func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert }), answers(text, false))
-	add("a client certificate is required", with(func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }), answers(text, false))
+	add("P-384 alone", with(func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.CurveP384} }),
+		answers(text, false))
+	add("a client certificate is asked for", with(func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert }),
+		answers(text, false))
+	add("a client certificate is required", with(func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }),
+		answers(text, false))
 	add("HTTP without TLS", nil, answers(text, false))
 	add("a body that ends with the connection, by close_notify", with(func(*tls.Config) {}), func(c net.Conn) {
 		answers("HTTP/1.1 200 OK\r\n\r\nok", true)(c)
 		_ = c.(*tls.Conn).CloseWrite()
 	})
-	add("a body that ends with the connection, without close_notify", with(func(*tls.Config) {}), answers("HTTP/1.1 200 OK\r\n\r\nok", true))
+	add("a body that ends with the connection, without close_notify", with(func(*tls.Config) {}),
+		answers("HTTP/1.1 200 OK\r\n\r\nok", true))
 	add("a length, and no close_notify", with(func(*tls.Config) {}), answers(text, true))
 	return append(list, sha1Server(t, ns, cases))
 }
@@ -271,7 +297,8 @@ func sha1Server(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) endpoint
 		}
 	}
 	const port = 9699
-	run(t, ns, port, "nice", fmt.Sprintf("openssl s_server -accept 127.0.0.1:%d -cert %s/crt -key %s/key -www -tls1_2 -cipher ECDHE-RSA-AES128-GCM-SHA256:@SECLEVEL=0 -sigalgs RSA+SHA1", port, dir, dir))
+	run(t, ns, port, "nice", fmt.Sprintf("openssl s_server -accept 127.0.0.1:%d -cert %s/crt -key %s/key -www "+
+		"-tls1_2 -cipher ECDHE-RSA-AES128-GCM-SHA256:@SECLEVEL=0 -sigalgs RSA+SHA1", port, dir, dir))
 	return endpoint{"handshakes signed by SHA-1 alone", port}
 }
 
@@ -281,7 +308,8 @@ func askEndpoints(t *testing.T, ns *testnet.NS, list []endpoint) (plain, allowed
 	dir := t.TempDir()
 	var servers strings.Builder
 	for i, e := range list {
-		fmt.Fprintf(&servers, "server { listen 127.0.0.1:%d; location / { proxy_pass https://127.0.0.1:%d; proxy_http_version 1.1; proxy_set_header Connection ''; } }\n", 10300+i, e.port)
+		fmt.Fprintf(&servers, "server { listen 127.0.0.1:%d; location / { proxy_pass https://127.0.0.1:%d; "+
+			"proxy_http_version 1.1; proxy_set_header Connection ''; } }\n", 10300+i, e.port)
 	}
 	file := filepath.Join(dir, "conf")
 	text := strings.ReplaceAll(nginxHead+"http {\naccess_log off; "+nginxTemps+"\n"+servers.String()+"}\n", "DIR", dir)

@@ -87,22 +87,25 @@ func TestModes(t *testing.T) {
 			for i := range names {
 				name := names[(i+round)%len(names)]
 				if slices.ContainsFunc(readRuns(t), func(r modeRun) bool {
-					return !vm && !r.VM && r.Services == size && r.Endpoints == per && r.Program == name && r.Round == round
+					return !vm && !r.VM && r.Services == size && r.Endpoints == per && r.Program == name &&
+						r.Round == round
 				}) {
 					continue
 				}
 				t.Run(fmt.Sprintf("%s %d %d", name, size, round), func(t *testing.T) {
-					c := contestant{name: name, rules: func(n *testnet.NS) int { return countRules(t, n, name) }, start: func(t *testing.T, n *testnet.NS) *kubeproxy.Process {
-						if name == "ipvs" {
-							if _, err := kernelipvs.NewKernel(n.FD()); err != nil {
-								t.Skip(err)
+					c := contestant{name: name, rules: func(n *testnet.NS) int { return countRules(t, n, name) },
+						start: func(t *testing.T, n *testnet.NS) *kubeproxy.Process {
+							if name == "ipvs" {
+								if _, err := kernelipvs.NewKernel(n.FD()); err != nil {
+									t.Skip(err)
+								}
+								n.Sysctl("net/ipv4/vs/conntrack", "1")
 							}
-							n.Sysctl("net/ipv4/vs/conntrack", "1")
-						}
-						p := kubeproxy.Run(t, n, exec.Command(bin, "-master", master, "-mode", name, "-lock", filepath.Join(t.TempDir(), "lock")))
-						t.Cleanup(func() { p.Stop(); t.Log(p.Log.String()) })
-						return p
-					}}
+							p := kubeproxy.Run(t, n, exec.Command(bin, "-master", master, "-mode", name, "-lock",
+								filepath.Join(t.TempDir(), "lock")))
+							t.Cleanup(func() { p.Stop(); t.Log(p.Log.String()) })
+							return p
+						}}
 					m := measure(t, c, size, per)
 					m.Round = round
 					keepRun(t, modeRun{m, result.Machine(), vm, per})
@@ -148,12 +151,15 @@ func countRules(t *testing.T, n *testnet.NS, mode string) (total int) {
 	case "ipvs":
 		total = strings.Count(n.Run("ipvsadm", "-Ln"), "\n") - 3
 	}
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: n.FD()}) // the program nft takes long to list that
+	// the program nft takes long to list that
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: n.FD()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	rules, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE, Flags: netlink.Request | netlink.Dump},
+	rules, err := c.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE,
+			Flags: netlink.Request | netlink.Dump},
 		Data: []byte{unix.AF_UNSPEC, 0, 0, 0}})
 	if err != nil {
 		t.Fatal(err)
@@ -216,7 +222,18 @@ func writeModes(t *testing.T, got []modeRun) {
 	for _, r := range got {
 		machine[r.VM] = r.Machine
 	}
-	page.Text("Made by `TestModes` in bench/service, which says how: %s; ipvs and the nftables column beside it in the VM of `make test-vm` (%s), which is emulated and many times slower: compare only within a table. Medians of %d interleaved runs up to 1,000 services. At 10,000, and in the VM, it is one run or two, and those at 10,000 were not made side by side: some were made again up to half an hour later, since CPU at rest had counted the end of the start. The machine did much other work meanwhile (load 14 to 26 on 2 cores), so that a ratio there may be off by two or three times: the start of iptables (nft) with 2 endpoints was 9.8 times that of nftables in the first run, which was beside it, and 25.6 times in the one kept. One fake API server. Times are seen by packets: from the start of the process, or the event of the API server, until a connection is answered by the right endpoint. ipvs makes one virtual server after the other, in no order, so its full sync is longer than the one service shows by which it is seen; the other modes have all services at once. CPU is that of the process and of the programs that it ran; memory is its own. When to use which mode: [services.md](services.md#modes).",
+	page.Text("Made by `TestModes` in bench/service, which says how: %s; ipvs and the nftables column beside it in "+
+		"the VM of `make test-vm` (%s), which is emulated and many times slower: compare only within a table. "+
+		"Medians of %d interleaved runs up to 1,000 services. At 10,000, and in the VM, it is one run or two, and "+
+		"those at 10,000 were not made side by side: some were made again up to half an hour later, since CPU at "+
+		"rest had counted the end of the start. The machine did much other work meanwhile (load 14 to 26 on 2 "+
+		"cores), so that a ratio there may be off by two or three times: the start of iptables (nft) with 2 "+
+		"endpoints was 9.8 times that of nftables in the first run, which was beside it, and 25.6 times in the one "+
+		"kept. One fake API server. Times are seen by packets: from the start of the process, or the event of the "+
+		"API server, until a connection is answered by the right endpoint. ipvs makes one virtual server after the "+
+		"other, in no order, so its full sync is longer than the one service shows by which it is seen; the other "+
+		"modes have all services at once. CPU is that of the process and of the programs that it ran; memory is its "+
+		"own. When to use which mode: [services.md](services.md#modes).",
 		machine[false], machine[true], rounds)
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	for _, row := range []struct {
@@ -225,15 +242,18 @@ func writeModes(t *testing.T, got []modeRun) {
 	}{
 		{"Full sync at the start", "ms", func(m measured) float64 { return ms(m.Sync) }},
 		{"One endpoint changes", "ms", func(m measured) float64 { return ms(m.Change) }},
-		{"CPU of 100 changes a second", "% of a core", func(m measured) float64 { return 100 * m.Churn.Seconds() / churnFor.Seconds() }},
+		{"CPU of 100 changes a second", "% of a core",
+			func(m measured) float64 { return 100 * m.Churn.Seconds() / churnFor.Seconds() }},
 		{"CPU at rest", "% of a core", func(m measured) float64 { return 100 * m.Rest.Seconds() / rest.Seconds() }},
 		{"Memory (resident)", "MB", func(m measured) float64 { return float64(m.Memory) / 1e6 }},
 		{"A new connection through the first service", "ms", func(m measured) float64 { return ms(m.First) }},
 		{"A new connection through the last service", "ms", func(m measured) float64 { return ms(m.Connect) }},
-		{"Rules in the kernel", "with virtual servers and backends", func(m measured) float64 { return float64(m.Rules) }},
+		{"Rules in the kernel", "with virtual servers and backends",
+			func(m measured) float64 { return float64(m.Rules) }},
 	} {
 		page.Text("## %s, %s", row.title, row.unit)
-		rows := [][]string{{"services × endpoints", "nftables", "iptables (nft)", "ratio", "iptables (legacy)", "ratio", "VM: nftables", "VM: ipvs", "ratio"}}
+		rows := [][]string{{"services × endpoints", "nftables", "iptables (nft)", "ratio", "iptables (legacy)", "ratio",
+			"VM: nftables", "VM: ipvs", "ratio"}}
 		for _, shape := range shapes(got) {
 			cell := func(vm bool, mode string) (float64, string) {
 				var list []float64
@@ -270,7 +290,8 @@ func writeModes(t *testing.T, got []modeRun) {
 	}
 	seen := map[string]bool{}
 	for _, r := range got {
-		if text := fmt.Sprintf("Failed: %s with %d services of %d endpoints: %s.", r.Program, r.Services, r.Endpoints, r.Failed); r.Failed != "" && !seen[text] {
+		if text := fmt.Sprintf("Failed: %s with %d services of %d endpoints: %s.", r.Program, r.Services, r.Endpoints,
+			r.Failed); r.Failed != "" && !seen[text] {
 			seen[text] = true
 			page.Text("%s", text)
 		}

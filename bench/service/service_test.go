@@ -127,7 +127,11 @@ func TestService(t *testing.T) {
 		}},
 	}
 	page := result.New(result.Docs, "bench-service", "Services, measured")
-	page.Text("`make bench` made this page: %s; kube-proxy %s with minSyncPeriod 1 ms (0 is its default, 1 s). Medians of %d interleaved runs (at 10,000 services one run of each), each in namespaces of its own, on one fake API server; %d endpoints for each service; a ratio is the other's number by Wayleave's. Times are seen by packets: from the start of the process, or the event of the API server, until a connection is answered by the right endpoint.",
+	page.Text("`make bench` made this page: %s; kube-proxy %s with minSyncPeriod 1 ms (0 is its default, 1 s). "+
+		"Medians of %d interleaved runs (at 10,000 services one run of each), each in namespaces of its own, on one "+
+		"fake API server; %d endpoints for each service; a ratio is the other's number by Wayleave's. Times are "+
+		"seen by packets: from the start of the process, or the event of the API server, until a connection is "+
+		"answered by the right endpoint.",
 		result.Machine(), version, rounds, perService)
 	if os.Getenv("WAYLEAVE_BENCH_ADD") == "" {
 		if err := os.Remove(resultsFile); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -147,8 +151,10 @@ func TestService(t *testing.T) {
 				if done > round {
 					continue
 				}
-				fmt.Fprintf(os.Stderr, "bench/service: %d services, round %d of %d, %s\n", size, round+1, roundsOf(size), c.name)
-				t.Run(fmt.Sprintf("%d %s %d", size, c.name, round), func(t *testing.T) { keep(t, measure(t, c, size, perService)) })
+				fmt.Fprintf(os.Stderr, "bench/service: %d services, round %d of %d, %s\n", size, round+1,
+					roundsOf(size), c.name)
+				t.Run(fmt.Sprintf("%d %s %d", size, c.name, round),
+					func(t *testing.T) { keep(t, measure(t, c, size, perService)) })
 			}
 		}
 	}
@@ -177,9 +183,11 @@ func write(t *testing.T, page *result.Page, all []contestant, got []measured) {
 	}{
 		{"Full sync at the start", "ms", "bench-service-sync", func(m measured) float64 { return ms(m.Sync) }},
 		{"One endpoint changes", "ms", "bench-service-change", func(m measured) float64 { return ms(m.Change) }},
-		{"CPU of 100 changes a second", "% of a core", "", func(m measured) float64 { return 100 * m.Churn.Seconds() / churnFor.Seconds() }},
+		{"CPU of 100 changes a second", "% of a core", "",
+			func(m measured) float64 { return 100 * m.Churn.Seconds() / churnFor.Seconds() }},
 		{"CPU at rest", "% of a core", "", func(m measured) float64 { return 100 * m.Rest.Seconds() / rest.Seconds() }},
-		{"Memory (resident)", "MB", "bench-service-memory", func(m measured) float64 { return float64(m.Memory) / 1e6 }},
+		{"Memory (resident)", "MB", "bench-service-memory",
+			func(m measured) float64 { return float64(m.Memory) / 1e6 }},
 		{"A new connection through a VIP", "ms", "", func(m measured) float64 { return ms(m.Connect) }},
 	} {
 		page.Text("## %s, %s", row.title, row.unit)
@@ -216,7 +224,8 @@ func write(t *testing.T, page *result.Page, all []contestant, got []measured) {
 				}
 				return result.Number(x)
 			}
-			rows = append(rows, []string{fmt.Sprint(size), number(v[0]), number(v[1]), ratio(v[1]), number(v[2]), ratio(v[2])})
+			rows = append(rows, []string{fmt.Sprint(size), number(v[0]), number(v[1]), ratio(v[1]),
+				number(v[2]), ratio(v[2])})
 			labels = append(labels, fmt.Sprint(size))
 		}
 		page.Table(rows)
@@ -379,20 +388,25 @@ func dial(t *testing.T, client *testnet.NS, vip string) time.Duration {
 
 // fill makes the cluster: one node, so many services, and the probe.
 func fill(api *fakeapi.Server, size, per int) {
-	api.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"},
-		Spec:   corev1.NodeSpec{PodCIDR: "10.244.0.0/16", PodCIDRs: []string{"10.244.0.0/16"}},
-		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "172.30.0.1"}}}})
+	api.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"},
+			Spec: corev1.NodeSpec{PodCIDR: "10.244.0.0/16", PodCIDRs: []string{"10.244.0.0/16"}},
+			Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP,
+				Address: "172.30.0.1"}}}})
 	for i := range size {
-		api.Put(svc("default", fmt.Sprintf("s%05d", i), netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String()), endpoints(i, per, 0))
+		api.Put(svc("default", fmt.Sprintf("s%05d", i),
+			netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String()), endpoints(i, per, 0))
 	}
 	api.Put(svc("aa", "first", firstVIP), slice("aa", "first", []string{"10.244.1.2"}))
 	api.Put(svc("zz", "probe", probeVIP), slice("zz", "probe", []string{"10.244.1.2"}))
 }
 
 func svc(ns, name, ip string) *corev1.Service {
-	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: ip, ClusterIPs: []string{ip},
-		IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, SessionAffinity: corev1.ServiceAffinityNone, InternalTrafficPolicy: ptr.To(corev1.ServiceInternalTrafficPolicyCluster),
-		Ports: []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}}}}
+	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: ip, ClusterIPs: []string{ip},
+			IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, SessionAffinity: corev1.ServiceAffinityNone,
+			InternalTrafficPolicy: ptr.To(corev1.ServiceInternalTrafficPolicyCluster),
+			Ports:                 []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}}}}
 }
 
 // endpoints are those of a service, so many; another version has another last one.
@@ -410,10 +424,15 @@ func endpoints(i, per, version int) *discoveryv1.EndpointSlice {
 }
 
 func slice(ns, name string, addrs []string) *discoveryv1.EndpointSlice {
-	out := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: name}},
-		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: ptr.To(""), Protocol: ptr.To(corev1.ProtocolTCP), Port: ptr.To(int32(8080))}}}
+	out := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name + "-1",
+		Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports: []discoveryv1.EndpointPort{{Name: ptr.To(""), Protocol: ptr.To(corev1.ProtocolTCP),
+			Port: ptr.To(int32(8080))}}}
 	for _, a := range addrs {
-		out.Endpoints = append(out.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true), Serving: ptr.To(true), Terminating: ptr.To(false)}, NodeName: ptr.To("node2")})
+		out.Endpoints = append(out.Endpoints, discoveryv1.Endpoint{Addresses: []string{a},
+			Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true), Serving: ptr.To(true),
+				Terminating: ptr.To(false)}, NodeName: ptr.To("node2")})
 	}
 	return out
 }

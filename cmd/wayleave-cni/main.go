@@ -22,13 +22,16 @@ import (
 )
 
 func main() {
-	p := plugin{socket: env("WAYLEAVE_CNI_SOCKET", call.Socket), tombstones: env("WAYLEAVE_CNI_TOMBSTONES", call.Tombstones)}
+	p := plugin{socket: env("WAYLEAVE_CNI_SOCKET", call.Socket), tombstones: env("WAYLEAVE_CNI_TOMBSTONES",
+		call.Tombstones)}
 	version, err := p.serve(os.Stdin, os.Stdout)
 	if err == nil {
 		return
 	}
 	if os.Getenv("CNI_COMMAND") == "" { // a person looks
-		fmt.Fprintf(os.Stderr, "wayleave-cni: a client of the wayleave agent of this node\nCNI protocol versions supported: %s\n", strings.Join(versions, ", "))
+		fmt.Fprintf(os.Stderr,
+			"wayleave-cni: a client of the wayleave agent of this node\nCNI protocol versions supported: %s\n",
+			strings.Join(versions, ", "))
 	}
 	if err := printError(os.Stdout, version, err); err != nil {
 		fmt.Fprintln(os.Stderr, "wayleave-cni:", err)

@@ -42,7 +42,8 @@ func parameters(getenv func(string) string) (call.Request, error) {
 	bad := func(format string, args ...any) (call.Request, error) {
 		return call.Request{}, call.Failure(types.ErrInvalidEnvironmentVariables, format, args...)
 	}
-	r := call.Request{Command: getenv("CNI_COMMAND"), ContainerID: getenv("CNI_CONTAINERID"), IfName: getenv("CNI_IFNAME"), Netns: getenv("CNI_NETNS")}
+	r := call.Request{Command: getenv("CNI_COMMAND"), ContainerID: getenv("CNI_CONTAINERID"),
+		IfName: getenv("CNI_IFNAME"), Netns: getenv("CNI_NETNS")}
 	command, ok := commands[r.Command]
 	if !ok {
 		return bad("CNI_COMMAND: %q is none; allowed are ADD, DEL, CHECK, GC, STATUS and VERSION", r.Command)
@@ -55,7 +56,8 @@ func parameters(getenv func(string) string) (call.Request, error) {
 		return r, nil
 	}
 	if err := utils.ValidateContainerID(r.ContainerID); err != nil {
-		return bad("CNI_CONTAINERID: %q: %s; allowed are letters, digits, and behind the first _, . and -", r.ContainerID, err.Msg)
+		return bad("CNI_CONTAINERID: %q: %s; allowed are letters, digits, and behind the first _, . and -",
+			r.ContainerID, err.Msg)
 	}
 	if err := utils.ValidateInterfaceName(r.IfName); err != nil {
 		return bad("CNI_IFNAME: %q: %s; allowed are 15 characters", r.IfName, err.Msg)
@@ -90,10 +92,12 @@ func configuration(command string, raw []byte) (version string, err error) {
 		return call.Version, call.Failure(types.ErrDecodingFailure, "cniVersion: %v", err)
 	}
 	if !slices.Contains(versions, c.CNIVersion) {
-		return call.Version, call.Failure(types.ErrIncompatibleCNIVersion, "cniVersion: %q is not supported; allowed are %s", c.CNIVersion, strings.Join(versions, ", "))
+		return call.Version, call.Failure(types.ErrIncompatibleCNIVersion,
+			"cniVersion: %q is not supported; allowed are %s", c.CNIVersion, strings.Join(versions, ", "))
 	}
 	if !reached {
-		return c.CNIVersion, call.Failure(types.ErrIncompatibleCNIVersion, "cniVersion: %q has no %s, %s has", c.CNIVersion, command, commands[command].since)
+		return c.CNIVersion, call.Failure(types.ErrIncompatibleCNIVersion, "cniVersion: %q has no %s, %s has",
+			c.CNIVersion, command, commands[command].since)
 	}
 	if c.Name == "" {
 		return c.CNIVersion, call.Failure(types.ErrInvalidNetworkConfig, "name: is missing")

@@ -185,7 +185,8 @@ func newAgent(ctx context.Context, settings string) (*agent, error) {
 		return nil, err
 	}
 	kubesource.Servers{Endpoints: a.client.Endpoints, File: apiServersFile, Tell: a.tellState}.Load()
-	log.Info("starting", "version", version, "node", a.node, "kernel", a.features.Release, "apiServer", a.client.Server, "from", a.client.From)
+	log.Info("starting", "version", version, "node", a.node, "kernel", a.features.Release, "apiServer", a.client.Server,
+		"from", a.client.From)
 	for _, line := range cfg.Unused {
 		log.Warn("a setting has no effect", "setting", line)
 	}
@@ -232,7 +233,8 @@ func (a *agent) fromKubelet() error {
 }
 
 func (a *agent) source(ctx context.Context) error {
-	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, AllPods: a.cfg.DNS.Enabled && (a.cfg.DNS.Pods == dns.PodsVerified || !a.cfg.PodNetwork.Enabled),
+	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, AllPods: a.cfg.DNS.Enabled &&
+		(a.cfg.DNS.Pods == dns.PodsVerified || !a.cfg.PodNetwork.Enabled),
 		Policies: a.cfg.NetworkPolicy.Enabled, Ingresses: a.cfg.Ingress.Enabled, Log: a.log,
 		Report: func(kind string, n model.Name, problems []model.Problem) {
 			if kind == model.IngressKind.String() {
@@ -396,7 +398,8 @@ func (a *agent) own(ctx context.Context) error {
 	speak := func(settle time.Duration) {
 		if !speaking {
 			speaking = true
-			start("loadbalancer", a.cfg.LoadBalancer.Enabled, func(ctx context.Context) error { return a.announce(ctx, settle) })
+			start("loadbalancer", a.cfg.LoadBalancer.Enabled,
+				func(ctx context.Context) error { return a.announce(ctx, settle) })
 		}
 	}
 	waiting, owned := context.WithCancel(ctx)
@@ -429,14 +432,16 @@ func (a *agent) own(ctx context.Context) error {
 	a.owner.Store(true)
 	a.log.Info("this agent owns the node")
 	speak(a.cfg.LoadBalancer.Settle)
-	start("API servers", true, kubesource.Servers{Endpoints: a.client.Endpoints, Store: a.store, File: apiServersFile, Tell: a.tellState}.Run)
+	start("API servers", true, kubesource.Servers{Endpoints: a.client.Endpoints, Store: a.store, File: apiServersFile,
+		Tell: a.tellState}.Run)
 	start("podnetwork", a.cfg.PodNetwork.Enabled, a.podNetwork)
 	start("networkpolicy", a.cfg.NetworkPolicy.Enabled, a.enforce)
 	start("networkpolicy", !a.cfg.NetworkPolicy.Enabled, a.leavePolicies)
 	start("service", a.cfg.Service.Enabled, a.services)
 	start("dns placement", a.cfg.DNS.Enabled, a.dnsPlacement)
 	start("firewall", true, a.openDoors)
-	start("bridges", !a.cfg.PodNetwork.Enabled && (a.cfg.Service.Enabled || a.cfg.NetworkPolicy.Enabled), a.watchBridges)
+	start("bridges", !a.cfg.PodNetwork.Enabled && (a.cfg.Service.Enabled || a.cfg.NetworkPolicy.Enabled),
+		a.watchBridges)
 	start("status", true, a.serveStatus)
 	start("ports", true, a.servePorts)
 	wg.Wait()
@@ -480,12 +485,17 @@ func (a *agent) podNetwork(ctx context.Context) error {
 		proxied = a.ingress.sources
 	}
 	n, err := podnetwork.New(podnetwork.Config{
-		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: call.Socket, Tombstones: call.Tombstones, Sysctl: hostSysctl,
-		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown, Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing), ProbeEvery: a.cfg.PodNetwork.ProbeEvery,
-		VXLANPort: uint16(a.cfg.PodNetwork.VXLANPort), Tunnel: a.metrics.tunnelTo,
+		Node: a.node, Store: a.store, NSFD: int(a.netns.Fd()), StateDir: stateDir, Socket: call.Socket,
+		Tombstones: call.Tombstones, Sysctl: hostSysctl,
+		Plugin: "/wayleave-cni", BinDir: cniBinDir, ConfDir: cniConfDir, CoolDown: a.cfg.PodNetwork.CoolDown,
+		Masquerade: a.cfg.PodNetwork.Masquerade, Routing: routes.Mode(a.cfg.Routing),
+		ProbeEvery: a.cfg.PodNetwork.ProbeEvery,
+		VXLANPort:  uint16(a.cfg.PodNetwork.VXLANPort), Tunnel: a.metrics.tunnelTo,
 		PathMTU: func(node string, bytes int) { a.metrics.path.WithLabelValues(node).Set(float64(bytes)) },
-		Leases:  a.leases, Isolate: isolate, Reserved: reservedPorts(a.cfg), ProxyAddress: a.cfg.Ingress.Enabled, Proxy: proxied,
-		Kernel: kernel, NFT: a.nft, Track: track, Firewall: a.firewall, Report: a.problems.Set, Tell: a.tellState, Log: a.log,
+		Leases:  a.leases, Isolate: isolate, Reserved: reservedPorts(a.cfg), ProxyAddress: a.cfg.Ingress.Enabled,
+		Proxy:  proxied,
+		Kernel: kernel, NFT: a.nft, Track: track, Firewall: a.firewall, Report: a.problems.Set,
+		Tell: a.tellState, Log: a.log,
 	}, a.health("podnetwork"), a.health("masquerade"))
 	if err != nil {
 		return err
@@ -519,17 +529,22 @@ func (a *agent) services(ctx context.Context) error {
 	report := func(key string, problems []model.Problem) { a.problems.Set("service", key, problems) }
 	planner := &service.Planner{Options: planOptions(a.node, a.cfg)}
 	services := &reconcile.Loop[model.Name, service.Plan]{
-		Name: "service", Store: a.store, Kinds: service.Kinds, Keys: planner.Keys, Plan: planner.Plan, Equal: service.Equal,
+		Name: "service", Store: a.store, Kinds: service.Kinds, Keys: planner.Keys, Plan: planner.Plan,
+		Equal:  service.Equal,
 		Target: mode, Foreign: foreign, Health: a.health("service"), Log: a.log, Report: report,
 	}
 	addresses := &reconcile.Loop[string, service.Local]{
-		Name: "service addresses", Store: a.store, Kinds: a.serviceLocalKinds(), Keys: service.LocalKeys(a.node), Plan: a.serviceLocal,
-		Equal: service.LocalEqual, Target: service.Locals{Mode: mode}, Health: a.health("service addresses"), Log: a.log, Report: report,
+		Name: "service addresses", Store: a.store, Kinds: a.serviceLocalKinds(), Keys: service.LocalKeys(a.node),
+		Plan:  a.serviceLocal,
+		Equal: service.LocalEqual, Target: service.Locals{Mode: mode}, Health: a.health("service addresses"),
+		Log: a.log, Report: report,
 	}
 	checks := &healthcheck.Server{Log: a.log, Healthy: func() bool { return a.proxyState() == nil }}
 	health := &reconcile.Loop[model.Name, healthcheck.Check]{
-		Name: "health checks", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys, Equal: healthcheck.Equal,
-		Plan: healthcheck.Plan(a.node, reservedPorts(a.cfg)), Target: checks, Health: a.health("health checks"), Log: a.log,
+		Name: "health checks", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys,
+		Equal: healthcheck.Equal,
+		Plan:  healthcheck.Plan(a.node, reservedPorts(a.cfg)), Target: checks,
+		Health: a.health("health checks"), Log: a.log,
 		Report: func(key string, problems []model.Problem) { a.problems.Set("health checks", key, problems) },
 	}
 	defer checks.Close()
@@ -548,7 +563,8 @@ func (a *agent) services(ctx context.Context) error {
 // a node, as where one renders for none, no endpoint is its own.
 func planOptions(node string, cfg config.Config) func(model.Name) service.Options {
 	return func(k model.Name) service.Options {
-		return service.Options{Node: node, Remote: cfg.DNS.Enabled && node != "" && k == dnsService(), NoExternalIPs: !cfg.Service.ExternalIPs, Reserved: reservedPorts(cfg)}
+		return service.Options{Node: node, Remote: cfg.DNS.Enabled && node != "" && k == dnsService(),
+			NoExternalIPs: !cfg.Service.ExternalIPs, Reserved: reservedPorts(cfg)}
 	}
 }
 
@@ -613,7 +629,8 @@ func (a *agent) placement() *dns.Placement {
 func (a *agent) dnsStandby(ctx context.Context) error {
 	p := a.placement()
 	loop := &reconcile.Loop[model.Name, dns.Place]{
-		Name: "dns standby", Store: a.store, Kinds: model.ServiceKind | model.NodeKind, Keys: p.Keys, Plan: p.Plan, Equal: dns.Place.Equal,
+		Name: "dns standby", Store: a.store, Kinds: model.ServiceKind | model.NodeKind, Keys: p.Keys, Plan: p.Plan,
+		Equal:  dns.Place.Equal,
 		Target: dns.Standby{Placement: p}, Health: reconcile.NewHealth(nil, nil), Log: a.log,
 	}
 	return loop.Run(ctx)
@@ -635,7 +652,8 @@ func (a *agent) dnsPlacement(ctx context.Context) error {
 		return err
 	}
 	loop := &reconcile.Loop[model.Name, dns.Place]{
-		Name: "dns placement", Store: a.store, Kinds: model.ServiceKind | model.NodeKind, Keys: p.Keys, Plan: p.Plan, Equal: dns.Place.Equal,
+		Name: "dns placement", Store: a.store, Kinds: model.ServiceKind | model.NodeKind, Keys: p.Keys, Plan: p.Plan,
+		Equal:  dns.Place.Equal,
 		Target: p, Foreign: merge(ctx, rules, addrs), Health: a.health("dns placement"), Log: a.log,
 	}
 	return loop.Run(ctx)
@@ -666,7 +684,8 @@ func (a *agent) forwarding(own []netip.Addr) dns.Forwarding {
 	} else {
 		out.Upstreams, err = dns.Upstreams("/etc/resolv.conf", own) // the node's: dnsPolicy Default
 		if err == nil && len(out.Upstreams) == 0 {
-			err = errors.New("the node's /etc/resolv.conf has no nameserver: names outside of the cluster are answered SERVFAIL")
+			err = errors.New(
+				"the node's /etc/resolv.conf has no nameserver: names outside of the cluster are answered SERVFAIL")
 		}
 	}
 	a.say("dns upstreams", errors.Join(append(errs, err)...))
@@ -683,7 +702,8 @@ func (a *agent) search() []string {
 // dnsCallers tells the dns container who this node's pods are.
 func (a *agent) dnsCallers(ctx context.Context) error {
 	loop := &reconcile.Loop[model.Name, dns.CallerPlan]{
-		Name: "dns callers", Store: a.store, Kinds: model.PodKind, Keys: dns.CallerKeys, Plan: dns.PlanCaller(a.node), Equal: dns.CallerPlan.Equal,
+		Name: "dns callers", Store: a.store, Kinds: model.PodKind, Keys: dns.CallerKeys, Plan: dns.PlanCaller(a.node),
+		Equal:  dns.CallerPlan.Equal,
 		Target: a.roll, Health: a.health("dns callers"), Log: a.log,
 	}
 	return loop.Run(ctx)
@@ -699,9 +719,11 @@ func (a *agent) waitForKubeProxy(ctx context.Context) error {
 			a.problems.Set("service", what, nil)
 			return nil
 		}
-		err := fmt.Errorf("a service proxy (mode %s) answers on 127.0.0.1:10249 of this node: Wayleave does not write beside it; remove kube-proxy, or set service.enabled to false", mode)
+		err := fmt.Errorf("a service proxy (mode %s) answers on 127.0.0.1:10249 of this node: Wayleave does not "+
+			"write beside it; remove kube-proxy, or set service.enabled to false", mode)
 		a.say(what, err)
-		a.problems.Set("service", what, []model.Problem{{Kind: "Node", Object: model.Name{Name: a.node}, Reason: err.Error()}})
+		a.problems.Set("service", what, []model.Problem{{Kind: "Node", Object: model.Name{Name: a.node},
+			Reason: err.Error()}})
 		select {
 		case <-ctx.Done():
 		case <-time.After(2 * time.Second):
@@ -711,7 +733,8 @@ func (a *agent) waitForKubeProxy(ctx context.Context) error {
 }
 
 // kubeProxy asks who serves :10249, where an older agent of ours says so.
-func kubeProxy(ctx context.Context, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (mode string, found bool) {
+func kubeProxy(ctx context.Context, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (
+	mode string, found bool) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:10249/proxyMode", nil)

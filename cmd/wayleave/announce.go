@@ -132,7 +132,8 @@ func (n *announcer) tell() error {
 	}
 	users := users(n.plans)
 	for _, v := range loadbalancer.Combine(n.plans) {
-		state.VIPs = append(state.VIPs, l2.VIP{Addr: v.Addr, Service: users[v.Addr], Eligible: v.Eligible, Interfaces: match(links, v.Interfaces, own)})
+		state.VIPs = append(state.VIPs, l2.VIP{Addr: v.Addr, Service: users[v.Addr], Eligible: v.Eligible,
+			Interfaces: match(links, v.Interfaces, own)})
 	}
 	if !reflect.DeepEqual(state, n.last) {
 		n.last = state
@@ -223,7 +224,8 @@ func (n *announcer) look(now time.Time) []vipStatus {
 	defer n.mu.Unlock()
 	fresh := map[netip.Addr]vipStatus{}
 	for _, v := range n.last.VIPs {
-		s := vipStatus{Addr: v.Addr, Service: v.Service, Owner: loadbalancer.Owner(v.Addr, v.Eligible, standing), Since: now}
+		s := vipStatus{Addr: v.Addr, Service: v.Service, Owner: loadbalancer.Owner(v.Addr, v.Eligible,
+			standing), Since: now}
 		i := slices.IndexFunc(r.VIPs, func(o l2.Owned) bool { return o.Addr == v.Addr })
 		switch {
 		case i >= 0:
@@ -279,8 +281,9 @@ func standings(self string, r speaker.Report) func(string) loadbalancer.Standing
 // announce answers for addresses of load balancers, or waits until the agent before has
 // ended. settle is how long it leaves them to other nodes: not at all when it follows.
 func (a *agent) announce(ctx context.Context, settle time.Duration) error {
-	n := &announcer{node: a.node, began: time.Now(), sup: speaker.New(a.log, "l2"), plans: map[model.Name]loadbalancer.Announcement{},
-		cfg: speaker.State{Node: a.node, Port: uint16(a.cfg.LoadBalancer.PeerPort), Settle: settle}}
+	n := &announcer{node: a.node, began: time.Now(), sup: speaker.New(a.log, "l2"),
+		plans: map[model.Name]loadbalancer.Announcement{},
+		cfg:   speaker.State{Node: a.node, Port: uint16(a.cfg.LoadBalancer.PeerPort), Settle: settle}}
 	for _, c := range []prometheus.Collector{n.sup, tally{a.store, a.cfg.LoadBalancer.Default}} {
 		if err := a.metrics.registry.Register(c); err != nil {
 			return err
@@ -304,7 +307,8 @@ func (a *agent) announce(ctx context.Context, settle time.Duration) error {
 	defer end()
 	err = all(ctx, func(ctx context.Context) error { return a.announcements(ctx, n) },
 		func(ctx context.Context) error { return keys.Run(ctx, n.setKeys) },
-		func(ctx context.Context) error { return a.followNodes(ctx, n) }, func(ctx context.Context) error { return a.watchAnnouncer(ctx, n) })
+		func(ctx context.Context) error { return a.followNodes(ctx, n) },
+		func(ctx context.Context) error { return a.watchAnnouncer(ctx, n) })
 	a.handOn(n)
 	return err
 }
@@ -316,7 +320,8 @@ func (a *agent) announcements(ctx context.Context, n *announcer) error {
 		return err
 	}
 	loop := &reconcile.Loop[model.Name, loadbalancer.Announcement]{
-		Name: "loadbalancer", Store: a.store, Kinds: loadbalancer.Kinds, Keys: loadbalancer.Keys, Plan: loadbalancer.Plan(a.cfg.LoadBalancer.Default),
+		Name: "loadbalancer", Store: a.store, Kinds: loadbalancer.Kinds, Keys: loadbalancer.Keys,
+		Plan:  loadbalancer.Plan(a.cfg.LoadBalancer.Default),
 		Equal: loadbalancer.Equal, Target: n, Health: a.health("loadbalancer"), Log: a.log,
 		Report: func(key string, problems []model.Problem) { a.problems.Set("announce", key, problems) },
 	}
@@ -377,7 +382,8 @@ func (a *agent) watchAnnouncer(ctx context.Context, n *announcer) error {
 		var problems []model.Problem
 		for _, f := range r.Foreign {
 			problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: a.node},
-				Reason: fmt.Sprintf("%s, which is no node's, announces on %s the address %s of a load balancer; take the address from that machine, or from the AddressPool", f.MAC, f.Interface, f.Addr)})
+				Reason: fmt.Sprintf("%s, which is no node's, announces on %s the address %s of a load balancer; "+
+					"take the address from that machine, or from the AddressPool", f.MAC, f.Interface, f.Addr)})
 		}
 		a.problems.Set("announce", "foreign", problems)
 		var wrong error
@@ -401,7 +407,8 @@ func (a *agent) watchAnnouncer(ctx context.Context, n *announcer) error {
 
 // peerKeys is this node's part of the key of heartbeats.
 func (a *agent) peerKeys() (*writeback.PeerKeys, error) {
-	k := &writeback.PeerKeys{Client: a.client.Interface, Namespace: writeback.PeersNamespace, Node: a.node, File: stateDir + "/peer-key", Log: a.log}
+	k := &writeback.PeerKeys{Client: a.client.Interface, Namespace: writeback.PeersNamespace, Node: a.node,
+		File: stateDir + "/peer-key", Log: a.log}
 	return k, k.Load()
 }
 
@@ -417,10 +424,12 @@ func (t tally) Describe(to chan<- *prometheus.Desc) { prometheus.DescribeByColle
 // Collect gives Services with and without an address, and the use of pools.
 func (t tally) Collect(to chan<- prometheus.Metric) {
 	c := loadbalancer.Count(t.store.Snapshot(), t.byDefault)
-	services := prometheus.NewDesc("wayleave_loadbalancer_services", "Services of type LoadBalancer by state: served (with an address), waiting.", []string{"state"}, nil)
+	services := prometheus.NewDesc("wayleave_loadbalancer_services",
+		"Services of type LoadBalancer by state: served (with an address), waiting.", []string{"state"}, nil)
 	to <- prometheus.MustNewConstMetric(services, prometheus.GaugeValue, float64(c.Served), "served")
 	to <- prometheus.MustNewConstMetric(services, prometheus.GaugeValue, float64(c.Waiting), "waiting")
-	used := prometheus.NewDesc("wayleave_address_pool_used", "Addresses of a pool that Services have.", []string{"pool"}, nil)
+	used := prometheus.NewDesc("wayleave_address_pool_used", "Addresses of a pool that Services have.",
+		[]string{"pool"}, nil)
 	for pool, n := range c.Used {
 		to <- prometheus.MustNewConstMetric(used, prometheus.GaugeValue, float64(n), pool)
 	}
@@ -444,6 +453,8 @@ func (n *announcer) facts(t loadbalancer.Tally) []string {
 	case !r.Willing:
 		willing = "leaves addresses to others for now"
 	}
-	return []string{fmt.Sprintf("%d Services of the cluster have an address of %d pools, %d wait for one", t.Served, len(t.Used), t.Waiting),
-		fmt.Sprintf("answers for %d addresses by ARP and NDP, %d of %d other nodes live, this one %s (status --vips lists who owns what)", len(r.VIPs), live, len(r.Members), willing)}
+	return []string{fmt.Sprintf("%d Services of the cluster have an address of %d pools, %d wait for one", t.Served,
+		len(t.Used), t.Waiting),
+		fmt.Sprintf("answers for %d addresses by ARP and NDP, %d of %d other nodes live, this one %s (status --vips "+
+			"lists who owns what)", len(r.VIPs), live, len(r.Members), willing)}
 }

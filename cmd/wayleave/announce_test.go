@@ -33,8 +33,10 @@ func TestInterfacesOfAnAddress(t *testing.T) {
 func TestStatusOfVIPs(t *testing.T) {
 	now := time.Now()
 	r := report{VIPs: []vipStatus{
-		{Addr: netip.MustParseAddr("192.0.2.10"), Service: "default/web", Owner: "node1", Since: now.Add(-90 * time.Second)},
-		{Addr: netip.MustParseAddr("2001:db8::10"), Service: "default/web,default/api", Since: now, Note: "disputed with node2"}}}
+		{Addr: netip.MustParseAddr("192.0.2.10"), Service: "default/web", Owner: "node1",
+			Since: now.Add(-90 * time.Second)},
+		{Addr: netip.MustParseAddr("2001:db8::10"), Service: "default/web,default/api", Since: now,
+			Note: "disputed with node2"}}}
 	want := "ADDRESS       SERVICE                  OWNER   SINCE      NOTE\n" +
 		"192.0.2.10    default/web              node1   1m30s ago  \n" +
 		"2001:db8::10  default/web,default/api  nobody  0s ago     disputed with node2\n"

@@ -17,7 +17,8 @@ import (
 // bridgesAgain is how often it is looked whether bridges of pods show their packets.
 const bridgesAgain = 30 * time.Second
 
-// watchBridges says when another CNI has pods on a bridge whose packets no rule sees: policies would not hold between two
+// watchBridges says when another CNI has pods on a bridge whose packets no rule sees: policies would not hold between
+// two
 // pods of the node, and replies of Services would come from another address.
 func (a *agent) watchBridges(ctx context.Context) error {
 	links, err := link.NewKernel(int(a.netns.Fd()), "")
@@ -56,8 +57,11 @@ func blindBridges(sysctl, node string, bridges []string) (problems []model.Probl
 		case found == "1":
 			continue
 		}
-		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: node}, Field: "net.bridge." + name,
-			Reason: fmt.Sprintf("it is %s, and 1 is needed: packets between pods on the bridge %s pass NetworkPolicies and Services by; modprobe br_netfilter && sysctl -w net.bridge.%s=1", found, strings.Join(bridges, ", "), name)})
+		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: node},
+			Field: "net.bridge." + name,
+			Reason: fmt.Sprintf("it is %s, and 1 is needed: packets between pods on the bridge %s pass "+
+				"NetworkPolicies and Services by; modprobe br_netfilter && sysctl -w net.bridge.%s=1", found,
+				strings.Join(bridges, ", "), name)})
 	}
 	return problems
 }

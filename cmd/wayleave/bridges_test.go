@@ -15,7 +15,9 @@ func TestABridgeThatHidesPacketsIsNamed(t *testing.T) {
 	if got := said(); got != "[]" {
 		t.Errorf("without a bridge of pods: %s", got)
 	}
-	for _, want := range []string{"Node n1: net.bridge.bridge-nf-call-iptables: it is not there (the module br_netfilter is not loaded)", "on the bridge cni0", "bridge-nf-call-ip6tables"} {
+	for _, want := range []string{
+		"Node n1: net.bridge.bridge-nf-call-iptables: it is not there (the module br_netfilter is not loaded)",
+		"on the bridge cni0", "bridge-nf-call-ip6tables"} {
 		if got := said("cni0"); !strings.Contains(got, want) {
 			t.Errorf("without the module: %s, want %s", got, want)
 		}
@@ -31,7 +33,8 @@ func TestABridgeThatHidesPacketsIsNamed(t *testing.T) {
 	}
 	set("bridge-nf-call-iptables", "0")
 	set("bridge-nf-call-ip6tables", "1")
-	if got := said("cni0"); !strings.Contains(got, "bridge-nf-call-iptables: it is 0") || strings.Contains(got, "ip6tables") {
+	if got := said("cni0"); !strings.Contains(got, "bridge-nf-call-iptables: it is 0") ||
+		strings.Contains(got, "ip6tables") {
 		t.Errorf("with 0: %s", got)
 	}
 	set("bridge-nf-call-iptables", "1")

@@ -15,8 +15,10 @@ func importCorefileCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "import-corefile FILE|-",
 		Short: "CoreDNS's Corefile as settings, on stdout",
-		Long: "Reads a Corefile, as `kubectl -n kube-system get configmap coredns -o jsonpath='{.data.Corefile}'` prints it, and prints settings for the\n" +
-			"ConfigMap wayleave. What becomes of every line that is not a setting is said on stderr. It fails when a line could not be carried over;\n" +
+		Long: "Reads a Corefile, as `kubectl -n kube-system get configmap coredns -o jsonpath='{.data.Corefile}'` " +
+			"prints it, and prints settings for the\n" +
+			"ConfigMap wayleave. What becomes of every line that is not a setting is said on stderr. It fails when " +
+			"a line could not be carried over;\n" +
 			"the settings are printed all the same.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -14,13 +14,16 @@ func TestImportCorefile(t *testing.T) {
 	c := root()
 	var out, notes bytes.Buffer
 	c.SetArgs([]string{"dns", "import-corefile", "-"})
-	c.SetIn(strings.NewReader(".:53 {\n  errors\n  kubernetes cluster.local in-addr.arpa {\n    fallthrough in-addr.arpa\n  }\n  rewrite name a.example b.example\n  forward . tls://9.9.9.9 {\n    tls_servername dns.quad9.net\n  }\n  cache 60\n}\ncorp.example {\n  forward . 10.1.0.53\n}\n"))
+	c.SetIn(strings.NewReader(".:53 {\n  errors\n  kubernetes cluster.local in-addr.arpa {\n    fallthrough " +
+		"in-addr.arpa\n  }\n  rewrite name a.example b.example\n  forward . tls://9.9.9.9 {\n    tls_servername " +
+		"dns.quad9.net\n  }\n  cache 60\n}\ncorp.example {\n  forward . 10.1.0.53\n}\n"))
 	c.SetOut(&out)
 	c.SetErr(&notes)
 	if err := c.Execute(); err == nil || err.Error() != "1 things could not be carried over, see above" {
 		t.Errorf("error is %v", err)
 	}
-	if want := "line 2: note: errors: built in: failures are logged and counted\nline 6: not carried over: rewrite: an ExternalName Service or `dns.hosts` may do it\n"; notes.String() != want {
+	if want := "line 2: note: errors: built in: failures are logged and counted\nline 6: not carried over: rewrite: " +
+		"an ExternalName Service or `dns.hosts` may do it\n"; notes.String() != want {
 		t.Errorf("said\n%s\nwant\n%s", &notes, want)
 	}
 	// What is printed is a settings file.
@@ -28,12 +31,15 @@ func TestImportCorefile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(cfg.DNS.Upstreams) != 1 || cfg.DNS.Upstreams[0].ServerName != "dns.quad9.net" || len(cfg.DNS.StubDomains["corp.example."]) != 1 || cfg.ClusterDomain != "cluster.local" {
+	if len(cfg.DNS.Upstreams) != 1 || cfg.DNS.Upstreams[0].ServerName != "dns.quad9.net" ||
+		len(cfg.DNS.StubDomains["corp.example."]) != 1 || cfg.ClusterDomain != "cluster.local" {
 		t.Errorf("printed\n%s", &out)
 	}
 	// A file is named with its lines.
 	file := filepath.Join(t.TempDir(), "Corefile")
-	if err := os.WriteFile(file, []byte(".:53 {\n  hosts extra.hosts corp.test {\n    192.0.2.30 printer.corp.test\n    fallthrough\n  }\n}\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(
+		".:53 {\n  hosts extra.hosts corp.test {\n    192.0.2.30 printer.corp.test\n    fallthrough\n  }\n}\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	c = root()
@@ -41,13 +47,15 @@ func TestImportCorefile(t *testing.T) {
 	c.SetArgs([]string{"dns", "import-corefile", file})
 	c.SetOut(&out)
 	c.SetErr(&notes)
-	if err := c.Execute(); err == nil || !strings.HasPrefix(notes.String(), file+":2: not carried over: hosts extra.hosts corp.test: ") {
+	if err := c.Execute(); err == nil || !strings.HasPrefix(notes.String(),
+		file+":2: not carried over: hosts extra.hosts corp.test: ") {
 		t.Errorf("a hosts file: %v, %s", err, &notes)
 	}
 	c = root()
 	c.SetArgs([]string{"dns", "import-corefile", "-"})
 	c.SetIn(strings.NewReader("bad..zone {\n forward . 10.0.0.1\n}"))
-	if err := c.Execute(); err == nil || !strings.Contains(err.Error(), `"bad..zone": a DNS name like cluster.local is allowed`) {
+	if err := c.Execute(); err == nil || !strings.Contains(err.Error(),
+		`"bad..zone": a DNS name like cluster.local is allowed`) {
 		t.Errorf("a value that is none: %v", err)
 	}
 }

@@ -26,8 +26,9 @@ func dnsCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 			keepMemoryBelow(log)
-			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsSocket, StateFile: dnsStateFile, HealthSocket: dnsProbes,
-				Hung: func(k dns.Socket) { endHung(log, k) }, Log: log})
+			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsSocket, StateFile: dnsStateFile,
+				HealthSocket: dnsProbes,
+				Hung:         func(k dns.Socket) { endHung(log, k) }, Log: log})
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}
@@ -41,7 +42,9 @@ func dnsCommand() *cobra.Command {
 // lacking are lines of status about upstream servers that lack something.
 func lacking(lacks map[string][]string) (lines []string) {
 	for _, server := range slices.Sorted(maps.Keys(lacks)) {
-		lines = append(lines, fmt.Sprintf("upstream %s does not understand: %s; it is asked without, and tried anew within an hour", server, strings.Join(lacks[server], ", ")))
+		lines = append(lines, fmt.Sprintf(
+			"upstream %s does not understand: %s; it is asked without, and tried anew within an hour", server,
+			strings.Join(lacks[server], ", ")))
 	}
 	return lines
 }
@@ -62,8 +65,10 @@ func dnsQueryCommand(socket string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "query --as pod/NAMESPACE/NAME NAME [TYPE]",
 		Short: "Show what a pod of this node gets for a name: each step of its search, and where the answer comes from",
-		Example: "  kubectl -n kube-system exec POD_OF_THE_NODE -c dns -- /wayleave dns query --as pod/default/web google.com\n" +
-			"  kubectl -n kube-system exec POD_OF_THE_NODE -c dns -- /wayleave dns query --as pod/default/web backend AAAA",
+		Example: "  kubectl -n kube-system exec POD_OF_THE_NODE -c dns -- /wayleave dns query --as " +
+			"pod/default/web google.com\n" +
+			"  kubectl -n kube-system exec POD_OF_THE_NODE -c dns -- /wayleave dns query --as " +
+			"pod/default/web backend AAAA",
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pod, ok := strings.CutPrefix(as, "pod/")
@@ -87,7 +92,8 @@ func dnsLogCommand(socket string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "log [--pod NAMESPACE/NAME] [--name NAME] [--for 1m]",
 		Short: "Show the queries of one pod of this node, or for one name, as they come",
-		Example: "  kubectl -n kube-system exec POD_OF_THE_NODE -c dns -- /wayleave dns log --pod default/web --for 5m\n" +
+		Example: "  kubectl -n kube-system exec POD_OF_THE_NODE -c dns -- /wayleave dns log --pod " +
+			"default/web --for 5m\n" +
 			"  kubectl -n kube-system exec POD_OF_THE_NODE -c dns -- /wayleave dns log --name google.com",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

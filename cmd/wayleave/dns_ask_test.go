@@ -24,7 +24,8 @@ func TestAskingTheDNSContainer(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = dns.Run(ctx, dns.Config{Socket: filepath.Join(dir, "none"), StateFile: filepath.Join(dir, "state"), HealthSocket: socket, Log: slog.New(slog.DiscardHandler)})
+		_ = dns.Run(ctx, dns.Config{Socket: filepath.Join(dir, "none"), StateFile: filepath.Join(dir, "state"),
+			HealthSocket: socket, Log: slog.New(slog.DiscardHandler)})
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	testnet.Eventually(t, 10*time.Second, func() error {
@@ -37,15 +38,18 @@ func TestAskingTheDNSContainer(t *testing.T) {
 		want    string
 		fails   bool
 	}{
-		{dnsQueryCommand(socket), "--as pod/default/web google.com AAAA", "pod default/web is none that this node's DNS knows", true},
-		{dnsQueryCommand(socket), "--as default/web google.com", `--as is "default/web"; pod/NAMESPACE/NAME is allowed`, true},
+		{dnsQueryCommand(socket), "--as pod/default/web google.com AAAA",
+			"pod default/web is none that this node's DNS knows", true},
+		{dnsQueryCommand(socket), "--as default/web google.com", `--as is "default/web"; pod/NAMESPACE/NAME is allowed`,
+			true},
 		{dnsQueryCommand(socket), "google.com", `--as is ""`, true},
 		{dnsQueryCommand(socket), "--as pod/default/web google.com nonsense", `type "nonsense" is none`, true},
 		{dnsQueryCommand(filepath.Join(dir, "none")), "--as pod/default/web google.com", "no such file", true},
 		{dnsLogCommand(socket), "--for 1s", "--pod NAMESPACE/NAME, --name NAME, or both", true},
 		{dnsLogCommand(socket), "--pod web", `"web" is not a pod`, true},
 		{dnsLogCommand(socket), "--name a.b --for 9h", "at most 1h", true},
-		{dnsLogCommand(socket), "--pod default/web --for 20ms", "pod default/web is not known on this node now\n# the end: 0 queries", false},
+		{dnsLogCommand(socket), "--pod default/web --for 20ms",
+			"pod default/web is not known on this node now\n# the end: 0 queries", false},
 	} {
 		var out bytes.Buffer
 		c.command.SetOut(&out)

@@ -33,7 +33,8 @@ func TestDNSChild(t *testing.T) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(1)
 	}()
-	_ = dns.Run(t.Context(), dns.Config{Socket: filepath.Join(dir, "dns.sock"), StateFile: filepath.Join(dir, "snapshot"), HealthSocket: filepath.Join(dir, "health.sock"), Log: slog.New(slog.DiscardHandler)})
+	_ = dns.Run(t.Context(), dns.Config{Socket: filepath.Join(dir, "dns.sock"), StateFile: filepath.Join(dir,
+		"snapshot"), HealthSocket: filepath.Join(dir, "health.sock"), Log: slog.New(slog.DiscardHandler)})
 }
 
 // A DNS server that is killed, again and again, costs no query that is asked twice:
@@ -72,7 +73,9 @@ func TestAKilledDNSServer(t *testing.T) {
 	var err error
 	go func() {
 		defer close(done)
-		report, err = lossmeter.Run(ctx, n.pod.Dial, []lossmeter.Probe{{Kind: "dns", Target: n.vip.String() + ":53/backend.default.svc.cluster.local.", Rate: 300, Patience: 3 * time.Second}})
+		report, err = lossmeter.Run(ctx, n.pod.Dial,
+			[]lossmeter.Probe{{Kind: "dns", Target: n.vip.String() + ":53/backend.default.svc.cluster.local.",
+				Rate: 300, Patience: 3 * time.Second}})
 	}()
 	for range 4 {
 		time.Sleep(300 * time.Millisecond) // traffic with the server
@@ -139,7 +142,9 @@ func otherDNS(t *testing.T, n *dnsNode, entries map[model.Name]dns.Entry) {
 	zone := dns.NewZone()
 	zone.Reset(entries)
 	s := dns.NewServer(zone, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	s.Configure(dns.Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
-	s.Listen(dns.Socket{Network: "udp", Addr: netip.MustParseAddrPort("172.30.0.12:10053")}, nil, n.other.ListenPacket("udp4", "172.30.0.12:10053"))
+	s.Configure(dns.Settings{Domains: []string{"cluster.local."},
+		Clients: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
+	s.Listen(dns.Socket{Network: "udp", Addr: netip.MustParseAddrPort("172.30.0.12:10053")}, nil,
+		n.other.ListenPacket("udp4", "172.30.0.12:10053"))
 	t.Cleanup(func() { s.Keep(nil) })
 }

@@ -69,7 +69,8 @@ func newDNSNode(t *testing.T) *dnsNode {
 	for _, a := range []struct {
 		ns         *testnet.NS
 		link, addr string
-	}{{pod, "eth0", "10.244.1.2/24"}, {node, "wl0", "10.244.1.1/24"}, {node, "eth0", "172.30.0.11/24"}, {other, "eth0", "172.30.0.12/24"}} {
+	}{{pod, "eth0", "10.244.1.2/24"}, {node, "wl0", "10.244.1.1/24"}, {node, "eth0", "172.30.0.11/24"},
+		{other, "eth0", "172.30.0.12/24"}} {
 		a.ns.Addr(a.link, a.addr)
 	}
 	pod.Route("0.0.0.0/0", "10.244.1.1")
@@ -90,7 +91,8 @@ func newDNSNode(t *testing.T) *dnsNode {
 		t.Fatal(err)
 	}
 	mode := nftables.New(conn, track)
-	mode.SetLocal(service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
+	mode.SetLocal(service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")},
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
 	if err := mode.Sync(t.Context(), map[model.Name]service.Plan{dnsService(): kubeDNS(t, vip)}); err != nil {
 		t.Fatal(err)
 	}
@@ -108,13 +110,15 @@ func kubeDNS(t *testing.T, vip netip.Addr) service.Plan {
 	defer store.Close()
 	err = store.Write(func(w *model.Writer) {
 		svc := &model.Service{Name: dnsService(), ClusterIPs: []netip.Addr{vip}}
-		slice := &model.EndpointSlice{Name: model.Name{Namespace: svc.Name.Namespace, Name: "kube-dns-1"}, Service: svc.Name.Name}
+		slice := &model.EndpointSlice{Name: model.Name{Namespace: svc.Name.Namespace, Name: "kube-dns-1"},
+			Service: svc.Name.Name}
 		for _, p := range []model.Protocol{model.TCP, model.UDP} {
 			svc.Ports = append(svc.Ports, model.ServicePort{Name: p.String(), Protocol: p, Port: 53})
 			slice.Ports = append(slice.Ports, model.EndpointPort{Name: p.String(), Protocol: p, Port: dns.NodePort})
 		}
 		for node, addr := range map[string]string{"node": "172.30.0.11", "other": "172.30.0.12"} {
-			slice.Endpoints = append(slice.Endpoints, model.Endpoint{Addr: netip.MustParseAddr(addr), Node: node, Ready: true, Serving: true})
+			slice.Endpoints = append(slice.Endpoints, model.Endpoint{Addr: netip.MustParseAddr(addr), Node: node,
+				Ready: true, Serving: true})
 		}
 		w.PutService(svc)
 		w.PutEndpointSlice(slice)
@@ -122,7 +126,8 @@ func kubeDNS(t *testing.T, vip netip.Addr) service.Plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, ok, problems := service.MakeWith(store.Snapshot(), dnsService(), planOptions("node", config.Default())(dnsService()))
+	plan, ok, problems := service.MakeWith(store.Snapshot(), dnsService(),
+		planOptions("node", config.Default())(dnsService()))
 	if !ok || len(problems) > 0 {
 		t.Fatal(ok, problems)
 	}
@@ -132,8 +137,10 @@ func kubeDNS(t *testing.T, vip netip.Addr) service.Plan {
 // place has the node serve DNS at the VIP, by the servers of the feed.
 func (n *dnsNode) place(t *testing.T, feed *dns.Feed) {
 	t.Helper()
-	p := &dns.Placement{Net: n.links, NFT: n.nft, Feed: feed, Domains: []string{"cluster.local."}, Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
-	if err := p.Sync(t.Context(), map[model.Name]dns.Place{{}: {VIPs: []netip.Addr{n.vip}, Clients: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}}); err != nil {
+	p := &dns.Placement{Net: n.links, NFT: n.nft, Feed: feed, Domains: []string{"cluster.local."},
+		Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
+	if err := p.Sync(t.Context(), map[model.Name]dns.Place{{}: {VIPs: []netip.Addr{n.vip},
+		Clients: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}}); err != nil {
 		t.Fatal(err)
 	}
 }

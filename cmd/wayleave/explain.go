@@ -52,10 +52,14 @@ func explainPolicyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "policy FROM TO:PORT/PROTO",
 		Short: "What NetworkPolicies say of a packet, and which rule decides",
-		Long: "FROM and TO are pods, as NS/NAME or pod/NS/NAME, or addresses; IPv6 with a port as [2001:db8::1]:80/TCP.\n" +
-			"The port is the pod's own: a Service is translated before policies see the packet. PROTO is TCP, UDP or SCTP.\n" +
-			"With -f the objects are those of YAML files, else those of the cluster: that of KUBECONFIG, or in the agent's container\n" +
-			"  kubectl -n kube-system exec ds/wayleave -c agent -- /wayleave explain policy default/a default/b:80/TCP\n" +
+		Long: "FROM and TO are pods, as NS/NAME or pod/NS/NAME, or addresses; IPv6 with a port as " +
+			"[2001:db8::1]:80/TCP.\n" +
+			"The port is the pod's own: a Service is translated before policies see the packet. PROTO is TCP, " +
+			"UDP or SCTP.\n" +
+			"With -f the objects are those of YAML files, else those of the cluster: that of KUBECONFIG, or in the " +
+			"agent's container\n" +
+			"  kubectl -n kube-system exec ds/wayleave -c agent -- /wayleave explain policy default/a " +
+			"default/b:80/TCP\n" +
 			"Exits with 0 when the packet may pass, 1 when it is denied, 2 when that cannot be said.",
 		Args: func(cmd *cobra.Command, args []string) error { return unknown(cobra.ExactArgs(2)(cmd, args)) },
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -82,7 +86,8 @@ func explainPolicyCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "a file of Pods, NetworkPolicies, Namespaces and Nodes; may be repeated")
+	c.Flags().StringArrayVarP(&files, "filename", "f", nil,
+		"a file of Pods, NetworkPolicies, Namespaces and Nodes; may be repeated")
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return unknown(err) })
 	return c
 }
@@ -108,7 +113,8 @@ func policyObjects(cmd *cobra.Command, store *model.Store, files []string) error
 	if err != nil {
 		return err
 	}
-	return listOnce(cmd.Context(), &kubesource.Source{Client: client, Store: store, Policies: true, Log: slog.New(slog.DiscardHandler)})
+	return listOnce(cmd.Context(), &kubesource.Source{Client: client, Store: store, Policies: true,
+		Log: slog.New(slog.DiscardHandler)})
 }
 
 // listOnce runs the source until everything that policies ask for is in the store.
@@ -117,9 +123,11 @@ func listOnce(ctx context.Context, s *kubesource.Source) error {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Run(running) }() // ends by stop
 	defer func() { stop(); <-done }()
-	err := s.Store.WaitSynced(running, model.PodKind|model.NamespaceKind|model.NodeKind|model.ServiceKind|model.NetworkPolicyKind)
+	err := s.Store.WaitSynced(running,
+		model.PodKind|model.NamespaceKind|model.NodeKind|model.ServiceKind|model.NetworkPolicyKind)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("the API server did not list pods, namespaces, nodes, services and networkpolicies within %s; may this account?", listWithin)
+		return fmt.Errorf("the API server did not list pods, namespaces, nodes, services and networkpolicies within "+
+			"%s; may this account?", listWithin)
 	}
 	return err
 }

@@ -13,7 +13,8 @@ import (
 func TestExplainPolicyOfFiles(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.yaml")
 	text := "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b}\n---\n" +
-		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}, ingress: [{ports: [{port: 80}]}]}\n"
+		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}, " +
+		"ingress: [{ports: [{port: 80}]}]}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +24,8 @@ func TestExplainPolicyOfFiles(t *testing.T) {
 		want   string
 	}{
 		{[]string{"default/a", "default/b:80/TCP", "-f", file}, 0, "default/p spec.ingress[0]: allows this"},
-		{[]string{"default/a", "default/b:81/TCP", "-f", file}, 1, "default/p spec.ingress[0]: is for this peer, but not for this port"},
+		{[]string{"default/a", "default/b:81/TCP", "-f", file}, 1,
+			"default/p spec.ingress[0]: is for this peer, but not for this port"},
 		{[]string{"default/a", "default/c:81/TCP", "-f", file}, 2, "there is no pod default/c"},
 		{[]string{"default/a", "default/b:81/TCP", "-f", file + "x"}, 2, "no such file"},
 		{[]string{"default/a"}, 2, "accepts 2 arg(s)"},

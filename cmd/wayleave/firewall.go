@@ -46,7 +46,8 @@ func doors(snap model.Snapshot, node string, cfg config.Config, extra []netip.Ad
 	open := func(a netip.Addr, port int, untracked bool) {
 		for _, proto := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 			p.Rules = append(p.Rules, firewall.Accepted{Proto: proto, Dport: uint16(port), Dst: a})
-			p.Samples = append(p.Samples, firewall.Packet{In: "any link", Is6: a.Is6(), Proto: proto, Dport: uint16(port), Dst: a, Untracked: untracked})
+			p.Samples = append(p.Samples, firewall.Packet{In: "any link", Is6: a.Is6(), Proto: proto,
+				Dport: uint16(port), Dst: a, Untracked: untracked})
 		}
 	}
 	me, ok := snap.Node(node)
@@ -86,7 +87,8 @@ func forwarded(cfg config.Config) firewall.Pass {
 	p.Rules = []firewall.Accepted{{Mark: service.MasqueradeMark}, {Replies: true}}
 	for _, is6 := range []bool{false, true} {
 		for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-			p.Samples = append(p.Samples, firewall.Packet{In: "any link", Out: "any link", Is6: is6, Proto: proto, Mark: service.MasqueradeMark, Translated: true})
+			p.Samples = append(p.Samples, firewall.Packet{In: "any link", Out: "any link", Is6: is6, Proto: proto,
+				Mark: service.MasqueradeMark, Translated: true})
 		}
 	}
 	return p
@@ -152,13 +154,16 @@ func (a *agent) tellDoors(found firewall.Found) {
 		feature = "loadbalancer"
 	}
 	if len(found.Accepted) > 0 {
-		line = "the host's firewall drops packets of Services or to listeners of Wayleave; they are accepted in its chains " + strings.Join(found.Accepted, ", ")
+		line = "the host's firewall drops packets of Services or to listeners of Wayleave; they are accepted " +
+			"in its chains " + strings.Join(found.Accepted, ", ")
 	}
 	a.fact(feature+" firewall", line)
 	var problems []model.Problem
 	for _, d := range found.Drops {
 		problems = append(problems, model.Problem{Kind: "Node", Object: model.Name{Name: a.node}, Field: "firewall",
-			Reason: fmt.Sprintf("the host's rule %q drops packets of Services, or to DNS or heartbeats of this node; let the networks of pods and nodes pass in it (firewalld: firewall-cmd --permanent --zone=trusted --add-source=CIDR)", d)})
+			Reason: fmt.Sprintf("the host's rule %q drops packets of Services, or to DNS or heartbeats of this "+
+				"node; let the networks of pods and nodes pass in it (firewalld: firewall-cmd --permanent "+
+				"--zone=trusted --add-source=CIDR)", d)})
 	}
 	a.problems.Set("firewall", "listeners", problems)
 }

@@ -53,7 +53,8 @@ func TestTheHostsFirewallLetsQueriesIn(t *testing.T) {
 	}
 	store.MarkSynced(model.NodeKind | model.ServiceKind)
 	log := slog.New(slog.DiscardHandler)
-	a := &agent{node: "node", cfg: config.Default(), store: store, log: log, problems: writeback.NewProblems(log), wrong: map[string]string{}, facts: map[string]string{}}
+	a := &agent{node: "node", cfg: config.Default(), store: store, log: log, problems: writeback.NewProblems(log),
+		wrong: map[string]string{}, facts: map[string]string{}}
 	if a.firewall, err = newFirewall(n.node.FD(), tables, filepath.Join(t.TempDir(), "lock")); err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +88,8 @@ func TestTheHostsFirewallLetsQueriesIn(t *testing.T) {
 		}
 	}
 	all()
-	n.node.Run("sh", "-c", "nft delete table inet firewalld; nft -f ../../podnetwork/testdata/firewalls/firewalld.nft") // a reload
+	// a reload
+	n.node.Run("sh", "-c", "nft delete table inet firewalld; nft -f ../../podnetwork/testdata/firewalls/firewalld.nft")
 	all()
 	testnet.Eventually(t, 5*time.Second, func() error {
 		a.mu.Lock()
@@ -151,10 +153,13 @@ func TestTheHostsFirewallForwardsServices(t *testing.T) {
 	self := &model.Node{Name: "node", InternalIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")}}
 	if err := store.Write(func(w *model.Writer) {
 		w.PutNode(self)
-		w.PutService(&model.Service{Name: name, Type: model.NodePort, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.77")},
-			Ports: []model.ServicePort{{Name: "web", Protocol: model.TCP, Port: 80, NodePort: 30080}}})
-		w.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "default", Name: "web-1"}, Service: "web", Ports: []model.EndpointPort{{Name: "web", Protocol: model.TCP, Port: 8080}},
-			Endpoints: []model.Endpoint{{Addr: netip.MustParseAddr("172.30.0.12"), Node: "other", Ready: true, Serving: true}}})
+		w.PutService(&model.Service{Name: name, Type: model.NodePort,
+			ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.77")},
+			Ports:      []model.ServicePort{{Name: "web", Protocol: model.TCP, Port: 80, NodePort: 30080}}})
+		w.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "default", Name: "web-1"}, Service: "web",
+			Ports: []model.EndpointPort{{Name: "web", Protocol: model.TCP, Port: 8080}},
+			Endpoints: []model.Endpoint{{Addr: netip.MustParseAddr("172.30.0.12"), Node: "other", Ready: true,
+				Serving: true}}})
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +183,8 @@ func TestTheHostsFirewallForwardsServices(t *testing.T) {
 	}
 	testnet.Eventually(t, 5*time.Second, ask)
 	log := slog.New(slog.DiscardHandler)
-	a := &agent{node: "node", cfg: config.Default(), store: store, log: log, problems: writeback.NewProblems(log), wrong: map[string]string{}, facts: map[string]string{}}
+	a := &agent{node: "node", cfg: config.Default(), store: store, log: log, problems: writeback.NewProblems(log),
+		wrong: map[string]string{}, facts: map[string]string{}}
 	if a.firewall, err = newFirewall(n.node.FD(), tables, filepath.Join(t.TempDir(), "lock")); err != nil {
 		t.Fatal(err)
 	}

@@ -62,7 +62,8 @@ func beside(t *testing.T, podnetwork bool) *agent {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	if problems, err := manifest.Read(store, "cluster.yaml", strings.NewReader(anotherCNI)); err != nil || len(problems) > 0 {
+	if problems, err := manifest.Read(store, "cluster.yaml", strings.NewReader(anotherCNI)); err != nil ||
+		len(problems) > 0 {
 		t.Fatal(problems, err)
 	}
 	cfg := config.Default()
@@ -73,7 +74,8 @@ func beside(t *testing.T, podnetwork bool) *agent {
 // Beside another CNI no client of a Service is taken for a stranger: pods keep their address, which policies know. The
 // node's own pods are those of the API.
 func TestServicesBesideAnotherCNI(t *testing.T) {
-	for podnetwork, want := range map[bool]string{true: "[10.244.1.0/24] [10.244.1.0/24]", false: "[] [10.244.180.7/32 fd00:180::7/128]"} {
+	for podnetwork, want := range map[bool]string{true: "[10.244.1.0/24] [10.244.1.0/24]",
+		false: "[] [10.244.180.7/32 fd00:180::7/128]"} {
 		a := beside(t, podnetwork)
 		l, ok, problems := a.serviceLocal(a.store.Snapshot(), "n1")
 		if got := fmt.Sprint(l.PodCIDRs, l.OwnPodCIDRs); !ok || len(problems) > 0 || got != want {
@@ -108,7 +110,8 @@ func TestANodeWithAnExternalIPAlone(t *testing.T) {
 // Service, is known to policies, and is never asked of the API server as a ClusterIP.
 func TestTheAddressOfANodeLocalDNSCache(t *testing.T) {
 	a := beside(t, true)
-	all := []netip.Addr{netip.MustParseAddr("169.254.20.10"), netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:96::a"), netip.MustParseAddr("fe80::a")}
+	all := []netip.Addr{netip.MustParseAddr("169.254.20.10"), netip.MustParseAddr("10.96.0.10"),
+		netip.MustParseAddr("fd00:96::a"), netip.MustParseAddr("fe80::a")}
 	service, node := splitDNS(all)
 	if got := fmt.Sprint(service, node); got != "[10.96.0.10 fd00:96::a fe80::a] [169.254.20.10]" {
 		t.Errorf("it is split into %s", got)

@@ -12,7 +12,8 @@ import (
 )
 
 func importCommand() *cobra.Command {
-	c := &cobra.Command{Use: "import", Short: "Turn what another program was told into our objects and settings", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "import", Short: "Turn what another program was told into our objects and settings",
+		Args: cobra.NoArgs}
 	c.AddCommand(importMetalLBCommand(), importKubeProxyCommand())
 	return c
 }
@@ -22,9 +23,12 @@ func importMetalLBCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "metallb -f FILE|-",
 		Short: "MetalLB's IPAddressPools and L2Advertisements as AddressPools, on stdout",
-		Long: "Reads what `kubectl -n metallb-system get ipaddresspools,l2advertisements,bgppeers,bgpadvertisements,communities,bfdprofiles -o yaml`\n" +
-			"prints, or the ConfigMap of MetalLB before 0.13, and prints AddressPools. What becomes of fields that an AddressPool has not is said on\n" +
-			"stderr, a line each. It fails when something could not be carried over; the AddressPools are printed all the same. The addresses that\n" +
+		Long: "Reads what `kubectl -n metallb-system get " +
+			"ipaddresspools,l2advertisements,bgppeers,bgpadvertisements,communities,bfdprofiles -o yaml`\n" +
+			"prints, or the ConfigMap of MetalLB before 0.13, and prints AddressPools. What becomes of fields that " +
+			"an AddressPool has not is said on\n" +
+			"stderr, a line each. It fails when something could not be carried over; the AddressPools are printed " +
+			"all the same. The addresses that\n" +
 			"Services have stay: they are in their status.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -45,8 +49,10 @@ func importKubeProxyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "kube-proxy [-f FILE|-] [-- FLAGS]",
 		Short: "kube-proxy's settings and flags as settings, on stdout",
-		Long: "Reads a KubeProxyConfiguration, as `kubectl -n kube-system get configmap kube-proxy -o jsonpath='{.data.config\\.conf}'` prints it, and the\n" +
-			"flags of kube-proxy after --, and prints settings for the ConfigMap wayleave. What becomes of each field and flag that is not a setting\n" +
+		Long: "Reads a KubeProxyConfiguration, as `kubectl -n kube-system get configmap kube-proxy -o " +
+			"jsonpath='{.data.config\\.conf}'` prints it, and the\n" +
+			"flags of kube-proxy after --, and prints settings for the ConfigMap wayleave. What becomes of each " +
+			"field and flag that is not a setting\n" +
 			"is said on stderr. It fails when one could not be carried over; the settings are printed all the same.",
 		RunE: func(cmd *cobra.Command, flags []string) error {
 			if file == "" && len(flags) == 0 {

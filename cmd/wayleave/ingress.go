@@ -135,7 +135,8 @@ func (f *ingressFeed) nodeServes(ctx context.Context, w *model.Watcher, before *
 			return serves, nil
 		}
 		if serves != *before {
-			return serves, fmt.Errorf("ingress.nodeSelector: the labels of node %s changed, so that serving Ingresses there is %t; the agent starts again", f.a.node, serves)
+			return serves, fmt.Errorf("ingress.nodeSelector: the labels of node %s changed, so that serving "+
+				"Ingresses there is %t; the agent starts again", f.a.node, serves)
 		}
 	}
 }
@@ -170,7 +171,9 @@ func cookieSecret(ctx context.Context, store *model.Store) ([]byte, error) {
 	}
 	n, ok := store.Snapshot().Namespace(writeback.DNSNamespace)
 	if !ok || n.UID == "" {
-		return nil, errors.New("the namespace kube-system has no UID, from which a secret would follow: they do not hide addresses")
+		return nil,
+			errors.New(
+				"the namespace kube-system has no UID, from which a secret would follow: they do not hide addresses")
 	}
 	sum := sha256.Sum256([]byte("wayleave affinity cookies of cluster " + n.UID))
 	return sum[:], nil
@@ -194,7 +197,8 @@ func (f *ingressFeed) configure() {
 	}
 	c := f.a.cfg.Ingress
 	f.feed.Configure(feed.Settings{Trusted: c.TrustedProxies, Sources: f.from, Secret: f.secret,
-		AskFromNode: !f.a.cfg.PodNetwork.Enabled, AskAllowed: c.AuthURLNetworks, AskRefused: f.refused, Cluster: f.cluster, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
+		AskFromNode: !f.a.cfg.PodNetwork.Enabled, AskAllowed: c.AuthURLNetworks, AskRefused: f.refused,
+		Cluster: f.cluster, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
 		Connect: c.Connect, Send: c.Send, Read: c.Read, ConnectionsPerClient: c.ConnectionsPerClient,
 		RequestHead:  h1.HeadLimits{Bytes: c.RequestHeadBytes, Fields: c.RequestFields},
 		ResponseHead: h1.HeadLimits{Bytes: c.ResponseHeadBytes, Fields: c.ResponseFields},
@@ -251,7 +255,8 @@ func (f *ingressFeed) judge(snap model.Snapshot, refused []netip.Addr, cluster [
 // rest tells the proxy of this pod that there is nothing to do, so that it is ready where
 // the feature is off. Nothing listens.
 func (f *ingressFeed) rest(ctx context.Context) error {
-	err := errors.Join(f.feed.Certificates().Sync(ctx, nil), f.feed.Backends().Sync(ctx, nil), f.feed.Hosts().Sync(ctx, nil))
+	err := errors.Join(f.feed.Certificates().Sync(ctx, nil), f.feed.Backends().Sync(ctx, nil),
+		f.feed.Hosts().Sync(ctx, nil))
 	if err != nil {
 		return err
 	}
@@ -274,10 +279,12 @@ func (f *ingressFeed) names(ctx context.Context) error {
 	return secretLoop(f.a.store, f.settings, f.secrets, f.a).Run(ctx)
 }
 
-func secretLoop(store *model.Store, s ingress.Settings, target reconcile.Target[model.Name, []model.Name], a *agent) *reconcile.Loop[model.Name, []model.Name] {
+func secretLoop(store *model.Store, s ingress.Settings, target reconcile.Target[model.Name, []model.Name],
+	a *agent) *reconcile.Loop[model.Name, []model.Name] {
 	first := true
 	return &reconcile.Loop[model.Name, []model.Name]{
-		Name: "ingress secrets", Store: store, Kinds: model.IngressKind | model.IngressClassKind, Target: target, Health: a.health("ingress secrets"), Log: a.log,
+		Name: "ingress secrets", Store: store, Kinds: model.IngressKind | model.IngressClassKind, Target: target,
+		Health: a.health("ingress secrets"), Log: a.log,
 		Keys: func(snap model.Snapshot, c model.Changes) []model.Name {
 			keys := slices.Collect(maps.Keys(c.Ingresses))
 			if len(c.Classes) > 0 {
@@ -315,7 +322,8 @@ func (f *ingressFeed) plan(ctx context.Context) error {
 	planner := ingress.NewPlanner(f.settings)
 	planner.Waits = true // for f.secrets
 	loop := &reconcile.Loop[ingress.Key, ingress.Plan]{
-		Name: "ingress", Store: f.a.store, Kinds: ingress.Kinds, Keys: planner.Keys, Plan: planner.Plan, Equal: ingress.Equal,
+		Name: "ingress", Store: f.a.store, Kinds: ingress.Kinds, Keys: planner.Keys, Plan: planner.Plan,
+		Equal:  ingress.Equal,
 		Target: ingress.Target{Hosts: f.feed.Hosts(), Backends: f.feed.Backends(), Certificates: f.feed.Certificates()},
 		Wake:   planner.Wake(), Health: f.a.health("ingress"), Log: f.a.log,
 		Report: func(key string, problems []model.Problem) { f.a.problems.Set("ingress", key, problems) },
@@ -350,9 +358,11 @@ func (f *ingressFeed) listen(ctx context.Context) error {
 // socketsOf are what proxies of a node with these addresses listen on.
 func socketsOf(addrs []netip.Addr, hostPorts bool) (out []feed.Socket) {
 	for _, a := range addrs {
-		out = append(out, feed.Socket{Addr: netip.AddrPortFrom(a, proxyHTTP)}, feed.Socket{Addr: netip.AddrPortFrom(a, proxyHTTPS), TLS: true})
+		out = append(out, feed.Socket{Addr: netip.AddrPortFrom(a, proxyHTTP)},
+			feed.Socket{Addr: netip.AddrPortFrom(a, proxyHTTPS), TLS: true})
 		if hostPorts {
-			out = append(out, feed.Socket{Addr: netip.AddrPortFrom(a, 80)}, feed.Socket{Addr: netip.AddrPortFrom(a, 443), TLS: true})
+			out = append(out, feed.Socket{Addr: netip.AddrPortFrom(a, 80)},
+				feed.Socket{Addr: netip.AddrPortFrom(a, 443), TLS: true})
 		}
 	}
 	return out
@@ -370,13 +380,16 @@ func (f *ingressFeed) facts(snap model.Snapshot) []string {
 			ours++
 		}
 	}
-	out := []string{fmt.Sprintf("%d of %d Ingresses are ours, %d Secrets watched, %d proxies connected", ours, snap.Count(model.IngressKind), f.secrets.Watched(), f.feed.Proxies())}
+	out := []string{fmt.Sprintf("%d of %d Ingresses are ours, %d Secrets watched, %d proxies connected", ours,
+		snap.Count(model.IngressKind), f.secrets.Watched(), f.feed.Proxies())}
 	f.mu.Lock()
 	refused := len(f.refused)
 	f.mu.Unlock()
-	out = append(out, fmt.Sprintf("auth-url may not ask %d addresses of nodes, the API server and Services that lead there", refused))
+	out = append(out, fmt.Sprintf(
+		"auth-url may not ask %d addresses of nodes, the API server and Services that lead there", refused))
 	failures := f.feed.Failures()
-	for _, s := range slices.SortedFunc(maps.Keys(failures), func(a, b feed.Socket) int { return a.Addr.Compare(b.Addr) }) {
+	for _, s := range slices.SortedFunc(maps.Keys(failures),
+		func(a, b feed.Socket) int { return a.Addr.Compare(b.Addr) }) {
 		out = append(out, fmt.Sprintf("%s is not served: %v", s, failures[s]))
 	}
 	if bad := f.feed.Reports().Certificates; len(bad) > 0 {

@@ -28,12 +28,17 @@ import (
 // The status says whether all carries over, as scripts want it.
 func TestIngressCheckOfFiles(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.yaml")
-	text := "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: main, annotations: {nginx.ingress.kubernetes.io/rewrite-target: /}}\n" +
-		"spec: {ingressClassName: nginx, rules: [{host: a.example, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}\n"
+	text := "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: main, annotations: " +
+		"{nginx.ingress.kubernetes.io/rewrite-target: /}}\n" +
+		"spec: {ingressClassName: nginx, rules: [{host: a.example, http: {paths: [{path: /, pathType: Prefix, " +
+		"backend: {service: {name: web, port: {number: 80}}}}]}}]}\n"
 	bad := filepath.Join(t.TempDir(), "bad.yaml")
 	requests, differ := filepath.Join(t.TempDir(), "requests"), filepath.Join(t.TempDir(), "differ")
-	lookAhead := strings.NewReplacer("rewrite-target: /", "use-regex: 'true'", "path: /,", "path: '/x(?!y)',", "pathType: Prefix", "pathType: ImplementationSpecific").Replace(text)
-	for name, body := range map[string]string{differ: lookAhead, requests: "GET http://a.example/x\nGET https://a.example/y\n", file: text, bad: strings.Replace(text, "rewrite-target", "server-snippet", 1)} {
+	lookAhead := strings.NewReplacer("rewrite-target: /", "use-regex: 'true'", "path: /,", "path: '/x(?!y)',",
+		"pathType: Prefix", "pathType: ImplementationSpecific").Replace(text)
+	for name, body := range map[string]string{differ: lookAhead,
+		requests: "GET http://a.example/x\nGET https://a.example/y\n", file: text,
+		bad: strings.Replace(text, "rewrite-target", "server-snippet", 1)} {
 		if err := os.WriteFile(name, []byte(body), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -45,8 +50,10 @@ func TestIngressCheckOfFiles(t *testing.T) {
 	}{
 		{[]string{"-f", file}, 0, "1 of 1 Ingresses for Wayleave carry over whole"},
 		{[]string{"-f", bad}, 1, "NO   metadata.annotations[nginx.ingress.kubernetes.io/server-snippet]: is not built"},
-		{[]string{"-f", file, "--requests", requests}, 0, "0 of 2 requests are served otherwise than by ingress-nginx."},
-		{[]string{"-f", differ, "--requests", requests}, 1, "GET http://a.example/x: ingress-nginx: 503 by /x(?!y) of Ingress default/main; Wayleave: 404\n1 of 2 requests"},
+		{[]string{"-f", file, "--requests", requests}, 0,
+			"0 of 2 requests are served otherwise than by ingress-nginx."},
+		{[]string{"-f", differ, "--requests", requests}, 1, "GET http://a.example/x: ingress-nginx: 503 by /x(?!y) " +
+			"of Ingress default/main; Wayleave: 404\n1 of 2 requests"},
 		{[]string{"-f", file, "--requests", file}, 2, "line 1: "},
 		{[]string{"-f", file, "--requests", "none"}, 2, "no such file"},
 		{[]string{"-f", file, "--adopt-nginx=false"}, 0, "class nginx is not for Wayleave"},
@@ -123,12 +130,16 @@ func TestOnlySecretsOfOurIngressesAreNamed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const one = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {namespace: shop, name: NAME}\nspec: {ingressClassName: CLASS, tls: [{secretName: NAME-tls}], defaultBackend: {service: {name: web, port: {number: 80}}}}\n---\n"
+	const one = "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {namespace: shop, name: NAME}\nspec: " +
+		"{ingressClassName: CLASS, tls: [{secretName: NAME-tls}], defaultBackend: {service: {name: web, port: " +
+		"{number: 80}}}}\n---\n"
 	named := func(name, class string) string { return strings.NewReplacer("NAME", name, "CLASS", class).Replace(one) }
 	read(named("a", "wayleave") + named("b", "other"))
 	n := &namedSecrets{}
-	a := &agent{log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry()), healths: map[string]*reconcile.Health{}}
-	loop := secretLoop(store, ingress.Settings{DefaultCertificate: model.Name{Namespace: "infra", Name: "default-tls"}}, n, a)
+	a := &agent{log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry()),
+		healths: map[string]*reconcile.Health{}}
+	loop := secretLoop(store, ingress.Settings{DefaultCertificate: model.Name{Namespace: "infra", Name: "default-tls"}},
+		n, a)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = loop.Run(ctx) }()
@@ -143,9 +154,13 @@ func TestOnlySecretsOfOurIngressesAreNamed(t *testing.T) {
 		})
 	}
 	want("infra/default-tls shop/a-tls")
-	read("apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: other}\nspec: {controller: wayleave.dev/ingress}\n")
+	read("apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: other}\nspec: {controller: " +
+		"wayleave.dev/ingress}\n")
 	want("infra/default-tls shop/a-tls shop/b-tls")
-	if err := store.Write(func(w *model.Writer) { w.Delete(model.IngressKind, model.Name{Namespace: "shop", Name: "a"}) }); err != nil {
+	if err := store.Write(func(w *model.Writer) {
+		w.Delete(model.IngressKind, model.Name{Namespace: "shop",
+			Name: "a"})
+	}); err != nil {
 		t.Fatal(err)
 	}
 	want("infra/default-tls shop/b-tls")
@@ -153,10 +168,13 @@ func TestOnlySecretsOfOurIngressesAreNamed(t *testing.T) {
 
 func TestSocketsOfANode(t *testing.T) {
 	addrs := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
-	if got := fmt.Sprint(socketsOf(addrs, false)); got != "[http://192.0.2.1:10080 https://192.0.2.1:10443 http://[2001:db8::1]:10080 https://[2001:db8::1]:10443]" {
+	if got := fmt.Sprint(socketsOf(addrs,
+		false)); got != "[http://192.0.2.1:10080 https://192.0.2.1:10443 http://[2001:db8::1]:10080 "+
+		"https://[2001:db8::1]:10443]" {
 		t.Errorf("without ports of nodes: %s", got)
 	}
-	if got := fmt.Sprint(socketsOf(addrs[:1], true)); got != "[http://192.0.2.1:10080 https://192.0.2.1:10443 http://192.0.2.1:80 https://192.0.2.1:443]" {
+	if got := fmt.Sprint(socketsOf(addrs[:1],
+		true)); got != "[http://192.0.2.1:10080 https://192.0.2.1:10443 http://192.0.2.1:80 https://192.0.2.1:443]" {
 		t.Errorf("with ports of nodes: %s", got)
 	}
 }
@@ -175,7 +193,8 @@ func TestTheSecretOfCookiesIsTheClusters(t *testing.T) {
 		if s, err := cookieSecret(ctx, store); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("before namespaces are known: %x, %v", s, err)
 		}
-		text := "apiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system, uid: " + uid + "}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: default, uid: other}\n"
+		text := "apiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system, uid: " + uid +
+			"}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: default, uid: other}\n"
 		if _, err := manifest.Read(store, "x", strings.NewReader(text)); err != nil {
 			t.Fatal(err)
 		}

@@ -44,7 +44,8 @@ func ingressCheckCommand() *cobra.Command {
 				return unknown(err)
 			}
 			defer store.Close()
-			check := explain.IngressCheck{Settings: ingress.Settings{AdoptNginx: adopt, Default: true, HostsOfOneNamespace: oneNamespace}, Now: time.Now()}
+			check := explain.IngressCheck{Settings: ingress.Settings{AdoptNginx: adopt, Default: true,
+				HostsOfOneNamespace: oneNamespace}, Now: time.Now()}
 			if len(files) > 0 {
 				err = readIngressFiles(store, files)
 			} else {
@@ -55,7 +56,8 @@ func ingressCheckCommand() *cobra.Command {
 			}
 			check.Snapshot = store.Snapshot()
 			if len(files) > 0 {
-				check.NoSecrets, check.NoServices = check.Snapshot.Count(model.SecretKind) == 0, check.Snapshot.Count(model.ServiceKind) == 0
+				check.NoSecrets, check.NoServices = check.Snapshot.Count(model.SecretKind) == 0,
+					check.Snapshot.Count(model.ServiceKind) == 0
 			}
 			if requests != "" {
 				return playRequests(cmd, check, requests)
@@ -69,7 +71,8 @@ func ingressCheckCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "a file of Ingresses and what they name; may be repeated")
-	c.Flags().StringVar(&requests, "requests", "", "a file of requests to compare with ingress-nginx, - for the standard input")
+	c.Flags().StringVar(&requests, "requests", "",
+		"a file of requests to compare with ingress-nginx, - for the standard input")
 	c.Flags().BoolVar(&adopt, "adopt-nginx", true, "as with the setting ingress.adoptNginx")
 	c.Flags().BoolVar(&oneNamespace, "hosts-of-one-namespace", false, "as with the setting ingress.hostsOfOneNamespace")
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return unknown(err) })
@@ -127,14 +130,16 @@ func listIngress(ctx context.Context, store *model.Store, s ingress.Settings) er
 		return err
 	}
 	running, stop := context.WithTimeout(ctx, listWithin)
-	source := &kubesource.Source{Client: client, Store: store, Policies: true, Ingresses: true, Log: slog.New(slog.DiscardHandler)}
+	source := &kubesource.Source{Client: client, Store: store, Policies: true, Ingresses: true,
+		Log: slog.New(slog.DiscardHandler)}
 	secrets := &kubesource.Secrets{Client: client, Store: store, Log: slog.New(slog.DiscardHandler)}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = all(running, source.Run, secrets.Run) }() // ends by stop
 	defer func() { stop(); <-done }()
 	kinds := model.AllKinds() &^ (model.AddressPoolKind | model.SecretKind)
 	if err := store.WaitSynced(running, kinds); errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("the API server did not list Ingresses, their classes, Services, pods, nodes and policies within %s; may this account?", listWithin)
+		return fmt.Errorf("the API server did not list Ingresses, their classes, Services, pods, nodes and policies "+
+			"within %s; may this account?", listWithin)
 	} else if err != nil {
 		return err
 	}

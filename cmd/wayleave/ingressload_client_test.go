@@ -110,10 +110,12 @@ func (c *loadClients) handshake(ctx context.Context, h *loadHost, protocol strin
 	}
 	leaf := t.ConnectionState().PeerCertificates[0]
 	if serial := leaf.SerialNumber.Int64(); serial < oldest {
-		return nil, 0, errors.Join(fmt.Errorf("%s shows certificate %d, after %d was shown", h.name, serial, oldest), conn.Close())
+		return nil, 0, errors.Join(fmt.Errorf("%s shows certificate %d, after %d was shown", h.name, serial,
+			oldest), conn.Close())
 	}
 	if leaf.Subject.CommonName != h.name {
-		return nil, 0, errors.Join(fmt.Errorf("%s shows the certificate of %s", h.name, leaf.Subject.CommonName), conn.Close())
+		return nil, 0, errors.Join(fmt.Errorf("%s shows the certificate of %s", h.name, leaf.Subject.CommonName),
+			conn.Close())
 	}
 	return t, leaf.SerialNumber.Int64(), nil
 }
@@ -217,7 +219,8 @@ func (l *lane) open(ctx context.Context) (roundTripper, error) {
 	}
 	var p http.Protocols
 	p.SetHTTP2(true)
-	tr := &http.Transport{Protocols: &p, DisableCompression: true, DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	tr := &http.Transport{Protocols: &p, DisableCompression: true, DialTLSContext: func(ctx context.Context, _,
+		_ string) (net.Conn, error) {
 		conn, _, err := l.c.handshake(ctx, l.host, "h2")
 		if err != nil {
 			return nil, err

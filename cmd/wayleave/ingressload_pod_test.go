@@ -56,7 +56,8 @@ func TestLoadEndpointChild(t *testing.T) {
 	fmt.Println("ready")
 	<-ctx.Done()
 	// What is on its way through the proxy comes yet.
-	for n, since, until := p.begun.Load(), time.Now(), time.Now().Add(quietWithin); time.Since(since) < quietFor; time.Sleep(5 * time.Millisecond) {
+	for n, since, until := p.begun.Load(), time.Now(),
+		time.Now().Add(quietWithin); time.Since(since) < quietFor; time.Sleep(5 * time.Millisecond) {
 		if now := p.begun.Load(); now != n {
 			n, since = now, time.Now()
 		}

@@ -79,7 +79,8 @@ type loadService struct {
 
 // newLoadRig starts all but endpoints.
 func newLoadRig(t *testing.T) *loadRig {
-	r := &loadRig{t: t, ns: testnet.New(t, "node"), api: fakeapi.New(), services: map[string]*loadService{}, dir: proxyDir(t)}
+	r := &loadRig{t: t, ns: testnet.New(t, "node"), api: fakeapi.New(), services: map[string]*loadService{},
+		dir: proxyDir(t)}
 	r.binary, r.ca = testBinary(t, proxyDir(t)), newLoadCA(t)
 	r.ns.Addr("lo", loadNode+"/32")
 	for i := range 12 {
@@ -87,7 +88,8 @@ func newLoadRig(t *testing.T) *loadRig {
 		r.ns.Addr("lo", a+"/32")
 		r.free = append(r.free, a)
 	}
-	r.api.Put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: loadNode}}}})
+	r.api.Put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"},
+		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: loadNode}}}})
 	r.api.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "2d5e4f1c"}})
 	r.startAgent()
 	startProxyIn(t, r.ns, r.binary, r.dir)
@@ -108,8 +110,10 @@ func (r *loadRig) startAgent() {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	a := &agent{node: "node1", log: log, store: store, client: &kubesource.Client{Interface: client}, metrics: newMetrics(prometheus.NewRegistry()), problems: writeback.NewProblems(log),
-		cfg: config.Config{Ingress: config.Ingress{Enabled: true, AccessLog: true, Drain: 5 * time.Second}}, healths: map[string]*reconcile.Health{}}
+	a := &agent{node: "node1", log: log, store: store, client: &kubesource.Client{Interface: client},
+		metrics: newMetrics(prometheus.NewRegistry()), problems: writeback.NewProblems(log),
+		cfg:     config.Config{Ingress: config.Ingress{Enabled: true, AccessLog: true, Drain: 5 * time.Second}},
+		healths: map[string]*reconcile.Health{}}
 	r.agent = a
 	f := newIngressFeed(a)
 	f.keeper.Path = "" // there is no other agent
@@ -128,7 +132,8 @@ func (r *loadRig) startAgent() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- all(ctx, source.Run, f.secrets.Run, f.names, f.plan, f.listen, f.identify, f.outward, func(ctx context.Context) error { return f.feed.Serve(ctx, l) })
+		done <- all(ctx, source.Run, f.secrets.Run, f.names, f.plan, f.listen, f.identify, f.outward,
+			func(ctx context.Context) error { return f.feed.Serve(ctx, l) })
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -158,7 +163,8 @@ func (r *loadRig) start(service string) (*loadPod, error) {
 	r.free = r.free[:len(r.free)-1]
 	r.mu.Unlock()
 	p.cmd = exec.Command(r.binary, "-test.run=^TestLoadEndpointChild$")
-	p.cmd.Env = []string{endpointChild + "=" + service + " " + p.name + " " + fmt.Sprintf("%s:%d", p.addr, endpointPort), "GOMAXPROCS=2"}
+	p.cmd.Env = []string{endpointChild + "=" + service + " " + p.name + " " + fmt.Sprintf("%s:%d", p.addr,
+		endpointPort), "GOMAXPROCS=2"}
 	p.cmd.Stderr = &p.stderr
 	_, err := p.cmd.StdinPipe() // see endWithParent
 	if err != nil {
@@ -204,7 +210,8 @@ func (r *loadRig) freed(p *loadPod) {
 
 // begun is how many requests a pod has begun.
 func (r *loadRig) begun(p *loadPod) (n int, err error) {
-	c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: r.dial}}
+	c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: r.dial}}
 	resp, err := c.Get(fmt.Sprintf("http://%s:%d/begun", p.addr, endpointPort))
 	if err != nil {
 		return 0, err
@@ -248,7 +255,8 @@ func (r *loadRig) change(name string, fn func(*loadService)) {
 // twin makes another Service with the pods of one.
 func (r *loadRig) twin(of, name string) {
 	r.api.Put(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: loadNamespace, Name: name},
-		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: "None", ClusterIPs: []string{"None"}, Ports: []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80}}}})
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: "None", ClusterIPs: []string{"None"},
+			Ports: []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80}}}})
 	r.change(of, func(s *loadService) { s.twins = append(s.twins, name) })
 }
 
@@ -270,24 +278,30 @@ func (r *loadRig) untwin(of, name string) {
 // slice is the EndpointSlice of a Service with the pods of s.
 func (s *loadService) slice(name string) *discoveryv1.EndpointSlice {
 	port, portName, tcp := int32(endpointPort), "http", corev1.ProtocolTCP
-	out := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: loadNamespace, Name: name + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: name}},
-		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &portName, Port: &port, Protocol: &tcp}}}
+	out := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: loadNamespace, Name: name + "-1",
+		Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &portName, Port: &port,
+			Protocol: &tcp}}}
 	for _, p := range s.pods {
 		ready, leaving, serving := !p.leaving, p.leaving, true
-		out.Endpoints = append(out.Endpoints, discoveryv1.Endpoint{Addresses: []string{p.addr}, Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &leaving}})
+		out.Endpoints = append(out.Endpoints, discoveryv1.Endpoint{Addresses: []string{p.addr},
+			Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &serving, Terminating: &leaving}})
 	}
 	return out
 }
 
 // loadIngress makes an Ingress with one host. Paths are "PATH SERVICE"; those that end in $ are exact.
-func loadIngress(name, host, secret string, age time.Duration, annotations map[string]string, paths ...string) *networkingv1.Ingress {
+func loadIngress(name, host, secret string, age time.Duration, annotations map[string]string,
+	paths ...string) *networkingv1.Ingress {
 	class, prefix, exact := "wayleave", networkingv1.PathTypePrefix, networkingv1.PathTypeExact
-	in := &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Namespace: loadNamespace, Name: name, Annotations: map[string]string{}, CreationTimestamp: metav1.NewTime(time.Unix(1_700_000_000, 0).Add(-age))},
+	in := &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Namespace: loadNamespace, Name: name,
+		Annotations: map[string]string{}, CreationTimestamp: metav1.NewTime(time.Unix(1_700_000_000, 0).Add(-age))},
 		Spec: networkingv1.IngressSpec{IngressClassName: &class}}
 	for k, v := range annotations {
 		in.Annotations["nginx.ingress.kubernetes.io/"+k] = v
 	}
-	rule := networkingv1.IngressRule{Host: host, IngressRuleValue: networkingv1.IngressRuleValue{HTTP: &networkingv1.HTTPIngressRuleValue{}}}
+	rule := networkingv1.IngressRule{Host: host, IngressRuleValue: networkingv1.IngressRuleValue{
+		HTTP: &networkingv1.HTTPIngressRuleValue{}}}
 	for i, p := range paths {
 		path, service, _ := strings.Cut(p, " ")
 		kind := &prefix
@@ -299,7 +313,8 @@ func loadIngress(name, host, secret string, age time.Duration, annotations map[s
 			port = networkingv1.ServiceBackendPort{Name: "http"}
 		}
 		rule.HTTP.Paths = append(rule.HTTP.Paths, networkingv1.HTTPIngressPath{Path: path, PathType: kind,
-			Backend: networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: service, Port: port}}})
+			Backend: networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: service,
+				Port: port}}})
 	}
 	in.Spec.Rules = []networkingv1.IngressRule{rule}
 	if secret != "" {
@@ -323,7 +338,8 @@ func newLoadCA(t *testing.T) *loadCA {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "load"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "load"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
@@ -344,7 +360,8 @@ func (c *loadCA) secret(name, host string, serial int64) (*corev1.Secret, error)
 	if err != nil {
 		return nil, err
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: host},
+		DNSNames: []string{host}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.cert, key.Public(), c.key)
 	if err != nil {
 		return nil, err
@@ -353,6 +370,8 @@ func (c *loadCA) secret(name, host string, serial int64) (*corev1.Secret, error)
 	if err != nil {
 		return nil, err
 	}
-	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: loadNamespace, Name: name}, Type: corev1.SecretTypeTLS,
-		Data: map[string][]byte{"tls.crt": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), "tls.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: priv})}}, nil
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: loadNamespace, Name: name},
+		Type: corev1.SecretTypeTLS,
+		Data: map[string][]byte{"tls.crt": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+			"tls.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: priv})}}, nil
 }

@@ -73,7 +73,8 @@ func (c *changer) put(h *changedHost) {
 	if h.mark != "" {
 		paths = append(paths, h.mark+"$ "+h.other())
 	}
-	c.rig.api.Put(loadIngress(h.objectName(h.version), h.name, fmt.Sprintf("tls%d", h.i), time.Hour-time.Duration(h.version)*time.Second, h.options, paths...))
+	c.rig.api.Put(loadIngress(h.objectName(h.version), h.name, fmt.Sprintf("tls%d", h.i),
+		time.Hour-time.Duration(h.version)*time.Second, h.options, paths...))
 }
 
 // get asks by plain HTTP who answers.
@@ -106,7 +107,8 @@ func (c *changer) until(host, path string, status int, service string) error {
 			return nil
 		}
 		if time.Since(start) > within {
-			return fmt.Errorf("%s%s: %d by %q, %v; want %d by %q within %s", host, path, gotStatus, got, err, status, service, within)
+			return fmt.Errorf("%s%s: %d by %q, %v; want %d by %q within %s", host, path, gotStatus, got, err, status,
+				service, within)
 		}
 	}
 }
@@ -121,7 +123,8 @@ func (c *changer) put1(h *changedHost) error {
 
 // loadOptions are annotations with which all requests of the load are answered still.
 func loadOptions() []map[string]string {
-	return []map[string]string{nil, {"enable-cors": "true"}, {"load-balance": "round_robin"}, {"upstream-hash-by": "$request_uri"}, {"affinity": "cookie"}, {"proxy-read-timeout": "45"},
+	return []map[string]string{nil, {"enable-cors": "true"}, {"load-balance": "round_robin"},
+		{"upstream-hash-by": "$request_uri"}, {"affinity": "cookie"}, {"proxy-read-timeout": "45"},
 		{"proxy-body-size": "1m"}, {"whitelist-source-range": "192.0.2.0/24"}, {"limit-rps": "1000000"}}
 }
 
@@ -208,7 +211,8 @@ func (c *loadClients) rotate(n int, pause time.Duration) (served []time.Duration
 				break
 			}
 			if time.Since(start) > within {
-				return served, fmt.Errorf("%s: certificate %d is not shown within %s, but %d", h.name, serial, within, shown)
+				return served, fmt.Errorf("%s: certificate %d is not shown within %s, but %d", h.name, serial,
+					within, shown)
 			}
 			time.Sleep(2 * time.Millisecond)
 		}
@@ -252,7 +256,10 @@ func (r *loadRig) churn(service string, n int, stop <-chan struct{}) (left, late
 		}
 		r.change(service, func(*loadService) { old.leaving = true })
 		gone := func() {
-			r.change(service, func(s *loadService) { s.pods = slices.DeleteFunc(s.pods, func(p *loadPod) bool { return p == old }) })
+			r.change(service, func(s *loadService) {
+				s.pods = slices.DeleteFunc(s.pods,
+					func(p *loadPod) bool { return p == old })
+			})
 		}
 		if k%2 == 0 { // it is out of the EndpointSlice before it stops
 			gone()
@@ -275,7 +282,8 @@ func loaded(t *testing.T) (*loadClients, *changer) {
 	r.service("a", 3)
 	r.service("b", 3)
 	c := &loadClients{rig: r, rounds: 40}
-	ch := &changer{loadClients: c, ask: &http.Client{Timeout: loadTimeout, Transport: &http.Transport{DialContext: r.dial}}}
+	ch := &changer{loadClients: c, ask: &http.Client{Timeout: loadTimeout,
+		Transport: &http.Transport{DialContext: r.dial}}}
 	for i := range 4 {
 		h := loadHost{name: fmt.Sprintf("app%d.example.com", i), service: string("aabb"[i]), shown: &atomic.Int64{}}
 		c.hosts = append(c.hosts, h)
@@ -355,16 +363,21 @@ func TestIngressUnderLoad(t *testing.T) {
 	c.report(t)
 	c.proxyAgrees(t)
 	if late.Load() == 0 || len(rotated) < plan.rotations || c.messages.Load() == 0 {
-		t.Errorf("%d answers were on their way when pods left, %d certificates changed, %d messages: the test would not see a loss", late.Load(), len(rotated), c.messages.Load())
+		t.Errorf("%d answers were on their way when pods left, %d certificates changed, %d messages: the test would "+
+			"not see a loss", late.Load(), len(rotated), c.messages.Load())
 	}
 	slices.Sort(ch.served)
 	slices.Sort(rotated)
 	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/1e6) }
-	t.Logf("%d requests in %.1f s: %.0f a second, half of %.0f; %.0f connections a second; load of the machine %s before, %s after", len(o.took), o.lasts.Seconds(), o.rate, most,
+	t.Logf("%d requests in %.1f s: %.0f a second, half of %.0f; %.0f connections a second; load of the machine %s "+
+		"before, %s after", len(o.took), o.lasts.Seconds(), o.rate, most,
 		float64(c.opened.Load())/o.lasts.Seconds(), before, machineLoad())
-	t.Logf("latency from the time that was set: p50 %s, p99 %s, p99.9 %s, most %s", ms(quantile(o.took, 0.5)), ms(quantile(o.took, 0.99)), ms(quantile(o.took, 0.999)), ms(quantile(o.took, 1)))
-	t.Logf("%d changes of routes (served after %s, p99 %s), %d of certificates (%s, p99 %s), %d pods replaced (%d answers on their way then), %d slow answers, %d messages by 20 WebSockets", ch.n,
-		ms(quantile(ch.served, 0.5)), ms(quantile(ch.served, 0.99)), len(rotated), ms(quantile(rotated, 0.5)), ms(quantile(rotated, 0.99)), left.Load(), late.Load(), c.slow.Load(), c.messages.Load())
+	t.Logf("latency from the time that was set: p50 %s, p99 %s, p99.9 %s, most %s", ms(quantile(o.took, 0.5)),
+		ms(quantile(o.took, 0.99)), ms(quantile(o.took, 0.999)), ms(quantile(o.took, 1)))
+	t.Logf("%d changes of routes (served after %s, p99 %s), %d of certificates (%s, p99 %s), %d pods replaced (%d "+
+		"answers on their way then), %d slow answers, %d messages by 20 WebSockets", ch.n,
+		ms(quantile(ch.served, 0.5)), ms(quantile(ch.served, 0.99)), len(rotated), ms(quantile(rotated, 0.5)),
+		ms(quantile(rotated, 0.99)), left.Load(), late.Load(), c.slow.Load(), c.messages.Load())
 }
 
 // machineLoad is that of the last minute.
@@ -432,17 +445,21 @@ func TestH2load(t *testing.T) {
 	acts.Go(func() {
 		_, errs[1] = c.rotate(20, 50*time.Millisecond)
 	})
-	status := regexp.MustCompile(`(?m)^requests: (\d+) total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout$`)
+	status := regexp.MustCompile(`(?m)^requests: (\d+) total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed, ` +
+		`(\d+) errored, (\d+) timeout$`)
 	n := 600
 	if os.Getenv("WAYLEAVE_TEST_LONG") != "" {
 		n = 6000
 	}
 	for _, args := range [][]string{{"--h1"}, {"-m", "16"}, {"-m", "1"}} {
-		for _, url := range []string{"https://app0.example.com/", "https://app2.example.com/big", "https://app1.example.com/moves/x"} {
-			line := append([]string{"-n", strconv.Itoa(n / 3), "-c", "16", "-t", "1", "--connection-active-timeout=60s", "--connect-to=" + loadHTTPS}, append(args, url)...)
+		for _, url := range []string{"https://app0.example.com/", "https://app2.example.com/big",
+			"https://app1.example.com/moves/x"} {
+			line := append([]string{"-n", strconv.Itoa(n / 3), "-c", "16", "-t", "1", "--connection-active-timeout=60s",
+				"--connect-to=" + loadHTTPS}, append(args, url)...)
 			out, err := c.rig.ns.Try("h2load", line...)
 			m := status.FindStringSubmatch(out)
-			if want := strconv.Itoa(n / 3); err != nil || m == nil || m[1] != want || m[2] != want || m[3] != "0" || m[4] != "0" || m[5] != "0" || !strings.Contains(out, "status codes: "+want+" 2xx") {
+			if want := strconv.Itoa(n / 3); err != nil || m == nil || m[1] != want || m[2] != want || m[3] != "0" ||
+				m[4] != "0" || m[5] != "0" || !strings.Contains(out, "status codes: "+want+" 2xx") {
 				t.Errorf("h2load %s: %v: %s", strings.Join(line, " "), err, out)
 			}
 		}

@@ -42,7 +42,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The network of the tests: a node, and one machine outside that has the addresses of another node and of all strangers.
+// The network of the tests: a node, and one machine outside that has the addresses of another node and of all
+// strangers.
 const (
 	rigNode  = "10.9.0.1"
 	rigOther = "10.9.0.2"
@@ -67,17 +68,23 @@ func TestListenersChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &agent{node: "node1", store: store, log: log, cfg: config.Default(), healths: map[string]*reconcile.Health{}, wrong: map[string]string{}}
+	a := &agent{node: "node1", store: store, log: log, cfg: config.Default(), healths: map[string]*reconcile.Health{},
+		wrong: map[string]string{}}
 	a.metrics = newMetrics(prometheus.NewRegistry())
 	checks := &healthcheck.Server{Log: log}
-	if err := checks.Apply(t.Context(), map[model.Name]healthcheck.Check{{Namespace: "default", Name: "web"}: {Port: rigCheck, Local: 1}}, nil); err != nil {
+	if err := checks.Apply(t.Context(),
+		map[model.Name]healthcheck.Check{{Namespace: "default", Name: "web"}: {Port: rigCheck, Local: 1}},
+		nil); err != nil {
 		t.Fatal(err)
 	}
 	s := speaker.New(log, "l2")
 	s.Set(speaker.State{Node: "node1", Keys: [][]byte{rigKey}, Peers: []peers.Peer{
-		{Name: "node1", Addrs: []netip.Addr{netip.MustParseAddr(rigNode)}}, {Name: "node2", Addrs: []netip.Addr{netip.MustParseAddr(rigOther)}}},
-		VIPs: []l2.VIP{{Addr: netip.MustParseAddr("10.9.0.100"), Service: "default/web", Eligible: []string{"node1"}, Interfaces: []string{"eth0"}},
-			{Addr: netip.MustParseAddr("fd09::100"), Service: "default/web", Eligible: []string{"node1"}, Interfaces: []string{"eth0"}}}})
+		{Name: "node1", Addrs: []netip.Addr{netip.MustParseAddr(rigNode)}},
+		{Name: "node2", Addrs: []netip.Addr{netip.MustParseAddr(rigOther)}}},
+		VIPs: []l2.VIP{{Addr: netip.MustParseAddr("10.9.0.100"), Service: "default/web", Eligible: []string{"node1"},
+			Interfaces: []string{"eth0"}},
+			{Addr: netip.MustParseAddr("fd09::100"), Service: "default/web", Eligible: []string{"node1"},
+				Interfaces: []string{"eth0"}}}})
 	t.Error(all(t.Context(), a.servePorts, s.Run))
 }
 
@@ -119,7 +126,8 @@ func (r *nodeRig) start() {
 		}
 	})
 	testnet.Eventually(r.t, 60*time.Second, func() error {
-		return errors.Join(r.get(r.outside, "10.8.0.1", fmt.Sprintf("%s:10256", rigNode), "/livez"), r.get(r.node, "127.0.0.1", "127.0.0.1:10249", "/metrics"),
+		return errors.Join(r.get(r.outside, "10.8.0.1", fmt.Sprintf("%s:10256", rigNode), "/livez"),
+			r.get(r.node, "127.0.0.1", "127.0.0.1:10249", "/metrics"),
 			r.get(r.outside, "10.8.0.1", fmt.Sprintf("%s:%d", rigNode, rigCheck), "/"), r.listens("7946"))
 	})
 }
@@ -216,7 +224,8 @@ func (r *nodeRig) otherNode() *peers.Peers {
 	r.t.Helper()
 	var p *peers.Peers
 	r.outside.Must(func() (err error) {
-		p, err = peers.Start(peers.Config{Node: "node2", Addr: netip.MustParseAddrPort(rigOther + ":7946"), Keys: [][]byte{rigKey}, Log: slog.New(slog.DiscardHandler)}, peers.Meta{})
+		p, err = peers.Start(peers.Config{Node: "node2", Addr: netip.MustParseAddrPort(rigOther + ":7946"),
+			Keys: [][]byte{rigKey}, Log: slog.New(slog.DiscardHandler)}, peers.Meta{})
 		return err
 	})
 	stop := sync.OnceFunc(func() { _ = p.Close(false) })

@@ -85,7 +85,8 @@ func TestTheTableOfListenersIsWhole(t *testing.T) {
 		}
 	}
 	for _, p := range paths {
-		if !slices.ContainsFunc(slices.Collect(maps.Keys(named)), func(name string) bool { return strings.HasSuffix(p, name) }) {
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(named)),
+			func(name string) bool { return strings.HasSuffix(p, name) }) {
 			t.Errorf("unix socket %s of the table is nowhere in the program", p)
 		}
 	}
@@ -159,7 +160,8 @@ func (r *nodeRig) serveProxy() {
 	f := feed.New(proxyTestUser, keeper, log)
 	f.Configure(feed.Settings{Drain: time.Millisecond})
 	f.Listen(socketsOf([]netip.Addr{netip.MustParseAddr(rigNode)}, true))
-	for _, err := range []error{f.Hosts().Sync(r.t.Context(), map[string]table.Host{}), f.Backends().Sync(r.t.Context(), map[string]table.Backend{}), f.Certificates().Sync(r.t.Context(), nil)} {
+	for _, err := range []error{f.Hosts().Sync(r.t.Context(), map[string]table.Host{}), f.Backends().Sync(r.t.Context(),
+		map[string]table.Backend{}), f.Certificates().Sync(r.t.Context(), nil)} {
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -218,7 +220,8 @@ func suite() []flooded {
 	check := fmt.Sprintf("%s:%d", rigNode, rigCheck)
 	beats := func(r *nodeRig) func() error {
 		other := r.otherNode()
-		other.SetPeers([]peers.Peer{{Name: "node1", Addrs: []netip.Addr{netip.MustParseAddr(rigNode)}}, {Name: "node2", Addrs: []netip.Addr{netip.MustParseAddr(rigOther)}}})
+		other.SetPeers([]peers.Peer{{Name: "node1", Addrs: []netip.Addr{netip.MustParseAddr(rigNode)}},
+			{Name: "node2", Addrs: []netip.Addr{netip.MustParseAddr(rigOther)}}})
 		lives := func() error {
 			// On a machine that is busy with the flood, a heartbeat may be late; it must come while the flood lasts.
 			for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
@@ -232,13 +235,21 @@ func suite() []flooded {
 		return lives
 	}
 	return []flooded{
-		{"tcp *:10256", "tcp", rigNode + ":10256", outside, strangers(600), "status-server", 512, 64 << 20, request, append(slices.Clone(request), "\r\n\r\n"...), good(outside, "10.8.200.1", rigNode+":10256", "/livez")},
-		{"tcp loopback:10249", "tcp", "127.0.0.1:10249", inside, local, "status-server", 512, 64 << 20, request, []byte("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), good(inside, "127.0.0.1", "127.0.0.1:10249", "/metrics")},
-		{"tcp *:30000-32767", "tcp", check, outside, strangers(600), "", 1024, 64 << 20, request, append(slices.Clone(request), "\r\n\r\n"...), good(outside, "10.8.200.1", check, "/")},
-		{"tcp node:7946", "tcp", rigNode + ":7946", outside, strangers(200), "l2", 64, 64 << 20, heartbeat, heartbeat, beats},
-		{"tcp node:7946", "tcp", rigNode + ":7946", outside, []netip.Addr{netip.MustParseAddr(rigOther)}, "l2", 64, 64 << 20, heartbeat, heartbeat, beats},
-		{"udp node:7946", "udp", rigNode + ":7946", outside, strangers(200), "l2", 64, 64 << 20, heartbeat, heartbeat, beats},
-		{"udp node:7946", "udp", rigNode + ":7946", outside, []netip.Addr{netip.MustParseAddr(rigOther)}, "l2", 64, 64 << 20, heartbeat, heartbeat, beats},
+		{"tcp *:10256", "tcp", rigNode + ":10256", outside, strangers(600), "status-server", 512, 64 << 20, request,
+			append(slices.Clone(request), "\r\n\r\n"...), good(outside, "10.8.200.1", rigNode+":10256", "/livez")},
+		{"tcp loopback:10249", "tcp", "127.0.0.1:10249", inside, local, "status-server", 512, 64 << 20, request,
+			[]byte("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
+			good(inside, "127.0.0.1", "127.0.0.1:10249", "/metrics")},
+		{"tcp *:30000-32767", "tcp", check, outside, strangers(600), "", 1024, 64 << 20, request,
+			append(slices.Clone(request), "\r\n\r\n"...), good(outside, "10.8.200.1", check, "/")},
+		{"tcp node:7946", "tcp", rigNode + ":7946", outside, strangers(200), "l2", 64, 64 << 20, heartbeat,
+			heartbeat, beats},
+		{"tcp node:7946", "tcp", rigNode + ":7946", outside, []netip.Addr{netip.MustParseAddr(rigOther)}, "l2", 64,
+			64 << 20, heartbeat, heartbeat, beats},
+		{"udp node:7946", "udp", rigNode + ":7946", outside, strangers(200), "l2", 64, 64 << 20, heartbeat,
+			heartbeat, beats},
+		{"udp node:7946", "udp", rigNode + ":7946", outside, []netip.Addr{netip.MustParseAddr(rigOther)}, "l2", 64,
+			64 << 20, heartbeat, heartbeat, beats},
 	}
 }
 
@@ -255,7 +266,8 @@ func (l flooded) floods() []flood {
 		// As fast as a machine can, it would only measure how many packets the kernel drops.
 		return []flood{{"datagrams", 200, paced(chunk)}, {"short datagrams", 200, paced(l.whole)}}
 	}
-	return []flood{{"idle", 800, hostile.Idle}, {"half a message", 800, hostile.Partial(l.begin)}, {"slow", 800, hostile.Slow(l.begin, 50*time.Millisecond)},
+	return []flood{{"idle", 800, hostile.Idle}, {"half a message", 800, hostile.Partial(l.begin)},
+		{"slow", 800, hostile.Slow(l.begin, 50*time.Millisecond)},
 		{"bytes", 800, hostile.Bytes(l.begin, chunk, false)}, {"messages", 800, hostile.Bytes(l.whole, l.whole, false)}}
 }
 
@@ -289,7 +301,8 @@ func TestHostileClientsAreBounded(t *testing.T) {
 			}
 			for _, kind := range l.floods() {
 				for _, sources := range from {
-					flood := &hostile.Flood{NS: l.ns(r), Network: l.network, Target: l.target, Sources: sources, Connections: kind.connections, Do: kind.do}
+					flood := &hostile.Flood{NS: l.ns(r), Network: l.network, Target: l.target, Sources: sources,
+						Connections: kind.connections, Do: kind.do}
 					measure(t, l, fmt.Sprintf("%s, %d sources", kind.name, len(sources)), pid, flood, good)
 				}
 			}
@@ -323,8 +336,10 @@ func measure(t *testing.T, l flooded, name string, pid int, flood *hostile.Flood
 	stop()
 	asked, failed, last := client.Counts()
 	grew := hostile.Peak(t, pid) - before
-	t.Logf("%-28s %5d connections, %6d KiB sent: memory +%5d KiB of %d, %4d descriptors; good client %d of %d, slowest %s",
-		name, flood.Opened(), flood.Sent()>>10, grew>>10, l.memory>>10, fds, asked-failed, asked, client.Slowest().Round(time.Millisecond))
+	t.Logf(
+		"%-28s %5d connections, %6d KiB sent: memory +%5d KiB of %d, %4d descriptors; good client %d of %d, slowest %s",
+		name, flood.Opened(), flood.Sent()>>10, grew>>10, l.memory>>10, fds, asked-failed, asked,
+		client.Slowest().Round(time.Millisecond))
 	if failed > 0 {
 		t.Errorf("%s: %d of %d requests of a good client failed: %v", name, failed, asked, last)
 	}

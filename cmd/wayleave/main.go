@@ -37,8 +37,10 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version,
 	}
-	c.AddCommand(agentCommand(), writerCommand(), discoverCommand(), dnsCommand(), proxyCommand(), l2Command(), statusServerCommand(), listenersCommand(),
-		statusCommand(), healthCommand(), renderCommand(), explainCommand(), ingressCommand(), importCommand(), uninstallCommand())
+	c.AddCommand(agentCommand(), writerCommand(), discoverCommand(), dnsCommand(), proxyCommand(), l2Command(),
+		statusServerCommand(), listenersCommand(),
+		statusCommand(), healthCommand(), renderCommand(), explainCommand(), ingressCommand(), importCommand(),
+		uninstallCommand())
 	return c
 }
 

@@ -29,15 +29,24 @@ func newMetrics(r *prometheus.Registry) *metrics {
 	buckets := prometheus.ExponentialBuckets(0.0005, 2, 18)
 	m := &metrics{
 		registry: r,
-		sync:     prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "wayleave_apply_duration_seconds", Help: "From seeing a change to its commit, by feature.", Buckets: buckets}, []string{"feature"}),
-		full:     prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubeproxy_sync_full_proxy_rules_duration_seconds", Help: "Full syncs of the service proxy.", Buckets: buckets}),
-		change:   prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubeproxy_sync_proxy_rules_duration_seconds", Help: "Changes and syncs of the service proxy.", Buckets: buckets}),
-		last:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "kubeproxy_sync_proxy_rules_last_timestamp_seconds", Help: "When the service proxy last committed."}),
-		events:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "wayleave_events_total", Help: "Errors and repairs of foreign changes, by feature."}, []string{"feature", "event"}),
+		sync: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "wayleave_apply_duration_seconds",
+			Help: "From seeing a change to its commit, by feature.", Buckets: buckets}, []string{"feature"}),
+		full: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "kubeproxy_sync_full_proxy_rules_duration_seconds", Help: "Full syncs of the service proxy.",
+			Buckets: buckets}),
+		change: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kubeproxy_sync_proxy_rules_duration_seconds",
+			Help: "Changes and syncs of the service proxy.", Buckets: buckets}),
+		last: prometheus.NewGauge(prometheus.GaugeOpts{Name: "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+			Help: "When the service proxy last committed."}),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "wayleave_events_total",
+			Help: "Errors and repairs of foreign changes, by feature."}, []string{"feature", "event"}),
 	}
-	m.path = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "wayleave_path_mtu_bytes", Help: "The largest packet that reaches a node."}, []string{"node"})
-	m.tunnel = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "wayleave_tunnel_carries", Help: "Whether packets by VXLAN reach a node: 1, or 0 where they do not and others do."}, []string{"node"})
-	r.MustRegister(m.path, m.tunnel, m.sync, m.full, m.change, m.last, m.events, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.path = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "wayleave_path_mtu_bytes",
+		Help: "The largest packet that reaches a node."}, []string{"node"})
+	m.tunnel = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "wayleave_tunnel_carries",
+		Help: "Whether packets by VXLAN reach a node: 1, or 0 where they do not and others do."}, []string{"node"})
+	r.MustRegister(m.path, m.tunnel, m.sync, m.full, m.change, m.last, m.events, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -62,7 +71,8 @@ func (m *metrics) page() statusserver.Answer {
 		}
 	}
 	if err != nil {
-		return statusserver.Answer{Status: http.StatusInternalServerError, ContentType: "text/plain; charset=utf-8", Body: []byte(err.Error())}
+		return statusserver.Answer{Status: http.StatusInternalServerError, ContentType: "text/plain; charset=utf-8",
+			Body: []byte(err.Error())}
 	}
 	out.Body = b.Bytes()
 	return out

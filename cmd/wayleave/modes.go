@@ -40,8 +40,10 @@ func modeOf(cfg config.Config) string {
 }
 
 // newPlanes makes the modes of a node.
-func newPlanes(nsfd int, tables *nft.Kernel, track conntrack.Flusher, cfg config.Config, stateDir string) dataplane.Planes {
-	return dataplane.Planes{NSFD: nsfd, NFT: tables, Track: track, Memory: stateDir + "/iptables", Scheduler: cfg.IPVS.Scheduler, Drain: cfg.IPVS.Drain,
+func newPlanes(nsfd int, tables *nft.Kernel, track conntrack.Flusher, cfg config.Config,
+	stateDir string) dataplane.Planes {
+	return dataplane.Planes{NSFD: nsfd, NFT: tables, Track: track, Memory: stateDir + "/iptables",
+		Scheduler: cfg.IPVS.Scheduler, Drain: cfg.IPVS.Drain,
 		// kube-dns is served by rules where this node answers DNS itself: with a virtual
 		// server IPVS would have the packets first.
 		Whole: func(k model.Name) bool {
@@ -60,7 +62,8 @@ func possible(ctx context.Context, nsfd int, cfg config.Config, features kernel.
 		return err
 	case modeIPVS:
 		if err := kernelipvs.Available(); err != nil {
-			return fmt.Errorf("kernel %s has no IPVS, and none could be loaded; on the node try: modprobe -a ip_vs ip_vs_%s; without that module, mode may be nftables or iptables: %w",
+			return fmt.Errorf("kernel %s has no IPVS, and none could be loaded; on the node try: modprobe -a ip_vs "+
+				"ip_vs_%s; without that module, mode may be nftables or iptables: %w",
 				features.Release, cfg.IPVS.Scheduler, err)
 		}
 		return nil
@@ -79,7 +82,8 @@ func (a *agent) checkMode(ctx context.Context) error {
 		return nil
 	}
 	reason := fmt.Sprintf("found %q; %v; the rules on this node stay as they are", a.cfg.Mode, err)
-	a.problems.Set("service", "mode", []model.Problem{{Kind: "Node", Object: model.Name{Name: a.node}, Field: "mode", Reason: reason}})
+	a.problems.Set("service", "mode", []model.Problem{{Kind: "Node", Object: model.Name{Name: a.node}, Field: "mode",
+		Reason: reason}})
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := a.lease().Report(ctx, a.problems.List()); err != nil {
@@ -103,17 +107,21 @@ func (a *agent) mode(ctx context.Context) (service.Mode, error) {
 		var problems []model.Problem
 		if found.Mixed {
 			problems = []model.Problem{{Kind: "Node", Object: model.Name{Name: a.node}, Reason: fmt.Sprintf(
-				"rules are in iptables-nft and in iptables-legacy, and packets pass both; the service proxy uses iptables-%s", flavour)}}
+				"rules are in iptables-nft and in iptables-legacy, and packets pass both; the service proxy "+
+					"uses iptables-%s", flavour)}}
 		}
 		a.problems.Set("service", "iptables", problems)
-		a.fact("service", fmt.Sprintf("iptables-%s (%s); session affinity knows the last %s clients of an endpoint (xt_recent.ip_list_tot)", flavour, found.Why, recentClients()))
+		a.fact("service", fmt.Sprintf(
+			"iptables-%s (%s); session affinity knows the last %s clients of an endpoint (xt_recent.ip_list_tot)",
+			flavour, found.Why, recentClients()))
 		return a.planes.Iptables(flavour)
 	case modeIPVS:
 		m, err := a.planes.IPVS()
 		if err != nil {
 			return nil, fmt.Errorf("mode ipvs: %w", err)
 		}
-		a.fact("service", fmt.Sprintf("IPVS, scheduler %s; former endpoints keep their connections for at most %s", a.cfg.IPVS.Scheduler, a.cfg.IPVS.Drain))
+		a.fact("service", fmt.Sprintf("IPVS, scheduler %s; former endpoints keep their connections for at most %s",
+			a.cfg.IPVS.Scheduler, a.cfg.IPVS.Drain))
 		return m, nil
 	}
 	return a.planes.Nftables(), nil
@@ -164,7 +172,8 @@ func (a *agent) leaveOthers(ctx context.Context, running service.Mode) error {
 	})
 }
 
-// onceServed waits until the running mode is in place, and then does something until it succeeds; what fails is in status.
+// onceServed waits until the running mode is in place, and then does something until it succeeds; what fails is in
+// status.
 func (a *agent) onceServed(ctx context.Context, what string, retry time.Duration, do func() error) error {
 	for wait := 50 * time.Millisecond; ctx.Err() == nil; {
 		if a.states()["service"].Synced {

@@ -38,7 +38,8 @@ func TestOldObjectsInEveryMode(t *testing.T) {
 		if err := c.Execute(); err != nil || errs.Len() > 0 {
 			t.Errorf("%s: %v, said %s", mode, err, &errs)
 		}
-		for _, want := range []string{"10.96.8.30", "198.51.100.8", "198.51.100.9", "203.0.113.8", "10.244.8.30", "10.0.0.0/8"} {
+		for _, want := range []string{"10.96.8.30", "198.51.100.8", "198.51.100.9", "203.0.113.8", "10.244.8.30",
+			"10.0.0.0/8"} {
 			if !strings.Contains(out.String(), want) {
 				t.Errorf("%s: %s is not there:\n%s", mode, want, &out)
 			}

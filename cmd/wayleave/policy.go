@@ -44,7 +44,8 @@ func (p *policies) look(ctx context.Context, snap model.Snapshot) []policyStatus
 	isolated := p.mode.Isolated()
 	out := make([]policyStatus, 0, len(isolated))
 	for k, e := range isolated {
-		s := policyStatus{Pod: "?", Addr: k.Addr, Direction: k.Direction.String(), Dropped: drops[policynft.End{Direction: k.Direction, Addr: k.Addr}]}
+		s := policyStatus{Pod: "?", Addr: k.Addr, Direction: k.Direction.String(),
+			Dropped: drops[policynft.End{Direction: k.Direction, Addr: k.Addr}]}
 		if pod, ok := snap.PodByIP(k.Addr); ok {
 			s.Pod = pod.Name.String()
 		}
@@ -65,7 +66,8 @@ func (p *policies) facts(snap model.Snapshot) []string {
 	for k := range p.mode.Isolated() {
 		pods[k.Addr] = true
 	}
-	return []string{fmt.Sprintf("%d policies, %d addresses of this node's pods isolated, %d connections cut", snap.Count(model.NetworkPolicyKind), len(pods), p.cut.Load())}
+	return []string{fmt.Sprintf("%d policies, %d addresses of this node's pods isolated, %d connections cut",
+		snap.Count(model.NetworkPolicyKind), len(pods), p.cut.Load())}
 }
 
 // swept counts the connections that a sweep cut.
@@ -104,11 +106,13 @@ func (a *agent) enforce(ctx context.Context) error {
 }
 
 // policyLoop drives a mode by the model and the leases.
-func policyLoop(store *model.Store, gate *networkpolicy.Gate, mode *policynft.Mode) *reconcile.Loop[networkpolicy.Key, networkpolicy.Entry] {
+func policyLoop(store *model.Store, gate *networkpolicy.Gate, mode *policynft.Mode) *reconcile.Loop[networkpolicy.Key,
+	networkpolicy.Entry] {
 	local, _ := gate.Take()
 	planner := networkpolicy.NewPlanner(local)
 	return &reconcile.Loop[networkpolicy.Key, networkpolicy.Entry]{
-		Name: "networkpolicy", Store: store, Kinds: networkpolicy.PlannerKinds, Equal: networkpolicy.Entry.Equal, Plan: planner.Plan, Target: mode,
+		Name: "networkpolicy", Store: store, Kinds: networkpolicy.PlannerKinds, Equal: networkpolicy.Entry.Equal,
+		Plan: planner.Plan, Target: mode,
 		Keys: func(s model.Snapshot, c model.Changes) []networkpolicy.Key {
 			if l, changed := gate.Take(); changed {
 				planner.SetLocal(l)
@@ -171,7 +175,8 @@ type policyMetrics struct {
 func (policyMetrics) Describe(c chan<- *prometheus.Desc) { c <- droppedDesc() }
 
 func droppedDesc() *prometheus.Desc {
-	return prometheus.NewDesc("wayleave_networkpolicy_dropped_packets_total", "Packets that policies dropped at a pod of this node; policies are those that isolate it, none of which allowed them.",
+	return prometheus.NewDesc("wayleave_networkpolicy_dropped_packets_total", "Packets that policies dropped at a "+
+		"pod of this node; policies are those that isolate it, none of which allowed them.",
 		[]string{"namespace", "pod", "address", "direction", "policies"}, nil)
 }
 
@@ -198,6 +203,7 @@ func (m policyMetrics) Collect(c chan<- prometheus.Metric) {
 				break
 			}
 		}
-		c <- prometheus.MustNewConstMetric(droppedDesc(), prometheus.CounterValue, float64(s.Dropped), ns, name, s.Addr.String(), s.Direction, by)
+		c <- prometheus.MustNewConstMetric(droppedDesc(), prometheus.CounterValue, float64(s.Dropped), ns, name,
+			s.Addr.String(), s.Direction, by)
 	}
 }

@@ -64,7 +64,8 @@ func TestPolicyChild(t *testing.T) {
 	store.MarkSynced(model.NodeKind | networkpolicy.PlannerKinds)
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
 	defer stop()
-	lock, err := owner.Acquire(ctx, filepath.Join(dir, "owner.lock"), func() { must(os.WriteFile(waits(dir, os.Getpid()), nil, 0o600)) })
+	lock, err := owner.Acquire(ctx, filepath.Join(dir, "owner.lock"),
+		func() { must(os.WriteFile(waits(dir, os.Getpid()), nil, 0o600)) })
 	must(err)
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError + 1}))
 	conn, err := nft.NewKernel(0)
@@ -76,9 +77,12 @@ func TestPolicyChild(t *testing.T) {
 	track, err := conntrack.NewKernel(0)
 	must(err)
 	gate := networkpolicy.NewGate("node1")
-	n, err := podnetwork.New(podnetwork.Config{Node: "node1", Store: store, NSFD: int(ns.Fd()), StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "cni.sock"),
-		Tombstones: filepath.Join(dir, "del"), Sysctl: "/proc/sys/net", Plugin: "/bin/true", BinDir: filepath.Join(dir, "bin"), ConfDir: filepath.Join(dir, "conf"), Routing: routes.Direct,
-		Leases: gate.Leases, Isolate: gate.Isolate, Kernel: kernel, NFT: conn, Firewall: conn, Track: track, Log: log}, reconcile.NewHealth(nil, nil), reconcile.NewHealth(nil, nil))
+	n, err := podnetwork.New(podnetwork.Config{Node: "node1", Store: store, NSFD: int(ns.Fd()),
+		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "cni.sock"),
+		Tombstones: filepath.Join(dir, "del"), Sysctl: "/proc/sys/net", Plugin: "/bin/true",
+		BinDir: filepath.Join(dir, "bin"), ConfDir: filepath.Join(dir, "conf"), Routing: routes.Direct,
+		Leases: gate.Leases, Isolate: gate.Isolate, Kernel: kernel, NFT: conn, Firewall: conn, Track: track, Log: log},
+		reconcile.NewHealth(nil, nil), reconcile.NewHealth(nil, nil))
 	must(err)
 	must(gate.Known(ctx))
 	loop := policyLoop(store, gate, policynft.New(conn, conntrack.NewTracker(0)))
@@ -97,14 +101,19 @@ func waits(dir string, pid int) string { return filepath.Join(dir, fmt.Sprintf("
 // policyWorld is what the agent knows: nothing may reach the pods of "locked", and they
 // reach one port of the target; "open" has no policies.
 func policyWorld(w *model.Writer) {
-	w.PutNode(&model.Node{Name: "node1", InternalIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11"), netip.MustParseAddr("fd00:30::11")},
+	w.PutNode(&model.Node{Name: "node1", InternalIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11"),
+		netip.MustParseAddr("fd00:30::11")},
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/25"), netip.MustParsePrefix("fd00:244::/64")}})
 	w.PutNamespace(&model.Namespace{Name: "locked"})
 	w.PutNamespace(&model.Namespace{Name: "open", Labels: map[string]string{"name": "open"}})
-	w.PutNetworkPolicy(&model.NetworkPolicy{Name: model.Name{Namespace: "locked", Name: "all"}, IsolatesIngress: true, IsolatesEgress: true,
-		Egress: []model.PolicyRule{{Peers: []model.PolicyPeer{{Namespaces: &model.Selector{}, Pods: model.Selector{Requirements: []model.Requirement{{Key: "app", Operator: model.In, Values: []string{"target"}}}}}},
+	w.PutNetworkPolicy(&model.NetworkPolicy{Name: model.Name{Namespace: "locked", Name: "all"}, IsolatesIngress: true,
+		IsolatesEgress: true,
+		Egress: []model.PolicyRule{{Peers: []model.PolicyPeer{{Namespaces: &model.Selector{},
+			Pods: model.Selector{Requirements: []model.Requirement{{Key: "app", Operator: model.In,
+				Values: []string{"target"}}}}}},
 			Ports: []model.PolicyPort{{Protocol: model.UDP, From: allowedPort, To: allowedPort}}}}})
-	w.PutPod(&model.Pod{Name: model.Name{Namespace: "open", Name: "target"}, Node: "node1", Labels: map[string]string{"app": "target"}})
+	w.PutPod(&model.Pod{Name: model.Name{Namespace: "open", Name: "target"}, Node: "node1",
+		Labels: map[string]string{"app": "target"}})
 	for i := range pens {
 		for _, ns := range []string{"locked", "open"} {
 			if i%2 == 0 {
@@ -198,8 +207,9 @@ func (n *policyNode) upgraded(ctx context.Context) error {
 // call asks the agent, again while there is none: as the kubelet does, it deletes what a
 // failed ADD may have left before it adds anew.
 func (n *policyNode) call(command, ns, name string, pod *testnet.NS) ([]netip.Addr, error) {
-	r := call.Request{Command: command, ContainerID: ns + name, IfName: "eth0", Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"wayleave","type":"wayleave-cni"}`),
-		Args: map[string]string{"K8S_POD_NAMESPACE": ns, "K8S_POD_NAME": name}}
+	r := call.Request{Command: command, ContainerID: ns + name, IfName: "eth0",
+		Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"wayleave","type":"wayleave-cni"}`),
+		Args:   map[string]string{"K8S_POD_NAMESPACE": ns, "K8S_POD_NAME": name}}
 	deadline := time.Now().Add(3 * time.Minute)
 	for {
 		f, err := os.Open(pod.Path())
@@ -380,7 +390,8 @@ func (p *pen) live(ns, name string) error {
 	}
 	time.Sleep(time.Second)
 	// On a busy machine nobody may have come to send to it yet.
-	for deadline := time.Now().Add(30 * time.Second); ns == "open" && p.received.Load() == 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(30 * time.Second); ns == "open" && p.received.Load() == 0 &&
+		time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	idle := ""
@@ -421,7 +432,8 @@ func TestIsolatedFirst(t *testing.T) {
 		name    string
 		rounds  int
 		disturb func(context.Context, *policyNode) error
-	}{{"a living agent", 25, nil}, {"an agent that is killed", disturbedRounds(), killed}, {"an agent that is upgraded", disturbedRounds(), upgraded}} {
+	}{{"a living agent", 25, nil}, {"an agent that is killed", disturbedRounds(), killed}, {"an agent that is upgraded",
+		disturbedRounds(), upgraded}} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newPolicyNode(t)
 			ctx, cancel := context.WithCancel(t.Context())
@@ -434,7 +446,8 @@ func TestIsolatedFirst(t *testing.T) {
 					for {
 						// On a busy machine an agent takes longer until it answers.
 						answered := n.answered.Load()
-						for wait := 1500 * time.Millisecond; wait > 0 || n.answered.Load() == answered; wait -= 10 * time.Millisecond {
+						for wait := 1500 * time.Millisecond; wait > 0 ||
+							n.answered.Load() == answered; wait -= 10 * time.Millisecond {
 							select {
 							case <-ctx.Done():
 								return
@@ -483,7 +496,8 @@ func TestIsolatedFirst(t *testing.T) {
 			if tc.disturb != nil && disturbed == 0 {
 				t.Error("nothing disturbed the agent")
 			}
-			t.Logf("%d pods, the agent was disturbed %d times: %d packets arrived that policy forbids, %d that it allows", pens*tc.rounds, disturbed, got, n.count("locked", allowedPort))
+			t.Logf("%d pods, the agent was disturbed %d times: %d packets arrived that policy forbids, %d "+
+				"that it allows", pens*tc.rounds, disturbed, got, n.count("locked", allowedPort))
 			for _, what := range []string{"locked " + fmt.Sprint(allowedPort), "open " + fmt.Sprint(forbiddenPort)} {
 				kind, _, _ := strings.Cut(what, " ")
 				port := forbiddenPort

@@ -33,7 +33,8 @@ func TestALateDNSAddressReachesTheKernel(t *testing.T) {
 	if err := store.Write(func(w *model.Writer) {
 		w.PutNamespace(&model.Namespace{Name: "shop"})
 		w.PutPod(&model.Pod{Name: model.Name{Namespace: "shop", Name: "web"}, Node: "node1", IPs: []netip.Addr{pod}})
-		w.PutNetworkPolicy(&model.NetworkPolicy{Name: model.Name{Namespace: "shop", Name: "none"}, IsolatesEgress: true})
+		w.PutNetworkPolicy(&model.NetworkPolicy{Name: model.Name{Namespace: "shop", Name: "none"},
+			IsolatesEgress: true})
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +54,8 @@ func TestALateDNSAddressReachesTheKernel(t *testing.T) {
 	if err := gate.Isolate(ctx, []netip.Addr{pod}); err != nil {
 		t.Fatal(err)
 	}
-	for _, addrs := range [][]string{{"10.96.0.10"}, {"10.96.0.11"}, {"10.96.0.11", "fd00:96::a"}, {"10.96.0.10"}, nil} {
+	for _, addrs := range [][]string{{"10.96.0.10"}, {"10.96.0.11"}, {"10.96.0.11", "fd00:96::a"},
+		{"10.96.0.10"}, nil} {
 		var now []netip.Addr
 		for _, a := range addrs {
 			now = append(now, netip.MustParseAddr(a))

@@ -27,7 +27,8 @@ func proxyCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 			keepMemoryBelow(log)
-			err := process.Run(cmd.Context(), process.Config{Socket: proxySocket, HealthSocket: proxyProbes, AccessLog: os.Stdout, Log: log})
+			err := process.Run(cmd.Context(), process.Config{Socket: proxySocket, HealthSocket: proxyProbes,
+				AccessLog: os.Stdout, Log: log})
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}

@@ -61,8 +61,10 @@ func TestAFloodFitsTheMemory(t *testing.T) {
 	f := feed.New(proxyTestUser, &feed.Keeper{Log: log}, log)
 	f.Configure(feed.Settings{Drain: time.Millisecond, ConnectionsPerClient: -1})
 	f.Listen([]feed.Socket{{Addr: addr, TLS: true}})
-	if err := errors.Join(f.Hosts().Sync(ctx, map[string]table.Host{"": {Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b"}}}}),
-		f.Backends().Sync(ctx, map[string]table.Backend{"b": {Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(backend.Addr().String())}}}}),
+	if err := errors.Join(f.Hosts().Sync(ctx,
+		map[string]table.Host{"": {Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b"}}}}),
+		f.Backends().Sync(ctx, map[string]table.Backend{
+			"b": {Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(backend.Addr().String())}}}}),
 		f.Certificates().Sync(ctx, nil)); err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +105,8 @@ func TestAFloodFitsTheMemory(t *testing.T) {
 	}
 	open := make([]*tls.Conn, 0, floodConns)
 	for i := range floodConns {
-		c, err := tls.Dial("tcp", addr.String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+		c, err := tls.Dial("tcp", addr.String(), &tls.Config{InsecureSkipVerify: true,
+			NextProtos: []string{"http/1.1"}})
 		if err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}

@@ -42,7 +42,8 @@ func TestProxyChild(t *testing.T) {
 	endWithParent()
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
 	defer stop()
-	err := process.Run(ctx, process.Config{Socket: filepath.Join(dir, "proxy.sock"), HealthSocket: filepath.Join(dir, "health.sock"), AccessLog: errorLines(filepath.Join(dir, proxyErrors)), Log: slog.New(slog.DiscardHandler)})
+	err := process.Run(ctx, process.Config{Socket: filepath.Join(dir, "proxy.sock"), HealthSocket: filepath.Join(dir,
+		"health.sock"), AccessLog: errorLines(filepath.Join(dir, proxyErrors)), Log: slog.New(slog.DiscardHandler)})
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
@@ -151,7 +152,10 @@ func TestProxyProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() {
-		_ = http.Serve(backend, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
+		_ = http.Serve(backend, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_,
+				_ = io.WriteString(w, "ok")
+		}))
 	}()
 	defer backend.Close()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -174,8 +178,11 @@ func TestProxyProcesses(t *testing.T) {
 		f := feed.New(proxyTestUser, keeper, log)
 		f.Configure(feed.Settings{Drain: 10 * time.Second})
 		f.Listen([]feed.Socket{{Addr: addr}})
-		if err := errors.Join(f.Hosts().Sync(ctx, map[string]table.Host{"": {Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b"}}}}),
-			f.Backends().Sync(ctx, map[string]table.Backend{"b": {Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(backend.Addr().String())}}}}),
+		if err := errors.Join(f.Hosts().Sync(ctx,
+			map[string]table.Host{"": {Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b"}}}}),
+			f.Backends().Sync(ctx, map[string]table.Backend{
+				"b": {Key: "b", Endpoints: []table.Endpoint{
+					{Addr: netip.MustParseAddrPort(backend.Addr().String())}}}}),
 			f.Certificates().Sync(ctx, nil)); err != nil {
 			t.Fatal(err)
 		}

@@ -30,7 +30,8 @@ func renderCommand() *cobra.Command {
 				return fmt.Errorf("--mode: %q is not built; nftables, iptables and ipvs are", mode)
 			}
 			if !slices.Contains(ipvs.Schedulers(), scheduler) {
-				return fmt.Errorf("--scheduler: found %q; allowed: %s", scheduler, strings.Join(ipvs.Schedulers(), ", "))
+				return fmt.Errorf("--scheduler: found %q; allowed: %s", scheduler,
+					strings.Join(ipvs.Schedulers(), ", "))
 			}
 			store, err := model.NewStore()
 			if err != nil {
@@ -68,7 +69,8 @@ func renderCommand() *cobra.Command {
 	c.Flags().StringVar(&mode, "mode", modeNftables, "the data plane: nftables, iptables or ipvs")
 	c.Flags().StringVar(&scheduler, "scheduler", "rr", "how the mode ipvs draws endpoints")
 	c.Flags().StringVar(&node, "node", "", "the node to render for")
-	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "a file of Services, EndpointSlices and Nodes; may be repeated")
+	c.Flags().StringArrayVarP(&files, "filename", "f", nil,
+		"a file of Services, EndpointSlices and Nodes; may be repeated")
 	if err := c.MarkFlagRequired("filename"); err != nil {
 		panic(err) // the flag is defined above
 	}

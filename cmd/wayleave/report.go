@@ -111,7 +111,8 @@ func (r report) vips(now time.Time) string {
 		if owner == "" {
 			owner = "nobody"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\t%s\n", v.Addr, v.Service, owner, now.Sub(v.Since).Round(time.Second), v.Note)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\t%s\n", v.Addr, v.Service, owner,
+			now.Sub(v.Since).Round(time.Second), v.Note)
 	}
 	if err := t.Flush(); err != nil {
 		return err.Error() + "\n"

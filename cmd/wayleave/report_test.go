@@ -22,11 +22,14 @@ import (
 func TestStatusText(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	r := report{Version: "v1", Node: "node1", Role: "owner", Mode: "nftables", Routing: "direct", Encryption: "none",
-		Kernel: map[string]string{"release": "6.18"}, APIServer: "https://10.0.0.1:6443 (kubelet)", Objects: map[string]int{"Service": 3},
+		Kernel: map[string]string{"release": "6.18"}, APIServer: "https://10.0.0.1:6443 (kubelet)",
+		Objects: map[string]int{"Service": 3},
 		Features: map[string]reconcile.State{
-			"service": {Synced: true, Keys: 3, LastApplied: now.Add(-time.Minute), LastTook: 1230 * time.Microsecond, Repairs: 2},
-			"dns":     {Keys: 3, LastApplied: now, Error: "no socket", ErrorSince: now.Add(-5 * time.Second)}},
-		Facts: map[string][]string{"dns": {"1 process"}}, Off: []string{"podnetwork"}, Wrong: []string{"dns: no socket"}, Notes: []string{"NetworkPolicy shop/idle: spec.podSelector: selects no pod"}}
+			"service": {Synced: true, Keys: 3, LastApplied: now.Add(-time.Minute),
+				LastTook: 1230 * time.Microsecond, Repairs: 2},
+			"dns": {Keys: 3, LastApplied: now, Error: "no socket", ErrorSince: now.Add(-5 * time.Second)}},
+		Facts: map[string][]string{"dns": {"1 process"}}, Off: []string{"podnetwork"},
+		Wrong: []string{"dns: no socket"}, Notes: []string{"NetworkPolicy shop/idle: spec.podSelector: selects no pod"}}
 	want := `wayleave v1 on node1 (owner)
 mode: nftables  routing: direct  encryption: none
 API server: https://10.0.0.1:6443 (kubelet)
@@ -121,12 +124,14 @@ func TestStatusOfPolicies(t *testing.T) {
 	if err := p.mode.Sync(t.Context(), map[networkpolicy.Key]networkpolicy.Entry{
 		{Kind: networkpolicy.PodEntry, Direction: networkpolicy.Egress, Addr: a}: {Profile: "p", Policies: many},
 		{Kind: networkpolicy.PodEntry, Addr: netip.MustParseAddr("10.244.1.6")}:  {Profile: "q"},
-		{Kind: networkpolicy.PeerEntry, Profile: "q", Addr: a}:                   {Ports: networkpolicy.Ports{All: true}},
+		{Kind: networkpolicy.PeerEntry, Profile: "q", Addr: a}: {
+			Ports: networkpolicy.Ports{All: true}},
 	}); err != nil {
 		t.Fatal(err)
 	}
 	text := report{Policies: p.look(t.Context(), store.Snapshot())}.policies()
-	for _, want := range []string{"POD", "shop/web", "10.244.1.5", "Egress", "shop/policy-39", "10.244.1.6", "until the pod is known"} {
+	for _, want := range []string{"POD", "shop/web", "10.244.1.5", "Egress", "shop/policy-39", "10.244.1.6",
+		"until the pod is known"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not in\n%s", want, text)
 		}

@@ -55,7 +55,8 @@ func TestContainerChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	a := &agent{node: "n", log: log, store: store, client: &kubesource.Client{}, feed: &dns.Feed{Open: dns.OpenSocket, AllowUID: dnsUser, Log: log}}
+	a := &agent{node: "n", log: log, store: store, client: &kubesource.Client{}, feed: &dns.Feed{Open: dns.OpenSocket,
+		AllowUID: dnsUser, Log: log}}
 	if words[0] == "outside" { // with a client that nothing can be asked of
 		a.cfg.Ingress.Enabled, a.cfg.Ingress.NodeSelector = true, map[string]string{"ingress": "yes"}
 		if err := store.Write(func(w *model.Writer) { w.PutNode(&model.Node{Name: "n", Ready: true}) }); err != nil {
@@ -87,14 +88,16 @@ func replace(path string) error {
 	return nil
 }
 
-// A pod with DNS and Ingress off, or outside of ingress.nodeSelector: its containers start with nothing from before, and with
+// A pod with DNS and Ingress off, or outside of ingress.nodeSelector: its containers start with nothing from before,
+// and with
 // names from before; their probes say that they are ready, and nothing listens.
 func TestContainersOfFeaturesThatAreOff(t *testing.T) {
 	base := proxyDir(t)
 	binary := plainBinary(t, base)
 
 	for _, tc := range []struct{ name, state, agent string }{
-		{"fresh", "", "feeds"}, {"with names of before", `{"version":2,"settings":{},"entries":[]}`, "feeds"}, {"outside of ingress.nodeSelector", "", "outside"},
+		{"fresh", "", "feeds"}, {"with names of before", `{"version":2,"settings":{},"entries":[]}`, "feeds"},
+		{"outside of ingress.nodeSelector", "", "outside"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			pod := testnet.ShortDir(t)
@@ -103,7 +106,8 @@ func TestContainersOfFeaturesThatAreOff(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for _, d := range []string{filepath.Dir(pod), pod, filepath.Join(pod, "pod-dns"), filepath.Join(pod, "pod-proxy"), filepath.Join(pod, "own"), filepath.Join(pod, "tmp")} {
+			for _, d := range []string{filepath.Dir(pod), pod, filepath.Join(pod, "pod-dns"),
+				filepath.Join(pod, "pod-proxy"), filepath.Join(pod, "own"), filepath.Join(pod, "tmp")} {
 				if err := os.Chmod(d, 0o777); err != nil {
 					t.Fatal(err)
 				}
@@ -119,7 +123,8 @@ func TestContainersOfFeaturesThatAreOff(t *testing.T) {
 			command := func(user uint32, words string) (*exec.Cmd, *said) {
 				cmd := exec.Command("/wayleave", "-test.run=^TestContainerChild$")
 				cmd.Dir, cmd.Env = "/", []string{containerChild + "=" + words, "GOMAXPROCS=2"}
-				cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: pod, Credential: &syscall.Credential{Uid: user, Gid: user}, Pdeathsig: syscall.SIGKILL}
+				cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: pod, Credential: &syscall.Credential{Uid: user,
+					Gid: user}, Pdeathsig: syscall.SIGKILL}
 				out := &said{}
 				cmd.Stdout, cmd.Stderr = out, out
 				return cmd, out
@@ -167,7 +172,8 @@ func TestContainersOfFeaturesThatAreOff(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if strings.Contains(text, "wayleave_proxy_listeners ") && !strings.Contains(text, "wayleave_proxy_listeners 0\n") {
+				if strings.Contains(text, "wayleave_proxy_listeners ") &&
+					!strings.Contains(text, "wayleave_proxy_listeners 0\n") {
 					t.Error("the proxy listens")
 				}
 			}
@@ -225,7 +231,8 @@ func TestDNSThatIsSwitchedOffClosesItsSockets(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = dns.Run(ctx, dns.Config{Socket: filepath.Join(dir, "dns.sock"), StateFile: filepath.Join(dir, "snapshot"), HealthSocket: filepath.Join(dir, "health.sock"), Log: log})
+		_ = dns.Run(ctx, dns.Config{Socket: filepath.Join(dir, "dns.sock"), StateFile: filepath.Join(dir, "snapshot"),
+			HealthSocket: filepath.Join(dir, "health.sock"), Log: log})
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	bound := func() bool {

@@ -114,22 +114,27 @@ func (a *agent) serveStatus(ctx context.Context) error {
 func (a *agent) report() report {
 	snap := a.store.Snapshot()
 	r := report{
-		Version: version, Node: a.node, Role: "standby", Mode: modeOf(a.cfg), Routing: a.cfg.Routing, Encryption: a.cfg.Encryption,
-		Kernel: a.features.Words(), APIServer: a.client.Server + " (" + a.client.From + ")",
+		Version: version, Node: a.node, Role: "standby", Mode: modeOf(a.cfg), Routing: a.cfg.Routing,
+		Encryption: a.cfg.Encryption,
+		Kernel:     a.features.Words(), APIServer: a.client.Server + " (" + a.client.From + ")",
 		Objects: map[string]int{}, Features: a.states(), Off: off(a.cfg), Facts: map[string][]string{},
 	}
 	if a.owner.Load() {
 		r.Role = "owner"
 	}
-	for _, k := range []model.Kind{model.ServiceKind, model.EndpointSliceKind, model.PodKind, model.NodeKind, model.NamespaceKind, model.NetworkPolicyKind, model.IngressKind} {
+	for _, k := range []model.Kind{model.ServiceKind, model.EndpointSliceKind, model.PodKind, model.NodeKind,
+		model.NamespaceKind, model.NetworkPolicyKind, model.IngressKind} {
 		r.Objects[k.String()] = snap.Count(k)
 	}
 	if n := a.network.Load(); n != nil {
 		r.Facts["podnetwork"] = n.Facts()
 	}
 	if a.cfg.DNS.Enabled {
-		r.Facts["dns"] = []string{fmt.Sprintf("%d dns processes connected, VIPs %v, domain %s, %d addresses of pods known", a.feed.Servers(), a.cfg.ClusterDNS, a.cfg.ClusterDomain, a.feed.Callers()),
-			fmt.Sprintf("upstreams set %v (none: the node's), %d stub domains, %d hosts, cache of %d MiB", a.cfg.DNS.Upstreams, len(a.cfg.DNS.StubDomains), len(a.cfg.DNS.Hosts), a.cfg.DNS.CacheMiB)}
+		r.Facts["dns"] = []string{fmt.Sprintf(
+			"%d dns processes connected, VIPs %v, domain %s, %d addresses of pods known", a.feed.Servers(),
+			a.cfg.ClusterDNS, a.cfg.ClusterDomain, a.feed.Callers()),
+			fmt.Sprintf("upstreams set %v (none: the node's), %d stub domains, %d hosts, cache of %d MiB",
+				a.cfg.DNS.Upstreams, len(a.cfg.DNS.StubDomains), len(a.cfg.DNS.Hosts), a.cfg.DNS.CacheMiB)}
 		r.Facts["dns"] = append(r.Facts["dns"], lacking(a.feed.Lacks())...)
 	}
 	if n := a.announcer.Load(); n != nil {
@@ -190,8 +195,10 @@ func (a *agent) notes() (out []string) {
 
 // off lists the features that the settings switch off.
 func off(c config.Config) (out []string) {
-	for name, on := range map[string]bool{"podnetwork": c.PodNetwork.Enabled, "service": c.Service.Enabled, "dns": c.DNS.Enabled,
-		"loadbalancer": c.LoadBalancer.Enabled, "networkpolicy": c.NetworkPolicy.Enabled, "ingress": c.Ingress.Enabled} {
+	for name, on := range map[string]bool{"podnetwork": c.PodNetwork.Enabled, "service": c.Service.Enabled,
+		"dns":          c.DNS.Enabled,
+		"loadbalancer": c.LoadBalancer.Enabled, "networkpolicy": c.NetworkPolicy.Enabled,
+		"ingress": c.Ingress.Enabled} {
 		if !on {
 			out = append(out, name)
 		}
@@ -210,8 +217,10 @@ func (a *agent) servePorts(ctx context.Context) error {
 
 // statusPorts are the ports of kube-proxy. Metrics are for the node itself, as kube-proxy's by default.
 var statusPorts = []statusserver.Port{
-	{Name: ":10256", Pages: map[string]statusserver.Page{"/healthz": statusserver.Healthz, "/livez": statusserver.Livez}},
-	{Name: "127.0.0.1:10249", Pages: map[string]statusserver.Page{"/healthz": statusserver.Alive, "/metrics": statusserver.Metrics, "/proxyMode": statusserver.ProxyMode}},
+	{Name: ":10256", Pages: map[string]statusserver.Page{"/healthz": statusserver.Healthz,
+		"/livez": statusserver.Livez}},
+	{Name: "127.0.0.1:10249", Pages: map[string]statusserver.Page{"/healthz": statusserver.Alive,
+		"/metrics": statusserver.Metrics, "/proxyMode": statusserver.ProxyMode}},
 }
 
 // page is what the process that serves is told to answer.

@@ -26,9 +26,12 @@ func TestHealthAsKubeProxySaysIt(t *testing.T) {
 	}
 	defer store.Close()
 	store.MarkSynced(model.NodeKind)
-	a := &agent{node: "node1", store: store, log: slog.New(slog.DiscardHandler), healths: map[string]*reconcile.Health{}, wrong: map[string]string{}}
+	a := &agent{node: "node1", store: store, log: slog.New(slog.DiscardHandler),
+		healths: map[string]*reconcile.Health{}, wrong: map[string]string{}}
 	put := func(leaving bool) {
-		if err := store.Write(func(w *model.Writer) { w.PutNode(&model.Node{Name: "node1", Leaving: leaving}) }); err != nil {
+		if err := store.Write(func(w *model.Writer) {
+			w.PutNode(&model.Node{Name: "node1", Leaving: leaving})
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -52,10 +55,12 @@ func TestHealthAsKubeProxySaysIt(t *testing.T) {
 					w = a.healthz()
 				}
 				var got map[string]any
-				if err := json.Unmarshal(w.Body, &got); err != nil || w.Status != want || got["healthy"] != row.healthy || got["lastUpdated"] == nil || got["currentTime"] == nil {
+				if err := json.Unmarshal(w.Body, &got); err != nil || w.Status != want ||
+					got["healthy"] != row.healthy || got["lastUpdated"] == nil || got["currentTime"] == nil {
 					t.Errorf("%s: %d %s, want %d", path, w.Status, w.Body, want)
 				}
-				if _, shown := got["nodeEligible"]; shown != (path == "healthz") || shown && got["nodeEligible"] == row.leaving {
+				if _, shown := got["nodeEligible"]; shown != (path == "healthz") || shown &&
+					got["nodeEligible"] == row.leaving {
 					t.Errorf("%s: %s", path, w.Body)
 				}
 			}
@@ -73,7 +78,8 @@ func (x target) Apply(context.Context, map[string]int, []string) error { return 
 func ran(t *testing.T, store *model.Store, err error) *reconcile.Health {
 	t.Helper()
 	h := reconcile.NewHealth(nil, nil)
-	loop := &reconcile.Loop[string, int]{Name: "service", Store: store, Kinds: model.NodeKind, Target: target{err}, Health: h, Log: slog.New(slog.DiscardHandler),
+	loop := &reconcile.Loop[string, int]{Name: "service", Store: store, Kinds: model.NodeKind, Target: target{err},
+		Health: h, Log: slog.New(slog.DiscardHandler),
 		Keys:  func(model.Snapshot, model.Changes) []string { return nil },
 		Plan:  func(model.Snapshot, string) (int, bool, []model.Problem) { return 0, false, nil },
 		Equal: func(a, b int) bool { return a == b }}

@@ -58,8 +58,10 @@ func statusCommand() *cobra.Command {
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "for machines")
 	c.Flags().BoolVar(&vips, "vips", false, "who answers for the addresses of load balancers, and since when")
-	c.Flags().BoolVar(&policies, "policies", false, "which pods of this node are isolated, by which policies, and what was dropped")
-	c.Flags().BoolVar(&ofWriter, "writer", false, "ask the writer of this pod: kubectl -n kube-system exec deploy/wayleave-writer -- /wayleave status --writer")
+	c.Flags().BoolVar(&policies, "policies", false,
+		"which pods of this node are isolated, by which policies, and what was dropped")
+	c.Flags().BoolVar(&ofWriter, "writer", false,
+		"ask the writer of this pod: kubectl -n kube-system exec deploy/wayleave-writer -- /wayleave status --writer")
 	c.Flags().StringVar(&socket, "socket", agentSocket, "the agent's socket")
 	return c
 }

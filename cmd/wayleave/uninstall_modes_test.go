@@ -41,7 +41,8 @@ func newBareNode(t *testing.T) *bareNode {
 	n.ns.Addr("eth0", "fd00:30::11/64")
 	n.ns.Route("0.0.0.0/0", "172.30.0.1")
 	testnet.Eventually(t, 10*time.Second, func() error { // the kernel adds it by itself, a moment after the link is up
-		if out := n.ns.Run("ip", "-6", "addr", "show", "dev", "eth0", "-tentative"); !strings.Contains(out, "inet6 fe80:") {
+		if out := n.ns.Run("ip", "-6", "addr", "show", "dev", "eth0", "-tentative"); !strings.Contains(out,
+			"inet6 fe80:") {
 			return fmt.Errorf("eth0 has no link-local address yet: %s", out)
 		}
 		return nil
@@ -62,7 +63,8 @@ func (n *bareNode) open() *nodeState {
 		n.t.Fatal(err)
 	}
 	state, run := filepath.Join(n.dir, "state"), filepath.Join(n.dir, "run")
-	s, err := newNodeState(fd, state, run, podnetwork.Config{Sysctl: "/proc/sys/net", BinDir: filepath.Join(n.dir, "bin"), ConfDir: filepath.Join(n.dir, "net.d"),
+	s, err := newNodeState(fd, state, run, podnetwork.Config{Sysctl: "/proc/sys/net", BinDir: filepath.Join(n.dir,
+		"bin"), ConfDir: filepath.Join(n.dir, "net.d"),
 		Socket: filepath.Join(run, "cni.sock"), Tombstones: filepath.Join(state, "tombstones")})
 	if err != nil {
 		n.t.Fatal(err)
@@ -92,20 +94,27 @@ func (n *bareNode) install(kind string) error {
 	if err != nil {
 		return err
 	}
-	local := service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11"), netip.MustParseAddr("fd00:30::11")},
-		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, OwnPodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
-		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"), netip.MustParsePrefix("127.0.0.0/8")}}
+	local := service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11"),
+		netip.MustParseAddr("fd00:30::11")},
+		PodCIDRs:    []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
+		OwnPodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
+		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"),
+			netip.MustParsePrefix("127.0.0.0/8")}}
 	mode.SetLocal(local)
 	set := sysctl.Set{Root: "/proc/sys/net", State: s.stateDir + "/sysctl"}
-	tracking := service.Tracking{Established: 23 * time.Hour, CloseWait: time.Hour, UDP: 31 * time.Second, Liberal: true}
+	tracking := service.Tracking{Established: 23 * time.Hour, CloseWait: time.Hour, UDP: 31 * time.Second,
+		Liberal: true}
 	if err := errors.Join(ensureSysctls(set, mode, local), tracking.Set(set, 1)); err != nil {
 		return err
 	}
 	if err := mode.Sync(ctx, n.plans()); err != nil {
 		return err
 	}
-	p := &dns.Placement{Net: s.links, NFT: s.nft, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
-	if err := p.Sync(ctx, map[model.Name]dns.Place{{}: {VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}}); err != nil {
+	p := &dns.Placement{Net: s.links, NFT: s.nft, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding {
+		return dns.Forwarding{}
+	}}
+	if err := p.Sync(ctx, map[model.Name]dns.Place{
+		{}: {VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}}); err != nil {
 		return err
 	}
 	if err := s.links.SetRoute(ctx, link.Route{Dst: netip.MustParsePrefix("10.244.7.0/24")}); err != nil {
@@ -126,11 +135,15 @@ func (n *bareNode) plans() map[model.Name]service.Plan {
 		tx.PutService(&model.Service{Name: name, Type: model.LoadBalancer, Affinity: time.Hour, ExternalLocal: true,
 			ClusterIPs:      []netip.Addr{netip.MustParseAddr("10.96.0.50"), netip.MustParseAddr("fd00:96::50")},
 			ExternalIPs:     []netip.Addr{netip.MustParseAddr("203.0.113.5")},
-			LoadBalancerIPs: []netip.Addr{netip.MustParseAddr("203.0.113.6")}, SourceRanges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
-			Ports: []model.ServicePort{{Name: "tcp", Protocol: model.TCP, Port: 80, NodePort: 30080}, {Name: "udp", Protocol: model.UDP, Port: 80, NodePort: 40080}}})
+			LoadBalancerIPs: []netip.Addr{netip.MustParseAddr("203.0.113.6")},
+			SourceRanges:    []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")},
+			Ports: []model.ServicePort{{Name: "tcp", Protocol: model.TCP, Port: 80, NodePort: 30080},
+				{Name: "udp", Protocol: model.UDP, Port: 80, NodePort: 40080}}})
 		for i, a := range []string{"10.244.1.2", "fd00:244:0:1::2"} {
-			tx.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "default", Name: fmt.Sprint("web-", i)}, Service: "web",
-				Ports:     []model.EndpointPort{{Name: "tcp", Protocol: model.TCP, Port: 8080}, {Name: "udp", Protocol: model.UDP, Port: 8080}},
+			tx.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "default",
+				Name: fmt.Sprint("web-", i)}, Service: "web",
+				Ports: []model.EndpointPort{{Name: "tcp", Protocol: model.TCP, Port: 8080},
+					{Name: "udp", Protocol: model.UDP, Port: 8080}},
 				Endpoints: []model.Endpoint{{Addr: netip.MustParseAddr(a), Node: "node1", Ready: true, Serving: true}}})
 		}
 	})
@@ -153,8 +166,10 @@ var (
 func (n *bareNode) everything() string {
 	n.t.Helper()
 	var b strings.Builder
-	for _, c := range []string{"nft list ruleset", "iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save",
-		"ip -o -d link", "ip -o addr", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all"} {
+	for _, c := range []string{"nft list ruleset", "iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save",
+		"ip6tables-legacy-save",
+		"ip -o -d link", "ip -o addr", "ip rule", "ip -6 rule", "ip route show table all",
+		"ip -6 route show table all"} {
 		words := strings.Fields(c)
 		out := n.ns.Run(words[0], words[1:]...)
 		fmt.Fprintf(&b, "== %s\n%s", c, comments.ReplaceAllString(counters.ReplaceAllString(out, ""), ""))
@@ -173,7 +188,8 @@ func (n *bareNode) everything() string {
 	n.ns.Must(func() error {
 		return filepath.WalkDir("/proc/sys/net", func(path string, d fs.DirEntry, err error) error {
 			// Counters and seeds change by themselves.
-			if err != nil || d.IsDir() || slices.Contains([]string{"nf_conntrack_count", "stable_secret", "flush"}, d.Name()) {
+			if err != nil || d.IsDir() || slices.Contains([]string{"nf_conntrack_count", "stable_secret",
+				"flush"}, d.Name()) {
 				return err
 			}
 			if raw, err := os.ReadFile(path); err == nil {
@@ -212,11 +228,14 @@ func firstDifference(a, b string) string {
 // others are rules that were there before: Docker's and the kubelet's.
 func (n *bareNode) others(flavour string) {
 	for _, f := range []string{"iptables", "ip6tables"} {
-		for _, c := range []string{"-t nat -N DOCKER", "-t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER", "-N KUBE-FIREWALL", "-A OUTPUT -j KUBE-FIREWALL", "-t mangle -N KUBE-IPTABLES-HINT", "-t mangle -N KUBE-KUBELET-CANARY"} {
+		for _, c := range []string{"-t nat -N DOCKER", "-t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER",
+			"-N KUBE-FIREWALL", "-A OUTPUT -j KUBE-FIREWALL", "-t mangle -N KUBE-IPTABLES-HINT",
+			"-t mangle -N KUBE-KUBELET-CANARY"} {
 			n.ns.Run(f+"-"+flavour, strings.Fields(c)...)
 		}
 	}
-	n.ns.Run("nft", "add table inet firewalld; add chain inet firewalld input { type filter hook input priority 10; }; add rule inet firewalld input tcp dport 22 accept")
+	n.ns.Run("nft", "add table inet firewalld; add chain inet firewalld input { type filter hook input priority 10; "+
+		"}; add rule inet firewalld input tcp dport 22 accept")
 }
 
 // What is on a node before installing and after uninstalling is equal, in every mode:
@@ -263,7 +282,10 @@ func uninstallRows(t *testing.T, rows ...string) {
 				n.ns.Must(func() error {
 					err := n.open().verify(t.Context())
 					for kind := range strings.FieldsSeq(row) {
-						want := map[string]string{"nftables": "table ip wayleave-service", "iptables-nft": "chain KUBE-SERVICES of iptables (nft)", "iptables-legacy": "chain KUBE-SERVICES of ip6tables (legacy)", "ipvs": "virtual server TCP 10.96.0.50:80"}[kind]
+						want := map[string]string{"nftables": "table ip wayleave-service",
+							"iptables-nft":    "chain KUBE-SERVICES of iptables (nft)",
+							"iptables-legacy": "chain KUBE-SERVICES of ip6tables (legacy)",
+							"ipvs":            "virtual server TCP 10.96.0.50:80"}[kind]
 						if err == nil || !strings.Contains(err.Error(), want) {
 							t.Errorf("%s is not named by: %v", want, err)
 						}

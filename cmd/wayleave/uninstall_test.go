@@ -51,10 +51,13 @@ func TestUninstallTakesAllAndVerifyProvesIt(t *testing.T) {
 		}
 		pod := networkpolicy.Key{Kind: networkpolicy.PodEntry, Addr: netip.MustParseAddr("10.244.1.5")}
 		six := networkpolicy.Key{Kind: networkpolicy.PodEntry, Addr: netip.MustParseAddr("fd00:244::5")}
-		if err := n.policies.Sync(ctx, map[networkpolicy.Key]networkpolicy.Entry{pod: {Profile: "0123456789abcdef"}, six: {Profile: "0123456789abcdef"}}); err != nil {
+		if err := n.policies.Sync(ctx, map[networkpolicy.Key]networkpolicy.Entry{pod: {Profile: "0123456789abcdef"},
+			six: {Profile: "0123456789abcdef"}}); err != nil {
 			return err
 		}
-		p := &dns.Placement{Net: n.links, NFT: n.nft, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
+		p := &dns.Placement{Net: n.links, NFT: n.nft, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding {
+			return dns.Forwarding{}
+		}}
 		place := dns.Place{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}
 		if err := p.Sync(ctx, map[model.Name]dns.Place{{}: place}); err != nil {
 			return err
@@ -67,7 +70,9 @@ func TestUninstallTakesAllAndVerifyProvesIt(t *testing.T) {
 	ns.Must(fill)
 	ns.Must(func() error {
 		err := n.verify(t.Context())
-		for _, want := range []string{"table ip " + nftables.TableName, "table ip6 " + nftables.TableName, "table ip " + dns.TableName, "table ip " + policynft.TableName, "table ip6 " + policynft.TableName, "address 10.96.0.10 on lo",
+		for _, want := range []string{"table ip " + nftables.TableName, "table ip6 " + nftables.TableName, "table ip " +
+			dns.TableName, "table ip " + policynft.TableName, "table ip6 " + policynft.TableName,
+			"address 10.96.0.10 on lo",
 			"route to 10.244.7.0/24", podnetwork.ConfName, "folder " + state, "folder " + run} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s is not named by: %v", want, err)
@@ -77,7 +82,8 @@ func TestUninstallTakesAllAndVerifyProvesIt(t *testing.T) {
 	})
 	ns.Must(func() error { return open().uninstall(t.Context()) })
 	ns.Must(func() error { return open().verify(t.Context()) })
-	if out := ns.Run("sh", "-c", "nft list ruleset; ip route show table all proto 87; ip -o addr show dev lo | grep 10.96 || true"); out != "" {
+	if out := ns.Run("sh", "-c",
+		"nft list ruleset; ip route show table all proto 87; ip -o addr show dev lo | grep 10.96 || true"); out != "" {
 		t.Errorf("left: %s", out)
 	}
 	ns.Must(func() error { return open().uninstall(t.Context()) }) // twice is no error

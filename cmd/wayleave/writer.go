@@ -201,7 +201,8 @@ func (w *writer) jobs() []func(context.Context) error {
 // balance gives Services of type LoadBalancer their addresses.
 func (w *writer) balance(ctx context.Context) error {
 	b := &writeback.Balancer{
-		Client: w.client.Interface, Dynamic: w.client.Dynamic, Store: w.store, Default: w.cfg.LoadBalancer.Default, Log: w.log,
+		Client: w.client.Interface, Dynamic: w.client.Dynamic, Store: w.store,
+		Default: w.cfg.LoadBalancer.Default, Log: w.log,
 		Report: func(key string, problems []model.Problem) {
 			if key == "Service "+writeback.DNSNamespace+"/"+writeback.IngressService {
 				for i := range problems { // without a pool the nodes' own addresses are used
@@ -251,7 +252,8 @@ func (w *writer) ensureDNSOnce(ctx context.Context) error {
 		told, known, _ := w.reports.DNS()
 		told.VIPs, _ = splitDNS(told.VIPs) // agents of earlier versions report all
 		if _, exists := w.store.Snapshot().Service(dnsService()); !known && !exists {
-			return errors.New("no agent has reported yet which DNS server its kubelet gives to pods (see the setting clusterDNS)")
+			return errors.New(
+				"no agent has reported yet which DNS server its kubelet gives to pods (see the setting clusterDNS)")
 		}
 		want.VIPs = told.VIPs
 	}

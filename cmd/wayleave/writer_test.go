@@ -32,8 +32,11 @@ func testWriter(t *testing.T, yaml string) *writer {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	w := &writer{name: "writer-1", cfg: config.Default(), log: log, store: store, problems: writeback.NewProblems(log), wrong: map[string]string{}, client: &kubesource.Client{}}
-	w.reports = &writeback.NodeReports{Accept: w.accepts, Log: log, Problems: func(node string, list []model.Problem) { w.problems.Set("node", node, list) }}
+	w := &writer{name: "writer-1", cfg: config.Default(), log: log, store: store, problems: writeback.NewProblems(log),
+		wrong: map[string]string{}, client: &kubesource.Client{}}
+	w.reports = &writeback.NodeReports{Accept: w.accepts, Log: log, Problems: func(node string, list []model.Problem) {
+		w.problems.Set("node", node, list)
+	}}
 	return w
 }
 
@@ -84,11 +87,15 @@ func TestTheWriterFindsWhatIsWrongWithObjects(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- all(ctx, w.judgeServices, func(ctx context.Context) error { return w.judgeIngresses(ctx, ingressSettings(w.cfg)) })
+		done <- all(ctx, w.judgeServices, func(ctx context.Context) error {
+			return w.judgeIngresses(ctx,
+				ingressSettings(w.cfg))
+		})
 	}()
 	testnet.Eventually(t, 20*time.Second, func() error {
 		text := fmt.Sprint(w.problems.List())
-		for _, want := range []string{"Ingress default/main: spec.rules[0]", "Service default/web: spec.externalIPs[0]"} {
+		for _, want := range []string{"Ingress default/main: spec.rules[0]",
+			"Service default/web: spec.externalIPs[0]"} {
 			if !strings.Contains(text, want) {
 				return fmt.Errorf("%q is not among %s", want, text)
 			}
@@ -111,12 +118,14 @@ func TestWhatNodesReportOfIngresses(t *testing.T) {
 	w := testWriter(t, writerObjects)
 	w.cfg.Ingress.NodeSelector = map[string]string{"ingress": "yes"}
 	at := func(name string) model.Problem {
-		return model.Problem{Kind: "Ingress", Object: model.Name{Namespace: "default", Name: name}, Field: "spec.tls[0].secretName", Reason: "r"}
+		return model.Problem{Kind: "Ingress", Object: model.Name{Namespace: "default", Name: name},
+			Field: "spec.tls[0].secretName", Reason: "r"}
 	}
 	for _, tc := range []struct {
 		node, ingress string
 		want          bool
-	}{{"node1", "main", true}, {"node2", "main", false}, {"node3", "main", false}, {"node1", "theirs", false}, {"node1", "gone", false}} {
+	}{{"node1", "main", true}, {"node2", "main", false}, {"node3", "main", false}, {"node1", "theirs", false},
+		{"node1", "gone", false}} {
 		if got := w.accepts(tc.node, at(tc.ingress)); got != tc.want {
 			t.Errorf("%s about %s: %t", tc.node, tc.ingress, got)
 		}
@@ -151,7 +160,8 @@ func TestKubeDNSIsMadeWhereKubeletsSay(t *testing.T) {
 	go func() { done <- w.reports.Run(ctx) }()
 	defer func() { cancel(); <-done }()
 	lease := writeback.NodeLease{Client: c, Namespace: writeback.PeersNamespace, Node: "node1"}
-	if err := lease.Kubelet(t.Context(), writeback.KubeletDNS{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.53")}}); err != nil {
+	if err := lease.Kubelet(t.Context(),
+		writeback.KubeletDNS{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.53")}}); err != nil {
 		t.Fatal(err)
 	}
 	testnet.Eventually(t, 20*time.Second, func() error { return w.ensureDNSOnce(t.Context()) })
@@ -181,7 +191,8 @@ func TestServingFollowsTheNodesLabels(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.nodeServes(t.Context(), watch, &serves); err == nil || !strings.Contains(err.Error(), "ingress.nodeSelector") {
+	if _, err := f.nodeServes(t.Context(), watch, &serves); err == nil || !strings.Contains(err.Error(),
+		"ingress.nodeSelector") {
 		t.Errorf("after the label: %v", err)
 	}
 	if text := f.facts(w.store.Snapshot()); len(text) != 1 || !strings.Contains(text[0], "serves no Ingresses") {

@@ -57,7 +57,8 @@ func pack(arch, tag, out, root string, programs []string) error {
 	return dockerarchive.WriteFile(out, dockerarchive.Image{
 		Tags:         []string{tag},
 		Architecture: arch,
-		Config:       dockerarchive.Config{Entrypoint: []string{"/" + filepath.Base(programs[0])}, WorkingDir: "/", Env: env},
-		Layers:       []*dockerarchive.Layer{&l},
+		Config: dockerarchive.Config{Entrypoint: []string{"/" + filepath.Base(programs[0])},
+			WorkingDir: "/", Env: env},
+		Layers: []*dockerarchive.Layer{&l},
 	})
 }

@@ -60,7 +60,8 @@ func TestTheCorefileOfKubeadm(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	got := translated(t, kubeadm, func(key string) bool { return key != "dns.pods" }, false)
-	if !strings.Contains(got, "line 8: not carried over: pods insecure: it is not built yet") || strings.Contains(got, "pods: insecure") {
+	if !strings.Contains(got, "line 8: not carried over: pods insecure: it is not built yet") ||
+		strings.Contains(got, "pods: insecure") {
 		t.Errorf("a setting that is not built:\n%s", got)
 	}
 	// Every directive is either a setting or is spoken of.
@@ -73,42 +74,74 @@ func TestTheCorefileOfKubeadm(t *testing.T) {
 		name, _, _ := strings.Cut(n.Text, ":")
 		said = append(said, name)
 	}
-	if got := strings.Join(said, " "); got != "errors health lameduck ready prometheus max_concurrent loop reload loadbalance" {
+	if got := strings.Join(said,
+		" "); got != "errors health lameduck ready prometheus max_concurrent loop reload loadbalance" {
 		t.Errorf("spoken of are %s", got)
 	}
 }
 
 func TestTranslate(t *testing.T) {
 	for _, tc := range []struct{ what, in, want string }{
-		{"upstreams", ". {\n forward . 10.0.0.1 10.0.0.2:5353 dns://10.0.0.3\n}", "dns:\n  upstreams:\n  - 10.0.0.1:53\n  - 10.0.0.2:5353\n  - 10.0.0.3:53\n"},
-		{"TLS", ". {\n forward . tls://9.9.9.9 tls://149.112.112.112 {\n  tls_servername dns.quad9.net\n  health_check 5s\n }\n}",
+		{"upstreams", ". {\n forward . 10.0.0.1 10.0.0.2:5353 dns://10.0.0.3\n}",
+			"dns:\n  upstreams:\n  - 10.0.0.1:53\n  - 10.0.0.2:5353\n  - 10.0.0.3:53\n"},
+		{"TLS", ". {\n forward . tls://9.9.9.9 tls://149.112.112.112 {\n  tls_servername dns.quad9.net\n  " +
+			"health_check 5s\n }\n}",
 			"dns:\n  upstreams:\n  - tls://9.9.9.9:853@dns.quad9.net\n  - tls://149.112.112.112:853@dns.quad9.net\n"},
-		{"a stub domain by a block", "Corp.example.:53 b.example {\n forward . 10.1.0.53\n}", "dns:\n  stubDomains:\n    b.example:\n    - 10.1.0.53:53\n    corp.example:\n    - 10.1.0.53:53\n"},
-		{"a stub domain by FROM", ". {\n forward corp.example 10.1.0.53\n forward . 10.0.0.1\n}", "dns:\n  stubDomains:\n    corp.example:\n    - 10.1.0.53:53\n  upstreams:\n  - 10.0.0.1:53\n"},
-		{"FROM outside of the block", "a.example {\n forward b.example 10.1.0.53\n}", "{}\nline 2: not carried over: forward b.example: it is not within the server block's zones\n"},
-		{"hosts", ". {\n hosts {\n  10.0.0.9 printer.corp.example nas.corp.example\n  fd00::9 nas.corp.example\n  fallthrough\n }\n}",
-			"dns:\n  hosts:\n    nas.corp.example:\n    - 10.0.0.9\n    - fd00::9\n    printer.corp.example:\n    - 10.0.0.9\n"},
-		{"a hosts file", ". {\n hosts /etc/hosts\n}", "{}\nline 2: not carried over: hosts /etc/hosts: files are not read; write the lines of /etc/hosts into the Corefile\nline 2: not carried over: hosts without fallthrough: names that it does not have are asked for upstream\n"},
-		{"cache", ". {\n cache {\n  success 9984 600\n  denial 9984 60\n  serve_stale 12h\n  prefetch 10\n }\n}", "dns:\n  cacheTTL: 10m0s\n  negativeTTL: 1m0s\n  staleFor: 12h0m0s\n"},
+		{"a stub domain by a block", "Corp.example.:53 b.example {\n forward . 10.1.0.53\n}",
+			"dns:\n  stubDomains:\n    b.example:\n    - 10.1.0.53:53\n    corp.example:\n    - 10.1.0.53:53\n"},
+		{"a stub domain by FROM", ". {\n forward corp.example 10.1.0.53\n forward . 10.0.0.1\n}",
+			"dns:\n  stubDomains:\n    corp.example:\n    - 10.1.0.53:53\n  upstreams:\n  - 10.0.0.1:53\n"},
+		{"FROM outside of the block", "a.example {\n forward b.example 10.1.0.53\n}",
+			"{}\nline 2: not carried over: forward b.example: it is not within the server block's zones\n"},
+		{"hosts", ". {\n hosts {\n  10.0.0.9 printer.corp.example nas.corp.example\n  fd00::9 nas.corp.example\n  " +
+			"fallthrough\n }\n}",
+			"dns:\n  hosts:\n    nas.corp.example:\n    - 10.0.0.9\n    - fd00::9\n    printer.corp.example:\n   " +
+				" - 10.0.0.9\n"},
+		{"a hosts file", ". {\n hosts /etc/hosts\n}", "{}\nline 2: not carried over: hosts /etc/hosts: files are " +
+			"not read; write the lines of /etc/hosts into the Corefile\nline 2: not carried over: hosts without " +
+			"fallthrough: names that it does not have are asked for upstream\n"},
+		{"cache", ". {\n cache {\n  success 9984 600\n  denial 9984 60\n  serve_stale 12h\n  prefetch 10\n }\n}",
+			"dns:\n  cacheTTL: 10m0s\n  negativeTTL: 1m0s\n  staleFor: 12h0m0s\n"},
 		{"parts of a cache", ". {\n cache 3600 example.com {\n  keepttl\n  disable denial\n }\n}",
-			"dns:\n  cacheTTL: 1h0m0s\nline 2: not carried over: cache for example.com only: there is one cache for all zones\nline 3: not carried over: cache: keepttl\nline 4: not carried over: disable denial: the cache is for all names outside of the cluster\n"},
+			"dns:\n  cacheTTL: 1h0m0s\nline 2: not carried over: cache for example.com only: there is one cache for " +
+				"all zones\nline 3: not carried over: cache: keepttl\nline 4: not carried over: disable denial: the " +
+				"cache is for all names outside of the cluster\n"},
 		{"two values of one setting", ". {\n cache 60\n}\na.example {\n cache 30\n}",
-			"dns:\n  cacheTTL: 1m0s\n  negativeTTL: 1m0s\nline 5: not carried over: cacheTTL: 30s; line 2 has said 1m0s, and it is one setting for all zones\nline 5: not carried over: negativeTTL: 30s; line 2 has said 1m0s, and it is one setting for all zones\n"},
-		{"options of kubernetes", ". {\n kubernetes a.example b.example {\n  namespaces x\n  ttl 5\n  fallthrough\n }\n}",
-			"clusterDomain: a.example\ndns:\n  extraDomains:\n  - b.example\n  pods: disabled\nline 3: not carried over: kubernetes: namespaces x\nline 4: not carried over: ttl 5: names of the cluster have 30 s\nline 5: not carried over: fallthrough : names of the cluster's domain are answered here only; addresses that are not the cluster's are asked upstream anyway\n"},
-		{"options of forward", ". {\n forward . 10.0.0.1 {\n  except corp.example\n  force_tcp\n }\n}", "dns:\n  upstreams:\n  - 10.0.0.1:53\nline 3: not carried over: forward: except corp.example\nline 4: not carried over: forward: force_tcp\n"},
-		{"servers by name", ". {\n forward . dns.example /etc/other\n}", "{}\nline 2: not carried over: forward to dns.example: servers are IP addresses, asked by UDP and TCP or tls://\nline 2: not carried over: forward to the servers of /etc/other: name them\n"},
-		{"directives that do what we do not", ". {\n rewrite name a.example b.example\n log\n nonsense x\n whoami\n import /etc/coredns/custom/*.override\n}",
-			"{}\nline 2: not carried over: rewrite: an ExternalName Service or `dns.hosts` may do it\nline 3: not carried over: log: not every query is logged; `wayleave dns log` shows those of a pod or a name\nline 4: not carried over: nonsense: CoreDNS has no such directive of its own\nline 5: not carried over: whoami\nline 6: not carried over: import /etc/coredns/custom/*.override: other files are not read; translate them one by one\n"},
-		{"a block of another protocol", "tls://. {\n forward . 10.0.0.1\n}", "{}\nline 1: not carried over: tls://.: queries come by UDP and TCP\nline 1: not carried over: server block tls://. with all that it has\n"},
-		{"snippets", "(up) {\n forward . 10.0.0.1 # ours\n}\n. {\n import up\n}", "dns:\n  upstreams:\n  - 10.0.0.1:53\n"},
+			"dns:\n  cacheTTL: 1m0s\n  negativeTTL: 1m0s\nline 5: not carried over: cacheTTL: 30s; line 2 has said " +
+				"1m0s, and it is one setting for all zones\nline 5: not carried over: negativeTTL: 30s; line 2 has " +
+				"said 1m0s, and it is one setting for all zones\n"},
+		{"options of kubernetes",
+			". {\n kubernetes a.example b.example {\n  namespaces x\n  ttl 5\n  fallthrough\n }\n}",
+			"clusterDomain: a.example\ndns:\n  extraDomains:\n  - b.example\n  pods: disabled\nline 3: not carried " +
+				"over: kubernetes: namespaces x\nline 4: not carried over: ttl 5: names of the cluster have 30 " +
+				"s\nline 5: not carried over: fallthrough : names of the cluster's domain are answered here only; " +
+				"addresses that are not the cluster's are asked upstream anyway\n"},
+		{"options of forward", ". {\n forward . 10.0.0.1 {\n  except corp.example\n  force_tcp\n }\n}",
+			"dns:\n  upstreams:\n  - 10.0.0.1:53\nline 3: not carried over: forward: except corp.example\nline 4: " +
+				"not carried over: forward: force_tcp\n"},
+		{"servers by name", ". {\n forward . dns.example /etc/other\n}", "{}\nline 2: not carried over: forward to " +
+			"dns.example: servers are IP addresses, asked by UDP and TCP or tls://\nline 2: not carried over: " +
+			"forward to the servers of /etc/other: name them\n"},
+		{"directives that do what we do not", ". {\n rewrite name a.example b.example\n log\n nonsense x\n whoami\n " +
+			"import /etc/coredns/custom/*.override\n}",
+			"{}\nline 2: not carried over: rewrite: an ExternalName Service or `dns.hosts` may do it\nline 3: not " +
+				"carried over: log: not every query is logged; `wayleave dns log` shows those of a pod or a " +
+				"name\nline 4: not carried over: nonsense: CoreDNS has no such directive of its own\nline 5: not " +
+				"carried over: whoami\nline 6: not carried over: import /etc/coredns/custom/*.override: other files " +
+				"are not read; translate them one by one\n"},
+		{"a block of another protocol", "tls://. {\n forward . 10.0.0.1\n}", "{}\nline 1: not carried over: " +
+			"tls://.: queries come by UDP and TCP\nline 1: not carried over: server block tls://. with all " +
+			"that it has\n"},
+		{"snippets", "(up) {\n forward . 10.0.0.1 # ours\n}\n. {\n import up\n}",
+			"dns:\n  upstreams:\n  - 10.0.0.1:53\n"},
 		{"quotes", ". {\n forward . \"10.0.0.1\"\n}", "dns:\n  upstreams:\n  - 10.0.0.1:53\n"},
 		{"autopath", ". {\n autopath @kubernetes\n}", "dns:\n  autopath: true\n"},
 		{"nothing", "", "error: not a Corefile: it has no server block"},
 		{"a brace too few", ". {\n errors", "error: not a Corefile: line 1: a { has no end"},
 		{"a brace too many", ". {\n}\n}", "error: not a Corefile: line 3: a } without a {"},
 		{"a quote too few", ". {\n forward \"x\n}", "error: not a Corefile: line 2: a quote has no end"},
-		{"snippets in circles", "(a) {\n import b\n}\n(b) {\n import a\n}\n. {\n import a\n}", "error: not a Corefile: line 5: import a: snippets import each other"},
+		{"snippets in circles", "(a) {\n import b\n}\n(b) {\n import a\n}\n. {\n import a\n}",
+			"error: not a Corefile: line 5: import a: snippets import each other"},
 	} {
 		if got := translated(t, tc.in, allBuilt, false); got != tc.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", tc.what, got, tc.want)
@@ -163,7 +196,8 @@ func eachLine(t *testing.T, text string, seen map[string]bool) (marks int) {
 			continue
 		}
 		marks++
-		if f := strings.Fields(words); strings.HasPrefix(words, "    ") && !strings.HasPrefix(words, "     ") && !strings.HasPrefix(f[0], "{") {
+		if f := strings.Fields(words); strings.HasPrefix(words, "    ") && !strings.HasPrefix(words, "     ") &&
+			!strings.HasPrefix(f[0], "{") {
 			seen[f[0]] = true
 		}
 		lost, noted := false, false
@@ -181,8 +215,10 @@ func eachLine(t *testing.T, text string, seen map[string]bool) (marks int) {
 			less, _, err := Translate(strings.Join(without, "\n"), allBuilt)
 			changes = err == nil && string(less) != string(out)
 		}
-		if right := map[string]bool{"set": changes && !lost, "note": noted && !lost, "same": !lost, "lost": lost}[mark]; !right {
-			t.Errorf("%q: lost %v, noted %v, a setting %v; it is to be %s\n%s%v", strings.TrimSpace(words), lost, noted, changes, mark, out, notes)
+		if right := map[string]bool{"set": changes && !lost, "note": noted && !lost, "same": !lost,
+			"lost": lost}[mark]; !right {
+			t.Errorf("%q: lost %v, noted %v, a setting %v; it is to be %s\n%s%v", strings.TrimSpace(words), lost, noted,
+				changes, mark, out, notes)
 		}
 	}
 	return marks
@@ -192,20 +228,39 @@ func eachLine(t *testing.T, text string, seen map[string]bool) (marks int) {
 func TestOddCorefiles(t *testing.T) {
 	const up = "dns:\n  upstreams:\n  - 10.0.0.1:53\n"
 	for what, tc := range map[string]struct{ in, want string }{
-		"a hosts file without a path": {". {\n hosts extra.hosts corp.test {\n  192.0.2.30 printer.corp.test\n  fallthrough\n }\n}",
-			"dns:\n  hosts:\n    printer.corp.test:\n    - 192.0.2.30\nline 2: not carried over: hosts extra.hosts corp.test: files are not read; write the lines of extra.hosts into the Corefile\n"},
-		"import of files outside of the blocks": {"import ../custom/*.server\n. {\n forward . 10.0.0.1\n}", up + "line 1: not carried over: import ../custom/*.server: other files are not read; translate them one by one\n"},
-		"nothing but an import":                 {"import a", "{}\nline 1: not carried over: import a: other files are not read; translate them one by one\n"},
-		"import of two things":                  {". {\n import a b\n forward . 10.0.0.1\n}", up + "line 2: not carried over: import a b: other files are not read; translate them one by one\n"},
-		"a snippet of whole blocks":             {"(blocks) {\n . {\n  forward . 10.0.0.1\n }\n}\nimport blocks", up},
-		"a snippet in a directive":              {"(options) {\n except a.example\n}\n. {\n forward . 10.0.0.1 {\n  import options\n }\n}", up + "line 2: not carried over: forward: except a.example\n"},
-		"no braces":                             {".:53\nforward . 10.0.0.1\nlog\n", up + "line 3: not carried over: log: not every query is logged; `wayleave dns log` shows those of a pod or a name\n"},
-		"a brace in its own line":               {".:53\n{\n forward . 10.0.0.1\n}", up},
-		"a comment behind a word":               {". {\n forward . 10.0.0.1#ours\n}", up},
-		"a quote over lines":                    {". {\n template IN A {\n  answer \"a\n  \\\"b\\\"\"\n }\n forward . 10.0.0.1\n}", up + "line 2: not carried over: template: `dns.hosts` has single names\nline 3: not carried over: template: answer a\n  \"b\"\n"},
-		"a variable":                            {". {\n forward . {$UP}\n}", "{}\nline 2: not carried over: {$UP}: variables of CoreDNS's environment are not known here\nline 2: not carried over: forward to {$UP}: servers are IP addresses, asked by UDP and TCP or tls://\n"},
-		"pods that CoreDNS does not answer for": {". {\n kubernetes cluster.local\n}", "clusterDomain: cluster.local\ndns:\n  pods: disabled\n"},
-		"hosts that hide all else":              {"corp.test {\n hosts {\n  192.0.2.1 a.corp.test b.test\n }\n}", "dns:\n  hosts:\n    a.corp.test:\n    - 192.0.2.1\nline 2: not carried over: hosts without fallthrough: names that it does not have are asked for upstream\nline 3: not carried over: hosts: b.test is in none of the zones of hosts\n"},
+		"a hosts file without a path": {
+			". {\n hosts extra.hosts corp.test {\n  192.0.2.30 printer.corp.test\n  fallthrough\n }\n}",
+			"dns:\n  hosts:\n    printer.corp.test:\n    - 192.0.2.30\nline 2: not carried over: hosts extra.hosts " +
+				"corp.test: files are not read; write the lines of extra.hosts into the Corefile\n"},
+		"import of files outside of the blocks": {"import ../custom/*.server\n. {\n forward . 10.0.0.1\n}",
+			up + "line 1: not carried over: import ../custom/*.server: other files are not read; translate " +
+				"them one by one\n"},
+		"nothing but an import": {"import a",
+			"{}\nline 1: not carried over: import a: other files are not read; translate them one by one\n"},
+		"import of two things": {". {\n import a b\n forward . 10.0.0.1\n}",
+			up + "line 2: not carried over: import a b: other files are not read; translate them one by one\n"},
+		"a snippet of whole blocks": {"(blocks) {\n . {\n  forward . 10.0.0.1\n }\n}\nimport blocks", up},
+		"a snippet in a directive": {
+			"(options) {\n except a.example\n}\n. {\n forward . 10.0.0.1 {\n  import options\n }\n}",
+			up + "line 2: not carried over: forward: except a.example\n"},
+		"no braces": {".:53\nforward . 10.0.0.1\nlog\n",
+			up + "line 3: not carried over: log: not every query is logged; `wayleave dns log` shows those of a " +
+				"pod or a name\n"},
+		"a brace in its own line": {".:53\n{\n forward . 10.0.0.1\n}", up},
+		"a comment behind a word": {". {\n forward . 10.0.0.1#ours\n}", up},
+		"a quote over lines": {
+			". {\n template IN A {\n  answer \"a\n  \\\"b\\\"\"\n }\n forward . 10.0.0.1\n}",
+			up + "line 2: not carried over: template: `dns.hosts` has single names\nline 3: not carried over: " +
+				"template: answer a\n  \"b\"\n"},
+		"a variable": {". {\n forward . {$UP}\n}", "{}\nline 2: not carried over: {$UP}: " +
+			"variables of CoreDNS's environment are not known here\nline 2: not carried over: forward to {$UP}: " +
+			"servers are IP addresses, asked by UDP and TCP or tls://\n"},
+		"pods that CoreDNS does not answer for": {". {\n kubernetes cluster.local\n}",
+			"clusterDomain: cluster.local\ndns:\n  pods: disabled\n"},
+		"hosts that hide all else": {"corp.test {\n hosts {\n  192.0.2.1 a.corp.test b.test\n }\n}",
+			"dns:\n  hosts:\n    a.corp.test:\n    - 192.0.2.1\nline 2: not carried over: hosts without " +
+				"fallthrough: names that it does not have are asked for upstream\nline 3: not carried over: hosts: " +
+				"b.test is in none of the zones of hosts\n"},
 	} {
 		if got := translated(t, tc.in, allBuilt, false); got != tc.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", what, got, tc.want)
@@ -226,6 +281,7 @@ func TestTheTableIsInTheDocs(t *testing.T) {
 // FuzzTranslate: no bytes break the translation.
 func FuzzTranslate(f *testing.F) {
 	f.Add(kubeadm)
-	f.Add("(a) {\n import a\n}\n. {\n import a\n hosts {\n 1.1.1.1 x\n}\ncache 5 {\n success 1 2 3\n}\nforward . tls://1.1.1.1\n}")
+	f.Add("(a) {\n import a\n}\n. {\n import a\n hosts {\n 1.1.1.1 x\n}\ncache 5 {\n success 1 2 3\n}\nforward . " +
+		"tls://1.1.1.1\n}")
 	f.Fuzz(func(_ *testing.T, text string) { _, _, _ = Translate(text, allBuilt) })
 }

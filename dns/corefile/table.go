@@ -28,10 +28,15 @@ const (
 // fates is every plugin that CoreDNS comes with.
 func fates() []fate {
 	return []fate{
-		{name: "kubernetes", how: carried, why: "the zone is `clusterDomain`; further zones are `dns.extraDomains`, `pods` is `dns.pods`; options for an API server of its own, `namespaces`, `labels` and a `ttl` other than 30 are not carried over; without `pods`, `dns.pods` is `disabled`"},
-		{name: "forward", how: carried, why: "`dns.upstreams`, or `dns.stubDomains` for a domain; `tls://` with `tls_servername` is `tls://IP@NAME`; `except`, `force_tcp` and client certificates are not carried over"},
-		{name: "cache", how: carried, why: "`dns.cacheTTL`, `dns.negativeTTL`, `dns.staleFor`; capacities are `dns.cacheMiB`, `prefetch` is built in; `disable` and `keepttl` are not carried over"},
-		{name: "hosts", how: carried, why: "lines of addresses are `dns.hosts`; files, a `ttl` other than 30 and the lack of `fallthrough` are not carried over"},
+		{name: "kubernetes", how: carried, why: "the zone is `clusterDomain`; further zones are `dns.extraDomains`, " +
+			"`pods` is `dns.pods`; options for an API server of its own, `namespaces`, `labels` and a `ttl` other " +
+			"than 30 are not carried over; without `pods`, `dns.pods` is `disabled`"},
+		{name: "forward", how: carried, why: "`dns.upstreams`, or `dns.stubDomains` for a domain; `tls://` with " +
+			"`tls_servername` is `tls://IP@NAME`; `except`, `force_tcp` and client certificates are not carried over"},
+		{name: "cache", how: carried, why: "`dns.cacheTTL`, `dns.negativeTTL`, `dns.staleFor`; capacities are " +
+			"`dns.cacheMiB`, `prefetch` is built in; `disable` and `keepttl` are not carried over"},
+		{name: "hosts", how: carried, why: "lines of addresses are `dns.hosts`; files, a `ttl` other than 30 and " +
+			"the lack of `fallthrough` are not carried over"},
 		{name: "import", how: carried, why: "snippets of the same file; other files are not read"},
 		{name: "errors", how: builtIn, why: "failures are logged and counted"},
 		{name: "health", how: builtIn, why: "the container has probes", anyArgs: true, options: []string{"lameduck"}},
@@ -51,7 +56,8 @@ func fates() []fate {
 		{name: "autopath", how: carried, why: "the setting `dns.autopath`"},
 		{name: "acl", how: not, why: "only pods and nodes are answered"},
 		{name: "any", how: not, why: ""},
-		{name: "auto", how: not, why: "zone files are not served: forward the zone to a server that has it (`dns.stubDomains`)"},
+		{name: "auto", how: not,
+			why: "zone files are not served: forward the zone to a server that has it (`dns.stubDomains`)"},
 		{name: "azure", how: not, why: "forward the zone (`dns.stubDomains`)"},
 		{name: "chaos", how: not, why: ""},
 		{name: "clouddns", how: not, why: "forward the zone (`dns.stubDomains`)"},
@@ -61,7 +67,8 @@ func fates() []fate {
 		{name: "dnstap", how: not, why: ""},
 		{name: "erratic", how: not, why: ""},
 		{name: "etcd", how: not, why: "forward the zone (`dns.stubDomains`)"},
-		{name: "file", how: not, why: "zone files are not served: forward the zone to a server that has it (`dns.stubDomains`)"},
+		{name: "file", how: not,
+			why: "zone files are not served: forward the zone to a server that has it (`dns.stubDomains`)"},
 		{name: "geoip", how: not, why: ""},
 		{name: "grpc", how: not, why: "servers are asked by UDP, TCP and TLS"},
 		{name: "grpc_server", how: not, why: "queries come by UDP and TCP"},

@@ -61,7 +61,8 @@ func Translate(text string, has func(key string) bool) ([]byte, []Note, error) {
 	if len(list) == 0 {
 		return nil, nil, fmt.Errorf("not a Corefile: it has no server block")
 	}
-	t := &translator{has: has, top: map[string]any{}, dns: map[string]any{}, stubs: map[string]any{}, hosts: map[string]any{}, fates: map[string]fate{}, from: map[string]int{}}
+	t := &translator{has: has, top: map[string]any{}, dns: map[string]any{}, stubs: map[string]any{},
+		hosts: map[string]any{}, fates: map[string]fate{}, from: map[string]int{}}
 	for _, f := range fates() {
 		t.fates[f.name] = f
 	}
@@ -265,8 +266,10 @@ func (t *translator) kubernetes(d directive) {
 				t.lose(o.line, "ttl %s: names of the cluster have 30 s", strings.Join(o.args, " "))
 			}
 		case "fallthrough":
-			if slices.ContainsFunc(o.args, func(z string) bool { return !strings.HasSuffix(zone(z), ".arpa") }) || len(o.args) == 0 {
-				t.lose(o.line, "fallthrough %s: names of the cluster's domain are answered here only; addresses that are not the cluster's are asked upstream anyway", strings.Join(o.args, " "))
+			if slices.ContainsFunc(o.args, func(z string) bool { return !strings.HasSuffix(zone(z), ".arpa") }) ||
+				len(o.args) == 0 {
+				t.lose(o.line, "fallthrough %s: names of the cluster's domain are answered here only; addresses "+
+					"that are not the cluster's are asked upstream anyway", strings.Join(o.args, " "))
 			}
 		case "startup_timeout", "startupdelay":
 			t.note(o.line, "%s: not needed: answers start from the last snapshot", o.name)
@@ -319,7 +322,8 @@ func (t *translator) forward(d directive) {
 		case z == "" && len(servers) == 0:
 			// The node's own resolv.conf is the default.
 		case file && (z != "" || len(servers) > 0):
-			t.lose(d.line, "forward %s to /etc/resolv.conf beside other servers, or for a domain: name the servers", d.args[0])
+			t.lose(d.line, "forward %s to /etc/resolv.conf beside other servers, or for a domain: name the servers",
+				d.args[0])
 		case len(servers) == 0:
 		case z == "":
 			t.set(d.line, t.dns, "upstreams", servers)
@@ -366,7 +370,8 @@ func (t *translator) options(d directive) (name string) {
 			if args != "sequential" {
 				t.note(o.line, "policy %s: servers are asked in their order, those that answer first", args)
 			}
-		case "max_fails", "health_check", "expire", "max_concurrent", "prefer_udp", "failfast_all_unhealthy_upstreams", "max_idle_conns", "max_age", "max_connect_attempts":
+		case "max_fails", "health_check", "expire", "max_concurrent", "prefer_udp", "failfast_all_unhealthy_upstreams",
+			"max_idle_conns", "max_age", "max_connect_attempts":
 			t.note(o.line, "%s: health checks and bounds are built in", o.name)
 		default:
 			t.lose(o.line, "forward: %s", strings.TrimSpace(o.name+" "+args))
@@ -409,12 +414,15 @@ func (t *translator) cache(d directive) {
 				stale = o.args[0]
 			}
 			if len(o.args) > 1 {
-				t.lose(o.line, "serve_stale %s: a client waits 1.8 s for the servers before it gets an old answer", strings.Join(o.args[1:], " "))
+				t.lose(o.line, "serve_stale %s: a client waits 1.8 s for the servers before it gets an old answer",
+					strings.Join(o.args[1:], " "))
 			}
 			t.duration(o.line, "staleFor", stale)
 		case "disable":
-			if len(o.args) < 2 || slices.ContainsFunc(o.args[1:], func(z string) bool { return zone(z) != t.top["clusterDomain"] }) {
-				t.lose(o.line, "disable %s: the cache is for all names outside of the cluster", strings.Join(o.args, " "))
+			if len(o.args) < 2 || slices.ContainsFunc(o.args[1:],
+				func(z string) bool { return zone(z) != t.top["clusterDomain"] }) {
+				t.lose(o.line, "disable %s: the cache is for all names outside of the cluster",
+					strings.Join(o.args, " "))
 			}
 		case "prefetch":
 			t.note(o.line, "prefetch: built in")
@@ -454,7 +462,8 @@ func (t *translator) hostsOf(d directive) {
 	}
 	switch {
 	case len(d.args) > 0:
-		t.lose(d.line, "hosts %s: files are not read; write the lines of %s into the Corefile", strings.Join(d.args, " "), d.args[0])
+		t.lose(d.line, "hosts %s: files are not read; write the lines of %s into the Corefile",
+			strings.Join(d.args, " "), d.args[0])
 	case len(d.block) == 0:
 		t.lose(d.line, "hosts: files are not read; write the lines of /etc/hosts into the Corefile")
 	}

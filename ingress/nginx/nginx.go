@@ -123,14 +123,16 @@ func (c *Config) hosts(i *model.Ingress, r rules, resolve Resolve) {
 		backend = resolve(i.Name.Namespace, *i.Default)
 		if root := c.servers[""].Locations[0]; len(i.Rules) == 0 && root.root {
 			alone := r
-			alone.target, alone.redirect, alone.appRoot, alone.regex, alone.noTLS, alone.forceTLS = "", "", "", false, false, false
+			alone.target, alone.redirect, alone.appRoot, alone.regex, alone.noTLS, alone.forceTLS = "", "", "",
+				false, false, false
 			root.Backend, root.root, root.Ingress, root.rules = backend, false, i, alone
 		}
 	}
 	for _, rule := range i.Rules {
 		s := c.servers[rule.Host]
 		if s == nil {
-			s = &Server{Host: rule.Host, Locations: []*Location{{Path: "/", Type: model.PathPrefix, Backend: backend, Ingress: i, rules: r, root: true}}}
+			s = &Server{Host: rule.Host, Locations: []*Location{{Path: "/", Type: model.PathPrefix, Backend: backend,
+				Ingress: i, rules: r, root: true}}}
 			c.servers[rule.Host] = s
 		}
 		if len(s.Aliases) == 0 {
@@ -145,7 +147,8 @@ func (c *Config) paths(i *model.Ingress, r rules, resolve Resolve) {
 	for _, rule := range i.Rules {
 		s := c.servers[rule.Host]
 		for _, p := range rule.Paths {
-			loc := &Location{Path: cmp.Or(p.Path, "/"), Type: typeOf(p), Backend: resolve(i.Name.Namespace, p.Backend), Ingress: i, rules: r}
+			loc := &Location{Path: cmp.Or(p.Path, "/"), Type: typeOf(p), Backend: resolve(i.Name.Namespace, p.Backend),
+				Ingress: i, rules: r}
 			at := slices.IndexFunc(s.Locations, func(l *Location) bool { return l.Path == loc.Path })
 			switch {
 			case at < 0 || s.Locations[at].Type != loc.Type: // one text in several types
@@ -175,7 +178,8 @@ func (c *Config) canary(i *model.Ingress, r rules, resolve Resolve) {
 		for _, p := range rule.Paths {
 			key := resolve(i.Name.Namespace, p.Backend)
 			for _, l := range s.Locations {
-				if l.Path == p.Path && l.Type == typeOf(p) && l.Backend != "" && l.Backend != key && len(l.Canaries) == 0 {
+				if l.Path == p.Path && l.Type == typeOf(p) && l.Backend != "" && l.Backend != key &&
+					len(l.Canaries) == 0 {
 					l.Canaries = append(l.Canaries, Canary{key, r})
 				}
 			}

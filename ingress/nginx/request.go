@@ -267,7 +267,8 @@ func (x *exchange) expand(s string, away bool) string {
 		b.WriteString(s[:at])
 		name := s[at+1:]
 		n := 0
-		for n < len(name) && (name[n] == '_' || 'a' <= name[n]|0x20 && name[n]|0x20 <= 'z' || '0' <= name[n] && name[n] <= '9') {
+		for n < len(name) && (name[n] == '_' || 'a' <= name[n]|0x20 && name[n]|0x20 <= 'z' || '0' <= name[n] &&
+			name[n] <= '9') {
 			if n++; n == 1 && '1' <= name[0] && name[0] <= '9' {
 				break
 			}

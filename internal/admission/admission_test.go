@@ -106,7 +106,8 @@ func TestAFullListenerTakesANewcomer(t *testing.T) {
 }
 
 func TestASourceThatIsNotAllowedIsClosed(t *testing.T) {
-	l, _ := listener(t, Limits{Total: 4, PerSource: 3, Allowed: func(a netip.Addr) bool { return a == netip.MustParseAddr("127.0.0.2") }})
+	l, _ := listener(t, Limits{Total: 4, PerSource: 3,
+		Allowed: func(a netip.Addr) bool { return a == netip.MustParseAddr("127.0.0.2") }})
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.0.0.3")}, Timeout: 5 * time.Second}
 	if c, err := d.Dial("tcp", l.Addr().String()); err == nil { // it may be reset before dial returns
 		closed(t, c)

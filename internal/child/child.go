@@ -96,7 +96,8 @@ func connOf(fd int) (*net.UnixConn, error) {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
 		c.Close()
-		return nil, fmt.Errorf("descriptor %d is %T, want a unix socket; this is a process that the agent starts", fd, c)
+		return nil, fmt.Errorf("descriptor %d is %T, want a unix socket; this is a process that the agent starts", fd,
+			c)
 	}
 	return u, nil
 }

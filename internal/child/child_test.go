@@ -35,7 +35,8 @@ func TestMain(m *testing.M) {
 
 // The child is the agent's user, and can read and write none of its files.
 func TestTheChildHasNoFiles(t *testing.T) {
-	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0,
+		unix.LANDLOCK_CREATE_RULESET_VERSION); errno != 0 {
 		t.Skipf("this kernel has no Landlock: %v", errno)
 	}
 	file := filepath.Join(t.TempDir(), "secret")

@@ -72,7 +72,8 @@ func confined(status string) error {
 		return err
 	}
 	defer f.Close()
-	want := map[string]string{"CapInh": strings.Repeat("0", 16), "CapPrm": strings.Repeat("0", 16), "CapEff": strings.Repeat("0", 16), "CapAmb": strings.Repeat("0", 16), "NoNewPrivs": "1"}
+	want := map[string]string{"CapInh": strings.Repeat("0", 16), "CapPrm": strings.Repeat("0", 16),
+		"CapEff": strings.Repeat("0", 16), "CapAmb": strings.Repeat("0", 16), "NoNewPrivs": "1"}
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		key, value, _ := strings.Cut(lines.Text(), ":")

@@ -24,7 +24,8 @@ func lockFiles() (bool, error) {
 	)
 	attr := unix.LandlockRulesetAttr{Handled_access_fs: all}
 	// The kernel takes a shorter structure: that of its first version is one number.
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr.Handled_access_fs), 0)
+	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)),
+		unsafe.Sizeof(attr.Handled_access_fs), 0)
 	switch {
 	case errno == unix.ENOSYS || errno == unix.EOPNOTSUPP:
 		return false, nil
@@ -36,7 +37,8 @@ func lockFiles() (bool, error) {
 		path   string
 		access uint64
 	}{
-		{"/proc/self/exe", run &^ unix.LANDLOCK_ACCESS_FS_READ_DIR}, {"/proc/self", read}, {"/etc/ld.so.cache", unix.LANDLOCK_ACCESS_FS_READ_FILE},
+		{"/proc/self/exe", run &^ unix.LANDLOCK_ACCESS_FS_READ_DIR}, {"/proc/self", read},
+		{"/etc/ld.so.cache", unix.LANDLOCK_ACCESS_FS_READ_FILE},
 		{"/lib", run}, {"/lib64", run}, {"/usr/lib", run},
 	} {
 		if err := allow(int(fd), p.path, p.access); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -56,7 +58,8 @@ func allow(ruleset int, path string, access uint64) error {
 	}
 	defer unix.Close(f)
 	rule := unix.LandlockPathBeneathAttr{Allowed_access: access, Parent_fd: int32(f)}
-	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(ruleset), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(ruleset), unix.LANDLOCK_RULE_PATH_BENEATH,
+		uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
 	if errno != 0 {
 		return errno
 	}

@@ -145,8 +145,10 @@ func TestSameInputGivesSameBytes(t *testing.T) {
 	must(t, os.Chtimes(filepath.Join(two, "tool"), time.Now(), time.Now().Add(-time.Hour)))
 	var a, b bytes.Buffer
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.FixedZone("x", 3600))
-	must(t, Write(&a, Image{Tags: []string{"a:1"}, Created: at, Architecture: "amd64", Layers: []*Layer{sample(t, one, false)}}),
-		Write(&b, Image{Tags: []string{"a:1"}, Created: at.UTC(), Architecture: "amd64", Layers: []*Layer{sample(t, two, true)}}))
+	must(t, Write(&a, Image{Tags: []string{"a:1"}, Created: at, Architecture: "amd64",
+		Layers: []*Layer{sample(t, one, false)}}),
+		Write(&b, Image{Tags: []string{"a:1"}, Created: at.UTC(), Architecture: "amd64",
+			Layers: []*Layer{sample(t, two, true)}}))
 	if !bytes.Equal(a.Bytes(), b.Bytes()) {
 		t.Error("the archives differ")
 	}
@@ -158,7 +160,8 @@ func TestEqualLayersAreWrittenOnce(t *testing.T) {
 	var buf bytes.Buffer
 	must(t, Write(&buf,
 		Image{Tags: []string{"a:1"}, Architecture: "amd64", Layers: []*Layer{shared}},
-		Image{Tags: []string{"b:1"}, Architecture: "amd64", Layers: []*Layer{shared}, Config: Config{Cmd: []string{"x"}}},
+		Image{Tags: []string{"b:1"}, Architecture: "amd64", Layers: []*Layer{shared},
+			Config: Config{Cmd: []string{"x"}}},
 		Image{Tags: []string{"c:1"}, Architecture: "amd64", Layers: []*Layer{sample(t, dir, true)}}))
 	_, files := unpack(t, &buf)
 	if len(files) != 1+2+1 { // manifest, two configs (a and c are the same), one layer
@@ -202,7 +205,8 @@ func TestChangedSourceIsAnErrorAndLeavesNoFile(t *testing.T) {
 	layer := sample(t, dir, false)
 	must(t, os.WriteFile(filepath.Join(dir, "tool"), []byte("longer than before"), 0o644))
 	out := t.TempDir()
-	err := WriteFile(filepath.Join(out, "x.tar"), Image{Tags: []string{"a:1"}, Architecture: "amd64", Layers: []*Layer{layer}})
+	err := WriteFile(filepath.Join(out, "x.tar"), Image{Tags: []string{"a:1"}, Architecture: "amd64",
+		Layers: []*Layer{layer}})
 	if err == nil || !strings.Contains(err.Error(), "usr/bin/tool") {
 		t.Errorf("got %v, want an error naming the file", err)
 	}

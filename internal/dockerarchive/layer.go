@@ -112,7 +112,8 @@ func (l *Layer) add(name, file string, d fs.DirEntry, attr Attr) error {
 }
 
 func (l *Layer) put(name string, e entry) error {
-	if !strings.HasPrefix(name, "/") || slices.Contains(strings.Split(name, "/"), "..") || strings.ContainsRune(name, 0) {
+	if !strings.HasPrefix(name, "/") || slices.Contains(strings.Split(name, "/"), "..") ||
+		strings.ContainsRune(name, 0) {
 		return fmt.Errorf("layer: path %q: must be absolute and without parent directories", name)
 	}
 	clean := strings.TrimPrefix(path.Clean(name), "/")

@@ -189,7 +189,8 @@ func choose(r *http.Request) (path string, c choice) {
 }
 
 func (c choice) has(key string) bool {
-	return (c.namespace == "" || strings.HasPrefix(key, c.namespace+"/")) && (c.name == "" || strings.HasSuffix(key, "/"+c.name))
+	return (c.namespace == "" || strings.HasPrefix(key, c.namespace+"/")) &&
+		(c.name == "" || strings.HasSuffix(key, "/"+c.name))
 }
 
 func (s *Server) get(w http.ResponseWriter, st *state, key string) {
@@ -218,7 +219,8 @@ func (s *Server) list(w http.ResponseWriter, st *state, some choice) {
 	s.mu.Lock()
 	list, version := st.all(some), s.version
 	s.mu.Unlock()
-	fmt.Fprintf(w, `{"kind":%q,"apiVersion":%q,"metadata":{"resourceVersion":"%d"},"items":[`, st.kind.list, st.apiVersion, version)
+	fmt.Fprintf(w, `{"kind":%q,"apiVersion":%q,"metadata":{"resourceVersion":"%d"},"items":[`, st.kind.list,
+		st.apiVersion, version)
 	_, _ = w.Write(bytes.Join(toBytes(list), []byte(",")))
 	fmt.Fprint(w, "]}")
 }
@@ -245,7 +247,9 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, st *state, some c
 			_, _ = w.Write(raw)
 			_, _ = w.Write([]byte("}\n"))
 		}
-		fmt.Fprintf(w, `{"type":"BOOKMARK","object":{"kind":%q,"apiVersion":%q,"metadata":{"resourceVersion":"%d","annotations":{"k8s.io/initial-events-end":"true"}}}}`+"\n", st.name, st.apiVersion, since)
+		fmt.Fprintf(w,
+			`{"type":"BOOKMARK","object":{"kind":%q,"apiVersion":%q,"metadata":{"resourceVersion":"%d",`+
+				`"annotations":{"k8s.io/initial-events-end":"true"}}}}`+"\n", st.name, st.apiVersion, since)
 	}
 	flusher.Flush()
 	stop := r.Context().Done()

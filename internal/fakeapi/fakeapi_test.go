@@ -72,10 +72,12 @@ func TestOneObjectAlone(t *testing.T) {
 	defer srv.Close()
 	defer s.Close()
 	secret := func(ns, name, value string) *corev1.Secret {
-		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, StringData: map[string]string{"x": value}}
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
+			StringData: map[string]string{"x": value}}
 	}
 	s.Put(secret("a", "one", "mine"), secret("a", "two", "other"), secret("b", "one", "other"))
-	resp, err := http.Get(srv.URL + "/api/v1/namespaces/a/secrets?watch=1&resourceVersion=1&fieldSelector=metadata.name%3Done")
+	resp, err := http.Get(srv.URL +
+		"/api/v1/namespaces/a/secrets?watch=1&resourceVersion=1&fieldSelector=metadata.name%3Done")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +94,8 @@ func TestOneObjectAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer list.Body.Close()
-	if raw, err := io.ReadAll(list.Body); err != nil || strings.Count(string(raw), `"name":`) != 1 || !strings.Contains(string(raw), "changed") {
+	if raw, err := io.ReadAll(list.Body); err != nil || strings.Count(string(raw), `"name":`) != 1 ||
+		!strings.Contains(string(raw), "changed") {
 		t.Errorf("listed %s, %v", raw, err)
 	}
 }

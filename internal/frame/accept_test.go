@@ -41,7 +41,8 @@ func TestAServerWaitsForFiles(t *testing.T) {
 	served := make(chan struct{}, 10)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Serve(t.Context(), l, func(context.Context, *net.UnixConn) error { served <- struct{}{}; return nil }, nil)
+		ended <- Serve(t.Context(), l, func(context.Context, *net.UnixConn) error { served <- struct{}{}; return nil },
+			nil)
 	}()
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 64, Max: 64}); err != nil {
 		t.Fatal(err)

@@ -175,7 +175,10 @@ func PeerUID(c *net.UnixConn) (uint32, error) {
 	}
 	var cred *unix.Ucred
 	var inner error
-	err = raw.Control(func(fd uintptr) { cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	err = raw.Control(func(fd uintptr) {
+		cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET,
+			unix.SO_PEERCRED)
+	})
 	if err := errors.Join(err, inner); err != nil {
 		return 0, err
 	}

@@ -24,7 +24,8 @@ const (
 // listener and all connections. It returns when all calls have. Eight connections are served at
 // once, each for a second at least: others wait. lost, which may be nil, gets why one ended,
 // unless its peer went away or ctx ended.
-func Serve(ctx context.Context, l *net.UnixListener, fn func(context.Context, *net.UnixConn) error, lost func(error)) error {
+func Serve(ctx context.Context, l *net.UnixListener, fn func(context.Context, *net.UnixConn) error,
+	lost func(error)) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	var wg sync.WaitGroup

@@ -39,7 +39,8 @@ func Run(t *testing.T, name string, render Render, check func(t *testing.T, text
 			if len(ar.Files) == 0 || ar.Files[0].Name != "in.yaml" {
 				t.Fatal("the first file must be in.yaml")
 			}
-			out := &txtar.Archive{Comment: ar.Comment, Files: append(ar.Files[:1:1], pipeline(t, ar.Files[0].Data, name, render)...)}
+			out := &txtar.Archive{Comment: ar.Comment, Files: append(ar.Files[:1:1], pipeline(t, ar.Files[0].Data,
+				name, render)...)}
 			got := txtar.Format(out)
 			want, err := os.ReadFile(file)
 			if err != nil {

@@ -107,7 +107,8 @@ func keyBlock(text []byte) *pem.Block {
 	text = bytes.TrimPrefix(text, byteOrderMark)
 	for {
 		var b *pem.Block
-		if b, text = pem.Decode(text); b == nil || b.Type == "PRIVATE KEY" || strings.HasSuffix(b.Type, " PRIVATE KEY") {
+		if b, text = pem.Decode(text); b == nil || b.Type == "PRIVATE KEY" ||
+			strings.HasSuffix(b.Type, " PRIVATE KEY") {
 			return b
 		}
 	}

@@ -38,7 +38,8 @@ func TestPairs(t *testing.T) {
 			if _, err := x509.ParseCertificate(pair.Certificate[0]); (err != nil) != x.Unread {
 				t.Errorf("Go's reader: %v", err)
 			}
-			if err := pair.Leaf.VerifyHostname(keypairtest.Name); err != nil && x.Name != "no names at all" && x.Name != "a CA as leaf" {
+			if err := pair.Leaf.VerifyHostname(keypairtest.Name); err != nil && x.Name != "no names at all" &&
+				x.Name != "a CA as leaf" {
 				t.Error(err)
 			}
 			if pair.Leaf.NotAfter.IsZero() || pair.Leaf.NotBefore.IsZero() {
@@ -72,7 +73,9 @@ func shake(t *testing.T, pair *tls.Certificate, version uint16, unread bool) {
 		}
 		defer a.Close()
 		_ = a.SetDeadline(time.Now().Add(20 * time.Second))
-		s := tls.Server(a, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair, nil }})
+		s := tls.Server(a, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return pair, nil
+		}})
 		done <- s.Handshake()
 	}()
 	b, err := net.Dial("tcp", l.Addr().String())
@@ -143,7 +146,8 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, chain, key []byte) {
 		pair, err := keypair.Parse(chain, key)
-		if err == nil && (pair.Leaf == nil || pair.PrivateKey == nil || len(pair.Certificate) == 0 || len(pair.Certificate) > keypair.MaxCertificates) {
+		if err == nil && (pair.Leaf == nil || pair.PrivateKey == nil || len(pair.Certificate) == 0 ||
+			len(pair.Certificate) > keypair.MaxCertificates) {
 			t.Fatalf("%+v", pair)
 		}
 	})

@@ -46,7 +46,8 @@ func partsOf(der []byte) (p parts, ok bool) {
 		tbs.SkipOptionalASN1(context(0).Constructed()) && // version
 		tbs.SkipASN1(cbasn1.INTEGER) && // serial number
 		tbs.SkipASN1(sequence) && // algorithm
-		tbs.ReadASN1Element(&p.issuer, sequence) && tbs.ReadASN1(&p.validity, sequence) && tbs.ReadASN1Element(&p.subject, sequence) &&
+		tbs.ReadASN1Element(&p.issuer, sequence) && tbs.ReadASN1(&p.validity, sequence) &&
+		tbs.ReadASN1Element(&p.subject, sequence) &&
 		tbs.ReadASN1Element(&p.key, sequence)
 	if !ok {
 		return p, false
@@ -91,10 +92,12 @@ func dnsNames(extensions cryptobyte.String) (list []string) {
 	for !extensions.Empty() {
 		var one, value, names, name cryptobyte.String
 		var id asn1.ObjectIdentifier
-		if !extensions.ReadASN1(&one, cbasn1.SEQUENCE) || !one.ReadASN1ObjectIdentifier(&id) || !one.SkipOptionalASN1(cbasn1.BOOLEAN) {
+		if !extensions.ReadASN1(&one, cbasn1.SEQUENCE) || !one.ReadASN1ObjectIdentifier(&id) ||
+			!one.SkipOptionalASN1(cbasn1.BOOLEAN) {
 			return list
 		}
-		if !id.Equal(subjectAltName) || !one.ReadASN1(&value, cbasn1.OCTET_STRING) || !value.ReadASN1(&names, cbasn1.SEQUENCE) {
+		if !id.Equal(subjectAltName) || !one.ReadASN1(&value, cbasn1.OCTET_STRING) ||
+			!value.ReadASN1(&names, cbasn1.SEQUENCE) {
 			continue
 		}
 		for !names.Empty() {

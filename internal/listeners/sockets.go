@@ -15,7 +15,8 @@ import (
 
 // files are those of /proc/net that Read wants.
 var files = map[string]func(fields []string) (Socket, bool, error){
-	"tcp": stream, "tcp6": stream, "udp": datagram, "udp6": datagram, "raw": raw, "raw6": raw, "packet": packet, "unix": unixSocket,
+	"tcp": stream, "tcp6": stream, "udp": datagram, "udp6": datagram, "raw": raw, "raw6": raw, "packet": packet,
+	"unix": unixSocket,
 }
 
 // Read lists the sockets of the network namespace that dir, a /proc/…/net, is of: those that listen, and those

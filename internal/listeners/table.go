@@ -1,4 +1,5 @@
-// Package listeners compares what listens on a node with the table of docs/security.md: a socket that the table lacks is
+// Package listeners compares what listens on a node with the table of docs/security.md: a socket that the table lacks
+// is
 // an error, and so is a row that nothing listens on.
 package listeners
 
@@ -47,7 +48,8 @@ func Parse(page string) ([]Row, error) {
 			cells[i] = strings.TrimSpace(cells[i])
 		}
 		if len(cells) != columns || slices.Contains(cells, "") {
-			return nil, fmt.Errorf("%q: %d columns are filled; %d are needed", strings.TrimSpace(line), len(cells), columns)
+			return nil, fmt.Errorf("%q: %d columns are filled; %d are needed", strings.TrimSpace(line),
+				len(cells), columns)
 		}
 		row, err := parseRow(cells)
 		if err != nil {

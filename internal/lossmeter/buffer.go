@@ -22,7 +22,10 @@ func makeRoom(conn any) {
 		return
 	}
 	var forced error
-	err = raw.Control(func(fd uintptr) { forced = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room) })
+	err = raw.Control(func(fd uintptr) {
+		forced = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET,
+			unix.SO_RCVBUFFORCE, room)
+	})
 	if u, ok := conn.(*net.UDPConn); ok && (err != nil || forced != nil) {
 		_ = u.SetReadBuffer(room) // without the right to force it: as much as is allowed
 	}

@@ -100,7 +100,8 @@ func (r Report) String() string {
 		if c.Unanswered > 0 {
 			lost += fmt.Sprintf(" (%d at a second try)", c.Unanswered)
 		}
-		fmt.Fprintf(&b, "%-8s %-40s sent %6d lost %s slowest %d ms %s\n", c.Kind, c.Target, c.Sent, lost, c.Slowest, c.First)
+		fmt.Fprintf(&b, "%-8s %-40s sent %6d lost %s slowest %d ms %s\n", c.Kind, c.Target, c.Sent, lost,
+			c.Slowest, c.First)
 	}
 	fmt.Fprintf(&b, "TCP segments sent again: %d\n", r.Retransmits)
 	return b.String()
@@ -152,7 +153,9 @@ func Run(ctx context.Context, dial Dial, probes []Probe) (Report, error) {
 	for i, p := range probes {
 		run, rate := runner(p.Kind)
 		if run == nil {
-			return Report{}, fmt.Errorf("lossmeter: %q is not a kind of traffic; udp, tcp, datagram, connect, dns and http are", p.Kind)
+			return Report{},
+				fmt.Errorf("lossmeter: %q is not a kind of traffic; udp, tcp, datagram, connect, dns and http are",
+					p.Kind)
 		}
 		if p.Rate == 0 {
 			p.Rate = rate
@@ -235,7 +238,9 @@ func ParseProbe(s string) (Probe, error) {
 		p.Kind, p.Rate = k, n
 	}
 	if run, _ := runner(p.Kind); run == nil {
-		return Probe{}, fmt.Errorf("probe %q: %q is not a kind of traffic; udp, tcp, datagram, connect, dns and http are", s, p.Kind)
+		return Probe{},
+			fmt.Errorf("probe %q: %q is not a kind of traffic; udp, tcp, datagram, connect, dns and http are", s,
+				p.Kind)
 	}
 	return p, nil
 }

@@ -25,18 +25,21 @@ func world(t *testing.T) (client, server *testnet.NS) {
 	go func() { _ = ServeUDP(p) }()
 	web := server.Listen("tcp", ":80")
 	go func() { _ = http.Serve(web, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})) }()
-	d := &dns.Server{PacketConn: server.ListenPacket("udp", ":53"), Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		m := new(dns.Msg).SetReply(q)
-		m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET}, A: net.IPv4(10, 0, 0, 1)})
-		_ = w.WriteMsg(m)
-	})}
+	d := &dns.Server{PacketConn: server.ListenPacket("udp", ":53"),
+		Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+			m := new(dns.Msg).SetReply(q)
+			m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA,
+				Class: dns.ClassINET}, A: net.IPv4(10, 0, 0, 1)})
+			_ = w.WriteMsg(m)
+		})}
 	go func() { _ = d.ActivateAndServe() }()
 	return client, server
 }
 
 func probes() []Probe {
 	return []Probe{
-		{Kind: "udp", Target: "10.8.0.2:7"}, {Kind: "tcp", Target: "10.8.0.2:7"}, {Kind: "connect", Target: "10.8.0.2:7"}, {Kind: "datagram", Target: "10.8.0.2:7", Patience: 2 * time.Second},
+		{Kind: "udp", Target: "10.8.0.2:7"}, {Kind: "tcp", Target: "10.8.0.2:7"},
+		{Kind: "connect", Target: "10.8.0.2:7"}, {Kind: "datagram", Target: "10.8.0.2:7", Patience: 2 * time.Second},
 		{Kind: "dns", Target: "10.8.0.2:53/a.b.", Patience: time.Second}, {Kind: "http", Target: "10.8.0.2:80/"},
 	}
 }
@@ -91,7 +94,8 @@ func TestACutIsSeenByEveryKind(t *testing.T) {
 			t.Errorf("%s has not noticed:\n%s", c.Kind, r)
 		}
 		if c.Kind == "dns" && (c.Unanswered == 0 || c.Unanswered > c.Lost) {
-			t.Errorf("of %d queries lost in a cut that is longer than two tries, %d were lost at the second", c.Lost, c.Unanswered)
+			t.Errorf("of %d queries lost in a cut that is longer than two tries, %d were lost at the second",
+				c.Lost, c.Unanswered)
 		}
 		if c.First == "" && c.Lost > 0 {
 			t.Errorf("%s does not say what it lost first", c.Kind)

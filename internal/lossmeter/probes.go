@@ -135,7 +135,10 @@ func repaired(conn net.Conn, since time.Time) error {
 		return err
 	}
 	var info *unix.TCPInfo
-	if e := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); e != nil || err != nil {
+	if e := raw.Control(func(fd uintptr) {
+		info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP,
+			unix.TCP_INFO)
+	}); e != nil || err != nil {
 		return errors.Join(e, err)
 	}
 	if info.Total_retrans > 0 {
@@ -267,7 +270,8 @@ func httpGets(ctx context.Context, dial Dial, c *counter) error {
 		if err := conn.SetDeadline(time.Now().Add(c.Patience)); err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path, host); err != nil {
+		if _, err := fmt.Fprintf(conn, "GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path,
+			host); err != nil {
 			return err
 		}
 		r, err := http.ReadResponse(bufio.NewReader(conn), nil)

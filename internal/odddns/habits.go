@@ -55,7 +55,8 @@ func withoutEDNS() []Habit {
 		{Name: "edns-formerr", Reply: when(edns, says(dns.RcodeFormatError))},
 		{Name: "edns-formerr-bare", Reply: when(edns, func(q Query) [][]byte { return bare(q, dns.RcodeFormatError) })},
 		{Name: "edns-notimp", Reply: when(edns, says(dns.RcodeNotImplemented))},
-		{Name: "edns-notimp-bare", Reply: when(edns, func(q Query) [][]byte { return bare(q, dns.RcodeNotImplemented) })},
+		{Name: "edns-notimp-bare", Reply: when(edns,
+			func(q Query) [][]byte { return bare(q, dns.RcodeNotImplemented) })},
 		{Name: "edns-servfail", Reply: when(edns, says(dns.RcodeServerFailure))},
 		{Name: "edns-refused", Reply: when(edns, says(dns.RcodeRefused))},
 		{Name: "edns-silent", Reply: when(edns, silence)},
@@ -67,8 +68,9 @@ func withoutEDNS() []Habit {
 		})},
 		{Name: "edns-junk", Reply: when(edns, func(q Query) [][]byte {
 			b := pack(base(q))[0]
-			b[11] = 1                                                                        // an additional record
-			return [][]byte{append(b, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 6, 0, 8, 0, 9, 1, 2)} // whose option is longer than the record
+			b[11] = 1 // an additional record
+			// whose option is longer than the record
+			return [][]byte{append(b, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 6, 0, 8, 0, 9, 1, 2)}
 		})},
 		{Name: "edns-twice", Reply: when(edns, changed(func(_ Query, m *dns.Msg) {
 			m.SetEdns0(1232, false)
@@ -158,7 +160,10 @@ func withQuestions() []Habit {
 		{Name: "question-missing", Reply: changed(func(_ Query, m *dns.Msg) { m.Question = nil })},
 		{Name: "question-other-name", Reply: changed(func(_ Query, m *dns.Msg) { m.Question[0].Name = "other.test." })},
 		{Name: "question-other-type", Reply: changed(func(_ Query, m *dns.Msg) { m.Question[0].Qtype = dns.TypeMX })},
-		{Name: "question-twice", Reply: changed(func(_ Query, m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) })},
+		{Name: "question-twice", Reply: changed(func(_ Query, m *dns.Msg) {
+			m.Question = append(m.Question,
+				m.Question[0])
+		})},
 		{Name: "id-other", Reply: changed(func(_ Query, m *dns.Msg) { m.Id++ })},
 		{Name: "id-other-first", Reply: func(q Query) [][]byte {
 			return append(changed(func(_ Query, m *dns.Msg) { m.Id++ })(q), usual(q)...)

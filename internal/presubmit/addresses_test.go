@@ -14,11 +14,17 @@ import (
 // Text of API objects and of settings is read by internal/apiaddr.
 func strictParsers() map[string]string {
 	return map[string]string{
-		"internal/apiaddr": "it is the reader", "internal/testnet": "tests", "internal/listeners": "a table of the documentation",
-		"model/nameserver.go": "servers with ports and names, of settings", "dns": "names of queries, resolv.conf, Corefiles",
-		"proxy": "requests and sockets", "ingress": "annotations and hosts of URLs, read as ingress-nginx reads them", "kernel": "rules of the kernel",
-		"podnetwork/cni/wish.go": "CNI's own arguments", "service/iptables/mode.go": "rules of the kernel", "cmd/wayleave/announce.go": "addresses of interfaces",
-		"loadbalancer/peers/transport.go": "sockets", "explain/policy.go": "arguments of a command", "service/conformance": "tests", "lab": "tests", "bench": "measurements", "hack": "tools",
+		"internal/apiaddr": "it is the reader", "internal/testnet": "tests",
+		"internal/listeners":     "a table of the documentation",
+		"model/nameserver.go":    "servers with ports and names, of settings",
+		"dns":                    "names of queries, resolv.conf, Corefiles",
+		"proxy":                  "requests and sockets",
+		"ingress":                "annotations and hosts of URLs, read as ingress-nginx reads them",
+		"kernel":                 "rules of the kernel",
+		"podnetwork/cni/wish.go": "CNI's own arguments", "service/iptables/mode.go": "rules of the kernel",
+		"cmd/wayleave/announce.go":        "addresses of interfaces",
+		"loadbalancer/peers/transport.go": "sockets", "explain/policy.go": "arguments of a command",
+		"service/conformance": "tests", "lab": "tests", "bench": "measurements", "hack": "tools",
 	}
 }
 
@@ -54,7 +60,8 @@ func TestAddressesOfObjectsHaveOneReader(t *testing.T) {
 					return true
 				}
 			}
-			t.Errorf("%s: %s.%s: text of API objects is read by internal/apiaddr", set.Position(s.Pos()), x.Name, s.Sel.Name)
+			t.Errorf("%s: %s.%s: text of API objects is read by internal/apiaddr", set.Position(s.Pos()),
+				x.Name, s.Sel.Name)
 			return true
 		})
 		return nil
@@ -71,7 +78,8 @@ func TestAddressesOfObjectsHaveOneReader(t *testing.T) {
 
 func isAddressParser(name string) bool {
 	switch name {
-	case "netip.ParseAddr", "netip.ParsePrefix", "netip.ParseAddrPort", "net.ParseIP", "net.ParseCIDR", "netutils.ParseIPSloppy", "netutils.ParseCIDRSloppy":
+	case "netip.ParseAddr", "netip.ParsePrefix", "netip.ParseAddrPort", "net.ParseIP", "net.ParseCIDR",
+		"netutils.ParseIPSloppy", "netutils.ParseCIDRSloppy":
 		return true
 	}
 	return false
@@ -95,7 +103,8 @@ func TestNoCodeAsksForTheHostName(t *testing.T) {
 		}
 		ast.Inspect(f, func(n ast.Node) bool {
 			if s, ok := n.(*ast.SelectorExpr); ok {
-				if x, ok := s.X.(*ast.Ident); ok && (x.Name == "os" && s.Sel.Name == "Hostname" || x.Name == "unix" && s.Sel.Name == "Uname") && !strings.HasPrefix(rel, "kernel/") {
+				if x, ok := s.X.(*ast.Ident); ok && (x.Name == "os" && s.Sel.Name == "Hostname" || x.Name == "unix" &&
+					s.Sel.Name == "Uname") && !strings.HasPrefix(rel, "kernel/") {
 					t.Errorf("%s asks for the host name", rel)
 				}
 			}

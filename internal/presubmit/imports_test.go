@@ -64,15 +64,19 @@ type rule struct {
 
 func rules() []rule {
 	return []rule{
-		{"k8s.io/client-go", []string{"source/kubernetes", "writeback"}, "one place reads the API and one writes to it"},
+		{"k8s.io/client-go", []string{"source/kubernetes", "writeback"},
+			"one place reads the API and one writes to it"},
 		{"k8s.io/api", []string{"source", "writeback", "deploy", "internal/fakeapi"}, "the model knows no API types"},
-		{"k8s.io/apimachinery", []string{"source", "writeback", "deploy", "api", "internal/fakeapi"}, "the model knows no API types; api is such types"},
+		{"k8s.io/apimachinery", []string{"source", "writeback", "deploy", "api", "internal/fakeapi"},
+			"the model knows no API types; api is such types"},
 		{"github.com/google/nftables", []string{"kernel"}, "only kernel/ changes kernel state"},
-		{"github.com/vishvananda/netlink", []string{"kernel", "podnetwork", "cmd/wayleave-cni", "internal/testnet"}, "only kernel/ and podnetwork, which owns the pods' links, change kernel state"},
+		{"github.com/vishvananda/netlink", []string{"kernel", "podnetwork", "cmd/wayleave-cni", "internal/testnet"},
+			"only kernel/ and podnetwork, which owns the pods' links, change kernel state"},
 		{"github.com/mdlayher/netlink", []string{"kernel"}, "only kernel/ changes kernel state"},
 		{"github.com/cilium/statedb", []string{"model"}, "features see snapshots, not the database"},
 		{"os/exec", []string{"kernel", "internal"}, "only kernel/ runs programs"},
-		{"testing", []string{"internal/testnet", "internal/golden", "internal/hostile", "service/conformance"}, "tests stay out of the product"},
+		{"testing", []string{"internal/testnet", "internal/golden", "internal/hostile", "service/conformance"},
+			"tests stay out of the product"},
 		{module + "internal/fakeapi", nil, "it is for tests"},
 	}
 }

@@ -16,7 +16,8 @@ import (
 func TestADamagedFileIsNeverFatal(t *testing.T) {
 	first, second := map[string]string{"a": "1"}, map[string]string{"a": "1", "b": "2"}
 	whole := `{"a":"1","b":"2"}`
-	damage := map[string]string{"garbage": "\x00\xff{{", "zeros": strings.Repeat("\x00", 20), "two values": whole + whole, "null": "null", "another kind": "[1]", "blanks": "  \n"}
+	damage := map[string]string{"garbage": "\x00\xff{{", "zeros": strings.Repeat("\x00", 20), "two values": whole +
+		whole, "null": "null", "another kind": "[1]", "blanks": "  \n"}
 	for i := range whole {
 		damage[fmt.Sprintf("cut at %d", i)] = whole[:i]
 	}
@@ -40,7 +41,8 @@ func TestADamagedFileIsNeverFatal(t *testing.T) {
 		// Both are damaged: nothing, by name.
 		put(t, file, text)
 		put(t, file+previous, text)
-		if v, err := Read[map[string]string](file, nil); !IsDamaged(err) || len(v) != 0 || !strings.Contains(err.Error(), file) {
+		if v, err := Read[map[string]string](file, nil); !IsDamaged(err) || len(v) != 0 ||
+			!strings.Contains(err.Error(), file) {
 			t.Errorf("%s: both are damaged: %v, %v", what, v, err)
 		}
 	}

@@ -31,12 +31,15 @@ func newWorld(t *testing.T) *world {
 	for _, a := range []struct {
 		ns         *testnet.NS
 		link, addr string
-	}{{w.client, "eth0", "10.1.0.2/24"}, {w.router, "c", "10.1.0.1/24"}, {w.server, "eth0", "10.2.0.2/24"}, {w.router, "s", "10.2.0.1/24"},
-		{w.client, "eth0", "fd00:1::2/64"}, {w.router, "c", "fd00:1::1/64"}, {w.server, "eth0", "fd00:2::2/64"}, {w.router, "s", "fd00:2::1/64"}} {
+	}{{w.client, "eth0", "10.1.0.2/24"}, {w.router, "c", "10.1.0.1/24"}, {w.server, "eth0", "10.2.0.2/24"},
+		{w.router, "s", "10.2.0.1/24"},
+		{w.client, "eth0", "fd00:1::2/64"}, {w.router, "c", "fd00:1::1/64"}, {w.server, "eth0", "fd00:2::2/64"},
+		{w.router, "s", "fd00:2::1/64"}} {
 		a.ns.Addr(a.link, a.addr)
 	}
 	w.router.Router()
-	for ns, gw := range map[*testnet.NS][2]string{w.client: {"10.1.0.1", "fd00:1::1"}, w.server: {"10.2.0.1", "fd00:2::1"}} {
+	for ns, gw := range map[*testnet.NS][2]string{w.client: {"10.1.0.1", "fd00:1::1"},
+		w.server: {"10.2.0.1", "fd00:2::1"}} {
 		ns.Route("0.0.0.0/0", gw[0])
 		ns.Route("::/0", gw[1])
 	}
@@ -93,13 +96,15 @@ func (w *world) translate(t *testing.T, port uint16) {
 	t.Helper()
 	for f, a := range map[nft.Family][2]string{nft.IPv4: {vip4, "10.2.0.2"}, nft.IPv6: {vip6, "fd00:2::2"}} {
 		table := nft.Table{Family: f, Name: "dnat",
-			Sets: []nft.Set{{Name: "to", Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}, Data: []nft.Type{nft.Addr, nft.Port}}},
+			Sets: []nft.Set{{Name: "to", Key: []nft.Type{nft.Addr, nft.Proto, nft.Port},
+				Data: []nft.Type{nft.Addr, nft.Port}}},
 			Chains: []nft.Chain{{Name: "pre", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100},
 				Rules: []nft.Rule{{nft.DNATBy{Fields: []nft.Field{nft.Daddr, nft.L4Proto, nft.Dport}, Map: "to"}}}}}}
 		b := nft.Batch{Base: true, Clear: []string{"to"}, Add: map[string][]nft.Element{}}
 		for _, proto := range []uint8{udp, tcp} {
 			if port != 0 {
-				b.Add["to"] = append(b.Add["to"], nft.Element{Key: nft.Pack(netip.MustParseAddr(a[0]), proto, uint16(80)), Data: nft.Pack(netip.MustParseAddr(a[1]), port)})
+				b.Add["to"] = append(b.Add["to"], nft.Element{Key: nft.Pack(netip.MustParseAddr(a[0]), proto,
+					uint16(80)), Data: nft.Pack(netip.MustParseAddr(a[1]), port)})
 			}
 		}
 		if err := w.nft.Commit(t.Context(), table, b); err != nil {
@@ -158,7 +163,8 @@ func TestOnlyTheFlowsNamedAreRemoved(t *testing.T) {
 	w.translate(t, 8002)
 	// Flows are kept by connection tracking until they are flushed; others' names
 	// do nothing.
-	if err := w.kernel.Flush(t.Context(), []Flow{{ap(vip4 + ":81"), ap("10.2.0.2:8001")}, {ap(vip4 + ":80"), ap("10.2.0.2:8002")}}, []netip.AddrPort{ap(vip4 + ":80")}); err != nil {
+	if err := w.kernel.Flush(t.Context(), []Flow{{ap(vip4 + ":81"), ap("10.2.0.2:8001")},
+		{ap(vip4 + ":80"), ap("10.2.0.2:8002")}}, []netip.AddrPort{ap(vip4 + ":80")}); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range clients {
@@ -166,7 +172,8 @@ func TestOnlyTheFlowsNamedAreRemoved(t *testing.T) {
 			t.Fatalf("%s: not flushed: %s", c.name, got)
 		}
 	}
-	if err := w.kernel.Flush(t.Context(), []Flow{{ap(vip4 + ":80"), ap("10.2.0.2:8001")}, {ap("[::]:80"), ap("[fd00:2::2]:8001")}}, nil); err != nil {
+	if err := w.kernel.Flush(t.Context(), []Flow{{ap(vip4 + ":80"), ap("10.2.0.2:8001")},
+		{ap("[::]:80"), ap("[fd00:2::2]:8001")}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range clients {

@@ -89,8 +89,9 @@ func message(kind, family byte, flags netlink.HeaderFlags, attrs []netlink.Attri
 		return netlink.Message{}, fmt.Errorf("conntrack: %w", err)
 	}
 	return netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_CTNETLINK<<8 | uint16(kind)), Flags: netlink.Request | flags},
-		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...)}, nil
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_CTNETLINK<<8 | uint16(kind)),
+			Flags: netlink.Request | flags},
+		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...)}, nil
 }
 
 func be32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }

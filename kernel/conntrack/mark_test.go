@@ -22,7 +22,8 @@ func TestMarksAreOfOneFlow(t *testing.T) {
 		}
 		find := func(bits uint32) (found []Tracked) {
 			err := k.Each(t.Context(), bits, func(f Tracked) error {
-				if f.Original.Src.String() == c.LocalAddr().String() && f.Original.Dst == ap(x.to) && f.Protocol == map[string]uint8{"tcp": tcp, "udp": udp}[x.network] {
+				if f.Original.Src.String() == c.LocalAddr().String() && f.Original.Dst == ap(x.to) &&
+					f.Protocol == map[string]uint8{"tcp": tcp, "udp": udp}[x.network] {
 					found = append(found, f)
 				}
 				return nil
@@ -33,10 +34,12 @@ func TestMarksAreOfOneFlow(t *testing.T) {
 			return found
 		}
 		flows := find(0)
-		if len(flows) != 1 || flows[0].Reply.Src != ap(x.backend) || flows[0].Reply.Dst != flows[0].Original.Src || flows[0].Mark != 0 || flows[0].Expected {
+		if len(flows) != 1 || flows[0].Reply.Src != ap(x.backend) || flows[0].Reply.Dst != flows[0].Original.Src ||
+			flows[0].Mark != 0 || flows[0].Expected {
 			t.Fatalf("%s %s: %+v", x.network, x.to, flows)
 		}
-		for _, step := range []struct{ value, mask, want uint32 }{{0x5, 0xf, 0x5}, {1 << 31, 1 << 31, 1<<31 | 5}, {0xffffffff, 0x100, 1<<31 | 0x105}, {0, 1 << 31, 0x105}} {
+		for _, step := range []struct{ value, mask, want uint32 }{{0x5, 0xf, 0x5}, {1 << 31, 1 << 31, 1<<31 | 5},
+			{0xffffffff, 0x100, 1<<31 | 0x105}, {0, 1 << 31, 0x105}} {
 			if err := k.SetMark(t.Context(), flows[0], step.value, step.mask); err != nil {
 				t.Fatal(err)
 			}
@@ -65,11 +68,13 @@ func TestMarksAreOfOneFlow(t *testing.T) {
 	if err := k.SetMark(t.Context(), gone, 1, 1); err != nil {
 		t.Error(err)
 	}
-	if err := k.Each(t.Context(), 1, func(f Tracked) error { t.Errorf("%+v was made anew", f); return nil }); err != nil {
+	if err := k.Each(t.Context(), 1,
+		func(f Tracked) error { t.Errorf("%+v was made anew", f); return nil }); err != nil {
 		t.Error(err)
 	}
 	own, err := k.Own(t.Context())
-	if err != nil || !own[netip.MustParseAddr("10.1.0.1")] || !own[netip.MustParseAddr("fd00:2::1")] || own[netip.MustParseAddr("10.1.0.2")] {
+	if err != nil || !own[netip.MustParseAddr("10.1.0.1")] || !own[netip.MustParseAddr("fd00:2::1")] ||
+		own[netip.MustParseAddr("10.1.0.2")] {
 		t.Errorf("own addresses: %v, %v", own, err)
 	}
 }

@@ -26,7 +26,8 @@ var ports = []uint16{53, 80, 4789}
 
 func newRouter(t *testing.T) *router {
 	t.Helper()
-	r := &router{t: t, from: testnet.New(t, "from"), node: testnet.New(t, "node"), to: testnet.New(t, "to"), heard: map[uint16]chan string{}}
+	r := &router{t: t, from: testnet.New(t, "from"), node: testnet.New(t, "node"), to: testnet.New(t, "to"),
+		heard: map[uint16]chan string{}}
 	testnet.Veth(r.from, "eth0", r.node, "eth0")
 	testnet.Veth(r.node, "wy1", r.to, "eth0")
 	r.from.Addr("eth0", "192.0.2.2/24")
@@ -82,14 +83,16 @@ func (r *router) passes(port uint16, id string, expected bool) bool {
 }
 
 func packet(port uint16) firewall.Packet {
-	return firewall.Packet{In: "eth0", Out: "wy1", Proto: 17, Dport: port, Src: netip.MustParseAddr("192.0.2.2"), Dst: netip.MustParseAddr("198.51.100.2")}
+	return firewall.Packet{In: "eth0", Out: "wy1", Proto: 17, Dport: port, Src: netip.MustParseAddr("192.0.2.2"),
+		Dst: netip.MustParseAddr("198.51.100.2")}
 }
 
 // judge compares what a firewall is said to do with what the kernel does.
 func (r *router) judge(w firewall.Firewall, what string, n int) {
 	r.t.Helper()
 	for _, port := range ports {
-		found, err := w.Admit(r.t.Context(), firewall.Pass{Owner: "test", Hook: firewall.Forward, Samples: []firewall.Packet{packet(port)}})
+		found, err := w.Admit(r.t.Context(), firewall.Pass{Owner: "test", Hook: firewall.Forward,
+			Samples: []firewall.Packet{packet(port)}})
 		if err != nil {
 			r.t.Fatalf("%v\n%s", err, what)
 		}
@@ -108,28 +111,41 @@ func pick(rnd *rand.Rand, list ...string) string { return list[rnd.IntN(len(list
 // nftRules makes a table at random: conditions as people write them, in chains that call each other.
 func nftRules(rnd *rand.Rand) string {
 	condition := func() string {
-		return pick(rnd, `iifname "eth0"`, `iifname "wy*"`, `iifname != "lo"`, `oifname "wy*"`, `oifname { "wy1", "docker0" }`, `iif "eth0"`, `iif != "lo"`, `oif "wy1"`,
-			"ip saddr 192.0.2.2", "ip saddr 192.0.2.0/24", "ip saddr 192.0.2.0/25", "ip saddr != 192.0.2.0/30", "ip saddr 10.0.0.0/8", "ip daddr @some", "ip daddr != @some", "ip saddr @none", "ip daddr { 198.51.100.2, 203.0.113.1 }",
-			"ip saddr 192.0.2.1-192.0.2.9", "ip saddr { 10.0.0.0/8, 192.0.2.0/28 }", "ip protocol udp", "meta l4proto tcp", "meta l4proto { tcp, udp }", "meta nfproto ipv4", "meta nfproto ipv6", "meta protocol ip",
-			"udp dport 53", "udp dport { 53, 80 }", "udp dport 50-100", "udp dport != 4789", "tcp dport 53", "udp dport >= 80", "th dport 80",
-			"ct state new", "ct state established,related", "ct state { established, new }", "ct state invalid", "ct state != invalid", "ct status dnat", "ct direction original", "meta mark 0", "meta mark & 0xff == 1",
+		return pick(rnd, `iifname "eth0"`, `iifname "wy*"`, `iifname != "lo"`, `oifname "wy*"`,
+			`oifname { "wy1", "docker0" }`, `iif "eth0"`, `iif != "lo"`, `oif "wy1"`,
+			"ip saddr 192.0.2.2", "ip saddr 192.0.2.0/24", "ip saddr 192.0.2.0/25", "ip saddr != 192.0.2.0/30",
+			"ip saddr 10.0.0.0/8", "ip daddr @some", "ip daddr != @some", "ip saddr @none",
+			"ip daddr { 198.51.100.2, 203.0.113.1 }",
+			"ip saddr 192.0.2.1-192.0.2.9", "ip saddr { 10.0.0.0/8, 192.0.2.0/28 }", "ip protocol udp",
+			"meta l4proto tcp", "meta l4proto { tcp, udp }", "meta nfproto ipv4", "meta nfproto ipv6",
+			"meta protocol ip",
+			"udp dport 53", "udp dport { 53, 80 }", "udp dport 50-100", "udp dport != 4789", "tcp dport 53",
+			"udp dport >= 80", "th dport 80",
+			"ct state new", "ct state established,related", "ct state { established, new }", "ct state invalid",
+			"ct state != invalid", "ct status dnat", "ct direction original", "meta mark 0", "meta mark & 0xff == 1",
 			"fib daddr type local", "fib daddr type unicast", "meta pkttype host", "counter", "")
 	}
 	verdict := func(level int) string {
 		list := []string{"accept", "drop", "reject", "return", "counter", "continue"}
 		if level < 2 {
-			list = append(list, fmt.Sprintf("jump c%d", level+1), fmt.Sprintf("goto c%d", level+1), fmt.Sprintf("ct state vmap { new : jump c%d, established : accept, invalid : drop }", level+1),
-				fmt.Sprintf(`iifname vmap { "eth0" : goto c%d, "lo" : accept }`, level+1), fmt.Sprintf("ip saddr vmap { 192.0.2.0/26 : jump c%d, 203.0.113.0/24 : drop }", level+1), "udp dport vmap { 50-60 : drop, 80-90 : accept }", fmt.Sprintf("udp dport vmap { 53 : accept, 80 : drop, 4789 : jump c%d }", level+1))
+			list = append(list, fmt.Sprintf("jump c%d", level+1), fmt.Sprintf("goto c%d", level+1),
+				fmt.Sprintf("ct state vmap { new : jump c%d, established : accept, invalid : drop }", level+1),
+				fmt.Sprintf(`iifname vmap { "eth0" : goto c%d, "lo" : accept }`, level+1),
+				fmt.Sprintf("ip saddr vmap { 192.0.2.0/26 : jump c%d, 203.0.113.0/24 : drop }", level+1),
+				"udp dport vmap { 50-60 : drop, 80-90 : accept }",
+				fmt.Sprintf("udp dport vmap { 53 : accept, 80 : drop, 4789 : jump c%d }", level+1))
 		}
 		return pick(rnd, list...)
 	}
 	var b strings.Builder
 	family := pick(rnd, "ip", "inet")
-	fmt.Fprintf(&b, "table %s drawn {\nset some { type ipv4_addr; flags interval; elements = { 198.51.100.0/26, 203.0.113.7 }; }\nset none { type ipv4_addr; }\n", family)
+	fmt.Fprintf(&b, "table %s drawn {\nset some { type ipv4_addr; flags interval; elements = { 198.51.100.0/26, "+
+		"203.0.113.7 }; }\nset none { type ipv4_addr; }\n", family)
 	for level := 2; level >= 0; level-- {
 		name, head := fmt.Sprintf("c%d", level), ""
 		if level == 0 {
-			name, head = "base", fmt.Sprintf("type filter hook forward priority %d; policy %s;", rnd.IntN(200)-100, pick(rnd, "accept", "accept", "drop"))
+			name, head = "base", fmt.Sprintf("type filter hook forward priority %d; policy %s;", rnd.IntN(200)-100,
+				pick(rnd, "accept", "accept", "drop"))
 		}
 		fmt.Fprintf(&b, "chain %s { %s\n", name, head)
 		for range rnd.IntN(4) {
@@ -167,16 +183,22 @@ func TestTheWalkIsTheKernelsInNftables(t *testing.T) {
 // legacyRules makes a table filter at random.
 func legacyRules(rnd *rand.Rand) string {
 	condition := func() string {
-		return pick(rnd, "-i eth0", "-i wy+", "! -i lo", "-o wy+", "! -o docker0", "-s 192.0.2.2/32", "-s 192.0.2.0/24", "! -s 10.0.0.0/8", "-d 198.51.100.0/26", "! -d 198.51.100.2/32",
-			"-p udp", "-p tcp", "! -p tcp", "-p udp -m udp --dport 53", "-p udp -m udp ! --dport 53", "-p udp -m udp --dport 50:100", "-p udp -m multiport --dports 53,80",
-			"-m conntrack --ctstate NEW", "-m conntrack --ctstate RELATED,ESTABLISHED", "-m conntrack ! --ctstate INVALID", "-m state --state NEW,ESTABLISHED", "-m mark --mark 0x1/0xff", "-m mark ! --mark 0x10000/0x10000",
+		return pick(rnd, "-i eth0", "-i wy+", "! -i lo", "-o wy+", "! -o docker0", "-s 192.0.2.2/32", "-s 192.0.2.0/24",
+			"! -s 10.0.0.0/8", "-d 198.51.100.0/26", "! -d 198.51.100.2/32",
+			"-p udp", "-p tcp", "! -p tcp", "-p udp -m udp --dport 53", "-p udp -m udp ! --dport 53",
+			"-p udp -m udp --dport 50:100", "-p udp -m multiport --dports 53,80",
+			"-m conntrack --ctstate NEW", "-m conntrack --ctstate RELATED,ESTABLISHED",
+			"-m conntrack ! --ctstate INVALID", "-m state --state NEW,ESTABLISHED", "-m mark --mark 0x1/0xff",
+			"-m mark ! --mark 0x10000/0x10000",
 			`-m comment --comment "it says -j DROP"`, "")
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD %s [0:0]\n:OUTPUT ACCEPT [0:0]\n:C1 - [0:0]\n:C2 - [0:0]\n", pick(rnd, "ACCEPT", "ACCEPT", "DROP"))
+	fmt.Fprintf(&b, "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD %s [0:0]\n:OUTPUT ACCEPT [0:0]\n:C1 - [0:0]\n:C2 - [0:0]\n",
+		pick(rnd, "ACCEPT", "ACCEPT", "DROP"))
 	for level, chain := range []string{"FORWARD", "C1", "C2"} {
 		for range 1 + rnd.IntN(4) {
-			targets := []string{"-j ACCEPT", "-j DROP", "-j REJECT --reject-with icmp-port-unreachable", "-j RETURN", `-j MARK --set-xmark 0x0/0x0`, ""}
+			targets := []string{"-j ACCEPT", "-j DROP", "-j REJECT --reject-with icmp-port-unreachable", "-j RETURN",
+				`-j MARK --set-xmark 0x0/0x0`, ""}
 			if level < 2 {
 				targets = append(targets, fmt.Sprintf("-j C%d", level+1), fmt.Sprintf("-g C%d", level+1))
 			}
@@ -203,7 +225,8 @@ func TestTheWalkIsTheKernelsInLegacyIptables(t *testing.T) {
 	k.LockFile = lock
 	for n := range 150 {
 		text := legacyRules(rand.New(rand.NewPCG(39, uint64(n))))
-		if _, err := r.node.Try("sh", "-c", "XTABLES_LOCKFILE="+lock+" iptables-legacy-restore <<'EOF'\n"+text+"EOF"); err != nil {
+		if _, err := r.node.Try("sh", "-c", "XTABLES_LOCKFILE="+lock+" iptables-legacy-restore <<'EOF'\n"+text+
+			"EOF"); err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}
 		r.judge(iptables.Firewall{Kernel: k}, text, n)

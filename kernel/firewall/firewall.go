@@ -91,7 +91,8 @@ func (f Found) Equal(o Found) bool {
 	return slices.Equal(f.Accepted, o.Accepted) && slices.Equal(f.Drops, o.Drops) && slices.Equal(f.Perhaps, o.Perhaps)
 }
 
-// Judge is what the drops of samples and probes mean. change says that the chain needs the rules, and name names a rule.
+// Judge is what the drops of samples and probes mean. change says that the chain needs the rules, and name names a
+// rule.
 func Judge(sampled, probed []Drop, name func(Drop) string) (change bool, found Found) {
 	if slices.ContainsFunc(sampled, Drop.sure) {
 		return true, Found{}

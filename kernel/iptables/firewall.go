@@ -120,10 +120,14 @@ func (w Firewall) Accepting(ctx context.Context, owner string) ([]string, error)
 
 // Withdraw implements firewall.Firewall.
 func (w Firewall) Withdraw(ctx context.Context, owner string) ([]string, error) {
-	return w.each(ctx, owner, func(f Family, chain string, rules []string) error { return w.replace(ctx, f, chain, rules, nil) })
+	return w.each(ctx, owner, func(f Family, chain string, rules []string) error {
+		return w.replace(ctx, f, chain,
+			rules, nil)
+	})
 }
 
-func (w Firewall) each(ctx context.Context, owner string, do func(Family, string, []string) error) (chains []string, err error) {
+func (w Firewall) each(ctx context.Context, owner string, do func(Family, string, []string) error) (
+	chains []string, err error) {
 	for _, f := range Families() {
 		t, err := w.read(ctx, f)
 		if err != nil {
@@ -378,8 +382,9 @@ func linkMatches(pattern, name string) firewall.Match {
 }
 
 func protocolMatches(value string, proto uint8) firewall.Match {
-	number, ok := map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "icmp": unix.IPPROTO_ICMP, "ipv6-icmp": unix.IPPROTO_ICMPV6,
-		"sctp": unix.IPPROTO_SCTP, "esp": unix.IPPROTO_ESP, "ah": unix.IPPROTO_AH, "gre": unix.IPPROTO_GRE}[value]
+	number, ok := map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "icmp": unix.IPPROTO_ICMP,
+		"ipv6-icmp": unix.IPPROTO_ICMPV6,
+		"sctp":      unix.IPPROTO_SCTP, "esp": unix.IPPROTO_ESP, "ah": unix.IPPROTO_AH, "gre": unix.IPPROTO_GRE}[value]
 	if n, err := strconv.ParseUint(value, 10, 8); err == nil {
 		number, ok = uint8(n), true
 	}

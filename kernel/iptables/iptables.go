@@ -143,7 +143,8 @@ func (k *Kernel) Restore(ctx context.Context, f Family, text []byte) error {
 		if was, ok := k.journal.infos[f]; ok && k.info(f) != was {
 			k.journal.missed = true
 		}
-		_, err := k.run(ctx, text, k.program(f, "restore"), "--noflush", "-w", "10") // others hold the lock for a moment
+		// others hold the lock for a moment
+		_, err := k.run(ctx, text, k.program(f, "restore"), "--noflush", "-w", "10")
 		k.journal.infos[f] = k.info(f)
 		return err
 	}

@@ -52,7 +52,8 @@ func TestRestoreAndRead(t *testing.T) {
 	each(t, func(t *testing.T, ns *testnet.NS, k *Kernel) {
 		foreign(t, ns, k.flavour, "-t nat -N OTHERS")
 		foreign(t, ns, k.flavour, "-t nat -A OTHERS -j RETURN")
-		c := Change{Table: "nat", Set: map[string][]string{"MINE": {`-p tcp -m comment --comment "default/a:b" -m tcp --dport 80 -j RETURN`}, "EMPTY": nil},
+		c := Change{Table: "nat", Set: map[string][]string{
+			"MINE": {`-p tcp -m comment --comment "default/a:b" -m tcp --dport 80 -j RETURN`}, "EMPTY": nil},
 			Insert: []Rule{{"OUTPUT", "-j MINE"}}}
 		for _, f := range Families() {
 			if err := k.Restore(t.Context(), f, c.Text()); err != nil {
@@ -62,7 +63,8 @@ func TestRestoreAndRead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := Table{"PREROUTING": nil, "INPUT": nil, "OUTPUT": {"-j MINE"}, "POSTROUTING": nil, "MINE": c.Set["MINE"], "EMPTY": nil}
+			want := Table{"PREROUTING": nil, "INPUT": nil, "OUTPUT": {"-j MINE"}, "POSTROUTING": nil,
+				"MINE": c.Set["MINE"], "EMPTY": nil}
 			if f == IPv4 {
 				want["OTHERS"] = []string{"-j RETURN"}
 			}
@@ -75,7 +77,8 @@ func TestRestoreAndRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := k.Read(t.Context(), IPv4, "nat")
-		if want := (Table{"PREROUTING": nil, "INPUT": nil, "OUTPUT": nil, "POSTROUTING": nil, "OTHERS": {"-j RETURN"}}); err != nil || !reflect.DeepEqual(got, want) {
+		if want := (Table{"PREROUTING": nil, "INPUT": nil, "OUTPUT": nil, "POSTROUTING": nil,
+			"OTHERS": {"-j RETURN"}}); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("after all %q, want %q: %v", got, want, err)
 		}
 	})
@@ -90,7 +93,8 @@ func TestRefusedTextChangesNothing(t *testing.T) {
 		}
 		bad := Change{Table: "nat", Set: map[string][]string{"MINE": {"-p udp -j RETURN"}, "NEW": {"-j NOWHERE"}}}
 		err := k.Restore(t.Context(), IPv4, bad.Text())
-		if err == nil || !strings.HasPrefix(err.Error(), "iptables-"+string(k.flavour)+"-restore: ") || !strings.Contains(err.Error(), "line ") && !strings.Contains(err.Error(), "NOWHERE") {
+		if err == nil || !strings.HasPrefix(err.Error(), "iptables-"+string(k.flavour)+"-restore: ") ||
+			!strings.Contains(err.Error(), "line ") && !strings.Contains(err.Error(), "NOWHERE") {
 			t.Errorf("the error is %v", err)
 		}
 		got, err := k.Read(t.Context(), IPv4, "nat")
@@ -176,15 +180,20 @@ func TestDetect(t *testing.T) {
 		{"nothing", nil, nil, Found{NFT, "no rules were there", false}},
 		{"nft", []string{"-A INPUT -p tcp -j ACCEPT"}, nil, Found{NFT, "1 rules, and 0 of iptables-legacy", false}},
 		{"legacy", nil, []string{"-A INPUT -p tcp -j ACCEPT"}, Found{Legacy, "1 rules, and 0 of iptables-nft", false}},
-		{"mixed, more of legacy", []string{"-A INPUT -p tcp -j ACCEPT"}, []string{"-A INPUT -p tcp -j ACCEPT", "-t nat -A OUTPUT -p udp -j ACCEPT"},
+		{"mixed, more of legacy", []string{"-A INPUT -p tcp -j ACCEPT"}, []string{"-A INPUT -p tcp -j ACCEPT",
+			"-t nat -A OUTPUT -p udp -j ACCEPT"},
 			Found{Legacy, "2 rules, and 1 of iptables-nft", true}},
-		{"as many", []string{"-A INPUT -p tcp -j ACCEPT"}, []string{"-A INPUT -p tcp -j ACCEPT"}, Found{NFT, "1 rules, and 1 of iptables-legacy", true}},
+		{"as many", []string{"-A INPUT -p tcp -j ACCEPT"}, []string{"-A INPUT -p tcp -j ACCEPT"},
+			Found{NFT, "1 rules, and 1 of iptables-legacy", true}},
 		// The kubelet says it, whatever rules there are.
-		{"the kubelet's hint", []string{"-A INPUT -p tcp -j ACCEPT"}, []string{"-t mangle -N KUBE-IPTABLES-HINT"}, Found{Legacy, "chain KUBE-IPTABLES-HINT", false}},
-		{"the kubelet's canary", []string{"-t mangle -N KUBE-KUBELET-CANARY"}, []string{"-A INPUT -p tcp -j ACCEPT", "-A INPUT -p udp -j ACCEPT"},
+		{"the kubelet's hint", []string{"-A INPUT -p tcp -j ACCEPT"}, []string{"-t mangle -N KUBE-IPTABLES-HINT"},
+			Found{Legacy, "chain KUBE-IPTABLES-HINT", false}},
+		{"the kubelet's canary", []string{"-t mangle -N KUBE-KUBELET-CANARY"}, []string{"-A INPUT -p tcp -j ACCEPT",
+			"-A INPUT -p udp -j ACCEPT"},
 			Found{NFT, "chain KUBE-KUBELET-CANARY", false}},
 		// What a former service proxy left says nothing of what the host uses.
-		{"a service proxy's rules", nil, []string{"-t nat -N KUBE-SERVICES", "-t nat -A KUBE-SERVICES -p tcp -j RETURN", "-t nat -A OUTPUT -j KUBE-SERVICES"},
+		{"a service proxy's rules", nil, []string{"-t nat -N KUBE-SERVICES", "-t nat -A KUBE-SERVICES -p tcp -j RETURN",
+			"-t nat -A OUTPUT -j KUBE-SERVICES"},
 			Found{NFT, "no rules were there", false}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -210,7 +219,8 @@ func TestProgramsAreMissing(t *testing.T) {
 	if Installed() {
 		t.Error("no program is here")
 	}
-	if _, err := NewKernel(0, NFT); err == nil || !strings.Contains(err.Error(), "iptables-nft-save") || !strings.Contains(err.Error(), exec.ErrNotFound.Error()) {
+	if _, err := NewKernel(0, NFT); err == nil || !strings.Contains(err.Error(), "iptables-nft-save") ||
+		!strings.Contains(err.Error(), exec.ErrNotFound.Error()) {
 		t.Errorf("the error is %v", err)
 	}
 }
@@ -261,7 +271,8 @@ func TestWatchNFT(t *testing.T) {
 		}
 	}
 	for i := range 3 {
-		c := Change{Table: "nat", Set: map[string][]string{"MINE": {fmt.Sprintf("-p tcp -m tcp --dport %d -j RETURN", i+1)}}}
+		c := Change{Table: "nat", Set: map[string][]string{
+			"MINE": {fmt.Sprintf("-p tcp -m tcp --dport %d -j RETURN", i+1)}}}
 		if err := k.Restore(t.Context(), IPv4, c.Text()); err != nil {
 			t.Fatal(err)
 		}
@@ -285,7 +296,8 @@ func TestWatchLegacy(t *testing.T) {
 	k := kernelOf(t, ns, Legacy)
 	mine := func(rules ...string) {
 		t.Helper()
-		if err := k.Restore(t.Context(), IPv4, Change{Table: "nat", Set: map[string][]string{"MINE": rules}}.Text()); err != nil {
+		if err := k.Restore(t.Context(), IPv4,
+			Change{Table: "nat", Set: map[string][]string{"MINE": rules}}.Text()); err != nil {
 			t.Fatal(err)
 		}
 	}

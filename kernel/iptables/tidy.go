@@ -107,7 +107,8 @@ func (k *Kernel) Tidy(_ context.Context, f Family, table string) error {
 	var errs []error
 	for _, c := range chains {
 		if !slices.Contains(before, c.Name) && c.Policy != nil && *c.Policy == nftables.ChainPolicyAccept {
-			errs = append(errs, k.removeEmpty(f, unix.NFT_MSG_DELCHAIN, text(unix.NFTA_CHAIN_TABLE, table), text(unix.NFTA_CHAIN_NAME, c.Name)))
+			errs = append(errs, k.removeEmpty(f, unix.NFT_MSG_DELCHAIN, text(unix.NFTA_CHAIN_TABLE, table),
+				text(unix.NFTA_CHAIN_NAME, c.Name)))
 		}
 	}
 	if len(before) == 0 {
@@ -144,7 +145,8 @@ func (k *Kernel) removeEmpty(f Family, kind uint16, attrs ...netlink.Attribute) 
 	edge := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES}
 	_, err = c.SendMessages([]netlink.Message{
 		{Header: netlink.Header{Type: unix.NFNL_MSG_BATCH_BEGIN, Flags: netlink.Request}, Data: edge},
-		{Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind), Flags: netlink.Request | netlink.Acknowledge | nonRecursive},
+		{Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
+			Flags: netlink.Request | netlink.Acknowledge | nonRecursive},
 			Data: append([]byte{byte(nfFamily(f)), unix.NFNETLINK_V0, 0, 0}, raw...)},
 		{Header: netlink.Header{Type: unix.NFNL_MSG_BATCH_END, Flags: netlink.Request}, Data: edge},
 	})

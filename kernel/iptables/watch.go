@@ -157,8 +157,9 @@ func (k *Kernel) generation() (uint32, error) {
 	}
 	defer c.Close()
 	msgs, err := c.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN), Flags: netlink.Request},
-		Data:   []byte{unix.AF_UNSPEC, 0, 0, 0}})
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN),
+			Flags: netlink.Request},
+		Data: []byte{unix.AF_UNSPEC, 0, 0, 0}})
 	if err != nil {
 		return 0, err
 	}
@@ -221,7 +222,8 @@ func (k *Kernel) info(f Family) (all string) {
 			var info [32 + 4*13]byte // struct ipt_getinfo
 			copy(info[:31], table)
 			size := uint32(len(info))
-			_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), getInfo, uintptr(unsafe.Pointer(&info[0])), uintptr(unsafe.Pointer(&size)), 0)
+			_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), getInfo,
+				uintptr(unsafe.Pointer(&info[0])), uintptr(unsafe.Pointer(&size)), 0)
 			if errno != 0 {
 				return errno
 			}

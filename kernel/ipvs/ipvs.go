@@ -148,7 +148,8 @@ const (
 )
 
 func service(s Server) *mobyipvs.Service {
-	out := &mobyipvs.Service{Address: s.Addr.AsSlice(), Protocol: uint16(s.Protocol), Port: s.Port, SchedName: s.Scheduler,
+	out := &mobyipvs.Service{Address: s.Addr.AsSlice(), Protocol: uint16(s.Protocol), Port: s.Port,
+		SchedName:     s.Scheduler,
 		AddressFamily: unix.AF_INET, Netmask: 0xffffffff}
 	if s.Addr.Is6() {
 		out.AddressFamily, out.Netmask = unix.AF_INET6, 128
@@ -195,7 +196,8 @@ func (k *Kernel) SetServer(_ context.Context, s Server) error {
 		err = k.handle.UpdateService(service(s))
 	}
 	if errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("ipvs: %s: the kernel has no scheduler %q (try: modprobe ip_vs_%s): %w", s.Key, s.Scheduler, s.Scheduler, err)
+		return fmt.Errorf("ipvs: %s: the kernel has no scheduler %q (try: modprobe ip_vs_%s): %w", s.Key, s.Scheduler,
+			s.Scheduler, err)
 	}
 	return wrap(s.Key, err)
 }
@@ -235,14 +237,16 @@ func (k *Kernel) Backends(_ context.Context, key Key) ([]Backend, error) {
 		if !key.Addr.Is6() {
 			a = a.Unmap()
 		}
-		out = append(out, Backend{netip.AddrPortFrom(a, d.Port), d.Weight, d.ActiveConnections, d.ActiveConnections + d.InactiveConnections})
+		out = append(out, Backend{netip.AddrPortFrom(a, d.Port), d.Weight, d.ActiveConnections, d.ActiveConnections +
+			d.InactiveConnections})
 	}
 	slices.SortFunc(out, func(a, b Backend) int { return a.At.Compare(b.At) })
 	return out, nil
 }
 
 func destination(key Key, b Backend) *mobyipvs.Destination {
-	out := &mobyipvs.Destination{Address: b.At.Addr().AsSlice(), Port: b.At.Port(), Weight: b.Weight, AddressFamily: unix.AF_INET}
+	out := &mobyipvs.Destination{Address: b.At.Addr().AsSlice(), Port: b.At.Port(), Weight: b.Weight,
+		AddressFamily: unix.AF_INET}
 	if key.Addr.Is6() {
 		out.AddressFamily = unix.AF_INET6
 	}
@@ -294,7 +298,8 @@ func (k *Kernel) Addresses(_ context.Context, name string) (out []netip.Addr, ma
 }
 
 func hostAddr(a netip.Addr) *netlink.Addr {
-	out := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}, Scope: unix.RT_SCOPE_HOST}
+	out := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())},
+		Scope: unix.RT_SCOPE_HOST}
 	if a.Is6() {
 		out.Flags = unix.IFA_F_NODAD
 	}

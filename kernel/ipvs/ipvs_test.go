@@ -37,7 +37,8 @@ func ok(t *testing.T, err error) {
 // no error.
 func TestServersAndBackends(t *testing.T) {
 	_, k := kernel(t)
-	for _, c := range []struct{ vip, a, b string }{{"10.96.0.1", "10.244.0.1:8080", "10.244.0.2:8080"}, {"fd96::1", "[fd44::1]:8080", "[fd44::2]:8080"}} {
+	for _, c := range []struct{ vip, a, b string }{{"10.96.0.1", "10.244.0.1:8080", "10.244.0.2:8080"},
+		{"fd96::1", "[fd44::1]:8080", "[fd44::2]:8080"}} {
 		s := Server{Key: key(c.vip, model.TCP, 80), Scheduler: "rr"}
 		ok(t, k.SetServer(t.Context(), s))
 		for _, next := range []Server{
@@ -100,10 +101,12 @@ func TestServersOfAllProtocols(t *testing.T) {
 func TestErrors(t *testing.T) {
 	_, k := kernel(t)
 	s := Server{Key: key("10.96.0.1", model.TCP, 80), Scheduler: "nosuch"}
-	if err := k.SetServer(t.Context(), s); err == nil || !strings.Contains(err.Error(), "TCP 10.96.0.1:80") || !strings.Contains(err.Error(), "modprobe ip_vs_nosuch") {
+	if err := k.SetServer(t.Context(), s); err == nil || !strings.Contains(err.Error(), "TCP 10.96.0.1:80") ||
+		!strings.Contains(err.Error(), "modprobe ip_vs_nosuch") {
 		t.Errorf("the error is %v", err)
 	}
-	if err := k.SetBackend(t.Context(), s.Key, Backend{At: netip.MustParseAddrPort("10.244.0.1:1"), Weight: 1}); err == nil || !strings.Contains(err.Error(), "TCP 10.96.0.1:80") {
+	if err := k.SetBackend(t.Context(), s.Key, Backend{At: netip.MustParseAddrPort("10.244.0.1:1"),
+		Weight: 1}); err == nil || !strings.Contains(err.Error(), "TCP 10.96.0.1:80") {
 		t.Errorf("a backend without a server: %v", err)
 	}
 }

@@ -171,7 +171,8 @@ func (k *Kernel) netlink(r Route) (*netlink.Route, error) {
 
 // Routes implements Net.
 func (k *Kernel) Routes(context.Context) ([]Route, error) {
-	list, err := k.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: Protocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	list, err := k.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: Protocol,
+		Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return nil, fmt.Errorf("routes: %w", err)
 	}
@@ -224,7 +225,8 @@ func (k *Kernel) SetRoute(_ context.Context, r Route) error {
 		err = k.handle.RouteReplace(route)
 	}
 	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
-		return fmt.Errorf("route to %s: the next hop %s is on no network of this node; routing direct needs all nodes on one segment, vxlan does not: %w", r.Dst, r.Via, err)
+		return fmt.Errorf("route to %s: the next hop %s is on no network of this node; routing direct needs all "+
+			"nodes on one segment, vxlan does not: %w", r.Dst, r.Via, err)
 	}
 	if err != nil {
 		return fmt.Errorf("route to %s via %s: %w", r.Dst, r.Via, err)
@@ -346,14 +348,18 @@ func (k *Kernel) remember(addrs []netip.Addr) {
 // Watch implements Net.
 func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
 	ns := netns.NsHandle(k.nsfd)
-	routes, addrs, links := make(chan netlink.RouteUpdate, 256), make(chan netlink.AddrUpdate, 256), make(chan netlink.LinkUpdate, 256)
-	if err := netlink.LinkSubscribeWithOptions(links, ctx.Done(), netlink.LinkSubscribeOptions{Namespace: &ns}); err != nil {
+	routes, addrs, links := make(chan netlink.RouteUpdate, 256), make(chan netlink.AddrUpdate, 256),
+		make(chan netlink.LinkUpdate, 256)
+	if err := netlink.LinkSubscribeWithOptions(links, ctx.Done(),
+		netlink.LinkSubscribeOptions{Namespace: &ns}); err != nil {
 		return nil, fmt.Errorf("watch links: %w", err)
 	}
-	if err := netlink.RouteSubscribeWithOptions(routes, ctx.Done(), netlink.RouteSubscribeOptions{Namespace: &ns}); err != nil {
+	if err := netlink.RouteSubscribeWithOptions(routes, ctx.Done(),
+		netlink.RouteSubscribeOptions{Namespace: &ns}); err != nil {
 		return nil, fmt.Errorf("watch routes: %w", err)
 	}
-	if err := netlink.AddrSubscribeWithOptions(addrs, ctx.Done(), netlink.AddrSubscribeOptions{Namespace: &ns}); err != nil {
+	if err := netlink.AddrSubscribeWithOptions(addrs, ctx.Done(),
+		netlink.AddrSubscribeOptions{Namespace: &ns}); err != nil {
 		return nil, fmt.Errorf("watch addresses: %w", err)
 	}
 	out := make(chan struct{}, 1)
@@ -371,12 +377,14 @@ func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
 					links = nil
 				}
 				// A new link is told of with all bits changed: nobody set it down.
-				found = ok && u.Header.Type == unix.RTM_NEWLINK && u.Change != ^uint32(0) && u.Change&unix.IFF_UP != 0 && u.Flags&unix.IFF_UP == 0
+				found = ok && u.Header.Type == unix.RTM_NEWLINK && u.Change != ^uint32(0) &&
+					u.Change&unix.IFF_UP != 0 && u.Flags&unix.IFF_UP == 0
 			case u, ok := <-addrs:
 				if !ok {
 					addrs = nil
 				}
-				found = ok && (u.LinkIndex == 1 && !u.NewAddr || u.LinkIndex != 1 && !u.LinkAddress.IP.IsLinkLocalUnicast())
+				found = ok && (u.LinkIndex == 1 && !u.NewAddr || u.LinkIndex != 1 &&
+					!u.LinkAddress.IP.IsLinkLocalUnicast())
 			}
 			if found {
 				select {

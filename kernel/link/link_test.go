@@ -27,7 +27,8 @@ func TestSettingWhatIsThereWakesNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	tunnel := Tunnel{Name: "vx", VNI: 7, Port: 4789, Local: netip.MustParseAddr("192.0.2.1"), MTU: 1450,
-		MAC: MAC{2, 0, 0, 0, 0, 1}, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}}
+		MAC: MAC{2, 0, 0, 0, 0, 1}, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1"),
+			netip.MustParseAddr("2001:db8::1")}}
 	if err := k.SetTunnel(t.Context(), tunnel); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +84,8 @@ func TestNoDiskStopsNoAddress(t *testing.T) {
 		}
 	}
 	set(kernel(), one)
-	for _, text := range []string{"", "[", `["10.96.0.1`, `["10.96.0.10"`, `[""]`, "null", "{}", "\x00\x00\x00", `["x"]`} {
+	for _, text := range []string{"", "[", `["10.96.0.1`, `["10.96.0.10"`, `[""]`, "null", "{}",
+		"\x00\x00\x00", `["x"]`} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

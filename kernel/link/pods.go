@@ -51,7 +51,8 @@ func (k *Kernel) eachPodNetwork(pods, nodes []netip.Addr, fn func(netip.Prefix, 
 	if err != nil {
 		return fmt.Errorf("links: %w", err)
 	}
-	routes, err := k.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := k.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN},
+		netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return fmt.Errorf("routes: %w", err)
 	}
@@ -115,7 +116,8 @@ func (s podLinks) add(l netlink.Link) {
 
 func (s podLinks) leadsToPods(p netip.Prefix, r netlink.Route, pods []netip.Addr) bool {
 	l, ok := s.links[r.LinkIndex]
-	if !ok || s.others[r.LinkIndex] || l.Attrs().MasterIndex != 0 || p.Addr().IsLinkLocalUnicast() || p.Addr().IsMulticast() {
+	if !ok || s.others[r.LinkIndex] || l.Attrs().MasterIndex != 0 || p.Addr().IsLinkLocalUnicast() ||
+		p.Addr().IsMulticast() {
 		return false
 	}
 	if p.Bits() < shortestPods4 || p.Addr().Is6() && p.Bits() < shortestPods6 {

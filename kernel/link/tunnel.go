@@ -152,7 +152,8 @@ func (k *Kernel) configure(dev *netlink.Vxlan, t Tunnel) error {
 }
 
 // EnableIPv6 lets a new link of a namespace (0 is that of the process) have IPv6 addresses where the host switches
-// IPv6 off for new links (net.ipv6.conf.default.disable_ipv6). The folder is a writable mount of /proc/sys/net; empty is
+// IPv6 off for new links (net.ipv6.conf.default.disable_ipv6). The folder is a writable mount of /proc/sys/net; empty
+// is
 // that itself.
 func EnableIPv6(nsfd int, sysctl, name string) error {
 	file := filepath.Join(cmp.Or(sysctl, "/proc/sys/net"), "ipv6/conf", name, "disable_ipv6")
@@ -174,7 +175,9 @@ func EnableIPv6(nsfd int, sysctl, name string) error {
 // portTaken says who may have a tunnel's port: a device of the same port that shares no socket, or a program.
 func portTaken(t Tunnel, err error) error {
 	if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("UDP port %d is taken by another VXLAN device or a program of the node (`ip -d link show type vxlan`, `ss -lunp`); free it, or set podnetwork.vxlanPort to the same other port on all nodes: %w", t.Port, err)
+		return fmt.Errorf("UDP port %d is taken by another VXLAN device or a program of the node (`ip -d link show "+
+			"type vxlan`, `ss -lunp`); free it, or set podnetwork.vxlanPort to the same other port on all nodes: %w",
+			t.Port, err)
 	}
 	return err
 }
@@ -224,15 +227,22 @@ func (k *Kernel) SetPeers(_ context.Context, tunnel string, peers []Peer, prune 
 	var errs []error
 	wantFDB, wantHops := map[string]netlink.Neigh{}, map[string]netlink.Neigh{}
 	for _, p := range peers {
-		n := netlink.Neigh{LinkIndex: dev.Index, Family: unix.AF_BRIDGE, State: netlink.NUD_PERMANENT, Flags: netlink.NTF_SELF,
-			IP: p.Underlay.AsSlice(), HardwareAddr: p.MAC[:]}
+		n := netlink.Neigh{LinkIndex: dev.Index, Family: unix.AF_BRIDGE, State: netlink.NUD_PERMANENT,
+			Flags: netlink.NTF_SELF,
+			IP:    p.Underlay.AsSlice(), HardwareAddr: p.MAC[:]}
 		wantFDB[p.MAC.String()] = n
 		for _, hop := range p.Hops {
-			wantHops[hop.String()] = netlink.Neigh{LinkIndex: dev.Index, State: netlink.NUD_PERMANENT, IP: hop.AsSlice(), HardwareAddr: p.MAC[:]}
+			wantHops[hop.String()] = netlink.Neigh{LinkIndex: dev.Index, State: netlink.NUD_PERMANENT,
+				IP: hop.AsSlice(), HardwareAddr: p.MAC[:]}
 		}
 	}
-	errs = append(errs, k.neighbours(fdb, wantFDB, prune, func(n netlink.Neigh) string { return n.HardwareAddr.String() }),
-		k.neighbours(hops, wantHops, prune, func(n netlink.Neigh) string { a, _ := netip.AddrFromSlice(n.IP); return a.Unmap().String() }))
+	errs = append(errs, k.neighbours(fdb, wantFDB, prune,
+		func(n netlink.Neigh) string { return n.HardwareAddr.String() }),
+		k.neighbours(hops, wantHops, prune, func(n netlink.Neigh) string {
+			a,
+				_ := netip.AddrFromSlice(n.IP)
+			return a.Unmap().String()
+		}))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("peers of %s: %w", tunnel, err)
 	}
@@ -241,7 +251,8 @@ func (k *Kernel) SetPeers(_ context.Context, tunnel string, peers []Peer, prune 
 
 // neighbours sets the permanent entries that are wanted, and with prune removes all
 // others.
-func (k *Kernel) neighbours(have []netlink.Neigh, want map[string]netlink.Neigh, prune bool, key func(netlink.Neigh) string) error {
+func (k *Kernel) neighbours(have []netlink.Neigh, want map[string]netlink.Neigh, prune bool,
+	key func(netlink.Neigh) string) error {
 	var errs []error
 	for _, n := range have {
 		if n.State&netlink.NUD_PERMANENT == 0 {
@@ -270,7 +281,8 @@ const rulePriority = 8700
 
 func (r Rule) netlink() *netlink.Rule {
 	out := netlink.NewRule()
-	out.Priority, out.Table, out.Protocol, out.Family, out.OifName = rulePriority, Table, Protocol, netlink.FAMILY_V4, r.Link
+	out.Priority, out.Table, out.Protocol, out.Family, out.OifName = rulePriority, Table, Protocol,
+		netlink.FAMILY_V4, r.Link
 	if r.From.IsValid() {
 		out.Src = ipnet(r.From)
 	}

@@ -100,7 +100,8 @@ func NewKernel(netns int) (*Kernel, error) {
 		return nil, err
 	}
 	if _, err := c.ListTables(); err != nil {
-		return nil, fmt.Errorf("nftables: this kernel has no nf_tables, which Wayleave needs (modprobe nf_tables): %w", err)
+		return nil, fmt.Errorf("nftables: this kernel has no nf_tables, which Wayleave needs (modprobe nf_tables): %w",
+			err)
 	}
 	return k, nil
 }
@@ -356,7 +357,8 @@ func addChain(c *nftables.Conn, table *nftables.Table, f Family, ch Chain) {
 	}
 }
 
-func elements(t Table, table *nftables.Table, bySet map[string][]Element, apply func(*nftables.Set, []nftables.SetElement) error) error {
+func elements(t Table, table *nftables.Table, bySet map[string][]Element,
+	apply func(*nftables.Set, []nftables.SetElement) error) error {
 	names := make([]string, 0, len(bySet))
 	for name := range bySet {
 		names = append(names, name)

@@ -125,8 +125,9 @@ func (k *Kernel) dumpOnce(ctx context.Context, f Family, table, set string, visi
 		return err
 	}
 	_, err = c.Send(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSETELEM), Flags: netlink.Request | netlink.Dump},
-		Data:   append([]byte{byte(f), unix.NFNETLINK_V0, 0, 0}, attrs...)})
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSETELEM),
+			Flags: netlink.Request | netlink.Dump},
+		Data: append([]byte{byte(f), unix.NFNETLINK_V0, 0, 0}, attrs...)})
 	if err != nil {
 		return err
 	}

@@ -174,7 +174,8 @@ func (ft *fakeTable) apply(t Table, b Batch) error {
 	}
 	for _, name := range b.DropChains {
 		if set, ok := ft.refers(t, name); ok || !ft.chains[name] {
-			return fmt.Errorf("chain %s cannot be dropped, there is one: %t, set %s leads to it: %w", name, ft.chains[name], set, unix.EBUSY)
+			return fmt.Errorf("chain %s cannot be dropped, there is one: %t, set %s leads to it: %w", name,
+				ft.chains[name], set, unix.EBUSY)
 		}
 		delete(ft.chains, name)
 	}

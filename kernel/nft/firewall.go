@@ -26,18 +26,21 @@ func chainName(c *nftables.Chain) string {
 }
 
 func tableFamily(f nftables.TableFamily) string {
-	return map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet"}[f]
+	return map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6",
+		nftables.TableFamilyINet: "inet"}[f]
 }
 
 // foreignChains are the filter chains of others at these hooks.
 func foreignChains(c *nftables.Conn, hooks ...firewall.Hook) (out []*nftables.Chain, err error) {
-	numbers := map[firewall.Hook]*nftables.ChainHook{firewall.Forward: nftables.ChainHookForward, firewall.Input: nftables.ChainHookInput}
+	numbers := map[firewall.Hook]*nftables.ChainHook{firewall.Forward: nftables.ChainHookForward,
+		firewall.Input: nftables.ChainHookInput}
 	chains, err := c.ListChains()
 	if err != nil {
 		return nil, fmt.Errorf("nftables: chains: %w", err)
 	}
 	for _, ch := range chains {
-		if ch.Hooknum == nil || ch.Type != nftables.ChainTypeFilter || strings.HasPrefix(ch.Table.Name, "wayleave-") || tableFamily(ch.Table.Family) == "" {
+		if ch.Hooknum == nil || ch.Type != nftables.ChainTypeFilter || strings.HasPrefix(ch.Table.Name, "wayleave-") ||
+			tableFamily(ch.Table.Family) == "" {
 			continue
 		}
 		if slices.ContainsFunc(hooks, func(h firewall.Hook) bool { return *ch.Hooknum == *numbers[h] }) {
@@ -54,7 +57,8 @@ func ours(c *nftables.Conn, ch *nftables.Chain, owner string) (rules []*nftables
 		return nil, fmt.Errorf("nftables: rules of %s: %w", chainName(ch), err)
 	}
 	for _, r := range all {
-		if text, ok := userdata.GetString(r.UserData, userdata.TypeComment); ok && text == firewall.CommentPrefix+owner {
+		if text, ok := userdata.GetString(r.UserData, userdata.TypeComment); ok &&
+			text == firewall.CommentPrefix+owner {
 			rules = append(rules, r)
 		}
 	}
@@ -166,7 +170,8 @@ func (l *looker) walk(packets []firewall.Packet, countOurs bool) (drops []firewa
 		if f := l.chain.Table.Family; f != nftables.TableFamilyINet && p.Is6 != (f == nftables.TableFamilyIPv6) {
 			continue
 		}
-		e := &evaluation{elements: l.elements, index: func(n string) uint32 { return l.index[n] }, packet: p, forward: l.pass.Hook == firewall.Forward}
+		e := &evaluation{elements: l.elements, index: func(n string) uint32 { return l.index[n] }, packet: p,
+			forward: l.pass.Hook == firewall.Forward}
 		w := firewall.Walk{Packet: p, CountOurs: countOurs, Rules: func(chain string) (out []firewall.Rule) {
 			for _, r := range l.rules(chain) {
 				out = append(out, foreignRule{r, e})
@@ -184,7 +189,8 @@ func (l *looker) name(d firewall.Drop) string {
 	if !ok {
 		return chainName(l.chain) + ": " + d.Text
 	}
-	return fmt.Sprintf("%s %s %s handle %d: %s", tableFamily(l.chain.Table.Family), l.chain.Table.Name, r.Chain.Name, r.Handle, d.Text)
+	return fmt.Sprintf("%s %s %s handle %d: %s", tableFamily(l.chain.Table.Family), l.chain.Table.Name, r.Chain.Name,
+		r.Handle, d.Text)
 }
 
 // admit has the chain let the packets through, and says what it does with them.
@@ -216,10 +222,12 @@ func (l *looker) admit() (found firewall.Found, err error) {
 // wanted are our rules, in the order of the chain.
 func (l *looker) wanted() (out []*nftables.Rule) {
 	for _, a := range l.pass.Rules {
-		if a.Dst.IsValid() && l.chain.Table.Family != nftables.TableFamilyINet && a.Dst.Is6() != (l.chain.Table.Family == nftables.TableFamilyIPv6) {
+		if a.Dst.IsValid() && l.chain.Table.Family != nftables.TableFamilyINet &&
+			a.Dst.Is6() != (l.chain.Table.Family == nftables.TableFamilyIPv6) {
 			continue
 		}
-		out = append(out, &nftables.Rule{Table: l.chain.Table, Chain: l.chain, Exprs: expressions(a, l.chain.Table.Family),
+		out = append(out, &nftables.Rule{Table: l.chain.Table, Chain: l.chain,
+			Exprs:    expressions(a, l.chain.Table.Family),
 			UserData: userdata.AppendString(nil, userdata.TypeComment, firewall.CommentPrefix+l.pass.Owner)})
 	}
 	return out
@@ -230,17 +238,20 @@ func expressions(a firewall.Accepted, f nftables.TableFamily) (out []expr.Any) {
 		out = append(out, &expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data})
 	}
 	payload := func(base expr.PayloadBase, offset uint32, data []byte) {
-		out = append(out, &expr.Payload{DestRegister: 1, Base: base, Offset: offset, Len: uint32(len(data))}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data})
+		out = append(out, &expr.Payload{DestRegister: 1, Base: base, Offset: offset, Len: uint32(len(data))},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data})
 	}
 	bits := func(load expr.Any, mask uint32, op expr.CmpOp, data uint32) {
-		out = append(out, load, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, mask), Xor: make([]byte, 4)},
+		out = append(out, load, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4,
+			Mask: binary.NativeEndian.AppendUint32(nil, mask), Xor: make([]byte, 4)},
 			&expr.Cmp{Op: op, Register: 1, Data: binary.NativeEndian.AppendUint32(nil, data)})
 	}
 	if a.Mark != 0 {
 		bits(&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, a.Mark, expr.CmpOpEq, a.Mark)
 	}
 	if a.Replies {
-		bits(&expr.Ct{Key: expr.CtKeySTATE, Register: 1}, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED, expr.CmpOpNeq, 0)
+		bits(&expr.Ct{Key: expr.CtKeySTATE, Register: 1}, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED,
+			expr.CmpOpNeq, 0)
 		bits(&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}, dnat, expr.CmpOpNeq, 0)
 	}
 	if a.In != "" {
@@ -308,7 +319,8 @@ func (k *Kernel) Withdraw(ctx context.Context, owner string) ([]string, error) {
 }
 
 // foreign lists the foreign chains with rules of an owner, and does something to each.
-func (k *Kernel) foreign(ctx context.Context, owner string, do func(*nftables.Conn, *nftables.Rule) error) (chains []string, err error) {
+func (k *Kernel) foreign(ctx context.Context, owner string, do func(*nftables.Conn, *nftables.Rule) error) (
+	chains []string, err error) {
 	c, err := k.conn(deadline(ctx))
 	if err != nil {
 		return nil, err
@@ -345,7 +357,8 @@ func (k *Kernel) foreign(ctx context.Context, owner string, do func(*nftables.Co
 func (k *Kernel) WatchOthers(ctx context.Context) (<-chan struct{}, error) {
 	return k.watch(ctx, func(kind uint16, table string) bool {
 		switch kind {
-		case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE, unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELTABLE:
+		case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE, unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN,
+			unix.NFT_MSG_DELTABLE:
 			return !strings.HasPrefix(table, "wayleave-")
 		}
 		return false

@@ -47,7 +47,8 @@ func asNeeded(f Family) (Table, Batch) {
 	return t, Batch{Base: true, Sets: []Set{verdicts, ports}, Chains: []Chain{hook}, Add: map[string][]Element{
 		"seen":          {{Key: Pack(addr(a))}},
 		"made-verdicts": {first, next, last},
-		"made-ports":    {{Key: Pack(uint8(6), uint16(80)), End: Pack(uint8(6), uint16(90))}, {Key: Pack(uint8(17), uint16(53)), End: Pack(uint8(17), uint16(53))}}}}
+		"made-ports": {{Key: Pack(uint8(6), uint16(80)), End: Pack(uint8(6), uint16(90))},
+			{Key: Pack(uint8(17), uint16(53)), End: Pack(uint8(17), uint16(53))}}}}
 }
 
 func TestWhatIsMadeAsNeeded(t *testing.T) {
@@ -72,11 +73,13 @@ func TestWhatIsMadeAsNeeded(t *testing.T) {
 				}
 			}
 			same(t, ns, table, batch)
-			drop := Batch{Delete: map[string][]Element{"made-verdicts": batch.Add["made-verdicts"]}, DropChains: []string{"out"}, DropSets: []string{"made-verdicts", "made-ports"}}
+			drop := Batch{Delete: map[string][]Element{"made-verdicts": batch.Add["made-verdicts"]},
+				DropChains: []string{"out"}, DropSets: []string{"made-verdicts", "made-ports"}}
 			if err := k.Commit(t.Context(), table, drop); err != nil {
 				t.Fatal(err)
 			}
-			if st, err = k.Read(t.Context(), table); err != nil || fmt.Sprint(st.Chains) != "[end]" || len(st.Elements) != 1 {
+			if st, err = k.Read(t.Context(), table); err != nil || fmt.Sprint(st.Chains) != "[end]" ||
+				len(st.Elements) != 1 {
 				t.Errorf("after dropping: %+v, %v", st, err)
 			}
 		})
@@ -94,7 +97,8 @@ func same(t *testing.T, ns *testnet.NS, table Table, b Batch) {
 	}
 	other := testnet.New(t, "text")
 	other.Run("nft", "-f", file)
-	if got, want := plain(ns.Run("nft", "-y", "list", "ruleset")), plain(other.Run("nft", "-y", "list", "ruleset")); got != want {
+	if got, want := plain(ns.Run("nft", "-y", "list", "ruleset")),
+		plain(other.Run("nft", "-y", "list", "ruleset")); got != want {
 		t.Errorf("by netlink:\n%s\nby text:\n%s", got, want)
 	}
 }

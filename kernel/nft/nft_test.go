@@ -40,25 +40,30 @@ func sample(f Family) (Table, Batch) {
 		},
 		Chains: []Chain{
 			{Name: "refuse", Rules: []Rule{{ProtoIs(6), RejectTCP()}, {Reject()}}},
-			{Name: "raw-prerouting", Hook: &Hook{"filter", "prerouting", -300}, Rules: []Rule{{In{Fields: []Field{Daddr}, Set: "addrs"}, ProtoIs(17), SocketOpen{}, Notrack()}}},
+			{Name: "raw-prerouting", Hook: &Hook{"filter", "prerouting", -300},
+				Rules: []Rule{{In{Fields: []Field{Daddr}, Set: "addrs"}, ProtoIs(17), SocketOpen{}, Notrack()}}},
 			{Name: "nat-prerouting", Hook: &Hook{"nat", "prerouting", -100}, Rules: []Rule{
-				{In{Fields: []Field{Daddr}, Set: "addrs"}, In{Fields: []Field{Saddr}, Set: "cidrs", Not: true}, SetMark(0x4000)},
+				{In{Fields: []Field{Daddr}, Set: "addrs"}, In{Fields: []Field{Saddr}, Set: "cidrs", Not: true},
+					SetMark(0x4000)},
 				{GotoBy{Fields: key, Map: "frontends"}}}},
-			{Name: "check", Hook: &Hook{"filter", "prerouting", -90}, Rules: []Rule{{New, In{Fields: []Field{Daddr}, Set: "addrs"}, Goto("refuse")}}},
+			{Name: "check", Hook: &Hook{"filter", "prerouting", -90},
+				Rules: []Rule{{New, In{Fields: []Field{Daddr}, Set: "addrs"}, Goto("refuse")}}},
 			{Name: "post", Hook: &Hook{"nat", "postrouting", 100}, Rules: []Rule{
 				{In{Fields: []Field{Saddr, Daddr}, Set: "pairs"}, Masquerade()},
 				{HasMark(0x4000), ClearMark(0x4000), Masquerade()}}},
 		},
 	}
 	n2 := Chain{Name: "n2", Rules: []Rule{{DNATBy{Fields: []Field{Daddr, L4Proto, Dport, Random{2}}, Map: "slots"}}}}
-	np2 := Chain{Name: "np2", Rules: []Rule{{SetMark(0x4000), DNATBy{Fields: []Field{L4Proto, Dport, Random{2}}, Map: "np-slots"}}}}
+	np2 := Chain{Name: "np2", Rules: []Rule{{SetMark(0x4000), DNATBy{Fields: []Field{L4Proto, Dport, Random{2}},
+		Map: "np-slots"}}}}
 	return t, Batch{Base: true, Chains: []Chain{n2, np2}, Add: map[string][]Element{
 		"addrs":     {{Key: Pack(a)}},
 		"cidrs":     {Range(p)},
 		"pairs":     {{Key: Pack(b, b)}},
 		"frontends": {{Key: Pack(a, uint8(6), uint16(80)), Data: "n2"}},
 		"np-slots":  {{Key: Pack(uint8(6), uint16(30080), uint32(1)), Data: Pack(b, uint16(8081))}},
-		"slots":     {{Key: Pack(a, uint8(6), uint16(80), uint32(0)), Data: Pack(b, uint16(8080))}, {Key: Pack(a, uint8(6), uint16(80), uint32(1)), Data: Pack(b, uint16(8081))}},
+		"slots": {{Key: Pack(a, uint8(6), uint16(80), uint32(0)), Data: Pack(b, uint16(8080))},
+			{Key: Pack(a, uint8(6), uint16(80), uint32(1)), Data: Pack(b, uint16(8081))}},
 	}}
 }
 
@@ -68,13 +73,16 @@ func TestADirectionIsOneByte(t *testing.T) {
 	for _, f := range Families() {
 		var found [][]byte
 		send := func(key uint32, direction []byte) {
-			b, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_CT_KEY, Data: binary.BigEndian.AppendUint32(nil, key)}, {Type: unix.NFTA_CT_DIRECTION, Data: direction}, {Type: unix.NFTA_CT_DREG, Data: []byte{0, 0, 0, 8}}})
+			b, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_CT_KEY,
+				Data: binary.BigEndian.AppendUint32(nil, key)}, {Type: unix.NFTA_CT_DIRECTION, Data: direction},
+				{Type: unix.NFTA_CT_DREG, Data: []byte{0, 0, 0, 8}}})
 			if err != nil {
 				t.Fatal(err)
 			}
 			for _, wrap := range []func([]byte) []netlink.Attribute{
 				func(b []byte) []netlink.Attribute {
-					return []netlink.Attribute{{Type: unix.NFTA_EXPR_NAME, Data: []byte("ct\x00")}, {Type: unix.NFTA_EXPR_DATA, Data: b}}
+					return []netlink.Attribute{{Type: unix.NFTA_EXPR_NAME, Data: []byte("ct\x00")},
+						{Type: unix.NFTA_EXPR_DATA, Data: b}}
 				},
 				func(b []byte) []netlink.Attribute { return []netlink.Attribute{{Type: unix.NFTA_LIST_ELEM, Data: b}} },
 				func(b []byte) []netlink.Attribute {
@@ -134,7 +142,8 @@ func TestNetlinkAndTextAreTheSame(t *testing.T) {
 				t.Fatal(err)
 			}
 			b.Run("nft", "-f", file)
-			if got, want := plain(a.Run("nft", "-y", "list", "ruleset")), plain(b.Run("nft", "-y", "list", "ruleset")); got != want {
+			if got, want := plain(a.Run("nft", "-y", "list", "ruleset")),
+				plain(b.Run("nft", "-y", "list", "ruleset")); got != want {
 				t.Errorf("by netlink:\n%s\nby text:\n%s", got, want)
 			}
 		})
@@ -276,7 +285,8 @@ func TestTwoTablesChangeTogether(t *testing.T) {
 	t4, b4 := sample(IPv4)
 	t6, b6 := sample(IPv6)
 	_, k := conn(t)
-	bad := Batch{Base: true, Add: map[string][]Element{"frontends": {{Key: b6.Add["frontends"][0].Key, Data: "nowhere"}}}}
+	bad := Batch{Base: true, Add: map[string][]Element{
+		"frontends": {{Key: b6.Add["frontends"][0].Key, Data: "nowhere"}}}}
 	if err := k.CommitAll(t.Context(), Change{t4, b4}, Change{t6, bad}); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("error is %v", err)
 	}
@@ -295,7 +305,8 @@ func TestAHundredThousandElementsInOneTransaction(t *testing.T) {
 	batch.Add["slots"] = nil
 	backend := Pack(netip.MustParseAddr("10.244.1.5"), uint16(8080))
 	for i := range uint32(n) {
-		batch.Add["slots"] = append(batch.Add["slots"], Element{Key: Pack(netip.MustParseAddr("10.96.0.1"), uint8(6), uint16(80), i), Data: backend})
+		batch.Add["slots"] = append(batch.Add["slots"], Element{Key: Pack(netip.MustParseAddr("10.96.0.1"), uint8(6),
+			uint16(80), i), Data: backend})
 	}
 	start := time.Now()
 	if err := k.Commit(t.Context(), table, batch); err != nil {

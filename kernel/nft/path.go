@@ -56,7 +56,8 @@ func (w *evaluation) evaluate(r *nftables.Rule) (m firewall.Match, verdicts []fi
 		var word string
 		switch e := e.(type) {
 		case *expr.Verdict:
-			verdicts = append(verdicts, firewall.Outcome{Match: firewall.Yes, Verdict: meaningOf(e.Kind), Chain: e.Chain})
+			verdicts = append(verdicts, firewall.Outcome{Match: firewall.Yes, Verdict: meaningOf(e.Kind),
+				Chain: e.Chain})
 			one, word = firewall.Yes, verdictName(e)
 		case *expr.Reject:
 			verdicts = append(verdicts, firewall.Outcome{Match: firewall.Yes, Verdict: firewall.Drops})
@@ -64,7 +65,8 @@ func (w *evaluation) evaluate(r *nftables.Rule) (m firewall.Match, verdicts []fi
 		case *expr.Target:
 			one = firewall.Yes
 			if e.Name == "REJECT" {
-				verdicts, word = append(verdicts, firewall.Outcome{Match: firewall.Yes, Verdict: firewall.Drops}), "reject"
+				verdicts, word = append(verdicts, firewall.Outcome{Match: firewall.Yes, Verdict: firewall.Drops}),
+					"reject"
 			}
 		case *expr.Lookup:
 			if e.IsDestRegSet && e.DestRegister == 0 {
@@ -102,8 +104,9 @@ func meaningOf(kind expr.VerdictKind) firewall.Verdict {
 }
 
 func verdictName(v *expr.Verdict) string {
-	return map[expr.VerdictKind]string{expr.VerdictDrop: "drop", expr.VerdictAccept: "accept", expr.VerdictReturn: "return",
-		expr.VerdictJump: "jump " + v.Chain, expr.VerdictGoto: "goto " + v.Chain}[v.Kind]
+	return map[expr.VerdictKind]string{expr.VerdictDrop: "drop", expr.VerdictAccept: "accept",
+		expr.VerdictReturn: "return",
+		expr.VerdictJump:   "jump " + v.Chain, expr.VerdictGoto: "goto " + v.Chain}[v.Kind]
 }
 
 // condition evaluates one expression that has no verdict, or reads a field for later ones.
@@ -139,7 +142,8 @@ func (w *evaluation) condition(e expr.Any, regs loads) (firewall.Match, string) 
 		return w.legacyMatch(e)
 	case *expr.Limit, *expr.Connlimit, *expr.Quota, *expr.Dynset:
 		return firewall.Maybe, "limit"
-	case *expr.Counter, *expr.Log, *expr.Notrack, *expr.Objref, *expr.FlowOffload, *expr.Immediate, *expr.NAT, *expr.Masq:
+	case *expr.Counter, *expr.Log, *expr.Notrack, *expr.Objref, *expr.FlowOffload, *expr.Immediate,
+		*expr.NAT, *expr.Masq:
 	default:
 		clear(regs) // a field that is not known here
 	}
@@ -147,7 +151,8 @@ func (w *evaluation) condition(e expr.Any, regs loads) (firewall.Match, string) 
 }
 
 func operator(op expr.CmpOp) string {
-	return map[expr.CmpOp]string{expr.CmpOpNeq: "!= ", expr.CmpOpLt: "< ", expr.CmpOpLte: "<= ", expr.CmpOpGt: "> ", expr.CmpOpGte: ">= "}[op]
+	return map[expr.CmpOp]string{expr.CmpOpNeq: "!= ", expr.CmpOpLt: "< ", expr.CmpOpLte: "<= ", expr.CmpOpGt: "> ",
+		expr.CmpOpGte: ">= "}[op]
 }
 
 // String is the name of a field, for people.
@@ -405,7 +410,8 @@ func find(f loaded, list []nftables.SetElement) (nftables.SetElement, firewall.M
 		if bytes.Equal(key, el.Key) && !el.IntervalEnd {
 			exact = &list[i]
 		}
-		if c := bytes.Compare(el.Key, key); c <= 0 && (last == nil || bytes.Compare(el.Key, last.Key) > 0 || bytes.Equal(el.Key, last.Key) && !el.IntervalEnd) {
+		if c := bytes.Compare(el.Key, key); c <= 0 && (last == nil || bytes.Compare(el.Key, last.Key) > 0 ||
+			bytes.Equal(el.Key, last.Key) && !el.IntervalEnd) {
 			last = &list[i]
 		}
 	}

@@ -71,14 +71,16 @@ func (x field) load(f Family, reg uint32) ([]expr.Any, uint32) {
 		if x == Dport {
 			offset = 2
 		}
-		return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2}}, reg + 1
+		return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: offset,
+			Len: 2}}, reg + 1
 	}
 	n := uint32(f.addrLen())
 	offset := map[bool]uint32{true: 12, false: 8}[f == IPv4]
 	if x == Daddr {
 		offset += n
 	}
-	return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n}}, reg + n/4
+	return []expr.Any{&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n}},
+		reg + n/4
 }
 
 // The fields of the first packet of the connection, before any translation.
@@ -162,7 +164,8 @@ type GotoBy struct {
 func (g GotoBy) text(f Family) string { return fieldsText(f, g.Fields) + " vmap @" + g.Map }
 
 func (g GotoBy) exprs(f Family) []expr.Any {
-	return append(load(f, g.Fields), &expr.Lookup{SourceRegister: firstRegister, DestRegister: 0, IsDestRegSet: true, SetName: g.Map})
+	return append(load(f, g.Fields), &expr.Lookup{SourceRegister: firstRegister, DestRegister: 0, IsDestRegSet: true,
+		SetName: g.Map})
 }
 
 // DNATBy translates the destination to the address and port that the map has for
@@ -180,7 +183,8 @@ func (d DNATBy) exprs(f Family) []expr.Any {
 	port := uint32(firstRegister + f.addrLen()/4)
 	return append(load(f, d.Fields),
 		&expr.Lookup{SourceRegister: firstRegister, DestRegister: firstRegister, IsDestRegSet: true, SetName: d.Map},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f), RegAddrMin: firstRegister, RegProtoMin: port, Specified: true})
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f), RegAddrMin: firstRegister, RegProtoMin: port,
+			Specified: true})
 }
 
 // DNATToItself leaves the destination as it is, and has no later chain translate it.
@@ -189,7 +193,8 @@ type DNATToItself struct{}
 func (DNATToItself) text(f Family) string { return fmt.Sprintf("dnat to %s daddr", f) }
 
 func (DNATToItself) exprs(f Family) []expr.Any {
-	return append(load(f, []Field{Daddr}), &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f), RegAddrMin: firstRegister})
+	return append(load(f, []Field{Daddr}), &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f),
+		RegAddrMin: firstRegister})
 }
 
 // SNATTo translates the source to an address of the table's family.
@@ -212,14 +217,16 @@ type Remember struct {
 }
 
 func (r Remember) text(f Family) string {
-	return fmt.Sprintf("update @%s { %s timeout %ds : %s }", r.Map, fieldsText(f, r.Key), int(r.For.Seconds()), fieldsText(f, r.Data))
+	return fmt.Sprintf("update @%s { %s timeout %ds : %s }", r.Map, fieldsText(f, r.Key), int(r.For.Seconds()),
+		fieldsText(f, r.Data))
 }
 
 func (r Remember) exprs(f Family) []expr.Any {
 	out, next := loadFrom(f, r.Key, firstRegister)
 	data, _ := loadFrom(f, r.Data, next)
 	return append(append(out, data...),
-		&expr.Dynset{SrcRegKey: firstRegister, SrcRegData: next, SetName: r.Map, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: r.For})
+		&expr.Dynset{SrcRegKey: firstRegister, SrcRegData: next, SetName: r.Map, Operation: unix.NFT_DYNSET_OP_UPDATE,
+			Timeout: r.For})
 }
 
 // ProtoIs matches a transport protocol by number.
@@ -248,7 +255,8 @@ func (LocalSaddr) exprs(Family) []expr.Any { return isLocal(expr.Fib{FlagSADDR: 
 func isLocal(of expr.Fib) []expr.Any {
 	of.Register, of.ResultADDRTYPE = firstRegister, true
 	return []expr.Any{&of,
-		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)}}
+		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: binary.NativeEndian.AppendUint32(nil,
+			unix.RTN_LOCAL)}}
 }
 
 // FromLinks matches packets that came by a link whose name begins so.
@@ -305,7 +313,8 @@ func (w Within) exprs(f Family) []expr.Any {
 		op = expr.CmpOpNeq
 	}
 	return append(out,
-		&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: uint32(n), Mask: mask, Xor: make([]byte, n)},
+		&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: uint32(n), Mask: mask,
+			Xor: make([]byte, n)},
 		&expr.Cmp{Op: op, Register: firstRegister, Data: w.Prefix.Masked().Addr().AsSlice()})
 }
 
@@ -420,7 +429,8 @@ func (m HasMark) exprs(Family) []expr.Any {
 	bits := binary.NativeEndian.AppendUint32(nil, uint32(m))
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: firstRegister},
-		&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 4, Mask: bits, Xor: make([]byte, 4)},
+		&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 4, Mask: bits,
+			Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: bits}}
 }
 

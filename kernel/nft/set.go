@@ -126,7 +126,8 @@ func Between(first, last netip.Addr) Element {
 // prefix.
 func RangeOf(p netip.Prefix, parts ...any) Element {
 	p = p.Masked()
-	return Element{Key: Pack(append(slices.Clone(parts), p.Addr())...), End: Pack(append(slices.Clone(parts), last(p))...)}
+	return Element{Key: Pack(append(slices.Clone(parts), p.Addr())...),
+		End: Pack(append(slices.Clone(parts), last(p))...)}
 }
 
 func last(p netip.Prefix) netip.Addr {

@@ -57,7 +57,10 @@ func (t Table) Text(elements map[string][]Element, more []Chain) string {
 	fmt.Fprintf(&b, "table %s %s {\n", t.Family, t.Name)
 	for _, s := range t.Sets {
 		list := slices.Clone(elements[s.Name])
-		slices.SortFunc(list, func(a, b Element) int { return cmp.Or(strings.Compare(a.Key, b.Key), strings.Compare(a.Data, b.Data)) })
+		slices.SortFunc(list, func(a, b Element) int {
+			return cmp.Or(strings.Compare(a.Key, b.Key),
+				strings.Compare(a.Data, b.Data))
+		})
 		s.text(&b, t.Family, list)
 	}
 	fixed := slices.DeleteFunc(slices.Clone(t.Chains), func(c Chain) bool { return c.OnDemand })

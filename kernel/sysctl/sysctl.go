@@ -83,7 +83,8 @@ func (s Set) Restore() error {
 	var errs []error
 	for name, value := range maps.All(before) {
 		// A link that is gone took its values along.
-		if err := os.WriteFile(filepath.Join(s.Root, name), []byte(value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.WriteFile(filepath.Join(s.Root, name), []byte(value), 0); err != nil &&
+			!errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("sysctl: %w", err))
 		}
 	}

@@ -102,8 +102,10 @@ func TestFailureShowsTheEndOfTheOutput(t *testing.T) {
 }
 
 func TestRequirement(t *testing.T) {
-	const mod = "module x\n\nrequire (\n\tk8s.io/kubernetes v1.36.3\n\tk8s.io/kubernetes/x v1.2.3 // indirect\n)\n\nrequire a.b/c v0.1.0\n\nreplace (\n\tk8s.io/api => k8s.io/api v0.36.3\n)\n"
-	for module, want := range map[string]string{"k8s.io/kubernetes": "v1.36.3", "a.b/c": "v0.1.0", "k8s.io/api": "", "x": ""} {
+	const mod = "module x\n\nrequire (\n\tk8s.io/kubernetes v1.36.3\n\tk8s.io/kubernetes/x v1.2.3 // " +
+		"indirect\n)\n\nrequire a.b/c v0.1.0\n\nreplace (\n\tk8s.io/api => k8s.io/api v0.36.3\n)\n"
+	for module, want := range map[string]string{"k8s.io/kubernetes": "v1.36.3", "a.b/c": "v0.1.0",
+		"k8s.io/api": "", "x": ""} {
 		got, err := requirement(mod, module)
 		if got != want || (err == nil) != (want != "") {
 			t.Errorf("%s: got %q, %v, want %q", module, got, err, want)

@@ -23,7 +23,8 @@ func (c *Cache) Host(ctx context.Context, need map[string]string) error {
 		return nil
 	}
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return fmt.Errorf("the lab needs the programs %s, and there is no apt-get to install them with", strings.Join(programs, ", "))
+		return fmt.Errorf("the lab needs the programs %s, and there is no apt-get to install them with",
+			strings.Join(programs, ", "))
 	}
 	return c.Progress.Step("install Debian packages "+strings.Join(packages, " "), func() error {
 		install := append([]string{"install", "-y", "--no-install-recommends"}, packages...)
@@ -62,7 +63,8 @@ func (c *Cache) Root(ctx context.Context, name string, packages ...string) (stri
 			}
 		}
 		// The folder was made by dpkg with base-files' mode; documents are of no use.
-		for _, useless := range []string{"usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian"} {
+		for _, useless := range []string{"usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info",
+			"usr/share/lintian"} {
 			if err := os.RemoveAll(filepath.Join(dir, useless)); err != nil {
 				return err
 			}

@@ -29,7 +29,8 @@ type Programs struct {
 	Agnhost, PorterCrt, Porter string // Porter is the key that belongs to PorterCrt
 	AgnhostVersion             string // the tag that the tests know it by
 	Pause                      string
-	InvalidPackets             string // regression-issue-74839, which sends packets that connection tracking calls invalid
+	// regression-issue-74839, which sends packets that connection tracking calls invalid
+	InvalidPackets string
 }
 
 // CNIPlugins are the reference plugins, by absolute path of their folder.
@@ -59,11 +60,13 @@ func (c *Cache) Programs(ctx context.Context, checkout string) (*Programs, error
 				return kube.build(ctx, filepath.Join(d, "kubectl"), kubernetesModule+"/cmd/kubectl")
 			}},
 		{"agnhost", func(d string) {
-			p.Agnhost, p.PorterCrt, p.Porter = filepath.Join(d, "agnhost"), filepath.Join(d, "localhost.crt"), filepath.Join(d, "localhost.key")
+			p.Agnhost, p.PorterCrt, p.Porter = filepath.Join(d, "agnhost"), filepath.Join(d, "localhost.crt"),
+				filepath.Join(d, "localhost.key")
 		}, func(d string) error { return kube.agnhost(ctx, d) }},
 		{"regression-issue-74839", func(d string) { p.InvalidPackets = filepath.Join(d, "regression-issue-74839") },
 			func(d string) error {
-				return kube.build(ctx, filepath.Join(d, "regression-issue-74839"), kubernetesModule+"/test/images/regression-issue-74839")
+				return kube.build(ctx, filepath.Join(d, "regression-issue-74839"), kubernetesModule+
+					"/test/images/regression-issue-74839")
 			}},
 	}
 	for _, step := range steps {
@@ -86,7 +89,8 @@ func (c *Cache) Programs(ctx context.Context, checkout string) (*Programs, error
 
 func (c *Cache) containerd(ctx context.Context, p *Programs) error {
 	const module = "github.com/containerd/containerd/v2"
-	dir, err := c.install(ctx, "containerd", module, ContainerdVersion, "cmd/containerd", "cmd/containerd-shim-runc-v2", "cmd/ctr")
+	dir, err := c.install(ctx, "containerd", module, ContainerdVersion, "cmd/containerd",
+		"cmd/containerd-shim-runc-v2", "cmd/ctr")
 	if err != nil {
 		return err
 	}
@@ -103,7 +107,8 @@ func (c *Cache) pause(ctx context.Context, checkout string, p *Programs) error {
 		return err
 	}
 	dir, err := c.Make("pause", "pause", append(inputs, goVersion(ctx)), func(dir string) error {
-		return c.run(ctx, folder, static(), "go", "build", "-ldflags=-s -w", "-o", filepath.Join(dir, "pause"), "main.go")
+		return c.run(ctx, folder, static(), "go", "build", "-ldflags=-s -w", "-o",
+			filepath.Join(dir, "pause"), "main.go")
 	})
 	p.Pause = filepath.Join(dir, "pause")
 	return err
@@ -173,7 +178,8 @@ func (k *kubeModule) ldflags() string {
 	parts := strings.SplitN(strings.TrimPrefix(k.version, "v"), ".", 3)
 	flags := "-s -w"
 	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
-		flags += fmt.Sprintf(" -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s -X %[1]s.gitTreeState=clean",
+		flags += fmt.Sprintf(
+			" -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s -X %[1]s.gitTreeState=clean",
 			pkg, k.version, parts[0], parts[1])
 	}
 	return flags

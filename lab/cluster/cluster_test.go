@@ -64,7 +64,8 @@ func TestNothingUp(t *testing.T) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
-	for want, tests := range map[string]Tests{"FILTER": {Filter: "(", Procs: 1}, "--skip": {Skip: "[", Procs: 1}, "--procs 0": {}} {
+	for want, tests := range map[string]Tests{"FILTER": {Filter: "(", Procs: 1}, "--skip": {Skip: "[", Procs: 1},
+		"--procs 0": {}} {
 		if err := lab.Test(t.Context(), tests); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("e2e: got %v, want an error naming %s", err, want)
 		}
@@ -73,7 +74,8 @@ func TestNothingUp(t *testing.T) {
 
 func TestUnknownMachineIsNamed(t *testing.T) {
 	lab := &Lab{Dirs: place.Dirs{State: t.TempDir()}}
-	_, err := lab.in(context.Background(), state{Settings: Settings{Nodes: 2}, Kubectl: "/x/kubectl", Ctr: "/x/ctr"}, "node3", []string{"ls"})
+	_, err := lab.in(context.Background(), state{Settings: Settings{Nodes: 2}, Kubectl: "/x/kubectl", Ctr: "/x/ctr"},
+		"node3", []string{"ls"})
 	if err == nil || !strings.Contains(err.Error(), `"node3"`) || !strings.Contains(err.Error(), "node1, node2") {
 		t.Errorf("got %v", err)
 	}
@@ -81,7 +83,8 @@ func TestUnknownMachineIsNamed(t *testing.T) {
 
 func TestStateIsReadAsWritten(t *testing.T) {
 	dirs := place.Dirs{State: t.TempDir()}
-	want := state{Settings: Settings{Nodes: 2, DualStack: true, Network: None, ProxyMode: "nftables"}, Kubernetes: "v1", Port: 5, Kubectl: "k", Ctr: "c"}
+	want := state{Settings: Settings{Nodes: 2, DualStack: true, Network: None, ProxyMode: "nftables"}, Kubernetes: "v1",
+		Port: 5, Kubectl: "k", Ctr: "c"}
 	if err := want.save(dirs); err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +114,8 @@ func TestBridgeConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	bridge := list.Plugins[0]
-	if bridge.Type != "bridge" || bridge.IPMasq || len(bridge.IPAM.Ranges) != 2 || bridge.IPAM.Ranges[1][0].Subnet != "fd00:10:244::/56" ||
+	if bridge.Type != "bridge" || bridge.IPMasq || len(bridge.IPAM.Ranges) != 2 ||
+		bridge.IPAM.Ranges[1][0].Subnet != "fd00:10:244::/56" ||
 		bridge.IPAM.Routes[1].Dst != "::/0" || list.Plugins[1].Type != "portmap" {
 		t.Errorf("got %s", data)
 	}
@@ -129,7 +133,8 @@ func TestMasqueradeSparesWhatStaysAmongPods(t *testing.T) {
 
 func TestUpstreamConfigs(t *testing.T) {
 	got := proxyConfig("iptables", "node2", pods)
-	for _, want := range []string{"mode: iptables\n", "hostnameOverride: node2\n", `clusterCIDR: "10.244.0.0/16,fd00:10:244::/56"`, "maxPerCore: 0"} {
+	for _, want := range []string{"mode: iptables\n", "hostnameOverride: node2\n",
+		`clusterCIDR: "10.244.0.0/16,fd00:10:244::/56"`, "maxPerCore: 0"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}

@@ -52,7 +52,8 @@ func (l *Lab) down(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if err := errors.Join(fabric.Destroy(), node.RemoveCgroups(), unmountBelow(l.Dirs.Data), unmountBelow(l.Dirs.State)); err != nil {
+	if err := errors.Join(fabric.Destroy(), node.RemoveCgroups(), unmountBelow(l.Dirs.Data),
+		unmountBelow(l.Dirs.State)); err != nil {
 		return err
 	}
 	for _, dir := range []string{l.Dirs.Data, l.Dirs.State} {

@@ -62,7 +62,8 @@ func (l *Lab) in(ctx context.Context, s state, machine string, command []string)
 	for i := range s.Nodes {
 		known = append(known, fabric.NodeName(i+1))
 	}
-	env := []string{"KUBECONFIG=" + l.Dirs.FabricKubeconfig(), "PATH=" + os.Getenv("PATH") + ":" + filepath.Dir(s.Kubectl) + ":" + filepath.Dir(s.Ctr),
+	env := []string{"KUBECONFIG=" + l.Dirs.FabricKubeconfig(), "PATH=" + os.Getenv("PATH") + ":" +
+		filepath.Dir(s.Kubectl) + ":" + filepath.Dir(s.Ctr),
 		"TERM=" + os.Getenv("TERM"), "CONTAINERD_NAMESPACE=k8s.io"}
 	for _, name := range known {
 		if name != machine {

@@ -84,7 +84,8 @@ func (l *Lab) inMachine(ctx context.Context, name string, args ...string) (*exec
 	if !r.Alive() {
 		return nil, fmt.Errorf("lab: %s is not running; see %s", name, filepath.Join(l.Dirs.Logs(), name+".log"))
 	}
-	enter := []string{"--target", strconv.Itoa(r.PID), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--"}
+	enter := []string{"--target", strconv.Itoa(r.PID), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup",
+		"--root", "--wd", "--"}
 	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
 	cmd.Env = process.Environment()
 	return cmd, nil

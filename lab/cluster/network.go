@@ -40,7 +40,8 @@ func (u *up) network(ctx context.Context) error {
 		if err := u.kubectl(ctx, "", "apply", "-f", manifest); err != nil {
 			return err
 		}
-		if err := u.kubectl(ctx, "", "-n", "kube-system", "rollout", "status", "daemonset/wayleave", "--timeout=120s"); err != nil {
+		if err := u.kubectl(ctx, "", "-n", "kube-system", "rollout", "status", "daemonset/wayleave",
+			"--timeout=120s"); err != nil {
 			return u.withPods(ctx, err)
 		}
 	default:
@@ -66,7 +67,8 @@ func (u *up) withPods(ctx context.Context, err error) error {
 		{"-n", "kube-system", "get", "events", "--field-selector=type=Warning", "--sort-by=.lastTimestamp"},
 	}
 	if u.Network == Wayleave {
-		questions = append(questions, []string{"-n", "kube-system", "logs", "daemonset/wayleave", "--all-containers", "--tail=20"})
+		questions = append(questions, []string{"-n", "kube-system", "logs", "daemonset/wayleave",
+			"--all-containers", "--tail=20"})
 	}
 	for _, args := range questions {
 		out, _ := u.command(ctx, args...).CombinedOutput() // what it says is better than nothing
@@ -109,7 +111,8 @@ func (u *up) awaitDNS(ctx context.Context) error {
 	server := netip.AddrPortFrom(fabric.ClusterDNS, 53)
 	for _, m := range u.plan.Nodes {
 		err := process.WaitFor(ctx, "DNS on "+m.Name, 200*time.Millisecond, func() error {
-			return resolve(m.Namespace, server, "kubernetes.default.svc.cluster.local.", fabric.ServicesV4.Addr().Next())
+			return resolve(m.Namespace, server, "kubernetes.default.svc.cluster.local.",
+				fabric.ServicesV4.Addr().Next())
 		})
 		if err != nil {
 			return err
@@ -131,7 +134,8 @@ func resolve(namespace string, server netip.AddrPort, name string, want netip.Ad
 				return nil
 			}
 		}
-		return fmt.Errorf("lab: %s at %s: %s, %v; expected %s", name, server, dns.RcodeToString[reply.Rcode], reply.Answer, want)
+		return fmt.Errorf("lab: %s at %s: %s, %v; expected %s", name, server, dns.RcodeToString[reply.Rcode],
+			reply.Answer, want)
 	})
 }
 

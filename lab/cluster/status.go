@@ -20,7 +20,8 @@ func (l *Lab) Status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(l.Out, "Kubernetes %s, %d nodes, network %s, dual-stack %t\n", s.Kubernetes, s.Nodes, s.Network, s.DualStack)
+	fmt.Fprintf(l.Out, "Kubernetes %s, %d nodes, network %s, dual-stack %t\n", s.Kubernetes, s.Nodes,
+		s.Network, s.DualStack)
 	fmt.Fprintf(l.Out, "export KUBECONFIG=%s\nlogs in %s\n", l.Dirs.Kubeconfig(), l.Dirs.Logs())
 	ended := 0
 	for _, r := range records {
@@ -31,7 +32,8 @@ func (l *Lab) Status(ctx context.Context) error {
 		}
 		fmt.Fprintf(l.Out, "  %-10s %-8s process %d\n", r.Name, state, r.PID)
 	}
-	cmd := exec.CommandContext(ctx, s.Kubectl, "get", "nodes", "-o", "wide", "-L", "topology.kubernetes.io/zone", "--request-timeout=5s")
+	cmd := exec.CommandContext(ctx, s.Kubectl, "get", "nodes", "-o", "wide", "-L", "topology.kubernetes.io/zone",
+		"--request-timeout=5s")
 	cmd.Env = append(process.Environment(), "KUBECONFIG="+l.Dirs.Kubeconfig())
 	cmd.Stdout, cmd.Stderr = l.Out, os.Stderr
 	if err := cmd.Run(); err != nil {

@@ -61,13 +61,15 @@ func (l *Lab) Test(ctx context.Context, tests Tests) error {
 		return fmt.Errorf("lab: %w", err)
 	}
 	defer log.Close()
-	args := []string{"--procs=" + strconv.Itoa(tests.Procs), "--no-color", "--focus=" + tests.Filter, "--skip=" + tests.Skip,
+	args := []string{"--procs=" + strconv.Itoa(tests.Procs), "--no-color", "--focus=" + tests.Filter,
+		"--skip=" + tests.Skip,
 		"--junit-report=junit.xml", "--output-dir=" + out, "--timeout=3h", programs.E2E, "--",
 		"--provider=skeleton", "--kubeconfig=" + l.Dirs.FabricKubeconfig(), "--kubectl-path=" + s.Kubectl,
 		"--num-nodes=" + strconv.Itoa(s.Nodes), "--disable-log-dump", "--report-dir=" + out}
 	cmd := exec.CommandContext(ctx, programs.Ginkgo, args...)
 	cmd.Dir = out
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+l.Dirs.FabricKubeconfig(), "PATH="+filepath.Dir(s.Kubectl)+":"+os.Getenv("PATH"))
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+l.Dirs.FabricKubeconfig(), "PATH="+filepath.Dir(s.Kubectl)+":"+
+		os.Getenv("PATH"))
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, e2e.Progress(l.Out)), log
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = time.Minute
@@ -119,7 +121,8 @@ func (l *Lab) building(ctx context.Context, do func(cache *build.Cache, checkout
 func (l *Lab) summarize(out string, failed error) error {
 	file, err := os.Open(filepath.Join(out, "junit.xml"))
 	if err != nil {
-		return fmt.Errorf("lab: the tests did not run to their end; see %s: %w", filepath.Join(out, "e2e.log"), errors.Join(failed, err))
+		return fmt.Errorf("lab: the tests did not run to their end; see %s: %w", filepath.Join(out, "e2e.log"),
+			errors.Join(failed, err))
 	}
 	defer file.Close()
 	results, err := e2e.Read(file)

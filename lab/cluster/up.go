@@ -178,7 +178,8 @@ func (u *up) build(ctx context.Context) (err error) {
 	defer unlock()
 	// The last few are what people look at nodes with, and clients outside.
 	need := map[string]string{"runc": "runc", "nsenter": "util-linux", "mount": "mount",
-		"ip": "iproute2", "nft": "nftables", "curl": "curl", "nc": "netcat-openbsd", "ping": "iputils-ping", "pgrep": "procps", "arping": "arping", "ndisc6": "ndisc6"}
+		"ip": "iproute2", "nft": "nftables", "curl": "curl", "nc": "netcat-openbsd", "ping": "iputils-ping",
+		"pgrep": "procps", "arping": "arping", "ndisc6": "ndisc6"}
 	if u.Network == Upstream && u.ProxyMode == "iptables" {
 		need["iptables"] = "iptables"
 	}
@@ -306,15 +307,18 @@ func (u *up) startFabric(context.Context) error {
 			return err
 		}
 	}
-	args := []string{u.self(), "internal", "services", "--registry", u.registryDir(), "--queries", filepath.Join(u.Dirs.Logs(), "queries.log")}
+	args := []string{u.self(), "internal", "services", "--registry", u.registryDir(), "--queries",
+		filepath.Join(u.Dirs.Logs(), "queries.log")}
 	for _, gateway := range u.plan.Gateways {
 		args = append(args, gateway.Addr().String())
 	}
-	if _, err := process.Start(process.Program{Name: "services", Args: args, Namespace: fabric.Bridge}, u.Dirs.Processes(), u.Dirs.Logs()); err != nil {
+	if _, err := process.Start(process.Program{Name: "services", Args: args, Namespace: fabric.Bridge},
+		u.Dirs.Processes(), u.Dirs.Logs()); err != nil {
 		return err
 	}
 	_, err := process.Start(process.Program{Name: "forwarder", Args: []string{u.self(), "internal", "forward",
-		fmt.Sprintf("127.0.0.1:%d", u.port), fabric.Control, netip.AddrPortFrom(u.plan.Control.V4(), control.Port).String()}},
+		fmt.Sprintf("127.0.0.1:%d", u.port), fabric.Control, netip.AddrPortFrom(u.plan.Control.V4(),
+			control.Port).String()}},
 		u.Dirs.Processes(), u.Dirs.Logs())
 	return err
 }
@@ -366,7 +370,8 @@ func (u *up) startNodes(ctx context.Context) error {
 	group.Go(func() error {
 		ctx, cancel := context.WithTimeoutCause(ctx, startDeadline, errors.New("the API server did not start in time"))
 		defer cancel()
-		err := process.WaitFor(ctx, "the API server", 100*time.Millisecond, func() error { return u.api.get(ctx, "/readyz", nil) })
+		err := process.WaitFor(ctx, "the API server", 100*time.Millisecond,
+			func() error { return u.api.get(ctx, "/readyz", nil) })
 		if err == nil {
 			u.Progress.Printf("the API server is ready")
 		}
@@ -388,7 +393,8 @@ func (u *up) awaitNodes(ctx context.Context) error {
 		}
 		for _, m := range u.plan.Nodes {
 			if len(nodes[m.Name].Spec.PodCIDRs) != families {
-				return fmt.Errorf("node %s: spec.podCIDRs: %d, expected %d", m.Name, len(nodes[m.Name].Spec.PodCIDRs), families)
+				return fmt.Errorf("node %s: spec.podCIDRs: %d, expected %d", m.Name,
+					len(nodes[m.Name].Spec.PodCIDRs), families)
 			}
 		}
 		return nil

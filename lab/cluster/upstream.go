@@ -171,7 +171,8 @@ func bridgeConfig(pods []netip.Prefix) ([]byte, error) {
 		"plugins": []any{
 			object{"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true, "ipMasq": false,
 				"ipam": object{"type": "host-local", "ranges": ranges, "routes": routes}},
-			object{"type": "portmap", "capabilities": object{"portMappings": true}, "snat": true, "backend": "nftables"},
+			object{"type": "portmap", "capabilities": object{"portMappings": true}, "snat": true,
+				"backend": "nftables"},
 		},
 	}, "", "  ")
 	if err != nil {
@@ -184,5 +185,6 @@ func bridgeConfig(pods []netip.Prefix) ([]byte, error) {
 var coreDNSTemplate string
 
 func coreDNSManifest() string {
-	return strings.NewReplacer("$IMAGE", images.CoreDNSImage, "$ADDRESS", fabric.ClusterDNS.String()).Replace(coreDNSTemplate)
+	return strings.NewReplacer("$IMAGE", images.CoreDNSImage, "$ADDRESS", fabric.ClusterDNS.String()).Replace(
+		coreDNSTemplate)
 }

@@ -66,7 +66,8 @@ func (c Config) requests() []pki.Request {
 			DNS: []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc",
 				"kubernetes.default.svc.cluster.local", "localhost", "control"},
 			Addresses: c.serving()},
-		{Name: "apiserver-kubelet-client", CommonName: "kube-apiserver-kubelet-client", Organizations: []string{"system:masters"}},
+		{Name: "apiserver-kubelet-client", CommonName: "kube-apiserver-kubelet-client",
+			Organizations: []string{"system:masters"}},
 		{Name: "admin", CommonName: "kubernetes-admin", Organizations: []string{"system:masters"}},
 		{Name: "controller-manager", CommonName: "system:kube-controller-manager"},
 		{Name: "scheduler", CommonName: "system:kube-scheduler"},
@@ -106,7 +107,8 @@ func (c Config) Services() []process.Service {
 		c.service("kube-apiserver", c.apiServer()...),
 		c.service("kube-controller-manager", c.controllerManager()...),
 		c.service("kube-scheduler",
-			"--kubeconfig="+filepath.Join(c.State, "scheduler.conf"), "--bind-address=127.0.0.1", "--leader-elect=false"),
+			"--kubeconfig="+filepath.Join(c.State, "scheduler.conf"), "--bind-address=127.0.0.1",
+			"--leader-elect=false"),
 	}
 }
 
@@ -129,8 +131,10 @@ func (c Config) apiServer() []string {
 		"--kubelet-preferred-address-types=InternalIP",
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file=" + in("sa.key"), "--service-account-signing-key-file=" + in("sa.key"),
-		"--proxy-client-cert-file=" + in("front-proxy-client.crt"), "--proxy-client-key-file=" + in("front-proxy-client.key"),
-		"--requestheader-client-ca-file=" + in("front-proxy-ca.crt"), "--requestheader-allowed-names=front-proxy-client",
+		"--proxy-client-cert-file=" + in("front-proxy-client.crt"), "--proxy-client-key-file=" +
+			in("front-proxy-client.key"),
+		"--requestheader-client-ca-file=" + in("front-proxy-ca.crt"),
+		"--requestheader-allowed-names=front-proxy-client",
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-", "--requestheader-group-headers=X-Remote-Group",
 		"--requestheader-username-headers=X-Remote-User",
 		// No service proxy runs beside the API server: it calls the pods

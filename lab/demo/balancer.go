@@ -155,7 +155,8 @@ func (t *Tour) owner(ctx context.Context, addr string) (string, error) {
 // owners asks the agents which addresses they answer for: what an agent says of itself is
 // what is.
 func (t *Tour) owners(ctx context.Context) (map[string]string, error) {
-	lines, err := t.kubectl(ctx, "-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/name=wayleave", "-o", `jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName}{"\n"}{end}`)
+	lines, err := t.kubectl(ctx, "-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/name=wayleave", "-o",
+		`jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName}{"\n"}{end}`)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +166,8 @@ func (t *Tour) owners(ctx context.Context) (map[string]string, error) {
 		if len(f) != 2 {
 			continue
 		}
-		table, err := t.kubectl(ctx, "-n", "kube-system", "exec", f[0], "-c", "agent", "--", "/wayleave", "status", "--vips")
+		table, err := t.kubectl(ctx, "-n", "kube-system", "exec", f[0], "-c", "agent", "--", "/wayleave",
+			"status", "--vips")
 		if err != nil {
 			continue // it is being replaced
 		}
@@ -189,7 +191,8 @@ func spreads(ctx context.Context, t *Tour) error {
 	const many = 90
 	var yaml strings.Builder
 	for i := range many {
-		fmt.Fprintf(&yaml, "apiVersion: v1\nkind: Service\nmetadata: {name: many-%d, labels: {demo: many}}\nspec: {type: LoadBalancer, ports: [{port: 80}], allocateLoadBalancerNodePorts: false}\n---\n", i)
+		fmt.Fprintf(&yaml, "apiVersion: v1\nkind: Service\nmetadata: {name: many-%d, labels: {demo: many}}\nspec: "+
+			"{type: LoadBalancer, ports: [{port: 80}], allocateLoadBalancerNodePorts: false}\n---\n", i)
 	}
 	if err := t.apply(ctx, yaml.String()); err != nil {
 		return err
@@ -275,7 +278,8 @@ func (t *Tour) move(ctx context.Context, addr, name string, do, undo func(contex
 		now, err := t.mac(ctx, addr)
 		took := time.Since(start)
 		if err == nil && now != before {
-			fmt.Fprintf(t.Out, "        %s: %s answers %s after %s\n", addr, "another node", took.Round(10*time.Millisecond), name)
+			fmt.Fprintf(t.Out, "        %s: %s answers %s after %s\n", addr, "another node",
+				took.Round(10*time.Millisecond), name)
 			break
 		}
 		if took > failover {
@@ -315,7 +319,8 @@ func killAgent(ctx context.Context, t *Tour, node string) error {
 }
 
 func deleteAgent(ctx context.Context, t *Tour, node string) error {
-	_, err := t.kubectl(ctx, "-n", "kube-system", "delete", "pods", "--wait=false", "-l", "app.kubernetes.io/name=wayleave", "--field-selector", "spec.nodeName="+node)
+	_, err := t.kubectl(ctx, "-n", "kube-system", "delete", "pods", "--wait=false", "-l",
+		"app.kubernetes.io/name=wayleave", "--field-selector", "spec.nodeName="+node)
 	return err
 }
 
@@ -363,7 +368,8 @@ func stays(ctx context.Context, t *Tour) error {
 	}
 	macs := strings.Fields(a.out)
 	if slices.ContainsFunc(macs, func(m string) bool { return m != before }) || len(macs) < asked-asked/10 {
-		return fmt.Errorf("of %d questions %d were answered, by %v and not only by %s", asked, len(macs), slices.Compact(macs), before)
+		return fmt.Errorf("of %d questions %d were answered, by %v and not only by %s", asked, len(macs),
+			slices.Compact(macs), before)
 	}
 	return statusFine(ctx, t)
 }

@@ -18,71 +18,118 @@ func chapters() []chapter {
 		{"The cluster: its only network is Wayleave", []check{
 			{name: "nodes", say: "every node is Ready", run: nodesReady, within: 2 * time.Minute},
 			{name: "rollout", say: "the DaemonSet wayleave is rolled out", run: rollout, within: 2 * time.Minute},
-			{name: "status", say: "`wayleave status` finds nothing wrong on any node", run: statusFine, within: time.Minute},
-			{name: "listeners", say: "what listens on each node is in the table of docs/security.md", run: listenersKnown, within: time.Minute},
+			{name: "status", say: "`wayleave status` finds nothing wrong on any node", run: statusFine,
+				within: time.Minute},
+			{name: "listeners", say: "what listens on each node is in the table of docs/security.md",
+				run: listenersKnown, within: time.Minute},
 		}},
 		{"A Service, as the mission writes it", []check{
-			{name: "create", say: "kubectl create deployment, kubectl expose", run: createBackend, within: 2 * time.Minute},
-			{name: "get-services", say: "kubectl get services, describe service, get endpoints", run: describeBackend, within: 0},
-			{name: "busybox", say: "busybox: nslookup backend; wget -O- http://backend", run: busybox, within: 2 * time.Minute},
-			{name: "every-node", say: "ClusterIP, backend, backend.default and the full name, from a pod on every node", run: everyNode, within: 2 * time.Minute},
+			{name: "create", say: "kubectl create deployment, kubectl expose", run: createBackend,
+				within: 2 * time.Minute},
+			{name: "get-services", say: "kubectl get services, describe service, get endpoints",
+				run: describeBackend, within: 0},
+			{name: "busybox", say: "busybox: nslookup backend; wget -O- http://backend", run: busybox,
+				within: 2 * time.Minute},
+			{name: "every-node", say: "ClusterIP, backend, backend.default and the full name, from a pod on every node",
+				run: everyNode, within: 2 * time.Minute},
 			{name: "host", say: "the ClusterIP from the nodes themselves", run: fromHosts, within: 0},
 			{name: "spread", say: "a fair spread over 3 pods", run: spread, within: 0},
 			{name: "refuse", say: "a Service without endpoints refuses at once", run: refuses, within: 0},
-			{name: "replace", say: "a backend killed and replaced under requests: none lost once its endpoint is gone", run: replaced, within: 2 * time.Minute},
+			{name: "replace", say: "a backend killed and replaced under requests: none lost once its endpoint is gone",
+				run: replaced, within: 2 * time.Minute},
 		}},
 		{"NodePort, headless, StatefulSet, ExternalName", []check{
-			{name: "nodeport", say: "NodePort from outside, at a node that has no backend", run: nodePort, within: 2 * time.Minute},
-			{name: "headless", say: "a headless Service answers with all pod addresses", run: headless, within: 2 * time.Minute},
+			{name: "nodeport", say: "NodePort from outside, at a node that has no backend", run: nodePort,
+				within: 2 * time.Minute},
+			{name: "headless", say: "a headless Service answers with all pod addresses", run: headless,
+				within: 2 * time.Minute},
 			{name: "statefulset", say: "mysql-0.mysql and its brothers", run: statefulSet, within: 2 * time.Minute},
 			{name: "externalname", say: "ExternalName is a CNAME", run: externalName, within: 0},
 		}},
 		{"DNS as pods see it", []check{
 			{name: "resolvconf", say: "/etc/resolv.conf as the mission shows it", run: resolvConf, within: 0},
-			{name: "autopath", say: "google.com with ndots:5 is answered at the first step of the walk", run: firstStep, within: 0},
-			{name: "ndots5", say: "google.com with ndots:5 walks four steps, where a pod's search list is its own", run: fourSteps, within: 0},
+			{name: "autopath", say: "google.com with ndots:5 is answered at the first step of the walk",
+				run: firstStep, within: 0},
+			{name: "ndots5", say: "google.com with ndots:5 walks four steps, where a pod's search list is its own",
+				run: fourSteps, within: 0},
 			{name: "ndots1", say: "google.com with ndots:1 takes one", run: oneStep, within: 0},
-			{name: "dns-query", say: "`wayleave dns query --as` shows each step and its source", run: shownSteps, within: 0},
+			{name: "dns-query", say: "`wayleave dns query --as` shows each step and its source",
+				run: shownSteps, within: 0},
 		}},
 		{"The pod network", []check{
-			{name: "pod-to-pod", say: "pod to pod across nodes: the source address seen is the pod's own", run: podToPod, within: 0},
-			{name: "pod-to-outside", say: "a pod reaches outside under its node's address", run: podToOutside, within: 0},
+			{name: "pod-to-pod", say: "pod to pod across nodes: the source address seen is the pod's own",
+				run: podToPod, within: 0},
+			{name: "pod-to-outside", say: "a pod reaches outside under its node's address",
+				run: podToOutside, within: 0},
 		}},
 		{"LoadBalancer without a cloud", []check{
-			{name: "loadbalancer", say: "an AddressPool, type LoadBalancer: kubectl get svc shows the address, and it answers outside", run: balanced, within: time.Minute},
-			{name: "lb-local", say: "externalTrafficPolicy Local: the node with the endpoint answers, and the endpoint sees the client's address", run: keepsClient, within: time.Minute},
-			{name: "lb-spread", say: "90 addresses are answered evenly by the nodes", run: spreads, within: 2 * time.Minute},
-			{name: "lb-upgrade", say: "a rollout on all nodes: the address stays with its node, and is answered all the time", run: stays, within: 2 * time.Minute},
-			{name: "lb-failover", say: "the owner's agent killed, told to end, its node cut off: another node answers within 2 s", run: moves, within: 5 * time.Minute},
+			{name: "loadbalancer",
+				say: "an AddressPool, type LoadBalancer: kubectl get svc shows the address, and it answers outside",
+				run: balanced, within: time.Minute},
+			{name: "lb-local", say: "externalTrafficPolicy Local: the node with the endpoint answers, and the " +
+				"endpoint sees the client's address", run: keepsClient, within: time.Minute},
+			{name: "lb-spread", say: "90 addresses are answered evenly by the nodes", run: spreads,
+				within: 2 * time.Minute},
+			{name: "lb-upgrade",
+				say: "a rollout on all nodes: the address stays with its node, and is answered all the time",
+				run: stays, within: 2 * time.Minute},
+			{name: "lb-failover",
+				say: "the owner's agent killed, told to end, its node cut off: another node answers within 2 s",
+				run: moves, within: 5 * time.Minute},
 		}},
 		{"NetworkPolicy", []check{
-			{name: "policy", say: "the mission's policies: open, deny-all, frontend to backend:8080, by namespace, egress to database and DNS", run: policed, within: 3 * time.Minute},
-			{name: "policy-explain", say: "`wayleave explain policy` says which policy allows or denies", run: explained, within: 0},
-			{name: "policy-drops", say: "`wayleave status --policies` counts what was dropped, by pod and policy", run: dropped, within: 0},
-			{name: "policy-newcomer", say: "pods that send before anything else: what policy forbids does not pass once", run: newcomer, within: 3 * time.Minute},
+			{name: "policy", say: "the mission's policies: open, deny-all, frontend to backend:8080, by namespace, " +
+				"egress to database and DNS", run: policed, within: 3 * time.Minute},
+			{name: "policy-explain", say: "`wayleave explain policy` says which policy allows or denies",
+				run: explained, within: 0},
+			{name: "policy-drops", say: "`wayleave status --policies` counts what was dropped, by pod and policy",
+				run: dropped, within: 0},
+			{name: "policy-newcomer",
+				say: "pods that send before anything else: what policy forbids does not pass once", run: newcomer,
+				within: 3 * time.Minute},
 		}},
 		{"Ingress", []check{
-			{name: "ingress", say: "the mission's main-ingress, from outside: app1 and app2 by host and path", run: routed, within: 3 * time.Minute},
-			{name: "ingress-tls", say: "kubectl create secret tls: https by name, http is sent to it, no other host has the certificate", run: encrypted, within: time.Minute},
-			{name: "ingress-upgrade", say: "a rollout on all nodes under requests through the Ingress: 0 lost", run: routedOn, within: 3 * time.Minute},
+			{name: "ingress", say: "the mission's main-ingress, from outside: app1 and app2 by host and path",
+				run: routed, within: 3 * time.Minute},
+			{name: "ingress-tls",
+				say: "kubectl create secret tls: https by name, http is sent to it, no other host has the certificate",
+				run: encrypted, within: time.Minute},
+			{name: "ingress-upgrade", say: "a rollout on all nodes under requests through the Ingress: 0 lost",
+				run: routedOn, within: 3 * time.Minute},
 		}},
 		{"Wrong input", []check{
-			{name: "policy-event", say: "a NetworkPolicy that selects nothing gets an Event that names the field", run: idle, within: 2 * time.Minute},
-			{name: "bad-event", say: "a bad EndpointSlice gets an Event that names the field, and harms no other", run: badSlice, within: 0},
+			{name: "policy-event", say: "a NetworkPolicy that selects nothing gets an Event that names the field",
+				run: idle, within: 2 * time.Minute},
+			{name: "bad-event", say: "a bad EndpointSlice gets an Event that names the field, and harms no other",
+				run: badSlice, within: 0},
 		}},
 		{"What accounts may do", []check{
-			{name: "rights", say: "`kubectl auth can-i --list` of agents and writer; an agent's token writes the Lease of its own node and nothing else", run: limited, within: 2 * time.Minute},
-			{name: "writer", say: "the elected writer is taken away: the other gives a Service its address, and the key of heartbeats stays", run: rewritten, within: 2 * time.Minute},
-			{name: "upgrade-from", say: "an earlier version is upgraded to this one under the loss meter: 0 lost, and no policy opens", run: upgraded, within: 4 * time.Minute, apart: true},
-			{name: "downgrade-to", say: "and back to the earlier version: 0 lost, and no policy opens", run: downgraded, within: 4 * time.Minute, apart: true},
+			{name: "rights", say: "`kubectl auth can-i --list` of agents and writer; an agent's token writes the " +
+				"Lease of its own node and nothing else", run: limited, within: 2 * time.Minute},
+			{name: "writer", say: "the elected writer is taken away: the other gives a Service its address, and the " +
+				"key of heartbeats stays", run: rewritten, within: 2 * time.Minute},
+			{name: "upgrade-from",
+				say: "an earlier version is upgraded to this one under the loss meter: 0 lost, and no policy opens",
+				run: upgraded, within: 4 * time.Minute, apart: true},
+			{name: "downgrade-to", say: "and back to the earlier version: 0 lost, and no policy opens", run: downgraded,
+				within: 4 * time.Minute, apart: true},
 		}},
 		{"Restart is a feature", []check{
-			{name: "kill-agent", say: "every agent killed with SIGKILL under the loss meter: 0 lost, and no policy opens", run: killAgents, within: 3 * time.Minute},
-			{name: "dns-kill", say: "the DNS server of every node killed with SIGKILL, one after the other, under the loss meter: 0 unanswered after one retry", run: killDNS, within: 3 * time.Minute},
-			{name: "dns-api-loss", say: "the API server hangs, and the meter's node loses its DNS server and its agent at once: 0 unanswered after one retry", run: loseAPI, within: 3 * time.Minute},
-			{name: "upgrade", say: "a rollout on all nodes to other routing (VXLAN) and back under the loss meter: 0 lost, and no policy opens", run: upgrade, within: 4 * time.Minute},
-			{name: "modes", say: "a rollout on all nodes to mode iptables, `iptables -t nat -L KUBE-SERVICES`, and back to nftables under the loss meter: 0 lost, and no policy opens", run: modes, within: 4 * time.Minute},
-			{name: "refuse-mode", say: "a mode that cannot be is refused by name, and the agents of before go on under the loss meter: 0 lost", run: refuseMode, within: 3 * time.Minute},
+			{name: "kill-agent",
+				say: "every agent killed with SIGKILL under the loss meter: 0 lost, and no policy opens",
+				run: killAgents, within: 3 * time.Minute},
+			{name: "dns-kill", say: "the DNS server of every node killed with SIGKILL, one after the other, under " +
+				"the loss meter: 0 unanswered after one retry", run: killDNS, within: 3 * time.Minute},
+			{name: "dns-api-loss", say: "the API server hangs, and the meter's node loses its DNS server and its " +
+				"agent at once: 0 unanswered after one retry", run: loseAPI, within: 3 * time.Minute},
+			{name: "upgrade", say: "a rollout on all nodes to other routing (VXLAN) and back under the loss meter: " +
+				"0 lost, and no policy opens", run: upgrade, within: 4 * time.Minute},
+			{name: "modes", say: "a rollout on all nodes to mode iptables, `iptables -t nat -L KUBE-SERVICES`, and " +
+				"back to nftables under the loss meter: 0 lost, and no policy opens", run: modes,
+				within: 4 * time.Minute},
+			{name: "refuse-mode",
+				say: "a mode that cannot be is refused by name, and the agents of before go on under the loss " +
+					"meter: 0 lost", run: refuseMode, within: 3 * time.Minute},
 		}},
 	}
 }
@@ -99,7 +146,8 @@ func rollout(ctx context.Context, t *Tour) error {
 
 // agents are the wayleave pods.
 func (t *Tour) agents(ctx context.Context) ([]string, error) {
-	return t.fields(ctx, "{.items[*].metadata.name}", "-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave")
+	return t.fields(ctx, "{.items[*].metadata.name}", "-n", "kube-system", "pods", "-l",
+		"app.kubernetes.io/name=wayleave")
 }
 
 func statusFine(ctx context.Context, t *Tour) error {
@@ -130,7 +178,8 @@ func (t *Tour) image() string { return "registry.k8s.io/e2e-test-images/agnhost:
 // createBackend is the mission's story, and a client pod on every node.
 func createBackend(ctx context.Context, t *Tour) error {
 	steps := [][]string{
-		{"create", "deployment", "backend", "--image=" + t.image(), "--replicas=3", "--port=8080", "--", "/agnhost", "netexec", "--http-port=8080", "--udp-port=8081"},
+		{"create", "deployment", "backend", "--image=" + t.image(), "--replicas=3", "--port=8080", "--", "/agnhost",
+			"netexec", "--http-port=8080", "--udp-port=8081"},
 		{"expose", "deployment", "backend", "--port=80", "--target-port=8080"},
 	}
 	for _, s := range steps {
@@ -181,7 +230,8 @@ func (t *Tour) podIPs(ctx context.Context, selector string) ([]string, error) {
 }
 
 func busybox(ctx context.Context, t *Tour) error {
-	if _, err := t.kubectl(ctx, "run", "debug", "--image=busybox", "--image-pull-policy=IfNotPresent", "--restart=Never", "--", "sleep", "86400"); err != nil && !isThere(err) {
+	if _, err := t.kubectl(ctx, "run", "debug", "--image=busybox", "--image-pull-policy=IfNotPresent",
+		"--restart=Never", "--", "sleep", "86400"); err != nil && !isThere(err) {
 		return err
 	}
 	if _, err := t.kubectl(ctx, "wait", "--for=condition=Ready", "pod/debug", "--timeout=60s"); err != nil {
@@ -248,7 +298,8 @@ func spread(ctx context.Context, t *Tour) error {
 	if err != nil {
 		return err
 	}
-	out, err := t.in(ctx, pods[0], "sh", "-c", "for i in $(seq 300); do curl -sS -m 5 http://backend/hostname; echo; done")
+	out, err := t.in(ctx, pods[0], "sh", "-c",
+		"for i in $(seq 300); do curl -sS -m 5 http://backend/hostname; echo; done")
 	if err != nil {
 		return err
 	}
@@ -276,7 +327,8 @@ func refuses(ctx context.Context, t *Tour) error {
 		if err != nil {
 			return err
 		}
-		out, err := t.in(ctx, pods[0], "curl", "-sS", "-m", "5", "-w", "%{time_connect} %{errormsg}", "http://empty.default.svc.cluster.local/")
+		out, err := t.in(ctx, pods[0], "curl", "-sS", "-m", "5", "-w", "%{time_connect} %{errormsg}",
+			"http://empty.default.svc.cluster.local/")
 		if err == nil {
 			return errors.New("somebody answered")
 		}
@@ -315,7 +367,8 @@ func replaced(ctx context.Context, t *Tour) error {
 		return err
 	}
 	err = eventually(ctx, func() error {
-		addrs, err := t.fields(ctx, "{.items[*].endpoints[*].addresses[*]}", "endpointslices", "-l", "kubernetes.io/service-name=backend")
+		addrs, err := t.fields(ctx, "{.items[*].endpoints[*].addresses[*]}", "endpointslices", "-l",
+			"kubernetes.io/service-name=backend")
 		if err == nil && slices.Contains(addrs, victim[1]) {
 			err = errors.New("the endpoint is still there")
 		}
@@ -339,7 +392,8 @@ func (t *Tour) meter(ctx context.Context, d time.Duration, disturb func() error,
 }
 
 // measure is meter; with retried, a query that is answered at its second try is not lost.
-func (t *Tour) measure(ctx context.Context, d time.Duration, disturb func() error, retried bool, probes ...string) error {
+func (t *Tour) measure(ctx context.Context, d time.Duration, disturb func() error, retried bool,
+	probes ...string) error {
 	type result struct {
 		out string
 		err error
@@ -514,7 +568,8 @@ func externalName(ctx context.Context, t *Tour) error {
 func resolvConf(ctx context.Context, t *Tour) error {
 	return fromEveryNode(func(ctx context.Context, t *Tour, pod string) error {
 		out, err := t.in(ctx, pod, "cat", "/etc/resolv.conf")
-		return errors.Join(err, want(out, "nameserver 10.96.0.10", "search default.svc.cluster.local svc.cluster.local cluster.local", "options ndots:5"))
+		return errors.Join(err, want(out, "nameserver 10.96.0.10",
+			"search default.svc.cluster.local svc.cluster.local cluster.local", "options ndots:5"))
 	})(ctx, t)
 }
 
@@ -555,7 +610,8 @@ func fourSteps(ctx context.Context, t *Tour) error {
 		return err
 	}
 	names, err := t.asked(ctx, "ndots5")
-	steps := []string{"google.com.default.svc.cluster.local.", "google.com.svc.cluster.local.", "google.com.cluster.local.", "google.com."}
+	steps := []string{"google.com.default.svc.cluster.local.", "google.com.svc.cluster.local.",
+		"google.com.cluster.local.", "google.com."}
 	if err == nil && !slices.Equal(names, steps) {
 		err = fmt.Errorf("walked %v, want %v", names, steps)
 	}
@@ -563,7 +619,8 @@ func fourSteps(ctx context.Context, t *Tour) error {
 }
 
 func oneStep(ctx context.Context, t *Tour) error {
-	if err := t.apply(ctx, fmt.Sprintf(ndotsYAML, "ndots1", `options: [{name: ndots, value: "1"}]`, t.image())); err != nil {
+	if err := t.apply(ctx, fmt.Sprintf(ndotsYAML, "ndots1", `options: [{name: ndots, value: "1"}]`,
+		t.image())); err != nil {
 		return err
 	}
 	if _, err := t.kubectl(ctx, "wait", "--for=condition=Ready", "pod/ndots1", "--timeout=50s"); err != nil {
@@ -583,18 +640,22 @@ func shownSteps(ctx context.Context, t *Tour) error {
 		return err
 	}
 	for pod, wanted := range map[string][]string{
-		pods[0]:  {"autopath on", "1. google.com.default.svc.cluster.local. A: NOERROR from zone, ", "autopath google.com. NOERROR from "},
-		"ndots5": {"autopath not for its search list", "1. google.com.default.svc.cluster.local. A: NXDOMAIN from zone", "google.com. A: NOERROR from "},
+		pods[0]: {"autopath on", "1. google.com.default.svc.cluster.local. A: NOERROR from zone, ",
+			"autopath google.com. NOERROR from "},
+		"ndots5": {"autopath not for its search list", "1. google.com.default.svc.cluster.local. A: NXDOMAIN from zone",
+			"google.com. A: NOERROR from "},
 	} {
 		node, err := t.one(ctx, "{.spec.nodeName}", "pod", pod)
 		if err != nil {
 			return err
 		}
-		agent, err := t.one(ctx, "{.items[*].metadata.name}", "-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave", "--field-selector", "spec.nodeName="+node)
+		agent, err := t.one(ctx, "{.items[*].metadata.name}", "-n", "kube-system", "pods", "-l",
+			"app.kubernetes.io/name=wayleave", "--field-selector", "spec.nodeName="+node)
 		if err != nil {
 			return err
 		}
-		out, err := t.kubectl(ctx, "-n", "kube-system", "exec", agent, "-c", "dns", "--", "/wayleave", "dns", "query", "--as", "pod/default/"+pod, "google.com")
+		out, err := t.kubectl(ctx, "-n", "kube-system", "exec", agent, "-c", "dns", "--", "/wayleave", "dns", "query",
+			"--as", "pod/default/"+pod, "google.com")
 		if err := errors.Join(err, want(out, wanted...)); err != nil {
 			return fmt.Errorf("as %s: %w", pod, err)
 		}
@@ -603,7 +664,8 @@ func shownSteps(ctx context.Context, t *Tour) error {
 }
 
 func podToPod(ctx context.Context, t *Tour) error {
-	lines, err := t.kubectl(ctx, "get", "pods", "-l", "app=client", "-o", `jsonpath={range .items[*]}{.metadata.name} {.status.podIP}{"\n"}{end}`)
+	lines, err := t.kubectl(ctx, "get", "pods", "-l", "app=client", "-o",
+		`jsonpath={range .items[*]}{.metadata.name} {.status.podIP}{"\n"}{end}`)
 	if err != nil {
 		return err
 	}
@@ -621,11 +683,13 @@ func podToPod(ctx context.Context, t *Tour) error {
 
 // podToOutside has the lab's DNS server outside of the cluster tell who asked.
 func podToOutside(ctx context.Context, t *Tour) error {
-	lines, err := t.kubectl(ctx, "get", "pods", "-l", "app=client", "-o", `jsonpath={range .items[*]}{.metadata.name} {.status.hostIP}{"\n"}{end}`)
+	lines, err := t.kubectl(ctx, "get", "pods", "-l", "app=client", "-o",
+		`jsonpath={range .items[*]}{.metadata.name} {.status.hostIP}{"\n"}{end}`)
 	if err != nil {
 		return err
 	}
-	server, err := t.at(ctx, "outside", "sh", "-c", "ip -4 -o addr show scope global | sed 's/.*inet //; s,/.*,,' | head -1")
+	server, err := t.at(ctx, "outside", "sh", "-c",
+		"ip -4 -o addr show scope global | sed 's/.*inet //; s,/.*,,' | head -1")
 	if err != nil {
 		return err
 	}
@@ -659,7 +723,8 @@ func badSlice(ctx context.Context, t *Tour) error {
 		return err
 	}
 	err := eventually(ctx, func() error {
-		out, err := t.kubectl(ctx, "get", "events", "--field-selector", "involvedObject.name=broken-1", "-o", "jsonpath={.items[*].message}")
+		out, err := t.kubectl(ctx, "get", "events", "--field-selector", "involvedObject.name=broken-1", "-o",
+			"jsonpath={.items[*].message}")
 		return errors.Join(err, want(out, "ports[0].port"))
 	})
 	if err != nil {
@@ -710,7 +775,8 @@ func (t *Tour) meterFirst(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append([]string{own}, slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return n == own })...), nil
+	return append([]string{own}, slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { return n == own })...),
+		nil
 }
 
 // fresh has new pods: the kubelet starts a container that ended for the first time again
@@ -753,7 +819,10 @@ func (t *Tour) killed(ctx context.Context, node string, processes ...string) err
 // started anew so often in all.
 func (t *Tour) dnsReady(ctx context.Context, restarts int) error {
 	return eventually(ctx, func() error {
-		list, err := t.fields(ctx, `{range .items[*].status.containerStatuses[?(@.name=="dns")]}{.ready}/{.restartCount} {end}`, "-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave")
+		list,
+			err := t.fields(ctx,
+			`{range .items[*].status.containerStatuses[?(@.name=="dns")]}{.ready}/{.restartCount} {end}`, "-n",
+			"kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave")
 		if err != nil {
 			return err
 		}
@@ -774,7 +843,8 @@ func (t *Tour) dnsReady(ctx context.Context, restarts int) error {
 
 // dnsRestarts is how often DNS servers have been started anew.
 func (t *Tour) dnsRestarts(ctx context.Context) (sum int, err error) {
-	list, err := t.fields(ctx, `{.items[*].status.containerStatuses[?(@.name=="dns")].restartCount}`, "-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave")
+	list, err := t.fields(ctx, `{.items[*].status.containerStatuses[?(@.name=="dns")].restartCount}`, "-n",
+		"kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave")
 	for _, s := range list {
 		n, bad := strconv.Atoi(s)
 		err = errors.Join(err, bad)
@@ -877,7 +947,8 @@ func (t *Tour) probes(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	web, err := t.one(ctx, "{.spec.clusterIP}", "service", "backend")
-	return []string{"udp=" + ip + ":7", "tcp=" + ip + ":7", "connect=" + ip + ":7", "http=" + web + ":80/hostname", "dns=10.96.0.10:53/backend.default.svc.cluster.local."}, err
+	return []string{"udp=" + ip + ":7", "tcp=" + ip + ":7", "connect=" + ip + ":7", "http=" + web + ":80/hostname",
+		"dns=10.96.0.10:53/backend.default.svc.cluster.local."}, err
 }
 
 // upgrade replaces every agent and every DNS server twice, and what carries the
@@ -924,19 +995,22 @@ func listed(ctx context.Context, t *Tour) error {
 		return err
 	}
 	iptables := func(args ...string) (string, error) {
-		return t.kubectl(ctx, append([]string{"-n", "kube-system", "exec", "ds/wayleave", "-c", "agent", "--", "iptables", "-t", "nat"}, args...)...)
+		return t.kubectl(ctx, append([]string{"-n", "kube-system", "exec", "ds/wayleave", "-c", "agent", "--",
+			"iptables", "-t", "nat"}, args...)...)
 	}
 	return eventually(ctx, func() error {
 		out, err := iptables("-n", "-L", "KUBE-SERVICES")
 		if err != nil {
 			return err
 		}
-		m := regexp.MustCompile(`(KUBE-SVC-\S+) +(?:tcp|6) +-- +0\.0\.0\.0/0 +` + regexp.QuoteMeta(ip) + ` .*default/backend cluster IP .*tcp dpt:80`).FindStringSubmatch(out)
+		m := regexp.MustCompile(`(KUBE-SVC-\S+) +(?:tcp|6) +-- +0\.0\.0\.0/0 +` + regexp.QuoteMeta(ip) +
+			` .*default/backend cluster IP .*tcp dpt:80`).FindStringSubmatch(out)
 		if m == nil {
 			return fmt.Errorf("no rule for default/backend at %s in: %s", ip, out)
 		}
 		out, err = iptables("-S", m[1])
-		return errors.Join(err, want(out, "--mode random --probability 0.3333", "--mode random --probability 0.5", "-j KUBE-SEP-"))
+		return errors.Join(err, want(out, "--mode random --probability 0.3333", "--mode random --probability 0.5",
+			"-j KUBE-SEP-"))
 	})
 }
 
@@ -952,8 +1026,10 @@ func refuseMode(ctx context.Context, t *Tour) error {
 		if refused == nil {
 			refused = eventually(ctx, func() error {
 				out, err := t.kubectl(ctx, "-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/name=wayleave",
-					"-o", `jsonpath={range .items[*]}{.status.containerStatuses[?(@.name=="agent")]..terminated.message}{"\n"}{end}`)
-				return errors.Join(err, want(out, `settings: mode: found "ebpf"; that is not built yet; allowed: auto, nftables, iptables, ipvs`))
+					"-o", `jsonpath={range `+
+						`.items[*]}{.status.containerStatuses[?(@.name=="agent")]..terminated.message}{"\n"}{end}`)
+				return errors.Join(err, want(out,
+					`settings: mode: found "ebpf"; that is not built yet; allowed: auto, nftables, iptables, ipvs`))
 			})
 		}
 		return errors.Join(refused, t.set(ctx, "mode", "auto"))
@@ -966,7 +1042,8 @@ func refuseMode(ctx context.Context, t *Tour) error {
 
 // set changes a setting as a user does, and has the agents read it.
 func (t *Tour) set(ctx context.Context, key, value string) error {
-	raw, err := t.kubectl(ctx, "-n", "kube-system", "get", "configmap", "wayleave", "-o", `jsonpath={.data.config\.yaml}`)
+	raw, err := t.kubectl(ctx, "-n", "kube-system", "get", "configmap", "wayleave", "-o",
+		`jsonpath={.data.config\.yaml}`)
 	if err != nil {
 		return err
 	}
@@ -980,7 +1057,8 @@ func (t *Tour) set(ctx context.Context, key, value string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := t.kubectl(ctx, "-n", "kube-system", "patch", "configmap", "wayleave", "-p", string(patch)); err != nil {
+	if _, err := t.kubectl(ctx, "-n", "kube-system", "patch", "configmap", "wayleave", "-p",
+		string(patch)); err != nil {
 		return err
 	}
 	_, err = t.kubectl(ctx, "-n", "kube-system", "rollout", "restart", "daemonset/wayleave")

@@ -124,7 +124,8 @@ func routed(ctx context.Context, t *Tour) error {
 		return err
 	}
 	// An earlier tour may have given it a certificate, and with that a redirection.
-	if _, err := t.kubectl(ctx, "patch", "ingress", "main-ingress", "--type=merge", "-p", `{"spec":{"tls":null}}`); err != nil {
+	if _, err := t.kubectl(ctx, "patch", "ingress", "main-ingress", "--type=merge", "-p",
+		`{"spec":{"tls":null}}`); err != nil {
 		return err
 	}
 	for _, app := range []string{"app1", "app2-api", "app2-web"} {
@@ -142,7 +143,8 @@ func routed(ctx context.Context, t *Tour) error {
 			return err
 		}
 		for _, c := range []struct{ url, app string }{
-			{"http://app1.example.com/anything", "app1-"}, {"http://app2.example.com/api/users", "app2-api-"}, {"http://app2.example.com/home", "app2-web-"},
+			{"http://app1.example.com/anything", "app1-"}, {"http://app2.example.com/api/users", "app2-api-"},
+			{"http://app2.example.com/home", "app2-web-"},
 			{"http://nobody.example.com/", "app1-"}, // the default backend
 		} {
 			out, err := t.browse(ctx, addr, c.url)
@@ -176,7 +178,8 @@ func encrypted(ctx context.Context, t *Tour) error {
 			return err
 		}
 	}
-	if _, err := t.kubectl(ctx, "patch", "ingress", "main-ingress", "--type=merge", "-p", `{"spec":{"tls":[{"hosts":["app1.example.com"],"secretName":"app1-tls"}]}}`); err != nil {
+	if _, err := t.kubectl(ctx, "patch", "ingress", "main-ingress", "--type=merge", "-p",
+		`{"spec":{"tls":[{"hosts":["app1.example.com"],"secretName":"app1-tls"}]}}`); err != nil {
 		return err
 	}
 	return eventually(ctx, func() error {
@@ -188,7 +191,8 @@ func encrypted(ctx context.Context, t *Tour) error {
 		if err := errors.Join(err, want(out, "app1-")); err != nil {
 			return err
 		}
-		out, err = t.browse(ctx, addr, "http://app1.example.com/hostname", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}")
+		out, err = t.browse(ctx, addr, "http://app1.example.com/hostname", "-o", "/dev/null", "-w",
+			"%{http_code} %{redirect_url}")
 		if err := errors.Join(err, want(out, "308 https://app1.example.com/hostname")); err != nil {
 			return err
 		}
@@ -205,8 +209,10 @@ func selfSigned(name, certFile, keyFile string) error {
 	if err != nil {
 		return err
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(90 * 24 * time.Hour), IsCA: true, BasicConstraintsValid: true}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		DNSNames:  []string{name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(90 * 24 * time.Hour), IsCA: true,
+		BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		return err

@@ -143,7 +143,8 @@ func (y try) String() string {
 // cast makes the pods, and has their addresses by name.
 func (t *Tour) cast(ctx context.Context) (map[string]string, error) {
 	world := policyWorld
-	names := []string{"production/frontend", "production/backend", "production/database", "elsewhere/stranger", "platform/operator"}
+	names := []string{"production/frontend", "production/backend", "production/database", "elsewhere/stranger",
+		"platform/operator"}
 	for _, n := range names {
 		ns, name, _ := strings.Cut(n, "/")
 		world += fmt.Sprintf(policyPod, ns, name, t.image())
@@ -154,7 +155,8 @@ func (t *Tour) cast(ctx context.Context) (map[string]string, error) {
 	ips := map[string]string{}
 	for _, n := range names {
 		ns, name, _ := strings.Cut(n, "/")
-		if _, err := t.kubectl(ctx, "-n", ns, "wait", "--for=condition=Ready", "pod/"+name, "--timeout=60s"); err != nil {
+		if _, err := t.kubectl(ctx, "-n", ns, "wait", "--for=condition=Ready", "pod/"+name,
+			"--timeout=60s"); err != nil {
 			return nil, err
 		}
 		ip, err := t.one(ctx, "{.status.podIP}", "-n", ns, "pod", name)
@@ -190,7 +192,8 @@ func (t *Tour) try(ctx context.Context, y try) error {
 		out, err = t.at(ctx, "outside", "curl", "-sS", "-m", "1", "http://"+y.to+"/hostname")
 	} else {
 		ns, name, _ := strings.Cut(y.from, "/")
-		out, err = t.kubectl(ctx, "-n", ns, "exec", name, "-c", "web", "--", "/agnhost", "connect", "--timeout=1s", y.to)
+		out, err = t.kubectl(ctx, "-n", ns, "exec", name, "-c", "web", "--", "/agnhost", "connect",
+			"--timeout=1s", y.to)
 	}
 	switch {
 	case y.pass && err != nil:
@@ -232,19 +235,25 @@ func policed(ctx context.Context, t *Tour) error {
 	at := func(name, port string) string { return bracket(ip[name]) + ":" + port }
 	outside := bracket(other) + ":" + ports[0]
 	vip := bracket(ports[1]) + ":80"
-	frontend, backend, database, stranger, operator := "production/frontend", "production/backend", "production/database", "elsewhere/stranger", "platform/operator"
+	frontend, backend, database, stranger, operator := "production/frontend", "production/backend",
+		"production/database", "elsewhere/stranger", "platform/operator"
 	steps := []struct {
 		say, yaml, name string
 		tries           []try
 	}{
 		{"no policy", "", "", []try{
-			{frontend, at("backend", "8080"), true}, {stranger, at("backend", "5432"), true}, {stranger, vip, true}, {"outside", outside, true}}},
+			{frontend, at("backend", "8080"), true}, {stranger, at("backend", "5432"), true}, {stranger, vip, true},
+			{"outside", outside, true}}},
 		{"deny-all", denyAll, "deny-all", []try{
-			{frontend, at("backend", "8080"), false}, {stranger, vip, false}, {"outside", outside, false}, {backend, at("stranger", "8080"), true}, {stranger, at("operator", "8080"), true}}},
+			{frontend, at("backend", "8080"), false}, {stranger, vip, false}, {"outside", outside, false},
+			{backend, at("stranger", "8080"), true}, {stranger, at("operator", "8080"), true}}},
 		{"allow-frontend-to-backend", frontendToBackend, "", []try{
-			{frontend, at("backend", "8080"), true}, {frontend, vip, true}, {database, at("backend", "8080"), false}, {frontend, at("backend", "5432"), false}, {frontend, at("database", "5432"), false}, {"outside", outside, false}}},
+			{frontend, at("backend", "8080"), true}, {frontend, vip, true}, {database, at("backend", "8080"), false},
+			{frontend, at("backend", "5432"), false}, {frontend, at("database", "5432"), false},
+			{"outside", outside, false}}},
 		{"allow-platform", fromPlatform, "", []try{
-			{operator, at("backend", "5432"), true}, {operator, at("database", "8080"), true}, {stranger, at("database", "8080"), false}}},
+			{operator, at("backend", "5432"), true}, {operator, at("database", "8080"), true},
+			{stranger, at("database", "8080"), false}}},
 		{"database-and-dns", databaseAndDNS, "", []try{
 			{backend, at("stranger", "8080"), false}, {backend, at("database", "8080"), false}}},
 	}
@@ -260,10 +269,12 @@ func policed(ctx context.Context, t *Tour) error {
 	}
 	// With egress to the database and DNS only: the database denies ingress still, so
 	// deny-all has to go for its half.
-	if _, err := t.kubectl(ctx, "-n", "production", "delete", "networkpolicy", "deny-all", "allow-platform"); err != nil {
+	if _, err := t.kubectl(ctx, "-n", "production", "delete", "networkpolicy", "deny-all",
+		"allow-platform"); err != nil {
 		return err
 	}
-	if err := t.tries(ctx, try{backend, at("database", "5432"), true}, try{backend, at("database", "8080"), false}, try{backend, at("frontend", "8080"), false}); err != nil {
+	if err := t.tries(ctx, try{backend, at("database", "5432"), true}, try{backend, at("database", "8080"), false},
+		try{backend, at("frontend", "8080"), false}); err != nil {
 		return err
 	}
 	return t.resolves(ctx)
@@ -273,7 +284,8 @@ func policed(ctx context.Context, t *Tour) error {
 // kube-system, and not before.
 func (t *Tour) resolves(ctx context.Context) error {
 	ask := func() error {
-		out, err := t.kubectl(ctx, "-n", "production", "exec", "backend", "-c", "web", "--", "dig", "+short", "+tries=1", "+time=1", "database.production.svc.cluster.local")
+		out, err := t.kubectl(ctx, "-n", "production", "exec", "backend", "-c", "web", "--", "dig", "+short",
+			"+tries=1", "+time=1", "database.production.svc.cluster.local")
 		if err == nil && strings.TrimSpace(out) == "" {
 			err = errors.New("no answer")
 		}
@@ -303,7 +315,8 @@ func explained(ctx context.Context, t *Tour) error {
 		return fmt.Errorf("agents %v: %w", agents, err)
 	}
 	explain := func(from, to string) (string, error) {
-		return t.kubectl(ctx, "-n", "kube-system", "exec", agents[0], "-c", "agent", "--", "/wayleave", "explain", "policy", from, to)
+		return t.kubectl(ctx, "-n", "kube-system", "exec", agents[0], "-c", "agent", "--", "/wayleave", "explain",
+			"policy", from, to)
 	}
 	out, err := explain("production/frontend", "production/backend:8080/TCP")
 	if err := errors.Join(err, want(out, "allowed", "allow-frontend-to-backend")); err != nil {
@@ -322,12 +335,14 @@ func dropped(ctx context.Context, t *Tour) error {
 	if err != nil {
 		return err
 	}
-	agent, err := t.one(ctx, "{.items[*].metadata.name}", "-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave", "--field-selector", "spec.nodeName="+node)
+	agent, err := t.one(ctx, "{.items[*].metadata.name}", "-n", "kube-system", "pods", "-l",
+		"app.kubernetes.io/name=wayleave", "--field-selector", "spec.nodeName="+node)
 	if err != nil {
 		return err
 	}
 	return eventually(ctx, func() error {
-		out, err := t.kubectl(ctx, "-n", "kube-system", "exec", agent, "-c", "agent", "--", "/wayleave", "status", "--policies")
+		out, err := t.kubectl(ctx, "-n", "kube-system", "exec", agent, "-c", "agent", "--", "/wayleave",
+			"status", "--policies")
 		return errors.Join(err, want(out, "production/backend", "database-and-dns", "Egress"))
 	})
 }
@@ -416,7 +431,8 @@ func (t *Tour) closed(ctx context.Context, fn func() error) error {
 	done := make(chan result, 1)
 	side := &Tour{Lab: t.Lab, Kubectl: t.Kubectl, Kubeconfig: t.Kubeconfig}
 	go func() {
-		out, err := side.kubectl(ctx, inside("while [ ! -e /tmp/stop ]; do /agnhost connect --timeout=300ms "+target+" 2>/dev/null && echo PASSED; echo tried; done")...)
+		out, err := side.kubectl(ctx, inside("while [ ! -e /tmp/stop ]; do /agnhost connect --timeout=300ms "+target+
+			" 2>/dev/null && echo PASSED; echo tried; done")...)
 		done <- result{out, err}
 	}()
 	err = fn()
@@ -446,7 +462,8 @@ func idle(ctx context.Context, t *Tour) error {
 		return err
 	}
 	err := eventually(ctx, func() error {
-		out, err := t.kubectl(ctx, "-n", "elsewhere", "get", "events", "--field-selector", "involvedObject.name=idle", "-o", "jsonpath={.items[*].message}")
+		out, err := t.kubectl(ctx, "-n", "elsewhere", "get", "events", "--field-selector", "involvedObject.name=idle",
+			"-o", "jsonpath={.items[*].message}")
 		return errors.Join(err, want(out, "spec.podSelector"))
 	})
 	_, gone := t.kubectl(ctx, "-n", "elsewhere", "delete", "networkpolicy", "idle")

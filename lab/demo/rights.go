@@ -77,7 +77,8 @@ func (t *Tour) as(ctx context.Context, token string, args ...string) (string, er
 	if err != nil {
 		return "", err
 	}
-	return t.kubectl(ctx, append([]string{"--kubeconfig=/dev/null", "--server=" + server, "--insecure-skip-tls-verify", "--token=" + token}, args...)...)
+	return t.kubectl(ctx, append([]string{"--kubeconfig=/dev/null", "--server=" + server, "--insecure-skip-tls-verify",
+		"--token=" + token}, args...)...)
 }
 
 // attempt is a request with a token, and what the answer must have: nothing for success.
@@ -107,7 +108,8 @@ const (
 
 // agentToken tries the rights of the agent of a node with a token as its pod has it.
 func (t *Tour) agentToken(ctx context.Context, node, other string) error {
-	pod, err := t.one(ctx, "{.items[0].metadata.name}", "-n", "kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave", "--field-selector=spec.nodeName="+node)
+	pod, err := t.one(ctx, "{.items[0].metadata.name}", "-n", "kube-system", "pods", "-l",
+		"app.kubernetes.io/name=wayleave", "--field-selector=spec.nodeName="+node)
 	if err != nil {
 		return err
 	}
@@ -115,7 +117,8 @@ func (t *Tour) agentToken(ctx context.Context, node, other string) error {
 	if err != nil {
 		return err
 	}
-	token, err := t.kubectl(ctx, "-n", "kube-system", "create", "token", "wayleave", "--bound-object-kind=Pod", "--bound-object-name="+pod, "--bound-object-uid="+uid)
+	token, err := t.kubectl(ctx, "-n", "kube-system", "create", "token", "wayleave", "--bound-object-kind=Pod",
+		"--bound-object-name="+pod, "--bound-object-uid="+uid)
 	if err != nil {
 		return err
 	}
@@ -148,8 +151,10 @@ func (t *Tour) agentToken(ctx context.Context, node, other string) error {
 		{[]string{"-n", "wayleave-peers", "delete", "lease", "wayleave-node-" + node}, forbidden},
 		{[]string{"-n", "kube-system", "create", "-f", lease(t, "mine")}, forbidden},
 		{[]string{"get", "service", "backend"}, forbidden},
-		{[]string{"patch", "service", "backend", "--subresource=status", "-p", `{"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1"}]}}}`}, forbidden},
-		{[]string{"-n", "kube-system", "patch", "service", "kube-dns", "-p", `{"spec":{"selector":{"a":"b"}}}`}, forbidden},
+		{[]string{"patch", "service", "backend", "--subresource=status", "-p",
+			`{"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1"}]}}}`}, forbidden},
+		{[]string{"-n", "kube-system", "patch", "service", "kube-dns", "-p", `{"spec":{"selector":{"a":"b"}}}`},
+			forbidden},
 		{[]string{"get", "events"}, forbidden},
 	})
 	if err != nil {
@@ -210,14 +215,16 @@ func rewritten(ctx context.Context, t *Tour) error {
 		return err
 	}
 	sealed := func() (string, error) {
-		l, err := t.fields(ctx, `{.items[*].metadata.annotations.wayleave\.dev/sealed-for}`, "-n", "wayleave-peers", "leases")
+		l, err := t.fields(ctx, `{.items[*].metadata.annotations.wayleave\.dev/sealed-for}`, "-n",
+			"wayleave-peers", "leases")
 		return strings.Join(l, " "), err
 	}
 	keys, err := sealed()
 	if err != nil {
 		return err
 	}
-	if _, err := t.kubectl(ctx, "-n", "kube-system", "delete", "pod", before, "--wait=false", "--grace-period=0", "--force"); err != nil {
+	if _, err := t.kubectl(ctx, "-n", "kube-system", "delete", "pod", before, "--wait=false", "--grace-period=0",
+		"--force"); err != nil {
 		return err
 	}
 	if err := eventually(ctx, func() error {
@@ -258,7 +265,8 @@ spec: {type: LoadBalancer, ports: [{port: 80}], selector: {app: backend}}
 // under the loss meter: hack/test-upgrade has brought that up.
 func upgraded(ctx context.Context, t *Tour) error {
 	return t.applied(ctx, "deploy/wayleave.yaml", func() error {
-		_, err := t.kubectl(ctx, "-n", "kube-system", "rollout", "status", "deployment/wayleave-writer", "--timeout=100s")
+		_, err := t.kubectl(ctx, "-n", "kube-system", "rollout", "status", "deployment/wayleave-writer",
+			"--timeout=100s")
 		return errors.Join(err, eventually(ctx, func() error { _, err := t.holder(ctx); return err }))
 	})
 }
@@ -267,7 +275,8 @@ func upgraded(ctx context.Context, t *Tour) error {
 // docs/operations.md says it.
 func downgraded(ctx context.Context, t *Tour) error {
 	return t.applied(ctx, os.Getenv("WAYLEAVE_LAB_BEFORE"), func() error {
-		if _, err := t.kubectl(ctx, "delete", "-n", "kube-system", "deployment/wayleave-writer", "validatingadmissionpolicybinding/wayleave-agent"); err != nil {
+		if _, err := t.kubectl(ctx, "delete", "-n", "kube-system", "deployment/wayleave-writer",
+			"validatingadmissionpolicybinding/wayleave-agent"); err != nil {
 			return err
 		}
 		return eventually(ctx, func() error {

@@ -88,7 +88,8 @@ func (t *Tour) play(ctx context.Context, k check) {
 		fmt.Fprintf(t.Out, "  \033[32mok\033[0m    %s (%s, %s)\n", k.say, k.name, took)
 		return
 	}
-	t.failed = append(t.failed, fmt.Errorf("failed: %s, after %s: %s", k.name, took, head(err.Error(), 500))) // said again at the end, where people look first
+	// said again at the end, where people look first
+	t.failed = append(t.failed, fmt.Errorf("failed: %s, after %s: %s", k.name, took, head(err.Error(), 500)))
 	fmt.Fprintf(t.Out, "  \033[31mFAIL\033[0m  %s (%s, %s)\n        %v\n", k.say, k.name, took, err)
 	for line := range strings.Lines(t.shown.String()) {
 		fmt.Fprintf(t.Out, "        | %s", line)

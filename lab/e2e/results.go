@@ -129,7 +129,8 @@ func (v *verdicts) Write(p []byte) (int, error) {
 		}
 		line := string(v.line)
 		v.line = v.line[:0]
-		if strings.HasPrefix(line, "Will run ") || strings.HasPrefix(line, "Ran ") || strings.Contains(line, "[FAILED] in [It]") {
+		if strings.HasPrefix(line, "Will run ") || strings.HasPrefix(line, "Ran ") ||
+			strings.Contains(line, "[FAILED] in [It]") {
 			if _, err := fmt.Fprintln(v.to, line); err != nil {
 				return 0, err
 			}

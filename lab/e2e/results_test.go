@@ -35,14 +35,16 @@ FAIL   30.0s [sig-network] Services fail
 }
 
 func TestNoTestIsAnError(t *testing.T) {
-	results, err := Read(strings.NewReader(`<testsuites><testsuite><testcase name="[It] x"><skipped/></testcase></testsuite></testsuites>`))
+	results, err := Read(strings.NewReader(
+		`<testsuites><testsuite><testcase name="[It] x"><skipped/></testcase></testsuite></testsuites>`))
 	if err != nil || results.Err() == nil {
 		t.Errorf("got %v, %v", err, results.Err())
 	}
 }
 
 func TestFailedSetUpIsAFailure(t *testing.T) {
-	results, err := Read(strings.NewReader(`<testsuites><testsuite><testcase name="[SynchronizedBeforeSuite]"><error message="no nodes"/></testcase></testsuite></testsuites>`))
+	results, err := Read(strings.NewReader(`<testsuites><testsuite><testcase ` +
+		`name="[SynchronizedBeforeSuite]"><error message="no nodes"/></testcase></testsuite></testsuites>`))
 	if err != nil || results.Failed() != 1 {
 		t.Errorf("got %+v, %v", results, err)
 	}
@@ -57,12 +59,14 @@ func TestBrokenReportIsAnError(t *testing.T) {
 func TestProgressPassesVerdictsOnly(t *testing.T) {
 	var out bytes.Buffer
 	w := Progress(&out)
-	for _, part := range []string{"noise\nWill ", "run 3 of 9 specs\nsteps", "\n  [FAILED] in [It] - x.go:1\nRan 3 of 9", " Specs\n"} {
+	for _, part := range []string{"noise\nWill ", "run 3 of 9 specs\nsteps",
+		"\n  [FAILED] in [It] - x.go:1\nRan 3 of 9", " Specs\n"} {
 		if n, err := w.Write([]byte(part)); n != len(part) || err != nil {
 			t.Fatal(n, err)
 		}
 	}
-	if got, want := out.String(), "Will run 3 of 9 specs\n  [FAILED] in [It] - x.go:1\nRan 3 of 9 Specs\n"; got != want {
+	if got, want := out.String(),
+		"Will run 3 of 9 specs\n  [FAILED] in [It] - x.go:1\nRan 3 of 9 Specs\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -98,7 +98,8 @@ func TestNamespaceIsMadeUsedAndRemoved(t *testing.T) {
 	}
 	err = Do(name, func() error {
 		inside, err := net.Interfaces()
-		if err == nil && (len(inside) < 1 || inside[0].Name != "lo" || len(inside) >= len(outside) && len(outside) > 1) {
+		if err == nil && (len(inside) < 1 || inside[0].Name != "lo" || len(inside) >= len(outside) &&
+			len(outside) > 1) {
 			err = fmt.Errorf("interfaces inside: %v", inside)
 		}
 		return err

@@ -93,7 +93,8 @@ func NewPlan(nodes int, dual bool) (Plan, error) {
 		Gateways: at(1),
 		Control:  Machine{Name: "control", Namespace: Control, Addresses: at(2)},
 		Outside:  Machine{Name: "outside", Namespace: Outside, Addresses: at(3)},
-		Client:   Machine{Name: "client", Namespace: Client, Addresses: in(remoteV4, remoteV6, 2), Gateways: in(remoteV4, remoteV6, 1)},
+		Client: Machine{Name: "client", Namespace: Client, Addresses: in(remoteV4, remoteV6, 2),
+			Gateways: in(remoteV4, remoteV6, 1)},
 	}
 	for i := range nodes {
 		name := NodeName(i + 1)

@@ -55,7 +55,8 @@ func TestConnectionsReachTheNamespace(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() {
-		served <- Serve(ctx, front, name, netip.MustParseAddrPort(inside.Addr().String()), slog.New(slog.DiscardHandler))
+		served <- Serve(ctx, front, name, netip.MustParseAddrPort(inside.Addr().String()),
+			slog.New(slog.DiscardHandler))
 	}()
 	conn, err := net.Dial("tcp", front.Addr().String())
 	if err != nil {

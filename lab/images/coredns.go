@@ -19,7 +19,8 @@ func CoreDNS(ctx context.Context, cache *build.Cache) (string, error) {
 	}
 	dir, err := cache.Make("coredns-image", "CoreDNS' image", []string{recipe, program}, func(dir string) error {
 		layer := &dockerarchive.Layer{}
-		if err := first([]error{layer.Copy("/coredns", 0o755, program, root), layer.Dir("/tmp", 0o777, root)}); err != nil {
+		if err := first([]error{layer.Copy("/coredns", 0o755, program, root),
+			layer.Dir("/tmp", 0o777, root)}); err != nil {
 			return err
 		}
 		config := dockerarchive.Config{Entrypoint: []string{"/coredns"}, WorkingDir: "/"}
@@ -40,7 +41,8 @@ func AgnhostWithCoreDNS(ctx context.Context, cache *build.Cache, programs *build
 	if err != nil {
 		return "", err
 	}
-	dir, err := cache.Make("agnhost-coredns-image", "agnhost with CoreDNS", []string{recipe, tree, programs.Agnhost, program}, func(dir string) error {
+	dir, err := cache.Make("agnhost-coredns-image", "agnhost with CoreDNS", []string{recipe, tree, programs.Agnhost,
+		program}, func(dir string) error {
 		all, err := agnhostImages(ctx, tree, programs)
 		if err != nil {
 			return err

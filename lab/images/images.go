@@ -25,7 +25,8 @@ var wget []byte
 
 // tools are the Debian packages inside the agnhost image. The tests want GNU
 // wget and OpenBSD's nc, and conntrack in distroless-iptables; busybox stands in for what is not listed.
-var tools = []string{"base-files", "bash", "bind9-dnsutils", "busybox-static", "conntrack", "coreutils", "curl", "grep", "hostname",
+var tools = []string{"base-files", "bash", "bind9-dnsutils", "busybox-static", "conntrack", "coreutils", "curl",
+	"grep", "hostname",
 	"iproute2", "iptables", "iputils-ping", "libc-bin", "netcat-openbsd", "procps", "sed", "wget"}
 
 const (
@@ -42,7 +43,8 @@ func Base(ctx context.Context, cache *build.Cache, programs *build.Programs) (st
 	if err != nil {
 		return "", err
 	}
-	inputs := []string{recipe, string(wget), tree, programs.Agnhost, programs.AgnhostVersion, programs.Pause, programs.InvalidPackets, node.PauseImage}
+	inputs := []string{recipe, string(wget), tree, programs.Agnhost, programs.AgnhostVersion, programs.Pause,
+		programs.InvalidPackets, node.PauseImage}
 	dir, err := cache.Make("images", "images", inputs, func(dir string) error {
 		all, err := base(ctx, tree, programs)
 		if err != nil {
@@ -70,7 +72,8 @@ func base(ctx context.Context, tree string, programs *build.Programs) ([]dockera
 	if err := invalid.Copy("/regression-issue-74839", 0o755, programs.InvalidPackets, root); err != nil {
 		return nil, fmt.Errorf("images: %w", err)
 	}
-	boom := image(dockerarchive.Config{Entrypoint: []string{"/regression-issue-74839"}}, []*dockerarchive.Layer{invalid}, e2e+"regression-issue-74839:1.4")
+	boom := image(dockerarchive.Config{Entrypoint: []string{"/regression-issue-74839"}},
+		[]*dockerarchive.Layer{invalid}, e2e+"regression-issue-74839:1.4")
 	return append([]dockerarchive.Image{pause, busybox, boom}, agnhost...), nil
 }
 
@@ -84,7 +87,9 @@ func pauseImage(program string) (dockerarchive.Image, error) {
 		return dockerarchive.Image{}, err
 	}
 	return image(dockerarchive.Config{Entrypoint: []string{"/pause"}, User: "65535:65535"},
-		[]*dockerarchive.Layer{layer}, node.PauseImage, "registry.k8s.io/pause:3.10.1", "registry.k8s.io/pause:3.10"), nil
+			[]*dockerarchive.Layer{layer}, node.PauseImage, "registry.k8s.io/pause:3.10.1",
+			"registry.k8s.io/pause:3.10"),
+		nil
 }
 
 func busyboxImage(ctx context.Context, tree string) (dockerarchive.Image, error) {
@@ -141,12 +146,15 @@ func agnhostImages(ctx context.Context, tree string, programs *build.Programs) (
 		return nil, err
 	}
 	layers := []*dockerarchive.Layer{system, program}
-	config := dockerarchive.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: []string{"PATH=" + path + ":" + applets}}
+	config := dockerarchive.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"},
+		Env: []string{"PATH=" + path + ":" + applets}}
 	web := config
 	web.Cmd = []string{"netexec", "--http-port=80", "--udp-port=80"}
 	return []dockerarchive.Image{
-		image(config, layers, e2e+"agnhost:"+programs.AgnhostVersion, "docker.io/library/agnhost:latest", e2e+"glibc-dns-testing:2.0.0"),
-		image(dockerarchive.Config{Cmd: []string{"sh"}, Env: config.Env}, layers[:1], "registry.k8s.io/build-image/distroless-iptables:v0.9.6"),
+		image(config, layers, e2e+"agnhost:"+programs.AgnhostVersion, "docker.io/library/agnhost:latest",
+			e2e+"glibc-dns-testing:2.0.0"),
+		image(dockerarchive.Config{Cmd: []string{"sh"}, Env: config.Env}, layers[:1],
+			"registry.k8s.io/build-image/distroless-iptables:v0.9.6"),
 		image(web, layers, "docker.io/library/nginx:latest", e2e+"nginx:1.15-4", e2e+"nginx:1.27-0"),
 	}, nil
 }
@@ -154,8 +162,14 @@ func agnhostImages(ctx context.Context, tree string, programs *build.Programs) (
 // users adds the accounts that the tests expect.
 func users(layer *dockerarchive.Layer) []error {
 	return []error{
-		layer.File("/etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\nuser-defined-in-image:x:1000:1000::/:/bin/sh\n"), root),
-		layer.File("/etc/group", 0o644, []byte("root:x:0:\nnogroup:x:65534:\nuser-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n"), root),
+		layer.File("/etc/passwd", 0o644,
+			[]byte(
+				"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"+
+					"user-defined-in-image:x:1000:1000::/:/bin/sh\n"), root),
+		layer.File("/etc/group", 0o644,
+			[]byte(
+				"root:x:0:\nnogroup:x:65534:\nuser-defined-in-image:x:1000:\n"+
+					"group-defined-in-image:x:50000:user-defined-in-image\n"), root),
 	}
 }
 

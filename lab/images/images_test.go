@@ -44,7 +44,8 @@ func TestWgetKeepsItsOwnLimit(t *testing.T) {
 		cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH")}
 		out, _ := cmd.CombinedOutput() // the exit status is compared below
 		if string(out) != c.want || cmd.ProcessState.ExitCode() != c.code {
-			t.Errorf("%s: got %q, status %d, want %q, %d", strings.Join(c.args, " "), out, cmd.ProcessState.ExitCode(), c.want, c.code)
+			t.Errorf("%s: got %q, status %d, want %q, %d", strings.Join(c.args, " "), out, cmd.ProcessState.ExitCode(),
+				c.want, c.code)
 		}
 	}
 }

@@ -43,7 +43,8 @@ func TestAnswers(t *testing.T) {
 			data = append(data, rr.String()[len(rr.Header().String()):])
 		}
 		if reply.Rcode != c.rcode || strings.Join(data, " ") != c.want {
-			t.Errorf("%s: got %s %q, want %s %q", c.name, dns.RcodeToString[reply.Rcode], data, dns.RcodeToString[c.rcode], c.want)
+			t.Errorf("%s: got %s %q, want %s %q", c.name, dns.RcodeToString[reply.Rcode], data,
+				dns.RcodeToString[c.rcode], c.want)
 		}
 		if negative := c.want == "" || c.rcode != dns.RcodeSuccess; negative != (len(reply.Ns) == 1) {
 			t.Errorf("%s: authority %v", c.name, reply.Ns)

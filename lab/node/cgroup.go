@@ -149,7 +149,8 @@ func delegate(dir string) error {
 	for _, name := range strings.Fields(string(available)) {
 		err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0o644)
 		if err != nil && (name == "memory" || name == "cpu" || name == "pids") {
-			return fmt.Errorf("controller %s cannot be delegated (are there processes in this very group?): %w", name, err)
+			return fmt.Errorf("controller %s cannot be delegated (are there processes in this very group?): %w", name,
+				err)
 		}
 	}
 	return nil
@@ -159,7 +160,8 @@ func delegate(dir string) error {
 // the root. The calling process must have a cgroup namespace of its own.
 func mountCgroups(all []hierarchy) error {
 	if len(all) > 1 || all[0].Path != cgroupRoot {
-		if err := mount("tmpfs", cgroupRoot, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, "mode=755"); err != nil {
+		if err := mount("tmpfs", cgroupRoot, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV,
+			"mode=755"); err != nil {
 			return err
 		}
 	}

@@ -124,7 +124,8 @@ func (c Config) writeKeys(ca *pki.Authority) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for from, to := range map[string]string{"ca.crt": "ca.crt", name + "-serving.crt": "kubelet.crt", name + "-serving.key": "kubelet.key"} {
+	for from, to := range map[string]string{"ca.crt": "ca.crt", name + "-serving.crt": "kubelet.crt",
+		name + "-serving.key": "kubelet.key"} {
 		data, err := os.ReadFile(filepath.Join(ca.Dir, from))
 		if err != nil {
 			return err
@@ -144,13 +145,15 @@ func (c Config) services() []process.Service {
 	name := c.Machine.Name
 	path := "PATH=" + filepath.Dir(c.Programs.Shim) + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	return append([]process.Service{
-		{Name: name + "-containerd", Args: []string{c.Programs.Containerd, "--config", "/etc/containerd/config.toml"}, Env: []string{path}},
+		{Name: name + "-containerd", Args: []string{c.Programs.Containerd, "--config", "/etc/containerd/config.toml"},
+			Env: []string{path}},
 		{Name: name + "-kubelet", Program: c.Programs.Kube, Args: []string{"/usr/bin/kubelet",
 			"--config=/var/lib/kubelet/config.yaml",
 			"--kubeconfig=/etc/kubernetes/kubelet.conf",
 			"--hostname-override=" + name,
 			"--node-ip=" + strings.Join(addresses, ","),
-			"--node-labels=topology.kubernetes.io/zone=" + zones[c.Index%len(zones)] + ",topology.kubernetes.io/region=" + region,
+			"--node-labels=topology.kubernetes.io/zone=" + zones[c.Index%len(zones)] +
+				",topology.kubernetes.io/region=" + region,
 		}},
 	}, c.Extra...)
 }
@@ -267,8 +270,9 @@ func (c Config) machine() *Machine {
 		Files: map[string]string{
 			"/etc/resolv.conf": c.resolver(),
 			"/etc/hostname":    c.Machine.Name + "\n",
-			"/etc/hosts":       "127.0.0.1 localhost\n::1 localhost\n" + c.Machine.V4().String() + " " + c.Machine.Name + "\n",
-			"/etc/machine-id":  fmt.Sprintf("%032x\n", 0x3a1e0000+c.Index+1),
+			"/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n" + c.Machine.V4().String() + " " +
+				c.Machine.Name + "\n",
+			"/etc/machine-id": fmt.Sprintf("%032x\n", 0x3a1e0000+c.Index+1),
 		},
 	}
 }

@@ -128,7 +128,8 @@ func (m *Machine) copyOnWrite() error {
 	}
 	for _, dir := range private {
 		upper, work := filepath.Join(m.Tmpfs, dir, "upper"), filepath.Join(m.Tmpfs, dir, "work")
-		if err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(upper, 0o755), os.MkdirAll(work, 0o755)); err != nil {
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(upper, 0o755),
+			os.MkdirAll(work, 0o755)); err != nil {
 			return err
 		}
 		options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", dir, upper, work)

@@ -52,7 +52,8 @@ func testConfig(t *testing.T, dual bool) Config {
 		t.Fatal(err)
 	}
 	root := t.TempDir()
-	return Config{Machine: plan.Nodes[1], Index: 1, Plan: plan, Server: "https://172.30.0.2:6443", Registry: "172.30.0.1:5000",
+	return Config{Machine: plan.Nodes[1], Index: 1, Plan: plan, Server: "https://172.30.0.2:6443",
+		Registry: "172.30.0.1:5000",
 		Dirs:     place.Dirs{Cache: root + "/cache", State: root + "/state", Data: root + "/data"},
 		Programs: &build.Programs{Kube: "/x/kube", Containerd: "/c/containerd", Shim: "/c/shim"}}
 }
@@ -91,7 +92,8 @@ func TestPrepareWritesWhatTheNodeSees(t *testing.T) {
 	}
 	kubelet := spec.Services[1].Args
 	for _, want := range []string{"--config=/var/lib/kubelet/config.yaml", "--kubeconfig=/etc/kubernetes/kubelet.conf",
-		"--node-ip=172.30.0.12,fd00:30::c", "--node-labels=topology.kubernetes.io/zone=zone-b,topology.kubernetes.io/region=lab"} {
+		"--node-ip=172.30.0.12,fd00:30::c",
+		"--node-labels=topology.kubernetes.io/zone=zone-b,topology.kubernetes.io/region=lab"} {
 		if !slices.Contains(kubelet, want) {
 			t.Errorf("the kubelet has no %s: %q", want, kubelet)
 		}

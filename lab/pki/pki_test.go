@@ -32,7 +32,8 @@ func TestIssuedCertificateProvesWhatWasAskedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = ca.Issue(Request{Name: "a", CommonName: "system:node:a", Organizations: []string{"system:nodes"},
-		DNS: []string{"a.example"}, Addresses: []netip.Addr{netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("fd00::1")}})
+		DNS: []string{"a.example"}, Addresses: []netip.Addr{netip.MustParseAddr("10.96.0.1"),
+			netip.MustParseAddr("fd00::1")}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +47,8 @@ func TestIssuedCertificateProvesWhatWasAskedFor(t *testing.T) {
 	if _, err := cert.Verify(x509.VerifyOptions{DNSName: "10.96.0.2", Roots: roots}); err == nil {
 		t.Error("proves an address that was not asked for")
 	}
-	if _, err := cert.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+	if _, err := cert.Verify(x509.VerifyOptions{Roots: roots,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		t.Errorf("as a client: %v", err)
 	}
 	if cert.Subject.CommonName != "system:node:a" || strings.Join(cert.Subject.Organization, ",") != "system:nodes" {
@@ -69,7 +71,8 @@ func TestKubeconfigIsPrivateAndNamesTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "conf")
-	if err := ca.Kubeconfig(file, "https://172.30.0.2:6443", "a"); err == nil || !strings.Contains(err.Error(), "a.crt") {
+	if err := ca.Kubeconfig(file, "https://172.30.0.2:6443", "a"); err == nil ||
+		!strings.Contains(err.Error(), "a.crt") {
 		t.Errorf("without a certificate: %v", err)
 	}
 	if err := ca.Issue(Request{Name: "a", CommonName: "a"}); err != nil {
@@ -79,7 +82,8 @@ func TestKubeconfigIsPrivateAndNamesTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(file)
-	if err != nil || !strings.Contains(string(text), "server: https://172.30.0.2:6443\n") || strings.Contains(string(text), "%!") {
+	if err != nil || !strings.Contains(string(text), "server: https://172.30.0.2:6443\n") ||
+		strings.Contains(string(text), "%!") {
 		t.Errorf("got %v\n%s", err, text)
 	}
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {

@@ -225,7 +225,8 @@ func (r *Registry) index(entries map[string]blob) error {
 			return fmt.Errorf("%s: %w", image.Config, err)
 		}
 		if len(parsed.RootFS.DiffIDs) != len(image.Layers) {
-			return fmt.Errorf("%s: %d diff_ids for %d layers", image.Config, len(parsed.RootFS.DiffIDs), len(image.Layers))
+			return fmt.Errorf("%s: %d diff_ids for %d layers", image.Config, len(parsed.RootFS.DiffIDs),
+				len(image.Layers))
 		}
 		m := manifest{SchemaVersion: 2, MediaType: manifestType, Config: r.add(configType, config)}
 		for i, name := range image.Layers {

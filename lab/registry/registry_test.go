@@ -20,7 +20,8 @@ func archive(t *testing.T, file, content string, tags ...string) {
 	if err := layer.File("/a", 0o644, []byte(content), dockerarchive.Attr{}); err != nil {
 		t.Fatal(err)
 	}
-	err := dockerarchive.WriteFile(file, dockerarchive.Image{Tags: tags, Architecture: "amd64", Layers: []*dockerarchive.Layer{layer}})
+	err := dockerarchive.WriteFile(file, dockerarchive.Image{Tags: tags, Architecture: "amd64",
+		Layers: []*dockerarchive.Layer{layer}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +70,8 @@ func TestPull(t *testing.T) {
 				t.Errorf("%s: %d, %d bytes, want %+v", d.MediaType, code, len(blob), d)
 			}
 		}
-		if code, again, _ := get(t, url+"a/b/manifests/"+digest(data)); code != http.StatusOK || string(again) != string(data) {
+		if code, again, _ := get(t, url+"a/b/manifests/"+digest(data)); code != http.StatusOK ||
+			string(again) != string(data) {
 			t.Errorf("by digest: %d", code)
 		}
 	}

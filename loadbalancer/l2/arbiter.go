@@ -28,7 +28,8 @@ const (
 
 // gaps lie between the announcements of an address that was taken: the first ones soon
 // after each other, since frames get lost, the later ones for those that were away.
-var gaps = [...]time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond, 1600 * time.Millisecond, 3200 * time.Millisecond}
+var gaps = [...]time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond,
+	800 * time.Millisecond, 1600 * time.Millisecond, 3200 * time.Millisecond}
 
 // VIP is an address that nodes of the cluster answer for.
 type VIP struct {
@@ -109,7 +110,9 @@ type Owned struct {
 
 // NewArbiter is one that answers for nothing yet.
 func NewArbiter(self string) *Arbiter {
-	return &Arbiter{self: self, claims: map[netip.Addr]*claim{}, standing: func(string) loadbalancer.Standing { return loadbalancer.Dead }}
+	return &Arbiter{self: self, claims: map[netip.Addr]*claim{}, standing: func(string) loadbalancer.Standing {
+		return loadbalancer.Dead
+	}}
 }
 
 // Set is the whole of what there is to answer for, and who lives. Of an address that is in

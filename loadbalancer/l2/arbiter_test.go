@@ -36,7 +36,8 @@ type bench struct {
 }
 
 func newBench(t *testing.T, self string, addr netip.Addr) *bench {
-	return &bench{t: t, a: NewArbiter(self), now: time.Unix(1000, 0), addr: addr, vips: []VIP{{Addr: addr, Eligible: []string{"a", "b"}, Interfaces: []string{"eth0"}}}}
+	return &bench{t: t, a: NewArbiter(self), now: time.Unix(1000, 0), addr: addr,
+		vips: []VIP{{Addr: addr, Eligible: []string{"a", "b"}, Interfaces: []string{"eth0"}}}}
 }
 
 func (b *bench) set(live ...string) { b.a.Set(b.now, b.vips, all(live...)) }

@@ -64,7 +64,8 @@ func TestARPIsReadAndWritten(t *testing.T) {
 func TestNDPIsReadAndWritten(t *testing.T) {
 	question := ndpQuestion(nil, v6b, v6, mac1)
 	q, ok := ParseNDP(question)
-	if want := (NDP{Solicitation: true, Source: v6b, Destination: netip.MustParseAddr("ff02::1:ff00:1"), Target: v6, MAC: mac1}); !ok || q != want {
+	if want := (NDP{Solicitation: true, Source: v6b, Destination: netip.MustParseAddr("ff02::1:ff00:1"), Target: v6,
+		MAC: mac1}); !ok || q != want {
 		t.Fatalf("%+v, want %+v", q, want)
 	}
 	a, ok := ParseNDP(ndpAnswer(nil, q, mac2))
@@ -72,7 +73,8 @@ func TestNDPIsReadAndWritten(t *testing.T) {
 		t.Errorf("%+v, want %+v", a, want)
 	}
 	// Duplicate address detection names no MAC, and is answered to all nodes.
-	detection := appendNDP(nil, solicitation, 0, mac1, MAC{0x33, 0x33, 0xff, 0, 0, 1}, netip.IPv6Unspecified(), solicitedNode(v6), v6, optionSource)[:etherHeader+ipv6Header+ndpSize]
+	detection := appendNDP(nil, solicitation, 0, mac1, MAC{0x33, 0x33, 0xff, 0, 0, 1}, netip.IPv6Unspecified(),
+		solicitedNode(v6), v6, optionSource)[:etherHeader+ipv6Header+ndpSize]
 	detection[19] = ndpSize
 	detection = summed(detection)
 	d, ok := ParseNDP(detection)
@@ -81,7 +83,8 @@ func TestNDPIsReadAndWritten(t *testing.T) {
 	}
 	answer := ndpAnswer(nil, d, mac2)
 	a, ok = ParseNDP(answer)
-	if want := (NDP{Source: v6, Destination: everyNode, Target: v6, MAC: mac2}); !ok || a != want || MAC(answer[:6]) != allNodes {
+	if want := (NDP{Source: v6, Destination: everyNode, Target: v6, MAC: mac2}); !ok || a != want ||
+		MAC(answer[:6]) != allNodes {
 		t.Errorf("%+v, want %+v", a, want)
 	}
 	longOption := appendNDP(nil, solicitation, 0, mac1, allNodes, v6b, solicitedNode(v6), v6, optionSource)
@@ -102,12 +105,15 @@ func TestNDPIsReadAndWritten(t *testing.T) {
 		"a group as source":      summed(changed(question, 22, 0xff)),
 		"an option of no length": summed(changed(longOption, option+1, 0)),
 		"an option past the end": summed(changed(longOption, option+1, 2)),
-		"solicited for all":      appendNDP(nil, advertisement, flagSolicited, mac1, allNodes, v6, everyNode, v6, optionTarget),
-		"an answer of nobody":    appendNDP(nil, advertisement, 0, mac1, allNodes, netip.IPv6Unspecified(), everyNode, v6, optionTarget),
-		"detection with a MAC":   appendNDP(nil, solicitation, 0, mac1, allNodes, netip.IPv6Unspecified(), solicitedNode(v6), v6, optionSource),
-		"detection of one":       summed(changed(detection, 39+14, 9)),
-		"a group's MAC":          summed(changed(question, option+2, 1)),
-		"nothing at all":         nil,
+		"solicited for all": appendNDP(nil, advertisement, flagSolicited, mac1, allNodes, v6, everyNode, v6,
+			optionTarget),
+		"an answer of nobody": appendNDP(nil, advertisement, 0, mac1, allNodes, netip.IPv6Unspecified(), everyNode,
+			v6, optionTarget),
+		"detection with a MAC": appendNDP(nil, solicitation, 0, mac1, allNodes, netip.IPv6Unspecified(),
+			solicitedNode(v6), v6, optionSource),
+		"detection of one": summed(changed(detection, 39+14, 9)),
+		"a group's MAC":    summed(changed(question, option+2, 1)),
+		"nothing at all":   nil,
 	} {
 		if n, ok := ParseNDP(bad); ok {
 			t.Errorf("%s: read as %+v", name, n)
@@ -153,7 +159,8 @@ func FuzzNDP(f *testing.F) {
 	f.Add(ndpAnnouncement(nil, v6, mac1))
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		// The checksum would keep the fuzzer out.
-		if len(frame) >= etherHeader+ipv6Header+ndpSize && int(frame[18])<<8+int(frame[19]) <= len(frame)-etherHeader-ipv6Header && frame[18] == 0 && frame[19] >= ndpSize {
+		if len(frame) >= etherHeader+ipv6Header+ndpSize && int(frame[18])<<8+
+			int(frame[19]) <= len(frame)-etherHeader-ipv6Header && frame[18] == 0 && frame[19] >= ndpSize {
 			frame = summed(frame)
 		}
 		q, ok := ParseNDP(frame)

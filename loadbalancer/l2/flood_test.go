@@ -23,7 +23,8 @@ func TestAFloodOfQuestionsIsBounded(t *testing.T) {
 	defer r.Close()
 	var f *os.File
 	node.Must(func() (err error) { f, err = OpenSocket(KindARP, link.Index); return err })
-	r.Set([]VIP{{Addr: ours, Interfaces: []string{"eth0"}}, {Addr: other, Interfaces: []string{"eth0"}}}, map[netip.Addr][]string{ours: {"eth0"}}, nil, []Link{link})
+	r.Set([]VIP{{Addr: ours, Interfaces: []string{"eth0"}}, {Addr: other, Interfaces: []string{"eth0"}}},
+		map[netip.Addr][]string{ours: {"eth0"}}, nil, []Link{link})
 	r.Adopt(KindARP, link.Index, f)
 	from := linkOf(t, outside, "eth0")
 	var out *os.File
@@ -63,7 +64,8 @@ func TestABucketFillsInASecond(t *testing.T) {
 			given++
 		}
 	}
-	if given != answersPerSecond || !b.take(now.Add(time.Second)) || b.take(now.Add(-time.Hour)) && b.left > answersPerSecond {
+	if given != answersPerSecond || !b.take(now.Add(time.Second)) || b.take(now.Add(-time.Hour)) &&
+		b.left > answersPerSecond {
 		t.Errorf("%d at once, want %d", given, answersPerSecond)
 	}
 }

@@ -144,7 +144,8 @@ func ndpAnswer(b []byte, q NDP, mac MAC) []byte {
 	if q.Source.IsUnspecified() {
 		return ndpAnnouncement(b, q.Target, mac)
 	}
-	return appendNDP(b, advertisement, flagSolicited|flagOverride, mac, q.MAC, q.Target, q.Source, q.Target, optionTarget)
+	return appendNDP(b, advertisement, flagSolicited|flagOverride, mac, q.MAC, q.Target, q.Source,
+		q.Target, optionTarget)
 }
 
 // ndpAnnouncement is an advertisement that nobody asked for, to all nodes: it overrides
@@ -157,5 +158,6 @@ func ndpAnnouncement(b []byte, addr netip.Addr, mac MAC) []byte {
 func ndpQuestion(b []byte, from, addr netip.Addr, mac MAC) []byte {
 	group := solicitedNode(addr)
 	g := group.As16()
-	return appendNDP(b, solicitation, 0, mac, MAC{0x33, 0x33, g[12], g[13], g[14], g[15]}, from, group, addr, optionSource)
+	return appendNDP(b, solicitation, 0, mac, MAC{0x33, 0x33, g[12], g[13], g[14], g[15]}, from, group,
+		addr, optionSource)
 }

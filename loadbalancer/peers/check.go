@@ -47,7 +47,8 @@ const (
 
 var errForged = errors.New("no key decrypts the message")
 
-// checker looks at messages before memberlist does: it opens them with the keys of the cluster, and refuses what nodes of
+// checker looks at messages before memberlist does: it opens them with the keys of the cluster, and refuses what nodes
+// of
 // ours never send. That is compression (a datagram of 2 KiB unpacks to 40 MB), messages for the program, and counts
 // that memberlist would take memory for. memberlist opens the message once more.
 type checker struct{ ring *memberlist.Keyring }
@@ -153,7 +154,8 @@ func checkState(b []byte, nodes int) error {
 	}
 	// memberlist keeps a node for a while after it has gone.
 	if most := 2*nodes + 64; head.Nodes < 0 || head.Nodes > most || head.UserStateLen != 0 {
-		return fmt.Errorf("state of %d nodes with %d bytes of the program; %d nodes and none are allowed", head.Nodes, head.UserStateLen, most)
+		return fmt.Errorf("state of %d nodes with %d bytes of the program; %d nodes and none are allowed", head.Nodes,
+			head.UserStateLen, most)
 	}
 	return nil
 }

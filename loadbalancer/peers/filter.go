@@ -35,7 +35,8 @@ func setFilter(c syscall.RawConn, nodes map[netip.Addr]bool) error {
 	}
 	var inner error
 	err = c.Control(func(fd uintptr) {
-		inner = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+		inner = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+			&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
 	})
 	if err := errors.Join(err, inner); err != nil {
 		return fmt.Errorf("filter of the nodes' addresses: %w", err)
@@ -55,7 +56,8 @@ func filter(nodes map[netip.Addr]bool) []bpf.Instruction {
 	for _, a := range addrs {
 		if a.Is4() {
 			b := a.As4()
-			version4 = append(version4, bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(b[:]), SkipFalse: 1}, bpf.RetConstant{Val: wholePacket})
+			version4 = append(version4, bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(b[:]),
+				SkipFalse: 1}, bpf.RetConstant{Val: wholePacket})
 			continue
 		}
 		b := a.As16()

@@ -94,8 +94,9 @@ func Start(cfg Config, meta Meta) (*Peers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("heartbeats: key: %w", err)
 	}
-	p := &Peers{cfg: cfg, ring: ring, self: meta, changed: make(chan struct{}, 1), done: make(chan struct{}), ready: make(chan struct{}),
-		live: map[string]bool{}, known: map[string]Meta{}}
+	p := &Peers{cfg: cfg, ring: ring, self: meta, changed: make(chan struct{}, 1), done: make(chan struct{}),
+		ready: make(chan struct{}),
+		live:  map[string]bool{}, known: map[string]Meta{}}
 	if p.wire, err = listen(cfg.Addr, checker{ring}); err != nil {
 		return nil, fmt.Errorf("heartbeats at %s: %w", cfg.Addr, err)
 	}

@@ -31,14 +31,16 @@ func newWorld(t *testing.T, n int) *world {
 	defer free.Close()
 	w := &world{t: t, port: uint16(free.Addr().(*net.TCPAddr).Port)}
 	for i := range n {
-		w.peers = append(w.peers, Peer{fmt.Sprint("node", i+1), []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, byte(i + 1)})}})
+		w.peers = append(w.peers, Peer{fmt.Sprint("node", i+1),
+			[]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, byte(i + 1)})}})
 	}
 	return w
 }
 
 func (w *world) start(i int, keys ...[]byte) *Peers {
 	w.t.Helper()
-	p, err := Start(Config{Node: w.peers[i].Name, Addr: netip.AddrPortFrom(w.peers[i].Addrs[0], w.port), Keys: keys, Log: quiet}, Meta{MACs: [][6]byte{{2, 0, 0, 0, 0, byte(i)}}})
+	p, err := Start(Config{Node: w.peers[i].Name, Addr: netip.AddrPortFrom(w.peers[i].Addrs[0], w.port), Keys: keys,
+		Log: quiet}, Meta{MACs: [][6]byte{{2, 0, 0, 0, 0, byte(i)}}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

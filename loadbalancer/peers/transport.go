@@ -68,7 +68,8 @@ var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
 // listen opens both sockets. Before setNodes nobody is heard.
 func listen(at netip.AddrPort, check checker) (*transport, error) {
-	t := &transport{at: at, check: check, packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), done: make(chan struct{})}
+	t := &transport{at: at, check: check, packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
+		done: make(chan struct{})}
 	t.nodes.Store(&map[netip.Addr]bool{})
 	var lc net.ListenConfig
 	l, err := lc.Listen(context.Background(), "tcp", at.String())

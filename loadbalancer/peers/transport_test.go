@@ -60,7 +60,8 @@ func (h hostile) message(plain []byte) []byte {
 // datagram sends one.
 func (h hostile) datagram(to int, plain []byte) {
 	h.t.Helper()
-	c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(h.addr)}, net.UDPAddrFromAddrPort(netip.AddrPortFrom(h.w.peers[to].Addrs[0], h.w.port)))
+	c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(h.addr)},
+		net.UDPAddrFromAddrPort(netip.AddrPortFrom(h.w.peers[to].Addrs[0], h.w.port)))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -168,7 +169,8 @@ func TestANodeThatFloodsIsBounded(t *testing.T) {
 			defer c.Close()
 			size := []uint32{20 << 20, 60 << 10, 1<<32 - 1}[i%3]
 			_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-			_, _ = c.Write(append(bytes.Clone(labelHead), binary.BigEndian.AppendUint32([]byte{encryptedMessage}, size)...))
+			_, _ = c.Write(append(bytes.Clone(labelHead),
+				binary.BigEndian.AppendUint32([]byte{encryptedMessage}, size)...))
 			_, _ = c.Write(junk[:1<<20>>(i%5*2)])
 		}
 		if open := a.wire.tcp.Counters().Open; open > streamsPerNode {
@@ -198,12 +200,14 @@ func TestANodeWithTheKeyIsBounded(t *testing.T) {
 	a.SetPeers(w.peers)
 	h := hostile{t, w, "127.0.0.2", key(1)}
 	streams := map[string][]byte{
-		"a million nodes": packed(t, pushPullMessage, map[string]any{"Nodes": 1 << 20, "UserStateLen": 0, "Join": true}),
+		"a million nodes": packed(t, pushPullMessage, map[string]any{"Nodes": 1 << 20, "UserStateLen": 0,
+			"Join": true}),
 		"fewer than none": packed(t, pushPullMessage, map[string]any{"Nodes": -1, "UserStateLen": 0, "Join": true}),
-		"bytes for us":    packed(t, pushPullMessage, map[string]any{"Nodes": 0, "UserStateLen": 20 << 20, "Join": true}),
-		"a message":       packed(t, 8, map[string]any{"UserMsgLen": 20 << 20}),
-		"packed":          bomb(t),
-		"nothing":         {},
+		"bytes for us": packed(t, pushPullMessage, map[string]any{"Nodes": 0, "UserStateLen": 20 << 20,
+			"Join": true}),
+		"a message": packed(t, 8, map[string]any{"UserMsgLen": 20 << 20}),
+		"packed":    bomb(t),
+		"nothing":   {},
 	}
 	for name, plain := range streams {
 		grew := took(func() {
@@ -230,7 +234,8 @@ func TestANodeWithTheKeyIsBounded(t *testing.T) {
 		return append(b, bytes.Join(parts, nil)...)
 	}
 	small := bomb(t)[:1200] // cut short, it unpacks as far as it goes
-	for name, plain := range map[string][]byte{"packed": small, "packed in a compound": compound(small), "compound in compound": compound(compound(small))} {
+	for name, plain := range map[string][]byte{"packed": small, "packed in a compound": compound(small),
+		"compound in compound": compound(compound(small))} {
 		if err := checkMessage(plain, true); err == nil {
 			t.Errorf("datagram: %s: is let through", name)
 		}
@@ -283,17 +288,20 @@ func TestNoBytesOfANodeEndTheProcess(t *testing.T) {
 	a.SetPeers(w.peers)
 	h := hostile{t, w, "127.0.0.2", key(1)}
 	random := rand.New(rand.NewPCG(7, 946))
-	c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(h.addr)}, net.UDPAddrFromAddrPort(netip.AddrPortFrom(w.peers[0].Addrs[0], w.port)))
+	c, err := net.DialUDP("udp", &net.UDPAddr{IP: net.ParseIP(h.addr)},
+		net.UDPAddrFromAddrPort(netip.AddrPortFrom(w.peers[0].Addrs[0], w.port)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
 	seeds := [][]byte{
-		packed(t, aliveMessage, map[string]any{"Node": "node3", "Addr": []byte{127, 0, 0, 3}, "Port": w.port, "Meta": Meta{}.bytes(), "Vsn": []byte{1, 5, 2, 0, 0, 0}, "Incarnation": 1}),
+		packed(t, aliveMessage, map[string]any{"Node": "node3", "Addr": []byte{127, 0, 0, 3}, "Port": w.port,
+			"Meta": Meta{}.bytes(), "Vsn": []byte{1, 5, 2, 0, 0, 0}, "Incarnation": 1}),
 		packed(t, deadMessage, map[string]any{"Node": "node1", "From": "node3", "Incarnation": 1}),
 		packed(t, suspectMessage, map[string]any{"Node": "node1", "From": "node3", "Incarnation": 9}),
 		packed(t, pingMessage, map[string]any{"SeqNo": 1, "Node": "node1", "SourceAddr": []byte{1}, "SourcePort": 1}),
-		packed(t, indirectPingMessage, map[string]any{"SeqNo": 1, "Node": "node1", "Target": []byte{1, 2, 3}, "Nack": true}),
+		packed(t, indirectPingMessage, map[string]any{"SeqNo": 1, "Node": "node1", "Target": []byte{1, 2, 3},
+			"Nack": true}),
 	}
 	for i := range 3000 {
 		plain := bytes.Clone(seeds[random.IntN(len(seeds))])

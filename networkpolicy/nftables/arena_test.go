@@ -110,7 +110,8 @@ func (a *arena) begin(conn nft.Conn) {
 // end makes the i-th end. Neighbours are known for good: no packet waits for an answer,
 // and none is lost by it. The namespace answers nothing.
 func (a *arena) end(i int, name string) {
-	e := &arenaEnd{NS: testnet.New(a.t, name), addrs: [2]netip.Addr{world.Addr(name, false), world.Addr(name, true)}, barriers: map[uint32]bool{}}
+	e := &arenaEnd{NS: testnet.New(a.t, name), addrs: [2]netip.Addr{world.Addr(name, false), world.Addr(name, true)},
+		barriers: map[uint32]bool{}}
 	link := fmt.Sprintf("p%d", i)
 	testnet.Veth(e.NS, "eth0", a.node.NS, link)
 	mac := func(n *testnet.NS, link string) (out net.HardwareAddr, index int) {
@@ -144,7 +145,8 @@ func (a *arena) end(i int, name string) {
 	a.sockets(e)
 	e.Must(func() (err error) {
 		all := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ALL))
-		if e.tap, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0); err != nil {
+		if e.tap, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC,
+			0); err != nil {
 			return err
 		}
 		a.t.Cleanup(func() { _ = unix.Close(e.tap) })
@@ -249,7 +251,8 @@ func (a *arena) serviceMode(mode string, track *conntrack.Kernel) service.Mode {
 		for name, value := range serviceipvs.Sysctls() {
 			a.node.Sysctl("net/"+name, value)
 		}
-		return serviceipvs.New(conn, servicenftables.Beside(a.conn, track, nil), track, serviceipvs.Options{Scheduler: "rr", Drain: time.Minute})
+		return serviceipvs.New(conn, servicenftables.Beside(a.conn, track, nil), track,
+			serviceipvs.Options{Scheduler: "rr", Drain: time.Minute})
 	}
 	return servicenftables.New(a.conn, track)
 }
@@ -277,7 +280,8 @@ func (a *arena) service(w *model.Writer, i int) {
 	}
 	w.PutService(s)
 	for j, addr := range a.ends[i].addrs {
-		w.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "s", Name: fmt.Sprintf("s%d-%d", i, j)}, Service: name.Name, Ports: ends,
+		w.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "s", Name: fmt.Sprintf("s%d-%d", i, j)},
+			Service: name.Name, Ports: ends,
 			Endpoints: []model.Endpoint{{Addr: addr, Ready: true, Serving: true, Node: world.Node}}})
 	}
 }
@@ -454,7 +458,8 @@ func packet(src, dst netip.Addr, proto model.Protocol, dport uint16, n uint32) [
 	if sum > 0 {
 		pseudo := l4
 		if proto != icmp || src.Is6() {
-			pseudo = slices.Concat(src.AsSlice(), dst.AsSlice(), []byte{0, next}, binary.BigEndian.AppendUint16(nil, uint16(len(l4))), l4)
+			pseudo = slices.Concat(src.AsSlice(), dst.AsSlice(), []byte{0, next}, binary.BigEndian.AppendUint16(nil,
+				uint16(len(l4))), l4)
 		}
 		binary.BigEndian.PutUint16(l4[sum:], checksum(pseudo))
 	}

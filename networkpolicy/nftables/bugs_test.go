@@ -102,12 +102,14 @@ func bugs() []bug {
 		{"ingress is not asked for", chains(chainPostrouting, without(5))},
 		{"egress is not asked for", chains(chainPostrouting, without(4))},
 		{"what egress allows is not asked of ingress", chains(chainPostrouting, func(r []nft.Rule) []nft.Rule {
-			return slices.Insert(slices.Clone(r), 5, nft.Rule{nft.In{Fields: []nft.Field{nft.Saddr}, Set: dropped(out)}, nft.Accept()})
+			return slices.Insert(slices.Clone(r), 5, nft.Rule{nft.In{Fields: []nft.Field{nft.Saddr}, Set: dropped(out)},
+				nft.Accept()})
 		})},
 		{"the direction is the wrong one", chains("", func(rules []nft.Rule) []nft.Rule {
 			for _, r := range rules {
 				if g, ok := r[0].(nft.GotoBy); ok && strings.Contains(g.Map, peersOf) {
-					g.Fields = []nft.Field{map[bool]nft.Field{true: nft.Daddr, false: nft.Saddr}[g.Fields[0] == nft.Saddr]}
+					g.Fields = []nft.Field{map[bool]nft.Field{true: nft.Daddr,
+						false: nft.Saddr}[g.Fields[0] == nft.Saddr]}
 					r[0] = g
 				}
 			}
@@ -136,9 +138,11 @@ func bugs() []bug {
 				chains(word(d)+classOf, without(1))(ch)
 			}
 		}},
-		{"denied packets are counted only", chains("deny-", func(r []nft.Rule) []nft.Rule { return []nft.Rule{r[0], r[1][:1]} })},
+		{"denied packets are counted only",
+			chains("deny-", func(r []nft.Rule) []nft.Rule { return []nft.Rule{r[0], r[1][:1]} })},
 		{"a pod does not reach itself", chains("deny-", without(0))},
-		{"a port is one more", added(portsOf, each(func(e *nft.Element) { e.Key = moved(e.Key, 1); e.End = moved(e.End, 1) }))},
+		{"a port is one more", added(portsOf,
+			each(func(e *nft.Element) { e.Key = moved(e.Key, 1); e.End = moved(e.End, 1) }))},
 		{"a range ends one port later", added(rangesOf, each(func(e *nft.Element) { e.End = moved(e.End, 1) }))},
 		{"a range begins one port later", added(rangesOf, each(func(e *nft.Element) {
 			if e.Key != e.End {
@@ -168,9 +172,12 @@ func bugs() []bug {
 			}
 			return list
 		})},
-		{"the last block is missing", added(blocksOf, func(list []nft.Element) []nft.Element { return list[:len(list)-1] })},
+		{"the last block is missing", added(blocksOf, func(list []nft.Element) []nft.Element {
+			return list[:len(list)-1]
+		})},
 		{"the first peer is missing", added(peersOf, func(list []nft.Element) []nft.Element { return list[1:] })},
-		{"ports of a peer are forgotten", func(ch *nft.Change) { classes(ch, func(string) string { return nft.Return }) }},
+		{"ports of a peer are forgotten",
+			func(ch *nft.Change) { classes(ch, func(string) string { return nft.Return }) }},
 		{"all ports are taken for none", func(ch *nft.Change) {
 			classes(ch, func(v string) string {
 				if v == nft.Return {
@@ -196,7 +203,8 @@ func bugs() []bug {
 			dropped := ch.Batch.DropSets
 			for name := range ch.Batch.Delete {
 				if strings.Contains(name, peersOf) && !slices.Contains(dropped, name) && len(ch.Batch.Add[name]) == 0 {
-					ch.Batch.Delete[name] = slices.DeleteFunc(slices.Clone(ch.Batch.Delete[name]), func(e nft.Element) bool { return e.Data == nft.Return })
+					ch.Batch.Delete[name] = slices.DeleteFunc(slices.Clone(ch.Batch.Delete[name]),
+						func(e nft.Element) bool { return e.Data == nft.Return })
 				}
 			}
 		}},
@@ -206,10 +214,14 @@ func bugs() []bug {
 					continue
 				}
 				kept := slices.DeleteFunc(slices.Clone(ch.Batch.Add[name]), func(e nft.Element) bool {
-					return slices.ContainsFunc(list, func(o nft.Element) bool { return o.Key == e.Key && o.Data == nft.Return })
+					return slices.ContainsFunc(list, func(o nft.Element) bool {
+						return o.Key == e.Key &&
+							o.Data == nft.Return
+					})
 				})
 				ch.Batch.Delete[name] = slices.DeleteFunc(slices.Clone(list), func(o nft.Element) bool {
-					return o.Data == nft.Return && slices.ContainsFunc(ch.Batch.Add[name], func(e nft.Element) bool { return o.Key == e.Key })
+					return o.Data == nft.Return && slices.ContainsFunc(ch.Batch.Add[name],
+						func(e nft.Element) bool { return o.Key == e.Key })
 				})
 				ch.Batch.Add[name] = kept
 			}
@@ -230,9 +242,12 @@ func bugs() []bug {
 // sharp are the sets of one step that the faults are tried with, beside those that
 // change.
 func sharp() []string {
-	return []string{"deny all ingress of a namespace", "deny all egress of a namespace", "egress rules without types isolate both",
-		"ingress and egress rules without types isolate both", "an empty list of ports is every port and protocol", "all but one namespace",
-		"a block inside another, the smaller first", "blocks that overlap, with ports of their own", "an exception does not bind another rule"}
+	return []string{"deny all ingress of a namespace", "deny all egress of a namespace",
+		"egress rules without types isolate both",
+		"ingress and egress rules without types isolate both", "an empty list of ports is every port and protocol",
+		"all but one namespace",
+		"a block inside another, the smaller first", "blocks that overlap, with ports of their own",
+		"an exception does not bind another rule"}
 }
 
 // Every fault is seen: the packets of the small world are a check that can fail. The

@@ -78,9 +78,12 @@ func hiddenPorts() []hidden {
 		{"destination options", true, one(dstOpts, func(next byte) []byte { return padding(next, 0) }), false},
 		{"long destination options", true, one(dstOpts, func(next byte) []byte { return padding(next, 3) }), false},
 		{"hop-by-hop options", true, one(hopByHop, func(next byte) []byte { return padding(next, 0) }), false},
-		{"two kinds of options", true, one(hopByHop, func(next byte) []byte { return append(padding(dstOpts, 0), padding(next, 1)...) }), false},
-		{"an atomic fragment", true, one(fragmted, func(next byte) []byte { return fragment(next, 0, false, nil) }), false},
-		{"options in a fragment", true, one(fragmted, func(next byte) []byte { return fragment(dstOpts, 0, false, padding(next, 0)) }), false},
+		{"two kinds of options", true,
+			one(hopByHop, func(next byte) []byte { return append(padding(dstOpts, 0), padding(next, 1)...) }), false},
+		{"an atomic fragment", true, one(fragmted, func(next byte) []byte { return fragment(next, 0, false, nil) }),
+			false},
+		{"options in a fragment", true,
+			one(fragmted, func(next byte) []byte { return fragment(dstOpts, 0, false, padding(next, 0)) }), false},
 		{"the port in a second fragment", true, func(src, dst netip.Addr, port uint16, text string) [][]byte {
 			return [][]byte{ipv6(src, dst, fragmted, fragment(dstOpts, 0, true, padding(unix.IPPROTO_UDP, 0))),
 				ipv6(src, dst, fragmted, fragment(dstOpts, 8, false, datagram(src, dst, port, text)))}
@@ -99,7 +102,8 @@ func hiddenPorts() []hidden {
 			}{{1, 0, l4[8:]}, {0, 0x2000, l4[:8]}} {
 				h := binary.BigEndian.AppendUint16([]byte{0x45, 0}, uint16(20+len(part.piece)))
 				h = binary.BigEndian.AppendUint16(append(h, 0x12, 0x34), part.flags|part.offset)
-				out = append(out, slices.Concat(append(h, 64, unix.IPPROTO_UDP, 0, 0), src.AsSlice(), dst.AsSlice(), part.piece))
+				out = append(out, slices.Concat(append(h, 64, unix.IPPROTO_UDP, 0, 0), src.AsSlice(),
+					dst.AsSlice(), part.piece))
 			}
 			return out
 		}, false},

@@ -145,7 +145,8 @@ func (w *walker) key(fields []nft.Field) string {
 
 func (w *walker) find(set, key string) (nft.Element, bool) {
 	for _, e := range w.elements[set] {
-		if e.Key == key || e.End != "" && e.Key <= key && (key < e.End || strings.HasPrefix(set, rangesOf) && key == e.End) {
+		if e.Key == key || e.End != "" && e.Key <= key && (key < e.End || strings.HasPrefix(set, rangesOf) &&
+			key == e.End) {
 			return e, true
 		}
 	}
@@ -203,7 +204,8 @@ func TestAPacketCostsTheSameAt1000Policies(t *testing.T) {
 			}
 			t.Logf("%s, %s: %d expressions", f, j.name, count[largePolicies])
 			if count[1] != count[largePolicies] || count[1] == 0 {
-				t.Errorf("%s, %s: %d expressions with one policy, %d with %d", f, j.name, count[1], count[largePolicies], largePolicies)
+				t.Errorf("%s, %s: %d expressions with one policy, %d with %d", f, j.name, count[1],
+					count[largePolicies], largePolicies)
 			}
 		}
 	}

@@ -32,7 +32,8 @@ type draft struct {
 }
 
 func newDraft(base books) *draft {
-	d := &draft{base: base, todo: map[networkpolicy.Key]*networkpolicy.Entry{}, refs: map[object]int{}, ports: map[object]networkpolicy.Ports{},
+	d := &draft{base: base, todo: map[networkpolicy.Key]*networkpolicy.Entry{}, refs: map[object]int{},
+		ports:  map[object]networkpolicy.Ports{},
 		before: map[place]value{}, after: map[place]value{}, batches: map[nft.Family]*nft.Batch{}}
 	for _, f := range nft.Families() {
 		d.batches[f] = &nft.Batch{Delete: map[string][]nft.Element{}, Add: map[string][]nft.Element{}}
@@ -44,7 +45,9 @@ func newDraft(base books) *draft {
 func (d *draft) turn(k networkpolicy.Key, to *networkpolicy.Entry) {
 	d.todo[k] = to
 	if old, ok := d.base.entries[k]; ok {
-		render(k, old, func(p place, v value) { d.before[p] = v }, func(o object, _ networkpolicy.Ports) { d.refs[o]-- })
+		render(k, old, func(p place, v value) { d.before[p] = v }, func(o object, _ networkpolicy.Ports) {
+			d.refs[o]--
+		})
 	}
 	if to != nil {
 		render(k, *to, func(p place, v value) { d.after[p] = v }, func(o object, p networkpolicy.Ports) {
@@ -58,7 +61,8 @@ func (d *draft) turn(k networkpolicy.Key, to *networkpolicy.Entry) {
 // shrinks says whether something that was allowed may be no more.
 func (d *draft) shrinks() bool {
 	for k, e := range d.todo {
-		if _, had := d.base.entries[k]; had || k.Kind != networkpolicy.PeerEntry && k.Kind != networkpolicy.BlocksEntry && e != nil {
+		if _, had := d.base.entries[k]; had || k.Kind != networkpolicy.PeerEntry &&
+			k.Kind != networkpolicy.BlocksEntry && e != nil {
 			return true
 		}
 	}
@@ -137,7 +141,8 @@ func (d *draft) changes() []nft.Change {
 	var out []nft.Change
 	for _, f := range nft.Families() {
 		b := d.batches[f]
-		if len(b.Delete)+len(b.Add)+len(b.Chains)+len(b.Sets)+len(b.DropChains)+len(b.DropSets) == 0 && !b.Base && !b.Recreate {
+		if len(b.Delete)+len(b.Add)+len(b.Chains)+len(b.Sets)+len(b.DropChains)+len(b.DropSets) == 0 &&
+			!b.Base && !b.Recreate {
 			continue
 		}
 		for _, bySet := range []map[string][]nft.Element{b.Delete, b.Add} {

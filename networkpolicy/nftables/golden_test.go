@@ -72,7 +72,8 @@ func words(entries map[entryKey]entry) string {
 			fmt.Fprintf(&b, "%s profile %s: %s may %v\n", k.Direction, k.Profile, k.Addr, e.Ports)
 		case networkpolicy.BlocksEntry:
 			for _, x := range e.Blocks {
-				fmt.Fprintf(&b, "%s profile %s: %s-%s may %v\n", k.Direction, k.Profile, x.Range.From, x.Range.To, x.Ports)
+				fmt.Fprintf(&b, "%s profile %s: %s-%s may %v\n", k.Direction, k.Profile, x.Range.From,
+					x.Range.To, x.Ports)
 			}
 		}
 	}
@@ -88,7 +89,8 @@ func TestGolden(t *testing.T) {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			yaml, entries := golden(t, file)
 			text := Text(entries)
-			got := txtar.Format(&txtar.Archive{Files: []txtar.File{{Name: "in.yaml", Data: yaml}, {Name: "entries", Data: []byte(words(entries))}, {Name: "nft", Data: []byte(text)}}})
+			got := txtar.Format(&txtar.Archive{Files: []txtar.File{{Name: "in.yaml", Data: yaml},
+				{Name: "entries", Data: []byte(words(entries))}, {Name: "nft", Data: []byte(text)}}})
 			if *update {
 				if err := os.WriteFile(file, got, 0o644); err != nil {
 					t.Fatal(err)
@@ -133,7 +135,8 @@ func sameByNetlink(t *testing.T, entries map[entryKey]entry, text string) {
 		// Sets are listed in the order in which they were made.
 		blocks := strings.Split(ns.Run("nft", "list", "ruleset"), "\n\n")
 		for i := range blocks {
-			blocks[i] = strings.TrimSpace(strings.NewReplacer("table ip wayleave-policy {\n", "", "table ip6 wayleave-policy {\n", "").Replace(blocks[i]))
+			blocks[i] = strings.TrimSpace(strings.NewReplacer("table ip wayleave-policy {\n", "",
+				"table ip6 wayleave-policy {\n", "").Replace(blocks[i]))
 		}
 		slices.Sort(blocks)
 		return strings.Join(blocks, "\n")

@@ -65,10 +65,12 @@ func families() []bool { return []bool{false, true} }
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{t: t, node: testnet.New(t, "node"), outside: testnet.New(t, "outside"), pods: map[string]*pod{}, entries: map[entryKey]entry{}}
+	l := &lab{t: t, node: testnet.New(t, "node"), outside: testnet.New(t, "outside"), pods: map[string]*pod{},
+		entries: map[entryKey]entry{}}
 	l.node.Router()
 	testnet.Veth(l.node, "eth0", l.outside, "eth0")
-	for ns, a := range map[*testnet.NS][]string{l.node: {"172.30.0.1/24", "fd00:30::1/64"}, l.outside: {"172.30.0.99/24", "fd00:30::99/64", "10.244.2.2/32"}} {
+	for ns, a := range map[*testnet.NS][]string{l.node: {"172.30.0.1/24", "fd00:30::1/64"},
+		l.outside: {"172.30.0.99/24", "fd00:30::99/64", "10.244.2.2/32"}} {
 		for _, x := range a {
 			ns.Addr("eth0", x)
 		}
@@ -100,7 +102,8 @@ func newLab(t testing.TB) *lab {
 }
 
 func (l *lab) pod(name string, host int) {
-	p := &pod{NS: testnet.New(l.t, name), addrs: [2]netip.Addr{addr(fmt.Sprintf("10.244.1.%d", host)), addr(fmt.Sprintf("fd00:244:0:1::%d", host))}}
+	p := &pod{NS: testnet.New(l.t, name), addrs: [2]netip.Addr{addr(fmt.Sprintf("10.244.1.%d", host)),
+		addr(fmt.Sprintf("fd00:244:0:1::%d", host))}}
 	testnet.Veth(p.NS, "eth0", l.node, name)
 	p.Addr("eth0", p.addrs[0].String()+"/32")
 	p.Addr("eth0", p.addrs[1].String()+"/128")
@@ -262,7 +265,8 @@ func (l *lab) dies(what string, from *testnet.NS, network string, to netip.AddrP
 		l.t.Errorf("%s: %s from %s to %s: %v, want it dropped", what, network, from.Name, to, err)
 	}
 	if after := l.drops()[end]; after <= before {
-		l.t.Errorf("%s: %s from %s to %s was not counted as dropped at %v: %v", what, network, from.Name, to, end, l.drops())
+		l.t.Errorf("%s: %s from %s to %s was not counted as dropped at %v: %v", what, network, from.Name, to,
+			end, l.drops())
 	}
 }
 

@@ -43,9 +43,12 @@ func largeAddr6(i int) netip.Addr {
 }
 
 func largePod(i int, node string) *model.Pod {
-	return &model.Pod{Name: model.Name{Namespace: largeNamespace(i), Name: fmt.Sprintf("pod%d", i)}, Node: node, IPs: []netip.Addr{largeAddr(i), largeAddr6(i)},
-		Labels: map[string]string{"app": fmt.Sprintf("app%d", i/largeNamespaces%10), "team": fmt.Sprintf("team%d", i%7)},
-		Ports:  []model.NamedPort{{Name: "web", Protocol: model.TCP, Port: 80}, {Name: "web", Protocol: model.UDP, Port: 80}}}
+	return &model.Pod{Name: model.Name{Namespace: largeNamespace(i), Name: fmt.Sprintf("pod%d", i)}, Node: node,
+		IPs: []netip.Addr{largeAddr(i), largeAddr6(i)},
+		Labels: map[string]string{"app": fmt.Sprintf("app%d", i/largeNamespaces%10),
+			"team": fmt.Sprintf("team%d", i%7)},
+		Ports: []model.NamedPort{{Name: "web", Protocol: model.TCP, Port: 80},
+			{Name: "web", Protocol: model.UDP, Port: 80}}}
 }
 
 func largeNode(i int) string {
@@ -65,16 +68,19 @@ func largePolicy(i int) *model.NetworkPolicy {
 	app := having("app", fmt.Sprintf("app%d", n%10))
 	web := []model.PolicyPort{{Protocol: model.TCP, Name: "web"}, {Protocol: model.UDP, Name: "web"}}
 	return &model.NetworkPolicy{
-		Name: model.Name{Namespace: largeNamespace(i), Name: fmt.Sprintf("policy%d", i)}, Subject: app, IsolatesIngress: true, IsolatesEgress: true,
+		Name: model.Name{Namespace: largeNamespace(i), Name: fmt.Sprintf("policy%d", i)}, Subject: app,
+		IsolatesIngress: true, IsolatesEgress: true,
 		Ingress: []model.PolicyRule{
-			{Peers: []model.PolicyPeer{{Pods: having("app", fmt.Sprintf("app%d", (n+1)%10))}, {Namespaces: &env, Pods: having("team", fmt.Sprintf("team%d", n%7))}}, Ports: web},
+			{Peers: []model.PolicyPeer{{Pods: having("app", fmt.Sprintf("app%d", (n+1)%10))},
+				{Namespaces: &env, Pods: having("team", fmt.Sprintf("team%d", n%7))}}, Ports: web},
 			{Peers: []model.PolicyPeer{{Block: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(n), 0}), 24)},
 				{Block: netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 2, 3: byte(n)}), 32)}},
 				Ports: []model.PolicyPort{{Protocol: model.TCP, From: uint16(9000 + n), To: uint16(9000 + n)}}},
 		},
 		Egress: []model.PolicyRule{
 			{Peers: []model.PolicyPeer{{Pods: app}}, Ports: web},
-			{Peers: []model.PolicyPeer{{Namespaces: &kubeSystem, Pods: having("k8s-app", "kube-dns")}}, Ports: []model.PolicyPort{{Protocol: model.UDP, From: 53, To: 53}}}},
+			{Peers: []model.PolicyPeer{{Namespaces: &kubeSystem, Pods: having("k8s-app", "kube-dns")}},
+				Ports: []model.PolicyPort{{Protocol: model.UDP, From: 53, To: 53}}}},
 	}
 }
 
@@ -106,9 +112,11 @@ func newLarge(t testing.TB, policies int, mode *Mode) *large {
 	w.write(func(tx *model.Writer) {
 		tx.PutNamespace(&model.Namespace{Name: "kube-system", Labels: map[string]string{"name": "kube-system"}})
 		for i := range largeNamespaces {
-			tx.PutNamespace(&model.Namespace{Name: largeNamespace(i), Labels: map[string]string{"env": fmt.Sprintf("env%d", i%5)}})
+			tx.PutNamespace(&model.Namespace{Name: largeNamespace(i),
+				Labels: map[string]string{"env": fmt.Sprintf("env%d", i%5)}})
 		}
-		tx.PutNode(&model.Node{Name: "here", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:244:0:1::/64")}})
+		tx.PutNode(&model.Node{Name: "here", PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"),
+			netip.MustParsePrefix("fd00:244:0:1::/64")}})
 		for i := range largePods {
 			tx.PutPod(largePod(i, largeNode(i)))
 		}

@@ -176,21 +176,24 @@ func fixed() []nft.Chain {
 // socket of this node: priority -150 is after connection tracking (-200) and before DNAT
 // (-100). All else is decided where all paths pass, forwarding and IPVS: behind routing,
 // before source NAT (100). What a pod sends to its own node does not come there, and what
-// the node sends passes, unless it is its ingress proxy that sends. Replies of connections that were cut are dropped, and packets of
+// the node sends passes, unless it is its ingress proxy that sends. Replies of connections that were cut are dropped,
+// and packets of
 // the direction in which they began are decided anew.
 func hooks() []nft.Chain {
 	in, out := networkpolicy.Ingress, networkpolicy.Egress
 	return []nft.Chain{
-		{Name: chainPrerouting, OnDemand: true, Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -150}, Rules: []nft.Rule{
-			{nft.In{Fields: []nft.Field{nft.Daddr}, Set: setDNS}, nft.Goto(chainToDNS)}}},
-		{Name: chainPostrouting, OnDemand: true, Hook: &nft.Hook{Type: "filter", Hook: "postrouting", Priority: 90}, Rules: []nft.Rule{
-			known(),
-			{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setProxies, Not: true}, nft.LocalSaddr{}, nft.Accept()},
-			{nft.Established, nft.IsReply{}, nft.Goto(chainCut)},
-			// Untracked packets have no first destination, and go on with the next rule.
-			{nft.In{Fields: []nft.Field{nft.OriginalDaddr}, Set: setDNS}, nft.Goto(chainFromDNS)},
-			{by(nft.Saddr, isolated(out))},
-			{by(nft.Daddr, isolated(in))}}},
+		{Name: chainPrerouting, OnDemand: true, Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -150},
+			Rules: []nft.Rule{
+				{nft.In{Fields: []nft.Field{nft.Daddr}, Set: setDNS}, nft.Goto(chainToDNS)}}},
+		{Name: chainPostrouting, OnDemand: true, Hook: &nft.Hook{Type: "filter", Hook: "postrouting", Priority: 90},
+			Rules: []nft.Rule{
+				known(),
+				{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setProxies, Not: true}, nft.LocalSaddr{}, nft.Accept()},
+				{nft.Established, nft.IsReply{}, nft.Goto(chainCut)},
+				// Untracked packets have no first destination, and go on with the next rule.
+				{nft.In{Fields: []nft.Field{nft.OriginalDaddr}, Set: setDNS}, nft.Goto(chainFromDNS)},
+				{by(nft.Saddr, isolated(out))},
+				{by(nft.Daddr, isolated(in))}}},
 	}
 }
 
@@ -287,7 +290,8 @@ func portElements(f nft.Family, p networkpolicy.Ports, emit func(place, value)) 
 
 // render calls emit for every element that is of the entry alone, and need for every object,
 // with the ports of one that is about ports.
-func render(k networkpolicy.Key, e networkpolicy.Entry, emit func(place, value), need func(object, networkpolicy.Ports)) {
+func render(k networkpolicy.Key, e networkpolicy.Entry, emit func(place, value),
+	need func(object, networkpolicy.Ports)) {
 	d, none := k.Direction, networkpolicy.Ports{}
 	allow := func(f nft.Family, set string, el nft.Element, p networkpolicy.Ports) {
 		emit(place{f, set, el.Key}, value{verdict(d, p), el.End})

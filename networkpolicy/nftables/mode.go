@@ -44,7 +44,8 @@ var _ reconcile.Target[entryKey, entry] = (*Mode)(nil)
 
 // New makes the mode; the kernel is not touched before Sync.
 func New(conn nft.Conn, track conntrack.Marker) *Mode {
-	return &Mode{conn: conn, track: track, shrunk: make(chan struct{}, 1), books: newBooks(), unsure: map[entryKey]struct{}{}}
+	return &Mode{conn: conn, track: track, shrunk: make(chan struct{}, 1), books: newBooks(),
+		unsure: map[entryKey]struct{}{}}
 }
 
 // Apply implements reconcile.Target, in one transaction. One that the kernel refuses is
@@ -98,7 +99,8 @@ func (m *Mode) unknown(todo map[entryKey]*entry) bool {
 }
 
 func compareKeys(a, b entryKey) int {
-	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Profile, b.Profile), a.Addr.Compare(b.Addr))
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Profile, b.Profile),
+		a.Addr.Compare(b.Addr))
 }
 
 // halve commits drafts of the keys, see reconcile.Halve.

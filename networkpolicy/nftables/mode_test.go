@@ -46,7 +46,8 @@ func fakeMode(f *nft.Fake) *Mode {
 func drawn(d dice) map[entryKey]entry {
 	r := rules{}.dns(dnsVIP(false))
 	some := func() networkpolicy.Ports {
-		return oneOf(d, all(), ports(tcp(80, 80)), ports(tcp(80, 90)), ports(tcp(80, 80), udp(53, 53)), networkpolicy.Ports{})
+		return oneOf(d, all(), ports(tcp(80, 80)), ports(tcp(80, 90)), ports(tcp(80, 80), udp(53, 53)),
+			networkpolicy.Ports{})
 	}
 	for range d.IntN(12) {
 		dir := oneOf(d, in, out)
@@ -61,7 +62,8 @@ func drawn(d dice) map[entryKey]entry {
 			r.peer(dir, profile, some(), a)
 		default:
 			n := d.IntN(100)
-			r.blocks(dir, profile, between(fmt.Sprintf("10.1.0.%d", n), "10.1.0.100", some()), between("10.1.0.101", fmt.Sprintf("10.1.0.%d", 101+n), some()), between("fd01::", "ffff::", some()))
+			r.blocks(dir, profile, between(fmt.Sprintf("10.1.0.%d", n), "10.1.0.100", some()),
+				between("10.1.0.101", fmt.Sprintf("10.1.0.%d", 101+n), some()), between("fd01::", "ffff::", some()))
 		}
 	}
 	return r
@@ -187,7 +189,8 @@ func TestSweepDecidesByEntries(t *testing.T) {
 	flow(0, model.UDP, "10.0.0.3:5", "10.96.0.10:53", "10.9.9.9:5353") // 8 to DNS, translated
 	flow(0, model.UDP, "10.0.0.3:6", "10.9.9.9:5353", "10.9.9.9:5353") // 9 past its address
 	m := New(nft.NewFake(), track)
-	r := rules{}.dns(dnsVIP(false)).peer(in, "p", ports(tcp(80, 80)), addr("10.0.0.2")).peer(out, "e", ports(udp(53, 53)), dnsVIP(false))
+	r := rules{}.dns(dnsVIP(false)).peer(in, "p", ports(tcp(80, 80)), addr("10.0.0.2")).peer(out, "e",
+		ports(udp(53, 53)), dnsVIP(false))
 	r[entryKey{Kind: networkpolicy.PodEntry, Direction: in, Addr: addr("10.0.0.1")}] = entry{Profile: "p"}
 	r[entryKey{Kind: networkpolicy.PodEntry, Direction: out, Addr: addr("10.0.0.3")}] = entry{Profile: "e"}
 	if err := m.Sync(t.Context(), r); err != nil {

@@ -24,7 +24,8 @@ func TestAnIsolatedPodIsReachedByWhoMay(t *testing.T) {
 	r := rules{}.isolate(a, in, "p").
 		peer(in, "p", ports(tcp(80, 80), udp(81, 90)), b.addrs[:]...).
 		blocks(in, "p",
-			between("172.30.0.0", "172.30.0.98", all()), between("172.30.0.99", "172.30.0.99", ports(tcp(80, 80))), between("172.30.0.100", "172.30.0.255", all()),
+			between("172.30.0.0", "172.30.0.98", all()), between("172.30.0.99", "172.30.0.99", ports(tcp(80, 80))),
+			between("172.30.0.100", "172.30.0.255", all()),
 			between("fd00:30::99", "fd00:30::99", ports(tcp(80, 80))))
 	l.entries = r
 	l.sync()
@@ -61,7 +62,8 @@ func TestAnIsolatedPodReachesWhatItMay(t *testing.T) {
 	a, b, c := l.pods["a"], l.pods["b"], l.pods["c"]
 	l.entries = rules{}.isolate(a, out, "e").isolate(b, in, "i").
 		peer(out, "e", all(), b.addrs[:]...).
-		blocks(out, "e", between("172.30.0.99", "172.30.0.99", ports(udp(80, 80))), between("fd00:30::99", "fd00:30::99", ports(udp(80, 80)))).
+		blocks(out, "e", between("172.30.0.99", "172.30.0.99", ports(udp(80, 80))),
+			between("fd00:30::99", "fd00:30::99", ports(udp(80, 80)))).
 		peer(in, "i", ports(tcp(80, 80)), a.addrs[:]...)
 	l.sync()
 	for _, is6 := range families() {
@@ -200,7 +202,8 @@ func TestPolicyHoldsBehindTranslation(t *testing.T) {
 	l.dnat(a)
 	for _, is6 := range families() {
 		l.passes("by a VIP", b.NS, "tcp", port(vip(is6), 1234))
-		l.dies("by a VIP, a protocol that is not allowed", b.NS, "udp", port(vip(is6), 1234), End{out, at(b.addrs, is6)})
+		l.dies("by a VIP, a protocol that is not allowed", b.NS, "udp", port(vip(is6), 1234),
+			End{out, at(b.addrs, is6)})
 		l.dies("by a VIP, a pod that is not allowed", c.NS, "tcp", port(vip(is6), 1234), End{in, at(a.addrs, is6)})
 		for _, network := range networks() {
 			l.passes("itself by a VIP", a.NS, network, port(vip(is6), 80))
@@ -281,7 +284,8 @@ func TestForbiddenFlowsAreCutAndOthersAreNot(t *testing.T) {
 			within = impatience
 		}
 		if err := again1(f, within); (err != nil) != f.cut {
-			t.Errorf("%s, %s to %s: after the sweep: %v, want it cut: %t", f.name, f.LocalAddr().Network(), f.RemoteAddr(), err, f.cut)
+			t.Errorf("%s, %s to %s: after the sweep: %v, want it cut: %t", f.name, f.LocalAddr().Network(),
+				f.RemoteAddr(), err, f.cut)
 		}
 	}
 	// Replies are dropped, too: what is on its way arrives nowhere.
@@ -337,7 +341,10 @@ func TestAMarkOfOthersIsKept(t *testing.T) {
 	l.sync()
 	f := l.open(b.NS, "tcp", port(a.addrs[0], 80))
 	track := conntrack.NewTracker(l.node.FD())
-	if err := track.Each(t.Context(), 0, func(x conntrack.Tracked) error { return track.SetMark(t.Context(), x, 0x123, 0xfff) }); err != nil {
+	if err := track.Each(t.Context(), 0, func(x conntrack.Tracked) error {
+		return track.SetMark(t.Context(), x, 0x123,
+			0xfff)
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if err := again1(f, patience); err != nil {
@@ -390,7 +397,8 @@ func TestTheDNSAddressIsAPeer(t *testing.T) {
 	// a may ask DNS, b may everything but DNS, c is open.
 	l.entries = rules{}.dns(vips...).isolate(a, out, "dns").isolate(b, out, "rest").
 		peer(out, "dns", ports(udp(80, 80), tcp(80, 80)), vips...).
-		blocks(out, "rest", between("0.0.0.0", "10.96.0.9", all()), between("10.96.0.11", "255.255.255.255", all()), between("::", "fd00:96::9", all()), between("fd00:96::b", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", all()))
+		blocks(out, "rest", between("0.0.0.0", "10.96.0.9", all()), between("10.96.0.11", "255.255.255.255", all()),
+			between("::", "fd00:96::9", all()), between("fd00:96::b", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", all()))
 	l.sync()
 	probe := func(where string) {
 		for _, is6 := range families() {
@@ -471,9 +479,12 @@ func TestARestartChangesNothingAndAFlushIsRepaired(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	a, b, c := l.pods["a"], l.pods["b"], l.pods["c"]
-	l.entries = rules{}.dns(dnsVIP(false), dnsVIP(true)).isolate(a, in, "p").isolate(b, out, "e").peer(in, "p", ports(tcp(80, 80), tcp(90, 99)), b.addrs[:]...).
+	l.entries = rules{}.dns(dnsVIP(false), dnsVIP(true)).isolate(a, in, "p").isolate(b, out, "e").peer(in, "p",
+		ports(tcp(80, 80), tcp(90, 99)), b.addrs[:]...).
 		peer(out, "e", all(), a.addrs[:]...).
-		blocks(in, "p", between("10.0.0.0", "10.0.0.7", all()), between("10.0.0.8", "10.0.0.8", ports(tcp(1, 1))), between("255.255.255.0", "255.255.255.255", all()), between("fd00:30::99", "fd00:30::99", ports(tcp(80, 80))))
+		blocks(in, "p", between("10.0.0.0", "10.0.0.7", all()), between("10.0.0.8", "10.0.0.8", ports(tcp(1, 1))),
+			between("255.255.255.0", "255.255.255.255", all()), between("fd00:30::99", "fd00:30::99",
+				ports(tcp(80, 80))))
 	l.sync()
 	before := l.ruleset()
 	l.restart()
@@ -514,7 +525,8 @@ func TestARestartChangesNothingAndAFlushIsRepaired(t *testing.T) {
 	}
 	// Nobody is isolated: no chain has a hook any more.
 	l.apply(map[entryKey]entry{})
-	if text := l.ruleset(); strings.Contains(text, "hook") || strings.Contains(text, "-p") && strings.Contains(text, "profile") {
+	if text := l.ruleset(); strings.Contains(text, "hook") || strings.Contains(text, "-p") &&
+		strings.Contains(text, "profile") {
 		t.Errorf("nobody is isolated, and there is\n%s", text)
 	}
 	l.passes("nobody is isolated", c.NS, "tcp", port(a.addrs[0], 80))

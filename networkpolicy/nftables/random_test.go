@@ -27,7 +27,8 @@ func several[T any](d dice, least, most int, draw func() T) (out []T) {
 
 func (d dice) selector(key string, values ...string) model.Selector {
 	return model.Selector{Requirements: several(d, 0, 1, func() model.Requirement {
-		r := model.Requirement{Key: oneOf(d, key, key, "tier"), Operator: oneOf(d, model.In, model.In, model.NotIn, model.Exists, model.DoesNotExist)}
+		r := model.Requirement{Key: oneOf(d, key, key, "tier"), Operator: oneOf(d, model.In, model.In, model.NotIn,
+			model.Exists, model.DoesNotExist)}
 		if r.Operator == model.In || r.Operator == model.NotIn {
 			r.Values = several(d, 1, 2, func() string { return oneOf(d, values...) })
 		}
@@ -59,7 +60,8 @@ func (d dice) peer() model.PolicyPeer {
 	}
 	p := model.PolicyPeer{Block: d.block(0)}
 	for range d.IntN(3) {
-		if x := d.block(1); x.Addr().Is6() == p.Block.Addr().Is6() && p.Block.Contains(x.Addr()) && x.Bits() > p.Block.Bits() {
+		if x := d.block(1); x.Addr().Is6() == p.Block.Addr().Is6() && p.Block.Contains(x.Addr()) &&
+			x.Bits() > p.Block.Bits() {
 			p.Except = append(p.Except, x)
 		}
 	}
@@ -87,7 +89,8 @@ func (d dice) rule() model.PolicyRule {
 }
 
 func (d dice) policy(name model.Name) *model.NetworkPolicy {
-	p := &model.NetworkPolicy{Name: name, Subject: d.pods(), IsolatesIngress: d.IntN(3) > 0, IsolatesEgress: d.IntN(2) == 0}
+	p := &model.NetworkPolicy{Name: name, Subject: d.pods(), IsolatesIngress: d.IntN(3) > 0,
+		IsolatesEgress: d.IntN(2) == 0}
 	if p.IsolatesIngress {
 		p.Ingress = several(d, 0, 2, d.rule)
 	}
@@ -116,7 +119,8 @@ func (d dice) change(w *model.Writer, pods map[string]*model.Pod) {
 	if d.IntN(2) == 0 {
 		p.Labels["tier"] = oneOf(d, "a", "u")
 	}
-	p.Ports = []model.NamedPort{{Name: "web", Protocol: model.TCP, Port: 80 + uint16(d.IntN(3))}, {Name: "dns", Protocol: model.UDP, Port: 80 + uint16(d.IntN(3))}}
+	p.Ports = []model.NamedPort{{Name: "web", Protocol: model.TCP, Port: 80 + uint16(d.IntN(3))},
+		{Name: "dns", Protocol: model.UDP, Port: 80 + uint16(d.IntN(3))}}
 	pods[world.Names()[i]] = &p
 	w.PutPod(&p)
 }
@@ -173,7 +177,8 @@ func TestRandomPoliciesInAKernel(t *testing.T) {
 			if d.IntN(4) > 0 {
 				continue
 			}
-			v := networkpolicy.Evaluate(snap, who[world.Addr(s.From, s.IPv6)], who[world.Addr(s.To, s.IPv6)], s.Protocol, s.Port)
+			v := networkpolicy.Evaluate(snap, who[world.Addr(s.From, s.IPv6)], who[world.Addr(s.To, s.IPv6)],
+				s.Protocol, s.Port)
 			s.Want = v.Allowed
 			count[fmt.Sprintf("ingress isolated %t allowed %t", v.Ingress.Isolated, v.Ingress.Allowed)]++
 			count[fmt.Sprintf("egress isolated %t allowed %t", v.Egress.Isolated, v.Egress.Allowed)]++

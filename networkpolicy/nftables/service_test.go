@@ -32,9 +32,11 @@ const servedHostPort = 8000
 func served(local bool) *model.Service {
 	var ports []model.ServicePort
 	for _, p := range []model.Protocol{model.TCP, model.UDP} {
-		ports = append(ports, model.ServicePort{Name: strings.ToLower(p.String()), Protocol: p, Port: 80, NodePort: servedNodePort})
+		ports = append(ports, model.ServicePort{Name: strings.ToLower(p.String()), Protocol: p, Port: 80,
+			NodePort: servedNodePort})
 	}
-	return &model.Service{Name: model.Name{Namespace: "shop", Name: "web"}, Type: model.NodePort, Ports: ports, ExternalLocal: local,
+	return &model.Service{Name: model.Name{Namespace: "shop", Name: "web"}, Type: model.NodePort, Ports: ports,
+		ExternalLocal:   local,
 		ClusterIPs:      []netip.Addr{addr("10.96.0.50"), addr("fd00:96::50")},
 		LoadBalancerIPs: []netip.Addr{addr("203.0.113.1"), addr("2001:db8:7::1")},
 		ExternalIPs:     []netip.Addr{addr("203.0.113.2"), addr("2001:db8:7::2")}}
@@ -79,13 +81,15 @@ func newTown(t *testing.T, kind string) *town {
 		w.clients[p.Name] = conformance.Client{Name: p.Name, NS: p.NS, IPs: p.IPs}
 	}
 	w.write(func(tx *model.Writer) {
-		tx.PutNamespace(&model.Namespace{Name: "shop", Labels: map[string]string{"kubernetes.io/metadata.name": "shop"}})
+		tx.PutNamespace(&model.Namespace{Name: "shop",
+			Labels: map[string]string{"kubernetes.io/metadata.name": "shop"}})
 		for _, p := range w.Pods {
 			labels := map[string]string{"pod": p.Name}
 			if strings.HasSuffix(p.Name, "b") {
 				labels["client"] = "yes"
 			}
-			tx.PutPod(&model.Pod{Name: model.Name{Namespace: "shop", Name: p.Name}, Node: w.Nodes[p.Node].Name, IPs: p.IPs, Labels: labels})
+			tx.PutPod(&model.Pod{Name: model.Name{Namespace: "shop", Name: p.Name}, Node: w.Nodes[p.Node].Name,
+				IPs: p.IPs, Labels: labels})
 		}
 	})
 	for _, n := range w.Nodes {
@@ -98,8 +102,9 @@ func newTown(t *testing.T, kind string) *town {
 			t.Fatal(err)
 		}
 		t.Cleanup(watch.Close)
-		w.guards = append(w.guards, &guard{mode: New(conn, conntrack.NewTracker(n.NS.FD())), planner: networkpolicy.NewPlanner(networkpolicy.Local{Node: n.Name}),
-			watch: watch, held: map[entryKey]entry{}})
+		w.guards = append(w.guards, &guard{mode: New(conn, conntrack.NewTracker(n.NS.FD())),
+			planner: networkpolicy.NewPlanner(networkpolicy.Local{Node: n.Name}),
+			watch:   watch, held: map[entryKey]entry{}})
 	}
 	return w
 }
@@ -120,7 +125,9 @@ func (w *town) hold(specs ...string) {
 		}
 	})
 	for i, spec := range specs {
-		doc := fmt.Sprintf("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: p%d}\nspec: %s\n", i, spec)
+		doc := fmt.Sprintf(
+			"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: p%d}\nspec: %s\n",
+			i, spec)
 		if problems, err := manifest.Read(w.Store, "policy", strings.NewReader(doc)); err != nil || len(problems) > 0 {
 			w.t.Fatal(err, problems)
 		}
@@ -228,9 +235,11 @@ func (w *town) travel(what string, trips []trip) {
 					}
 					switch {
 					case tr.passes && (err != nil || answered != "pod1a"):
-						w.t.Errorf("%s: %s by %s, %s to %s: %q answered, %v", what, tr.client, tr.way, network, to, answered, err)
+						w.t.Errorf("%s: %s by %s, %s to %s: %q answered, %v", what, tr.client, tr.way, network, to,
+							answered, err)
 					case !tr.passes && !timedOut(err):
-						w.t.Errorf("%s: %s by %s, %s to %s: %q answered and saw %s, %v; want it dropped", what, tr.client, tr.way, network, to, answered, seen, err)
+						w.t.Errorf("%s: %s by %s, %s to %s: %q answered and saw %s, %v; want it dropped", what,
+							tr.client, tr.way, network, to, answered, seen, err)
 					}
 				})
 			}
@@ -255,7 +264,8 @@ func (w *town) hostPort() {
 	}
 	for _, f := range nft.Families() {
 		table := nft.Table{Family: f, Name: "host-ports", Sets: hostport.Sets(), Chains: hostport.Chains(f)}
-		if err := conn.Commit(w.t.Context(), table, nft.Batch{Base: true, Add: hostport.Elements(f, w.Pods[0].IPs, list)}); err != nil {
+		if err := conn.Commit(w.t.Context(), table, nft.Batch{Base: true, Add: hostport.Elements(f, w.Pods[0].IPs,
+			list)}); err != nil {
 			w.t.Fatal(err)
 		}
 	}
@@ -266,7 +276,8 @@ func (w *town) outsideBy(node int) {
 	s := served(false)
 	for _, ips := range [][]netip.Addr{s.LoadBalancerIPs, s.ExternalIPs} {
 		for i, a := range ips {
-			w.Outside.Run("ip", "route", "replace", netip.PrefixFrom(a, a.BitLen()).String(), "via", w.Nodes[node].Addrs[i].String())
+			w.Outside.Run("ip", "route", "replace", netip.PrefixFrom(a, a.BitLen()).String(), "via",
+				w.Nodes[node].Addrs[i].String())
 		}
 	}
 }
@@ -275,17 +286,25 @@ func (w *town) outsideBy(node int) {
 // may go out.
 const (
 	inNobody = `{podSelector: {matchLabels: {pod: pod1a}}, policyTypes: [Ingress]}`
-	inClient = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{from: [{podSelector: {matchLabels: {client: "yes"}}}], ports: [{port: 8080}, {port: 8080, protocol: UDP}]}]}`
+	inClient = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{from: [{podSelector: {matchLabels: {client: ` +
+		`"yes"}}}], ports: [{port: 8080}, {port: 8080, protocol: UDP}]}]}`
 	// Ports of the Service, which the pod does not see.
-	inOtherPorts = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{ports: [{port: 80}, {port: 80, protocol: UDP}, {port: 30080}, {port: 30080, protocol: UDP}]}]}`
-	inOutside    = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{from: [{ipBlock: {cidr: 172.30.0.99/32}}, {ipBlock: {cidr: "fd00:30::99/128"}}]}]}`
-	inNode2      = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{from: [{ipBlock: {cidr: 172.30.0.12/32}}, {ipBlock: {cidr: "fd00:30::12/128"}}]}]}`
-	inEverywhere = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}, {ipBlock: {cidr: "::/0"}}]}]}`
+	inOtherPorts = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{ports: [{port: 80}, {port: 80, protocol: ` +
+		`UDP}, {port: 30080}, {port: 30080, protocol: UDP}]}]}`
+	inOutside = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{from: [{ipBlock: {cidr: 172.30.0.99/32}}, ` +
+		`{ipBlock: {cidr: "fd00:30::99/128"}}]}]}`
+	inNode2 = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{from: [{ipBlock: {cidr: 172.30.0.12/32}}, ` +
+		`{ipBlock: {cidr: "fd00:30::12/128"}}]}]}`
+	inEverywhere = `{podSelector: {matchLabels: {pod: pod1a}}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}, ` +
+		`{ipBlock: {cidr: "::/0"}}]}]}`
 	// Addresses of Services are none that a pod is reached at.
-	outToVIPs  = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.96.0.0/12}}, {ipBlock: {cidr: "fd00:96::/112"}}, {ipBlock: {cidr: 203.0.113.0/24}}]}]}`
-	outToWeb   = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {pod: pod1a}}}], ports: [{port: 8080}, {port: 8080, protocol: UDP}]}]}`
+	outToVIPs = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress], egress: [{to: [{ipBlock: ` +
+		`{cidr: 10.96.0.0/12}}, {ipBlock: {cidr: "fd00:96::/112"}}, {ipBlock: {cidr: 203.0.113.0/24}}]}]}`
+	outToWeb = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress], egress: [{to: [{podSelector: ` +
+		`{matchLabels: {pod: pod1a}}}], ports: [{port: 8080}, {port: 8080, protocol: UDP}]}]}`
 	outNowhere = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress]}`
-	outToPorts = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress], egress: [{ports: [{port: 80}, {port: 80, protocol: UDP}, {port: 30080}, {port: 30080, protocol: UDP}]}]}`
+	outToPorts = `{podSelector: {matchLabels: {client: "yes"}}, policyTypes: [Egress], egress: [{ports: [{port: ` +
+		`80}, {port: 80, protocol: UDP}, {port: 30080}, {port: 30080, protocol: UDP}]}]}`
 )
 
 // ways are what passes and what is dropped under a policy. The client outside reaches the
@@ -299,42 +318,70 @@ type ways struct {
 // clusterWays are those of externalTrafficPolicy Cluster: who comes by another node than
 // the pod's is that node.
 var clusterWays = []ways{
-	{inNobody, "nobody may come in, by node1", 0, "pod1a by node1, node1 itself by node1, node1 itself by cluster IP, node1 itself by load balancer, pod1a by cluster IP",
-		"outside by node1, outside by node2, outside by load balancer, outside by external IP, node2 itself by node1, node2 itself by node2, node2 itself by cluster IP, " +
-			"pod1b by node1, pod1b by node2, pod1b by cluster IP, pod1b by load balancer, pod1b by external IP, pod2b by node1, pod2b by node2, pod2b by cluster IP, pod2b by load balancer, pod2b by external IP"},
-	{inNobody, "nobody may come in, by node2; what comes back by another node is that node's", 1, "", "outside by load balancer, outside by external IP, node1 itself by node2, pod1a by node2"},
-	{inNobody, "nobody may come in by the host port", 0, "pod1a by host port, node1 itself by host port", "outside by host port, node2 itself by host port, pod1b by host port, pod2b by host port"},
-	{inClient, "pods may come in by the host port", 0, "pod1b by host port, pod2b by host port", "outside by host port, pod2a by host port, node2 itself by host port"},
-	{inOutside, "an address outside may come in by the host port", 0, "outside by host port", "pod1b by host port, node2 itself by host port"},
-	{outToWeb, "out to the pod by the host port, which from elsewhere is a port of a node", 0, "pod1b by host port, pod2a by host port", "pod2b by host port"},
+	{inNobody, "nobody may come in, by node1", 0, "pod1a by node1, node1 itself by node1, node1 itself by cluster " +
+		"IP, node1 itself by load balancer, pod1a by cluster IP",
+		"outside by node1, outside by node2, outside by load balancer, outside by external IP, node2 itself by " +
+			"node1, node2 itself by node2, node2 itself by cluster IP, " +
+			"pod1b by node1, pod1b by node2, pod1b by cluster IP, pod1b by load balancer, pod1b by external IP, " +
+			"pod2b by node1, pod2b by node2, pod2b by cluster IP, pod2b by load balancer, pod2b by external IP"},
+	{inNobody, "nobody may come in, by node2; what comes back by another node is that node's", 1, "",
+		"outside by load balancer, outside by external IP, node1 itself by node2, pod1a by node2"},
+	{inNobody, "nobody may come in by the host port", 0, "pod1a by host port, node1 itself by host port",
+		"outside by host port, node2 itself by host port, pod1b by host port, pod2b by host port"},
+	{inClient, "pods may come in by the host port", 0, "pod1b by host port, pod2b by host port",
+		"outside by host port, pod2a by host port, node2 itself by host port"},
+	{inOutside, "an address outside may come in by the host port", 0, "outside by host port",
+		"pod1b by host port, node2 itself by host port"},
+	{outToWeb, "out to the pod by the host port, which from elsewhere is a port of a node", 0,
+		"pod1b by host port, pod2a by host port", "pod2b by host port"},
 	{outNowhere, "out to nowhere by the host port", 0, "pod2a by host port", "pod1b by host port, pod2b by host port"},
-	{inClient, "pods may come in", 0, "pod1b by node1, pod1b by cluster IP, pod1b by load balancer, pod1b by external IP, pod2b by node1, pod2b by cluster IP",
-		"pod1b by node2, pod2b by node2, pod2b by load balancer, pod2b by external IP, pod2a by node1, pod2a by cluster IP, outside by node1, node2 itself by node1"},
-	{inOtherPorts, "the port is the pod's", 0, "", "outside by node1, outside by node2, outside by load balancer, pod1b by cluster IP, pod2b by node1"},
-	{inOutside, "an address outside may, by node1", 0, "outside by node1, outside by load balancer, outside by external IP", "outside by node2, node2 itself by node1, pod1b by node1"},
+	{inClient, "pods may come in", 0, "pod1b by node1, pod1b by cluster IP, pod1b by load balancer, pod1b by " +
+		"external IP, pod2b by node1, pod2b by cluster IP",
+		"pod1b by node2, pod2b by node2, pod2b by load balancer, pod2b by external IP, pod2a by node1, pod2a by " +
+			"cluster IP, outside by node1, node2 itself by node1"},
+	{inOtherPorts, "the port is the pod's", 0, "",
+		"outside by node1, outside by node2, outside by load balancer, pod1b by cluster IP, pod2b by node1"},
+	{inOutside, "an address outside may, by node1", 0,
+		"outside by node1, outside by load balancer, outside by external IP",
+		"outside by node2, node2 itself by node1, pod1b by node1"},
 	{inOutside, "an address outside may, by node2", 1, "", "outside by load balancer, outside by external IP"},
-	{inNode2, "node2 may, and who comes by it", 1, "outside by node2, outside by load balancer, outside by external IP, node2 itself by node1, node2 itself by node2, node2 itself by cluster IP, pod2b by node2, pod1b by node2",
+	{inNode2, "node2 may, and who comes by it", 1, "outside by node2, outside by load balancer, outside by external " +
+		"IP, node2 itself by node1, node2 itself by node2, node2 itself by cluster IP, pod2b by node2, pod1b by node2",
 		"outside by node1, pod1b by node1, pod2b by cluster IP"},
-	{inEverywhere, "all addresses are those of nodes and pods, too", 1, "outside by node1, outside by node2, outside by load balancer, node2 itself by node1, pod1b by node2, pod2b by node2, pod2b by cluster IP", ""},
-	{outToVIPs, "out to the addresses of Services", 0, "", "pod1b by cluster IP, pod1b by load balancer, pod2b by cluster IP, pod1b by node1"},
-	{outToWeb, "out to the pod", 0, "pod1b by node1, pod1b by cluster IP, pod1b by load balancer, pod1b by external IP, pod2b by node2, pod2b by cluster IP, pod2b by load balancer, pod2a by node1",
+	{inEverywhere, "all addresses are those of nodes and pods, too", 1, "outside by node1, outside by node2, " +
+		"outside by load balancer, node2 itself by node1, pod1b by node2, pod2b by node2, pod2b by cluster IP", ""},
+	{outToVIPs, "out to the addresses of Services", 0, "",
+		"pod1b by cluster IP, pod1b by load balancer, pod2b by cluster IP, pod1b by node1"},
+	{outToWeb, "out to the pod", 0, "pod1b by node1, pod1b by cluster IP, pod1b by load balancer, pod1b by external " +
+		"IP, pod2b by node2, pod2b by cluster IP, pod2b by load balancer, pod2a by node1",
 		"pod1b by node2, pod2b by node1"},
-	{outNowhere, "out to nowhere", 0, "pod2a by node1", "pod1b by node1, pod1b by node2, pod1b by cluster IP, pod1b by load balancer, pod1b by external IP, pod2b by node1, pod2b by node2, pod2b by cluster IP"},
-	{outToPorts, "out to other ports: those of another node's address are what they say", 0, "pod1b by node2, pod2b by node1", "pod1b by node1, pod1b by cluster IP, pod1b by load balancer, pod2b by node2, pod2b by cluster IP"},
+	{outNowhere, "out to nowhere", 0, "pod2a by node1", "pod1b by node1, pod1b by node2, pod1b by cluster IP, pod1b " +
+		"by load balancer, pod1b by external IP, pod2b by node1, pod2b by node2, pod2b by cluster IP"},
+	{outToPorts, "out to other ports: those of another node's address are what they say", 0,
+		"pod1b by node2, pod2b by node1",
+		"pod1b by node1, pod1b by cluster IP, pod1b by load balancer, pod2b by node2, pod2b by cluster IP"},
 }
 
 // localWays are those of Local, which keeps addresses: outside is served by the pod's
 // node only.
 var localWays = []ways{
 	{inNobody, "nobody may come in", 0, "pod1a by node1, node1 itself by node1, node1 itself by load balancer",
-		"outside by node1, outside by load balancer, outside by external IP, node2 itself by node1, node2 itself by node2, pod1b by node1, pod1b by load balancer, pod2b by node1, pod2b by node2, pod2b by load balancer"},
-	{inClient, "pods may come in", 0, "pod1b by node1, pod1b by load balancer, pod1b by external IP, pod2b by node1, pod2b by node2, pod2b by load balancer, pod2b by external IP",
-		"pod2a by node1, pod2a by node2, pod2a by load balancer, outside by node1, outside by load balancer, node2 itself by node1"},
+		"outside by node1, outside by load balancer, outside by external IP, node2 itself by node1, node2 itself by " +
+			"node2, pod1b by node1, pod1b by load balancer, pod2b by node1, pod2b by node2, pod2b by load balancer"},
+	{inClient, "pods may come in", 0, "pod1b by node1, pod1b by load balancer, pod1b by external IP, pod2b by " +
+		"node1, pod2b by node2, pod2b by load balancer, pod2b by external IP",
+		"pod2a by node1, pod2a by node2, pod2a by load balancer, outside by node1, outside by load balancer, node2 " +
+			"itself by node1"},
 	{inOtherPorts, "the port is the pod's", 0, "", "outside by node1, outside by load balancer, pod2b by node1"},
-	{inOutside, "an address outside may", 0, "outside by node1, outside by load balancer, outside by external IP", "node2 itself by node1, pod1b by node1, pod2b by node2"},
-	{inNode2, "node2 may, and nobody else", 0, "node2 itself by node1, node2 itself by node2, node2 itself by load balancer", "outside by node1, outside by load balancer, pod1b by node1, pod2b by node1, pod2b by node2"},
-	{outToWeb, "out to the pod", 0, "pod1b by node1, pod1b by load balancer, pod1b by external IP, pod2b by node2, pod2b by load balancer, pod2a by node1", "pod1b by node2, pod2b by node1"},
-	{outNowhere, "out to nowhere", 0, "pod2a by node1", "pod1b by node1, pod1b by load balancer, pod2b by node1, pod2b by node2, pod2b by load balancer"},
+	{inOutside, "an address outside may", 0, "outside by node1, outside by load balancer, outside by external IP",
+		"node2 itself by node1, pod1b by node1, pod2b by node2"},
+	{inNode2, "node2 may, and nobody else", 0,
+		"node2 itself by node1, node2 itself by node2, node2 itself by load balancer",
+		"outside by node1, outside by load balancer, pod1b by node1, pod2b by node1, pod2b by node2"},
+	{outToWeb, "out to the pod", 0, "pod1b by node1, pod1b by load balancer, pod1b by external IP, pod2b by node2, " +
+		"pod2b by load balancer, pod2a by node1", "pod1b by node2, pod2b by node1"},
+	{outNowhere, "out to nowhere", 0, "pod2a by node1",
+		"pod1b by node1, pod1b by load balancer, pod2b by node1, pod2b by node2, pod2b by load balancer"},
 }
 
 // Policy holds by NodePort, hostPort, the address of a load balancer and externalIPs, with
@@ -360,7 +407,9 @@ func TestPolicyHoldsByEveryWayToAService(t *testing.T) {
 					}
 					w.outsideBy(at)
 					w.hold()
-					w.travel("open", trips(true, "outside by "+by+", outside by load balancer, outside by external IP, node2 itself by node1, pod1b by node1, pod2b by node1, pod2b by node2, pod2b by load balancer, outside by host port, pod2b by host port"))
+					w.travel("open", trips(true, "outside by "+by+", outside by load balancer, outside by external "+
+						"IP, node2 itself by node1, pod1b by node1, pod2b by node1, pod2b by node2, pod2b by load "+
+						"balancer, outside by host port, pod2b by host port"))
 				}
 				if !tc.local {
 					w.travel("open", trips(true, "pod1a by node2, pod1b by node2, node1 itself by node2"))

@@ -100,7 +100,8 @@ func (m *Mode) forbids(flow conntrack.Tracked, own map[netip.Addr]bool) bool {
 		if !networkpolicy.Decide(m.entries, networkpolicy.Egress, src, called.Addr(), proto, called.Port()) {
 			return true
 		}
-	} else if !own[dst.Addr()] && !networkpolicy.Decide(m.entries, networkpolicy.Egress, src, dst.Addr(), proto, dst.Port()) {
+	} else if !own[dst.Addr()] && !networkpolicy.Decide(m.entries, networkpolicy.Egress, src, dst.Addr(),
+		proto, dst.Port()) {
 		return true
 	}
 	return !networkpolicy.Decide(m.entries, networkpolicy.Ingress, dst.Addr(), src, proto, dst.Port())

@@ -18,7 +18,8 @@ in u/*: none`},
 		{"spec.podSelector", "If it is not specified, it defaults to an empty selector", `
 policy u/p: {policyTypes: [Ingress]}
 in u/*: none`},
-		{"spec.podSelector", "Multiple network policies can select the same set of pods: the rules are combined additively", `
+		{"spec.podSelector",
+			"Multiple network policies can select the same set of pods: the rules are combined additively", `
 policy u/p: {podSelector: {}, ingress: [{ports: [{port: 80}]}]}
 policy u/q: {podSelector: {}, ingress: [{ports: [{port: 81}]}]}
 in u/*: tcp80,tcp81 from all`},
@@ -42,7 +43,8 @@ out u/*: tcp80 to all; any to u/*`},
 		{"spec.egress", "If this field is empty the policy limits all outgoing traffic", `
 policy u/p: {podSelector: {}, policyTypes: [Egress]}
 out u/*: none`},
-		{"spec.policyTypes", "Policies that contain an egress section are assumed to affect egress, and all policies ingress", `
+		{"spec.policyTypes",
+			"Policies that contain an egress section are assumed to affect egress, and all policies ingress", `
 policy u/p: {podSelector: {}, egress: [{ports: [{port: 80}]}]}
 in u/*: none
 out u/*: tcp80 to all`},
@@ -109,7 +111,8 @@ in u/*: ipv4 any from outside`},
 		{"ipBlock.except", "CIDRs that should not be included within this rule", `
 policy u/p: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0, except: [192.0.2.0/24, 10.244.3.0/24]}}]}]}
 in u/*: ipv4 any from u/*,v/*`},
-		{"concepts", "For a connection to be allowed, both the egress policy of the source and the ingress policy of the destination need to allow it", `
+		{"concepts", "For a connection to be allowed, both the egress policy of the source and the ingress policy " +
+			"of the destination need to allow it", `
 policy u/p: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {matchLabels: {ns: v}}}]}]}
 policy v/p: {podSelector: {matchLabels: {pod: a}}}
 out u/*: any to v/*
@@ -141,7 +144,8 @@ func TestTheAPIDocumentationRowByRow(t *testing.T) {
 			}
 			who := identities(store.Snapshot())
 			for p := range sets[0].Steps[0].ProbesOf(model.TCP, model.UDP, model.SCTP, 1) {
-				if got := networkpolicy.Evaluate(store.Snapshot(), who(p.From, p.IPv6), who(p.To, p.IPv6), p.Protocol, p.Port); got.Allowed != p.Want {
+				if got := networkpolicy.Evaluate(store.Snapshot(), who(p.From, p.IPv6), who(p.To, p.IPv6), p.Protocol,
+					p.Port); got.Allowed != p.Want {
 					t.Fatalf("%s: allowed is %v, documented %v", p, got.Allowed, p.Want)
 				}
 			}

@@ -77,7 +77,8 @@ func (r *reader) line(line string) error {
 	if word == "==" {
 		r.end()
 		r.sets = append(r.sets, Set{Name: rest})
-		r.step = Step{Pods: pods(), Namespaces: namespaces(), Policies: map[string]*model.NetworkPolicy{}, in: map[string][]clause{}, out: map[string][]clause{}}
+		r.step = Step{Pods: pods(), Namespaces: namespaces(), Policies: map[string]*model.NetworkPolicy{},
+			in: map[string][]clause{}, out: map[string][]clause{}}
 		return nil
 	}
 	if len(r.sets) == 0 {
@@ -86,7 +87,8 @@ func (r *reader) line(line string) error {
 	switch word {
 	case "then":
 		r.end()
-		r.step = Step{Pods: maps.Clone(r.step.Pods), Namespaces: maps.Clone(r.step.Namespaces), Policies: maps.Clone(r.step.Policies), in: map[string][]clause{}, out: map[string][]clause{}}
+		r.step = Step{Pods: maps.Clone(r.step.Pods), Namespaces: maps.Clone(r.step.Namespaces),
+			Policies: maps.Clone(r.step.Policies), in: map[string][]clause{}, out: map[string][]clause{}}
 		return nil
 	case "policy":
 		return r.policy(rest)
@@ -122,7 +124,9 @@ func (r *reader) policy(rest string) error {
 	if !ok || r.step.Namespaces[name.Namespace] == nil {
 		return fmt.Errorf("%q is not NS/NAME", head)
 	}
-	doc := fmt.Sprintf("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: %s, name: %s}\nspec: %s\n", name.Namespace, name.Name, spec)
+	doc := fmt.Sprintf(
+		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: %s, name: %s}\nspec: %s\n",
+		name.Namespace, name.Name, spec)
 	problems, err := manifest.Read(r.store, head, strings.NewReader(doc))
 	if err != nil {
 		return err

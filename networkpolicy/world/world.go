@@ -92,9 +92,11 @@ func pods() map[string]*model.Pod {
 			continue
 		}
 		name := nameOf(n)
-		out[n] = &model.Pod{Name: name, Node: Node, UID: n, Labels: map[string]string{"pod": name.Name, "ns": name.Namespace},
+		out[n] = &model.Pod{Name: name, Node: Node, UID: n, Labels: map[string]string{"pod": name.Name,
+			"ns": name.Namespace},
 			IPs: []netip.Addr{Addr(n, false), Addr(n, true)},
-			Ports: []model.NamedPort{{Name: "web", Protocol: model.TCP, Port: 80}, {Name: "alt", Protocol: model.TCP, Port: 81},
+			Ports: []model.NamedPort{{Name: "web", Protocol: model.TCP, Port: 80},
+				{Name: "alt", Protocol: model.TCP, Port: 81},
 				{Name: "dns", Protocol: model.UDP, Port: 80}, {Name: "last", Protocol: model.TCP, Port: 82}}}
 	}
 	return out

@@ -47,7 +47,8 @@ func TestTheEvaluatorAgreesWithWhatWasReasoned(t *testing.T) {
 				}
 				if got.Allowed != p.Want {
 					if wrong++; wrong <= 5 {
-						t.Errorf("%s (%s, step %d): %s: allowed is %v, reasoned %v; %+v", set.Name, step.At, i+1, p, got.Allowed, p.Want, got)
+						t.Errorf("%s (%s, step %d): %s: allowed is %v, reasoned %v; %+v", set.Name, step.At, i+1, p,
+							got.Allowed, p.Want, got)
 					}
 				}
 			}

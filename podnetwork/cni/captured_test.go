@@ -75,7 +75,8 @@ func TestOnlyRootMayCall(t *testing.T) {
 			if x.ok != (err == nil) || errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("answered: %v", err)
 			}
-			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.EPIPE) {
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) &&
+				!errors.Is(err, unix.EPIPE) {
 				t.Errorf("ended by %v", err)
 			}
 		})
@@ -101,7 +102,8 @@ func TestThePluginCallsTheAgentAlone(t *testing.T) {
 			n, _ := c.Read(make([]byte, 64)) // the end is what is looked for
 			got <- n
 		}()
-		if _, err := call.Call(path, call.Request{Command: "ADD", Config: json.RawMessage(`{}`)}, os.Stderr, 30*time.Second); err == nil {
+		if _, err := call.Call(path, call.Request{Command: "ADD", Config: json.RawMessage(`{}`)}, os.Stderr,
+			30*time.Second); err == nil {
 			t.Errorf("user %d was called", uid)
 		}
 		_ = l.Close()

@@ -146,7 +146,8 @@ func (s *Server) answer(c *net.UnixConn) error {
 	if out.Error != nil {
 		level = slog.LevelError
 	}
-	s.Log.Log(context.Background(), level, "cni", "command", r.Command, "pod", podOf(r), "container", r.ContainerID, "interface", r.IfName,
+	s.Log.Log(context.Background(), level, "cni", "command", r.Command, "pod", podOf(r), "container", r.ContainerID,
+		"interface", r.IfName,
 		"took", time.Since(start).Round(10*time.Microsecond), "error", errorText(out.Error))
 	return frame.Send(c, out, nil)
 }
@@ -287,7 +288,8 @@ func (s *Server) Each(fn func(ipam.Lease)) {
 // error by the specification, unless the first one's link is gone.
 func (s *Server) add(k ipam.Key, r call.Request, conf types.PluginConf, netns *os.File) (types.Result, error) {
 	if netns == nil {
-		return nil, call.Failure(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: the network namespace could not be opened")
+		return nil, call.Failure(types.ErrInvalidEnvironmentVariables,
+			"CNI_NETNS: the network namespace could not be opened")
 	}
 	if err := refuse(r.Config); err != nil {
 		return nil, err
@@ -298,7 +300,8 @@ func (s *Server) add(k ipam.Key, r call.Request, conf types.PluginConf, netns *o
 	}
 	local, ok := s.Local()
 	if !ok {
-		return nil, call.Failure(types.ErrTryAgainLater, "the node has no pod network yet (spec.podCIDRs is empty: does the kube-controller-manager run with --allocate-node-cidrs?)")
+		return nil, call.Failure(types.ErrTryAgainLater, "the node has no pod network yet (spec.podCIDRs is empty: "+
+			"does the kube-controller-manager run with --allocate-node-cidrs?)")
 	}
 	wish, rates, err := s.parseWish(r)
 	if err != nil {
@@ -336,7 +339,8 @@ func (s *Server) add(k ipam.Key, r call.Request, conf types.PluginConf, netns *o
 	if err != nil {
 		_, _, undo := s.Book.Release(k)
 		if errors.Is(err, veth.ErrExists) && undo == nil {
-			return nil, call.Failure(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: the network namespace has an interface %s already", k.Interface)
+			return nil, call.Failure(types.ErrInvalidEnvironmentVariables,
+				"CNI_IFNAME: the network namespace has an interface %s already", k.Interface)
 		}
 		return nil, errors.Join(err, undo)
 	}
@@ -360,11 +364,13 @@ func (s *Server) isolate(l ipam.Lease) error {
 }
 
 func exists(k ipam.Key) error {
-	return call.Failure(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: container %s has an interface %s already", k.Container, k.Interface)
+	return call.Failure(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: container %s has an interface %s already",
+		k.Container, k.Interface)
 }
 
 func (s *Server) link(l ipam.Lease, local Local) veth.Link {
-	return veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, MTU: local.MTU, NodeIPs: local.NodeIPs, MAC: l.MAC, Localhost: hostport.Localhost(l.Ports)}
+	return veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, MTU: local.MTU, NodeIPs: local.NodeIPs,
+		MAC: l.MAC, Localhost: hostport.Localhost(l.Ports)}
 }
 
 // refuse names what the configuration asks for and nobody here does: to ignore it
@@ -551,7 +557,8 @@ func (s *Server) check(k ipam.Key, r call.Request, conf types.PluginConf, netns 
 		return call.Failure(types.ErrUnknownContainer, "container %s has no lease for %s", k.Container, k.Interface)
 	}
 	if netns == nil {
-		return call.Failure(types.ErrInvalidEnvironmentVariables, "CNI_NETNS: the network namespace could not be opened")
+		return call.Failure(types.ErrInvalidEnvironmentVariables,
+			"CNI_NETNS: the network namespace could not be opened")
 	}
 	prev, err := previous(conf)
 	if err != nil {
@@ -575,9 +582,13 @@ func (s *Server) check(k ipam.Key, r call.Request, conf types.PluginConf, netns 
 // have added to it and taken from it.
 func listed(prev *current.Result, lease ipam.Lease, sandbox string) (veth.Listed, error) {
 	var want veth.Listed
-	index := slices.IndexFunc(prev.Interfaces, func(i *current.Interface) bool { return i.Name == lease.Interface && i.Sandbox == sandbox })
+	index := slices.IndexFunc(prev.Interfaces, func(i *current.Interface) bool {
+		return i.Name == lease.Interface &&
+			i.Sandbox == sandbox
+	})
 	if index < 0 {
-		return want, call.Failure(types.ErrInvalidNetworkConfig, "prevResult: interfaces: %s in %s is missing", lease.Interface, sandbox)
+		return want, call.Failure(types.ErrInvalidNetworkConfig, "prevResult: interfaces: %s in %s is missing",
+			lease.Interface, sandbox)
 	}
 	for _, ip := range prev.IPs {
 		a, ok := netip.AddrFromSlice(ip.Address.IP)
@@ -586,7 +597,8 @@ func listed(prev *current.Result, lease ipam.Lease, sandbox string) (veth.Listed
 		}
 	}
 	if len(want.IPs) == 0 {
-		return want, call.Failure(types.ErrInvalidNetworkConfig, "prevResult: ips: none is leased to this container, which has %v", lease.IPs)
+		return want, call.Failure(types.ErrInvalidNetworkConfig,
+			"prevResult: ips: none is leased to this container, which has %v", lease.IPs)
 	}
 	for _, route := range prev.Routes {
 		if ones, bits := route.Dst.Mask.Size(); ones == 0 {
@@ -601,7 +613,8 @@ func listed(prev *current.Result, lease ipam.Lease, sandbox string) (veth.Listed
 func (s *Server) status() error {
 	local, ok := s.Local()
 	if !ok {
-		return call.Failure(types.ErrPluginNotAvailable, "the node has no pod network yet (spec.podCIDRs is empty: does the kube-controller-manager run with --allocate-node-cidrs?)")
+		return call.Failure(types.ErrPluginNotAvailable, "the node has no pod network yet (spec.podCIDRs is empty: "+
+			"does the kube-controller-manager run with --allocate-node-cidrs?)")
 	}
 	if err := s.Book.Room(local.PodCIDRs); err != nil {
 		return call.Failure(types.ErrPluginNotAvailable, "%v", err)
@@ -619,7 +632,8 @@ func (s *Server) gc(conf types.PluginConf) error {
 	valid := map[string]bool{}
 	for i, a := range conf.ValidAttachments {
 		if a.ContainerID == "" || a.IfName == "" {
-			return call.Failure(types.ErrInvalidNetworkConfig, "%s[%d]: containerID is %q and ifname %q; both are needed", field, i, a.ContainerID, a.IfName)
+			return call.Failure(types.ErrInvalidNetworkConfig,
+				"%s[%d]: containerID is %q and ifname %q; both are needed", field, i, a.ContainerID, a.IfName)
 		}
 		valid[call.HostName(a.ContainerID, a.IfName)] = true
 	}

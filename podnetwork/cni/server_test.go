@@ -70,8 +70,10 @@ func TestNoStepLeaksOrDoubles(t *testing.T) {
 	start := func() {
 		t.Helper()
 		book := ipam.Open(dir, time.Minute, func() time.Time { return now }, nil)
-		local := Local{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/26"), netip.MustParsePrefix("fd00::/64")}}
-		s = &Server{Book: book, Links: n, Local: func() (Local, bool) { return local, true }, Log: slog.New(slog.DiscardHandler)}
+		local := Local{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/26"),
+			netip.MustParsePrefix("fd00::/64")}}
+		s = &Server{Book: book, Links: n, Local: func() (Local, bool) { return local, true },
+			Log: slog.New(slog.DiscardHandler)}
 		if err := s.Reconcile(); err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +82,8 @@ func TestNoStepLeaksOrDoubles(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	pods := map[string]bool{} // what the runtime believes to run
 	call := func(command, id string, more string) error {
-		out := s.Handle(call.Request{Command: command, ContainerID: id, IfName: "eth0", Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"n","type":"t"` + more + `}`)}, netns)
+		out := s.Handle(call.Request{Command: command, ContainerID: id, IfName: "eth0",
+			Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"n","type":"t"` + more + `}`)}, netns)
 		if out.Error != nil {
 			return out.Error
 		}
@@ -251,7 +254,8 @@ func TestTombstonesThatAreDamaged(t *testing.T) {
 		texts = append(texts, whole[:i])
 	}
 	k := ipam.Key{Container: "c1", Interface: "eth0"}
-	if _, _, err := book.Acquire(k, ipam.Wish{HostLink: call.HostName("c1", "eth0")}, []netip.Prefix{netip.MustParsePrefix("10.244.1.0/26")}); err != nil {
+	if _, _, err := book.Acquire(k, ipam.Wish{HostLink: call.HostName("c1", "eth0")},
+		[]netip.Prefix{netip.MustParsePrefix("10.244.1.0/26")}); err != nil {
 		t.Fatal(err)
 	}
 	for _, text := range append(texts, whole) {
@@ -287,7 +291,8 @@ func TestNoAddressIsGivenOutUntilLinksAreKnown(t *testing.T) {
 	book := ipam.Open(t.TempDir(), time.Minute, nil, nil)
 	defer book.Close()
 	local := Local{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/26")}}
-	s := &Server{Book: book, Links: n, Local: func() (Local, bool) { return local, true }, Log: slog.New(slog.DiscardHandler)}
+	s := &Server{Book: book, Links: n, Local: func() (Local, bool) { return local, true },
+		Log: slog.New(slog.DiscardHandler)}
 	if err := s.Reconcile(); err == nil {
 		t.Fatal("links were not listed, and that is no error")
 	}
@@ -297,7 +302,8 @@ func TestNoAddressIsGivenOutUntilLinksAreKnown(t *testing.T) {
 	}
 	defer netns.Close()
 	add := func() *types.Error {
-		return s.Handle(call.Request{Command: "ADD", ContainerID: "c1", IfName: "eth0", Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"n","type":"t"}`)}, netns).Error
+		return s.Handle(call.Request{Command: "ADD", ContainerID: "c1", IfName: "eth0",
+			Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"n","type":"t"}`)}, netns).Error
 	}
 	if err := add(); err == nil || err.Code != types.ErrTryAgainLater {
 		t.Fatalf("an address was given out: %v, leases %v", err, book.List())

@@ -66,7 +66,8 @@ func (s *Server) parseWish(r call.Request) (ipam.Wish, veth.Rates, error) {
 		return bad(err)
 	}
 	b := c.RuntimeConfig.Bandwidth
-	rates := veth.Rates{Ingress: b.IngressRate, IngressBurst: b.IngressBurst, Egress: b.EgressRate, EgressBurst: b.EgressBurst}
+	rates := veth.Rates{Ingress: b.IngressRate, IngressBurst: b.IngressBurst, Egress: b.EgressRate,
+		EgressBurst: b.EgressBurst}
 	if err := rates.Check(); err != nil {
 		return w, rates, call.Failure(types.ErrInvalidNetworkConfig, "runtimeConfig.bandwidth.%v", err)
 	}
@@ -112,7 +113,8 @@ func addresses(field string, list []string) (out []netip.Addr, err error) {
 			return nil, call.Failure(types.ErrInvalidNetworkConfig, "%s.ips: %q is not an IP address", field, s)
 		}
 		if a = a.Unmap(); seen[a.Is6()] {
-			return nil, call.Failure(types.ErrInvalidNetworkConfig, "%s.ips: %s is a second address of its family", field, a)
+			return nil, call.Failure(types.ErrInvalidNetworkConfig,
+				"%s.ips: %s is a second address of its family", field, a)
 		}
 		seen[a.Is6()] = true
 		out = append(out, a)
@@ -123,7 +125,8 @@ func addresses(field string, list []string) (out []netip.Addr, err error) {
 func hardware(field, s string) (net.HardwareAddr, error) {
 	mac, err := net.ParseMAC(s)
 	if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
-		return nil, call.Failure(types.ErrInvalidNetworkConfig, "%s.mac: %q is not the address of one Ethernet interface", field, s)
+		return nil, call.Failure(types.ErrInvalidNetworkConfig,
+			"%s.mac: %q is not the address of one Ethernet interface", field, s)
 	}
 	return mac, nil
 }

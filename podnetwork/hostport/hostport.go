@@ -72,7 +72,8 @@ func Parse(list []Request, reserved func(model.Protocol, uint16) string) (out []
 			return nil, fmt.Errorf("%sprotocol: %q is not a protocol; tcp, udp and sctp are", at, r.Protocol)
 		}
 		if whose := reserved(m.Protocol, m.HostPort); whose != "" {
-			return nil, fmt.Errorf("%shostPort: %d/%s is a port of %s on the node; any other is allowed", at, r.HostPort, m.Protocol, whose)
+			return nil, fmt.Errorf("%shostPort: %d/%s is a port of %s on the node; any other is allowed", at,
+				r.HostPort, m.Protocol, whose)
 		}
 		if r.HostIP != "" {
 			a, err := apiaddr.ParseAddr(r.HostIP)
@@ -80,7 +81,8 @@ func Parse(list []Request, reserved func(model.Protocol, uint16) string) (out []
 				return nil, fmt.Errorf("%shostIP: %w", at, err)
 			}
 			if a.IsLoopback() && a.Is6() {
-				return nil, fmt.Errorf("%shostIP: %s cannot be mapped: the kernel sends nothing from it to a pod", at, a)
+				return nil, fmt.Errorf("%shostIP: %s cannot be mapped: the kernel sends nothing from it to a pod", at,
+					a)
 			}
 			m.HostIP = a // 0.0.0.0 and :: are all of their family
 		}
@@ -154,10 +156,13 @@ func Chains(f nft.Family) []nft.Chain {
 		// nothing is for 127.0.0.1, although route_localnet would let it in.
 		localhost := nft.Within{Field: nft.Saddr, Prefix: netip.MustParsePrefix("127.0.0.0/8")}
 		back = append(back, nft.Rule{localhost, nft.NotLoopbackOut{}, nft.Masquerade()})
-		chains = append(chains, nft.Chain{Name: "no-localhost-in", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -300},
-			Rules: []nft.Rule{{nft.Within{Field: nft.Daddr, Prefix: localhost.Prefix}, nft.NotLoopbackIn{}, nft.Drop()}}})
+		chains = append(chains, nft.Chain{Name: "no-localhost-in", Hook: &nft.Hook{Type: "filter", Hook: "prerouting",
+			Priority: -300},
+			Rules: []nft.Rule{{nft.Within{Field: nft.Daddr, Prefix: localhost.Prefix}, nft.NotLoopbackIn{},
+				nft.Drop()}}})
 	}
-	return append(chains, nft.Chain{Name: "host-ports-back", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 95}, Rules: back})
+	return append(chains, nft.Chain{Name: "host-ports-back", Hook: &nft.Hook{Type: "nat", Hook: "postrouting",
+		Priority: 95}, Rules: back})
 }
 
 // Elements are the members of the maps for a pod's mappings.
@@ -173,7 +178,8 @@ func Elements(f nft.Family, ips []netip.Addr, list []Mapping) map[string][]nft.E
 			case m.any(ip.Is6()):
 				out[setAny] = append(out[setAny], nft.Element{Key: nft.Pack(uint8(m.Protocol), m.HostPort), Data: to})
 			case m.HostIP.Is6() == ip.Is6():
-				out[setOne] = append(out[setOne], nft.Element{Key: nft.Pack(m.HostIP, uint8(m.Protocol), m.HostPort), Data: to})
+				out[setOne] = append(out[setOne],
+					nft.Element{Key: nft.Pack(m.HostIP, uint8(m.Protocol), m.HostPort), Data: to})
 			}
 		}
 		if len(list) > 0 {

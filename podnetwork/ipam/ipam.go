@@ -239,7 +239,8 @@ func (b *Book) read(line string) error {
 }
 
 func (b *Book) readAdd(l Lease) error {
-	if l.Container == "" || len(l.IPs) == 0 || slices.ContainsFunc(l.IPs, func(a netip.Addr) bool { return !a.IsValid() }) {
+	if l.Container == "" || len(l.IPs) == 0 ||
+		slices.ContainsFunc(l.IPs, func(a netip.Addr) bool { return !a.IsValid() }) {
 		return errors.New("a lease without container or address")
 	}
 	var err error
@@ -517,7 +518,10 @@ func (b *Book) Correct(links map[Key][]netip.Addr) {
 func of(lease, link []netip.Addr) []netip.Addr {
 	out := slices.Clone(lease)
 	for _, a := range link {
-		if slices.ContainsFunc(lease, func(o netip.Addr) bool { return o.Is4() == a.Is4() && slices.Contains(link, o) }) {
+		if slices.ContainsFunc(lease, func(o netip.Addr) bool {
+			return o.Is4() == a.Is4() &&
+				slices.Contains(link, o)
+		}) {
 			continue
 		}
 		i := slices.IndexFunc(out, func(o netip.Addr) bool { return o.Is4() == a.Is4() })

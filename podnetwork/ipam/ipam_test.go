@@ -42,7 +42,8 @@ func newClock() *clock { return &clock{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UT
 func TestALeaseOutlivesTheProcess(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
 	b := book(t, dir, c)
-	l, known, err := b.Acquire(key(1), Wish{Pod: "default/web", HostLink: "wl1"}, cidrs("10.244.1.0/24", "fd00:244:0:1::/64"))
+	l, known, err := b.Acquire(key(1), Wish{Pod: "default/web", HostLink: "wl1"},
+		cidrs("10.244.1.0/24", "fd00:244:0:1::/64"))
 	if err != nil || known || fmt.Sprint(l.IPs) != "[10.244.1.2 fd00:244:0:1::2]" {
 		t.Fatalf("%+v %v %v", l, known, err)
 	}
@@ -111,7 +112,8 @@ func TestTheProxysAddressIsLeasedToNobody(t *testing.T) {
 		}
 	}
 	for i, a := range proxies {
-		if _, _, err := b.Acquire(key(9), Wish{IPs: []netip.Addr{a}}, net[i:i+1]); err == nil || !strings.Contains(err.Error(), "ingress proxy") {
+		if _, _, err := b.Acquire(key(9), Wish{IPs: []netip.Addr{a}}, net[i:i+1]); err == nil ||
+			!strings.Contains(err.Error(), "ingress proxy") {
 			t.Errorf("wish for %s: %v", a, err)
 		}
 	}
@@ -170,7 +172,8 @@ func TestATornLineIsDroppedAndABadOneIsNamed(t *testing.T) {
 	}
 	changed := strings.Replace(string(good), "10.244.1.2", "10.244.1.9", 1)
 	twice := strings.Split(strings.ReplaceAll(string(good), "c1", "c2"), `,"sum"`)[0] + "}\n"
-	for _, bad := range []string{"{\n" + string(good), string(good) + "{}\n", string(good) + twice, changed + string(good), `{"add":{"container":"x","ips":[]}}` + "\n" + string(good)} {
+	for _, bad := range []string{"{\n" + string(good), string(good) + "{}\n", string(good) + twice, changed +
+		string(good), `{"add":{"container":"x","ips":[]}}` + "\n" + string(good)} {
 		if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -179,10 +182,12 @@ func TestATornLineIsDroppedAndABadOneIsNamed(t *testing.T) {
 		if told == nil || !strings.Contains(told.Error(), "leases line ") {
 			t.Errorf("%s: told %v", bad, told)
 		}
-		if l, known, err := b.Acquire(key(1), Wish{}, cidrs("10.244.1.0/24")); err != nil || !known || l.IPs[0] != netip.MustParseAddr("10.244.1.2") {
+		if l, known, err := b.Acquire(key(1), Wish{}, cidrs("10.244.1.0/24")); err != nil || !known ||
+			l.IPs[0] != netip.MustParseAddr("10.244.1.2") {
 			t.Errorf("%s: the good line is lost: %v, %v, %v", bad, l, known, err)
 		}
-		if l, _, err := b.Acquire(key(7), Wish{}, cidrs("10.244.1.0/24")); err != nil || l.IPs[0] == netip.MustParseAddr("10.244.1.2") {
+		if l, _, err := b.Acquire(key(7), Wish{}, cidrs("10.244.1.0/24")); err != nil ||
+			l.IPs[0] == netip.MustParseAddr("10.244.1.2") {
 			t.Errorf("%s: an address is given out twice: %v, %v", bad, l, err)
 		}
 		if again := book(t, dir, c); len(again.List()) < 2 {

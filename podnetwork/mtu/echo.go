@@ -95,7 +95,8 @@ func open(from, to netip.Addr, link string) (fd int, err error) {
 		return -1, fmt.Errorf("ICMP socket: %w", err)
 	}
 	if to.Is6() {
-		err = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE), unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1))
+		err = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE),
+			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1))
 	} else {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
 	}
@@ -122,7 +123,8 @@ func address(a netip.Addr, port int) unix.Sockaddr {
 }
 
 func unreachable(err error) bool {
-	for _, e := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EHOSTDOWN, unix.ECONNREFUSED, unix.EPERM, unix.EACCES} {
+	for _, e := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EHOSTDOWN, unix.ECONNREFUSED, unix.EPERM,
+		unix.EACCES} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -143,7 +145,8 @@ func (k Kernel) answer(ctx context.Context, fd int, request []byte, to netip.Add
 		if left <= 0 {
 			return false, nil
 		}
-		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1); err != nil && !errors.Is(err, unix.EINTR) {
+		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+
+			1); err != nil && !errors.Is(err, unix.EINTR) {
 			return false, fmt.Errorf("ping %s: %w", to, err)
 		}
 		n, err := unix.Read(fd, buf)

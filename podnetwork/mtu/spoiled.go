@@ -33,7 +33,8 @@ func (k Kernel) Refused(ctx context.Context, from, to netip.Addr, link string) (
 			return fmt.Errorf("UDP to %s: %w", to, err)
 		}
 		for deadline := time.Now().Add(k.Wait); time.Now().Before(deadline) && ctx.Err() == nil; {
-			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(deadline).Milliseconds())+1)
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}},
+				int(time.Until(deadline).Milliseconds())+1)
 			if _, err := unix.Read(fd, make([]byte, 64)); errors.Is(err, unix.ECONNREFUSED) {
 				refused = true
 				return nil

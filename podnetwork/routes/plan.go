@@ -72,7 +72,9 @@ func (l Local) VXLANPort() uint16 { return cmp.Or(l.Port, Port) }
 
 // Equal compares two.
 func (l Local) Equal(o Local) bool {
-	return l.Port == o.Port && maps.Equal(l.Paths, o.Paths) && l.Spoiled == o.Spoiled && l.Self == o.Self && l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name && l.Uplink.MTU == o.Uplink.MTU && slices.Equal(l.Uplink.Segments, o.Uplink.Segments)
+	return l.Port == o.Port && maps.Equal(l.Paths, o.Paths) && l.Spoiled == o.Spoiled && l.Self == o.Self &&
+		l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name && l.Uplink.MTU == o.Uplink.MTU &&
+		slices.Equal(l.Uplink.Segments, o.Uplink.Segments)
 }
 
 // Underlay is the address that VXLAN packets of a node come from and go to: its
@@ -91,7 +93,8 @@ func (l Local) ByVXLAN(n *model.Node) bool {
 		return true
 	case Auto:
 		a := Underlay(n)
-		return a.IsValid() && !slices.ContainsFunc(l.Uplink.Segments, func(p netip.Prefix) bool { return p.Contains(a) })
+		return a.IsValid() && !slices.ContainsFunc(l.Uplink.Segments,
+			func(p netip.Prefix) bool { return p.Contains(a) })
 	}
 	return false
 }
@@ -105,7 +108,8 @@ func (l Local) PodMTU(snap model.Snapshot) int {
 			continue
 		}
 		mtu := l.tunnelMTU(snap)
-		if me, ok := snap.Node(l.Self); ok && mtu < minIPv6MTU && slices.ContainsFunc(me.PodCIDRs, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		if me, ok := snap.Node(l.Self); ok && mtu < minIPv6MTU && slices.ContainsFunc(me.PodCIDRs,
+			func(p netip.Prefix) bool { return p.Addr().Is6() }) {
 			return min(l.Uplink.MTU, minIPv6MTU)
 		}
 		return mtu
@@ -179,7 +183,8 @@ func Make(snap model.Snapshot, name string, l Local) (p Plan, ok bool, problems 
 	}
 	m := maker{snap: snap, local: l, me: me, node: node}
 	if len(node.PodCIDRs) == 0 {
-		m.bad("spec.podCIDRs", "is empty: the pods of this node cannot be reached (does the kube-controller-manager run with --allocate-node-cidrs and --cluster-cidr?)")
+		m.bad("spec.podCIDRs", "is empty: the pods of this node cannot be reached (does the kube-controller-manager "+
+			"run with --allocate-node-cidrs and --cluster-cidr?)")
 		return Plan{}, false, m.problems
 	}
 	if node == me {
@@ -199,14 +204,16 @@ type maker struct {
 }
 
 func (m *maker) bad(field, format string, args ...any) {
-	m.problems = append(m.problems, model.Problem{Kind: "Node", Object: model.Name{Name: m.node.Name}, Field: field, Reason: fmt.Sprintf(format, args...)})
+	m.problems = append(m.problems, model.Problem{Kind: "Node", Object: model.Name{Name: m.node.Name}, Field: field,
+		Reason: fmt.Sprintf(format, args...)})
 }
 
 // cidrs are the node's that nobody else has.
 func (m *maker) cidrs() (good []netip.Prefix) {
 	for i, cidr := range m.node.PodCIDRs {
 		if other, ok := overlap(m.snap, m.node, cidr); ok {
-			m.bad(fmt.Sprintf("spec.podCIDRs[%d]", i), "%s overlaps with %s of node %s, which is used", cidr, other.PodCIDRs, other.Name)
+			m.bad(fmt.Sprintf("spec.podCIDRs[%d]", i), "%s overlaps with %s of node %s, which is used", cidr,
+				other.PodCIDRs, other.Name)
 			continue
 		}
 		good = append(good, cidr)
@@ -228,7 +235,8 @@ func (m *maker) own() {
 		m.bad("status.addresses", "has no InternalIP and no ExternalIP, so there is no VXLAN")
 		return
 	}
-	t := link.Tunnel{Name: Device, VNI: VNI, Port: int(m.local.VXLANPort()), Local: from, MAC: mac(m.me.Name), MTU: m.local.tunnelMTU(m.snap)}
+	t := link.Tunnel{Name: Device, VNI: VNI, Port: int(m.local.VXLANPort()), Local: from, MAC: mac(m.me.Name),
+		MTU: m.local.tunnelMTU(m.snap)}
 	for _, is6 := range []bool{false, true} {
 		if a := m.me.Primary(is6); a.IsValid() && (!is6 || t.MTU >= minIPv6MTU) {
 			t.Addrs = append(t.Addrs, a)
@@ -251,7 +259,9 @@ func (m *maker) other() {
 	byVXLAN := m.local.ByVXLAN(m.node)
 	to := Underlay(m.node)
 	if byVXLAN && (!to.IsValid() || to.Is6() != Underlay(m.me).Is6()) {
-		m.bad("status.addresses", "the first InternalIP %s is not of the family of this node's, %s: VXLAN cannot go from one to the other", to, Underlay(m.me))
+		m.bad("status.addresses",
+			"the first InternalIP %s is not of the family of this node's, %s: VXLAN cannot go from one to the other",
+			to, Underlay(m.me))
 		return
 	}
 	if byVXLAN {
@@ -262,7 +272,8 @@ func (m *maker) other() {
 			m.tunnelled(cidr)
 			continue
 		}
-		r := link.Route{Dst: cidr, Src: m.me.Primary(cidr.Addr().Is6()), Via: m.node.Primary(cidr.Addr().Is6()), MTU: m.local.Paths[m.node.Name]}
+		r := link.Route{Dst: cidr, Src: m.me.Primary(cidr.Addr().Is6()), Via: m.node.Primary(cidr.Addr().Is6()),
+			MTU: m.local.Paths[m.node.Name]}
 		if !r.Via.IsValid() {
 			m.bad("status.addresses", "has no InternalIP of the family of %s", cidr)
 			continue
@@ -278,11 +289,14 @@ func (m *maker) other() {
 func (m *maker) tunnelled(cidr netip.Prefix) {
 	is6 := cidr.Addr().Is6()
 	if mtu := m.local.tunnelMTU(m.snap); is6 && mtu < minIPv6MTU {
-		m.bad("spec.podCIDRs", "%s cannot be reached by VXLAN: IPv6 asks for an MTU of %d, %s has %d, less %d for the encapsulation", cidr, minIPv6MTU,
+		m.bad("spec.podCIDRs",
+			"%s cannot be reached by VXLAN: IPv6 asks for an MTU of %d, %s has %d, less %d for the encapsulation",
+			cidr, minIPv6MTU,
 			m.local.Uplink.Name, m.local.Uplink.MTU, Overhead(Underlay(m.me).Is6()))
 		return
 	}
-	m.plan.Routes = append(m.plan.Routes, link.Route{Dst: cidr, Src: m.me.Primary(is6), Via: m.hop(is6), Dev: Device, MTU: m.innerMTU()})
+	m.plan.Routes = append(m.plan.Routes, link.Route{Dst: cidr, Src: m.me.Primary(is6), Via: m.hop(is6), Dev: Device,
+		MTU: m.innerMTU()})
 }
 
 // innerMTU is what fits into the tunnel to this node, or 0 when that is what the
@@ -300,7 +314,8 @@ func (m *maker) hop(is6 bool) netip.Addr {
 	h := m.plan.Peer.MAC
 	a := netip.AddrFrom4([4]byte{169, 254, h[4], h[5]})
 	if is6 {
-		a = netip.AddrFrom16([16]byte{0xfe, 0x80, 8: h[0] ^ 2, 9: h[1], 10: h[2], 11: 0xff, 12: 0xfe, 13: h[3], 14: h[4], 15: h[5]})
+		a = netip.AddrFrom16([16]byte{0xfe, 0x80, 8: h[0] ^ 2, 9: h[1], 10: h[2], 11: 0xff, 12: 0xfe, 13: h[3],
+			14: h[4], 15: h[5]})
 	} else if v4 := m.node.Primary(false); v4.IsValid() {
 		a = v4
 	}
@@ -318,7 +333,8 @@ func (m *maker) nodeByTunnel() {
 		if a.Is6() && m.local.tunnelMTU(m.snap) < minIPv6MTU {
 			continue
 		}
-		m.plan.Routes = append(m.plan.Routes, link.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Via: m.hop(a.Is6()), Dev: Device, Table: link.Table, MTU: m.innerMTU()})
+		m.plan.Routes = append(m.plan.Routes, link.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Via: m.hop(a.Is6()),
+			Dev: Device, Table: link.Table, MTU: m.innerMTU()})
 	}
 }
 

@@ -25,7 +25,8 @@ func world(t *testing.T, nodes ...*model.Node) model.Snapshot {
 }
 
 func node(name, ip, cidr string) *model.Node {
-	return &model.Node{Name: name, InternalIPs: []netip.Addr{netip.MustParseAddr(ip)}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix(cidr)}}
+	return &model.Node{Name: name, InternalIPs: []netip.Addr{netip.MustParseAddr(ip)},
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix(cidr)}}
 }
 
 // With routing: cloud the underlay carries the pods' networks: no route to another
@@ -37,7 +38,8 @@ func TestCloudRoutesNothing(t *testing.T) {
 		t.Errorf("the other node: %+v, %v", p, problems)
 	}
 	p, ok, problems := Make(snap, "a", l)
-	if !ok || len(problems) > 0 || p.Tunnel != nil || len(p.Rules) > 0 || len(p.Routes) != 1 || p.Routes[0].Via.IsValid() {
+	if !ok || len(problems) > 0 || p.Tunnel != nil || len(p.Rules) > 0 || len(p.Routes) != 1 ||
+		p.Routes[0].Via.IsValid() {
 		t.Errorf("this node: %+v, %v", p, problems)
 	}
 	if mtu := l.PodMTU(snap); mtu != 1500 {
@@ -54,15 +56,21 @@ func TestWhatCannotBeRouted(t *testing.T) {
 		node *model.Node
 		want string
 	}{
-		{"no range", Direct, 1500, &model.Node{Name: "b", InternalIPs: []netip.Addr{netip.MustParseAddr("192.0.2.2")}}, "spec.podCIDRs: is empty"},
-		{"a range that another has", Direct, 1500, node("b", "192.0.2.2", "10.1.0.0/25"), "spec.podCIDRs[0]: 10.1.0.0/25 overlaps"},
-		{"no address of the family", Direct, 1500, node("b", "2001:db8::2", "10.2.0.0/24"), "status.addresses: has no InternalIP of the family"},
-		{"an underlay of another family", VXLAN, 1500, node("b", "2001:db8::2", "10.2.0.0/24"), "status.addresses: the first InternalIP"},
-		{"IPv6 in a small tunnel", VXLAN, 1280, node("b", "192.0.2.2", "fd00::/64"), "spec.podCIDRs: fd00::/64 cannot be reached by VXLAN"},
+		{"no range", Direct, 1500, &model.Node{Name: "b", InternalIPs: []netip.Addr{netip.MustParseAddr("192.0.2.2")}},
+			"spec.podCIDRs: is empty"},
+		{"a range that another has", Direct, 1500, node("b", "192.0.2.2", "10.1.0.0/25"),
+			"spec.podCIDRs[0]: 10.1.0.0/25 overlaps"},
+		{"no address of the family", Direct, 1500, node("b", "2001:db8::2", "10.2.0.0/24"),
+			"status.addresses: has no InternalIP of the family"},
+		{"an underlay of another family", VXLAN, 1500, node("b", "2001:db8::2", "10.2.0.0/24"),
+			"status.addresses: the first InternalIP"},
+		{"IPv6 in a small tunnel", VXLAN, 1280, node("b", "192.0.2.2", "fd00::/64"),
+			"spec.podCIDRs: fd00::/64 cannot be reached by VXLAN"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			snap := world(t, node("a", "192.0.2.1", "10.1.0.0/24"), tc.node)
-			p, _, problems := Make(snap, "b", Local{Self: "a", Mode: tc.mode, Uplink: link.Uplink{Name: "eth0", MTU: tc.mtu}})
+			p, _, problems := Make(snap, "b", Local{Self: "a", Mode: tc.mode, Uplink: link.Uplink{Name: "eth0",
+				MTU: tc.mtu}})
 			if len(problems) != 1 || problems[0].Object.Name != "b" || !strings.Contains(problems[0].Error(), tc.want) {
 				t.Errorf("%v; want %s", problems, tc.want)
 			}

@@ -29,9 +29,11 @@ func (r Rates) Check() error {
 		switch {
 		case x.rate == 0 && x.burst == 0:
 		case x.rate < minRate:
-			return fmt.Errorf("%sRate: %d is too little: at least %d bits per second are allowed", x.name, x.rate, minRate)
+			return fmt.Errorf("%sRate: %d is too little: at least %d bits per second are allowed", x.name,
+				x.rate, minRate)
 		case x.burst > 8*maxBurst:
-			return fmt.Errorf("%sBurst: %d is too much: at most %d bits are allowed", x.name, x.burst, 8*uint64(maxBurst))
+			return fmt.Errorf("%sBurst: %d is too much: at most %d bits are allowed", x.name, x.burst,
+				8*uint64(maxBurst))
 		}
 	}
 	return nil
@@ -45,7 +47,8 @@ func (h *Host) limit(pod *netlink.Handle, l Link) error {
 		handle      *netlink.Handle
 		link        string
 		rate, burst uint64
-	}{{h.handle, l.HostName, l.Rates.Ingress, l.Rates.IngressBurst}, {pod, l.Name, l.Rates.Egress, l.Rates.EgressBurst}} {
+	}{{h.handle, l.HostName, l.Rates.Ingress, l.Rates.IngressBurst}, {pod, l.Name, l.Rates.Egress,
+		l.Rates.EgressBurst}} {
 		if x.rate == 0 {
 			continue
 		}
@@ -69,9 +72,10 @@ func bucket(link netlink.Link, rate, burst uint64, mtu int) *netlink.Tbf {
 	}
 	burst = min(max(burst, least), maxBurst)
 	return &netlink.Tbf{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
-		Rate:       bytes,
-		Limit:      uint32(bytes/40 + burst),
-		Buffer:     uint32(netlink.TickInUsec() * float64(burst) * 1e6 / float64(bytes)),
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0),
+			Parent: netlink.HANDLE_ROOT},
+		Rate:   bytes,
+		Limit:  uint32(bytes/40 + burst),
+		Buffer: uint32(netlink.TickInUsec() * float64(burst) * 1e6 / float64(bytes)),
 	}
 }

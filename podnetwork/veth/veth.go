@@ -141,7 +141,8 @@ func (h *Host) Inside(fn func() error) error { return inside(h.nsfd, fn) }
 // An interface of that name that the pod has already is not touched: ErrExists.
 func (h *Host) Setup(podNS *os.File, l Link) (podMAC net.HardwareAddr, err error) {
 	if l.MTU < minIPv6MTU && slices.ContainsFunc(l.IPs, netip.Addr.Is6) { // the kernel would take IPv6 off the link
-		return nil, fmt.Errorf("the MTU of pods is %d, and IPv6 asks for %d: the node's uplink is too small for IPv6", l.MTU, minIPv6MTU)
+		return nil, fmt.Errorf("the MTU of pods is %d, and IPv6 asks for %d: the node's uplink is too small for IPv6",
+			l.MTU, minIPv6MTU)
 	}
 	pod, err := netlink.NewHandleAt(netns.NsHandle(podNS.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
@@ -205,7 +206,8 @@ func (h *Host) hostSide(l Link) error {
 		return fmt.Errorf("link %s up: %w", l.HostName, err)
 	}
 	for _, ip := range l.IPs {
-		neigh := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: l.podMAC()}
+		neigh := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(),
+			HardwareAddr: l.podMAC()}
 		if err := h.handle.NeighSet(neigh); err != nil {
 			return fmt.Errorf("neighbour %s: %w", ip, err)
 		}
@@ -213,7 +215,8 @@ func (h *Host) hostSide(l Link) error {
 			return fmt.Errorf("route to %s: %w", ip, err)
 		}
 		if ip.Is6() {
-			addr := &netlink.Addr{IPNet: &net.IPNet{IP: gateway6.AsSlice(), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD}
+			addr := &netlink.Addr{IPNet: &net.IPNet{IP: gateway6.AsSlice(), Mask: net.CIDRMask(64, 128)},
+				Flags: unix.IFA_F_NODAD}
 			if err := h.handle.AddrReplace(link, addr); err != nil {
 				return fmt.Errorf("address %s of %s: %w", gateway6, l.HostName, err)
 			}
@@ -225,7 +228,8 @@ func (h *Host) hostSide(l Link) error {
 // route is the node's to a pod. Its source is given, since a VIP on the loopback
 // could be chosen otherwise.
 func (h *Host) route(link netlink.Link, ip netip.Addr, nodeIPs []netip.Addr) *netlink.Route {
-	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipnet(ip), Scope: netlink.SCOPE_LINK, Protocol: RouteProtocol}
+	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipnet(ip), Scope: netlink.SCOPE_LINK,
+		Protocol: RouteProtocol}
 	if i := slices.IndexFunc(nodeIPs, func(a netip.Addr) bool { return a.Is6() == ip.Is6() }); i >= 0 {
 		r.Src = nodeIPs[i].AsSlice()
 	}
@@ -305,11 +309,13 @@ func (h *Host) podSide(podNS *os.File, pod *netlink.Handle, l Link) error {
 
 func defaultRoute(pod *netlink.Handle, link netlink.Link, is6 bool) error {
 	gw := Gateway(is6)
-	neigh := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: gw.AsSlice(), HardwareAddr: hostMAC()}
+	neigh := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: gw.AsSlice(),
+		HardwareAddr: hostMAC()}
 	if err := pod.NeighSet(neigh); err != nil {
 		return fmt.Errorf("neighbour %s: %w", gw, err)
 	}
-	def := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: anywhere(is6), Gw: gw.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}
+	def := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: anywhere(is6), Gw: gw.AsSlice(),
+		Flags: int(netlink.FLAG_ONLINK)}
 	if err := pod.RouteReplace(def); err != nil {
 		return fmt.Errorf("default route: %w", err)
 	}
@@ -405,7 +411,8 @@ func (h *Host) checkHost(l Link, ips []netip.Addr) error {
 		return fmt.Errorf("the node has no link %s: %w", l.HostName, err)
 	}
 	for _, ip := range ips {
-		routes, err := h.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipnet(ip)}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST)
+		routes, err := h.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index,
+			Dst: ipnet(ip)}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST)
 		if err != nil {
 			return fmt.Errorf("routes: %w", err)
 		}
@@ -464,7 +471,8 @@ func ignoreGone(err error) error {
 
 // podRoutes are our routes to single addresses by a link.
 func (h *Host) podRoutes(link netlink.Link) (out []netlink.Route, err error) {
-	list, err := h.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index, Protocol: RouteProtocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	list, err := h.handle.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index,
+		Protocol: RouteProtocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		return nil, fmt.Errorf("routes: %w", err)
 	}
@@ -500,7 +508,8 @@ func (h *Host) Names() ([]string, error) {
 	var out []string
 	for _, l := range links {
 		name := l.Attrs().Name
-		if _, ok := l.(*netlink.Veth); ok && len(name) == len(call.Prefix)+10 && name[:len(call.Prefix)] == call.Prefix {
+		if _, ok := l.(*netlink.Veth); ok && len(name) == len(call.Prefix)+10 &&
+			name[:len(call.Prefix)] == call.Prefix {
 			out = append(out, name)
 		}
 	}

@@ -159,7 +159,8 @@ func (s *Set) Verify(certs []*x509.Certificate, o Options) error {
 	if len(certs) == 0 {
 		return errors.New("there is no certificate")
 	}
-	if u := certs[0].KeyUsage; o.Usage == x509.ExtKeyUsageClientAuth && u != 0 && u&(x509.KeyUsageDigitalSignature|x509.KeyUsageKeyAgreement) == 0 {
+	if u := certs[0].KeyUsage; o.Usage == x509.ExtKeyUsageClientAuth && u != 0 &&
+		u&(x509.KeyUsageDigitalSignature|x509.KeyUsageKeyAgreement) == 0 {
 		return errors.New("the key of the certificate may not sign") // as OpenSSL
 	}
 	between := x509.NewCertPool()
@@ -169,7 +170,8 @@ func (s *Set) Verify(certs []*x509.Certificate, o Options) error {
 	for _, c := range certs[1:] {
 		between.AddCert(c)
 	}
-	chains, err := certs[0].Verify(x509.VerifyOptions{Roots: s.roots, Intermediates: between, CurrentTime: o.Now, KeyUsages: []x509.ExtKeyUsage{o.Usage}, DNSName: o.Name})
+	chains, err := certs[0].Verify(x509.VerifyOptions{Roots: s.roots, Intermediates: between, CurrentTime: o.Now,
+		KeyUsages: []x509.ExtKeyUsage{o.Usage}, DNSName: o.Name})
 	if err != nil {
 		var unknown x509.UnknownAuthorityError
 		if errors.As(err, &unknown) {
@@ -188,7 +190,8 @@ func (s *Set) Verify(certs []*x509.Certificate, o Options) error {
 // chain looks at the depth of a chain, and whether something of it was revoked.
 func (s *Set) chain(chain []*x509.Certificate, o Options) error {
 	if between := len(chain) - 2; between > o.Depth {
-		return fmt.Errorf("the chain has %d certificates between; %d are allowed: %w", between, o.Depth, ErrUnknown) // as OpenSSL
+		// as OpenSSL
+		return fmt.Errorf("the chain has %d certificates between; %d are allowed: %w", between, o.Depth, ErrUnknown)
 	}
 	if s.lists == nil {
 		return nil
@@ -205,7 +208,8 @@ func (s *Set) chain(chain []*x509.Certificate, o Options) error {
 func (s *Set) revoked(c, issuer *x509.Certificate, now time.Time) error {
 	found := false
 	for _, l := range s.lists[string(c.RawIssuer)] {
-		if now.Before(l.ThisUpdate) || !l.NextUpdate.IsZero() && now.After(l.NextUpdate) || l.CheckSignatureFrom(issuer) != nil {
+		if now.Before(l.ThisUpdate) || !l.NextUpdate.IsZero() && now.After(l.NextUpdate) ||
+			l.CheckSignatureFrom(issuer) != nil {
 			continue
 		}
 		if _, is := l.revoked[string(c.SerialNumber.Bytes())]; is {

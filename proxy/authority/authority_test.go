@@ -24,7 +24,9 @@ func selfSigned(t testing.TB, subject pkix.Name, raw []byte) *x509.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(7), Subject: subject, RawSubject: raw, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	c := &x509.Certificate{SerialNumber: big.NewInt(7), Subject: subject, RawSubject: raw,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true,
+		BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +73,8 @@ func TestNames(t *testing.T) {
 		name pkix.Name
 		want string
 	}{
-		{pkix.Name{CommonName: "ann", Organization: []string{"Shop, Inc."}, Country: []string{"DE"}}, `CN=ann,O=Shop\, Inc.,C=DE`},
+		{pkix.Name{CommonName: "ann", Organization: []string{"Shop, Inc."}, Country: []string{"DE"}},
+			`CN=ann,O=Shop\, Inc.,C=DE`},
 		{pkix.Name{CommonName: "evil,CN=admin"}, `CN=evil\,CN=admin`},
 		{pkix.Name{CommonName: "evil\nCN=admin"}, `CN=evil\0ACN=admin`},
 		{pkix.Name{CommonName: `a+b"c\d<e>f;g`}, `CN=a\+b\"c\\d\<e\>f\;g`},
@@ -79,7 +82,10 @@ func TestNames(t *testing.T) {
 		{pkix.Name{CommonName: " x "}, `CN=\ x\ `},
 		{pkix.Name{CommonName: "Jörg"}, `CN=J\C3\B6rg`},
 		{pkix.Name{CommonName: "a=b/c"}, `CN=a=b/c`},
-		{pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{{Type: oid(0, 9, 2342, 19200300, 100, 1, 25), Value: "example"}, {Type: oid(0, 9, 2342, 19200300, 100, 1, 1), Value: "ann"}, {Type: oid(1, 2, 840, 113549, 1, 9, 1), Value: "ann@x.example"}, {Type: oid(2, 5, 4, 5), Value: "12"}}}, `serialNumber=12,emailAddress=ann@x.example,UID=ann,DC=example`},
+		{pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{{Type: oid(0, 9, 2342, 19200300, 100, 1, 25),
+			Value: "example"}, {Type: oid(0, 9, 2342, 19200300, 100, 1, 1), Value: "ann"},
+			{Type: oid(1, 2, 840, 113549, 1, 9, 1), Value: "ann@x.example"}, {Type: oid(2, 5, 4, 5), Value: "12"}}},
+			`serialNumber=12,emailAddress=ann@x.example,UID=ann,DC=example`},
 		{pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{{Type: oid(1, 2, 3, 4), Value: "x"}}}, `1.2.3.4=#130178`},
 		{pkix.Name{}, ``},
 	} {
@@ -113,7 +119,8 @@ func FuzzName(f *testing.F) {
 		}
 		got := Name(raw)
 		plain := strings.NewReplacer(`\\`, "", `\,`, "", `\+`, "").Replace(got)
-		if strings.ContainsAny(plain, ",+") || strings.ContainsFunc(got, func(r rune) bool { return r < ' ' || r > '~' }) {
+		if strings.ContainsAny(plain, ",+") ||
+			strings.ContainsFunc(got, func(r rune) bool { return r < ' ' || r > '~' }) {
 			t.Fatalf("%q: %q", s, got)
 		}
 	})

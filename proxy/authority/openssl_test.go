@@ -40,7 +40,9 @@ func (w *realm) issue(by *member, authority bool) *member {
 		w.t.Fatal(err)
 	}
 	w.serial++
-	c := &x509.Certificate{SerialNumber: big.NewInt(w.serial), Subject: pkix.Name{CommonName: fmt.Sprint("m", w.serial)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), BasicConstraintsValid: true, IsCA: authority}
+	c := &x509.Certificate{SerialNumber: big.NewInt(w.serial),
+		Subject: pkix.Name{CommonName: fmt.Sprint("m", w.serial)}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), BasicConstraintsValid: true, IsCA: authority}
 	if authority {
 		c.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature
 	} else {
@@ -75,13 +77,15 @@ func (w *realm) issue(by *member, authority bool) *member {
 }
 
 func (w *realm) list(by *member) []byte {
-	l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
+	l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour),
+		NextUpdate: time.Now().Add(time.Hour)}
 	if w.r.IntN(8) == 0 {
 		l.NextUpdate = time.Now().Add(-time.Minute)
 	}
 	for _, m := range w.members {
 		if m.by == by && w.r.IntN(4) == 0 {
-			l.RevokedCertificateEntries = append(l.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: m.SerialNumber, RevocationTime: time.Now().Add(-time.Minute)})
+			l.RevokedCertificateEntries = append(l.RevokedCertificateEntries,
+				x509.RevocationListEntry{SerialNumber: m.SerialNumber, RevocationTime: time.Now().Add(-time.Minute)})
 		}
 	}
 	der, err := x509.CreateRevocationList(rand.Reader, l, by.Certificate, by.key)
@@ -132,7 +136,8 @@ func TestVerifyAsOpenSSL(t *testing.T) {
 				here := set.Verify(chain, Options{Depth: depth, Usage: x509.ExtKeyUsageClientAuth, Now: time.Now()})
 				there := judge(t, dir, ca, crl, chain, depth)
 				if (here == nil) != (there == "") {
-					t.Errorf("seed %d, a chain of %d, depth %d: here %v, there %s", seed, len(chain), depth, here, there)
+					t.Errorf("seed %d, a chain of %d, depth %d: here %v, there %s", seed, len(chain),
+						depth, here, there)
 				}
 				if here == nil {
 					good++
@@ -155,7 +160,8 @@ func judge(t *testing.T, dir string, ca, crl []byte, chain []*x509.Certificate, 
 		}
 		return path
 	}
-	args := []string{"verify", "-no-CApath", "-no-CAstore", "-purpose", "sslclient", "-verify_depth", strconv.Itoa(depth), "-CAfile", file("ca", ca)}
+	args := []string{"verify", "-no-CApath", "-no-CAstore", "-purpose", "sslclient", "-verify_depth",
+		strconv.Itoa(depth), "-CAfile", file("ca", ca)}
 	if crl != nil {
 		args = append(args, "-crl_check_all", "-CRLfile", file("crl", crl))
 	}
@@ -166,7 +172,8 @@ func judge(t *testing.T, dir string, ca, crl []byte, chain []*x509.Certificate, 
 	if between != nil {
 		args = append(args, "-untrusted", file("between", between))
 	}
-	out, err := exec.CommandContext(t.Context(), "openssl", append(args, file("leaf", pemOf(chain[0])))...).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "openssl",
+		append(args, file("leaf", pemOf(chain[0])))...).CombinedOutput()
 	if err == nil {
 		return ""
 	}

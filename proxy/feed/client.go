@@ -26,7 +26,10 @@ type Client struct {
 
 // Run follows the agent until ctx ends, and connects again whenever it went away.
 func (c *Client) Run(ctx context.Context) error {
-	return frame.Follow(ctx, c.Socket, c.follow, func(err error) { c.Log.Warn("no agent; going on with what is known", "err", err) })
+	return frame.Follow(ctx, c.Socket, c.follow, func(err error) {
+		c.Log.Warn("no agent; going on with what is known",
+			"err", err)
+	})
 }
 
 // follow takes updates from one connection.

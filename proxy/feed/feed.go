@@ -46,7 +46,8 @@ type Feed struct {
 
 // New makes a feed for proxies that run as a user.
 func New(uid uint32, sockets *Keeper, log *slog.Logger) *Feed {
-	f := &Feed{AllowUID: uid, Sockets: sockets, Log: log, names: map[string]int{}, proxies: map[*session]struct{}{}, failures: map[Socket]error{}}
+	f := &Feed{AllowUID: uid, Sockets: sockets, Log: log, names: map[string]int{}, proxies: map[*session]struct{}{},
+		failures: map[Socket]error{}}
 	f.hosts = part[table.Host]{feed: f, kind: hostKind, changed: func(was, is *table.Host) {
 		f.count(was, -1)
 		f.count(is, +1)

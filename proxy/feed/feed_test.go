@@ -55,7 +55,8 @@ func newRig(t *testing.T) *rig {
 func (r *rig) sync(hosts map[string]table.Host, backends map[string]table.Backend, certs map[string]table.Certificate) {
 	r.t.Helper()
 	ctx := r.t.Context()
-	if err := errors.Join(r.feed.Hosts().Sync(ctx, hosts), r.feed.Backends().Sync(ctx, backends), r.feed.Certificates().Sync(ctx, certs)); err != nil {
+	if err := errors.Join(r.feed.Hosts().Sync(ctx, hosts), r.feed.Backends().Sync(ctx, backends),
+		r.feed.Certificates().Sync(ctx, certs)); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -76,7 +77,8 @@ type seen struct {
 
 // proxy follows the feed.
 func (r *rig) proxy() *seen {
-	s := &seen{hosts: map[string]table.Host{}, backends: map[string]table.Backend{}, certs: map[string]table.Certificate{}}
+	s := &seen{hosts: map[string]table.Host{}, backends: map[string]table.Backend{},
+		certs: map[string]table.Certificate{}}
 	ctx, cancel := context.WithCancel(r.t.Context())
 	r.t.Cleanup(cancel)
 	c := &Client{Socket: r.path, Holds: func() ([]Socket, []*os.File) { return nil, nil }, Take: s.take, Log: discard}
@@ -150,7 +152,8 @@ func (s *seen) told() int {
 }
 
 func host(name, backend, cert string) table.Host {
-	return table.Host{Name: name, Certificate: cert, Paths: []table.Path{{Path: "/", Kind: table.Prefix, Backend: backend}}}
+	return table.Host{Name: name, Certificate: cert,
+		Paths: []table.Path{{Path: "/", Kind: table.Prefix, Backend: backend}}}
 }
 
 // Nothing is told before all is known; then the whole, then what changes, to each proxy.
@@ -164,23 +167,28 @@ func TestProxiesGetTheWholeThenChanges(t *testing.T) {
 		return nil
 	})
 	ctx := t.Context()
-	if err := errors.Join(r.feed.Hosts().Sync(ctx, map[string]table.Host{"a": host("a", "b", "c")}), r.feed.Backends().Sync(ctx, map[string]table.Backend{"b": {Key: "b"}})); err != nil {
+	if err := errors.Join(r.feed.Hosts().Sync(ctx, map[string]table.Host{"a": host("a", "b", "c")}),
+		r.feed.Backends().Sync(ctx, map[string]table.Backend{"b": {Key: "b"}})); err != nil {
 		t.Fatal(err)
 	}
 	if n := one.told(); n != 0 {
 		t.Errorf("told %d times before the certificates were known", n)
 	}
-	if err := r.feed.Certificates().Sync(ctx, map[string]table.Certificate{"c": {Key: "c", Chain: []byte("x")}}); err != nil {
+	if err := r.feed.Certificates().Sync(ctx,
+		map[string]table.Certificate{"c": {Key: "c", Chain: []byte("x")}}); err != nil {
 		t.Fatal(err)
 	}
 	r.feed.Configure(Settings{Tries: 7})
 	for _, s := range []*seen{one, two} {
 		s.eventually(t, "the whole", func() bool {
-			return len(s.hosts) == 1 && len(s.backends) == 1 && string(s.certs["c"].Chain) == "x" && s.settings != nil && s.settings.Tries == 7
+			return len(s.hosts) == 1 && len(s.backends) == 1 && string(s.certs["c"].Chain) == "x" &&
+				s.settings != nil && s.settings.Tries == 7
 		})
 	}
 	before := one.told()
-	if err := r.feed.Backends().Apply(ctx, map[string]table.Backend{"b": {Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80")}}}}, nil); err != nil {
+	if err := r.feed.Backends().Apply(ctx,
+		map[string]table.Backend{"b": {Key: "b",
+			Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80")}}}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range []*seen{one, two} {
@@ -188,7 +196,8 @@ func TestProxiesGetTheWholeThenChanges(t *testing.T) {
 	}
 	one.mu.Lock()
 	for _, u := range one.updates[before:] {
-		if u.Hosts != nil || u.Certificates != nil || u.Backends == nil || u.Backends.Whole || len(u.Backends.Set) != 1 {
+		if u.Hosts != nil || u.Certificates != nil || u.Backends == nil || u.Backends.Whole ||
+			len(u.Backends.Set) != 1 {
 			t.Errorf("one backend changed, told was %+v", u)
 		}
 	}
@@ -196,7 +205,11 @@ func TestProxiesGetTheWholeThenChanges(t *testing.T) {
 	// A Sync takes away what is not in it.
 	r.sync(map[string]table.Host{"z": host("z", "", "")}, nil, nil)
 	for _, s := range []*seen{one, two} {
-		s.eventually(t, "the next whole", func() bool { _, z := s.hosts["z"]; return z && len(s.hosts) == 1 && len(s.backends)+len(s.certs) == 0 })
+		s.eventually(t, "the next whole", func() bool {
+			_, z := s.hosts["z"]
+			return z && len(s.hosts) == 1 &&
+				len(s.backends)+len(s.certs) == 0
+		})
 		if len(s.lost) > 0 {
 			t.Errorf("%v", s.lost)
 		}
@@ -240,7 +253,8 @@ func TestAProxyHasRoutesBeforeSockets(t *testing.T) {
 // it has not; what never comes holds a host up for a moment only.
 func TestHostsComeBehindWhatTheyName(t *testing.T) {
 	r := newRig(t)
-	r.sync(map[string]table.Host{"a": host("a", "b0", "c0")}, map[string]table.Backend{"b0": {Key: "b0"}}, map[string]table.Certificate{"c0": {Key: "c0"}})
+	r.sync(map[string]table.Host{"a": host("a", "b0", "c0")}, map[string]table.Backend{"b0": {Key: "b0"}},
+		map[string]table.Certificate{"c0": {Key: "c0"}})
 	s := r.proxy()
 	s.eventually(t, "the first", func() bool { return len(s.hosts) == 1 })
 	ctx := t.Context()
@@ -257,13 +271,17 @@ func TestHostsComeBehindWhatTheyName(t *testing.T) {
 			},
 		}
 		for k := range steps { // all orders in turn
-			if err := steps[[][]int{{0, 1, 2}, {1, 2, 0}, {2, 0, 1}, {0, 2, 1}, {1, 0, 2}, {2, 1, 0}}[i%6][k]](); err != nil {
+			if err := steps[[][]int{{0, 1, 2}, {1, 2, 0}, {2, 0, 1}, {0, 2, 1}, {1, 0, 2},
+				{2, 1, 0}}[i%6][k]](); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Millisecond) // so that each may be told by itself
 		}
 	}
-	s.eventually(t, "the last", func() bool { return s.hosts["a"].Certificate == "c60" && len(s.backends) == 1 && len(s.certs) == 1 })
+	s.eventually(t, "the last", func() bool {
+		return s.hosts["a"].Certificate == "c60" && len(s.backends) == 1 &&
+			len(s.certs) == 1
+	})
 	if len(s.lost) > 0 {
 		t.Errorf("%d times: %v", len(s.lost), s.lost[0])
 	}
@@ -286,7 +304,8 @@ func TestEachWaitBeginsAnew(t *testing.T) {
 	ctx := t.Context()
 	apply := func(hosts map[string]table.Host, certs map[string]table.Certificate) {
 		t.Helper()
-		if err := errors.Join(r.feed.Hosts().Apply(ctx, hosts, nil), r.feed.Certificates().Apply(ctx, certs, nil)); err != nil {
+		if err := errors.Join(r.feed.Hosts().Apply(ctx, hosts, nil), r.feed.Certificates().Apply(ctx, certs,
+			nil)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -346,7 +365,8 @@ func TestStrangersAreNotTold(t *testing.T) {
 	for _, x := range []struct {
 		uid, version int
 		ok           bool
-	}{{65533, protocolVersion, true}, {0, protocolVersion, true}, {65532, protocolVersion, false}, {1000, protocolVersion, false}, {65533, protocolVersion + 1, false}} {
+	}{{65533, protocolVersion, true}, {0, protocolVersion, true}, {65532, protocolVersion, false},
+		{1000, protocolVersion, false}, {65533, protocolVersion + 1, false}} {
 		if err := try(x.uid, x.version); (err == nil) != x.ok {
 			t.Errorf("user %d with version %d: %v", x.uid, x.version, err)
 		}
@@ -383,7 +403,8 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 	}
 	c := connect()
 	why := map[string]string{"c": "\x1b[2J" + strings.Repeat("x", 4096), "unknown": "y"}
-	if err := errors.Join(frame.Send(c, hello{Version: protocolVersion}, nil), frame.Send(c, Report{Certificates: why}, nil)); err != nil {
+	if err := errors.Join(frame.Send(c, hello{Version: protocolVersion}, nil), frame.Send(c, Report{Certificates: why},
+		nil)); err != nil {
 		t.Fatal(err)
 	}
 	testnet.Eventually(t, 30*time.Second, func() error {
@@ -450,7 +471,8 @@ func TestATakenPortIsAFact(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good, bad := Socket{Addr: netip.MustParseAddrPort(free.Addr().String())}, Socket{Addr: netip.MustParseAddrPort(taken.Addr().String()), TLS: true}
+	good, bad := Socket{Addr: netip.MustParseAddrPort(free.Addr().String())},
+		Socket{Addr: netip.MustParseAddrPort(taken.Addr().String()), TLS: true}
 	free.Close()
 	s := r.proxy()
 	r.feed.Configure(Settings{})

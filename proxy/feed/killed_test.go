@@ -62,7 +62,10 @@ func TestTheOlderAgentGivesSocketsAgain(t *testing.T) {
 	defer func() { cancel(); wg.Wait(); old.Keep(nil); l.Close() }()
 	// inherits says whether an agent that comes now has the socket.
 	inherits := func() error {
-		next := &Keeper{Path: path, Log: log, Bind: func(k Socket) (*os.File, error) { return nil, fmt.Errorf("%s was not handed over", k) }}
+		next := &Keeper{Path: path, Log: log, Bind: func(k Socket) (*os.File, error) {
+			return nil,
+				fmt.Errorf("%s was not handed over", k)
+		}}
 		defer next.Keep(nil)
 		if err := next.Inherit(t.Context()); err != nil {
 			return err

@@ -26,7 +26,8 @@ type session struct {
 type lacking struct{ dirty map[string]struct{} }
 
 func newSession(holds []Socket) *session {
-	s := &session{wake: make(chan struct{}, 1), whole: true, settings: true, listen: true, holds: map[Socket]bool{}, waits: map[string]time.Time{}}
+	s := &session{wake: make(chan struct{}, 1), whole: true, settings: true, listen: true, holds: map[Socket]bool{},
+		waits: map[string]time.Time{}}
 	for i := range s.kinds {
 		s.kinds[i].dirty = map[string]struct{}{}
 	}
@@ -113,7 +114,9 @@ func (f *Feed) changes(s *session, u *Update) (held bool) {
 	keep := func(name string, gone bool) bool { return s.hold(name, gone && (waiting || f.names[name] > 0), now) }
 	u.Hosts = hosts
 	u.Backends = take(&f.backends, s, func(k string, b *table.Backend) bool { return keep(backendName(k), b == nil) })
-	u.Certificates = take(&f.certs, s, func(k string, c *table.Certificate) bool { return keep(certificateName(k), c == nil) })
+	u.Certificates = take(&f.certs, s, func(k string, c *table.Certificate) bool {
+		return keep(certificateName(k), c == nil)
+	})
 	for i := range s.kinds {
 		held = held || len(s.kinds[i].dirty) > 0
 	}

@@ -78,7 +78,8 @@ func duplicate(f *os.File) (*os.File, error) {
 	}
 	var fd int
 	var inner error
-	if err := raw.Control(func(p uintptr) { fd, inner = unix.FcntlInt(p, unix.F_DUPFD_CLOEXEC, 0) }); err != nil || inner != nil {
+	if err := raw.Control(func(p uintptr) { fd, inner = unix.FcntlInt(p, unix.F_DUPFD_CLOEXEC, 0) }); err != nil ||
+		inner != nil {
 		return nil, errors.Join(err, inner)
 	}
 	return os.NewFile(uintptr(fd), f.Name()), nil
@@ -131,7 +132,8 @@ func listens(f *os.File, want netip.AddrPort) error {
 	case *unix.SockaddrInet6:
 		got = netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
 	}
-	if accepts == 0 || proto != unix.IPPROTO_TCP || got.Addr().Unmap() != want.Addr().Unmap() || got.Port() != want.Port() {
+	if accepts == 0 || proto != unix.IPPROTO_TCP || got.Addr().Unmap() != want.Addr().Unmap() ||
+		got.Port() != want.Port() {
 		return fmt.Errorf("the descriptor is no socket that listens at %s", want)
 	}
 	return nil
@@ -293,7 +295,8 @@ func (k *Keeper) replaced(ctx context.Context, l *net.UnixListener, done <-chan 
 		case <-tick.C:
 		}
 		now, err := os.Stat(k.Path)
-		if own != nil && err == nil && os.SameFile(own, now) && own.ModTime().Equal(now.ModTime()) { // numbers are used again
+		// numbers are used again
+		if own != nil && err == nil && os.SameFile(own, now) && own.ModTime().Equal(now.ModTime()) {
 			missed = 0
 			continue
 		}

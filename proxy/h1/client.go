@@ -368,7 +368,8 @@ func (u *Client) Done() bool {
 	switched := u.resp.Status == 101
 	u.fr.forget(&u.resp.Fields)
 	u.resp.Reason, u.resp.Upgrade = nil, nil
-	return u.keep && u.sent && !u.Stopped() && u.body.done && u.body.err == nil && !switched && (!u.bodyless || u.Alive())
+	return u.keep && u.sent && !u.Stopped() && u.body.done && u.body.err == nil && !switched &&
+		(!u.bodyless || u.Alive())
 }
 
 // Switch hands the connection over after a 101.

@@ -83,7 +83,8 @@ func readParts(c *parts) (list []readMessage, fields [][]string, work int64, err
 		if content, err = io.ReadAll(&b); err != nil {
 			break
 		}
-		m := readMessage{start: fmt.Sprintf("%s %s %s", r.Method, r.Target, r.Version), content: string(content), end: total - len(rd.buffered()) - len(c.text)}
+		m := readMessage{start: fmt.Sprintf("%s %s %s", r.Method, r.Target, r.Version), content: string(content),
+			end: total - len(rd.buffered()) - len(c.text)}
 		var f []string
 		for _, x := range b.trailers {
 			f = append(f, string(x.Name)+"="+string(x.Value))
@@ -125,9 +126,13 @@ func isStricter(err error) bool {
 var requestSeeds = []string{
 	"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: b\r\n\r\n",
 	"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
-	"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n0\r\nConnection: x, y\r\nX: y\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
-	"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nConnection: " + strings.Repeat("a,", 30) + "\r\nX: y\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
-	"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nPOST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n",
+	"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n0\r\nConnection: x, y\r\nX: " +
+		"y\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
+	"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nConnection: " + strings.Repeat("a,", 30) +
+		"\r\nX: y\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
+	"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nTransfer-Encoding: " +
+		"chunked\r\nContent-Length: 5\r\n\r\nPOST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: " +
+		"chunked\r\n\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n",
 	"GET / HTTP/1.1\r\nHost: a\r\nConnection: x-y\r\nX-Y: 1\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nX-Y: 1\r\n\r\n",
 	"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET / HTTP/1.0\r\n\r\n",
 	"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -136,8 +141,10 @@ var requestSeeds = []string{
 	"GET / HTTP/1.1\r\nHost: a\r\n X: y\r\n\r\n",
 	"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\n0\r\n\r\n",
 	"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n{}raw",
-	"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: Upgrade\r\nUpgrade: tcp, h2c\r\n\r\n2\r\n{}\r\n0\r\n\r\nraw",
-	"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n{}GET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
+	"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: Upgrade\r\nUpgrade: tcp, " +
+		"h2c\r\n\r\n2\r\n{}\r\n0\r\n\r\nraw",
+	"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n{}GET /2 " +
+		"HTTP/1.1\r\nHost: a\r\n\r\n",
 	"POST / HTTP/1.1\r\nHost: a\r\nExpect:\r\nContent-Length: 2\r\n\r\n{}GET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
 }
 
@@ -152,7 +159,8 @@ func FuzzConnectionRequests(f *testing.F) {
 		for _, s := range []uint64{1, seed | 2} {
 			list2, fields2, work2, err2 := readRequests(text, s)
 			if !reflect.DeepEqual(list, list2) || !reflect.DeepEqual(fields, fields2) || (err == nil) != (err2 == nil) {
-				t.Fatalf("%q\nat once  %+v %q: %v\nsplit %d %+v %q: %v", text, list, fields, err, s, list2, fields2, err2)
+				t.Fatalf("%q\nat once  %+v %q: %v\nsplit %d %+v %q: %v", text, list, fields, err, s, list2,
+					fields2, err2)
 			}
 			work = max(work, work2)
 		}
@@ -176,7 +184,8 @@ func FuzzConnectionRequests(f *testing.F) {
 				}
 				return
 			}
-			if end := len(text) - br.Buffered() - src.Len(); string(content) != m.content || end != m.end || g.Method != m.start[:len(g.Method)] {
+			if end := len(text) - br.Buffered() - src.Len(); string(content) != m.content || end != m.end ||
+				g.Method != m.start[:len(g.Method)] {
 				t.Fatalf("%q: message %d: we take %+v, Go %s %q up to %d", text, i, m, g.Method, content, end)
 			}
 		}
@@ -242,7 +251,8 @@ func FuzzConnectionResponses(f *testing.F) {
 		"HTTP/1.1 204 No Content\r\n\r\n" + evil,
 		"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello",
 		"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello",
-		"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 " +
+			"OK\r\nContent-Length: 0\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n" + evil,
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
 		"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n0\r\n\r\n" + evil,
@@ -335,7 +345,8 @@ func judgeResponses(t *testing.T, text []byte, methods string, list []readMessag
 			}
 			return
 		}
-		if end := len(text) - br.Buffered() - src.Len(); string(content) != string(withoutControls([]byte(m.content))) || end != m.end {
+		if end := len(text) - br.Buffered() - src.Len(); string(content) != string(
+			withoutControls([]byte(m.content))) || end != m.end {
 			t.Fatalf("%q %q: message %d: we take %+v, Go %q up to %d", text, methods, i, m, content, end)
 		}
 	}

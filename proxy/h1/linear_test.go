@@ -20,17 +20,24 @@ func hostileMessages() map[string]string {
 	chunked := "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 	return map[string]string{
 		"options of Connection in trailers": chunked + "0\r\nConnection: " + strings.Repeat("a,", 3900),
-		"options, then a slow trailer":      chunked + "0\r\nConnection: " + strings.Repeat("a,", 3000) + "b\r\nX: " + strings.Repeat("y", 1900),
-		"few options, then a slow trailer":  chunked + "0\r\nConnection: " + strings.Repeat("a,", 25) + "b\r\nX: " + strings.Repeat("y", 7900),
-		"lines of Connection in trailers":   chunked + "0\r\n" + strings.Repeat("Connection: a\r\n", 120),
-		"many trailers":                     chunked + "0\r\n" + strings.Repeat("X: "+strings.Repeat("y", 50)+"\r\n", 120) + "\r\n",
-		"one long trailer":                  chunked + "0\r\nX: " + strings.Repeat("y", 8000) + "\r\n\r\n",
-		"extensions of chunks":              chunked + strings.Repeat("1;"+strings.Repeat("x", 1000)+"\r\na\r\n", 40) + "0\r\n\r\n",
-		"chunks of one byte":                chunked + strings.Repeat("1\r\na\r\n", 4000) + "0\r\n\r\n",
-		"many fields":                       "GET / HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("X: "+strings.Repeat("y", 100)+"\r\n", 120) + "\r\n",
-		"one long field":                    "GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("y", 15<<10) + "\r\n\r\n",
-		"a long target":                     "GET /" + strings.Repeat("y", 15<<10) + " HTTP/1.1\r\nHost: a\r\n\r\n",
-		"options of Connection":             "GET / HTTP/1.1\r\nHost: a\r\nConnection: " + strings.Repeat("a,", 7000) + "\r\n\r\n",
+		"options, then a slow trailer": chunked + "0\r\nConnection: " + strings.Repeat("a,", 3000) + "b\r\nX: " +
+			strings.Repeat("y", 1900),
+		"few options, then a slow trailer": chunked + "0\r\nConnection: " + strings.Repeat("a,", 25) + "b\r\nX: " +
+			strings.Repeat("y", 7900),
+		"lines of Connection in trailers": chunked + "0\r\n" + strings.Repeat("Connection: a\r\n", 120),
+		"many trailers": chunked + "0\r\n" + strings.Repeat("X: "+strings.Repeat("y", 50)+"\r\n",
+			120) + "\r\n",
+		"one long trailer": chunked + "0\r\nX: " + strings.Repeat("y", 8000) + "\r\n\r\n",
+		"extensions of chunks": chunked + strings.Repeat("1;"+strings.Repeat("x", 1000)+"\r\na\r\n",
+			40) + "0\r\n\r\n",
+		"chunks of one byte": chunked + strings.Repeat("1\r\na\r\n", 4000) + "0\r\n\r\n",
+		"many fields": "GET / HTTP/1.1\r\nHost: a\r\n" +
+			strings.Repeat("X: "+strings.Repeat("y", 100)+"\r\n", 120) + "\r\n",
+		"one long field": "GET / HTTP/1.1\r\nHost: a\r\nX: " +
+			strings.Repeat("y", 15<<10) + "\r\n\r\n",
+		"a long target": "GET /" + strings.Repeat("y", 15<<10) + " HTTP/1.1\r\nHost: a\r\n\r\n",
+		"options of Connection": "GET / HTTP/1.1\r\nHost: a\r\nConnection: " + strings.Repeat("a,",
+			7000) + "\r\n\r\n",
 	}
 }
 
@@ -50,7 +57,8 @@ func TestWorkIsLinear(t *testing.T) {
 				_, err = io.Copy(io.Discard, &b)
 			}
 			if most := int64(6*len(text) + 4*earlyWork); rd.examined > most {
-				t.Errorf("%s by %d: %d bytes were looked at for %d (%v); %d are enough", name, piece, rd.examined, len(text), err, most)
+				t.Errorf("%s by %d: %d bytes were looked at for %d (%v); %d are enough", name, piece, rd.examined,
+					len(text), err, most)
 			}
 		}
 	}
@@ -118,7 +126,8 @@ func TestIdleConnectionsKeepNothing(t *testing.T) {
 		_ = d.Respond(&message.Response{Status: 204})
 		answered <- struct{}{}
 	}}
-	long := "POST /" + strings.Repeat("p", 2000) + " HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n" + strings.Repeat("X: "+strings.Repeat("y", 230)+"\r\n", 120)
+	long := "POST /" + strings.Repeat("p", 2000) + " HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n" +
+		strings.Repeat("X: "+strings.Repeat("y", 230)+"\r\n", 120)
 	named := "Connection: " + strings.TrimSuffix(strings.Repeat("x-y,", 30), ",") + "\r\n"
 	trailers := "0\r\n" + strings.Repeat("T: "+strings.Repeat("z", 50)+"\r\n", 120) + "\r\n"
 	const conns = 50
@@ -171,7 +180,8 @@ func TestPausesBetweenBytes(t *testing.T) {
 			for _, f := range b.trailers {
 				trailers = append(trailers, fmt.Sprintf("%s=%s", f.Name, f.Value))
 			}
-			if (err == nil) != (x.err == "") || content != x.content || err == nil && fmt.Sprint(trailers) != x.trailers {
+			if (err == nil) != (x.err == "") || content != x.content || err == nil &&
+				fmt.Sprint(trailers) != x.trailers {
 				t.Fatalf("%q, a pause behind %q: %q %q %v", x.text, x.text[:at], content, trailers, err)
 			}
 		}

@@ -577,7 +577,8 @@ func parseResponse(buf []byte, r *message.Response, fr *framing, method []byte) 
 		return 0, false, err
 	}
 	fr.reset()
-	if len(line) < 12 || string(line[:7]) != "HTTP/1." || line[7] < '0' || line[7] > '9' || line[8] != ' ' || len(line) > 12 && line[12] != ' ' {
+	if len(line) < 12 || string(line[:7]) != "HTTP/1." || line[7] < '0' || line[7] > '9' || line[8] != ' ' ||
+		len(line) > 12 && line[12] != ' ' {
 		return 0, false, bad("a status line that is not HTTP/1.x STATUS REASON")
 	}
 	status := 0

@@ -34,7 +34,8 @@ func (p *pipe) Read(b []byte) (int, error) {
 func (p *pipe) SetReadDeadline(time.Time) error { return nil }
 
 // readAll reads a request and its body, pieces bytes at a time. rest is what is behind it.
-func readAll(text []byte, piece int) (r message.Request, content []byte, trailers message.Fields, rest []byte, err error) {
+func readAll(text []byte, piece int) (r message.Request, content []byte, trailers message.Fields,
+	rest []byte, err error) {
 	c := &pipe{text: text, piece: piece}
 	rd := reader{c: c, from: newBlocks(), limit: 16 << 10}
 	var fr framing
@@ -54,11 +55,16 @@ func TestRequestHeads(t *testing.T) {
 		{"GET HTTP://u.v?q HTTP/1.1\r\nHost: w\r\n\r\n", `GET "/?q" "u.v" HTTP/1.1 0 []`},
 		{"GET http://u.v HTTP/1.1\r\nHost: w\r\n\r\n", `GET "/" "u.v" HTTP/1.1 0 []`},
 		{"OPTIONS * HTTP/1.1\r\nHost: w\r\n\r\n", `OPTIONS "*" "w" HTTP/1.1 0 []`},
-		{"POST / HTTP/1.1\r\nHost: w\r\nContent-Length: 3\r\nExpect: 100-Continue\r\n\r\nabc", `POST "/" "w" HTTP/1.1 3 [] continue`},
+		{"POST / HTTP/1.1\r\nHost: w\r\nContent-Length: 3\r\nExpect: 100-Continue\r\n\r\nabc",
+			`POST "/" "w" HTTP/1.1 3 [] continue`},
 		{"GET / HTTP/1.1\r\nHost: w\r\nExpect: 100-continue\r\n\r\n", `GET "/" "w" HTTP/1.1 0 []`},
-		{"GET / HTTP/1.1\r\nHost: w\r\nConnection: keep-alive, X-Hop ,Upgrade\r\nUpgrade: websocket\r\nX-Hop: 1\r\nx-hop: 2\r\nX-End: 3\r\nKeep-Alive: 3\r\nProxy-Connection: x\r\nTE: trailers\r\n\r\n", `GET "/" "w" HTTP/1.1 0 [X-End=3] upgrade websocket trailers`},
-		{"GET / HTTP/1.1\r\nHost: w\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n", `GET "/" "w" HTTP/1.1 0 []`},
-		{"POST / HTTP/1.1\r\nHost: w\r\nContent-Length: 0\r\nExpect:\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n", `POST "/" "w" HTTP/1.1 0 [] upgrade tcp`},
+		{"GET / HTTP/1.1\r\nHost: w\r\nConnection: keep-alive, X-Hop ,Upgrade\r\nUpgrade: websocket\r\nX-Hop: " +
+			"1\r\nx-hop: 2\r\nX-End: 3\r\nKeep-Alive: 3\r\nProxy-Connection: x\r\nTE: trailers\r\n\r\n",
+			`GET "/" "w" HTTP/1.1 0 [X-End=3] upgrade websocket trailers`},
+		{"GET / HTTP/1.1\r\nHost: w\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: " +
+			"AAMAAABk\r\n\r\n", `GET "/" "w" HTTP/1.1 0 []`},
+		{"POST / HTTP/1.1\r\nHost: w\r\nContent-Length: 0\r\nExpect:\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+			`POST "/" "w" HTTP/1.1 0 [] upgrade tcp`},
 		{"GET / HTTP/1.1\r\nHost: w\r\nUpgrade: websocket\r\n\r\n", `GET "/" "w" HTTP/1.1 0 []`},
 		{"GET / HTTP/1.0\r\n\r\n", `GET "/" "" HTTP/1.0 0 []`},
 		{"\r\nGET / HTTP/1.1\r\nHost:\r\n\r\n", `GET "/" "" HTTP/1.1 0 []`},
@@ -135,7 +141,8 @@ func TestChunkedBodies(t *testing.T) {
 		{"one", "5\r\nhello\r\n0\r\n\r\n", "hello", "", ""},
 		{"two and the next request", "5\r\nhello\r\n1\r\n!\r\n0\r\n\r\nGET /", "hello!", "", "GET /"},
 		{"long", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(long), long), long, "", ""},
-		{"trailers", "1\r\na\r\n0\r\nX: y\r\nConnection: close\r\nContent-Length: 7\r\nZ:  1 \r\n\r\nrest", "a", "X=y Z=1", "rest"},
+		{"trailers", "1\r\na\r\n0\r\nX: y\r\nConnection: close\r\nContent-Length: 7\r\nZ:  1 \r\n\r\nrest", "a",
+			"X=y Z=1", "rest"},
 		{"extension", "1;a=b;c\r\na\r\n0;d\r\n\r\n", "a", "", ""},
 	} {
 		for _, piece := range []int{1, 2, 5, 100, 1 << 20} {
@@ -144,12 +151,14 @@ func TestChunkedBodies(t *testing.T) {
 			for _, f := range trailers {
 				fields = append(fields, fmt.Sprintf("%s=%s", f.Name, f.Value))
 			}
-			if err != nil || string(content) != x.content || strings.Join(fields, " ") != x.trailers || string(rest) != x.rest {
+			if err != nil || string(content) != x.content || strings.Join(fields, " ") != x.trailers ||
+				string(rest) != x.rest {
 				t.Errorf("%s by %d: %q %q rest %q: %v", x.name, piece, content, fields, rest, err)
 			}
 		}
 	}
-	for _, cut := range []string{"", "5", "5\r\n", "5\r\nhel", "5\r\nhello", "5\r\nhello\r\n", "5\r\nhello\r\n0\r\n", "5\r\nhello\r\n0\r\nX: y\r\n"} {
+	for _, cut := range []string{"", "5", "5\r\n", "5\r\nhel", "5\r\nhello", "5\r\nhello\r\n", "5\r\nhello\r\n0\r\n",
+		"5\r\nhello\r\n0\r\nX: y\r\n"} {
 		if _, _, _, _, err := readAll([]byte(head+cut), 100); err != io.ErrUnexpectedEOF {
 			t.Errorf("cut at %q: %v", cut, err)
 		}
@@ -276,7 +285,8 @@ func judge(t *testing.T, text []byte, r *message.Request, content, rest []byte) 
 }
 
 func FuzzChunked(f *testing.F) {
-	for _, s := range []string{"0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", "5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n", "fffffffffffffff\r\n", "1\r\na\r\n1\r\nb\r\n00\r\n\r\nrest"} {
+	for _, s := range []string{"0\r\n\r\n", "5\r\nhello\r\n0\r\n\r\n", "5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n",
+		"fffffffffffffff\r\n", "1\r\na\r\n1\r\nb\r\n00\r\n\r\nrest"} {
 		f.Add([]byte(s), 2)
 	}
 	head := "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -303,7 +313,8 @@ func FuzzResponse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var r message.Response
 		var fr framing
-		if n, _, err := parseResponse(text, &r, &fr, []byte("GET")); err == nil && (n > len(text) || r.Status < 100 || r.Status > 999 || r.Length < message.Unknown) {
+		if n, _, err := parseResponse(text, &r, &fr, []byte("GET")); err == nil && (n > len(text) || r.Status < 100 ||
+			r.Status > 999 || r.Length < message.Unknown) {
 			t.Fatalf("%q: %d bytes, %+v", text, n, r)
 		}
 	})

@@ -62,7 +62,8 @@ func writeBoth(fd int, p, q []byte) (n int, err error) {
 
 func now(call uintptr, fd int, p []byte, flags uintptr) (int, error) {
 	for {
-		n, _, errno := syscall.RawSyscall6(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), flags, 0, 0)
+		n, _, errno := syscall.RawSyscall6(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))),
+			uintptr(len(p)), flags, 0, 0)
 		if errno != syscall.EINTR {
 			return result(n, errno)
 		}

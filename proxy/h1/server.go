@@ -45,7 +45,8 @@ type Limits struct {
 // DefaultLimits are those of nginx where it has the same, but for HeadTime.
 func DefaultLimits() Limits {
 	head := DefaultRequestHead()
-	return Limits{Head: head.Bytes, Fields: head.Fields, HeadTime: 15 * time.Second, Idle: 75 * time.Second, Body: 60 * time.Second, Write: 60 * time.Second, BodyRate: 100}
+	return Limits{Head: head.Bytes, Fields: head.Fields, HeadTime: 15 * time.Second, Idle: 75 * time.Second,
+		Body: 60 * time.Second, Write: 60 * time.Second, BodyRate: 100}
 }
 
 // Server reads requests. Fill the fields before the first Serve.
@@ -95,7 +96,8 @@ func (s *Server) Serve(ctx context.Context, c net.Conn, first []byte, isTLS bool
 func (s *Server) ServeState(ctx context.Context, c net.Conn, first []byte, isTLS bool, state *State) {
 	s.init()
 	limit := s.headLimits()
-	k := &serverConn{s: s, c: c, ctx: ctx, state: state, rd: reader{c: c, from: s.blocks, limit: limit.Bytes, headTime: s.Limits.HeadTime}, w: writer{c: c, from: s.buffers}}
+	k := &serverConn{s: s, c: c, ctx: ctx, state: state, rd: reader{c: c, from: s.blocks, limit: limit.Bytes,
+		headTime: s.Limits.HeadTime}, w: writer{c: c, from: s.buffers}}
 	k.x.fr.most = limit.Fields
 	if len(first) > 0 {
 		k.rd.buf = make([]byte, firstRead+len(first))
@@ -401,7 +403,8 @@ func (x *exchange) tooSlow() bool {
 		x.began = now
 	}
 	took := now.Sub(x.began)
-	return l.BodyRate > 0 && x.req.Length > 0 && took > l.Body && float64(x.req.Length-x.body.left) < took.Seconds()*float64(l.BodyRate)
+	return l.BodyRate > 0 && x.req.Length > 0 && took > l.Body &&
+		float64(x.req.Length-x.body.left) < took.Seconds()*float64(l.BodyRate)
 }
 
 var errStopped = errors.New("HTTP/1: no more of the body is wanted")
@@ -460,7 +463,8 @@ func (x *exchange) Respond(r *message.Response) error {
 	x.left = r.Length
 	old := x.req.Version == message.HTTP10
 	w.chunked = !x.headless && r.Length < 0 && !old
-	x.close = x.close || x.cut.Load() || x.fr.close || old && !x.fr.keepAlive || old && r.Length < 0 && !x.headless || x.k.s.drain.Load()
+	x.close = x.close || x.cut.Load() || x.fr.close || old && !x.fr.keepAlive || old && r.Length < 0 && !x.headless ||
+		x.k.s.drain.Load()
 	// What was not read of a body that is still to come cannot be skipped for sure.
 	if x.req.Continue && !x.continued {
 		x.close = true

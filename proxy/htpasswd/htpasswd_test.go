@@ -23,9 +23,12 @@ func TestHashesOfOtherPrograms(t *testing.T) {
 		{"$5$saltsalt$qlz6wbROu7fy3/odevI9rPxq/U5173UMRh2Mij7r3SC", long},
 		{"$5$rounds=1001$s$3.wgwl9IdYXSYubycBl4XyiGDDmYoqRCtKJstQTg6V2", "a"},
 		{"$6$saltsalt$8gzUrz5S2/0AfMGfui2LllQQ2fwu.jYnAVGef2XY7gAo0jNFrzHsTq9lMr2ze7QvIJxr4BYOKdgDpx4Va9Atb1", "a"},
-		{"$6$saltsalt$TVLlQcbpFVof5W3Yz4DTP6gRstiNuHwwTt6GLc1E5n0U0aDehy0S5knV8wiOQSpT0Y77vwPZN.Pq.H91p5hVO1", "secret"},
+		{"$6$saltsalt$TVLlQcbpFVof5W3Yz4DTP6gRstiNuHwwTt6GLc1E5n0U0aDehy0S5knV8wiOQSpT0Y77vwPZN.Pq.H91p5hVO1",
+			"secret"},
 		{"$6$saltsalt$ax2XgFGPl5iS/Gr6zbwYnLOixl5LIuhA7c08.z5yVjSOXsouUoRr4rXDDEbyhj6rSJJ4evEJzC5CwbjpVcOZt.", long},
-		{"$6$rounds=1234$saltysalt$D6OuFiEKiW8uVLQD8nSeyXF8KXt0PWxoUI1VBbsz/9SedcI8IE7E7LZVtBgEQdI8z1SuG4mMgmldc3gmLmfpP0", "secret"},
+		{
+			"$6$rounds=1234$saltysalt$D6OuFiEKiW8uVLQD8nSeyXF8KXt0PWxoUI1VBbsz/" +
+				"9SedcI8IE7E7LZVtBgEQdI8z1SuG4mMgmldc3gmLmfpP0", "secret"},
 		{"$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a", "secret"},
 		{"$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a", "secret"},
 		{"{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=", "secret"},
@@ -48,8 +51,10 @@ func TestHashesOfOtherPrograms(t *testing.T) {
 
 func TestWhatIsNoHashMatchesNothing(t *testing.T) {
 	for _, hash := range []string{
-		"", "secret", "$", "$apr1$", "$apr1$saltsalt", "$apr1$saltsalt$", "$apr1$$a8ml/vK5HEjiZ5oypDWA7/", "{SHA}", "{SHA}!!", "{SHA}YQ==", "{SSHA}5en6G6MezRroT3XKqkdPOmY/BfQ=",
-		"$2y$", "$2y$31$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a", "$6$rounds=999999999$s$x", "$6$rounds=$s$x", "$6$s$short", "$5$s", "rqXexS6ZhobKA",
+		"", "secret", "$", "$apr1$", "$apr1$saltsalt", "$apr1$saltsalt$", "$apr1$$a8ml/vK5HEjiZ5oypDWA7/", "{SHA}",
+		"{SHA}!!", "{SHA}YQ==", "{SSHA}5en6G6MezRroT3XKqkdPOmY/BfQ=",
+		"$2y$", "$2y$31$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a", "$6$rounds=999999999$s$x",
+		"$6$rounds=$s$x", "$6$s$short", "$5$s", "rqXexS6ZhobKA",
 	} {
 		if Check(hash) == nil {
 			t.Errorf("%q is taken for a hash", hash)
@@ -66,7 +71,10 @@ func TestWhatIsNoHashMatchesNothing(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
-	users, err := Parse("# people\r\nann:{PLAIN}a\r\n\nbob:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=:comment\nann:{PLAIN}b\nbad\n:x\ncy:rqXexS6ZhobKA\n")
+	users,
+		err := Parse(
+		"# people\r\nann:{PLAIN}a\r\n\nbob:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=:comment\nann:{PLAIN}b\nbad\n:x\n" +
+			"cy:rqXexS6ZhobKA\n")
 	if len(users) != 2 || users["ann"] != "{PLAIN}a" || users["bob"] != "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=" {
 		t.Fatalf("%q", users)
 	}

@@ -21,7 +21,8 @@ func FieldsOf(h http.Header) Fields {
 	out := make(Fields, 0, count+8)
 	for name, values := range h {
 		switch name {
-		case "Host", "Content-Length", "Connection", "Proxy-Connection", "Keep-Alive", "Transfer-Encoding", "Upgrade", "Te":
+		case "Host", "Content-Length", "Connection", "Proxy-Connection", "Keep-Alive", "Transfer-Encoding",
+			"Upgrade", "Te":
 			continue
 		}
 		for _, v := range values {

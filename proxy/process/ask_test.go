@@ -25,11 +25,13 @@ func TestTheProcessAsksWhereItMay(t *testing.T) {
 		from.Store(&host)
 	}))
 	t.Cleanup(server.Close)
-	loopback, own := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, []netip.Addr{netip.MustParseAddr("127.0.0.9")}
+	loopback, own := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		[]netip.Addr{netip.MustParseAddr("127.0.0.9")}
 	h := route("app1.example.com", "d/app1:80", "")
 	h.Paths[0].Options = &table.Options{AuthURL: &table.AuthURL{URL: server.URL + "/"}}
 	r.feed.Configure(feed.Settings{Sources: own, AskAllowed: loopback})
-	r.up(map[string]table.Host{"app1.example.com": h}, map[string]table.Backend{"d/app1:80": r.backend("d/app1:80", says("app"))}, nil)
+	r.up(map[string]table.Host{"app1.example.com": h}, map[string]table.Backend{"d/app1:80": r.backend("d/app1:80",
+		says("app"))}, nil)
 	c := r.client(false)
 	for _, tc := range []struct {
 		name     string
@@ -52,7 +54,8 @@ func TestTheProcessAsksWhereItMay(t *testing.T) {
 				at = *p
 			}
 			if err != nil || status != tc.status || at != tc.from {
-				return fmt.Errorf("%s: status %d, asked from %q, %v; want %d, %q", tc.name, status, at, err, tc.status, tc.from)
+				return fmt.Errorf("%s: status %d, asked from %q, %v; want %d, %q", tc.name, status, at, err,
+					tc.status, tc.from)
 			}
 			return nil
 		})

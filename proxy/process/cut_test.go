@@ -111,7 +111,8 @@ func TestAnswersThatBreakOff(t *testing.T) {
 	r.feed.Configure(r.settings)
 	hosts, backends := map[string]table.Host{}, map[string]table.Backend{}
 	add := func(host string, o *table.Options, addr netip.AddrPort) {
-		hosts[host] = table.Host{Name: host, Certificate: "c", Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: host, Options: o}}}
+		hosts[host] = table.Host{Name: host, Certificate: "c",
+			Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: host, Options: o}}}
 		backends[host] = table.Backend{Key: host, Endpoints: []table.Endpoint{{Addr: addr}}}
 	}
 	names := []string{"whole.a"}
@@ -214,13 +215,14 @@ func (r *rig) goClient(host string, front int) error {
 	p.SetHTTP1(!two)
 	p.SetHTTP2(two && f.encrypted)
 	p.SetUnencryptedHTTP2(two && !f.encrypted)
-	tr := &http.Transport{Protocols: &p, TLSClientConfig: &tls.Config{ServerName: host, RootCAs: r.ca.pool}, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		c, err := r.open(ctx, host, front)
-		if t, ok := c.(*tls.Conn); ok { // the transport does it itself
-			c = t.NetConn()
-		}
-		return c, err
-	}}
+	tr := &http.Transport{Protocols: &p, TLSClientConfig: &tls.Config{ServerName: host, RootCAs: r.ca.pool},
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			c, err := r.open(ctx, host, front)
+			if t, ok := c.(*tls.Conn); ok { // the transport does it itself
+				c = t.NetConn()
+			}
+			return c, err
+		}}
 	defer tr.CloseIdleConnections()
 	scheme := map[bool]string{true: "https", false: "http"}[f.encrypted]
 	return read((&http.Client{Transport: tr, Timeout: 20 * time.Second}).Get(scheme + "://" + host + "/"))
@@ -232,14 +234,16 @@ func (r *rig) curlClient(curl, host string, front int) error {
 	if f.encrypted {
 		to, scheme = r.https, "https"
 	}
-	args := []string{"-sS", "-k", f.version, "--max-time", "20", "--resolve", fmt.Sprintf("%s:%d:127.0.0.1", host, to.Port())}
+	args := []string{"-sS", "-k", f.version, "--max-time", "20", "--resolve", fmt.Sprintf("%s:%d:127.0.0.1",
+		host, to.Port())}
 	if f.version == "--http1.0" {
 		args = append(args, "--no-alpn") // "http/1.0" is no protocol of TLS that we offer
 	}
 	if f.proxied {
 		args = append(args, "--haproxy-protocol", "--interface", balancer)
 	}
-	out, err := exec.CommandContext(r.t.Context(), curl, append(args, fmt.Sprintf("%s://%s:%d/", scheme, host, to.Port()))...).CombinedOutput()
+	out, err := exec.CommandContext(r.t.Context(), curl,
+		append(args, fmt.Sprintf("%s://%s:%d/", scheme, host, to.Port()))...).CombinedOutput()
 	if err == nil && string(out) != "part" {
 		err = fmt.Errorf("%q", out)
 	}

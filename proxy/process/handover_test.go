@@ -110,7 +110,9 @@ func TestAnUpgradeRefusesNobody(t *testing.T) {
 	}
 	for range 5 {
 		before := asked.Load()
-		next := pod(&feed.Keeper{Log: slog.New(slog.DiscardHandler), Bind: func(k feed.Socket) (*os.File, error) { return nil, fmt.Errorf("%s is to be handed over", k) }})
+		next := pod(&feed.Keeper{Log: slog.New(slog.DiscardHandler), Bind: func(k feed.Socket) (*os.File, error) {
+			return nil, fmt.Errorf("%s is to be handed over", k)
+		}})
 		testnet.Eventually(t, 10*time.Second, func() error { // both accept
 			if asked.Load() < before+100 {
 				return errors.New("no load")

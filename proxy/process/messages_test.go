@@ -40,7 +40,8 @@ func TestSettingsOfMessages(t *testing.T) {
 		server                string
 	}{
 		{feed.Settings{}, 200, 200, 431, "own"},
-		{feed.Settings{Server: "wayleave", ResponseHead: h1.HeadLimits{Fields: 50}, RequestHead: h1.HeadLimits{Bytes: 64 << 10, Fields: 300}}, 200, 502, 200, "wayleave"},
+		{feed.Settings{Server: "wayleave", ResponseHead: h1.HeadLimits{Fields: 50},
+			RequestHead: h1.HeadLimits{Bytes: 64 << 10, Fields: 300}}, 200, 502, 200, "wayleave"},
 		{feed.Settings{HideServer: true}, 200, 200, 431, ""},
 	} {
 		r.feed.Configure(x.settings)
@@ -54,8 +55,10 @@ func TestSettingsOfMessages(t *testing.T) {
 							return err
 						}
 						resp.Body.Close()
-						if got := strings.Join(resp.Header["Server"], ","); resp.StatusCode != want || want == 200 && got != x.server {
-							return fmt.Errorf("%s, HTTP/2 %v, %d fields: %s, Server %q; want %d, %q", scheme, http2, n, resp.Status, got, want, x.server)
+						if got := strings.Join(resp.Header["Server"], ","); resp.StatusCode != want || want == 200 &&
+							got != x.server {
+							return fmt.Errorf("%s, HTTP/2 %v, %d fields: %s, Server %q; want %d, %q", scheme, http2, n,
+								resp.Status, got, want, x.server)
 						}
 					}
 					if http2 {
@@ -96,12 +99,14 @@ func TestOddMessagesOverBothVersions(t *testing.T) {
 		fmt.Fprintf(&many, "X-%d: %d\r\n", i, i)
 	}
 	answers := map[string]string{
-		"/latin1":  "HTTP/1.1 302 Found\r\nLocation: /caf\xe9\r\nContent-Length: 0\r\n\r\n",
-		"/utf8":    "HTTP/1.1 200 OK\r\nContent-Disposition: attachment; filename=\"\xc3\xa4.txt\"\r\nContent-Length: 2\r\n\r\nok",
+		"/latin1": "HTTP/1.1 302 Found\r\nLocation: /caf\xe9\r\nContent-Length: 0\r\n\r\n",
+		"/utf8": "HTTP/1.1 200 OK\r\nContent-Disposition: attachment; " +
+			"filename=\"\xc3\xa4.txt\"\r\nContent-Length: 2\r\n\r\nok",
 		"/control": "HTTP/1.1 200 OK\r\nX-Odd: a\x01b\r\nX-Empty:\r\nContent-Length: 2\r\n\r\nok",
 		"/many":    "HTTP/1.1 200 OK\r\n" + many.String() + "Content-Length: 2\r\n\r\nok",
 		"/early":   early + early + "HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok",
-		"/trailer": "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2 \r\nok\r\n0\r\nX-Sum: 7\r\n\r\n",
+		"/trailer": "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2 " +
+			"\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n",
 		"/204":     "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
 		"/end":     "HTTP/1.0 200 OK\r\n\r\nok",
 		"/421":     "HTTP/1.1 421 Misdirected Request\r\nContent-Length: 2\r\n\r\nok",
@@ -138,7 +143,9 @@ func TestOddMessagesOverBothVersions(t *testing.T) {
 		}
 	}()
 	r := newRig(t)
-	r.up(map[string]table.Host{"": route("", "b", "")}, map[string]table.Backend{"b": {Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}}}, nil)
+	r.up(map[string]table.Host{"": route("", "b", "")},
+		map[string]table.Backend{"b": {Key: "b",
+			Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}}}, nil)
 	var crumbs []string
 	for i := range 200 {
 		crumbs = append(crumbs, fmt.Sprintf("c%d=%s", i, strings.Repeat("v", 50)))
@@ -149,12 +156,13 @@ func TestOddMessagesOverBothVersions(t *testing.T) {
 		ask := func(path string) (*http.Response, string, int) {
 			t.Helper()
 			hints := 0
-			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-				if code == 103 && h.Get("Link") == "</a.css>" {
-					hints++
-				}
-				return nil
-			}})
+			ctx := httptrace.WithClientTrace(t.Context(),
+				&httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+					if code == 103 && h.Get("Link") == "</a.css>" {
+						hints++
+					}
+					return nil
+				}})
 			req, err := http.NewRequestWithContext(ctx, "GET", "http://a"+path, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -182,10 +190,12 @@ func TestOddMessagesOverBothVersions(t *testing.T) {
 		resp, _, _ := ask("/latin1")
 		check("Location in Latin-1", resp.Header.Get("Location") == "/caf\xe9", resp.Header)
 		resp, body, _ := ask("/utf8")
-		check("a file name in UTF-8", bytes.Contains([]byte(resp.Header.Get("Content-Disposition")), []byte("\xc3\xa4.txt")) && body == "ok", resp.Header)
+		check("a file name in UTF-8", bytes.Contains([]byte(resp.Header.Get("Content-Disposition")),
+			[]byte("\xc3\xa4.txt")) && body == "ok", resp.Header)
 		resp, body, _ = ask("/control")
 		_, empty := resp.Header["X-Empty"]
-		check("a control character, and an empty value", resp.Header.Get("X-Odd") == "a b" && empty && body == "ok", resp.Header)
+		check("a control character, and an empty value", resp.Header.Get("X-Odd") == "a b" && empty &&
+			body == "ok", resp.Header)
 		resp, body, _ = ask("/many")
 		check("500 fields", len(resp.Header) > 500 && body == "ok", len(resp.Header))
 		resp, body, hints := ask("/early")

@@ -56,24 +56,36 @@ type metrics struct {
 
 func newMetrics(reg *prometheus.Registry) *metrics {
 	m := &metrics{
-		requests:  prometheus.NewDesc("wayleave_proxy_requests_total", "Requests by host of the routes and class of status.", []string{"host", "status"}, nil),
-		sent:      prometheus.NewDesc("wayleave_proxy_response_bytes_total", "Bytes of bodies that were sent to clients.", nil, nil),
-		conns:     prometheus.NewDesc("wayleave_proxy_connections", "Open connections of clients.", nil, nil),
-		waiting:   prometheus.NewDesc("wayleave_proxy_connections_waiting", "Connections of clients that wait for a handshake or the rest of a request's head.", nil, nil),
+		requests: prometheus.NewDesc("wayleave_proxy_requests_total",
+			"Requests by host of the routes and class of status.", []string{"host", "status"}, nil),
+		sent: prometheus.NewDesc("wayleave_proxy_response_bytes_total",
+			"Bytes of bodies that were sent to clients.", nil, nil),
+		conns: prometheus.NewDesc("wayleave_proxy_connections", "Open connections of clients.", nil, nil),
+		waiting: prometheus.NewDesc("wayleave_proxy_connections_waiting",
+			"Connections of clients that wait for a handshake or the rest of a request's head.", nil, nil),
 		listeners: prometheus.NewDesc("wayleave_proxy_listeners", "Sockets that are listened on.", nil, nil),
-		certs:     prometheus.NewDesc("wayleave_proxy_certificates", "Certificates by whether they are of use.", []string{"state"}, nil),
-		tunnels:   prometheus.NewDesc("wayleave_proxy_tunnels", "Open connections of upgraded protocols.", nil, nil),
-		logLost:   prometheus.NewDesc("wayleave_proxy_access_log_lost_total", "Lines of the access log that could not be written.", nil, nil),
-		oversized: prometheus.NewDesc("wayleave_proxy_responses_too_large_total", "Responses of endpoints whose head was larger than the settings allow, answered with 502.", nil, nil),
-		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "wayleave_proxy_request_duration_seconds", Help: "From a request's head to the end of its response.",
+		certs: prometheus.NewDesc("wayleave_proxy_certificates", "Certificates by whether they are of use.",
+			[]string{"state"}, nil),
+		tunnels: prometheus.NewDesc("wayleave_proxy_tunnels", "Open connections of upgraded protocols.", nil, nil),
+		logLost: prometheus.NewDesc("wayleave_proxy_access_log_lost_total",
+			"Lines of the access log that could not be written.", nil, nil),
+		oversized: prometheus.NewDesc("wayleave_proxy_responses_too_large_total",
+			"Responses of endpoints whose head was larger than the settings allow, answered with 502.", nil, nil),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "wayleave_proxy_request_duration_seconds",
+			Help:    "From a request's head to the end of its response.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}}),
-		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_proxy_upstream_failures_total", Help: "Requests that ended with an error of an endpoint, or of the way to it."}),
-		retries:  prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_proxy_upstream_retries_total", Help: "Tries at a further endpoint."}),
-		refused:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "wayleave_proxy_refused_total", Help: "Connections and requests that were not served, by reason."}, []string{"reason"}),
-		updates:  prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_proxy_updates_total", Help: "Changes that the agent told."}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_proxy_upstream_failures_total",
+			Help: "Requests that ended with an error of an endpoint, or of the way to it."}),
+		retries: prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_proxy_upstream_retries_total",
+			Help: "Tries at a further endpoint."}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "wayleave_proxy_refused_total",
+			Help: "Connections and requests that were not served, by reason."}, []string{"reason"}),
+		updates: prometheus.NewCounter(prometheus.CounterOpts{Name: "wayleave_proxy_updates_total",
+			Help: "Changes that the agent told."}),
 	}
 	m.hosts.Store(&map[string]*hostCounts{})
-	reg.MustRegister(m, m.duration, m.failures, m.retries, m.refused, m.updates, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(m, m.duration, m.failures, m.retries, m.refused, m.updates, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -131,7 +143,8 @@ func (m *metrics) refuse(why server.Refusal) { m.refused.WithLabelValues(string(
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.requests, m.sent, m.conns, m.waiting, m.tunnels, m.listeners, m.certs, m.logLost, m.oversized} {
+	for _, d := range []*prometheus.Desc{m.requests, m.sent, m.conns, m.waiting, m.tunnels, m.listeners, m.certs,
+		m.logLost, m.oversized} {
 		ch <- d
 	}
 }

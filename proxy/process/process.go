@@ -118,12 +118,16 @@ func newState(c Config, reg *prometheus.Registry) (*state, error) {
 	source := &source{}
 	endpoints := upstream.Defaults()
 	endpoints.Dial, endpoints.Keys = source.dial, certs
-	s := &state{Config: c, certs: certs, source: source, upstreams: upstream.NewSet(endpoints), access: newAccessLog(c.AccessLog), metrics: newMetrics(reg),
-		hosts: map[string]*table.Host{}, backends: map[string]*time.Timer{}, drain: defaultDrain, ready: make(chan struct{})}
-	s.proxy = &proxy.Proxy{Upstreams: s.upstreams, Timeouts: proxy.Timeouts{Connect: defaultConnect, Send: defaultTimeout, Read: defaultTimeout},
+	s := &state{Config: c, certs: certs, source: source, upstreams: upstream.NewSet(endpoints),
+		access: newAccessLog(c.AccessLog), metrics: newMetrics(reg),
+		hosts: map[string]*table.Host{}, backends: map[string]*time.Timer{}, drain: defaultDrain,
+		ready: make(chan struct{})}
+	s.proxy = &proxy.Proxy{Upstreams: s.upstreams, Timeouts: proxy.Timeouts{Connect: defaultConnect,
+		Send: defaultTimeout, Read: defaultTimeout},
 		Tries: defaultTries, Observe: s.metrics.observer(s.access), Log: c.Log, Keys: certs}
 	s.proxy.Asking = proxy.Asking{Dial: source.ask, Own: func(a netip.AddrPort) bool { return s.server.Serves(a) }}
-	s.server = server.New(server.Options{Certificates: certs, Handle: s.proxy.Handle, Pass: s.proxy.Pass, HTTP1: h1.DefaultLimits(), Refused: s.metrics.refuse, Log: c.Log})
+	s.server = server.New(server.Options{Certificates: certs, Handle: s.proxy.Handle, Pass: s.proxy.Pass,
+		HTTP1: h1.DefaultLimits(), Refused: s.metrics.refuse, Log: c.Log})
 	s.metrics.proxy, s.metrics.server, s.metrics.pairs, s.metrics.log = s.proxy, s.server, certs, s.access
 	return s, nil
 }
@@ -256,20 +260,23 @@ func (s *state) configure(c *feed.Settings) {
 	s.access.on.Store(c.AccessLog)
 	s.source.set(c.Sources)
 	s.source.node.Store(c.AskFromNode)
-	s.proxy.SetReach(&reach.Policy{Allowed: slices.Clone(c.AskAllowed), Refused: slices.Clone(c.AskRefused), Cluster: slices.Clone(c.Cluster)})
+	s.proxy.SetReach(&reach.Policy{Allowed: slices.Clone(c.AskAllowed), Refused: slices.Clone(c.AskRefused),
+		Cluster: slices.Clone(c.Cluster)})
 	s.upstreams.SetSecret(c.Secret)
 	s.certs.SetDefault(c.DefaultCertificate)
 	s.drain = or(c.Drain, defaultDrain)
 	perClient := or(c.ConnectionsPerClient, defaultPerClient)
-	s.server.SetLimits(server.Limits{Connections: or(c.Connections, defaultConns), PerClient: max(perClient, 0), ProxyProtocol: c.ProxyProtocol})
+	s.server.SetLimits(server.Limits{Connections: or(c.Connections, defaultConns), PerClient: max(perClient, 0),
+		ProxyProtocol: c.ProxyProtocol})
 	s.server.SetHead(c.RequestHead)
 	s.server.SetName([]byte(c.Server))
 	s.upstreams.SetHead(c.ResponseHead)
 	s.upstreams.SetTLS(c.EndpointTLS)
 	s.proxy.Configure(proxy.Settings{
 		ResponseHead: c.ResponseHead, Server: []byte(c.Server), HideServer: c.HideServer,
-		Timeouts: proxy.Timeouts{Connect: or(c.Connect, defaultConnect), Send: or(c.Send, defaultTimeout), Read: or(c.Read, defaultTimeout)},
-		Tries:    or(c.Tries, defaultTries), Trusted: slices.Clone(c.Trusted)})
+		Timeouts: proxy.Timeouts{Connect: or(c.Connect, defaultConnect), Send: or(c.Send, defaultTimeout),
+			Read: or(c.Read, defaultTimeout)},
+		Tries: or(c.Tries, defaultTries), Trusted: slices.Clone(c.Trusted)})
 }
 
 func or[T comparable](v, otherwise T) T {

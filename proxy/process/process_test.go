@@ -29,8 +29,10 @@ func TestEveryVersionServes(t *testing.T) {
 	proto := func(w http.ResponseWriter, q *http.Request) {
 		fmt.Fprintf(w, "%s %s %s", q.Host, q.Header.Get("X-Forwarded-Proto"), q.Header.Get("X-Forwarded-For"))
 	}
-	r.up(map[string]table.Host{"app1.example.com": route("app1.example.com", "d/app1:80", "d/app1"), "app2.example.com": route("app2.example.com", "d/app2:80", "")},
-		map[string]table.Backend{"d/app1:80": r.backend("d/app1:80", proto), "d/app2:80": r.backend("d/app2:80", says("two"))},
+	r.up(map[string]table.Host{"app1.example.com": route("app1.example.com", "d/app1:80", "d/app1"),
+		"app2.example.com": route("app2.example.com", "d/app2:80", "")},
+		map[string]table.Backend{"d/app1:80": r.backend("d/app1:80", proto), "d/app2:80": r.backend("d/app2:80",
+			says("two"))},
 		map[string]table.Certificate{"d/app1": r.ca.issue("d/app1", "app1.example.com")})
 	for _, http2 := range []bool{false, true} {
 		c := r.client(http2)
@@ -42,7 +44,8 @@ func TestEveryVersionServes(t *testing.T) {
 			}
 			body, _ := io.ReadAll(resp.Body)
 			resp.Body.Close()
-			if want := "app1.example.com " + scheme + " 127.0.0.1"; string(body) != want || resp.ProtoMajor == 2 != http2 {
+			if want := "app1.example.com " + scheme + " 127.0.0.1"; string(body) != want ||
+				resp.ProtoMajor == 2 != http2 {
 				t.Errorf("HTTP/2 %v, %s: %s %q, want %q", http2, scheme, resp.Proto, body, want)
 			}
 		}
@@ -69,7 +72,8 @@ func TestCurl(t *testing.T) {
 	if err := os.WriteFile(big, make([]byte, 3<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	to := []string{"--connect-to", "app1.example.com:80:" + r.plain.String(), "--connect-to", "app1.example.com:443:" + r.https.String()}
+	to := []string{"--connect-to", "app1.example.com:80:" + r.plain.String(), "--connect-to", "app1.example.com:443:" +
+		r.https.String()}
 	for _, c := range []struct {
 		args []string
 		want string
@@ -81,17 +85,23 @@ func TestCurl(t *testing.T) {
 		{[]string{"-k", "--http2", "https://app1.example.com/"}, "GET 0 <nil> 2 200"},
 		{[]string{"-k", "--tlsv1.2", "--tls-max", "1.2", "https://app1.example.com/"}, "GET 0 <nil> 2 200"},
 		{[]string{"--data-binary", "@" + big, "http://app1.example.com/"}, "POST 3145728 <nil> 1.1 200"},
-		{[]string{"-H", "Transfer-Encoding: chunked", "--data-binary", "@" + big, "http://app1.example.com/"}, "POST 3145728 <nil> 1.1 200"},
-		{[]string{"-k", "--http2", "--data-binary", "@" + big, "https://app1.example.com/"}, "POST 3145728 <nil> 2 200"},
-		{[]string{"-k", "--http2", "-X", "PUT", "-H", "Expect: 100-continue", "--data-binary", "@" + big, "https://app1.example.com/"}, "PUT 3145728 <nil> 2 200"},
+		{[]string{"-H", "Transfer-Encoding: chunked", "--data-binary", "@" + big, "http://app1.example.com/"},
+			"POST 3145728 <nil> 1.1 200"},
+		{[]string{"-k", "--http2", "--data-binary", "@" + big, "https://app1.example.com/"},
+			"POST 3145728 <nil> 2 200"},
+		{[]string{"-k", "--http2", "-X", "PUT", "-H", "Expect: 100-continue", "--data-binary", "@" + big,
+			"https://app1.example.com/"}, "PUT 3145728 <nil> 2 200"},
 	} {
-		args := append(append([]string{"-sS", "--max-time", "20", "-w", " %{http_version} %{http_code}"}, to...), c.args...)
+		args := append(append([]string{"-sS", "--max-time", "20", "-w", " %{http_version} %{http_code}"},
+			to...), c.args...)
 		out, err := exec.CommandContext(t.Context(), "curl", args...).CombinedOutput()
 		if err != nil || string(out) != c.want {
 			t.Errorf("curl %s: %q, %v; want %q", strings.Join(c.args, " "), out, err, c.want)
 		}
 	}
-	if out, err := exec.CommandContext(t.Context(), "curl", append([]string{"-sk", "--max-time", "5", "--tls-max", "1.1", "https://app1.example.com/"}, to...)...).CombinedOutput(); err == nil {
+	if out, err := exec.CommandContext(t.Context(), "curl",
+		append([]string{"-sk", "--max-time", "5", "--tls-max", "1.1", "https://app1.example.com/"},
+			to...)...).CombinedOutput(); err == nil {
 		t.Errorf("TLS 1.1 is spoken: %q", out)
 	}
 }
@@ -102,14 +112,18 @@ func TestSNI(t *testing.T) {
 	b := r.backend("b", says("b"))
 	hosts := map[string]table.Host{}
 	for name, cert := range map[string]string{
-		"app1.example.com": "d/app1", "app2.example.com": "d/app2", "*.wild.example.com": "d/wild", "own.wild.example.com": "d/own", "bare.wild.example.com": "",
-		"bare.other.com": "", "lost.example.com": "d/lost", "bad.example.com": "d/bad", "lost.wild.example.com": "d/lost",
+		"app1.example.com": "d/app1", "app2.example.com": "d/app2", "*.wild.example.com": "d/wild",
+		"own.wild.example.com": "d/own", "bare.wild.example.com": "",
+		"bare.other.com": "", "lost.example.com": "d/lost", "bad.example.com": "d/bad",
+		"lost.wild.example.com": "d/lost",
 	} {
 		hosts[name] = route(name, "b", cert)
 	}
 	r.up(hosts, map[string]table.Backend{"b": b}, map[string]table.Certificate{
-		"d/app1": r.ca.issue("d/app1", "app1.example.com"), "d/app2": r.ca.issue("d/app2", "app2.example.com"), "d/wild": r.ca.issue("d/wild", "*.wild.example.com"),
-		"d/own": r.ca.issue("d/own", "own.wild.example.com"), "d/bad": {Key: "d/bad", Chain: []byte("no PEM"), Priv: []byte("no PEM")}, "d/general": r.ca.issue("d/general", "general.example.com"),
+		"d/app1": r.ca.issue("d/app1", "app1.example.com"), "d/app2": r.ca.issue("d/app2", "app2.example.com"),
+		"d/wild": r.ca.issue("d/wild", "*.wild.example.com"),
+		"d/own":  r.ca.issue("d/own", "own.wild.example.com"), "d/bad": {Key: "d/bad", Chain: []byte("no PEM"),
+			Priv: []byte("no PEM")}, "d/general": r.ca.issue("d/general", "general.example.com"),
 	})
 	const made = "Wayleave Ingress default certificate"
 	check := func(general string, want map[string]string) {
@@ -121,7 +135,8 @@ func TestSNI(t *testing.T) {
 		}
 	}
 	same := map[string]string{
-		"app1.example.com": "d/app1", "APP1.example.COM": "d/app1", "app2.example.com": "d/app2", "a.wild.example.com": "d/wild", "own.wild.example.com": "d/own",
+		"app1.example.com": "d/app1", "APP1.example.COM": "d/app1", "app2.example.com": "d/app2",
+		"a.wild.example.com": "d/wild", "own.wild.example.com": "d/own",
 		"bare.wild.example.com": "d/wild",
 	}
 	check("", same)
@@ -138,7 +153,8 @@ func TestSNI(t *testing.T) {
 		return nil
 	})
 	check("d/general", same)
-	check("d/general", map[string]string{"": "d/general", "bare.other.com": "d/general", "lost.example.com": "d/general", "bad.example.com": "d/general"})
+	check("d/general", map[string]string{"": "d/general", "bare.other.com": "d/general",
+		"lost.example.com": "d/general", "bad.example.com": "d/general"})
 	// A bad pair takes the last good one's place for nobody, and is reported.
 	set := func(c table.Certificate) {
 		if err := r.feed.Certificates().Apply(t.Context(), map[string]table.Certificate{c.Key: c}, nil); err != nil {
@@ -220,7 +236,8 @@ func TestCertificatesRotateUnderHandshakes(t *testing.T) {
 	}
 	for i := range 100 {
 		n := names[i%2]
-		if err := r.feed.Certificates().Apply(t.Context(), map[string]table.Certificate{n: r.ca.issue(n, n)}, nil); err != nil {
+		if err := r.feed.Certificates().Apply(t.Context(), map[string]table.Certificate{n: r.ca.issue(n, n)},
+			nil); err != nil {
 			t.Fatal(err)
 		}
 		before := shaken() // each is used before the next comes
@@ -243,7 +260,8 @@ func TestCertificatesRotateUnderHandshakes(t *testing.T) {
 func TestSessionsResume(t *testing.T) {
 	r := newRig(t)
 	const n = "app1.example.com"
-	r.up(map[string]table.Host{n: route(n, "b", n)}, map[string]table.Backend{"b": r.backend("b", says("b"))}, map[string]table.Certificate{n: r.ca.issue(n, n)})
+	r.up(map[string]table.Host{n: route(n, "b", n)}, map[string]table.Backend{"b": r.backend("b", says("b"))},
+		map[string]table.Certificate{n: r.ca.issue(n, n)})
 	conf := &tls.Config{ServerName: n, RootCAs: r.ca.pool, ClientSessionCache: tls.NewLRUClientSessionCache(8)}
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		conf.MaxVersion = version
@@ -273,18 +291,22 @@ func TestSessionsResume(t *testing.T) {
 func TestMisdirectedRequests(t *testing.T) {
 	r := newRig(t)
 	hosts := map[string]table.Host{}
-	for n, c := range map[string]string{"a.example.com": "d/a", "b.example.com": "d/b", "x.wild.com": "d/wild", "y.wild.com": "d/wild"} {
+	for n, c := range map[string]string{"a.example.com": "d/a", "b.example.com": "d/b", "x.wild.com": "d/wild",
+		"y.wild.com": "d/wild"} {
 		hosts[n] = route(n, "b", c)
 	}
 	r.up(hosts, map[string]table.Backend{"b": r.backend("b", says("b"))}, map[string]table.Certificate{
-		"d/a": r.ca.issue("d/a", "a.example.com"), "d/b": r.ca.issue("d/b", "b.example.com"), "d/wild": r.ca.issue("d/wild", "*.wild.com")})
+		"d/a": r.ca.issue("d/a", "a.example.com"), "d/b": r.ca.issue("d/b", "b.example.com"),
+		"d/wild": r.ca.issue("d/wild", "*.wild.com")})
 	for _, x := range []struct {
 		sni, host string
 		http2     bool
 		want      int
 	}{
-		{"a.example.com", "a.example.com", true, 200}, {"a.example.com", "A.example.com:443", true, 200}, {"a.example.com", "b.example.com", true, 421},
-		{"x.wild.com", "y.wild.com", true, 200}, {"x.wild.com", "a.example.com", true, 421}, {"a.example.com", "b.example.com", false, 200},
+		{"a.example.com", "a.example.com", true, 200}, {"a.example.com", "A.example.com:443", true, 200},
+		{"a.example.com", "b.example.com", true, 421},
+		{"x.wild.com", "y.wild.com", true, 200}, {"x.wild.com", "a.example.com", true, 421},
+		{"a.example.com", "b.example.com", false, 200},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), "GET", "https://"+x.sni+"/", nil)
 		if err != nil {
@@ -333,7 +355,10 @@ func TestAProxyOutlivesItsAgent(t *testing.T) {
 		t.Errorf("without agent: %v", err)
 	}
 	mustRemove(t, socket)
-	next := &feed.Keeper{Log: r.keeper.Log, Bind: func(k feed.Socket) (*os.File, error) { return nil, fmt.Errorf("%s is to be taken over", k) }}
+	next := &feed.Keeper{Log: r.keeper.Log, Bind: func(k feed.Socket) (*os.File, error) {
+		return nil,
+			fmt.Errorf("%s is to be taken over", k)
+	}}
 	r.feed = r.agent(next)
 	backends["b"] = r.backend("b", says("two"))
 	r.plan(r.feed, hosts, backends, certs)
@@ -415,7 +440,8 @@ func TestRoutesChangeUnderLoad(t *testing.T) {
 func TestAccessLog(t *testing.T) {
 	r := newRig(t)
 	r.feed.Configure(feed.Settings{AccessLog: true})
-	r.up(map[string]table.Host{"a": route("a", "b", "")}, map[string]table.Backend{"b": r.backend("b", says("twelve bytes"))}, nil)
+	r.up(map[string]table.Host{"a": route("a", "b", "")},
+		map[string]table.Backend{"b": r.backend("b", says("twelve bytes"))}, nil)
 	c := r.client(false)
 	req, _ := http.NewRequestWithContext(t.Context(), "GET", `http://a/x?q="quoted"%5c`, nil)
 	req.Header.Set("User-Agent", "\"a\\b\"\xff\u00fc")
@@ -445,7 +471,8 @@ func TestAccessLog(t *testing.T) {
 	if lines[0]["host"] != "a" { // each exchange writes its own
 		slices.Reverse(lines)
 	}
-	for k, want := range map[string]any{"client": "127.0.0.1", "method": "GET", "host": "a", "target": `/x?q="quoted"%5c`, "protocol": "HTTP/1.1", "tls": false, "status": 200.0, "sent": 12.0,
+	for k, want := range map[string]any{"client": "127.0.0.1", "method": "GET", "host": "a",
+		"target": `/x?q="quoted"%5c`, "protocol": "HTTP/1.1", "tls": false, "status": 200.0, "sent": 12.0,
 		"backend": "b", "route": "Ingress default/b", "tries": 1.0, "userAgent": "\"a\\b\"\ufffdü"} {
 		if got := lines[0][k]; got != want {
 			t.Errorf("%s: %v, want %v", k, got, want)
@@ -459,7 +486,8 @@ func TestAccessLog(t *testing.T) {
 // Metrics count requests by the routes' hosts; what strangers ask for makes no label.
 func TestMetrics(t *testing.T) {
 	r := newRig(t)
-	r.plan(r.feed, map[string]table.Host{"a": route("a", "b", ""), "c": route("c", "none", "")}, map[string]table.Backend{"b": r.backend("b", says("b")), "none": {Key: "none"}},
+	r.plan(r.feed, map[string]table.Host{"a": route("a", "b", ""), "c": route("c", "none", "")},
+		map[string]table.Backend{"b": r.backend("b", says("b")), "none": {Key: "none"}},
 		map[string]table.Certificate{"good": r.ca.issue("good", "a"), "bad": {Key: "bad"}})
 	dir := t.TempDir()
 	serveFeed(t, r.feed, filepath.Join(dir, "proxy.sock"))
@@ -478,8 +506,11 @@ func TestMetrics(t *testing.T) {
 			return err
 		}
 		for _, want := range []string{
-			`wayleave_proxy_requests_total{host="a",status="2xx"} 20`, `wayleave_proxy_requests_total{host="c",status="5xx"} 20`, `wayleave_proxy_requests_total{host="none",status="4xx"} 20`,
-			`wayleave_proxy_certificates{state="bad"} 1`, `wayleave_proxy_certificates{state="good"} 1`, `wayleave_proxy_listeners 2`, `wayleave_proxy_request_duration_seconds_count 60`,
+			`wayleave_proxy_requests_total{host="a",status="2xx"} 20`,
+			`wayleave_proxy_requests_total{host="c",status="5xx"} 20`,
+			`wayleave_proxy_requests_total{host="none",status="4xx"} 20`,
+			`wayleave_proxy_certificates{state="bad"} 1`, `wayleave_proxy_certificates{state="good"} 1`,
+			`wayleave_proxy_listeners 2`, `wayleave_proxy_request_duration_seconds_count 60`,
 		} {
 			if !strings.Contains(text, want+"\n") {
 				return fmt.Errorf("%s is missing", want)
@@ -585,7 +616,8 @@ func TestAffinityCookiesAreGoodOnEveryNode(t *testing.T) {
 	}
 	again := node("the cluster's")
 	for range 20 {
-		for name, n := range map[string]*rig{"the same node": one, "another node": two, "one that started later": again} {
+		for name, n := range map[string]*rig{"the same node": one, "another node": two,
+			"one that started later": again} {
 			if got, set := ask(n, cookie); got != first || set != "" {
 				t.Fatalf("%s: endpoint %s with cookie %q, want %s and none", name, got, set, first)
 			}

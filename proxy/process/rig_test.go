@@ -135,7 +135,8 @@ func (r *rig) start(dir string) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err := Run(ctx, Config{Socket: filepath.Join(dir, "proxy.sock"), HealthSocket: filepath.Join(dir, "health.sock"), AccessLog: &r.log, Log: slog.New(slog.DiscardHandler)})
+		err := Run(ctx, Config{Socket: filepath.Join(dir, "proxy.sock"), HealthSocket: filepath.Join(dir,
+			"health.sock"), AccessLog: &r.log, Log: slog.New(slog.DiscardHandler)})
 		if !errors.Is(err, context.Canceled) {
 			r.t.Errorf("proxy: %v", err)
 		}
@@ -158,19 +159,22 @@ func (r *rig) up(hosts map[string]table.Host, backends map[string]table.Backend,
 }
 
 // plan is the first sync of a feed.
-func (r *rig) plan(f *feed.Feed, hosts map[string]table.Host, backends map[string]table.Backend, certs map[string]table.Certificate) {
+func (r *rig) plan(f *feed.Feed, hosts map[string]table.Host, backends map[string]table.Backend,
+	certs map[string]table.Certificate) {
 	r.t.Helper()
-	if err := errors.Join(f.Hosts().Sync(r.t.Context(), hosts), f.Backends().Sync(r.t.Context(), backends), f.Certificates().Sync(r.t.Context(), certs)); err != nil {
+	if err := errors.Join(f.Hosts().Sync(r.t.Context(), hosts), f.Backends().Sync(r.t.Context(), backends),
+		f.Certificates().Sync(r.t.Context(), certs)); err != nil {
 		r.t.Fatal(err)
 	}
 }
 
 // get asks a probe's socket.
 func get(socket, path string) (string, error) {
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	}}}
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		}}}
 	resp, err := client.Get("http://proxy" + path)
 	if err != nil {
 		return "", err
@@ -190,7 +194,8 @@ func ready(socket string) error {
 
 // route is a host whose every path leads to a backend.
 func route(name, backend, certificate string) table.Host {
-	return table.Host{Name: name, Certificate: certificate, Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: backend, Source: "Ingress default/" + backend}}}
+	return table.Host{Name: name, Certificate: certificate,
+		Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: backend, Source: "Ingress default/" + backend}}}
 }
 
 // backend is one endpoint, that a handler answers for.
@@ -230,7 +235,8 @@ func newAuthority(t testing.TB) *authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
@@ -256,7 +262,8 @@ func (a *authority) issue(key string, names ...string) table.Certificate {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: key}, DNSNames: names, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: key}, DNSNames: names,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, &priv.PublicKey, a.key)
 	if err != nil {
@@ -266,7 +273,8 @@ func (a *authority) issue(key string, names ...string) table.Certificate {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	return table.Certificate{Key: key, Chain: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), Priv: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})}
+	return table.Certificate{Key: key, Chain: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		Priv: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})}
 }
 
 // client is net/http's, that comes to the rig whatever the name is.
@@ -275,14 +283,15 @@ func (r *rig) client(http2 bool) *http.Client {
 	p.SetHTTP1(!http2)
 	p.SetHTTP2(http2)
 	p.SetUnencryptedHTTP2(http2)
-	tr := &http.Transport{Protocols: &p, TLSClientConfig: &tls.Config{RootCAs: r.ca.pool}, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		to := r.plain
-		if strings.HasSuffix(addr, ":443") {
-			to = r.https
-		}
-		var d net.Dialer
-		return d.DialContext(ctx, network, to.String())
-	}}
+	tr := &http.Transport{Protocols: &p, TLSClientConfig: &tls.Config{RootCAs: r.ca.pool},
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			to := r.plain
+			if strings.HasSuffix(addr, ":443") {
+				to = r.https
+			}
+			var d net.Dialer
+			return d.DialContext(ctx, network, to.String())
+		}}
 	r.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
 }

@@ -21,7 +21,8 @@ func TestConnectionsComeFromTheProxysAddress(t *testing.T) {
 		want  string
 	}{
 		{"none set", nil, "127.0.0.1"},
-		{"one of the family", []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("127.0.0.9")}, "127.0.0.9"},
+		{"one of the family", []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("127.0.0.9")},
+			"127.0.0.9"},
 		{"one of the other family", []netip.Addr{netip.MustParseAddr("fd00::1")}, "127.0.0.1"},
 		{"one that is not the node's", []netip.Addr{netip.MustParseAddr("192.0.2.1")}, "127.0.0.1"},
 	} {
@@ -54,11 +55,14 @@ func TestQuestionsComeFromTheProxysAddress(t *testing.T) {
 		want  string
 	}{
 		{"none set", nil, false, ""},
-		{"one of the family", []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("127.0.0.9")}, false, "127.0.0.9"},
-		{"one of the family, and the node's would do", []netip.Addr{netip.MustParseAddr("127.0.0.9")}, true, "127.0.0.9"},
+		{"one of the family", []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("127.0.0.9")},
+			false, "127.0.0.9"},
+		{"one of the family, and the node's would do", []netip.Addr{netip.MustParseAddr("127.0.0.9")},
+			true, "127.0.0.9"},
 		{"one of the other family", []netip.Addr{netip.MustParseAddr("fd00::1")}, false, ""},
 		{"one that is not the node's", []netip.Addr{netip.MustParseAddr("192.0.2.1")}, false, ""},
-		{"one that is not the node's, and the node's would do", []netip.Addr{netip.MustParseAddr("192.0.2.1")}, true, ""},
+		{"one that is not the node's, and the node's would do", []netip.Addr{netip.MustParseAddr("192.0.2.1")}, true,
+			""},
 		{"another program makes the pod network", nil, true, "127.0.0.1"},
 	} {
 		s.set(tc.addrs)

@@ -91,13 +91,15 @@ func grpcRig(t *testing.T, left chan<- struct{}, change func(*table.Options)) *r
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}})
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair},
+		NextProtos: []string{"h2"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { s.Close() })
-	enc := table.Backend{Key: "encrypted", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}}
+	enc := table.Backend{Key: "encrypted",
+		Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}}
 	host := func(name, backend string, p table.Protocol) table.Host {
 		o := &table.Options{Protocol: p}
 		if change != nil {
@@ -108,7 +110,8 @@ func grpcRig(t *testing.T, left chan<- struct{}, change func(*table.Options)) *r
 		return h
 	}
 	r.up(map[string]table.Host{"g": host("g", "plain", table.GRPC), "gs": host("gs", "encrypted", table.GRPCS)},
-		map[string]table.Backend{"plain": b, "encrypted": enc}, map[string]table.Certificate{"c": r.ca.issue("c", "g", "gs")})
+		map[string]table.Backend{"plain": b, "encrypted": enc},
+		map[string]table.Certificate{"c": r.ca.issue("c", "g", "gs")})
 	return r
 }
 
@@ -143,10 +146,12 @@ func TestGRPCStreams(t *testing.T) {
 			t.Errorf("%s: %q, %v", url, rest, err)
 		}
 		resp.Body.Close()
-		if resp.Trailer.Get("Grpc-Status") != "0" || resp.Trailer.Get("Grpc-Message") != "unannounced" || resp.Header.Get("Content-Type") != "application/grpc" {
+		if resp.Trailer.Get("Grpc-Status") != "0" || resp.Trailer.Get("Grpc-Message") != "unannounced" ||
+			resp.Header.Get("Content-Type") != "application/grpc" {
 			t.Errorf("%s: header %v, trailer %v", url, resp.Header, resp.Trailer)
 		}
-		resp, err = c.Post(strings.Replace(url, "echo", "fails", 1), "application/grpc", bytes.NewReader(grpcMessage("x")))
+		resp, err = c.Post(strings.Replace(url, "echo", "fails", 1), "application/grpc",
+			bytes.NewReader(grpcMessage("x")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -251,7 +256,8 @@ func (f *frames) request(id uint32, fields ...string) error {
 			return err
 		}
 	}
-	return f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: f.head.Bytes(), EndStream: true, EndHeaders: true})
+	return f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: f.head.Bytes(), EndStream: true,
+		EndHeaders: true})
 }
 
 // answer waits for what becomes of a stream: a status, or an error's name.
@@ -284,7 +290,11 @@ func (f *frames) answer(id uint32) string {
 func TestNoRequestIsSmuggledThroughHTTP2(t *testing.T) {
 	r := newRig(t)
 	seen := make(chan string, 100)
-	r.up(map[string]table.Host{"": route("", "b", "")}, map[string]table.Backend{"b": r.backend("b", func(_ http.ResponseWriter, q *http.Request) { seen <- q.Method + q.RequestURI })}, nil)
+	r.up(map[string]table.Host{"": route("", "b", "")},
+		map[string]table.Backend{"b": r.backend("b", func(_ http.ResponseWriter, q *http.Request) {
+			seen <- q.Method +
+				q.RequestURI
+		})}, nil)
 	good := []string{":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/good"}
 	f := r.frames()
 	if err := f.request(1, good...); err != nil {
@@ -304,12 +314,18 @@ func TestNoRequestIsSmuggledThroughHTTP2(t *testing.T) {
 		return append(out, name, value)
 	}
 	for _, x := range [][]string{
-		with(":path", "/a HTTP/1.1"), with(":path", "/a\r\nX: y"), with(":path", "/a\tb"), with(":path", "a"), with(":path", "/a#b"), with(":path", "/a\x00"), with(":path", "*a"), with(":path", ""),
-		with(":method", "GET / HTTP/1.1\r\nX:"), with(":method", "GET /"), with(":method", "G(T"), with(":method", ""), with(":method", "CONNECT"),
-		with(":authority", "a b"), with(":authority", "a\r\nX: y"), with(":authority", "u@a"), with(":authority", "a/b"), with(":authority", "a,b"),
-		with("connection", "close"), with("transfer-encoding", "chunked"), with("upgrade", "h2c"), with("keep-alive", "1"), with("te", "gzip"),
-		with("x", "a\r\nb: c"), with("x", "a\nb"), with("x y", "a"), with("x:", "a"), with("X-Upper", "a"), with("content-length", "5"), with("content-length", "-1"),
-		append(append([]string{}, good...), ":path", "/twice"), append(append([]string{}, good...), ":unknown", "x"), append([]string{"x", "y"}, good...),
+		with(":path", "/a HTTP/1.1"), with(":path", "/a\r\nX: y"), with(":path", "/a\tb"), with(":path", "a"),
+		with(":path", "/a#b"), with(":path", "/a\x00"), with(":path", "*a"), with(":path", ""),
+		with(":method", "GET / HTTP/1.1\r\nX:"), with(":method", "GET /"), with(":method", "G(T"), with(":method", ""),
+		with(":method", "CONNECT"),
+		with(":authority", "a b"), with(":authority", "a\r\nX: y"), with(":authority", "u@a"),
+		with(":authority", "a/b"), with(":authority", "a,b"),
+		with("connection", "close"), with("transfer-encoding", "chunked"), with("upgrade", "h2c"),
+		with("keep-alive", "1"), with("te", "gzip"),
+		with("x", "a\r\nb: c"), with("x", "a\nb"), with("x y", "a"), with("x:", "a"), with("X-Upper", "a"),
+		with("content-length", "5"), with("content-length", "-1"),
+		append(append([]string{}, good...), ":path", "/twice"), append(append([]string{}, good...), ":unknown", "x"),
+		append([]string{"x", "y"}, good...),
 	} {
 		f := r.frames()
 		if err := f.request(1, x...); err != nil {
@@ -356,10 +372,11 @@ func (f *frames) workedOff() error {
 func TestHTTP2Floods(t *testing.T) {
 	r := newRig(t)
 	var begun = make(chan struct{}, 100000)
-	r.up(map[string]table.Host{"": route("", "b", "")}, map[string]table.Backend{"b": r.backend("b", func(http.ResponseWriter, *http.Request) {
-		begun <- struct{}{}
-		time.Sleep(time.Millisecond)
-	})}, nil)
+	r.up(map[string]table.Host{"": route("", "b", "")},
+		map[string]table.Backend{"b": r.backend("b", func(http.ResponseWriter, *http.Request) {
+			begun <- struct{}{}
+			time.Sleep(time.Millisecond)
+		})}, nil)
 	good := []string{":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/"}
 	for name, flood := range map[string]func(*frames, uint32) error{
 		"reset": func(f *frames, i uint32) error {
@@ -379,7 +396,8 @@ func TestHTTP2Floods(t *testing.T) {
 				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: f.head.Bytes()})
 			}
 			f.head.Reset()
-			_ = f.enc.WriteField(hpack.HeaderField{Name: "x", Value: strconv.Itoa(int(i)) + strings.Repeat("v", 1000), Sensitive: true})
+			_ = f.enc.WriteField(hpack.HeaderField{Name: "x", Value: strconv.Itoa(int(i)) + strings.Repeat("v", 1000),
+				Sensitive: true})
 			return f.WriteContinuation(1, false, f.head.Bytes())
 		},
 		"heads": func(f *frames, i uint32) error {
@@ -394,7 +412,8 @@ func TestHTTP2Floods(t *testing.T) {
 			most = 5000 // all may have to be worked off, by two cores and under the race detector
 		}
 		for end := time.Now().Add(3 * time.Second); sent < most && err == nil && time.Now().Before(end); sent++ {
-			if err = f.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)); err == nil { // nothing is read: queues fill
+			// nothing is read: queues fill
+			if err = f.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)); err == nil {
 				err = flood(f, sent)
 			}
 		}
@@ -482,7 +501,8 @@ func TestPlainToTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if body, err := io.ReadAll(resp.Body); resp.StatusCode != 400 || err != nil || !strings.Contains(string(body), "HTTPS") {
+	if body, err := io.ReadAll(resp.Body); resp.StatusCode != 400 || err != nil ||
+		!strings.Contains(string(body), "HTTPS") {
 		t.Errorf("%s %q, %v", resp.Status, body, err)
 	}
 }
@@ -501,7 +521,9 @@ func (r *rig) webSocket(host string, encrypted bool) (net.Conn, *bufio.Reader, e
 		c = tls.Client(c, &tls.Config{RootCAs: r.ca.pool, ServerName: host, NextProtos: []string{"http/1.1"}})
 	}
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	if _, err := fmt.Fprintf(c, "GET /chat HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", host); err != nil {
+	if _, err := fmt.Fprintf(c, "GET /chat HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: "+
+		"Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+		host); err != nil {
 		return nil, nil, err
 	}
 	br := bufio.NewReader(c)
@@ -509,7 +531,8 @@ func (r *rig) webSocket(host string, encrypted bool) (net.Conn, *bufio.Reader, e
 	if err != nil {
 		return nil, nil, err
 	}
-	if resp.StatusCode != 101 || resp.Header.Get("Upgrade") != "websocket" || resp.Header.Get("Sec-WebSocket-Accept") != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" {
+	if resp.StatusCode != 101 || resp.Header.Get("Upgrade") != "websocket" ||
+		resp.Header.Get("Sec-WebSocket-Accept") != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" {
 		return nil, nil, fmt.Errorf("%s %v", resp.Status, resp.Header)
 	}
 	return c, br, nil
@@ -551,7 +574,8 @@ func TestWebSockets(t *testing.T) {
 	r.settings.Drain = 1500 * time.Millisecond
 	r.feed.Configure(r.settings)
 	b := r.backend("b", echoSocket)
-	r.plan(r.feed, map[string]table.Host{"a": route("a", "b", "c")}, map[string]table.Backend{"b": b}, map[string]table.Certificate{"c": r.ca.issue("c", "a")})
+	r.plan(r.feed, map[string]table.Host{"a": route("a", "b", "c")}, map[string]table.Backend{"b": b},
+		map[string]table.Certificate{"c": r.ca.issue("c", "a")})
 	dir := t.TempDir()
 	serveFeed(t, r.feed, dir+"/proxy.sock")
 	stop := r.run(dir)
@@ -579,8 +603,10 @@ func TestWebSockets(t *testing.T) {
 	all("at first")
 	b.Endpoints = append(r.backend("b", echoSocket).Endpoints, b.Endpoints...)
 	ctx := t.Context()
-	if err := errors.Join(r.feed.Hosts().Apply(ctx, map[string]table.Host{"a": route("a", "b", ""), "x": route("x", "b", "")}, nil),
-		r.feed.Backends().Apply(ctx, map[string]table.Backend{"b": b}, nil), r.feed.Certificates().Apply(ctx, map[string]table.Certificate{"c": r.ca.issue("c", "a")}, nil)); err != nil {
+	if err := errors.Join(r.feed.Hosts().Apply(ctx, map[string]table.Host{"a": route("a", "b", ""),
+		"x": route("x", "b", "")}, nil),
+		r.feed.Backends().Apply(ctx, map[string]table.Backend{"b": b}, nil), r.feed.Certificates().Apply(ctx,
+			map[string]table.Certificate{"c": r.ca.issue("c", "a")}, nil)); err != nil {
 		t.Fatal(err)
 	}
 	testnet.Eventually(t, 5*time.Second, func() error {
@@ -616,13 +642,14 @@ func TestDrain(t *testing.T) {
 	r.feed.Configure(r.settings)
 	slow := make(chan struct{})
 	began := make(chan struct{}, 2)
-	r.plan(r.feed, map[string]table.Host{"a": route("a", "b", "")}, map[string]table.Backend{"b": r.backend("b", func(w http.ResponseWriter, q *http.Request) {
-		if q.URL.Path == "/slow" {
-			began <- struct{}{}
-			<-slow
-		}
-		_, _ = io.WriteString(w, "done")
-	})}, nil)
+	r.plan(r.feed, map[string]table.Host{"a": route("a", "b", "")},
+		map[string]table.Backend{"b": r.backend("b", func(w http.ResponseWriter, q *http.Request) {
+			if q.URL.Path == "/slow" {
+				began <- struct{}{}
+				<-slow
+			}
+			_, _ = io.WriteString(w, "done")
+		})}, nil)
 	dir := t.TempDir()
 	serveFeed(t, r.feed, dir+"/proxy.sock")
 	stop := r.run(dir)
@@ -664,7 +691,8 @@ func TestDrain(t *testing.T) {
 	}
 	fresh, freshReader := dial()
 	f := r.frames()
-	if err := f.request(1, ":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/"); err != nil || f.answer(1) != "200" {
+	if err := f.request(1, ":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/"); err != nil ||
+		f.answer(1) != "200" {
 		t.Fatalf("HTTP/2: %v", err)
 	}
 	ended := make(chan struct{})
@@ -769,9 +797,10 @@ func TestPROXYProtocol(t *testing.T) {
 	r := newRig(t)
 	r.settings = feed.Settings{ProxyProtocol: []netip.Prefix{netip.MustParsePrefix("127.0.0.9/32")}}
 	r.feed.Configure(r.settings)
-	r.up(map[string]table.Host{"a": route("a", "b", "c")}, map[string]table.Backend{"b": r.backend("b", func(w http.ResponseWriter, q *http.Request) {
-		_, _ = io.WriteString(w, q.Header.Get("X-Real-Ip"))
-	})}, map[string]table.Certificate{"c": r.ca.issue("c", "a")})
+	r.up(map[string]table.Host{"a": route("a", "b", "c")},
+		map[string]table.Backend{"b": r.backend("b", func(w http.ResponseWriter, q *http.Request) {
+			_, _ = io.WriteString(w, q.Header.Get("X-Real-Ip"))
+		})}, map[string]table.Certificate{"c": r.ca.issue("c", "a")})
 	ask := func(from, header string, encrypted bool) string {
 		to := r.plain
 		if encrypted {
@@ -805,21 +834,28 @@ func TestPROXYProtocol(t *testing.T) {
 		return string(append(append(b, addrs...), tlv...))
 	}
 	four := []byte{192, 0, 2, 1, 192, 0, 2, 2, 0x30, 0x39, 0, 80}
-	six := append(append(netip.MustParseAddr("2001:db8::1").AsSlice(), netip.MustParseAddr("2001:db8::2").AsSlice()...), 0x30, 0x39, 0, 80)
+	six := append(append(netip.MustParseAddr("2001:db8::1").AsSlice(), netip.MustParseAddr("2001:db8::2").AsSlice()...),
+		0x30, 0x39, 0, 80)
 	const lb, other = "127.0.0.9", "127.0.0.8"
 	for _, x := range []struct{ from, header, want string }{
 		{lb, "PROXY TCP4 192.0.2.1 192.0.2.2 12345 80\r\n", "192.0.2.1"},
 		{lb, "PROXY TCP6 2001:db8::1 2001:db8::2 12345 80\r\n", "2001:db8::1"},
 		{lb, "PROXY UNKNOWN\r\n", lb}, {lb, "PROXY UNKNOWN whatever it is\r\n", lb},
-		{lb, v2(1, 0x11, four, ""), "192.0.2.1"}, {lb, v2(1, 0x11, four, "\x04\x00\x03abc"), "192.0.2.1"}, {lb, v2(1, 0x21, six, ""), "2001:db8::1"},
+		{lb, v2(1, 0x11, four, ""), "192.0.2.1"}, {lb, v2(1, 0x11, four, "\x04\x00\x03abc"), "192.0.2.1"},
+		{lb, v2(1, 0x21, six, ""), "2001:db8::1"},
 		{lb, v2(0, 0, nil, ""), lb}, {lb, v2(0, 0x11, four, ""), lb}, {lb, v2(1, 0, nil, ""), lb},
 		// None where one must be, and bad ones.
-		{lb, "", "closed"}, {lb, "PROXY TCP4 192.0.2.1 192.0.2.2 12345\r\n", "closed"}, {lb, "PROXY TCP4 2001:db8::1 192.0.2.2 1 2\r\n", "closed"},
-		{lb, "PROXY TCP4 192.0.2.1 192.0.2.2 123456 80\r\n", "closed"}, {lb, "PROXY TCP4 a b c d\r\n", "closed"}, {lb, "PROXY TCP4 " + strings.Repeat("1", 200) + "\r\n", "closed"},
-		{lb, "PROXY UDP4 192.0.2.1 192.0.2.2 12345 80\r\n", "closed"}, {lb, v2(1, 0x12, four, ""), "closed"}, {lb, v2(1, 0x11, four[:8], ""), "closed"}, {lb, v2(2, 0x11, four, ""), "closed"},
-		{lb, v2(1, 0x11, four, strings.Repeat("x", 5000)), "closed"}, {lb, strings.Replace(v2(1, 0x11, four, ""), "\x21\x11", "\x11\x11", 1), "closed"},
+		{lb, "", "closed"}, {lb, "PROXY TCP4 192.0.2.1 192.0.2.2 12345\r\n", "closed"},
+		{lb, "PROXY TCP4 2001:db8::1 192.0.2.2 1 2\r\n", "closed"},
+		{lb, "PROXY TCP4 192.0.2.1 192.0.2.2 123456 80\r\n", "closed"}, {lb, "PROXY TCP4 a b c d\r\n", "closed"},
+		{lb, "PROXY TCP4 " + strings.Repeat("1", 200) + "\r\n", "closed"},
+		{lb, "PROXY UDP4 192.0.2.1 192.0.2.2 12345 80\r\n", "closed"}, {lb, v2(1, 0x12, four, ""), "closed"},
+		{lb, v2(1, 0x11, four[:8], ""), "closed"}, {lb, v2(2, 0x11, four, ""), "closed"},
+		{lb, v2(1, 0x11, four, strings.Repeat("x", 5000)), "closed"},
+		{lb, strings.Replace(v2(1, 0x11, four, ""), "\x21\x11", "\x11\x11", 1), "closed"},
 		// From who is not trusted it is no request.
-		{other, "PROXY TCP4 192.0.2.1 192.0.2.2 12345 80\r\n", "400"}, {other, v2(1, 0x11, four, ""), "400"}, {other, "", other},
+		{other, "PROXY TCP4 192.0.2.1 192.0.2.2 12345 80\r\n", "400"}, {other, v2(1, 0x11, four, ""), "400"},
+		{other, "", other},
 	} {
 		if got := ask(x.from, x.header, false); got != x.want {
 			t.Errorf("%s, %q: %s, want %s", x.from, x.header, got, x.want)

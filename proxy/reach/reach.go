@@ -58,7 +58,8 @@ func Special(a netip.Addr) string {
 // Prefixes whose last or next 32 bits are an IPv4 address: IPv4-compatible (RFC 4291,
 // 2.5.5.1), translated (RFC 2765), NAT64 (RFC 6052, RFC 8215) and 6to4 (RFC 3056).
 var (
-	carriers  = []netip.Prefix{netip.MustParsePrefix("::/96"), netip.MustParsePrefix("::ffff:0:0:0/96"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48")}
+	carriers = []netip.Prefix{netip.MustParsePrefix("::/96"), netip.MustParsePrefix("::ffff:0:0:0/96"),
+		netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48")}
 	sixToFour = netip.MustParsePrefix("2002::/16")
 )
 

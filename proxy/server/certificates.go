@@ -63,9 +63,12 @@ func selfSigned() (*tls.Certificate, error) {
 		return nil, err
 	}
 	t := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{Organization: []string{"Wayleave"}, CommonName: "Wayleave Ingress default certificate"},
-		DNSNames: []string{"ingress.invalid"}, NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().AddDate(10, 0, 0),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
+		SerialNumber: serial, Subject: pkix.Name{Organization: []string{"Wayleave"},
+			CommonName: "Wayleave Ingress default certificate"},
+		DNSNames: []string{"ingress.invalid"}, NotBefore: time.Now().Add(-24 * time.Hour),
+		NotAfter: time.Now().AddDate(10, 0, 0),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
 	if err != nil {
@@ -116,7 +119,8 @@ func (c *Certificates) Replace(all map[string]table.Certificate) {
 	c.replace(next, sets, all)
 }
 
-func (c *Certificates) replace(next map[string]*tls.Certificate, sets map[string]*authority.Set, some map[string]table.Certificate) {
+func (c *Certificates) replace(next map[string]*tls.Certificate, sets map[string]*authority.Set,
+	some map[string]table.Certificate) {
 	defer func() {
 		c.parsed.Store(&next)
 		c.authorities.Store(&sets)
@@ -244,6 +248,9 @@ func (c *Certificates) config() *tls.Config {
 		NextProtos:     []string{"h2", "http/1.1"},
 		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return c.For(h.ServerName), nil },
 	}
-	general.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) { return c.handshake(general, h.ServerName), nil }
+	general.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		return c.handshake(general,
+			h.ServerName), nil
+	}
 	return general
 }

@@ -160,7 +160,8 @@ func (s *Server) end(list []victim, most int, may func(victim) bool) (n int) {
 }
 
 // evictions are the names of what was ended for others.
-var evictions = map[h1.Phase]Refusal{h1.Waiting: EvictedWaiting, h1.Idle: EvictedIdle, h1.Busy: EvictedBusy, h1.Owing: EvictedBusy}
+var evictions = map[h1.Phase]Refusal{h1.Waiting: EvictedWaiting, h1.Idle: EvictedIdle, h1.Busy: EvictedBusy,
+	h1.Owing: EvictedBusy}
 
 // countOut makes room for another; s.mu is held.
 func (s *Server) countOut(k *conn) {

@@ -46,11 +46,12 @@ func newSmall(t *testing.T, connections, perClient int) *small {
 		t.Fatal(err)
 	}
 	m := &small{t: t, hold: make(chan struct{}), reasons: map[Refusal]int{}}
-	m.Server = New(Options{Certificates: certs, HTTP1: h1.DefaultLimits(), Log: slog.New(slog.DiscardHandler), Handle: m.handle, Refused: func(r Refusal) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.reasons[r]++
-	}})
+	m.Server = New(Options{Certificates: certs, HTTP1: h1.DefaultLimits(), Log: slog.New(slog.DiscardHandler),
+		Handle: m.handle, Refused: func(r Refusal) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.reasons[r]++
+		}})
 	m.SetLimits(Limits{Connections: connections, PerClient: perClient})
 	m.plain, m.tls = m.listen(false), m.listen(true)
 	t.Cleanup(func() {
@@ -363,7 +364,8 @@ func TestWhoIsEvicted(t *testing.T) {
 // Heads and handshakes that do not come are bounded below all connections, and the oldest end.
 func TestWaitingConnectionsAreBounded(t *testing.T) {
 	const most = 64
-	for _, name := range []string{"a head in part", "a preface in part", "a TLS handshake in part", "an HTTP/2 head in part"} {
+	for _, name := range []string{"a head in part", "a preface in part", "a TLS handshake in part",
+		"an HTTP/2 head in part"} {
 		m := newSmall(t, most, 0)
 		for i := range most {
 			if err := holders[name](m, fmt.Sprintf("127.0.2.%d", 1+i%8)); err != nil {
@@ -372,7 +374,8 @@ func TestWaitingConnectionsAreBounded(t *testing.T) {
 		}
 		testnet.Eventually(t, 10*time.Second, func() error {
 			why := m.why() // not with the server asked under the lock: it counts refusals under its own
-			if n := m.Waiting(); n > most/waitingShare || n < most/waitingShare-1 || why[EvictedWaiting] < most-most/waitingShare {
+			if n := m.Waiting(); n > most/waitingShare || n < most/waitingShare-1 ||
+				why[EvictedWaiting] < most-most/waitingShare {
 				return fmt.Errorf("%s: %d wait; %v", name, n, why)
 			}
 			return nil
@@ -402,7 +405,8 @@ func TestHandshakesAreBounded(t *testing.T) {
 	var d net.Dialer
 	if s, err := tls.DialWithDialer(&d, "tcp", m.tls, &tls.Config{InsecureSkipVerify: true}); err != nil {
 		t.Error(err)
-	} else if _, err := io.WriteString(s, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"+strings.Repeat("x", 100000)); err != nil {
+	} else if _, err := io.WriteString(s, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"+
+		strings.Repeat("x", 100000)); err != nil {
 		t.Error(err)
 	} else if resp, err := http.ReadResponse(bufio.NewReader(s), nil); err != nil || resp.StatusCode != 204 {
 		t.Error(resp, err)

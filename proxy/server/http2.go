@@ -60,8 +60,10 @@ type http2Server struct {
 func newHTTP2(s *Server, lim h1.Limits) *http2Server {
 	h := &http2Server{s: s, times: streamTimes{lim.Body, lim.Write}, limit: lim.Head, config: quiet(lim.Head)}
 	h.heads.Store(h.config)
-	h.srv = &http2.Server{MaxConcurrentStreams: maxStreams, MaxUploadBufferPerStream: streamWindow, MaxUploadBufferPerConnection: connWindow,
-		MaxReadFrameSize: frameSize, IdleTimeout: lim.Idle, ReadIdleTimeout: pingAfter, PingTimeout: pingTimeout}
+	h.srv = &http2.Server{MaxConcurrentStreams: maxStreams, MaxUploadBufferPerStream: streamWindow,
+		MaxUploadBufferPerConnection: connWindow,
+		MaxReadFrameSize:             frameSize, IdleTimeout: lim.Idle, ReadIdleTimeout: pingAfter,
+		PingTimeout: pingTimeout}
 	if err := http2.ConfigureServer(h.config, h.srv); err != nil {
 		panic(err) // for cipher suites, of which none are named
 	}
@@ -101,13 +103,14 @@ func (h *http2Server) serve(k *conn, c net.Conn) {
 		said := t.ConnectionState()
 		session = &message.Session{ServerName: said.ServerName, Certificates: said.PeerCertificates}
 	}
-	h.srv.ServeConn(h.batches.of(c, h.times.write, k), &http2.ServeConnOpts{Context: h.s.base, BaseConfig: h.heads.Load(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer k.end()
-		if !k.begin() {
-			panic(http.ErrAbortHandler)
-		}
-		h.handle(w, r, k, client, local, session)
-	})})
+	h.srv.ServeConn(h.batches.of(c, h.times.write, k), &http2.ServeConnOpts{Context: h.s.base,
+		BaseConfig: h.heads.Load(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer k.end()
+			if !k.begin() {
+				panic(http.ErrAbortHandler)
+			}
+			h.handle(w, r, k, client, local, session)
+		})})
 	if k.flooded.Load() {
 		h.s.refused(Flood)
 	}
@@ -121,7 +124,8 @@ func addrPort(a net.Addr) netip.AddrPort {
 }
 
 // handle answers one request.
-func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, k *conn, client, local netip.AddrPort, session *message.Session) {
+func (h *http2Server) handle(w http.ResponseWriter, r *http.Request, k *conn, client, local netip.AddrPort,
+	session *message.Session) {
 	switch {
 	case r.Method == http.MethodConnect:
 		h.deny(w, MalformedMessage, http.StatusNotImplemented)

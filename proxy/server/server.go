@@ -110,7 +110,8 @@ type Options struct {
 
 // New makes a server without listeners.
 func New(o Options) *Server {
-	s := &Server{certs: o.Certificates, tls: o.Certificates.config(), handle: o.Handle, pass: o.Pass, log: o.Log, refused: o.Refused,
+	s := &Server{certs: o.Certificates, tls: o.Certificates.config(), handle: o.Handle, pass: o.Pass, log: o.Log,
+		refused:   o.Refused,
 		listeners: map[feed.Socket]*net.TCPListener{}, conns: map[*conn]struct{}{}, empty: make(chan struct{})}
 	if s.refused == nil {
 		s.refused = func(Refusal) {}
@@ -119,7 +120,9 @@ func New(o Options) *Server {
 	s.crowd.Full = s.thin
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.limits.Store(&Limits{})
-	s.h1 = &h1.Server{Limits: o.HTTP1, Handle: o.Handle, Refused: func(netip.AddrPort, *h1.Error) { s.refused(BadRequest) }}
+	s.h1 = &h1.Server{Limits: o.HTTP1, Handle: o.Handle, Refused: func(netip.AddrPort, *h1.Error) {
+		s.refused(BadRequest)
+	}}
 	s.h2 = newHTTP2(s, o.HTTP1)
 	return s
 }
@@ -220,7 +223,8 @@ func (s *Server) accept(k feed.Socket, l *net.TCPListener) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.ENOBUFS) {
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM) ||
+			errors.Is(err, syscall.ENOBUFS) {
 			s.refused(TooMany)
 			select { // those that wait come when others have gone
 			case <-time.After(10 * time.Millisecond):
@@ -360,7 +364,8 @@ func (s *Server) encrypted(k *conn, c net.Conn) {
 }
 
 // plainToTLS answers who speaks HTTP where TLS is spoken.
-const plainToTLS = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 48\r\nConnection: close\r\n\r\n400 this port speaks HTTPS; HTTP was sent to it\n"
+const plainToTLS = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 48\r\nConnection: " +
+	"close\r\n\r\n400 this port speaks HTTPS; HTTP was sent to it\n"
 
 func looksLikeHTTP(b [5]byte) bool {
 	for _, c := range b {

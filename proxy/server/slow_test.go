@@ -28,7 +28,8 @@ func serve(t *testing.T, handle func(context.Context, message.Downstream)) strin
 		t.Fatal(err)
 	}
 	lim := h1.DefaultLimits()
-	lim.Body, lim.Write, lim.HeadTime, lim.Idle = 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond, 600*time.Millisecond
+	lim.Body, lim.Write, lim.HeadTime, lim.Idle = 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond,
+		600*time.Millisecond
 	s := New(Options{Certificates: certs, Handle: handle, HTTP1: lim, Log: slog.New(slog.DiscardHandler)})
 	f, err := feed.OpenSocket(feed.Socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
 	if err != nil {
@@ -185,7 +186,8 @@ func TestStreamsOfAClientAreBounded(t *testing.T) {
 	statuses := make(chan int, 2*clientStreams)
 	from := func(ip string, n int) {
 		for n > 0 {
-			tr := &http.Transport{Protocols: &p, DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}}).DialContext}
+			tr := &http.Transport{Protocols: &p,
+				DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}}).DialContext}
 			t.Cleanup(tr.CloseIdleConnections)
 			for range min(n, 100) {
 				go request(&http.Client{Transport: tr}, statuses)

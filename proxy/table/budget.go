@@ -22,8 +22,10 @@ const (
 
 // Why a pattern is closed though it is an expression of RE2.
 var (
-	errIngressFull = fmt.Errorf("the patterns of this Ingress for the host have more than %d instructions", maxOfIngress)
-	errHostFull    = fmt.Errorf("the patterns of the host have more than %d instructions; those of the namespace that owns it and of older Ingresses come first", maxOfHost)
+	errIngressFull = fmt.Errorf("the patterns of this Ingress for the host have more than %d instructions",
+		maxOfIngress)
+	errHostFull = fmt.Errorf("the patterns of the host have more than %d instructions; those of the namespace "+
+		"that owns it and of older Ingresses come first", maxOfHost)
 )
 
 // compiled is what became of the pattern of a path.

@@ -34,7 +34,8 @@ type ClientCert struct {
 
 // CertificateFields are those that tell endpoints of a client's certificate, which no client may
 // set.
-var certificateFields = []string{"ssl-client-cert", "ssl-client-verify", "ssl-client-subject-dn", "ssl-client-issuer-dn"}
+var certificateFields = []string{"ssl-client-cert", "ssl-client-verify", "ssl-client-subject-dn",
+	"ssl-client-issuer-dn"}
 
 // ClientRule is a ClientCert that was read.
 type ClientRule struct {

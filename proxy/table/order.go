@@ -340,7 +340,8 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 	for i := range r.Host.Paths {
 		p := &r.Host.Paths[i]
 		prog, isPattern := patterns[i]
-		c := &candidate{path: p, age: i, literal: lower(p.Path), guarded: p.Guarded() || r.ready[p] != nil && r.ready[p].Err != nil}
+		c := &candidate{path: p, age: i, literal: lower(p.Path), guarded: p.Guarded() || r.ready[p] != nil &&
+			r.ready[p].Err != nil}
 		if isPattern {
 			c.literal = lower(LiteralPrefix(p.Options.PathPattern))
 		}

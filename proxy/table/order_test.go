@@ -50,8 +50,10 @@ func TestRegexHosts(t *testing.T) {
 		{"=/foo;/foo", map[string]string{"/foo": "=/foo", "/foo/x": "=/foo"}}, // of one text the older
 		{"=/;/x", map[string]string{"/": "=/", "/y": "", "/x": "/x"}},
 		{"=/foo;~/foo", map[string]string{"/foo": "=/foo", "/FOO/x": "=/foo"}},
-		{"/foo;/foo/bar;~/foo/bar/(.+)", map[string]string{"/foo/bar/1": "~/foo/bar/(.+)", "/foo/bar": "/foo/bar", "/foo/barn": "/foo/bar", "/foo": "/foo", "/food": "/foo"}},
-		{"/foo/bar/bar;~/foo/bar/[A-Z0-9]{3}", map[string]string{"/foo/bar/bar": "~/foo/bar/[A-Z0-9]{3}", "/foo/bar/bars": "~/foo/bar/[A-Z0-9]{3}", "/foo/bar/ba-": ""}},
+		{"/foo;/foo/bar;~/foo/bar/(.+)", map[string]string{"/foo/bar/1": "~/foo/bar/(.+)", "/foo/bar": "/foo/bar",
+			"/foo/barn": "/foo/bar", "/foo": "/foo", "/food": "/foo"}},
+		{"/foo/bar/bar;~/foo/bar/[A-Z0-9]{3}", map[string]string{"/foo/bar/bar": "~/foo/bar/[A-Z0-9]{3}",
+			"/foo/bar/bars": "~/foo/bar/[A-Z0-9]{3}", "/foo/bar/ba-": ""}},
 		{"/ guard;/pub", map[string]string{"/pub/x": "/pub", "/public": "/ guard", "/PUB": "/ guard"}},
 		{"/;/adm guard", map[string]string{"/ADM": "/adm guard", "/admin": "/adm guard", "/x": "/"}},
 		{"/ guard;/adm guard", map[string]string{"/ADM": "/adm guard"}},
@@ -95,7 +97,8 @@ func TestRegexHostsLeaveGuardsOfOthers(t *testing.T) {
 		}
 	}
 	var m Match
-	if tab := Make(nil, map[string]*Host{"x.h": own, "": ordering("/")}); !tab.Route([]byte("x.h"), []byte("/public"), &m) || m.Path.Path != "/pub" {
+	if tab := Make(nil, map[string]*Host{"x.h": own, "": ordering("/")}); !tab.Route([]byte("x.h"), []byte("/public"),
+		&m) || m.Path.Path != "/pub" {
 		t.Errorf("/public is served by %+v", m.Path)
 	}
 }
@@ -107,19 +110,26 @@ func TestOrderOfPatterns(t *testing.T) {
 		paths string
 		want  map[string]string
 	}{
-		{"~/(.*);=/healthz guard;/api/v2/orders", map[string]string{"/healthz": "=/healthz", "/api/v2/orders/7": "/api/v2/orders", "/x": "~/(.*)", "/api": "~/(.*)"}},
-		{"~/()(.*);=/.well-known/acme-challenge/t", map[string]string{"/.well-known/acme-challenge/t": "=/.well-known/acme-challenge/t"}},
-		{"~/(?:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa|)(.*);/.well-known/acme-challenge/t", map[string]string{"/.well-known/acme-challenge/t": "/.well-known/acme-challenge/t"}},
+		{"~/(.*);=/healthz guard;/api/v2/orders", map[string]string{"/healthz": "=/healthz",
+			"/api/v2/orders/7": "/api/v2/orders", "/x": "~/(.*)", "/api": "~/(.*)"}},
+		{"~/()(.*);=/.well-known/acme-challenge/t",
+			map[string]string{"/.well-known/acme-challenge/t": "=/.well-known/acme-challenge/t"}},
+		{"~/(?:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa|)(.*);/.well-known/acme-challenge/t",
+			map[string]string{"/.well-known/acme-challenge/t": "/.well-known/acme-challenge/t"}},
 		{"~/a(.*);~/a/b(.*);~/a/(.*)", map[string]string{"/a/b": "~/a/b(.*)", "/a/c": "~/a/(.*)", "/ac": "~/a(.*)"}},
-		{"~/(.*);/abcd;/ABC", map[string]string{"/abcd": "/abcd"}},                            // one length: the greater
-		{"~/(.*);/ab", map[string]string{"/ab": "~/(.*)"}},                                    // as ingress-nginx has it
-		{"~/(.*);/ab guard", map[string]string{"/ab": "/ab", "/AB/c": "/ab", "/x": "~/(.*)"}}, // but nothing opens a guard
+		// one length: the greater
+		{"~/(.*);/abcd;/ABC", map[string]string{"/abcd": "/abcd"}},
+		// as ingress-nginx has it
+		{"~/(.*);/ab", map[string]string{"/ab": "~/(.*)"}},
+		// but nothing opens a guard
+		{"~/(.*);/ab guard", map[string]string{"/ab": "/ab", "/AB/c": "/ab", "/x": "~/(.*)"}},
 		{"~/(.*)(x|y|z)*;~/ab/(.*) guard", map[string]string{"/ab/c": "~/ab/(.*)", "/x": "~/(.*)(x|y|z)*"}},
 		{"~/(.*);/ guard", map[string]string{"/x": "/", "/": "/"}},
 		{"~/(.*) guard;/ guard", map[string]string{"/x": "~/(.*)"}},
 		{"~/(.*) guard;/ab", map[string]string{"/ab": "~/(.*)"}},
 		{"~/(.*) guard;/abcde", map[string]string{"/abcde": "/abcde", "/ABCDE": "~/(.*)", "/abcdef": "~/(.*)"}},
-		{"~/(.*);/abcde", map[string]string{"/abcde": "/abcde", "/ABCDE": "/abcde", "/abcdef": "/abcde"}}, // as a location of its regular expression
+		// as a location of its regular expression
+		{"~/(.*);/abcde", map[string]string{"/abcde": "/abcde", "/ABCDE": "/abcde", "/abcdef": "/abcde"}},
 		{"~/(.*);/abcde foreign", map[string]string{"/abcde": "/abcde", "/ABCDE": "~/(.*)", "/abcdef": "~/(.*)"}},
 		{"~/(.*);=/abcde", map[string]string{"/abcde": "=/abcde", "/ABCDE": "~/(.*)", "/abcde/": "~/(.*)"}},
 		{"~/(.*);=/admin guard", map[string]string{"/admin": "=/admin", "/ADMIN": "=/admin", "/admin/": "=/admin"}},
@@ -134,7 +144,8 @@ func TestOrderOfPatterns(t *testing.T) {
 		{"~/(?!public)(.*) closed;/", map[string]string{"/x": "~/(?!public)(.*)", "/public": "~/(?!public)(.*)"}},
 		{"~/admins?(?=/) closed;/", map[string]string{"/admin": "~/admins?(?=/)", "/x": "/"}},
 		{"~/a(?=/)|/b closed;/", map[string]string{"/b": "~/a(?=/)|/b"}},
-		{"~/admin(?=/) closed;~/(.*)(very|long|pattern)?", map[string]string{"/admin/x": "~/admin(?=/)", "/x": "~/(.*)(very|long|pattern)?"}},
+		{"~/admin(?=/) closed;~/(.*)(very|long|pattern)?", map[string]string{"/admin/x": "~/admin(?=/)",
+			"/x": "~/(.*)(very|long|pattern)?"}},
 		{"~/admin(?=/) closed;~/ad closed", map[string]string{"/admin": "~/admin(?=/)", "/add": "~/ad"}},
 	} {
 		for _, turned := range []bool{false, true} {
@@ -156,8 +167,10 @@ func TestOrderOfPatterns(t *testing.T) {
 
 func TestLiteralPrefix(t *testing.T) {
 	for pattern, want := range map[string]string{
-		"/a": "/a", "/a(/|$)(.*)": "/a", "/(.*)": "/", "/ab?c": "/a", "/ab*": "/a", "/ab{0}": "/a", "/ab+": "/ab", "/a.b": "/a", `/a\.b`: "/a",
-		"/a|/b": "/", "/(a|b)": "/", "/x[|]y": "/x", `/x\|y`: "/x", "/a)|/b": "/", "/caf\u00e9": "/caf", "?": "/", "": "/", "(": "/", "/a[": "/a", "/\u212a": "/",
+		"/a": "/a", "/a(/|$)(.*)": "/a", "/(.*)": "/", "/ab?c": "/a", "/ab*": "/a", "/ab{0}": "/a", "/ab+": "/ab",
+		"/a.b": "/a", `/a\.b`: "/a",
+		"/a|/b": "/", "/(a|b)": "/", "/x[|]y": "/x", `/x\|y`: "/x", "/a)|/b": "/", "/caf\u00e9": "/caf", "?": "/",
+		"": "/", "(": "/", "/a[": "/a", "/\u212a": "/",
 	} {
 		if got := LiteralPrefix(pattern); got != want {
 			t.Errorf("%q: %q, want %q", pattern, got, want)
@@ -167,7 +180,8 @@ func TestLiteralPrefix(t *testing.T) {
 
 // FuzzLiteralPrefix: each match of a pattern begins with its literal prefix.
 func FuzzLiteralPrefix(f *testing.F) {
-	for _, s := range []string{"/a(/|$)(.*)", "/ab?c", "/a|b", "/a[|]", "/a{2,3}b", `/a\Qb|c\E`, "/[]|]x", "/a(?i)b|c"} {
+	for _, s := range []string{"/a(/|$)(.*)", "/ab?c", "/a|b", "/a[|]", "/a{2,3}b", `/a\Qb|c\E`, "/[]|]x",
+		"/a(?i)b|c"} {
 		f.Add(s, "/ab/c")
 	}
 	f.Fuzz(func(t *testing.T, pattern, path string) {
@@ -186,7 +200,8 @@ func FuzzLiteralPrefix(f *testing.F) {
 func TestPatternsOfAHostAreBounded(t *testing.T) {
 	var list []string
 	for i := range 2000 {
-		list = append(list, fmt.Sprintf("~/t%d/(a|b|c)*(x|y)+(.*)z foreign", i), fmt.Sprintf("~/(.*)/u%d/[a-z]{1,40} foreign", i))
+		list = append(list, fmt.Sprintf("~/t%d/(a|b|c)*(x|y)+(.*)z foreign", i),
+			fmt.Sprintf("~/(.*)/u%d/[a-z]{1,40} foreign", i))
 	}
 	list = append(list, "~/mine(/|$)(.*)", "/")
 	h := ordering(list...)
@@ -197,7 +212,8 @@ func TestPatternsOfAHostAreBounded(t *testing.T) {
 	routes := made(h).Lookup([]byte("h"))
 	var m Match
 	worst := 0
-	for _, path := range []string{"/mine/x", "/t0/abxz", "/t1999/abxz", "/x/u1999/" + strings.Repeat("a", 900), "/" + strings.Repeat("\u00e9", 500), "/" + strings.Repeat("a", maxMatched-1)} {
+	for _, path := range []string{"/mine/x", "/t0/abxz", "/t1999/abxz", "/x/u1999/" + strings.Repeat("a", 900),
+		"/" + strings.Repeat("\u00e9", 500), "/" + strings.Repeat("a", maxMatched-1)} {
 		m.Steps = 0
 		if !routes.Find([]byte(path), &m) {
 			t.Errorf("%.20s is not found", path)
@@ -207,7 +223,8 @@ func TestPatternsOfAHostAreBounded(t *testing.T) {
 	if worst > maxWork || worst == 0 {
 		t.Errorf("a request took %d steps, %d are allowed", worst, maxWork)
 	}
-	for target, want := range map[string]string{"/mine/x": "~/mine(/|$)(.*)", "/t0/abxz": list[0], "/t1999/abxz": list[3998]} {
+	for target, want := range map[string]string{"/mine/x": "~/mine(/|$)(.*)", "/t0/abxz": list[0],
+		"/t1999/abxz": list[3998]} {
 		if !routes.Find([]byte(target), &m) || m.Path.Backend != strings.Fields(want)[0] {
 			t.Errorf("%s leads to %s, want %s", target, m.Path.Backend, want)
 		}
@@ -216,7 +233,8 @@ func TestPatternsOfAHostAreBounded(t *testing.T) {
 		t.Error("a pattern over the bound is served")
 	}
 	one := ordering("~/a(.*)")
-	if routes = made(one).Lookup([]byte("h")); !routes.Find([]byte("/a"+strings.Repeat("x", maxMatched-2)), &m) || m.TooLong {
+	if routes = made(one).Lookup([]byte("h")); !routes.Find([]byte("/a"+strings.Repeat("x", maxMatched-2)),
+		&m) || m.TooLong {
 		t.Error("one pattern makes 8 KiB too long")
 	}
 }
@@ -244,7 +262,8 @@ func TestAYoungerWildcardHostLendsNoCertificate(t *testing.T) {
 		since     int64
 		want      string
 	}{{"a", 2, "wild"}, {"b", 2, ""}, {"b", 0, "wild"}, {"b", 1, ""}} {
-		tab := made(&Host{Name: "x.h", Namespace: "a", Since: 1}, &Host{Name: "*.h", Namespace: c.namespace, Since: c.since, Certificate: "wild"})
+		tab := made(&Host{Name: "x.h", Namespace: "a", Since: 1}, &Host{Name: "*.h", Namespace: c.namespace,
+			Since: c.since, Certificate: "wild"})
 		if own, wild, _, known := tab.CertificateOf([]byte("x.h")); own != "" || wild != c.want || !known {
 			t.Errorf("%+v: %q %q", c, own, wild)
 		}

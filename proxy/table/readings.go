@@ -17,7 +17,8 @@ import (
 //	dots       "." and ".." are resolved (all), with empty segments as segments or not
 //	trim       of white space, control characters and final dots of segments (Windows, Node)
 func readings(path string) (all []string, ok bool) {
-	steps := []func(string) string{decoded, fromUnicode, withoutParameters, withSlashes, cutOff, merged, undotted, trimmed}
+	steps := []func(string) string{decoded, fromUnicode, withoutParameters, withSlashes, cutOff, merged,
+		undotted, trimmed}
 	all, seen, size := []string{path}, map[string]bool{path: true}, len(path)
 	for i := 0; i < len(all); i++ {
 		for _, step := range steps {

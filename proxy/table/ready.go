@@ -133,7 +133,8 @@ func compile1(s, prefix string) (*program, error) {
 		return nil, err
 	}
 	if len(prog.Inst) > maxInstructions {
-		return nil, fmt.Errorf("regular expression %q is of %d steps; %d are allowed", s, len(prog.Inst), maxInstructions)
+		return nil, fmt.Errorf("regular expression %q is of %d steps; %d are allowed", s, len(prog.Inst),
+			maxInstructions)
 	}
 	re, err := regexp.Compile(whole)
 	return &program{re, len(prog.Inst)}, err

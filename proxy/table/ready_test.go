@@ -21,7 +21,8 @@ func TestTemplates(t *testing.T) {
 			t.Errorf("%q: %s %v, want %s", c.text, s, err, c.want)
 		}
 	}
-	for _, bad := range []string{"$", "a$", "$/", "${host", "${}", "$nothing", "$0", "$http_", "$cookie_", "$arg_", "$1$"} {
+	for _, bad := range []string{"$", "a$", "$/", "${host", "${}", "$nothing", "$0", "$http_", "$cookie_",
+		"$arg_", "$1$"} {
 		if _, err := ParseTemplate(bad); err == nil {
 			t.Errorf("%q is read", bad)
 		}
@@ -51,7 +52,8 @@ func TestWhatCannotBeReadIsNamed(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", c.options, err, c.want)
 		}
 	}
-	if err := Prepare(&Path{Options: &Options{PathPattern: `/a(/|$)(.*)`, RewriteTarget: "/$2", Canary: []Canary{{Pattern: "^x"}}}}).Err; err != nil {
+	if err := Prepare(&Path{Options: &Options{PathPattern: `/a(/|$)(.*)`, RewriteTarget: "/$2",
+		Canary: []Canary{{Pattern: "^x"}}}}).Err; err != nil {
 		t.Error(err)
 	}
 }

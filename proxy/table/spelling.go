@@ -97,7 +97,8 @@ func covers(a, b *Match) bool {
 	if closed(b) {
 		return false
 	}
-	if a.Host != b.Host && b.Host != nil && b.Host.ClientCert != nil && (a.Host == nil || !reflect.DeepEqual(a.Host.ClientCert, b.Host.ClientCert)) {
+	if a.Host != b.Host && b.Host != nil && b.Host.ClientCert != nil &&
+		(a.Host == nil || !reflect.DeepEqual(a.Host.ClientCert, b.Host.ClientCert)) {
 		return false
 	}
 	if b.Host != nil && b.Host.ClientCert != nil && proves(a.Path) && !proves(b.Path) {
@@ -144,7 +145,8 @@ func (o *Options) limitsAs(b *Options) bool {
 
 func closed(m *Match) bool {
 	p := m.Path
-	return p.Closed || p.Backend == "" && (p.Options == nil || p.Options.Redirect == "") || m.Ready != nil && m.Ready.Err != nil
+	return p.Closed || p.Backend == "" && (p.Options == nil || p.Options.Redirect == "") || m.Ready != nil &&
+		m.Ready.Err != nil
 }
 
 // watches says whether some path of the host is guarded or closed.
@@ -219,7 +221,8 @@ func (t *Table) lower1() *Table {
 		}
 		return r
 	}
-	l := &Table{exact: make(map[string]*Routes, len(t.exact)), wild: make(map[string]*Routes, len(t.wild)), rest: either(t.rest)}
+	l := &Table{exact: make(map[string]*Routes, len(t.exact)), wild: make(map[string]*Routes, len(t.wild)),
+		rest: either(t.rest)}
 	for k, r := range t.exact {
 		l.exact[k] = either(r)
 	}

@@ -108,7 +108,9 @@ func windows(s string) string {
 
 // spell writes a path in some way that a server may take for it.
 func spell(r *rand.Rand, s string) string {
-	detours := []string{"", "", "/.", "//", "/x/..", "/%2e", "/x/%2e%2e", "/x/.%2E", "/x/..;", "/x/..;v=1", "/;", "/x%2f..", "/x%2f%2e%2e", "/public/..", "/public/..%2f.", `/x\..`, "/x%5c..", "/.;/", "/x/..%3b", "/x/..%00", "/x//../.."}
+	detours := []string{"", "", "/.", "//", "/x/..", "/%2e", "/x/%2e%2e", "/x/.%2E", "/x/..;", "/x/..;v=1", "/;",
+		"/x%2f..", "/x%2f%2e%2e", "/public/..", "/public/..%2f.", `/x\..`, "/x%5c..", "/.;/", "/x/..%3b",
+		"/x/..%00", "/x//../.."}
 	var b strings.Builder
 	for _, seg := range strings.Split(strings.TrimPrefix(s, "/"), "/") {
 		b.WriteString(detours[r.IntN(len(detours))])
@@ -136,7 +138,8 @@ func spell(r *rand.Rand, s string) string {
 			}
 			b.WriteString(c)
 		}
-		b.WriteString([]string{"", "", "", "", "", ";", ";x=1", ";x=/", ".", "%20", "%2e", "%3b", "%3Bx", "%00", "%2500", "%3f", "%253f", "%23", "%09", "%0a", "%c2%a0", "%a0", "%85", "/", "//", "/."}[r.IntN(26)])
+		b.WriteString([]string{"", "", "", "", "", ";", ";x=1", ";x=/", ".", "%20", "%2e", "%3b", "%3Bx", "%00",
+			"%2500", "%3f", "%253f", "%23", "%09", "%0a", "%c2%a0", "%a0", "%85", "/", "//", "/."}[r.IntN(26)])
 	}
 	return b.String()
 }
@@ -222,7 +225,9 @@ func (g *guardedHost) around(raw string) (how string, served bool) {
 		at := f(sent)
 		anyCase := strings.HasPrefix(name, "IIS") || name == "Express"
 		if need := g.of(at, anyCase); need != "open" && need != guard {
-			return fmt.Sprintf("%q is served by the guard %s as %q, and %s takes that for %q, of the guard %s (paths %v)", raw, guard, sent, name, at, need, g.paths), true
+			return fmt.Sprintf(
+				"%q is served by the guard %s as %q, and %s takes that for %q, of the guard %s (paths %v)", raw, guard,
+				sent, name, at, need, g.paths), true
 		}
 	}
 	return "", true
@@ -265,7 +270,8 @@ func TestNoSpellingWalksAroundAGuard(t *testing.T) {
 }
 
 func FuzzSpelled(f *testing.F) {
-	for _, s := range []string{"/admin;x=1", "/admin/..%2fpublic", "//admin", "/%2561dmin", `/public\..\admin`, "/public/..;/admin", "/admin%3f", "/a//../admin", "/%c1%a1dmin", "/ADMIN/area"} {
+	for _, s := range []string{"/admin;x=1", "/admin/..%2fpublic", "//admin", "/%2561dmin", `/public\..\admin`,
+		"/public/..;/admin", "/admin%3f", "/a//../admin", "/%c1%a1dmin", "/ADMIN/area"} {
 		f.Add(s)
 	}
 	hosts := guardedHosts()
@@ -285,13 +291,24 @@ func FuzzSpelled(f *testing.F) {
 func TestSpellings(t *testing.T) {
 	h := newGuarded(map[string]string{"/": "open", "/admin": "10.0.0.0/8", "/public": "open", "/group": "open"})
 	for _, tc := range []struct{ raw, want string }{
-		{"/admin", "guarded /admin"}, {"//admin", "guarded //admin"}, {"/./admin", "guarded /admin"}, {"/%61dmin", "guarded /%61dmin"}, {"/public/../admin", "guarded /admin"}, {"/public/%2e%2e/admin", "guarded /admin"},
-		{"/admin/../public", "open /public"}, {"/admin/%2e%2e/public", "open /public"}, {"/admin/x/../../public/a%20b", "open /public/a%20b"},
-		{"/admin;x=1", "no"}, {"/admin/..%2fpublic", "no"}, {"/admin%2f..%2fpublic", "no"}, {"/ADMIN", "no"}, {"/admin%2f", "guarded /admin%2f"}, {"/admin%2fx", "guarded /admin%2fx"},
-		{`/admin\x`, "no"}, {`/public\..\admin`, "no"}, {"/public%5c..%5cadmin", "no"}, {"/admin%00", "no"}, {"/admin%2500", "no"}, {"/%2561dmin", "no"}, {"/public/..;/admin", "no"}, {"/public/..;x/admin", "no"},
-		{"/%c1%a1dmin", "no"}, {"/public/%c0%ae%c0%ae/admin", "no"}, {"/%u0061dmin", "no"}, {"/%ef%bd%81dmin", "no"}, {"/admin%3f", "no"}, {"/admin%23", "no"}, {"/admin%09", "no"}, {"/admin%20", "no"}, {"/admin.", "no"}, {"/admin%85", "no"}, {"/admin\xa0", "no"},
-		{"/;/admin", "no"}, {"/public;/../admin", "guarded /admin"}, {"/a//../admin", "no"}, {"/group/a%2Fb", "open /group/a%2Fb"}, {"/group/a;jsessionid=1", "open /group/a;jsessionid=1"}, {"/group/100%25", "open /group/100%25"}, {"/group/Ärger", "open /group/Ärger"}, {"/Group/A.b", "open /Group/A.b"}, {"/public/", "open /public/"},
-		{"/administrator", "open /administrator"}, {"/.well-known/x", "open /.well-known/x"}, {"/group/http://x/", "open /group/http://x/"},
+		{"/admin", "guarded /admin"}, {"//admin", "guarded //admin"}, {"/./admin", "guarded /admin"},
+		{"/%61dmin", "guarded /%61dmin"}, {"/public/../admin", "guarded /admin"},
+		{"/public/%2e%2e/admin", "guarded /admin"},
+		{"/admin/../public", "open /public"}, {"/admin/%2e%2e/public", "open /public"}, {"/admin/x/../../public/a%20b",
+			"open /public/a%20b"},
+		{"/admin;x=1", "no"}, {"/admin/..%2fpublic", "no"}, {"/admin%2f..%2fpublic", "no"}, {"/ADMIN", "no"},
+		{"/admin%2f", "guarded /admin%2f"}, {"/admin%2fx", "guarded /admin%2fx"},
+		{`/admin\x`, "no"}, {`/public\..\admin`, "no"}, {"/public%5c..%5cadmin", "no"}, {"/admin%00", "no"},
+		{"/admin%2500", "no"}, {"/%2561dmin", "no"}, {"/public/..;/admin", "no"}, {"/public/..;x/admin", "no"},
+		{"/%c1%a1dmin", "no"}, {"/public/%c0%ae%c0%ae/admin", "no"}, {"/%u0061dmin", "no"}, {"/%ef%bd%81dmin", "no"},
+		{"/admin%3f", "no"}, {"/admin%23", "no"}, {"/admin%09", "no"}, {"/admin%20", "no"}, {"/admin.", "no"},
+		{"/admin%85", "no"}, {"/admin\xa0", "no"},
+		{"/;/admin", "no"}, {"/public;/../admin", "guarded /admin"}, {"/a//../admin", "no"},
+		{"/group/a%2Fb", "open /group/a%2Fb"}, {"/group/a;jsessionid=1", "open /group/a;jsessionid=1"},
+		{"/group/100%25", "open /group/100%25"}, {"/group/Ärger", "open /group/Ärger"},
+		{"/Group/A.b", "open /Group/A.b"}, {"/public/", "open /public/"},
+		{"/administrator", "open /administrator"}, {"/.well-known/x", "open /.well-known/x"},
+		{"/group/http://x/", "open /group/http://x/"},
 	} {
 		guard, sent, ok := h.serve(tc.raw)
 		got := "no"
@@ -322,7 +339,8 @@ func TestSpellings(t *testing.T) {
 
 // The work for one path is bounded.
 func TestReadingsAreBounded(t *testing.T) {
-	for _, s := range []string{strings.Repeat("/%252e%252e;%5c", 200), strings.Repeat("/a;b/../", 4000), "/" + strings.Repeat("%25", 3000) + "41", "/" + strings.Repeat("x%20", 10000)} {
+	for _, s := range []string{strings.Repeat("/%252e%252e;%5c", 200), strings.Repeat("/a;b/../", 4000),
+		"/" + strings.Repeat("%25", 3000) + "41", "/" + strings.Repeat("x%20", 10000)} {
 		all, _ := readings(s)
 		n := 0
 		for _, r := range all {

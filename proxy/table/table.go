@@ -339,7 +339,8 @@ func (t *Table) named(name string) *Routes {
 }
 
 func compile(h *Host) *Routes {
-	r := &Routes{Host: h, exact: map[string]*Path{}, prefix: map[string]*Path{}, ready: map[*Path]*Ready{}, asserted: assertions(h)}
+	r := &Routes{Host: h, exact: map[string]*Path{}, prefix: map[string]*Path{}, ready: map[*Path]*Ready{},
+		asserted: assertions(h)}
 	r.client = clientRule(h)
 	if h.Default != nil && h.Default.Options != nil {
 		r.ready[h.Default] = Prepare(h.Default)

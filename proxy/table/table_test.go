@@ -145,7 +145,8 @@ func TestPatterns(t *testing.T) {
 		Path{Path: "/bad(", Backend: "bad", Options: &Options{PathPattern: `/bad(`}})
 	tab := made(h)
 	// A pattern that cannot be read takes what it could match; its options answer 500.
-	for target, want := range map[string]string{"/api/v1/users": "pattern", "/API/V1": "pattern", "/api/v2": "a /api", "/": "a /", "/badly": "bad"} {
+	for target, want := range map[string]string{"/api/v1/users": "pattern", "/API/V1": "pattern", "/api/v2": "a /api",
+		"/": "a /", "/badly": "bad"} {
 		if got := ask(tab, "a", target); got != want {
 			t.Errorf("%s: %s, want %s", target, got, want)
 		}
@@ -185,7 +186,8 @@ func TestLookupsAllocateNothing(t *testing.T) {
 // FuzzClean: a clean path is what Go's path.Clean makes of the decoded one, but for a
 // slash at the end; cleaning it again changes nothing but escapes.
 func FuzzClean(f *testing.F) {
-	for _, s := range []string{"/", "/a/../b", "/%2e%2e/a", "//a//b/", "/a/./b/.", "/a/..", "/..", "/%", "/%00", "/a%2fb", "/...", "/a/...//"} {
+	for _, s := range []string{"/", "/a/../b", "/%2e%2e/a", "//a//b/", "/a/./b/.", "/a/..", "/..", "/%", "/%00",
+		"/a%2fb", "/...", "/a/...//"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, p []byte) {
@@ -201,7 +203,8 @@ func FuzzClean(f *testing.F) {
 			t.Fatalf("%q: Go does not unescape it: %v", p, err)
 		}
 		want := path.Clean(plain)
-		if have := string(got); have != want && have != want+"/" || bytes.Contains(got, []byte("//")) && !strings.Contains(want, "//") {
+		if have := string(got); have != want && have != want+"/" || bytes.Contains(got, []byte("//")) &&
+			!strings.Contains(want, "//") {
 			t.Fatalf("%q: %q, want %q", p, have, want)
 		}
 	})

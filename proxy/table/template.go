@@ -65,11 +65,15 @@ const (
 var named = map[string]VariableKind{
 	"request_uri": RequestURI, "escaped_request_uri": EscapedRequestURI, "uri": URI, "document_uri": URI,
 	"host": HostName, "http_host": HTTPHost, "best_http_host": HTTPHost, "scheme": Scheme, "pass_access_scheme": Scheme,
-	"remote_addr": RemoteAddr, "the_real_ip": RemoteAddr, "binary_remote_addr": BinaryRemoteAddr, "realip_remote_addr": ConnectedAddr,
-	"remote_port": RemotePort, "remote_user": RemoteUser, "args": Args, "query_string": Args, "is_args": IsArgs,
-	"request_method": Method, "request": RequestLine, "request_id": RequestID, "req_id": KnownRequestID, "content_length": ContentLength,
-	"server_name": ServerName, "server_addr": ServerAddr, "server_port": ServerPort, "pass_server_port": ServerPort, "pass_port": ServerPort,
-	"server_protocol": ServerProtocol, "https": HTTPSOn, "namespace": Namespace, "ingress_name": IngressName, "service_name": ServiceName,
+	"remote_addr": RemoteAddr, "the_real_ip": RemoteAddr, "binary_remote_addr": BinaryRemoteAddr,
+	"realip_remote_addr": ConnectedAddr,
+	"remote_port":        RemotePort, "remote_user": RemoteUser, "args": Args, "query_string": Args, "is_args": IsArgs,
+	"request_method": Method, "request": RequestLine, "request_id": RequestID, "req_id": KnownRequestID,
+	"content_length": ContentLength,
+	"server_name":    ServerName, "server_addr": ServerAddr, "server_port": ServerPort, "pass_server_port": ServerPort,
+	"pass_port":       ServerPort,
+	"server_protocol": ServerProtocol, "https": HTTPSOn, "namespace": Namespace, "ingress_name": IngressName,
+	"service_name": ServiceName,
 	"service_port": ServicePort, "proxy_upstream_name": UpstreamName, "location_path": LocationPath,
 }
 

@@ -76,7 +76,8 @@ type kept struct {
 }
 
 // GetFor is Get for a connection that tells the endpoint a client; Get where o is zero.
-func (e *Endpoint) GetFor(ctx context.Context, o Origin, encrypted, sure bool, timeout time.Duration) (c *h1.Client, reused bool, err error) {
+func (e *Endpoint) GetFor(ctx context.Context, o Origin, encrypted, sure bool, timeout time.Duration) (c *h1.Client,
+	reused bool, err error) {
 	if o == (Origin{}) {
 		return e.Get(ctx, encrypted, sure, timeout)
 	}

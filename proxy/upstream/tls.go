@@ -86,10 +86,13 @@ func (s *Set) config(by *table.EndpointTLS, protocols []string) (*tls.Config, er
 		set = s.settings.Keys.Authority(by.Authority)
 	}
 	if set == nil {
-		return nil, fmt.Errorf("the authorities of %s, which must have signed the certificates of endpoints, are not there", by.Authority)
+		return nil,
+			fmt.Errorf("the authorities of %s, which must have signed the certificates of endpoints, are not there",
+				by.Authority)
 	}
 	c.VerifyConnection = func(said tls.ConnectionState) error {
-		return set.Verify(said.PeerCertificates, authority.Options{Depth: by.Depth, Usage: x509.ExtKeyUsageServerAuth, Name: by.Name, Now: time.Now()})
+		return set.Verify(said.PeerCertificates, authority.Options{Depth: by.Depth, Usage: x509.ExtKeyUsageServerAuth,
+			Name: by.Name, Now: time.Now()})
 	}
 	return c, nil
 }

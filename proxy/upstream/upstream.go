@@ -48,7 +48,8 @@ type Settings struct {
 
 // Defaults are settings that fit most clusters.
 func Defaults() Settings {
-	return Settings{IdlePerEndpoint: 1024, IdleTime: 50 * time.Second, Failures: 5, Eject: time.Second, EjectMost: 30 * time.Second, SlowStart: 10 * time.Second}
+	return Settings{IdlePerEndpoint: 1024, IdleTime: 50 * time.Second, Failures: 5, Eject: time.Second,
+		EjectMost: 30 * time.Second, SlowStart: 10 * time.Second}
 }
 
 // Set is all endpoints and backends of a proxy. Its methods may be called concurrently.
@@ -69,7 +70,8 @@ func NewSet(s Settings) *Set {
 	if s.Dial == nil {
 		s.Dial = (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext
 	}
-	set := &Set{settings: s, shared: h1.NewShared(), directs: h1.NewDirects(), endpoints: map[netip.AddrPort]*Endpoint{}}
+	set := &Set{settings: s, shared: h1.NewShared(), directs: h1.NewDirects(),
+		endpoints: map[netip.AddrPort]*Endpoint{}}
 	set.backends.Store(&map[string]*Backend{})
 	set.secret.Store(&s.Secret)
 	set.SetTLS(TLS{})
@@ -472,7 +474,8 @@ func (e *Endpoint) Active() int64 { return e.active.Load() }
 // Get returns a connection, an idle one if sure is false and there is one. reused says
 // that it was. An idle one that has anything to read is closed instead: what its server sent
 // unasked would be the next client's response.
-func (e *Endpoint) Get(ctx context.Context, encrypted, sure bool, timeout time.Duration) (c *h1.Client, reused bool, err error) {
+func (e *Endpoint) Get(ctx context.Context, encrypted, sure bool, timeout time.Duration) (c *h1.Client,
+	reused bool, err error) {
 	k := 0
 	if encrypted {
 		k = 1
@@ -517,7 +520,8 @@ func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
 }
 
 // secure begins TLS on a connection, where it is to be encrypted.
-func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, by *table.EndpointTLS, protocols []string) (net.Conn, error) {
+func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, by *table.EndpointTLS,
+	protocols []string) (net.Conn, error) {
 	if !encrypted {
 		return conn, nil
 	}
@@ -530,7 +534,8 @@ func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, by
 	}
 	t := tls.Client(conn, config)
 	if err := t.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("endpoint %s: TLS, as ingress.endpointTLS… allow it: %w", e.text, err), conn.Close())
+		return nil, errors.Join(fmt.Errorf("endpoint %s: TLS, as ingress.endpointTLS… allow it: %w", e.text,
+			err), conn.Close())
 	}
 	return t, nil
 }

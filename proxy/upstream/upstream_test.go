@@ -192,7 +192,8 @@ func TestDrainingOnesGetNothingNew(t *testing.T) {
 	s.Replace(map[string]*table.Backend{"b": some})
 	b := s.Lookup("b")
 	for i := range 300 {
-		if b.Pick(RoundRobin, nil).Addr == addr(1) || b.Pick(RandomTwo, nil).Addr == addr(1) || b.Hash([]byte(fmt.Sprint(i)), nil).Addr == addr(1) {
+		if b.Pick(RoundRobin, nil).Addr == addr(1) || b.Pick(RandomTwo, nil).Addr == addr(1) ||
+			b.Hash([]byte(fmt.Sprint(i)), nil).Addr == addr(1) {
 			t.Fatal("drawn")
 		}
 	}

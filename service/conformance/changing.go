@@ -50,7 +50,8 @@ func NewChanging(t *testing.T, n *Node, drain time.Duration) *Changing {
 		t.Fatal(err)
 	}
 	n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
-	c := &Changing{t: t, node: n, end: func() {}, planes: dataplane.Planes{NSFD: n.NS.FD(), NFT: tables, Track: track, Scheduler: "rr", Drain: drain,
+	c := &Changing{t: t, node: n, end: func() {}, planes: dataplane.Planes{NSFD: n.NS.FD(), NFT: tables, Track: track,
+		Scheduler: "rr", Drain: drain,
 		// The lock file is the test's own: tests beside it are in other namespaces.
 		Memory: t.TempDir() + "/iptables", LockFile: t.TempDir() + "/xtables.lock"}}
 	t.Cleanup(func() { c.end() })
@@ -112,5 +113,6 @@ func (c *Changing) Remains() (out []string) {
 // localOf is what a mode must know of a node of the world.
 func localOf(n *Node) service.Local {
 	return service.Local{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs, OwnPodCIDRs: n.OwnCIDRs,
-		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"), netip.MustParsePrefix("127.0.0.0/8")}}
+		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"),
+			netip.MustParsePrefix("127.0.0.0/8")}}
 }

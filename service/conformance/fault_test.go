@@ -53,10 +53,17 @@ func TestAForeignFlushIsRepairedWhileAKeyFails(t *testing.T) {
 	for name, build := range map[string]func(*testing.T, *Node) (service.Mode, func()){
 		"nftables": func(t *testing.T, n *Node) (service.Mode, func()) {
 			conn, track := kernels(t, n)
-			return nftables.New(poisonedNFT{conn, nft.Pack(netip.MustParseAddr(poison))}, track), func() { n.NS.Run("nft", "flush", "ruleset") }
+			return nftables.New(poisonedNFT{conn, nft.Pack(netip.MustParseAddr(poison))}, track),
+				func() { n.NS.Run("nft", "flush", "ruleset") }
 		},
-		"iptables-nft":    func(t *testing.T, n *Node) (service.Mode, func()) { return poisonedIptables(t, n, kernelipt.NFT) },
-		"iptables-legacy": func(t *testing.T, n *Node) (service.Mode, func()) { return poisonedIptables(t, n, kernelipt.Legacy) },
+		"iptables-nft": func(t *testing.T, n *Node) (service.Mode, func()) {
+			return poisonedIptables(t, n,
+				kernelipt.NFT)
+		},
+		"iptables-legacy": func(t *testing.T, n *Node) (service.Mode, func()) {
+			return poisonedIptables(t, n,
+				kernelipt.Legacy)
+		},
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); flushWhileAKeyFails(t, build) })
 	}
@@ -107,12 +114,14 @@ func flushWhileAKeyFails(t *testing.T, build func(*testing.T, *Node) (service.Mo
 		t.Fatal(err)
 	}
 	w.Set(web(), w.Pods[1])
-	w.Set(&model.Service{Name: model.Name{Namespace: "aaa", Name: "bad"}, ClusterIPs: []netip.Addr{netip.MustParseAddr(poison)},
-		Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80}}}, w.Pods[1])
+	w.Set(&model.Service{Name: model.Name{Namespace: "aaa", Name: "bad"},
+		ClusterIPs: []netip.Addr{netip.MustParseAddr(poison)},
+		Ports:      []model.ServicePort{{Protocol: model.TCP, Port: 80}}}, w.Pods[1])
 	w.Store.MarkSynced(model.AllKinds())
 	planner := &service.Planner{Options: func(model.Name) service.Options { return service.Options{Node: n.Name} }}
 	health := reconcile.NewHealth(nil, nil)
-	loop := &reconcile.Loop[model.Name, service.Plan]{Name: "service", Store: w.Store, Kinds: service.Kinds, Keys: planner.Keys, Plan: planner.Plan,
+	loop := &reconcile.Loop[model.Name, service.Plan]{Name: "service", Store: w.Store, Kinds: service.Kinds,
+		Keys: planner.Keys, Plan: planner.Plan,
 		Equal: service.Equal, Target: mode, Foreign: foreign, Health: health, Log: slog.New(slog.DiscardHandler)}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
@@ -146,7 +155,8 @@ func (idle) Disturb(*testnet.NS)                           {}
 // mode. An address that is not the node's is nobody's to map.
 func TestAHostPortTakesNoServicesAddress(t *testing.T) {
 	t.Parallel()
-	cluster, other, away := netip.MustParseAddr("10.96.9.9"), netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("203.0.113.77")
+	cluster, other, away := netip.MustParseAddr("10.96.9.9"), netip.MustParseAddr("203.0.113.9"),
+		netip.MustParseAddr("203.0.113.77")
 	for name, build := range map[string]func(nft.Conn, conntrack.Flusher) service.Mode{
 		"nftables": func(c nft.Conn, f conntrack.Flusher) service.Mode { return nftables.New(c, f) },
 		"ipvs":     func(c nft.Conn, f conntrack.Flusher) service.Mode { return nftables.Beside(c, f, nil) },
@@ -164,7 +174,8 @@ func TestAHostPortTakesNoServicesAddress(t *testing.T) {
 			mode := build(conn, track)
 			mode.SetLocal(localOf(n))
 			plan := service.Plan{VIPs: []netip.Addr{cluster}}
-			for _, e := range []service.Entry{{Frontend: service.Frontend{Addr: cluster, Port: 443}}, {Frontend: service.Frontend{Addr: other, Port: 443}, External: true},
+			for _, e := range []service.Entry{{Frontend: service.Frontend{Addr: cluster, Port: 443}},
+				{Frontend: service.Frontend{Addr: other, Port: 443}, External: true},
 				{Frontend: service.Frontend{Addr: other, Port: 445}, External: true, Split: true}} {
 				e.Frontend.Protocol = model.TCP
 				if name == "ipvs" { // there is no IPVS here, which would draw it
@@ -172,16 +183,20 @@ func TestAHostPortTakesNoServicesAddress(t *testing.T) {
 				}
 				plan.Entries = append(plan.Entries, e)
 			}
-			if err := mode.Sync(t.Context(), map[model.Name]service.Plan{{Namespace: "ns", Name: "web"}: plan}); err != nil {
+			if err := mode.Sync(t.Context(),
+				map[model.Name]service.Plan{{Namespace: "ns", Name: "web"}: plan}); err != nil {
 				t.Fatal(err)
 			}
 			var list []hostport.Mapping
 			for _, port := range []uint16{443, 444, 445} {
 				list = append(list, hostport.Mapping{HostPort: port, ContainerPort: 8080, Protocol: model.TCP})
 			}
-			list = append(list, hostport.Mapping{HostIP: away, HostPort: 8443, ContainerPort: 8080, Protocol: model.TCP})
-			table := nft.Table{Family: nft.IPv4, Name: "host-ports", Sets: hostport.Sets(), Chains: hostport.Chains(nft.IPv4)}
-			if err := conn.Commit(t.Context(), table, nft.Batch{Base: true, Add: hostport.Elements(nft.IPv4, pod.IPs, list)}); err != nil {
+			list = append(list, hostport.Mapping{HostIP: away, HostPort: 8443, ContainerPort: 8080,
+				Protocol: model.TCP})
+			table := nft.Table{Family: nft.IPv4, Name: "host-ports", Sets: hostport.Sets(),
+				Chains: hostport.Chains(nft.IPv4)}
+			if err := conn.Commit(t.Context(), table, nft.Batch{Base: true, Add: hostport.Elements(nft.IPv4, pod.IPs,
+				list)}); err != nil {
 				t.Fatal(err)
 			}
 			from := w.Clients()[4]

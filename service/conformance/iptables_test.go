@@ -113,7 +113,8 @@ func refusedBeside(t *testing.T, flavour kernel.Flavour) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := &iptablesMode{Driven{Mode: iptables.New(poisoned{conn, "10.96.66.66/32", &refused}, track), Node: n.Name}, flavour}
+		m := &iptablesMode{Driven{Mode: iptables.New(poisoned{conn, "10.96.66.66/32", &refused}, track),
+			Node: n.Name}, flavour}
 		n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
 		m.Mode.SetLocal(localOf(n))
 		modes = append(modes, m)
@@ -123,8 +124,9 @@ func refusedBeside(t *testing.T, flavour kernel.Flavour) {
 	w.Set(web(), w.Pods[1], w.Pods[2])
 	bad := model.Name{Namespace: "aaa", Name: "bad"}
 	at := netip.MustParseAddr("10.96.66.66")
-	plan := service.Plan{VIPs: []netip.Addr{at}, Entries: []service.Entry{{Frontend: service.Frontend{Addr: at, Protocol: model.TCP, Port: 80},
-		Slots: []netip.AddrPort{netip.AddrPortFrom(w.Pods[1].IPs[0], 8080)}}}}
+	plan := service.Plan{VIPs: []netip.Addr{at},
+		Entries: []service.Entry{{Frontend: service.Frontend{Addr: at, Protocol: model.TCP, Port: 80},
+			Slots: []netip.AddrPort{netip.AddrPortFrom(w.Pods[1].IPs[0], 8080)}}}}
 	named := func(err error) {
 		t.Helper()
 		var keys reconcile.KeyErrors[model.Name]

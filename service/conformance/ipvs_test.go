@@ -60,7 +60,8 @@ func realIPVS(t *testing.T) func(n *Node) Mode {
 		for name, value := range ipvs.Sysctls() {
 			n.NS.Sysctl("net/"+name, value)
 		}
-		mode := ipvs.New(conn, nftables.Beside(tables, track, nil), track, ipvs.Options{Scheduler: "rr", Drain: time.Minute})
+		mode := ipvs.New(conn, nftables.Beside(tables, track, nil), track, ipvs.Options{Scheduler: "rr",
+			Drain: time.Minute})
 		m := &ipvsMode{Driven{Mode: mode, Node: n.Name}}
 		n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
 		mode.SetLocal(localOf(n))
@@ -100,7 +101,8 @@ func TestIPVSIsPutBack(t *testing.T) {
 	slices.Sort(good)
 	shows(good...)
 	for _, wrong := range [][]string{
-		{"-d", "-t", at, "-r", first}, {"-e", "-t", at, "-r", second, "-m", "-w", "0"}, {"-e", "-t", at, "-r", first, "-m", "-w", "7"},
+		{"-d", "-t", at, "-r", first}, {"-e", "-t", at, "-r", second, "-m", "-w", "0"}, {"-e", "-t", at, "-r", first,
+			"-m", "-w", "7"},
 		{"-a", "-t", at, "-r", "192.0.2.77:80", "-m"}, {"-E", "-t", at, "-s", "lc"}, {"-D", "-t", at}, {"-C"},
 	} {
 		node.Run("ipvsadm", wrong...)

@@ -43,12 +43,16 @@ func (w *World) Meter() {
 	go func() { _ = lossmeter.ServeTCP(l) }()
 	go func() { _ = lossmeter.ServeUDP(u) }()
 	err := w.Store.Write(func(tx *model.Writer) {
-		ports := []model.ServicePort{{Name: "t", Protocol: model.TCP, Port: 7, NodePort: meterPort}, {Name: "u", Protocol: model.UDP, Port: 7, NodePort: meterPort}}
+		ports := []model.ServicePort{{Name: "t", Protocol: model.TCP, Port: 7, NodePort: meterPort},
+			{Name: "u", Protocol: model.UDP, Port: 7, NodePort: meterPort}}
 		name := model.Name{Namespace: "default", Name: "meter"}
-		tx.PutService(&model.Service{Name: name, Type: model.NodePort, Ports: ports, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.77"), netip.MustParseAddr("fd00:96::77")}})
+		tx.PutService(&model.Service{Name: name, Type: model.NodePort, Ports: ports,
+			ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.77"), netip.MustParseAddr("fd00:96::77")}})
 		for i, a := range w.Pods[2].IPs {
-			tx.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "default", Name: fmt.Sprint("meter-", i == 1)}, Service: "meter",
-				Ports:     []model.EndpointPort{{Name: "t", Protocol: model.TCP, Port: 8081}, {Name: "u", Protocol: model.UDP, Port: 8081}},
+			tx.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "default",
+				Name: fmt.Sprint("meter-", i == 1)}, Service: "meter",
+				Ports: []model.EndpointPort{{Name: "t", Protocol: model.TCP, Port: 8081},
+					{Name: "u", Protocol: model.UDP, Port: 8081}},
 				Endpoints: []model.Endpoint{{Addr: a, Node: "node2", Ready: true, Serving: true}}})
 		}
 	})
@@ -66,12 +70,14 @@ func Web() *model.Service { return web() }
 func Start(t *testing.T, w *World, pace float64) *Live {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &Live{t: t, w: w, held: openAll(t, w), cancel: cancel, reports: make(chan lossmeter.Report, 3), least: int64(100 * pace), since: time.Now()}
+	m := &Live{t: t, w: w, held: openAll(t, w), cancel: cancel, reports: make(chan lossmeter.Report, 3),
+		least: int64(100 * pace), since: time.Now()}
 	run := func(from *testnet.NS, targets ...string) {
 		var probes []lossmeter.Probe
 		for _, to := range targets {
 			for kind, rate := range map[string]int{"udp": 100, "tcp": 50, "connect": 20, "datagram": 20} {
-				probes = append(probes, lossmeter.Probe{Kind: kind, Target: to, Rate: max(1, int(float64(rate)*pace)), Patience: late})
+				probes = append(probes, lossmeter.Probe{Kind: kind, Target: to, Rate: max(1, int(float64(rate)*pace)),
+					Patience: late})
 			}
 		}
 		m.n++
@@ -84,7 +90,8 @@ func Start(t *testing.T, w *World, pace float64) *Live {
 		}()
 	}
 	run(w.Pods[0].NS, "10.96.0.77:7", "[fd00:96::77]:7")
-	run(w.Outside, fmt.Sprintf("%s:%d", w.Nodes[0].Addrs[0], meterPort), fmt.Sprintf("%s:%d", w.Nodes[1].Addrs[0], meterPort), fmt.Sprintf("[%s]:%d", w.Nodes[0].Addrs[1], meterPort))
+	run(w.Outside, fmt.Sprintf("%s:%d", w.Nodes[0].Addrs[0], meterPort), fmt.Sprintf("%s:%d", w.Nodes[1].Addrs[0],
+		meterPort), fmt.Sprintf("[%s]:%d", w.Nodes[0].Addrs[1], meterPort))
 	return m
 }
 

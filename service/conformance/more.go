@@ -149,7 +149,8 @@ func localVIP(t *testing.T, w *World) {
 // sideBySide: services with the same port numbers, and with the same backends, do
 // not get each other's connections.
 func sideBySide(t *testing.T, w *World) {
-	other := web(model.ServicePort{Name: "tcp", Protocol: model.TCP, Port: 80, NodePort: nodePort + 1}, model.ServicePort{Name: "udp", Protocol: model.UDP, Port: 80, NodePort: nodePort + 1})
+	other := web(model.ServicePort{Name: "tcp", Protocol: model.TCP, Port: 80, NodePort: nodePort + 1},
+		model.ServicePort{Name: "udp", Protocol: model.UDP, Port: 80, NodePort: nodePort + 1})
 	other.Name.Name = "other"
 	other.ClusterIPs = []netip.Addr{netip.MustParseAddr("10.96.0.51"), netip.MustParseAddr("fd00:96::51")}
 	w.Set(web(), w.Pods[1])

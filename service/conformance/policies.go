@@ -51,7 +51,8 @@ func (w *World) routed(node int) (undo func()) {
 // again is such a flow.
 func sticky() (svc *model.Service, vip func(is6 bool) netip.AddrPort, port uint16) {
 	port = nodePort + 9
-	svc = web(model.ServicePort{Name: "tcp", Protocol: model.TCP, Port: 80, NodePort: port}, model.ServicePort{Name: "udp", Protocol: model.UDP, Port: 80, NodePort: port})
+	svc = web(model.ServicePort{Name: "tcp", Protocol: model.TCP, Port: 80, NodePort: port},
+		model.ServicePort{Name: "udp", Protocol: model.UDP, Port: 80, NodePort: port})
 	svc.Name.Name, svc.Affinity = "sticky", time.Hour
 	svc.ClusterIPs = []netip.Addr{netip.MustParseAddr("10.96.0.53"), netip.MustParseAddr("fd00:96::53")}
 	return svc, func(is6 bool) netip.AddrPort { return netip.AddrPortFrom(pick(svc.ClusterIPs, is6), 80) }, port
@@ -365,7 +366,8 @@ func sourceRanges(t *testing.T, w *World) {
 	}{
 		{name: "of the client outside", ranges: []string{"172.30.0.96/27", "fd00:30::/64"}, out: true},
 		{name: "of pods", ranges: []string{"10.244.0.0/16", "fd00:244::/32"}, pod: true},
-		{name: "of both", ranges: []string{"172.30.0.99/32", "10.244.1.0/24", "fd00:30::99/128", "fd00:244:0:1::/64"}, out: true, pod: true},
+		{name: "of both", ranges: []string{"172.30.0.99/32", "10.244.1.0/24", "fd00:30::99/128", "fd00:244:0:1::/64"},
+			out: true, pod: true},
 		{name: "of nobody here", ranges: []string{"198.51.100.0/24", "2001:db8:1::/48"}},
 		{name: "of everybody", ranges: []string{"0.0.0.0/0", "::/0"}, out: true, pod: true},
 	} {
@@ -416,11 +418,16 @@ func hints(t *testing.T, w *World) {
 		removed bool
 	}{
 		{name: "zones", a: ep("zone1", ""), b: ep("zone2", ""), on1: []string{"pod1b"}, on2: []string{"pod2a"}},
-		{name: "zones crosswise", a: ep("zone2", ""), b: ep("zone1", ""), on1: []string{"pod2a"}, on2: []string{"pod1b"}},
-		{name: "nodes before zones", a: ep("zone1", "node2"), b: ep("zone2", "node1"), on1: []string{"pod2a"}, on2: []string{"pod1b"}},
-		{name: "one endpoint has none", a: ep("zone1", ""), b: ep("", ""), on1: []string{"pod1b", "pod2a"}, on2: []string{"pod1b", "pod2a"}},
-		{name: "none for a zone", a: ep("zone1", ""), b: ep("zone1", ""), on1: []string{"pod1b", "pod2a"}, on2: []string{"pod1b", "pod2a"}},
-		{name: "a node has none, its zone has", a: ep("zone1", "node1"), b: ep("zone2", "node1"), on1: []string{"pod1b", "pod2a"}, on2: []string{"pod2a"}},
+		{name: "zones crosswise", a: ep("zone2", ""), b: ep("zone1", ""), on1: []string{"pod2a"},
+			on2: []string{"pod1b"}},
+		{name: "nodes before zones", a: ep("zone1", "node2"), b: ep("zone2", "node1"), on1: []string{"pod2a"},
+			on2: []string{"pod1b"}},
+		{name: "one endpoint has none", a: ep("zone1", ""), b: ep("", ""), on1: []string{"pod1b", "pod2a"},
+			on2: []string{"pod1b", "pod2a"}},
+		{name: "none for a zone", a: ep("zone1", ""), b: ep("zone1", ""), on1: []string{"pod1b", "pod2a"},
+			on2: []string{"pod1b", "pod2a"}},
+		{name: "a node has none, its zone has", a: ep("zone1", "node1"), b: ep("zone2", "node1"),
+			on1: []string{"pod1b", "pod2a"}, on2: []string{"pod2a"}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			w.SetEndpoints(web(), []*Pod{w.Pods[1], w.Pods[2]}, []model.Endpoint{row.a, row.b})
@@ -522,7 +529,8 @@ func notProxied(t *testing.T, w *World) {
 
 // noNodePort: a load balancer without node ports (allocateLoadBalancerNodePorts false).
 func noNodePort(t *testing.T, w *World) {
-	svc := web(model.ServicePort{Name: "tcp", Protocol: model.TCP, Port: 80}, model.ServicePort{Name: "udp", Protocol: model.UDP, Port: 80})
+	svc := web(model.ServicePort{Name: "tcp", Protocol: model.TCP, Port: 80}, model.ServicePort{Name: "udp",
+		Protocol: model.UDP, Port: 80})
 	svc.Type = model.LoadBalancer
 	svc.LoadBalancerIPs = []netip.Addr{ext(false).Addr(), ext(true).Addr()}
 	w.Set(svc, w.Pods[2])
@@ -557,11 +565,13 @@ func policyChanges(t *testing.T, w *World) {
 		if pod, _, err := Say(conn); err != nil || pod != "pod2a" {
 			t.Errorf("after the change the live connection: %q, %v", pod, err)
 		}
-		if pod, seen, err := out.Ask(network, w.nodeAddr(1, is6)); err != nil || pod != "pod2a" || seen != pick(out.IPs, is6) {
+		if pod, seen, err := out.Ask(network, w.nodeAddr(1, is6)); err != nil || pod != "pod2a" ||
+			seen != pick(out.IPs, is6) {
 			t.Errorf("after the change a new one: %q saw %s, %v", pod, seen, err)
 		}
 		w.Set(svc, w.Pods[2])
-		if pod, seen, err := out.Ask(network, w.nodeAddr(0, is6)); err != nil || pod != "pod2a" || seen == pick(out.IPs, is6) {
+		if pod, seen, err := out.Ask(network, w.nodeAddr(0, is6)); err != nil || pod != "pod2a" ||
+			seen == pick(out.IPs, is6) {
 			t.Errorf("after the change back: %q saw %s, %v", pod, seen, err)
 		}
 	})

@@ -32,10 +32,14 @@ func TestTenThousandServices(t *testing.T) {
 			if i == many/2 {
 				ip = netip.AddrFrom4([4]byte{10, 97, 0, 0}) // another's
 			}
-			tx.PutService(&model.Service{Name: name, ClusterIPs: []netip.Addr{ip}, Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80}}})
-			s := &model.EndpointSlice{Name: name, Service: name.Name, Ports: []model.EndpointPort{{Protocol: model.TCP, Port: 8080}}}
+			tx.PutService(&model.Service{Name: name, ClusterIPs: []netip.Addr{ip},
+				Ports: []model.ServicePort{{Protocol: model.TCP, Port: 80}}})
+			s := &model.EndpointSlice{Name: name, Service: name.Name,
+				Ports: []model.EndpointPort{{Protocol: model.TCP, Port: 8080}}}
 			for k := range 10 {
-				s.Endpoints = append(s.Endpoints, model.Endpoint{Addr: netip.AddrFrom4([4]byte{10, byte(130 + k), byte(i >> 8), byte(i)}), Ready: true, Serving: true})
+				s.Endpoints = append(s.Endpoints,
+					model.Endpoint{Addr: netip.AddrFrom4([4]byte{10, byte(130 + k), byte(i >> 8), byte(i)}),
+						Ready: true, Serving: true})
 			}
 			tx.PutEndpointSlice(s)
 		}
@@ -47,11 +51,13 @@ func TestTenThousandServices(t *testing.T) {
 		t.Errorf("the bad one reached the kernel: %v", err)
 	}
 	loser := model.Name{Namespace: "many", Name: "s05000"}
-	if _, _, problems := service.Make(w.Store.Snapshot(), loser, w.Nodes[0].Name); len(problems) != 1 || problems[0].Object != loser ||
+	if _, _, problems := service.Make(w.Store.Snapshot(), loser, w.Nodes[0].Name); len(problems) != 1 ||
+		problems[0].Object != loser ||
 		!strings.Contains(problems[0].Reason, "many/s00000") {
 		t.Errorf("the bad one is not named: %v", problems)
 	}
-	out := w.Nodes[0].NS.Run("nft", "get", "element", "ip", nftables.TableName, "frontends", fmt.Sprintf("{ 10.97.%d.%d . tcp . 80 }", (many-1)>>8, (many-1)&255))
+	out := w.Nodes[0].NS.Run("nft", "get", "element", "ip", nftables.TableName, "frontends",
+		fmt.Sprintf("{ 10.97.%d.%d . tcp . 80 }", (many-1)>>8, (many-1)&255))
 	if !strings.Contains(out, "goto vip-10") {
 		t.Errorf("the last service is %s", out)
 	}
@@ -59,19 +65,24 @@ func TestTenThousandServices(t *testing.T) {
 	l, u := server.Listen("tcp", ":8081"), server.ListenPacket("udp", ":8081")
 	go func() { _ = lossmeter.ServeTCP(l) }()
 	go func() { _ = lossmeter.ServeUDP(u) }()
-	meter := &model.Service{Name: model.Name{Namespace: "default", Name: "meter"}, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.77")},
-		Ports: []model.ServicePort{{Name: "t", Protocol: model.TCP, Port: 7}, {Name: "u", Protocol: model.UDP, Port: 7}}}
+	meter := &model.Service{Name: model.Name{Namespace: "default", Name: "meter"},
+		ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.77")},
+		Ports: []model.ServicePort{{Name: "t", Protocol: model.TCP, Port: 7},
+			{Name: "u", Protocol: model.UDP, Port: 7}}}
 	err = w.Store.Write(func(tx *model.Writer) {
 		tx.PutService(meter)
-		tx.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "default", Name: "meter"}, Service: "meter",
-			Ports:     []model.EndpointPort{{Name: "t", Protocol: model.TCP, Port: 8081}, {Name: "u", Protocol: model.UDP, Port: 8081}},
+		tx.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "default", Name: "meter"},
+			Service: "meter",
+			Ports: []model.EndpointPort{{Name: "t", Protocol: model.TCP, Port: 8081},
+				{Name: "u", Protocol: model.UDP, Port: 8081}},
 			Endpoints: []model.Endpoint{{Addr: w.Pods[2].IPs[0], Ready: true, Serving: true}}})
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	program := func() {
-		if err := w.modes[0].Program(t.Context(), w.Store.Snapshot()); err != nil && !strings.Contains(err.Error(), "many/s05000") {
+		if err := w.modes[0].Program(t.Context(), w.Store.Snapshot()); err != nil && !strings.Contains(err.Error(),
+			"many/s05000") {
 			t.Error(err)
 		}
 	}
@@ -79,7 +90,8 @@ func TestTenThousandServices(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan lossmeter.Report, 1)
 	go func() {
-		r, err := lossmeter.Run(ctx, w.Pods[0].NS.Dial, []lossmeter.Probe{{Kind: "udp", Target: "10.96.0.77:7"}, {Kind: "tcp", Target: "10.96.0.77:7"}, {Kind: "connect", Target: "10.96.0.77:7"}})
+		r, err := lossmeter.Run(ctx, w.Pods[0].NS.Dial, []lossmeter.Probe{{Kind: "udp", Target: "10.96.0.77:7"},
+			{Kind: "tcp", Target: "10.96.0.77:7"}, {Kind: "connect", Target: "10.96.0.77:7"}})
 		if err != nil {
 			t.Error(err)
 		}
@@ -122,7 +134,9 @@ func realNftables(t *testing.T) func(n *Node) Mode {
 func TestOthersTablesAreLeftAlone(t *testing.T) {
 	start := realNftables(t)
 	ns := testnet.New(t, "node1")
-	foreign := "add table ip mangle; add chain ip mangle KUBE-KUBELET-CANARY; add table ip nat; add chain ip nat KUBE-POSTROUTING; add rule ip nat KUBE-POSTROUTING counter masquerade; add table inet mine; add set inet mine s { type ipv4_addr; elements = { 192.0.2.1 }; }"
+	foreign := "add table ip mangle; add chain ip mangle KUBE-KUBELET-CANARY; add table ip nat; add chain ip nat " +
+		"KUBE-POSTROUTING; add rule ip nat KUBE-POSTROUTING counter masquerade; add table inet mine; add set inet " +
+		"mine s { type ipv4_addr; elements = { 192.0.2.1 }; }"
 	ns.Run("nft", foreign)
 	list := func() (out string) {
 		for _, table := range []string{"ip mangle", "ip nat", "inet mine"} {

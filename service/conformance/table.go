@@ -73,11 +73,15 @@ func Run(t *testing.T, start func(*Node) Mode) {
 		{"ClusterIP from outside", fromOutside}, {"backends with the node's network", hostNetwork},
 		{"VIP is an address of the node", localVIP}, {"services side by side", sideBySide},
 		{"restart under traffic", restart},
-		{"session affinity", affinity}, {"session affinity follows changes", affinityChanges}, {"session affinity ends", affinityEnds},
-		{"external IPs", externalIPs}, {"external policy Local", externalLocal}, {"external policy Local without endpoints here", externalLocalAway},
+		{"session affinity", affinity}, {"session affinity follows changes", affinityChanges},
+		{"session affinity ends", affinityEnds},
+		{"external IPs", externalIPs}, {"external policy Local", externalLocal},
+		{"external policy Local without endpoints here", externalLocalAway},
 		{"internal policy Local", internalLocal}, {"source ranges", sourceRanges}, {"topology hints", hints},
-		{"one family", oneFamily}, {"another proxy's service", otherProxy}, {"slices for DNS alone", notProxied}, {"SCTP", sctp},
-		{"no node port", noNodePort}, {"policy changes", policyChanges}, {"external policy Local, endpoints go", externalLocalMoves},
+		{"one family", oneFamily}, {"another proxy's service", otherProxy}, {"slices for DNS alone", notProxied},
+		{"SCTP", sctp},
+		{"no node port", noNodePort}, {"policy changes", policyChanges}, {"external policy Local, endpoints go",
+			externalLocalMoves},
 		{"node ports on localhost", localhost},
 	} {
 		t.Run(group.name, func(t *testing.T) {
@@ -173,7 +177,8 @@ func refused(t *testing.T, c Client, network string, to netip.AddrPort) {
 	start := time.Now()
 	pod, _, err := c.Ask(network, to)
 	// The kernel tells a process of the node itself with EPERM when it sends.
-	if !errors.Is(err, syscall.ECONNREFUSED) && !(errors.Is(err, syscall.EPERM) && strings.HasSuffix(c.Name, "itself")) {
+	if !errors.Is(err, syscall.ECONNREFUSED) && !(errors.Is(err, syscall.EPERM) &&
+		strings.HasSuffix(c.Name, "itself")) {
 		t.Errorf("%s to %s by %s: %q answered, %v; want a refusal", c.Name, to, network, pod, err)
 	}
 	if took := time.Since(start); took > 500*time.Millisecond {
@@ -272,7 +277,8 @@ func serviceRemoved(t *testing.T, w *World) {
 
 // manyPorts: several ports, and one port number of two protocols, go apart.
 func manyPorts(t *testing.T, w *World) {
-	w.Set(web(model.ServicePort{Name: "a", Protocol: model.TCP, Port: 80}, model.ServicePort{Name: "b", Protocol: model.TCP, Port: 81},
+	w.Set(web(model.ServicePort{Name: "a", Protocol: model.TCP, Port: 80}, model.ServicePort{Name: "b",
+		Protocol: model.TCP, Port: 81},
 		model.ServicePort{Name: "c", Protocol: model.UDP, Port: 81}), w.Pods[2])
 	c := w.Clients()[0]
 	each(t, func(t *testing.T, network string, is6 bool) {

@@ -98,8 +98,10 @@ func NewWorld(t *testing.T, start func(*Node) Mode) *World {
 	}
 	for i := 1; i <= 2; i++ {
 		n := &Node{Name: fmt.Sprintf("node%d", i), NS: testnet.New(t, fmt.Sprintf("node%d", i)), PodCIDRs: cidrs(),
-			Addrs: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("172.30.0.1%d", i)), netip.MustParseAddr(fmt.Sprintf("fd00:30::1%d", i))}}
-		n.OwnCIDRs = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)), netip.MustParsePrefix(fmt.Sprintf("fd00:244:0:%d::/64", i))}
+			Addrs: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("172.30.0.1%d", i)),
+				netip.MustParseAddr(fmt.Sprintf("fd00:30::1%d", i))}}
+		n.OwnCIDRs = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i)),
+			netip.MustParsePrefix(fmt.Sprintf("fd00:244:0:%d::/64", i))}
 		n.Zone = fmt.Sprintf("zone%d", i)
 		attach(n.NS, i, fmt.Sprintf("172.30.0.1%d/24", i), fmt.Sprintf("fd00:30::1%d/64", i))
 		n.NS.Router()
@@ -152,7 +154,8 @@ func (w *World) route(from, to int) {
 func (w *World) pod(name string, node, host int) {
 	n := w.Nodes[node]
 	p := &Pod{Name: name, Node: node, NS: testnet.New(w.t, name), IPs: []netip.Addr{
-		netip.MustParseAddr(fmt.Sprintf("10.244.%d.%d", node+1, host)), netip.MustParseAddr(fmt.Sprintf("fd00:244:0:%d::%d", node+1, host))}}
+		netip.MustParseAddr(fmt.Sprintf("10.244.%d.%d", node+1, host)),
+		netip.MustParseAddr(fmt.Sprintf("fd00:244:0:%d::%d", node+1, host))}}
 	testnet.Veth(p.NS, "eth0", n.NS, name)
 	p.NS.Addr("eth0", p.IPs[0].String()+"/32")
 	p.NS.Addr("eth0", p.IPs[1].String()+"/128")
@@ -204,7 +207,8 @@ func (w *World) SetEndpoints(svc *model.Service, pods []*Pod, conditions []model
 		own := *svc // the store keeps what it is given
 		tx.PutService(&own)
 		for _, is6 := range []bool{false, true} {
-			s := &model.EndpointSlice{Name: model.Name{Namespace: svc.Name.Namespace, Name: fmt.Sprintf("%s-%v", svc.Name.Name, is6)}, Service: svc.Name.Name}
+			s := &model.EndpointSlice{Name: model.Name{Namespace: svc.Name.Namespace,
+				Name: fmt.Sprintf("%s-%v", svc.Name.Name, is6)}, Service: svc.Name.Name}
 			for _, p := range svc.Ports {
 				s.Ports = append(s.Ports, model.EndpointPort{Name: p.Name, Protocol: p.Protocol, Port: 8080})
 			}
@@ -271,7 +275,8 @@ func (c Client) Ask(network string, to netip.AddrPort) (pod string, seen netip.A
 	return c.ask(network, to, patience)
 }
 
-func (c Client) ask(network string, to netip.AddrPort, patience time.Duration) (pod string, seen netip.Addr, err error) {
+func (c Client) ask(network string, to netip.AddrPort, patience time.Duration) (pod string,
+	seen netip.Addr, err error) {
 	conn, err := c.NS.Dial(network, to.String(), patience)
 	if err != nil {
 		return "", netip.Addr{}, err

@@ -38,7 +38,8 @@ func rigs() map[string]func() rig {
 		"nftables": func() rig {
 			f := nft.NewFake()
 			refuse := func(a netip.Addr) { f.Fail = refuseElements(a) }
-			return rig{nftables.New(f, &conntrack.Fake{}), func() string { return tables(f, nftables.TableName) }, refuse, func() int { return f.Commits }}
+			return rig{nftables.New(f, &conntrack.Fake{}), func() string { return tables(f, nftables.TableName) },
+				refuse, func() int { return f.Commits }}
 		},
 		"iptables": func() rig {
 			f := kernelipt.NewFake()
@@ -56,7 +57,8 @@ func rigs() map[string]func() rig {
 		},
 		"ipvs": func() rig {
 			f, around := kernelipvs.NewFake(netip.MustParseAddr("192.0.2.11")), nft.NewFake()
-			m := ipvs.New(f, nftables.Beside(around, &conntrack.Fake{}, nil), &conntrack.Fake{}, ipvs.Options{Scheduler: "dh"})
+			m := ipvs.New(f, nftables.Beside(around, &conntrack.Fake{}, nil), &conntrack.Fake{},
+				ipvs.Options{Scheduler: "dh"})
 			refuse := func(a netip.Addr) {
 				f.Fail = func(s kernelipvs.Server) error {
 					if a == s.Addr {
@@ -65,7 +67,8 @@ func rigs() map[string]func() rig {
 					return nil
 				}
 			}
-			return rig{m, func() string { return servers(f) + tables(around, nftables.BesideTableName) }, refuse, func() int { return f.Sets }}
+			return rig{m, func() string { return servers(f) + tables(around, nftables.BesideTableName) }, refuse,
+				func() int { return f.Sets }}
 		},
 	}
 }
@@ -75,7 +78,10 @@ var errRefused = errors.New("the kernel takes it not")
 func refuseElements(a netip.Addr) func(nft.Batch) error {
 	return func(b nft.Batch) error {
 		for _, list := range b.Add {
-			if a.IsValid() && slices.ContainsFunc(list, func(e nft.Element) bool { return strings.HasPrefix(e.Key, nft.Pack(a)) }) {
+			if a.IsValid() && slices.ContainsFunc(list, func(e nft.Element) bool {
+				return strings.HasPrefix(e.Key,
+					nft.Pack(a))
+			}) {
 				return errRefused
 			}
 		}
@@ -131,7 +137,8 @@ func change(r *rand.Rand, w *model.Writer) {
 		w.Delete(model.ServiceKind, name)
 		return
 	}
-	s := &model.Service{Name: name, Created: time.Date(2026, 1, 1, 0, r.IntN(3), 0, 0, time.UTC), Type: model.LoadBalancer,
+	s := &model.Service{Name: name, Created: time.Date(2026, 1, 1, 0, r.IntN(3), 0, 0, time.UTC),
+		Type:       model.LoadBalancer,
 		ClusterIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 1, byte(r.IntN(12))})}}
 	for range r.IntN(3) {
 		s.ExternalIPs = append(s.ExternalIPs, netip.AddrFrom4([4]byte{203, 0, 113, byte(r.IntN(4))}))
@@ -140,9 +147,11 @@ func change(r *rand.Rand, w *model.Writer) {
 	if r.IntN(8) == 0 {
 		s.ClusterIPs = []netip.Addr{netip.AddrFrom4([4]byte{203, 0, 113, byte(r.IntN(4))})}
 	}
-	s.Ports = []model.ServicePort{{Protocol: model.TCP, Port: uint16(80 + r.IntN(2)), NodePort: uint16(30000 + r.IntN(3))}}
+	s.Ports = []model.ServicePort{{Protocol: model.TCP, Port: uint16(80 + r.IntN(2)),
+		NodePort: uint16(30000 + r.IntN(3))}}
 	w.PutService(s)
-	w.PutEndpointSlice(&model.EndpointSlice{Name: name, Service: name.Name, Ports: []model.EndpointPort{{Protocol: model.TCP, Port: 8080}},
+	w.PutEndpointSlice(&model.EndpointSlice{Name: name, Service: name.Name,
+		Ports:     []model.EndpointPort{{Protocol: model.TCP, Port: 8080}},
 		Endpoints: []model.Endpoint{{Addr: netip.AddrFrom4([4]byte{10, 244, 1, byte(n)}), Ready: true, Serving: true}}})
 }
 
@@ -221,8 +230,9 @@ func TestOneRefusedServiceStaysOneInEveryMode(t *testing.T) {
 	const n = 60
 	simple := func(i, backend int) service.Plan {
 		vip := netip.AddrFrom4([4]byte{10, 96, 2, byte(i)})
-		return service.Plan{VIPs: []netip.Addr{vip}, Entries: []service.Entry{{Frontend: service.Frontend{Addr: vip, Protocol: model.TCP, Port: 80},
-			Slots: []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 1, byte(backend)}), 80)}}}}
+		return service.Plan{VIPs: []netip.Addr{vip},
+			Entries: []service.Entry{{Frontend: service.Frontend{Addr: vip, Protocol: model.TCP, Port: 80},
+				Slots: []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 1, byte(backend)}), 80)}}}}
 	}
 	name := func(i int) model.Name { return model.Name{Namespace: "ns", Name: fmt.Sprintf("s%02d", i)} }
 	bad, vip := name(13), netip.AddrFrom4([4]byte{10, 96, 2, 13})
@@ -244,7 +254,8 @@ func TestOneRefusedServiceStaysOneInEveryMode(t *testing.T) {
 			for round := range 5 {
 				before := r.count()
 				all[name(20)] = simple(20, 100+round)
-				if err := r.mode.Apply(t.Context(), map[model.Name]service.Plan{name(20): all[name(20)]}, nil); err != nil {
+				if err := r.mode.Apply(t.Context(), map[model.Name]service.Plan{name(20): all[name(20)]},
+					nil); err != nil {
 					t.Fatal(err)
 				}
 				if c := r.count() - before; c == 0 || c > 8 {
@@ -252,7 +263,8 @@ func TestOneRefusedServiceStaysOneInEveryMode(t *testing.T) {
 				}
 				named(t, r.mode.Apply(t.Context(), map[model.Name]service.Plan{bad: all[bad]}, nil)) // its retry
 				all[name(21)], all[bad] = simple(21, 100+round), simple(13, 200+round)
-				named(t, r.mode.Apply(t.Context(), map[model.Name]service.Plan{name(21): all[name(21)], bad: all[bad]}, nil))
+				named(t, r.mode.Apply(t.Context(), map[model.Name]service.Plan{name(21): all[name(21)],
+					bad: all[bad]}, nil))
 			}
 			r.refuse(netip.Addr{})
 			if err := r.mode.Apply(t.Context(), map[model.Name]service.Plan{bad: all[bad]}, nil); err != nil {

@@ -38,7 +38,8 @@ type Check struct {
 func Plan(node string, reserved model.Reserved) func(model.Snapshot, model.Name) (Check, bool, []model.Problem) {
 	return func(snap model.Snapshot, key model.Name) (Check, bool, []model.Problem) {
 		svc, ok := snap.Service(key)
-		if !ok || svc.HealthCheckPort == 0 || svc.OtherProxy || reserved.Port(snap, model.TCP, svc.HealthCheckPort) != "" {
+		if !ok || svc.HealthCheckPort == 0 || svc.OtherProxy || reserved.Port(snap, model.TCP,
+			svc.HealthCheckPort) != "" {
 			return Check{}, false, nil
 		}
 		return Check{svc.HealthCheckPort, service.Here(snap, svc, node)}, true, nil
@@ -52,7 +53,8 @@ func Equal(a, b Check) bool { return a == b }
 const (
 	// MaxPorts are open at once: as many as the default range of node ports has.
 	MaxPorts = 2768
-	// MaxConnections and MaxPerSource are open at once, over all ports; of one IPv4 address or IPv6 /64. A load balancer
+	// MaxConnections and MaxPerSource are open at once, over all ports; of one IPv4 address or IPv6 /64. A load
+	// balancer
 	// may check all Services at the same moment.
 	MaxConnections = 1024
 	MaxPerSource   = 256
@@ -113,11 +115,14 @@ func (s *Server) Apply(_ context.Context, set map[model.Name]Check, del []model.
 		}
 		s.close(k)
 		if other, ok := s.owner[c.Port]; ok {
-			failed[k] = fmt.Errorf("spec.healthCheckNodePort: %d belongs to service %s already, which keeps it", c.Port, other)
+			failed[k] = fmt.Errorf("spec.healthCheckNodePort: %d belongs to service %s already, which keeps it",
+				c.Port, other)
 			continue
 		}
 		if len(s.open) >= MaxPorts {
-			failed[k] = fmt.Errorf("spec.healthCheckNodePort: %d: %d such ports are open on this node, which opens no more", c.Port, MaxPorts)
+			failed[k] = fmt.Errorf(
+				"spec.healthCheckNodePort: %d: %d such ports are open on this node, which opens no more",
+				c.Port, MaxPorts)
 			continue
 		}
 		listen := s.Listen
@@ -156,7 +161,10 @@ func (s *Server) Close() error {
 func Listen(port uint16) (net.Listener, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var inner error
-		err := c.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+		err := c.Control(func(fd uintptr) {
+			inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET,
+				unix.SO_REUSEPORT, 1)
+		})
 		return errors.Join(err, inner)
 	}}
 	return lc.Listen(context.Background(), "tcp", fmt.Sprintf(":%d", port))
@@ -213,8 +221,10 @@ func (s *Server) answer(c net.Conn, k model.Name, p *port) error {
 	if local == 0 || !healthy {
 		status = "503 Service Unavailable"
 	}
-	body := fmt.Sprintf("{\n\t\"service\": {\n\t\t\"namespace\": %q,\n\t\t\"name\": %q\n\t},\n\t\"localEndpoints\": %d,\n\t\"serviceProxyHealthy\": %v\n}", k.Namespace, k.Name, local, healthy)
-	reply := fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\nX-Load-Balancing-Endpoint-Weight: %d\r\nDate: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
+	body := fmt.Sprintf("{\n\t\"service\": {\n\t\t\"namespace\": %q,\n\t\t\"name\": %q\n\t},\n\t\"localEndpoints\": "+
+		"%d,\n\t\"serviceProxyHealthy\": %v\n}", k.Namespace, k.Name, local, healthy)
+	reply := fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: application/json\r\nX-Content-Type-Options: "+
+		"nosniff\r\nX-Load-Balancing-Endpoint-Weight: %d\r\nDate: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
 		status, local, time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT"), len(body))
 	if !bytes.Equal(first, []byte("HEAD ")) {
 		reply += body

@@ -49,7 +49,9 @@ func (closed) Close() error              { return nil }
 
 // A node opens so many ports and no more; a Service beyond is named, and those that have one keep it.
 func TestPortsAreBounded(t *testing.T) {
-	s := &Server{Log: slog.New(slog.DiscardHandler), Listen: func(uint16) (net.Listener, error) { return closed{}, nil }}
+	s := &Server{Log: slog.New(slog.DiscardHandler), Listen: func(uint16) (net.Listener, error) {
+		return closed{}, nil
+	}}
 	set := map[model.Name]Check{}
 	for i := range MaxPorts {
 		set[name(fmt.Sprint("s", i))] = Check{uint16(30000 + i), 1}
@@ -59,10 +61,12 @@ func TestPortsAreBounded(t *testing.T) {
 	}
 	err := s.Apply(t.Context(), map[model.Name]Check{name("more"): {29999, 1}, name("s1"): {30001, 0}}, nil)
 	var failed reconcile.KeyErrors[model.Name]
-	if !errors.As(err, &failed) || len(failed) != 1 || !strings.Contains(failed[name("more")].Error(), "opens no more") {
+	if !errors.As(err, &failed) || len(failed) != 1 || !strings.Contains(failed[name("more")].Error(),
+		"opens no more") {
 		t.Errorf("%v", err)
 	}
-	if err := s.Apply(t.Context(), map[model.Name]Check{name("more"): {29999, 1}}, []model.Name{name("s1")}); err != nil {
+	if err := s.Apply(t.Context(), map[model.Name]Check{name("more"): {29999, 1}},
+		[]model.Name{name("s1")}); err != nil {
 		t.Errorf("after one has gone: %v", err)
 	}
 }
@@ -87,10 +91,11 @@ func TestARequestInPartsIsAnswered(t *testing.T) {
 func TestLoadBalancersSeeWhoHasEndpoints(t *testing.T) {
 	ns := testnet.New(t, "node")
 	healthy := true
-	s := &Server{Healthy: func() bool { return healthy }, Log: slog.New(slog.DiscardHandler), Listen: func(port uint16) (l net.Listener, err error) {
-		err = ns.Do(func() error { l, err = Listen(port); return err })
-		return l, err
-	}}
+	s := &Server{Healthy: func() bool { return healthy }, Log: slog.New(slog.DiscardHandler),
+		Listen: func(port uint16) (l net.Listener, err error) {
+			err = ns.Do(func() error { l, err = Listen(port); return err })
+			return l, err
+		}}
 	defer s.Close()
 	store, err := model.NewStore()
 	if err != nil {
@@ -100,7 +105,8 @@ func TestLoadBalancersSeeWhoHasEndpoints(t *testing.T) {
 	put := func(ends ...model.Endpoint) {
 		t.Helper()
 		err := store.Write(func(w *model.Writer) {
-			w.PutService(&model.Service{Name: name("shop"), Type: model.LoadBalancer, ExternalLocal: true, HealthCheckPort: 31000})
+			w.PutService(&model.Service{Name: name("shop"), Type: model.LoadBalancer, ExternalLocal: true,
+				HealthCheckPort: 31000})
 			w.PutEndpointSlice(&model.EndpointSlice{Name: name("shop-1"), Service: "shop", Endpoints: ends})
 		})
 		if err != nil {
@@ -115,7 +121,8 @@ func TestLoadBalancersSeeWhoHasEndpoints(t *testing.T) {
 		}
 	}
 	here := func(i byte, ready bool) model.Endpoint {
-		return model.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 0, 0, i}), Ready: ready, Serving: ready, Node: "node1", Pod: fmt.Sprint("p", i)}
+		return model.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 0, 0, i}), Ready: ready, Serving: ready, Node: "node1",
+			Pod: fmt.Sprint("p", i)}
 	}
 	away := here(9, true)
 	away.Node = "node2"
@@ -136,8 +143,10 @@ func TestLoadBalancersSeeWhoHasEndpoints(t *testing.T) {
 			t.Fatal(err)
 		}
 		of, _ := body["service"].(map[string]any)
-		if resp.StatusCode != row.want || body["localEndpoints"] != row.local || body["serviceProxyHealthy"] != row.healthy || of["name"] != "shop" || of["namespace"] != "default" ||
-			resp.Header.Get("Content-Type") != "application/json" || resp.Header.Get("X-Load-Balancing-Endpoint-Weight") != fmt.Sprint(row.local) {
+		if resp.StatusCode != row.want || body["localEndpoints"] != row.local ||
+			body["serviceProxyHealthy"] != row.healthy || of["name"] != "shop" || of["namespace"] != "default" ||
+			resp.Header.Get("Content-Type") != "application/json" ||
+			resp.Header.Get("X-Load-Balancing-Endpoint-Weight") != fmt.Sprint(row.local) {
 			t.Errorf("%s %v %v, want %d with %v", resp.Status, resp.Header, body, row.want, row.local)
 		}
 	}

@@ -37,9 +37,11 @@ func TestHealthChecksPassTheHostsFirewall(t *testing.T) {
 			}
 			k.LockFile = lock
 			m := New(k, &conntrack.Fake{})
-			program(t, m, map[model.Name]service.Plan{name(1): {VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}, HealthCheck: 32100}})
+			program(t, m, map[model.Name]service.Plan{name(1): {VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
+				HealthCheck: 32100}})
 			// Answers pass as the host's firewall has it: here by what is established.
-			node.Run("env", "XTABLES_LOCKFILE="+lock, "iptables-"+string(flavour), "-A", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")
+			node.Run("env", "XTABLES_LOCKFILE="+lock, "iptables-"+string(flavour), "-A", "INPUT", "-m", "conntrack",
+				"--ctstate", "ESTABLISHED", "-j", "ACCEPT")
 			c, err := outside.Dial("tcp", "192.0.2.1:32100", 5*time.Second)
 			if err != nil {
 				t.Fatalf("the health check is not let in: %v", err)

@@ -18,7 +18,8 @@ func jumps(f iptables.Family) []jump {
 		{"filter", "INPUT", firewall()}, {"filter", "INPUT", onlyNew("kubernetes service portals", chainServices)},
 		{"filter", "INPUT", comment("kubernetes health check service ports") + " -j " + chainNodePorts},
 		{"filter", "INPUT", onlyNew("kubernetes externally-visible service portals", chainExternal)},
-		{"filter", "FORWARD", firewall()}, {"filter", "FORWARD", comment("kubernetes forwarding rules") + " -j " + chainForward},
+		{"filter", "FORWARD", firewall()}, {"filter", "FORWARD", comment("kubernetes forwarding rules") + " -j " +
+			chainForward},
 		{"filter", "FORWARD", onlyNew("kubernetes service portals", chainServices)},
 		{"filter", "FORWARD", onlyNew("kubernetes externally-visible service portals", chainExternal)},
 		{"filter", "OUTPUT", firewall()}, {"filter", "OUTPUT", onlyNew("kubernetes service portals", chainServices)},
@@ -28,7 +29,8 @@ func jumps(f iptables.Family) []jump {
 		{"nat", "POSTROUTING", comment("kubernetes postrouting rules") + " -j " + chainPostrouting},
 	}
 	if f == iptables.IPv4 {
-		list = append([]jump{{"filter", "INPUT", "-j " + chainLocalhost}, {"filter", "FORWARD", "-j " + chainLocalhost}}, list...)
+		list = append([]jump{{"filter", "INPUT", "-j " + chainLocalhost},
+			{"filter", "FORWARD", "-j " + chainLocalhost}}, list...)
 	}
 	return list
 }
@@ -44,7 +46,8 @@ func firewall() string { return onlyNew("kubernetes load balancer firewall", cha
 func fixed(f iptables.Family, l service.Local) map[place][]string {
 	in := func(table, chain string) place { return place{f, table, chain} }
 	out := map[place][]string{
-		in("nat", chainServices):  toNodePorts(f, l, "kubernetes service nodeports; NOTE: this must be the last rule in this chain", chainNodePorts),
+		in("nat", chainServices): toNodePorts(f, l,
+			"kubernetes service nodeports; NOTE: this must be the last rule in this chain", chainNodePorts),
 		in("nat", chainNodePorts): nil,
 		in("nat", chainMarkMasq):  {fmt.Sprintf("-j MARK --set-xmark %s/%s", masqueradeMark, masqueradeMark)},
 		in("nat", chainOutside):   markOutside(f, l),
@@ -63,15 +66,18 @@ func fixed(f iptables.Family, l service.Local) map[place][]string {
 		in("filter", chainRefusePorts): nil,
 		in("filter", chainForward): {
 			"-m conntrack --ctstate INVALID -j DROP",
-			fmt.Sprintf("%s -m mark --mark %s/%s -j ACCEPT", comment("kubernetes forwarding rules"), masqueradeMark, masqueradeMark),
+			fmt.Sprintf("%s -m mark --mark %s/%s -j ACCEPT", comment("kubernetes forwarding rules"), masqueradeMark,
+				masqueradeMark),
 			comment("kubernetes forwarding conntrack rule") + " -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
 		},
-		in("filter", chainRefuse): {"-p tcp " + reject(f, "tcp"), "-p udp " + reject(f, "udp"), "-p sctp " + reject(f, "sctp")},
+		in("filter", chainRefuse): {"-p tcp " + reject(f, "tcp"), "-p udp " + reject(f, "udp"), "-p sctp " +
+			reject(f, "sctp")},
 	}
 	if f == iptables.IPv4 {
 		// Where node ports are served on 127.0.0.1 the kernel routes it; this keeps what
 		// is there the node's own (CVE-2020-8558).
-		out[in("filter", chainLocalhost)] = []string{"! -i lo -m conntrack --ctstate NEW --ctorigdst 127.0.0.0/8 -j DROP"}
+		out[in("filter", chainLocalhost)] = []string{
+			"! -i lo -m conntrack --ctstate NEW --ctorigdst 127.0.0.0/8 -j DROP"}
 	}
 	return out
 }
@@ -109,7 +115,8 @@ func toNodePorts(f iptables.Family, l service.Local, words, chain string) (rules
 			if n.Bits() == 0 {
 				dst = ""
 			}
-			rules = append(rules, fmt.Sprintf("%s%s -m addrtype --dst-type LOCAL -j %s", dst, comment("%s", words), chain))
+			rules = append(rules, fmt.Sprintf("%s%s -m addrtype --dst-type LOCAL -j %s", dst,
+				comment("%s", words), chain))
 		}
 	}
 	return rules
@@ -119,12 +126,15 @@ func toNodePorts(f iptables.Family, l service.Local, words, chain string) (rules
 // left. What the kubelet has (KUBE-FIREWALL, KUBE-IPTABLES-HINT and others) is not.
 func ours(chain string) bool {
 	switch chain {
-	case chainServices, chainNodePorts, chainExternal, chainFirewall, chainForward, chainPostrouting, chainMarkMasq, chainOutside, chainRefusePorts, chainRefuse, chainLocalhost, canary,
+	case chainServices, chainNodePorts, chainExternal, chainFirewall, chainForward, chainPostrouting, chainMarkMasq,
+		chainOutside, chainRefusePorts, chainRefuse, chainLocalhost, canary,
 		// Those of kube-proxy's mode ipvs beside.
-		"KUBE-NODE-PORT", "KUBE-LOAD-BALANCER", "KUBE-SOURCE-RANGES-FIREWALL", "KUBE-IPVS-FILTER", "KUBE-IPVS-OUT-FILTER":
+		"KUBE-NODE-PORT", "KUBE-LOAD-BALANCER", "KUBE-SOURCE-RANGES-FIREWALL", "KUBE-IPVS-FILTER",
+		"KUBE-IPVS-OUT-FILTER":
 		return true
 	}
-	return slices.ContainsFunc([]string{prefixCluster, prefixLocal, prefixOutside, prefixFirewall, prefixEndpoint, "KUBE-XLB-"},
+	return slices.ContainsFunc([]string{prefixCluster, prefixLocal, prefixOutside, prefixFirewall,
+		prefixEndpoint, "KUBE-XLB-"},
 		func(p string) bool { return strings.HasPrefix(chain, p) })
 }
 

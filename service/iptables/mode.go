@@ -107,7 +107,8 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	}
 	failed := reconcile.KeyErrors[model.Name]{}
 	err := reconcile.Halve(slices.SortedFunc(maps.Keys(todo), model.Name.Compare), failed,
-		func(keys []model.Name) error { return m.try(ctx, keys, todo, failed) }, func(err error) bool { return unknown(ctx, err) })
+		func(keys []model.Name) error { return m.try(ctx, keys, todo, failed) },
+		func(err error) bool { return unknown(ctx, err) })
 	if err != nil {
 		m.synced = false
 		return fmt.Errorf("service: %w", err)
@@ -116,7 +117,8 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 }
 
 // try applies the changes of some keys; what is refused is undone.
-func (m *Mode) try(ctx context.Context, part []model.Name, todo map[model.Name]*service.Plan, failed reconcile.KeyErrors[model.Name]) error {
+func (m *Mode) try(ctx context.Context, part []model.Name, todo map[model.Name]*service.Plan,
+	failed reconcile.KeyErrors[model.Name]) error {
 	some := make(map[model.Name]*service.Plan, len(part))
 	for _, k := range part {
 		some[k] = todo[k]
@@ -217,7 +219,8 @@ func (m *Mode) inverse(f iptables.Family, d *service.Draft, keys []model.Name) *
 
 // between is what turns the plans of some keys into others. Chains that Services share are
 // set as they are after the draft; nil: as they are now.
-func (m *Mode) between(f iptables.Family, keys []model.Name, from, to func(model.Name) service.Plan, after *service.Draft) *delta {
+func (m *Mode) between(f iptables.Family, keys []model.Name, from, to func(model.Name) service.Plan,
+	after *service.Draft) *delta {
 	out := newDelta(f)
 	dirty := map[place]bool{}
 	for _, k := range keys {
@@ -520,7 +523,8 @@ func (m *Mode) Remains(ctx context.Context) (out []string, err error) {
 // Watch implements service.Mode.
 func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) {
 	return m.conn.Watch(ctx, func(table, chain string) bool {
-		return (table == "nat" || table == "filter") && (chain == "" || ours(chain) || slices.Contains([]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}, chain))
+		return (table == "nat" || table == "filter") && (chain == "" || ours(chain) ||
+			slices.Contains([]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}, chain))
 	})
 }
 

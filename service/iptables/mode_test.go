@@ -23,15 +23,18 @@ func name(i int) model.Name { return model.Name{Namespace: "default", Name: fmt.
 // these backends.
 func plan(i int, backends ...int) service.Plan {
 	var p service.Plan
-	for _, v := range []struct{ vip, any, pod string }{{"10.96.0.%d", "0.0.0.0", "10.244.0.%d"}, {"fd96::%x", "::", "fdf4::%x"}} {
+	for _, v := range []struct{ vip, any, pod string }{{"10.96.0.%d", "0.0.0.0", "10.244.0.%d"},
+		{"fd96::%x", "::", "fdf4::%x"}} {
 		vip := netip.MustParseAddr(fmt.Sprintf(v.vip, i))
 		p.VIPs = append(p.VIPs, vip)
 		var slots []netip.AddrPort
 		for _, b := range backends {
 			slots = append(slots, netip.AddrPortFrom(netip.MustParseAddr(fmt.Sprintf(v.pod, b)), 8080))
 		}
-		p.Entries = append(p.Entries, service.Entry{Frontend: service.Frontend{Addr: vip, Protocol: model.TCP, Port: 80}, Slots: slots},
-			service.Entry{Frontend: service.Frontend{Addr: netip.MustParseAddr(v.any), Protocol: model.TCP, Port: uint16(30000 + i)}, Slots: slots, External: true})
+		p.Entries = append(p.Entries, service.Entry{Frontend: service.Frontend{Addr: vip, Protocol: model.TCP,
+			Port: 80}, Slots: slots},
+			service.Entry{Frontend: service.Frontend{Addr: netip.MustParseAddr(v.any), Protocol: model.TCP,
+				Port: uint16(30000 + i)}, Slots: slots, External: true})
 	}
 	slices.SortFunc(p.Entries, func(a, b service.Entry) int { return a.Frontend.Compare(b.Frontend) })
 	return p
@@ -47,7 +50,8 @@ func plans(n int) map[model.Name]service.Plan {
 
 func start(f *iptables.Fake) *Mode {
 	m := New(f, &conntrack.Fake{})
-	m.SetLocal(service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+	m.SetLocal(service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"),
+		netip.MustParseAddr("2001:db8::1")},
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fdf4::/16")}})
 	return m
 }
@@ -177,7 +181,8 @@ func TestRestartAdopts(t *testing.T) {
 	p := port{service: name(3), protocol: model.TCP}
 	all[name(4)] = plan(4, 200)
 	delete(all, name(5))
-	broken := "*nat\n:" + p.chain(prefixCluster) + " - [0:0]\n-D PREROUTING " + comment("kubernetes service portals") + " -j " + chainServices + "\nCOMMIT\n"
+	broken := "*nat\n:" + p.chain(prefixCluster) + " - [0:0]\n-D PREROUTING " + comment("kubernetes service portals") +
+		" -j " + chainServices + "\nCOMMIT\n"
 	if err := f.Restore(t.Context(), iptables.IPv4, []byte(broken)); err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +193,8 @@ func TestRestartAdopts(t *testing.T) {
 		if i == 3 || i == 4 || i == 5 {
 			continue
 		}
-		if c := (port{service: name(i), protocol: model.TCP}).chain(prefixCluster); slices.Contains(chainsOf(f.Texts), c) {
+		if c := (port{service: name(i), protocol: model.TCP}).chain(prefixCluster); slices.Contains(
+			chainsOf(f.Texts), c) {
 			t.Errorf("chain %s of %s was right, and was sent", c, name(i))
 		}
 	}
@@ -267,7 +273,8 @@ func TestARefusedServiceTouchesNoOther(t *testing.T) {
 			var missing []string
 			f.Fail = func(fam iptables.Family, text string) error {
 				others(t, f, 40, &missing)
-				if fam == iptables.IPv6 && strings.Contains(text, "fdf4::c") || which == "first family" && strings.Contains(text, "10.244.0.201") {
+				if fam == iptables.IPv6 && strings.Contains(text, "fdf4::c") || which == "first family" &&
+					strings.Contains(text, "10.244.0.201") {
 					return errors.New("not that one")
 				}
 				return nil
@@ -279,7 +286,8 @@ func TestARefusedServiceTouchesNoOther(t *testing.T) {
 					all[name(14)] = set[name(14)]
 				}
 				var keys reconcile.KeyErrors[model.Name]
-				if err := m.Apply(t.Context(), set, nil); !errors.As(err, &keys) || len(keys) != 1 || keys[name(13)] == nil {
+				if err := m.Apply(t.Context(), set, nil); !errors.As(err, &keys) || len(keys) != 1 ||
+					keys[name(13)] == nil {
 					t.Fatalf("round %d: %v", round, err)
 				}
 				// What others change is sent alone, whatever is refused.
@@ -300,7 +308,8 @@ func TestARefusedServiceTouchesNoOther(t *testing.T) {
 				t.Errorf("not served for a moment: %s", strings.Join(missing, ", "))
 			}
 			nat, _ := f.Read(t.Context(), iptables.IPv6, "nat")
-			if old := (port{service: name(13), protocol: model.TCP}).endpoint(changed.Entries[len(changed.Entries)-1].Slots[0]); nat[old] == nil {
+			if old := (port{service: name(13), protocol: model.TCP}).endpoint(
+				changed.Entries[len(changed.Entries)-1].Slots[0]); nat[old] == nil {
 				t.Error("the refused Service's version of before is not served")
 			}
 			f.Fail = nil

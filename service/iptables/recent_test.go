@@ -28,7 +28,8 @@ func TestRecentClientsAreSetByTheHost(t *testing.T) {
 	if err := os.MkdirAll("/etc/modprobe.d", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile("/etc/modprobe.d/wayleave.conf", []byte("options xt_recent ip_list_tot=5000\n"), 0o644); err != nil {
+	if err := os.WriteFile("/etc/modprobe.d/wayleave.conf", []byte("options xt_recent ip_list_tot=5000\n"),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	ns := testnet.New(t, "node")
@@ -37,7 +38,8 @@ func TestRecentClientsAreSetByTheHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := New(k, &conntrack.Fake{})
-	p := service.Plan{Entries: []service.Entry{{Frontend: service.Frontend{Addr: netip.MustParseAddr("10.96.0.1"), Protocol: model.TCP, Port: 80},
+	p := service.Plan{Entries: []service.Entry{{Frontend: service.Frontend{Addr: netip.MustParseAddr("10.96.0.1"),
+		Protocol: model.TCP, Port: 80},
 		Slots: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.1:80")}, Affinity: time.Hour}}}
 	program(t, m, map[model.Name]service.Plan{name(1): p})
 	raw, err := os.ReadFile(parameter)

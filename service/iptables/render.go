@@ -23,7 +23,8 @@ func shared(k model.Name, p service.Plan, emit func(place, string)) {
 	}
 	if p.HealthCheck != 0 {
 		for _, f := range families(p) {
-			emit(place{f, "filter", chainNodePorts}, fmt.Sprintf("-p tcp %s -m tcp --dport %d -j ACCEPT", comment("%s health check node port", k), p.HealthCheck))
+			emit(place{f, "filter", chainNodePorts}, fmt.Sprintf("-p tcp %s -m tcp --dport %d -j ACCEPT",
+				comment("%s health check node port", k), p.HealthCheck))
 		}
 	}
 	// What is still for a VIP after translation has no such port.
@@ -52,14 +53,17 @@ func sharedEntry(k model.Name, e service.Entry, emit func(place, string)) {
 	if len(e.Slots)+len(e.Outside) > 0 {
 		switch {
 		case nodePort:
-			emit(place{f, "nat", chainNodePorts}, fmt.Sprintf("-p %s %s -m %s --dport %d -j %s", p.proto(), comment("%s", p), p.proto(), e.Frontend.Port, p.chain(prefixOutside)))
+			emit(place{f, "nat", chainNodePorts}, fmt.Sprintf("-p %s %s -m %s --dport %d -j %s", p.proto(),
+				comment("%s", p), p.proto(), e.Frontend.Port, p.chain(prefixOutside)))
 		case !e.External:
-			emit(place{f, "nat", chainServices}, to(e.Frontend, p.proto(), comment("%s cluster IP", p))+" -j "+p.chain(drawing(e)))
+			emit(place{f, "nat", chainServices}, to(e.Frontend, p.proto(), comment("%s cluster IP", p))+" -j "+
+				p.chain(drawing(e)))
 		default:
 			target := p.chain(prefixOutside)
 			if len(e.Sources) > 0 {
 				target = p.chain(prefixFirewall)
-				emit(place{f, "filter", chainFirewall}, to(e.Frontend, p.proto(), comment("%s traffic not accepted by %s", p, target))+" -j DROP")
+				emit(place{f, "filter", chainFirewall},
+					to(e.Frontend, p.proto(), comment("%s traffic not accepted by %s", p, target))+" -j DROP")
 			}
 			emit(place{f, "nat", chainServices}, to(e.Frontend, p.proto(), comment("%s %s", p, words(e)))+" -j "+target)
 		}
@@ -73,7 +77,8 @@ func sharedEntry(k model.Name, e service.Entry, emit func(place, string)) {
 	}
 	switch {
 	case nodePort:
-		emit(place{f, "filter", chainRefusePorts}, fmt.Sprintf("-p %s %s -m %s --dport %d %s", p.proto(), comment("%s %s", p, why), p.proto(), e.Frontend.Port, end))
+		emit(place{f, "filter", chainRefusePorts}, fmt.Sprintf("-p %s %s -m %s --dport %d %s", p.proto(),
+			comment("%s %s", p, why), p.proto(), e.Frontend.Port, end))
 	case !e.External:
 		emit(place{f, "filter", chainServices}, to(e.Frontend, p.proto(), comment("%s %s", p, why))+" "+end)
 	default:
@@ -121,7 +126,8 @@ func own(k model.Name, p service.Plan, l service.Local, emit func(f iptables.Fam
 	}
 }
 
-func ownEntry(k model.Name, e service.Entry, plan service.Plan, l service.Local, add func(iptables.Family, string, func() []string)) {
+func ownEntry(k model.Name, e service.Entry, plan service.Plan, l service.Local, add func(iptables.Family, string,
+	func() []string)) {
 	p, f := port{k, e.Port, e.Frontend.Protocol}, family(e.Frontend.Addr)
 	draw := func(prefix string, slots []netip.AddrPort, outside []string) {
 		if len(slots) == 0 {
@@ -133,7 +139,8 @@ func ownEntry(k model.Name, e service.Entry, plan service.Plan, l service.Local,
 		}
 	}
 	if !e.External {
-		draw(drawing(e), e.Slots, []string{to(e.Frontend, p.proto(), comment("%s cluster IP", p)) + " -j " + chainOutside})
+		draw(drawing(e), e.Slots, []string{to(e.Frontend, p.proto(), comment("%s cluster IP", p)) + " -j " +
+			chainOutside})
 		return
 	}
 	draw(prefixCluster, e.Slots, nil)
@@ -151,7 +158,8 @@ func drawOne(p port, f iptables.Family, e service.Entry, slots []netip.AddrPort)
 	if e.Affinity > 0 {
 		for _, s := range slots {
 			sep := p.endpoint(s)
-			rules = append(rules, fmt.Sprintf("%s -m recent --rcheck --seconds %d --reap --name %s --mask %s --rsource -j %s",
+			rules = append(rules, fmt.Sprintf(
+				"%s -m recent --rcheck --seconds %d --reap --name %s --mask %s --rsource -j %s",
 				comment("%s -> %s", p, s), int(e.Affinity.Seconds()), sep, mask(f), sep))
 		}
 	}
@@ -189,12 +197,15 @@ func outside(p port, f iptables.Family, e service.Entry, l service.Local) (rules
 	if len(e.Slots) > 0 {
 		for _, c := range l.OwnPodCIDRs {
 			if family(c.Addr()) == f {
-				rules = append(rules, fmt.Sprintf("-s %s %s -j %s", c, comment("pod traffic for %s external destinations", p), p.chain(prefixCluster)))
+				rules = append(rules, fmt.Sprintf("-s %s %s -j %s", c,
+					comment("pod traffic for %s external destinations", p), p.chain(prefixCluster)))
 			}
 		}
 		rules = append(rules,
-			fmt.Sprintf("%s -m addrtype --src-type LOCAL -j %s", comment("masquerade LOCAL traffic for %s external destinations", p), chainMarkMasq),
-			fmt.Sprintf("%s -m addrtype --src-type LOCAL -j %s", comment("route LOCAL traffic for %s external destinations", p), p.chain(prefixCluster)))
+			fmt.Sprintf("%s -m addrtype --src-type LOCAL -j %s",
+				comment("masquerade LOCAL traffic for %s external destinations", p), chainMarkMasq),
+			fmt.Sprintf("%s -m addrtype --src-type LOCAL -j %s",
+				comment("route LOCAL traffic for %s external destinations", p), p.chain(prefixCluster)))
 	}
 	if len(e.Outside) > 0 {
 		rules = append(rules, "-j "+p.chain(prefixLocal))
@@ -214,7 +225,8 @@ func guarded(p port, plan service.Plan, f iptables.Family) (rules []string) {
 			r = r.Masked()
 			if !seen[r] {
 				seen[r] = true
-				rules = append(rules, fmt.Sprintf("-s %s %s -j %s", r, comment("%s loadbalancer IP", p), p.chain(prefixOutside)))
+				rules = append(rules, fmt.Sprintf("-s %s %s -j %s", r, comment("%s loadbalancer IP", p),
+					p.chain(prefixOutside)))
 			}
 		}
 	}

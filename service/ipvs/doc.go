@@ -45,7 +45,8 @@ type node struct {
 // among them: connections of former ones live on.
 func servers(p service.Plan, n node, emit func(server)) {
 	for _, e := range p.Entries {
-		s := server{ipvs.Server{Key: ipvs.Key{Protocol: e.Frontend.Protocol, Port: e.Frontend.Port}, Scheduler: n.scheduler, Persistent: e.Affinity}, e.Slots}
+		s := server{ipvs.Server{Key: ipvs.Key{Protocol: e.Frontend.Protocol, Port: e.Frontend.Port},
+			Scheduler: n.scheduler, Persistent: e.Affinity}, e.Slots}
 		if e.Split {
 			s.backends = e.Outside
 		}
@@ -98,7 +99,8 @@ func Text(plans map[model.Name]service.Plan, l service.Local, scheduler string) 
 	}
 	slices.SortFunc(list, func(a, b server) int { return a.Key.Compare(b.Key) })
 	var b strings.Builder
-	b.WriteString("IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port           Forward Weight\n")
+	b.WriteString("IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> " +
+		"RemoteAddress:Port           Forward Weight\n")
 	for _, s := range list {
 		fmt.Fprintf(&b, "%-4s %s %s", s.Protocol, netip.AddrPortFrom(s.Addr, s.Port), s.Scheduler)
 		if s.Persistent > 0 {

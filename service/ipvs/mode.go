@@ -64,7 +64,8 @@ var _ service.Mode = (*Mode)(nil)
 // New makes the data plane; the kernel is not touched before Sync. around must be made
 // by nftables.Beside, with the same Whole.
 func New(conn ipvs.Conn, around *nftables.Mode, track conntrack.Flusher, opt Options) *Mode {
-	return &Mode{conn: conn, around: around, track: track, opt: opt, books: service.NewBooks(), unsure: map[model.Name]bool{}, users: map[netip.Addr]int{},
+	return &Mode{conn: conn, around: around, track: track, opt: opt, books: service.NewBooks(),
+		unsure: map[model.Name]bool{}, users: map[netip.Addr]int{},
 		draining: map[ipvs.Key]map[netip.AddrPort]time.Time{}, gone: map[service.Frontend]bool{}}
 }
 
@@ -201,7 +202,8 @@ func (m *Mode) doubt(refused reconcile.KeyErrors[model.Name]) {
 }
 
 // applyAround has the tables follow the plans as they may hold.
-func (m *Mode) applyAround(ctx context.Context, d *service.Draft, keys []model.Name, refused reconcile.KeyErrors[model.Name]) error {
+func (m *Mode) applyAround(ctx context.Context, d *service.Draft, keys []model.Name,
+	refused reconcile.KeyErrors[model.Name]) error {
 	set, del := map[model.Name]service.Plan{}, []model.Name{}
 	for _, k := range keys {
 		if p := d.Plans[k]; p != nil {
@@ -396,7 +398,8 @@ func (m *Mode) read(ctx context.Context) (found, error) {
 		f.servers[s.Key] = s
 		local := slices.Contains(own, s.Addr)
 		f.ours[s.Key] = slices.Contains(f.addrs, s.Addr) || slices.Contains(theirs, s.Addr) ||
-			local && ports[service.Frontend{Protocol: s.Protocol, Port: s.Port}] || local && (made || f.proxy) && s.Port >= 30000 && s.Port <= 32767
+			local && ports[service.Frontend{Protocol: s.Protocol, Port: s.Port}] || local && (made || f.proxy) &&
+			s.Port >= 30000 && s.Port <= 32767
 	}
 	return f, nil
 }
@@ -421,7 +424,8 @@ func (m *Mode) settle(ctx context.Context, have found, refused reconcile.KeyErro
 	}
 }
 
-func (m *Mode) settleServer(ctx context.Context, key ipvs.Key, s server, have found, since map[netip.AddrPort]time.Time) error {
+func (m *Mode) settleServer(ctx context.Context, key ipvs.Key, s server, have found,
+	since map[netip.AddrPort]time.Time) error {
 	old, there := have.servers[key]
 	if !there || old != s.Server {
 		if err := m.conn.SetServer(ctx, s.Server); err != nil {

@@ -22,7 +22,8 @@ func TestAnAddressOfTheNodeIsNeverPutOnTheLink(t *testing.T) {
 	m := New(f, nftables.Beside(nft.NewFake(), &conntrack.Fake{}, nil), &conntrack.Fake{}, Options{Scheduler: "rr"})
 	plan := service.Plan{VIPs: []netip.Addr{vip}}
 	for _, a := range []netip.Addr{vip, own} {
-		plan.Entries = append(plan.Entries, service.Entry{Frontend: service.Frontend{Addr: a, Protocol: model.TCP, Port: 80}})
+		plan.Entries = append(plan.Entries,
+			service.Entry{Frontend: service.Frontend{Addr: a, Protocol: model.TCP, Port: 80}})
 	}
 	name := model.Name{Namespace: "ns", Name: "web"}
 	linked := func(want ...netip.Addr) {
@@ -47,7 +48,8 @@ func TestAnAddressOfTheNodeIsNeverPutOnTheLink(t *testing.T) {
 // Looking at what others changed takes a twentieth of a core at most, and is done every
 // second where that is cheap.
 func TestLooksAreRareWhereTheyAreDear(t *testing.T) {
-	for _, c := range []struct{ took, rest time.Duration }{{time.Millisecond, time.Second}, {50 * time.Millisecond, time.Second}, {500 * time.Millisecond, 10 * time.Second}} {
+	for _, c := range []struct{ took, rest time.Duration }{{time.Millisecond, time.Second},
+		{50 * time.Millisecond, time.Second}, {500 * time.Millisecond, 10 * time.Second}} {
 		if got := pace(c.took); got != c.rest {
 			t.Errorf("after %s a rest of %s, want %s", c.took, got, c.rest)
 		}

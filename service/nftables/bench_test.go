@@ -35,7 +35,8 @@ func ten(i, variant int) service.Plan {
 		if j == 9 {
 			n += variant * 1_000_000
 		}
-		slots = append(slots, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 128 + byte(n>>16), byte(n >> 8), byte(n)}), 8080))
+		slots = append(slots, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 128 + byte(n>>16), byte(n >> 8), byte(n)}),
+			8080))
 	}
 	p.Entries = []service.Entry{{Frontend: service.Frontend{Addr: vip, Protocol: model.TCP, Port: 80}, Slots: slots}}
 	return p
@@ -107,7 +108,8 @@ func BenchmarkOneChange(b *testing.B) {
 			kept := heapMB() - before
 			b.ResetTimer()
 			for i := range b.N {
-				if err := m.Apply(b.Context(), map[model.Name]service.Plan{name(i % n): ten(i%n, 1+i/n%2)}, nil); err != nil {
+				if err := m.Apply(b.Context(), map[model.Name]service.Plan{name(i % n): ten(i%n, 1+i/n%2)},
+					nil); err != nil {
 					b.Fatal(err)
 				}
 			}

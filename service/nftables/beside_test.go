@@ -30,15 +30,18 @@ func TestBesideIPVS(t *testing.T) {
 	slots := []netip.AddrPort{netip.MustParseAddrPort("10.244.1.5:8080")}
 	plan := service.Plan{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.50")}, Entries: []service.Entry{
 		{Frontend: fe("0.0.0.0", 30080), Slots: slots, External: true}, {Frontend: fe("10.96.0.50", 80), Slots: slots}}}
-	dns := service.Plan{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, Entries: []service.Entry{{Frontend: fe("10.96.0.10", 53), Slots: slots}}}
-	if err := m.Sync(t.Context(), map[model.Name]service.Plan{{Namespace: "default", Name: "web"}: plan, whole: dns}); err != nil {
+	dns := service.Plan{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
+		Entries: []service.Entry{{Frontend: fe("10.96.0.10", 53), Slots: slots}}}
+	if err := m.Sync(t.Context(), map[model.Name]service.Plan{{Namespace: "default", Name: "web"}: plan,
+		whole: dns}); err != nil {
 		t.Fatal(err)
 	}
 	out := ""
 	for _, set := range []string{setFrontends, setNodePorts, setSlots} {
 		out += ns.Run("nft", "list", "map", "ip", BesideTableName, set)
 	}
-	for _, want := range []string{"10.96.0.50 . tcp . 80 : goto balanced", "tcp . 30080 : goto balanced-masked", "10.96.0.10 . tcp . 53 . 0x00000000 : 10.244.1.5 . 8080"} {
+	for _, want := range []string{"10.96.0.50 . tcp . 80 : goto balanced", "tcp . 30080 : goto balanced-masked",
+		"10.96.0.10 . tcp . 53 . 0x00000000 : 10.244.1.5 . 8080"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}

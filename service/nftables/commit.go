@@ -16,7 +16,8 @@ import (
 )
 
 // halve commits drafts of the keys, see reconcile.Halve.
-func (m *Mode) halve(ctx context.Context, keys []model.Name, failed reconcile.KeyErrors[model.Name], draft func([]model.Name) *draft) error {
+func (m *Mode) halve(ctx context.Context, keys []model.Name, failed reconcile.KeyErrors[model.Name],
+	draft func([]model.Name) *draft) error {
 	return reconcile.Halve(keys, failed, func(part []model.Name) error {
 		d := draft(part)
 		if err := m.commit(ctx, d); err != nil {
@@ -80,7 +81,8 @@ func (m *Mode) flush(ctx context.Context) error {
 	if err := m.forgetClients(ctx); err != nil {
 		return err
 	}
-	flows := slices.DeleteFunc(m.flows, func(f conntrack.Flow) bool { return m.entry(model.UDP, f.Dst).Serves(f.Backend) })
+	flows := slices.DeleteFunc(m.flows,
+		func(f conntrack.Flow) bool { return m.entry(model.UDP, f.Dst).Serves(f.Backend) })
 	plain := slices.DeleteFunc(m.plain, func(dst netip.AddrPort) bool {
 		e := m.entry(model.UDP, dst)
 		return len(e.Slots)+len(e.Outside) == 0 || e.Serves(dst)
@@ -114,7 +116,8 @@ func (m *Mode) forgetClients(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			stale := slices.DeleteFunc(list, func(el nft.Element) bool { return m.remembered(f, set == setNodeClients, el) })
+			stale := slices.DeleteFunc(list,
+				func(el nft.Element) bool { return m.remembered(f, set == setNodeClients, el) })
 			if len(stale) == 0 {
 				continue
 			}

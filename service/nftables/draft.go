@@ -29,7 +29,8 @@ type draft struct {
 }
 
 func (m *Mode) newDraft(base books) *draft {
-	d := &draft{Draft: base.Draft(), lay: m.lay, base: base, batches: map[nft.Family]*nft.Batch{}, common: map[place]int{},
+	d := &draft{Draft: base.Draft(), lay: m.lay, base: base, batches: map[nft.Family]*nft.Batch{},
+		common: map[place]int{},
 		chains: map[nft.Family]map[string]bool{nft.IPv4: {}, nft.IPv6: {}}}
 	for _, f := range nft.Families() {
 		d.batches[f] = &nft.Batch{Delete: map[string][]nft.Element{}, Add: map[string][]nft.Element{}}

@@ -119,7 +119,8 @@ type names struct{ frontends, slots, inside, outside, outsideSlots, unserved, st
 
 func namesOf(nodePort bool) names {
 	if nodePort {
-		return names{setNodePorts, setNodeSlots, setNodeInside, setNodeOutside, setNodeOutsideSlots, setNodeUnserved, setNodeSticky, setNodeClients}
+		return names{setNodePorts, setNodeSlots, setNodeInside, setNodeOutside, setNodeOutsideSlots, setNodeUnserved,
+			setNodeSticky, setNodeClients}
 	}
 	return names{setFrontends, setSlots, setInside, setOutside, setOutsideSlots, setUnserved, setSticky, setClients}
 }
@@ -144,9 +145,11 @@ func (l layout) table(f nft.Family) nft.Table {
 			t.Sets = append(t.Sets, nft.Set{Name: name, Key: key, Data: []nft.Type{nft.Verdict}})
 		}
 		for _, name := range []string{n.slots, n.outsideSlots} {
-			t.Sets = append(t.Sets, nft.Set{Name: name, Key: append(slices.Clone(key), nft.Index), Data: []nft.Type{nft.Addr, nft.Port}})
+			t.Sets = append(t.Sets, nft.Set{Name: name, Key: append(slices.Clone(key), nft.Index),
+				Data: []nft.Type{nft.Addr, nft.Port}})
 		}
-		t.Sets = append(t.Sets, nft.Set{Name: n.clients, Key: append([]nft.Type{nft.Addr}, key...), Data: []nft.Type{nft.Addr, nft.Port}, Filled: true})
+		t.Sets = append(t.Sets, nft.Set{Name: n.clients, Key: append([]nft.Type{nft.Addr}, key...),
+			Data: []nft.Type{nft.Addr, nft.Port}, Filled: true})
 	}
 	t.Sets = append(t.Sets,
 		nft.Set{Name: setGuarded, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}},
@@ -180,8 +183,10 @@ func ends() []nft.Chain {
 	original := []nft.Field{nft.L4Proto, nft.OriginalDport}
 	for _, p := range protocols() {
 		translated.Rules = append(translated.Rules,
-			nft.Rule{nft.ProtoIs(p), nft.GotoBy{Fields: append([]nft.Field{nft.OriginalDaddr}, original...), Map: setSticky}},
-			nft.Rule{nft.ProtoIs(p), nft.In{Fields: []nft.Field{nft.OriginalDaddr}, Set: setNodeIPs}, nft.GotoBy{Fields: original, Map: setNodeSticky}})
+			nft.Rule{nft.ProtoIs(p), nft.GotoBy{Fields: append([]nft.Field{nft.OriginalDaddr}, original...),
+				Map: setSticky}},
+			nft.Rule{nft.ProtoIs(p), nft.In{Fields: []nft.Field{nft.OriginalDaddr}, Set: setNodeIPs},
+				nft.GotoBy{Fields: original, Map: setNodeSticky}})
 	}
 	return []nft.Chain{
 		translated,
@@ -237,7 +242,8 @@ func (l layout) hooks(f nft.Family) []nft.Chain {
 		nft.SetMark(masqueradeMark),
 	}
 	// loadBalancerSourceRanges, before translation.
-	guard := []nft.Rule{{nft.New, nft.In{Fields: frontend, Set: setGuarded}, nft.In{Fields: append(slices.Clone(frontend), nft.Saddr), Set: setAllowed, Not: true}, nft.Drop()}}
+	guard := []nft.Rule{{nft.New, nft.In{Fields: frontend, Set: setGuarded},
+		nft.In{Fields: append(slices.Clone(frontend), nft.Saddr), Set: setAllowed, Not: true}, nft.Drop()}}
 	check := []nft.Rule{
 		{nft.New, nft.Translated{}, nft.Goto("translated")},
 		// What is still for a VIP after translation has no endpoint or no such port.
@@ -249,7 +255,8 @@ func (l layout) hooks(f nft.Family) []nft.Chain {
 	if f == nft.IPv4 {
 		// Where node ports are served on 127.0.0.1 the kernel routes it, and this keeps
 		// it the node's own.
-		fromLinks = append([]nft.Rule{{nft.NotLoopbackIn{}, nft.Within{Field: nft.Daddr, Prefix: netip.MustParsePrefix("127.0.0.0/8")}, nft.Drop()}}, guard...)
+		fromLinks = append([]nft.Rule{{nft.NotLoopbackIn{}, nft.Within{Field: nft.Daddr,
+			Prefix: netip.MustParsePrefix("127.0.0.0/8")}, nft.Drop()}}, guard...)
 	}
 	masquerade := []nft.Rule{
 		{nft.HasMark(masqueradeMark), nft.ClearMark(masqueradeMark), nft.Masquerade()},
@@ -266,15 +273,18 @@ func (l layout) hooks(f nft.Family) []nft.Chain {
 		masquerade = append([]nft.Rule{{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs}, source}}, masquerade...)
 		output = translate
 		if f == nft.IPv4 {
-			output = append([]nft.Rule{{nft.Within{Field: nft.Daddr, Prefix: netip.MustParsePrefix("127.0.0.0/8")}, toNode, nft.GotoBy{Fields: nodePort, Map: setLocalhost}}}, translate...)
+			output = append([]nft.Rule{{nft.Within{Field: nft.Daddr, Prefix: netip.MustParsePrefix("127.0.0.0/8")},
+				toNode, nft.GotoBy{Fields: nodePort, Map: setLocalhost}}}, translate...)
 		}
 		last := &check[len(check)-1]
-		*last = nft.Rule{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs}, nft.In{Fields: frontend, Set: setBalanced, Not: true}, nft.Goto("refuse")}
+		*last = nft.Rule{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs},
+			nft.In{Fields: frontend, Set: setBalanced, Not: true}, nft.Goto("refuse")}
 	}
 	input := append([]nft.Rule{foreign}, translate...)
 	input, output = append(input, l.keep()...), append(slices.Clone(output), l.keep()...)
 	return []nft.Chain{
-		{Name: "guard-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -110}, Rules: fromLinks},
+		{Name: "guard-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -110},
+			Rules: fromLinks},
 		{Name: "guard-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -110}, Rules: guard},
 		{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100}, Rules: input},
 		{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: output},
@@ -342,13 +352,15 @@ func slotChain(k kind, n int, sticky, nodePort bool) nft.Chain {
 		c.Rules = append(c.Rules, nft.Rule{nft.SetMark(masqueradeMark)})
 	}
 	if sticky {
-		c.Rules = append(c.Rules, nft.Rule{nft.DNATBy{Fields: append([]nft.Field{nft.Saddr}, fields...), Map: sets.clients}})
+		c.Rules = append(c.Rules, nft.Rule{nft.DNATBy{Fields: append([]nft.Field{nft.Saddr}, fields...),
+			Map: sets.clients}})
 	}
 	slots := sets.slots
 	if k == outside {
 		slots = sets.outsideSlots
 	}
-	c.Rules = append(c.Rules, nft.Rule{nft.DNATBy{Fields: append(slices.Clone(fields), nft.Random{N: uint32(n)}), Map: slots}})
+	c.Rules = append(c.Rules, nft.Rule{nft.DNATBy{Fields: append(slices.Clone(fields), nft.Random{N: uint32(n)}),
+		Map: slots}})
 	return c
 }
 
@@ -360,7 +372,8 @@ func rememberChain(d time.Duration, nodePort bool) nft.Chain {
 	}
 	c := nft.Chain{Name: chainName(remember, int(d.Seconds()), false, nodePort)}
 	for _, p := range protocols() {
-		c.Rules = append(c.Rules, nft.Rule{nft.ProtoIs(p), nft.Remember{Key: key, Data: []nft.Field{nft.Daddr, nft.Dport}, Map: namesOf(nodePort).clients, For: d}})
+		c.Rules = append(c.Rules, nft.Rule{nft.ProtoIs(p),
+			nft.Remember{Key: key, Data: []nft.Field{nft.Daddr, nft.Dport}, Map: namesOf(nodePort).clients, For: d}})
 	}
 	return c
 }
@@ -382,7 +395,8 @@ func (p place) element(data string) nft.Element {
 
 // render calls emit for every element that the plan asks for, but for those of the
 // hairpin set, which plans share; and need for every chain beside those of the table.
-func (l layout) render(k model.Name, p service.Plan, emit func(p place, data string), need func(f nft.Family, c func() nft.Chain, name string)) {
+func (l layout) render(k model.Name, p service.Plan, emit func(p place, data string),
+	need func(f nft.Family, c func() nft.Chain, name string)) {
 	for _, a := range p.VIPs {
 		emit(place{family(a), setVIPs, nft.Pack(a)}, "")
 	}
@@ -391,7 +405,8 @@ func (l layout) render(k model.Name, p service.Plan, emit func(p place, data str
 	}
 }
 
-func (l layout) renderEntry(e service.Entry, balanced bool, emit func(p place, data string), need func(f nft.Family, c func() nft.Chain, name string)) {
+func (l layout) renderEntry(e service.Entry, balanced bool, emit func(p place, data string),
+	need func(f nft.Family, c func() nft.Chain, name string)) {
 	f, nodePort, sticky := family(e.Frontend.Addr), e.Frontend.IsNodePort(), e.Affinity > 0
 	sets := namesOf(nodePort)
 	key := nft.Pack(uint8(e.Frontend.Protocol), e.Frontend.Port)
@@ -538,7 +553,8 @@ func (m *Mode) NodePorts(ctx context.Context) (out []service.Frontend, err error
 		for _, set := range []string{setNodePorts, setNodeUnserved} {
 			for _, e := range st.Elements[set] {
 				if len(e.Key) >= 6 {
-					out = append(out, service.Frontend{Addr: unspecified(f), Protocol: model.Protocol(e.Key[0]), Port: binary.BigEndian.Uint16([]byte(e.Key[4:6]))})
+					out = append(out, service.Frontend{Addr: unspecified(f), Protocol: model.Protocol(e.Key[0]),
+						Port: binary.BigEndian.Uint16([]byte(e.Key[4:6]))})
 				}
 			}
 		}

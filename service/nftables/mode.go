@@ -48,7 +48,8 @@ type books struct {
 }
 
 func newBooks() books {
-	return books{Books: service.NewBooks(), common: map[place]int{}, chains: map[nft.Family]map[string]bool{nft.IPv4: {}, nft.IPv6: {}}}
+	return books{Books: service.NewBooks(), common: map[place]int{}, chains: map[nft.Family]map[string]bool{
+		nft.IPv4: {}, nft.IPv6: {}}}
 }
 
 var _ service.Mode = (*Mode)(nil)
@@ -99,16 +100,18 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 		return m.sync(ctx, plans)
 	}
 	failed := reconcile.KeyErrors[model.Name]{}
-	fatal := m.halve(ctx, slices.SortedFunc(maps.Keys(todo), model.Name.Compare), failed, func(keys []model.Name) *draft {
-		part := make(map[model.Name]*service.Plan, len(keys))
-		for _, k := range keys {
-			part[k] = todo[k]
-		}
-		return m.change(part)
-	})
+	fatal := m.halve(ctx, slices.SortedFunc(maps.Keys(todo), model.Name.Compare), failed,
+		func(keys []model.Name) *draft {
+			part := make(map[model.Name]*service.Plan, len(keys))
+			for _, k := range keys {
+				part[k] = todo[k]
+			}
+			return m.change(part)
+		})
 	if fatal == nil && len(todo) >= nothingGoes && len(failed) >= len(todo) {
 		// A Sync finds out whether the kernel takes anything: it begins with what is nobody's.
-		fatal = fmt.Errorf("none of %d services could be programmed: %w", len(todo), failed[slices.MinFunc(slices.Collect(maps.Keys(failed)), model.Name.Compare)])
+		fatal = fmt.Errorf("none of %d services could be programmed: %w", len(todo),
+			failed[slices.MinFunc(slices.Collect(maps.Keys(failed)), model.Name.Compare)])
 	}
 	return m.finish(ctx, fatal, failed)
 }

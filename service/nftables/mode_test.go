@@ -46,8 +46,10 @@ func plan(i int, backends ...int) service.Plan {
 			}
 		}
 		for _, proto := range []model.Protocol{model.TCP, model.UDP} {
-			p.Entries = append(p.Entries, service.Entry{Frontend: service.Frontend{Addr: v.vip, Protocol: proto, Port: 80}, Slots: slots},
-				service.Entry{Frontend: service.Frontend{Addr: v.any, Protocol: proto, Port: uint16(30000 + i)}, Slots: slots})
+			p.Entries = append(p.Entries, service.Entry{Frontend: service.Frontend{Addr: v.vip, Protocol: proto,
+				Port: 80}, Slots: slots},
+				service.Entry{Frontend: service.Frontend{Addr: v.any, Protocol: proto, Port: uint16(30000 + i)},
+					Slots: slots})
 		}
 	}
 	slices.SortFunc(p.Entries, func(a, b service.Entry) int { return a.Frontend.Compare(b.Frontend) })
@@ -163,7 +165,8 @@ func TestARestartAdopts(t *testing.T) {
 	// The books are right as well: changes after the restart fit.
 	delete(plans, name(3))
 	plans[name(4)] = plan(4)
-	if err := m.Apply(t.Context(), map[model.Name]service.Plan{name(4): plans[name(4)]}, []model.Name{name(3)}); err != nil {
+	if err := m.Apply(t.Context(), map[model.Name]service.Plan{name(4): plans[name(4)]},
+		[]model.Name{name(3)}); err != nil {
 		t.Fatal(err)
 	}
 	holds(t, f, plans)
@@ -173,7 +176,8 @@ func TestARestartAdopts(t *testing.T) {
 func TestARestartRepairsAndFlushes(t *testing.T) {
 	f := nft.NewFake()
 	m, _ := start(f)
-	if err := m.Sync(t.Context(), map[model.Name]service.Plan{name(1): plan(1, 1, 2), name(2): plan(2, 3)}); err != nil {
+	if err := m.Sync(t.Context(), map[model.Name]service.Plan{name(1): plan(1, 1, 2),
+		name(2): plan(2, 3)}); err != nil {
 		t.Fatal(err)
 	}
 	m, track := start(f)
@@ -184,8 +188,10 @@ func TestARestartRepairsAndFlushes(t *testing.T) {
 	holds(t, f, plans)
 	gone := conntrack.Flow{Dst: netip.AddrPortFrom(addr4(96, 1), 80), Backend: netip.AddrPortFrom(addr4(244, 1), 8080)}
 	stays := conntrack.Flow{Dst: gone.Dst, Backend: netip.AddrPortFrom(addr4(244, 2), 8080)}
-	removed := conntrack.Flow{Dst: netip.AddrPortFrom(netip.IPv6Unspecified(), 30002), Backend: netip.AddrPortFrom(addr6(244, 3), 8080)}
-	if !slices.Contains(track.Flows, gone) || slices.Contains(track.Flows, stays) || !slices.Contains(track.Flows, removed) {
+	removed := conntrack.Flow{Dst: netip.AddrPortFrom(netip.IPv6Unspecified(), 30002),
+		Backend: netip.AddrPortFrom(addr6(244, 3), 8080)}
+	if !slices.Contains(track.Flows, gone) || slices.Contains(track.Flows, stays) ||
+		!slices.Contains(track.Flows, removed) {
 		t.Errorf("flows removed: %v", track.Flows)
 	}
 }
@@ -215,7 +221,8 @@ func TestOneBadServiceStopsNoOther(t *testing.T) {
 			}
 			f.Fail = refuse
 			var failed reconcile.KeyErrors[model.Name]
-			if err := do(t.Context(), m); !errors.As(err, &failed) || len(failed) != 1 || !errors.Is(failed[name(13)], unix.EINVAL) {
+			if err := do(t.Context(), m); !errors.As(err, &failed) || len(failed) != 1 || !errors.Is(failed[name(13)],
+				unix.EINVAL) {
 				t.Fatalf("error is %v", err)
 			}
 			holds(t, f, others)
@@ -244,7 +251,8 @@ func TestAFaultOfTheNodeIsNotOneOfKeys(t *testing.T) {
 		}
 		f.Fail = func(nft.Batch) error { return fault }
 		var failed reconcile.KeyErrors[model.Name]
-		if err := m.Apply(t.Context(), some(100), nil); err == nil || errors.As(err, &failed) || !errors.Is(err, fault) {
+		if err := m.Apply(t.Context(), some(100), nil); err == nil || errors.As(err, &failed) ||
+			!errors.Is(err, fault) {
 			t.Errorf("%v: error is %v", fault, err)
 		}
 		f.Fail = nil
@@ -269,10 +277,12 @@ func TestTwoServicesWantOneNodePort(t *testing.T) {
 	}
 	var failed reconcile.KeyErrors[model.Name]
 	err := m.Apply(t.Context(), map[model.Name]service.Plan{name(1): first}, nil)
-	if !errors.As(err, &failed) || len(failed) != 1 || !strings.Contains(failed[name(1)].Error(), "spec.ports") || !strings.Contains(failed[name(1)].Error(), name(2).String()) {
+	if !errors.As(err, &failed) || len(failed) != 1 || !strings.Contains(failed[name(1)].Error(), "spec.ports") ||
+		!strings.Contains(failed[name(1)].Error(), name(2).String()) {
 		t.Fatalf("error is %v", err)
 	}
-	for _, line := range []string{"frontends 10.96.0.1 . tcp . 80 : goto vip-1", "node-slots tcp . 30001 . 0 : 10.244.0.2 . 8080"} {
+	for _, line := range []string{"frontends 10.96.0.1 . tcp . 80 : goto vip-1",
+		"node-slots tcp . 30001 . 0 : 10.244.0.2 . 8080"} {
 		if !strings.Contains(dump(f), line) {
 			t.Errorf("%q is missing in\n%s", line, dump(f))
 		}

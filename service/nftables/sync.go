@@ -42,7 +42,8 @@ func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 }
 
 // settle makes the plans hold in a kernel that has what is given.
-func (m *Mode) settle(ctx context.Context, plans map[model.Name]service.Plan, have kernel, failed reconcile.KeyErrors[model.Name]) error {
+func (m *Mode) settle(ctx context.Context, plans map[model.Name]service.Plan, have kernel,
+	failed reconcile.KeyErrors[model.Name]) error {
 	m.books = newBooks()
 	m.unsure = map[model.Name]struct{}{}
 	keys := slices.SortedFunc(maps.Keys(plans), model.Name.Compare)
@@ -166,7 +167,8 @@ func (d *draft) adopt(have kernel, keys []model.Name) (touched []model.Name) {
 // isolate is the way on when the kernel refuses the transaction of a Sync: first
 // all but the keys that change anything, then these in halves, so that the bad ones
 // are found and all others served.
-func (m *Mode) isolate(ctx context.Context, whole *draft, have kernel, touched []model.Name, failed reconcile.KeyErrors[model.Name]) error {
+func (m *Mode) isolate(ctx context.Context, whole *draft, have kernel, touched []model.Name,
+	failed reconcile.KeyErrors[model.Name]) error {
 	if err := m.commit(ctx, m.untouched(whole, have, touched)); err != nil {
 		return err
 	}

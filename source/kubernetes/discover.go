@@ -143,7 +143,8 @@ func (h Host) APIServer() (server, from string, err error) {
 		}
 		ctx, ok := c.Contexts[c.CurrentContext]
 		if !ok {
-			return "", "", fmt.Errorf("kubelet's kubeconfig %s: current-context: %q is not among contexts", file, c.CurrentContext)
+			return "", "", fmt.Errorf("kubelet's kubeconfig %s: current-context: %q is not among contexts", file,
+				c.CurrentContext)
 		}
 		cluster, ok := c.Clusters[ctx.Cluster]
 		if !ok || cluster.Server == "" {
@@ -161,7 +162,8 @@ func (h Host) ClusterDNS() (addrs []netip.Addr, domain string, err error) {
 		return h.dnsOfFacts()
 	}
 	args := h.kubeletFlags()
-	texts, domain := strings.FieldsFunc(flag(args, "cluster-dns"), func(r rune) bool { return r == ',' }), flag(args, "cluster-domain")
+	texts, domain := strings.FieldsFunc(flag(args, "cluster-dns"), func(r rune) bool { return r == ',' }),
+		flag(args, "cluster-domain")
 	file := flag(args, "config")
 	if file == "" {
 		file = "/var/lib/kubelet/config.yaml"
@@ -264,7 +266,9 @@ func apiServer(setting string, host Host) (server, from string, err error) {
 	}
 	name, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
 	if name == "" {
-		return "", "", fmt.Errorf("no API server address: the setting apiServer is empty, KUBERNETES_SERVICE_HOST too, and: %w", err)
+		return "", "",
+			fmt.Errorf("no API server address: the setting apiServer is empty, KUBERNETES_SERVICE_HOST too, and: %w",
+				err)
 	}
 	return "https://" + net.JoinHostPort(name, port), "the environment", nil
 }

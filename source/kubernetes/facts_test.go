@@ -38,9 +38,11 @@ func TestAPodsProcessIsNoKubelet(t *testing.T) {
 		t.Fatal("run as root, to make a PID namespace")
 	}
 	for name, attr := range map[string]*syscall.SysProcAttr{
-		"root in a container":         {Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL},
-		"another user of the node":    {Credential: &syscall.Credential{Uid: 1000, Gid: 1000}, Pdeathsig: syscall.SIGKILL},
-		"another user in a container": {Credential: &syscall.Credential{Uid: 1000, Gid: 1000}, Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL},
+		"root in a container": {Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL},
+		"another user of the node": {Credential: &syscall.Credential{Uid: 1000, Gid: 1000},
+			Pdeathsig: syscall.SIGKILL},
+		"another user in a container": {Credential: &syscall.Credential{Uid: 1000, Gid: 1000},
+			Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.Command("/proc/self/exe")
@@ -88,11 +90,14 @@ func TestFactsSayWhatTheFilesSay(t *testing.T) {
 		return server, addrs, domain, errors.Join(err, dnsErr)
 	}
 	// Nothing is known: the environment is asked next.
-	if server, addrs, domain, err := read(); !errors.Is(err, fs.ErrNotExist) || server != "" || addrs != nil || domain != "" {
+	if server, addrs, domain, err := read(); !errors.Is(err, fs.ErrNotExist) || server != "" || addrs != nil ||
+		domain != "" {
 		t.Errorf("found %q %v %q, %v", server, addrs, domain, err)
 	}
-	put(t, root, "/etc/kubernetes/kubelet.conf", "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: k, user: u}}]\n"+
-		"clusters: [{name: k, cluster: {server: \"https://192.0.2.1:6443\"}}]\nusers: [{name: u, user: {token: secret}}]\n")
+	put(t, root, "/etc/kubernetes/kubelet.conf",
+		"apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: k, user: u}}]\n"+
+			"clusters: [{name: k, cluster: {server: \"https://192.0.2.1:6443\"}}]\nusers: [{name: u, user: "+
+			"{token: secret}}]\n")
 	put(t, root, "/var/lib/kubelet/config.yaml", "clusterDNS: [10.96.0.10]\nclusterDomain: example.local\n")
 	server, addrs, domain, err := read()
 	if err != nil || server != "https://192.0.2.1:6443" || len(addrs) != 1 || domain != "example.local" {

@@ -47,7 +47,8 @@ func (s *Source) pools(ctx context.Context) {
 			return client.Watch(ctx, o)
 		},
 	}
-	sink := &sink[*unstructured.Unstructured, model.AddressPool]{source: s, kind: model.AddressPoolKind, convert: addressPool, put: (*model.Writer).PutAddressPool}
+	sink := &sink[*unstructured.Unstructured, model.AddressPool]{source: s, kind: model.AddressPoolKind,
+		convert: addressPool, put: (*model.Writer).PutAddressPool}
 	cache.NewReflectorWithOptions(lw, &unstructured.Unstructured{}, sink, cache.ReflectorOptions{
 		Name: api.AddressPools, TypeDescription: api.GroupVersion + " " + api.AddressPoolKind,
 	}).RunWithContext(ctx)
@@ -57,7 +58,8 @@ func (s *Source) pools(ctx context.Context) {
 func addressPool(in *unstructured.Unstructured) (*model.AddressPool, []model.Problem) {
 	var pool api.AddressPool
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(in.Object, &pool); err != nil {
-		return nil, []model.Problem{{Kind: api.AddressPoolKind, Object: model.Name{Name: in.GetName()}, Reason: fmt.Sprintf("cannot be read: %v", err)}}
+		return nil, []model.Problem{{Kind: api.AddressPoolKind, Object: model.Name{Name: in.GetName()},
+			Reason: fmt.Sprintf("cannot be read: %v", err)}}
 	}
 	return source.AddressPool(&pool)
 }

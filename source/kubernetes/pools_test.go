@@ -48,7 +48,8 @@ func TestPoolsComeOnceTheirKindIsDefined(t *testing.T) {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done; _ = store.Close() })
-	if err := store.WaitSynced(t.Context(), model.ServiceKind|model.EndpointSliceKind|model.NodeKind|model.NamespaceKind|model.PodKind); err != nil {
+	if err := store.WaitSynced(t.Context(),
+		model.ServiceKind|model.EndpointSliceKind|model.NodeKind|model.NamespaceKind|model.PodKind); err != nil {
 		t.Fatal(err)
 	}
 	if store.Synced()&model.AddressPoolKind != 0 {

@@ -81,7 +81,8 @@ func (s *Secrets) Sync(_ context.Context, named map[model.Name][]model.Name) err
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.watches == nil {
-		s.named, s.uses, s.watches, s.unused = map[model.Name][]model.Name{}, map[model.Name]int{}, map[model.Name]*secretWatch{}, map[model.Name][]model.Name{}
+		s.named, s.uses, s.watches, s.unused = map[model.Name][]model.Name{}, map[model.Name]int{},
+			map[model.Name]*secretWatch{}, map[model.Name][]model.Name{}
 	}
 	for by := range s.named {
 		if _, ok := named[by]; !ok {
@@ -219,7 +220,8 @@ func (w *secretWatch) run(ctx context.Context) {
 			return client.Watch(ctx, o)
 		},
 	}
-	cache.NewReflectorWithOptions(lw, &corev1.Secret{}, w, cache.ReflectorOptions{Name: "secret " + w.name.String()}).RunWithContext(ctx)
+	cache.NewReflectorWithOptions(lw, &corev1.Secret{}, w, cache.ReflectorOptions{Name: "secret " +
+		w.name.String()}).RunWithContext(ctx)
 }
 
 // failed notes that the Secret cannot be read now. It is tried again, unless we may not.

@@ -18,8 +18,9 @@ import (
 )
 
 func apiSecret(name, users string) *corev1.Secret {
-	return &corev1.Secret{TypeMeta: metav1.TypeMeta{Kind: "Secret", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
-		Data: map[string][]byte{"auth": []byte(users)}}
+	return &corev1.Secret{TypeMeta: metav1.TypeMeta{Kind: "Secret", APIVersion: "v1"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
+		Data:       map[string][]byte{"auth": []byte(users)}}
 }
 
 func shop(name string) model.Name { return model.Name{Namespace: "shop", Name: name} }
@@ -48,7 +49,8 @@ func TestOnlyNamedSecretsAreWatched(t *testing.T) {
 	api.put(t, "secrets", apiSecret("other", "bob:{SHA}x"), "ADDED")
 	s, store := runSecrets(t, client)
 	ctx := t.Context()
-	if err := s.Sync(ctx, map[model.Name][]model.Name{shop("a"): {shop("users"), shop("absent")}, shop("b"): {shop("users"), shop("closed")}}); err != nil {
+	if err := s.Sync(ctx, map[model.Name][]model.Name{shop("a"): {shop("users"), shop("absent")},
+		shop("b"): {shop("users"), shop("closed")}}); err != nil {
 		t.Fatal(err)
 	}
 	within, stop := context.WithTimeout(ctx, secretWithin/2)
@@ -85,8 +87,10 @@ func TestOnlyNamedSecretsAreWatched(t *testing.T) {
 		t.Fatal(err)
 	}
 	testnet.Eventually(t, 10*time.Second, func() error {
-		if _, ok := store.Snapshot().Secret(shop("other")); !ok || store.Snapshot().Count(model.SecretKind) != 1 || s.Watched() != 1 {
-			return fmt.Errorf("%d Secrets in the model, %d watched", store.Snapshot().Count(model.SecretKind), s.Watched())
+		if _, ok := store.Snapshot().Secret(shop("other")); !ok || store.Snapshot().Count(model.SecretKind) != 1 ||
+			s.Watched() != 1 {
+			return fmt.Errorf("%d Secrets in the model, %d watched",
+				store.Snapshot().Count(model.SecretKind), s.Watched())
 		}
 		return nil
 	})
@@ -112,12 +116,20 @@ func TestOnlyNamedSecretsAreWatched(t *testing.T) {
 func TestIngressesAreWatchedWhenTheyAreOn(t *testing.T) {
 	api, client := newFakeAPI(t)
 	prefix := networkingv1.PathTypePrefix
-	api.put(t, "ingresses", &networkingv1.Ingress{TypeMeta: metav1.TypeMeta{Kind: "Ingress", APIVersion: "networking.k8s.io/v1"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "main", Annotations: map[string]string{"nginx.ingress.kubernetes.io/ssl-redirect": "false", "other": "x"}},
-		Spec: networkingv1.IngressSpec{Rules: []networkingv1.IngressRule{{Host: "Shop.example", IngressRuleValue: networkingv1.IngressRuleValue{HTTP: &networkingv1.HTTPIngressRuleValue{
-			Paths: []networkingv1.HTTPIngressPath{{Path: "/", PathType: &prefix, Backend: networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: "web", Port: networkingv1.ServiceBackendPort{Number: 80}}}}}}}}}}}, "ADDED")
-	api.put(t, "ingressclasses", &networkingv1.IngressClass{TypeMeta: metav1.TypeMeta{Kind: "IngressClass", APIVersion: "networking.k8s.io/v1"},
-		ObjectMeta: metav1.ObjectMeta{Name: "wayleave", Annotations: map[string]string{"ingressclass.kubernetes.io/is-default-class": "true"}}}, "ADDED")
+	api.put(t, "ingresses", &networkingv1.Ingress{TypeMeta: metav1.TypeMeta{Kind: "Ingress",
+		APIVersion: "networking.k8s.io/v1"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "main",
+			Annotations: map[string]string{"nginx.ingress.kubernetes.io/ssl-redirect": "false", "other": "x"}},
+		Spec: networkingv1.IngressSpec{Rules: []networkingv1.IngressRule{{Host: "Shop.example",
+			IngressRuleValue: networkingv1.IngressRuleValue{HTTP: &networkingv1.HTTPIngressRuleValue{
+				Paths: []networkingv1.HTTPIngressPath{{Path: "/", PathType: &prefix,
+					Backend: networkingv1.IngressBackend{
+						Service: &networkingv1.IngressServiceBackend{Name: "web", Port: networkingv1.ServiceBackendPort{
+							Number: 80}}}}}}}}}}}, "ADDED")
+	api.put(t, "ingressclasses", &networkingv1.IngressClass{TypeMeta: metav1.TypeMeta{Kind: "IngressClass",
+		APIVersion: "networking.k8s.io/v1"},
+		ObjectMeta: metav1.ObjectMeta{Name: "wayleave",
+			Annotations: map[string]string{"ingressclass.kubernetes.io/is-default-class": "true"}}}, "ADDED")
 	on, _ := startSource(t, &Source{Client: client, Ingresses: true})
 	if err := on.WaitSynced(t.Context(), model.IngressKind|model.IngressClassKind); err != nil {
 		t.Fatal(err)
@@ -193,7 +205,8 @@ func TestASecretStaysUntilTheNextIsRead(t *testing.T) {
 	}
 	testnet.Eventually(t, 2*secretWithin, func() error {
 		got, ok := store.Snapshot().Secret(shop("stuck"))
-		if _, old := store.Snapshot().Secret(shop("old")); !ok || old || !strings.Contains(got.Wrong, "cannot be read: within 10s: ") || got.Missing {
+		if _, old := store.Snapshot().Secret(shop("old")); !ok || old || !strings.Contains(got.Wrong,
+			"cannot be read: within 10s: ") || got.Missing {
 			return fmt.Errorf("it is %v, %v, %+v; the one before is there: %v", got, ok, got, old)
 		}
 		return nil

@@ -46,8 +46,10 @@ func TestAnotherAPIServerIsTried(t *testing.T) {
 	defer func() { cancel(); <-done }()
 	put := func(ready bool) {
 		err := store.Write(func(w *model.Writer) {
-			w.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "default", Name: "kubernetes"}, Service: "kubernetes",
-				Ports: []model.EndpointPort{{Name: "https", Protocol: model.TCP, Port: other.Port()}}, Endpoints: []model.Endpoint{{Addr: other.Addr(), Ready: ready}}})
+			w.PutEndpointSlice(&model.EndpointSlice{Name: model.Name{Namespace: "default", Name: "kubernetes"},
+				Service:   "kubernetes",
+				Ports:     []model.EndpointPort{{Name: "https", Protocol: model.TCP, Port: other.Port()}},
+				Endpoints: []model.Endpoint{{Addr: other.Addr(), Ready: ready}}})
 		})
 		if err != nil {
 			t.Fatal(err)

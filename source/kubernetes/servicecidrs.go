@@ -36,7 +36,8 @@ func (s *Source) serviceCIDRs(ctx context.Context) {
 			return
 		case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
 			if !told {
-				s.Log.Warn("cannot read ServiceCIDRs: only ClusterIPs in use are protected from claims of Services", "err", err)
+				s.Log.Warn("cannot read ServiceCIDRs: only ClusterIPs in use are protected from claims of Services",
+					"err", err)
 			}
 			told, wait = true, cidrRefused
 			s.Store.MarkSynced(model.ServiceCIDRKind)

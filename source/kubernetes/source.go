@@ -72,10 +72,13 @@ func (s *Source) Run(ctx context.Context) error {
 		here = everything
 	}
 	reflectors := []*cache.Reflector{
-		reflector(s, core, "services", everything, model.ServiceKind, &corev1.Service{}, source.Service, (*model.Writer).PutService),
-		reflector(s, discovery, "endpointslices", everything, model.EndpointSliceKind, &discoveryv1.EndpointSlice{}, source.EndpointSlice, (*model.Writer).PutEndpointSlice),
+		reflector(s, core, "services", everything, model.ServiceKind, &corev1.Service{}, source.Service,
+			(*model.Writer).PutService),
+		reflector(s, discovery, "endpointslices", everything, model.EndpointSliceKind, &discoveryv1.EndpointSlice{},
+			source.EndpointSlice, (*model.Writer).PutEndpointSlice),
 		reflector(s, core, "nodes", everything, model.NodeKind, &corev1.Node{}, source.Node, (*model.Writer).PutNode),
-		reflector(s, core, "namespaces", everything, model.NamespaceKind, &corev1.Namespace{}, source.Namespace, (*model.Writer).PutNamespace),
+		reflector(s, core, "namespaces", everything, model.NamespaceKind, &corev1.Namespace{}, source.Namespace,
+			(*model.Writer).PutNamespace),
 		reflector(s, core, "pods", here, model.PodKind, &corev1.Pod{}, pod, (*model.Writer).PutPod),
 	}
 	if s.Policies {
@@ -86,8 +89,10 @@ func (s *Source) Run(ctx context.Context) error {
 	if s.Ingresses {
 		networking := s.Client.NetworkingV1().RESTClient()
 		reflectors = append(reflectors,
-			reflector(s, networking, "ingresses", everything, model.IngressKind, &networkingv1.Ingress{}, source.Ingress, (*model.Writer).PutIngress),
-			reflector(s, networking, "ingressclasses", everything, model.IngressClassKind, &networkingv1.IngressClass{}, source.IngressClass, (*model.Writer).PutIngressClass))
+			reflector(s, networking, "ingresses", everything, model.IngressKind, &networkingv1.Ingress{},
+				source.Ingress, (*model.Writer).PutIngress),
+			reflector(s, networking, "ingressclasses", everything, model.IngressClassKind, &networkingv1.IngressClass{},
+				source.IngressClass, (*model.Writer).PutIngressClass))
 	}
 	var wg sync.WaitGroup
 	for _, r := range reflectors {

@@ -72,7 +72,8 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.unknown[resource] {
 		a.mu.Unlock()
 		w.WriteHeader(http.StatusNotFound)
-		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonNotFound, Code: 404})
+		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+			Status: "Failure", Reason: metav1.StatusReasonNotFound, Code: 404})
 		return
 	}
 	one, single := strings.CutPrefix(q.Get("fieldSelector"), "metadata.name=")
@@ -85,19 +86,22 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if single && a.refused[one] {
 		a.mu.Unlock()
 		w.WriteHeader(http.StatusForbidden)
-		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonForbidden, Code: 403, Message: "no"})
+		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+			Status: "Failure", Reason: metav1.StatusReasonForbidden, Code: 403, Message: "no"})
 		return
 	}
 	if single && a.broken[one] {
 		a.mu.Unlock()
 		w.WriteHeader(http.StatusInternalServerError)
-		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonInternalError, Code: 500, Message: "no store"})
+		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+			Status: "Failure", Reason: metav1.StatusReasonInternalError, Code: 500, Message: "no store"})
 		return
 	}
 	if q.Get("sendInitialEvents") == "true" { // streaming lists: an older server refuses
 		a.mu.Unlock()
 		w.WriteHeader(http.StatusUnprocessableEntity)
-		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonInvalid, Code: 422})
+		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+			Status: "Failure", Reason: metav1.StatusReasonInvalid, Code: 422})
 		return
 	}
 	if q.Get("watch") != "" {
@@ -121,7 +125,8 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer a.mu.Unlock()
 	var items []runtime.Object
 	for _, o := range a.objects[resource] {
-		if node, only := strings.CutPrefix(q.Get("fieldSelector"), "spec.nodeName="); only && o.(*corev1.Pod).Spec.NodeName != node {
+		if node, only := strings.CutPrefix(q.Get("fieldSelector"), "spec.nodeName="); only &&
+			o.(*corev1.Pod).Spec.NodeName != node {
 			continue
 		}
 		if single && o.(metav1.Object).GetName() != one {
@@ -134,10 +139,15 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	kinds := map[string][2]string{
 		"services": {"ServiceList", "v1"}, "endpointslices": {"EndpointSliceList", "discovery.k8s.io/v1"},
-		"nodes": {"NodeList", "v1"}, "namespaces": {"NamespaceList", "v1"}, "pods": {"PodList", "v1"}, "networkpolicies": {"NetworkPolicyList", "networking.k8s.io/v1"}, "addresspools": {"AddressPoolList", "wayleave.dev/v1alpha1"},
-		"ingresses": {"IngressList", "networking.k8s.io/v1"}, "servicecidrs": {"ServiceCIDRList", "networking.k8s.io/v1"}, "ingressclasses": {"IngressClassList", "networking.k8s.io/v1"}, "secrets": {"SecretList", "v1"},
+		"nodes": {"NodeList", "v1"}, "namespaces": {"NamespaceList", "v1"}, "pods": {"PodList", "v1"},
+		"networkpolicies": {"NetworkPolicyList", "networking.k8s.io/v1"}, "addresspools": {"AddressPoolList",
+			"wayleave.dev/v1alpha1"},
+		"ingresses": {"IngressList", "networking.k8s.io/v1"}, "servicecidrs": {"ServiceCIDRList",
+			"networking.k8s.io/v1"}, "ingressclasses": {"IngressClassList", "networking.k8s.io/v1"},
+		"secrets": {"SecretList", "v1"},
 	}
-	_ = json.NewEncoder(w).Encode(map[string]any{"kind": kinds[resource][0], "apiVersion": kinds[resource][1], "metadata": map[string]string{"resourceVersion": fmt.Sprint(a.version)}, "items": items})
+	_ = json.NewEncoder(w).Encode(map[string]any{"kind": kinds[resource][0], "apiVersion": kinds[resource][1],
+		"metadata": map[string]string{"resourceVersion": fmt.Sprint(a.version)}, "items": items})
 }
 
 // put sets an object and tells the watchers, who is told nothing when it is hidden.
@@ -181,8 +191,9 @@ func (a *fakeAPI) cut() {
 }
 
 func apiService(name string, port int32) *corev1.Service {
-	return &corev1.Service{TypeMeta: metav1.TypeMeta{Kind: "Service", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
-		Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.9", Ports: []corev1.ServicePort{{Port: port}}}}
+	return &corev1.Service{TypeMeta: metav1.TypeMeta{Kind: "Service", APIVersion: "v1"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.9", Ports: []corev1.ServicePort{{Port: port}}}}
 }
 
 func start(t *testing.T, client kubernetes.Interface) (*model.Store, *sync.Map) {
@@ -219,9 +230,12 @@ func TestObjectsFlowIntoTheModel(t *testing.T) {
 	}
 	watching(t, api, "services", "endpointslices")
 	port := int32(80)
-	api.put(t, "endpointslices", &discoveryv1.EndpointSlice{TypeMeta: metav1.TypeMeta{Kind: "EndpointSlice", APIVersion: "discovery.k8s.io/v1"},
-		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
-		AddressType: "IPv4", Ports: []discoveryv1.EndpointPort{{Port: &port}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.244.0.1"}}}}, "ADDED")
+	api.put(t, "endpointslices", &discoveryv1.EndpointSlice{TypeMeta: metav1.TypeMeta{Kind: "EndpointSlice",
+		APIVersion: "discovery.k8s.io/v1"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-1",
+			Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: "IPv4", Ports: []discoveryv1.EndpointPort{{Port: &port}},
+		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.244.0.1"}}}}, "ADDED")
 	api.put(t, "services", apiService("bad", 0), "ADDED")
 	testnet.Eventually(t, 10*time.Second, func() error {
 		snap := store.Snapshot()
@@ -283,7 +297,9 @@ func TestTheModelOutlivesTheAPIServer(t *testing.T) {
 	api.mu.Unlock()
 	api.put(t, "services", apiService("new", 80), "ADDED")
 	watching(t, api, "services")
-	gone, err := json.Marshal(map[string]any{"type": "ERROR", "object": metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonExpired, Code: 410}})
+	gone, err := json.Marshal(map[string]any{"type": "ERROR",
+		"object": metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure",
+			Reason: metav1.StatusReasonExpired, Code: 410}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +321,8 @@ func TestTheModelOutlivesTheAPIServer(t *testing.T) {
 }
 
 func TestTheKubeletSaysWhereTheAPIServerIs(t *testing.T) {
-	conf := "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: k, user: u}}]\nclusters: [{name: k, cluster: {server: \"https://192.0.2.1:6443\"}}]\n"
+	conf := "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: k, user: " +
+		"u}}]\nclusters: [{name: k, cluster: {server: \"https://192.0.2.1:6443\"}}]\n"
 	for _, tc := range []struct{ name, cmdline, file string }{
 		{"kubeadm", "", "/etc/kubernetes/kubelet.conf"},
 		{"k3s", "", "/var/lib/rancher/k3s/agent/kubelet.kubeconfig"},
@@ -327,7 +344,8 @@ func TestTheKubeletSaysWhereTheAPIServerIs(t *testing.T) {
 		})
 	}
 	for _, tc := range []struct{ in, want string }{
-		{strings.Replace(conf, "current-context: c", "current-context: d", 1), `current-context: "d" is not among contexts`},
+		{strings.Replace(conf, "current-context: c", "current-context: d", 1),
+			`current-context: "d" is not among contexts`},
 		{strings.Replace(conf, "cluster: k", "cluster: x", 1), `clusters: "x" has no server`},
 		{"{", "kubelet.conf"},
 	} {
@@ -341,7 +359,8 @@ func TestTheKubeletSaysWhereTheAPIServerIs(t *testing.T) {
 
 func TestTheKubeletSaysWhereDNSIs(t *testing.T) {
 	root := t.TempDir()
-	put(t, root, "/var/lib/kubelet/config.yaml", "clusterDNS: [10.96.0.10, \"fd00::a\"]\nclusterDomain: example.local\n")
+	put(t, root, "/var/lib/kubelet/config.yaml",
+		"clusterDNS: [10.96.0.10, \"fd00::a\"]\nclusterDomain: example.local\n")
 	addrs, domain, err := Host{Root: root}.ClusterDNS()
 	if err != nil || len(addrs) != 2 || addrs[0] != netip.MustParseAddr("10.96.0.10") || domain != "example.local" {
 		t.Errorf("found %v %q, %v", addrs, domain, err)
@@ -370,8 +389,11 @@ func put(t *testing.T, root, file, text string) {
 func TestPodsOfThisNodeOrOfAll(t *testing.T) {
 	api, client := newFakeAPI(t)
 	for _, node := range []string{"node1", "node2"} {
-		api.put(t, "pods", &corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "on-" + node},
-			Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: "10.244.0.1"}}}}, "ADDED")
+		api.put(t, "pods", &corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"},
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "on-" + node},
+			Spec:       corev1.PodSpec{NodeName: node},
+			Status:     corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: "10.244.0.1"}}}},
+			"ADDED")
 	}
 	for all, want := range map[bool]int{false: 1, true: 2} {
 		store, _ := startSource(t, &Source{Client: client, AllPods: all})
@@ -389,25 +411,31 @@ func TestPodsOfThisNodeOrOfAll(t *testing.T) {
 func TestPoliciesAreWatchedWhenTheyAreOn(t *testing.T) {
 	api, client := newFakeAPI(t)
 	for name, ips := range map[string][]corev1.PodIP{"runs": {{IP: "10.244.0.1"}}, "starts": nil} {
-		api.put(t, "pods", &corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: "u", Labels: map[string]string{"app": "web"}},
+		api.put(t, "pods", &corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"},
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: "u",
+				Labels: map[string]string{"app": "web"}},
 			Spec: corev1.PodSpec{NodeName: "node2"}, Status: corev1.PodStatus{PodIPs: ips}}, "ADDED")
 	}
-	api.put(t, "networkpolicies", &networkingv1.NetworkPolicy{TypeMeta: metav1.TypeMeta{Kind: "NetworkPolicy", APIVersion: "networking.k8s.io/v1"},
+	api.put(t, "networkpolicies", &networkingv1.NetworkPolicy{TypeMeta: metav1.TypeMeta{Kind: "NetworkPolicy",
+		APIVersion: "networking.k8s.io/v1"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "deny"}}, "ADDED")
 	on, _ := startSource(t, &Source{Client: client, Policies: true})
 	if err := on.WaitSynced(t.Context(), model.PodKind|model.NetworkPolicyKind); err != nil {
 		t.Fatal(err)
 	}
 	snap := on.Snapshot()
-	if p, ok := snap.Pod(model.Name{Namespace: "default", Name: "starts"}); !ok || p.Labels["app"] != "web" || snap.Count(model.PodKind) != 2 || snap.Count(model.NetworkPolicyKind) != 1 {
-		t.Errorf("the pod is %+v; %d pods, %d policies", p, snap.Count(model.PodKind), snap.Count(model.NetworkPolicyKind))
+	if p, ok := snap.Pod(model.Name{Namespace: "default", Name: "starts"}); !ok || p.Labels["app"] != "web" ||
+		snap.Count(model.PodKind) != 2 || snap.Count(model.NetworkPolicyKind) != 1 {
+		t.Errorf("the pod is %+v; %d pods, %d policies", p, snap.Count(model.PodKind),
+			snap.Count(model.NetworkPolicyKind))
 	}
 	off, _ := startSource(t, &Source{Client: client, AllPods: true})
 	if err := off.WaitSynced(t.Context(), model.PodKind); err != nil {
 		t.Fatal(err)
 	}
 	snap = off.Snapshot()
-	if p, ok := snap.Pod(model.Name{Namespace: "default", Name: "runs"}); !ok || p.Labels != nil || p.UID != "" || snap.Count(model.PodKind) != 1 || off.Synced()&model.NetworkPolicyKind != 0 {
+	if p, ok := snap.Pod(model.Name{Namespace: "default", Name: "runs"}); !ok || p.Labels != nil || p.UID != "" ||
+		snap.Count(model.PodKind) != 1 || off.Synced()&model.NetworkPolicyKind != 0 {
 		t.Errorf("without policies the pod is %+v; %d pods", p, snap.Count(model.PodKind))
 	}
 }
@@ -441,14 +469,17 @@ func TestEventsThatAWatchLosesAreFound(t *testing.T) {
 // starts without.
 func TestTheServiceRangeIsRead(t *testing.T) {
 	api, client := newFakeAPI(t)
-	api.put(t, "servicecidrs", &networkingv1.ServiceCIDR{TypeMeta: metav1.TypeMeta{Kind: "ServiceCIDR", APIVersion: "networking.k8s.io/v1"},
-		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16", "fd00:96::/112"}}}, "ADDED")
+	api.put(t, "servicecidrs", &networkingv1.ServiceCIDR{TypeMeta: metav1.TypeMeta{Kind: "ServiceCIDR",
+		APIVersion: "networking.k8s.io/v1"},
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{
+			CIDRs: []string{"10.96.0.0/16", "fd00:96::/112"}}}, "ADDED")
 	store, _ := start(t, client)
 	if err := store.WaitSynced(t.Context(), model.ServiceCIDRKind); err != nil {
 		t.Fatal(err)
 	}
 	for r := range store.Snapshot().ServiceCIDRs() {
-		if got := fmt.Sprint(r.Name, r.CIDRs); got != "kubernetes [10.96.0.0/16 fd00:96::/112]" && got != "kubernetes[10.96.0.0/16 fd00:96::/112]" {
+		if got := fmt.Sprint(r.Name, r.CIDRs); got != "kubernetes [10.96.0.0/16 fd00:96::/112]" &&
+			got != "kubernetes[10.96.0.0/16 fd00:96::/112]" {
 			t.Errorf("the range is %s", got)
 		}
 	}

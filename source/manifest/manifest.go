@@ -95,7 +95,9 @@ func object(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, err
 	case api.GroupVersion + " " + api.AddressPoolKind:
 		return convert(at, doc, source.AddressPool, (*model.Writer).PutAddressPool)
 	}
-	return nil, nil, fmt.Errorf("kind: %q of apiVersion %q is not used by Wayleave; Service, EndpointSlice, Pod, Node, Namespace, NetworkPolicy, Ingress, IngressClass, ServiceCIDR, Secret and AddressPool are", meta.Kind, meta.APIVersion)
+	return nil, nil, fmt.Errorf("kind: %q of apiVersion %q is not used by Wayleave; Service, EndpointSlice, Pod, "+
+		"Node, Namespace, NetworkPolicy, Ingress, IngressClass, ServiceCIDR, Secret and AddressPool are", meta.Kind,
+		meta.APIVersion)
 }
 
 func list(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, error) {
@@ -134,7 +136,8 @@ func defaulted(at *places, o any) {
 			o.Labels = map[string]string{}
 		}
 		o.Labels[corev1.LabelMetadataName] = o.Name
-	case *corev1.Service, *corev1.Pod, *discoveryv1.EndpointSlice, *networkingv1.NetworkPolicy, *networkingv1.Ingress, *corev1.Secret:
+	case *corev1.Service, *corev1.Pod, *discoveryv1.EndpointSlice, *networkingv1.NetworkPolicy, *networkingv1.Ingress,
+		*corev1.Secret:
 		if m.GetNamespace() == "" {
 			m.SetNamespace(metav1.NamespaceDefault)
 		}
@@ -153,7 +156,8 @@ func defaulted(at *places, o any) {
 	}
 }
 
-func convert[I, O any](at *places, doc []byte, to func(*I) (*O, []model.Problem), put func(*model.Writer, *O)) ([]func(*model.Writer), []model.Problem, error) {
+func convert[I, O any](at *places, doc []byte, to func(*I) (*O, []model.Problem), put func(*model.Writer, *O)) (
+	[]func(*model.Writer), []model.Problem, error) {
 	in := new(I)
 	if err := yaml.UnmarshalStrict(doc, in); err != nil {
 		return nil, nil, err

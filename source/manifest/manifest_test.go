@@ -45,7 +45,8 @@ func TestTheMissionsServiceIsRead(t *testing.T) {
 }
 
 func TestALikeKubectlGetIsRead(t *testing.T) {
-	list := "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimPrefix(missionService, "# the mission's\n"), "\n", "\n  ")
+	list := "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimPrefix(missionService,
+		"# the mission's\n"), "\n", "\n  ")
 	snap, _, err := read(t, list)
 	if err != nil {
 		t.Fatal(err)
@@ -57,12 +58,15 @@ func TestALikeKubectlGetIsRead(t *testing.T) {
 
 func TestBadManifests(t *testing.T) {
 	for _, tc := range []struct{ name, in, want string }{
-		{"unknown field", strings.Replace(missionService, "ports:", "prots:", 1), `x.yaml: document 1: error unmarshaling JSON: while decoding JSON: json: unknown field "prots"`},
-		{"unknown kind", "apiVersion: apps/v1\nkind: Deployment\n", `x.yaml: document 1: kind: "Deployment" of apiVersion "apps/v1" is not used`},
+		{"unknown field", strings.Replace(missionService, "ports:", "prots:", 1),
+			`x.yaml: document 1: error unmarshaling JSON: while decoding JSON: json: unknown field "prots"`},
+		{"unknown kind", "apiVersion: apps/v1\nkind: Deployment\n",
+			`x.yaml: document 1: kind: "Deployment" of apiVersion "apps/v1" is not used`},
 		{"no kind", "metadata: {name: x}\n", "x.yaml: document 1: apiVersion and kind are missing"},
 		{"no name", "apiVersion: v1\nkind: Service\n", "x.yaml: document 1: metadata.name: is missing"},
 		{"no YAML", missionService + "---\n\tx", "x.yaml: document 2: not YAML"},
-		{"wrong type", strings.Replace(missionService, "port: 80 ", "port: eighty ", 1), "document 1: error unmarshaling"},
+		{"wrong type", strings.Replace(missionService, "port: 80 ", "port: eighty ", 1),
+			"document 1: error unmarshaling"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if _, _, err := read(t, tc.in); err == nil || !strings.Contains(err.Error(), tc.want) {
@@ -73,7 +77,8 @@ func TestBadManifests(t *testing.T) {
 }
 
 func TestABadObjectHarmsNoOther(t *testing.T) {
-	snap, problems, err := read(t, missionService+"---\n"+strings.NewReplacer("name: backend", "name: bad", "port: 80 ", "port: 99999 ").Replace(missionService))
+	snap, problems, err := read(t, missionService+"---\n"+strings.NewReplacer("name: backend", "name: bad", "port: 80 ",
+		"port: 99999 ").Replace(missionService))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +100,8 @@ func FuzzRead(f *testing.F) {
 }
 
 func TestAnAddressPoolIsRead(t *testing.T) {
-	snap, problems, err := read(t, "apiVersion: wayleave.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: lan}\nspec: {addresses: [192.0.2.0/24], autoAssign: false, l2: {interfaces: [eth*]}}\n")
+	snap, problems, err := read(t, "apiVersion: wayleave.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: "+
+		"lan}\nspec: {addresses: [192.0.2.0/24], autoAssign: false, l2: {interfaces: [eth*]}}\n")
 	if err != nil || len(problems) > 0 {
 		t.Fatal(err, problems)
 	}
@@ -103,7 +109,8 @@ func TestAnAddressPoolIsRead(t *testing.T) {
 	if !ok || len(p.Ranges) != 1 || p.AutoAssign || !p.L2.Enabled || len(p.L2.Interfaces) != 1 {
 		t.Errorf("read %+v", p)
 	}
-	if _, _, err = read(t, "apiVersion: wayleave.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: lan}\nspec: {adresses: [192.0.2.0/24]}\n"); err == nil {
+	if _, _, err = read(t, "apiVersion: wayleave.dev/v1alpha1\nkind: AddressPool\nmetadata: {name: lan}\nspec: "+
+		"{adresses: [192.0.2.0/24]}\n"); err == nil {
 		t.Error("an unknown field was taken")
 	}
 }
@@ -154,7 +161,8 @@ func TestPoliciesAndTheirPodsAreRead(t *testing.T) {
 		t.Errorf("addresses are %v, want two of each pod that had none", seen)
 	}
 	for name, labels := range map[string]int{"prod": 1, "default": 2} {
-		if ns, ok := snap.Namespace(name); !ok || len(ns.Labels) != labels || ns.Labels["kubernetes.io/metadata.name"] != name {
+		if ns, ok := snap.Namespace(name); !ok || len(ns.Labels) != labels ||
+			ns.Labels["kubernetes.io/metadata.name"] != name {
 			t.Errorf("namespace %s is %+v", name, ns)
 		}
 	}

@@ -105,7 +105,8 @@ type metallbL2Spec struct {
 
 // note says what a field became, lost that it became nothing.
 func (m *metallb) note(kind, name, field, format string, args ...any) {
-	m.notes = append(m.notes, Note{Object: strings.TrimSpace(kind + " " + name), Field: field, Text: fmt.Sprintf(format, args...)})
+	m.notes = append(m.notes, Note{Object: strings.TrimSpace(kind + " " + name), Field: field,
+		Text: fmt.Sprintf(format, args...)})
 }
 
 func (m *metallb) lost(kind, name, field, format string, args ...any) {
@@ -238,7 +239,8 @@ func (m *metallb) write() ([]byte, error) {
 	names := map[string]string{} // → namespace
 	for _, p := range m.pools {
 		if other, twice := names[p.Metadata.Name]; twice {
-			m.lost("IPAddressPool", p.Metadata.Namespace+"/"+p.Metadata.Name, "metadata.name", "is not carried over: one of that name is in namespace %s, and AddressPools have no namespace", other)
+			m.lost("IPAddressPool", p.Metadata.Namespace+"/"+p.Metadata.Name, "metadata.name",
+				"is not carried over: one of that name is in namespace %s, and AddressPools have no namespace", other)
 			continue
 		}
 		names[p.Metadata.Name] = p.Metadata.Namespace
@@ -268,12 +270,14 @@ func (m *metallb) write() ([]byte, error) {
 func (m *metallb) unmatched(adv metallbL2) {
 	for i, name := range adv.Spec.IPAddressPools {
 		if !slices.ContainsFunc(m.pools, func(p metallbPool) bool { return p.Metadata.Name == name }) {
-			m.note("L2Advertisement", adv.Metadata.Name, fmt.Sprintf("spec.ipAddressPools[%d]", i), "there is no IPAddressPool %s in the input", name)
+			m.note("L2Advertisement", adv.Metadata.Name, fmt.Sprintf("spec.ipAddressPools[%d]", i),
+				"there is no IPAddressPool %s in the input", name)
 		}
 	}
 	for i, s := range adv.Spec.IPAddressPoolSelectors {
 		if _, err := metav1.LabelSelectorAsSelector(&s); err != nil {
-			m.lost("L2Advertisement", adv.Metadata.Name, fmt.Sprintf("spec.ipAddressPoolSelectors[%d]", i), "cannot be read: %v", err)
+			m.lost("L2Advertisement", adv.Metadata.Name, fmt.Sprintf("spec.ipAddressPoolSelectors[%d]", i),
+				"cannot be read: %v", err)
 		}
 	}
 }
@@ -286,9 +290,11 @@ func (m *metallb) pool(p metallbPool) *api.AddressPool {
 	}
 	if alloc := p.Spec.ServiceAllocation; alloc != nil {
 		if alloc.Priority != 0 {
-			m.lost("IPAddressPool", p.Metadata.Name, "spec.serviceAllocation.priority", "is not carried over: pools with selectors come first, then the older ones")
+			m.lost("IPAddressPool", p.Metadata.Name, "spec.serviceAllocation.priority",
+				"is not carried over: pools with selectors come first, then the older ones")
 		}
-		out.Spec.ServiceSelector = m.anyOf("IPAddressPool", p.Metadata.Name, "spec.serviceAllocation.serviceSelectors", alloc.ServiceSelectors)
+		out.Spec.ServiceSelector = m.anyOf("IPAddressPool", p.Metadata.Name, "spec.serviceAllocation.serviceSelectors",
+			alloc.ServiceSelectors)
 		out.Spec.NamespaceSelector = m.namespaces(p.Metadata.Name, alloc.Namespaces, alloc.NamespaceSelectors)
 	}
 	m.announce(p, out)
@@ -299,7 +305,8 @@ func (m *metallb) pool(p metallbPool) *api.AddressPool {
 func (m *metallb) network(pool string, i int, s string) string {
 	s = strings.TrimSpace(s)
 	if masked, ok := source.MaskedCIDR(s); ok && masked != s {
-		m.note("IPAddressPool", pool, fmt.Sprintf("spec.addresses[%d]", i), "%s has host bits set and became %s", s, masked)
+		m.note("IPAddressPool", pool, fmt.Sprintf("spec.addresses[%d]", i),
+			"%s has host bits set and became %s", s, masked)
 		return masked
 	}
 	return s
@@ -314,7 +321,8 @@ func (m *metallb) anyOf(kind, name, field string, list []metav1.LabelSelector) *
 	if u, ok := union(list); ok {
 		return u
 	}
-	m.lost(kind, name, field, "only the first of %d selectors is carried over: one is allowed, and none says what they say together; write a pool for each", len(list))
+	m.lost(kind, name, field, "only the first of %d selectors is carried over: one is allowed, and none says what "+
+		"they say together; write a pool for each", len(list))
 	return &list[0]
 }
 
@@ -341,23 +349,27 @@ func (m *metallb) announce(p metallbPool, out *api.AddressPool) {
 		off := false
 		out.Spec.L2.Enabled = &off
 		if !p.quiet {
-			m.note("IPAddressPool", p.Metadata.Name, "spec", "no L2Advertisement is for it, so spec.l2.enabled is false")
+			m.note("IPAddressPool", p.Metadata.Name, "spec",
+				"no L2Advertisement is for it, so spec.l2.enabled is false")
 		}
 		return
 	}
 	for _, adv := range found {
 		if len(adv.Spec.ServiceSelectors) > 0 {
-			m.lost("L2Advertisement", adv.Metadata.Name, "spec.serviceSelectors", "are not carried over: all Services of the pool are announced")
+			m.lost("L2Advertisement", adv.Metadata.Name, "spec.serviceSelectors",
+				"are not carried over: all Services of the pool are announced")
 		}
 		if len(adv.Spec.PreferredNodeSelectors) > 0 {
-			m.lost("L2Advertisement", adv.Metadata.Name, "spec.preferredNodeSelectors", "are not carried over: each eligible node may be drawn")
+			m.lost("L2Advertisement", adv.Metadata.Name, "spec.preferredNodeSelectors",
+				"are not carried over: each eligible node may be drawn")
 		}
 	}
 	a := m.join(p.Metadata.Name, found)
 	out.Spec.L2.Interfaces = a.Spec.Interfaces
 	out.Spec.L2.NodeSelector = m.anyOf("L2Advertisement", a.Metadata.Name, "spec.nodeSelectors", a.Spec.NodeSelectors)
 	if len(a.Spec.Interfaces) == 0 {
-		m.note("L2Advertisement", a.Metadata.Name, "spec.interfaces", "are empty: pool %s is announced on the interfaces that have an InternalIP of the node; name others in spec.l2.interfaces", p.Metadata.Name)
+		m.note("L2Advertisement", a.Metadata.Name, "spec.interfaces", "are empty: pool %s is announced on the "+
+			"interfaces that have an InternalIP of the node; name others in spec.l2.interfaces", p.Metadata.Name)
 	}
 }
 
@@ -371,7 +383,8 @@ func (m *metallb) join(pool string, list []metallbL2) metallbL2 {
 		case sameSet(a.Interfaces, b.Interfaces):
 			if len(a.NodeSelectors) == 0 || len(b.NodeSelectors) == 0 {
 				out.Spec.NodeSelectors = nil
-			} else if all := append(slices.Clone(a.NodeSelectors), b.NodeSelectors...); joins(all) || reflect.DeepEqual(a.NodeSelectors, b.NodeSelectors) {
+			} else if all := append(slices.Clone(a.NodeSelectors), b.NodeSelectors...); joins(all) ||
+				reflect.DeepEqual(a.NodeSelectors, b.NodeSelectors) {
 				out.Spec.NodeSelectors = compact(all)
 			} else {
 				m.apart(pool, out, adv)
@@ -392,7 +405,8 @@ func (m *metallb) join(pool string, list []metallbL2) metallbL2 {
 }
 
 func (m *metallb) apart(pool string, kept, adv metallbL2) {
-	m.lost("L2Advertisement", adv.Metadata.Name, "spec", "is not carried over for pool %s beside %s: one pool has one set of nodes and one of interfaces; write a pool for each", pool, kept.Metadata.Name)
+	m.lost("L2Advertisement", adv.Metadata.Name, "spec", "is not carried over for pool %s beside %s: one pool has "+
+		"one set of nodes and one of interfaces; write a pool for each", pool, kept.Metadata.Name)
 }
 
 func joins(list []metav1.LabelSelector) bool {
@@ -410,7 +424,8 @@ func compact(list []metav1.LabelSelector) (out []metav1.LabelSelector) {
 }
 
 func sameSet(a, b []string) bool {
-	return slices.Equal(slices.Compact(slices.Sorted(slices.Values(a))), slices.Compact(slices.Sorted(slices.Values(b))))
+	return slices.Equal(slices.Compact(slices.Sorted(slices.Values(a))),
+		slices.Compact(slices.Sorted(slices.Values(b))))
 }
 
 // union is a selector that matches what any of the list does. There is one where all are equal, one
@@ -437,7 +452,8 @@ func union(list []metav1.LabelSelector) (*metav1.LabelSelector, bool) {
 		return nil, false
 	}
 	slices.Sort(values)
-	return &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: key, Operator: metav1.LabelSelectorOpIn, Values: slices.Compact(values)}}}, true
+	return &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+		{Key: key, Operator: metav1.LabelSelectorOpIn, Values: slices.Compact(values)}}}, true
 }
 
 // valuesOf is the label that a selector asks for, and its values, where it asks for nothing else.
@@ -454,7 +470,8 @@ func valuesOf(s metav1.LabelSelector) (key string, values []string, ok bool) {
 
 // of says whether the advertisement is for the pool: by name or label, or as it names none.
 func (a metallbL2) of(pool metav1.ObjectMeta) bool {
-	if len(a.Spec.IPAddressPools)+len(a.Spec.IPAddressPoolSelectors) == 0 || slices.Contains(a.Spec.IPAddressPools, pool.Name) {
+	if len(a.Spec.IPAddressPools)+len(a.Spec.IPAddressPoolSelectors) == 0 ||
+		slices.Contains(a.Spec.IPAddressPools, pool.Name) {
 		return true
 	}
 	return slices.ContainsFunc(a.Spec.IPAddressPoolSelectors, func(s metav1.LabelSelector) bool {

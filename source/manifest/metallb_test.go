@@ -63,15 +63,19 @@ func TestMetalLBsPoolsBecomeOurs(t *testing.T) {
 	lan, _ := snap.AddressPool("lan")
 	if len(lan.Ranges) != 3 || lan.AutoAssign || !lan.AvoidBuggy || !lan.L2.Enabled || len(lan.L2.Interfaces) != 1 ||
 		!lan.L2.Nodes.Matches(map[string]string{"rack": "1"}) || lan.L2.Nodes.Matches(nil) ||
-		!lan.Namespaces.Matches(map[string]string{"kubernetes.io/metadata.name": "b"}) || lan.Namespaces.Matches(map[string]string{"kubernetes.io/metadata.name": "c"}) ||
-		!lan.Services.Matches(map[string]string{"app": "web"}) || !lan.Services.Matches(map[string]string{"app": "db"}) || lan.Services.Matches(map[string]string{"app": "x"}) {
+		!lan.Namespaces.Matches(map[string]string{"kubernetes.io/metadata.name": "b"}) ||
+		lan.Namespaces.Matches(map[string]string{"kubernetes.io/metadata.name": "c"}) ||
+		!lan.Services.Matches(map[string]string{"app": "web"}) ||
+		!lan.Services.Matches(map[string]string{"app": "db"}) || lan.Services.Matches(map[string]string{"app": "x"}) {
 		t.Errorf("lan became %+v", lan)
 	}
-	if routed, _ := snap.AddressPool("routed"); routed == nil || routed.L2.Enabled || !routed.AutoAssign || !routed.Services.Matches(nil) {
+	if routed, _ := snap.AddressPool("routed"); routed == nil || routed.L2.Enabled || !routed.AutoAssign ||
+		!routed.Services.Matches(nil) {
 		t.Errorf("routed became %+v", routed)
 	}
 	want := []string{
-		"BGPPeer tor: kind: is not carried over", "BGPAdvertisement bgp: kind: is not carried over", "Community c: kind: is not carried over",
+		"BGPPeer tor: kind: is not carried over", "BGPAdvertisement bgp: kind: is not carried over",
+		"Community c: kind: is not carried over",
 		"IPAddressPool lan: spec.addresses[0]: 192.0.2.1/24 has host bits set and became 192.0.2.0/24",
 		"IPAddressPool lan: spec.serviceAllocation.priority: is not carried over",
 		"IPAddressPool routed: spec: no L2Advertisement is for it",
@@ -97,12 +101,15 @@ func TestWhatIsNotMetalLBs(t *testing.T) {
 			t.Errorf("%q: %v, want %s", in, err, want)
 		}
 	}
-	if out, notes, err := MetalLB("x.yaml", strings.NewReader("# nothing\n")); err != nil || len(out) > 0 || len(notes) != 1 {
+	if out, notes, err := MetalLB("x.yaml", strings.NewReader("# nothing\n")); err != nil || len(out) > 0 ||
+		len(notes) != 1 {
 		t.Errorf("nothing became %q %v %v", out, notes, err)
 	}
 	// Bad addresses are named, and the pool is printed as it is: its condition says the same.
-	_, notes, err := MetalLB("x", strings.NewReader("apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: x}\nspec: {addresses: [lan]}\n"))
-	if err != nil || len(notes) != 2 || !strings.Contains(notes[1].String(), `spec.addresses[0]: "lan" is not an IP address`) {
+	_, notes, err := MetalLB("x", strings.NewReader(
+		"apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: x}\nspec: {addresses: [lan]}\n"))
+	if err != nil || len(notes) != 2 || !strings.Contains(notes[1].String(),
+		`spec.addresses[0]: "lan" is not an IP address`) {
 		t.Errorf("%v %v", notes, err)
 	}
 }
@@ -110,42 +117,79 @@ func TestWhatIsNotMetalLBs(t *testing.T) {
 // Each field of MetalLB's kinds, as its API reference lists them, is in the output, or named: none is
 // lost in silence. lost says that the command fails.
 func TestNoFieldOfMetalLBIsLostInSilence(t *testing.T) {
-	const pool, l2 = "{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: lan, labels: {where: here}}, spec: {addresses: [192.0.2.0/24]%s}}\n---\n",
-		"{apiVersion: metallb.io/v1beta1, kind: L2Advertisement, metadata: {name: l2}, spec: {interfaces: [eth0]%s}}\n---\n"
+	const pool, l2 = "{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: lan, labels: {where: " +
+		"here}}, spec: {addresses: [192.0.2.0/24]%s}}\n---\n",
+		"{apiVersion: metallb.io/v1beta1, kind: L2Advertisement, metadata: {name: l2}, spec: {interfaces: " +
+			"[eth0]%s}}\n---\n"
 	other := func(kind, spec string) string {
-		return fmt.Sprintf(pool, "") + fmt.Sprintf(l2, "") + "{apiVersion: metallb.io/v1beta1, kind: " + kind + ", metadata: {name: x}, spec: {" + spec + "}}\n"
+		return fmt.Sprintf(pool, "") + fmt.Sprintf(l2, "") + "{apiVersion: metallb.io/v1beta1, kind: " + kind +
+			", metadata: {name: x}, spec: {" + spec + "}}\n"
 	}
 	for _, tc := range []struct{ name, in, out, note string }{
 		{"addresses", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ""), "- 192.0.2.0/24", ""},
 		{"autoAssign", fmt.Sprintf(pool, ", autoAssign: false") + fmt.Sprintf(l2, ""), "autoAssign: false", ""},
-		{"avoidBuggyIPs", fmt.Sprintf(pool, ", avoidBuggyIPs: true") + fmt.Sprintf(l2, ""), "avoidBuggyAddresses: true", ""},
-		{"serviceAllocation.priority", fmt.Sprintf(pool, ", serviceAllocation: {priority: 5}") + fmt.Sprintf(l2, ""), "", "lost IPAddressPool lan: spec.serviceAllocation.priority"},
-		{"serviceAllocation.namespaces", fmt.Sprintf(pool, ", serviceAllocation: {namespaces: [a, b]}") + fmt.Sprintf(l2, ""), "kubernetes.io/metadata.name", ""},
-		{"serviceAllocation.namespaceSelectors", fmt.Sprintf(pool, ", serviceAllocation: {namespaceSelectors: [{matchLabels: {team: a}}]}") + fmt.Sprintf(l2, ""), "team: a", ""},
-		{"namespaces and selectors of one label", fmt.Sprintf(pool, ", serviceAllocation: {namespaces: [a], namespaceSelectors: [{matchLabels: {kubernetes.io/metadata.name: c}}]}") + fmt.Sprintf(l2, ""), "- a\n      - c", ""},
-		{"namespaces and other selectors", fmt.Sprintf(pool, ", serviceAllocation: {namespaces: [a], namespaceSelectors: [{matchLabels: {team: a}}]}") + fmt.Sprintf(l2, ""), "- a", "lost IPAddressPool lan: spec.serviceAllocation.namespaceSelectors"},
-		{"serviceAllocation.serviceSelectors", fmt.Sprintf(pool, ", serviceAllocation: {serviceSelectors: [{matchLabels: {app: web}}]}") + fmt.Sprintf(l2, ""), "app: web", ""},
-		{"several serviceSelectors", fmt.Sprintf(pool, ", serviceAllocation: {serviceSelectors: [{matchLabels: {app: web}}, {matchLabels: {tier: x}}]}") + fmt.Sprintf(l2, ""), "app: web", "lost IPAddressPool lan: spec.serviceAllocation.serviceSelectors: only the first of 2"},
+		{"avoidBuggyIPs", fmt.Sprintf(pool, ", avoidBuggyIPs: true") + fmt.Sprintf(l2, ""),
+			"avoidBuggyAddresses: true", ""},
+		{"serviceAllocation.priority", fmt.Sprintf(pool, ", serviceAllocation: {priority: 5}") + fmt.Sprintf(l2, ""),
+			"", "lost IPAddressPool lan: spec.serviceAllocation.priority"},
+		{"serviceAllocation.namespaces", fmt.Sprintf(pool, ", serviceAllocation: {namespaces: [a, b]}") +
+			fmt.Sprintf(l2, ""), "kubernetes.io/metadata.name", ""},
+		{"serviceAllocation.namespaceSelectors",
+			fmt.Sprintf(pool, ", serviceAllocation: {namespaceSelectors: [{matchLabels: {team: a}}]}") +
+				fmt.Sprintf(l2, ""), "team: a", ""},
+		{"namespaces and selectors of one label", fmt.Sprintf(pool, ", serviceAllocation: {namespaces: [a], "+
+			"namespaceSelectors: [{matchLabels: {kubernetes.io/metadata.name: c}}]}") + fmt.Sprintf(l2, ""),
+			"- a\n      - c", ""},
+		{"namespaces and other selectors",
+			fmt.Sprintf(pool,
+				", serviceAllocation: {namespaces: [a], namespaceSelectors: [{matchLabels: {team: a}}]}") +
+				fmt.Sprintf(l2, ""), "- a", "lost IPAddressPool lan: spec.serviceAllocation.namespaceSelectors"},
+		{"serviceAllocation.serviceSelectors",
+			fmt.Sprintf(pool, ", serviceAllocation: {serviceSelectors: [{matchLabels: {app: web}}]}") +
+				fmt.Sprintf(l2, ""), "app: web", ""},
+		{"several serviceSelectors", fmt.Sprintf(pool,
+			", serviceAllocation: {serviceSelectors: [{matchLabels: {app: web}}, {matchLabels: {tier: x}}]}") +
+			fmt.Sprintf(l2, ""), "app: web",
+			"lost IPAddressPool lan: spec.serviceAllocation.serviceSelectors: only the first of 2"},
 		{"ipAddressPools", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", ipAddressPools: [lan]"), "- eth0", ""},
-		{"ipAddressPools of none", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", ipAddressPools: [wan]"), "enabled: false", "L2Advertisement l2: spec.ipAddressPools[0]: there is no IPAddressPool wan"},
-		{"ipAddressPoolSelectors", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", ipAddressPoolSelectors: [{matchLabels: {where: here}}]"), "- eth0", ""},
-		{"a bad ipAddressPoolSelector", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", ipAddressPoolSelectors: [{matchExpressions: [{key: a, operator: Like}]}]"), "enabled: false", "lost L2Advertisement l2: spec.ipAddressPoolSelectors[0]"},
-		{"nodeSelectors", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", nodeSelectors: [{matchLabels: {kubernetes.io/hostname: n1}}, {matchLabels: {kubernetes.io/hostname: n2}}]"), "- n1\n        - n2", ""},
-		{"nodeSelectors of two labels", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", nodeSelectors: [{matchLabels: {a: b}}, {matchLabels: {c: d}}]"), "a: b", "lost L2Advertisement l2: spec.nodeSelectors: only the first of 2"},
+		{"ipAddressPools of none", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", ipAddressPools: [wan]"), "enabled: false",
+			"L2Advertisement l2: spec.ipAddressPools[0]: there is no IPAddressPool wan"},
+		{"ipAddressPoolSelectors", fmt.Sprintf(pool, "") +
+			fmt.Sprintf(l2, ", ipAddressPoolSelectors: [{matchLabels: {where: here}}]"), "- eth0", ""},
+		{"a bad ipAddressPoolSelector", fmt.Sprintf(pool, "") +
+			fmt.Sprintf(l2, ", ipAddressPoolSelectors: [{matchExpressions: [{key: a, operator: Like}]}]"),
+			"enabled: false", "lost L2Advertisement l2: spec.ipAddressPoolSelectors[0]"},
+		{"nodeSelectors", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", nodeSelectors: [{matchLabels: "+
+			"{kubernetes.io/hostname: n1}}, {matchLabels: {kubernetes.io/hostname: n2}}]"), "- n1\n        - n2", ""},
+		{"nodeSelectors of two labels", fmt.Sprintf(pool, "") +
+			fmt.Sprintf(l2, ", nodeSelectors: [{matchLabels: {a: b}}, {matchLabels: {c: d}}]"), "a: b",
+			"lost L2Advertisement l2: spec.nodeSelectors: only the first of 2"},
 		{"interfaces", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ""), "- eth0", ""},
-		{"no interfaces", fmt.Sprintf(pool, "") + "{apiVersion: metallb.io/v1beta1, kind: L2Advertisement, metadata: {name: l2}}", "l2: {}", "L2Advertisement l2: spec.interfaces: are empty"},
-		{"serviceSelectors", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", serviceSelectors: [{matchLabels: {a: b}}]"), "", "lost L2Advertisement l2: spec.serviceSelectors"},
-		{"preferredNodeSelectors", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", preferredNodeSelectors: [{weight: 1, preference: {matchLabels: {a: b}}}]"), "", "lost L2Advertisement l2: spec.preferredNodeSelectors"},
-		{"a field of later", fmt.Sprintf(pool, ", later: 1") + fmt.Sprintf(l2, ""), "", "lost IPAddressPool lan: spec.later: is not carried over: it is not known"},
-		{"a field of later below", fmt.Sprintf(pool, ", serviceAllocation: {later: 1}") + fmt.Sprintf(l2, ""), "", "lost IPAddressPool lan: spec.serviceAllocation.later"},
-		{"a field of later of L2", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", nodeSelectors: [{later: 1}]"), "", "lost L2Advertisement l2: spec.nodeSelectors[0].later"},
-		{"BGPAdvertisement", other("BGPAdvertisement", "aggregationLength: 24, localPref: 5, communities: [a], peers: [b]"), "", "lost BGPAdvertisement x: kind"},
+		{"no interfaces", fmt.Sprintf(pool, "") +
+			"{apiVersion: metallb.io/v1beta1, kind: L2Advertisement, metadata: {name: l2}}", "l2: {}",
+			"L2Advertisement l2: spec.interfaces: are empty"},
+		{"serviceSelectors", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", serviceSelectors: [{matchLabels: {a: b}}]"), "",
+			"lost L2Advertisement l2: spec.serviceSelectors"},
+		{"preferredNodeSelectors", fmt.Sprintf(pool, "") +
+			fmt.Sprintf(l2, ", preferredNodeSelectors: [{weight: 1, preference: {matchLabels: {a: b}}}]"), "",
+			"lost L2Advertisement l2: spec.preferredNodeSelectors"},
+		{"a field of later", fmt.Sprintf(pool, ", later: 1") + fmt.Sprintf(l2, ""), "",
+			"lost IPAddressPool lan: spec.later: is not carried over: it is not known"},
+		{"a field of later below", fmt.Sprintf(pool, ", serviceAllocation: {later: 1}") + fmt.Sprintf(l2, ""), "",
+			"lost IPAddressPool lan: spec.serviceAllocation.later"},
+		{"a field of later of L2", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", nodeSelectors: [{later: 1}]"), "",
+			"lost L2Advertisement l2: spec.nodeSelectors[0].later"},
+		{"BGPAdvertisement", other("BGPAdvertisement",
+			"aggregationLength: 24, localPref: 5, communities: [a], peers: [b]"), "", "lost BGPAdvertisement x: kind"},
 		{"BGPPeer", other("BGPPeer", "myASN: 1, peerASN: 2, peerAddress: 192.0.2.1"), "", "lost BGPPeer x: kind"},
 		{"BFDProfile", other("BFDProfile", "receiveInterval: 100"), "", "lost BFDProfile x: kind"},
 		{"Community", other("Community", "communities: [{name: a, value: '1:2'}]"), "", "lost Community x: kind"},
 		{"a kind of later", other("Later", "a: 1"), "", "lost Later x: kind"},
-		{"AddressPool", "{apiVersion: metallb.io/v1beta1, kind: AddressPool, metadata: {name: old}, spec: {protocol: layer2, addresses: [192.0.2.0/28], autoAssign: false}}", "name: old", "L2Advertisement old: spec.interfaces"},
-		{"AddressPool by BGP", "{apiVersion: metallb.io/v1beta1, kind: AddressPool, metadata: {name: old}, spec: {protocol: bgp, addresses: [192.0.2.0/28]}}", "enabled: false", "lost AddressPool old: spec.protocol"},
+		{"AddressPool", "{apiVersion: metallb.io/v1beta1, kind: AddressPool, metadata: {name: old}, spec: " +
+			"{protocol: layer2, addresses: [192.0.2.0/28], autoAssign: false}}", "name: old",
+			"L2Advertisement old: spec.interfaces"},
+		{"AddressPool by BGP", "{apiVersion: metallb.io/v1beta1, kind: AddressPool, metadata: {name: old}, spec: " +
+			"{protocol: bgp, addresses: [192.0.2.0/28]}}", "enabled: false", "lost AddressPool old: spec.protocol"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			out, notes, err := MetalLB("x", strings.NewReader(tc.in))
@@ -156,7 +200,10 @@ func TestNoFieldOfMetalLBIsLostInSilence(t *testing.T) {
 			if !strings.Contains(string(out), tc.out) || (tc.note == "") != (len(notes) == 0) {
 				t.Errorf("became\n%s\n%v", out, notes)
 			}
-			if len(notes) > 0 && !slices.ContainsFunc(notes, func(n Note) bool { return n.Lost == lost && strings.HasPrefix(n.String(), want) }) {
+			if len(notes) > 0 && !slices.ContainsFunc(notes, func(n Note) bool {
+				return n.Lost == lost &&
+					strings.HasPrefix(n.String(), want)
+			}) {
 				t.Errorf("notes %v, want %s", notes, tc.note)
 			}
 			if _, problems, err := read(t, string(out)); err != nil || len(problems) > 0 {
@@ -168,7 +215,8 @@ func TestNoFieldOfMetalLBIsLostInSilence(t *testing.T) {
 
 // Several L2Advertisements of one pool are joined where one pool can say what they say.
 func TestL2AdvertisementsOfOnePoolAreJoined(t *testing.T) {
-	const n1, n2, rack = "nodeSelectors: [{matchLabels: {kubernetes.io/hostname: n1}}]", "nodeSelectors: [{matchLabels: {kubernetes.io/hostname: n2}}]", "nodeSelectors: [{matchLabels: {rack: a}}]"
+	const n1, n2, rack = "nodeSelectors: [{matchLabels: {kubernetes.io/hostname: n1}}]",
+		"nodeSelectors: [{matchLabels: {kubernetes.io/hostname: n2}}]", "nodeSelectors: [{matchLabels: {rack: a}}]"
 	for _, tc := range []struct {
 		name string
 		advs []string
@@ -180,16 +228,21 @@ func TestL2AdvertisementsOfOnePoolAreJoined(t *testing.T) {
 		{"nodes and all", []string{n1, rack, ""}, "[] any", true},
 		{"all and nodes", []string{"", n1}, "[] any", false},
 		{"interfaces", []string{n1 + ", interfaces: [eth1]", n1 + ", interfaces: [eth0]"}, "[eth0 eth1] n1", false},
-		{"interfaces of all nodes", []string{"interfaces: [eth1]", "interfaces: [eth0, eth1]"}, "[eth0 eth1] any", false},
+		{"interfaces of all nodes", []string{"interfaces: [eth1]", "interfaces: [eth0, eth1]"},
+			"[eth0 eth1] any", false},
 		{"interfaces and all", []string{"interfaces: [eth1]", ""}, "[] any", false},
 		{"the same twice", []string{n1 + ", interfaces: [a, b]", n1 + ", interfaces: [b, a]"}, "[a b] n1", false},
 		{"both", []string{n1 + ", interfaces: [eth0]", n2 + ", interfaces: [eth1]"}, "[eth0] n1", true},
-		{"three", []string{n1 + ", interfaces: [eth0]", n2 + ", interfaces: [eth0]", n1 + ", interfaces: [eth0]"}, "[eth0] n1 n2", false},
+		{"three", []string{n1 + ", interfaces: [eth0]", n2 + ", interfaces: [eth0]", n1 + ", interfaces: [eth0]"},
+			"[eth0] n1 n2", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			in := "{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: lan}, spec: {addresses: [192.0.2.0/24]}}\n"
+			in := "{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {name: lan}, spec: {addresses: " +
+				"[192.0.2.0/24]}}\n"
 			for i, a := range tc.advs {
-				in += fmt.Sprintf("---\n{apiVersion: metallb.io/v1beta1, kind: L2Advertisement, metadata: {name: l%d}, spec: {%s}}\n", i, a)
+				in += fmt.Sprintf(
+					"---\n{apiVersion: metallb.io/v1beta1, kind: L2Advertisement, metadata: {name: l%d}, spec: {%s}}\n",
+					i, a)
 			}
 			out, notes, err := MetalLB("x", strings.NewReader(in))
 			if err != nil {
@@ -210,7 +263,8 @@ func TestL2AdvertisementsOfOnePoolAreJoined(t *testing.T) {
 					}
 				}
 			}
-			if lost := slices.ContainsFunc(notes, func(n Note) bool { return n.Lost }); got != tc.want || lost != tc.lost {
+			if lost := slices.ContainsFunc(notes, func(n Note) bool { return n.Lost }); got != tc.want ||
+				lost != tc.lost {
 				t.Errorf("became %s, lost %v, want %s %v\n%v", got, lost, tc.want, tc.lost, notes)
 			}
 		})
@@ -240,14 +294,17 @@ data:
 	if err != nil || len(problems) > 0 {
 		t.Fatal(problems, err)
 	}
-	if lan, _ := snap.AddressPool("lan"); lan == nil || len(lan.Ranges) != 2 || lan.AutoAssign || !lan.AvoidBuggy || !lan.L2.Enabled {
+	if lan, _ := snap.AddressPool("lan"); lan == nil || len(lan.Ranges) != 2 || lan.AutoAssign || !lan.AvoidBuggy ||
+		!lan.L2.Enabled {
 		t.Errorf("lan became %+v", lan)
 	}
 	if wan, _ := snap.AddressPool("wan"); wan == nil || wan.L2.Enabled {
 		t.Errorf("wan became %+v", wan)
 	}
 	said := fmt.Sprint(notes)
-	for _, want := range []string{"data.config.peers", "data.config.bgp-communities", "data.config.bfd-profiles", "data.config.later", "data.config.address-pools[1].protocol", "data.config.address-pools[1].bgpAdvertisements"} {
+	for _, want := range []string{"data.config.peers", "data.config.bgp-communities", "data.config.bfd-profiles",
+		"data.config.later", "data.config.address-pools[1].protocol",
+		"data.config.address-pools[1].bgpAdvertisements"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("notes are %s, want %s", said, want)
 		}

@@ -45,7 +45,8 @@ func (m *metallb) oldPool(doc []byte) error {
 		return err
 	}
 	p := list[0]
-	m.legacy("AddressPool", "spec.", metallbConfigPool{Name: p.Metadata.Name, Protocol: p.Spec.Protocol, Addresses: p.Spec.Addresses,
+	m.legacy("AddressPool", "spec.", metallbConfigPool{Name: p.Metadata.Name, Protocol: p.Spec.Protocol,
+		Addresses:  p.Spec.Addresses,
 		AutoAssign: p.Spec.AutoAssign, BGPAdvertisements: p.Spec.BGPAdvertisements})
 	return nil
 }
@@ -74,7 +75,8 @@ func (m *metallb) configMap(doc []byte) error {
 	for _, f := range unknown("", tree, reflect.TypeFor[metallbConfig]()) {
 		m.lost(kind, in.Metadata.Name, at(f), "is not carried over: it is not known")
 	}
-	for field, there := range map[string]bool{"peers": len(c.Peers) > 0, "bgp-communities": len(c.BGPCommunities) > 0, "bfd-profiles": len(c.BFDProfiles) > 0, "peer-autodiscovery": c.Discovery != nil} {
+	for field, there := range map[string]bool{"peers": len(c.Peers) > 0, "bgp-communities": len(c.BGPCommunities) > 0,
+		"bfd-profiles": len(c.BFDProfiles) > 0, "peer-autodiscovery": c.Discovery != nil} {
 		if there {
 			m.lost(kind, in.Metadata.Name, at(field), bgp)
 		}
@@ -87,13 +89,16 @@ func (m *metallb) configMap(doc []byte) error {
 
 // legacy makes a pool of before 0.13 an IPAddressPool, announced by its protocol.
 func (m *metallb) legacy(kind, field string, p metallbConfigPool) {
-	out := metallbPool{quiet: true, Metadata: metav1.ObjectMeta{Name: p.Name}, Spec: metallbPoolSpec{Addresses: p.Addresses, AutoAssign: p.AutoAssign, AvoidBuggyIPs: p.AvoidBuggyIPs}}
+	out := metallbPool{quiet: true, Metadata: metav1.ObjectMeta{Name: p.Name},
+		Spec: metallbPoolSpec{Addresses: p.Addresses, AutoAssign: p.AutoAssign, AvoidBuggyIPs: p.AvoidBuggyIPs}}
 	m.pools = append(m.pools, out)
 	switch p.Protocol {
 	case "layer2":
-		m.l2 = append(m.l2, metallbL2{Metadata: metav1.ObjectMeta{Name: p.Name}, Spec: metallbL2Spec{IPAddressPools: []string{p.Name}}})
+		m.l2 = append(m.l2, metallbL2{Metadata: metav1.ObjectMeta{Name: p.Name},
+			Spec: metallbL2Spec{IPAddressPools: []string{p.Name}}})
 	case "bgp":
-		m.lost(kind, p.Name, field+"protocol", "is not carried over: Wayleave does not announce by BGP, so spec.l2.enabled is false")
+		m.lost(kind, p.Name, field+"protocol",
+			"is not carried over: Wayleave does not announce by BGP, so spec.l2.enabled is false")
 	default:
 		m.lost(kind, p.Name, field+"protocol", "%q is not known: spec.l2.enabled is false", p.Protocol)
 	}

@@ -18,7 +18,8 @@ type places struct {
 }
 
 func newPlaces(store *model.Store) *places {
-	p := &places{namespaces: map[string]bool{}, used: map[string]bool{}, next4: netip.MustParseAddr("10.254.254.1"), next6: netip.MustParseAddr("fd00:254::1")}
+	p := &places{namespaces: map[string]bool{}, used: map[string]bool{}, next4: netip.MustParseAddr("10.254.254.1"),
+		next6: netip.MustParseAddr("fd00:254::1")}
 	for pod := range store.Snapshot().Pods() {
 		for _, a := range pod.IPs {
 			p.used[a.String()] = true
@@ -27,7 +28,8 @@ func newPlaces(store *model.Store) *places {
 	return p
 }
 
-// give makes private addresses up, of both families and of ranges that clusters hardly use, for a pod that has none and runs or will.
+// give makes private addresses up, of both families and of ranges that clusters hardly use, for a pod that has none and
+// runs or will.
 func (p *places) give(pod *corev1.Pod) {
 	for _, ip := range pod.Status.PodIPs {
 		p.used[ip.IP] = true

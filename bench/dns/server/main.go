@@ -29,7 +29,8 @@ import (
 )
 
 func main() {
-	role, dir := flag.String("role", "", "agent or dns"), flag.String("dir", "", "folder of the sockets and the snapshot")
+	role, dir := flag.String("role", "", "agent or dns"),
+		flag.String("dir", "", "folder of the sockets and the snapshot")
 	master := flag.String("master", "", "URL of the API server, for the agent")
 	listen := flag.String("listen", "", "address to answer at, for the agent")
 	upstreams := flag.String("upstreams", "", "addresses and ports of upstream servers, by comma, for the agent")
@@ -43,7 +44,8 @@ func main() {
 	case "agent":
 		err = agent(ctx, *dir, *master, *listen, *upstreams, *stubs, log)
 	case "dns":
-		err = dns.Run(ctx, dns.Config{Socket: filepath.Join(*dir, "agent.sock"), StateFile: filepath.Join(*dir, "state.json"),
+		err = dns.Run(ctx, dns.Config{Socket: filepath.Join(*dir, "agent.sock"), StateFile: filepath.Join(*dir,
+			"state.json"),
 			HealthSocket: filepath.Join(*dir, "health.sock"), Log: log})
 	default:
 		err = fmt.Errorf("-role is %q; agent and dns are there", *role)
@@ -96,10 +98,12 @@ func newFeed(listen, upstreams, stubs string, log *slog.Logger) (*dns.Feed, erro
 	if err != nil {
 		return nil, err
 	}
-	settings := dns.Settings{Domains: []string{"cluster.local."}, Clients: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
+	settings := dns.Settings{Domains: []string{"cluster.local."},
+		Clients: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
 	// What the agent sets by default.
 	settings.Pods, settings.VIPs = dns.PodsInsecure, []netip.Addr{at.Addr()}
-	settings.Forwarding.Cache = dns.CacheLimits{Bytes: 16 << 20, TTL: time.Hour, NegativeTTL: 30 * time.Minute, Stale: 24 * time.Hour}
+	settings.Forwarding.Cache = dns.CacheLimits{Bytes: 16 << 20, TTL: time.Hour, NegativeTTL: 30 * time.Minute,
+		Stale: 24 * time.Hour}
 	var errs []error
 	for u := range strings.SplitSeq(upstreams, ",") {
 		ap, err := netip.ParseAddrPort(u)

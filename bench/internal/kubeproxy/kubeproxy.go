@@ -27,7 +27,8 @@ func Program(t *testing.T) (path, version string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cache := &build.Cache{Dir: filepath.Join(home, ".cache", "wayleave-lab"), Progress: progress.New(os.Stderr), Log: os.Stderr}
+	cache := &build.Cache{Dir: filepath.Join(home, ".cache", "wayleave-lab"), Progress: progress.New(os.Stderr),
+		Log: os.Stderr}
 	unlock, err := cache.Lock(t.Context()) // a lab may be building the same
 	if err != nil {
 		t.Fatal(err)
@@ -54,10 +55,15 @@ func Start(t *testing.T, bin string, ns *testnet.NS, node, mode, master, cluster
 	dir := t.TempDir()
 	kubeconfig, config := filepath.Join(dir, "kubeconfig"), filepath.Join(dir, "config")
 	for file, text := range map[string]string{
-		kubeconfig: fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c","contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}],"clusters":[{"name":"c","cluster":{"server":%q}}],"users":[{"name":"u"}]}`, master),
-		config: fmt.Sprintf(`{"apiVersion":"kubeproxy.config.k8s.io/v1alpha1","kind":"KubeProxyConfiguration","clientConnection":{"kubeconfig":%q,"qps":1000,"burst":1000},"mode":%q,"hostnameOverride":%q,"clusterCIDR":%q,
+		kubeconfig: fmt.Sprintf(
+			`{"apiVersion":"v1","kind":"Config","current-context":"c","contexts":[{"name":"c",`+
+				`"context":{"cluster":"c","user":"u"}}],"clusters":[{"name":"c","cluster":{"server":%q}}],`+
+				`"users":[{"name":"u"}]}`, master),
+		config: fmt.Sprintf(
+			`{"apiVersion":"kubeproxy.config.k8s.io/v1alpha1","kind":"KubeProxyConfiguration","clientConnection":{"kubeconfig":%q,"qps":1000,"burst":1000},"mode":%q,"hostnameOverride":%q,"clusterCIDR":%q,
 "nftables":{"minSyncPeriod":"1ms","syncPeriod":"1h"},"iptables":{"minSyncPeriod":"1ms","syncPeriod":"1h"},"ipvs":{"minSyncPeriod":"1ms","syncPeriod":"1h","strictARP":true},"configSyncPeriod":"1h",
-"conntrack":{"maxPerCore":0,"tcpEstablishedTimeout":"0s","tcpCloseWaitTimeout":"0s"}}`, kubeconfig, mode, node, clusterCIDR),
+"conntrack":{"maxPerCore":0,"tcpEstablishedTimeout":"0s","tcpCloseWaitTimeout":"0s"}}`, kubeconfig, mode,
+			node, clusterCIDR),
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -125,7 +131,8 @@ func (p *Process) Runs() bool {
 		}
 		var state string
 		var parent int
-		if _, err := fmt.Sscan(string(raw[bytes.LastIndexByte(raw, ')')+1:]), &state, &parent); err == nil && parent == p.Pid() && state != "Z" {
+		if _, err := fmt.Sscan(string(raw[bytes.LastIndexByte(raw, ')')+1:]), &state, &parent); err == nil &&
+			parent == p.Pid() && state != "Z" {
 			return true
 		}
 	}

@@ -117,12 +117,16 @@ func (p *Page) Bars(name, title, unit string, labels []string, series []Series) 
 		return y / hi
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n", width, height)
-	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="#fff"/><text x="%d" y="18" font-size="14">%s</text>`+"\n", width, height, left, title)
+	fmt.Fprintf(&b,
+		`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n",
+		width, height)
+	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="#fff"/><text x="%d" y="18" font-size="14">%s</text>`+"\n",
+		width, height, left, title)
 	plot := float64(height - bottom - top)
 	for _, y := range ticks(lo, hi, log) {
 		at := float64(height-bottom) - scale(y)*plot
-		fmt.Fprintf(&b, `<line x1="%d" x2="%d" y1="%.1f" y2="%.1f" stroke="#ddd"/><text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n", left, width-10, at, at, left-6, at+4, Number(y))
+		fmt.Fprintf(&b,
+			`<line x1="%d" x2="%d" y1="%.1f" y2="%.1f" stroke="#ddd"/><text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n", left, width-10, at, at, left-6, at+4, Number(y))
 	}
 	group := float64(width-left-20) / float64(len(labels))
 	bar := group * 0.8 / float64(len(series))
@@ -134,16 +138,20 @@ func (p *Page) Bars(name, title, unit string, labels []string, series []Series) 
 			if s.Y[i] <= 0 {
 				continue
 			}
-			fmt.Fprintf(&b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/><text x="%.1f" y="%.1f" text-anchor="middle" font-size="10">%s</text>`+"\n",
-				at, float64(height-bottom)-h, bar*0.94, h, colours[j%len(colours)], at+bar/2, float64(height-bottom)-h-3, Number(s.Y[i]))
+			fmt.Fprintf(&b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/><text x="%.1f" y="%.1f" `+
+				`text-anchor="middle" font-size="10">%s</text>`+"\n",
+				at, float64(height-bottom)-h, bar*0.94, h, colours[j%len(colours)], at+bar/2,
+				float64(height-bottom)-h-3, Number(s.Y[i]))
 		}
 		fmt.Fprintf(&b, `<text x="%.1f" y="%d" text-anchor="middle">%s</text>`+"\n", x+group/2, height-bottom+18, l)
 	}
 	step := min(190, (width-left)/len(series))
 	for j, s := range series {
-		fmt.Fprintf(&b, `<rect x="%d" y="26" width="10" height="10" fill="%s"/><text x="%d" y="35">%s</text>`+"\n", left+j*step, colours[j%len(colours)], left+j*step+14, s.Name)
+		fmt.Fprintf(&b, `<rect x="%d" y="26" width="10" height="10" fill="%s"/><text x="%d" y="35">%s</text>`+"\n",
+			left+j*step, colours[j%len(colours)], left+j*step+14, s.Name)
 	}
-	fmt.Fprintf(&b, `<text x="%d" y="%d" font-size="11" fill="#555">%s%s</text></svg>`+"\n", left, height-6, unit, map[bool]string{true: ", logarithmic"}[log])
+	fmt.Fprintf(&b, `<text x="%d" y="%d" font-size="11" fill="#555">%s%s</text></svg>`+"\n", left, height-6, unit,
+		map[bool]string{true: ", logarithmic"}[log])
 	p.Text("![%s](%s.svg)", title, name)
 	return os.WriteFile(filepath.Join(p.dir, name+".svg"), []byte(b.String()), 0o644)
 }

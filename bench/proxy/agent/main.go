@@ -27,8 +27,10 @@ import (
 )
 
 func main() {
-	master, socket := flag.String("master", "", "URL of the API server"), flag.String("socket", "", "unix socket to feed proxies by")
-	plain, encrypted := flag.String("plain", "", "address to serve HTTP at"), flag.String("tls", "", "address to serve HTTPS at")
+	master, socket := flag.String("master", "", "URL of the API server"),
+		flag.String("socket", "", "unix socket to feed proxies by")
+	plain, encrypted := flag.String("plain", "", "address to serve HTTP at"),
+		flag.String("tls", "", "address to serve HTTPS at")
 	secrets := flag.String("secrets", "", "Secrets with certificates, namespace/name, separated by commas")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -92,7 +94,8 @@ func run(ctx context.Context, master, socket, plain, encrypted, named string) er
 	start(func(ctx context.Context) error { return f.Serve(ctx, l) })
 	planner := ingress.NewPlanner(ingress.Settings{ClusterDomain: "cluster.local"})
 	loop := &reconcile.Loop[ingress.Key, ingress.Plan]{
-		Name: "ingress", Store: store, Kinds: ingress.Kinds, Keys: planner.Keys, Plan: planner.Plan, Equal: ingress.Equal,
+		Name: "ingress", Store: store, Kinds: ingress.Kinds, Keys: planner.Keys, Plan: planner.Plan,
+		Equal:  ingress.Equal,
 		Target: ingress.Target{Hosts: f.Hosts(), Backends: f.Backends(), Certificates: f.Certificates()},
 		Health: reconcile.NewHealth(nil, nil), Log: log,
 		Report: func(key string, problems []model.Problem) {

@@ -49,7 +49,8 @@ func (f *first) Put(_ string, s *tls.ClientSessionState) {
 func run(addr, name string, workers int, d time.Duration, resume bool) error {
 	// X25519 and AES-128-GCM, which all servers have: a server shall not look slow because it offers more. The
 	// certificate is not looked at, which is the client's cost.
-	config := &tls.Config{ServerName: name, InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519}, NextProtos: []string{"http/1.1"}}
+	config := &tls.Config{ServerName: name, InsecureSkipVerify: true, MinVersion: tls.VersionTLS13,
+		CurvePreferences: []tls.CurveID{tls.X25519}, NextProtos: []string{"http/1.1"}}
 	if resume {
 		config.ClientSessionCache = &first{}
 		if err := begin(addr, name, config); err != nil {

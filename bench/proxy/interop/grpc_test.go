@@ -38,7 +38,9 @@ func pair(t *testing.T, name string) (table.Certificate, *x509.CertPool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		DNSNames: []string{name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -53,11 +55,13 @@ func pair(t *testing.T, name string) (table.Certificate, *x509.CertPool) {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(leaf)
-	return table.Certificate{Key: name, Chain: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), Priv: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})}, pool
+	return table.Certificate{Key: name, Chain: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		Priv: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})}, pool
 }
 
 // serve starts a proxy with a host; it returns its sockets, plain and encrypted.
-func serve(t *testing.T, host table.Host, backend table.Backend, cert table.Certificate) (plain, encrypted netip.AddrPort) {
+func serve(t *testing.T, host table.Host, backend table.Backend, cert table.Certificate) (plain,
+	encrypted netip.AddrPort) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	free := func() netip.AddrPort {
@@ -73,7 +77,8 @@ func serve(t *testing.T, host table.Host, backend table.Backend, cert table.Cert
 	f.Configure(feed.Settings{Drain: time.Second})
 	f.Listen([]feed.Socket{{Addr: plain}, {Addr: encrypted, TLS: true}})
 	ctx, cancel := context.WithCancel(context.Background())
-	if err := errors.Join(f.Hosts().Sync(ctx, map[string]table.Host{host.Name: host}), f.Backends().Sync(ctx, map[string]table.Backend{backend.Key: backend}),
+	if err := errors.Join(f.Hosts().Sync(ctx, map[string]table.Host{host.Name: host}),
+		f.Backends().Sync(ctx, map[string]table.Backend{backend.Key: backend}),
 		f.Certificates().Sync(ctx, map[string]table.Certificate{cert.Key: cert})); err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +91,9 @@ func serve(t *testing.T, host table.Host, backend table.Backend, cert table.Cert
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := process.Run(ctx, process.Config{Socket: filepath.Join(dir, "proxy.sock"), HealthSocket: filepath.Join(dir, "health.sock"), AccessLog: io.Discard, Log: log}); !errors.Is(err, context.Canceled) {
+		if err := process.Run(ctx, process.Config{Socket: filepath.Join(dir, "proxy.sock"),
+			HealthSocket: filepath.Join(dir, "health.sock"), AccessLog: io.Discard, Log: log}); !errors.Is(err,
+			context.Canceled) {
 			t.Error(err)
 		}
 	}()
@@ -128,15 +135,20 @@ func TestGRPCInterop(t *testing.T) {
 		}
 		go func() { _ = s.Serve(l) }()
 		t.Cleanup(s.Stop)
-		plain, encrypted := serve(t, table.Host{Name: name, Certificate: name, Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b", Options: &table.Options{Protocol: protocol}}}},
-			table.Backend{Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}}, cert)
+		plain, encrypted := serve(t, table.Host{Name: name, Certificate: name,
+			Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b",
+				Options: &table.Options{Protocol: protocol}}}},
+			table.Backend{Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}},
+			cert)
 		for _, c := range []struct {
 			name  string
 			addr  netip.AddrPort
 			creds credentials.TransportCredentials
-		}{{"plain", plain, insecure.NewCredentials()}, {"TLS", encrypted, credentials.NewTLS(&tls.Config{RootCAs: pool, ServerName: name})}} {
+		}{{"plain", plain, insecure.NewCredentials()},
+			{"TLS", encrypted, credentials.NewTLS(&tls.Config{RootCAs: pool, ServerName: name})}} {
 			t.Run(string(protocol)+" "+c.name, func(t *testing.T) {
-				cc, err := grpc.NewClient("passthrough:///"+c.addr.String(), grpc.WithTransportCredentials(c.creds), grpc.WithAuthority(name))
+				cc, err := grpc.NewClient("passthrough:///"+c.addr.String(), grpc.WithTransportCredentials(c.creds),
+					grpc.WithAuthority(name))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -155,11 +167,16 @@ func suite(t *testing.T, cc *grpc.ClientConn) {
 		name string
 		do   func(context.Context, testgrpc.TestServiceClient, ...grpc.CallOption)
 	}{
-		{"empty_unary", interop.DoEmptyUnaryCall}, {"large_unary", interop.DoLargeUnaryCall}, {"client_streaming", interop.DoClientStreaming},
-		{"server_streaming", interop.DoServerStreaming}, {"ping_pong", interop.DoPingPong}, {"empty_stream", interop.DoEmptyStream},
-		{"timeout_on_sleeping_server", interop.DoTimeoutOnSleepingServer}, {"cancel_after_begin", interop.DoCancelAfterBegin},
-		{"cancel_after_first_response", interop.DoCancelAfterFirstResponse}, {"custom_metadata", interop.DoCustomMetadata},
-		{"status_code_and_message", interop.DoStatusCodeAndMessage}, {"special_status_message", interop.DoSpecialStatusMessage},
+		{"empty_unary", interop.DoEmptyUnaryCall}, {"large_unary", interop.DoLargeUnaryCall},
+		{"client_streaming", interop.DoClientStreaming},
+		{"server_streaming", interop.DoServerStreaming}, {"ping_pong", interop.DoPingPong},
+		{"empty_stream", interop.DoEmptyStream},
+		{"timeout_on_sleeping_server", interop.DoTimeoutOnSleepingServer},
+		{"cancel_after_begin", interop.DoCancelAfterBegin},
+		{"cancel_after_first_response", interop.DoCancelAfterFirstResponse},
+		{"custom_metadata", interop.DoCustomMetadata},
+		{"status_code_and_message", interop.DoStatusCodeAndMessage},
+		{"special_status_message", interop.DoSpecialStatusMessage},
 	} {
 		c.do(ctx, tc)
 		t.Log(c.name)

@@ -40,14 +40,19 @@ func TestH2Spec(t *testing.T) {
 	}
 	defer l.Close()
 	go func() {
-		_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello\n") }))
+		_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_,
+				_ = io.WriteString(w, "hello\n")
+		}))
 	}()
 	cert, _ := pair(t, "h2spec.example.com")
-	plain, encrypted := serve(t, table.Host{Certificate: cert.Key, Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b"}}},
+	plain, encrypted := serve(t, table.Host{Certificate: cert.Key,
+		Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b"}}},
 		table.Backend{Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}}, cert)
 	for _, c := range []config.Config{
 		{Host: "127.0.0.1", Port: int(plain.Port()), Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 4000},
-		{Host: "127.0.0.1", Port: int(encrypted.Port()), Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 4000, TLS: true, Insecure: true},
+		{Host: "127.0.0.1", Port: int(encrypted.Port()), Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 4000,
+			TLS: true, Insecure: true},
 	} {
 		known := answered(c.TLS)
 		passed := 0

@@ -43,7 +43,8 @@ frontend in
 // without, and know the client.
 func TestPROXYProtocolByOthers(t *testing.T) {
 	cert, _ := pair(t, "a.example.com")
-	for _, c := range []struct{ program, conf, line string }{{"nginx", nginxProxied, "-c"}, {"haproxy", haproxyProxied, "-db -f"}} {
+	for _, c := range []struct{ program, conf, line string }{{"nginx", nginxProxied, "-c"},
+		{"haproxy", haproxyProxied, "-db -f"}} {
 		t.Run(c.program, func(t *testing.T) {
 			path, err := exec.LookPath(c.program)
 			if err != nil {
@@ -60,7 +61,8 @@ func TestPROXYProtocolByOthers(t *testing.T) {
 				return p
 			}
 			plain, encrypted := port(), port()
-			for name, text := range map[string]string{"crt": string(cert.Chain), "key": string(cert.Priv), "pem": string(cert.Chain) + string(cert.Priv),
+			for name, text := range map[string]string{"crt": string(cert.Chain), "key": string(cert.Priv),
+				"pem":  string(cert.Chain) + string(cert.Priv),
 				"conf": strings.NewReplacer("DIR", dir, "PORT", plain, "SSL", encrypted).Replace(c.conf)} {
 				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 					t.Fatal(err)
@@ -83,10 +85,13 @@ func TestPROXYProtocolByOthers(t *testing.T) {
 				port     string
 				protocol table.Protocol
 				version  uint8
-			}{{plain, table.HTTP, 1}, {plain, table.HTTP, 2}, {encrypted, table.HTTPS, 1}, {encrypted, table.HTTPS, 2}} {
+			}{{plain, table.HTTP, 1}, {plain, table.HTTP, 2}, {encrypted, table.HTTPS, 1},
+				{encrypted, table.HTTPS, 2}} {
 				end := netip.MustParseAddrPort("127.0.0.1:" + way.port)
 				waitFor(t, end)
-				front, _ := serve(t, table.Host{Name: "a.example.com", Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b", Options: &table.Options{Protocol: way.protocol, SendProxy: way.version}}}},
+				front, _ := serve(t, table.Host{Name: "a.example.com",
+					Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b",
+						Options: &table.Options{Protocol: way.protocol, SendProxy: way.version}}}},
 					table.Backend{Key: "b", Endpoints: []table.Endpoint{{Addr: end}}}, cert)
 				for range 3 {
 					var local string
@@ -106,7 +111,8 @@ func TestPROXYProtocolByOthers(t *testing.T) {
 						}
 						body, err := io.ReadAll(resp.Body)
 						resp.Body.Close()
-						if want := fmt.Sprintf("%s %s", local, front); err != nil || strings.TrimSpace(string(body)) != want {
+						if want := fmt.Sprintf("%s %s", local, front); err != nil ||
+							strings.TrimSpace(string(body)) != want {
 							t.Errorf("%+v: %s %q, want %q: %v", way, resp.Status, body, want, err)
 						}
 					}

@@ -46,7 +46,8 @@ func main() {
 	defer stop()
 	if *feed != "" {
 		debug.SetMemoryLimit(448 << 20) // as wayleave proxy has them
-		err := process.Run(ctx, process.Config{Socket: *feed, HealthSocket: filepath.Join(filepath.Dir(*feed), "health.sock"), AccessLog: io.Discard,
+		err := process.Run(ctx, process.Config{Socket: *feed, HealthSocket: filepath.Join(filepath.Dir(*feed),
+			"health.sock"), AccessLog: io.Discard,
 			Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 		if !errors.Is(err, context.Canceled) {
 			log.Print(err)
@@ -94,7 +95,8 @@ func serve(l net.Listener, endpoints []string) {
 	for _, e := range endpoints {
 		b.Endpoints = append(b.Endpoints, table.Endpoint{Addr: netip.MustParseAddrPort(e)})
 	}
-	p := &proxy.Proxy{Upstreams: upstream.NewSet(upstream.Defaults()), Tries: 3, Timeouts: proxy.Timeouts{Connect: 5 * time.Second, Send: 60 * time.Second, Read: 60 * time.Second}}
+	p := &proxy.Proxy{Upstreams: upstream.NewSet(upstream.Defaults()), Tries: 3,
+		Timeouts: proxy.Timeouts{Connect: 5 * time.Second, Send: 60 * time.Second, Read: 60 * time.Second}}
 	p.Upstreams.Replace(map[string]*table.Backend{b.Key: b})
 	p.SetTable(table.Make(nil, map[string]*table.Host{
 		"bench.example": {Name: "bench.example", Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: b.Key}}},

@@ -73,7 +73,8 @@ func dataPlane(name, lock string) (service.Mode, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ipvs.New(servers, nftables.Beside(conn, track, nil), track, ipvs.Options{Scheduler: "rr", Drain: time.Minute}), nil
+	return ipvs.New(servers, nftables.Beside(conn, track, nil), track, ipvs.Options{Scheduler: "rr",
+		Drain: time.Minute}), nil
 }
 
 func run(ctx context.Context, master, node, modeName, lock string) error {
@@ -111,7 +112,8 @@ func run(ctx context.Context, master, node, modeName, lock string) error {
 	}
 	planner := &service.Planner{Options: func(model.Name) service.Options { return service.Options{Node: node} }}
 	services := &reconcile.Loop[model.Name, service.Plan]{
-		Name: "service", Store: store, Kinds: service.Kinds, Keys: planner.Keys, Plan: planner.Plan, Equal: service.Equal,
+		Name: "service", Store: store, Kinds: service.Kinds, Keys: planner.Keys, Plan: planner.Plan,
+		Equal:  service.Equal,
 		Target: mode, Foreign: foreign, Health: reconcile.NewHealth(nil, nil), Log: log,
 	}
 	start(services.Run)

@@ -1,4 +1,5 @@
-// Package keypairtest has certificates with their keys as they are in Secrets, for tests and for a comparison with nginx.
+// Package keypairtest has certificates with their keys as they are in Secrets, for tests and for a comparison with
+// nginx.
 package keypairtest
 
 import (
@@ -67,7 +68,8 @@ func (m *maker) issue(key crypto.Signer, by *pair, change func(*x509.Certificate
 	t := &x509.Certificate{
 		SerialNumber: big.NewInt(m.serial), Subject: pkix.Name{CommonName: Name}, DNSNames: []string{Name},
 		NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
 	}
 	if change != nil {
 		change(t)
@@ -132,7 +134,8 @@ func (m *maker) keys() (list []Case) {
 	q := m.issue(k, nil, nil)
 	return append(list, Case{Name: "RSA 2048, PKCS #8", Chain: crt(q), Key: m.pkcs8(k)},
 		Case{Name: "RSA 2048, PKCS #1", Chain: crt(q), Key: block("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(k))},
-		Case{Name: "RSA 2048, PKCS #1 called PKCS #8", Chain: crt(q), Key: block("PRIVATE KEY", x509.MarshalPKCS1PrivateKey(k))})
+		Case{Name: "RSA 2048, PKCS #1 called PKCS #8", Chain: crt(q),
+			Key: block("PRIVATE KEY", x509.MarshalPKCS1PrivateKey(k))})
 }
 
 // text is what stands beside blocks in files.
@@ -153,23 +156,31 @@ func (m *maker) text() []Case {
 	text := "subject=CN = odd.example\nissuer=CN = text CA\n"
 	list := []Case{
 		{Name: "lines that end in CR LF", Chain: []byte(crlf(chain)), Key: []byte(crlf(key))},
-		{Name: "text before, between and behind", Chain: []byte(text + string(crt(p)) + text + string(crt(ca)) + text), Key: []byte(text + key + text)},
-		{Name: "no line's end at the end", Chain: []byte(strings.TrimSpace(chain)), Key: []byte(strings.TrimSpace(key))},
-		{Name: "empty lines", Chain: []byte("\n\n" + string(crt(p)) + "\n\n\n" + string(crt(ca)) + "\n\n"), Key: []byte("\n" + key + "\n")},
+		{Name: "text before, between and behind", Chain: []byte(text + string(crt(p)) + text + string(crt(ca)) + text),
+			Key: []byte(text + key + text)},
+		{Name: "no line's end at the end", Chain: []byte(strings.TrimSpace(chain)),
+			Key: []byte(strings.TrimSpace(key))},
+		{Name: "empty lines", Chain: []byte("\n\n" + string(crt(p)) + "\n\n\n" + string(crt(ca)) + "\n\n"),
+			Key: []byte("\n" + key + "\n")},
 		{Name: "spaces at the ends of lines", Chain: []byte(trail(chain)), Key: []byte(trail(key))},
 		{Name: "the key in tls.crt, too", Chain: []byte(key + chain), Key: []byte(key)},
 		{Name: "the chain in tls.key, too", Chain: []byte(chain), Key: []byte(chain + key)},
 		{Name: "all in both", Chain: []byte(chain + key), Key: []byte(chain + key)},
 		{Name: "base64 in one line", Chain: []byte(oneLine(chain)), Key: []byte(oneLine(key))},
 		{Name: "X509 CERTIFICATE", Chain: block("X509 CERTIFICATE", p.der), Key: []byte(key)},
-		{Name: "all lines indented", Chain: []byte(indent(chain)), Key: []byte(indent(key)), Refused: "no block CERTIFICATE"},
+		{Name: "all lines indented", Chain: []byte(indent(chain)), Key: []byte(indent(key)),
+			Refused: "no block CERTIFICATE"},
 		{Name: "a byte-order mark in front", Chain: []byte("\ufeff" + chain), Key: []byte("\ufeff" + key)},
 		{Name: "a binary certificate", Chain: p.der, Key: []byte(key), Refused: "no block CERTIFICATE"},
-		{Name: "base64 of the PEM", Chain: []byte("LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUI="), Key: []byte(key), Refused: "no block CERTIFICATE"},
+		{Name: "base64 of the PEM", Chain: []byte("LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUI="), Key: []byte(key),
+			Refused: "no block CERTIFICATE"},
 		{Name: "no key in tls.key", Chain: []byte(chain), Key: []byte(chain), Refused: "no block PRIVATE KEY"},
-		{Name: "no certificate in tls.crt", Chain: []byte(key), Key: []byte(key), Refused: "no block CERTIFICATE, but PRIVATE KEY"},
-		{Name: "a certificate that is cut off", Chain: block("CERTIFICATE", p.der[:len(p.der)/2]), Key: []byte(key), Refused: "not whole"},
-		{Name: "bytes behind a certificate", Chain: block("CERTIFICATE", append(bytes.Clone(p.der), 0)), Key: []byte(key), Refused: "not whole"},
+		{Name: "no certificate in tls.crt", Chain: []byte(key), Key: []byte(key),
+			Refused: "no block CERTIFICATE, but PRIVATE KEY"},
+		{Name: "a certificate that is cut off", Chain: block("CERTIFICATE", p.der[:len(p.der)/2]), Key: []byte(key),
+			Refused: "not whole"},
+		{Name: "bytes behind a certificate", Chain: block("CERTIFICATE", append(bytes.Clone(p.der), 0)),
+			Key: []byte(key), Refused: "not whole"},
 	}
 	return list
 }
@@ -211,7 +222,8 @@ func (m *maker) chains() []Case {
 		{Name: "a stranger behind", Chain: crt(p, middle, other), Key: key},
 		{Name: "an expired CA in the bundle", Chain: crt(p, middle, expired), Key: key},
 		{Name: "another certificate's key", Chain: crt(other), Key: key, Refused: "does not match any"},
-		{Name: "the key of a CA in the bundle", Chain: crt(p, middle), Key: m.pkcs8(other.key), Refused: "does not match any"},
+		{Name: "the key of a CA in the bundle", Chain: crt(p, middle), Key: m.pkcs8(other.key),
+			Refused: "does not match any"},
 		{Name: "a CA as leaf", Chain: crt(root), Key: m.pkcs8(root.key)},
 	}
 }
@@ -229,24 +241,34 @@ func (m *maker) contents() []Case {
 			t.NotBefore, t.NotAfter = time.Now().AddDate(-2, 0, 0), time.Now().AddDate(-1, 0, 0)
 		}),
 		one("not yet valid", false, func(t *x509.Certificate) { t.NotBefore = time.Now().AddDate(0, 1, 0) }),
-		one("valid until 9999", false, func(t *x509.Certificate) { t.NotAfter = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) }),
+		one("valid until 9999", false, func(t *x509.Certificate) {
+			t.NotAfter = time.Date(9999, 12, 31, 23, 59, 59,
+				0, time.UTC)
+		}),
 		one("no alternative names", false, func(t *x509.Certificate) { t.DNSNames = nil }),
 		one("no names at all", false, func(t *x509.Certificate) { t.DNSNames, t.Subject = nil, pkix.Name{} }),
 		one("a wildcard name", false, func(t *x509.Certificate) { t.DNSNames = []string{"*.example"} }),
-		one("a name with an underscore", false, func(t *x509.Certificate) { t.DNSNames = []string{"a_b.example", Name} }),
-		one("for clients only", false, func(t *x509.Certificate) { t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }),
+		one("a name with an underscore", false,
+			func(t *x509.Certificate) { t.DNSNames = []string{"a_b.example", Name} }),
+		one("for clients only", false, func(t *x509.Certificate) {
+			t.ExtKeyUsage = []x509.ExtKeyUsage{
+				x509.ExtKeyUsageClientAuth}
+		}),
 		one("not for signatures", false, func(t *x509.Certificate) { t.KeyUsage = x509.KeyUsageKeyEncipherment }),
 		one("an unknown critical extension", false, func(t *x509.Certificate) {
 			t.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3, 4}, Critical: true, Value: []byte{5, 0}}}
 		}),
 		one("a name above ASCII", true, func(t *x509.Certificate) {
-			t.DNSNames, t.ExtraExtensions = nil, []pkix.Extension{extension(append([]byte{0x30, 19}, append(names[2:len(names):len(names)], 0x82, 4, 'a', 0xc3, 0xa4, 'b')...))}
+			t.DNSNames, t.ExtraExtensions = nil,
+				[]pkix.Extension{extension(append([]byte{0x30, 19}, append(names[2:len(names):len(names)], 0x82, 4, 'a',
+					0xc3, 0xa4, 'b')...))}
 		}),
 		one("alternative names twice", true, func(t *x509.Certificate) {
 			t.DNSNames, t.ExtraExtensions = nil, []pkix.Extension{extension(names), extension(names)}
 		}),
 		one("an address of five bytes", true, func(t *x509.Certificate) {
-			t.DNSNames, t.ExtraExtensions = nil, []pkix.Extension{extension(append([]byte{0x30, 20, 0x87, 5, 1, 2, 3, 4, 5}, names[2:]...))}
+			t.DNSNames, t.ExtraExtensions = nil,
+				[]pkix.Extension{extension(append([]byte{0x30, 20, 0x87, 5, 1, 2, 3, 4, 5}, names[2:]...))}
 		}),
 	}
 }
@@ -265,7 +287,8 @@ func (m *maker) hostile() []Case {
 		{Name: "33 certificates", Chain: crt(many...), Key: m.pkcs8(p.key), Refused: "more than 32 certificates"},
 		{Name: "a certificate of 60 KiB", Chain: crt(large), Key: m.pkcs8(large.key)},
 		{Name: "120 KiB of certificates", Chain: crt(large, large), Key: m.pkcs8(large.key), Refused: "more than"},
-		{Name: "a key of 9,000 bytes", Chain: crt(p), Key: block("PRIVATE KEY", make([]byte, 9000)), Refused: "more than"},
+		{Name: "a key of 9,000 bytes", Chain: crt(p), Key: block("PRIVATE KEY", make([]byte, 9000)),
+			Refused: "more than"},
 	}
 }
 

@@ -38,7 +38,8 @@ func main() {
 	}
 	build := command(name)
 	if build == nil {
-		fmt.Fprintf(os.Stderr, "kube: %q is not one of etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy\n", name)
+		fmt.Fprintf(os.Stderr, "kube: %q is not one of etcd, kube-apiserver, kube-controller-manager, "+
+			"kube-scheduler, kubelet, kube-proxy\n", name)
 		os.Exit(2)
 	}
 	os.Exit(cli.Run(build()))

@@ -85,7 +85,8 @@ func services(log *slog.Logger) *cobra.Command {
 	return cmd
 }
 
-func serveAt(ctx context.Context, group *errgroup.Group, addr netip.Addr, names *nameserver.Server, images http.Handler) error {
+func serveAt(ctx context.Context, group *errgroup.Group, addr netip.Addr, names *nameserver.Server,
+	images http.Handler) error {
 	servers, err := names.Listen(netip.AddrPortFrom(addr, 53))
 	if err != nil {
 		return err

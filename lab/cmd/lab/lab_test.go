@@ -26,8 +26,9 @@ import (
 // root, and a machine on which no lab is up.
 
 // volatile are kernel values that change by themselves.
-var volatile = regexp.MustCompile(`random/|fs/(dentry-state|file-nr|inode-|aio-nr|quota)|ns_last_pid|pty/nr|nf_conntrack_count|nr_hugepages_mempolicy|` +
-	`sched_domain|(ipv4|ipv6)/(neigh|conf)/.*/(stable_secret)|printk_ratelimit|perf_event_max_sample_rate`)
+var volatile = regexp.MustCompile(
+	`random/|fs/(dentry-state|file-nr|inode-|aio-nr|quota)|ns_last_pid|pty/nr|nf_conntrack_count|nr_hugepages_mempolicy|` +
+		`sched_domain|(ipv4|ipv6)/(neigh|conf)/.*/(stable_secret)|printk_ratelimit|perf_event_max_sample_rate`)
 
 // program builds the lab once.
 func program(t *testing.T) string {
@@ -60,7 +61,8 @@ func host(t *testing.T) map[string]string {
 		}
 		return nil
 	})
-	for _, command := range []string{"ip -o link show", "ip -o -4 addr show", "ip route show table all", "ip -6 rule", "ip rule", "nft list ruleset"} {
+	for _, command := range []string{"ip -o link show", "ip -o -4 addr show", "ip route show table all", "ip -6 rule",
+		"ip rule", "nft list ruleset"} {
 		words := strings.Fields(command)
 		if out, err := exec.Command(words[0], words[1:]...).Output(); err == nil {
 			all[command] = string(out)
@@ -75,8 +77,10 @@ func host(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{dirs.State, dirs.Data, "/opt/cni", "/etc/cni", "/etc/kubernetes", "/var/lib/kubelet", "/var/lib/cni",
-		"/var/lib/containerd", "/run/containerd", "/var/log/pods", "/usr/libexec/kubernetes", "/run/netns/wl-fabric", "/run/netns/wl-node1"} {
+	for _, path := range []string{dirs.State, dirs.Data, "/opt/cni", "/etc/cni", "/etc/kubernetes", "/var/lib/kubelet",
+		"/var/lib/cni",
+		"/var/lib/containerd", "/run/containerd", "/var/log/pods", "/usr/libexec/kubernetes", "/run/netns/wl-fabric",
+		"/run/netns/wl-node1"} {
 		if _, err := os.Lstat(path); err == nil {
 			all[path] = "there"
 		}
@@ -122,7 +126,8 @@ func TestLabComesUpOnceAndLeavesNothing(t *testing.T) {
 	}
 	before := host(t)
 	t.Cleanup(func() { _, _ = run(t, lab, "down") })
-	if out, err := run(t, lab, "up", "--network", "upstream", "--nodes", "2"); err != nil || !strings.Contains(out, "export KUBECONFIG=") {
+	if out, err := run(t, lab, "up", "--network", "upstream", "--nodes", "2"); err != nil ||
+		!strings.Contains(out, "export KUBECONFIG=") {
 		t.Fatalf("up: %v\n%s", err, out)
 	}
 	if out, err := run(t, lab, "up"); err == nil || !strings.Contains(out, "up already") {
@@ -133,7 +138,8 @@ func TestLabComesUpOnceAndLeavesNothing(t *testing.T) {
 	}
 	// A pod of an image that no node has: it comes from the lab's registry.
 	for _, words := range [][]string{
-		{"exec", "outside", "kubectl", "run", "a", "--image=busybox", "--restart=Never", "--", "nslookup", "kubernetes.default.svc.cluster.local"},
+		{"exec", "outside", "kubectl", "run", "a", "--image=busybox", "--restart=Never", "--", "nslookup",
+			"kubernetes.default.svc.cluster.local"},
 		{"exec", "outside", "kubectl", "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/a", "--timeout=60s"},
 	} {
 		if out, err := run(t, lab, words...); err != nil {
@@ -160,7 +166,8 @@ func TestInterruptedUpLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := host(t)
-	for _, moment := range []string{"pki/ca.crt", "processes/control.json", "processes/node2.json", "logs/node1-kubelet.log"} {
+	for _, moment := range []string{"pki/ca.crt", "processes/control.json", "processes/node2.json",
+		"logs/node1-kubelet.log"} {
 		cmd := exec.Command(lab, "up", "--network", "none", "--nodes", "2")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)

@@ -49,7 +49,8 @@ func command() *cobra.Command {
 		Use: "lab", Short: "a real Kubernetes on one machine, for tests and demonstrations",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(up(), down(), status(), loadImage(), execute(), cable(), kubeconfig(), endToEnd(), tour(), internal())
+	root.AddCommand(up(), down(), status(), loadImage(), execute(), cable(), kubeconfig(), endToEnd(),
+		tour(), internal())
 	return root
 }
 
@@ -112,7 +113,8 @@ func status() *cobra.Command {
 
 func loadImage() *cobra.Command {
 	return &cobra.Command{
-		Use: "load IMAGE.tar …", Short: "put the images of docker-archives into every node", Args: cobra.MinimumNArgs(1),
+		Use: "load IMAGE.tar …", Short: "put the images of docker-archives into every node",
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, archives []string) error {
 			lab, err := open()
 			if err != nil {
@@ -130,8 +132,9 @@ func loadImage() *cobra.Command {
 
 func execute() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "exec NODE|control|outside|client [COMMAND …]", Short: "run a command, or a shell, on a machine of the lab",
-		Args: cobra.MinimumNArgs(1),
+		Use:   "exec NODE|control|outside|client [COMMAND …]",
+		Short: "run a command, or a shell, on a machine of the lab",
+		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			lab, err := open()
 			if err != nil {
@@ -155,7 +158,8 @@ func execute() *cobra.Command {
 
 func cable() *cobra.Command {
 	return &cobra.Command{
-		Use: "cable NODE up|down", Short: "plug a node into the network, or pull its cable", Args: cobra.ExactArgs(2), ValidArgs: []string{"up", "down"},
+		Use: "cable NODE up|down", Short: "plug a node into the network, or pull its cable", Args: cobra.ExactArgs(2),
+		ValidArgs: []string{"up", "down"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[1] != "up" && args[1] != "down" {
 				return fmt.Errorf("cable: found %q; up and down are allowed", args[1])
@@ -203,7 +207,8 @@ func endToEnd() *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&tests.Procs, "procs", 4, "how many at a time")
-	cmd.Flags().BoolVar(&tests.CoreDNS, "coredns", false, "build CoreDNS into the image of the tests: some run a DNS server of their own")
+	cmd.Flags().BoolVar(&tests.CoreDNS, "coredns", false,
+		"build CoreDNS into the image of the tests: some run a DNS server of their own")
 	cmd.Flags().StringVar(&tests.Skip, "skip", "", "leave out those that match this expression")
 	return cmd
 }

@@ -30,7 +30,8 @@ type answer struct {
 func (w *world) record(addrs ...netip.Addr) *record {
 	w.t.Helper()
 	r := &record{t: w.t, answers: map[netip.Addr][]answer{}}
-	dump := exec.Command("tcpdump", "-i", "eth0", "-n", "-e", "-tt", "-l", "--immediate-mode", "arp[6:2] = 2 or (icmp6 and ip6[40] = 136)")
+	dump := exec.Command("tcpdump", "-i", "eth0", "-n", "-e", "-tt", "-l", "--immediate-mode",
+		"arp[6:2] = 2 or (icmp6 and ip6[40] = 136)")
 	out, err := dump.StdoutPipe()
 	if err != nil {
 		w.t.Fatal(err)
@@ -120,7 +121,10 @@ func (r *record) doubles(a netip.Addr) time.Duration {
 		// Two answered at once when, soon after one answered, another one did, and then the
 		// first again: a move from one to the other is none.
 		for j := i + 1; j < len(all) && all[j].at.Sub(x.at) < moment; j++ {
-			again := slices.ContainsFunc(all[j:], func(z answer) bool { return z.mac == x.mac && z.at.Sub(all[j].at) < moment })
+			again := slices.ContainsFunc(all[j:], func(z answer) bool {
+				return z.mac == x.mac &&
+					z.at.Sub(all[j].at) < moment
+			})
 			if all[j].mac == x.mac || !again {
 				continue
 			}
@@ -173,8 +177,10 @@ func TestTheJudgeSeesTwoAtOnce(t *testing.T) {
 	}
 	r.answers[a] = nil
 	for _, line := range []string{
-		"1764081000.250000 02:00:00:00:00:01 > 02:00:00:00:00:64, ethertype ARP (0x0806), length 60: Reply 192.0.2.1 is-at 02:00:00:00:00:01, length 46",
-		"1764081000.250000 02:00:00:00:00:01 > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 60: Reply 192.0.2.1 is-at 02:00:00:00:00:01, length 46",
+		"1764081000.250000 02:00:00:00:00:01 > 02:00:00:00:00:64, ethertype ARP (0x0806), length 60: Reply " +
+			"192.0.2.1 is-at 02:00:00:00:00:01, length 46",
+		"1764081000.250000 02:00:00:00:00:01 > ff:ff:ff:ff:ff:ff, ethertype ARP (0x0806), length 60: Reply " +
+			"192.0.2.1 is-at 02:00:00:00:00:01, length 46",
 	} {
 		r.note(line)
 	}

@@ -33,7 +33,8 @@ func TestMetrics(t *testing.T) {
 			got[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
 		}
 	}
-	for name, want := range map[string]float64{"wayleave_l2_owned_vips": 0, "wayleave_l2_takeovers_total": 7, "wayleave_l2_disputes_total": 0,
+	for name, want := range map[string]float64{"wayleave_l2_owned_vips": 0, "wayleave_l2_takeovers_total": 7,
+		"wayleave_l2_disputes_total":    0,
 		"wayleave_l2_foreign_addresses": 0, "wayleave_l2_answers_total": 0, "wayleave_l2_restarts_total": 0,
 		"wayleave_peers/willing": 1, "wayleave_peers/reluctant": 1, "wayleave_peers/dead": 2} {
 		if v, ok := got[name]; !ok || v != want {

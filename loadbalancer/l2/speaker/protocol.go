@@ -97,7 +97,8 @@ type Counters struct {
 }
 
 func (c Counters) plus(d Counters) Counters {
-	return Counters{c.Takeovers + d.Takeovers, c.Disputes + d.Disputes, c.Answers + d.Answers, c.Ignored + d.Ignored, c.Refused + d.Refused}
+	return Counters{c.Takeovers + d.Takeovers, c.Disputes + d.Disputes, c.Answers + d.Answers, c.Ignored + d.Ignored,
+		c.Refused + d.Refused}
 }
 
 // order is a frame of the agent. What is absent stays as it is.

@@ -97,7 +97,8 @@ func Main(log *slog.Logger) error {
 
 // Run answers and shows life as the other end of the socket tells, until that is closed.
 func Run(conn *net.UnixConn, log *slog.Logger) error {
-	p := &process{log: log, out: newOutbox(conn), started: time.Now(), heard: make(chan l2.Heard, 1024), pending: map[unknown]pending{}, news: true}
+	p := &process{log: log, out: newOutbox(conn), started: time.Now(), heard: make(chan l2.Heard, 1024),
+		pending: map[unknown]pending{}, news: true}
 	p.responder = l2.NewResponder(log, p.heard)
 	defer p.out.close()
 	err := p.loop(receive(conn))
@@ -279,7 +280,8 @@ func (p *process) beat() {
 	case !p.at.IsValid():
 		p.beats = fmt.Sprintf("node %s has no address", p.node)
 	default:
-		list, err := peers.Start(peers.Config{Node: p.node, Addr: p.at, Keys: p.state.Keys, Nodes: len(p.state.Peers), Log: p.log}, p.meta())
+		list, err := peers.Start(peers.Config{Node: p.node, Addr: p.at, Keys: p.state.Keys, Nodes: len(p.state.Peers),
+			Log: p.log}, p.meta())
 		if err != nil {
 			p.beats = err.Error()
 			break
@@ -349,7 +351,8 @@ func (p *process) connected() bool {
 		up[l.Name] = l.Up
 	}
 	for _, v := range p.state.VIPs {
-		if len(v.Interfaces) > 0 && slices.Contains(v.Eligible, p.node) && !slices.ContainsFunc(v.Interfaces, func(n string) bool { return up[n] }) {
+		if len(v.Interfaces) > 0 && slices.Contains(v.Eligible, p.node) && !slices.ContainsFunc(v.Interfaces,
+			func(n string) bool { return up[n] }) {
 			return false
 		}
 	}
@@ -440,7 +443,8 @@ func (p *process) peer(mac l2.MAC) string {
 
 func (p *process) report() *Report {
 	r := &Report{Running: true, Heartbeats: p.beats, Ready: p.ready(), Willing: p.willing, Draining: p.draining,
-		VIPs: p.arbiter.Owned(), Disputes: p.arbiter.Disputed(), Foreign: p.arbiter.Foreigners(), Counters: p.counters()}
+		VIPs: p.arbiter.Owned(), Disputes: p.arbiter.Disputed(), Foreign: p.arbiter.Foreigners(),
+		Counters: p.counters()}
 	for _, m := range p.members {
 		r.Members = append(r.Members, Member{m.Name, m.Live, m.Live && m.Meta.Willing})
 	}

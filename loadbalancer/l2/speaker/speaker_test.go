@@ -189,7 +189,8 @@ func TestANodeThatIsBackWaits(t *testing.T) {
 // cut keeps heartbeats from coming and going, while all else of the network works.
 func (n *node) cut() {
 	n.t.Helper()
-	n.ns.Run("nft", "table inet cut { chain in { type filter hook input priority 0; meta l4proto { tcp, udp } th dport 7946 drop; meta l4proto { tcp, udp } th sport 7946 drop; }; }")
+	n.ns.Run("nft", "table inet cut { chain in { type filter hook input priority 0; meta l4proto { tcp, udp } th "+
+		"dport 7946 drop; meta l4proto { tcp, udp } th sport 7946 drop; }; }")
 }
 
 // Heartbeats are cut, by a firewall for example, and the nodes still share a network: each thinks
@@ -289,7 +290,8 @@ func TestAHundredAddressesAreSpread(t *testing.T) {
 	testnet.Eventually(t, 20*time.Second, func() error {
 		clear(count)
 		var neighbours []struct{ Dst, LLAddr string }
-		if err := json.Unmarshal([]byte(w.outside.Run("ip", "-j", "neighbour", "show", "dev", "eth0")), &neighbours); err != nil {
+		if err := json.Unmarshal([]byte(w.outside.Run("ip", "-j", "neighbour", "show", "dev", "eth0")),
+			&neighbours); err != nil {
 			t.Fatal(err)
 		}
 		at := map[string]string{}
@@ -334,7 +336,8 @@ func TestDuplicateAddressDetectionFails(t *testing.T) {
 	w.outside.Run("ip", "address", "del", v6.String()+"/64", "dev", "eth0")
 	w.one(v6, 5*time.Second)
 	// The same in IPv4 (RFC 5227): a probe is from 0.0.0.0.
-	if out, err := w.outside.Try("arping", "-d", "-0", "-c", "1", "-w", "2", "-I", "eth0", addrs[0].String()); !strings.Contains(out, w.nodes[0].mac) && !strings.Contains(out, w.nodes[1].mac) {
+	if out, err := w.outside.Try("arping", "-d", "-0", "-c", "1", "-w", "2", "-I", "eth0",
+		addrs[0].String()); !strings.Contains(out, w.nodes[0].mac) && !strings.Contains(out, w.nodes[1].mac) {
 		t.Errorf("a probe is not answered: %v: %s", err, out)
 	}
 }
@@ -351,7 +354,8 @@ func TestAForeignMachineIsReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Nobody answers to that, so arping says that it failed.
-	_, _ = w.outside.Try("arping", "-U", "-c", "3", "-W", "0.1", "-I", "eth0", "-S", addrs[0].String(), addrs[0].String())
+	_, _ = w.outside.Try("arping", "-U", "-c", "3", "-W", "0.1", "-I", "eth0", "-S", addrs[0].String(),
+		addrs[0].String())
 	testnet.Eventually(t, 10*time.Second, func() error {
 		for _, f := range owner.now().Foreign {
 			if f.Addr == addrs[0] && f.MAC == "02:00:00:00:00:64" && f.Interface == "eth0" && f.Count > 0 {
@@ -376,7 +380,8 @@ func TestTheProcessHasNoRightsAndEndsWithItsAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapAmb:\t0000000000000000", "NoNewPrivs:\t1"} {
+	for _, want := range []string{"CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000",
+		"CapAmb:\t0000000000000000", "NoNewPrivs:\t1"} {
 		if !strings.Contains(string(status), want+"\n") {
 			t.Errorf("the process is not %q:\n%s", want, status)
 		}
@@ -384,7 +389,8 @@ func TestTheProcessHasNoRightsAndEndsWithItsAgent(t *testing.T) {
 	w.nodes[0].kill()
 	testnet.Eventually(t, 5*time.Second, func() error {
 		if err := unix.Kill(pid, 0); err == nil {
-			if raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(raw), ") Z ") {
+			if raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil &&
+				!strings.Contains(string(raw), ") Z ") {
 				return fmt.Errorf("process %d lives", pid)
 			}
 		}
@@ -532,7 +538,8 @@ func TestTheGroupsAreJoined(t *testing.T) {
 		t.Helper()
 		testnet.Eventually(t, 5*time.Second, func() error {
 			for _, n := range w.nodes {
-				if out := n.ns.Run("ip", "-6", "maddress", "show", "dev", "eth0"); strings.Contains(out, group) != want {
+				if out := n.ns.Run("ip", "-6", "maddress", "show", "dev", "eth0"); strings.Contains(out,
+					group) != want {
 					return fmt.Errorf("%s: in %s is %t, want %t:\n%s", n.name, group, !want, want, out)
 				}
 			}

@@ -158,7 +158,8 @@ func (s *Supervisor) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	k := &keeper{s: s, p: p, sent: map[passed]bool{}, pong: time.Now(), patience: startsWithin, news: make(chan news), end: make(chan struct{})}
+	k := &keeper{s: s, p: p, sent: map[passed]bool{}, pong: time.Now(), patience: startsWithin, news: make(chan news),
+		end: make(chan struct{})}
 	defer close(k.end)
 	go k.receive()
 	err = k.loop(ctx)
@@ -354,7 +355,8 @@ func wanted(state *State) ([]l2.Link, error) {
 	var links []l2.Link
 	for _, i := range all {
 		if names[i.Name] && len(i.HardwareAddr) == len(l2.MAC{}) {
-			links = append(links, l2.Link{Name: i.Name, Index: i.Index, MAC: l2.MAC(i.HardwareAddr), Up: i.Flags&(net.FlagUp|net.FlagRunning) == net.FlagUp|net.FlagRunning})
+			links = append(links, l2.Link{Name: i.Name, Index: i.Index, MAC: l2.MAC(i.HardwareAddr),
+				Up: i.Flags&(net.FlagUp|net.FlagRunning) == net.FlagUp|net.FlagRunning})
 		}
 	}
 	return links, nil

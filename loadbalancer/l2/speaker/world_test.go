@@ -151,7 +151,8 @@ func newWorld(t *testing.T, n int) *world {
 			host = i + 1
 			ns, mac = testnet.New(t, fmt.Sprint("node", host)), fmt.Sprintf("02:00:00:00:00:%02x", host)
 			w.nodes = append(w.nodes, &node{t: t, name: ns.Name, ns: ns, mac: mac,
-				addr: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("10.9.0.%d", host)), netip.MustParseAddr(fmt.Sprintf("fd00:9::%d", host))}})
+				addr: []netip.Addr{netip.MustParseAddr(fmt.Sprintf("10.9.0.%d", host)),
+					netip.MustParseAddr(fmt.Sprintf("fd00:9::%d", host))}})
 		}
 		port := fmt.Sprint("port", host)
 		testnet.Veth(w.sw, port, ns, "eth0")
@@ -177,7 +178,8 @@ func (w *world) vips(n int) []netip.Addr {
 	}
 	w.state.VIPs = nil
 	for _, a := range all {
-		w.state.VIPs = append(w.state.VIPs, l2.VIP{Addr: a, Service: "default/web", Eligible: w.names(), Interfaces: []string{"eth0"}})
+		w.state.VIPs = append(w.state.VIPs, l2.VIP{Addr: a, Service: "default/web", Eligible: w.names(),
+			Interfaces: []string{"eth0"}})
 	}
 	return all
 }
