@@ -6,15 +6,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	dnsfeature "wayleave.dev/agent/dns"
 	"wayleave.dev/dns"
 )
 
@@ -26,7 +25,7 @@ func dnsCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 			keepMemoryBelow(log)
-			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsSocket, StateFile: dnsStateFile,
+			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsfeature.Socket, StateFile: dnsStateFile,
 				HealthSocket: dnsProbes,
 				Hung:         func(k dns.Socket) { endHung(log, k) }, Log: log})
 			if errors.Is(err, context.Canceled) {
@@ -37,16 +36,6 @@ func dnsCommand() *cobra.Command {
 	}
 	c.AddCommand(importCorefileCommand(), dnsQueryCommand(dnsProbes), dnsLogCommand(dnsProbes))
 	return c
-}
-
-// lacking are lines of status about upstream servers that lack something.
-func lacking(lacks map[string][]string) (lines []string) {
-	for _, server := range slices.Sorted(maps.Keys(lacks)) {
-		lines = append(lines, fmt.Sprintf(
-			"upstream %s does not understand: %s; it is asked without, and tried anew within an hour", server,
-			strings.Join(lacks[server], ", ")))
-	}
-	return lines
 }
 
 // endHung ends a server that answers nobody, with what its goroutines do in the

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/agent"
+	proxy "wayleave.dev/agent/service"
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
 	"wayleave.dev/internal/testnet"
@@ -93,7 +95,7 @@ func newDNSNode(t *testing.T) *dnsNode {
 	mode := nftables.New(conn, track)
 	mode.SetLocal(service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")},
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
-	if err := mode.Sync(t.Context(), map[model.Name]service.Plan{dnsService(): kubeDNS(t, vip)}); err != nil {
+	if err := mode.Sync(t.Context(), map[model.Name]service.Plan{agent.ClusterDNS(): kubeDNS(t, vip)}); err != nil {
 		t.Fatal(err)
 	}
 	return &dnsNode{pod, node, other, vip, conn, links}
@@ -109,7 +111,7 @@ func kubeDNS(t *testing.T, vip netip.Addr) service.Plan {
 	}
 	defer store.Close()
 	err = store.Write(func(w *model.Writer) {
-		svc := &model.Service{Name: dnsService(), ClusterIPs: []netip.Addr{vip}}
+		svc := &model.Service{Name: agent.ClusterDNS(), ClusterIPs: []netip.Addr{vip}}
 		slice := &model.EndpointSlice{Name: model.Name{Namespace: svc.Name.Namespace, Name: "kube-dns-1"},
 			Service: svc.Name.Name}
 		for _, p := range []model.Protocol{model.TCP, model.UDP} {
@@ -126,8 +128,8 @@ func kubeDNS(t *testing.T, vip netip.Addr) service.Plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, ok, problems := service.MakeWith(store.Snapshot(), dnsService(),
-		planOptions("node", config.Default())(dnsService()))
+	plan, ok, problems := service.MakeWith(store.Snapshot(), agent.ClusterDNS(),
+		proxy.PlanOptions("node", config.Default())(agent.ClusterDNS()))
 	if !ok || len(problems) > 0 {
 		t.Fatal(ok, problems)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"wayleave.dev/agent"
 	"wayleave.dev/explain"
 	"wayleave.dev/model"
 	kubesource "wayleave.dev/source/kubernetes"
@@ -109,7 +110,7 @@ func policyObjects(cmd *cobra.Command, store *model.Store, files []string) error
 	if len(files) > 0 {
 		return nil
 	}
-	client, err := kubesource.NewClient("", kubesource.Host{Facts: nodeFacts})
+	client, err := kubesource.NewClient("", kubesource.Host{Facts: agent.NodeFacts})
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"wayleave.dev/agent"
 	"wayleave.dev/explain"
 	"wayleave.dev/ingress"
 	"wayleave.dev/model"
@@ -125,7 +126,7 @@ func readIngressFiles(store *model.Store, files []string) error {
 // listIngress fills the store from a cluster: all that Ingress and policies are about, and
 // the Secrets that Ingresses name.
 func listIngress(ctx context.Context, store *model.Store, s ingress.Settings) error {
-	client, err := kubesource.NewClient("", kubesource.Host{Facts: nodeFacts})
+	client, err := kubesource.NewClient("", kubesource.Host{Facts: agent.NodeFacts})
 	if err != nil {
 		return err
 	}
@@ -134,7 +135,7 @@ func listIngress(ctx context.Context, store *model.Store, s ingress.Settings) er
 		Log: slog.New(slog.DiscardHandler)}
 	secrets := &kubesource.Secrets{Client: client, Store: store, Log: slog.New(slog.DiscardHandler)}
 	done := make(chan struct{})
-	go func() { defer close(done); _ = all(running, source.Run, secrets.Run) }() // ends by stop
+	go func() { defer close(done); _ = agent.All(running, source.Run, secrets.Run) }() // ends by stop
 	defer func() { stop(); <-done }()
 	kinds := model.AllKinds() &^ (model.AddressPoolKind | model.SecretKind)
 	if err := store.WaitSynced(running, kinds); errors.Is(err, context.DeadlineExceeded) {

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/agent"
+	"wayleave.dev/agent/ingress"
 	"wayleave.dev/dns"
 	"wayleave.dev/internal/hostile"
 	"wayleave.dev/internal/listeners"
@@ -159,7 +161,7 @@ func (r *nodeRig) serveProxy() {
 	}}
 	f := feed.New(proxyTestUser, keeper, log)
 	f.Configure(feed.Settings{Drain: time.Millisecond})
-	f.Listen(socketsOf([]netip.Addr{netip.MustParseAddr(rigNode)}, true))
+	f.Listen(ingress.Sockets([]netip.Addr{netip.MustParseAddr(rigNode)}, true))
 	for _, err := range []error{f.Hosts().Sync(r.t.Context(), map[string]table.Host{}), f.Backends().Sync(r.t.Context(),
 		map[string]table.Backend{}), f.Certificates().Sync(r.t.Context(), nil)} {
 		if err != nil {
@@ -169,7 +171,7 @@ func (r *nodeRig) serveProxy() {
 	go func() { _ = f.Serve(r.t.Context(), l) }()
 	startProxyIn(r.t, r.node, testBinary(r.t, dir), dir)
 	testnet.Eventually(r.t, 30*time.Second, func() error {
-		_, code, err := ask(r.t.Context(), filepath.Join(dir, "health.sock"), "/readyz")
+		_, code, err := agent.Ask(r.t.Context(), filepath.Join(dir, "health.sock"), "/readyz")
 		if err == nil && code != http.StatusOK {
 			err = fmt.Errorf("%d", code)
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"wayleave.dev/agent/ingress"
 	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/proxy/process"
 )
@@ -27,7 +28,7 @@ func proxyCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 			keepMemoryBelow(log)
-			err := process.Run(cmd.Context(), process.Config{Socket: proxySocket, HealthSocket: proxyProbes,
+			err := process.Run(cmd.Context(), process.Config{Socket: ingress.Socket, HealthSocket: proxyProbes,
 				AccessLog: os.Stdout, Log: log})
 			if errors.Is(err, context.Canceled) {
 				return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	proxy "wayleave.dev/agent/service"
 	"wayleave.dev/config"
 	"wayleave.dev/model"
 	"wayleave.dev/service"
@@ -51,7 +52,7 @@ func renderCommand() *cobra.Command {
 			for _, p := range problems {
 				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", p.Error())
 			}
-			planner := &service.Planner{Options: planOptions(node, config.Default())}
+			planner := &service.Planner{Options: proxy.PlanOptions(node, config.Default())}
 			plans := map[model.Name]service.Plan{}
 			for s := range snap.Services() {
 				p, ok, problems := planner.Plan(snap, s.Name)
@@ -66,7 +67,7 @@ func renderCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&mode, "mode", modeNftables, "the data plane: nftables, iptables or ipvs")
+	c.Flags().StringVar(&mode, "mode", "nftables", "the data plane: nftables, iptables or ipvs")
 	c.Flags().StringVar(&scheduler, "scheduler", "rr", "how the mode ipvs draws endpoints")
 	c.Flags().StringVar(&node, "node", "", "the node to render for")
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil,
@@ -80,9 +81,9 @@ func renderCommand() *cobra.Command {
 // renderers are the modes that print what they would program.
 func renderers(scheduler string) map[string]func(map[model.Name]service.Plan, service.Local) string {
 	return map[string]func(map[model.Name]service.Plan, service.Local) string{
-		modeNftables: nftables.Text,
-		modeIptables: iptables.Text,
-		modeIPVS: func(plans map[model.Name]service.Plan, l service.Local) string {
+		"nftables": nftables.Text,
+		"iptables": iptables.Text,
+		"ipvs": func(plans map[model.Name]service.Plan, l service.Local) string {
 			return ipvs.Text(plans, l, scheduler)
 		},
 	}

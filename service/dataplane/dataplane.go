@@ -21,6 +21,7 @@ import (
 	kernelipt "wayleave.dev/kernel/iptables"
 	kernelipvs "wayleave.dev/kernel/ipvs"
 	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/sysctl"
 	"wayleave.dev/model"
 	"wayleave.dev/service"
 	"wayleave.dev/service/iptables"
@@ -183,4 +184,20 @@ func summary(left []string) string {
 		return strings.Join(left, ", ")
 	}
 	return fmt.Sprintf("%s and %d more", strings.Join(left[:shown], ", "), len(left)-shown)
+}
+
+// EnsureSysctls sets what a mode needs of the node.
+func EnsureSysctls(set sysctl.Set, mode service.Mode, l service.Local) error {
+	want := map[string]string{}
+	if _, ok := mode.(*ipvs.Mode); ok {
+		want = ipvs.Sysctls()
+	}
+	if l.Localhost() {
+		want["ipv4/conf/all/route_localnet"] = "1"
+	}
+	var errs []error
+	for name, value := range want {
+		errs = append(errs, set.Ensure(name, value))
+	}
+	return errors.Join(errs...)
 }
