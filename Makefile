@@ -15,7 +15,7 @@ LAB       := dist/lab
 # one calculates in a single goroutine, one counts packets while 1,000 pods start, one starts thousands of processes, and three
 # hold a server under floods to the memory of its container. Other tests cover the same code with it.
 NORACE    := ^(TestEntriesDecideAsTheEvaluator|TestIsolatedFirst|TestHostileConnections|TestHostileNames|TestAServerWithoutFilesServesOn|TestAProgramCanBeExecutedWhileOthersStart)$$
-NORACE_IN := ./networkpolicy ./cmd/wayleave ./dns ./internal/execfile
+NORACE_IN := ./networkpolicy ./agent/networkpolicy ./dns ./internal/execfile
 # Half of a test's time is waiting, for packets that must not arrive and for limits to pass, so one more runs than there are CPUs.
 PARALLEL  := $(shell echo $$((1 + $$(nproc))))
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2

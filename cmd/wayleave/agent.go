@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -97,4 +99,37 @@ func childCommand(name, short string, run func(*slog.Logger) error) *cobra.Comma
 			return run(slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", name))
 		},
 	}
+}
+
+func uninstallCommand() *cobra.Command {
+	var onlyVerify bool
+	c := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Take every rule, route, link, address, sysctl and file of ours off this node",
+		Long: "Run it on the node as root, after the DaemonSet is deleted:\n" +
+			"the program is in the image, and copied out by `ctr run` or `docker cp`.\n" +
+			"It ends by looking whether anything is left; --verify only looks.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
+			defer cancel()
+			h, err := agent.ThisHost()
+			if err != nil {
+				return err
+			}
+			defer h.Close()
+			if !onlyVerify {
+				if err := h.Uninstall(ctx, features.All()); err != nil {
+					return err
+				}
+			}
+			if err := h.Verify(ctx, features.All()); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "nothing of Wayleave is left on this node")
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&onlyVerify, "verify", false, "change nothing; fail when something of Wayleave is on this node")
+	return c
 }

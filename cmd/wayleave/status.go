@@ -12,6 +12,7 @@ import (
 
 	"wayleave.dev/agent"
 	"wayleave.dev/agent/features"
+	"wayleave.dev/internal/listeners"
 )
 
 func statusCommand() *cobra.Command {
@@ -82,15 +83,9 @@ func healthCommand() *cobra.Command {
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []string{"agent", "dns", "proxy", "writer"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			socket, path := agent.HealthSocket, "/readyz"
-			switch args[0] {
-			case "dns":
-				socket = dnsProbes
-			case "proxy":
-				socket = proxyProbes
-			case "writer":
-				socket = agent.WriterSocket
-			}
+			socket := map[string]string{"agent": agent.HealthSocket, "dns": dnsProbes, "proxy": proxyProbes,
+				"writer": agent.WriterSocket}[args[0]]
+			path := "/readyz"
 			if live {
 				path = "/livez"
 			}
@@ -106,4 +101,28 @@ func healthCommand() *cobra.Command {
 	}
 	c.Flags().BoolVar(&live, "live", false, "is it alive, not is it ready")
 	return c
+}
+
+// listenersCommand lists the sockets of the container that it is executed in.
+func listenersCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "listeners",
+		Short:   "List what the processes of this container listen on; docs/security.md says who may connect to each",
+		Example: "  kubectl -n kube-system exec POD_OF_THE_NODE -c agent -- /wayleave listeners",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := listeners.Read("/proc/self/net")
+			if err != nil {
+				return fmt.Errorf("sockets of the node: %w", err)
+			}
+			own, err := listeners.Own("/proc", all)
+			if err != nil {
+				return fmt.Errorf("descriptors of this container: %w", err)
+			}
+			for _, s := range own {
+				fmt.Fprintln(cmd.OutOrStdout(), s)
+			}
+			return nil
+		},
+	}
 }

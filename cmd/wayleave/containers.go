@@ -14,7 +14,10 @@ import (
 	"github.com/spf13/cobra"
 
 	dnsfeature "wayleave.dev/agent/dns"
+	"wayleave.dev/agent/ingress"
 	"wayleave.dev/dns"
+	"wayleave.dev/internal/memlimit"
+	"wayleave.dev/proxy/process"
 )
 
 func dnsCommand() *cobra.Command {
@@ -107,4 +110,29 @@ func show(cmd *cobra.Command, socket, path string) error {
 	defer body.Close()
 	_, err = io.Copy(cmd.OutOrStdout(), body)
 	return err
+}
+
+func proxyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "proxy",
+		Short: "Take the cluster's HTTP requests (the container without capabilities)",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+			keepMemoryBelow(log)
+			err := process.Run(cmd.Context(), process.Config{Socket: ingress.Socket, HealthSocket: proxyProbes,
+				AccessLog: os.Stdout, Log: log})
+			if errors.Is(err, context.Canceled) {
+				return nil
+			}
+			return err
+		},
+	}
+}
+
+// keepMemoryBelow has a container without children collect sooner than it would be killed.
+func keepMemoryBelow(log *slog.Logger) {
+	if _, err := memlimit.Set(7, 8); err != nil {
+		log.Warn("GOMEMLIMIT is not set from the cgroup", "err", err)
+	}
 }

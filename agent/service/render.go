@@ -1,0 +1,74 @@
+package service
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"wayleave.dev/config"
+	"wayleave.dev/model"
+	"wayleave.dev/service"
+	"wayleave.dev/service/iptables"
+	"wayleave.dev/service/ipvs"
+	"wayleave.dev/service/nftables"
+)
+
+// Rendering is what Render prints.
+type Rendering struct {
+	// Mode is the data plane, and Scheduler that of the mode ipvs.
+	Mode, Scheduler string
+	// Node is the node to render for; empty for none.
+	Node string
+}
+
+// Check says what is wrong with the mode and the scheduler.
+func (r Rendering) Check() error {
+	if renderers(r.Scheduler)[r.Mode] == nil {
+		return fmt.Errorf("--mode: %q is not built; nftables, iptables and ipvs are", r.Mode)
+	}
+	if !slices.Contains(ipvs.Schedulers(), r.Scheduler) {
+		return fmt.Errorf("--scheduler: found %q; allowed: %s", r.Scheduler, strings.Join(ipvs.Schedulers(), ", "))
+	}
+	return nil
+}
+
+// Render writes what the Services of a snapshot would become in the kernel. It changes nothing. Problems of objects are
+// written to warnings.
+func (r Rendering) Render(snap model.Snapshot, out, warnings io.Writer) error {
+	if err := r.Check(); err != nil {
+		return err
+	}
+	warn := func(problems []model.Problem) {
+		for _, p := range problems {
+			fmt.Fprintln(warnings, "warning:", p.Error())
+		}
+	}
+	local, ok, problems := service.MakeLocal(snap, r.Node)
+	if r.Node != "" && !ok {
+		return fmt.Errorf("--node: the files have no Node %q", r.Node)
+	}
+	warn(problems)
+	planner := &service.Planner{Options: PlanOptions(r.Node, config.Default())}
+	plans := map[model.Name]service.Plan{}
+	for s := range snap.Services() {
+		p, ok, problems := planner.Plan(snap, s.Name)
+		warn(problems)
+		if ok {
+			plans[s.Name] = p
+		}
+	}
+	_, err := io.WriteString(out, renderers(r.Scheduler)[r.Mode](plans, local))
+	return err
+}
+
+// renderers are the modes that print what they would program.
+func renderers(scheduler string) map[string]func(map[model.Name]service.Plan, service.Local) string {
+	return map[string]func(map[model.Name]service.Plan, service.Local) string{
+		"nftables": nftables.Text,
+		"iptables": iptables.Text,
+		"ipvs": func(plans map[model.Name]service.Plan, l service.Local) string {
+			return ipvs.Text(plans, l, scheduler)
+		},
+	}
+}
