@@ -3,5 +3,6 @@
 // a node again.
 //
 // What a feature does is behind the interface Feature and small optional interfaces beside it. This package knows no
-// feature: package agent/features lists them. A feature is added by a folder with its implementation and one line there.
+// feature: package agent/features lists them. A feature is added by a folder with its implementation and one line of
+// that list. Package agent/internal/example is one to begin from.
 package agent

@@ -80,7 +80,8 @@ func TestOnlySecretsOfOurIngressesAreNamed(t *testing.T) {
 	read(named("a", "wayleave") + named("b", "other"))
 	n := &namedSecrets{}
 	core := agent.NewCore(slog.New(slog.DiscardHandler), store, config.Config{}, nil)
-	loop := secretLoop(core, ingress.Settings{DefaultCertificate: model.Name{Namespace: "infra", Name: "default-tls"}}, n)
+	loop := secretLoop(core, ingress.Settings{DefaultCertificate: model.Name{Namespace: "infra", Name: "default-tls"}},
+		n)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = loop.Run(ctx) }()

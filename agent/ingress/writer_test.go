@@ -47,7 +47,9 @@ metadata: {name: main, namespace: default}
 spec:
   ingressClassName: wayleave
   tls: [{hosts: [a.example], secretName: gone}]
-  rules: [{host: a.example, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: nowhere, port: {number: 80}}}}]}}]
+  rules:
+  - {host: a.example, http: {paths: [{path: /, pathType: Prefix,
+      backend: {service: {name: nowhere, port: {number: 80}}}}]}}
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
@@ -155,7 +157,8 @@ func TestServingFollowsTheNodesLabels(t *testing.T) {
 		"ingress.nodeSelector") {
 		t.Errorf("after the label: %v", err)
 	}
-	if text := f.Facts(f.node, c.Store.Snapshot()); len(text) != 1 || !strings.Contains(text[0], "serves no Ingresses") {
+	if text := f.Facts(f.node, c.Store.Snapshot()); len(text) != 1 ||
+		!strings.Contains(text[0], "serves no Ingresses") {
 		t.Errorf("status says %v", text)
 	}
 }

@@ -62,11 +62,13 @@ func TestStatusOfPolicies(t *testing.T) {
 			t.Errorf("%q is not in\n%s", want, text)
 		}
 	}
-	if got, err := f.List().Text(nil, time.Now()); err != nil || !strings.Contains(got, "no pod of this node is isolated") {
+	if got, err := f.List().Text(nil, time.Now()); err != nil ||
+		!strings.Contains(got, "no pod of this node is isolated") {
 		t.Errorf("without any it says %q", got)
 	}
 	r := prometheus.NewRegistry()
-	r.MustRegister(f.Metrics(&agent.Node{Core: agent.NewCore(slog.New(slog.DiscardHandler), store, config.Default(), nil)})...)
+	r.MustRegister(f.Metrics(&agent.Node{Core: agent.NewCore(slog.New(slog.DiscardHandler), store,
+		config.Default(), nil)})...)
 	families, err := r.Gather()
 	if err != nil || len(families) != 1 || len(families[0].Metric) != 2 {
 		t.Fatalf("metrics are %v, %v", families, err)

@@ -174,6 +174,7 @@ func (f *Feature) Remains(ctx context.Context, h *agent.Host) ([]string, error) 
 func leftOn(h *agent.Host) (podnetwork.Config, error) {
 	links, err := link.NewKernel(h.FD(), filepath.Join(h.State, addressesFile))
 	return podnetwork.Config{NSFD: h.FD(), StateDir: h.State, Kernel: links, NFT: h.NFT, Firewall: h.Firewall,
-		Sysctl: h.Sysctl, BinDir: h.CNIBin, ConfDir: h.CNIConf, Socket: filepath.Join(h.Run, filepath.Base(call.Socket)),
+		Sysctl: h.Sysctl, BinDir: h.CNIBin, ConfDir: h.CNIConf, Socket: filepath.Join(h.Run,
+			filepath.Base(call.Socket)),
 		Tombstones: filepath.Join(h.State, filepath.Base(call.Tombstones))}, err
 }

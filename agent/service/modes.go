@@ -103,7 +103,8 @@ func (f *Feature) mode(ctx context.Context, n *agent.Node) (service.Mode, error)
 		if err != nil {
 			return nil, fmt.Errorf("mode ipvs: %w", err)
 		}
-		n.SetFact("service", "mode", fmt.Sprintf("IPVS, scheduler %s; former endpoints keep their connections for at most %s",
+		n.SetFact("service", "mode", fmt.Sprintf(
+			"IPVS, scheduler %s; former endpoints keep their connections for at most %s",
 			n.Config.IPVS.Scheduler, n.Config.IPVS.Drain))
 		return m, nil
 	}

@@ -100,7 +100,8 @@ func TestTheHostsFirewallLetsQueriesIn(t *testing.T) {
 	})
 	cancel()
 	<-done
-	if chains, err := a.Firewall.Withdraw(t.Context(), hostfirewall.Owner); err != nil || fmt.Sprint(chains) != "["+chain+"]" {
+	if chains, err := a.Firewall.Withdraw(t.Context(), hostfirewall.Owner); err != nil ||
+		fmt.Sprint(chains) != "["+chain+"]" {
 		t.Errorf("withdrawn from %v, %v", chains, err)
 	}
 	if after := n.node.Run("nft", "list", "chain", "inet", "firewalld", "filter_INPUT"); after != before {

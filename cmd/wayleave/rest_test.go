@@ -160,7 +160,8 @@ func TestContainersOfFeaturesThatAreOff(t *testing.T) {
 			start(dnsfeature.User, "dns")
 			start(ingress.User, "proxy")
 			testnet.Eventually(t, 20*time.Second, func() error {
-				return errors.Join(probe(dnsfeature.User, "health dns --live"), probe(ingress.User, "health proxy --live"))
+				return errors.Join(probe(dnsfeature.User, "health dns --live"),
+					probe(ingress.User, "health proxy --live"))
 			})
 			if probe(dnsfeature.User, "health dns") == nil || probe(ingress.User, "health proxy") == nil {
 				t.Error("ready before an agent said anything")

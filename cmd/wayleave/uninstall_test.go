@@ -58,8 +58,9 @@ func TestUninstallTakesAllAndVerifyProvesIt(t *testing.T) {
 		}
 		pod := networkpolicy.Key{Kind: networkpolicy.PodEntry, Addr: netip.MustParseAddr("10.244.1.5")}
 		six := networkpolicy.Key{Kind: networkpolicy.PodEntry, Addr: netip.MustParseAddr("fd00:244::5")}
-		if err := policynft.New(n.NFT, conntrack.NewTracker(n.FD())).Sync(ctx, map[networkpolicy.Key]networkpolicy.Entry{pod: {Profile: "0123456789abcdef"},
-			six: {Profile: "0123456789abcdef"}}); err != nil {
+		if err := policynft.New(n.NFT, conntrack.NewTracker(n.FD())).Sync(ctx,
+			map[networkpolicy.Key]networkpolicy.Entry{pod: {Profile: "0123456789abcdef"},
+				six: {Profile: "0123456789abcdef"}}); err != nil {
 			return err
 		}
 		p := &dns.Placement{Net: links, NFT: n.NFT, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding {

@@ -59,7 +59,8 @@ func ListPolicies(ctx context.Context, store *model.Store) error {
 	})
 }
 
-// ListIngress fills the store with all that Ingress and policies are about, and the Secrets that Ingresses of ours name.
+// ListIngress fills the store with all that Ingress and policies are about, and the Secrets that Ingresses of ours
+// name.
 func ListIngress(ctx context.Context, store *model.Store, s ingress.Settings) error {
 	client, err := kubesource.NewClient("", kubesource.Host{Facts: agent.NodeFacts})
 	if err != nil {
@@ -71,7 +72,8 @@ func ListIngress(ctx context.Context, store *model.Store, s ingress.Settings) er
 	run := func(ctx context.Context) error { return agent.All(ctx, source.Run, secrets.Run) }
 	return during(ctx, run, func(ctx context.Context) error {
 		kinds := model.AllKinds() &^ (model.AddressPoolKind | model.SecretKind)
-		if err := listed(ctx, store, kinds, "Ingresses, their classes, Services, pods, nodes and policies"); err != nil {
+		if err := listed(ctx, store, kinds,
+			"Ingresses, their classes, Services, pods, nodes and policies"); err != nil {
 			return err
 		}
 		snap, named := store.Snapshot(), map[model.Name][]model.Name{}
