@@ -73,7 +73,7 @@ func (f *Feature) Prepare(ctx context.Context, n *agent.Node) error {
 	}
 	f.planes = newPlanes(0, n.NFT, track, n.Config, n.State)
 	f.planes.Tell, f.planes.LockFile, f.planes.Sysctl = n.TellState, agent.XtablesLock, n.Sysctl
-	return checkMode(ctx, n)
+	return f.checkMode(ctx, n)
 }
 
 // Own implements agent.Owner.
@@ -154,14 +154,14 @@ func (f *Feature) run(ctx context.Context, n *agent.Node) error {
 	}
 	checks := &healthcheck.Server{Log: n.Log, Healthy: func() bool { return proxyState(n) == nil }}
 	defer checks.Close()
-	programs := f.programs(n, mode)
+	programs := f.programs(n, mode.Mode)
 	programs.Foreign = foreign
-	parts := []func(context.Context) error{programs.Run, addresses(n, mode).Run, healthChecks(n, checks).Run}
-	if m, ok := mode.(interface{ Run(context.Context) error }); ok {
+	parts := []func(context.Context) error{programs.Run, addresses(n, mode.Mode).Run, healthChecks(n, checks).Run}
+	if m, ok := mode.Mode.(interface{ Run(context.Context) error }); ok {
 		parts = append(parts, m.Run)
 	}
-	go func() { _ = f.leaveOthers(ctx, n, mode) }() // ends with ctx
-	go func() { _ = setTracking(ctx, n) }()         // likewise
+	go func() { _ = f.leaveOthers(ctx, n, mode.Mode) }() // ends with ctx
+	go func() { _ = setTracking(ctx, n) }()              // likewise
 	return agent.All(ctx, parts...)
 }
 

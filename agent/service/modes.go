@@ -6,17 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"os"
 	"runtime"
-	"strings"
 	"time"
 
 	"wayleave.dev/agent"
 	"wayleave.dev/config"
 	"wayleave.dev/kernel"
 	"wayleave.dev/kernel/conntrack"
-	kernelipt "wayleave.dev/kernel/iptables"
-	kernelipvs "wayleave.dev/kernel/ipvs"
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/service"
@@ -27,7 +23,7 @@ import (
 func newPlanes(nsfd int, tables *nft.Kernel, track conntrack.Flusher, cfg config.Config,
 	stateDir string) dataplane.Planes {
 	return dataplane.Planes{NSFD: nsfd, NFT: tables, Track: track, Memory: stateDir + "/iptables",
-		Scheduler: cfg.IPVS.Scheduler, Drain: cfg.IPVS.Drain,
+		Flavour: cfg.Iptables.Flavour, Scheduler: cfg.IPVS.Scheduler, Drain: cfg.IPVS.Drain,
 		// kube-dns is served by rules where this node answers DNS itself: with a virtual
 		// server IPVS would have the packets first.
 		Whole: func(k model.Name) bool {
@@ -36,32 +32,21 @@ func newPlanes(nsfd int, tables *nft.Kernel, track conntrack.Flusher, cfg config
 }
 
 // possible says why this node cannot have the mode that the settings ask for.
-func possible(ctx context.Context, nsfd int, cfg config.Config, features kernel.Features) error {
-	switch cfg.DataPlane() {
-	case "iptables":
-		if !kernelipt.Installed() {
-			return errors.New("the program iptables-nft-restore is not here; the image of Wayleave has it")
-		}
-		_, err := kernelipt.Detect(ctx, nsfd)
+func possible(ctx context.Context, cfg config.Config, p dataplane.Planes, features kernel.Features) error {
+	kind, err := dataplane.ByName(cfg.DataPlane())
+	if err != nil {
 		return err
-	case "ipvs":
-		if err := kernelipvs.Available(); err != nil {
-			return fmt.Errorf("kernel %s has no IPVS, and none could be loaded; on the node try: modprobe -a ip_vs "+
-				"ip_vs_%s; without that module, mode may be nftables or iptables: %w",
-				features.Release, cfg.IPVS.Scheduler, err)
-		}
-		return nil
 	}
-	return features.Refusal()
+	return kind.Possible(ctx, p, features)
 }
 
 // checkMode refuses a mode that is not possible here while another agent still owns the
 // node: that one goes on, and a rollout waits. It is reported before this one ends.
-func checkMode(ctx context.Context, n *agent.Node) error {
+func (f *Feature) checkMode(ctx context.Context, n *agent.Node) error {
 	if !n.Config.Service.Enabled {
 		return nil
 	}
-	err := possible(ctx, 0, n.Config, n.Kernel)
+	err := possible(ctx, n.Config, f.planes, n.Kernel)
 	if err == nil {
 		return nil
 	}
@@ -75,40 +60,23 @@ func checkMode(ctx context.Context, n *agent.Node) error {
 	return fmt.Errorf("settings: mode: %s", reason)
 }
 
-// mode makes the data plane that the settings ask for.
-func (f *Feature) mode(ctx context.Context, n *agent.Node) (service.Mode, error) {
-	switch n.Config.DataPlane() {
-	case "iptables":
-		found, err := kernelipt.Detect(ctx, 0)
-		if err != nil {
-			return nil, fmt.Errorf("mode iptables: %w", err)
-		}
-		flavour := found.Flavour
-		if set := n.Config.Iptables.Flavour; set != "auto" {
-			flavour, found.Why = kernelipt.Flavour(set), "set"
-		}
-		var problems []model.Problem
-		if found.Mixed {
-			problems = []model.Problem{n.Problem("", fmt.Sprintf(
-				"rules are in iptables-nft and in iptables-legacy, and packets pass both; the service proxy "+
-					"uses iptables-%s", flavour))}
-		}
-		n.Problems.Set("service", "iptables", problems)
-		n.SetFact("service", "mode", fmt.Sprintf(
-			"iptables-%s (%s); session affinity knows the last %s clients of an endpoint (xt_recent.ip_list_tot)",
-			flavour, found.Why, recentClients()))
-		return f.planes.Iptables(flavour)
-	case "ipvs":
-		m, err := f.planes.IPVS()
-		if err != nil {
-			return nil, fmt.Errorf("mode ipvs: %w", err)
-		}
-		n.SetFact("service", "mode", fmt.Sprintf(
-			"IPVS, scheduler %s; former endpoints keep their connections for at most %s",
-			n.Config.IPVS.Scheduler, n.Config.IPVS.Drain))
-		return m, nil
+// mode makes the mode that the settings ask for, and says what there is to say about it.
+func (f *Feature) mode(ctx context.Context, n *agent.Node) (dataplane.Made, error) {
+	kind, err := dataplane.ByName(n.Config.DataPlane())
+	if err != nil {
+		return dataplane.Made{}, fmt.Errorf("settings: mode: %w", err)
 	}
-	return f.planes.Nftables(), nil
+	made, err := kind.Make(ctx, f.planes)
+	if err != nil {
+		return dataplane.Made{}, err
+	}
+	var problems []model.Problem
+	if made.Problem != "" {
+		problems = []model.Problem{n.Problem("", made.Problem)}
+	}
+	n.Problems.Set("service", kind.Name(), problems)
+	n.SetFact(f.Name(), "mode", made.Fact)
+	return made, nil
 }
 
 // setTracking sets the limits of connection tracking once the mode is in place: before, the kernel may have none.
@@ -121,16 +89,6 @@ func setTracking(ctx context.Context, n *agent.Node) error {
 		}
 		return err
 	})
-}
-
-// recentClients is the limit of xt_recent, which is fixed once the kernel has it. Where it
-// is a module that nobody has needed yet, the host's modprobe.d may say another.
-func recentClients() string {
-	raw, err := os.ReadFile("/sys/module/xt_recent/parameters/ip_list_tot")
-	if err != nil {
-		return "100, or as many as modprobe.d says,"
-	}
-	return strings.TrimSpace(string(raw))
 }
 
 // leaveOthers waits until the running mode is in place, and then takes the others out.

@@ -20,7 +20,7 @@ func TestAModeThatTheNodeCannotHaveIsRefused(t *testing.T) {
 	} {
 		cfg := config.Default()
 		cfg.Mode, cfg.IPVS.Scheduler = tc.mode, "lc"
-		err := possible(t.Context(), 0, cfg, lacks)
+		err := possible(t.Context(), cfg, newPlanes(0, nil, nil, cfg, t.TempDir()), lacks)
 		if tc.mode == "ipvs" && kernelipvs.Available() == nil {
 			if err != nil {
 				t.Errorf("this kernel has IPVS, and mode ipvs is refused: %v", err)

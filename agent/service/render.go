@@ -9,9 +9,8 @@ import (
 	"wayleave.dev/config"
 	"wayleave.dev/model"
 	"wayleave.dev/service"
-	"wayleave.dev/service/iptables"
+	"wayleave.dev/service/dataplane"
 	"wayleave.dev/service/ipvs"
-	"wayleave.dev/service/nftables"
 )
 
 // Rendering is what Render prints.
@@ -24,8 +23,8 @@ type Rendering struct {
 
 // Check says what is wrong with the mode and the scheduler.
 func (r Rendering) Check() error {
-	if renderers(r.Scheduler)[r.Mode] == nil {
-		return fmt.Errorf("--mode: %q is not built; nftables, iptables and ipvs are", r.Mode)
+	if _, err := dataplane.ByName(r.Mode); err != nil {
+		return fmt.Errorf("--mode: %w", err)
 	}
 	if !slices.Contains(ipvs.Schedulers(), r.Scheduler) {
 		return fmt.Errorf("--scheduler: found %q; allowed: %s", r.Scheduler, strings.Join(ipvs.Schedulers(), ", "))
@@ -58,17 +57,9 @@ func (r Rendering) Render(snap model.Snapshot, out, warnings io.Writer) error {
 			plans[s.Name] = p
 		}
 	}
-	_, err := io.WriteString(out, renderers(r.Scheduler)[r.Mode](plans, local))
-	return err
-}
-
-// renderers are the modes that print what they would program.
-func renderers(scheduler string) map[string]func(map[model.Name]service.Plan, service.Local) string {
-	return map[string]func(map[model.Name]service.Plan, service.Local) string{
-		"nftables": nftables.Text,
-		"iptables": iptables.Text,
-		"ipvs": func(plans map[model.Name]service.Plan, l service.Local) string {
-			return ipvs.Text(plans, l, scheduler)
-		},
+	kind, err := dataplane.ByName(r.Mode)
+	if err == nil {
+		_, err = io.WriteString(out, kind.Text(plans, local, r.Scheduler))
 	}
+	return err
 }

@@ -21,7 +21,6 @@ import (
 	"wayleave.dev/dns"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
-	kernelipt "wayleave.dev/kernel/iptables"
 	kernelipvs "wayleave.dev/kernel/ipvs"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/sysctl"
@@ -95,15 +94,13 @@ func (n *bareNode) install(kind string) error {
 	}
 	planes := dataplane.Planes{NSFD: s.FD(), NFT: s.NFT, Track: track, Memory: s.State + "/iptables",
 		Scheduler: config.Default().IPVS.Scheduler, Drain: config.Default().IPVS.Drain}
-	var mode service.Mode = planes.Nftables()
-	switch kind {
-	case "iptables-nft":
-		mode, err = planes.Iptables(kernelipt.NFT)
-	case "iptables-legacy":
-		mode, err = planes.Iptables(kernelipt.Legacy)
-	case "ipvs":
-		mode, err = planes.IPVS()
+	name, flavour, _ := strings.Cut(kind, "-")
+	planes.Flavour = flavour
+	plane, err := dataplane.ByName(name)
+	if err != nil {
+		return err
 	}
+	mode, err := plane.Make(ctx, planes)
 	if err != nil {
 		return err
 	}
