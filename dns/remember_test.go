@@ -28,7 +28,7 @@ func TestSocketsAreRememberedForAStartWithoutTheAPIServer(t *testing.T) {
 	stopAgent := r.agent()
 	stopServer := r.server()
 	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
-	p := &Placement{Service: name("kube-system/kube-dns"), Feed: &Feed{}, Net: &link.Fake{}, NFT: nft.NewFake(),
+	p := &Placement{Service: name("kube-system/kube-dns"), Feed: &Feed{}, Net: &link.Fake{}, Bypass: NFTables{nft.NewFake()},
 		File: file, Forwarding: func([]netip.Addr) Forwarding { return Forwarding{} }}
 	place := Place{VIPs: []netip.Addr{netip.MustParseAddr("10.7.0.1"), netip.MustParseAddr("fd07::1")},
 		Nodes: []netip.Addr{netip.MustParseAddr("10.7.0.1")}}

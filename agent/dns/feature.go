@@ -3,6 +3,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"wayleave.dev/agent"
+	"wayleave.dev/agent/dataplane"
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
 	"wayleave.dev/kernel/firewall"
@@ -94,7 +96,7 @@ func (f *Feature) Idle(*agent.Node) []agent.Part {
 
 // StandBy implements agent.Standby: it gives the dns container its sockets while another agent owns the node.
 func (f *Feature) StandBy(n *agent.Node) []agent.Part {
-	p := f.placement(n)
+	p := f.placement(n, nil)
 	loop := placementLoop(n, "dns standby", p)
 	loop.Target, loop.Health = dns.Standby{Placement: p}, reconcile.NewHealth(nil, nil)
 	return []agent.Part{{Name: "dns standby", Run: loop.Run}}
@@ -188,7 +190,11 @@ func (f *Feature) Uninstall(ctx context.Context, h *agent.Host) error {
 	if err != nil {
 		return err
 	}
-	return dns.Uninstall(ctx, links, h.NFT)
+	var errs []error
+	for _, r := range dataplane.AllRules() {
+		errs = append(errs, dns.Uninstall(ctx, links, r.DNS(dataplane.Kernel{NSFD: h.FD(), NFT: h.NFT})))
+	}
+	return errors.Join(errs...)
 }
 
 // Remains implements agent.Uninstaller.
@@ -197,5 +203,11 @@ func (f *Feature) Remains(ctx context.Context, h *agent.Host) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	return dns.Remains(ctx, links, h.NFT)
+	var left []string
+	var errs []error
+	for _, r := range dataplane.AllRules() {
+		found, err := dns.Remains(ctx, links, r.DNS(dataplane.Kernel{NSFD: h.FD(), NFT: h.NFT}))
+		left, errs = append(left, found...), append(errs, err)
+	}
+	return left, errors.Join(errs...)
 }

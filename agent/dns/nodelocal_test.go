@@ -26,7 +26,7 @@ func TestTheAddressOfANodeLocalDNSCacheIsServed(t *testing.T) {
 	}
 	n := &agent.Node{Name: "n1", NodeLocalDNS: []netip.Addr{netip.MustParseAddr("169.254.20.10")},
 		Core: agent.NewCore(slog.New(slog.DiscardHandler), store, config.Default(), nil)}
-	place, _, _ := New().placement(n).Plan(store.Snapshot(), agent.ClusterDNS())
+	place, _, _ := New().placement(n, nil).Plan(store.Snapshot(), agent.ClusterDNS())
 	if got := fmt.Sprint(place.VIPs); got != "[10.96.0.10 169.254.20.10]" {
 		t.Errorf("DNS is served at %s", got)
 	}

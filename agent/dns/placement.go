@@ -9,18 +9,20 @@ import (
 	"strings"
 
 	"wayleave.dev/agent"
+	"wayleave.dev/agent/dataplane"
 	"wayleave.dev/dns"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 )
 
-func (f *Feature) placement(n *agent.Node) *dns.Placement {
+// placement says where DNS is served; bypass may be nil for a standby, which changes no rules.
+func (f *Feature) placement(n *agent.Node, bypass dns.Bypass) *dns.Placement {
 	domains := []string{n.Config.ClusterDomain + "."}
 	for _, d := range n.Config.DNS.ExtraDomains {
 		domains = append(domains, strings.ToLower(strings.TrimSuffix(d, "."))+".")
 	}
 	return &dns.Placement{Node: n.Name, Service: agent.ClusterDNS(), Extra: n.NodeLocalDNS,
-		Feed: f.feed, NFT: n.NFT, Domains: domains, Pods: n.Config.DNS.Pods,
+		Feed: f.feed, Bypass: bypass, Domains: domains, Pods: n.Config.DNS.Pods,
 		Forwarding: func(own []netip.Addr) dns.Forwarding { return forwarding(n, own) },
 		Autopath:   n.Config.DNS.Autopath, Search: func() []string { return search(n) }, Tell: n.TellState, Log: n.Log}
 }
@@ -32,9 +34,14 @@ func (f *Feature) place(ctx context.Context, n *agent.Node) error {
 	if err != nil {
 		return err
 	}
-	p := f.placement(n)
+	plane, err := dataplane.For(n.Config)
+	if err != nil {
+		return err
+	}
+	bypass := plane.DNS(dataplane.Kernel{NFT: n.NFT})
+	p := f.placement(n, bypass)
 	p.Net, p.File = local, filepath.Join(n.State, placeFile)
-	rules, err := n.NFT.Watch(ctx, dns.TableName)
+	rules, err := bypass.Watch(ctx)
 	if err != nil {
 		return err
 	}

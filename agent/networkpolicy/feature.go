@@ -3,16 +3,16 @@ package networkpolicy
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync/atomic"
 
 	"wayleave.dev/agent"
+	"wayleave.dev/agent/dataplane"
 	"wayleave.dev/config"
-	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/model"
 	"wayleave.dev/networkpolicy"
-	policynft "wayleave.dev/networkpolicy/nftables"
 	"wayleave.dev/reconcile"
 )
 
@@ -66,7 +66,7 @@ func (f *Feature) Own(n *agent.Node) []agent.Part {
 // Leave implements agent.Leaver: it removes what was enforced before.
 func (f *Feature) Leave(n *agent.Node) []agent.Part {
 	return []agent.Part{{Name: f.Name(), Run: func(ctx context.Context) error {
-		if err := policynft.New(n.NFT, conntrack.NewTracker(0)).Remove(ctx); err != nil {
+		if err := remove(ctx, dataplane.Kernel{NFT: n.NFT}); err != nil {
 			n.SetCondition("networkpolicy: what was enforced before", err)
 		}
 		<-ctx.Done()
@@ -84,17 +84,36 @@ func (f *Feature) Isolate(ctx context.Context, ips []netip.Addr) error {
 
 // Uninstall implements agent.Uninstaller.
 func (f *Feature) Uninstall(ctx context.Context, h *agent.Host) error {
-	return policynft.New(h.NFT, conntrack.NewTracker(h.FD())).Remove(ctx)
+	return remove(ctx, dataplane.Kernel{NSFD: h.FD(), NFT: h.NFT})
+}
+
+// remove takes out what any data plane enforces.
+func remove(ctx context.Context, k dataplane.Kernel) error {
+	var errs []error
+	for _, r := range dataplane.AllRules() {
+		errs = append(errs, r.Policies(k).Remove(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 // Remains implements agent.Uninstaller.
 func (f *Feature) Remains(ctx context.Context, h *agent.Host) ([]string, error) {
-	return policynft.New(h.NFT, conntrack.NewTracker(h.FD())).Remains(ctx)
+	var left []string
+	var errs []error
+	for _, r := range dataplane.AllRules() {
+		found, err := r.Policies(dataplane.Kernel{NSFD: h.FD(), NFT: h.NFT}).Remains(ctx)
+		left, errs = append(left, found...), append(errs, err)
+	}
+	return left, errors.Join(errs...)
 }
 
 // enforce keeps policies in the kernel.
 func (f *Feature) enforce(ctx context.Context, n *agent.Node) error {
-	p := &policies{mode: policynft.New(n.NFT, conntrack.NewTracker(0))}
+	plane, err := dataplane.For(n.Config)
+	if err != nil {
+		return err
+	}
+	p := &policies{mode: plane.Policies(dataplane.Kernel{NFT: n.NFT})}
 	f.enforced.Store(p)
 	foreign, err := p.mode.Watch(ctx)
 	if err != nil {
@@ -109,7 +128,7 @@ func (f *Feature) enforce(ctx context.Context, n *agent.Node) error {
 	}
 	f.gate.Ingress(n.Config.Ingress.Enabled)
 	parts := []func(context.Context) error{func(ctx context.Context) error {
-		return p.mode.Run(ctx, func(s policynft.Swept, err error) {
+		return p.mode.Run(ctx, func(s networkpolicy.Swept, err error) {
 			n.SetCondition("networkpolicy: connections that policies forbid", err)
 			p.cut.Add(int64(s.Cut))
 		})
@@ -125,7 +144,7 @@ func (f *Feature) enforce(ctx context.Context, n *agent.Node) error {
 }
 
 // loop drives a mode by the model and the leases.
-func loop(store *model.Store, gate *networkpolicy.Gate, mode *policynft.Mode) *reconcile.Loop[networkpolicy.Key,
+func loop(store *model.Store, gate *networkpolicy.Gate, mode networkpolicy.Mode) *reconcile.Loop[networkpolicy.Key,
 	networkpolicy.Entry] {
 	local, _ := gate.Take()
 	planner := networkpolicy.NewPlanner(local)

@@ -16,12 +16,12 @@ import (
 
 	"wayleave.dev/agent"
 	"wayleave.dev/model"
-	policynft "wayleave.dev/networkpolicy/nftables"
+	"wayleave.dev/networkpolicy"
 )
 
 // policies is the feature at work, for status and metrics.
 type policies struct {
-	mode *policynft.Mode
+	mode networkpolicy.Mode
 	// cut counts the connections that were.
 	cut atomic.Int64
 }
@@ -46,7 +46,7 @@ func (p *policies) look(ctx context.Context, snap model.Snapshot) []isolated {
 	out := make([]isolated, 0, len(pods))
 	for k, e := range pods {
 		s := isolated{Pod: "?", Addr: k.Addr, Direction: k.Direction.String(),
-			Dropped: drops[policynft.End{Direction: k.Direction, Addr: k.Addr}]}
+			Dropped: drops[networkpolicy.End{Direction: k.Direction, Addr: k.Addr}]}
 		if pod, ok := snap.PodByIP(k.Addr); ok {
 			s.Pod = pod.Name.String()
 		}

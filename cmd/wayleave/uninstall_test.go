@@ -63,7 +63,7 @@ func TestUninstallTakesAllAndVerifyProvesIt(t *testing.T) {
 				six: {Profile: "0123456789abcdef"}}); err != nil {
 			return err
 		}
-		p := &dns.Placement{Net: links, NFT: n.NFT, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding {
+		p := &dns.Placement{Net: links, Bypass: dns.NFTables{Conn: n.NFT}, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding {
 			return dns.Forwarding{}
 		}}
 		place := dns.Place{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}

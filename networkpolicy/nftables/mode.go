@@ -188,11 +188,7 @@ func (m *Mode) Isolated() map[networkpolicy.Key]networkpolicy.Entry {
 }
 
 // End is an isolated end of packets.
-type End struct {
-	Direction networkpolicy.Direction
-	// Addr is the local pod's.
-	Addr netip.Addr
-}
+type End = networkpolicy.End
 
 // Drops returns how many packets were dropped at each isolated local address since it is
 // isolated.
@@ -209,7 +205,7 @@ func (m *Mode) Drops(ctx context.Context) (map[End]uint64, error) {
 			}
 			for key, n := range counts {
 				if a, ok := netip.AddrFromSlice([]byte(key)); ok {
-					out[End{d, a}] = n
+					out[End{Direction: d, Addr: a}] = n
 				}
 			}
 		}

@@ -11,9 +11,8 @@ import (
 	"wayleave.dev/networkpolicy"
 )
 
-// Swept is what a Sweep did: how many flows it cut, and how many that were cut before it
-// let go on.
-type Swept struct{ Cut, Freed int }
+// Swept is what a sweep did.
+type Swept = networkpolicy.Swept
 
 // again is when a sweep is repeated: packets that were decided by the rules of before may
 // have entered their connection only after the first.
