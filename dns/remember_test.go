@@ -28,8 +28,9 @@ func TestSocketsAreRememberedForAStartWithoutTheAPIServer(t *testing.T) {
 	stopAgent := r.agent()
 	stopServer := r.server()
 	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
-	p := &Placement{Service: name("kube-system/kube-dns"), Feed: &Feed{}, Net: &link.Fake{}, Bypass: NFTables{nft.NewFake()},
-		File: file, Forwarding: func([]netip.Addr) Forwarding { return Forwarding{} }}
+	p := &Placement{Service: name("kube-system/kube-dns"), Feed: &Feed{}, Net: &link.Fake{},
+		Bypass: NFTables{nft.NewFake()},
+		File:   file, Forwarding: func([]netip.Addr) Forwarding { return Forwarding{} }}
 	place := Place{VIPs: []netip.Addr{netip.MustParseAddr("10.7.0.1"), netip.MustParseAddr("fd07::1")},
 		Nodes: []netip.Addr{netip.MustParseAddr("10.7.0.1")}}
 	if err := p.Sync(t.Context(), map[model.Name]Place{p.Service: place}); err != nil {

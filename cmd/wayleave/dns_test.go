@@ -139,7 +139,8 @@ func kubeDNS(t *testing.T, vip netip.Addr) service.Plan {
 // place has the node serve DNS at the VIP, by the servers of the feed.
 func (n *dnsNode) place(t *testing.T, feed *dns.Feed) {
 	t.Helper()
-	p := &dns.Placement{Net: n.links, Bypass: dns.NFTables{Conn: n.nft}, Feed: feed, Domains: []string{"cluster.local."},
+	p := &dns.Placement{Net: n.links, Bypass: dns.NFTables{Conn: n.nft}, Feed: feed,
+		Domains:    []string{"cluster.local."},
 		Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
 	if err := p.Sync(t.Context(), map[model.Name]dns.Place{{}: {VIPs: []netip.Addr{n.vip},
 		Clients: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}}); err != nil {

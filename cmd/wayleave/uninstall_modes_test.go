@@ -120,9 +120,10 @@ func (n *bareNode) install(kind string) error {
 	if err := mode.Sync(ctx, n.plans()); err != nil {
 		return err
 	}
-	p := &dns.Placement{Net: links, Bypass: dns.NFTables{Conn: s.NFT}, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding {
-		return dns.Forwarding{}
-	}}
+	p := &dns.Placement{Net: links, Bypass: dns.NFTables{Conn: s.NFT}, Feed: &dns.Feed{},
+		Forwarding: func([]netip.Addr) dns.Forwarding {
+			return dns.Forwarding{}
+		}}
 	if err := p.Sync(ctx, map[model.Name]dns.Place{
 		{}: {VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}}); err != nil {
 		return err

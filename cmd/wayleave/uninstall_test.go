@@ -63,9 +63,10 @@ func TestUninstallTakesAllAndVerifyProvesIt(t *testing.T) {
 				six: {Profile: "0123456789abcdef"}}); err != nil {
 			return err
 		}
-		p := &dns.Placement{Net: links, Bypass: dns.NFTables{Conn: n.NFT}, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding {
-			return dns.Forwarding{}
-		}}
+		p := &dns.Placement{Net: links, Bypass: dns.NFTables{Conn: n.NFT}, Feed: &dns.Feed{},
+			Forwarding: func([]netip.Addr) dns.Forwarding {
+				return dns.Forwarding{}
+			}}
 		place := dns.Place{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}
 		if err := p.Sync(ctx, map[model.Name]dns.Place{{}: place}); err != nil {
 			return err
