@@ -150,9 +150,8 @@ func report(n *agent.Node, found firewall.Found) {
 		line = "the host's firewall drops packets of Services or to listeners of Wayleave; they are accepted " +
 			"in its chains " + strings.Join(found.Accepted, ", ")
 	}
-	for _, f := range agent.Enabled[agent.Admitter](n.Config, n.Features) {
-		n.SetFact(f.(agent.Feature).Name(), "firewall", line)
-		break
+	if all := agent.Enabled[agent.Admitter](n.Config, n.Features); len(all) > 0 {
+		n.SetFact(all[0].(agent.Feature).Name(), "firewall", line)
 	}
 	var problems []model.Problem
 	for _, d := range found.Drops {
