@@ -53,7 +53,8 @@ func TestACapturedServerIsBounded(t *testing.T) {
 		"an unknown field":   {65532, []any{map[string]any{"version": protocolVersion, "more": 1}}, nil, true},
 		"hello twice":        {65532, []any{good, good}, nil, true},
 		"an empty frame too": {65532, []any{good, json.RawMessage(`{}`)}, nil, true},
-		"a long hello":       {65532, []any{handoff.Hello[Socket]{Version: protocolVersion, Holds: make([]Socket, 1<<14)}}, nil, true},
+		"a long hello": {65532, []any{handoff.Hello[Socket]{Version: protocolVersion,
+			Holds: make([]Socket, 1<<14)}}, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var c *net.UnixConn

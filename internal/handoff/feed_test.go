@@ -31,7 +31,8 @@ type said struct {
 }
 
 func testProtocol() Protocol {
-	return Protocol{Child: "child", Version: 3, PassesSockets: true, ReportBytes: 1 << 10, ReportPause: time.Millisecond}
+	return Protocol{Child: "child", Version: 3, PassesSockets: true, ReportBytes: 1 << 10,
+		ReportPause: time.Millisecond}
 }
 
 // note is what the agent of these tests notes of a child.
@@ -272,20 +273,26 @@ func TestACapturedChildIsBounded(t *testing.T) {
 		files  []*os.File
 		ends   bool
 	}{
-		"good":                  {childUser, []any{good, said{"x"}}, nil, false},
-		"root":                  {0, []any{good}, nil, false},
-		"another user":          {childUser + 1, []any{good}, nil, true},
-		"an unknown field":      {childUser, []any{map[string]int{"version": good.Version, "more": 1}}, nil, true},
-		"another version":       {childUser, []any{Hello[socket]{Version: good.Version + 1}}, nil, true},
-		"a long hello":          {childUser, []any{Hello[socket]{Version: good.Version, Holds: make([]socket, helloBytes)}}, nil, true},
-		"hello twice":           {childUser, []any{good, good}, nil, true},
-		"a long report":         {childUser, []any{good, said{string(make([]byte, 2<<10))}}, nil, true},
-		"files without names":   {childUser, []any{good}, many, false},
-		"a file with no socket": {childUser, []any{Hello[socket]{Version: good.Version, Holds: []socket{{}}}}, many[:1], false},
+		"good":             {childUser, []any{good, said{"x"}}, nil, false},
+		"root":             {0, []any{good}, nil, false},
+		"another user":     {childUser + 1, []any{good}, nil, true},
+		"an unknown field": {childUser, []any{map[string]int{"version": good.Version, "more": 1}}, nil, true},
+		"another version":  {childUser, []any{Hello[socket]{Version: good.Version + 1}}, nil, true},
+		"a long hello": {childUser,
+			[]any{Hello[socket]{Version: good.Version, Holds: make([]socket, helloBytes)}}, nil, true},
+		"hello twice":         {childUser, []any{good, good}, nil, true},
+		"a long report":       {childUser, []any{good, said{string(make([]byte, 2<<10))}}, nil, true},
+		"files without names": {childUser, []any{good}, many, false},
+		"a file with no socket": {childUser, []any{Hello[socket]{Version: good.Version, Holds: []socket{{}}}},
+			many[:1], false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var c net.Conn
-			if err := testnet.As(x.uid, func() (err error) { c, err = net.Dial("unix", a.path); return err }); err != nil {
+			if err := testnet.As(x.uid, func() (err error) {
+				c,
+					err = net.Dial("unix", a.path)
+				return err
+			}); err != nil {
 				t.Fatal(err)
 			}
 			defer c.Close()

@@ -410,8 +410,9 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 	}
 	c := connect()
 	why := map[string]string{"c": "\x1b[2J" + strings.Repeat("x", 4096), "unknown": "y"}
-	if err := errors.Join(frame.Send(c, handoff.Hello[Socket]{Version: protocol().Version}, nil), frame.Send(c, Report{Certificates: why},
-		nil)); err != nil {
+	if err := errors.Join(frame.Send(c, handoff.Hello[Socket]{Version: protocol().Version}, nil),
+		frame.Send(c, Report{Certificates: why},
+			nil)); err != nil {
 		t.Fatal(err)
 	}
 	testnet.Eventually(t, 30*time.Second, func() error {
@@ -426,7 +427,8 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 	}
 	ends("an unknown field", c)
 	c = connect()
-	if err := frame.Send(c, handoff.Hello[Socket]{Version: protocol().Version, Holds: make([]Socket, 1<<14)}, nil); err == nil {
+	if err := frame.Send(c, handoff.Hello[Socket]{Version: protocol().Version, Holds: make([]Socket, 1<<14)},
+		nil); err == nil {
 		ends("a long hello", c)
 	}
 	for range 3 { // 64 sockets each, which listen where they say
