@@ -14,6 +14,7 @@ import (
 	"wayleave.dev/agent"
 	"wayleave.dev/config"
 	"wayleave.dev/ingress"
+	"wayleave.dev/internal/handoff"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/table"
@@ -42,7 +43,7 @@ type Feature struct {
 	node     *agent.Node
 	settings ingress.Settings
 	// Keeper opens the sockets of proxies. Prepare makes one for this node unless it is set.
-	Keeper  *feed.Keeper
+	Keeper  *handoff.Keeper[feed.Socket]
 	feed    *feed.Feed
 	secrets *kubesource.Secrets
 	// serves says that the node is inside of ingress.nodeSelector, where that is set.
@@ -87,7 +88,7 @@ func (f *Feature) Kinds(config.Config) agent.Kinds {
 func (f *Feature) Prepare(_ context.Context, n *agent.Node) error {
 	f.node, f.settings = n, settings(n.Config)
 	if f.Keeper == nil {
-		f.Keeper = &feed.Keeper{Path: n.Run + handoverSocket, Log: n.Log}
+		f.Keeper = feed.NewKeeper(n.Run+handoverSocket, n.Log)
 	}
 	f.feed = feed.New(User, f.Keeper, n.Log)
 	f.secrets = &kubesource.Secrets{Client: n.Client.Interface, Store: n.Store, Log: n.Log}

@@ -114,10 +114,11 @@ func (r *loadRig) startAgent() {
 	a.Client = &kubesource.Client{Interface: client}
 	r.agent = a
 	f := ingress.New()
-	f.Keeper = &feed.Keeper{Log: log, Bind: func(s feed.Socket) (file *os.File, err error) { // there is no other agent
+	f.Keeper = feed.NewKeeper("", log) // there is no other agent
+	f.Keeper.Bind = func(s feed.Socket) (file *os.File, err error) {
 		err = r.ns.Do(func() error { file, err = feed.OpenSocket(s); return err })
 		return file, err
-	}}
+	}
 	if err := f.Prepare(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
