@@ -114,8 +114,8 @@ func (e Entry) Equal(o Entry) bool {
 		})
 }
 
-// Local is what policy must know of this node, and does not find in the model.
-type Local struct {
+// NodeInputs is what policy must know of this node, and does not find in the model.
+type NodeInputs struct {
 	// Node is the name of this node.
 	Node string
 	// Pods are the addresses of this node's pods by who leased them. An address is

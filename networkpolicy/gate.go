@@ -101,12 +101,12 @@ func (g *Gate) Known(ctx context.Context) error {
 func (g *Gate) Wake() <-chan struct{} { return g.wake }
 
 // Take is for the loop: what to plan with, and whether that is new.
-func (g *Gate) Take() (Local, bool) {
+func (g *Gate) Take() (NodeInputs, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	changed := g.taken != g.given || g.given == 0
 	g.taken = g.given
-	return Local{Node: g.node, Pods: g.pods, DNS: g.dns, Ingress: g.ingress}, changed
+	return NodeInputs{Node: g.node, Pods: g.pods, DNS: g.dns, Ingress: g.ingress}, changed
 }
 
 // Settled is for the loop: it lets those pods pass whose isolation holds.

@@ -13,9 +13,10 @@ import (
 type Options struct {
 	// Node is the name of the node; empty for none.
 	Node string
-	// Remote has the node's own endpoint left out where there is another, see
-	// MakeElsewhere.
-	Remote bool
+	// PreferRemote is for a Service that the node serves by itself for as long as it can: the node's own endpoint is
+	// not among the slots for the cluster, so that clients are sent to another node's. Where there is no other, it
+	// stays.
+	PreferRemote bool
 	// NoExternalIPs refuses spec.externalIPs of every Service.
 	NoExternalIPs bool
 	// Reserved are ports of the nodes' programs that are no node ports.

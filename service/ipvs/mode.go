@@ -27,13 +27,13 @@ type Mode struct {
 	opt    Options
 
 	mu    sync.Mutex
-	local service.Local
+	local service.NodeFacts
 	addrs []netip.Addr // of the node, that serve node ports
 	// own are all addresses of the node's other links. They are the node's already, and
 	// are never put on ours, from where they might go.
 	own    []netip.Addr
 	synced bool
-	books  *service.Books
+	owners *service.OwnershipTable
 	// unsure are Services of which a part was refused: what the kernel has of them is not
 	// known, and a Sync looks. Others go on without one.
 	unsure map[model.Name]bool
@@ -54,42 +54,42 @@ type Options struct {
 	// Drain is how long connections to a former endpoint, and to the virtual servers
 	// when another mode takes over, may live on.
 	Drain time.Duration
-	// Whole says which Services are served by rules and not by virtual servers; nil:
+	// BypassIPVS says which Services are served by nftables and not by virtual servers; nil:
 	// none. The node that answers DNS itself must get it before IPVS does.
-	Whole func(model.Name) bool
+	BypassIPVS func(model.Name) bool
 }
 
 var _ service.Mode = (*Mode)(nil)
 
 // New makes the data plane; the kernel is not touched before Sync. around must be made
-// by nftables.Beside, with the same Whole.
+// by nftables.NewIPVSCompanion, with the same BypassIPVS.
 func New(conn ipvs.Conn, around *nftables.Mode, track conntrack.Flusher, opt Options) *Mode {
-	return &Mode{conn: conn, around: around, track: track, opt: opt, books: service.NewBooks(),
+	return &Mode{conn: conn, around: around, track: track, opt: opt, owners: service.NewOwnershipTable(),
 		unsure: map[model.Name]bool{}, users: map[netip.Addr]int{},
 		draining: map[ipvs.Key]map[netip.AddrPort]time.Time{}, gone: map[service.Frontend]bool{}}
 }
 
-// SetLocal implements service.Mode.
-func (m *Mode) SetLocal(l service.Local) {
+// SetNodeFacts implements service.Mode.
+func (m *Mode) SetNodeFacts(l service.NodeFacts) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.local = l
-	m.around.SetLocal(l)
+	m.around.SetNodeFacts(l)
 }
 
-// ApplyLocal implements service.Mode.
-func (m *Mode) ApplyLocal(ctx context.Context, l service.Local) error {
+// ApplyNodeFacts implements service.Mode.
+func (m *Mode) ApplyNodeFacts(ctx context.Context, l service.NodeFacts) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.local = l
-	if err := m.around.ApplyLocal(ctx, l); err != nil || !m.synced {
+	if err := m.around.ApplyNodeFacts(ctx, l); err != nil || !m.synced {
 		return err
 	}
 	own, addrs, err := m.findAddrs(ctx)
 	if err != nil || slices.Equal(addrs, m.addrs) && slices.Equal(own, m.own) {
 		return err
 	}
-	return m.sync(ctx, maps.Clone(m.books.Want))
+	return m.sync(ctx, maps.Clone(m.owners.Want))
 }
 
 // findAddrs are the addresses of the node's other links, sorted, and those of them that
@@ -110,7 +110,7 @@ func (m *Mode) node() node { return node{m.opt.Scheduler, m.addrs} }
 // wanted are the virtual servers of a plan.
 func (m *Mode) wanted(k model.Name, p service.Plan) map[ipvs.Key]server {
 	out := map[ipvs.Key]server{}
-	if m.opt.Whole != nil && m.opt.Whole(k) {
+	if m.opt.BypassIPVS != nil && m.opt.BypassIPVS(k) {
 		return out
 	}
 	servers(p, m.node(), func(s server) { out[s.Key] = s })
@@ -118,7 +118,7 @@ func (m *Mode) wanted(k model.Name, p service.Plan) map[ipvs.Key]server {
 }
 
 func (m *Mode) addresses(k model.Name, p service.Plan, emit func(netip.Addr)) {
-	if m.opt.Whole == nil || !m.opt.Whole(k) {
+	if m.opt.BypassIPVS == nil || !m.opt.BypassIPVS(k) {
 		addresses(p, func(a netip.Addr) {
 			if _, is := slices.BinarySearchFunc(m.own, a, netip.Addr.Compare); !is {
 				emit(a)
@@ -132,7 +132,7 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.synced || m.isUnsure(set, del) {
-		plans := maps.Clone(m.books.Want)
+		plans := maps.Clone(m.owners.Want)
 		maps.Copy(plans, set)
 		for _, k := range del {
 			delete(plans, k)
@@ -146,7 +146,7 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	for _, k := range del {
 		todo[k] = nil
 	}
-	d := m.books.Draft()
+	d := m.owners.Begin()
 	keys := d.Change(todo)
 	failed := reconcile.KeyErrors[model.Name](d.Failed())
 	refused := reconcile.KeyErrors[model.Name]{}
@@ -156,7 +156,7 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	// another, so both looks are over all keys.
 	before, after := map[ipvs.Key]server{}, map[ipvs.Key]server{}
 	for _, k := range keys {
-		maps.Copy(before, m.wanted(k, m.books.Plans[k]))
+		maps.Copy(before, m.wanted(k, m.owners.Plans[k]))
 		if p := d.Plans[k]; p != nil {
 			maps.Copy(after, m.wanted(k, *p))
 		}
@@ -170,14 +170,14 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 		return err
 	}
 	for _, k := range keys {
-		if err := m.lower(ctx, k, m.books.Plans[k], after); err != nil {
+		if err := m.lower(ctx, k, m.owners.Plans[k], after); err != nil {
 			refused[k] = err
 		}
 	}
 	gone, udp := d.GoneUDP()
 	maps.Copy(m.gone, gone)
 	m.sweep = m.sweep || udp
-	m.books.Accept(d)
+	m.owners.Accept(d)
 	m.synced = true
 	m.doubt(refused)
 	maps.Copy(failed, refused)
@@ -202,7 +202,7 @@ func (m *Mode) doubt(refused reconcile.KeyErrors[model.Name]) {
 }
 
 // applyAround has the tables follow the plans as they may hold.
-func (m *Mode) applyAround(ctx context.Context, d *service.Draft, keys []model.Name,
+func (m *Mode) applyAround(ctx context.Context, d *service.OwnershipChange, keys []model.Name,
 	refused reconcile.KeyErrors[model.Name]) error {
 	set, del := map[model.Name]service.Plan{}, []model.Name{}
 	for _, k := range keys {
@@ -292,7 +292,7 @@ func (m *Mode) retire(ctx context.Context, key ipvs.Key, at netip.AddrPort) erro
 // IPVS gives a backend that is there.
 func (m *Mode) finish(ctx context.Context, failed reconcile.KeyErrors[model.Name]) error {
 	if m.sweep {
-		if err := m.track.FlushWhere(ctx, m.books.Stale(m.gone)); err != nil {
+		if err := m.track.FlushWhere(ctx, m.owners.Stale(m.gone)); err != nil {
 			return fmt.Errorf("service: programmed, but UDP clients of former endpoints are not moved: %w", err)
 		}
 		m.sweep, m.gone = false, map[service.Frontend]bool{}
@@ -313,15 +313,15 @@ func (m *Mode) Sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 
 func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) error {
 	m.synced = false
-	books := service.NewBooks()
-	d := books.Draft()
+	owners := service.NewOwnershipTable()
+	d := owners.Begin()
 	todo := make(map[model.Name]*service.Plan, len(plans))
 	for k, p := range plans {
 		todo[k] = &p
 	}
 	d.Change(todo)
-	books.Accept(d)
-	m.books = books
+	owners.Accept(d)
+	m.owners = owners
 	failed, refused := reconcile.KeyErrors[model.Name](d.Failed()), reconcile.KeyErrors[model.Name]{}
 	var err error
 	if m.own, m.addrs, err = m.findAddrs(ctx); err != nil {
@@ -332,7 +332,7 @@ func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 		return err
 	}
 	m.settle(ctx, have, refused)
-	if err := m.around.Sync(ctx, books.Plans); err != nil {
+	if err := m.around.Sync(ctx, owners.Plans); err != nil {
 		var byKey reconcile.KeyErrors[model.Name]
 		if !errors.As(err, &byKey) {
 			return err
@@ -408,7 +408,7 @@ func (m *Mode) read(ctx context.Context) (found, error) {
 func (m *Mode) settle(ctx context.Context, have found, refused reconcile.KeyErrors[model.Name]) {
 	draining := m.draining
 	m.users, m.draining = map[netip.Addr]int{}, map[ipvs.Key]map[netip.AddrPort]time.Time{}
-	for k, p := range m.books.Plans {
+	for k, p := range m.owners.Plans {
 		var errs []error
 		for key, s := range m.wanted(k, p) {
 			errs = append(errs, m.settleServer(ctx, key, s, have, draining[key]))
@@ -462,7 +462,7 @@ func (m *Mode) settleServer(ctx context.Context, key ipvs.Key, s server, have fo
 // has ended.
 func (m *Mode) prune(ctx context.Context, have found) error {
 	want := map[ipvs.Key]bool{}
-	for k, p := range m.books.Plans {
+	for k, p := range m.owners.Plans {
 		for key := range m.wanted(k, p) {
 			want[key] = true
 		}
@@ -544,7 +544,7 @@ func (m *Mode) look(ctx context.Context) {
 		linked[a] = true
 	}
 	same := slices.Equal(addrs, m.addrs) && slices.Equal(own, m.own)
-	for k, p := range m.books.Plans {
+	for k, p := range m.owners.Plans {
 		if m.unsure[k] {
 			continue // it has its retry
 		}
@@ -554,7 +554,7 @@ func (m *Mode) look(ctx context.Context) {
 		m.addresses(k, p, func(a netip.Addr) { same = same && linked[a] })
 	}
 	if !same || !m.backendsAreThere(ctx) {
-		_ = m.sync(ctx, maps.Clone(m.books.Want)) // tried again in the next round
+		_ = m.sync(ctx, maps.Clone(m.owners.Want)) // tried again in the next round
 	}
 }
 
@@ -566,13 +566,13 @@ const perLook = 100
 // read is nobody's fault here.
 func (m *Mode) backendsAreThere(ctx context.Context) bool {
 	if len(m.turn) == 0 {
-		m.turn = slices.Collect(maps.Keys(m.books.Plans))
+		m.turn = slices.Collect(maps.Keys(m.owners.Plans))
 	}
 	n := min(len(m.turn), perLook)
 	now := m.turn[:n]
 	m.turn = m.turn[n:]
 	for _, k := range now {
-		p, ok := m.books.Plans[k]
+		p, ok := m.owners.Plans[k]
 		if !ok || m.unsure[k] {
 			continue
 		}
