@@ -254,3 +254,13 @@ func each(b []byte, fn func(typ uint16, data []byte) error) error {
 	}
 	return nil
 }
+
+// in calls fn for the payload, in place, of every attribute of a type.
+func in(attrs []byte, kind uint16, fn func([]byte)) {
+	_ = each(attrs, func(typ uint16, data []byte) error { // what the kernel sends is well formed
+		if typ == kind {
+			fn(data)
+		}
+		return nil
+	})
+}

@@ -14,6 +14,11 @@ type Hook struct {
 	Priority int32
 }
 
+// number is the kernel's number of the hook (enum nf_inet_hooks).
+func (h Hook) number() uint32 {
+	return uint32(slices.Index([]string{"prerouting", "input", "forward", "output", "postrouting"}, h.Hook))
+}
+
 // Chain is a list of rules; with a Hook it is entered from the network stack.
 type Chain struct {
 	Name  string
