@@ -61,7 +61,8 @@ func vxlan(port uint16) nft.Rule {
 	return nft.Rule{nft.ProtoIs(17), nft.DportIs(port), nft.VNIIs(routes.VNI)}
 }
 
-// tableKey is the key of what the tables hold: a lease with host ports, or the cluster's facts, which have the zero key.
+// tableKey is the key of what the tables hold: a lease with host ports, or the cluster's facts, which have the zero
+// key.
 type tableKey = ipam.Key
 
 // tablePlan is what a key asks for: a lease's host ports, or the facts.

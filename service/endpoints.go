@@ -87,7 +87,7 @@ func choose(list []candidate, fits func(candidate) bool) (out []netip.AddrPort) 
 
 // near tells which endpoints the hints give to this node (KEP-2433, KEP-3015). Hints
 // count only when every ready endpoint has them and one is for this node, or for its
-// zone: else nobody would serve it.
+// zone; otherwise no endpoint would serve it.
 func near(list []candidate, node, zone string) func(candidate) bool {
 	forNode := func(c candidate) bool { return !c.ready || slices.Contains(c.ForNodes, node) }
 	forZone := func(c candidate) bool { return !c.ready || slices.Contains(c.ForZones, zone) }

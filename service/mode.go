@@ -13,10 +13,9 @@ type Mode interface {
 	reconcile.Target[model.Name, Plan]
 	// SetNodeFacts replaces the facts of the node; they take effect with the next Sync.
 	SetNodeFacts(NodeFacts)
-	// ApplyNodeFacts replaces them and brings them about; before the first Sync it only
-	// keeps them.
+	// ApplyNodeFacts replaces and programs them; before the first Sync it only records them.
 	ApplyNodeFacts(context.Context, NodeFacts) error
-	// Watch tells of foreign changes to what is the mode's, until ctx ends.
+	// Watch reports changes by others to the kernel objects of the mode, until ctx ends.
 	Watch(context.Context) (<-chan struct{}, error)
 	// Remove takes everything of the mode out of the kernel. Connections that are
 	// established live on.

@@ -7,8 +7,7 @@ import (
 	"wayleave.dev/model"
 )
 
-// NodeFacts is what a data plane must know of its node and of the cluster, beside the
-// Services.
+// NodeFacts are the inputs of a data plane beyond Services: facts of its node and of the cluster.
 type NodeFacts struct {
 	// NodeIPs are the node's internal addresses, never loopback. Node ports are served
 	// on them.
@@ -17,8 +16,7 @@ type NodeFacts struct {
 	// ports in place of NodeIPs; with 127.0.0.1 in one, also that.
 	NodePortCIDRs []netip.Prefix
 	// PodCIDRs are those of the whole cluster. Clients outside of them that use a
-	// VIP are masqueraded. None of a family means that this is not known, and that
-	// nobody is.
+	// VIP are masqueraded. If there is none of a family, they are not known, and no client is masqueraded.
 	PodCIDRs []netip.Prefix
 	// OwnPodCIDRs are those of this node, or the single addresses of its pods.
 	OwnPodCIDRs []netip.Prefix
@@ -30,7 +28,7 @@ func NodeFactsEqual(a, b NodeFacts) bool {
 		slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.OwnPodCIDRs, b.OwnPodCIDRs)
 }
 
-// NodeFactsKeys is the node's name when a change touches NodeFacts, for a reconcile.Loop.
+// NodeFactsKeys returns the node's name when a change affects its NodeFacts, for a reconcile.Loop.
 func NodeFactsKeys(node string) func(model.Snapshot, model.Changes) []string {
 	return func(_ model.Snapshot, c model.Changes) []string {
 		if len(c.Nodes)+len(c.Pods) == 0 {
@@ -55,7 +53,7 @@ func PodsOf(snap model.Snapshot, node string) (out []netip.Prefix) {
 	return slices.Compact(out)
 }
 
-// MakeNodeFacts finds it for the node of that name. ok is false when there is no such
+// MakeNodeFacts collects the facts for the node of that name. ok is false when there is no such
 // Node object (yet).
 func MakeNodeFacts(snap model.Snapshot, node string) (l NodeFacts, ok bool, problems []model.Problem) {
 	self, ok := snap.Node(node)

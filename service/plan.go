@@ -35,15 +35,15 @@ func (f Frontend) Compare(g Frontend) int {
 	return cmp.Or(f.Addr.Compare(g.Addr), cmp.Compare(f.Protocol, g.Protocol), cmp.Compare(f.Port, g.Port))
 }
 
-// FrontendPlan is a frontend with its slots. Every slot gets an equal share.
+// FrontendPlan is a frontend with its backends. Every backend gets an equal share of new connections.
 type FrontendPlan struct {
 	Frontend Frontend
 	// Port is the name of the Service's port, empty for the only one.
 	Port string
-	// Slots are the backends, sorted, each once. They serve everybody, or with Split
-	// the clients in the cluster: pods and processes of this node.
+	// Slots are the backends, sorted, each once. They serve all clients, or with Split those in the cluster: pods and
+	// processes of this node.
 	Slots []netip.AddrPort
-	// Outside are the backends for all others, with Split: those on this node.
+	// Outside are the backends for all other clients, with Split: those on this node.
 	Outside []netip.AddrPort
 	// External says that the frontend is meant for clients outside (a node port, an
 	// external IP, an address of a load balancer). They get the node's address as
@@ -62,7 +62,7 @@ type FrontendPlan struct {
 	Sources []netip.Prefix
 }
 
-// Serves says whether somebody is sent to that backend.
+// Serves says whether clients are sent to that backend.
 func (e FrontendPlan) Serves(b netip.AddrPort) bool {
 	return slices.Contains(e.Slots, b) || slices.Contains(e.Outside, b)
 }
@@ -78,7 +78,7 @@ type Plan struct {
 	// VIPs are the addresses that belong to the Service alone: what comes to
 	// another port of them is refused.
 	VIPs []netip.Addr
-	// Frontends are sorted by frontend, each of which is there once.
+	// Frontends are sorted, each of them once.
 	Frontends []FrontendPlan
 	// Hairpin are the endpoints on this node: a connection of one of them that
 	// comes back to itself needs another source address to be answered.
@@ -95,9 +95,11 @@ func Equal(a, b Plan) bool {
 		slices.EqualFunc(a.Frontends, b.Frontends, FrontendPlan.equal)
 }
 
-// FrontendPlan is that of a frontend; ok is false when the plan has no such.
+// Frontend returns the plan of a frontend; ok is false when there is none.
 func (p Plan) Frontend(f Frontend) (e FrontendPlan, ok bool) {
-	i, ok := slices.BinarySearchFunc(p.Frontends, f, func(e FrontendPlan, f Frontend) int { return e.Frontend.Compare(f) })
+	i, ok := slices.BinarySearchFunc(p.Frontends, f, func(e FrontendPlan, f Frontend) int {
+		return e.Frontend.Compare(f)
+	})
 	if !ok {
 		return FrontendPlan{}, false
 	}
@@ -114,9 +116,8 @@ func Keys(_ model.Snapshot, c model.Changes) []model.Name {
 }
 
 // Make plans one Service for the node of that name. ok is false when the data
-// plane has nothing to do for it: it is gone, headless, an ExternalName or somebody
-// else's.
-// Problems name parts that are left out.
+// plane has nothing to do for it: it is gone, headless, an ExternalName, or another proxy's. Problems name the parts
+// that are left out.
 func Make(snap model.Snapshot, key model.Name, node string) (p Plan, ok bool, problems []model.Problem) {
 	return MakeWith(snap, key, Options{Node: node})
 }

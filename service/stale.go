@@ -27,7 +27,8 @@ func (b *OwnershipTable) Stale(gone map[Frontend]bool) func(dst, backend netip.A
 	}
 }
 
-// GoneUDP returns the UDP frontends that no Service owns after the change; udp says whether it touches any UDP frontend.
+// GoneUDP returns the UDP frontends that no Service owns after the change; udp says whether it touches any UDP
+// frontend.
 func (d *OwnershipChange) GoneUDP() (gone map[Frontend]bool, udp bool) {
 	gone = map[Frontend]bool{}
 	for fe, k := range d.owner {

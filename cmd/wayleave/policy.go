@@ -119,7 +119,7 @@ func policyLoop(store *model.Store, gate *networkpolicy.Gate, mode *policynft.Mo
 			}
 			return planner.Keys(s, c)
 		},
-		Wake: gate.Wake(), Settled: gate.Settled,
+		Wake: gate.Wake(), Settled: gate.AfterRound,
 	}
 }
 

@@ -19,12 +19,11 @@ import (
 type Batch struct {
 	// Recreate removes the table first: its layout is of another version.
 	Recreate bool
-	// Base makes the table, its sets and chains where they are missing, and gives
-	// its chains their rules anew.
+	// Base makes the table, its sets and chains where they are missing, and replaces the rules of its chains.
 	Base bool
-	// Sets are made beside those of the table.
+	// Sets are made in addition to those of the table.
 	Sets []Set
-	// Chains are made, with their rules, beside those of the table.
+	// Chains are made, with their rules, in addition to those of the table.
 	Chains []Chain
 	// Clear empties sets.
 	Clear []string
@@ -46,8 +45,8 @@ type Change struct {
 type State struct {
 	// Exists is false when there is no such table.
 	Exists bool
-	// Fits is false when a set has another type, or a chain another hook, than the
-	// table says: nothing but Recreate helps then.
+	// Fits is false when a set has another type, or a chain another hook, than the table says. Only Recreate helps
+	// then.
 	Fits bool
 	// Elements has a list for every set that is there, which may be empty.
 	Elements map[string][]Element
@@ -71,8 +70,7 @@ type Conn interface {
 	CommitAll(ctx context.Context, changes ...Change) error
 	// Remove deletes the table; no error when there is none.
 	Remove(ctx context.Context, t Table) error
-	// Watch tells of changes to tables of these names that others made, until ctx
-	// ends. What this Conn commits itself is left out.
+	// Watch reports changes by others to tables of these names, until ctx ends. What this Conn commits is left out.
 	Watch(ctx context.Context, names ...string) (<-chan struct{}, error)
 }
 
@@ -279,8 +277,8 @@ func (x *transaction) base(t Table) {
 	x.addChains(t, slices.DeleteFunc(slices.Clone(t.Chains), func(ch Chain) bool { return ch.OnDemand }))
 }
 
-// addChains makes chains where they are missing, and replaces their rules: all chains before all rules, since rules go to
-// chains that come later.
+// addChains makes chains where they are missing, and replaces their rules: all chains before all rules, since rules go
+// to chains that come later.
 func (x *transaction) addChains(t Table, list []Chain) {
 	for _, ch := range list {
 		x.addChain(t, ch)

@@ -19,7 +19,7 @@ import (
 // page, which is what the netlink package has, 100,000 elements take two seconds.
 const dumpBuffer = 64 << 10
 
-// dumpTries is how often a dump is begun that a change by somebody else broke.
+// dumpTries is how often a dump is tried that a concurrent change interrupts.
 const dumpTries = 5
 
 var errInterrupted = errors.New("the set was changed while it was read")

@@ -121,7 +121,8 @@ func (a attrs) nest(kind uint16, fill func(attrs) attrs) attrs {
 	return fill(a).end(at)
 }
 
-// The attributes that name a table, and what is in it: NFTA_TABLE_NAME, and NFTA_SET_TABLE with NFTA_SET_NAME and so on.
+// The attributes that name a table, and what is in it: NFTA_TABLE_NAME, and NFTA_SET_TABLE with NFTA_SET_NAME and so
+// on.
 func named(table string) attrs { return attrs(nil).text(unix.NFTA_TABLE_NAME, table) }
 
 func (x *transaction) addTable(t Table) {
@@ -168,8 +169,8 @@ func (x *transaction) addRule(t Table, chain string, r Rule) {
 
 // encode makes the bytes of an expression. Those of connection tracking are ours, since the library's are wrong in two
 // ways: it names the first destination by NFT_CT_DST, whose length nft 1.0.6 does not know and ends with an assertion
-// (NFT_CT_DST_IP of kernel 4.18 loads the same); and it writes the direction in four bytes, of which the kernel takes the
-// first and complains in its log.
+// (NFT_CT_DST_IP of kernel 4.18 loads the same); and it writes the direction in four bytes, of which the kernel takes
+// the first and complains in its log.
 func encode(f Family, e expr.Any) ([]byte, error) {
 	ct, ok := e.(*expr.Ct)
 	if !ok {
@@ -275,7 +276,8 @@ func (x *transaction) elements(kind uint16, flags netlink.HeaderFlags, t Table, 
 			a = a.element(s, e)
 		}
 		if len(a)-at > math.MaxUint16 {
-			x.fail(fmt.Errorf("set %s: %d elements are %d bytes, which is more than one message takes", s.Name, len(part),
+			x.fail(fmt.Errorf("set %s: %d elements are %d bytes, which is more than one message takes",
+				s.Name, len(part),
 				len(a)-at))
 		}
 		x.add(kind, flags, t.Family, a.end(at))
@@ -299,7 +301,8 @@ func (a attrs) element(s Set, e Element) attrs {
 	a = a.end(at)
 	if s.Interval && len(s.Key) == 1 && e.End != "" {
 		a, at = a.begin(unix.NFTA_LIST_ELEM)
-		a = a.number(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END).key(unix.NFTA_SET_ELEM_KEY, e.End).end(at)
+		a = a.number(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END).key(unix.NFTA_SET_ELEM_KEY,
+			e.End).end(at)
 	}
 	return a
 }

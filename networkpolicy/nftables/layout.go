@@ -212,7 +212,8 @@ const (
 
 // needHooks has the base chains be there.
 func needHooks(out program.Output, f nft.Family) {
-	out.Need(program.Object{Family: f, Kind: hooksObject}, func() program.Parts { return program.Parts{Chains: hooks()} })
+	out.Need(program.Object{Family: f, Kind: hooksObject},
+		func() program.Parts { return program.Parts{Chains: hooks()} })
 }
 
 // needProfile has the chain and the maps of a profile be there.

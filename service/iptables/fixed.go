@@ -138,6 +138,6 @@ func ours(chain string) bool {
 		func(p string) bool { return strings.HasPrefix(chain, p) })
 }
 
-// canary is a chain by which kube-proxy sees that somebody flushed the tables. While it
+// canary is a chain by which kube-proxy sees that the tables were flushed. While it
 // is there, and no Wayleave has taken over, the chains are kube-proxy's.
 const canary = "KUBE-PROXY-CANARY"

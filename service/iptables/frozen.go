@@ -57,7 +57,7 @@ func (m *Mode) ownOf(f iptables.Family, k model.Name, p service.Plan) map[string
 	return out
 }
 
-// settle makes a family's tables as the books want them. When the kernel refuses, the
+// settle makes a family's tables as the plans in force want them. When the kernel refuses, the
 // Services that change anything are frozen as they are, and thawed in halves, so that those
 // that it does not take are found. At no time is a rule of another Service missing.
 func (m *Mode) settle(
@@ -101,7 +101,7 @@ func (m *Mode) thaw(ctx context.Context, f iptables.Family, keys []model.Name) e
 	return err
 }
 
-// adjust reads a family's tables, and makes them as the books and the frozen want them.
+// adjust reads a family's tables, and makes them as the plans in force and the frozen Services want them.
 func (m *Mode) adjust(ctx context.Context, f iptables.Family) error {
 	have, err := m.read(ctx, f)
 	if err != nil {

@@ -426,7 +426,7 @@ func foreignJumps(have iptables.Table, wanted map[iptables.Rule]bool) (out []ipt
 	return out
 }
 
-// oldUDP are the UDP frontends that a table leads to, whoever made it.
+// oldUDP returns the UDP frontends that a table leads to, ours or foreign.
 func oldUDP(f iptables.Family, nat iptables.Table) map[service.Frontend]bool {
 	out := map[service.Frontend]bool{}
 	for _, rule := range nat[chainServices] {

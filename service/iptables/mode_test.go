@@ -31,8 +31,9 @@ func plan(i int, backends ...int) service.Plan {
 		for _, b := range backends {
 			slots = append(slots, netip.AddrPortFrom(netip.MustParseAddr(fmt.Sprintf(v.pod, b)), 8080))
 		}
-		p.Frontends = append(p.Frontends, service.FrontendPlan{Frontend: service.Frontend{Addr: vip, Protocol: model.TCP,
-			Port: 80}, Slots: slots},
+		p.Frontends = append(p.Frontends, service.FrontendPlan{Frontend: service.Frontend{Addr: vip,
+			Protocol: model.TCP,
+			Port:     80}, Slots: slots},
 			service.FrontendPlan{Frontend: service.Frontend{Addr: netip.MustParseAddr(v.any), Protocol: model.TCP,
 				Port: uint16(30000 + i)}, Slots: slots, External: true})
 	}

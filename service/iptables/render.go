@@ -104,7 +104,8 @@ func drawing(e service.FrontendPlan) string {
 
 // own calls emit for the chains that are a plan's alone, with all of their rules. All
 // are in the table nat.
-func own(k model.Name, p service.Plan, l service.NodeFacts, emit func(f iptables.Family, chain string, rules []string)) {
+func own(k model.Name, p service.Plan, l service.NodeFacts, emit func(f iptables.Family, chain string,
+	rules []string)) {
 	type where struct {
 		family iptables.Family
 		chain  string
@@ -126,8 +127,9 @@ func own(k model.Name, p service.Plan, l service.NodeFacts, emit func(f iptables
 	}
 }
 
-func ownEntry(k model.Name, e service.FrontendPlan, plan service.Plan, l service.NodeFacts, add func(iptables.Family, string,
-	func() []string)) {
+func ownEntry(k model.Name, e service.FrontendPlan, plan service.Plan, l service.NodeFacts,
+	add func(iptables.Family, string,
+		func() []string)) {
 	p, f := port{k, e.Port, e.Frontend.Protocol}, family(e.Frontend.Addr)
 	draw := func(prefix string, slots []netip.AddrPort, outside []string) {
 		if len(slots) == 0 {

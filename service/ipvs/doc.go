@@ -34,7 +34,7 @@ type server struct {
 	backends []netip.AddrPort
 }
 
-// node is what servers follow from beside the plan.
+// node is the input of servers beside the plan: facts of the node.
 type node struct {
 	scheduler string
 	// addrs are the node's addresses that serve node ports.

@@ -21,10 +21,10 @@ import (
 // Mode is the data plane. Its methods may be called concurrently; they wait for one
 // another.
 type Mode struct {
-	conn   ipvs.Conn
-	around *nftables.Mode
-	track  conntrack.Flusher
-	opt    Options
+	conn      ipvs.Conn
+	companion *nftables.Mode
+	track     conntrack.Flusher
+	opt       Options
 
 	mu    sync.Mutex
 	local service.NodeFacts
@@ -43,8 +43,8 @@ type Mode struct {
 	draining map[ipvs.Key]map[netip.AddrPort]time.Time
 	gone     map[service.Frontend]bool
 	sweep    bool
-	// turn are the Services whose backends Run has yet to look at, before it begins anew.
-	turn []model.Name
+	// unchecked are the Services whose backends Run has yet to look at in this pass.
+	unchecked []model.Name
 }
 
 // Options are what may be set.
@@ -61,10 +61,10 @@ type Options struct {
 
 var _ service.Mode = (*Mode)(nil)
 
-// New makes the data plane; the kernel is not touched before Sync. around must be made
-// by nftables.NewIPVSCompanion, with the same BypassIPVS.
-func New(conn ipvs.Conn, around *nftables.Mode, track conntrack.Flusher, opt Options) *Mode {
-	return &Mode{conn: conn, around: around, track: track, opt: opt, owners: service.NewOwnershipTable(),
+// New makes the data plane; the kernel is not touched before Sync. companion must be made by nftables.NewIPVSCompanion,
+// with the same BypassIPVS.
+func New(conn ipvs.Conn, companion *nftables.Mode, track conntrack.Flusher, opt Options) *Mode {
+	return &Mode{conn: conn, companion: companion, track: track, opt: opt, owners: service.NewOwnershipTable(),
 		unsure: map[model.Name]bool{}, users: map[netip.Addr]int{},
 		draining: map[ipvs.Key]map[netip.AddrPort]time.Time{}, gone: map[service.Frontend]bool{}}
 }
@@ -74,7 +74,7 @@ func (m *Mode) SetNodeFacts(l service.NodeFacts) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.local = l
-	m.around.SetNodeFacts(l)
+	m.companion.SetNodeFacts(l)
 }
 
 // ApplyNodeFacts implements service.Mode.
@@ -82,7 +82,7 @@ func (m *Mode) ApplyNodeFacts(ctx context.Context, l service.NodeFacts) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.local = l
-	if err := m.around.ApplyNodeFacts(ctx, l); err != nil || !m.synced {
+	if err := m.companion.ApplyNodeFacts(ctx, l); err != nil || !m.synced {
 		return err
 	}
 	own, addrs, err := m.findAddrs(ctx)
@@ -166,7 +166,7 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 			refused[k] = err
 		}
 	}
-	if err := m.applyAround(ctx, d, keys, refused); err != nil {
+	if err := m.applyCompanion(ctx, d, keys, refused); err != nil {
 		return err
 	}
 	for _, k := range keys {
@@ -201,8 +201,8 @@ func (m *Mode) doubt(refused reconcile.KeyErrors[model.Name]) {
 	}
 }
 
-// applyAround has the tables follow the plans as they may hold.
-func (m *Mode) applyAround(ctx context.Context, d *service.OwnershipChange, keys []model.Name,
+// applyCompanion has the tables follow the plans as they may hold.
+func (m *Mode) applyCompanion(ctx context.Context, d *service.OwnershipChange, keys []model.Name,
 	refused reconcile.KeyErrors[model.Name]) error {
 	set, del := map[model.Name]service.Plan{}, []model.Name{}
 	for _, k := range keys {
@@ -212,7 +212,7 @@ func (m *Mode) applyAround(ctx context.Context, d *service.OwnershipChange, keys
 			del = append(del, k)
 		}
 	}
-	err := m.around.Apply(ctx, set, del)
+	err := m.companion.Apply(ctx, set, del)
 	var byKey reconcile.KeyErrors[model.Name]
 	if errors.As(err, &byKey) {
 		maps.Copy(refused, byKey)
@@ -332,7 +332,7 @@ func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 		return err
 	}
 	m.settle(ctx, have, refused)
-	if err := m.around.Sync(ctx, owners.Plans); err != nil {
+	if err := m.companion.Sync(ctx, owners.Plans); err != nil {
 		var byKey reconcile.KeyErrors[model.Name]
 		if !errors.As(err, &byKey) {
 			return err
@@ -382,7 +382,7 @@ func (m *Mode) read(ctx context.Context) (found, error) {
 	}
 	ports := map[service.Frontend]bool{}
 	if made {
-		known, err := m.around.NodePorts(ctx)
+		known, err := m.companion.NodePorts(ctx)
 		if err != nil {
 			return f, err
 		}
@@ -458,8 +458,7 @@ func (m *Mode) settleServer(ctx context.Context, key ipvs.Key, s server, have fo
 	return errors.Join(errs...)
 }
 
-// prune removes servers and addresses that nobody wants, and the link of a kube-proxy that
-// has ended.
+// prune removes servers and addresses that no plan asks for, and the link of a kube-proxy that has ended.
 func (m *Mode) prune(ctx context.Context, have found) error {
 	want := map[ipvs.Key]bool{}
 	for k, p := range m.owners.Plans {
@@ -491,9 +490,8 @@ func (m *Mode) prune(ctx context.Context, have found) error {
 	return nil
 }
 
-// Watch implements service.Mode. The kernel tells nobody of changed virtual servers:
-// Run looks at them.
-func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) { return m.around.Watch(ctx) }
+// Watch implements service.Mode. The kernel does not report changes of virtual servers, so Run polls them.
+func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) { return m.companion.Watch(ctx) }
 
 // Run ends backends whose connections have ended, and repairs what others took away,
 // until ctx ends.
@@ -512,8 +510,8 @@ func (m *Mode) Run(ctx context.Context) error {
 	}
 }
 
-// pace is how long to rest after a look that took so long: with many Services a look is
-// dear, and looking shall take no more than a twentieth of a core.
+// pace returns the pause after a poll that took so long. With many Services a poll is expensive; polling takes at most
+// a twentieth of a core.
 func pace(took time.Duration) time.Duration { return max(time.Second, 20*took) }
 
 // look is one round of Run. What fails is tried again in the next.
@@ -562,15 +560,14 @@ func (m *Mode) look(ctx context.Context) {
 // kernel.
 const perLook = 100
 
-// backendsAreThere looks at the backends of the Services whose turn it is. What cannot be
-// read is nobody's fault here.
+// backendsAreThere checks the backends of the next unchecked Services. What cannot be read counts as right.
 func (m *Mode) backendsAreThere(ctx context.Context) bool {
-	if len(m.turn) == 0 {
-		m.turn = slices.Collect(maps.Keys(m.owners.Plans))
+	if len(m.unchecked) == 0 {
+		m.unchecked = slices.Collect(maps.Keys(m.owners.Plans))
 	}
-	n := min(len(m.turn), perLook)
-	now := m.turn[:n]
-	m.turn = m.turn[n:]
+	n := min(len(m.unchecked), perLook)
+	now := m.unchecked[:n]
+	m.unchecked = m.unchecked[n:]
 	for _, k := range now {
 		p, ok := m.owners.Plans[k]
 		if !ok || m.unsure[k] {
@@ -643,7 +640,7 @@ func (m *Mode) Leave(ctx context.Context) error {
 		}
 	}
 	// The tables would hold what was, from now on. Connections do not need them.
-	errs = append(errs, m.around.Remove(ctx))
+	errs = append(errs, m.companion.Remove(ctx))
 	// UDP clients move at once: nothing says when they have ended.
 	errs = append(errs, m.track.FlushWhere(ctx, func(dst, backend netip.AddrPort) bool {
 		return have.ours[ipvs.Key{Addr: dst.Addr(), Protocol: model.UDP, Port: dst.Port()}] && backend != dst
@@ -709,7 +706,7 @@ func (m *Mode) remove(ctx context.Context, have found) error {
 			errs = append(errs, m.conn.DelServer(ctx, key))
 		}
 	}
-	errs = append(errs, m.conn.DelLink(ctx, Link), m.conn.DelLink(ctx, proxyLink), m.around.Remove(ctx))
+	errs = append(errs, m.conn.DelLink(ctx, Link), m.conn.DelLink(ctx, proxyLink), m.companion.Remove(ctx))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("service: %w", err)
 	}
@@ -735,6 +732,6 @@ func (m *Mode) Remains(ctx context.Context) (out []string, err error) {
 			out = append(out, "link "+link)
 		}
 	}
-	tables, err := m.around.Remains(ctx)
+	tables, err := m.companion.Remains(ctx)
 	return append(out, tables...), err
 }

@@ -19,7 +19,8 @@ import (
 func TestAnAddressOfTheNodeIsNeverPutOnTheLink(t *testing.T) {
 	own, vip := netip.MustParseAddr("192.0.2.99"), netip.MustParseAddr("10.96.0.5")
 	f := ipvs.NewFake(own)
-	m := New(f, nftables.NewIPVSCompanion(nft.NewFake(), &conntrack.Fake{}, nil), &conntrack.Fake{}, Options{Scheduler: "rr"})
+	m := New(f, nftables.NewIPVSCompanion(nft.NewFake(), &conntrack.Fake{}, nil), &conntrack.Fake{},
+		Options{Scheduler: "rr"})
 	plan := service.Plan{VIPs: []netip.Addr{vip}}
 	for _, a := range []netip.Addr{vip, own} {
 		plan.Frontends = append(plan.Frontends,

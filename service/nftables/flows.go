@@ -81,7 +81,8 @@ func flow(f nft.Family, set string, slot nft.Element) (conntrack.Flow, bool) {
 	}
 	n := len(slot.Data) - 4
 	a, _ := netip.AddrFromSlice([]byte(slot.Data[:n]))
-	return conntrack.Flow{Dst: dst, Backend: netip.AddrPortFrom(a, binary.BigEndian.Uint16([]byte(slot.Data[n:])))}, true
+	return conntrack.Flow{Dst: dst, Backend: netip.AddrPortFrom(a, binary.BigEndian.Uint16([]byte(slot.Data[n:])))},
+		true
 }
 
 // udpFrontend reads the UDP frontend of a key in a map of frontends or slots; false for other protocols.

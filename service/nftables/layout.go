@@ -229,77 +229,106 @@ func (l layout) splits(nodePort bool) []nft.Chain {
 
 // hooks are the chains that packets enter by.
 func (l layout) hooks(f nft.Family) []nft.Chain {
-	frontend, nodePort := fieldsOf(false), fieldsOf(true)
-	toNode := nft.In{Fields: []nft.Field{nft.Daddr}, Set: setNodeIPs}
-	translate := []nft.Rule{
-		{nft.GotoBy{Fields: frontend, Map: setFrontends}},
-		{nft.LocalDaddr{}, toNode, nft.GotoBy{Fields: nodePort, Map: setNodePorts}},
-	}
-	// Clients that are no pods get the node's address, or the endpoint's answer
-	// would go past this node. A node's own processes have its address already.
-	foreign := nft.Rule{
-		nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs},
-		nft.In{Fields: []nft.Field{nft.Saddr}, Set: setPodCIDRs, Not: true},
-		nft.SetMark(masqueradeMark),
-	}
-	// A VIP that is an address of this node, as that of DNS is, is the source that
-	// the kernel chooses for it; another node would send the answer to itself.
-	own := nft.Rule{
-		nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs},
-		nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs},
-		nft.SetMark(masqueradeMark),
-	}
-	// loadBalancerSourceRanges, before translation.
-	guard := []nft.Rule{{nft.New, nft.In{Fields: frontend, Set: setGuarded},
-		nft.In{Fields: append(slices.Clone(frontend), nft.Saddr), Set: setAllowed, Not: true}, nft.Drop()}}
-	check := []nft.Rule{
-		{nft.New, nft.Translated{}, nft.Goto("translated")},
-		// What is still for a VIP after translation has no endpoint or no such port.
-		{nft.New, nft.GotoBy{Fields: frontend, Map: setUnserved}},
-		{nft.New, nft.LocalDaddr{}, toNode, nft.GotoBy{Fields: nodePort, Map: setNodeUnserved}},
-		{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs}, nft.Goto("refuse")},
-	}
-	fromLinks := guard
-	if f == nft.IPv4 {
-		// Where node ports are served on 127.0.0.1 the kernel routes it, and this keeps
-		// it the node's own.
-		fromLinks = append([]nft.Rule{{nft.NotLoopbackIn{}, nft.Within{Field: nft.Daddr,
-			Prefix: netip.MustParsePrefix("127.0.0.0/8")}, nft.Drop()}}, guard...)
-	}
-	masquerade := []nft.Rule{
-		{nft.HasMark(masqueradeMark), nft.ClearMark(masqueradeMark), nft.Masquerade()},
-		{nft.In{Fields: []nft.Field{nft.Saddr, nft.Daddr}, Set: setHairpin}, nft.Masquerade()}}
-	output, checkOutput := append([]nft.Rule{own}, translate...), int32(-90)
+	guard := guardRules()
+	check, checkOutput := l.checkRules(), int32(-90)
 	if l.ipvsCompanion {
 		checkOutput = -99 // IPVS takes what the node sends at -98
-		// All VIPs are addresses of this node, and it sends from the one that it sends
-		// to. Its own address is what it would have taken, and not that of the link.
-		source := nft.Statement(nft.Masquerade())
-		if own, ok := l.own[f]; ok {
-			source = nft.SNATTo{Addr: own}
-		}
-		masquerade = append([]nft.Rule{{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs}, source}}, masquerade...)
-		output = translate
-		if f == nft.IPv4 {
-			output = append([]nft.Rule{{nft.Within{Field: nft.Daddr, Prefix: netip.MustParsePrefix("127.0.0.0/8")},
-				toNode, nft.GotoBy{Fields: nodePort, Map: setLocalhost}}}, translate...)
-		}
-		last := &check[len(check)-1]
-		*last = nft.Rule{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs},
-			nft.In{Fields: frontend, Set: setBalanced, Not: true}, nft.Goto("refuse")}
 	}
-	input := append([]nft.Rule{foreign}, translate...)
-	input, output = append(input, l.keep()...), append(slices.Clone(output), l.keep()...)
 	return []nft.Chain{
 		{Name: "guard-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -110},
-			Rules: fromLinks},
+			Rules: append(localhostRules(f), guard...)},
 		{Name: "guard-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -110}, Rules: guard},
-		{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100}, Rules: input},
-		{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: output},
+		{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100},
+			Rules: l.translateInput()},
+		{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: l.translateOutput(f)},
 		{Name: "check-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -90}, Rules: check},
 		{Name: "check-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: checkOutput}, Rules: check},
-		{Name: "nat-postrouting", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 90}, Rules: masquerade},
+		{Name: "nat-postrouting", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 90},
+			Rules: l.masqueradeRules(f)},
 	}
+}
+
+// toNode matches packets to an address of the node that serves node ports.
+func toNode() nft.Statement { return nft.In{Fields: []nft.Field{nft.Daddr}, Set: setNodeIPs} }
+
+// toVIP matches packets to a VIP.
+func toVIP() nft.Statement { return nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs} }
+
+// guardRules enforce loadBalancerSourceRanges, before translation.
+func guardRules() []nft.Rule {
+	key := fieldsOf(false)
+	return []nft.Rule{{nft.New, nft.In{Fields: key, Set: setGuarded},
+		nft.In{Fields: append(slices.Clone(key), nft.Saddr), Set: setAllowed, Not: true}, nft.Drop()}}
+}
+
+// localhostRules keep 127.0.0.1 the node's own, though the kernel routes it where node ports are served on it.
+func localhostRules(f nft.Family) []nft.Rule {
+	if f != nft.IPv4 {
+		return nil
+	}
+	return []nft.Rule{{nft.NotLoopbackIn{}, nft.Within{Field: nft.Daddr,
+		Prefix: netip.MustParsePrefix("127.0.0.0/8")}, nft.Drop()}}
+}
+
+// translate looks frontends and node ports up.
+func translate() []nft.Rule {
+	return []nft.Rule{
+		{nft.GotoBy{Fields: fieldsOf(false), Map: setFrontends}},
+		{nft.LocalDaddr{}, toNode(), nft.GotoBy{Fields: fieldsOf(true), Map: setNodePorts}},
+	}
+}
+
+// translateInput is for packets that arrive. Clients that are no pods get the node's address, or the endpoint's answer
+// would go past this node. A node's own processes have its address already.
+func (l layout) translateInput() []nft.Rule {
+	foreign := nft.Rule{toVIP(), nft.In{Fields: []nft.Field{nft.Saddr}, Set: setPodCIDRs, Not: true},
+		nft.SetMark(masqueradeMark)}
+	return slices.Concat([]nft.Rule{foreign}, translate(), l.keep())
+}
+
+// translateOutput is for packets that processes of the node send. A VIP that is an address of this node, as that of DNS
+// is, is the source that the kernel chooses for it; another node would send the answer to itself.
+func (l layout) translateOutput(f nft.Family) []nft.Rule {
+	var first []nft.Rule
+	switch {
+	case !l.ipvsCompanion:
+		first = []nft.Rule{{toVIP(), nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs}, nft.SetMark(masqueradeMark)}}
+	case f == nft.IPv4:
+		first = []nft.Rule{{nft.Within{Field: nft.Daddr, Prefix: netip.MustParsePrefix("127.0.0.0/8")}, toNode(),
+			nft.GotoBy{Fields: fieldsOf(true), Map: setLocalhost}}}
+	}
+	return slices.Concat(first, translate(), l.keep())
+}
+
+// checkRules refuse what is still addressed to a VIP after translation: it has no endpoint, or there is no such port.
+func (l layout) checkRules() []nft.Rule {
+	refuse := nft.Rule{nft.New, toVIP()}
+	if l.ipvsCompanion {
+		refuse = append(refuse, nft.In{Fields: fieldsOf(false), Set: setBalanced, Not: true})
+	}
+	return []nft.Rule{
+		{nft.New, nft.Translated{}, nft.Goto("translated")},
+		{nft.New, nft.GotoBy{Fields: fieldsOf(false), Map: setUnserved}},
+		{nft.New, nft.LocalDaddr{}, toNode(), nft.GotoBy{Fields: fieldsOf(true), Map: setNodeUnserved}},
+		append(refuse, nft.Goto("refuse")),
+	}
+}
+
+// masqueradeRules give packets the node's address.
+func (l layout) masqueradeRules(f nft.Family) []nft.Rule {
+	rules := []nft.Rule{
+		{nft.HasMark(masqueradeMark), nft.ClearMark(masqueradeMark), nft.Masquerade()},
+		{nft.In{Fields: []nft.Field{nft.Saddr, nft.Daddr}, Set: setHairpin}, nft.Masquerade()}}
+	if !l.ipvsCompanion {
+		return rules
+	}
+	// All VIPs are addresses of this node, and it sends from the one that it sends to. Its own address is what it would
+	// have taken, and not that of the link.
+	source := nft.Masquerade()
+	if own, ok := l.own[f]; ok {
+		source = nft.SNATTo{Addr: own}
+	}
+	return append([]nft.Rule{{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs}, source}}, rules...)
 }
 
 // keep ends translation for addresses of Services: later chains, of a pod's host port, must
@@ -317,7 +346,7 @@ func (l layout) keep() []nft.Rule {
 	return out
 }
 
-// kind is what a chain does beside drawing one of its slots.
+// kind is what a chain does in addition to choosing one of its slots.
 type kind string
 
 const (
@@ -350,7 +379,7 @@ func chainName(k kind, n int, sticky, nodePort bool) string {
 	return name
 }
 
-// slotChain draws one of n slots, or takes that which the client had.
+// slotChain chooses one of n slots at random, or the one that the client had.
 func slotChain(k kind, n int, sticky, nodePort bool) nft.Chain {
 	sets, fields := namesOf(nodePort), fieldsOf(nodePort)
 	c := nft.Chain{Name: chainName(k, n, sticky, nodePort)}
@@ -548,8 +577,8 @@ func factSets(f nft.Family, l service.NodeFacts) map[string][]nft.Element {
 	return out
 }
 
-// podCIDRs are the ranges of a family. Where none is known, everything counts as
-// a pod's, so that nobody is masqueraded by mistake.
+// podCIDRs returns the ranges of a family. If none is known, every address counts as a pod's, so that no client is
+// masqueraded by mistake.
 func podCIDRs(f nft.Family, all []netip.Prefix) []nft.Element {
 	var out []nft.Element
 	for _, p := range nft.Disjoint(all) {

@@ -25,8 +25,8 @@ type Mode struct {
 	facts   service.NodeFacts
 	owners  *service.OwnershipTable
 	program *program.Program[model.Name, service.Plan]
-	// flows are UDP flows to be removed from connection tracking. untranslated are UDP frontends that got backends: what
-	// was sent to them before may be tracked as going to the VIP itself.
+	// flows are UDP flows to be removed from connection tracking. untranslated are UDP frontends that got backends:
+	// what was sent to them before may be tracked as going to the VIP itself.
 	flows        []conntrack.Flow
 	untranslated []netip.AddrPort
 	// reviewClients says that remembered clients may have an endpoint that has gone.
@@ -126,7 +126,8 @@ func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) {
 	return m.program.Watch(ctx)
 }
 
-// Remove takes everything of this mode out of the kernel. Established connections live on: connection tracking has them.
+// Remove takes everything of this mode out of the kernel. Established connections live on: connection tracking has
+// them.
 func (m *Mode) Remove(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -48,8 +48,9 @@ func plan(i int, backends ...int) service.Plan {
 			}
 		}
 		for _, proto := range []model.Protocol{model.TCP, model.UDP} {
-			p.Frontends = append(p.Frontends, service.FrontendPlan{Frontend: service.Frontend{Addr: v.vip, Protocol: proto,
-				Port: 80}, Slots: slots},
+			p.Frontends = append(p.Frontends, service.FrontendPlan{Frontend: service.Frontend{Addr: v.vip,
+				Protocol: proto,
+				Port:     80}, Slots: slots},
 				service.FrontendPlan{Frontend: service.Frontend{Addr: v.any, Protocol: proto, Port: uint16(30000 + i)},
 					Slots: slots})
 		}
@@ -59,7 +60,8 @@ func plan(i int, backends ...int) service.Plan {
 }
 
 func local() service.NodeFacts {
-	return service.NodeFacts{NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+	return service.NodeFacts{NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"),
+		netip.MustParseAddr("2001:db8::1")},
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fdf4::/16")}}
 }
 
@@ -340,7 +342,8 @@ func TestAFailedFlushIsTriedAgain(t *testing.T) {
 func TestTheNodesFactsChangeLive(t *testing.T) {
 	f := nft.NewFake()
 	m, _ := start(f)
-	if err := (service.NodeFactsTarget{Mode: m}).Sync(t.Context(), map[string]service.NodeFacts{"node1": {}}); err != nil || f.Commits != 0 {
+	if err := (service.NodeFactsTarget{Mode: m}).Sync(t.Context(),
+		map[string]service.NodeFacts{"node1": {}}); err != nil || f.Commits != 0 {
 		t.Fatalf("before the first Sync: %v, %d commits", err, f.Commits)
 	}
 	if err := m.Sync(t.Context(), some(2)); err != nil {
@@ -349,7 +352,8 @@ func TestTheNodesFactsChangeLive(t *testing.T) {
 	if strings.Contains(dump(f), "192.0.2.1") {
 		t.Fatal("the facts were not replaced")
 	}
-	if err := (service.NodeFactsTarget{Mode: m}).Apply(t.Context(), map[string]service.NodeFacts{"node1": local()}, nil); err != nil {
+	if err := (service.NodeFactsTarget{Mode: m}).Apply(t.Context(), map[string]service.NodeFacts{"node1": local()},
+		nil); err != nil {
 		t.Fatal(err)
 	}
 	holds(t, f, some(2))

@@ -58,7 +58,8 @@ func toyRender(k int, group string, out program.Output) {
 
 func newToy(c nft.Conn) *toy {
 	t := &toy{}
-	t.Program = program.New(program.Config[int, string]{Conn: &counting{c, &t.reads}, Table: toyTable, Render: toyRender,
+	t.Program = program.New(program.Config[int, string]{Conn: &counting{c, &t.reads}, Table: toyTable,
+		Render:  toyRender,
 		Compare: cmp.Compare[int], Facts: func(f nft.Family) map[string][]nft.Element {
 			return map[string][]nft.Element{"facts": {{Key: addr(f, 250)}}}
 		}})

@@ -1,6 +1,6 @@
 // Package programtest is the crash-recovery test of every feature that keeps its nftables tables by package program. It
-// runs on the kernel, in network namespaces: processes are killed at any moment, others change the tables, and the kernel
-// refuses transactions. In the end the tables must be what a fresh start would make.
+// runs on the kernel, in network namespaces: processes are killed at any moment, others change the tables, and the
+// kernel refuses transactions. In the end the tables must be what a fresh start would make.
 package programtest
 
 import (
