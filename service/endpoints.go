@@ -115,7 +115,7 @@ func (h *hint) see(list []string, me string) {
 	h.one = h.one || slices.Contains(list, me)
 }
 
-// internal is the entry of a ClusterIP.
+// internal returns the frontend of a ClusterIP.
 func (e endpoints) internal(svc *model.Service, p model.ServicePort, vip netip.Addr) FrontendPlan {
 	key := portKey{p.Name, p.Protocol, vip.Is6()}
 	out := FrontendPlan{Frontend: Frontend{vip, p.Protocol, p.Port}, Port: p.Name, Slots: e.cluster[key],
@@ -128,7 +128,7 @@ func (e endpoints) internal(svc *model.Service, p model.ServicePort, vip netip.A
 	return out
 }
 
-// external is the entry of an address or port for clients outside.
+// external returns the frontend of an address or port for external clients.
 func (e endpoints) external(svc *model.Service, p model.ServicePort, at netip.Addr, port uint16) FrontendPlan {
 	key := portKey{p.Name, p.Protocol, at.Is6()}
 	out := FrontendPlan{Frontend: Frontend{at, p.Protocol, port}, Port: p.Name, Slots: e.cluster[key], External: true,

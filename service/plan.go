@@ -218,24 +218,24 @@ func (p *Plan) addNodePorts(c contest, ends endpoints) (problems []model.Problem
 func (p *Plan) addExternal(c contest, ends endpoints, self *model.Node) (problems []model.Problem) {
 	for i, a := range c.svc.LoadBalancerIPs {
 		field := fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i)
-		entries, bad := c.external(p.VIPs, field, a, classBalancer, ends)
-		for j := range entries {
-			entries[j].Sources, entries[j].Balancer = allowed(c.svc.SourceRanges, a, self), true
+		frontends, bad := c.external(p.VIPs, field, a, classBalancer, ends)
+		for j := range frontends {
+			frontends[j].Sources, frontends[j].Balancer = allowed(c.svc.SourceRanges, a, self), true
 		}
-		p.Frontends, problems = append(p.Frontends, entries...), append(problems, bad...)
+		p.Frontends, problems = append(p.Frontends, frontends...), append(problems, bad...)
 	}
 	if n := len(c.svc.ExternalIPs); n > 0 && c.opt.NoExternalIPs {
 		return append(problems, c.problem("spec.externalIPs",
 			"%d addresses are not served: the setting service.externalIPs is false", n))
 	}
 	for i, a := range c.svc.ExternalIPs {
-		entries, bad := c.external(p.VIPs, fmt.Sprintf("spec.externalIPs[%d]", i), a, classExternal, ends)
-		p.Frontends, problems = append(p.Frontends, entries...), append(problems, bad...)
+		frontends, bad := c.external(p.VIPs, fmt.Sprintf("spec.externalIPs[%d]", i), a, classExternal, ends)
+		p.Frontends, problems = append(p.Frontends, frontends...), append(problems, bad...)
 	}
 	return problems
 }
 
-// external are the entries of one address for clients outside.
+// external returns the frontends of one address for external clients.
 func (c contest) external(
 	vips []netip.Addr, field string, a netip.Addr, by class, ends endpoints,
 ) (out []FrontendPlan, problems []model.Problem) {
@@ -309,7 +309,7 @@ func (c contest) vips() (good []netip.Addr, problems []model.Problem) {
 	return good, problems
 }
 
-// unique leaves the first of several entries for one frontend.
+// unique leaves the first of several plans for one frontend.
 func unique(svc *model.Service, sorted []FrontendPlan, problems []model.Problem) ([]FrontendPlan, []model.Problem) {
 	out := sorted[:0]
 	for _, e := range sorted {

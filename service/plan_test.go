@@ -177,7 +177,7 @@ func TestNodePortsAreOfTheirTypes(t *testing.T) {
 			ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
 			Ports:      []model.ServicePort{{Protocol: model.TCP, Port: 80, NodePort: 30080}}}
 		if p, _, _ := Make(snapshot(t, svc, model.EndpointPort{}), svc.Name, "node1"); len(p.Frontends) != want {
-			t.Errorf("%s: entries are %v", typ, p.Frontends)
+			t.Errorf("%s: frontends are %v", typ, p.Frontends)
 		}
 	}
 }

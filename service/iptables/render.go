@@ -121,13 +121,13 @@ func own(k model.Name, p service.Plan, l service.NodeFacts, emit func(f iptables
 	for _, external := range []bool{false, true} {
 		for _, e := range p.Frontends {
 			if e.External == external && len(e.Slots)+len(e.Outside) > 0 {
-				ownEntry(k, e, p, l, add)
+				ownFrontend(k, e, p, l, add)
 			}
 		}
 	}
 }
 
-func ownEntry(k model.Name, e service.FrontendPlan, plan service.Plan, l service.NodeFacts,
+func ownFrontend(k model.Name, e service.FrontendPlan, plan service.Plan, l service.NodeFacts,
 	add func(iptables.Family, string,
 		func() []string)) {
 	p, f := port{k, e.Port, e.Frontend.Protocol}, family(e.Frontend.Addr)

@@ -95,7 +95,7 @@ const (
 	setOutsideSlots     = "outside-slots" // key . number → endpoint
 	setNodeOutsideSlots = "node-outside-slots"
 
-	// What has no slot is refused or dropped. A VIP needs no entry to be refused.
+	// What has no slot is refused or dropped. A VIP is refused without an element.
 	setUnserved     = "unserved" // → chain
 	setNodeUnserved = "node-unserved"
 
