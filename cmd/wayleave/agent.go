@@ -536,8 +536,9 @@ func (a *agent) services(ctx context.Context) error {
 	addresses := &reconcile.Loop[string, service.NodeFacts]{
 		Name: "service addresses", Store: a.store, Kinds: a.serviceLocalKinds(), Keys: service.NodeFactsKeys(a.node),
 		Plan:  a.serviceLocal,
-		Equal: service.NodeFactsEqual, Target: service.NodeFactsTarget{Mode: mode}, Health: a.health("service addresses"),
-		Log: a.log, Report: report,
+		Equal: service.NodeFactsEqual, Target: service.NodeFactsTarget{Mode: mode},
+		Health: a.health("service addresses"),
+		Log:    a.log, Report: report,
 	}
 	checks := &healthcheck.Server{Log: a.log, Healthy: func() bool { return a.proxyState() == nil }}
 	health := &reconcile.Loop[model.Name, healthcheck.Check]{
