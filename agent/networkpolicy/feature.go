@@ -153,11 +153,11 @@ func loop(store *model.Store, gate *networkpolicy.Gate, mode networkpolicy.Mode)
 		Plan: planner.Plan, Target: mode,
 		Keys: func(s model.Snapshot, c model.Changes) []networkpolicy.Key {
 			if l, changed := gate.Take(); changed {
-				planner.SetLocal(l)
+				planner.SetInputs(l)
 			}
 			return planner.Keys(s, c)
 		},
-		Wake: gate.Wake(), Settled: gate.Settled,
+		Wake: gate.Wake(), Settled: gate.AfterRound,
 	}
 }
 

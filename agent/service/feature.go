@@ -143,7 +143,7 @@ func (f *Feature) run(ctx context.Context, n *agent.Node) error {
 	// node ports away for a moment.
 	local, ok, _ := localOf(n.Config, n.Store.Snapshot(), n.Name)
 	if ok {
-		mode.SetLocal(local)
+		mode.SetNodeFacts(local)
 	}
 	if err := dataplane.EnsureSysctls(n.Sysctls(), mode, local); err != nil {
 		return fmt.Errorf("mode %s: %w", n.Config.DataPlane(), err)
@@ -176,14 +176,14 @@ func (f *Feature) programs(n *agent.Node, mode service.Mode) *reconcile.Loop[mod
 }
 
 // addresses is the loop that keeps what the mode must know of the node.
-func addresses(n *agent.Node, mode service.Mode) *reconcile.Loop[string, service.Local] {
+func addresses(n *agent.Node, mode service.Mode) *reconcile.Loop[string, service.NodeFacts] {
 	const name = "service addresses"
-	return &reconcile.Loop[string, service.Local]{
-		Name: name, Store: n.Store, Kinds: localKinds(n.Config), Keys: service.LocalKeys(n.Name),
-		Plan: func(snap model.Snapshot, node string) (service.Local, bool, []model.Problem) {
+	return &reconcile.Loop[string, service.NodeFacts]{
+		Name: name, Store: n.Store, Kinds: localKinds(n.Config), Keys: service.NodeFactsKeys(n.Name),
+		Plan: func(snap model.Snapshot, node string) (service.NodeFacts, bool, []model.Problem) {
 			return localOf(n.Config, snap, node)
 		},
-		Equal: service.LocalEqual, Target: service.Locals{Mode: mode}, Health: n.Health(name), Log: n.Log,
+		Equal: service.NodeFactsEqual, Target: service.NodeFactsTarget{Mode: mode}, Health: n.Health(name), Log: n.Log,
 		Report: n.ReportTo("service"),
 	}
 }
@@ -203,7 +203,7 @@ func healthChecks(n *agent.Node, checks *healthcheck.Server) *reconcile.Loop[mod
 // known to be away (dns.Placement). Without a node, as where one renders for none, no endpoint is its own.
 func PlanOptions(node string, cfg config.Config) func(model.Name) service.Options {
 	return func(k model.Name) service.Options {
-		return service.Options{Node: node, Remote: cfg.DNS.Enabled && node != "" && k == agent.ClusterDNS(),
+		return service.Options{Node: node, PreferRemote: cfg.DNS.Enabled && node != "" && k == agent.ClusterDNS(),
 			NoExternalIPs: !cfg.Service.ExternalIPs, Reserved: agent.ReservedPorts(cfg)}
 	}
 }

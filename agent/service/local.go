@@ -20,8 +20,8 @@ func localKinds(cfg config.Config) model.Kind {
 // localOf is what the service proxy must know of this node. Another CNI gives pods addresses that no Node has to
 // name: then no client is taken for a stranger, as with kube-proxy without a clusterCIDR, and this node's pods are
 // those that the API names.
-func localOf(cfg config.Config, snap model.Snapshot, node string) (service.Local, bool, []model.Problem) {
-	l, ok, problems := service.MakeLocal(snap, node)
+func localOf(cfg config.Config, snap model.Snapshot, node string) (service.NodeFacts, bool, []model.Problem) {
+	l, ok, problems := service.MakeNodeFacts(snap, node)
 	if !cfg.PodNetwork.Enabled {
 		l.PodCIDRs, l.OwnPodCIDRs = nil, service.PodsOf(snap, node)
 	}

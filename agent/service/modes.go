@@ -26,7 +26,7 @@ func newPlanes(nsfd int, tables *nft.Kernel, track conntrack.Flusher, cfg config
 		Flavour: cfg.Iptables.Flavour, Scheduler: cfg.IPVS.Scheduler, Drain: cfg.IPVS.Drain,
 		// kube-dns is served by rules where this node answers DNS itself: with a virtual
 		// server IPVS would have the packets first.
-		Whole: func(k model.Name) bool {
+		BypassIPVS: func(k model.Name) bool {
 			return cfg.DNS.Enabled && k == agent.ClusterDNS()
 		}}
 }

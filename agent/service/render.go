@@ -43,7 +43,7 @@ func (r Rendering) Render(snap model.Snapshot, out, warnings io.Writer) error {
 			fmt.Fprintln(warnings, "warning:", p.Error())
 		}
 	}
-	local, ok, problems := service.MakeLocal(snap, r.Node)
+	local, ok, problems := service.MakeNodeFacts(snap, r.Node)
 	if r.Node != "" && !ok {
 		return fmt.Errorf("--node: the files have no Node %q", r.Node)
 	}

@@ -28,7 +28,7 @@ type Kind interface {
 	// Former makes the modes of this kind that may have left something, except the one that runs, which may be nil.
 	Former(p Planes, running service.Mode) ([]service.Mode, error)
 	// Text is what plans would become in the kernel.
-	Text(plans map[model.Name]service.Plan, local service.Local, scheduler string) string
+	Text(plans map[model.Name]service.Plan, local service.NodeFacts, scheduler string) string
 }
 
 // Made is a mode, and what there is to say about it.
@@ -75,7 +75,7 @@ func (nftablesKind) Former(p Planes, running service.Mode) ([]service.Mode, erro
 	return []service.Mode{p.Nftables()}, nil
 }
 
-func (nftablesKind) Text(plans map[model.Name]service.Plan, local service.Local, _ string) string {
+func (nftablesKind) Text(plans map[model.Name]service.Plan, local service.NodeFacts, _ string) string {
 	return nftables.Text(plans, local)
 }
 
@@ -141,7 +141,7 @@ func (iptablesKind) Former(p Planes, running service.Mode) (out []service.Mode, 
 	return out, nil
 }
 
-func (iptablesKind) Text(plans map[model.Name]service.Plan, local service.Local, _ string) string {
+func (iptablesKind) Text(plans map[model.Name]service.Plan, local service.NodeFacts, _ string) string {
 	return iptables.Text(plans, local)
 }
 
@@ -183,6 +183,6 @@ func ipvsLoaded() bool {
 	return err == nil
 }
 
-func (ipvsKind) Text(plans map[model.Name]service.Plan, local service.Local, scheduler string) string {
+func (ipvsKind) Text(plans map[model.Name]service.Plan, local service.NodeFacts, scheduler string) string {
 	return ipvs.Text(plans, local, scheduler)
 }
