@@ -336,7 +336,8 @@ func settings() []setting {
 			"Make the IngressClass wayleave the default one when it is made and the cluster has none: Ingresses " +
 				"without a class are ours then."}},
 		{"ingress.hostPorts", "true", boolean(func(c *Config) *bool { return &c.Ingress.HostPorts }), []string{
-			"Serve the ports 80 and 443 of the nodes' InternalIPs, too, where no other program has them."}},
+			"Serve the ports 80 and 443 of the nodes' InternalIPs, too, where no other program has them. They stay free " +
+				"until the", "cluster has an Ingress of the class."}},
 		{"ingress.nodeSelector", `{}`, labels(func(c *Config) *map[string]string { return &c.Ingress.NodeSelector }),
 			[]string{
 				"Labels of the nodes that serve Ingress, such as node-restriction.kubernetes.io/ingress: \"true\". " +
