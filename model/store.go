@@ -29,8 +29,8 @@ const (
 )
 
 // allKinds are all of them.
-const allKinds = ServiceKind | EndpointSliceKind | PodKind | NodeKind | NamespaceKind | AddressPoolKind | NetworkPolicyKind |
-	IngressKind | IngressClassKind | SecretKind | ServiceCIDRKind
+const allKinds = ServiceKind | EndpointSliceKind | PodKind | NodeKind | NamespaceKind | AddressPoolKind |
+	NetworkPolicyKind | IngressKind | IngressClassKind | SecretKind | ServiceCIDRKind
 
 // AllKinds is the set of all kinds.
 func AllKinds() Kind { return allKinds }
