@@ -108,9 +108,15 @@ func (f *Feature) rest(ctx context.Context) error {
 	return f.feed.Serve(ctx, l)
 }
 
-// listen has the proxies listen on the node's addresses.
+// listen has the proxies listen on the node's addresses. The ports 80 and 443 of the node stay free until the
+// cluster has an Ingress of ours: a pod with hostNetwork may listen there. The Ingresses are read before the first
+// list, so that a restart closes no socket.
 func (f *Feature) listen(ctx context.Context) error {
-	w, err := f.node.Store.Watch(model.NodeKind)
+	const kinds = model.NodeKind | model.IngressKind | model.IngressClassKind
+	if err := f.node.Store.WaitSynced(ctx, kinds); err != nil {
+		return err
+	}
+	w, err := f.node.Store.Watch(kinds)
 	if err != nil {
 		return err
 	}
@@ -121,15 +127,24 @@ func (f *Feature) listen(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		n, ok := snap.Node(f.node.Name)
+		list, ok := f.sockets(snap)
 		if !ok {
-			continue // addresses that we do not know any more are served on
+			continue // the proxies go on with the addresses of before
 		}
-		if list := Sockets(n.InternalIPs, f.node.Config.Ingress.HostPorts); !slices.Equal(list, last) {
+		if !slices.Equal(list, last) {
 			f.feed.Listen(list)
 			last = list
 		}
 	}
+}
+
+// sockets are what the proxies of this node listen on; ok is false while the node is not known.
+func (f *Feature) sockets(snap model.Snapshot) (list []feed.Socket, ok bool) {
+	n, ok := snap.Node(f.node.Name)
+	if !ok {
+		return nil, false
+	}
+	return Sockets(n.InternalIPs, f.node.Config.Ingress.HostPorts && f.settings.AnyOurs(snap)), true
 }
 
 // Sockets are what proxies of a node with these addresses listen on.
