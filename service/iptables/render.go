@@ -19,7 +19,7 @@ type place struct {
 // shared calls emit for the rules that a plan has in chains which it shares.
 func shared(k model.Name, p service.Plan, emit func(place, string)) {
 	for _, e := range p.Frontends {
-		sharedEntry(k, e, emit)
+		sharedFrontend(k, e, emit)
 	}
 	if p.HealthCheck != 0 {
 		for _, f := range families(p) {
@@ -44,7 +44,7 @@ func families(p service.Plan) (out []iptables.Family) {
 	return out
 }
 
-func sharedEntry(k model.Name, e service.FrontendPlan, emit func(place, string)) {
+func sharedFrontend(k model.Name, e service.FrontendPlan, emit func(place, string)) {
 	p, f := port{k, e.Port, e.Frontend.Protocol}, family(e.Frontend.Addr)
 	nodePort, served := e.Frontend.IsNodePort(), e.Slots
 	if e.Split {
