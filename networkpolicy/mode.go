@@ -25,12 +25,12 @@ type Mode interface {
 	Remains(context.Context) ([]string, error)
 }
 
-// End is an isolated end of packets.
+// End is an isolated end of a connection.
 type End struct {
 	Direction Direction
 	// Addr is the local pod's.
 	Addr netip.Addr
 }
 
-// Swept is what a sweep did: how many flows it cut, and how many that were cut before it let go on.
+// Swept is the result of a sweep: how many flows it cut, and how many cut flows it freed.
 type Swept struct{ Cut, Freed int }
