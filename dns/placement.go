@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
@@ -72,7 +73,7 @@ type Placement struct {
 	// must not be among its servers.
 	Domains    []string
 	Pods       string
-	Forwarding func(own []netip.Addr) Forwarding
+	Forwarding func(own []netip.Addr) schema.Forwarding
 	// Autopath and Search are settings, too.
 	Autopath bool
 	Search   func() []string
@@ -147,7 +148,7 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 }
 
 func (p *Placement) tell(place Place) {
-	s := Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Forwarding: p.Forwarding(place.VIPs),
+	s := schema.Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Forwarding: p.Forwarding(place.VIPs),
 		Clients: place.Clients}
 	if p.Autopath {
 		s.Autopath, s.Search = true, p.Search()
@@ -178,11 +179,11 @@ func (s Standby) Apply(ctx context.Context, set map[model.Name]Place, _ []model.
 }
 
 // sockets are those of a place.
-func sockets(p Place) []Socket {
-	out := []Socket{}
+func sockets(p Place) []schema.Socket {
+	out := []schema.Socket{}
 	add := func(a netip.Addr, port uint16) {
 		for _, network := range []string{"udp", "tcp"} {
-			out = append(out, Socket{network, netip.AddrPortFrom(a, port)})
+			out = append(out, schema.Socket{Network: network, Addr: netip.AddrPortFrom(a, port)})
 		}
 	}
 	for _, a := range p.VIPs {

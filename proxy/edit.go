@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -61,7 +62,7 @@ func isAuthority(b []byte) bool {
 }
 
 // edit changes the head of an endpoint's response as the path asks for.
-func (x *exchange) edit(o *table.Options, r *message.Response) {
+func (x *exchange) edit(o *schema.Options, r *message.Response) {
 	if o.Response == nil {
 		return
 	}

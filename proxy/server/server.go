@@ -21,9 +21,9 @@ import (
 	"syscall"
 	"time"
 
-	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 )
 
 // Limits are those on connections. Zero is none.
@@ -88,7 +88,7 @@ type Server struct {
 	stop   context.CancelFunc
 
 	mu        sync.Mutex
-	listeners map[feed.Socket]*net.TCPListener
+	listeners map[schema.Socket]*net.TCPListener
 	conns     map[*conn]struct{}
 	draining  bool
 	empty     chan struct{} // closed when draining and no connection is left
@@ -112,7 +112,7 @@ type Options struct {
 func New(o Options) *Server {
 	s := &Server{certs: o.Certificates, tls: o.Certificates.config(), handle: o.Handle, pass: o.Pass, log: o.Log,
 		refused:   o.Refused,
-		listeners: map[feed.Socket]*net.TCPListener{}, conns: map[*conn]struct{}{}, empty: make(chan struct{})}
+		listeners: map[schema.Socket]*net.TCPListener{}, conns: map[*conn]struct{}{}, empty: make(chan struct{})}
 	if s.refused == nil {
 		s.refused = func(Refusal) {}
 	}
@@ -149,7 +149,7 @@ func (s *Server) SetName(name []byte) {
 func (s *Server) Waiting() int { return s.crowd.Waiting() }
 
 // Listen takes connections from a listening socket, whose descriptor stays the caller's.
-func (s *Server) Listen(k feed.Socket, f *os.File) error {
+func (s *Server) Listen(k schema.Socket, f *os.File) error {
 	l, err := net.FileListener(f)
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func (s *Server) Listen(k feed.Socket, f *os.File) error {
 }
 
 // Keep stops to listen on sockets that are not in the list.
-func (s *Server) Keep(list []feed.Socket) {
+func (s *Server) Keep(list []schema.Socket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, l := range s.listeners {
@@ -182,7 +182,7 @@ func (s *Server) Keep(list []feed.Socket) {
 }
 
 // Sockets are those that it listens on, with copies of their descriptors.
-func (s *Server) Sockets() (list []feed.Socket, files []*os.File) {
+func (s *Server) Sockets() (list []schema.Socket, files []*os.File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, l := range s.listeners {
@@ -211,7 +211,7 @@ func (s *Server) Conns() int {
 }
 
 // accept takes connections until the listener is closed.
-func (s *Server) accept(k feed.Socket, l *net.TCPListener) {
+func (s *Server) accept(k schema.Socket, l *net.TCPListener) {
 	for {
 		c, err := l.AcceptTCP()
 		if err == nil {
@@ -283,7 +283,7 @@ func (s *Server) left() {
 }
 
 // serve is one connection from begin to end.
-func (s *Server) serve(socket feed.Socket, k *conn) {
+func (s *Server) serve(socket schema.Socket, k *conn) {
 	defer s.leave(k)
 	defer k.Close()
 	lim := s.limits.Load()

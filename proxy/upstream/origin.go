@@ -12,7 +12,7 @@ import (
 
 	"wayleave.dev/proxy/authority"
 	"wayleave.dev/proxy/h1"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // Origin is a client that an endpoint is told by the PROXY protocol (haproxy's
@@ -25,7 +25,7 @@ type Origin struct {
 	// Local where it came to.
 	Client, Local netip.AddrPort
 	// TLS is how the endpoint is spoken to by TLS; a connection made by one is used for no other.
-	TLS *table.EndpointTLS
+	TLS *schema.EndpointTLS
 	// Authority and Certificate are what the keys of TLS stand for now; nil for none. A connection
 	// that was verified, or opened, by others is not used.
 	Authority   *authority.Set
