@@ -23,7 +23,7 @@ type Feed struct {
 	// Open makes the sockets that a server lacks. It is called when a server
 	// connects and when the wanted sockets change.
 	Open func(schema.Socket) (*os.File, error)
-	// AllowUID may connect, beside root.
+	// AllowUID may connect; root may, too.
 	AllowUID uint32
 	Log      *slog.Logger
 

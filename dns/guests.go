@@ -18,9 +18,8 @@ import (
 // a second later for each 10,000 networks. Pods of the server's own node do not wait for it, see Callers.
 const guestsEvery = time.Second
 
-// Guests are the clients that no Node names: pods of another CNI plugin, whose addresses are in no spec.podCIDRs.
-// A pod is known by its status. Before its status is written, it is known by the networks that this node routes to
-// links of its pods. It is the agent's side. Safe for concurrent use.
+// Guests are the clients in no spec.podCIDRs of a Node: pods of another CNI plugin. A pod is known by its status, and
+// before that by the networks that this node routes to links of its pods. Methods may be called concurrently.
 type Guests struct {
 	Feed *Feed
 	Log  *slog.Logger
@@ -97,7 +96,7 @@ func (g *Guests) tell() {
 	g.Feed.Admit(list)
 }
 
-// Admit replaces the networks of clients beside those of the settings.
+// Admit replaces the networks of clients that are allowed in addition to those of the settings.
 func (f *Feed) Admit(list []netip.Prefix) { f.out.Change(func() { f.guests.Set(list) }) }
 
 // guestsTold is what one server was told of guests, by which revisions of guests and settings, and when it may be
@@ -108,7 +107,7 @@ type guestsTold struct {
 	again            time.Time
 }
 
-// strangers are the guests that the settings do not cover already. Guarded by the feed's lock.
+// strangers are the guests that the settings do not cover. Guarded by the feed's lock.
 func (f *Feed) strangers() []netip.Prefix {
 	settings, _ := f.settings.Get()
 	guests, _ := f.guests.Get()

@@ -35,7 +35,7 @@ func table(f nft.Family) nft.Table {
 		Sets: []nft.Set{{Name: "vips", Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}}},
 		Chains: []nft.Chain{
 			{Name: "queries", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: raw}, Rules: []nft.Rule{
-				{toVIP, nft.SocketOfAnyAddress{}, nft.Accept()}, // somebody else's, on this node's port 53
+				{toVIP, nft.SocketOfAnyAddress{}, nft.Accept()}, // another program's, on this node's port 53
 				{toVIP, nft.SocketOpen{}, nft.Notrack()}}},
 			{Name: "replies", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: raw},
 				Rules: []nft.Rule{{fromVIP, nft.Notrack()}}},
@@ -63,7 +63,7 @@ type Placement struct {
 	Node string
 	// Service is that of the cluster DNS, kube-system/kube-dns.
 	Service model.Name
-	// Extra are addresses that kubelets give to pods beside those of the Service, such as that of a NodeLocal
+	// Extra are addresses that kubelets give to pods in addition to those of the Service, such as that of a NodeLocal
 	// DNSCache (169.254.20.10). They are served on every node alike.
 	Extra []netip.Addr
 	Feed  *Feed
@@ -79,7 +79,7 @@ type Placement struct {
 	Search   func() []string
 	// File, if not empty, remembers the place for Remember.
 	File string
-	// Tell is told when that cannot be.
+	// Tell is called with the error when File cannot be written.
 	Tell statefile.Tell
 	Log  *slog.Logger
 }
@@ -162,9 +162,8 @@ func (p *Placement) Apply(ctx context.Context, set map[model.Name]Place, _ []mod
 	return p.Sync(ctx, set)
 }
 
-// Standby opens the sockets and touches nothing else: the server of an agent that
-// waits for the node answers beside the old one, so that none is missing when that
-// ends.
+// Standby opens the sockets and touches nothing else. The server of an agent that waits for the ownership of the node
+// answers together with the old server, so that no query is lost when the old one ends.
 type Standby struct{ *Placement }
 
 // Sync implements reconcile.Target.

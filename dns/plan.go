@@ -13,8 +13,8 @@ import (
 // podPrefix begins the keys of pods; no name of a Service has a slash.
 const podPrefix = "pod/"
 
-// Keys are the entries that a change touches: services, namespaces as names without
-// a service, and, for those who watch them, pods.
+// Keys are the keys that a change touches: Services, namespaces (a name without a Service), and pods if the store
+// watches them.
 func Keys(_ model.Snapshot, c model.Changes) []model.Name {
 	keys := make([]model.Name, 0, len(c.Services)+len(c.Namespaces))
 	for n := range c.Services {
@@ -51,7 +51,7 @@ func Plan(snap model.Snapshot, key model.Name) (schema.Records, bool, []model.Pr
 		return schema.Records{CNAME: svc.ExternalName}, svc.ExternalName != "", nil
 	case svc.Headless:
 		e := headless(snap, svc)
-		e.Unready = len(e.Hosts) == 0 // NXDOMAIN with nobody ready (DNS specification 1.1.0, 2.4.1)
+		e.Unready = len(e.Hosts) == 0 // NXDOMAIN without a ready endpoint (DNS specification 1.1.0, 2.4.1)
 		return e, true, nil
 	case len(svc.ClusterIPs) == 0:
 		return schema.Records{Unready: true}, true, nil // its address is not allocated yet

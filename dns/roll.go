@@ -41,13 +41,12 @@ func PlanCaller(node string) func(model.Snapshot, model.Name) (CallerPlan, bool,
 	}
 }
 
-// Roll is the agent's side of the table: it joins what the API says of pods with the
-// leases of addresses, and feeds the servers. An address that two pods claim is
-// nobody's, and where there are leases, one that the API and the lease give to
-// different pods, too: the API learns of the end of a pod late.
+// Roll is the agent's side of the table: it joins the pods of the API with the leases of addresses, and feeds the
+// servers. An address that two pods claim belongs to none. So does an address that the API and its lease give to
+// different pods: the API learns late that a pod has ended.
 type Roll struct {
 	Feed *Feed
-	// Leased says that the pod network is ours: nobody is known before Leases was called.
+	// Leased says that Wayleave runs the pod network: no pod is known before Leases was called.
 	Leased bool
 
 	mu     sync.Mutex
@@ -81,7 +80,7 @@ func (r *Roll) Apply(_ context.Context, set map[model.Name]CallerPlan, del []mod
 	return nil
 }
 
-// Leases replaces the list of who has which address.
+// Leases replaces the list of addresses with their pods.
 func (r *Roll) Leases(list map[netip.Addr]model.Name) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

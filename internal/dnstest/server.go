@@ -102,7 +102,7 @@ func Tells(addr string, ttl uint32) dns.HandlerFunc {
 func Told(q *dns.Msg, addr string, ttl uint32) *dns.Msg {
 	m := new(dns.Msg).SetReply(q)
 	m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET,
-		Ttl: ttl}, A: net.ParseIP(addr)}}
+		Ttl: ttl}, A: net.IP(netip.MustParseAddr(addr).AsSlice())}}
 	return m
 }
 

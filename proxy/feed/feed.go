@@ -23,8 +23,8 @@ import (
 	"wayleave.dev/reconcile"
 )
 
-// grace bounds how long a host waits for what it names, and how long what hosts still
-// name is kept: three loops plan the three kinds, each when it comes to it.
+// grace bounds how long a host waits for what it names, and how long the feed keeps what hosts still name: three
+// loops plan the three kinds independently.
 const grace = time.Second
 
 // Feed is the agent's side: it holds what proxies should know, and tells every proxy that
@@ -214,8 +214,8 @@ func (f *Feed) count(h *schema.Host, by int) {
 	})
 }
 
-// complete says whether all that a host names is here, but for the authorities of its clients:
-// without them nobody is let in, and the host must not stay as it was before.
+// complete says whether everything that a host names is known, except the authorities of its clients: without them
+// the host refuses all clients, and must not stay as it was before.
 func (f *Feed) complete(h *schema.Host) bool {
 	all := true
 	named(h, func(name string) {
