@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/dns/frames"
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/frame"
 	"wayleave.dev/internal/handoff"
@@ -41,7 +42,7 @@ func TestACapturedServerIsBounded(t *testing.T) {
 		_ = feed.Serve(ctx, l)
 	}()
 	defer func() { cancel(); <-done }()
-	good := handoff.Hello[schema.Socket]{Version: schema.Version}
+	good := handoff.Hello[schema.Socket]{Version: frames.Version}
 	for name, x := range map[string]struct {
 		uid    int
 		frames []any
@@ -51,10 +52,10 @@ func TestACapturedServerIsBounded(t *testing.T) {
 		"hello":              {65532, []any{good}, nil, false},
 		"the proxy's user":   {65533, []any{good}, nil, true},
 		"with a descriptor":  {65532, []any{good}, []*os.File{os.Stderr}, true},
-		"an unknown field":   {65532, []any{map[string]any{"version": schema.Version, "more": 1}}, nil, true},
+		"an unknown field":   {65532, []any{map[string]any{"version": frames.Version, "more": 1}}, nil, true},
 		"hello twice":        {65532, []any{good, good}, nil, true},
 		"an empty frame too": {65532, []any{good, json.RawMessage(`{}`)}, nil, true},
-		"a long hello": {65532, []any{handoff.Hello[schema.Socket]{Version: schema.Version,
+		"a long hello": {65532, []any{handoff.Hello[schema.Socket]{Version: frames.Version,
 			Holds: make([]schema.Socket, 1<<14)}}, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -79,7 +80,7 @@ func TestACapturedServerIsBounded(t *testing.T) {
 			}
 			_ = c.SetReadDeadline(time.Now().Add(wait))
 			for err = nil; err == nil; {
-				var u schema.Update
+				var u frames.Update
 				_, err = frame.Receive(c, &u)
 			}
 			if errors.Is(err, os.ErrDeadlineExceeded) == x.ends {

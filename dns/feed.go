@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"wayleave.dev/dns/frames"
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/model"
@@ -27,7 +28,7 @@ type Feed struct {
 	AllowUID uint32
 	Log      *slog.Logger
 
-	out handoff.Feed[schema.Socket, session, schema.Update, schema.News]
+	out handoff.Feed[schema.Socket, session, frames.Update, frames.News]
 
 	// All below is guarded by the lock of out.
 	entries  handoff.Table[model.Name, schema.Records]
@@ -111,7 +112,7 @@ func (f *Feed) Servers() int { return f.out.Children() }
 func (f *Feed) Serve(ctx context.Context, l *net.UnixListener) error {
 	f.out.Change(func() {
 		f.sockets.Open, f.sockets.Log = f.Open, f.Log
-		f.out.Protocol, f.out.AllowUID, f.out.Log = schema.Handoff(), f.AllowUID, f.Log
+		f.out.Protocol, f.out.AllowUID, f.out.Log = frames.Handoff(), f.AllowUID, f.Log
 		f.out.Begin, f.out.Next, f.out.Report, f.out.End = f.begin, f.next, f.note, f.end
 	})
 	return f.out.Serve(ctx, l)
@@ -124,7 +125,7 @@ func (f *Feed) begin(h handoff.Hello[schema.Socket]) *session {
 func (f *Feed) end(s *session) { s.entries.Close() }
 
 // note keeps the news of a server.
-func (f *Feed) note(s *session, n schema.News) error {
+func (f *Feed) note(s *session, n frames.News) error {
 	if n.Lacks == nil {
 		return errors.New("the server said something else than hello and news")
 	}
@@ -167,8 +168,8 @@ func (f *Feed) Lacks() map[string][]string {
 }
 
 // next takes what a server lacks.
-func (f *Feed) next(s *session) (out handoff.Update[schema.Update]) {
-	u := &schema.Update{}
+func (f *Feed) next(s *session) (out handoff.Update[frames.Update]) {
+	u := &frames.Update{}
 	out.Frame = u
 	if f.rest {
 		u.Rest = true
@@ -185,7 +186,7 @@ func (f *Feed) next(s *session) (out handoff.Update[schema.Update]) {
 	if d := s.entries.Next(nil); d != nil {
 		u.Whole, u.Deleted = d.Whole, d.Deleted
 		for k, e := range d.Set {
-			u.Set = append(u.Set, schema.Pair{Key: k, Records: e})
+			u.Set = append(u.Set, frames.Pair{Key: k, Records: e})
 		}
 	}
 	// A socket is often shared with another pod's server: one that knows no names would deny
@@ -200,7 +201,7 @@ func (f *Feed) next(s *session) (out handoff.Update[schema.Update]) {
 }
 
 // nextSockets puts the sockets that a server lacks into an update.
-func (f *Feed) nextSockets(s *session, u *schema.Update) (files []*os.File, again time.Duration) {
+func (f *Feed) nextSockets(s *session, u *frames.Update) (files []*os.File, again time.Duration) {
 	list, known := f.wanted.Get()
 	switch {
 	case known && f.wanted.Revision() != s.wanted:

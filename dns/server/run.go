@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"wayleave.dev/dns/frames"
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/dns/zone"
 	"wayleave.dev/internal/handoff"
@@ -44,7 +45,7 @@ type Config struct {
 type saved struct {
 	Version  int             `json:"version"`
 	Settings schema.Settings `json:"settings"`
-	Entries  []schema.Pair   `json:"entries"`
+	Entries  []frames.Pair   `json:"entries"`
 	// Guests are as in update.
 	Guests []netip.Prefix `json:"guests,omitempty"`
 }
@@ -79,19 +80,19 @@ func Run(ctx context.Context, c Config) error {
 	if c.Hung != nil {
 		go p.server.watch(ctx, c.Hung)
 	}
-	client := handoff.Client[schema.Socket, schema.Update, schema.News]{Protocol: schema.Handoff(), Socket: c.Socket,
+	client := handoff.Client[schema.Socket, frames.Update, frames.News]{Protocol: frames.Handoff(), Socket: c.Socket,
 		Hello: func() (handoff.Hello[schema.Socket], []*os.File) {
 			return handoff.Hello[schema.Socket]{Holds: p.server.Sockets(), Known: p.known}, nil
 		},
-		Take: func(u schema.Update, files []*os.File) {
+		Take: func(u frames.Update, files []*os.File) {
 			p.take(u, files)
 			// Without a socket nobody is answered.
 			if p.known && len(p.server.Sockets()) > 0 || u.Rest {
 				isReady()
 			}
 		},
-		Report:      func() schema.News { return schema.News{Lacks: p.server.forward.Lacks()} },
-		Same:        func(a, b schema.News) bool { return maps.EqualFunc(a.Lacks, b.Lacks, slices.Equal[[]string]) },
+		Report:      func() frames.News { return frames.News{Lacks: p.server.forward.Lacks()} },
+		Same:        func(a, b frames.News) bool { return maps.EqualFunc(a.Lacks, b.Lacks, slices.Equal[[]string]) },
 		ReportEvery: newsEvery,
 		Quiet:       p.save,
 		Ended: func() {
@@ -105,10 +106,10 @@ func Run(ctx context.Context, c Config) error {
 }
 
 // newsEvery is how often the agent hears what upstream servers cannot do, when that has changed.
-const newsEvery = 2 * schema.NewsPause
+const newsEvery = 2 * frames.NewsPause
 
 // take puts an update into force. The files stay the caller's.
-func (p *process) take(u schema.Update, files []*os.File) {
+func (p *process) take(u frames.Update, files []*os.File) {
 	if u.Rest {
 		p.server.Keep(nil)
 	}
@@ -186,15 +187,15 @@ func (p *process) tidy() {
 // load takes the last snapshot, or that before it where the last is damaged.
 func (p *process) load() error {
 	s, err := statefile.Read(p.StateFile, func(s saved) error {
-		if s.Version != schema.Version {
-			return fmt.Errorf("version %d, want %d", s.Version, schema.Version)
+		if s.Version != frames.Version {
+			return fmt.Errorf("version %d, want %d", s.Version, frames.Version)
 		}
 		return nil
 	})
 	if s.Version == 0 {
 		return err
 	}
-	p.take(schema.Update{Settings: &s.Settings, Guests: &s.Guests, Whole: true, Set: s.Entries}, nil)
+	p.take(frames.Update{Settings: &s.Settings, Guests: &s.Guests, Whole: true, Set: s.Entries}, nil)
 	p.dirty = false
 	return err
 }
@@ -204,9 +205,9 @@ func (p *process) save() {
 	if !p.dirty || !p.known {
 		return
 	}
-	s := saved{Version: schema.Version, Settings: *p.server.settings.Load(), Guests: p.guests}
+	s := saved{Version: frames.Version, Settings: *p.server.settings.Load(), Guests: p.guests}
 	for k, e := range p.zone.Entries() {
-		s.Entries = append(s.Entries, schema.Pair{Key: k, Records: e})
+		s.Entries = append(s.Entries, frames.Pair{Key: k, Records: e})
 	}
 	if err := statefile.Write(p.StateFile, s); err != nil {
 		p.Log.Warn("could not save the snapshot", "err", err)

@@ -14,15 +14,18 @@ type process struct {
 	by      []string
 	// agent are the packages by which the agent feeds the process.
 	agent []string
+	// talkers are the parsers that talk to the agent. No other parser needs to know the hand-off.
+	talkers []string
 }
 
 func processes() []process {
 	return []process{
 		{"dns", []string{"dns/wire", "dns/zone", "dns/cache", "dns/forward", "dns/server"}, []string{"cmd/wayleave"},
-			[]string{"dns", "dns/schema"}},
+			[]string{"dns", "dns/schema", "dns/frames"}, []string{"dns/server"}},
 		// explain shows what a proxy would do with a request that its user writes, and runs in no agent.
 		{"proxy", []string{"proxy", "proxy/h1", "proxy/message", "proxy/process", "proxy/server", "proxy/upstream"},
-			[]string{"cmd/wayleave", "explain"}, []string{"proxy/feed", "proxy/schema", "ingress"}},
+			[]string{"cmd/wayleave", "explain"}, []string{"proxy/feed", "proxy/schema", "proxy/frames", "ingress"},
+			[]string{"proxy/process"}},
 	}
 }
 
@@ -77,8 +80,14 @@ func TestHostileBytesAreParsedInTheirProcessAlone(t *testing.T) {
 		}
 		for i, by := range closure(pkgs, x.parsers) {
 			if belowAny(i, []string{"kernel", "source", "writeback", "reconcile", "agent"}) ||
-				slices.Contains(x.agent, i) && !strings.HasSuffix(i, "/schema") {
+				slices.Contains(x.agent, i) && !strings.HasSuffix(i, "/schema") && !strings.HasSuffix(i, "/frames") {
 				t.Errorf("the process %s has %s by %s", x.name, i, by)
+			}
+		}
+		silent := slices.DeleteFunc(slices.Clone(x.parsers), func(p string) bool { return slices.Contains(x.talkers, p) })
+		for i, by := range closure(pkgs, silent) {
+			if belowAny(i, []string{"internal/handoff", "internal/frame"}) {
+				t.Errorf("%s talks to the agent; only %v may", by, x.talkers)
 			}
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"unicode"
 
 	"wayleave.dev/internal/handoff"
+	"wayleave.dev/proxy/frames"
 	"wayleave.dev/proxy/schema"
 	"wayleave.dev/reconcile"
 )
@@ -30,7 +31,7 @@ const grace = time.Second
 // Feed is the agent's side: it holds what proxies should know, and tells every proxy that
 // connects. Make it with New; its methods may be called concurrently.
 type Feed struct {
-	out handoff.Feed[schema.Socket, session, schema.Update, schema.Report]
+	out handoff.Feed[schema.Socket, session, frames.Update, frames.Report]
 	// keeper has the sockets that proxies are given to listen on.
 	keeper *handoff.Keeper[schema.Socket]
 	log    *slog.Logger
@@ -50,7 +51,7 @@ type Feed struct {
 func New(uid uint32, keeper *handoff.Keeper[schema.Socket], log *slog.Logger) *Feed {
 	f := &Feed{keeper: keeper, log: log, names: map[string]int{},
 		sockets: handoff.Opener[schema.Socket]{Open: keeper.Open, Log: log}}
-	f.out = handoff.Feed[schema.Socket, session, schema.Update, schema.Report]{Protocol: schema.Handoff(),
+	f.out = handoff.Feed[schema.Socket, session, frames.Update, frames.Report]{Protocol: frames.Handoff(),
 		AllowUID: uid, Log: log,
 		Adopt: f.adopt, Begin: f.begin, Next: f.next, Report: f.note, End: f.end}
 	f.hosts = part[schema.Host]{feed: f, changed: func(was, is *schema.Host) {
@@ -91,8 +92,8 @@ func (f *Feed) Failures() (out map[schema.Socket]error) {
 }
 
 // Reports are what the proxies that are connected last said of themselves, as one.
-func (f *Feed) Reports() schema.Report {
-	all := schema.Report{Certificates: map[string]string{}}
+func (f *Feed) Reports() frames.Report {
+	all := frames.Report{Certificates: map[string]string{}}
 	f.out.View(func(proxies []*session) {
 		for _, p := range proxies {
 			maps.Copy(all.Certificates, p.report.Certificates)
@@ -245,8 +246,8 @@ const maxReason = 512
 
 // note keeps of a report what is about certificates that there are, as text for a terminal. A captured
 // proxy can say nothing else.
-func (f *Feed) note(s *session, r schema.Report) error {
-	s.report = schema.Report{}
+func (f *Feed) note(s *session, r frames.Report) error {
+	s.report = frames.Report{}
 	for key, why := range r.Certificates {
 		if _, ok := f.certs.table.Get(key); !ok {
 			continue

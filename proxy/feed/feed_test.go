@@ -21,6 +21,7 @@ import (
 	"wayleave.dev/internal/frame"
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/testnet"
+	"wayleave.dev/proxy/frames"
 	"wayleave.dev/proxy/schema"
 )
 
@@ -71,10 +72,10 @@ type seen struct {
 	certs    map[string]schema.Certificate
 	settings *schema.Settings
 	sockets  []schema.Socket
-	updates  []schema.Update
+	updates  []frames.Update
 	// lost are hosts that named what was not there.
 	lost []string
-	said schema.Report
+	said frames.Report
 }
 
 // proxy follows the feed.
@@ -83,16 +84,16 @@ func (r *rig) proxy() *seen {
 		certs: map[string]schema.Certificate{}}
 	ctx, cancel := context.WithCancel(r.t.Context())
 	r.t.Cleanup(cancel)
-	c := &handoff.Client[schema.Socket, schema.Update, schema.Report]{Protocol: schema.Handoff(), Socket: r.path,
+	c := &handoff.Client[schema.Socket, frames.Update, frames.Report]{Protocol: frames.Handoff(), Socket: r.path,
 		Hello: func() (h handoff.Hello[schema.Socket], files []*os.File) { return h, nil }, Take: s.take,
 		Report: s.report,
-		Same:   func(a, b schema.Report) bool { return maps.Equal(a.Certificates, b.Certificates) },
+		Same:   func(a, b frames.Report) bool { return maps.Equal(a.Certificates, b.Certificates) },
 		Lost:   func(error) {}}
 	go func() { _ = c.Run(ctx) }()
 	return s
 }
 
-func put[P any](into map[string]P, d *schema.Delta[P], del bool) {
+func put[P any](into map[string]P, d *frames.Delta[P], del bool) {
 	switch {
 	case d == nil:
 	case del:
@@ -107,7 +108,7 @@ func put[P any](into map[string]P, d *schema.Delta[P], del bool) {
 	}
 }
 
-func (s *seen) take(u schema.Update, files []*os.File) {
+func (s *seen) take(u frames.Update, files []*os.File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.updates = append(s.updates, u)
@@ -137,7 +138,7 @@ func (s *seen) take(u schema.Update, files []*os.File) {
 	}
 }
 
-func (s *seen) report() schema.Report {
+func (s *seen) report() frames.Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.said
@@ -369,16 +370,16 @@ func TestStrangersAreNotTold(t *testing.T) {
 		if err := frame.Send(u, handoff.Hello[schema.Socket]{Version: version}, nil); err != nil {
 			return err
 		}
-		var got schema.Update
+		var got frames.Update
 		_, err = frame.Receive(u, &got)
 		return err
 	}
 	for _, x := range []struct {
 		uid, version int
 		ok           bool
-	}{{65533, schema.Handoff().Version, true}, {0, schema.Handoff().Version, true},
-		{65532, schema.Handoff().Version, false},
-		{1000, schema.Handoff().Version, false}, {65533, schema.Handoff().Version + 1, false}} {
+	}{{65533, frames.Handoff().Version, true}, {0, frames.Handoff().Version, true},
+		{65532, frames.Handoff().Version, false},
+		{1000, frames.Handoff().Version, false}, {65533, frames.Handoff().Version + 1, false}} {
 		if err := try(x.uid, x.version); (err == nil) != x.ok {
 			t.Errorf("user %d with version %d: %v", x.uid, x.version, err)
 		}
@@ -404,7 +405,7 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 	ends := func(what string, c *net.UnixConn) {
 		t.Helper()
 		for {
-			var u schema.Update
+			var u frames.Update
 			if _, err := frame.Receive(c, &u); errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("%s: the agent goes on", what)
 			} else if err == nil {
@@ -415,8 +416,8 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 	}
 	c := connect()
 	why := map[string]string{"c": "\x1b[2J" + strings.Repeat("x", 4096), "unknown": "y"}
-	if err := errors.Join(frame.Send(c, handoff.Hello[schema.Socket]{Version: schema.Handoff().Version}, nil),
-		frame.Send(c, schema.Report{Certificates: why},
+	if err := errors.Join(frame.Send(c, handoff.Hello[schema.Socket]{Version: frames.Handoff().Version}, nil),
+		frame.Send(c, frames.Report{Certificates: why},
 			nil)); err != nil {
 		t.Fatal(err)
 	}
@@ -432,7 +433,7 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 	}
 	ends("an unknown field", c)
 	c = connect()
-	if err := frame.Send(c, handoff.Hello[schema.Socket]{Version: schema.Handoff().Version,
+	if err := frame.Send(c, handoff.Hello[schema.Socket]{Version: frames.Handoff().Version,
 		Holds: make([]schema.Socket, 1<<14)},
 		nil); err == nil {
 		ends("a long hello", c)
@@ -453,7 +454,7 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := frame.Send(c, handoff.Hello[schema.Socket]{Version: schema.Handoff().Version, Holds: list},
+		if err := frame.Send(c, handoff.Hello[schema.Socket]{Version: frames.Handoff().Version, Holds: list},
 			files); err != nil {
 			t.Fatal(err)
 		}

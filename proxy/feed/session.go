@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"wayleave.dev/internal/handoff"
+	"wayleave.dev/proxy/frames"
 	"wayleave.dev/proxy/schema"
 )
 
@@ -15,7 +16,7 @@ type session struct {
 	settings uint64 // the revisions that the proxy has
 	listen   uint64
 	holds    map[schema.Socket]bool
-	report   schema.Report
+	report   frames.Report
 	// waits has since when a host or a deletion is held back.
 	waits map[string]time.Time
 }
@@ -49,8 +50,8 @@ func (s *session) hold(name string, wait bool, now time.Time) bool {
 }
 
 // next takes what a proxy lacks.
-func (f *Feed) next(s *session) (out handoff.Update[schema.Update]) {
-	var u schema.Update
+func (f *Feed) next(s *session) (out handoff.Update[frames.Update]) {
+	var u frames.Update
 	if c, lacks := f.settings.Next(&s.settings); lacks {
 		u.Settings = &c
 	}
@@ -71,7 +72,7 @@ func (f *Feed) next(s *session) (out handoff.Update[schema.Update]) {
 			}
 		}
 	}
-	if u != (schema.Update{}) {
+	if u != (frames.Update{}) {
 		out.Frame = &u
 	}
 	return out
@@ -79,7 +80,7 @@ func (f *Feed) next(s *session) (out handoff.Update[schema.Update]) {
 
 // changes takes the changed keys, but for those that wait for others. The first time it takes the
 // whole.
-func (f *Feed) changes(s *session, u *schema.Update) (held bool) {
+func (f *Feed) changes(s *session, u *frames.Update) (held bool) {
 	now := time.Now()
 	u.Hosts = s.hosts.Next(func(k string, h *schema.Host) bool {
 		return s.hold("h "+k, h != nil && !f.complete(h), now)

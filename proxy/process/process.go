@@ -27,6 +27,7 @@ import (
 
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/proxy"
+	"wayleave.dev/proxy/frames"
 	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/reach"
 	"wayleave.dev/proxy/schema"
@@ -106,9 +107,9 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer health.Close()
 	go s.upstreams.Run(ctx)
-	client := handoff.Client[schema.Socket, schema.Update, schema.Report]{
-		Protocol: schema.Handoff(), Socket: c.Socket, Hello: s.hello, Take: s.take, Report: s.report,
-		Same: func(a, b schema.Report) bool { return maps.Equal(a.Certificates, b.Certificates) },
+	client := handoff.Client[schema.Socket, frames.Update, frames.Report]{
+		Protocol: frames.Handoff(), Socket: c.Socket, Hello: s.hello, Take: s.take, Report: s.report,
+		Same: func(a, b frames.Report) bool { return maps.Equal(a.Certificates, b.Certificates) },
 		Lost: func(err error) { c.Log.Warn("no agent; going on with what is known", "err", err) },
 	}
 	err = client.Run(ctx)
@@ -153,7 +154,7 @@ func (s *state) hello() (handoff.Hello[schema.Socket], []*os.File) {
 }
 
 // take puts an update into force.
-func (s *state) take(u schema.Update, files []*os.File) {
+func (s *state) take(u frames.Update, files []*os.File) {
 	s.metrics.updates.Inc()
 	if u.Settings != nil {
 		s.configure(u.Settings)
@@ -168,14 +169,14 @@ func (s *state) take(u schema.Update, files []*os.File) {
 }
 
 // report is what is wrong with what the agent sent.
-func (s *state) report() schema.Report { return schema.Report{Certificates: s.certs.Problems()} }
+func (s *state) report() frames.Report { return frames.Report{Certificates: s.certs.Problems()} }
 
 // leaveAfter is how long a backend stays that no host names any more: a request may have
 // found its route before, and be with auth-url yet.
 const leaveAfter = 10 * time.Second
 
 // set puts what hosts name into force.
-func (s *state) set(u *schema.Update) {
+func (s *state) set(u *frames.Update) {
 	if d := u.Backends; d != nil && len(d.Set) > 0 {
 		s.mu.Lock()
 		some := make(map[string]*schema.Backend, len(d.Set))
@@ -194,7 +195,7 @@ func (s *state) set(u *schema.Update) {
 }
 
 // swap puts hosts into force, all of an update at once.
-func (s *state) swap(u *schema.Update) {
+func (s *state) swap(u *frames.Update) {
 	d := u.Hosts
 	if d == nil {
 		return
@@ -216,7 +217,7 @@ func (s *state) swap(u *schema.Update) {
 }
 
 // drop takes away what hosts name no more.
-func (s *state) drop(u *schema.Update) {
+func (s *state) drop(u *frames.Update) {
 	if d := u.Backends; d != nil {
 		s.mu.Lock()
 		for _, k := range d.Deleted {
@@ -256,7 +257,7 @@ func (s *state) leave(k string) {
 }
 
 // listen takes the sockets that were passed, and leaves those that are not wanted.
-func (s *state) listen(l *schema.Listening, files []*os.File) {
+func (s *state) listen(l *frames.Listening, files []*os.File) {
 	for i, k := range l.Passed {
 		if i >= len(files) {
 			break

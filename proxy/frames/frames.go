@@ -1,9 +1,10 @@
-package schema
+package frames
 
 import (
 	"time"
 
 	"wayleave.dev/internal/handoff"
+	"wayleave.dev/proxy/schema"
 )
 
 // Handoff is how agent and proxy talk; see handoff.Protocol.
@@ -16,17 +17,17 @@ func Handoff() handoff.Protocol {
 type Delta[P any] = handoff.Delta[string, P]
 
 // Listening is what a proxy should serve.
-type Listening = handoff.Listening[Socket]
+type Listening = handoff.Listening[schema.Socket]
 
 // Update is what the agent says. A part that is nil did not change. Backends and
 // certificates that are set must be in force before the hosts are, and those that are
 // deleted go after.
 type Update struct {
-	Settings     *Settings           `json:"settings,omitempty"`
-	Hosts        *Delta[Host]        `json:"hosts,omitempty"`
-	Backends     *Delta[Backend]     `json:"backends,omitempty"`
-	Certificates *Delta[Certificate] `json:"certificates,omitempty"`
-	Listen       *Listening          `json:"listen,omitempty"`
+	Settings     *schema.Settings           `json:"settings,omitempty"`
+	Hosts        *Delta[schema.Host]        `json:"hosts,omitempty"`
+	Backends     *Delta[schema.Backend]     `json:"backends,omitempty"`
+	Certificates *Delta[schema.Certificate] `json:"certificates,omitempty"`
+	Listen       *Listening                 `json:"listen,omitempty"`
 }
 
 // Report is what a proxy says of itself, whenever that changes.

@@ -1,4 +1,4 @@
-package schema
+package frames
 
 import (
 	"encoding/json"
@@ -6,6 +6,7 @@ import (
 
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/wiretest"
+	"wayleave.dev/proxy/schema"
 )
 
 // An agent and a proxy of two versions overlap in an upgrade, and two agents hand sockets over: frames stay as
@@ -14,7 +15,7 @@ func TestFramesOfAnEarlierVersion(t *testing.T) {
 	if v := Handoff().Version; v != 1 {
 		t.Fatalf("version %d has no files", v)
 	}
-	wiretest.Unchanged[handoff.Hello[Socket]](t, "testdata/v1/hello.json")
+	wiretest.Unchanged[handoff.Hello[schema.Socket]](t, "testdata/v1/hello.json")
 	wiretest.Unchanged[Update](t, "testdata/v1/update.json")
 	wiretest.Unchanged[Report](t, "testdata/v1/report.json")
 	wiretest.Unchanged[Listening](t, "testdata/v1/listening.json")
@@ -22,7 +23,7 @@ func TestFramesOfAnEarlierVersion(t *testing.T) {
 
 // An agent of an earlier version refuses fields that it does not know: a proxy's hello has none of them.
 func TestTheHelloHasNoNewField(t *testing.T) {
-	raw, err := json.Marshal(handoff.Hello[Socket]{Version: 1})
+	raw, err := json.Marshal(handoff.Hello[schema.Socket]{Version: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

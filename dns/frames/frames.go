@@ -1,9 +1,10 @@
-package schema
+package frames
 
 import (
 	"net/netip"
 	"time"
 
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/model"
 )
@@ -27,26 +28,26 @@ type News struct {
 
 // Update is what the agent says. Every part may be missing.
 type Update struct {
-	Settings *Settings `json:"settings,omitempty"`
+	Settings *schema.Settings `json:"settings,omitempty"`
 	// Whole says that Set is all that exists.
 	Whole bool   `json:"whole,omitempty"`
 	Set   []Pair `json:"set,omitempty"`
 	// Deleted keys.
 	Deleted []model.Name `json:"deleted,omitempty"`
 	// Callers, when not nil, are all pods of this node.
-	Callers map[netip.Addr]Caller `json:"callers"`
+	Callers map[netip.Addr]schema.Caller `json:"callers"`
 	// Guests, when not nil, are all networks of clients beside those of the settings.
 	Guests *[]netip.Prefix `json:"guests,omitempty"`
 	// Sockets, when not nil, is the whole list of sockets to serve; those in Passed
 	// come with this frame, in this order.
-	Sockets []Socket `json:"sockets,omitempty"`
-	Passed  []Socket `json:"passed,omitempty"`
+	Sockets []schema.Socket `json:"sockets,omitempty"`
+	Passed  []schema.Socket `json:"passed,omitempty"`
 	// Rest says that DNS is off: there is nothing to answer, and no socket to serve.
 	Rest bool `json:"rest,omitempty"`
 }
 
 // Pair is the records of one key.
 type Pair struct {
-	Key     model.Name `json:"key"`
-	Records Records    `json:"entry"`
+	Key     model.Name     `json:"key"`
+	Records schema.Records `json:"entry"`
 }

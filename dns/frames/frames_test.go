@@ -1,8 +1,9 @@
-package schema
+package frames
 
 import (
 	"testing"
 
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/wiretest"
 )
@@ -12,7 +13,7 @@ func TestFramesOfAnEarlierVersion(t *testing.T) {
 	if Version != 2 {
 		t.Fatalf("version %d has no files", Version)
 	}
-	wiretest.Unchanged[handoff.Hello[Socket]](t, "testdata/v2/hello.json")
+	wiretest.Unchanged[handoff.Hello[schema.Socket]](t, "testdata/v2/hello.json")
 	wiretest.Unchanged[Update](t, "testdata/v2/update.json")
 	wiretest.Unchanged[News](t, "testdata/v2/news.json")
 }
