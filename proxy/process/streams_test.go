@@ -218,8 +218,8 @@ func TestGRPCEnds(t *testing.T) {
 	}
 }
 
-// frames is an HTTP/2 client that sends what it is told.
-type frames struct {
+// http2Client sends the frames that a test chooses.
+type http2Client struct {
 	t *testing.T
 	net.Conn
 	*http2.Framer
@@ -227,7 +227,7 @@ type frames struct {
 	enc  *hpack.Encoder
 }
 
-func (r *rig) frames() *frames {
+func (r *rig) frames() *http2Client {
 	r.t.Helper()
 	c, err := net.Dial("tcp", r.plain.String())
 	if err != nil {
@@ -235,7 +235,7 @@ func (r *rig) frames() *frames {
 	}
 	r.t.Cleanup(func() { c.Close() })
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	f := &frames{t: r.t, Conn: c, Framer: http2.NewFramer(c, c)}
+	f := &http2Client{t: r.t, Conn: c, Framer: http2.NewFramer(c, c)}
 	f.enc = hpack.NewEncoder(&f.head)
 	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
@@ -248,7 +248,7 @@ func (r *rig) frames() *frames {
 }
 
 // request sends a head.
-func (f *frames) request(id uint32, fields ...string) error {
+func (f *http2Client) request(id uint32, fields ...string) error {
 	f.head.Reset()
 	for i := 0; i < len(fields); i += 2 {
 		if err := f.enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]}); err != nil {
@@ -260,7 +260,7 @@ func (f *frames) request(id uint32, fields ...string) error {
 }
 
 // answer waits for what becomes of a stream: a status, or an error's name.
-func (f *frames) answer(id uint32) string {
+func (f *http2Client) answer(id uint32) string {
 	f.t.Helper()
 	for {
 		fr, err := f.ReadFrame()
@@ -346,7 +346,7 @@ func TestNoRequestIsSmuggledThroughHTTP2(t *testing.T) {
 
 // workedOff asks for an answer behind all that was sent; that the connection was closed
 // is one, too.
-func (f *frames) workedOff() error {
+func (f *http2Client) workedOff() error {
 	last := [8]byte{'l', 'a', 's', 't'}
 	_ = f.SetDeadline(time.Now().Add(time.Minute))
 	if err := f.WritePing(false, last); err != nil {
@@ -377,16 +377,16 @@ func TestHTTP2Floods(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		})}, nil)
 	good := []string{":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/"}
-	for name, flood := range map[string]func(*frames, uint32) error{
-		"reset": func(f *frames, i uint32) error {
+	for name, flood := range map[string]func(*http2Client, uint32) error{
+		"reset": func(f *http2Client, i uint32) error {
 			if err := f.request(2*i+1, good...); err != nil {
 				return err
 			}
 			return f.WriteRSTStream(2*i+1, http2.ErrCodeCancel)
 		},
-		"ping":     func(f *frames, i uint32) error { return f.WritePing(false, [8]byte{byte(i)}) },
-		"settings": func(f *frames, _ uint32) error { return f.WriteSettings() },
-		"continuation": func(f *frames, i uint32) error {
+		"ping":     func(f *http2Client, i uint32) error { return f.WritePing(false, [8]byte{byte(i)}) },
+		"settings": func(f *http2Client, _ uint32) error { return f.WriteSettings() },
+		"continuation": func(f *http2Client, i uint32) error {
 			if i == 0 {
 				f.head.Reset()
 				for k := 0; k < 14; k += 2 {
@@ -399,7 +399,7 @@ func TestHTTP2Floods(t *testing.T) {
 				Sensitive: true})
 			return f.WriteContinuation(1, false, f.head.Bytes())
 		},
-		"heads": func(f *frames, i uint32) error {
+		"heads": func(f *http2Client, i uint32) error {
 			return f.request(2*i+1, append(good, "x", strings.Repeat("v", 14<<10))...)
 		},
 	} {
