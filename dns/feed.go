@@ -18,7 +18,7 @@ import (
 	"wayleave.dev/reconcile"
 )
 
-// Feed is the agent's side: it holds what servers should know, and tells every server that connects.
+// Feed is the agent's side: it holds the desired state of servers, and sends it to every server that connects.
 // Fill the fields before Serve. Methods may be called concurrently.
 type Feed struct {
 	// Open makes the sockets that a server lacks. It is called when a server
@@ -97,8 +97,7 @@ func (f *Feed) Listen(list []schema.Socket) {
 	})
 }
 
-// Rest tells servers that DNS is off. They close what they serve, and are ready. It is for
-// a feed that is told nothing else.
+// Rest tells servers that DNS is off: they close their sockets, and are ready. It is for a feed without other state.
 func (f *Feed) Rest() { f.out.Change(func() { f.rest = true }) }
 
 // listenedBefore are the sockets for as long as the agent does not know which: of

@@ -138,7 +138,7 @@ func portsOf(ports map[portKey][]string, hosts []schema.Host) []schema.Port {
 }
 
 // addressLabel is the name of an endpoint that has none: its address with dashes. A
-// label may not end with one (RFC 1123, 2.1), so the zeros behind "::" are told.
+// label may not end with one (RFC 1123, 2.1), so the zeros after "::" are written.
 func addressLabel(a netip.Addr) string {
 	label := strings.NewReplacer(".", "-", ":", "-").Replace(a.String())
 	if strings.HasSuffix(label, "-") {

@@ -77,7 +77,7 @@ func (x *exchange) passOn(names []string, from http.Header) {
 	}
 }
 
-// frames says whether a field is one of the message's frame, that nobody else may set.
+// frames says whether a field is one of the message's frame, that no one else may set.
 func frames(name string) bool {
 	switch strings.ToLower(name) {
 	case "", "connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer",

@@ -89,7 +89,7 @@ func credentials(field []byte) (name, password []byte, ok bool) {
 
 // passwords compare passwords with hashes, and know for a while what came out of slow
 // comparisons, by a keyed hash that is of no use elsewhere. At most half of the processors
-// compare at a time, so who tries passwords does not stop other requests. The zero value is
+// compare at a time, so that guessing passwords does not stop other requests. The zero value is
 // ready.
 type passwords struct {
 	once  sync.Once

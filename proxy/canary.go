@@ -25,7 +25,7 @@ func (x *exchange) drawCanary(o *schema.Options, ready *table.Ready) {
 }
 
 // takes asks header, cookie, and weight, in that order: each decides or leaves it to the
-// next. Who has an endpoint by an affinity cookie stays with its backend, whatever the
+// next. A client that has an endpoint by an affinity cookie stays with its backend, whatever the
 // weights are.
 func (x *exchange) takes(c *schema.Canary, o *schema.Options, ready *table.Ready, i int) bool {
 	if c.Header != "" {

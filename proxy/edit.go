@@ -83,7 +83,7 @@ func (x *exchange) edit(o *schema.Options, r *message.Response) {
 	}
 }
 
-// setFields gives a response, whoever made it, the fields that the path asks for.
+// setFields gives a response of any origin the fields that the path asks for.
 func (x *exchange) setFields(f message.Fields) message.Fields {
 	if x.match.Ready == nil {
 		return f

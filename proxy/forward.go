@@ -188,7 +188,7 @@ func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
 		}
 		return never, nil
 	}
-	// Who stopped the connection knows why: the client left, or its body broke off. The endpoint is
+	// The stopper of the connection knows why: the client left, or its body broke off. The endpoint is
 	// not to blame for what it answered to that.
 	stopped := c.Stopped()
 	c.Stop()
@@ -254,7 +254,7 @@ func idempotent(method []byte) bool {
 
 var errClient = errors.New("the client does not take the response")
 
-// upload is a body that is being sent beside the response's coming.
+// upload is a body that is being sent while the response arrives.
 type upload struct {
 	x    *exchange
 	c    *h1.Client

@@ -134,7 +134,7 @@ type limitKey struct {
 }
 
 // take uses one request of the client's, and says whether it had one: burst of them may
-// come at once beside the one that its rate gives. Of IPv6, a /64 is one client.
+// come at once in addition to the one that its rate gives. Of IPv6, a /64 is one client.
 func (l *limits) take(owner string, who netip.Addr, rps float64, burst int, now time.Time) bool {
 	l.once.Do(l.start)
 	prefix := clientOf(who)

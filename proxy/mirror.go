@@ -111,7 +111,7 @@ func (x *exchange) copied(ctx context.Context, m *schema.Mirror, ready *table.Re
 	return req, copies.byEndpoint, err
 }
 
-// unassertAll takes out what endpoints trust the proxy to say: whoever chose where the copy goes must
+// unassertAll takes out what endpoints trust the proxy to say: the author of the copy's destination must
 // not have it say that.
 func unassertAll(h http.Header, names []string) {
 	for field := range h {

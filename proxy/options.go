@@ -15,7 +15,7 @@ import (
 type asked struct {
 	// target and path are those of the client, whatever is sent on.
 	target, path []byte
-	// known is who the client is, once somebody wanted to know.
+	// known is the client's address, once it was needed.
 	known netip.Addr
 	// backend is the one that is sent to; canary says that it is not the path's own.
 	backend string
@@ -101,7 +101,7 @@ func (x *exchange) keptOut(o *schema.Options, ready *table.Ready) (answered bool
 	case err != nil:
 		x.fail(503, err)
 	case in:
-		if o.AuthURL != nil { // nobody was asked: the client may not say what the server would
+		if o.AuthURL != nil { // no server was asked: the client may not say what it would
 			x.passOn(o.AuthURL.Headers, nil)
 		}
 		return false
@@ -118,7 +118,7 @@ func (x *exchange) keptOut(o *schema.Options, ready *table.Ready) (answered bool
 var errNotAllowed = errors.New("no guard of the path lets the client in")
 
 // letIn says whether the sources or the password of a request let it in, where one of them is
-// enough. A list of denied clients lets nobody in where there is another guard. The error is that
+// enough. A list of denied clients admits no client where there is another guard. The error is that
 // there was no time to find out.
 func (x *exchange) letIn(o *schema.Options) (bool, error) {
 	if len(o.Sources) > 0 || o.Auth == nil && o.AuthURL == nil {
@@ -173,7 +173,7 @@ func (x *exchange) respond(r *message.Response) {
 		x.answer = append(x.answer, message.Field{Name: setCookie, Value: x.affinityCookie(o.Affinity)})
 	}
 	x.edit(o, r)
-	if x.opt.origin != nil { // who asks us for CORS need not ask the endpoint
+	if x.opt.origin != nil { // the proxy answers for CORS in place of the endpoint
 		for _, name := range []string{allowOrigin, allowCredentials, exposeHeaders} {
 			r.Fields.Del(name)
 		}
@@ -181,7 +181,7 @@ func (x *exchange) respond(r *message.Response) {
 	r.Fields = x.answered(r.Fields, r.Status)
 }
 
-// answered appends what the client gets beside the fields of a response.
+// answered appends what the client gets in addition to the fields of a response.
 func (x *exchange) answered(f message.Fields, status int) message.Fields {
 	f = append(x.setFields(f), x.answer...)
 	if len(x.opt.cookies) > 0 && (x.match.Path.Options.AuthURL.AlwaysCookie || schema.CookieStatus(status)) {

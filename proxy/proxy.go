@@ -40,7 +40,7 @@ type Proxy struct {
 	// Trusted are whose X-Forwarded-… fields are believed, and added to; others' are
 	// replaced.
 	Trusted []netip.Prefix
-	// Observe is told of every exchange at its end; may be nil.
+	// Observe is called for every exchange at its end; may be nil.
 	Observe func(*Record)
 	Log     *slog.Logger
 	// Keys are certificates and authorities by key; nil for none.

@@ -17,9 +17,9 @@ import (
 // Bounds of the cache.
 const (
 	cacheShards = 16
-	// cacheOverhead is what an entry takes beside its bytes.
+	// cacheOverhead is what an entry takes in addition to its bytes.
 	cacheOverhead = 256
-	// StaleTTL is told for replies that are kept past their time (RFC 8767, 4).
+	// StaleTTL is the TTL of expired replies (RFC 8767, 4).
 	StaleTTL = 30
 	// StaleRecheck is how long a server that failed is left alone by an entry that
 	// is served past its time (RFC 8767, 5).
@@ -67,7 +67,7 @@ type shard struct {
 type Entry struct {
 	wire     []byte   // a reply with id 0 and without OPT
 	ttls     []uint16 // where TTLs are
-	sets     []set    // of addresses, which are told in turning order
+	sets     []set    // of addresses, which are rotated
 	denial   bool
 	stored   time.Duration
 	fresh    time.Duration // until
@@ -196,7 +196,7 @@ func (e *Entry) look(at time.Duration) Hit {
 	if at >= e.stale || failed == 0 {
 		return Miss
 	}
-	// Who waited once for a dead server need not wait again.
+	// One client waited for a dead server; the next need not.
 	if at >= failed+StaleRecheck && e.fetching.CompareAndSwap(false, true) {
 		return Refresh
 	}

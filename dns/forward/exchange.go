@@ -12,7 +12,7 @@ import (
 	"wayleave.dev/dns/wire"
 )
 
-// tcpReserve is left when TCP has brought nothing: for further datagrams, and to tell what UDP has brought.
+// tcpReserve is left when TCP has brought nothing: for further datagrams, and to answer with what UDP has brought.
 const tcpReserve = 300 * time.Millisecond
 
 // largestUDP is asked for by UDP where TCP is closed: larger answers come in fragments, which is better than not at

@@ -35,17 +35,17 @@ const (
 	// upstreamTries are under way at once at the most; more get SERVFAIL, so that
 	// dead upstreams cannot eat the memory. They take at most half of the process's files.
 	upstreamTries = 4096
-	// refreshes are under way at once at the most for entries of the cache that clients are told meanwhile;
+	// refreshes are under way at once at the most for entries of the cache that clients get meanwhile;
 	// more wait for the next client.
 	refreshes = 256
-	// hedgeAfter a try without an answer, the next server is asked beside it.
+	// hedgeAfter a try without an answer, the next server is asked as well.
 	hedgeAfter = 500 * time.Millisecond
 	// leastTries are made for a query, also at one server: datagrams get lost.
 	leastTries = 3
 	mostTries  = 6
 	// mostRefusals of different servers end a query, which had no answer to wait for.
 	mostRefusals = 32
-	// tellReserve is left of a client's patience when servers are given up, to tell why.
+	// tellReserve is left of a client's patience when servers are given up, to say why.
 	tellReserve = 500 * time.Millisecond
 	// staleAfter is how long a client waits for servers when there is an old answer
 	// (RFC 8767, 5).
@@ -55,17 +55,17 @@ const (
 // Forwarder answers for names outside of the cluster: hosts of the settings, the
 // cache, then upstream servers. Safe for concurrent use.
 type Forwarder struct {
-	// Cache is for the hot path, beside Answer.
+	// Cache is for the hot path, as Answer is.
 	Cache *cache.Cache
 
 	dial dialer
 	now  func() time.Time
-	// Source is told where an answer came from, for people.
+	// Source is called with the source of an answer, for people.
 	Source func(ctx context.Context, what string)
 	// failed counts tries that brought nothing.
 	failed func()
 	slots  chan struct{}
-	// refreshing bounds what is fetched while clients are told something old.
+	// refreshing bounds what is fetched while clients get an older answer.
 	refreshing chan struct{}
 	flights    singleflight.Group
 
@@ -240,13 +240,13 @@ func (f *Forwarder) Forward(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 }
 
 // fetch asks upstream, once for all that wait for the same, and fills the cache. It
-// goes on when nobody waits any more.
+// goes on when no client waits any more.
 func (f *Forwarder) fetch(key []byte, q *dns.Msg) <-chan singleflight.Result {
 	r := f.routes.Load()
 	ask := new(dns.Msg)
 	ask.SetQuestion(strings.ToLower(q.Question[0].Name), q.Question[0].Qtype)
 	// One answer is for all who ask: upstream is to say whether it is authenticated
-	// (RFC 6840, 5.7), and who did not ask is not told.
+	// (RFC 6840, 5.7), and a client that did not ask does not learn it.
 	ask.CheckingDisabled, ask.AuthenticatedData = q.CheckingDisabled, true
 	ask.SetEdns0(wire.MaxUDP, wire.DNSSECOK(q))
 	return f.flights.DoChan(fmt.Sprintf("%d %s", r.generation, key), func() (any, error) {
@@ -334,7 +334,7 @@ type attempt struct {
 }
 
 // exchange asks one server after the other, those first that are well. A server that
-// is slow is not waited for: the next one is asked beside it.
+// is slow is not waited for: the next one is asked as well.
 func (f *Forwarder) exchange(ctx context.Context, list []*remote, ask *dns.Msg) (attempt, error) {
 	if len(list) == 0 {
 		return attempt{}, errors.New("no upstream server is known")

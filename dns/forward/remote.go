@@ -57,7 +57,7 @@ type remote struct {
 	// plain says that names are to be written in small letters, by the settings.
 	plain  atomic.Bool
 	trying atomic.Bool          // of one zone at a time
-	tried  map[string]time.Time // by zone; of who is trying
+	tried  map[string]time.Time // by zone; used by the goroutine that is trying
 
 	// Counted for metrics.
 	asked, failed, probes atomic.Uint64
@@ -132,7 +132,7 @@ func isReferral(m *dns.Msg) bool {
 	return ns && m.Rcode == dns.RcodeSuccess && len(m.Answer) == 0 && !m.Authoritative && !m.Truncated
 }
 
-// rcodeError is the answer of a server that lives but will not or cannot tell.
+// rcodeError is the answer of a server that lives but refuses or fails.
 type rcodeError struct{ code int }
 
 func (e *rcodeError) Error() string { return "it answered " + dns.RcodeToString[e.code] }

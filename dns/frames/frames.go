@@ -36,7 +36,7 @@ type Update struct {
 	Deleted []model.Name `json:"deleted,omitempty"`
 	// Callers, when not nil, are all pods of this node.
 	Callers map[netip.Addr]schema.Caller `json:"callers"`
-	// Guests, when not nil, are all networks of clients beside those of the settings.
+	// Guests, when not nil, are all networks of clients in addition to those of the settings.
 	Guests *[]netip.Prefix `json:"guests,omitempty"`
 	// Sockets, when not nil, is the whole list of sockets to serve; those in Passed
 	// come with this frame, in this order.

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// MaxGuests bounds the networks that a server knows beside those of nodes. Kubernetes is made for 150,000 pods.
+// MaxGuests bounds the networks that a server knows in addition to those of nodes. Kubernetes supports 150,000 pods.
 const MaxGuests = 200_000
 
 // Clients says who may ask. A look-up takes as long as there are lengths of

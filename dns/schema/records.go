@@ -12,7 +12,8 @@ import (
 // service,
 // namespace, "svc" and the cluster domain behind them.
 type Records struct {
-	// Unready is a Service without records: headless with nobody ready, or not allocated yet. Nothing else is set.
+	// Unready is a Service without records: headless without a ready endpoint, or not allocated yet. Then nothing
+	// else is set.
 	Unready bool `json:"unready,omitempty"`
 	// VIPs are the cluster IPs.
 	VIPs []netip.Addr `json:"vips,omitempty"`

@@ -9,7 +9,7 @@ import (
 	"wayleave.dev/model"
 )
 
-// Settings are what the agent tells the server beside the records.
+// Settings are what the agent tells the server in addition to the records.
 type Settings struct {
 	// Domains are the cluster's, with a final dot, the first one for PTR answers.
 	Domains []string `json:"domains"`
@@ -43,7 +43,7 @@ type Forwarding struct {
 	Hosts map[string][]netip.Addr `json:"hosts,omitempty"`
 	// PlainLetters are servers that are asked for names in small letters only.
 	PlainLetters []netip.AddrPort `json:"plainLetters,omitempty"`
-	// CA is PEM, of authorities beside the public ones for servers that are asked by
+	// CA is PEM, of authorities in addition to the public ones, for servers that are asked by
 	// TLS.
 	CA    string      `json:"ca,omitempty"`
 	Cache CacheLimits `json:"cache"`
@@ -69,7 +69,7 @@ type CacheLimits struct {
 	// TTL and NegativeTTL are the longest lives of replies with and without records.
 	TTL         time.Duration `json:"ttl"`
 	NegativeTTL time.Duration `json:"negativeTTL"`
-	// Stale is how long past its life a reply is told when no server answers.
+	// Stale is how long an expired reply is served when no server answers.
 	Stale time.Duration `json:"stale"`
 }
 
@@ -77,7 +77,7 @@ type CacheLimits struct {
 const (
 	// PodsDisabled has no such names.
 	PodsDisabled = "disabled"
-	// PodsInsecure answers with any address that the name tells, when its namespace
+	// PodsInsecure answers with any address in the name, when its namespace
 	// exists: 10-244-1-5.default.pod.cluster.local.
 	PodsInsecure = "insecure"
 	// PodsVerified answers when a pod of the namespace has the address. The agent

@@ -5,7 +5,7 @@ import (
 	"wayleave.dev/dns/schema"
 )
 
-// Admit replaces the networks of clients beside those of the settings.
+// Admit replaces the networks of clients in addition to those of the settings.
 func (s *Server) Admit(list []netip.Prefix) {
 	c := schema.NewClients(list[:min(len(list), schema.MaxGuests)])
 	s.guests.Store(&c)

@@ -80,7 +80,7 @@ func (r *Resolver) forward(ctx context.Context, q, m *dns.Msg) *dns.Msg {
 		return m
 	}
 	m.Rcode, m.Answer, m.Ns, m.Truncated = got.Rcode, got.Answer, got.Ns, got.Truncated
-	// Who did not ask is not told that the data is authenticated (RFC 6840, 5.8).
+	// A client that did not ask does not learn that the data is authenticated (RFC 6840, 5.8).
 	m.AuthenticatedData = got.AuthenticatedData && (q.AuthenticatedData || wire.DNSSECOK(q))
 	for _, rr := range got.Extra {
 		if rr.Header().Rrtype != dns.TypeOPT {
@@ -123,7 +123,7 @@ func (r *Resolver) cluster(ctx context.Context, m *dns.Msg, domain, rel string) 
 		return
 	}
 	switch rel {
-	case "ns.dns": // the name of the server that SOA and NS tell
+	case "ns.dns": // the name of the server in SOA and NS
 		m.Answer = wire.Addresses(q.Name, q.Qtype, r.Servers)
 		fallthrough
 	case "dns":

@@ -11,7 +11,7 @@ import (
 )
 
 // Callers is the table of this node's pods by address, on the server's side. The zero
-// value knows nobody. Safe for concurrent use; a look takes no lock.
+// value is empty. Safe for concurrent use; a look-up takes no lock.
 type Callers struct {
 	table atomic.Pointer[map[netip.Addr]*caller]
 }
@@ -22,7 +22,7 @@ type caller struct {
 	queries atomic.Uint64
 }
 
-// Lookup says who has an address.
+// Lookup is the pod that has an address.
 func (t *Callers) Lookup(a netip.Addr) (schema.Caller, bool) {
 	c := t.at(a)
 	if c == nil {

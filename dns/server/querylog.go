@@ -28,7 +28,7 @@ const (
 	maxLogTime = time.Hour
 )
 
-// queryLogs are the logs that somebody reads now. While there is none, a query costs
+// queryLogs are the logs with a reader. While there is none, a query costs
 // one load. Safe for concurrent use.
 type queryLogs struct {
 	mu   sync.Mutex
@@ -50,7 +50,7 @@ func (l *queryLog) wants(from schema.Caller, name string) bool {
 	return (l.pod == model.Name{} || l.pod == from.Pod) && strings.HasPrefix(strings.ToLower(name), l.name)
 }
 
-// none says that nobody reads a log.
+// none says that no log has a reader.
 func (l *queryLogs) none() bool {
 	list := l.list.Load()
 	return list == nil || len(*list) == 0
@@ -92,7 +92,7 @@ func (l *queryLogs) remove(log *queryLog) {
 	l.list.Store(&list)
 }
 
-// put has the line of a query written to the logs, and waits for nobody.
+// put queues the line of a query for the logs, and does not wait.
 func put(logs []*queryLog, line string) {
 	for _, l := range logs {
 		select {
@@ -160,7 +160,7 @@ func (s *Server) follow(ctx context.Context, w io.Writer, flush func() error, po
 		}
 		select {
 		case <-ctx.Done():
-			// Who has gone needs no last line.
+			// A reader that has gone needs no last line.
 			_, _ = fmt.Fprintf(w, "# the end: %d queries, and %d that were not read fast enough\n", lines,
 				log.dropped.Load())
 			return nil

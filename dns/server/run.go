@@ -86,7 +86,7 @@ func Run(ctx context.Context, c Config) error {
 		},
 		Take: func(u frames.Update, files []*os.File) {
 			p.take(u, files)
-			// Without a socket nobody is answered.
+			// Without a socket it answers no query.
 			if p.known && len(p.server.Sockets()) > 0 || u.Rest {
 				isReady()
 			}

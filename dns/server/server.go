@@ -28,7 +28,7 @@ type Server struct {
 	log      *slog.Logger
 	metrics  *metrics
 	callers  Callers
-	guests   atomic.Pointer[schema.Clients] // nil until the agent tells them
+	guests   atomic.Pointer[schema.Clients] // nil until the agent sends them
 	logs     queryLogs
 
 	// outside, when set, may answer on the hot path what the zone does not: it
@@ -164,7 +164,7 @@ func (s *Server) stop(k schema.Socket, d listening) {
 }
 
 // ofCaller counts a query that the hot path answers for the pod that asks. It is true for
-// what the slow path must see: while somebody reads a log, and the first step of a walk
+// what the slow path must see: while a log has a reader, and the first step of a walk
 // through a search list.
 func (s *Server) ofCaller(client netip.Addr, q *wire.Question, domains []wire.Domain, missing bool) bool {
 	if !s.logs.none() {

@@ -79,7 +79,7 @@ func (t *tcpSocket) serve() error {
 			return nil
 		case outOfFiles(err):
 			t.server.conns.relieve()
-		default: // what a connection met on its way is told here
+		default: // an error of the connection, not of the socket
 			if failed++; failed > 100 {
 				return err
 			}

@@ -112,7 +112,7 @@ func (u *udpSocket) serve() error {
 	for i, r := range u.readers {
 		wg.Go(func() {
 			if errs[i] = r.loop(); errs[i] != nil {
-				u.conn.Close() // a socket that nobody reads would take queries and answer none
+				u.conn.Close() // else queries would wait in a socket without a reader
 			}
 		})
 	}
@@ -159,7 +159,7 @@ func (r *reader) loop() error {
 				return nil
 			}
 			return err
-		case r.err != 0: // what a reply met on its way is told here
+		case r.err != 0: // an ICMP error for an earlier reply
 			if failed++; failed > 100 {
 				return r.err
 			}

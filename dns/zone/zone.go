@@ -51,7 +51,7 @@ func (n *node) empty() bool {
 // Zone is the names of the cluster. Names in it are relative to the cluster
 // domain, in lower case and in wire form without the root. Safe for concurrent use.
 type Zone struct {
-	// writing is held by whoever changes the zone, mu for as long as readers must wait.
+	// writing is held during a change of the zone, and mu while readers must wait.
 	writing sync.Mutex
 	mu      sync.RWMutex
 	names   map[string]*node
@@ -62,7 +62,7 @@ type Zone struct {
 	pods map[podAddr]int
 }
 
-// podAddr is what the name of a pod tells.
+// podAddr is what the name of a pod says.
 type podAddr struct {
 	namespace string
 	addr      netip.Addr
@@ -194,7 +194,7 @@ type pointer struct {
 }
 
 // at returns the content of a name. One that cannot be on the wire is left out:
-// it returns a content that nobody sees.
+// it returns a content that is not used.
 func (r *records) at(wire string) *content {
 	if wire == "" {
 		return &content{}

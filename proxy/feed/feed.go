@@ -1,4 +1,4 @@
-// Package feed is the agent's side of the proxy's hand-off: it tells every proxy of the node what it routes by.
+// Package feed is the agent's side of the proxy's hand-off: it sends every proxy of the node its routes.
 //
 // Invariants:
 //   - Certificates with their keys, and users with their password hashes, are on the socket and in memory, never on a
@@ -28,7 +28,7 @@ import (
 // loops plan the three kinds independently.
 const grace = time.Second
 
-// Feed is the agent's side: it holds what proxies should know, and tells every proxy that
+// Feed is the agent's side: it holds the desired state of proxies, and sends it to every proxy that
 // connects. Make it with New; its methods may be called concurrently.
 type Feed struct {
 	out handoff.Feed[schema.Socket, session, frames.Update, frames.Report]
@@ -145,7 +145,7 @@ func (p *part[P]) Apply(_ context.Context, set map[string]P, del []string) error
 	return nil
 }
 
-// note tells changed of the new value of a key; nil for none.
+// note calls changed with the new value of a key; nil for none.
 func (p *part[P]) note(k string, is *P) {
 	if p.changed == nil {
 		return

@@ -75,7 +75,7 @@ type Options struct {
 	BandwidthAfter int64 `json:"bandwidthAfter,omitempty"`
 	// HashSubset is how many endpoints share a key of HashBy; 0 is one.
 	HashSubset int `json:"hashSubset,omitempty"`
-	// Upstream is what endpoints are sent beside the request.
+	// Upstream is what endpoints are sent in addition to the request.
 	Upstream *Upstream `json:"upstream,omitempty"`
 	// Response is how responses of endpoints are changed.
 	Response *Response `json:"response,omitempty"`
@@ -140,7 +140,7 @@ type AuthURL struct {
 	// host.
 	Backend string `json:"backend,omitempty"`
 	Method  string `json:"method,omitempty"`
-	// SignIn is where who is refused is sent.
+	// SignIn is where refused clients are sent.
 	SignIn string `json:"signIn,omitempty"`
 	// Headers of its answer go on to the endpoint.
 	Headers []string `json:"headers,omitempty"`
@@ -156,7 +156,7 @@ type AuthURL struct {
 	// for as long as Cache says. Empty asks for each.
 	CacheKey string       `json:"cacheKey,omitempty"`
 	Cache    []CacheValid `json:"cache,omitempty"`
-	// Fields are sent to the server beside the request's.
+	// Fields are sent to the server in addition to the request's.
 	Fields []Field `json:"fields,omitempty"`
 }
 
@@ -198,7 +198,7 @@ func CookieStatus(status int) bool {
 	return false
 }
 
-// Upstream is what endpoints are sent beside the request.
+// Upstream is what endpoints are sent in addition to the request.
 type Upstream struct {
 	// Host is the field Host, a Template; empty is the client's.
 	Host string `json:"host,omitempty"`
@@ -250,7 +250,7 @@ type Errors struct {
 	// OwnOnly leaves responses of endpoints as they are: only what the proxy itself answers
 	// counts.
 	OwnOnly bool `json:"ownOnly,omitempty"`
-	// Namespace, Ingress, Service and Port are told to the backend.
+	// Namespace, Ingress, Service and Port are sent to the backend.
 	Namespace string `json:"namespace,omitempty"`
 	Ingress   string `json:"ingress,omitempty"`
 	Service   string `json:"service,omitempty"`

@@ -51,7 +51,7 @@ type Path struct {
 	Path string `json:"path"`
 	// Backend is the key of one; empty answers 503.
 	Backend string `json:"backend,omitempty"`
-	// Options are what the Ingress asks for beside; nil for nothing.
+	// Options are what the Ingress asks for in addition; nil for nothing.
 	Options *Options `json:"options,omitempty"`
 	// Closed says that something keeps requests out and cannot be done: 503, whatever else the
 	// path has.
@@ -93,7 +93,7 @@ type Certificate struct {
 // Verify is what becomes of requests without a good certificate of the client.
 type Verify string
 
-// The kinds: VerifyOn refuses them; VerifyOptional lets in who shows none; VerifyNoCA also who
+// The kinds: VerifyOn refuses them; VerifyOptional admits clients that show none; VerifyNoCA also those that
 // shows one that no authority has signed; VerifyOff asks for none.
 const (
 	VerifyOn       Verify = ""
@@ -108,7 +108,7 @@ type ClientCert struct {
 	Authority string `json:"authority"`
 	Depth     int    `json:"depth,omitempty"`
 	Verify    Verify `json:"verify,omitempty"`
-	// ErrorPage is where who is refused is sent, a Template; empty answers 400.
+	// ErrorPage is where refused clients are sent, a Template; empty answers 400.
 	ErrorPage string `json:"errorPage,omitempty"`
 	// Pass sends the certificate to endpoints.
 	Pass bool `json:"pass,omitempty"`

@@ -32,14 +32,14 @@ type Settings struct {
 	// where Sources has none of the family: another program makes the pod network.
 	AskFromNode bool `json:"askFromNode,omitempty"`
 	// AskAllowed are networks of authentication servers that may be asked in any case.
-	// AskRefused are addresses that may not be otherwise, beside those that no server has.
+	// AskRefused are addresses that may not be otherwise, in addition to those that no server has.
 	AskAllowed []netip.Prefix `json:"askAllowed,omitempty"`
 	AskRefused []netip.Addr   `json:"askRefused,omitempty"`
 	// Cluster are networks of pods and of virtual addresses of Services, where no copies of requests
 	// go but to Services that are named.
 	Cluster []netip.Prefix `json:"cluster,omitempty"`
 	// ProxyProtocol are clients that begin each connection with a PROXY header, version 1
-	// or 2. They must; nobody else may.
+	// or 2. They must; other clients may not.
 	ProxyProtocol []netip.Prefix `json:"proxyProtocol,omitempty"`
 	// Secret hides the addresses of endpoints in affinity cookies. All proxies of a cluster
 	// have the same.

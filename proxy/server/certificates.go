@@ -24,7 +24,7 @@ import (
 // Certificates are those that handshakes choose from. Its methods may be called
 // concurrently.
 type Certificates struct {
-	// made is the certificate for names that nobody gave one for.
+	// made is the certificate for names without one.
 	made    *tls.Certificate
 	parsed  atomic.Pointer[map[string]*tls.Certificate]
 	table   atomic.Pointer[table.Table]

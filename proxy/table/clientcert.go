@@ -18,7 +18,7 @@ type ClientRule struct {
 	*schema.ClientCert
 	Match *regexp.Regexp
 	Page  Template
-	// Err is what cannot be read: nobody is let in then.
+	// Err is what cannot be read: no client is admitted then.
 	Err error
 }
 

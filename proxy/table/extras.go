@@ -23,7 +23,7 @@ type ReadyReplace struct {
 	To    Template
 }
 
-// extras are what of the options is read for a request's use beside the templates of Ready.
+// extras are what of the options is read for a request's use in addition to the templates of Ready.
 type extras struct {
 	// Target, CacheKey, Host, Mirror and MirrorHost are templates of AuthURL, Upstream and Mirror.
 	Target, CacheKey, Host, Mirror, MirrorHost Template

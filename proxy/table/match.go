@@ -114,7 +114,7 @@ func (m *Match) skips(p *schema.Path, proof bool) bool {
 }
 
 // isProof says whether a request asks for the proof that a host is the asker's: only paths of
-// the namespace that owns the host may answer, for who answers gets its certificate.
+// the namespace that owns the host may answer, for the one that answers gets its certificate.
 func isProof(path []byte) bool {
 	return len(path) >= len(schema.ChallengePrefix) &&
 		string(path[:len(schema.ChallengePrefix)]) == schema.ChallengePrefix

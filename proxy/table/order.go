@@ -319,7 +319,7 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 	return o
 }
 
-// place tells closed patterns apart.
+// place identifies a closed pattern.
 type place struct {
 	literal string
 	foreign bool

@@ -92,7 +92,7 @@ func covers(a, b *Match) bool {
 		return true
 	}
 	if closed(a) {
-		return true // it serves nobody
+		return true // it serves no client
 	}
 	if closed(b) {
 		return false

@@ -17,7 +17,7 @@ import (
 
 // Origin is a client that an endpoint is told by the PROXY protocol (haproxy's
 // doc/proxy-protocol.txt). A connection that began with it carries that client's requests
-// and nobody else's. The zero Origin is told nobody.
+// and to no other. The zero Origin is not sent.
 type Origin struct {
 	// Version of the header, 1 or 2; 0 for none.
 	Version uint8

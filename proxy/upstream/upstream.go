@@ -4,8 +4,8 @@
 // Invariants:
 //   - An endpoint is one object for as long as any backend has it, so its connections
 //     and its state outlive every change of routes.
-//   - A request is never without an endpoint while its backend has one: who is ejected
-//     or draining still serves when nobody else is there.
+//   - A request is never without an endpoint while its backend has one: an ejected
+//     or draining endpoint still serves when there is no other.
 package upstream
 
 import (
@@ -41,7 +41,7 @@ type Settings struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Keys are certificates and authorities for TLS to endpoints; nil for none.
 	Keys Keys
-	// Secret makes that nobody can find addresses by the tokens of endpoints. All proxies
+	// Secret keeps clients from deriving addresses from the tokens of endpoints. All proxies
 	// of a cluster must have the same; may be empty.
 	Secret []byte
 }
