@@ -361,7 +361,7 @@ func (f *ingressFeed) listen(ctx context.Context) error {
 }
 
 // sockets are what the proxies of this node listen on; ok is false while the node is not known.
-func (f *ingressFeed) sockets(snap model.Snapshot) (list []feed.Socket, ok bool) {
+func (f *ingressFeed) sockets(snap model.Snapshot) (list []schema.Socket, ok bool) {
 	n, ok := snap.Node(f.a.node)
 	if !ok {
 		return nil, false
