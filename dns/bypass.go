@@ -43,7 +43,7 @@ func table(f nft.Family) nft.Table {
 		Sets: []nft.Set{{Name: "vips", Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}}},
 		Chains: []nft.Chain{
 			{Name: "queries", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: raw}, Rules: []nft.Rule{
-				{toVIP, nft.SocketOfAnyAddress{}, nft.Accept()}, // somebody else's, on this node's port 53
+				{toVIP, nft.SocketOfAnyAddress{}, nft.Accept()}, // another program's, on this node's port 53
 				{toVIP, nft.SocketOpen{}, nft.Notrack()}}},
 			{Name: "replies", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: raw},
 				Rules: []nft.Rule{{fromVIP, nft.Notrack()}}},

@@ -15,6 +15,7 @@ import (
 	"wayleave.dev/agent/dataplane"
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/kernel/firewall"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/model"
@@ -63,7 +64,7 @@ func (f *Feature) Enabled(cfg config.Config) bool { return cfg.DNS.Enabled }
 
 // Kinds implements agent.Feature.
 func (f *Feature) Kinds(cfg config.Config) agent.Kinds {
-	return agent.Kinds{AllPods: cfg.DNS.Pods == dns.PodsVerified || !cfg.PodNetwork.Enabled}
+	return agent.Kinds{AllPods: cfg.DNS.Pods == schema.PodsVerified || !cfg.PodNetwork.Enabled}
 }
 
 // Prepare implements agent.Preparer.
@@ -163,12 +164,12 @@ func (f *Feature) serve(ctx context.Context) error {
 // names tells the dns container the names of the cluster.
 func (f *Feature) names(ctx context.Context, n *agent.Node) error {
 	kinds := model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind
-	if n.Config.DNS.Pods == dns.PodsVerified {
+	if n.Config.DNS.Pods == schema.PodsVerified {
 		kinds |= model.PodKind
 	}
-	loop := &reconcile.Loop[model.Name, dns.Entry]{
+	loop := &reconcile.Loop[model.Name, schema.Records]{
 		Name: f.Name(), Store: n.Store, Kinds: kinds,
-		Keys: dns.Keys, Plan: dns.Plan, Equal: dns.Equal, Target: f.feed, Health: n.Health(f.Name()), Log: n.Log,
+		Keys: dns.Keys, Plan: dns.Plan, Equal: schema.Equal, Target: f.feed, Health: n.Health(f.Name()), Log: n.Log,
 		Report: n.ReportTo("dns"),
 	}
 	return loop.Run(ctx)

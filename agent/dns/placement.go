@@ -11,6 +11,7 @@ import (
 	"wayleave.dev/agent"
 	"wayleave.dev/agent/dataplane"
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 )
@@ -23,7 +24,7 @@ func (f *Feature) placement(n *agent.Node, bypass dns.Bypass) *dns.Placement {
 	}
 	return &dns.Placement{Node: n.Name, Service: agent.ClusterDNS(), Extra: n.NodeLocalDNS,
 		Feed: f.feed, Bypass: bypass, Domains: domains, Pods: n.Config.DNS.Pods,
-		Forwarding: func(own []netip.Addr) dns.Forwarding { return forwarding(n, own) },
+		Forwarding: func(own []netip.Addr) schema.Forwarding { return forwarding(n, own) },
 		Autopath:   n.Config.DNS.Autopath, Search: func() []string { return search(n) }, Tell: n.TellState, Log: n.Log}
 }
 
@@ -64,10 +65,11 @@ func placementLoop(n *agent.Node, name string, p *dns.Placement) *reconcile.Loop
 
 // forwarding is the settings for names outside of the cluster. own are the
 // addresses of the cluster DNS, which is not asked by itself.
-func forwarding(n *agent.Node, own []netip.Addr) dns.Forwarding {
+func forwarding(n *agent.Node, own []netip.Addr) schema.Forwarding {
 	c := n.Config.DNS
-	out := dns.Forwarding{Hosts: c.Hosts, CA: c.TLSCA, Stubs: map[string][]model.Nameserver{},
-		Cache: dns.CacheLimits{Bytes: c.CacheMiB << 20, TTL: c.CacheTTL, NegativeTTL: c.NegativeTTL, Stale: c.StaleFor}}
+	out := schema.Forwarding{Hosts: c.Hosts, CA: c.TLSCA, Stubs: map[string][]model.Nameserver{},
+		Cache: schema.CacheLimits{Bytes: c.CacheMiB << 20, TTL: c.CacheTTL, NegativeTTL: c.NegativeTTL,
+			Stale: c.StaleFor}}
 	for _, s := range c.PlainLetters {
 		out.PlainLetters = append(out.PlainLetters, s.Addr)
 	}

@@ -17,7 +17,7 @@ import (
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	kubesource "wayleave.dev/source/kubernetes"
 )
 
@@ -43,7 +43,7 @@ type Feature struct {
 	node     *agent.Node
 	settings ingress.Settings
 	// Keeper opens the sockets of proxies. Prepare makes one for this node unless it is set.
-	Keeper  *handoff.Keeper[feed.Socket]
+	Keeper  *handoff.Keeper[schema.Socket]
 	feed    *feed.Feed
 	secrets *kubesource.Secrets
 	// serves says that the node is inside of ingress.nodeSelector, where that is set.
@@ -107,9 +107,9 @@ func (f *Feature) ProxyAddresses(list []netip.Addr) { f.sources(list) }
 // settings are the settings by which Ingresses are planned, by agents and the writer.
 func settings(cfg config.Config) ingress.Settings {
 	c := cfg.Ingress
-	var global *table.AuthURL
+	var global *schema.AuthURL
 	if c.GlobalAuthURL != "" {
-		global = &table.AuthURL{URL: c.GlobalAuthURL, SignIn: c.GlobalAuthSignin, Headers: c.GlobalAuthResponseHeaders}
+		global = &schema.AuthURL{URL: c.GlobalAuthURL, SignIn: c.GlobalAuthSignin, Headers: c.GlobalAuthResponseHeaders}
 	}
 	return ingress.Settings{
 		GlobalAuth: global,
@@ -142,7 +142,7 @@ func (f *Feature) Facts(n *agent.Node, snap model.Snapshot) []string {
 		"auth-url may not ask %d addresses of nodes, the API server and Services that lead there", refused))
 	failures := f.feed.Failures()
 	for _, s := range slices.SortedFunc(maps.Keys(failures),
-		func(a, b feed.Socket) int { return a.Addr.Compare(b.Addr) }) {
+		func(a, b schema.Socket) int { return a.Addr.Compare(b.Addr) }) {
 		out = append(out, fmt.Sprintf("%s is not served: %v", s, failures[s]))
 	}
 	if bad := f.feed.Reports().Certificates; len(bad) > 0 {

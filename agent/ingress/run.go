@@ -12,7 +12,7 @@ import (
 	"wayleave.dev/agent"
 	"wayleave.dev/config"
 	"wayleave.dev/model"
-	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/schema"
 )
 
 // servesOn says whether a node serves Ingresses: it has all labels of
@@ -99,7 +99,7 @@ func (f *Feature) rest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.feed.Configure(feed.Settings{Drain: time.Second})
+	f.feed.Configure(schema.Settings{Drain: time.Second})
 	f.feed.Listen(nil)
 	l, err := agent.ListenChild(Socket)
 	if err != nil {
@@ -121,7 +121,7 @@ func (f *Feature) listen(ctx context.Context) error {
 		return err
 	}
 	defer w.Close()
-	var last []feed.Socket
+	var last []schema.Socket
 	for {
 		snap, _, err := w.Next(ctx)
 		if err != nil {
@@ -139,7 +139,7 @@ func (f *Feature) listen(ctx context.Context) error {
 }
 
 // sockets are what the proxies of this node listen on; ok is false while the node is not known.
-func (f *Feature) sockets(snap model.Snapshot) (list []feed.Socket, ok bool) {
+func (f *Feature) sockets(snap model.Snapshot) (list []schema.Socket, ok bool) {
 	n, ok := snap.Node(f.node.Name)
 	if !ok {
 		return nil, false
@@ -148,13 +148,13 @@ func (f *Feature) sockets(snap model.Snapshot) (list []feed.Socket, ok bool) {
 }
 
 // Sockets are what proxies of a node with these addresses listen on.
-func Sockets(addrs []netip.Addr, hostPorts bool) (out []feed.Socket) {
+func Sockets(addrs []netip.Addr, hostPorts bool) (out []schema.Socket) {
 	for _, a := range addrs {
-		out = append(out, feed.Socket{Addr: netip.AddrPortFrom(a, portHTTP)},
-			feed.Socket{Addr: netip.AddrPortFrom(a, portHTTPS), TLS: true})
+		out = append(out, schema.Socket{Addr: netip.AddrPortFrom(a, portHTTP)},
+			schema.Socket{Addr: netip.AddrPortFrom(a, portHTTPS), TLS: true})
 		if hostPorts {
-			out = append(out, feed.Socket{Addr: netip.AddrPortFrom(a, 80)},
-				feed.Socket{Addr: netip.AddrPortFrom(a, 443), TLS: true})
+			out = append(out, schema.Socket{Addr: netip.AddrPortFrom(a, 80)},
+				schema.Socket{Addr: netip.AddrPortFrom(a, 443), TLS: true})
 		}
 	}
 	return out

@@ -10,9 +10,7 @@ import (
 	"wayleave.dev/config"
 	"wayleave.dev/ingress"
 	"wayleave.dev/model"
-	"wayleave.dev/proxy/feed"
-	"wayleave.dev/proxy/h1"
-	"wayleave.dev/proxy/upstream"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/writeback"
 )
 
@@ -66,14 +64,14 @@ func (f *Feature) configure() {
 		return // see identify and outward
 	}
 	c := f.node.Config.Ingress
-	f.feed.Configure(feed.Settings{Trusted: c.TrustedProxies, Sources: f.from, Secret: f.secret,
+	f.feed.Configure(schema.Settings{Trusted: c.TrustedProxies, Sources: f.from, Secret: f.secret,
 		AskFromNode: !f.node.Config.PodNetwork.Enabled, AskAllowed: c.AuthURLNetworks, AskRefused: f.refused,
 		Cluster: f.cluster, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
 		Connect: c.Connect, Send: c.Send, Read: c.Read, ConnectionsPerClient: c.ConnectionsPerClient,
-		RequestHead:  h1.HeadLimits{Bytes: c.RequestHeadBytes, Fields: c.RequestFields},
-		ResponseHead: h1.HeadLimits{Bytes: c.ResponseHeadBytes, Fields: c.ResponseFields},
+		RequestHead:  schema.HeadLimits{Bytes: c.RequestHeadBytes, Fields: c.RequestFields},
+		ResponseHead: schema.HeadLimits{Bytes: c.ResponseHeadBytes, Fields: c.ResponseFields},
 		Server:       serverField(c.ServerHeader), HideServer: c.ServerHeader == config.NoServerHeader,
-		EndpointTLS: upstream.TLS{MinVersion: c.EndpointTLSMinVersion, RSAKeyExchange: c.EndpointTLSRSA}})
+		EndpointTLS: schema.TLSDefaults{MinVersion: c.EndpointTLSMinVersion, RSAKeyExchange: c.EndpointTLSRSA}})
 }
 
 // serverField is the field Server that the setting asks for; empty for none of the proxy's own.

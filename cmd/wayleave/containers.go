@@ -16,6 +16,8 @@ import (
 	dnsfeature "wayleave.dev/agent/dns"
 	"wayleave.dev/agent/ingress"
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
+	"wayleave.dev/dns/server"
 	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/proxy/process"
 )
@@ -28,9 +30,9 @@ func dnsCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 			keepMemoryBelow(log)
-			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsfeature.Socket, StateFile: dnsStateFile,
+			err := server.Run(cmd.Context(), server.Config{Socket: dnsfeature.Socket, StateFile: dnsStateFile,
 				HealthSocket: dnsProbes,
-				Hung:         func(k dns.Socket) { endHung(log, k) }, Log: log})
+				Hung:         func(k schema.Socket) { endHung(log, k) }, Log: log})
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}
@@ -44,7 +46,7 @@ func dnsCommand() *cobra.Command {
 // endHung ends a server that answers nobody, with what its goroutines do in the
 // log: the kernel then sends queries to another node's server, and the kubelet
 // starts this one again.
-func endHung(log *slog.Logger, k dns.Socket) {
+func endHung(log *slog.Logger, k schema.Socket) {
 	stacks := make([]byte, 64<<10)
 	stacks = stacks[:runtime.Stack(stacks, true)]
 	log.Error("the server hangs and ends itself", "socket", k, "stacks", string(stacks))

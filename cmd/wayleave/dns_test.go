@@ -14,6 +14,7 @@ import (
 	proxy "wayleave.dev/agent/service"
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
@@ -141,7 +142,7 @@ func (n *dnsNode) place(t *testing.T, feed *dns.Feed) {
 	t.Helper()
 	p := &dns.Placement{Net: n.links, Bypass: dns.NFTables{Conn: n.nft}, Feed: feed,
 		Domains:    []string{"cluster.local."},
-		Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
+		Forwarding: func([]netip.Addr) schema.Forwarding { return schema.Forwarding{} }}
 	if err := p.Sync(t.Context(), map[model.Name]dns.Place{{}: {VIPs: []netip.Addr{n.vip},
 		Clients: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}}); err != nil {
 		t.Fatal(err)

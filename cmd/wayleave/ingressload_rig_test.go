@@ -40,6 +40,7 @@ import (
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/schema"
 	kubesource "wayleave.dev/source/kubernetes"
 )
 
@@ -115,7 +116,7 @@ func (r *loadRig) startAgent() {
 	r.agent = a
 	f := ingress.New()
 	f.Keeper = feed.NewKeeper("", log) // there is no other agent
-	f.Keeper.Bind = func(s feed.Socket) (file *os.File, err error) {
+	f.Keeper.Bind = func(s schema.Socket) (file *os.File, err error) {
 		err = r.ns.Do(func() error { file, err = feed.OpenSocket(s); return err })
 		return file, err
 	}

@@ -19,6 +19,7 @@ import (
 	"wayleave.dev/agent/features"
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
 	kernelipvs "wayleave.dev/kernel/ipvs"
@@ -121,8 +122,8 @@ func (n *bareNode) install(kind string) error {
 		return err
 	}
 	p := &dns.Placement{Net: links, Bypass: dns.NFTables{Conn: s.NFT}, Feed: &dns.Feed{},
-		Forwarding: func([]netip.Addr) dns.Forwarding {
-			return dns.Forwarding{}
+		Forwarding: func([]netip.Addr) schema.Forwarding {
+			return schema.Forwarding{}
 		}}
 	if err := p.Sync(ctx, map[model.Name]dns.Place{
 		{}: {VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}}); err != nil {

@@ -10,6 +10,7 @@ import (
 	"wayleave.dev/agent"
 	"wayleave.dev/agent/features"
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
@@ -64,8 +65,8 @@ func TestUninstallTakesAllAndVerifyProvesIt(t *testing.T) {
 			return err
 		}
 		p := &dns.Placement{Net: links, Bypass: dns.NFTables{Conn: n.NFT}, Feed: &dns.Feed{},
-			Forwarding: func([]netip.Addr) dns.Forwarding {
-				return dns.Forwarding{}
+			Forwarding: func([]netip.Addr) schema.Forwarding {
+				return schema.Forwarding{}
 			}}
 		place := dns.Place{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}
 		if err := p.Sync(ctx, map[model.Name]dns.Place{{}: place}); err != nil {
