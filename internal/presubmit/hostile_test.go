@@ -84,7 +84,8 @@ func TestHostileBytesAreParsedInTheirProcessAlone(t *testing.T) {
 				t.Errorf("the process %s has %s by %s", x.name, i, by)
 			}
 		}
-		silent := slices.DeleteFunc(slices.Clone(x.parsers), func(p string) bool { return slices.Contains(x.talkers, p) })
+		isTalker := func(p string) bool { return slices.Contains(x.talkers, p) }
+		silent := slices.DeleteFunc(slices.Clone(x.parsers), isTalker)
 		for i, by := range closure(pkgs, silent) {
 			if belowAny(i, []string{"internal/handoff", "internal/frame"}) {
 				t.Errorf("%s talks to the agent; only %v may", by, x.talkers)
