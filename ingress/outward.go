@@ -33,10 +33,10 @@ var apiServer = model.Name{Namespace: "default", Name: "kubernetes"}
 
 // Refused are the addresses after a change, in order.
 func (o *Outward) Refused(snap model.Snapshot, c model.Changes) []netip.Addr {
-	if _, api := c.Services[apiServer]; o.hosts == nil || api || len(c.Nodes) > 0 {
+	if o.hosts == nil || c.Has(model.ServiceKind, apiServer) || c.Any(model.NodeKind) {
 		o.start(snap)
 	} else {
-		for n := range c.Services {
+		for n := range c.Of(model.ServiceKind) {
 			o.service(snap, n)
 		}
 	}

@@ -44,7 +44,7 @@ func TestOutwardFollowsNodesAndServices(t *testing.T) {
 	}
 	want = "[10.96.0.100 192.0.2.1 198.51.100.6 2001:db8::1]"
 	if got := fmt.Sprint(o.Refused(w.store.Snapshot(),
-		model.Changes{Services: map[model.Name]struct{}{onhost: {}}})); got != want {
+		model.ChangesOf(model.ServiceKind, onhost))); got != want {
 		t.Errorf("refused are %s, want %s", got, want)
 	}
 }

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"iter"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -86,12 +87,12 @@ type round struct {
 func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 	p.merges, p.parsed = map[string]*merged{}, map[model.Name]*options{}
 	r := &round{p, snap, map[Key]bool{}}
-	r.namespaces(c.Namespaces)
-	changed := c.Ingresses
-	if len(c.Classes) > 0 {
-		changed = map[model.Name]struct{}{}
-		for n := range c.Ingresses {
-			changed[n] = struct{}{}
+	r.namespaces(c.Of(model.NamespaceKind))
+	changed := c.Of(model.IngressKind)
+	if c.Any(model.IngressClassKind) {
+		changed = maps.Clone(changed)
+		if changed == nil {
+			changed = map[model.Name]struct{}{}
 		}
 		for i := range snap.Ingresses() {
 			if _, was := p.touched[i.Name]; was != p.settings.Ours(snap, i) {
@@ -102,13 +103,13 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 	for n := range changed {
 		r.ingress(n)
 	}
-	for n := range c.Secrets {
+	for n := range c.Of(model.SecretKind) {
 		r.secret(n)
 	}
-	for n := range c.Services {
+	for n := range c.Of(model.ServiceKind) {
 		r.service(n)
 	}
-	r.expire(c.Secrets)
+	r.expire(c.Of(model.SecretKind))
 	out := make([]Key, 0, len(r.keys))
 	for k := range r.keys {
 		out = append(out, k)

@@ -105,7 +105,7 @@ func TestTheClockIsWatched(t *testing.T) {
 		p := NewPlanner(Settings{})
 		var mu sync.Mutex
 		told, at := "", time.Time{}
-		loop := &reconcile.Loop[Key, Plan]{Name: "ingress", Store: store, Kinds: Kinds, Keys: p.Keys, Plan: p.Plan,
+		loop := &reconcile.Loop[Key, Plan]{Name: "ingress", Store: store, Kinds: Kinds, Planner: p,
 			Equal: Equal, Wake: p.Wake(),
 			Target: Target{nowhere[table.Host]{}, nowhere[table.Backend]{}, nowhere[table.Certificate]{}},
 			Health: reconcile.NewHealth(func(bool, time.Duration) {}, func(string) {}),

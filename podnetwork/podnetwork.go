@@ -256,15 +256,14 @@ func (n *Network) translation(ctx context.Context) error {
 	}
 	loop := &reconcile.Loop[string, world]{
 		Name: "masquerade", Store: n.Store, Kinds: model.NodeKind, Equal: world.equal,
-		Keys: func(_ model.Snapshot, c model.Changes) []string {
-			if len(c.Nodes) == 0 {
+		Planner: reconcile.PlannerOf(func(_ model.Snapshot, c model.Changes) []string {
+			if !c.Any(model.NodeKind) {
 				return nil
 			}
 			return []string{""}
-		},
-		Plan: func(s model.Snapshot, _ string) (world, bool, []model.Problem) {
+		}, func(s model.Snapshot, _ string) (world, bool, []model.Problem) {
 			return makeWorld(s, n.Node, n.Masquerade), true, nil
-		},
+		}),
 		Target: n.tables, Foreign: foreign, Health: n.Translation, Log: n.Log,
 	}
 	return loop.Run(ctx)

@@ -77,11 +77,11 @@ type world struct {
 	report map[string][]model.Problem
 	poke   chan struct{}
 	wake   chan struct{}
-	// extra is planned when the loop is woken, settled what Settled found last of the
+	// extra is planned when the loop is woken, applied what AfterRound found last of the
 	// seventh Service.
 	mu      sync.Mutex
 	extra   []model.Name
-	settled bool
+	applied bool
 }
 
 // run starts a loop whose plan of a service is its number of ports; a service
@@ -100,21 +100,15 @@ func run(t *testing.T, fn func(w *world)) {
 			Foreign: w.poke, Wake: w.wake, Log: slog.New(slog.DiscardHandler),
 			Report: func(k string, p []model.Problem) { w.report[k] = p },
 			Equal:  func(a, b int) bool { return a == b },
-			Keys: func(_ model.Snapshot, c model.Changes) (keys []model.Name) {
-				for k := range c.Services {
+			Planner: PlannerOf(func(_ model.Snapshot, c model.Changes) (keys []model.Name) {
+				for k := range c.Of(model.ServiceKind) {
 					keys = append(keys, k)
 				}
 				w.mu.Lock()
 				defer w.mu.Unlock()
 				keys, w.extra = append(keys, w.extra...), nil
 				return keys
-			},
-			Settled: func(holds func(model.Name) bool) {
-				w.mu.Lock()
-				defer w.mu.Unlock()
-				w.settled = holds(name(7))
-			},
-			Plan: func(s model.Snapshot, k model.Name) (int, bool, []model.Problem) {
+			}, func(s model.Snapshot, k model.Name) (int, bool, []model.Problem) {
 				svc, ok := s.Service(k)
 				if !ok {
 					return 0, false, nil
@@ -123,6 +117,11 @@ func run(t *testing.T, fn func(w *world)) {
 					return 0, false, []model.Problem{{Kind: "Service", Object: k, Reason: "99"}}
 				}
 				return len(svc.Ports), true, nil
+			}),
+			AfterRound: func(applied func(model.Name) bool) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.applied = applied(name(7))
 			},
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -268,26 +267,26 @@ func TestABurstIsTwoCommits(t *testing.T) {
 
 func TestAWokenLoopPlansAndSaysWhatHolds(t *testing.T) {
 	run(t, func(w *world) {
-		holds := func() bool {
+		applied := func() bool {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			return w.settled
+			return w.applied
 		}
 		w.store.MarkSynced(model.ServiceKind)
 		synctest.Wait()
-		if !holds() {
-			t.Error("a key that nobody wants does not hold")
+		if !applied() {
+			t.Error("a key that nobody wants is not applied")
 		}
 		w.target.failKey[name(7)] = 1
 		w.put(7, 1)
 		synctest.Wait()
-		if holds() {
-			t.Error("a key that failed holds")
+		if applied() {
+			t.Error("a key that failed is applied")
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if !holds() {
-			t.Error("the retried key does not hold")
+		if !applied() {
+			t.Error("the retried key is not applied")
 		}
 		before := len(w.target.calls)
 		w.mu.Lock()

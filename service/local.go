@@ -33,7 +33,7 @@ func LocalEqual(a, b Local) bool {
 // LocalKeys is the node's name when a change touches Local, for a reconcile.Loop.
 func LocalKeys(node string) func(model.Snapshot, model.Changes) []string {
 	return func(_ model.Snapshot, c model.Changes) []string {
-		if len(c.Nodes)+len(c.Pods) == 0 {
+		if !c.Any(model.NodeKind | model.PodKind) {
 			return nil
 		}
 		return []string{node}

@@ -226,7 +226,7 @@ func TestLocal(t *testing.T) {
 	if got := keys(model.Snapshot{}, model.Changes{}); got != nil {
 		t.Error(got)
 	}
-	if got := keys(model.Snapshot{}, model.Changes{Nodes: map[string]struct{}{"node2": {}}}); len(got) != 1 ||
+	if got := keys(model.Snapshot{}, model.ChangesOf(model.NodeKind, model.Name{Name: "node2"})); len(got) != 1 ||
 		got[0] != "node1" {
 		t.Error(got)
 	}

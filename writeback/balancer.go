@@ -181,19 +181,19 @@ func (b *Balancer) start(ctx context.Context) error {
 // step does what the changes ask for. Its error says what is to be tried again.
 func (b *Balancer) step(ctx context.Context, snap model.Snapshot, changes model.Changes) error {
 	all := false
-	for n := range changes.Namespaces {
+	for n := range changes.Of(model.NamespaceKind) {
 		var labels map[string]string
-		if ns, ok := snap.Namespace(n); ok {
+		if ns, ok := snap.Namespace(n.Name); ok {
 			labels = ns.Labels
 		}
-		all = b.books.SetNamespace(n, labels) || all
+		all = b.books.SetNamespace(n.Name, labels) || all
 	}
-	if len(changes.AddressPools) > 0 {
+	if changes.Any(model.AddressPoolKind) {
 		all = b.books.SetPools(slices.Collect(snap.AddressPools())) || all
-		for n := range changes.AddressPools {
-			if _, ok := snap.AddressPool(n); !ok {
-				b.report("AddressPool "+n, nil)
-				delete(b.known, n)
+		for n := range changes.Of(model.AddressPoolKind) {
+			if _, ok := snap.AddressPool(n.Name); !ok {
+				b.report("AddressPool "+n.Name, nil)
+				delete(b.known, n.Name)
 			}
 		}
 	}
@@ -202,7 +202,7 @@ func (b *Balancer) step(ctx context.Context, snap model.Snapshot, changes model.
 			b.todo[n] = true
 		}
 	}
-	for n := range changes.Services {
+	for n := range changes.Of(model.ServiceKind) {
 		b.see(snap, n)
 	}
 	return errors.Join(b.serve(ctx), b.pools(ctx))

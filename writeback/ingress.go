@@ -82,8 +82,8 @@ func (w *Ingresses) Run(ctx context.Context) error {
 	wait, ensure := time.Duration(0), time.Time{}
 	for ctx.Err() == nil {
 		snap, changes, ready := watch.Poll()
-		_, service := changes.Services[w.service()]
-		_, class := changes.Classes[ingress.ClassName]
+		service := changes.Has(model.ServiceKind, w.service())
+		class := changes.Has(model.IngressClassKind, model.Name{Name: ingress.ClassName})
 		var errs []error
 		if now := time.Now(); service || class || !now.Before(ensure) {
 			if err := errors.Join(w.ensureClass(ctx), w.ensureService(ctx)); err != nil {
@@ -121,17 +121,16 @@ func (w *Ingresses) service() model.Name {
 
 // see notes which Ingresses a change touches.
 func (w *Ingresses) see(snap model.Snapshot, c model.Changes) {
-	for n := range c.Ingresses {
+	for n := range c.Of(model.IngressKind) {
 		w.todo[n] = true
 	}
-	_, service := c.Services[w.service()]
 	moved := false
-	if service || len(c.Nodes) > 0 {
+	if c.Has(model.ServiceKind, w.service()) || c.Any(model.NodeKind) {
 		ends, names := w.addresses(snap)
 		moved = !slices.Equal(ends, w.ends) || !slices.Equal(names, w.names)
 		w.ends, w.names = ends, names
 	}
-	if moved || len(c.Classes) > 0 {
+	if moved || c.Any(model.IngressClassKind) {
 		for i := range snap.Ingresses() {
 			w.todo[i.Name] = true
 		}

@@ -349,7 +349,7 @@ func (a *agent) dnsNames(ctx context.Context) error {
 	}
 	loop := &reconcile.Loop[model.Name, dns.Entry]{
 		Name: "dns", Store: a.store, Kinds: kinds,
-		Keys: dns.Keys, Plan: dns.Plan, Equal: dns.Equal, Target: a.feed, Health: a.health("dns"), Log: a.log,
+		Planner: reconcile.PlannerOf(dns.Keys, dns.Plan), Equal: dns.Equal, Target: a.feed, Health: a.health("dns"), Log: a.log,
 		Report: func(key string, problems []model.Problem) { a.problems.Set("dns", key, problems) },
 	}
 	return loop.Run(ctx)
@@ -529,21 +529,20 @@ func (a *agent) services(ctx context.Context) error {
 	report := func(key string, problems []model.Problem) { a.problems.Set("service", key, problems) }
 	planner := &service.Planner{Options: planOptions(a.node, a.cfg)}
 	services := &reconcile.Loop[model.Name, service.Plan]{
-		Name: "service", Store: a.store, Kinds: service.Kinds, Keys: planner.Keys, Plan: planner.Plan,
-		Equal:  service.Equal,
+		Name: "service", Store: a.store, Kinds: service.Kinds, Planner: planner, Equal: service.Equal,
 		Target: mode, Foreign: foreign, Health: a.health("service"), Log: a.log, Report: report,
 	}
 	addresses := &reconcile.Loop[string, service.Local]{
-		Name: "service addresses", Store: a.store, Kinds: a.serviceLocalKinds(), Keys: service.LocalKeys(a.node),
-		Plan:  a.serviceLocal,
-		Equal: service.LocalEqual, Target: service.Locals{Mode: mode}, Health: a.health("service addresses"),
+		Name: "service addresses", Store: a.store, Kinds: a.serviceLocalKinds(),
+		Planner: reconcile.PlannerOf(service.LocalKeys(a.node), a.serviceLocal),
+		Equal:   service.LocalEqual, Target: service.Locals{Mode: mode}, Health: a.health("service addresses"),
 		Log: a.log, Report: report,
 	}
 	checks := &healthcheck.Server{Log: a.log, Healthy: func() bool { return a.proxyState() == nil }}
 	health := &reconcile.Loop[model.Name, healthcheck.Check]{
-		Name: "health checks", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys,
-		Equal: healthcheck.Equal,
-		Plan:  healthcheck.Plan(a.node, reservedPorts(a.cfg)), Target: checks,
+		Name: "health checks", Store: a.store, Kinds: model.ServiceKind | model.EndpointSliceKind,
+		Planner: reconcile.PlannerOf(service.Keys, healthcheck.Plan(a.node, reservedPorts(a.cfg))),
+		Equal:   healthcheck.Equal, Target: checks,
 		Health: a.health("health checks"), Log: a.log,
 		Report: func(key string, problems []model.Problem) { a.problems.Set("health checks", key, problems) },
 	}
@@ -629,7 +628,7 @@ func (a *agent) placement() *dns.Placement {
 func (a *agent) dnsStandby(ctx context.Context) error {
 	p := a.placement()
 	loop := &reconcile.Loop[model.Name, dns.Place]{
-		Name: "dns standby", Store: a.store, Kinds: model.ServiceKind | model.NodeKind, Keys: p.Keys, Plan: p.Plan,
+		Name: "dns standby", Store: a.store, Kinds: model.ServiceKind | model.NodeKind, Planner: p,
 		Equal:  dns.Place.Equal,
 		Target: dns.Standby{Placement: p}, Health: reconcile.NewHealth(nil, nil), Log: a.log,
 	}
@@ -652,7 +651,7 @@ func (a *agent) dnsPlacement(ctx context.Context) error {
 		return err
 	}
 	loop := &reconcile.Loop[model.Name, dns.Place]{
-		Name: "dns placement", Store: a.store, Kinds: model.ServiceKind | model.NodeKind, Keys: p.Keys, Plan: p.Plan,
+		Name: "dns placement", Store: a.store, Kinds: model.ServiceKind | model.NodeKind, Planner: p,
 		Equal:  dns.Place.Equal,
 		Target: p, Foreign: merge(ctx, rules, addrs), Health: a.health("dns placement"), Log: a.log,
 	}
@@ -702,8 +701,8 @@ func (a *agent) search() []string {
 // dnsCallers tells the dns container who this node's pods are.
 func (a *agent) dnsCallers(ctx context.Context) error {
 	loop := &reconcile.Loop[model.Name, dns.CallerPlan]{
-		Name: "dns callers", Store: a.store, Kinds: model.PodKind, Keys: dns.CallerKeys, Plan: dns.PlanCaller(a.node),
-		Equal:  dns.CallerPlan.Equal,
+		Name: "dns callers", Store: a.store, Kinds: model.PodKind,
+		Planner: reconcile.PlannerOf(dns.CallerKeys, dns.PlanCaller(a.node)), Equal: dns.CallerPlan.Equal,
 		Target: a.roll, Health: a.health("dns callers"), Log: a.log,
 	}
 	return loop.Run(ctx)

@@ -320,9 +320,9 @@ func (a *agent) announcements(ctx context.Context, n *announcer) error {
 		return err
 	}
 	loop := &reconcile.Loop[model.Name, loadbalancer.Announcement]{
-		Name: "loadbalancer", Store: a.store, Kinds: loadbalancer.Kinds, Keys: loadbalancer.Keys,
-		Plan:  loadbalancer.Plan(a.cfg.LoadBalancer.Default),
-		Equal: loadbalancer.Equal, Target: n, Health: a.health("loadbalancer"), Log: a.log,
+		Name: "loadbalancer", Store: a.store, Kinds: loadbalancer.Kinds,
+		Planner: reconcile.PlannerOf(loadbalancer.Keys, loadbalancer.Plan(a.cfg.LoadBalancer.Default)),
+		Equal:   loadbalancer.Equal, Target: n, Health: a.health("loadbalancer"), Log: a.log,
 		Report: func(key string, problems []model.Problem) { a.problems.Set("announce", key, problems) },
 	}
 	return loop.Run(ctx)

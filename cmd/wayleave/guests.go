@@ -29,8 +29,8 @@ func splitDNS(all []netip.Addr) (service, node []netip.Addr) {
 func (a *agent) dnsGuests(ctx context.Context) error {
 	g := &dns.Guests{Feed: a.feed, Log: a.log}
 	loop := &reconcile.Loop[model.Name, []netip.Addr]{
-		Name: "dns clients", Store: a.store, Kinds: model.PodKind, Keys: dns.CallerKeys, Plan: dns.PlanGuest,
-		Equal:  slices.Equal[[]netip.Addr],
+		Name: "dns clients", Store: a.store, Kinds: model.PodKind,
+		Planner: reconcile.PlannerOf(dns.CallerKeys, dns.PlanGuest), Equal: slices.Equal[[]netip.Addr],
 		Target: g, Health: a.health("dns clients"), Log: a.log,
 	}
 	if a.cfg.PodNetwork.Enabled {

@@ -285,11 +285,11 @@ func secretLoop(store *model.Store, s ingress.Settings, target reconcile.Target[
 	return &reconcile.Loop[model.Name, []model.Name]{
 		Name: "ingress secrets", Store: store, Kinds: model.IngressKind | model.IngressClassKind, Target: target,
 		Health: a.health("ingress secrets"), Log: a.log,
-		Keys: func(snap model.Snapshot, c model.Changes) []model.Name {
-			keys := slices.Collect(maps.Keys(c.Ingresses))
-			if len(c.Classes) > 0 {
+		Planner: reconcile.PlannerOf(func(snap model.Snapshot, c model.Changes) []model.Name {
+			keys := slices.Collect(maps.Keys(c.Of(model.IngressKind)))
+			if c.Any(model.IngressClassKind) {
 				keys = keys[:0]
-				for n := range c.Ingresses {
+				for n := range c.Of(model.IngressKind) {
 					keys = append(keys, n) // those that are gone, too
 				}
 				for i := range snap.Ingresses() {
@@ -301,8 +301,7 @@ func secretLoop(store *model.Store, s ingress.Settings, target reconcile.Target[
 				keys = append(keys, model.Name{}) // the settings
 			}
 			return keys
-		},
-		Plan: func(snap model.Snapshot, n model.Name) ([]model.Name, bool, []model.Problem) {
+		}, func(snap model.Snapshot, n model.Name) ([]model.Name, bool, []model.Problem) {
 			if n == (model.Name{}) {
 				return []model.Name{s.DefaultCertificate}, s.DefaultCertificate != model.Name{}, nil
 			}
@@ -312,7 +311,7 @@ func secretLoop(store *model.Store, s ingress.Settings, target reconcile.Target[
 			}
 			names := ingress.SecretsOf(i)
 			return names, len(names) > 0, nil
-		},
+		}),
 		Equal: slices.Equal[[]model.Name],
 	}
 }
@@ -322,8 +321,7 @@ func (f *ingressFeed) plan(ctx context.Context) error {
 	planner := ingress.NewPlanner(f.settings)
 	planner.Waits = true // for f.secrets
 	loop := &reconcile.Loop[ingress.Key, ingress.Plan]{
-		Name: "ingress", Store: f.a.store, Kinds: ingress.Kinds, Keys: planner.Keys, Plan: planner.Plan,
-		Equal:  ingress.Equal,
+		Name: "ingress", Store: f.a.store, Kinds: ingress.Kinds, Planner: planner, Equal: ingress.Equal,
 		Target: ingress.Target{Hosts: f.feed.Hosts(), Backends: f.feed.Backends(), Certificates: f.feed.Certificates()},
 		Wake:   planner.Wake(), Health: f.a.health("ingress"), Log: f.a.log,
 		Report: func(key string, problems []model.Problem) { f.a.problems.Set("ingress", key, problems) },

@@ -112,14 +112,14 @@ func policyLoop(store *model.Store, gate *networkpolicy.Gate, mode *policynft.Mo
 	planner := networkpolicy.NewPlanner(local)
 	return &reconcile.Loop[networkpolicy.Key, networkpolicy.Entry]{
 		Name: "networkpolicy", Store: store, Kinds: networkpolicy.PlannerKinds, Equal: networkpolicy.Entry.Equal,
-		Plan: planner.Plan, Target: mode,
-		Keys: func(s model.Snapshot, c model.Changes) []networkpolicy.Key {
+		Target: mode,
+		Planner: reconcile.PlannerOf(func(s model.Snapshot, c model.Changes) []networkpolicy.Key {
 			if l, changed := gate.Take(); changed {
 				planner.SetLocal(l)
 			}
 			return planner.Keys(s, c)
-		},
-		Wake: gate.Wake(), Settled: gate.Settled,
+		}, planner.Plan),
+		Wake: gate.Wake(), AfterRound: gate.Settled,
 	}
 }
 
@@ -140,7 +140,7 @@ func (a *agent) policyDNS(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, ok := changes.Services[dnsService()]; ok {
+		if changes.Has(model.ServiceKind, dnsService()) {
 			a.gate.DNS(a.knownDNS())
 		}
 	}

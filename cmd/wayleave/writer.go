@@ -268,9 +268,11 @@ func check[K comparable](w *writer, name string, kinds model.Kind, keys func(mod
 	find func(model.Snapshot, K) []model.Problem,
 ) *reconcile.Loop[K, struct{}] {
 	return &reconcile.Loop[K, struct{}]{
-		Name: name, Store: w.store, Kinds: kinds, Keys: keys,
+		Name: name, Store: w.store, Kinds: kinds,
 		Equal: func(a, b struct{}) bool { return true }, Target: nothing[K]{},
-		Plan:   func(s model.Snapshot, k K) (struct{}, bool, []model.Problem) { return struct{}{}, false, find(s, k) },
+		Planner: reconcile.PlannerOf(keys, func(s model.Snapshot, k K) (struct{}, bool, []model.Problem) {
+			return struct{}{}, false, find(s, k)
+		}),
 		Health: reconcile.NewHealth(func(bool, time.Duration) {}, func(string) {}), Log: w.log,
 		Report: func(key string, problems []model.Problem) { w.problems.Set(name, key, problems) },
 	}

@@ -157,14 +157,14 @@ func equal[T interface{ Equal(T) bool }](a, b *T) bool {
 func Keys(self string) func(model.Snapshot, model.Changes) []string {
 	return func(snap model.Snapshot, c model.Changes) []string {
 		var keys []string
-		if _, ok := c.Nodes[self]; ok {
+		if c.Has(model.NodeKind, model.Name{Name: self}) {
 			for n := range snap.Nodes() {
 				keys = append(keys, n.Name)
 			}
 		}
-		for n := range c.Nodes {
-			if !slices.Contains(keys, n) {
-				keys = append(keys, n)
+		for n := range c.Of(model.NodeKind) {
+			if !slices.Contains(keys, n.Name) {
+				keys = append(keys, n.Name)
 			}
 		}
 		return keys
