@@ -47,7 +47,7 @@ func (n *Network) proxyAddrs() (out []netip.Addr) {
 	if !ok || !n.ProxyAddress {
 		return nil
 	}
-	leases := n.book.List()
+	leases := n.leases.List()
 	for _, a := range node.ProxyAddrs() {
 		if !slices.ContainsFunc(leases, func(l ipam.Lease) bool { return slices.Contains(l.IPs, a) }) {
 			out = append(out, a)

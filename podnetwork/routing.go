@@ -130,8 +130,8 @@ func (n *Network) loosen(dev string) error {
 }
 
 // look finds out about the node's own links.
-func (n *Network) look(ctx context.Context) (routes.Local, error) {
-	l := routes.Local{Self: n.Node, Mode: n.Routing, Port: n.VXLANPort}
+func (n *Network) look(ctx context.Context) (routes.NodeLinks, error) {
+	l := routes.NodeLinks{Self: n.Node, Mode: n.Routing, Port: n.VXLANPort}
 	node, ok := n.Store.Snapshot().Node(n.Node)
 	if !ok {
 		return l, fmt.Errorf("there is no Node %s (yet)", n.Node)
@@ -182,7 +182,7 @@ func (n *Network) routing(ctx context.Context) error {
 }
 
 // routeWith runs the loop until the node's links are others than these.
-func (n *Network) routeWith(ctx context.Context, local routes.Local, changed <-chan struct{}) error {
+func (n *Network) routeWith(ctx context.Context, local routes.NodeLinks, changed <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	foreign := make(chan struct{}, 1)
