@@ -16,7 +16,7 @@ import (
 const Kinds = model.IngressKind | model.IngressClassKind | model.SecretKind | model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind
 
 // Planner plans. It remembers which Ingress touches what, and is for one reconcile.Loop:
-// Keys and Plan must be called in turns by one goroutine, Plan with the snapshot of the
+// Keys and Plan must be called in rounds by one goroutine, Plan with the snapshot of the
 // last Keys.
 type Planner struct {
 	settings Settings
@@ -44,12 +44,12 @@ type Planner struct {
 	leaving map[string]bool
 
 	now func() time.Time
-	// turns are when something else is to be said of certificates, nextTurn the first or
+	// due is when the state of each certificate changes next, nextDue the first of them or
 	// when to look again.
-	turns    map[model.Name]time.Time
-	nextTurn time.Time
-	slept    chan time.Time
-	wake     chan struct{}
+	due     map[model.Name]time.Time
+	nextDue time.Time
+	slept   chan time.Time
+	wake    chan struct{}
 
 	// Of the round that is on.
 	merges map[string]*merged
@@ -73,7 +73,7 @@ func NewPlanner(s Settings) *Planner {
 		hosts:    map[string]map[model.Name]bool{},
 		services: map[model.Name]map[model.Name]bool{}, secrets: map[model.Name]map[model.Name]bool{},
 		shapes: map[model.Name]string{}, ports: map[model.Name]map[portKey]bool{}, leaving: map[string]bool{},
-		now: time.Now, turns: map[model.Name]time.Time{}, slept: make(chan time.Time, 1), wake: make(chan struct{}, 1)}
+		now: time.Now, due: map[model.Name]time.Time{}, slept: make(chan time.Time, 1), wake: make(chan struct{}, 1)}
 }
 
 // round collects the keys of one.
@@ -117,7 +117,7 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 	return out
 }
 
-// ingress books a changed Ingress, and touches what it had and has.
+// ingress records a changed Ingress, and touches what it had and has.
 func (r *round) ingress(n model.Name) {
 	var now *touched
 	for s := range r.p.waiting { // few: what waits does so for a moment

@@ -121,7 +121,7 @@ func show(list []VIP) string {
 	return strings.Join(out, ", ")
 }
 
-// Of overlapping pools the one decides that has the address by the allocator's books.
+// Of overlapping pools the one decides that has the address by the allocator.
 func TestThePoolOfAnAddress(t *testing.T) {
 	store := world(t, func(w *model.Writer) {
 		w.PutService(served(aService("x"), "192.0.2.1"))

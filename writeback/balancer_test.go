@@ -213,27 +213,27 @@ func (w *apiWorld) show(services, pools int) {
 	}
 }
 
-// term is a Balancer in office.
-type term struct {
+// leader is a Balancer that leads.
+type leader struct {
 	*Balancer
 	watch    *model.Watcher
 	problems map[string][]model.Problem
 }
 
-// elect starts a term; the one before has ended.
-func (w *apiWorld) elect(before *term) *term {
+// elect starts a leader; the one before has ended.
+func (w *apiWorld) elect(before *leader) *leader {
 	w.t.Helper()
 	if before != nil {
 		before.watch.Close()
 	}
-	e := &term{problems: map[string][]model.Problem{}}
+	e := &leader{problems: map[string][]model.Problem{}}
 	e.Balancer = &Balancer{Client: w.client, Dynamic: w.dynamic, Store: w.store, Default: true,
 		Log: slog.New(slog.DiscardHandler),
 		Report: func(key string, p []model.Problem) {
 			if e.problems[key] = p; len(p) == 0 {
 				delete(e.problems, key)
 			}
-		}, Say: func(error) {}}
+		}, SetCondition: func(error) {}}
 	for e.start(w.t.Context()) != nil { // until the faults let it
 	}
 	var err error
@@ -243,17 +243,17 @@ func (w *apiWorld) elect(before *term) *term {
 	return e
 }
 
-func (e *term) turn(ctx context.Context) error {
+func (e *leader) round(ctx context.Context) error {
 	snap, changes, _ := e.watch.Poll()
 	return e.step(ctx, snap, changes)
 }
 
-// rest turns until there is nothing left to do.
-func (w *apiWorld) rest(e *term) {
+// rest runs rounds until there is nothing left to do.
+func (w *apiWorld) rest(e *leader) {
 	w.t.Helper()
 	for range 100 {
 		w.show(-1, -1)
-		err := e.turn(w.t.Context())
+		err := e.round(w.t.Context())
 		if err == nil && len(w.serviceEvents)+len(w.poolEvents) == 0 {
 			return
 		}
@@ -588,7 +588,7 @@ func (r *randomTest) check(before, after *corev1.Service) {
 }
 
 // checkRest looks at a world in which nothing is left to do.
-func (r *randomTest) checkRest(e *term) {
+func (r *randomTest) checkRest(e *leader) {
 	fresh := loadbalancer.New(true)
 	var pools []*model.AddressPool
 	for _, p := range r.pools {
@@ -596,22 +596,22 @@ func (r *randomTest) checkRest(e *term) {
 		pools = append(pools, out)
 	}
 	fresh.SetPools(pools)
-	booked := map[model.Name]bool{}
+	recorded := map[model.Name]bool{}
 	for _, s := range r.services {
 		if m, _ := source.Service(s); m.LoadBalancer != nil {
 			fresh.Set(m)
-			booked[m.Name] = true
-			if got := e.books.Has(m.Name); !slices.Equal(got, m.LoadBalancer.Given) {
-				r.t.Errorf("%s has %v, the books say %v", s.Name, m.LoadBalancer.Given, got)
+			recorded[m.Name] = true
+			if got := e.allocator.Has(m.Name); !slices.Equal(got, m.LoadBalancer.Given) {
+				r.t.Errorf("%s has %v, the allocator says %v", s.Name, m.LoadBalancer.Given, got)
 			}
 		}
 	}
-	for _, n := range e.books.Services() {
-		if !booked[n] {
-			r.t.Errorf("%s is booked and is not there", n)
+	for _, n := range e.allocator.Services() {
+		if !recorded[n] {
+			r.t.Errorf("%s is recorded and is not there", n)
 		}
 	}
-	for n := range booked {
+	for n := range recorded {
 		if d := fresh.Decide(n); !slices.Equal(d.Addrs, fresh.Has(n)) ||
 			len(d.Problems) != len(e.problems["Service "+n.String()]) {
 			r.t.Errorf("at rest %s has %v and should have %v; %v was told, %v is so", n, fresh.Has(n), d.Addrs,
@@ -654,7 +654,7 @@ func TestRandomStepsGiveNothingTwice(t *testing.T) {
 		r.step()
 		if r.r.IntN(3) > 0 {
 			r.show(r.r.IntN(6), r.r.IntN(3))
-			_ = e.turn(t.Context()) // it is tried again
+			_ = e.round(t.Context()) // it is tried again
 		}
 		if i%97 == 0 {
 			e = r.elect(e)
@@ -700,7 +700,7 @@ func TestTheBalancerRuns(t *testing.T) {
 	done := make(chan error, 1)
 	b := &Balancer{Client: w.client, Dynamic: w.dynamic, Store: w.store, Default: true,
 		Log:    slog.New(slog.DiscardHandler),
-		Report: func(string, []model.Problem) {}, Say: func(error) {}}
+		Report: func(string, []model.Problem) {}, SetCondition: func(error) {}}
 	go func() { done <- b.Run(ctx) }()
 	if n := <-crds; n != "addresspools.wayleave.dev" {
 		t.Errorf("made %s", n)
@@ -740,7 +740,7 @@ func TestAFailedWriteThatWasTakenKeepsItsAddress(t *testing.T) {
 	e := w.elect(nil)
 	failure := apierrors.NewServerTimeout(schema.GroupResource{}, "patch", 1)
 	w.fault = func() (error, bool) { return failure, true }
-	if err := e.turn(t.Context()); err == nil || ips(w.services["a"]) != "192.0.2.1" {
+	if err := e.round(t.Context()); err == nil || ips(w.services["a"]) != "192.0.2.1" {
 		t.Fatalf("the write gave %v, and a has %q", err, ips(w.services["a"]))
 	}
 	w.put(lbService("b"))
@@ -755,7 +755,7 @@ func TestAFailedWriteThatWasTakenKeepsItsAddress(t *testing.T) {
 	shown := w.serviceEvents[0] // a, as it was before the write
 	w.serviceEvents = append([]func(*model.Writer){shown}, w.serviceEvents[2:]...)
 	w.show(-1, -1)
-	_ = e.turn(t.Context())
+	_ = e.round(t.Context())
 	w.fault = func() (error, bool) { return nil, false }
 	w.rest(e)
 	if ips(w.services["a"]) != "192.0.2.1" || ips(w.services["b"]) != "" {

@@ -67,7 +67,7 @@ const (
 	mostOfObject = 64
 )
 
-// NewProblems makes an empty book of problems.
+// NewProblems knows of no problem.
 func NewProblems(log *slog.Logger) *Problems {
 	return &Problems{by: map[string][]model.Problem{}, wake: make(chan struct{}, 1),
 		seen: map[model.Problem]time.Time{}, count: map[object]int{}, grace: grace, log: log}

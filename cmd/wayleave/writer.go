@@ -211,7 +211,7 @@ func (w *writer) balance(ctx context.Context) error {
 			}
 			w.problems.Set("loadbalancer", key, problems)
 		},
-		Say: func(err error) { w.say("loadbalancer", err) }}
+		SetCondition: func(err error) { w.say("loadbalancer", err) }}
 	return b.Run(ctx)
 }
 

@@ -45,7 +45,7 @@ func (w *writer) ingress(ctx context.Context) error {
 	in := &writeback.Ingresses{Client: w.client.Interface, Store: w.store, Settings: s, Selector: w.servingPods(),
 		HTTP: proxyHTTP, HTTPS: proxyHTTPS, NodeAddresses: w.cfg.Ingress.HostPorts,
 		NodeSelector: w.cfg.Ingress.NodeSelector,
-		Log:          w.log, Say: func(err error) { w.say("ingress", err) }}
+		Log:          w.log, SetCondition: func(err error) { w.say("ingress", err) }}
 	return all(ctx, in.Run, func(ctx context.Context) error { return w.judgeIngresses(ctx, s) })
 }
 
