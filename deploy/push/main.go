@@ -40,7 +40,7 @@ func run(ctx context.Context, args []string) error {
 // push sends the only image of the archive, with compressed layers, and returns its name by digest. Blobs that the
 // registry has are not sent again.
 func push(ctx context.Context, archive, to string) (string, error) {
-	ref, err := name.NewTag(to, name.WithDefaultTag(""))
+	ref, err := name.NewTag(to, name.StrictValidation)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", to, err)
 	}
