@@ -240,8 +240,8 @@ func settings() []setting {
 		{"service.conntrack.tcpEstablishedTimeout", "24h",
 			duration(func(c *Config) *time.Duration { return &c.Service.Tracking.Established }, 0,
 				720*time.Hour), []string{
-				"How long an idle TCP connection is remembered: up to 720h. For this and the other times 0s leaves the " +
-					"node's own value."}},
+				"How long an idle TCP connection is remembered: up to 720h. For this and the other times 0s leaves " +
+					"the node's own value."}},
 		{"service.conntrack.tcpCloseWaitTimeout", "1h",
 			duration(func(c *Config) *time.Duration { return &c.Service.Tracking.CloseWait }, 0,
 				720*time.Hour), []string{
@@ -410,7 +410,8 @@ func settings() []setting {
 			"The most header fields of a request over HTTP/1.1: 32 to 1024."}},
 		{"ingress.responseHeadBytes", "65536", number(func(c *Config) *int { return &c.Ingress.ResponseHeadBytes },
 			4<<10, 1<<20), []string{
-			"The most bytes of the head of an endpoint's response: 4096 to 1048576. Larger ones are answered with 502."}},
+			"The most bytes of the head of an endpoint's response: 4096 to 1048576. Larger ones are answered with " +
+				"502."}},
 		{"ingress.responseFields", "1024", number(func(c *Config) *int { return &c.Ingress.ResponseFields }, 32,
 			8192), []string{
 			"The most header fields of an endpoint's response: 32 to 8192. More are answered with 502."}},
@@ -420,8 +421,8 @@ func settings() []setting {
 				"ingress-nginx does."}},
 		{"ingress.endpointTLSMinVersion", `"1.2"`,
 			tlsVersion(func(c *Config) *uint16 { return &c.Ingress.EndpointTLSMinVersion }), []string{
-				"The oldest version of TLS that endpoints of the backend protocols HTTPS and GRPCS may speak: \"1.0\", " +
-					"\"1.1\", \"1.2\" or \"1.3\"."}},
+				"The oldest version of TLS that endpoints of the backend protocols HTTPS and GRPCS may speak: " +
+					"\"1.0\", \"1.1\", \"1.2\" or \"1.3\"."}},
 		{"ingress.endpointTLSRSAKeyExchange", "false",
 			boolean(func(c *Config) *bool { return &c.Ingress.EndpointTLSRSA }), []string{
 				"Allow endpoints that have only cipher suites with RSA key exchange (AES128-SHA and alike): no " +

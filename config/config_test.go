@@ -48,7 +48,8 @@ func TestGoodSettings(t *testing.T) {
 
 func TestStubDomainsAndHosts(t *testing.T) {
 	c, err := Parse([]byte("dns:\n  upstreams: [\"tls://9.9.9.9@dns.quad9.net\"]\n  stubDomains: {Corp.example: " +
-		"[10.0.0.53, \"[fd00::53]:5353\"]}\n  hosts: {printer.corp.example.: [10.0.0.9]}\n  plainLetters: [10.0.0.53]\n"))
+		"[10.0.0.53, \"[fd00::53]:5353\"]}\n  hosts: {printer.corp.example.: [10.0.0.9]}\n" +
+		"  plainLetters: [10.0.0.53]\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

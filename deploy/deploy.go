@@ -89,7 +89,9 @@ func Chart() (map[string][]byte, error) {
 			"(labels of the nodes that serve).\n" +
 			"# Only agents that serve Ingress read Secrets; with a nodeSelector they are those of a DaemonSet of " +
 			"their own.\ningress: {}" +
-			"\n# The settings file of Wayleave. A wrong or unknown setting is refused at start, by name.\nsettings: |\n" + indent(config.Commented(), 2) + "\n"),
+			"\n# The settings file of Wayleave. A wrong or unknown setting is refused at start, by name.\n" +
+			"settings: |\n" +
+			indent(config.Commented(), 2) + "\n"),
 		"templates/wayleave.yaml": append([]byte(chartValues), body...),
 	}, nil
 }

@@ -29,13 +29,16 @@ func TestAWalkIsShownAsThePodWouldSeeIt(t *testing.T) {
 	upstream := "upstream " + r.out.addr.String()
 	for _, c := range []struct{ pod, name, qtype, want string }{
 		{"default/web", "google.com", "A",
-			`pod default/web, 10.7.0.2: search default.svc.cluster.local svc.cluster.local cluster.local corp.example, ndots 5, autopath on
-1. google.com.default.svc.cluster.local. A: NOERROR from zone, autopath google.com.svc.cluster.local. NXDOMAIN from zone, autopath google.com.cluster.local. NXDOMAIN from zone, autopath google.com.corp.example. NXDOMAIN from UP, autopath google.com. NOERROR from UP
+			`pod default/web, 10.7.0.2: ` + search("default") + `, ndots 5, autopath on
+1. google.com.default.svc.cluster.local. A: NOERROR from zone, ` +
+				`autopath google.com.svc.cluster.local. NXDOMAIN from zone, ` +
+				`autopath google.com.cluster.local. NXDOMAIN from zone, ` +
+				`autopath google.com.corp.example. NXDOMAIN from UP, autopath google.com. NOERROR from UP
    google.com.default.svc.cluster.local. 17 IN CNAME google.com.
    google.com. 17 IN A 192.0.2.7
 `},
 		{"default/own", "google.com", "a",
-			`pod default/own, 10.7.0.4: search default.svc.cluster.local svc.cluster.local cluster.local corp.example, ndots 5, autopath not for its search list
+			`pod default/own, 10.7.0.4: ` + search("default") + `, ndots 5, autopath not for its search list
 1. google.com.default.svc.cluster.local. A: NXDOMAIN from zone
 2. google.com.svc.cluster.local. A: NXDOMAIN from zone
 3. google.com.cluster.local. A: NXDOMAIN from zone
@@ -44,12 +47,12 @@ func TestAWalkIsShownAsThePodWouldSeeIt(t *testing.T) {
    google.com. 17 IN A 192.0.2.7
 `},
 		{"default/foreign", "google.com.", "A",
-			`pod default/foreign, 192.0.2.9: search default.svc.cluster.local svc.cluster.local cluster.local corp.example, ndots 5, autopath on
+			`pod default/foreign, 192.0.2.9: ` + search("default") + `, ndots 5, autopath on
 1. google.com. A: NOERROR from UP
    google.com. 17 IN A 192.0.2.7
 `},
 		{"shop/cart", "broken.com.", "A",
-			`pod shop/cart, 10.7.0.3: search shop.svc.cluster.local svc.cluster.local cluster.local corp.example, ndots 5, autopath on
+			`pod shop/cart, 10.7.0.3: ` + search("shop") + `, ndots 5, autopath on
 1. broken.com. A: SERVFAIL from nobody (UP: it answered SERVFAIL)
 `},
 	} {
@@ -169,4 +172,9 @@ func TestALogLineIsOneLine(t *testing.T) {
 	if strings.ContainsAny(line, "\n\x00") || !strings.Contains(line, `a\010\ b\000. TYPE65280`) {
 		t.Errorf("%q", line)
 	}
+}
+
+// search is the search list of a pod in a namespace.
+func search(namespace string) string {
+	return "search " + namespace + ".svc.cluster.local svc.cluster.local cluster.local corp.example"
 }

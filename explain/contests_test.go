@@ -13,11 +13,13 @@ kind: Ingress
 metadata: {namespace: shop, name: site, creationTimestamp: "2026-01-01T00:00:00Z"}
 spec:
   ingressClassName: wayleave
-  rules: [{host: shop.test, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]
+  rules: [{host: shop.test, http: {paths: [{path: /, pathType: Prefix,
+    backend: {service: {name: web, port: {number: 80}}}}]}}]
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
-metadata: {namespace: guest, name: late, creationTimestamp: "2026-01-02T00:00:00Z", annotations: {nginx.ingress.kubernetes.io/app-root: /guest}}
+metadata: {namespace: guest, name: late, creationTimestamp: "2026-01-02T00:00:00Z",
+  annotations: {nginx.ingress.kubernetes.io/app-root: /guest}}
 spec:
   ingressClassName: wayleave
   tls: [{hosts: [shop.test], secretName: mine}]

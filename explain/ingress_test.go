@@ -14,12 +14,17 @@ const ingressTown = `
 apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata: {namespace: shop, name: good, annotations: {nginx.ingress.kubernetes.io/proxy-body-size: 8m}}
-spec: {ingressClassName: nginx, rules: [{host: a.example, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
+spec: {ingressClassName: nginx, rules: [{host: a.example, http: {paths: [{path: /, pathType: Prefix,
+  backend: {service: {name: web, port: {number: 80}}}}]}}]}
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
-metadata: {namespace: shop, name: half, annotations: {nginx.ingress.kubernetes.io/custom-headers: x, nginx.ingress.kubernetes.io/ssl-redirect: "false"}}
-spec: {ingressClassName: nginx, tls: [{hosts: [b.example], secretName: none}], rules: [{host: b.example, http: {paths: [{path: /x, pathType: ImplementationSpecific, backend: {service: {name: none, port: {number: 80}}}}, {path: z, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
+metadata: {namespace: shop, name: half, annotations: {nginx.ingress.kubernetes.io/custom-headers: x,
+  nginx.ingress.kubernetes.io/ssl-redirect: "false"}}
+spec: {ingressClassName: nginx, tls: [{hosts: [b.example], secretName: none}],
+  rules: [{host: b.example, http: {paths: [{path: /x, pathType: ImplementationSpecific,
+  backend: {service: {name: none, port: {number: 80}}}}, {path: z, pathType: Prefix,
+  backend: {service: {name: web, port: {number: 80}}}}]}}]}
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress

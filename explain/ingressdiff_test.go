@@ -17,18 +17,24 @@ import (
 const diffTown = `
 apiVersion: networking.k8s.io/v1
 kind: Ingress
-metadata: {namespace: shop, name: site, creationTimestamp: "2026-01-01T00:00:00Z", annotations: {nginx.ingress.kubernetes.io/rewrite-target: "/$1"}}
-spec: {ingressClassName: nginx, rules: [{host: a.example, http: {paths: [{path: "/(.*)", pathType: ImplementationSpecific, backend: {service: {name: web, port: {number: 80}}}}, {path: "/api/(?!v1)(.*)", pathType: ImplementationSpecific, backend: {service: {name: web, port: {number: 80}}}}]}}]}
+metadata: {namespace: shop, name: site, creationTimestamp: "2026-01-01T00:00:00Z",
+  annotations: {nginx.ingress.kubernetes.io/rewrite-target: "/$1"}}
+spec: {ingressClassName: nginx, rules: [{host: a.example, http: {paths: [{path: "/(.*)",
+  pathType: ImplementationSpecific, backend: {service: {name: web, port: {number: 80}}}},
+  {path: "/api/(?!v1)(.*)", pathType: ImplementationSpecific, backend: {service: {name: web, port: {number: 80}}}}]}}]}
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata: {namespace: shop, name: plain, creationTimestamp: "2026-01-02T00:00:00Z"}
-spec: {ingressClassName: nginx, tls: [{hosts: [b.example]}], rules: [{host: b.example, http: {paths: [{path: /x, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
+spec: {ingressClassName: nginx, tls: [{hosts: [b.example]}], rules: [{host: b.example,
+  http: {paths: [{path: /x, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
-metadata: {namespace: shop, name: loose, creationTimestamp: "2026-01-03T00:00:00Z", annotations: {nginx.ingress.kubernetes.io/whitelist-source-range: "10.0.0.0/8"}}
-spec: {ingressClassName: nginx, rules: [{host: c.example, http: {paths: [{path: /x, pathType: ImplementationSpecific, backend: {service: {name: web, port: {number: 80}}}}]}}]}
+metadata: {namespace: shop, name: loose, creationTimestamp: "2026-01-03T00:00:00Z",
+  annotations: {nginx.ingress.kubernetes.io/whitelist-source-range: "10.0.0.0/8"}}
+spec: {ingressClassName: nginx, rules: [{host: c.example, http: {paths: [{path: /x, pathType: ImplementationSpecific,
+  backend: {service: {name: web, port: {number: 80}}}}]}}]}
 ---
 apiVersion: v1
 kind: Service

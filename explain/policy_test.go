@@ -68,7 +68,8 @@ spec:
   podSelector: {matchLabels: {app: backend}}
   policyTypes: [Egress]
   egress:
-  - to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {k8s-app: kube-dns}}}]
+  - to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}},
+      podSelector: {matchLabels: {k8s-app: kube-dns}}}]
     ports: [{port: dns, protocol: UDP}]
 `
 

@@ -46,7 +46,7 @@ func routing() []annotation {
 			p.out.regex, p.out.useRegex = p.out.regex ||
 				v, v
 		}), note: "all paths of the host match as prefixes without regard to case, see [Which path is " +
-			"served](#which-path-is-served); RE2"},
+			"served](ingress.md#which-path-is-served); RE2"},
 		{name: "backend-protocol", read: protocol,
 			note: "HTTP, HTTPS, GRPC and GRPCS; certificates of endpoints are not verified, as in ingress-nginx"},
 		{name: "proxy-http-version", read: oneOf(func(*parser, string) {}, "1.1"), note: "1.1"},
@@ -148,7 +148,8 @@ func guards() []annotation {
 			"auth-map"), guard: true},
 		{name: "auth-realm", read: fieldValue(func(p *parser, v string) { p.auth.realm = v })},
 		{name: "auth-url", read: askedURL, guard: true,
-			note: "not at addresses of nodes, of the API server, loopback, link-local or metadata services; variables: " + variables},
+			note: "not at addresses of nodes, of the API server, loopback, link-local or metadata services; " +
+				"variables: " + variables},
 		{name: "auth-method", read: oneOf(func(p *parser, v string) { p.authURL.Method = v }, "GET", "HEAD", "POST",
 			"PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"), guard: true,
 			note: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS and TRACE"},

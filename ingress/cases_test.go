@@ -330,7 +330,8 @@ func ingressCases() []ingressCase {
 		{name: "basic auth", settings: own, yaml: ing("a", []string{"auth-type: basic", "auth-secret: users",
 			"auth-realm: shop"}, rules("a.example / P web:80")),
 			want: []string{
-				`opts http://a.example/ = {"auth":{"realm":"shop","users":{"ann":"{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}}}`}},
+				`opts http://a.example/ = ` +
+					`{"auth":{"realm":"shop","users":{"ann":"{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}}}`}},
 		{name: "basic auth without its Secret is closed", settings: own,
 			yaml:     ing("a", []string{"auth-type: basic", "auth-secret: none"}, rules("a.example / P web:80")),
 			want:     []string{"http://a.example/ = 503"},

@@ -282,11 +282,17 @@ func TestBooleans(t *testing.T) {
 func TestEndpointsAreNoMetadataService(t *testing.T) {
 	w := newWorld(t, Settings{Default: true}, town(t)+`
 ---
-{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: odd}, spec: {clusterIP: 10.96.0.77, ports: [{name: http, port: 80}]}}
+{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: odd},
+  spec: {clusterIP: 10.96.0.77, ports: [{name: http, port: 80}]}}
 ---
-{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: shop, name: odd-1, labels: {kubernetes.io/service-name: odd}}, ports: [{name: http, port: 80}], endpoints: [{addresses: [169.254.169.254]}, {addresses: [127.0.0.1]}, {addresses: [100.100.100.200]}, {addresses: [168.63.129.16]}, {addresses: [10.244.1.5]}]}
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4,
+  metadata: {namespace: shop, name: odd-1, labels: {kubernetes.io/service-name: odd}}, ports: [{name: http, port: 80}],
+  endpoints: [{addresses: [169.254.169.254]}, {addresses: [127.0.0.1]}, {addresses: [100.100.100.200]},
+  {addresses: [168.63.129.16]}, {addresses: [10.244.1.5]}]}
 ---
-{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv6, metadata: {namespace: shop, name: odd-2, labels: {kubernetes.io/service-name: odd}}, ports: [{name: http, port: 80}], endpoints: [{addresses: ["fd00:ec2::254"]}, {addresses: ["64:ff9b::a9fe:a9fe"]}]}
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv6,
+  metadata: {namespace: shop, name: odd-2, labels: {kubernetes.io/service-name: odd}}, ports: [{name: http, port: 80}],
+  endpoints: [{addresses: ["fd00:ec2::254"]}, {addresses: ["64:ff9b::a9fe:a9fe"]}]}
 `+ing("a", nil, rules("h.example /p P odd:80")))
 	if got := fmt.Sprint(Endpoints(w.store.Snapshot(), "shop/odd:80")); got != "[10.244.1.5:80]" {
 		t.Errorf("endpoints are %s", got)

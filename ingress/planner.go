@@ -13,7 +13,8 @@ import (
 )
 
 // Kinds are what plans are made from.
-const Kinds = model.IngressKind | model.IngressClassKind | model.SecretKind | model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind
+const Kinds = model.IngressKind | model.IngressClassKind | model.SecretKind | model.ServiceKind |
+	model.EndpointSliceKind | model.NamespaceKind
 
 // Planner plans. It remembers which Ingress touches what, and is for one reconcile.Loop:
 // Keys and Plan must be called in rounds by one goroutine, Plan with the snapshot of the

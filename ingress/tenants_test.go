@@ -54,9 +54,12 @@ func TestACanaryWithoutItsCertificatesTakesNothing(t *testing.T) {
 func TestVirtualAddressesHideNoEndpoint(t *testing.T) {
 	w := newWorld(t, Settings{Default: true}, town(t)+`
 ---
-{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: odd}, spec: {clusterIP: 10.96.0.77, ports: [{name: http, port: 80}]}}
+{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: odd},
+  spec: {clusterIP: 10.96.0.77, ports: [{name: http, port: 80}]}}
 ---
-{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {namespace: shop, name: odd-1, labels: {kubernetes.io/service-name: odd}}, ports: [{name: http, port: 80}], endpoints: [{addresses: [100.100.100.200]}, {addresses: [10.244.1.5]}]}
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4,
+  metadata: {namespace: shop, name: odd-1, labels: {kubernetes.io/service-name: odd}}, ports: [{name: http, port: 80}],
+  endpoints: [{addresses: [100.100.100.200]}, {addresses: [10.244.1.5]}]}
 `+ing("a", []string{"service-upstream: true"}, rules("h.example / P odd:80")))
 	p, ok := w.plans[Key{BackendKey, "shop/odd:80/virtual"}]
 	if !ok || fmt.Sprint(p.Backend.Endpoints) != "[{10.244.1.5:80 false}]" {

@@ -113,11 +113,13 @@ spec:
   policyTypes: [Ingress, Egress]
   ingress:
   - from: [{podSelector: {matchLabels: {app: client}}}]
-  - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {app.kubernetes.io/component: ingress}}}]
+  - from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}},
+      podSelector: {matchLabels: {app.kubernetes.io/component: ingress}}}]
     ports: [{port: 80}]
   egress:
   - to: [{podSelector: {matchLabels: {app: client}}}]
-  - to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {k8s-app: kube-dns}}}]
+  - to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}},
+      podSelector: {matchLabels: {k8s-app: kube-dns}}}]
     ports: [{port: dns-tcp}, {port: 53, protocol: UDP}]
 `
 

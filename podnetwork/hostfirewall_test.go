@@ -123,7 +123,8 @@ func kubeRouter(_ *testing.T, _ string) string {
 :KUBE-NWPLCY-DEFAULT - [0:0]
 :KUBE-ROUTER-FORWARD - [0:0]
 -A FORWARD -m comment --comment "kube-router netpol - TEMCG2JMHZYE7H7T" -j KUBE-ROUTER-FORWARD
--A KUBE-ROUTER-FORWARD -m comment --comment "rule to explicitly ACCEPT traffic that comply to network policies" -m mark --mark 0x20000/0x20000 -j ACCEPT
+-A KUBE-ROUTER-FORWARD -m comment --comment "rule to explicitly ACCEPT traffic that comply to network policies"` +
+		` -m mark --mark 0x20000/0x20000 -j ACCEPT
 -A KUBE-ROUTER-FORWARD -m mark ! --mark 0x10000/0x10000 -j REJECT
 COMMIT
 `
@@ -135,14 +136,21 @@ func hostFirewalls() []hostFirewall {
 		nftFile("firewalld-drop", "inet firewalld", "inet firewalld filter_FORWARD", "inet firewalld filter_INPUT"),
 		nftText("case 39", "inet hostfw",
 			`table inet hostfw { chain forward { type filter hook forward priority 10; policy accept;
-			ct state { established, related } accept; ct status dnat accept; iifname "lo" accept; ct state invalid drop; reject with icmpx type admin-prohibited; }; }`, "inet hostfw forward"),
+			ct state { established, related } accept; ct status dnat accept; iifname "lo" accept; ct state invalid drop;
+			reject with icmpx type admin-prohibited; }; }`, "inet hostfw forward"),
 		nftText("Red Hat's nftables", "inet nftables_svc", `table inet nftables_svc {
-			chain allow { ct state established,related accept; meta l4proto { icmp, ipv6-icmp } accept; iifname "lo" accept; tcp dport 22 accept; }
-			chain INPUT { type filter hook input priority 20; policy accept; jump allow; reject with icmpx type port-unreachable; }
-			chain FORWARD { type filter hook forward priority 20; policy accept; jump allow; reject with icmpx type host-unreachable; }; }`,
+			chain allow { ct state established,related accept; meta l4proto { icmp, ipv6-icmp } accept;
+				iifname "lo" accept; tcp dport 22 accept; }
+			chain INPUT { type filter hook input priority 20; policy accept; jump allow;
+				reject with icmpx type port-unreachable; }
+			chain FORWARD { type filter hook forward priority 20; policy accept; jump allow;
+				reject with icmpx type host-unreachable; }; }`,
 			"inet nftables_svc FORWARD", "inet nftables_svc INPUT"),
 		nftText("Arch's nftables", "inet filter", `table inet filter {
-			chain input { type filter hook input priority 0; policy drop; ct state invalid drop; ct state { established, related } accept; iif "lo" accept; ip protocol icmp accept; meta l4proto ipv6-icmp accept; tcp dport 22 accept; meta pkttype host limit rate 5/second counter reject with icmpx type admin-prohibited; counter; };
+			chain input { type filter hook input priority 0; policy drop; ct state invalid drop;
+				ct state { established, related } accept; iif "lo" accept; ip protocol icmp accept;
+				meta l4proto ipv6-icmp accept; tcp dport 22 accept; meta pkttype host limit rate 5/second
+				counter reject with icmpx type admin-prohibited; counter; };
 			chain forward { type filter hook forward priority 0; policy drop; }; }`, "inet filter forward",
 			"inet filter input"),
 		nftText("a map of verdicts, early", "inet early", `table inet early { chain pass { type filter hook forward `+

@@ -189,6 +189,9 @@ func TestLocalhostStaysLocal(t *testing.T) {
 	}
 }
 
+// ports is a runtime configuration with port mappings.
+func ports(mappings string) string { return `{"portMappings":[` + mappings + `]}` }
+
 // Addresses, MACs and rates that are asked for are what the pod gets.
 func TestWishes(t *testing.T) {
 	t.Parallel()
@@ -226,19 +229,19 @@ func TestWishes(t *testing.T) {
 		t.Errorf("1 MB at 8 Mbit/s took only %s", took)
 	}
 	for config, want := range map[string]string{
-		`{"ips":["10.244.1.77"]}`: "10.244.1.77 is " +
-			"leased to pod default/p",
-		`{"ips":["10.9.9.9"]}`: "10.9.9.9 is in " +
-			"none of the node's pod networks",
-		`{"ips":["x"]}`: `runtimeConfig.ips: ` +
-			`\"x\" is not an IP address`,
-		`{"mac":"33:33:00:00:00:01"}`:                                                          "runtimeConfig.mac",
-		`{"bandwidth":{"ingressRate":1}}`:                                                      "runtimeConfig.bandwidth.ingressRate: 1 is too little",
-		`{"portMappings":[{"hostPort":70000,"containerPort":1}]}`:                              "runtimeConfig.portMappings[0].hostPort: 70000 is not a port",
-		`{"portMappings":[{"hostPort":1,"containerPort":0}]}`:                                  "portMappings[0].containerPort: 0 is not a port",
-		`{"portMappings":[{"hostPort":1,"containerPort":1,"protocol":"x"}]}`:                   "portMappings[0].protocol",
-		`{"portMappings":[{"hostPort":1,"containerPort":1,"hostIP":"::1"}]}`:                   "::1 cannot be mapped",
-		`{"portMappings":[{"hostPort":1,"containerPort":1},{"hostPort":1,"containerPort":2}]}`: "portMappings[1].hostPort: TCP * port 1 is there twice",
+		`{"ips":["10.244.1.77"]}`:     "10.244.1.77 is leased to pod default/p",
+		`{"ips":["10.9.9.9"]}`:        "10.9.9.9 is in none of the node's pod networks",
+		`{"ips":["x"]}`:               `runtimeConfig.ips: \"x\" is not an IP address`,
+		`{"mac":"33:33:00:00:00:01"}`: "runtimeConfig.mac",
+		`{"bandwidth":{"ingressRate":1}}`: "runtimeConfig.bandwidth.ingressRate: " +
+			"1 is too little",
+		ports(`{"hostPort":70000,"containerPort":1}`): "runtimeConfig.portMappings[0].hostPort: " +
+			"70000 is not a port",
+		ports(`{"hostPort":1,"containerPort":0}`):                "portMappings[0].containerPort: 0 is not a port",
+		ports(`{"hostPort":1,"containerPort":1,"protocol":"x"}`): "portMappings[0].protocol",
+		ports(`{"hostPort":1,"containerPort":1,"hostIP":"::1"}`): "::1 cannot be mapped",
+		ports(`{"hostPort":1,"containerPort":1},{"hostPort":1,"containerPort":2}`): "portMappings[1].hostPort: " +
+			"TCP * port 1 is there twice",
 	} {
 		if _, err := m.addWith("bad", config); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v; want %s", config, err, want)

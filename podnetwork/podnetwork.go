@@ -90,7 +90,8 @@ const ConfName = "10-wayleave.conflist"
 const conflist = `{
   "cniVersion": "1.1.0",
   "name": "wayleave",
-  "plugins": [{"type": "wayleave-cni", "capabilities": {"portMappings": true, "bandwidth": true, "ips": true, "mac": true}}]
+  "plugins": [{"type": "wayleave-cni", ` +
+	`"capabilities": {"portMappings": true, "bandwidth": true, "ips": true, "mac": true}}]
 }
 `
 

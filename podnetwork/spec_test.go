@@ -212,7 +212,8 @@ var stateRules = []rule{
 	{says: "5 ADD Success: prevResult is passed through, with what was added", after: whole,
 		conf: keys(
 			`"prevResult":{"cniVersion":"1.1.0","interfaces":[{"name":"lo","sandbox":"$NETNS"}],` +
-				`"ips":[{"address":"127.0.0.1/8","interface":0}],"routes":[{"dst":"10.9.0.0/16"}],"dns":{"domain":"x"}}`)},
+				`"ips":[{"address":"127.0.0.1/8","interface":0}],"routes":[{"dst":"10.9.0.0/16"}],` +
+				`"dns":{"domain":"x"}}`)},
 	{says: "2 ADD: an interface of that name is an error, and is not touched",
 		before: "ip link add eth0 type veth peer name x", code: 4,
 		want:  "CNI_IFNAME: the network namespace has an interface eth0 already",

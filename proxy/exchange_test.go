@@ -86,7 +86,9 @@ func TestOldClientsAndClosing(t *testing.T) {
 		{"chunks with trailers", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", chunked,
 			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n", false},
 		{"the endpoint's close is its own", "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\n\r\nhello", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", false},
+			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\n" +
+				"Keep-Alive: 5\r\n\r\nhello",
+			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", false},
 		{"chunks and a length", "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
 			"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
 			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", false},

@@ -206,8 +206,9 @@ func TestServicesAreToldByTheProxyAlone(t *testing.T) {
 				Backend: "shop/asked:80"}}),
 		}})
 	for _, path := range []string{"/80", "/8080", "/virtual", "/errors"} {
-		if resp, body := r.ask("GET " + path +
-			"\nHost: open.example\nX-User: root\nssl_client_verify: SUCCESS\nSsl-Client-Verify: SUCCESS"); resp.StatusCode != 200 || !strings.HasSuffix(body, "X-User=[] Ssl-Client-Verify=[]") {
+		resp, body := r.ask("GET " + path + "\nHost: open.example\nX-User: root\nssl_client_verify: SUCCESS\n" +
+			"Ssl-Client-Verify: SUCCESS")
+		if resp.StatusCode != 200 || !strings.HasSuffix(body, "X-User=[] Ssl-Client-Verify=[]") {
 			t.Errorf("%s: %s %q", path, resp.Status, body)
 		}
 	}

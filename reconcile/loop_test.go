@@ -265,7 +265,7 @@ func TestABurstIsTwoCommits(t *testing.T) {
 	})
 }
 
-func TestAWokenLoopPlansAndSaysWhatHolds(t *testing.T) {
+func TestAWokenLoopPlansAndReportsWhatIsApplied(t *testing.T) {
 	run(t, func(w *world) {
 		applied := func() bool {
 			w.mu.Lock()

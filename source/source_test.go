@@ -169,7 +169,8 @@ func TestBadNodes(t *testing.T) {
 		{Type: "InternalIP", Address: "172.30.0.1"}, {Type: "Hostname", Address: "n1"}}
 	n, problems := Node(in)
 	if got, want := fmt.Sprint(problems),
-		`[Node n1: status.addresses[0]: "x" is not an IP address Node n1: spec.podCIDRs[1]: "nonsense" is not a CIDR]`; got != want {
+		`[Node n1: status.addresses[0]: "x" is not an IP address `+
+			`Node n1: spec.podCIDRs[1]: "nonsense" is not a CIDR]`; got != want {
 		t.Errorf("problems are %s", got)
 	}
 	if fmt.Sprint(n.PodCIDRs, n.InternalIPs) != "[10.244.1.0/24] [172.30.0.1]" {

@@ -165,7 +165,7 @@ func TestAnAgentThatEndsAtOnceStillReports(t *testing.T) {
 }
 
 // The leadership is not released while the leader still writes.
-func TestTheOfficeIsKeptUntilTheWriterHasEnded(t *testing.T) {
+func TestLeadershipIsReleasedOnlyAfterTheLeaderStopped(t *testing.T) {
 	c := fake.NewClientset()
 	ctx, cancel := context.WithCancel(t.Context())
 	started, release, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})

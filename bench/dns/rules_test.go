@@ -140,8 +140,11 @@ func nameRules() []rule {
 				return (c.cluster.between[c.name] || txt || c.name == "dns-version."+domain || c.name == "ns.dns."+
 					domain || c.name == "dns."+domain) && noName(c.theirs) && noData(c.ours)
 			},
-			coredns: "NXDOMAIN for `_tcp.svc.ns.svc`, for TXT of `ns.svc`, for some types of `dns-version` and `ns.dns`", ours: "NODATA",
-			decides: "RFC 8020, 2: NXDOMAIN says that a name has nothing and that nothing is below it; `_http._tcp` is"},
+			coredns: "NXDOMAIN for `_tcp.svc.ns.svc`, for TXT of `ns.svc`, for some types of `dns-version` and " +
+				"`ns.dns`",
+			ours: "NODATA",
+			decides: "RFC 8020, 2: NXDOMAIN says that a name has nothing and that nothing is below it; " +
+				"`_http._tcp` is"},
 		{title: "Services of a namespace that is not there", parts: content(),
 			when: func(c *difference) bool {
 				return strings.HasSuffix("."+c.name, ".deleted.svc."+domain) && noName(c.theirs) && exists(c.ours)

@@ -19,7 +19,8 @@ type replaceable struct{ conformance.Mode }
 // "mode of kube-proxy/mode of Wayleave", as in "iptables/nftables,nftables/iptables-nft".
 // What ipvs is in needs a kernel that has it, and WAYLEAVE_KUBE, the program:
 //
-//	TEST_VM_FILES=…/kube TEST_VM_ENV="WAYLEAVE_KUBE=/files/kube WAYLEAVE_TAKEOVER=ipvs/nftables,ipvs/ipvs" hack/test-vm ./bench/judge TestTakeover
+//	TEST_VM_FILES=…/kube TEST_VM_ENV="WAYLEAVE_KUBE=/files/kube WAYLEAVE_TAKEOVER=ipvs/nftables,ipvs/ipvs" \
+//		hack/test-vm ./bench/judge TestTakeover
 func TestTakeover(t *testing.T) {
 	rows := strings.FieldsFunc(os.Getenv("WAYLEAVE_TAKEOVER"), func(r rune) bool { return r == ',' })
 	if len(rows) == 0 {

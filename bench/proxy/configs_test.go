@@ -42,7 +42,8 @@ const (
 		`scgi_temp_path DIR/s; uwsgi_temp_path DIR/u;`
 
 	nginxPass = `proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;
-      proxy_set_header X-Real-IP $remote_addr; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Host $http_host;
+      proxy_set_header X-Real-IP $remote_addr; proxy_set_header X-Forwarded-For $remote_addr;
+      proxy_set_header X-Forwarded-Host $http_host;
       proxy_set_header X-Forwarded-Port $server_port; proxy_set_header X-Forwarded-Proto $scheme;`
 
 	nginxHead = `
@@ -59,7 +60,8 @@ http {
 `
 	nginxEndpoint = nginxHead + `
 http {
-  access_log off; keepalive_requests 1073741824; keepalive_timeout 600s; tcp_nodelay on; sendfile on; open_file_cache max=10; open_file_cache_valid 600s; ` + nginxTemps + `
+  access_log off; keepalive_requests 1073741824; keepalive_timeout 600s; tcp_nodelay on; sendfile on;
+  open_file_cache max=10; open_file_cache_valid 600s; ` + nginxTemps + `
   server { listen 0.0.0.0:PORT backlog=4096; root DIR; }
   server { listen 0.0.0.0:OTHER backlog=4096; root DIR/other; location = /count { stub_status; } }
 }

@@ -290,8 +290,10 @@ http {
   map $http_upgrade $connection_upgrade { default upgrade; '' ''; }
   upstream app { server ENDPOINT; keepalive 16; }
   server { listen 127.0.0.1:PORT; location / {
-    proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection $connection_upgrade; proxy_set_header Upgrade $http_upgrade;
-    proxy_set_header Host $http_host; proxy_set_header X-Real-IP $remote_addr; proxy_set_header X-Forwarded-For $remote_addr;
+    proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection $connection_upgrade;
+    proxy_set_header Upgrade $http_upgrade;
+    proxy_set_header Host $http_host; proxy_set_header X-Real-IP $remote_addr;
+    proxy_set_header X-Forwarded-For $remote_addr;
     proxy_next_upstream off; proxy_read_timeout 1s;
   } }
 }

@@ -12,7 +12,8 @@ import (
 // The status says allowed, denied or unknown, as scripts want it.
 func TestExplainPolicyOfFiles(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.yaml")
-	text := "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: b}\n---\n" +
+	text := "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\n" +
+		"apiVersion: v1\nkind: Pod\nmetadata: {name: b}\n---\n" +
 		"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}, " +
 		"ingress: [{ports: [{port: 80}]}]}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

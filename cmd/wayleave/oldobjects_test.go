@@ -9,17 +9,22 @@ import (
 )
 
 // oldObjects have addresses as API servers before strict validation stored them.
-const oldObjects = `{apiVersion: v1, kind: Service, metadata: {namespace: old, name: web}, spec: {type: LoadBalancer, clusterIP: 10.096.008.030,
-  externalIPs: ["198.051.100.8", "::ffff:198.51.100.9"], loadBalancerSourceRanges: ["010.1.2.3/8"], ports: [{name: http, port: 80}]},
+const oldObjects = `{apiVersion: v1, kind: Service, metadata: {namespace: old, name: web},
+  spec: {type: LoadBalancer, clusterIP: 10.096.008.030,
+  externalIPs: ["198.051.100.8", "::ffff:198.51.100.9"],
+  loadBalancerSourceRanges: ["010.1.2.3/8"], ports: [{name: http, port: 80}]},
   status: {loadBalancer: {ingress: [{ip: 203.0.113.008}]}}}
 ---
-{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {namespace: old, name: web-1, labels: {kubernetes.io/service-name: web}}, addressType: IPv4,
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {namespace: old, name: web-1,
+  labels: {kubernetes.io/service-name: web}}, addressType: IPv4,
   ports: [{name: http, port: 8080}], endpoints: [{addresses: [10.244.008.030]}]}
 ---
-{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {namespace: old, name: web-2, labels: {kubernetes.io/service-name: web, service.kubernetes.io/headless: ""}}, addressType: IPv4,
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {namespace: old, name: web-2,
+  labels: {kubernetes.io/service-name: web, service.kubernetes.io/headless: ""}}, addressType: IPv4,
   ports: [{name: http, port: 8080}], endpoints: [{addresses: [10.244.8.31]}]}
 ---
-{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {namespace: old, name: web-3, labels: {kubernetes.io/service-name: web}}, addressType: FQDN,
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {namespace: old, name: web-3,
+  labels: {kubernetes.io/service-name: web}}, addressType: FQDN,
   ports: [{name: http, port: 8080}], endpoints: [{addresses: [web.example.com]}]}
 `
 

@@ -56,7 +56,8 @@ metadata: {name: main, namespace: default}
 spec:
   ingressClassName: wayleave
   tls: [{hosts: [a.example], secretName: gone}]
-  rules: [{host: a.example, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: nowhere, port: {number: 80}}}}]}}]
+  rules: [{host: a.example, http: {paths: [{path: /, pathType: Prefix,
+    backend: {service: {name: nowhere, port: {number: 80}}}}]}}]
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress

@@ -1,16 +1,18 @@
-// Command gen writes wayleave.yaml and the Helm chart: `make gen`.
+// Command gen writes wayleave.yaml, the Helm chart and the generated pages of the documentation: `make gen`.
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"wayleave.dev/deploy"
+	"wayleave.dev/internal/docs"
 )
 
 func main() {
-	if err := run("deploy"); err != nil {
+	if err := errors.Join(run("deploy"), pages(".")); err != nil {
 		fmt.Fprintln(os.Stderr, "gen:", err)
 		os.Exit(1)
 	}
@@ -34,6 +36,19 @@ func run(dir string) error {
 			return err
 		}
 		if err := os.WriteFile(file, body, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func pages(top string) error {
+	pages, err := docs.Pages(os.DirFS(top))
+	if err != nil {
+		return err
+	}
+	for file, body := range docs.Files(pages) {
+		if err := os.WriteFile(filepath.Join(top, file), body, 0o644); err != nil {
 			return err
 		}
 	}

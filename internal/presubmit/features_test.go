@@ -1,69 +1,61 @@
 package presubmit
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"wayleave.dev/internal/docs"
 )
 
-// feature is a row of docs/features.md.
-type feature struct {
-	line  int
-	text  string
-	state string
-	tests []string
-}
-
-// features reads the rows "| what | yes/no | tests |" of docs/features.md.
-func features(t *testing.T) []feature {
+// features reads the rows of all pages in docs/features.
+func features(t *testing.T) []docs.Page {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(root(t), "docs", "features.md"))
+	pages, err := docs.Pages(os.DirFS(root(t)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rows []feature
-	n := 0
-	for line := range strings.Lines(string(raw)) {
-		n++
-		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
-		if !strings.HasPrefix(line, "|") || len(cells) < 3 {
-			continue
-		}
-		for i := range cells {
-			cells[i] = strings.TrimSpace(cells[i])
-		}
-		if cells[1] == "state" || strings.HasPrefix(cells[1], "--") {
-			continue
-		}
-		rows = append(rows, feature{n, cells[0], cells[1], strings.Fields(strings.ReplaceAll(cells[2], ",", " "))})
-	}
-	return rows
+	return pages
 }
 
 // A row says yes, with tests that exist, or no, with none.
 func TestEveryFeatureHasItsTest(t *testing.T) {
-	rows := features(t)
-	if len(rows) < 20 {
-		t.Fatalf("only %d rows were read", len(rows))
-	}
-	for _, f := range rows {
-		at := fmt.Sprintf("docs/features.md:%d: %q", f.line, f.text)
-		switch {
-		case f.state == "no" && len(f.tests) == 0:
-		case f.state == "no":
-			t.Errorf("%s is not built, but names tests", at)
-		case f.state != "yes":
-			t.Errorf("%s: state %q; yes and no are allowed", at, f.state)
-		case len(f.tests) == 0:
-			t.Errorf("%s has no test", at)
-		}
-		for _, name := range f.tests {
-			if err := exists(root(t), name); err != nil {
-				t.Errorf("%s: %v", at, err)
+	rows := 0
+	for _, p := range features(t) {
+		for _, f := range p.Features {
+			rows++
+			switch {
+			case !f.Built && len(f.Tests) > 0:
+				t.Errorf("%v is not built, but names tests", f)
+			case f.Built && len(f.Tests) == 0:
+				t.Errorf("%v has no test", f)
 			}
+			for _, name := range f.Tests {
+				if err := exists(root(t), name); err != nil {
+					t.Errorf("%v: %v", f, err)
+				}
+			}
+		}
+	}
+	if rows < 400 {
+		t.Fatalf("only %d rows were read", rows)
+	}
+}
+
+// The generated pages are those that `make gen` writes.
+func TestGeneratedPagesAreFresh(t *testing.T) {
+	for file, want := range docs.Files(features(t)) {
+		have, err := os.ReadFile(filepath.Join(root(t), file))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if !bytes.Equal(have, want) {
+			t.Errorf("%s is stale; run `make gen`", file)
 		}
 	}
 }

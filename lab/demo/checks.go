@@ -347,8 +347,10 @@ func refuses(ctx context.Context, t *Tour) error {
 // the kubelet calls a pod ready before its program listens, and whoever asks it
 // then is refused.
 func replaced(ctx context.Context, t *Tour) error {
-	probe := `[{"op":"add","path":"/spec/template/spec/containers/0/readinessProbe","value":{"periodSeconds":1,"httpGet":{"port":8080,"path":"/hostname"}}},
-		{"op":"add","path":"/spec/template/spec/containers/0/resources","value":{"requests":{"cpu":"100m"}}}]` // who is measured must not wait for the CPU while agents start
+	// The CPU request keeps the measured pods from waiting for the CPU while agents start.
+	probe := `[{"op":"add","path":"/spec/template/spec/containers/0/readinessProbe",
+		"value":{"periodSeconds":1,"httpGet":{"port":8080,"path":"/hostname"}}},
+		{"op":"add","path":"/spec/template/spec/containers/0/resources","value":{"requests":{"cpu":"100m"}}}]`
 	if _, err := t.kubectl(ctx, "patch", "deployment", "backend", "--type=json", "-p", probe); err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ type Tour struct {
 
 // check is one line of the tour.
 type check struct {
-	// name is how docs/features.md refers to it.
+	// name is how docs/features refers to it.
 	name string
 	// say is the line that people read.
 	say string

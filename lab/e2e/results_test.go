@@ -9,8 +9,10 @@ import (
 const report = `<?xml version="1.0" encoding="UTF-8"?>
 <testsuites tests="4"><testsuite name="Kubernetes e2e suite">
 <testcase name="[SynchronizedBeforeSuite]" status="passed" time="0.1"></testcase>
-<testcase name="[It] [sig-network] DNS should work [Conformance] [sig-network, Conformance]" status="passed" time="2.5"></testcase>
-<testcase name="[It] [sig-network] Services fail [sig-network]" status="failed" time="30"><failure message="timed out&#xA;goroutine 1" type="failed"></failure></testcase>
+<testcase name="[It] [sig-network] DNS should work [Conformance] [sig-network, Conformance]" status="passed"
+  time="2.5"></testcase>
+<testcase name="[It] [sig-network] Services fail [sig-network]" status="failed" time="30"><failure
+  message="timed out&#xA;goroutine 1" type="failed"></failure></testcase>
 <testcase name="[It] [sig-apps] other" status="skipped" time="0"><skipped message="skipped"></skipped></testcase>
 </testsuite></testsuites>`
 

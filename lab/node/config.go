@@ -193,7 +193,8 @@ makeIPTablesUtilChains: false
 rotateCertificates: false
 imageGCHighThresholdPercent: 100
 imageMinimumGCAge: 24h
-evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%", imagefs.inodesFree: "0%"}
+evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%",
+  imagefs.inodesFree: "0%"}
 serializeImagePulls: false
 registryPullQPS: 0
 kubeAPIQPS: 200
@@ -209,7 +210,8 @@ func (c Config) containerd() string {
 	return fmt.Sprintf(`version = 3
 root = "/var/lib/containerd"
 state = "/run/containerd"
-disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
+disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.tracing.processor.v1.otlp",
+  "io.containerd.internal.v1.tracing"]
 
 [grpc]
   address = "/run/containerd/containerd.sock"

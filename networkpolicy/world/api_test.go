@@ -65,7 +65,9 @@ in u/*: tcp80,udp81 from all`},
 policy u/p: {podSelector: {}, ingress: [{ports: [], from: [{podSelector: {}}]}]}
 in u/*: any from u/*`},
 		{"ingress.from", "Items are combined using a logical OR", `
-policy u/p: {podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {pod: a}}}, {namespaceSelector: {matchLabels: {ns: v}}}]}]}
+policy u/p:
+  podSelector: {}
+  ingress: [{from: [{podSelector: {matchLabels: {pod: a}}}, {namespaceSelector: {matchLabels: {ns: v}}}]}]
 in u/*: any from u/a,v/*`},
 		{"ingress.from", "If empty or missing, this rule matches all sources", `
 policy u/p: {podSelector: {}, ingress: [{from: []}]}
@@ -97,7 +99,9 @@ in u/*: tcp81,tcp82 from all`},
 policy u/p: {podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}
 in u/*: any from u/*`},
 		{"peer.podSelector", "With namespaceSelector: the pods matching podSelector in these namespaces", `
-policy u/p: {podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {pod: b}}, namespaceSelector: {matchLabels: {ns: w}}}]}]}
+policy u/p:
+  podSelector: {}
+  ingress: [{from: [{podSelector: {matchLabels: {pod: b}}, namespaceSelector: {matchLabels: {ns: w}}}]}]
 in u/*: any from w/b`},
 		{"peer.namespaceSelector", "If present but empty, it selects all namespaces", `
 policy u/p: {podSelector: {}, ingress: [{from: [{namespaceSelector: {}}]}]}
@@ -122,7 +126,12 @@ policy u/p: {podSelector: {}, policyTypes: [Ingress, Egress]}
 in u/*: none
 out u/*: none`},
 		{"projectcalico/calico#4373", "An empty port beside a number is all of TCP, not the number alone", `
-policy u/p: {podSelector: {matchLabels: {pod: a}}, policyTypes: [Egress], egress: [{ports: [{}, {port: 80}], to: [{namespaceSelector: {matchLabels: {ns: v}}, podSelector: {matchLabels: {pod: b}}}]}, {ports: [{port: 53, protocol: UDP}]}]}
+policy u/p:
+  podSelector: {matchLabels: {pod: a}}
+  policyTypes: [Egress]
+  egress:
+  - {ports: [{}, {port: 80}], to: [{namespaceSelector: {matchLabels: {ns: v}}, podSelector: {matchLabels: {pod: b}}}]}
+  - {ports: [{port: 53, protocol: UDP}]}
 out u/a: tcp to v/b`},
 	}
 }

@@ -61,7 +61,7 @@ func TestALeaseOutlivesTheProcess(t *testing.T) {
 }
 
 // A follower of the leases knows of a change before the call that made it returns.
-func TestTheBookIsFollowed(t *testing.T) {
+func TestLeasesAreFollowed(t *testing.T) {
 	b := open(t, t.TempDir(), newClock())
 	if _, _, err := b.Acquire(key(1), LeaseRequest{Pod: "default/web"}, cidrs("10.244.1.0/24")); err != nil {
 		t.Fatal(err)

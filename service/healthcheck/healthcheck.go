@@ -224,7 +224,8 @@ func (s *Server) answer(c net.Conn, k model.Name, p *port) error {
 	body := fmt.Sprintf("{\n\t\"service\": {\n\t\t\"namespace\": %q,\n\t\t\"name\": %q\n\t},\n\t\"localEndpoints\": "+
 		"%d,\n\t\"serviceProxyHealthy\": %v\n}", k.Namespace, k.Name, local, healthy)
 	reply := fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: application/json\r\nX-Content-Type-Options: "+
-		"nosniff\r\nX-Load-Balancing-Endpoint-Weight: %d\r\nDate: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
+		"nosniff\r\nX-Load-Balancing-Endpoint-Weight: %d\r\nDate: %s\r\nContent-Length: %d\r\n"+
+		"Connection: close\r\n\r\n",
 		status, local, time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT"), len(body))
 	if !bytes.Equal(first, []byte("HEAD ")) {
 		reply += body

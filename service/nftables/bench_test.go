@@ -15,7 +15,7 @@ import (
 	"wayleave.dev/service"
 )
 
-// big is a cluster of many services with ten endpoints each, as DESIGN.md's
+// big is a cluster of many services with ten endpoints each, as the design's
 // numbers are for: one TCP port, one family.
 func big(services int) map[model.Name]service.Plan {
 	plans := map[model.Name]service.Plan{}

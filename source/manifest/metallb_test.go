@@ -94,8 +94,9 @@ func TestWhatIsNotMetalLBs(t *testing.T) {
 	for in, want := range map[string]string{
 		"apiVersion: v1\nkind: Service\n": `x.yaml: document 1: kind: "Service" of apiVersion "v1" is not MetalLB's`,
 		"a: [":                            "x.yaml: document 1: not YAML",
-		"apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Pod}]\n":                             "items[0]: kind",
-		"apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: x}\nspec: {addresses: 1}": "cannot unmarshal",
+		"apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Pod}]\n": "items[0]: kind",
+		"apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: x}\n" +
+			"spec: {addresses: 1}": "cannot unmarshal",
 	} {
 		if _, _, err := MetalLB("x.yaml", strings.NewReader(in)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", in, err, want)
@@ -279,7 +280,8 @@ metadata: {namespace: metallb-system, name: config}
 data:
   config: |
     address-pools:
-    - {name: lan, protocol: layer2, addresses: [192.0.2.0/28, 192.0.2.40-192.0.2.50], auto-assign: false, avoid-buggy-ips: true}
+    - {name: lan, protocol: layer2, addresses: [192.0.2.0/28, 192.0.2.40-192.0.2.50], auto-assign: false,
+        avoid-buggy-ips: true}
     - {name: wan, protocol: bgp, addresses: [203.0.113.0/24], bgp-advertisements: [{aggregation-length: 32}]}
     peers: [{peer-address: 192.0.2.1}]
     bgp-communities: {a: "1:2"}

@@ -60,8 +60,11 @@ func Start(t *testing.T, bin string, ns *testnet.NS, node, mode, master, cluster
 				`"context":{"cluster":"c","user":"u"}}],"clusters":[{"name":"c","cluster":{"server":%q}}],`+
 				`"users":[{"name":"u"}]}`, master),
 		config: fmt.Sprintf(
-			`{"apiVersion":"kubeproxy.config.k8s.io/v1alpha1","kind":"KubeProxyConfiguration","clientConnection":{"kubeconfig":%q,"qps":1000,"burst":1000},"mode":%q,"hostnameOverride":%q,"clusterCIDR":%q,
-"nftables":{"minSyncPeriod":"1ms","syncPeriod":"1h"},"iptables":{"minSyncPeriod":"1ms","syncPeriod":"1h"},"ipvs":{"minSyncPeriod":"1ms","syncPeriod":"1h","strictARP":true},"configSyncPeriod":"1h",
+			`{"apiVersion":"kubeproxy.config.k8s.io/v1alpha1","kind":"KubeProxyConfiguration",
+"clientConnection":{"kubeconfig":%q,"qps":1000,"burst":1000},
+"mode":%q,"hostnameOverride":%q,"clusterCIDR":%q,"configSyncPeriod":"1h",
+"nftables":{"minSyncPeriod":"1ms","syncPeriod":"1h"},"iptables":{"minSyncPeriod":"1ms","syncPeriod":"1h"},
+"ipvs":{"minSyncPeriod":"1ms","syncPeriod":"1h","strictARP":true},
 "conntrack":{"maxPerCore":0,"tcpEstablishedTimeout":"0s","tcpCloseWaitTimeout":"0s"}}`, kubeconfig, mode,
 			node, clusterCIDR),
 	} {

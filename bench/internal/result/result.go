@@ -126,7 +126,9 @@ func (p *Page) Bars(name, title, unit string, labels []string, series []Series) 
 	for _, y := range ticks(lo, hi, log) {
 		at := float64(height-bottom) - scale(y)*plot
 		fmt.Fprintf(&b,
-			`<line x1="%d" x2="%d" y1="%.1f" y2="%.1f" stroke="#ddd"/><text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n", left, width-10, at, at, left-6, at+4, Number(y))
+			`<line x1="%d" x2="%d" y1="%.1f" y2="%.1f" stroke="#ddd"/>`+
+				`<text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n",
+			left, width-10, at, at, left-6, at+4, Number(y))
 	}
 	group := float64(width-left-20) / float64(len(labels))
 	bar := group * 0.8 / float64(len(series))

@@ -21,8 +21,10 @@ const nginxProxied = `
 daemon off; master_process off; pid DIR/pid; error_log DIR/error.log;
 events { worker_connections 64; }
 http {
-  access_log off; client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/f; scgi_temp_path DIR/s; uwsgi_temp_path DIR/u;
-  server { listen 127.0.0.1:PORT proxy_protocol; listen 127.0.0.1:SSL ssl proxy_protocol; ssl_certificate DIR/crt; ssl_certificate_key DIR/key;
+  access_log off; client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/f;
+  scgi_temp_path DIR/s; uwsgi_temp_path DIR/u;
+  server { listen 127.0.0.1:PORT proxy_protocol; listen 127.0.0.1:SSL ssl proxy_protocol;
+    ssl_certificate DIR/crt; ssl_certificate_key DIR/key;
     return 200 "$proxy_protocol_addr:$proxy_protocol_port $proxy_protocol_server_addr:$proxy_protocol_server_port"; }
 }
 `

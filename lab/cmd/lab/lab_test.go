@@ -27,8 +27,9 @@ import (
 
 // volatile are kernel values that change by themselves.
 var volatile = regexp.MustCompile(
-	`random/|fs/(dentry-state|file-nr|inode-|aio-nr|quota)|ns_last_pid|pty/nr|nf_conntrack_count|nr_hugepages_mempolicy|` +
-		`sched_domain|(ipv4|ipv6)/(neigh|conf)/.*/(stable_secret)|printk_ratelimit|perf_event_max_sample_rate`)
+	`random/|fs/(dentry-state|file-nr|inode-|aio-nr|quota)|ns_last_pid|pty/nr|nf_conntrack_count|` +
+		`nr_hugepages_mempolicy|sched_domain|(ipv4|ipv6)/(neigh|conf)/.*/(stable_secret)|printk_ratelimit|` +
+		`perf_event_max_sample_rate`)
 
 // program builds the lab once.
 func program(t *testing.T) string {
