@@ -122,7 +122,8 @@ func (r *rig) remove(path string) {
 func (r *rig) loop(feed *Feed, log *slog.Logger) *reconcile.Loop[model.Name, Entry] {
 	return &reconcile.Loop[model.Name, Entry]{Name: "dns", Store: r.store,
 		Kinds:   model.ServiceKind | model.NamespaceKind,
-		Planner: reconcile.PlannerOf(Keys, Plan), Equal: Equal, Target: feed, Health: reconcile.NewHealth(nil, nil), Log: log}
+		Planner: reconcile.PlannerOf(Keys, Plan), Equal: Equal, Target: feed,
+		Health: reconcile.NewHealth(nil, nil), Log: log}
 }
 
 func (r *rig) configure(feed *Feed) {

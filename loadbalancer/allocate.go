@@ -44,7 +44,8 @@ func (e *allocation) before(o *allocation) bool {
 func New(byDefault bool) *Allocator {
 	return &Allocator{Default: byDefault, layout: newLayout(nil), services: map[model.Name]*allocation{},
 		namespaces: map[string]map[string]string{},
-		owners:     map[netip.Addr][]*allocation{}, shared: map[string]map[netip.Addr]int{}, touched: map[string]struct{}{}}
+		owners:     map[netip.Addr][]*allocation{}, shared: map[string]map[netip.Addr]int{},
+		touched: map[string]struct{}{}}
 }
 
 // Ours says whether this allocator gives the Service its addresses.

@@ -160,7 +160,7 @@ func holders(list []ipam.Lease) map[netip.Addr]model.Name {
 	return out
 }
 
-// local is the node's facts for the CNI server.
+// nodeNetwork is the node's facts for the CNI server.
 func (n *Network) nodeNetwork() (cni.NodeNetwork, bool) {
 	node, ok := n.Store.Snapshot().Node(n.Node)
 	if !ok || len(node.PodCIDRs) == 0 {
@@ -170,7 +170,8 @@ func (n *Network) nodeNetwork() (cni.NodeNetwork, bool) {
 	if links == nil {
 		return cni.NodeNetwork{}, false
 	}
-	return cni.NodeNetwork{PodCIDRs: node.PodCIDRs, NodeIPs: node.InternalIPs, MTU: links.PodMTU(n.Store.Snapshot())}, true
+	mtu := links.PodMTU(n.Store.Snapshot())
+	return cni.NodeNetwork{PodCIDRs: node.PodCIDRs, NodeIPs: node.InternalIPs, MTU: mtu}, true
 }
 
 // Run works until ctx ends. What pods need stays behind.

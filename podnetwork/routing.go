@@ -186,11 +186,12 @@ func (n *Network) routeWith(ctx context.Context, local routes.NodeLinks, changed
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	foreign := make(chan struct{}, 1)
+	plan := func(s model.Snapshot, name string) (routes.Plan, bool, []model.Problem) {
+		return routes.Make(s, name, local)
+	}
 	loop := &reconcile.Loop[string, routes.Plan]{
 		Name: "routes", Store: n.Store, Kinds: model.NodeKind, Equal: routes.Equal,
-		Planner: reconcile.PlannerOf(routes.Keys(n.Node), func(s model.Snapshot, name string) (routes.Plan, bool, []model.Problem) {
-			return routes.Make(s, name, local)
-		}),
+		Planner: reconcile.PlannerOf(routes.Keys(n.Node), plan),
 		Target:  &routes.Target{Net: n.Kernel, Loosen: n.loosen, Spoiled: local.Spoiled, Tunneled: n.tunneled},
 		Foreign: foreign, Health: n.Routes, Log: n.Log,
 		Report: func(key string, problems []model.Problem) { n.report("routes", key, problems) },

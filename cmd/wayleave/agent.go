@@ -349,7 +349,8 @@ func (a *agent) dnsNames(ctx context.Context) error {
 	}
 	loop := &reconcile.Loop[model.Name, dns.Entry]{
 		Name: "dns", Store: a.store, Kinds: kinds,
-		Planner: reconcile.PlannerOf(dns.Keys, dns.Plan), Equal: dns.Equal, Target: a.feed, Health: a.health("dns"), Log: a.log,
+		Planner: reconcile.PlannerOf(dns.Keys, dns.Plan), Equal: dns.Equal, Target: a.feed,
+		Health: a.health("dns"), Log: a.log,
 		Report: func(key string, problems []model.Problem) { a.problems.Set("dns", key, problems) },
 	}
 	return loop.Run(ctx)

@@ -154,8 +154,8 @@ func Open(dir string, coolDown time.Duration, now func() time.Time, tell statefi
 	if now == nil {
 		now = time.Now
 	}
-	s := &LeaseStore{path: filepath.Join(dir, "leases"), coolDown: coolDown, now: now, tell: tell, leases: map[Key]Lease{},
-		used: map[netip.Addr]Key{}, freed: map[netip.Addr]release{}, next: map[netip.Prefix]netip.Addr{}}
+	s := &LeaseStore{path: filepath.Join(dir, "leases"), coolDown: coolDown, now: now, tell: tell,
+		leases: map[Key]Lease{}, used: map[netip.Addr]Key{}, freed: map[netip.Addr]release{}, next: map[netip.Prefix]netip.Addr{}}
 	err := s.load()
 	if s.damaged = err != nil; s.damaged {
 		// For people; compact replaces the file.
@@ -472,7 +472,8 @@ func (s *LeaseStore) Adopt(hostLink string, ips []netip.Addr) error {
 	var errs []error
 	for _, a := range ips {
 		if k, taken := s.used[a]; taken {
-			errs = append(errs, fmt.Errorf("link %s: %w", hostLink, ConflictError{"address " + a.String(), k, s.leases[k].Pod}))
+			taken := ConflictError{"address " + a.String(), k, s.leases[k].Pod}
+			errs = append(errs, fmt.Errorf("link %s: %w", hostLink, taken))
 			continue
 		}
 		l.IPs = append(l.IPs, a)

@@ -85,7 +85,8 @@ func agent(ctx context.Context, dir, master, listen, upstreams, stubs string, lo
 	}
 	names := &reconcile.Loop[model.Name, dns.Entry]{
 		Name: "dns", Store: store, Kinds: model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind,
-		Planner: reconcile.PlannerOf(dns.Keys, dns.Plan), Equal: dns.Equal, Target: feed, Health: reconcile.NewHealth(nil, nil), Log: log,
+		Planner: reconcile.PlannerOf(dns.Keys, dns.Plan), Equal: dns.Equal, Target: feed,
+		Health: reconcile.NewHealth(nil, nil), Log: log,
 	}
 	start(names.Run)
 	wg.Wait()
