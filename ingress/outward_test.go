@@ -45,6 +45,8 @@ func TestOutwardFollowsNodesAndServices(t *testing.T) {
 	// A Service that leads elsewhere now.
 	snap := w.store.Snapshot()
 	onhost := model.Name{Namespace: "shop", Name: "onhost"}
+	var changed model.Changes
+	changed.Add(model.ServiceKind, onhost)
 	for s := range snap.EndpointSlices(onhost) {
 		moved := *s
 		moved.Endpoints = moved.Endpoints[:1]
@@ -53,8 +55,7 @@ func TestOutwardFollowsNodesAndServices(t *testing.T) {
 		}
 	}
 	want = "[10.96.0.100 192.0.2.1 198.51.100.6 2001:db8::1]"
-	if got := fmt.Sprint(o.Refused(w.store.Snapshot(),
-		model.ChangesOf(model.ServiceKind, onhost))); got != want {
+	if got := fmt.Sprint(o.Refused(w.store.Snapshot(), changed)); got != want {
 		t.Errorf("refused are %s, want %s", got, want)
 	}
 }

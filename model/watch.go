@@ -13,15 +13,6 @@ type Changes struct {
 	kinds map[Kind]map[Name]struct{}
 }
 
-// ChangesOf names objects of one kind.
-func ChangesOf(kind Kind, names ...Name) Changes {
-	var c Changes
-	for _, n := range names {
-		c.Add(kind, n)
-	}
-	return c
-}
-
 // Add has the object changed, too. Objects of the cluster have no Namespace.
 func (c *Changes) Add(kind Kind, n Name) {
 	set := c.kinds[kind]

@@ -15,12 +15,12 @@ import (
 func strictParsers() map[string]string {
 	return map[string]string{
 		"internal/apiaddr": "it is the reader", "internal/testnet": "tests",
-		"internal/listeners":     "a table of the documentation",
-		"model/nameserver.go":    "servers with ports and names, of settings",
-		"dns":                    "names of queries, resolv.conf, Corefiles",
-		"proxy":                  "requests and sockets",
-		"ingress":                "annotations and hosts of URLs, read as ingress-nginx reads them",
-		"kernel":                 "rules of the kernel",
+		"internal/listeners":        "a table of the documentation",
+		"model/nameserver.go":       "servers with ports and names, of settings",
+		"dns":                       "names of queries, resolv.conf, Corefiles",
+		"proxy":                     "requests and sockets",
+		"ingress":                   "annotations and hosts of URLs, read as ingress-nginx reads them",
+		"kernel":                    "rules of the kernel",
 		"podnetwork/cni/request.go": "CNI's own arguments", "service/iptables/mode.go": "rules of the kernel",
 		"cmd/wayleave/announce.go":        "addresses of interfaces",
 		"loadbalancer/peers/transport.go": "sockets", "explain/policy.go": "arguments of a command",
