@@ -68,7 +68,7 @@ type Config struct {
 	// a new pod has its address; may be nil.
 	Leases func(map[netip.Addr]model.Name)
 	// ProxyAddress has the node keep the addresses of its ingress proxy, see
-	// Network.ProxyAddresses.
+	// model.ProxyAddr.
 	ProxyAddress bool
 	// Proxy is told these addresses, at first and whenever they change; may be nil.
 	Proxy func([]netip.Addr)

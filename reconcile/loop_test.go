@@ -69,14 +69,14 @@ func (f *fakeTarget) put(set map[model.Name]int) error {
 
 func name(i int) model.Name { return model.Name{Namespace: "default", Name: fmt.Sprintf("s%d", i)} }
 
-type world struct {
-	t      *testing.T
-	store  *model.Store
-	target *fakeTarget
-	health *Health
-	report map[string][]model.Problem
-	poke   chan struct{}
-	wake   chan struct{}
+type fixture struct {
+	t       *testing.T
+	store   *model.Store
+	target  *fakeTarget
+	health  *Health
+	report  map[string][]model.Problem
+	foreign chan struct{}
+	wake    chan struct{}
 	// extra is planned when the loop is woken, applied what AfterRound found last of the
 	// seventh Service.
 	mu      sync.Mutex
@@ -86,18 +86,19 @@ type world struct {
 
 // run starts a loop whose plan of a service is its number of ports; a service
 // with 99 ports is a problem.
-func run(t *testing.T, fn func(w *world)) {
+func run(t *testing.T, fn func(w *fixture)) {
 	synctest.Test(t, func(t *testing.T) {
 		store, err := model.NewStore()
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &world{t: t, store: store, target: &fakeTarget{have: map[model.Name]int{}, failKey: map[model.Name]int{}},
-			health: NewHealth(nil, nil), report: map[string][]model.Problem{}, poke: make(chan struct{}),
+		w := &fixture{t: t, store: store, target: &fakeTarget{have: map[model.Name]int{},
+			failKey: map[model.Name]int{}},
+			health: NewHealth(nil, nil), report: map[string][]model.Problem{}, foreign: make(chan struct{}),
 			wake: make(chan struct{})}
 		loop := &Loop[model.Name, int]{
 			Name: "test", Store: store, Kinds: model.ServiceKind, Target: w.target, Health: w.health,
-			Foreign: w.poke, Wake: w.wake, Log: slog.New(slog.DiscardHandler),
+			Foreign: w.foreign, Wake: w.wake, Log: slog.New(slog.DiscardHandler),
 			Report: func(k string, p []model.Problem) { w.report[k] = p },
 			Equal:  func(a, b int) bool { return a == b },
 			Planner: PlannerOf(func(_ model.Snapshot, c model.Changes) (keys []model.Name) {
@@ -136,7 +137,7 @@ func run(t *testing.T, fn func(w *world)) {
 	})
 }
 
-func (w *world) put(i, ports int) {
+func (w *fixture) put(i, ports int) {
 	err := w.store.Write(func(tx *model.Writer) {
 		tx.PutService(&model.Service{Name: name(i), Ports: make([]model.ServicePort, ports)})
 	})
@@ -145,7 +146,7 @@ func (w *world) put(i, ports int) {
 	}
 }
 
-func (w *world) want(have map[model.Name]int) {
+func (w *fixture) want(have map[model.Name]int) {
 	w.t.Helper()
 	synctest.Wait()
 	if !maps.Equal(w.target.have, have) {
@@ -154,7 +155,7 @@ func (w *world) want(have map[model.Name]int) {
 }
 
 func TestNothingIsTouchedBeforeTheSourceHasSynced(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.put(1, 1)
 		synctest.Wait()
 		if len(w.target.calls) != 0 {
@@ -166,7 +167,7 @@ func TestNothingIsTouchedBeforeTheSourceHasSynced(t *testing.T) {
 }
 
 func TestOnlyChangedKeysAreApplied(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		for i := range 10 {
 			w.put(i, 1)
 		}
@@ -183,7 +184,7 @@ func TestOnlyChangedKeysAreApplied(t *testing.T) {
 }
 
 func TestOneBadKeyStopsNoOther(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.target.failKey[name(1)] = 2
 		w.put(1, 1)
 		w.put(2, 1)
@@ -203,7 +204,7 @@ func TestOneBadKeyStopsNoOther(t *testing.T) {
 }
 
 func TestAnUnknownStateIsSyncedAgain(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.store.MarkSynced(model.ServiceKind)
 		synctest.Wait()
 		w.target.failAll = 3
@@ -217,12 +218,12 @@ func TestAnUnknownStateIsSyncedAgain(t *testing.T) {
 }
 
 func TestAForeignChangeIsRepaired(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.put(1, 1)
 		w.store.MarkSynced(model.ServiceKind)
 		synctest.Wait()
 		w.target.have = map[model.Name]int{}
-		w.poke <- struct{}{}
+		w.foreign <- struct{}{}
 		w.want(map[model.Name]int{name(1): 1})
 		if got := w.health.State().Repairs; got != 1 {
 			t.Errorf("%d repairs counted, want 1", got)
@@ -231,7 +232,7 @@ func TestAForeignChangeIsRepaired(t *testing.T) {
 }
 
 func TestAProblemIsReportedAndTakenBack(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.put(1, 99)
 		w.put(2, 1)
 		w.store.MarkSynced(model.ServiceKind)
@@ -249,7 +250,7 @@ func TestAProblemIsReportedAndTakenBack(t *testing.T) {
 
 // The first change of a burst goes at once; what comes meanwhile goes together.
 func TestABurstIsTwoCommits(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.target.takes = 100 * time.Millisecond
 		w.store.MarkSynced(model.ServiceKind)
 		synctest.Wait()
@@ -266,7 +267,7 @@ func TestABurstIsTwoCommits(t *testing.T) {
 }
 
 func TestAWokenLoopPlansAndReportsWhatIsApplied(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		applied := func() bool {
 			w.mu.Lock()
 			defer w.mu.Unlock()
