@@ -16,9 +16,8 @@ import (
 const Kinds = model.IngressKind | model.IngressClassKind | model.SecretKind | model.ServiceKind |
 	model.EndpointSliceKind | model.NamespaceKind
 
-// Planner plans. It remembers which Ingress touches what, and is for one reconcile.Loop:
-// Keys and Plan must be called in rounds by one goroutine, Plan with the snapshot of the
-// last Keys.
+// Planner plans hosts, backends and certificates. It follows which Ingress touches what, so it works in rounds: see
+// reconcile.Planner.
 type Planner struct {
 	settings Settings
 	// Waits has an Ingress wait for the Secrets it names: until they have been read, or are
