@@ -15,6 +15,7 @@ import (
 
 	"wayleave.dev/config"
 	"wayleave.dev/ingress"
+	"wayleave.dev/internal/handoff"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/h1"
@@ -42,7 +43,7 @@ const proxySockets = runDir + "/proxy-sockets.sock"
 type ingressFeed struct {
 	a        *agent
 	settings ingress.Settings
-	keeper   *feed.Keeper
+	keeper   *handoff.Keeper[feed.Socket]
 	feed     *feed.Feed
 	secrets  *kubesource.Secrets
 	// serves says that the node is inside of ingress.nodeSelector, where that is set.
@@ -60,7 +61,7 @@ type ingressFeed struct {
 
 func newIngressFeed(a *agent) *ingressFeed {
 	f := &ingressFeed{a: a, settings: ingressSettings(a.cfg)}
-	f.keeper = &feed.Keeper{Path: proxySockets, Log: a.log}
+	f.keeper = feed.NewKeeper(proxySockets, a.log)
 	f.feed = feed.New(proxyUser, f.keeper, a.log)
 	f.secrets = &kubesource.Secrets{Client: a.client.Interface, Store: a.store, Log: a.log}
 	return f
