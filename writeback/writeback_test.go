@@ -143,7 +143,7 @@ func TestAnAgentThatEndsAtOnceStillReports(t *testing.T) {
 	if err := l.Report(t.Context(), p.List()); err != nil {
 		t.Fatal(err)
 	}
-	have, err := l.Get(t.Context())
+	have, err := l.Set(t.Context(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
