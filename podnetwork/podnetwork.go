@@ -138,7 +138,7 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 		default:
 		}
 	})
-	n.tables = &tables{conn: c.NFT, track: c.Track, leases: leases.List, port: cmp.Or(c.VXLANPort, routes.Port)}
+	n.tables = newTables(c.NFT, c.Track, cmp.Or(c.VXLANPort, routes.Port), leases.List)
 	n.server = &cni.Server{Leases: leases, Links: host, Node: n.nodeNetwork, Ports: n.tables, Full: n.full,
 		Isolate: c.Isolate, Log: c.Log,
 		Reserved: func(p model.Protocol, port uint16) string { return c.Reserved.Port(c.Store.Snapshot(), p, port) }}
@@ -256,15 +256,15 @@ func (n *Network) translation(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	loop := &reconcile.Loop[string, world]{
-		Name: "masquerade", Store: n.Store, Kinds: model.NodeKind, Equal: world.equal,
+	loop := &reconcile.Loop[string, clusterFacts]{
+		Name: "masquerade", Store: n.Store, Kinds: model.NodeKind, Equal: clusterFacts.equal,
 		Planner: reconcile.PlannerOf(func(_ model.Snapshot, c model.Changes) []string {
 			if !c.Any(model.NodeKind) {
 				return nil
 			}
 			return []string{""}
-		}, func(s model.Snapshot, _ string) (world, bool, []model.Problem) {
-			return makeWorld(s, n.Node, n.Masquerade), true, nil
+		}, func(s model.Snapshot, _ string) (clusterFacts, bool, []model.Problem) {
+			return makeClusterFacts(s, n.Node, n.Masquerade), true, nil
 		}),
 		Target: n.tables, Foreign: foreign, Health: n.Translation, Log: n.Log,
 	}

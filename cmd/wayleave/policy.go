@@ -115,11 +115,11 @@ func policyLoop(store *model.Store, gate *networkpolicy.Gate, mode *policynft.Mo
 		Target: mode,
 		Planner: reconcile.PlannerOf(func(s model.Snapshot, c model.Changes) []networkpolicy.Key {
 			if l, changed := gate.Take(); changed {
-				planner.SetLocal(l)
+				planner.SetInputs(l)
 			}
 			return planner.Keys(s, c)
 		}, planner.Plan),
-		Wake: gate.Wake(), AfterRound: gate.Settled,
+		Wake: gate.Wake(), AfterRound: gate.AfterRound,
 	}
 }
 
