@@ -30,8 +30,8 @@ func plugins() []plugin {
 	return []plugin{
 		{name: "kubernetes", state: carried,
 			note: "the zone is `clusterDomain`; further zones are `dns.extraDomains`, " +
-				"`pods` is `dns.pods`; options for an API server of its own, `namespaces`, `labels` and a `ttl` other " +
-				"than 30 are not carried over; without `pods`, `dns.pods` is `disabled`"},
+				"`pods` is `dns.pods`; options for an API server of its own, `namespaces`, `labels` and a `ttl` " +
+				"other than 30 are not carried over; without `pods`, `dns.pods` is `disabled`"},
 		{name: "forward", state: carried, note: "`dns.upstreams`, or `dns.stubDomains` for a domain; `tls://` with " +
 			"`tls_servername` is `tls://IP@NAME`; `except`, `force_tcp` and client certificates are not carried over"},
 		{name: "cache", state: carried, note: "`dns.cacheTTL`, `dns.negativeTTL`, `dns.staleFor`; capacities are " +

@@ -155,7 +155,8 @@ func Open(dir string, coolDown time.Duration, now func() time.Time, tell statefi
 		now = time.Now
 	}
 	s := &LeaseStore{path: filepath.Join(dir, "leases"), coolDown: coolDown, now: now, tell: tell,
-		leases: map[Key]Lease{}, used: map[netip.Addr]Key{}, freed: map[netip.Addr]release{}, next: map[netip.Prefix]netip.Addr{}}
+		leases: map[Key]Lease{}, used: map[netip.Addr]Key{}, freed: map[netip.Addr]release{},
+		next: map[netip.Prefix]netip.Addr{}}
 	err := s.load()
 	if s.damaged = err != nil; s.damaged {
 		// For people; compact replaces the file.
