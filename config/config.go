@@ -18,6 +18,14 @@ import (
 	"wayleave.dev/model"
 )
 
+// Version is the version of the keys of the settings. It rises by one with a release of Wayleave that adds, removes or
+// redefines keys. A file with a higher settingsVersion may have keys that are unknown here: they are reported and not
+// used, so that a rollback starts. Unknown keys of other files are errors.
+const Version = 1
+
+// versionKey is where a settings file has its version.
+const versionKey = "settingsVersion"
+
 // Config is the checked settings. It is a value: copies are independent but for
 // the slices and maps, which nobody changes.
 type Config struct {
@@ -36,8 +44,8 @@ type Config struct {
 	LoadBalancer  LoadBalancer
 	NetworkPolicy NetworkPolicy
 	Ingress       Ingress
-	// Unused are wishes of a KubeProxyConfiguration that Wayleave has no use for, a
-	// line each.
+	// Unused are settings that have no effect, a line each: fields of a KubeProxyConfiguration, and keys of a file
+	// of a later version.
 	Unused []string
 }
 
@@ -336,7 +344,9 @@ func settings() []setting {
 			"Make the IngressClass wayleave the default one when it is made and the cluster has none: Ingresses " +
 				"without a class are ours then."}},
 		{"ingress.hostPorts", "true", boolean(func(c *Config) *bool { return &c.Ingress.HostPorts }), []string{
-			"Serve the ports 80 and 443 of the nodes' InternalIPs, too, where no other program has them."}},
+			"Serve the ports 80 and 443 of the nodes' InternalIPs, too, where no other program has them. " +
+				"They stay free " +
+				"until the", "cluster has an Ingress of the class."}},
 		{"ingress.nodeSelector", `{}`, labels(func(c *Config) *map[string]string { return &c.Ingress.NodeSelector }),
 			[]string{
 				"Labels of the nodes that serve Ingress, such as node-restriction.kubernetes.io/ingress: \"true\". " +
@@ -486,6 +496,8 @@ func keys(prefix string, table []setting) []string {
 // effect when the pods are restarted, which drops no packet.
 func Commented() string {
 	var b strings.Builder
+	fmt.Fprintf(&b, "# The version of these keys. Unknown keys are errors, except in a file of a later version.\n"+
+		"%s: %d\n", versionKey, Version)
 	group := ""
 	for _, s := range settings() {
 		g, name, nested := strings.Cut(s.key, ".")
