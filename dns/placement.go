@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/nft"
@@ -34,7 +35,7 @@ func table(f nft.Family) nft.Table {
 		Sets: []nft.Set{{Name: "vips", Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}}},
 		Chains: []nft.Chain{
 			{Name: "queries", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: raw}, Rules: []nft.Rule{
-				{toVIP, nft.SocketOfAnyAddress{}, nft.Accept()}, // somebody else's, on this node's port 53
+				{toVIP, nft.SocketOfAnyAddress{}, nft.Accept()}, // another program's, on this node's port 53
 				{toVIP, nft.SocketOpen{}, nft.Notrack()}}},
 			{Name: "replies", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: raw},
 				Rules: []nft.Rule{{fromVIP, nft.Notrack()}}},
@@ -62,7 +63,7 @@ type Placement struct {
 	Node string
 	// Service is that of the cluster DNS, kube-system/kube-dns.
 	Service model.Name
-	// Extra are addresses that kubelets give to pods beside those of the Service, such as that of a NodeLocal
+	// Extra are addresses that kubelets give to pods in addition to those of the Service, such as that of a NodeLocal
 	// DNSCache (169.254.20.10). They are served on every node alike.
 	Extra []netip.Addr
 	Feed  *Feed
@@ -72,13 +73,13 @@ type Placement struct {
 	// must not be among its servers.
 	Domains    []string
 	Pods       string
-	Forwarding func(own []netip.Addr) Forwarding
+	Forwarding func(own []netip.Addr) schema.Forwarding
 	// Autopath and Search are settings, too.
 	Autopath bool
 	Search   func() []string
 	// File, if not empty, remembers the place for Remember.
 	File string
-	// Tell is told when that cannot be.
+	// Tell is called with the error when File cannot be written.
 	Tell statefile.Tell
 	Log  *slog.Logger
 }
@@ -147,7 +148,7 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 }
 
 func (p *Placement) tell(place Place) {
-	s := Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Forwarding: p.Forwarding(place.VIPs),
+	s := schema.Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Forwarding: p.Forwarding(place.VIPs),
 		Clients: place.Clients}
 	if p.Autopath {
 		s.Autopath, s.Search = true, p.Search()
@@ -161,9 +162,8 @@ func (p *Placement) Apply(ctx context.Context, set map[model.Name]Place, _ []mod
 	return p.Sync(ctx, set)
 }
 
-// Standby opens the sockets and touches nothing else: the server of an agent that
-// waits for the node answers beside the old one, so that none is missing when that
-// ends.
+// Standby opens the sockets and touches nothing else. The server of an agent that waits for the ownership of the node
+// answers together with the old server, so that no query is lost when the old one ends.
 type Standby struct{ *Placement }
 
 // Sync implements reconcile.Target.
@@ -178,11 +178,11 @@ func (s Standby) Apply(ctx context.Context, set map[model.Name]Place, _ []model.
 }
 
 // sockets are those of a place.
-func sockets(p Place) []Socket {
-	out := []Socket{}
+func sockets(p Place) []schema.Socket {
+	out := []schema.Socket{}
 	add := func(a netip.Addr, port uint16) {
 		for _, network := range []string{"udp", "tcp"} {
-			out = append(out, Socket{network, netip.AddrPortFrom(a, port)})
+			out = append(out, schema.Socket{Network: network, Addr: netip.AddrPortFrom(a, port)})
 		}
 	}
 	for _, a := range p.VIPs {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // The other name of a host redirects to it, as long as no Ingress routes it.
@@ -89,7 +89,7 @@ func TestServiceUpstream(t *testing.T) {
 
 // Global authentication is of every Ingress that asks no other server, and of no ACME challenge.
 func TestGlobalAuth(t *testing.T) {
-	global := Settings{Default: true, GlobalAuth: &table.AuthURL{URL: "http://api.shop.svc:8080/",
+	global := Settings{Default: true, GlobalAuth: &schema.AuthURL{URL: "http://api.shop.svc:8080/",
 		SignIn: "https://in.example/", Headers: []string{"X-User"}}}
 	yaml := town(t) + ing("a", nil, rules("a.example / P web:80 /.well-known/acme-challenge/x E api:8080")) +
 		ing("b", []string{"enable-global-auth: false"}, rules("b.example / P web:80")) +

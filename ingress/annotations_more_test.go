@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -179,7 +180,7 @@ func TestOptionsAreTheSameAtBothEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var back table.Host
+		var back schema.Host
 		if err := json.Unmarshal(raw, &back); err != nil || !reflect.DeepEqual(*h, back) {
 			t.Fatalf("%v: %v: %s", values, err, raw)
 		}

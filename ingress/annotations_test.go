@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 var update = flag.Bool("update", false, "write the table of docs/ingress-annotations.md anew")
@@ -206,7 +206,7 @@ func TestOptionsSurviveTheFeed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var back table.Host
+	var back schema.Host
 	if err := json.Unmarshal(raw, &back); err != nil || !reflect.DeepEqual(*h, back) {
 		t.Errorf("%v: %+v became %+v", err, h, back)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"wayleave.dev/model"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -48,7 +49,7 @@ func Check(snap model.Snapshot, s Settings, now time.Time) []Checked {
 // Routing is what a proxy would route by.
 type Routing struct {
 	Table    *table.Table
-	Backends map[string]*table.Backend
+	Backends map[string]*schema.Backend
 }
 
 // Route plans a whole snapshot as it is at a time.
@@ -59,7 +60,7 @@ func Route(snap model.Snapshot, s Settings, now time.Time) Routing {
 	for i := range snap.Ingresses() {
 		all.Ingresses[i.Name] = struct{}{}
 	}
-	hosts, out := map[string]*table.Host{}, Routing{Backends: map[string]*table.Backend{}}
+	hosts, out := map[string]*schema.Host{}, Routing{Backends: map[string]*schema.Backend{}}
 	for _, k := range p.Keys(snap, all) {
 		plan, ok, _ := p.Plan(snap, k)
 		switch {

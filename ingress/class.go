@@ -5,7 +5,7 @@ import (
 	"net/netip"
 
 	"wayleave.dev/model"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // Class and controllers.
@@ -31,7 +31,7 @@ type Settings struct {
 	HostsOfOneNamespace bool
 	// GlobalAuth is a server that is asked about each request of every Ingress that asks no other;
 	// nil for none.
-	GlobalAuth *table.AuthURL
+	GlobalAuth *schema.AuthURL
 	// AuthURLNetworks are addresses that auth-url may ask though they are special.
 	AuthURLNetworks []netip.Prefix
 	// ClusterDomain is the DNS domain of the cluster; empty is cluster.local.

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // authorityPEM is a self-signed authority, and a revocation list of it.
@@ -211,7 +211,7 @@ func TestEndpointTLSAnnotations(t *testing.T) {
 				t.Errorf("problems are %q, want %q", all, tc.problem)
 			}
 			raw, err := json.Marshal(w.hosts()["h.example"])
-			var back table.Host
+			var back schema.Host
 			if err != nil || json.Unmarshal(raw, &back) != nil || !reflect.DeepEqual(*w.hosts()["h.example"], back) {
 				t.Errorf("%v: %s", err, raw)
 			}

@@ -9,7 +9,7 @@ import (
 	"slices"
 
 	"wayleave.dev/model"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/reconcile"
 )
 
@@ -38,9 +38,9 @@ func (k Key) String() string {
 
 // Plan is one of them, of the kind of its key.
 type Plan struct {
-	Host        *table.Host
-	Backend     *table.Backend
-	Certificate *table.Certificate
+	Host        *schema.Host
+	Backend     *schema.Backend
+	Certificate *schema.Certificate
 }
 
 // Equal compares two plans of a key.
@@ -59,22 +59,22 @@ func Equal(a, b Plan) bool {
 // Target splits plans into those of the proxies' feed: certificates and backends first,
 // since hosts name them.
 type Target struct {
-	Hosts        reconcile.Target[string, table.Host]
-	Backends     reconcile.Target[string, table.Backend]
-	Certificates reconcile.Target[string, table.Certificate]
+	Hosts        reconcile.Target[string, schema.Host]
+	Backends     reconcile.Target[string, schema.Backend]
+	Certificates reconcile.Target[string, schema.Certificate]
 }
 
 var _ reconcile.Target[Key, Plan] = Target{}
 
 // split are plans by kind.
 type split struct {
-	hosts        map[string]table.Host
-	backends     map[string]table.Backend
-	certificates map[string]table.Certificate
+	hosts        map[string]schema.Host
+	backends     map[string]schema.Backend
+	certificates map[string]schema.Certificate
 }
 
 func sorted(plans map[Key]Plan) split {
-	s := split{map[string]table.Host{}, map[string]table.Backend{}, map[string]table.Certificate{}}
+	s := split{map[string]schema.Host{}, map[string]schema.Backend{}, map[string]schema.Certificate{}}
 	for k, p := range plans {
 		switch {
 		case p.Host != nil:

@@ -4,7 +4,7 @@ import (
 	"slices"
 
 	"wayleave.dev/model"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // isLeaving says whether the Ingress is being deleted, alone or with its namespace. The
@@ -51,12 +51,12 @@ func (p *Planner) claimants(snap model.Snapshot, host string) (out []*model.Ingr
 }
 
 // isServed says whether a path leads to a Service, keeps requests out, or answers by itself.
-func isServed(p *table.Path) bool {
+func isServed(p *schema.Path) bool {
 	return p.Backend != "" || p.Guarded() || p.Options != nil && p.Options.Redirect != ""
 }
 
 // isVacant says whether a path leads nowhere since its Service does not exist.
-func (m *merger) isVacant(i *model.Ingress, p *table.Path, b model.IngressBackend) bool {
+func (m *merger) isVacant(i *model.Ingress, p *schema.Path, b model.IngressBackend) bool {
 	if isServed(p) || b.Service == "" {
 		return false
 	}
@@ -66,7 +66,7 @@ func (m *merger) isVacant(i *model.Ingress, p *table.Path, b model.IngressBacken
 
 // succeeds says whether the Ingress serves a place in place of its owner, whose Service does not
 // exist. Only the owner's namespace and the host's do: no other may wait for that.
-func (m *merger) succeeds(i *model.Ingress, where place, p *table.Path) bool {
+func (m *merger) succeeds(i *model.Ingress, where place, p *schema.Path) bool {
 	by := m.owner[where]
 	return m.vacant[where] && isServed(p) && by != i && (by.Name.Namespace == i.Name.Namespace || !m.foreign(i))
 }
@@ -87,7 +87,7 @@ func (m *merger) told(i *model.Ingress, field, format string, args ...any) {
 // succeedsDefault is succeeds for the default backend of the host.
 func (m *merger) succeedsDefault(i *model.Ingress) bool {
 	o := m.p.options(m.snap, i)
-	p := table.Path{Closed: o.closed != "" || m.shut[i], Options: &o.table}
+	p := schema.Path{Closed: o.closed != "" || m.shut[i], Options: &o.table}
 	p.Backend, _ = resolve(m.snap, i.Name.Namespace, *i.Default)
 	if !m.vacantDefault || !isServed(&p) {
 		return false

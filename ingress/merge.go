@@ -9,18 +9,20 @@ import (
 	"strings"
 
 	"wayleave.dev/model"
+	"wayleave.dev/proxy/regex"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
 // merged is what all Ingresses say of one host, and what each must be told.
 type merged struct {
-	host     *table.Host // nil for nothing
+	host     *schema.Host // nil for nothing
 	problems map[model.Name][]model.Problem
 }
 
 // place is where a path is: two Ingresses cannot have one.
 type place struct {
-	kind table.PathKind
+	kind schema.PathKind
 	path string
 }
 
@@ -31,7 +33,7 @@ type merger struct {
 	name string
 	// claim says who owns the host, and who else routes it.
 	claim
-	out *table.Host
+	out *schema.Host
 	// owner and at are who has a place, and its index in out.Paths.
 	owner map[place]*model.Ingress
 	at    map[place]int
@@ -56,7 +58,7 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	if m, ok := p.merges[name]; ok {
 		return m
 	}
-	m := &merger{p: p, snap: snap, name: name, out: &table.Host{Name: name}, owner: map[place]*model.Ingress{},
+	m := &merger{p: p, snap: snap, name: name, out: &schema.Host{Name: name}, owner: map[place]*model.Ingress{},
 		at: map[place]int{}, shut: map[*model.Ingress]bool{},
 		vacant: map[place]bool{}, problems: map[model.Name][]model.Problem{}}
 	m.claim = m.claims()
@@ -99,13 +101,13 @@ func (m *merger) bound() {
 			p := &m.out.Paths[n]
 			p.Closed, p.Backend = true, ""
 			m.bad(m.owner[where], fieldOf(p)+".path", "%v; what begins with %s answers 503", err,
-				table.LiteralPrefix(p.Options.PathPattern))
+				regex.LiteralPrefix(p.Options.PathPattern))
 		}
 	}
 }
 
 // fieldOf is the field of an Ingress that a path comes from.
-func fieldOf(p *table.Path) string {
+func fieldOf(p *schema.Path) string {
 	_, field, _ := strings.Cut(strings.TrimPrefix(p.Source, "Ingress "), " ")
 	return field
 }
@@ -242,15 +244,16 @@ func (m *merger) paths(i *model.Ingress) {
 	if o.appRoot == "" || len(rules) == 0 {
 		return
 	}
-	where := place{kind: table.Exact, path: "/"}
+	where := place{kind: schema.Exact, path: "/"}
 	if m.foreign(i) {
 		m.bad(i, annotationField("app-root"), "%s is a host of Ingress %s, whose namespace alone sends / elsewhere",
 			m.hostText(), m.by.Name)
 	} else if _, taken := m.owner[where]; !taken {
 		m.owner[where], m.at[where] = i, len(m.out.Paths)
-		m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Exact, Path: "/", Closed: o.closed != "" || m.shut[i],
+		m.out.Paths = append(m.out.Paths, schema.Path{Kind: schema.Exact, Path: "/",
+			Closed:  o.closed != "" || m.shut[i],
 			Source:  fmt.Sprintf("Ingress %s app-root", i.Name),
-			Options: &table.Options{Redirect: o.appRoot, RedirectCode: 302, RedirectTLS: m.redirect(o, "/")}})
+			Options: &schema.Options{Redirect: o.appRoot, RedirectCode: 302, RedirectTLS: m.redirect(o, "/")}})
 	}
 }
 
@@ -275,7 +278,7 @@ func (o *options) rewrites(in model.IngressPath) bool {
 }
 
 // contest tells the Ingress that a path of it belongs to another one.
-func (m *merger) contest(i, by *model.Ingress, at string, p *table.Path) {
+func (m *merger) contest(i, by *model.Ingress, at string, p *schema.Path) {
 	if by == i {
 		m.bad(i, at, "%s is there twice for %s; the first is served", p.Path, m.hostText())
 		return
@@ -297,7 +300,7 @@ func (m *merger) hostText() string {
 // redirect is the status for plain requests to a path, 0 for serving them. An ACME challenge
 // is asked for by plain HTTP, as with ingress-nginx's no-tls-redirect-locations.
 func (m *merger) redirect(o *options, path string) int {
-	if strings.HasPrefix(path, table.ChallengePrefix) {
+	if strings.HasPrefix(path, schema.ChallengePrefix) {
 		return 0
 	}
 	if o.forceTLS || m.tls && !o.keepPlain {
@@ -307,11 +310,11 @@ func (m *merger) redirect(o *options, path string) int {
 }
 
 // path makes one path.
-func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at string) (table.Path, place, bool) {
-	p := table.Path{Kind: table.Prefix, Path: in.Path, Closed: o.closed != "" || m.shut[i], Foreign: m.foreign(i),
+func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at string) (schema.Path, place, bool) {
+	p := schema.Path{Kind: schema.Prefix, Path: in.Path, Closed: o.closed != "" || m.shut[i], Foreign: m.foreign(i),
 		Source: fmt.Sprintf("Ingress %s %s", i.Name, at)}
 	if in.Type == model.PathExact {
-		p.Kind = table.Exact
+		p.Kind = schema.Exact
 	}
 	opts := o.table
 	p.Options = &opts
@@ -329,21 +332,21 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 		} else if err != nil {
 			p.Closed = true
 			m.bad(i, at+".path", "%v; it has what keeps requests out, so what begins with %s answers 503", err,
-				table.LiteralPrefix(in.Path))
+				regex.LiteralPrefix(in.Path))
 		}
 	} else if clean, ok := table.Clean([]byte(in.Path), nil); ok {
 		p.Path = string(clean) // as the path of a request is compared
 	} else {
 		m.bad(i, at+".path", "%q has a bad escape or leaves the root; no request has this path", in.Path)
 	}
-	if p.Foreign && strings.HasPrefix(p.Path, table.ChallengePrefix) {
+	if p.Foreign && strings.HasPrefix(p.Path, schema.ChallengePrefix) {
 		m.bad(i, at+".path",
 			"%s is a host of Ingress %s, whose namespace alone answers for certificates; the path is left out",
 			m.hostText(), m.by.Name)
 		return p, place{}, false
 	}
 	opts.RedirectTLS = m.redirect(o, p.Path)
-	if o.globalAuth && strings.HasPrefix(p.Path, table.ChallengePrefix) && opts.PathPattern == "" {
+	if o.globalAuth && strings.HasPrefix(p.Path, schema.ChallengePrefix) && opts.PathPattern == "" {
 		opts.AuthURL = nil // as no-auth-locations of ingress-nginx
 	}
 	if opts.Affinity != nil && opts.Affinity.Path == "" {
@@ -379,16 +382,16 @@ func (m *merger) isPattern(o *options, in model.IngressPath) bool {
 	return asked && in.Type != model.PathExact && hasPattern(in.Path, o.target)
 }
 
-func placeOf(p *table.Path) place {
+func placeOf(p *schema.Path) place {
 	where := place{p.Kind, p.Path}
-	if p.Kind == table.Prefix && !hasPattern(p.Path, "") {
+	if p.Kind == schema.Prefix && !hasPattern(p.Path, "") {
 		where.path = strings.TrimRight(p.Path, "/")
 	}
 	return where
 }
 
 // backend is the key of a path's, empty when it answers 503.
-func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend, o *table.Options) string {
+func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend, o *schema.Options) string {
 	key, why := resolve(m.snap, i.Name.Namespace, b)
 	if why != "" && o.Redirect == "" {
 		m.bad(i, field, "%s; the path answers 503", why)
@@ -436,7 +439,7 @@ func (m *merger) fallback(i *model.Ingress) {
 		opts.TLS = &named
 	}
 	opts.RewriteTarget = "" // there is no path that it could take the place of
-	d := &table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "" || m.shut[i],
+	d := &schema.Path{Kind: schema.Prefix, Path: "/", Closed: o.closed != "" || m.shut[i],
 		Source: fmt.Sprintf("Ingress %s spec.defaultBackend", i.Name)}
 	if !d.Closed {
 		d.Backend = m.backend(i, "spec.defaultBackend.service", *i.Default, &opts)
@@ -483,7 +486,7 @@ func (m *merger) canary(i *model.Ingress) {
 			}
 			c := *o.canary
 			c.Backend, c.Source = key, fmt.Sprintf("Ingress %s %s", i.Name, at)
-			var opts table.Options
+			var opts schema.Options
 			if old := m.out.Paths[n].Options; old != nil {
 				opts = *old
 			}
@@ -508,9 +511,9 @@ func (m *merger) isUnread(n int) bool {
 
 // mainOf finds the path that a path of a canary is a part of, by its index in out.Paths.
 func (m *merger) mainOf(i *model.Ingress, o *options, in model.IngressPath, at string) (int, bool) {
-	p := table.Path{Kind: table.Prefix, Path: in.Path}
+	p := schema.Path{Kind: schema.Prefix, Path: in.Path}
 	if in.Type == model.PathExact {
-		p.Kind = table.Exact
+		p.Kind = schema.Exact
 	}
 	if clean, ok := table.Clean([]byte(in.Path), nil); ok && !m.isPattern(o, in) {
 		p.Path = string(clean)
@@ -528,8 +531,8 @@ func (m *merger) mainOf(i *model.Ingress, o *options, in model.IngressPath, at s
 
 // guardedAlike says whether the options of a canary keep out nobody whom those of the main path
 // let in: the main path's count.
-func guardedAlike(canary, main *table.Options) bool {
-	if !(&table.Path{Options: canary}).Guarded() {
+func guardedAlike(canary, main *schema.Options) bool {
+	if !(&schema.Path{Options: canary}).Guarded() {
 		return true
 	}
 	return main != nil && reflect.DeepEqual(canary.Sources, main.Sources) && reflect.DeepEqual(canary.Denied,

@@ -15,6 +15,7 @@ import (
 
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/htpasswd"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -26,7 +27,7 @@ const (
 
 // options are what the annotations of an Ingress ask for.
 type options struct {
-	table table.Options
+	table schema.Options
 	// closed is why the paths answer 503: something that keeps people out is not in
 	// force. Empty for open.
 	closed string
@@ -39,9 +40,9 @@ type options struct {
 	target          string
 	aliases         []string
 	appRoot         string
-	canary          *table.Canary
+	canary          *schema.Canary
 	// clientCert and ciphers are for whole hosts.
-	clientCert *table.ClientCert
+	clientCert *schema.ClientCert
 	ciphers    []uint16
 	// www has other names of the hosts, with or without www., redirect to them.
 	www bool
@@ -83,25 +84,25 @@ type parser struct {
 	settings Settings
 	// values by their short names.
 	values map[string]string
-	cors   table.CORS
-	cookie table.Affinity
-	canary table.Canary
+	cors   schema.CORS
+	cookie schema.Affinity
+	canary schema.Canary
 	expiry time.Duration
 	auth   struct {
 		kind, realm, secretKind string
 		secret                  model.Name
 	}
-	authURL table.AuthURL
+	authURL schema.AuthURL
 	// upstream and response become part of the options where something asks for them.
-	upstream table.Upstream
-	response table.Response
-	retry    *table.Retry
+	upstream schema.Upstream
+	response schema.Response
+	retry    *schema.Retry
 	client   clientCert
-	mirror   table.Mirror
+	mirror   schema.Mirror
 	headOnly bool // of copies
 	noGlobal bool
 	endpoint endpointOf
-	errors   table.Errors
+	errors   schema.Errors
 	from, to string // of proxy-redirect
 	// noCache says that auth-cache-duration cannot be read.
 	noCache bool
@@ -364,7 +365,7 @@ func (p *parser) combineAuth() {
 		}
 		good[name] = users[name]
 	}
-	p.out.table.Auth = &table.Auth{Realm: p.auth.realm, Users: good}
+	p.out.table.Auth = &schema.Auth{Realm: p.auth.realm, Users: good}
 }
 
 // combineAuthURL finds the Service that a URL means: the proxy does not ask the cluster's
@@ -659,8 +660,8 @@ func parseNetwork(s string) (netip.Prefix, error) {
 
 func pattern(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
-		if err := table.Prepare(&table.Path{
-			Options: &table.Options{Canary: []table.Canary{{Pattern: v}}}}).Err; err != nil {
+		if err := table.Prepare(&schema.Path{
+			Options: &schema.Options{Canary: []schema.Canary{{Pattern: v}}}}).Err; err != nil {
 			return fmt.Errorf("%q is not a regular expression of RE2 that may be used: %w", v, err)
 		}
 		to(p, v)

@@ -22,11 +22,11 @@ import (
 //   - An Ingress that is being deleted, or whose namespace is, claims nothing of a host that
 //     another Ingress routes.
 //   - Ingresses of other namespaces may add paths unless Settings.HostsOfOneNamespace; their
-//     patterns take no request from the owner's paths (table.Path.Foreign).
+//     patterns take no request from the owner's paths (schema.Path.Foreign).
 //   - A certificate is that of the oldest Ingress of the owner's namespace that names a good one.
 //   - An exact host below a wildcard host has owners of its own unless
 //     Settings.HostsOfOneNamespace. A wildcard host lends it no certificate unless it is of the
-//     same namespace or older (table.Host).
+//     same namespace or older (schema.Host).
 
 // ReasonShared is the reason of the Event of an Ingress that adds paths to a host of another
 // namespace.

@@ -3,14 +3,14 @@ package ingress
 import (
 	"slices"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // passthrough hands connections for the host to the Service of its path / as they are, where that
 // path's Ingress asks for it. Nothing that keeps requests out could be looked at then, so a host that has
 // such a thing is not passed.
 func (m *merger) passthrough() {
-	where := place{kind: table.Prefix}
+	where := place{kind: schema.Prefix}
 	for _, i := range m.list {
 		if !m.p.options(m.snap, i).passthrough || len(m.rules(i)) == 0 {
 			continue
@@ -35,7 +35,7 @@ func (m *merger) passthrough() {
 // isGuarded says whether some path of the host keeps requests out. Paths of other namespaces, which
 // get no request of a host that is passed, do not count: else their authors could have it decrypted.
 func (m *merger) isGuarded() bool {
-	return m.out.ClientCert != nil || slices.ContainsFunc(m.out.Paths, func(p table.Path) bool {
+	return m.out.ClientCert != nil || slices.ContainsFunc(m.out.Paths, func(p schema.Path) bool {
 		return !p.Foreign &&
 			(p.Guarded() || p.Options.Limits())
 	}) ||

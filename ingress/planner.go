@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"wayleave.dev/model"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // Kinds are what plans are made from.
@@ -490,7 +490,7 @@ func (p *Planner) Plan(snap model.Snapshot, k Key) (Plan, bool, []model.Problem)
 			n != p.settings.DefaultCertificate {
 			return Plan{}, false, nil
 		}
-		return Plan{Certificate: &table.Certificate{Key: k.Name, Chain: s.Chain, Priv: s.Key, CA: s.CA, CRL: s.CRL}},
+		return Plan{Certificate: &schema.Certificate{Key: k.Name, Chain: s.Chain, Priv: s.Key, CA: s.CA, CRL: s.CRL}},
 			true, nil
 	}
 	return Plan{}, false, p.problems(snap, parseName(k.Name))

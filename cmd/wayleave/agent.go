@@ -20,6 +20,7 @@ import (
 
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/internal/owner"
 	"wayleave.dev/internal/statefile"
@@ -234,7 +235,7 @@ func (a *agent) fromKubelet() error {
 
 func (a *agent) source(ctx context.Context) error {
 	s := &kubesource.Source{Client: a.client.Interface, Store: a.store, NodeName: a.node, AllPods: a.cfg.DNS.Enabled &&
-		(a.cfg.DNS.Pods == dns.PodsVerified || !a.cfg.PodNetwork.Enabled),
+		(a.cfg.DNS.Pods == schema.PodsVerified || !a.cfg.PodNetwork.Enabled),
 		Policies: a.cfg.NetworkPolicy.Enabled, Ingresses: a.cfg.Ingress.Enabled, Log: a.log,
 		Report: func(kind string, n model.Name, problems []model.Problem) {
 			if kind == model.IngressKind.String() {
@@ -344,12 +345,12 @@ func (a *agent) dnsFeed(ctx context.Context) error {
 
 func (a *agent) dnsNames(ctx context.Context) error {
 	kinds := model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind
-	if a.cfg.DNS.Pods == dns.PodsVerified {
+	if a.cfg.DNS.Pods == schema.PodsVerified {
 		kinds |= model.PodKind
 	}
-	loop := &reconcile.Loop[model.Name, dns.Entry]{
+	loop := &reconcile.Loop[model.Name, schema.Records]{
 		Name: "dns", Store: a.store, Kinds: kinds,
-		Keys: dns.Keys, Plan: dns.Plan, Equal: dns.Equal, Target: a.feed, Health: a.health("dns"), Log: a.log,
+		Keys: dns.Keys, Plan: dns.Plan, Equal: schema.Equal, Target: a.feed, Health: a.health("dns"), Log: a.log,
 		Report: func(key string, problems []model.Problem) { a.problems.Set("dns", key, problems) },
 	}
 	return loop.Run(ctx)
@@ -662,10 +663,11 @@ func (a *agent) dnsPlacement(ctx context.Context) error {
 
 // forwarding is the settings for names outside of the cluster. own are the
 // addresses of the cluster DNS, which is not asked by itself.
-func (a *agent) forwarding(own []netip.Addr) dns.Forwarding {
+func (a *agent) forwarding(own []netip.Addr) schema.Forwarding {
 	c := a.cfg.DNS
-	out := dns.Forwarding{Hosts: c.Hosts, CA: c.TLSCA, Stubs: map[string][]model.Nameserver{},
-		Cache: dns.CacheLimits{Bytes: c.CacheMiB << 20, TTL: c.CacheTTL, NegativeTTL: c.NegativeTTL, Stale: c.StaleFor}}
+	out := schema.Forwarding{Hosts: c.Hosts, CA: c.TLSCA, Stubs: map[string][]model.Nameserver{},
+		Cache: schema.CacheLimits{Bytes: c.CacheMiB << 20, TTL: c.CacheTTL, NegativeTTL: c.NegativeTTL,
+			Stale: c.StaleFor}}
 	for _, n := range c.PlainLetters {
 		out.PlainLetters = append(out.PlainLetters, n.Addr)
 	}

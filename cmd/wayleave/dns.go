@@ -16,6 +16,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
+	"wayleave.dev/dns/server"
 )
 
 func dnsCommand() *cobra.Command {
@@ -26,9 +28,9 @@ func dnsCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 			keepMemoryBelow(log)
-			err := dns.Run(cmd.Context(), dns.Config{Socket: dnsSocket, StateFile: dnsStateFile,
+			err := server.Run(cmd.Context(), server.Config{Socket: dnsSocket, StateFile: dnsStateFile,
 				HealthSocket: dnsProbes,
-				Hung:         func(k dns.Socket) { endHung(log, k) }, Log: log})
+				Hung:         func(k schema.Socket) { endHung(log, k) }, Log: log})
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}
@@ -52,7 +54,7 @@ func lacking(lacks map[string][]string) (lines []string) {
 // endHung ends a server that answers nobody, with what its goroutines do in the
 // log: the kernel then sends queries to another node's server, and the kubelet
 // starts this one again.
-func endHung(log *slog.Logger, k dns.Socket) {
+func endHung(log *slog.Logger, k schema.Socket) {
 	stacks := make([]byte, 64<<10)
 	stacks = stacks[:runtime.Stack(stacks, true)]
 	log.Error("the server hangs and ends itself", "socket", k, "stacks", string(stacks))

@@ -12,6 +12,7 @@ import (
 
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
@@ -138,7 +139,7 @@ func kubeDNS(t *testing.T, vip netip.Addr) service.Plan {
 func (n *dnsNode) place(t *testing.T, feed *dns.Feed) {
 	t.Helper()
 	p := &dns.Placement{Net: n.links, NFT: n.nft, Feed: feed, Domains: []string{"cluster.local."},
-		Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
+		Forwarding: func([]netip.Addr) schema.Forwarding { return schema.Forwarding{} }}
 	if err := p.Sync(t.Context(), map[model.Name]dns.Place{{}: {VIPs: []netip.Addr{n.vip},
 		Clients: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}}); err != nil {
 		t.Fatal(err)

@@ -18,9 +18,7 @@ import (
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
-	"wayleave.dev/proxy/h1"
-	"wayleave.dev/proxy/table"
-	"wayleave.dev/proxy/upstream"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/reconcile"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/writeback"
@@ -43,7 +41,7 @@ const proxySockets = runDir + "/proxy-sockets.sock"
 type ingressFeed struct {
 	a        *agent
 	settings ingress.Settings
-	keeper   *handoff.Keeper[feed.Socket]
+	keeper   *handoff.Keeper[schema.Socket]
 	feed     *feed.Feed
 	secrets  *kubesource.Secrets
 	// serves says that the node is inside of ingress.nodeSelector, where that is set.
@@ -70,9 +68,9 @@ func newIngressFeed(a *agent) *ingressFeed {
 // ingressSettings are the settings by which Ingresses are planned, by agents and the writer.
 func ingressSettings(cfg config.Config) ingress.Settings {
 	c := cfg.Ingress
-	var global *table.AuthURL
+	var global *schema.AuthURL
 	if c.GlobalAuthURL != "" {
-		global = &table.AuthURL{URL: c.GlobalAuthURL, SignIn: c.GlobalAuthSignin, Headers: c.GlobalAuthResponseHeaders}
+		global = &schema.AuthURL{URL: c.GlobalAuthURL, SignIn: c.GlobalAuthSignin, Headers: c.GlobalAuthResponseHeaders}
 	}
 	return ingress.Settings{
 		GlobalAuth: global,
@@ -197,14 +195,14 @@ func (f *ingressFeed) configure() {
 		return // see identify and outward
 	}
 	c := f.a.cfg.Ingress
-	f.feed.Configure(feed.Settings{Trusted: c.TrustedProxies, Sources: f.from, Secret: f.secret,
+	f.feed.Configure(schema.Settings{Trusted: c.TrustedProxies, Sources: f.from, Secret: f.secret,
 		AskFromNode: !f.a.cfg.PodNetwork.Enabled, AskAllowed: c.AuthURLNetworks, AskRefused: f.refused,
 		Cluster: f.cluster, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
 		Connect: c.Connect, Send: c.Send, Read: c.Read, ConnectionsPerClient: c.ConnectionsPerClient,
-		RequestHead:  h1.HeadLimits{Bytes: c.RequestHeadBytes, Fields: c.RequestFields},
-		ResponseHead: h1.HeadLimits{Bytes: c.ResponseHeadBytes, Fields: c.ResponseFields},
+		RequestHead:  schema.HeadLimits{Bytes: c.RequestHeadBytes, Fields: c.RequestFields},
+		ResponseHead: schema.HeadLimits{Bytes: c.ResponseHeadBytes, Fields: c.ResponseFields},
 		Server:       serverField(c.ServerHeader), HideServer: c.ServerHeader == config.NoServerHeader,
-		EndpointTLS: upstream.TLS{MinVersion: c.EndpointTLSMinVersion, RSAKeyExchange: c.EndpointTLSRSA}})
+		EndpointTLS: schema.TLSDefaults{MinVersion: c.EndpointTLSMinVersion, RSAKeyExchange: c.EndpointTLSRSA}})
 }
 
 // serverField is the field Server that the setting asks for; empty for none of the proxy's own.
@@ -261,7 +259,7 @@ func (f *ingressFeed) rest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.feed.Configure(feed.Settings{Drain: time.Second})
+	f.feed.Configure(schema.Settings{Drain: time.Second})
 	f.feed.Listen(nil)
 	return f.serve(ctx)
 }
@@ -345,7 +343,7 @@ func (f *ingressFeed) listen(ctx context.Context) error {
 		return err
 	}
 	defer w.Close()
-	var last []feed.Socket
+	var last []schema.Socket
 	for {
 		snap, _, err := w.Next(ctx)
 		if err != nil {
@@ -363,7 +361,7 @@ func (f *ingressFeed) listen(ctx context.Context) error {
 }
 
 // sockets are what the proxies of this node listen on; ok is false while the node is not known.
-func (f *ingressFeed) sockets(snap model.Snapshot) (list []feed.Socket, ok bool) {
+func (f *ingressFeed) sockets(snap model.Snapshot) (list []schema.Socket, ok bool) {
 	n, ok := snap.Node(f.a.node)
 	if !ok {
 		return nil, false
@@ -372,13 +370,13 @@ func (f *ingressFeed) sockets(snap model.Snapshot) (list []feed.Socket, ok bool)
 }
 
 // socketsOf are what proxies of a node with these addresses listen on.
-func socketsOf(addrs []netip.Addr, hostPorts bool) (out []feed.Socket) {
+func socketsOf(addrs []netip.Addr, hostPorts bool) (out []schema.Socket) {
 	for _, a := range addrs {
-		out = append(out, feed.Socket{Addr: netip.AddrPortFrom(a, proxyHTTP)},
-			feed.Socket{Addr: netip.AddrPortFrom(a, proxyHTTPS), TLS: true})
+		out = append(out, schema.Socket{Addr: netip.AddrPortFrom(a, proxyHTTP)},
+			schema.Socket{Addr: netip.AddrPortFrom(a, proxyHTTPS), TLS: true})
 		if hostPorts {
-			out = append(out, feed.Socket{Addr: netip.AddrPortFrom(a, 80)},
-				feed.Socket{Addr: netip.AddrPortFrom(a, 443), TLS: true})
+			out = append(out, schema.Socket{Addr: netip.AddrPortFrom(a, 80)},
+				schema.Socket{Addr: netip.AddrPortFrom(a, 443), TLS: true})
 		}
 	}
 	return out
@@ -405,7 +403,7 @@ func (f *ingressFeed) facts(snap model.Snapshot) []string {
 		"auth-url may not ask %d addresses of nodes, the API server and Services that lead there", refused))
 	failures := f.feed.Failures()
 	for _, s := range slices.SortedFunc(maps.Keys(failures),
-		func(a, b feed.Socket) int { return a.Addr.Compare(b.Addr) }) {
+		func(a, b schema.Socket) int { return a.Addr.Compare(b.Addr) }) {
 		out = append(out, fmt.Sprintf("%s is not served: %v", s, failures[s]))
 	}
 	if bad := f.feed.Reports().Certificates; len(bad) > 0 {

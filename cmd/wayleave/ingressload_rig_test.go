@@ -39,6 +39,7 @@ import (
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/reconcile"
 	kubesource "wayleave.dev/source/kubernetes"
 	"wayleave.dev/writeback"
@@ -117,7 +118,7 @@ func (r *loadRig) startAgent() {
 	r.agent = a
 	f := newIngressFeed(a)
 	f.keeper.Path = "" // there is no other agent
-	f.keeper.Bind = func(s feed.Socket) (file *os.File, err error) {
+	f.keeper.Bind = func(s schema.Socket) (file *os.File, err error) {
 		err = r.ns.Do(func() error { file, err = feed.OpenSocket(s); return err })
 		return file, err
 	}

@@ -20,7 +20,7 @@ import (
 
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // connections of the flood; eight times as many are the proxy's bound.
@@ -59,12 +59,12 @@ func TestAFloodFitsTheMemory(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	f := feed.New(proxyTestUser, feed.NewKeeper("", log), log)
-	f.Configure(feed.Settings{Drain: time.Millisecond, ConnectionsPerClient: -1})
-	f.Listen([]feed.Socket{{Addr: addr, TLS: true}})
+	f.Configure(schema.Settings{Drain: time.Millisecond, ConnectionsPerClient: -1})
+	f.Listen([]schema.Socket{{Addr: addr, TLS: true}})
 	if err := errors.Join(f.Hosts().Sync(ctx,
-		map[string]table.Host{"": {Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b"}}}}),
-		f.Backends().Sync(ctx, map[string]table.Backend{
-			"b": {Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(backend.Addr().String())}}}}),
+		map[string]schema.Host{"": {Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: "b"}}}}),
+		f.Backends().Sync(ctx, map[string]schema.Backend{
+			"b": {Key: "b", Endpoints: []schema.Endpoint{{Addr: netip.MustParseAddrPort(backend.Addr().String())}}}}),
 		f.Certificates().Sync(ctx, nil)); err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ import (
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/process"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // proxyChild names the folder that the child of TestProxyProcesses works in.
@@ -176,12 +176,12 @@ func TestProxyProcesses(t *testing.T) {
 		var agent sync.WaitGroup
 		agent.Go(func() { _ = keeper.Serve(ctx) })
 		f := feed.New(proxyTestUser, keeper, log)
-		f.Configure(feed.Settings{Drain: 10 * time.Second})
-		f.Listen([]feed.Socket{{Addr: addr}})
+		f.Configure(schema.Settings{Drain: 10 * time.Second})
+		f.Listen([]schema.Socket{{Addr: addr}})
 		if err := errors.Join(f.Hosts().Sync(ctx,
-			map[string]table.Host{"": {Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b"}}}}),
-			f.Backends().Sync(ctx, map[string]table.Backend{
-				"b": {Key: "b", Endpoints: []table.Endpoint{
+			map[string]schema.Host{"": {Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: "b"}}}}),
+			f.Backends().Sync(ctx, map[string]schema.Backend{
+				"b": {Key: "b", Endpoints: []schema.Endpoint{
 					{Addr: netip.MustParseAddrPort(backend.Addr().String())}}}}),
 			f.Certificates().Sync(ctx, nil)); err != nil {
 			t.Fatal(err)

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
+	"wayleave.dev/dns/server"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
 	kubesource "wayleave.dev/source/kubernetes"
@@ -221,17 +223,18 @@ func TestDNSThatIsSwitchedOffClosesItsSockets(t *testing.T) {
 		return func() { cancel(); <-done }
 	}
 	on := &dns.Feed{Open: dns.OpenSocket, Log: log}
-	if err := on.Sync(t.Context(), map[model.Name]dns.Entry{}); err != nil {
+	if err := on.Sync(t.Context(), map[model.Name]schema.Records{}); err != nil {
 		t.Fatal(err)
 	}
-	on.Configure(dns.Settings{Domains: []string{"cluster.local."}})
-	on.Listen([]dns.Socket{{Network: "udp", Addr: addr}})
+	on.Configure(schema.Settings{Domains: []string{"cluster.local."}})
+	on.Listen([]schema.Socket{{Network: "udp", Addr: addr}})
 	stop := serve(on)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = dns.Run(ctx, dns.Config{Socket: filepath.Join(dir, "dns.sock"), StateFile: filepath.Join(dir, "snapshot"),
+		_ = server.Run(ctx, server.Config{Socket: filepath.Join(dir, "dns.sock"),
+			StateFile:    filepath.Join(dir, "snapshot"),
 			HealthSocket: filepath.Join(dir, "health.sock"), Log: log})
 	}()
 	t.Cleanup(func() { cancel(); <-done })

@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/testnet"
 	kernelipt "wayleave.dev/kernel/iptables"
 	kernelipvs "wayleave.dev/kernel/ipvs"
@@ -110,8 +111,8 @@ func (n *bareNode) install(kind string) error {
 	if err := mode.Sync(ctx, n.plans()); err != nil {
 		return err
 	}
-	p := &dns.Placement{Net: s.links, NFT: s.nft, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding {
-		return dns.Forwarding{}
+	p := &dns.Placement{Net: s.links, NFT: s.nft, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) schema.Forwarding {
+		return schema.Forwarding{}
 	}}
 	if err := p.Sync(ctx, map[model.Name]dns.Place{
 		{}: {VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}}); err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/model"
@@ -55,9 +56,10 @@ func TestUninstallTakesAllAndVerifyProvesIt(t *testing.T) {
 			six: {Profile: "0123456789abcdef"}}); err != nil {
 			return err
 		}
-		p := &dns.Placement{Net: n.links, NFT: n.nft, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding {
-			return dns.Forwarding{}
-		}}
+		p := &dns.Placement{Net: n.links, NFT: n.nft, Feed: &dns.Feed{},
+			Forwarding: func([]netip.Addr) schema.Forwarding {
+				return schema.Forwarding{}
+			}}
 		place := dns.Place{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}
 		if err := p.Sync(ctx, map[model.Name]dns.Place{{}: place}); err != nil {
 			return err

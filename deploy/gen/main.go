@@ -43,11 +43,11 @@ func run(dir string) error {
 }
 
 func pages(top string) error {
-	pages, err := docs.Pages(os.DirFS(top))
+	files, err := docs.Files(os.DirFS(top))
 	if err != nil {
 		return err
 	}
-	for file, body := range docs.Files(pages) {
+	for file, body := range files {
 		if err := os.WriteFile(filepath.Join(top, file), body, 0o644); err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package docs
 import (
 	_ "embed"
 	"fmt"
+	"io/fs"
 	"strings"
 )
 
@@ -29,7 +30,30 @@ func Index(pages []Page) []byte {
 	return []byte(b.String())
 }
 
-// Files are the generated pages, by path from the top of the checkout.
-func Files(pages []Page) map[string][]byte {
-	return map[string][]byte{Folder + "/" + indexName: Index(pages)}
+// Files are the generated pages, by path from the top of the checkout: the index of features, and the pages that have
+// places for numbers of benchmarks.
+func Files(top fs.FS) (map[string][]byte, error) {
+	features, err := Pages(top)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{Folder + "/" + indexName: Index(features)}
+	pages, err := fs.Glob(top, "docs/*.md")
+	if err != nil {
+		return nil, err
+	}
+	for _, page := range append(pages, "README.md") {
+		text, err := fs.ReadFile(top, page)
+		if err != nil {
+			return nil, err
+		}
+		filled, err := Fill(top, string(text))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", page, err)
+		}
+		if number.MatchString(filled) {
+			files[page] = []byte(filled)
+		}
+	}
+	return files, nil
 }
