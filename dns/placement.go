@@ -10,38 +10,13 @@ import (
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel/link"
-	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 )
 
-// TableName is the name of our tables, one per family.
-const TableName = "wayleave-dns"
-
 // NodePort is where DNS listens on the node's own addresses. It is the target of the
 // Service kube-dns, for nodes whose own DNS is down; port 53 is not ours there.
 const NodePort = 10053
-
-// table keeps queries to the local server out of connection tracking: there is
-// nothing to translate, and the races of conntrack that lose DNS packets cannot
-// happen. A packet for which no socket is open stays tracked, so that the service
-// proxy sends it to another node's server.
-func table(f nft.Family) nft.Table {
-	raw := int32(-300)
-	toVIP := nft.In{Fields: []nft.Field{nft.Daddr, nft.L4Proto, nft.Dport}, Set: "vips"}
-	fromVIP := nft.In{Fields: []nft.Field{nft.Saddr, nft.L4Proto, nft.Sport}, Set: "vips"}
-	return nft.Table{
-		Family: f, Name: TableName,
-		Sets: []nft.Set{{Name: "vips", Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}}},
-		Chains: []nft.Chain{
-			{Name: "queries", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: raw}, Rules: []nft.Rule{
-				{toVIP, nft.SocketOfAnyAddress{}, nft.Accept()}, // another program's, on this node's port 53
-				{toVIP, nft.SocketOpen{}, nft.Notrack()}}},
-			{Name: "replies", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: raw},
-				Rules: []nft.Rule{{fromVIP, nft.Notrack()}}},
-		},
-	}
-}
 
 // Place is where DNS is served: the plan of the placement.
 type Place struct {
@@ -68,7 +43,8 @@ type Placement struct {
 	Extra []netip.Addr
 	Feed  *Feed
 	Net   link.Net
-	NFT   nft.Conn
+	// Bypass is the data plane's.
+	Bypass Bypass
 	// Domains, Pods and Forwarding complete the settings; Forwarding gets the VIPs, which
 	// must not be among its servers.
 	Domains    []string
@@ -123,24 +99,8 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 	if err := p.Net.SetLocal(ctx, place.VIPs); err != nil {
 		return fmt.Errorf("dns: %w", err)
 	}
-	for _, f := range nft.Families() {
-		have, err := p.NFT.Read(ctx, table(f))
-		if err != nil {
-			return err
-		}
-		b := nft.Batch{Base: true, Recreate: have.Exists && !have.Fits, Clear: []string{"vips"},
-			Add: map[string][]nft.Element{}}
-		for _, a := range place.VIPs {
-			if a.Is6() != (f == nft.IPv6) {
-				continue
-			}
-			for _, proto := range []model.Protocol{model.UDP, model.TCP} {
-				b.Add["vips"] = append(b.Add["vips"], nft.Element{Key: nft.Pack(a, uint8(proto), uint16(53))})
-			}
-		}
-		if err := p.NFT.Commit(ctx, table(f), b); err != nil {
-			return err
-		}
+	if err := p.Bypass.Set(ctx, place.VIPs); err != nil {
+		return err
 	}
 	p.tell(place)
 	p.remember(place)
@@ -195,20 +155,15 @@ func sockets(p Place) []schema.Socket {
 }
 
 // Uninstall removes what the placement left on the node.
-func Uninstall(ctx context.Context, net link.Net, conn nft.Conn) error {
+func Uninstall(ctx context.Context, net link.Net, bypass Bypass) error {
 	if err := net.SetLocal(ctx, nil); err != nil {
 		return err
 	}
-	for _, f := range nft.Families() {
-		if err := conn.Remove(ctx, table(f)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return bypass.Remove(ctx)
 }
 
 // Remains names what the placement has on the node.
-func Remains(ctx context.Context, net link.Net, conn nft.Conn) ([]string, error) {
+func Remains(ctx context.Context, net link.Net, bypass Bypass) ([]string, error) {
 	addrs, err := net.Local(ctx)
 	if err != nil {
 		return nil, err
@@ -217,6 +172,6 @@ func Remains(ctx context.Context, net link.Net, conn nft.Conn) ([]string, error)
 	for _, a := range addrs {
 		left = append(left, fmt.Sprintf("address %s on lo", a))
 	}
-	tables, err := nft.Remains(ctx, conn, table(nft.IPv4), table(nft.IPv6))
-	return append(left, tables...), err
+	rules, err := bypass.Remains(ctx)
+	return append(left, rules...), err
 }

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/agent"
+	"wayleave.dev/agent/ingress"
 	"wayleave.dev/dns"
 	dnsschema "wayleave.dev/dns/schema"
 	"wayleave.dev/internal/hostile"
@@ -161,7 +163,7 @@ func (r *nodeRig) serveProxy() {
 	}
 	f := feed.New(proxyTestUser, keeper, log)
 	f.Configure(schema.Settings{Drain: time.Millisecond})
-	f.Listen(socketsOf([]netip.Addr{netip.MustParseAddr(rigNode)}, true))
+	f.Listen(ingress.Sockets([]netip.Addr{netip.MustParseAddr(rigNode)}, true))
 	for _, err := range []error{f.Hosts().Sync(r.t.Context(), map[string]schema.Host{}),
 		f.Backends().Sync(r.t.Context(),
 			map[string]schema.Backend{}), f.Certificates().Sync(r.t.Context(), nil)} {
@@ -172,7 +174,7 @@ func (r *nodeRig) serveProxy() {
 	go func() { _ = f.Serve(r.t.Context(), l) }()
 	startProxyIn(r.t, r.node, testBinary(r.t, dir), dir)
 	testnet.Eventually(r.t, 30*time.Second, func() error {
-		_, code, err := ask(r.t.Context(), filepath.Join(dir, "health.sock"), "/readyz")
+		_, code, err := agent.Ask(r.t.Context(), filepath.Join(dir, "health.sock"), "/readyz")
 		if err == nil && code != http.StatusOK {
 			err = fmt.Errorf("%d", code)
 		}

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/agent"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/schema"
@@ -80,7 +81,7 @@ func TestAFloodFitsTheMemory(t *testing.T) {
 	startProxy(t, plainBinary(t, dir), own)
 	health := filepath.Join(own, "health.sock")
 	resident := func() (n float64, err error) {
-		text, code, err := ask(t.Context(), health, "/metrics")
+		text, code, err := agent.Ask(t.Context(), health, "/metrics")
 		if err != nil || code != http.StatusOK {
 			return 0, fmt.Errorf("%d, %w", code, err)
 		}
@@ -93,7 +94,7 @@ func TestAFloodFitsTheMemory(t *testing.T) {
 		return 0, errors.New("no such metric")
 	}
 	testnet.Eventually(t, 30*time.Second, func() error {
-		_, code, err := ask(t.Context(), health, "/readyz")
+		_, code, err := agent.Ask(t.Context(), health, "/readyz")
 		if err == nil && code != http.StatusOK {
 			err = errors.New("not ready")
 		}

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/agent"
 	"wayleave.dev/internal/execfile"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
@@ -173,8 +174,8 @@ func TestProxyProcesses(t *testing.T) {
 		if err := keeper.Inherit(ctx); err != nil {
 			t.Fatal(err)
 		}
-		var agent sync.WaitGroup
-		agent.Go(func() { _ = keeper.Serve(ctx) })
+		var running sync.WaitGroup
+		running.Go(func() { _ = keeper.Serve(ctx) })
 		f := feed.New(proxyTestUser, keeper, log)
 		f.Configure(schema.Settings{Drain: 10 * time.Second})
 		f.Listen([]schema.Socket{{Addr: addr}})
@@ -194,10 +195,10 @@ func TestProxyProcesses(t *testing.T) {
 		if err := os.Chmod(filepath.Join(own, "proxy.sock"), 0o666); err != nil {
 			t.Fatal(err)
 		}
-		agent.Go(func() { _ = f.Serve(ctx, l) })
+		running.Go(func() { _ = f.Serve(ctx, l) })
 		end := startProxy(t, binary, own)
 		testnet.Eventually(t, 20*time.Second, func() error {
-			text, code, err := ask(t.Context(), filepath.Join(own, "health.sock"), "/readyz")
+			text, code, err := agent.Ask(t.Context(), filepath.Join(own, "health.sock"), "/readyz")
 			if err == nil && code != http.StatusOK {
 				err = errors.New(text)
 			}
@@ -205,7 +206,7 @@ func TestProxyProcesses(t *testing.T) {
 		})
 		return func() {
 			cancel()
-			agent.Wait()
+			running.Wait()
 			keeper.Keep(nil)
 			end()
 		}

@@ -28,8 +28,8 @@ func TestSocketsAreRememberedForAStartWithoutTheAPIServer(t *testing.T) {
 	stopServer := r.server()
 	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
 	p := &agent.Placement{Service: dnstest.Name("kube-system/kube-dns"), Feed: &agent.Feed{}, Net: &link.Fake{},
-		NFT:  nft.NewFake(),
-		File: file, Forwarding: func([]netip.Addr) schema.Forwarding { return schema.Forwarding{} }}
+		Bypass: agent.NFTables{Conn: nft.NewFake()},
+		File:   file, Forwarding: func([]netip.Addr) schema.Forwarding { return schema.Forwarding{} }}
 	place := agent.Place{VIPs: []netip.Addr{netip.MustParseAddr("10.7.0.1"), netip.MustParseAddr("fd07::1")},
 		Nodes: []netip.Addr{netip.MustParseAddr("10.7.0.1")}}
 	if err := p.Sync(t.Context(), map[model.Name]agent.Place{p.Service: place}); err != nil {

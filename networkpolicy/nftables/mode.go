@@ -132,11 +132,7 @@ func (m *Mode) Isolated() map[networkpolicy.Key]networkpolicy.Entry {
 }
 
 // End is an isolated end of a connection.
-type End struct {
-	Direction networkpolicy.Direction
-	// Addr is the local pod's.
-	Addr netip.Addr
-}
+type End = networkpolicy.End
 
 // Drops returns how many packets were dropped at each isolated local address, since it became isolated.
 func (m *Mode) Drops(ctx context.Context) (map[End]uint64, error) {
@@ -152,7 +148,7 @@ func (m *Mode) Drops(ctx context.Context) (map[End]uint64, error) {
 			}
 			for key, n := range counts {
 				if a, ok := netip.AddrFromSlice([]byte(key)); ok {
-					out[End{d, a}] = n
+					out[End{Direction: d, Addr: a}] = n
 				}
 			}
 		}

@@ -11,8 +11,8 @@ import (
 	"wayleave.dev/networkpolicy"
 )
 
-// Swept is the result of a Sweep: how many flows it cut, and how many cut flows it freed.
-type Swept struct{ Cut, Freed int }
+// Swept is the result of a Sweep.
+type Swept = networkpolicy.Swept
 
 // again is the delay of a second sweep: packets that the previous rules accepted may have created their flow only after
 // the first.
