@@ -191,7 +191,7 @@ func (m *machine) startWith(store *model.Store, wanted func() error) {
 		_ = m.net.Close()
 	}
 	m.t.Cleanup(m.stop)
-	testnet.Eventually(m.t, 10*time.Second, wanted)
+	testnet.Eventually(m.t, time.Minute, wanted) // took 10 s at load 20
 }
 
 const conf = `{"cniVersion":"1.1.0","name":"wayleave","type":"wayleave-cni"}`
