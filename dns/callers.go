@@ -41,9 +41,9 @@ func PlanCaller(node string) func(model.Snapshot, model.Name) (CallerPlan, bool,
 	}
 }
 
-// CallerTable is the agent's side of the table: it joins the pods of the API with the leases of addresses, and feeds the
-// servers. An address that two pods claim belongs to none. So does an address that the API and its lease give to
-// different pods: the API learns late that a pod has ended.
+// CallerTable is the agent's side of the table of callers: it joins the pods of the API with the leases of addresses,
+// and feeds the servers. An address that two pods claim belongs to none. So does an address that the API and its lease
+// give to different pods: the API learns late that a pod has ended.
 type CallerTable struct {
 	Feed *Feed
 	// Leased says that Wayleave runs the pod network: no pod is known before Leases was called.
