@@ -64,7 +64,10 @@ type Target struct {
 	Certificates reconcile.Target[string, schema.Certificate]
 }
 
-var _ reconcile.Target[Key, Plan] = Target{}
+var (
+	_ reconcile.Planner[Key, Plan] = (*Planner)(nil)
+	_ reconcile.Target[Key, Plan]  = Target{}
+)
 
 // split are plans by kind.
 type split struct {

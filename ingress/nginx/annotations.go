@@ -24,9 +24,7 @@ type rules struct {
 	// without one.
 	noTLS, forceTLS bool
 	aliases         []string
-	// denied says that the location answers 503 whatever comes.
-	denied bool
-	guards []string
+	guards          []string
 
 	canary                         bool
 	header, value, pattern, cookie string

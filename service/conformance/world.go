@@ -126,23 +126,62 @@ func NewWorld(t *testing.T, start func(*Node) Mode) *World {
 		serve(n.NS, n.Name)
 		w.Hosts = append(w.Hosts, &Pod{Name: n.Name, NS: n.NS, Node: i, IPs: n.Addrs})
 	}
-	var err error
-	if w.Store, err = model.NewStore(); err != nil {
-		t.Fatal(err)
+	w.newStore()
+	w.awaitAddresses()
+	for _, n := range w.Nodes {
+		w.modes = append(w.modes, start(n))
 	}
-	t.Cleanup(func() { _ = w.Store.Close() })
-	err = w.Store.Write(func(tx *model.Writer) {
+	return w
+}
+
+// awaitAddresses waits until duplicate address detection is over: packets from and to tentative addresses are lost.
+func (w *World) awaitAddresses() {
+	w.t.Helper()
+	all := []*testnet.NS{w.Outside}
+	for _, n := range w.Nodes {
+		all = append(all, n.NS)
+	}
+	for _, p := range w.Pods {
+		all = append(all, p.NS)
+	}
+	testnet.Eventually(w.t, 30*time.Second, func() error {
+		for _, ns := range all {
+			if out := strings.TrimSpace(ns.Run("ip", "-6", "addr", "show", "tentative")); out != "" {
+				return fmt.Errorf("tentative addresses: %s", out)
+			}
+		}
+		return nil
+	})
+}
+
+// newStore gives the world a store that has the nodes, and nothing else.
+func (w *World) newStore() {
+	w.t.Helper()
+	store, err := model.NewStore()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = store.Close() })
+	err = store.Write(func(tx *model.Writer) {
 		for _, n := range w.Nodes {
 			tx.PutNode(&model.Node{Name: n.Name, InternalIPs: n.Addrs, PodCIDRs: n.OwnCIDRs, Zone: n.Zone, Ready: true})
 		}
 	})
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	for _, n := range w.Nodes {
-		w.modes = append(w.modes, start(n))
-	}
-	return w
+	w.Store = store
+}
+
+// fresh returns the world for a test of its own: without Services, and without flows of earlier tests.
+func (w *World) fresh(t *testing.T) *World {
+	t.Helper()
+	own := *w
+	own.t = t
+	own.newStore()
+	own.Program()
+	own.forgetFlows()
+	return &own
 }
 
 // route gives a node the way to the other's pods.
@@ -246,9 +285,18 @@ func (w *World) Program() {
 	}
 }
 
-// patience is how long an answer may take: a refusal must come far sooner than a
-// retransmission (1 s).
+// patience is how long an answer over TCP may take, and how long silence is waited for: a
+// lost segment must not pass for a slow answer, and is sent again after 1 s.
 const patience = 800 * time.Millisecond
+
+// patienceOf is how long an answer that must come may take. Nobody sends a datagram again,
+// so that more time hides no loss, and a busy machine needs it.
+func patienceOf(network string) time.Duration {
+	if strings.HasPrefix(network, "udp") {
+		return late
+	}
+	return patience
+}
 
 // Client is a place to ask from.
 type Client struct {
@@ -270,9 +318,10 @@ func (w *World) Clients() []Client {
 	}
 }
 
-// Ask connects anew, and returns who answered and what address it saw.
+// Ask connects anew, and returns who answered and what address it saw. An answer or a refusal must come: ask with
+// patience is for silence.
 func (c Client) Ask(network string, to netip.AddrPort) (pod string, seen netip.Addr, err error) {
-	return c.ask(network, to, patience)
+	return c.ask(network, to, patienceOf(network))
 }
 
 func (c Client) ask(network string, to netip.AddrPort, patience time.Duration) (pod string,
@@ -285,8 +334,10 @@ func (c Client) ask(network string, to netip.AddrPort, patience time.Duration) (
 	return say(conn, patience)
 }
 
-// Say asks over an open connection or socket.
-func Say(conn net.Conn) (pod string, seen netip.Addr, err error) { return say(conn, patience) }
+// Say asks over an open connection or socket, for an answer that must come.
+func Say(conn net.Conn) (pod string, seen netip.Addr, err error) {
+	return say(conn, patienceOf(conn.LocalAddr().Network()))
+}
 
 // SayWithin is Say for those who wait as long as they want.
 func SayWithin(conn net.Conn, patience time.Duration) (pod string, seen netip.Addr, err error) {
