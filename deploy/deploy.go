@@ -1,6 +1,5 @@
-// Package deploy renders the two forms of one install: the manifest for
-// `kubectl apply -f` and the Helm chart. Both come from manifest.tmpl and the
-// table of settings, so that they cannot differ.
+// Package deploy renders both forms of the installation: the manifest for `kubectl apply -f` and the Helm chart. Both
+// come from manifest.tmpl and the table of settings, so they cannot differ.
 package deploy
 
 import (
@@ -19,28 +18,27 @@ const Image = "wayleave.dev/wayleave:dev"
 //go:embed manifest.tmpl
 var manifest string
 
-// values are what the template is rendered with. With Chart the result is a template of
-// Helm, which chooses what depends on the chart's values.
+// values are the template's values. With Chart the result is a Helm template, which depends on the chart's values.
 type values struct {
 	Image, Settings string
 	Chart           bool
 }
 
-// daemonSet are the values of one DaemonSet.
+// daemonSet holds the values of one DaemonSet.
 type daemonSet struct {
 	values
 	Name          string
 	ServesIngress bool
 }
 
-// Outside is the DaemonSet of all nodes, or of those outside of ingress.nodeSelector.
+// Outside is the DaemonSet of all nodes, or of the nodes outside ingress.nodeSelector.
 func (v values) Outside() daemonSet { return daemonSet{v, "wayleave", false} }
 
 // Inside is the DaemonSet of the nodes that ingress.nodeSelector selects.
 func (v values) Inside() daemonSet { return daemonSet{v, "wayleave-ingress", true} }
 
-// chartValues computes whether Ingress is on, and the labels of the nodes that serve it,
-// from the settings and from the values that override them.
+// chartValues computes from the settings and the values that override them whether Ingress is enabled, and the labels
+// of the nodes that serve it.
 const chartValues = `{{- $serves := true }}
 {{- $selector := dict }}
 {{- with (fromYaml .Values.settings).ingress }}
@@ -66,13 +64,13 @@ func render(v values) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Manifest is the content of wayleave.yaml.
+// Manifest returns the content of wayleave.yaml.
 func Manifest() ([]byte, error) {
 	return render(values{Image: Image, Settings: indent(config.Commented(), 4)})
 }
 
-// Chart is the files of the Helm chart, by path below chart/. Its values are the
-// image and the settings, whose defaults are those of the manifest.
+// Chart returns the files of the Helm chart, by path below chart/. Its values are the image and the settings, with
+// the defaults of the manifest.
 func Chart() (map[string][]byte, error) {
 	body, err := render(values{Image: "{{ .Values.image }}",
 		Settings: "{{ .Values.settings | indent 4 }}", Chart: true})

@@ -1,5 +1,5 @@
-// Package explain says in words why Wayleave does what it does. It is pure: it reads a
-// snapshot and prints, and changes nothing.
+// Package explain describes in words what Wayleave does and why. It is pure: it reads a snapshot and prints, and
+// changes nothing.
 package explain
 
 import (
@@ -13,7 +13,7 @@ import (
 	"wayleave.dev/networkpolicy"
 )
 
-// Question is who sends what to whom, as it is asked.
+// Question names source and destination of a packet as the user wrote them.
 type Question struct {
 	From, To End
 	Protocol model.Protocol
@@ -26,9 +26,8 @@ type End struct {
 	Addr netip.Addr
 }
 
-// ParseQuestion reads FROM and TO:PORT/PROTO. A pod is NS/NAME or pod/NS/NAME, an
-// address with a port is written as 192.0.2.1:80 or [2001:db8::1]:80, and the protocol
-// is TCP when it is left out.
+// ParseQuestion parses FROM and TO:PORT/PROTO. A pod is NS/NAME or pod/NS/NAME, an address with a port is
+// 192.0.2.1:80 or [2001:db8::1]:80, and the protocol defaults to TCP.
 func ParseQuestion(from, to string) (q Question, err error) {
 	if q.From, err = parseEnd(from); err != nil {
 		return q, fmt.Errorf("FROM: %w", err)
@@ -52,7 +51,7 @@ func ParseQuestion(from, to string) (q Question, err error) {
 		}
 	}
 	if q.Protocol == 0 {
-		return q, fmt.Errorf("TO: %q is not a protocol; TCP, UDP and SCTP are", proto)
+		return q, fmt.Errorf("TO: %q is not a protocol; TCP, UDP and SCTP are allowed", proto)
 	}
 	if q.To, err = parseEnd(to[:at]); err != nil {
 		return q, fmt.Errorf("TO: %w", err)
@@ -77,9 +76,8 @@ func parseEnd(s string) (End, error) {
 	return End{Pod: model.Name{Namespace: parts[0], Name: parts[1]}}, nil
 }
 
-// Policy answers a question about NetworkPolicies: the verdict, and what decided it, in
-// words. Ends of both families are asked about in each; allowed is true when both pass.
-// An error says why nothing can be said.
+// Policy answers a question about NetworkPolicies: the verdict and its reasons, in words. Ends with addresses of both
+// families are evaluated for each; allowed is true if both pass. The error says why there is no answer.
 func Policy(v model.Snapshot, q Question) (text string, allowed bool, err error) {
 	from, err := addresses(v, q.From)
 	if err != nil {
@@ -89,7 +87,7 @@ func Policy(v model.Snapshot, q Question) (text string, allowed bool, err error)
 	if err != nil {
 		return "", false, fmt.Errorf("TO: %w", err)
 	}
-	// With ingress off nobody sends from its addresses, so it does not matter.
+	// With Ingress disabled nothing sends from these addresses.
 	local := networkpolicy.Local{DNS: dnsAddresses(v), Ingress: true}
 	allowed = true
 	for _, a := range from {
@@ -123,8 +121,7 @@ func addresses(v model.Snapshot, e End) ([]netip.Addr, error) {
 	return p.IPs, nil
 }
 
-// virtual refuses addresses of Services: policies see the pod behind. kube-dns is the
-// exception.
+// virtual refuses addresses of Services: policies see the pod behind them. kube-dns is the exception.
 func virtual(v model.Snapshot, a netip.Addr) error {
 	for s := range v.Services() {
 		for _, vip := range s.ClusterIPs {
@@ -194,7 +191,7 @@ func half(b *strings.Builder, d networkpolicy.Direction, p networkpolicy.Party, 
 	rules := map[model.Name]bool{}
 	for _, r := range h.Rules {
 		rules[r.Policy] = true
-		if r.Allows() || !h.Allowed { // what did not decide would be noise
+		if r.Allows() || !h.Allowed { // omit rules that did not decide
 			fmt.Fprintf(b, "    %s spec.%s[%d]: %s\n", r.Policy, field, r.Index, why(r))
 		}
 	}

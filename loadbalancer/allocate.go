@@ -247,7 +247,7 @@ func sharable(e, o *entry) (why string) {
 	case e.LoadBalancer.SharingKey == "":
 		return "it has no sharing key"
 	case e.LoadBalancer.SharingKey != o.LoadBalancer.SharingKey:
-		return "its sharing key is another"
+		return "its sharing key differs"
 	case (e.ExternalLocal || o.ExternalLocal) && e.LoadBalancer.Selector != o.LoadBalancer.Selector:
 		return "with externalTrafficPolicy Local both must have the same selector"
 	}

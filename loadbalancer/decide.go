@@ -133,7 +133,7 @@ func (d *decision) strays() (done bool) {
 		return false
 	}
 	d.problem(ReasonOutside, statusField,
-		"%s is in no AddressPool (any more): the Service keeps it, but it is not announced; "+
+		"%s is in no AddressPool: the Service keeps it, but it is not announced; "+
 			"add it to a pool, or ask for another address by name", strings.Join(out, " and "))
 	for _, f := range d.order() {
 		if d.has[f].IsValid() {
@@ -179,7 +179,7 @@ func (d *decision) requests() (blocked [2]bool) {
 				"%s is in AddressPool %s, which is not for this Service: %s%s", addr, seg.pool.Name,
 				d.refused(seg.pool), kept)
 		case seg.avoids(addr):
-			d.problem(ReasonNotAllowed, lb.RequestedField, "%s is left out by avoidBuggyAddresses of AddressPool %s%s",
+			d.problem(ReasonNotAllowed, lb.RequestedField, "%s is excluded by avoidBuggyAddresses of AddressPool %s%s",
 				addr, seg.pool.Name, kept)
 		default:
 			who, why := d.inUse(addr)
@@ -212,9 +212,9 @@ func (d *decision) inUse(addr netip.Addr) (*entry, string) {
 func (d *decision) refused(p *pool) string {
 	switch {
 	case p.Services.Nothing:
-		return "its serviceSelector cannot be read"
+		return "its serviceSelector cannot be parsed"
 	case p.Namespaces.Nothing:
-		return "its namespaceSelector cannot be read"
+		return "its namespaceSelector cannot be parsed"
 	case !p.Services.Matches(d.e.LoadBalancer.Labels):
 		return "its serviceSelector does not match"
 	case !p.Namespaces.Matches(d.a.namespaces[d.e.Name.Namespace]):
@@ -307,7 +307,7 @@ func (d *decision) otherPool() {
 		}
 		if p := d.a.layout.of(addr).pool; p.Name != lb.Pool {
 			d.problem(ReasonOtherPool, lb.PoolField, "the Service keeps %s of AddressPool %s; ask for another "+
-				"address, or delete the Service and make it anew, to move it to %s", addr, p.Name, lb.Pool)
+				"address, or delete and recreate the Service, to move it to %s", addr, p.Name, lb.Pool)
 		}
 	}
 }
@@ -332,7 +332,7 @@ func (d *decision) candidates() (pools []*pool, why []string) {
 		case no != "":
 			why = append(why, "AddressPool "+p.Name+" is not for this Service: "+no)
 		case !p.AutoAssign:
-			why = append(why, "AddressPool "+p.Name+" is given on request only (autoAssign is false)")
+			why = append(why, "AddressPool "+p.Name+" allocates only on request (autoAssign is false)")
 		default:
 			pools = append(pools, p)
 		}
@@ -408,7 +408,7 @@ func (d *decision) conflicts() {
 			}
 			if why := sharable(d.e, o); why != "" {
 				d.problem(ReasonConflict, statusField,
-					"%s is that of %s as well, with which it cannot be shared any more: %s", addr, o.Name, why)
+					"%s is also the address of %s, and they can no longer share it: %s", addr, o.Name, why)
 			}
 		}
 	}

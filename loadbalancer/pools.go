@@ -308,5 +308,5 @@ func (p *pool) status() PoolStatus {
 }
 
 func overlapText(p *pool) string {
-	return strings.Join(p.overlaps, ", ") + ", which was there before; the rest is given from this pool"
+	return strings.Join(p.overlaps, ", ") + ", which is older; the rest is allocated from this pool"
 }

@@ -397,7 +397,8 @@ func (b *Balancer) write(ctx context.Context, s *model.Service, d loadbalancer.D
 	b.settled(n, d)
 	if !slices.Equal(s.LoadBalancer.Given, d.Addrs) {
 		b.noteEvicted(n, d)
-		b.Log.Info("a Service has other addresses", "service", n.String(), "addresses", fmt.Sprint(d.Addrs), "before",
+		b.Log.Info("the addresses of a Service have changed", "service", n.String(), "addresses",
+			fmt.Sprint(d.Addrs), "before",
 			fmt.Sprint(s.LoadBalancer.Given))
 	}
 	return nil

@@ -56,7 +56,7 @@ func (b *Balancer) noteEvicted(n model.Name, d loadbalancer.Decision) {
 // contested has a Service keep the addresses of another load balancer, which writes them back.
 func contested(s *model.Service, d loadbalancer.Decision) loadbalancer.Decision {
 	p := model.Problem{Kind: "Service", Object: s.Name, Field: "status.loadBalancer.ingress", Reason: fmt.Sprintf(
-		"another controller writes %s back in place of %s; stop it, or give it the Service by "+
+		"another controller writes back %s instead of %s; stop it, or give it the Service by "+
 			"spec.loadBalancerClass; the Service keeps its addresses",
 		join(d.Replaced), join(d.Addrs))}
 	return loadbalancer.Decision{Addrs: s.LoadBalancer.Given, Condition: ReasonContested + ": " + p.Reason,

@@ -214,7 +214,7 @@ func (p *Peers) SetMeta(m Meta) {
 		defer p.telling.Unlock()
 		// It is gossiped in any case; waiting is all that may time out.
 		if err := p.list.UpdateNode(streamTimeout); err != nil {
-			p.cfg.Log.Debug("heartbeats: telling others", "err", err)
+			p.cfg.Log.Debug("heartbeats: inform peers", "err", err)
 		}
 	}()
 }
@@ -238,7 +238,7 @@ func (p *Peers) Close(leave bool) error {
 	if leave {
 		// When that takes too long, they notice by themselves.
 		if err := p.list.Leave(ProbeInterval); err != nil {
-			p.cfg.Log.Debug("heartbeats: telling others of the end", "err", err)
+			p.cfg.Log.Debug("heartbeats: say goodbye", "err", err)
 		}
 	}
 	err := p.list.Shutdown()
@@ -351,7 +351,7 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	peer, ok := d.p.peers[n.Name]
 	addr, _ := netip.AddrFromSlice(n.Addr)
 	if !ok || !slices.Contains(peer.Addrs, addr.Unmap()) {
-		return fmt.Errorf("%s at %s is no node that is known", strconv.Quote(n.Name), addr)
+		return fmt.Errorf("%s at %s is not a known node", strconv.Quote(n.Name), addr)
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ const (
 )
 
 var (
-	errStranger = errors.New("no address of another node")
+	errStranger = errors.New("not an address of another node")
 	errHeld     = errors.New("heartbeat connections hold too many bytes")
 )
 

@@ -137,7 +137,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		s.log.Warn("the process that answers for load balancers' addresses has ended; it is started again", "err", err)
+		s.log.Warn("l2 has exited; restarting it", "err", err)
 		if time.Since(start) > time.Minute {
 			wait = 50 * time.Millisecond
 		}
