@@ -18,17 +18,17 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// Notes: the variables of templates; streamed and tuning are of annotations that ask for nothing here.
+// Notes of annotations. streamed and tuning are for annotations that have nothing to do in Wayleave.
 const (
 	variables = "[these](ingress-options.md#variables)"
 	streamed  = "nothing to do: bodies are streamed in both directions"
-	// closesUnless is of snippets.
+	// closesUnless is for snippets.
 	closesUnless = "closes the paths unless all of its directives are known to keep nobody out"
 	noFirewall   = "closes the paths (503): there is no web application firewall; put one behind, as a Service"
 	tuning       = "nothing to do: it tunes buffers that only nginx has"
 )
 
-// annotations are all of ingress-nginx that Wayleave knows, by name.
+// annotations lists all annotations of ingress-nginx that Wayleave knows, by name.
 func annotations() []annotation {
 	return slices.SortedFunc(slices.Values(slices.Concat(routing(), redirects(), balancing(), canaries(), guards(),
 		moreGuards(), clientCerts(), endpointTLS(), cors(), limits(), edits(), retries(), others(), notBuilt())),
@@ -135,7 +135,7 @@ func guards() []annotation {
 	return []annotation{
 		{name: "whitelist-source-range", read: func(p *parser, v string) error {
 			if _, both := p.values["allowlist-source-range"]; both {
-				return nil // the older name of the same
+				return nil // the older name of the same option
 			}
 			return sources(p, v)
 		}, guard: true, note: "the older name of allowlist-source-range, which counts where both are there"},
@@ -192,7 +192,7 @@ func limits() []annotation {
 	}
 }
 
-// ownAnnotations are those that ingress-nginx has not, below ingress.wayleave.dev/.
+// ownAnnotations are Wayleave's own, below ingress.wayleave.dev/.
 func ownAnnotations() []annotation {
 	return []annotation{
 		{name: "response-headers", read: headerLines(func(p *parser, f table.Field) {
@@ -209,7 +209,7 @@ func ownAnnotations() []annotation {
 	}
 }
 
-// notBuilt are known, named in an Event, and have no effect.
+// notBuilt are known, reported in an Event, and have no effect.
 func notBuilt() []annotation {
 	const tracing = "no traces are made; ingress.accessLog writes a line for each request"
 	return []annotation{
@@ -243,11 +243,11 @@ func list(v string) (out []string) {
 	return out
 }
 
-// Bounds of lists: every alias is a host with all paths of the first one, and every field is looked
-// for in each request.
+// Bounds of lists: each alias is a host with all paths of the first one, and each field is searched for in each
+// request.
 const (
 	maxAliases      = 32
-	maxAliasedPaths = 16384 // aliases times paths of one Ingress
+	maxAliasedPaths = 16384 // aliases × paths of one Ingress
 	maxFields       = 64
 	maxNetworks     = 1024
 	maxOrigins      = 256
@@ -273,7 +273,7 @@ func aliases(p *parser, v string) error {
 	return nil
 }
 
-// isHost says whether s is a DNS name in lower case.
+// isHost reports whether s is a DNS name in lower case.
 func isHost(s string) bool {
 	if s == "" || len(s) > 253 {
 		return false
@@ -303,7 +303,7 @@ func authFields(p *parser, v string) error {
 	return nil
 }
 
-// canarySwitch takes a value that cannot be read for true: else a canary would be a main backend.
+// canarySwitch reads an invalid value as true: otherwise a canary would become a main backend.
 func canarySwitch(_ *parser, v string) error {
 	if _, err := strconv.ParseBool(v); err != nil && !isOff(v) {
 		return fmt.Errorf("%q is neither true nor false; true is used", v)
@@ -317,13 +317,13 @@ func corsMaxAge(p *parser, v string) error {
 	return number(math.MinInt32, maxSeconds, func(p *parser, n int) {
 		p.cors.MaxAge = time.Duration(max(n, -1)) * time.Second
 		if n <= 0 {
-			p.cors.MaxAge = -time.Second // nothing stands for the default
+			p.cors.MaxAge = -time.Second // an empty value means the default
 		}
 	})(p, v)
 }
 
-// rewrite is a path, or a URL that clients are sent to. A path without its slash gets one: nginx
-// would send it as it is, which is no request.
+// rewrite parses a path, or a redirect URL. A path without its leading slash gets one: nginx would forward it
+// unchanged, which is not a valid request.
 func rewrite(p *parser, v string) error {
 	t, err := table.ParseTemplate(v)
 	switch {
@@ -344,7 +344,7 @@ func rewrite(p *parser, v string) error {
 	return nil
 }
 
-// template checks text with variables as the proxy will read it.
+// template checks text with variables as the proxy will parse it.
 func template(v string) error {
 	if _, err := table.ParseTemplate(v); err != nil {
 		return fmt.Errorf("%q: %w", v, err)
@@ -352,8 +352,7 @@ func template(v string) error {
 	return nil
 }
 
-// filled is text with something in the place of its variables, to check what is around
-// them: a path for those that begin with a slash.
+// filled replaces variables by text, to check the rest: by a path for variables that begin with a slash.
 func filled(v string) string {
 	v = regexp.MustCompile(`\$\{?(request_uri|uri|document_uri)\b\}?`).ReplaceAllString(v, "/x")
 	return regexp.MustCompile(`\$\{?\w+\}?`).ReplaceAllString(v, "x")
@@ -387,7 +386,7 @@ func authSecret(p *parser, v string) (err error) {
 	return err
 }
 
-// secretName reads NAME or NAMESPACE/NAME of a Secret in the Ingress's own namespace.
+// secretName parses NAME or NAMESPACE/NAME of a Secret in the Ingress's own namespace.
 func secretName(i *model.Ingress, v string) (model.Name, error) {
 	ns, name, qualified := strings.Cut(v, "/")
 	if !qualified {
@@ -402,11 +401,11 @@ func secretName(i *model.Ingress, v string) (model.Name, error) {
 	return model.Name{Namespace: ns, Name: name}, nil
 }
 
-// templateURL is the URL that a template makes, with something in place of its variables.
+// templateURL returns the URL of a template, with variables replaced.
 func templateURL(v string) (*url.URL, error) {
 	plain := filled(v)
 	if rest, ok := strings.CutPrefix(plain, "x://"); ok {
-		plain = "http://" + rest // the scheme was a variable
+		plain = "http://" + rest // the scheme is a variable
 	}
 	return url.Parse(plain)
 }
@@ -426,7 +425,7 @@ func authURL(to func(p *parser, v string)) func(*parser, string) error {
 	}
 }
 
-// protocol is that of endpoints, in any case.
+// protocol parses the protocol of endpoints, in upper or lower case.
 func protocol(p *parser, v string) error {
 	return oneOf(func(p *parser, v string) {
 		if v != "HTTP" {
@@ -435,8 +434,8 @@ func protocol(p *parser, v string) error {
 	}, "HTTP", "HTTPS", "GRPC", "GRPCS")(p, strings.ToUpper(v))
 }
 
-// askedURL is the URL of an authentication server. An address that may not be asked is
-// refused here already; names are judged when they are asked.
+// askedURL parses the URL of an authentication server. Forbidden addresses are refused here; names are checked at
+// each request.
 func askedURL(p *parser, v string) error {
 	if err := authURL(func(*parser, string) {})(p, v); err != nil {
 		return err
@@ -461,7 +460,7 @@ func askedURL(p *parser, v string) error {
 	return nil
 }
 
-// errSkipped is of a list from which an entry is left out.
+// errSkipped means that an entry of a list was left out.
 var errSkipped = errors.New("has no effect; the other entries have")
 
 func origins(p *parser, v string) error {

@@ -13,7 +13,7 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// moreGuards are guards that came later than those of guards, and what tunes them.
+// moreGuards are further guards, and annotations that tune them.
 func moreGuards() []annotation {
 	return []annotation{
 		{name: "denylist-source-range", read: networks(func(p *parser, l []netip.Prefix) { p.out.table.Denied = l }),
@@ -45,7 +45,7 @@ func moreGuards() []annotation {
 
 const keptAlive = "nothing to do: connections to authentication servers are always kept for the next question"
 
-// edits change what endpoints and clients are sent.
+// edits change requests to endpoints and responses to clients.
 func edits() []annotation {
 	return []annotation{
 		{name: "x-forwarded-prefix", read: fieldTemplate(func(p *parser, v string) {
@@ -79,7 +79,7 @@ func edits() []annotation {
 
 const replaceNote = "text, or an expression of RE2 behind ~ or ~*"
 
-// retries are what happens when an endpoint fails.
+// retries configure what happens if an endpoint fails.
 func retries() []annotation {
 	return []annotation{
 		{name: "proxy-next-upstream", read: nextUpstream, note: "error and invalid_header are always in force but " +
@@ -99,7 +99,7 @@ func retries() []annotation {
 	}
 }
 
-// unlimited are clients without limits. What cannot be read leaves all of them with limits.
+// unlimited parses the clients without limits. If it is invalid, all clients keep their limits.
 func unlimited(p *parser, v string) error {
 	return networks(func(p *parser, l []netip.Prefix) {
 		p.out.table.Unlimited = append(p.out.table.Unlimited,
@@ -107,7 +107,7 @@ func unlimited(p *parser, v string) error {
 	})(p, v)
 }
 
-// fieldTemplate is a value of a header field, with variables.
+// fieldTemplate parses a value of a header field, with variables.
 func fieldTemplate(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		if err := template(v); err != nil {
@@ -117,7 +117,7 @@ func fieldTemplate(to func(p *parser, v string)) func(*parser, string) error {
 	}
 }
 
-// maxCacheKey bounds the text of a key.
+// maxCacheKey bounds the text of a key, in bytes.
 const maxCacheKey = 1024
 
 func cacheKey(p *parser, v string) error {
@@ -142,7 +142,7 @@ const (
 	maxCacheTime  = 24 * time.Hour
 )
 
-// cacheValid reads "200 202 10m, 401 5m". What cannot be read has no answer used again.
+// cacheValid parses "200 202 10m, 401 5m". If it is invalid, no answer is cached.
 func cacheValid(p *parser, v string) error {
 	p.noCache = true
 	rules := list(v)
@@ -178,7 +178,7 @@ func cacheValid(p *parser, v string) error {
 	return nil
 }
 
-// nginxTime reads a time as nginx writes it: 30, 30s, 5m, 1h30m, 1d.
+// nginxTime parses a time of nginx: 30, 30s, 5m, 1h30m, 1d.
 func nginxTime(v string) (sum time.Duration, err error) {
 	units := []struct {
 		name string
@@ -222,7 +222,7 @@ func upstreamHost(p *parser, v string) error {
 	return fieldTemplate(func(p *parser, v string) { p.upstream.Host = v })(p, v)
 }
 
-// rule is one side of a rule that replaces text.
+// rule is one side of a replacement rule.
 func rule(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		if v == "" || strings.ContainsAny(v, " \t\r\n\"") {
@@ -233,7 +233,7 @@ func rule(to func(p *parser, v string)) func(*parser, string) error {
 	}
 }
 
-// cookieRule reads "off", or two words of which the second takes the first's place.
+// cookieRule parses "off", or two words of which the second replaces the first.
 func cookieRule(to func(p *parser, r table.Replace)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		words := strings.Fields(v)
@@ -252,7 +252,7 @@ func cookieRule(to func(p *parser, r table.Replace)) func(*parser, string) error
 	}
 }
 
-// checkReplace reads a rule as the proxy will.
+// checkReplace parses a rule as the proxy will.
 func checkReplace(r table.Replace) error {
 	return table.Prepare(&table.Path{
 		Options: &table.Options{Response: &table.Response{Location: []table.Replace{r}}}}).Err
@@ -268,12 +268,12 @@ func cookieDomain(p *parser, v string) error {
 
 func (p *parser) retrying() *table.Retry {
 	if p.retry == nil {
-		p.retry = &table.Retry{Timeout: true} // ingress-nginx's own is "error timeout"
+		p.retry = &table.Retry{Timeout: true} // ingress-nginx's default is "error timeout"
 	}
 	return p.retry
 }
 
-// maxTries bounds the endpoints that one request may be sent to.
+// maxTries bounds the number of endpoints that one request is sent to.
 const maxTries = 16
 
 func tries(n int) int {
@@ -340,7 +340,7 @@ func errorStatuses(p *parser, v string) error {
 	return nil
 }
 
-// combineEdits makes options of what changes requests and responses.
+// combineEdits combines annotations that change requests and responses.
 func (p *parser) combineEdits() {
 	o := &p.out.table
 	switch {
@@ -374,7 +374,7 @@ func (p *parser) combineEdits() {
 	}
 }
 
-// combineErrors makes an option of what another backend answers.
+// combineErrors combines annotations of error backends.
 func (p *parser) combineErrors() {
 	e := p.errors
 	if e.Backend == "" {
@@ -388,7 +388,7 @@ func (p *parser) combineErrors() {
 	p.out.table.Errors = &e
 }
 
-// combineCache makes rules of auth-cache-key and auth-cache-duration.
+// combineCache combines auth-cache-key and auth-cache-duration.
 func (p *parser) combineCache() {
 	u := &p.authURL
 	if u.CacheKey == "" || p.noCache {

@@ -8,11 +8,11 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// framing are fields of a message's frame, that no annotation may set.
+// framing are fields that frame a message, which no annotation may set.
 var framing = []string{"connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te",
 	"trailer", "transfer-encoding", "upgrade", "x-sent-from"}
 
-// headerLines reads lines of NAME: VALUE, at most maxFields.
+// headerLines parses lines of NAME: VALUE, at most maxFields.
 func headerLines(to func(p *parser, f table.Field)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		var out []table.Field

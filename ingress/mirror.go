@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// others are annotations that stand for themselves.
+// others are independent annotations.
 func others() []annotation {
 	return []annotation{
 		{name: "from-to-www-redirect", read: boolean(func(p *parser, v bool) { p.out.www = v }),
@@ -47,7 +47,7 @@ func mirrorTarget(p *parser, v string) error {
 	return nil
 }
 
-// combineMirror finds the Service that the target means.
+// combineMirror finds the Service of the target.
 func (p *parser) combineMirror() {
 	if p.mirror.URL == "" {
 		return
@@ -68,7 +68,7 @@ func (p *parser) combineMirror() {
 	p.out.table.Mirror = &m
 }
 
-// combineGlobalAuth asks the server of the settings where the Ingress asks no other.
+// combineGlobalAuth applies the settings' authentication server to an Ingress without its own.
 func (p *parser) combineGlobalAuth() {
 	g := p.settings.GlobalAuth
 	switch {

@@ -6,9 +6,8 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// passthrough hands connections for the host to the Service of its path / as they are, where that
-// path's Ingress asks for it. Nothing that keeps requests out could be looked at then, so a host that has
-// such a thing is not passed.
+// passthrough hands connections for the host unchanged to the Service of its path /, if that path's Ingress requests
+// it. Guards could not be applied then, so a host with a guard is not passed through.
 func (m *merger) passthrough() {
 	where := place{kind: table.Prefix}
 	for _, i := range m.list {
@@ -32,8 +31,8 @@ func (m *merger) passthrough() {
 	}
 }
 
-// isGuarded says whether some path of the host keeps requests out. Paths of other namespaces, which
-// get no request of a host that is passed, do not count: else their authors could have it decrypted.
+// isGuarded reports whether a path of the host has a guard. Paths of other namespaces, which get no request of a host
+// that is passed through, do not count: otherwise their authors could have it decrypted.
 func (m *merger) isGuarded() bool {
 	return m.out.ClientCert != nil || slices.ContainsFunc(m.out.Paths, func(p table.Path) bool {
 		return !p.Foreign &&
