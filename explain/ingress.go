@@ -46,13 +46,13 @@ func (c IngressCheck) Text() (text string, carries bool) {
 		}
 	}
 	if c.NoSecrets {
-		b.WriteString("The files have no Secrets: certificates and users were not looked at.\n")
+		b.WriteString("The files contain no Secrets: certificates and users were not checked.\n")
 	}
 	if c.NoServices {
-		b.WriteString("The files have no Services: backends and policies were not looked at.\n")
+		b.WriteString("The files contain no Services: backends and policies were not checked.\n")
 	}
 	cut := c.policies(&b, slices.Sorted(maps.Keys(backends)))
-	fmt.Fprintf(&b, "%d of %d Ingresses for Wayleave carry over whole; %d backends are cut by policies; %d "+
+	fmt.Fprintf(&b, "%d of %d Ingresses for Wayleave carry over completely; policies block %d backends; %d "+
 		"Ingresses are for others.\n", good, ours, cut, len(checked)-ours)
 	return b.String(), good == ours && cut == 0
 }
@@ -93,7 +93,7 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 			switch {
 			case told[at] || told[at+".backend.service"] || told[at+".path"]:
 			case isClosed:
-				fmt.Fprintf(b, "  NO   %s: %s%s answers 503, and does not go to Service %s\n", at,
+				fmt.Fprintf(b, "  NO   %s: %s%s answers 503 instead of going to Service %s\n", at,
 					cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
 			default:
 				word := "ok  "
@@ -129,7 +129,7 @@ func translate(b *strings.Builder, i *model.Ingress) {
 			case strings.HasSuffix(a.Key, "-headers"): // lines of several snippets
 				values[a.Key], from[a.Key] = old+"\n"+a.Value, from[a.Key]+" and "+short
 			case old != a.Value:
-				left = append(left, fmt.Sprintf("%s: what would be %s: there is another value of it already", key, a))
+				left = append(left, fmt.Sprintf("%s: what would be %s: it already has another value", key, a))
 			}
 		}
 		for _, d := range t.Left {
@@ -196,7 +196,7 @@ func (c IngressCheck) policies(b *strings.Builder, backends []string) (cut int) 
 			continue
 		}
 		cut++
-		fmt.Fprintf(b, "Service %s\n  NO   NetworkPolicy %s lets no proxy in (pods %s, from %s): %s\n",
+		fmt.Fprintf(b, "Service %s\n  NO   NetworkPolicy %s denies the proxies (pods %s, from %s): %s\n",
 			key, some(by), some(pods), some(from), help)
 	}
 	return cut

@@ -131,7 +131,8 @@ func TestIngressCheckFindsPoliciesThatCut(t *testing.T) {
 		{"pods only", one, "{namespaceSelector: {}}", "Service shop/web:80\n  NO   NetworkPolicy shop/guard lets no " +
 			"proxy in (pods web-0, from 192.0.2.12): allow an ipBlock"},
 		{"a proxy without its labels", networked, "{podSelector: {}}",
-			"lets no proxy in (pods web-0, from 10.244.1.254, 10.244.2.254): allow pods of the namespace kube-system"},
+			"denies the proxies (pods web-0, from 10.244.1.254, 10.244.2.254): allow pods of "+
+				"the namespace kube-system"},
 		{"a proxy by its labels", networked, "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: " +
 			"kube-system}}, podSelector: {matchLabels: {app.kubernetes.io/component: ingress}}}", ""},
 		{"the nodes' addresses", one, "{ipBlock: {cidr: 192.0.2.0/24}}", ""},
@@ -174,7 +175,7 @@ func TestIngressCheckSaysWhatIsClosed(t *testing.T) {
 	text, carries := checkText(t, strings.Replace(ingressTown, "nginx.ingress.kubernetes.io/proxy-body-size: 8m",
 		`nginx.ingress.kubernetes.io/enable-modsecurity: "true"`, 1), nil)
 	if carries || !strings.Contains(text,
-		"  NO   spec.rules[0].http.paths[0]: a.example/ answers 503, and does not go to Service web\n") ||
+		"  NO   spec.rules[0].http.paths[0]: a.example/ answers 503 instead of going to Service web\n") ||
 		strings.Contains(text, "a.example/ goes to Service web") {
 		t.Errorf("carries over: %v\n%s", carries, text)
 	}

@@ -42,7 +42,7 @@ func ParseQuestion(from, to string) (q Question, err error) {
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {
-		return q, fmt.Errorf("TO: %q is not a port; 1 to 65535 are", port)
+		return q, fmt.Errorf("TO: %q is not a port; 1 to 65535 are allowed", port)
 	}
 	q.Port = uint16(n)
 	for _, p := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
@@ -62,7 +62,7 @@ func ParseQuestion(from, to string) (q Question, err error) {
 func parseEnd(s string) (End, error) {
 	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
 		if a.Zone() != "" {
-			return End{}, fmt.Errorf("%q has a zone, which no policy sees", s)
+			return End{}, fmt.Errorf("%q has a zone, which policies ignore", s)
 		}
 		return End{Addr: a.Unmap()}, nil
 	}
@@ -71,7 +71,7 @@ func parseEnd(s string) (End, error) {
 		parts = parts[1:]
 	}
 	if len(parts) != 2 || parts[0] == "" || parts[1] == "" {
-		return End{}, fmt.Errorf("%q is not a pod, as NS/NAME or pod/NS/NAME, nor an address", s)
+		return End{}, fmt.Errorf("%q is neither a pod (NS/NAME or pod/NS/NAME) nor an address", s)
 	}
 	return End{Pod: model.Name{Namespace: parts[0], Name: parts[1]}}, nil
 }
@@ -102,7 +102,7 @@ func Policy(v model.Snapshot, q Question) (text string, allowed bool, err error)
 		}
 	}
 	if text == "" {
-		return "", false, errors.New("FROM and TO have no family of addresses in common")
+		return "", false, errors.New("FROM and TO have no address family in common")
 	}
 	return text, allowed, nil
 }
@@ -113,7 +113,7 @@ func addresses(v model.Snapshot, e End) ([]netip.Addr, error) {
 	}
 	p, ok := v.Pod(e.Pod)
 	if !ok {
-		return nil, fmt.Errorf("there is no pod %s, or it has ended", e.Pod)
+		return nil, fmt.Errorf("pod %s does not exist, or has ended", e.Pod)
 	}
 	if len(p.IPs) == 0 {
 		return nil, fmt.Errorf("pod %s has no address yet", e.Pod)
@@ -126,7 +126,7 @@ func virtual(v model.Snapshot, a netip.Addr) error {
 	for s := range v.Services() {
 		for _, vip := range s.ClusterIPs {
 			if vip == a && s.Name != dnsService() {
-				return fmt.Errorf("%s is the address of Service %s; policies see the pod behind it: ask about that", a,
+				return fmt.Errorf("%s is the address of Service %s; policies see the pod behind it: use that pod", a,
 					s.Name)
 			}
 		}
@@ -151,7 +151,7 @@ func answer(q Question, from, to networkpolicy.Party, v networkpolicy.Verdict) s
 	}
 	fmt.Fprintf(&b, "%s: %s to %s, %s %d\n", word, who(from), who(to), q.Protocol, q.Port)
 	if v.Always != "" {
-		fmt.Fprintf(&b, "  %s, whatever policies say\n", v.Always)
+		fmt.Fprintf(&b, "  %s, regardless of policies\n", v.Always)
 		return b.String()
 	}
 	half(&b, networkpolicy.Egress, from, v.Egress)
@@ -178,7 +178,7 @@ func half(b *strings.Builder, d networkpolicy.Direction, p networkpolicy.Party, 
 	at := "  " + field + ": "
 	switch {
 	case p.Pod == nil:
-		fmt.Fprintf(b, "%s%s is no pod of the pod network, so no policy is about it\n", at, p.Addr)
+		fmt.Fprintf(b, "%s%s is not a pod of the pod network, so no policy applies to it\n", at, p.Addr)
 		return
 	case !h.Isolated:
 		fmt.Fprintf(b, "%sno policy isolates pod %s: open\n", at, p.Pod.Name)

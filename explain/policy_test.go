@@ -112,7 +112,7 @@ allowed: pod default/frontend (fd00::1) to pod default/backend (fd00::2), TCP 80
     default/deny has no rules for ingress
 `},
 		{"2001:db8::1", "[fd00::2]:8080/udp", false, `denied: 2001:db8::1 to pod default/backend (fd00::2), UDP 8080
-  egress: 2001:db8::1 is no pod of the pod network, so no policy is about it
+  egress: 2001:db8::1 is not a pod of the pod network, so no policy applies to it
   ingress: pod default/backend is isolated by default/backend, default/deny, and no rule allows this
     default/backend spec.ingress[0]: is not for this peer
     default/backend spec.ingress[1]: is not for this peer
@@ -126,11 +126,11 @@ allowed: pod default/frontend (fd00::1) to pod default/backend (fd00::2), TCP 80
 			`allowed: pod default/backend (10.244.1.1) to kube-dns (10.96.0.10), UDP 53
   egress: pod default/backend is isolated by default/names, and a rule allows this
     default/names spec.egress[0]: allows this
-  ingress: 10.96.0.10 is no pod of the pod network, so no policy is about it
+  ingress: 10.96.0.10 is not a pod of the pod network, so no policy applies to it
 `},
 		{"10.244.1.254", "default/backend:8080/TCP", false,
 			`denied: the ingress proxy of node node2 (10.244.1.254) to pod default/backend (10.244.1.1), TCP 8080
-  egress: 10.244.1.254 is no pod of the pod network, so no policy is about it
+  egress: 10.244.1.254 is not a pod of the pod network, so no policy applies to it
   ingress: pod default/backend is isolated by default/backend, default/deny, and no rule allows this
     default/backend spec.ingress[0]: is not for this peer
     default/backend spec.ingress[1]: is not for this peer

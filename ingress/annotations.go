@@ -21,11 +21,11 @@ import (
 // Notes of annotations. streamed and tuning are for annotations that have nothing to do in Wayleave.
 const (
 	variables = "[these](ingress-options.md#variables)"
-	streamed  = "nothing to do: bodies are streamed in both directions"
+	streamed  = "no effect: bodies are always streamed in both directions"
 	// closesUnless is for snippets.
-	closesUnless = "closes the paths unless all of its directives are known to keep nobody out"
-	noFirewall   = "closes the paths (503): there is no web application firewall; put one behind, as a Service"
-	tuning       = "nothing to do: it tunes buffers that only nginx has"
+	closesUnless = "closes the paths unless all of its directives are known not to restrict access"
+	noFirewall   = "closes the paths (503): there is no web application firewall; run one as a Service behind the proxy"
+	tuning       = "no effect: it tunes buffers of nginx"
 )
 
 // annotations lists all annotations of ingress-nginx that Wayleave knows, by name.
@@ -62,7 +62,7 @@ func routing() []annotation {
 		{name: "proxy-buffers-number", read: nothing, note: tuning},
 		{name: "proxy-busy-buffers-size", read: nothing, note: tuning},
 		{name: "proxy-max-temp-file-size", read: nothing, note: tuning},
-		{name: "enable-rewrite-log", read: nothing, note: "nothing to do: it is for nginx's error log"},
+		{name: "enable-rewrite-log", read: nothing, note: "no effect: it is for nginx's error log"},
 	}
 }
 
@@ -88,7 +88,7 @@ func balancing() []annotation {
 	return []annotation{
 		{name: "affinity", read: oneOf(func(*parser, string) {}, "cookie")},
 		{name: "affinity-mode", read: oneOf(func(*parser, string) {}, "balanced", "persistent"),
-			note: "both are persistent: a client keeps its endpoint as long as that is there"},
+			note: "both are persistent: a client keeps its endpoint while that exists"},
 		{name: "session-cookie-name", read: token(func(p *parser, v string) { p.cookie.Name = v })},
 		{name: "session-cookie-path", read: cookiePath},
 		{name: "session-cookie-max-age",
@@ -109,13 +109,13 @@ func balancing() []annotation {
 		{name: "upstream-hash-by-subset-size", read: number(1, 64, func(p *parser, n int) { p.subsetSize = n }),
 			note: "1 to 64, 3 by default; the endpoints of a key are its own, not one of fixed groups"},
 		{name: "load-balance", read: oneOf(func(p *parser, v string) { p.out.table.Balance = v }, "round_robin",
-			"ewma"), note: "ewma: the less busy of two endpoints, as without the annotation"},
+			"ewma"), note: "ewma: the less busy of two random endpoints, which is the default"},
 	}
 }
 
 func canaries() []annotation {
 	return []annotation{
-		{name: "canary", read: canarySwitch, note: "a value that cannot be read counts as true, so that the Ingress " +
+		{name: "canary", read: canarySwitch, note: "an invalid value counts as true, so that the Ingress " +
 			"takes no path for itself; of a path of an Ingress in the same namespace; several may follow one another"},
 		{name: "canary-by-header", read: token(func(p *parser, v string) { p.canary.Header = v })},
 		{name: "canary-by-header-value", read: fieldValue(func(p *parser, v string) { p.canary.Value = v })},
@@ -138,7 +138,7 @@ func guards() []annotation {
 				return nil // the older name of the same option
 			}
 			return sources(p, v)
-		}, guard: true, note: "the older name of allowlist-source-range, which counts where both are there"},
+		}, guard: true, note: "the older name of allowlist-source-range, which takes precedence"},
 		{name: "allowlist-source-range", read: sources, guard: true},
 		{name: "auth-type", read: oneOf(func(p *parser, v string) { p.auth.kind = v }, "basic"), guard: true,
 			note: "basic"},
@@ -156,7 +156,7 @@ func guards() []annotation {
 		{name: "auth-signin", read: authURL(func(p *parser, v string) { p.authURL.SignIn = v }),
 			note: "variables: " + variables},
 		{name: "auth-response-headers", read: authFields, guard: true,
-			note: "at most 64; clients may not send these fields to the same Service by any path"},
+			note: "at most 64; clients cannot send these fields to the same Service on any path"},
 		{name: "enable-modsecurity", read: onlyFalse, guard: true, no: true, note: noFirewall},
 		{name: "enable-owasp-core-rules", read: onlyFalse, guard: true, no: true, note: noFirewall},
 		{name: "modsecurity-snippet", guard: true, note: noFirewall},
@@ -164,7 +164,7 @@ func guards() []annotation {
 		{name: "server-snippet", read: snippet, no: true, note: closesUnless},
 		{name: "auth-snippet", read: snippet, no: true, note: closesUnless},
 		{name: "stream-snippet", read: streamSnippet, no: true,
-			note: "closes the paths where it has a directive that keeps requests out"},
+			note: "closes the paths if it has a directive that restricts access"},
 	}
 }
 
@@ -172,21 +172,21 @@ func cors() []annotation {
 	return []annotation{
 		{name: "enable-cors", read: boolean(func(*parser, bool) {})},
 		{name: "cors-allow-origin", read: origins,
-			note: "origins, with *. for one label, and null; an entry that is none is left out"},
+			note: "origins, with *. for one label, and null; invalid entries are ignored"},
 		{name: "cors-allow-methods", read: tokens(false, func(p *parser, v string) { p.cors.Methods = v })},
 		{name: "cors-allow-headers", read: tokens(false, func(p *parser, v string) { p.cors.Headers = v })},
 		{name: "cors-expose-headers", read: tokens(true, func(p *parser, v string) { p.cors.Expose = v })},
 		{name: "cors-allow-credentials", read: boolean(func(*parser, bool) {})},
-		{name: "cors-max-age", read: corsMaxAge, note: "0 and less: responses to preflights are not kept"},
+		{name: "cors-max-age", read: corsMaxAge, note: "0 and less: responses to preflights are not cached"},
 	}
 }
 
 func limits() []annotation {
 	return []annotation{
 		{name: "limit-rps", read: number(0, 1<<20, func(p *parser, n int) { p.rps = float64(n) }), guard: true,
-			note: "each node counts for itself"},
+			note: "each node counts separately"},
 		{name: "limit-rpm", read: number(0, 1<<20, func(p *parser, n int) { p.rpm = float64(n) }), guard: true,
-			note: "each node counts for itself"},
+			note: "each node counts separately"},
 		{name: "limit-burst-multiplier", read: number(0, 1<<20, func(p *parser, n int) { p.burst = &n }),
 			note: "0 is a burst of one request"},
 	}
@@ -197,13 +197,13 @@ func ownAnnotations() []annotation {
 	return []annotation{
 		{name: "response-headers", read: headerLines(func(p *parser, f table.Field) {
 			p.response.Fields = append(p.response.Fields, f)
-		}), note: "a line each, NAME: VALUE; without a value the field is taken out; at most 64; variables"},
+		}), note: "lines of NAME: VALUE; without a value the field is removed; at most 64; variables"},
 		{name: "request-headers", read: headerLines(func(p *parser, f table.Field) {
 			p.upstream.Fields = append(p.upstream.Fields, f)
-		}), note: "for endpoints, likewise"},
+		}), note: "the same for requests to endpoints"},
 		{name: "auth-request-headers",
 			read: headerLines(func(p *parser, f table.Field) { p.authURL.Fields = append(p.authURL.Fields, f) }),
-			note: "for the server of auth-url, likewise"},
+			note: "the same for requests to the server of auth-url"},
 		{name: "proxy-protocol", read: oneOf(func(p *parser, v string) { p.out.table.SendProxy = v[1] - '0' }, "v1",
 			"v2")},
 	}
@@ -211,7 +211,7 @@ func ownAnnotations() []annotation {
 
 // notBuilt are known, reported in an Event, and have no effect.
 func notBuilt() []annotation {
-	const tracing = "no traces are made; ingress.accessLog writes a line for each request"
+	const tracing = "traces are not supported; ingress.accessLog writes a line for each request"
 	return []annotation{
 		{name: "auth-proxy-set-headers",
 			note: "ConfigMaps are not read; write ingress.wayleave.dev/auth-request-headers"},
@@ -219,10 +219,10 @@ func notBuilt() []annotation {
 		{name: "modsecurity-transaction-id", note: "there is no web application firewall"},
 		{name: "opentelemetry-operation-name", note: tracing}, {name: "opentelemetry-trust-incoming-span",
 			note: tracing}, {name: "opentracing-trust-incoming-span", note: tracing},
-		{name: "fastcgi-index", note: "FastCGI is not spoken"}, {name: "fastcgi-params-configmap",
-			note: "FastCGI is not spoken"},
+		{name: "fastcgi-index", note: "FastCGI is not supported"}, {name: "fastcgi-params-configmap",
+			note: "FastCGI is not supported"},
 		{name: "global-rate-limit", guard: true,
-			note: "closes the paths (503): proxies do not count together; write limit-rps"},
+			note: "closes the paths (503): proxies count separately; use limit-rps"},
 		{name: "global-rate-limit-window", guard: true, note: "as global-rate-limit"}, {name: "global-rate-limit-key",
 			guard: true, note: "as global-rate-limit"}, {name: "global-rate-limit-ignored-cidrs", guard: true,
 			note: "as global-rate-limit"},
@@ -266,7 +266,7 @@ func aliases(p *parser, v string) error {
 		}
 		a = strings.ToLower(a)
 		if !isHost(strings.TrimPrefix(a, "*.")) {
-			return fmt.Errorf("%q is not a DNS name, nor *. and one", a)
+			return fmt.Errorf("%q is neither a DNS name nor *. and a DNS name", a)
 		}
 		p.out.aliases = append(p.out.aliases, a)
 	}
@@ -292,11 +292,11 @@ func authFields(p *parser, v string) error {
 	if n := len(names); n > maxFields {
 		return fmt.Errorf("has %d fields; allowed: %d", n, maxFields)
 	} else if n == 0 {
-		return fmt.Errorf("%q is not a list of names with commas between", v)
+		return fmt.Errorf("%q is not a list of names separated by commas", v)
 	}
 	for _, n := range names {
 		if !isToken(n) {
-			return fmt.Errorf("%q is not a list of names with commas between: %q is none", v, n)
+			return fmt.Errorf("%q is not a list of names separated by commas: %q is not a name", v, n)
 		}
 	}
 	p.authURL.Headers = names
@@ -396,7 +396,8 @@ func secretName(i *model.Ingress, v string) (model.Name, error) {
 		return model.Name{}, fmt.Errorf("%q is not the name of a Secret", v)
 	}
 	if ns != i.Name.Namespace {
-		return model.Name{}, fmt.Errorf("%q is in another namespace, whose Secrets this Ingress may not use", v)
+		return model.Name{}, fmt.Errorf(
+			"%q is in another namespace; only Secrets of the Ingress's namespace are allowed", v)
 	}
 	return model.Name{Namespace: ns, Name: name}, nil
 }
@@ -445,7 +446,7 @@ func askedURL(p *parser, v string) error {
 		return err
 	}
 	if u.User != nil {
-		return errors.New("the URL has a user in it, which is not built")
+		return errors.New("the URL contains a user name, which is not supported")
 	}
 	host := strings.TrimSuffix(u.Hostname(), ".")
 	if a, err := netip.ParseAddr(host); err == nil {
@@ -461,7 +462,7 @@ func askedURL(p *parser, v string) error {
 }
 
 // errSkipped means that an entry of a list was left out.
-var errSkipped = errors.New("has no effect; the other entries have")
+var errSkipped = errors.New("has no effect; the other entries take effect")
 
 func origins(p *parser, v string) error {
 	if n := len(list(v)); n > maxOrigins {

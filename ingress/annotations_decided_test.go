@@ -214,7 +214,7 @@ func TestSnippetsAreTranslated(t *testing.T) {
 		{server, `if ($http_user_agent ~* "x") { return 403; }`, nil, []string{"if ($http_user_agent ~* x ) { … }"}},
 		{auth, `proxy_set_header X-Key abc;`, []string{ownPrefix + "auth-request-headers: X-Key: abc"}, nil},
 		{auth, `proxy_read_timeout 5s;`, nil, []string{"proxy_read_timeout 5s"}},
-		{conf, `add_header X "`, nil, []string{"the whole text, which cannot be read"}},
+		{conf, `add_header X "`, nil, []string{"the complete text, which cannot be parsed"}},
 		{conf, `more_set_headers -s 404 "X: y";`, nil, []string{"more_set_headers -s 404 X: y"}},
 		{conf, `add_header Transfer-Encoding x;`, nil, []string{"add_header Transfer-Encoding x"}},
 	} {

@@ -17,16 +17,16 @@ import (
 func moreGuards() []annotation {
 	return []annotation{
 		{name: "denylist-source-range", read: networks(func(p *parser, l []netip.Prefix) { p.out.table.Denied = l }),
-			guard: true, note: "counts before allowlist-source-range; at most 1,024 networks"},
+			guard: true, note: "takes precedence over allowlist-source-range; at most 1,024 networks"},
 		{name: "satisfy", read: oneOf(func(p *parser, v string) { p.out.table.AnyOf = v == "any" }, "all", "any"),
 			guard: true, note: "of sources, auth-secret and auth-url"},
 		{name: "limit-connections", read: number(0, 1<<20, func(p *parser, n int) { p.out.table.Exchanges = n }),
-			guard: true, note: "requests and tunnels that a client has open at a time; each node counts for itself"},
+			guard: true, note: "concurrent requests and tunnels of a client; each node counts separately"},
 		{name: "limit-whitelist", read: unlimited,
 			note: "clients without limit-rps, limit-rpm and limit-connections; at most 1,024 networks"},
 		{name: "limit-allowlist", read: unlimited, note: "as limit-whitelist"},
 		{name: "limit-rate", read: number(0, 1<<30, func(p *parser, n int) { p.out.table.Bandwidth = int64(n) << 10 }),
-			note: "of each response, in KiB a second"},
+			note: "of each response, in KiB per second"},
 		{name: "limit-rate-after", read: number(0, 1<<30,
 			func(p *parser, n int) { p.out.table.BandwidthAfter = int64(n) << 10 }), note: "in KiB"},
 		{name: "auth-always-set-cookie", read: boolean(func(p *parser, v bool) { p.authURL.AlwaysCookie = v })},
@@ -43,7 +43,7 @@ func moreGuards() []annotation {
 	}
 }
 
-const keptAlive = "nothing to do: connections to authentication servers are always kept for the next question"
+const keptAlive = "no effect: connections to authentication servers are always kept open"
 
 // edits change requests to endpoints and responses to clients.
 func edits() []annotation {
@@ -53,7 +53,7 @@ func edits() []annotation {
 		}), note: "with or without rewrite-target"},
 		{name: "upstream-vhost", read: upstreamHost, note: "X-Forwarded-Host stays the client's"},
 		{name: "connection-proxy-header", read: oneOf(func(*parser, string) {}, "keep-alive"),
-			note: "keep-alive: nothing to do, connections to endpoints are kept"},
+			note: "keep-alive: no effect, connections to endpoints are always kept open"},
 		{name: "proxy-cookie-domain", read: cookieRule(func(p *parser, r table.Replace) {
 			p.response.Domain = append(p.response.Domain, r)
 		}), note: replaceNote},
@@ -64,13 +64,13 @@ func edits() []annotation {
 			note: "off and default change nothing; " + replaceNote},
 		{name: "proxy-redirect-to", read: rule(func(p *parser, v string) { p.to = v })},
 		{name: "enable-access-log", read: boolean(func(p *parser, v bool) { p.out.table.Unlogged = !v }),
-			note: "false leaves the requests out of the log that ingress.accessLog writes"},
+			note: "false excludes the requests from the log of ingress.accessLog"},
 		{name: "preserve-trailing-slash", read: boolean(func(*parser, bool) {}),
-			note: "nothing to do: redirects always keep it"},
+			note: "no effect: redirects always preserve it"},
 		{name: "http2-push-preload", read: boolean(func(*parser, bool) {}),
-			note: "nothing to do: browsers, and nginx since 1.25.1, have no server push any more"},
+			note: "no effect: browsers, and nginx since 1.25.1, no longer support server push"},
 		{name: "relative-redirects", read: boolean(func(*parser, bool) {}),
-			note: "nothing to do: a path is redirected to as it is written"},
+			note: "no effect: redirects use the path as written"},
 		{name: "use-port-in-redirects", read: onlyFalse, note: "false"},
 		{name: "ssl-prefer-server-ciphers", read: boolean(func(*parser, bool) {}),
 			note: "nothing to do: the order is that of Go's crypto/tls"},

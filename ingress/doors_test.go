@@ -185,7 +185,7 @@ func doorCases() []ingressCase {
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
 				ing("b@2", only, rules("a.example / P api:8080")),
 			want:     []string{"http://a.example/ = shop/web:80"},
-			problems: []string{"which is older; what keeps requests out of the path here has no effect there"}},
+			problems: []string{"which is older; the guard of this path has no effect there"}},
 		{name: "door: a path is compared as requests are", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
 				ing("b@2", closed, rules("a.example /caf%C3%A9 P api:8080")),

@@ -118,7 +118,7 @@ const allowHTTP = "kubernetes.io/ingress.allow-http"
 func (p *parser) foreign(key, v string) {
 	if key == allowHTTP && isOff(v) {
 		p.out.forceTLS = true
-		p.bad(key, "is for GKE; plain requests are redirected to https here")
+		p.bad(key, "is for GKE; Wayleave redirects plain requests to https")
 		return
 	}
 	domain, name, ok := model.IngressDomain(key)
@@ -132,7 +132,7 @@ func (p *parser) foreign(key, v string) {
 	if isForeignGuard(domain, name, v) {
 		p.close(key)
 		p.bad(key,
-			"is for %s, and Wayleave does not read it; it keeps requests out, so all paths of this Ingress answer 503",
+			"is for %s, and Wayleave does not read it; it restricts access, so all paths of this Ingress answer 503",
 			whose)
 		return
 	}

@@ -26,7 +26,7 @@ func headerLines(to func(p *parser, f table.Field)) func(*parser, string) error 
 			case !ok || !isToken(name):
 				return fmt.Errorf("%q is not a line of NAME: VALUE", line)
 			case slices.Contains(framing, strings.ToLower(name)):
-				return fmt.Errorf("%q is a field that only the proxy sets", name)
+				return fmt.Errorf("%q is a field that only the proxy may set", name)
 			}
 			if err := fieldTemplate(func(*parser, string) {})(p, value); err != nil {
 				return err

@@ -74,7 +74,7 @@ func (m *merger) succeeds(i *model.Ingress, where place, p *table.Path) bool {
 // leave tells the owner of a place that the next one serves it.
 func (m *merger) leave(by, next *model.Ingress, where place) {
 	p := &m.out.Paths[m.at[where]]
-	m.told(by, fieldOf(p)+".backend.service", "the Service does not exist; Ingress %s, which comes next, serves %s%s",
+	m.told(by, fieldOf(p)+".backend.service", "the Service does not exist; Ingress %s serves %s%s in its place",
 		next.Name, m.hostText(), p.Path)
 }
 

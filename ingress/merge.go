@@ -98,7 +98,7 @@ func (m *merger) bound() {
 		if err, ok := over[n]; ok {
 			p := &m.out.Paths[n]
 			p.Closed, p.Backend = true, ""
-			m.bad(m.owner[where], fieldOf(p)+".path", "%v; what begins with %s answers 503", err,
+			m.bad(m.owner[where], fieldOf(p)+".path", "%v; paths that begin with %s answer 503", err,
 				table.LiteralPrefix(p.Options.PathPattern))
 		}
 	}
@@ -116,7 +116,7 @@ func (m *merger) check() {
 	for where, n := range m.at {
 		if p := &m.out.Paths[n]; p.Options != nil && !p.Closed {
 			if err := table.Prepare(p).Err; err != nil {
-				m.bad(m.owner[where], fieldOf(p), "the proxy cannot read what is asked for, and answers 500: %v", err)
+				m.bad(m.owner[where], fieldOf(p), "the proxy cannot parse this option and answers 503: %v", err)
 			}
 		}
 	}
@@ -148,7 +148,7 @@ func (m *merger) certificate(i *model.Ingress) {
 	for _, t := range m.tlsOf(i) {
 		field := fmt.Sprintf("spec.tls[%d].secretName", t.Index)
 		if m.foreign(i) {
-			m.bad(i, field, "%s is a host of Ingress %s, whose namespace alone brings its certificate",
+			m.bad(i, field, "%s is a host of Ingress %s; only its namespace can set the certificate",
 				m.name, m.by.Name)
 			continue
 		}
@@ -163,16 +163,17 @@ func (m *merger) certificate(i *model.Ingress) {
 			m.bad(i, field, "Secret %s does not exist; the default certificate is used", key)
 			continue
 		case s.Chain == nil:
-			m.bad(i, field, "Secret %s has no certificate; the default one is used: %s", key,
+			m.bad(i, field, "Secret %s has no valid certificate; the default certificate is used: %s", key,
 				cmp.Or(s.Wrong, "data[tls.crt] and data[tls.key] are missing"))
 			continue
 		case !model.Covers(s.Names, m.name):
-			m.bad(i, field, "the certificate of Secret %s is for %s, not for %s, which gets the default one", key,
+			m.bad(i, field, "the certificate of Secret %s is for %s, not for %s, which gets the default "+
+				"certificate", key,
 				strings.Join(s.Names, ", "), m.name)
 			continue
 		}
 		if m.out.Certificate != "" && m.out.Certificate != key.String() {
-			m.bad(i, field, "%s has the certificate of Secret %s already, which an older Ingress names", m.name,
+			m.bad(i, field, "%s already has the certificate of Secret %s, which an older Ingress names", m.name,
 				m.out.Certificate)
 			continue
 		}
@@ -244,7 +245,7 @@ func (m *merger) paths(i *model.Ingress) {
 	}
 	where := place{kind: table.Exact, path: "/"}
 	if m.foreign(i) {
-		m.bad(i, annotationField("app-root"), "%s is a host of Ingress %s, whose namespace alone sends / elsewhere",
+		m.bad(i, annotationField("app-root"), "%s is a host of Ingress %s; only its namespace can redirect /",
 			m.hostText(), m.by.Name)
 	} else if _, taken := m.owner[where]; !taken {
 		m.owner[where], m.at[where] = i, len(m.out.Paths)
@@ -277,12 +278,12 @@ func (o *options) rewrites(in model.IngressPath) bool {
 // contest tells the Ingress that a path of it belongs to another one.
 func (m *merger) contest(i, by *model.Ingress, at string, p *table.Path) {
 	if by == i {
-		m.bad(i, at, "%s is there twice for %s; the first is served", p.Path, m.hostText())
+		m.bad(i, at, "%s is a duplicate for %s; the first is served", p.Path, m.hostText())
 		return
 	}
 	text := ""
 	if p.Guarded() {
-		text = "; what keeps requests out of the path here has no effect there"
+		text = "; the guard of this path has no effect there"
 	}
 	m.bad(i, at, "%s%s belongs to Ingress %s, which is older%s", m.hostText(), p.Path, by.Name, text)
 }
@@ -324,21 +325,21 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 	if m.isPattern(o, in) {
 		opts.PathPattern = decodedPattern(in.Path)
 		if err := checkPattern(opts.PathPattern); err != nil && !p.Guarded() {
-			m.bad(i, at+".path", "%v, and the path is left out", err)
+			m.bad(i, at+".path", "%v; the path is ignored", err)
 			return p, place{}, false
 		} else if err != nil {
 			p.Closed = true
-			m.bad(i, at+".path", "%v; it has what keeps requests out, so what begins with %s answers 503", err,
+			m.bad(i, at+".path", "%v; it has a guard, so paths that begin with %s answer 503", err,
 				table.LiteralPrefix(in.Path))
 		}
 	} else if clean, ok := table.Clean([]byte(in.Path), nil); ok {
 		p.Path = string(clean) // as the path of a request is compared
 	} else {
-		m.bad(i, at+".path", "%q has a bad escape or leaves the root; no request has this path", in.Path)
+		m.bad(i, at+".path", "%q has an invalid escape or leaves the root; no request has this path", in.Path)
 	}
 	if p.Foreign && strings.HasPrefix(p.Path, table.ChallengePrefix) {
 		m.bad(i, at+".path",
-			"%s is a host of Ingress %s, whose namespace alone answers for certificates; the path is left out",
+			"%s is a host of Ingress %s; only its namespace can answer ACME challenges; the path is ignored",
 			m.hostText(), m.by.Name)
 		return p, place{}, false
 	}
@@ -408,16 +409,16 @@ func (m *merger) fallback(i *model.Ingress) {
 		return // the host is another's, or only a certificate's
 	}
 	if m.name != "" && m.foreign(i) {
-		m.bad(i, "spec.defaultBackend", "%s is a host of Ingress %s, whose namespace alone serves what no path has",
+		m.bad(i, "spec.defaultBackend", "%s is a host of Ingress %s; only its namespace can set the default backend",
 			m.name, m.by.Name)
 		return
 	}
 	if by := m.byDefault; by != nil && m.succeedsDefault(i) {
 		m.told(by, "spec.defaultBackend.service",
-			"the Service does not exist; Ingress %s, which comes next, serves what no path of %s has",
+			"the Service does not exist; Ingress %s serves other paths of %s in its place",
 			i.Name, m.hostText())
 	} else if by != nil {
-		m.bad(i, "spec.defaultBackend", "what no path of %s has goes to that of Ingress %s, which is older",
+		m.bad(i, "spec.defaultBackend", "the default backend of %s is that of Ingress %s, which is older",
 			m.hostText(), m.byDefault.Name)
 		return
 	}
@@ -461,23 +462,23 @@ func (m *merger) canary(i *model.Ingress) {
 			case main.Closed && m.isUnread(n):
 				continue
 			case main.Closed:
-				m.bad(i, at, "is a canary of a path that is closed, and takes nothing: %s%s", m.hostText(), in.Path)
+				m.bad(i, at, "is a canary of a closed path and gets no requests: %s%s", m.hostText(), in.Path)
 				continue
 			case o.closed != "" || !guardedAlike(&o.table, main.Options), o.clientCert != nil &&
 				(m.out.ClientCert == nil || *m.out.ClientCert != *o.clientCert):
-				m.bad(i, at, "has what keeps requests out, which the path that it is a canary of has not: %s%s; the "+
+				m.bad(i, at, "has a guard that its main path lacks: %s%s; the "+
 					"canary takes nothing", m.hostText(), in.Path)
 				continue
 			}
 			key, why := resolve(m.snap, i.Name.Namespace, in.Backend)
 			if key == "" {
 				if why != "" {
-					m.bad(i, at+".backend.service", "%s; the canary takes nothing", why)
+					m.bad(i, at+".backend.service", "%s; the canary gets no requests", why)
 				}
 				continue
 			}
 			if main := m.out.Paths[n].Options; main != nil && len(main.Canary) >= table.MaxCanaries {
-				m.bad(i, at, "is one canary more than %d, and takes nothing: %s%s", table.MaxCanaries,
+				m.bad(i, at, "exceeds %d canaries and gets no requests: %s%s", table.MaxCanaries,
 					m.hostText(), in.Path)
 				continue
 			}
@@ -492,7 +493,7 @@ func (m *merger) canary(i *model.Ingress) {
 		}
 	}
 	if len(i.Rules) == 0 {
-		m.bad(i, "spec.rules", "is empty: a canary is of paths")
+		m.bad(i, "spec.rules", "is empty: a canary needs paths")
 	}
 }
 

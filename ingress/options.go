@@ -162,7 +162,7 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 		}
 		if a.guard || errors.Is(err, errCloses) {
 			p.close(a.name)
-			text += "; it keeps requests out, so all paths of this Ingress answer 503"
+			text += "; it restricts access, so all paths of this Ingress answer 503"
 		}
 		p.bad(nginxPrefix+a.name, "%s", text)
 	}
@@ -187,7 +187,7 @@ func (p *parser) own(key, v string) {
 func (p *parser) unknown(key, name, text string) {
 	if looksLikeGuard(name) && !isOff(p.in.Annotations[key]) {
 		p.close(name)
-		p.bad(key, "%s; it seems to keep requests out, so all paths of this Ingress answer 503", text)
+		p.bad(key, "%s; it seems to restrict access, so all paths of this Ingress answer 503", text)
 		return
 	}
 	p.bad(key, "%s, and has no effect", text)
@@ -196,7 +196,7 @@ func (p *parser) unknown(key, name, text string) {
 var (
 	errNotBuilt = errors.New("is not built, and has no effect")
 	errNoGuard  = errors.New("is not built")
-	errCloses   = errors.New("is not built, and seems to keep requests out")
+	errCloses   = errors.New("is not built, and seems to restrict access")
 )
 
 func (p *parser) bad(key, format string, args ...any) {
@@ -319,7 +319,7 @@ func (p *parser) combineAuth() {
 		if _, typed := p.values["auth-type"]; !typed && p.values["auth-secret"] != "" {
 			p.close("auth-secret")
 			p.bad(nginxPrefix+"auth-secret",
-				"has no effect without auth-type; it keeps requests out, so all paths of this Ingress answer 503")
+				"has no effect without auth-type; it restricts access, so all paths of this Ingress answer 503")
 		}
 		return
 	}
@@ -329,7 +329,7 @@ func (p *parser) combineAuth() {
 	}
 	if p.auth.secret.Name == "" {
 		if _, said := p.values["auth-secret"]; !said {
-			wrong("is missing: auth-type basic needs a Secret of users")
+			wrong("is missing: auth-type basic needs a Secret with users")
 		}
 		return
 	}
@@ -348,7 +348,7 @@ func (p *parser) combineAuth() {
 			wrong("Secret %s %s", p.auth.secret, s.Wrong)
 			return
 		}
-		wrong("Secret %s has no users: auth-file wants a key auth with lines of htpasswd, auth-map a key with a "+
+		wrong("Secret %s has no users: auth-file needs a key auth with lines of htpasswd, auth-map a key with a "+
 			"hash for each user", p.auth.secret)
 		return
 	}
@@ -375,8 +375,8 @@ func (p *parser) combineAuthURL() {
 		}
 		u.Backend = key
 	} else if n, ok := p.shortService(u.URL); ok {
-		p.bad(nginxPrefix+"auth-url", "the proxy asks the DNS of the node, which does not know Service %s by this "+
-			"name; %s.%s.svc is asked without DNS", n, n.Name, n.Namespace)
+		p.bad(nginxPrefix+"auth-url", "the proxy uses the DNS of the node, which does not know Service %s by this "+
+			"name; use %s.%s.svc, which needs no DNS", n, n.Name, n.Namespace)
 	}
 	p.out.table.AuthURL = &u
 }
@@ -539,7 +539,7 @@ func fieldValue(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		for _, c := range []byte(v) {
 			if c < 0x20 || c == 0x7f {
-				return fmt.Errorf("%q has a control character in it", v)
+				return fmt.Errorf("%q contains a control character", v)
 			}
 		}
 		to(p, v)
@@ -557,18 +557,18 @@ func tokens(star bool, to func(p *parser, v string)) func(*parser, string) error
 				return errStar
 			}
 			if t != "*" && !isToken(t) {
-				return fmt.Errorf("%q is not a list of names with commas between: %q is none", v, t)
+				return fmt.Errorf("%q is not a list of names separated by commas: %q is not a name", v, t)
 			}
 		}
 		if len(names) == 0 {
-			return fmt.Errorf("%q is not a list of names with commas between", v)
+			return fmt.Errorf("%q is not a list of names separated by commas", v)
 		}
 		to(p, strings.Join(names, ", "))
 		return nil
 	}
 }
 
-var errStar = errors.New("has a star, which ingress-nginx does not take here; the default is used")
+var errStar = errors.New("has a star, which ingress-nginx does not accept here; the default is used")
 
 // location parses a redirect URL: absolute, or a path.
 func location(to func(p *parser, v string)) func(*parser, string) error {
@@ -627,7 +627,7 @@ func networks(to func(p *parser, list []netip.Prefix)) func(*parser, string) err
 			out = append(out, n)
 		}
 		if len(out) == 0 {
-			return fmt.Errorf("%q has neither an address nor a CIDR", v)
+			return fmt.Errorf("%q contains neither an address nor a CIDR", v)
 		}
 		to(p, out)
 		return nil
@@ -654,7 +654,7 @@ func pattern(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		if err := table.Prepare(&table.Path{
 			Options: &table.Options{Canary: []table.Canary{{Pattern: v}}}}).Err; err != nil {
-			return fmt.Errorf("%q is not a regular expression of RE2 that may be used: %w", v, err)
+			return fmt.Errorf("%q is not a valid RE2 expression within the bounds: %w", v, err)
 		}
 		to(p, v)
 		return nil

@@ -60,7 +60,7 @@ func (m *merger) claims() claim {
 			www = append(www, i)
 		case m.wantsRedirect(i) && !m.isNamed(i):
 			m.bad(i, annotationField("from-to-www-redirect"),
-				"%s belongs to another namespace, which alone redirects to it", otherName(m.name))
+				"%s belongs to another namespace; only that namespace can redirect to it", otherName(m.name))
 		default:
 			others = append(others, i)
 		}
@@ -124,7 +124,7 @@ func (m *merger) ownAliases(aliases []*model.Ingress) (out []*model.Ingress) {
 		of := firstHost(i)
 		if by := m.p.routes(m.snap, of); by != nil && by.Name.Namespace != i.Name.Namespace {
 			m.bad(i, annotationField("server-alias"),
-				"%s is a host of Ingress %s, whose namespace alone gives it aliases", of, by.Name)
+				"%s is a host of Ingress %s; only its namespace can add aliases", of, by.Name)
 			continue
 		}
 		out = append(out, i)
@@ -200,8 +200,8 @@ func (m *merger) shared(i *model.Ingress, r model.IngressRule) {
 	}
 	field := fmtRule(r) + ".host"
 	if m.isRefused(i) {
-		m.bad(i, field, "%s is a host of Ingress %s, and hosts are of one namespace (ingress.hostsOfOneNamespace); "+
-			"the rule has no effect", m.name, m.by.Name)
+		m.bad(i, field, "%s is a host of Ingress %s, and each host belongs to one namespace "+
+			"(ingress.hostsOfOneNamespace); the rule has no effect", m.name, m.by.Name)
 		return
 	}
 	m.tell(i, model.Problem{Field: field, Event: ReasonShared, Reason: m.name + " is a host of Ingress " +

@@ -18,13 +18,13 @@ func (m *merger) passthrough() {
 		switch {
 		case m.name == "" || !has || m.owner[where] != i:
 			m.bad(i, annotationField("ssl-passthrough"),
-				"has no effect on %s: it is of the Ingress with the path / (Prefix) of a host", m.hostText())
+				"has no effect on %s: only the Ingress with the path / (Prefix) of a host can set it", m.hostText())
 		case m.foreign(i):
 			m.bad(i, annotationField("ssl-passthrough"),
-				"%s is a host of Ingress %s, whose namespace alone passes it through", m.hostText(), m.by.Name)
+				"%s is a host of Ingress %s; only its namespace can pass it through", m.hostText(), m.by.Name)
 		case m.isGuarded():
 			m.bad(i, annotationField("ssl-passthrough"),
-				"has no effect on %s: something keeps requests out there, and could not be looked at", m.hostText())
+				"has no effect on %s: a guard applies there, which could not be enforced", m.hostText())
 		default:
 			m.out.Passthrough = m.out.Paths[n].Backend
 		}

@@ -19,7 +19,7 @@ func hasPattern(path, target string) bool {
 // checkPattern compiles it as the proxy will.
 func checkPattern(path string) error {
 	if err := table.Prepare(&table.Path{Options: &table.Options{PathPattern: path}}).Err; err != nil {
-		return fmt.Errorf("%q is not a regular expression of RE2 that may be used: %w", path, err)
+		return fmt.Errorf("%q is not a valid RE2 expression within the bounds: %w", path, err)
 	}
 	return nil
 }

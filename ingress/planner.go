@@ -452,7 +452,7 @@ func (p *Planner) options(snap model.Snapshot, i *model.Ingress) *options {
 	}
 	o := parse(snap, p.settings, i)
 	if p.unread[i.Name] {
-		o.closed, o.problems = "its Secrets are not read yet", nil
+		o.closed, o.problems = "its Secrets have not been read yet", nil
 	}
 	p.parsed[i.Name] = &o
 	return &o

@@ -97,7 +97,7 @@ const (
 // lexer tokenizes as ngx_conf_read_token does: comments, quotes, escapes, ${variables}.
 type lexer struct{ rest string }
 
-var errUnread = errors.New("a quote that does not end, or text behind one")
+var errUnread = errors.New("an unterminated quote, or text after a quote")
 
 func (l *lexer) next() (word string, kind tokenKind, err error) {
 	for {

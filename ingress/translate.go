@@ -42,7 +42,7 @@ func Translate(key, text string) Translation {
 	t := translator{auth: strings.HasSuffix(key, "/auth-snippet"), values: map[string]string{}}
 	list, ok := statements(text)
 	if !ok {
-		return Translation{Left: []string{"the whole text, which cannot be read"}}
+		return Translation{Left: []string{"the complete text, which cannot be parsed"}}
 	}
 	for _, s := range list {
 		if s.block || !t.directive(s.words) {

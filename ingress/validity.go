@@ -30,15 +30,15 @@ func (p *Planner) validity(s *model.Secret, of model.Name, field string) *model.
 		return nil
 	case !now.Before(s.Until):
 		q.Event, q.Reason = ReasonExpired,
-			fmt.Sprintf("the certificate of Secret %s has ended on %s; it is used all the same, and clients refuse it",
+			fmt.Sprintf("the certificate of Secret %s expired on %s; it stays in use, and clients refuse it",
 				s.Name, text(s.Until))
 	case now.Before(s.From):
 		q.Event, q.Reason = ReasonNotYetValid,
 			fmt.Sprintf(
-				"the certificate of Secret %s is not valid before %s; it is used all the same, and clients refuse it",
+				"the certificate of Secret %s is not valid before %s; it stays in use, and clients refuse it",
 				s.Name, text(s.From))
 	case !now.Add(expiring).Before(s.Until):
-		q.Event, q.Reason = ReasonExpiring, fmt.Sprintf("the certificate of Secret %s ends on %s", s.Name,
+		q.Event, q.Reason = ReasonExpiring, fmt.Sprintf("the certificate of Secret %s expires on %s", s.Name,
 			text(s.Until))
 	default:
 		return nil
