@@ -107,7 +107,7 @@ func TestIngressCheckSaysWhatCarriesOver(t *testing.T) {
 		t.Error("it says that all carries over")
 	}
 	text, _ = checkText(t, ingressTown, func(c *IngressCheck) { c.NoSecrets, c.NoServices = true, true })
-	if strings.Contains(text, "does not exist") || !strings.Contains(text, "The files have no Secrets") {
+	if strings.Contains(text, "does not exist") || !strings.Contains(text, "The files contain no Secrets") {
 		t.Errorf("files without Secrets and Services:\n%s", text)
 	}
 }
@@ -131,7 +131,7 @@ func TestIngressCheckFindsPoliciesThatCut(t *testing.T) {
 		{"pods only", one, "{namespaceSelector: {}}", "Service shop/web:80\n  NO   NetworkPolicy shop/guard lets no " +
 			"proxy in (pods web-0, from 192.0.2.12): allow an ipBlock"},
 		{"a proxy without its labels", networked, "{podSelector: {}}",
-			"denies the proxies (pods web-0, from 10.244.1.254, 10.244.2.254): allow pods of "+
+			"denies the proxies (pods web-0, from 10.244.1.254, 10.244.2.254): allow pods of " +
 				"the namespace kube-system"},
 		{"a proxy by its labels", networked, "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: " +
 			"kube-system}}, podSelector: {matchLabels: {app.kubernetes.io/component: ingress}}}", ""},

@@ -41,7 +41,7 @@ func fates() []fate {
 		{name: "errors", how: builtIn, why: "failures are logged and counted"},
 		{name: "health", how: builtIn, why: "the container has probes", anyArgs: true, options: []string{"lameduck"}},
 		{name: "ready", how: builtIn, why: "the container has probes", anyArgs: true, options: []string{"monitor"}},
-		{name: "prometheus", how: builtIn, why: "metrics have CoreDNS's names, at another address", anyArgs: true},
+		{name: "prometheus", how: builtIn, why: "metrics have CoreDNS's names, on the unix socket of the dns container", anyArgs: true},
 		{name: "loop", how: builtIn, why: "the cluster DNS is never asked by itself"},
 		{name: "reload", how: builtIn, why: "a restart reads the settings and loses no query", anyArgs: true},
 		{name: "loadbalance", how: builtIn, why: "addresses are told in turning order", args: "round_robin"},
