@@ -11,13 +11,6 @@ LDFLAGS   := -s -w -X main.version=$(VERSION)
 GOBUILD   := CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -ldflags '$(LDFLAGS)'
 SOURCES   := $(shell git ls-files --cached --others --exclude-standard '*.go' go.mod go.sum 2>/dev/null | grep -v '^lab/\|^bench/')
 LAB       := dist/lab
-# These tests run without the race detector, which makes them four to eight times slower and takes several times the memory:
-# one calculates in a single goroutine, one counts packets while 1,000 pods start, one starts thousands of processes, and three
-# hold a server under floods to the memory of its container. Other tests cover the same code with it.
-NORACE    := ^(TestEntriesDecideAsTheEvaluator|TestIsolatedFirst|TestHostileConnections|TestHostileNames|TestAServerWithoutFilesServesOn|TestAProgramCanBeExecutedWhileOthersStart)$$
-NORACE_IN := ./networkpolicy ./cmd/wayleave ./dns ./internal/execfile
-# Half of a test's time is waiting, for packets that must not arrive and for limits to pass, so one more runs than there are CPUs.
-PARALLEL  := $(shell echo $$((1 + $$(nproc))))
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 ##@ The two commands
@@ -26,13 +19,11 @@ demo: $(LAB) image dist/lossmeter.tar ## Start a real 3-node Kubernetes on Wayle
 	@./hack/demo $(NODES)
 
 test: setup ## All tests that need no cluster: pure, golden, fake, real packets in namespaces, fuzz seeds
-	@echo "== go vet"; go vet ./...
-	@echo "== go test (race detector on)"; go test -race -p $(PARALLEL) -timeout 15m -skip '$(NORACE)' ./...
-	@echo "== go test (race detector off)"; go test -p $(PARALLEL) -timeout 15m -run '$(NORACE)' $(NORACE_IN)
+	@./hack/test
 
 ##@ More tests
 
-test-stress: setup ## Each package's tests ten times beside CPU, memory and disk load; PACKAGES=, ROUNDS=, LOAD=, BOUND= choose
+test-stress: setup ## Each package's tests ten times beside CPU, memory and disk load; PACKAGES=, ROUNDS=, JOBS=, LIMIT= choose
 	@./hack/test-stress
 
 test-lab: $(LAB) image dist/lossmeter.tar ## The demo's checks and foreign specs on a real Kubernetes; takes it down after

@@ -17,6 +17,14 @@ import (
 	"wayleave.dev/model"
 )
 
+// Version is the version of the keys of the settings. It increases with each release of Wayleave that adds, removes or
+// redefines keys. Unknown keys in a file with a higher settingsVersion are reported and ignored, so that a rollback
+// starts. Unknown keys of other files are errors.
+const Version = 1
+
+// versionKey is the key of a settings file's version.
+const versionKey = "settingsVersion"
+
 // Config is the set of valid settings. Copies share slices and maps, which must not be changed.
 type Config struct {
 	APIServer     string
@@ -34,7 +42,8 @@ type Config struct {
 	LoadBalancer  LoadBalancer
 	NetworkPolicy NetworkPolicy
 	Ingress       Ingress
-	// Unused lists fields of a KubeProxyConfiguration that have no effect, a line each.
+	// Unused lists settings that have no effect, a line each: fields of a KubeProxyConfiguration, and keys of a file
+	// of a later version.
 	Unused []string
 }
 
@@ -320,7 +329,8 @@ func settings() []setting {
 			"Make the IngressClass wayleave the default class when it is created, if the cluster has none.",
 			"Wayleave then serves Ingresses without a class."}},
 		{"ingress.hostPorts", "true", boolean(func(c *Config) *bool { return &c.Ingress.HostPorts }), []string{
-			"Also serve the ports 80 and 443 of the nodes' InternalIPs if no other program uses them."}},
+			"Also serve the ports 80 and 443 of the nodes' InternalIPs if no other program uses them, while the",
+			"cluster has an Ingress of the class."}},
 		{"ingress.nodeSelector", `{}`, labels(func(c *Config) *map[string]string { return &c.Ingress.NodeSelector }),
 			[]string{
 				"Labels of the nodes that serve Ingress, such as node-restriction.kubernetes.io/ingress: \"true\".",
@@ -464,6 +474,8 @@ func keys(prefix string, table []setting) []string {
 // are read at start: a change takes effect when the pods restart, which drops no packet.
 func Commented() string {
 	var b strings.Builder
+	fmt.Fprintf(&b, "# The version of these keys. Unknown keys are errors, except in a file of a later version.\n"+
+		"%s: %d\n", versionKey, Version)
 	group := ""
 	for _, s := range settings() {
 		g, name, nested := strings.Cut(s.key, ".")

@@ -32,9 +32,8 @@ func TestTheCommentedFileIsTheDefaults(t *testing.T) {
 }
 
 func TestGoodSettings(t *testing.T) {
-	c,
-		err := Parse(
-		[]byte("mode: nftables\ndns:\n  upstreams: [\"9.9.9.9\", \"[2620:fe::fe]:5353\"]\nservice: {enabled: false}\n"))
+	c, err := Parse([]byte("mode: nftables\ndns:\n  upstreams: [\"9.9.9.9\", \"[2620:fe::fe]:5353\"]\n" +
+		"service: {enabled: false}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +179,67 @@ func TestSettingsAsKeysOfTheConfigMap(t *testing.T) {
 	with["config.yaml"] = Commented()
 	if c, err := ParseData(with); err != nil || c.Mode != "iptables" {
 		t.Errorf("beside the file that comes with Wayleave: mode %s: %v", c.Mode, err)
+	}
+}
+
+// Values of the ConfigMap wayleave-settings replace those of the manifest's ConfigMap, also defaults; what they do not
+// name stays. Keys beside them that say something else are errors.
+func TestSettingsOfTheOperatorReplaceTheManifests(t *testing.T) {
+	manifest := strings.NewReplacer("mode: auto", "mode: iptables", "  scheduler: rr", "  scheduler: lc").
+		Replace(Commented())
+	c, err := ParseData(map[string]string{"config.yaml": manifest,
+		"settings.yaml": "mode: ipvs\ndns: {enabled: false}\n"})
+	if err != nil || c.Mode != "ipvs" || c.IPVS.Scheduler != "lc" || c.DNS.Enabled || !c.Service.Enabled {
+		t.Errorf("mode %s, scheduler %s, dns %t, service %t: %v", c.Mode, c.IPVS.Scheduler, c.DNS.Enabled,
+			c.Service.Enabled, err)
+	}
+	if c, err = ParseData(map[string]string{"config.yaml": manifest, "settings.yaml": "mode: auto"}); c.Mode != "auto" {
+		t.Errorf("a default of the operator's: mode %s: %v", c.Mode, err)
+	}
+	for in, want := range map[string]string{
+		"moed: ipvs":       "settings: moed: no such setting",
+		"mode: ipvz":       `settings: mode: found "ipvz"; allowed: auto`,
+		"- mode":           "settings.yaml: settings: not YAML",
+		"mode: nftables":   `settings: mode: found "nftables" in settings.yaml and "ipvs" in the ConfigMap's key mode`,
+		"mode: a\nmode: b": "settings.yaml: settings: not YAML",
+	} {
+		_, err := ParseData(map[string]string{"config.yaml": manifest, "settings.yaml": in, "mode": "ipvs"})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error is %v, want %s", in, err, want)
+		}
+	}
+}
+
+// A rollback finds settings of a later version. Their unknown keys are reported and have no effect; all else of the
+// file
+// is checked as ever. A file of this version, or of none, may have no unknown key.
+func TestUnknownKeysOfALaterVersionAreReported(t *testing.T) {
+	const later = "settingsVersion: 2\nmode: ipvs\nwarp: {speed: 9}\ndns: {warp: true}\nnone: 1\n"
+	for _, file := range []string{"config.yaml", "settings.yaml"} {
+		c, err := ParseData(map[string]string{file: later})
+		if err != nil || c.Mode != "ipvs" || len(c.Unused) != 3 || !strings.HasPrefix(c.Unused[0],
+			file+": dns.warp: not used") {
+			t.Errorf("%s: mode %s, unused %q: %v", file, c.Mode, c.Unused, err)
+		}
+		for in, want := range map[string]string{
+			strings.Replace(later, "2", "1", 1):                 "settings: warp: no such setting",
+			strings.Replace(later, "settingsVersion: 2", "", 1): "settings: warp: no such setting",
+			strings.Replace(later, "2", "new",
+				1): `settings: settingsVersion: found "new"; a number from 1`,
+			strings.Replace(later, "2", "1.5",
+				1): "settings: settingsVersion: found 1.5; a number from 1",
+			strings.Replace(later, "2", "0",
+				1): "settings: settingsVersion: found 0; a number from 1",
+			strings.Replace(later, "ipvs", "warp", 1):                 `settings: mode: found "warp"; allowed: auto`,
+			strings.Replace(later, "dns: {warp: true}", "dns: on", 1): "settings: dns: found",
+		} {
+			if _, err := ParseData(map[string]string{file: in}); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %q: error is %v, want %s", file, in, err, want)
+			}
+		}
+	}
+	if !strings.Contains(Commented(), "settingsVersion: 1\n") {
+		t.Error("the file of the manifest has no version")
 	}
 }
 

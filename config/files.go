@@ -16,8 +16,11 @@ import (
 
 // The keys of a ConfigMap that hold more than one setting.
 const (
-	// ownFile is a settings file of Wayleave.
+	// ownFile is the settings file of Wayleave's manifest and chart.
 	ownFile = "config.yaml"
+	// operatorFile is the settings file of the ConfigMap wayleave-settings, which no manifest has: it survives each
+	// `kubectl apply`. Its values replace those of ownFile.
+	operatorFile = "settings.yaml"
 	// proxyFile is a KubeProxyConfiguration, under the name that kubeadm gives it.
 	proxyFile = "config.conf"
 	// proxyAccess is the other key of kubeadm's ConfigMap.
@@ -58,15 +61,16 @@ func Read(path string) (Config, error) {
 	return ParseData(data)
 }
 
-// ParseData reads the data of a ConfigMap: config.yaml, a settings file; config.conf, a
-// KubeProxyConfiguration; and settings as keys of their own, as in
+// ParseData reads the files of the folder: config.yaml, the settings file of the manifest; settings.yaml, the
+// operator's, whose values replace those of config.yaml; config.conf, a KubeProxyConfiguration; and settings as keys
+// of their own, as in
 //
 //	mode: "ipvs"
 //	ipvs: |
 //	  scheduler: "rr"
 //
-// Each setting can be in one place only. A default in config.yaml does not count, because the file that comes with
-// Wayleave contains all defaults.
+// Otherwise a setting can be in one place only. A default in config.yaml does not count, because that file contains all
+// defaults.
 func ParseData(data map[string]string) (Config, error) {
 	r := newReader()
 	if raw, ok := data[ownFile]; ok {
@@ -75,6 +79,11 @@ func ParseData(data map[string]string) (Config, error) {
 		}
 		r.dropDefaults()
 	}
+	if raw, ok := data[operatorFile]; ok {
+		if err := r.operator([]byte(raw)); err != nil {
+			return Config{}, err
+		}
+	}
 	if raw, ok := data[proxyFile]; ok {
 		if err := r.kubeProxy([]byte(raw)); err != nil {
 			return Config{}, err
@@ -82,7 +91,7 @@ func ParseData(data map[string]string) (Config, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(data)) {
 		switch name {
-		case ownFile, proxyFile:
+		case ownFile, operatorFile, proxyFile:
 			continue
 		case proxyAccess:
 			r.unused = append(r.unused, proxyAccess+": not used; Wayleave has its own service account")
@@ -118,17 +127,49 @@ type reader struct {
 	found  map[string]value
 	unused []string
 	errs   []error
+	// newer says that the file is of a later version, whose keys this one cannot know.
+	newer bool
 }
 
 func newReader() *reader { return &reader{table: settings(), found: map[string]value{}} }
 
-// file reads a settings file of Wayleave.
+// file reads a settings file.
 func (r *reader) file(in string, raw []byte) error {
 	tree := map[string]any{}
 	if err := yaml.UnmarshalStrict(raw, &tree); err != nil {
 		return fmt.Errorf("settings: not YAML: %w", err)
 	}
+	r.newer = r.isNewer(in, tree)
 	r.take("", in, tree)
+	r.newer = false
+	return nil
+}
+
+// isNewer removes the key settingsVersion, and reports whether it is of a later version of Wayleave than this one.
+func (r *reader) isNewer(in string, tree map[string]any) bool {
+	v, ok := tree[versionKey]
+	if !ok {
+		return false
+	}
+	delete(tree, versionKey)
+	n, isNumber := v.(float64)
+	if !isNumber || n < 1 || n != float64(int(n)) {
+		r.errs = append(r.errs, fmt.Errorf("settings: %s: found %s; a number from 1 is allowed, %d is this version's",
+			versionKey, show(v), Version))
+		return false
+	}
+	return n > Version
+}
+
+// operator reads the operator's file, whose values replace those that were found before.
+func (r *reader) operator(raw []byte) error {
+	own := newReader()
+	if err := own.file(operatorFile, raw); err != nil {
+		return fmt.Errorf("%s: %w", operatorFile, err)
+	}
+	maps.Copy(r.found, own.found)
+	r.unused = append(r.unused, own.unused...)
+	r.errs = append(r.errs, own.errs...)
 	return nil
 }
 
@@ -145,6 +186,9 @@ func (r *reader) take(prefix, in string, tree map[string]any) {
 		case isGroup && isMap:
 			r.take(key+".", in, sub)
 		case isGroup && v == nil:
+		case r.newer && !isGroup:
+			r.unused = append(r.unused, fmt.Sprintf("%s: %s: not used: unknown to this version; the file has a later "+
+				"%s than %d", value{in: in}.place(), key, versionKey, Version))
 		case isGroup:
 			r.errs = append(r.errs, fmt.Errorf("settings: %s: found %s; a group of settings is allowed", key, show(v)))
 		default:

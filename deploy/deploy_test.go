@@ -15,6 +15,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"wayleave.dev/config"
@@ -135,6 +136,36 @@ func TestTheConfigMapHoldsTheDefaults(t *testing.T) {
 	}
 	if c.Mode != config.Default().Mode || c.PodNetwork != config.Default().PodNetwork {
 		t.Errorf("the ConfigMap says %+v", c)
+	}
+}
+
+// The operator's settings are in a ConfigMap that the manifest mounts, and does not have: `kubectl apply` of another
+// version cannot reset them. Without it the pods start.
+func TestTheOperatorsSettingsAreMountedAndNotInTheManifest(t *testing.T) {
+	const name = "wayleave-settings"
+	for _, d := range manifestDocs(t) {
+		var o metav1.PartialObjectMetadata
+		if err := yaml.Unmarshal(d, &o); err == nil && o.Kind == "ConfigMap" && o.Name == name {
+			t.Error("the manifest has the operator's ConfigMap, and would reset it")
+		}
+	}
+	for kind, spec := range map[string]corev1.PodSpec{
+		"DaemonSet":  doc[appsv1.DaemonSet](t, "DaemonSet").Spec.Template.Spec,
+		"Deployment": doc[appsv1.Deployment](t, "Deployment").Spec.Template.Spec,
+	} {
+		found := false
+		for _, v := range spec.Volumes {
+			if v.Name != "config" || v.Projected == nil {
+				continue
+			}
+			for _, s := range v.Projected.Sources {
+				found = found || s.ConfigMap != nil && s.ConfigMap.Name == name && s.ConfigMap.Optional != nil &&
+					*s.ConfigMap.Optional && s.ConfigMap.Items[0].Path == "settings.yaml"
+			}
+		}
+		if !found {
+			t.Errorf("the %s does not mount the ConfigMap %s where it is there", kind, name)
+		}
 	}
 }
 

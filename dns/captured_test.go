@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"wayleave.dev/internal/frame"
+	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
 )
@@ -39,7 +40,7 @@ func TestACapturedServerIsBounded(t *testing.T) {
 		_ = feed.Serve(ctx, l)
 	}()
 	defer func() { cancel(); <-done }()
-	good := hello{Version: protocolVersion}
+	good := handoff.Hello[Socket]{Version: protocolVersion}
 	for name, x := range map[string]struct {
 		uid    int
 		frames []any
@@ -52,7 +53,8 @@ func TestACapturedServerIsBounded(t *testing.T) {
 		"an unknown field":   {65532, []any{map[string]any{"version": protocolVersion, "more": 1}}, nil, true},
 		"hello twice":        {65532, []any{good, good}, nil, true},
 		"an empty frame too": {65532, []any{good, json.RawMessage(`{}`)}, nil, true},
-		"a long hello":       {65532, []any{hello{Version: protocolVersion, Holds: make([]Socket, 1<<14)}}, nil, true},
+		"a long hello": {65532, []any{handoff.Hello[Socket]{Version: protocolVersion,
+			Holds: make([]Socket, 1<<14)}}, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var c *net.UnixConn

@@ -100,24 +100,23 @@ func (g *Guests) tell() {
 }
 
 // Admit replaces the networks of clients beside those of the settings.
-func (f *Feed) Admit(list []netip.Prefix) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.guests, f.admits = list, true
-	for s := range f.servers {
-		s.guests = true
-		s.poke()
-	}
+func (f *Feed) Admit(list []netip.Prefix) { f.out.Change(func() { f.guests.Set(list) }) }
+
+// guestsTold is what one server was told of guests, by which revisions of guests and settings, and when it may be
+// told again.
+type guestsTold struct {
+	list             []netip.Prefix
+	guests, settings uint64
+	again            time.Time
 }
 
-// strangers are the guests that the settings do not cover already. Guarded by Feed.mu.
+// strangers are the guests that the settings do not cover already. Guarded by the feed's lock.
 func (f *Feed) strangers() []netip.Prefix {
-	covered := newClients(nil)
-	if f.settings != nil {
-		covered = newClients(f.settings.Clients)
-	}
+	settings, _ := f.settings.Get()
+	guests, _ := f.guests.Get()
+	covered := newClients(settings.Clients)
 	out := []netip.Prefix{}
-	for _, p := range f.guests {
+	for _, p := range guests {
 		if !covered.allowed(p.Addr()) || !p.IsSingleIP() {
 			out = append(out, p)
 		}
@@ -126,27 +125,25 @@ func (f *Feed) strangers() []netip.Prefix {
 	return slices.Compact(out)
 }
 
-// nextGuests is the list where it is another one than the server has, and may be sent now. Guarded by Feed.mu.
-func (f *Feed) nextGuests(s *session) *[]netip.Prefix {
-	if !s.guests || !f.admits {
-		return nil
+// nextGuests is the list where it is another one than the server has; nil when it is the same, or has to wait until
+// retry. Guarded by the feed's lock.
+func (f *Feed) nextGuests(told *guestsTold, now time.Time) (list *[]netip.Prefix, retry time.Duration) {
+	guests, settings := f.guests.Revision(), f.settings.Revision()
+	if guests == 0 || told.guests == guests && told.settings == settings {
+		return nil, 0
 	}
-	now := time.Now()
-	if wait := s.guestsAt.Sub(now); wait > 0 {
-		if !s.guestsWait {
-			s.guestsWait = true
-			time.AfterFunc(wait, s.poke)
-		}
-		return nil
+	if wait := told.again.Sub(now); wait > 0 {
+		return nil, wait
 	}
-	s.guests, s.guestsWait = false, false
-	list := f.strangers()
-	if s.guestsKnown && slices.Equal(list, s.guestsHas) {
-		return nil
+	first := told.guests == 0
+	told.guests, told.settings = guests, settings
+	fresh := f.strangers()
+	if !first && slices.Equal(fresh, told.list) {
+		return nil, 0
 	}
-	s.guestsAt = now.Add(guestsEvery + time.Duration(len(list)/10_000)*time.Second)
-	s.guestsHas, s.guestsKnown = list, true
-	return &list
+	told.again = now.Add(guestsEvery + time.Duration(len(fresh)/10_000)*time.Second)
+	told.list = fresh
+	return &fresh, 0
 }
 
 // Admit replaces the networks of clients beside those of the settings.

@@ -131,8 +131,9 @@ func TestGuestsAreBounded(t *testing.T) {
 	if err := g.Sync(t.Context(), pods); err != nil {
 		t.Fatal(err)
 	}
-	s := &session{guests: true, wake: make(chan struct{}, 1)}
-	list := f.nextGuests(s)
+	var told guestsTold
+	now := time.Now()
+	list, _ := f.nextGuests(&told, now)
 	if list == nil || len(*list) > maxGuests || len(*list) < maxGuests-2 {
 		t.Fatalf("%v", list == nil)
 	}
@@ -140,24 +141,21 @@ func TestGuestsAreBounded(t *testing.T) {
 	if !c.allowed(addr("192.0.2.7")) || c.allowed(addr("10.1.1.1")) || c.allowed(addr("192.0.3.7")) {
 		t.Error("the list is not as wanted")
 	}
-	s.guests, s.guestsAt = true, time.Time{}
-	if f.nextGuests(s) != nil {
+	now = now.Add(time.Hour)
+	f.Configure(Settings{Clients: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/9")}})
+	if again, _ := f.nextGuests(&told, now); again != nil {
 		t.Error("the same list is sent again")
 	}
 	// A change so soon waits, and comes.
 	if err := g.Sync(t.Context(), map[model.Name][]netip.Addr{}); err != nil {
 		t.Fatal(err)
 	}
-	s.guests, s.guestsAt = true, time.Now().Add(50*time.Millisecond)
-	if f.nextGuests(s) != nil {
-		t.Error("the list is sent at once")
+	told.again = now.Add(time.Second)
+	early, wait := f.nextGuests(&told, now)
+	if early != nil || wait != time.Second {
+		t.Errorf("the list is sent at once: %v, after %s", early, wait)
 	}
-	select {
-	case <-s.wake:
-	case <-time.After(10 * time.Second):
-		t.Fatal("nothing wakes the session")
-	}
-	if list := f.nextGuests(s); list == nil || len(*list) != 1 {
+	if list, _ := f.nextGuests(&told, now.Add(wait)); list == nil || len(*list) != 1 {
 		t.Errorf("the list is %v", list)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/link"
@@ -58,17 +59,15 @@ func TestSocketsAreRememberedForAStartWithoutTheAPIServer(t *testing.T) {
 
 // A server without names would deny all of them: it gets no socket until the agent knows.
 func TestAServerWithoutNamesGetsNoRememberedSockets(t *testing.T) {
-	f := &Feed{Log: slog.New(slog.DiscardHandler), Open: func(k Socket) (*os.File, error) {
-		return os.Open(os.DevNull)
-	}}
+	f := feedOfNull()
 	f.listenedBefore([]Socket{{"udp", netip.MustParseAddrPort("10.7.0.1:53")}})
 	for _, known := range []bool{false, true} {
-		s := &session{sockets: true, known: known, holds: map[Socket]bool{}}
-		u, files, _ := f.next(s)
+		out := f.next(f.begin(handoff.Hello[Socket]{Known: known}))
+		u := out.Frame
 		if got := len(u.Passed) == 1 && len(u.Sockets) == 1; got != known {
 			t.Errorf("with names %t: sockets %v, of them passed %v", known, u.Sockets, u.Passed)
 		}
-		for _, file := range files {
+		for _, file := range out.Files {
 			file.Close()
 		}
 	}
@@ -76,24 +75,29 @@ func TestAServerWithoutNamesGetsNoRememberedSockets(t *testing.T) {
 
 // The sockets that an agent wants may be known before its names are.
 func TestAServerHasNamesBeforeSockets(t *testing.T) {
-	f := &Feed{Log: slog.New(slog.DiscardHandler), Open: func(k Socket) (*os.File, error) {
-		return os.Open(os.DevNull)
-	}}
+	f := feedOfNull()
 	f.Listen([]Socket{{"udp", netip.MustParseAddrPort("10.7.0.1:53")}})
-	s := &session{sockets: true, whole: true, holds: map[Socket]bool{}}
-	if u, _, _ := f.next(s); len(u.Passed) > 0 {
+	s := f.begin(handoff.Hello[Socket]{})
+	if u := f.next(s).Frame; len(u.Passed) > 0 {
 		t.Errorf("a server without names got %v", u.Passed)
 	}
 	if err := f.Sync(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	u, files, _ := f.next(s)
+	out := f.next(s)
+	u := out.Frame
 	if len(u.Passed) != 1 || !u.Whole {
 		t.Errorf("with names %t it got %v", u.Whole, u.Passed)
 	}
-	for _, file := range files {
+	for _, file := range out.Files {
 		file.Close()
 	}
+}
+
+// feedOfNull opens files in place of sockets.
+func feedOfNull() *Feed {
+	return &Feed{sockets: handoff.Opener[Socket]{Log: slog.New(slog.DiscardHandler),
+		Open: func(Socket) (*os.File, error) { return os.Open(os.DevNull) }}}
 }
 
 func TestABrokenMemoryOfThePlaceIsNamed(t *testing.T) {

@@ -13,12 +13,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"wayleave.dev/internal/frame"
+	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/model"
 )
@@ -63,6 +64,7 @@ func Run(ctx context.Context, c Config) error {
 	zone := NewZone()
 	p := &process{Config: c, zone: zone, server: NewServer(zone, reg, c.Log)}
 	ready := make(chan struct{})
+	isReady := sync.OnceFunc(func() { close(ready) })
 	p.tidy()
 	if err := p.load(); err != nil {
 		c.Log.Warn("cannot read the last snapshot", "err", err)
@@ -75,88 +77,35 @@ func Run(ctx context.Context, c Config) error {
 	if c.Hung != nil {
 		go p.server.watch(ctx, c.Hung)
 	}
-	return frame.Follow(ctx, c.Socket, func(ctx context.Context, conn *net.UnixConn) error {
-		return p.follow(conn, func() {
-			select {
-			case <-ready:
-			default:
-				close(ready)
+	client := handoff.Client[Socket, update, news]{Protocol: protocol(), Socket: c.Socket,
+		Hello: func() (handoff.Hello[Socket], []*os.File) {
+			return handoff.Hello[Socket]{Holds: p.server.Sockets(), Known: p.known}, nil
+		},
+		Take: func(u update, files []*os.File) {
+			p.take(u, files)
+			// Without a socket nobody is answered.
+			if p.known && len(p.server.Sockets()) > 0 || u.Rest {
+				isReady()
 			}
-		})
-	}, func(err error) { c.Log.Warn("no agent; answering from the last snapshot", "err", err) })
+		},
+		Report:      func() news { return news{p.server.forward.lacks()} },
+		Same:        func(a, b news) bool { return maps.EqualFunc(a.Lacks, b.Lacks, slices.Equal[[]string]) },
+		ReportEvery: newsEvery,
+		Quiet:       p.save,
+		Ended: func() {
+			// No agent says any more when an address changes hands.
+			p.server.Know(nil)
+			p.save()
+		},
+		Lost: func(err error) { c.Log.Warn("no agent; answering from the last snapshot", "err", err) },
+	}
+	return client.Run(ctx)
 }
 
 // newsEvery is how often the agent hears what upstream servers cannot do, when that has changed.
 const newsEvery = 2 * newsPause
 
-// follow takes updates from one connection.
-func (p *process) follow(c *net.UnixConn, ready func()) error {
-	if err := frame.Send(c, hello{protocolVersion, p.server.Sockets(), p.known}, nil); err != nil {
-		return err
-	}
-	save := time.NewTimer(time.Hour)
-	defer save.Stop()
-	look := time.NewTicker(newsEvery)
-	defer look.Stop()
-	told := map[string][]string{}
-	frames, done := make(chan received), make(chan struct{})
-	defer close(done)
-	go read(c, frames, done)
-	for {
-		select {
-		case f := <-frames:
-			if f.err != nil {
-				// Nobody tells any more when an address changes hands.
-				p.server.Know(nil)
-				p.save()
-				return f.err
-			}
-			p.take(f.update, f.files)
-			// Without a socket nobody is answered.
-			if p.known && len(p.server.Sockets()) > 0 || f.update.Rest {
-				ready()
-			}
-			if p.dirty {
-				save.Reset(time.Second) // a burst is written once
-			}
-		case <-save.C:
-			p.save()
-		case <-look.C:
-			lacks := p.server.forward.lacks()
-			if maps.EqualFunc(lacks, told, slices.Equal[[]string]) {
-				continue
-			}
-			if err := errors.Join(c.SetWriteDeadline(time.Now().Add(newsPause)),
-				frame.Send(c, news{lacks}, nil)); err != nil {
-				return err
-			}
-			told = lacks
-		}
-	}
-}
-
-type received struct {
-	update update
-	files  []*os.File
-	err    error
-}
-
-func read(c *net.UnixConn, to chan<- received, done <-chan struct{}) {
-	for {
-		var f received
-		f.files, f.err = frame.Receive(c, &f.update)
-		select {
-		case to <- f:
-		case <-done:
-			return
-		}
-		if f.err != nil {
-			return
-		}
-	}
-}
-
-// take puts an update into force.
+// take puts an update into force. The files stay the caller's.
 func (p *process) take(u update, files []*os.File) {
 	if u.Rest {
 		p.server.Keep(nil)
@@ -195,9 +144,6 @@ func (p *process) take(u update, files []*os.File) {
 		if err := p.adopt(k, files[i]); err != nil {
 			p.Log.Error("a passed socket is of no use", "socket", k, "err", err)
 		}
-	}
-	for _, f := range files {
-		f.Close() // adopt made its own copy
 	}
 	if u.Sockets != nil {
 		p.server.Keep(u.Sockets)

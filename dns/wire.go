@@ -2,25 +2,27 @@ package dns
 
 import (
 	"net/netip"
+	"time"
 
+	"wayleave.dev/internal/handoff"
 	"wayleave.dev/model"
 )
 
-// The agent and the server talk over a unix socket, in frames that carry the
-// descriptors of sockets.
-//
-// The server says hello, then the agent sends everything, then what changes.
-// protocolVersion rises when a frame's meaning does; the two sides are containers
-// of one pod, so a difference is an error that a restart mends.
+// protocolVersion is also that of the snapshot on the disk.
 const protocolVersion = 2
 
-// hello is what the server says first.
-type hello struct {
-	Version int `json:"version"`
-	// Holds are the sockets that it has from an earlier agent.
-	Holds []Socket `json:"holds"`
-	// Known says that it has names to answer by.
-	Known bool `json:"known,omitempty"`
+// newsPause is the least time between two news.
+const newsPause = time.Second
+
+// protocol is how agent and server talk; see handoff.Protocol.
+func protocol() handoff.Protocol {
+	return handoff.Protocol{Child: "dns server", Version: protocolVersion, ReportBytes: 64 << 10,
+		ReportPause: newsPause}
+}
+
+// news is what a server says after hello: what its upstream servers cannot do. It may not be nil.
+type news struct {
+	Lacks map[string][]string `json:"lacks"`
 }
 
 // update is what the agent says. Every part may be missing.

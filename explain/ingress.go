@@ -156,7 +156,7 @@ func (c IngressCheck) proxies() (out []networkpolicy.Party) {
 			addrs = n.InternalIPs
 		}
 		for _, a := range addrs {
-			out = append(out, networkpolicy.Identify(c.Snapshot, networkpolicy.Local{Ingress: true}, a))
+			out = append(out, networkpolicy.Identify(c.Snapshot, networkpolicy.NodeInputs{Ingress: true}, a))
 		}
 	}
 	if len(out) == 0 {
@@ -172,7 +172,7 @@ func (c IngressCheck) policies(b *strings.Builder, backends []string) (cut int) 
 		pods, by, from := map[string]bool{}, map[string]bool{}, map[string]bool{}
 		help := "allow an ipBlock of the nodes' addresses"
 		for _, e := range ingress.Endpoints(c.Snapshot, key) {
-			to := networkpolicy.Identify(c.Snapshot, networkpolicy.Local{}, e.Addr())
+			to := networkpolicy.Identify(c.Snapshot, networkpolicy.NodeInputs{}, e.Addr())
 			if to.Pod == nil {
 				continue
 			}

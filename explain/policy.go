@@ -88,7 +88,7 @@ func Policy(v model.Snapshot, q Question) (text string, allowed bool, err error)
 		return "", false, fmt.Errorf("TO: %w", err)
 	}
 	// With Ingress disabled nothing sends from these addresses.
-	local := networkpolicy.Local{DNS: dnsAddresses(v), Ingress: true}
+	local := networkpolicy.NodeInputs{DNS: dnsAddresses(v), Ingress: true}
 	allowed = true
 	for _, a := range from {
 		for _, b := range to {

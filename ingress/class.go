@@ -51,6 +51,16 @@ func (s Settings) Ours(snap model.Snapshot, i *model.Ingress) bool {
 	return name == ClassName || s.AdoptNginx && name == nginxClass
 }
 
+// AnyOurs reports whether the cluster has an Ingress for Wayleave.
+func (s Settings) AnyOurs(snap model.Snapshot) bool {
+	for i := range snap.Ingresses() {
+		if s.Ours(snap, i) {
+			return true
+		}
+	}
+	return false
+}
+
 func (s Settings) serves(c *model.IngressClass) bool {
 	return c.Controller == Controller || s.AdoptNginx && c.Controller == nginxController
 }

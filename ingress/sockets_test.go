@@ -38,7 +38,7 @@ type node struct {
 func newNode(t *testing.T) *node {
 	n := &node{t: t, root: t, servers: map[string]netip.AddrPort{}}
 	log := slog.New(slog.DiscardHandler)
-	keeper := &feed.Keeper{Log: log}
+	keeper := feed.NewKeeper("", log)
 	var list []feed.Socket
 	for _, encrypted := range []bool{false, true} {
 		f, err := feed.OpenSocket(feed.Socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})

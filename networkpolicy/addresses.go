@@ -131,8 +131,8 @@ func (x *index) changeNode(name string, n *model.Node) {
 
 func (x *index) markProxy(a netip.Addr) { x.dirty[Key{Kind: ProxyEntry, Addr: a}] = struct{}{} }
 
-// changeLocal follows the facts of the node.
-func (x *index) changeLocal(now Local) {
+// changeInputs follows the facts of the node.
+func (x *index) changeInputs(now NodeInputs) {
 	old := x.local
 	x.local = now
 	todo := map[netip.Addr]struct{}{}
@@ -183,6 +183,6 @@ func (x *index) unknown(namespace string) (out []netip.Addr) {
 }
 
 // clone makes facts that nobody else changes.
-func (l Local) clone() Local {
-	return Local{Node: l.Node, Pods: maps.Clone(l.Pods), DNS: slices.Clone(l.DNS), Ingress: l.Ingress}
+func (l NodeInputs) clone() NodeInputs {
+	return NodeInputs{Node: l.Node, Pods: maps.Clone(l.Pods), DNS: slices.Clone(l.DNS), Ingress: l.Ingress}
 }

@@ -57,7 +57,7 @@ func benchPolicy(i int) *model.NetworkPolicy {
 }
 
 func benchRig(b *testing.B, local int) *rig {
-	r := newRig(b, Local{Node: "here", DNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}})
+	r := newRig(b, NodeInputs{Node: "here", DNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}})
 	r.write(func(w *model.Writer) {
 		w.PutNamespace(&model.Namespace{Name: "kube-system", Labels: map[string]string{"name": "kube-system"}})
 		for i := range benchNamespaces {

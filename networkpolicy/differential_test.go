@@ -37,7 +37,7 @@ func (p probe) String() string {
 
 // evaluate is what the evaluator says of the probe's direction, with the question that
 // it asked and the party at the other end.
-func (p probe) evaluate(v model.Snapshot, l Local) (h Half, q question, other Party) {
+func (p probe) evaluate(v model.Snapshot, l NodeInputs) (h Half, q question, other Party) {
 	self := Identify(v, l, p.local)
 	other = Identify(v, l, p.peer)
 	from, to := self, other
@@ -58,7 +58,7 @@ func (p probe) evaluate(v model.Snapshot, l Local) (h Half, q question, other Pa
 // fill puts a random world into the store, in which most pods have an address of their
 // own, and policies meet pods. The facts of the node mostly agree.
 func (r *rig) fill(d dice) {
-	l := Local{Node: "here", DNS: d.facts().DNS, Ingress: !d.one(4)}
+	l := NodeInputs{Node: "here", DNS: d.facts().DNS, Ingress: !d.one(4)}
 	if !d.one(3) {
 		l.Pods = map[netip.Addr]model.Name{}
 	}
@@ -96,7 +96,7 @@ func (r *rig) fill(d dice) {
 }
 
 // ours are this node's addresses, found without the planner.
-func ours(v model.Snapshot, l Local) (out []netip.Addr) {
+func ours(v model.Snapshot, l NodeInputs) (out []netip.Addr) {
 	seen := map[netip.Addr]bool{}
 	for a := range l.Pods {
 		seen[a] = true
@@ -112,7 +112,7 @@ func ours(v model.Snapshot, l Local) (out []netip.Addr) {
 }
 
 // probe draws a packet; most of those to pods are to one of the ports that the pod names.
-func (d dice) probe(v model.Snapshot, local []netip.Addr, l Local) probe {
+func (d dice) probe(v model.Snapshot, local []netip.Addr, l NodeInputs) probe {
 	p := probe{d: Direction(d.IntN(2)), local: pick(d, local...), peer: d.addr(), port: pick(d, d.port(), d.port(),
 		79, 82, 60000),
 		proto: pick(d, model.TCP, model.TCP, model.UDP, model.SCTP, 1)}
@@ -149,7 +149,7 @@ func (r *rig) isolated(local []netip.Addr) (out []netip.Addr) {
 }
 
 func TestEntriesDecideAsTheEvaluator(t *testing.T) {
-	counts, r := tally{}, newRig(t, Local{})
+	counts, r := tally{}, newRig(t, NodeInputs{})
 	for seed := range uint64(2500) {
 		d := newDice(1_000_000 + seed)
 		r.fill(d)

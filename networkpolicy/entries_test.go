@@ -86,7 +86,7 @@ func TestBlocksAreMadeDisjoint(t *testing.T) {
 
 // onePolicy is a world with a policy for the pod a/web at 10.0.0.1, and a peer a/peer.
 func onePolicy(t *testing.T) *rig {
-	r := newRig(t, Local{Node: "here"})
+	r := newRig(t, NodeInputs{Node: "here"})
 	r.write(func(w *model.Writer) {
 		w.PutPod(&model.Pod{Name: model.Name{Namespace: "a", Name: "web"}, Node: "here",
 			Labels: map[string]string{"app": "web"}, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
@@ -137,9 +137,9 @@ func TestProfilesAreNamedByTheirContent(t *testing.T) {
 func TestALeasedAddressIsClosedUntilItsPodIsKnown(t *testing.T) {
 	r, a := onePolicy(t), netip.MustParseAddr("10.0.0.9")
 	late := model.Name{Namespace: "a", Name: "late"}
-	local := Local{Node: "here", Pods: map[netip.Addr]model.Name{a: late,
+	local := NodeInputs{Node: "here", Pods: map[netip.Addr]model.Name{a: late,
 		netip.MustParseAddr("10.0.0.8"): {Namespace: "b", Name: "free"}}}
-	r.setLocal(local)
+	r.setInputs(local)
 	r.step()
 	if !Decide(r.entries, Ingress, netip.MustParseAddr("10.0.0.8"), netip.MustParseAddr("10.0.1.1"), model.TCP, 80) {
 		t.Error("a pod of a namespace without policies is closed")
@@ -203,7 +203,7 @@ func TestAnAddressThatTwoPodsClaim(t *testing.T) {
 
 // What a change costs, in keys: only profiles that have the pod as a peer.
 func TestKeysFollowWhatChanged(t *testing.T) {
-	r := newRig(t, Local{Node: "here"})
+	r := newRig(t, NodeInputs{Node: "here"})
 	r.write(func(w *model.Writer) {
 		for i := range 100 {
 			ns := fmt.Sprintf("ns%d", i)

@@ -114,8 +114,8 @@ func (e Entry) Equal(o Entry) bool {
 		})
 }
 
-// Local is what policy must know of this node, and does not find in the model.
-type Local struct {
+// NodeInputs are the inputs of the planner that are not in the model: facts of this node.
+type NodeInputs struct {
 	// Node is the name of this node.
 	Node string
 	// Pods are the addresses of this node's pods by who leased them. An address is
@@ -127,7 +127,7 @@ type Local struct {
 	DNS []netip.Addr
 	// Ingress says that nodes run the ingress proxy: traffic from a node's
 	// model.Node.ProxyAddrs counts as that of a pod in kube-system, see ProxyLabels, unless
-	// a pod has the address. Else these addresses are nobody's.
+	// a pod has the address. Otherwise these addresses belong to no peer.
 	Ingress bool
 }
 

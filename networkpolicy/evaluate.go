@@ -53,7 +53,7 @@ type Rule struct {
 func (r Rule) Allows() bool { return r.Peer && r.Port }
 
 // Evaluate decides the first packet of a flow by the documentation of NetworkPolicy,
-// slowly and plainly: it is what all else is measured by. The parties are those after
+// slowly and plainly: it is the reference for everything else. The parties are those after
 // translation. The port is that of the receiver, and has no meaning for protocols without
 // ports. Answers to what may pass always pass, and are not asked for here.
 func Evaluate(v model.Snapshot, from, to Party, proto model.Protocol, port uint16) Verdict {

@@ -133,16 +133,16 @@ func TestCornersThatTheSmallWorldHasNot(t *testing.T) {
 		t.Fatal(err, problems)
 	}
 	v := store.Snapshot()
-	nowhere := networkpolicy.Local{DNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}
-	ingress := networkpolicy.Local{Node: "node1", Ingress: true}
-	leases := networkpolicy.Local{Node: "node1", Pods: map[netip.Addr]model.Name{
+	nowhere := networkpolicy.NodeInputs{DNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}
+	ingress := networkpolicy.NodeInputs{Node: "node1", Ingress: true}
+	leases := networkpolicy.NodeInputs{Node: "node1", Pods: map[netip.Addr]model.Name{
 		netip.MustParseAddr("10.244.0.1"): {Namespace: "a", Name: "closed"},
 		netip.MustParseAddr("10.244.0.5"): {Namespace: "a", Name: "unseen"},
 		netip.MustParseAddr("10.244.0.6"): {Namespace: "b", Name: "unseen"},
 		netip.MustParseAddr("10.244.1.9"): {Namespace: "a", Name: "closed"}}}
 	for _, tc := range []struct {
 		why      string
-		local    networkpolicy.Local
+		local    networkpolicy.NodeInputs
 		from, to string
 		port     uint16
 		want     string // what Verdict says of itself, both halves and whether the two are isolated

@@ -11,9 +11,8 @@ import (
 	"wayleave.dev/model"
 )
 
-// Gate holds back a new pod until its isolation is in the kernel. It joins who gives
-// addresses to pods, whose calls it answers, with the loop that programs policies. All
-// methods may be called concurrently.
+// Gate holds back a new pod until its isolation is in the kernel. The CNI server, which assigns addresses, calls
+// Isolate; the loop that programs policies calls Take and AfterRound. All methods may be called concurrently.
 type Gate struct {
 	node string
 	wake chan struct{}
@@ -21,8 +20,7 @@ type Gate struct {
 	mu      sync.Mutex
 	dns     []netip.Addr
 	ingress bool
-	// pods are the leases; given counts their changes, taken says which of them the loop
-	// has planned with.
+	// pods are the leases. given counts their changes, and taken those that the loop has planned with.
 	pods         map[netip.Addr]model.Name
 	known        bool
 	given, taken uint64
@@ -41,8 +39,7 @@ func NewGate(node string) *Gate {
 	return &Gate{node: node, wake: make(chan struct{}, 1), ready: make(chan struct{}), waiters: map[*waiter]struct{}{}}
 }
 
-// Leases sets whose the addresses of this node are. It must be called before a new
-// address is in use.
+// Leases sets the pods that have addresses of this node. It must be called before a new address is in use.
 func (g *Gate) Leases(pods map[netip.Addr]model.Name) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -86,8 +83,8 @@ func (g *Gate) ring() {
 	}
 }
 
-// Known returns once the leases were set for the first time. An agent that starts must
-// not program before that: pods that run would be taken for gone.
+// Known returns once the leases were set for the first time. An agent that starts must not program before: running pods
+// would count as gone.
 func (g *Gate) Known(ctx context.Context) error {
 	select {
 	case <-g.ready:
@@ -101,30 +98,30 @@ func (g *Gate) Known(ctx context.Context) error {
 func (g *Gate) Wake() <-chan struct{} { return g.wake }
 
 // Take is for the loop: what to plan with, and whether that is new.
-func (g *Gate) Take() (Local, bool) {
+func (g *Gate) Take() (NodeInputs, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	changed := g.taken != g.given || g.given == 0
 	g.taken = g.given
-	return Local{Node: g.node, Pods: g.pods, DNS: g.dns, Ingress: g.ingress}, changed
+	return NodeInputs{Node: g.node, Pods: g.pods, DNS: g.dns, Ingress: g.ingress}, changed
 }
 
-// Settled is for the loop: it lets those pods pass whose isolation holds.
-func (g *Gate) Settled(holds func(Key) bool) {
+// AfterRound is for the loop: it releases the pods whose isolation is in the kernel, which applied says of a key.
+func (g *Gate) AfterRound(applied func(Key) bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for w := range g.waiters {
-		if w.given <= g.taken && w.holds(holds) {
+		if w.given <= g.taken && w.isIsolated(applied) {
 			close(w.done)
 			delete(g.waiters, w)
 		}
 	}
 }
 
-func (w *waiter) holds(holds func(Key) bool) bool {
+func (w *waiter) isIsolated(applied func(Key) bool) bool {
 	for _, ip := range w.ips {
 		for _, d := range []Direction{Ingress, Egress} {
-			if !holds(Key{Kind: PodEntry, Direction: d, Addr: ip}) {
+			if !applied(Key{Kind: PodEntry, Direction: d, Addr: ip}) {
 				return false
 			}
 		}
@@ -132,14 +129,14 @@ func (w *waiter) holds(holds func(Key) bool) bool {
 	return true
 }
 
-// Isolate returns when what policies say of the addresses, as leased by now, is in the
-// kernel; with an error when ctx ends before.
+// Isolate returns when the policy rules for the addresses, as leased now, are in the kernel; with an error when ctx
+// ends before.
 func (g *Gate) Isolate(ctx context.Context, ips []netip.Addr) error {
 	w := &waiter{ips: ips, done: make(chan struct{})}
 	g.mu.Lock()
 	w.given = g.given
 	g.waiters[w] = struct{}{}
-	g.ring() // the loop may have settled before this call
+	g.ring() // the last round may have ended before this call
 	g.mu.Unlock()
 	select {
 	case <-w.done:

@@ -35,7 +35,7 @@ func TestAPodWaitsForItsIsolation(t *testing.T) {
 		go func() { passed <- g.Isolate(t.Context(), []netip.Addr{a}) }()
 		synctest.Wait()
 		yes, no := func(Key) bool { return true }, func(k Key) bool { return k.Direction != Egress }
-		g.Settled(yes) // of the lease before
+		g.AfterRound(yes) // of the lease before
 		synctest.Wait()
 		if len(passed) > 0 {
 			t.Fatal("it passed by the isolation of the pod before")
@@ -43,12 +43,12 @@ func TestAPodWaitsForItsIsolation(t *testing.T) {
 		if l, changed := g.Take(); !changed || l.Pods[a].Name != "b" {
 			t.Fatalf("the loop takes %v, %v", l, changed)
 		}
-		g.Settled(no)
+		g.AfterRound(no)
 		synctest.Wait()
 		if len(passed) > 0 {
 			t.Fatal("it passed while one direction does not hold")
 		}
-		g.Settled(yes)
+		g.AfterRound(yes)
 		if err := <-passed; err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +56,7 @@ func TestAPodWaitsForItsIsolation(t *testing.T) {
 		<-g.Wake()
 		go func() { passed <- g.Isolate(t.Context(), []netip.Addr{a}) }()
 		<-g.Wake()
-		g.Settled(yes)
+		g.AfterRound(yes)
 		if err := <-passed; err != nil {
 			t.Fatal(err)
 		}

@@ -116,7 +116,7 @@ func (x *index) addTo(g *group) {
 	}
 }
 
-// release forgets the group when nobody means it any more.
+// release forgets the group when no policy refers to it any more.
 func (x *index) release(g *group) {
 	if g.refs--; g.refs > 0 {
 		return

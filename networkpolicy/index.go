@@ -39,7 +39,7 @@ type index struct {
 	// claims are the pods that say that they have an address, holder who has it.
 	claims map[netip.Addr]map[*pod]struct{}
 	holder map[netip.Addr]*pod
-	local  Local
+	local  NodeInputs
 	leased map[model.Name]map[netip.Addr]struct{}
 	dns    *pod
 	// proxy is the ingress proxy of all nodes, nodes are the addresses of each, and proxies

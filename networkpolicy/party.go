@@ -42,7 +42,7 @@ func proxyPod() *model.Pod {
 
 // Identify says who has an address. What this node leased it knows best; of pods that
 // claim one address the youngest has it, since the others are about to end.
-func Identify(v model.Snapshot, l Local, addr netip.Addr) Party {
+func Identify(v model.Snapshot, l NodeInputs, addr netip.Addr) Party {
 	p := Party{Addr: addr, DNS: slices.Contains(l.DNS, addr)}
 	if p.DNS {
 		return p
@@ -78,7 +78,7 @@ func Identify(v model.Snapshot, l Local, addr netip.Addr) Party {
 }
 
 // proxyAt is the node whose ingress proxy the address is for, or empty.
-func proxyAt(v model.Snapshot, l Local, addr netip.Addr) string {
+func proxyAt(v model.Snapshot, l NodeInputs, addr netip.Addr) string {
 	if !l.Ingress {
 		return ""
 	}

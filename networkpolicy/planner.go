@@ -29,16 +29,16 @@ type Planner struct {
 }
 
 // NewPlanner makes one for the facts that hold at the start.
-func NewPlanner(local Local) *Planner {
+func NewPlanner(local NodeInputs) *Planner {
 	p := &Planner{index: newIndex(), policies: map[model.Name]*policy{}, profiles: map[string]*profile{},
 		isolated: map[netip.Addr][2]string{}, isolating: map[string][2]int{}}
-	p.SetLocal(local)
+	p.SetInputs(local)
 	return p
 }
 
-// SetLocal replaces the facts of the node. The next Keys returns what they change, also
+// SetInputs replaces the facts of the node. The next Keys returns what they change, also
 // when it is given no changes of the model.
-func (p *Planner) SetLocal(l Local) { p.changeLocal(l.clone()) }
+func (p *Planner) SetInputs(l NodeInputs) { p.changeInputs(l.clone()) }
 
 // Keys brings the planner to the snapshot, and returns the keys whose entries may have
 // changed.

@@ -11,7 +11,7 @@ import (
 func (r *rig) change(d dice) {
 	switch d.IntN(11) {
 	case 0:
-		r.setLocal(d.facts())
+		r.setInputs(d.facts())
 	case 1:
 		r.write(func(w *model.Writer) { w.Delete(model.PodKind, d.podName()) })
 	case 2, 3, 4:
@@ -92,7 +92,7 @@ func TestChangesEndWhereAFreshPlannerBegins(t *testing.T) {
 // checkSize says that nothing is left in the planner when all has gone.
 func (r *rig) checkSize() {
 	r.t.Helper()
-	r.setLocal(Local{Node: "here"})
+	r.setInputs(NodeInputs{Node: "here"})
 	r.clear()
 	r.step()
 	p := r.planner

@@ -16,7 +16,7 @@ func prefixes(s ...string) (out []netip.Prefix) {
 }
 
 func TestProblemsOfPolicies(t *testing.T) {
-	r := newRig(t, Local{})
+	r := newRig(t, NodeInputs{})
 	web := model.Name{Namespace: "a", Name: "web"}
 	r.write(func(w *model.Writer) {
 		w.PutNamespace(&model.Namespace{Name: "kube-system", Labels: map[string]string{"name": "kube-system"}})
@@ -97,7 +97,7 @@ func TestProblemsFollowChanges(t *testing.T) {
 	asked, all := 0, 0
 	for seed := range uint64(6) {
 		d := newDice(seed)
-		r := newRig(t, Local{})
+		r := newRig(t, NodeInputs{})
 		judge, book := NewJudge(), map[model.Name][]model.Problem{}
 		for step := range 300 {
 			r.change(d)

@@ -17,11 +17,11 @@ type rig struct {
 	store   *model.Store
 	watch   *model.Watcher
 	planner *Planner
-	local   Local
+	local   NodeInputs
 	entries map[Key]Entry
 }
 
-func newRig(t testing.TB, local Local) *rig {
+func newRig(t testing.TB, local NodeInputs) *rig {
 	t.Helper()
 	store, err := model.NewStore()
 	if err != nil {
@@ -59,9 +59,9 @@ func (r *rig) clear() {
 	})
 }
 
-func (r *rig) setLocal(l Local) {
+func (r *rig) setInputs(l NodeInputs) {
 	r.local = l
-	r.planner.SetLocal(l)
+	r.planner.SetInputs(l)
 }
 
 // step is a round of the loop; it returns how many keys were planned.
@@ -84,7 +84,7 @@ func (r *rig) fresh() map[Key]Entry {
 	return planAll(snap, r.local)
 }
 
-func planAll(snap model.Snapshot, local Local) map[Key]Entry {
+func planAll(snap model.Snapshot, local NodeInputs) map[Key]Entry {
 	c := model.Changes{Pods: map[model.Name]struct{}{}, Namespaces: map[string]struct{}{},
 		Policies: map[model.Name]struct{}{}, Nodes: map[string]struct{}{}}
 	for n := range snap.Nodes() {
@@ -260,8 +260,8 @@ func (d dice) node(name string) *model.Node {
 	})}
 }
 
-func (d dice) facts() Local {
-	l := Local{Node: pick(d, "here", "here", "here", "there"), Ingress: !d.one(3)}
+func (d dice) facts() NodeInputs {
+	l := NodeInputs{Node: pick(d, "here", "here", "here", "there"), Ingress: !d.one(3)}
 	l.DNS = some(d, 2, func() netip.Addr {
 		return pick(d, netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:96::a"))
 	})

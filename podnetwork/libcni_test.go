@@ -31,6 +31,7 @@ func newRuntime(t *testing.T) *runtime {
 	t.Helper()
 	m := newCluster(t).nodes[0]
 	build := exec.Command("go", "build", "-o", m.path("bin/chained"), "./testdata/chained")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the chained plugin: %v: %s", err, out)
 	}

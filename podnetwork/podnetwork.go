@@ -138,7 +138,7 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 		default:
 		}
 	})
-	n.tables = &tables{conn: c.NFT, track: c.Track, leases: book.List, port: cmp.Or(c.VXLANPort, routes.Port)}
+	n.tables = newTables(c.NFT, c.Track, cmp.Or(c.VXLANPort, routes.Port), book.List)
 	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Full: n.full,
 		Isolate: c.Isolate, Log: c.Log,
 		Reserved: func(p model.Protocol, port uint16) string { return c.Reserved.Port(c.Store.Snapshot(), p, port) }}
@@ -255,16 +255,16 @@ func (n *Network) translation(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	loop := &reconcile.Loop[string, world]{
-		Name: "masquerade", Store: n.Store, Kinds: model.NodeKind, Equal: world.equal,
+	loop := &reconcile.Loop[string, clusterFacts]{
+		Name: "masquerade", Store: n.Store, Kinds: model.NodeKind, Equal: clusterFacts.equal,
 		Keys: func(_ model.Snapshot, c model.Changes) []string {
 			if len(c.Nodes) == 0 {
 				return nil
 			}
 			return []string{""}
 		},
-		Plan: func(s model.Snapshot, _ string) (world, bool, []model.Problem) {
-			return makeWorld(s, n.Node, n.Masquerade), true, nil
+		Plan: func(s model.Snapshot, _ string) (clusterFacts, bool, []model.Problem) {
+			return makeClusterFacts(s, n.Node, n.Masquerade), true, nil
 		},
 		Target: n.tables, Foreign: foreign, Health: n.Translation, Log: n.Log,
 	}

@@ -107,7 +107,7 @@ func (m *machine) enforce(store *model.Store, ingress bool) {
 		m.t.Fatal(err)
 	}
 	defer w.Close()
-	planner := networkpolicy.NewPlanner(networkpolicy.Local{Node: m.name, Pods: holders(m.net.book.List()),
+	planner := networkpolicy.NewPlanner(networkpolicy.NodeInputs{Node: m.name, Pods: holders(m.net.book.List()),
 		Ingress: ingress})
 	snap, changes, _ := w.Poll()
 	entries := map[networkpolicy.Key]networkpolicy.Entry{}

@@ -1,7 +1,9 @@
 package podnetwork
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,6 +11,7 @@ import (
 
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/nft/program"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/hostport"
@@ -58,30 +61,52 @@ func vxlan(port uint16) nft.Rule {
 	return nft.Rule{nft.ProtoIs(17), nft.DportIs(port), nft.VNIIs(routes.VNI)}
 }
 
-// members are the elements of a family's sets.
-func members(f nft.Family, w world, leases []ipam.Lease) map[string][]nft.Element {
-	out := map[string][]nft.Element{}
-	for _, p := range w.own {
-		if family(p.Addr()) == f {
-			out["own-pod-cidrs"] = append(out["own-pod-cidrs"], nft.Range(p))
+// tableKey is the key of what the tables hold: a lease with host ports, or the cluster's facts, which have the zero
+// key.
+type tableKey = ipam.Key
+
+// tablePlan is what a key asks for: a lease's host ports, or the facts.
+type tablePlan struct {
+	facts *clusterFacts
+	ips   []netip.Addr
+	ports []hostport.Mapping
+}
+
+func (p tablePlan) equal(o tablePlan) bool {
+	if p.facts != nil && o.facts != nil {
+		return p.facts.equal(*o.facts)
+	}
+	return p.facts == o.facts && slices.Equal(p.ips, o.ips) && slices.Equal(p.ports, o.ports)
+}
+
+// render calls out for the elements of a plan.
+func render(_ tableKey, p tablePlan, out program.Output) {
+	if p.facts != nil {
+		p.facts.render(out)
+	}
+	for _, f := range nft.Families() {
+		for set, list := range hostport.Elements(f, p.ips, p.ports) {
+			for _, e := range list {
+				emit(out, f, set, e)
+			}
 		}
+	}
+}
+
+func (w clusterFacts) render(out program.Output) {
+	for _, p := range w.own {
+		emit(out, family(p.Addr()), "own-pod-cidrs", nft.Range(p))
 	}
 	for _, p := range nft.Disjoint(w.all) {
-		if family(p.Addr()) == f {
-			out["pod-cidrs"] = append(out["pod-cidrs"], nft.Range(p))
-		}
+		emit(out, family(p.Addr()), "pod-cidrs", nft.Range(p))
 	}
 	for _, a := range w.nodes {
-		if family(a) == f {
-			out["node-ips"] = append(out["node-ips"], nft.Element{Key: nft.Pack(a)})
-		}
+		emit(out, family(a), "node-ips", nft.Element{Key: nft.Pack(a)})
 	}
-	for _, l := range leases {
-		for set, list := range hostport.Elements(f, l.IPs, l.Ports) {
-			out[set] = append(out[set], list...)
-		}
-	}
-	return out
+}
+
+func emit(out program.Output, f nft.Family, set string, e nft.Element) {
+	out.Element(program.Place{Family: f, Set: set, Key: e.Key}, program.Value{Data: e.Data, End: e.End})
 }
 
 func family(a netip.Addr) nft.Family {
@@ -91,20 +116,20 @@ func family(a netip.Addr) nft.Family {
 	return nft.IPv4
 }
 
-// world is what the rules depend on, beside the leases.
-type world struct {
+// clusterFacts are what the rules depend on, beside the leases.
+type clusterFacts struct {
 	// own is empty when nothing is to be masqueraded.
 	own, all []netip.Prefix
 	nodes    []netip.Addr
 }
 
-func (w world) equal(o world) bool {
+func (w clusterFacts) equal(o clusterFacts) bool {
 	return slices.Equal(w.own, o.own) && slices.Equal(w.all, o.all) && slices.Equal(w.nodes, o.nodes)
 }
 
-// makeWorld collects the networks of pods and the addresses of nodes.
-func makeWorld(s model.Snapshot, self string, masquerade bool) world {
-	var w world
+// makeClusterFacts collects the networks of pods and the addresses of nodes.
+func makeClusterFacts(s model.Snapshot, self string, masquerade bool) clusterFacts {
+	var w clusterFacts
 	for node := range s.Nodes() {
 		w.all = append(w.all, node.PodCIDRs...)
 		w.nodes = append(w.nodes, node.InternalIPs...)
@@ -115,67 +140,110 @@ func makeWorld(s model.Snapshot, self string, masquerade bool) world {
 	return w
 }
 
-// tables writes both tables: few elements, whole each time, in one transaction.
-// Safe for concurrent use.
+// tables keeps both tables. Safe for concurrent use.
 type tables struct {
-	conn   nft.Conn
 	track  conntrack.Flusher
 	leases func() []ipam.Lease
-	port   uint16 // of VXLAN
 
-	mu    sync.Mutex
-	world world
-	known bool // world is
+	mu      sync.Mutex
+	program *program.Program[tableKey, tablePlan]
+	// facts is nil before the first Sync.
+	facts *clusterFacts
 }
 
-var _ reconcile.Target[string, world] = (*tables)(nil)
+var _ reconcile.Target[string, clusterFacts] = (*tables)(nil)
 
-// Sync implements reconcile.Target; the only key is "".
-func (t *tables) Sync(ctx context.Context, plans map[string]world) error {
+// newTables makes them; the kernel is not touched before Sync. vxlanPort is the UDP port of VXLAN.
+func newTables(conn nft.Conn, track conntrack.Flusher, vxlanPort uint16, leases func() []ipam.Lease) *tables {
+	return &tables{track: track, leases: leases, program: program.New(program.Config[tableKey, tablePlan]{
+		Conn: conn, Table: func(f nft.Family) nft.Table { return table(f, vxlanPort) }, Render: render,
+		Compare: compareKeys})}
+}
+
+func compareKeys(a, b tableKey) int {
+	return cmp.Or(cmp.Compare(a.Container, b.Container), cmp.Compare(a.Interface, b.Interface))
+}
+
+// wanted returns the plans of the facts and of the leases as they are now.
+func (t *tables) wanted() map[tableKey]tablePlan {
+	out := map[tableKey]tablePlan{{}: {facts: t.facts}}
+	for _, l := range t.leases() {
+		if len(l.Ports) > 0 {
+			out[l.Key] = tablePlan{ips: l.IPs, ports: l.Ports}
+		}
+	}
+	return out
+}
+
+// Sync implements reconcile.Target; the only key is "". It also looks at the leases.
+func (t *tables) Sync(ctx context.Context, plans map[string]clusterFacts) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.world, t.known = plans[""], true
-	var changes []nft.Change
-	for _, f := range nft.Families() {
-		have, err := t.conn.Read(ctx, table(f, t.port))
-		if err != nil {
-			return err
-		}
-		c := t.change(f)
-		c.Batch.Base, c.Batch.Recreate = true, have.Exists && !have.Fits
-		changes = append(changes, c)
-	}
-	return t.conn.CommitAll(ctx, changes...)
+	facts := plans[""]
+	t.facts = &facts
+	return finish(t.program.Sync(ctx, t.wanted()))
 }
 
 // Apply implements reconcile.Target.
-func (t *tables) Apply(ctx context.Context, set map[string]world, _ []string) error {
-	return t.Sync(ctx, set)
-}
-
-// Refresh writes the host ports of the leases as they are now. Before the first
-// Sync there is nothing to do: that writes them, too.
-func (t *tables) Refresh(ctx context.Context) error {
+func (t *tables) Apply(ctx context.Context, set map[string]clusterFacts, _ []string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.known {
+	facts := set[""]
+	t.facts = &facts
+	return finish(t.apply(ctx))
+}
+
+// refresh writes the host ports of the leases as they are now, and returns what went wrong with one of them. Before the
+// first Sync there is nothing to do: that writes them, too.
+func (t *tables) refresh(ctx context.Context, l ipam.Lease) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.facts == nil {
 		return nil
 	}
-	var changes []nft.Change
-	for _, f := range nft.Families() {
-		changes = append(changes, t.change(f))
+	failed, err := t.apply(ctx)
+	if err = cmp.Or(err, failed[l.Key]); err != nil {
+		return fmt.Errorf("host ports of %s: %w", l.Pod, err)
 	}
-	return t.conn.CommitAll(ctx, changes...)
+	return nil
+}
+
+// apply programs what is wanted otherwise than it is in force.
+func (t *tables) apply(ctx context.Context) (reconcile.KeyErrors[tableKey], error) {
+	wanted, inForce := t.wanted(), t.program.InForce()
+	set, del := map[tableKey]tablePlan{}, []tableKey{}
+	for k, p := range wanted {
+		if old, ok := inForce[k]; !ok || !old.equal(p) {
+			set[k] = p
+		}
+	}
+	for k := range t.program.Wanted() {
+		if _, ok := wanted[k]; !ok {
+			del = append(del, k)
+		}
+	}
+	return t.program.Apply(ctx, set, del)
+}
+
+// finish joins the errors. A failed lease is not a key of the loop, so the loop has to look at everything again.
+func finish(failed reconcile.KeyErrors[tableKey], err error) error {
+	if err == nil && len(failed) > 0 {
+		err = errors.New(failed.Error())
+	}
+	return err
 }
 
 // Map implements cni.Ports: the lease is in the book. UDP flows that went to the
 // node itself until now go to the pod from their next packet on.
 func (t *tables) Map(ctx context.Context, l ipam.Lease) error {
-	if err := t.Refresh(ctx); err != nil {
-		return fmt.Errorf("host ports of %s: %w", l.Pod, err)
+	if err := t.refresh(ctx, l); err != nil {
+		return err
 	}
 	t.mu.Lock()
-	nodes := slices.Clone(t.world.nodes)
+	var nodes []netip.Addr
+	if t.facts != nil {
+		nodes = slices.Clone(t.facts.nodes)
+	}
 	t.mu.Unlock()
 	var before []netip.AddrPort
 	for _, m := range l.Ports {
@@ -192,8 +260,8 @@ func (t *tables) Map(ctx context.Context, l ipam.Lease) error {
 
 // Unmap implements cni.Ports: the lease has left the book.
 func (t *tables) Unmap(ctx context.Context, l ipam.Lease) error {
-	if err := t.Refresh(ctx); err != nil {
-		return fmt.Errorf("host ports of %s: %w", l.Pod, err)
+	if err := t.refresh(ctx, l); err != nil {
+		return err
 	}
 	var flows []conntrack.Flow
 	for _, m := range l.Ports {
@@ -216,12 +284,4 @@ func (t *tables) flush(ctx context.Context, flows []conntrack.Flow, plain []neti
 		return nil
 	}
 	return t.track.Flush(ctx, flows, plain)
-}
-
-func (t *tables) change(f nft.Family) nft.Change {
-	c := nft.Change{Table: table(f, t.port), Batch: nft.Batch{Add: members(f, t.world, t.leases())}}
-	for _, s := range table(f, t.port).Sets {
-		c.Batch.Clear = append(c.Batch.Clear, s.Name)
-	}
-	return c
 }

@@ -9,26 +9,27 @@ import (
 	"wayleave.dev/model"
 )
 
-// Options are what plans follow from beside the objects.
+// Options are the inputs of a plan that are not API objects.
 type Options struct {
 	// Node is the name of the node; empty for none.
 	Node string
-	// Remote has the node's own endpoint left out where there is another, see
-	// MakeElsewhere.
-	Remote bool
+	// PreferRemote is for a Service that the node serves by itself for as long as it can: the node's own endpoint is
+	// not among the slots for the cluster, so that clients are sent to another node's. Where there is no other, it
+	// stays.
+	PreferRemote bool
 	// NoExternalIPs refuses spec.externalIPs of every Service.
 	NoExternalIPs bool
 	// Reserved are ports of the nodes' programs that are no node ports.
 	Reserved model.Reserved
 }
 
-// class orders what Services claim: a lower one wins, whatever is older.
+// class ranks claims: a lower class wins, whichever Service is older.
 type class uint8
 
 const (
 	classClusterIP class = iota // given by the API server, each once
-	classBalancer               // written by whoever may write services/status
-	classExternal               // written by whoever may write Services
+	classBalancer               // written by accounts that may write services/status
+	classExternal               // written by accounts that may write Services
 )
 
 // String is the field of the class.
@@ -36,8 +37,8 @@ func (c class) String() string {
 	return [...]string{"spec.clusterIPs", "status.loadBalancer.ingress", "spec.externalIPs"}[c]
 }
 
-// isServed says whether the data plane serves the Service at all, so that its claims
-// count against others'.
+// isServed says whether the data plane serves the Service at all. Only then do its claims compete with those of other
+// Services.
 func isServed(svc *model.Service) bool {
 	return !svc.Headless && svc.Type != model.ExternalName && !svc.OtherProxy && len(svc.ClusterIPs) > 0
 }
@@ -59,23 +60,22 @@ func classOf(svc *model.Service, a netip.Addr) (c class, ok bool) {
 	return 0, false
 }
 
-// olderFirst orders Services whose claims are of one class: the older has it, and of two
-// that are equally old the first by namespace and name. Nothing of it follows from what a
-// node has seen before.
+// olderFirst orders Services whose claims are of one class: by age, then by namespace and name. The order does not
+// depend on what a node has seen before.
 func olderFirst(a, b *model.Service) int {
 	return cmp.Or(a.Created.Compare(b.Created), a.Name.Compare(b.Name))
 }
 
-// contest says which claims of one Service hold, from the snapshot alone: so every node,
-// every mode and every start comes to the same end.
+// contest decides which claims of one Service are granted, from the snapshot alone. So every node, every mode and every
+// start decides the same.
 type contest struct {
 	snap model.Snapshot
 	svc  *model.Service
 	opt  Options
 }
 
-// clusterIP says who keeps the Service from one of its ClusterIPs; nil: nobody. The API
-// server gives each once; manifests may not.
+// clusterIP returns the owner of one of the Service's ClusterIPs, nil when that is the Service itself. The API server
+// assigns each address once; manifests may not.
 func (c contest) clusterIP(a netip.Addr) *model.Service {
 	for o := range c.snap.ServicesClaiming(model.Claim{Addr: a}) {
 		if o.Name != c.svc.Name && isServed(o) && slices.Contains(o.ClusterIPs, a) && olderFirst(o, c.svc) < 0 {
@@ -85,7 +85,7 @@ func (c contest) clusterIP(a netip.Addr) *model.Service {
 	return nil
 }
 
-// nodePort says who keeps the Service from a node port; nil: nobody.
+// nodePort returns the owner of a node port, nil when that is the Service itself.
 func (c contest) nodePort(p model.Protocol, port uint16) *model.Service {
 	for o := range c.snap.ServicesClaiming(model.Claim{Protocol: p, Port: port}) {
 		if o.Name != c.svc.Name && isServed(o) && o.Type != model.ClusterIP && olderFirst(o, c.svc) < 0 {
@@ -95,8 +95,8 @@ func (c contest) nodePort(p model.Protocol, port uint16) *model.Service {
 	return nil
 }
 
-// port says who keeps the Service from a port of an address outside that it claims by the
-// class; nil: nobody.
+// port returns the owner of a port of an external address that the Service claims by the class, nil when that is the
+// Service itself.
 func (c contest) port(a netip.Addr, p model.ServicePort, mine class) *model.Service {
 	for o := range c.snap.ServicesClaiming(model.Claim{Addr: a, Outside: true, Protocol: p.Protocol, Port: p.Port}) {
 		if o.Name == c.svc.Name || !isServed(o) {
@@ -113,8 +113,7 @@ func (c contest) port(a netip.Addr, p model.ServicePort, mine class) *model.Serv
 	return nil
 }
 
-// address says why no Service may have the address for clients outside, or not this one;
-// empty: it may.
+// address says why the Service may not have the address for external clients; empty when it may.
 func (c contest) address(a netip.Addr) string {
 	if why := notGlobal(a); why != "" {
 		return why
@@ -173,7 +172,7 @@ func (c contest) balancer(a netip.Addr) *model.Service {
 	return nil
 }
 
-// reserved says whose port of the node a node port would take; empty: nobody's.
+// reserved names the program of the node that has the port; empty for none.
 func (c contest) reserved(p model.Protocol, port uint16) string {
 	if c.svc.Name == apiService() {
 		return ""
@@ -195,8 +194,8 @@ func ingressService() model.Name {
 	return model.Name{Namespace: "kube-system", Name: "wayleave-ingress"}
 }
 
-// notGlobal says why an address can be no Service's: it would take packets away from the
-// node itself, or from everybody. It is empty for all others.
+// notGlobal says why no Service can have the address: it would take packets away from the node itself, or from all
+// clients. It is empty for all other addresses.
 func notGlobal(a netip.Addr) string {
 	switch {
 	case !a.IsValid(), a.IsUnspecified(), a.IsLoopback(), a.IsLinkLocalUnicast(), a.IsMulticast():

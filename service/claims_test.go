@@ -119,7 +119,7 @@ func (c *claims) owners() map[Frontend]model.Name {
 	c.t.Helper()
 	out := map[Frontend]model.Name{}
 	for k, p := range c.plans {
-		for _, e := range p.Entries {
+		for _, e := range p.Frontends {
 			if o, ok := out[e.Frontend]; ok {
 				c.t.Fatalf("%s is planned for %s and for %s", e.Frontend, o, k)
 			}
@@ -177,7 +177,7 @@ func TestClaimsThatNoServiceMayHave(t *testing.T) {
 			if bad := c.bad[s.Name]; len(bad) != 1 || bad[0].Field != field || !strings.Contains(bad[0].Reason, why) {
 				t.Errorf("%s %s: problems %v, want one that says %q", field, addr, bad, why)
 			}
-			for _, e := range c.plans[s.Name].Entries {
+			for _, e := range c.plans[s.Name].Frontends {
 				if !slices.Contains(s.ClusterIPs, e.Frontend.Addr) {
 					t.Errorf("%s %s: %s is planned", field, addr, e.Frontend)
 				}
@@ -230,7 +230,7 @@ func TestExternalIPsCanBeTurnedOff(t *testing.T) {
 		"service.externalIPs") {
 		t.Errorf("problems %v", bad)
 	}
-	if n := len(c.plans[s.Name].Entries); n != 1 {
+	if n := len(c.plans[s.Name].Frontends); n != 1 {
 		t.Errorf("%d frontends, want the ClusterIP's alone", n)
 	}
 }
@@ -489,7 +489,7 @@ func TestBackendsOfAServiceAreBounded(t *testing.T) {
 	c.write(func(w *model.Writer) { w.PutService(s); w.PutEndpointSlice(slice) })
 	c.follow()
 	n := 0
-	for _, e := range c.plans[s.Name].Entries {
+	for _, e := range c.plans[s.Name].Frontends {
 		n += len(e.Slots)
 	}
 	if bad := c.bad[s.Name]; n > maxSlots || n < maxSlots/4 || len(bad) != 1 || bad[0].Field != "spec.ports" {

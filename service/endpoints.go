@@ -31,7 +31,7 @@ type candidate struct {
 	ready bool
 }
 
-func collect(snap model.Snapshot, svc *model.Service, node string, self *model.Node, elsewhere bool) endpoints {
+func collect(snap model.Snapshot, svc *model.Service, node string, self *model.Node, preferRemote bool) endpoints {
 	all := map[portKey][]candidate{}
 	e := endpoints{cluster: map[portKey][]netip.AddrPort{}, here: map[portKey][]netip.AddrPort{}}
 	for slice := range snap.EndpointSlices(svc.Name) {
@@ -59,7 +59,7 @@ func collect(snap model.Snapshot, svc *model.Service, node string, self *model.N
 	for key, list := range all {
 		here := func(c candidate) bool { return c.Node == node }
 		e.here[key] = choose(list, here)
-		if others := slices.DeleteFunc(slices.Clone(list), here); elsewhere && len(others) > 0 {
+		if others := slices.DeleteFunc(slices.Clone(list), here); preferRemote && len(others) > 0 {
 			list = others
 		}
 		e.cluster[key] = choose(list, near(list, node, zone))
@@ -87,7 +87,7 @@ func choose(list []candidate, fits func(candidate) bool) (out []netip.AddrPort) 
 
 // near tells which endpoints the hints give to this node (KEP-2433, KEP-3015). Hints
 // count only when every ready endpoint has them and one is for this node, or for its
-// zone: else nobody would serve it.
+// zone; otherwise no endpoint would serve it.
 func near(list []candidate, node, zone string) func(candidate) bool {
 	forNode := func(c candidate) bool { return !c.ready || slices.Contains(c.ForNodes, node) }
 	forZone := func(c candidate) bool { return !c.ready || slices.Contains(c.ForZones, zone) }
@@ -115,10 +115,10 @@ func (h *hint) see(list []string, me string) {
 	h.one = h.one || slices.Contains(list, me)
 }
 
-// internal is the entry of a ClusterIP.
-func (e endpoints) internal(svc *model.Service, p model.ServicePort, vip netip.Addr) Entry {
+// internal returns the frontend of a ClusterIP.
+func (e endpoints) internal(svc *model.Service, p model.ServicePort, vip netip.Addr) FrontendPlan {
 	key := portKey{p.Name, p.Protocol, vip.Is6()}
-	out := Entry{Frontend: Frontend{vip, p.Protocol, p.Port}, Port: p.Name, Slots: e.cluster[key],
+	out := FrontendPlan{Frontend: Frontend{vip, p.Protocol, p.Port}, Port: p.Name, Slots: e.cluster[key],
 		Affinity: svc.Affinity}
 	if svc.InternalLocal {
 		out.Local = true
@@ -128,10 +128,10 @@ func (e endpoints) internal(svc *model.Service, p model.ServicePort, vip netip.A
 	return out
 }
 
-// external is the entry of an address or port for clients outside.
-func (e endpoints) external(svc *model.Service, p model.ServicePort, at netip.Addr, port uint16) Entry {
+// external returns the frontend of an address or port for external clients.
+func (e endpoints) external(svc *model.Service, p model.ServicePort, at netip.Addr, port uint16) FrontendPlan {
 	key := portKey{p.Name, p.Protocol, at.Is6()}
-	out := Entry{Frontend: Frontend{at, p.Protocol, port}, Port: p.Name, Slots: e.cluster[key], External: true,
+	out := FrontendPlan{Frontend: Frontend{at, p.Protocol, port}, Port: p.Name, Slots: e.cluster[key], External: true,
 		Split: svc.ExternalLocal, Affinity: svc.Affinity}
 	if out.Split {
 		out.Outside = e.here[key]

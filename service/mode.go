@@ -11,12 +11,11 @@ import (
 // be called concurrently; they wait for one another.
 type Mode interface {
 	reconcile.Target[model.Name, Plan]
-	// SetLocal replaces the facts of the node; they take effect with the next Sync.
-	SetLocal(Local)
-	// ApplyLocal replaces them and brings them about; before the first Sync it only
-	// keeps them.
-	ApplyLocal(context.Context, Local) error
-	// Watch tells of foreign changes to what is the mode's, until ctx ends.
+	// SetNodeFacts replaces the facts of the node; they take effect with the next Sync.
+	SetNodeFacts(NodeFacts)
+	// ApplyNodeFacts replaces and programs them; before the first Sync it only records them.
+	ApplyNodeFacts(context.Context, NodeFacts) error
+	// Watch reports changes by others to the kernel objects of the mode, until ctx ends.
 	Watch(context.Context) (<-chan struct{}, error)
 	// Remove takes everything of the mode out of the kernel. Connections that are
 	// established live on.
@@ -25,21 +24,23 @@ type Mode interface {
 	Remains(context.Context) ([]string, error)
 }
 
-// Locals is the target of a mode for the facts of the node, for a reconcile.Loop of
+// NodeFactsTarget is the target of a mode for the facts of the node, for a reconcile.Loop of
 // its own: its key is the name of this node, and there is no other.
-type Locals struct{ Mode Mode }
+type NodeFactsTarget struct{ Mode Mode }
 
-var _ reconcile.Target[string, Local] = Locals{}
+var _ reconcile.Target[string, NodeFacts] = NodeFactsTarget{}
 
 // Sync implements reconcile.Target.
-func (t Locals) Sync(ctx context.Context, all map[string]Local) error { return t.Apply(ctx, all, nil) }
+func (t NodeFactsTarget) Sync(ctx context.Context, all map[string]NodeFacts) error {
+	return t.Apply(ctx, all, nil)
+}
 
 // Apply implements reconcile.Target.
-func (t Locals) Apply(ctx context.Context, set map[string]Local, _ []string) error {
-	var l Local
+func (t NodeFactsTarget) Apply(ctx context.Context, set map[string]NodeFacts, _ []string) error {
+	var l NodeFacts
 	for _, l = range set {
 	}
-	return t.Mode.ApplyLocal(ctx, l)
+	return t.Mode.ApplyNodeFacts(ctx, l)
 }
 
 // MasqueradeMark is the bit of the packet mark that a data plane sets on what gets the node's address, from translation

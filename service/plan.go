@@ -35,15 +35,15 @@ func (f Frontend) Compare(g Frontend) int {
 	return cmp.Or(f.Addr.Compare(g.Addr), cmp.Compare(f.Protocol, g.Protocol), cmp.Compare(f.Port, g.Port))
 }
 
-// Entry is a frontend with its slots. Every slot gets an equal share.
-type Entry struct {
+// FrontendPlan is a frontend with its backends. Every backend gets an equal share of new connections.
+type FrontendPlan struct {
 	Frontend Frontend
 	// Port is the name of the Service's port, empty for the only one.
 	Port string
-	// Slots are the backends, sorted, each once. They serve everybody, or with Split
-	// the clients in the cluster: pods and processes of this node.
+	// Slots are the backends, sorted, each once. They serve all clients, or with Split those in the cluster: pods and
+	// processes of this node.
 	Slots []netip.AddrPort
-	// Outside are the backends for all others, with Split: those on this node.
+	// Outside are the backends for all other clients, with Split: those on this node.
 	Outside []netip.AddrPort
 	// External says that the frontend is meant for clients outside (a node port, an
 	// external IP, an address of a load balancer). They get the node's address as
@@ -62,12 +62,12 @@ type Entry struct {
 	Sources []netip.Prefix
 }
 
-// Serves says whether somebody is sent to that backend.
-func (e Entry) Serves(b netip.AddrPort) bool {
+// Serves says whether clients are sent to that backend.
+func (e FrontendPlan) Serves(b netip.AddrPort) bool {
 	return slices.Contains(e.Slots, b) || slices.Contains(e.Outside, b)
 }
 
-func (e Entry) equal(o Entry) bool {
+func (e FrontendPlan) equal(o FrontendPlan) bool {
 	return e.Frontend == o.Frontend && e.Port == o.Port && e.Local == o.Local && e.Balancer == o.Balancer &&
 		e.External == o.External && e.Split == o.Split && e.Drop == o.Drop && e.Affinity == o.Affinity &&
 		slices.Equal(e.Slots, o.Slots) && slices.Equal(e.Outside, o.Outside) && slices.Equal(e.Sources, o.Sources)
@@ -78,8 +78,8 @@ type Plan struct {
 	// VIPs are the addresses that belong to the Service alone: what comes to
 	// another port of them is refused.
 	VIPs []netip.Addr
-	// Entries are sorted by frontend, each of which is there once.
-	Entries []Entry
+	// Frontends are sorted, each of them once.
+	Frontends []FrontendPlan
 	// Hairpin are the endpoints on this node: a connection of one of them that
 	// comes back to itself needs another source address to be answered.
 	Hairpin []netip.Addr
@@ -92,16 +92,18 @@ type Plan struct {
 // Equal compares two plans.
 func Equal(a, b Plan) bool {
 	return a.HealthCheck == b.HealthCheck && slices.Equal(a.VIPs, b.VIPs) && slices.Equal(a.Hairpin, b.Hairpin) &&
-		slices.EqualFunc(a.Entries, b.Entries, Entry.equal)
+		slices.EqualFunc(a.Frontends, b.Frontends, FrontendPlan.equal)
 }
 
-// Entry is that of a frontend; ok is false when the plan has no such.
-func (p Plan) Entry(f Frontend) (e Entry, ok bool) {
-	i, ok := slices.BinarySearchFunc(p.Entries, f, func(e Entry, f Frontend) int { return e.Frontend.Compare(f) })
+// Frontend returns the plan of a frontend; ok is false when there is none.
+func (p Plan) Frontend(f Frontend) (e FrontendPlan, ok bool) {
+	i, ok := slices.BinarySearchFunc(p.Frontends, f, func(e FrontendPlan, f Frontend) int {
+		return e.Frontend.Compare(f)
+	})
 	if !ok {
-		return Entry{}, false
+		return FrontendPlan{}, false
 	}
-	return p.Entries[i], true
+	return p.Frontends[i], true
 }
 
 // Keys are the services that a change touches.
@@ -114,18 +116,10 @@ func Keys(_ model.Snapshot, c model.Changes) []model.Name {
 }
 
 // Make plans one Service for the node of that name. ok is false when the data
-// plane has nothing to do for it: it is gone, headless, an ExternalName or somebody
-// else's.
-// Problems name parts that are left out.
+// plane has nothing to do for it: it is gone, headless, an ExternalName, or another proxy's. Problems name the parts
+// that are left out.
 func Make(snap model.Snapshot, key model.Name, node string) (p Plan, ok bool, problems []model.Problem) {
 	return MakeWith(snap, key, Options{Node: node})
-}
-
-// MakeElsewhere is Make for a Service that the node serves by itself for as long as it
-// can: its own endpoint is not among the slots for the cluster, so that clients are sent
-// to another node's. Where there is no other, it stays.
-func MakeElsewhere(snap model.Snapshot, key model.Name, node string) (p Plan, ok bool, problems []model.Problem) {
-	return MakeWith(snap, key, Options{Node: node, Remote: true})
 }
 
 // MakeWith is Make by options. What another Service has by the order of claims (class,
@@ -141,16 +135,16 @@ func MakeWith(snap model.Snapshot, key model.Name, opt Options) (p Plan, ok bool
 		return Plan{}, false, problems
 	}
 	self, _ := snap.Node(opt.Node)
-	ends := collect(snap, svc, opt.Node, self, opt.Remote)
+	ends := collect(snap, svc, opt.Node, self, opt.PreferRemote)
 	for _, port := range svc.Ports {
 		for _, vip := range p.VIPs {
-			p.Entries = append(p.Entries, ends.internal(svc, port, vip))
+			p.Frontends = append(p.Frontends, ends.internal(svc, port, vip))
 		}
 	}
 	problems = append(problems, p.addNodePorts(c, ends)...)
 	problems = append(problems, p.addExternal(c, ends, self)...)
-	slices.SortStableFunc(p.Entries, func(a, b Entry) int { return a.Frontend.Compare(b.Frontend) })
-	p.Entries, problems = unique(svc, p.Entries, problems)
+	slices.SortStableFunc(p.Frontends, func(a, b FrontendPlan) int { return a.Frontend.Compare(b.Frontend) })
+	p.Frontends, problems = unique(svc, p.Frontends, problems)
 	problems = append(problems, p.bound(c)...)
 	p.Hairpin = ends.local
 	if p.HealthCheck = svc.HealthCheckPort; p.HealthCheck != 0 {
@@ -173,20 +167,20 @@ const maxSlots = 131072
 // on all nodes.
 func (p *Plan) bound(c contest) []model.Problem {
 	n := 0
-	for _, e := range p.Entries {
+	for _, e := range p.Frontends {
 		n += len(e.Slots) + len(e.Outside)
 	}
 	if n <= maxSlots {
 		return nil
 	}
-	each := max(1, maxSlots/len(p.Entries)/2)
-	for i := range p.Entries {
-		e := &p.Entries[i]
+	each := max(1, maxSlots/len(p.Frontends)/2)
+	for i := range p.Frontends {
+		e := &p.Frontends[i]
 		e.Slots, e.Outside = e.Slots[:min(each, len(e.Slots))], e.Outside[:min(each, len(e.Outside))]
 	}
 	const format = "%d frontends with their endpoints are %d backends; %d are the most of one service; " +
 		"the first %d endpoints of each frontend are used"
-	return []model.Problem{c.problem("spec.ports", format, len(p.Entries), n, maxSlots, each)}
+	return []model.Problem{c.problem("spec.ports", format, len(p.Frontends), n, maxSlots, each)}
 }
 
 func (c contest) problem(field, format string, args ...any) model.Problem {
@@ -214,7 +208,7 @@ func (p *Plan) addNodePorts(c contest, ends endpoints) (problems []model.Problem
 			continue
 		}
 		for _, vip := range p.VIPs {
-			p.Entries = append(p.Entries, ends.external(c.svc, port, unspecified(vip), port.NodePort))
+			p.Frontends = append(p.Frontends, ends.external(c.svc, port, unspecified(vip), port.NodePort))
 		}
 	}
 	return problems
@@ -224,27 +218,27 @@ func (p *Plan) addNodePorts(c contest, ends endpoints) (problems []model.Problem
 func (p *Plan) addExternal(c contest, ends endpoints, self *model.Node) (problems []model.Problem) {
 	for i, a := range c.svc.LoadBalancerIPs {
 		field := fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i)
-		entries, bad := c.external(p.VIPs, field, a, classBalancer, ends)
-		for j := range entries {
-			entries[j].Sources, entries[j].Balancer = allowed(c.svc.SourceRanges, a, self), true
+		frontends, bad := c.external(p.VIPs, field, a, classBalancer, ends)
+		for j := range frontends {
+			frontends[j].Sources, frontends[j].Balancer = allowed(c.svc.SourceRanges, a, self), true
 		}
-		p.Entries, problems = append(p.Entries, entries...), append(problems, bad...)
+		p.Frontends, problems = append(p.Frontends, frontends...), append(problems, bad...)
 	}
 	if n := len(c.svc.ExternalIPs); n > 0 && c.opt.NoExternalIPs {
 		return append(problems, c.problem("spec.externalIPs",
 			"%d addresses are not served: the setting service.externalIPs is false", n))
 	}
 	for i, a := range c.svc.ExternalIPs {
-		entries, bad := c.external(p.VIPs, fmt.Sprintf("spec.externalIPs[%d]", i), a, classExternal, ends)
-		p.Entries, problems = append(p.Entries, entries...), append(problems, bad...)
+		frontends, bad := c.external(p.VIPs, fmt.Sprintf("spec.externalIPs[%d]", i), a, classExternal, ends)
+		p.Frontends, problems = append(p.Frontends, frontends...), append(problems, bad...)
 	}
 	return problems
 }
 
-// external are the entries of one address for clients outside.
+// external returns the frontends of one address for external clients.
 func (c contest) external(
 	vips []netip.Addr, field string, a netip.Addr, by class, ends endpoints,
-) (out []Entry, problems []model.Problem) {
+) (out []FrontendPlan, problems []model.Problem) {
 	if !slices.ContainsFunc(vips, func(v netip.Addr) bool { return v.Is6() == a.Is6() }) {
 		return nil, []model.Problem{c.problem(field, "%s is not of a family of the service (spec.ipFamilies)", a)}
 	}
@@ -315,8 +309,8 @@ func (c contest) vips() (good []netip.Addr, problems []model.Problem) {
 	return good, problems
 }
 
-// unique leaves the first of several entries for one frontend.
-func unique(svc *model.Service, sorted []Entry, problems []model.Problem) ([]Entry, []model.Problem) {
+// unique leaves the first of several plans for one frontend.
+func unique(svc *model.Service, sorted []FrontendPlan, problems []model.Problem) ([]FrontendPlan, []model.Problem) {
 	out := sorted[:0]
 	for _, e := range sorted {
 		if n := len(out); n > 0 && out[n-1].Frontend == e.Frontend {

@@ -45,7 +45,7 @@ func TestWhichEndpointsServe(t *testing.T) {
 			if !ok || len(problems) > 0 {
 				t.Fatal(ok, problems)
 			}
-			if got := fmt.Sprint(p.Entries[0].Slots); got != tt.want {
+			if got := fmt.Sprint(p.Frontends[0].Slots); got != tt.want {
 				t.Errorf("slots are %s, want %s", got, tt.want)
 			}
 		})
@@ -78,11 +78,11 @@ func TestServedElsewhere(t *testing.T) {
 				ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
 				Ports:      []model.ServicePort{{Name: "http", Protocol: model.TCP, Port: 80}}}
 			snap := snapshot(t, svc, model.EndpointPort{Name: "http", Protocol: model.TCP, Port: 8080}, tt.endpoints...)
-			p, ok, problems := MakeElsewhere(snap, svc.Name, "node1")
+			p, ok, problems := MakeWith(snap, svc.Name, Options{Node: "node1", PreferRemote: true})
 			if !ok || len(problems) > 0 {
 				t.Fatal(ok, problems)
 			}
-			if got := fmt.Sprint(p.Entries[0].Slots); got != tt.want {
+			if got := fmt.Sprint(p.Frontends[0].Slots); got != tt.want {
 				t.Errorf("slots are %s, want %s", got, tt.want)
 			}
 		})
@@ -138,12 +138,12 @@ func TestPortsAreJoinedByName(t *testing.T) {
 	if got := Text(map[model.Name]Plan{svc.Name: p}); got != want {
 		t.Errorf("plan is\n%s\nwant\n%s", got, want)
 	}
-	for _, e := range p.Entries {
-		if got, ok := p.Entry(e.Frontend); !ok || len(got.Slots) != len(e.Slots) {
+	for _, e := range p.Frontends {
+		if got, ok := p.Frontend(e.Frontend); !ok || len(got.Slots) != len(e.Slots) {
 			t.Errorf("%s is not found", e.Frontend)
 		}
 	}
-	if _, ok := p.Entry(Frontend{p.VIPs[0], model.SCTP, 80}); ok {
+	if _, ok := p.Frontend(Frontend{p.VIPs[0], model.SCTP, 80}); ok {
 		t.Error("a frontend is found that is not there")
 	}
 }
@@ -176,13 +176,13 @@ func TestNodePortsAreOfTheirTypes(t *testing.T) {
 		svc := &model.Service{Name: model.Name{Namespace: "ns", Name: "web"}, Type: typ,
 			ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
 			Ports:      []model.ServicePort{{Protocol: model.TCP, Port: 80, NodePort: 30080}}}
-		if p, _, _ := Make(snapshot(t, svc, model.EndpointPort{}), svc.Name, "node1"); len(p.Entries) != want {
-			t.Errorf("%s: entries are %v", typ, p.Entries)
+		if p, _, _ := Make(snapshot(t, svc, model.EndpointPort{}), svc.Name, "node1"); len(p.Frontends) != want {
+			t.Errorf("%s: frontends are %v", typ, p.Frontends)
 		}
 	}
 }
 
-func TestLocal(t *testing.T) {
+func TestNodeFacts(t *testing.T) {
 	store, err := model.NewStore()
 	if err != nil {
 		t.Fatal(err)
@@ -200,7 +200,7 @@ func TestLocal(t *testing.T) {
 		}
 		return out
 	}
-	if _, ok, _ := MakeLocal(store.Snapshot(), "node1"); ok {
+	if _, ok, _ := MakeNodeFacts(store.Snapshot(), "node1"); ok {
 		t.Error("a node that is not there has facts")
 	}
 	err = store.Write(func(w *model.Writer) {
@@ -212,17 +212,17 @@ func TestLocal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, ok, problems := MakeLocal(store.Snapshot(), "node1")
-	want := Local{addrs("192.0.2.1"), nil, cidrs("10.244.0.0/24", "10.244.1.0/24", "fd00::/64"),
+	l, ok, problems := MakeNodeFacts(store.Snapshot(), "node1")
+	want := NodeFacts{addrs("192.0.2.1"), nil, cidrs("10.244.0.0/24", "10.244.1.0/24", "fd00::/64"),
 		cidrs("10.244.1.0/24", "fd00::/64")}
-	if !ok || len(problems) > 0 || !LocalEqual(l, want) {
+	if !ok || len(problems) > 0 || !NodeFactsEqual(l, want) {
 		t.Errorf("%+v, %v", l, problems)
 	}
-	if _, ok, problems = MakeLocal(store.Snapshot(), "node3"); !ok || len(problems) != 1 ||
+	if _, ok, problems = MakeNodeFacts(store.Snapshot(), "node3"); !ok || len(problems) != 1 ||
 		problems[0].Field != "status.addresses" {
 		t.Errorf("a node without address: %v", problems)
 	}
-	keys := LocalKeys("node1")
+	keys := NodeFactsKeys("node1")
 	if got := keys(model.Snapshot{}, model.Changes{}); got != nil {
 		t.Error(got)
 	}

@@ -11,9 +11,8 @@ import (
 // Kinds are what plans are made from, for a reconcile.Loop.
 const Kinds = model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.ServiceCIDRKind
 
-// Planner plans Services for one node, and knows which Services a change touches beside
-// those that changed: those that claim what another one claims, claimed or gave up. It
-// must be used by one goroutine.
+// Planner plans Services for one node. It knows which Services a change affects beyond those that changed: those that
+// claim what another Service claims, or no longer claims. It must be used by one goroutine.
 type Planner struct {
 	// Options are those of a Service.
 	Options func(model.Name) Options
@@ -23,7 +22,7 @@ type Planner struct {
 	taken taken
 }
 
-// taken is what keeps claims out, and is no Service's.
+// taken are addresses and ports that no Service may claim.
 type taken struct {
 	addrs []netip.Addr
 	cidrs []netip.Prefix
@@ -39,8 +38,7 @@ func (p *Planner) Plan(snap model.Snapshot, key model.Name) (Plan, bool, []model
 	return MakeWith(snap, key, p.Options(key))
 }
 
-// Keys are the Services to plan anew, each once. Endpoints that change touch their Service
-// alone.
+// Keys returns the Services to plan again, each once. A change of endpoints affects only their Service.
 func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []model.Name {
 	if p.seen == nil {
 		p.seen = map[model.Name]*model.Service{}
@@ -72,8 +70,8 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []model.Name {
 	return slices.Collect(maps.Keys(keys))
 }
 
-// addRivals adds those that claim what the Service claims. Of an address outside these are
-// the rivals for its ports, unless it is nobody else's at any port.
+// addRivals adds the Services that claim what the Service claims. For an external address those are the rivals for its
+// ports, unless no other Service claims any port of it.
 func addRivals(snap model.Snapshot, svc *model.Service, keys map[model.Name]struct{}) {
 	add := func(c model.Claim) {
 		for o := range snap.ServicesClaiming(c) {
@@ -111,8 +109,7 @@ func addBelow(snap model.Snapshot, svc *model.Service, keys map[model.Name]struc
 	}
 }
 
-// look adds every Service that claims something outside when what keeps claims out has
-// changed.
+// look adds every Service with external claims when the addresses and ports that no Service may claim have changed.
 func (p *Planner) look(snap model.Snapshot, keys map[model.Name]struct{}) {
 	now := takenBy(snap)
 	if now.equal(p.taken) {

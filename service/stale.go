@@ -6,17 +6,16 @@ import (
 	"wayleave.dev/model"
 )
 
-// Stale judges tracked UDP flows by these books: dst is where the client sends to, and
-// backend who answers. Flows to a backend that does not serve the frontend any more are
-// stale, and those to frontends that have gone; and those that went untranslated to a
-// frontend which has backends now. Other flows are somebody else's.
-func (b *Books) Stale(gone map[Frontend]bool) func(dst, backend netip.AddrPort) bool {
+// Stale returns a test for tracked UDP flows: dst is where the client sends to, backend is where the answers come from.
+// A flow is stale when its backend no longer serves the frontend, when the frontend has gone, or when it went
+// untranslated to a frontend that has backends now. Flows to unknown frontends are not.
+func (b *OwnershipTable) Stale(gone map[Frontend]bool) func(dst, backend netip.AddrPort) bool {
 	return func(dst, backend netip.AddrPort) bool {
 		fe := Frontend{Addr: dst.Addr(), Protocol: model.UDP, Port: dst.Port()}
-		e, ok := b.Entry(fe)
+		e, ok := b.Frontend(fe)
 		if !ok && !gone[fe] {
 			fe.Addr = unspecified(dst.Addr())
-			e, ok = b.Entry(fe)
+			e, ok = b.Frontend(fe)
 		}
 		switch {
 		case !ok:
@@ -28,9 +27,9 @@ func (b *Books) Stale(gone map[Frontend]bool) func(dst, backend netip.AddrPort) 
 	}
 }
 
-// GoneUDP are the UDP frontends that nobody has after the change; udp says whether it
-// touches any UDP frontend at all.
-func (d *Draft) GoneUDP() (gone map[Frontend]bool, udp bool) {
+// GoneUDP returns the UDP frontends that no Service owns after the change; udp says whether it touches any UDP
+// frontend.
+func (d *OwnershipChange) GoneUDP() (gone map[Frontend]bool, udp bool) {
 	gone = map[Frontend]bool{}
 	for fe, k := range d.owner {
 		if fe.Protocol == model.UDP {

@@ -24,7 +24,7 @@ func (p Plan) text(b *strings.Builder) {
 	for _, a := range p.VIPs {
 		fmt.Fprintf(b, "  vip %s\n", a)
 	}
-	for _, e := range p.Entries {
+	for _, e := range p.Frontends {
 		e.text(b)
 	}
 	if p.HealthCheck != 0 {
@@ -35,7 +35,7 @@ func (p Plan) text(b *strings.Builder) {
 	}
 }
 
-func (e Entry) text(b *strings.Builder) {
+func (e FrontendPlan) text(b *strings.Builder) {
 	fmt.Fprintf(b, "  %s", e.Frontend)
 	if e.Affinity > 0 {
 		fmt.Fprintf(b, ", sticky for %s", e.Affinity)

@@ -517,7 +517,7 @@ func (a *agent) services(ctx context.Context) error {
 	// node ports away for a moment.
 	local, ok, _ := a.serviceLocal(a.store.Snapshot(), a.node)
 	if ok {
-		mode.SetLocal(local)
+		mode.SetNodeFacts(local)
 	}
 	if err := ensureSysctls(hostSysctls(a.tellState), mode, local); err != nil {
 		return fmt.Errorf("mode %s: %w", modeOf(a.cfg), err)
@@ -533,11 +533,12 @@ func (a *agent) services(ctx context.Context) error {
 		Equal:  service.Equal,
 		Target: mode, Foreign: foreign, Health: a.health("service"), Log: a.log, Report: report,
 	}
-	addresses := &reconcile.Loop[string, service.Local]{
-		Name: "service addresses", Store: a.store, Kinds: a.serviceLocalKinds(), Keys: service.LocalKeys(a.node),
+	addresses := &reconcile.Loop[string, service.NodeFacts]{
+		Name: "service addresses", Store: a.store, Kinds: a.serviceLocalKinds(), Keys: service.NodeFactsKeys(a.node),
 		Plan:  a.serviceLocal,
-		Equal: service.LocalEqual, Target: service.Locals{Mode: mode}, Health: a.health("service addresses"),
-		Log: a.log, Report: report,
+		Equal: service.NodeFactsEqual, Target: service.NodeFactsTarget{Mode: mode},
+		Health: a.health("service addresses"),
+		Log:    a.log, Report: report,
 	}
 	checks := &healthcheck.Server{Log: a.log, Healthy: func() bool { return a.proxyState() == nil }}
 	health := &reconcile.Loop[model.Name, healthcheck.Check]{
@@ -563,7 +564,7 @@ func (a *agent) services(ctx context.Context) error {
 // a node, as where one renders for none, no endpoint is its own.
 func planOptions(node string, cfg config.Config) func(model.Name) service.Options {
 	return func(k model.Name) service.Options {
-		return service.Options{Node: node, Remote: cfg.DNS.Enabled && node != "" && k == dnsService(),
+		return service.Options{Node: node, PreferRemote: cfg.DNS.Enabled && node != "" && k == dnsService(),
 			NoExternalIPs: !cfg.Service.ExternalIPs, Reserved: reservedPorts(cfg)}
 	}
 }
@@ -596,8 +597,8 @@ func (a *agent) serviceLocalKinds() model.Kind {
 // serviceLocal is what the service proxy must know of this node. Another CNI gives pods addresses that no Node has to
 // name: then no client is taken for a stranger, as with kube-proxy without a clusterCIDR, and this node's pods are
 // those that the API names.
-func (a *agent) serviceLocal(snap model.Snapshot, node string) (service.Local, bool, []model.Problem) {
-	l, ok, problems := service.MakeLocal(snap, node)
+func (a *agent) serviceLocal(snap model.Snapshot, node string) (service.NodeFacts, bool, []model.Problem) {
+	l, ok, problems := service.MakeNodeFacts(snap, node)
 	if !a.cfg.PodNetwork.Enabled {
 		l.PodCIDRs, l.OwnPodCIDRs = nil, service.PodsOf(snap, node)
 	}

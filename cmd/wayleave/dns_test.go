@@ -91,7 +91,7 @@ func newDNSNode(t *testing.T) *dnsNode {
 		t.Fatal(err)
 	}
 	mode := nftables.New(conn, track)
-	mode.SetLocal(service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")},
+	mode.SetNodeFacts(service.NodeFacts{NodeIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")},
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
 	if err := mode.Sync(t.Context(), map[model.Name]service.Plan{dnsService(): kubeDNS(t, vip)}); err != nil {
 		t.Fatal(err)

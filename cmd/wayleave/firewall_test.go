@@ -169,7 +169,7 @@ func TestTheHostsFirewallForwardsServices(t *testing.T) {
 		t.Fatal(ok, problems)
 	}
 	mode := nftables.New(tables, &conntrack.Fake{})
-	mode.SetLocal(service.Local{NodeIPs: self.InternalIPs})
+	mode.SetNodeFacts(service.NodeFacts{NodeIPs: self.InternalIPs})
 	if err := mode.Sync(t.Context(), map[model.Name]service.Plan{name: plan}); err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"wayleave.dev/config"
 	"wayleave.dev/ingress"
+	"wayleave.dev/internal/handoff"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/h1"
@@ -42,7 +43,7 @@ const proxySockets = runDir + "/proxy-sockets.sock"
 type ingressFeed struct {
 	a        *agent
 	settings ingress.Settings
-	keeper   *feed.Keeper
+	keeper   *handoff.Keeper[feed.Socket]
 	feed     *feed.Feed
 	secrets  *kubesource.Secrets
 	// serves says that the node is inside of ingress.nodeSelector, where that is set.
@@ -60,7 +61,7 @@ type ingressFeed struct {
 
 func newIngressFeed(a *agent) *ingressFeed {
 	f := &ingressFeed{a: a, settings: ingressSettings(a.cfg)}
-	f.keeper = &feed.Keeper{Path: proxySockets, Log: a.log}
+	f.keeper = feed.NewKeeper(proxySockets, a.log)
 	f.feed = feed.New(proxyUser, f.keeper, a.log)
 	f.secrets = &kubesource.Secrets{Client: a.client.Interface, Store: a.store, Log: a.log}
 	return f
@@ -331,9 +332,15 @@ func (f *ingressFeed) plan(ctx context.Context) error {
 	return all(ctx, loop.Run, planner.Run)
 }
 
-// listen has the proxies listen on the node's addresses.
+// listen has the proxies listen on the node's addresses. The ports 80 and 443 of the node stay free until the
+// cluster has an Ingress of ours: a pod with hostNetwork may listen there. The Ingresses are read before the first
+// list, so that a restart closes no socket.
 func (f *ingressFeed) listen(ctx context.Context) error {
-	w, err := f.a.store.Watch(model.NodeKind)
+	const kinds = model.NodeKind | model.IngressKind | model.IngressClassKind
+	if err := f.a.store.WaitSynced(ctx, kinds); err != nil {
+		return err
+	}
+	w, err := f.a.store.Watch(kinds)
 	if err != nil {
 		return err
 	}
@@ -344,15 +351,24 @@ func (f *ingressFeed) listen(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		n, ok := snap.Node(f.a.node)
+		list, ok := f.sockets(snap)
 		if !ok {
-			continue // addresses that we do not know any more are served on
+			continue // the proxies go on with the addresses of before
 		}
-		if list := socketsOf(n.InternalIPs, f.a.cfg.Ingress.HostPorts); !slices.Equal(list, last) {
+		if !slices.Equal(list, last) {
 			f.feed.Listen(list)
 			last = list
 		}
 	}
+}
+
+// sockets are what the proxies of this node listen on; ok is false while the node is not known.
+func (f *ingressFeed) sockets(snap model.Snapshot) (list []feed.Socket, ok bool) {
+	n, ok := snap.Node(f.a.node)
+	if !ok {
+		return nil, false
+	}
+	return socketsOf(n.InternalIPs, f.a.cfg.Ingress.HostPorts && f.settings.AnyOurs(snap)), true
 }
 
 // socketsOf are what proxies of a node with these addresses listen on.

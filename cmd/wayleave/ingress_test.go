@@ -179,6 +179,43 @@ func TestSocketsOfANode(t *testing.T) {
 	}
 }
 
+// The ports 80 and 443 of a node are taken only while the cluster has an Ingress of ours, so that pods with
+// hostNetwork can listen there on clusters that have none.
+func TestHostPortsWaitForAnIngress(t *testing.T) {
+	const node = "{apiVersion: v1, kind: Node, metadata: {name: node1}, status: {addresses: " +
+		"[{type: InternalIP, address: 192.0.2.1}]}}\n---\n"
+	const ours = "{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: a}, spec: " +
+		"{ingressClassName: wayleave}}\n---\n"
+	other := strings.ReplaceAll(ours, "wayleave", "other")
+	for _, c := range []struct {
+		objects          string
+		hostPorts, known bool
+		want             string
+	}{
+		{ours, true, false, "[]"},
+		{node, true, true, "[http://192.0.2.1:10080 https://192.0.2.1:10443]"},
+		{node + other, true, true, "[http://192.0.2.1:10080 https://192.0.2.1:10443]"},
+		{node + other + ours, false, true, "[http://192.0.2.1:10080 https://192.0.2.1:10443]"},
+		{node + other + ours, true, true,
+			"[http://192.0.2.1:10080 https://192.0.2.1:10443 http://192.0.2.1:80 https://192.0.2.1:443]"},
+	} {
+		store, err := model.NewStore()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := manifest.Read(store, "x", strings.NewReader(c.objects)); err != nil {
+			t.Fatal(err)
+		}
+		a := &agent{node: "node1"}
+		a.cfg.Ingress.HostPorts = c.hostPorts
+		f := &ingressFeed{a: a}
+		if list, known := f.sockets(store.Snapshot()); known != c.known || fmt.Sprint(list) != c.want {
+			t.Errorf("%s (hostPorts %t): %v, %t; want %s, %t", c.objects, c.hostPorts, list, known, c.want, c.known)
+		}
+		store.Close()
+	}
+}
+
 // All agents of a cluster find the same secret for affinity cookies, and none before they
 // know the cluster; another cluster has another.
 func TestTheSecretOfCookiesIsTheClusters(t *testing.T) {

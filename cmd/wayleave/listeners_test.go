@@ -153,10 +153,11 @@ func (r *nodeRig) serveProxy() {
 	if err := os.Chmod(filepath.Join(dir, "proxy.sock"), 0o666); err != nil {
 		r.t.Fatal(err)
 	}
-	keeper := &feed.Keeper{Log: log, Bind: func(k feed.Socket) (file *os.File, err error) {
+	keeper := feed.NewKeeper("", log)
+	keeper.Bind = func(k feed.Socket) (file *os.File, err error) {
 		err = r.node.Do(func() error { file, err = feed.OpenSocket(k); return err })
 		return file, err
-	}}
+	}
 	f := feed.New(proxyTestUser, keeper, log)
 	f.Configure(feed.Settings{Drain: time.Millisecond})
 	f.Listen(socketsOf([]netip.Addr{netip.MustParseAddr(rigNode)}, true))

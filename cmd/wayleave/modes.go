@@ -46,7 +46,7 @@ func newPlanes(nsfd int, tables *nft.Kernel, track conntrack.Flusher, cfg config
 		Scheduler: cfg.IPVS.Scheduler, Drain: cfg.IPVS.Drain,
 		// kube-dns is served by rules where this node answers DNS itself: with a virtual
 		// server IPVS would have the packets first.
-		Whole: func(k model.Name) bool {
+		BypassIPVS: func(k model.Name) bool {
 			return cfg.DNS.Enabled && k == model.Name{Namespace: writeback.DNSNamespace, Name: writeback.DNSName}
 		}}
 }
@@ -128,7 +128,7 @@ func (a *agent) mode(ctx context.Context) (service.Mode, error) {
 }
 
 // ensureSysctls sets what a mode needs of the node.
-func ensureSysctls(set sysctl.Set, mode service.Mode, l service.Local) error {
+func ensureSysctls(set sysctl.Set, mode service.Mode, l service.NodeFacts) error {
 	want := map[string]string{}
 	if _, ok := mode.(*ipvs.Mode); ok {
 		want = ipvs.Sysctls()

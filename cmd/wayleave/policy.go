@@ -115,11 +115,11 @@ func policyLoop(store *model.Store, gate *networkpolicy.Gate, mode *policynft.Mo
 		Plan: planner.Plan, Target: mode,
 		Keys: func(s model.Snapshot, c model.Changes) []networkpolicy.Key {
 			if l, changed := gate.Take(); changed {
-				planner.SetLocal(l)
+				planner.SetInputs(l)
 			}
 			return planner.Keys(s, c)
 		},
-		Wake: gate.Wake(), Settled: gate.Settled,
+		Wake: gate.Wake(), Settled: gate.AfterRound,
 	}
 }
 

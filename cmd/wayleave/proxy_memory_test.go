@@ -58,7 +58,7 @@ func TestAFloodFitsTheMemory(t *testing.T) {
 	free.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	f := feed.New(proxyTestUser, &feed.Keeper{Log: log}, log)
+	f := feed.New(proxyTestUser, feed.NewKeeper("", log), log)
 	f.Configure(feed.Settings{Drain: time.Millisecond, ConnectionsPerClient: -1})
 	f.Listen([]feed.Socket{{Addr: addr, TLS: true}})
 	if err := errors.Join(f.Hosts().Sync(ctx,

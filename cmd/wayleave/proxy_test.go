@@ -169,7 +169,7 @@ func TestProxyProcesses(t *testing.T) {
 	pod := func() (stop func()) {
 		ctx, cancel := context.WithCancel(context.Background())
 		t.Cleanup(cancel)
-		keeper := &feed.Keeper{Path: filepath.Join(dir, "sockets.sock"), Log: log}
+		keeper := feed.NewKeeper(filepath.Join(dir, "sockets.sock"), log)
 		if err := keeper.Inherit(ctx); err != nil {
 			t.Fatal(err)
 		}

@@ -44,7 +44,7 @@ func renderCommand() *cobra.Command {
 				}
 			}
 			snap := store.Snapshot()
-			local, ok, problems := service.MakeLocal(snap, node)
+			local, ok, problems := service.MakeNodeFacts(snap, node)
 			if node != "" && !ok {
 				return fmt.Errorf("--node: the files have no Node %q", node)
 			}
@@ -78,11 +78,11 @@ func renderCommand() *cobra.Command {
 }
 
 // renderers are the modes that print what they would program.
-func renderers(scheduler string) map[string]func(map[model.Name]service.Plan, service.Local) string {
-	return map[string]func(map[model.Name]service.Plan, service.Local) string{
+func renderers(scheduler string) map[string]func(map[model.Name]service.Plan, service.NodeFacts) string {
+	return map[string]func(map[model.Name]service.Plan, service.NodeFacts) string{
 		modeNftables: nftables.Text,
 		modeIptables: iptables.Text,
-		modeIPVS: func(plans map[model.Name]service.Plan, l service.Local) string {
+		modeIPVS: func(plans map[model.Name]service.Plan, l service.NodeFacts) string {
 			return ipvs.Text(plans, l, scheduler)
 		},
 	}

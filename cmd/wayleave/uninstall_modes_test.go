@@ -94,13 +94,13 @@ func (n *bareNode) install(kind string) error {
 	if err != nil {
 		return err
 	}
-	local := service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11"),
+	local := service.NodeFacts{NodeIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11"),
 		netip.MustParseAddr("fd00:30::11")},
 		PodCIDRs:    []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 		OwnPodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
 		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"),
 			netip.MustParsePrefix("127.0.0.0/8")}}
-	mode.SetLocal(local)
+	mode.SetNodeFacts(local)
 	set := sysctl.Set{Root: "/proc/sys/net", State: s.stateDir + "/sysctl"}
 	tracking := service.Tracking{Established: 23 * time.Hour, CloseWait: time.Hour, UDP: 31 * time.Second,
 		Liberal: true}

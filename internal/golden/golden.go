@@ -18,7 +18,7 @@ import (
 )
 
 // Render is a mode's text of plans.
-type Render func(map[model.Name]service.Plan, service.Local) string
+type Render func(map[model.Name]service.Plan, service.NodeFacts) string
 
 // Run goes through testdata/*.txtar: each holds YAML (in.yaml), and what becomes of it on
 // node1: problems, plan, and the mode's text under the name given. The flag -update, which
@@ -78,7 +78,7 @@ func pipeline(t *testing.T, yaml []byte, name string, render Render) []txtar.Fil
 			plans[s.Name] = p
 		}
 	}
-	local, _, bad := service.MakeLocal(snap, "node1")
+	local, _, bad := service.MakeNodeFacts(snap, "node1")
 	var words string
 	for _, p := range append(problems, bad...) {
 		words += fmt.Sprintln(p)

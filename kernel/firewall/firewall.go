@@ -25,7 +25,7 @@ type Firewall interface {
 	Withdraw(ctx context.Context, owner string) (chains []string, err error)
 	// Accepting lists foreign chains with rules of the owner.
 	Accepting(ctx context.Context, owner string) (chains []string, err error)
-	// WatchOthers tells of changes that others made to chains and rules, until ctx ends.
+	// WatchOthers reports changes by others to chains and rules, until ctx ends.
 	WatchOthers(ctx context.Context) (<-chan struct{}, error)
 }
 

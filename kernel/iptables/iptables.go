@@ -63,7 +63,7 @@ type Conn interface {
 	// the table, when nothing is in them. Tables of iptables-legacy stay: the kernel's
 	// module has them.
 	Tidy(ctx context.Context, f Family, table string) error
-	// Watch tells of changes by others to chains for which concerns says yes, until
+	// Watch reports changes by others to chains that concerns selects, until
 	// ctx ends. The chain is empty when a whole table went.
 	Watch(ctx context.Context, concerns func(table, chain string) bool) (<-chan struct{}, error)
 }

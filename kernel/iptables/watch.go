@@ -54,7 +54,7 @@ func (j *journal) has(gen uint32, program string) bool {
 	return false
 }
 
-// Watch tells of changes by others to chains for which concerns says yes; the chain is
+// Watch reports changes by others to chains that concerns selects; the chain is
 // empty when a whole table went. It ends with ctx.
 func (k *Kernel) Watch(ctx context.Context, concerns func(table, chain string) bool) (<-chan struct{}, error) {
 	out := make(chan struct{}, 1)
@@ -86,7 +86,7 @@ func (k *Kernel) Watch(ctx context.Context, concerns func(table, chain string) b
 			switch {
 			case ctx.Err() != nil || errors.Is(err, os.ErrClosed):
 				return
-			case err != nil: // events were lost: somebody changes much, so look
+			case err != nil: // events were lost, so something may have changed
 				concerned = true
 				continue
 			}

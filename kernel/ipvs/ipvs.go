@@ -68,7 +68,7 @@ type Backend struct {
 
 // Conn changes the virtual servers of one network namespace.
 type Conn interface {
-	// Servers lists all virtual servers with an address, whoever made them.
+	// Servers lists all virtual servers with an address, ours and foreign.
 	Servers(ctx context.Context) ([]Server, error)
 	// SetServer makes one or changes it into this.
 	SetServer(ctx context.Context, s Server) error

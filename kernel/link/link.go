@@ -376,7 +376,7 @@ func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
 				if !ok {
 					links = nil
 				}
-				// A new link is told of with all bits changed: nobody set it down.
+				// A new link is reported with all bits changed: it was not set down.
 				found = ok && u.Header.Type == unix.RTM_NEWLINK && u.Change != ^uint32(0) &&
 					u.Change&unix.IFF_UP != 0 && u.Flags&unix.IFF_UP == 0
 			case u, ok := <-addrs:

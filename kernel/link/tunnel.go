@@ -76,7 +76,7 @@ func (k *Kernel) device(name string) (*netlink.Vxlan, error) {
 	}
 	v, ok := l.(*netlink.Vxlan)
 	if !ok {
-		return nil, fmt.Errorf("link %s: is a %s of somebody else, not a VXLAN device", name, l.Type())
+		return nil, fmt.Errorf("link %s: is a foreign %s, not a VXLAN device", name, l.Type())
 	}
 	return v, nil
 }

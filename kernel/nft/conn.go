@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -19,12 +19,11 @@ import (
 type Batch struct {
 	// Recreate removes the table first: its layout is of another version.
 	Recreate bool
-	// Base makes the table, its sets and chains where they are missing, and gives
-	// its chains their rules anew.
+	// Base makes the table, its sets and chains where they are missing, and replaces the rules of its chains.
 	Base bool
-	// Sets are made beside those of the table.
+	// Sets are made in addition to those of the table.
 	Sets []Set
-	// Chains are made, with their rules, beside those of the table.
+	// Chains are made, with their rules, in addition to those of the table.
 	Chains []Chain
 	// Clear empties sets.
 	Clear []string
@@ -46,8 +45,8 @@ type Change struct {
 type State struct {
 	// Exists is false when there is no such table.
 	Exists bool
-	// Fits is false when a set has another type, or a chain another hook, than the
-	// table says: nothing but Recreate helps then.
+	// Fits is false when a set has another type, or a chain another hook, than the table says. Only Recreate helps
+	// then.
 	Fits bool
 	// Elements has a list for every set that is there, which may be empty.
 	Elements map[string][]Element
@@ -71,8 +70,7 @@ type Conn interface {
 	CommitAll(ctx context.Context, changes ...Change) error
 	// Remove deletes the table; no error when there is none.
 	Remove(ctx context.Context, t Table) error
-	// Watch tells of changes to tables of these names that others made, until ctx
-	// ends. What this Conn commits itself is left out.
+	// Watch reports changes by others to tables of these names, until ctx ends. What this Conn commits is left out.
 	Watch(ctx context.Context, names ...string) (<-chan struct{}, error)
 }
 
@@ -85,8 +83,7 @@ type Kernel struct {
 	// has the kernel wait, with nftables locked, until what was deleted is freed, which
 	// is most of the time of a small transaction.
 	mu   sync.Mutex
-	kept *nftables.Conn
-	raw  *netlink.Conn
+	kept *netlink.Conn
 }
 
 var _ Conn = (*Kernel)(nil)
@@ -136,10 +133,6 @@ func bigBuffers(c *netlink.Conn) error {
 	return errors.Join(err, inner)
 }
 
-// chunk is how many elements one message holds: an attribute of it is limited to
-// 64 KiB.
-const chunk = 400
-
 // Commit implements Conn.
 func (k *Kernel) Commit(ctx context.Context, t Table, b Batch) error {
 	return k.CommitAll(ctx, Change{t, b})
@@ -147,81 +140,69 @@ func (k *Kernel) Commit(ctx context.Context, t Table, b Batch) error {
 
 // CommitAll implements Conn.
 func (k *Kernel) CommitAll(ctx context.Context, changes ...Change) error {
-	return k.transact(ctx, func(c *nftables.Conn) error { return commit(c, changes) })
-}
-
-// transact has fn make a transaction.
-func (k *Kernel) transact(ctx context.Context, fn func(*nftables.Conn) error) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	c, err := k.keep(ctx)
-	if err != nil {
-		return err
-	}
-	if err := fn(c); err != nil {
-		// Answers that were not read must not be taken for those of the next one.
-		err = errors.Join(err, c.CloseLasting(), k.raw.Close())
-		k.kept, k.raw = nil, nil
-		return err
-	}
-	return nil
-}
-
-// keep is the socket for transactions, opened when there is none.
-func (k *Kernel) keep(ctx context.Context) (*nftables.Conn, error) {
-	if k.kept == nil {
-		raw, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: k.netns})
-		if err != nil {
-			return nil, fmt.Errorf("nftables: %w", err)
-		}
-		c, err := nftables.New(nftables.AsLasting(), nftables.WithTestDial(wire(raw)))
-		if err = errors.Join(err, bigBuffers(raw)); err != nil {
-			return nil, fmt.Errorf("nftables: %w", errors.Join(err, raw.Close()))
-		}
-		k.kept, k.raw = c, raw
-	}
-	if err := errors.Join(k.raw.SetDeadline(latest(ctx)), k.own.note(k.raw)); err != nil {
-		return nil, fmt.Errorf("nftables: %w", err)
-	}
-	return k.kept, nil
-}
-
-func commit(c *nftables.Conn, changes []Change) error {
 	names := make([]string, len(changes))
+	var x transaction
 	for i, ch := range changes {
 		names[i] = fmt.Sprintf("%s %s", ch.Table.Family, ch.Table.Name)
-		if err := ch.build(c); err != nil {
+		if err := ch.build(&x); err != nil {
 			return fmt.Errorf("nftables: table %s: %w", names[i], err)
 		}
 	}
-	return flush(c, strings.Join(names, " and "))
+	return k.transact(ctx, &x, strings.Join(names, " and "))
 }
 
 // Try says whether the kernel takes the table, by a transaction that makes it and
 // takes it away: no packet ever meets it.
 func (k *Kernel) Try(ctx context.Context, t Table) error {
-	return k.transact(ctx, func(c *nftables.Conn) error {
-		table := netlinkTable(t)
-		if err := base(c, table, t); err != nil {
-			return fmt.Errorf("nftables: table %s %s: %w", t.Family, t.Name, err)
-		}
-		c.DelTable(table)
-		return flush(c, fmt.Sprintf("%s %s", t.Family, t.Name))
-	})
+	var x transaction
+	x.base(t)
+	x.delTable(t)
+	return k.transact(ctx, &x, fmt.Sprintf("%s %s", t.Family, t.Name))
 }
 
-// flush sends the transaction. The library's error has one part for each message
-// that failed, often the same: a few say enough.
-func flush(c *nftables.Conn, names string) error {
-	err := c.Flush()
+// Remove implements Conn.
+func (k *Kernel) Remove(ctx context.Context, t Table) error {
+	var x transaction
+	x.addTable(t) // so that deleting cannot fail
+	x.delTable(t)
+	return k.transact(ctx, &x, fmt.Sprintf("%s %s", t.Family, t.Name))
+}
+
+// transact sends a transaction to the tables of these names.
+func (k *Kernel) transact(ctx context.Context, x *transaction, names string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	err := k.keep(ctx)
 	if err == nil {
-		return nil
+		if err = x.send(k.kept); err != nil {
+			// Answers that were not read must not be taken for those of the next one.
+			_ = k.kept.Close()
+			k.kept = nil
+		}
 	}
 	var errno unix.Errno
-	if errors.As(err, &errno) {
+	switch {
+	case errors.As(err, &errno):
 		return fmt.Errorf("nftables: table %s: the kernel refused the transaction: %w", names, errno)
+	case err != nil:
+		return fmt.Errorf("nftables: table %s: %w", names, err)
 	}
-	return fmt.Errorf("nftables: table %s: %w", names, err)
+	return nil
+}
+
+// keep opens the socket for transactions when there is none.
+func (k *Kernel) keep(ctx context.Context) error {
+	if k.kept == nil {
+		c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: k.netns})
+		if err != nil {
+			return err
+		}
+		if err := bigBuffers(c); err != nil {
+			return errors.Join(err, c.Close())
+		}
+		k.kept = c
+	}
+	return errors.Join(k.kept.SetDeadline(latest(ctx)), k.own.note(k.kept))
 }
 
 // slow is how long a transaction may take at the most.
@@ -244,176 +225,70 @@ func netlinkTable(t Table) *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamily(t.Family), Name: t.Name}
 }
 
-// build queues the messages of the change.
-func (ch Change) build(c *nftables.Conn) error {
-	t, b, table := ch.Table, ch.Batch, netlinkTable(ch.Table)
+// build adds the messages of the change.
+func (ch Change) build(x *transaction) error {
+	t, b := ch.Table, ch.Batch
 	if b.Recreate {
-		c.AddTable(table) // so that deleting cannot fail
-		c.DelTable(table)
+		x.addTable(t) // so that deleting cannot fail
+		x.delTable(t)
 	}
 	if b.Base || b.Recreate {
-		if err := base(c, table, t); err != nil {
-			return err
-		}
+		x.base(t)
 	}
 	for i, s := range b.Sets {
-		if err := addSet(c, table, t.Family, s, len(t.Sets)+i+1); err != nil {
-			return err
-		}
+		x.addSet(t, s, len(t.Sets)+i+1)
 	}
-	// All chains before all rules: rules go to chains that come later.
-	for _, ch := range b.Chains {
-		c.AddChain(netlinkChain(table, ch))
-	}
-	for _, ch := range b.Chains {
-		addChain(c, table, t.Family, ch)
-	}
+	x.addChains(t, b.Chains)
 	for _, name := range b.Clear {
-		c.FlushSet(&nftables.Set{Table: table, Name: name})
+		x.flushSet(t, name)
 	}
-	if err := elements(t, table, b.Delete, c.SetDeleteElements); err != nil {
-		return err
-	}
-	if err := elements(t, table, b.Add, c.SetAddElements); err != nil {
-		return err
-	}
-	for _, name := range b.DropChains { // all rules first: they may go from one to the other
-		c.FlushChain(&nftables.Chain{Table: table, Name: name})
-	}
-	for _, name := range b.DropChains {
-		c.DelChain(&nftables.Chain{Table: table, Name: name})
-	}
-	for _, name := range b.DropSets {
-		c.DelSet(&nftables.Set{Table: table, Name: name})
-	}
-	return nil
-}
-
-// addSet makes a set. The library would count in a global, which two owners of tables
-// race for. Named sets are looked up by name, so that numbers need to differ in a table.
-func addSet(c *nftables.Conn, table *nftables.Table, f Family, s Set, id int) error {
-	set, err := s.netlink(table, f)
-	if err != nil {
-		return err
-	}
-	set.ID = uint32(id)
-	if err := c.AddSet(set, nil); err != nil {
-		return fmt.Errorf("set %s: %w", s.Name, err)
-	}
-	return nil
-}
-
-func base(c *nftables.Conn, table *nftables.Table, t Table) error {
-	c.AddTable(table)
-	for i, s := range t.Sets {
-		if err := addSet(c, table, t.Family, s, i+1); err != nil {
-			return err
-		}
-	}
-	// All chains before all rules: rules go to chains that come later.
-	fixed := slices.DeleteFunc(slices.Clone(t.Chains), func(ch Chain) bool { return ch.OnDemand })
-	for _, ch := range fixed {
-		c.AddChain(netlinkChain(table, ch))
-	}
-	for _, ch := range fixed {
-		addChain(c, table, t.Family, ch)
-	}
-	return nil
-}
-
-func netlinkChain(table *nftables.Table, ch Chain) *nftables.Chain {
-	out := &nftables.Chain{Table: table, Name: ch.Name}
-	if ch.Hook != nil {
-		accept := nftables.ChainPolicyAccept
-		out.Type = nftables.ChainType(ch.Hook.Type)
-		out.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(ch.Hook.Priority))
-		out.Policy = &accept
-		switch ch.Hook.Hook {
-		case "prerouting":
-			out.Hooknum = nftables.ChainHookPrerouting
-		case "input":
-			out.Hooknum = nftables.ChainHookInput
-		case "forward":
-			out.Hooknum = nftables.ChainHookForward
-		case "output":
-			out.Hooknum = nftables.ChainHookOutput
-		case "postrouting":
-			out.Hooknum = nftables.ChainHookPostrouting
-		}
-	}
-	return out
-}
-
-// addChain makes the chain if it is missing, and replaces its rules.
-func addChain(c *nftables.Conn, table *nftables.Table, f Family, ch Chain) {
-	chain := c.AddChain(netlinkChain(table, ch))
-	c.FlushChain(chain)
-	for _, r := range ch.Rules {
-		var es []expr.Any
-		for _, s := range r {
-			es = append(es, s.exprs(f)...)
-		}
-		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: es})
-	}
-}
-
-func elements(t Table, table *nftables.Table, bySet map[string][]Element,
-	apply func(*nftables.Set, []nftables.SetElement) error) error {
-	names := make([]string, 0, len(bySet))
-	for name := range bySet {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(b.Delete)) {
 		s, err := t.set(name)
 		if err != nil {
 			return err
 		}
-		set, err := s.netlink(table, t.Family)
+		x.elements(unix.NFT_MSG_DELSETELEM, 0, t, s, b.Delete[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.Add)) {
+		s, err := t.set(name)
 		if err != nil {
 			return err
 		}
-		for part := range slices.Chunk(bySet[name], chunk) {
-			list := make([]nftables.SetElement, 0, len(part))
-			for _, e := range part {
-				list = append(list, s.netlinkElement(e)...)
-			}
-			if err := apply(set, list); err != nil {
-				return fmt.Errorf("set %s: %w", name, err)
-			}
-		}
+		x.elements(unix.NFT_MSG_NEWSETELEM, netlink.Create, t, s, b.Add[name])
+	}
+	for _, name := range b.DropChains { // all rules first: they may go from one to the other
+		x.flushChain(t, name)
+	}
+	for _, name := range b.DropChains {
+		x.delChain(t, name)
+	}
+	for _, name := range b.DropSets {
+		x.delSet(t, name)
 	}
 	return nil
 }
 
-func (s Set) netlinkElement(e Element) []nftables.SetElement {
-	out := nftables.SetElement{Key: []byte(e.Key)}
-	switch {
-	case len(s.Data) == 0:
-	case s.Data[0] == Verdict:
-		out.VerdictData = verdictOf(e.Data)
-	default:
-		out.Val = []byte(e.Data)
+// base makes the fixed part of a table, where it is missing.
+func (x *transaction) base(t Table) {
+	x.addTable(t)
+	for i, s := range t.Sets {
+		x.addSet(t, s, i+1)
 	}
-	switch {
-	case s.Interval && len(s.Key) > 1:
-		out.KeyEnd = []byte(e.End)
-	case s.Interval && e.End != "":
-		return []nftables.SetElement{out, {Key: []byte(e.End), IntervalEnd: true}}
-	}
-	return []nftables.SetElement{out}
+	x.addChains(t, slices.DeleteFunc(slices.Clone(t.Chains), func(ch Chain) bool { return ch.OnDemand }))
 }
 
-// Remove implements Conn.
-func (k *Kernel) Remove(ctx context.Context, t Table) error {
-	c, err := k.conn(deadline(ctx))
-	if err != nil {
-		return err
+// addChains makes chains where they are missing, and replaces their rules: all chains before all rules, since rules go
+// to chains that come later.
+func (x *transaction) addChains(t Table, list []Chain) {
+	for _, ch := range list {
+		x.addChain(t, ch)
 	}
-	table := netlinkTable(t)
-	c.AddTable(table) // so that deleting cannot fail
-	c.DelTable(table)
-	return flush(c, fmt.Sprintf("%s %s", t.Family, t.Name))
+	for _, ch := range list {
+		x.flushChain(t, ch.Name)
+		for _, r := range ch.Rules {
+			x.addRule(t, ch.Name, r)
+		}
+	}
 }
 
 // Read implements Conn.
@@ -511,14 +386,11 @@ func (k *Kernel) Forget(ctx context.Context, t Table, set string, list []Element
 // not let that be changed.
 func (t Table) hookFits(have *nftables.Chain) bool {
 	i := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == have.Name })
-	if i < 0 {
-		return have.Hooknum == nil
+	if i < 0 || t.Chains[i].Hook == nil || have.Hooknum == nil {
+		return have.Hooknum == nil && (i < 0 || t.Chains[i].Hook == nil)
 	}
-	want := netlinkChain(have.Table, t.Chains[i])
-	if have.Hooknum == nil || want.Hooknum == nil {
-		return have.Hooknum == nil && want.Hooknum == nil
-	}
-	return *have.Hooknum == *want.Hooknum && *have.Priority == *want.Priority && have.Type == want.Type
+	h := t.Chains[i].Hook
+	return uint32(*have.Hooknum) == h.number() && int32(*have.Priority) == h.Priority && string(have.Type) == h.Type
 }
 
 // fits compares the kernel's set with ours. Of a verdict map the library does not

@@ -19,7 +19,7 @@ import (
 // page, which is what the netlink package has, 100,000 elements take two seconds.
 const dumpBuffer = 64 << 10
 
-// dumpTries is how often a dump is begun that a change by somebody else broke.
+// dumpTries is how often a dump is tried that a concurrent change interrupts.
 const dumpTries = 5
 
 var errInterrupted = errors.New("the set was changed while it was read")
@@ -253,4 +253,14 @@ func each(b []byte, fn func(typ uint16, data []byte) error) error {
 		b = b[min((n+3)&^3, len(b)):]
 	}
 	return nil
+}
+
+// in calls fn for the payload, in place, of every attribute of a type.
+func in(attrs []byte, kind uint16, fn func([]byte)) {
+	_ = each(attrs, func(typ uint16, data []byte) error { // what the kernel sends is well formed
+		if typ == kind {
+			fn(data)
+		}
+		return nil
+	})
 }

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Fake is a Conn in memory that can be told to fail. It knows of elements that
-// must not be added twice and of chains that must exist, as the kernel does.
+// Fake is a Conn in memory with faults on demand. As the kernel does, it refuses to add an element twice with other
+// data, or one that leads to a missing chain.
 type Fake struct {
 	mu     sync.Mutex
 	tables map[string]*fakeTable

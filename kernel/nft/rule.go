@@ -464,8 +464,8 @@ func changeMark(mask, xor uint32) []expr.Any {
 // is connected, is about to be (SYN received) or was (TIME_WAIT).
 type SocketOpen struct{}
 
-// The kernel tells of being transparent for sockets of every state, and of the
-// wildcard only for whole ones: a connection whose handshake is not over has none.
+// The kernel reports "transparent" for sockets of every state, and "wildcard" only for full sockets: a connection
+// whose handshake is not over has none.
 func (SocketOpen) text(Family) string { return "socket transparent 0" }
 
 func (SocketOpen) exprs(Family) []expr.Any {

@@ -14,18 +14,22 @@ type Hook struct {
 	Priority int32
 }
 
+// number is the kernel's number of the hook (enum nf_inet_hooks).
+func (h Hook) number() uint32 {
+	return uint32(slices.Index([]string{"prerouting", "input", "forward", "output", "postrouting"}, h.Hook))
+}
+
 // Chain is a list of rules; with a Hook it is entered from the network stack.
 type Chain struct {
 	Name  string
 	Hook  *Hook
 	Rules []Rule
-	// OnDemand chains of a Table are made and dropped as a Batch says, and not with its
-	// base: nobody pays for a hook that nobody needs.
+	// OnDemand chains of a Table are made and dropped as a Batch says, and not with its base, so that an unused hook
+	// costs nothing.
 	OnDemand bool
 }
 
-// Table is a table of one family with all that is fixed in it. What elements its
-// sets hold, and chains made as needed, are apart.
+// Table is the fixed part of a table of one family. The elements of its sets, and chains made as needed, are separate.
 type Table struct {
 	Family Family
 	Name   string

@@ -13,8 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownPorts remembers the netlink ports that this Conn has sent from: the kernel
-// says with each change from which port it was made.
+// ownPorts remembers the netlink ports that this Conn has sent from: the kernel names the port with each change.
 type ownPorts struct {
 	mu    sync.Mutex
 	ports []uint32
@@ -45,7 +44,7 @@ func (o *ownPorts) note(c *netlink.Conn) error {
 func (o *ownPorts) add(port uint32) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	// Who sends again goes to the end, and is forgotten last.
+	// A port that sends again moves to the end, and is forgotten last.
 	o.ports = slices.DeleteFunc(o.ports, func(p uint32) bool { return p == port })
 	if len(o.ports) == remembered {
 		o.ports = o.ports[1:]
@@ -59,7 +58,7 @@ func (o *ownPorts) has(port uint32) bool {
 	return slices.Contains(o.ports, port)
 }
 
-// nftablesGroup is NFNLGRP_NFTABLES, where the kernel tells of every change.
+// nftablesGroup is NFNLGRP_NFTABLES, where the kernel reports every change.
 const nftablesGroup = 7
 
 // Watch implements Conn.
@@ -67,7 +66,7 @@ func (k *Kernel) Watch(ctx context.Context, names ...string) (<-chan struct{}, e
 	return k.watch(ctx, func(_ uint16, table string) bool { return slices.Contains(names, table) })
 }
 
-// watch tells of changes of others for which concerns says yes.
+// watch reports changes by others that concerns selects.
 func (k *Kernel) watch(ctx context.Context, concerns func(kind uint16, table string) bool) (<-chan struct{}, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: k.netns, Groups: 1 << (nftablesGroup - 1)})
 	if err != nil {
@@ -92,7 +91,7 @@ func (k *Kernel) watch(ctx context.Context, concerns func(kind uint16, table str
 			switch {
 			case ctx.Err() != nil || errors.Is(err, os.ErrClosed):
 				return
-			case err != nil: // events were lost: somebody changes much, so look
+			case err != nil: // events were lost, so something may have changed
 				poke()
 				continue
 			}
@@ -106,8 +105,8 @@ func (k *Kernel) watch(ctx context.Context, concerns func(kind uint16, table str
 	return out, nil
 }
 
-// changed says what kind of message tells of a table. In every message of nf_tables but that of a new generation, the
-// attribute 1 is the name of the table.
+// changed returns the kind of a message, and the table that it is about. In every message of nf_tables but that of a
+// new generation, the attribute 1 is the name of the table.
 func changed(m netlink.Message) (kind uint16, table string, ok bool) {
 	const header = 4 // struct nfgenmsg
 	kind = uint16(m.Header.Type) & 0xff

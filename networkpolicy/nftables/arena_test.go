@@ -186,10 +186,10 @@ func (a *arena) follow() error {
 			del = append(del, k)
 		}
 	}
-	if len(set)+len(del) == 0 && a.mode.synced {
+	if len(set)+len(del) == 0 && a.mode.program.Synced() {
 		return nil
 	}
-	if !a.mode.synced {
+	if !a.mode.program.Synced() {
 		return a.mode.Sync(a.t.Context(), maps.Clone(a.entries))
 	}
 	return a.mode.Apply(a.t.Context(), set, del)
@@ -204,7 +204,7 @@ func (a *arena) services(mode string) {
 	}
 	m := a.serviceMode(mode, track)
 	pods := []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:244::/48")}
-	m.SetLocal(service.Local{NodeIPs: a.node.addrs[:], PodCIDRs: pods, OwnPodCIDRs: pods})
+	m.SetNodeFacts(service.NodeFacts{NodeIPs: a.node.addrs[:], PodCIDRs: pods, OwnPodCIDRs: pods})
 	plans := map[model.Name]service.Plan{}
 	store, err := model.NewStore()
 	if err != nil {
@@ -251,7 +251,7 @@ func (a *arena) serviceMode(mode string, track *conntrack.Kernel) service.Mode {
 		for name, value := range serviceipvs.Sysctls() {
 			a.node.Sysctl("net/"+name, value)
 		}
-		return serviceipvs.New(conn, servicenftables.Beside(a.conn, track, nil), track,
+		return serviceipvs.New(conn, servicenftables.NewIPVSCompanion(a.conn, track, nil), track,
 			serviceipvs.Options{Scheduler: "rr", Drain: time.Minute})
 	}
 	return servicenftables.New(a.conn, track)

@@ -105,7 +105,7 @@ func BenchmarkPackets(b *testing.B) {
 			}
 			defer c.Close()
 			for b.Loop() {
-				if err := again1(c, patience); err != nil {
+				if err := echoed(c, patience); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -116,7 +116,7 @@ func BenchmarkPackets(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				err = again1(c, patience)
+				err = echoed(c, patience)
 				c.Close()
 				if err != nil {
 					b.Fatal(err)

@@ -207,7 +207,7 @@ func TestWhatWasDroppedIsDroppedAgain(t *testing.T) {
 		defer c.Close()
 		before := l.drops()[end]
 		for range 5 {
-			if err := again1(c, 50*time.Millisecond); !timedOut(err) {
+			if err := echoed(c, 50*time.Millisecond); !timedOut(err) {
 				t.Errorf("a datagram that is denied: %v", err)
 			}
 		}
@@ -222,7 +222,7 @@ func TestWhatWasDroppedIsDroppedAgain(t *testing.T) {
 			return nil
 		})
 		l.apply(base().peer(in, "p", all(), b.addrs[:]...))
-		if err := again1(c, patience); err != nil {
+		if err := echoed(c, patience); err != nil {
 			t.Errorf("the same socket, allowed by now: %v", err)
 		}
 		l.apply(base())
@@ -246,7 +246,7 @@ func TestErrorsOfAllowedFlowsPass(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			return again1(c, within)
+			return echoed(c, within)
 		}
 		if err := refused(85, patience); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("a port without a server, IPv6 %t: %v, want it refused", is6, err)

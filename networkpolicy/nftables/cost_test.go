@@ -31,10 +31,9 @@ type walked struct {
 
 // newWalker renders the program of a world.
 func newWalker(w *large, f nft.Family) *walker {
-	m := New(nil, nil)
-	d := m.whole(w.entries, kernel{})
-	out := &walker{family: f, chains: map[string]nft.Chain{}, elements: d.batches[f].Add}
-	for _, c := range slices.Concat(table(f).Chains, d.batches[f].Chains) {
+	batch := New(nil, nil).program.Fresh(w.entries)[f]
+	out := &walker{family: f, chains: map[string]nft.Chain{}, elements: batch.Add}
+	for _, c := range slices.Concat(table(f).Chains, batch.Chains) {
 		out.chains[c.Name] = c
 	}
 	return out

@@ -46,7 +46,7 @@ func golden(t *testing.T, file string) (yaml []byte, entries map[entryKey]entry)
 	if err != nil || len(problems) > 0 {
 		t.Fatal(err, problems)
 	}
-	l := networkpolicy.Local{Node: "node1", Ingress: true, DNS: []netip.Addr{dnsVIP(false), dnsVIP(true)}}
+	l := networkpolicy.NodeInputs{Node: "node1", Ingress: true, DNS: []netip.Addr{dnsVIP(false), dnsVIP(true)}}
 	snap, changes, _ := watch.Poll()
 	planner := networkpolicy.NewPlanner(l)
 	entries = map[entryKey]entry{}

@@ -235,10 +235,10 @@ func ask(from *testnet.NS, network string, to netip.AddrPort, within time.Durati
 		return err
 	}
 	defer c.Close()
-	return again1(c, within)
+	return echoed(c, within)
 }
 
-func again1(c net.Conn, within time.Duration) error {
+func echoed(c net.Conn, within time.Duration) error {
 	if err := c.SetDeadline(time.Now().Add(within)); err != nil {
 		return err
 	}

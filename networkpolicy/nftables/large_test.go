@@ -94,8 +94,8 @@ type large struct {
 	entries map[entryKey]entry
 }
 
-func largeLocal() networkpolicy.Local {
-	return networkpolicy.Local{Node: "here", DNS: []netip.Addr{dnsVIP(false), dnsVIP(true)}, Ingress: true}
+func largeLocal() networkpolicy.NodeInputs {
+	return networkpolicy.NodeInputs{Node: "here", DNS: []netip.Addr{dnsVIP(false), dnsVIP(true)}, Ingress: true}
 }
 
 func newLarge(t testing.TB, policies int, mode *Mode) *large {
@@ -151,7 +151,7 @@ func (w *large) follow() int {
 			del = append(del, k)
 		}
 	}
-	if !w.mode.synced {
+	if !w.mode.program.Synced() {
 		if err := w.mode.Sync(w.t.Context(), maps.Clone(w.entries)); err != nil {
 			w.t.Fatal(err)
 		}

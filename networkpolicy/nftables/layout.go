@@ -25,6 +25,7 @@ import (
 	"strings"
 
 	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/nft/program"
 	"wayleave.dev/networkpolicy"
 )
 
@@ -93,22 +94,6 @@ func portsSet(p networkpolicy.Ports) string {
 		}
 	}
 	return kind + hex.EncodeToString(h.Sum(nil))[:hashDigits]
-}
-
-// class is the chain of what is allowed to these ports of one direction.
-func class(d networkpolicy.Direction, p networkpolicy.Ports) string {
-	return word(d) + classOf + portsSet(p)
-}
-
-// verdict is what an element says of a peer that may go to these ports.
-func verdict(d networkpolicy.Direction, p networkpolicy.Ports) string {
-	switch {
-	case p.All:
-		return nft.Return
-	case len(p.Ranges) == 0:
-		return deny(d)
-	}
-	return class(d, p)
 }
 
 func directions() []networkpolicy.Direction {
@@ -217,103 +202,98 @@ func made(name string) (nft.Set, bool) {
 	return nft.Set{}, false
 }
 
-// place is where an element lives.
-type place struct {
-	family nft.Family
-	set    string
-	key    string
-}
-
-// value is what an element says.
-type value struct{ data, end string }
-
-func (p place) element(v value) nft.Element { return nft.Element{Key: p.key, Data: v.data, End: v.end} }
-
-// object is something that entries share: it is there while one of them needs it.
-type object struct {
-	family nft.Family
-	kind   objectKind
-	dir    networkpolicy.Direction
-	// name of the profile, or of the set of ports.
-	name string
-}
-
-type objectKind uint8
-
+// Kinds of objects that entries share. Of a profile and of a class there is one for each direction, which is added.
 const (
-	hooksObject   objectKind = iota // the base chains
-	profileObject                   // the chain of a profile with its two maps
-	portsObject                     // a set of ports, with its elements
-	classObject                     // the chain that looks into it
+	hooksObject   uint8 = 2 * iota // the base chains
+	profileObject                  // the chain of a profile with its two maps
+	portsObject                    // a set of ports
+	classObject                    // the chain that looks into it
 )
 
-// sets and chains are what an object consists of.
-func (o object) sets() []string {
-	switch o.kind {
-	case profileObject:
-		return []string{peers(o.dir, o.name), blocks(o.dir, o.name)}
-	case portsObject:
-		return []string{o.name}
-	}
-	return nil
+// needHooks has the base chains be there.
+func needHooks(out program.Output, f nft.Family) {
+	out.Need(program.Object{Family: f, Kind: hooksObject},
+		func() program.Parts { return program.Parts{Chains: hooks()} })
 }
 
-func (o object) chains() []nft.Chain {
-	switch o.kind {
-	case hooksObject:
-		return hooks()
-	case profileObject:
-		return []nft.Chain{{Name: profileChain(o.dir, o.name), Rules: []nft.Rule{
-			{by(peer(o.dir), peers(o.dir, o.name))},
-			{by(peer(o.dir), blocks(o.dir, o.name))},
-			{nft.Goto(deny(o.dir))}}}}
-	case classObject:
-		return []nft.Chain{{Name: word(o.dir) + classOf + o.name, Rules: []nft.Rule{
-			{nft.In{Fields: []nft.Field{nft.L4Proto, nft.Dport}, Set: o.name}, nft.ReturnBack()},
-			{nft.Goto(deny(o.dir))}}}}
+// needProfile has the chain and the maps of a profile be there.
+func needProfile(out program.Output, f nft.Family, d networkpolicy.Direction, profile string) {
+	out.Need(program.Object{Family: f, Kind: profileObject + uint8(d), Name: profile}, func() program.Parts {
+		return program.Parts{Sets: setsMade(peers(d, profile), blocks(d, profile)),
+			Chains: []nft.Chain{{Name: profileChain(d, profile), Rules: []nft.Rule{
+				{by(peer(d), peers(d, profile))},
+				{by(peer(d), blocks(d, profile))},
+				{nft.Goto(deny(d))}}}}}
+	})
+}
+
+// needPorts has a set of ports be there, and the chain that looks into it.
+func needPorts(out program.Output, f nft.Family, d networkpolicy.Direction, set string, p networkpolicy.Ports) {
+	out.Need(program.Object{Family: f, Kind: portsObject, Name: set}, func() program.Parts {
+		return program.Parts{Sets: setsMade(set), Elements: portElements(set, p)}
+	})
+	out.Need(program.Object{Family: f, Kind: classObject + uint8(d), Name: set}, func() program.Parts {
+		return program.Parts{Chains: []nft.Chain{{Name: word(d) + classOf + set, Rules: []nft.Rule{
+			{nft.In{Fields: []nft.Field{nft.L4Proto, nft.Dport}, Set: set}, nft.ReturnBack()},
+			{nft.Goto(deny(d))}}}}}
+	})
+}
+
+// setsMade are sets that are made as needed.
+func setsMade(names ...string) (out []nft.Set) {
+	for _, name := range names {
+		if s, ok := made(name); ok {
+			out = append(out, s)
+		}
 	}
-	return nil
+	return out
 }
 
 // portElements are the members of a set of ports.
-func portElements(f nft.Family, p networkpolicy.Ports, emit func(place, value)) {
-	set := portsSet(p)
+func portElements(set string, p networkpolicy.Ports) (out []program.Item) {
 	ranges := strings.HasPrefix(set, rangesOf)
 	for _, r := range p.Ranges {
-		v := value{}
+		e := nft.Element{Key: nft.Pack(uint8(r.Protocol), r.From)}
 		if ranges {
-			v.end = nft.Pack(uint8(r.Protocol), r.To)
+			e.End = nft.Pack(uint8(r.Protocol), r.To)
 		}
-		emit(place{f, set, nft.Pack(uint8(r.Protocol), r.From)}, v)
+		out = append(out, program.Item{Set: set, Element: e})
 	}
+	return out
 }
 
-// render calls emit for every element that is of the entry alone, and need for every object,
-// with the ports of one that is about ports.
-func render(k networkpolicy.Key, e networkpolicy.Entry, emit func(place, value),
-	need func(object, networkpolicy.Ports)) {
-	d, none := k.Direction, networkpolicy.Ports{}
+// render calls out for everything that the entry asks for.
+func render(k networkpolicy.Key, e networkpolicy.Entry, out program.Output) {
+	d := k.Direction
+	emit := func(f nft.Family, set string, el nft.Element) {
+		out.Element(program.Place{Family: f, Set: set, Key: el.Key}, program.Value{Data: el.Data, End: el.End})
+	}
 	allow := func(f nft.Family, set string, el nft.Element, p networkpolicy.Ports) {
-		emit(place{f, set, el.Key}, value{verdict(d, p), el.End})
-		need(object{f, profileObject, d, k.Profile}, none)
-		if !p.All && len(p.Ranges) > 0 {
+		needProfile(out, f, d, k.Profile)
+		switch {
+		case p.All:
+			el.Data = nft.Return
+		case len(p.Ranges) == 0:
+			el.Data = deny(d)
+		default:
 			name := portsSet(p)
-			need(object{f, portsObject, 0, name}, p)
-			need(object{f, classObject, d, name}, none)
+			el.Data = word(d) + classOf + name
+			needPorts(out, f, d, name, p)
 		}
+		emit(f, set, el)
 	}
 	switch k.Kind {
 	case networkpolicy.PodEntry:
 		f, addr := family(k.Addr), nft.Pack(k.Addr)
-		emit(place{f, isolated(d), addr}, value{data: nft.Jump(profileChain(d, e.Profile))})
-		emit(place{f, selves(d), addr + addr}, value{})
-		emit(place{f, dropped(d), addr}, value{})
-		need(object{f, hooksObject, 0, ""}, none)
-		need(object{f, profileObject, d, e.Profile}, none)
+		emit(f, isolated(d), nft.Element{Key: addr, Data: nft.Jump(profileChain(d, e.Profile))})
+		emit(f, selves(d), nft.Element{Key: addr + addr})
+		emit(f, dropped(d), nft.Element{Key: addr})
+		needHooks(out, f)
+		needProfile(out, f, d, e.Profile)
 	case networkpolicy.ProxyEntry:
-		emit(place{family(k.Addr), setProxies, nft.Pack(k.Addr)}, value{})
+		emit(family(k.Addr), setProxies, nft.Element{Key: nft.Pack(k.Addr)})
 	case networkpolicy.DNSEntry:
-		emit(place{family(k.Addr), setDNS, nft.Pack(k.Addr)}, value{})
+		emit(family(k.Addr), setDNS, nft.Element{Key: nft.Pack(k.Addr)})
 	case networkpolicy.PeerEntry:
 		allow(family(k.Addr), peers(d, k.Profile), nft.Element{Key: nft.Pack(k.Addr)}, e.Ports)
 	case networkpolicy.BlocksEntry:

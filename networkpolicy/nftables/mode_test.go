@@ -16,6 +16,7 @@ import (
 
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/nft/program/programtest"
 	"wayleave.dev/model"
 	"wayleave.dev/networkpolicy"
 	"wayleave.dev/reconcile"
@@ -155,13 +156,12 @@ func TestAChangeCostsWhatChanged(t *testing.T) {
 	for i := range 1000 {
 		r.peer(in, "p", ports(tcp(80, 80)), netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}))
 	}
-	f := nft.NewFake()
-	m := fakeMode(f)
+	probe := newCounting(nft.NewFake())
+	m := New(probe, &conntrack.FakeMarker{})
 	if err := m.Sync(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	probe := newCounting(f)
-	m.conn = probe
+	probe.elements, probe.rules = 0, 0
 	if err := m.Apply(t.Context(), rules{}.peer(in, "p", ports(tcp(80, 80)), addr("10.2.0.1")), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -241,4 +241,12 @@ func TestSweepsTwiceAfterAChange(t *testing.T) {
 			t.Errorf("swept at %s, want %s", got, want)
 		}
 	})
+}
+
+// A crash at any moment, a flush, a refusal: see package programtest.
+func TestRecoversFromAnyFault(t *testing.T) {
+	t.Parallel()
+	programtest.Run(t, programtest.Feature[entryKey, entry]{Table: table, Equal: entry.Equal,
+		Start: func(c nft.Conn) reconcile.Target[entryKey, entry] { return New(c, &conntrack.FakeMarker{}) },
+		Draw:  func(r *rand.Rand) map[entryKey]entry { return drawn(dice{r}) }})
 }

@@ -98,7 +98,7 @@ func askFrom(ns *testnet.NS, from netip.Addr, network string, to netip.AddrPort,
 		return err
 	}
 	defer c.Close()
-	return again1(c, within)
+	return echoed(c, within)
 }
 
 // What the node's ingress proxy sends is from an address of the node, and yet decided; what
@@ -145,7 +145,7 @@ func TestTheIngressProxyIsDecidedLikeAPod(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if err := again1(c, patience); err != nil {
+		if err := echoed(c, patience); err != nil {
 			t.Error(err)
 		}
 		closed := base()
@@ -154,7 +154,7 @@ func TestTheIngressProxyIsDecidedLikeAPod(t *testing.T) {
 		if s := l.sweep(); s.Cut == 0 {
 			t.Errorf("no connection of the proxy was cut: %+v", s)
 		}
-		if err := again1(c, impatience); !timedOut(err) {
+		if err := echoed(c, impatience); !timedOut(err) {
 			t.Errorf("a connection of the proxy that is forbidden by now: %v", err)
 		}
 		denied("the proxy that no rule allows", "tcp", 80)
@@ -218,7 +218,7 @@ func (l *lab) open(from *testnet.NS, network string, to netip.AddrPort) net.Conn
 		l.t.Fatal(err)
 	}
 	l.t.Cleanup(func() { _ = conn.Close() })
-	if err := again1(conn, patience); err != nil {
+	if err := echoed(conn, patience); err != nil {
 		l.t.Fatalf("%s to %s: %v", network, to, err)
 	}
 	return conn
@@ -265,7 +265,7 @@ func TestForbiddenFlowsAreCutAndOthersAreNot(t *testing.T) {
 	}
 	l.apply(narrow)
 	for _, f := range flows {
-		if err := again1(f, patience); err != nil {
+		if err := echoed(f, patience); err != nil {
 			t.Errorf("%s: was cut before the sweep: %v", f.name, err)
 		}
 	}
@@ -283,7 +283,7 @@ func TestForbiddenFlowsAreCutAndOthersAreNot(t *testing.T) {
 		if f.cut {
 			within = impatience
 		}
-		if err := again1(f, within); (err != nil) != f.cut {
+		if err := echoed(f, within); (err != nil) != f.cut {
 			t.Errorf("%s, %s to %s: after the sweep: %v, want it cut: %t", f.name, f.LocalAddr().Network(),
 				f.RemoteAddr(), err, f.cut)
 		}
@@ -303,7 +303,7 @@ func TestForbiddenFlowsAreCutAndOthersAreNot(t *testing.T) {
 		if f.LocalAddr().Network() == "udp" {
 			drain(f)
 		}
-		if err := again1(f, patience); err != nil {
+		if err := echoed(f, patience); err != nil {
 			t.Errorf("%s, %s: allowed again: %v", f.name, f.LocalAddr().Network(), err)
 		}
 	}
@@ -347,7 +347,7 @@ func TestAMarkOfOthersIsKept(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := again1(f, patience); err != nil {
+	if err := echoed(f, patience); err != nil {
 		t.Errorf("a flow that others marked: %v", err)
 	}
 	l.apply(rules{}.isolate(a, in, "p"))
@@ -440,7 +440,7 @@ func TestTheDNSAddressIsAPeer(t *testing.T) {
 	if s := l.sweep(); s.Cut != 1 {
 		t.Errorf("swept %+v", s)
 	}
-	if again1(f, impatience) == nil {
+	if echoed(f, impatience) == nil {
 		t.Error("goes on")
 	}
 }

@@ -103,7 +103,7 @@ func newTown(t *testing.T, kind string) *town {
 		}
 		t.Cleanup(watch.Close)
 		w.guards = append(w.guards, &guard{mode: New(conn, conntrack.NewTracker(n.NS.FD())),
-			planner: networkpolicy.NewPlanner(networkpolicy.Local{Node: n.Name}),
+			planner: networkpolicy.NewPlanner(networkpolicy.NodeInputs{Node: n.Name}),
 			watch:   watch, held: map[entryKey]entry{}})
 	}
 	return w

@@ -88,27 +88,28 @@ func (m *Mode) forbids(flow conntrack.Tracked, own map[netip.Addr]bool) bool {
 	src, dst, proto := flow.Original.Src.Addr(), flow.Reply.Src, model.Protocol(flow.Protocol)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, proxy := m.entries[entryKey{Kind: networkpolicy.ProxyEntry, Addr: src}]
+	entries := m.program.InForce()
+	_, proxy := entries[entryKey{Kind: networkpolicy.ProxyEntry, Addr: src}]
 	if own[src] && !proxy || flow.Expected {
 		return false
 	}
-	if !m.isolates(networkpolicy.Egress, src) && !m.isolates(networkpolicy.Ingress, dst.Addr()) {
+	if !isolates(entries, networkpolicy.Egress, src) && !isolates(entries, networkpolicy.Ingress, dst.Addr()) {
 		return false
 	}
 	called := flow.Original.Dst
-	if _, dns := m.entries[entryKey{Kind: networkpolicy.DNSEntry, Addr: called.Addr()}]; dns {
-		if !networkpolicy.Decide(m.entries, networkpolicy.Egress, src, called.Addr(), proto, called.Port()) {
+	if _, dns := entries[entryKey{Kind: networkpolicy.DNSEntry, Addr: called.Addr()}]; dns {
+		if !networkpolicy.Decide(entries, networkpolicy.Egress, src, called.Addr(), proto, called.Port()) {
 			return true
 		}
-	} else if !own[dst.Addr()] && !networkpolicy.Decide(m.entries, networkpolicy.Egress, src, dst.Addr(),
+	} else if !own[dst.Addr()] && !networkpolicy.Decide(entries, networkpolicy.Egress, src, dst.Addr(),
 		proto, dst.Port()) {
 		return true
 	}
-	return !networkpolicy.Decide(m.entries, networkpolicy.Ingress, dst.Addr(), src, proto, dst.Port())
+	return !networkpolicy.Decide(entries, networkpolicy.Ingress, dst.Addr(), src, proto, dst.Port())
 }
 
-func (m *Mode) isolates(d networkpolicy.Direction, a netip.Addr) bool {
-	_, ok := m.entries[entryKey{Kind: networkpolicy.PodEntry, Direction: d, Addr: a}]
+func isolates(entries map[entryKey]entry, d networkpolicy.Direction, a netip.Addr) bool {
+	_, ok := entries[entryKey{Kind: networkpolicy.PodEntry, Direction: d, Addr: a}]
 	return ok
 }
 

@@ -68,8 +68,8 @@ func Addr(name string, is6 bool) netip.Addr {
 }
 
 // Local is what the node knows: its pods' addresses.
-func Local() networkpolicy.Local {
-	l := networkpolicy.Local{Node: Node, Pods: map[netip.Addr]model.Name{}}
+func Local() networkpolicy.NodeInputs {
+	l := networkpolicy.NodeInputs{Node: Node, Pods: map[netip.Addr]model.Name{}}
 	for _, n := range Names() {
 		if n != Outside {
 			l.Pods[Addr(n, false)], l.Pods[Addr(n, true)] = nameOf(n), nameOf(n)

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wayleave.dev/internal/frame"
+	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/table"
 )
@@ -34,7 +35,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, feed: New(65533, &Keeper{Log: discard}, discard), path: filepath.Join(t.TempDir(), "proxy.sock")}
+	r := &rig{t: t, feed: New(65533, NewKeeper("", discard), discard), path: filepath.Join(t.TempDir(), "proxy.sock")}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: r.path})
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +82,8 @@ func (r *rig) proxy() *seen {
 		certs: map[string]table.Certificate{}}
 	ctx, cancel := context.WithCancel(r.t.Context())
 	r.t.Cleanup(cancel)
-	c := &Client{Socket: r.path, Holds: func() ([]Socket, []*os.File) { return nil, nil }, Take: s.take, Log: discard}
+	c := &Client{Socket: r.path, Holds: func() ([]Socket, []*os.File) { return nil, nil }, Take: s.take,
+		Report: s.report, Log: discard}
 	go func() { _ = c.Run(ctx) }()
 	return s
 }
@@ -101,7 +103,7 @@ func put[P any](into map[string]P, d *Delta[P], del bool) {
 	}
 }
 
-func (s *seen) take(u *Update, files []*os.File) Report {
+func (s *seen) take(u *Update, files []*os.File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.updates = append(s.updates, *u)
@@ -129,6 +131,11 @@ func (s *seen) take(u *Update, files []*os.File) Report {
 			}
 		})
 	}
+}
+
+func (s *seen) report() Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return s.said
 }
 
@@ -355,7 +362,7 @@ func TestStrangersAreNotTold(t *testing.T) {
 		defer c.Close()
 		u := c.(*net.UnixConn)
 		_ = u.SetDeadline(time.Now().Add(10 * time.Second))
-		if err := frame.Send(u, hello{Version: version}, nil); err != nil {
+		if err := frame.Send(u, handoff.Hello[Socket]{Version: version}, nil); err != nil {
 			return err
 		}
 		var got Update
@@ -365,8 +372,8 @@ func TestStrangersAreNotTold(t *testing.T) {
 	for _, x := range []struct {
 		uid, version int
 		ok           bool
-	}{{65533, protocolVersion, true}, {0, protocolVersion, true}, {65532, protocolVersion, false},
-		{1000, protocolVersion, false}, {65533, protocolVersion + 1, false}} {
+	}{{65533, protocol().Version, true}, {0, protocol().Version, true}, {65532, protocol().Version, false},
+		{1000, protocol().Version, false}, {65533, protocol().Version + 1, false}} {
 		if err := try(x.uid, x.version); (err == nil) != x.ok {
 			t.Errorf("user %d with version %d: %v", x.uid, x.version, err)
 		}
@@ -403,8 +410,9 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 	}
 	c := connect()
 	why := map[string]string{"c": "\x1b[2J" + strings.Repeat("x", 4096), "unknown": "y"}
-	if err := errors.Join(frame.Send(c, hello{Version: protocolVersion}, nil), frame.Send(c, Report{Certificates: why},
-		nil)); err != nil {
+	if err := errors.Join(frame.Send(c, handoff.Hello[Socket]{Version: protocol().Version}, nil),
+		frame.Send(c, Report{Certificates: why},
+			nil)); err != nil {
 		t.Fatal(err)
 	}
 	testnet.Eventually(t, 30*time.Second, func() error {
@@ -419,7 +427,8 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 	}
 	ends("an unknown field", c)
 	c = connect()
-	if err := frame.Send(c, hello{Version: protocolVersion, Holds: make([]Socket, 1<<14)}, nil); err == nil {
+	if err := frame.Send(c, handoff.Hello[Socket]{Version: protocol().Version, Holds: make([]Socket, 1<<14)},
+		nil); err == nil {
 		ends("a long hello", c)
 	}
 	for range 3 { // 64 sockets each, which listen where they say
@@ -438,7 +447,7 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := frame.Send(c, hello{Version: protocolVersion, Holds: list}, files); err != nil {
+		if err := frame.Send(c, handoff.Hello[Socket]{Version: protocol().Version, Holds: list}, files); err != nil {
 			t.Fatal(err)
 		}
 		for _, f := range files {
@@ -446,16 +455,13 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 		}
 	}
 	testnet.Eventually(t, 30*time.Second, func() error {
-		list, files := r.feed.Sockets.copies()
-		for _, f := range files {
-			_ = f.Close()
-		}
-		if n := r.feed.Proxies(); n != 3 || len(list) != maxHeld {
-			return fmt.Errorf("%d proxies, and %d sockets are kept: %d are allowed", n, len(list), maxHeld)
+		list := r.feed.keeper.Sockets()
+		if n := r.feed.Proxies(); n != 3 || len(list) != handoff.MaxHeld {
+			return fmt.Errorf("%d proxies, and %d sockets are kept: %d are allowed", n, len(list), handoff.MaxHeld)
 		}
 		return nil
 	})
-	r.feed.Sockets.Keep(nil)
+	r.feed.keeper.Keep(nil)
 }
 
 // A port that another program has is a failure with a reason, is tried again, and stops no
@@ -494,56 +500,4 @@ func TestATakenPortIsAFact(t *testing.T) {
 		t.Fatalf("it stays open: %v", err)
 	}
 	l.Close()
-}
-
-// What a proxy passes to an agent that can bind must be what it says.
-func TestAdoptedSocketsAreLookedAt(t *testing.T) {
-	k := &Keeper{Log: discard}
-	f, err := OpenSocket(Socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.FileListener(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	addr := netip.MustParseAddrPort(l.Addr().String())
-	if err := k.Adopt(Socket{Addr: netip.AddrPortFrom(addr.Addr(), 443)}, f); err == nil {
-		t.Error("a socket at another port is taken")
-	}
-	file, err := os.CreateTemp(t.TempDir(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := k.Adopt(Socket{Addr: addr}, file); err == nil {
-		t.Error("a file is taken")
-	}
-	c, err := net.Dial("tcp", addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	cf, err := c.(*net.TCPConn).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := k.Adopt(Socket{Addr: netip.MustParseAddrPort(c.LocalAddr().String())}, cf); err == nil {
-		t.Error("a connection is taken")
-	}
-	good, err := l.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := k.Adopt(Socket{Addr: addr}, good); err != nil {
-		t.Errorf("a good one: %v", err)
-	}
-	again, err := l.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	k.Keep([]Socket{})
-	if err := k.Adopt(Socket{Addr: addr}, again); err != nil || len(k.held) > 0 {
-		t.Errorf("one that is not wanted: %v, %d held", err, len(k.held))
-	}
 }

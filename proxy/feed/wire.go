@@ -15,14 +15,17 @@ import (
 	"net/netip"
 	"time"
 
+	"wayleave.dev/internal/handoff"
 	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/table"
 	"wayleave.dev/proxy/upstream"
 )
 
-// protocolVersion rises when a frame's meaning does; the two sides are containers of one
-// pod, so a difference is an error that a restart mends.
-const protocolVersion = 1
+// protocol is how agent and proxy talk; see handoff.Protocol.
+func protocol() handoff.Protocol {
+	return handoff.Protocol{Child: "proxy", Version: 1, PassesSockets: true, ReportBytes: 4 << 20,
+		ReportPause: 100 * time.Millisecond}
+}
 
 // Socket is a listening socket.
 type Socket struct {
@@ -91,21 +94,11 @@ type Settings struct {
 	EndpointTLS upstream.TLS `json:"endpointTLS,omitzero"`
 }
 
-// Delta is a change of one kind. Whole says that Set is all there is.
-type Delta[P any] struct {
-	Whole   bool         `json:"whole,omitempty"`
-	Set     map[string]P `json:"set,omitempty"`
-	Deleted []string     `json:"deleted,omitempty"`
-}
+// Delta is a change of one kind.
+type Delta[P any] = handoff.Delta[string, P]
 
-// Listening is what a proxy should serve. All are those that could be opened, Wanted is how
-// many there should be. Passed are those whose descriptors are in the
-// same frame, in that order.
-type Listening struct {
-	All    []Socket `json:"all"`
-	Wanted int      `json:"wanted"`
-	Passed []Socket `json:"passed,omitempty"`
-}
+// Listening is what a proxy should serve.
+type Listening = handoff.Listening[Socket]
 
 // Update is what the agent says. A part that is nil did not change. Backends and
 // certificates that are set must be in force before the hosts are, and those that are
@@ -122,11 +115,4 @@ type Update struct {
 type Report struct {
 	// Certificates are those of no use, by key, with what is wrong.
 	Certificates map[string]string `json:"certificates,omitempty"`
-}
-
-// hello is what a proxy says first. The descriptors of the sockets that it holds, from
-// an earlier agent, are in the same frame.
-type hello struct {
-	Version int      `json:"version"`
-	Holds   []Socket `json:"holds,omitempty"`
 }

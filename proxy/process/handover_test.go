@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/table"
@@ -29,7 +30,7 @@ func TestAnUpgradeRefusesNobody(t *testing.T) {
 	backends := map[string]table.Backend{"b": r.backend("b", says("ok"))}
 	certs := map[string]table.Certificate{"c": r.ca.issue("c", "a")}
 	shared := filepath.Join(t.TempDir(), "sockets.sock")
-	serveKeeper := func(k *feed.Keeper) (stop func()) {
+	serveKeeper := func(k *handoff.Keeper[feed.Socket]) (stop func()) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() {
@@ -46,7 +47,7 @@ func TestAnUpgradeRefusesNobody(t *testing.T) {
 		return stop
 	}
 	// pod starts an agent with its proxy, as a new pod of the node has them.
-	pod := func(k *feed.Keeper) (stop func()) {
+	pod := func(k *handoff.Keeper[feed.Socket]) (stop func()) {
 		k.Path = shared
 		if err := k.Inherit(t.Context()); err != nil {
 			t.Fatal(err)
@@ -110,9 +111,9 @@ func TestAnUpgradeRefusesNobody(t *testing.T) {
 	}
 	for range 5 {
 		before := asked.Load()
-		next := pod(&feed.Keeper{Log: slog.New(slog.DiscardHandler), Bind: func(k feed.Socket) (*os.File, error) {
-			return nil, fmt.Errorf("%s is to be handed over", k)
-		}})
+		heir := feed.NewKeeper("", slog.New(slog.DiscardHandler))
+		heir.Bind = func(k feed.Socket) (*os.File, error) { return nil, fmt.Errorf("%s is to be handed over", k) }
+		next := pod(heir)
 		testnet.Eventually(t, 10*time.Second, func() error { // both accept
 			if asked.Load() < before+100 {
 				return errors.New("no load")

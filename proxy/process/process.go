@@ -104,7 +104,8 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer health.Close()
 	go s.upstreams.Run(ctx)
-	client := &feed.Client{Socket: c.Socket, Holds: s.server.Sockets, Take: s.take, Log: c.Log}
+	client := &feed.Client{Socket: c.Socket, Holds: s.server.Sockets, Take: s.take, Report: s.report,
+		Log: c.Log}
 	err = client.Run(ctx)
 	s.end()
 	return err
@@ -141,7 +142,7 @@ func (s *state) end() {
 }
 
 // take puts an update into force.
-func (s *state) take(u *feed.Update, files []*os.File) feed.Report {
+func (s *state) take(u *feed.Update, files []*os.File) {
 	s.metrics.updates.Inc()
 	if u.Settings != nil {
 		s.configure(u.Settings)
@@ -153,8 +154,10 @@ func (s *state) take(u *feed.Update, files []*os.File) feed.Report {
 		s.listen(u.Listen, files)
 	}
 	s.isReady()
-	return feed.Report{Certificates: s.certs.Problems()}
 }
+
+// report is what is wrong with what the agent sent.
+func (s *state) report() feed.Report { return feed.Report{Certificates: s.certs.Problems()} }
 
 // leaveAfter is how long a backend stays that no host names any more: a request may have
 // found its route before, and be with auth-url yet.

@@ -355,10 +355,8 @@ func TestAProxyOutlivesItsAgent(t *testing.T) {
 		t.Errorf("without agent: %v", err)
 	}
 	mustRemove(t, socket)
-	next := &feed.Keeper{Log: r.keeper.Log, Bind: func(k feed.Socket) (*os.File, error) {
-		return nil,
-			fmt.Errorf("%s is to be taken over", k)
-	}}
+	next := feed.NewKeeper("", r.keeper.Log)
+	next.Bind = func(k feed.Socket) (*os.File, error) { return nil, fmt.Errorf("%s is to be taken over", k) }
 	r.feed = r.agent(next)
 	backends["b"] = r.backend("b", says("two"))
 	r.plan(r.feed, hosts, backends, certs)

@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/table"
@@ -32,7 +33,7 @@ import (
 // rig is a node: agents with their feeds, and proxies that follow them.
 type rig struct {
 	t            *testing.T
-	keeper       *feed.Keeper
+	keeper       *handoff.Keeper[feed.Socket]
 	feed         *feed.Feed
 	plain, https netip.AddrPort
 	ca           *authority
@@ -61,7 +62,7 @@ func (l *logged) String() string {
 // newRig makes a node with an agent that knows nothing yet but its two sockets.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, keeper: &feed.Keeper{Log: slog.New(slog.DiscardHandler)}, ca: newAuthority(t)}
+	r := &rig{t: t, keeper: feed.NewKeeper("", slog.New(slog.DiscardHandler)), ca: newAuthority(t)}
 	r.plain, r.https = r.bind(false), r.bind(true)
 	r.feed = r.agent(r.keeper)
 	return r
@@ -91,7 +92,7 @@ func (r *rig) sockets() []feed.Socket {
 }
 
 // agent makes a feed that says which sockets there are.
-func (r *rig) agent(k *feed.Keeper) *feed.Feed {
+func (r *rig) agent(k *handoff.Keeper[feed.Socket]) *feed.Feed {
 	f := feed.New(65533, k, slog.New(slog.DiscardHandler))
 	f.Configure(r.settings)
 	f.Listen(r.sockets())

@@ -72,7 +72,7 @@ func (c *Changing) Become(kind string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	mode.SetLocal(localOf(c.node))
+	mode.SetNodeFacts(localOf(c.node))
 	c.Driven = Driven{Mode: mode, Node: c.node.Name}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -111,8 +111,8 @@ func (c *Changing) Remains() (out []string) {
 }
 
 // localOf is what a mode must know of a node of the world.
-func localOf(n *Node) service.Local {
-	return service.Local{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs, OwnPodCIDRs: n.OwnCIDRs,
+func localOf(n *Node) service.NodeFacts {
+	return service.NodeFacts{NodeIPs: n.Addrs, PodCIDRs: n.PodCIDRs, OwnPodCIDRs: n.OwnCIDRs,
 		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"),
 			netip.MustParsePrefix("127.0.0.0/8")}}
 }

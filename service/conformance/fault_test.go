@@ -108,7 +108,7 @@ func flushWhileAKeyFails(t *testing.T, build func(*testing.T, *Node) (service.Mo
 	w := NewWorld(t, func(*Node) Mode { return idle{} })
 	n := w.Nodes[0]
 	mode, flush := build(t, n)
-	mode.SetLocal(localOf(n))
+	mode.SetNodeFacts(localOf(n))
 	foreign, err := mode.Watch(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +159,7 @@ func TestAHostPortTakesNoServicesAddress(t *testing.T) {
 		netip.MustParseAddr("203.0.113.77")
 	for name, build := range map[string]func(nft.Conn, conntrack.Flusher) service.Mode{
 		"nftables": func(c nft.Conn, f conntrack.Flusher) service.Mode { return nftables.New(c, f) },
-		"ipvs":     func(c nft.Conn, f conntrack.Flusher) service.Mode { return nftables.Beside(c, f, nil) },
+		"ipvs":     func(c nft.Conn, f conntrack.Flusher) service.Mode { return nftables.NewIPVSCompanion(c, f, nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := NewWorld(t, func(*Node) Mode { return idle{} })
@@ -172,16 +172,16 @@ func TestAHostPortTakesNoServicesAddress(t *testing.T) {
 				linked = append(linked, other)
 			}
 			mode := build(conn, track)
-			mode.SetLocal(localOf(n))
+			mode.SetNodeFacts(localOf(n))
 			plan := service.Plan{VIPs: []netip.Addr{cluster}}
-			for _, e := range []service.Entry{{Frontend: service.Frontend{Addr: cluster, Port: 443}},
+			for _, e := range []service.FrontendPlan{{Frontend: service.Frontend{Addr: cluster, Port: 443}},
 				{Frontend: service.Frontend{Addr: other, Port: 443}, External: true},
 				{Frontend: service.Frontend{Addr: other, Port: 445}, External: true, Split: true}} {
 				e.Frontend.Protocol = model.TCP
 				if name == "ipvs" { // there is no IPVS here, which would draw it
 					e.Slots = []netip.AddrPort{netip.AddrPortFrom(w.Pods[2].IPs[0], 9)}
 				}
-				plan.Entries = append(plan.Entries, e)
+				plan.Frontends = append(plan.Frontends, e)
 			}
 			if err := mode.Sync(t.Context(),
 				map[model.Name]service.Plan{{Namespace: "ns", Name: "web"}: plan}); err != nil {

@@ -54,7 +54,7 @@ func realIptables(t *testing.T, flavour kernel.Flavour) func(n *Node) Mode {
 		}
 		m := &iptablesMode{Driven{Mode: iptables.New(conn, track), Node: n.Name}, flavour}
 		n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
-		m.Mode.SetLocal(localOf(n))
+		m.Mode.SetNodeFacts(localOf(n))
 		return m
 	}
 }
@@ -116,7 +116,7 @@ func refusedBeside(t *testing.T, flavour kernel.Flavour) {
 		m := &iptablesMode{Driven{Mode: iptables.New(poisoned{conn, "10.96.66.66/32", &refused}, track),
 			Node: n.Name}, flavour}
 		n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
-		m.Mode.SetLocal(localOf(n))
+		m.Mode.SetNodeFacts(localOf(n))
 		modes = append(modes, m)
 		return m
 	})
@@ -125,7 +125,7 @@ func refusedBeside(t *testing.T, flavour kernel.Flavour) {
 	bad := model.Name{Namespace: "aaa", Name: "bad"}
 	at := netip.MustParseAddr("10.96.66.66")
 	plan := service.Plan{VIPs: []netip.Addr{at},
-		Entries: []service.Entry{{Frontend: service.Frontend{Addr: at, Protocol: model.TCP, Port: 80},
+		Frontends: []service.FrontendPlan{{Frontend: service.Frontend{Addr: at, Protocol: model.TCP, Port: 80},
 			Slots: []netip.AddrPort{netip.AddrPortFrom(w.Pods[1].IPs[0], 8080)}}}}
 	named := func(err error) {
 		t.Helper()

@@ -60,11 +60,11 @@ func realIPVS(t *testing.T) func(n *Node) Mode {
 		for name, value := range ipvs.Sysctls() {
 			n.NS.Sysctl("net/"+name, value)
 		}
-		mode := ipvs.New(conn, nftables.Beside(tables, track, nil), track, ipvs.Options{Scheduler: "rr",
+		mode := ipvs.New(conn, nftables.NewIPVSCompanion(tables, track, nil), track, ipvs.Options{Scheduler: "rr",
 			Drain: time.Minute})
 		m := &ipvsMode{Driven{Mode: mode, Node: n.Name}}
 		n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
-		mode.SetLocal(localOf(n))
+		mode.SetNodeFacts(localOf(n))
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() { defer close(done); _ = mode.Run(ctx) }()

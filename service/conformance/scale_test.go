@@ -124,7 +124,7 @@ func realNftables(t *testing.T) func(n *Node) Mode {
 		}
 		m := &nftMode{Driven{Mode: nftables.New(conn, track), Node: n.Name}}
 		n.NS.Sysctl("net/ipv4/conf/all/route_localnet", "1")
-		m.Mode.SetLocal(localOf(n))
+		m.Mode.SetNodeFacts(localOf(n))
 		return m
 	}
 }

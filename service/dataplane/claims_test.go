@@ -57,7 +57,7 @@ func rigs() map[string]func() rig {
 		},
 		"ipvs": func() rig {
 			f, around := kernelipvs.NewFake(netip.MustParseAddr("192.0.2.11")), nft.NewFake()
-			m := ipvs.New(f, nftables.Beside(around, &conntrack.Fake{}, nil), &conntrack.Fake{},
+			m := ipvs.New(f, nftables.NewIPVSCompanion(around, &conntrack.Fake{}, nil), &conntrack.Fake{},
 				ipvs.Options{Scheduler: "dh"})
 			refuse := func(a netip.Addr) {
 				f.Fail = func(s kernelipvs.Server) error {
@@ -67,7 +67,7 @@ func rigs() map[string]func() rig {
 					return nil
 				}
 			}
-			return rig{m, func() string { return servers(f) + tables(around, nftables.BesideTableName) }, refuse,
+			return rig{m, func() string { return servers(f) + tables(around, nftables.CompanionTableName) }, refuse,
 				func() int { return f.Sets }}
 		},
 	}
@@ -182,8 +182,8 @@ func follow(t *testing.T, build func() rig, r *rand.Rand, steps int) {
 	defer watcher.Close()
 	options := func(model.Name) service.Options { return service.Options{Node: "n1"} }
 	planner, long := &service.Planner{Options: options}, build()
-	local := service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.11")}}
-	long.mode.SetLocal(local)
+	local := service.NodeFacts{NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.11")}}
+	long.mode.SetNodeFacts(local)
 	if err := long.mode.Sync(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func follow(t *testing.T, build func() rig, r *rand.Rand, steps int) {
 			t.Fatalf("step %d: %v", step, err)
 		}
 		fresh, all := build(), map[model.Name]service.Plan{}
-		fresh.mode.SetLocal(local)
+		fresh.mode.SetNodeFacts(local)
 		for s := range snap.Services() {
 			if p, ok, _ := service.MakeWith(snap, s.Name, options(s.Name)); ok {
 				all[s.Name] = p
@@ -231,7 +231,7 @@ func TestOneRefusedServiceStaysOneInEveryMode(t *testing.T) {
 	simple := func(i, backend int) service.Plan {
 		vip := netip.AddrFrom4([4]byte{10, 96, 2, byte(i)})
 		return service.Plan{VIPs: []netip.Addr{vip},
-			Entries: []service.Entry{{Frontend: service.Frontend{Addr: vip, Protocol: model.TCP, Port: 80},
+			Frontends: []service.FrontendPlan{{Frontend: service.Frontend{Addr: vip, Protocol: model.TCP, Port: 80},
 				Slots: []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 1, byte(backend)}), 80)}}}}
 	}
 	name := func(i int) model.Name { return model.Name{Namespace: "ns", Name: fmt.Sprintf("s%02d", i)} }

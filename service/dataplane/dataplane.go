@@ -38,8 +38,8 @@ type Planes struct {
 	// Scheduler and Drain are those of ipvs.Options.
 	Scheduler string
 	Drain     time.Duration
-	// Whole is that of ipvs.Options; nil: none.
-	Whole func(model.Name) bool
+	// BypassIPVS is that of ipvs.Options; nil: none.
+	BypassIPVS func(model.Name) bool
 	// LockFile is what programs of iptables-legacy on the host lock, empty for its usual
 	// place.
 	LockFile string
@@ -71,8 +71,8 @@ func (p Planes) IPVS() (*ipvs.Mode, error) {
 		return nil, err
 	}
 	k.Sysctl = p.Sysctl
-	return ipvs.New(k, nftables.Beside(p.NFT, p.Track, p.Whole), p.Track,
-		ipvs.Options{Scheduler: p.Scheduler, Drain: p.Drain, Whole: p.Whole}), nil
+	return ipvs.New(k, nftables.NewIPVSCompanion(p.NFT, p.Track, p.BypassIPVS), p.Track,
+		ipvs.Options{Scheduler: p.Scheduler, Drain: p.Drain, BypassIPVS: p.BypassIPVS}), nil
 }
 
 // Others are the modes that may have left something, but for the one that runs; nil: none

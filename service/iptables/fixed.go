@@ -43,7 +43,7 @@ func firewall() string { return onlyNew("kubernetes load balancer firewall", cha
 
 // fixed are the chains that every node has, whatever Services there are; those that
 // Services put rules into end with these.
-func fixed(f iptables.Family, l service.Local) map[place][]string {
+func fixed(f iptables.Family, l service.NodeFacts) map[place][]string {
 	in := func(table, chain string) place { return place{f, table, chain} }
 	out := map[place][]string{
 		in("nat", chainServices): toNodePorts(f, l,
@@ -88,7 +88,7 @@ const masqueradeMark = "0x4000"
 // markOutside gives clients that are no pods the node's address, or the endpoint's
 // answer would go past this node. The node itself has its address already, unless the
 // VIP is one of its addresses and the kernel took that.
-func markOutside(f iptables.Family, l service.Local) (rules []string) {
+func markOutside(f iptables.Family, l service.NodeFacts) (rules []string) {
 	pods := false
 	for _, c := range l.PodCIDRs {
 		if family(c.Addr()) == f {
@@ -108,7 +108,7 @@ func markOutside(f iptables.Family, l service.Local) (rules []string) {
 }
 
 // toNodePorts leads what is for an address of the node that serves node ports to a chain.
-func toNodePorts(f iptables.Family, l service.Local, words, chain string) (rules []string) {
+func toNodePorts(f iptables.Family, l service.NodeFacts, words, chain string) (rules []string) {
 	for _, n := range l.NodePortNets() {
 		if family(n.Addr()) == f {
 			dst := fmt.Sprintf("-d %s ", n)
@@ -138,6 +138,6 @@ func ours(chain string) bool {
 		func(p string) bool { return strings.HasPrefix(chain, p) })
 }
 
-// canary is a chain by which kube-proxy sees that somebody flushed the tables. While it
+// canary is a chain by which kube-proxy sees that the tables were flushed. While it
 // is there, and no Wayleave has taken over, the chains are kube-proxy's.
 const canary = "KUBE-PROXY-CANARY"

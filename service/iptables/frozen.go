@@ -57,13 +57,13 @@ func (m *Mode) ownOf(f iptables.Family, k model.Name, p service.Plan) map[string
 	return out
 }
 
-// settle makes a family's tables as the books want them. When the kernel refuses, the
+// settle makes a family's tables as the plans in force want them. When the kernel refuses, the
 // Services that change anything are frozen as they are, and thawed in halves, so that those
 // that it does not take are found. At no time is a rule of another Service missing.
 func (m *Mode) settle(
 	ctx context.Context, f iptables.Family, have map[string]iptables.Table, failed reconcile.KeyErrors[model.Name],
 ) error {
-	err := m.restore(ctx, compare(f, have, m.tables(f, m.books.Plans)))
+	err := m.restore(ctx, compare(f, have, m.tables(f, m.owners.Plans)))
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (m *Mode) settle(
 		return errors.Join(err, bad)
 	}
 	m.frozen[f] = freeze(f, have, touched)
-	if bad := m.restore(ctx, compare(f, have, m.tables(f, m.books.Plans))); bad != nil {
+	if bad := m.restore(ctx, compare(f, have, m.tables(f, m.owners.Plans))); bad != nil {
 		return errors.Join(err, bad)
 	}
 	refused := reconcile.KeyErrors[model.Name]{}
@@ -101,13 +101,13 @@ func (m *Mode) thaw(ctx context.Context, f iptables.Family, keys []model.Name) e
 	return err
 }
 
-// adjust reads a family's tables, and makes them as the books and the frozen want them.
+// adjust reads a family's tables, and makes them as the plans in force and the frozen Services want them.
 func (m *Mode) adjust(ctx context.Context, f iptables.Family) error {
 	have, err := m.read(ctx, f)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNotUndone, err)
 	}
-	return m.restore(ctx, compare(f, have, m.tables(f, m.books.Plans)))
+	return m.restore(ctx, compare(f, have, m.tables(f, m.owners.Plans)))
 }
 
 // touched are the Services of which the tables lack a rule, sorted.
@@ -122,13 +122,13 @@ func (m *Mode) touched(f iptables.Family, have map[string]iptables.Table) (keys 
 		}
 		return there[at][rule]
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(m.books.Plans), model.Name.Compare) {
+	for _, k := range slices.SortedFunc(maps.Keys(m.owners.Plans), model.Name.Compare) {
 		same := true
-		for chain, rules := range m.ownOf(f, k, m.books.Plans[k]) {
+		for chain, rules := range m.ownOf(f, k, m.owners.Plans[k]) {
 			old, ok := have["nat"][chain]
 			same = same && ok && slices.Equal(old, rules)
 		}
-		for at, rules := range m.sharedOf(f, k, m.books.Plans[k]) {
+		for at, rules := range m.sharedOf(f, k, m.owners.Plans[k]) {
 			same = same && !slices.ContainsFunc(rules, func(r string) bool { return !has(at, r) })
 		}
 		if !same {
@@ -145,7 +145,7 @@ func freeze(f iptables.Family, have map[string]iptables.Table, keys []model.Name
 	for _, k := range keys {
 		out[k] = frozen{map[place][]string{}, map[string][]string{}}
 	}
-	for at := range fixed(f, service.Local{}) {
+	for at := range fixed(f, service.NodeFacts{}) {
 		for _, rule := range have[at.table][at.chain] {
 			fr, ok := out[serviceOf(rule)]
 			if !ok {

@@ -26,9 +26,9 @@ type Mode struct {
 	track conntrack.Flusher
 
 	mu     sync.Mutex
-	local  service.Local
+	local  service.NodeFacts
 	synced bool
-	books  *service.Books
+	owners *service.OwnershipTable
 	// gone are UDP frontends whose flows are still to be removed; sweep says that
 	// there may be such flows.
 	gone  map[service.Frontend]bool
@@ -41,22 +41,22 @@ var _ service.Mode = (*Mode)(nil)
 
 // New makes the data plane; the kernel is not touched before Sync.
 func New(conn iptables.Conn, track conntrack.Flusher) *Mode {
-	return &Mode{conn: conn, track: track, books: service.NewBooks(), gone: map[service.Frontend]bool{}}
+	return &Mode{conn: conn, track: track, owners: service.NewOwnershipTable(), gone: map[service.Frontend]bool{}}
 }
 
 // Flavour is that of the tables.
 func (m *Mode) Flavour() iptables.Flavour { return m.conn.Flavour() }
 
-// SetLocal implements service.Mode.
-func (m *Mode) SetLocal(l service.Local) {
+// SetNodeFacts implements service.Mode.
+func (m *Mode) SetNodeFacts(l service.NodeFacts) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.local = l
 }
 
-// ApplyLocal implements service.Mode. Where pods of this node get another network,
+// ApplyNodeFacts implements service.Mode. Where pods of this node get another network,
 // chains of Services change, and everything is looked at.
-func (m *Mode) ApplyLocal(ctx context.Context, l service.Local) error {
+func (m *Mode) ApplyNodeFacts(ctx context.Context, l service.NodeFacts) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	old := m.local
@@ -65,7 +65,7 @@ func (m *Mode) ApplyLocal(ctx context.Context, l service.Local) error {
 		return nil
 	}
 	if !slices.Equal(old.OwnPodCIDRs, l.OwnPodCIDRs) {
-		return m.sync(ctx, maps.Clone(m.books.Want))
+		return m.sync(ctx, maps.Clone(m.owners.Want))
 	}
 	for _, f := range iptables.Families() {
 		d := newDelta(f)
@@ -91,7 +91,7 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.synced || m.isFrozen(set, del) {
-		plans := maps.Clone(m.books.Want)
+		plans := maps.Clone(m.owners.Want)
 		maps.Copy(plans, set)
 		for _, k := range del {
 			delete(plans, k)
@@ -123,7 +123,7 @@ func (m *Mode) try(ctx context.Context, part []model.Name, todo map[model.Name]*
 	for _, k := range part {
 		some[k] = todo[k]
 	}
-	d := m.books.Draft()
+	d := m.owners.Begin()
 	keys := d.Change(some)
 	for i, f := range iptables.Families() {
 		err := m.restore(ctx, m.difference(f, d, keys))
@@ -151,18 +151,18 @@ func unknown(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || errors.Is(err, errNotUndone)
 }
 
-func (m *Mode) accept(d *service.Draft) {
+func (m *Mode) accept(d *service.OwnershipChange) {
 	gone, udp := d.GoneUDP()
 	maps.Copy(m.gone, gone)
 	m.sweep = m.sweep || udp
-	m.books.Accept(d)
+	m.owners.Accept(d)
 }
 
 // finish removes old UDP flows, which comes after the change so that no packet makes
 // them anew.
 func (m *Mode) finish(ctx context.Context, failed reconcile.KeyErrors[model.Name]) error {
 	if m.sweep {
-		if err := m.track.FlushWhere(ctx, m.books.Stale(m.gone)); err != nil {
+		if err := m.track.FlushWhere(ctx, m.owners.Stale(m.gone)); err != nil {
 			return fmt.Errorf("service: programmed, but UDP clients of former endpoints are not moved: %w", err)
 		}
 		m.sweep, m.gone = false, map[service.Frontend]bool{}
@@ -208,19 +208,19 @@ func (m *Mode) restoreTables(ctx context.Context, d *delta, order []string) erro
 }
 
 // difference is what a draft changes of a family.
-func (m *Mode) difference(f iptables.Family, d *service.Draft, keys []model.Name) *delta {
-	return m.between(f, keys, func(k model.Name) service.Plan { return m.books.Plans[k] }, planOf(d), d)
+func (m *Mode) difference(f iptables.Family, d *service.OwnershipChange, keys []model.Name) *delta {
+	return m.between(f, keys, func(k model.Name) service.Plan { return m.owners.Plans[k] }, planOf(d), d)
 }
 
 // inverse undoes difference, also where that was done in part.
-func (m *Mode) inverse(f iptables.Family, d *service.Draft, keys []model.Name) *delta {
-	return m.between(f, keys, planOf(d), func(k model.Name) service.Plan { return m.books.Plans[k] }, nil)
+func (m *Mode) inverse(f iptables.Family, d *service.OwnershipChange, keys []model.Name) *delta {
+	return m.between(f, keys, planOf(d), func(k model.Name) service.Plan { return m.owners.Plans[k] }, nil)
 }
 
 // between is what turns the plans of some keys into others. Chains that Services share are
 // set as they are after the draft; nil: as they are now.
 func (m *Mode) between(f iptables.Family, keys []model.Name, from, to func(model.Name) service.Plan,
-	after *service.Draft) *delta {
+	after *service.OwnershipChange) *delta {
 	out := newDelta(f)
 	dirty := map[place]bool{}
 	for _, k := range keys {
@@ -263,7 +263,7 @@ func (m *Mode) between(f iptables.Family, keys []model.Name, from, to func(model
 }
 
 // planOf is that of a key after the draft; the zero Plan for none.
-func planOf(d *service.Draft) func(model.Name) service.Plan {
+func planOf(d *service.OwnershipChange) func(model.Name) service.Plan {
 	return func(k model.Name) (p service.Plan) {
 		if now := d.Plans[k]; now != nil {
 			p = *now
@@ -283,11 +283,11 @@ func rulesByPlace(k model.Name, p service.Plan, f iptables.Family) map[place][]s
 }
 
 // rebuild sets chains that many Services have rules in, as they are after the draft.
-func (m *Mode) rebuild(out *delta, dirty map[place]bool, d *service.Draft) {
+func (m *Mode) rebuild(out *delta, dirty map[place]bool, d *service.OwnershipChange) {
 	if len(dirty) == 0 {
 		return
 	}
-	plans := maps.Clone(m.books.Plans)
+	plans := maps.Clone(m.owners.Plans)
 	if d != nil {
 		for k, p := range d.Plans {
 			if p == nil {
@@ -342,15 +342,15 @@ func (m *Mode) Sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 
 func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) error {
 	m.synced = false
-	books := service.NewBooks()
-	d := books.Draft()
+	owners := service.NewOwnershipTable()
+	d := owners.Begin()
 	todo := make(map[model.Name]*service.Plan, len(plans))
 	for k, p := range plans {
 		todo[k] = &p
 	}
 	d.Change(todo)
-	books.Accept(d)
-	m.books, m.frozen = books, map[iptables.Family]map[model.Name]frozen{}
+	owners.Accept(d)
+	m.owners, m.frozen = owners, map[iptables.Family]map[model.Name]frozen{}
 	failed, refused := reconcile.KeyErrors[model.Name](d.Failed()), reconcile.KeyErrors[model.Name]{}
 	for _, f := range iptables.Families() {
 		have, err := m.read(ctx, f)
@@ -426,7 +426,7 @@ func foreignJumps(have iptables.Table, wanted map[iptables.Rule]bool) (out []ipt
 	return out
 }
 
-// oldUDP are the UDP frontends that a table leads to, whoever made it.
+// oldUDP returns the UDP frontends that a table leads to, ours or foreign.
 func oldUDP(f iptables.Family, nat iptables.Table) map[service.Frontend]bool {
 	out := map[service.Frontend]bool{}
 	for _, rule := range nat[chainServices] {
@@ -529,20 +529,20 @@ func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) {
 }
 
 // Text renders plans as iptables-restore reads them, for people.
-func Text(plans map[model.Name]service.Plan, l service.Local) string {
+func Text(plans map[model.Name]service.Plan, l service.NodeFacts) string {
 	m := New(nil, nil)
 	m.local = l
-	d := m.books.Draft()
+	d := m.owners.Begin()
 	todo := map[model.Name]*service.Plan{}
 	for k, p := range plans {
 		todo[k] = &p
 	}
 	d.Change(todo)
-	m.books.Accept(d)
+	m.owners.Accept(d)
 	var b strings.Builder
 	for _, f := range iptables.Families() {
 		fmt.Fprintf(&b, "# %s-restore\n", f)
-		delta := compare(f, nil, m.tables(f, m.books.Plans))
+		delta := compare(f, nil, m.tables(f, m.owners.Plans))
 		for _, table := range []string{"nat", "filter"} {
 			b.Write(delta.tables[table].Text())
 		}

@@ -31,12 +31,13 @@ func plan(i int, backends ...int) service.Plan {
 		for _, b := range backends {
 			slots = append(slots, netip.AddrPortFrom(netip.MustParseAddr(fmt.Sprintf(v.pod, b)), 8080))
 		}
-		p.Entries = append(p.Entries, service.Entry{Frontend: service.Frontend{Addr: vip, Protocol: model.TCP,
-			Port: 80}, Slots: slots},
-			service.Entry{Frontend: service.Frontend{Addr: netip.MustParseAddr(v.any), Protocol: model.TCP,
+		p.Frontends = append(p.Frontends, service.FrontendPlan{Frontend: service.Frontend{Addr: vip,
+			Protocol: model.TCP,
+			Port:     80}, Slots: slots},
+			service.FrontendPlan{Frontend: service.Frontend{Addr: netip.MustParseAddr(v.any), Protocol: model.TCP,
 				Port: uint16(30000 + i)}, Slots: slots, External: true})
 	}
-	slices.SortFunc(p.Entries, func(a, b service.Entry) int { return a.Frontend.Compare(b.Frontend) })
+	slices.SortFunc(p.Frontends, func(a, b service.FrontendPlan) int { return a.Frontend.Compare(b.Frontend) })
 	return p
 }
 
@@ -50,7 +51,7 @@ func plans(n int) map[model.Name]service.Plan {
 
 func start(f *iptables.Fake) *Mode {
 	m := New(f, &conntrack.Fake{})
-	m.SetLocal(service.Local{NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"),
+	m.SetNodeFacts(service.NodeFacts{NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"),
 		netip.MustParseAddr("2001:db8::1")},
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fdf4::/16")}})
 	return m
@@ -159,7 +160,7 @@ func TestEqualPlansSendNothing(t *testing.T) {
 	if err := m.Apply(t.Context(), all, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.ApplyLocal(t.Context(), m.local); err != nil {
+	if err := m.ApplyNodeFacts(t.Context(), m.local); err != nil {
 		t.Fatal(err)
 	}
 	program(t, m, all)
@@ -309,7 +310,7 @@ func TestARefusedServiceTouchesNoOther(t *testing.T) {
 			}
 			nat, _ := f.Read(t.Context(), iptables.IPv6, "nat")
 			if old := (port{service: name(13), protocol: model.TCP}).endpoint(
-				changed.Entries[len(changed.Entries)-1].Slots[0]); nat[old] == nil {
+				changed.Frontends[len(changed.Frontends)-1].Slots[0]); nat[old] == nil {
 				t.Error("the refused Service's version of before is not served")
 			}
 			f.Fail = nil
@@ -397,7 +398,7 @@ COMMIT
 }
 
 // New facts of the node change the chains that have them.
-func TestApplyLocal(t *testing.T) {
+func TestApplyNodeFacts(t *testing.T) {
 	f := iptables.NewFake()
 	m := start(f)
 	all := plans(3)
@@ -405,7 +406,7 @@ func TestApplyLocal(t *testing.T) {
 	f.Texts = nil
 	l := m.local
 	l.NodeIPs = append(slices.Clone(l.NodeIPs), netip.MustParseAddr("192.0.2.2"))
-	if err := m.ApplyLocal(t.Context(), l); err != nil {
+	if err := m.ApplyNodeFacts(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := chainsOf(f.Texts), []string{chainServices, chainOutside, chainExternal}; !slices.Equal(got, want) {
@@ -413,13 +414,13 @@ func TestApplyLocal(t *testing.T) {
 	}
 	other := iptables.NewFake()
 	n := New(other, &conntrack.Fake{})
-	n.SetLocal(l)
+	n.SetNodeFacts(l)
 	program(t, n, all)
 	same(t, f, dump(t, other))
 	// Refused, it is made up for by the next change.
 	f.Fail = func(iptables.Family, string) error { return errors.New("not now") }
 	l.NodeIPs = l.NodeIPs[:2]
-	if err := m.ApplyLocal(t.Context(), l); err == nil {
+	if err := m.ApplyNodeFacts(t.Context(), l); err == nil {
 		t.Error("no error")
 	}
 	f.Fail = nil
@@ -433,7 +434,7 @@ func TestApplyLocal(t *testing.T) {
 // is not masqueraded as well.
 func TestMarkIsClearedBeforeMasquerading(t *testing.T) {
 	for _, f := range iptables.Families() {
-		rules := fixed(f, service.Local{})[place{f, "nat", chainPostrouting}]
+		rules := fixed(f, service.NodeFacts{})[place{f, "nat", chainPostrouting}]
 		cleared := slices.Index(rules, "-j MARK --set-xmark 0x4000/0x0")
 		changed := slices.IndexFunc(rules, func(r string) bool { return strings.Contains(r, "-j MASQUERADE") })
 		if cleared < 0 || changed < cleared {

@@ -38,9 +38,10 @@ func TestRecentClientsAreSetByTheHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := New(k, &conntrack.Fake{})
-	p := service.Plan{Entries: []service.Entry{{Frontend: service.Frontend{Addr: netip.MustParseAddr("10.96.0.1"),
-		Protocol: model.TCP, Port: 80},
-		Slots: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.1:80")}, Affinity: time.Hour}}}
+	p := service.Plan{Frontends: []service.FrontendPlan{
+		{Frontend: service.Frontend{Addr: netip.MustParseAddr("10.96.0.1"),
+			Protocol: model.TCP, Port: 80},
+			Slots: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.1:80")}, Affinity: time.Hour}}}
 	program(t, m, map[model.Name]service.Plan{name(1): p})
 	raw, err := os.ReadFile(parameter)
 	if err != nil || strings.TrimSpace(string(raw)) != "5000" {

@@ -18,7 +18,7 @@ type place struct {
 
 // shared calls emit for the rules that a plan has in chains which it shares.
 func shared(k model.Name, p service.Plan, emit func(place, string)) {
-	for _, e := range p.Entries {
+	for _, e := range p.Frontends {
 		sharedEntry(k, e, emit)
 	}
 	if p.HealthCheck != 0 {
@@ -44,7 +44,7 @@ func families(p service.Plan) (out []iptables.Family) {
 	return out
 }
 
-func sharedEntry(k model.Name, e service.Entry, emit func(place, string)) {
+func sharedEntry(k model.Name, e service.FrontendPlan, emit func(place, string)) {
 	p, f := port{k, e.Port, e.Frontend.Protocol}, family(e.Frontend.Addr)
 	nodePort, served := e.Frontend.IsNodePort(), e.Slots
 	if e.Split {
@@ -87,7 +87,7 @@ func sharedEntry(k model.Name, e service.Entry, emit func(place, string)) {
 }
 
 // words say what an external address is.
-func words(e service.Entry) string {
+func words(e service.FrontendPlan) string {
 	if e.Balancer {
 		return "loadbalancer IP"
 	}
@@ -95,7 +95,7 @@ func words(e service.Entry) string {
 }
 
 // drawing is the chain of a ClusterIP.
-func drawing(e service.Entry) string {
+func drawing(e service.FrontendPlan) string {
 	if e.Local {
 		return prefixLocal
 	}
@@ -104,7 +104,8 @@ func drawing(e service.Entry) string {
 
 // own calls emit for the chains that are a plan's alone, with all of their rules. All
 // are in the table nat.
-func own(k model.Name, p service.Plan, l service.Local, emit func(f iptables.Family, chain string, rules []string)) {
+func own(k model.Name, p service.Plan, l service.NodeFacts, emit func(f iptables.Family, chain string,
+	rules []string)) {
 	type where struct {
 		family iptables.Family
 		chain  string
@@ -118,16 +119,17 @@ func own(k model.Name, p service.Plan, l service.Local, emit func(f iptables.Fam
 	}
 	// ClusterIPs first: the rules for their clients are in the same chains.
 	for _, external := range []bool{false, true} {
-		for _, e := range p.Entries {
+		for _, e := range p.Frontends {
 			if e.External == external && len(e.Slots)+len(e.Outside) > 0 {
-				ownEntry(k, e, p, l, add)
+				ownFrontend(k, e, p, l, add)
 			}
 		}
 	}
 }
 
-func ownEntry(k model.Name, e service.Entry, plan service.Plan, l service.Local, add func(iptables.Family, string,
-	func() []string)) {
+func ownFrontend(k model.Name, e service.FrontendPlan, plan service.Plan, l service.NodeFacts,
+	add func(iptables.Family, string,
+		func() []string)) {
 	p, f := port{k, e.Port, e.Frontend.Protocol}, family(e.Frontend.Addr)
 	draw := func(prefix string, slots []netip.AddrPort, outside []string) {
 		if len(slots) == 0 {
@@ -154,7 +156,7 @@ func ownEntry(k model.Name, e service.Entry, plan service.Plan, l service.Local,
 
 // drawOne are the rules that send a connection to the endpoint that the client had, or
 // to one of n: the first with probability 1/n, the second with 1/(n-1), and so on.
-func drawOne(p port, f iptables.Family, e service.Entry, slots []netip.AddrPort) (rules []string) {
+func drawOne(p port, f iptables.Family, e service.FrontendPlan, slots []netip.AddrPort) (rules []string) {
 	if e.Affinity > 0 {
 		for _, s := range slots {
 			sep := p.endpoint(s)
@@ -175,7 +177,7 @@ func drawOne(p port, f iptables.Family, e service.Entry, slots []netip.AddrPort)
 
 // endpoint translates. A client that is the endpoint itself needs another address to be
 // answered by way of this node.
-func endpoint(p port, f iptables.Family, e service.Entry, s netip.AddrPort) []string {
+func endpoint(p port, f iptables.Family, e service.FrontendPlan, s netip.AddrPort) []string {
 	set := ""
 	if e.Affinity > 0 {
 		set = fmt.Sprintf(" -m recent --set --name %s --mask %s --rsource", p.endpoint(s), mask(f))
@@ -187,7 +189,7 @@ func endpoint(p port, f iptables.Family, e service.Entry, s netip.AddrPort) []st
 }
 
 // outside is for clients of node ports and external addresses.
-func outside(p port, f iptables.Family, e service.Entry, l service.Local) (rules []string) {
+func outside(p port, f iptables.Family, e service.FrontendPlan, l service.NodeFacts) (rules []string) {
 	if !e.Split {
 		return []string{
 			comment("masquerade traffic for %s external destinations", p) + " -j " + chainMarkMasq,
@@ -217,7 +219,7 @@ func outside(p port, f iptables.Family, e service.Entry, l service.Local) (rules
 // stays untranslated, and chainFirewall drops that.
 func guarded(p port, plan service.Plan, f iptables.Family) (rules []string) {
 	seen := map[netip.Prefix]bool{}
-	for _, e := range plan.Entries {
+	for _, e := range plan.Frontends {
 		if e.Port != p.name || e.Frontend.Protocol != p.protocol || family(e.Frontend.Addr) != f {
 			continue
 		}

@@ -34,7 +34,7 @@ type server struct {
 	backends []netip.AddrPort
 }
 
-// node is what servers follow from beside the plan.
+// node is the input of servers beside the plan: facts of the node.
 type node struct {
 	scheduler string
 	// addrs are the node's addresses that serve node ports.
@@ -44,7 +44,7 @@ type node struct {
 // servers calls emit for every virtual server of a plan. Those without a backend are
 // among them: connections of former ones live on.
 func servers(p service.Plan, n node, emit func(server)) {
-	for _, e := range p.Entries {
+	for _, e := range p.Frontends {
 		s := server{ipvs.Server{Key: ipvs.Key{Protocol: e.Frontend.Protocol, Port: e.Frontend.Port},
 			Scheduler: n.scheduler, Persistent: e.Affinity}, e.Slots}
 		if e.Split {
@@ -69,10 +69,10 @@ func addresses(p service.Plan, emit func(netip.Addr)) {
 	for _, a := range p.VIPs {
 		emit(a)
 	}
-	for i, e := range p.Entries {
+	for i, e := range p.Frontends {
 		a := e.Frontend.Addr
-		same := func(o service.Entry) bool { return o.Frontend.Addr == a }
-		if !e.Frontend.IsNodePort() && !slices.Contains(p.VIPs, a) && !slices.ContainsFunc(p.Entries[:i], same) {
+		same := func(o service.FrontendPlan) bool { return o.Frontend.Addr == a }
+		if !e.Frontend.IsNodePort() && !slices.Contains(p.VIPs, a) && !slices.ContainsFunc(p.Frontends[:i], same) {
 			emit(a)
 		}
 	}
@@ -80,7 +80,7 @@ func addresses(p service.Plan, emit func(netip.Addr)) {
 
 // nodeAddrs are those of the node's addresses that serve node ports. IPVS sends nothing
 // from 127.0.0.1 to another host, so the tables around do that.
-func nodeAddrs(l service.Local, own []netip.Addr) (out []netip.Addr) {
+func nodeAddrs(l service.NodeFacts, own []netip.Addr) (out []netip.Addr) {
 	for _, a := range own {
 		in := func(p netip.Prefix) bool { return p.Contains(a) }
 		if slices.ContainsFunc(l.NodePortNets(), in) && !a.IsLoopback() {
@@ -92,7 +92,7 @@ func nodeAddrs(l service.Local, own []netip.Addr) (out []netip.Addr) {
 
 // Text renders plans for people: the virtual servers as ipvsadm -Ln lists them, and the
 // tables around them as nft text.
-func Text(plans map[model.Name]service.Plan, l service.Local, scheduler string) string {
+func Text(plans map[model.Name]service.Plan, l service.NodeFacts, scheduler string) string {
 	var list []server
 	for _, p := range plans {
 		servers(p, node{scheduler, nodeAddrs(l, l.NodeIPs)}, func(s server) { list = append(list, s) })
@@ -111,7 +111,7 @@ func Text(plans map[model.Name]service.Plan, l service.Local, scheduler string) 
 			fmt.Fprintf(&b, "  -> %-28s Masq    1\n", at)
 		}
 	}
-	return b.String() + nftables.TextBeside(plans, l, nil)
+	return b.String() + nftables.TextIPVSCompanion(plans, l, nil)
 }
 
 // Sysctls are what the mode needs below /proc/sys/net, as kube-proxy sets them:

@@ -19,7 +19,7 @@ var _ = flag.Bool("update", false, "write the golden files anew")
 // virtual servers as ipvsadm lists them, and the tables around them, which the real nft
 // takes.
 func TestGolden(t *testing.T) {
-	render := func(plans map[model.Name]service.Plan, l service.Local) string { return Text(plans, l, "rr") }
+	render := func(plans map[model.Name]service.Plan, l service.NodeFacts) string { return Text(plans, l, "rr") }
 	golden.Run(t, "ipvs", render, func(t *testing.T, text []byte) {
 		if os.Geteuid() != 0 {
 			t.Log("nft was not asked: this is not root")

@@ -21,19 +21,19 @@ import (
 // Mode is the data plane. Its methods may be called concurrently; they wait for one
 // another.
 type Mode struct {
-	conn   ipvs.Conn
-	around *nftables.Mode
-	track  conntrack.Flusher
-	opt    Options
+	conn      ipvs.Conn
+	companion *nftables.Mode
+	track     conntrack.Flusher
+	opt       Options
 
 	mu    sync.Mutex
-	local service.Local
+	local service.NodeFacts
 	addrs []netip.Addr // of the node, that serve node ports
 	// own are all addresses of the node's other links. They are the node's already, and
 	// are never put on ours, from where they might go.
 	own    []netip.Addr
 	synced bool
-	books  *service.Books
+	owners *service.OwnershipTable
 	// unsure are Services of which a part was refused: what the kernel has of them is not
 	// known, and a Sync looks. Others go on without one.
 	unsure map[model.Name]bool
@@ -43,8 +43,8 @@ type Mode struct {
 	draining map[ipvs.Key]map[netip.AddrPort]time.Time
 	gone     map[service.Frontend]bool
 	sweep    bool
-	// turn are the Services whose backends Run has yet to look at, before it begins anew.
-	turn []model.Name
+	// unchecked are the Services whose backends Run has yet to look at in this pass.
+	unchecked []model.Name
 }
 
 // Options are what may be set.
@@ -54,42 +54,42 @@ type Options struct {
 	// Drain is how long connections to a former endpoint, and to the virtual servers
 	// when another mode takes over, may live on.
 	Drain time.Duration
-	// Whole says which Services are served by rules and not by virtual servers; nil:
+	// BypassIPVS says which Services are served by nftables and not by virtual servers; nil:
 	// none. The node that answers DNS itself must get it before IPVS does.
-	Whole func(model.Name) bool
+	BypassIPVS func(model.Name) bool
 }
 
 var _ service.Mode = (*Mode)(nil)
 
-// New makes the data plane; the kernel is not touched before Sync. around must be made
-// by nftables.Beside, with the same Whole.
-func New(conn ipvs.Conn, around *nftables.Mode, track conntrack.Flusher, opt Options) *Mode {
-	return &Mode{conn: conn, around: around, track: track, opt: opt, books: service.NewBooks(),
+// New makes the data plane; the kernel is not touched before Sync. companion must be made by nftables.NewIPVSCompanion,
+// with the same BypassIPVS.
+func New(conn ipvs.Conn, companion *nftables.Mode, track conntrack.Flusher, opt Options) *Mode {
+	return &Mode{conn: conn, companion: companion, track: track, opt: opt, owners: service.NewOwnershipTable(),
 		unsure: map[model.Name]bool{}, users: map[netip.Addr]int{},
 		draining: map[ipvs.Key]map[netip.AddrPort]time.Time{}, gone: map[service.Frontend]bool{}}
 }
 
-// SetLocal implements service.Mode.
-func (m *Mode) SetLocal(l service.Local) {
+// SetNodeFacts implements service.Mode.
+func (m *Mode) SetNodeFacts(l service.NodeFacts) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.local = l
-	m.around.SetLocal(l)
+	m.companion.SetNodeFacts(l)
 }
 
-// ApplyLocal implements service.Mode.
-func (m *Mode) ApplyLocal(ctx context.Context, l service.Local) error {
+// ApplyNodeFacts implements service.Mode.
+func (m *Mode) ApplyNodeFacts(ctx context.Context, l service.NodeFacts) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.local = l
-	if err := m.around.ApplyLocal(ctx, l); err != nil || !m.synced {
+	if err := m.companion.ApplyNodeFacts(ctx, l); err != nil || !m.synced {
 		return err
 	}
 	own, addrs, err := m.findAddrs(ctx)
 	if err != nil || slices.Equal(addrs, m.addrs) && slices.Equal(own, m.own) {
 		return err
 	}
-	return m.sync(ctx, maps.Clone(m.books.Want))
+	return m.sync(ctx, maps.Clone(m.owners.Want))
 }
 
 // findAddrs are the addresses of the node's other links, sorted, and those of them that
@@ -110,7 +110,7 @@ func (m *Mode) node() node { return node{m.opt.Scheduler, m.addrs} }
 // wanted are the virtual servers of a plan.
 func (m *Mode) wanted(k model.Name, p service.Plan) map[ipvs.Key]server {
 	out := map[ipvs.Key]server{}
-	if m.opt.Whole != nil && m.opt.Whole(k) {
+	if m.opt.BypassIPVS != nil && m.opt.BypassIPVS(k) {
 		return out
 	}
 	servers(p, m.node(), func(s server) { out[s.Key] = s })
@@ -118,7 +118,7 @@ func (m *Mode) wanted(k model.Name, p service.Plan) map[ipvs.Key]server {
 }
 
 func (m *Mode) addresses(k model.Name, p service.Plan, emit func(netip.Addr)) {
-	if m.opt.Whole == nil || !m.opt.Whole(k) {
+	if m.opt.BypassIPVS == nil || !m.opt.BypassIPVS(k) {
 		addresses(p, func(a netip.Addr) {
 			if _, is := slices.BinarySearchFunc(m.own, a, netip.Addr.Compare); !is {
 				emit(a)
@@ -132,7 +132,7 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.synced || m.isUnsure(set, del) {
-		plans := maps.Clone(m.books.Want)
+		plans := maps.Clone(m.owners.Want)
 		maps.Copy(plans, set)
 		for _, k := range del {
 			delete(plans, k)
@@ -146,7 +146,7 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	for _, k := range del {
 		todo[k] = nil
 	}
-	d := m.books.Draft()
+	d := m.owners.Begin()
 	keys := d.Change(todo)
 	failed := reconcile.KeyErrors[model.Name](d.Failed())
 	refused := reconcile.KeyErrors[model.Name]{}
@@ -156,7 +156,7 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	// another, so both looks are over all keys.
 	before, after := map[ipvs.Key]server{}, map[ipvs.Key]server{}
 	for _, k := range keys {
-		maps.Copy(before, m.wanted(k, m.books.Plans[k]))
+		maps.Copy(before, m.wanted(k, m.owners.Plans[k]))
 		if p := d.Plans[k]; p != nil {
 			maps.Copy(after, m.wanted(k, *p))
 		}
@@ -166,18 +166,18 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 			refused[k] = err
 		}
 	}
-	if err := m.applyAround(ctx, d, keys, refused); err != nil {
+	if err := m.applyCompanion(ctx, d, keys, refused); err != nil {
 		return err
 	}
 	for _, k := range keys {
-		if err := m.lower(ctx, k, m.books.Plans[k], after); err != nil {
+		if err := m.lower(ctx, k, m.owners.Plans[k], after); err != nil {
 			refused[k] = err
 		}
 	}
 	gone, udp := d.GoneUDP()
 	maps.Copy(m.gone, gone)
 	m.sweep = m.sweep || udp
-	m.books.Accept(d)
+	m.owners.Accept(d)
 	m.synced = true
 	m.doubt(refused)
 	maps.Copy(failed, refused)
@@ -201,8 +201,8 @@ func (m *Mode) doubt(refused reconcile.KeyErrors[model.Name]) {
 	}
 }
 
-// applyAround has the tables follow the plans as they may hold.
-func (m *Mode) applyAround(ctx context.Context, d *service.Draft, keys []model.Name,
+// applyCompanion has the tables follow the plans as they may hold.
+func (m *Mode) applyCompanion(ctx context.Context, d *service.OwnershipChange, keys []model.Name,
 	refused reconcile.KeyErrors[model.Name]) error {
 	set, del := map[model.Name]service.Plan{}, []model.Name{}
 	for _, k := range keys {
@@ -212,7 +212,7 @@ func (m *Mode) applyAround(ctx context.Context, d *service.Draft, keys []model.N
 			del = append(del, k)
 		}
 	}
-	err := m.around.Apply(ctx, set, del)
+	err := m.companion.Apply(ctx, set, del)
 	var byKey reconcile.KeyErrors[model.Name]
 	if errors.As(err, &byKey) {
 		maps.Copy(refused, byKey)
@@ -292,7 +292,7 @@ func (m *Mode) retire(ctx context.Context, key ipvs.Key, at netip.AddrPort) erro
 // IPVS gives a backend that is there.
 func (m *Mode) finish(ctx context.Context, failed reconcile.KeyErrors[model.Name]) error {
 	if m.sweep {
-		if err := m.track.FlushWhere(ctx, m.books.Stale(m.gone)); err != nil {
+		if err := m.track.FlushWhere(ctx, m.owners.Stale(m.gone)); err != nil {
 			return fmt.Errorf("service: programmed, but UDP clients of former endpoints are not moved: %w", err)
 		}
 		m.sweep, m.gone = false, map[service.Frontend]bool{}
@@ -313,15 +313,15 @@ func (m *Mode) Sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 
 func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) error {
 	m.synced = false
-	books := service.NewBooks()
-	d := books.Draft()
+	owners := service.NewOwnershipTable()
+	d := owners.Begin()
 	todo := make(map[model.Name]*service.Plan, len(plans))
 	for k, p := range plans {
 		todo[k] = &p
 	}
 	d.Change(todo)
-	books.Accept(d)
-	m.books = books
+	owners.Accept(d)
+	m.owners = owners
 	failed, refused := reconcile.KeyErrors[model.Name](d.Failed()), reconcile.KeyErrors[model.Name]{}
 	var err error
 	if m.own, m.addrs, err = m.findAddrs(ctx); err != nil {
@@ -332,7 +332,7 @@ func (m *Mode) sync(ctx context.Context, plans map[model.Name]service.Plan) erro
 		return err
 	}
 	m.settle(ctx, have, refused)
-	if err := m.around.Sync(ctx, books.Plans); err != nil {
+	if err := m.companion.Sync(ctx, owners.Plans); err != nil {
 		var byKey reconcile.KeyErrors[model.Name]
 		if !errors.As(err, &byKey) {
 			return err
@@ -382,7 +382,7 @@ func (m *Mode) read(ctx context.Context) (found, error) {
 	}
 	ports := map[service.Frontend]bool{}
 	if made {
-		known, err := m.around.NodePorts(ctx)
+		known, err := m.companion.NodePorts(ctx)
 		if err != nil {
 			return f, err
 		}
@@ -408,7 +408,7 @@ func (m *Mode) read(ctx context.Context) (found, error) {
 func (m *Mode) settle(ctx context.Context, have found, refused reconcile.KeyErrors[model.Name]) {
 	draining := m.draining
 	m.users, m.draining = map[netip.Addr]int{}, map[ipvs.Key]map[netip.AddrPort]time.Time{}
-	for k, p := range m.books.Plans {
+	for k, p := range m.owners.Plans {
 		var errs []error
 		for key, s := range m.wanted(k, p) {
 			errs = append(errs, m.settleServer(ctx, key, s, have, draining[key]))
@@ -458,11 +458,10 @@ func (m *Mode) settleServer(ctx context.Context, key ipvs.Key, s server, have fo
 	return errors.Join(errs...)
 }
 
-// prune removes servers and addresses that nobody wants, and the link of a kube-proxy that
-// has ended.
+// prune removes servers and addresses that no plan asks for, and the link of a kube-proxy that has ended.
 func (m *Mode) prune(ctx context.Context, have found) error {
 	want := map[ipvs.Key]bool{}
-	for k, p := range m.books.Plans {
+	for k, p := range m.owners.Plans {
 		for key := range m.wanted(k, p) {
 			want[key] = true
 		}
@@ -491,9 +490,8 @@ func (m *Mode) prune(ctx context.Context, have found) error {
 	return nil
 }
 
-// Watch implements service.Mode. The kernel tells nobody of changed virtual servers:
-// Run looks at them.
-func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) { return m.around.Watch(ctx) }
+// Watch implements service.Mode. The kernel does not report changes of virtual servers, so Run polls them.
+func (m *Mode) Watch(ctx context.Context) (<-chan struct{}, error) { return m.companion.Watch(ctx) }
 
 // Run ends backends whose connections have ended, and repairs what others took away,
 // until ctx ends.
@@ -512,8 +510,8 @@ func (m *Mode) Run(ctx context.Context) error {
 	}
 }
 
-// pace is how long to rest after a look that took so long: with many Services a look is
-// dear, and looking shall take no more than a twentieth of a core.
+// pace returns the pause after a poll that took so long. With many Services a poll is expensive; polling takes at most
+// a twentieth of a core.
 func pace(took time.Duration) time.Duration { return max(time.Second, 20*took) }
 
 // look is one round of Run. What fails is tried again in the next.
@@ -544,7 +542,7 @@ func (m *Mode) look(ctx context.Context) {
 		linked[a] = true
 	}
 	same := slices.Equal(addrs, m.addrs) && slices.Equal(own, m.own)
-	for k, p := range m.books.Plans {
+	for k, p := range m.owners.Plans {
 		if m.unsure[k] {
 			continue // it has its retry
 		}
@@ -554,7 +552,7 @@ func (m *Mode) look(ctx context.Context) {
 		m.addresses(k, p, func(a netip.Addr) { same = same && linked[a] })
 	}
 	if !same || !m.backendsAreThere(ctx) {
-		_ = m.sync(ctx, maps.Clone(m.books.Want)) // tried again in the next round
+		_ = m.sync(ctx, maps.Clone(m.owners.Want)) // tried again in the next round
 	}
 }
 
@@ -562,17 +560,16 @@ func (m *Mode) look(ctx context.Context) {
 // kernel.
 const perLook = 100
 
-// backendsAreThere looks at the backends of the Services whose turn it is. What cannot be
-// read is nobody's fault here.
+// backendsAreThere checks the backends of the next unchecked Services. What cannot be read counts as right.
 func (m *Mode) backendsAreThere(ctx context.Context) bool {
-	if len(m.turn) == 0 {
-		m.turn = slices.Collect(maps.Keys(m.books.Plans))
+	if len(m.unchecked) == 0 {
+		m.unchecked = slices.Collect(maps.Keys(m.owners.Plans))
 	}
-	n := min(len(m.turn), perLook)
-	now := m.turn[:n]
-	m.turn = m.turn[n:]
+	n := min(len(m.unchecked), perLook)
+	now := m.unchecked[:n]
+	m.unchecked = m.unchecked[n:]
 	for _, k := range now {
-		p, ok := m.books.Plans[k]
+		p, ok := m.owners.Plans[k]
 		if !ok || m.unsure[k] {
 			continue
 		}
@@ -643,7 +640,7 @@ func (m *Mode) Leave(ctx context.Context) error {
 		}
 	}
 	// The tables would hold what was, from now on. Connections do not need them.
-	errs = append(errs, m.around.Remove(ctx))
+	errs = append(errs, m.companion.Remove(ctx))
 	// UDP clients move at once: nothing says when they have ended.
 	errs = append(errs, m.track.FlushWhere(ctx, func(dst, backend netip.AddrPort) bool {
 		return have.ours[ipvs.Key{Addr: dst.Addr(), Protocol: model.UDP, Port: dst.Port()}] && backend != dst
@@ -709,7 +706,7 @@ func (m *Mode) remove(ctx context.Context, have found) error {
 			errs = append(errs, m.conn.DelServer(ctx, key))
 		}
 	}
-	errs = append(errs, m.conn.DelLink(ctx, Link), m.conn.DelLink(ctx, proxyLink), m.around.Remove(ctx))
+	errs = append(errs, m.conn.DelLink(ctx, Link), m.conn.DelLink(ctx, proxyLink), m.companion.Remove(ctx))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("service: %w", err)
 	}
@@ -735,6 +732,6 @@ func (m *Mode) Remains(ctx context.Context) (out []string, err error) {
 			out = append(out, "link "+link)
 		}
 	}
-	tables, err := m.around.Remains(ctx)
+	tables, err := m.companion.Remains(ctx)
 	return append(out, tables...), err
 }

@@ -19,11 +19,12 @@ import (
 func TestAnAddressOfTheNodeIsNeverPutOnTheLink(t *testing.T) {
 	own, vip := netip.MustParseAddr("192.0.2.99"), netip.MustParseAddr("10.96.0.5")
 	f := ipvs.NewFake(own)
-	m := New(f, nftables.Beside(nft.NewFake(), &conntrack.Fake{}, nil), &conntrack.Fake{}, Options{Scheduler: "rr"})
+	m := New(f, nftables.NewIPVSCompanion(nft.NewFake(), &conntrack.Fake{}, nil), &conntrack.Fake{},
+		Options{Scheduler: "rr"})
 	plan := service.Plan{VIPs: []netip.Addr{vip}}
 	for _, a := range []netip.Addr{vip, own} {
-		plan.Entries = append(plan.Entries,
-			service.Entry{Frontend: service.Frontend{Addr: a, Protocol: model.TCP, Port: 80}})
+		plan.Frontends = append(plan.Frontends,
+			service.FrontendPlan{Frontend: service.Frontend{Addr: a, Protocol: model.TCP, Port: 80}})
 	}
 	name := model.Name{Namespace: "ns", Name: "web"}
 	linked := func(want ...netip.Addr) {

@@ -38,7 +38,8 @@ func ten(i, variant int) service.Plan {
 		slots = append(slots, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 128 + byte(n>>16), byte(n >> 8), byte(n)}),
 			8080))
 	}
-	p.Entries = []service.Entry{{Frontend: service.Frontend{Addr: vip, Protocol: model.TCP, Port: 80}, Slots: slots}}
+	p.Frontends = []service.FrontendPlan{{Frontend: service.Frontend{Addr: vip, Protocol: model.TCP, Port: 80},
+		Slots: slots}}
 	return p
 }
 
@@ -54,7 +55,7 @@ func real(b *testing.B) *Mode {
 		b.Fatal(err)
 	}
 	m := New(conn, track)
-	m.SetLocal(local())
+	m.SetNodeFacts(local())
 	return m
 }
 

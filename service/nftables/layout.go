@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/nft/program"
 	"wayleave.dev/model"
 	"wayleave.dev/service"
 )
@@ -24,35 +25,40 @@ import (
 // TableName is the name of our tables, one per family.
 const TableName = "wayleave-service"
 
-// BesideTableName is that of what is around IPVS.
-const BesideTableName = "wayleave-ipvs"
+// CompanionTableName is the name of the tables that complement IPVS.
+const CompanionTableName = "wayleave-ipvs"
 
-// layout is which part of the work the tables do.
+// layout says which part of the work the tables do.
 type layout struct {
 	name string
-	// beside says that IPVS draws the endpoints, but for the services that whole, which
-	// may be nil, says yes to.
-	beside bool
-	whole  func(model.Name) bool
-	// own is the node's address of a family, beside IPVS; localhost says that node
-	// ports are served on 127.0.0.1, which IPVS cannot.
+	// ipvsCompanion says that IPVS chooses the endpoints, but for the services for which bypassIPVS, which may be nil,
+	// is true.
+	ipvsCompanion bool
+	bypassIPVS    func(model.Name) bool
+	// own is the node's address of a family, for the companion of IPVS; localhost says that node ports are served on
+	// 127.0.0.1, which IPVS cannot do.
 	own       map[nft.Family]netip.Addr
 	localhost bool
 }
 
-// with is the layout on a node.
-func (l layout) with(local service.Local) layout {
-	l.own, l.localhost = owns(local), local.Localhost()
+// companion is the layout of the tables that complement IPVS.
+func companion(bypassIPVS func(model.Name) bool) layout {
+	return layout{name: CompanionTableName, ipvsCompanion: true, bypassIPVS: bypassIPVS}
+}
+
+// with returns the layout on a node.
+func (l layout) with(facts service.NodeFacts) layout {
+	l.own, l.localhost = owns(facts), facts.Localhost()
 	return l
 }
 
-// like says that nothing of the layout is another with other facts of the node.
+// like says that both layouts give the same rules.
 func (l layout) like(o layout) bool {
-	return !l.beside || maps.Equal(l.own, o.own) && l.localhost == o.localhost
+	return !l.ipvsCompanion || maps.Equal(l.own, o.own) && l.localhost == o.localhost
 }
 
 // owns are the first of a node's addresses of each family.
-func owns(l service.Local) map[nft.Family]netip.Addr {
+func owns(l service.NodeFacts) map[nft.Family]netip.Addr {
 	out := map[nft.Family]netip.Addr{}
 	for _, a := range l.NodeIPs {
 		if _, ok := out[family(a)]; !ok {
@@ -62,8 +68,10 @@ func owns(l service.Local) map[nft.Family]netip.Addr {
 	return out
 }
 
-// balanced says whether IPVS has the service.
-func (l layout) balanced(k model.Name) bool { return l.beside && (l.whole == nil || !l.whole(k)) }
+// byIPVS says whether IPVS serves the service.
+func (l layout) byIPVS(k model.Name) bool {
+	return l.ipvsCompanion && (l.bypassIPVS == nil || !l.bypassIPVS(k))
+}
 
 // masqueradeMark is the bit of the packet mark between DNAT and masquerading, the
 // one that kube-proxy uses by default. It is cleared before the packet leaves: a
@@ -87,7 +95,7 @@ const (
 	setOutsideSlots     = "outside-slots" // key . number → endpoint
 	setNodeOutsideSlots = "node-outside-slots"
 
-	// What has no slot is refused or dropped. A VIP needs no entry to be refused.
+	// What has no slot is refused or dropped. A VIP is refused without an element.
 	setUnserved     = "unserved" // → chain
 	setNodeUnserved = "node-unserved"
 
@@ -107,7 +115,7 @@ const (
 	setOwnCIDRs = "own-pod-cidrs"
 	setHairpin  = "hairpin"
 
-	// Beside IPVS: the keys that it has, and node ports on 127.0.0.1, which it has not.
+	// Of the companion of IPVS: the keys that it has, and node ports on 127.0.0.1, which it has not.
 	setBalanced  = "balanced"
 	setLocalhost = "localhost" // → chain
 	// The addresses for clients outside, which are the node's own as well there.
@@ -161,7 +169,7 @@ func (l layout) table(f nft.Family) nft.Table {
 		nft.Set{Name: setHairpin, Key: []nft.Type{nft.Addr, nft.Addr}})
 	t.Chains = append(ends(), l.splits(false)...)
 	t.Chains = append(t.Chains, l.splits(true)...)
-	if l.beside {
+	if l.ipvsCompanion {
 		t.Sets = append(t.Sets, nft.Set{Name: setBalanced, Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}},
 			nft.Set{Name: setLinked, Key: []nft.Type{nft.Addr}},
 			nft.Set{Name: setLocalhost, Key: []nft.Type{nft.Proto, nft.Port}, Data: []nft.Type{nft.Verdict}})
@@ -211,7 +219,7 @@ func (l layout) splits(nodePort bool) []nft.Chain {
 			{nft.LocalSaddr{}, nft.SetMark(masqueradeMark), nft.Goto(name + "-inside")},
 			{nft.GotoBy{Fields: fieldsOf(nodePort), Map: n.outside}}}},
 	}
-	if l.beside { // IPVS has the rest, and no later chain
+	if l.ipvsCompanion { // IPVS has the rest, and no later chain
 		for i := range chains {
 			chains[i].Rules = append(chains[i].Rules, nft.Rule{nft.DNATToItself{}})
 		}
@@ -221,85 +229,114 @@ func (l layout) splits(nodePort bool) []nft.Chain {
 
 // hooks are the chains that packets enter by.
 func (l layout) hooks(f nft.Family) []nft.Chain {
-	frontend, nodePort := fieldsOf(false), fieldsOf(true)
-	toNode := nft.In{Fields: []nft.Field{nft.Daddr}, Set: setNodeIPs}
-	translate := []nft.Rule{
-		{nft.GotoBy{Fields: frontend, Map: setFrontends}},
-		{nft.LocalDaddr{}, toNode, nft.GotoBy{Fields: nodePort, Map: setNodePorts}},
-	}
-	// Clients that are no pods get the node's address, or the endpoint's answer
-	// would go past this node. A node's own processes have its address already.
-	foreign := nft.Rule{
-		nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs},
-		nft.In{Fields: []nft.Field{nft.Saddr}, Set: setPodCIDRs, Not: true},
-		nft.SetMark(masqueradeMark),
-	}
-	// A VIP that is an address of this node, as that of DNS is, is the source that
-	// the kernel chooses for it; another node would send the answer to itself.
-	own := nft.Rule{
-		nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs},
-		nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs},
-		nft.SetMark(masqueradeMark),
-	}
-	// loadBalancerSourceRanges, before translation.
-	guard := []nft.Rule{{nft.New, nft.In{Fields: frontend, Set: setGuarded},
-		nft.In{Fields: append(slices.Clone(frontend), nft.Saddr), Set: setAllowed, Not: true}, nft.Drop()}}
-	check := []nft.Rule{
-		{nft.New, nft.Translated{}, nft.Goto("translated")},
-		// What is still for a VIP after translation has no endpoint or no such port.
-		{nft.New, nft.GotoBy{Fields: frontend, Map: setUnserved}},
-		{nft.New, nft.LocalDaddr{}, toNode, nft.GotoBy{Fields: nodePort, Map: setNodeUnserved}},
-		{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs}, nft.Goto("refuse")},
-	}
-	fromLinks := guard
-	if f == nft.IPv4 {
-		// Where node ports are served on 127.0.0.1 the kernel routes it, and this keeps
-		// it the node's own.
-		fromLinks = append([]nft.Rule{{nft.NotLoopbackIn{}, nft.Within{Field: nft.Daddr,
-			Prefix: netip.MustParsePrefix("127.0.0.0/8")}, nft.Drop()}}, guard...)
-	}
-	masquerade := []nft.Rule{
-		{nft.HasMark(masqueradeMark), nft.ClearMark(masqueradeMark), nft.Masquerade()},
-		{nft.In{Fields: []nft.Field{nft.Saddr, nft.Daddr}, Set: setHairpin}, nft.Masquerade()}}
-	output, checkOutput := append([]nft.Rule{own}, translate...), int32(-90)
-	if l.beside {
+	guard := guardRules()
+	check, checkOutput := l.checkRules(), int32(-90)
+	if l.ipvsCompanion {
 		checkOutput = -99 // IPVS takes what the node sends at -98
-		// All VIPs are addresses of this node, and it sends from the one that it sends
-		// to. Its own address is what it would have taken, and not that of the link.
-		source := nft.Statement(nft.Masquerade())
-		if own, ok := l.own[f]; ok {
-			source = nft.SNATTo{Addr: own}
-		}
-		masquerade = append([]nft.Rule{{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs}, source}}, masquerade...)
-		output = translate
-		if f == nft.IPv4 {
-			output = append([]nft.Rule{{nft.Within{Field: nft.Daddr, Prefix: netip.MustParsePrefix("127.0.0.0/8")},
-				toNode, nft.GotoBy{Fields: nodePort, Map: setLocalhost}}}, translate...)
-		}
-		last := &check[len(check)-1]
-		*last = nft.Rule{nft.New, nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs},
-			nft.In{Fields: frontend, Set: setBalanced, Not: true}, nft.Goto("refuse")}
 	}
-	input := append([]nft.Rule{foreign}, translate...)
-	input, output = append(input, l.keep()...), append(slices.Clone(output), l.keep()...)
 	return []nft.Chain{
 		{Name: "guard-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -110},
-			Rules: fromLinks},
+			Rules: append(localhostRules(f), guard...)},
 		{Name: "guard-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -110}, Rules: guard},
-		{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100}, Rules: input},
-		{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: output},
+		{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100},
+			Rules: l.translateInput()},
+		{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: l.translateOutput(f)},
 		{Name: "check-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -90}, Rules: check},
 		{Name: "check-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: checkOutput}, Rules: check},
-		{Name: "nat-postrouting", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 90}, Rules: masquerade},
+		{Name: "nat-postrouting", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 90},
+			Rules: l.masqueradeRules(f)},
 	}
+}
+
+// toNode matches packets to an address of the node that serves node ports.
+func toNode() nft.Statement { return nft.In{Fields: []nft.Field{nft.Daddr}, Set: setNodeIPs} }
+
+// toVIP matches packets to a VIP.
+func toVIP() nft.Statement { return nft.In{Fields: []nft.Field{nft.Daddr}, Set: setVIPs} }
+
+// guardRules enforce loadBalancerSourceRanges, before translation.
+func guardRules() []nft.Rule {
+	key := fieldsOf(false)
+	return []nft.Rule{{nft.New, nft.In{Fields: key, Set: setGuarded},
+		nft.In{Fields: append(slices.Clone(key), nft.Saddr), Set: setAllowed, Not: true}, nft.Drop()}}
+}
+
+// localhostRules keep 127.0.0.1 the node's own, though the kernel routes it where node ports are served on it.
+func localhostRules(f nft.Family) []nft.Rule {
+	if f != nft.IPv4 {
+		return nil
+	}
+	return []nft.Rule{{nft.NotLoopbackIn{}, nft.Within{Field: nft.Daddr,
+		Prefix: netip.MustParsePrefix("127.0.0.0/8")}, nft.Drop()}}
+}
+
+// translate looks frontends and node ports up.
+func translate() []nft.Rule {
+	return []nft.Rule{
+		{nft.GotoBy{Fields: fieldsOf(false), Map: setFrontends}},
+		{nft.LocalDaddr{}, toNode(), nft.GotoBy{Fields: fieldsOf(true), Map: setNodePorts}},
+	}
+}
+
+// translateInput is for packets that arrive. Clients that are no pods get the node's address, or the endpoint's answer
+// would go past this node. A node's own processes have its address already.
+func (l layout) translateInput() []nft.Rule {
+	foreign := nft.Rule{toVIP(), nft.In{Fields: []nft.Field{nft.Saddr}, Set: setPodCIDRs, Not: true},
+		nft.SetMark(masqueradeMark)}
+	return slices.Concat([]nft.Rule{foreign}, translate(), l.keep())
+}
+
+// translateOutput is for packets that processes of the node send. A VIP that is an address of this node, as that of DNS
+// is, is the source that the kernel chooses for it; another node would send the answer to itself.
+func (l layout) translateOutput(f nft.Family) []nft.Rule {
+	var first []nft.Rule
+	switch {
+	case !l.ipvsCompanion:
+		first = []nft.Rule{{toVIP(), nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs}, nft.SetMark(masqueradeMark)}}
+	case f == nft.IPv4:
+		first = []nft.Rule{{nft.Within{Field: nft.Daddr, Prefix: netip.MustParsePrefix("127.0.0.0/8")}, toNode(),
+			nft.GotoBy{Fields: fieldsOf(true), Map: setLocalhost}}}
+	}
+	return slices.Concat(first, translate(), l.keep())
+}
+
+// checkRules refuse what is still addressed to a VIP after translation: it has no endpoint, or there is no such port.
+func (l layout) checkRules() []nft.Rule {
+	refuse := nft.Rule{nft.New, toVIP()}
+	if l.ipvsCompanion {
+		refuse = append(refuse, nft.In{Fields: fieldsOf(false), Set: setBalanced, Not: true})
+	}
+	return []nft.Rule{
+		{nft.New, nft.Translated{}, nft.Goto("translated")},
+		{nft.New, nft.GotoBy{Fields: fieldsOf(false), Map: setUnserved}},
+		{nft.New, nft.LocalDaddr{}, toNode(), nft.GotoBy{Fields: fieldsOf(true), Map: setNodeUnserved}},
+		append(refuse, nft.Goto("refuse")),
+	}
+}
+
+// masqueradeRules give packets the node's address.
+func (l layout) masqueradeRules(f nft.Family) []nft.Rule {
+	rules := []nft.Rule{
+		{nft.HasMark(masqueradeMark), nft.ClearMark(masqueradeMark), nft.Masquerade()},
+		{nft.In{Fields: []nft.Field{nft.Saddr, nft.Daddr}, Set: setHairpin}, nft.Masquerade()}}
+	if !l.ipvsCompanion {
+		return rules
+	}
+	// All VIPs are addresses of this node, and it sends from the one that it sends to. Its own address is what it would
+	// have taken, and not that of the link.
+	source := nft.Masquerade()
+	if own, ok := l.own[f]; ok {
+		source = nft.SNATTo{Addr: own}
+	}
+	return append([]nft.Rule{{nft.In{Fields: []nft.Field{nft.Saddr}, Set: setVIPs}, source}}, rules...)
 }
 
 // keep ends translation for addresses of Services: later chains, of a pod's host port, must
 // not take what is for them. Such an address may be one of the node's: that of DNS, and
-// beside IPVS all.
+// with IPVS all.
 func (l layout) keep() []nft.Rule {
 	sets := []string{setVIPs}
-	if l.beside {
+	if l.ipvsCompanion {
 		sets = append(sets, setLinked)
 	}
 	var out []nft.Rule
@@ -309,7 +346,7 @@ func (l layout) keep() []nft.Rule {
 	return out
 }
 
-// kind is what a chain does beside drawing one of its slots.
+// kind is what a chain does in addition to choosing one of its slots.
 type kind string
 
 const (
@@ -342,7 +379,7 @@ func chainName(k kind, n int, sticky, nodePort bool) string {
 	return name
 }
 
-// slotChain draws one of n slots, or takes that which the client had.
+// slotChain chooses one of n slots at random, or the one that the client had.
 func slotChain(k kind, n int, sticky, nodePort bool) nft.Chain {
 	sets, fields := namesOf(nodePort), fieldsOf(nodePort)
 	c := nft.Chain{Name: chainName(k, n, sticky, nodePort)}
@@ -378,128 +415,155 @@ func rememberChain(d time.Duration, nodePort bool) nft.Chain {
 	return c
 }
 
-// place is where an element lives.
-type place struct {
-	family nft.Family
-	set    string
-	key    string
-}
+// Kinds of objects that several plans may need.
+const (
+	chainObject   uint8 = iota // a chain for a number of slots, or for a time
+	hairpinObject              // an endpoint on this node
+	linkedObject               // an address for clients outside, with IPVS
+)
 
-// element is that of a place. Of a range the data is its end.
-func (p place) element(data string) nft.Element {
-	if p.set == setAllowed {
-		return nft.Element{Key: p.key, End: data}
-	}
-	return nft.Element{Key: p.key, Data: data}
-}
-
-// render calls emit for every element that the plan asks for, but for those of the
-// hairpin set, which plans share; and need for every chain beside those of the table.
-func (l layout) render(k model.Name, p service.Plan, emit func(p place, data string),
-	need func(f nft.Family, c func() nft.Chain, name string)) {
+// render calls out for everything that the plan asks for.
+func (l layout) render(k model.Name, p service.Plan, out program.Output) {
 	for _, a := range p.VIPs {
-		emit(place{family(a), setVIPs, nft.Pack(a)}, "")
+		out.Element(program.Place{Family: family(a), Set: setVIPs, Key: nft.Pack(a)}, program.Value{})
 	}
-	for _, e := range p.Entries {
-		l.renderEntry(e, l.balanced(k), emit, need)
+	byIPVS := l.byIPVS(k)
+	for _, e := range p.Frontends {
+		l.renderFrontend(e, byIPVS, out)
+	}
+	for _, a := range p.Hairpin {
+		member(out, hairpinObject, family(a), setHairpin, nft.Pack(a, a))
+	}
+	if !byIPVS {
+		return
+	}
+	var last netip.Addr // frontends are sorted by address
+	for _, e := range p.Frontends {
+		if a := e.Frontend.Addr; e.External && !e.Frontend.IsNodePort() && a != last {
+			last = a
+			member(out, linkedObject, family(a), setLinked, nft.Pack(a))
+		}
 	}
 }
 
-func (l layout) renderEntry(e service.Entry, balanced bool, emit func(p place, data string),
-	need func(f nft.Family, c func() nft.Chain, name string)) {
-	f, nodePort, sticky := family(e.Frontend.Addr), e.Frontend.IsNodePort(), e.Affinity > 0
-	sets := namesOf(nodePort)
-	key := nft.Pack(uint8(e.Frontend.Protocol), e.Frontend.Port)
+// member has a set contain a key that other plans may want, too.
+func member(out program.Output, kind uint8, f nft.Family, set, key string) {
+	out.Need(program.Object{Family: f, Kind: kind, Name: key}, func() program.Parts {
+		return program.Parts{Elements: []program.Item{{Set: set, Element: nft.Element{Key: key}}}}
+	})
+}
+
+// chain has a chain be there that frontends share.
+func chain(out program.Output, f nft.Family, name string, build func() nft.Chain) {
+	out.Need(program.Object{Family: f, Kind: chainObject, Name: name, Lasting: true}, func() program.Parts {
+		return program.Parts{Chains: []nft.Chain{build()}}
+	})
+}
+
+// frontend renders a frontend.
+type frontend struct {
+	service.FrontendPlan
+	family nft.Family
+	key    string
+	names
+	out program.Output
+}
+
+func (e *frontend) emit(set, key, data string) {
+	e.out.Element(program.Place{Family: e.family, Set: set, Key: key}, program.Value{Data: data})
+}
+
+// lead sends the frontend to the chain for a number of slots.
+func (e *frontend) lead(set string, k kind, slots []netip.AddrPort) {
+	if len(slots) == 0 {
+		return
+	}
+	n, sticky, nodePort := len(slots), e.Affinity > 0, e.Frontend.IsNodePort()
+	name := chainName(k, n, sticky, nodePort)
+	e.emit(set, e.key, name)
+	chain(e.out, e.family, name, func() nft.Chain { return slotChain(k, n, sticky, nodePort) })
+}
+
+// fill adds the slots.
+func (e *frontend) fill(set string, slots []netip.AddrPort) {
+	for i, s := range slots {
+		e.emit(set, e.key+nft.Pack(uint32(i)), nft.Pack(s.Addr(), s.Port()))
+	}
+}
+
+func (l layout) renderFrontend(plan service.FrontendPlan, byIPVS bool, out program.Output) {
+	nodePort := plan.Frontend.IsNodePort()
+	e := frontend{plan, family(plan.Frontend.Addr), nft.Pack(uint8(plan.Frontend.Protocol), plan.Frontend.Port),
+		namesOf(nodePort), out}
 	if !nodePort {
-		key = nft.Pack(e.Frontend.Addr) + key
+		e.key = nft.Pack(plan.Frontend.Addr) + e.key
 	}
-	to := func(set string, k kind, slots []netip.AddrPort) {
-		if len(slots) == 0 {
-			return
-		}
-		name := chainName(k, len(slots), sticky, nodePort)
-		emit(place{f, set, key}, name)
-		need(f, func() nft.Chain { return slotChain(k, len(slots), sticky, nodePort) }, name)
-	}
-	fill := func(set string, slots []netip.AddrPort) {
-		for i, s := range slots {
-			emit(place{f, set, key + nft.Pack(uint32(i))}, nft.Pack(s.Addr(), s.Port()))
-		}
-	}
-	localhost := balanced && l.localhost && nodePort && !e.Split && f == nft.IPv4
-	if !balanced || e.Split || localhost {
-		fill(sets.slots, e.Slots)
+	localhost := byIPVS && l.localhost && nodePort && !e.Split && e.family == nft.IPv4
+	hasSlots := !byIPVS || e.Split || localhost
+	if hasSlots {
+		e.fill(e.slots, e.Slots)
 	}
 	if localhost {
-		to(setLocalhost, masked, e.Slots)
+		e.lead(setLocalhost, masked, e.Slots)
 	}
 	served := e.Slots
 	switch {
-	case balanced && e.Split:
+	case byIPVS && e.Split:
 		// The virtual server has the endpoints for clients outside.
-		emit(place{f, sets.frontends, key}, chainName(split, 0, false, nodePort))
-		to(sets.inside, plain, e.Slots)
+		e.emit(e.frontends, e.key, chainName(split, 0, false, nodePort))
+		e.lead(e.inside, plain, e.Slots)
 		served = e.Outside
-	case balanced && len(e.Slots) == 0:
-	case balanced && e.External:
-		emit(place{f, sets.frontends, key}, chainBalancedMasked)
-	case balanced:
-		emit(place{f, sets.frontends, key}, chainBalanced)
-		emit(place{f, setBalanced, key}, "")
+	case byIPVS && len(e.Slots) == 0:
+	case byIPVS && e.External:
+		e.emit(e.frontends, e.key, chainBalancedMasked)
+	case byIPVS:
+		e.emit(e.frontends, e.key, chainBalanced)
+		e.emit(setBalanced, e.key, "")
 	case e.Split:
-		emit(place{f, sets.frontends, key}, chainName(split, 0, false, nodePort))
-		to(sets.inside, plain, e.Slots)
-		to(sets.outside, outside, e.Outside)
-		fill(sets.outsideSlots, e.Outside)
+		e.emit(e.frontends, e.key, chainName(split, 0, false, nodePort))
+		e.lead(e.inside, plain, e.Slots)
+		e.lead(e.outside, outside, e.Outside)
+		e.fill(e.outsideSlots, e.Outside)
 		served = e.Outside
 	case e.External:
-		to(sets.frontends, masked, e.Slots)
+		e.lead(e.frontends, masked, e.Slots)
 	default:
-		to(sets.frontends, plain, e.Slots)
+		e.lead(e.frontends, plain, e.Slots)
 	}
 	if len(served) == 0 {
-		end := "refuse"
-		if e.Drop {
-			end = "discard"
-		}
-		emit(place{f, sets.unserved, key}, end)
+		e.refuse()
 	}
-	if sticky && len(e.Slots) > 0 && (!balanced || e.Split || localhost) {
-		name := chainName(remember, int(e.Affinity.Seconds()), false, nodePort)
-		emit(place{f, sets.sticky, key}, name)
-		need(f, func() nft.Chain { return rememberChain(e.Affinity, nodePort) }, name)
+	if e.Affinity > 0 && len(e.Slots) > 0 && hasSlots {
+		name, d := chainName(remember, int(e.Affinity.Seconds()), false, nodePort), e.Affinity
+		e.emit(e.sticky, e.key, name)
+		chain(out, e.family, name, func() nft.Chain { return rememberChain(d, nodePort) })
 	}
 	if len(e.Sources) > 0 && !nodePort {
-		emit(place{f, setGuarded, key}, "")
-		for _, r := range nft.Disjoint(e.Sources) {
-			el := nft.RangeOf(r, e.Frontend.Addr, uint8(e.Frontend.Protocol), e.Frontend.Port)
-			emit(place{f, setAllowed, el.Key}, el.End)
-		}
+		e.guard()
 	}
 }
 
-// common calls emit for the elements of a plan that others may want, too: endpoints on this
-// node, and beside IPVS addresses for clients outside.
-func (l layout) common(k model.Name, p service.Plan, emit func(place)) {
-	for _, a := range p.Hairpin {
-		emit(place{family(a), setHairpin, nft.Pack(a, a)})
-	}
-	if !l.balanced(k) {
-		return
-	}
-	var last netip.Addr // entries are sorted by address
-	for _, e := range p.Entries {
-		if a := e.Frontend.Addr; e.External && !e.Frontend.IsNodePort() && a != last {
-			last = a
-			emit(place{family(a), setLinked, nft.Pack(a)})
-		}
+// refuse ends what comes to a frontend without slots.
+func (e *frontend) refuse() {
+	if e.Drop {
+		e.emit(e.unserved, e.key, "discard")
+	} else {
+		e.emit(e.unserved, e.key, "refuse")
 	}
 }
 
-// localSets are the elements that follow from the node. They are few, and set
-// anew in one transaction.
-func localSets(f nft.Family, l service.Local) map[string][]nft.Element {
-	out := map[string][]nft.Element{setPodCIDRs: podCIDRs(f, l.PodCIDRs)}
+// guard limits the sources.
+func (e *frontend) guard() {
+	e.emit(setGuarded, e.key, "")
+	for _, r := range nft.Disjoint(e.Sources) {
+		el := nft.RangeOf(r, e.Frontend.Addr, uint8(e.Frontend.Protocol), e.Frontend.Port)
+		e.out.Element(program.Place{Family: e.family, Set: setAllowed, Key: el.Key}, program.Value{End: el.End})
+	}
+}
+
+// factSets are the sets that follow from the node and the cluster.
+func factSets(f nft.Family, l service.NodeFacts) map[string][]nft.Element {
+	out := map[string][]nft.Element{setPodCIDRs: podCIDRs(f, l.PodCIDRs), setOwnCIDRs: nil, setNodeIPs: nil}
 	for _, p := range nft.Disjoint(l.OwnPodCIDRs) {
 		if family(p.Addr()) == f {
 			out[setOwnCIDRs] = append(out[setOwnCIDRs], nft.Range(p))
@@ -513,8 +577,8 @@ func localSets(f nft.Family, l service.Local) map[string][]nft.Element {
 	return out
 }
 
-// podCIDRs are the ranges of a family. Where none is known, everything counts as
-// a pod's, so that nobody is masqueraded by mistake.
+// podCIDRs returns the ranges of a family. If none is known, every address counts as a pod's, so that no client is
+// masqueraded by mistake.
 func podCIDRs(f nft.Family, all []netip.Prefix) []nft.Element {
 	var out []nft.Element
 	for _, p := range nft.Disjoint(all) {

@@ -10,11 +10,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/nft/program/programtest"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 	"wayleave.dev/service"
@@ -46,25 +48,27 @@ func plan(i int, backends ...int) service.Plan {
 			}
 		}
 		for _, proto := range []model.Protocol{model.TCP, model.UDP} {
-			p.Entries = append(p.Entries, service.Entry{Frontend: service.Frontend{Addr: v.vip, Protocol: proto,
-				Port: 80}, Slots: slots},
-				service.Entry{Frontend: service.Frontend{Addr: v.any, Protocol: proto, Port: uint16(30000 + i)},
+			p.Frontends = append(p.Frontends, service.FrontendPlan{Frontend: service.Frontend{Addr: v.vip,
+				Protocol: proto,
+				Port:     80}, Slots: slots},
+				service.FrontendPlan{Frontend: service.Frontend{Addr: v.any, Protocol: proto, Port: uint16(30000 + i)},
 					Slots: slots})
 		}
 	}
-	slices.SortFunc(p.Entries, func(a, b service.Entry) int { return a.Frontend.Compare(b.Frontend) })
+	slices.SortFunc(p.Frontends, func(a, b service.FrontendPlan) int { return a.Frontend.Compare(b.Frontend) })
 	return p
 }
 
-func local() Local {
-	return Local{NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+func local() service.NodeFacts {
+	return service.NodeFacts{NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"),
+		netip.MustParseAddr("2001:db8::1")},
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fdf4::/16")}}
 }
 
 func start(f *nft.Fake) (*Mode, *conntrack.Fake) {
 	track := &conntrack.Fake{}
 	m := New(f, track)
-	m.SetLocal(local())
+	m.SetNodeFacts(local())
 	return m, track
 }
 
@@ -99,7 +103,7 @@ func size(b nft.Batch) int {
 	n := 0
 	for _, bySet := range []map[string][]nft.Element{b.Delete, b.Add} {
 		for set, list := range bySet {
-			if !slices.Contains(localNames(), set) {
+			if !slices.Contains(factNames(), set) {
 				n += len(list)
 			}
 		}
@@ -267,9 +271,9 @@ func TestTwoServicesWantOneNodePort(t *testing.T) {
 	f := nft.NewFake()
 	m, _ := start(f)
 	first, second := plan(1, 1), plan(2, 2)
-	for i, e := range second.Entries {
+	for i, e := range second.Frontends {
 		if e.Frontend.IsNodePort() {
-			second.Entries[i].Frontend.Port = 30001
+			second.Frontends[i].Frontend.Port = 30001
 		}
 	}
 	if err := m.Sync(t.Context(), map[model.Name]service.Plan{name(2): second}); err != nil {
@@ -338,7 +342,8 @@ func TestAFailedFlushIsTriedAgain(t *testing.T) {
 func TestTheNodesFactsChangeLive(t *testing.T) {
 	f := nft.NewFake()
 	m, _ := start(f)
-	if err := (service.Locals{Mode: m}).Sync(t.Context(), map[string]Local{"node1": {}}); err != nil || f.Commits != 0 {
+	if err := (service.NodeFactsTarget{Mode: m}).Sync(t.Context(),
+		map[string]service.NodeFacts{"node1": {}}); err != nil || f.Commits != 0 {
 		t.Fatalf("before the first Sync: %v, %d commits", err, f.Commits)
 	}
 	if err := m.Sync(t.Context(), some(2)); err != nil {
@@ -347,7 +352,8 @@ func TestTheNodesFactsChangeLive(t *testing.T) {
 	if strings.Contains(dump(f), "192.0.2.1") {
 		t.Fatal("the facts were not replaced")
 	}
-	if err := (service.Locals{Mode: m}).Apply(t.Context(), map[string]Local{"node1": local()}, nil); err != nil {
+	if err := (service.NodeFactsTarget{Mode: m}).Apply(t.Context(), map[string]service.NodeFacts{"node1": local()},
+		nil); err != nil {
 		t.Fatal(err)
 	}
 	holds(t, f, some(2))
@@ -420,4 +426,44 @@ func TestAnyHistoryEndsTheSame(t *testing.T) {
 			holds(t, f, plans)
 		}
 	}
+}
+
+// factNames are the sets that each Sync replaces.
+func factNames() []string { return []string{setNodeIPs, setPodCIDRs, setOwnCIDRs} }
+
+// A crash at any moment, a flush, a refusal: see package programtest.
+func TestRecoversFromAnyFault(t *testing.T) {
+	t.Parallel()
+	programtest.Run(t, programtest.Feature[model.Name, service.Plan]{Table: layout{name: TableName}.table,
+		Equal: service.Equal,
+		Start: func(c nft.Conn) reconcile.Target[model.Name, service.Plan] {
+			m := New(c, &conntrack.Fake{})
+			m.SetNodeFacts(local())
+			return m
+		},
+		Draw: func(r *rand.Rand) map[model.Name]service.Plan {
+			plans := map[model.Name]service.Plan{}
+			for i := range 8 {
+				if r.IntN(3) > 0 {
+					plans[name(i)] = varied(r, plan(i, r.Perm(6)[:r.IntN(4)]...))
+				}
+			}
+			return plans
+		}})
+}
+
+// varied gives the frontends of a plan what Services may ask for.
+func varied(r *rand.Rand, p service.Plan) service.Plan {
+	affinity := []time.Duration{0, 0, time.Hour, time.Minute}[r.IntN(4)]
+	for i := range p.Frontends {
+		e := &p.Frontends[i]
+		e.Affinity, e.External, e.Drop = affinity, r.IntN(2) == 0, r.IntN(4) == 0
+		if e.Split = e.External && r.IntN(2) == 0; e.Split {
+			e.Outside = e.Slots[:r.IntN(len(e.Slots)+1)]
+		}
+		if a := e.Frontend.Addr; !e.Frontend.IsNodePort() && r.IntN(3) == 0 {
+			e.Sources = []netip.Prefix{netip.PrefixFrom(a, 8+r.IntN(16)).Masked()}
+		}
+	}
+	return p
 }

@@ -68,7 +68,7 @@ func run(ctx context.Context, master, socket, plain, encrypted, named string) er
 		return err
 	}
 	defer store.Close()
-	f := feed.New(65533, &feed.Keeper{Log: log}, log)
+	f := feed.New(65533, feed.NewKeeper("", log), log)
 	f.Configure(feed.Settings{ConnectionsPerClient: -1})
 	f.Listen(list)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket})

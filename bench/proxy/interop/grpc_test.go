@@ -73,7 +73,7 @@ func serve(t *testing.T, host table.Host, backend table.Backend, cert table.Cert
 		return netip.MustParseAddrPort(l.Addr().String())
 	}
 	plain, encrypted = free(), free()
-	f := feed.New(65533, &feed.Keeper{Log: log}, log)
+	f := feed.New(65533, feed.NewKeeper("", log), log)
 	f.Configure(feed.Settings{Drain: time.Second})
 	f.Listen([]feed.Socket{{Addr: plain}, {Addr: encrypted, TLS: true}})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -73,7 +73,7 @@ func dataPlane(name, lock string) (service.Mode, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ipvs.New(servers, nftables.Beside(conn, track, nil), track, ipvs.Options{Scheduler: "rr",
+	return ipvs.New(servers, nftables.NewIPVSCompanion(conn, track, nil), track, ipvs.Options{Scheduler: "rr",
 		Drain: time.Minute}), nil
 }
 
@@ -100,8 +100,8 @@ func run(ctx context.Context, master, node, modeName, lock string) error {
 	if err := store.WaitSynced(ctx, model.ServiceKind|model.EndpointSliceKind|model.NodeKind); err != nil {
 		return err
 	}
-	if local, ok, _ := service.MakeLocal(store.Snapshot(), node); ok {
-		mode.SetLocal(local)
+	if local, ok, _ := service.MakeNodeFacts(store.Snapshot(), node); ok {
+		mode.SetNodeFacts(local)
 	}
 	if runner, ok := mode.(interface{ Run(context.Context) error }); ok {
 		start(runner.Run)

@@ -13,32 +13,32 @@ import (
 	"wayleave.dev/service"
 )
 
-// The tables around IPVS are taken by this kernel, though it may have no IPVS: what it
+// The tables that complement IPVS are taken by this kernel, though it may have no IPVS: what it
 // draws is marked and let through, and no slot of it is there.
-func TestBesideIPVS(t *testing.T) {
+func TestIPVSCompanion(t *testing.T) {
 	ns := testnet.New(t, "node")
 	conn, err := nft.NewKernel(ns.FD())
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole := model.Name{Namespace: "kube-system", Name: "kube-dns"}
-	m := Beside(conn, &conntrack.Fake{}, func(k model.Name) bool { return k == whole })
-	m.SetLocal(local())
+	bypass := model.Name{Namespace: "kube-system", Name: "kube-dns"}
+	m := NewIPVSCompanion(conn, &conntrack.Fake{}, func(k model.Name) bool { return k == bypass })
+	m.SetNodeFacts(local())
 	fe := func(a string, port uint16) service.Frontend {
 		return service.Frontend{Addr: netip.MustParseAddr(a), Protocol: model.TCP, Port: port}
 	}
 	slots := []netip.AddrPort{netip.MustParseAddrPort("10.244.1.5:8080")}
-	plan := service.Plan{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.50")}, Entries: []service.Entry{
+	plan := service.Plan{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.50")}, Frontends: []service.FrontendPlan{
 		{Frontend: fe("0.0.0.0", 30080), Slots: slots, External: true}, {Frontend: fe("10.96.0.50", 80), Slots: slots}}}
 	dns := service.Plan{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
-		Entries: []service.Entry{{Frontend: fe("10.96.0.10", 53), Slots: slots}}}
+		Frontends: []service.FrontendPlan{{Frontend: fe("10.96.0.10", 53), Slots: slots}}}
 	if err := m.Sync(t.Context(), map[model.Name]service.Plan{{Namespace: "default", Name: "web"}: plan,
-		whole: dns}); err != nil {
+		bypass: dns}); err != nil {
 		t.Fatal(err)
 	}
 	out := ""
 	for _, set := range []string{setFrontends, setNodePorts, setSlots} {
-		out += ns.Run("nft", "list", "map", "ip", BesideTableName, set)
+		out += ns.Run("nft", "list", "map", "ip", CompanionTableName, set)
 	}
 	for _, want := range []string{"10.96.0.50 . tcp . 80 : goto balanced", "tcp . 30080 : goto balanced-masked",
 		"10.96.0.10 . tcp . 53 . 0x00000000 : 10.244.1.5 . 8080"} {
@@ -64,10 +64,10 @@ func TestTheProgramNftListsTheTables(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := New(conn, &conntrack.Fake{})
-	m.SetLocal(local())
+	m.SetNodeFacts(local())
 	affine := plan(1, 1, 2)
-	for i := range affine.Entries {
-		affine.Entries[i].Affinity = time.Hour
+	for i := range affine.Frontends {
+		affine.Frontends[i].Affinity = time.Hour
 	}
 	if err := m.Sync(t.Context(), map[model.Name]service.Plan{name(1): affine, name(2): plan(2, 3)}); err != nil {
 		t.Fatal(err)

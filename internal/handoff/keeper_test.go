@@ -1,4 +1,4 @@
-package feed
+package handoff
 
 import (
 	"context"
@@ -18,6 +18,27 @@ import (
 	"wayleave.dev/internal/testnet"
 )
 
+// socket is a listening socket of these tests.
+type socket struct {
+	Addr netip.AddrPort `json:"addr"`
+}
+
+func newKeeper(path string) *Keeper[socket] {
+	return &Keeper[socket]{Path: path, Bind: bind, Log: slog.New(slog.DiscardHandler),
+		Check: func(s socket, f *os.File) error { return ListensTCP(f, s.Addr) }}
+}
+
+func bind(s socket) (*os.File, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(context.Background(), "tcp", s.Addr.String())
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	return l.(*net.TCPListener).File()
+}
+
 // keeperChild is the path at which the child of TestTheOlderAgentGivesSocketsAgain takes
 // sockets over.
 const keeperChild = "WAYLEAVE_TEST_KEEPER"
@@ -28,7 +49,7 @@ func TestKeeperChild(t *testing.T) {
 	if path == "" {
 		return // it is only there for the other
 	}
-	k := &Keeper{Path: path, Log: slog.New(slog.DiscardHandler)}
+	k := newKeeper(path)
 	t.Error(k.Serve(t.Context()))
 }
 
@@ -36,15 +57,14 @@ func TestKeeperChild(t *testing.T) {
 // has them still, and the next one can take them over from it.
 func TestTheOlderAgentGivesSocketsAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sockets.sock")
-	log := slog.New(slog.DiscardHandler)
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	socket := Socket{Addr: netip.MustParseAddrPort(free.Addr().String())}
+	shared := socket{Addr: netip.MustParseAddrPort(free.Addr().String())}
 	free.Close()
-	old := &Keeper{Path: path, Log: log}
-	f, err := old.Open(socket)
+	old := newKeeper(path)
+	f, err := old.Open(shared)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,15 +82,13 @@ func TestTheOlderAgentGivesSocketsAgain(t *testing.T) {
 	defer func() { cancel(); wg.Wait(); old.Keep(nil); l.Close() }()
 	// inherits says whether an agent that comes now has the socket.
 	inherits := func() error {
-		next := &Keeper{Path: path, Log: log, Bind: func(k Socket) (*os.File, error) {
-			return nil,
-				fmt.Errorf("%s was not handed over", k)
-		}}
+		next := newKeeper(path)
+		next.Bind = func(k socket) (*os.File, error) { return nil, fmt.Errorf("%v was not handed over", k) }
 		defer next.Keep(nil)
 		if err := next.Inherit(t.Context()); err != nil {
 			return err
 		}
-		f, err := next.Open(socket)
+		f, err := next.Open(shared)
 		if err != nil {
 			return err
 		}
@@ -100,7 +118,7 @@ func TestTheOlderAgentGivesSocketsAgain(t *testing.T) {
 		if err := inherits(); err == nil {
 			t.Error("somebody gives sockets, though the agent that did is dead")
 		}
-		c, err := net.Dial("tcp", socket.Addr.String()) // whoever comes is served on
+		c, err := net.Dial("tcp", shared.Addr.String()) // whoever comes is served on
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,5 +128,57 @@ func TestTheOlderAgentGivesSocketsAgain(t *testing.T) {
 		}
 		_, _ = served.Close(), c.Close()
 		testnet.Eventually(t, 20*time.Second, inherits)
+	}
+}
+
+// A descriptor that a child passes to an agent that may bind must be the socket it is said to be.
+func TestAdoptedSocketsAreLookedAt(t *testing.T) {
+	k := newKeeper("")
+	f, err := bind(socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	addr := netip.MustParseAddrPort(l.Addr().String())
+	if err := k.Adopt(socket{Addr: netip.AddrPortFrom(addr.Addr(), 443)}, f); err == nil {
+		t.Error("a socket at another port is taken")
+	}
+	file, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Adopt(socket{Addr: addr}, file); err == nil {
+		t.Error("a file is taken")
+	}
+	c, err := net.Dial("tcp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	cf, err := c.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Adopt(socket{Addr: netip.MustParseAddrPort(c.LocalAddr().String())}, cf); err == nil {
+		t.Error("a connection is taken")
+	}
+	good, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Adopt(socket{Addr: addr}, good); err != nil {
+		t.Errorf("a good one: %v", err)
+	}
+	again, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Keep([]socket{})
+	if err := k.Adopt(socket{Addr: addr}, again); err != nil || len(k.Sockets()) > 0 {
+		t.Errorf("one that is not wanted: %v, %d held", err, len(k.Sockets()))
 	}
 }

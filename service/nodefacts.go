@@ -7,9 +7,8 @@ import (
 	"wayleave.dev/model"
 )
 
-// Local is what a data plane must know of its node and of the cluster, beside the
-// Services.
-type Local struct {
+// NodeFacts are the inputs of a data plane beyond Services: facts of its node and of the cluster.
+type NodeFacts struct {
 	// NodeIPs are the node's internal addresses, never loopback. Node ports are served
 	// on them.
 	NodeIPs []netip.Addr
@@ -17,21 +16,20 @@ type Local struct {
 	// ports in place of NodeIPs; with 127.0.0.1 in one, also that.
 	NodePortCIDRs []netip.Prefix
 	// PodCIDRs are those of the whole cluster. Clients outside of them that use a
-	// VIP are masqueraded. None of a family means that this is not known, and that
-	// nobody is.
+	// VIP are masqueraded. If there is none of a family, they are not known, and no client is masqueraded.
 	PodCIDRs []netip.Prefix
 	// OwnPodCIDRs are those of this node, or the single addresses of its pods.
 	OwnPodCIDRs []netip.Prefix
 }
 
-// LocalEqual compares two.
-func LocalEqual(a, b Local) bool {
+// NodeFactsEqual compares two.
+func NodeFactsEqual(a, b NodeFacts) bool {
 	return slices.Equal(a.NodeIPs, b.NodeIPs) && slices.Equal(a.NodePortCIDRs, b.NodePortCIDRs) &&
 		slices.Equal(a.PodCIDRs, b.PodCIDRs) && slices.Equal(a.OwnPodCIDRs, b.OwnPodCIDRs)
 }
 
-// LocalKeys is the node's name when a change touches Local, for a reconcile.Loop.
-func LocalKeys(node string) func(model.Snapshot, model.Changes) []string {
+// NodeFactsKeys returns the node's name when a change affects its NodeFacts, for a reconcile.Loop.
+func NodeFactsKeys(node string) func(model.Snapshot, model.Changes) []string {
 	return func(_ model.Snapshot, c model.Changes) []string {
 		if len(c.Nodes)+len(c.Pods) == 0 {
 			return nil
@@ -55,12 +53,12 @@ func PodsOf(snap model.Snapshot, node string) (out []netip.Prefix) {
 	return slices.Compact(out)
 }
 
-// MakeLocal finds it for the node of that name. ok is false when there is no such
+// MakeNodeFacts collects the facts for the node of that name. ok is false when there is no such
 // Node object (yet).
-func MakeLocal(snap model.Snapshot, node string) (l Local, ok bool, problems []model.Problem) {
+func MakeNodeFacts(snap model.Snapshot, node string) (l NodeFacts, ok bool, problems []model.Problem) {
 	self, ok := snap.Node(node)
 	if !ok {
-		return Local{}, false, nil
+		return NodeFacts{}, false, nil
 	}
 	for _, a := range self.InternalIPs {
 		if !a.IsLoopback() {
@@ -88,7 +86,7 @@ func MakeLocal(snap model.Snapshot, node string) (l Local, ok bool, problems []m
 }
 
 // NodePortNets are the networks in which the node's addresses serve node ports.
-func (l Local) NodePortNets() []netip.Prefix {
+func (l NodeFacts) NodePortNets() []netip.Prefix {
 	if len(l.NodePortCIDRs) > 0 {
 		return l.NodePortCIDRs
 	}
@@ -101,7 +99,7 @@ func (l Local) NodePortNets() []netip.Prefix {
 
 // Localhost says whether node ports are served on 127.0.0.1: the kernel must then route
 // that (route_localnet). IPv6 has nothing of the kind.
-func (l Local) Localhost() bool {
+func (l NodeFacts) Localhost() bool {
 	return slices.ContainsFunc(l.NodePortCIDRs,
 		func(p netip.Prefix) bool { return p.Contains(netip.AddrFrom4([4]byte{127, 0, 0, 1})) })
 }
