@@ -197,7 +197,7 @@ func TestSettingsOfTheOperatorReplaceTheManifests(t *testing.T) {
 		t.Errorf("a default of the operator's: mode %s: %v", c.Mode, err)
 	}
 	for in, want := range map[string]string{
-		"moed: ipvs":       "settings: moed: no such setting",
+		"moed: ipvs":       "settings: moed: unknown setting",
 		"mode: ipvz":       `settings: mode: found "ipvz"; allowed: auto`,
 		"- mode":           "settings.yaml: settings: not YAML",
 		"mode: nftables":   `settings: mode: found "nftables" in settings.yaml and "ipvs" in the ConfigMap's key mode`,
@@ -222,8 +222,8 @@ func TestUnknownKeysOfALaterVersionAreReported(t *testing.T) {
 			t.Errorf("%s: mode %s, unused %q: %v", file, c.Mode, c.Unused, err)
 		}
 		for in, want := range map[string]string{
-			strings.Replace(later, "2", "1", 1):                 "settings: warp: no such setting",
-			strings.Replace(later, "settingsVersion: 2", "", 1): "settings: warp: no such setting",
+			strings.Replace(later, "2", "1", 1):                 "settings: warp: unknown setting",
+			strings.Replace(later, "settingsVersion: 2", "", 1): "settings: warp: unknown setting",
 			strings.Replace(later, "2", "new",
 				1): `settings: settingsVersion: found "new"; a number from 1`,
 			strings.Replace(later, "2", "1.5",
@@ -296,7 +296,7 @@ func TestFieldsOfKubeProxyConfiguration(t *testing.T) {
 		{in: head + "iptables: {masqueradeAll: true}",
 			err: `settings: config.conf: iptables.masqueradeAll: found true; not built`},
 		{in: head + "nftables: {masqueradeBit: 15}",
-			err: `settings: config.conf: nftables.masqueradeBit: found 15; the mark`},
+			err: `settings: config.conf: nftables.masqueradeBit: found 15; the masquerade mark`},
 		{in: head + "ipvs: {excludeCIDRs: [10.0.0.0/8]}",
 			err: `settings: config.conf: ipvs.excludeCIDRs: found [10.0.0.0/8]; not built`},
 		{in: head + "ipvs: {udpTimeout: 30s}", err: `settings: config.conf: ipvs.udpTimeout: found "30s"; not built`},

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/dns/frames"
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/frame"
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/testnet"
@@ -29,10 +31,10 @@ func TestACapturedServerIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	feed := &Feed{Open: OpenSocket, AllowUID: 65532, Log: slog.New(slog.DiscardHandler)}
-	if err := feed.Sync(t.Context(), map[model.Name]Entry{}); err != nil {
+	if err := feed.Sync(t.Context(), map[model.Name]schema.Records{}); err != nil {
 		t.Fatal(err)
 	}
-	feed.Configure(Settings{})
+	feed.Configure(schema.Settings{})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -40,7 +42,7 @@ func TestACapturedServerIsBounded(t *testing.T) {
 		_ = feed.Serve(ctx, l)
 	}()
 	defer func() { cancel(); <-done }()
-	good := handoff.Hello[Socket]{Version: protocolVersion}
+	good := handoff.Hello[schema.Socket]{Version: frames.Version}
 	for name, x := range map[string]struct {
 		uid    int
 		frames []any
@@ -50,11 +52,11 @@ func TestACapturedServerIsBounded(t *testing.T) {
 		"hello":              {65532, []any{good}, nil, false},
 		"the proxy's user":   {65533, []any{good}, nil, true},
 		"with a descriptor":  {65532, []any{good}, []*os.File{os.Stderr}, true},
-		"an unknown field":   {65532, []any{map[string]any{"version": protocolVersion, "more": 1}}, nil, true},
+		"an unknown field":   {65532, []any{map[string]any{"version": frames.Version, "more": 1}}, nil, true},
 		"hello twice":        {65532, []any{good, good}, nil, true},
 		"an empty frame too": {65532, []any{good, json.RawMessage(`{}`)}, nil, true},
-		"a long hello": {65532, []any{handoff.Hello[Socket]{Version: protocolVersion,
-			Holds: make([]Socket, 1<<14)}}, nil, true},
+		"a long hello": {65532, []any{handoff.Hello[schema.Socket]{Version: frames.Version,
+			Holds: make([]schema.Socket, 1<<14)}}, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var c *net.UnixConn
@@ -78,7 +80,7 @@ func TestACapturedServerIsBounded(t *testing.T) {
 			}
 			_ = c.SetReadDeadline(time.Now().Add(wait))
 			for err = nil; err == nil; {
-				var u update
+				var u frames.Update
 				_, err = frame.Receive(c, &u)
 			}
 			if errors.Is(err, os.ErrDeadlineExceeded) == x.ends {

@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
+	"time"
 )
 
 // Open asks the server's own socket and returns the body, for the caller to read and
@@ -42,4 +44,14 @@ func Get(ctx context.Context, socket, path string) (string, error) {
 	defer body.Close()
 	raw, err := io.ReadAll(body)
 	return string(raw), err
+}
+
+// QueryPath is the path of a pod's walk on the server's own socket, for Open.
+func QueryPath(pod, name, qtype string) string {
+	return "/query?" + url.Values{"pod": {pod}, "name": {name}, "type": {qtype}}.Encode()
+}
+
+// LogPath is the path of a query log on the server's own socket, for Open.
+func LogPath(pod, name string, d time.Duration) string {
+	return "/log?" + url.Values{"pod": {pod}, "name": {name}, "for": {d.String()}}.Encode()
 }

@@ -1,12 +1,12 @@
-// Package dns is the cluster DNS, by the Kubernetes DNS specification 1.1.0.
+// Package dns is the agent's side of the cluster DNS, by the Kubernetes DNS specification 1.1.0: it plans the records
+// of Services (Plan) and the place where DNS listens (Placement), and hands both to the server (Feed).
 //
-// It has two sides. In the agent, Plan turns a Service into its records and Feed
-// hands them on. In a process of its own, without capabilities, Server answers
-// queries with what a feed gave it, also when the agent has gone.
+// The server is a process of its own, without capabilities: package dns/server, with dns/wire, dns/zone, dns/cache and
+// dns/forward. It also answers when the agent has gone. Both sides share dns/schema.
 //
 // Invariants:
-//   - Bytes from the network are parsed only in the process without capabilities.
-//   - A query is answered only for the clients that the agent allows: never an
-//     open resolver.
-//   - A change of one service touches the names of that service only.
+//   - Bytes from the network are parsed only in the process without capabilities: this package imports none of its
+//     parsers.
+//   - A query is answered only for the clients that the agent allows: never an open resolver.
+//   - A change of one Service touches the names of that Service only.
 package dns

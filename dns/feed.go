@@ -11,43 +11,45 @@ import (
 	"slices"
 	"time"
 
+	"wayleave.dev/dns/frames"
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 )
 
-// Feed is the agent's side: it holds what servers should know, and tells every server that connects.
+// Feed is the agent's side: it holds the desired state of servers, and sends it to every server that connects.
 // Fill the fields before Serve. Methods may be called concurrently.
 type Feed struct {
 	// Open makes the sockets that a server lacks. It is called when a server
 	// connects and when the wanted sockets change.
-	Open func(Socket) (*os.File, error)
-	// AllowUID may connect, beside root.
+	Open func(schema.Socket) (*os.File, error)
+	// AllowUID may connect; root may, too.
 	AllowUID uint32
 	Log      *slog.Logger
 
-	out handoff.Feed[Socket, session, update, news]
+	out handoff.Feed[schema.Socket, session, frames.Update, frames.News]
 
 	// All below is guarded by the lock of out.
-	entries  handoff.Table[model.Name, Entry]
-	settings handoff.Value[Settings]
-	callers  handoff.Value[map[netip.Addr]Caller]
+	entries  handoff.Table[model.Name, schema.Records]
+	settings handoff.Value[schema.Settings]
+	callers  handoff.Value[map[netip.Addr]schema.Caller]
 	guests   handoff.Value[[]netip.Prefix]
-	wanted   handoff.Value[[]Socket]
-	before   []Socket // those of an earlier agent
-	rest     bool     // DNS is off
-	sockets  handoff.Opener[Socket]
+	wanted   handoff.Value[[]schema.Socket]
+	before   []schema.Socket // those of an earlier agent
+	rest     bool            // DNS is off
+	sockets  handoff.Opener[schema.Socket]
 }
 
-var _ reconcile.Target[model.Name, Entry] = (*Feed)(nil)
+var _ reconcile.Target[model.Name, schema.Records] = (*Feed)(nil)
 
 // session is what the agent notes of one connected server; guarded by the feed's lock.
 type session struct {
-	entries  *handoff.Cursor[model.Name, Entry]
+	entries  *handoff.Cursor[model.Name, schema.Records]
 	settings uint64 // the revisions that the server has
 	callers  uint64
 	wanted   uint64
-	holds    map[Socket]bool
+	holds    map[schema.Socket]bool
 	known    bool // the server has names, from an earlier agent
 	before   bool // the server was told of the sockets of an earlier agent
 	lacks    map[string][]string
@@ -55,24 +57,24 @@ type session struct {
 }
 
 // Sync replaces all entries.
-func (f *Feed) Sync(_ context.Context, plans map[model.Name]Entry) error {
+func (f *Feed) Sync(_ context.Context, plans map[model.Name]schema.Records) error {
 	f.out.Change(func() { f.entries.Replace(plans) })
 	return nil
 }
 
 // Apply changes some entries.
-func (f *Feed) Apply(_ context.Context, set map[model.Name]Entry, del []model.Name) error {
+func (f *Feed) Apply(_ context.Context, set map[model.Name]schema.Records, del []model.Name) error {
 	f.out.Change(func() { f.entries.Change(set, del) })
 	return nil
 }
 
 // Configure replaces the settings.
-func (f *Feed) Configure(c Settings) { f.out.Change(func() { f.settings.Set(c) }) }
+func (f *Feed) Configure(c schema.Settings) { f.out.Change(func() { f.settings.Set(c) }) }
 
 // Know replaces the table of this node's pods.
-func (f *Feed) Know(callers map[netip.Addr]Caller) {
+func (f *Feed) Know(callers map[netip.Addr]schema.Caller) {
 	f.out.Change(func() {
-		if have, known := f.callers.Get(); !known || !maps.EqualFunc(have, callers, Caller.equal) {
+		if have, known := f.callers.Get(); !known || !maps.EqualFunc(have, callers, schema.Caller.Equal) {
 			f.callers.Set(callers)
 		}
 	})
@@ -88,20 +90,19 @@ func (f *Feed) Callers() (n int) {
 }
 
 // Listen replaces the list of sockets that servers should serve.
-func (f *Feed) Listen(list []Socket) {
+func (f *Feed) Listen(list []schema.Socket) {
 	f.out.Change(func() {
 		f.wanted.Set(slices.Clone(list))
 		f.sockets.Keep(list)
 	})
 }
 
-// Rest tells servers that DNS is off. They close what they serve, and are ready. It is for
-// a feed that is told nothing else.
+// Rest tells servers that DNS is off: they close their sockets, and are ready. It is for a feed without other state.
 func (f *Feed) Rest() { f.out.Change(func() { f.rest = true }) }
 
 // listenedBefore are the sockets for as long as the agent does not know which: of
 // servers alone that can answer by what an earlier agent told them.
-func (f *Feed) listenedBefore(list []Socket) { f.out.Change(func() { f.before = list }) }
+func (f *Feed) listenedBefore(list []schema.Socket) { f.out.Change(func() { f.before = list }) }
 
 // Servers is the number of connected servers.
 func (f *Feed) Servers() int { return f.out.Children() }
@@ -110,20 +111,20 @@ func (f *Feed) Servers() int { return f.out.Children() }
 func (f *Feed) Serve(ctx context.Context, l *net.UnixListener) error {
 	f.out.Change(func() {
 		f.sockets.Open, f.sockets.Log = f.Open, f.Log
-		f.out.Protocol, f.out.AllowUID, f.out.Log = protocol(), f.AllowUID, f.Log
+		f.out.Protocol, f.out.AllowUID, f.out.Log = frames.Handoff(), f.AllowUID, f.Log
 		f.out.Begin, f.out.Next, f.out.Report, f.out.End = f.begin, f.next, f.note, f.end
 	})
 	return f.out.Serve(ctx, l)
 }
 
-func (f *Feed) begin(h handoff.Hello[Socket]) *session {
+func (f *Feed) begin(h handoff.Hello[schema.Socket]) *session {
 	return &session{entries: f.entries.Cursor(), holds: handoff.Held(h.Holds), known: h.Known}
 }
 
 func (f *Feed) end(s *session) { s.entries.Close() }
 
 // note keeps the news of a server.
-func (f *Feed) note(s *session, n news) error {
+func (f *Feed) note(s *session, n frames.News) error {
 	if n.Lacks == nil {
 		return errors.New("the server said something else than hello and news")
 	}
@@ -136,9 +137,9 @@ func (f *Feed) note(s *session, n news) error {
 func (f *Feed) known(lacks map[string][]string) map[string][]string {
 	out := map[string][]string{}
 	settings, _ := f.settings.Get()
-	for n := range settings.Forwarding.servers() {
+	for n := range settings.Forwarding.Servers() {
 		said := lacks[n.String()]
-		for l := range lackKinds {
+		for l := range schema.LackKinds {
 			if slices.Contains(said, l.String()) && !slices.Contains(out[n.String()], l.String()) {
 				out[n.String()] = append(out[n.String()], l.String())
 			}
@@ -166,8 +167,8 @@ func (f *Feed) Lacks() map[string][]string {
 }
 
 // next takes what a server lacks.
-func (f *Feed) next(s *session) (out handoff.Update[update]) {
-	u := &update{}
+func (f *Feed) next(s *session) (out handoff.Update[frames.Update]) {
+	u := &frames.Update{}
 	out.Frame = u
 	if f.rest {
 		u.Rest = true
@@ -184,7 +185,7 @@ func (f *Feed) next(s *session) (out handoff.Update[update]) {
 	if d := s.entries.Next(nil); d != nil {
 		u.Whole, u.Deleted = d.Whole, d.Deleted
 		for k, e := range d.Set {
-			u.Set = append(u.Set, pair{k, e})
+			u.Set = append(u.Set, frames.Pair{Key: k, Records: e})
 		}
 	}
 	// A socket is often shared with another pod's server: one that knows no names would deny
@@ -199,7 +200,7 @@ func (f *Feed) next(s *session) (out handoff.Update[update]) {
 }
 
 // nextSockets puts the sockets that a server lacks into an update.
-func (f *Feed) nextSockets(s *session, u *update) (files []*os.File, again time.Duration) {
+func (f *Feed) nextSockets(s *session, u *frames.Update) (files []*os.File, again time.Duration) {
 	list, known := f.wanted.Get()
 	switch {
 	case known && f.wanted.Revision() != s.wanted:

@@ -9,20 +9,17 @@ import (
 	"sync"
 	"time"
 
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 )
-
-// maxGuests bounds the networks that a server knows beside those of nodes. Kubernetes is made for 150,000 pods.
-const maxGuests = 200_000
 
 // guestsEvery is how soon the list is sent again to one server: at once for the first change, then after this, and
 // a second later for each 10,000 networks. Pods of the server's own node do not wait for it, see Callers.
 const guestsEvery = time.Second
 
-// Guests are the clients that no Node names: pods of another CNI plugin, whose addresses are in no spec.podCIDRs.
-// A pod is known by its status. Before its status is written, it is known by the networks that this node routes to
-// links of its pods. It is the agent's side. Safe for concurrent use.
+// Guests are the clients in no spec.podCIDRs of a Node: pods of another CNI plugin. A pod is known by its status, and
+// before that by the networks that this node routes to links of its pods. Methods may be called concurrently.
 type Guests struct {
 	Feed *Feed
 	Log  *slog.Logger
@@ -87,19 +84,19 @@ func (g *Guests) tell() {
 			list = append(list, netip.PrefixFrom(a, a.BitLen()))
 		}
 	}
-	full := len(list) > maxGuests
+	full := len(list) > schema.MaxGuests
 	if full {
-		list = list[:maxGuests] // the node's own come first
+		list = list[:schema.MaxGuests] // the node's own come first
 	}
 	if full && !g.full {
 		g.Log.Error("DNS answers no more clients: too many pods have addresses outside of the nodes' podCIDRs",
-			"most", maxGuests)
+			"most", schema.MaxGuests)
 	}
 	g.full = full
 	g.Feed.Admit(list)
 }
 
-// Admit replaces the networks of clients beside those of the settings.
+// Admit replaces the networks of clients that are allowed in addition to those of the settings.
 func (f *Feed) Admit(list []netip.Prefix) { f.out.Change(func() { f.guests.Set(list) }) }
 
 // guestsTold is what one server was told of guests, by which revisions of guests and settings, and when it may be
@@ -110,14 +107,14 @@ type guestsTold struct {
 	again            time.Time
 }
 
-// strangers are the guests that the settings do not cover already. Guarded by the feed's lock.
+// strangers are the guests that the settings do not cover. Guarded by the feed's lock.
 func (f *Feed) strangers() []netip.Prefix {
 	settings, _ := f.settings.Get()
 	guests, _ := f.guests.Get()
-	covered := newClients(settings.Clients)
+	covered := schema.NewClients(settings.Clients)
 	out := []netip.Prefix{}
 	for _, p := range guests {
-		if !covered.allowed(p.Addr()) || !p.IsSingleIP() {
+		if !covered.Allowed(p.Addr()) || !p.IsSingleIP() {
 			out = append(out, p)
 		}
 	}
@@ -144,20 +141,4 @@ func (f *Feed) nextGuests(told *guestsTold, now time.Time) (list *[]netip.Prefix
 	told.again = now.Add(guestsEvery + time.Duration(len(fresh)/10_000)*time.Second)
 	told.list = fresh
 	return &fresh, 0
-}
-
-// Admit replaces the networks of clients beside those of the settings.
-func (s *Server) Admit(list []netip.Prefix) {
-	c := newClients(list[:min(len(list), maxGuests)])
-	s.guests.Store(&c)
-}
-
-// admits says whether a client, an address without zone, may ask: it is of a network of nodes or of their pods, or a
-// known pod. All others get no answer.
-func (s *Server) admits(set *compiled, client netip.Addr) bool {
-	if set.clients.allowed(client) || s.callers.at(client) != nil {
-		return true
-	}
-	guests := s.guests.Load()
-	return guests != nil && guests.allowed(client)
 }

@@ -7,40 +7,16 @@ import (
 	"net/netip"
 	"slices"
 
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel/link"
-	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 )
 
-// TableName is the name of our tables, one per family.
-const TableName = "wayleave-dns"
-
 // NodePort is where DNS listens on the node's own addresses. It is the target of the
 // Service kube-dns, for nodes whose own DNS is down; port 53 is not ours there.
 const NodePort = 10053
-
-// table keeps queries to the local server out of connection tracking: there is
-// nothing to translate, and the races of conntrack that lose DNS packets cannot
-// happen. A packet for which no socket is open stays tracked, so that the service
-// proxy sends it to another node's server.
-func table(f nft.Family) nft.Table {
-	raw := int32(-300)
-	toVIP := nft.In{Fields: []nft.Field{nft.Daddr, nft.L4Proto, nft.Dport}, Set: "vips"}
-	fromVIP := nft.In{Fields: []nft.Field{nft.Saddr, nft.L4Proto, nft.Sport}, Set: "vips"}
-	return nft.Table{
-		Family: f, Name: TableName,
-		Sets: []nft.Set{{Name: "vips", Key: []nft.Type{nft.Addr, nft.Proto, nft.Port}}},
-		Chains: []nft.Chain{
-			{Name: "queries", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: raw}, Rules: []nft.Rule{
-				{toVIP, nft.SocketOfAnyAddress{}, nft.Accept()}, // somebody else's, on this node's port 53
-				{toVIP, nft.SocketOpen{}, nft.Notrack()}}},
-			{Name: "replies", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: raw},
-				Rules: []nft.Rule{{fromVIP, nft.Notrack()}}},
-		},
-	}
-}
 
 // Place is where DNS is served: the plan of the placement.
 type Place struct {
@@ -62,23 +38,24 @@ type Placement struct {
 	Node string
 	// Service is that of the cluster DNS, kube-system/kube-dns.
 	Service model.Name
-	// Extra are addresses that kubelets give to pods beside those of the Service, such as that of a NodeLocal
+	// Extra are addresses that kubelets give to pods in addition to those of the Service, such as that of a NodeLocal
 	// DNSCache (169.254.20.10). They are served on every node alike.
 	Extra []netip.Addr
 	Feed  *Feed
 	Net   link.Net
-	NFT   nft.Conn
+	// Bypass is the data plane's.
+	Bypass Bypass
 	// Domains, Pods and Forwarding complete the settings; Forwarding gets the VIPs, which
 	// must not be among its servers.
 	Domains    []string
 	Pods       string
-	Forwarding func(own []netip.Addr) Forwarding
+	Forwarding func(own []netip.Addr) schema.Forwarding
 	// Autopath and Search are settings, too.
 	Autopath bool
 	Search   func() []string
 	// File, if not empty, remembers the place for Remember.
 	File string
-	// Tell is told when that cannot be.
+	// Tell is called with the error when File cannot be written.
 	Tell statefile.Tell
 	Log  *slog.Logger
 }
@@ -122,24 +99,8 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 	if err := p.Net.SetLocal(ctx, place.VIPs); err != nil {
 		return fmt.Errorf("dns: %w", err)
 	}
-	for _, f := range nft.Families() {
-		have, err := p.NFT.Read(ctx, table(f))
-		if err != nil {
-			return err
-		}
-		b := nft.Batch{Base: true, Recreate: have.Exists && !have.Fits, Clear: []string{"vips"},
-			Add: map[string][]nft.Element{}}
-		for _, a := range place.VIPs {
-			if a.Is6() != (f == nft.IPv6) {
-				continue
-			}
-			for _, proto := range []model.Protocol{model.UDP, model.TCP} {
-				b.Add["vips"] = append(b.Add["vips"], nft.Element{Key: nft.Pack(a, uint8(proto), uint16(53))})
-			}
-		}
-		if err := p.NFT.Commit(ctx, table(f), b); err != nil {
-			return err
-		}
+	if err := p.Bypass.Set(ctx, place.VIPs); err != nil {
+		return err
 	}
 	p.tell(place)
 	p.remember(place)
@@ -147,7 +108,7 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 }
 
 func (p *Placement) tell(place Place) {
-	s := Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Forwarding: p.Forwarding(place.VIPs),
+	s := schema.Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Forwarding: p.Forwarding(place.VIPs),
 		Clients: place.Clients}
 	if p.Autopath {
 		s.Autopath, s.Search = true, p.Search()
@@ -161,9 +122,8 @@ func (p *Placement) Apply(ctx context.Context, set map[model.Name]Place, _ []mod
 	return p.Sync(ctx, set)
 }
 
-// Standby opens the sockets and touches nothing else: the server of an agent that
-// waits for the node answers beside the old one, so that none is missing when that
-// ends.
+// Standby opens the sockets and touches nothing else. The server of an agent that waits for the ownership of the node
+// answers together with the old server, so that no query is lost when the old one ends.
 type Standby struct{ *Placement }
 
 // Sync implements reconcile.Target.
@@ -178,11 +138,11 @@ func (s Standby) Apply(ctx context.Context, set map[model.Name]Place, _ []model.
 }
 
 // sockets are those of a place.
-func sockets(p Place) []Socket {
-	out := []Socket{}
+func sockets(p Place) []schema.Socket {
+	out := []schema.Socket{}
 	add := func(a netip.Addr, port uint16) {
 		for _, network := range []string{"udp", "tcp"} {
-			out = append(out, Socket{network, netip.AddrPortFrom(a, port)})
+			out = append(out, schema.Socket{Network: network, Addr: netip.AddrPortFrom(a, port)})
 		}
 	}
 	for _, a := range p.VIPs {
@@ -195,20 +155,15 @@ func sockets(p Place) []Socket {
 }
 
 // Uninstall removes what the placement left on the node.
-func Uninstall(ctx context.Context, net link.Net, conn nft.Conn) error {
+func Uninstall(ctx context.Context, net link.Net, bypass Bypass) error {
 	if err := net.SetLocal(ctx, nil); err != nil {
 		return err
 	}
-	for _, f := range nft.Families() {
-		if err := conn.Remove(ctx, table(f)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return bypass.Remove(ctx)
 }
 
 // Remains names what the placement has on the node.
-func Remains(ctx context.Context, net link.Net, conn nft.Conn) ([]string, error) {
+func Remains(ctx context.Context, net link.Net, bypass Bypass) ([]string, error) {
 	addrs, err := net.Local(ctx)
 	if err != nil {
 		return nil, err
@@ -217,6 +172,6 @@ func Remains(ctx context.Context, net link.Net, conn nft.Conn) ([]string, error)
 	for _, a := range addrs {
 		left = append(left, fmt.Sprintf("address %s on lo", a))
 	}
-	tables, err := nft.Remains(ctx, conn, table(nft.IPv4), table(nft.IPv6))
-	return append(left, tables...), err
+	rules, err := bypass.Remains(ctx)
+	return append(left, rules...), err
 }

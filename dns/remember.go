@@ -8,10 +8,9 @@ import (
 	"wayleave.dev/internal/statefile"
 )
 
-// Remember has the feed give the sockets of the place that a Placement left in a file,
-// until a place is known: an agent that starts while the API server is away has no
-// other way to know where a server that starts then should listen. No file is no error;
-// a broken one is an error that names it, and the copy from before is used.
+// Remember has the feed offer the sockets of the place that a Placement left in a file, until a place is known. An
+// agent that starts without the API server cannot know otherwise where a starting server should listen. A missing
+// file is no error. A broken file is an error that names it, and its previous copy is used.
 func Remember(file string, f *Feed) error {
 	place, err := readPlace(file)
 	if list := sockets(place); len(list) > 0 {
@@ -30,7 +29,7 @@ func readPlace(file string) (Place, error) {
 	})
 }
 
-// remember writes the place, when the file has another one. That it cannot be written is told, and stops nothing.
+// remember writes the place if the file has another one. A failure is reported by Tell, and stops nothing.
 func (p *Placement) remember(place Place) {
 	if p.File == "" {
 		return

@@ -1,68 +1,24 @@
 package dns
 
 import (
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/miekg/dns"
-
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/statefile"
-	"wayleave.dev/internal/testnet"
-	"wayleave.dev/kernel/link"
-	"wayleave.dev/kernel/nft"
-	"wayleave.dev/model"
 )
-
-// An agent that starts while the API server is away knows nothing: a server that starts
-// then, too, has its names from its last snapshot, and its sockets from where the earlier
-// agent served. Once the agent knows better, that counts.
-func TestSocketsAreRememberedForAStartWithoutTheAPIServer(t *testing.T) {
-	r := newRig(t)
-	file := filepath.Join(t.TempDir(), "state", "dns-place")
-	stopAgent := r.agent()
-	stopServer := r.server()
-	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
-	p := &Placement{Service: name("kube-system/kube-dns"), Feed: &Feed{}, Net: &link.Fake{}, NFT: nft.NewFake(),
-		File: file, Forwarding: func([]netip.Addr) Forwarding { return Forwarding{} }}
-	place := Place{VIPs: []netip.Addr{netip.MustParseAddr("10.7.0.1"), netip.MustParseAddr("fd07::1")},
-		Nodes: []netip.Addr{netip.MustParseAddr("10.7.0.1")}}
-	if err := p.Sync(t.Context(), map[model.Name]Place{p.Service: place}); err != nil {
-		t.Fatal(err)
-	}
-	stopAgent()
-	stopServer()
-
-	r.before = file
-	r.agentThat(false)
-	r.server()
-	for _, to := range []string{"10.7.0.1:53", "[fd07::1]:53", fmt.Sprintf("10.7.0.1:%d", NodePort)} {
-		for _, network := range []string{"udp", "tcp"} {
-			r.expect(network, to, backendName, "NOERROR: A 10.96.100.50")
-		}
-	}
-	r.configure(r.feed)
-	testnet.Eventually(t, 10*time.Second, func() error {
-		if _, err := r.ask("udp", "", fmt.Sprintf("10.7.0.1:%d", NodePort), backendName, dns.TypeA); err == nil {
-			return fmt.Errorf("a socket that is no longer wanted answers")
-		}
-		return nil
-	})
-	r.expect("udp", "10.7.0.1:53", backendName, "NOERROR: A 10.96.100.50")
-}
 
 // A server without names would deny all of them: it gets no socket until the agent knows.
 func TestAServerWithoutNamesGetsNoRememberedSockets(t *testing.T) {
 	f := feedOfNull()
-	f.listenedBefore([]Socket{{"udp", netip.MustParseAddrPort("10.7.0.1:53")}})
+	f.listenedBefore([]schema.Socket{{Network: "udp", Addr: netip.MustParseAddrPort("10.7.0.1:53")}})
 	for _, known := range []bool{false, true} {
-		out := f.next(f.begin(handoff.Hello[Socket]{Known: known}))
+		out := f.next(f.begin(handoff.Hello[schema.Socket]{Known: known}))
 		u := out.Frame
 		if got := len(u.Passed) == 1 && len(u.Sockets) == 1; got != known {
 			t.Errorf("with names %t: sockets %v, of them passed %v", known, u.Sockets, u.Passed)
@@ -76,8 +32,8 @@ func TestAServerWithoutNamesGetsNoRememberedSockets(t *testing.T) {
 // The sockets that an agent wants may be known before its names are.
 func TestAServerHasNamesBeforeSockets(t *testing.T) {
 	f := feedOfNull()
-	f.Listen([]Socket{{"udp", netip.MustParseAddrPort("10.7.0.1:53")}})
-	s := f.begin(handoff.Hello[Socket]{})
+	f.Listen([]schema.Socket{{Network: "udp", Addr: netip.MustParseAddrPort("10.7.0.1:53")}})
+	s := f.begin(handoff.Hello[schema.Socket]{})
 	if u := f.next(s).Frame; len(u.Passed) > 0 {
 		t.Errorf("a server without names got %v", u.Passed)
 	}
@@ -96,8 +52,8 @@ func TestAServerHasNamesBeforeSockets(t *testing.T) {
 
 // feedOfNull opens files in place of sockets.
 func feedOfNull() *Feed {
-	return &Feed{sockets: handoff.Opener[Socket]{Log: slog.New(slog.DiscardHandler),
-		Open: func(Socket) (*os.File, error) { return os.Open(os.DevNull) }}}
+	return &Feed{sockets: handoff.Opener[schema.Socket]{Log: slog.New(slog.DiscardHandler),
+		Open: func(schema.Socket) (*os.File, error) { return os.Open(os.DevNull) }}}
 }
 
 func TestABrokenMemoryOfThePlaceIsNamed(t *testing.T) {
@@ -120,8 +76,9 @@ func TestABrokenMemoryOfThePlaceIsNamed(t *testing.T) {
 		}
 		// The next place is written, and with a copy from before, damage costs nothing.
 		p := &Placement{File: file}
-		p.remember(Place{VIPs: []netip.Addr{addr("10.7.0.1")}})
-		p.remember(Place{VIPs: []netip.Addr{addr("10.7.0.1")}, Nodes: []netip.Addr{addr("10.7.0.2")}})
+		p.remember(Place{VIPs: []netip.Addr{netip.MustParseAddr("10.7.0.1")}})
+		p.remember(Place{VIPs: []netip.Addr{netip.MustParseAddr("10.7.0.1")},
+			Nodes: []netip.Addr{netip.MustParseAddr("10.7.0.2")}})
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +91,7 @@ func TestABrokenMemoryOfThePlaceIsNamed(t *testing.T) {
 	}
 	var told error
 	p := &Placement{File: "/proc/no-such-folder/dns-place", Tell: func(_ string, err error) { told = err }}
-	if p.remember(Place{VIPs: []netip.Addr{addr("10.7.0.1")}}); told == nil {
+	if p.remember(Place{VIPs: []netip.Addr{netip.MustParseAddr("10.7.0.1")}}); told == nil {
 		t.Error("a disk that takes nothing is not told of")
 	}
 }

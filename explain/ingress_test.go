@@ -97,7 +97,7 @@ func TestIngressCheckSaysWhatCarriesOver(t *testing.T) {
 		"  NO   spec.rules[0].http.paths[0].backend.service: Service shop/none does not exist",
 		"  NO   spec.rules[0].http.paths[1].path: \"z\" does not begin with a slash",
 		"Ingress shop/theirs: class other is not for Wayleave\n",
-		"1 of 2 Ingresses for Wayleave carry over whole; 0 backends are cut by policies; 1 Ingresses are for others.\n",
+		"1 of 2 Ingresses for Wayleave carry over completely; policies block 0 backends; 1 Ingresses are for others.\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in\n%s", want, text)

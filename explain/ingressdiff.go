@@ -16,7 +16,7 @@ import (
 	"wayleave.dev/model"
 	"wayleave.dev/proxy"
 	"wayleave.dev/proxy/message"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/upstream"
 )
 
@@ -137,7 +137,7 @@ func decoded(s string) string {
 }
 
 // guards names the guards of a path.
-func guards(p *table.Path) (out []string) {
+func guards(p *schema.Path) (out []string) {
 	if p == nil || p.Options == nil {
 		return nil
 	}
@@ -187,7 +187,7 @@ func ours(p proxy.Preview) string {
 	return text(p.Backend, p.Target, guardsOf(guards(p.Path)...)) + by
 }
 
-func patternOf(p *table.Path) string {
+func patternOf(p *schema.Path) string {
 	if p.Options == nil {
 		return ""
 	}

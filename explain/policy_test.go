@@ -120,7 +120,7 @@ allowed: pod default/frontend (fd00::1) to pod default/backend (fd00::2), TCP 80
 `},
 		{"192.168.0.2", "default/backend:80/TCP", true,
 			`allowed: node node2 (192.168.0.2) to pod default/backend (10.244.1.1), TCP 80
-  a pod and its own node always reach each other, whatever policies say
+  a pod and its own node always reach each other, regardless of policies
 `},
 		{"10.244.1.1", "10.96.0.10:53/UDP", true,
 			`allowed: pod default/backend (10.244.1.1) to kube-dns (10.96.0.10), UDP 53

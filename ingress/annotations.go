@@ -15,6 +15,7 @@ import (
 
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/reach"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -195,14 +196,14 @@ func limits() []annotation {
 // ownAnnotations are Wayleave's own, below ingress.wayleave.dev/.
 func ownAnnotations() []annotation {
 	return []annotation{
-		{name: "response-headers", read: headerLines(func(p *parser, f table.Field) {
+		{name: "response-headers", read: headerLines(func(p *parser, f schema.Field) {
 			p.response.Fields = append(p.response.Fields, f)
 		}), note: "lines of NAME: VALUE; without a value the field is removed; at most 64; variables"},
-		{name: "request-headers", read: headerLines(func(p *parser, f table.Field) {
+		{name: "request-headers", read: headerLines(func(p *parser, f schema.Field) {
 			p.upstream.Fields = append(p.upstream.Fields, f)
 		}), note: "the same for requests to endpoints"},
 		{name: "auth-request-headers",
-			read: headerLines(func(p *parser, f table.Field) { p.authURL.Fields = append(p.authURL.Fields, f) }),
+			read: headerLines(func(p *parser, f schema.Field) { p.authURL.Fields = append(p.authURL.Fields, f) }),
 			note: "the same for requests to the server of auth-url"},
 		{name: "proxy-protocol", read: oneOf(func(p *parser, v string) { p.out.table.SendProxy = v[1] - '0' }, "v1",
 			"v2")},
@@ -430,7 +431,7 @@ func authURL(to func(p *parser, v string)) func(*parser, string) error {
 func protocol(p *parser, v string) error {
 	return oneOf(func(p *parser, v string) {
 		if v != "HTTP" {
-			p.out.table.Protocol = table.Protocol(v)
+			p.out.table.Protocol = schema.Protocol(v)
 		}
 	}, "HTTP", "HTTPS", "GRPC", "GRPCS")(p, strings.ToUpper(v))
 }

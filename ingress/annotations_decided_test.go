@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // The other name of a host redirects to it, as long as no Ingress routes it.
@@ -89,7 +89,7 @@ func TestServiceUpstream(t *testing.T) {
 
 // Global authentication is of every Ingress that asks no other server, and of no ACME challenge.
 func TestGlobalAuth(t *testing.T) {
-	global := Settings{Default: true, GlobalAuth: &table.AuthURL{URL: "http://api.shop.svc:8080/",
+	global := Settings{Default: true, GlobalAuth: &schema.AuthURL{URL: "http://api.shop.svc:8080/",
 		SignIn: "https://in.example/", Headers: []string{"X-User"}}}
 	yaml := town(t) + ing("a", nil, rules("a.example / P web:80 /.well-known/acme-challenge/x E api:8080")) +
 		ing("b", []string{"enable-global-auth: false"}, rules("b.example / P web:80")) +
@@ -302,12 +302,12 @@ func TestPassthroughOfHosts(t *testing.T) {
 		{"no host", ing("a", []string{pass}, rules("- / P web:80")) + ing("b", nil, rules("a.example / P web:80")), "",
 			"has no effect on (any host)"},
 		{"another's host", ing("a", nil, rules("a.example /b P web:80")) + ing("other/b@2", []string{pass},
-			rules("a.example / P web:80")), "", "whose namespace alone passes it through"},
+			rules("a.example / P web:80")), "", "only its namespace can pass it through"},
 		{"beside a guard", ing("a", []string{pass}, rules("a.example / P web:80")) +
 			ing("b@2", []string{"whitelist-source-range: 10.0.0.0/8"}, rules("a.example /b P api:8080")), "",
-			"something keeps requests out there"},
+			"a guard applies there"},
 		{"with a limit", ing("a", []string{pass, "limit-rps: 1"}, rules("a.example / P web:80")), "",
-			"something keeps requests out there"},
+			"a guard applies there"},
 		{"no Service", ing("a", []string{pass}, rules("a.example / P none:80")), "",
 			"Service shop/none does not exist"},
 	} {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"wayleave.dev/model"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -49,15 +50,15 @@ const keptAlive = "no effect: connections to authentication servers are always k
 func edits() []annotation {
 	return []annotation{
 		{name: "x-forwarded-prefix", read: fieldTemplate(func(p *parser, v string) {
-			p.upstream.Fields = append(p.upstream.Fields, table.Field{Name: "X-Forwarded-Prefix", Value: v})
+			p.upstream.Fields = append(p.upstream.Fields, schema.Field{Name: "X-Forwarded-Prefix", Value: v})
 		}), note: "with or without rewrite-target"},
 		{name: "upstream-vhost", read: upstreamHost, note: "X-Forwarded-Host stays the client's"},
 		{name: "connection-proxy-header", read: oneOf(func(*parser, string) {}, "keep-alive"),
 			note: "keep-alive: no effect, connections to endpoints are always kept open"},
-		{name: "proxy-cookie-domain", read: cookieRule(func(p *parser, r table.Replace) {
+		{name: "proxy-cookie-domain", read: cookieRule(func(p *parser, r schema.Replace) {
 			p.response.Domain = append(p.response.Domain, r)
 		}), note: replaceNote},
-		{name: "proxy-cookie-path", read: cookieRule(func(p *parser, r table.Replace) {
+		{name: "proxy-cookie-path", read: cookieRule(func(p *parser, r schema.Replace) {
 			p.response.CookiePath = append(p.response.CookiePath, r)
 		}), note: replaceNote},
 		{name: "proxy-redirect-from", read: rule(func(p *parser, v string) { p.from = v }),
@@ -149,7 +150,7 @@ func cacheValid(p *parser, v string) error {
 	if len(rules) == 0 || len(rules) > maxCacheRules {
 		return fmt.Errorf("%q has %d rules; allowed: 1 to %d", v, len(rules), maxCacheRules)
 	}
-	var out []table.CacheValid
+	var out []schema.CacheValid
 	for _, r := range rules {
 		words := strings.Fields(r)
 		last := len(words) - 1
@@ -157,7 +158,7 @@ func cacheValid(p *parser, v string) error {
 		if err != nil || d > maxCacheTime {
 			return fmt.Errorf("%q does not end with a time like 5m, %s at most", r, maxCacheTime)
 		}
-		one := table.CacheValid{For: d}
+		one := schema.CacheValid{For: d}
 		for _, w := range words[:last] {
 			code, err := strconv.Atoi(w)
 			if w == "any" {
@@ -234,7 +235,7 @@ func rule(to func(p *parser, v string)) func(*parser, string) error {
 }
 
 // cookieRule parses "off", or two words of which the second replaces the first.
-func cookieRule(to func(p *parser, r table.Replace)) func(*parser, string) error {
+func cookieRule(to func(p *parser, r schema.Replace)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		words := strings.Fields(v)
 		if len(words) == 1 && words[0] == "off" {
@@ -243,7 +244,7 @@ func cookieRule(to func(p *parser, r table.Replace)) func(*parser, string) error
 		if len(words) != 2 || strings.ContainsAny(v, "\"';") {
 			return fmt.Errorf("%q is neither off nor two words", v)
 		}
-		r := table.Replace{From: words[0], To: words[1]}
+		r := schema.Replace{From: words[0], To: words[1]}
 		if err := checkReplace(r); err != nil {
 			return err
 		}
@@ -253,9 +254,9 @@ func cookieRule(to func(p *parser, r table.Replace)) func(*parser, string) error
 }
 
 // checkReplace parses a rule as the proxy will.
-func checkReplace(r table.Replace) error {
-	return table.Prepare(&table.Path{
-		Options: &table.Options{Response: &table.Response{Location: []table.Replace{r}}}}).Err
+func checkReplace(r schema.Replace) error {
+	return table.Prepare(&schema.Path{
+		Options: &schema.Options{Response: &schema.Response{Location: []schema.Replace{r}}}}).Err
 }
 
 func cookieDomain(p *parser, v string) error {
@@ -266,9 +267,9 @@ func cookieDomain(p *parser, v string) error {
 	return nil
 }
 
-func (p *parser) retrying() *table.Retry {
+func (p *parser) retrying() *schema.Retry {
 	if p.retry == nil {
-		p.retry = &table.Retry{Timeout: true} // ingress-nginx's default is "error timeout"
+		p.retry = &schema.Retry{Timeout: true} // ingress-nginx's own is "error timeout"
 	}
 	return p.retry
 }
@@ -284,7 +285,7 @@ func tries(n int) int {
 }
 
 func nextUpstream(p *parser, v string) error {
-	next := table.Retry{}
+	next := schema.Retry{}
 	for _, w := range strings.Fields(v) {
 		code, isStatus := strings.CutPrefix(w, "http_")
 		n, err := strconv.Atoi(code)
@@ -349,7 +350,7 @@ func (p *parser) combineEdits() {
 		p.bad(nginxPrefix+"proxy-redirect-to", "proxy-redirect-from and proxy-redirect-to need each other; the "+
 			"fields Location and Refresh stay as they are")
 	default:
-		if r := (table.Replace{From: p.from, To: p.to}); checkReplace(r) != nil {
+		if r := (schema.Replace{From: p.from, To: p.to}); checkReplace(r) != nil {
 			p.bad(nginxPrefix+"proxy-redirect-from", "%v; the fields Location and Refresh stay as they are",
 				checkReplace(r))
 		} else {
@@ -396,6 +397,6 @@ func (p *parser) combineCache() {
 		return
 	}
 	if len(u.Cache) == 0 {
-		u.Cache = []table.CacheValid{{Statuses: []int{200, 202, 401}, For: 5 * time.Minute}}
+		u.Cache = []schema.CacheValid{{Statuses: []int{200, 202, 401}, For: 5 * time.Minute}}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -32,7 +33,7 @@ func TestMoreAnnotations(t *testing.T) {
 		{"limit-rate: 10|limit-rate-after: 2", `{"bandwidth":10240,"bandwidthAfter":2048}`, ""},
 		{"limit-rate-after: 2", `null`, ""}, {"limit-rate: 1m", `null`, "is not a number"},
 		{"whitelist-source-range: " + many(1025, "10.0.%d.%d"), `null`,
-			"has 1025 addresses and CIDRs; allowed: 1024; it keeps requests out"},
+			"has 1025 addresses and CIDRs; allowed: 1024; it restricts access"},
 		{"denylist-source-range: " + many(1025, "10.0.%d.%d"), `null`, "answer 503"},
 		{"enable-cors: true|cors-allow-origin: " + many(257, "https://a%d-%d.example"), `null`,
 			"has 257 origins; allowed: 256"},
@@ -179,7 +180,7 @@ func TestOptionsAreTheSameAtBothEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var back table.Host
+		var back schema.Host
 		if err := json.Unmarshal(raw, &back); err != nil || !reflect.DeepEqual(*h, back) {
 			t.Fatalf("%v: %v: %s", values, err, raw)
 		}

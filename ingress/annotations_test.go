@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 var update = flag.Bool("update", false, "write the table of docs/ingress-annotations.md anew")
@@ -120,7 +120,7 @@ func TestAnnotations(t *testing.T) {
 		{"proxy-buffering: on|proxy-buffer-size: 16k|proxy-request-buffering: off", `null`, ""},
 		{"denylist-source-range: 10.0.0.0/8", `{"denied":["10.0.0.0/8"]}`, ""},
 		{"denylist-source-range: 10.0.0.0/8,x", `null`,
-			"it keeps requests out, so all paths of this Ingress answer 503"},
+			"it restricts access, so all paths of this Ingress answer 503"},
 		{"auth-tls-verify-client: off|enable-modsecurity: false", `null`, ""},
 		{"enable-modsecurity: true", `null`, "answer 503"},
 		{"ingress.wayleave.dev/proxy-protocol: v1", `{"sendProxy":1}`, ""},
@@ -206,7 +206,7 @@ func TestOptionsSurviveTheFeed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var back table.Host
+	var back schema.Host
 	if err := json.Unmarshal(raw, &back); err != nil || !reflect.DeepEqual(*h, back) {
 		t.Errorf("%v: %+v became %+v", err, h, back)
 	}

@@ -7,7 +7,7 @@ import (
 
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/reach"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // resolve finds the backend of a path: its key, and the Service's port. why explains why there is none.
@@ -51,7 +51,7 @@ func port(svc *model.Service, b model.IngressBackend) (model.ServicePort, bool) 
 // makeBackend collects the endpoints of a Service's port. Terminating endpoints that still serve are drained.
 // Addresses that no pod can have, such as loopback and metadata addresses, are left out. If a Service has two
 // families, the endpoints of the first are used: both are the same pods.
-func makeBackend(snap model.Snapshot, service model.Name, number uint16) (*table.Backend, bool) {
+func makeBackend(snap model.Snapshot, service model.Name, number uint16) (*schema.Backend, bool) {
 	svc, ok := snap.Service(service)
 	if !ok || svc.Type == model.ExternalName {
 		return nil, false
@@ -60,7 +60,7 @@ func makeBackend(snap model.Snapshot, service model.Name, number uint16) (*table
 	if !ok {
 		return nil, false
 	}
-	var of [2][]table.Endpoint // IPv4, IPv6
+	var of [2][]schema.Endpoint // IPv4, IPv6
 	for slice := range snap.EndpointSlices(service) {
 		i := slices.IndexFunc(slice.Ports, func(q model.EndpointPort) bool {
 			return q.Name == p.Name &&
@@ -78,7 +78,7 @@ func makeBackend(snap model.Snapshot, service model.Name, number uint16) (*table
 			if e.Addr.Is6() {
 				family = 1
 			}
-			of[family] = append(of[family], table.Endpoint{Addr: netip.AddrPortFrom(e.Addr, slice.Ports[i].Port),
+			of[family] = append(of[family], schema.Endpoint{Addr: netip.AddrPortFrom(e.Addr, slice.Ports[i].Port),
 				Draining: !ready})
 		}
 	}
@@ -91,7 +91,7 @@ func makeBackend(snap model.Snapshot, service model.Name, number uint16) (*table
 		list = of[1-first]
 	}
 	// A duplicate address is ready if it is ready once.
-	slices.SortFunc(list, func(a, b table.Endpoint) int {
+	slices.SortFunc(list, func(a, b schema.Endpoint) int {
 		if c := a.Addr.Compare(b.Addr); c != 0 {
 			return c
 		}
@@ -103,6 +103,6 @@ func makeBackend(snap model.Snapshot, service model.Name, number uint16) (*table
 		}
 		return 1
 	})
-	list = slices.CompactFunc(list, func(a, b table.Endpoint) bool { return a.Addr == b.Addr })
-	return &table.Backend{Key: backendKey(service, number), Endpoints: list}, true
+	list = slices.CompactFunc(list, func(a, b schema.Endpoint) bool { return a.Addr == b.Addr })
+	return &schema.Backend{Key: backendKey(service, number), Endpoints: list}, true
 }

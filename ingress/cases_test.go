@@ -109,10 +109,10 @@ func ingressCases() []ingressCase {
 			want: []string{"http://h/public/../admin = shop/api:8080", "http://h//admin = shop/api:8080",
 				"http://h/%61dmin = shop/api:8080"}},
 		{name: "one path twice", settings: own, yaml: ing("a", nil, rules("- /x P web:80 /x P api:8080")),
-			want: []string{"http://h/x = shop/web:80"}, problems: []string{"paths[1]: /x is there twice"}},
+			want: []string{"http://h/x = shop/web:80"}, problems: []string{"paths[1]: /x is a duplicate"}},
 		{name: "prefix with and without slash are one", settings: own,
 			yaml: ing("a", nil, rules("- /x P web:80 /x/ P api:8080")), want: []string{"http://h/x/ = shop/web:80"},
-			problems: []string{"is there twice"}},
+			problems: []string{"is a duplicate"}},
 		{name: "a bad path harms no other", settings: own, yaml: ing("a", nil, rules("- /a//b P web:80 /x P api:8080")),
 			want: []string{"http://h/x = shop/api:8080"}, problems: []string{"paths[0].path"}},
 
@@ -204,7 +204,7 @@ func ingressCases() []ingressCase {
 		{name: "an ended certificate is used", settings: own, yaml: ing("a", nil, rules("a.example / P web:80"),
 			tlsOf("tls-old a.example")), want: []string{"cert a.example = shop/tls-old"},
 			problems: []string{
-				"Ingress shop/a: spec.tls[0].secretName: the certificate of Secret shop/tls-old has ended on "}},
+				"Ingress shop/a: spec.tls[0].secretName: the certificate of Secret shop/tls-old expired on "}},
 		{name: "no hosts in tls: those that the certificate is for", settings: own,
 			yaml: ing("a", nil, rules("a.example / P web:80", "d.example / P web:80"), tlsOf("tls-a")),
 			want: []string{"cert a.example = shop/tls-a", "cert d.example = default",
@@ -326,7 +326,7 @@ func ingressCases() []ingressCase {
 				"is in another namespace"}},
 		{name: "canary to a missing Service", settings: own, yaml: ing("a", nil, rules("a.example / P web:80")) +
 			ing("c", []string{"canary: true", "canary-weight: 10"}, rules("a.example / P none:80")),
-			want: []string{"http://a.example/ = shop/web:80"}, problems: []string{"the canary takes nothing"}},
+			want: []string{"http://a.example/ = shop/web:80"}, problems: []string{"the canary gets no requests"}},
 		{name: "basic auth", settings: own, yaml: ing("a", []string{"auth-type: basic", "auth-secret: users",
 			"auth-realm: shop"}, rules("a.example / P web:80")),
 			want: []string{
@@ -343,7 +343,7 @@ func ingressCases() []ingressCase {
 		{name: "a list of sources that cannot be read is closed", settings: own,
 			yaml:     ing("a", []string{"whitelist-source-range: 10.0.0.0/8,x"}, rules("a.example / P web:80")),
 			want:     []string{"http://a.example/ = 503"},
-			problems: []string{`"x" is neither an address nor a CIDR; it keeps requests out`}},
+			problems: []string{`"x" is neither an address nor a CIDR; it restricts access`}},
 		{name: "client certificates are closed", settings: own, yaml: ing("a", []string{"auth-tls-secret: shop/ca"},
 			rules("a.example / P web:80")), want: []string{"http://a.example/ = 503"},
 			problems: []string{
@@ -356,7 +356,7 @@ func ingressCases() []ingressCase {
 				"ingress.wayleave.dev/z]: Wayleave has no annotation of that name"}},
 		{name: "a snippet that denies is closed", settings: own,
 			yaml: ing("a", []string{"configuration-snippet: deny all;"}, rules("a.example / P web:80")),
-			want: []string{"http://a.example/ = 503"}, problems: []string{"seems to keep requests out"}},
+			want: []string{"http://a.example/ = 503"}, problems: []string{"seems to restrict access"}},
 	}...)
 }
 

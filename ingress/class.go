@@ -5,7 +5,7 @@ import (
 	"net/netip"
 
 	"wayleave.dev/model"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // Class and controllers.
@@ -30,7 +30,7 @@ type Settings struct {
 	// HostsOfOneNamespace refuses rules for a host of another namespace.
 	HostsOfOneNamespace bool
 	// GlobalAuth is the authentication server of every Ingress without its own; nil for none.
-	GlobalAuth *table.AuthURL
+	GlobalAuth *schema.AuthURL
 	// AuthURLNetworks are special addresses that auth-url can reach.
 	AuthURLNetworks []netip.Prefix
 	// ClusterDomain is the DNS domain of the cluster; empty is cluster.local.

@@ -8,13 +8,14 @@ import (
 
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/authority"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
 // clientCert holds the annotations about client certificates.
 type clientCert struct {
 	secret model.Name
-	rule   table.ClientCert
+	rule   schema.ClientCert
 	depth  bool // whether the annotation is set
 }
 
@@ -28,7 +29,7 @@ func clientCerts() []annotation {
 			"redirected 400"},
 		{name: "auth-tls-verify-client", guard: true, read: oneOf(func(p *parser, v string) {
 			if v != "on" {
-				p.client.rule.Verify = table.Verify(v)
+				p.client.rule.Verify = schema.Verify(v)
 			}
 		}, "on", "off", "optional", "optional_no_ca")},
 		{name: "auth-tls-verify-depth", guard: true, read: number(0, 16, func(p *parser, n int) {
@@ -40,7 +41,7 @@ func clientCerts() []annotation {
 				return fmt.Errorf("is empty")
 			}
 			p.client.rule.Subject = v
-			return table.CheckClientCert(&table.ClientCert{Subject: v})
+			return table.CheckClientCert(&schema.ClientCert{Subject: v})
 		}, note: "an expression of RE2 for the subject's name as nginx writes it; 403"},
 		{name: "auth-tls-error-page", read: authURL(func(p *parser, v string) { p.client.rule.ErrorPage = v }),
 			note: "a URL of http or https; 302"},
@@ -63,7 +64,7 @@ func (p *parser) combineClientCert() {
 	}
 	if c.secret.Name == "" {
 		if _, said := p.values["auth-tls-secret"]; !said && (p.values["auth-tls-match-cn"] != "" ||
-			c.rule.Verify != table.VerifyOff && p.values["auth-tls-verify-client"] != "") {
+			c.rule.Verify != schema.VerifyOff && p.values["auth-tls-verify-client"] != "") {
 			wrong("is missing: certificates of clients need a Secret of authorities")
 		}
 		return

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"wayleave.dev/model"
+	"wayleave.dev/proxy/regex"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -153,7 +155,7 @@ func (y *way) matches(path string) bool {
 	case y.re != nil:
 		return y.re.MatchString(path)
 	case y.pattern:
-		return strings.HasPrefix(strings.ToLower(path), strings.ToLower(table.LiteralPrefix(y.text)))
+		return strings.HasPrefix(strings.ToLower(path), strings.ToLower(regex.LiteralPrefix(y.text)))
 	case y.exact:
 		return path == y.text
 	}
@@ -163,7 +165,7 @@ func (y *way) matches(path string) bool {
 
 func (y *way) rank() int {
 	if y.pattern {
-		return len(strings.TrimRight(table.LiteralPrefix(y.text), "/"))
+		return len(strings.TrimRight(regex.LiteralPrefix(y.text), "/"))
 	}
 	return len(strings.TrimRight(y.text, "/"))
 }
@@ -224,7 +226,7 @@ func (z *maze) lost(g *way, all []way) bool {
 
 // source is the Ingress and path that a path of the table comes from; way is nil for one that no
 // rule has.
-func (z *maze) source(p *table.Path) (*model.Ingress, *way) {
+func (z *maze) source(p *schema.Path) (*model.Ingress, *way) {
 	f := strings.Fields(p.Source)
 	for _, i := range z.list {
 		if i.Name.String() != f[1] {
@@ -242,7 +244,7 @@ func (z *maze) source(p *table.Path) (*model.Ingress, *way) {
 }
 
 // check asks for one path.
-func (z *maze) check(hosts map[string]*table.Host, name, target string) error {
+func (z *maze) check(hosts map[string]*schema.Host, name, target string) error {
 	m, _, ok := find(hosts, "https://"+name+target)
 	if !ok || m.TooLong {
 		return nil
@@ -258,7 +260,7 @@ func (z *maze) check(hosts map[string]*table.Host, name, target string) error {
 	}
 	if m.Path.Options != nil {
 		for _, c := range m.Path.Options.Canary {
-			of, _ := z.source(&table.Path{Source: c.Source})
+			of, _ := z.source(&schema.Path{Source: c.Source})
 			if s, guarded := z.guard(of); m.Path.Closed || guarded && (s == nil || !reflect.DeepEqual(s, sources)) {
 				return fmt.Errorf("%s has the canary %s", m.Path.Source, c.Source)
 			}
@@ -271,7 +273,7 @@ func (z *maze) check(hosts map[string]*table.Host, name, target string) error {
 }
 
 // sourcesOf are the clients that a path allows or denies.
-func sourcesOf(p *table.Path) []netip.Prefix {
+func sourcesOf(p *schema.Path) []netip.Prefix {
 	if p.Options == nil {
 		return nil
 	}
@@ -279,7 +281,7 @@ func sourcesOf(p *table.Path) []netip.Prefix {
 }
 
 // opened looks for a guard that should have been asked.
-func (z *maze) opened(hosts map[string]*table.Host, m table.Match, served *way, name, target string) error {
+func (z *maze) opened(hosts map[string]*schema.Host, m table.Match, served *way, name, target string) error {
 	clean, _ := table.Clean([]byte(target), nil)
 	of := []string{m.Host.Name}
 	if m.Host.Name == "" && name != "" { // a wildcard host keeps out what falls through

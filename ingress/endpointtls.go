@@ -8,13 +8,13 @@ import (
 
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/authority"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // endpointOf holds the annotations about TLS to endpoints.
 type endpointOf struct {
 	secret model.Name
-	rule   table.EndpointTLS
+	rule   schema.EndpointTLS
 	verify bool
 	said   bool
 	depth  bool
@@ -89,7 +89,7 @@ func (p *parser) combineEndpointTLS() {
 		p.close("proxy-ssl-secret")
 		p.bad(nginxPrefix+"proxy-ssl-secret", format+"; all paths of this Ingress answer 503", args...)
 	}
-	if o := p.out.table.Protocol; o != table.HTTPS && o != table.GRPCS {
+	if o := p.out.table.Protocol; o != schema.HTTPS && o != schema.GRPCS {
 		p.bad(nginxPrefix+"backend-protocol",
 			"is neither HTTPS nor GRPCS, so the annotations proxy-ssl-… have no effect")
 	}

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"wayleave.dev/internal/testnet"
-	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/schema"
 )
 
 // fieldCase plans a manifest that users of ingress-nginx have.
@@ -174,7 +174,7 @@ func TestRewriteToAURL(t *testing.T) {
 // A comma at the end of the list lets no client say who it is.
 func TestAuthFieldsWithACommaAtTheEnd(t *testing.T) {
 	n, w := newNode(t), fieldCase(t, "08-auth-headers-comma")
-	n.feed.Configure(feed.Settings{Drain: time.Second, AskFromNode: true,
+	n.feed.Configure(schema.Settings{Drain: time.Second, AskFromNode: true,
 		AskAllowed: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	w.noProblems()
 	said := ""

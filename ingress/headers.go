@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // framing are fields that frame a message, which no annotation may set.
@@ -13,9 +13,9 @@ var framing = []string{"connection", "content-length", "expect", "host", "keep-a
 	"trailer", "transfer-encoding", "upgrade", "x-sent-from"}
 
 // headerLines parses lines of NAME: VALUE, at most maxFields.
-func headerLines(to func(p *parser, f table.Field)) func(*parser, string) error {
+func headerLines(to func(p *parser, f schema.Field)) func(*parser, string) error {
 	return func(p *parser, v string) error {
-		var out []table.Field
+		var out []schema.Field
 		for line := range strings.SplitSeq(v, "\n") {
 			if line = strings.TrimSpace(line); line == "" {
 				continue
@@ -31,7 +31,7 @@ func headerLines(to func(p *parser, f table.Field)) func(*parser, string) error 
 			if err := fieldTemplate(func(*parser, string) {})(p, value); err != nil {
 				return err
 			}
-			out = append(out, table.Field{Name: name, Value: value})
+			out = append(out, schema.Field{Name: name, Value: value})
 		}
 		if len(out) == 0 || len(out) > maxFields {
 			return fmt.Errorf("has %d lines; allowed: 1 to %d", len(out), maxFields)

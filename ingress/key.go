@@ -9,7 +9,7 @@ import (
 	"slices"
 
 	"wayleave.dev/model"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/reconcile"
 )
 
@@ -31,16 +31,16 @@ type Key struct {
 	Name string
 }
 
-// String reads "host shop.example".
+// String returns "host shop.example".
 func (k Key) String() string {
 	return [...]string{"host", "backend", "certificate", "Ingress"}[k.Kind] + " " + k.Name
 }
 
-// Plan is one of them, of the kind of its key.
+// Plan is the plan of a key, of the key's kind.
 type Plan struct {
-	Host        *table.Host
-	Backend     *table.Backend
-	Certificate *table.Certificate
+	Host        *schema.Host
+	Backend     *schema.Backend
+	Certificate *schema.Certificate
 }
 
 // Equal compares two plans of a key.
@@ -56,25 +56,24 @@ func Equal(a, b Plan) bool {
 	return reflect.DeepEqual(a.Host, b.Host)
 }
 
-// Target splits plans into those of the proxies' feed: certificates and backends first,
-// since hosts name them.
+// Target splits plans into those of the proxies' feed: certificates and backends first, because hosts refer to them.
 type Target struct {
-	Hosts        reconcile.Target[string, table.Host]
-	Backends     reconcile.Target[string, table.Backend]
-	Certificates reconcile.Target[string, table.Certificate]
+	Hosts        reconcile.Target[string, schema.Host]
+	Backends     reconcile.Target[string, schema.Backend]
+	Certificates reconcile.Target[string, schema.Certificate]
 }
 
 var _ reconcile.Target[Key, Plan] = Target{}
 
-// split are plans by kind.
+// split holds plans by kind.
 type split struct {
-	hosts        map[string]table.Host
-	backends     map[string]table.Backend
-	certificates map[string]table.Certificate
+	hosts        map[string]schema.Host
+	backends     map[string]schema.Backend
+	certificates map[string]schema.Certificate
 }
 
 func sorted(plans map[Key]Plan) split {
-	s := split{map[string]table.Host{}, map[string]table.Backend{}, map[string]table.Certificate{}}
+	s := split{map[string]schema.Host{}, map[string]schema.Backend{}, map[string]schema.Certificate{}}
 	for k, p := range plans {
 		switch {
 		case p.Host != nil:
@@ -95,7 +94,7 @@ func (t Target) Sync(ctx context.Context, plans map[Key]Plan) error {
 		t.Hosts.Sync(ctx, s.hosts))
 }
 
-// Apply implements reconcile.Target. Kinds of which nothing changed are not asked.
+// Apply implements reconcile.Target. Kinds without changes are skipped.
 func (t Target) Apply(ctx context.Context, set map[Key]Plan, del []Key) error {
 	s, gone := sorted(set), map[Kind][]string{}
 	for _, k := range del {
@@ -131,5 +130,5 @@ func (t Target) Apply(ctx context.Context, set map[Key]Plan, del []Key) error {
 	return nil
 }
 
-// backendKey is that of a Service's port.
+// backendKey returns the key of a Service's port.
 func backendKey(service model.Name, port uint16) string { return fmt.Sprintf("%s:%d", service, port) }

@@ -9,18 +9,20 @@ import (
 	"strings"
 
 	"wayleave.dev/model"
+	"wayleave.dev/proxy/regex"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
-// merged is what all Ingresses say of one host, and what each must be told.
+// merged is the merged configuration of one host, with the problems of its Ingresses.
 type merged struct {
-	host     *table.Host // nil for nothing
+	host     *schema.Host // nil for nothing
 	problems map[model.Name][]model.Problem
 }
 
-// place is where a path is: two Ingresses cannot have one.
+// place identifies a path: two Ingresses cannot share one.
 type place struct {
-	kind table.PathKind
+	kind schema.PathKind
 	path string
 }
 
@@ -29,20 +31,20 @@ type merger struct {
 	p    *Planner
 	snap model.Snapshot
 	name string
-	// claim says who owns the host, and who else routes it.
+	// claim holds the owner of the host, and the other Ingresses that route it.
 	claim
-	out *table.Host
-	// owner and at are who has a place, and its index in out.Paths.
+	out *schema.Host
+	// owner and at hold the Ingress of a path, and its index in out.Paths.
 	owner map[place]*model.Ingress
 	at    map[place]int
-	// vacant are the places whose owner has no Service; see isVacant.
+	// vacant are the paths whose owner has no Service; see isVacant.
 	vacant map[place]bool
-	// byDefault is whose default backend serves the host; vacantDefault is vacant for it.
+	// byDefault is the Ingress whose default backend serves the host; vacantDefault is vacant for it.
 	byDefault     *model.Ingress
 	vacantDefault bool
 	// shut are Ingresses whose paths answer 503 on this host.
 	shut     map[*model.Ingress]bool
-	tls      bool // some Ingress of the owner's namespace has a certificate for it
+	tls      bool // an Ingress of the owner's namespace has a certificate for it
 	problems map[model.Name][]model.Problem
 }
 
@@ -56,7 +58,7 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	if m, ok := p.merges[name]; ok {
 		return m
 	}
-	m := &merger{p: p, snap: snap, name: name, out: &table.Host{Name: name}, owner: map[place]*model.Ingress{},
+	m := &merger{p: p, snap: snap, name: name, out: &schema.Host{Name: name}, owner: map[place]*model.Ingress{},
 		at: map[place]int{}, shut: map[*model.Ingress]bool{},
 		vacant: map[place]bool{}, problems: map[model.Name][]model.Problem{}}
 	m.claim = m.claims()
@@ -91,7 +93,7 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	return r
 }
 
-// bound closes the patterns that are over the bounds of the host or of their Ingress.
+// bound closes the patterns that exceed the bounds of the host or of their Ingress.
 func (m *merger) bound() {
 	over := table.CheckPatterns(m.out)
 	for where, n := range m.at {
@@ -99,19 +101,18 @@ func (m *merger) bound() {
 			p := &m.out.Paths[n]
 			p.Closed, p.Backend = true, ""
 			m.bad(m.owner[where], fieldOf(p)+".path", "%v; paths that begin with %s answer 503", err,
-				table.LiteralPrefix(p.Options.PathPattern))
+				regex.LiteralPrefix(p.Options.PathPattern))
 		}
 	}
 }
 
-// fieldOf is the field of an Ingress that a path comes from.
-func fieldOf(p *table.Path) string {
+// fieldOf returns the field of an Ingress that a path comes from.
+func fieldOf(p *schema.Path) string {
 	_, field, _ := strings.Cut(strings.TrimPrefix(p.Source, "Ingress "), " ")
 	return field
 }
 
-// check reads the options as the proxy will, which closes a path that has some that it
-// cannot read.
+// check parses the options as the proxy will, and closes a path with invalid ones.
 func (m *merger) check() {
 	for where, n := range m.at {
 		if p := &m.out.Paths[n]; p.Options != nil && !p.Closed {
@@ -132,7 +133,7 @@ func fmtRule(r model.IngressRule) string { return fmt.Sprintf("spec.rules[%d]", 
 
 func (m *merger) tell(i *model.Ingress, q model.Problem) {
 	if m.p.unread[i.Name] {
-		return // what its Secrets say is not known yet
+		return // its Secrets are not known yet
 	}
 	q.Kind, q.Object = "Ingress", i.Name
 	if !slices.Contains(m.problems[i.Name], q) {
@@ -140,7 +141,7 @@ func (m *merger) tell(i *model.Ingress, q model.Problem) {
 	}
 }
 
-// certificate takes that of the Ingress for the host.
+// certificate applies the certificate of the Ingress to the host.
 func (m *merger) certificate(i *model.Ingress) {
 	if m.name == "" {
 		return
@@ -154,7 +155,7 @@ func (m *merger) certificate(i *model.Ingress) {
 		}
 		m.tls = true
 		if t.Secret == "" {
-			continue // the default certificate is meant
+			continue // the default certificate is requested
 		}
 		key := model.Name{Namespace: i.Name.Namespace, Name: t.Secret}
 		s, ok := secretOf(m.snap, key)
@@ -184,8 +185,8 @@ func (m *merger) certificate(i *model.Ingress) {
 	}
 }
 
-// tlsOf are the entries of the Ingress for the host: those that name it, else those that
-// name a wildcard above it, else those that name no host and whose certificate is for it.
+// tlsOf returns the entries of the Ingress for the host: those that name it, otherwise those that name a wildcard
+// above it, otherwise those without hosts whose certificate is for it.
 func (m *merger) tlsOf(i *model.Ingress) []model.IngressTLS {
 	var exact, wild, open []model.IngressTLS
 	for _, t := range i.TLS {
@@ -212,7 +213,7 @@ func (m *merger) tlsOf(i *model.Ingress) []model.IngressTLS {
 	return open
 }
 
-// paths adds those of the Ingress that nobody has yet.
+// paths adds the paths of the Ingress that no older one has.
 func (m *merger) paths(i *model.Ingress) {
 	o := m.p.options(m.snap, i)
 	rules := m.rules(i)
@@ -243,20 +244,21 @@ func (m *merger) paths(i *model.Ingress) {
 	if o.appRoot == "" || len(rules) == 0 {
 		return
 	}
-	where := place{kind: table.Exact, path: "/"}
+	where := place{kind: schema.Exact, path: "/"}
 	if m.foreign(i) {
 		m.bad(i, annotationField("app-root"), "%s is a host of Ingress %s; only its namespace can redirect /",
 			m.hostText(), m.by.Name)
 	} else if _, taken := m.owner[where]; !taken {
 		m.owner[where], m.at[where] = i, len(m.out.Paths)
-		m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Exact, Path: "/", Closed: o.closed != "" || m.shut[i],
+		m.out.Paths = append(m.out.Paths, schema.Path{Kind: schema.Exact, Path: "/",
+			Closed:  o.closed != "" || m.shut[i],
 			Source:  fmt.Sprintf("Ingress %s app-root", i.Name),
-			Options: &table.Options{Redirect: o.appRoot, RedirectCode: 302, RedirectTLS: m.redirect(o, "/")}})
+			Options: &schema.Options{Redirect: o.appRoot, RedirectCode: 302, RedirectTLS: m.redirect(o, "/")}})
 	}
 }
 
-// asksForPatterns says whether the Ingress has all paths of the host read as regular expressions, as
-// ingress-nginx does: by use-regex, or by a rewrite-target that is not the path itself.
+// asksForPatterns reports whether the Ingress makes all paths of the host regular expressions, as in ingress-nginx:
+// by use-regex, or by a rewrite-target that differs from the path.
 func (m *merger) asksForPatterns(i *model.Ingress) bool {
 	o := m.p.options(m.snap, i)
 	for _, r := range m.rules(i) {
@@ -269,14 +271,14 @@ func (m *merger) asksForPatterns(i *model.Ingress) bool {
 	return false
 }
 
-// rewrites says whether rewrite-target changes requests for a path: ingress-nginx leaves alone a
-// path that is its own target. It compares a Prefix with a slash at its end.
+// rewrites reports whether rewrite-target changes requests for a path: ingress-nginx does not rewrite a path to
+// itself. It compares a Prefix with a slash at its end.
 func (o *options) rewrites(in model.IngressPath) bool {
 	return o.target != "" && (o.target != in.Path || in.Type != model.PathExact && in.Path != "/")
 }
 
-// contest tells the Ingress that a path of it belongs to another one.
-func (m *merger) contest(i, by *model.Ingress, at string, p *table.Path) {
+// contest reports to the Ingress that a path of it belongs to another one.
+func (m *merger) contest(i, by *model.Ingress, at string, p *schema.Path) {
 	if by == i {
 		m.bad(i, at, "%s is a duplicate for %s; the first is served", p.Path, m.hostText())
 		return
@@ -295,10 +297,10 @@ func (m *merger) hostText() string {
 	return m.name
 }
 
-// redirect is the status for plain requests to a path, 0 for serving them. An ACME challenge
-// is asked for by plain HTTP, as with ingress-nginx's no-tls-redirect-locations.
+// redirect returns the status for plain requests to a path, 0 for serving them. ACME challenges use plain HTTP, as
+// with ingress-nginx's no-tls-redirect-locations.
 func (m *merger) redirect(o *options, path string) int {
-	if strings.HasPrefix(path, table.ChallengePrefix) {
+	if strings.HasPrefix(path, schema.ChallengePrefix) {
 		return 0
 	}
 	if o.forceTLS || m.tls && !o.keepPlain {
@@ -307,12 +309,12 @@ func (m *merger) redirect(o *options, path string) int {
 	return 0
 }
 
-// path makes one path.
-func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at string) (table.Path, place, bool) {
-	p := table.Path{Kind: table.Prefix, Path: in.Path, Closed: o.closed != "" || m.shut[i], Foreign: m.foreign(i),
+// path converts one path.
+func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at string) (schema.Path, place, bool) {
+	p := schema.Path{Kind: schema.Prefix, Path: in.Path, Closed: o.closed != "" || m.shut[i], Foreign: m.foreign(i),
 		Source: fmt.Sprintf("Ingress %s %s", i.Name, at)}
 	if in.Type == model.PathExact {
-		p.Kind = table.Exact
+		p.Kind = schema.Exact
 	}
 	opts := o.table
 	p.Options = &opts
@@ -330,22 +332,22 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 		} else if err != nil {
 			p.Closed = true
 			m.bad(i, at+".path", "%v; it has a guard, so paths that begin with %s answer 503", err,
-				table.LiteralPrefix(in.Path))
+				regex.LiteralPrefix(in.Path))
 		}
 	} else if clean, ok := table.Clean([]byte(in.Path), nil); ok {
-		p.Path = string(clean) // as the path of a request is compared
+		p.Path = string(clean) // normalized like the path of a request
 	} else {
 		m.bad(i, at+".path", "%q has an invalid escape or leaves the root; no request has this path", in.Path)
 	}
-	if p.Foreign && strings.HasPrefix(p.Path, table.ChallengePrefix) {
+	if p.Foreign && strings.HasPrefix(p.Path, schema.ChallengePrefix) {
 		m.bad(i, at+".path",
 			"%s is a host of Ingress %s; only its namespace can answer ACME challenges; the path is ignored",
 			m.hostText(), m.by.Name)
 		return p, place{}, false
 	}
 	opts.RedirectTLS = m.redirect(o, p.Path)
-	if o.globalAuth && strings.HasPrefix(p.Path, table.ChallengePrefix) && opts.PathPattern == "" {
-		opts.AuthURL = nil // as no-auth-locations of ingress-nginx
+	if o.globalAuth && strings.HasPrefix(p.Path, schema.ChallengePrefix) && opts.PathPattern == "" {
+		opts.AuthURL = nil // as with ingress-nginx's no-auth-locations
 	}
 	if opts.Affinity != nil && opts.Affinity.Path == "" {
 		a := *opts.Affinity
@@ -373,23 +375,23 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 	return p, placeOf(&p), true
 }
 
-// isPattern says whether a path is a regular expression. On a host whose paths are read as such,
-// a path of type ImplementationSpecific is one wherever it has the marks of one.
+// isPattern reports whether a path is a regular expression. On a host with patterns, a path of type
+// ImplementationSpecific is one if it contains special characters.
 func (m *merger) isPattern(o *options, in model.IngressPath) bool {
 	asked := o.regex || m.out.Regex && in.Type == model.PathImplementationSpecific
 	return asked && in.Type != model.PathExact && hasPattern(in.Path, o.target)
 }
 
-func placeOf(p *table.Path) place {
+func placeOf(p *schema.Path) place {
 	where := place{p.Kind, p.Path}
-	if p.Kind == table.Prefix && !hasPattern(p.Path, "") {
+	if p.Kind == schema.Prefix && !hasPattern(p.Path, "") {
 		where.path = strings.TrimRight(p.Path, "/")
 	}
 	return where
 }
 
-// backend is the key of a path's, empty when it answers 503.
-func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend, o *table.Options) string {
+// backend returns the key of a path's backend, empty if it answers 503.
+func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend, o *schema.Options) string {
 	key, why := resolve(m.snap, i.Name.Namespace, b)
 	if why != "" && o.Redirect == "" {
 		m.bad(i, field, "%s; the path answers 503", why)
@@ -400,13 +402,13 @@ func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend,
 	return key
 }
 
-// fallback takes the Ingress's default backend for what no path has.
+// fallback applies the Ingress's default backend to requests that match no path.
 func (m *merger) fallback(i *model.Ingress) {
 	if i.Default == nil {
 		return
 	}
 	if len(i.Rules) > 0 && len(m.rules(i)) == 0 || m.isRefused(i) {
-		return // the host is another's, or only a certificate's
+		return // the host is another Ingress's, or this one has only its certificate
 	}
 	if m.name != "" && m.foreign(i) {
 		m.bad(i, "spec.defaultBackend", "%s is a host of Ingress %s; only its namespace can set the default backend",
@@ -436,8 +438,8 @@ func (m *merger) fallback(i *model.Ingress) {
 		named.Name = i.Default.Service + "." + i.Name.Namespace + ".svc"
 		opts.TLS = &named
 	}
-	opts.RewriteTarget = "" // there is no path that it could take the place of
-	d := &table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "" || m.shut[i],
+	opts.RewriteTarget = "" // there is no path that it could replace
+	d := &schema.Path{Kind: schema.Prefix, Path: "/", Closed: o.closed != "" || m.shut[i],
 		Source: fmt.Sprintf("Ingress %s spec.defaultBackend", i.Name)}
 	if !d.Closed {
 		d.Backend = m.backend(i, "spec.defaultBackend.service", *i.Default, &opts)
@@ -448,7 +450,7 @@ func (m *merger) fallback(i *model.Ingress) {
 	m.out.Default, m.vacantDefault = d, m.isVacant(i, d, *i.Default)
 }
 
-// canary adds the backends of a canary Ingress to the paths that it is a part of.
+// canary adds the backends of a canary Ingress to their main paths.
 func (m *merger) canary(i *model.Ingress) {
 	o := m.p.options(m.snap, i)
 	for _, r := range m.rules(i) {
@@ -484,7 +486,7 @@ func (m *merger) canary(i *model.Ingress) {
 			}
 			c := *o.canary
 			c.Backend, c.Source = key, fmt.Sprintf("Ingress %s %s", i.Name, at)
-			var opts table.Options
+			var opts schema.Options
 			if old := m.out.Paths[n].Options; old != nil {
 				opts = *old
 			}
@@ -497,7 +499,7 @@ func (m *merger) canary(i *model.Ingress) {
 	}
 }
 
-// isUnread says whether a path, by its index in out.Paths, is closed for a moment alone.
+// isUnread reports whether a path, by its index in out.Paths, is closed only until Secrets are read.
 func (m *merger) isUnread(n int) bool {
 	for where, at := range m.at {
 		if at == n {
@@ -507,11 +509,11 @@ func (m *merger) isUnread(n int) bool {
 	return false
 }
 
-// mainOf finds the path that a path of a canary is a part of, by its index in out.Paths.
+// mainOf finds the main path of a canary's path, by its index in out.Paths.
 func (m *merger) mainOf(i *model.Ingress, o *options, in model.IngressPath, at string) (int, bool) {
-	p := table.Path{Kind: table.Prefix, Path: in.Path}
+	p := schema.Path{Kind: schema.Prefix, Path: in.Path}
 	if in.Type == model.PathExact {
-		p.Kind = table.Exact
+		p.Kind = schema.Exact
 	}
 	if clean, ok := table.Clean([]byte(in.Path), nil); ok && !m.isPattern(o, in) {
 		p.Path = string(clean)
@@ -527,10 +529,10 @@ func (m *merger) mainOf(i *model.Ingress, o *options, in model.IngressPath, at s
 	return 0, false
 }
 
-// guardedAlike says whether the options of a canary keep out nobody whom those of the main path
-// let in: the main path's count.
-func guardedAlike(canary, main *table.Options) bool {
-	if !(&table.Path{Options: canary}).Guarded() {
+// guardedAlike reports whether the options of a canary deny no request that those of the main path allow: the main
+// path's apply.
+func guardedAlike(canary, main *schema.Options) bool {
+	if !(&schema.Path{Options: canary}).Guarded() {
 		return true
 	}
 	return main != nil && reflect.DeepEqual(canary.Sources, main.Sources) && reflect.DeepEqual(canary.Denied,

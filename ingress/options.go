@@ -15,6 +15,7 @@ import (
 
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/htpasswd"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -26,7 +27,7 @@ const (
 
 // options are the parsed annotations of an Ingress.
 type options struct {
-	table table.Options
+	table schema.Options
 	// closed is the reason why the paths answer 503: a guard that is not in effect. Empty for open paths.
 	closed string
 	// keepPlain serves plain requests although the host has a certificate; forceTLS redirects them although it has
@@ -38,9 +39,9 @@ type options struct {
 	target          string
 	aliases         []string
 	appRoot         string
-	canary          *table.Canary
+	canary          *schema.Canary
 	// clientCert and ciphers apply to whole hosts.
-	clientCert *table.ClientCert
+	clientCert *schema.ClientCert
 	ciphers    []uint16
 	// www redirects the other names of the hosts, with or without www., to them.
 	www bool
@@ -80,25 +81,25 @@ type parser struct {
 	settings Settings
 	// values by their short names.
 	values map[string]string
-	cors   table.CORS
-	cookie table.Affinity
-	canary table.Canary
+	cors   schema.CORS
+	cookie schema.Affinity
+	canary schema.Canary
 	expiry time.Duration
 	auth   struct {
 		kind, realm, secretKind string
 		secret                  model.Name
 	}
-	authURL table.AuthURL
+	authURL schema.AuthURL
 	// upstream and response become part of the options if an annotation needs them.
-	upstream table.Upstream
-	response table.Response
-	retry    *table.Retry
+	upstream schema.Upstream
+	response schema.Response
+	retry    *schema.Retry
 	client   clientCert
-	mirror   table.Mirror
+	mirror   schema.Mirror
 	headOnly bool // of copies
 	noGlobal bool
 	endpoint endpointOf
-	errors   table.Errors
+	errors   schema.Errors
 	from, to string // of proxy-redirect
 	// noCache says that auth-cache-duration is invalid.
 	noCache bool
@@ -360,7 +361,7 @@ func (p *parser) combineAuth() {
 		}
 		good[name] = users[name]
 	}
-	p.out.table.Auth = &table.Auth{Realm: p.auth.realm, Users: good}
+	p.out.table.Auth = &schema.Auth{Realm: p.auth.realm, Users: good}
 }
 
 // combineAuthURL finds the Service that a URL names: the proxy does not query the cluster DNS.
@@ -652,8 +653,8 @@ func parseNetwork(s string) (netip.Prefix, error) {
 
 func pattern(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
-		if err := table.Prepare(&table.Path{
-			Options: &table.Options{Canary: []table.Canary{{Pattern: v}}}}).Err; err != nil {
+		if err := table.Prepare(&schema.Path{
+			Options: &schema.Options{Canary: []schema.Canary{{Pattern: v}}}}).Err; err != nil {
 			return fmt.Errorf("%q is not a valid RE2 expression within the bounds: %w", v, err)
 		}
 		to(p, v)

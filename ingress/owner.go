@@ -18,11 +18,12 @@ import (
 //     exist, the next Ingress of its namespace or of the host's serves the path, unless the path has a guard. An
 //     Ingress of another namespace gains nothing.
 //   - An Ingress that is being deleted, or whose namespace is, claims nothing of a host that another Ingress routes.
-//   - Ingresses of other namespaces may add paths unless Settings.HostsOfOneNamespace is set; their patterns take no
-//     request from the owner's paths (table.Path.Foreign).
+//   - Ingresses of other namespaces may add paths unless Settings.HostsOfOneNamespace is set; their
+//     patterns take no request from the owner's paths (schema.Path.Foreign).
 //   - The certificate is that of the oldest Ingress of the owner's namespace that names a valid one.
-//   - An exact host below a wildcard host has its own owners unless Settings.HostsOfOneNamespace is set. A wildcard
-//     host provides its certificate only if it is of the same namespace or older (table.Host).
+//   - An exact host below a wildcard host has its own owners unless
+//     Settings.HostsOfOneNamespace is set. A wildcard host provides its certificate only if it is of the
+//     same namespace or older (schema.Host).
 
 // ReasonShared is the reason of the Event of an Ingress that adds paths to a host of another namespace.
 const ReasonShared = "HostShared"

@@ -3,13 +3,13 @@ package ingress
 import (
 	"slices"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // passthrough hands connections for the host unchanged to the Service of its path /, if that path's Ingress requests
 // it. Guards could not be applied then, so a host with a guard is not passed through.
 func (m *merger) passthrough() {
-	where := place{kind: table.Prefix}
+	where := place{kind: schema.Prefix}
 	for _, i := range m.list {
 		if !m.p.options(m.snap, i).passthrough || len(m.rules(i)) == 0 {
 			continue
@@ -34,7 +34,7 @@ func (m *merger) passthrough() {
 // isGuarded reports whether a path of the host has a guard. Paths of other namespaces, which get no request of a host
 // that is passed through, do not count: otherwise their authors could have it decrypted.
 func (m *merger) isGuarded() bool {
-	return m.out.ClientCert != nil || slices.ContainsFunc(m.out.Paths, func(p table.Path) bool {
+	return m.out.ClientCert != nil || slices.ContainsFunc(m.out.Paths, func(p schema.Path) bool {
 		return !p.Foreign &&
 			(p.Guarded() || p.Options.Limits())
 	}) ||

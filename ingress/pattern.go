@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -18,7 +19,7 @@ func hasPattern(path, target string) bool {
 
 // checkPattern compiles it as the proxy will.
 func checkPattern(path string) error {
-	if err := table.Prepare(&table.Path{Options: &table.Options{PathPattern: path}}).Err; err != nil {
+	if err := table.Prepare(&schema.Path{Options: &schema.Options{PathPattern: path}}).Err; err != nil {
 		return fmt.Errorf("%q is not a valid RE2 expression within the bounds: %w", path, err)
 	}
 	return nil

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"wayleave.dev/model"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/reconcile"
 )
 
@@ -217,9 +217,9 @@ func (p *parts[P]) Apply(_ context.Context, set map[string]P, del []string) erro
 
 func TestATargetIsSplitByKind(t *testing.T) {
 	var calls []string
-	hosts := &parts[table.Host]{calls: &calls, name: "hosts"}
-	backends := &parts[table.Backend]{calls: &calls, name: "backends"}
-	certs := &parts[table.Certificate]{calls: &calls, name: "certificates"}
+	hosts := &parts[schema.Host]{calls: &calls, name: "hosts"}
+	backends := &parts[schema.Backend]{calls: &calls, name: "backends"}
+	certs := &parts[schema.Certificate]{calls: &calls, name: "certificates"}
 	target := Target{hosts, backends, certs}
 	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", nil, rules("a.example / P web:80"),
 		tlsOf("tls-a a.example")))

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"wayleave.dev/model"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 	"wayleave.dev/source/manifest"
 )
@@ -236,8 +237,8 @@ func (w *world) round() {
 	}
 }
 
-func (w *world) hosts() map[string]*table.Host {
-	out := map[string]*table.Host{}
+func (w *world) hosts() map[string]*schema.Host {
+	out := map[string]*schema.Host{}
 	for k, p := range w.plans {
 		if k.Kind == HostKey {
 			out[k.Name] = p.Host
@@ -258,7 +259,7 @@ func (w *world) allProblems() []string {
 }
 
 // find looks a URL up as the proxy does.
-func find(hosts map[string]*table.Host, url string) (m table.Match, encrypted, ok bool) {
+func find(hosts map[string]*schema.Host, url string) (m table.Match, encrypted, ok bool) {
 	encrypted = strings.HasPrefix(url, "https://")
 	rest := url[strings.Index(url, "://")+3:]
 	host, path, _ := strings.Cut(rest, "/")
@@ -272,7 +273,7 @@ func find(hosts map[string]*table.Host, url string) (m table.Match, encrypted, o
 }
 
 // answer says what a request gets: a backend, a status, or a redirection.
-func answer(hosts map[string]*table.Host, url string) string {
+func answer(hosts map[string]*schema.Host, url string) string {
 	m, encrypted, ok := find(hosts, url)
 	if !ok {
 		return "404"
@@ -294,7 +295,7 @@ func answer(hosts map[string]*table.Host, url string) string {
 }
 
 // certificate says which one a name gets.
-func certificate(hosts map[string]*table.Host, name string) string {
+func certificate(hosts map[string]*schema.Host, name string) string {
 	own, wild, rest, known := table.Make(nil, hosts).CertificateOf([]byte(name))
 	switch {
 	case own != "":
@@ -309,7 +310,7 @@ func certificate(hosts map[string]*table.Host, name string) string {
 	return "default"
 }
 
-func optionsText(hosts map[string]*table.Host, url string) string {
+func optionsText(hosts map[string]*schema.Host, url string) string {
 	m, _, ok := find(hosts, url)
 	if !ok {
 		return "404"

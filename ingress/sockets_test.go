@@ -22,7 +22,7 @@ import (
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/process"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // node is a proxy process that listens, the feed of an agent, and a server for each backend.
@@ -39,9 +39,9 @@ func newNode(t *testing.T) *node {
 	n := &node{t: t, root: t, servers: map[string]netip.AddrPort{}}
 	log := slog.New(slog.DiscardHandler)
 	keeper := feed.NewKeeper("", log)
-	var list []feed.Socket
+	var list []schema.Socket
 	for _, encrypted := range []bool{false, true} {
-		f, err := feed.OpenSocket(feed.Socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
+		f, err := feed.OpenSocket(schema.Socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +49,7 @@ func newNode(t *testing.T) *node {
 		if err != nil {
 			t.Fatal(err)
 		}
-		k := feed.Socket{Addr: netip.MustParseAddrPort(l.Addr().String()), TLS: encrypted}
+		k := schema.Socket{Addr: netip.MustParseAddrPort(l.Addr().String()), TLS: encrypted}
 		l.Close()
 		if err := keeper.Adopt(k, f); err != nil {
 			t.Fatal(err)
@@ -61,7 +61,7 @@ func newNode(t *testing.T) *node {
 		}
 	}
 	n.feed = feed.New(65533, keeper, log)
-	n.feed.Configure(feed.Settings{Drain: time.Second})
+	n.feed.Configure(schema.Settings{Drain: time.Second})
 	n.feed.Listen(list)
 	dir := t.TempDir()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "feed.sock")})
@@ -106,21 +106,21 @@ func (n *node) play(plans map[Key]Plan) {
 	mine := map[Key]Plan{}
 	for k, p := range plans {
 		if p.Backend != nil && len(p.Backend.Endpoints) > 0 {
-			p.Backend = &table.Backend{Key: p.Backend.Key}
+			p.Backend = &schema.Backend{Key: p.Backend.Key}
 			for _, a := range n.many[k.Name] {
-				p.Backend.Endpoints = append(p.Backend.Endpoints, table.Endpoint{Addr: a})
+				p.Backend.Endpoints = append(p.Backend.Endpoints, schema.Endpoint{Addr: a})
 			}
 			if len(p.Backend.Endpoints) == 0 {
-				p.Backend.Endpoints = []table.Endpoint{{Addr: n.server(k.Name)}}
+				p.Backend.Endpoints = []schema.Endpoint{{Addr: n.server(k.Name)}}
 			}
 		}
 		mine[k] = p
 	}
 	mark := fmt.Sprintf("round%d.test", n.round)
-	mine[Key{BackendKey, "test/mark:1"}] = Plan{Backend: &table.Backend{Key: "test/mark:1",
-		Endpoints: []table.Endpoint{{Addr: n.server("test/mark:1")}}}}
-	mine[Key{HostKey, mark}] = Plan{Host: &table.Host{Name: mark,
-		Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "test/mark:1"}}}}
+	mine[Key{BackendKey, "test/mark:1"}] = Plan{Backend: &schema.Backend{Key: "test/mark:1",
+		Endpoints: []schema.Endpoint{{Addr: n.server("test/mark:1")}}}}
+	mine[Key{HostKey, mark}] = Plan{Host: &schema.Host{Name: mark,
+		Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: "test/mark:1"}}}}
 	if err := (Target{n.feed.Hosts(), n.feed.Backends(), n.feed.Certificates()}).Sync(n.t.Context(), mine); err != nil {
 		n.t.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"wayleave.dev/model"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // Translation is a replacement for a snippet of nginx.
@@ -135,7 +135,7 @@ func (t *translator) line(name, field, value string) bool {
 	if value != "" {
 		line += " " + value
 	}
-	if headerLines(func(*parser, table.Field) {})(&parser{}, line) != nil {
+	if headerLines(func(*parser, schema.Field) {})(&parser{}, line) != nil {
 		return false
 	}
 	key := ownPrefix + name

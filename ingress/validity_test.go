@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"wayleave.dev/model"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/reconcile"
 )
 
@@ -107,7 +107,7 @@ func TestTheClockIsWatched(t *testing.T) {
 		told, at := "", time.Time{}
 		loop := &reconcile.Loop[Key, Plan]{Name: "ingress", Store: store, Kinds: Kinds, Keys: p.Keys, Plan: p.Plan,
 			Equal: Equal, Wake: p.Wake(),
-			Target: Target{nowhere[table.Host]{}, nowhere[table.Backend]{}, nowhere[table.Certificate]{}},
+			Target: Target{nowhere[schema.Host]{}, nowhere[schema.Backend]{}, nowhere[schema.Certificate]{}},
 			Health: reconcile.NewHealth(func(bool, time.Duration) {}, func(string) {}),
 			Log:    slog.New(slog.DiscardHandler),
 			Report: func(key string, problems []model.Problem) {

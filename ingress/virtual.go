@@ -6,24 +6,24 @@ import (
 
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/reach"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // virtualBackend returns a Service's port at its virtual address, for service-upstream; false if the Service has
 // none.
-func virtualBackend(snap model.Snapshot, service model.Name, number uint16) (*table.Backend, bool) {
+func virtualBackend(snap model.Snapshot, service model.Name, number uint16) (*schema.Backend, bool) {
 	svc, ok := snap.Service(service)
 	if !ok || svc.Type == model.ExternalName || len(svc.ClusterIPs) == 0 || reach.Special(svc.ClusterIPs[0]) != "" {
 		return nil, false
 	}
-	b := &table.Backend{Key: portKey{number, true}.of(service)}
+	b := &schema.Backend{Key: portKey{number, true}.of(service)}
 	real, ok := makeBackend(snap, service, number)
 	switch {
 	case !ok || len(real.Endpoints) == 0: // the path answers 503
 	case leadsToSpecial(snap, service): // the virtual address may lead there, too
 		b.Endpoints = real.Endpoints
 	default:
-		b.Endpoints = []table.Endpoint{{Addr: netip.AddrPortFrom(svc.ClusterIPs[0], number)}}
+		b.Endpoints = []schema.Endpoint{{Addr: netip.AddrPortFrom(svc.ClusterIPs[0], number)}}
 	}
 	return b, true
 }

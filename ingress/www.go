@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"wayleave.dev/model"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // otherName returns a host with www. in front, or without it if it has it; empty for none.
@@ -53,7 +53,7 @@ func (m *merger) www() {
 		return
 	}
 	o := m.p.options(m.snap, i)
-	m.out.Paths = append(m.out.Paths, table.Path{Kind: table.Prefix, Path: "/", Closed: o.closed != "",
+	m.out.Paths = append(m.out.Paths, schema.Path{Kind: schema.Prefix, Path: "/", Closed: o.closed != "",
 		Source:  fmt.Sprintf("Ingress %s from-to-www-redirect", i.Name),
-		Options: &table.Options{Redirect: "$scheme://" + otherName(m.name) + "$request_uri", RedirectCode: 308}})
+		Options: &schema.Options{Redirect: "$scheme://" + otherName(m.name) + "$request_uri", RedirectCode: 308}})
 }

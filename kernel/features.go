@@ -1,6 +1,5 @@
-// Package kernel says what the kernel of this machine can do. The packages below
-// it are the only ones that change kernel state; features are handed to renderers
-// as a value, so that rendering is a pure function.
+// Package kernel detects what the kernel of this machine can do. Only the packages below it change kernel state.
+// Renderers get the facts as a value, so that rendering is a pure function.
 package kernel
 
 import (
@@ -24,14 +23,13 @@ type Features struct {
 	// Socket is nftables' `socket` expression: without it DNS cannot tell whether
 	// its server is alive, and keeps its packets tracked.
 	Socket bool
-	// Missing are expressions of nftables that the service proxy cannot do without
-	// and this kernel has not, by the name of the module.
+	// Missing are expressions of nftables that the service proxy needs and this kernel lacks, by the name of the
+	// module.
 	Missing []string
 }
 
-// Detect finds the facts of the network namespace that it is called in. It fails
-// where there is no nf_tables: nothing works then, and why must be clear. What it
-// tries in the kernel is taken back in the same transaction.
+// Detect finds the facts of the current network namespace. It fails when there is no nf_tables, without which nothing
+// works. What it tries in the kernel is undone in the same transaction.
 func Detect(ctx context.Context) (Features, error) {
 	f := Features{}
 	var u unix.Utsname
@@ -55,7 +53,7 @@ func Detect(ctx context.Context) (Features, error) {
 	return f, nil
 }
 
-// Refusal is an error that says what is missing for the service proxy, or nil.
+// Refusal returns an error that names what the service proxy lacks, or nil.
 func (f Features) Refusal() error {
 	if len(f.Missing) == 0 {
 		return nil
@@ -64,7 +62,7 @@ func (f Features) Refusal() error {
 		strings.Join(f.Missing, " "))
 }
 
-// Words are the facts for people, by name.
+// Words returns the facts as text, by name.
 func (f Features) Words() map[string]string {
 	yes := map[bool]string{true: "yes", false: "no"}
 	out := map[string]string{"release": f.Release, "nftables": "yes", "ipv6": yes[f.IPv6], "nft-socket": yes[f.Socket]}

@@ -9,7 +9,7 @@ import (
 	"wayleave.dev/model"
 )
 
-// Class is the spec.loadBalancerClass of Services that are ours in any case.
+// Class is the spec.loadBalancerClass of Services that Wayleave always handles.
 const Class = "wayleave.dev/l2"
 
 // Allocator keeps the books of who has which address. It is not safe for concurrent use.
@@ -17,7 +17,7 @@ const Class = "wayleave.dev/l2"
 // What a Service has is what its status in the API says: Set books that. Decide says what
 // it should have, Book reserves that while it is being written.
 type Allocator struct {
-	// Default makes Services without a class ours.
+	// Default handles Services without a class.
 	Default bool
 
 	layout     *layout
@@ -25,7 +25,7 @@ type Allocator struct {
 	namespaces map[string]map[string]string // labels
 	owners     map[netip.Addr][]*entry
 	shared     map[string]map[netip.Addr]int // sharing key → its addresses
-	touched    map[string]struct{}           // pools whose status may be another
+	touched    map[string]struct{}           // pools whose status may have changed
 }
 
 // entry is what the books say of one Service.
@@ -35,7 +35,7 @@ type entry struct {
 	key string // the sharing key under which has is booked
 }
 
-// before orders Services that want the same: who was there first.
+// before orders competing Services: the oldest first.
 func (e *entry) before(o *entry) bool {
 	return cmp.Or(e.LoadBalancer.Created.Compare(o.LoadBalancer.Created), e.Name.Compare(o.Name)) < 0
 }
@@ -47,12 +47,12 @@ func New(byDefault bool) *Allocator {
 		owners:     map[netip.Addr][]*entry{}, shared: map[string]map[netip.Addr]int{}, touched: map[string]struct{}{}}
 }
 
-// Ours says whether this allocator gives the Service its addresses.
+// Ours reports whether this allocator handles the Service.
 func (a *Allocator) Ours(s *model.Service) bool {
 	return s.LoadBalancer != nil && (s.LoadBalancer.Class == Class || s.LoadBalancer.Class == "" && a.Default)
 }
 
-// SetPools replaces all pools. It says whether anything is different.
+// SetPools replaces all pools. It reports whether anything changed.
 func (a *Allocator) SetPools(pools []*model.AddressPool) bool {
 	same := len(pools) == len(a.layout.pools)
 	for _, p := range pools {
@@ -72,7 +72,7 @@ func (a *Allocator) SetPools(pools []*model.AddressPool) bool {
 	return true
 }
 
-// SetNamespace sets the labels of a namespace; it says whether they are different.
+// SetNamespace sets the labels of a namespace; it reports whether they changed.
 func (a *Allocator) SetNamespace(name string, labels map[string]string) bool {
 	if maps.Equal(a.namespaces[name], labels) {
 		return false
@@ -118,7 +118,7 @@ func (a *Allocator) Has(n model.Name) []netip.Addr {
 	return nil
 }
 
-// Remove gives the addresses of a Service back.
+// Remove releases the addresses of a Service.
 func (a *Allocator) Remove(n model.Name) {
 	if e := a.services[n]; e != nil {
 		a.release(e)
@@ -141,7 +141,7 @@ func (a *Allocator) Services() []model.Name {
 	return out
 }
 
-// Sort puts names in the order in which they are to be served.
+// Sort orders names as they are to be served.
 func (a *Allocator) Sort(names []model.Name) {
 	slices.SortFunc(names, func(n, o model.Name) int {
 		e, f := a.services[n], a.services[o]
@@ -215,18 +215,17 @@ func (a *Allocator) touch(addr netip.Addr) {
 
 func (a *Allocator) used(addr netip.Addr) bool { return len(a.owners[addr]) > 0 }
 
-// Touched are the pools whose status may be another than when it was last asked, by name.
+// Touched returns the names of pools whose status may have changed since the last call, sorted.
 func (a *Allocator) Touched() []string {
 	out := slices.Sorted(maps.Keys(a.touched))
 	clear(a.touched)
 	return out
 }
 
-// Touch has Touched name a pool again: its status could not be written.
+// Touch makes Touched return a pool again: its status could not be written.
 func (a *Allocator) Touch(pool string) { a.touched[pool] = struct{}{} }
 
-// Pool is what is to be told of a pool; ok is false when there is none of that name.
-// Problems are for Events.
+// Pool returns the status of a pool; ok is false if it does not exist. Problems are for Events.
 func (a *Allocator) Pool(name string) (s PoolStatus, ok bool, problems []model.Problem) {
 	p := a.layout.byName[name]
 	if p == nil {
@@ -239,9 +238,8 @@ func (a *Allocator) Pool(name string) (s PoolStatus, ok bool, problems []model.P
 	return p.status(), true, problems
 }
 
-// sharable says whether a Service may have an address together with another, and if not,
-// why: the same key, no port of both, and the same pods when one looks at where they are
-// (externalTrafficPolicy Local), since one node answers for both.
+// sharable reports whether a Service may share an address with another, and otherwise why not: they need the same
+// key, different ports, and with externalTrafficPolicy Local the same pods, because one node answers for both.
 func sharable(e, o *entry) (why string) {
 	switch {
 	case e.LoadBalancer.SharingKey == "":

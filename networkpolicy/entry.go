@@ -45,7 +45,7 @@ const (
 	DNSEntry
 )
 
-// Key names an entry. It is comparable.
+// Key identifies an entry.
 type Key struct {
 	Kind EntryKind
 	// Direction is that in which the local pods are isolated.
@@ -53,16 +53,14 @@ type Key struct {
 	// Addr is the local pod's of a PodEntry, the peer's of a PeerEntry, and that of a
 	// ProxyEntry or a DNSEntry.
 	Addr netip.Addr
-	// Profile is whose peer or blocks these are; empty for a PodEntry.
+	// Profile is the profile that the peer or the blocks belong to; empty for a PodEntry.
 	Profile string
 }
 
-// Entry is one fact that a mode keeps in the kernel. Which fields count, the kind of its
-// key says.
+// Entry is one fact that a mode keeps in the kernel. The kind of its key says which fields are used.
 type Entry struct {
-	// Profile of a PodEntry says which peers and blocks hold for it. Pods that the same
-	// policies isolate, and whose named ports are the same, share one. A profile
-	// without peers and blocks allows nothing.
+	// Profile of a PodEntry says which peers and blocks apply to the pod. Pods that are isolated by the same policies,
+	// and have the same named ports, share a profile. A profile without peers and blocks allows nothing.
 	Profile string
 	// Policies of a PodEntry are those that isolate it, by name; empty while the pod is
 	// not known yet.
@@ -73,7 +71,7 @@ type Entry struct {
 	Blocks []Block
 }
 
-// Block is a range of addresses with what they may.
+// Block is a range of addresses, with the ports that it may reach.
 type Block struct {
 	Range model.Range
 	Ports Ports
@@ -118,9 +116,8 @@ func (e Entry) Equal(o Entry) bool {
 type NodeInputs struct {
 	// Node is the name of this node.
 	Node string
-	// Pods are the addresses of this node's pods by who leased them. An address is
-	// there before its pod's link is. Addresses that are not leased are this node's when
-	// the API says that their pod is on it.
+	// Pods are the leased addresses of this node, with their pods. An address is in it before the pod has its
+	// interface. An address that is not leased is this node's when the API says that its pod is on this node.
 	Pods map[netip.Addr]model.Name
 	// DNS are the addresses of the Service kube-dns. Traffic to one of them counts as
 	// traffic to a pod in kube-system labelled k8s-app=kube-dns, on whatever node.
@@ -131,8 +128,7 @@ type NodeInputs struct {
 	Ingress bool
 }
 
-// ProxyLabels are those of the pod that the ingress proxy of every node counts as. Its
-// namespace is kube-system.
+// ProxyLabels are the labels of the ingress proxy for policies: on every node it counts as a pod in kube-system.
 func ProxyLabels() map[string]string {
 	return map[string]string{"app.kubernetes.io/name": "wayleave", "app.kubernetes.io/component": "ingress"}
 }

@@ -10,14 +10,14 @@ import (
 // Verdict says whether a packet may pass, and why.
 type Verdict struct {
 	Allowed bool
-	// Always says why no policy was asked; empty when they were.
+	// Always says why policies do not apply; empty when they do.
 	Always Reason
-	// Egress is what the sender's policies say, Ingress what the receiver's say. Both
-	// are complete, also when the other has denied already.
+	// Egress is the verdict of the sender's policies, Ingress that of the receiver's. Both are complete, also when the
+	// other denies.
 	Egress, Ingress Half
 }
 
-// Reason is why a packet passes whatever policies say.
+// Reason is why a packet passes regardless of policies.
 type Reason string
 
 // The reasons.
@@ -38,8 +38,7 @@ type Half struct {
 	Rules []Rule
 }
 
-// Rule is what one rule of a policy says of the packet. It allows when a peer and a
-// port match together.
+// Rule is the result of one rule of a policy for the packet. It allows when a peer and a port match together.
 type Rule struct {
 	Policy model.Name
 	// Index is the rule's place in spec.ingress or spec.egress, from 0.
@@ -55,7 +54,7 @@ func (r Rule) Allows() bool { return r.Peer && r.Port }
 // Evaluate decides the first packet of a flow by the documentation of NetworkPolicy,
 // slowly and plainly: it is the reference for everything else. The parties are those after
 // translation. The port is that of the receiver, and has no meaning for protocols without
-// ports. Answers to what may pass always pass, and are not asked for here.
+// ports. Replies of allowed flows always pass, and are not evaluated here.
 func Evaluate(v model.Snapshot, from, to Party, proto model.Protocol, port uint16) Verdict {
 	q := question{v, proto, port, to.Pod}
 	if to.DNS {
@@ -85,7 +84,7 @@ type question struct {
 	target *model.Pod
 }
 
-// half asks the policies of the pod at one end, self, what they say of the other.
+// half evaluates the policies of the pod at one end, self, for the other end.
 func (q question) half(d Direction, self, other Party) Half {
 	namespace := self.Unknown.Namespace
 	if self.Pod != nil {

@@ -19,7 +19,7 @@ type groupKey struct {
 	any bool
 }
 
-// group is pods that policies mean: as peers, or as those that they are about.
+// group is the pods that a selector of policies selects, as peers or as subjects.
 type group struct {
 	key        groupKey
 	namespaces model.Selector
@@ -31,7 +31,7 @@ type group struct {
 	refs     int // of compiled policies
 }
 
-// selectorText is one text for selectors that select the same by the same requirements.
+// selectorText returns the same text for selectors with the same requirements.
 func selectorText(s model.Selector) string {
 	if s.Nothing {
 		return "nothing"
@@ -63,7 +63,7 @@ func peersOf(namespace string, p model.PolicyPeer) *group {
 		namespaces: *p.Namespaces, pods: p.Pods}
 }
 
-// anyPod is the group of all pods.
+// anyPod is the key of the group of all pods.
 func anyPod() *group { return &group{key: groupKey{any: true}} }
 
 // has says whether a pod of a namespace belongs to the group; ns is nil for one that

@@ -16,7 +16,7 @@ type pod struct {
 	ports  []model.NamedPort
 	// object is nil for kube-dns and the proxy.
 	object *model.Pod
-	// addrs are those that it has; an address which it only claims is not in it.
+	// addrs are the addresses that the pod holds, without those that it only claims.
 	addrs  map[netip.Addr]struct{}
 	groups map[*group]struct{}
 }
@@ -25,9 +25,8 @@ func newPod(name model.Name) *pod {
 	return &pod{name: name, addrs: map[netip.Addr]struct{}{}, groups: map[*group]struct{}{}}
 }
 
-// index knows which pods belong to which groups, and which address is whose. Whatever
-// changes in it marks the keys that depend on it, with how it was and how it will be,
-// so that nobody has to compare.
+// index knows the pods of each group, and the pod of each address. A change marks the keys that depend on the previous
+// or the new state, so that no comparison is needed.
 type index struct {
 	namespaces  map[string]*model.Namespace
 	pods        map[model.Name]*pod
@@ -36,7 +35,7 @@ type index struct {
 	ownGroups   map[string]map[*group]struct{}
 	wideGroups  map[*group]struct{}
 
-	// claims are the pods that say that they have an address, holder who has it.
+	// claims are the pods that claim an address, and holder is the one that counts.
 	claims map[netip.Addr]map[*pod]struct{}
 	holder map[netip.Addr]*pod
 	local  NodeInputs
@@ -48,8 +47,7 @@ type index struct {
 	nodes   map[string][]netip.Addr
 	proxies map[netip.Addr]int
 
-	// dirty are keys to plan anew, unsettled addresses whose profiles are to be found
-	// anew.
+	// dirty are keys to plan again, and unsettled are addresses whose profiles are to be found again.
 	dirty     map[Key]struct{}
 	unsettled map[netip.Addr]struct{}
 }
@@ -77,7 +75,7 @@ func newIndex() index {
 	return x
 }
 
-// markPeer marks what a pod's address may in all profiles that have the group as peers.
+// markPeer marks the peer entries of a pod's address in all profiles that have the group as peers.
 func (x *index) markPeer(g *group, p *pod, a netip.Addr) {
 	for prof := range g.profiles {
 		x.mark(prof, p, a)
@@ -91,8 +89,8 @@ func (x *index) mark(prof *profile, p *pod, a netip.Addr) {
 	}
 }
 
-// isPeer says whether policies of the direction mean the pod. kube-dns' addresses are never
-// a source, and the proxy's never a destination.
+// isPeer says whether the pod can be a peer in the direction. The addresses of kube-dns are never a source, and those
+// of the proxy never a destination.
 func (x *index) isPeer(p *pod, d Direction) bool {
 	return (p != x.dns || d == Egress) && (p != x.proxy || d == Ingress)
 }
@@ -115,7 +113,7 @@ func (x *index) setMember(g *group, p *pod, in bool) {
 	}
 }
 
-// unsettle has the profiles of an address found anew, if it is one of this node.
+// unsettle schedules an address of this node to find its profiles again.
 func (x *index) unsettle(a netip.Addr) {
 	if x.isLocal(a) {
 		x.unsettled[a] = struct{}{}

@@ -6,10 +6,9 @@ import (
 	"wayleave.dev/model"
 )
 
-// Judge says which policies changes concern, and their Problems, for who keeps those of all. Those of a
-// policy depend on the policy, on the pods of its namespace, and only sometimes on more:
-// on all pods and namespaces when it looks names of ports up elsewhere, and on the families
-// that the cluster has when it has blocks.
+// Judge says which policies are affected by a change, and finds their Problems, for the elected writer. The Problems of
+// a policy depend on the policy and on the pods of its namespace. They depend on all pods and namespaces when the
+// policy looks up named ports in other namespaces, and on the cluster's address families when it has blocks.
 //
 // It is not safe for concurrent use.
 type Judge struct {
@@ -17,15 +16,14 @@ type Judge struct {
 	families     map[bool]bool
 }
 
-// NewJudge makes one that knows of no policy: the first changes must name all objects, as
-// those of a new Watcher of PlannerKinds do.
+// NewJudge makes one without policies. The first changes must name all objects, as those of a new Watcher of
+// PlannerKinds do.
 func NewJudge() *Judge {
 	return &Judge{wide: map[model.Name]struct{}{}, blocks: map[model.Name]struct{}{}, families: map[bool]bool{}}
 }
 
-// Concerned are the policies whose Problems may be others in the snapshot than before
-// these changes, those that are gone among them. Several changes are those of several
-// moments before the snapshot.
+// Concerned returns the policies whose Problems may have changed, including policies that have gone. Several changes
+// may precede one snapshot.
 func (j *Judge) Concerned(snap model.Snapshot, changes ...model.Changes) map[model.Name]struct{} {
 	out, namespaces := map[model.Name]struct{}{}, map[string]struct{}{}
 	pods, nodes, labels := false, false, false
@@ -61,7 +59,7 @@ func (j *Judge) Problems(snap model.Snapshot, name model.Name) []model.Problem {
 	return problems(snap, name, j.families)
 }
 
-// learn notes what a policy depends on.
+// learn records what a policy depends on.
 func (j *Judge) learn(snap model.Snapshot, n model.Name) {
 	delete(j.wide, n)
 	delete(j.blocks, n)

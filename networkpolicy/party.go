@@ -7,13 +7,12 @@ import (
 	"wayleave.dev/model"
 )
 
-// Party is one end of a packet, as it is after translation: who has the address.
+// Party is the holder of an address: one end of a packet, after translation.
 type Party struct {
 	Addr netip.Addr
 	// Pod is the pod of the pod network that has the address; nil for all others.
 	Pod *model.Pod
-	// Unknown is the name of a pod that leased the address here, and of which the API
-	// has said nothing yet.
+	// Unknown is the name of a pod that leased the address on this node, and that is not in the model yet.
 	Unknown model.Name
 	// Node is the name of the node whose own address it is; empty for all others.
 	Node string
@@ -24,8 +23,7 @@ type Party struct {
 	Proxy string
 }
 
-// dnsPod stands for kube-dns, wherever its address is answered. The ports' names are
-// those that its pods have everywhere.
+// dnsPod represents kube-dns, on whichever node its address is answered. The names of its ports are the usual ones.
 func dnsPod() *model.Pod {
 	return &model.Pod{
 		Name:   model.Name{Namespace: "kube-system"},
@@ -35,13 +33,13 @@ func dnsPod() *model.Pod {
 	}
 }
 
-// proxyPod stands for the ingress proxy of any node.
+// proxyPod represents the ingress proxy of any node.
 func proxyPod() *model.Pod {
 	return &model.Pod{Name: model.Name{Namespace: "kube-system"}, Labels: ProxyLabels()}
 }
 
-// Identify says who has an address. What this node leased it knows best; of pods that
-// claim one address the youngest has it, since the others are about to end.
+// Identify finds the holder of an address. The leases of this node come first. Of several pods that claim an address
+// the youngest holds it, since the others are about to end.
 func Identify(v model.Snapshot, l NodeInputs, addr netip.Addr) Party {
 	p := Party{Addr: addr, DNS: slices.Contains(l.DNS, addr)}
 	if p.DNS {

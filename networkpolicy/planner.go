@@ -12,23 +12,22 @@ import (
 // PlannerKinds are what a Planner plans from.
 const PlannerKinds = model.PodKind | model.NamespaceKind | model.NetworkPolicyKind | model.NodeKind
 
-// Planner turns the model and this node's facts into entries, for a reconcile.Loop. Its
-// work follows what changed: a pod that appears is held against each pair of selectors
-// that is there, however many policies use it, and touches the profiles of this node's
-// pods that have it as a peer.
+// Planner turns the model and this node's facts into entries, for a reconcile.Loop. Its cost follows what changed: a
+// new pod is matched once against each distinct pair of selectors, however many policies use it, and affects the
+// profiles of this node's pods that have it as a peer.
 //
 // It is not safe for concurrent use: all its methods are for the loop's goroutine.
 type Planner struct {
 	index
 	policies map[model.Name]*policy
 	profiles map[string]*profile
-	// isolated are the profiles of this node's addresses, by direction; "" is none.
+	// isolated are the profiles of this node's addresses, by direction; "" for none.
 	isolated map[netip.Addr][2]string
 	// isolating counts a namespace's policies by direction.
 	isolating map[string][2]int
 }
 
-// NewPlanner makes one for the facts that hold at the start.
+// NewPlanner makes one with the initial facts of the node.
 func NewPlanner(local NodeInputs) *Planner {
 	p := &Planner{index: newIndex(), policies: map[model.Name]*policy{}, profiles: map[string]*profile{},
 		isolated: map[netip.Addr][2]string{}, isolating: map[string][2]int{}}
@@ -40,8 +39,7 @@ func NewPlanner(local NodeInputs) *Planner {
 // when it is given no changes of the model.
 func (p *Planner) SetInputs(l NodeInputs) { p.changeInputs(l.clone()) }
 
-// Keys brings the planner to the snapshot, and returns the keys whose entries may have
-// changed.
+// Keys advances the planner to the snapshot, and returns the keys whose entries may have changed.
 func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 	for name := range c.Namespaces {
 		ns, _ := snap.Namespace(name)
@@ -130,8 +128,7 @@ func (p *Planner) changePolicy(name model.Name, o *model.NetworkPolicy) {
 	p.unsettleUnknown(name.Namespace, before)
 }
 
-// removePolicy dissolves the profiles which the policy is part of; what is to be instead
-// of them is settled later.
+// removePolicy dissolves the profiles that the policy is part of. settle finds their replacements later.
 func (p *Planner) removePolicy(old *policy) {
 	name := old.object.Name
 	for prof := range old.profiles {
@@ -157,7 +154,7 @@ func (p *Planner) unsettleMembers(g *group) {
 	}
 }
 
-// count books a policy of a namespace.
+// count counts a policy of a namespace.
 func (p *Planner) count(o *model.NetworkPolicy, step int) {
 	n := p.isolating[o.Name.Namespace]
 	for _, d := range []Direction{Ingress, Egress} {
@@ -170,8 +167,7 @@ func (p *Planner) count(o *model.NetworkPolicy, step int) {
 	}
 }
 
-// unsettleUnknown looks after pods that are not known, when a namespace gets its first
-// policy or loses its last.
+// unsettleUnknown schedules pods that are not in the model, when a namespace gets its first policy or loses its last.
 func (p *Planner) unsettleUnknown(namespace string, before [2]int) {
 	now := p.isolating[namespace]
 	if (before[Ingress] > 0) == (now[Ingress] > 0) && (before[Egress] > 0) == (now[Egress] > 0) {
@@ -182,7 +178,7 @@ func (p *Planner) unsettleUnknown(namespace string, before [2]int) {
 	}
 }
 
-// settle finds the profiles of an address.
+// settle finds the profiles of an address again.
 func (p *Planner) settle(a netip.Addr) {
 	had := p.isolated[a]
 	var want [2]string
@@ -202,8 +198,8 @@ func (p *Planner) settle(a netip.Addr) {
 	}
 }
 
-// wanted is the profile of an address of this node in each direction, and what it is
-// made from; the origin of a pod that is not known is empty.
+// wanted returns the profile of an address of this node in each direction, and its origin, which is empty for a pod
+// that is not in the model.
 func (p *Planner) wanted(a netip.Addr) (id [2]string, from [2]origin) {
 	pod := p.holder[a]
 	if pod == nil {
@@ -234,8 +230,8 @@ func (p *Planner) wanted(a netip.Addr) (id [2]string, from [2]origin) {
 	return id, from
 }
 
-// book notes the profile of an address.
-func (p *Planner) book(a netip.Addr, d Direction, id string) {
+// setProfile records the profile of an address.
+func (p *Planner) setProfile(a netip.Addr, d Direction, id string) {
 	ids := p.isolated[a]
 	ids[d] = id
 	if p.isolated[a] = ids; ids == [2]string{} {
@@ -243,10 +239,9 @@ func (p *Planner) book(a netip.Addr, d Direction, id string) {
 	}
 }
 
-// join gives an address a profile, which is made when the address is its first;
-// an empty ID is none.
+// join adds an address to a profile, which is made for its first address; an empty ID is none.
 func (p *Planner) join(a netip.Addr, d Direction, id string, from origin) {
-	p.book(a, d, id)
+	p.setProfile(a, d, id)
 	if len(from.policies) == 0 {
 		return
 	}
@@ -265,10 +260,10 @@ func (p *Planner) join(a netip.Addr, d Direction, id string, from origin) {
 	prof.addrs[a] = struct{}{}
 }
 
-// leave takes the profile from an address; with the last the profile goes.
+// leave removes an address from its profile, which goes with the last.
 func (p *Planner) leave(a netip.Addr, prof *profile) {
 	p.dirty[Key{Kind: PodEntry, Direction: prof.direction, Addr: a}] = struct{}{}
-	p.book(a, prof.direction, "")
+	p.setProfile(a, prof.direction, "")
 	if delete(prof.addrs, a); len(prof.addrs) > 0 {
 		return
 	}
@@ -284,7 +279,7 @@ func (p *Planner) leave(a netip.Addr, prof *profile) {
 	}
 }
 
-// markProfile marks all that a profile has.
+// markProfile marks all entries of a profile.
 func (p *Planner) markProfile(prof *profile) {
 	p.dirty[Key{Kind: BlocksEntry, Direction: prof.direction, Profile: prof.id}] = struct{}{}
 	for g := range prof.grants {

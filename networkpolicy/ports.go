@@ -31,7 +31,7 @@ func union(a, b Ports) Ports {
 	return normal(slices.Concat(a.Ranges, b.Ranges))
 }
 
-// normal sorts the list, which it takes over, and joins what touches.
+// normal sorts the list in place, and joins ranges that touch.
 func normal(list []PortRange) Ports {
 	slices.SortFunc(list, func(a, b PortRange) int {
 		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.From, b.From))
@@ -47,8 +47,7 @@ func normal(list []PortRange) Ports {
 	return Ports{Ranges: out}
 }
 
-// rulePorts splits what a rule says of ports into numbers and names, which mean
-// something at a pod only.
+// rulePorts splits the ports of a rule into numbers and names, which only a pod can resolve.
 func rulePorts(r model.PolicyRule) (numbers Ports, names []portName) {
 	if r.AnyPort {
 		return Ports{All: true}, nil
@@ -65,8 +64,8 @@ func rulePorts(r model.PolicyRule) (numbers Ports, names []portName) {
 	return normal(list), names
 }
 
-// resolve is the numbers that the names have at a pod with these ports. Several
-// containers may use one name for several numbers; all count.
+// resolve returns the numbers of the names at a pod with these ports. If several containers use one name for several
+// numbers, all count.
 func resolve(names []portName, ports []model.NamedPort) Ports {
 	var list []PortRange
 	for _, n := range names {

@@ -9,9 +9,8 @@ import (
 	"wayleave.dev/model"
 )
 
-// Problems is what of a policy has no effect now, though it can be read: for Events, by
-// the elected writer. It is pure, and looks at each pod of the snapshot at most a few
-// times. None of it is an error in the policy: pods may come.
+// Problems finds parts of a valid policy that have no effect now, for Events of the elected writer. It is pure, and
+// looks at each pod of the snapshot at most a few times. None of them is an error: pods may appear later.
 func Problems(snap model.Snapshot, name model.Name) []model.Problem {
 	return problems(snap, name, nil)
 }
@@ -38,7 +37,7 @@ type critic struct {
 	snap   model.Snapshot
 	policy *model.NetworkPolicy
 	found  []model.Problem
-	// families are those that the cluster has, nil while nobody asked.
+	// families are those of the cluster, nil until they are needed.
 	families map[bool]bool // by Is6
 }
 
@@ -135,7 +134,7 @@ func (c *critic) name(field string, r model.PolicyRule, n portName, d Direction)
 	c.say(field, "no pod that the rule's peers select has a port with the name %q for %s", n.name, n.protocol)
 }
 
-// peerGroups are the pods that an egress rule means.
+// peerGroups returns the groups of an egress rule's peers.
 func peerGroups(namespace string, r model.PolicyRule) (out []*group) {
 	if r.AnyPeer {
 		return []*group{anyPod()}
@@ -149,7 +148,7 @@ func peerGroups(namespace string, r model.PolicyRule) (out []*group) {
 }
 
 // block says when no address of the block's family is in the cluster. All addresses of a
-// family are often written beside those of the other; that is no mistake.
+// family are often written together with those of the other; that is no mistake.
 func (c *critic) block(field string, p model.PolicyPeer) {
 	if !p.Block.IsValid() || p.Block.Bits() == 0 {
 		return

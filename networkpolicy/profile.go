@@ -11,7 +11,7 @@ import (
 	"wayleave.dev/model"
 )
 
-// policy is a NetworkPolicy with its selectors found.
+// policy is a NetworkPolicy with the groups of its selectors.
 type policy struct {
 	object   *model.NetworkPolicy
 	subject  *group
@@ -37,7 +37,7 @@ func isolates(p *model.NetworkPolicy, d Direction) bool {
 	return p.IsolatesIngress
 }
 
-// compile finds the groups of a policy. Each of them is to be released.
+// compile acquires the groups of a policy. Each must be released.
 func (x *index) compile(o *model.NetworkPolicy) *policy {
 	p := &policy{object: o, subject: x.acquire(subjectOf(o)), profiles: map[*profile]struct{}{}}
 	if o.IsolatesIngress {
@@ -73,7 +73,7 @@ func (x *index) compileRule(namespace string, in model.PolicyRule, d Direction) 
 	return r
 }
 
-// groups are all that compile acquired, each as often.
+// groups returns all groups that compile acquired, each as often.
 func (p *policy) groups() []*group {
 	out := []*group{p.subject}
 	for _, rules := range p.rules {
@@ -84,12 +84,12 @@ func (p *policy) groups() []*group {
 	return out
 }
 
-// profile is what a set of policies allows to the pods that they isolate.
+// profile is what a set of policies allows the pods that they isolate.
 type profile struct {
 	id        string
 	direction Direction
 	policies  []model.Name
-	// grants say what each group may.
+	// grants are the ports that each group may reach.
 	grants map[*group]grant
 	blocks []Block
 	// addrs are those of this node's pods that have the profile.
@@ -102,8 +102,8 @@ type grant struct {
 	names []portName
 }
 
-// origin is what a profile is made from, and all that its ID depends on: it is the same
-// in every agent, so that one that starts finds its profiles in the kernel.
+// origin is what a profile is made from, and what its ID depends on. It is the same in every agent, so that a starting
+// agent finds its profiles in the kernel.
 type origin struct {
 	direction Direction
 	policies  []*policy // sorted by name
@@ -129,7 +129,7 @@ func hash(text string) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// closed is the ID of the profile of pods that are not known yet.
+// closed is the ID of the profile of pods that are not in the model yet.
 func closed(d Direction) string { return hash(d.String() + "\nunknown pods") }
 
 // originOf is the origin of a pod's profile from the policies that isolate it.
@@ -193,8 +193,7 @@ func (prof *profile) add(r rule, named []model.NamedPort, blocks []Block) []Bloc
 	return blocks
 }
 
-// peer is what a pod may at one of its addresses; empty when the profile's groups give
-// it nothing.
+// peer returns the ports that a pod may reach from one of its addresses; empty when the profile's groups grant none.
 func (prof *profile) peer(p *pod, a netip.Addr) (out Ports) {
 	if len(p.groups) < len(prof.grants) {
 		for g := range p.groups {

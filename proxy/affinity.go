@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/upstream"
 )
 
@@ -15,7 +15,7 @@ var setCookie = []byte("Set-Cookie")
 // has gone or drains. While its endpoint only fails, the cookie stays and leads to another,
 // the same for every request of the client. moved says that the client is to have that one from
 // now on.
-func (x *exchange) kept(b *upstream.Backend, a *table.Affinity) (e *upstream.Endpoint, moved bool) {
+func (x *exchange) kept(b *upstream.Backend, a *schema.Affinity) (e *upstream.Endpoint, moved bool) {
 	token := cookie(x.r.Fields, affinityName(a))
 	if len(token) == 0 {
 		return nil, false
@@ -27,7 +27,7 @@ func (x *exchange) kept(b *upstream.Backend, a *table.Affinity) (e *upstream.End
 	return b.Hash(token, x.tried), a.Moves
 }
 
-func affinityName(a *table.Affinity) string {
+func affinityName(a *schema.Affinity) string {
 	if a.Name == "" {
 		return "INGRESSCOOKIE"
 	}
@@ -35,7 +35,7 @@ func affinityName(a *table.Affinity) string {
 }
 
 // affinityCookie names the endpoint that answers.
-func (x *exchange) affinityCookie(a *table.Affinity) []byte {
+func (x *exchange) affinityCookie(a *schema.Affinity) []byte {
 	v := append(append([]byte(affinityName(a)), '='), x.last.Token()...)
 	if a.MaxAge > 0 {
 		v = append(v, "; Expires="...)

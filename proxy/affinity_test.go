@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // speaker is an endpoint that answers with its name.
@@ -35,7 +35,7 @@ func (r *rig) many(n int, request string) map[string]int {
 func TestAffinity(t *testing.T) {
 	x, y, z := speaker(t, "x"), speaker(t, "y"), speaker(t, "z")
 	r := newRig(t, nil, x, y, z)
-	r.route(path(table.Options{Affinity: &table.Affinity{Name: "route", MaxAge: time.Hour, SameSite: "Lax"}}))
+	r.route(path(schema.Options{Affinity: &schema.Affinity{Name: "route", MaxAge: time.Hour, SameSite: "Lax"}}))
 	resp, first := r.ask("GET /")
 	set := resp.Cookies()
 	if len(set) != 1 || set[0].Name != "route" || set[0].MaxAge != 3600 || !set[0].HttpOnly ||
@@ -58,13 +58,13 @@ func TestAffinity(t *testing.T) {
 	}
 	// A proxy elsewhere makes the same of it.
 	other := newRig(t, nil, z, y, x)
-	other.route(path(table.Options{Affinity: &table.Affinity{Name: "route"}}))
+	other.route(path(schema.Options{Affinity: &schema.Affinity{Name: "route"}}))
 	if got := other.many(20, cookie); got[first] != 20 {
 		t.Errorf("another proxy: %v", got)
 	}
 	// With another secret it names nothing.
 	other = newRig(t, func(r *rig) { r.settings.Secret = []byte("s") }, z, y, x)
-	other.route(path(table.Options{Affinity: &table.Affinity{Name: "route"}}))
+	other.route(path(schema.Options{Affinity: &schema.Affinity{Name: "route"}}))
 	if resp, _ := other.ask("GET /\nCookie: route=" + set[0].Value); len(resp.Cookies()) != 1 ||
 		resp.Cookies()[0].Value == set[0].Value {
 		t.Errorf("another secret: %v", resp.Cookies())
@@ -96,17 +96,17 @@ func TestAffinity(t *testing.T) {
 func TestAffinityToOneThatDrainsOrFails(t *testing.T) {
 	x, y := speaker(t, "x"), speaker(t, "y")
 	r := newRig(t, nil, x, y)
-	r.route(path(table.Options{Affinity: &table.Affinity{}}))
+	r.route(path(schema.Options{Affinity: &schema.Affinity{}}))
 	resp, first := r.ask("GET /")
 	cookie := "\nCookie: INGRESSCOOKIE=" + resp.Cookies()[0].Value
-	b := &table.Backend{Key: "b", Endpoints: []table.Endpoint{{Addr: x, Draining: first == "x"},
+	b := &schema.Backend{Key: "b", Endpoints: []schema.Endpoint{{Addr: x, Draining: first == "x"},
 		{Addr: y, Draining: first == "y"}}}
-	r.p.Upstreams.Replace(map[string]*table.Backend{"b": b})
+	r.p.Upstreams.Replace(map[string]*schema.Backend{"b": b})
 	if resp, body := r.ask("GET /" + cookie); body == first || len(resp.Cookies()) != 1 {
 		t.Errorf("one that drains gets a new request: %s, %v", body, resp.Cookies())
 	}
-	b = &table.Backend{Key: "b", Endpoints: []table.Endpoint{{Addr: x, Draining: true}, {Addr: y, Draining: true}}}
-	r.p.Upstreams.Replace(map[string]*table.Backend{"b": b})
+	b = &schema.Backend{Key: "b", Endpoints: []schema.Endpoint{{Addr: x, Draining: true}, {Addr: y, Draining: true}}}
+	r.p.Upstreams.Replace(map[string]*schema.Backend{"b": b})
 	if resp, body := r.ask("GET /" + cookie); body != first || len(resp.Cookies()) != 0 {
 		t.Errorf("all drain: %s, %v", body, resp.Cookies())
 	}
@@ -129,23 +129,23 @@ func TestAffinityCookieAttributes(t *testing.T) {
 	tls := r.encrypted()
 	for _, c := range []struct {
 		name string
-		path table.Path
+		path schema.Path
 		tls  bool
 		want string
 	}{
-		{"defaults", table.Path{Kind: table.Prefix, Path: "/", Backend: "b",
-			Options: &table.Options{Affinity: &table.Affinity{}}}, false, "; Path=/; HttpOnly"},
-		{"the path of the route", table.Path{Kind: table.Prefix, Path: "/a", Backend: "b",
-			Options: &table.Options{Affinity: &table.Affinity{}}}, false, "; Path=/a; HttpOnly"},
-		{"not that of a pattern", table.Path{Path: "/a.*", Backend: "b", Options: &table.Options{PathPattern: "/a.*",
-			Affinity: &table.Affinity{}}}, false, "; Path=/; HttpOnly"},
-		{"its own", table.Path{Kind: table.Prefix, Path: "/a", Backend: "b",
-			Options: &table.Options{Affinity: &table.Affinity{Path: "/a/b"}}}, false, "; Path=/a/b; HttpOnly"},
-		{"secure", table.Path{Kind: table.Prefix, Path: "/", Backend: "b",
-			Options: &table.Options{Affinity: &table.Affinity{Secure: true, SameSite: "None"}}}, false,
+		{"defaults", schema.Path{Kind: schema.Prefix, Path: "/", Backend: "b",
+			Options: &schema.Options{Affinity: &schema.Affinity{}}}, false, "; Path=/; HttpOnly"},
+		{"the path of the route", schema.Path{Kind: schema.Prefix, Path: "/a", Backend: "b",
+			Options: &schema.Options{Affinity: &schema.Affinity{}}}, false, "; Path=/a; HttpOnly"},
+		{"not that of a pattern", schema.Path{Path: "/a.*", Backend: "b", Options: &schema.Options{PathPattern: "/a.*",
+			Affinity: &schema.Affinity{}}}, false, "; Path=/; HttpOnly"},
+		{"its own", schema.Path{Kind: schema.Prefix, Path: "/a", Backend: "b",
+			Options: &schema.Options{Affinity: &schema.Affinity{Path: "/a/b"}}}, false, "; Path=/a/b; HttpOnly"},
+		{"secure", schema.Path{Kind: schema.Prefix, Path: "/", Backend: "b",
+			Options: &schema.Options{Affinity: &schema.Affinity{Secure: true, SameSite: "None"}}}, false,
 			"; Path=/; Secure; HttpOnly; SameSite=None"},
-		{"by TLS", table.Path{Kind: table.Prefix, Path: "/", Backend: "b",
-			Options: &table.Options{Affinity: &table.Affinity{}}}, true, "; Path=/; Secure; HttpOnly"},
+		{"by TLS", schema.Path{Kind: schema.Prefix, Path: "/", Backend: "b",
+			Options: &schema.Options{Affinity: &schema.Affinity{}}}, true, "; Path=/; Secure; HttpOnly"},
 	} {
 		r.route(c.path)
 		plain := r.addr
@@ -176,7 +176,7 @@ func TestUpstreamHashBy(t *testing.T) {
 		{"$arg_id", "GET /?id=%d HTTP/1.1\nHost: a", "\nX: %d"},
 		{"${arg_id}-$http_x_user-text", "GET /?id=%d HTTP/1.1\nHost: a", "\nX: %d"},
 	} {
-		r.route(path(table.Options{HashBy: c.by}))
+		r.route(path(schema.Options{HashBy: c.by}))
 		seen := map[string]bool{}
 		for key := range 30 {
 			request := fmt.Sprintf(c.request, key)
@@ -195,17 +195,17 @@ func TestUpstreamHashBy(t *testing.T) {
 			t.Errorf("%s: 30 keys went to %v", c.by, seen)
 		}
 	}
-	r.route(path(table.Options{HashBy: "$remote_addr"}))
+	r.route(path(schema.Options{HashBy: "$remote_addr"}))
 	if got := r.many(20, "GET / HTTP/1.1\nHost: a"); len(got) != 1 {
 		t.Errorf("one client went to %v", got)
 	}
 	// Who has no value is not sent to one endpoint with all others that have none.
-	r.route(path(table.Options{HashBy: "$http_x_user"}))
+	r.route(path(schema.Options{HashBy: "$http_x_user"}))
 	if got := r.many(60, "GET / HTTP/1.1\nHost: a"); len(got) < 3 {
 		t.Errorf("without a key: %v", got)
 	}
 	// The hash is of what the client sent, not of what it was rewritten to.
-	r.route(path(table.Options{HashBy: "$request_uri", RewriteTarget: "/same"}))
+	r.route(path(schema.Options{HashBy: "$request_uri", RewriteTarget: "/same"}))
 	seen := map[string]int{}
 	for key := range 30 {
 		for name := range r.many(1, fmt.Sprintf("GET /%d HTTP/1.1\nHost: a", key)) {
@@ -219,7 +219,7 @@ func TestUpstreamHashBy(t *testing.T) {
 
 func TestRoundRobin(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.settings.SlowStart = 0 }, speaker(t, "a"), speaker(t, "b"), speaker(t, "c"))
-	r.route(path(table.Options{Balance: "round_robin"}))
+	r.route(path(schema.Options{Balance: "round_robin"}))
 	if got := r.many(30, "GET / HTTP/1.1\nHost: a"); got["a"] != 10 || got["b"] != 10 || got["c"] != 10 {
 		t.Errorf("%v", got)
 	}

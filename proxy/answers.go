@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -22,7 +23,7 @@ type serverAnswer struct {
 
 // verdictOf is the server's answer to the request, or one that it gave before where the path lets
 // that be used again.
-func (x *exchange) verdictOf(a *table.AuthURL, ready *table.Ready) (serverAnswer, error) {
+func (x *exchange) verdictOf(a *schema.AuthURL, ready *table.Ready) (serverAnswer, error) {
 	key, cached := x.answerKey(a, ready)
 	if cached {
 		if v, ok := x.p.answers.get(key, x.start); ok {
@@ -42,7 +43,7 @@ func (x *exchange) verdictOf(a *table.AuthURL, ready *table.Ready) (serverAnswer
 	return v, nil
 }
 
-func readAnswer(a *table.AuthURL, resp *http.Response) serverAnswer {
+func readAnswer(a *schema.AuthURL, resp *http.Response) serverAnswer {
 	v := serverAnswer{status: resp.StatusCode, fields: http.Header{}}
 	for _, name := range a.Headers {
 		if list := slices.DeleteFunc(slices.Clone(resp.Header.Values(name)), isUnclean); len(list) > 0 {
@@ -75,12 +76,12 @@ func (v *serverAnswer) size() (n int) {
 // lifetime is how long an answer may be used again; 0 for not at all. As in nginx the server may
 // forbid it, and an answer that sets a cookie is one client's. A shorter time that the server names
 // counts.
-func lifetime(list []table.CacheValid, resp *http.Response) time.Duration {
+func lifetime(list []schema.CacheValid, resp *http.Response) time.Duration {
 	h := resp.Header
 	if h["Set-Cookie"] != nil || h["Vary"] != nil {
 		return 0
 	}
-	i := slices.IndexFunc(list, func(c table.CacheValid) bool {
+	i := slices.IndexFunc(list, func(c schema.CacheValid) bool {
 		return len(c.Statuses) == 0 || slices.Contains(c.Statuses, resp.StatusCode)
 	})
 	if i < 0 {
@@ -136,7 +137,7 @@ type remembered struct {
 
 // answerKey is the key of a request. ok is false where its answer is not to be used again: a key
 // without any value of the request would be everybody's.
-func (x *exchange) answerKey(a *table.AuthURL, ready *table.Ready) (key answerKey, ok bool) {
+func (x *exchange) answerKey(a *schema.AuthURL, ready *table.Ready) (key answerKey, ok bool) {
 	if len(ready.Extras.CacheKey) == 0 {
 		return key, false
 	}

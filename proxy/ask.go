@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -27,7 +28,7 @@ var errAsksItself = errors.New("the authentication server of the path is behind 
 
 // ask asks the path's authentication server about the request: by its head, without its
 // body. 2xx lets it go on, 401 and 403 are the answer, all else is an error.
-func (x *exchange) ask(a *table.AuthURL, ready *table.Ready) (answered bool) {
+func (x *exchange) ask(a *schema.AuthURL, ready *table.Ready) (answered bool) {
 	if string(x.r.Fields.Get(sentFrom)) == asking {
 		x.fail(500, errAsksItself)
 		return true
@@ -76,7 +77,7 @@ func (x *exchange) passOn(names []string, from http.Header) {
 	}
 }
 
-// frames says whether a field is one of the message's frame, that nobody else may set.
+// frames says whether a field is one of the message's frame, that no one else may set.
 func frames(name string) bool {
 	switch strings.ToLower(name) {
 	case "", "connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer",
@@ -128,7 +129,7 @@ func (x *exchange) whole() []byte {
 }
 
 // question sends the question and reads the head of the answer.
-func (x *exchange) question(a *table.AuthURL, ready *table.Ready) (*http.Response, error) {
+func (x *exchange) question(a *schema.AuthURL, ready *table.Ready) (*http.Response, error) {
 	u, err := x.askURL(ready.Ask)
 	if err != nil {
 		return nil, err

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 func TestAuthURL(t *testing.T) {
@@ -51,13 +51,13 @@ func TestAuthURL(t *testing.T) {
 	})
 	r := newRig(t, nil, handler(t, shows("X-User", "X_User", "X-Groups", "Cookie", "Authorization", "X-Original-Url",
 		"X-Sent-From", "Content-Length")))
-	at := func(path string, more ...string) table.Options {
-		a := &table.AuthURL{URL: "http://" + server.String() + path, Headers: []string{"X-User", "x-groups",
+	at := func(path string, more ...string) schema.Options {
+		a := &schema.AuthURL{URL: "http://" + server.String() + path, Headers: []string{"X-User", "x-groups",
 			"Content-Length", "Transfer-Encoding", "Connection"}}
 		if len(more) > 0 {
 			a.SignIn = more[0]
 		}
-		return table.Options{AuthURL: a, Read: 300 * time.Millisecond}
+		return schema.Options{AuthURL: a, Read: 300 * time.Millisecond}
 	}
 	cases := []asks{
 		{name: "let in", options: at("/ok"), request: "GET /a", status: 200,
@@ -74,14 +74,14 @@ func TestAuthURL(t *testing.T) {
 		{name: "a redirection is no answer", options: at("/302"), request: "GET /a", status: 500},
 		{name: "an error", options: at("/500"), request: "GET /a", status: 500},
 		{name: "too slow", options: at("/slow"), request: "GET /a", status: 500},
-		{name: "nobody there", options: table.Options{AuthURL: &table.AuthURL{URL: "http://127.0.0.1:1/"}},
+		{name: "nobody there", options: schema.Options{AuthURL: &schema.AuthURL{URL: "http://127.0.0.1:1/"}},
 			request: "GET /a", status: 500},
-		{name: "no URL", options: table.Options{AuthURL: &table.AuthURL{URL: "ftp://127.0.0.1/"}},
+		{name: "no URL", options: schema.Options{AuthURL: &schema.AuthURL{URL: "ftp://127.0.0.1/"}},
 			request: "GET /a", status: 500},
-		{name: "a URL that cannot be read", options: table.Options{AuthURL: &table.AuthURL{URL: "http://$nothing/"}},
+		{name: "a URL that cannot be read", options: schema.Options{AuthURL: &schema.AuthURL{URL: "http://$nothing/"}},
 			request: "GET /a", status: 500},
 		{name: "a host that any client may choose",
-			options: table.Options{AuthURL: &table.AuthURL{URL: "http://$http_host/ok"}}, request: "GET /a\nHost: " +
+			options: schema.Options{AuthURL: &schema.AuthURL{URL: "http://$http_host/ok"}}, request: "GET /a\nHost: " +
 				server.String(), status: 500},
 		{name: "asking itself", options: at("/ok"), request: "GET /a\nX-Sent-From: wayleave-ingress", status: 500},
 		{name: "by cookie", options: at("/cookie"), request: "GET /a\nCookie: session=good", status: 200},
@@ -109,7 +109,7 @@ func TestAuthURL(t *testing.T) {
 	before := len(cases)
 	r.record(before - 1)
 	r.check(t, asks{name: "a question to the proxy itself",
-		options: table.Options{AuthURL: &table.AuthURL{URL: "http://" + r.addr + "/check"}},
+		options: schema.Options{AuthURL: &schema.AuthURL{URL: "http://" + r.addr + "/check"}},
 		request: "GET /a", status: 500})
 	r.record(before + 1)
 	r.mu.Lock()
@@ -167,7 +167,7 @@ func TestAuthURLOfAService(t *testing.T) {
 	end := handler(t, shows())
 	r := newRig(t, nil)
 	r.backends(map[string][]netip.AddrPort{"b": {end}, "shop/auth:4180": {server}})
-	o := table.Options{AuthURL: &table.AuthURL{URL: "http://auth.shop.svc.cluster.local:4180/check",
+	o := schema.Options{AuthURL: &schema.AuthURL{URL: "http://auth.shop.svc.cluster.local:4180/check",
 		Backend: "shop/auth:4180"}}
 	r.check(t, asks{name: "a Service", options: o, request: "GET /a", status: 200})
 	r.backends(map[string][]netip.AddrPort{"b": {end}, "shop/auth:4180": nil})
@@ -182,8 +182,9 @@ func TestAuthURLOfTheHost(t *testing.T) {
 	end := handler(t, shows())
 	r := newRig(t, nil)
 	r.backends(map[string][]netip.AddrPort{"b": {end}, "auth": {server}})
-	p := path(table.Options{AuthURL: &table.AuthURL{URL: "http://$host/oauth2/auth", Backend: "auth"}})
-	r.hosts(&table.Host{Name: "shop.example", Paths: []table.Path{p}}, &table.Host{Name: "", Paths: []table.Path{p}})
+	p := path(schema.Options{AuthURL: &schema.AuthURL{URL: "http://$host/oauth2/auth", Backend: "auth"}})
+	r.hosts(&schema.Host{Name: "shop.example", Paths: []schema.Path{p}},
+		&schema.Host{Name: "", Paths: []schema.Path{p}})
 	if resp, _ := r.ask("GET /a"); resp.StatusCode != 200 {
 		t.Errorf("a host with a name: %s", resp.Status)
 	}

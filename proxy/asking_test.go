@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"wayleave.dev/proxy/reach"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // An Ingress's author may not have this node, the API server or a metadata service asked,
@@ -64,7 +64,7 @@ func TestQuestionsGoNowhereForbidden(t *testing.T) {
 		}
 	}
 	for _, h := range hosts {
-		o := table.Options{AuthURL: &table.AuthURL{URL: fmt.Sprintf("http://%s:%d/", h, port)}}
+		o := schema.Options{AuthURL: &schema.AuthURL{URL: fmt.Sprintf("http://%s:%d/", h, port)}}
 		r.check(t, asks{name: h, options: o, request: "GET /a", status: 500})
 	}
 	if n := asked.Load(); n > 0 {
@@ -77,7 +77,7 @@ func TestQuestionsGoNowhereForbidden(t *testing.T) {
 	r.backends(map[string][]netip.AddrPort{"b": {handler(t, shows())},
 		"auth": {netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)}})
 	r.check(t, asks{name: "a Service that leads here",
-		options: table.Options{AuthURL: &table.AuthURL{URL: "http://auth.shop.svc/", Backend: "auth"}},
+		options: schema.Options{AuthURL: &schema.AuthURL{URL: "http://auth.shop.svc/", Backend: "auth"}},
 		request: "GET /a", status: 500})
 	if asked.Load() > 0 {
 		t.Error("the endpoint was asked")
@@ -108,7 +108,7 @@ func TestQuestionsFollowTheName(t *testing.T) {
 		r.p.Asking.Own = func(a netip.AddrPort) bool { return own.Load() && a == server }
 		r.p.SetReach(&reach.Policy{Allowed: prefixes("127.0.0.1/32")})
 	}, handler(t, shows()))
-	o := table.Options{AuthURL: &table.AuthURL{URL: fmt.Sprintf("http://auth.example:%d/", server.Port())}}
+	o := schema.Options{AuthURL: &schema.AuthURL{URL: fmt.Sprintf("http://auth.example:%d/", server.Port())}}
 	for i, c := range []struct {
 		to     []string
 		status int
@@ -134,7 +134,7 @@ func TestQuestionsAreInOurWords(t *testing.T) {
 	var asked atomic.Pointer[http.Request]
 	server := handler(t, func(_ http.ResponseWriter, r *http.Request) { asked.Store(r) })
 	r := newRig(t, nil, handler(t, shows()))
-	r.route(path(table.Options{AuthURL: &table.AuthURL{URL: "http://" + server.String() + "/"}}))
+	r.route(path(schema.Options{AuthURL: &schema.AuthURL{URL: "http://" + server.String() + "/"}}))
 	names := []string{"X-Forwarded-Uri", "X-Forwarded-URL", "X-Forwarded-Method", "X-Forwarded-Host", "X-Forwarded-For",
 		"X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Forwarded-Server",
 		"X-Original-URL", "X-Original-URI", "X-Original-Method", "X-Original-Host", "X-Original-Forwarded-For",

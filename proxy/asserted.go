@@ -21,7 +21,7 @@ func (x *exchange) unassert(backend string) {
 }
 
 // unassertQuestion takes out of a question what the Service that is asked trusts the proxy to say, and
-// what tells of a client's certificate where nobody has seen one: the Service may be another tenant's.
+// what tells of a client's certificate where none was seen: the Service may be another tenant's.
 func (x *exchange) unassertQuestion(h http.Header, backend string) {
 	for _, name := range append(table.CertificateFields(), x.p.table.Load().Asserted(backend)...) {
 		if !x.opt.certified || !table.AboutCertificate(name) {

@@ -14,13 +14,13 @@ import (
 
 	"wayleave.dev/proxy/htpasswd"
 	"wayleave.dev/proxy/message"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 var errBusy = errors.New("too many passwords are being compared")
 
 // basic asks for a name and a password (RFC 7617).
-func (x *exchange) basic(a *table.Auth) (answered bool) {
+func (x *exchange) basic(a *schema.Auth) (answered bool) {
 	right, err := x.signedIn(a)
 	switch {
 	case err != nil:
@@ -34,13 +34,13 @@ func (x *exchange) basic(a *table.Auth) (answered bool) {
 }
 
 // challenge asks for a name and a password.
-func (x *exchange) challenge(a *table.Auth) {
+func (x *exchange) challenge(a *schema.Auth) {
 	x.reply(401, message.Fields{{Name: []byte("WWW-Authenticate"), Value: challenge(a.Realm)}})
 }
 
 // signedIn says whether the request has the name and the password of a user; the error is that
 // there was no time to find out.
-func (x *exchange) signedIn(a *table.Auth) (bool, error) {
+func (x *exchange) signedIn(a *schema.Auth) (bool, error) {
 	name, password, ok := credentials(x.r.Fields.Get("Authorization"))
 	if !ok {
 		return false, nil
@@ -89,7 +89,7 @@ func credentials(field []byte) (name, password []byte, ok bool) {
 
 // passwords compare passwords with hashes, and know for a while what came out of slow
 // comparisons, by a keyed hash that is of no use elsewhere. At most half of the processors
-// compare at a time, so who tries passwords does not stop other requests. The zero value is
+// compare at a time, so that guessing passwords does not stop other requests. The zero value is
 // ready.
 type passwords struct {
 	once  sync.Once

@@ -4,12 +4,13 @@ import (
 	"math/rand/v2"
 
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
 // drawCanary sends the request to the first canary that takes it. One without endpoints
 // takes none.
-func (x *exchange) drawCanary(o *table.Options, ready *table.Ready) {
+func (x *exchange) drawCanary(o *schema.Options, ready *table.Ready) {
 	for i := range o.Canary {
 		c := &o.Canary[i]
 		b := x.p.Upstreams.Lookup(c.Backend)
@@ -24,9 +25,9 @@ func (x *exchange) drawCanary(o *table.Options, ready *table.Ready) {
 }
 
 // takes asks header, cookie, and weight, in that order: each decides or leaves it to the
-// next. Who has an endpoint by an affinity cookie stays with its backend, whatever the
+// next. A client that has an endpoint by an affinity cookie stays with its backend, whatever the
 // weights are.
-func (x *exchange) takes(c *table.Canary, o *table.Options, ready *table.Ready, i int) bool {
+func (x *exchange) takes(c *schema.Canary, o *schema.Options, ready *table.Ready, i int) bool {
 	if c.Header != "" {
 		v := x.r.Fields.Get(c.Header)
 		switch re := ready.Headers[i]; {

@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 func TestCanary(t *testing.T) {
@@ -14,61 +14,63 @@ func TestCanary(t *testing.T) {
 	all, nothing := 100, 0
 	for _, c := range []struct {
 		name    string
-		canary  table.Canary
+		canary  schema.Canary
 		fields  string
 		want    string
 		affine  bool
-		further []table.Canary
+		further []schema.Canary
 	}{
 		{name: "no rule", want: "main"},
-		{name: "weight of all", canary: table.Canary{Weight: all}, want: "canary"},
-		{name: "weight of nothing", canary: table.Canary{Weight: nothing}, want: "main"},
-		{name: "weight of another total", canary: table.Canary{Weight: 1000, Total: 1000}, want: "canary"},
-		{name: "header always", canary: table.Canary{Header: "X-Canary"}, fields: "\nx-canary: always", want: "canary"},
-		{name: "header never, before weight", canary: table.Canary{Header: "X-Canary", Weight: all},
+		{name: "weight of all", canary: schema.Canary{Weight: all}, want: "canary"},
+		{name: "weight of nothing", canary: schema.Canary{Weight: nothing}, want: "main"},
+		{name: "weight of another total", canary: schema.Canary{Weight: 1000, Total: 1000}, want: "canary"},
+		{name: "header always", canary: schema.Canary{Header: "X-Canary"}, fields: "\nx-canary: always",
+			want: "canary"},
+		{name: "header never, before weight", canary: schema.Canary{Header: "X-Canary", Weight: all},
 			fields: "\nX-Canary: never", want: "main"},
-		{name: "header of something else is left to the next", canary: table.Canary{Header: "X-Canary", Weight: all},
+		{name: "header of something else is left to the next", canary: schema.Canary{Header: "X-Canary", Weight: all},
 			fields: "\nX-Canary: maybe", want: "canary"},
-		{name: "header of something else, no next", canary: table.Canary{Header: "X-Canary"},
+		{name: "header of something else, no next", canary: schema.Canary{Header: "X-Canary"},
 			fields: "\nX-Canary: maybe", want: "main"},
-		{name: "no header", canary: table.Canary{Header: "X-Canary"}, want: "main"},
-		{name: "value", canary: table.Canary{Header: "X-Canary", Value: "eu"}, fields: "\nX-Canary: eu",
+		{name: "no header", canary: schema.Canary{Header: "X-Canary"}, want: "main"},
+		{name: "value", canary: schema.Canary{Header: "X-Canary", Value: "eu"}, fields: "\nX-Canary: eu",
 			want: "canary"},
-		{name: "always is no value", canary: table.Canary{Header: "X-Canary", Value: "eu"},
+		{name: "always is no value", canary: schema.Canary{Header: "X-Canary", Value: "eu"},
 			fields: "\nX-Canary: always", want: "main"},
-		{name: "never is no value", canary: table.Canary{Header: "X-Canary", Value: "eu", Weight: all},
+		{name: "never is no value", canary: schema.Canary{Header: "X-Canary", Value: "eu", Weight: all},
 			fields: "\nX-Canary: never", want: "canary"},
-		{name: "pattern", canary: table.Canary{Header: "X-Canary", Pattern: "^(eu|us)-"}, fields: "\nX-Canary: us-west",
-			want: "canary"},
-		{name: "not the pattern", canary: table.Canary{Header: "X-Canary", Pattern: "^(eu|us)-"},
+		{name: "pattern", canary: schema.Canary{Header: "X-Canary", Pattern: "^(eu|us)-"},
+			fields: "\nX-Canary: us-west",
+			want:   "canary"},
+		{name: "not the pattern", canary: schema.Canary{Header: "X-Canary", Pattern: "^(eu|us)-"},
 			fields: "\nX-Canary: asia", want: "main"},
-		{name: "cookie always", canary: table.Canary{Cookie: "canary"}, fields: "\nCookie: a=b; canary=always",
+		{name: "cookie always", canary: schema.Canary{Cookie: "canary"}, fields: "\nCookie: a=b; canary=always",
 			want: "canary"},
-		{name: "cookie never, before weight", canary: table.Canary{Cookie: "canary", Weight: all},
+		{name: "cookie never, before weight", canary: schema.Canary{Cookie: "canary", Weight: all},
 			fields: "\nCookie: canary=never", want: "main"},
-		{name: "cookie of something else", canary: table.Canary{Cookie: "canary", Weight: all},
+		{name: "cookie of something else", canary: schema.Canary{Cookie: "canary", Weight: all},
 			fields: "\nCookie: canary=x", want: "canary"},
-		{name: "header before cookie", canary: table.Canary{Header: "X-Canary", Cookie: "canary"},
+		{name: "header before cookie", canary: schema.Canary{Header: "X-Canary", Cookie: "canary"},
 			fields: "\nX-Canary: always\nCookie: canary=never", want: "canary"},
-		{name: "header never before cookie", canary: table.Canary{Header: "X-Canary", Cookie: "canary"},
+		{name: "header never before cookie", canary: schema.Canary{Header: "X-Canary", Cookie: "canary"},
 			fields: "\nX-Canary: never\nCookie: canary=always", want: "main"},
-		{name: "a canary without endpoints takes nothing", canary: table.Canary{Backend: "none", Weight: all},
+		{name: "a canary without endpoints takes nothing", canary: schema.Canary{Backend: "none", Weight: all},
 			want: "main"},
-		{name: "one that is not there", canary: table.Canary{Backend: "gone", Weight: all}, want: "main"},
-		{name: "the second where the first takes nothing", canary: table.Canary{Header: "X-Canary"},
-			further: []table.Canary{{Backend: "d", Weight: all}}, want: "second"},
-		{name: "the first of two", canary: table.Canary{Weight: all},
-			further: []table.Canary{{Backend: "d", Weight: all}}, want: "canary"},
+		{name: "one that is not there", canary: schema.Canary{Backend: "gone", Weight: all}, want: "main"},
+		{name: "the second where the first takes nothing", canary: schema.Canary{Header: "X-Canary"},
+			further: []schema.Canary{{Backend: "d", Weight: all}}, want: "second"},
+		{name: "the first of two", canary: schema.Canary{Weight: all},
+			further: []schema.Canary{{Backend: "d", Weight: all}}, want: "canary"},
 	} {
 		if c.canary.Backend == "" {
 			c.canary.Backend = "c"
 		}
-		r.route(path(table.Options{Canary: append([]table.Canary{c.canary}, c.further...)}))
+		r.route(path(schema.Options{Canary: append([]schema.Canary{c.canary}, c.further...)}))
 		if got := r.many(5, "GET / HTTP/1.1\nHost: a"+c.fields); got[c.want] != 5 {
 			t.Errorf("%s: %v, want %s", c.name, got, c.want)
 		}
 	}
-	r.route(path(table.Options{Canary: []table.Canary{{Backend: "c", Weight: 30}}}))
+	r.route(path(schema.Options{Canary: []schema.Canary{{Backend: "c", Weight: 30}}}))
 	if got := r.many(1000, "GET / HTTP/1.1\nHost: a"); got["canary"] < 220 || got["canary"] > 380 {
 		t.Errorf("30 of 100: %v", got) // 5 sigma is 72
 	}
@@ -80,8 +82,8 @@ func TestCanaryAndAffinity(t *testing.T) {
 	r := newRig(t, nil, main)
 	r.backends(map[string][]netip.AddrPort{"b": {main}, "c": {canary}})
 	cookieOf := map[string]string{}
-	r.route(path(table.Options{Affinity: &table.Affinity{},
-		Canary: []table.Canary{{Backend: "c", Weight: 50, Header: "X-Canary"}}}))
+	r.route(path(schema.Options{Affinity: &schema.Affinity{},
+		Canary: []schema.Canary{{Backend: "c", Weight: 50, Header: "X-Canary"}}}))
 	for range 100 {
 		resp, body := r.ask("GET /")
 		cookieOf[body] = resp.Cookies()[0].Value
@@ -99,7 +101,7 @@ func TestCanaryAndAffinity(t *testing.T) {
 		t.Errorf("a wish: %s, %v", body, resp.Cookies())
 	}
 	// The canary ends: its clients go back.
-	r.route(path(table.Options{Affinity: &table.Affinity{}}))
+	r.route(path(schema.Options{Affinity: &schema.Affinity{}}))
 	if resp, body := r.ask("GET /\nCookie: INGRESSCOOKIE=" + cookieOf["canary"]); body != "main" ||
 		len(resp.Cookies()) != 1 {
 		t.Errorf("after the canary: %s, %v", body, resp.Cookies())

@@ -12,12 +12,12 @@ import (
 // sender made up, so it is not looked at.
 func (x *exchange) who() netip.Addr {
 	if !x.opt.known.IsValid() {
-		x.opt.known = x.client1()
+		x.opt.known = x.knownClient()
 	}
 	return x.opt.known
 }
 
-func (x *exchange) client1() netip.Addr {
+func (x *exchange) knownClient() netip.Addr {
 	last := plainAddr(x.r.Client.Addr())
 	if !x.believes(last) {
 		return last

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/internal/testnet"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -254,7 +255,7 @@ func (r *rig) active() (n int64) {
 	return n
 }
 
-func TestDrainOfTunnels(t *testing.T) {
+func TestTunnelsAreCounted(t *testing.T) {
 	ws := answer(t, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	r := newRig(t, nil, ws)
 	open := func() *conn {
@@ -266,23 +267,28 @@ func TestDrainOfTunnels(t *testing.T) {
 		return c
 	}
 	a, b := open(), open()
-	go func() {
-		time.Sleep(50 * time.Millisecond)
-		a.Close()
-	}()
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
-	if n := r.p.DrainTunnels(ctx); n != 1 {
-		t.Errorf("%d were closed, want 1", n)
+	for want, end := range []*conn{b, a} {
+		testnet.Eventually(t, 10*time.Second, func() error {
+			if n := r.p.Tunnels(); n != 2-want {
+				return fmt.Errorf("%d tunnels are counted, want %d", n, 2-want)
+			}
+			return nil
+		})
+		end.Close()
 	}
-	b.ended()
+	testnet.Eventually(t, 10*time.Second, func() error {
+		if n := r.p.Tunnels(); n != 0 {
+			return fmt.Errorf("%d tunnels are counted, want 0", n)
+		}
+		return nil
+	})
 }
 
 // In the steady state an exchange allocates nothing.
 func TestExchangesAllocateNothing(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.p.Observe = func(*Record) {} }, quietEndpoint(t))
-	r.p.SetTable(table.Make(nil, map[string]*table.Host{
-		"shop.example": {Name: "shop.example", Paths: []table.Path{{Kind: table.Prefix, Path: "/a", Backend: "b"}}},
+	r.p.SetTable(table.Make(nil, map[string]*schema.Host{
+		"shop.example": {Name: "shop.example", Paths: []schema.Path{{Kind: schema.Prefix, Path: "/a", Backend: "b"}}},
 	}))
 	c := r.dial()
 	buf := make([]byte, 4096)

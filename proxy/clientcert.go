@@ -12,6 +12,7 @@ import (
 
 	"wayleave.dev/proxy/authority"
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -72,7 +73,7 @@ func (x *exchange) isAskedLater() bool {
 	if x.r.Session != nil || x.r.TLS {
 		return false
 	}
-	if p := x.match.Path; strings.HasPrefix(p.Path, table.ChallengePrefix) &&
+	if p := x.match.Path; strings.HasPrefix(p.Path, schema.ChallengePrefix) &&
 		(p.Options == nil || p.Options.PathPattern == "") {
 		return true
 	}
@@ -120,7 +121,7 @@ func (x *exchange) certify(t *table.Table, rule *table.ClientRule, name []byte) 
 // which are not named.
 func (x *exchange) handshakeFits(t *table.Table, rule *table.ClientRule, name []byte) (status int, err error) {
 	s := x.r.Session
-	if s == nil || rule.Verify == table.VerifyOff {
+	if s == nil || rule.Verify == schema.VerifyOff {
 		return 0, nil
 	}
 	asked := table.Name([]byte(s.ServerName), nil)
@@ -133,11 +134,11 @@ func (x *exchange) handshakeFits(t *table.Table, rule *table.ClientRule, name []
 // verifyClient verifies the client's certificate, once a minute of a connection. verdict is what nginx has as
 // $ssl_client_verify; the error is why the client is refused.
 func (x *exchange) verifyClient(rule *table.ClientRule) (certs []*x509.Certificate, verdict string, err error) {
-	if s := x.r.Session; s != nil && rule.Verify != table.VerifyOff {
+	if s := x.r.Session; s != nil && rule.Verify != schema.VerifyOff {
 		certs = s.Certificates
 	}
 	if len(certs) == 0 {
-		if rule.Verify == table.VerifyOn {
+		if rule.Verify == schema.VerifyOn {
 			return nil, "", errNoCertificate
 		}
 		return nil, "NONE", nil
@@ -163,7 +164,7 @@ func (x *exchange) verifyClient(rule *table.ClientRule) (certs []*x509.Certifica
 		return nil, "", errors.New("the certificate of the client has expired")
 	case err == nil:
 		return certs, "SUCCESS", nil
-	case rule.Verify == table.VerifyNoCA && errors.Is(err, authority.ErrUnknown):
+	case rule.Verify == schema.VerifyNoCA && errors.Is(err, authority.ErrUnknown):
 		return certs, "FAILED:unable to verify the first certificate", nil
 	}
 	return nil, "", fmt.Errorf("the certificate of the client: %w", err)

@@ -23,9 +23,8 @@ import (
 	"testing"
 	"time"
 
-	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/server"
-	"wayleave.dev/proxy/table"
 	"wayleave.dev/proxy/upstream"
 )
 
@@ -139,7 +138,7 @@ func newFront(t *testing.T, endpoints ...netip.AddrPort) *front {
 			t.Fatal(err)
 		}
 		defer file.Close()
-		if err := s.Listen(feed.Socket{Addr: addrOf(l), TLS: encrypted}, file); err != nil {
+		if err := s.Listen(schema.Socket{Addr: addrOf(l), TLS: encrypted}, file); err != nil {
 			t.Fatal(err)
 		}
 		if encrypted {
@@ -152,7 +151,7 @@ func newFront(t *testing.T, endpoints ...netip.AddrPort) *front {
 	return f
 }
 
-func (f *front) serve(hosts ...*table.Host) {
+func (f *front) serve(hosts ...*schema.Host) {
 	f.hosts(hosts...)
 	f.certs.SetTable(f.p.Table())
 }
@@ -196,8 +195,8 @@ func (f *front) get(tr *http.Transport, url, host string, fields http.Header) (i
 	return resp.StatusCode, string(body)
 }
 
-func openPath() table.Path {
-	return table.Path{Kind: table.Prefix, Path: "/", Backend: "b",
+func openPath() schema.Path {
+	return schema.Path{Kind: schema.Prefix, Path: "/", Backend: "b",
 		Source: "Ingress shop/main spec.rules[0].http.paths[0]"}
 }
 
@@ -221,7 +220,7 @@ func TestClientCertificates(t *testing.T) {
 	f := newFront(t, handler(t, shows("Ssl-Client-Verify", "Ssl-Client-Subject-Dn", "Ssl-Client-Issuer-Dn",
 		"Ssl-Client-Cert")))
 	hour := time.Now().Add(time.Hour)
-	f.certs.Set(map[string]table.Certificate{
+	f.certs.Set(map[string]schema.Certificate{
 		"shop/ca":      {Key: "shop/ca", CA: root.pem()},
 		"shop/crl":     {Key: "shop/crl", CA: root.pem(), CRL: root.revokes(t, hour, revoked)},
 		"shop/late":    {Key: "shop/late", CA: root.pem(), CRL: root.revokes(t, time.Now().Add(-time.Minute))},
@@ -233,63 +232,64 @@ func TestClientCertificates(t *testing.T) {
 	const in = 200
 	for _, c := range []struct {
 		name   string
-		rule   table.ClientCert
+		rule   schema.ClientCert
 		show   *issuer
 		status int
 		body   string
 	}{
-		{"none", table.ClientCert{Authority: "shop/ca", Depth: 1}, nil, 400, ""},
-		{"good", table.ClientCert{Authority: "shop/ca", Depth: 1}, good, in, `Ssl-Client-Verify=["SUCCESS"] ` +
+		{"none", schema.ClientCert{Authority: "shop/ca", Depth: 1}, nil, 400, ""},
+		{"good", schema.ClientCert{Authority: "shop/ca", Depth: 1}, good, in, `Ssl-Client-Verify=["SUCCESS"] ` +
 			`Ssl-Client-Subject-Dn=["CN=ann,O=Test\\, Inc."] Ssl-Client-Issuer-Dn=["CN=root,O=Test\\, Inc."] ` +
 			`Ssl-Client-Cert=[]`},
-		{"of a stranger", table.ClientCert{Authority: "shop/ca", Depth: 1}, stranger, 400, ""},
-		{"self-signed", table.ClientCert{Authority: "shop/ca", Depth: 1}, self, 400, ""},
-		{"expired", table.ClientCert{Authority: "shop/ca", Depth: 1}, late, 400, ""},
-		{"for servers", table.ClientCert{Authority: "shop/ca", Depth: 1}, serving, 400, ""},
-		{"for nothing in particular", table.ClientCert{Authority: "shop/ca", Depth: 1}, plain, in, "SUCCESS"},
-		{"one between", table.ClientCert{Authority: "shop/ca", Depth: 1}, deep, in, "SUCCESS"},
-		{"one between, none allowed", table.ClientCert{Authority: "shop/ca"}, deep, 400, ""},
-		{"none between, none allowed", table.ClientCert{Authority: "shop/ca"}, good, in, "SUCCESS"},
-		{"two between", table.ClientCert{Authority: "shop/ca", Depth: 1}, deeper, 400, ""},
-		{"two between, two allowed", table.ClientCert{Authority: "shop/ca", Depth: 2}, deeper, in, "SUCCESS"},
-		{"not revoked", table.ClientCert{Authority: "shop/crl", Depth: 1}, good, in, "SUCCESS"},
-		{"revoked", table.ClientCert{Authority: "shop/crl", Depth: 1}, revoked, 400, ""},
-		{"no list of the one between", table.ClientCert{Authority: "shop/crl", Depth: 1}, deep, 400, ""},
-		{"revoked by the one between", table.ClientCert{Authority: "shop/both", Depth: 1}, deep, 400, ""},
-		{"a list that has ended", table.ClientCert{Authority: "shop/late", Depth: 1}, good, 400, ""},
-		{"a list of another authority", table.ClientCert{Authority: "shop/foreign", Depth: 1}, good, 400, ""},
-		{"authorities that cannot be read", table.ClientCert{Authority: "shop/bad", Depth: 1}, good, 400, ""},
-		{"authorities that are not there", table.ClientCert{Authority: "shop/none", Depth: 1}, good, 400, ""},
-		{"optional, none", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyOptional}, nil, in,
+		{"of a stranger", schema.ClientCert{Authority: "shop/ca", Depth: 1}, stranger, 400, ""},
+		{"self-signed", schema.ClientCert{Authority: "shop/ca", Depth: 1}, self, 400, ""},
+		{"expired", schema.ClientCert{Authority: "shop/ca", Depth: 1}, late, 400, ""},
+		{"for servers", schema.ClientCert{Authority: "shop/ca", Depth: 1}, serving, 400, ""},
+		{"for nothing in particular", schema.ClientCert{Authority: "shop/ca", Depth: 1}, plain, in, "SUCCESS"},
+		{"one between", schema.ClientCert{Authority: "shop/ca", Depth: 1}, deep, in, "SUCCESS"},
+		{"one between, none allowed", schema.ClientCert{Authority: "shop/ca"}, deep, 400, ""},
+		{"none between, none allowed", schema.ClientCert{Authority: "shop/ca"}, good, in, "SUCCESS"},
+		{"two between", schema.ClientCert{Authority: "shop/ca", Depth: 1}, deeper, 400, ""},
+		{"two between, two allowed", schema.ClientCert{Authority: "shop/ca", Depth: 2}, deeper, in, "SUCCESS"},
+		{"not revoked", schema.ClientCert{Authority: "shop/crl", Depth: 1}, good, in, "SUCCESS"},
+		{"revoked", schema.ClientCert{Authority: "shop/crl", Depth: 1}, revoked, 400, ""},
+		{"no list of the one between", schema.ClientCert{Authority: "shop/crl", Depth: 1}, deep, 400, ""},
+		{"revoked by the one between", schema.ClientCert{Authority: "shop/both", Depth: 1}, deep, 400, ""},
+		{"a list that has ended", schema.ClientCert{Authority: "shop/late", Depth: 1}, good, 400, ""},
+		{"a list of another authority", schema.ClientCert{Authority: "shop/foreign", Depth: 1}, good, 400, ""},
+		{"authorities that cannot be read", schema.ClientCert{Authority: "shop/bad", Depth: 1}, good, 400, ""},
+		{"authorities that are not there", schema.ClientCert{Authority: "shop/none", Depth: 1}, good, 400, ""},
+		{"optional, none", schema.ClientCert{Authority: "shop/ca", Depth: 1, Verify: schema.VerifyOptional}, nil, in,
 			`Ssl-Client-Verify=["NONE"] Ssl-Client-Subject-Dn=[]`},
-		{"optional, good", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyOptional}, good,
+		{"optional, good", schema.ClientCert{Authority: "shop/ca", Depth: 1, Verify: schema.VerifyOptional}, good,
 			in, "SUCCESS"},
-		{"optional, of a stranger", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyOptional},
+		{"optional, of a stranger", schema.ClientCert{Authority: "shop/ca", Depth: 1, Verify: schema.VerifyOptional},
 			stranger, 400, ""},
-		{"no CA, none", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyNoCA}, nil, in, "NONE"},
-		{"no CA, of a stranger", table.ClientCert{Authority: "shop/ca", Depth: 1, Verify: table.VerifyNoCA}, stranger,
+		{"no CA, none", schema.ClientCert{Authority: "shop/ca", Depth: 1, Verify: schema.VerifyNoCA}, nil, in, "NONE"},
+		{"no CA, of a stranger", schema.ClientCert{Authority: "shop/ca", Depth: 1, Verify: schema.VerifyNoCA}, stranger,
 			in, `Ssl-Client-Verify=["FAILED:unable to verify the first certificate"] Ssl-Client-Subject-Dn=["CN=ann,`},
-		{"a key that may not sign", table.ClientCert{Authority: "shop/ca", Depth: 1}, unsigning, 400, ""},
-		{"no CA, too deep", table.ClientCert{Authority: "shop/ca", Verify: table.VerifyNoCA}, deep, in, "FAILED:"},
-		{"no CA, for servers", table.ClientCert{Authority: "shop/ca", Verify: table.VerifyNoCA}, serving, 400, ""},
-		{"no CA, revoked", table.ClientCert{Authority: "shop/crl", Depth: 1, Verify: table.VerifyNoCA},
+		{"a key that may not sign", schema.ClientCert{Authority: "shop/ca", Depth: 1}, unsigning, 400, ""},
+		{"no CA, too deep", schema.ClientCert{Authority: "shop/ca", Verify: schema.VerifyNoCA}, deep, in, "FAILED:"},
+		{"no CA, for servers", schema.ClientCert{Authority: "shop/ca", Verify: schema.VerifyNoCA}, serving, 400, ""},
+		{"no CA, revoked", schema.ClientCert{Authority: "shop/crl", Depth: 1, Verify: schema.VerifyNoCA},
 			revoked, 400, ""},
-		{"off", table.ClientCert{Authority: "shop/ca", Verify: table.VerifyOff}, good, in,
+		{"off", schema.ClientCert{Authority: "shop/ca", Verify: schema.VerifyOff}, good, in,
 			`Ssl-Client-Verify=["NONE"] Ssl-Client-Subject-Dn=[]`},
-		{"passed on", table.ClientCert{Authority: "shop/ca", Pass: true}, good, in, "Ssl-Client-Cert=[" +
+		{"passed on", schema.ClientCert{Authority: "shop/ca", Pass: true}, good, in, "Ssl-Client-Cert=[" +
 			fmt.Sprintf("%q", url.PathEscape(string(good.pem())))},
-		{"a subject that fits", table.ClientCert{Authority: "shop/ca", Subject: "CN=(ann|bob)"}, good, in, "SUCCESS"},
-		{"another subject", table.ClientCert{Authority: "shop/ca", Subject: "CN=bob"}, good, 403, ""},
-		{"a subject in another case", table.ClientCert{Authority: "shop/ca", Subject: "CN=Ann"}, good, 403, ""},
-		{"no subject", table.ClientCert{Authority: "shop/ca", Verify: table.VerifyOptional, Subject: "CN="},
+		{"a subject that fits", schema.ClientCert{Authority: "shop/ca", Subject: "CN=(ann|bob)"}, good, in, "SUCCESS"},
+		{"another subject", schema.ClientCert{Authority: "shop/ca", Subject: "CN=bob"}, good, 403, ""},
+		{"a subject in another case", schema.ClientCert{Authority: "shop/ca", Subject: "CN=Ann"}, good, 403, ""},
+		{"no subject", schema.ClientCert{Authority: "shop/ca", Verify: schema.VerifyOptional, Subject: "CN="},
 			nil, 403, ""},
-		{"a page for who is refused", table.ClientCert{Authority: "shop/ca", ErrorPage: "https://$host/help"}, nil, 302,
+		{"a page for who is refused", schema.ClientCert{Authority: "shop/ca", ErrorPage: "https://$host/help"}, nil,
+			302,
 			"https://a.example/help"},
-		{"and for another subject", table.ClientCert{Authority: "shop/ca", ErrorPage: "https://x.example/",
+		{"and for another subject", schema.ClientCert{Authority: "shop/ca", ErrorPage: "https://x.example/",
 			Subject: "CN=bob"}, good, 302, "https://x.example/"},
-		{"a subject that cannot be read", table.ClientCert{Authority: "shop/ca", Subject: "("}, good, 503, ""},
+		{"a subject that cannot be read", schema.ClientCert{Authority: "shop/ca", Subject: "("}, good, 503, ""},
 	} {
-		f.serve(&table.Host{Name: "a.example", ClientCert: &c.rule, Paths: []table.Path{openPath()}})
+		f.serve(&schema.Host{Name: "a.example", ClientCert: &c.rule, Paths: []schema.Path{openPath()}})
 		for _, http2 := range []bool{false, true} {
 			var show []*issuer
 			if c.show != nil {
@@ -310,25 +310,25 @@ func TestNoWayRoundClientCertificates(t *testing.T) {
 	root, other := issue(t, nil, "root", isCA), issue(t, nil, "other root", isCA)
 	good, stranger := issue(t, root, "ann", forClients), issue(t, other, "eve", forClients)
 	f := newFront(t, handler(t, shows("Ssl-Client-Subject-Dn")))
-	f.certs.Set(map[string]table.Certificate{"shop/ca": {Key: "shop/ca", CA: root.pem()},
+	f.certs.Set(map[string]schema.Certificate{"shop/ca": {Key: "shop/ca", CA: root.pem()},
 		"shop/other": {Key: "shop/other", CA: other.pem()}})
-	ca := &table.ClientCert{Authority: "shop/ca", Depth: 1}
+	ca := &schema.ClientCert{Authority: "shop/ca", Depth: 1}
 	redirected := openPath()
-	redirected.Options = &table.Options{RedirectTLS: 308}
+	redirected.Options = &schema.Options{RedirectTLS: 308}
 	proof := openPath()
 	proof.Path = "/.well-known/acme-challenge/x"
 	mine := openPath()
 	mine.Path = "/mine"
 	f.serve(
-		&table.Host{Name: "guarded.example", ClientCert: ca, Paths: []table.Path{openPath(), proof}},
-		&table.Host{Name: "moved.example", ClientCert: ca, Paths: []table.Path{redirected}},
-		&table.Host{Name: "stranger.example", ClientCert: &table.ClientCert{Authority: "shop/other", Depth: 1},
-			Paths: []table.Path{openPath()}},
-		&table.Host{Name: "open.example", Paths: []table.Path{openPath()}},
-		&table.Host{Name: "*.wild.example", ClientCert: ca, Paths: []table.Path{openPath()}},
-		&table.Host{Name: "own.wild.example", Paths: []table.Path{mine}},
-		&table.Host{Name: "falls.example", ClientCert: ca, Paths: []table.Path{mine}},
-		&table.Host{Name: "", Paths: []table.Path{openPath()}},
+		&schema.Host{Name: "guarded.example", ClientCert: ca, Paths: []schema.Path{openPath(), proof}},
+		&schema.Host{Name: "moved.example", ClientCert: ca, Paths: []schema.Path{redirected}},
+		&schema.Host{Name: "stranger.example", ClientCert: &schema.ClientCert{Authority: "shop/other", Depth: 1},
+			Paths: []schema.Path{openPath()}},
+		&schema.Host{Name: "open.example", Paths: []schema.Path{openPath()}},
+		&schema.Host{Name: "*.wild.example", ClientCert: ca, Paths: []schema.Path{openPath()}},
+		&schema.Host{Name: "own.wild.example", Paths: []schema.Path{mine}},
+		&schema.Host{Name: "falls.example", ClientCert: ca, Paths: []schema.Path{mine}},
+		&schema.Host{Name: "", Paths: []schema.Path{openPath()}},
 	)
 	for _, c := range []struct {
 		sni, host, path string
@@ -399,17 +399,17 @@ func TestClientCertificatesFollowChanges(t *testing.T) {
 	root, other := issue(t, nil, "root", isCA), issue(t, nil, "other root", isCA)
 	good := issue(t, root, "ann", forClients)
 	f := newFront(t, handler(t, shows()))
-	set := func(c table.Certificate) {
+	set := func(c schema.Certificate) {
 		c.Key = "shop/ca"
-		f.certs.Set(map[string]table.Certificate{"shop/ca": c})
+		f.certs.Set(map[string]schema.Certificate{"shop/ca": c})
 	}
-	set(table.Certificate{CA: root.pem()})
-	host := func(c *table.ClientCert) {
-		f.serve(&table.Host{Name: "a.example", ClientCert: c, Paths: []table.Path{openPath()}})
+	set(schema.Certificate{CA: root.pem()})
+	host := func(c *schema.ClientCert) {
+		f.serve(&schema.Host{Name: "a.example", ClientCert: c, Paths: []schema.Path{openPath()}})
 	}
 	pair := good.pair()
 	for _, http2 := range []bool{false, true} {
-		set(table.Certificate{CA: root.pem()})
+		set(schema.Certificate{CA: root.pem()})
 		host(nil)
 		tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "a.example",
 			Certificates: []tls.Certificate{pair}}, ForceAttemptHTTP2: http2, MaxConnsPerHost: 1}
@@ -420,7 +420,7 @@ func TestClientCertificatesFollowChanges(t *testing.T) {
 		if s := ask(); s != 200 {
 			t.Fatal(s)
 		}
-		host(&table.ClientCert{Authority: "shop/ca"})
+		host(&schema.ClientCert{Authority: "shop/ca"})
 		if s := ask(); s != 400 { // it was not asked for a certificate then
 			t.Errorf("an older connection, HTTP/2 %v: %d", http2, s)
 		}
@@ -428,15 +428,15 @@ func TestClientCertificatesFollowChanges(t *testing.T) {
 		if s := ask(); s != 200 {
 			t.Errorf("a new connection: %d", s)
 		}
-		set(table.Certificate{CA: other.pem()})
+		set(schema.Certificate{CA: other.pem()})
 		if s := ask(); s != 400 {
 			t.Errorf("another authority: %d", s)
 		}
-		set(table.Certificate{CA: root.pem(), CRL: root.revokes(t, time.Now().Add(time.Hour), good)})
+		set(schema.Certificate{CA: root.pem(), CRL: root.revokes(t, time.Now().Add(time.Hour), good)})
 		if s := ask(); s != 400 {
 			t.Errorf("revoked: %d", s)
 		}
-		set(table.Certificate{CA: root.pem()})
+		set(schema.Certificate{CA: root.pem()})
 		if s := ask(); s != 200 {
 			t.Errorf("good again: %d", s)
 		}
@@ -453,9 +453,9 @@ func TestResumedSessions(t *testing.T) {
 	root := issue(t, nil, "root", isCA)
 	good := issue(t, root, "ann", forClients)
 	f := newFront(t, handler(t, shows("Ssl-Client-Subject-Dn")))
-	f.certs.Set(map[string]table.Certificate{"shop/ca": {Key: "shop/ca", CA: root.pem()}})
-	f.serve(&table.Host{Name: "a.example", ClientCert: &table.ClientCert{Authority: "shop/ca"},
-		Paths: []table.Path{openPath()}}, &table.Host{Name: "open.example", Paths: []table.Path{openPath()}})
+	f.certs.Set(map[string]schema.Certificate{"shop/ca": {Key: "shop/ca", CA: root.pem()}})
+	f.serve(&schema.Host{Name: "a.example", ClientCert: &schema.ClientCert{Authority: "shop/ca"},
+		Paths: []schema.Path{openPath()}}, &schema.Host{Name: "open.example", Paths: []schema.Path{openPath()}})
 	cache := tls.NewLRUClientSessionCache(8)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		for i := range 3 {
@@ -492,10 +492,10 @@ func (r renamed) Put(_ string, s *tls.ClientSessionState) { r.ClientSessionCache
 // Ciphers of a host are those of its handshakes alone.
 func TestCiphersOfAHost(t *testing.T) {
 	f := newFront(t, handler(t, shows()))
-	f.serve(&table.Host{Name: "a.example", Ciphers: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384},
-		Paths: []table.Path{openPath()}},
-		&table.Host{Name: "old.example", Ciphers: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA},
-			Paths: []table.Path{openPath()}}, &table.Host{Name: "b.example", Paths: []table.Path{openPath()}})
+	f.serve(&schema.Host{Name: "a.example", Ciphers: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384},
+		Paths: []schema.Path{openPath()}},
+		&schema.Host{Name: "old.example", Ciphers: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA},
+			Paths: []schema.Path{openPath()}}, &schema.Host{Name: "b.example", Paths: []schema.Path{openPath()}})
 	for _, c := range []struct {
 		sni   string
 		suite uint16
@@ -555,7 +555,7 @@ func TestEndpointTLS(t *testing.T) {
 	client := issue(t, root, "proxy", forClients)
 	chain, key := client.files(t)
 	f := newFront(t)
-	f.certs.Set(map[string]table.Certificate{"shop/tls": {Key: "shop/tls", Chain: chain, Priv: key, CA: root.pem()},
+	f.certs.Set(map[string]schema.Certificate{"shop/tls": {Key: "shop/tls", Chain: chain, Priv: key, CA: root.pem()},
 		"shop/crl": {Key: "shop/crl", CA: root.pem(), CRL: append(root.revokes(t, time.Now().Add(time.Hour), one),
 			one.revokes(t, time.Now().Add(time.Hour))...)}})
 	set := f.settings
@@ -564,29 +564,29 @@ func TestEndpointTLS(t *testing.T) {
 	f.backends(map[string][]netip.AddrPort{"b": {a}, "wrong": {wrong}})
 	for _, c := range []struct {
 		name, backend string
-		by            *table.EndpointTLS
+		by            *schema.EndpointTLS
 		status        int
 		want          string
 	}{
 		{"nothing is checked", "wrong", nil, 200, "sni= client= "},
-		{"signed", "b", &table.EndpointTLS{Authority: "shop/tls", Depth: 1, Name: "web.shop.svc"}, 200,
+		{"signed", "b", &schema.EndpointTLS{Authority: "shop/tls", Depth: 1, Name: "web.shop.svc"}, 200,
 			"sni= client= "},
-		{"not signed by ours", "wrong", &table.EndpointTLS{Authority: "shop/tls", Depth: 1, Name: "web.shop.svc"}, 502,
+		{"not signed by ours", "wrong", &schema.EndpointTLS{Authority: "shop/tls", Depth: 1, Name: "web.shop.svc"}, 502,
 			""},
-		{"too deep", "b", &table.EndpointTLS{Authority: "shop/tls", Name: "web.shop.svc"}, 502, ""},
-		{"another name", "b", &table.EndpointTLS{Authority: "shop/tls", Depth: 1, Name: "api.shop.svc"}, 502, ""},
-		{"revoked", "b", &table.EndpointTLS{Authority: "shop/crl", Depth: 1, Name: "web.shop.svc"}, 502, ""},
-		{"authorities that are not there", "b", &table.EndpointTLS{Authority: "shop/none", Depth: 1,
+		{"too deep", "b", &schema.EndpointTLS{Authority: "shop/tls", Name: "web.shop.svc"}, 502, ""},
+		{"another name", "b", &schema.EndpointTLS{Authority: "shop/tls", Depth: 1, Name: "api.shop.svc"}, 502, ""},
+		{"revoked", "b", &schema.EndpointTLS{Authority: "shop/crl", Depth: 1, Name: "web.shop.svc"}, 502, ""},
+		{"authorities that are not there", "b", &schema.EndpointTLS{Authority: "shop/none", Depth: 1,
 			Name: "web.shop.svc"}, 502, ""},
-		{"a name in the handshake", "b", &table.EndpointTLS{Name: "web.shop.svc", SendName: true}, 200,
+		{"a name in the handshake", "b", &schema.EndpointTLS{Name: "web.shop.svc", SendName: true}, 200,
 			"sni=web.shop.svc client= "},
-		{"a certificate of ours", "b", &table.EndpointTLS{Certificate: "shop/tls"}, 200, "client=proxy "},
-		{"one that is not there", "b", &table.EndpointTLS{Certificate: "shop/none"}, 502, ""},
-		{"a version", "b", &table.EndpointTLS{Least: tls.VersionTLS12, Most: tls.VersionTLS12}, 200, " 303"},
+		{"a certificate of ours", "b", &schema.EndpointTLS{Certificate: "shop/tls"}, 200, "client=proxy "},
+		{"one that is not there", "b", &schema.EndpointTLS{Certificate: "shop/none"}, 502, ""},
+		{"a version", "b", &schema.EndpointTLS{Least: tls.VersionTLS12, Most: tls.VersionTLS12}, 200, " 303"},
 		{"nothing again: no connection of the others is used", "b", nil, 200, "sni= client= 304"},
 	} {
-		for _, protocol := range []table.Protocol{table.HTTPS, table.GRPCS} {
-			p := path(table.Options{Protocol: protocol, TLS: c.by})
+		for _, protocol := range []schema.Protocol{schema.HTTPS, schema.GRPCS} {
+			p := path(schema.Options{Protocol: protocol, TLS: c.by})
 			p.Backend = c.backend
 			f.route(p)
 			for range 2 {
@@ -618,11 +618,12 @@ func TestPassthrough(t *testing.T) {
 	f.backends(map[string][]netip.AddrPort{"b": {handler(t, shows())},
 		"tls":  {netip.MustParseAddrPort(l.Addr().String())},
 		"gone": {netip.MustParseAddrPort("127.0.0.1:1")}, "none": nil})
-	f.serve(&table.Host{Name: "pass.example", Passthrough: "tls", Paths: []table.Path{openPath()}},
-		&table.Host{Name: "*.wild.example", Passthrough: "tls", Paths: []table.Path{openPath()}},
-		&table.Host{Name: "own.wild.example", Paths: []table.Path{openPath()}},
-		&table.Host{Name: "gone.example", Passthrough: "gone"}, &table.Host{Name: "none.example", Passthrough: "none"},
-		&table.Host{Name: "open.example", Paths: []table.Path{openPath()}})
+	f.serve(&schema.Host{Name: "pass.example", Passthrough: "tls", Paths: []schema.Path{openPath()}},
+		&schema.Host{Name: "*.wild.example", Passthrough: "tls", Paths: []schema.Path{openPath()}},
+		&schema.Host{Name: "own.wild.example", Paths: []schema.Path{openPath()}},
+		&schema.Host{Name: "gone.example", Passthrough: "gone"}, &schema.Host{Name: "none.example",
+			Passthrough: "none"},
+		&schema.Host{Name: "open.example", Paths: []schema.Path{openPath()}})
 	for _, c := range []struct {
 		sni   string
 		http2 bool

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -21,7 +22,7 @@ const (
 // cors adds what a browser wants to see on a response to another origin's page, and
 // answers its question beforehand (preflight). An origin that is not allowed gets neither;
 // its request goes on, as that of a client that is no browser.
-func (x *exchange) cors(c *table.CORS, origins *table.Origins) (answered bool) {
+func (x *exchange) cors(c *schema.CORS, origins *table.Origins) (answered bool) {
 	if !origins.Any {
 		x.answer.Add("Vary", []byte("Origin"))
 	}

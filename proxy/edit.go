@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -61,7 +62,7 @@ func isAuthority(b []byte) bool {
 }
 
 // edit changes the head of an endpoint's response as the path asks for.
-func (x *exchange) edit(o *table.Options, r *message.Response) {
+func (x *exchange) edit(o *schema.Options, r *message.Response) {
 	if o.Response == nil {
 		return
 	}
@@ -82,7 +83,7 @@ func (x *exchange) edit(o *table.Options, r *message.Response) {
 	}
 }
 
-// setFields gives a response, whoever made it, the fields that the path asks for.
+// setFields gives a response of any origin the fields that the path asks for.
 func (x *exchange) setFields(f message.Fields) message.Fields {
 	if x.match.Ready == nil {
 		return f

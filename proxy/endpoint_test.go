@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // closed is an address where nobody listens.
@@ -238,10 +238,10 @@ func TestDrainingEndpoints(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set := func(list ...table.Endpoint) {
-		r.p.Upstreams.Change(map[string]*table.Backend{"b": {Key: "b", Endpoints: list}})
+	set := func(list ...schema.Endpoint) {
+		r.p.Upstreams.Change(map[string]*schema.Backend{"b": {Key: "b", Endpoints: list}})
 	}
-	set(table.Endpoint{Addr: old, Draining: true}, table.Endpoint{Addr: fresh})
+	set(schema.Endpoint{Addr: old, Draining: true}, schema.Endpoint{Addr: fresh})
 	c := r.dial()
 	for range 50 {
 		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -249,12 +249,12 @@ func TestDrainingEndpoints(t *testing.T) {
 			t.Fatal(body)
 		}
 	}
-	set(table.Endpoint{Addr: old, Draining: true})
+	set(schema.Endpoint{Addr: old, Draining: true})
 	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n") // better than nobody
 	if _, body := c.response("GET"); body != "old done" {
 		t.Fatal(body)
 	}
-	set(table.Endpoint{Addr: fresh})
+	set(schema.Endpoint{Addr: fresh})
 	close(wait)
 	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "old done" {
 		t.Fatalf("%q %v", body, err)
@@ -296,7 +296,7 @@ func TestChangesLoseNothing(t *testing.T) {
 		if i%3 == 0 {
 			r.endpoints(a, b)
 		}
-		r.route(table.Path{Kind: table.Prefix, Path: "/", Backend: "b", Source: fmt.Sprint(i)})
+		r.route(schema.Path{Kind: schema.Prefix, Path: "/", Backend: "b", Source: fmt.Sprint(i)})
 		time.Sleep(500 * time.Microsecond)
 	}
 	close(stop)

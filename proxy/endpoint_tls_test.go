@@ -14,7 +14,7 @@ import (
 
 	"wayleave.dev/internal/keypair"
 	"wayleave.dev/internal/keypair/keypairtest"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/upstream"
 )
 
@@ -97,7 +97,7 @@ func TestWhatEndpointsSpeak(t *testing.T) {
 			MaxVersion: x.max, CipherSuites: x.suites}, answersOkay)
 		r := newRig(t, nil, end)
 		r.p.Upstreams.SetTLS(x.settings)
-		r.route(path(table.Options{Protocol: table.HTTPS}))
+		r.route(path(schema.Options{Protocol: schema.HTTPS}))
 		if got := r.status(t); got != x.status {
 			t.Errorf("%s: %d, want %d; %s", x.name, got, x.status, r.told())
 		}
@@ -116,7 +116,7 @@ func TestCertificatesOfEndpoints(t *testing.T) {
 			want = 502 // crypto/tls reads the certificate of a server in any case
 		}
 		r := newRig(t, nil, secretive(t, &tls.Config{Certificates: []tls.Certificate{*pair}}, answersOkay))
-		r.route(path(table.Options{Protocol: table.HTTPS}))
+		r.route(path(schema.Options{Protocol: schema.HTTPS}))
 		if got := r.status(t); got != want {
 			t.Errorf("%s: %d, want %d; %s", name, got, want, r.told())
 		}
@@ -142,7 +142,7 @@ func TestGRPCWithoutALPN(t *testing.T) {
 					})})
 			})
 		r := newRig(t, nil, end)
-		r.route(path(table.Options{Protocol: table.GRPCS}))
+		r.route(path(schema.Options{Protocol: schema.GRPCS}))
 		if got := r.status(t); got != 200 {
 			t.Errorf("protocols %v: %d; %s", protocols, got, r.told())
 		}

@@ -5,13 +5,13 @@ import (
 	"strings"
 
 	"wayleave.dev/proxy/message"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/upstream"
 )
 
 // endpointOptions are those of the path that concern its endpoints; nil for the backend that
 // answers for statuses, to which they do not apply.
-func (x *exchange) endpointOptions() *table.Options {
+func (x *exchange) endpointOptions() *schema.Options {
 	if x.opt.inError {
 		return nil
 	}
@@ -109,7 +109,7 @@ func (x *exchange) credentialsOut(backend string) {
 }
 
 // describeError says what happened, by the fields that ingress-nginx has.
-func (x *exchange) describeError(e *table.Errors, status int) {
+func (x *exchange) describeError(e *schema.Errors, status int) {
 	for _, f := range []message.Field{
 		{Name: []byte("X-Code"), Value: strconv.AppendInt(nil, int64(status), 10)},
 		{Name: []byte("X-Format"), Value: x.r.Fields.Get("Accept")},

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // answer is an endpoint that answers each request by a fixed text.
@@ -261,7 +261,7 @@ func TestBodiesThatAreTooLarge(t *testing.T) {
 			whole.Add(1)
 		}
 	}))
-	r.route(table.Path{Kind: table.Prefix, Path: "/", Backend: "b", Options: &table.Options{MaxBody: 1000}})
+	r.route(schema.Path{Kind: schema.Prefix, Path: "/", Backend: "b", Options: &schema.Options{MaxBody: 1000}})
 	for _, x := range []string{
 		"Content-Length: 1001\r\n\r\n" + strings.Repeat("x", 1001),
 		"Content-Length: 100000000\r\n\r\n" + strings.Repeat("x", 100000),

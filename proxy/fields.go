@@ -28,7 +28,7 @@ var (
 	schemeHTTP, schemeHTTPS = []byte("http"), []byte("https")
 )
 
-// forwarded tells the endpoint who asks. What a client says of that itself is believed
+// forwarded tells the endpoint the client. What a client says of that itself is believed
 // when the client is trusted, a load balancer in front of us, and thrown away otherwise.
 func (x *exchange) forwarded() {
 	x.more = x.more[:0]
@@ -136,7 +136,7 @@ type claim uint8
 
 const (
 	noClaim claim = iota
-	// aboutClient is who asks, and how: X-Forwarded-…, Forwarded, X-Real-IP, X-Scheme.
+	// aboutClient is the client and its scheme: X-Forwarded-…, Forwarded, X-Real-IP, X-Scheme.
 	aboutClient
 	// aboutPath is another path or method than that of the request: X-Original-URL,
 	// X-Rewrite-URL, X-Forwarded-URI. Some frameworks take it for the request's.

@@ -12,7 +12,7 @@ import (
 
 	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/message"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/upstream"
 )
 
@@ -37,7 +37,7 @@ func (x *exchange) forward(backend string) {
 			return
 		}
 	}
-	if o := x.match.Path.Options; o != nil && (o.Protocol == table.GRPC || o.Protocol == table.GRPCS) {
+	if o := x.match.Path.Options; o != nil && (o.Protocol == schema.GRPC || o.Protocol == schema.GRPCS) {
 		x.forward2(b, o)
 		return
 	}
@@ -158,7 +158,7 @@ func (x *exchange) times() Timeouts {
 // try sends the request to one endpoint and its response to the client.
 func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
 	o := x.endpointOptions()
-	encrypted := o != nil && o.Protocol == table.HTTPS
+	encrypted := o != nil && o.Protocol == schema.HTTPS
 	t := x.times()
 	e.Begin()
 	defer e.End()
@@ -188,7 +188,7 @@ func (x *exchange) try(e *upstream.Endpoint, sure bool) (again, error) {
 		}
 		return never, nil
 	}
-	// Who stopped the connection knows why: the client left, or its body broke off. The endpoint is
+	// The stopper of the connection knows why: the client left, or its body broke off. The endpoint is
 	// not to blame for what it answered to that.
 	stopped := c.Stopped()
 	c.Stop()
@@ -254,7 +254,7 @@ func idempotent(method []byte) bool {
 
 var errClient = errors.New("the client does not take the response")
 
-// upload is a body that is being sent beside the response's coming.
+// upload is a body that is being sent while the response arrives.
 type upload struct {
 	x    *exchange
 	c    *h1.Client

@@ -14,12 +14,12 @@ import (
 	"time"
 
 	"wayleave.dev/proxy/message"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/upstream"
 )
 
 // forward2 sends the request to an endpoint that speaks HTTP/2.
-func (x *exchange) forward2(b *upstream.Backend, o *table.Options) {
+func (x *exchange) forward2(b *upstream.Backend, o *schema.Options) {
 	x.forwarded()
 	x.dress()
 	if s, ok := x.d.(interface{ Patient() }); ok {
@@ -58,8 +58,8 @@ func (errIdle) Temporary() bool { return false }
 var _ net.Error = errIdle{}
 
 // try2 sends the request to one endpoint, and its response to the client.
-func (x *exchange) try2(e *upstream.Endpoint, o *table.Options) (again, error) {
-	encrypted := o.Protocol == table.GRPCS
+func (x *exchange) try2(e *upstream.Endpoint, o *schema.Options) (again, error) {
+	encrypted := o.Protocol == schema.GRPCS
 	ctx := context.WithValue(x.ctx, endpointKey{}, e)
 	of := x.origin(o)
 	if of != (upstream.Origin{}) {

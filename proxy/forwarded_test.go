@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // seen are the fields that an endpoint gets, as "Name=value|value", those of our own words
@@ -121,21 +121,21 @@ func TestNobodyElseSaysWhatAServerSays(t *testing.T) {
 	main, trial := handler(t, seen), handler(t, seen)
 	r := newRig(t, nil)
 	r.backends(map[string][]netip.AddrPort{"b": {main}, "c": {trial}})
-	question := func(a netip.AddrPort) *table.Options {
-		return &table.Options{AuthURL: &table.AuthURL{URL: "http://" + a.String() + "/",
+	question := func(a netip.AddrPort) *schema.Options {
+		return &schema.Options{AuthURL: &schema.AuthURL{URL: "http://" + a.String() + "/",
 			Headers: []string{"X-User", "x-groups", "Authorization"}}}
 	}
 	canary := question(silent)
-	canary.Canary = []table.Canary{{Backend: "c", Header: "X-Try", Total: 100}}
+	canary.Canary = []schema.Canary{{Backend: "c", Header: "X-Try", Total: 100}}
 	r.hosts(
-		&table.Host{Name: "a", Paths: []table.Path{
-			{Kind: table.Prefix, Path: "/silent", Backend: "b", Options: question(silent)},
-			{Kind: table.Prefix, Path: "/says", Backend: "b", Options: question(says)},
-			{Kind: table.Prefix, Path: "/canary", Backend: "b", Options: canary},
-			{Kind: table.Prefix, Path: "/open", Backend: "b"},
-			{Kind: table.Prefix, Path: "/trial", Backend: "c", Options: &table.Options{RPS: 1000, Burst: 1000}},
+		&schema.Host{Name: "a", Paths: []schema.Path{
+			{Kind: schema.Prefix, Path: "/silent", Backend: "b", Options: question(silent)},
+			{Kind: schema.Prefix, Path: "/says", Backend: "b", Options: question(says)},
+			{Kind: schema.Prefix, Path: "/canary", Backend: "b", Options: canary},
+			{Kind: schema.Prefix, Path: "/open", Backend: "b"},
+			{Kind: schema.Prefix, Path: "/trial", Backend: "c", Options: &schema.Options{RPS: 1000, Burst: 1000}},
 		}},
-		&table.Host{Name: "other", Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b"}}},
+		&schema.Host{Name: "other", Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: "b"}}},
 	)
 	for _, at := range []string{"a /silent", "a /says", "a /canary", "a /open", "a /trial", "other /"} {
 		host, path, _ := strings.Cut(at, " ")
@@ -171,7 +171,7 @@ func TestTrailersSayNothingOfTheClient(t *testing.T) {
 			fmt.Fprintf(w, "%s=%s;", k, strings.Join(v, "|"))
 		}
 	}))
-	r.route(path(table.Options{AuthURL: &table.AuthURL{URL: "http://" + silent.String() + "/",
+	r.route(path(schema.Options{AuthURL: &schema.AuthURL{URL: "http://" + silent.String() + "/",
 		Headers: []string{"X-User"}}}))
 	c := r.dial()
 	c.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, " +

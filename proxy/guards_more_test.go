@@ -11,13 +11,13 @@ import (
 	"testing"
 	"time"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 func TestDeniedSources(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.p.Trusted = prefixes("127.0.0.0/8") }, handler(t, shows()))
-	denied := table.Options{Denied: prefixes("192.0.2.0/28", "2001:db8:bad::/48")}
-	both := table.Options{Denied: prefixes("192.0.2.0/28"), Sources: prefixes("192.0.2.0/24")}
+	denied := schema.Options{Denied: prefixes("192.0.2.0/28", "2001:db8:bad::/48")}
+	both := schema.Options{Denied: prefixes("192.0.2.0/28"), Sources: prefixes("192.0.2.0/24")}
 	for _, c := range []asks{
 		{name: "denied", options: denied, request: "GET /\nX-Forwarded-For: 192.0.2.1", status: 403},
 		{name: "denied, of IPv6", options: denied, request: "GET /\nX-Forwarded-For: 2001:db8:bad::1", status: 403},
@@ -41,46 +41,46 @@ func TestAnyGuardIsEnough(t *testing.T) {
 		w.Header().Set("X-User", "server")
 	})
 	r := newRig(t, func(r *rig) { r.p.Trusted = prefixes("127.0.0.0/8") }, handler(t, shows("X-User", "Authorization")))
-	ask := &table.AuthURL{URL: "http://" + server.String() + "/", Headers: []string{"X-User"}}
-	users := &table.Auth{Realm: "x", Users: map[string]string{"ann": hashSHA}}
+	ask := &schema.AuthURL{URL: "http://" + server.String() + "/", Headers: []string{"X-User"}}
+	users := &schema.Auth{Realm: "x", Users: map[string]string{"ann": hashSHA}}
 	in, out := "\nX-Forwarded-For: 192.0.2.1", "\nX-Forwarded-For: 198.51.100.1"
 	sources := prefixes("192.0.2.0/24")
 	ann := "\n" + basic("ann", "secret")
 	for _, c := range []asks{
-		{name: "sources alone, inside", options: table.Options{AnyOf: true, Sources: sources}, request: "GET /" +
+		{name: "sources alone, inside", options: schema.Options{AnyOf: true, Sources: sources}, request: "GET /" +
 			in, status: 200},
-		{name: "sources alone, outside", options: table.Options{AnyOf: true, Sources: sources}, request: "GET /" +
+		{name: "sources alone, outside", options: schema.Options{AnyOf: true, Sources: sources}, request: "GET /" +
 			out, status: 403},
-		{name: "inside, no password", options: table.Options{AnyOf: true, Sources: sources, Auth: users},
+		{name: "inside, no password", options: schema.Options{AnyOf: true, Sources: sources, Auth: users},
 			request: "GET /" + in, status: 200},
-		{name: "outside, a password", options: table.Options{AnyOf: true, Sources: sources, Auth: users},
+		{name: "outside, a password", options: schema.Options{AnyOf: true, Sources: sources, Auth: users},
 			request: "GET /" + out + ann, status: 200, want: []string{"Authorization=[]"}},
-		{name: "neither", options: table.Options{AnyOf: true, Sources: sources, Auth: users}, request: "GET /" + out,
+		{name: "neither", options: schema.Options{AnyOf: true, Sources: sources, Auth: users}, request: "GET /" + out,
 			status: 401, want: []string{"Www-Authenticate: Basic"}},
-		{name: "both are needed", options: table.Options{Sources: sources, Auth: users}, request: "GET /" +
+		{name: "both are needed", options: schema.Options{Sources: sources, Auth: users}, request: "GET /" +
 			in, status: 401},
-		{name: "inside, no question: the client does not say who it is", options: table.Options{AnyOf: true,
+		{name: "inside, no question: the client does not say who it is", options: schema.Options{AnyOf: true,
 			Sources: sources, AuthURL: ask}, request: "GET /" + in + "\nX-User: root", status: 200,
 			want: []string{"X-User=[]"}},
-		{name: "outside, the server lets in", options: table.Options{AnyOf: true, Sources: sources, AuthURL: ask},
+		{name: "outside, the server lets in", options: schema.Options{AnyOf: true, Sources: sources, AuthURL: ask},
 			request: "GET /" + out + "\nX-Token: good", status: 200, want: []string{`X-User=["server"]`}},
-		{name: "outside, the server does not", options: table.Options{AnyOf: true, Sources: sources, AuthURL: ask},
+		{name: "outside, the server does not", options: schema.Options{AnyOf: true, Sources: sources, AuthURL: ask},
 			request: "GET /" + out + "\nX-User: root", status: 401},
-		{name: "a password in place of the server", options: table.Options{AnyOf: true, Auth: users, AuthURL: ask},
+		{name: "a password in place of the server", options: schema.Options{AnyOf: true, Auth: users, AuthURL: ask},
 			request: "GET /" + ann + "\nX-User: root", status: 200, want: []string{"X-User=[]"}},
-		{name: "no password, the server", options: table.Options{AnyOf: true, Auth: users, AuthURL: ask},
+		{name: "no password, the server", options: schema.Options{AnyOf: true, Auth: users, AuthURL: ask},
 			request: "GET /\nX-Token: good", status: 200},
-		{name: "all three fail", options: table.Options{AnyOf: true, Sources: sources, Auth: users, AuthURL: ask},
+		{name: "all three fail", options: schema.Options{AnyOf: true, Sources: sources, Auth: users, AuthURL: ask},
 			request: "GET /" + out, status: 401},
-		{name: "denied ones alone let nobody in", options: table.Options{AnyOf: true, Denied: sources, Auth: users},
+		{name: "denied ones alone let nobody in", options: schema.Options{AnyOf: true, Denied: sources, Auth: users},
 			request: "GET /" + out, status: 401},
-		{name: "denied, with a password", options: table.Options{AnyOf: true, Denied: sources, Auth: users},
+		{name: "denied, with a password", options: schema.Options{AnyOf: true, Denied: sources, Auth: users},
 			request: "GET /" + in + ann, status: 200},
-		{name: "denied ones and nothing else", options: table.Options{AnyOf: true, Denied: sources}, request: "GET /" +
+		{name: "denied ones and nothing else", options: schema.Options{AnyOf: true, Denied: sources}, request: "GET /" +
 			in, status: 403},
-		{name: "not denied, and nothing else", options: table.Options{AnyOf: true, Denied: sources}, request: "GET /" +
+		{name: "not denied, and nothing else", options: schema.Options{AnyOf: true, Denied: sources}, request: "GET /" +
 			out, status: 200},
-		{name: "no guard", options: table.Options{AnyOf: true}, request: "GET /", status: 200},
+		{name: "no guard", options: schema.Options{AnyOf: true}, request: "GET /", status: 200},
 	} {
 		r.check(t, c)
 	}
@@ -98,7 +98,7 @@ func TestExchangesAtATime(t *testing.T) {
 				}
 			}
 		}))
-	r.route(path(table.Options{Exchanges: 2, Unlimited: prefixes("203.0.113.0/24")}))
+	r.route(path(schema.Options{Exchanges: 2, Unlimited: prefixes("203.0.113.0/24")}))
 	open := func(from string) *conn {
 		c := r.dial()
 		c.send("GET /wait HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %s\r\n\r\n", from)
@@ -164,7 +164,7 @@ func TestExchangesAtATime(t *testing.T) {
 
 func TestLimitsOfSeveralKinds(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.p.Trusted = prefixes("127.0.0.0/8") }, handler(t, shows()))
-	o := table.Options{RPS: 1000, Burst: 1000, RPM: 6, BurstRPM: 2, Unlimited: prefixes("192.0.2.9/32")}
+	o := schema.Options{RPS: 1000, Burst: 1000, RPM: 6, BurstRPM: 2, Unlimited: prefixes("192.0.2.9/32")}
 	r.route(path(o))
 	passed := func(from string) (n int) {
 		for range 8 {
@@ -187,7 +187,7 @@ func TestBandwidth(t *testing.T) {
 	const size = 40 << 10
 	body := strings.Repeat("0123456789abcdef", size/16)
 	r := newRig(t, nil, handler(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, body) }))
-	took := func(o table.Options) time.Duration {
+	took := func(o schema.Options) time.Duration {
 		r.route(path(o))
 		begin := time.Now()
 		_, got := r.ask("GET /")
@@ -196,14 +196,14 @@ func TestBandwidth(t *testing.T) {
 		}
 		return time.Since(begin)
 	}
-	if d := took(table.Options{Bandwidth: 40 << 10}); d < 800*time.Millisecond {
+	if d := took(schema.Options{Bandwidth: 40 << 10}); d < 800*time.Millisecond {
 		t.Errorf("40 KiB by 40 KiB a second took %s", d)
 	}
-	if d := took(table.Options{Bandwidth: 8 << 10, BandwidthAfter: 36 << 10}); d < 400*time.Millisecond {
+	if d := took(schema.Options{Bandwidth: 8 << 10, BandwidthAfter: 36 << 10}); d < 400*time.Millisecond {
 		t.Errorf("4 KiB behind 36 KiB, by 8 KiB a second, took %s", d)
 	}
 	// The part without limit is there at once, though the rest takes a minute.
-	r.route(path(table.Options{Bandwidth: 1, BandwidthAfter: 32 << 10}))
+	r.route(path(schema.Options{Bandwidth: 1, BandwidthAfter: 32 << 10}))
 	c := r.dial()
 	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	resp, err := http.ReadResponse(c.br, nil)
@@ -241,15 +241,15 @@ func TestAuthCache(t *testing.T) {
 		}
 	})
 	r := newRig(t, nil, handler(t, shows("X-User")))
-	at := func(path string, valid ...table.CacheValid) table.Options {
+	at := func(path string, valid ...schema.CacheValid) schema.Options {
 		if valid == nil {
-			valid = []table.CacheValid{{Statuses: []int{200, 401}, For: time.Minute}}
+			valid = []schema.CacheValid{{Statuses: []int{200, 401}, For: time.Minute}}
 		}
-		return table.Options{AuthURL: &table.AuthURL{URL: "http://" + server.String() + path,
+		return schema.Options{AuthURL: &schema.AuthURL{URL: "http://" + server.String() + path,
 			Headers: []string{"X-User"}, CacheKey: "k$http_authorization", Cache: valid}}
 	}
 	// questions is how many are asked for two requests.
-	questions := func(name string, o table.Options, first, second string, want int64) {
+	questions := func(name string, o schema.Options, first, second string, want int64) {
 		t.Helper()
 		r.route(path(o))
 		before := asked.Load()
@@ -272,9 +272,9 @@ func TestAuthCache(t *testing.T) {
 	questions("a cookie", at("/cookie"), good(6), good(6), 2)
 	questions("vary", at("/vary"), good(7), good(7), 2)
 	questions("an error", at("/500"), good(8), good(8), 2)
-	questions("a status that is not named", at("/", table.CacheValid{Statuses: []int{401}, For: time.Minute}),
+	questions("a status that is not named", at("/", schema.CacheValid{Statuses: []int{401}, For: time.Minute}),
 		good(9), good(9), 2)
-	questions("any status", at("/", table.CacheValid{For: time.Minute}), good(10), good(10), 1)
+	questions("any status", at("/", schema.CacheValid{For: time.Minute}), good(10), good(10), 1)
 	questions("a client's field of the name", at("/"), good(11)+"\nX-User: root", good(11), 1)
 
 	// Another path and another host have answers of their own.
@@ -282,8 +282,8 @@ func TestAuthCache(t *testing.T) {
 	one := path(at("/"))
 	other := one
 	other.Source, other.Path = "Ingress shop/main spec.rules[0].http.paths[1]", "/other"
-	r.hosts(&table.Host{Name: "shop.example", Paths: []table.Path{one, other}},
-		&table.Host{Name: "", Paths: []table.Path{one}})
+	r.hosts(&schema.Host{Name: "shop.example", Paths: []schema.Path{one, other}},
+		&schema.Host{Name: "", Paths: []schema.Path{one}})
 	for _, q := range []string{"GET /", "GET /other", "GET /\nHost: else.example", "GET /other/x", "GET /x"} {
 		r.ask(q + "\nAuthorization: good12")
 	}
@@ -291,7 +291,7 @@ func TestAuthCache(t *testing.T) {
 		t.Errorf("%d questions for three places", n)
 	}
 	// It ends.
-	r.route(path(at("/", table.CacheValid{For: 50 * time.Millisecond})))
+	r.route(path(at("/", schema.CacheValid{For: 50 * time.Millisecond})))
 	before = asked.Load()
 	r.ask(good(13))
 	time.Sleep(100 * time.Millisecond)
@@ -319,7 +319,7 @@ func TestAuthCookies(t *testing.T) {
 	const cookie = "Set-Cookie: session=1"
 	for status, sent := range map[int]bool{200: true, 201: true, 204: true, 301: true, 304: true, 404: false,
 		500: false, 202: false} {
-		o := table.Options{AuthURL: &table.AuthURL{URL: "http://" + server.String() + "/"}}
+		o := schema.Options{AuthURL: &schema.AuthURL{URL: "http://" + server.String() + "/"}}
 		c := asks{name: fmt.Sprint(status), options: o, request: fmt.Sprintf("GET /%d", status), status: status}
 		if sent {
 			c.want = []string{cookie}
@@ -344,10 +344,10 @@ func TestWhatTheServerIsTold(t *testing.T) {
 		}
 	})
 	r := newRig(t, nil, handler(t, shows("X-Seen")))
-	a := table.AuthURL{URL: "http://" + server.String() + "/", Headers: []string{"X-Seen"},
+	a := schema.AuthURL{URL: "http://" + server.String() + "/", Headers: []string{"X-Seen"},
 		Target: "https://$host/back?to=$escaped_request_uri",
-		Fields: []table.Field{{Name: "X-Extra", Value: "v-$request_method"}}}
-	r.check(t, asks{name: "told", options: table.Options{AuthURL: &a},
+		Fields: []schema.Field{{Name: "X-Extra", Value: "v-$request_method"}}}
+	r.check(t, asks{name: "told", options: schema.Options{AuthURL: &a},
 		request: "GET /a?b\nX-Extra: mine\nX-Auth-Request-Redirect: evil", status: 200,
 		want: []string{`X-Seen=["https://shop.example/back?to=%2Fa%3Fb [v-GET]"]`}})
 	told := a
@@ -361,7 +361,7 @@ func TestWhatTheServerIsTold(t *testing.T) {
 	} {
 		a := told // the proxy may still read that of the case before
 		a.SignIn, a.Param = c.signIn, c.param
-		r.check(t, asks{name: c.want, options: table.Options{AuthURL: &a}, request: "GET /a?b", status: 302,
+		r.check(t, asks{name: c.want, options: schema.Options{AuthURL: &a}, request: "GET /a?b", status: 302,
 			want: []string{c.want}})
 	}
 }
@@ -374,7 +374,7 @@ func TestWhoLeavesIsNotCounted(t *testing.T) {
 			_, _ = br.ReadByte()
 		}
 	}))
-	r.route(path(table.Options{Exchanges: 1, Bandwidth: 10 << 10}))
+	r.route(path(schema.Options{Exchanges: 1, Bandwidth: 10 << 10}))
 	c := r.dial()
 	c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	if _, err := c.br.ReadByte(); err != nil {

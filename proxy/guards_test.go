@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 func prefixes(list ...string) (out []netip.Prefix) {
@@ -25,9 +25,9 @@ func TestSources(t *testing.T) {
 	stranger := newRig(t, nil, handler(t, shows()))
 	trusting := newRig(t, func(r *rig) { r.p.Trusted = prefixes("127.0.0.0/8", "10.0.0.0/8", "fd00::/8") },
 		handler(t, shows()))
-	ten := table.Options{Sources: prefixes("192.0.2.0/24", "2001:db8::/32")}
+	ten := schema.Options{Sources: prefixes("192.0.2.0/24", "2001:db8::/32")}
 	for _, c := range []asks{
-		{name: "the peer is one", options: table.Options{Sources: prefixes("192.0.2.0/24", "127.0.0.1/32")},
+		{name: "the peer is one", options: schema.Options{Sources: prefixes("192.0.2.0/24", "127.0.0.1/32")},
 			request: "GET /", status: 200},
 		{name: "the peer is none", options: ten, request: "GET /", status: 403},
 		{name: "who is not trusted is not believed", options: ten,
@@ -55,7 +55,7 @@ func TestSources(t *testing.T) {
 		{name: "no address", options: ten, request: "GET /\nX-Forwarded-For: unknown", status: 403},
 		{name: "no address before a trusted one", options: ten,
 			request: "GET /\nX-Forwarded-For: 192.0.2.1, x, 10.1.1.1", status: 403},
-		{name: "all are trusted: the first of them", options: table.Options{Sources: prefixes("10.9.0.0/16")},
+		{name: "all are trusted: the first of them", options: schema.Options{Sources: prefixes("10.9.0.0/16")},
 			request: "GET /\nX-Forwarded-For: 10.9.1.1, 10.1.1.1", status: 200},
 		{name: "empty", options: ten, request: "GET /\nX-Forwarded-For: ,,", status: 403},
 	} {
@@ -75,7 +75,7 @@ const (
 
 func TestBasicAuth(t *testing.T) {
 	r := newRig(t, nil, handler(t, shows("Authorization")))
-	o := table.Options{Auth: &table.Auth{Realm: `say "please" \ now` + "\r\nX: y",
+	o := schema.Options{Auth: &schema.Auth{Realm: `say "please" \ now` + "\r\nX: y",
 		Users: map[string]string{"bea": hashBcrypt, "ann": hashAPR1, "sha": hashSHA, "bad": "secret", "": hashSHA}}}
 	challenge := `Www-Authenticate: Basic realm="say \"please\" \\ nowX: y"` + "\n"
 	for _, c := range []asks{
@@ -103,11 +103,11 @@ func TestBasicAuth(t *testing.T) {
 		c.options = o
 		r.check(t, c)
 	}
-	r.check(t, asks{name: "no users", options: table.Options{Auth: &table.Auth{Realm: "x"}}, request: "GET /\n" +
+	r.check(t, asks{name: "no users", options: schema.Options{Auth: &schema.Auth{Realm: "x"}}, request: "GET /\n" +
 		basic("bea", "secret"), status: 401})
 	// What is known of a password is known of its hash only.
 	r.check(t, asks{name: "a new hash",
-		options: table.Options{Auth: &table.Auth{Realm: "x",
+		options: schema.Options{Auth: &schema.Auth{Realm: "x",
 			Users: map[string]string{"bea": "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0b"}}},
 		request: "GET /\n" + basic("bea", "secret"), status: 401})
 }
@@ -118,7 +118,7 @@ func TestBasicAuthRemembers(t *testing.T) {
 	r := newRig(t, nil, handler(t, shows()))
 	// Of cost 12: a comparison takes 0.2 s and more.
 	hash := "$2b$12$abcdefghijklmnopqrstuuzQtCeYlcyvoZxbf4WwceqHBZM4c6Y6S"
-	r.route(path(table.Options{Auth: &table.Auth{Realm: "x", Users: map[string]string{"ann": hash}}}))
+	r.route(path(schema.Options{Auth: &schema.Auth{Realm: "x", Users: map[string]string{"ann": hash}}}))
 	request := "GET / HTTP/1.1\nHost: a\n" + basic("ann", "abc123xyz")
 	begin := time.Now()
 	if got := r.many(1, request); got["GET a /"] != 1 {
@@ -150,8 +150,8 @@ func TestCORS(t *testing.T) {
 		w.Header().Set("Vary", "Accept")
 		fmt.Fprint(w, "the endpoint: "+r.Method)
 	}))
-	any := table.Options{CORS: &table.CORS{}}
-	some := table.Options{CORS: &table.CORS{Origins: []string{"https://shop.example", "https://*.shop.example:8443",
+	any := schema.Options{CORS: &schema.CORS{}}
+	some := schema.Options{CORS: &schema.CORS{Origins: []string{"https://shop.example", "https://*.shop.example:8443",
 		"http://*.dev.example"}, Credentials: true, Methods: "GET, PUT", Headers: "X-A", Expose: "X-B",
 		MaxAge: time.Minute}}
 	allow := "Access-Control-Allow-Origin: "
@@ -192,11 +192,11 @@ func TestCORS(t *testing.T) {
 		{name: "one that is not allowed asks the endpoint", options: some,
 			request: "OPTIONS /\nOrigin: https://evil.example\nAccess-Control-Request-Method: PUT", status: 200,
 			want: []string{"the endpoint: OPTIONS", "Vary: Origin\n", allow + "https://endpoint.example\n"}},
-		{name: "a refusal can be read by the page", options: table.Options{CORS: &table.CORS{},
-			Auth: &table.Auth{Realm: "x"}}, request: "GET /\nOrigin: https://x.example", status: 401,
+		{name: "a refusal can be read by the page", options: schema.Options{CORS: &schema.CORS{},
+			Auth: &schema.Auth{Realm: "x"}}, request: "GET /\nOrigin: https://x.example", status: 401,
 			want: []string{allow + "*\n"}},
-		{name: "the question beforehand needs no password", options: table.Options{CORS: &table.CORS{},
-			Auth: &table.Auth{Realm: "x"}},
+		{name: "the question beforehand needs no password", options: schema.Options{CORS: &schema.CORS{},
+			Auth: &schema.Auth{Realm: "x"}},
 			request: "OPTIONS /\nOrigin: https://x.example\nAccess-Control-Request-Method: PUT", status: 204},
 	} {
 		r.check(t, c)
@@ -219,13 +219,13 @@ func TestCORS(t *testing.T) {
 
 func TestLimitRPS(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.p.Trusted = prefixes("127.0.0.0/8") }, handler(t, shows()))
-	limit := func(source string) table.Path {
-		return table.Path{Kind: table.Prefix, Path: "/" + source, Backend: "b", Options: &table.Options{RPS: 0.01,
+	limit := func(source string) schema.Path {
+		return schema.Path{Kind: schema.Prefix, Path: "/" + source, Backend: "b", Options: &schema.Options{RPS: 0.01,
 			Burst: 4}, Source: "Ingress shop/" + source + " spec.rules[0]"}
 	}
 	a2 := limit("a")
 	a2.Path, a2.Source = "/other", "Ingress shop/a spec.rules[1]"
-	r.route(limit("a"), limit("b"), a2, table.Path{Kind: table.Prefix, Path: "/free", Backend: "b"})
+	r.route(limit("a"), limit("b"), a2, schema.Path{Kind: schema.Prefix, Path: "/free", Backend: "b"})
 	count := func(target, client string) (passed int) {
 		got := r.many(10, "GET "+target+" HTTP/1.1\nHost: a\nX-Forwarded-For: "+client)
 		for answer, n := range got {

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/net/http2/h2c"
 
 	"wayleave.dev/proxy/h1"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // manyFields are n fields of a response, of about size bytes each.
@@ -142,7 +142,7 @@ func TestHeadsOfResponsesOverHTTP2(t *testing.T) {
 		}
 	}), &http2.Server{}).ServeHTTP)
 	r := newRig(t, func(r *rig) { r.settings.Failures = 1 }, end)
-	r.route(path(table.Options{Protocol: table.GRPC}))
+	r.route(path(schema.Options{Protocol: schema.GRPC}))
 	for _, x := range []struct {
 		limit       h1.HeadLimits
 		count, size int
@@ -219,9 +219,9 @@ func TestTheFieldServer(t *testing.T) {
 		}
 	})
 	r := newRig(t, nil, end)
-	r.route(table.Path{Kind: table.Prefix, Path: "/", Backend: "b"}, table.Path{Kind: table.Prefix, Path: "/away",
-		Backend: "b", Options: &table.Options{Redirect: "http://x/"}},
-		table.Path{Kind: table.Prefix, Path: "/nobody", Backend: "missing"})
+	r.route(schema.Path{Kind: schema.Prefix, Path: "/", Backend: "b"}, schema.Path{Kind: schema.Prefix, Path: "/away",
+		Backend: "b", Options: &schema.Options{Redirect: "http://x/"}},
+		schema.Path{Kind: schema.Prefix, Path: "/nobody", Backend: "missing"})
 	for _, x := range []struct {
 		server string
 		hide   bool

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
-	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/server"
 )
 
@@ -71,7 +71,7 @@ func (r *rig) serve2() {
 			r.t.Fatal(err)
 		}
 		defer f.Close()
-		if err := s.Listen(feed.Socket{Addr: addrOf(l), TLS: encrypted}, f); err != nil {
+		if err := s.Listen(schema.Socket{Addr: addrOf(l), TLS: encrypted}, f); err != nil {
 			r.t.Fatal(err)
 		}
 		if encrypted {

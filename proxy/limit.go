@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -18,7 +19,7 @@ var (
 
 // limited refuses requests above the rates of their client, or above the number that it may
 // have at a time, by 503 as ingress-nginx does.
-func (x *exchange) limited(o *table.Options, ready *table.Ready) (answered bool) {
+func (x *exchange) limited(o *schema.Options, ready *table.Ready) (answered bool) {
 	if o.RPS <= 0 && o.RPM <= 0 && o.Exchanges <= 0 || isIn(o.Unlimited, x.who()) {
 		return false
 	}
@@ -35,7 +36,7 @@ func (x *exchange) limited(o *table.Options, ready *table.Ready) (answered bool)
 }
 
 // enter counts the exchange as one of its client, until leave.
-func (x *exchange) enter(o *table.Options, ready *table.Ready) bool {
+func (x *exchange) enter(o *schema.Options, ready *table.Ready) bool {
 	k := limitKey{ready.Limit, clientOf(x.who())}
 	if !x.p.crowd.enter(k, o.Exchanges) {
 		return false
@@ -133,7 +134,7 @@ type limitKey struct {
 }
 
 // take uses one request of the client's, and says whether it had one: burst of them may
-// come at once beside the one that its rate gives. Of IPv6, a /64 is one client.
+// come at once in addition to the one that its rate gives. Of IPv6, a /64 is one client.
 func (l *limits) take(owner string, who netip.Addr, rps float64, burst int, now time.Time) bool {
 	l.once.Do(l.start)
 	prefix := clientOf(who)

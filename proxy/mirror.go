@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -37,7 +38,7 @@ func (m *mirrors) leave() { m.open.Add(-1) }
 
 // mirror sends a copy of the request elsewhere, and waits for nothing. Its body, where it has one, is
 // read before. A copy that cannot be made is left out.
-func (x *exchange) mirror(m *table.Mirror, ready *table.Ready) (answered bool) {
+func (x *exchange) mirror(m *schema.Mirror, ready *table.Ready) (answered bool) {
 	if string(x.r.Fields.Get(sentFrom)) == asking {
 		return false // it is a copy, or a question, itself
 	}
@@ -83,7 +84,7 @@ func (x *exchange) mirror(m *table.Mirror, ready *table.Ready) (answered bool) {
 var errNoCopy = errors.New("no copy can be made")
 
 // copied makes the copy of a request, and says by what it is sent.
-func (x *exchange) copied(ctx context.Context, m *table.Mirror, ready *table.Ready, body []byte) (*http.Request,
+func (x *exchange) copied(ctx context.Context, m *schema.Mirror, ready *table.Ready, body []byte) (*http.Request,
 	*http.Transport, error) {
 	u, err := url.Parse(string(x.expand(nil, ready.Extras.Mirror, forPath)))
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
@@ -110,7 +111,7 @@ func (x *exchange) copied(ctx context.Context, m *table.Mirror, ready *table.Rea
 	return req, copies.byEndpoint, err
 }
 
-// unassertAll takes out what endpoints trust the proxy to say: whoever chose where the copy goes must
+// unassertAll takes out what endpoints trust the proxy to say: the author of the copy's destination must
 // not have it say that.
 func unassertAll(h http.Header, names []string) {
 	for field := range h {

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // Copies of requests go elsewhere, with their body where that is small; nobody waits for them, and what
@@ -27,11 +27,11 @@ func TestMirror(t *testing.T) {
 	})
 	end := handler(t, echo)
 	r := newRig(t, nil, end)
-	o := func(m table.Mirror) table.Options {
+	o := func(m schema.Mirror) schema.Options {
 		if m.URL == "" {
 			m.URL = "http://" + mirror.String() + "$request_uri"
 		}
-		return table.Options{Mirror: &m}
+		return schema.Options{Mirror: &m}
 	}
 	next := func() string {
 		select {
@@ -49,7 +49,7 @@ func TestMirror(t *testing.T) {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	post := func(size int, o table.Options) string {
+	post := func(size int, o schema.Options) string {
 		t.Helper()
 		r.route(path(o))
 		c := r.dial()
@@ -62,50 +62,50 @@ func TestMirror(t *testing.T) {
 		}
 		return ""
 	}
-	r.check(t, asks{name: "GET", options: o(table.Mirror{}), request: "GET /a?b\nX-Tag: t", status: 200})
+	r.check(t, asks{name: "GET", options: o(schema.Mirror{}), request: "GET /a?b\nX-Tag: t", status: 200})
 	if got, want := next(), "GET "+mirror.String()+` /a?b t ["127.0.0.1"] 0`; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
-	r.check(t, asks{name: "Host", options: o(table.Mirror{Host: "$host.test"}), request: "GET /", status: 200})
+	r.check(t, asks{name: "Host", options: o(schema.Mirror{Host: "$host.test"}), request: "GET /", status: 200})
 	if got := next(); !strings.HasPrefix(got, "GET shop.example.test / ") {
 		t.Error(got)
 	}
-	post(1000, o(table.Mirror{Body: true}))
+	post(1000, o(schema.Mirror{Body: true}))
 	if got := next(); !strings.HasSuffix(got, " 1000") {
 		t.Error(got)
 	}
-	post(maxMirrorBody, o(table.Mirror{Body: true}))
+	post(maxMirrorBody, o(schema.Mirror{Body: true}))
 	if got := next(); !strings.HasSuffix(got, fmt.Sprint(" ", maxMirrorBody)) {
 		t.Error(got)
 	}
-	post(maxMirrorBody+1, o(table.Mirror{Body: true}))
+	post(maxMirrorBody+1, o(schema.Mirror{Body: true}))
 	none("a large body")
-	post(1000, o(table.Mirror{}))
+	post(1000, o(schema.Mirror{}))
 	if got := next(); !strings.HasSuffix(got, " 0") {
 		t.Error(got)
 	}
-	guarded := o(table.Mirror{})
+	guarded := o(schema.Mirror{})
 	guarded.Sources = prefixes("192.0.2.0/24")
 	r.check(t, asks{name: "kept out", options: guarded, request: "GET /", status: 403})
 	none("what is kept out")
-	r.check(t, asks{name: "where nothing may be asked", options: o(table.Mirror{URL: "http://[::1]:9/"}),
+	r.check(t, asks{name: "where nothing may be asked", options: o(schema.Mirror{URL: "http://[::1]:9/"}),
 		request: "GET /", status: 200})
-	r.check(t, asks{name: "no backend", options: o(table.Mirror{URL: "http://m/", Backend: "none"}),
+	r.check(t, asks{name: "no backend", options: o(schema.Mirror{URL: "http://m/", Backend: "none"}),
 		request: "GET /", status: 200})
 	none("to nowhere")
 	r.backends(map[string][]netip.AddrPort{"b": {end}, "m": {mirror}})
-	r.check(t, asks{name: "a Service", options: o(table.Mirror{URL: "http://m.shop.svc/z", Backend: "m"}),
+	r.check(t, asks{name: "a Service", options: o(schema.Mirror{URL: "http://m.shop.svc/z", Backend: "m"}),
 		request: "GET /", status: 200})
 	if got := next(); !strings.HasPrefix(got, "GET m.shop.svc /z ") {
 		t.Error(got)
 	}
-	r.check(t, asks{name: "a copy is not copied", options: o(table.Mirror{}),
+	r.check(t, asks{name: "a copy is not copied", options: o(schema.Mirror{}),
 		request: "GET /\nX-Sent-From: wayleave-ingress", status: 200})
 	none("a copy")
 	// What only a server may say to some backend is not said by a copy.
-	said := path(o(table.Mirror{}))
-	trusts := table.Path{Kind: table.Prefix, Path: "/trusts", Backend: "t",
-		Options: &table.Options{AuthURL: &table.AuthURL{URL: "http://a/", Headers: []string{"X-Tag"}}},
+	said := path(o(schema.Mirror{}))
+	trusts := schema.Path{Kind: schema.Prefix, Path: "/trusts", Backend: "t",
+		Options: &schema.Options{AuthURL: &schema.AuthURL{URL: "http://a/", Headers: []string{"X-Tag"}}},
 		Source:  "Ingress other/x spec.rules[0].http.paths[0]"}
 	r.route(said, trusts)
 	if resp, _ := r.ask("GET /q\nX-Tag: root\nX_Tag: root"); resp.StatusCode != 200 {
@@ -115,7 +115,7 @@ func TestMirror(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 	// So many at a time, and requests go on.
-	r.route(path(o(table.Mirror{})))
+	r.route(path(o(schema.Mirror{})))
 	for range maxMirrors + 20 {
 		if resp, _ := r.ask("GET /hold"); resp.StatusCode != 200 {
 			t.Fatal(resp.Status)

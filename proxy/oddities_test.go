@@ -11,7 +11,7 @@ import (
 	"sync"
 	"testing"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // oddity is a line of testdata/oddities.txt.
@@ -152,7 +152,7 @@ func (x *oddity) judge(t *testing.T, resp *http.Response, body []byte, err error
 func TestTRACEIsRefused(t *testing.T) {
 	s := &simple{now: oddity{response: okay}}
 	r := newRig(t, nil, raw(t, s.serve))
-	r.route(path(table.Options{}))
+	r.route(path(schema.Options{}))
 	c := r.dial()
 	c.send("TRACE / HTTP/1.1\r\nHost: a\r\nCookie: a=b\r\n\r\n")
 	if resp, body := c.response("TRACE"); resp.StatusCode != 405 || resp.Header.Get("Allow") == "" ||

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 	"wayleave.dev/proxy/upstream"
 )
@@ -14,7 +15,7 @@ import (
 type asked struct {
 	// target and path are those of the client, whatever is sent on.
 	target, path []byte
-	// known is who the client is, once somebody wanted to know.
+	// known is the client's address, once it was needed.
 	known netip.Addr
 	// backend is the one that is sent to; canary says that it is not the path's own.
 	backend string
@@ -50,13 +51,13 @@ type asked struct {
 // options does what a path asks for before its request is sent on, in the order of
 // docs/ingress-options.md: a later step sees only what every earlier one let through. It
 // says whether one of them answered the request.
-func (x *exchange) options(o *table.Options) (answered bool) {
+func (x *exchange) options(o *schema.Options) (answered bool) {
 	ready := x.match.Ready
 	return x.early(o, ready) || x.guards(o, ready) || x.late(o, ready)
 }
 
 // early does what comes before guards.
-func (x *exchange) early(o *table.Options, ready *table.Ready) (answered bool) {
+func (x *exchange) early(o *schema.Options, ready *table.Ready) (answered bool) {
 	if ready.Err != nil {
 		x.fail(500, ready.Err)
 		return true
@@ -66,7 +67,7 @@ func (x *exchange) early(o *table.Options, ready *table.Ready) (answered bool) {
 }
 
 // guards asks what may keep the request out.
-func (x *exchange) guards(o *table.Options, ready *table.Ready) (answered bool) {
+func (x *exchange) guards(o *schema.Options, ready *table.Ready) (answered bool) {
 	if x.limited(o, ready) || x.keptOut(o, ready) {
 		return true
 	}
@@ -78,7 +79,7 @@ func (x *exchange) guards(o *table.Options, ready *table.Ready) (answered bool) 
 }
 
 // late does what only requests meet that every guard let in.
-func (x *exchange) late(o *table.Options, ready *table.Ready) (answered bool) {
+func (x *exchange) late(o *schema.Options, ready *table.Ready) (answered bool) {
 	if len(o.Canary) > 0 {
 		x.drawCanary(o, ready)
 	}
@@ -89,7 +90,7 @@ func (x *exchange) late(o *table.Options, ready *table.Ready) (answered bool) {
 }
 
 // keptOut answers clients that the guards of the path do not let in.
-func (x *exchange) keptOut(o *table.Options, ready *table.Ready) (answered bool) {
+func (x *exchange) keptOut(o *schema.Options, ready *table.Ready) (answered bool) {
 	if !o.AnyOf {
 		return x.forbidden(o) ||
 			o.Auth != nil && x.basic(o.Auth) ||
@@ -100,7 +101,7 @@ func (x *exchange) keptOut(o *table.Options, ready *table.Ready) (answered bool)
 	case err != nil:
 		x.fail(503, err)
 	case in:
-		if o.AuthURL != nil { // nobody was asked: the client may not say what the server would
+		if o.AuthURL != nil { // no server was asked: the client may not say what it would
 			x.passOn(o.AuthURL.Headers, nil)
 		}
 		return false
@@ -117,9 +118,9 @@ func (x *exchange) keptOut(o *table.Options, ready *table.Ready) (answered bool)
 var errNotAllowed = errors.New("no guard of the path lets the client in")
 
 // letIn says whether the sources or the password of a request let it in, where one of them is
-// enough. A list of denied clients lets nobody in where there is another guard. The error is that
+// enough. A list of denied clients admits no client where there is another guard. The error is that
 // there was no time to find out.
-func (x *exchange) letIn(o *table.Options) (bool, error) {
+func (x *exchange) letIn(o *schema.Options) (bool, error) {
 	if len(o.Sources) > 0 || o.Auth == nil && o.AuthURL == nil {
 		if x.comesFrom(o) {
 			return true, nil
@@ -132,7 +133,7 @@ func (x *exchange) letIn(o *table.Options) (bool, error) {
 }
 
 // choose draws the endpoint for a try, by what the path asks for.
-func (x *exchange) choose(b *upstream.Backend, o *table.Options) *upstream.Endpoint {
+func (x *exchange) choose(b *upstream.Backend, o *schema.Options) *upstream.Endpoint {
 	if o.Affinity != nil {
 		e, moved := x.kept(b, o.Affinity)
 		if moved || e == nil {
@@ -172,7 +173,7 @@ func (x *exchange) respond(r *message.Response) {
 		x.answer = append(x.answer, message.Field{Name: setCookie, Value: x.affinityCookie(o.Affinity)})
 	}
 	x.edit(o, r)
-	if x.opt.origin != nil { // who asks us for CORS need not ask the endpoint
+	if x.opt.origin != nil { // the proxy answers for CORS in place of the endpoint
 		for _, name := range []string{allowOrigin, allowCredentials, exposeHeaders} {
 			r.Fields.Del(name)
 		}
@@ -180,17 +181,17 @@ func (x *exchange) respond(r *message.Response) {
 	r.Fields = x.answered(r.Fields, r.Status)
 }
 
-// answered appends what the client gets beside the fields of a response.
+// answered appends what the client gets in addition to the fields of a response.
 func (x *exchange) answered(f message.Fields, status int) message.Fields {
 	f = append(x.setFields(f), x.answer...)
-	if len(x.opt.cookies) > 0 && (x.match.Path.Options.AuthURL.AlwaysCookie || table.CookieStatus(status)) {
+	if len(x.opt.cookies) > 0 && (x.match.Path.Options.AuthURL.AlwaysCookie || schema.CookieStatus(status)) {
 		f = append(f, x.opt.cookies...)
 	}
 	return f
 }
 
 // tooLarge refuses a body by its Content-Length; sendBody counts one that has none.
-func (x *exchange) tooLarge(o *table.Options) (answered bool) {
+func (x *exchange) tooLarge(o *schema.Options) (answered bool) {
 	if o.MaxBody <= 0 || x.r.Length <= o.MaxBody {
 		return false
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -109,7 +110,7 @@ func FuzzExpand(f *testing.F) {
 			Client: netip.MustParseAddrPort("192.0.2.1:1"), Fields: message.Fields{{Name: []byte("X"), Value: value},
 				{Name: []byte("Cookie"), Value: value}}}}
 		x.opt.target, x.opt.path = target, path
-		x.match.Path, x.match.Groups = &table.Path{}, [][]byte{path, path, value}
+		x.match.Path, x.match.Groups = &schema.Path{}, [][]byte{path, path, value}
 		got := x.expand(nil, tmpl, forPath)
 		for _, c := range got {
 			if c <= ' ' || c >= 0x7f || c == '#' && !strings.Contains(text, "#") {
@@ -130,8 +131,8 @@ func FuzzOrigins(f *testing.F) {
 		"https://a.b.shop.example", "HTTPS://A.SHOP.EXAMPLE", "https://x/.shop.example"} {
 		f.Add([]byte(s))
 	}
-	o := table.Prepare(&table.Path{
-		Options: &table.Options{CORS: &table.CORS{Origins: []string{"https://*.shop.example"}}}}).Origins
+	o := table.Prepare(&schema.Path{
+		Options: &schema.Options{CORS: &schema.CORS{Origins: []string{"https://*.shop.example"}}}}).Origins
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if !o.Allows(b) {
 			return

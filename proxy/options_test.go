@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -26,14 +27,14 @@ func shows(fields ...string) http.HandlerFunc {
 }
 
 // path is one of every host, with options.
-func path(o table.Options) table.Path {
-	return table.Path{Kind: table.Prefix, Path: "/", Backend: "b", Options: &o,
+func path(o schema.Options) schema.Path {
+	return schema.Path{Kind: schema.Prefix, Path: "/", Backend: "b", Options: &o,
 		Source: "Ingress shop/main spec.rules[0].http.paths[0]"}
 }
 
 // hosts makes these the routes.
-func (r *rig) hosts(list ...*table.Host) {
-	m := map[string]*table.Host{}
+func (r *rig) hosts(list ...*schema.Host) {
+	m := map[string]*schema.Host{}
 	for _, h := range list {
 		m[h.Name] = h
 	}
@@ -42,11 +43,11 @@ func (r *rig) hosts(list ...*table.Host) {
 
 // backends are all there are, by key.
 func (r *rig) backends(m map[string][]netip.AddrPort) {
-	want := map[string]*table.Backend{}
+	want := map[string]*schema.Backend{}
 	for key, list := range m {
-		b := &table.Backend{Key: key}
+		b := &schema.Backend{Key: key}
 		for _, a := range list {
-			b.Endpoints = append(b.Endpoints, table.Endpoint{Addr: a})
+			b.Endpoints = append(b.Endpoints, schema.Endpoint{Addr: a})
 		}
 		want[key] = b
 	}
@@ -92,7 +93,7 @@ func (r *rig) ask(request string) (*http.Response, string) {
 // asked is one case: the status, and parts of "field: value" lines and of the body.
 type asks struct {
 	name    string
-	options table.Options
+	options schema.Options
 	request string
 	status  int
 	want    []string
@@ -129,8 +130,8 @@ func TestRewriteTarget(t *testing.T) {
 	targets := make(chan string, 100)
 	r := newRig(t, func(r *rig) { r.p.Observe = func(rec *Record) { targets <- string(rec.Request.Target) } },
 		handler(t, shows("X")))
-	something := func(target string) table.Options {
-		return table.Options{PathPattern: `/something(/|$)(.*)`, RewriteTarget: target}
+	something := func(target string) schema.Options {
+		return schema.Options{PathPattern: `/something(/|$)(.*)`, RewriteTarget: target}
 	}
 	for _, c := range []asks{
 		{name: "the documentation's example", options: something("/$2"), request: "GET /something/new", status: 200,
@@ -145,7 +146,7 @@ func TestRewriteTarget(t *testing.T) {
 			want: []string{"/a?from=%2F&b=c "}},
 		{name: "or dropped", options: something("/$2?"), request: "GET /something/a?b=c", status: 200,
 			want: []string{"example /a "}},
-		{name: "no pattern", options: table.Options{RewriteTarget: "/all"}, request: "GET /x/y?z", status: 200,
+		{name: "no pattern", options: schema.Options{RewriteTarget: "/all"}, request: "GET /x/y?z", status: 200,
 			want: []string{"/all?z "}},
 		{name: "case", options: something("/$2"), request: "GET /SomeThing/New", status: 200, want: []string{"/New "}},
 		{name: "what was escaped is escaped again", options: something("/$2"),
@@ -162,7 +163,7 @@ func TestRewriteTarget(t *testing.T) {
 			want: []string{"example /a "}},
 		{name: "a path without the pattern", options: something("/$2"), request: "GET /else", status: 404},
 		{name: "the pattern is from the begin", options: something("/$2"), request: "GET /x/something/a", status: 404},
-		{name: "alternatives are all from the begin", options: table.Options{PathPattern: `/a|/b`, RewriteTarget: "/"},
+		{name: "alternatives are all from the begin", options: schema.Options{PathPattern: `/a|/b`, RewriteTarget: "/"},
 			request: "GET /x/b", status: 404},
 		{name: "a URL is a redirection, as in nginx", options: something("https://new.example/$2"),
 			request: "GET /something/a%0d%0ab?c", status: 302,
@@ -170,7 +171,7 @@ func TestRewriteTarget(t *testing.T) {
 		{name: "dots do not climb out", options: something("/$2"), request: "GET /something/../secret", status: 404},
 		{name: "a template that cannot be read closes the path", options: something("/$nothing"),
 			request: "GET /something/a", status: 500},
-		{name: "a pattern above the bound", options: table.Options{PathPattern: "/|((a{40}){40})", RewriteTarget: "/"},
+		{name: "a pattern above the bound", options: schema.Options{PathPattern: "/|((a{40}){40})", RewriteTarget: "/"},
 			request: "GET /aaa", status: 500},
 	} {
 		r.check(t, c)
@@ -195,7 +196,7 @@ func TestRedirects(t *testing.T) {
 	trust := func(r *rig) { r.p.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }
 	plain := newRig(t, nil, handler(t, shows()))
 	trusting := newRig(t, trust, handler(t, shows()))
-	tls := table.Options{RedirectTLS: 308}
+	tls := schema.Options{RedirectTLS: 308}
 	for _, c := range []asks{
 		{name: "to https", options: tls, request: "GET /a%20b?c=d", status: 308,
 			want: []string{"Location: https://shop.example/a%20b?c=d\n"}},
@@ -209,17 +210,18 @@ func TestRedirects(t *testing.T) {
 			want: []string{"Location: https://shop.example/a\n"}},
 		{name: "OPTIONS *", options: tls, request: "OPTIONS *", status: 308,
 			want: []string{"Location: https://shop.example\n"}},
-		{name: "permanent", options: table.Options{Redirect: "https://new.example/", RedirectCode: 301},
+		{name: "permanent", options: schema.Options{Redirect: "https://new.example/", RedirectCode: 301},
 			request: "GET /a?b", status: 301, want: []string{"Location: https://new.example/\n"}},
-		{name: "temporal", options: table.Options{Redirect: "https://new.example/"}, request: "GET /a", status: 302},
-		{name: "a code", options: table.Options{Redirect: "https://new.example/", RedirectCode: 307},
+		{name: "temporal", options: schema.Options{Redirect: "https://new.example/"}, request: "GET /a", status: 302},
+		{name: "a code", options: schema.Options{Redirect: "https://new.example/", RedirectCode: 307},
 			request: "GET /a", status: 307},
-		{name: "with variables", options: table.Options{Redirect: "https://new.example$request_uri", RedirectCode: 308},
+		{name: "with variables", options: schema.Options{Redirect: "https://new.example$request_uri",
+			RedirectCode: 308},
 			request: "GET /a%0d?b=c", status: 308, want: []string{"Location: https://new.example/a%0d?b=c\n"}},
 		{name: "a header's value cannot end the line",
-			options: table.Options{Redirect: "https://new.example/$http_x_y"}, request: "GET /\nX-Y: a b\"<",
+			options: schema.Options{Redirect: "https://new.example/$http_x_y"}, request: "GET /\nX-Y: a b\"<",
 			status: 302, want: []string{"Location: https://new.example/a%20b%22%3C\n"}},
-		{name: "the URL before https", options: table.Options{Redirect: "https://new.example/", RedirectTLS: 308},
+		{name: "the URL before https", options: schema.Options{Redirect: "https://new.example/", RedirectTLS: 308},
 			request: "GET /", status: 302},
 	} {
 		plain.check(t, c)
@@ -237,7 +239,7 @@ func TestRedirects(t *testing.T) {
 		t.Errorf("with TLS: %s", resp.Status)
 	}
 	c := plain.dial() // HTTP/1.0 without a host
-	plain.route(path(table.Options{Redirect: "http://$host/"}))
+	plain.route(path(schema.Options{Redirect: "http://$host/"}))
 	c.send("GET / HTTP/1.0\r\n\r\n")
 	if resp, _ := c.response("GET"); resp.Header.Get("Location") != "http://127.0.0.1/" {
 		t.Errorf("without Host: %q", resp.Header.Get("Location"))
@@ -246,7 +248,7 @@ func TestRedirects(t *testing.T) {
 
 func TestBodySize(t *testing.T) {
 	r := newRig(t, nil, handler(t, echo))
-	r.route(path(table.Options{MaxBody: 5}))
+	r.route(path(schema.Options{MaxBody: 5}))
 	c := r.dial()
 	c.send("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
 	if resp, body := c.response("POST"); resp.StatusCode != 200 || !strings.HasSuffix(body, "|hello") {
@@ -283,7 +285,7 @@ func TestBodySize(t *testing.T) {
 	if r.p.Upstreams.Lookup("b").All()[0].Ejected() {
 		t.Error("the endpoint is ejected for what clients sent")
 	}
-	r.route(path(table.Options{}))
+	r.route(path(schema.Options{}))
 	if resp, _ := r.ask("POST /a\nContent-Length: 0"); resp.StatusCode != 200 {
 		t.Fatal(resp.Status)
 	}
@@ -299,7 +301,7 @@ func TestTimeouts(t *testing.T) {
 	})
 	defer close(stop)
 	r := newRig(t, nil, slow)
-	r.route(path(table.Options{Read: 200 * time.Millisecond}))
+	r.route(path(schema.Options{Read: 200 * time.Millisecond}))
 	begin := time.Now()
 	if resp, _ := r.ask("GET /"); resp.StatusCode != 504 {
 		t.Errorf("read: %s", resp.Status)
@@ -310,7 +312,7 @@ func TestTimeouts(t *testing.T) {
 	// Nobody answers at an address of documentation.
 	r.endpoints(netip.MustParseAddrPort("192.0.2.1:80"))
 	r.p.Tries = 1
-	r.route(path(table.Options{Connect: 100 * time.Millisecond}))
+	r.route(path(schema.Options{Connect: 100 * time.Millisecond}))
 	begin = time.Now()
 	if resp, _ := r.ask("GET /"); resp.StatusCode != 504 && resp.StatusCode != 502 {
 		t.Errorf("connect: %s", resp.Status)
@@ -324,9 +326,9 @@ func TestBackendProtocolHTTPS(t *testing.T) {
 	s := httptest.NewTLSServer(shows("X-Forwarded-Proto"))
 	t.Cleanup(s.Close)
 	r := newRig(t, nil, netip.MustParseAddrPort(s.Listener.Addr().String()))
-	r.check(t, asks{name: "HTTPS", options: table.Options{Protocol: table.HTTPS}, request: "GET /a", status: 200,
+	r.check(t, asks{name: "HTTPS", options: schema.Options{Protocol: schema.HTTPS}, request: "GET /a", status: 200,
 		want: []string{`GET shop.example /a X-Forwarded-Proto=["http"]`}})
-	r.check(t, asks{name: "HTTP to a server of HTTPS", options: table.Options{}, request: "GET /a", status: 400})
+	r.check(t, asks{name: "HTTP to a server of HTTPS", options: schema.Options{}, request: "GET /a", status: 400})
 }
 
 // What most paths have costs no memory either: the redirection to https, limits, a cookie
@@ -337,16 +339,16 @@ func TestOptionsThatAllocateNothing(t *testing.T) {
 	r.addr = r.encrypted()
 	for _, c := range []struct {
 		name    string
-		options table.Options
+		options schema.Options
 	}{
-		{"https, size, time-outs", table.Options{RedirectTLS: 308, MaxBody: 1 << 20, Connect: time.Second,
+		{"https, size, time-outs", schema.Options{RedirectTLS: 308, MaxBody: 1 << 20, Connect: time.Second,
 			Read: time.Minute, Send: time.Minute}},
-		{"round robin", table.Options{Balance: "round_robin"}},
-		{"affinity", table.Options{Affinity: &table.Affinity{Name: "route"}}},
-		{"sources", table.Options{Sources: prefixes("127.0.0.0/8")}},
-		{"rate", table.Options{RPS: 1e6, Burst: 1 << 20}},
-		{"hash", table.Options{HashBy: "$request_uri-$http_user_agent"}},
-		{"canary", table.Options{Canary: []table.Canary{{Backend: "b", Header: "X-Canary", Cookie: "canary",
+		{"round robin", schema.Options{Balance: "round_robin"}},
+		{"affinity", schema.Options{Affinity: &schema.Affinity{Name: "route"}}},
+		{"sources", schema.Options{Sources: prefixes("127.0.0.0/8")}},
+		{"rate", schema.Options{RPS: 1e6, Burst: 1 << 20}},
+		{"hash", schema.Options{HashBy: "$request_uri-$http_user_agent"}},
+		{"canary", schema.Options{Canary: []schema.Canary{{Backend: "b", Header: "X-Canary", Cookie: "canary",
 			Weight: 10}}}},
 	} {
 		r.route(path(c.options))

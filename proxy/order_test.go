@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // Each step of docs/ingress-options.md, "Order", comes before the next: of two that would
@@ -21,23 +21,23 @@ func TestOrderOfOptions(t *testing.T) {
 	r := newRig(t, nil, handler(t, shows()))
 	steps := []struct {
 		name   string
-		set    func(*table.Options)
+		set    func(*schema.Options)
 		status int
 	}{
-		{"preflight", func(o *table.Options) { o.CORS = &table.CORS{} }, 204},
-		{"body size", func(o *table.Options) { o.MaxBody = 1 }, 413},
-		{"redirect", func(o *table.Options) { o.Redirect = "https://new.example/" }, 302},
-		{"https", func(o *table.Options) { o.RedirectTLS = 308 }, 308},
-		{"rate", func(o *table.Options) { o.RPS = 1e-6 }, 503},
-		{"sources", func(o *table.Options) { o.Sources = prefixes("192.0.2.0/24") }, 403},
-		{"password", func(o *table.Options) { o.Auth = &table.Auth{Realm: "x"} }, 401},
-		{"question", func(o *table.Options) { o.AuthURL = &table.AuthURL{URL: "http://" + server.String() + "/"} },
+		{"preflight", func(o *schema.Options) { o.CORS = &schema.CORS{} }, 204},
+		{"body size", func(o *schema.Options) { o.MaxBody = 1 }, 413},
+		{"redirect", func(o *schema.Options) { o.Redirect = "https://new.example/" }, 302},
+		{"https", func(o *schema.Options) { o.RedirectTLS = 308 }, 308},
+		{"rate", func(o *schema.Options) { o.RPS = 1e-6 }, 503},
+		{"sources", func(o *schema.Options) { o.Sources = prefixes("192.0.2.0/24") }, 403},
+		{"password", func(o *schema.Options) { o.Auth = &schema.Auth{Realm: "x"} }, 401},
+		{"question", func(o *schema.Options) { o.AuthURL = &schema.AuthURL{URL: "http://" + server.String() + "/"} },
 			403},
-		{"rewrite", func(o *table.Options) { o.RewriteTarget = "https://rewritten.example/" }, 302},
+		{"rewrite", func(o *schema.Options) { o.RewriteTarget = "https://rewritten.example/" }, 302},
 	}
 	const request = "OPTIONS /\nOrigin: https://x\nContent-Length: 2"
 	for i := range steps {
-		var o table.Options
+		var o schema.Options
 		for _, s := range steps[i:] {
 			s.set(&o)
 		}
@@ -67,14 +67,14 @@ func TestOptionsLeaveNothingBehind(t *testing.T) {
 	})
 	r := newRig(t, nil)
 	r.backends(map[string][]netip.AddrPort{"b": {end}, "c": {speaker(t, "canary")}})
-	with := table.Path{Kind: table.Prefix, Path: "/with", Backend: "b", Options: &table.Options{
-		PathPattern: "/with/(.*)", RewriteTarget: "/$1", CORS: &table.CORS{Origins: []string{"https://x"}},
-		Affinity: &table.Affinity{},
-		AuthURL:  &table.AuthURL{URL: "http://" + auth.String(), Headers: []string{"X-User"}},
-		Canary:   []table.Canary{{Backend: "c", Header: "X-Canary"}},
+	with := schema.Path{Kind: schema.Prefix, Path: "/with", Backend: "b", Options: &schema.Options{
+		PathPattern: "/with/(.*)", RewriteTarget: "/$1", CORS: &schema.CORS{Origins: []string{"https://x"}},
+		Affinity: &schema.Affinity{},
+		AuthURL:  &schema.AuthURL{URL: "http://" + auth.String(), Headers: []string{"X-User"}},
+		Canary:   []schema.Canary{{Backend: "c", Header: "X-Canary"}},
 	}}
-	r.route(with, table.Path{Kind: table.Prefix, Path: "/", Backend: "b"}, table.Path{Kind: table.Prefix,
-		Path: "/empty", Backend: "b", Options: &table.Options{}})
+	r.route(with, schema.Path{Kind: schema.Prefix, Path: "/", Backend: "b"}, schema.Path{Kind: schema.Prefix,
+		Path: "/empty", Backend: "b", Options: &schema.Options{}})
 	c := r.dial()
 	for range 10 {
 		for _, q := range []struct{ request, want string }{
@@ -116,7 +116,7 @@ func TestOptionsAndUpgrades(t *testing.T) {
 		}
 		return resp
 	}
-	r.route(path(table.Options{Affinity: &table.Affinity{}, Auth: &table.Auth{Realm: "x",
+	r.route(path(schema.Options{Affinity: &schema.Affinity{}, Auth: &schema.Auth{Realm: "x",
 		Users: map[string]string{"sha": hashSHA}}}))
 	if resp := shake(""); resp.StatusCode != 401 {
 		t.Error(resp.Status)

@@ -3,18 +3,18 @@ package proxy
 import (
 	"net/netip"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/upstream"
 )
 
 // origin is the client as the endpoint of a path is told by the PROXY protocol: the address
 // that X-Real-IP says. Of one that a trusted proxy names, the port is not known.
-func (x *exchange) origin(o *table.Options) upstream.Origin {
+func (x *exchange) origin(o *schema.Options) upstream.Origin {
 	if o == nil {
 		return upstream.Origin{}
 	}
 	var of upstream.Origin
-	if by := o.TLS; by != nil && (o.Protocol == table.HTTPS || o.Protocol == table.GRPCS) {
+	if by := o.TLS; by != nil && (o.Protocol == schema.HTTPS || o.Protocol == schema.GRPCS) {
 		if of.TLS = by; x.p.Keys != nil && by.Authority != "" {
 			of.Authority = x.p.Keys.Authority(by.Authority)
 		}

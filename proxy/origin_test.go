@@ -24,7 +24,7 @@ import (
 	"testing"
 	"time"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/upstream"
 )
 
@@ -181,15 +181,15 @@ func (r *rig) from(addr string) *conn {
 func TestPROXYProtocolToEndpoints(t *testing.T) {
 	for _, c := range []struct {
 		name     string
-		protocol table.Protocol
+		protocol schema.Protocol
 		version  uint8
 	}{
-		{"HTTP, version 1", table.HTTP, 1}, {"HTTP, version 2", table.HTTP, 2}, {"HTTPS", table.HTTPS, 2},
-		{"GRPC", table.GRPC, 1}, {"GRPCS", table.GRPCS, 2},
+		{"HTTP, version 1", schema.HTTP, 1}, {"HTTP, version 2", schema.HTTP, 2}, {"HTTPS", schema.HTTPS, 2},
+		{"GRPC", schema.GRPC, 1}, {"GRPCS", schema.GRPCS, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := newRig(t, nil, proxiedEndpoint(t, c.protocol == table.HTTPS || c.protocol == table.GRPCS))
-			r.route(path(table.Options{SendProxy: c.version, Protocol: c.protocol}))
+			r := newRig(t, nil, proxiedEndpoint(t, c.protocol == schema.HTTPS || c.protocol == schema.GRPCS))
+			r.route(path(schema.Options{SendProxy: c.version, Protocol: c.protocol}))
 			number := map[string]string{} // of the connection, by client
 			clients := []*conn{r.from("127.0.0.1"), r.from("127.0.0.2"), r.from("127.0.0.2")}
 			for _, method := range []string{"GET", "POST", "GET", "POST"} {
@@ -222,7 +222,7 @@ func TestPROXYProtocolToEndpoints(t *testing.T) {
 func TestPROXYProtocolBehindATrustedProxy(t *testing.T) {
 	r := newRig(t, func(r *rig) { r.p.Trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")} },
 		proxiedEndpoint(t, false))
-	r.route(path(table.Options{SendProxy: 1}))
+	r.route(path(schema.Options{SendProxy: 1}))
 	for _, c := range []struct{ from, list, want string }{
 		{"127.0.0.2", "192.0.2.7, 203.0.113.9", "203.0.113.9:0"}, {"127.0.0.2", "203.0.113.9", "203.0.113.9:0"},
 		{"127.0.0.2", "203.0.113.8", "203.0.113.8:0"}, {"127.0.0.1", "203.0.113.9", ""},
@@ -242,10 +242,10 @@ func TestPROXYProtocolBehindATrustedProxy(t *testing.T) {
 // Under load from many clients, with connections that endpoints close meanwhile, no request
 // goes out under another's name.
 func TestPROXYProtocolMixesNobody(t *testing.T) {
-	for _, protocol := range []table.Protocol{table.HTTP, table.GRPC} {
+	for _, protocol := range []schema.Protocol{schema.HTTP, schema.GRPC} {
 		r := newRig(t, func(r *rig) { r.settings.IdlePerEndpoint = 4 }, proxiedEndpoint(t, false),
 			proxiedEndpoint(t, false))
-		r.route(path(table.Options{SendProxy: 2, Protocol: protocol}))
+		r.route(path(schema.Options{SendProxy: 2, Protocol: protocol}))
 		var wg sync.WaitGroup
 		for i := range 12 {
 			k := r.from(fmt.Sprintf("127.0.0.%d", 2+i%4))
@@ -290,7 +290,7 @@ func TestPROXYProtocolAndUpgrades(t *testing.T) {
 		_, _ = io.Copy(c, br)
 	})
 	r := newRig(t, nil, end)
-	r.route(path(table.Options{SendProxy: 1}))
+	r.route(path(schema.Options{SendProxy: 1}))
 	k := r.from("127.0.0.3")
 	k.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	if head, err := readHead(k.br); err != nil || !strings.HasPrefix(head, "HTTP/1.1 101 ") {

@@ -32,7 +32,7 @@ func (p *Proxy) Pass(ctx context.Context, client net.Conn, backend string) {
 			continue
 		}
 		e.Worked()
-		tunnel(p.track(client, server), client, server)
+		tunnel(p.track(), client, server)
 		e.End()
 		return
 	}

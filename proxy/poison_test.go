@@ -12,18 +12,18 @@ import (
 	"testing"
 	"time"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // The forms in which an endpoint takes connections.
 var endpointForms = []string{"plain", "TLS", "PROXY", "TLS and PROXY"}
 
 // endpointOf is raw in one of the forms, with the options that lead to it.
-func endpointOf(t testing.TB, form string, f func(net.Conn, *bufio.Reader)) (netip.AddrPort, *table.Options) {
+func endpointOf(t testing.TB, form string, f func(net.Conn, *bufio.Reader)) (netip.AddrPort, *schema.Options) {
 	t.Helper()
-	o := &table.Options{}
+	o := &schema.Options{}
 	if strings.HasPrefix(form, "TLS") {
-		o.Protocol = table.HTTPS
+		o.Protocol = schema.HTTPS
 	}
 	if strings.HasSuffix(form, "PROXY") {
 		o.SendProxy = 1
@@ -35,7 +35,7 @@ func endpointOf(t testing.TB, form string, f func(net.Conn, *bufio.Reader)) (net
 				return
 			}
 		}
-		if o.Protocol != table.HTTPS {
+		if o.Protocol != schema.HTTPS {
 			f(c, br)
 			return
 		}
@@ -121,7 +121,7 @@ func poison(t *testing.T, form, method, answer string, send func(net.Conn)) {
 		}
 	})
 	r := newRig(t, nil, addr)
-	r.route(table.Path{Kind: table.Prefix, Path: "/", Backend: "b", Options: o})
+	r.route(schema.Path{Kind: schema.Prefix, Path: "/", Backend: "b", Options: o})
 	c := r.dial()
 	c.send("%s /first HTTP/1.1\r\nHost: a\r\n\r\n", method)
 	for resp, _ := c.response(method); resp.StatusCode < 200; {

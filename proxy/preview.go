@@ -6,7 +6,7 @@ import (
 	"io"
 
 	"wayleave.dev/proxy/message"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // Preview is what would become of a request.
@@ -17,7 +17,7 @@ type Preview struct {
 	// Backend is the key of the backend that gets the request, Target what its request line has.
 	Backend, Target string
 	// Path is the one that serves the request; nil for none. Its guards were not asked.
-	Path *table.Path
+	Path *schema.Path
 }
 
 // Preview says what would become of a request, by the code that serves requests, without asking

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 	"wayleave.dev/proxy/upstream"
 )
@@ -39,7 +40,7 @@ type Proxy struct {
 	// Trusted are whose X-Forwarded-… fields are believed, and added to; others' are
 	// replaced.
 	Trusted []netip.Prefix
-	// Observe is told of every exchange at its end; may be nil.
+	// Observe is called for every exchange at its end; may be nil.
 	Observe func(*Record)
 	Log     *slog.Logger
 	// Keys are certificates and authorities by key; nil for none.
@@ -51,7 +52,7 @@ type Proxy struct {
 	date     atomic.Pointer[date]
 	pool     sync.Pool // of *exchange
 	buffers  buffers
-	tunnels  tunnels
+	tunnels  atomic.Int64
 	http2    http2Clients
 	settings atomic.Pointer[Settings]
 	// oversized counts responses whose heads or trailers were too large.
@@ -69,8 +70,8 @@ type Proxy struct {
 // Record is what an exchange was, for logs and metrics. Its slices are the exchange's.
 type Record struct {
 	Request *message.Request
-	Path    *table.Path
-	Host    *table.Host
+	Path    *schema.Path
+	Host    *schema.Host
 	// Endpoint is the last that was tried.
 	Endpoint netip.AddrPort
 	Tries    int

@@ -2,13 +2,14 @@ package proxy
 
 import (
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
 var location = []byte("Location")
 
 // redirect sends the client elsewhere: to the URL of the path, or to https.
-func (x *exchange) redirect(o *table.Options, ready *table.Ready) (answered bool) {
+func (x *exchange) redirect(o *schema.Options, ready *table.Ready) (answered bool) {
 	switch {
 	case len(ready.Redirect) > 0:
 		status := o.RedirectCode

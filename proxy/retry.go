@@ -5,11 +5,11 @@ import (
 	"slices"
 	"time"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // retry is the path's own rule; nil for the proxy's.
-func (x *exchange) retry() *table.Retry {
+func (x *exchange) retry() *schema.Retry {
 	if o := x.endpointOptions(); o != nil {
 		return o.Retry
 	}

@@ -17,6 +17,7 @@ import (
 
 	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/reach"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 	"wayleave.dev/proxy/upstream"
 )
@@ -69,7 +70,7 @@ func newRig(t testing.TB, change func(*rig), endpoints ...netip.AddrPort) *rig {
 	}
 	r.p.Upstreams = upstream.NewSet(r.settings)
 	r.endpoints(endpoints...)
-	r.route(table.Path{Kind: table.Prefix, Path: "/", Backend: "b"})
+	r.route(schema.Path{Kind: schema.Prefix, Path: "/", Backend: "b"})
 	r.s = &h1.Server{Limits: r.limits, Handle: r.p.Handle, Refused: func(_ netip.AddrPort, e *h1.Error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -92,16 +93,16 @@ func newRig(t testing.TB, change func(*rig), endpoints ...netip.AddrPort) *rig {
 
 // endpoints are those of backend "b" from now on.
 func (r *rig) endpoints(list ...netip.AddrPort) {
-	b := &table.Backend{Key: "b"}
+	b := &schema.Backend{Key: "b"}
 	for _, a := range list {
-		b.Endpoints = append(b.Endpoints, table.Endpoint{Addr: a})
+		b.Endpoints = append(b.Endpoints, schema.Endpoint{Addr: a})
 	}
-	r.p.Upstreams.Replace(map[string]*table.Backend{"b": b})
+	r.p.Upstreams.Replace(map[string]*schema.Backend{"b": b})
 }
 
 // route makes these the paths of every host.
-func (r *rig) route(paths ...table.Path) {
-	r.p.SetTable(table.Make(r.p.Table(), map[string]*table.Host{"": {Paths: paths}}))
+func (r *rig) route(paths ...schema.Path) {
+	r.p.SetTable(table.Make(r.p.Table(), map[string]*schema.Host{"": {Paths: paths}}))
 }
 
 // last waits for the nth record and returns it; -1 is any.

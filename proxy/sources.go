@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"net/netip"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // forbidden refuses clients that are not among the path's sources, or that are denied.
-func (x *exchange) forbidden(o *table.Options) (answered bool) {
+func (x *exchange) forbidden(o *schema.Options) (answered bool) {
 	if len(o.Sources)+len(o.Denied) == 0 || x.comesFrom(o) {
 		return false
 	}
@@ -17,7 +17,7 @@ func (x *exchange) forbidden(o *table.Options) (answered bool) {
 }
 
 // comesFrom says whether the client is one of the path's sources, and not denied.
-func (x *exchange) comesFrom(o *table.Options) bool {
+func (x *exchange) comesFrom(o *schema.Options) bool {
 	who := x.who()
 	return !isIn(o.Denied, who) && (len(o.Sources) == 0 || isIn(o.Sources, who))
 }

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // The spellings that were found, sent as bytes: none reaches the endpoint but by the guard,
@@ -19,10 +19,10 @@ func TestSpellingsOverSockets(t *testing.T) {
 	})
 	r := newRig(t, nil)
 	r.backends(map[string][]netip.AddrPort{"b": {end}})
-	r.route(table.Path{Kind: table.Prefix, Path: "/", Backend: "b"}, table.Path{Kind: table.Prefix, Path: "/public",
+	r.route(schema.Path{Kind: schema.Prefix, Path: "/", Backend: "b"}, schema.Path{Kind: schema.Prefix, Path: "/public",
 		Backend: "b"},
-		table.Path{Kind: table.Prefix, Path: "/admin", Backend: "b",
-			Options: &table.Options{Sources: prefixes("192.0.2.0/24")}})
+		schema.Path{Kind: schema.Prefix, Path: "/admin", Backend: "b",
+			Options: &schema.Options{Sources: prefixes("192.0.2.0/24")}})
 	for _, tc := range []struct {
 		target string
 		status int

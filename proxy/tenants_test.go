@@ -21,7 +21,7 @@ import (
 
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/reach"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/upstream"
 )
 
@@ -40,13 +40,13 @@ func TestConnectionsServeOneBackendAlone(t *testing.T) {
 	r.backends(map[string][]netip.AddrPort{"b": {handler(t, shows())}, "evil/x:80": {evil}, "victim/auth:80": {auth}})
 	const url = "http://$arg_h.evil.svc/"
 	r.hosts(
-		&table.Host{Name: "victim.example",
-			Paths: []table.Path{path(table.Options{AuthURL: &table.AuthURL{URL: "http://auth.victim.svc/check",
+		&schema.Host{Name: "victim.example",
+			Paths: []schema.Path{path(schema.Options{AuthURL: &schema.AuthURL{URL: "http://auth.victim.svc/check",
 				Backend: "victim/auth:80"}})}},
-		&table.Host{Name: "asks.evil.example",
-			Paths: []table.Path{path(table.Options{AuthURL: &table.AuthURL{URL: url, Backend: "evil/x:80"}})}},
-		&table.Host{Name: "copies.evil.example",
-			Paths: []table.Path{path(table.Options{Mirror: &table.Mirror{URL: url, Backend: "evil/x:80"}})}})
+		&schema.Host{Name: "asks.evil.example",
+			Paths: []schema.Path{path(schema.Options{AuthURL: &schema.AuthURL{URL: url, Backend: "evil/x:80"}})}},
+		&schema.Host{Name: "copies.evil.example",
+			Paths: []schema.Path{path(schema.Options{Mirror: &schema.Mirror{URL: url, Backend: "evil/x:80"}})}})
 	for _, host := range []string{"asks.evil.example", "copies.evil.example"} {
 		for range 3 {
 			before := copied.Load()
@@ -73,7 +73,7 @@ func TestEndpointsThatLeftAreNotAsked(t *testing.T) {
 	now := handler(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) })
 	end := handler(t, shows())
 	r := newRig(t, nil)
-	o := table.Options{AuthURL: &table.AuthURL{URL: "http://auth.shop.svc/", Backend: "shop/auth:80"}}
+	o := schema.Options{AuthURL: &schema.AuthURL{URL: "http://auth.shop.svc/", Backend: "shop/auth:80"}}
 	r.backends(map[string][]netip.AddrPort{"b": {end}, "shop/auth:80": {old}})
 	r.check(t, asks{name: "before", options: o, request: "GET /", status: 200})
 	r.backends(map[string][]netip.AddrPort{"b": {end}, "shop/auth:80": {now}})
@@ -90,7 +90,7 @@ func TestQuestionsNameTheServer(t *testing.T) {
 	server := netip.MustParseAddrPort(s.Listener.Addr().String())
 	r := newRig(t, nil)
 	r.backends(map[string][]netip.AddrPort{"b": {handler(t, shows())}, "shop/auth:443": {server}})
-	r.check(t, asks{name: "https", options: table.Options{AuthURL: &table.AuthURL{URL: "https://auth.shop.svc/",
+	r.check(t, asks{name: "https", options: schema.Options{AuthURL: &schema.AuthURL{URL: "https://auth.shop.svc/",
 		Backend: "shop/auth:443"}}, request: "GET /", status: 200})
 	if got, _ := name.Load().(string); !strings.HasPrefix(got, "auth.shop.svc auth.shop.svc") {
 		t.Errorf("the server was asked for %q", got)
@@ -122,21 +122,21 @@ func TestCopiesStayOutOfTheCluster(t *testing.T) {
 		"shop/copy:80":  {netip.MustParseAddrPort("10.244.0.3:80")}})
 	for _, c := range []struct {
 		name    string
-		mirror  table.Mirror
+		mirror  schema.Mirror
 		arrives bool
 	}{
-		{"outside", table.Mirror{URL: "http://198.51.100.1/"}, true},
-		{"a virtual address", table.Mirror{URL: "http://10.96.0.1/"}, false},
-		{"the same in IPv6", table.Mirror{URL: "http://[::ffff:10.96.0.1]/"}, false},
-		{"the same behind NAT64", table.Mirror{URL: "http://[64:ff9b::10.96.0.1]/"}, false},
-		{"a pod", table.Mirror{URL: "http://10.244.9.9:8080/"}, false},
-		{"a name that leads there", table.Mirror{URL: "http://copy.example/"}, false},
-		{"a name of a client's", table.Mirror{URL: "http://$arg_h/"}, false},
-		{"an endpoint of another Ingress", table.Mirror{URL: "http://198.51.100.9/"}, false},
-		{"this proxy", table.Mirror{URL: "http://203.0.113.7/", Host: "victim.example"}, false},
-		{"an own Service", table.Mirror{URL: "http://copy.shop.svc/", Backend: "shop/copy:80"}, true},
+		{"outside", schema.Mirror{URL: "http://198.51.100.1/"}, true},
+		{"a virtual address", schema.Mirror{URL: "http://10.96.0.1/"}, false},
+		{"the same in IPv6", schema.Mirror{URL: "http://[::ffff:10.96.0.1]/"}, false},
+		{"the same behind NAT64", schema.Mirror{URL: "http://[64:ff9b::10.96.0.1]/"}, false},
+		{"a pod", schema.Mirror{URL: "http://10.244.9.9:8080/"}, false},
+		{"a name that leads there", schema.Mirror{URL: "http://copy.example/"}, false},
+		{"a name of a client's", schema.Mirror{URL: "http://$arg_h/"}, false},
+		{"an endpoint of another Ingress", schema.Mirror{URL: "http://198.51.100.9/"}, false},
+		{"this proxy", schema.Mirror{URL: "http://203.0.113.7/", Host: "victim.example"}, false},
+		{"an own Service", schema.Mirror{URL: "http://copy.shop.svc/", Backend: "shop/copy:80"}, true},
 	} {
-		r.check(t, asks{name: c.name, options: table.Options{Mirror: &c.mirror},
+		r.check(t, asks{name: c.name, options: schema.Options{Mirror: &c.mirror},
 			request: "GET /?h=10.244.0.1", status: 200})
 		testnet.Eventually(t, 10*time.Second, func() error {
 			if n := r.p.mirrors.open.Load(); n > 0 {
@@ -153,7 +153,8 @@ func TestCopiesStayOutOfTheCluster(t *testing.T) {
 			t.Errorf("%s: a copy arrived: %q, want %t", c.name, arrived, c.arrives)
 		}
 	}
-	r.check(t, asks{name: "a question", options: table.Options{AuthURL: &table.AuthURL{URL: "http://10.244.9.9:8080/"}},
+	r.check(t, asks{name: "a question",
+		options: schema.Options{AuthURL: &schema.AuthURL{URL: "http://10.244.9.9:8080/"}},
 		request: "GET /", status: 200})
 }
 
@@ -161,7 +162,7 @@ func TestCopiesStayOutOfTheCluster(t *testing.T) {
 func TestBodiesOfCopiesAreBounded(t *testing.T) {
 	server := handler(t, func(http.ResponseWriter, *http.Request) {})
 	r := newRig(t, nil, handler(t, echo))
-	r.route(path(table.Options{Mirror: &table.Mirror{URL: "http://" + server.String(), Body: true}}))
+	r.route(path(schema.Options{Mirror: &schema.Mirror{URL: "http://" + server.String(), Body: true}}))
 	for range maxMirrors + 5 {
 		r.dial().send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\nb", maxMirrorBody)
 	}
@@ -187,22 +188,23 @@ func TestServicesAreToldByTheProxyAlone(t *testing.T) {
 	r := newRig(t, nil)
 	r.backends(map[string][]netip.AddrPort{"shop/app:80": {end}, "shop/app:8080": {end}, "shop/app:80/virtual": {end},
 		"shop/errors:80": {end}, "shop/asked:80": {server}, "evil/b:80": {end}})
-	at := func(path, backend string, o *table.Options) table.Path {
-		return table.Path{Kind: table.Prefix, Path: path, Backend: backend, Options: o}
+	at := func(path, backend string, o *schema.Options) schema.Path {
+		return schema.Path{Kind: schema.Prefix, Path: path, Backend: backend, Options: o}
 	}
-	trusts := func(backend string) *table.Host {
-		return &table.Host{Name: backend[5:8] + ".example", ClientCert: &table.ClientCert{Authority: "shop/ca"},
-			Paths: []table.Path{
-				at("/", backend, &table.Options{AuthURL: &table.AuthURL{URL: "http://a/", Headers: []string{"X-User"}},
-					Errors: &table.Errors{Backend: "shop/errors:80", Statuses: []int{404}}}),
+	trusts := func(backend string) *schema.Host {
+		return &schema.Host{Name: backend[5:8] + ".example", ClientCert: &schema.ClientCert{Authority: "shop/ca"},
+			Paths: []schema.Path{
+				at("/", backend, &schema.Options{AuthURL: &schema.AuthURL{URL: "http://a/",
+					Headers: []string{"X-User"}},
+					Errors: &schema.Errors{Backend: "shop/errors:80", Statuses: []int{404}}}),
 			}}
 	}
-	r.hosts(trusts("shop/app:80/virtual"), trusts("shop/asked:80"), &table.Host{Name: "open.example",
-		Paths: []table.Path{
+	r.hosts(trusts("shop/app:80/virtual"), trusts("shop/asked:80"), &schema.Host{Name: "open.example",
+		Paths: []schema.Path{
 			at("/80", "shop/app:80", nil), at("/8080", "shop/app:8080", nil),
 			at("/virtual", "shop/app:80/virtual", nil),
 			at("/errors", "shop/errors:80", nil),
-			at("/asks", "evil/b:80", &table.Options{AuthURL: &table.AuthURL{URL: "http://asked.shop.svc/",
+			at("/asks", "evil/b:80", &schema.Options{AuthURL: &schema.AuthURL{URL: "http://asked.shop.svc/",
 				Backend: "shop/asked:80"}}),
 		}})
 	for _, path := range []string{"/80", "/8080", "/virtual", "/errors"} {
@@ -228,9 +230,9 @@ func TestAnswersAreOfWhatTheServerSaw(t *testing.T) {
 		}
 	})
 	r := newRig(t, nil, handler(t, shows()))
-	r.hosts(&table.Host{Name: "*.shop.example",
-		Paths: []table.Path{path(table.Options{AuthURL: &table.AuthURL{URL: "http://" + server.String() + "/",
-			CacheKey: "$http_authorization", Cache: []table.CacheValid{{For: time.Minute}}}})}})
+	r.hosts(&schema.Host{Name: "*.shop.example",
+		Paths: []schema.Path{path(schema.Options{AuthURL: &schema.AuthURL{URL: "http://" + server.String() + "/",
+			CacheKey: "$http_authorization", Cache: []schema.CacheValid{{For: time.Minute}}}})}})
 	for _, c := range []struct {
 		request string
 		status  int
@@ -252,7 +254,7 @@ func TestCookiesHaveNoAttributeOfAClient(t *testing.T) {
 		w.Header().Set("Set-Cookie",
 			"s=1; Path=/; HttpOnly")
 	}))
-	o := table.Options{Response: &table.Response{CookiePath: []table.Replace{{From: "/", To: "/$arg_at"}}}}
+	o := schema.Options{Response: &schema.Response{CookiePath: []schema.Replace{{From: "/", To: "/$arg_at"}}}}
 	r.check(t, asks{name: "a path", options: o, request: "GET /?at=x", status: 200,
 		want: []string{"Set-Cookie: s=1; Path=/x; HttpOnly\n"}})
 	r.check(t, asks{name: "an attribute", options: o, request: "GET /?at=x;Domain=example", status: 200,
@@ -264,15 +266,15 @@ func TestCookiesHaveNoAttributeOfAClient(t *testing.T) {
 func TestNoSpellingOfAChallengeNeedsNoCertificate(t *testing.T) {
 	f := newFront(t, handler(t, shows()))
 	proof := openPath()
-	proof.Path = table.ChallengePrefix
-	f.serve(&table.Host{Name: "guarded.example", ClientCert: &table.ClientCert{Authority: "shop/ca", Depth: 1},
-		Paths: []table.Path{openPath(), proof}})
+	proof.Path = schema.ChallengePrefix
+	f.serve(&schema.Host{Name: "guarded.example", ClientCert: &schema.ClientCert{Authority: "shop/ca", Depth: 1},
+		Paths: []schema.Path{openPath(), proof}})
 	f.addr = f.plain
 	for path, status := range map[string]int{
 		"/token": 200, "/..%252f..%252fadmin": 400, "/..;/..;/admin": 400, "/..%5c..%5cadmin": 400,
 		"/%2e%2e/%2e%2e/admin": 400, "/../../admin": 400, "/%252e%252e/%252e%252e/admin": 400,
 	} {
-		if resp, body := f.ask("GET " + table.ChallengePrefix + path +
+		if resp, body := f.ask("GET " + schema.ChallengePrefix + path +
 			"\nHost: guarded.example"); resp.StatusCode != status {
 			t.Errorf("%s: %s %q, want %d", path, resp.Status, body, status)
 		}
@@ -283,11 +285,11 @@ func TestNoSpellingOfAChallengeNeedsNoCertificate(t *testing.T) {
 func TestNobodyIsAUserWithoutAPassword(t *testing.T) {
 	server := handler(t, func(http.ResponseWriter, *http.Request) {})
 	r := newRig(t, nil, handler(t, shows("X-User")))
-	o := table.Options{AnyOf: true, Auth: &table.Auth{Realm: "x", Users: map[string]string{"ann": hashSHA}},
-		Upstream: &table.Upstream{Fields: []table.Field{{Name: "X-User", Value: "$remote_user"}}}}
+	o := schema.Options{AnyOf: true, Auth: &schema.Auth{Realm: "x", Users: map[string]string{"ann": hashSHA}},
+		Upstream: &schema.Upstream{Fields: []schema.Field{{Name: "X-User", Value: "$remote_user"}}}}
 	bySource, byServer := o, o
 	bySource.Sources = prefixes("127.0.0.0/8")
-	byServer.AuthURL = &table.AuthURL{URL: "http://" + server.String() + "/"}
+	byServer.AuthURL = &schema.AuthURL{URL: "http://" + server.String() + "/"}
 	wrong := "GET /\nX-User: ann\n" + basic("ann", "wrong")
 	r.check(t, asks{name: "by its address", options: bySource, request: wrong, status: 200,
 		want: []string{"X-User=[]"}})
@@ -312,14 +314,14 @@ func TestEndpointsAreVerifiedAnew(t *testing.T) {
 	f := newFront(t)
 	secret := func(ca *issuer, name string) {
 		chain, key := issue(t, root, name, forClients).files(t)
-		f.certs.Set(map[string]table.Certificate{"shop/tls": {Key: "shop/tls", Chain: chain, Priv: key, CA: ca.pem()}})
+		f.certs.Set(map[string]schema.Certificate{"shop/tls": {Key: "shop/tls", Chain: chain, Priv: key, CA: ca.pem()}})
 	}
 	set := f.settings
 	set.Keys = f.certs
 	f.p.Upstreams = upstream.NewSet(set)
 	f.backends(map[string][]netip.AddrPort{"b": {addrOf(l)}})
-	for _, protocol := range []table.Protocol{table.HTTPS, table.GRPCS} {
-		f.route(path(table.Options{Protocol: protocol, TLS: &table.EndpointTLS{Authority: "shop/tls", Depth: 1,
+	for _, protocol := range []schema.Protocol{schema.HTTPS, schema.GRPCS} {
+		f.route(path(schema.Options{Protocol: protocol, TLS: &schema.EndpointTLS{Authority: "shop/tls", Depth: 1,
 			Name: "web.shop.svc", Certificate: "shop/tls"}}))
 		for _, c := range []struct {
 			ca     *issuer

@@ -99,7 +99,7 @@ func (p *Proxy) dial2(ctx context.Context, encrypted bool) (net.Conn, error) {
 	if !ok {
 		return nil, errors.New("no endpoint")
 	}
-	// Others wait for the same connection: it does not end with who asked first.
+	// Others wait for the same connection: it does not end with the first request.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.current().Timeouts.Connect)
 	defer cancel()
 	of, _ := ctx.Value(originKey{}).(upstream.Origin)

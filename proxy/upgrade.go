@@ -32,7 +32,7 @@ func (x *exchange) switchTo(c *h1.Client, resp *message.Response, up *upload) er
 		return errors.Join(errClient, err)
 	}
 	server := c.Switch()
-	x.rec.Sent += tunnel(x.p.track(client, server), client, server)
+	x.rec.Sent += tunnel(x.p.track(), client, server)
 	return nil
 }
 

@@ -110,7 +110,7 @@ func (x *exchange) variable(p table.Part) []byte {
 	return nil
 }
 
-// peers are variables of the connection, and of who is at its ends.
+// peers are variables of the connection and of its two ends.
 func (x *exchange) peers(k table.VariableKind) []byte {
 	switch k {
 	case table.BinaryRemoteAddr:

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
@@ -38,10 +39,10 @@ func TestVariables(t *testing.T) {
 		known = append(known, name)
 	}
 	for _, name := range known {
-		p := table.Path{Kind: table.Prefix, Path: "/x", Backend: "shop/web:80",
+		p := schema.Path{Kind: schema.Prefix, Path: "/x", Backend: "shop/web:80",
 			Source:  "Ingress shop/main spec.rules[0].http.paths[0]",
-			Options: &table.Options{PathPattern: "/x/(.*)", Redirect: "https://to.test/?v=$" + name}}
-		r.hosts(&table.Host{Name: "h.test", Paths: []table.Path{p}})
+			Options: &schema.Options{PathPattern: "/x/(.*)", Redirect: "https://to.test/?v=$" + name}}
+		r.hosts(&schema.Host{Name: "h.test", Paths: []schema.Path{p}})
 		resp, _ := r.ask("GET /x/y?a=b&c=%20\nHost: H.test:8080\nUser-Agent: tester\nX-Id: 7\nCookie: " +
 			"c=d\nContent-Type: text/plain\nX-Request-ID: mine\nAuthorization: Basic YW5uOmI=")
 		got, ok := strings.CutPrefix(resp.Header.Get("Location"), "https://to.test/?v=")
@@ -59,7 +60,7 @@ func TestVariables(t *testing.T) {
 // id asks for $request_id, which is one in all of an exchange.
 func (r *rig) id() string {
 	r.t.Helper()
-	r.route(path(table.Options{Redirect: "/$request_id-$request_id"}))
+	r.route(path(schema.Options{Redirect: "/$request_id-$request_id"}))
 	resp, _ := r.ask("GET /\nHost: h")
 	first, second, _ := strings.Cut(strings.TrimPrefix(resp.Header.Get("Location"), "/"), "-")
 	if first != second || len(first) != 32 {

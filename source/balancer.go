@@ -113,7 +113,7 @@ func (c *checker) families(in *corev1.Service, out *model.Service, lb *model.Bal
 		case corev1.IPv6Protocol:
 			lb.IPv6 = true
 		default:
-			c.bad(fmt.Sprintf("spec.ipFamilies[%d]", i), "%q is not a family; IPv4 and IPv6 are allowed", f)
+			c.bad(fmt.Sprintf("spec.ipFamilies[%d]", i), "%q is not a family; IPv4 and IPv6 are allowed allowed", f)
 		}
 	}
 	if len(in.Spec.IPFamilies) == 0 {
@@ -194,7 +194,8 @@ func AddressPool(in *api.AddressPool) (*model.AddressPool, []model.Problem) {
 	}
 	for i, g := range in.Spec.L2.Interfaces {
 		if _, err := path.Match(g, ""); err != nil || g == "" {
-			c.bad(fmt.Sprintf("spec.l2.interfaces[%d]", i), "%q is neither the name of an interface nor a glob like eth*",
+			c.bad(fmt.Sprintf("spec.l2.interfaces[%d]", i), "%q is neither the name of an interface nor a "+
+				"glob like eth*",
 				g)
 			continue
 		}

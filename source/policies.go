@@ -136,7 +136,8 @@ func (c *checker) affinity(cfg *corev1.SessionAffinityConfig) time.Duration {
 	}
 	d := time.Duration(*cfg.ClientIP.TimeoutSeconds) * time.Second
 	if d <= 0 || d > maxAffinity {
-		c.bad("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d is out of range; 1 to %d are allowed; %d is used",
+		c.bad("spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+			"%d is out of range; 1 to %d are allowed; %d is used",
 			*cfg.ClientIP.TimeoutSeconds, int(maxAffinity.Seconds()), int(defaultAffinity.Seconds()))
 		return defaultAffinity
 	}

@@ -13,8 +13,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// LeaseName is the Lease, in the namespace of the DaemonSet, that elects the
-// agent which writes cluster-wide objects.
+// LeaseName is the Lease, in the namespace of the DaemonSet, that elects the writer of cluster-wide objects.
 const LeaseName = "wayleave-writer"
 
 // Elect takes part in the election until ctx ends; while this agent is elected

@@ -22,6 +22,7 @@ import (
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy"
 	"wayleave.dev/proxy/h1"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 	"wayleave.dev/proxy/upstream"
 )
@@ -71,7 +72,7 @@ func reasonsIn(t *testing.T, file string) map[string]string {
 }
 
 // ownProxy is Wayleave's HTTP/1.1 in a namespace, with one endpoint for all requests.
-func ownProxy(t *testing.T, ns *testnet.NS, port int, endpoint string, options *table.Options, speaks upstream.TLS) {
+func ownProxy(t *testing.T, ns *testnet.NS, port int, endpoint string, options *schema.Options, speaks upstream.TLS) {
 	t.Helper()
 	settings := upstream.Defaults()
 	settings.Dial = func(_ context.Context, network, addr string) (net.Conn, error) {
@@ -80,10 +81,10 @@ func ownProxy(t *testing.T, ns *testnet.NS, port int, endpoint string, options *
 	p := &proxy.Proxy{Upstreams: upstream.NewSet(settings), Tries: 1, Timeouts: proxy.Timeouts{Connect: 5 * time.Second,
 		Send: time.Second, Read: time.Second}}
 	p.Upstreams.SetTLS(speaks)
-	b := &table.Backend{Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(endpoint)}}}
-	p.Upstreams.Replace(map[string]*table.Backend{"b": b})
-	p.SetTable(table.Make(nil, map[string]*table.Host{
-		"": {Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b", Options: options}}}}))
+	b := &schema.Backend{Key: "b", Endpoints: []schema.Endpoint{{Addr: netip.MustParseAddrPort(endpoint)}}}
+	p.Upstreams.Replace(map[string]*schema.Backend{"b": b})
+	p.SetTable(table.Make(nil, map[string]*schema.Host{
+		"": {Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: "b", Options: options}}}}))
 	s := &h1.Server{Limits: h1.DefaultLimits(), Handle: p.Handle}
 	t.Cleanup(s.Close)
 	ns.Serve("tcp", fmt.Sprintf("127.0.0.1:%d", port),

@@ -26,6 +26,7 @@ import (
 	"wayleave.dev/model"
 	"wayleave.dev/proxy"
 	"wayleave.dev/proxy/h1"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 	"wayleave.dev/proxy/upstream"
 	"wayleave.dev/source/manifest"
@@ -138,13 +139,13 @@ var decisions = map[string]string{
 
 // decide says which decision a difference is of; empty for none. here is the path that serves the request
 // here, nil for none.
-func (z *town) decide(q nginx.Request, uri, we string, there nginx.Answer, here *table.Path) string {
+func (z *town) decide(q nginx.Request, uri, we string, there nginx.Answer, here *schema.Path) string {
 	switch {
 	case there.Root:
 		return "root of the host"
 	case strings.HasPrefix(we, "400"):
 		return "spelling"
-	case here != nil && here.Kind == table.Exact && here.Path == uri:
+	case here != nil && here.Kind == schema.Exact && here.Path == uri:
 		return "exact first"
 	case strings.Contains(there.Path, "(?!"):
 		return "look-ahead"
@@ -422,7 +423,7 @@ func (j *routingJudge) serveOurs(all []*model.Ingress, served map[string]netip.A
 	}
 	plan := ingress.Route(store.Snapshot(), ingress.Settings{AdoptNginx: true}, time.Now())
 	for k := range plan.Backends {
-		plan.Backends[k] = &table.Backend{Key: k, Endpoints: []table.Endpoint{{Addr: served[k]}}}
+		plan.Backends[k] = &schema.Backend{Key: k, Endpoints: []schema.Endpoint{{Addr: served[k]}}}
 	}
 	settings := upstream.Defaults()
 	settings.Dial = func(_ context.Context, network, addr string) (net.Conn, error) {

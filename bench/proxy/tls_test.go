@@ -20,8 +20,8 @@ import (
 	"wayleave.dev/internal/keypair"
 	"wayleave.dev/internal/keypair/keypairtest"
 	"wayleave.dev/internal/testnet"
-	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/h1"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/server"
 	"wayleave.dev/proxy/table"
 	"wayleave.dev/proxy/upstream"
@@ -136,7 +136,7 @@ func ownPairs(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) map[string
 	if err != nil {
 		t.Fatal(err)
 	}
-	certs.SetTable(table.Make(nil, map[string]*table.Host{keypairtest.Name: {Name: keypairtest.Name,
+	certs.SetTable(table.Make(nil, map[string]*schema.Host{keypairtest.Name: {Name: keypairtest.Name,
 		Certificate: "s"}}))
 	s := server.New(server.Options{Certificates: certs, Handle: nil, HTTP1: h1.DefaultLimits(),
 		Log: slog.New(slog.DiscardHandler)})
@@ -147,7 +147,7 @@ func ownPairs(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) map[string
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := s.Listen(feed.Socket{Addr: netip.MustParseAddrPort(l.Addr().String()), TLS: true}, f); err != nil {
+	if err := s.Listen(schema.Socket{Addr: netip.MustParseAddrPort(l.Addr().String()), TLS: true}, f); err != nil {
 		t.Fatal(err)
 	}
 	_ = l.Close()
@@ -155,7 +155,7 @@ func ownPairs(t *testing.T, ns *testnet.NS, cases []keypairtest.Case) map[string
 	out := map[string]string{}
 	for _, x := range cases {
 		certs.Delete([]string{"s"})
-		certs.Set(map[string]table.Certificate{"s": {Key: "s", Chain: x.Chain, Priv: x.Key}})
+		certs.Set(map[string]schema.Certificate{"s": {Key: "s", Chain: x.Chain, Priv: x.Key}})
 		if out[x.Name] = "refused"; certs.Problems()["s"] == "" {
 			out[x.Name] = handshake(ns, port)
 		}
@@ -317,7 +317,7 @@ func askEndpoints(t *testing.T, ns *testnet.NS, list []endpoint) (plain, allowed
 		t.Fatal(err)
 	}
 	run(t, ns, 10300, "nice", "nginx -c "+file)
-	options := &table.Options{Protocol: table.HTTPS}
+	options := &schema.Options{Protocol: schema.HTTPS}
 	for i, e := range list {
 		at := fmt.Sprintf("127.0.0.1:%d", e.port)
 		ownProxy(t, ns, 10100+i, at, options, upstream.TLS{})

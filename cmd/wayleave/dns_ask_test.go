@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/server"
 	"wayleave.dev/internal/testnet"
 )
 
@@ -24,7 +25,7 @@ func TestAskingTheDNSContainer(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = dns.Run(ctx, dns.Config{Socket: filepath.Join(dir, "none"), StateFile: filepath.Join(dir, "state"),
+		_ = server.Run(ctx, server.Config{Socket: filepath.Join(dir, "none"), StateFile: filepath.Join(dir, "state"),
 			HealthSocket: socket, Log: slog.New(slog.DiscardHandler)})
 	}()
 	t.Cleanup(func() { cancel(); <-done })

@@ -15,6 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
+	"wayleave.dev/dns/server"
+	"wayleave.dev/dns/zone"
 	"wayleave.dev/internal/lossmeter"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
@@ -33,7 +36,7 @@ func TestDNSChild(t *testing.T) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(1)
 	}()
-	_ = dns.Run(t.Context(), dns.Config{Socket: filepath.Join(dir, "dns.sock"), StateFile: filepath.Join(dir,
+	_ = server.Run(t.Context(), server.Config{Socket: filepath.Join(dir, "dns.sock"), StateFile: filepath.Join(dir,
 		"snapshot"), HealthSocket: filepath.Join(dir, "health.sock"), Log: slog.New(slog.DiscardHandler)})
 }
 
@@ -42,10 +45,10 @@ func TestDNSChild(t *testing.T) {
 func TestAKilledDNSServer(t *testing.T) {
 	n := newDNSNode(t)
 	name := model.Name{Namespace: "default", Name: "backend"}
-	entries := func() map[model.Name]dns.Entry {
-		return map[model.Name]dns.Entry{name: {VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.50")}}}
+	entries := func() map[model.Name]schema.Records {
+		return map[model.Name]schema.Records{name: {VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.50")}}}
 	}
-	feed := &dns.Feed{Log: slog.New(slog.DiscardHandler), Open: func(k dns.Socket) (f *os.File, err error) {
+	feed := &dns.Feed{Log: slog.New(slog.DiscardHandler), Open: func(k schema.Socket) (f *os.File, err error) {
 		err = n.node.Do(func() error {
 			f, err = dns.OpenSocket(k)
 			return err
@@ -138,13 +141,13 @@ func serveFeed(t *testing.T, feed *dns.Feed, path string) {
 }
 
 // otherDNS is the server of the other node.
-func otherDNS(t *testing.T, n *dnsNode, entries map[model.Name]dns.Entry) {
-	zone := dns.NewZone()
+func otherDNS(t *testing.T, n *dnsNode, entries map[model.Name]schema.Records) {
+	zone := zone.New()
 	zone.Reset(entries)
-	s := dns.NewServer(zone, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	s.Configure(dns.Settings{Domains: []string{"cluster.local."},
+	s := server.New(zone, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	s.Configure(schema.Settings{Domains: []string{"cluster.local."},
 		Clients: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
-	s.Listen(dns.Socket{Network: "udp", Addr: netip.MustParseAddrPort("172.30.0.12:10053")}, nil,
+	s.Listen(schema.Socket{Network: "udp", Addr: netip.MustParseAddrPort("172.30.0.12:10053")}, nil,
 		n.other.ListenPacket("udp4", "172.30.0.12:10053"))
 	t.Cleanup(func() { s.Keep(nil) })
 }

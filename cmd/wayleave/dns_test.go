@@ -10,8 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/agent"
+	proxy "wayleave.dev/agent/service"
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
@@ -93,7 +96,7 @@ func newDNSNode(t *testing.T) *dnsNode {
 	mode := nftables.New(conn, track)
 	mode.SetNodeFacts(service.NodeFacts{NodeIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")},
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
-	if err := mode.Sync(t.Context(), map[model.Name]service.Plan{dnsService(): kubeDNS(t, vip)}); err != nil {
+	if err := mode.Sync(t.Context(), map[model.Name]service.Plan{agent.ClusterDNS(): kubeDNS(t, vip)}); err != nil {
 		t.Fatal(err)
 	}
 	return &dnsNode{pod, node, other, vip, conn, links}
@@ -109,7 +112,7 @@ func kubeDNS(t *testing.T, vip netip.Addr) service.Plan {
 	}
 	defer store.Close()
 	err = store.Write(func(w *model.Writer) {
-		svc := &model.Service{Name: dnsService(), ClusterIPs: []netip.Addr{vip}}
+		svc := &model.Service{Name: agent.ClusterDNS(), ClusterIPs: []netip.Addr{vip}}
 		slice := &model.EndpointSlice{Name: model.Name{Namespace: svc.Name.Namespace, Name: "kube-dns-1"},
 			Service: svc.Name.Name}
 		for _, p := range []model.Protocol{model.TCP, model.UDP} {
@@ -126,8 +129,8 @@ func kubeDNS(t *testing.T, vip netip.Addr) service.Plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, ok, problems := service.MakeWith(store.Snapshot(), dnsService(),
-		planOptions("node", config.Default())(dnsService()))
+	plan, ok, problems := service.MakeWith(store.Snapshot(), agent.ClusterDNS(),
+		proxy.PlanOptions("node", config.Default())(agent.ClusterDNS()))
 	if !ok || len(problems) > 0 {
 		t.Fatal(ok, problems)
 	}
@@ -137,8 +140,9 @@ func kubeDNS(t *testing.T, vip netip.Addr) service.Plan {
 // place has the node serve DNS at the VIP, by the servers of the feed.
 func (n *dnsNode) place(t *testing.T, feed *dns.Feed) {
 	t.Helper()
-	p := &dns.Placement{Net: n.links, NFT: n.nft, Feed: feed, Domains: []string{"cluster.local."},
-		Forwarding: func([]netip.Addr) dns.Forwarding { return dns.Forwarding{} }}
+	p := &dns.Placement{Net: n.links, Bypass: dns.NFTables{Conn: n.nft}, Feed: feed,
+		Domains:    []string{"cluster.local."},
+		Forwarding: func([]netip.Addr) schema.Forwarding { return schema.Forwarding{} }}
 	if err := p.Sync(t.Context(), map[model.Name]dns.Place{{}: {VIPs: []netip.Addr{n.vip},
 		Clients: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}}); err != nil {
 		t.Fatal(err)

@@ -1,17 +1,16 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"log/slog"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"wayleave.dev/explain"
+	"wayleave.dev/explain/objects"
+	"wayleave.dev/ingress"
 	"wayleave.dev/model"
-	kubesource "wayleave.dev/source/kubernetes"
 )
 
 // exitStatus is an error that says which status the program ends with. Without a cause
@@ -37,9 +36,6 @@ const (
 	statusDenied = 1
 	statusError  = 2
 )
-
-// listWithin is how long an API server may take to list what policies are about.
-const listWithin = 30 * time.Second
 
 func explainCommand() *cobra.Command {
 	c := &cobra.Command{Use: "explain", Short: "Say why traffic passes, or does not", Args: cobra.NoArgs}
@@ -72,7 +68,12 @@ func explainPolicyCommand() *cobra.Command {
 				return unknown(err)
 			}
 			defer store.Close()
-			if err := policyObjects(cmd, store, files); err != nil {
+			if len(files) > 0 {
+				err = objects.Read(store, cmd.ErrOrStderr(), files...)
+			} else {
+				err = objects.ListPolicies(cmd.Context(), store)
+			}
+			if err != nil {
 				return unknown(err)
 			}
 			text, allowed, err := explain.Policy(store.Snapshot(), q)
@@ -80,10 +81,7 @@ func explainPolicyCommand() *cobra.Command {
 				return unknown(err)
 			}
 			fmt.Fprint(cmd.OutOrStdout(), text)
-			if !allowed {
-				return exitStatus{code: statusDenied}
-			}
-			return nil
+			return verdict(allowed)
 		},
 	}
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil,
@@ -92,6 +90,15 @@ func explainPolicyCommand() *cobra.Command {
 	return c
 }
 
+// verdict is the status of an answer.
+func verdict(good bool) error {
+	if good {
+		return nil
+	}
+	return exitStatus{code: statusDenied}
+}
+
+// unknown is the status when there is no answer.
 func unknown(err error) error {
 	if err == nil {
 		return nil
@@ -99,35 +106,76 @@ func unknown(err error) error {
 	return exitStatus{statusError, err}
 }
 
-// policyObjects fills the store from files, or by one list of a cluster.
-func policyObjects(cmd *cobra.Command, store *model.Store, files []string) error {
-	for _, name := range files {
-		if err := readFile(cmd, store, name); err != nil {
-			return err
-		}
-	}
-	if len(files) > 0 {
-		return nil
-	}
-	client, err := kubesource.NewClient("", kubesource.Host{Facts: nodeFacts})
-	if err != nil {
-		return err
-	}
-	return listOnce(cmd.Context(), &kubesource.Source{Client: client, Store: store, Policies: true,
-		Log: slog.New(slog.DiscardHandler)})
+func ingressCommand() *cobra.Command {
+	c := &cobra.Command{Use: "ingress", Short: "HTTP routing by Ingress", Args: cobra.NoArgs}
+	c.AddCommand(ingressCheckCommand())
+	return c
 }
 
-// listOnce runs the source until everything that policies ask for is in the store.
-func listOnce(ctx context.Context, s *kubesource.Source) error {
-	running, stop := context.WithTimeout(ctx, listWithin)
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Run(running) }() // ends by stop
-	defer func() { stop(); <-done }()
-	err := s.Store.WaitSynced(running,
-		model.PodKind|model.NamespaceKind|model.NodeKind|model.ServiceKind|model.NetworkPolicyKind)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("the API server did not list pods, namespaces, nodes, services and networkpolicies within "+
-			"%s; may this account?", listWithin)
+func ingressCheckCommand() *cobra.Command {
+	var files []string
+	var requests string
+	var adopt, oneNamespace bool
+	c := &cobra.Command{
+		Use:   "check",
+		Short: "Say beforehand what of a cluster's Ingresses carries over, and which policies would cut the proxies",
+		Long: "Nothing is changed. With -f the objects are those of YAML files, as of\n" +
+			"  kubectl get ingress,ingressclass,svc,endpointslice,pod,netpol,node,ns -A -o yaml\n" +
+			"else those of the cluster: that of KUBECONFIG, or in the agent's container\n" +
+			"  kubectl -n kube-system exec ds/wayleave -c agent -- /wayleave ingress check\n" +
+			"With --requests it plays a list of requests against the routing as ingress-nginx makes it and as\n" +
+			"Wayleave does, and prints each difference. A line is METHOD URL, and fields with tabs before them.\n" +
+			"Exits with 0 when all carries over, 1 when something does not, 2 when that cannot be said.",
+		Args: func(cmd *cobra.Command, args []string) error { return unknown(cobra.NoArgs(cmd, args)) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			store, err := model.NewStore()
+			if err != nil {
+				return unknown(err)
+			}
+			defer store.Close()
+			check := explain.IngressCheck{Settings: ingress.Settings{AdoptNginx: adopt, Default: true,
+				HostsOfOneNamespace: oneNamespace}, Now: time.Now()}
+			if len(files) > 0 {
+				err = objects.Read(store, nil, files...) // Ingresses keep their problems
+			} else {
+				err = objects.ListIngress(cmd.Context(), store, check.Settings)
+			}
+			if err != nil {
+				return unknown(err)
+			}
+			check.Snapshot = store.Snapshot()
+			if len(files) > 0 {
+				check.NoSecrets, check.NoServices = check.Snapshot.Count(model.SecretKind) == 0,
+					check.Snapshot.Count(model.ServiceKind) == 0
+			}
+			if requests != "" {
+				return playRequests(cmd, check, requests)
+			}
+			text, carries := check.Text()
+			fmt.Fprint(cmd.OutOrStdout(), text)
+			return verdict(carries)
+		},
 	}
-	return err
+	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "a file of Ingresses and what they name; may be repeated")
+	c.Flags().StringVar(&requests, "requests", "",
+		"a file of requests to compare with ingress-nginx, - for the standard input")
+	c.Flags().BoolVar(&adopt, "adopt-nginx", true, "as with the setting ingress.adoptNginx")
+	c.Flags().BoolVar(&oneNamespace, "hosts-of-one-namespace", false, "as with the setting ingress.hostsOfOneNamespace")
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return unknown(err) })
+	return c
+}
+
+// playRequests compares how requests of a file are served.
+func playRequests(cmd *cobra.Command, check explain.IngressCheck, name string) error {
+	var differ bool
+	err := withFile(cmd, name, func(in io.Reader) (err error) {
+		if differ, err = check.Play(in, cmd.OutOrStdout()); err != nil {
+			err = fmt.Errorf("%s: %w", name, err)
+		}
+		return err
+	})
+	if err != nil {
+		return unknown(err)
+	}
+	return verdict(!differ)
 }

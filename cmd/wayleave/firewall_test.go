@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/agent"
+	"wayleave.dev/agent/features"
+	"wayleave.dev/agent/hostfirewall"
 	"wayleave.dev/config"
 	"wayleave.dev/dns"
 	"wayleave.dev/internal/testnet"
@@ -18,7 +21,6 @@ import (
 	"wayleave.dev/model"
 	"wayleave.dev/service"
 	"wayleave.dev/service/nftables"
-	"wayleave.dev/writeback"
 )
 
 // Debian's own firewalld rejects what a node takes itself; queries of pods and other nodes, and heartbeats, are let in,
@@ -47,15 +49,14 @@ func TestTheHostsFirewallLetsQueriesIn(t *testing.T) {
 	defer store.Close()
 	if err := store.Write(func(w *model.Writer) {
 		w.PutNode(&model.Node{Name: "node", InternalIPs: []netip.Addr{netip.MustParseAddr("172.30.0.11")}})
-		w.PutService(&model.Service{Name: dnsService(), ClusterIPs: []netip.Addr{n.vip}})
+		w.PutService(&model.Service{Name: agent.ClusterDNS(), ClusterIPs: []netip.Addr{n.vip}})
 	}); err != nil {
 		t.Fatal(err)
 	}
 	store.MarkSynced(model.NodeKind | model.ServiceKind)
 	log := slog.New(slog.DiscardHandler)
-	a := &agent{node: "node", cfg: config.Default(), store: store, log: log, problems: writeback.NewProblems(log),
-		wrong: map[string]string{}, facts: map[string]string{}}
-	if a.firewall, err = newFirewall(n.node.FD(), tables, filepath.Join(t.TempDir(), "lock")); err != nil {
+	a := &agent.Node{Name: "node", Core: agent.NewCore(log, store, config.Default(), features.All())}
+	if a.Firewall, err = agent.NewFirewall(n.node.FD(), tables, filepath.Join(t.TempDir(), "lock")); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := askWho(n.pod, "udp", n.vip.String()+":53"); err == nil {
@@ -63,7 +64,7 @@ func TestTheHostsFirewallLetsQueriesIn(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { defer close(done); _ = a.openDoors(ctx) }()
+	go func() { defer close(done); _ = hostfirewall.New().Own(a)[0].Run(ctx) }()
 	defer func() { cancel(); <-done }()
 	answered := func(ns *testnet.NS, addr string) {
 		t.Helper()
@@ -92,16 +93,15 @@ func TestTheHostsFirewallLetsQueriesIn(t *testing.T) {
 	n.node.Run("sh", "-c", "nft delete table inet firewalld; nft -f ../../podnetwork/testdata/firewalls/firewalld.nft")
 	all()
 	testnet.Eventually(t, 5*time.Second, func() error {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		if !strings.Contains(a.facts["dns firewall"], "accepted in its chains "+chain) {
-			return fmt.Errorf("status says %v", a.facts)
+		if fact := a.Fact("dns", "firewall"); !strings.Contains(fact, "accepted in its chains "+chain) {
+			return fmt.Errorf("status says %q", fact)
 		}
 		return nil
 	})
 	cancel()
 	<-done
-	if chains, err := a.firewall.Withdraw(t.Context(), doorOwner); err != nil || fmt.Sprint(chains) != "["+chain+"]" {
+	if chains, err := a.Firewall.Withdraw(t.Context(), hostfirewall.Owner); err != nil ||
+		fmt.Sprint(chains) != "["+chain+"]" {
 		t.Errorf("withdrawn from %v, %v", chains, err)
 	}
 	if after := n.node.Run("nft", "list", "chain", "inet", "firewalld", "filter_INPUT"); after != before {
@@ -111,7 +111,21 @@ func TestTheHostsFirewallLetsQueriesIn(t *testing.T) {
 
 // Heartbeats and DNS are let in where they are on, at the addresses of this node alone.
 func TestDoorsFollowTheSettings(t *testing.T) {
-	a := beside(t, true)
+	store, err := model.NewStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	if err := store.Write(func(w *model.Writer) {
+		w.PutNode(&model.Node{Name: "n1", InternalIPs: []netip.Addr{netip.MustParseAddr("192.0.2.11")}})
+		w.PutNode(&model.Node{Name: "n2", InternalIPs: []netip.Addr{netip.MustParseAddr("192.0.2.12")}})
+		w.PutService(&model.Service{Name: agent.ClusterDNS(),
+			ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	n := &agent.Node{Name: "n1",
+		Core: agent.NewCore(slog.New(slog.DiscardHandler), store, config.Default(), features.All())}
 	for _, tc := range []struct {
 		dns, balancer bool
 		want          string
@@ -121,9 +135,9 @@ func TestDoorsFollowTheSettings(t *testing.T) {
 		{false, true, "[192.0.2.11:7946]"},
 		{false, false, "[]"},
 	} {
-		a.cfg.DNS.Enabled, a.cfg.LoadBalancer.Enabled = tc.dns, tc.balancer
+		n.Config.DNS.Enabled, n.Config.LoadBalancer.Enabled = tc.dns, tc.balancer
 		got := []string{}
-		for i, r := range doors(a.store.Snapshot(), "n1", a.cfg, nil).Rules {
+		for i, r := range hostfirewall.Passes(n, store.Snapshot())[0].Rules {
 			if i%2 == 0 { // each for UDP and TCP
 				got = append(got, netip.AddrPortFrom(r.Dst, r.Dport).String())
 			}
@@ -183,12 +197,11 @@ func TestTheHostsFirewallForwardsServices(t *testing.T) {
 	}
 	testnet.Eventually(t, 5*time.Second, ask)
 	log := slog.New(slog.DiscardHandler)
-	a := &agent{node: "node", cfg: config.Default(), store: store, log: log, problems: writeback.NewProblems(log),
-		wrong: map[string]string{}, facts: map[string]string{}}
-	if a.firewall, err = newFirewall(n.node.FD(), tables, filepath.Join(t.TempDir(), "lock")); err != nil {
+	a := &agent.Node{Name: "node", Core: agent.NewCore(log, store, config.Default(), features.All())}
+	if a.Firewall, err = agent.NewFirewall(n.node.FD(), tables, filepath.Join(t.TempDir(), "lock")); err != nil {
 		t.Fatal(err)
 	}
-	go func() { _ = a.openDoors(t.Context()) }()
+	go func() { _ = hostfirewall.New().Own(a)[0].Run(t.Context()) }()
 	for _, load := range []string{
 		"nft 'table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }'",
 		"nft delete table ip filter; iptables-nft -P FORWARD DROP",
@@ -196,7 +209,7 @@ func TestTheHostsFirewallForwardsServices(t *testing.T) {
 	} {
 		n.node.Run("env", "XTABLES_LOCKFILE="+filepath.Join(t.TempDir(), "lock"), "sh", "-c", load)
 		testnet.Eventually(t, 15*time.Second, func() error {
-			if chains, err := a.firewall.Accepting(t.Context(), doorOwner); err != nil || len(chains) != 1 {
+			if chains, err := a.Firewall.Accepting(t.Context(), hostfirewall.Owner); err != nil || len(chains) != 1 {
 				return fmt.Errorf("after %s: accepted in %v, %v", load, chains, err)
 			}
 			return ask()

@@ -7,8 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"wayleave.dev/config"
-	"wayleave.dev/source/manifest"
+	"wayleave.dev/migrate"
 )
 
 func importCommand() *cobra.Command {
@@ -33,14 +32,12 @@ func importMetalLBCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withFile(cmd, file, func(in io.Reader) error {
-				return importMetalLB(file, in, cmd.OutOrStdout(), cmd.ErrOrStderr())
+				return migrate.MetalLB(file, in, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			})
 		},
 	}
 	c.Flags().StringVarP(&file, "filename", "f", "", "the file; - is stdin")
-	if err := c.MarkFlagRequired("filename"); err != nil {
-		panic(err) // the flag is defined above
-	}
+	require(c, "filename")
 	return c
 }
 
@@ -59,7 +56,7 @@ func importKubeProxyCommand() *cobra.Command {
 				return fmt.Errorf("give a file by -f, or flags after --")
 			}
 			return withFile(cmd, file, func(in io.Reader) error {
-				return importKubeProxy(in, flags, cmd.OutOrStdout(), cmd.ErrOrStderr())
+				return migrate.KubeProxy(in, flags, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			})
 		},
 	}
@@ -83,64 +80,25 @@ func withFile(cmd *cobra.Command, file string, run func(io.Reader) error) error 
 	return run(f)
 }
 
-func importMetalLB(file string, in io.Reader, out, notes io.Writer) error {
-	pools, said, err := manifest.MetalLB(file, in)
-	lost := 0
-	for _, n := range said {
-		if n.Lost {
-			lost++
-		}
-		say(notes, n.String(), n.Lost)
+// importCorefileCommand is one of the command dns.
+func importCorefileCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "import-corefile FILE|-",
+		Short: "CoreDNS's Corefile as settings, on stdout",
+		Long: "Reads a Corefile, as `kubectl -n kube-system get configmap coredns -o jsonpath='{.data.Corefile}'` " +
+			"prints it, and prints settings for the\n" +
+			"ConfigMap wayleave. What becomes of every line that is not a setting is said on stderr. It fails when " +
+			"a line could not be carried over;\n" +
+			"the settings are printed all the same.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name := args[0]
+			if name == "-" {
+				name = ""
+			}
+			return withFile(cmd, args[0], func(in io.Reader) error {
+				return migrate.Corefile(in, name, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			})
+		},
 	}
-	if err != nil {
-		return err
-	}
-	if _, err := out.Write(pools); err != nil {
-		return err
-	}
-	return failure(lost)
-}
-
-func importKubeProxy(in io.Reader, flags []string, out, notes io.Writer) error {
-	var raw []byte
-	if in != nil {
-		var err error
-		if raw, err = io.ReadAll(io.LimitReader(in, 1<<20)); err != nil {
-			return err
-		}
-		if len(raw) == 0 {
-			return fmt.Errorf("the file is empty")
-		}
-	}
-	got, err := config.ImportKubeProxy(raw, flags)
-	if err != nil {
-		return err
-	}
-	for _, n := range got.Notes {
-		say(notes, n, false)
-	}
-	for _, n := range got.Lost {
-		say(notes, n, true)
-	}
-	if _, err := out.Write(got.Settings); err != nil {
-		return err
-	}
-	return failure(len(got.Lost))
-}
-
-// say writes a line about what is imported.
-func say(to io.Writer, text string, lost bool) {
-	what := "note"
-	if lost {
-		what = "not carried over"
-	}
-	fmt.Fprintln(to, what+":", text)
-}
-
-// failure is the error of an import that lost something.
-func failure(lost int) error {
-	if lost == 0 {
-		return nil
-	}
-	return fmt.Errorf("%d things could not be carried over, see above", lost)
 }

@@ -26,7 +26,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -34,14 +33,15 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"wayleave.dev/agent"
+	"wayleave.dev/agent/ingress"
 	"wayleave.dev/config"
 	"wayleave.dev/internal/fakeapi"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
-	"wayleave.dev/reconcile"
+	"wayleave.dev/proxy/schema"
 	kubesource "wayleave.dev/source/kubernetes"
-	"wayleave.dev/writeback"
 )
 
 const (
@@ -58,7 +58,7 @@ type loadRig struct {
 	t      *testing.T
 	ns     *testnet.NS
 	api    *fakeapi.Server
-	agent  *agent
+	agent  *agent.Node
 	ca     *loadCA
 	binary string
 	dir    string // the proxy's
@@ -110,16 +110,18 @@ func (r *loadRig) startAgent() {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	a := &agent{node: "node1", log: log, store: store, client: &kubesource.Client{Interface: client},
-		metrics: newMetrics(prometheus.NewRegistry()), problems: writeback.NewProblems(log),
-		cfg:     config.Config{Ingress: config.Ingress{Enabled: true, AccessLog: true, Drain: 5 * time.Second}},
-		healths: map[string]*reconcile.Health{}}
+	a := &agent.Node{Name: "node1", Core: agent.NewCore(log, store,
+		config.Config{Ingress: config.Ingress{Enabled: true, AccessLog: true, Drain: 5 * time.Second}}, nil)}
+	a.Client = &kubesource.Client{Interface: client}
 	r.agent = a
-	f := newIngressFeed(a)
-	f.keeper.Path = "" // there is no other agent
-	f.keeper.Bind = func(s feed.Socket) (file *os.File, err error) {
+	f := ingress.New()
+	f.Keeper = feed.NewKeeper("", log) // there is no other agent
+	f.Keeper.Bind = func(s schema.Socket) (file *os.File, err error) {
 		err = r.ns.Do(func() error { file, err = feed.OpenSocket(s); return err })
 		return file, err
+	}
+	if err := f.Prepare(t.Context(), a); err != nil {
+		t.Fatal(err)
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(r.dir, "proxy.sock")})
 	if err != nil {
@@ -132,8 +134,7 @@ func (r *loadRig) startAgent() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- all(ctx, source.Run, f.secrets.Run, f.names, f.plan, f.listen, f.identify, f.outward,
-			func(ctx context.Context) error { return f.feed.Serve(ctx, l) })
+		done <- agent.All(ctx, source.Run, func(ctx context.Context) error { return f.Feed(ctx, l) })
 	}()
 	t.Cleanup(func() {
 		cancel()

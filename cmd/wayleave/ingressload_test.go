@@ -21,6 +21,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"wayleave.dev/agent"
 	"wayleave.dev/internal/testnet"
 )
 
@@ -392,7 +393,7 @@ func machineLoad() string {
 // counted are the counts of the proxy that a load must not move.
 func (c *loadClients) counted(t *testing.T) map[string]float64 {
 	t.Helper()
-	text, code, err := ask(t.Context(), filepath.Join(c.rig.dir, "health.sock"), "/metrics")
+	text, code, err := agent.Ask(t.Context(), filepath.Join(c.rig.dir, "health.sock"), "/metrics")
 	if err != nil || code != http.StatusOK {
 		t.Errorf("metrics: %d, %v", code, err)
 		return nil

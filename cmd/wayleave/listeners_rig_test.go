@@ -16,15 +16,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
+	"wayleave.dev/agent"
+	proxy "wayleave.dev/agent/service"
 	"wayleave.dev/config"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/loadbalancer/l2"
 	"wayleave.dev/loadbalancer/l2/speaker"
 	"wayleave.dev/loadbalancer/peers"
 	"wayleave.dev/model"
-	"wayleave.dev/reconcile"
 	"wayleave.dev/service/healthcheck"
 )
 
@@ -68,9 +67,7 @@ func TestListenersChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &agent{node: "node1", store: store, log: log, cfg: config.Default(), healths: map[string]*reconcile.Health{},
-		wrong: map[string]string{}}
-	a.metrics = newMetrics(prometheus.NewRegistry())
+	a := &agent.Node{Name: "node1", Core: agent.NewCore(log, store, config.Default(), nil)}
 	checks := &healthcheck.Server{Log: log}
 	if err := checks.Apply(t.Context(),
 		map[model.Name]healthcheck.Check{{Namespace: "default", Name: "web"}: {Port: rigCheck, Local: 1}},
@@ -85,7 +82,7 @@ func TestListenersChild(t *testing.T) {
 			Interfaces: []string{"eth0"}},
 			{Addr: netip.MustParseAddr("fd09::100"), Service: "default/web", Eligible: []string{"node1"},
 				Interfaces: []string{"eth0"}}}})
-	t.Error(all(t.Context(), a.servePorts, s.Run))
+	t.Error(agent.All(t.Context(), proxy.New().Leave(a)[0].Run, s.Run))
 }
 
 // nodeRig is a running node of which everything listens that does not need the API server.

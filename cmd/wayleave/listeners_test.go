@@ -18,14 +18,17 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/agent"
+	"wayleave.dev/agent/ingress"
 	"wayleave.dev/dns"
+	dnsschema "wayleave.dev/dns/schema"
 	"wayleave.dev/internal/hostile"
 	"wayleave.dev/internal/listeners"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/loadbalancer/peers"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // listenerTable is the table of docs/security.md.
@@ -121,20 +124,20 @@ func socketNames(t *testing.T) map[string]string {
 // serveDNS runs the process dns, with the sockets that a placement gives it.
 func (r *nodeRig) serveDNS() {
 	r.t.Helper()
-	f := &dns.Feed{Log: slog.New(slog.DiscardHandler), Open: func(k dns.Socket) (file *os.File, err error) {
+	f := &dns.Feed{Log: slog.New(slog.DiscardHandler), Open: func(k dnsschema.Socket) (file *os.File, err error) {
 		err = r.node.Do(func() error { file, err = dns.OpenSocket(k); return err })
 		return file, err
 	}}
-	if err := f.Sync(r.t.Context(), map[model.Name]dns.Entry{}); err != nil {
+	if err := f.Sync(r.t.Context(), map[model.Name]dnsschema.Records{}); err != nil {
 		r.t.Fatal(err)
 	}
-	var sockets []dns.Socket
+	var sockets []dnsschema.Socket
 	for _, addr := range []string{"10.96.0.10:53", rigNode + ":10053"} {
 		for _, network := range []string{"udp", "tcp"} {
-			sockets = append(sockets, dns.Socket{Network: network, Addr: netip.MustParseAddrPort(addr)})
+			sockets = append(sockets, dnsschema.Socket{Network: network, Addr: netip.MustParseAddrPort(addr)})
 		}
 	}
-	f.Configure(dns.Settings{Domains: []string{"cluster.local."}})
+	f.Configure(dnsschema.Settings{Domains: []string{"cluster.local."}})
 	f.Listen(sockets)
 	dir := r.t.TempDir()
 	serveFeed(r.t, f, filepath.Join(dir, "dns.sock"))
@@ -154,15 +157,16 @@ func (r *nodeRig) serveProxy() {
 		r.t.Fatal(err)
 	}
 	keeper := feed.NewKeeper("", log)
-	keeper.Bind = func(k feed.Socket) (file *os.File, err error) {
+	keeper.Bind = func(k schema.Socket) (file *os.File, err error) {
 		err = r.node.Do(func() error { file, err = feed.OpenSocket(k); return err })
 		return file, err
 	}
 	f := feed.New(proxyTestUser, keeper, log)
-	f.Configure(feed.Settings{Drain: time.Millisecond})
-	f.Listen(socketsOf([]netip.Addr{netip.MustParseAddr(rigNode)}, true))
-	for _, err := range []error{f.Hosts().Sync(r.t.Context(), map[string]table.Host{}), f.Backends().Sync(r.t.Context(),
-		map[string]table.Backend{}), f.Certificates().Sync(r.t.Context(), nil)} {
+	f.Configure(schema.Settings{Drain: time.Millisecond})
+	f.Listen(ingress.Sockets([]netip.Addr{netip.MustParseAddr(rigNode)}, true))
+	for _, err := range []error{f.Hosts().Sync(r.t.Context(), map[string]schema.Host{}),
+		f.Backends().Sync(r.t.Context(),
+			map[string]schema.Backend{}), f.Certificates().Sync(r.t.Context(), nil)} {
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -170,7 +174,7 @@ func (r *nodeRig) serveProxy() {
 	go func() { _ = f.Serve(r.t.Context(), l) }()
 	startProxyIn(r.t, r.node, testBinary(r.t, dir), dir)
 	testnet.Eventually(r.t, 30*time.Second, func() error {
-		_, code, err := ask(r.t.Context(), filepath.Join(dir, "health.sock"), "/readyz")
+		_, code, err := agent.Ask(r.t.Context(), filepath.Join(dir, "health.sock"), "/readyz")
 		if err == nil && code != http.StatusOK {
 			err = fmt.Errorf("%d", code)
 		}

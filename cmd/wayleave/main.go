@@ -44,35 +44,10 @@ func root() *cobra.Command {
 	return c
 }
 
-// The places that the manifest mounts, see deploy/manifest.tmpl.
+// The files of the folder that only one container has, dns or proxy.
 const (
-	configDir = "/etc/wayleave"
-	runDir    = "/run/wayleave"
-	stateDir  = "/var/lib/wayleave"
-	// apiServersFile remembers where API servers are.
-	apiServersFile = stateDir + "/api-servers"
-	// dnsPlaceFile remembers where DNS is served.
-	dnsPlaceFile = stateDir + "/dns-place"
-
-	hostSysctl = "/host-sysctl"
-	// nodeFacts is what the container discover found on the node.
-	nodeFacts  = "/node/facts.json"
-	cniBinDir  = "/opt/cni/bin"
-	cniConfDir = "/etc/cni/net.d"
-
-	// agentSocket serves the owner's status on the node.
-	agentSocket = runDir + "/agent.sock"
-	// healthSocket serves the health of this pod's agent, owner or standby.
-	healthSocket = "/pod/agent.sock"
-	// dnsSocket and proxySocket are the agent's, each in a folder that only one other container
-	// has, which cannot write there.
-	dnsSocket   = "/pod-dns/feed.sock"
-	proxySocket = "/pod-proxy/feed.sock"
-	// ownDir is the folder that only the container itself has, of dns and of proxy.
 	ownDir       = "/own"
 	dnsProbes    = ownDir + "/dns-health.sock"
 	proxyProbes  = ownDir + "/proxy-health.sock"
 	dnsStateFile = ownDir + "/snapshot"
-	// xtablesLock is the file that programs of iptables-legacy lock on the node.
-	xtablesLock = "/run/xtables.lock"
 )

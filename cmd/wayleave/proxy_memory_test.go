@@ -18,9 +18,10 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/agent"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // connections of the flood; eight times as many are the proxy's bound.
@@ -59,12 +60,12 @@ func TestAFloodFitsTheMemory(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	f := feed.New(proxyTestUser, feed.NewKeeper("", log), log)
-	f.Configure(feed.Settings{Drain: time.Millisecond, ConnectionsPerClient: -1})
-	f.Listen([]feed.Socket{{Addr: addr, TLS: true}})
+	f.Configure(schema.Settings{Drain: time.Millisecond, ConnectionsPerClient: -1})
+	f.Listen([]schema.Socket{{Addr: addr, TLS: true}})
 	if err := errors.Join(f.Hosts().Sync(ctx,
-		map[string]table.Host{"": {Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b"}}}}),
-		f.Backends().Sync(ctx, map[string]table.Backend{
-			"b": {Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(backend.Addr().String())}}}}),
+		map[string]schema.Host{"": {Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: "b"}}}}),
+		f.Backends().Sync(ctx, map[string]schema.Backend{
+			"b": {Key: "b", Endpoints: []schema.Endpoint{{Addr: netip.MustParseAddrPort(backend.Addr().String())}}}}),
 		f.Certificates().Sync(ctx, nil)); err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +81,7 @@ func TestAFloodFitsTheMemory(t *testing.T) {
 	startProxy(t, plainBinary(t, dir), own)
 	health := filepath.Join(own, "health.sock")
 	resident := func() (n float64, err error) {
-		text, code, err := ask(t.Context(), health, "/metrics")
+		text, code, err := agent.Ask(t.Context(), health, "/metrics")
 		if err != nil || code != http.StatusOK {
 			return 0, fmt.Errorf("%d, %w", code, err)
 		}
@@ -93,7 +94,7 @@ func TestAFloodFitsTheMemory(t *testing.T) {
 		return 0, errors.New("no such metric")
 	}
 	testnet.Eventually(t, 30*time.Second, func() error {
-		_, code, err := ask(t.Context(), health, "/readyz")
+		_, code, err := agent.Ask(t.Context(), health, "/readyz")
 		if err == nil && code != http.StatusOK {
 			err = errors.New("not ready")
 		}

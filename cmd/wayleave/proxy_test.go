@@ -20,11 +20,12 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/agent"
 	"wayleave.dev/internal/execfile"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/process"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // proxyChild names the folder that the child of TestProxyProcesses works in.
@@ -173,15 +174,15 @@ func TestProxyProcesses(t *testing.T) {
 		if err := keeper.Inherit(ctx); err != nil {
 			t.Fatal(err)
 		}
-		var agent sync.WaitGroup
-		agent.Go(func() { _ = keeper.Serve(ctx) })
+		var running sync.WaitGroup
+		running.Go(func() { _ = keeper.Serve(ctx) })
 		f := feed.New(proxyTestUser, keeper, log)
-		f.Configure(feed.Settings{Drain: 10 * time.Second})
-		f.Listen([]feed.Socket{{Addr: addr}})
+		f.Configure(schema.Settings{Drain: 10 * time.Second})
+		f.Listen([]schema.Socket{{Addr: addr}})
 		if err := errors.Join(f.Hosts().Sync(ctx,
-			map[string]table.Host{"": {Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b"}}}}),
-			f.Backends().Sync(ctx, map[string]table.Backend{
-				"b": {Key: "b", Endpoints: []table.Endpoint{
+			map[string]schema.Host{"": {Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: "b"}}}}),
+			f.Backends().Sync(ctx, map[string]schema.Backend{
+				"b": {Key: "b", Endpoints: []schema.Endpoint{
 					{Addr: netip.MustParseAddrPort(backend.Addr().String())}}}}),
 			f.Certificates().Sync(ctx, nil)); err != nil {
 			t.Fatal(err)
@@ -194,10 +195,10 @@ func TestProxyProcesses(t *testing.T) {
 		if err := os.Chmod(filepath.Join(own, "proxy.sock"), 0o666); err != nil {
 			t.Fatal(err)
 		}
-		agent.Go(func() { _ = f.Serve(ctx, l) })
+		running.Go(func() { _ = f.Serve(ctx, l) })
 		end := startProxy(t, binary, own)
 		testnet.Eventually(t, 20*time.Second, func() error {
-			text, code, err := ask(t.Context(), filepath.Join(own, "health.sock"), "/readyz")
+			text, code, err := agent.Ask(t.Context(), filepath.Join(own, "health.sock"), "/readyz")
 			if err == nil && code != http.StatusOK {
 				err = errors.New(text)
 			}
@@ -205,7 +206,7 @@ func TestProxyProcesses(t *testing.T) {
 		})
 		return func() {
 			cancel()
-			agent.Wait()
+			running.Wait()
 			keeper.Keep(nil)
 			end()
 		}

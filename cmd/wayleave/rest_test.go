@@ -16,7 +16,13 @@ import (
 	"testing"
 	"time"
 
+	"wayleave.dev/agent"
+	dnsfeature "wayleave.dev/agent/dns"
+	"wayleave.dev/agent/ingress"
+	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
+	"wayleave.dev/dns/server"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
 	kubesource "wayleave.dev/source/kubernetes"
@@ -55,20 +61,23 @@ func TestContainerChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	a := &agent{node: "n", log: log, store: store, client: &kubesource.Client{}, feed: &dns.Feed{Open: dns.OpenSocket,
-		AllowUID: dnsUser, Log: log}}
+	all := []agent.Feature{dnsfeature.New(), ingress.New()}
+	a := &agent.Node{Name: "n", Core: agent.NewCore(log, store, config.Config{}, all)}
+	a.Client = &kubesource.Client{}
 	if words[0] == "outside" { // with a client that nothing can be asked of
-		a.cfg.Ingress.Enabled, a.cfg.Ingress.NodeSelector = true, map[string]string{"ingress": "yes"}
+		a.Config.Ingress.Enabled, a.Config.Ingress.NodeSelector = true, map[string]string{"ingress": "yes"}
 		if err := store.Write(func(w *model.Writer) { w.PutNode(&model.Node{Name: "n", Ready: true}) }); err != nil {
 			t.Fatal(err)
 		}
 	}
-	a.ingress = newIngressFeed(a)
-	var parts []func(context.Context) error
-	for _, fn := range a.feeds() {
-		parts = append(parts, fn)
+	if err := a.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	t.Error(all(t.Context(), parts...))
+	var parts []func(context.Context) error
+	for _, p := range a.Always() {
+		parts = append(parts, p.Run)
+	}
+	t.Error(agent.All(t.Context(), parts...))
 }
 
 // replace puts a socket in the place of another, as a captured process would.
@@ -150,25 +159,26 @@ func TestContainersOfFeaturesThatAreOff(t *testing.T) {
 				}
 				return nil
 			}
-			start(dnsUser, "dns")
-			start(proxyUser, "proxy")
+			start(dnsfeature.User, "dns")
+			start(ingress.User, "proxy")
 			testnet.Eventually(t, 20*time.Second, func() error {
-				return errors.Join(probe(dnsUser, "health dns --live"), probe(proxyUser, "health proxy --live"))
+				return errors.Join(probe(dnsfeature.User, "health dns --live"),
+					probe(ingress.User, "health proxy --live"))
 			})
-			if probe(dnsUser, "health dns") == nil || probe(proxyUser, "health proxy") == nil {
+			if probe(dnsfeature.User, "health dns") == nil || probe(ingress.User, "health proxy") == nil {
 				t.Error("ready before an agent said anything")
 			}
 			start(0, tc.agent)
 			testnet.Eventually(t, 20*time.Second, func() error {
-				return errors.Join(probe(dnsUser, "health dns"), probe(proxyUser, "health proxy"))
+				return errors.Join(probe(dnsfeature.User, "health dns"), probe(ingress.User, "health proxy"))
 			})
-			for _, user := range []uint32{dnsUser, proxyUser} {
+			for _, user := range []uint32{dnsfeature.User, ingress.User} {
 				if err := probe(user, "replace /pod-dns/feed.sock /pod-proxy/feed.sock"); err != nil {
 					t.Error(err)
 				}
 			}
 			for _, s := range []string{"own/dns-health.sock", "own/proxy-health.sock"} {
-				text, _, err := ask(t.Context(), filepath.Join(pod, s), "/metrics")
+				text, _, err := agent.Ask(t.Context(), filepath.Join(pod, s), "/metrics")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -221,17 +231,18 @@ func TestDNSThatIsSwitchedOffClosesItsSockets(t *testing.T) {
 		return func() { cancel(); <-done }
 	}
 	on := &dns.Feed{Open: dns.OpenSocket, Log: log}
-	if err := on.Sync(t.Context(), map[model.Name]dns.Entry{}); err != nil {
+	if err := on.Sync(t.Context(), map[model.Name]schema.Records{}); err != nil {
 		t.Fatal(err)
 	}
-	on.Configure(dns.Settings{Domains: []string{"cluster.local."}})
-	on.Listen([]dns.Socket{{Network: "udp", Addr: addr}})
+	on.Configure(schema.Settings{Domains: []string{"cluster.local."}})
+	on.Listen([]schema.Socket{{Network: "udp", Addr: addr}})
 	stop := serve(on)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = dns.Run(ctx, dns.Config{Socket: filepath.Join(dir, "dns.sock"), StateFile: filepath.Join(dir, "snapshot"),
+		_ = server.Run(ctx, server.Config{Socket: filepath.Join(dir, "dns.sock"),
+			StateFile:    filepath.Join(dir, "snapshot"),
 			HealthSocket: filepath.Join(dir, "health.sock"), Log: log})
 	}()
 	t.Cleanup(func() { cancel(); <-done })

@@ -1,24 +1,24 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"wayleave.dev/agent"
+	"wayleave.dev/agent/features"
+	"wayleave.dev/internal/listeners"
 )
 
 func statusCommand() *cobra.Command {
-	var asJSON, vips, policies, ofWriter bool
+	var asJSON, ofWriter bool
 	var socket string
+	lists := map[string]*bool{}
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Say what is programmed on this node, and what is wrong",
@@ -27,9 +27,9 @@ func statusCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if ofWriter {
-				socket = writerSocket
+				socket = agent.WriterSocket
 			}
-			raw, code, err := ask(cmd.Context(), socket, "/status")
+			raw, code, err := agent.Ask(cmd.Context(), socket, "/status")
 			if err != nil {
 				return fmt.Errorf("the agent does not answer on %s: %w", socket, err)
 			}
@@ -40,30 +40,39 @@ func statusCommand() *cobra.Command {
 				fmt.Fprint(cmd.OutOrStdout(), raw)
 				return nil
 			}
-			var r report
+			var r agent.Report
 			if err := json.Unmarshal([]byte(raw), &r); err != nil {
 				return fmt.Errorf("the agent's answer: %w", err)
 			}
-			if vips {
-				fmt.Fprint(cmd.OutOrStdout(), r.vips(time.Now()))
-				return nil
+			for _, l := range tables() {
+				if *lists[l.Name] {
+					text, err := l.Text(r.Lists[l.Name], time.Now())
+					fmt.Fprint(cmd.OutOrStdout(), text)
+					return err
+				}
 			}
-			if policies {
-				fmt.Fprint(cmd.OutOrStdout(), r.policies())
-				return nil
-			}
-			fmt.Fprint(cmd.OutOrStdout(), r.text(time.Now()))
+			fmt.Fprint(cmd.OutOrStdout(), r.Text(time.Now()))
 			return nil
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "for machines")
-	c.Flags().BoolVar(&vips, "vips", false, "who answers for the addresses of load balancers, and since when")
-	c.Flags().BoolVar(&policies, "policies", false,
-		"which pods of this node are isolated, by which policies, and what was dropped")
+	for _, l := range tables() {
+		lists[l.Name] = c.Flags().Bool(l.Name, false, l.Help)
+	}
 	c.Flags().BoolVar(&ofWriter, "writer", false,
 		"ask the writer of this pod: kubectl -n kube-system exec deploy/wayleave-writer -- /wayleave status --writer")
-	c.Flags().StringVar(&socket, "socket", agentSocket, "the agent's socket")
+	c.Flags().StringVar(&socket, "socket", agent.Socket, "the agent's socket")
 	return c
+}
+
+// tables are those of features that have one.
+func tables() (out []agent.List) {
+	for _, f := range features.All() {
+		if l, ok := f.(agent.Lister); ok {
+			out = append(out, l.List())
+		}
+	}
+	return out
 }
 
 func healthCommand() *cobra.Command {
@@ -74,19 +83,13 @@ func healthCommand() *cobra.Command {
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []string{"agent", "dns", "proxy", "writer"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			socket, path := healthSocket, "/readyz"
-			switch args[0] {
-			case "dns":
-				socket = dnsProbes
-			case "proxy":
-				socket = proxyProbes
-			case "writer":
-				socket = writerSocket
-			}
+			socket := map[string]string{"agent": agent.HealthSocket, "dns": dnsProbes, "proxy": proxyProbes,
+				"writer": agent.WriterSocket}[args[0]]
+			path := "/readyz"
 			if live {
 				path = "/livez"
 			}
-			text, code, err := ask(cmd.Context(), socket, path)
+			text, code, err := agent.Ask(cmd.Context(), socket, path)
 			if err != nil {
 				return err
 			}
@@ -100,50 +103,26 @@ func healthCommand() *cobra.Command {
 	return c
 }
 
-// ask does one GET over a unix socket.
-func ask(ctx context.Context, socket, path string) (body string, code int, err error) {
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		}}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://wayleave"+path, nil)
-	if err != nil {
-		return "", 0, err
+// listenersCommand lists the sockets of the container that it is executed in.
+func listenersCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "listeners",
+		Short:   "List what the processes of this container listen on; docs/security.md says who may connect to each",
+		Example: "  kubectl -n kube-system exec POD_OF_THE_NODE -c agent -- /wayleave listeners",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := listeners.Read("/proc/self/net")
+			if err != nil {
+				return fmt.Errorf("sockets of the node: %w", err)
+			}
+			own, err := listeners.Own("/proc", all)
+			if err != nil {
+				return fmt.Errorf("descriptors of this container: %w", err)
+			}
+			for _, s := range own {
+				fmt.Fprintln(cmd.OutOrStdout(), s)
+			}
+			return nil
+		},
 	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return "", 0, err
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(resp.Body)
-	return string(raw), resp.StatusCode, err
-}
-
-// listenUnix makes a socket that only root may use, in place of a stale one.
-func listenUnix(path string) (net.Listener, error) { return listenMode(path, 0o600) }
-
-// listenChild makes the socket that the container dns or proxy connects to. The feed asks the
-// kernel who calls; the mode only lets that user try.
-func listenChild(path string) (*net.UnixListener, error) {
-	// The kubelet makes an emptyDir writable for all. The container mounts it read-only; this is
-	// for a mount that is not.
-	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
-		return nil, err
-	}
-	return listenMode(path, 0o666)
-}
-
-func listenMode(path string, mode os.FileMode) (*net.UnixListener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, mode); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
 }

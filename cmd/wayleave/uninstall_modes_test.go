@@ -15,15 +15,20 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"wayleave.dev/agent"
+	"wayleave.dev/agent/features"
+	"wayleave.dev/config"
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/testnet"
-	kernelipt "wayleave.dev/kernel/iptables"
+	"wayleave.dev/kernel/conntrack"
 	kernelipvs "wayleave.dev/kernel/ipvs"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/kernel/sysctl"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork"
 	"wayleave.dev/service"
+	"wayleave.dev/service/dataplane"
 )
 
 // bareNode is a node without Wayleave on it.
@@ -56,41 +61,47 @@ func newBareNode(t *testing.T) *bareNode {
 }
 
 // open is what `wayleave uninstall` has of the node.
-func (n *bareNode) open() *nodeState {
+func (n *bareNode) open() *agent.Host {
 	n.t.Helper()
 	fd, err := os.Open(n.ns.Path())
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	state, run := filepath.Join(n.dir, "state"), filepath.Join(n.dir, "run")
-	s, err := newNodeState(fd, state, run, podnetwork.Config{Sysctl: "/proc/sys/net", BinDir: filepath.Join(n.dir,
-		"bin"), ConfDir: filepath.Join(n.dir, "net.d"),
-		Socket: filepath.Join(run, "cni.sock"), Tombstones: filepath.Join(state, "tombstones")})
+	s, err := agent.NewHost(fd, agent.Dirs{State: state, Run: run, Sysctl: "/proc/sys/net",
+		CNIBin: filepath.Join(n.dir, "bin"), CNIConf: filepath.Join(n.dir, "net.d")})
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.t.Cleanup(s.close)
+	n.t.Cleanup(func() { _ = s.Close() })
 	return s
 }
 
 // install puts on the node what an agent puts there in a mode.
 func (n *bareNode) install(kind string) error {
 	ctx, s := n.t.Context(), n.open()
-	for _, d := range []string{s.stateDir, s.runDir} {
+	for _, d := range []string{s.State, s.Run} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return err
 		}
 	}
-	var mode service.Mode = s.planes.Nftables()
-	var err error
-	switch kind {
-	case "iptables-nft":
-		mode, err = s.planes.Iptables(kernelipt.NFT)
-	case "iptables-legacy":
-		mode, err = s.planes.Iptables(kernelipt.Legacy)
-	case "ipvs":
-		mode, err = s.planes.IPVS()
+	track, err := conntrack.NewKernel(s.FD())
+	if err != nil {
+		return err
 	}
+	links, err := link.NewKernel(s.FD(), filepath.Join(s.State, "dns-addresses"))
+	if err != nil {
+		return err
+	}
+	planes := dataplane.Planes{NSFD: s.FD(), NFT: s.NFT, Track: track, Memory: s.State + "/iptables",
+		Scheduler: config.Default().IPVS.Scheduler, Drain: config.Default().IPVS.Drain}
+	name, flavour, _ := strings.Cut(kind, "-")
+	planes.Flavour = flavour
+	plane, err := dataplane.ByName(name)
+	if err != nil {
+		return err
+	}
+	mode, err := plane.Make(ctx, planes)
 	if err != nil {
 		return err
 	}
@@ -101,23 +112,24 @@ func (n *bareNode) install(kind string) error {
 		NodePortCIDRs: []netip.Prefix{netip.MustParsePrefix("172.30.0.0/24"), netip.MustParsePrefix("fd00:30::/64"),
 			netip.MustParsePrefix("127.0.0.0/8")}}
 	mode.SetNodeFacts(local)
-	set := sysctl.Set{Root: "/proc/sys/net", State: s.stateDir + "/sysctl"}
+	set := sysctl.Set{Root: "/proc/sys/net", State: s.State + "/sysctl"}
 	tracking := service.Tracking{Established: 23 * time.Hour, CloseWait: time.Hour, UDP: 31 * time.Second,
 		Liberal: true}
-	if err := errors.Join(ensureSysctls(set, mode, local), tracking.Set(set, 1)); err != nil {
+	if err := errors.Join(dataplane.EnsureSysctls(set, mode, local), tracking.Set(set, 1)); err != nil {
 		return err
 	}
 	if err := mode.Sync(ctx, n.plans()); err != nil {
 		return err
 	}
-	p := &dns.Placement{Net: s.links, NFT: s.nft, Feed: &dns.Feed{}, Forwarding: func([]netip.Addr) dns.Forwarding {
-		return dns.Forwarding{}
-	}}
+	p := &dns.Placement{Net: links, Bypass: dns.NFTables{Conn: s.NFT}, Feed: &dns.Feed{},
+		Forwarding: func([]netip.Addr) schema.Forwarding {
+			return schema.Forwarding{}
+		}}
 	if err := p.Sync(ctx, map[model.Name]dns.Place{
 		{}: {VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.10")}}}); err != nil {
 		return err
 	}
-	if err := s.links.SetRoute(ctx, link.Route{Dst: netip.MustParsePrefix("10.244.7.0/24")}); err != nil {
+	if err := links.SetRoute(ctx, link.Route{Dst: netip.MustParsePrefix("10.244.7.0/24")}); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(n.dir, "net.d", podnetwork.ConfName), nil, 0o644)
@@ -275,12 +287,12 @@ func uninstallRows(t *testing.T, rows ...string) {
 					n.others(with)
 				}
 				before := n.everything()
-				n.ns.Must(func() error { return n.open().verify(t.Context()) })
+				n.ns.Must(func() error { return n.open().Verify(t.Context(), features.All()) })
 				for kind := range strings.FieldsSeq(row) {
 					n.ns.Must(func() error { return n.install(kind) })
 				}
 				n.ns.Must(func() error {
-					err := n.open().verify(t.Context())
+					err := n.open().Verify(t.Context(), features.All())
 					for kind := range strings.FieldsSeq(row) {
 						want := map[string]string{"nftables": "table ip wayleave-service",
 							"iptables-nft":    "chain KUBE-SERVICES of iptables (nft)",
@@ -293,9 +305,9 @@ func uninstallRows(t *testing.T, rows ...string) {
 					return nil
 				})
 				for range 2 { // twice is no error
-					n.ns.Must(func() error { return n.open().uninstall(t.Context()) })
+					n.ns.Must(func() error { return n.open().Uninstall(t.Context(), features.All()) })
 				}
-				n.ns.Must(func() error { return n.open().verify(t.Context()) })
+				n.ns.Must(func() error { return n.open().Verify(t.Context(), features.All()) })
 				if after := n.everything(); after != before {
 					t.Errorf("the node is not as it was: %s", firstDifference(before, after))
 				}

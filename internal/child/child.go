@@ -1,5 +1,5 @@
-// Package child runs this very program again for what must not have the rights of the agent: a
-// process that is told everything over one socket, and that ends with it.
+// Package child runs this program again as a process with fewer rights than the agent. The process gets all of its
+// state over one socket, and ends with that socket.
 package child
 
 import (
@@ -60,15 +60,14 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Done is closed when the child has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Kill ends the child whatever it does, also when it is stopped, and waits for that.
+// Kill ends the child, also a stopped one, and waits until it has ended.
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Kill() // an error says that it has ended
 	<-p.done
 	_ = p.Conn.Close()
 }
 
-// End closes the socket and waits for the child to end by itself, within the context; then it
-// is killed.
+// End closes the socket and waits until the child ends. When ctx ends first, it kills the child.
 func (p *Process) End(ctx context.Context) error {
 	_ = p.Conn.Close()
 	select {
@@ -80,7 +79,7 @@ func (p *Process) End(ctx context.Context) error {
 	}
 }
 
-// Parent is the child's end of the socket. It is there to be asked for once.
+// Parent is the child's end of the socket. Call it once.
 func Parent() (*net.UnixConn, error) {
 	unix.CloseOnExec(socketFD)
 	return connOf(socketFD)

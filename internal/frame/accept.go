@@ -12,8 +12,8 @@ import (
 // acceptPause follows an accept that failed for want of files or memory.
 const acceptPause = 50 * time.Millisecond
 
-// Accept is the next connection to a listener. A process without files or memory for it waits until it has: a
-// server that ended would be worse. It returns ctx's error when that ends.
+// Accept is the next connection to a listener. Without free files or memory it waits and tries again, so that the
+// server does not end. It returns ctx's error when ctx ends.
 func Accept(ctx context.Context, l *net.UnixListener) (*net.UnixConn, error) {
 	for {
 		c, err := l.AcceptUnix()
@@ -34,7 +34,7 @@ func Accept(ctx context.Context, l *net.UnixListener) (*net.UnixConn, error) {
 	}
 }
 
-// isScarce says whether an accept failed for what may be there later.
+// isScarce says whether an accept failed for a temporary reason.
 func isScarce(err error) bool {
 	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED, unix.EINTR} {
 		if errors.Is(err, e) {

@@ -57,12 +57,11 @@ type Limits struct {
 	Bytes int
 	// Files are descriptors.
 	Files int
-	// AnyVersion lets fields pass that are not known: the peer may be of another version.
+	// AnyVersion ignores unknown fields: the peer may be of another version.
 	AnyVersion bool
 }
 
-// Receive reads a frame of a peer that is trusted: the agent. The files are the caller's to
-// close.
+// Receive reads a frame of a trusted peer: the agent. The caller closes the files.
 func Receive(c *net.UnixConn, v any) ([]*os.File, error) {
 	body, files, err := read(c, Limits{Bytes: maxSize, Files: MaxPassed})
 	if err != nil {
@@ -75,8 +74,8 @@ func Receive(c *net.UnixConn, v any) ([]*os.File, error) {
 	return files, nil
 }
 
-// ReceiveWithin reads a frame of a peer that may be captured. Beyond the limits nothing is
-// kept, and a field that v lacks is an error, see Limits. The files are the caller's to close.
+// ReceiveWithin reads a frame of a peer that may be captured. It refuses a frame beyond the limits, and a field that
+// v does not have; see Limits. The caller closes the files.
 func ReceiveWithin(c *net.UnixConn, v any, most Limits) ([]*os.File, error) {
 	body, files, err := read(c, most)
 	if err != nil {

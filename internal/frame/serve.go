@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// Bounds of a server: a captured peer that connects again and again gets no more of the agent's
-// time than this.
+// Bounds of a server: a captured peer that reconnects in a loop takes no more of the agent's time.
 const (
 	// maxPeers are served at once; the next wait in the kernel's queue.
 	maxPeers = 8

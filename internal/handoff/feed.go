@@ -18,7 +18,7 @@ import (
 // Methods may be called concurrently.
 type Feed[S comparable, T, U, R any] struct {
 	Protocol Protocol
-	// AllowUID may connect, beside root.
+	// AllowUID may connect; root may, too.
 	AllowUID uint32
 	Log      *slog.Logger
 	// Adopt takes the descriptors of a hello, one for each of its Holds. Only a protocol that passes

@@ -21,7 +21,7 @@ type Lock struct {
 }
 
 // Acquire waits for the lock until ctx ends. waiting, if not nil, is called once
-// when somebody else holds it.
+// if another process holds it.
 func Acquire(ctx context.Context, path string, waiting func()) (*Lock, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("owner lock: %w", err)
@@ -54,8 +54,7 @@ func Acquire(ctx context.Context, path string, waiting func()) (*Lock, error) {
 				waiting()
 			}
 		}
-		// A blocking flock cannot be given up when ctx ends; 20 ms is far below
-		// anything that a takeover is measured by.
+		// A blocking flock cannot be cancelled when ctx ends. 20 ms is far below what matters for a takeover.
 		select {
 		case <-ctx.Done():
 			f.Close()
@@ -65,7 +64,7 @@ func Acquire(ctx context.Context, path string, waiting func()) (*Lock, error) {
 	}
 }
 
-// queueOf is the file that those who wait lock together, for the owner to see them.
+// queueOf is the file on which waiting processes hold a shared lock, so that the owner sees them.
 func queueOf(path string) string { return path + ".waiting" }
 
 func enqueue(path string) (*os.File, error) {
@@ -74,7 +73,7 @@ func enqueue(path string) (*os.File, error) {
 		return nil, fmt.Errorf("owner lock: %w", err)
 	}
 	for {
-		// The owner may be looking, which takes it no time.
+		// The owner may hold the lock for a moment, in Awaited.
 		switch err := unix.Flock(int(q.Fd()), unix.LOCK_SH); {
 		case err == nil:
 			return q, nil
@@ -85,7 +84,7 @@ func enqueue(path string) (*os.File, error) {
 	}
 }
 
-// Awaited says whether somebody waits for the ownership.
+// Awaited says whether another process waits for the ownership.
 func (l *Lock) Awaited() (bool, error) {
 	q, err := os.OpenFile(queueOf(l.path), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -102,7 +101,7 @@ func (l *Lock) Awaited() (bool, error) {
 	}
 }
 
-// Release gives the ownership up.
+// Release ends the ownership.
 func (l *Lock) Release() error {
 	if err := l.file.Close(); err != nil {
 		return fmt.Errorf("owner lock: %w", err)

@@ -22,7 +22,7 @@ func strictParsers() map[string]string {
 		"ingress":                "annotations and hosts of URLs, read as ingress-nginx reads them",
 		"kernel":                 "rules of the kernel",
 		"podnetwork/cni/wish.go": "CNI's own arguments", "service/iptables/mode.go": "rules of the kernel",
-		"cmd/wayleave/announce.go":        "addresses of interfaces",
+		"agent/loadbalancer/links.go":     "addresses of interfaces",
 		"loadbalancer/peers/transport.go": "sockets", "explain/policy.go": "arguments of a command",
 		"service/conformance": "tests", "lab": "tests", "bench": "measurements", "hack": "tools",
 	}

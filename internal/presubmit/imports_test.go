@@ -75,10 +75,12 @@ func rules() []rule {
 		{"github.com/mdlayher/netlink", []string{"kernel"}, "only kernel/ changes kernel state"},
 		{"github.com/cilium/statedb", []string{"model"}, "features see snapshots, not the database"},
 		{"os/exec", []string{"kernel", "internal"}, "only kernel/ runs programs"},
-		{"testing", []string{"internal/testnet", "internal/golden", "internal/hostile", "service/conformance",
-			"kernel/nft/program/programtest"},
+		{"testing", []string{"internal/testnet", "internal/golden", "internal/hostile", "internal/dnstest",
+			"internal/wiretest", "service/conformance", "kernel/nft/program/programtest"},
 			"tests stay out of the product"},
 		{module + "internal/fakeapi", nil, "it is for tests"},
+		{module + "internal/dnstest", nil, "it is for tests"},
+		{module + "internal/wiretest", nil, "it is for tests"},
 	}
 }
 

@@ -1,8 +1,7 @@
-// Package conntrack removes tracked flows that would keep going to where nobody
-// serves them any more.
+// Package conntrack removes tracked flows to backends that no longer serve them.
 //
-// Only UDP is touched: a TCP connection to a backend that has left the Service is
-// the backend's to end, and with UDP it is the client that never notices.
+// It removes UDP flows only. A TCP connection to a backend that has left the Service is for the backend to end; a UDP
+// client would never notice.
 package conntrack
 
 import (
@@ -16,12 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Flow names tracked UDP flows by where the client sent to and who answers.
+// Flow selects tracked UDP flows by destination and backend.
 type Flow struct {
 	// Dst is the address and port that the client uses; with an unspecified
 	// address any address with that port.
 	Dst netip.AddrPort
-	// Backend is who the flow was translated to.
+	// Backend is the address and port that the flow was translated to.
 	Backend netip.AddrPort
 }
 
@@ -31,8 +30,8 @@ type Flusher interface {
 	// in untranslated those that go to the destination itself. Other flows are not
 	// touched.
 	Flush(ctx context.Context, flows []Flow, untranslated []netip.AddrPort) error
-	// FlushWhere removes the UDP flows that stale says yes to: dst is where the
-	// client sends to, backend who answers.
+	// FlushWhere removes the UDP flows for which stale is true: dst is where the client sends to, backend is where the
+	// answers come from.
 	FlushWhere(ctx context.Context, stale func(dst, backend netip.AddrPort) bool) error
 }
 
@@ -104,7 +103,7 @@ func (f filter) MatchConntrackFlow(c *netlink.ConntrackFlow) bool {
 	return f.flows[Flow{dst, back}] || f.flows[Flow{any, back}]
 }
 
-// udpFlow is where the client of a UDP flow sends to, and who answers.
+// udpFlow returns where the client of a UDP flow sends to, and where the answers come from.
 func udpFlow(c *netlink.ConntrackFlow) (dst, back netip.AddrPort, ok bool) {
 	if c.Forward.Protocol != unix.IPPROTO_UDP {
 		return dst, back, false

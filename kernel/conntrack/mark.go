@@ -22,14 +22,13 @@ type Tuple struct{ Src, Dst netip.AddrPort }
 // Tracked is a flow of connection tracking.
 type Tracked struct {
 	Protocol uint8
-	// Original is how the first packet came, Reply how its answer comes: the one that
-	// answers is Reply.Src, after translation.
+	// Original is the tuple of the first packet, Reply that of its answer: the backend is Reply.Src, after translation.
 	Original, Reply Tuple
 	Mark            uint32
-	// Expected flows were announced by another one, as that of data by FTP.
+	// Expected flows were announced by another one, as FTP announces its data connection.
 	Expected bool
 
-	// family, tuple and zone name the flow to the kernel, as it named it.
+	// family, tuple and zone identify the flow to the kernel, in its own encoding.
 	family      byte
 	tuple, zone []byte
 }
@@ -39,8 +38,8 @@ type Marker interface {
 	// Each calls visit for every flow that has one of the bits in its mark, or with 0 for
 	// every flow. It ends with the first error of visit.
 	Each(ctx context.Context, bits uint32, visit func(Tracked) error) error
-	// SetMark gives the bits in mask of the flow's mark the value, and leaves the others as
-	// they are. A flow that has ended is no error.
+	// SetMark sets the bits in mask of the flow's mark to value, and leaves the others unchanged. A flow that has ended
+	// is no error.
 	SetMark(ctx context.Context, flow Tracked, value, mask uint32) error
 	// Own returns the addresses of the node itself.
 	Own(ctx context.Context) (map[netip.Addr]bool, error)
@@ -64,7 +63,7 @@ const (
 const (
 	// slow is how long one conversation with the kernel may take at the most.
 	slow = time.Minute
-	// buffer is as much as the kernel gives at once.
+	// buffer is the size of one read of a dump, in bytes.
 	buffer = 64 << 10
 )
 
@@ -256,7 +255,7 @@ func (t *Tracker) SetMark(ctx context.Context, flow Tracked, value, mask uint32)
 	if len(flow.zone) > 0 {
 		attrs = append(attrs, netlink.Attribute{Type: nl.CTA_ZONE, Data: flow.zone})
 	}
-	// Without the flag Create a flow that has ended is not made anew.
+	// Without the flag Create, a flow that has ended is not created again.
 	msg, err := message(nl.IPCTNL_MSG_CT_NEW, flow.family, netlink.Acknowledge, attrs)
 	if err != nil {
 		return err

@@ -1,10 +1,10 @@
-// Package firewall is what the host's own firewall does with packets that must pass: chains of others that drop what
-// they do not know. To accept a packet elsewhere is not enough, since every chain of a hook must accept it.
+// Package firewall finds foreign chains that drop packets which must pass, and adds accepting rules to them. A rule in
+// a chain of ours is not enough, since every chain of a hook must accept a packet.
 //
 // Invariants:
 //   - A chain of others is changed only where it drops a sample whatever its addresses are, and only by rules in front
 //     that carry the owner's comment.
-//   - A rule that drops single addresses or ports is named, and stays in force.
+//   - A rule that drops single addresses or ports is reported, and stays in force.
 package firewall
 
 import (
@@ -16,12 +16,11 @@ import (
 
 // Firewall is one kind of firewall of a host, such as nftables. Safe for concurrent use.
 type Firewall interface {
-	// Admit has foreign chains accept what passes. A chain that drops one of the samples gets our rules in front of
-	// its own, and one that drops none has none of them. A chain that cannot be changed is found with the rule that
-	// drops, and stops no other.
+	// Admit makes foreign chains accept the packets of a Pass. A chain that drops one of the samples gets our rules in
+	// front of its own; all other chains have none of them. A chain that cannot be changed is reported with the rule
+	// that drops.
 	Admit(ctx context.Context, p Pass) (Found, error)
-	// Withdraw takes the owner's rules out of foreign chains again, and returns where some
-	// were.
+	// Withdraw removes the owner's rules from foreign chains, and returns the chains that had some.
 	Withdraw(ctx context.Context, owner string) (chains []string, err error)
 	// Accepting lists foreign chains with rules of the owner.
 	Accepting(ctx context.Context, owner string) (chains []string, err error)
@@ -29,52 +28,52 @@ type Firewall interface {
 	WatchOthers(ctx context.Context) (<-chan struct{}, error)
 }
 
-// Hook is where packets meet a chain.
+// Hook is a place in the network stack where packets enter chains.
 type Hook string
 
-// The hooks at which foreign chains are looked at: for what the node forwards, and for what it takes itself.
+// The hooks whose foreign chains are examined: for packets that the node forwards, and for those addressed to it.
 const (
 	Forward Hook = "forward"
 	Input   Hook = "input"
 )
 
-// Pass is what foreign chains of a hook must let through.
+// Pass describes packets that the foreign chains of a hook must accept.
 type Pass struct {
-	// Owner is a feature, as its rules are known by: "pod network".
+	// Owner is the feature whose rules these are, such as "pod network". It is in the comment of each rule.
 	Owner string
 	Hook  Hook
-	// Rules accept it.
+	// Rules accept the packets.
 	Rules []Accepted
-	// Samples are packets of it: a chain that certainly drops one gets the rules. They have no addresses but those
-	// that the rules name, so that a chain that drops single addresses keeps doing so.
+	// Samples are example packets: a chain that certainly drops one gets the rules. They have only the addresses that
+	// the rules name, so that a chain that drops single addresses keeps doing so.
 	Samples []Packet
-	// Probes are packets with addresses: a rule that drops one is found, and left as it is.
+	// Probes are packets with addresses: a rule that drops one is reported, and left unchanged.
 	Probes []Packet
 }
 
-// Accepted is a rule of ours in a foreign chain. What is zero may be anything.
+// Accepted is a rule of ours in a foreign chain. A zero field matches anything.
 type Accepted struct {
 	// In and Out are beginnings of names of links.
 	In, Out string
 	Proto   uint8
 	Dport   uint16
 	Dst     netip.Addr
-	// Mark is bits of the packet mark, all of which are set.
+	// Mark matches packets that have all of these bits in their mark.
 	Mark uint32
-	// Replies are of connections whose destination was translated.
+	// Replies matches replies of connections whose destination was translated.
 	Replies bool
 }
 
-// CommentPrefix and the owner are the comment of each rule of ours in chains of others.
+// CommentPrefix and the owner make the comment of each rule of ours in a foreign chain.
 const CommentPrefix = "wayleave: "
 
-// Found is what foreign chains do with what must pass, each list in order.
+// Found is what foreign chains do with packets that must pass. Each list is sorted.
 type Found struct {
-	// Accepted are the chains that have our rules, because their own drop it.
+	// Accepted are the chains that have our rules, because their own rules drop the packets.
 	Accepted []string
-	// Drops are rules that drop it: of chains that cannot be changed, or because of the packet's addresses.
+	// Drops are rules that drop the packets: in chains that cannot be changed, or because of addresses.
 	Drops []string
-	// Perhaps are rules that drop some of it, by ports or addresses.
+	// Perhaps are rules that drop some of the packets, by ports or addresses.
 	Perhaps []string
 }
 
@@ -91,8 +90,7 @@ func (f Found) Equal(o Found) bool {
 	return slices.Equal(f.Accepted, o.Accepted) && slices.Equal(f.Drops, o.Drops) && slices.Equal(f.Perhaps, o.Perhaps)
 }
 
-// Judge is what the drops of samples and probes mean. change says that the chain needs the rules, and name names a
-// rule.
+// Judge evaluates the drops of samples and probes. change says that the chain needs our rules; name prints a rule.
 func Judge(sampled, probed []Drop, name func(Drop) string) (change bool, found Found) {
 	if slices.ContainsFunc(sampled, Drop.sure) {
 		return true, Found{}
@@ -111,7 +109,7 @@ func Judge(sampled, probed []Drop, name func(Drop) string) (change bool, found F
 	return false, found.Merge(Found{})
 }
 
-// Refused is what is found of a chain that cannot be changed.
+// Refused returns the findings for a chain that cannot be changed.
 func Refused(sampled []Drop, name func(Drop) string, err error) (found Found) {
 	for _, d := range sampled {
 		if d.Sure {
@@ -121,7 +119,7 @@ func Refused(sampled []Drop, name func(Drop) string, err error) (found Found) {
 	return found.Merge(Found{})
 }
 
-// All are several firewalls, all of which a packet must pass.
+// All combines several firewalls, all of which a packet must pass.
 type All []Firewall
 
 var _ Firewall = All(nil)

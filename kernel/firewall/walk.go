@@ -2,19 +2,19 @@ package firewall
 
 import "net/netip"
 
-// Packet is a sample of what must pass: the first packet of a connection that nothing has translated. What is zero may
-// be anything.
+// Packet is an example of a packet that must pass: the first one of a connection that nothing has translated. A zero
+// field may have any value.
 type Packet struct {
-	// In and Out are names of links. Out is empty for what the node itself takes.
+	// In and Out are names of links. Out is empty for packets addressed to the node.
 	In, Out string
 	Is6     bool
 	// Proto is the IP protocol, Dport the port of TCP or UDP.
 	Proto    uint8
 	Dport    uint16
 	Src, Dst netip.Addr
-	// Untracked packets are of no connection that the kernel follows.
+	// Untracked packets belong to no tracked connection.
 	Untracked bool
-	// Translated packets had another destination.
+	// Translated packets had another destination before.
 	Translated bool
 	Mark       uint32
 }
@@ -22,7 +22,8 @@ type Packet struct {
 // Match is whether a condition holds.
 type Match int
 
-// The matches, in an order in which the least of several is that of all. Maybe is of a field that is not known.
+// The results of a match, ordered so that the least of several is their conjunction. Maybe is for a field that is not
+// known.
 const (
 	No Match = iota
 	Maybe
@@ -37,10 +38,10 @@ func Known(b bool) Match {
 	return No
 }
 
-// Verdict is what a rule says of a packet that it matches.
+// Verdict is what a rule decides for a packet that it matches.
 type Verdict int
 
-// The verdicts. Drop is of rules that reject as well, Accept of those that queue.
+// The verdicts. Drop includes reject, and Accept includes queue.
 const (
 	Continue Verdict = iota
 	Accept
@@ -50,7 +51,7 @@ const (
 	Goto
 )
 
-// Outcome is one of the verdicts that a rule may give, and for which packets of those that the rule matches.
+// Outcome is one of the verdicts that a rule may give, and the packets for which it gives it.
 type Outcome struct {
 	Match   Match
 	Verdict Verdict
@@ -59,7 +60,7 @@ type Outcome struct {
 
 // Rule is a rule of a firewall.
 type Rule interface {
-	// Evaluate says whether the rule matches, what it says then, and what it reads like.
+	// Evaluate returns whether the rule matches, its verdict, and its text.
 	Evaluate(p Packet) (m Match, outcomes []Outcome, text string)
 	// Ours says that the rule is one of ours.
 	Ours() bool
@@ -75,7 +76,7 @@ type Drop struct {
 
 func (d Drop) sure() bool { return d.Sure }
 
-// Bounds of one walk. What lies behind them counts as passed.
+// Bounds of one walk. What lies beyond them counts as accepted.
 const (
 	maxRules = 20_000
 	maxDepth = 16
@@ -86,14 +87,14 @@ type Walk struct {
 	// Rules returns those of a chain.
 	Rules  func(chain string) []Rule
 	Packet Packet
-	// CountOurs has our own rules evaluated, too.
+	// CountOurs evaluates our own rules, too.
 	CountOurs bool
 
 	visited int
 	drops   []Drop
 }
 
-// Base walks a base chain and returns what drops the packet. policy says that its end does.
+// Base walks a base chain and returns what drops the packet. policy says that the chain's policy drops.
 func (w *Walk) Base(chain string, policy bool) []Drop {
 	if w.chain(chain, true, 0) && policy {
 		w.drops = append(w.drops, Drop{Sure: true, Text: "policy drop"})

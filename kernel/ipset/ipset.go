@@ -1,5 +1,4 @@
-// Package ipset takes named sets of the kernel's ip_set away. Wayleave makes none: these
-// are what a kube-proxy in IPVS mode left.
+// Package ipset destroys named sets of the kernel's ip_set. Wayleave makes none: a kube-proxy in mode ipvs leaves them.
 package ipset
 
 import (

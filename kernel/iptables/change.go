@@ -7,14 +7,14 @@ import (
 	"slices"
 )
 
-// Change is what is to become of one table.
+// Change is a change of one table.
 type Change struct {
 	Table string
-	// Set replaces the rules of chains, which are made when they are not there.
+	// Set replaces the rules of chains, and makes chains that are missing.
 	Set map[string][]string
-	// Drop removes chains, which nothing may lead to any more.
+	// Drop removes chains. No rule may lead to them any more.
 	Drop []string
-	// Insert puts rules first in chains that are not ours, Delete takes rules out.
+	// Insert puts rules in front of foreign chains, and Delete removes rules from them.
 	Insert, Delete []Rule
 }
 

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// Found is which flavour a host uses.
+// Found is the flavour that a host uses.
 type Found struct {
 	Flavour Flavour
-	// Why says what it was taken from.
+	// Why says how the flavour was detected.
 	Why string
 	// Mixed says that others have rules in both flavours; packets pass both.
 	Mixed bool

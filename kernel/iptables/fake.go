@@ -9,9 +9,8 @@ import (
 	"sync"
 )
 
-// Fake is a Conn in memory that can be told to fail, and that keeps what it was told. As
-// the kernel does, it refuses rules of chains that are not there, and dropping chains that
-// a rule leads to.
+// Fake is a Conn in memory that records texts and has faults on demand. As the kernel does, it refuses rules of missing
+// chains, and dropping chains that a rule leads to.
 type Fake struct {
 	mu     sync.Mutex
 	tables map[Family]map[string]Table
@@ -53,8 +52,7 @@ func (f *Fake) Read(_ context.Context, fam Family, table string) (Table, error) 
 	return clone(f.tables[fam][table]), nil
 }
 
-// Peek is Read for Fail, which is asked while the Fake is locked; nobody may change it
-// meanwhile.
+// Peek is Read for use in Fail, which runs while the Fake is locked. The caller must not change the result.
 func (f *Fake) Peek(fam Family, table string) Table { return f.tables[fam][table] }
 
 // Tidy does nothing: no table of a Fake is made by restoring.

@@ -24,10 +24,10 @@ type Firewall struct {
 
 var _ firewall.Firewall = Firewall{}
 
-// policyEvery is after how many looks legacy tables count as changed, where there are some: every ten seconds.
+// policyEvery is the number of polls after which existing legacy tables count as changed: every ten seconds.
 const policyEvery = 20
 
-// filterTable is the one that drops.
+// filterTable is the table whose rules drop.
 const filterTable = "filter"
 
 // hookChains are the base chains of the table filter.
@@ -152,7 +152,7 @@ func (w Firewall) each(ctx context.Context, owner string, do func(Family, string
 	return chains, nil
 }
 
-// WatchOthers implements firewall.Firewall. The kernel tells nothing of legacy tables, so they are looked at.
+// WatchOthers implements firewall.Firewall. The kernel does not report changes of legacy tables, so they are polled.
 func (w Firewall) WatchOthers(ctx context.Context) (<-chan struct{}, error) {
 	out := make(chan struct{}, 1)
 	look := func() (all string) {
@@ -171,7 +171,7 @@ func (w Firewall) WatchOthers(ctx context.Context) (<-chan struct{}, error) {
 				return
 			case <-tick.C:
 			}
-			// A changed policy alone changes none of what look returns.
+			// A change of a policy alone does not change what look returns.
 			if now := look(); now != last || n%policyEvery == 0 && strings.TrimSpace(now) != "" {
 				last = now
 				select {

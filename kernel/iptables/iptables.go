@@ -73,11 +73,11 @@ type Kernel struct {
 	flavour Flavour
 	netns   int
 	journal journal
-	// LockFile is what programs of iptables-legacy lock, /run/xtables.lock where it is
-	// empty: those of the host and ours must lock the same. Set it before the first use.
+	// LockFile is what programs of iptables-legacy lock, by default /run/xtables.lock. The programs of the host and
+	// ours must lock the same file. Set it before the first use.
 	LockFile string
-	// Memory is a file in which is noted what tables had before, for Tidy; empty: Tidy
-	// does nothing. Set it before the first use.
+	// Memory is a file that records what tables had before, for Tidy. If it is empty, Tidy does nothing. Set it before
+	// the first use.
 	Memory string
 	// Tell is told of a Memory that is damaged or cannot be written. Set it before the first use.
 	Tell statefile.Tell

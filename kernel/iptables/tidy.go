@@ -15,15 +15,13 @@ import (
 	"wayleave.dev/internal/statefile"
 )
 
-// memory is the kernel's chains of nf_tables that were there before the programs of
-// iptables were called for us, by family and table: the programs make what is missing,
-// and never take it away.
+// memory records the kernel's base chains of nf_tables that existed before the agent called the programs of iptables,
+// by family and table. The programs make chains that are missing, and never remove them.
 type memory map[string][]string
 
 func place(f Family, table string) string { return string(f) + " " + table }
 
-// remember notes the chains of the tables that a text is for, before it is restored for
-// the first time. They are on disk then.
+// remember records on disk the chains of the tables that a text changes, before it is restored for the first time.
 func (k *Kernel) remember(f Family, text []byte) error {
 	if k.Memory == "" {
 		return nil
@@ -89,8 +87,7 @@ func (k *Kernel) baseChains(f Family, table string) (out []*nftables.Chain, err 
 	return out, nil
 }
 
-// Tidy implements Conn. The kernel refuses to remove what somebody put something into,
-// which is no error.
+// Tidy implements Conn. The kernel refuses to remove what is not empty, which is no error.
 func (k *Kernel) Tidy(_ context.Context, f Family, table string) error {
 	if k.flavour == Legacy || k.Memory == "" {
 		return nil

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pollEvery is how often legacy tables are looked at, which tell of no change.
+// pollEvery is how often legacy tables are polled, whose changes the kernel does not report.
 const pollEvery = 500 * time.Millisecond
 
 // journal remembers which changes were ours.
@@ -23,14 +23,13 @@ type journal struct {
 	mu sync.Mutex // held while a text is restored
 	// own are the generations of nf_tables that our programs made, from and to.
 	own [][2]uint32
-	// infos are the legacy tables as we left them; missed says that they were not so
-	// any more when we changed them again, before poll has seen it.
+	// infos are the legacy tables as we left them. missed says that they had changed when we changed them again, before
+	// poll saw it.
 	infos  map[Family]string
 	missed bool
 }
 
-// remembered is how many restored texts are told from others' changes: events arrive
-// within milliseconds.
+// remembered is how many restored texts are kept to recognise their events, which arrive within milliseconds.
 const remembered = 64
 
 func (j *journal) note(from, to uint32) {
@@ -106,8 +105,7 @@ func (k *Kernel) Watch(ctx context.Context, concerns func(table, chain string) b
 	return out, nil
 }
 
-// event is what a message of nf_tables says. The last of a transaction has its number
-// and the program that made it.
+// event is a message of nf_tables. The last one of a transaction has the generation and the program that made it.
 type event struct {
 	table, chain string
 	last         bool
@@ -171,7 +169,7 @@ func (k *Kernel) generation() (uint32, error) {
 	return 0, errors.New("nf_tables: no generation")
 }
 
-// poll compares what the kernel says of the legacy tables with what we left.
+// poll compares the legacy tables with how we left them.
 func (k *Kernel) poll(ctx context.Context, poke func()) {
 	t := time.NewTicker(pollEvery)
 	defer t.Stop()
@@ -187,7 +185,7 @@ func (k *Kernel) poll(ctx context.Context, poke func()) {
 	}
 }
 
-// changed says whether the legacy tables are others than we left; it says so once.
+// changed says once whether the legacy tables differ from how we left them.
 func (k *Kernel) changed() bool {
 	k.journal.mu.Lock()
 	defer k.journal.mu.Unlock()

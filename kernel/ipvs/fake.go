@@ -9,8 +9,7 @@ import (
 	"sync"
 )
 
-// Fake is a Conn in memory that can be told to fail. As the kernel does, it refuses
-// backends of servers that are not there.
+// Fake is a Conn in memory with faults on demand. As the kernel does, it refuses backends of missing servers.
 type Fake struct {
 	mu       sync.Mutex
 	servers  map[Key]Server

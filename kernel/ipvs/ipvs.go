@@ -5,7 +5,7 @@
 //   - Servers and backends are set whole; setting what is there is no error, and neither
 //     is removing what is not.
 //   - The link carries addresses of virtual servers and nothing else, with scope host:
-//     the kernel then takes none of them as source for somebody else.
+//     the kernel then uses none of them as a source address.
 package ipvs
 
 import (
@@ -31,7 +31,7 @@ import (
 	"wayleave.dev/model"
 )
 
-// Key is what a virtual server is known by.
+// Key identifies a virtual server.
 type Key struct {
 	Addr     netip.Addr
 	Protocol model.Protocol
@@ -61,8 +61,8 @@ type Server struct {
 type Backend struct {
 	At     netip.AddrPort
 	Weight int
-	// Active are the established connections, Connections all that the kernel still
-	// remembers; not for setting.
+	// Active counts the established connections, and Connections all that the kernel still remembers. Both are
+	// read-only.
 	Active, Connections int
 }
 
@@ -155,7 +155,7 @@ func service(s Server) *mobyipvs.Service {
 		out.AddressFamily, out.Netmask = unix.AF_INET6, 128
 	}
 	if s.Scheduler == "sh" || s.Scheduler == "mh" {
-		// What is drawn and drains is passed over (sh-fallback, mh-fallback).
+		// A chosen backend that drains is skipped (sh-fallback, mh-fallback).
 		out.Flags |= flagFallback
 	}
 	if s.Persistent > 0 {
@@ -209,7 +209,7 @@ func wrap(k Key, err error) error {
 	return nil
 }
 
-// gone takes errors that say that something is not there.
+// gone drops errors that say that something does not exist.
 func gone(err error) error {
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
 		return nil

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// Fake is a Net in memory that can be told to fail.
+// Fake is a Net in memory with faults on demand.
 type Fake struct {
 	Have    map[Where]Route
 	Addr    []netip.Addr

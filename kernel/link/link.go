@@ -3,8 +3,7 @@
 // Invariants:
 //   - Routes of ours carry the protocol number 87; no other route is changed.
 //   - Addresses of ours on the loopback are in a file that is written before the
-//     address is added, so that none is forgotten. Only while the disk takes nothing
-//     are they in memory alone.
+//     address is added, so that none is forgotten. They are in memory alone only while the disk cannot be written.
 package link
 
 import (
@@ -27,16 +26,16 @@ import (
 // Protocol marks our routes (rtm_protocol).
 const Protocol = 87
 
-// Table is our routing table, for what pods send through tunnels to nodes.
+// Table is our routing table, for packets that pods send through tunnels to nodes.
 const Table = 87
 
 // Route is a route to a network of pods.
 type Route struct {
 	Dst netip.Prefix
-	// Via is the next hop; the zero Addr makes the network unreachable, so that what
-	// is for nobody does not go round by the default route.
+	// Via is the next hop. The zero Addr makes the network unreachable, so that packets to unused addresses do not take
+	// the default route.
 	Via netip.Addr
-	// Src is the source of what this node itself sends, or the zero Addr.
+	// Src is the source address of packets that this node itself sends, or the zero Addr.
 	Src netip.Addr
 	// Dev is the tunnel that the next hop is behind, or empty for the uplinks. In a
 	// tunnel, an IPv6 hop is a link-local address: the kernel refuses one that another
@@ -48,8 +47,7 @@ type Route struct {
 	MTU int
 }
 
-// Rule sends what comes from a network (From), or what sockets that are bound to a
-// link send (Link), to Table.
+// Rule makes packets from a network (From), or from sockets that are bound to a link (Link), use Table.
 type Rule struct {
 	From netip.Prefix
 	Link string
@@ -64,7 +62,7 @@ func (r Rule) String() string {
 	return r.From.String()
 }
 
-// Where is what a route is known by: there is one route to a network in a table.
+// Where identifies a route: a table has one route to a network.
 type Where struct {
 	Dst   netip.Prefix
 	Table int
@@ -91,7 +89,7 @@ type Net interface {
 	SetPeers(ctx context.Context, tunnel string, peers []Peer, prune bool) error
 	// SetChecksumOffload has a link's device, or the kernel, compute checksums.
 	SetChecksumOffload(ctx context.Context, name string, on bool) error
-	// SetRules has what matches these, and nothing else, look into Table first.
+	// SetRules makes packets that match these rules, and no others, use Table first.
 	SetRules(ctx context.Context, rules []Rule) error
 	// Rules lists them.
 	Rules(ctx context.Context) ([]Rule, error)
@@ -101,8 +99,8 @@ type Net interface {
 	SetLocal(ctx context.Context, addrs []netip.Addr) error
 	// Local are the addresses on the loopback that SetLocal made.
 	Local(ctx context.Context) ([]netip.Addr, error)
-	// Watch tells when one of our routes or an address of the loopback was deleted, by
-	// anyone, when the addresses of another link changed, and when a link was set down.
+	// Watch reports when one of our routes or an address of the loopback was deleted, when the addresses of another
+	// link changed, and when a link was set down.
 	Watch(ctx context.Context) (<-chan struct{}, error)
 }
 
@@ -111,13 +109,13 @@ type Kernel struct {
 	handle *netlink.Handle
 	nsfd   int
 	state  string
-	// Tell is told of a state file that is damaged or cannot be written. Set it before the first use.
+	// Tell is called when a state file is damaged or cannot be written. Set it before the first use.
 	Tell statefile.Tell
 	// Sysctl is a writable mount of /proc/sys/net; empty is that itself. Set it before the first use.
 	Sysctl string
 
 	mu sync.Mutex
-	// unwritten are remembered addresses that the disk did not take.
+	// unwritten are remembered addresses that could not be written to disk.
 	unwritten []netip.Addr
 }
 

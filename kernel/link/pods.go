@@ -22,7 +22,7 @@ const (
 //   - a single address behind a veth that is no port of a bridge, as plugins that route make them;
 //   - a network of a bridge of veths alone, of a veth or of an Open vSwitch port that has one of the known pods.
 //
-// Links with one of the node's addresses or a default route lead to strangers as well, and are left out.
+// Links with one of the node's addresses or a default route also lead to other hosts, and are left out.
 func (k *Kernel) PodNetworks(_ context.Context, pods, nodes []netip.Addr) (out []netip.Prefix, err error) {
 	err = k.eachPodNetwork(pods, nodes, func(p netip.Prefix, _ netlink.Link) {
 		if !slices.Contains(out, p) {
@@ -98,7 +98,7 @@ func isDefault(r netlink.Route) bool {
 // podLinks tells links of pods from others.
 type podLinks struct {
 	links map[int]netlink.Link
-	// others lead to strangers.
+	// others lead to other hosts.
 	others map[int]bool
 	// bridged counts the ports of a bridge.
 	bridged map[int]int
@@ -138,8 +138,7 @@ func (s podLinks) leadsToPods(p netip.Prefix, r netlink.Route, pods []netip.Addr
 	return slices.ContainsFunc(pods, p.Contains)
 }
 
-// WatchRoutes tells when a route was added or removed, by anyone, until ctx ends. Changes within a moment are told
-// as one.
+// WatchRoutes reports when a route was added or removed, until ctx ends. Changes in quick succession are reported once.
 func (k *Kernel) WatchRoutes(ctx context.Context) (<-chan struct{}, error) {
 	updates, out := make(chan netlink.RouteUpdate, 64), make(chan struct{}, 1)
 	at := netns.NsHandle(k.nsfd)

@@ -17,8 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Tunnel is a VXLAN device (RFC 7348) with no learning and no flooding: what goes
-// where is told by its peers.
+// Tunnel is a VXLAN device (RFC 7348) without learning and flooding: its peers say where packets go.
 type Tunnel struct {
 	Name string
 	// VNI is the network identifier, Port the UDP destination port.
@@ -128,7 +127,7 @@ func (k *Kernel) configure(dev *netlink.Vxlan, t Tunnel) error {
 	have, err := k.handle.AddrList(dev, netlink.FAMILY_ALL)
 	errs = append(errs, err)
 	for _, a := range t.Addrs {
-		// What is there is left alone: setting it would wake those that watch addresses.
+		// An address that is there is not set again: that would notify watchers of addresses.
 		if slices.ContainsFunc(have, func(h netlink.Addr) bool { return h.IP.Equal(a.AsSlice()) }) {
 			continue
 		}
@@ -172,7 +171,7 @@ func EnableIPv6(nsfd int, sysctl, name string) error {
 	})
 }
 
-// portTaken says who may have a tunnel's port: a device of the same port that shares no socket, or a program.
+// portTaken names the possible user of a tunnel's port: a device of the same port that shares no socket, or a program.
 func portTaken(t Tunnel, err error) error {
 	if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("UDP port %d is taken by another VXLAN device or a program of the node (`ip -d link show "+

@@ -187,7 +187,7 @@ func (d DNATBy) exprs(f Family) []expr.Any {
 			Specified: true})
 }
 
-// DNATToItself leaves the destination as it is, and has no later chain translate it.
+// DNATToItself keeps the destination, and prevents later chains from translating it.
 type DNATToItself struct{}
 
 func (DNATToItself) text(f Family) string { return fmt.Sprintf("dnat to %s daddr", f) }
@@ -208,8 +208,7 @@ func (s SNATTo) exprs(f Family) []expr.Any {
 		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(f), RegAddrMin: firstRegister}}
 }
 
-// Remember enters fields into a map that the kernel fills, with other fields as data,
-// or gives what is there a new end and data.
+// Remember adds an element to a Filled map, with other fields as data, or updates its data and timeout.
 type Remember struct {
 	Key, Data []Field
 	Map       string
@@ -259,7 +258,7 @@ func isLocal(of expr.Fib) []expr.Any {
 			unix.RTN_LOCAL)}}
 }
 
-// FromLinks matches packets that came by a link whose name begins so.
+// FromLinks matches packets that arrived on a link whose name has this prefix.
 type FromLinks string
 
 func (l FromLinks) text(Family) string { return fmt.Sprintf("iifname %q", string(l)+"*") }
@@ -270,7 +269,7 @@ func (l FromLinks) exprs(Family) []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: []byte(l)}}
 }
 
-// Spoofed matches packets whose source is not routed to the link that they came by.
+// Spoofed matches packets whose source is not routed to the link that they arrived on.
 type Spoofed struct{}
 
 func (Spoofed) text(Family) string { return "fib saddr . iif oif 0" }
@@ -281,7 +280,7 @@ func (Spoofed) exprs(Family) []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: make([]byte, 4)}}
 }
 
-// Counter counts the packets that come so far.
+// Counter counts the packets that reach it.
 func Counter() Statement {
 	return action{"counter", func(Family) []expr.Any { return []expr.Any{&expr.Counter{}} }}
 }
@@ -407,7 +406,7 @@ func (m NoCtMark) exprs(Family) []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: firstRegister, Data: zero}}
 }
 
-// IsReply matches packets of the direction in which the connection did not begin.
+// IsReply matches packets in the reply direction of their connection.
 type IsReply struct{}
 
 func (IsReply) text(Family) string { return "ct direction reply" }

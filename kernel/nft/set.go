@@ -37,15 +37,14 @@ type Set struct {
 	// Interval sets hold ranges; of a key of several parts the range is of the last one,
 	// an Addr or a Port.
 	Interval bool
-	// Filled sets are filled by rules (Remember), each element for a time. Nobody else
-	// adds to them, and Read leaves them out.
+	// Filled sets are filled only by rules (Remember), each element for a time. Read leaves them out.
 	Filled bool
-	// Counted sets count the packets that a rule finds in them, by element, see
-	// Conn.Counted. What is counted survives as long as the element.
+	// Counted sets count the packets that a rule finds in them, by element, see Conn.Counted. A count lives as long as
+	// its element.
 	Counted bool
 }
 
-// filledSize bounds a Filled set: packets must not be able to fill the memory.
+// filledSize is the most elements of a Filled set: packets must not exhaust the memory.
 const filledSize = 1 << 18
 
 // Element is a member of a set. Key and Data are as Pack makes them, so that
@@ -60,16 +59,15 @@ type Element struct {
 	Data string
 }
 
-// Return is the Data of an element that has the packet go on behind the jump to this
-// chain. No chain can have that name.
+// Return is the Data of an element that returns from the chain. No chain can have that name.
 const Return = "return"
 
-// Jump is the Data of an element that has the packet pass another chain, and come back.
+// Jump is the Data of an element that jumps to a chain, which returns.
 func Jump(chain string) string { return jump + chain }
 
 const jump = "jump "
 
-// verdictOf is the verdict that the data of an element says.
+// verdictOf returns the verdict in the data of an element.
 func verdictOf(data string) *expr.Verdict {
 	if chain, ok := strings.CutPrefix(data, jump); ok {
 		return &expr.Verdict{Kind: expr.VerdictJump, Chain: chain}
@@ -369,9 +367,6 @@ func protoText(p uint8) string {
 	}
 	return fmt.Sprint(p)
 }
-
-// KeyText prints a packed key, for messages.
-func KeyText(f Family, s Set, key string) string { return unpack(s.Key, f, key) }
 
 // Disjoint leaves out prefixes that lie in another one: the kernel takes no
 // overlapping ranges.

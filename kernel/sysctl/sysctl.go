@@ -1,5 +1,5 @@
-// Package sysctl sets kernel parameters of the network, and remembers what they
-// were, so that an uninstall can put them back.
+// Package sysctl sets kernel parameters of the network, and records their previous values, so that an uninstall can
+// restore them.
 package sysctl
 
 import (
@@ -21,15 +21,14 @@ import (
 type Set struct {
 	// Root is /proc/sys/net, or where that is mounted writable.
 	Root string
-	// State is the file of the values from before.
+	// State is the file of the previous values.
 	State string
-	// Tell is told of a file that is damaged or cannot be written. A parameter is set all the same: pods need it,
-	// and Restore then leaves it as it is.
+	// Tell is called when the file is damaged or cannot be written. The parameter is set regardless, since pods need
+	// it, and Restore leaves it unchanged.
 	Tell statefile.Tell
 }
 
-// Ensure sets a parameter such as "ipv4/ip_forward". The value from before is on
-// disk before it is changed.
+// Ensure sets a parameter such as "ipv4/ip_forward". Its previous value is on disk before it changes.
 func (s Set) Ensure(name, value string) error {
 	file := filepath.Join(s.Root, name)
 	raw, err := os.ReadFile(file)
@@ -63,8 +62,8 @@ func (s Set) Raise(name string, least int) error {
 	return s.Ensure(name, strconv.Itoa(least))
 }
 
-// remember keeps the value from before, unless there is one. Several goroutines, and two agents during an upgrade, have
-// one file: a lock on its folder keeps them from losing each other's values.
+// remember records the previous value, unless one is recorded. Several goroutines, and two agents during an upgrade,
+// share the file: a lock on its folder keeps them from losing each other's values.
 func (s Set) remember(name, have string) {
 	if dir, err := os.Open(filepath.Dir(s.State)); err == nil {
 		defer dir.Close() // and with it the lock
@@ -82,7 +81,7 @@ func (s Set) Restore() error {
 	before := s.load()
 	var errs []error
 	for name, value := range maps.All(before) {
-		// A link that is gone took its values along.
+		// The values of a link that has gone went with it.
 		if err := os.WriteFile(filepath.Join(s.Root, name), []byte(value), 0); err != nil &&
 			!errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("sysctl: %w", err))
@@ -97,7 +96,7 @@ func (s Set) Restore() error {
 	return nil
 }
 
-// load is the values from before. A name that leads out of the folder is damage.
+// load reads the previous values. A name that leads out of the folder counts as damage.
 func (s Set) load() map[string]string {
 	before := statefile.Recall(s.State, s.Tell, func(m map[string]string) error {
 		for name := range m {

@@ -164,7 +164,7 @@ func TestNothingHidesAPort(t *testing.T) {
 	}
 	for _, x := range hiddenPorts() {
 		src, dst := at(b.addrs, x.is6), at(a.addrs, x.is6)
-		before := l.drops()[End{in, dst}]
+		before := l.drops()[End{Direction: in, Addr: dst}]
 		sendRaw(t, b.NS, dst, x.packets(src, dst, denied, x.name))
 		sendRaw(t, b.NS, dst, x.packets(src, dst, allowed, x.name))
 		if x.refused {
@@ -176,7 +176,7 @@ func TestNothingHidesAPort(t *testing.T) {
 			}
 			return nil
 		})
-		if l.drops()[End{in, dst}] == before {
+		if l.drops()[End{Direction: in, Addr: dst}] == before {
 			t.Errorf("%s: nothing was dropped", x.name)
 		}
 	}
@@ -199,7 +199,7 @@ func TestWhatWasDroppedIsDroppedAgain(t *testing.T) {
 	l.entries = base()
 	l.sync()
 	for _, is6 := range families() {
-		to, end := port(at(a.addrs, is6), 80), End{in, at(a.addrs, is6)}
+		to, end := port(at(a.addrs, is6), 80), End{Direction: in, Addr: at(a.addrs, is6)}
 		c, err := b.Dial("udp", to.String(), patience)
 		if err != nil {
 			t.Fatal(err)

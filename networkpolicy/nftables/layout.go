@@ -1,20 +1,17 @@
-// Package nftables enforces NetworkPolicy by nftables, in tables of its own, the same in
-// every mode of the service proxy.
+// Package nftables enforces NetworkPolicy by nftables, in tables of its own, the same in every mode of the service
+// proxy.
 //
-// The layout is one of data, not of code. A new connection looks its source up in the map
-// `egress` and its destination in `ingress`. Local pods that are isolated are in there, and
-// lead to the chain of their profile, which looks the other end up: a known pod by its
-// address, any other address by the range that it lies in. That leads to the chain of what
-// the peer may, which is one lookup of protocol and port. So a packet passes as many
-// expressions at 1,000 policies as at one, and a pod that comes or goes changes elements.
+// Policies are data in maps, not rules. For a new connection, the source is looked up in the map `egress` and the
+// destination in `ingress`. Isolated local pods are in these maps, and lead to the chain of their profile, which looks
+// the peer up: a known pod by its address, any other address by its range. That leads to the chain of the allowed
+// ports, which is one lookup of protocol and port. So a packet evaluates as many expressions at 1,000 policies as at
+// one, and a pod that appears or ends changes elements.
 //
 // Invariants:
-//   - A transaction takes what is in force from one whole state to the next. No state in
-//     between opens a pod.
-//   - What a set, a map or a chain holds follows from its name or from the entries of
-//     its profile, so that what is found in the kernel can be adopted.
-//   - Rules read the bit CutMark of a connection's mark, and nothing else writes it than
-//     Sweep.
+//   - A transaction leads from one complete state to the next. No state in between opens a pod.
+//   - The content of a set, a map or a chain follows from its name or from the entries of its profile, so that what is
+//     found in the kernel can be adopted.
+//   - Rules only read the bit CutMark of a connection's mark. Only Sweep writes it.
 package nftables
 
 import (
@@ -36,7 +33,7 @@ const TableName = "wayleave-policy"
 // connection, though it was allowed when it began.
 const CutMark = 0x80000000
 
-// Sets and maps that are always there. Those of a direction have a name for each.
+// Permanent sets and maps. Those of a direction have a name for each.
 const (
 	setDNS = "dns"
 	// setProxies has the addresses of this node's ingress proxy.
@@ -48,13 +45,13 @@ func word(d networkpolicy.Direction) string { return strings.ToLower(d.String())
 // isolated maps the local pod's address to the chain of its profile.
 func isolated(d networkpolicy.Direction) string { return word(d) }
 
-// selves has each isolated address with itself.
+// selves is the set of pairs of each isolated address with itself.
 func selves(d networkpolicy.Direction) string { return "self-" + word(d) }
 
-// dropped counts the packets that were, by the local pod's address.
+// dropped counts dropped packets by the local pod's address.
 func dropped(d networkpolicy.Direction) string { return "dropped-" + word(d) }
 
-// Chains that are always there.
+// Permanent chains.
 const (
 	chainPrerouting  = "prerouting"
 	chainPostrouting = "postrouting"
@@ -66,7 +63,7 @@ const (
 // deny is the chain where forbidden packets end.
 func deny(d networkpolicy.Direction) string { return "deny-" + word(d) }
 
-// Beginnings of the names of what is made as needed: for a profile, and for a set of ports.
+// Prefixes of names of objects that are made as needed: for a profile, and for a set of ports.
 const (
 	peersOf    = "-peers-"
 	blocksOf   = "-blocks-"
@@ -83,8 +80,8 @@ func profileChain(d networkpolicy.Direction, profile string) string {
 	return word(d) + profileOf + profile
 }
 
-// portsSet is the name of the set that holds these ports. Single ports go into a plain set,
-// which costs a packet less than one of ranges.
+// portsSet returns the name of the set of these ports. Single ports are in a hash set, which costs a packet less than
+// ranges.
 func portsSet(p networkpolicy.Ports) string {
 	h, kind := sha256.New(), portsOf
 	for _, r := range p.Ranges {
@@ -135,10 +132,10 @@ func table(f nft.Family) nft.Table {
 	return t
 }
 
-// by looks an end of the packet up in a map of verdicts.
+// by looks one end of the packet up in a map of verdicts.
 func by(x nft.Field, set string) nft.Statement { return nft.GotoBy{Fields: []nft.Field{x}, Map: set} }
 
-// known accepts packets of connections that are allowed already.
+// known accepts packets of allowed connections.
 func known() nft.Rule { return nft.Rule{nft.Established, nft.NoCtMark(CutMark), nft.Accept()} }
 
 func fixed() []nft.Chain {
@@ -146,8 +143,8 @@ func fixed() []nft.Chain {
 	return []nft.Chain{
 		{Name: chainToDNS, Rules: []nft.Rule{known(), {by(nft.Saddr, isolated(out))}}},
 		{Name: chainFromDNS, Rules: []nft.Rule{{by(nft.Daddr, isolated(in))}}},
-		// The answer to what is forbidden by now: the pod that sends it was called, the other
-		// one called.
+		// Replies of connections that are forbidden by now: the pod that sends the reply is the server, its peer the
+		// client.
 		{Name: chainCut, Rules: []nft.Rule{
 			{nft.In{Fields: []nft.Field{nft.Saddr}, Set: dropped(in)}, nft.Drop()},
 			{nft.In{Fields: []nft.Field{nft.Daddr}, Set: dropped(out)}, nft.Drop()},
@@ -182,7 +179,7 @@ func hooks() []nft.Chain {
 	}
 }
 
-// made says what a set is that is made as needed.
+// made returns the declaration of a set that is made as needed.
 func made(name string) (nft.Set, bool) {
 	switch {
 	case strings.HasPrefix(name, portsOf):

@@ -27,12 +27,12 @@ type (
 type Mode struct {
 	conn  nft.Conn
 	track conntrack.Marker
-	// shrunk is rung when flows may have become forbidden, or allowed again, see Run.
+	// shrunk is signalled when flows may have become forbidden, or allowed again, see Run.
 	shrunk chan struct{}
 
 	mu      sync.Mutex
 	program *program.Program[entryKey, entry]
-	// cut is how many flows were found forbidden by the last Sweep.
+	// cut is how many flows the last Sweep found forbidden.
 	cut int
 }
 
@@ -80,7 +80,7 @@ func finish(failed failures, err error) error {
 	return nil
 }
 
-// committed has flows looked through when something that was allowed may be no more, or when there are cut flows.
+// committed requests a sweep when something that was allowed may be forbidden now, or when there are cut flows.
 func (m *Mode) committed(c program.Commit[entryKey, entry]) {
 	narrower := c.Whole || m.cut > 0
 	inForce := m.program.InForce()
@@ -94,7 +94,7 @@ func (m *Mode) committed(c program.Commit[entryKey, entry]) {
 	}
 }
 
-// ring has flows looked through, see Run.
+// ring requests a sweep, see Run.
 func (m *Mode) ring() {
 	select {
 	case m.shrunk <- struct{}{}:
@@ -131,15 +131,10 @@ func (m *Mode) Isolated() map[networkpolicy.Key]networkpolicy.Entry {
 	return out
 }
 
-// End is an isolated end of packets.
-type End struct {
-	Direction networkpolicy.Direction
-	// Addr is the local pod's.
-	Addr netip.Addr
-}
+// End is an isolated end of a connection.
+type End = networkpolicy.End
 
-// Drops returns how many packets were dropped at each isolated local address since it is
-// isolated.
+// Drops returns how many packets were dropped at each isolated local address, since it became isolated.
 func (m *Mode) Drops(ctx context.Context) (map[End]uint64, error) {
 	out := map[End]uint64{}
 	for _, f := range nft.Families() {
@@ -153,7 +148,7 @@ func (m *Mode) Drops(ctx context.Context) (map[End]uint64, error) {
 			}
 			for key, n := range counts {
 				if a, ok := netip.AddrFromSlice([]byte(key)); ok {
-					out[End{d, a}] = n
+					out[End{Direction: d, Addr: a}] = n
 				}
 			}
 		}

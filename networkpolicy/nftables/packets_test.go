@@ -31,7 +31,7 @@ func TestAnIsolatedPodIsReachedByWhoMay(t *testing.T) {
 	l.sync()
 	for _, is6 := range families() {
 		to := at(a.addrs, is6)
-		end := End{in, to}
+		end := End{Direction: in, Addr: to}
 		l.passes("a port of TCP", b.NS, "tcp", port(to, 80))
 		l.dies("the same port of UDP", b.NS, "udp", port(to, 80), end)
 		l.passes("a range of UDP", b.NS, "udp", port(to, 81))
@@ -67,9 +67,9 @@ func TestAnIsolatedPodReachesWhatItMay(t *testing.T) {
 		peer(in, "i", ports(tcp(80, 80)), a.addrs[:]...)
 	l.sync()
 	for _, is6 := range families() {
-		from, to := End{out, at(a.addrs, is6)}, at(b.addrs, is6)
+		from, to := End{Direction: out, Addr: at(a.addrs, is6)}, at(b.addrs, is6)
 		l.passes("both ends allow", a.NS, "tcp", port(to, 80))
-		l.dies("egress allows, ingress does not", a.NS, "udp", port(to, 80), End{in, to})
+		l.dies("egress allows, ingress does not", a.NS, "udp", port(to, 80), End{Direction: in, Addr: to})
 		l.dies("a pod that is not allowed", a.NS, "tcp", port(at(c.addrs, is6), 80), from)
 		l.passes("a block", a.NS, "udp", port(outsideAddr(is6), 80))
 		l.dies("a block at another port", a.NS, "udp", port(outsideAddr(is6), 81), from)
@@ -124,9 +124,9 @@ func TestTheIngressProxyIsDecidedLikeAPod(t *testing.T) {
 		from, to := at(proxy, is6), at(a.addrs, is6)
 		denied := func(what string, network string, port uint16) {
 			t.Helper()
-			before := l.drops()[End{in, to}]
+			before := l.drops()[End{Direction: in, Addr: to}]
 			err := askFrom(l.node, from, network, netip.AddrPortFrom(to, port), impatience)
-			if after := l.drops()[End{in, to}]; err == nil || after <= before {
+			if after := l.drops()[End{Direction: in, Addr: to}]; err == nil || after <= before {
 				t.Errorf("%s: %v, %d drops before and %d after", what, err, before, after)
 			}
 		}
@@ -203,8 +203,9 @@ func TestPolicyHoldsBehindTranslation(t *testing.T) {
 	for _, is6 := range families() {
 		l.passes("by a VIP", b.NS, "tcp", port(vip(is6), 1234))
 		l.dies("by a VIP, a protocol that is not allowed", b.NS, "udp", port(vip(is6), 1234),
-			End{out, at(b.addrs, is6)})
-		l.dies("by a VIP, a pod that is not allowed", c.NS, "tcp", port(vip(is6), 1234), End{in, at(a.addrs, is6)})
+			End{Direction: out, Addr: at(b.addrs, is6)})
+		l.dies("by a VIP, a pod that is not allowed", c.NS, "tcp", port(vip(is6), 1234),
+			End{Direction: in, Addr: at(a.addrs, is6)})
 		for _, network := range networks() {
 			l.passes("itself by a VIP", a.NS, network, port(vip(is6), 80))
 		}
@@ -290,7 +291,7 @@ func TestForbiddenFlowsAreCutAndOthersAreNot(t *testing.T) {
 	}
 	// Replies are dropped, too: what is on its way arrives nowhere.
 	for _, is6 := range families() {
-		if l.drops()[End{in, at(a.addrs, is6)}] == 0 {
+		if l.drops()[End{Direction: in, Addr: at(a.addrs, is6)}] == 0 {
 			t.Error("no drop was counted")
 		}
 	}
@@ -406,10 +407,12 @@ func TestTheDNSAddressIsAPeer(t *testing.T) {
 			for _, network := range networks() {
 				l.passes(where+": who may", a.NS, network, to)
 				l.passes(where+": who is open", c.NS, network, to)
-				l.dies(where+": who may not", b.NS, network, to, End{out, at(b.addrs, is6)})
+				l.dies(where+": who may not", b.NS, network, to, End{Direction: out, Addr: at(b.addrs, is6)})
 			}
-			l.dies(where+": another port", a.NS, "udp", port(dnsVIP(is6), 82), End{out, at(a.addrs, is6)})
-			l.dies(where+": past the VIP", a.NS, "udp", port(farAddr(is6), 83), End{out, at(a.addrs, is6)})
+			l.dies(where+": another port", a.NS, "udp", port(dnsVIP(is6), 82),
+				End{Direction: out, Addr: at(a.addrs, is6)})
+			l.dies(where+": past the VIP", a.NS, "udp", port(farAddr(is6), 83),
+				End{Direction: out, Addr: at(a.addrs, is6)})
 		}
 	}
 	probe("another node") // translated, since the node's sockets are wildcards
@@ -513,13 +516,13 @@ func TestARestartChangesNothingAndAFlushIsRepaired(t *testing.T) {
 	if after := stripCounters(l.ruleset()); after != stripCounters(before) {
 		t.Errorf("repaired to\n%s\nfrom\n%s", after, before)
 	}
-	l.dies("repaired", c.NS, "tcp", port(a.addrs[0], 80), End{in, a.addrs[0]})
+	l.dies("repaired", c.NS, "tcp", port(a.addrs[0], 80), End{Direction: in, Addr: a.addrs[0]})
 	// A foreign element, and one that is missing.
 	l.node.Run("nft", "add element ip wayleave-policy ingress-peers-p { 10.244.1.4 : return }")
 	l.node.Run("nft", "delete element ip wayleave-policy ingress { 10.244.1.2 }")
 	l.node.Run("nft", "add map ip wayleave-policy ingress-peers-old { type ipv4_addr : verdict; }")
 	l.sync()
-	l.dies("repaired", c.NS, "tcp", port(a.addrs[0], 80), End{in, a.addrs[0]})
+	l.dies("repaired", c.NS, "tcp", port(a.addrs[0], 80), End{Direction: in, Addr: a.addrs[0]})
 	if after := stripCounters(l.ruleset()); after != stripCounters(before) {
 		t.Errorf("repaired to\n%s\nfrom\n%s", after, before)
 	}

@@ -11,16 +11,15 @@ import (
 	"wayleave.dev/networkpolicy"
 )
 
-// Swept is what a Sweep did: how many flows it cut, and how many that were cut before it
-// let go on.
-type Swept struct{ Cut, Freed int }
+// Swept is the result of a Sweep.
+type Swept = networkpolicy.Swept
 
-// again is when a sweep is repeated: packets that were decided by the rules of before may
-// have entered their connection only after the first.
+// again is the delay of a second sweep: packets that the previous rules accepted may have created their flow only after
+// the first.
 const again = time.Second
 
-// Run sweeps when what is in force may have become narrower, and once more a second later,
-// until ctx ends, whose error it returns. done, which may be nil, gets what came of each.
+// Run sweeps when the rules may have become stricter, and once more a second later, until ctx ends, whose error it
+// returns. done, which may be nil, gets the result of each sweep.
 func (m *Mode) Run(ctx context.Context, done func(Swept, error)) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -113,7 +112,7 @@ func isolates(entries map[entryKey]entry, d networkpolicy.Direction, a netip.Add
 	return ok
 }
 
-// release takes the mark from all flows.
+// release clears the mark of all flows.
 func (m *Mode) release(ctx context.Context) error {
 	var marked []conntrack.Tracked
 	err := m.track.Each(ctx, CutMark, func(flow conntrack.Tracked) error {

@@ -40,7 +40,7 @@ type Set struct {
 	id    [sha256.Size]byte
 }
 
-// ID tells Sets of different text apart.
+// ID differs between Sets of different text.
 func (s *Set) ID() [sha256.Size]byte { return s.id }
 
 type list struct {

@@ -1,3 +1,10 @@
+// Package feed is the agent's side of the proxy's hand-off: it sends every proxy of the node its routes.
+//
+// Invariants:
+//   - Certificates with their keys, and users with their password hashes, are on the socket and in memory, never on a
+//     disk: a proxy that starts waits for an agent.
+//   - A host is not sent before the backends and the certificate that it names, and those are not taken away while
+//     it names them: else a change of a route would have requests that lead nowhere.
 package feed
 
 import (
@@ -12,62 +19,64 @@ import (
 	"unicode"
 
 	"wayleave.dev/internal/handoff"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/frames"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/reconcile"
 )
 
-// grace bounds how long a host waits for what it names, and how long what hosts still
-// name is kept: three loops plan the three kinds, each when it comes to it.
+// grace bounds how long a host waits for what it names, and how long the feed keeps what hosts still name: three
+// loops plan the three kinds independently.
 const grace = time.Second
 
-// Feed is the agent's side: it holds what proxies should know, and tells every proxy that
+// Feed is the agent's side: it holds the desired state of proxies, and sends it to every proxy that
 // connects. Make it with New; its methods may be called concurrently.
 type Feed struct {
-	out handoff.Feed[Socket, session, Update, Report]
+	out handoff.Feed[schema.Socket, session, frames.Update, frames.Report]
 	// keeper has the sockets that proxies are given to listen on.
-	keeper *handoff.Keeper[Socket]
+	keeper *handoff.Keeper[schema.Socket]
 	log    *slog.Logger
 
 	// All below is guarded by the lock of out.
-	hosts    part[table.Host]
-	backends part[table.Backend]
-	certs    part[table.Certificate]
+	hosts    part[schema.Host]
+	backends part[schema.Backend]
+	certs    part[schema.Certificate]
 	// names counts the hosts that name a backend or certificate.
 	names    map[string]int
-	settings handoff.Value[Settings]
-	listen   handoff.Value[[]Socket]
-	sockets  handoff.Opener[Socket]
+	settings handoff.Value[schema.Settings]
+	listen   handoff.Value[[]schema.Socket]
+	sockets  handoff.Opener[schema.Socket]
 }
 
 // New makes a feed for proxies that run as a user. Root may connect, too.
-func New(uid uint32, keeper *handoff.Keeper[Socket], log *slog.Logger) *Feed {
+func New(uid uint32, keeper *handoff.Keeper[schema.Socket], log *slog.Logger) *Feed {
 	f := &Feed{keeper: keeper, log: log, names: map[string]int{},
-		sockets: handoff.Opener[Socket]{Open: keeper.Open, Log: log}}
-	f.out = handoff.Feed[Socket, session, Update, Report]{Protocol: protocol(), AllowUID: uid, Log: log,
+		sockets: handoff.Opener[schema.Socket]{Open: keeper.Open, Log: log}}
+	f.out = handoff.Feed[schema.Socket, session, frames.Update, frames.Report]{Protocol: frames.Handoff(),
+		AllowUID: uid, Log: log,
 		Adopt: f.adopt, Begin: f.begin, Next: f.next, Report: f.note, End: f.end}
-	f.hosts = part[table.Host]{feed: f, changed: func(was, is *table.Host) {
+	f.hosts = part[schema.Host]{feed: f, changed: func(was, is *schema.Host) {
 		f.count(was, -1)
 		f.count(is, +1)
 	}}
-	f.backends = part[table.Backend]{feed: f}
-	f.certs = part[table.Certificate]{feed: f}
+	f.backends = part[schema.Backend]{feed: f}
+	f.certs = part[schema.Certificate]{feed: f}
 	return f
 }
 
 // Hosts is the target of the hosts' plans, by name.
-func (f *Feed) Hosts() reconcile.Target[string, table.Host] { return &f.hosts }
+func (f *Feed) Hosts() reconcile.Target[string, schema.Host] { return &f.hosts }
 
 // Backends is the target of the backends' plans, by key.
-func (f *Feed) Backends() reconcile.Target[string, table.Backend] { return &f.backends }
+func (f *Feed) Backends() reconcile.Target[string, schema.Backend] { return &f.backends }
 
 // Certificates is the target of the certificates' plans, by key.
-func (f *Feed) Certificates() reconcile.Target[string, table.Certificate] { return &f.certs }
+func (f *Feed) Certificates() reconcile.Target[string, schema.Certificate] { return &f.certs }
 
 // Configure replaces the settings. Proxies wait for the first.
-func (f *Feed) Configure(s Settings) { f.out.Change(func() { f.settings.Set(s) }) }
+func (f *Feed) Configure(s schema.Settings) { f.out.Change(func() { f.settings.Set(s) }) }
 
 // Listen replaces the list of sockets that proxies should serve.
-func (f *Feed) Listen(list []Socket) {
+func (f *Feed) Listen(list []schema.Socket) {
 	f.out.Change(func() {
 		f.listen.Set(slices.Clone(list))
 		f.sockets.Keep(list)
@@ -77,14 +86,14 @@ func (f *Feed) Listen(list []Socket) {
 
 // Failures are the sockets that could not be opened, with why: a port that another
 // program has. They are tried again.
-func (f *Feed) Failures() (out map[Socket]error) {
+func (f *Feed) Failures() (out map[schema.Socket]error) {
 	f.out.View(func([]*session) { out = f.sockets.Failures() })
 	return out
 }
 
 // Reports are what the proxies that are connected last said of themselves, as one.
-func (f *Feed) Reports() Report {
-	all := Report{Certificates: map[string]string{}}
+func (f *Feed) Reports() frames.Report {
+	all := frames.Report{Certificates: map[string]string{}}
 	f.out.View(func(proxies []*session) {
 		for _, p := range proxies {
 			maps.Copy(all.Certificates, p.report.Certificates)
@@ -136,7 +145,7 @@ func (p *part[P]) Apply(_ context.Context, set map[string]P, del []string) error
 	return nil
 }
 
-// note tells changed of the new value of a key; nil for none.
+// note calls changed with the new value of a key; nil for none.
 func (p *part[P]) note(k string, is *P) {
 	if p.changed == nil {
 		return
@@ -153,14 +162,14 @@ func backendName(key string) string     { return "b " + key }
 func certificateName(key string) string { return "c " + key }
 
 // named calls yield for all that a host names.
-func named(h *table.Host, yield func(string)) {
+func named(h *schema.Host, yield func(string)) {
 	if h.Certificate != "" {
 		yield(certificateName(h.Certificate))
 	}
 	if c := h.ClientCert; c != nil {
 		yield(certificateName(c.Authority))
 	}
-	path := func(p *table.Path) {
+	path := func(p *schema.Path) {
 		if p.Backend != "" {
 			yield(backendName(p.Backend))
 		}
@@ -195,7 +204,7 @@ func named(h *table.Host, yield func(string)) {
 	}
 }
 
-func (f *Feed) count(h *table.Host, by int) {
+func (f *Feed) count(h *schema.Host, by int) {
 	if h == nil {
 		return
 	}
@@ -206,9 +215,9 @@ func (f *Feed) count(h *table.Host, by int) {
 	})
 }
 
-// complete says whether all that a host names is here, but for the authorities of its clients:
-// without them nobody is let in, and the host must not stay as it was before.
-func (f *Feed) complete(h *table.Host) bool {
+// complete says whether everything that a host names is known, except the authorities of its clients: without them
+// the host refuses all clients, and must not stay as it was before.
+func (f *Feed) complete(h *schema.Host) bool {
 	all := true
 	named(h, func(name string) {
 		var ok bool
@@ -226,7 +235,7 @@ func (f *Feed) complete(h *table.Host) bool {
 }
 
 // adopt keeps the sockets of a proxy that outlived its agent.
-func (f *Feed) adopt(holds []Socket, files []*os.File) {
+func (f *Feed) adopt(holds []schema.Socket, files []*os.File) {
 	if err := f.keeper.AdoptAll(holds, files); err != nil {
 		f.log.Warn("a proxy's socket is of no use", "err", err)
 	}
@@ -237,8 +246,8 @@ const maxReason = 512
 
 // note keeps of a report what is about certificates that there are, as text for a terminal. A captured
 // proxy can say nothing else.
-func (f *Feed) note(s *session, r Report) error {
-	s.report = Report{}
+func (f *Feed) note(s *session, r frames.Report) error {
+	s.report = frames.Report{}
 	for key, why := range r.Certificates {
 		if _, ok := f.certs.table.Get(key); !ok {
 			continue

@@ -21,7 +21,8 @@ import (
 	"wayleave.dev/internal/frame"
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/testnet"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/frames"
+	"wayleave.dev/proxy/schema"
 )
 
 var discard = slog.New(slog.DiscardHandler)
@@ -53,7 +54,8 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
-func (r *rig) sync(hosts map[string]table.Host, backends map[string]table.Backend, certs map[string]table.Certificate) {
+func (r *rig) sync(hosts map[string]schema.Host, backends map[string]schema.Backend,
+	certs map[string]schema.Certificate) {
 	r.t.Helper()
 	ctx := r.t.Context()
 	if err := errors.Join(r.feed.Hosts().Sync(ctx, hosts), r.feed.Backends().Sync(ctx, backends),
@@ -65,30 +67,33 @@ func (r *rig) sync(hosts map[string]table.Host, backends map[string]table.Backen
 // seen is what a proxy knows, and what it was told in which order.
 type seen struct {
 	mu       sync.Mutex
-	hosts    map[string]table.Host
-	backends map[string]table.Backend
-	certs    map[string]table.Certificate
-	settings *Settings
-	sockets  []Socket
-	updates  []Update
+	hosts    map[string]schema.Host
+	backends map[string]schema.Backend
+	certs    map[string]schema.Certificate
+	settings *schema.Settings
+	sockets  []schema.Socket
+	updates  []frames.Update
 	// lost are hosts that named what was not there.
 	lost []string
-	said Report
+	said frames.Report
 }
 
 // proxy follows the feed.
 func (r *rig) proxy() *seen {
-	s := &seen{hosts: map[string]table.Host{}, backends: map[string]table.Backend{},
-		certs: map[string]table.Certificate{}}
+	s := &seen{hosts: map[string]schema.Host{}, backends: map[string]schema.Backend{},
+		certs: map[string]schema.Certificate{}}
 	ctx, cancel := context.WithCancel(r.t.Context())
 	r.t.Cleanup(cancel)
-	c := &Client{Socket: r.path, Holds: func() ([]Socket, []*os.File) { return nil, nil }, Take: s.take,
-		Report: s.report, Log: discard}
+	c := &handoff.Client[schema.Socket, frames.Update, frames.Report]{Protocol: frames.Handoff(), Socket: r.path,
+		Hello: func() (h handoff.Hello[schema.Socket], files []*os.File) { return h, nil }, Take: s.take,
+		Report: s.report,
+		Same:   func(a, b frames.Report) bool { return maps.Equal(a.Certificates, b.Certificates) },
+		Lost:   func(error) {}}
 	go func() { _ = c.Run(ctx) }()
 	return s
 }
 
-func put[P any](into map[string]P, d *Delta[P], del bool) {
+func put[P any](into map[string]P, d *frames.Delta[P], del bool) {
 	switch {
 	case d == nil:
 	case del:
@@ -103,10 +108,10 @@ func put[P any](into map[string]P, d *Delta[P], del bool) {
 	}
 }
 
-func (s *seen) take(u *Update, files []*os.File) {
+func (s *seen) take(u frames.Update, files []*os.File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.updates = append(s.updates, *u)
+	s.updates = append(s.updates, u)
 	if u.Settings != nil {
 		s.settings = u.Settings
 	}
@@ -133,7 +138,7 @@ func (s *seen) take(u *Update, files []*os.File) {
 	}
 }
 
-func (s *seen) report() Report {
+func (s *seen) report() frames.Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.said
@@ -158,9 +163,9 @@ func (s *seen) told() int {
 	return len(s.updates)
 }
 
-func host(name, backend, cert string) table.Host {
-	return table.Host{Name: name, Certificate: cert,
-		Paths: []table.Path{{Path: "/", Kind: table.Prefix, Backend: backend}}}
+func host(name, backend, cert string) schema.Host {
+	return schema.Host{Name: name, Certificate: cert,
+		Paths: []schema.Path{{Path: "/", Kind: schema.Prefix, Backend: backend}}}
 }
 
 // Nothing is told before all is known; then the whole, then what changes, to each proxy.
@@ -174,18 +179,18 @@ func TestProxiesGetTheWholeThenChanges(t *testing.T) {
 		return nil
 	})
 	ctx := t.Context()
-	if err := errors.Join(r.feed.Hosts().Sync(ctx, map[string]table.Host{"a": host("a", "b", "c")}),
-		r.feed.Backends().Sync(ctx, map[string]table.Backend{"b": {Key: "b"}})); err != nil {
+	if err := errors.Join(r.feed.Hosts().Sync(ctx, map[string]schema.Host{"a": host("a", "b", "c")}),
+		r.feed.Backends().Sync(ctx, map[string]schema.Backend{"b": {Key: "b"}})); err != nil {
 		t.Fatal(err)
 	}
 	if n := one.told(); n != 0 {
 		t.Errorf("told %d times before the certificates were known", n)
 	}
 	if err := r.feed.Certificates().Sync(ctx,
-		map[string]table.Certificate{"c": {Key: "c", Chain: []byte("x")}}); err != nil {
+		map[string]schema.Certificate{"c": {Key: "c", Chain: []byte("x")}}); err != nil {
 		t.Fatal(err)
 	}
-	r.feed.Configure(Settings{Tries: 7})
+	r.feed.Configure(schema.Settings{Tries: 7})
 	for _, s := range []*seen{one, two} {
 		s.eventually(t, "the whole", func() bool {
 			return len(s.hosts) == 1 && len(s.backends) == 1 && string(s.certs["c"].Chain) == "x" &&
@@ -194,8 +199,8 @@ func TestProxiesGetTheWholeThenChanges(t *testing.T) {
 	}
 	before := one.told()
 	if err := r.feed.Backends().Apply(ctx,
-		map[string]table.Backend{"b": {Key: "b",
-			Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80")}}}}, nil); err != nil {
+		map[string]schema.Backend{"b": {Key: "b",
+			Endpoints: []schema.Endpoint{{Addr: netip.MustParseAddrPort("10.0.0.1:80")}}}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range []*seen{one, two} {
@@ -210,7 +215,7 @@ func TestProxiesGetTheWholeThenChanges(t *testing.T) {
 	}
 	one.mu.Unlock()
 	// A Sync takes away what is not in it.
-	r.sync(map[string]table.Host{"z": host("z", "", "")}, nil, nil)
+	r.sync(map[string]schema.Host{"z": host("z", "", "")}, nil, nil)
 	for _, s := range []*seen{one, two} {
 		s.eventually(t, "the next whole", func() bool {
 			_, z := s.hosts["z"]
@@ -232,7 +237,7 @@ func TestAProxyHasRoutesBeforeSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	free.Close()
-	r.feed.Listen([]Socket{{Addr: netip.MustParseAddrPort(free.Addr().String())}})
+	r.feed.Listen([]schema.Socket{{Addr: netip.MustParseAddrPort(free.Addr().String())}})
 	s := r.proxy()
 	testnet.Eventually(t, 10*time.Second, func() error {
 		if r.feed.Proxies() != 1 {
@@ -240,9 +245,9 @@ func TestAProxyHasRoutesBeforeSockets(t *testing.T) {
 		}
 		return nil
 	})
-	r.feed.Configure(Settings{Tries: 7})
+	r.feed.Configure(schema.Settings{Tries: 7})
 	s.eventually(t, "the settings", func() bool { return s.settings != nil })
-	r.sync(map[string]table.Host{"a": host("a", "", "")}, nil, nil)
+	r.sync(map[string]schema.Host{"a": host("a", "", "")}, nil, nil)
 	s.eventually(t, "the socket", func() bool { return len(s.sockets) == 1 })
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -260,8 +265,8 @@ func TestAProxyHasRoutesBeforeSockets(t *testing.T) {
 // it has not; what never comes holds a host up for a moment only.
 func TestHostsComeBehindWhatTheyName(t *testing.T) {
 	r := newRig(t)
-	r.sync(map[string]table.Host{"a": host("a", "b0", "c0")}, map[string]table.Backend{"b0": {Key: "b0"}},
-		map[string]table.Certificate{"c0": {Key: "c0"}})
+	r.sync(map[string]schema.Host{"a": host("a", "b0", "c0")}, map[string]schema.Backend{"b0": {Key: "b0"}},
+		map[string]schema.Certificate{"c0": {Key: "c0"}})
 	s := r.proxy()
 	s.eventually(t, "the first", func() bool { return len(s.hosts) == 1 })
 	ctx := t.Context()
@@ -269,12 +274,12 @@ func TestHostsComeBehindWhatTheyName(t *testing.T) {
 		b, c := fmt.Sprintf("b%d", i), fmt.Sprintf("c%d", i)
 		wasB, wasC := fmt.Sprintf("b%d", i-1), fmt.Sprintf("c%d", i-1)
 		steps := []func() error{
-			func() error { return r.feed.Hosts().Apply(ctx, map[string]table.Host{"a": host("a", b, c)}, nil) },
+			func() error { return r.feed.Hosts().Apply(ctx, map[string]schema.Host{"a": host("a", b, c)}, nil) },
 			func() error {
-				return r.feed.Backends().Apply(ctx, map[string]table.Backend{b: {Key: b}}, []string{wasB})
+				return r.feed.Backends().Apply(ctx, map[string]schema.Backend{b: {Key: b}}, []string{wasB})
 			},
 			func() error {
-				return r.feed.Certificates().Apply(ctx, map[string]table.Certificate{c: {Key: c}}, []string{wasC})
+				return r.feed.Certificates().Apply(ctx, map[string]schema.Certificate{c: {Key: c}}, []string{wasC})
 			},
 		}
 		for k := range steps { // all orders in turn
@@ -293,7 +298,7 @@ func TestHostsComeBehindWhatTheyName(t *testing.T) {
 		t.Errorf("%d times: %v", len(s.lost), s.lost[0])
 	}
 	start := time.Now()
-	if err := r.feed.Hosts().Apply(ctx, map[string]table.Host{"x": host("x", "never", "")}, nil); err != nil {
+	if err := r.feed.Hosts().Apply(ctx, map[string]schema.Host{"x": host("x", "never", "")}, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.eventually(t, "a host whose backend never comes", func() bool { _, ok := s.hosts["x"]; return ok })
@@ -305,11 +310,11 @@ func TestHostsComeBehindWhatTheyName(t *testing.T) {
 // A host that waited once waits as long the next time, also where others wait all the time.
 func TestEachWaitBeginsAnew(t *testing.T) {
 	r := newRig(t)
-	r.sync(map[string]table.Host{"a": host("a", "", "c0")}, nil, map[string]table.Certificate{"c0": {Key: "c0"}})
+	r.sync(map[string]schema.Host{"a": host("a", "", "c0")}, nil, map[string]schema.Certificate{"c0": {Key: "c0"}})
 	s := r.proxy()
 	s.eventually(t, "the first", func() bool { return len(s.hosts) == 1 })
 	ctx := t.Context()
-	apply := func(hosts map[string]table.Host, certs map[string]table.Certificate) {
+	apply := func(hosts map[string]schema.Host, certs map[string]schema.Certificate) {
 		t.Helper()
 		if err := errors.Join(r.feed.Hosts().Apply(ctx, hosts, nil), r.feed.Certificates().Apply(ctx, certs,
 			nil)); err != nil {
@@ -318,12 +323,12 @@ func TestEachWaitBeginsAnew(t *testing.T) {
 	}
 	for i := range 12 { // one and a half times as long as a host may wait, and some of the next
 		other := fmt.Sprintf("x%d", i)
-		apply(map[string]table.Host{other: host(other, "never", "")}, nil)
+		apply(map[string]schema.Host{other: host(other, "never", "")}, nil)
 		if i == 0 || i == 8 {
 			cert := fmt.Sprintf("c%d", i+1)
-			apply(map[string]table.Host{"a": host("a", "", cert)}, nil)
+			apply(map[string]schema.Host{"a": host("a", "", cert)}, nil)
 			time.Sleep(grace / 6) // the certificate is late
-			apply(nil, map[string]table.Certificate{cert: {Key: cert}})
+			apply(nil, map[string]schema.Certificate{cert: {Key: cert}})
 			s.eventually(t, cert, func() bool { return s.hosts["a"].Certificate == cert })
 		}
 		time.Sleep(grace / 6)
@@ -340,8 +345,8 @@ func TestEachWaitBeginsAnew(t *testing.T) {
 // Only root, the agent's user and the proxy's may connect, and only by this version.
 func TestStrangersAreNotTold(t *testing.T) {
 	r := newRig(t)
-	r.sync(map[string]table.Host{}, nil, map[string]table.Certificate{"c": {Key: "c", Priv: []byte("secret")}})
-	r.feed.Configure(Settings{})
+	r.sync(map[string]schema.Host{}, nil, map[string]schema.Certificate{"c": {Key: "c", Priv: []byte("secret")}})
+	r.feed.Configure(schema.Settings{})
 	if os.Getuid() != 0 {
 		t.Fatal("run as root, to become another user")
 	}
@@ -362,18 +367,19 @@ func TestStrangersAreNotTold(t *testing.T) {
 		defer c.Close()
 		u := c.(*net.UnixConn)
 		_ = u.SetDeadline(time.Now().Add(10 * time.Second))
-		if err := frame.Send(u, handoff.Hello[Socket]{Version: version}, nil); err != nil {
+		if err := frame.Send(u, handoff.Hello[schema.Socket]{Version: version}, nil); err != nil {
 			return err
 		}
-		var got Update
+		var got frames.Update
 		_, err = frame.Receive(u, &got)
 		return err
 	}
 	for _, x := range []struct {
 		uid, version int
 		ok           bool
-	}{{65533, protocol().Version, true}, {0, protocol().Version, true}, {65532, protocol().Version, false},
-		{1000, protocol().Version, false}, {65533, protocol().Version + 1, false}} {
+	}{{65533, frames.Handoff().Version, true}, {0, frames.Handoff().Version, true},
+		{65532, frames.Handoff().Version, false},
+		{1000, frames.Handoff().Version, false}, {65533, frames.Handoff().Version + 1, false}} {
 		if err := try(x.uid, x.version); (err == nil) != x.ok {
 			t.Errorf("user %d with version %d: %v", x.uid, x.version, err)
 		}
@@ -384,8 +390,8 @@ func TestStrangersAreNotTold(t *testing.T) {
 // are, in words for a terminal, and no more sockets than one proxy has.
 func TestACapturedProxyIsBounded(t *testing.T) {
 	r := newRig(t)
-	r.sync(map[string]table.Host{}, nil, map[string]table.Certificate{"c": {Key: "c"}})
-	r.feed.Configure(Settings{})
+	r.sync(map[string]schema.Host{}, nil, map[string]schema.Certificate{"c": {Key: "c"}})
+	r.feed.Configure(schema.Settings{})
 	connect := func() *net.UnixConn {
 		t.Helper()
 		c, err := net.Dial("unix", r.path)
@@ -399,7 +405,7 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 	ends := func(what string, c *net.UnixConn) {
 		t.Helper()
 		for {
-			var u Update
+			var u frames.Update
 			if _, err := frame.Receive(c, &u); errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("%s: the agent goes on", what)
 			} else if err == nil {
@@ -410,8 +416,8 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 	}
 	c := connect()
 	why := map[string]string{"c": "\x1b[2J" + strings.Repeat("x", 4096), "unknown": "y"}
-	if err := errors.Join(frame.Send(c, handoff.Hello[Socket]{Version: protocol().Version}, nil),
-		frame.Send(c, Report{Certificates: why},
+	if err := errors.Join(frame.Send(c, handoff.Hello[schema.Socket]{Version: frames.Handoff().Version}, nil),
+		frame.Send(c, frames.Report{Certificates: why},
 			nil)); err != nil {
 		t.Fatal(err)
 	}
@@ -427,13 +433,14 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 	}
 	ends("an unknown field", c)
 	c = connect()
-	if err := frame.Send(c, handoff.Hello[Socket]{Version: protocol().Version, Holds: make([]Socket, 1<<14)},
+	if err := frame.Send(c, handoff.Hello[schema.Socket]{Version: frames.Handoff().Version,
+		Holds: make([]schema.Socket, 1<<14)},
 		nil); err == nil {
 		ends("a long hello", c)
 	}
 	for range 3 { // 64 sockets each, which listen where they say
 		c := connect()
-		list, files := make([]Socket, frame.MaxPassed), make([]*os.File, frame.MaxPassed)
+		list, files := make([]schema.Socket, frame.MaxPassed), make([]*os.File, frame.MaxPassed)
 		for i := range list {
 			var lc net.ListenConfig
 			lc.SetMultipathTCP(false)
@@ -441,13 +448,14 @@ func TestACapturedProxyIsBounded(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			list[i] = Socket{Addr: netip.MustParseAddrPort(l.Addr().String())}
+			list[i] = schema.Socket{Addr: netip.MustParseAddrPort(l.Addr().String())}
 			files[i], err = l.(*net.TCPListener).File()
 			if err := errors.Join(err, l.Close()); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := frame.Send(c, handoff.Hello[Socket]{Version: protocol().Version, Holds: list}, files); err != nil {
+		if err := frame.Send(c, handoff.Hello[schema.Socket]{Version: frames.Handoff().Version, Holds: list},
+			files); err != nil {
 			t.Fatal(err)
 		}
 		for _, f := range files {
@@ -477,14 +485,14 @@ func TestATakenPortIsAFact(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good, bad := Socket{Addr: netip.MustParseAddrPort(free.Addr().String())},
-		Socket{Addr: netip.MustParseAddrPort(taken.Addr().String()), TLS: true}
+	good, bad := schema.Socket{Addr: netip.MustParseAddrPort(free.Addr().String())},
+		schema.Socket{Addr: netip.MustParseAddrPort(taken.Addr().String()), TLS: true}
 	free.Close()
 	s := r.proxy()
-	r.feed.Configure(Settings{})
+	r.feed.Configure(schema.Settings{})
 	r.sync(nil, nil, nil)
-	r.feed.Listen([]Socket{bad, good})
-	s.eventually(t, "the free one", func() bool { return slices.Equal(s.sockets, []Socket{good}) })
+	r.feed.Listen([]schema.Socket{bad, good})
+	s.eventually(t, "the free one", func() bool { return slices.Equal(s.sockets, []schema.Socket{good}) })
 	if err := r.feed.Failures()[bad]; !errors.Is(err, unix.EADDRINUSE) {
 		t.Errorf("failure: %v", err)
 	}
@@ -493,8 +501,9 @@ func TestATakenPortIsAFact(t *testing.T) {
 	if f := r.feed.Failures(); len(f) > 0 {
 		t.Errorf("failures: %v", f)
 	}
-	r.feed.Listen([]Socket{bad})
-	s.eventually(t, "one that is not wanted any more", func() bool { return slices.Equal(s.sockets, []Socket{bad}) })
+	r.feed.Listen([]schema.Socket{bad})
+	s.eventually(t, "one that is not wanted any more",
+		func() bool { return slices.Equal(s.sockets, []schema.Socket{bad}) })
 	l, err := net.Listen("tcp", good.Addr.String())
 	if err != nil {
 		t.Fatalf("it stays open: %v", err)

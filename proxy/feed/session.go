@@ -4,23 +4,24 @@ import (
 	"time"
 
 	"wayleave.dev/internal/handoff"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/frames"
+	"wayleave.dev/proxy/schema"
 )
 
 // session is what the agent notes of one connected proxy; guarded by the feed's lock.
 type session struct {
-	hosts    *handoff.Cursor[string, table.Host]
-	backends *handoff.Cursor[string, table.Backend]
-	certs    *handoff.Cursor[string, table.Certificate]
+	hosts    *handoff.Cursor[string, schema.Host]
+	backends *handoff.Cursor[string, schema.Backend]
+	certs    *handoff.Cursor[string, schema.Certificate]
 	settings uint64 // the revisions that the proxy has
 	listen   uint64
-	holds    map[Socket]bool
-	report   Report
+	holds    map[schema.Socket]bool
+	report   frames.Report
 	// waits has since when a host or a deletion is held back.
 	waits map[string]time.Time
 }
 
-func (f *Feed) begin(h handoff.Hello[Socket]) *session {
+func (f *Feed) begin(h handoff.Hello[schema.Socket]) *session {
 	return &session{hosts: f.hosts.table.Cursor(), backends: f.backends.table.Cursor(), certs: f.certs.table.Cursor(),
 		holds: handoff.Held(h.Holds), waits: map[string]time.Time{}}
 }
@@ -49,8 +50,8 @@ func (s *session) hold(name string, wait bool, now time.Time) bool {
 }
 
 // next takes what a proxy lacks.
-func (f *Feed) next(s *session) (out handoff.Update[Update]) {
-	var u Update
+func (f *Feed) next(s *session) (out handoff.Update[frames.Update]) {
+	var u frames.Update
 	if c, lacks := f.settings.Next(&s.settings); lacks {
 		u.Settings = &c
 	}
@@ -71,7 +72,7 @@ func (f *Feed) next(s *session) (out handoff.Update[Update]) {
 			}
 		}
 	}
-	if u != (Update{}) {
+	if u != (frames.Update{}) {
 		out.Frame = &u
 	}
 	return out
@@ -79,16 +80,16 @@ func (f *Feed) next(s *session) (out handoff.Update[Update]) {
 
 // changes takes the changed keys, but for those that wait for others. The first time it takes the
 // whole.
-func (f *Feed) changes(s *session, u *Update) (held bool) {
+func (f *Feed) changes(s *session, u *frames.Update) (held bool) {
 	now := time.Now()
-	u.Hosts = s.hosts.Next(func(k string, h *table.Host) bool {
+	u.Hosts = s.hosts.Next(func(k string, h *schema.Host) bool {
 		return s.hold("h "+k, h != nil && !f.complete(h), now)
 	})
 	// A host that waits is still as it was at the proxy, with all that it named then.
 	waiting := s.hosts.Pending()
 	keep := func(name string, gone bool) bool { return s.hold(name, gone && (waiting || f.names[name] > 0), now) }
-	u.Backends = s.backends.Next(func(k string, b *table.Backend) bool { return keep(backendName(k), b == nil) })
-	u.Certificates = s.certs.Next(func(k string, c *table.Certificate) bool {
+	u.Backends = s.backends.Next(func(k string, b *schema.Backend) bool { return keep(backendName(k), b == nil) })
+	u.Certificates = s.certs.Next(func(k string, c *schema.Certificate) bool {
 		return keep(certificateName(k), c == nil)
 	})
 	return waiting || s.backends.Pending() || s.certs.Pending()

@@ -7,17 +7,18 @@ import (
 	"os"
 
 	"wayleave.dev/internal/handoff"
+	"wayleave.dev/proxy/schema"
 )
 
 // NewKeeper makes the keeper of the proxies' sockets. path is where agents of the node hand them over;
 // empty for nowhere.
-func NewKeeper(path string, log *slog.Logger) *handoff.Keeper[Socket] {
-	return &handoff.Keeper[Socket]{Path: path, Bind: OpenSocket, Check: listens, Log: log}
+func NewKeeper(path string, log *slog.Logger) *handoff.Keeper[schema.Socket] {
+	return &handoff.Keeper[schema.Socket]{Path: path, Bind: OpenSocket, Check: listens, Log: log}
 }
 
 // OpenSocket binds a listening socket. It does not share its port: if another program has the port,
 // that is an error, and no client is lost to that program.
-func OpenSocket(k Socket) (*os.File, error) {
+func OpenSocket(k schema.Socket) (*os.File, error) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	l, err := lc.Listen(context.Background(), "tcp", k.Addr.String())
@@ -28,4 +29,4 @@ func OpenSocket(k Socket) (*os.File, error) {
 	return l.(*net.TCPListener).File()
 }
 
-func listens(k Socket, f *os.File) error { return handoff.ListensTCP(f, k.Addr) }
+func listens(k schema.Socket, f *os.File) error { return handoff.ListensTCP(f, k.Addr) }

@@ -34,7 +34,7 @@ type Direct struct {
 	// ended says that the peer ended the connection below TLS.
 	ended bool
 
-	mu     sync.Mutex // an alert may be written by who reads
+	mu     sync.Mutex // the reader may write an alert
 	out    []byte
 	wrote  int
 	outErr error

@@ -132,7 +132,7 @@ type framing struct {
 	trailers, expect                   bool
 	host, upgradeTo                    []byte
 	hosts                              int
-	// named are the fields that Connection names beside those known.
+	// named are the fields that Connection names in addition to those known.
 	named [][]byte
 	// most is how many fields the head may have; it outlives the message.
 	most int

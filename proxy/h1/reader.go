@@ -27,7 +27,7 @@ const (
 // block is what most messages are read to.
 type block [firstRead]byte
 
-// blocks are those that nobody uses.
+// blocks are those that are free.
 type blocks struct{ pool sync.Pool }
 
 func newBlocks() *blocks { return &blocks{sync.Pool{New: func() any { return new(block) }}} }

@@ -55,7 +55,7 @@ type Server struct {
 	// Handle answers one request. What it leaves of the body is read, or the connection
 	// closed; when it sent no response, the exchange is aborted.
 	Handle func(context.Context, message.Downstream)
-	// Refused is told of requests that could not be read; may be nil.
+	// Refused is called for requests that could not be read; may be nil.
 	Refused func(client netip.AddrPort, e *Error)
 
 	once    sync.Once
@@ -127,7 +127,7 @@ func (s *Server) ServeState(ctx context.Context, c net.Conn, first []byte, isTLS
 		delete(s.conns, k)
 		s.mu.Unlock()
 		k.w.release()
-		if !k.x.broken { // else somebody may still be reading to it
+		if !k.x.broken { // else a reader may still use it
 			k.rd.release()
 		}
 		if !k.x.switched {
@@ -575,7 +575,7 @@ func (x *exchange) Switch(r *message.Response) (io.ReadWriteCloser, error) {
 	return handOver(x.k.c, x.k.rd.buffered(), x.k.s.buffers), nil
 }
 
-// Watch implements message.Downstream. A look now and then is enough for who waits long.
+// Watch implements message.Downstream. A look now and then is enough for a long wait.
 func (x *exchange) Watch(gone func()) (stop func()) {
 	raw := rawConn(x.k.c)
 	if raw == nil {

@@ -1,12 +1,12 @@
 // Package message is HTTP messages as the proxy handles them, whichever version of HTTP
 // carried them: heads of slices into the buffers that they were read to, and the
-// interfaces between who read a request and who sends it on.
+// interfaces between the reader of a request and its sender.
 //
 // Invariants:
 //   - Fields hold end-to-end fields only: what is for one connection (RFC 9110, 7.6.1)
 //     is taken out when a message is read, and put in when one is written.
-//   - Slices in a head are valid until its exchange ends, and are changed by nobody:
-//     who wants another value sets another slice.
+//   - Slices in a head are valid until its exchange ends, and are never changed:
+//     another value is another slice.
 package message
 
 import (

@@ -13,7 +13,7 @@ import (
 )
 
 // Bounds of the access log: lines wait together for one write, and are lost, and counted,
-// rather than that a request waits for who reads them.
+// so that no request waits for their reader.
 const (
 	logTogether = 32 << 10
 	logMost     = 1 << 20

@@ -11,8 +11,7 @@ import (
 	"time"
 
 	"wayleave.dev/internal/testnet"
-	"wayleave.dev/proxy/feed"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // Settings of the agent decide from which address the process asks an authentication server,
@@ -28,22 +27,22 @@ func TestTheProcessAsksWhereItMay(t *testing.T) {
 	loopback, own := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		[]netip.Addr{netip.MustParseAddr("127.0.0.9")}
 	h := route("app1.example.com", "d/app1:80", "")
-	h.Paths[0].Options = &table.Options{AuthURL: &table.AuthURL{URL: server.URL + "/"}}
-	r.feed.Configure(feed.Settings{Sources: own, AskAllowed: loopback})
-	r.up(map[string]table.Host{"app1.example.com": h}, map[string]table.Backend{"d/app1:80": r.backend("d/app1:80",
+	h.Paths[0].Options = &schema.Options{AuthURL: &schema.AuthURL{URL: server.URL + "/"}}
+	r.feed.Configure(schema.Settings{Sources: own, AskAllowed: loopback})
+	r.up(map[string]schema.Host{"app1.example.com": h}, map[string]schema.Backend{"d/app1:80": r.backend("d/app1:80",
 		says("app"))}, nil)
 	c := r.client(false)
 	for _, tc := range []struct {
 		name     string
-		settings feed.Settings
+		settings schema.Settings
 		status   int
 		from     string
 	}{
-		{"from the proxy's address", feed.Settings{Sources: own, AskAllowed: loopback}, 200, "127.0.0.9"},
-		{"a node is not asked", feed.Settings{Sources: own}, 500, ""},
-		{"without an address nobody is asked", feed.Settings{AskAllowed: loopback}, 500, ""},
-		{"another program's pod network", feed.Settings{AskFromNode: true, AskAllowed: loopback}, 200, "127.0.0.1"},
-		{"again", feed.Settings{Sources: own, AskAllowed: loopback}, 200, "127.0.0.9"},
+		{"from the proxy's address", schema.Settings{Sources: own, AskAllowed: loopback}, 200, "127.0.0.9"},
+		{"a node is not asked", schema.Settings{Sources: own}, 500, ""},
+		{"without an address nobody is asked", schema.Settings{AskAllowed: loopback}, 500, ""},
+		{"another program's pod network", schema.Settings{AskFromNode: true, AskAllowed: loopback}, 200, "127.0.0.1"},
+		{"again", schema.Settings{Sources: own, AskAllowed: loopback}, 200, "127.0.0.9"},
 	} {
 		r.feed.Configure(tc.settings)
 		testnet.Eventually(t, 10*time.Second, func() error {

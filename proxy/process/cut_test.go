@@ -15,8 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"wayleave.dev/proxy/feed"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // cutBodies are responses that break off, by the framing of their body. The connection ends with a
@@ -107,25 +106,25 @@ const balancer = "127.0.0.9"
 // is taken for whole by each.
 func TestAnswersThatBreakOff(t *testing.T) {
 	r := newRig(t)
-	r.settings = feed.Settings{ProxyProtocol: []netip.Prefix{netip.MustParsePrefix(balancer + "/32")}}
+	r.settings = schema.Settings{ProxyProtocol: []netip.Prefix{netip.MustParsePrefix(balancer + "/32")}}
 	r.feed.Configure(r.settings)
-	hosts, backends := map[string]table.Host{}, map[string]table.Backend{}
-	add := func(host string, o *table.Options, addr netip.AddrPort) {
-		hosts[host] = table.Host{Name: host, Certificate: "c",
-			Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: host, Options: o}}}
-		backends[host] = table.Backend{Key: host, Endpoints: []table.Endpoint{{Addr: addr}}}
+	hosts, backends := map[string]schema.Host{}, map[string]schema.Backend{}
+	add := func(host string, o *schema.Options, addr netip.AddrPort) {
+		hosts[host] = schema.Host{Name: host, Certificate: "c",
+			Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: host, Options: o}}}
+		backends[host] = schema.Backend{Key: host, Endpoints: []schema.Endpoint{{Addr: addr}}}
 	}
 	names := []string{"whole.a"}
 	add("whole.a", nil, r.backend("whole.a", says("part")).Endpoints[0].Addr)
 	for i, x := range cutBodies {
-		o := &table.Options{}
+		o := &schema.Options{}
 		if x.tls {
-			o.Protocol = table.HTTPS
+			o.Protocol = schema.HTTPS
 		}
 		names = append(names, fmt.Sprintf("cut%d.a", i))
 		add(names[i+1], o, r.cutEndpoint(x.answer, x.reset, x.tls))
 	}
-	r.up(hosts, backends, map[string]table.Certificate{"c": r.ca.issue("c", names...)})
+	r.up(hosts, backends, map[string]schema.Certificate{"c": r.ca.issue("c", names...)})
 	curl, err := exec.LookPath("curl")
 	if err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ import (
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // An upgrade's agents hand the sockets over, and its proxies the clients: under load with
@@ -26,11 +26,11 @@ import (
 // lost, time after time.
 func TestAnUpgradeRefusesNobody(t *testing.T) {
 	r := newRig(t)
-	hosts := map[string]table.Host{"a": route("a", "b", "c")}
-	backends := map[string]table.Backend{"b": r.backend("b", says("ok"))}
-	certs := map[string]table.Certificate{"c": r.ca.issue("c", "a")}
+	hosts := map[string]schema.Host{"a": route("a", "b", "c")}
+	backends := map[string]schema.Backend{"b": r.backend("b", says("ok"))}
+	certs := map[string]schema.Certificate{"c": r.ca.issue("c", "a")}
 	shared := filepath.Join(t.TempDir(), "sockets.sock")
-	serveKeeper := func(k *handoff.Keeper[feed.Socket]) (stop func()) {
+	serveKeeper := func(k *handoff.Keeper[schema.Socket]) (stop func()) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() {
@@ -47,7 +47,7 @@ func TestAnUpgradeRefusesNobody(t *testing.T) {
 		return stop
 	}
 	// pod starts an agent with its proxy, as a new pod of the node has them.
-	pod := func(k *handoff.Keeper[feed.Socket]) (stop func()) {
+	pod := func(k *handoff.Keeper[schema.Socket]) (stop func()) {
 		k.Path = shared
 		if err := k.Inherit(t.Context()); err != nil {
 			t.Fatal(err)
@@ -112,7 +112,7 @@ func TestAnUpgradeRefusesNobody(t *testing.T) {
 	for range 5 {
 		before := asked.Load()
 		heir := feed.NewKeeper("", slog.New(slog.DiscardHandler))
-		heir.Bind = func(k feed.Socket) (*os.File, error) { return nil, fmt.Errorf("%s is to be handed over", k) }
+		heir.Bind = func(k schema.Socket) (*os.File, error) { return nil, fmt.Errorf("%s is to be handed over", k) }
 		next := pod(heir)
 		testnet.Eventually(t, 10*time.Second, func() error { // both accept
 			if asked.Load() < before+100 {

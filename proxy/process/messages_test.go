@@ -16,9 +16,7 @@ import (
 	"time"
 
 	"wayleave.dev/internal/testnet"
-	"wayleave.dev/proxy/feed"
-	"wayleave.dev/proxy/h1"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // Limits of heads and the field Server follow the agent's settings, plain and encrypted, in every version.
@@ -31,18 +29,18 @@ func TestSettingsOfMessages(t *testing.T) {
 		}
 		w.Header().Set("Server", "own")
 	})
-	r.up(map[string]table.Host{"a.example.com": route("a.example.com", "b", "c")}, map[string]table.Backend{"b": end},
-		map[string]table.Certificate{"c": r.ca.issue("c", "a.example.com")})
+	r.up(map[string]schema.Host{"a.example.com": route("a.example.com", "b", "c")}, map[string]schema.Backend{"b": end},
+		map[string]schema.Certificate{"c": r.ca.issue("c", "a.example.com")})
 	for _, x := range []struct {
-		settings feed.Settings
+		settings schema.Settings
 		// what responses with ten and 100 fields answer, and a request with 200 over HTTP/1.1.
 		ten, hundred, request int
 		server                string
 	}{
-		{feed.Settings{}, 200, 200, 431, "own"},
-		{feed.Settings{Server: "wayleave", ResponseHead: h1.HeadLimits{Fields: 50},
-			RequestHead: h1.HeadLimits{Bytes: 64 << 10, Fields: 300}}, 200, 502, 200, "wayleave"},
-		{feed.Settings{HideServer: true}, 200, 200, 431, ""},
+		{schema.Settings{}, 200, 200, 431, "own"},
+		{schema.Settings{Server: "wayleave", ResponseHead: schema.HeadLimits{Fields: 50},
+			RequestHead: schema.HeadLimits{Bytes: 64 << 10, Fields: 300}}, 200, 502, 200, "wayleave"},
+		{schema.Settings{HideServer: true}, 200, 200, 431, ""},
 	} {
 		r.feed.Configure(x.settings)
 		testnet.Eventually(t, 10*time.Second, func() error {
@@ -143,9 +141,9 @@ func TestOddMessagesOverBothVersions(t *testing.T) {
 		}
 	}()
 	r := newRig(t)
-	r.up(map[string]table.Host{"": route("", "b", "")},
-		map[string]table.Backend{"b": {Key: "b",
-			Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}}}, nil)
+	r.up(map[string]schema.Host{"": route("", "b", "")},
+		map[string]schema.Backend{"b": {Key: "b",
+			Endpoints: []schema.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}}}, nil)
 	var crumbs []string
 	for i := range 200 {
 		crumbs = append(crumbs, fmt.Sprintf("c%d=%s", i, strings.Repeat("v", 50)))

@@ -169,7 +169,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(m.oversized, prometheus.CounterValue, float64(m.proxy.Oversized()))
 }
 
-// observer is what the proxy tells of each request.
+// observer counts each request.
 func (m *metrics) observer(log *accessLog) func(*proxy.Record) {
 	return func(r *proxy.Record) {
 		m.observe(r)

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -24,10 +25,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"wayleave.dev/internal/handoff"
 	"wayleave.dev/proxy"
-	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/frames"
 	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/reach"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/server"
 	"wayleave.dev/proxy/table"
 	"wayleave.dev/proxy/upstream"
@@ -67,7 +70,7 @@ type state struct {
 	source    *source
 	access    *accessLog
 	metrics   *metrics
-	hosts     map[string]*table.Host
+	hosts     map[string]*schema.Host
 
 	mu sync.Mutex
 	// backends are the keys that are known; those that are leaving have a timer.
@@ -104,8 +107,11 @@ func Run(ctx context.Context, c Config) error {
 	}
 	defer health.Close()
 	go s.upstreams.Run(ctx)
-	client := &feed.Client{Socket: c.Socket, Holds: s.server.Sockets, Take: s.take, Report: s.report,
-		Log: c.Log}
+	client := handoff.Client[schema.Socket, frames.Update, frames.Report]{
+		Protocol: frames.Handoff(), Socket: c.Socket, Hello: s.hello, Take: s.take, Report: s.report,
+		Same: func(a, b frames.Report) bool { return maps.Equal(a.Certificates, b.Certificates) },
+		Lost: func(err error) { c.Log.Warn("no agent; going on with what is known", "err", err) },
+	}
 	err = client.Run(ctx)
 	s.end()
 	return err
@@ -121,7 +127,7 @@ func newState(c Config, reg *prometheus.Registry) (*state, error) {
 	endpoints.Dial, endpoints.Keys = source.dial, certs
 	s := &state{Config: c, certs: certs, source: source, upstreams: upstream.NewSet(endpoints),
 		access: newAccessLog(c.AccessLog), metrics: newMetrics(reg),
-		hosts: map[string]*table.Host{}, backends: map[string]*time.Timer{}, drain: defaultDrain,
+		hosts: map[string]*schema.Host{}, backends: map[string]*time.Timer{}, drain: defaultDrain,
 		ready: make(chan struct{})}
 	s.proxy = &proxy.Proxy{Upstreams: s.upstreams, Timeouts: proxy.Timeouts{Connect: defaultConnect,
 		Send: defaultTimeout, Read: defaultTimeout},
@@ -141,15 +147,21 @@ func (s *state) end() {
 	s.server.Drain(ctx, min(idleDrain, s.drain/2))
 }
 
+// hello is what the proxy has from an earlier agent: its sockets.
+func (s *state) hello() (handoff.Hello[schema.Socket], []*os.File) {
+	list, files := s.server.Sockets()
+	return handoff.Hello[schema.Socket]{Holds: list}, files
+}
+
 // take puts an update into force.
-func (s *state) take(u *feed.Update, files []*os.File) {
+func (s *state) take(u frames.Update, files []*os.File) {
 	s.metrics.updates.Inc()
 	if u.Settings != nil {
 		s.configure(u.Settings)
 	}
-	s.set(u)
-	s.swap(u)
-	s.drop(u)
+	s.set(&u)
+	s.swap(&u)
+	s.drop(&u)
 	if u.Listen != nil {
 		s.listen(u.Listen, files)
 	}
@@ -157,17 +169,17 @@ func (s *state) take(u *feed.Update, files []*os.File) {
 }
 
 // report is what is wrong with what the agent sent.
-func (s *state) report() feed.Report { return feed.Report{Certificates: s.certs.Problems()} }
+func (s *state) report() frames.Report { return frames.Report{Certificates: s.certs.Problems()} }
 
 // leaveAfter is how long a backend stays that no host names any more: a request may have
 // found its route before, and be with auth-url yet.
 const leaveAfter = 10 * time.Second
 
 // set puts what hosts name into force.
-func (s *state) set(u *feed.Update) {
+func (s *state) set(u *frames.Update) {
 	if d := u.Backends; d != nil && len(d.Set) > 0 {
 		s.mu.Lock()
-		some := make(map[string]*table.Backend, len(d.Set))
+		some := make(map[string]*schema.Backend, len(d.Set))
 		for k, b := range d.Set {
 			if t := s.backends[k]; t != nil {
 				t.Stop()
@@ -183,14 +195,14 @@ func (s *state) set(u *feed.Update) {
 }
 
 // swap puts hosts into force, all of an update at once.
-func (s *state) swap(u *feed.Update) {
+func (s *state) swap(u *frames.Update) {
 	d := u.Hosts
 	if d == nil {
 		return
 	}
 	next := s.hosts
 	if d.Whole {
-		next = make(map[string]*table.Host, len(d.Set))
+		next = make(map[string]*schema.Host, len(d.Set))
 	}
 	for k, h := range d.Set {
 		next[k] = &h
@@ -205,7 +217,7 @@ func (s *state) swap(u *feed.Update) {
 }
 
 // drop takes away what hosts name no more.
-func (s *state) drop(u *feed.Update) {
+func (s *state) drop(u *frames.Update) {
 	if d := u.Backends; d != nil {
 		s.mu.Lock()
 		for _, k := range d.Deleted {
@@ -239,13 +251,13 @@ func (s *state) leave(k string) {
 			return // it came again
 		}
 		delete(s.backends, k)
-		s.upstreams.Change(map[string]*table.Backend{k: nil})
+		s.upstreams.Change(map[string]*schema.Backend{k: nil})
 	})
 	s.backends[k] = t
 }
 
 // listen takes the sockets that were passed, and leaves those that are not wanted.
-func (s *state) listen(l *feed.Listening, files []*os.File) {
+func (s *state) listen(l *frames.Listening, files []*os.File) {
 	for i, k := range l.Passed {
 		if i >= len(files) {
 			break
@@ -258,7 +270,7 @@ func (s *state) listen(l *feed.Listening, files []*os.File) {
 	s.idle = l.Wanted == 0
 }
 
-func (s *state) configure(c *feed.Settings) {
+func (s *state) configure(c *schema.Settings) {
 	s.configured = true
 	s.access.on.Store(c.AccessLog)
 	s.source.set(c.Sources)
@@ -271,12 +283,12 @@ func (s *state) configure(c *feed.Settings) {
 	perClient := or(c.ConnectionsPerClient, defaultPerClient)
 	s.server.SetLimits(server.Limits{Connections: or(c.Connections, defaultConns), PerClient: max(perClient, 0),
 		ProxyProtocol: c.ProxyProtocol})
-	s.server.SetHead(c.RequestHead)
+	s.server.SetHead(h1.HeadLimits(c.RequestHead))
 	s.server.SetName([]byte(c.Server))
-	s.upstreams.SetHead(c.ResponseHead)
-	s.upstreams.SetTLS(c.EndpointTLS)
+	s.upstreams.SetHead(h1.HeadLimits(c.ResponseHead))
+	s.upstreams.SetTLS(upstream.TLS(c.EndpointTLS))
 	s.proxy.Configure(proxy.Settings{
-		ResponseHead: c.ResponseHead, Server: []byte(c.Server), HideServer: c.HideServer,
+		ResponseHead: h1.HeadLimits(c.ResponseHead), Server: []byte(c.Server), HideServer: c.HideServer,
 		Timeouts: proxy.Timeouts{Connect: or(c.Connect, defaultConnect), Send: or(c.Send, defaultTimeout),
 			Read: or(c.Read, defaultTimeout)},
 		Tries: or(c.Tries, defaultTries), Trusted: slices.Clone(c.Trusted)})

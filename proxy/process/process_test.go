@@ -20,7 +20,7 @@ import (
 
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // Foreign clients of all versions, plain and encrypted, get the host's endpoint.
@@ -29,11 +29,11 @@ func TestEveryVersionServes(t *testing.T) {
 	proto := func(w http.ResponseWriter, q *http.Request) {
 		fmt.Fprintf(w, "%s %s %s", q.Host, q.Header.Get("X-Forwarded-Proto"), q.Header.Get("X-Forwarded-For"))
 	}
-	r.up(map[string]table.Host{"app1.example.com": route("app1.example.com", "d/app1:80", "d/app1"),
+	r.up(map[string]schema.Host{"app1.example.com": route("app1.example.com", "d/app1:80", "d/app1"),
 		"app2.example.com": route("app2.example.com", "d/app2:80", "")},
-		map[string]table.Backend{"d/app1:80": r.backend("d/app1:80", proto), "d/app2:80": r.backend("d/app2:80",
+		map[string]schema.Backend{"d/app1:80": r.backend("d/app1:80", proto), "d/app2:80": r.backend("d/app2:80",
 			says("two"))},
-		map[string]table.Certificate{"d/app1": r.ca.issue("d/app1", "app1.example.com")})
+		map[string]schema.Certificate{"d/app1": r.ca.issue("d/app1", "app1.example.com")})
 	for _, http2 := range []bool{false, true} {
 		c := r.client(http2)
 		for _, scheme := range []string{"http", "https"} {
@@ -62,12 +62,12 @@ func TestEveryVersionServes(t *testing.T) {
 func TestCurl(t *testing.T) {
 	testnet.Need(t, "curl")
 	r := newRig(t)
-	r.up(map[string]table.Host{"app1.example.com": route("app1.example.com", "d/app1:80", "d/app1")},
-		map[string]table.Backend{"d/app1:80": r.backend("d/app1:80", func(w http.ResponseWriter, q *http.Request) {
+	r.up(map[string]schema.Host{"app1.example.com": route("app1.example.com", "d/app1:80", "d/app1")},
+		map[string]schema.Backend{"d/app1:80": r.backend("d/app1:80", func(w http.ResponseWriter, q *http.Request) {
 			n, err := io.Copy(io.Discard, q.Body)
 			fmt.Fprintf(w, "%s %d %v", q.Method, n, err)
 		})},
-		map[string]table.Certificate{"d/app1": r.ca.issue("d/app1", "app1.example.com")})
+		map[string]schema.Certificate{"d/app1": r.ca.issue("d/app1", "app1.example.com")})
 	big := filepath.Join(t.TempDir(), "big")
 	if err := os.WriteFile(big, make([]byte, 3<<20), 0o600); err != nil {
 		t.Fatal(err)
@@ -110,7 +110,7 @@ func TestCurl(t *testing.T) {
 func TestSNI(t *testing.T) {
 	r := newRig(t)
 	b := r.backend("b", says("b"))
-	hosts := map[string]table.Host{}
+	hosts := map[string]schema.Host{}
 	for name, cert := range map[string]string{
 		"app1.example.com": "d/app1", "app2.example.com": "d/app2", "*.wild.example.com": "d/wild",
 		"own.wild.example.com": "d/own", "bare.wild.example.com": "",
@@ -119,7 +119,7 @@ func TestSNI(t *testing.T) {
 	} {
 		hosts[name] = route(name, "b", cert)
 	}
-	r.up(hosts, map[string]table.Backend{"b": b}, map[string]table.Certificate{
+	r.up(hosts, map[string]schema.Backend{"b": b}, map[string]schema.Certificate{
 		"d/app1": r.ca.issue("d/app1", "app1.example.com"), "d/app2": r.ca.issue("d/app2", "app2.example.com"),
 		"d/wild": r.ca.issue("d/wild", "*.wild.example.com"),
 		"d/own":  r.ca.issue("d/own", "own.wild.example.com"), "d/bad": {Key: "d/bad", Chain: []byte("no PEM"),
@@ -145,7 +145,7 @@ func TestSNI(t *testing.T) {
 		"lost.example.com": made, "bad.example.com": made, "lost.wild.example.com": made,
 	})
 	// The default certificate is for all these, when there is one.
-	r.feed.Configure(feed.Settings{DefaultCertificate: "d/general"})
+	r.feed.Configure(schema.Settings{DefaultCertificate: "d/general"})
 	testnet.Eventually(t, 5*time.Second, func() error {
 		if got, err := r.handshake("nobody.com"); err != nil || got != "d/general" {
 			return fmt.Errorf("%q, %v", got, err)
@@ -156,8 +156,8 @@ func TestSNI(t *testing.T) {
 	check("d/general", map[string]string{"": "d/general", "bare.other.com": "d/general",
 		"lost.example.com": "d/general", "bad.example.com": "d/general"})
 	// A bad pair takes the last good one's place for nobody, and is reported.
-	set := func(c table.Certificate) {
-		if err := r.feed.Certificates().Apply(t.Context(), map[string]table.Certificate{c.Key: c}, nil); err != nil {
+	set := func(c schema.Certificate) {
+		if err := r.feed.Certificates().Apply(t.Context(), map[string]schema.Certificate{c.Key: c}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -197,11 +197,11 @@ func TestSNI(t *testing.T) {
 func TestCertificatesRotateUnderHandshakes(t *testing.T) {
 	r := newRig(t)
 	names := []string{"app1.example.com", "app2.example.com"}
-	hosts, certs := map[string]table.Host{}, map[string]table.Certificate{}
+	hosts, certs := map[string]schema.Host{}, map[string]schema.Certificate{}
 	for _, n := range names {
 		hosts[n], certs[n] = route(n, "b", n), r.ca.issue(n, n)
 	}
-	r.up(hosts, map[string]table.Backend{"b": r.backend("b", says("b"))}, certs)
+	r.up(hosts, map[string]schema.Backend{"b": r.backend("b", says("b"))}, certs)
 	done := make(chan struct{})
 	var clients sync.WaitGroup
 	var mu sync.Mutex
@@ -236,7 +236,7 @@ func TestCertificatesRotateUnderHandshakes(t *testing.T) {
 	}
 	for i := range 100 {
 		n := names[i%2]
-		if err := r.feed.Certificates().Apply(t.Context(), map[string]table.Certificate{n: r.ca.issue(n, n)},
+		if err := r.feed.Certificates().Apply(t.Context(), map[string]schema.Certificate{n: r.ca.issue(n, n)},
 			nil); err != nil {
 			t.Fatal(err)
 		}
@@ -260,8 +260,8 @@ func TestCertificatesRotateUnderHandshakes(t *testing.T) {
 func TestSessionsResume(t *testing.T) {
 	r := newRig(t)
 	const n = "app1.example.com"
-	r.up(map[string]table.Host{n: route(n, "b", n)}, map[string]table.Backend{"b": r.backend("b", says("b"))},
-		map[string]table.Certificate{n: r.ca.issue(n, n)})
+	r.up(map[string]schema.Host{n: route(n, "b", n)}, map[string]schema.Backend{"b": r.backend("b", says("b"))},
+		map[string]schema.Certificate{n: r.ca.issue(n, n)})
 	conf := &tls.Config{ServerName: n, RootCAs: r.ca.pool, ClientSessionCache: tls.NewLRUClientSessionCache(8)}
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		conf.MaxVersion = version
@@ -290,12 +290,12 @@ func TestSessionsResume(t *testing.T) {
 // certificate for that, and its answer where it has.
 func TestMisdirectedRequests(t *testing.T) {
 	r := newRig(t)
-	hosts := map[string]table.Host{}
+	hosts := map[string]schema.Host{}
 	for n, c := range map[string]string{"a.example.com": "d/a", "b.example.com": "d/b", "x.wild.com": "d/wild",
 		"y.wild.com": "d/wild"} {
 		hosts[n] = route(n, "b", c)
 	}
-	r.up(hosts, map[string]table.Backend{"b": r.backend("b", says("b"))}, map[string]table.Certificate{
+	r.up(hosts, map[string]schema.Backend{"b": r.backend("b", says("b"))}, map[string]schema.Certificate{
 		"d/a": r.ca.issue("d/a", "a.example.com"), "d/b": r.ca.issue("d/b", "b.example.com"),
 		"d/wild": r.ca.issue("d/wild", "*.wild.com")})
 	for _, x := range []struct {
@@ -329,9 +329,9 @@ func TestMisdirectedRequests(t *testing.T) {
 // over from it.
 func TestAProxyOutlivesItsAgent(t *testing.T) {
 	r := newRig(t)
-	hosts := map[string]table.Host{"a": route("a", "b", "c")}
-	backends := map[string]table.Backend{"b": r.backend("b", says("one"))}
-	certs := map[string]table.Certificate{"c": r.ca.issue("c", "a")}
+	hosts := map[string]schema.Host{"a": route("a", "b", "c")}
+	backends := map[string]schema.Backend{"b": r.backend("b", says("one"))}
+	certs := map[string]schema.Certificate{"c": r.ca.issue("c", "a")}
 	r.plan(r.feed, hosts, backends, certs)
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "proxy.sock")
@@ -356,13 +356,13 @@ func TestAProxyOutlivesItsAgent(t *testing.T) {
 	}
 	mustRemove(t, socket)
 	next := feed.NewKeeper("", r.keeper.Log)
-	next.Bind = func(k feed.Socket) (*os.File, error) { return nil, fmt.Errorf("%s is to be taken over", k) }
+	next.Bind = func(k schema.Socket) (*os.File, error) { return nil, fmt.Errorf("%s is to be taken over", k) }
 	r.feed = r.agent(next)
 	backends["b"] = r.backend("b", says("two"))
 	r.plan(r.feed, hosts, backends, certs)
 	serveFeed(t, r.feed, socket)
 	testnet.Eventually(t, 10*time.Second, func() error { return serves("two") })
-	if f, err := next.Open(feed.Socket{Addr: r.plain}); err != nil {
+	if f, err := next.Open(schema.Socket{Addr: r.plain}); err != nil {
 		t.Errorf("the new agent has no socket to hand on: %v", err)
 	} else {
 		f.Close()
@@ -389,7 +389,7 @@ func must[T any](v T, err error) T {
 func TestRoutesChangeUnderLoad(t *testing.T) {
 	r := newRig(t)
 	one, two := r.backend("one", says("ok")), r.backend("two", says("ok"))
-	r.up(map[string]table.Host{"a": route("a", "one", "")}, map[string]table.Backend{"one": one}, nil)
+	r.up(map[string]schema.Host{"a": route("a", "one", "")}, map[string]schema.Backend{"one": one}, nil)
 	done := make(chan struct{})
 	var clients sync.WaitGroup
 	for _, http2 := range []bool{false, true} {
@@ -417,13 +417,13 @@ func TestRoutesChangeUnderLoad(t *testing.T) {
 		}
 		// The worst order: the route first, then what it leads to; the old one is taken
 		// away before the new one is there.
-		err := r.feed.Hosts().Apply(ctx, map[string]table.Host{"a": route("a", is.Key, "")}, nil)
+		err := r.feed.Hosts().Apply(ctx, map[string]schema.Host{"a": route("a", is.Key, "")}, nil)
 		if err == nil {
 			err = r.feed.Backends().Apply(ctx, nil, []string{was})
 		}
 		time.Sleep(2 * time.Millisecond) // so that the proxy could see it
 		if err == nil {
-			err = r.feed.Backends().Apply(ctx, map[string]table.Backend{is.Key: is}, nil)
+			err = r.feed.Backends().Apply(ctx, map[string]schema.Backend{is.Key: is}, nil)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -437,9 +437,9 @@ func TestRoutesChangeUnderLoad(t *testing.T) {
 // The access log has a line of JSON for each request, whatever is in it.
 func TestAccessLog(t *testing.T) {
 	r := newRig(t)
-	r.feed.Configure(feed.Settings{AccessLog: true})
-	r.up(map[string]table.Host{"a": route("a", "b", "")},
-		map[string]table.Backend{"b": r.backend("b", says("twelve bytes"))}, nil)
+	r.feed.Configure(schema.Settings{AccessLog: true})
+	r.up(map[string]schema.Host{"a": route("a", "b", "")},
+		map[string]schema.Backend{"b": r.backend("b", says("twelve bytes"))}, nil)
 	c := r.client(false)
 	req, _ := http.NewRequestWithContext(t.Context(), "GET", `http://a/x?q="quoted"%5c`, nil)
 	req.Header.Set("User-Agent", "\"a\\b\"\xff\u00fc")
@@ -484,9 +484,9 @@ func TestAccessLog(t *testing.T) {
 // Metrics count requests by the routes' hosts; what strangers ask for makes no label.
 func TestMetrics(t *testing.T) {
 	r := newRig(t)
-	r.plan(r.feed, map[string]table.Host{"a": route("a", "b", ""), "c": route("c", "none", "")},
-		map[string]table.Backend{"b": r.backend("b", says("b")), "none": {Key: "none"}},
-		map[string]table.Certificate{"good": r.ca.issue("good", "a"), "bad": {Key: "bad"}})
+	r.plan(r.feed, map[string]schema.Host{"a": route("a", "b", ""), "c": route("c", "none", "")},
+		map[string]schema.Backend{"b": r.backend("b", says("b")), "none": {Key: "none"}},
+		map[string]schema.Certificate{"good": r.ca.issue("good", "a"), "bad": {Key: "bad"}})
 	dir := t.TempDir()
 	serveFeed(t, r.feed, filepath.Join(dir, "proxy.sock"))
 	r.run(dir)
@@ -538,7 +538,7 @@ func TestAProxyWithoutItsSocketsIsNotReady(t *testing.T) {
 	}
 	defer taken.Close()
 	r.plan(r.feed, nil, nil, nil)
-	r.feed.Listen([]feed.Socket{{Addr: netip.MustParseAddrPort(taken.Addr().String())}})
+	r.feed.Listen([]schema.Socket{{Addr: netip.MustParseAddrPort(taken.Addr().String())}})
 	dir := t.TempDir()
 	serveFeed(t, r.feed, filepath.Join(dir, "proxy.sock"))
 	r.start(dir)
@@ -571,17 +571,17 @@ func TestAProxyWithNothingToDoIsReady(t *testing.T) {
 // other, after restarts too. Who has not the secret does not find an address by trying.
 func TestAffinityCookiesAreGoodOnEveryNode(t *testing.T) {
 	r := newRig(t)
-	b := table.Backend{Key: "b"}
+	b := schema.Backend{Key: "b"}
 	for _, name := range []string{"x", "y", "z"} {
 		b.Endpoints = append(b.Endpoints, r.backend("b", says(name)).Endpoints...)
 	}
 	h := route("a", "b", "")
-	h.Paths[0].Options = &table.Options{Affinity: &table.Affinity{Name: "route"}}
+	h.Paths[0].Options = &schema.Options{Affinity: &schema.Affinity{Name: "route"}}
 	node := func(secret string) *rig {
 		n := newRig(t)
 		n.settings.Secret = []byte(secret)
 		n.feed.Configure(n.settings)
-		n.up(map[string]table.Host{"a": h}, map[string]table.Backend{"b": b}, nil)
+		n.up(map[string]schema.Host{"a": h}, map[string]schema.Backend{"b": b}, nil)
 		return n
 	}
 	ask := func(n *rig, cookie string) (body, set string) {

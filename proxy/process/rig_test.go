@@ -27,17 +27,17 @@ import (
 	"wayleave.dev/internal/handoff"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // rig is a node: agents with their feeds, and proxies that follow them.
 type rig struct {
 	t            *testing.T
-	keeper       *handoff.Keeper[feed.Socket]
+	keeper       *handoff.Keeper[schema.Socket]
 	feed         *feed.Feed
 	plain, https netip.AddrPort
 	ca           *authority
-	settings     feed.Settings
+	settings     schema.Settings
 	log          logged
 }
 
@@ -71,7 +71,7 @@ func newRig(t *testing.T) *rig {
 // bind opens a listening socket for the keeper to have.
 func (r *rig) bind(encrypted bool) netip.AddrPort {
 	r.t.Helper()
-	f, err := feed.OpenSocket(feed.Socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
+	f, err := feed.OpenSocket(schema.Socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -81,18 +81,18 @@ func (r *rig) bind(encrypted bool) netip.AddrPort {
 	}
 	defer l.Close()
 	addr := netip.MustParseAddrPort(l.Addr().String())
-	if err := r.keeper.Adopt(feed.Socket{Addr: addr, TLS: encrypted}, f); err != nil {
+	if err := r.keeper.Adopt(schema.Socket{Addr: addr, TLS: encrypted}, f); err != nil {
 		r.t.Fatal(err)
 	}
 	return addr
 }
 
-func (r *rig) sockets() []feed.Socket {
-	return []feed.Socket{{Addr: r.plain}, {Addr: r.https, TLS: true}}
+func (r *rig) sockets() []schema.Socket {
+	return []schema.Socket{{Addr: r.plain}, {Addr: r.https, TLS: true}}
 }
 
 // agent makes a feed that says which sockets there are.
-func (r *rig) agent(k *handoff.Keeper[feed.Socket]) *feed.Feed {
+func (r *rig) agent(k *handoff.Keeper[schema.Socket]) *feed.Feed {
 	f := feed.New(65533, k, slog.New(slog.DiscardHandler))
 	f.Configure(r.settings)
 	f.Listen(r.sockets())
@@ -151,7 +151,8 @@ func (r *rig) start(dir string) (stop func()) {
 }
 
 // up serves the feed to one proxy with the plans.
-func (r *rig) up(hosts map[string]table.Host, backends map[string]table.Backend, certs map[string]table.Certificate) {
+func (r *rig) up(hosts map[string]schema.Host, backends map[string]schema.Backend,
+	certs map[string]schema.Certificate) {
 	r.t.Helper()
 	r.plan(r.feed, hosts, backends, certs)
 	dir := r.t.TempDir()
@@ -160,8 +161,8 @@ func (r *rig) up(hosts map[string]table.Host, backends map[string]table.Backend,
 }
 
 // plan is the first sync of a feed.
-func (r *rig) plan(f *feed.Feed, hosts map[string]table.Host, backends map[string]table.Backend,
-	certs map[string]table.Certificate) {
+func (r *rig) plan(f *feed.Feed, hosts map[string]schema.Host, backends map[string]schema.Backend,
+	certs map[string]schema.Certificate) {
 	r.t.Helper()
 	if err := errors.Join(f.Hosts().Sync(r.t.Context(), hosts), f.Backends().Sync(r.t.Context(), backends),
 		f.Certificates().Sync(r.t.Context(), certs)); err != nil {
@@ -194,13 +195,13 @@ func ready(socket string) error {
 }
 
 // route is a host whose every path leads to a backend.
-func route(name, backend, certificate string) table.Host {
-	return table.Host{Name: name, Certificate: certificate,
-		Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: backend, Source: "Ingress default/" + backend}}}
+func route(name, backend, certificate string) schema.Host {
+	return schema.Host{Name: name, Certificate: certificate,
+		Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: backend, Source: "Ingress default/" + backend}}}
 }
 
 // backend is one endpoint, that a handler answers for.
-func (r *rig) backend(key string, h http.HandlerFunc) table.Backend {
+func (r *rig) backend(key string, h http.HandlerFunc) schema.Backend {
 	r.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -212,7 +213,7 @@ func (r *rig) backend(key string, h http.HandlerFunc) table.Backend {
 	s := &http.Server{Handler: h, Protocols: &p, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
 	go func() { _ = s.Serve(l) }()
 	r.t.Cleanup(func() { s.Close() })
-	return table.Backend{Key: key, Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}}
+	return schema.Backend{Key: key, Endpoints: []schema.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}}
 }
 
 // says answers with a text.
@@ -253,7 +254,7 @@ func newAuthority(t testing.TB) *authority {
 }
 
 // issue makes a certificate for names, as a Secret has it.
-func (a *authority) issue(key string, names ...string) table.Certificate {
+func (a *authority) issue(key string, names ...string) schema.Certificate {
 	a.t.Helper()
 	a.mu.Lock()
 	a.n++
@@ -274,7 +275,7 @@ func (a *authority) issue(key string, names ...string) table.Certificate {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	return table.Certificate{Key: key, Chain: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+	return schema.Certificate{Key: key, Chain: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		Priv: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})}
 }
 

@@ -23,8 +23,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"wayleave.dev/internal/testnet"
-	"wayleave.dev/proxy/feed"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // gRPC by hand: messages with a length in front, and a status in the trailers.
@@ -81,7 +80,7 @@ func grpcServer(left chan<- struct{}) http.HandlerFunc {
 }
 
 // grpcRig serves gRPC at host g, with endpoints plain and encrypted.
-func grpcRig(t *testing.T, left chan<- struct{}, change func(*table.Options)) *rig {
+func grpcRig(t *testing.T, left chan<- struct{}, change func(*schema.Options)) *rig {
 	r := newRig(t)
 	h := grpcServer(left)
 	b := r.backend("plain", h)
@@ -98,10 +97,10 @@ func grpcRig(t *testing.T, left chan<- struct{}, change func(*table.Options)) *r
 	}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { s.Close() })
-	enc := table.Backend{Key: "encrypted",
-		Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}}
-	host := func(name, backend string, p table.Protocol) table.Host {
-		o := &table.Options{Protocol: p}
+	enc := schema.Backend{Key: "encrypted",
+		Endpoints: []schema.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}}
+	host := func(name, backend string, p schema.Protocol) schema.Host {
+		o := &schema.Options{Protocol: p}
 		if change != nil {
 			change(o)
 		}
@@ -109,9 +108,9 @@ func grpcRig(t *testing.T, left chan<- struct{}, change func(*table.Options)) *r
 		h.Paths[0].Options = o
 		return h
 	}
-	r.up(map[string]table.Host{"g": host("g", "plain", table.GRPC), "gs": host("gs", "encrypted", table.GRPCS)},
-		map[string]table.Backend{"plain": b, "encrypted": enc},
-		map[string]table.Certificate{"c": r.ca.issue("c", "g", "gs")})
+	r.up(map[string]schema.Host{"g": host("g", "plain", schema.GRPC), "gs": host("gs", "encrypted", schema.GRPCS)},
+		map[string]schema.Backend{"plain": b, "encrypted": enc},
+		map[string]schema.Certificate{"c": r.ca.issue("c", "g", "gs")})
 	return r
 }
 
@@ -182,7 +181,7 @@ func TestGRPCEnds(t *testing.T) {
 	}
 	resp.Body.Close()
 
-	r = grpcRig(t, make(chan struct{}, 8), func(o *table.Options) { o.Read = 300 * time.Millisecond })
+	r = grpcRig(t, make(chan struct{}, 8), func(o *schema.Options) { o.Read = 300 * time.Millisecond })
 	c = r.client(true)
 	resp, err = c.Post("http://g/waits", "application/grpc", http.NoBody)
 	if err == nil {
@@ -201,8 +200,8 @@ func TestGRPCEnds(t *testing.T) {
 	gone := netip.MustParseAddrPort(dead.Addr().String())
 	dead.Close()
 	b := r.backend("plain", grpcServer(nil))
-	b.Endpoints = append(b.Endpoints, table.Endpoint{Addr: gone})
-	if err := r.feed.Backends().Apply(t.Context(), map[string]table.Backend{"plain": b}, nil); err != nil {
+	b.Endpoints = append(b.Endpoints, schema.Endpoint{Addr: gone})
+	if err := r.feed.Backends().Apply(t.Context(), map[string]schema.Backend{"plain": b}, nil); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(50 * time.Millisecond) // both are right, before and after it is known
@@ -219,8 +218,8 @@ func TestGRPCEnds(t *testing.T) {
 	}
 }
 
-// frames is an HTTP/2 client that sends what it is told.
-type frames struct {
+// http2Client sends the frames that a test chooses.
+type http2Client struct {
 	t *testing.T
 	net.Conn
 	*http2.Framer
@@ -228,7 +227,7 @@ type frames struct {
 	enc  *hpack.Encoder
 }
 
-func (r *rig) frames() *frames {
+func (r *rig) frames() *http2Client {
 	r.t.Helper()
 	c, err := net.Dial("tcp", r.plain.String())
 	if err != nil {
@@ -236,7 +235,7 @@ func (r *rig) frames() *frames {
 	}
 	r.t.Cleanup(func() { c.Close() })
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	f := &frames{t: r.t, Conn: c, Framer: http2.NewFramer(c, c)}
+	f := &http2Client{t: r.t, Conn: c, Framer: http2.NewFramer(c, c)}
 	f.enc = hpack.NewEncoder(&f.head)
 	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
@@ -249,7 +248,7 @@ func (r *rig) frames() *frames {
 }
 
 // request sends a head.
-func (f *frames) request(id uint32, fields ...string) error {
+func (f *http2Client) request(id uint32, fields ...string) error {
 	f.head.Reset()
 	for i := 0; i < len(fields); i += 2 {
 		if err := f.enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]}); err != nil {
@@ -261,7 +260,7 @@ func (f *frames) request(id uint32, fields ...string) error {
 }
 
 // answer waits for what becomes of a stream: a status, or an error's name.
-func (f *frames) answer(id uint32) string {
+func (f *http2Client) answer(id uint32) string {
 	f.t.Helper()
 	for {
 		fr, err := f.ReadFrame()
@@ -290,8 +289,8 @@ func (f *frames) answer(id uint32) string {
 func TestNoRequestIsSmuggledThroughHTTP2(t *testing.T) {
 	r := newRig(t)
 	seen := make(chan string, 100)
-	r.up(map[string]table.Host{"": route("", "b", "")},
-		map[string]table.Backend{"b": r.backend("b", func(_ http.ResponseWriter, q *http.Request) {
+	r.up(map[string]schema.Host{"": route("", "b", "")},
+		map[string]schema.Backend{"b": r.backend("b", func(_ http.ResponseWriter, q *http.Request) {
 			seen <- q.Method +
 				q.RequestURI
 		})}, nil)
@@ -347,7 +346,7 @@ func TestNoRequestIsSmuggledThroughHTTP2(t *testing.T) {
 
 // workedOff asks for an answer behind all that was sent; that the connection was closed
 // is one, too.
-func (f *frames) workedOff() error {
+func (f *http2Client) workedOff() error {
 	last := [8]byte{'l', 'a', 's', 't'}
 	_ = f.SetDeadline(time.Now().Add(time.Minute))
 	if err := f.WritePing(false, last); err != nil {
@@ -372,22 +371,22 @@ func (f *frames) workedOff() error {
 func TestHTTP2Floods(t *testing.T) {
 	r := newRig(t)
 	var begun = make(chan struct{}, 100000)
-	r.up(map[string]table.Host{"": route("", "b", "")},
-		map[string]table.Backend{"b": r.backend("b", func(http.ResponseWriter, *http.Request) {
+	r.up(map[string]schema.Host{"": route("", "b", "")},
+		map[string]schema.Backend{"b": r.backend("b", func(http.ResponseWriter, *http.Request) {
 			begun <- struct{}{}
 			time.Sleep(time.Millisecond)
 		})}, nil)
 	good := []string{":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/"}
-	for name, flood := range map[string]func(*frames, uint32) error{
-		"reset": func(f *frames, i uint32) error {
+	for name, flood := range map[string]func(*http2Client, uint32) error{
+		"reset": func(f *http2Client, i uint32) error {
 			if err := f.request(2*i+1, good...); err != nil {
 				return err
 			}
 			return f.WriteRSTStream(2*i+1, http2.ErrCodeCancel)
 		},
-		"ping":     func(f *frames, i uint32) error { return f.WritePing(false, [8]byte{byte(i)}) },
-		"settings": func(f *frames, _ uint32) error { return f.WriteSettings() },
-		"continuation": func(f *frames, i uint32) error {
+		"ping":     func(f *http2Client, i uint32) error { return f.WritePing(false, [8]byte{byte(i)}) },
+		"settings": func(f *http2Client, _ uint32) error { return f.WriteSettings() },
+		"continuation": func(f *http2Client, i uint32) error {
 			if i == 0 {
 				f.head.Reset()
 				for k := 0; k < 14; k += 2 {
@@ -400,7 +399,7 @@ func TestHTTP2Floods(t *testing.T) {
 				Sensitive: true})
 			return f.WriteContinuation(1, false, f.head.Bytes())
 		},
-		"heads": func(f *frames, i uint32) error {
+		"heads": func(f *http2Client, i uint32) error {
 			return f.request(2*i+1, append(good, "x", strings.Repeat("v", 14<<10))...)
 		},
 	} {
@@ -445,7 +444,7 @@ func TestHTTP2Floods(t *testing.T) {
 // The bounds of HTTP/2 are told to clients, and a head above its bound is refused.
 func TestHTTP2Limits(t *testing.T) {
 	r := newRig(t)
-	r.up(map[string]table.Host{"": route("", "b", "")}, map[string]table.Backend{"b": r.backend("b", says("b"))}, nil)
+	r.up(map[string]schema.Host{"": route("", "b", "")}, map[string]schema.Backend{"b": r.backend("b", says("b"))}, nil)
 	f := r.frames()
 	for told := false; !told; {
 		fr, err := f.ReadFrame()
@@ -487,7 +486,7 @@ func TestHTTP2Limits(t *testing.T) {
 // Who speaks HTTP to the port of HTTPS is told so.
 func TestPlainToTLS(t *testing.T) {
 	r := newRig(t)
-	r.up(map[string]table.Host{"": route("", "b", "")}, map[string]table.Backend{"b": r.backend("b", says("b"))}, nil)
+	r.up(map[string]schema.Host{"": route("", "b", "")}, map[string]schema.Backend{"b": r.backend("b", says("b"))}, nil)
 	c, err := net.Dial("tcp", r.https.String())
 	if err != nil {
 		t.Fatal(err)
@@ -574,8 +573,8 @@ func TestWebSockets(t *testing.T) {
 	r.settings.Drain = 1500 * time.Millisecond
 	r.feed.Configure(r.settings)
 	b := r.backend("b", echoSocket)
-	r.plan(r.feed, map[string]table.Host{"a": route("a", "b", "c")}, map[string]table.Backend{"b": b},
-		map[string]table.Certificate{"c": r.ca.issue("c", "a")})
+	r.plan(r.feed, map[string]schema.Host{"a": route("a", "b", "c")}, map[string]schema.Backend{"b": b},
+		map[string]schema.Certificate{"c": r.ca.issue("c", "a")})
 	dir := t.TempDir()
 	serveFeed(t, r.feed, dir+"/proxy.sock")
 	stop := r.run(dir)
@@ -603,10 +602,10 @@ func TestWebSockets(t *testing.T) {
 	all("at first")
 	b.Endpoints = append(r.backend("b", echoSocket).Endpoints, b.Endpoints...)
 	ctx := t.Context()
-	if err := errors.Join(r.feed.Hosts().Apply(ctx, map[string]table.Host{"a": route("a", "b", ""),
+	if err := errors.Join(r.feed.Hosts().Apply(ctx, map[string]schema.Host{"a": route("a", "b", ""),
 		"x": route("x", "b", "")}, nil),
-		r.feed.Backends().Apply(ctx, map[string]table.Backend{"b": b}, nil), r.feed.Certificates().Apply(ctx,
-			map[string]table.Certificate{"c": r.ca.issue("c", "a")}, nil)); err != nil {
+		r.feed.Backends().Apply(ctx, map[string]schema.Backend{"b": b}, nil), r.feed.Certificates().Apply(ctx,
+			map[string]schema.Certificate{"c": r.ca.issue("c", "a")}, nil)); err != nil {
 		t.Fatal(err)
 	}
 	testnet.Eventually(t, 5*time.Second, func() error {
@@ -642,8 +641,8 @@ func TestDrain(t *testing.T) {
 	r.feed.Configure(r.settings)
 	slow := make(chan struct{})
 	began := make(chan struct{}, 2)
-	r.plan(r.feed, map[string]table.Host{"a": route("a", "b", "")},
-		map[string]table.Backend{"b": r.backend("b", func(w http.ResponseWriter, q *http.Request) {
+	r.plan(r.feed, map[string]schema.Host{"a": route("a", "b", "")},
+		map[string]schema.Backend{"b": r.backend("b", func(w http.ResponseWriter, q *http.Request) {
 			if q.URL.Path == "/slow" {
 				began <- struct{}{}
 				<-slow
@@ -736,9 +735,10 @@ func TestDrain(t *testing.T) {
 // Connections are bounded in all and for each client; who closes makes room.
 func TestConnectionLimits(t *testing.T) {
 	r := newRig(t)
-	r.settings = feed.Settings{Connections: 30, ConnectionsPerClient: 10}
+	r.settings = schema.Settings{Connections: 30, ConnectionsPerClient: 10}
 	r.feed.Configure(r.settings)
-	r.up(map[string]table.Host{"a": route("a", "b", "")}, map[string]table.Backend{"b": r.backend("b", says("b"))}, nil)
+	r.up(map[string]schema.Host{"a": route("a", "b", "")}, map[string]schema.Backend{"b": r.backend("b", says("b"))},
+		nil)
 	dial := func(from string) net.Conn {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second}
 		c, err := d.Dial("tcp", r.plain.String())
@@ -795,12 +795,12 @@ func TestConnectionLimits(t *testing.T) {
 // The PROXY protocol is spoken by who must, and by nobody else.
 func TestPROXYProtocol(t *testing.T) {
 	r := newRig(t)
-	r.settings = feed.Settings{ProxyProtocol: []netip.Prefix{netip.MustParsePrefix("127.0.0.9/32")}}
+	r.settings = schema.Settings{ProxyProtocol: []netip.Prefix{netip.MustParsePrefix("127.0.0.9/32")}}
 	r.feed.Configure(r.settings)
-	r.up(map[string]table.Host{"a": route("a", "b", "c")},
-		map[string]table.Backend{"b": r.backend("b", func(w http.ResponseWriter, q *http.Request) {
+	r.up(map[string]schema.Host{"a": route("a", "b", "c")},
+		map[string]schema.Backend{"b": r.backend("b", func(w http.ResponseWriter, q *http.Request) {
 			_, _ = io.WriteString(w, q.Header.Get("X-Real-Ip"))
-		})}, map[string]table.Certificate{"c": r.ca.issue("c", "a")})
+		})}, map[string]schema.Certificate{"c": r.ca.issue("c", "a")})
 	ask := func(from, header string, encrypted bool) string {
 		to := r.plain
 		if encrypted {

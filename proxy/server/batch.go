@@ -16,7 +16,7 @@ import (
 // of TLS and a call of the kernel. A batch takes them, and has one goroutine write what is there once
 // all others that can run have run: no clock is involved.
 //
-// What nobody has written yet is bounded by its buffer; who writes more waits. After an error each
+// What is not yet written is bounded by its buffer; a writer of more waits. After an error each
 // Write returns it. A connection that writes nothing has no buffer.
 type batch struct {
 	net.Conn

@@ -17,13 +17,14 @@ import (
 
 	"wayleave.dev/internal/keypair"
 	"wayleave.dev/proxy/authority"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 )
 
 // Certificates are those that handshakes choose from. Its methods may be called
 // concurrently.
 type Certificates struct {
-	// made is the certificate for names that nobody gave one for.
+	// made is the certificate for names without one.
 	made    *tls.Certificate
 	parsed  atomic.Pointer[map[string]*tls.Certificate]
 	table   atomic.Pointer[table.Table]
@@ -84,7 +85,7 @@ func selfSigned() (*tls.Certificate, error) {
 // ParseCertificate reads a pair as the proxy uses it. An error says what is wrong with
 // it, in words for the Secret's owner. One that has expired is of use all the same:
 // clients say so.
-func ParseCertificate(c table.Certificate) (*tls.Certificate, error) {
+func ParseCertificate(c schema.Certificate) (*tls.Certificate, error) {
 	switch {
 	case len(c.Chain) == 0:
 		return nil, errors.New("tls.crt is empty")
@@ -99,7 +100,7 @@ func ParseCertificate(c table.Certificate) (*tls.Certificate, error) {
 }
 
 // Set changes certificates. Where one is of no use, the last good one of its key is kept.
-func (c *Certificates) Set(some map[string]table.Certificate) {
+func (c *Certificates) Set(some map[string]schema.Certificate) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.replace(maps.Clone(*c.parsed.Load()), maps.Clone(*c.authorities.Load()), some)
@@ -107,7 +108,7 @@ func (c *Certificates) Set(some map[string]table.Certificate) {
 
 // Replace makes these all certificates. Good ones of keys that are still there are kept
 // where the new one is of no use.
-func (c *Certificates) Replace(all map[string]table.Certificate) {
+func (c *Certificates) Replace(all map[string]schema.Certificate) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	next := maps.Clone(*c.parsed.Load())
@@ -120,7 +121,7 @@ func (c *Certificates) Replace(all map[string]table.Certificate) {
 }
 
 func (c *Certificates) replace(next map[string]*tls.Certificate, sets map[string]*authority.Set,
-	some map[string]table.Certificate) {
+	some map[string]schema.Certificate) {
 	defer func() {
 		c.parsed.Store(&next)
 		c.authorities.Store(&sets)

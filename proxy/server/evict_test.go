@@ -26,6 +26,7 @@ import (
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 )
 
 // small is a server with few connections, at a plain and at a TLS socket.
@@ -71,7 +72,7 @@ func (m *small) why() map[Refusal]int {
 
 func (m *small) listen(encrypted bool) string {
 	m.t.Helper()
-	f, err := feed.OpenSocket(feed.Socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
+	f, err := feed.OpenSocket(schema.Socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func (m *small) listen(encrypted bool) string {
 		m.t.Fatal(err)
 	}
 	defer l.Close()
-	k := feed.Socket{Addr: netip.MustParseAddrPort(l.Addr().String()), TLS: encrypted}
+	k := schema.Socket{Addr: netip.MustParseAddrPort(l.Addr().String()), TLS: encrypted}
 	if err := m.Listen(k, f); err != nil {
 		m.t.Fatal(err)
 	}

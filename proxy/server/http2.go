@@ -32,7 +32,7 @@ const (
 	connWindow   = 256 << 10
 	frameSize    = 16 << 10
 	// allStreams bounds exchanges over all connections, clientStreams those of a client: each may hold a window of
-	// what nobody reads. See streamTable.
+	// what has no reader. See streamTable.
 	allStreams    = 4096
 	clientStreams = 1024
 	// pingAfter a silence a client is asked whether it is there.

@@ -2,9 +2,9 @@
 // headers, TLS with the certificate of the name, HTTP/1.1 and HTTP/2.
 //
 // Invariants:
-//   - A handshake gets the certificate of the host that it names, or one that is nobody's.
+//   - A handshake gets the certificate of the host that it names, or one that belongs to no tenant.
 //   - What one client can hold is bounded: connections, streams, bytes of heads, time.
-//   - Whoever ends takes no more, and answers what it took.
+//   - A server that ends takes no more connections, and answers what it took.
 package server
 
 import (
@@ -21,16 +21,16 @@ import (
 	"syscall"
 	"time"
 
-	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 )
 
 // Limits are those on connections. Zero is none.
 type Limits struct {
 	// Connections in all, and of one client: an IPv4 address, or the /64 of an IPv6 one.
 	Connections, PerClient int
-	// ProxyProtocol are who must send a PROXY header first.
+	// ProxyProtocol are the clients that must send a PROXY header first.
 	ProxyProtocol []netip.Prefix
 }
 
@@ -77,7 +77,7 @@ type Server struct {
 	pass func(ctx context.Context, c net.Conn, backend string)
 	// directs are the connections below TLS.
 	directs *h1.Directs
-	// refused is told of what is not served.
+	// refused is called for what is not served.
 	refused func(Refusal)
 
 	limits atomic.Pointer[Limits]
@@ -88,7 +88,7 @@ type Server struct {
 	stop   context.CancelFunc
 
 	mu        sync.Mutex
-	listeners map[feed.Socket]*net.TCPListener
+	listeners map[schema.Socket]*net.TCPListener
 	conns     map[*conn]struct{}
 	draining  bool
 	empty     chan struct{} // closed when draining and no connection is left
@@ -103,7 +103,7 @@ type Options struct {
 	Pass func(ctx context.Context, c net.Conn, backend string)
 	// HTTP1 are the limits of HTTP/1.1, from which those of HTTP/2 are taken too.
 	HTTP1 h1.Limits
-	// Refused is told of what is not served; may be nil.
+	// Refused is called for what is not served; may be nil.
 	Refused func(Refusal)
 	Log     *slog.Logger
 }
@@ -112,7 +112,7 @@ type Options struct {
 func New(o Options) *Server {
 	s := &Server{certs: o.Certificates, tls: o.Certificates.config(), handle: o.Handle, pass: o.Pass, log: o.Log,
 		refused:   o.Refused,
-		listeners: map[feed.Socket]*net.TCPListener{}, conns: map[*conn]struct{}{}, empty: make(chan struct{})}
+		listeners: map[schema.Socket]*net.TCPListener{}, conns: map[*conn]struct{}{}, empty: make(chan struct{})}
 	if s.refused == nil {
 		s.refused = func(Refusal) {}
 	}
@@ -149,7 +149,7 @@ func (s *Server) SetName(name []byte) {
 func (s *Server) Waiting() int { return s.crowd.Waiting() }
 
 // Listen takes connections from a listening socket, whose descriptor stays the caller's.
-func (s *Server) Listen(k feed.Socket, f *os.File) error {
+func (s *Server) Listen(k schema.Socket, f *os.File) error {
 	l, err := net.FileListener(f)
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func (s *Server) Listen(k feed.Socket, f *os.File) error {
 }
 
 // Keep stops to listen on sockets that are not in the list.
-func (s *Server) Keep(list []feed.Socket) {
+func (s *Server) Keep(list []schema.Socket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, l := range s.listeners {
@@ -182,7 +182,7 @@ func (s *Server) Keep(list []feed.Socket) {
 }
 
 // Sockets are those that it listens on, with copies of their descriptors.
-func (s *Server) Sockets() (list []feed.Socket, files []*os.File) {
+func (s *Server) Sockets() (list []schema.Socket, files []*os.File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, l := range s.listeners {
@@ -211,7 +211,7 @@ func (s *Server) Conns() int {
 }
 
 // accept takes connections until the listener is closed.
-func (s *Server) accept(k feed.Socket, l *net.TCPListener) {
+func (s *Server) accept(k schema.Socket, l *net.TCPListener) {
 	for {
 		c, err := l.AcceptTCP()
 		if err == nil {
@@ -283,7 +283,7 @@ func (s *Server) left() {
 }
 
 // serve is one connection from begin to end.
-func (s *Server) serve(socket feed.Socket, k *conn) {
+func (s *Server) serve(socket schema.Socket, k *conn) {
 	defer s.leave(k)
 	defer k.Close()
 	lim := s.limits.Load()
@@ -341,7 +341,7 @@ func (s *Server) encrypted(k *conn, c net.Conn) {
 		c = below
 	}
 	t := tls.Server(c, s.tls)
-	// A deadline is enough: who ends the server closes its connections. A context would cost a goroutine.
+	// A deadline is enough: the end of the server closes its connections. A context would cost a goroutine.
 	_ = c.SetDeadline(time.Now().Add(handshakeTime))
 	err := t.HandshakeContext(context.Background())
 	below.Bound(0)
@@ -363,7 +363,7 @@ func (s *Server) encrypted(k *conn, c net.Conn) {
 	s.h1.ServeState(s.base, t, nil, true, &k.state)
 }
 
-// plainToTLS answers who speaks HTTP where TLS is spoken.
+// plainToTLS answers clients that speak HTTP where TLS is spoken.
 const plainToTLS = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 48\r\nConnection: " +
 	"close\r\n\r\n400 this port speaks HTTPS; HTTP was sent to it\n"
 
@@ -379,7 +379,7 @@ func looksLikeHTTP(b [5]byte) bool {
 // preface begins an HTTP/2 connection with prior knowledge.
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// plain serves HTTP/1.1, or HTTP/2 to who begins with its preface.
+// plain serves HTTP/1.1, or HTTP/2 to a client that begins with its preface.
 func (s *Server) plain(k *conn, c net.Conn) {
 	k.state.To(h1.Idle) // it has not begun anything
 	buf := make([]byte, 4<<10)

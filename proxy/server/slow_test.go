@@ -18,6 +18,7 @@ import (
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/message"
+	"wayleave.dev/proxy/schema"
 )
 
 // serve starts a server with short times; it returns its address.
@@ -31,7 +32,7 @@ func serve(t *testing.T, handle func(context.Context, message.Downstream)) strin
 	lim.Body, lim.Write, lim.HeadTime, lim.Idle = 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond,
 		600*time.Millisecond
 	s := New(Options{Certificates: certs, Handle: handle, HTTP1: lim, Log: slog.New(slog.DiscardHandler)})
-	f, err := feed.OpenSocket(feed.Socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
+	f, err := feed.OpenSocket(schema.Socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +42,7 @@ func serve(t *testing.T, handle func(context.Context, message.Downstream)) strin
 		t.Fatal(err)
 	}
 	defer l.Close()
-	k := feed.Socket{Addr: netip.MustParseAddrPort(l.Addr().String())}
+	k := schema.Socket{Addr: netip.MustParseAddrPort(l.Addr().String())}
 	if err := s.Listen(k, f); err != nil {
 		t.Fatal(err)
 	}

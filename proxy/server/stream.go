@@ -141,7 +141,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Patient has Read wait for as long as the exchange goes on: who reads bounds that.
+// Patient has Read wait for as long as the exchange goes on: the reader bounds that.
 func (s *stream) Patient() { s.readTime = 0 }
 
 // Buffered implements message.Downstream; it is not known.
@@ -208,7 +208,7 @@ func (s *stream) Write(p []byte) (int, error) {
 		}
 		s.left -= int64(len(p))
 	}
-	// What stays in the server's buffer waits for nobody.
+	// What stays in the server's buffer delays no one.
 	if s.unsent += len(p); s.unsent > serverBuffer {
 		s.awaitWrite()
 	}

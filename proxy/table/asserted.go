@@ -3,6 +3,7 @@ package table
 import (
 	"slices"
 	"strings"
+	"wayleave.dev/proxy/schema"
 )
 
 // Asserted are the names of fields that only authentication servers may say to the
@@ -33,9 +34,9 @@ func CertificateFields() []string { return slices.Clone(certificateFields) }
 // assertions are those of a host's paths, by backend, and those that tell of a client's
 // certificate. Credentials are left out: endpoints
 // check them, and clients send them where no server is asked.
-func assertions(h *Host) map[string][]string {
+func assertions(h *schema.Host) map[string][]string {
 	var out map[string][]string
-	add := func(p *Path) {
+	add := func(p *schema.Path) {
 		if p == nil {
 			return
 		}

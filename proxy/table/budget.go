@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"wayleave.dev/proxy/regex"
+	"wayleave.dev/proxy/schema"
 )
 
 // Bounds of the regular expressions of one host. RE2 takes a time that grows with the
@@ -13,6 +15,8 @@ const (
 	// those that one Ingress has there. What is beyond is closed.
 	maxOfHost    = 8192
 	maxOfIngress = 4096
+	// maxMatched is the longest path that is compared with patterns; see maxWork.
+	maxMatched = 8 << 10
 	// maxWork bounds instructions times bytes for one request: a longer path answers 414.
 	maxWork = 8 << 20
 	// MaxCanaries bounds the canaries of a path: each may have a pattern for a field of the
@@ -30,13 +34,13 @@ var (
 
 // compiled is what became of the pattern of a path.
 type compiled struct {
-	*program
+	*regex.Program
 	err error
 }
 
 // compilePatterns compiles the patterns of a host within the bounds, by index of h.Paths. Those of
 // the host's owner come first, then the order of h.Paths counts.
-func compilePatterns(h *Host) map[int]compiled {
+func compilePatterns(h *schema.Host) map[int]compiled {
 	var order []int
 	for i := range h.Paths {
 		if o := h.Paths[i].Options; o != nil && o.PathPattern != "" {
@@ -67,19 +71,19 @@ func compilePatterns(h *Host) map[int]compiled {
 			out[i] = compiled{err: errHostFull}
 			continue
 		}
-		prog, err := compilePattern(p.Options.PathPattern)
+		prog, err := regex.CompilePath(p.Options.PathPattern)
 		if err != nil {
 			out[i] = compiled{err: fmt.Errorf("pathPattern: %w", err)}
 			continue
 		}
-		switch of[by] += prog.steps; {
+		switch of[by] += prog.Steps; {
 		case of[by] > maxOfIngress:
 			out[i] = compiled{err: errIngressFull}
-		case total+prog.steps > maxOfHost:
+		case total+prog.Steps > maxOfHost:
 			total, out[i] = maxOfHost+1, compiled{err: errHostFull}
 		default:
-			total += prog.steps
-			out[i] = compiled{program: prog}
+			total += prog.Steps
+			out[i] = compiled{Program: prog}
 		}
 	}
 	return out
@@ -87,7 +91,7 @@ func compilePatterns(h *Host) map[int]compiled {
 
 // CheckPatterns says which patterns of a host are closed since the bounds of the host are
 // reached, by index of h.Paths. It compiles them as Make does.
-func CheckPatterns(h *Host) map[int]error {
+func CheckPatterns(h *schema.Host) map[int]error {
 	out := map[int]error{}
 	for i, c := range compilePatterns(h) {
 		if errors.Is(c.err, errIngressFull) || errors.Is(c.err, errHostFull) {

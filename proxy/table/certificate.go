@@ -15,7 +15,7 @@ func (t *Table) CertificateOf(name []byte) (own, wild, rest string, known bool) 
 	if w := t.above(name); w != nil {
 		if exact == nil {
 			own, wild, known = w.Host.Certificate, w.Host.Certificate, true
-		} else if w.Host.certifies(exact.Host) {
+		} else if w.Host.Certifies(exact.Host) {
 			wild = w.Host.Certificate
 		}
 	}
@@ -23,10 +23,4 @@ func (t *Table) CertificateOf(name []byte) (own, wild, rest string, known bool) 
 		rest = t.rest.Host.Certificate
 	}
 	return own, wild, rest, known
-}
-
-// certifies says whether a wildcard host may lend its certificate to a host below it: one of the
-// same namespace, or an older one.
-func (h *Host) certifies(below *Host) bool {
-	return h.Namespace == below.Namespace || h.Since < below.Since
 }

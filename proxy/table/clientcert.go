@@ -4,33 +4,9 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"wayleave.dev/proxy/regex"
+	"wayleave.dev/proxy/schema"
 )
-
-// Verify is what becomes of requests without a good certificate of the client.
-type Verify string
-
-// The kinds: VerifyOn refuses them; VerifyOptional lets in who shows none; VerifyNoCA also who
-// shows one that no authority has signed; VerifyOff asks for none.
-const (
-	VerifyOn       Verify = ""
-	VerifyOptional Verify = "optional"
-	VerifyNoCA     Verify = "optional_no_ca"
-	VerifyOff      Verify = "off"
-)
-
-// ClientCert has the clients of a host show a certificate.
-type ClientCert struct {
-	// Authority is the key of the Certificate whose CA must have signed, with at most Depth between.
-	Authority string `json:"authority"`
-	Depth     int    `json:"depth,omitempty"`
-	Verify    Verify `json:"verify,omitempty"`
-	// ErrorPage is where who is refused is sent, a Template; empty answers 400.
-	ErrorPage string `json:"errorPage,omitempty"`
-	// Pass sends the certificate to endpoints.
-	Pass bool `json:"pass,omitempty"`
-	// Subject is a regular expression (RE2) that must fit somewhere in the subject's name.
-	Subject string `json:"subject,omitempty"`
-}
 
 // CertificateFields are those that tell endpoints of a client's certificate, which no client may
 // set.
@@ -39,14 +15,14 @@ var certificateFields = []string{"ssl-client-cert", "ssl-client-verify", "ssl-cl
 
 // ClientRule is a ClientCert that was read.
 type ClientRule struct {
-	*ClientCert
+	*schema.ClientCert
 	Match *regexp.Regexp
 	Page  Template
-	// Err is what cannot be read: nobody is let in then.
+	// Err is what cannot be read: no client is admitted then.
 	Err error
 }
 
-func clientRule(h *Host) *ClientRule {
+func clientRule(h *schema.Host) *ClientRule {
 	if h.ClientCert == nil {
 		return nil
 	}
@@ -56,18 +32,18 @@ func clientRule(h *Host) *ClientRule {
 		r.Err = fmt.Errorf("clientCert.errorPage: %w", err)
 	}
 	if s := h.ClientCert.Subject; s != "" {
-		prog, err := compile1(s, "")
+		prog, err := regex.Compile(s, "")
 		if err != nil {
 			r.Err = fmt.Errorf("clientCert.subject: %w", err)
 		} else {
-			r.Match = prog.re
+			r.Match = prog.Regexp
 		}
 	}
 	return r
 }
 
 // CheckClientCert reads one as the proxy will.
-func CheckClientCert(c *ClientCert) error { return clientRule(&Host{ClientCert: c}).Err }
+func CheckClientCert(c *schema.ClientCert) error { return clientRule(&schema.Host{ClientCert: c}).Err }
 
 // ClientRules are those that a request must keep: of the host that it names, and, where that has
 // no path for it, of the host whose path it is; nil for none. other is nil where it is the same.
@@ -127,7 +103,7 @@ func (t *Table) Handshake(name []byte) (authorities []string, ciphers []uint16) 
 		if i > 0 && own != nil && own.takesAll() {
 			break // no request falls through to the others
 		}
-		if c := r.client; c != nil && c.Verify != VerifyOff && !slices.Contains(authorities, c.Authority) {
+		if c := r.client; c != nil && c.Verify != schema.VerifyOff && !slices.Contains(authorities, c.Authority) {
 			authorities = append(authorities, c.Authority)
 		}
 		if i == 0 {

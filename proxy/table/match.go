@@ -1,11 +1,14 @@
 package table
 
-import "bytes"
+import (
+	"bytes"
+	"wayleave.dev/proxy/schema"
+)
 
 // Match is where a request leads.
 type Match struct {
-	Host *Host
-	Path *Path
+	Host *schema.Host
+	Path *schema.Path
 	// Groups are those of a pattern, for RewriteTarget.
 	Groups [][]byte
 	// Ready are the path's Options as they were read; nil for none.
@@ -99,21 +102,22 @@ func (r *Routes) findIn(other *Routes, path []byte, m *Match) bool {
 }
 
 // skips says whether a path is not looked at. proof is what isProof says of the request.
-func (m *Match) skips(p *Path, proof bool) bool {
+func (m *Match) skips(p *schema.Path, proof bool) bool {
 	if proof && p.Foreign {
 		return true
 	}
 	if m.only == "" {
 		return false
 	}
-	of := p.namespace()
+	of := p.Namespace()
 	return of != "" && of != m.only
 }
 
 // isProof says whether a request asks for the proof that a host is the asker's: only paths of
-// the namespace that owns the host may answer, for who answers gets its certificate.
+// the namespace that owns the host may answer, for the one that answers gets its certificate.
 func isProof(path []byte) bool {
-	return len(path) >= len(ChallengePrefix) && string(path[:len(ChallengePrefix)]) == ChallengePrefix
+	return len(path) >= len(schema.ChallengePrefix) &&
+		string(path[:len(schema.ChallengePrefix)]) == schema.ChallengePrefix
 }
 
 // above are the routes of the wildcard host for a name.
@@ -143,7 +147,8 @@ func (r *Routes) Find(path []byte, m *Match) bool {
 }
 
 // tooLong is the path of requests whose path is not compared with patterns.
-var tooLong = &Path{Kind: Prefix, Path: "/", Closed: true, Source: "a path that is too long to compare with patterns"}
+var tooLong = &schema.Path{Kind: schema.Prefix, Path: "/", Closed: true,
+	Source: "a path that is too long to compare with patterns"}
 
 func (r *Routes) find(path []byte, m *Match) bool {
 	m.Host, m.Groups, m.TooLong, m.Loose = r.Host, nil, false, false
@@ -170,7 +175,7 @@ func (r *Routes) find(path []byte, m *Match) bool {
 }
 
 // longestPrefix is the longest Prefix by elements that m does not skip; nil for none.
-func (r *Routes) longestPrefix(path []byte, proof bool, m *Match) *Path {
+func (r *Routes) longestPrefix(path []byte, proof bool, m *Match) *schema.Path {
 	if len(r.prefix) == 0 {
 		return nil
 	}

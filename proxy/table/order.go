@@ -7,74 +7,13 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"wayleave.dev/proxy/regex"
+	"wayleave.dev/proxy/schema"
 )
-
-// ChallengePrefix is where ACME servers ask for proof (RFC 8555, 8.3). Paths below it are
-// served over plain HTTP, and no pattern that does not name it takes their requests.
-const ChallengePrefix = "/.well-known/acme-challenge"
-
-// Guarded says whether the path keeps requests out: it is closed, or its Options name sources,
-// users or an authentication server. An option that keeps requests out belongs here.
-func (p *Path) Guarded() bool { return p.Closed || p.Options != nil && p.Options.guards() }
-
-// guards says whether the options let some clients in and others not.
-func (o *Options) guards() bool {
-	return len(o.Sources) > 0 || len(o.Denied) > 0 || o.Auth != nil || o.AuthURL != nil
-}
-
-// Limits says whether the options, which may be nil, bound what a client may use.
-func (o *Options) Limits() bool { return o != nil && o.limits() }
-
-// limits says whether the options bound what a client may use.
-func (o *Options) limits() bool { return o.RPS > 0 || o.RPM > 0 || o.Exchanges > 0 }
-
-// LiteralPrefix is the text that each match of a regular expression begins with, as far as it
-// is known without reading the expression: it may not be RE2. "/" stands for nothing known.
-func LiteralPrefix(pattern string) string {
-	if alternates(pattern) {
-		return "/"
-	}
-	end := strings.IndexAny(pattern, `()[]{}*+?|^$\.`)
-	if end < 0 {
-		end = len(pattern)
-	} else if strings.IndexByte("*?{", pattern[end]) >= 0 && end > 0 {
-		end-- // the character before may be missing
-	}
-	for i := range end {
-		if pattern[i] >= 0x80 { // without regard to case it may be another character
-			end = i
-			break
-		}
-	}
-	return cmp.Or(pattern[:end], "/")
-}
-
-// alternates says whether there may be a "|" outside of all groups: what is before the first
-// one is no prefix then.
-func alternates(pattern string) bool {
-	depth, class := 0, false
-	for i := 0; i < len(pattern); i++ {
-		switch c := pattern[i]; {
-		case c == '\\':
-			i++
-		case class:
-			class = c != ']'
-		case c == '[':
-			class = true
-		case c == '(':
-			depth++
-		case c == ')':
-			depth--
-		case c == '|' && depth <= 0:
-			return true
-		}
-	}
-	return false
-}
 
 // candidate is a path of a host that has patterns.
 type candidate struct {
-	path *Path
+	path *schema.Path
 	// re is nil for a path that is no pattern, and for a pattern that is not compiled: that one
 	// is closed and stands for every path that begins with literal.
 	re *regexp.Regexp
@@ -119,7 +58,7 @@ func (c *candidate) takesFrom(d *candidate) bool {
 	return isChallenge(c) && !isChallenge(d) && !d.guarded
 }
 
-func isChallenge(c *candidate) bool { return strings.HasPrefix(c.literal, ChallengePrefix) }
+func isChallenge(c *candidate) bool { return strings.HasPrefix(c.literal, schema.ChallengePrefix) }
 
 // ordered are the paths of a host that has patterns.
 type ordered struct {
@@ -128,7 +67,7 @@ type ordered struct {
 	// literals are the other paths, by their text.
 	literals literals
 	// strict are the candidates of paths that Routes.prefix has.
-	strict map[*Path]*candidate
+	strict map[*schema.Path]*candidate
 	// longest is the length of the longest path that is compared.
 	longest int
 	// regex is Host.Regex; closed says that what no path has is kept out.
@@ -137,7 +76,7 @@ type ordered struct {
 
 // find finds the path for a request. strict is the longest Prefix that matches by elements; nil
 // for none. A nil candidate leaves the request to strict.
-func (o *ordered) find(path []byte, strict *Path, m *Match) (found *candidate, groups [][]byte) {
+func (o *ordered) find(path []byte, strict *schema.Path, m *Match) (found *candidate, groups [][]byte) {
 	var plain *candidate
 	if strict != nil {
 		plain = o.strict[strict]
@@ -218,7 +157,7 @@ func (o *ordered) alike(m *Match, found *candidate) (best *candidate) {
 	guarded := found != nil && found.guarded || found == nil && o.closed
 	for _, c := range m.loose {
 		switch {
-		case c.closed, c.path.Kind == Exact && !o.regex, guarded && !c.guarded:
+		case c.closed, c.path.Kind == schema.Exact && !o.regex, guarded && !c.guarded:
 		case found != nil && (c == found || !c.before(found) || c.path.Foreign && !found.path.Foreign):
 		case best == nil || c.before(best):
 			best = c
@@ -328,7 +267,7 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 	if len(patterns) == 0 && !r.Host.Regex {
 		return nil
 	}
-	o := &ordered{strict: map[*Path]*candidate{}, longest: maxMatched, regex: r.Host.Regex}
+	o := &ordered{strict: map[*schema.Path]*candidate{}, longest: maxMatched, regex: r.Host.Regex}
 	if len(patterns) == 0 {
 		o.longest = math.MaxInt
 	}
@@ -343,12 +282,12 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 		c := &candidate{path: p, age: i, literal: lower(p.Path), guarded: p.Guarded() || r.ready[p] != nil &&
 			r.ready[p].Err != nil}
 		if isPattern {
-			c.literal = lower(LiteralPrefix(p.Options.PathPattern))
+			c.literal = lower(regex.LiteralPrefix(p.Options.PathPattern))
 		}
 		c.rank = len(trimSlash(c.literal))
 		switch {
 		case isPattern && prog.err == nil:
-			c.re, c.steps = prog.re, prog.steps
+			c.re, c.steps = prog.Regexp, prog.Steps
 			o.patterns, total = append(o.patterns, c), total+c.steps
 		case isPattern:
 			c.guarded, c.closed = true, true
@@ -356,7 +295,7 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 			if old := closed[at]; old == nil || c.before(old) { // one answers for all
 				closed[at] = c
 			}
-		case p.Kind == Exact:
+		case p.Kind == schema.Exact:
 			if (c.guarded || o.regex && p.Path != "/") && r.exact[p.Path] == p { // the root takes all others there
 				list = append(list, c)
 			}
@@ -380,7 +319,7 @@ func (r *Routes) order(patterns map[int]compiled) *ordered {
 	return o
 }
 
-// place tells closed patterns apart.
+// place identifies a closed pattern.
 type place struct {
 	literal string
 	foreign bool

@@ -4,27 +4,29 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"wayleave.dev/proxy/regex"
+	"wayleave.dev/proxy/schema"
 )
 
 // paths reads "[=]PATH[ guard][ foreign][ closed]"; "~" begins a pattern.
-func ordering(list ...string) *Host {
-	h := &Host{Name: "h"}
+func ordering(list ...string) *schema.Host {
+	h := &schema.Host{Name: "h"}
 	for _, s := range list {
 		f := strings.Fields(s)
-		p := Path{Kind: Prefix, Path: strings.TrimLeft(f[0], "=~"), Backend: f[0], Source: "Ingress a/b"}
+		p := schema.Path{Kind: schema.Prefix, Path: strings.TrimLeft(f[0], "=~"), Backend: f[0], Source: "Ingress a/b"}
 		switch f[0][0] {
 		case '=':
-			p.Kind = Exact
+			p.Kind = schema.Exact
 		case '~':
-			p.Options = &Options{PathPattern: p.Path}
+			p.Options = &schema.Options{PathPattern: p.Path}
 		}
 		for _, flag := range f[1:] {
 			switch flag {
 			case "guard":
 				if p.Options == nil {
-					p.Options = &Options{}
+					p.Options = &schema.Options{}
 				}
-				p.Options.Auth = &Auth{}
+				p.Options.Auth = &schema.Auth{}
 			case "foreign":
 				p.Foreign, p.Source = true, "Ingress c/d"
 			case "closed":
@@ -65,7 +67,7 @@ func TestRegexHosts(t *testing.T) {
 			h.Paths[i].Backend = s
 		}
 		h.Regex = true
-		tab := Make(nil, map[string]*Host{"h": h})
+		tab := Make(nil, map[string]*schema.Host{"h": h})
 		for path, want := range c.want {
 			var m Match
 			got := ""
@@ -84,7 +86,7 @@ func TestRegexHostsLeaveGuardsOfOthers(t *testing.T) {
 	own := ordering("/pub")
 	own.Name, own.Regex = "x.h", true
 	wild, rest, def := ordering("/ guard"), ordering("/ guard"), ordering("/pub")
-	for name, hosts := range map[string]map[string]*Host{
+	for name, hosts := range map[string]map[string]*schema.Host{
 		"wildcard": {"x.h": own, "*.h": wild}, "rest": {"x.h": own, "": rest},
 		"default": {"x.h": {Name: "x.h", Regex: true, Paths: def.Paths, Default: &wild.Paths[0]}},
 	} {
@@ -97,7 +99,8 @@ func TestRegexHostsLeaveGuardsOfOthers(t *testing.T) {
 		}
 	}
 	var m Match
-	if tab := Make(nil, map[string]*Host{"x.h": own, "": ordering("/")}); !tab.Route([]byte("x.h"), []byte("/public"),
+	if tab := Make(nil, map[string]*schema.Host{"x.h": own, "": ordering("/")}); !tab.Route([]byte("x.h"),
+		[]byte("/public"),
 		&m) || m.Path.Path != "/pub" {
 		t.Errorf("/public is served by %+v", m.Path)
 	}
@@ -172,7 +175,7 @@ func TestLiteralPrefix(t *testing.T) {
 		"/a|/b": "/", "/(a|b)": "/", "/x[|]y": "/x", `/x\|y`: "/x", "/a)|/b": "/", "/caf\u00e9": "/caf", "?": "/",
 		"": "/", "(": "/", "/a[": "/a", "/\u212a": "/",
 	} {
-		if got := LiteralPrefix(pattern); got != want {
+		if got := regex.LiteralPrefix(pattern); got != want {
 			t.Errorf("%q: %q, want %q", pattern, got, want)
 		}
 	}
@@ -185,12 +188,12 @@ func FuzzLiteralPrefix(f *testing.F) {
 		f.Add(s, "/ab/c")
 	}
 	f.Fuzz(func(t *testing.T, pattern, path string) {
-		prog, err := compilePattern(pattern)
+		prog, err := regex.CompilePath(pattern)
 		if err != nil || !isASCII([]byte(path)) || !strings.HasPrefix(pattern, "/") || !strings.HasPrefix(path, "/") {
 			return
 		}
-		if prog.re.MatchString(path) && !hasPrefixFold([]byte(path), lower(LiteralPrefix(pattern))) {
-			t.Errorf("%q matches %q, which does not begin with %q", pattern, path, LiteralPrefix(pattern))
+		if prog.Regexp.MatchString(path) && !hasPrefixFold([]byte(path), lower(regex.LiteralPrefix(pattern))) {
+			t.Errorf("%q matches %q, which does not begin with %q", pattern, path, regex.LiteralPrefix(pattern))
 		}
 	})
 }
@@ -262,8 +265,9 @@ func TestAYoungerWildcardHostLendsNoCertificate(t *testing.T) {
 		since     int64
 		want      string
 	}{{"a", 2, "wild"}, {"b", 2, ""}, {"b", 0, "wild"}, {"b", 1, ""}} {
-		tab := made(&Host{Name: "x.h", Namespace: "a", Since: 1}, &Host{Name: "*.h", Namespace: c.namespace,
-			Since: c.since, Certificate: "wild"})
+		tab := made(&schema.Host{Name: "x.h", Namespace: "a", Since: 1},
+			&schema.Host{Name: "*.h", Namespace: c.namespace,
+				Since: c.since, Certificate: "wild"})
 		if own, wild, _, known := tab.CertificateOf([]byte("x.h")); own != "" || wild != c.want || !known {
 			t.Errorf("%+v: %q %q", c, own, wild)
 		}

@@ -4,8 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"regexp/syntax"
 	"strings"
+	"wayleave.dev/proxy/regex"
+	"wayleave.dev/proxy/schema"
 )
 
 // Ready is a path's Options, read once, for a request's use.
@@ -24,10 +25,10 @@ type Ready struct {
 }
 
 // Prepare reads the options of a path. Ready.Err is for Events, too.
-func Prepare(p *Path) *Ready {
+func Prepare(p *schema.Path) *Ready {
 	var bad error
 	if p.Options.PathPattern != "" {
-		if _, err := compilePattern(p.Options.PathPattern); err != nil {
+		if _, err := regex.CompilePath(p.Options.PathPattern); err != nil {
 			bad = fmt.Errorf("pathPattern: %w", err)
 		}
 	}
@@ -36,7 +37,7 @@ func Prepare(p *Path) *Ready {
 
 // prepare reads the options of a path whose pattern was compiled; pattern is what was wrong
 // with it.
-func prepare(p *Path, pattern error) *Ready {
+func prepare(p *schema.Path, pattern error) *Ready {
 	o := p.Options
 	r := &Ready{Origins: Origins{}, Limit: owner(p), LimitRPM: owner(p) + " by the minute"}
 	errs := []error{pattern}
@@ -56,10 +57,10 @@ func prepare(p *Path, pattern error) *Ready {
 	for i, c := range o.Canary {
 		var re *regexp.Regexp
 		if c.Pattern != "" {
-			if prog, err := compile1(c.Pattern, ""); err != nil {
+			if prog, err := regex.Compile(c.Pattern, ""); err != nil {
 				errs = append(errs, fmt.Errorf("canary[%d].pattern: %w", i, err))
 			} else {
-				re = prog.re
+				re = prog.Regexp
 			}
 		}
 		r.Headers = append(r.Headers, re)
@@ -72,72 +73,11 @@ func prepare(p *Path, pattern error) *Ready {
 }
 
 // owner is kind and name of a path's source: "Ingress shop/main".
-func owner(p *Path) string {
+func owner(p *schema.Path) string {
 	if f := strings.Fields(p.Source); len(f) >= 2 {
 		return f[0] + " " + f[1]
 	}
 	return p.Source + p.Path
-}
-
-// namespace is that of the object which the path comes from, and so of its endpoints; empty
-// where Source does not say.
-func (p *Path) namespace() string {
-	ns, _ := p.Ingress()
-	return ns
-}
-
-// Ingress is the namespace and the name of the object that the path comes from; both are empty
-// where Source does not say.
-func (p *Path) Ingress() (namespace, name string) {
-	_, object, _ := strings.Cut(p.Source, " ")
-	object, _, _ = strings.Cut(object, " ")
-	namespace, name, ok := strings.Cut(object, "/")
-	if !ok {
-		return "", ""
-	}
-	return namespace, name
-}
-
-// Bounds of regular expressions. RE2 takes a time that grows with both the pattern's
-// instructions and the text.
-const (
-	maxPattern      = 1024
-	maxInstructions = 1000
-	// maxMatched is the longest path that is compared with patterns; see maxWork.
-	maxMatched = 8 << 10
-)
-
-// program is a compiled regular expression, and its number of instructions.
-type program struct {
-	re    *regexp.Regexp
-	steps int
-}
-
-func compilePattern(s string) (*program, error) { return compile1(s, `(?is)^`) }
-
-func compile1(s, prefix string) (*program, error) {
-	if len(s) > maxPattern {
-		return nil, fmt.Errorf("a regular expression of %d bytes; %d are allowed", len(s), maxPattern)
-	}
-	// The group keeps alternatives of s behind the prefix.
-	whole := prefix + `(?:` + s + `)`
-	if _, err := syntax.Parse(s, syntax.Perl); err != nil {
-		return nil, err
-	}
-	tree, err := syntax.Parse(whole, syntax.Perl)
-	if err != nil {
-		return nil, err
-	}
-	prog, err := syntax.Compile(tree.Simplify())
-	if err != nil {
-		return nil, err
-	}
-	if len(prog.Inst) > maxInstructions {
-		return nil, fmt.Errorf("regular expression %q is of %d steps; %d are allowed", s, len(prog.Inst),
-			maxInstructions)
-	}
-	re, err := regexp.Compile(whole)
-	return &program{re, len(prog.Inst)}, err
 }
 
 // Origins are those of cross-origin requests that are allowed.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"wayleave.dev/proxy/regex"
+	"wayleave.dev/proxy/schema"
 )
 
 func TestTemplates(t *testing.T) {
@@ -31,29 +33,29 @@ func TestTemplates(t *testing.T) {
 
 func TestWhatCannotBeReadIsNamed(t *testing.T) {
 	for _, c := range []struct {
-		options Options
+		options schema.Options
 		want    string
 	}{
-		{Options{RewriteTarget: "/$x"}, `rewriteTarget "/$x": variable "$x" is not known`},
-		{Options{Redirect: "$"}, "redirect"},
-		{Options{HashBy: "${host"}, "hashBy"},
-		{Options{AuthURL: &AuthURL{URL: "http://$y/"}}, "authURL.url"},
-		{Options{AuthURL: &AuthURL{URL: "http://a/", SignIn: "$z"}}, "authURL.signIn"},
-		{Options{PathPattern: "("}, "pathPattern"},
-		{Options{PathPattern: "a)|(b"}, "pathPattern"},
-		{Options{PathPattern: "(?=a)"}, "pathPattern"},
-		{Options{PathPattern: strings.Repeat("a", maxPattern+1)}, "1024 are allowed"},
-		{Options{PathPattern: "((a{40}){40}|b)"}, "pathPattern"},
-		{Options{PathPattern: "[a-z]{999}[0-9]{999}"}, "1000 are allowed"},
-		{Options{Canary: []Canary{{}, {Pattern: "["}}}, "canary[1].pattern"},
+		{schema.Options{RewriteTarget: "/$x"}, `rewriteTarget "/$x": variable "$x" is not known`},
+		{schema.Options{Redirect: "$"}, "redirect"},
+		{schema.Options{HashBy: "${host"}, "hashBy"},
+		{schema.Options{AuthURL: &schema.AuthURL{URL: "http://$y/"}}, "authURL.url"},
+		{schema.Options{AuthURL: &schema.AuthURL{URL: "http://a/", SignIn: "$z"}}, "authURL.signIn"},
+		{schema.Options{PathPattern: "("}, "pathPattern"},
+		{schema.Options{PathPattern: "a)|(b"}, "pathPattern"},
+		{schema.Options{PathPattern: "(?=a)"}, "pathPattern"},
+		{schema.Options{PathPattern: strings.Repeat("a", regex.MaxLength+1)}, "1024 are allowed"},
+		{schema.Options{PathPattern: "((a{40}){40}|b)"}, "pathPattern"},
+		{schema.Options{PathPattern: "[a-z]{999}[0-9]{999}"}, "1000 are allowed"},
+		{schema.Options{Canary: []schema.Canary{{}, {Pattern: "["}}}, "canary[1].pattern"},
 	} {
-		err := Prepare(&Path{Options: &c.options}).Err
+		err := Prepare(&schema.Path{Options: &c.options}).Err
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c.options, err, c.want)
 		}
 	}
-	if err := Prepare(&Path{Options: &Options{PathPattern: `/a(/|$)(.*)`, RewriteTarget: "/$2",
-		Canary: []Canary{{Pattern: "^x"}}}}).Err; err != nil {
+	if err := Prepare(&schema.Path{Options: &schema.Options{PathPattern: `/a(/|$)(.*)`, RewriteTarget: "/$2",
+		Canary: []schema.Canary{{Pattern: "^x"}}}}).Err; err != nil {
 		t.Error(err)
 	}
 }
@@ -61,13 +63,13 @@ func TestWhatCannotBeReadIsNamed(t *testing.T) {
 // Options are found with their path, also those of a default; a path that is too long for the
 // patterns of its host is closed.
 func TestReadyComesWithItsPath(t *testing.T) {
-	h := &Host{Paths: []Path{
-		{Kind: Exact, Path: "/exact", Options: &Options{RewriteTarget: "/e"}, Source: "Ingress a/b spec"},
-		{Kind: Prefix, Path: "/prefix", Options: &Options{RewriteTarget: "/p"}},
-		{Path: "/re.*", Options: &Options{PathPattern: "/re(.*)", RewriteTarget: "/r"}},
-		{Kind: Prefix, Path: "/plain"},
-	}, Default: &Path{Options: &Options{RewriteTarget: "/d"}}}
-	routes := Make(nil, map[string]*Host{"": h}).Rest()
+	h := &schema.Host{Paths: []schema.Path{
+		{Kind: schema.Exact, Path: "/exact", Options: &schema.Options{RewriteTarget: "/e"}, Source: "Ingress a/b spec"},
+		{Kind: schema.Prefix, Path: "/prefix", Options: &schema.Options{RewriteTarget: "/p"}},
+		{Path: "/re.*", Options: &schema.Options{PathPattern: "/re(.*)", RewriteTarget: "/r"}},
+		{Kind: schema.Prefix, Path: "/plain"},
+	}, Default: &schema.Path{Options: &schema.Options{RewriteTarget: "/d"}}}
+	routes := Make(nil, map[string]*schema.Host{"": h}).Rest()
 	var m Match
 	for _, c := range []struct{ path, want string }{
 		{"/exact", "/e"}, {"/prefix/x", "/p"}, {"/RExyz", "/r"}, {"/plain", ""}, {"/else", "/d"}, {"/plain/", ""},

@@ -3,10 +3,10 @@ package table
 import (
 	"bytes"
 	"errors"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
+	"wayleave.dev/proxy/schema"
 )
 
 // Bounds of the readings of one path. A path that has more is refused where something is
@@ -80,7 +80,7 @@ func (t *Table) covered(name []byte, path string, m *Match, steps *int) bool {
 // leads says whether a path leads to no guard that m has not. A guard is for the endpoints of its
 // own namespace: paths of others neither refuse a reading nor hide a guard of this one.
 func (t *Table) leads(name []byte, path string, m *Match, steps *int) bool {
-	other := Match{only: m.Path.namespace()}
+	other := Match{only: m.Path.Namespace()}
 	found := t.Route(name, []byte(path), &other)
 	*steps += other.Steps
 	return *steps <= maxReadingSteps && (!found || covers(m, &other))
@@ -92,7 +92,7 @@ func covers(a, b *Match) bool {
 		return true
 	}
 	if closed(a) {
-		return true // it serves nobody
+		return true // it serves no client
 	}
 	if closed(b) {
 		return false
@@ -109,38 +109,14 @@ func covers(a, b *Match) bool {
 		return true
 	}
 	if x == nil {
-		x = &Options{}
+		x = &schema.Options{}
 	}
-	return y.keptBy(x) && (!y.limits() || owner(a.Path) == owner(b.Path) && x.limitsAs(y))
+	return y.KeptBy(x) && (!y.Limits() || owner(a.Path) == owner(b.Path) && x.LimitsAs(y))
 }
 
 // proves says whether a path is for the proof that a host is its owner's; see isProof.
-func proves(p *Path) bool {
-	return strings.HasPrefix(p.Path, ChallengePrefix) && (p.Options == nil || p.Options.PathPattern == "")
-}
-
-// keptBy says whether whom these options keep out the others keep out, too.
-func (o *Options) keptBy(by *Options) bool {
-	if !o.guards() {
-		return true
-	}
-	every := by.AnyOf // what lets a client in alone must be the same
-	if every && !o.AnyOf {
-		return false
-	}
-	return (!every && len(o.Sources) == 0 || slices.Equal(by.Sources, o.Sources)) &&
-		(!every && len(o.Denied) == 0 || slices.Equal(by.Denied, o.Denied)) &&
-		(!every && o.Auth == nil || sameUsers(by.Auth, o.Auth)) &&
-		(!every && o.AuthURL == nil || reflect.DeepEqual(by.AuthURL, o.AuthURL))
-}
-
-func sameUsers(a, b *Auth) bool {
-	return a == b || a != nil && b != nil && a.Realm == b.Realm && maps.Equal(a.Users, b.Users)
-}
-
-// limitsAs says whether both bound what a client may use by the same numbers.
-func (o *Options) limitsAs(b *Options) bool {
-	return o.RPS == b.RPS && o.RPM == b.RPM && o.Exchanges == b.Exchanges && slices.Equal(o.Unlimited, b.Unlimited)
+func proves(p *schema.Path) bool {
+	return strings.HasPrefix(p.Path, schema.ChallengePrefix) && (p.Options == nil || p.Options.PathPattern == "")
 }
 
 func closed(m *Match) bool {
@@ -154,9 +130,9 @@ func watches(r *Routes) bool {
 	if r.client != nil {
 		return true
 	}
-	guarded := func(p *Path) bool {
+	guarded := func(p *schema.Path) bool {
 		o := p.Options
-		return closed(&Match{Path: p, Ready: r.ready[p]}) || o != nil && (o.guards() || o.limits())
+		return closed(&Match{Path: p, Ready: r.ready[p]}) || o != nil && (o.Guards() || o.Limits())
 	}
 	for i := range r.Host.Paths {
 		if guarded(&r.Host.Paths[i]) {
@@ -180,7 +156,7 @@ func (t *Table) watched(name []byte) bool {
 // means nothing; nil when they are so already, or nothing is guarded. Of two paths that
 // differ in case that of the host's namespace counts, then the guarded one.
 func folded(r *Routes) *Routes {
-	if !r.watched || !slices.ContainsFunc(r.Host.Paths, func(p Path) bool { return fold(p.Path) != p.Path }) {
+	if !r.watched || !slices.ContainsFunc(r.Host.Paths, func(p schema.Path) bool { return fold(p.Path) != p.Path }) {
 		return nil
 	}
 	h := *r.Host
@@ -188,7 +164,8 @@ func folded(r *Routes) *Routes {
 	for _, foreign := range []bool{false, true} {
 		for _, guarded := range []bool{true, false} {
 			for _, p := range r.Host.Paths {
-				if p.Foreign != foreign || guarded == covers(&Match{Path: &Path{Backend: "open"}}, &Match{Path: &p}) {
+				if p.Foreign != foreign || guarded == covers(&Match{Path: &schema.Path{Backend: "open"}},
+					&Match{Path: &p}) {
 					continue
 				}
 				p.Path = fold(p.Path)
@@ -202,19 +179,19 @@ func folded(r *Routes) *Routes {
 // lowered is the table of folded routes; nil when no host has some.
 func (t *Table) lowered() *Table {
 	if t.rest != nil && t.rest.folded != nil {
-		return t.lower1()
+		return t.everyLower()
 	}
 	for _, list := range []map[string]*Routes{t.exact, t.wild} {
 		for _, r := range list {
 			if r.folded != nil {
-				return t.lower1()
+				return t.everyLower()
 			}
 		}
 	}
 	return nil
 }
 
-func (t *Table) lower1() *Table {
+func (t *Table) everyLower() *Table {
 	either := func(r *Routes) *Routes {
 		if r != nil && r.folded != nil {
 			return r.folded

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"wayleave.dev/proxy/schema"
 )
 
 // backends are what servers make of the path that they are sent: each written from the
@@ -158,21 +159,21 @@ type guardedHost struct {
 
 func newGuarded(paths map[string]string, exact ...string) *guardedHost {
 	g := &guardedHost{paths: paths, exact: map[string]bool{}}
-	h := &Host{Name: "h"}
+	h := &schema.Host{Name: "h"}
 	for _, e := range exact {
 		g.exact[e] = true
 	}
 	for p, guard := range paths {
-		one := Path{Kind: Prefix, Path: p, Backend: "b", Source: "Ingress shop/" + guard + " spec"}
+		one := schema.Path{Kind: schema.Prefix, Path: p, Backend: "b", Source: "Ingress shop/" + guard + " spec"}
 		if g.exact[p] {
-			one.Kind = Exact
+			one.Kind = schema.Exact
 		}
 		switch guard {
 		case "closed":
 			one.Backend = ""
 		case "open":
 		default:
-			one.Options = &Options{Sources: []netip.Prefix{netip.MustParsePrefix(guard)}}
+			one.Options = &schema.Options{Sources: []netip.Prefix{netip.MustParsePrefix(guard)}}
 		}
 		h.Paths = append(h.Paths, one)
 	}
@@ -372,7 +373,7 @@ func TestReadingsAreOfOneNamespace(t *testing.T) {
 		{"/x;/pub foreign;/secret foreign guard", "/pub/..%2fsecret", true},
 		{"/x guard;/pub foreign", "/pub/X", false},
 	} {
-		tab := Make(nil, map[string]*Host{"h": ordering(strings.Split(c.paths, ";")...), "": rest})
+		tab := Make(nil, map[string]*schema.Host{"h": ordering(strings.Split(c.paths, ";")...), "": rest})
 		clean, ok := Clean([]byte(c.path), nil)
 		var m Match
 		if !ok || !tab.Route([]byte("h"), clean, &m) {

@@ -6,23 +6,24 @@ import (
 	"path"
 	"strings"
 	"testing"
+	"wayleave.dev/proxy/schema"
 )
 
 // host makes a host of paths such as "=/exact", "/prefix".
-func host(name string, paths ...string) *Host {
-	h := &Host{Name: name}
+func host(name string, paths ...string) *schema.Host {
+	h := &schema.Host{Name: name}
 	for _, p := range paths {
-		kind := Prefix
+		kind := schema.Prefix
 		if p[0] == '=' {
-			kind, p = Exact, p[1:]
+			kind, p = schema.Exact, p[1:]
 		}
-		h.Paths = append(h.Paths, Path{Kind: kind, Path: p, Backend: name + " " + p})
+		h.Paths = append(h.Paths, schema.Path{Kind: kind, Path: p, Backend: name + " " + p})
 	}
 	return h
 }
 
-func made(list ...*Host) *Table {
-	m := map[string]*Host{}
+func made(list ...*schema.Host) *Table {
+	m := map[string]*schema.Host{}
 	for _, h := range list {
 		m[h.Name] = h
 	}
@@ -94,7 +95,7 @@ func TestPathsAsKubernetesHasThem(t *testing.T) {
 		if x.want != "" && x.want[0] == '=' { // the exact one, not a prefix of the same path
 			var m Match
 			clean, _ := Clean([]byte(x.target), nil)
-			if !tab.Lookup([]byte("h")).Find(clean, &m) || m.Path.Kind != Exact {
+			if !tab.Lookup([]byte("h")).Find(clean, &m) || m.Path.Kind != schema.Exact {
 				t.Errorf("%s asked for %s: not the exact one", x.paths, x.target)
 			}
 		}
@@ -132,7 +133,7 @@ func TestHosts(t *testing.T) {
 
 func TestDefaultBackends(t *testing.T) {
 	h := host("a", "/x")
-	h.Default = &Path{Backend: "default"}
+	h.Default = &schema.Path{Backend: "default"}
 	if got := ask(made(h), "a", "/y"); got != "default" {
 		t.Error(got)
 	}
@@ -141,8 +142,9 @@ func TestDefaultBackends(t *testing.T) {
 func TestPatterns(t *testing.T) {
 	h := host("a", "/", "/api")
 	h.Paths = append(h.Paths,
-		Path{Path: "/api/v1(/|$)(.*)", Backend: "pattern", Options: &Options{PathPattern: `/api/v1(/|$)(.*)`}},
-		Path{Path: "/bad(", Backend: "bad", Options: &Options{PathPattern: `/bad(`}})
+		schema.Path{Path: "/api/v1(/|$)(.*)", Backend: "pattern",
+			Options: &schema.Options{PathPattern: `/api/v1(/|$)(.*)`}},
+		schema.Path{Path: "/bad(", Backend: "bad", Options: &schema.Options{PathPattern: `/bad(`}})
 	tab := made(h)
 	// A pattern that cannot be read takes what it could match; its options answer 500.
 	for target, want := range map[string]string{"/api/v1/users": "pattern", "/API/V1": "pattern", "/api/v2": "a /api",
@@ -159,8 +161,8 @@ func TestPatterns(t *testing.T) {
 
 func TestMakeSharesWhatDidNotChange(t *testing.T) {
 	a, b := host("a", "/"), host("b", "/")
-	first := Make(nil, map[string]*Host{"a": a, "b": b})
-	second := Make(first, map[string]*Host{"a": a, "b": host("b", "/new")})
+	first := Make(nil, map[string]*schema.Host{"a": a, "b": b})
+	second := Make(first, map[string]*schema.Host{"a": a, "b": host("b", "/new")})
 	if first.exact["a"] != second.exact["a"] || first.exact["b"] == second.exact["b"] {
 		t.Error("the wrong ones are shared")
 	}

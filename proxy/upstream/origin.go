@@ -12,12 +12,12 @@ import (
 
 	"wayleave.dev/proxy/authority"
 	"wayleave.dev/proxy/h1"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // Origin is a client that an endpoint is told by the PROXY protocol (haproxy's
 // doc/proxy-protocol.txt). A connection that began with it carries that client's requests
-// and nobody else's. The zero Origin is told nobody.
+// and to no other. The zero Origin is not sent.
 type Origin struct {
 	// Version of the header, 1 or 2; 0 for none.
 	Version uint8
@@ -25,7 +25,7 @@ type Origin struct {
 	// Local where it came to.
 	Client, Local netip.AddrPort
 	// TLS is how the endpoint is spoken to by TLS; a connection made by one is used for no other.
-	TLS *table.EndpointTLS
+	TLS *schema.EndpointTLS
 	// Authority and Certificate are what the keys of TLS stand for now; nil for none. A connection
 	// that was verified, or opened, by others is not used.
 	Authority   *authority.Set

@@ -8,16 +8,16 @@ import (
 	"time"
 
 	"wayleave.dev/proxy/authority"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // TLS is what endpoints may speak that is encrypted. The zero value allows TLS 1.2 and 1.3 with key exchanges that
 // have forward secrecy.
 type TLS struct {
 	// MinVersion is the oldest version, as crypto/tls numbers them; 0 for TLS 1.2.
-	MinVersion uint16 `json:"minVersion,omitempty"`
+	MinVersion uint16
 	// RSAKeyExchange allows cipher suites without forward secrecy, which servers of old have alone.
-	RSAKeyExchange bool `json:"rsaKeyExchange,omitempty"`
+	RSAKeyExchange bool
 }
 
 // rsaKeyExchange are the suites that RSAKeyExchange adds; those with RC4 and 3DES are not among them.
@@ -52,7 +52,7 @@ type Keys interface {
 // config is that of a handshake with an endpoint. Without rules, and without authorities, the
 // endpoint's certificate is not checked, as ingress-nginx does not by default: endpoints are
 // addresses, which certificates do not name. What is asked for and is not there is an error.
-func (s *Set) config(by *table.EndpointTLS, protocols []string) (*tls.Config, error) {
+func (s *Set) config(by *schema.EndpointTLS, protocols []string) (*tls.Config, error) {
 	c := s.tls.Load()
 	if by == nil && len(protocols) == 0 {
 		return c, nil

@@ -23,7 +23,7 @@ func (s *Set) SetSecret(secret []byte) {
 }
 
 // Token names an endpoint to clients: the same for the same address and secret, in every
-// proxy. Who does not know the secret cannot find the address by it.
+// proxy. Without the secret the address cannot be derived from it.
 func (e *Endpoint) Token() string {
 	secret := e.set.secret.Load()
 	if t := e.token.Load(); t != nil && t.secret == secret {

@@ -4,8 +4,8 @@
 // Invariants:
 //   - An endpoint is one object for as long as any backend has it, so its connections
 //     and its state outlive every change of routes.
-//   - A request is never without an endpoint while its backend has one: who is ejected
-//     or draining still serves when nobody else is there.
+//   - A request is never without an endpoint while its backend has one: an ejected
+//     or draining endpoint still serves when there is no other.
 package upstream
 
 import (
@@ -23,7 +23,7 @@ import (
 	"time"
 
 	"wayleave.dev/proxy/h1"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // Settings of all endpoints.
@@ -41,7 +41,7 @@ type Settings struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Keys are certificates and authorities for TLS to endpoints; nil for none.
 	Keys Keys
-	// Secret makes that nobody can find addresses by the tokens of endpoints. All proxies
+	// Secret keeps clients from deriving addresses from the tokens of endpoints. All proxies
 	// of a cluster must have the same; may be empty.
 	Secret []byte
 }
@@ -168,7 +168,7 @@ func (s *Set) Has(a netip.AddrPort) bool {
 }
 
 // Replace makes these all backends; those that are equal stay the same object.
-func (s *Set) Replace(want map[string]*table.Backend) {
+func (s *Set) Replace(want map[string]*schema.Backend) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := *s.backends.Load()
@@ -190,7 +190,7 @@ func (s *Set) Replace(want map[string]*table.Backend) {
 }
 
 // Change sets some backends, and removes those that are nil.
-func (s *Set) Change(some map[string]*table.Backend) {
+func (s *Set) Change(some map[string]*schema.Backend) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := *s.backends.Load()
@@ -213,7 +213,7 @@ func (s *Set) Change(some map[string]*table.Backend) {
 	}
 }
 
-func (b *Backend) same(t *table.Backend) bool {
+func (b *Backend) same(t *schema.Backend) bool {
 	if len(b.all) != len(t.Endpoints) {
 		return false
 	}
@@ -233,7 +233,7 @@ func (b *Backend) same(t *table.Backend) bool {
 }
 
 // backend makes one; its endpoints are found or made, and used once more each.
-func (s *Set) backend(t *table.Backend) *Backend {
+func (s *Set) backend(t *schema.Backend) *Backend {
 	b := &Backend{Key: t.Key}
 	for _, x := range t.Endpoints {
 		e := s.endpoints[x.Addr]
@@ -280,18 +280,6 @@ func (b *Backend) Len() int { return len(b.fresh) }
 
 // All are the backend's endpoints, those that drain too.
 func (b *Backend) All() []*Endpoint { return b.all }
-
-// Of finds an endpoint by its address, for clients that keep theirs; nil when it has
-// gone, or failed lately.
-func (b *Backend) Of(addr netip.AddrPort) *Endpoint {
-	now := time.Now().UnixNano()
-	for _, e := range b.all {
-		if e.Addr == addr && !e.out(now) {
-			return e
-		}
-	}
-	return nil
-}
 
 // Balance is how endpoints are drawn.
 type Balance uint8
@@ -520,7 +508,7 @@ func (e *Endpoint) dial(ctx context.Context) (net.Conn, error) {
 }
 
 // secure begins TLS on a connection, where it is to be encrypted.
-func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, by *table.EndpointTLS,
+func (e *Endpoint) secure(ctx context.Context, conn net.Conn, encrypted bool, by *schema.EndpointTLS,
 	protocols []string) (net.Conn, error) {
 	if !encrypted {
 		return conn, nil

@@ -14,10 +14,8 @@ import (
 	"wayleave.dev/model"
 )
 
-// Measured is through a change: from a pod to the ClusterIP, and from
-// outside to node ports, of the node whose endpoint it is and of the other.
-//
-// Live is that, and connections and sockets that are held open.
+// Live is traffic during a change: a loss meter from a pod to the ClusterIP and from outside to node ports, of the node
+// of the endpoint and of the other one, and connections and sockets that are held open.
 type Live struct {
 	t       *testing.T
 	w       *World
@@ -113,7 +111,7 @@ func (m *Live) Stop() {
 	}
 }
 
-// open is a connection or socket with who answers it.
+// open is a connection or socket, with the pod that answers it.
 type open struct {
 	name string
 	conn net.Conn

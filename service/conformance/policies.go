@@ -122,8 +122,8 @@ func sticks(t *testing.T, c Client, network string, to netip.AddrPort, n int) st
 	return first
 }
 
-// affinityChanges: who loses its endpoint gets another and keeps that; others keep
-// theirs; and without affinity connections are spread again.
+// affinityChanges: only clients of a removed endpoint are reassigned, once; without affinity connections are spread
+// again.
 func affinityChanges(t *testing.T, w *World) {
 	svc, vip, _ := sticky()
 	plain := *svc
@@ -197,8 +197,8 @@ func affinityEnds(t *testing.T, w *World) {
 	t.Errorf("always %s", first)
 }
 
-// externalIPs: external addresses are served on every node, whoever asks; addresses of
-// a load balancer likewise, without a way by it. Clients outside are seen by the
+// externalIPs: external addresses are served on every node, to all clients; addresses of a load balancer likewise,
+// without a detour by it. Clients outside are seen by the
 // address of the node that they came to.
 func externalIPs(t *testing.T, w *World) {
 	for _, kind := range []string{"external IP", "load balancer"} {
@@ -287,7 +287,7 @@ func externalLocal(t *testing.T, w *World) {
 
 // externalLocalAway: where no endpoint is on the node, clients outside get nothing, so
 // that a load balancer sees it; clients in the cluster are served; and where there is
-// none at all everybody is refused.
+// none at all every client is refused.
 func externalLocalAway(t *testing.T, w *World) {
 	svc := web()
 	svc.Type, svc.ExternalLocal = model.LoadBalancer, true
@@ -577,7 +577,7 @@ func policyChanges(t *testing.T, w *World) {
 	})
 }
 
-// localhost: a node's processes reach node ports on 127.0.0.1, and nobody else does.
+// localhost: only a node's own processes reach node ports on 127.0.0.1.
 func localhost(t *testing.T, w *World) {
 	w.Set(web(), w.Pods[1], w.Pods[2])
 	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), nodePort)

@@ -11,7 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"maps"
 	"strings"
 	"time"
 
@@ -21,6 +21,7 @@ import (
 	kernelipt "wayleave.dev/kernel/iptables"
 	kernelipvs "wayleave.dev/kernel/ipvs"
 	"wayleave.dev/kernel/nft"
+	"wayleave.dev/kernel/sysctl"
 	"wayleave.dev/model"
 	"wayleave.dev/service"
 	"wayleave.dev/service/iptables"
@@ -35,6 +36,8 @@ type Planes struct {
 	NSFD  int
 	NFT   *nft.Kernel
 	Track conntrack.Flusher
+	// Flavour is that of iptables, or empty for the one that the node uses.
+	Flavour string
 	// Scheduler and Drain are those of ipvs.Options.
 	Scheduler string
 	Drain     time.Duration
@@ -78,34 +81,14 @@ func (p Planes) IPVS() (*ipvs.Mode, error) {
 // Others are the modes that may have left something, but for the one that runs; nil: none
 // does.
 func (p Planes) Others(running service.Mode) (out []service.Mode, err error) {
-	if _, ok := running.(*nftables.Mode); !ok {
-		out = append(out, p.Nftables())
-	}
-	if kernelipt.Installed() {
-		for _, flavour := range []kernelipt.Flavour{kernelipt.NFT, kernelipt.Legacy} {
-			m, err := p.Iptables(flavour)
-			if err != nil {
-				return nil, err
-			}
-			if r, ok := running.(*iptables.Mode); !ok || r.Flavour() != flavour {
-				out = append(out, m)
-			}
-		}
-	}
-	if _, ok := running.(*ipvs.Mode); !ok && ipvsLoaded() {
-		m, err := p.IPVS()
+	for _, k := range Kinds() {
+		former, err := k.Former(p, running)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, m)
+		out = append(out, former...)
 	}
 	return out, nil
-}
-
-// ipvsLoaded says whether there may be virtual servers: looking must not load the module.
-func ipvsLoaded() bool {
-	_, err := os.Stat("/proc/net/ip_vs")
-	return err == nil
 }
 
 // leaver is a mode that lets its connections end before it goes.
@@ -183,4 +166,18 @@ func summary(left []string) string {
 		return strings.Join(left, ", ")
 	}
 	return fmt.Sprintf("%s and %d more", strings.Join(left[:shown], ", "), len(left)-shown)
+}
+
+// EnsureSysctls sets what a mode needs of the node.
+func EnsureSysctls(set sysctl.Set, mode Made, l service.NodeFacts) error {
+	want := map[string]string{}
+	maps.Copy(want, mode.Sysctls)
+	if l.Localhost() {
+		want["ipv4/conf/all/route_localnet"] = "1"
+	}
+	var errs []error
+	for name, value := range want {
+		errs = append(errs, set.Ensure(name, value))
+	}
+	return errors.Join(errs...)
 }

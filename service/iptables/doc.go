@@ -1,11 +1,10 @@
 // Package iptables renders service plans to iptables, in the chains that users of
 // kube-proxy know: KUBE-SERVICES and KUBE-NODEPORTS lead to a chain KUBE-SVC-… for each
-// port of a Service, which draws one of its endpoints' chains KUBE-SEP-….
+// port of a Service, which chooses one of its endpoints' chains KUBE-SEP-….
 //
-// Names are hashed as kube-proxy hashes them, and rules read as its rules read. What it
-// does not do and Wayleave does (refuse a port that a Service has not, leave the
-// address of pods on several networks alone, keep 127.0.0.1 the node's own) is in
-// chains WAYLEAVE-….
+// Names are hashed as kube-proxy hashes them, and rules read as its rules read. Rules for what kube-proxy does not do
+// (refuse a port that a Service does not have, keep the address of pods on several networks, keep 127.0.0.1 the node's
+// own) are in chains WAYLEAVE-….
 package iptables
 
 import (
@@ -21,7 +20,7 @@ import (
 	"wayleave.dev/service"
 )
 
-// Chains that are there for all Services.
+// Chains that all Services share.
 const (
 	chainServices    = "KUBE-SERVICES"
 	chainNodePorts   = "KUBE-NODEPORTS"
@@ -76,7 +75,7 @@ func (p port) endpoint(at netip.AddrPort) string {
 	return prefixEndpoint + hash(p.String()+p.proto()+at.String())
 }
 
-// probability is how often the first of n is drawn, as the kernel keeps it.
+// probability is how often the first of n is chosen, as the kernel stores it.
 func probability(n int) string {
 	const whole = 1 << 31
 	return fmt.Sprintf("%.11f", math.Round(whole/float64(n))/whole)
@@ -115,7 +114,7 @@ func reject(f iptables.Family, proto string) string {
 	return "-j REJECT --reject-with icmp-port-unreachable"
 }
 
-// to matches what is sent to a frontend that is an address.
+// to matches packets to a frontend that is an address.
 func to(fe service.Frontend, proto, words string) string {
 	return fmt.Sprintf("-d %s -p %s %s -m %s --dport %d", single(fe.Addr), proto, words, proto, fe.Port)
 }

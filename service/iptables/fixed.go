@@ -9,10 +9,10 @@ import (
 	"wayleave.dev/service"
 )
 
-// jump leads from a chain of the kernel to one of ours. It is put first.
+// jump leads from a base chain of the kernel to a chain of ours, as its first rule.
 type jump struct{ table, from, rule string }
 
-// jumps are in the order in which packets shall meet them.
+// jumps are in the order in which packets meet them.
 func jumps(f iptables.Family) []jump {
 	list := []jump{
 		{"filter", "INPUT", firewall()}, {"filter", "INPUT", onlyNew("kubernetes service portals", chainServices)},
@@ -41,8 +41,7 @@ func onlyNew(words, chain string) string {
 
 func firewall() string { return onlyNew("kubernetes load balancer firewall", chainFirewall) }
 
-// fixed are the chains that every node has, whatever Services there are; those that
-// Services put rules into end with these.
+// fixed are the chains that every node has. Chains that also hold rules of Services end with these rules.
 func fixed(f iptables.Family, l service.NodeFacts) map[place][]string {
 	in := func(table, chain string) place { return place{f, table, chain} }
 	out := map[place][]string{
@@ -107,7 +106,7 @@ func markOutside(f iptables.Family, l service.NodeFacts) (rules []string) {
 	return append(rules, fmt.Sprintf("-j MARK --set-xmark %s/%s", masqueradeMark, masqueradeMark))
 }
 
-// toNodePorts leads what is for an address of the node that serves node ports to a chain.
+// toNodePorts leads packets for an address of the node that serves node ports to a chain.
 func toNodePorts(f iptables.Family, l service.NodeFacts, words, chain string) (rules []string) {
 	for _, n := range l.NodePortNets() {
 		if family(n.Addr()) == f {
@@ -122,8 +121,8 @@ func toNodePorts(f iptables.Family, l service.NodeFacts, words, chain string) (r
 	return rules
 }
 
-// ours says whether a chain is one of a service proxy's: ours, or one that kube-proxy
-// left. What the kubelet has (KUBE-FIREWALL, KUBE-IPTABLES-HINT and others) is not.
+// ours says whether a chain belongs to a service proxy: to Wayleave, or to a former kube-proxy. Chains of the kubelet
+// (KUBE-FIREWALL, KUBE-IPTABLES-HINT and others) do not.
 func ours(chain string) bool {
 	switch chain {
 	case chainServices, chainNodePorts, chainExternal, chainFirewall, chainForward, chainPostrouting, chainMarkMasq,

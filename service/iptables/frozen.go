@@ -14,9 +14,8 @@ import (
 	"wayleave.dev/service"
 )
 
-// frozen are the rules that the kernel has of a Service whose new ones it refuses. They
-// stay as they are: the previous version serves on, and no other Service's rules are taken
-// away for the refused one's sake.
+// frozen are the rules in the kernel of a Service whose new rules it refuses. The previous version stays active, and no
+// rule of another Service is removed because of the refused one.
 type frozen struct {
 	shared map[place][]string  // in chains of many Services
 	own    map[string][]string // chains that these lead to
@@ -35,7 +34,7 @@ func (m *Mode) isFrozen(set map[model.Name]service.Plan, del []model.Name) bool 
 	return false
 }
 
-// sharedOf are the rules of a Service in chains of many.
+// sharedOf returns the rules of a Service in chains that Services share.
 func (m *Mode) sharedOf(f iptables.Family, k model.Name, p service.Plan) map[place][]string {
 	if fr, ok := m.frozen[f][k]; ok {
 		return fr.shared
@@ -43,7 +42,7 @@ func (m *Mode) sharedOf(f iptables.Family, k model.Name, p service.Plan) map[pla
 	return rulesByPlace(k, p, f)
 }
 
-// ownOf are the chains that are a Service's alone.
+// ownOf returns the chains that belong to one Service alone.
 func (m *Mode) ownOf(f iptables.Family, k model.Name, p service.Plan) map[string][]string {
 	if fr, ok := m.frozen[f][k]; ok {
 		return fr.own
@@ -83,7 +82,7 @@ func (m *Mode) settle(
 	return err
 }
 
-// thaw brings about what some frozen Services want. What is refused is undone.
+// thaw applies the plans of some frozen Services. A refused change is undone.
 func (m *Mode) thaw(ctx context.Context, f iptables.Family, keys []model.Name) error {
 	was := map[model.Name]frozen{}
 	for _, k := range keys {
@@ -138,8 +137,8 @@ func (m *Mode) touched(f iptables.Family, have map[string]iptables.Table) (keys 
 	return keys
 }
 
-// freeze finds what the kernel has of some Services: the rules that name them in chains of
-// many, and the chains that these lead to.
+// freeze finds the rules of some Services in the kernel: those that name them in shared chains, and the chains that
+// these lead to.
 func freeze(f iptables.Family, have map[string]iptables.Table, keys []model.Name) map[model.Name]frozen {
 	out := make(map[model.Name]frozen, len(keys))
 	for _, k := range keys {

@@ -29,11 +29,10 @@ type Mode struct {
 	local  service.NodeFacts
 	synced bool
 	owners *service.OwnershipTable
-	// gone are UDP frontends whose flows are still to be removed; sweep says that
-	// there may be such flows.
+	// gone are UDP frontends whose flows are still to be removed; sweep says that there may be flows to remove.
 	gone  map[service.Frontend]bool
 	sweep bool
-	// frozen are the Services whose new rules the kernel refuses, with what it has of them.
+	// frozen are the Services whose new rules the kernel refuses, with their rules in the kernel.
 	frozen map[iptables.Family]map[model.Name]frozen
 }
 
@@ -54,8 +53,8 @@ func (m *Mode) SetNodeFacts(l service.NodeFacts) {
 	m.local = l
 }
 
-// ApplyNodeFacts implements service.Mode. Where pods of this node get another network,
-// chains of Services change, and everything is looked at.
+// ApplyNodeFacts implements service.Mode. When the pod networks of this node change, chains of Services change, so it
+// syncs everything.
 func (m *Mode) ApplyNodeFacts(ctx context.Context, l service.NodeFacts) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -130,7 +129,7 @@ func (m *Mode) try(ctx context.Context, part []model.Name, todo map[model.Name]*
 		if err == nil {
 			continue
 		}
-		// Tables that come before the one that was refused are changed by now.
+		// Tables before the refused one have changed already.
 		for _, g := range iptables.Families()[:i+1] {
 			if bad := m.restore(ctx, m.inverse(g, d, keys)); bad != nil {
 				return errors.Join(errNotUndone, err, bad)
@@ -207,7 +206,7 @@ func (m *Mode) restoreTables(ctx context.Context, d *delta, order []string) erro
 	return m.conn.Restore(ctx, d.family, text.Bytes())
 }
 
-// difference is what a draft changes of a family.
+// difference returns how a change affects a family's tables.
 func (m *Mode) difference(f iptables.Family, d *service.OwnershipChange, keys []model.Name) *delta {
 	return m.between(f, keys, func(k model.Name) service.Plan { return m.owners.Plans[k] }, planOf(d), d)
 }
@@ -304,8 +303,7 @@ func (m *Mode) rebuild(out *delta, dirty map[place]bool, d *service.OwnershipCha
 	}
 }
 
-// sharedChains are the chains that every node has, with the rules of all Services, in
-// order of their names.
+// sharedChains returns the chains that every node has, with the rules of all Services in order of their names.
 func (m *Mode) sharedChains(f iptables.Family, plans map[model.Name]service.Plan) map[place][]string {
 	out := map[place][]string{}
 	for _, k := range slices.SortedFunc(maps.Keys(plans), model.Name.Compare) {
@@ -332,8 +330,7 @@ func (m *Mode) tables(f iptables.Family, plans map[model.Name]service.Plan) map[
 }
 
 // Sync implements reconcile.Target: it reads the tables, and writes only chains that
-// differ. Chains of a service proxy that nobody wants are dropped, kube-proxy's among
-// them.
+// differ. It drops chains of a service proxy that no plan asks for, including those of kube-proxy.
 func (m *Mode) Sync(ctx context.Context, plans map[model.Name]service.Plan) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -409,8 +406,7 @@ func compare(f iptables.Family, have, want map[string]iptables.Table) *delta {
 	return d
 }
 
-// foreignJumps are rules of the kernel's chains that lead to chains of a service proxy
-// and are not wanted.
+// foreignJumps returns unwanted rules of the kernel's chains that lead to chains of a service proxy.
 func foreignJumps(have iptables.Table, wanted map[iptables.Rule]bool) (out []iptables.Rule) {
 	for _, from := range slices.Sorted(maps.Keys(have)) {
 		if ours(from) {
@@ -467,8 +463,7 @@ func udpFrontend(f iptables.Family, rule string) (fe service.Frontend, ok bool) 
 	return fe, ok && fe.Port != 0
 }
 
-// Remove implements service.Mode: it takes out every chain of a service proxy, those of
-// a kube-proxy that has ended as well.
+// Remove implements service.Mode: it removes every chain of a service proxy, including those of a former kube-proxy.
 func (m *Mode) Remove(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -16,10 +16,10 @@ type place struct {
 	table, chain string
 }
 
-// shared calls emit for the rules that a plan has in chains which it shares.
+// shared calls emit for the rules of a plan in chains that Services share.
 func shared(k model.Name, p service.Plan, emit func(place, string)) {
 	for _, e := range p.Frontends {
-		sharedEntry(k, e, emit)
+		sharedFrontend(k, e, emit)
 	}
 	if p.HealthCheck != 0 {
 		for _, f := range families(p) {
@@ -27,7 +27,7 @@ func shared(k model.Name, p service.Plan, emit func(place, string)) {
 				comment("%s health check node port", k), p.HealthCheck))
 		}
 	}
-	// What is still for a VIP after translation has no such port.
+	// A packet that is still for a VIP after translation is for a port that the Service does not have.
 	for _, a := range p.VIPs {
 		emit(place{family(a), "filter", chainServices},
 			fmt.Sprintf("-d %s %s -j %s", single(a), comment("%s has no such port", k), chainRefuse))
@@ -44,7 +44,7 @@ func families(p service.Plan) (out []iptables.Family) {
 	return out
 }
 
-func sharedEntry(k model.Name, e service.FrontendPlan, emit func(place, string)) {
+func sharedFrontend(k model.Name, e service.FrontendPlan, emit func(place, string)) {
 	p, f := port{k, e.Port, e.Frontend.Protocol}, family(e.Frontend.Addr)
 	nodePort, served := e.Frontend.IsNodePort(), e.Slots
 	if e.Split {
@@ -102,8 +102,7 @@ func drawing(e service.FrontendPlan) string {
 	return prefixCluster
 }
 
-// own calls emit for the chains that are a plan's alone, with all of their rules. All
-// are in the table nat.
+// own calls emit for the chains that belong to a plan alone, with all their rules. All are in the table nat.
 func own(k model.Name, p service.Plan, l service.NodeFacts, emit func(f iptables.Family, chain string,
 	rules []string)) {
 	type where struct {
@@ -232,6 +231,6 @@ func guarded(p port, plan service.Plan, f iptables.Family) (rules []string) {
 			}
 		}
 	}
-	// It does nothing, and is for who reads this.
+	// It has no effect, and is there for readers of the rules.
 	return append(rules, comment("other traffic to %s will be dropped by %s", p, chainFirewall))
 }

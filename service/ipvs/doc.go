@@ -1,13 +1,12 @@
 // Package ipvs renders service plans to the kernel's virtual servers.
 //
-// A virtual server draws the endpoints of a frontend by its scheduler and translates to
-// them. What is around that (who is masqueraded, who may come in, what is refused) is
-// done by the tables of service/nftables, in its form for this. So are clients in the
-// cluster that use an external address of a Service with externalTrafficPolicy Local:
-// an address has one list of backends, and it is that for clients outside.
+// A virtual server chooses an endpoint of a frontend by its scheduler, and translates to it. The companion tables of
+// service/nftables masquerade, limit sources and refuse. They also serve clients in the cluster that use an external
+// address of a Service with externalTrafficPolicy Local: a virtual server has one list of backends, which is the one
+// for external clients.
 //
-// The addresses are on a link of ours, with scope host. Packets to them are the node's
-// own then, which is where IPVS takes them.
+// The addresses are on a link of ours, with scope host. So packets to them are addressed to the node, where IPVS
+// handles them.
 package ipvs
 
 import (
@@ -28,7 +27,7 @@ const Link = "wayleave-ipvs"
 // Schedulers are those that may be set, the kernel's names.
 func Schedulers() []string { return []string{"rr", "lc", "dh", "sh", "wrr", "wlc", "sed", "nq", "mh"} }
 
-// server is a virtual server as it is wanted.
+// server is a wanted virtual server.
 type server struct {
 	ipvs.Server
 	backends []netip.AddrPort
@@ -41,8 +40,8 @@ type node struct {
 	addrs []netip.Addr
 }
 
-// servers calls emit for every virtual server of a plan. Those without a backend are
-// among them: connections of former ones live on.
+// servers calls emit for every virtual server of a plan, including those without a backend: connections to former
+// backends continue.
 func servers(p service.Plan, n node, emit func(server)) {
 	for _, e := range p.Frontends {
 		s := server{ipvs.Server{Key: ipvs.Key{Protocol: e.Frontend.Protocol, Port: e.Frontend.Port},
@@ -79,7 +78,7 @@ func addresses(p service.Plan, emit func(netip.Addr)) {
 }
 
 // nodeAddrs are those of the node's addresses that serve node ports. IPVS sends nothing
-// from 127.0.0.1 to another host, so the tables around do that.
+// from 127.0.0.1 to another host, so the companion tables do that.
 func nodeAddrs(l service.NodeFacts, own []netip.Addr) (out []netip.Addr) {
 	for _, a := range own {
 		in := func(p netip.Prefix) bool { return p.Contains(a) }
@@ -90,8 +89,7 @@ func nodeAddrs(l service.NodeFacts, own []netip.Addr) (out []netip.Addr) {
 	return out
 }
 
-// Text renders plans for people: the virtual servers as ipvsadm -Ln lists them, and the
-// tables around them as nft text.
+// Text renders plans for people: the virtual servers as ipvsadm -Ln lists them, and the companion tables as nft text.
 func Text(plans map[model.Name]service.Plan, l service.NodeFacts, scheduler string) string {
 	var list []server
 	for _, p := range plans {

@@ -29,17 +29,16 @@ type Mode struct {
 	mu    sync.Mutex
 	local service.NodeFacts
 	addrs []netip.Addr // of the node, that serve node ports
-	// own are all addresses of the node's other links. They are the node's already, and
-	// are never put on ours, from where they might go.
+	// own are all addresses of the node's other links. They are never added to ours, from where they could be removed.
 	own    []netip.Addr
 	synced bool
 	owners *service.OwnershipTable
-	// unsure are Services of which a part was refused: what the kernel has of them is not
-	// known, and a Sync looks. Others go on without one.
+	// unsure are Services of which a part was refused: their state in the kernel is unknown until a Sync reads it.
+	// Other Services need no Sync.
 	unsure map[model.Name]bool
 	// users counts the plans that need an address.
 	users map[netip.Addr]int
-	// draining are backends that get nothing new, with when they are given up.
+	// draining are backends that get no new connections, with the time when they are removed.
 	draining map[ipvs.Key]map[netip.AddrPort]time.Time
 	gone     map[service.Frontend]bool
 	sweep    bool
@@ -51,8 +50,8 @@ type Mode struct {
 type Options struct {
 	// Scheduler is one of Schedulers.
 	Scheduler string
-	// Drain is how long connections to a former endpoint, and to the virtual servers
-	// when another mode takes over, may live on.
+	// Drain is how long connections to a former endpoint may continue, and connections of virtual servers when another
+	// mode takes over.
 	Drain time.Duration
 	// BypassIPVS says which Services are served by nftables and not by virtual servers; nil:
 	// none. The node that answers DNS itself must get it before IPVS does.
@@ -151,9 +150,8 @@ func (m *Mode) Apply(ctx context.Context, set map[model.Name]service.Plan, del [
 	failed := reconcile.KeyErrors[model.Name](d.Failed())
 	refused := reconcile.KeyErrors[model.Name]{}
 	m.synced = false // until all of it is in the kernel
-	// Servers and addresses that are new come first, then the rules that lead there, and
-	// then what nothing leads to any more goes. A server may pass from one Service to
-	// another, so both looks are over all keys.
+	// New servers and addresses come first, then the rules that lead to them; last, unused ones are removed. A server
+	// may pass from one Service to another, so both steps consider all keys.
 	before, after := map[ipvs.Key]server{}, map[ipvs.Key]server{}
 	for _, k := range keys {
 		maps.Copy(before, m.wanted(k, m.owners.Plans[k]))
@@ -194,14 +192,14 @@ func (m *Mode) isUnsure(set map[model.Name]service.Plan, del []model.Name) bool 
 	return false
 }
 
-// doubt notes keys of which something was refused.
+// doubt records keys of which a part was refused.
 func (m *Mode) doubt(refused reconcile.KeyErrors[model.Name]) {
 	for k := range refused {
 		m.unsure[k] = true
 	}
 }
 
-// applyCompanion has the tables follow the plans as they may hold.
+// applyCompanion applies the plans to the companion tables.
 func (m *Mode) applyCompanion(ctx context.Context, d *service.OwnershipChange, keys []model.Name,
 	refused reconcile.KeyErrors[model.Name]) error {
 	set, del := map[model.Name]service.Plan{}, []model.Name{}
@@ -221,8 +219,8 @@ func (m *Mode) applyCompanion(ctx context.Context, d *service.OwnershipChange, k
 	return err
 }
 
-// raise makes the servers, backends and addresses of a plan that are not there yet: old
-// are the servers of all keys that change.
+// raise adds the servers, backends and addresses of a plan that are missing. old are the servers of all keys that
+// change.
 func (m *Mode) raise(ctx context.Context, k model.Name, p *service.Plan, old map[ipvs.Key]server) error {
 	if p == nil {
 		return nil
@@ -250,7 +248,7 @@ func (m *Mode) raise(ctx context.Context, k model.Name, p *service.Plan, old map
 	return errors.Join(errs...)
 }
 
-// lower takes away what a plan no longer has, and no other has now.
+// lower removes what a plan no longer has, unless another plan has it now.
 func (m *Mode) lower(ctx context.Context, k model.Name, old service.Plan, now map[ipvs.Key]server) error {
 	var errs []error
 	m.addresses(k, old, func(a netip.Addr) {
@@ -275,9 +273,9 @@ func (m *Mode) lower(ctx context.Context, k model.Name, old service.Plan, now ma
 	return errors.Join(errs...)
 }
 
-// retire ends a backend: UDP clients are to move at once, connections live on.
+// retire drains a backend: UDP clients move at once, TCP connections continue.
 func (m *Mode) retire(ctx context.Context, key ipvs.Key, at netip.AddrPort) error {
-	// The scheduler dh has no second choice: what it draws must be there.
+	// The scheduler dh has no second choice: the backend that it chooses must exist.
 	if key.Protocol == model.UDP || m.opt.Scheduler == "dh" {
 		return m.conn.DelBackend(ctx, key, at)
 	}
@@ -288,8 +286,8 @@ func (m *Mode) retire(ctx context.Context, key ipvs.Key, at netip.AddrPort) erro
 	return m.conn.SetBackend(ctx, key, ipvs.Backend{At: at, Weight: 0})
 }
 
-// finish removes old UDP flows: the next packet of such a client makes a new one, which
-// IPVS gives a backend that is there.
+// finish removes old UDP flows: the next packet of such a client starts a new flow, for which IPVS chooses an existing
+// backend.
 func (m *Mode) finish(ctx context.Context, failed reconcile.KeyErrors[model.Name]) error {
 	if m.sweep {
 		if err := m.track.FlushWhere(ctx, m.owners.Stale(m.gone)); err != nil {
@@ -364,7 +362,7 @@ const proxyLink = "kube-ipvs0"
 
 // read finds servers, and tells those of service proxies from others': their addresses
 // are on the link of ours or of kube-proxy; or they are on an address of the node, at a
-// node port of the tables around, or in the default range where a link says that there
+// node port of the companion tables, or in the default range where a link says that there
 // was a proxy.
 func (m *Mode) read(ctx context.Context) (found, error) {
 	f := found{servers: map[ipvs.Key]ipvs.Server{}, ours: map[ipvs.Key]bool{}}
@@ -404,7 +402,7 @@ func (m *Mode) read(ctx context.Context) (found, error) {
 	return f, nil
 }
 
-// settle makes what is wanted and not there.
+// settle adds what is wanted and missing.
 func (m *Mode) settle(ctx context.Context, have found, refused reconcile.KeyErrors[model.Name]) {
 	draining := m.draining
 	m.users, m.draining = map[netip.Addr]int{}, map[ipvs.Key]map[netip.AddrPort]time.Time{}
@@ -514,7 +512,7 @@ func (m *Mode) Run(ctx context.Context) error {
 // a twentieth of a core.
 func pace(took time.Duration) time.Duration { return max(time.Second, 20*took) }
 
-// look is one round of Run. What fails is tried again in the next.
+// look is one poll of Run. What fails is retried in the next.
 func (m *Mode) look(ctx context.Context) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -556,8 +554,7 @@ func (m *Mode) look(ctx context.Context) {
 	}
 }
 
-// perLook is how many Services' backends are looked at in one round: each is a call of the
-// kernel.
+// perLook is the number of Services whose backends are read in one poll: each is a call to the kernel.
 const perLook = 100
 
 // backendsAreThere checks the backends of the next unchecked Services. What cannot be read counts as right.
@@ -618,8 +615,8 @@ func (m *Mode) drained(ctx context.Context) {
 	}
 }
 
-// Leave has another mode, which must be in place, take the new connections, waits until
-// those of the virtual servers have ended, at most Drain, and removes everything.
+// Leave lets another mode, which must be in place, take new connections. It waits until the connections of the virtual
+// servers have ended, at most for Drain, and removes everything.
 func (m *Mode) Leave(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -639,9 +636,9 @@ func (m *Mode) Leave(ctx context.Context) error {
 			errs = append(errs, m.conn.SetBackend(ctx, key, ipvs.Backend{At: b.At}))
 		}
 	}
-	// The tables would hold what was, from now on. Connections do not need them.
+	// The tables would become stale from now on. Connections do not need them.
 	errs = append(errs, m.companion.Remove(ctx))
-	// UDP clients move at once: nothing says when they have ended.
+	// UDP clients move at once: nothing shows when they have ended.
 	errs = append(errs, m.track.FlushWhere(ctx, func(dst, backend netip.AddrPort) bool {
 		return have.ours[ipvs.Key{Addr: dst.Addr(), Protocol: model.UDP, Port: dst.Port()}] && backend != dst
 	}))

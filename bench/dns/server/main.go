@@ -23,6 +23,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"wayleave.dev/dns"
+	"wayleave.dev/dns/schema"
+	"wayleave.dev/dns/server"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 	source "wayleave.dev/source/kubernetes"
@@ -44,7 +46,7 @@ func main() {
 	case "agent":
 		err = agent(ctx, *dir, *master, *listen, *upstreams, *stubs, log)
 	case "dns":
-		err = dns.Run(ctx, dns.Config{Socket: filepath.Join(*dir, "agent.sock"), StateFile: filepath.Join(*dir,
+		err = server.Run(ctx, server.Config{Socket: filepath.Join(*dir, "agent.sock"), StateFile: filepath.Join(*dir,
 			"state.json"),
 			HealthSocket: filepath.Join(*dir, "health.sock"), Log: log})
 	default:
@@ -83,9 +85,10 @@ func agent(ctx context.Context, dir, master, listen, upstreams, stubs string, lo
 	if err := store.WaitSynced(ctx, model.ServiceKind|model.EndpointSliceKind|model.NamespaceKind); err != nil {
 		return err
 	}
-	names := &reconcile.Loop[model.Name, dns.Entry]{
+	names := &reconcile.Loop[model.Name, schema.Records]{
 		Name: "dns", Store: store, Kinds: model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind,
-		Keys: dns.Keys, Plan: dns.Plan, Equal: dns.Equal, Target: feed, Health: reconcile.NewHealth(nil, nil), Log: log,
+		Keys: dns.Keys, Plan: dns.Plan, Equal: schema.Equal, Target: feed, Health: reconcile.NewHealth(nil,
+			nil), Log: log,
 	}
 	start(names.Run)
 	wg.Wait()
@@ -98,11 +101,11 @@ func newFeed(listen, upstreams, stubs string, log *slog.Logger) (*dns.Feed, erro
 	if err != nil {
 		return nil, err
 	}
-	settings := dns.Settings{Domains: []string{"cluster.local."},
+	settings := schema.Settings{Domains: []string{"cluster.local."},
 		Clients: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
 	// What the agent sets by default.
-	settings.Pods, settings.VIPs = dns.PodsInsecure, []netip.Addr{at.Addr()}
-	settings.Forwarding.Cache = dns.CacheLimits{Bytes: 16 << 20, TTL: time.Hour, NegativeTTL: 30 * time.Minute,
+	settings.Pods, settings.VIPs = schema.PodsInsecure, []netip.Addr{at.Addr()}
+	settings.Forwarding.Cache = schema.CacheLimits{Bytes: 16 << 20, TTL: time.Hour, NegativeTTL: 30 * time.Minute,
 		Stale: 24 * time.Hour}
 	var errs []error
 	for u := range strings.SplitSeq(upstreams, ",") {
@@ -122,6 +125,6 @@ func newFeed(listen, upstreams, stubs string, log *slog.Logger) (*dns.Feed, erro
 	}
 	feed := &dns.Feed{Open: dns.OpenSocket, Log: log}
 	feed.Configure(settings)
-	feed.Listen([]dns.Socket{{Network: "udp", Addr: at}, {Network: "tcp", Addr: at}})
+	feed.Listen([]schema.Socket{{Network: "udp", Addr: at}, {Network: "tcp", Addr: at}})
 	return feed, errors.Join(errs...)
 }

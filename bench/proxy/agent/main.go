@@ -22,6 +22,7 @@ import (
 	"wayleave.dev/ingress"
 	"wayleave.dev/model"
 	"wayleave.dev/proxy/feed"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/reconcile"
 	source "wayleave.dev/source/kubernetes"
 )
@@ -42,13 +43,13 @@ func main() {
 }
 
 // sockets are what proxies listen on.
-func sockets(plain, encrypted string) (list []feed.Socket, err error) {
+func sockets(plain, encrypted string) (list []schema.Socket, err error) {
 	for _, s := range []struct {
 		addr string
 		tls  bool
 	}{{plain, false}, {encrypted, true}} {
 		addr, bad := netip.ParseAddrPort(s.addr)
-		list, err = append(list, feed.Socket{Addr: addr, TLS: s.tls}), errors.Join(err, bad)
+		list, err = append(list, schema.Socket{Addr: addr, TLS: s.tls}), errors.Join(err, bad)
 	}
 	return list, err
 }
@@ -69,7 +70,7 @@ func run(ctx context.Context, master, socket, plain, encrypted, named string) er
 	}
 	defer store.Close()
 	f := feed.New(65533, feed.NewKeeper("", log), log)
-	f.Configure(feed.Settings{ConnectionsPerClient: -1})
+	f.Configure(schema.Settings{ConnectionsPerClient: -1})
 	f.Listen(list)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket})
 	if err != nil {

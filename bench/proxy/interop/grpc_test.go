@@ -28,11 +28,11 @@ import (
 
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/process"
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // pair makes a certificate for a name.
-func pair(t *testing.T, name string) (table.Certificate, *x509.CertPool) {
+func pair(t *testing.T, name string) (schema.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -55,12 +55,12 @@ func pair(t *testing.T, name string) (table.Certificate, *x509.CertPool) {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(leaf)
-	return table.Certificate{Key: name, Chain: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+	return schema.Certificate{Key: name, Chain: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		Priv: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})}, pool
 }
 
 // serve starts a proxy with a host; it returns its sockets, plain and encrypted.
-func serve(t *testing.T, host table.Host, backend table.Backend, cert table.Certificate) (plain,
+func serve(t *testing.T, host schema.Host, backend schema.Backend, cert schema.Certificate) (plain,
 	encrypted netip.AddrPort) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
@@ -74,12 +74,12 @@ func serve(t *testing.T, host table.Host, backend table.Backend, cert table.Cert
 	}
 	plain, encrypted = free(), free()
 	f := feed.New(65533, feed.NewKeeper("", log), log)
-	f.Configure(feed.Settings{Drain: time.Second})
-	f.Listen([]feed.Socket{{Addr: plain}, {Addr: encrypted, TLS: true}})
+	f.Configure(schema.Settings{Drain: time.Second})
+	f.Listen([]schema.Socket{{Addr: plain}, {Addr: encrypted, TLS: true}})
 	ctx, cancel := context.WithCancel(context.Background())
-	if err := errors.Join(f.Hosts().Sync(ctx, map[string]table.Host{host.Name: host}),
-		f.Backends().Sync(ctx, map[string]table.Backend{backend.Key: backend}),
-		f.Certificates().Sync(ctx, map[string]table.Certificate{cert.Key: cert})); err != nil {
+	if err := errors.Join(f.Hosts().Sync(ctx, map[string]schema.Host{host.Name: host}),
+		f.Backends().Sync(ctx, map[string]schema.Backend{backend.Key: backend}),
+		f.Certificates().Sync(ctx, map[string]schema.Certificate{cert.Key: cert})); err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
@@ -122,9 +122,9 @@ func TestGRPCInterop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, protocol := range []table.Protocol{table.GRPC, table.GRPCS} {
+	for _, protocol := range []schema.Protocol{schema.GRPC, schema.GRPCS} {
 		var options []grpc.ServerOption
-		if protocol == table.GRPCS {
+		if protocol == schema.GRPCS {
 			options = append(options, grpc.Creds(credentials.NewServerTLSFromCert(&keyPair)))
 		}
 		s := grpc.NewServer(options...)
@@ -135,10 +135,10 @@ func TestGRPCInterop(t *testing.T) {
 		}
 		go func() { _ = s.Serve(l) }()
 		t.Cleanup(s.Stop)
-		plain, encrypted := serve(t, table.Host{Name: name, Certificate: name,
-			Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b",
-				Options: &table.Options{Protocol: protocol}}}},
-			table.Backend{Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}},
+		plain, encrypted := serve(t, schema.Host{Name: name, Certificate: name,
+			Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: "b",
+				Options: &schema.Options{Protocol: protocol}}}},
+			schema.Backend{Key: "b", Endpoints: []schema.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}},
 			cert)
 		for _, c := range []struct {
 			name  string

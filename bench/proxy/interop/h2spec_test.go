@@ -15,7 +15,7 @@ import (
 	"github.com/summerwind/h2spec/http2"
 	"github.com/summerwind/h2spec/spec"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 // answered are the cases in which h2spec wants another refusal than ours, with why. None
@@ -46,9 +46,10 @@ func TestH2Spec(t *testing.T) {
 		}))
 	}()
 	cert, _ := pair(t, "h2spec.example.com")
-	plain, encrypted := serve(t, table.Host{Certificate: cert.Key,
-		Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b"}}},
-		table.Backend{Key: "b", Endpoints: []table.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}}, cert)
+	plain, encrypted := serve(t, schema.Host{Certificate: cert.Key,
+		Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: "b"}}},
+		schema.Backend{Key: "b", Endpoints: []schema.Endpoint{{Addr: netip.MustParseAddrPort(l.Addr().String())}}},
+		cert)
 	for _, c := range []config.Config{
 		{Host: "127.0.0.1", Port: int(plain.Port()), Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 4000},
 		{Host: "127.0.0.1", Port: int(encrypted.Port()), Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 4000,

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"wayleave.dev/proxy/table"
+	"wayleave.dev/proxy/schema"
 )
 
 const nginxProxied = `
@@ -85,16 +85,16 @@ func TestPROXYProtocolByOthers(t *testing.T) {
 			})
 			for _, way := range []struct {
 				port     string
-				protocol table.Protocol
+				protocol schema.Protocol
 				version  uint8
-			}{{plain, table.HTTP, 1}, {plain, table.HTTP, 2}, {encrypted, table.HTTPS, 1},
-				{encrypted, table.HTTPS, 2}} {
+			}{{plain, schema.HTTP, 1}, {plain, schema.HTTP, 2}, {encrypted, schema.HTTPS, 1},
+				{encrypted, schema.HTTPS, 2}} {
 				end := netip.MustParseAddrPort("127.0.0.1:" + way.port)
 				waitFor(t, end)
-				front, _ := serve(t, table.Host{Name: "a.example.com",
-					Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: "b",
-						Options: &table.Options{Protocol: way.protocol, SendProxy: way.version}}}},
-					table.Backend{Key: "b", Endpoints: []table.Endpoint{{Addr: end}}}, cert)
+				front, _ := serve(t, schema.Host{Name: "a.example.com",
+					Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: "b",
+						Options: &schema.Options{Protocol: way.protocol, SendProxy: way.version}}}},
+					schema.Backend{Key: "b", Endpoints: []schema.Endpoint{{Addr: end}}}, cert)
 				for range 3 {
 					var local string
 					tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

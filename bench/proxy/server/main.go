@@ -25,6 +25,7 @@ import (
 	"wayleave.dev/proxy"
 	"wayleave.dev/proxy/h1"
 	"wayleave.dev/proxy/process"
+	"wayleave.dev/proxy/schema"
 	"wayleave.dev/proxy/table"
 	"wayleave.dev/proxy/upstream"
 )
@@ -91,16 +92,17 @@ func profiles(file string) {
 
 // serve is Wayleave's HTTP/1.1 alone.
 func serve(l net.Listener, endpoints []string) {
-	b := &table.Backend{Key: "bench/app:80"}
+	b := &schema.Backend{Key: "bench/app:80"}
 	for _, e := range endpoints {
-		b.Endpoints = append(b.Endpoints, table.Endpoint{Addr: netip.MustParseAddrPort(e)})
+		b.Endpoints = append(b.Endpoints, schema.Endpoint{Addr: netip.MustParseAddrPort(e)})
 	}
 	p := &proxy.Proxy{Upstreams: upstream.NewSet(upstream.Defaults()), Tries: 3,
 		Timeouts: proxy.Timeouts{Connect: 5 * time.Second, Send: 60 * time.Second, Read: 60 * time.Second}}
-	p.Upstreams.Replace(map[string]*table.Backend{b.Key: b})
-	p.SetTable(table.Make(nil, map[string]*table.Host{
-		"bench.example": {Name: "bench.example", Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: b.Key}}},
-		"":              {Paths: []table.Path{{Kind: table.Prefix, Path: "/", Backend: b.Key}}},
+	p.Upstreams.Replace(map[string]*schema.Backend{b.Key: b})
+	p.SetTable(table.Make(nil, map[string]*schema.Host{
+		"bench.example": {Name: "bench.example",
+			Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: b.Key}}},
+		"": {Paths: []schema.Path{{Kind: schema.Prefix, Path: "/", Backend: b.Key}}},
 	}))
 	s := &h1.Server{Limits: h1.DefaultLimits(), Handle: p.Handle}
 	for {

@@ -2,10 +2,10 @@ package speaker
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Describe is for Prometheus.
+// Describe implements prometheus.Collector.
 func (s *Supervisor) Describe(to chan<- *prometheus.Desc) { prometheus.DescribeByCollect(s, to) }
 
-// Collect gives the metrics of what the process does and sees.
+// Collect returns the metrics of the process.
 func (s *Supervisor) Collect(to chan<- prometheus.Metric) {
 	r := s.Report()
 	give := func(name, help string, kind prometheus.ValueType, v float64) {

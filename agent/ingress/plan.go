@@ -1,0 +1,70 @@
+package ingress
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"wayleave.dev/agent"
+	"wayleave.dev/ingress"
+	"wayleave.dev/model"
+	"wayleave.dev/reconcile"
+)
+
+// names has the Secrets watched that Ingresses of ours name, and no others.
+func (f *Feature) names(ctx context.Context) error {
+	return secretLoop(f.node.Core, f.settings, f.secrets).Run(ctx)
+}
+
+func secretLoop(c *agent.Core, s ingress.Settings,
+	target reconcile.Target[model.Name, []model.Name]) *reconcile.Loop[model.Name, []model.Name] {
+	const name = "ingress secrets"
+	first := true
+	return &reconcile.Loop[model.Name, []model.Name]{
+		Name: name, Store: c.Store, Kinds: model.IngressKind | model.IngressClassKind, Target: target,
+		Health: c.Health(name), Log: c.Log,
+		Keys: func(snap model.Snapshot, ch model.Changes) []model.Name {
+			keys := slices.Collect(maps.Keys(ch.Ingresses))
+			if len(ch.Classes) > 0 {
+				keys = keys[:0]
+				for n := range ch.Ingresses {
+					keys = append(keys, n) // those that are gone, too
+				}
+				for i := range snap.Ingresses() {
+					keys = append(keys, i.Name)
+				}
+			}
+			if first {
+				first = false
+				keys = append(keys, model.Name{}) // the settings
+			}
+			return keys
+		},
+		Plan: func(snap model.Snapshot, n model.Name) ([]model.Name, bool, []model.Problem) {
+			if n == (model.Name{}) {
+				return []model.Name{s.DefaultCertificate}, s.DefaultCertificate != model.Name{}, nil
+			}
+			i, ok := snap.Ingress(n)
+			if !ok || !s.Ours(snap, i) {
+				return nil, false, nil
+			}
+			names := ingress.SecretsOf(i)
+			return names, len(names) > 0, nil
+		},
+		Equal: slices.Equal[[]model.Name],
+	}
+}
+
+// plan plans hosts, backends and certificates.
+func (f *Feature) plan(ctx context.Context) error {
+	planner := ingress.NewPlanner(f.settings)
+	planner.Waits = true // for f.secrets
+	loop := &reconcile.Loop[ingress.Key, ingress.Plan]{
+		Name: "ingress", Store: f.node.Store, Kinds: ingress.Kinds, Keys: planner.Keys, Plan: planner.Plan,
+		Equal:  ingress.Equal,
+		Target: ingress.Target{Hosts: f.feed.Hosts(), Backends: f.feed.Backends(), Certificates: f.feed.Certificates()},
+		Wake:   planner.Wake(), Health: f.node.Health(f.Name()), Log: f.node.Log,
+		Report: f.node.ReportTo("ingress"),
+	}
+	return agent.All(ctx, loop.Run, planner.Run)
+}

@@ -1,0 +1,94 @@
+package loadbalancer
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"wayleave.dev/agent"
+	"wayleave.dev/config"
+	"wayleave.dev/loadbalancer/l2/speaker"
+	"wayleave.dev/loadbalancer/peers"
+	"wayleave.dev/model"
+)
+
+func TestInterfacesOfAnAddress(t *testing.T) {
+	node, other := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("198.51.100.1")
+	links := []hostLink{{"eth0", []netip.Addr{node}}, {"eth1", []netip.Addr{other}}, {"bond0", nil}}
+	own := map[netip.Addr]bool{node: true}
+	for _, tc := range []struct{ globs, want []string }{
+		{nil, []string{"eth0"}},
+		{[]string{"eth*"}, []string{"eth0", "eth1"}},
+		{[]string{"bond?", "eth1"}, []string{"eth1", "bond0"}},
+		{[]string{"wlan0"}, nil},
+		{[]string{"["}, nil}, // the source has named it
+	} {
+		if got := match(links, tc.globs, own); !slices.Equal(got, tc.want) {
+			t.Errorf("%v: %v, want %v", tc.globs, got, tc.want)
+		}
+	}
+}
+
+func TestStatusOfVIPs(t *testing.T) {
+	now := time.Now()
+	raw, err := json.Marshal([]vipStatus{
+		{Addr: netip.MustParseAddr("192.0.2.10"), Service: "default/web", Owner: "node1",
+			Since: now.Add(-90 * time.Second)},
+		{Addr: netip.MustParseAddr("2001:db8::10"), Service: "default/web,default/api", Since: now,
+			Note: "disputed with node2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "ADDRESS       SERVICE                  OWNER   SINCE      NOTE\n" +
+		"192.0.2.10    default/web              node1   1m30s ago  \n" +
+		"2001:db8::10  default/web,default/api  nobody  0s ago     disputed with node2\n"
+	if got, err := owners(raw, now); err != nil || got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if got, err := owners(nil, now); err != nil || !strings.Contains(got, "no address") {
+		t.Errorf("without addresses: %q", got)
+	}
+}
+
+// The kubelet ends the agent before when this one is ready: a standby is once its process
+// could show life at once, or has waited for as long as is good.
+func TestAStandbyIsReadyWhenAddressesWouldStay(t *testing.T) {
+	store, err := model.NewStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	f := New()
+	a := &agent.Node{Name: "node1",
+		Core: agent.NewCore(slog.New(slog.DiscardHandler), store, config.Config{}, []agent.Feature{f})}
+	store.MarkSynced(model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.NamespaceKind)
+	if err := a.Ready(time.Now()); err != nil {
+		t.Fatalf("without load balancers: %v", err)
+	}
+	a.Config.LoadBalancer.Enabled = true
+	ready := func(want string) {
+		t.Helper()
+		switch err := a.Ready(time.Now()); {
+		case want == "" && err != nil, want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("ready: %v, want %q", err, want)
+		}
+	}
+	ready("not been started")
+	n := &announcer{node: "node1", began: time.Now(), sup: speaker.New(slog.New(slog.DiscardHandler), "l2")}
+	f.announcer.Store(n)
+	ready("not planned")
+	if err := n.Sync(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	ready("nodes are not known")
+	n.setPeers([]peers.Peer{{Name: "node1", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}})
+	ready("no key")
+	n.setKeys([][]byte{make([]byte, 32)})
+	ready("does not run")
+	n.began = time.Now().Add(-preparedWithin)
+	ready("")
+}

@@ -1,0 +1,180 @@
+// Package podnetwork runs the pod network in the agent.
+package podnetwork
+
+import (
+	"context"
+	"net/netip"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"wayleave.dev/agent"
+	"wayleave.dev/config"
+	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/link"
+	"wayleave.dev/model"
+	"wayleave.dev/podnetwork"
+	"wayleave.dev/podnetwork/cni/call"
+	"wayleave.dev/podnetwork/routes"
+)
+
+// addressesFile would remember, in the folder of state, local addresses: the pod network sets none by its links.
+const addressesFile = "no-addresses"
+
+// Feature is the pod network.
+type Feature struct {
+	network atomic.Pointer[podnetwork.Network]
+	path    *prometheus.GaugeVec
+	tunnel  *prometheus.GaugeVec
+}
+
+var (
+	_ agent.Feature     = (*Feature)(nil)
+	_ agent.Owner       = (*Feature)(nil)
+	_ agent.Leaver      = (*Feature)(nil)
+	_ agent.Reporter    = (*Feature)(nil)
+	_ agent.Metered     = (*Feature)(nil)
+	_ agent.Uninstaller = (*Feature)(nil)
+)
+
+// New makes the feature of one process.
+func New() *Feature {
+	return &Feature{
+		path: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "wayleave_path_mtu_bytes",
+			Help: "The largest packet that reaches a node."}, []string{"node"}),
+		tunnel: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "wayleave_tunnel_carries",
+			Help: "Whether packets by VXLAN reach a node: 1, or 0 where they do not and others do."}, []string{"node"}),
+	}
+}
+
+// Name implements agent.Feature.
+func (f *Feature) Name() string { return "podnetwork" }
+
+// Enabled implements agent.Feature.
+func (f *Feature) Enabled(cfg config.Config) bool { return cfg.PodNetwork.Enabled }
+
+// Kinds implements agent.Feature.
+func (f *Feature) Kinds(config.Config) agent.Kinds { return agent.Kinds{} }
+
+// Own implements agent.Owner.
+func (f *Feature) Own(n *agent.Node) []agent.Part {
+	return []agent.Part{{Name: f.Name(), Run: func(ctx context.Context) error { return f.run(ctx, n) }}}
+}
+
+// Leave implements agent.Leaver: pods are of another CNI, whose bridges are looked at for what depends on them.
+func (f *Feature) Leave(n *agent.Node) []agent.Part {
+	if !n.Config.Service.Enabled && !n.Config.NetworkPolicy.Enabled {
+		return nil
+	}
+	return []agent.Part{{Name: "bridges", Run: func(ctx context.Context) error { return watchBridges(ctx, n) }}}
+}
+
+// Facts implements agent.Reporter.
+func (f *Feature) Facts(*agent.Node, model.Snapshot) []string {
+	if network := f.network.Load(); network != nil {
+		return network.Facts()
+	}
+	return nil
+}
+
+// Metrics implements agent.Metered.
+func (f *Feature) Metrics(*agent.Node) []prometheus.Collector {
+	return []prometheus.Collector{f.path, f.tunnel}
+}
+
+func (f *Feature) run(ctx context.Context, n *agent.Node) error {
+	kernel, err := n.Links(addressesFile)
+	if err != nil {
+		return err
+	}
+	track, err := conntrack.NewKernel(0)
+	if err != nil {
+		return err
+	}
+	c := podnetwork.Config{
+		Node: n.Name, Store: n.Store, NSFD: int(n.NetNS.Fd()), StateDir: n.State, Socket: call.Socket,
+		Tombstones: call.Tombstones, Sysctl: n.Sysctl,
+		Plugin: "/wayleave-cni", BinDir: n.CNIBin, ConfDir: n.CNIConf,
+		CoolDown:   n.Config.PodNetwork.CoolDown,
+		Masquerade: n.Config.PodNetwork.Masquerade, Routing: routes.Mode(n.Config.Routing),
+		ProbeEvery: n.Config.PodNetwork.ProbeEvery,
+		VXLANPort:  uint16(n.Config.PodNetwork.VXLANPort), Tunnel: f.tunnelTo,
+		PathMTU:  func(node string, bytes int) { f.path.WithLabelValues(node).Set(float64(bytes)) },
+		Reserved: agent.ReservedPorts(n.Config),
+		Kernel:   kernel, NFT: n.NFT, Track: track, Firewall: n.Firewall, Report: n.Problems.Set,
+		Tell: n.TellState, Log: n.Log,
+	}
+	meet(&c, n)
+	network, err := podnetwork.New(c, n.Health(f.Name()), n.Health("masquerade"))
+	if err != nil {
+		return err
+	}
+	defer network.Close()
+	f.network.Store(network)
+	return network.Run(ctx)
+}
+
+// meet has the other features told of leases and of the proxy's addresses, and asked before a new pod has its network.
+func meet(c *podnetwork.Config, n *agent.Node) {
+	followers := agent.Enabled[agent.LeaseFollower](n.Config, n.Features)
+	c.Leases = func(pods map[netip.Addr]model.Name) {
+		for _, f := range followers {
+			f.Leases(pods)
+		}
+	}
+	if isolators := agent.Enabled[agent.Isolator](n.Config, n.Features); len(isolators) > 0 {
+		c.Isolate = func(ctx context.Context, ips []netip.Addr) error {
+			for _, f := range isolators {
+				if err := f.Isolate(ctx, ips); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	if proxies := agent.Enabled[agent.ProxyFollower](n.Config, n.Features); len(proxies) > 0 {
+		c.ProxyAddress = true
+		c.Proxy = func(addrs []netip.Addr) {
+			for _, f := range proxies {
+				f.ProxyAddresses(addrs)
+			}
+		}
+	}
+}
+
+// tunnelTo says whether packets reach a node by VXLAN.
+func (f *Feature) tunnelTo(node string, carries bool) {
+	value := 0.0
+	if carries {
+		value = 1
+	}
+	f.tunnel.WithLabelValues(node).Set(value)
+}
+
+// Uninstall implements agent.Uninstaller.
+func (f *Feature) Uninstall(ctx context.Context, h *agent.Host) error {
+	c, err := leftOn(h)
+	if err != nil {
+		return err
+	}
+	return podnetwork.Uninstall(ctx, c)
+}
+
+// Remains implements agent.Uninstaller.
+func (f *Feature) Remains(ctx context.Context, h *agent.Host) ([]string, error) {
+	c, err := leftOn(h)
+	if err != nil {
+		return nil, err
+	}
+	return podnetwork.Remains(ctx, c)
+}
+
+// leftOn is what the feature may have on a host.
+func leftOn(h *agent.Host) (podnetwork.Config, error) {
+	links, err := link.NewKernel(h.FD(), filepath.Join(h.State, addressesFile))
+	return podnetwork.Config{NSFD: h.FD(), StateDir: h.State, Kernel: links, NFT: h.NFT, Firewall: h.Firewall,
+		Sysctl: h.Sysctl, BinDir: h.CNIBin, ConfDir: h.CNIConf, Socket: filepath.Join(h.Run,
+			filepath.Base(call.Socket)),
+		Tombstones: filepath.Join(h.State, filepath.Base(call.Tombstones))}, err
+}

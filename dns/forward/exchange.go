@@ -1,0 +1,335 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+	"wayleave.dev/dns/schema"
+	"wayleave.dev/dns/wire"
+)
+
+// tcpReserve is left when TCP has brought nothing: for further datagrams, and to answer with what UDP has brought.
+const tcpReserve = 300 * time.Millisecond
+
+// largestUDP is asked for by UDP where TCP is closed: larger answers come in fragments, which is better than not at
+// all.
+const largestUDP = 4096
+
+// form is how a query is put to a server.
+type form struct {
+	edns  bool // with an OPT record
+	mixed bool // with letters of random case
+}
+
+// form is the best that the server is known to understand. later counts the tries for the query that came before
+// and got nothing: as long as nothing is known of a server, these leave out what it may not like.
+func (u *remote) form(q *dns.Msg, later int) form {
+	now := u.now()
+	f := form{edns: !u.lacks(schema.LackEDNS, now), mixed: u.mixes() && hasLetters(q.Question[0].Name)}
+	if later > btoi(wire.DNSSECOK(q)) && !u.knowsEDNS(now) {
+		f.edns = false
+	}
+	if later > 1 && !u.knowsLetters(zoneOf(q, q.Question[0].Name), now) {
+		f.mixed = false
+	}
+	return f
+}
+
+// mixes says whether names are written with letters of random case for this server.
+func (u *remote) mixes() bool {
+	return !u.TLS && !u.plain.Load() && !u.lacks(schema.LackLetters, u.now())
+}
+
+// exchange asks once; and again in plainer forms, or by TCP, where the answer may come of what the server cannot do.
+func (u *remote) exchange(ctx context.Context, q *dns.Msg, later int) (*dns.Msg, error) {
+	f := u.form(q, later)
+	got, f, err := u.speak(ctx, f, q)
+	if err != nil {
+		return nil, err
+	}
+	if !f.mixed && u.mixes() && hasLetters(q.Question[0].Name) { // it was left out to see whether that helps
+		if got, err = u.sure(ctx, f, q, got); err != nil {
+			return nil, err
+		}
+		u.prove(schema.LackLetters, lackProofs, u.now())
+	}
+	if got, f = u.understood(ctx, f, q, got); got.Truncated && !u.TLS {
+		got = u.whole(ctx, f, q, got)
+	}
+	if f.mixed && rank(got) == rankFound {
+		u.heardLetters(q.Question[0].Name, u.now())
+	}
+	return got, nil
+}
+
+// What an answer is worth. What a server says of a query in a better form counts more than what it says of
+// another, unless the other brings more.
+const (
+	rankFailure = iota // an error
+	rankNoName
+	rankNoData
+	rankFound
+)
+
+func rank(m *dns.Msg) int {
+	switch {
+	case m.Rcode == dns.RcodeNameError:
+		return rankNoName
+	case m.Rcode != dns.RcodeSuccess:
+		return rankFailure
+	case len(m.Answer) == 0 && !m.Truncated:
+		return rankNoData
+	}
+	return rankFound
+}
+
+// speak asks in a form, and where the server breaks that form in another one, which it returns.
+func (u *remote) speak(ctx context.Context, f form, q *dns.Msg) (*dns.Msg, form, error) {
+	got, err := u.put(ctx, u.network(), f, q, wire.MaxUDP)
+	if errors.Is(err, errMalformed) {
+		return u.malformed(ctx, f, q, got, err)
+	}
+	if errors.Is(err, errLetters) {
+		return u.lettersLost(ctx, f, q, got)
+	}
+	alone := f.mixed || !u.mixes() || !hasLetters(q.Question[0].Name) // nothing else was left out
+	if err == nil && !f.edns && alone && u.isSilent(u.now()) && !u.lacks(schema.LackEDNS, u.now()) {
+		u.prove(schema.LackEDNS, lackProofs, u.now())
+	}
+	return got, f, err
+}
+
+// malformed is a reply that cannot be read: the fault may be in its OPT record, or it was cut without saying so.
+func (u *remote) malformed(ctx context.Context, f form, q, got *dns.Msg, why error) (*dns.Msg, form, error) {
+	if f.edns {
+		plain := form{mixed: f.mixed}
+		again, err := u.put(ctx, u.network(), plain, q, wire.MaxUDP)
+		if err == nil {
+			u.prove(schema.LackEDNS, lackProofs, u.now())
+			return again, plain, nil
+		}
+		if errors.Is(err, errLetters) {
+			return u.lettersLost(ctx, plain, q, again)
+		}
+	}
+	if u.TLS {
+		return nil, f, why
+	}
+	if tcp, _, err := u.overTCP(ctx, f, q); err == nil {
+		return tcp, f, nil
+	}
+	got.Rcode, got.Truncated, got.Answer, got.Ns, got.Extra = dns.RcodeSuccess, true, nil, nil, nil
+	return got, f, nil // as one that does not fit
+}
+
+// lettersLost is a reply that is right but for the letters of the name: TCP, whose numbers nobody can guess, says
+// the same, or further queries from other ports do.
+func (u *remote) lettersLost(ctx context.Context, f form, q, got *dns.Msg) (*dns.Msg, form, error) {
+	plain := form{edns: f.edns}
+	if tcp, kept, err := u.overTCP(ctx, f, q); err == nil {
+		if kept { // so it may be another that answered by UDP
+			u.prove(schema.LackLetters, letterProofs, u.now())
+			return tcp, f, nil
+		}
+		u.prove(schema.LackLetters, 1, u.now())
+		return tcp, plain, nil
+	}
+	for range letterProofs - 1 {
+		again, err := u.put(ctx, "udp", f, q, wire.MaxUDP)
+		if err == nil {
+			return again, f, nil
+		}
+		if !errors.Is(err, errLetters) || rank(again) != rank(got) {
+			return nil, f, fmt.Errorf("%w, and not twice the same answer", errLetters)
+		}
+		got = again
+	}
+	u.prove(schema.LackLetters, 1, u.now())
+	return got, plain, nil
+}
+
+// sure confirms an answer to a query in plain letters, which is easier to forge: by TCP, or by further queries from
+// other ports. It returns the last answer.
+func (u *remote) sure(ctx context.Context, f form, q, got *dns.Msg) (*dns.Msg, error) {
+	if tcp, _, err := u.overTCP(ctx, f, q); err == nil {
+		if rank(tcp) < rank(got) {
+			return nil, errors.New("TCP and UDP do not bring the same")
+		}
+		return tcp, nil
+	}
+	for range letterProofs - 1 {
+		again, err := u.put(ctx, "udp", f, q, wire.MaxUDP)
+		if err != nil {
+			return nil, err
+		}
+		if rank(again) != rank(got) {
+			return nil, errors.New("it does not bring the same twice")
+		}
+		got = again
+	}
+	return got, nil
+}
+
+// understood looks whether a reply that brings nothing comes of the form of the query.
+func (u *remote) understood(ctx context.Context, f form, q, got *dns.Msg) (*dns.Msg, form) {
+	if !u.doubtful(f, q, got) {
+		return got, f
+	}
+	p := form{edns: f.edns && rank(got) != rankFailure}
+	plain, err := u.put(ctx, u.network(), p, q, wire.MaxUDP)
+	if err != nil || rank(plain) <= rank(got) {
+		if err == nil && rank(got) != rankFailure && len(got.Ns) > 0 {
+			u.tryZone(zoneOf(got, q.Question[0].Name))
+		}
+		return got, f
+	}
+	if f.edns && !p.edns {
+		w, better := form{mixed: f.mixed}, plain
+		if f.mixed {
+			better, w, err = u.speak(ctx, w, q)
+		}
+		if err == nil && rank(better) >= rank(plain) {
+			u.prove(schema.LackEDNS, lackProofs, u.now())
+			return better, w
+		}
+	}
+	if plain, err = u.sure(ctx, p, q, plain); err != nil {
+		return got, f
+	}
+	u.prove(schema.LackLetters, 1, u.now())
+	if f.edns && !p.edns {
+		p.edns = true
+		if with, err := u.put(ctx, u.network(), p, q, wire.MaxUDP); err == nil && rank(with) >= rank(plain) {
+			return with, p
+		}
+		p.edns = false
+		u.prove(schema.LackEDNS, lackProofs, u.now())
+	}
+	return plain, p
+}
+
+// doubtful says whether a plainer query may bring more than this reply.
+func (u *remote) doubtful(f form, q, got *dns.Msg) bool {
+	now := u.now()
+	letters := f.mixed && !u.knowsLetters(zoneOf(got, q.Question[0].Name), now)
+	switch {
+	case rank(got) == rankFound || !f.edns && !f.mixed:
+		return false
+	case rank(got) != rankFailure:
+		return letters
+	case got.Rcode == dns.RcodeFormatError || got.Rcode == dns.RcodeNotImplemented || got.Rcode == dns.RcodeBadVers:
+		return true
+	}
+	return letters || f.edns && !u.knowsEDNS(now)
+}
+
+// tryZone looks in the background whether the server knows a zone by a name with capitals, so that not
+// everything which is missing there has to be asked for twice.
+func (u *remote) tryZone(zone string) {
+	if !u.mixes() || !hasLetters(zone) || !u.trying.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer u.trying.Store(false)
+		if now := u.now(); now.Sub(u.tried[zone]) < lackTCPFor || len(u.tried) >= knownNames {
+			if len(u.tried) >= knownNames {
+				clear(u.tried)
+			}
+			return
+		}
+		u.tried[zone] = u.now()
+		ctx, cancel := context.WithTimeout(u.ctx, upstreamPatience)
+		defer cancel()
+		q := new(dns.Msg).SetQuestion(zone, dns.TypeSOA)
+		if got, err := u.put(ctx, "udp", form{edns: !u.lacks(schema.LackEDNS, u.now()), mixed: true}, q,
+			wire.MaxUDP); err == nil &&
+			rank(got) == rankFound {
+			u.heardLetters(zone, u.now())
+		}
+	}()
+}
+
+// whole is all of an answer that did not fit: by TCP, else in a larger datagram, else what came.
+func (u *remote) whole(ctx context.Context, f form, q, got *dns.Msg) *dns.Msg {
+	if tcp, _, err := u.overTCP(ctx, f, q); err == nil && rank(tcp) != rankFailure {
+		return tcp
+	}
+	if !f.edns {
+		return got
+	}
+	large, err := u.put(ctx, "udp", f, q, largestUDP)
+	if err == nil && rank(large) == rankFound && (!large.Truncated || len(large.Answer) > len(got.Answer)) {
+		return large
+	}
+	return got
+}
+
+// overTCP asks by TCP, unless that is known to be closed. kept says that the letters came back as they were sent.
+func (u *remote) overTCP(ctx context.Context, f form, q *dns.Msg) (got *dns.Msg, kept bool, err error) {
+	if u.lacks(schema.LackTCP, u.now()) {
+		return nil, false, errors.New("it has no TCP")
+	}
+	limit := ctx
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		limit, cancel = context.WithDeadline(ctx, end.Add(-tcpReserve))
+		defer cancel()
+	}
+	got, err = u.put(limit, "tcp", f, q, wire.MaxUDP)
+	kept = err == nil
+	if errors.Is(err, errLetters) {
+		err = nil
+	}
+	switch {
+	case err == nil:
+		u.disprove(schema.LackTCP)
+	case ctx.Err() == nil:
+		u.prove(schema.LackTCP, lackProofs, u.now())
+	}
+	return got, kept, err
+}
+
+func (u *remote) network() string {
+	if u.TLS {
+		return "tls"
+	}
+	return "udp"
+}
+
+// put asks one query in a form. The reply has the question as it is in q. With errLetters and errMalformed there is
+// a reply, too.
+func (u *remote) put(ctx context.Context, network string, f form, q *dns.Msg, size uint16) (*dns.Msg, error) {
+	ask := q.Copy()
+	ask.Id = dns.Id()
+	ask.Extra = nil
+	if f.edns {
+		if network == "tls" {
+			size = dns.MaxMsgSize
+		}
+		ask.SetEdns0(size, wire.DNSSECOK(q))
+		u.sentEDNS(u.now())
+	}
+	if f.mixed {
+		ask.Question[0].Name = mix(ask.Question[0].Name)
+	}
+	got, err := u.over(ctx, network, ask)
+	if errors.Is(err, errLetters) && !f.mixed {
+		err = nil
+	}
+	if got == nil {
+		return nil, err
+	}
+	if f.edns {
+		u.heardEDNS(err == nil && rank(got) != rankFailure, u.now())
+	}
+	unmix(got, ask.Question[0].Name, q.Question[0].Name)
+	got.Question = q.Question
+	return got, err
+}
+
+// hasLetters says whether a name can be written in more than one way.
+func hasLetters(name string) bool { return strings.ToLower(name) != strings.ToUpper(name) }

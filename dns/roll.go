@@ -1,0 +1,112 @@
+package dns
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"wayleave.dev/dns/schema"
+	"wayleave.dev/model"
+	"wayleave.dev/reconcile"
+)
+
+// CallerPlan is what one pod brings to the table.
+type CallerPlan struct {
+	schema.Caller
+	Addrs []netip.Addr
+}
+
+// Equal compares two plans.
+func (p CallerPlan) Equal(o CallerPlan) bool {
+	return p.Caller.Equal(o.Caller) && slices.Equal(p.Addrs, o.Addrs)
+}
+
+// CallerKeys are the pods that changed.
+func CallerKeys(_ model.Snapshot, c model.Changes) []model.Name {
+	return slices.Collect(maps.Keys(c.Pods))
+}
+
+// PlanCaller makes the plan of a pod of this node. Pods with the node's network have
+// no address of their own to be known by.
+func PlanCaller(node string) func(model.Snapshot, model.Name) (CallerPlan, bool, []model.Problem) {
+	return func(snap model.Snapshot, key model.Name) (CallerPlan, bool, []model.Problem) {
+		p, ok := snap.Pod(key)
+		if !ok || p.HostNetwork || p.Node != node || len(p.IPs) == 0 {
+			return CallerPlan{}, false, nil
+		}
+		return CallerPlan{schema.Caller{Pod: key, Cluster: p.ClusterDNS, Searches: p.Searches, NDots: p.NDots},
+			p.IPs}, true, nil
+	}
+}
+
+// Roll is the agent's side of the table: it joins the pods of the API with the leases of addresses, and feeds the
+// servers. An address that two pods claim belongs to none. So does an address that the API and its lease give to
+// different pods: the API learns late that a pod has ended.
+type Roll struct {
+	Feed *Feed
+	// Leased says that Wayleave runs the pod network: no pod is known before Leases was called.
+	Leased bool
+
+	mu     sync.Mutex
+	synced bool
+	plans  map[model.Name]CallerPlan
+	leases map[netip.Addr]model.Name
+}
+
+var _ reconcile.Target[model.Name, CallerPlan] = (*Roll)(nil)
+
+// Sync implements reconcile.Target.
+func (r *Roll) Sync(_ context.Context, plans map[model.Name]CallerPlan) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.plans, r.synced = maps.Clone(plans), true
+	r.tell()
+	return nil
+}
+
+// Apply implements reconcile.Target.
+func (r *Roll) Apply(_ context.Context, set map[model.Name]CallerPlan, del []model.Name) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, p := range set {
+		r.plans[k] = p
+	}
+	for _, k := range del {
+		delete(r.plans, k)
+	}
+	r.tell()
+	return nil
+}
+
+// Leases replaces the list of addresses with their pods.
+func (r *Roll) Leases(list map[netip.Addr]model.Name) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leases = list
+	r.tell()
+}
+
+func (r *Roll) tell() {
+	if !r.synced || r.Leased && r.leases == nil {
+		return
+	}
+	table, twice := map[netip.Addr]schema.Caller{}, map[netip.Addr]bool{}
+	for _, p := range r.plans {
+		for _, a := range p.Addrs {
+			if r.Leased && r.leases[a] != p.Pod {
+				continue
+			}
+			_, taken := table[a]
+			twice[a] = twice[a] || taken
+			table[a] = p.Caller
+		}
+	}
+	for a, more := range twice {
+		if more {
+			delete(table, a)
+		}
+	}
+	r.Feed.Know(table)
+}

@@ -1,0 +1,54 @@
+package schema
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// MaxGuests bounds the networks that a server knows in addition to those of nodes. Kubernetes supports 150,000 pods.
+const MaxGuests = 200_000
+
+// Clients says who may ask. A look-up takes as long as there are lengths of
+// prefixes, whatever the number of nodes.
+type Clients struct {
+	bits4, bits6 []int
+	networks     map[netip.Prefix]struct{}
+}
+
+// NewClients makes the set of some networks; those that are not valid are left out.
+func NewClients(list []netip.Prefix) Clients {
+	c := Clients{networks: make(map[netip.Prefix]struct{}, len(list))}
+	for _, p := range list {
+		if !p.IsValid() {
+			continue
+		}
+		p = p.Masked()
+		c.networks[p] = struct{}{}
+		bits := &c.bits6
+		if p.Addr().Is4() {
+			bits = &c.bits4
+		}
+		if !slices.Contains(*bits, p.Bits()) {
+			*bits = append(*bits, p.Bits())
+		}
+	}
+	return c
+}
+
+// Allowed says whether an address, without zone, is of one of the networks.
+func (c *Clients) Allowed(a netip.Addr) bool {
+	bits := c.bits6
+	if a.Is4() {
+		bits = c.bits4
+	}
+	for _, n := range bits {
+		p, err := a.Prefix(n)
+		if err != nil {
+			return false
+		}
+		if _, ok := c.networks[p]; ok {
+			return true
+		}
+	}
+	return false
+}

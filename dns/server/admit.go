@@ -1,0 +1,22 @@
+package server
+
+import (
+	"net/netip"
+	"wayleave.dev/dns/schema"
+)
+
+// Admit replaces the networks of clients in addition to those of the settings.
+func (s *Server) Admit(list []netip.Prefix) {
+	c := schema.NewClients(list[:min(len(list), schema.MaxGuests)])
+	s.guests.Store(&c)
+}
+
+// admits says whether a client, an address without zone, may ask: it is of a network of nodes or of their pods, or a
+// known pod. All others get no answer.
+func (s *Server) admits(set *compiled, client netip.Addr) bool {
+	if set.clients.Allowed(client) || s.callers.at(client) != nil {
+		return true
+	}
+	guests := s.guests.Load()
+	return guests != nil && guests.Allowed(client)
+}

@@ -1,0 +1,161 @@
+package server
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Bounds of connections.
+const (
+	// maxConns are open at a time, over all sockets; fewer where the process may have fewer than four times as many
+	// files.
+	maxConns = 1024
+	// maxConnsEach are open of one source.
+	maxConnsEach = 64
+)
+
+// connections are the TCP connections of all sockets. When a source has as many as it may, its idlest one makes
+// room for its next; when all together have, the idlest of the source with the most. So a flood costs its own
+// source first. The idlest is the one that has made no progress for longest: no new query, no answer taken. One
+// that is being answered may be it: clients that do not read, or that ask dead servers, keep nobody out. Safe for
+// concurrent use.
+type connections struct {
+	most, mostEach int
+	evicted        atomic.Uint64
+
+	mu      sync.Mutex
+	all     int
+	sources map[netip.Addr]map[*tcpConn]struct{}
+}
+
+// tcpConn is a connection of a client that may ask.
+type tcpConn struct {
+	*net.TCPConn
+	client, source netip.Addr
+
+	// since is when it was accepted, when its last query was whole, or when that was answered. Below the lock of
+	// connections.
+	since time.Time
+}
+
+func newConnections(most, mostEach int) *connections {
+	return &connections{most: most, mostEach: mostEach, sources: map[netip.Addr]map[*tcpConn]struct{}{}}
+}
+
+// add takes a connection in, and closes another one for it where that must be.
+func (l *connections) add(c *tcpConn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case len(l.sources[c.source]) >= l.mostEach:
+		l.evict(idlest(l.sources[c.source]))
+	case l.all >= l.most:
+		l.evict(l.victim())
+	}
+	if l.sources[c.source] == nil {
+		l.sources[c.source] = map[*tcpConn]struct{}{}
+	}
+	c.since = time.Now()
+	l.sources[c.source][c] = struct{}{}
+	l.all++
+}
+
+// remove forgets a connection.
+func (l *connections) remove(c *tcpConn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drop(c)
+}
+
+func (l *connections) drop(c *tcpConn) {
+	list := l.sources[c.source]
+	if _, ok := list[c]; !ok {
+		return // evicted
+	}
+	delete(list, c)
+	if len(list) == 0 {
+		delete(l.sources, c.source)
+	}
+	l.all--
+}
+
+// progress says that a query of a connection is whole, or answered. It is false when the connection was closed
+// for another one.
+func (l *connections) progress(c *tcpConn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.sources[c.source][c]; !ok {
+		return false
+	}
+	c.since = time.Now()
+	return true
+}
+
+// relieve closes one connection, as add does, when files run out.
+func (l *connections) relieve() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.evict(l.victim())
+}
+
+// victim is the idlest connection of the source that has the most.
+func (l *connections) victim() (out *tcpConn) {
+	most := 0
+	for _, list := range l.sources {
+		if c := idlest(list); len(list) > most || len(list) == most && c.since.Before(out.since) {
+			out, most = c, len(list)
+		}
+	}
+	return out
+}
+
+func idlest(list map[*tcpConn]struct{}) (out *tcpConn) {
+	for c := range list {
+		if out == nil || c.since.Before(out.since) {
+			out = c
+		}
+	}
+	return out
+}
+
+// evict closes a connection for another one; nil is none.
+func (l *connections) evict(victim *tcpConn) {
+	if victim == nil {
+		return
+	}
+	l.drop(victim)
+	l.evicted.Add(1)
+	reset(victim.TCPConn)
+}
+
+// reset closes a connection with nothing left behind in the kernel.
+func reset(c *net.TCPConn) {
+	_ = c.SetLinger(0)
+	c.Close()
+}
+
+var (
+	connsOpen    = prometheus.NewDesc("wayleave_dns_tcp_connections", "Open TCP connections of clients.", nil, nil)
+	connsEvicted = prometheus.NewDesc("wayleave_dns_tcp_evicted_total",
+		"TCP connections closed to make room for others.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (l *connections) Describe(ch chan<- *prometheus.Desc) {
+	ch <- connsOpen
+	ch <- connsEvicted
+}
+
+// Collect implements prometheus.Collector.
+func (l *connections) Collect(ch chan<- prometheus.Metric) {
+	l.mu.Lock()
+	n := l.all
+	l.mu.Unlock()
+	ch <- prometheus.MustNewConstMetric(connsOpen, prometheus.GaugeValue, float64(n))
+	ch <- prometheus.MustNewConstMetric(connsEvicted, prometheus.CounterValue, float64(l.evicted.Load()))
+}

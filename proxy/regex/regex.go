@@ -1,0 +1,49 @@
+package regex
+
+import (
+	"fmt"
+	"regexp"
+	"regexp/syntax"
+)
+
+// Bounds of regular expressions. RE2 takes a time that grows with both the pattern's
+// instructions and the text.
+const (
+	MaxLength       = 1024
+	maxInstructions = 1000
+)
+
+// Program is a compiled regular expression, and its number of instructions.
+type Program struct {
+	Regexp *regexp.Regexp
+	Steps  int
+}
+
+// CompilePath compiles the pattern of a path: it matches from the path's begin, without regard to case.
+func CompilePath(s string) (*Program, error) { return Compile(s, `(?is)^`) }
+
+// Compile compiles an expression behind a prefix of flags, within the bounds. The error says what is wrong.
+func Compile(s, prefix string) (*Program, error) {
+	if len(s) > MaxLength {
+		return nil, fmt.Errorf("a regular expression of %d bytes; %d are allowed", len(s), MaxLength)
+	}
+	// The group keeps alternatives of s behind the prefix.
+	whole := prefix + `(?:` + s + `)`
+	if _, err := syntax.Parse(s, syntax.Perl); err != nil {
+		return nil, err
+	}
+	tree, err := syntax.Parse(whole, syntax.Perl)
+	if err != nil {
+		return nil, err
+	}
+	prog, err := syntax.Compile(tree.Simplify())
+	if err != nil {
+		return nil, err
+	}
+	if len(prog.Inst) > maxInstructions {
+		return nil, fmt.Errorf("regular expression %q is of %d steps; %d are allowed", s, len(prog.Inst),
+			maxInstructions)
+	}
+	re, err := regexp.Compile(whole)
+	return &Program{re, len(prog.Inst)}, err
+}
