@@ -128,8 +128,8 @@ func TestIngressCheckFindsPoliciesThatCut(t *testing.T) {
 	for _, tc := range []struct {
 		name, yaml, from, want string
 	}{
-		{"pods only", one, "{namespaceSelector: {}}", "Service shop/web:80\n  NO   NetworkPolicy shop/guard lets no " +
-			"proxy in (pods web-0, from 192.0.2.12): allow an ipBlock"},
+		{"pods only", one, "{namespaceSelector: {}}", "Service shop/web:80\n  NO   NetworkPolicy shop/guard denies " +
+			"the proxies (pods web-0, from 192.0.2.12): allow an ipBlock"},
 		{"a proxy without its labels", networked, "{podSelector: {}}",
 			"denies the proxies (pods web-0, from 10.244.1.254, 10.244.2.254): allow pods of " +
 				"the namespace kube-system"},

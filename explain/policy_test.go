@@ -153,17 +153,17 @@ allowed: pod default/frontend (fd00::1) to pod default/backend (fd00::2), TCP 80
 func TestQuestionsThatHaveNoAnswer(t *testing.T) {
 	v := snapshot(t)
 	for _, tc := range []struct{ from, to, want string }{
-		{"frontend", "default/backend:80", `FROM: "frontend" is not a pod`},
-		{"a/b/c", "default/backend:80", `FROM: "a/b/c" is not a pod`},
+		{"frontend", "default/backend:80", `FROM: "frontend" is neither a pod`},
+		{"a/b/c", "default/backend:80", `FROM: "a/b/c" is neither a pod`},
 		{"fe80::1%eth0", "default/backend:80", "has a zone"},
 		{"default/frontend", "default/backend", "write it as default/backend:80/TCP"},
 		{"default/frontend", "default/backend:web", `"web" is not a port`},
 		{"default/frontend", "default/backend:0", `"0" is not a port`},
 		{"default/frontend", "default/backend:80/ICMP", `"ICMP" is not a protocol`},
-		{"default/frontend", "default/other:80", "TO: there is no pod default/other"},
+		{"default/frontend", "default/other:80", "TO: pod default/other does not exist"},
 		{"default/starts", "default/backend:80", "FROM: pod default/starts has no address yet"},
 		{"default/frontend", "10.96.0.20:80", "TO: 10.96.0.20 is the address of Service default/backend"},
-		{"192.0.2.1", "[fd00::2]:80", "no family of addresses in common"},
+		{"192.0.2.1", "[fd00::2]:80", "no address family in common"},
 	} {
 		q, err := ParseQuestion(tc.from, tc.to)
 		if err == nil {

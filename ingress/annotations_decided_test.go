@@ -123,8 +123,8 @@ func TestFieldLines(t *testing.T) {
 				`{"name":"Strict-Transport-Security","value":"max-age=1; preload"}]}}`, ""},
 		{"request-headers", "X-Id: $remote_addr$host",
 			`{"upstream":{"fields":[{"name":"X-Id","value":"$remote_addr$host"}]}}`, ""},
-		{"request-headers", "Host: x", `null`, "only the proxy sets"}, {"response-headers", "Content-Length: 5", `null`,
-			"only the proxy sets"}, {"response-headers", "X A: 5", `null`, "is not a line"},
+		{"request-headers", "Host: x", `null`, "only the proxy may set"}, {"response-headers", "Content-Length: 5", `null`,
+			"only the proxy may set"}, {"response-headers", "X A: 5", `null`, "is not a line"},
 		{"response-headers", "X-A: $nothing", `null`, "is not known"}, {"response-headers", "", `null`, "has 0 lines"},
 		{"response-headers", strings.Repeat("X-A: 1\n", 65), `null`, "has 65 lines"},
 	} {

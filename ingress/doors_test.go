@@ -50,7 +50,7 @@ func doorCases() []ingressCase {
 			want: []string{"cert a.example = default", "http://a.example/ = shop/web:80",
 				"http://a.example/b = other/web:80"},
 			problems: []string{shared, "Ingress other/b: spec.tls[0].secretName: a.example is a host of Ingress " +
-				"shop/a, only its namespace can set the certificate"}},
+				"shop/a; only its namespace can set the certificate"}},
 		{name: "door: another namespace's app-root", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", []string{"app-root: /b"},
 				rules("a.example /b P web:80")),
@@ -91,7 +91,7 @@ func doorCases() []ingressCase {
 				ing("other/b@2", []string{"server-alias: c.example"}, rules("a.example /b P web:80")),
 			want: []string{"http://c.example/ = 404", "http://c.example/b = 404"},
 			problems: []string{shared,
-				"server-alias]: a.example is a host of Ingress shop/a, only its namespace can add aliases"}},
+				"server-alias]: a.example is a host of Ingress shop/a; only its namespace can add aliases"}},
 		{name: "door: a younger rule for an alias", settings: own, yaml: ing("a@1", []string{"server-alias: c.example"},
 			rules("a.example / P web:80")) + ing("other/b@2", nil, rules("c.example / P web:80 /b P web:80")),
 			want: []string{"http://c.example/ = shop/web:80", "http://c.example/b = other/web:80"},
@@ -118,7 +118,7 @@ func doorCases() []ingressCase {
 				ing("c@3", nil, rules("*.c.example / P web:80")),
 			want: []string{"http://x.b.example/ = shop/web:80", "http://x.c.example/ = other/web:80",
 				"http://y.c.example/ = shop/web:80"},
-			problems: []string{"x.b.example is a host of Ingress shop/a, and hosts are of one namespace"}},
+			problems: []string{"x.b.example is a host of Ingress shop/a, and each host belongs to one namespace"}},
 		{name: "door: a guarded wildcard host answers no challenge of a host below it", settings: own,
 			yaml: ing("a@1", nil, rules("x.b.example /a P web:80")) + ing("other/b@2", everybody,
 				rules("*.b.example / P web:80")),
@@ -136,7 +136,7 @@ func doorCases() []ingressCase {
 				rules("*.b.example / P web:80")) + ing("c@3", everybody, rules("*.b.example /c P api:8080")),
 			want: []string{"http://x.b.example/a = shop/web:80", "http://x.b.example/x = 404",
 				"http://y.b.example/x = other/web:80"},
-			problems: []string{"*.b.example is a host of Ingress other/b, and hosts are of one namespace"}},
+			problems: []string{"*.b.example is a host of Ingress other/b, and each host belongs to one namespace"}},
 		{name: "door: a path stays with its owner while the Service is missing", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P none:80")) + ing("other/b@2", nil,
 				rules("a.example / P web:80")),
@@ -148,7 +148,7 @@ func doorCases() []ingressCase {
 			yaml: ing("a@1", closed, rules("a.example / P web:80")) +
 				ing("c@2", []string{"canary: true", "canary-weight: 100"}, rules("a.example / P new:80")),
 			want: []string{"http://a.example/ = 503", "opts http://a.example/ = null"}, problems: []string{notBuilt,
-				"is a canary of a path that is closed"}},
+				"is a canary of a closed path"}},
 		{name: "door: a canary with a guard of its own", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
 				ing("c@2", with(only, []string{"canary: true", "canary-weight: 100"}), rules("a.example / P new:80")),
@@ -163,12 +163,12 @@ func doorCases() []ingressCase {
 			yaml: ing("a@2", nil, rules("a.example / P web:80")) + ing("b@1", with(regex, only),
 				rules("a.example /(?!public)(.*) I api:8080")),
 			want:     []string{"http://a.example/admin = 503", "http://a.example/public = 503"},
-			problems: []string{"so what begins with / answers 503"}},
+			problems: []string{"so paths that begin with / answer 503"}},
 		{name: "door: but not the whole host of another namespace", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", with(regex, only),
 				rules("a.example /(?!public)(.*) I web:80 /b(?=x) I web:80")),
 			want:     []string{"http://a.example/admin = shop/web:80", "http://a.example/bx = 503"},
-			problems: []string{shared, "so what begins with / answers 503", "so what begins with /b answers 503"}},
+			problems: []string{shared, "so paths that begin with / answer 503", "so paths that begin with /b answer 503"}},
 		{name: "door: a guarded default backend", settings: own, yaml: ing("a@1", closed, fallback("web:80"),
 			rules("a.example /x P web:80")) + ing("b@2", nil, rules("- / P api:8080")),
 			want:     []string{"http://a.example/y = 503", "http://b.example/ = shop/api:8080"},
@@ -242,7 +242,7 @@ func TestCanariesOfAPathAreBounded(t *testing.T) {
 		t.Errorf("%d canaries: %+v", len(got), got)
 	}
 	if all := w.allProblems(); len(all) != 4 ||
-		!strings.Contains(all[0], "Ingress shop/c08: spec.rules[0].http.paths[0]: is one canary more than 8") {
+		!strings.Contains(all[0], "Ingress shop/c08: spec.rules[0].http.paths[0]: exceeds 8") {
 		t.Error(all)
 	}
 }

@@ -469,7 +469,7 @@ func (m *merger) canary(i *model.Ingress) {
 			case o.closed != "" || !guardedAlike(&o.table, main.Options), o.clientCert != nil &&
 				(m.out.ClientCert == nil || *m.out.ClientCert != *o.clientCert):
 				m.bad(i, at, "has a guard that its main path lacks: %s%s; the "+
-					"canary takes nothing", m.hostText(), in.Path)
+					"canary gets no requests", m.hostText(), in.Path)
 				continue
 			}
 			key, why := resolve(m.snap, i.Name.Namespace, in.Backend)
