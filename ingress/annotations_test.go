@@ -100,7 +100,8 @@ func TestAnnotations(t *testing.T) {
 			`{"auth":{"realm":"","users":{"bob":"{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}}}`, ""},
 		{"auth-type: basic|auth-secret: map", `null`, "has no users"},
 		{"auth-type: basic|auth-secret: users|auth-realm: a\nb",
-			`{"auth":{"realm":"","users":{"ann":"{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}}}`, "contains a control character"},
+			`{"auth":{"realm":"","users":{"ann":"{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}}}`,
+			"contains a control character"},
 		{"enable-cors: true", `{"cors":{"origins":["*"],"methods":"GET, PUT, POST, DELETE, PATCH, ` +
 			`OPTIONS","headers":"DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,` +
 			`Content-Type,Range,Authorization","credentials":true,"maxAge":1728000000000000}}`, ""},
@@ -174,7 +175,7 @@ func TestCanaryAnnotations(t *testing.T) {
 		{"canary-by-header: X-New|canary-by-header-pattern: (|canary-weight: 3", `"weight":3,"total":100`,
 			"is not a valid RE2 expression"},
 		{"canary-by-header: X-New|canary-by-header-pattern: (a{1,30}){1,30}|canary-weight: 3", `"weight":3,"total":100`,
-			"is not a valid RE2 expression that may be used"},
+			"is not a valid RE2 expression within the bounds"},
 		{"canary-by-cookie: c", `"cookie":"c","total":100`, ""},
 		{"canary-weight: x", `"total":100`, "is not a number"},
 		{"ssl-redirect: true", `"total":100`, "takes no request without"},

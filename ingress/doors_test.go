@@ -111,7 +111,7 @@ func doorCases() []ingressCase {
 			ing("other/b@2", nil, rules("a.example /b P web:80")) + ing("c@3", nil, rules("a.example /c P api:8080")),
 			want: []string{"http://a.example/b = shop/web:80", "http://a.example/c = shop/api:8080"},
 			problems: []string{"Ingress other/b: spec.rules[0].host: a.example is a host of Ingress shop/a, and " +
-				"hosts are of one namespace"}},
+				"each host belongs to one namespace"}},
 		{name: "door: names below a wildcard host of one namespace", settings: strict,
 			yaml: ing("a@1", nil, rules("*.b.example / P web:80")) + ing("other/b@2", nil,
 				rules("x.b.example / P web:80")) + ing("other/c@2", nil, rules("x.c.example / P web:80")) +
@@ -168,7 +168,8 @@ func doorCases() []ingressCase {
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", with(regex, only),
 				rules("a.example /(?!public)(.*) I web:80 /b(?=x) I web:80")),
 			want:     []string{"http://a.example/admin = shop/web:80", "http://a.example/bx = 503"},
-			problems: []string{shared, "so paths that begin with / answer 503", "so paths that begin with /b answer 503"}},
+			problems: []string{shared, "so paths that begin with / answer 503",
+				"so paths that begin with /b answer 503"}},
 		{name: "door: a guarded default backend", settings: own, yaml: ing("a@1", closed, fallback("web:80"),
 			rules("a.example /x P web:80")) + ing("b@2", nil, rules("- / P api:8080")),
 			want:     []string{"http://a.example/y = 503", "http://b.example/ = shop/api:8080"},
