@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
 	"wayleave.dev/dns/schema"
 )
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/dns/wire"
 )

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
 	"wayleave.dev/dns/schema"
 )
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
 	"wayleave.dev/dns/cache"
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/dns/wire"

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
 	"wayleave.dev/dns/schema"
 )
 

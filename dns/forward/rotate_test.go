@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"testing"
 	"time"
-	"wayleave.dev/dns/cache"
 
 	"github.com/miekg/dns"
+
+	"wayleave.dev/dns/cache"
 	"wayleave.dev/dns/wire"
 	"wayleave.dev/internal/dnstest"
 )

@@ -21,6 +21,7 @@ type Caller struct {
 // Usual says that the pod walks the search list which the kubelet writes by itself.
 func (c Caller) Usual() bool { return c.Cluster && len(c.Searches) == 0 && c.NDots >= 2 }
 
+// Equal compares two callers.
 func (c Caller) Equal(o Caller) bool {
 	return c.Pod == o.Pod && c.Cluster == o.Cluster && c.NDots == o.NDots && slices.Equal(c.Searches, o.Searches)
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
 	"wayleave.dev/model"
 )
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/netip"
+
 	"wayleave.dev/dns/schema"
 )
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
 	"wayleave.dev/dns/wire"
 	"wayleave.dev/dns/zone"
 )

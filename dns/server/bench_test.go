@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus"
+
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/internal/dnstest"
 )

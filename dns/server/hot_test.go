@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
 	"wayleave.dev/dns/cache"
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/dns/wire"

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/dns/wire"
 )

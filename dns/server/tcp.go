@@ -12,6 +12,7 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
 	"wayleave.dev/dns/wire"
 )
 

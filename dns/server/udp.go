@@ -18,6 +18,7 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
 	"wayleave.dev/dns/wire"
 	"wayleave.dev/dns/zone"
 )

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/miekg/dns"
+
 	"wayleave.dev/dns/wire"
 )
 

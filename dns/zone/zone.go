@@ -17,14 +17,14 @@ import (
 // node is what one name has. A name exists while it has records or a name below
 // it exists (an empty non-terminal). Its lists are never changed, only replaced.
 type node struct {
-	content
+	Content
 	// below counts the names directly below that exist.
 	below int
 }
 
-// content is what a name has by the entry that it belongs to: every name is of
+// Content is what a name has by the entry that it belongs to: every name is of
 // one entry, or of none.
-type content struct {
+type Content struct {
 	// exists is a name that is there for itself.
 	exists bool
 	Addrs  []netip.Addr
@@ -72,8 +72,8 @@ type podAddr struct {
 func New() *Zone {
 	z := &Zone{names: map[string]*node{}, reverse: map[netip.Addr][]string{}, entries: map[model.Name]schema.Records{},
 		pods: map[podAddr]int{}}
-	z.put("\x0bdns-version", content{exists: true, TXT: []string{"1.1.0"}})
-	z.put("\x03svc", content{exists: true}) // with no service in it, too
+	z.put("\x0bdns-version", Content{exists: true, TXT: []string{"1.1.0"}})
+	z.put("\x03svc", Content{exists: true}) // with no service in it, too
 	return z
 }
 
@@ -182,7 +182,7 @@ func changedHosts(a, b []schema.Host) map[string]bool {
 
 // records are what one entry has.
 type records struct {
-	names    map[string]*content
+	names    map[string]*Content
 	pointers map[pointer]struct{}
 	pods     []podAddr
 }
@@ -195,13 +195,13 @@ type pointer struct {
 
 // at returns the content of a name. One that cannot be on the wire is left out:
 // it returns a content that is not used.
-func (r *records) at(wire string) *content {
+func (r *records) at(wire string) *Content {
 	if wire == "" {
-		return &content{}
+		return &Content{}
 	}
 	c, ok := r.names[wire]
 	if !ok {
-		c = &content{exists: true}
+		c = &Content{exists: true}
 		r.names[wire] = c
 	}
 	return c
@@ -215,7 +215,7 @@ func (r *records) point(a netip.Addr, name string) {
 
 // build makes the records of an entry, without those of hosts that are not touched.
 func build(key model.Name, e schema.Records, touched func(host string) bool) records {
-	r := records{names: map[string]*content{}, pointers: map[pointer]struct{}{}}
+	r := records{names: map[string]*Content{}, pointers: map[pointer]struct{}{}}
 	if key.Name == "" {
 		r.at(under("", key.Namespace+".svc"))
 		return r
@@ -244,7 +244,7 @@ func build(key model.Name, e schema.Records, touched func(host string) bool) rec
 		r.point(a, base)
 	}
 	targets = append(targets, r.hosts(c, base, e.Hosts, touched)...)
-	r.hosts(&content{}, base, e.Named, touched) // they are no addresses of the Service
+	r.hosts(&Content{}, base, e.Named, touched) // they are no addresses of the Service
 	for _, p := range e.Ports {
 		if having := having(p, base, targets); len(having) > 0 {
 			r.at(under(base, "_"+strings.ToLower(p.Name)+"._"+p.Protocol)).serve(p.Port, having)
@@ -272,7 +272,7 @@ func having(p schema.Port, base string, targets []string) []string {
 }
 
 // hosts adds the endpoints of a headless service, and returns their names.
-func (r *records) hosts(c *content, base string, list []schema.Host, touched func(host string) bool) []string {
+func (r *records) hosts(c *Content, base string, list []schema.Host, touched func(host string) bool) []string {
 	targets, seen := make([]string, 0, len(list)), make(map[string]bool, len(list))
 	for i, h := range list {
 		if i == 0 || h.Addr != list[i-1].Addr { // one address may be under two names
@@ -323,7 +323,7 @@ func plain(text string) bool {
 }
 
 // serve adds SRV records of a port.
-func (c *content) serve(port uint16, targets []string) {
+func (c *Content) serve(port uint16, targets []string) {
 	for _, s := range c.SRV {
 		if s.Port == port {
 			return // there already
@@ -362,7 +362,7 @@ func (z *Zone) node(name string) *node {
 // parentOf is the name without its first label.
 func parentOf(name string) string { return name[1+int(name[0]):] }
 
-func (z *Zone) put(name string, c content) { z.node(name).content = c }
+func (z *Zone) put(name string, c Content) { z.node(name).Content = c }
 
 // take empties a name, and forgets names that hold nothing any more.
 func (z *Zone) take(name string) {
@@ -370,7 +370,7 @@ func (z *Zone) take(name string) {
 	if !ok {
 		return
 	}
-	n.content = content{}
+	n.Content = Content{}
 	for n != nil && n.empty() {
 		delete(z.names, name)
 		if name = parentOf(name); name == "" {
@@ -399,22 +399,23 @@ func without[T comparable](list []T, v T) []T {
 }
 
 // Look returns a copy of what a relative name, as text, has.
-func (z *Zone) Look(name string) (node, bool) {
+func (z *Zone) Look(name string) (Content, bool) {
 	wire, ok := wire.FromText(name)
 	if !ok {
-		return node{}, false
+		return Content{}, false
 	}
 	return z.LookWire(wire)
 }
 
-func (z *Zone) LookWire(name string) (node, bool) {
+// LookWire is Look for a name in wire form.
+func (z *Zone) LookWire(name string) (Content, bool) {
 	z.mu.RLock()
 	defer z.mu.RUnlock()
 	n, ok := z.names[name]
 	if !ok {
-		return node{}, false
+		return Content{}, false
 	}
-	return *n, true
+	return n.Content, true
 }
 
 // HasService says whether the cluster has a Service, also one whose name has no records yet.

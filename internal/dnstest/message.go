@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/model"
 )
 
+// Limits are those of a cache that keeps all that a test puts into it.
 var Limits = schema.CacheLimits{Bytes: 1 << 20, TTL: time.Hour, NegativeTTL: 30 * time.Minute, Stale: 24 * time.Hour}
 
 // Reply builds the answer to a question of records in zone-file form; those after
@@ -109,4 +111,5 @@ func ExpectText(t *testing.T, got, want string) {
 	}
 }
 
+// TellsOne is the text of an answer with the first address of the test network.
 const TellsOne = "NOERROR: A 192.0.2.1"

@@ -37,14 +37,15 @@ func Authority(t *testing.T) (tls.Certificate, string) {
 		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
-// tlsServer answers by TLS only; queries per connection as given.
-type tlsServer struct {
+// TLSServer answers by TLS only; queries per connection as given.
+type TLSServer struct {
 	net.Listener
 	Accepted atomic.Int64
 	Asked    atomic.Int64
 }
 
-func (s *tlsServer) Accept() (net.Conn, error) {
+// Accept implements net.Listener.
+func (s *TLSServer) Accept() (net.Conn, error) {
 	c, err := s.Listener.Accept()
 	if err == nil {
 		s.Accepted.Add(1)
@@ -52,13 +53,15 @@ func (s *tlsServer) Accept() (net.Conn, error) {
 	return c, err
 }
 
-func NewTLSServer(t *testing.T, cert tls.Certificate, perConnection int) (*tlsServer, netip.AddrPort) {
+// NewTLSServer starts a server of DNS over TLS that ends with the test. perConnection queries are answered on a
+// connection; -1 is all.
+func NewTLSServer(t *testing.T, cert tls.Certificate, perConnection int) (*TLSServer, netip.AddrPort) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &tlsServer{Listener: l}
+	s := &TLSServer{Listener: l}
 	srv := &dns.Server{Listener: tls.NewListener(s, &tls.Config{Certificates: []tls.Certificate{cert}}), Net: "tcp-tls",
 		MaxTCPQueries: perConnection,
 		Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {

@@ -6,8 +6,8 @@ import (
 	"regexp/syntax"
 )
 
-// Bounds of regular expressions. RE2 takes a time that grows with both the pattern's
-// instructions and the text.
+// MaxLength is the longest expression in bytes, and maxInstructions bounds its compiled form. RE2 takes a time that
+// grows with both the instructions and the text.
 const (
 	MaxLength       = 1024
 	maxInstructions = 1000

@@ -3,6 +3,7 @@ package table
 import (
 	"slices"
 	"strings"
+
 	"wayleave.dev/proxy/schema"
 )
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
 	"wayleave.dev/proxy/regex"
 	"wayleave.dev/proxy/schema"
 )

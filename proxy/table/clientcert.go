@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+
 	"wayleave.dev/proxy/regex"
 	"wayleave.dev/proxy/schema"
 )

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
 	"wayleave.dev/proxy/regex"
 	"wayleave.dev/proxy/schema"
 )

@@ -2,6 +2,7 @@ package table
 
 import (
 	"bytes"
+
 	"wayleave.dev/proxy/schema"
 )
 

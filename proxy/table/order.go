@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
 	"wayleave.dev/proxy/regex"
 	"wayleave.dev/proxy/schema"
 )

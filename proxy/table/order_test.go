@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"wayleave.dev/proxy/regex"
+
 	"wayleave.dev/proxy/schema"
 )
 
@@ -166,36 +166,6 @@ func TestOrderOfPatterns(t *testing.T) {
 			}
 		}
 	}
-}
-
-func TestLiteralPrefix(t *testing.T) {
-	for pattern, want := range map[string]string{
-		"/a": "/a", "/a(/|$)(.*)": "/a", "/(.*)": "/", "/ab?c": "/a", "/ab*": "/a", "/ab{0}": "/a", "/ab+": "/ab",
-		"/a.b": "/a", `/a\.b`: "/a",
-		"/a|/b": "/", "/(a|b)": "/", "/x[|]y": "/x", `/x\|y`: "/x", "/a)|/b": "/", "/caf\u00e9": "/caf", "?": "/",
-		"": "/", "(": "/", "/a[": "/a", "/\u212a": "/",
-	} {
-		if got := regex.LiteralPrefix(pattern); got != want {
-			t.Errorf("%q: %q, want %q", pattern, got, want)
-		}
-	}
-}
-
-// FuzzLiteralPrefix: each match of a pattern begins with its literal prefix.
-func FuzzLiteralPrefix(f *testing.F) {
-	for _, s := range []string{"/a(/|$)(.*)", "/ab?c", "/a|b", "/a[|]", "/a{2,3}b", `/a\Qb|c\E`, "/[]|]x",
-		"/a(?i)b|c"} {
-		f.Add(s, "/ab/c")
-	}
-	f.Fuzz(func(t *testing.T, pattern, path string) {
-		prog, err := regex.CompilePath(pattern)
-		if err != nil || !isASCII([]byte(path)) || !strings.HasPrefix(pattern, "/") || !strings.HasPrefix(path, "/") {
-			return
-		}
-		if prog.Regexp.MatchString(path) && !hasPrefixFold([]byte(path), lower(regex.LiteralPrefix(pattern))) {
-			t.Errorf("%q matches %q, which does not begin with %q", pattern, path, regex.LiteralPrefix(pattern))
-		}
-	})
 }
 
 // Thousands of patterns of one Ingress cost a request no more than the bound; what is over the

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
 	"wayleave.dev/proxy/regex"
 	"wayleave.dev/proxy/schema"
 )

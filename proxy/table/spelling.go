@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
 	"wayleave.dev/proxy/schema"
 )
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
 	"wayleave.dev/proxy/schema"
 )
 

@@ -6,6 +6,7 @@ import (
 	"path"
 	"strings"
 	"testing"
+
 	"wayleave.dev/proxy/schema"
 )
 
