@@ -167,7 +167,7 @@ func doorCases() []ingressCase {
 		{name: "door: but not the whole host of another namespace", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", with(regex, only),
 				rules("a.example /(?!public)(.*) I web:80 /b(?=x) I web:80")),
-			want:     []string{"http://a.example/admin = shop/web:80", "http://a.example/bx = 503"},
+			want: []string{"http://a.example/admin = shop/web:80", "http://a.example/bx = 503"},
 			problems: []string{shared, "so paths that begin with / answer 503",
 				"so paths that begin with /b answer 503"}},
 		{name: "door: a guarded default backend", settings: own, yaml: ing("a@1", closed, fallback("web:80"),
