@@ -48,10 +48,9 @@ lint: ## gofmt, go vet, staticcheck
 
 image: dist/wayleave.tar ## dist/wayleave.tar, a docker-archive of wayleave.dev/wayleave:dev, for ARCH=amd64|arm64
 
-push: dist/wayleave.tar ## Push the image to REGISTRY=host/path (needs skopeo from your distribution)
+push: dist/wayleave.tar ## Push the image to REGISTRY=host/path, with the credentials of docker login or podman login
 	@test -n "$(REGISTRY)" || { echo "REGISTRY= is empty; say for example: make push REGISTRY=registry.example.com/net"; exit 1; }
-	@command -v skopeo >/dev/null || { echo "make push needs skopeo (apt-get install skopeo)"; exit 1; }
-	skopeo copy docker-archive:dist/wayleave.tar docker://$(REGISTRY)/wayleave:$(VERSION)
+	go run ./deploy/push dist/wayleave.tar $(REGISTRY)/wayleave:$(VERSION)
 
 gen: ## Make the generated files anew
 	go run ./deploy/gen

@@ -178,9 +178,11 @@ func (c *Cluster) Report() Report {
 func Check[K comparable](c *Cluster, finder string, kinds model.Kind, keys func(model.Snapshot, model.Changes) []K,
 	find func(model.Snapshot, K) []model.Problem, wake <-chan struct{}) Part {
 	loop := &reconcile.Loop[K, struct{}]{
-		Name: finder, Store: c.Store, Kinds: kinds, Keys: keys,
+		Name: finder, Store: c.Store, Kinds: kinds,
 		Equal: func(a, b struct{}) bool { return true }, Target: nothing[K]{}, Wake: wake,
-		Plan:   func(s model.Snapshot, k K) (struct{}, bool, []model.Problem) { return struct{}{}, false, find(s, k) },
+		Planner: reconcile.PlannerOf(keys, func(s model.Snapshot, k K) (struct{}, bool, []model.Problem) {
+			return struct{}{}, false, find(s, k)
+		}),
 		Health: reconcile.NewHealth(func(bool, time.Duration) {}, func(string) {}), Log: c.Log,
 		Report: c.ReportTo(finder),
 	}

@@ -64,7 +64,7 @@ var _ reconcile.Target[model.Name, Place] = (*Placement)(nil)
 
 // Keys is one key, touched by its Service and by any node.
 func (p *Placement) Keys(_ model.Snapshot, c model.Changes) []model.Name {
-	if _, ok := c.Services[p.Service]; ok || len(c.Nodes) > 0 {
+	if c.Has(model.ServiceKind, p.Service) || c.Any(model.NodeKind) {
 		return []model.Name{p.Service}
 	}
 	return nil

@@ -16,14 +16,14 @@ const podPrefix = "pod/"
 // Keys are the keys that a change touches: Services, namespaces (a name without a Service), and pods if the store
 // watches them.
 func Keys(_ model.Snapshot, c model.Changes) []model.Name {
-	keys := make([]model.Name, 0, len(c.Services)+len(c.Namespaces))
-	for n := range c.Services {
+	keys := make([]model.Name, 0, len(c.Of(model.ServiceKind))+len(c.Of(model.NamespaceKind)))
+	for n := range c.Of(model.ServiceKind) {
 		keys = append(keys, n)
 	}
-	for ns := range c.Namespaces {
-		keys = append(keys, model.Name{Namespace: ns})
+	for ns := range c.Of(model.NamespaceKind) {
+		keys = append(keys, model.Name{Namespace: ns.Name})
 	}
-	for p := range c.Pods {
+	for p := range c.Of(model.PodKind) {
 		keys = append(keys, model.Name{Namespace: p.Namespace, Name: podPrefix + p.Name})
 	}
 	return keys

@@ -25,7 +25,7 @@ func (p CallerPlan) Equal(o CallerPlan) bool {
 
 // CallerKeys are the pods that changed.
 func CallerKeys(_ model.Snapshot, c model.Changes) []model.Name {
-	return slices.Collect(maps.Keys(c.Pods))
+	return slices.Collect(maps.Keys(c.Of(model.PodKind)))
 }
 
 // PlanCaller makes the plan of a pod of this node. Pods with the node's network have

@@ -12,7 +12,7 @@ import (
 
 // The other name of a host redirects to it, as long as no Ingress routes it.
 func TestFromToWWW(t *testing.T) {
-	base := town(t)
+	base := sampleYAML(t)
 	www := func(name, host string, more ...string) string {
 		return ing(name, append(more, "from-to-www-redirect: true"), rules(host+" / P web:80"))
 	}
@@ -35,7 +35,7 @@ func TestFromToWWW(t *testing.T) {
 			[]string{"www.a.example 404"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w := newWorld(t, Settings{Default: true}, base+tc.yaml)
+			w := newFixture(t, Settings{Default: true}, base+tc.yaml)
 			for _, line := range tc.want {
 				host, want, _ := strings.Cut(line, " ")
 				if got := optionsText(w.hosts(), "http://"+host+"/y"); got != want {
@@ -45,13 +45,13 @@ func TestFromToWWW(t *testing.T) {
 		})
 	}
 	// It follows its host.
-	w := newWorld(t, Settings{Default: true}, base+www("a@2", "a.example"))
+	w := newFixture(t, Settings{Default: true}, base+www("a@2", "a.example"))
 	w.read(ing("other/b", nil, rules("a.example /x P web:80")))
 	if got := optionsText(w.hosts(), "http://www.a.example/"); got != "404" {
 		t.Errorf("when the host became another's: %s", got)
 	}
 	// Its certificate is that of the Ingress.
-	w = newWorld(t, Settings{Default: true}, base+ing("a", []string{"from-to-www-redirect: true"},
+	w = newFixture(t, Settings{Default: true}, base+ing("a", []string{"from-to-www-redirect: true"},
 		tlsOf("tls-a a.example www.a.example"), rules("a.example / P web:80")))
 	if got := certificate(w.hosts(), "www.a.example"); got != "shop/tls-a" {
 		t.Errorf("the certificate is %s", got)
@@ -60,7 +60,7 @@ func TestFromToWWW(t *testing.T) {
 
 // service-upstream leads to the virtual address of the Service.
 func TestServiceUpstream(t *testing.T) {
-	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"service-upstream: true"},
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a", []string{"service-upstream: true"},
 		rules("a.example / P web:80 /db P db:5432 /empty P empty:80"))+ing("b", nil, rules("b.example / P web:80")))
 	if got := answer(w.hosts(), "http://a.example/"); got != "shop/web:80/virtual" {
 		t.Errorf("a path leads to %s", got)
@@ -91,11 +91,11 @@ func TestServiceUpstream(t *testing.T) {
 func TestGlobalAuth(t *testing.T) {
 	global := Settings{Default: true, GlobalAuth: &schema.AuthURL{URL: "http://api.shop.svc:8080/",
 		SignIn: "https://in.example/", Headers: []string{"X-User"}}}
-	yaml := town(t) + ing("a", nil, rules("a.example / P web:80 /.well-known/acme-challenge/x E api:8080")) +
+	yaml := sampleYAML(t) + ing("a", nil, rules("a.example / P web:80 /.well-known/acme-challenge/x E api:8080")) +
 		ing("b", []string{"enable-global-auth: false"}, rules("b.example / P web:80")) +
 		ing("c", []string{"auth-url: http://own.example/"}, rules("c.example / P web:80")) +
 		ing("d", []string{"enable-global-auth: x"}, rules("d.example / P web:80"))
-	w := newWorld(t, global, yaml)
+	w := newFixture(t, global, yaml)
 	const asked = `{"authURL":{"url":"http://api.shop.svc:8080/","backend":"shop/api:8080",` +
 		`"signIn":"https://in.example/","headers":["X-User"]}}`
 	for url, want := range map[string]string{"http://a.example/": asked,
@@ -108,7 +108,7 @@ func TestGlobalAuth(t *testing.T) {
 	if w.plans[Key{BackendKey, "shop/api:8080"}].Backend == nil {
 		t.Error("the server has no plan")
 	}
-	w = newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"enable-global-auth: true"},
+	w = newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a", []string{"enable-global-auth: true"},
 		rules("a.example / P web:80"))+ing("b", nil, rules("b.example / P web:80")))
 	if answer(w.hosts(), "http://a.example/") != "503" || answer(w.hosts(), "http://b.example/") != "shop/web:80" {
 		t.Error("an Ingress that counts on a server which is not there is open, or another is closed")
@@ -313,7 +313,7 @@ func TestPassthroughOfHosts(t *testing.T) {
 			"Service shop/none does not exist"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w := newWorld(t, Settings{Default: true}, town(t)+tc.yaml)
+			w := newFixture(t, Settings{Default: true}, sampleYAML(t)+tc.yaml)
 			if got := w.hosts()["a.example"].Passthrough; got != tc.want {
 				t.Errorf("passed to %q, want %q", got, tc.want)
 			}

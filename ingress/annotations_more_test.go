@@ -121,7 +121,7 @@ func TestMoreAnnotations(t *testing.T) {
 
 // A canary is drawn anew for each request where it says so.
 func TestCanaryOfLegacyAffinity(t *testing.T) {
-	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", nil, rules("h.example /p P web:80"))+
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a", nil, rules("h.example /p P web:80"))+
 		ing("c", []string{"canary: true", "canary-weight: 5", "affinity-canary-behavior: legacy"},
 			rules("h.example /p P new:80")))
 	if got := optionsText(w.hosts(), "http://h.example/p"); !strings.Contains(got, `"eachTime":true`) {

@@ -133,7 +133,7 @@ func TestAnnotations(t *testing.T) {
 		{"server-alias: a_b", `null`, "is neither a DNS name"},
 	} {
 		t.Run(tc.in, func(t *testing.T) {
-			w := newWorld(t, Settings{Default: true}, town(t)+ing("a", nil, rules("h.example /p P web:80")))
+			w := newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a", nil, rules("h.example /p P web:80")))
 			i, _ := w.store.Snapshot().Ingress(parseName("shop/a"))
 			in := *i
 			in.Annotations = map[string]string{}
@@ -181,7 +181,7 @@ func TestCanaryAnnotations(t *testing.T) {
 		{"ssl-redirect: true", `"total":100`, "takes no request without"},
 	} {
 		t.Run(tc.in, func(t *testing.T) {
-			w := newWorld(t, Settings{Default: true}, town(t)+ing("a", nil, rules("h.example /p P web:80"))+
+			w := newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a", nil, rules("h.example /p P web:80"))+
 				ing("c", append(strings.Split(tc.in, "|"), "canary: true"), rules("h.example /p P new:80")))
 			want := `{"canary":[{"backend":"shop/new:80",` + tc.want +
 				`,"source":"Ingress shop/c spec.rules[0].http.paths[0]"}]}`
@@ -198,7 +198,7 @@ func TestCanaryAnnotations(t *testing.T) {
 
 // Options go to the proxies as JSON: none may be lost on the way.
 func TestOptionsSurviveTheFeed(t *testing.T) {
-	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"enable-cors: true", "affinity: cookie",
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a", []string{"enable-cors: true", "affinity: cookie",
 		"limit-rps: 3", "auth-url: http://x/", "auth-type: basic", "auth-secret: users",
 		"whitelist-source-range: 10.0.0.0/8", "rewrite-target: /$1", "proxy-body-size: 1m", "proxy-read-timeout: 3",
 		"upstream-hash-by: $host", ownPrefix + "proxy-protocol: v2"}, rules("h.example /p(.*) I web:80")))

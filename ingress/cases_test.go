@@ -30,7 +30,7 @@ func ingressCases() []ingressCase {
 	}
 	all := rules("- / P web:80")
 	nginx := "k8s.io/ingress-nginx"
-	return append(doorCases(), []ingressCase{
+	return append(ownershipCases(), []ingressCase{
 		// Classes.
 		{name: "no class and no default class yet", settings: own, yaml: ing("a", nil, all),
 			want: []string{"http://x/ = shop/web:80"}},
@@ -361,13 +361,13 @@ func ingressCases() []ingressCase {
 }
 
 func TestIngressCases(t *testing.T) {
-	cases, base := ingressCases(), town(t)
+	cases, base := ingressCases(), sampleYAML(t)
 	if len(cases) < 60 {
 		t.Errorf("only %d cases", len(cases))
 	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
-			w := newWorld(t, tc.settings, base+tc.yaml)
+			w := newFixture(t, tc.settings, base+tc.yaml)
 			w.expect(tc.want)
 			all := w.allProblems()
 			for _, want := range tc.problems {

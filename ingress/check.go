@@ -25,9 +25,9 @@ type Checked struct {
 func Check(snap model.Snapshot, s Settings, now time.Time) []Checked {
 	p := NewPlanner(s)
 	p.now = func() time.Time { return now }
-	all := model.Changes{Ingresses: map[model.Name]struct{}{}}
+	var all model.Changes
 	for i := range snap.Ingresses() {
-		all.Ingresses[i.Name] = struct{}{}
+		all.Add(model.IngressKind, i.Name)
 	}
 	p.Keys(snap, all)
 	var out []Checked
@@ -56,9 +56,9 @@ type Routing struct {
 func Route(snap model.Snapshot, s Settings, now time.Time) Routing {
 	p := NewPlanner(s)
 	p.now = func() time.Time { return now }
-	all := model.Changes{Ingresses: map[model.Name]struct{}{}}
+	var all model.Changes
 	for i := range snap.Ingresses() {
-		all.Ingresses[i.Name] = struct{}{}
+		all.Add(model.IngressKind, i.Name)
 	}
 	hosts, out := map[string]*schema.Host{}, Routing{Backends: map[string]*schema.Backend{}}
 	for _, k := range p.Keys(snap, all) {

@@ -62,7 +62,7 @@ func TestClientCertificatesOfHosts(t *testing.T) {
 		dataYAML("ca2", map[string][]byte{"ca.crt": ca}) + dataYAML("junk", map[string][]byte{"ca.crt": []byte("x")}) +
 		dataYAML("badcrl", map[string][]byte{"ca.crt": ca, "ca.crl": []byte("x")}) +
 		dataYAML("empty", map[string][]byte{"other": []byte("x")})
-	base := town(t) + secrets
+	base := sampleYAML(t) + secrets
 	plain := ing("b@2", nil, rules("a.example /b P api:8080"))
 	for _, tc := range []struct {
 		name, yaml, rule string
@@ -118,7 +118,7 @@ func TestClientCertificatesOfHosts(t *testing.T) {
 			"http://a.example/z = 503"}, "asks for other"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w := newWorld(t, Settings{Default: true}, base+tc.yaml)
+			w := newFixture(t, Settings{Default: true}, base+tc.yaml)
 			hosts := w.hosts()
 			raw, err := json.Marshal(hosts["a.example"].ClientCert)
 			if err != nil || string(raw) != tc.rule {
@@ -152,7 +152,7 @@ func TestClientCertificatesWaitForTheirSecret(t *testing.T) {
 	ca, _ := authorityPEM(t, "root")
 	p := NewPlanner(Settings{Default: true})
 	p.Waits = true
-	w := newWorldOf(t, p, town(t)+ing("a", []string{"auth-tls-secret: ca"}, rules("a.example / P web:80")))
+	w := newFixtureOf(t, p, sampleYAML(t)+ing("a", []string{"auth-tls-secret: ca"}, rules("a.example / P web:80")))
 	if got := answer(w.hosts(), "http://a.example/"); got != "503" {
 		t.Errorf("before the Secret is read: %s", got)
 	}
@@ -171,8 +171,9 @@ func TestClientCertificatesWaitForTheirSecret(t *testing.T) {
 func TestEndpointTLSAnnotations(t *testing.T) {
 	ca, _ := authorityPEM(t, "root")
 	chain, key := pair(t, time.Now().Add(time.Hour), "proxy")
-	base := town(t) + dataYAML("ca", map[string][]byte{"ca.crt": ca}) + dataYAML("both", map[string][]byte{"ca.crt": ca,
-		"tls.crt": chain, "tls.key": key}) + dataYAML("junk", map[string][]byte{"ca.crt": []byte("x")}) +
+	base := sampleYAML(t) + dataYAML("ca", map[string][]byte{"ca.crt": ca}) +
+		dataYAML("both", map[string][]byte{"ca.crt": ca,
+			"tls.crt": chain, "tls.key": key}) + dataYAML("junk", map[string][]byte{"ca.crt": []byte("x")}) +
 		secretYAML("pair", chain, key)
 	for _, tc := range []struct{ in, options, problem string }{
 		{"proxy-ssl-secret: both",
@@ -198,7 +199,7 @@ func TestEndpointTLSAnnotations(t *testing.T) {
 			"has no cipher suite"},
 	} {
 		t.Run(tc.in, func(t *testing.T) {
-			w := newWorld(t, Settings{Default: true},
+			w := newFixture(t, Settings{Default: true},
 				base+ing("a", append(strings.Split(tc.in, "|"), "backend-protocol: HTTPS"),
 					rules("h.example /p P web:80")))
 			closed := answer(w.hosts(), "http://h.example/p") == "503"
@@ -217,7 +218,7 @@ func TestEndpointTLSAnnotations(t *testing.T) {
 			}
 		})
 	}
-	w := newWorld(t, Settings{Default: true}, base+ing("a", []string{"proxy-ssl-secret: both"},
+	w := newFixture(t, Settings{Default: true}, base+ing("a", []string{"proxy-ssl-secret: both"},
 		rules("h.example /p P web:80")))
 	if all := strings.Join(w.allProblems(), "\n"); !strings.Contains(all, "is neither HTTPS nor GRPCS") {
 		t.Error(all)
@@ -226,7 +227,7 @@ func TestEndpointTLSAnnotations(t *testing.T) {
 
 // Ciphers are those of the host.
 func TestCiphersOfHosts(t *testing.T) {
-	w := newWorld(t, Settings{Default: true}, town(t)+
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+
 		ing("a", []string{"ssl-ciphers: ECDHE-RSA-AES256-GCM-SHA384:HIGH:AES128-SHA"}, rules("a.example / P web:80"))+
 		ing("b@2", []string{"ssl-ciphers: AES128-SHA"}, rules("a.example /b P web:80"))+
 		ing("other/c@3", []string{"ssl-ciphers: AES128-SHA"}, rules("a.example /c P web:80")))

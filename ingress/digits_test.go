@@ -7,8 +7,8 @@ import (
 
 // Names of Services may begin with a digit (relaxed validation, Kubernetes 1.37).
 func TestServiceNamesThatBeginWithADigit(t *testing.T) {
-	yaml := strings.ReplaceAll(town(t), "name: web}", "name: 7web}")
-	w := newWorld(t, Settings{Default: true}, yaml+ing("a", nil, rules("a.example / P 7web:80")))
+	yaml := strings.ReplaceAll(sampleYAML(t), "name: web}", "name: 7web}")
+	w := newFixture(t, Settings{Default: true}, yaml+ing("a", nil, rules("a.example / P 7web:80")))
 	w.expect([]string{"http://a.example/ = shop/7web:80"})
 	if p := w.allProblems(); len(p) > 0 {
 		t.Error(p)

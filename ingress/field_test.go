@@ -19,25 +19,25 @@ import (
 )
 
 // fieldCase plans a manifest that users of ingress-nginx have.
-func fieldCase(t *testing.T, name string) *world {
+func fieldCase(t *testing.T, name string) *fixture {
 	t.Helper()
 	raw, err := os.ReadFile("testdata/field/" + name + ".yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newWorld(t, Settings{AdoptNginx: true}, string(raw))
+	return newFixture(t, Settings{AdoptNginx: true}, string(raw))
 }
 
 // noProblems fails where an Ingress is told something.
-func (w *world) noProblems() {
+func (w *fixture) noProblems() {
 	w.t.Helper()
 	if all := w.allProblems(); len(all) > 0 {
 		w.t.Errorf("problems:\n%s", strings.Join(all, "\n"))
 	}
 }
 
-// server1 has a backend answered by h, over TLS or plain.
-func (n *node) server1(key string, encrypted bool, h http.HandlerFunc) {
+// serveBackend has a backend answered by h, over TLS or plain.
+func (n *node) serveBackend(key string, encrypted bool, h http.HandlerFunc) {
 	s := httptest.NewUnstartedServer(h)
 	if encrypted {
 		s.StartTLS()
@@ -82,7 +82,7 @@ func (n *node) ask(from, url string, fields ...string) (*http.Response, string) 
 }
 
 // expect plays the plans and asks; each line is "URL = ANSWER".
-func (n *node) expect(w *world, lines ...string) {
+func (n *node) expect(w *fixture, lines ...string) {
 	n.t.Helper()
 	n.play(w.plans)
 	for _, line := range lines {
@@ -115,7 +115,7 @@ func TestBooleansInCapitals(t *testing.T) {
 func TestBackendProtocolInSmallLetters(t *testing.T) {
 	n, w := newNode(t), fieldCase(t, "02-backend-protocol-lower")
 	w.noProblems()
-	n.server1("bugs/main:80", true, func(rw http.ResponseWriter, r *http.Request) {
+	n.serveBackend("bugs/main:80", true, func(rw http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(rw, "by TLS: %v",
 			r.TLS != nil)
 	})
@@ -164,7 +164,7 @@ func TestRewriteToAURL(t *testing.T) {
 		{"$scheme://www.$host/$1", "/old/a", "302 http://www.h.test/a"},
 		{"https://new.test$request_uri?", "/old/a?x=1", "302 https://new.test/old/a?x=1"},
 	} {
-		w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"rewrite-target: " + tc[0]},
+		w := newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a", []string{"rewrite-target: " + tc[0]},
 			rules("h.test /old/(.*) I none:80")))
 		w.noProblems()
 		n.expect(w, "http://h.test"+tc[1]+" = "+tc[2])
@@ -178,12 +178,12 @@ func TestAuthFieldsWithACommaAtTheEnd(t *testing.T) {
 		AskAllowed: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	w.noProblems()
 	said := ""
-	n.server1("bugs/guard:80", false, func(rw http.ResponseWriter, _ *http.Request) {
+	n.serveBackend("bugs/guard:80", false, func(rw http.ResponseWriter, _ *http.Request) {
 		if said != "" {
 			rw.Header().Set("X-Auth-Request-User", said)
 		}
 	})
-	n.server1("bugs/main:80", false, func(rw http.ResponseWriter, r *http.Request) {
+	n.serveBackend("bugs/main:80", false, func(rw http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(rw, r.Header["X-Auth-Request-User"], r.Header["X-Auth-Request-Groups"])
 	})
 	n.play(w.plans)
@@ -206,7 +206,7 @@ func TestHashByVariables(t *testing.T) {
 	var list []netip.AddrPort
 	for i := range 4 {
 		key := fmt.Sprintf("endpoint %d", i)
-		n.server1(key, false, func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, key) })
+		n.serveBackend(key, false, func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, key) })
 		list = append(list, n.servers[key])
 	}
 	n.many = map[string][]netip.AddrPort{"bugs/main:80": list}
@@ -234,7 +234,7 @@ func TestHashByVariables(t *testing.T) {
 // A variable that is not known is named, never empty in silence.
 func TestUnknownVariablesAreNamed(t *testing.T) {
 	for _, v := range []string{"$nothing", "$upstream_addr", "$ssl_client_s_dn", "$", "${host", "$1x$sent_http_x"} {
-		w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"upstream-hash-by: " + v},
+		w := newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a", []string{"upstream-hash-by: " + v},
 			rules("h.test / P web:80")))
 		if all := strings.Join(w.allProblems(), "\n"); !strings.Contains(all, "upstream-hash-by]") {
 			t.Errorf("%s: %s", v, all)

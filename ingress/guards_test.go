@@ -10,9 +10,9 @@ import (
 	"wayleave.dev/model"
 )
 
-// annotated is a world whose one Ingress, h.example/p, has these annotations; names without a
+// annotated is a fixture whose one Ingress, h.example/p, has these annotations; names without a
 // prefix are ingress-nginx's.
-func annotated(t *testing.T, w *world, annotations map[string]string) (closed bool, problems string) {
+func annotated(t *testing.T, w *fixture, annotations map[string]string) (closed bool, problems string) {
 	t.Helper()
 	i, _ := w.store.Snapshot().Ingress(parseName("shop/a"))
 	in := *i
@@ -27,9 +27,9 @@ func annotated(t *testing.T, w *world, annotations map[string]string) (closed bo
 	return answer(w.hosts(), "http://h.example/p") == "503", strings.Join(w.allProblems(), "\n")
 }
 
-func oneIngress(t *testing.T) *world {
+func oneIngress(t *testing.T) *fixture {
 	t.Helper()
-	return newWorld(t, Settings{Default: true}, town(t)+ing("a", nil, rules("h.example /p P web:80")))
+	return newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a", nil, rules("h.example /p P web:80")))
 }
 
 // What another controller would keep out is named and closed; what it would not is named.
@@ -280,7 +280,7 @@ func TestBooleans(t *testing.T) {
 
 // The endpoints of a backend are no metadata service, whoever wrote them.
 func TestEndpointsAreNoMetadataService(t *testing.T) {
-	w := newWorld(t, Settings{Default: true}, town(t)+`
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+`
 ---
 {apiVersion: v1, kind: Service, metadata: {namespace: shop, name: odd},
   spec: {clusterIP: 10.96.0.77, ports: [{name: http, port: 80}]}}
@@ -305,7 +305,7 @@ func TestForeignGuardsOfTheField(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld(t, Settings{Default: true}, "---\n"+string(raw))
+	w := newFixture(t, Settings{Default: true}, "---\n"+string(raw))
 	if got := answer(w.hosts(), "http://seventeen.bugs.test/"); got != "503" {
 		t.Errorf("it answers %s", got)
 	}

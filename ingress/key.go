@@ -63,7 +63,10 @@ type Target struct {
 	Certificates reconcile.Target[string, schema.Certificate]
 }
 
-var _ reconcile.Target[Key, Plan] = Target{}
+var (
+	_ reconcile.Planner[Key, Plan] = (*Planner)(nil)
+	_ reconcile.Target[Key, Plan]  = Target{}
+)
 
 // split holds plans by kind.
 type split struct {

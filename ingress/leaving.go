@@ -12,8 +12,9 @@ import (
 func (p *Planner) isLeaving(i *model.Ingress) bool { return i.Leaving || p.leaving[i.Name.Namespace] }
 
 // namespaces marks all hosts of namespaces whose deletion has begun, or that were created again.
-func (r *round) namespaces(changed map[string]struct{}) {
-	for ns := range changed {
+func (r *round) namespaces(changed map[model.Name]struct{}) {
+	for name := range changed {
+		ns := name.Name
 		n, ok := r.snap.Namespace(ns)
 		if leaving := ok && n.Leaving; leaving == r.p.leaving[ns] {
 			continue

@@ -59,14 +59,14 @@ func TestAnIngressThatIsBeingDeletedGivesWay(t *testing.T) {
 		{"a younger one", old + dying(next), []string{"https://a.example/ = shop/web:80"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w := newWorld(t, Settings{Default: true}, town(t)+tc.yaml)
+			w := newFixture(t, Settings{Default: true}, sampleYAML(t)+tc.yaml)
 			w.expect(tc.want)
 		})
 	}
 }
 
 // expect compares answers, "QUESTION = ANSWER" each.
-func (w *world) expect(lines []string) {
+func (w *fixture) expect(lines []string) {
 	w.t.Helper()
 	hosts := w.hosts()
 	for _, line := range lines {
@@ -90,7 +90,7 @@ func (w *world) expect(lines []string) {
 func TestTheDeletionOfANamespaceIsSeenAtOnce(t *testing.T) {
 	p := NewPlanner(Settings{Default: true})
 	p.Waits = true
-	w := newWorldOf(t, p, town(t)+"---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n"+
+	w := newFixtureOf(t, p, sampleYAML(t)+"---\n{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n"+
 		ing("a@1", nil, rules("a.example / P web:80"), tlsOf("tls-a a.example"))+ing("other/b@2", nil,
 		rules("a.example / P web:80")))
 	w.expect([]string{"https://a.example/ = shop/web:80"})
@@ -113,7 +113,7 @@ func TestTheDeletionOfANamespaceIsSeenAtOnce(t *testing.T) {
 func TestAnIngressThatIsBeingDeletedWaitsForNoSecret(t *testing.T) {
 	p := NewPlanner(Settings{Default: true})
 	p.Waits = true
-	w := newWorldOf(t, p, town(t)+ing("a@1", nil, rules("a.example / P web:80"), tlsOf("tls-a a.example"))+
+	w := newFixtureOf(t, p, sampleYAML(t)+ing("a@1", nil, rules("a.example / P web:80"), tlsOf("tls-a a.example"))+
 		ing("other/b@2", nil, rules("a.example / P web:80")))
 	w.remove(model.SecretKind, "shop/tls-a")
 	i, _ := w.store.Snapshot().Ingress(model.Name{Namespace: "shop", Name: "a"})
@@ -127,7 +127,7 @@ func TestAnIngressThatIsBeingDeletedWaitsForNoSecret(t *testing.T) {
 func TestDeletionsInAnyOrderComeToOneEnd(t *testing.T) {
 	for seed := range uint64(150) {
 		r := rand.New(rand.NewPCG(seed, 15))
-		z := mazeOf(t, r)
+		z := newRandomSet(t, r)
 		live := z.plan(r.Perm(len(z.list)))
 		var gone []string
 		for _, ns := range mazeNamespaces {
@@ -135,7 +135,7 @@ func TestDeletionsInAnyOrderComeToOneEnd(t *testing.T) {
 				gone = append(gone, ns)
 			}
 		}
-		leave := func(w *world) {
+		leave := func(w *fixture) {
 			if err := w.store.Write(func(tx *model.Writer) {
 				for _, ns := range gone {
 					tx.PutNamespace(&model.Namespace{Name: ns, Leaving: true})
@@ -154,7 +154,7 @@ func TestDeletionsInAnyOrderComeToOneEnd(t *testing.T) {
 			}
 		}
 		leave(live)
-		fresh := newWorld(t, Settings{Default: true}, "")
+		fresh := newFixture(t, Settings{Default: true}, "")
 		leave(fresh)
 		for snap := range live.store.Snapshot().Services() {
 			if err := fresh.store.Write(func(tx *model.Writer) { tx.PutService(snap) }); err != nil {
@@ -243,7 +243,7 @@ func TestAPathWithoutItsServiceFallsToTheNext(t *testing.T) {
 			[]string{"http://a.example/v1 = shop/web:80"}, []string{falls}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w := newWorld(t, Settings{Default: true}, town(t)+tc.yaml)
+			w := newFixture(t, Settings{Default: true}, sampleYAML(t)+tc.yaml)
 			w.expect(tc.want)
 			all := strings.Join(w.allProblems(), "\n")
 			for _, want := range tc.tell {
@@ -259,7 +259,7 @@ func TestAPathWithoutItsServiceFallsToTheNext(t *testing.T) {
 		})
 	}
 	// The owner's Service comes, and goes.
-	w := newWorld(t, Settings{Default: true}, town(t)+ing("a@1", nil, none)+ing("b@2", nil, web))
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a@1", nil, none)+ing("b@2", nil, web))
 	w.read("---\n{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: none}, spec: {clusterIP: " +
 		"10.96.0.77, ports: [{port: 80}]}}\n")
 	w.expect([]string{"http://a.example/ = shop/none:80"})

@@ -324,43 +324,18 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 			opts.Redirect, opts.RedirectCode, opts.RedirectQuery = "", 0, false
 		}
 	}
-	if m.isPattern(o, in) {
-		opts.PathPattern = decodedPattern(in.Path)
-		if err := checkPattern(opts.PathPattern); err != nil && !p.Guarded() {
-			m.bad(i, at+".path", "%v; the path is ignored", err)
-			return p, place{}, false
-		} else if err != nil {
-			p.Closed = true
-			m.bad(i, at+".path", "%v; it has a guard, so paths that begin with %s answer 503", err,
-				regex.LiteralPrefix(in.Path))
-		}
-	} else if clean, ok := table.Clean([]byte(in.Path), nil); ok {
-		p.Path = string(clean) // normalized like the path of a request
-	} else {
-		m.bad(i, at+".path", "%q has an invalid escape or leaves the root; no request has this path", in.Path)
-	}
-	if p.Foreign && strings.HasPrefix(p.Path, schema.ChallengePrefix) {
-		m.bad(i, at+".path",
-			"%s is a host of Ingress %s; only its namespace can answer ACME challenges; the path is ignored",
-			m.hostText(), m.by.Name)
+	if !m.setPath(&p, i, o, in, at+".path") {
 		return p, place{}, false
 	}
 	opts.RedirectTLS = m.redirect(o, p.Path)
 	if o.globalAuth && strings.HasPrefix(p.Path, schema.ChallengePrefix) && opts.PathPattern == "" {
 		opts.AuthURL = nil // as with ingress-nginx's no-auth-locations
 	}
-	if opts.Affinity != nil && opts.Affinity.Path == "" {
-		a := *opts.Affinity
-		if a.Path = in.Path; opts.PathPattern != "" {
-			a.Path = "/"
-		}
-		opts.Affinity = &a
+	cookies := in.Path
+	if opts.PathPattern != "" {
+		cookies = "/"
 	}
-	if t := opts.TLS; t != nil && t.Name == "" {
-		named := *t
-		named.Name = in.Backend.Service + "." + i.Name.Namespace + ".svc"
-		opts.TLS = &named
-	}
+	complete(&opts, cookies, model.Name{Namespace: i.Name.Namespace, Name: in.Backend.Service})
 	if opts.Errors != nil {
 		e := *opts.Errors
 		e.Service, e.Port = in.Backend.Service, cmp.Or(in.Backend.PortName, strconv.Itoa(int(in.Backend.Port)))
@@ -373,6 +348,47 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 		p.Options = nil
 	}
 	return p, placeOf(&p), true
+}
+
+// setPath sets what requests are compared with. It returns false if the path is ignored.
+func (m *merger) setPath(p *schema.Path, i *model.Ingress, o *options, in model.IngressPath, field string) bool {
+	if m.isPattern(o, in) {
+		p.Options.PathPattern = decodedPattern(in.Path)
+		if err := checkPattern(p.Options.PathPattern); err != nil && !p.Guarded() {
+			m.bad(i, field, "%v; the path is ignored", err)
+			return false
+		} else if err != nil {
+			p.Closed = true
+			m.bad(i, field, "%v; it has a guard, so paths that begin with %s answer 503", err,
+				regex.LiteralPrefix(in.Path))
+		}
+	} else if clean, ok := table.Clean([]byte(in.Path), nil); ok {
+		p.Path = string(clean) // normalized like the path of a request
+	} else {
+		m.bad(i, field, "%q has an invalid escape or leaves the root; no request has this path", in.Path)
+	}
+	if p.Foreign && strings.HasPrefix(p.Path, schema.ChallengePrefix) {
+		m.bad(i, field,
+			"%s is a host of Ingress %s; only its namespace can answer ACME challenges; the path is ignored",
+			m.hostText(), m.by.Name)
+		return false
+	}
+	return true
+}
+
+// complete sets options that depend on the path: the path of session cookies, and the name in endpoints'
+// certificates.
+func complete(opts *schema.Options, cookies string, service model.Name) {
+	if opts.Affinity != nil && opts.Affinity.Path == "" {
+		a := *opts.Affinity
+		a.Path = cookies
+		opts.Affinity = &a
+	}
+	if t := opts.TLS; t != nil && t.Name == "" {
+		named := *t
+		named.Name = service.Name + "." + service.Namespace + ".svc"
+		opts.TLS = &named
+	}
 }
 
 // isPattern reports whether a path is a regular expression. On a host with patterns, a path of type
@@ -428,16 +444,7 @@ func (m *merger) fallback(i *model.Ingress) {
 	o := m.p.options(m.snap, i)
 	opts := o.table
 	opts.RedirectTLS = m.redirect(o, "/")
-	if opts.Affinity != nil && opts.Affinity.Path == "" {
-		a := *opts.Affinity
-		a.Path = "/"
-		opts.Affinity = &a
-	}
-	if t := opts.TLS; t != nil && t.Name == "" {
-		named := *t
-		named.Name = i.Default.Service + "." + i.Name.Namespace + ".svc"
-		opts.TLS = &named
-	}
+	complete(&opts, "/", model.Name{Namespace: i.Name.Namespace, Name: i.Default.Service})
 	opts.RewriteTarget = "" // there is no path that it could replace
 	d := &schema.Path{Kind: schema.Prefix, Path: "/", Closed: o.closed != "" || m.shut[i],
 		Source: fmt.Sprintf("Ingress %s spec.defaultBackend", i.Name)}

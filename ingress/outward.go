@@ -17,8 +17,8 @@ const OutwardKinds = model.NodeKind | model.ServiceKind | model.EndpointSliceKin
 // the API server, and virtual addresses of Services that lead to one of these. It is not safe for concurrent use. The
 // zero value is ready to use.
 type Outward struct {
-	// Door is the Service of the proxies themselves, which may be asked.
-	Door model.Name
+	// ProxyService is the Service of the proxies themselves, which may be asked.
+	ProxyService model.Name
 
 	hosts  map[netip.Addr]bool
 	behind map[model.Name]*model.Service // Services that lead to hosts
@@ -32,10 +32,10 @@ var apiServer = model.Name{Namespace: "default", Name: "kubernetes"}
 
 // Refused returns the addresses after a change, sorted.
 func (o *Outward) Refused(snap model.Snapshot, c model.Changes) []netip.Addr {
-	if _, api := c.Services[apiServer]; o.hosts == nil || api || len(c.Nodes) > 0 {
+	if o.hosts == nil || c.Has(model.ServiceKind, apiServer) || c.Any(model.NodeKind) {
 		o.start(snap)
 	} else {
-		for n := range c.Services {
+		for n := range c.Of(model.ServiceKind) {
 			o.service(snap, n)
 		}
 	}
@@ -124,7 +124,7 @@ func (o *Outward) service(snap model.Snapshot, n model.Name) {
 			o.virtual[n] = append(o.virtual[n], c)
 		}
 	}
-	if n == o.Door {
+	if n == o.ProxyService {
 		return
 	}
 	for s := range snap.EndpointSlices(n) {
@@ -145,8 +145,8 @@ func (o *Outward) isAnothers(snap model.Snapshot, svc *model.Service, a netip.Ad
 			return true
 		}
 	}
-	door, ok := snap.Service(o.Door)
-	return ok && slices.Contains(door.LoadBalancerIPs, a) && !sharesAddress(door, svc)
+	proxies, ok := snap.Service(o.ProxyService)
+	return ok && slices.Contains(proxies.LoadBalancerIPs, a) && !sharesAddress(proxies, svc)
 }
 
 // sharesAddress reports whether both Services share an address by the same key.

@@ -36,8 +36,8 @@ func TestOutwardFollowsNodesAndServices(t *testing.T) {
   metadata: {namespace: kube-system, name: door-1, labels: {kubernetes.io/service-name: door}},
   ports: [{name: http, port: 10080}], endpoints: [{addresses: [192.0.2.1]}]}
 `
-	w := newWorld(t, Settings{Default: true}, town(t)+yaml)
-	o := Outward{Door: model.Name{Namespace: "kube-system", Name: "door"}}
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+yaml)
+	o := Outward{ProxyService: model.Name{Namespace: "kube-system", Name: "door"}}
 	want := "[10.96.0.100 10.96.0.101 192.0.2.1 198.51.100.6 203.0.113.5 2001:db8::1]"
 	if got := fmt.Sprint(o.Refused(w.store.Snapshot(), model.Changes{})); got != want {
 		t.Errorf("refused are %s, want %s", got, want)
@@ -45,6 +45,8 @@ func TestOutwardFollowsNodesAndServices(t *testing.T) {
 	// A Service that leads elsewhere now.
 	snap := w.store.Snapshot()
 	onhost := model.Name{Namespace: "shop", Name: "onhost"}
+	var changed model.Changes
+	changed.Add(model.ServiceKind, onhost)
 	for s := range snap.EndpointSlices(onhost) {
 		moved := *s
 		moved.Endpoints = moved.Endpoints[:1]
@@ -53,8 +55,7 @@ func TestOutwardFollowsNodesAndServices(t *testing.T) {
 		}
 	}
 	want = "[10.96.0.100 192.0.2.1 198.51.100.6 2001:db8::1]"
-	if got := fmt.Sprint(o.Refused(w.store.Snapshot(),
-		model.Changes{Services: map[model.Name]struct{}{onhost: {}}})); got != want {
+	if got := fmt.Sprint(o.Refused(w.store.Snapshot(), changed)); got != want {
 		t.Errorf("refused are %s, want %s", got, want)
 	}
 }
@@ -82,8 +83,8 @@ func TestOutwardKnowsAllAddressesOfANode(t *testing.T) {
   metadata: {namespace: shop, name: thief-1, labels: {kubernetes.io/service-name: thief}},
   ports: [{name: http, port: 9100}], endpoints: [{addresses: [198.51.100.9]}]}
 `
-	w := newWorld(t, Settings{Default: true}, yaml)
-	o := Outward{Door: model.Name{Namespace: "kube-system", Name: "door"}}
+	w := newFixture(t, Settings{Default: true}, yaml)
+	o := Outward{ProxyService: model.Name{Namespace: "kube-system", Name: "door"}}
 	want := "[10.96.0.101 10.244.7.254 192.0.2.1 198.51.100.9 203.0.113.5]"
 	if got := fmt.Sprint(o.Refused(w.store.Snapshot(), model.Changes{})); got != want {
 		t.Errorf("refused are %s, want %s", got, want)

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"iter"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,9 +16,8 @@ import (
 const Kinds = model.IngressKind | model.IngressClassKind | model.SecretKind | model.ServiceKind |
 	model.EndpointSliceKind | model.NamespaceKind
 
-// Planner plans. It remembers which Ingress touches what, and is for one reconcile.Loop:
-// Keys and Plan must be called in turns by one goroutine, Plan with the snapshot of the
-// last Keys.
+// Planner plans hosts, backends and certificates. It follows which Ingress touches what, so it works in rounds: see
+// reconcile.Planner.
 type Planner struct {
 	settings Settings
 	// Waits makes an Ingress wait for the Secrets that it names: until they have been read, or are known to be
@@ -43,12 +43,12 @@ type Planner struct {
 	leaving map[string]bool
 
 	now func() time.Time
-	// turns are when something else is to be said of certificates, nextTurn the first or
+	// due is when the state of each certificate changes next, nextDue the first of them or
 	// when to look again.
-	turns    map[model.Name]time.Time
-	nextTurn time.Time
-	slept    chan time.Time
-	wake     chan struct{}
+	due     map[model.Name]time.Time
+	nextDue time.Time
+	slept   chan time.Time
+	wake    chan struct{}
 
 	// State of the current round.
 	merges map[string]*merged
@@ -72,7 +72,7 @@ func NewPlanner(s Settings) *Planner {
 		hosts:    map[string]map[model.Name]bool{},
 		services: map[model.Name]map[model.Name]bool{}, secrets: map[model.Name]map[model.Name]bool{},
 		shapes: map[model.Name]string{}, ports: map[model.Name]map[portKey]bool{}, leaving: map[string]bool{},
-		now: time.Now, turns: map[model.Name]time.Time{}, slept: make(chan time.Time, 1), wake: make(chan struct{}, 1)}
+		now: time.Now, due: map[model.Name]time.Time{}, slept: make(chan time.Time, 1), wake: make(chan struct{}, 1)}
 }
 
 // round collects the keys of one round.
@@ -86,12 +86,12 @@ type round struct {
 func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 	p.merges, p.parsed = map[string]*merged{}, map[model.Name]*options{}
 	r := &round{p, snap, map[Key]bool{}}
-	r.namespaces(c.Namespaces)
-	changed := c.Ingresses
-	if len(c.Classes) > 0 {
-		changed = map[model.Name]struct{}{}
-		for n := range c.Ingresses {
-			changed[n] = struct{}{}
+	r.namespaces(c.Of(model.NamespaceKind))
+	changed := c.Of(model.IngressKind)
+	if c.Any(model.IngressClassKind) {
+		changed = maps.Clone(changed)
+		if changed == nil {
+			changed = map[model.Name]struct{}{}
 		}
 		for i := range snap.Ingresses() {
 			if _, was := p.touched[i.Name]; was != p.settings.Ours(snap, i) {
@@ -102,13 +102,13 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 	for n := range changed {
 		r.ingress(n)
 	}
-	for n := range c.Secrets {
+	for n := range c.Of(model.SecretKind) {
 		r.secret(n)
 	}
-	for n := range c.Services {
+	for n := range c.Of(model.ServiceKind) {
 		r.service(n)
 	}
-	r.expire(c.Secrets)
+	r.expire(c.Of(model.SecretKind))
 	out := make([]Key, 0, len(r.keys))
 	for k := range r.keys {
 		out = append(out, k)
@@ -116,7 +116,7 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 	return out
 }
 
-// ingress books a changed Ingress, and touches what it had and has.
+// ingress records a changed Ingress, and touches what it had and has.
 func (r *round) ingress(n model.Name) {
 	var now *touched
 	for s := range r.p.waiting { // few: Ingresses wait only for a moment

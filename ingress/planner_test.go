@@ -29,13 +29,13 @@ func keysText(keys map[Key]bool) string {
 // What is planned anew follows what changed, whatever else there is.
 func TestWorkFollowsWhatChanged(t *testing.T) {
 	var b strings.Builder
-	b.WriteString(town(t))
+	b.WriteString(sampleYAML(t))
 	for n := range 50 {
 		b.WriteString(ing(fmt.Sprintf("other%d", n), nil, rules(fmt.Sprintf("h%d.example / P new:80", n))))
 	}
 	b.WriteString(ing("a", nil, rules("a.example / P web:80 /api P api:8080"), tlsOf("tls-a a.example")))
 	b.WriteString(ing("b", nil, rules("a.example /b P web:http")))
-	w := newWorld(t, Settings{Default: true}, b.String())
+	w := newFixture(t, Settings{Default: true}, b.String())
 	if n := len(w.hosts()); n != 51 {
 		t.Fatalf("%d hosts", n)
 	}
@@ -86,7 +86,8 @@ func TestWorkFollowsWhatChanged(t *testing.T) {
 
 // Endpoints that terminate are drained, those that are not ready left out.
 func TestEndpointsOfABackend(t *testing.T) {
-	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", nil, rules("- / P web:80 /d P db:pg /e P empty:80")))
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+
+		ing("a", nil, rules("- / P web:80 /d P db:pg /e P empty:80")))
 	for key, want := range map[string]string{
 		"shop/web:80":  "[{10.244.0.1:8080 false} {10.244.0.2:8080 true}]",
 		"shop/db:5432": "[{10.244.0.6:5432 false}]", "shop/empty:80": "[]",
@@ -115,7 +116,7 @@ func TestEndpointsOfABackend(t *testing.T) {
 
 // After any history the plans and problems are those of a planner that sees the end only.
 func TestHistoryDoesNotMatter(t *testing.T) {
-	base := town(t)
+	base := sampleYAML(t)
 	hosts := []string{"a.example", "b.example", "*.b.example", "x.b.example", "-"}
 	services := []string{"web:80", "web:https", "api:8080", "new:80", "gone:80"}
 	notes := [][]string{nil, nil, {"ssl-redirect: false"}, {"server-alias: a.example, z.example"},
@@ -142,7 +143,7 @@ func TestHistoryDoesNotMatter(t *testing.T) {
 			}
 			return ing(name, notes[r.IntN(len(notes))], spec...)
 		}
-		w := newWorld(t, Settings{}, base)
+		w := newFixture(t, Settings{}, base)
 		for range 40 {
 			switch r.IntN(8) {
 			case 0:
@@ -161,7 +162,7 @@ func TestHistoryDoesNotMatter(t *testing.T) {
 				w.read(random())
 			}
 		}
-		fresh := &world{t: t, store: w.store, planner: NewPlanner(Settings{}), plans: map[Key]Plan{},
+		fresh := &fixture{t: t, store: w.store, planner: NewPlanner(Settings{}), plans: map[Key]Plan{},
 			problems: map[Key][]model.Problem{}}
 		var err error
 		if fresh.watch, err = w.store.Watch(Kinds); err != nil {
@@ -221,7 +222,7 @@ func TestATargetIsSplitByKind(t *testing.T) {
 	backends := &parts[schema.Backend]{calls: &calls, name: "backends"}
 	certs := &parts[schema.Certificate]{calls: &calls, name: "certificates"}
 	target := Target{hosts, backends, certs}
-	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", nil, rules("a.example / P web:80"),
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a", nil, rules("a.example / P web:80"),
 		tlsOf("tls-a a.example")))
 	if err := target.Sync(t.Context(), w.plans); err != nil {
 		t.Fatal(err)
@@ -250,11 +251,11 @@ func TestATargetIsSplitByKind(t *testing.T) {
 
 func BenchmarkOneEndpoint(b *testing.B) {
 	var text strings.Builder
-	text.WriteString(town(b))
+	text.WriteString(sampleYAML(b))
 	for n := range 1000 {
 		text.WriteString(ing(fmt.Sprintf("i%d", n), nil, rules(fmt.Sprintf("h%d.example / P web:80", n))))
 	}
-	w := newWorld(b, Settings{Default: true}, text.String())
+	w := newFixture(b, Settings{Default: true}, text.String())
 	one, _ := w.store.Snapshot().Service(parseName("shop/web"))
 	for b.Loop() {
 		if err := w.store.Write(func(tx *model.Writer) { c := *one; tx.PutService(&c) }); err != nil {
@@ -266,7 +267,7 @@ func BenchmarkOneEndpoint(b *testing.B) {
 
 // A canary of a host is one of the host's aliases too, whenever it comes or goes.
 func TestACanaryTouchesAliases(t *testing.T) {
-	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"server-alias: z.example"},
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a", []string{"server-alias: z.example"},
 		rules("a.example / P web:80")))
 	w.read(ing("c", []string{"canary: true", "canary-weight: 5"}, rules("a.example / P new:80")))
 	if got := keysText(
@@ -289,7 +290,7 @@ func TestACanaryTouchesAliases(t *testing.T) {
 func TestAnIngressWaitsForItsSecrets(t *testing.T) {
 	p := NewPlanner(Settings{Default: true})
 	p.Waits = true
-	w := newWorldOf(t, p, town(t)+ing("a", nil, rules("a.example / P web:80"), tlsOf("tls-a a.example")))
+	w := newFixtureOf(t, p, sampleYAML(t)+ing("a", nil, rules("a.example / P web:80"), tlsOf("tls-a a.example")))
 	shows := func(when, backend, cert string, problems int) {
 		t.Helper()
 		hosts := w.hosts()

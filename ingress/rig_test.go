@@ -49,8 +49,8 @@ func secretYAML(name string, chain, key []byte) string {
 		"name: %s}, data: {tls.crt: %q, tls.key: %q}}\n", name, b(chain), b(key))
 }
 
-// town is what all cases have: Services with endpoints, and Secrets.
-func town(t testing.TB) string {
+// sampleYAML is what all cases have: Services with endpoints, and Secrets.
+func sampleYAML(t testing.TB) string {
 	var b strings.Builder
 	svc := func(name, spec string) {
 		fmt.Fprintf(&b, "---\n{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: %s}, spec: %s}\n", name,
@@ -168,8 +168,8 @@ func tlsOf(list ...string) string {
 	return "tls: [" + strings.Join(out, ", ") + "]"
 }
 
-// world is a model that a test changes, and the plans of it.
-type world struct {
+// fixture is a model that a test changes, and the plans of it.
+type fixture struct {
 	t        testing.TB
 	store    *model.Store
 	watch    *model.Watcher
@@ -180,19 +180,19 @@ type world struct {
 	last map[Key]bool
 }
 
-func newWorld(t testing.TB, s Settings, yaml string) *world {
+func newFixture(t testing.TB, s Settings, yaml string) *fixture {
 	t.Helper()
-	return newWorldOf(t, NewPlanner(s), yaml)
+	return newFixtureOf(t, NewPlanner(s), yaml)
 }
 
-func newWorldOf(t testing.TB, p *Planner, yaml string) *world {
+func newFixtureOf(t testing.TB, p *Planner, yaml string) *fixture {
 	t.Helper()
 	store, err := model.NewStore()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	w := &world{t: t, store: store, planner: p, plans: map[Key]Plan{}, problems: map[Key][]model.Problem{}}
+	w := &fixture{t: t, store: store, planner: p, plans: map[Key]Plan{}, problems: map[Key][]model.Problem{}}
 	if w.watch, err = store.Watch(Kinds); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func newWorldOf(t testing.TB, p *Planner, yaml string) *world {
 }
 
 // read adds objects, and plans what that touches.
-func (w *world) read(yaml string) {
+func (w *fixture) read(yaml string) {
 	w.t.Helper()
 	problems, err := manifest.Read(w.store, "x", strings.NewReader(yaml))
 	if err != nil {
@@ -215,7 +215,7 @@ func (w *world) read(yaml string) {
 	w.round()
 }
 
-func (w *world) remove(kind model.Kind, name string) {
+func (w *fixture) remove(kind model.Kind, name string) {
 	w.t.Helper()
 	if err := w.store.Write(func(tx *model.Writer) { tx.Delete(kind, parseName(name)) }); err != nil {
 		w.t.Fatal(err)
@@ -223,7 +223,7 @@ func (w *world) remove(kind model.Kind, name string) {
 	w.round()
 }
 
-func (w *world) round() {
+func (w *fixture) round() {
 	snap, changes, _ := w.watch.Poll()
 	w.last = map[Key]bool{}
 	for _, k := range w.planner.Keys(snap, changes) {
@@ -237,7 +237,7 @@ func (w *world) round() {
 	}
 }
 
-func (w *world) hosts() map[string]*schema.Host {
+func (w *fixture) hosts() map[string]*schema.Host {
 	out := map[string]*schema.Host{}
 	for k, p := range w.plans {
 		if k.Kind == HostKey {
@@ -247,7 +247,7 @@ func (w *world) hosts() map[string]*schema.Host {
 	return out
 }
 
-func (w *world) allProblems() []string {
+func (w *fixture) allProblems() []string {
 	var out []string
 	for _, list := range w.problems {
 		for _, p := range list {
@@ -323,7 +323,7 @@ func optionsText(hosts map[string]*schema.Host, url string) string {
 }
 
 // put sets an Ingress, and plans what that touches.
-func (w *world) put(i *model.Ingress) {
+func (w *fixture) put(i *model.Ingress) {
 	w.t.Helper()
 	if err := w.store.Write(func(tx *model.Writer) { tx.PutIngress(i) }); err != nil {
 		w.t.Fatal(err)

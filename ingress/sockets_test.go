@@ -183,7 +183,7 @@ func (n *node) presented(name string) string {
 
 // The same cases by requests and handshakes.
 func TestIngressCasesOverSockets(t *testing.T) {
-	base, n := town(t), newNode(t)
+	base, n := sampleYAML(t), newNode(t)
 	// What nobody has signed is what there is without any plan.
 	n.play(nil)
 	unsigned := n.presented("nobody.example")
@@ -193,7 +193,7 @@ func TestIngressCasesOverSockets(t *testing.T) {
 	asked := 0
 	for _, tc := range ingressCases() {
 		t.Run(tc.name, func(t *testing.T) {
-			w := newWorld(t, tc.settings, base+tc.yaml)
+			w := newFixture(t, tc.settings, base+tc.yaml)
 			n.t = t
 			n.play(w.plans)
 			for _, line := range tc.want {

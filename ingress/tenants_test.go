@@ -9,7 +9,7 @@ import (
 // A host below a wildcard host of another namespace is not redirected by from-to-www-redirect where
 // hosts are of one namespace.
 func TestARedirectTakesNoHostOfAnotherNamespace(t *testing.T) {
-	w := newWorld(t, Settings{Default: true, HostsOfOneNamespace: true}, town(t)+
+	w := newFixture(t, Settings{Default: true, HostsOfOneNamespace: true}, sampleYAML(t)+
 		ing("a", nil, rules("*.b.example / P web:80"))+
 		ing("other/b@2", []string{"from-to-www-redirect: true"}, rules("b.example / P web:80")))
 	if got := answer(w.hosts(), "http://www.b.example/"); got != "shop/web:80" {
@@ -18,7 +18,7 @@ func TestARedirectTakesNoHostOfAnotherNamespace(t *testing.T) {
 	if all := strings.Join(w.allProblems(), "\n"); !strings.Contains(all, "www.b.example is a host of Ingress shop/a") {
 		t.Errorf("problems are %q", all)
 	}
-	w = newWorld(t, Settings{Default: true, HostsOfOneNamespace: true}, town(t)+
+	w = newFixture(t, Settings{Default: true, HostsOfOneNamespace: true}, sampleYAML(t)+
 		ing("a", nil, rules("*.b.example / P web:80"))+
 		ing("b@2", []string{"from-to-www-redirect: true"}, rules("b.example / P web:80")))
 	if got := answer(w.hosts(), "http://www.b.example/"); !strings.HasPrefix(got, "308") {
@@ -30,7 +30,8 @@ func TestARedirectTakesNoHostOfAnotherNamespace(t *testing.T) {
 // others.
 func TestACanaryWithoutItsCertificatesTakesNothing(t *testing.T) {
 	ca, _ := authorityPEM(t, "root")
-	base := town(t) + dataYAML("ca", map[string][]byte{"ca.crt": ca}) + dataYAML("ca2", map[string][]byte{"ca.crt": ca})
+	base := sampleYAML(t) + dataYAML("ca", map[string][]byte{"ca.crt": ca}) +
+		dataYAML("ca2", map[string][]byte{"ca.crt": ca})
 	canary := ing("c@3", []string{"canary: true", "canary-weight: 100", "auth-tls-secret: ca"},
 		rules("a.example / P new:80"))
 	for _, c := range []struct {
@@ -41,7 +42,7 @@ func TestACanaryWithoutItsCertificatesTakesNothing(t *testing.T) {
 		{"others", ing("a", []string{"auth-tls-secret: ca2"}, rules("a.example / P web:80")), false},
 		{"the same", ing("a", []string{"auth-tls-secret: ca"}, rules("a.example / P web:80")), true},
 	} {
-		w := newWorld(t, Settings{Default: true}, base+c.main+canary)
+		w := newFixture(t, Settings{Default: true}, base+c.main+canary)
 		o := w.hosts()["a.example"].Paths[0].Options
 		if takes := o != nil && len(o.Canary) > 0; takes != c.takes {
 			t.Errorf("%s: the canary takes requests: %t, want %t", c.name, takes, c.takes)
@@ -52,7 +53,7 @@ func TestACanaryWithoutItsCertificatesTakesNothing(t *testing.T) {
 // service-upstream leads to no endpoint that is left out otherwise: behind the virtual address the
 // kernel would choose it.
 func TestVirtualAddressesHideNoEndpoint(t *testing.T) {
-	w := newWorld(t, Settings{Default: true}, town(t)+`
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+`
 ---
 {apiVersion: v1, kind: Service, metadata: {namespace: shop, name: odd},
   spec: {clusterIP: 10.96.0.77, ports: [{name: http, port: 80}]}}
@@ -73,7 +74,7 @@ func TestPassthroughIsTheOwners(t *testing.T) {
 	owner := ing("a", []string{"ssl-passthrough: true"}, rules("a.example / P web:80"))
 	for name, annotation := range map[string]string{"a guard": "whitelist-source-range: 10.0.0.0/8",
 		"a limit": "limit-rps: 1", "a guard that cannot be read": "auth-tls-secret: none"} {
-		w := newWorld(t, Settings{Default: true}, town(t)+owner+ing("other/b@2", []string{annotation},
+		w := newFixture(t, Settings{Default: true}, sampleYAML(t)+owner+ing("other/b@2", []string{annotation},
 			rules("a.example /b P web:80")))
 		if got := w.hosts()["a.example"].Passthrough; got != "shop/web:80" {
 			t.Errorf("%s: passed to %q", name, got)

@@ -46,9 +46,9 @@ func (p *Planner) validity(s *model.Secret, of model.Name, field string) *model.
 	return q
 }
 
-// turn is when something else is to be said of a certificate than now; the zero time for
+// dueAt is when the state of a certificate changes next (valid, expires soon, expired); the zero time for
 // never.
-func turn(s *model.Secret, now time.Time) time.Time {
+func dueAt(s *model.Secret, now time.Time) time.Time {
 	for _, t := range []time.Time{s.From, s.Until.Add(-expiring), s.Until} {
 		if now.Before(t) && !s.Until.IsZero() {
 			return t
@@ -57,37 +57,37 @@ func turn(s *model.Secret, now time.Time) time.Time {
 	return time.Time{}
 }
 
-// expire touches the Secrets whose certificates have come to a turn.
+// expire touches the Secrets whose certificates have changed their state by time.
 func (r *round) expire(changed map[model.Name]struct{}) {
 	p, now := r.p, r.p.now()
 	for n := range changed {
-		delete(p.turns, n)
+		delete(p.due, n)
 		if s, ok := r.snap.Secret(n); ok {
-			if t := turn(s, now); !t.IsZero() {
-				p.turns[n] = t
+			if t := dueAt(s, now); !t.IsZero() {
+				p.due[n] = t
 			}
 		}
 	}
 	defer p.sleep()
-	if len(changed) == 0 && now.Before(p.nextTurn) {
+	if len(changed) == 0 && now.Before(p.nextDue) {
 		return
 	}
-	p.nextTurn = now.Add(longest)
-	for n, t := range p.turns {
+	p.nextDue = now.Add(longest)
+	for n, t := range p.due {
 		if !now.Before(t) {
 			r.secret(n)
-			delete(p.turns, n)
+			delete(p.due, n)
 			s, ok := r.snap.Secret(n)
 			if !ok {
 				continue
 			}
-			if t = turn(s, now); t.IsZero() {
+			if t = dueAt(s, now); t.IsZero() {
 				continue
 			}
-			p.turns[n] = t
+			p.due[n] = t
 		}
-		if t.Before(p.nextTurn) {
-			p.nextTurn = t
+		if t.Before(p.nextDue) {
+			p.nextDue = t
 		}
 	}
 }
@@ -98,7 +98,7 @@ func (p *Planner) sleep() {
 	case <-p.slept:
 	default:
 	}
-	p.slept <- p.nextTurn
+	p.slept <- p.nextDue
 }
 
 // Wake tells a loop to call Keys without a change: a certificate has expired. It works while Run does.

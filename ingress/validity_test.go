@@ -17,7 +17,7 @@ import (
 )
 
 // told are the reasons of Events of all Ingresses.
-func (w *world) told() string {
+func (w *fixture) told() string {
 	var out []string
 	for _, list := range w.problems {
 		for _, p := range list {
@@ -31,7 +31,7 @@ func (w *world) told() string {
 // the same; a new one takes that back. What it is not for gets the default certificate.
 func TestCertificatesAreNamedWhenTheirTimeComes(t *testing.T) {
 	start := time.Now().Truncate(time.Second)
-	w := newWorld(t, Settings{Default: true}, town(t))
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t))
 	now := start
 	w.planner.now = func() time.Time { return now }
 	secret := func(from, until time.Time, names ...string) {
@@ -105,7 +105,7 @@ func TestTheClockIsWatched(t *testing.T) {
 		p := NewPlanner(Settings{})
 		var mu sync.Mutex
 		told, at := "", time.Time{}
-		loop := &reconcile.Loop[Key, Plan]{Name: "ingress", Store: store, Kinds: Kinds, Keys: p.Keys, Plan: p.Plan,
+		loop := &reconcile.Loop[Key, Plan]{Name: "ingress", Store: store, Kinds: Kinds, Planner: p,
 			Equal: Equal, Wake: p.Wake(),
 			Target: Target{nowhere[schema.Host]{}, nowhere[schema.Backend]{}, nowhere[schema.Certificate]{}},
 			Health: reconcile.NewHealth(func(bool, time.Duration) {}, func(string) {}),

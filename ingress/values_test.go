@@ -246,7 +246,7 @@ func (c *valuesCase) set(v string) (name string, all map[string]string) {
 
 // effect is what annotations do: the options of paths in several spellings and hosts, whether they are
 // closed, and what is told.
-func effect(t *testing.T, w *world, all map[string]string) (what string, closed bool, problems string) {
+func effect(t *testing.T, w *fixture, all map[string]string) (what string, closed bool, problems string) {
 	t.Helper()
 	closed, problems = annotated(t, w, all)
 	hosts := w.hosts()
@@ -262,14 +262,14 @@ func effect(t *testing.T, w *world, all map[string]string) (what string, closed 
 
 // valuesWorld is where a case is tried: canaries are of a path of another Ingress, and a host with a
 // certificate redirects.
-func valuesWorld(t *testing.T, name string) *world {
+func valuesWorld(t *testing.T, name string) *fixture {
 	t.Helper()
 	switch {
 	case strings.HasPrefix(name, "canary-"):
-		return newWorld(t, Settings{Default: true}, town(t)+ing("main@1", nil, rules("h.example /p P web:80"))+
+		return newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("main@1", nil, rules("h.example /p P web:80"))+
 			ing("a@2", nil, rules("h.example /p P new:80")))
 	case name == "ssl-redirect":
-		return newWorld(t, Settings{Default: true}, town(t)+ing("a", nil, rules("h.example /p P web:80"),
+		return newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a", nil, rules("h.example /p P web:80"),
 			tlsOf("- h.example")))
 	}
 	return oneIngress(t)
@@ -306,7 +306,7 @@ func TestValuesOfAnnotations(t *testing.T) {
 }
 
 // refuse tries a value that ingress-nginx, or Wayleave, does not take.
-func (c *valuesCase) refuse(t *testing.T, w *world, v, without string) {
+func (c *valuesCase) refuse(t *testing.T, w *fixture, v, without string) {
 	t.Helper()
 	name, all := c.set(v)
 	what, closed, problems := effect(t, w, all)

@@ -12,39 +12,40 @@ import (
 // Class is the spec.loadBalancerClass of Services that Wayleave always handles.
 const Class = "wayleave.dev/l2"
 
-// Allocator keeps the books of who has which address. It is not safe for concurrent use.
+// Allocator records which Service has which address. It is not safe for concurrent use.
 //
-// What a Service has is what its status in the API says: Set books that. Decide says what
-// it should have, Book reserves that while it is being written.
+// The status in the API is the allocation: Set records it. Decide computes what a Service should have, Reserve
+// reserves that while it is being written.
 type Allocator struct {
 	// Default handles Services without a class.
 	Default bool
 
 	layout     *layout
-	services   map[model.Name]*entry
+	services   map[model.Name]*allocation
 	namespaces map[string]map[string]string // labels
-	owners     map[netip.Addr][]*entry
+	owners     map[netip.Addr][]*allocation
 	shared     map[string]map[netip.Addr]int // sharing key → its addresses
 	touched    map[string]struct{}           // pools whose status may have changed
 }
 
-// entry is what the books say of one Service.
-type entry struct {
+// allocation is what one Service has.
+type allocation struct {
 	*model.Service
 	has []netip.Addr
-	key string // the sharing key under which has is booked
+	key string // the sharing key under which has is recorded
 }
 
 // before orders competing Services: the oldest first.
-func (e *entry) before(o *entry) bool {
+func (e *allocation) before(o *allocation) bool {
 	return cmp.Or(e.LoadBalancer.Created.Compare(o.LoadBalancer.Created), e.Name.Compare(o.Name)) < 0
 }
 
-// New makes empty books.
+// New returns an allocator without Services.
 func New(byDefault bool) *Allocator {
-	return &Allocator{Default: byDefault, layout: newLayout(nil), services: map[model.Name]*entry{},
+	return &Allocator{Default: byDefault, layout: newLayout(nil), services: map[model.Name]*allocation{},
 		namespaces: map[string]map[string]string{},
-		owners:     map[netip.Addr][]*entry{}, shared: map[string]map[netip.Addr]int{}, touched: map[string]struct{}{}}
+		owners:     map[netip.Addr][]*allocation{}, shared: map[string]map[netip.Addr]int{},
+		touched: map[string]struct{}{}}
 }
 
 // Ours reports whether this allocator handles the Service.
@@ -85,24 +86,24 @@ func (a *Allocator) SetNamespace(name string, labels map[string]string) bool {
 	return true
 }
 
-// Set books a Service with the addresses of its status. Those of others' classes are
-// booked, too: what they have is not free.
+// Set records a Service with the addresses of its status. Services of other classes are recorded, too: their
+// addresses are not free.
 func (a *Allocator) Set(s *model.Service) {
 	if s.LoadBalancer == nil {
 		a.Remove(s.Name)
 		return
 	}
-	a.book(s, s.LoadBalancer.Given)
+	a.record(s, s.LoadBalancer.Given)
 }
 
-// Book reserves addresses for a Service, in place of those that it had.
-func (a *Allocator) Book(n model.Name, addrs []netip.Addr) {
+// Reserve reserves addresses for a Service, which replace its previous ones.
+func (a *Allocator) Reserve(n model.Name, addrs []netip.Addr) {
 	if e := a.services[n]; e != nil {
-		a.book(e.Service, addrs)
+		a.record(e.Service, addrs)
 	}
 }
 
-// Service is a Service as it was booked, nil for none.
+// Service returns a recorded Service, nil for none.
 func (a *Allocator) Service(n model.Name) *model.Service {
 	if e := a.services[n]; e != nil {
 		return e.Service
@@ -110,7 +111,7 @@ func (a *Allocator) Service(n model.Name) *model.Service {
 	return nil
 }
 
-// Has is what is booked for a Service.
+// Has returns what is recorded or reserved for a Service.
 func (a *Allocator) Has(n model.Name) []netip.Addr {
 	if e := a.services[n]; e != nil {
 		return e.has
@@ -126,9 +127,9 @@ func (a *Allocator) Remove(n model.Name) {
 	}
 }
 
-// Services are the names of all that are booked, who was there first being first.
+// Services returns the names of all recorded Services, the oldest first.
 func (a *Allocator) Services() []model.Name {
-	all := slices.SortedFunc(maps.Values(a.services), func(e, o *entry) int {
+	all := slices.SortedFunc(maps.Values(a.services), func(e, o *allocation) int {
 		if e.before(o) {
 			return -1
 		}
@@ -155,10 +156,10 @@ func (a *Allocator) Sort(names []model.Name) {
 	})
 }
 
-func (a *Allocator) book(s *model.Service, addrs []netip.Addr) {
+func (a *Allocator) record(s *model.Service, addrs []netip.Addr) {
 	e := a.services[s.Name]
 	if e == nil {
-		e = &entry{}
+		e = &allocation{}
 		a.services[s.Name] = e
 	}
 	key := s.LoadBalancer.SharingKey
@@ -185,9 +186,9 @@ func (a *Allocator) book(s *model.Service, addrs []netip.Addr) {
 	}
 }
 
-func (a *Allocator) release(e *entry) {
+func (a *Allocator) release(e *allocation) {
 	for _, addr := range e.has {
-		left := slices.DeleteFunc(a.owners[addr], func(o *entry) bool { return o == e })
+		left := slices.DeleteFunc(a.owners[addr], func(o *allocation) bool { return o == e })
 		if len(left) == 0 {
 			delete(a.owners, addr)
 			a.layout.count(addr, -1)
@@ -240,7 +241,7 @@ func (a *Allocator) Pool(name string) (s PoolStatus, ok bool, problems []model.P
 
 // sharable reports whether a Service may share an address with another, and otherwise why not: they need the same
 // key, different ports, and with externalTrafficPolicy Local the same pods, because one node answers for both.
-func sharable(e, o *entry) (why string) {
+func sharable(e, o *allocation) (why string) {
 	switch {
 	case e.LoadBalancer.SharingKey == "":
 		return "it has no sharing key"

@@ -71,15 +71,15 @@ func local(selector string) func(*model.Service) {
 	return func(s *model.Service) { s.ExternalLocal, s.LoadBalancer.Selector = true, selector }
 }
 
-// settle decides and books, and returns the decision.
+// settle decides and reserves, and returns the decision.
 func settle(a *Allocator, s *model.Service) Decision {
 	a.Set(s)
 	d := a.Decide(s.Name)
-	a.Book(s.Name, d.Addrs)
+	a.Reserve(s.Name, d.Addrs)
 	return d
 }
 
-func books(pools ...*model.AddressPool) *Allocator {
+func allocator(pools ...*model.AddressPool) *Allocator {
 	a := New(true)
 	a.SetPools(pools)
 	return a
@@ -251,7 +251,7 @@ func TestWhoGetsWhat(t *testing.T) {
 			aService("x", fromPool("zz")), "192.0.2.10", "", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			a := books(tc.pools...)
+			a := allocator(tc.pools...)
 			a.SetNamespace("team-a", map[string]string{"team": "a"})
 			for _, s := range tc.there {
 				settle(a, s)
@@ -269,7 +269,7 @@ func TestWhoGetsWhat(t *testing.T) {
 				t.Errorf("problems are %v, condition %q; want %s %s", d.Problems, d.Condition, tc.reason, tc.problem)
 			}
 			if again := settle(a, tc.ask); text(again.Addrs) != tc.want && tc.ask.LoadBalancer.Given == nil {
-				// The status was not written yet: by the books it has what was decided.
+				// The status was not written yet: by the allocator it has what was decided.
 				t.Errorf("a second time it got %v", again.Addrs)
 			}
 		})
@@ -297,7 +297,7 @@ func TestClassesWithoutTheDefault(t *testing.T) {
 }
 
 func TestWhatIsGivenBackIsGivenAgain(t *testing.T) {
-	a := books(aPool("lan", "192.0.2.1-192.0.2.4"))
+	a := allocator(aPool("lan", "192.0.2.1-192.0.2.4"))
 	for i := range 4 {
 		settle(a, aService(fmt.Sprint(i)))
 	}
@@ -323,7 +323,7 @@ func TestOverlappingPoolsAreNamed(t *testing.T) {
 	first, second := aPool("first", "192.0.2.1-192.0.2.9"), aPool("second", "192.0.2.5-192.0.2.20",
 		"192.0.2.15-192.0.2.30")
 	second.Created = epoch.Add(time.Minute)
-	a := books(second, first)
+	a := allocator(second, first)
 	s, _, problems := a.Pool("second")
 	if s.Reason != ReasonOverlaps || s.Free != 21 || len(problems) != 1 || !strings.Contains(problems[0].Error(),
 		"AddressPool second: spec.addresses: 192.0.2.5-192.0.2.9 belongs to AddressPool first") {
@@ -333,7 +333,7 @@ func TestOverlappingPoolsAreNamed(t *testing.T) {
 		t.Errorf("the first says %+v, %v", s, problems)
 	}
 	// A pool within another, and one around another.
-	a = books(first, func() *model.AddressPool {
+	a = allocator(first, func() *model.AddressPool {
 		p := aPool("within", "192.0.2.3-192.0.2.4")
 		p.Created = epoch.Add(-time.Hour)
 		return p
@@ -350,11 +350,11 @@ func TestOverlappingPoolsAreNamed(t *testing.T) {
 
 func TestHowManyAreFree(t *testing.T) {
 	p := aPool("b", "192.0.2.0-192.0.3.255", "198.51.100.255", "2001:db8::-2001:db8::ffff:ffff:ffff:ffff")
-	if s, _, _ := books(p).Pool("b"); s.Free != 1<<63-1 {
+	if s, _, _ := allocator(p).Pool("b"); s.Free != 1<<63-1 {
 		t.Errorf("%+v", s)
 	}
 	p.Ranges, p.AvoidBuggy = p.Ranges[:2], true
-	a := books(p)
+	a := allocator(p)
 	if s, _, _ := a.Pool("b"); s.Free != 508 {
 		t.Errorf("%+v", s)
 	}
@@ -368,7 +368,7 @@ func TestHowManyAreFree(t *testing.T) {
 // The pools change under what was given: nothing moves, and what comes back is known again.
 func TestPoolsComeAndGo(t *testing.T) {
 	lan := aPool("lan", "192.0.2.1-192.0.2.9")
-	a := books(lan)
+	a := allocator(lan)
 	settle(a, aService("x"))
 	if a.SetPools([]*model.AddressPool{aPool("lan", "192.0.2.1-192.0.2.9")}) {
 		t.Error("the same pools are a change")
@@ -390,7 +390,7 @@ func TestPoolsComeAndGo(t *testing.T) {
 
 // Every order of arrival that is sorted the same way gives the same addresses.
 func TestTheOlderIsServedFirst(t *testing.T) {
-	a := books(aPool("lan", "192.0.2.1-192.0.2.9"))
+	a := allocator(aPool("lan", "192.0.2.1-192.0.2.9"))
 	young, old := aService("a"), aService("b")
 	young.LoadBalancer.Created = epoch.Add(time.Second)
 	a.Set(young)
@@ -408,7 +408,7 @@ func TestTheOlderIsServedFirst(t *testing.T) {
 // A pool of 2^64 addresses, and 10,000 Services that come and go: the time that this takes
 // would tell of a search.
 func TestALargePool(t *testing.T) {
-	a := books(aPool("six", "2001:db8::-2001:db8::ffff:ffff:ffff:ffff"))
+	a := allocator(aPool("six", "2001:db8::-2001:db8::ffff:ffff:ffff:ffff"))
 	six := func(i int) *model.Service {
 		return aService(fmt.Sprint(i), func(s *model.Service) {
 			s.LoadBalancer.IPv4,
@@ -431,7 +431,7 @@ func TestALargePool(t *testing.T) {
 }
 
 func BenchmarkOneService(b *testing.B) {
-	a := books(aPool("lan", "10.0.0.0-10.0.255.255"))
+	a := allocator(aPool("lan", "10.0.0.0-10.0.255.255"))
 	for i := range 10_000 {
 		settle(a, aService(fmt.Sprint(i)))
 	}

@@ -36,14 +36,14 @@ func itoa(port uint16) string { return strconv.Itoa(int(port)) }
 // decision is a decision in progress.
 type decision struct {
 	a *Allocator
-	e *entry
+	e *allocation
 	// has is indexed by family; the zero Addr means none.
 	has [2]netip.Addr
 	out Decision
 }
 
-// Decide says what a booked Service should have. It changes nothing: see Book. A Service
-// that is not ours should have what it has.
+// Decide returns what a recorded Service should have. It changes nothing; see Reserve. A Service of another class
+// keeps what it has.
 func (a *Allocator) Decide(n model.Name) Decision {
 	e := a.services[n]
 	switch {
@@ -196,7 +196,7 @@ func (d *decision) requests() (blocked [2]bool) {
 }
 
 // inUse returns another Service that has the address and cannot share it, nil for none.
-func (d *decision) inUse(addr netip.Addr) (*entry, string) {
+func (d *decision) inUse(addr netip.Addr) (*allocation, string) {
 	for _, o := range d.a.owners[addr] {
 		if o == d.e {
 			continue

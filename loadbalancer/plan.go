@@ -32,11 +32,11 @@ const Kinds = model.ServiceKind | model.EndpointSliceKind | model.NodeKind | mod
 
 // Keys returns the Services that a change concerns; for a change of nodes or pools, all that have an address.
 func Keys(snap model.Snapshot, c model.Changes) []model.Name {
-	keys := maps.Clone(c.Services)
+	keys := maps.Clone(c.Of(model.ServiceKind))
 	if keys == nil {
 		keys = map[model.Name]struct{}{}
 	}
-	if len(c.Nodes)+len(c.AddressPools) > 0 {
+	if c.Any(model.NodeKind | model.AddressPoolKind) {
 		for s := range snap.Services() {
 			if s.LoadBalancer != nil && len(s.LoadBalancer.Given) > 0 {
 				keys[s.Name] = struct{}{}

@@ -9,8 +9,8 @@ import (
 	"wayleave.dev/model"
 )
 
-// world holds three nodes; c is excluded, gone is being deleted.
-func world(t *testing.T, more func(*model.Writer)) *model.Store {
+// storeWith holds three nodes; c is excluded, gone is being deleted.
+func storeWith(t *testing.T, more func(*model.Writer)) *model.Store {
 	t.Helper()
 	s, err := model.NewStore()
 	if err != nil {
@@ -85,7 +85,7 @@ func TestWhoMayAnswer(t *testing.T) {
 			endpoints(model.Endpoint{Node: "a"}), "192.0.2.1 [] [a]"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			store := world(t, func(w *model.Writer) { w.PutService(tc.svc); w.PutEndpointSlice(tc.slice) })
+			store := storeWith(t, func(w *model.Writer) { w.PutService(tc.svc); w.PutEndpointSlice(tc.slice) })
 			got, ok, problems := Plan(true)(store.Snapshot(), tc.svc.Name)
 			if show(got.VIPs) != tc.want || ok != (tc.want != "") || len(problems) > 0 {
 				t.Errorf("planned %q (%v, %v), want %q", show(got.VIPs), ok, problems, tc.want)
@@ -96,14 +96,14 @@ func TestWhoMayAnswer(t *testing.T) {
 			}
 		})
 	}
-	store := world(t, func(w *model.Writer) { w.PutService(served(aService("x"), "192.0.2.1")) })
+	store := storeWith(t, func(w *model.Writer) { w.PutService(served(aService("x"), "192.0.2.1")) })
 	if _, ok, _ := Plan(false)(store.Snapshot(), aService("x").Name); ok {
 		t.Error("a Service without a class is answered for without the default")
 	}
 }
 
 func TestNobodyMayAnswer(t *testing.T) {
-	store := world(t, func(w *model.Writer) {
+	store := storeWith(t, func(w *model.Writer) {
 		w.PutService(served(aService("x"), "198.51.100.1"))
 		w.Delete(model.NodeKind, model.Name{Name: "b"})
 	})
@@ -121,9 +121,9 @@ func show(list []VIP) string {
 	return strings.Join(out, ", ")
 }
 
-// Of overlapping pools the one decides that has the address by the allocator's books.
+// Of overlapping pools the one decides that has the address by the allocator.
 func TestThePoolOfAnAddress(t *testing.T) {
-	store := world(t, func(w *model.Writer) {
+	store := storeWith(t, func(w *model.Writer) {
 		w.PutService(served(aService("x"), "192.0.2.1"))
 		later := aPool("aaa", "192.0.2.0-192.0.2.255")
 		later.Created, later.L2.Interfaces = epoch.Add(1), []string{"wrong"}
@@ -135,7 +135,7 @@ func TestThePoolOfAnAddress(t *testing.T) {
 }
 
 func TestKeys(t *testing.T) {
-	store := world(t, func(w *model.Writer) {
+	store := storeWith(t, func(w *model.Writer) {
 		w.PutService(served(aService("x"), "192.0.2.1"))
 		w.PutService(aService("pending"))
 	})

@@ -58,7 +58,7 @@ func (h *holes) Pop() any {
 	return last
 }
 
-// giveBack books that nobody has the address any more.
+// giveBack records that no Service has the address any more.
 func (s *segment) giveBack(a netip.Addr) {
 	if (s.next.IsValid() && !a.Less(s.next)) || s.avoids(a) || s.holes.in[a] {
 		return
@@ -239,7 +239,7 @@ func (l *layout) of(a netip.Addr) *segment {
 	return l.segments[i]
 }
 
-// count books that an address is used from now on (1), or no more (-1).
+// count records that an address is used from now on (1), or no more (-1).
 func (l *layout) count(a netip.Addr, n int64) {
 	s := l.of(a)
 	if s == nil {

@@ -125,7 +125,7 @@ func BenchmarkStoreChange(b *testing.B) {
 			i++
 			write(b, s, func(w *Writer) { w.PutEndpointSlice(slice(i%benchServices, benchEndpoints, i)) })
 			snap, c, _ := w.Poll()
-			for n := range c.Services {
+			for n := range c.Of(ServiceKind) {
 				if _, ok := snap.Service(n); !ok {
 					b.Fatal("lost", n)
 				}

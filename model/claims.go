@@ -85,21 +85,5 @@ var serviceByClaim = statedb.Index[*Service, Claim]{
 
 // ServicesClaiming yields the Services that ask for exactly this.
 func (v Snapshot) ServicesClaiming(c Claim) iter.Seq[*Service] {
-	return statedb.ToSeq(v.s.services.List(v.txn, serviceByClaim.Query(c)))
-}
-
-// ServiceCIDR is a range from which the API server gives ClusterIPs (KEP-1880).
-type ServiceCIDR struct {
-	Name  string
-	CIDRs []netip.Prefix
-}
-
-var serviceCIDRByName = unique("name", func(c *ServiceCIDR) string { return c.Name }, index.String)
-
-// PutServiceCIDR sets a range; the store owns it from now on.
-func (w *Writer) PutServiceCIDR(c *ServiceCIDR) { put(w, w.s.serviceCIDRs, c) }
-
-// ServiceCIDRs yields all ranges.
-func (v Snapshot) ServiceCIDRs() iter.Seq[*ServiceCIDR] {
-	return statedb.ToSeq(v.s.serviceCIDRs.All(v.txn))
+	return list(v, services, serviceByClaim.Query(c))
 }

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"iter"
 	"net/netip"
 	"time"
 )
@@ -82,61 +83,14 @@ type IngressTLS struct {
 	Secret string
 }
 
-// IngressClass is what Wayleave uses of an IngressClass (networking.k8s.io/v1).
-type IngressClass struct {
-	Name    string
-	Created time.Time
-	// Controller is who serves the class.
-	Controller string
-	// Default makes it the class of Ingresses without one.
-	Default bool
-}
+var ingresses = describe(descriptor[*Ingress]{kind: IngressKind, label: "Ingress",
+	name: func(i *Ingress) Name { return i.Name }})
 
-// Secret is one that an Ingress names, reduced to what it is named for. It is never
-// written to a disk, and String tells nothing of it.
-type Secret struct {
-	Name Name
-	// Chain and Key are a certificate and its private key in PEM, which fit each other;
-	// nil when there is none or it is bad. Names are what the certificate is for, in lower
-	// case; it is valid from From to Until.
-	Chain, Key  []byte
-	Names       []string
-	From, Until time.Time
-	// Users are password hashes by name, of a file of htpasswd in the key "auth"; UserMap
-	// those of a Secret with a key for each user (auth-secret-type auth-map).
-	Users, UserMap map[string]string
-	// CA are authorities in PEM, and CRL their revocation lists: keys ca.crt and ca.crl.
-	CA, CRL []byte
-	// Wrong says why there is no certificate, where one seems to be meant.
-	Wrong string
-	// Missing says that it was asked for and is not there; one that has not been asked for
-	// is not in the model.
-	Missing bool
-}
+// PutIngress sets an Ingress; the store owns it from now on.
+func (w *Writer) PutIngress(o *Ingress) { put(w, ingresses, o) }
 
-// String names the Secret, and keeps it.
-func (s Secret) String() string { return "Secret " + s.Name.String() }
+// Ingress returns the Ingress of that name.
+func (v Snapshot) Ingress(n Name) (*Ingress, bool) { return get(v, ingresses, n) }
 
-// GoString is String: %#v must not print a key either.
-func (s Secret) GoString() string { return s.String() }
-
-// Covers says whether a certificate for these names is one for the host, which may be a
-// wildcard itself (RFC 6125: a star is one whole label, the leftmost).
-func Covers(names []string, host string) bool {
-	for _, n := range names {
-		if n == host {
-			return true
-		}
-		if len(n) > 2 && n[:2] == "*." && len(host) > 2 && host[:2] != "*." {
-			for i := range len(host) {
-				if host[i] == '.' {
-					if host[i:] == n[1:] && i > 0 {
-						return true
-					}
-					break
-				}
-			}
-		}
-	}
-	return false
-}
+// Ingresses yields all Ingresses.
+func (v Snapshot) Ingresses() iter.Seq[*Ingress] { return all(v, ingresses) }

@@ -1,6 +1,9 @@
 package model
 
-import "net/netip"
+import (
+	"iter"
+	"net/netip"
+)
 
 // NetworkPolicy is what Wayleave uses of a NetworkPolicy (networking.k8s.io/v1).
 // What of it cannot be read allows nothing.
@@ -48,4 +51,21 @@ type PolicyPort struct {
 	Name string
 	// From and To are the ports, both included; 0 and 65535 when all are meant.
 	From, To uint16
+}
+
+var networkPolicies = describe(descriptor[*NetworkPolicy]{kind: NetworkPolicyKind, label: "NetworkPolicy",
+	name: func(p *NetworkPolicy) Name { return p.Name }})
+
+// PutNetworkPolicy sets a policy; the store owns it from now on.
+func (w *Writer) PutNetworkPolicy(o *NetworkPolicy) { put(w, networkPolicies, o) }
+
+// NetworkPolicy returns the policy of that name.
+func (v Snapshot) NetworkPolicy(n Name) (*NetworkPolicy, bool) { return get(v, networkPolicies, n) }
+
+// NetworkPolicies yields all policies.
+func (v Snapshot) NetworkPolicies() iter.Seq[*NetworkPolicy] { return all(v, networkPolicies) }
+
+// NetworkPoliciesOf yields the policies of one namespace.
+func (v Snapshot) NetworkPoliciesOf(namespace string) iter.Seq[*NetworkPolicy] {
+	return allIn(v, networkPolicies, namespace)
 }

@@ -3,7 +3,6 @@ package model
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -123,13 +122,17 @@ func TestAWatcherNamesWhatChanged(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var got []string
-			for n := range c.Services {
+			var got, gotNodes []string
+			for n := range c.Of(ServiceKind) {
 				got = append(got, n.Name)
 			}
+			for n := range c.Of(NodeKind) {
+				gotNodes = append(gotNodes, n.Name)
+			}
 			slices.Sort(got)
-			if !slices.Equal(got, services) || !slices.Equal(slices.Sorted(maps.Keys(c.Nodes)), nodes) {
-				t.Errorf("changed: %v %v, want %v %v", got, c.Nodes, services, nodes)
+			slices.Sort(gotNodes)
+			if !slices.Equal(got, services) || !slices.Equal(gotNodes, nodes) {
+				t.Errorf("changed: %v %v, want %v %v", got, gotNodes, services, nodes)
 			}
 		}
 		expect([]string{"svc-00001"}, []string{"n1"})

@@ -3,148 +3,90 @@ package model
 import (
 	"context"
 	"fmt"
-	"iter"
 
 	"github.com/cilium/statedb"
 )
 
-// Changes names the keys that a change touched, so that work follows what
-// changed and not what exists. A slice's change is a change of its service.
+// Changes names the objects that a change touched, so that work follows what changed and not what exists. A slice's
+// change is a change of its Service. The zero value is no change.
 type Changes struct {
-	Services     map[Name]struct{}
-	Pods         map[Name]struct{}
-	Nodes        map[string]struct{}
-	Namespaces   map[string]struct{}
-	AddressPools map[string]struct{}
-	Policies     map[Name]struct{}
-	Ingresses    map[Name]struct{}
-	Classes      map[string]struct{}
-	Secrets      map[Name]struct{}
-	ServiceCIDRs map[string]struct{}
+	kinds map[Kind]map[Name]struct{}
+}
+
+// Add has the object changed, too. Objects of the cluster have no Namespace.
+func (c *Changes) Add(kind Kind, n Name) {
+	set := c.kinds[kind]
+	if set == nil {
+		set = map[Name]struct{}{}
+		if c.kinds == nil {
+			c.kinds = map[Kind]map[Name]struct{}{}
+		}
+		c.kinds[kind] = set
+	}
+	set[n] = struct{}{}
+}
+
+// Of are the changed objects of one kind; it is only read.
+func (c Changes) Of(kind Kind) map[Name]struct{} { return c.kinds[kind] }
+
+// Has says whether the object changed.
+func (c Changes) Has(kind Kind, n Name) bool {
+	_, ok := c.kinds[kind][n]
+	return ok
+}
+
+// Any says whether an object of one of these kinds changed.
+func (c Changes) Any(kinds Kind) bool {
+	for k := range c.kinds {
+		if k&kinds != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // Empty is true when nothing changed.
-func (c Changes) Empty() bool {
-	return len(c.Services)+len(c.Pods)+len(c.Nodes)+len(c.Namespaces)+len(c.AddressPools)+len(c.Policies)+
-		len(c.Ingresses)+len(c.Classes)+len(c.Secrets)+len(c.ServiceCIDRs) == 0
-}
+func (c Changes) Empty() bool { return len(c.kinds) == 0 }
 
 // Watcher tells one reader what changed since it last asked. Changes that pile
 // up in between are merged. It must be used by one goroutine only, and closed.
 type Watcher struct {
-	s          *Store
-	services   statedb.ChangeIterator[*Service]
-	slices     statedb.ChangeIterator[*EndpointSlice]
-	pods       statedb.ChangeIterator[*Pod]
-	nodes      statedb.ChangeIterator[*Node]
-	namespaces statedb.ChangeIterator[*Namespace]
-	pools      statedb.ChangeIterator[*AddressPool]
-	policies   statedb.ChangeIterator[*NetworkPolicy]
-	ingresses  statedb.ChangeIterator[*Ingress]
-	classes    statedb.ChangeIterator[*IngressClass]
-	secrets    statedb.ChangeIterator[*Secret]
-	cidrs      statedb.ChangeIterator[*ServiceCIDR]
-	// lastService remembers a slice's service, as a slice may change its owner.
-	lastService map[Name]Name
+	s         *Store
+	followers []follower
 }
 
 // Watch starts a Watcher of the kinds; its first Next reports all that exists.
 func (s *Store) Watch(kinds Kind) (*Watcher, error) {
 	w := &Watcher{s: s}
-	var err error
-	if kinds&(ServiceKind|EndpointSliceKind) != 0 {
-		w.lastService = map[Name]Name{}
-		if w.services, err = changes(s, s.services); err != nil {
-			return nil, err
+	for _, d := range s.kinds {
+		if kinds&s.together(d) == 0 {
+			continue
 		}
-		if w.slices, err = changes(s, s.slices); err != nil {
-			return nil, err
+		f, err := s.table(d.bit()).follow(s.db)
+		if err != nil {
+			w.Close()
+			return nil, fmt.Errorf("model: watch %s: %w", d, err)
 		}
-	}
-	if kinds&PodKind != 0 {
-		if w.pods, err = changes(s, s.pods); err != nil {
-			return nil, err
-		}
-	}
-	if kinds&NodeKind != 0 {
-		if w.nodes, err = changes(s, s.nodes); err != nil {
-			return nil, err
-		}
-	}
-	if kinds&NamespaceKind != 0 {
-		if w.namespaces, err = changes(s, s.namespaces); err != nil {
-			return nil, err
-		}
-	}
-	if kinds&AddressPoolKind != 0 {
-		if w.pools, err = changes(s, s.pools); err != nil {
-			return nil, err
-		}
-	}
-	if kinds&NetworkPolicyKind != 0 {
-		if w.policies, err = changes(s, s.policies); err != nil {
-			return nil, err
-		}
-	}
-	if kinds&ServiceCIDRKind != 0 {
-		if w.cidrs, err = changes(s, s.serviceCIDRs); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.watchIngress(kinds); err != nil {
-		return nil, err
+		w.followers = append(w.followers, f)
 	}
 	return w, nil
 }
 
-// watchIngress watches what Ingress is made of.
-func (w *Watcher) watchIngress(kinds Kind) (err error) {
-	if kinds&IngressKind != 0 {
-		if w.ingresses, err = changes(w.s, w.s.ingresses); err != nil {
-			return err
+// together is the kinds that are watched whenever this one is: its own, what it is part of, and its parts.
+func (s *Store) together(d described) Kind {
+	kinds := d.watched()
+	for _, o := range s.kinds {
+		if o.watched()&d.bit() != 0 {
+			kinds |= o.watched()
 		}
 	}
-	if kinds&IngressClassKind != 0 {
-		if w.classes, err = changes(w.s, w.s.classes); err != nil {
-			return err
-		}
-	}
-	if kinds&SecretKind != 0 {
-		if w.secrets, err = changes(w.s, w.s.secrets); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func changes[O any](s *Store, t statedb.RWTable[O]) (statedb.ChangeIterator[O], error) {
-	txn := s.db.WriteTxn(t)
-	defer txn.Commit()
-	it, err := t.Changes(txn)
-	if err != nil {
-		return nil, fmt.Errorf("model: watch %s: %w", t.Name(), err)
-	}
-	return it, nil
+	return kinds
 }
 
 // Close ends the watch.
 func (w *Watcher) Close() {
-	closeIf(w.services)
-	closeIf(w.slices)
-	closeIf(w.pods)
-	closeIf(w.nodes)
-	closeIf(w.namespaces)
-	closeIf(w.pools)
-	closeIf(w.policies)
-	closeIf(w.ingresses)
-	closeIf(w.classes)
-	closeIf(w.secrets)
-	closeIf(w.cidrs)
-}
-
-func closeIf[O any](it statedb.ChangeIterator[O]) {
-	if it != nil {
-		it.Close()
+	for _, f := range w.followers {
+		f.close()
 	}
 }
 
@@ -166,51 +108,64 @@ func (w *Watcher) Next(ctx context.Context) (Snapshot, Changes, error) {
 // nothing, and a handle to wait for more with.
 func (w *Watcher) Poll() (Snapshot, Changes, Ready) {
 	snap := w.s.Snapshot()
-	c := Changes{
-		Services: map[Name]struct{}{}, Pods: map[Name]struct{}{},
-		Nodes: map[string]struct{}{}, Namespaces: map[string]struct{}{}, AddressPools: map[string]struct{}{},
-		Policies: map[Name]struct{}{}, Ingresses: map[Name]struct{}{}, Classes: map[string]struct{}{},
-		Secrets:      map[Name]struct{}{},
-		ServiceCIDRs: map[string]struct{}{},
-	}
+	var c Changes
 	set := statedb.NewWatchSet()
-	drain(snap, w.services, set, func(s *Service, _ bool) { c.Services[s.Name] = struct{}{} })
-	drain(snap, w.slices, set, func(s *EndpointSlice, deleted bool) { w.slice(&c, s, deleted) })
-	drain(snap, w.pods, set, func(p *Pod, _ bool) { c.Pods[p.Name] = struct{}{} })
-	drain(snap, w.nodes, set, func(n *Node, _ bool) { c.Nodes[n.Name] = struct{}{} })
-	drain(snap, w.namespaces, set, func(n *Namespace, _ bool) { c.Namespaces[n.Name] = struct{}{} })
-	drain(snap, w.pools, set, func(p *AddressPool, _ bool) { c.AddressPools[p.Name] = struct{}{} })
-	drain(snap, w.policies, set, func(p *NetworkPolicy, _ bool) { c.Policies[p.Name] = struct{}{} })
-	drain(snap, w.ingresses, set, func(i *Ingress, _ bool) { c.Ingresses[i.Name] = struct{}{} })
-	drain(snap, w.classes, set, func(i *IngressClass, _ bool) { c.Classes[i.Name] = struct{}{} })
-	drain(snap, w.secrets, set, func(s *Secret, _ bool) { c.Secrets[s.Name] = struct{}{} })
-	drain(snap, w.cidrs, set, func(r *ServiceCIDR, _ bool) { c.ServiceCIDRs[r.Name] = struct{}{} })
+	for _, f := range w.followers {
+		f.drain(snap, &c, set)
+	}
 	return snap, c, Ready{set}
 }
 
-func (w *Watcher) slice(c *Changes, s *EndpointSlice, deleted bool) {
-	owner := s.ServiceName()
-	if last, ok := w.lastService[s.Name]; ok && last != owner {
-		c.Services[last] = struct{}{}
-	}
-	c.Services[owner] = struct{}{}
-	if deleted {
-		delete(w.lastService, s.Name)
-		return
-	}
-	w.lastService[s.Name] = owner
+// follower follows the changes of one kind, for a Watcher.
+type follower interface {
+	drain(Snapshot, *Changes, *statedb.WatchSet)
+	close()
 }
 
-func drain[O any](snap Snapshot, it statedb.ChangeIterator[O], set *statedb.WatchSet, fn func(O, bool)) {
-	if it == nil {
-		return
+// followerFor follows the changes of a kind with objects of type O.
+type followerFor[O any] struct {
+	*descriptor[O]
+	changes statedb.ChangeIterator[O]
+	// last is the owner that each object had, since it may change its owner.
+	last map[Name]Name
+}
+
+func (t *tableFor[O]) follow(db *statedb.DB) (follower, error) {
+	txn := db.WriteTxn(t.rows)
+	defer txn.Commit()
+	changes, err := t.rows.Changes(txn)
+	if err != nil {
+		return nil, err
 	}
-	var seq iter.Seq2[statedb.Change[O], statedb.Revision]
-	seq, watch := it.Next(snap.txn)
+	return &followerFor[O]{t.descriptor, changes, map[Name]Name{}}, nil
+}
+
+func (f *followerFor[O]) close() { f.changes.Close() }
+
+func (f *followerFor[O]) drain(snap Snapshot, c *Changes, set *statedb.WatchSet) {
+	seq, watch := f.changes.Next(snap.txn)
 	for ch := range seq {
-		fn(ch.Object, ch.Deleted)
+		if f.owner == nil {
+			c.Add(f.kind, f.name(ch.Object))
+			continue
+		}
+		f.changed(ch, c)
 	}
 	set.Add(watch)
+}
+
+// changed has the owners changed that the object had and has.
+func (f *followerFor[O]) changed(ch statedb.Change[O], c *Changes) {
+	name, owner := f.name(ch.Object), f.owner(ch.Object)
+	if last, ok := f.last[name]; ok && last != owner {
+		c.Add(f.partOf, last)
+	}
+	c.Add(f.partOf, owner)
+	if ch.Deleted {
+		delete(f.last, name)
+		return
+	}
+	f.last[name] = owner
 }
 
 // Ready is closed over the tables of a Poll.

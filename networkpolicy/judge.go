@@ -28,14 +28,16 @@ func (j *Judge) Concerned(snap model.Snapshot, changes ...model.Changes) map[mod
 	out, namespaces := map[model.Name]struct{}{}, map[string]struct{}{}
 	pods, nodes, labels := false, false, false
 	for _, c := range changes {
-		for n := range c.Policies {
+		for n := range c.Of(model.NetworkPolicyKind) {
 			out[n] = struct{}{}
 			j.learn(snap, n)
 		}
-		for n := range c.Pods {
+		for n := range c.Of(model.PodKind) {
 			namespaces[n.Namespace] = struct{}{}
 		}
-		pods, nodes, labels = pods || len(c.Pods) > 0, nodes || len(c.Nodes) > 0, labels || len(c.Namespaces) > 0
+		pods = pods || c.Any(model.PodKind)
+		nodes = nodes || c.Any(model.NodeKind)
+		labels = labels || c.Any(model.NamespaceKind)
 	}
 	for ns := range namespaces {
 		for o := range snap.NetworkPoliciesOf(ns) {

@@ -41,19 +41,19 @@ func (p *Planner) SetInputs(l NodeInputs) { p.changeInputs(l.clone()) }
 
 // Keys advances the planner to the snapshot, and returns the keys whose entries may have changed.
 func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
-	for name := range c.Namespaces {
-		ns, _ := snap.Namespace(name)
-		p.changeNamespace(name, ns)
+	for name := range c.Of(model.NamespaceKind) {
+		ns, _ := snap.Namespace(name.Name)
+		p.changeNamespace(name.Name, ns)
 	}
-	for name := range c.Pods {
+	for name := range c.Of(model.PodKind) {
 		o, _ := snap.Pod(name)
 		p.changePod(name, o)
 	}
-	for name := range c.Nodes {
-		n, _ := snap.Node(name)
-		p.changeNode(name, n)
+	for name := range c.Of(model.NodeKind) {
+		n, _ := snap.Node(name.Name)
+		p.changeNode(name.Name, n)
 	}
-	for name := range c.Policies {
+	for name := range c.Of(model.NetworkPolicyKind) {
 		o, _ := snap.NetworkPolicy(name)
 		p.changePolicy(name, o)
 	}

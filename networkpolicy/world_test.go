@@ -85,19 +85,18 @@ func (r *rig) fresh() map[Key]Entry {
 }
 
 func planAll(snap model.Snapshot, local NodeInputs) map[Key]Entry {
-	c := model.Changes{Pods: map[model.Name]struct{}{}, Namespaces: map[string]struct{}{},
-		Policies: map[model.Name]struct{}{}, Nodes: map[string]struct{}{}}
+	var c model.Changes
 	for n := range snap.Nodes() {
-		c.Nodes[n.Name] = struct{}{}
+		c.Add(model.NodeKind, model.Name{Name: n.Name})
 	}
 	for p := range snap.Pods() {
-		c.Pods[p.Name] = struct{}{}
+		c.Add(model.PodKind, p.Name)
 	}
 	for n := range snap.Namespaces() {
-		c.Namespaces[n.Name] = struct{}{}
+		c.Add(model.NamespaceKind, model.Name{Name: n.Name})
 	}
 	for p := range snap.NetworkPolicies() {
-		c.Policies[p.Name] = struct{}{}
+		c.Add(model.NetworkPolicyKind, p.Name)
 	}
 	p := NewPlanner(local)
 	out := map[Key]Entry{}

@@ -159,7 +159,7 @@ func ownAddress(me *model.Node, is6 bool) (netip.Addr, bool) {
 
 // tunnelPass has the node take VXLAN packets, where some node is reached so. That they come from nodes is checked
 // before any firewall of the host (see table).
-func tunnelPass(snap model.Snapshot, local routes.Local, me *model.Node) firewall.Pass {
+func tunnelPass(snap model.Snapshot, local routes.NodeLinks, me *model.Node) firewall.Pass {
 	p := firewall.Pass{Owner: firewallOwner, Hook: firewall.Input}
 	p.Rules = []firewall.Accepted{{Proto: unix.IPPROTO_UDP, Dport: local.VXLANPort()}}
 	for other := range snap.Nodes() {

@@ -328,7 +328,7 @@ func TestOthersUndoTheHost(t *testing.T) {
 	near, other, far := m.mustAdd("near"), m.mustAdd("other"), c.nodes[1].mustAdd("far")
 	tell(other.ns)
 	tell(far.ns)
-	link := m.net.book.List()[0].HostLink
+	link := m.net.leases.List()[0].HostLink
 	for name, undo := range map[string]func(){
 		"ip_forward": func() { m.ns.Sysctl("net/ipv4/ip_forward", "0") },
 		"all/forwarding": func() {

@@ -23,7 +23,7 @@ func (m *machine) addWith(id, runtimeConfig string) (*pod, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
 	}
-	for _, l := range m.net.book.List() {
+	for _, l := range m.net.leases.List() {
 		if l.Container == id {
 			p.ips = l.IPs
 		}
@@ -247,7 +247,7 @@ func TestWishes(t *testing.T) {
 			t.Errorf("%s: %v; want %s", config, err, want)
 		}
 	}
-	if n := len(m.net.book.List()); n != 1 {
+	if n := len(m.net.leases.List()); n != 1 {
 		t.Errorf("%d leases are there", n)
 	}
 }

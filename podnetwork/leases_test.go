@@ -26,13 +26,13 @@ func TestARebootFreesTheLeases(t *testing.T) {
 	m := c.nodes[0]
 	dead, living := m.mustAdd("dead"), m.mustAdd("living")
 	m.stop()
-	for _, l := range m.net.book.List() {
+	for _, l := range m.net.leases.List() {
 		if l.Container == dead.id {
 			m.ns.Run("ip", "link", "del", l.HostLink)
 		}
 	}
 	m.start(c.store)
-	got := m.net.book.List()
+	got := m.net.leases.List()
 	if len(got) != 1 || got[0].Container != living.id {
 		t.Errorf("leases are %+v", got)
 	}
@@ -62,7 +62,7 @@ func TestALostFileGivesNoAddressTwice(t *testing.T) {
 	if _, err := m.plugin(gc, "CNI_COMMAND=GC"); err != nil {
 		t.Fatal(err)
 	}
-	got := m.net.book.List()
+	got := m.net.leases.List()
 	if len(got) != 1 || !slices.Equal(got[0].IPs, b.ips) {
 		t.Errorf("leases are %+v, want only those of b, %v", got, b.ips)
 	}
@@ -71,7 +71,7 @@ func TestALostFileGivesNoAddressTwice(t *testing.T) {
 	if _, err := m.plugin(conf, b.env("DEL")...); err != nil {
 		t.Fatal(err)
 	}
-	if got := m.net.book.List(); len(got) != 0 {
+	if got := m.net.leases.List(); len(got) != 0 {
 		t.Errorf("leases are %+v", got)
 	}
 }

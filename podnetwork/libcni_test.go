@@ -215,7 +215,7 @@ func TestCapabilitiesByTheLibrary(t *testing.T) {
 	r := newRuntime(t)
 	l := r.list("1.1.0", `{"type":"wayleave-cni","capabilities":{"portMappings":true}}`)
 	r.add(l, "a")
-	if leases := r.m.net.book.List(); len(leases) != 1 || len(leases[0].Ports) != 1 ||
+	if leases := r.m.net.leases.List(); len(leases) != 1 || len(leases[0].Ports) != 1 ||
 		leases[0].Ports[0].HostPort != 8081 {
 		t.Errorf("leases are %+v", leases)
 	}
@@ -264,12 +264,12 @@ func TestTheLibrarysOtherCalls(t *testing.T) {
 	}
 	for range 2 {
 		r.in("GC", "", func() error { return r.cni.GCNetworkList(t.Context(), file, gc) })
-		if l := r.m.net.book.List(); len(l) != 1 || l[0].Container != "keep" {
+		if l := r.m.net.leases.List(); len(l) != 1 || l[0].Container != "keep" {
 			t.Errorf("leases are %v", l)
 		}
 	}
 	r.in("GC", "cni.dev/valid-attachments", func() error { return r.cni.GCNetworkList(t.Context(), file, nil) })
-	if !slices.ContainsFunc(r.m.net.book.List(), func(l ipam.Lease) bool { return l.Container == "keep" }) {
+	if !slices.ContainsFunc(r.m.net.leases.List(), func(l ipam.Lease) bool { return l.Container == "keep" }) {
 		t.Error("a GC without attachments removed one")
 	}
 	r.m.stop()

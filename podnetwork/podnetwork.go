@@ -68,7 +68,7 @@ type Config struct {
 	// a new pod has its address; may be nil.
 	Leases func(map[netip.Addr]model.Name)
 	// ProxyAddress has the node keep the addresses of its ingress proxy, see
-	// Network.ProxyAddresses.
+	// model.ProxyAddr.
 	ProxyAddress bool
 	// Proxy is told these addresses, at first and whenever they change; may be nil.
 	Proxy func([]netip.Addr)
@@ -98,12 +98,12 @@ const conflist = `{
 // Network is the feature at work.
 type Network struct {
 	Config
-	book   *ipam.Book
+	leases *ipam.LeaseStore
 	host   *veth.Host
 	server *cni.Server
 	tables *tables
 	// links are what is known of the node's own links; set before anything else runs.
-	links  atomic.Pointer[routes.Local]
+	links  atomic.Pointer[routes.NodeLinks]
 	looked chan struct{} // closed once links is set
 	// probed is what the probes found, and found tells when that is news.
 	probed atomic.Pointer[findings]
@@ -121,15 +121,15 @@ type Network struct {
 
 // New opens the leases and adopts what is there.
 func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
-	book := ipam.Open(c.StateDir, c.CoolDown, nil, c.Tell)
+	leases := ipam.Open(c.StateDir, c.CoolDown, nil, c.Tell)
 	host, err := veth.NewHost(c.NSFD, c.Sysctl)
 	if err != nil {
-		return nil, errors.Join(err, book.Close())
+		return nil, errors.Join(err, leases.Close())
 	}
-	n := &Network{Config: c, book: book, host: host, Routes: routing, Translation: translation,
+	n := &Network{Config: c, leases: leases, host: host, Routes: routing, Translation: translation,
 		looked: make(chan struct{}), found: make(chan struct{}, 1), relook: make(chan struct{}, 1),
 		released: make(chan struct{}, 1)}
-	book.Follow(func(list []ipam.Lease) {
+	leases.Follow(func(list []ipam.Lease) {
 		if c.Leases != nil {
 			c.Leases(holders(list))
 		}
@@ -138,8 +138,8 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 		default:
 		}
 	})
-	n.tables = newTables(c.NFT, c.Track, cmp.Or(c.VXLANPort, routes.Port), book.List)
-	n.server = &cni.Server{Book: book, Links: host, Local: n.local, Ports: n.tables, Full: n.full,
+	n.tables = newTables(c.NFT, c.Track, cmp.Or(c.VXLANPort, routes.Port), leases.List)
+	n.server = &cni.Server{Leases: leases, Links: host, Node: n.nodeNetwork, Ports: n.tables, Full: n.full,
 		Isolate: c.Isolate, Log: c.Log,
 		Reserved: func(p model.Protocol, port uint16) string { return c.Reserved.Port(c.Store.Snapshot(), p, port) }}
 	return n, nil
@@ -160,17 +160,18 @@ func holders(list []ipam.Lease) map[netip.Addr]model.Name {
 	return out
 }
 
-// local is the node's facts for the CNI server.
-func (n *Network) local() (cni.Local, bool) {
+// nodeNetwork is the node's facts for the CNI server.
+func (n *Network) nodeNetwork() (cni.NodeNetwork, bool) {
 	node, ok := n.Store.Snapshot().Node(n.Node)
 	if !ok || len(node.PodCIDRs) == 0 {
-		return cni.Local{}, false
+		return cni.NodeNetwork{}, false
 	}
 	links := n.links.Load()
 	if links == nil {
-		return cni.Local{}, false
+		return cni.NodeNetwork{}, false
 	}
-	return cni.Local{PodCIDRs: node.PodCIDRs, NodeIPs: node.InternalIPs, MTU: links.PodMTU(n.Store.Snapshot())}, true
+	mtu := links.PodMTU(n.Store.Snapshot())
+	return cni.NodeNetwork{PodCIDRs: node.PodCIDRs, NodeIPs: node.InternalIPs, MTU: mtu}, true
 }
 
 // Run works until ctx ends. What pods need stays behind.
@@ -217,7 +218,7 @@ func (n *Network) Run(ctx context.Context) error {
 
 // repair puts back what somebody took from the links of living pods.
 func (n *Network) repair() {
-	local, ok := n.local()
+	local, ok := n.nodeNetwork()
 	if !ok {
 		return
 	}
@@ -257,15 +258,14 @@ func (n *Network) translation(ctx context.Context) error {
 	}
 	loop := &reconcile.Loop[string, clusterFacts]{
 		Name: "masquerade", Store: n.Store, Kinds: model.NodeKind, Equal: clusterFacts.equal,
-		Keys: func(_ model.Snapshot, c model.Changes) []string {
-			if len(c.Nodes) == 0 {
+		Planner: reconcile.PlannerOf(func(_ model.Snapshot, c model.Changes) []string {
+			if !c.Any(model.NodeKind) {
 				return nil
 			}
 			return []string{""}
-		},
-		Plan: func(s model.Snapshot, _ string) (clusterFacts, bool, []model.Problem) {
+		}, func(s model.Snapshot, _ string) (clusterFacts, bool, []model.Problem) {
 			return makeClusterFacts(s, n.Node, n.Masquerade), true, nil
-		},
+		}),
 		Target: n.tables, Foreign: foreign, Health: n.Translation, Log: n.Log,
 	}
 	return loop.Run(ctx)
@@ -288,7 +288,7 @@ func (n *Network) publish(ctx context.Context) error {
 	}
 	defer w.Close()
 	for {
-		if _, ok := n.local(); ok {
+		if _, ok := n.nodeNetwork(); ok {
 			break
 		}
 		if _, _, err := w.Next(ctx); err != nil {
@@ -345,11 +345,11 @@ func writeFile(name string, content []byte, mode fs.FileMode) error {
 
 // Facts are lines about the leases, for status.
 func (n *Network) Facts() []string {
-	local, ok := n.local()
+	local, ok := n.nodeNetwork()
 	if !ok {
 		return []string{"the node has no pod network yet"}
 	}
-	facts := []string{fmt.Sprintf("%d leases of %v, MTU %d", len(n.book.List()), local.PodCIDRs, local.MTU)}
+	facts := []string{fmt.Sprintf("%d leases of %v, MTU %d", len(n.leases.List()), local.PodCIDRs, local.MTU)}
 	facts = append(facts, n.firewallFacts()...)
 	if found := n.probed.Load(); found != nil {
 		facts = append(facts, found.facts()...)
@@ -358,4 +358,4 @@ func (n *Network) Facts() []string {
 }
 
 // Close ends the use of the leases.
-func (n *Network) Close() error { return n.book.Close() }
+func (n *Network) Close() error { return n.leases.Close() }

@@ -156,7 +156,7 @@ func (n *Network) probeAll(ctx context.Context) {
 
 // probeOne returns the size that reaches a node, if that can be known, and whether
 // the tunnel to it spoils checksums.
-func (n *Network) probeOne(ctx context.Context, local routes.Local, me, peer *model.Node) (size int, known,
+func (n *Network) probeOne(ctx context.Context, local routes.NodeLinks, me, peer *model.Node) (size int, known,
 	spoiled bool) {
 	from, to := routes.Underlay(me), routes.Underlay(peer)
 	if !from.IsValid() || !to.IsValid() || from.Is6() != to.Is6() {
@@ -181,7 +181,7 @@ func (n *Network) probeOne(ctx context.Context, local routes.Local, me, peer *mo
 }
 
 // probeTunnel says whether packets reach a node by the tunnel. That is known only of nodes that answer outside of it.
-func (n *Network) probeTunnel(ctx context.Context, local routes.Local, me, peer *model.Node,
+func (n *Network) probeTunnel(ctx context.Context, local routes.NodeLinks, me, peer *model.Node,
 	answers bool) (carries, told bool) {
 	if !answers || !local.ByVXLAN(peer) {
 		return false, false

@@ -29,25 +29,13 @@ func proxyLinks(c Config) (*link.Kernel, error) {
 
 func proxyFile(c Config) string { return filepath.Join(c.StateDir, "proxy-addresses") }
 
-// ProxyAddresses are the addresses that the node's ingress proxy is to send from, at most
-// one of each family in order of the pod networks: policies of other nodes know them
-// (model.Node.ProxyAddrs). None is there without Config.ProxyAddress, before Run has come
-// so far, and of a network where a pod still has it. The proxy then sends from the
-// node's own address. See Config.Proxy for changes.
-func (n *Network) ProxyAddresses() []netip.Addr {
-	if p := n.proxy.Load(); p != nil {
-		return slices.Clone(*p)
-	}
-	return nil
-}
-
 // proxyAddrs are the addresses of the node's proxy that no pod has.
 func (n *Network) proxyAddrs() (out []netip.Addr) {
 	node, ok := n.Store.Snapshot().Node(n.Node)
 	if !ok || !n.ProxyAddress {
 		return nil
 	}
-	leases := n.book.List()
+	leases := n.leases.List()
 	for _, a := range node.ProxyAddrs() {
 		if !slices.ContainsFunc(leases, func(l ipam.Lease) bool { return slices.Contains(l.IPs, a) }) {
 			out = append(out, a)

@@ -41,7 +41,7 @@ func whoFrom(ns *testnet.NS, from netip.Addr, to netip.AddrPort) (netip.Addr, er
 func (m *machine) hasProxy(want ...string) {
 	m.t.Helper()
 	testnet.Eventually(m.t, 5*time.Second, func() error {
-		if got := fmt.Sprint(m.net.ProxyAddresses()); got != fmt.Sprint(want) {
+		if got := fmt.Sprint(proxyAddresses(m.net)); got != fmt.Sprint(want) {
 			return fmt.Errorf("addresses for the proxy are %s, want %v", got, want)
 		}
 		out := m.ns.Run("ip", "-o", "addr", "show", "dev", "lo")
@@ -107,7 +107,7 @@ func (m *machine) enforce(store *model.Store, ingress bool) {
 		m.t.Fatal(err)
 	}
 	defer w.Close()
-	planner := networkpolicy.NewPlanner(networkpolicy.NodeInputs{Node: m.name, Pods: holders(m.net.book.List()),
+	planner := networkpolicy.NewPlanner(networkpolicy.NodeInputs{Node: m.name, Pods: holders(m.net.leases.List()),
 		Ingress: ingress})
 	snap, changes, _ := w.Poll()
 	entries := map[networkpolicy.Key]networkpolicy.Entry{}
@@ -196,12 +196,12 @@ func TestTheProxysAddressWaitsForItsPod(t *testing.T) {
 	c := newClusterWith(t, routes.Direct)
 	m := c.nodes[0]
 	m.stop()
-	book := ipam.Open(m.path("state"), time.Minute, nil, nil)
-	if err := book.Adopt("wy0123456789", []netip.Addr{netip.MustParseAddr("10.244.1.254")}); err != nil {
+	leases := ipam.Open(m.path("state"), time.Minute, nil, nil)
+	if err := leases.Adopt("wy0123456789", []netip.Addr{netip.MustParseAddr("10.244.1.254")}); err != nil {
 		t.Fatal(err)
 	}
-	old := book.List()[0]
-	if err := book.Close(); err != nil {
+	old := leases.List()[0]
+	if err := leases.Close(); err != nil {
 		t.Fatal(err)
 	}
 	// or the lease is taken for stale
@@ -212,7 +212,7 @@ func TestTheProxysAddressWaitsForItsPod(t *testing.T) {
 	m.start(c.store)
 	m.hasProxy("fd00:244:0:1::ffff")
 	m.ns.Run("ip", "link", "del", "wy0123456789")
-	if _, ok, err := m.net.book.Release(old.Key); !ok || err != nil {
+	if _, ok, err := m.net.leases.Release(old.Key); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
 	m.hasProxy("10.244.1.254", "fd00:244:0:1::ffff")
@@ -250,4 +250,12 @@ func TestTheProxysAddressWaitsForItsPod(t *testing.T) {
 		strings.Contains(out, "::ffff") {
 		t.Errorf("left: %s", out)
 	}
+}
+
+// proxyAddresses are what the proxy was last told to send from.
+func proxyAddresses(n *Network) []netip.Addr {
+	if p := n.proxy.Load(); p != nil {
+		return *p
+	}
+	return nil
 }

@@ -130,8 +130,8 @@ func (n *Network) loosen(dev string) error {
 }
 
 // look finds out about the node's own links.
-func (n *Network) look(ctx context.Context) (routes.Local, error) {
-	l := routes.Local{Self: n.Node, Mode: n.Routing, Port: n.VXLANPort}
+func (n *Network) look(ctx context.Context) (routes.NodeLinks, error) {
+	l := routes.NodeLinks{Self: n.Node, Mode: n.Routing, Port: n.VXLANPort}
 	node, ok := n.Store.Snapshot().Node(n.Node)
 	if !ok {
 		return l, fmt.Errorf("there is no Node %s (yet)", n.Node)
@@ -182,15 +182,16 @@ func (n *Network) routing(ctx context.Context) error {
 }
 
 // routeWith runs the loop until the node's links are others than these.
-func (n *Network) routeWith(ctx context.Context, local routes.Local, changed <-chan struct{}) error {
+func (n *Network) routeWith(ctx context.Context, local routes.NodeLinks, changed <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	foreign := make(chan struct{}, 1)
+	plan := func(s model.Snapshot, name string) (routes.Plan, bool, []model.Problem) {
+		return routes.Make(s, name, local)
+	}
 	loop := &reconcile.Loop[string, routes.Plan]{
-		Name: "routes", Store: n.Store, Kinds: model.NodeKind, Keys: routes.Keys(n.Node), Equal: routes.Equal,
-		Plan: func(s model.Snapshot, name string) (routes.Plan, bool, []model.Problem) {
-			return routes.Make(s, name, local)
-		},
+		Name: "routes", Store: n.Store, Kinds: model.NodeKind, Equal: routes.Equal,
+		Planner: reconcile.PlannerOf(routes.Keys(n.Node), plan),
 		Target:  &routes.Target{Net: n.Kernel, Loosen: n.loosen, Spoiled: local.Spoiled, Tunneled: n.tunneled},
 		Foreign: foreign, Health: n.Routes, Log: n.Log,
 		Report: func(key string, problems []model.Problem) { n.report("routes", key, problems) },

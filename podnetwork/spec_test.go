@@ -440,7 +440,7 @@ func newBench(t *testing.T) *bench {
 // links and leases of the node, which a call that fails must not change.
 func (m *machine) holds() string {
 	var out strings.Builder
-	for _, l := range m.net.book.List() {
+	for _, l := range m.net.leases.List() {
 		fmt.Fprintln(&out, "lease", l.Container, l.Interface, l.IPs)
 	}
 	names, err := m.net.host.Names()
@@ -558,7 +558,7 @@ func defaults(k *invocation, list []*types.Route) error {
 
 // gone says that the row's container has nothing any more.
 func gone(k *invocation) error {
-	if _, ok := k.m.net.book.Get(ipam.Key{Container: k.id, Interface: k.name}); ok {
+	if _, ok := k.m.net.leases.Get(ipam.Key{Container: k.id, Interface: k.name}); ok {
 		return errors.New("the lease is there")
 	}
 	if k.finds("ip -o link show "+k.name, k.name) == nil {
@@ -778,7 +778,7 @@ func TestCallsForOneContainerAtOnce(t *testing.T) {
 		if good == 0 || round == 0 && good != 1 {
 			t.Errorf("round %d: %d of the ADDs succeeded", round, good)
 		}
-		leases, linked := len(b.m.net.book.List()), k.finds("ip -o link show eth0", "eth0") == nil
+		leases, linked := len(b.m.net.leases.List()), k.finds("ip -o link show eth0", "eth0") == nil
 		if leases == 1 != linked {
 			t.Errorf("round %d: %d leases, and the link is there: %t", round, leases, linked)
 		}

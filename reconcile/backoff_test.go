@@ -22,7 +22,7 @@ func pause(d time.Duration) {
 
 // A repair does not wait for the retry of a key that fails: 30 s, once it has failed often.
 func TestARepairWaitsForNoKey(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.target.failKey[name(1)] = 1 << 30
 		w.put(1, 1)
 		w.put(2, 1)
@@ -30,7 +30,7 @@ func TestARepairWaitsForNoKey(t *testing.T) {
 		pause(5 * time.Minute)
 		for range 50 { // whenever it comes
 			w.target.have = map[model.Name]int{}
-			w.poke <- struct{}{}
+			w.foreign <- struct{}{}
 			w.want(map[model.Name]int{name(2): 1})
 			pause(700 * time.Millisecond)
 		}
@@ -40,21 +40,21 @@ func TestARepairWaitsForNoKey(t *testing.T) {
 // When all of it failed, a foreign change has it tried within a second, and a storm of them
 // does not have it tried without pause.
 func TestARepairIsTriedWithinASecondAfterAFailure(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.target.failAll = 1 << 30
 		w.put(1, 1)
 		w.store.MarkSynced(model.ServiceKind)
 		pause(5 * time.Minute)
 		w.target.failAll = 0
-		w.poke <- struct{}{}
+		w.foreign <- struct{}{}
 		pause(time.Second)
 		w.want(map[model.Name]int{name(1): 1})
 
 		w.target.failAll = 1 << 30
 		before := len(w.target.calls)
-		w.poke <- struct{}{}
+		w.foreign <- struct{}{}
 		for range 1000 {
-			w.poke <- struct{}{}
+			w.foreign <- struct{}{}
 			pause(10 * time.Millisecond)
 		}
 		if n := len(w.target.calls) - before; n > 25 {
@@ -66,7 +66,7 @@ func TestARepairIsTriedWithinASecondAfterAFailure(t *testing.T) {
 // Each failing key has a back-off of its own: doubled, from 100 ms to 30 s, whatever the
 // others do.
 func TestEachKeyHasItsOwnBackoff(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.store.MarkSynced(model.ServiceKind)
 		synctest.Wait()
 		w.target.failKey[name(1)] = 1 << 30
@@ -88,11 +88,11 @@ func TestEachKeyHasItsOwnBackoff(t *testing.T) {
 // fails is tried often enough and not more.
 func TestRandomFailuresDelayNothingElse(t *testing.T) {
 	for seed := range uint64(20) {
-		run(t, func(w *world) { random(t, w, rand.New(rand.NewPCG(seed, 14))) })
+		run(t, func(w *fixture) { random(t, w, rand.New(rand.NewPCG(seed, 14))) })
 	}
 }
 
-func random(t *testing.T, w *world, r *rand.Rand) {
+func random(t *testing.T, w *fixture, r *rand.Rand) {
 	w.store.MarkSynced(model.ServiceKind)
 	synctest.Wait()
 	want := map[model.Name]int{}
@@ -122,13 +122,13 @@ func random(t *testing.T, w *world, r *rand.Rand) {
 			w.target.mu.Unlock()
 			bad[i] = true
 			want[name(i)] = 1 + r.IntN(1000)
-			w.put(i, portsBut99(want[name(i)]))
-			want[name(i)] = portsBut99(want[name(i)])
+			w.put(i, portsOf(want[name(i)]))
+			want[name(i)] = portsOf(want[name(i)])
 		case 1: // foreign hands
 			w.target.mu.Lock()
 			w.target.have = map[model.Name]int{}
 			w.target.mu.Unlock()
-			w.poke <- struct{}{}
+			w.foreign <- struct{}{}
 			pause(time.Second)
 			check("a second after a foreign change")
 		case 2:
@@ -137,7 +137,7 @@ func random(t *testing.T, w *world, r *rand.Rand) {
 			if bad[i] {
 				continue
 			}
-			want[name(i)] = portsBut99(1 + r.IntN(1000))
+			want[name(i)] = portsOf(1 + r.IntN(1000))
 			w.put(i, want[name(i)])
 			synctest.Wait()
 			check("right after a change")
@@ -153,8 +153,8 @@ func random(t *testing.T, w *world, r *rand.Rand) {
 	}
 }
 
-// portsBut99 avoids the number that the world takes for a problem.
-func portsBut99(n int) int {
+// portsOf avoids the number of ports that the fixture takes for a problem.
+func portsOf(n int) int {
 	if n == 99 {
 		return 98
 	}

@@ -44,23 +44,20 @@ type Loop[K comparable, P any] struct {
 	Store *model.Store
 	// Kinds are what the feature plans from.
 	Kinds model.Kind
-	// Keys turns a change into the keys to plan anew; nil keys are fine.
-	Keys func(model.Snapshot, model.Changes) []K
-	// Plan is pure. ok false means that nothing is wanted for the key. Problems
-	// are reported; what is planned beside them is used.
-	Plan func(model.Snapshot, K) (plan P, ok bool, problems []model.Problem)
+	// Planner makes the plans.
+	Planner Planner[K, P]
 	// Equal compares two plans of one key; equal plans are not applied again.
 	Equal func(a, b P) bool
 	// Target brings the plans about.
 	Target Target[K, P]
 	// Foreign tells that somebody else changed what is ours; may be nil.
 	Foreign <-chan struct{}
-	// Wake tells that facts changed which are not in the store: Keys is asked again, with
-	// no changes; may be nil.
+	// Wake tells that facts changed which are not in the store: the planner is asked again,
+	// with no changes; may be nil.
 	Wake <-chan struct{}
-	// Settled is told after each round, and may ask which keys hold: those whose last plan
-	// is in effect. It must not block, nor keep holds. May be nil.
-	Settled func(holds func(K) bool)
+	// AfterRound is called after each round. applied says whether the last plan of a key is
+	// in effect. It must not block, nor keep applied. May be nil.
+	AfterRound func(applied func(K) bool)
 	// Report gets the problems of a key whenever it was planned; none means that
 	// earlier ones are gone. May be nil.
 	Report func(key string, problems []model.Problem)
@@ -98,15 +95,15 @@ func (l *Loop[K, P]) Run(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if l.Settled != nil {
-			l.Settled(l.holds)
+		if l.AfterRound != nil {
+			l.AfterRound(l.applied)
 		}
 		l.wait(ctx, ready)
 	}
 }
 
-// holds says whether the last plan of the key, or that there is none, is in effect.
-func (l *Loop[K, P]) holds(k K) bool {
+// applied says whether the last plan of the key, or that there is none, is in effect.
+func (l *Loop[K, P]) applied(k K) bool {
 	_, waits := l.pending[k]
 	return !l.resync && !waits
 }
@@ -163,8 +160,8 @@ func (l *Loop[K, P]) nextRetry() (at time.Time) {
 }
 
 func (l *Loop[K, P]) plan(snap model.Snapshot, changes model.Changes) {
-	for _, k := range l.Keys(snap, changes) {
-		p, ok, problems := l.Plan(snap, k)
+	for _, k := range l.Planner.Keys(snap, changes) {
+		p, ok, problems := l.Planner.Plan(snap, k)
 		if l.Report != nil {
 			l.Report(fmt.Sprint(k), problems)
 		}

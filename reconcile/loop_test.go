@@ -69,52 +69,47 @@ func (f *fakeTarget) put(set map[model.Name]int) error {
 
 func name(i int) model.Name { return model.Name{Namespace: "default", Name: fmt.Sprintf("s%d", i)} }
 
-type world struct {
-	t      *testing.T
-	store  *model.Store
-	target *fakeTarget
-	health *Health
-	report map[string][]model.Problem
-	poke   chan struct{}
-	wake   chan struct{}
-	// extra is planned when the loop is woken, settled what Settled found last of the
+type fixture struct {
+	t       *testing.T
+	store   *model.Store
+	target  *fakeTarget
+	health  *Health
+	report  map[string][]model.Problem
+	foreign chan struct{}
+	wake    chan struct{}
+	// extra is planned when the loop is woken, applied what AfterRound found last of the
 	// seventh Service.
 	mu      sync.Mutex
 	extra   []model.Name
-	settled bool
+	applied bool
 }
 
 // run starts a loop whose plan of a service is its number of ports; a service
 // with 99 ports is a problem.
-func run(t *testing.T, fn func(w *world)) {
+func run(t *testing.T, fn func(w *fixture)) {
 	synctest.Test(t, func(t *testing.T) {
 		store, err := model.NewStore()
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &world{t: t, store: store, target: &fakeTarget{have: map[model.Name]int{}, failKey: map[model.Name]int{}},
-			health: NewHealth(nil, nil), report: map[string][]model.Problem{}, poke: make(chan struct{}),
+		w := &fixture{t: t, store: store, target: &fakeTarget{have: map[model.Name]int{},
+			failKey: map[model.Name]int{}},
+			health: NewHealth(nil, nil), report: map[string][]model.Problem{}, foreign: make(chan struct{}),
 			wake: make(chan struct{})}
 		loop := &Loop[model.Name, int]{
 			Name: "test", Store: store, Kinds: model.ServiceKind, Target: w.target, Health: w.health,
-			Foreign: w.poke, Wake: w.wake, Log: slog.New(slog.DiscardHandler),
+			Foreign: w.foreign, Wake: w.wake, Log: slog.New(slog.DiscardHandler),
 			Report: func(k string, p []model.Problem) { w.report[k] = p },
 			Equal:  func(a, b int) bool { return a == b },
-			Keys: func(_ model.Snapshot, c model.Changes) (keys []model.Name) {
-				for k := range c.Services {
+			Planner: PlannerOf(func(_ model.Snapshot, c model.Changes) (keys []model.Name) {
+				for k := range c.Of(model.ServiceKind) {
 					keys = append(keys, k)
 				}
 				w.mu.Lock()
 				defer w.mu.Unlock()
 				keys, w.extra = append(keys, w.extra...), nil
 				return keys
-			},
-			Settled: func(holds func(model.Name) bool) {
-				w.mu.Lock()
-				defer w.mu.Unlock()
-				w.settled = holds(name(7))
-			},
-			Plan: func(s model.Snapshot, k model.Name) (int, bool, []model.Problem) {
+			}, func(s model.Snapshot, k model.Name) (int, bool, []model.Problem) {
 				svc, ok := s.Service(k)
 				if !ok {
 					return 0, false, nil
@@ -123,6 +118,11 @@ func run(t *testing.T, fn func(w *world)) {
 					return 0, false, []model.Problem{{Kind: "Service", Object: k, Reason: "99"}}
 				}
 				return len(svc.Ports), true, nil
+			}),
+			AfterRound: func(applied func(model.Name) bool) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.applied = applied(name(7))
 			},
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -137,7 +137,7 @@ func run(t *testing.T, fn func(w *world)) {
 	})
 }
 
-func (w *world) put(i, ports int) {
+func (w *fixture) put(i, ports int) {
 	err := w.store.Write(func(tx *model.Writer) {
 		tx.PutService(&model.Service{Name: name(i), Ports: make([]model.ServicePort, ports)})
 	})
@@ -146,7 +146,7 @@ func (w *world) put(i, ports int) {
 	}
 }
 
-func (w *world) want(have map[model.Name]int) {
+func (w *fixture) want(have map[model.Name]int) {
 	w.t.Helper()
 	synctest.Wait()
 	if !maps.Equal(w.target.have, have) {
@@ -155,7 +155,7 @@ func (w *world) want(have map[model.Name]int) {
 }
 
 func TestNothingIsTouchedBeforeTheSourceHasSynced(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.put(1, 1)
 		synctest.Wait()
 		if len(w.target.calls) != 0 {
@@ -167,7 +167,7 @@ func TestNothingIsTouchedBeforeTheSourceHasSynced(t *testing.T) {
 }
 
 func TestOnlyChangedKeysAreApplied(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		for i := range 10 {
 			w.put(i, 1)
 		}
@@ -184,7 +184,7 @@ func TestOnlyChangedKeysAreApplied(t *testing.T) {
 }
 
 func TestOneBadKeyStopsNoOther(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.target.failKey[name(1)] = 2
 		w.put(1, 1)
 		w.put(2, 1)
@@ -204,7 +204,7 @@ func TestOneBadKeyStopsNoOther(t *testing.T) {
 }
 
 func TestAnUnknownStateIsSyncedAgain(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.store.MarkSynced(model.ServiceKind)
 		synctest.Wait()
 		w.target.failAll = 3
@@ -218,12 +218,12 @@ func TestAnUnknownStateIsSyncedAgain(t *testing.T) {
 }
 
 func TestAForeignChangeIsRepaired(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.put(1, 1)
 		w.store.MarkSynced(model.ServiceKind)
 		synctest.Wait()
 		w.target.have = map[model.Name]int{}
-		w.poke <- struct{}{}
+		w.foreign <- struct{}{}
 		w.want(map[model.Name]int{name(1): 1})
 		if got := w.health.State().Repairs; got != 1 {
 			t.Errorf("%d repairs counted, want 1", got)
@@ -232,7 +232,7 @@ func TestAForeignChangeIsRepaired(t *testing.T) {
 }
 
 func TestAProblemIsReportedAndTakenBack(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.put(1, 99)
 		w.put(2, 1)
 		w.store.MarkSynced(model.ServiceKind)
@@ -250,7 +250,7 @@ func TestAProblemIsReportedAndTakenBack(t *testing.T) {
 
 // The first change of a burst goes at once; what comes meanwhile goes together.
 func TestABurstIsTwoCommits(t *testing.T) {
-	run(t, func(w *world) {
+	run(t, func(w *fixture) {
 		w.target.takes = 100 * time.Millisecond
 		w.store.MarkSynced(model.ServiceKind)
 		synctest.Wait()
@@ -266,28 +266,28 @@ func TestABurstIsTwoCommits(t *testing.T) {
 	})
 }
 
-func TestAWokenLoopPlansAndSaysWhatHolds(t *testing.T) {
-	run(t, func(w *world) {
-		holds := func() bool {
+func TestAWokenLoopPlansAndReportsWhatIsApplied(t *testing.T) {
+	run(t, func(w *fixture) {
+		applied := func() bool {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			return w.settled
+			return w.applied
 		}
 		w.store.MarkSynced(model.ServiceKind)
 		synctest.Wait()
-		if !holds() {
-			t.Error("a key that nobody wants does not hold")
+		if !applied() {
+			t.Error("a key that nobody wants is not applied")
 		}
 		w.target.failKey[name(7)] = 1
 		w.put(7, 1)
 		synctest.Wait()
-		if holds() {
-			t.Error("a key that failed holds")
+		if applied() {
+			t.Error("a key that failed is applied")
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if !holds() {
-			t.Error("the retried key does not hold")
+		if !applied() {
+			t.Error("the retried key is not applied")
 		}
 		before := len(w.target.calls)
 		w.mu.Lock()

@@ -31,7 +31,7 @@ func NodeFactsEqual(a, b NodeFacts) bool {
 // NodeFactsKeys returns the node's name when a change affects its NodeFacts, for a reconcile.Loop.
 func NodeFactsKeys(node string) func(model.Snapshot, model.Changes) []string {
 	return func(_ model.Snapshot, c model.Changes) []string {
-		if len(c.Nodes)+len(c.Pods) == 0 {
+		if !c.Any(model.NodeKind | model.PodKind) {
 			return nil
 		}
 		return []string{node}

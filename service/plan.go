@@ -3,6 +3,7 @@ package service
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -108,11 +109,7 @@ func (p Plan) Frontend(f Frontend) (e FrontendPlan, ok bool) {
 
 // Keys are the services that a change touches.
 func Keys(_ model.Snapshot, c model.Changes) []model.Name {
-	keys := make([]model.Name, 0, len(c.Services))
-	for n := range c.Services {
-		keys = append(keys, n)
-	}
-	return keys
+	return slices.Collect(maps.Keys(c.Of(model.ServiceKind)))
 }
 
 // Make plans one Service for the node of that name. ok is false when the data

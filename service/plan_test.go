@@ -226,8 +226,9 @@ func TestNodeFacts(t *testing.T) {
 	if got := keys(model.Snapshot{}, model.Changes{}); got != nil {
 		t.Error(got)
 	}
-	if got := keys(model.Snapshot{}, model.Changes{Nodes: map[string]struct{}{"node2": {}}}); len(got) != 1 ||
-		got[0] != "node1" {
+	var changed model.Changes
+	changed.Add(model.NodeKind, model.Name{Name: "node2"})
+	if got := keys(model.Snapshot{}, changed); len(got) != 1 || got[0] != "node1" {
 		t.Error(got)
 	}
 }

@@ -43,8 +43,8 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []model.Name {
 	if p.seen == nil {
 		p.seen = map[model.Name]*model.Service{}
 	}
-	keys, seen := make(map[model.Name]struct{}, len(c.Services)), map[netip.Addr]bool{}
-	for k := range c.Services {
+	keys, seen := make(map[model.Name]struct{}, len(c.Of(model.ServiceKind))), map[netip.Addr]bool{}
+	for k := range c.Of(model.ServiceKind) {
 		keys[k] = struct{}{}
 		old := p.seen[k]
 		now, ok := snap.Service(k)
@@ -63,8 +63,7 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []model.Name {
 			}
 		}
 	}
-	_, api := c.Services[apiService()]
-	if len(c.Nodes)+len(c.ServiceCIDRs) > 0 || api {
+	if c.Any(model.NodeKind|model.ServiceCIDRKind) || c.Has(model.ServiceKind, apiService()) {
 		p.look(snap, keys)
 	}
 	return slices.Collect(maps.Keys(keys))

@@ -113,7 +113,7 @@ func (c *checker) families(in *corev1.Service, out *model.Service, lb *model.Bal
 		case corev1.IPv6Protocol:
 			lb.IPv6 = true
 		default:
-			c.bad(fmt.Sprintf("spec.ipFamilies[%d]", i), "%q is not a family; IPv4 and IPv6 are allowed allowed", f)
+			c.bad(fmt.Sprintf("spec.ipFamilies[%d]", i), "%q is not a family; IPv4 and IPv6 are allowed", f)
 		}
 	}
 	if len(in.Spec.IPFamilies) == 0 {

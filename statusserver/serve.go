@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
 	"strconv"
 	"sync"
 	"syscall"
@@ -21,19 +20,9 @@ import (
 	"wayleave.dev/internal/frame"
 )
 
-// Main is the whole of the process that a Supervisor starts: it gives up all rights, proves
-// that, and only then reads.
+// Main is the whole of the process that a Supervisor starts.
 func Main(log *slog.Logger) error {
-	if err := child.Confine(); err != nil {
-		return err
-	}
-	// It ends when its socket does, not with a signal to the agent's group.
-	signal.Ignore(syscall.SIGTERM, syscall.SIGINT)
-	conn, err := child.Parent()
-	if err != nil {
-		return err
-	}
-	return Run(conn, log)
+	return child.Main(func(conn *net.UnixConn) error { return Run(conn, log) })
 }
 
 // Run serves on the ports that the other end of the socket passes, until that is closed.

@@ -28,31 +28,17 @@ type Supervisor struct {
 	Log *slog.Logger
 }
 
-const (
-	// retryEvery is the time between two tries to open a port.
-	retryEvery = time.Second
-	// maxBackOff bounds the wait before the process is started again.
-	maxBackOff = 5 * time.Second
-)
+// retryEvery is the time between two tries to open a port.
+const retryEvery = time.Second
 
 // Run keeps the process running until the context ends, and ends it then.
 func (s *Supervisor) Run(ctx context.Context) error {
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, maxBackOff) {
-		start := time.Now()
-		err := s.once(ctx)
-		if ctx.Err() != nil {
-			return ctx.Err()
+	_ = child.Keep(ctx, s.once, func(err error) {
+		if ctx.Err() == nil {
+			s.Log.Warn("the status-server process ended; it is restarted", "err", err)
 		}
-		s.Log.Warn("the status-server process ended; it is restarted", "err", err)
-		if time.Since(start) > time.Minute {
-			wait = 50 * time.Millisecond
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
-	}
+	})
+	return ctx.Err()
 }
 
 // once runs one process to its end.

@@ -24,9 +24,9 @@ import (
 )
 
 // Balancer gives Services of type LoadBalancer their addresses, as long as this agent is
-// elected. Set the fields, then call Run with the context of the office.
+// elected. Set the fields, then call Run with a context that ends with the leadership.
 //
-// How an address is never given twice: the books start from a live list of all Services.
+// How an address is never given twice: the allocator starts from a live list of all Services.
 // What the watch says may be older than what was read or written live, so a difference
 // from that is settled by reading the Service live again. An address is reserved before
 // it is written, and free again only when the API says so. A write names the version that
@@ -39,12 +39,12 @@ type Balancer struct {
 	Default bool
 	// Report gets the problems of a key whenever it was processed, none if there are none.
 	Report func(key string, problems []model.Problem)
-	// Say gets what is wrong with writing, nil when it works again.
-	Say func(error)
-	Log *slog.Logger
+	// SetCondition gets what is wrong with writing, nil when it works again.
+	SetCondition func(error)
+	Log          *slog.Logger
 
-	books *loadbalancer.Allocator
-	// unseen are Services whose books are newer than what the watch has shown.
+	allocator *loadbalancer.Allocator
+	// unseen are Services whose allocation is newer than what the watch has shown.
 	unseen map[model.Name]bool
 	// waiting are Services that lack an address: released addresses are for them.
 	waiting map[model.Name]bool
@@ -61,8 +61,8 @@ type Balancer struct {
 	freed      bool
 }
 
-// writeTimeout bounds a request. It is less than the time between the loss of the office
-// and its next holder, so that no write of ours comes after his first.
+// writeTimeout bounds a request. It is less than the time between the loss of the leadership
+// and the next leader, so that no write of ours comes after its first.
 const writeTimeout = 4 * time.Second
 
 // Kinds are the kinds that allocation reads.
@@ -94,7 +94,7 @@ func (b *Balancer) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		b.Say(err)
+		b.SetCondition(err)
 		if err == nil {
 			wait = 0
 		} else {
@@ -115,7 +115,7 @@ func (b *Balancer) retry(ctx context.Context, fn func() error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		b.Say(err)
+		b.SetCondition(err)
 		if err == nil {
 			return nil
 		}
@@ -149,14 +149,14 @@ func (b *Balancer) forget() {
 	for key := range b.reported {
 		b.Report(key, nil)
 	}
-	b.Say(nil)
+	b.SetCondition(nil)
 }
 
-// start fills the books from a live list. Nothing was written before.
+// start fills the allocator from a live list. Nothing was written before.
 func (b *Balancer) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	b.books = loadbalancer.New(b.Default)
+	b.allocator = loadbalancer.New(b.Default)
 	b.unseen, b.waiting, b.todo, b.live = map[model.Name]bool{}, map[model.Name]bool{}, map[model.Name]bool{},
 		map[model.Name]bool{}
 	b.known, b.evicted = map[string]loadbalancer.PoolStatus{}, map[model.Name]*eviction{}
@@ -170,7 +170,7 @@ func (b *Balancer) start(ctx context.Context) error {
 	}
 	for i := range list.Items {
 		if s, _ := source.Service(&list.Items[i]); s != nil && s.LoadBalancer != nil {
-			b.books.Set(s)
+			b.allocator.Set(s)
 			b.unseen[s.Name] = true
 			b.todo[s.Name] = true
 		}
@@ -181,69 +181,69 @@ func (b *Balancer) start(ctx context.Context) error {
 // step processes the changes. Its error names what will be retried.
 func (b *Balancer) step(ctx context.Context, snap model.Snapshot, changes model.Changes) error {
 	all := false
-	for n := range changes.Namespaces {
+	for n := range changes.Of(model.NamespaceKind) {
 		var labels map[string]string
-		if ns, ok := snap.Namespace(n); ok {
+		if ns, ok := snap.Namespace(n.Name); ok {
 			labels = ns.Labels
 		}
-		all = b.books.SetNamespace(n, labels) || all
+		all = b.allocator.SetNamespace(n.Name, labels) || all
 	}
-	if len(changes.AddressPools) > 0 {
-		all = b.books.SetPools(slices.Collect(snap.AddressPools())) || all
-		for n := range changes.AddressPools {
-			if _, ok := snap.AddressPool(n); !ok {
-				b.report("AddressPool "+n, nil)
-				delete(b.known, n)
+	if changes.Any(model.AddressPoolKind) {
+		all = b.allocator.SetPools(slices.Collect(snap.AddressPools())) || all
+		for n := range changes.Of(model.AddressPoolKind) {
+			if _, ok := snap.AddressPool(n.Name); !ok {
+				b.report("AddressPool "+n.Name, nil)
+				delete(b.known, n.Name)
 			}
 		}
 	}
 	if all {
-		for _, n := range b.books.Services() {
+		for _, n := range b.allocator.Services() {
 			b.todo[n] = true
 		}
 	}
-	for n := range changes.Services {
+	for n := range changes.Of(model.ServiceKind) {
 		b.see(snap, n)
 	}
 	return errors.Join(b.serve(ctx), b.pools(ctx))
 }
 
-// see books what the watch says of a Service.
+// see records what the watch says of a Service.
 func (b *Balancer) see(snap model.Snapshot, n model.Name) {
 	if b.live[n] {
 		// A write failed, and may have been taken all the same: what the watch shows may be of
-		// before, also where its version is the one that the books have.
+		// before, also where its version is the one that the allocator has.
 		return
 	}
 	s, ok := snap.Service(n)
-	have := b.books.Service(n)
+	have := b.allocator.Service(n)
 	if b.unseen[n] {
 		if !ok || s.LoadBalancer == nil || have == nil || s.LoadBalancer.UID != have.LoadBalancer.UID ||
 			s.LoadBalancer.Version != have.LoadBalancer.Version {
-			b.live[n] = true // older or newer than the books: the API knows
+			b.live[n] = true // older or newer than the allocator: the API knows
 			return
 		}
 		delete(b.unseen, n)
 	}
 	switch {
 	case ok && s.LoadBalancer != nil:
-		b.book(s)
+		b.record(s)
 	case have != nil:
 		b.remove(n)
 	}
 }
 
-// book sets a Service and notes whether addresses became free.
-func (b *Balancer) book(s *model.Service) {
-	had := slices.Clone(b.books.Has(s.Name))
-	b.books.Set(s)
+// record sets a Service and notes whether addresses became free.
+func (b *Balancer) record(s *model.Service) {
+	had := slices.Clone(b.allocator.Has(s.Name))
+	b.allocator.Set(s)
 	b.todo[s.Name] = true
 	b.noteFreed(had, s.LoadBalancer.Given)
 }
 
 func (b *Balancer) remove(n model.Name) {
-	b.freed = b.freed || len(b.books.Has(n)) > 0
-	b.books.Remove(n)
+	b.freed = b.freed || len(b.allocator.Has(n)) > 0
+	b.allocator.Remove(n)
 	b.report("Service "+n.String(), nil)
 	delete(b.waiting, n)
 	delete(b.todo, n)
@@ -282,7 +282,7 @@ func (b *Balancer) serve(ctx context.Context) error {
 		if len(names) == 0 {
 			break
 		}
-		b.books.Sort(names)
+		b.allocator.Sort(names)
 		for _, n := range names {
 			delete(b.todo, n)
 			if err := b.one(ctx, n); err != nil {
@@ -304,7 +304,7 @@ func (b *Balancer) serve(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// read books what the API has of a Service now.
+// read records what the API has of a Service now.
 func (b *Balancer) read(ctx context.Context, n model.Name) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
@@ -316,29 +316,29 @@ func (b *Balancer) read(ctx context.Context, n model.Name) error {
 	if err != nil {
 		return fmt.Errorf("load balancer: read service %s: %w", n, err)
 	}
-	b.bookLive(svc, n)
+	b.recordLive(svc, n)
 	return nil
 }
 
-// bookLive books a Service that was read or written live.
-func (b *Balancer) bookLive(svc *corev1.Service, n model.Name) *model.Service {
+// recordLive records a Service that was read or written live.
+func (b *Balancer) recordLive(svc *corev1.Service, n model.Name) *model.Service {
 	s, _ := source.Service(svc)
 	if s == nil || s.LoadBalancer == nil {
 		b.remove(n)
 		return nil
 	}
 	b.unseen[n] = true
-	b.book(s)
+	b.record(s)
 	return s
 }
 
 // one gives a Service what it should have.
 func (b *Balancer) one(ctx context.Context, n model.Name) error {
-	s := b.books.Service(n)
+	s := b.allocator.Service(n)
 	if s == nil {
 		return nil
 	}
-	d := b.books.Decide(n)
+	d := b.allocator.Decide(n)
 	if b.evicted[n].isContested(d.Replaced) {
 		d = contested(s, d)
 	}
@@ -365,7 +365,7 @@ func (b *Balancer) settled(n model.Name, d loadbalancer.Decision) {
 }
 
 // write reserves the addresses, and writes them for the version of the Service that the
-// books have. When that fails, maybe after the API has taken it, they stay reserved until
+// allocator has. When that fails, maybe after the API has taken it, they stay reserved until
 // the Service was read live.
 func (b *Balancer) write(ctx context.Context, s *model.Service, d loadbalancer.Decision) error {
 	n := s.Name
@@ -373,8 +373,8 @@ func (b *Balancer) write(ctx context.Context, s *model.Service, d loadbalancer.D
 	if err != nil {
 		return fmt.Errorf("load balancer: service %s: %w", n, err)
 	}
-	// Both are booked, what it has and what it is to have, until the API has answered.
-	b.books.Book(n, union(s.LoadBalancer.Given, d.Addrs))
+	// Both are reserved, what it has and what it is to have, until the API has answered.
+	b.allocator.Reserve(n, union(s.LoadBalancer.Given, d.Addrs))
 	b.unseen[n], b.live[n] = true, true
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
@@ -392,7 +392,7 @@ func (b *Balancer) write(ctx context.Context, s *model.Service, d loadbalancer.D
 		return fmt.Errorf("load balancer: write the status of service %s: %w", n, err)
 	}
 	delete(b.live, n)
-	b.bookLive(written, n)
+	b.recordLive(written, n)
 	delete(b.todo, n)
 	b.settled(n, d)
 	if !slices.Equal(s.LoadBalancer.Given, d.Addrs) {

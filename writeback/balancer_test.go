@@ -33,9 +33,9 @@ import (
 	"wayleave.dev/source"
 )
 
-// apiWorld is what the API holds, behind client-go's fakes: with resource versions that
+// fakeAPI is what the API holds, behind client-go's fakes: with resource versions that
 // are checked, faults before and after a write, and a watch that lags behind.
-type apiWorld struct {
+type fakeAPI struct {
 	t        *testing.T
 	services map[string]*corev1.Service
 	pools    map[string]*api.AddressPool
@@ -53,8 +53,8 @@ type apiWorld struct {
 	dynamic *dynamicfake.FakeDynamicClient
 }
 
-func newWorld(t *testing.T) *apiWorld {
-	w := &apiWorld{t: t, services: map[string]*corev1.Service{}, pools: map[string]*api.AddressPool{},
+func newFakeAPI(t *testing.T) *fakeAPI {
+	w := &fakeAPI{t: t, services: map[string]*corev1.Service{}, pools: map[string]*api.AddressPool{},
 		client: &fake.Clientset{},
 		fault:  func() (error, bool) { return nil, false }, granted: func(_, _ *corev1.Service) {}}
 	var err error
@@ -70,7 +70,7 @@ func newWorld(t *testing.T) *apiWorld {
 	return w
 }
 
-func (w *apiWorld) onService(a k8stesting.Action) (bool, runtime.Object, error) {
+func (w *fakeAPI) onService(a k8stesting.Action) (bool, runtime.Object, error) {
 	err, after := w.fault()
 	if err != nil && !after {
 		return true, nil, err
@@ -98,7 +98,7 @@ func (w *apiWorld) onService(a k8stesting.Action) (bool, runtime.Object, error) 
 	return true, nil, fmt.Errorf("unexpected %s", a.GetVerb())
 }
 
-func (w *apiWorld) patch(a k8stesting.PatchAction) (*corev1.Service, error) {
+func (w *fakeAPI) patch(a k8stesting.PatchAction) (*corev1.Service, error) {
 	old, ok := w.services[a.GetName()]
 	if !ok {
 		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "services"}, a.GetName())
@@ -132,7 +132,7 @@ func (w *apiWorld) patch(a k8stesting.PatchAction) (*corev1.Service, error) {
 }
 
 // put stores a Service as a new version, and has the watch show it some time.
-func (w *apiWorld) put(s *corev1.Service) {
+func (w *fakeAPI) put(s *corev1.Service) {
 	w.version++
 	s.ResourceVersion = strconv.Itoa(w.version)
 	w.services[s.Name] = s
@@ -140,7 +140,7 @@ func (w *apiWorld) put(s *corev1.Service) {
 	w.serviceEvents = append(w.serviceEvents, func(m *model.Writer) { m.PutService(out) })
 }
 
-func (w *apiWorld) remove(name string) {
+func (w *fakeAPI) remove(name string) {
 	s := w.services[name]
 	delete(w.services, name)
 	w.serviceEvents = append(w.serviceEvents, func(m *model.Writer) {
@@ -148,7 +148,7 @@ func (w *apiWorld) remove(name string) {
 	})
 }
 
-func (w *apiWorld) putPool(p *api.AddressPool) {
+func (w *fakeAPI) putPool(p *api.AddressPool) {
 	w.version++
 	p.ResourceVersion = strconv.Itoa(w.version)
 	w.pools[p.Name] = p
@@ -156,13 +156,13 @@ func (w *apiWorld) putPool(p *api.AddressPool) {
 	w.poolEvents = append(w.poolEvents, func(m *model.Writer) { m.PutAddressPool(out) })
 }
 
-func (w *apiWorld) removePool(name string) {
+func (w *fakeAPI) removePool(name string) {
 	delete(w.pools, name)
 	w.poolEvents = append(w.poolEvents,
 		func(m *model.Writer) { m.Delete(model.AddressPoolKind, model.Name{Name: name}) })
 }
 
-func (w *apiWorld) onPool(a k8stesting.Action) (bool, runtime.Object, error) {
+func (w *fakeAPI) onPool(a k8stesting.Action) (bool, runtime.Object, error) {
 	if err, _ := w.fault(); err != nil {
 		return true, nil, err
 	}
@@ -194,7 +194,7 @@ func (w *apiWorld) onPool(a k8stesting.Action) (bool, runtime.Object, error) {
 }
 
 // show has the watch show that many events of each kind; negative is all.
-func (w *apiWorld) show(services, pools int) {
+func (w *fakeAPI) show(services, pools int) {
 	w.t.Helper()
 	take := func(queue *[]func(*model.Writer), n int) (now []func(*model.Writer)) {
 		if n < 0 || n > len(*queue) {
@@ -213,27 +213,27 @@ func (w *apiWorld) show(services, pools int) {
 	}
 }
 
-// term is a Balancer in office.
-type term struct {
+// leader is a Balancer that leads.
+type leader struct {
 	*Balancer
 	watch    *model.Watcher
 	problems map[string][]model.Problem
 }
 
-// elect starts a term; the one before has ended.
-func (w *apiWorld) elect(before *term) *term {
+// elect starts a leader; the one before has ended.
+func (w *fakeAPI) elect(before *leader) *leader {
 	w.t.Helper()
 	if before != nil {
 		before.watch.Close()
 	}
-	e := &term{problems: map[string][]model.Problem{}}
+	e := &leader{problems: map[string][]model.Problem{}}
 	e.Balancer = &Balancer{Client: w.client, Dynamic: w.dynamic, Store: w.store, Default: true,
 		Log: slog.New(slog.DiscardHandler),
 		Report: func(key string, p []model.Problem) {
 			if e.problems[key] = p; len(p) == 0 {
 				delete(e.problems, key)
 			}
-		}, Say: func(error) {}}
+		}, SetCondition: func(error) {}}
 	for e.start(w.t.Context()) != nil { // until the faults let it
 	}
 	var err error
@@ -243,17 +243,17 @@ func (w *apiWorld) elect(before *term) *term {
 	return e
 }
 
-func (e *term) turn(ctx context.Context) error {
+func (e *leader) round(ctx context.Context) error {
 	snap, changes, _ := e.watch.Poll()
 	return e.step(ctx, snap, changes)
 }
 
-// rest turns until there is nothing left to do.
-func (w *apiWorld) rest(e *term) {
+// rest runs rounds until there is nothing left to do.
+func (w *fakeAPI) rest(e *leader) {
 	w.t.Helper()
 	for range 100 {
 		w.show(-1, -1)
-		err := e.turn(w.t.Context())
+		err := e.round(w.t.Context())
 		if err == nil && len(w.serviceEvents)+len(w.poolEvents) == 0 {
 			return
 		}
@@ -286,7 +286,7 @@ func ips(s *corev1.Service) string {
 }
 
 func TestAServiceGetsItsAddressInTheAPI(t *testing.T) {
-	w := newWorld(t)
+	w := newFakeAPI(t)
 	w.putPool(lbPool("lan", "192.0.2.1-192.0.2.2"))
 	w.put(lbService("a"))
 	w.put(lbService("b"))
@@ -344,7 +344,7 @@ func TestAServiceGetsItsAddressInTheAPI(t *testing.T) {
 
 // A status of others and conditions of others are left alone.
 func TestWhatIsNotOursIsNotTouched(t *testing.T) {
-	w := newWorld(t)
+	w := newFakeAPI(t)
 	w.putPool(lbPool("lan", "192.0.2.1"))
 	other := "example.com/lb"
 	w.put(lbService("a", func(s *corev1.Service) { s.Spec.LoadBalancerClass = &other }))
@@ -364,7 +364,7 @@ func TestWhatIsNotOursIsNotTouched(t *testing.T) {
 // Addresses that another load balancer left give way to one asked for by name. If that load
 // balancer still runs and writes its own back, the Service is left to it, and that is told.
 func TestAddressesOfAnotherBalancerGiveWay(t *testing.T) {
-	w := newWorld(t)
+	w := newFakeAPI(t)
 	w.putPool(lbPool("lan", "192.0.2.240-192.0.2.250"))
 	left := []corev1.LoadBalancerIngress{{IP: "192.0.2.11"}, {IP: "192.000.002.012"}, {IP: "192.0.2.13"}}
 	w.put(lbService("moved", func(s *corev1.Service) {
@@ -408,7 +408,7 @@ func TestAddressesOfAnotherBalancerGiveWay(t *testing.T) {
 // A finalizer of another load balancer keeps a Service that is being deleted: it is named, and
 // neither it nor the address is touched.
 func TestAFinalizerOfAnotherBalancerIsNamed(t *testing.T) {
-	w := newWorld(t)
+	w := newFakeAPI(t)
 	w.putPool(lbPool("lan", "192.0.2.1-192.0.2.9"))
 	now := metav1.Now()
 	for i, f := range []string{"service.kubernetes.io/load-balancer-cleanup", "svccontroller.k3s.cattle.io/daemonset",
@@ -438,9 +438,9 @@ func TestAFinalizerOfAnotherBalancerIsNamed(t *testing.T) {
 	}
 }
 
-// randomTest is a world under random steps.
+// randomTest is a fake API under random steps.
 type randomTest struct {
-	*apiWorld
+	*fakeAPI
 	r     *rand.Rand
 	uid   int
 	names []string
@@ -587,8 +587,8 @@ func (r *randomTest) check(before, after *corev1.Service) {
 	}
 }
 
-// checkRest looks at a world in which nothing is left to do.
-func (r *randomTest) checkRest(e *term) {
+// checkRest looks at objects for which nothing is left to do.
+func (r *randomTest) checkRest(e *leader) {
 	fresh := loadbalancer.New(true)
 	var pools []*model.AddressPool
 	for _, p := range r.pools {
@@ -596,22 +596,22 @@ func (r *randomTest) checkRest(e *term) {
 		pools = append(pools, out)
 	}
 	fresh.SetPools(pools)
-	booked := map[model.Name]bool{}
+	recorded := map[model.Name]bool{}
 	for _, s := range r.services {
 		if m, _ := source.Service(s); m.LoadBalancer != nil {
 			fresh.Set(m)
-			booked[m.Name] = true
-			if got := e.books.Has(m.Name); !slices.Equal(got, m.LoadBalancer.Given) {
-				r.t.Errorf("%s has %v, the books say %v", s.Name, m.LoadBalancer.Given, got)
+			recorded[m.Name] = true
+			if got := e.allocator.Has(m.Name); !slices.Equal(got, m.LoadBalancer.Given) {
+				r.t.Errorf("%s has %v, the allocator says %v", s.Name, m.LoadBalancer.Given, got)
 			}
 		}
 	}
-	for _, n := range e.books.Services() {
-		if !booked[n] {
-			r.t.Errorf("%s is booked and is not there", n)
+	for _, n := range e.allocator.Services() {
+		if !recorded[n] {
+			r.t.Errorf("%s is recorded and is not there", n)
 		}
 	}
-	for n := range booked {
+	for n := range recorded {
 		if d := fresh.Decide(n); !slices.Equal(d.Addrs, fresh.Has(n)) ||
 			len(d.Problems) != len(e.problems["Service "+n.String()]) {
 			r.t.Errorf("at rest %s has %v and should have %v; %v was told, %v is so", n, fresh.Has(n), d.Addrs,
@@ -634,7 +634,7 @@ func TestRandomStepsGiveNothingTwice(t *testing.T) {
 	const steps = 10_000
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	r := &randomTest{apiWorld: newWorld(t), r: rand.New(rand.NewPCG(seed, 1))}
+	r := &randomTest{fakeAPI: newFakeAPI(t), r: rand.New(rand.NewPCG(seed, 1))}
 	for i := range 40 {
 		r.names = append(r.names, fmt.Sprintf("s%02d", i))
 	}
@@ -654,7 +654,7 @@ func TestRandomStepsGiveNothingTwice(t *testing.T) {
 		r.step()
 		if r.r.IntN(3) > 0 {
 			r.show(r.r.IntN(6), r.r.IntN(3))
-			_ = e.turn(t.Context()) // it is tried again
+			_ = e.round(t.Context()) // it is tried again
 		}
 		if i%97 == 0 {
 			e = r.elect(e)
@@ -680,7 +680,7 @@ func TestRandomStepsGiveNothingTwice(t *testing.T) {
 // Run itself, with its watch: the kind is made first, and a Service that comes later gets
 // its address.
 func TestTheBalancerRuns(t *testing.T) {
-	w := newWorld(t)
+	w := newFakeAPI(t)
 	crds := make(chan string, 4)
 	w.dynamic.PrependReactor("*", "customresourcedefinitions", func(a k8stesting.Action) (bool, runtime.Object, error) {
 		if p, ok := a.(k8stesting.PatchAction); ok {
@@ -700,7 +700,7 @@ func TestTheBalancerRuns(t *testing.T) {
 	done := make(chan error, 1)
 	b := &Balancer{Client: w.client, Dynamic: w.dynamic, Store: w.store, Default: true,
 		Log:    slog.New(slog.DiscardHandler),
-		Report: func(string, []model.Problem) {}, Say: func(error) {}}
+		Report: func(string, []model.Problem) {}, SetCondition: func(error) {}}
 	go func() { done <- b.Run(ctx) }()
 	if n := <-crds; n != "addresspools.wayleave.dev" {
 		t.Errorf("made %s", n)
@@ -726,7 +726,7 @@ func TestTheBalancerRuns(t *testing.T) {
 // of before, then a read that fails: the address is not free, though all that was read
 // says so.
 func TestAFailedWriteThatWasTakenKeepsItsAddress(t *testing.T) {
-	w := newWorld(t)
+	w := newFakeAPI(t)
 	w.granted = func(_, after *corev1.Service) {
 		for _, o := range w.services {
 			if o.Name != after.Name && ips(o) != "" && ips(o) == ips(after) {
@@ -740,7 +740,7 @@ func TestAFailedWriteThatWasTakenKeepsItsAddress(t *testing.T) {
 	e := w.elect(nil)
 	failure := apierrors.NewServerTimeout(schema.GroupResource{}, "patch", 1)
 	w.fault = func() (error, bool) { return failure, true }
-	if err := e.turn(t.Context()); err == nil || ips(w.services["a"]) != "192.0.2.1" {
+	if err := e.round(t.Context()); err == nil || ips(w.services["a"]) != "192.0.2.1" {
 		t.Fatalf("the write gave %v, and a has %q", err, ips(w.services["a"]))
 	}
 	w.put(lbService("b"))
@@ -755,7 +755,7 @@ func TestAFailedWriteThatWasTakenKeepsItsAddress(t *testing.T) {
 	shown := w.serviceEvents[0] // a, as it was before the write
 	w.serviceEvents = append([]func(*model.Writer){shown}, w.serviceEvents[2:]...)
 	w.show(-1, -1)
-	_ = e.turn(t.Context())
+	_ = e.round(t.Context())
 	w.fault = func() (error, bool) { return nil, false }
 	w.rest(e)
 	if ips(w.services["a"]) != "192.0.2.1" || ips(w.services["b"]) != "" {

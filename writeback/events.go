@@ -66,7 +66,7 @@ const (
 	mostOfObject = 64
 )
 
-// NewProblems makes an empty book of problems.
+// NewProblems returns an empty set.
 func NewProblems(log *slog.Logger) *Problems {
 	return &Problems{by: map[string][]model.Problem{}, wake: make(chan struct{}, 1),
 		seen: map[model.Problem]time.Time{}, count: map[object]int{}, grace: grace, log: log}
@@ -336,6 +336,14 @@ func eventName(ref corev1.ObjectReference, parts ...string) string {
 	return fmt.Sprintf("%s.%x", strings.TrimRight(ref.Name[:min(len(ref.Name), 200)], ".-"), h.Sum(nil)[:8])
 }
 
+// uidOf returns the UID of an object that was read.
+func uidOf(o metav1.Object, err error) (types.UID, error) {
+	if err != nil {
+		return "", err
+	}
+	return o.GetUID(), nil
+}
+
 // reference reads the object's UID, by which `kubectl describe` finds Events. The model does not keep UIDs: problems
 // are rare, objects are many.
 func (p *Problems) reference(ctx context.Context, client kubernetes.Interface, q model.Problem) (
@@ -346,27 +354,21 @@ func (p *Problems) reference(ctx context.Context, client kubernetes.Interface, q
 	get := metav1.GetOptions{}
 	switch q.Kind {
 	case "Service":
-		o, e := client.CoreV1().Services(ref.Namespace).Get(ctx, ref.Name, get)
-		uid, err = o.GetUID(), e
+		uid, err = uidOf(client.CoreV1().Services(ref.Namespace).Get(ctx, ref.Name, get))
 	case "EndpointSlice":
 		ref.APIVersion = "discovery.k8s.io/v1"
-		o, e := client.DiscoveryV1().EndpointSlices(ref.Namespace).Get(ctx, ref.Name, get)
-		uid, err = o.GetUID(), e
+		uid, err = uidOf(client.DiscoveryV1().EndpointSlices(ref.Namespace).Get(ctx, ref.Name, get))
 	case "Pod":
-		o, e := client.CoreV1().Pods(ref.Namespace).Get(ctx, ref.Name, get)
-		uid, err = o.GetUID(), e
+		uid, err = uidOf(client.CoreV1().Pods(ref.Namespace).Get(ctx, ref.Name, get))
 	case "NetworkPolicy":
 		ref.APIVersion = "networking.k8s.io/v1"
-		o, e := client.NetworkingV1().NetworkPolicies(ref.Namespace).Get(ctx, ref.Name, get)
-		uid, err = o.GetUID(), e
+		uid, err = uidOf(client.NetworkingV1().NetworkPolicies(ref.Namespace).Get(ctx, ref.Name, get))
 	case "Ingress":
 		ref.APIVersion = "networking.k8s.io/v1"
-		o, e := client.NetworkingV1().Ingresses(ref.Namespace).Get(ctx, ref.Name, get)
-		uid, err = o.GetUID(), e
+		uid, err = uidOf(client.NetworkingV1().Ingresses(ref.Namespace).Get(ctx, ref.Name, get))
 	case "IngressClass":
 		ref.APIVersion = "networking.k8s.io/v1"
-		o, e := client.NetworkingV1().IngressClasses().Get(ctx, ref.Name, get)
-		uid, err = o.GetUID(), e
+		uid, err = uidOf(client.NetworkingV1().IngressClasses().Get(ctx, ref.Name, get))
 	case api.AddressPoolKind:
 		ref.APIVersion = api.GroupVersion
 		if p.PoolUID != nil {

@@ -32,9 +32,8 @@ const defaultClass = "ingressclass.kubernetes.io/is-default-class"
 // mostNodes bounds the addresses of nodes in a status: clients need one that works, not all.
 const mostNodes = 16
 
-// Ingresses writes what belongs to Ingress, as long as this agent is elected: the
-// IngressClass, the Service, and the status of Ingresses that are ours. Set the fields,
-// then call Run with the context of the office.
+// Ingresses writes the objects of Ingress while this replica is elected: the IngressClass, the Service, and the
+// status of Wayleave's Ingresses. Set the fields, then call Run with a context that ends with the leadership.
 type Ingresses struct {
 	Client   kubernetes.Interface
 	Store    *model.Store
@@ -47,9 +46,9 @@ type Ingresses struct {
 	NodeAddresses bool
 	// NodeSelector has the labels of the nodes that serve; empty for all nodes.
 	NodeSelector map[string]string
-	// Say gets what is wrong with writing, nil when it works again.
-	Say func(error)
-	Log *slog.Logger
+	// SetCondition gets the error of a failed write, and nil after a successful one.
+	SetCondition func(error)
+	Log          *slog.Logger
 
 	// ours are the Ingresses whose status Wayleave writes. It is cleared when their class changes.
 	ours map[model.Name]bool
@@ -67,7 +66,7 @@ const ensureEvery = 30 * time.Second
 
 // Run works until ctx ends, and returns its error.
 func (w *Ingresses) Run(ctx context.Context) error {
-	defer w.Say(nil)
+	defer w.SetCondition(nil)
 	if err := w.Store.WaitSynced(ctx, ingressWriterKinds|model.EndpointSliceKind); err != nil {
 		return err
 	}
@@ -80,8 +79,8 @@ func (w *Ingresses) Run(ctx context.Context) error {
 	wait, ensure := time.Duration(0), time.Time{}
 	for ctx.Err() == nil {
 		snap, changes, ready := watch.Poll()
-		_, service := changes.Services[w.service()]
-		_, class := changes.Classes[ingress.ClassName]
+		service := changes.Has(model.ServiceKind, w.service())
+		class := changes.Has(model.IngressClassKind, model.Name{Name: ingress.ClassName})
 		var errs []error
 		if now := time.Now(); service || class || !now.Before(ensure) {
 			if err := errors.Join(w.ensureClass(ctx), w.ensureService(ctx)); err != nil {
@@ -96,7 +95,7 @@ func (w *Ingresses) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
-		if w.Say(err); err == nil {
+		if w.SetCondition(err); err == nil {
 			wait = 0
 			w.idle(ctx, ready, time.Until(ensure))
 			continue
@@ -119,17 +118,16 @@ func (w *Ingresses) service() model.Name {
 
 // see records which Ingresses a change concerns.
 func (w *Ingresses) see(snap model.Snapshot, c model.Changes) {
-	for n := range c.Ingresses {
+	for n := range c.Of(model.IngressKind) {
 		w.todo[n] = true
 	}
-	_, service := c.Services[w.service()]
 	moved := false
-	if service || len(c.Nodes) > 0 {
+	if c.Has(model.ServiceKind, w.service()) || c.Any(model.NodeKind) {
 		ends, names := w.addresses(snap)
 		moved = !slices.Equal(ends, w.ends) || !slices.Equal(names, w.names)
 		w.ends, w.names = ends, names
 	}
-	if moved || len(c.Classes) > 0 {
+	if moved || c.Any(model.IngressClassKind) {
 		for i := range snap.Ingresses() {
 			w.todo[i.Name] = true
 		}

@@ -44,7 +44,8 @@ func newIngressWorld(t *testing.T, objects ...runtime.Object) *ingressWorld {
 	x := &ingressWorld{t: t, client: fake.NewClientset(objects...), store: store}
 	x.w = &Ingresses{Client: x.client, Store: store, Settings: ingress.Settings{Default: true},
 		Selector: map[string]string{"app.kubernetes.io/name": "wayleave"},
-		HTTP:     10080, HTTPS: 10443, NodeAddresses: true, Log: slog.New(slog.DiscardHandler), Say: func(err error) {
+		HTTP:     10080, HTTPS: 10443, NodeAddresses: true, Log: slog.New(slog.DiscardHandler),
+		SetCondition: func(err error) {
 			x.mu.Lock()
 			defer x.mu.Unlock()
 			x.said = err

@@ -54,12 +54,7 @@ type NodeLease struct {
 	Node      string
 }
 
-// Get reads the Lease, and creates it if it does not exist.
-func (l NodeLease) Get(ctx context.Context) (*coordinationv1.Lease, error) {
-	return l.Set(ctx, nil, nil)
-}
-
-// Set merges labels and annotations into the Lease and returns it. It writes only a
+// Set merges labels and annotations into the Lease, creates it if it does not exist, and returns it. It writes only a
 // difference, and retries a conflict with another writer of the Lease. The Lease is
 // deleted with the Node.
 func (l NodeLease) Set(ctx context.Context, labels, annotations map[string]string) (*coordinationv1.Lease, error) {

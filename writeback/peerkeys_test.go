@@ -196,7 +196,7 @@ func TestOneNodeCannotChangeTheKeyOfHeartbeats(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := NodeLease{Client: c, Namespace: PeersNamespace, Node: node}
-		have, err := l.Get(t.Context())
+		have, err := l.Set(t.Context(), nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

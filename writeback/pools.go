@@ -66,8 +66,8 @@ func (b *Balancer) pools(ctx context.Context) error {
 		return nil
 	}
 	var failed []error
-	for _, name := range b.books.Touched() {
-		s, ok, problems := b.books.Pool(name)
+	for _, name := range b.allocator.Touched() {
+		s, ok, problems := b.allocator.Pool(name)
 		if !ok {
 			continue
 		}
@@ -77,7 +77,7 @@ func (b *Balancer) pools(ctx context.Context) error {
 		}
 		b.poolsAt = time.Now()
 		if err := b.writePool(ctx, name, s); err != nil {
-			b.books.Touch(name)
+			b.allocator.Touch(name)
 			failed = append(failed, err)
 			continue
 		}

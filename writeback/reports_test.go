@@ -144,7 +144,7 @@ func TestTheKubeletsDNSIsThatOfMostNodes(t *testing.T) {
 			Domain: "c.example"}); err != nil {
 			t.Fatal(err)
 		}
-		have, err := l.Get(t.Context())
+		have, err := l.Set(t.Context(), nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

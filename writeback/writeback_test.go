@@ -143,7 +143,7 @@ func TestAnAgentThatEndsAtOnceStillReports(t *testing.T) {
 	if err := l.Report(t.Context(), p.List()); err != nil {
 		t.Fatal(err)
 	}
-	have, err := l.Get(t.Context())
+	have, err := l.Set(t.Context(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,8 +164,8 @@ func TestAnAgentThatEndsAtOnceStillReports(t *testing.T) {
 	}
 }
 
-// The office is not given away while its holder still writes.
-func TestTheOfficeIsKeptUntilTheWriterHasEnded(t *testing.T) {
+// The leadership is not released while the leader still writes.
+func TestLeadershipIsReleasedOnlyAfterTheLeaderStopped(t *testing.T) {
 	c := fake.NewClientset()
 	ctx, cancel := context.WithCancel(t.Context())
 	started, release, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
@@ -192,15 +192,15 @@ func TestTheOfficeIsKeptUntilTheWriterHasEnded(t *testing.T) {
 	select {
 	case <-ended:
 		t.Error("Elect returned while the writer was at work")
-	case <-time.After(100 * time.Millisecond): // longer than giving the office away takes
+	case <-time.After(100 * time.Millisecond): // longer than a release takes
 	}
 	if holder() != "me" {
-		t.Errorf("the office is held by %q while the writer is at work", holder())
+		t.Errorf("the Lease is held by %q while the writer is at work", holder())
 	}
 	close(release)
 	<-ended
 	if holder() != "" {
-		t.Errorf("the office is held by %q after the writer has ended", holder())
+		t.Errorf("the Lease is held by %q after the writer has ended", holder())
 	}
 }
 

@@ -18,9 +18,10 @@ func (f *Feature) clients(ctx context.Context, n *agent.Node) error {
 	const name = "dns clients"
 	g := &dns.Guests{Feed: f.feed, Log: n.Log}
 	loop := &reconcile.Loop[model.Name, []netip.Addr]{
-		Name: name, Store: n.Store, Kinds: model.PodKind, Keys: dns.CallerKeys, Plan: dns.PlanGuest,
-		Equal:  slices.Equal[[]netip.Addr],
-		Target: g, Health: n.Health(name), Log: n.Log,
+		Name: name, Store: n.Store, Kinds: model.PodKind,
+		Planner: reconcile.PlannerOf(dns.CallerKeys, dns.PlanGuest),
+		Equal:   slices.Equal[[]netip.Addr],
+		Target:  g, Health: n.Health(name), Log: n.Log,
 	}
 	if n.Config.PodNetwork.Enabled {
 		return loop.Run(ctx)

@@ -169,7 +169,8 @@ func (f *Feature) names(ctx context.Context, n *agent.Node) error {
 	}
 	loop := &reconcile.Loop[model.Name, schema.Records]{
 		Name: f.Name(), Store: n.Store, Kinds: kinds,
-		Keys: dns.Keys, Plan: dns.Plan, Equal: schema.Equal, Target: f.feed, Health: n.Health(f.Name()), Log: n.Log,
+		Planner: reconcile.PlannerOf(dns.Keys, dns.Plan), Equal: schema.Equal, Target: f.feed,
+		Health: n.Health(f.Name()), Log: n.Log,
 		Report: n.ReportTo("dns"),
 	}
 	return loop.Run(ctx)
@@ -179,8 +180,9 @@ func (f *Feature) names(ctx context.Context, n *agent.Node) error {
 func (f *Feature) callers(ctx context.Context, n *agent.Node) error {
 	const name = "dns callers"
 	loop := &reconcile.Loop[model.Name, dns.CallerPlan]{
-		Name: name, Store: n.Store, Kinds: model.PodKind, Keys: dns.CallerKeys, Plan: dns.PlanCaller(n.Name),
-		Equal: dns.CallerPlan.Equal, Target: f.roll, Health: n.Health(name), Log: n.Log,
+		Name: name, Store: n.Store, Kinds: model.PodKind,
+		Planner: reconcile.PlannerOf(dns.CallerKeys, dns.PlanCaller(n.Name)),
+		Equal:   dns.CallerPlan.Equal, Target: f.roll, Health: n.Health(name), Log: n.Log,
 	}
 	return loop.Run(ctx)
 }

@@ -58,7 +58,7 @@ func (f *Feature) place(ctx context.Context, n *agent.Node) error {
 // placementLoop follows where DNS is to be served; target and health are not set.
 func placementLoop(n *agent.Node, name string, p *dns.Placement) *reconcile.Loop[model.Name, dns.Place] {
 	return &reconcile.Loop[model.Name, dns.Place]{
-		Name: name, Store: n.Store, Kinds: model.ServiceKind | model.NodeKind, Keys: p.Keys, Plan: p.Plan,
+		Name: name, Store: n.Store, Kinds: model.ServiceKind | model.NodeKind, Planner: p,
 		Equal: dns.Place.Equal, Log: n.Log,
 	}
 }

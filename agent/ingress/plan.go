@@ -23,11 +23,11 @@ func secretLoop(c *agent.Core, s ingress.Settings,
 	return &reconcile.Loop[model.Name, []model.Name]{
 		Name: name, Store: c.Store, Kinds: model.IngressKind | model.IngressClassKind, Target: target,
 		Health: c.Health(name), Log: c.Log,
-		Keys: func(snap model.Snapshot, ch model.Changes) []model.Name {
-			keys := slices.Collect(maps.Keys(ch.Ingresses))
-			if len(ch.Classes) > 0 {
+		Planner: reconcile.PlannerOf(func(snap model.Snapshot, ch model.Changes) []model.Name {
+			keys := slices.Collect(maps.Keys(ch.Of(model.IngressKind)))
+			if ch.Any(model.IngressClassKind) {
 				keys = keys[:0]
-				for n := range ch.Ingresses {
+				for n := range ch.Of(model.IngressKind) {
 					keys = append(keys, n) // those that are gone, too
 				}
 				for i := range snap.Ingresses() {
@@ -39,8 +39,7 @@ func secretLoop(c *agent.Core, s ingress.Settings,
 				keys = append(keys, model.Name{}) // the settings
 			}
 			return keys
-		},
-		Plan: func(snap model.Snapshot, n model.Name) ([]model.Name, bool, []model.Problem) {
+		}, func(snap model.Snapshot, n model.Name) ([]model.Name, bool, []model.Problem) {
 			if n == (model.Name{}) {
 				return []model.Name{s.DefaultCertificate}, s.DefaultCertificate != model.Name{}, nil
 			}
@@ -50,7 +49,7 @@ func secretLoop(c *agent.Core, s ingress.Settings,
 			}
 			names := ingress.SecretsOf(i)
 			return names, len(names) > 0, nil
-		},
+		}),
 		Equal: slices.Equal[[]model.Name],
 	}
 }
@@ -60,7 +59,7 @@ func (f *Feature) plan(ctx context.Context) error {
 	planner := ingress.NewPlanner(f.settings)
 	planner.Waits = true // for f.secrets
 	loop := &reconcile.Loop[ingress.Key, ingress.Plan]{
-		Name: "ingress", Store: f.node.Store, Kinds: ingress.Kinds, Keys: planner.Keys, Plan: planner.Plan,
+		Name: "ingress", Store: f.node.Store, Kinds: ingress.Kinds, Planner: planner,
 		Equal:  ingress.Equal,
 		Target: ingress.Target{Hosts: f.feed.Hosts(), Backends: f.feed.Backends(), Certificates: f.feed.Certificates()},
 		Wake:   planner.Wake(), Health: f.node.Health(f.Name()), Log: f.node.Log,

@@ -93,7 +93,7 @@ func (f *Feature) outward(ctx context.Context) error {
 		return err
 	}
 	defer w.Close()
-	o := ingress.Outward{Door: model.Name{Namespace: writeback.DNSNamespace, Name: writeback.IngressService}}
+	o := ingress.Outward{ProxyService: model.Name{Namespace: writeback.DNSNamespace, Name: writeback.IngressService}}
 	for {
 		snap, c, err := w.Next(ctx)
 		if err != nil {

@@ -23,7 +23,7 @@ func (f *Feature) Write(c *agent.Cluster) []agent.Part {
 		in := &writeback.Ingresses{Client: c.Client.Interface, Store: c.Store, Settings: s,
 			Selector: servingPods(c.Config), HTTP: portHTTP, HTTPS: portHTTPS,
 			NodeAddresses: c.Config.Ingress.HostPorts, NodeSelector: c.Config.Ingress.NodeSelector,
-			Log: c.Log, Say: func(err error) { c.SetCondition("ingress", err) }}
+			Log: c.Log, SetCondition: func(err error) { c.SetCondition("ingress", err) }}
 		return agent.All(ctx, in.Run, func(ctx context.Context) error { return judge(ctx, c, s) })
 	}}}
 }

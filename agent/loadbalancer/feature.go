@@ -125,5 +125,5 @@ func balancer(c *agent.Cluster) *writeback.Balancer {
 			}
 			c.Problems.Set("loadbalancer", key, problems)
 		},
-		Say: func(err error) { c.SetCondition("loadbalancer", err) }}
+		SetCondition: func(err error) { c.SetCondition("loadbalancer", err) }}
 }

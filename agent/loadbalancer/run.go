@@ -55,9 +55,9 @@ func (n *announcer) plan(ctx context.Context, node *agent.Node) error {
 		return err
 	}
 	loop := &reconcile.Loop[model.Name, loadbalancer.Announcement]{
-		Name: "loadbalancer", Store: node.Store, Kinds: loadbalancer.Kinds, Keys: loadbalancer.Keys,
-		Plan:  loadbalancer.Plan(node.Config.LoadBalancer.Default),
-		Equal: loadbalancer.Equal, Target: n, Health: node.Health("loadbalancer"), Log: node.Log,
+		Name: "loadbalancer", Store: node.Store, Kinds: loadbalancer.Kinds,
+		Planner: reconcile.PlannerOf(loadbalancer.Keys, loadbalancer.Plan(node.Config.LoadBalancer.Default)),
+		Equal:   loadbalancer.Equal, Target: n, Health: node.Health("loadbalancer"), Log: node.Log,
 		Report: node.ReportTo("announce"),
 	}
 	return loop.Run(ctx)

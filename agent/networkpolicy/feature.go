@@ -150,14 +150,14 @@ func loop(store *model.Store, gate *networkpolicy.Gate, mode networkpolicy.Mode)
 	planner := networkpolicy.NewPlanner(local)
 	return &reconcile.Loop[networkpolicy.Key, networkpolicy.Entry]{
 		Name: "networkpolicy", Store: store, Kinds: networkpolicy.PlannerKinds, Equal: networkpolicy.Entry.Equal,
-		Plan: planner.Plan, Target: mode,
-		Keys: func(s model.Snapshot, c model.Changes) []networkpolicy.Key {
+		Target: mode,
+		Planner: reconcile.PlannerOf(func(s model.Snapshot, c model.Changes) []networkpolicy.Key {
 			if l, changed := gate.Take(); changed {
 				planner.SetInputs(l)
 			}
 			return planner.Keys(s, c)
-		},
-		Wake: gate.Wake(), Settled: gate.AfterRound,
+		}, planner.Plan),
+		Wake: gate.Wake(), AfterRound: gate.AfterRound,
 	}
 }
 
@@ -173,7 +173,7 @@ func (f *Feature) followDNS(ctx context.Context, n *agent.Node) error {
 		if err != nil {
 			return err
 		}
-		if _, ok := changes.Services[agent.ClusterDNS()]; ok {
+		if changes.Has(model.ServiceKind, agent.ClusterDNS()) {
 			f.gate.DNS(dnsAddresses(n))
 		}
 	}

@@ -169,7 +169,7 @@ func (f *Feature) run(ctx context.Context, n *agent.Node) error {
 func (f *Feature) programs(n *agent.Node, mode service.Mode) *reconcile.Loop[model.Name, service.Plan] {
 	planner := &service.Planner{Options: PlanOptions(n.Name, n.Config)}
 	return &reconcile.Loop[model.Name, service.Plan]{
-		Name: loopName, Store: n.Store, Kinds: service.Kinds, Keys: planner.Keys, Plan: planner.Plan,
+		Name: loopName, Store: n.Store, Kinds: service.Kinds, Planner: planner,
 		Equal: service.Equal, Target: mode, Health: n.Health(loopName, f.observe), Log: n.Log,
 		Report: n.ReportTo("service"),
 	}
@@ -178,12 +178,14 @@ func (f *Feature) programs(n *agent.Node, mode service.Mode) *reconcile.Loop[mod
 // addresses is the loop that keeps what the mode must know of the node.
 func addresses(n *agent.Node, mode service.Mode) *reconcile.Loop[string, service.NodeFacts] {
 	const name = "service addresses"
+	plan := func(snap model.Snapshot, node string) (service.NodeFacts, bool, []model.Problem) {
+		return localOf(n.Config, snap, node)
+	}
 	return &reconcile.Loop[string, service.NodeFacts]{
-		Name: name, Store: n.Store, Kinds: localKinds(n.Config), Keys: service.NodeFactsKeys(n.Name),
-		Plan: func(snap model.Snapshot, node string) (service.NodeFacts, bool, []model.Problem) {
-			return localOf(n.Config, snap, node)
-		},
-		Equal: service.NodeFactsEqual, Target: service.NodeFactsTarget{Mode: mode}, Health: n.Health(name), Log: n.Log,
+		Name: name, Store: n.Store, Kinds: localKinds(n.Config),
+		Planner: reconcile.PlannerOf(service.NodeFactsKeys(n.Name), plan),
+		Equal:   service.NodeFactsEqual, Target: service.NodeFactsTarget{Mode: mode},
+		Health: n.Health(name), Log: n.Log,
 		Report: n.ReportTo("service"),
 	}
 }
@@ -192,8 +194,9 @@ func addresses(n *agent.Node, mode service.Mode) *reconcile.Loop[string, service
 func healthChecks(n *agent.Node, checks *healthcheck.Server) *reconcile.Loop[model.Name, healthcheck.Check] {
 	const name = "health checks"
 	return &reconcile.Loop[model.Name, healthcheck.Check]{
-		Name: name, Store: n.Store, Kinds: model.ServiceKind | model.EndpointSliceKind, Keys: service.Keys,
-		Equal: healthcheck.Equal, Plan: healthcheck.Plan(n.Name, agent.ReservedPorts(n.Config)), Target: checks,
+		Name: name, Store: n.Store, Kinds: model.ServiceKind | model.EndpointSliceKind,
+		Planner: reconcile.PlannerOf(service.Keys, healthcheck.Plan(n.Name, agent.ReservedPorts(n.Config))),
+		Equal:   healthcheck.Equal, Target: checks,
 		Health: n.Health(name), Log: n.Log, Report: n.ReportTo(name),
 	}
 }

@@ -82,8 +82,8 @@ func ran(t *testing.T, store *model.Store, err error) *reconcile.Health {
 	h := reconcile.NewHealth(nil, nil)
 	loop := &reconcile.Loop[string, int]{Name: "service", Store: store, Kinds: model.NodeKind, Target: target{err},
 		Health: h, Log: slog.New(slog.DiscardHandler),
-		Keys:  func(model.Snapshot, model.Changes) []string { return nil },
-		Plan:  func(model.Snapshot, string) (int, bool, []model.Problem) { return 0, false, nil },
+		Planner: reconcile.PlannerOf(func(model.Snapshot, model.Changes) []string { return nil },
+			func(model.Snapshot, string) (int, bool, []model.Problem) { return 0, false, nil }),
 		Equal: func(a, b int) bool { return a == b }}
 	go func() { _ = loop.Run(t.Context()) }()
 	testnet.Eventually(t, 5*time.Second, func() error {

@@ -171,7 +171,7 @@ func TestNoDirectiveIsSilent(t *testing.T) {
 	if marks < 250 {
 		t.Errorf("%d lines", marks)
 	}
-	for _, f := range fates() {
+	for _, f := range plugins() {
 		if !seen[f.name] {
 			t.Errorf("the file does not have %s", f.name)
 		}

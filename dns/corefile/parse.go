@@ -5,6 +5,8 @@ package corefile
 import (
 	"fmt"
 	"strings"
+
+	"github.com/coredns/caddy/caddyfile"
 )
 
 // directive is a line with what stands in braces behind it.
@@ -24,56 +26,23 @@ type token struct {
 	first bool
 }
 
-// lex splits a Corefile as Caddy does: words, "quoted words" of one line or more in which \" is a quote, and # for
-// the rest of a line, also behind a word.
-func lex(text string) (out []token, err error) {
-	line, first := 1, true
-	for i := 0; i < len(text); {
-		switch c := text[i]; {
-		case c == '\n':
-			line, first = line+1, true
-			i++
-		case c == '#':
-			n := strings.IndexByte(text[i:], '\n')
-			if n < 0 {
-				return out, nil
-			}
-			i += n
-		case c == ' ' || c == '\t' || c == '\r' || c == '\v' || c == '\f':
-			i++
-		case c == '"':
-			word, n := quoted(text[i+1:])
-			if n < 0 {
-				return nil, fmt.Errorf("line %d: a quote has no end", line)
-			}
-			out, first = append(out, token{word, line, first}), false
-			line += strings.Count(text[i:i+1+n], "\n")
-			i += 1 + n
-		default:
-			n := strings.IndexAny(text[i:], " \t\r\v\f\n#")
-			if n < 0 {
-				n = len(text) - i
-			}
-			out, first = append(out, token{text[i : i+n], line, first}), false
-			i += n
-		}
-	}
-	return out, nil
-}
+// endOfFile is a last word that no Corefile has. A quote without an end takes it in.
+const endOfFile = "\x00"
 
-// quoted is the word up to the closing quote, and how many bytes both have; -1 without one.
-func quoted(text string) (word string, n int) {
-	var b strings.Builder
-	for i := 0; i < len(text); i++ {
-		switch {
-		case text[i] == '"':
-			return b.String(), i + 1
-		case text[i] == '\\' && i+1 < len(text) && text[i+1] == '"':
-			i++
-		}
-		b.WriteByte(text[i])
+// lex splits a Corefile into words, as CoreDNS does.
+func lex(text string) (out []token, err error) {
+	words := caddyfile.NewDispenser("", strings.NewReader(text+"\n"+endOfFile))
+	last := 0 // line that the word before ended in
+	for words.Next() {
+		word, line := words.Val(), words.Line()
+		out = append(out, token{word, line, line > last})
+		last = line + strings.Count(word, "\n")
 	}
-	return "", -1
+	n := len(out) - 1
+	if out[n].text != endOfFile {
+		return nil, fmt.Errorf("line %d: a quote has no end", out[n].line)
+	}
+	return out[:n], nil
 }
 
 // parse reads server blocks and snippets: directives whose names are the first zone.

@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// fate is what becomes of a directive.
-type fate struct {
+// plugin is a plugin of CoreDNS, and what becomes of its directive.
+type plugin struct {
 	name string
-	// how is carried, built in or not.
-	how string
-	// why is for people: what it becomes, or what to do instead.
-	why string
+	// state is carried, builtIn or lost.
+	state string
+	// note is for people: what it becomes, or what to do instead.
+	note string
 	// args and options are what a directive that is built in may have without asking for more than that.
 	args    string
 	anyArgs bool
@@ -22,81 +22,84 @@ type fate struct {
 const (
 	carried = "becomes settings"
 	builtIn = "built in"
-	not     = "not carried over"
+	lost    = "not carried over"
 )
 
-// fates is every plugin that CoreDNS comes with.
-func fates() []fate {
-	return []fate{
-		{name: "kubernetes", how: carried, why: "the zone is `clusterDomain`; further zones are `dns.extraDomains`, " +
-			"`pods` is `dns.pods`; options for an API server of its own, `namespaces`, `labels` and a `ttl` other " +
-			"than 30 are not carried over; without `pods`, `dns.pods` is `disabled`"},
-		{name: "forward", how: carried, why: "`dns.upstreams`, or `dns.stubDomains` for a domain; `tls://` with " +
+// plugins is every plugin that CoreDNS comes with.
+func plugins() []plugin {
+	return []plugin{
+		{name: "kubernetes", state: carried,
+			note: "the zone is `clusterDomain`; further zones are `dns.extraDomains`, " +
+				"`pods` is `dns.pods`; options for an API server of its own, `namespaces`, `labels` and a `ttl` " +
+				"other than 30 are not carried over; without `pods`, `dns.pods` is `disabled`"},
+		{name: "forward", state: carried, note: "`dns.upstreams`, or `dns.stubDomains` for a domain; `tls://` with " +
 			"`tls_servername` is `tls://IP@NAME`; `except`, `force_tcp` and client certificates are not carried over"},
-		{name: "cache", how: carried, why: "`dns.cacheTTL`, `dns.negativeTTL`, `dns.staleFor`; capacities are " +
+		{name: "cache", state: carried, note: "`dns.cacheTTL`, `dns.negativeTTL`, `dns.staleFor`; capacities are " +
 			"`dns.cacheMiB`, `prefetch` is built in; `disable` and `keepttl` are not carried over"},
-		{name: "hosts", how: carried, why: "lines of addresses are `dns.hosts`; files, a `ttl` other than 30 and " +
+		{name: "hosts", state: carried, note: "lines of addresses are `dns.hosts`; files, a `ttl` other than 30 and " +
 			"the lack of `fallthrough` are not carried over"},
-		{name: "import", how: carried, why: "snippets of the same file; other files are not read"},
-		{name: "errors", how: builtIn, why: "failures are logged and counted"},
-		{name: "health", how: builtIn, why: "the container has probes", anyArgs: true, options: []string{"lameduck"}},
-		{name: "ready", how: builtIn, why: "the container has probes", anyArgs: true, options: []string{"monitor"}},
-		{name: "prometheus", how: builtIn, why: "metrics have CoreDNS's names, on the unix socket of the dns container",
-			anyArgs: true},
-		{name: "loop", how: builtIn, why: "the cluster DNS is never asked by itself"},
-		{name: "reload", how: builtIn, why: "a restart reads the settings and loses no query", anyArgs: true},
-		{name: "loadbalance", how: builtIn, why: "addresses are told in turning order", args: "round_robin"},
-		{name: "bufsize", how: builtIn, why: "1232 bytes", args: "1232"},
-		{name: "bind", how: builtIn, why: "the address of kube-dns on every node"},
-		{name: "cancel", how: builtIn, why: "a query ends after 4 s"},
-		{name: "timeouts", how: builtIn, why: "idle TCP connections end after 10 s"},
-		{name: "multisocket", how: builtIn, why: "all cores answer", anyArgs: true},
-		{name: "minimal", how: builtIn, why: "answers of Services have what is asked"},
-		{name: "shed", how: builtIn, why: "queries beyond the bounds get SERVFAIL"},
-		{name: "log", how: not, why: "not every query is logged; `wayleave dns log` shows those of a pod or a name"},
-		{name: "autopath", how: carried, why: "the setting `dns.autopath`"},
-		{name: "acl", how: not, why: "only pods and nodes are answered"},
-		{name: "any", how: not, why: ""},
-		{name: "auto", how: not,
-			why: "zone files are not served: forward the zone to a server that has it (`dns.stubDomains`)"},
-		{name: "azure", how: not, why: "forward the zone (`dns.stubDomains`)"},
-		{name: "chaos", how: not, why: ""},
-		{name: "clouddns", how: not, why: "forward the zone (`dns.stubDomains`)"},
-		{name: "debug", how: not, why: "`logLevel: debug` is the agent's"},
-		{name: "dns64", how: not, why: ""},
-		{name: "dnssec", how: not, why: "nothing is signed"},
-		{name: "dnstap", how: not, why: ""},
-		{name: "erratic", how: not, why: ""},
-		{name: "etcd", how: not, why: "forward the zone (`dns.stubDomains`)"},
-		{name: "file", how: not,
-			why: "zone files are not served: forward the zone to a server that has it (`dns.stubDomains`)"},
-		{name: "geoip", how: not, why: ""},
-		{name: "grpc", how: not, why: "servers are asked by UDP, TCP and TLS"},
-		{name: "grpc_server", how: not, why: "queries come by UDP and TCP"},
-		{name: "header", how: not, why: ""},
-		{name: "https", how: not, why: "queries come by UDP and TCP"},
-		{name: "https3", how: not, why: "queries come by UDP and TCP"},
-		{name: "k8s_external", how: not, why: "names of load balancers' addresses are for a DNS server outside"},
-		{name: "local", how: not, why: ""},
-		{name: "metadata", how: not, why: ""},
-		{name: "nomad", how: not, why: "forward the zone (`dns.stubDomains`)"},
-		{name: "nsid", how: not, why: ""},
-		{name: "on", how: not, why: "nothing is executed"},
-		{name: "pprof", how: not, why: ""},
-		{name: "proxyproto", how: not, why: "the kernel shows the client's address"},
-		{name: "quic", how: not, why: "queries come by UDP and TCP"},
-		{name: "rewrite", how: not, why: "an ExternalName Service or `dns.hosts` may do it"},
-		{name: "root", how: not, why: "no files are read"},
-		{name: "route53", how: not, why: "forward the zone (`dns.stubDomains`)"},
-		{name: "secondary", how: not, why: "forward the zone (`dns.stubDomains`)"},
-		{name: "sign", how: not, why: "nothing is signed"},
-		{name: "template", how: not, why: "`dns.hosts` has single names"},
-		{name: "tls", how: not, why: "queries come by UDP and TCP"},
-		{name: "trace", how: not, why: ""},
-		{name: "transfer", how: not, why: "zones are not transferred"},
-		{name: "tsig", how: not, why: ""},
-		{name: "view", how: not, why: ""},
-		{name: "whoami", how: not, why: ""},
+		{name: "import", state: carried, note: "snippets of the same file; other files are not read"},
+		{name: "errors", state: builtIn, note: "failures are logged and counted"},
+		{name: "health", state: builtIn, note: "the container has probes", anyArgs: true,
+			options: []string{"lameduck"}},
+		{name: "ready", state: builtIn, note: "the container has probes", anyArgs: true, options: []string{"monitor"}},
+		{name: "prometheus", state: builtIn, anyArgs: true,
+			note: "metrics have CoreDNS's names, on the unix socket of the dns container"},
+		{name: "loop", state: builtIn, note: "the cluster DNS is never asked by itself"},
+		{name: "reload", state: builtIn, note: "a restart reads the settings and loses no query", anyArgs: true},
+		{name: "loadbalance", state: builtIn, note: "addresses are told in turning order", args: "round_robin"},
+		{name: "bufsize", state: builtIn, note: "1232 bytes", args: "1232"},
+		{name: "bind", state: builtIn, note: "the address of kube-dns on every node"},
+		{name: "cancel", state: builtIn, note: "a query ends after 4 s"},
+		{name: "timeouts", state: builtIn, note: "idle TCP connections end after 10 s"},
+		{name: "multisocket", state: builtIn, note: "all cores answer", anyArgs: true},
+		{name: "minimal", state: builtIn, note: "answers of Services have what is asked"},
+		{name: "shed", state: builtIn, note: "queries beyond the bounds get SERVFAIL"},
+		{name: "log", state: lost,
+			note: "not every query is logged; `wayleave dns log` shows those of a pod or a name"},
+		{name: "autopath", state: carried, note: "the setting `dns.autopath`"},
+		{name: "acl", state: lost, note: "only pods and nodes are answered"},
+		{name: "any", state: lost, note: ""},
+		{name: "auto", state: lost,
+			note: "zone files are not served: forward the zone to a server that has it (`dns.stubDomains`)"},
+		{name: "azure", state: lost, note: "forward the zone (`dns.stubDomains`)"},
+		{name: "chaos", state: lost, note: ""},
+		{name: "clouddns", state: lost, note: "forward the zone (`dns.stubDomains`)"},
+		{name: "debug", state: lost, note: "`logLevel: debug` is the agent's"},
+		{name: "dns64", state: lost, note: ""},
+		{name: "dnssec", state: lost, note: "nothing is signed"},
+		{name: "dnstap", state: lost, note: ""},
+		{name: "erratic", state: lost, note: ""},
+		{name: "etcd", state: lost, note: "forward the zone (`dns.stubDomains`)"},
+		{name: "file", state: lost,
+			note: "zone files are not served: forward the zone to a server that has it (`dns.stubDomains`)"},
+		{name: "geoip", state: lost, note: ""},
+		{name: "grpc", state: lost, note: "servers are asked by UDP, TCP and TLS"},
+		{name: "grpc_server", state: lost, note: "queries come by UDP and TCP"},
+		{name: "header", state: lost, note: ""},
+		{name: "https", state: lost, note: "queries come by UDP and TCP"},
+		{name: "https3", state: lost, note: "queries come by UDP and TCP"},
+		{name: "k8s_external", state: lost, note: "names of load balancers' addresses are for a DNS server outside"},
+		{name: "local", state: lost, note: ""},
+		{name: "metadata", state: lost, note: ""},
+		{name: "nomad", state: lost, note: "forward the zone (`dns.stubDomains`)"},
+		{name: "nsid", state: lost, note: ""},
+		{name: "on", state: lost, note: "nothing is executed"},
+		{name: "pprof", state: lost, note: ""},
+		{name: "proxyproto", state: lost, note: "the kernel shows the client's address"},
+		{name: "quic", state: lost, note: "queries come by UDP and TCP"},
+		{name: "rewrite", state: lost, note: "an ExternalName Service or `dns.hosts` may do it"},
+		{name: "root", state: lost, note: "no files are read"},
+		{name: "route53", state: lost, note: "forward the zone (`dns.stubDomains`)"},
+		{name: "secondary", state: lost, note: "forward the zone (`dns.stubDomains`)"},
+		{name: "sign", state: lost, note: "nothing is signed"},
+		{name: "template", state: lost, note: "`dns.hosts` has single names"},
+		{name: "tls", state: lost, note: "queries come by UDP and TCP"},
+		{name: "trace", state: lost, note: ""},
+		{name: "transfer", state: lost, note: "zones are not transferred"},
+		{name: "tsig", state: lost, note: ""},
+		{name: "view", state: lost, note: ""},
+		{name: "whoami", state: lost, note: ""},
 	}
 }
 
@@ -104,8 +107,8 @@ func fates() []fate {
 func Table() string {
 	var b strings.Builder
 	b.WriteString("| directive | | |\n|---|---|---|\n")
-	for _, f := range fates() {
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", f.name, f.how, f.why)
+	for _, f := range plugins() {
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", f.name, f.state, f.note)
 	}
 	return b.String()
 }

@@ -40,7 +40,7 @@ type translator struct {
 	has func(key string) bool
 	// The settings: all, and the groups in them.
 	top, dns, stubs, hosts map[string]any
-	fates                  map[string]fate
+	plugins                map[string]plugin
 	from                   map[string]int // line of a key, to see one that is there twice
 	notes                  []Note
 	server                 []string // zones of the server block
@@ -62,9 +62,9 @@ func Translate(text string, has func(key string) bool) ([]byte, []Note, error) {
 		return nil, nil, fmt.Errorf("not a Corefile: it has no server block")
 	}
 	t := &translator{has: has, top: map[string]any{}, dns: map[string]any{}, stubs: map[string]any{},
-		hosts: map[string]any{}, fates: map[string]fate{}, from: map[string]int{}}
-	for _, f := range fates() {
-		t.fates[f.name] = f
+		hosts: map[string]any{}, plugins: map[string]plugin{}, from: map[string]int{}}
+	for _, f := range plugins() {
+		t.plugins[f.name] = f
 	}
 	t.variables(list)
 	for _, s := range list {
@@ -193,15 +193,15 @@ func (t *translator) directive(d directive) {
 	case "import":
 		t.lose(d.line, "import %s: other files are not read; translate them one by one", strings.Join(d.args, " "))
 	default:
-		f, ok := t.fates[d.name]
+		f, ok := t.plugins[d.name]
 		switch {
 		case !ok:
 			t.lose(d.line, "%s: CoreDNS has no such directive of its own", d.name)
-		case f.how == not && f.why == "":
+		case f.state == lost && f.note == "":
 			t.lose(d.line, "%s", d.name)
 			t.loseOptions(d)
-		case f.how == not:
-			t.lose(d.line, "%s: %s", d.name, f.why)
+		case f.state == lost:
+			t.lose(d.line, "%s: %s", d.name, f.note)
 			t.loseOptions(d)
 		default:
 			t.builtIn(d, f)
@@ -218,11 +218,11 @@ func (t *translator) loseOptions(d directive) {
 }
 
 // builtIn is a directive that needs no setting. What it asks for beyond what is built in is lost.
-func (t *translator) builtIn(d directive, f fate) {
+func (t *translator) builtIn(d directive, f plugin) {
 	if len(d.args) > 0 && !f.anyArgs && strings.Join(d.args, " ") != f.args {
-		t.lose(d.line, "%s %s: built in: %s", d.name, strings.Join(d.args, " "), f.why)
+		t.lose(d.line, "%s %s: built in: %s", d.name, strings.Join(d.args, " "), f.note)
 	} else {
-		t.note(d.line, "%s: built in: %s", d.name, f.why)
+		t.note(d.line, "%s: built in: %s", d.name, f.note)
 	}
 	for _, o := range d.block {
 		if slices.Contains(f.options, o.name) {

@@ -30,8 +30,8 @@ func TestPodsOutsideOfPodCIDRsAreAnswered(t *testing.T) {
 	guests := func() *agent.Guests { return &agent.Guests{Feed: r.feed, Log: slog.New(slog.DiscardHandler)} }
 	follow := func(g *agent.Guests) {
 		loop := &reconcile.Loop[model.Name, []netip.Addr]{Name: "guests", Store: r.store, Kinds: model.PodKind,
-			Keys: agent.CallerKeys, Plan: agent.PlanGuest,
-			Equal: func(a, b []netip.Addr) bool { return fmt.Sprint(a) == fmt.Sprint(b) }, Target: g,
+			Planner: reconcile.PlannerOf(agent.CallerKeys, agent.PlanGuest),
+			Equal:   func(a, b []netip.Addr) bool { return fmt.Sprint(a) == fmt.Sprint(b) }, Target: g,
 			Health: reconcile.NewHealth(nil, nil), Log: g.Log}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})

@@ -126,9 +126,9 @@ func (r *rig) remove(path string) {
 
 func (r *rig) loop(feed *agent.Feed, log *slog.Logger) *reconcile.Loop[model.Name, schema.Records] {
 	return &reconcile.Loop[model.Name, schema.Records]{Name: "dns", Store: r.store,
-		Kinds: model.ServiceKind | model.NamespaceKind,
-		Keys:  agent.Keys, Plan: agent.Plan, Equal: schema.Equal, Target: feed, Health: reconcile.NewHealth(nil,
-			nil), Log: log}
+		Kinds:   model.ServiceKind | model.NamespaceKind,
+		Planner: reconcile.PlannerOf(agent.Keys, agent.Plan), Equal: schema.Equal, Target: feed,
+		Health: reconcile.NewHealth(nil, nil), Log: log}
 }
 
 func (r *rig) configure(feed *agent.Feed) {

@@ -23,9 +23,7 @@ type rules struct {
 	// noTLS serves plain requests on a host with a certificate, forceTLS redirects them on a host without one.
 	noTLS, forceTLS bool
 	aliases         []string
-	// denied says that the location answers 503 whatever comes.
-	denied bool
-	guards []string
+	guards          []string
 
 	canary                         bool
 	header, value, pattern, cookie string

@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -76,6 +78,49 @@ func (p *Process) End(ctx context.Context) error {
 	case <-ctx.Done():
 		p.Kill()
 		return fmt.Errorf("child %d did not end by itself: %w", p.PID(), ctx.Err())
+	}
+}
+
+// Main is the whole of a child: it gives up all rights, proves that, and only then runs with the socket to its parent.
+func Main(run func(*net.UnixConn) error) error {
+	if err := Confine(); err != nil {
+		return err
+	}
+	// It ends when its socket does, not with a signal to the agent's group.
+	signal.Ignore(syscall.SIGTERM, syscall.SIGINT)
+	conn, err := Parent()
+	if err != nil {
+		return err
+	}
+	return run(conn)
+}
+
+// The wait before a child is started again is doubled from firstWait to lastWait. A child that ran for longer than
+// steady begins anew.
+const (
+	firstWait = 50 * time.Millisecond
+	lastWait  = 5 * time.Second
+	steady    = time.Minute
+)
+
+// Keep calls once, which runs a child to its end, again and again until the context ends. ended is called after each
+// child with its error. Keep returns the last error.
+func Keep(ctx context.Context, once func(context.Context) error, ended func(error)) error {
+	for wait := firstWait; ; wait = min(2*wait, lastWait) {
+		start := time.Now()
+		err := once(ctx)
+		ended(err)
+		if ctx.Err() != nil {
+			return err
+		}
+		if time.Since(start) > steady {
+			wait = firstWait
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
 	}
 }
 

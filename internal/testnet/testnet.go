@@ -266,7 +266,7 @@ func (n *NS) Bridge(name string) (plug func(link string)) {
 	}
 }
 
-// Addr adds an address, "10.0.0.1/24", to an interface.
+// Addr adds an address, "10.0.0.1/24", to an interface, and waits until packets to it are taken.
 func (n *NS) Addr(link, prefix string) {
 	n.t.Helper()
 	n.Must(func() error {
@@ -279,8 +279,28 @@ func (n *NS) Addr(link, prefix string) {
 			return err
 		}
 		addr.Flags = unix.IFA_F_NODAD
-		return netlink.AddrAdd(l, addr)
+		if err := netlink.AddrAdd(l, addr); err != nil {
+			return err
+		}
+		return awaitLocal(l, addr.IP)
 	})
+}
+
+// awaitLocal waits until an IPv6 address of a link that is up is local: the kernel makes it so from a work queue, a
+// moment after it was set, also without duplicate address detection. A link whose other end is down is not waited for.
+func awaitLocal(l netlink.Link, ip net.IP) error {
+	if ip.To4() != nil || l.Attrs().RawFlags&unix.IFF_LOWER_UP == 0 || l.Attrs().Flags&net.FlagUp == 0 {
+		return nil
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		routes, err := netlink.RouteGet(ip)
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("address %s is not local after 30 s: %v, %w", ip, routes, err)
+		}
+	}
 }
 
 // Route adds a route to a prefix via a gateway; "0.0.0.0/0" and "::/0" are the

@@ -257,14 +257,14 @@ func (a *Arbiter) Tick(now time.Time) (announce []netip.Addr, again time.Time) {
 			note(c.silent)
 		}
 		if c.dispute != nil {
-			note(c.dispute.turn(now))
+			note(c.dispute.nextChange(now))
 		}
 	}
 	return announce, again
 }
 
-// turn is when something of the dispute changes next by itself.
-func (d *dispute) turn(now time.Time) time.Time {
+// nextChange returns when the dispute changes next by itself.
+func (d *dispute) nextChange(now time.Time) time.Time {
 	if at := d.since.Add(Bound); !d.counted {
 		return at
 	}

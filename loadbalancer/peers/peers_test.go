@@ -16,20 +16,20 @@ var quiet = slog.New(slog.DiscardHandler)
 
 func key(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
 
-// world is nodes at loopback addresses, all with one port that is free.
-type world struct {
+// cluster is nodes at loopback addresses, all with one port that is free.
+type cluster struct {
 	t     *testing.T
 	port  uint16
 	peers []Peer
 }
 
-func newWorld(t *testing.T, n int) *world {
+func newCluster(t *testing.T, n int) *cluster {
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer free.Close()
-	w := &world{t: t, port: uint16(free.Addr().(*net.TCPAddr).Port)}
+	w := &cluster{t: t, port: uint16(free.Addr().(*net.TCPAddr).Port)}
 	for i := range n {
 		w.peers = append(w.peers, Peer{fmt.Sprint("node", i+1),
 			[]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, byte(i + 1)})}})
@@ -37,7 +37,7 @@ func newWorld(t *testing.T, n int) *world {
 	return w
 }
 
-func (w *world) start(i int, keys ...[]byte) *Peers {
+func (w *cluster) start(i int, keys ...[]byte) *Peers {
 	w.t.Helper()
 	p, err := Start(Config{Node: w.peers[i].Name, Addr: netip.AddrPortFrom(w.peers[i].Addrs[0], w.port), Keys: keys,
 		Log: quiet}, Meta{MACs: [][6]byte{{2, 0, 0, 0, 0, byte(i)}}})
@@ -47,7 +47,7 @@ func (w *world) start(i int, keys ...[]byte) *Peers {
 	return p
 }
 
-func (w *world) stop(p *Peers, leave bool) {
+func (w *cluster) stop(p *Peers, leave bool) {
 	w.t.Helper()
 	if err := p.Close(leave); err != nil {
 		w.t.Error(err)
@@ -55,7 +55,7 @@ func (w *world) stop(p *Peers, leave bool) {
 }
 
 // sees waits until p knows that exactly these live.
-func (w *world) sees(p *Peers, within time.Duration, want ...string) {
+func (w *cluster) sees(p *Peers, within time.Duration, want ...string) {
 	w.t.Helper()
 	testnet.Eventually(w.t, within, func() error {
 		var live []string
@@ -71,7 +71,7 @@ func (w *world) sees(p *Peers, within time.Duration, want ...string) {
 	})
 }
 
-func (w *world) says(p *Peers, peer string, willing bool) {
+func (w *cluster) says(p *Peers, peer string, willing bool) {
 	w.t.Helper()
 	testnet.Eventually(w.t, 5*time.Second, func() error {
 		for _, m := range p.Members() {
@@ -87,7 +87,7 @@ func (w *world) says(p *Peers, peer string, willing bool) {
 // without a word is noticed, one that leaves says so; one that comes back is seen again.
 func TestPeersSeeEachOther(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 3)
+	w := newCluster(t, 3)
 	var p []*Peers
 	for i := range 3 {
 		p = append(p, w.start(i, key(1)))
@@ -120,7 +120,7 @@ func TestPeersSeeEachOther(t *testing.T) {
 // not let in.
 func TestStrangersAreNotLetIn(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 4)
+	w := newCluster(t, 4)
 	node1, node2 := w.start(0, key(1)), w.start(1, key(1))
 	stranger, keyless := w.start(2, key(1)), w.start(3, key(2))
 	node1.SetPeers([]Peer{w.peers[0], w.peers[1], w.peers[3]})
@@ -143,7 +143,7 @@ func TestStrangersAreNotLetIn(t *testing.T) {
 // A new key comes to one node after the other, and none is lost on the way.
 func TestKeysAreChanged(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 2)
+	w := newCluster(t, 2)
 	a, b := w.start(0, key(1)), w.start(1, key(1))
 	a.SetPeers(w.peers)
 	b.SetPeers(w.peers)

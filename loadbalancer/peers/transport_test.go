@@ -25,7 +25,7 @@ import (
 // hostile sends as a machine of the address, which may be a node's.
 type hostile struct {
 	t    *testing.T
-	w    *world
+	w    *cluster
 	addr string
 	key  []byte
 }
@@ -122,7 +122,7 @@ func stays(c net.Conn, err error) bool {
 // A connection of a machine that is no node is reset before a byte of it is read, and its datagrams are dropped by the
 // kernel. Nodes see each other meanwhile.
 func TestAStrangerGetsNoConnection(t *testing.T) {
-	w := newWorld(t, 2)
+	w := newCluster(t, 2)
 	a, b := w.start(0, key(1)), w.start(1, key(1))
 	defer w.stop(a, false)
 	defer w.stop(b, false)
@@ -154,7 +154,7 @@ func TestAStrangerGetsNoConnection(t *testing.T) {
 // A node that sends without end, or announces more than nodes say, takes no memory, and only its own connections
 // go. Its bytes are no message that a key opens.
 func TestANodeThatFloodsIsBounded(t *testing.T) {
-	w := newWorld(t, 3)
+	w := newCluster(t, 3)
 	a := w.start(0, key(1))
 	defer w.stop(a, false)
 	a.SetPeers(w.peers)
@@ -194,7 +194,7 @@ func TestANodeThatFloodsIsBounded(t *testing.T) {
 
 // Whoever is root on a node has the key, and can send what memberlist would take memory for, or fail at.
 func TestANodeWithTheKeyIsBounded(t *testing.T) {
-	w := newWorld(t, 3)
+	w := newCluster(t, 3)
 	a := w.start(0, key(1))
 	defer w.stop(a, false)
 	a.SetPeers(w.peers)
@@ -256,7 +256,7 @@ func TestANodeWithTheKeyIsBounded(t *testing.T) {
 
 // What a node says may name any address. Only nodes, at the port of heartbeats, are sent to.
 func TestHeartbeatsAreSentToNodesOnly(t *testing.T) {
-	w := newWorld(t, 2)
+	w := newCluster(t, 2)
 	a := w.start(0, key(1))
 	defer w.stop(a, false)
 	a.SetPeers(w.peers)
@@ -282,7 +282,7 @@ func TestHeartbeatsAreSentToNodesOnly(t *testing.T) {
 
 // Bytes that a key opens are any bytes: memberlist must not fail at those that are let through.
 func TestNoBytesOfANodeEndTheProcess(t *testing.T) {
-	w := newWorld(t, 2)
+	w := newCluster(t, 2)
 	a := w.start(0, key(1))
 	defer w.stop(a, false)
 	a.SetPeers(w.peers)

@@ -42,8 +42,8 @@ type Links interface {
 	Addresses(hostName string) ([]netip.Addr, error)
 }
 
-// Local is what the server must know of its node.
-type Local struct {
+// NodeNetwork is what the server must know of its node.
+type NodeNetwork struct {
 	PodCIDRs []netip.Prefix
 	NodeIPs  []netip.Addr
 	// MTU is that of pods' links.
@@ -61,12 +61,12 @@ const (
 // waits for the API server, and does for a pod that the model has not heard of yet
 // what it does for any other.
 type Server struct {
-	Book  *ipam.Book
-	Links Links
+	Leases *ipam.LeaseStore
+	Links  Links
 	// Ports maps ports of the node to pods; may be nil when there is no capability.
 	Ports Ports
-	// Local is asked at each call; ok is false while the node has no pod network.
-	Local func() (l Local, ok bool)
+	// Node is asked at each call; ok is false while the node has no pod network.
+	Node func() (node NodeNetwork, ok bool)
 	// Full is told when no address is left, and with nil when there is one again. May
 	// be nil.
 	Full func(err error)
@@ -85,11 +85,11 @@ type Server struct {
 
 	mu sync.Mutex
 	// busy keeps calls for one interface apart, as the runtime should.
-	busy map[ipam.Key]*turn
+	busy map[ipam.Key]*callLock
 }
 
-// turn is whose call for an interface it is; users counts who has it or waits.
-type turn struct {
+// callLock is held by the call for an interface that runs; users counts the call that holds it and those that wait.
+type callLock struct {
 	sync.Mutex
 	users int
 }
@@ -245,22 +245,22 @@ func (s *Server) tryLock(k ipam.Key) (unlock func(), free bool) {
 	}, true
 }
 
-func (s *Server) join(k ipam.Key) *turn {
+func (s *Server) join(k ipam.Key) *callLock {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy == nil {
-		s.busy = map[ipam.Key]*turn{}
+		s.busy = map[ipam.Key]*callLock{}
 	}
 	t, ok := s.busy[k]
 	if !ok {
-		t = &turn{}
+		t = &callLock{}
 		s.busy[k] = t
 	}
 	t.users++
 	return t
 }
 
-func (s *Server) leave(k ipam.Key, t *turn) {
+func (s *Server) leave(k ipam.Key, t *callLock) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t.users--; t.users == 0 {
@@ -272,12 +272,12 @@ func (s *Server) leave(k ipam.Key, t *turn) {
 // changing now: the call leaves them right. A list from before a DEL and an ADD of one interface would bring the
 // first pod's addresses to the second pod's link.
 func (s *Server) Each(fn func(ipam.Lease)) {
-	for _, l := range s.Book.List() {
+	for _, l := range s.Leases.List() {
 		unlock, free := s.tryLock(l.Key)
 		if !free {
 			continue
 		}
-		if now, ok := s.Book.Get(l.Key); ok {
+		if now, ok := s.Leases.Get(l.Key); ok {
 			fn(now)
 		}
 		unlock()
@@ -298,20 +298,20 @@ func (s *Server) add(k ipam.Key, r call.Request, conf types.PluginConf, netns *o
 	if err != nil {
 		return nil, err
 	}
-	local, ok := s.Local()
+	local, ok := s.Node()
 	if !ok {
 		return nil, call.Failure(types.ErrTryAgainLater, "the node has no pod network yet (spec.podCIDRs is empty: "+
 			"does the kube-controller-manager run with --allocate-node-cidrs?)")
 	}
-	wish, rates, err := s.parseWish(r)
+	want, rates, err := s.parseRequest(r)
 	if err != nil {
 		return nil, err
 	}
-	wish.HostLink = call.HostName(k.Container, k.Interface)
-	if _, known := s.Book.Get(k); known && s.Links.Exists(wish.HostLink) {
+	want.HostLink = call.HostName(k.Container, k.Interface)
+	if _, known := s.Leases.Get(k); known && s.Links.Exists(want.HostLink) {
 		return nil, exists(k)
 	}
-	if s.Book.Find(k, wish.HostLink) != k { // adopted, and alive
+	if s.Leases.Find(k, want.HostLink) != k { // adopted, and alive
 		return nil, exists(k)
 	}
 	if err := s.sure(); err != nil {
@@ -319,13 +319,13 @@ func (s *Server) add(k ipam.Key, r call.Request, conf types.PluginConf, netns *o
 	}
 	s.agree.RLock()
 	defer s.agree.RUnlock()
-	lease, _, err := s.Book.Acquire(k, wish, local.PodCIDRs)
+	lease, _, err := s.Leases.Acquire(k, want, local.PodCIDRs)
 	s.tellFull(err)
 	if err != nil {
 		return nil, s.refused(err)
 	}
 	if err := s.isolate(lease); err != nil {
-		_, _, undo := s.Book.Release(k)
+		_, _, undo := s.Leases.Release(k)
 		return nil, errors.Join(err, undo)
 	}
 	link := s.link(lease, local)
@@ -337,7 +337,7 @@ func (s *Server) add(k ipam.Key, r call.Request, conf types.PluginConf, netns *o
 		}
 	}
 	if err != nil {
-		_, _, undo := s.Book.Release(k)
+		_, _, undo := s.Leases.Release(k)
 		if errors.Is(err, veth.ErrExists) && undo == nil {
 			return nil, call.Failure(types.ErrInvalidEnvironmentVariables,
 				"CNI_IFNAME: the network namespace has an interface %s already", k.Interface)
@@ -368,7 +368,7 @@ func exists(k ipam.Key) error {
 		k.Container, k.Interface)
 }
 
-func (s *Server) link(l ipam.Lease, local Local) veth.Link {
+func (s *Server) link(l ipam.Lease, local NodeNetwork) veth.Link {
 	return veth.Link{Name: l.Interface, HostName: l.HostLink, IPs: l.IPs, MTU: local.MTU, NodeIPs: local.NodeIPs,
 		MAC: l.MAC, Localhost: hostport.Localhost(l.Ports)}
 }
@@ -388,7 +388,7 @@ func refuse(config json.RawMessage) error {
 	asked := map[string]json.RawMessage{"ipam": c.IPAM, "ipMasq": c.IPMasq}
 	for name, v := range c.RuntimeConfig {
 		switch name {
-		case "portMappings", "bandwidth", "ips", "mac": // see parseWish
+		case "portMappings", "bandwidth", "ips", "mac": // see parseRequest
 		default:
 			asked["runtimeConfig."+name] = v
 		}
@@ -456,7 +456,7 @@ func (s *Server) del(k ipam.Key) error {
 	if err := s.Links.Teardown(host); err != nil {
 		return err
 	}
-	lease, ok, err := s.Book.Release(s.Book.Find(k, host))
+	lease, ok, err := s.Leases.Release(s.Leases.Find(k, host))
 	if err == nil && ok && s.Ports != nil && len(lease.Ports) > 0 {
 		err = s.Ports.Unmap(context.Background(), lease)
 	}
@@ -468,7 +468,7 @@ func (s *Server) end(l ipam.Lease) error {
 	if err := s.Links.Teardown(l.HostLink); err != nil {
 		return err
 	}
-	_, ok, err := s.Book.Release(l.Key)
+	_, ok, err := s.Leases.Release(l.Key)
 	if err == nil && ok && s.Ports != nil && len(l.Ports) > 0 {
 		err = s.Ports.Unmap(context.Background(), l)
 	}
@@ -518,7 +518,7 @@ func (s *Server) compare() error {
 	}
 	leased, living := map[string]bool{}, map[ipam.Key][]netip.Addr{}
 	var errs []error
-	for _, l := range s.Book.List() {
+	for _, l := range s.Leases.List() {
 		if there[l.HostLink] {
 			leased[l.HostLink] = true
 			ips, err := s.Links.Addresses(l.HostLink)
@@ -531,7 +531,7 @@ func (s *Server) compare() error {
 		s.Log.Info("lease of a pod that is gone", "pod", l.Pod, "ips", l.IPs)
 		errs = append(errs, s.end(l))
 	}
-	s.Book.Correct(living)
+	s.Leases.Correct(living)
 	for _, n := range names {
 		if leased[n] {
 			continue
@@ -539,9 +539,9 @@ func (s *Server) compare() error {
 		ips, err := s.Links.Addresses(n)
 		if err == nil {
 			s.Log.Warn("link without a lease", "link", n, "ips", ips)
-			err = s.Book.Adopt(n, ips)
+			err = s.Leases.Adopt(n, ips)
 		}
-		if errors.As(err, &ipam.Taken{}) { // nobody else gets it either way
+		if errors.As(err, &ipam.ConflictError{}) { // nobody else gets it either way
 			s.Log.Warn("leases and links", "err", err)
 			err = nil
 		}
@@ -552,7 +552,7 @@ func (s *Server) compare() error {
 
 // check compares the pod with its lease and with what ADD returned.
 func (s *Server) check(k ipam.Key, r call.Request, conf types.PluginConf, netns *os.File) error {
-	lease, ok := s.Book.Get(k)
+	lease, ok := s.Leases.Get(k)
 	if !ok {
 		return call.Failure(types.ErrUnknownContainer, "container %s has no lease for %s", k.Container, k.Interface)
 	}
@@ -571,7 +571,7 @@ func (s *Server) check(k ipam.Key, r call.Request, conf types.PluginConf, netns 
 	if err != nil {
 		return err
 	}
-	local, _ := s.Local()
+	local, _ := s.Node()
 	if err := s.Links.Check(netns, s.link(lease, local), want); err != nil {
 		return call.Failure(codeBroken, "%v", err)
 	}
@@ -611,12 +611,12 @@ func listed(prev *current.Result, lease ipam.Lease, sandbox string) (veth.Listed
 
 // status says whether an ADD could be served now.
 func (s *Server) status() error {
-	local, ok := s.Local()
+	local, ok := s.Node()
 	if !ok {
 		return call.Failure(types.ErrPluginNotAvailable, "the node has no pod network yet (spec.podCIDRs is empty: "+
 			"does the kube-controller-manager run with --allocate-node-cidrs?)")
 	}
-	if err := s.Book.Room(local.PodCIDRs); err != nil {
+	if err := s.Leases.Room(local.PodCIDRs); err != nil {
 		return call.Failure(types.ErrPluginNotAvailable, "%v", err)
 	}
 	return nil
@@ -638,7 +638,7 @@ func (s *Server) gc(conf types.PluginConf) error {
 		valid[call.HostName(a.ContainerID, a.IfName)] = true
 	}
 	var errs []error
-	for _, l := range s.Book.List() {
+	for _, l := range s.Leases.List() {
 		if !valid[l.HostLink] {
 			unlock := s.lock(l.Key)
 			errs = append(errs, s.end(l))

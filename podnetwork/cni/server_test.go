@@ -69,10 +69,10 @@ func TestNoStepLeaksOrDoubles(t *testing.T) {
 	var s *Server
 	start := func() {
 		t.Helper()
-		book := ipam.Open(dir, time.Minute, func() time.Time { return now }, nil)
-		local := Local{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/26"),
+		leases := ipam.Open(dir, time.Minute, func() time.Time { return now }, nil)
+		local := NodeNetwork{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/26"),
 			netip.MustParsePrefix("fd00::/64")}}
-		s = &Server{Book: book, Links: n, Local: func() (Local, bool) { return local, true },
+		s = &Server{Leases: leases, Links: n, Node: func() (NodeNetwork, bool) { return local, true },
 			Log: slog.New(slog.DiscardHandler)}
 		if err := s.Reconcile(); err != nil {
 			t.Fatal(err)
@@ -94,7 +94,7 @@ func TestNoStepLeaksOrDoubles(t *testing.T) {
 		id := fmt.Sprintf("c%d", rng.IntN(80))
 		switch rng.IntN(40) {
 		case 0: // the agent is killed, now and then in the middle of a line
-			if err := s.Book.Close(); err != nil {
+			if err := s.Leases.Close(); err != nil {
 				t.Fatal(err)
 			}
 			switch rng.IntN(4) {
@@ -143,14 +143,14 @@ func TestNoStepLeaksOrDoubles(t *testing.T) {
 				t.Fatalf("step %d: ADD with %d links: %v", step, len(n.links), err)
 			}
 		}
-		agree(t, step, s.Book, n)
+		agree(t, step, s.Leases, n)
 	}
 	for id := range pods {
 		if err := call("DEL", id, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if list := s.Book.List(); len(list) > 0 || len(n.links) > 0 {
+	if list := s.Leases.List(); len(list) > 0 || len(n.links) > 0 {
 		t.Errorf("left are the leases %v and links %v", list, n.links)
 	}
 }
@@ -191,7 +191,7 @@ func damage(t *testing.T, file string, rng *rand.Rand) {
 }
 
 // agree compares leases with links, one to one.
-func agree(t *testing.T, step int, b *ipam.Book, n *node) {
+func agree(t *testing.T, step int, b *ipam.LeaseStore, n *node) {
 	t.Helper()
 	seen := map[netip.Addr]string{}
 	for _, l := range b.List() {
@@ -245,16 +245,16 @@ func TestOneCallPerInterfaceAtATime(t *testing.T) {
 // one ends its lease.
 func TestTombstonesThatAreDamaged(t *testing.T) {
 	n := &node{links: map[string][]netip.Addr{}}
-	book := ipam.Open(t.TempDir(), time.Minute, nil, nil)
-	defer book.Close()
-	s := &Server{Book: book, Links: n, Log: slog.New(slog.DiscardHandler)}
+	leases := ipam.Open(t.TempDir(), time.Minute, nil, nil)
+	defer leases.Close()
+	s := &Server{Leases: leases, Links: n, Log: slog.New(slog.DiscardHandler)}
 	whole := `{"container":"c1","interface":"eth0"}`
 	texts := []string{"null", "[]", "{}", "\x00\x00", `{"container":1}`}
 	for i := range whole {
 		texts = append(texts, whole[:i])
 	}
 	k := ipam.Key{Container: "c1", Interface: "eth0"}
-	if _, _, err := book.Acquire(k, ipam.Wish{HostLink: call.HostName("c1", "eth0")},
+	if _, _, err := leases.Acquire(k, ipam.LeaseRequest{HostLink: call.HostName("c1", "eth0")},
 		[]netip.Prefix{netip.MustParsePrefix("10.244.1.0/26")}); err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func TestTombstonesThatAreDamaged(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := s.Bury(dir)
-		_, there := book.Get(k)
+		_, there := leases.Get(k)
 		left, _ := os.ReadDir(dir)
 		if there == (text == whole) || len(left) > 0 || text == whole && err != nil {
 			t.Errorf("%q: %v, the lease is there: %t, left %v", text, err, there, left)
@@ -288,10 +288,10 @@ func (b *blind) Names() ([]string, error) {
 // While it is not known which addresses links have, none is given out: the next ADD looks again.
 func TestNoAddressIsGivenOutUntilLinksAreKnown(t *testing.T) {
 	n := &blind{&node{links: map[string][]netip.Addr{"wy1": {netip.MustParseAddr("10.244.1.2")}}}, true}
-	book := ipam.Open(t.TempDir(), time.Minute, nil, nil)
-	defer book.Close()
-	local := Local{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/26")}}
-	s := &Server{Book: book, Links: n, Local: func() (Local, bool) { return local, true },
+	leases := ipam.Open(t.TempDir(), time.Minute, nil, nil)
+	defer leases.Close()
+	local := NodeNetwork{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/26")}}
+	s := &Server{Leases: leases, Links: n, Node: func() (NodeNetwork, bool) { return local, true },
 		Log: slog.New(slog.DiscardHandler)}
 	if err := s.Reconcile(); err == nil {
 		t.Fatal("links were not listed, and that is no error")
@@ -306,13 +306,13 @@ func TestNoAddressIsGivenOutUntilLinksAreKnown(t *testing.T) {
 			Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"n","type":"t"}`)}, netns).Error
 	}
 	if err := add(); err == nil || err.Code != types.ErrTryAgainLater {
-		t.Fatalf("an address was given out: %v, leases %v", err, book.List())
+		t.Fatalf("an address was given out: %v, leases %v", err, leases.List())
 	}
 	n.isBlind = false
 	if err := add(); err != nil {
 		t.Fatal(err)
 	}
-	for _, l := range book.List() {
+	for _, l := range leases.List() {
 		if l.Container == "c1" && l.IPs[0] == netip.MustParseAddr("10.244.1.2") {
 			t.Error("an address in use was given out")
 		}

@@ -59,8 +59,8 @@ type Lease struct {
 	Since time.Time          `json:"since"`
 }
 
-// Wish is what a lease is asked for with.
-type Wish struct {
+// LeaseRequest is what a pod asks for with its lease.
+type LeaseRequest struct {
 	Pod, HostLink string
 	MAC           net.HardwareAddr
 	Ports         []hostport.Mapping
@@ -68,15 +68,15 @@ type Wish struct {
 	IPs []netip.Addr
 }
 
-// Taken says that something asked for belongs to another.
-type Taken struct {
+// ConflictError says that something asked for belongs to another.
+type ConflictError struct {
 	What string
 	By   Key
 	Pod  string
 }
 
 // Error names who has it.
-func (e Taken) Error() string {
+func (e ConflictError) Error() string {
 	if e.Pod != "" {
 		return fmt.Sprintf("%s is leased to pod %s", e.What, e.Pod)
 	}
@@ -109,19 +109,19 @@ func (r record) sum() (string, error) {
 	return strconv.FormatUint(uint64(crc32.ChecksumIEEE(raw)), 36), err
 }
 
-// Full says that a pod network has no address left.
-type Full struct {
+// ExhaustedError says that a pod network has no address left.
+type ExhaustedError struct {
 	CIDR   netip.Prefix
 	Leased int
 }
 
 // Error names the network.
-func (e Full) Error() string {
+func (e ExhaustedError) Error() string {
 	return fmt.Sprintf("pod network %s is full: %d addresses are leased", e.CIDR, e.Leased)
 }
 
-// Book is the leases of a node. Safe for concurrent use.
-type Book struct {
+// LeaseStore is the leases of a node, and their journal on disk. It is safe for concurrent use.
+type LeaseStore struct {
 	mu       sync.Mutex
 	file     *os.File
 	path     string
@@ -134,9 +134,9 @@ type Book struct {
 	follow   func([]Lease)
 	dead     int // records in the file that no longer count
 	size     int64
-	// stale says that the file is not what the book knows: it is written anew before the next lease.
+	// stale says that the file is not up to date: it is written anew before the next lease.
 	stale bool
-	// damaged says that lines of the file were not read when the book was opened.
+	// damaged says that lines of the file were not read when the store was opened.
 	damaged bool
 	tell    statefile.Tell
 }
@@ -147,32 +147,33 @@ type release struct{ at, since time.Time }
 // clockStep is by how much the node's clock may be set between two starts without a cool-down being cut short.
 const clockStep = 2 * time.Hour
 
-// Open reads the book of a folder, which is made when it is missing. now is the
+// Open reads the leases of a folder, which is made when it is missing. now is the
 // clock, nil for the real one. tell, which may be nil, is told of damage and of a disk that takes nothing:
 // no lease is given then, and those that exist stay.
-func Open(dir string, coolDown time.Duration, now func() time.Time, tell statefile.Tell) *Book {
+func Open(dir string, coolDown time.Duration, now func() time.Time, tell statefile.Tell) *LeaseStore {
 	if now == nil {
 		now = time.Now
 	}
-	b := &Book{path: filepath.Join(dir, "leases"), coolDown: coolDown, now: now, tell: tell, leases: map[Key]Lease{},
-		used: map[netip.Addr]Key{}, freed: map[netip.Addr]release{}, next: map[netip.Prefix]netip.Addr{}}
-	err := b.load()
-	if b.damaged = err != nil; b.damaged {
+	s := &LeaseStore{path: filepath.Join(dir, "leases"), coolDown: coolDown, now: now, tell: tell,
+		leases: map[Key]Lease{}, used: map[netip.Addr]Key{}, freed: map[netip.Addr]release{},
+		next: map[netip.Prefix]netip.Addr{}}
+	err := s.load()
+	if s.damaged = err != nil; s.damaged {
 		// For people; compact replaces the file.
-		_ = os.Remove(b.path + ".damaged")
-		_ = os.Link(b.path, b.path+".damaged")
+		_ = os.Remove(s.path + ".damaged")
+		_ = os.Link(s.path, s.path+".damaged")
 	}
-	if full := errors.Join(os.MkdirAll(dir, 0o700), b.compact()); full != nil {
-		b.stale = err != nil || b.append() != nil
+	if full := errors.Join(os.MkdirAll(dir, 0o700), s.compact()); full != nil {
+		s.stale = err != nil || s.append() != nil
 		err = errors.Join(err, full)
 	}
-	b.say(err)
-	return b
+	s.report(err)
+	return s
 }
 
-func (b *Book) say(err error) {
-	if b.tell != nil && err != nil {
-		b.tell(b.path, fmt.Errorf("leases: %w", err))
+func (s *LeaseStore) report(err error) {
+	if s.tell != nil && err != nil {
+		s.tell(s.path, fmt.Errorf("leases: %w", err))
 	}
 }
 
@@ -183,8 +184,8 @@ const freed = "freed"
 const saidLines = 3
 
 // load reads the journal, and says which lines are damaged.
-func (b *Book) load() error {
-	raw, err := os.ReadFile(b.path)
+func (s *LeaseStore) load() error {
+	raw, err := os.ReadFile(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -198,25 +199,25 @@ func (b *Book) load() error {
 		if !strings.HasSuffix(line, "\n") {
 			break // torn by a crash, never given out
 		}
-		if err := b.read(line); err != nil {
+		if err := s.read(line); err != nil {
 			if bad++; bad <= saidLines {
-				errs = append(errs, fmt.Errorf("%s line %d: %w", b.path, n, err))
+				errs = append(errs, fmt.Errorf("%s line %d: %w", s.path, n, err))
 			}
 		}
 	}
-	for k := range b.leases {
+	for k := range s.leases {
 		if k.Container == freed { // its release is damaged
-			b.drop(k, release{b.now().UTC(), b.now()})
+			s.drop(k, release{s.now().UTC(), s.now()})
 		}
 	}
 	if bad > saidLines {
-		errs = append(errs, fmt.Errorf("%s: %d damaged lines in total", b.path, bad))
+		errs = append(errs, fmt.Errorf("%s: %d damaged lines in total", s.path, bad))
 	}
 	return errors.Join(errs...)
 }
 
 // read takes in one line.
-func (b *Book) read(line string) error {
+func (s *LeaseStore) read(line string) error {
 	var r record
 	if err := json.Unmarshal([]byte(line), &r); err != nil {
 		return err
@@ -226,91 +227,91 @@ func (b *Book) read(line string) error {
 	}
 	switch {
 	case r.Add != nil:
-		return b.readAdd(*r.Add)
+		return s.readAdd(*r.Add)
 	case r.Release != nil:
-		since := b.now()
-		if gone := since.Sub(r.At); gone >= 0 && gone < b.coolDown {
+		since := s.now()
+		if gone := since.Sub(r.At); gone >= 0 && gone < s.coolDown {
 			since = since.Add(-gone)
 		}
-		b.drop(*r.Release, release{r.At, since})
+		s.drop(*r.Release, release{r.At, since})
 		return nil
 	}
 	return errors.New("neither add nor release")
 }
 
-func (b *Book) readAdd(l Lease) error {
+func (s *LeaseStore) readAdd(l Lease) error {
 	if l.Container == "" || len(l.IPs) == 0 ||
 		slices.ContainsFunc(l.IPs, func(a netip.Addr) bool { return !a.IsValid() }) {
 		return errors.New("a lease without container or address")
 	}
 	var err error
 	for _, a := range l.IPs {
-		if other, ok := b.used[a]; ok && other != l.Key {
+		if other, ok := s.used[a]; ok && other != l.Key {
 			// Both stay, and the address is nobody else's until both have ended.
 			err = fmt.Errorf("%s is leased to %s already", a, other.Container)
 		}
 	}
-	b.put(l)
+	s.put(l)
 	return err
 }
 
 // put takes in a lease. One that the key has with other addresses ends.
-func (b *Book) put(l Lease) {
-	if old, ok := b.leases[l.Key]; ok && !slices.Equal(old.IPs, l.IPs) {
-		b.drop(l.Key, release{b.now().UTC(), b.now()})
+func (s *LeaseStore) put(l Lease) {
+	if old, ok := s.leases[l.Key]; ok && !slices.Equal(old.IPs, l.IPs) {
+		s.drop(l.Key, release{s.now().UTC(), s.now()})
 	}
-	b.leases[l.Key] = l
+	s.leases[l.Key] = l
 	for _, a := range l.IPs {
-		if _, taken := b.used[a]; !taken {
-			b.used[a] = l.Key
+		if _, taken := s.used[a]; !taken {
+			s.used[a] = l.Key
 		}
-		delete(b.freed, a)
+		delete(s.freed, a)
 	}
 }
 
 // drop ends a lease. An address that a damaged file gave to another one too is that one's.
-func (b *Book) drop(k Key, at release) {
-	l := b.leases[k]
-	delete(b.leases, k)
+func (s *LeaseStore) drop(k Key, at release) {
+	l := s.leases[k]
+	delete(s.leases, k)
 	for _, a := range l.IPs {
-		delete(b.used, a)
-		for other, o := range b.leases {
+		delete(s.used, a)
+		for other, o := range s.leases {
 			if slices.Contains(o.IPs, a) {
-				b.used[a] = other
+				s.used[a] = other
 			}
 		}
-		if _, taken := b.used[a]; !taken {
-			b.freed[a] = at
+		if _, taken := s.used[a]; !taken {
+			s.freed[a] = at
 		}
 	}
 }
 
 // compact writes a file of what counts now in the place of the old one.
-func (b *Book) compact() error {
-	temp := b.path + ".new"
+func (s *LeaseStore) compact() error {
+	temp := s.path + ".new"
 	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
-	size, err := b.writeAll(f)
+	size, err := s.writeAll(f)
 	if err == nil {
-		err = os.Rename(temp, b.path)
+		err = os.Rename(temp, s.path)
 	}
 	if err != nil {
 		_ = os.Remove(temp) // gives a full disk its space back
 		return errors.Join(err, f.Close())
 	}
-	if b.file != nil {
-		b.file.Close()
+	if s.file != nil {
+		s.file.Close()
 	}
-	b.file, b.size, b.dead = f, size, 0
-	err = statefile.SyncDir(filepath.Dir(b.path))
-	b.stale = err != nil
+	s.file, s.size, s.dead = f, size, 0
+	err = statefile.SyncDir(filepath.Dir(s.path))
+	s.stale = err != nil
 	return err
 }
 
 // writeAll writes what counts now.
-func (b *Book) writeAll(f *os.File) (int64, error) {
+func (s *LeaseStore) writeAll(f *os.File) (int64, error) {
 	w := bufio.NewWriter(f)
 	var errs []error
 	put := func(r record) {
@@ -318,14 +319,14 @@ func (b *Book) writeAll(f *os.File) (int64, error) {
 		_, full := w.Write(raw)
 		errs = append(errs, err, full)
 	}
-	for a, r := range b.freed { // so that the cool-down outlives a restart
-		if b.now().Sub(r.at) < b.coolDown+clockStep || b.cooling(a) {
+	for a, r := range s.freed { // so that the cool-down outlives a restart
+		if s.now().Sub(r.at) < s.coolDown+clockStep || s.cooling(a) {
 			k := Key{Container: freed, Interface: a.String()}
 			put(record{Add: &Lease{Key: k, IPs: []netip.Addr{a}}, At: r.at})
 			put(record{Release: &k, At: r.at})
 		}
 	}
-	for _, l := range b.leases {
+	for _, l := range s.leases {
 		put(record{Add: &l, At: l.Since})
 	}
 	if err := errors.Join(append(errs, w.Flush(), f.Sync())...); err != nil {
@@ -340,69 +341,69 @@ func (b *Book) writeAll(f *os.File) (int64, error) {
 
 // append goes on with the file that there is, on a disk with no room for another one. A torn last line is cut
 // off.
-func (b *Book) append() error {
-	raw, err := os.ReadFile(b.path)
+func (s *LeaseStore) append() error {
+	raw, err := os.ReadFile(s.path)
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(b.path, os.O_WRONLY|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
-	b.size = int64(bytes.LastIndexByte(raw, '\n') + 1)
-	if b.size < int64(len(raw)) {
-		if err := f.Truncate(b.size); err != nil {
+	s.size = int64(bytes.LastIndexByte(raw, '\n') + 1)
+	if s.size < int64(len(raw)) {
+		if err := f.Truncate(s.size); err != nil {
 			return errors.Join(err, f.Close())
 		}
 	}
-	b.file = f
+	s.file = f
 	return nil
 }
 
 // cooling says whether an address may not be given out again yet.
-func (b *Book) cooling(a netip.Addr) bool {
-	r, ok := b.freed[a]
-	return ok && b.now().Sub(r.since) < b.coolDown
+func (s *LeaseStore) cooling(a netip.Addr) bool {
+	r, ok := s.freed[a]
+	return ok && s.now().Sub(r.since) < s.coolDown
 }
 
 // write appends a record and waits until it is on disk. After an error the file is as before, as far as the
 // disk allows, and is written anew before the next record.
-func (b *Book) write(r record) error {
+func (s *LeaseStore) write(r record) error {
 	raw, err := r.line()
 	if err != nil {
 		return fmt.Errorf("leases: %w", err)
 	}
-	if b.stale {
-		if err := b.compact(); err != nil {
+	if s.stale {
+		if err := s.compact(); err != nil {
 			return fmt.Errorf("leases: %w", err)
 		}
 	}
-	n, err := b.file.Write(raw)
+	n, err := s.file.Write(raw)
 	if err == nil {
-		err = b.file.Sync()
+		err = s.file.Sync()
 	}
 	if err != nil {
-		b.stale = true
-		_ = b.file.Truncate(b.size) // part of a line may be there
+		s.stale = true
+		_ = s.file.Truncate(s.size) // part of a line may be there
 		return fmt.Errorf("leases: %w", err)
 	}
-	b.size += int64(n)
-	if b.tell != nil {
-		b.tell(b.path, nil)
+	s.size += int64(n)
+	if s.tell != nil {
+		s.tell(s.path, nil)
 	}
 	return nil
 }
 
 // Acquire leases an address of each of the networks. A key that has a lease
 // already gets that one, and known is true.
-func (b *Book) Acquire(k Key, w Wish, cidrs []netip.Prefix) (l Lease, known bool, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if l, ok := b.leases[k]; ok {
+func (s *LeaseStore) Acquire(k Key, w LeaseRequest, cidrs []netip.Prefix) (l Lease, known bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l, ok := s.leases[k]; ok {
 		return l, true, nil
 	}
-	l = Lease{Key: k, Pod: w.Pod, HostLink: w.HostLink, MAC: w.MAC, Ports: w.Ports, Since: b.now().UTC()}
-	if err := b.portsFree(w.Ports); err != nil {
+	l = Lease{Key: k, Pod: w.Pod, HostLink: w.HostLink, MAC: w.MAC, Ports: w.Ports, Since: s.now().UTC()}
+	if err := s.portsFree(w.Ports); err != nil {
 		return Lease{}, false, err
 	}
 	for _, a := range w.IPs {
@@ -411,7 +412,7 @@ func (b *Book) Acquire(k Key, w Wish, cidrs []netip.Prefix) (l Lease, known bool
 		}
 	}
 	for _, p := range cidrs {
-		a, err := b.choose(p, w.IPs)
+		a, err := s.choose(p, w.IPs)
 		if err != nil {
 			return Lease{}, false, err
 		}
@@ -420,22 +421,22 @@ func (b *Book) Acquire(k Key, w Wish, cidrs []netip.Prefix) (l Lease, known bool
 	if len(l.IPs) == 0 {
 		return Lease{}, false, errors.New("the node has no pod network (spec.podCIDRs is empty)")
 	}
-	if err := b.write(record{Add: &l, At: l.Since}); err != nil {
+	if err := s.write(record{Add: &l, At: l.Since}); err != nil {
 		return Lease{}, false, err
 	}
-	b.put(l)
-	b.told()
+	s.put(l)
+	s.told()
 	return l, false, nil
 }
 
-func (b *Book) portsFree(list []hostport.Mapping) error {
+func (s *LeaseStore) portsFree(list []hostport.Mapping) error {
 	if len(list) == 0 {
 		return nil
 	}
-	for _, l := range b.leases {
+	for _, l := range s.leases {
 		for _, m := range list {
 			if slices.ContainsFunc(l.Ports, m.Conflicts) {
-				return Taken{m.String(), l.Key, l.Pod}
+				return ConflictError{m.String(), l.Key, l.Pod}
 			}
 		}
 	}
@@ -443,7 +444,7 @@ func (b *Book) portsFree(list []hostport.Mapping) error {
 }
 
 // choose is the address asked for in the network, or a free one.
-func (b *Book) choose(p netip.Prefix, wanted []netip.Addr) (netip.Addr, error) {
+func (s *LeaseStore) choose(p netip.Prefix, wanted []netip.Addr) (netip.Addr, error) {
 	for _, a := range wanted {
 		if !p.Contains(a) {
 			continue
@@ -451,12 +452,12 @@ func (b *Book) choose(p netip.Prefix, wanted []netip.Addr) (netip.Addr, error) {
 		if proxy, ok := model.ProxyAddr(p); ok && a == proxy {
 			return a, fmt.Errorf("address %s is for the node's ingress proxy", a)
 		}
-		if k, taken := b.used[a]; taken {
-			return a, Taken{"address " + a.String(), k, b.leases[k].Pod}
+		if k, taken := s.used[a]; taken {
+			return a, ConflictError{"address " + a.String(), k, s.leases[k].Pod}
 		}
 		return a, nil
 	}
-	return b.pick(p)
+	return s.pick(p)
 }
 
 // unknown is the key of a link whose lease was lost: its container is not known, but
@@ -465,20 +466,21 @@ func unknown(hostLink string) Key { return Key{Container: "unknown, link " + hos
 
 // Adopt leases addresses that a link of the node has without a lease, as after the
 // file was lost, so that nobody else gets them.
-func (b *Book) Adopt(hostLink string, ips []netip.Addr) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	l := Lease{Key: unknown(hostLink), HostLink: hostLink, Since: b.now().UTC()}
+func (s *LeaseStore) Adopt(hostLink string, ips []netip.Addr) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := Lease{Key: unknown(hostLink), HostLink: hostLink, Since: s.now().UTC()}
 	var errs []error
 	for _, a := range ips {
-		if k, taken := b.used[a]; taken {
-			errs = append(errs, fmt.Errorf("link %s: %w", hostLink, Taken{"address " + a.String(), k, b.leases[k].Pod}))
+		if k, taken := s.used[a]; taken {
+			taken := ConflictError{"address " + a.String(), k, s.leases[k].Pod}
+			errs = append(errs, fmt.Errorf("link %s: %w", hostLink, taken))
 			continue
 		}
 		l.IPs = append(l.IPs, a)
 	}
 	if len(l.IPs) > 0 {
-		b.record(l)
+		s.record(l)
 	}
 	return errors.Join(errs...)
 }
@@ -486,17 +488,17 @@ func (b *Book) Adopt(hostLink string, ips []netip.Addr) error {
 // Correct gives leases the addresses that their links have, where a damaged file said others. A whole file is
 // believed: a link may have routes of an ADD that a crash cut short. A link without an address of a family keeps
 // that of its lease, and so does one that has the lease's address beside others.
-func (b *Book) Correct(links map[Key][]netip.Addr) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.damaged {
+func (s *LeaseStore) Correct(links map[Key][]netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.damaged {
 		return
 	}
 	var wrong []Lease
 	for k, ips := range links {
-		l, ok := b.leases[k]
+		l, ok := s.leases[k]
 		if corrected := of(l.IPs, ips); ok && !slices.Equal(corrected, l.IPs) {
-			b.drop(k, release{b.now().UTC(), b.now()})
+			s.drop(k, release{s.now().UTC(), s.now()})
 			l.IPs = corrected
 			wrong = append(wrong, l)
 		}
@@ -505,13 +507,13 @@ func (b *Book) Correct(links map[Key][]netip.Addr) {
 		return
 	}
 	for _, l := range wrong { // two may have each other's
-		b.put(l)
+		s.put(l)
 	}
-	if err := b.compact(); err != nil {
-		b.stale = true
-		b.say(err)
+	if err := s.compact(); err != nil {
+		s.stale = true
+		s.report(err)
 	}
-	b.told()
+	s.told()
 }
 
 // of is a lease's addresses with those of the link in the place of others of their family.
@@ -535,30 +537,30 @@ func of(lease, link []netip.Addr) []netip.Addr {
 }
 
 // record takes in what is so already, whether the disk takes it or not.
-func (b *Book) record(l Lease) {
-	b.put(l)
-	if err := b.write(record{Add: &l, At: l.Since}); err != nil {
-		b.stale = true
-		b.say(err)
+func (s *LeaseStore) record(l Lease) {
+	s.put(l)
+	if err := s.write(record{Add: &l, At: l.Since}); err != nil {
+		s.stale = true
+		s.report(err)
 	}
-	b.told()
+	s.told()
 }
 
 // Find is the key of the lease that a container's interface has: its own, or that of
 // an adopted link.
-func (b *Book) Find(k Key, hostLink string) Key {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if _, ok := b.leases[unknown(hostLink)]; ok {
+func (s *LeaseStore) Find(k Key, hostLink string) Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.leases[unknown(hostLink)]; ok {
 		return unknown(hostLink)
 	}
 	return k
 }
 
 // pick finds a free address, round robin, or else the one that cooled the longest.
-func (b *Book) pick(p netip.Prefix) (netip.Addr, error) {
+func (s *LeaseStore) pick(p netip.Prefix) (netip.Addr, error) {
 	first, last := bounds(p)
-	start, ok := b.next[p]
+	start, ok := s.next[p]
 	if !ok || !p.Contains(start) || start.Compare(last) > 0 {
 		start = first
 	}
@@ -568,12 +570,12 @@ func (b *Book) pick(p netip.Prefix) (netip.Addr, error) {
 		if n > 0 && a == start {
 			break
 		}
-		if _, taken := b.used[a]; !taken {
-			if !b.cooling(a) {
-				b.next[p] = after(a, first, last)
+		if _, taken := s.used[a]; !taken {
+			if !s.cooling(a) {
+				s.next[p] = after(a, first, last)
 				return a, nil
 			}
-			if !oldest.IsValid() || b.freed[a].since.Before(b.freed[oldest].since) {
+			if !oldest.IsValid() || s.freed[a].since.Before(s.freed[oldest].since) {
 				oldest = a
 			}
 		}
@@ -583,22 +585,22 @@ func (b *Book) pick(p netip.Prefix) (netip.Addr, error) {
 		return oldest, nil
 	}
 	leased := 0
-	for u := range b.used {
+	for u := range s.used {
 		if p.Contains(u) {
 			leased++
 		}
 	}
-	return netip.Addr{}, Full{p, leased}
+	return netip.Addr{}, ExhaustedError{p, leased}
 }
 
-// Room says whether a lease of each of the networks could be given now: nil, or Full.
-func (b *Book) Room(cidrs []netip.Prefix) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// Room says whether a lease of each of the networks could be given now: nil, or ExhaustedError.
+func (s *LeaseStore) Room(cidrs []netip.Prefix) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, p := range cidrs {
-		next := b.next[p]
-		_, err := b.pick(p)
-		b.next[p] = next // nothing was taken
+		next := s.next[p]
+		_, err := s.pick(p)
+		s.next[p] = next // nothing was taken
 		if err != nil {
 			return err
 		}
@@ -632,61 +634,61 @@ func after(a, first, last netip.Addr) netip.Addr {
 
 // Release ends a lease and returns it; ok is false when there was none. A disk that takes nothing does not keep
 // it: the lease is ended, and the file is written anew before an address is given out.
-func (b *Book) Release(k Key) (l Lease, ok bool, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	l, ok = b.leases[k]
+func (s *LeaseStore) Release(k Key) (l Lease, ok bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, ok = s.leases[k]
 	if !ok {
 		return Lease{}, false, nil
 	}
-	at := release{b.now().UTC(), b.now()}
-	if err := b.write(record{Release: &k, At: at.at}); err != nil {
-		b.say(err)
+	at := release{s.now().UTC(), s.now()}
+	if err := s.write(record{Release: &k, At: at.at}); err != nil {
+		s.report(err)
 	}
-	b.drop(k, at)
-	b.told()
-	if b.dead += 2; b.dead > 2000 && b.dead > 2*len(b.leases) && !b.stale {
-		if err := b.compact(); err != nil { // the longer file serves as well
-			b.say(err)
+	s.drop(k, at)
+	s.told()
+	if s.dead += 2; s.dead > 2000 && s.dead > 2*len(s.leases) && !s.stale {
+		if err := s.compact(); err != nil { // the longer file serves as well
+			s.report(err)
 		}
 	}
 	return l, true, nil
 }
 
 // Get returns the lease of a key.
-func (b *Book) Get(k Key) (Lease, bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	l, ok := b.leases[k]
+func (s *LeaseStore) Get(k Key) (Lease, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, ok := s.leases[k]
 	return l, ok
 }
 
 // List returns all leases, by address.
-func (b *Book) List() []Lease {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.list()
+func (s *LeaseStore) List() []Lease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.list()
 }
 
 // Follow has fn called with all leases, now and before each call that changes them
-// returns. fn must not call the book.
-func (b *Book) Follow(fn func([]Lease)) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.follow = fn
-	b.told()
+// returns. fn must not call the store.
+func (s *LeaseStore) Follow(fn func([]Lease)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.follow = fn
+	s.told()
 }
 
 // told has who follows know of a change.
-func (b *Book) told() {
-	if b.follow != nil {
-		b.follow(b.list())
+func (s *LeaseStore) told() {
+	if s.follow != nil {
+		s.follow(s.list())
 	}
 }
 
-func (b *Book) list() []Lease {
-	out := make([]Lease, 0, len(b.leases))
-	for _, l := range b.leases {
+func (s *LeaseStore) list() []Lease {
+	out := make([]Lease, 0, len(s.leases))
+	for _, l := range s.leases {
 		out = append(out, l)
 	}
 	slices.SortFunc(out, func(x, y Lease) int { return x.IPs[0].Compare(y.IPs[0]) })
@@ -694,9 +696,9 @@ func (b *Book) list() []Lease {
 }
 
 // Close closes the file.
-func (b *Book) Close() error {
-	if b.file == nil {
+func (s *LeaseStore) Close() error {
+	if s.file == nil {
 		return nil
 	}
-	return b.file.Close()
+	return s.file.Close()
 }

@@ -30,7 +30,7 @@ type clock struct{ at time.Time }
 
 func (c *clock) now() time.Time { return c.at }
 
-func book(t *testing.T, dir string, c *clock) *Book {
+func open(t *testing.T, dir string, c *clock) *LeaseStore {
 	t.Helper()
 	b := Open(dir, time.Minute, c.now, nil)
 	t.Cleanup(func() { _ = b.Close() })
@@ -41,8 +41,8 @@ func newClock() *clock { return &clock{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UT
 
 func TestALeaseOutlivesTheProcess(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
-	b := book(t, dir, c)
-	l, known, err := b.Acquire(key(1), Wish{Pod: "default/web", HostLink: "wl1"},
+	b := open(t, dir, c)
+	l, known, err := b.Acquire(key(1), LeaseRequest{Pod: "default/web", HostLink: "wl1"},
 		cidrs("10.244.1.0/24", "fd00:244:0:1::/64"))
 	if err != nil || known || fmt.Sprint(l.IPs) != "[10.244.1.2 fd00:244:0:1::2]" {
 		t.Fatalf("%+v %v %v", l, known, err)
@@ -50,20 +50,20 @@ func TestALeaseOutlivesTheProcess(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(dir, "leases")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("file: %v, %v", info, err)
 	}
-	again := book(t, dir, c) // no Close before: that is a kill
-	got, known, err := again.Acquire(key(1), Wish{}, cidrs("10.244.1.0/24"))
+	again := open(t, dir, c) // no Close before: that is a kill
+	got, known, err := again.Acquire(key(1), LeaseRequest{}, cidrs("10.244.1.0/24"))
 	if err != nil || !known || fmt.Sprint(got) != fmt.Sprint(l) {
 		t.Errorf("%+v %v %v", got, known, err)
 	}
-	if next, _, _ := again.Acquire(key(2), Wish{}, cidrs("10.244.1.0/24")); next.IPs[0] == l.IPs[0] {
+	if next, _, _ := again.Acquire(key(2), LeaseRequest{}, cidrs("10.244.1.0/24")); next.IPs[0] == l.IPs[0] {
 		t.Error("the address was given out twice")
 	}
 }
 
-// Who follows the book knows of a change before the call that made it returns.
-func TestTheBookIsFollowed(t *testing.T) {
-	b := book(t, t.TempDir(), newClock())
-	if _, _, err := b.Acquire(key(1), Wish{Pod: "default/web"}, cidrs("10.244.1.0/24")); err != nil {
+// A follower of the leases knows of a change before the call that made it returns.
+func TestLeasesAreFollowed(t *testing.T) {
+	b := open(t, t.TempDir(), newClock())
+	if _, _, err := b.Acquire(key(1), LeaseRequest{Pod: "default/web"}, cidrs("10.244.1.0/24")); err != nil {
 		t.Fatal(err)
 	}
 	var told string
@@ -80,7 +80,7 @@ func TestTheBookIsFollowed(t *testing.T) {
 		}
 	}
 	expect("default/web[10.244.1.2]")
-	if _, _, err := b.Acquire(key(2), Wish{Pod: "default/db"}, cidrs("10.244.1.0/24")); err != nil {
+	if _, _, err := b.Acquire(key(2), LeaseRequest{Pod: "default/db"}, cidrs("10.244.1.0/24")); err != nil {
 		t.Fatal(err)
 	}
 	expect("default/web[10.244.1.2]default/db[10.244.1.3]")
@@ -94,15 +94,15 @@ func TestTheBookIsFollowed(t *testing.T) {
 	expect("default/db[10.244.1.3][10.244.1.9]")
 }
 
-// The address of the node's ingress proxy is given to nobody, nor by wish. Who has it from
+// The address of the node's ingress proxy is given to nobody, nor on request. Who has it from
 // before keeps it.
 func TestTheProxysAddressIsLeasedToNobody(t *testing.T) {
-	b := book(t, t.TempDir(), newClock())
+	b := open(t, t.TempDir(), newClock())
 	net := cidrs("10.244.1.0/29", "fd00::/125")
 	proxies := []netip.Addr{netip.MustParseAddr("10.244.1.6"), netip.MustParseAddr("fd00::7")}
 	for i := range 5 {
-		l, _, err := b.Acquire(key(i), Wish{}, net)
-		if full := (Full{}); i == 4 && !errors.As(err, &full) || i < 4 && err != nil {
+		l, _, err := b.Acquire(key(i), LeaseRequest{}, net)
+		if full := (ExhaustedError{}); i == 4 && !errors.As(err, &full) || i < 4 && err != nil {
 			t.Fatal(i, l, err)
 		}
 		for _, a := range proxies {
@@ -112,9 +112,9 @@ func TestTheProxysAddressIsLeasedToNobody(t *testing.T) {
 		}
 	}
 	for i, a := range proxies {
-		if _, _, err := b.Acquire(key(9), Wish{IPs: []netip.Addr{a}}, net[i:i+1]); err == nil ||
+		if _, _, err := b.Acquire(key(9), LeaseRequest{IPs: []netip.Addr{a}}, net[i:i+1]); err == nil ||
 			!strings.Contains(err.Error(), "ingress proxy") {
-			t.Errorf("wish for %s: %v", a, err)
+			t.Errorf("request for %s: %v", a, err)
 		}
 	}
 	if err := b.Adopt("wl1", proxies); err != nil {
@@ -124,15 +124,15 @@ func TestTheProxysAddressIsLeasedToNobody(t *testing.T) {
 
 func TestAnAddressCoolsDown(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
-	b := book(t, dir, c)
+	b := open(t, dir, c)
 	net := cidrs("10.244.1.0/29") // .2 to .5
 	for i := range 4 {
-		if _, _, err := b.Acquire(key(i), Wish{}, net); err != nil {
+		if _, _, err := b.Acquire(key(i), LeaseRequest{}, net); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, _, err := b.Acquire(key(9), Wish{}, net)
-	var full Full
+	_, _, err := b.Acquire(key(9), LeaseRequest{}, net)
+	var full ExhaustedError
 	if !errors.As(err, &full) || !strings.Contains(err.Error(), "10.244.1.0/29 is full: 4 addresses") {
 		t.Fatalf("error is %v", err)
 	}
@@ -142,21 +142,21 @@ func TestAnAddressCoolsDown(t *testing.T) {
 		}
 		c.at = c.at.Add(time.Second)
 	}
-	b = book(t, dir, c) // the cool-down outlives a restart
-	l, _, err := b.Acquire(key(10), Wish{}, net)
+	b = open(t, dir, c) // the cool-down outlives a restart
+	l, _, err := b.Acquire(key(10), LeaseRequest{}, net)
 	if err != nil || l.IPs[0].String() != "10.244.1.5" {
 		t.Errorf("with nothing else left the oldest, 10.244.1.5, was expected: %+v, %v", l, err)
 	}
 	c.at = c.at.Add(2 * time.Minute)
-	if l, _, err = b.Acquire(key(11), Wish{}, net); err != nil || l.IPs[0].String() != "10.244.1.3" {
+	if l, _, err = b.Acquire(key(11), LeaseRequest{}, net); err != nil || l.IPs[0].String() != "10.244.1.3" {
 		t.Errorf("%+v, %v", l, err)
 	}
 }
 
 func TestATornLineIsDroppedAndABadOneIsNamed(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
-	b := book(t, dir, c)
-	if _, _, err := b.Acquire(key(1), Wish{}, cidrs("10.244.1.0/24")); err != nil {
+	b := open(t, dir, c)
+	if _, _, err := b.Acquire(key(1), LeaseRequest{}, cidrs("10.244.1.0/24")); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "leases")
@@ -167,7 +167,7 @@ func TestATornLineIsDroppedAndABadOneIsNamed(t *testing.T) {
 	if err := os.WriteFile(file, append(good, `{"add":{"contai`...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := book(t, dir, c).List(); len(got) != 1 {
+	if got := open(t, dir, c).List(); len(got) != 1 {
 		t.Errorf("leases are %v", got)
 	}
 	changed := strings.Replace(string(good), "10.244.1.2", "10.244.1.9", 1)
@@ -182,15 +182,15 @@ func TestATornLineIsDroppedAndABadOneIsNamed(t *testing.T) {
 		if told == nil || !strings.Contains(told.Error(), "leases line ") {
 			t.Errorf("%s: told %v", bad, told)
 		}
-		if l, known, err := b.Acquire(key(1), Wish{}, cidrs("10.244.1.0/24")); err != nil || !known ||
+		if l, known, err := b.Acquire(key(1), LeaseRequest{}, cidrs("10.244.1.0/24")); err != nil || !known ||
 			l.IPs[0] != netip.MustParseAddr("10.244.1.2") {
 			t.Errorf("%s: the good line is lost: %v, %v, %v", bad, l, known, err)
 		}
-		if l, _, err := b.Acquire(key(7), Wish{}, cidrs("10.244.1.0/24")); err != nil ||
+		if l, _, err := b.Acquire(key(7), LeaseRequest{}, cidrs("10.244.1.0/24")); err != nil ||
 			l.IPs[0] == netip.MustParseAddr("10.244.1.2") {
 			t.Errorf("%s: an address is given out twice: %v, %v", bad, l, err)
 		}
-		if again := book(t, dir, c); len(again.List()) < 2 {
+		if again := open(t, dir, c); len(again.List()) < 2 {
 			t.Errorf("%s: the file was not mended: %v", bad, again.List())
 		}
 	}
@@ -207,10 +207,10 @@ func TestAFullDiskStopsOnlyNewLeases(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	b := book(t, dir, c)
+	b := open(t, dir, c)
 	given := map[string]Key{}
 	acquire := func(i int) error {
-		l, _, err := b.Acquire(key(i), Wish{}, net)
+		l, _, err := b.Acquire(key(i), LeaseRequest{}, net)
 		if err == nil {
 			if other, twice := given[l.IPs[0].String()]; twice && other != l.Key {
 				t.Errorf("%s was given to %v and %v", l.IPs[0], other, l.Key)
@@ -250,7 +250,7 @@ func TestAFullDiskStopsOnlyNewLeases(t *testing.T) {
 	delete(given, "10.244.1.5")
 	b.Close()
 	for range 2 { // and starts again, and again
-		b = book(t, dir, c)
+		b = open(t, dir, c)
 		if got := len(b.List()); got < n-1 {
 			t.Fatalf("%d leases after a start on a full disk, want %d", got, n-1)
 		}
@@ -265,8 +265,8 @@ func TestAFullDiskStopsOnlyNewLeases(t *testing.T) {
 		t.Errorf("with room: %v", err)
 	}
 	b.Close()
-	b = book(t, dir, c)
-	if l, known, err := b.Acquire(key(301), Wish{}, net); err != nil || !known {
+	b = open(t, dir, c)
+	if l, known, err := b.Acquire(key(301), LeaseRequest{}, net); err != nil || !known {
 		t.Errorf("it is not on disk: %v, %v, %v", l, known, err)
 	}
 }
@@ -277,8 +277,8 @@ func TestAClockThatIsSetEndsNoCoolDown(t *testing.T) {
 	net := cidrs("10.244.1.0/24")
 	for _, step := range []time.Duration{time.Hour, -time.Hour, 0} {
 		dir, c := t.TempDir(), newClock()
-		b := book(t, dir, c)
-		l, _, err := b.Acquire(key(1), Wish{}, net)
+		b := open(t, dir, c)
+		l, _, err := b.Acquire(key(1), LeaseRequest{}, net)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -287,9 +287,9 @@ func TestAClockThatIsSetEndsNoCoolDown(t *testing.T) {
 		}
 		b.Close()
 		c.at = c.at.Add(step)
-		b = book(t, dir, c)
+		b = open(t, dir, c)
 		for i := range 252 { // all others are used first
-			got, _, err := b.Acquire(key(10+i), Wish{}, net)
+			got, _, err := b.Acquire(key(10+i), LeaseRequest{}, net)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -304,7 +304,7 @@ func TestAClockThatIsSetEndsNoCoolDown(t *testing.T) {
 	}
 	b := Open(t.TempDir(), time.Minute, nil, nil)
 	defer b.Close()
-	if _, _, err := b.Acquire(key(1), Wish{}, net); err != nil {
+	if _, _, err := b.Acquire(key(1), LeaseRequest{}, net); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := b.Release(key(1)); err != nil {
@@ -315,11 +315,11 @@ func TestAClockThatIsSetEndsNoCoolDown(t *testing.T) {
 	}
 }
 
-// TestRandomSteps compares the book with a plain model through 10,000 random
+// TestRandomSteps compares the leases with a plain model through 10,000 random
 // leases, releases and kills: nothing leaks, nothing is double. A file in memory is synchronized at once.
 func TestRandomSteps(t *testing.T) {
 	dir, c := testnet.MemoryDir(t), newClock()
-	b := book(t, dir, c)
+	b := open(t, dir, c)
 	net := cidrs("10.244.1.0/25", "fd00::/64")
 	model := map[Key]string{}
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -329,7 +329,7 @@ func TestRandomSteps(t *testing.T) {
 		switch rng.IntN(20) {
 		case 0:
 			b.Close()
-			b = book(t, dir, c)
+			b = open(t, dir, c)
 		case 1, 2, 3, 4, 5, 6, 7, 8, 9:
 			_, ok, err := b.Release(k)
 			if _, want := model[k]; err != nil || ok != want {
@@ -337,8 +337,8 @@ func TestRandomSteps(t *testing.T) {
 			}
 			delete(model, k)
 		default:
-			l, _, err := b.Acquire(k, Wish{}, net)
-			if errors.As(err, &Full{}) && len(model) >= 125 {
+			l, _, err := b.Acquire(k, LeaseRequest{}, net)
+			if errors.As(err, &ExhaustedError{}) && len(model) >= 125 {
 				continue
 			}
 			if err != nil {

@@ -52,8 +52,8 @@ func Overhead(is6 bool) int {
 	return 50
 }
 
-// Local is what is known of this node's own links.
-type Local struct {
+// NodeLinks is what is known of this node's own links.
+type NodeLinks struct {
 	Self   string
 	Mode   Mode
 	Uplink link.Uplink
@@ -68,10 +68,10 @@ type Local struct {
 }
 
 // VXLANPort is the UDP port of VXLAN.
-func (l Local) VXLANPort() uint16 { return cmp.Or(l.Port, Port) }
+func (l NodeLinks) VXLANPort() uint16 { return cmp.Or(l.Port, Port) }
 
 // Equal compares two.
-func (l Local) Equal(o Local) bool {
+func (l NodeLinks) Equal(o NodeLinks) bool {
 	return l.Port == o.Port && maps.Equal(l.Paths, o.Paths) && l.Spoiled == o.Spoiled && l.Self == o.Self &&
 		l.Mode == o.Mode && l.Uplink.Name == o.Uplink.Name && l.Uplink.MTU == o.Uplink.MTU &&
 		slices.Equal(l.Uplink.Segments, o.Uplink.Segments)
@@ -87,7 +87,7 @@ func Underlay(n *model.Node) netip.Addr {
 }
 
 // ByVXLAN says whether packets to a node are encapsulated.
-func (l Local) ByVXLAN(n *model.Node) bool {
+func (l NodeLinks) ByVXLAN(n *model.Node) bool {
 	switch l.Mode {
 	case VXLAN:
 		return true
@@ -102,7 +102,7 @@ func (l Local) ByVXLAN(n *model.Node) bool {
 // PodMTU is the MTU of pods: the uplink's, less the encapsulation when a node is
 // reached by it. A pod with an IPv6 address has at least 1280 where the uplink has
 // that: what does not fit into the tunnel is answered by the node.
-func (l Local) PodMTU(snap model.Snapshot) int {
+func (l NodeLinks) PodMTU(snap model.Snapshot) int {
 	for n := range snap.Nodes() {
 		if n.Name == l.Self || !l.ByVXLAN(n) {
 			continue
@@ -117,7 +117,7 @@ func (l Local) PodMTU(snap model.Snapshot) int {
 	return l.Uplink.MTU
 }
 
-func (l Local) tunnelMTU(snap model.Snapshot) int {
+func (l NodeLinks) tunnelMTU(snap model.Snapshot) int {
 	me, ok := snap.Node(l.Self)
 	return l.Uplink.MTU - Overhead(ok && Underlay(me).Is6())
 }
@@ -157,14 +157,14 @@ func equal[T interface{ Equal(T) bool }](a, b *T) bool {
 func Keys(self string) func(model.Snapshot, model.Changes) []string {
 	return func(snap model.Snapshot, c model.Changes) []string {
 		var keys []string
-		if _, ok := c.Nodes[self]; ok {
+		if c.Has(model.NodeKind, model.Name{Name: self}) {
 			for n := range snap.Nodes() {
 				keys = append(keys, n.Name)
 			}
 		}
-		for n := range c.Nodes {
-			if !slices.Contains(keys, n) {
-				keys = append(keys, n)
+		for n := range c.Of(model.NodeKind) {
+			if !slices.Contains(keys, n.Name) {
+				keys = append(keys, n.Name)
 			}
 		}
 		return keys
@@ -172,7 +172,7 @@ func Keys(self string) func(model.Snapshot, model.Changes) []string {
 }
 
 // Make plans for one node of the cluster, as seen from this one.
-func Make(snap model.Snapshot, name string, l Local) (p Plan, ok bool, problems []model.Problem) {
+func Make(snap model.Snapshot, name string, l NodeLinks) (p Plan, ok bool, problems []model.Problem) {
 	node, ok := snap.Node(name)
 	if !ok {
 		return Plan{}, false, nil
@@ -197,7 +197,7 @@ func Make(snap model.Snapshot, name string, l Local) (p Plan, ok bool, problems 
 
 type maker struct {
 	snap     model.Snapshot
-	local    Local
+	local    NodeLinks
 	me, node *model.Node
 	plan     Plan
 	problems []model.Problem

@@ -33,7 +33,7 @@ func node(name, ip, cidr string) *model.Node {
 // node is ours, and no tunnel; what no pod of this node has is still unreachable.
 func TestCloudRoutesNothing(t *testing.T) {
 	snap := world(t, node("a", "192.0.2.1", "10.1.0.0/24"), node("b", "192.0.2.2", "10.2.0.0/24"))
-	l := Local{Self: "a", Mode: Cloud, Uplink: link.Uplink{Name: "eth0", MTU: 1500}}
+	l := NodeLinks{Self: "a", Mode: Cloud, Uplink: link.Uplink{Name: "eth0", MTU: 1500}}
 	if p, ok, problems := Make(snap, "b", l); ok || len(problems) > 0 {
 		t.Errorf("the other node: %+v, %v", p, problems)
 	}
@@ -69,7 +69,7 @@ func TestWhatCannotBeRouted(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			snap := world(t, node("a", "192.0.2.1", "10.1.0.0/24"), tc.node)
-			p, _, problems := Make(snap, "b", Local{Self: "a", Mode: tc.mode, Uplink: link.Uplink{Name: "eth0",
+			p, _, problems := Make(snap, "b", NodeLinks{Self: "a", Mode: tc.mode, Uplink: link.Uplink{Name: "eth0",
 				MTU: tc.mtu}})
 			if len(problems) != 1 || problems[0].Object.Name != "b" || !strings.Contains(problems[0].Error(), tc.want) {
 				t.Errorf("%v; want %s", problems, tc.want)

@@ -168,26 +168,36 @@ func (h *Host) Setup(podNS *os.File, l Link) (podMAC net.HardwareAddr, err error
 	if err := errors.Join(h.hostSide(l), h.podSide(podNS, pod, l), h.limit(pod, l)); err != nil {
 		return nil, errors.Join(err, h.deleteLink(l.HostName))
 	}
-	h.awaitCarrier(pod, l)
+	h.awaitReady(pod, l)
 	return l.podMAC(), nil
 }
 
-// How long and how often it is looked whether both ends of a link carry packets.
+// How long and how often Setup checks whether a link carries packets and its addresses take them.
 const (
-	carrierWithin = time.Second
-	carrierEvery  = time.Millisecond
+	readyWithin = time.Second
+	readyEvery  = time.Millisecond
 )
 
-// awaitCarrier waits until both ends carry packets. The kernel activates a link a moment after it is set up, in a work
-// queue that waits for the lock of all links; until then it drops what it sends, such as the answer to a pod's first
-// packet. A link that takes longer than carrierWithin is left to come up by itself.
-func (h *Host) awaitCarrier(pod *netlink.Handle, l Link) {
+// awaitReady waits until both ends carry packets and the pod takes those to its addresses. The kernel activates a link
+// a moment after it is set up, in a work queue that waits for the lock of all links; until then the link drops what it
+// sends, such as the answer to a pod's first packet. From another work queue it then makes an IPv6 address local
+// (addrconf_dad_work in net/ipv6/addrconf.c, also with IFA_F_NODAD); until then the pod drops packets to that address.
+// A link that takes longer than readyWithin is left to come up by itself.
+func (h *Host) awaitReady(pod *netlink.Handle, l Link) {
 	up := func(handle *netlink.Handle, name string) bool {
 		link, err := handle.LinkByName(name)
 		return err != nil || link.Attrs().OperState == netlink.OperUp
 	}
-	for deadline := time.Now().Add(carrierWithin); time.Now().Before(deadline); time.Sleep(carrierEvery) {
-		if up(h.handle, l.HostName) && up(pod, l.Name) {
+	local := func(ip netip.Addr) bool {
+		if ip.Is4() { // local when it is set
+			return true
+		}
+		routes, err := pod.RouteGet(ip.AsSlice())
+		return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
+	}
+	for deadline := time.Now().Add(readyWithin); time.Now().Before(deadline); time.Sleep(readyEvery) {
+		if up(h.handle, l.HostName) && up(pod, l.Name) && !slices.ContainsFunc(l.IPs,
+			func(ip netip.Addr) bool { return !local(ip) }) {
 			return
 		}
 	}

@@ -121,8 +121,8 @@ func flushWhileAKeyFails(t *testing.T, build func(*testing.T, *Node) (service.Mo
 	planner := &service.Planner{Options: func(model.Name) service.Options { return service.Options{Node: n.Name} }}
 	health := reconcile.NewHealth(nil, nil)
 	loop := &reconcile.Loop[model.Name, service.Plan]{Name: "service", Store: w.Store, Kinds: service.Kinds,
-		Keys: planner.Keys, Plan: planner.Plan,
-		Equal: service.Equal, Target: mode, Foreign: foreign, Health: health, Log: slog.New(slog.DiscardHandler)}
+		Planner: planner,
+		Equal:   service.Equal, Target: mode, Foreign: foreign, Health: health, Log: slog.New(slog.DiscardHandler)}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = loop.Run(ctx) }()

@@ -72,7 +72,7 @@ func liveFlows(t *testing.T, w *World) {
 				w.Set(web(), w.Pods[1], w.Pods[2])
 				port()
 				w.Set(web())
-				if pod, _, err := Say(udp); err == nil {
+				if pod, _, err := say(udp, patience); err == nil {
 					t.Errorf("without endpoints %q answered", pod)
 				}
 				w.Set(web(), w.Pods[1])
@@ -130,7 +130,7 @@ func localVIP(t *testing.T, w *World) {
 	w.Set(web(), w.Pods[2])
 	for _, n := range w.Nodes {
 		n.NS.Run("ip", "addr", "add", vip4+"/32", "dev", "lo", "scope", "host")
-		n.NS.Run("ip", "addr", "add", vip6+"/128", "dev", "lo", "nodad")
+		n.NS.Addr("lo", vip6+"/128")
 		defer n.NS.Run("ip", "addr", "del", vip4+"/32", "dev", "lo")
 		defer n.NS.Run("ip", "addr", "del", vip6+"/128", "dev", "lo")
 	}

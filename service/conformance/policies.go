@@ -24,7 +24,7 @@ func ext(is6 bool) netip.AddrPort {
 // dropped wants silence: no answer and no refusal.
 func dropped(t *testing.T, c Client, network string, to netip.AddrPort) {
 	t.Helper()
-	pod, _, err := c.Ask(network, to)
+	pod, _, err := c.ask(network, to, patience)
 	if !errors.Is(err, os.ErrDeadlineExceeded) && !timedOut(err) {
 		t.Errorf("%s to %s by %s: %q answered, %v; want silence", c.Name, to, network, pod, err)
 	}
@@ -469,7 +469,7 @@ func oneFamily(t *testing.T, w *World) {
 					}
 				}
 				for _, to := range []netip.AddrPort{vip(!only6), w.nodeAddr(0, !only6)} {
-					if pod, _, err := c.Ask(network, to); err == nil {
+					if pod, _, err := c.ask(network, to, patience); err == nil {
 						t.Errorf("at %s of the other family %q answered", to, pod)
 					}
 				}
@@ -487,7 +487,7 @@ func otherProxy(t *testing.T, w *World) {
 	w.Set(&other, w.Pods[2])
 	each(t, func(t *testing.T, network string, is6 bool) {
 		for _, to := range []netip.AddrPort{vip(is6), w.nodeAddr(0, is6)} {
-			if pod, _, err := w.Clients()[0].Ask(network, to); err == nil {
+			if pod, _, err := w.Clients()[0].ask(network, to, patience); err == nil {
 				t.Errorf("at %s %q answered", to, pod)
 			}
 		}
@@ -640,7 +640,7 @@ func externalLocalMoves(t *testing.T, w *World) {
 					t.Errorf("after its endpoint went: %q, %v", pod, err)
 				}
 				w.Set(svc, w.Pods[0])
-				if pod, _, err := Say(udp); err == nil {
+				if pod, _, err := say(udp, patience); err == nil {
 					t.Errorf("with no endpoint on the node %q answered", pod)
 				}
 			})

@@ -264,7 +264,7 @@ func serviceRemoved(t *testing.T, w *World) {
 		t.Fatal(err)
 	}
 	w.Remove(web().Name)
-	if pod, _, err := Say(udp); err == nil {
+	if pod, _, err := say(udp, patience); err == nil {
 		t.Errorf("a removed service is still answered by UDP: %s", pod)
 	}
 	if pod, _, err := c.Ask("tcp", vip(false)); err == nil {
@@ -303,13 +303,13 @@ func udpBefore(t *testing.T, w *World) {
 		t.Fatal(err)
 	}
 	defer udp.Close()
-	if _, _, err := Say(udp); err == nil {
+	if _, _, err := say(udp, patience); err == nil {
 		t.Fatal("answered before there is a service")
 	}
 	w.Set(web(), w.Pods[1])
 	deadline := time.Now().Add(2 * time.Second)
 	for {
-		pod, _, err := Say(udp)
+		pod, _, err := say(udp, patience)
 		if err == nil && pod == "pod1b" {
 			return
 		}

@@ -246,9 +246,18 @@ func (w *World) Program() {
 	}
 }
 
-// patience is how long an answer may take: a refusal must come far sooner than a
-// retransmission (1 s).
+// patience is how long an answer over TCP may take, and how long silence is waited for: a
+// lost segment must not pass for a slow answer, and is sent again after 1 s.
 const patience = 800 * time.Millisecond
+
+// patienceOf is how long an answer that must come may take. Nobody sends a datagram again,
+// so that more time hides no loss, and a busy machine needs it.
+func patienceOf(network string) time.Duration {
+	if strings.HasPrefix(network, "udp") {
+		return late
+	}
+	return patience
+}
 
 // Client is a place to ask from.
 type Client struct {
@@ -270,9 +279,10 @@ func (w *World) Clients() []Client {
 	}
 }
 
-// Ask connects anew, and returns who answered and what address it saw.
+// Ask connects anew, and returns who answered and what address it saw. An answer or a refusal must come: ask with
+// patience is for silence.
 func (c Client) Ask(network string, to netip.AddrPort) (pod string, seen netip.Addr, err error) {
-	return c.ask(network, to, patience)
+	return c.ask(network, to, patienceOf(network))
 }
 
 func (c Client) ask(network string, to netip.AddrPort, patience time.Duration) (pod string,
@@ -285,8 +295,10 @@ func (c Client) ask(network string, to netip.AddrPort, patience time.Duration) (
 	return say(conn, patience)
 }
 
-// Say asks over an open connection or socket.
-func Say(conn net.Conn) (pod string, seen netip.Addr, err error) { return say(conn, patience) }
+// Say asks over an open connection or socket, for an answer that must come.
+func Say(conn net.Conn) (pod string, seen netip.Addr, err error) {
+	return say(conn, patienceOf(conn.LocalAddr().Network()))
+}
 
 // SayWithin is Say for those who wait as long as they want.
 func SayWithin(conn net.Conn, patience time.Duration) (pod string, seen netip.Addr, err error) {

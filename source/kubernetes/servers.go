@@ -50,7 +50,7 @@ func (s Servers) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, ok := changes.Services[name]; !ok {
+		if !changes.Has(model.ServiceKind, name) {
 			continue
 		}
 		list := servers(snap, name)

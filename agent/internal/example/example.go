@@ -62,11 +62,16 @@ func (f *Feature) Kinds(config.Config) agent.Kinds { return agent.Kinds{} }
 func (f *Feature) Own(n *agent.Node) []agent.Part {
 	loop := &reconcile.Loop[model.Name, string]{
 		Name: f.Name(), Store: n.Store, Kinds: model.ServiceKind,
-		Keys: func(_ model.Snapshot, c model.Changes) []model.Name { return slices.Collect(maps.Keys(c.Services)) },
-		Plan: plan, Equal: func(a, b string) bool { return a == b }, Target: &target{f, n.CNIConf},
+		Planner: reconcile.PlannerOf(keys, plan), Equal: func(a, b string) bool { return a == b },
+		Target: &target{f, n.CNIConf},
 		Health: n.Health(f.Name()), Log: n.Log, Report: n.ReportTo(f.Name()),
 	}
 	return []agent.Part{{Name: f.Name(), Run: loop.Run}}
+}
+
+// keys are the Services that changed.
+func keys(_ model.Snapshot, c model.Changes) []model.Name {
+	return slices.Collect(maps.Keys(c.Of(model.ServiceKind)))
 }
 
 // plan is pure: one Service becomes what its file holds.
@@ -178,7 +183,6 @@ func (f *Feature) WriterKinds(config.Config) agent.Kinds { return agent.Kinds{} 
 
 // Write implements agent.Writer: the leader finds what is wrong with Services.
 func (f *Feature) Write(c *agent.Cluster) []agent.Part {
-	keys := func(_ model.Snapshot, ch model.Changes) []model.Name { return slices.Collect(maps.Keys(ch.Services)) }
 	find := func(snap model.Snapshot, k model.Name) []model.Problem {
 		_, _, problems := plan(snap, k)
 		return problems

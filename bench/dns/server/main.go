@@ -87,8 +87,8 @@ func agent(ctx context.Context, dir, master, listen, upstreams, stubs string, lo
 	}
 	names := &reconcile.Loop[model.Name, schema.Records]{
 		Name: "dns", Store: store, Kinds: model.ServiceKind | model.EndpointSliceKind | model.NamespaceKind,
-		Keys: dns.Keys, Plan: dns.Plan, Equal: schema.Equal, Target: feed, Health: reconcile.NewHealth(nil,
-			nil), Log: log,
+		Planner: reconcile.PlannerOf(dns.Keys, dns.Plan), Equal: schema.Equal, Target: feed,
+		Health: reconcile.NewHealth(nil, nil), Log: log,
 	}
 	start(names.Run)
 	wg.Wait()

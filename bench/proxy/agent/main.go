@@ -95,8 +95,7 @@ func run(ctx context.Context, master, socket, plain, encrypted, named string) er
 	start(func(ctx context.Context) error { return f.Serve(ctx, l) })
 	planner := ingress.NewPlanner(ingress.Settings{ClusterDomain: "cluster.local"})
 	loop := &reconcile.Loop[ingress.Key, ingress.Plan]{
-		Name: "ingress", Store: store, Kinds: ingress.Kinds, Keys: planner.Keys, Plan: planner.Plan,
-		Equal:  ingress.Equal,
+		Name: "ingress", Store: store, Kinds: ingress.Kinds, Planner: planner, Equal: ingress.Equal,
 		Target: ingress.Target{Hosts: f.Hosts(), Backends: f.Backends(), Certificates: f.Certificates()},
 		Health: reconcile.NewHealth(nil, nil), Log: log,
 		Report: func(key string, problems []model.Problem) {

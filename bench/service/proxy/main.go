@@ -112,8 +112,7 @@ func run(ctx context.Context, master, node, modeName, lock string) error {
 	}
 	planner := &service.Planner{Options: func(model.Name) service.Options { return service.Options{Node: node} }}
 	services := &reconcile.Loop[model.Name, service.Plan]{
-		Name: "service", Store: store, Kinds: service.Kinds, Keys: planner.Keys, Plan: planner.Plan,
-		Equal:  service.Equal,
+		Name: "service", Store: store, Kinds: service.Kinds, Planner: planner, Equal: service.Equal,
 		Target: mode, Foreign: foreign, Health: reconcile.NewHealth(nil, nil), Log: log,
 	}
 	start(services.Run)

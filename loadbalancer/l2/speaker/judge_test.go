@@ -27,7 +27,7 @@ type answer struct {
 }
 
 // record asks for the addresses every 50 ms, and has tcpdump note the answers.
-func (w *world) record(addrs ...netip.Addr) *record {
+func (w *cluster) record(addrs ...netip.Addr) *record {
 	w.t.Helper()
 	r := &record{t: w.t, answers: map[netip.Addr][]answer{}}
 	dump := exec.Command("tcpdump", "-i", "eth0", "-n", "-e", "-tt", "-l", "--immediate-mode",
@@ -63,7 +63,7 @@ func (w *world) record(addrs ...netip.Addr) *record {
 }
 
 // ask asks for an address until quit is closed. Whether it is answered, tcpdump tells.
-func (w *world) ask(a netip.Addr, quit <-chan struct{}) {
+func (w *cluster) ask(a netip.Addr, quit <-chan struct{}) {
 	if a.Is6() {
 		for {
 			select {

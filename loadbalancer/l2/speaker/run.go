@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/signal"
 	"slices"
 	"sync"
 	"syscall"
@@ -80,19 +79,9 @@ type pending struct {
 	due  time.Time
 }
 
-// Main is the whole of the process that a Supervisor starts: it gives up all rights, proves
-// that, and only then reads.
+// Main is the whole of the process that a Supervisor starts.
 func Main(log *slog.Logger) error {
-	if err := child.Confine(); err != nil {
-		return err
-	}
-	// It ends when its socket does, not with a signal to the agent's group.
-	signal.Ignore(syscall.SIGTERM, syscall.SIGINT)
-	conn, err := child.Parent()
-	if err != nil {
-		return err
-	}
-	return Run(conn, log)
+	return child.Main(func(conn *net.UnixConn) error { return Run(conn, log) })
 }
 
 // Run answers and sends heartbeats as the agent's orders say, until the socket is closed.

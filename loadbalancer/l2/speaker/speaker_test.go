@@ -21,7 +21,7 @@ import (
 
 // Exactly one node answers for each address, in both families, as arping and ndisc6 see it.
 func TestExactlyOneNodeAnswers(t *testing.T) {
-	w := newWorld(t, 3)
+	w := newCluster(t, 3)
 	addrs := w.vips(2)
 	w.start()
 	w.settled(addrs)
@@ -44,7 +44,7 @@ func TestExactlyOneNodeAnswers(t *testing.T) {
 const failOver = 2 * time.Second
 
 // moves waits until another node than was answers for the address, within the bound after from.
-func (w *world) moves(r *record, a netip.Addr, from time.Time, was *node) {
+func (w *cluster) moves(r *record, a netip.Addr, from time.Time, was *node) {
 	w.t.Helper()
 	var took time.Duration
 	testnet.Eventually(w.t, 10*time.Second, func() (err error) {
@@ -58,7 +58,7 @@ func (w *world) moves(r *record, a netip.Addr, from time.Time, was *node) {
 }
 
 // never checks that two nodes did not answer for an address for longer than the bound.
-func (w *world) never(r *record, addrs []netip.Addr) {
+func (w *cluster) never(r *record, addrs []netip.Addr) {
 	w.t.Helper()
 	testnet.Eventually(w.t, 10*time.Second, func() error {
 		for _, a := range addrs {
@@ -82,21 +82,22 @@ func (w *world) never(r *record, addrs []netip.Addr) {
 func TestAnotherNodeTakesOver(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		end  func(*testing.T, *world, *node)
-		back func(*world, *node)
+		end  func(*testing.T, *cluster, *node)
+		back func(*cluster, *node)
 	}{
-		{"killed", func(_ *testing.T, _ *world, n *node) { n.kill() }, func(w *world, n *node) { n.start(w.state) }},
-		{"hung", func(t *testing.T, _ *world, n *node) {
+		{"killed", func(_ *testing.T, _ *cluster, n *node) { n.kill() },
+			func(w *cluster, n *node) { n.start(w.state) }},
+		{"hung", func(t *testing.T, _ *cluster, n *node) {
 			if err := unix.Kill(n.now().PID, unix.SIGSTOP); err != nil {
 				t.Fatal(err)
 			}
 		}, nil},
-		{"link down", func(_ *testing.T, _ *world, n *node) { n.ns.Run("ip", "link", "set", "eth0", "down") },
-			func(_ *world, n *node) {
+		{"link down", func(_ *testing.T, _ *cluster, n *node) { n.ns.Run("ip", "link", "set", "eth0", "down") },
+			func(_ *cluster, n *node) {
 				n.ns.Run("ip", "link", "set", "eth0", "up")
 				n.ns.Run("ip", "address", "replace", n.addr[1].String()+"/64", "dev", "eth0", "nodad")
 			}},
-		{"drained", func(t *testing.T, _ *world, n *node) {
+		{"drained", func(t *testing.T, _ *cluster, n *node) {
 			n.tell(command{Drain: true})
 			if text := <-n.drained; text != "" {
 				t.Errorf("drain: %s", text)
@@ -107,10 +108,10 @@ func TestAnotherNodeTakesOver(t *testing.T) {
 				}
 				return nil
 			})
-		}, func(w *world, n *node) { n.kill(); n.start(w.state) }},
+		}, func(w *cluster, n *node) { n.kill(); n.start(w.state) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t, 3)
+			w := newCluster(t, 3)
 			addrs := w.vips(4)
 			w.start()
 			w.settled(addrs)
@@ -159,7 +160,7 @@ func TestAnotherNodeTakesOver(t *testing.T) {
 
 // A node that comes back says that it is not willing until it has settled: addresses move once.
 func TestANodeThatIsBackWaits(t *testing.T) {
-	w := newWorld(t, 2)
+	w := newCluster(t, 2)
 	addrs := w.vips(4)
 	w.state.Settle = 3 * time.Second
 	w.start()
@@ -202,7 +203,7 @@ func TestSplitBrain(t *testing.T) {
 		before bool // the nodes never heard of each other
 	}{{"later", false}, {"from the start", true}} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t, 3)
+			w := newCluster(t, 3)
 			addrs := w.vips(3)
 			if c.before {
 				for _, n := range w.nodes {
@@ -274,7 +275,7 @@ func TestSplitBrain(t *testing.T) {
 
 // 100 addresses are owned evenly. The kernel of the outside machine is the judge of who has which.
 func TestAHundredAddressesAreSpread(t *testing.T) {
-	w := newWorld(t, 3)
+	w := newCluster(t, 3)
 	addrs := w.vips(50)
 	w.start()
 	w.settled(addrs)
@@ -320,7 +321,7 @@ func TestAHundredAddressesAreSpread(t *testing.T) {
 // A machine that wants an address of ours finds by duplicate address detection that it is taken,
 // and we go on.
 func TestDuplicateAddressDetectionFails(t *testing.T) {
-	w := newWorld(t, 2)
+	w := newCluster(t, 2)
 	addrs := w.vips(1)
 	v6 := addrs[1]
 	w.start()
@@ -345,7 +346,7 @@ func TestDuplicateAddressDetectionFails(t *testing.T) {
 // A machine that is no node says that it has an address of ours: that is reported, by its MAC,
 // and we go on.
 func TestAForeignMachineIsReported(t *testing.T) {
-	w := newWorld(t, 2)
+	w := newCluster(t, 2)
 	addrs := w.vips(1)
 	w.start()
 	w.settled(addrs)
@@ -371,7 +372,7 @@ func TestAForeignMachineIsReported(t *testing.T) {
 
 // The process has no capability and cannot get one; it ends with its agent, however that ends.
 func TestTheProcessHasNoRightsAndEndsWithItsAgent(t *testing.T) {
-	w := newWorld(t, 1)
+	w := newCluster(t, 1)
 	addrs := w.vips(1)
 	w.start()
 	w.settled(addrs)
@@ -401,7 +402,7 @@ func TestTheProcessHasNoRightsAndEndsWithItsAgent(t *testing.T) {
 // A process that follows at once, as in an upgrade, moves no address: the others are not told
 // of the end, and it does not wait to settle.
 func TestAHandoverMovesNothing(t *testing.T) {
-	w := newWorld(t, 3)
+	w := newCluster(t, 3)
 	addrs := w.vips(4)
 	w.start()
 	w.settled(addrs)
@@ -434,7 +435,7 @@ func TestAHandoverMovesNothing(t *testing.T) {
 
 // Frames that make no sense change nothing.
 func TestGarbageChangesNothing(t *testing.T) {
-	w := newWorld(t, 1)
+	w := newCluster(t, 1)
 	addrs := w.vips(1)
 	w.start()
 	w.settled(addrs)
@@ -488,7 +489,7 @@ func TestGarbageChangesNothing(t *testing.T) {
 // Addresses come and go with the state, and an address that may no longer be answered here
 // moves at once.
 func TestTheWholeStateIsSet(t *testing.T) {
-	w := newWorld(t, 2)
+	w := newCluster(t, 2)
 	addrs := w.vips(2)
 	w.start()
 	w.settled(addrs)
@@ -529,7 +530,7 @@ func TestTheWholeStateIsSet(t *testing.T) {
 // The solicited-node group of an address is joined on every node, also where it is not answered,
 // and left when the address goes.
 func TestTheGroupsAreJoined(t *testing.T) {
-	w := newWorld(t, 2)
+	w := newCluster(t, 2)
 	addrs := w.vips(1)
 	w.start()
 	w.settled(addrs)

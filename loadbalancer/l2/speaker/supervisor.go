@@ -25,9 +25,7 @@ const (
 	startsWithin = 10 * time.Second
 	// lookEvery is the interval at which interfaces are read.
 	lookEvery = 500 * time.Millisecond
-	// maxBackOff bounds the wait before the process is started again.
-	maxBackOff = 5 * time.Second
-	// drainWithin bounds Drain: other nodes take over within Bound, if there are any.
+	// drainWithin bounds Drain: others have taken over within Bound, if there are others.
 	drainWithin = 2 * l2.Bound
 	// Memory is the limit of the Go runtime of the process, in bytes.
 	Memory = 128 << 20
@@ -124,9 +122,16 @@ func (s *Supervisor) publish(change func(*Report)) {
 
 // Run keeps the process running until the context ends, and then stops it.
 func (s *Supervisor) Run(ctx context.Context) error {
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, maxBackOff) {
-		start := time.Now()
-		err := s.once(ctx)
+	first := true
+	return child.Keep(ctx, func(ctx context.Context) error {
+		if !first {
+			s.mu.Lock()
+			s.restarts++
+			s.mu.Unlock()
+		}
+		first = false
+		return s.once(ctx)
+	}, func(err error) {
 		s.publish(func(r *Report) {
 			s.base = s.base.plus(r.Counters)
 			*r = Report{}
@@ -134,22 +139,11 @@ func (s *Supervisor) Run(ctx context.Context) error {
 				r.Problems = []string{err.Error()}
 			}
 		})
-		if ctx.Err() != nil {
-			return err
+		if ctx.Err() == nil {
+			s.log.Warn("l2 has exited; restarting it", "err",
+				err)
 		}
-		s.log.Warn("l2 has exited; restarting it", "err", err)
-		if time.Since(start) > time.Minute {
-			wait = 50 * time.Millisecond
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-		s.mu.Lock()
-		s.restarts++
-		s.mu.Unlock()
-	}
+	})
 }
 
 // once runs one process to its end.

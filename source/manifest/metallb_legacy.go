@@ -8,8 +8,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// metallbOldPool is an AddressPool of MetalLB 0.13 (metallb.io/v1alpha1 and v1beta1).
-type metallbOldPool struct {
+// metallbLegacyPool is an AddressPool of MetalLB 0.13 (metallb.io/v1alpha1 and v1beta1).
+type metallbLegacyPool struct {
 	metav1.TypeMeta `json:",inline"`
 	Metadata        metav1.ObjectMeta `json:"metadata"`
 	Spec            struct {
@@ -40,7 +40,7 @@ type metallbConfigPool struct {
 }
 
 func (m *metallb) oldPool(doc []byte) error {
-	var list []metallbOldPool
+	var list []metallbLegacyPool
 	if err := one(m, "AddressPool", doc, &list); err != nil {
 		return err
 	}

@@ -17,10 +17,10 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// maze is a random set of Ingresses of several namespaces, whose authors keep requests out of
+// randomSet is a random set of Ingresses of several namespaces, whose authors keep requests out of
 // some of their paths, and what must be kept out by a reference that knows neither the planner
 // nor the table: it looks at every path of every Ingress.
-type maze struct {
+type randomSet struct {
 	t    testing.TB
 	list []*model.Ingress
 }
@@ -45,9 +45,9 @@ var (
 
 func pick[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
 
-// mazeOf makes a set.
-func mazeOf(t testing.TB, r *rand.Rand) *maze {
-	z := &maze{t: t}
+// newRandomSet makes a set.
+func newRandomSet(t testing.TB, r *rand.Rand) *randomSet {
+	z := &randomSet{t: t}
 	for n := range 2 + r.IntN(7) {
 		i := &model.Ingress{Name: model.Name{Namespace: pick(r, mazeNamespaces), Name: fmt.Sprintf("i%d", n)},
 			Created: time.Unix(int64(1000+r.IntN(4)), 0), Annotations: map[string]string{}}
@@ -91,7 +91,7 @@ func mazeOf(t testing.TB, r *rand.Rand) *maze {
 }
 
 // plan plans the set as it comes in an order.
-func (z *maze) plan(order []int) *world {
+func (z *randomSet) plan(order []int) *fixture {
 	var yaml strings.Builder
 	for _, ns := range mazeNamespaces {
 		fmt.Fprintf(&yaml, "---\n{apiVersion: v1, kind: Service, metadata: {namespace: %s, name: web}, spec: "+
@@ -100,18 +100,20 @@ func (z *maze) plan(order []int) *world {
 			"metadata: {namespace: %s, name: web-1, labels: {kubernetes.io/service-name: web}}, ports: [{port: "+
 			"80}], endpoints: [{addresses: [10.244.0.7]}]}\n", ns)
 	}
-	w := newWorld(z.t, Settings{Default: true}, yaml.String())
+	w := newFixture(z.t, Settings{Default: true}, yaml.String())
 	for _, n := range order {
 		w.put(z.list[n])
 	}
 	return w
 }
 
-func (z *maze) has(i *model.Ingress, key string) bool { return i.Annotations[nginxPrefix+key] != "" }
+func (z *randomSet) has(i *model.Ingress, key string) bool {
+	return i.Annotations[nginxPrefix+key] != ""
+}
 
 // guard says whether the Ingress's author keeps requests out, and by which sources, allowed or
 // denied; nil sources stand for what cannot be done, so that nothing may be let in.
-func (z *maze) guard(i *model.Ingress) (sources []netip.Prefix, guarded bool) {
+func (z *randomSet) guard(i *model.Ingress) (sources []netip.Prefix, guarded bool) {
 	for _, g := range mazeGuards {
 		if v := i.Annotations[nginxPrefix+g[0]]; v == g[1] {
 			n, err := netip.ParsePrefix(v)
@@ -136,7 +138,7 @@ type way struct {
 	re      *regexp.Regexp
 }
 
-func (z *maze) way(i *model.Ingress, host string, p model.IngressPath) way {
+func (z *randomSet) way(i *model.Ingress, host string, p model.IngressPath) way {
 	y := way{of: i, host: host, text: p.Path, exact: p.Type == model.PathExact}
 	target := i.Annotations[nginxPrefix+"rewrite-target"]
 	if (target != "" || z.has(i, "use-regex")) && !y.exact && (strings.ContainsAny(p.Path, `()[]{}*+?|^$\`) ||
@@ -184,7 +186,7 @@ func (y *way) same(o *way) bool {
 		strings.TrimRight(y.text, "/") == strings.TrimRight(o.text, "/")
 }
 
-func (z *maze) ways(hosts ...string) (out []way) {
+func (z *randomSet) ways(hosts ...string) (out []way) {
 	for _, i := range z.list {
 		for _, r := range i.Rules {
 			if slices.Contains(hosts, r.Host) {
@@ -216,7 +218,7 @@ func (y *way) opens(g *way, owner string) string {
 }
 
 // lost says whether another Ingress has the place of a path.
-func (z *maze) lost(g *way, all []way) bool {
+func (z *randomSet) lost(g *way, all []way) bool {
 	return slices.ContainsFunc(all, func(o way) bool {
 		_, guarded := z.guard(o.of)
 		out := o.pattern && o.re == nil && !guarded // it is left out
@@ -226,7 +228,7 @@ func (z *maze) lost(g *way, all []way) bool {
 
 // source is the Ingress and path that a path of the table comes from; way is nil for one that no
 // rule has.
-func (z *maze) source(p *schema.Path) (*model.Ingress, *way) {
+func (z *randomSet) source(p *schema.Path) (*model.Ingress, *way) {
 	f := strings.Fields(p.Source)
 	for _, i := range z.list {
 		if i.Name.String() != f[1] {
@@ -244,7 +246,7 @@ func (z *maze) source(p *schema.Path) (*model.Ingress, *way) {
 }
 
 // check asks for one path.
-func (z *maze) check(hosts map[string]*schema.Host, name, target string) error {
+func (z *randomSet) check(hosts map[string]*schema.Host, name, target string) error {
 	m, _, ok := find(hosts, "https://"+name+target)
 	if !ok || m.TooLong {
 		return nil
@@ -281,7 +283,7 @@ func sourcesOf(p *schema.Path) []netip.Prefix {
 }
 
 // opened looks for a guard that should have been asked.
-func (z *maze) opened(hosts map[string]*schema.Host, m table.Match, served *way, name, target string) error {
+func (z *randomSet) opened(hosts map[string]*schema.Host, m table.Match, served *way, name, target string) error {
 	clean, _ := table.Clean([]byte(target), nil)
 	of := []string{m.Host.Name}
 	if m.Host.Name == "" && name != "" { // a wildcard host keeps out what falls through
@@ -320,7 +322,7 @@ func (z *maze) opened(hosts map[string]*schema.Host, m table.Match, served *way,
 }
 
 // openThere says whether the host of a guarded path has another one that is open for a request.
-func (z *maze) openThere(g *way, owner, path string) bool {
+func (z *randomSet) openThere(g *way, owner, path string) bool {
 	all := z.ways(g.host)
 	return slices.ContainsFunc(all, func(y way) bool {
 		_, guarded := z.guard(y.of)
@@ -329,7 +331,7 @@ func (z *maze) openThere(g *way, owner, path string) bool {
 }
 
 // String shows the set as a failure needs it.
-func (z *maze) String() string {
+func (z *randomSet) String() string {
 	var b strings.Builder
 	for _, i := range z.list {
 		fmt.Fprintf(&b, "%s created %d %v default %v\n", i.Name, i.Created.Unix(), i.Annotations, i.Default != nil)
@@ -344,9 +346,9 @@ func (z *maze) String() string {
 
 // guardsHold makes a set and asks for everything: nothing is served open that an author keeps
 // out, and the order in which objects came does not matter.
-func guardsHold(t testing.TB, seed uint64) (*maze, *world) {
+func guardsHold(t testing.TB, seed uint64) (*randomSet, *fixture) {
 	r := rand.New(rand.NewPCG(seed, 14))
-	z := mazeOf(t, r)
+	z := newRandomSet(t, r)
 	w := z.plan(r.Perm(len(z.list)))
 	hosts := w.hosts()
 	for _, name := range mazeNames {

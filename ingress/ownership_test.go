@@ -9,8 +9,8 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// doorCases are ways by which one Ingress takes or opens what another one has.
-func doorCases() []ingressCase {
+// ownershipCases are ways by which one Ingress takes or opens what another one has.
+func ownershipCases() []ingressCase {
 	own, strict := Settings{Default: true}, Settings{Default: true, HostsOfOneNamespace: true}
 	only := []string{"whitelist-source-range: 192.0.2.0/24"}
 	everybody := []string{"whitelist-source-range: 0.0.0.0/0,::/0"} // a guard that keeps nobody out
@@ -26,17 +26,17 @@ func doorCases() []ingressCase {
 	const notBuilt = "modsecurity-snippet]: is not built"
 	return []ingressCase{
 		// The order of paths.
-		{name: "door: a catch-all and an exact path with sources", settings: own,
+		{name: "ownership: a catch-all and an exact path with sources", settings: own,
 			yaml: ing("a@1", []string{"rewrite-target: /$1"}, rules("a.example /(.*) I web:80")) +
 				ing("b@2", closed, rules("a.example /healthz E api:8080")),
 			want:     []string{"http://a.example/healthz = 503", "http://a.example/x = shop/web:80"},
 			problems: []string{notBuilt}},
-		{name: "door: a catch-all and a guarded prefix", settings: own,
+		{name: "ownership: a catch-all and a guarded prefix", settings: own,
 			yaml: ing("a@1", []string{"rewrite-target: /$1"}, rules("a.example /(.*) I web:80")) +
 				ing("b@2", closed, rules("a.example /adm P api:8080")),
 			want: []string{"http://a.example/adm/x = 503", "http://a.example/ADM = 503",
 				"http://a.example/x = shop/web:80"}, problems: []string{notBuilt}},
-		{name: "door: a challenge is not redirected", settings: own,
+		{name: "ownership: a challenge is not redirected", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80"), tlsOf("tls-a a.example")) +
 				ing("b@2", []string{"force-ssl-redirect: true"},
 					rules("a.example /.well-known/acme-challenge/t I api:8080")),
@@ -44,36 +44,36 @@ func doorCases() []ingressCase {
 				"http://a.example/.well-known/acme-challenge/t = shop/api:8080"}},
 
 		// Hosts of another namespace.
-		{name: "door: another namespace's certificate", settings: own,
+		{name: "ownership: another namespace's certificate", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", nil, rules("a.example /b P web:80"),
 				tlsOf("- a.example")),
 			want: []string{"cert a.example = default", "http://a.example/ = shop/web:80",
 				"http://a.example/b = other/web:80"},
 			problems: []string{shared, "Ingress other/b: spec.tls[0].secretName: a.example is a host of Ingress " +
 				"shop/a; only its namespace can set the certificate"}},
-		{name: "door: another namespace's app-root", settings: own,
+		{name: "ownership: another namespace's app-root", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", []string{"app-root: /b"},
 				rules("a.example /b P web:80")),
 			want: []string{"http://a.example/ = shop/web:80"},
 			problems: []string{shared, "Ingress other/b: " +
 				"metadata.annotations[nginx.ingress.kubernetes.io/app-root]: a.example is a host of Ingress shop/a"}},
-		{name: "door: another namespace's default backend", settings: own,
+		{name: "ownership: another namespace's default backend", settings: own,
 			yaml: ing("a@1", nil, rules("a.example /a P web:80")) + ing("other/b@2", nil, fallback("web:80"),
 				rules("a.example /b P web:80")),
 			want:     []string{"http://a.example/x = 404", "http://a.example/b = other/web:80"},
 			problems: []string{shared, "Ingress other/b: spec.defaultBackend: a.example is a host of Ingress shop/a"}},
-		{name: "door: another namespace's redirect is of its own path", settings: own,
+		{name: "ownership: another namespace's redirect is of its own path", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
 				ing("other/b@2", []string{"permanent-redirect: https://evil.example/"},
 					rules("a.example / P web:80 /b P web:80")),
 			want:     []string{"http://a.example/ = shop/web:80", "http://a.example/b = 301 https://evil.example/"},
 			problems: []string{shared, "a.example/ belongs to Ingress shop/a, which is older"}},
-		{name: "door: another namespace's pattern", settings: own,
+		{name: "ownership: another namespace's pattern", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", regex,
 				rules("a.example /(.*) I web:80 /b(/|$)(.*) I web:80")),
 			want:     []string{"http://a.example/x = shop/web:80", "http://a.example/b/x = other/web:80"},
 			problems: []string{shared}},
-		{name: "door: another namespace's challenge", settings: own,
+		{name: "ownership: another namespace's challenge", settings: own,
 			yaml: ing("a@1", nil, rules("a.example /a P web:80")) + ing("other/b@2", nil,
 				rules("a.example /.well-known/acme-challenge/t E web:80 /.well-known P web:80")) + ing("other/c@2", nil,
 				rules("- / P web:80")),
@@ -81,123 +81,127 @@ func doorCases() []ingressCase {
 				"http://a.example/.well-known/x = other/web:80",
 				"http://b.example/.well-known/acme-challenge/t = other/web:80"},
 			problems: []string{shared, "only its namespace can answer ACME challenges"}},
-		{name: "door: an alias for a host of another namespace", settings: own,
+		{name: "ownership: an alias for a host of another namespace", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
 				ing("other/b@2", []string{"server-alias: a.example"}, rules("b.example / P web:80")),
 			want:     []string{"http://a.example/ = shop/web:80"},
 			problems: []string{"server-alias]: a.example is a host of Ingress shop/a, which keeps it"}},
-		{name: "door: an alias of a host of another namespace", settings: own,
+		{name: "ownership: an alias of a host of another namespace", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
 				ing("other/b@2", []string{"server-alias: c.example"}, rules("a.example /b P web:80")),
 			want: []string{"http://c.example/ = 404", "http://c.example/b = 404"},
 			problems: []string{shared,
 				"server-alias]: a.example is a host of Ingress shop/a; only its namespace can add aliases"}},
-		{name: "door: a younger rule for an alias", settings: own, yaml: ing("a@1", []string{"server-alias: c.example"},
-			rules("a.example / P web:80")) + ing("other/b@2", nil, rules("c.example / P web:80 /b P web:80")),
+		{name: "ownership: a younger rule for an alias", settings: own,
+			yaml: ing("a@1", []string{"server-alias: c.example"},
+				rules("a.example / P web:80")) + ing("other/b@2", nil, rules("c.example / P web:80 /b P web:80")),
 			want: []string{"http://c.example/ = shop/web:80", "http://c.example/b = other/web:80"},
 			problems: []string{"c.example/ belongs to Ingress shop/a",
 				"c.example is a host of Ingress shop/a: paths are added"}},
-		{name: "door: an alias has the guards of its host", settings: own,
+		{name: "ownership: an alias has the guards of its host", settings: own,
 			yaml: ing("a@1", []string{"server-alias: c.example"}, rules("a.example / P web:80")) +
 				ing("b@2", closed, rules("a.example /admin P api:8080")),
 			want: []string{"http://a.example/admin = 503", "http://c.example/admin = 503",
 				"http://c.example/x = shop/web:80"}, problems: []string{notBuilt}},
-		{name: "door: a certificate cuts no name out of a wildcard host", settings: own,
+		{name: "ownership: a certificate cuts no name out of a wildcard host", settings: own,
 			yaml: ing("a@2", nil, rules("*.b.example / P web:80")) + ing("other/b@1", nil, fallback("web:80"),
 				tlsOf("- x.b.example")),
 			want:     []string{"http://x.b.example/ = shop/web:80"},
 			problems: []string{"Ingress other/b: spec.tls: x.b.example is a host of Ingress shop/a"}},
-		{name: "door: hosts of one namespace", settings: strict, yaml: ing("a@1", nil, rules("a.example / P web:80")) +
-			ing("other/b@2", nil, rules("a.example /b P web:80")) + ing("c@3", nil, rules("a.example /c P api:8080")),
+		{name: "ownership: hosts of one namespace", settings: strict,
+			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
+				ing("other/b@2", nil, rules("a.example /b P web:80")) +
+				ing("c@3", nil, rules("a.example /c P api:8080")),
 			want: []string{"http://a.example/b = shop/web:80", "http://a.example/c = shop/api:8080"},
 			problems: []string{"Ingress other/b: spec.rules[0].host: a.example is a host of Ingress shop/a, and " +
 				"each host belongs to one namespace"}},
-		{name: "door: names below a wildcard host of one namespace", settings: strict,
+		{name: "ownership: names below a wildcard host of one namespace", settings: strict,
 			yaml: ing("a@1", nil, rules("*.b.example / P web:80")) + ing("other/b@2", nil,
 				rules("x.b.example / P web:80")) + ing("other/c@2", nil, rules("x.c.example / P web:80")) +
 				ing("c@3", nil, rules("*.c.example / P web:80")),
 			want: []string{"http://x.b.example/ = shop/web:80", "http://x.c.example/ = other/web:80",
 				"http://y.c.example/ = shop/web:80"},
 			problems: []string{"x.b.example is a host of Ingress shop/a, and each host belongs to one namespace"}},
-		{name: "door: a guarded wildcard host answers no challenge of a host below it", settings: own,
+		{name: "ownership: a guarded wildcard host answers no challenge of a host below it", settings: own,
 			yaml: ing("a@1", nil, rules("x.b.example /a P web:80")) + ing("other/b@2", everybody,
 				rules("*.b.example / P web:80")),
 			want: []string{"http://x.b.example/.well-known/acme-challenge/t = 404",
 				"http://x.b.example/a = shop/web:80",
 				"http://y.b.example/.well-known/acme-challenge/t = other/web:80"}},
-		{name: "door: a host of one namespace and hosts that are not named", settings: strict,
+		{name: "ownership: a host of one namespace and hosts that are not named", settings: strict,
 			yaml: ing("a@1", nil, rules("a.example /a P web:80")) + ing("other/b@2", nil, fallback("web:80"),
 				rules("- /b P web:80")) + ing("c@3", nil, rules("- /c P api:8080")),
 			want: []string{"http://a.example/a = shop/web:80", "http://a.example/b = 404", "http://a.example/x = 404",
 				"http://a.example/c = shop/api:8080", "http://z.example/b = other/web:80",
 				"http://z.example/x = other/web:80"}},
-		{name: "door: a host of one namespace and a younger wildcard host", settings: strict,
+		{name: "ownership: a host of one namespace and a younger wildcard host", settings: strict,
 			yaml: ing("a@1", nil, rules("x.b.example /a P web:80")) + ing("other/b@2", everybody,
 				rules("*.b.example / P web:80")) + ing("c@3", everybody, rules("*.b.example /c P api:8080")),
 			want: []string{"http://x.b.example/a = shop/web:80", "http://x.b.example/x = 404",
 				"http://y.b.example/x = other/web:80"},
 			problems: []string{"*.b.example is a host of Ingress other/b, and each host belongs to one namespace"}},
-		{name: "door: a path stays with its owner while the Service is missing", settings: own,
+		{name: "ownership: a path stays with its owner while the Service is missing", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P none:80")) + ing("other/b@2", nil,
 				rules("a.example / P web:80")),
 			want:     []string{"http://a.example/ = 503"},
 			problems: []string{shared, "a.example/ belongs to Ingress shop/a", "Service shop/none does not exist"}},
 
 		// What is closed stays closed.
-		{name: "door: the canary of a closed path", settings: own,
+		{name: "ownership: the canary of a closed path", settings: own,
 			yaml: ing("a@1", closed, rules("a.example / P web:80")) +
 				ing("c@2", []string{"canary: true", "canary-weight: 100"}, rules("a.example / P new:80")),
 			want: []string{"http://a.example/ = 503", "opts http://a.example/ = null"}, problems: []string{notBuilt,
 				"is a canary of a closed path"}},
-		{name: "door: a canary with a guard of its own", settings: own,
+		{name: "ownership: a canary with a guard of its own", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
 				ing("c@2", with(only, []string{"canary: true", "canary-weight: 100"}), rules("a.example / P new:80")),
 			want:     []string{"http://a.example/ = shop/web:80", "opts http://a.example/ = null"},
 			problems: []string{"the canary gets no requests"}},
-		{name: "door: a guarded pattern that is not RE2", settings: own,
+		{name: "ownership: a guarded pattern that is not RE2", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("b@2", with(regex, only),
 				rules("a.example /admin(?=/|$) I api:8080")),
 			want: []string{"http://a.example/admin/x = 503", "http://a.example/ADMIN = 503",
 				"http://a.example/x = shop/web:80"}, problems: []string{"so paths that begin with /admin answer 503"}},
-		{name: "door: nothing literal is known of a guarded pattern", settings: own,
+		{name: "ownership: nothing literal is known of a guarded pattern", settings: own,
 			yaml: ing("a@2", nil, rules("a.example / P web:80")) + ing("b@1", with(regex, only),
 				rules("a.example /(?!public)(.*) I api:8080")),
 			want:     []string{"http://a.example/admin = 503", "http://a.example/public = 503"},
 			problems: []string{"so paths that begin with / answer 503"}},
-		{name: "door: but not the whole host of another namespace", settings: own,
+		{name: "ownership: but not the whole host of another namespace", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", with(regex, only),
 				rules("a.example /(?!public)(.*) I web:80 /b(?=x) I web:80")),
 			want: []string{"http://a.example/admin = shop/web:80", "http://a.example/bx = 503"},
 			problems: []string{shared, "so paths that begin with / answer 503",
 				"so paths that begin with /b answer 503"}},
-		{name: "door: a guarded default backend", settings: own, yaml: ing("a@1", closed, fallback("web:80"),
+		{name: "ownership: a guarded default backend", settings: own, yaml: ing("a@1", closed, fallback("web:80"),
 			rules("a.example /x P web:80")) + ing("b@2", nil, rules("- / P api:8080")),
 			want:     []string{"http://a.example/y = 503", "http://b.example/ = shop/api:8080"},
 			problems: []string{notBuilt}},
-		{name: "door: a wildcard host's guard and the hosts without a name", settings: own,
+		{name: "ownership: a wildcard host's guard and the hosts without a name", settings: own,
 			yaml: ing("a@1", closed, rules("*.b.example / P web:80")) +
 				ing("b@2", nil, rules("x.b.example /only P api:8080")) + ing("c@3", nil, rules("- / P api:8080")),
 			want: []string{"http://x.b.example/only = shop/api:8080", "http://x.b.example/else = 503",
 				"http://y.b.example/ = 503"}, problems: []string{notBuilt}},
-		{name: "door: a redirect of a closed path", settings: own,
+		{name: "ownership: a redirect of a closed path", settings: own,
 			yaml: ing("a", with(closed, []string{"permanent-redirect: /x"}), rules("a.example / P web:80")),
 			want: []string{"http://a.example/y = 503"}, problems: []string{notBuilt}},
-		{name: "door: a guard that lost its path is named", settings: own,
+		{name: "ownership: a guard that lost its path is named", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
 				ing("b@2", only, rules("a.example / P api:8080")),
 			want:     []string{"http://a.example/ = shop/web:80"},
 			problems: []string{"which is older; the guard of this path has no effect there"}},
-		{name: "door: a path is compared as requests are", settings: own,
+		{name: "ownership: a path is compared as requests are", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
 				ing("b@2", closed, rules("a.example /caf%C3%A9 P api:8080")),
 			want:     []string{"http://a.example/caf%C3%A9 = 503", "http://a.example/café = 503"},
 			problems: []string{notBuilt}},
-		{name: "door: a path that is too long for patterns", settings: own,
+		{name: "ownership: a path that is too long for patterns", settings: own,
 			yaml: ing("a", regex, rules("a.example / P web:80 /admin(.*) I api:8080")),
 			want: []string{"http://a.example/admin" + strings.Repeat("x", 8<<10) + " = 414"}},
-		{name: "door: one path of one pattern in two namespaces", settings: own, yaml: ing("a@1", with(regex, closed),
-			rules("a.example /admin.* I web:80")) + ing("other/b@2", regex,
-			rules("a.example /admin.* I web:80 /(.*)(.*)(.*)(.*) I web:80")),
+		{name: "ownership: one path of one pattern in two namespaces", settings: own,
+			yaml: ing("a@1", with(regex, closed),
+				rules("a.example /admin.* I web:80")) + ing("other/b@2", regex,
+				rules("a.example /admin.* I web:80 /(.*)(.*)(.*)(.*) I web:80")),
 			want:     []string{"http://a.example/admin = 503", "http://a.example/x = other/web:80"},
 			problems: []string{shared, notBuilt, "a.example/admin.* belongs to Ingress shop/a"}},
 	}
@@ -209,7 +213,7 @@ func TestPatternsOverTheBoundAreNamed(t *testing.T) {
 	for i := range 600 {
 		many = append(many, fmt.Sprintf("/t%d(/|$)(a|b)*(.*) I web:80", i))
 	}
-	w := newWorld(t, Settings{Default: true}, town(t)+ing("a@2", []string{"use-regex: true"},
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a@2", []string{"use-regex: true"},
 		rules("a.example / P web:80 /mine(/|$)(.*) I api:8080"))+
 		ing("other/b@3", []string{"use-regex: true"}, rules("a.example "+strings.Join(many, " "))))
 	hosts, named := w.hosts(), 0
@@ -237,7 +241,7 @@ func TestCanariesOfAPathAreBounded(t *testing.T) {
 		b.WriteString(ing(fmt.Sprintf("c%02d@2", i), []string{"canary: true", "canary-by-header: X-New",
 			"canary-by-header-pattern: ^(a|b)*c$"}, rules("a.example / P new:80")))
 	}
-	w := newWorld(t, Settings{Default: true}, town(t)+ing("a@1", nil, rules("a.example / P web:80"))+b.String())
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a@1", nil, rules("a.example / P web:80"))+b.String())
 	if got := w.hosts()["a.example"].Paths[0].Options.Canary; len(got) != table.MaxCanaries ||
 		!strings.Contains(got[7].Source, "shop/c07") {
 		t.Errorf("%d canaries: %+v", len(got), got)
@@ -250,7 +254,7 @@ func TestCanariesOfAPathAreBounded(t *testing.T) {
 
 // A wildcard host that comes or goes changes who owns the hosts below it.
 func TestOwnersFollowWildcardHosts(t *testing.T) {
-	w := newWorld(t, Settings{Default: true, HostsOfOneNamespace: true}, town(t)+ing("other/b@2", nil,
+	w := newFixture(t, Settings{Default: true, HostsOfOneNamespace: true}, sampleYAML(t)+ing("other/b@2", nil,
 		rules("x.b.example / P web:80")))
 	expect := func(want string) {
 		t.Helper()
@@ -274,7 +278,7 @@ func TestAnIngressWhoseSecretIsNotReadIsClosed(t *testing.T) {
 	p := NewPlanner(Settings{Default: true})
 	p.Waits = true
 	guard := []string{"auth-type: basic", "auth-secret: unread"}
-	w := newWorldOf(t, p, town(t)+ing("a@2", nil, rules("a.example / P web:80"))+
+	w := newFixtureOf(t, p, sampleYAML(t)+ing("a@2", nil, rules("a.example / P web:80"))+
 		ing("b@2", guard, rules("a.example /admin P api:8080"))+
 		ing("c@2", []string{"canary: true", "canary-weight: 100"}, rules("a.example /admin P new:80"))+
 		ing("d@1", nil, rules("d.example /d P web:80"), tlsOf("unread d.example"))+ing("other/e@2", nil,
@@ -310,7 +314,7 @@ func TestCommonManifestsAreServedWithoutEvents(t *testing.T) {
 		"auth-response-headers: X-Auth-Request-User, X-Auth-Request-Email"}
 	inside := []string{"auth-url: http://web.shop.svc.cluster.local/oauth2/auth",
 		"auth-signin: https://auth.example/oauth2/start?rd=$scheme://$host$escaped_request_uri"}
-	w := newWorld(t, Settings{Default: true}, town(t)+
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+
 		ing("white", []string{"whitelist-source-range: 10.0.0.0/8,192.0.2.0/24"}, rules("white.example / P web:80"))+
 		ing("basic", []string{"auth-type: basic", "auth-secret: users", "auth-realm: Authentication Required"},
 			rules("basic.example / P web:80"))+
@@ -350,8 +354,9 @@ func TestListsOfAnAnnotationAreBounded(t *testing.T) {
 	for i := range 2000 {
 		paths = append(paths, fmt.Sprintf("/p%d P web:80", i))
 	}
-	w := newWorld(t, Settings{Default: true}, town(t)+ing("a", []string{"server-alias: " + strings.Join(names, ",")},
-		rules("a.example / P web:80"))+
+	w := newFixture(t, Settings{Default: true}, sampleYAML(t)+
+		ing("a", []string{"server-alias: " + strings.Join(names, ",")},
+			rules("a.example / P web:80"))+
 		ing("b", []string{"server-alias: " + strings.ReplaceAll(strings.Join(names, ","), "n", "m")},
 			rules("b.example "+strings.Join(paths, " ")))+
 		ing("c", []string{"auth-url: https://auth.example/", "auth-response-headers: " + strings.Join(fields, ",")},

@@ -16,8 +16,7 @@ import (
 	"wayleave.dev/podnetwork/veth"
 )
 
-// Ports maps ports of the node to pods. Both calls take the lease as the book has
-// it by now, or had it.
+// Ports maps ports of the node to pods. Both calls take the lease as it is by now, or was.
 type Ports interface {
 	Map(ctx context.Context, l ipam.Lease) error
 	Unmap(ctx context.Context, l ipam.Lease) error
@@ -46,15 +45,15 @@ type runtimeConf struct {
 	} `json:"args"`
 }
 
-// parseWish reads what a pod asks for beside an interface. The capabilities come
+// parseRequest reads what a pod asks for beside an interface. The capabilities come
 // first, then args.cni, then CNI_ARGS.
-func (s *Server) parseWish(r call.Request) (ipam.Wish, veth.Rates, error) {
-	w := ipam.Wish{Pod: podOf(r)}
+func (s *Server) parseRequest(r call.Request) (ipam.LeaseRequest, veth.Rates, error) {
+	w := ipam.LeaseRequest{Pod: podOf(r)}
 	var c runtimeConf
 	if err := json.Unmarshal(r.Config, &c); err != nil {
 		return w, veth.Rates{}, call.Failure(types.ErrDecodingFailure, "runtimeConfig: %v", err)
 	}
-	bad := func(err error) (ipam.Wish, veth.Rates, error) {
+	bad := func(err error) (ipam.LeaseRequest, veth.Rates, error) {
 		return w, veth.Rates{}, call.Failure(types.ErrInvalidNetworkConfig, "%v", err)
 	}
 	var err error
@@ -131,10 +130,10 @@ func hardware(field, s string) (net.HardwareAddr, error) {
 	return mac, nil
 }
 
-// refused turns an error of the book into one of CNI's.
+// refused turns an error of the lease store into one of CNI's.
 func (s *Server) refused(err error) error {
-	var full ipam.Full
-	var taken ipam.Taken
+	var full ipam.ExhaustedError
+	var taken ipam.ConflictError
 	switch {
 	case errors.As(err, &full):
 		return types.NewError(codeFull, full.Error(), "pods that ended free their addresses when the runtime calls DEL")
@@ -146,7 +145,7 @@ func (s *Server) refused(err error) error {
 
 // tellFull passes on whether addresses have run out.
 func (s *Server) tellFull(err error) {
-	var full ipam.Full
+	var full ipam.ExhaustedError
 	switch {
 	case s.Full == nil:
 	case errors.As(err, &full):

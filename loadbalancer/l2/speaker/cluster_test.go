@@ -121,8 +121,8 @@ type node struct {
 	done    chan struct{}
 }
 
-// world is nodes and an outside machine on one switch.
-type world struct {
+// cluster is nodes and an outside machine on one switch.
+type cluster struct {
 	t       *testing.T
 	sw      *testnet.NS
 	outside *testnet.NS
@@ -139,10 +139,10 @@ func needs(t *testing.T, programs ...string) {
 	}
 }
 
-// newWorld makes nodes without agents.
-func newWorld(t *testing.T, n int) *world {
+// newCluster makes nodes without agents.
+func newCluster(t *testing.T, n int) *cluster {
 	needs(t, "arping", "ndisc6", "tcpdump", "nft", "ip")
-	w := &world{t: t, sw: testnet.New(t, "switch"), outside: testnet.New(t, "outside")}
+	w := &cluster{t: t, sw: testnet.New(t, "switch"), outside: testnet.New(t, "outside")}
 	plug := w.sw.Bridge("br0")
 	for i := range n + 1 {
 		ns, mac := w.outside, "02:00:00:00:00:64"
@@ -169,7 +169,7 @@ func newWorld(t *testing.T, n int) *world {
 }
 
 // vips makes n addresses of each family that every node may answer for.
-func (w *world) vips(n int) []netip.Addr {
+func (w *cluster) vips(n int) []netip.Addr {
 	var all []netip.Addr
 	v4, v6 := netip.MustParseAddr("10.9.0.150"), netip.MustParseAddr("fd00:9::150")
 	for range n {
@@ -184,7 +184,7 @@ func (w *world) vips(n int) []netip.Addr {
 	return all
 }
 
-func (w *world) names() []string {
+func (w *cluster) names() []string {
 	var names []string
 	for _, n := range w.nodes {
 		names = append(names, n.name)
@@ -192,7 +192,7 @@ func (w *world) names() []string {
 	return names
 }
 
-func (w *world) start() {
+func (w *cluster) start() {
 	w.t.Helper()
 	for _, n := range w.nodes {
 		n.start(w.state)
@@ -283,7 +283,7 @@ func (n *node) owns(a netip.Addr) bool {
 }
 
 // owner is the node that says that it answers; it is an error unless there is exactly one.
-func (w *world) owner(a netip.Addr) (*node, error) {
+func (w *cluster) owner(a netip.Addr) (*node, error) {
 	var owners []*node
 	for _, n := range w.nodes {
 		if n.owns(a) {
@@ -297,7 +297,7 @@ func (w *world) owner(a netip.Addr) (*node, error) {
 }
 
 // settled waits until all nodes are willing, and every address has exactly one owner.
-func (w *world) settled(addrs []netip.Addr) {
+func (w *cluster) settled(addrs []netip.Addr) {
 	w.t.Helper()
 	testnet.Eventually(w.t, 30*time.Second, func() error {
 		for _, n := range w.nodes {
@@ -322,7 +322,7 @@ func (w *world) settled(addrs []netip.Addr) {
 }
 
 // answers are the MACs that answered one question for an address, as arping and ndisc6 see it from outside.
-func (w *world) answers(a netip.Addr) []string {
+func (w *cluster) answers(a netip.Addr) []string {
 	w.t.Helper()
 	var out string
 	if a.Is4() {
@@ -341,7 +341,7 @@ func (w *world) answers(a netip.Addr) []string {
 }
 
 // one waits until exactly one node answers, seen from outside, and returns it.
-func (w *world) one(a netip.Addr, within time.Duration) *node {
+func (w *cluster) one(a netip.Addr, within time.Duration) *node {
 	w.t.Helper()
 	var found *node
 	testnet.Eventually(w.t, within, func() error {

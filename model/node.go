@@ -1,0 +1,47 @@
+package model
+
+import (
+	"iter"
+	"net/netip"
+)
+
+// Node is what Wayleave uses of a Node.
+type Node struct {
+	Name string
+	// InternalIPs in the order of the API: the first of a family is primary.
+	InternalIPs []netip.Addr
+	// ExternalIPs are its other addresses (status.addresses of type ExternalIP).
+	ExternalIPs []netip.Addr
+	PodCIDRs    []netip.Prefix
+	Zone        string
+	Ready       bool
+	// Leaving nodes are being deleted: load balancers should send nothing to them.
+	Leaving bool
+	// Excluded nodes answer for no load balancer's address
+	// (node.kubernetes.io/exclude-from-external-load-balancers).
+	Excluded bool
+	Labels   map[string]string
+}
+
+// Primary is the node's first internal address of the family asked for, or the
+// zero Addr.
+func (n *Node) Primary(is6 bool) netip.Addr {
+	for _, a := range n.InternalIPs {
+		if a.Is6() == is6 {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+var nodes = describe(descriptor[*Node]{kind: NodeKind, label: "Node",
+	name: func(n *Node) Name { return Name{Name: n.Name} }})
+
+// PutNode sets a node; the store owns it from now on.
+func (w *Writer) PutNode(o *Node) { put(w, nodes, o) }
+
+// Node returns the node of that name.
+func (v Snapshot) Node(name string) (*Node, bool) { return get(v, nodes, Name{Name: name}) }
+
+// Nodes yields all nodes.
+func (v Snapshot) Nodes() iter.Seq[*Node] { return all(v, nodes) }
