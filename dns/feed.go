@@ -71,8 +71,8 @@ func (f *Feed) Apply(_ context.Context, set map[model.Name]schema.Records, del [
 // Configure replaces the settings.
 func (f *Feed) Configure(c schema.Settings) { f.out.Change(func() { f.settings.Set(c) }) }
 
-// Know replaces the table of this node's pods.
-func (f *Feed) Know(callers map[netip.Addr]schema.Caller) {
+// SetCallers replaces the table of this node's pods.
+func (f *Feed) SetCallers(callers map[netip.Addr]schema.Caller) {
 	f.out.Change(func() {
 		if have, known := f.callers.Get(); !known || !maps.EqualFunc(have, callers, schema.Caller.Equal) {
 			f.callers.Set(callers)
@@ -97,8 +97,8 @@ func (f *Feed) Listen(list []schema.Socket) {
 	})
 }
 
-// Rest tells servers that DNS is off: they close their sockets, and are ready. It is for a feed without other state.
-func (f *Feed) Rest() { f.out.Change(func() { f.rest = true }) }
+// Disable tells servers that DNS is off: they close their sockets, and are ready. It is for a feed without other state.
+func (f *Feed) Disable() { f.out.Change(func() { f.rest = true }) }
 
 // listenedBefore are the sockets for as long as the agent does not know which: of
 // servers alone that can answer by what an earlier agent told them.

@@ -63,8 +63,8 @@ func (g *Guests) Apply(_ context.Context, set map[model.Name][]netip.Addr, del [
 	return nil
 }
 
-// Local replaces the networks that this node routes to links of its pods.
-func (g *Guests) Local(list []netip.Prefix) {
+// SetRouted replaces the networks that this node routes to links of its pods.
+func (g *Guests) SetRouted(list []netip.Prefix) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if slices.Equal(g.local, list) {
@@ -93,11 +93,11 @@ func (g *Guests) tell() {
 			"most", schema.MaxGuests)
 	}
 	g.full = full
-	g.Feed.Admit(list)
+	g.Feed.SetGuests(list)
 }
 
-// Admit replaces the networks of clients that are allowed in addition to those of the settings.
-func (f *Feed) Admit(list []netip.Prefix) { f.out.Change(func() { f.guests.Set(list) }) }
+// SetGuests replaces the networks of clients that are allowed in addition to those of the settings.
+func (f *Feed) SetGuests(list []netip.Prefix) { f.out.Change(func() { f.guests.Set(list) }) }
 
 // guestsTold is what one server was told of guests, by which revisions of guests and settings, and when it may be
 // told again.

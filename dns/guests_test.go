@@ -22,7 +22,7 @@ func TestGuestsAreBounded(t *testing.T) {
 		pods[model.Name{Namespace: "x", Name: fmt.Sprint(i)}] = []netip.Addr{a}
 	}
 	pods[model.Name{Name: "covered"}] = []netip.Addr{netip.MustParseAddr("10.1.1.1")}
-	g.Local([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")})
+	g.SetRouted([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")})
 	if err := g.Sync(t.Context(), pods); err != nil {
 		t.Fatal(err)
 	}

@@ -59,7 +59,7 @@ func localPods(ctx context.Context, n *agent.Node, g *dns.Guests) error {
 		list, err := links.PodNetworks(ctx, pods, nodes)
 		n.SetCondition("networks of pods", err)
 		if err == nil {
-			g.Local(list)
+			g.SetRouted(list)
 		}
 		wait := max(localPodsEvery, localPodsShare*time.Since(start))
 		select {

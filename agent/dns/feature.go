@@ -36,7 +36,7 @@ const (
 // Feature is the cluster DNS: it feeds the dns container of the pod, and serves at the cluster's DNS addresses.
 type Feature struct {
 	feed *dns.Feed
-	roll *dns.Roll
+	roll *dns.CallerTable
 }
 
 var (
@@ -76,7 +76,7 @@ func (f *Feature) Prepare(_ context.Context, n *agent.Node) error {
 			n.TellState(file, err)
 		}
 	}
-	f.roll = &dns.Roll{Feed: f.feed, Leased: n.Config.PodNetwork.Enabled}
+	f.roll = &dns.CallerTable{Feed: f.feed, Leased: n.Config.PodNetwork.Enabled}
 	return nil
 }
 
@@ -91,7 +91,7 @@ func (f *Feature) Run(n *agent.Node) []agent.Part {
 
 // Idle implements agent.Idler: the container is told that DNS is off, and is ready, or the pod would never be.
 func (f *Feature) Idle(*agent.Node) []agent.Part {
-	f.feed.Rest()
+	f.feed.Disable()
 	return []agent.Part{{Name: "dns feed", Run: f.serve}}
 }
 

@@ -263,7 +263,7 @@ func TestDNSThatIsSwitchedOffClosesItsSockets(t *testing.T) {
 	}
 	stop()
 	off := &dns.Feed{Open: dns.OpenSocket, Log: log}
-	off.Rest()
+	off.Disable()
 	t.Cleanup(serve(off))
 	testnet.Eventually(t, 10*time.Second, func() error {
 		if bound() {

@@ -6,8 +6,8 @@ import (
 	"wayleave.dev/dns/schema"
 )
 
-// Admit replaces the networks of clients in addition to those of the settings.
-func (s *Server) Admit(list []netip.Prefix) {
+// SetGuests replaces the networks of clients in addition to those of the settings.
+func (s *Server) SetGuests(list []netip.Prefix) {
 	c := schema.NewClients(list[:min(len(list), schema.MaxGuests)])
 	s.guests.Store(&c)
 }

@@ -89,7 +89,7 @@ func TestPodsOutsideOfPodCIDRsAreAnswered(t *testing.T) {
 			IPs: []netip.Addr{dnstest.Addr("10.7.0.80")}})
 	answered("10.7.0.66", "fd08::66")
 	refused("10.7.0.67", "10.7.0.80", "fd08::80")
-	g.Local([]netip.Prefix{netip.MustParsePrefix("10.7.0.67/32"), netip.MustParsePrefix("fd08::80/124")})
+	g.SetRouted([]netip.Prefix{netip.MustParsePrefix("10.7.0.67/32"), netip.MustParsePrefix("fd08::80/124")})
 	answered("10.7.0.67", "fd08::80", "10.7.0.66")
 	refused("10.7.0.80")
 

@@ -64,7 +64,7 @@ func newOutside(t *testing.T) *outside {
 type callersRig struct {
 	*rig
 	out  *outside
-	roll *agent.Roll
+	roll *agent.CallerTable
 	pods map[model.Name]agent.CallerPlan
 }
 
@@ -106,7 +106,7 @@ func (r *callersRig) settings(autopath bool) {
 // known has the roll know the rig's pods, with these leases.
 func (r *callersRig) known(leases map[string]string) {
 	r.t.Helper()
-	r.roll = &agent.Roll{Feed: r.feed, Leased: true}
+	r.roll = &agent.CallerTable{Feed: r.feed, Leased: true}
 	if err := r.roll.Sync(r.t.Context(), r.pods); err != nil {
 		r.t.Fatal(err)
 	}
@@ -228,7 +228,7 @@ func TestAReusedAddressIsNotTakenForAnother(t *testing.T) {
 	r.answered("10.7.0.2", "udp", first, dns.TypeA, none)
 	// Without leases (another's pod network) two claims are none.
 	r.pods[next.Pod] = next
-	r.roll = &agent.Roll{Feed: r.feed}
+	r.roll = &agent.CallerTable{Feed: r.feed}
 	if err := r.roll.Sync(t.Context(), r.pods); err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func TestOnlyFirstStepsLeaveTheHotPath(t *testing.T) {
 		dnstest.Addr("10.7.0.5"): {Pod: dnstest.Name("default/one"), Cluster: true, NDots: 1},
 		dnstest.Addr("10.7.0.6"): {},
 	}
-	s.Know(callers)
+	s.SetCallers(callers)
 	var names []string
 	for _, outside := range []string{"google.com", "x", "a.b.c.d.e", "a.b.c.d.e.f", `a\.b`, "x.svc", "default"} {
 		for _, suffix := range []string{"default.svc.cluster.local.", "Default.SVC.cluster.local.",

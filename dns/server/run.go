@@ -97,7 +97,7 @@ func Run(ctx context.Context, c Config) error {
 		Quiet:       p.save,
 		Ended: func() {
 			// No agent says any more when an address changes hands.
-			p.server.Know(nil)
+			p.server.SetCallers(nil)
 			p.save()
 		},
 		Lost: func(err error) { c.Log.Warn("no agent; answering from the last snapshot", "err", err) },
@@ -118,10 +118,10 @@ func (p *process) take(u frames.Update, files []*os.File) {
 		p.dirty = true
 	}
 	if u.Callers != nil {
-		p.server.Know(u.Callers)
+		p.server.SetCallers(u.Callers)
 	}
 	if u.Guests != nil {
-		p.server.Admit(*u.Guests)
+		p.server.SetGuests(*u.Guests)
 		p.guests, p.dirty = *u.Guests, true
 	}
 	if u.Whole {

@@ -92,8 +92,8 @@ func (s *Server) Configure(c schema.Settings) {
 	s.forward.Configure(c.Forwarding)
 }
 
-// Know replaces the table of this node's pods.
-func (s *Server) Know(callers map[netip.Addr]schema.Caller) { s.callers.Set(callers) }
+// SetCallers replaces the table of this node's pods.
+func (s *Server) SetCallers(callers map[netip.Addr]schema.Caller) { s.callers.Set(callers) }
 
 // Sockets are those that are open now.
 func (s *Server) Sockets() []schema.Socket {

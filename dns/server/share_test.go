@@ -135,7 +135,7 @@ func TestConnectionsMakeRoom(t *testing.T) {
 func TestSources(t *testing.T) {
 	s, _ := loopback(t)
 	defer s.Keep(nil)
-	s.Know(map[netip.Addr]schema.Caller{dnstest.Addr("fd00::7"): {Pod: model.Name{Namespace: "a", Name: "b"}}})
+	s.SetCallers(map[netip.Addr]schema.Caller{dnstest.Addr("fd00::7"): {Pod: model.Name{Namespace: "a", Name: "b"}}})
 	for a, want := range map[string]string{"10.0.0.1": "10.0.0.1", "fd00::7": "fd00::7", "fd00::8": "fd00::",
 		"fd00:0:0:1::8": "fd00:0:0:1::"} {
 		if got := s.sourceOf(dnstest.Addr(a)); got != dnstest.Addr(want) {

@@ -127,13 +127,13 @@ func hostNetwork(t *testing.T, w *World) {
 // localVIP: where a VIP is an address of the node, as that of DNS is, and nobody
 // listens on it there, processes of the node reach backends of other nodes.
 func localVIP(t *testing.T, w *World) {
-	w.Set(web(), w.Pods[2])
 	for _, n := range w.Nodes {
 		n.NS.Run("ip", "addr", "add", vip4+"/32", "dev", "lo", "scope", "host")
 		n.NS.Addr("lo", vip6+"/128")
 		defer n.NS.Run("ip", "addr", "del", vip4+"/32", "dev", "lo")
 		defer n.NS.Run("ip", "addr", "del", vip6+"/128", "dev", "lo")
 	}
+	w.Set(web(), w.Pods[2])
 	for _, i := range []int{0, 2, 3} {
 		c := w.Clients()[i]
 		t.Run("from "+c.Name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package conformance
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -58,13 +59,15 @@ func each(t *testing.T, fn func(t *testing.T, network string, is6 bool)) {
 	}
 }
 
-// Run puts a mode through the whole table.
-func Run(t *testing.T, start func(*Node) Mode) {
-	w := NewWorld(t, start)
-	for _, group := range []struct {
-		name string
-		run  func(*testing.T, *World)
-	}{
+// row is a test of the table. It gets a world without Services, and leaves no trace but Services.
+type row struct {
+	name string
+	run  func(*testing.T, *World)
+}
+
+// rows are the whole table.
+func rows() []row {
+	return []row{
 		{"ClusterIP", clusterIP}, {"NodePort", nodePorts}, {"spread", spread},
 		{"no endpoints", noEndpoints}, {"unknown port", unknownPort}, {"endpoint removed", endpointRemoved},
 		{"service removed", serviceRemoved}, {"many ports", manyPorts}, {"UDP before the service", udpBefore},
@@ -80,15 +83,22 @@ func Run(t *testing.T, start func(*Node) Mode) {
 		{"internal policy Local", internalLocal}, {"source ranges", sourceRanges}, {"topology hints", hints},
 		{"one family", oneFamily}, {"another proxy's service", otherProxy}, {"slices for DNS alone", notProxied},
 		{"SCTP", sctp},
-		{"no node port", noNodePort}, {"policy changes", policyChanges}, {"external policy Local, endpoints go",
-			externalLocalMoves},
+		{"no node port", noNodePort}, {"policy changes", policyChanges},
+		{"external policy Local, endpoints go", externalLocalMoves},
 		{"node ports on localhost", localhost},
-	} {
-		t.Run(group.name, func(t *testing.T) {
-			w.t = t
-			w.forgetFlows()
-			group.run(t, w)
-		})
+	}
+}
+
+// Run puts a mode through the whole table, on one network. The rows do not depend on each other: each begins without
+// Services, and their order is drawn anew each time.
+func Run(t *testing.T, start func(*Node) Mode) {
+	w := NewWorld(t, start)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("the order of the rows is drawn from %d", seed)
+	table := rows()
+	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(table), func(i, j int) { table[i], table[j] = table[j], table[i] })
+	for _, r := range table {
+		t.Run(r.name, func(t *testing.T) { r.run(t, w.fresh(t)) })
 	}
 }
 

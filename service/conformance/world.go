@@ -126,23 +126,62 @@ func NewWorld(t *testing.T, start func(*Node) Mode) *World {
 		serve(n.NS, n.Name)
 		w.Hosts = append(w.Hosts, &Pod{Name: n.Name, NS: n.NS, Node: i, IPs: n.Addrs})
 	}
-	var err error
-	if w.Store, err = model.NewStore(); err != nil {
-		t.Fatal(err)
+	w.newStore()
+	w.awaitAddresses()
+	for _, n := range w.Nodes {
+		w.modes = append(w.modes, start(n))
 	}
-	t.Cleanup(func() { _ = w.Store.Close() })
-	err = w.Store.Write(func(tx *model.Writer) {
+	return w
+}
+
+// awaitAddresses waits until duplicate address detection is over: packets from and to tentative addresses are lost.
+func (w *World) awaitAddresses() {
+	w.t.Helper()
+	all := []*testnet.NS{w.Outside}
+	for _, n := range w.Nodes {
+		all = append(all, n.NS)
+	}
+	for _, p := range w.Pods {
+		all = append(all, p.NS)
+	}
+	testnet.Eventually(w.t, 30*time.Second, func() error {
+		for _, ns := range all {
+			if out := strings.TrimSpace(ns.Run("ip", "-6", "addr", "show", "tentative")); out != "" {
+				return fmt.Errorf("tentative addresses: %s", out)
+			}
+		}
+		return nil
+	})
+}
+
+// newStore gives the world a store that has the nodes, and nothing else.
+func (w *World) newStore() {
+	w.t.Helper()
+	store, err := model.NewStore()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = store.Close() })
+	err = store.Write(func(tx *model.Writer) {
 		for _, n := range w.Nodes {
 			tx.PutNode(&model.Node{Name: n.Name, InternalIPs: n.Addrs, PodCIDRs: n.OwnCIDRs, Zone: n.Zone, Ready: true})
 		}
 	})
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	for _, n := range w.Nodes {
-		w.modes = append(w.modes, start(n))
-	}
-	return w
+	w.Store = store
+}
+
+// fresh returns the world for a test of its own: without Services, and without flows of earlier tests.
+func (w *World) fresh(t *testing.T) *World {
+	t.Helper()
+	own := *w
+	own.t = t
+	own.newStore()
+	own.Program()
+	own.forgetFlows()
+	return &own
 }
 
 // route gives a node the way to the other's pods.

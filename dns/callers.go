@@ -41,10 +41,10 @@ func PlanCaller(node string) func(model.Snapshot, model.Name) (CallerPlan, bool,
 	}
 }
 
-// Roll is the agent's side of the table: it joins the pods of the API with the leases of addresses, and feeds the
-// servers. An address that two pods claim belongs to none. So does an address that the API and its lease give to
-// different pods: the API learns late that a pod has ended.
-type Roll struct {
+// CallerTable is the agent's side of the table of callers: it joins the pods of the API with the leases of addresses,
+// and feeds the servers. An address that two pods claim belongs to none. So does an address that the API and its lease
+// give to different pods: the API learns late that a pod has ended.
+type CallerTable struct {
 	Feed *Feed
 	// Leased says that Wayleave runs the pod network: no pod is known before Leases was called.
 	Leased bool
@@ -55,10 +55,10 @@ type Roll struct {
 	leases map[netip.Addr]model.Name
 }
 
-var _ reconcile.Target[model.Name, CallerPlan] = (*Roll)(nil)
+var _ reconcile.Target[model.Name, CallerPlan] = (*CallerTable)(nil)
 
 // Sync implements reconcile.Target.
-func (r *Roll) Sync(_ context.Context, plans map[model.Name]CallerPlan) error {
+func (r *CallerTable) Sync(_ context.Context, plans map[model.Name]CallerPlan) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.plans, r.synced = maps.Clone(plans), true
@@ -67,7 +67,7 @@ func (r *Roll) Sync(_ context.Context, plans map[model.Name]CallerPlan) error {
 }
 
 // Apply implements reconcile.Target.
-func (r *Roll) Apply(_ context.Context, set map[model.Name]CallerPlan, del []model.Name) error {
+func (r *CallerTable) Apply(_ context.Context, set map[model.Name]CallerPlan, del []model.Name) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for k, p := range set {
@@ -81,14 +81,14 @@ func (r *Roll) Apply(_ context.Context, set map[model.Name]CallerPlan, del []mod
 }
 
 // Leases replaces the list of addresses with their pods.
-func (r *Roll) Leases(list map[netip.Addr]model.Name) {
+func (r *CallerTable) Leases(list map[netip.Addr]model.Name) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.leases = list
 	r.tell()
 }
 
-func (r *Roll) tell() {
+func (r *CallerTable) tell() {
 	if !r.synced || r.Leased && r.leases == nil {
 		return
 	}
@@ -108,5 +108,5 @@ func (r *Roll) tell() {
 			delete(table, a)
 		}
 	}
-	r.Feed.Know(table)
+	r.Feed.SetCallers(table)
 }
