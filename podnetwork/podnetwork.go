@@ -9,7 +9,6 @@
 package podnetwork
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +27,6 @@ import (
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/firewall"
 	"wayleave.dev/kernel/link"
-	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/podnetwork/cni"
 	"wayleave.dev/podnetwork/cni/call"
@@ -75,9 +73,10 @@ type Config struct {
 	// Reserved are ports of the nodes' programs that are no host ports.
 	Reserved model.Reserved
 	// Isolate is that of cni.Server; may be nil.
-	Isolate  func(ctx context.Context, ips []netip.Addr) error
-	Kernel   link.Net
-	NFT      nft.Conn
+	Isolate func(ctx context.Context, ips []netip.Addr) error
+	Kernel  link.Net
+	// Rules makes the data plane's rules.
+	Rules    func(RulesConfig) Rules
 	Track    conntrack.Flusher
 	Firewall firewall.Firewall
 	Report   func(finder, key string, problems []model.Problem)
@@ -101,7 +100,7 @@ type Network struct {
 	leases *ipam.LeaseStore
 	host   *veth.Host
 	server *cni.Server
-	tables *tables
+	rules  Rules
 	// links are what is known of the node's own links; set before anything else runs.
 	links  atomic.Pointer[routes.NodeLinks]
 	looked chan struct{} // closed once links is set
@@ -138,8 +137,8 @@ func New(c Config, routing, translation *reconcile.Health) (*Network, error) {
 		default:
 		}
 	})
-	n.tables = newTables(c.NFT, c.Track, cmp.Or(c.VXLANPort, routes.Port), leases.List)
-	n.server = &cni.Server{Leases: leases, Links: host, Node: n.nodeNetwork, Ports: n.tables, Full: n.full,
+	n.rules = c.Rules(RulesConfig{Track: c.Track, VXLANPort: c.VXLANPort, Leases: leases.List})
+	n.server = &cni.Server{Leases: leases, Links: host, Node: n.nodeNetwork, Ports: n.rules, Full: n.full,
 		Isolate: c.Isolate, Log: c.Log,
 		Reserved: func(p model.Protocol, port uint16) string { return c.Reserved.Port(c.Store.Snapshot(), p, port) }}
 	return n, nil
@@ -252,21 +251,21 @@ func (n *Network) report(finder, key string, problems []model.Problem) {
 
 // translation keeps the rules.
 func (n *Network) translation(ctx context.Context) error {
-	foreign, err := n.NFT.Watch(ctx, TableName)
+	foreign, err := n.rules.Watch(ctx)
 	if err != nil {
 		return err
 	}
-	loop := &reconcile.Loop[string, clusterFacts]{
-		Name: "masquerade", Store: n.Store, Kinds: model.NodeKind, Equal: clusterFacts.equal,
+	loop := &reconcile.Loop[string, ClusterFacts]{
+		Name: "masquerade", Store: n.Store, Kinds: model.NodeKind, Equal: ClusterFacts.equal,
 		Planner: reconcile.PlannerOf(func(_ model.Snapshot, c model.Changes) []string {
 			if !c.Any(model.NodeKind) {
 				return nil
 			}
 			return []string{""}
-		}, func(s model.Snapshot, _ string) (clusterFacts, bool, []model.Problem) {
+		}, func(s model.Snapshot, _ string) (ClusterFacts, bool, []model.Problem) {
 			return makeClusterFacts(s, n.Node, n.Masquerade), true, nil
 		}),
-		Target: n.tables, Foreign: foreign, Health: n.Translation, Log: n.Log,
+		Target: n.rules, Foreign: foreign, Health: n.Translation, Log: n.Log,
 	}
 	return loop.Run(ctx)
 }

@@ -148,7 +148,7 @@ func (m *machine) config(store *model.Store) Config {
 		Sysctl:     "/proc/sys/net", Plugin: m.bin, BinDir: m.path("bin"), ConfDir: m.path("conf"),
 		CoolDown:   time.Minute,
 		Masquerade: true, Routing: m.mode, ProbeEvery: m.probe, ProxyAddress: m.ingress,
-		Kernel: kernel, NFT: conn, Firewall: firewall.All{conn, iptables.Firewall{Kernel: legacy}},
+		Kernel: kernel, Rules: NFTables(conn), Firewall: firewall.All{conn, iptables.Firewall{Kernel: legacy}},
 		Log:    slog.New(slog.DiscardHandler),
 		Report: func(finder, key string, p []model.Problem) { m.bad.Store(finder+" "+key, p) }}
 }

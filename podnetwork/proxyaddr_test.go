@@ -11,6 +11,7 @@ import (
 
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/kernel/conntrack"
+	"wayleave.dev/kernel/nft"
 	"wayleave.dev/model"
 	"wayleave.dev/networkpolicy"
 	policynft "wayleave.dev/networkpolicy/nftables"
@@ -101,7 +102,10 @@ func TestTheProxyReachesPodsFromItsAddress(t *testing.T) {
 // enforce has the machine's kernel hold what policies of the store say of its leases.
 func (m *machine) enforce(store *model.Store, ingress bool) {
 	m.t.Helper()
-	c := m.config(store)
+	conn, err := nft.NewKernel(m.ns.FD())
+	if err != nil {
+		m.t.Fatal(err)
+	}
 	w, err := store.Watch(networkpolicy.PlannerKinds)
 	if err != nil {
 		m.t.Fatal(err)
@@ -116,7 +120,7 @@ func (m *machine) enforce(store *model.Store, ingress bool) {
 			entries[k] = e
 		}
 	}
-	if err := policynft.New(c.NFT, conntrack.NewTracker(c.NSFD)).Sync(m.t.Context(), entries); err != nil {
+	if err := policynft.New(conn, conntrack.NewTracker(m.ns.FD())).Sync(m.t.Context(), entries); err != nil {
 		m.t.Fatal(err)
 	}
 }

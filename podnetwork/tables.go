@@ -67,7 +67,7 @@ type tableKey = ipam.Key
 
 // tablePlan is what a key asks for: a lease's host ports, or the facts.
 type tablePlan struct {
-	facts *clusterFacts
+	facts *ClusterFacts
 	ips   []netip.Addr
 	ports []hostport.Mapping
 }
@@ -93,14 +93,14 @@ func render(_ tableKey, p tablePlan, out program.Output) {
 	}
 }
 
-func (w clusterFacts) render(out program.Output) {
-	for _, p := range w.own {
+func (w ClusterFacts) render(out program.Output) {
+	for _, p := range w.Own {
 		emit(out, family(p.Addr()), "own-pod-cidrs", nft.Range(p))
 	}
-	for _, p := range nft.Disjoint(w.all) {
+	for _, p := range nft.Disjoint(w.All) {
 		emit(out, family(p.Addr()), "pod-cidrs", nft.Range(p))
 	}
-	for _, a := range w.nodes {
+	for _, a := range w.Nodes {
 		emit(out, family(a), "node-ips", nft.Element{Key: nft.Pack(a)})
 	}
 }
@@ -116,25 +116,18 @@ func family(a netip.Addr) nft.Family {
 	return nft.IPv4
 }
 
-// clusterFacts are what the rules depend on, beside the leases.
-type clusterFacts struct {
-	// own is empty when nothing is to be masqueraded.
-	own, all []netip.Prefix
-	nodes    []netip.Addr
-}
-
-func (w clusterFacts) equal(o clusterFacts) bool {
-	return slices.Equal(w.own, o.own) && slices.Equal(w.all, o.all) && slices.Equal(w.nodes, o.nodes)
+func (w ClusterFacts) equal(o ClusterFacts) bool {
+	return slices.Equal(w.Own, o.Own) && slices.Equal(w.All, o.All) && slices.Equal(w.Nodes, o.Nodes)
 }
 
 // makeClusterFacts collects the networks of pods and the addresses of nodes.
-func makeClusterFacts(s model.Snapshot, self string, masquerade bool) clusterFacts {
-	var w clusterFacts
+func makeClusterFacts(s model.Snapshot, self string, masquerade bool) ClusterFacts {
+	var w ClusterFacts
 	for node := range s.Nodes() {
-		w.all = append(w.all, node.PodCIDRs...)
-		w.nodes = append(w.nodes, node.InternalIPs...)
+		w.All = append(w.All, node.PodCIDRs...)
+		w.Nodes = append(w.Nodes, node.InternalIPs...)
 		if node.Name == self && masquerade {
-			w.own = append(w.own, node.PodCIDRs...)
+			w.Own = append(w.Own, node.PodCIDRs...)
 		}
 	}
 	return w
@@ -148,17 +141,26 @@ type tables struct {
 	mu      sync.Mutex
 	program *program.Program[tableKey, tablePlan]
 	// facts is nil before the first Sync.
-	facts *clusterFacts
+	facts *ClusterFacts
 }
 
-var _ reconcile.Target[string, clusterFacts] = (*tables)(nil)
+var _ Rules = (*tables)(nil)
 
-// newTables makes them; the kernel is not touched before Sync. vxlanPort is the UDP port of VXLAN.
-func newTables(conn nft.Conn, track conntrack.Flusher, vxlanPort uint16, leases func() []ipam.Lease) *tables {
-	return &tables{track: track, leases: leases, program: program.New(program.Config[tableKey, tablePlan]{
-		Conn: conn, Table: func(f nft.Family) nft.Table { return table(f, vxlanPort) }, Render: render,
-		Compare: compareKeys})}
+// newTables makes them; the kernel is not touched before Sync.
+func newTables(conn nft.Conn, c RulesConfig) *tables {
+	return &tables{track: c.Track, leases: c.Leases, program: program.New(program.Config[tableKey, tablePlan]{
+		Conn: conn, Table: func(f nft.Family) nft.Table { return table(f, cmp.Or(c.VXLANPort, routes.Port)) },
+		Render: render, Compare: compareKeys})}
 }
+
+// Watch implements Rules.
+func (t *tables) Watch(ctx context.Context) (<-chan struct{}, error) { return t.program.Watch(ctx) }
+
+// Remove implements Rules.
+func (t *tables) Remove(ctx context.Context) error { return t.program.Remove(ctx) }
+
+// Remains implements Rules.
+func (t *tables) Remains(ctx context.Context) ([]string, error) { return t.program.Remains(ctx) }
 
 func compareKeys(a, b tableKey) int {
 	return cmp.Or(cmp.Compare(a.Container, b.Container), cmp.Compare(a.Interface, b.Interface))
@@ -176,7 +178,7 @@ func (t *tables) wanted() map[tableKey]tablePlan {
 }
 
 // Sync implements reconcile.Target; the only key is "". It also looks at the leases.
-func (t *tables) Sync(ctx context.Context, plans map[string]clusterFacts) error {
+func (t *tables) Sync(ctx context.Context, plans map[string]ClusterFacts) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	facts := plans[""]
@@ -185,7 +187,7 @@ func (t *tables) Sync(ctx context.Context, plans map[string]clusterFacts) error 
 }
 
 // Apply implements reconcile.Target.
-func (t *tables) Apply(ctx context.Context, set map[string]clusterFacts, _ []string) error {
+func (t *tables) Apply(ctx context.Context, set map[string]ClusterFacts, _ []string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	facts := set[""]
@@ -242,7 +244,7 @@ func (t *tables) Map(ctx context.Context, l ipam.Lease) error {
 	t.mu.Lock()
 	var nodes []netip.Addr
 	if t.facts != nil {
-		nodes = slices.Clone(t.facts.nodes)
+		nodes = slices.Clone(t.facts.Nodes)
 	}
 	t.mu.Unlock()
 	var before []netip.AddrPort

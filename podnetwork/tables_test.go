@@ -22,7 +22,7 @@ func TestTablesRecoverFromAnyFault(t *testing.T) {
 	programtest.Run(t, programtest.Feature[tableKey, tablePlan]{Equal: tablePlan.equal,
 		Table: func(f nft.Family) nft.Table { return table(f, routes.Port) },
 		Start: func(c nft.Conn) reconcile.Target[tableKey, tablePlan] {
-			return programmed{newTables(c, nil, routes.Port, nil)}
+			return programmed{newTables(c, RulesConfig{})}
 		},
 		Draw: drawTables})
 }
@@ -47,15 +47,15 @@ func joined(failed reconcile.KeyErrors[tableKey], err error) error {
 
 // drawTables are the facts of a cluster of a few nodes, and leases with host ports.
 func drawTables(r *rand.Rand) map[tableKey]tablePlan {
-	facts := &clusterFacts{}
+	facts := &ClusterFacts{}
 	for i := range byte(1 + r.IntN(4)) {
 		cidrs := []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, i, 0}), 24),
 			netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 244, 7: i}), 64)}
-		facts.all = append(facts.all, cidrs...)
-		facts.nodes = append(facts.nodes, netip.AddrFrom4([4]byte{192, 0, 2, i}),
+		facts.All = append(facts.All, cidrs...)
+		facts.Nodes = append(facts.Nodes, netip.AddrFrom4([4]byte{192, 0, 2, i}),
 			netip.AddrFrom16([16]byte{0xfd, 1, 15: i}))
 		if i == 0 && r.IntN(3) > 0 {
-			facts.own = cidrs
+			facts.Own = cidrs
 		}
 	}
 	out := map[tableKey]tablePlan{{}: {facts: facts}}

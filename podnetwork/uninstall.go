@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"wayleave.dev/kernel/nft"
 	"wayleave.dev/kernel/sysctl"
 	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/routes"
@@ -50,9 +49,7 @@ func Uninstall(ctx context.Context, c Config) error {
 	}
 	errs = append(errs, proxy.SetLocal(ctx, nil))
 	errs = append(errs, c.Kernel.SetRules(ctx, nil), c.Kernel.DelTunnel(ctx, routes.Device))
-	for _, f := range nft.Families() {
-		errs = append(errs, c.NFT.Remove(ctx, table(f, routes.Port)))
-	}
+	errs = append(errs, c.Rules(RulesConfig{}).Remove(ctx))
 	if c.Firewall != nil {
 		_, err := c.Firewall.Withdraw(ctx, firewallOwner)
 		errs = append(errs, err)
@@ -101,7 +98,7 @@ func Remains(ctx context.Context, c Config) ([]string, error) {
 		left = append(left, "link "+routes.Device)
 		errs = append(errs, err)
 	}
-	tables, err := nft.Remains(ctx, c.NFT, table(nft.IPv4, routes.Port), table(nft.IPv6, routes.Port))
+	tables, err := c.Rules(RulesConfig{}).Remains(ctx)
 	errs = append(errs, err)
 	left = append(left, tables...)
 	if c.Firewall != nil {

@@ -1,5 +1,5 @@
 // Package dataplane is the registry of data planes. A data plane programs the kernel for all features that handle
-// packets: Services, NetworkPolicies and the cluster DNS. The setting mode chooses one.
+// packets: Services, NetworkPolicies, the cluster DNS, host ports and masquerading. The setting mode chooses one.
 //
 // A plane is added by an entry of service/dataplane.Kinds, for Services, and, unless it leaves the rest to nftables, by
 // its Rules in All.
@@ -15,6 +15,7 @@ import (
 	"wayleave.dev/kernel/nft"
 	"wayleave.dev/networkpolicy"
 	policynft "wayleave.dev/networkpolicy/nftables"
+	"wayleave.dev/podnetwork"
 	"wayleave.dev/service/dataplane"
 )
 
@@ -31,6 +32,8 @@ type Rules interface {
 	Policies(Kernel) networkpolicy.Mode
 	// DNS makes what keeps queries for the node's own DNS server from the service proxy.
 	DNS(Kernel) dns.Bypass
+	// PodNetwork makes what translates host ports and what pods send out of the cluster.
+	PodNetwork(Kernel) func(podnetwork.RulesConfig) podnetwork.Rules
 }
 
 // Kernel is the kernel of a network namespace.
@@ -82,3 +85,7 @@ func (nftables) Policies(k Kernel) networkpolicy.Mode {
 }
 
 func (nftables) DNS(k Kernel) dns.Bypass { return dns.NFTables{Conn: k.NFT} }
+
+func (nftables) PodNetwork(k Kernel) func(podnetwork.RulesConfig) podnetwork.Rules {
+	return podnetwork.NFTables(k.NFT)
+}

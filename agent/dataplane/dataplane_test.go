@@ -5,6 +5,7 @@ import (
 
 	"wayleave.dev/config"
 	"wayleave.dev/kernel/nft"
+	"wayleave.dev/podnetwork"
 )
 
 // Each data plane that the setting mode allows offers something to each feature, and what several share is left once.
@@ -19,7 +20,7 @@ func TestEachDataPlaneServesEachFeature(t *testing.T) {
 			t.Fatalf("mode %s: %v", mode, err)
 		}
 		k := Kernel{NFT: nft.NewFake()}
-		if p.Policies(k) == nil || p.DNS(k) == nil {
+		if p.Policies(k) == nil || p.DNS(k) == nil || p.PodNetwork(k)(podnetwork.RulesConfig{}) == nil {
 			t.Errorf("mode %s does not serve every feature", mode)
 		}
 		if mode != "auto" && p.Name() != mode {

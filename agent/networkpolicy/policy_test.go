@@ -82,7 +82,8 @@ func TestPolicyChild(t *testing.T) {
 		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "cni.sock"),
 		Tombstones: filepath.Join(dir, "del"), Sysctl: "/proc/sys/net", Plugin: "/bin/true",
 		BinDir: filepath.Join(dir, "bin"), ConfDir: filepath.Join(dir, "conf"), Routing: routes.Direct,
-		Leases: gate.Leases, Isolate: gate.Isolate, Kernel: kernel, NFT: conn, Firewall: conn, Track: track, Log: log},
+		Leases: gate.Leases, Isolate: gate.Isolate, Kernel: kernel, Rules: podnetwork.NFTables(conn), Firewall: conn,
+		Track: track, Log: log},
 		reconcile.NewHealth(nil, nil), reconcile.NewHealth(nil, nil))
 	must(err)
 	must(gate.Known(ctx))

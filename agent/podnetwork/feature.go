@@ -3,6 +3,7 @@ package podnetwork
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"path/filepath"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"wayleave.dev/agent"
+	"wayleave.dev/agent/dataplane"
 	"wayleave.dev/config"
 	"wayleave.dev/kernel/conntrack"
 	"wayleave.dev/kernel/link"
@@ -84,6 +86,10 @@ func (f *Feature) Metrics(*agent.Node) []prometheus.Collector {
 }
 
 func (f *Feature) run(ctx context.Context, n *agent.Node) error {
+	plane, err := dataplane.For(n.Config)
+	if err != nil {
+		return err
+	}
 	kernel, err := n.Links(addressesFile)
 	if err != nil {
 		return err
@@ -102,8 +108,9 @@ func (f *Feature) run(ctx context.Context, n *agent.Node) error {
 		VXLANPort:  uint16(n.Config.PodNetwork.VXLANPort), Tunnel: f.tunnelTo,
 		PathMTU:  func(node string, bytes int) { f.path.WithLabelValues(node).Set(float64(bytes)) },
 		Reserved: agent.ReservedPorts(n.Config),
-		Kernel:   kernel, NFT: n.NFT, Track: track, Firewall: n.Firewall, Report: n.Problems.Set,
-		Tell: n.TellState, Log: n.Log,
+		Kernel:   kernel, Rules: plane.PodNetwork(dataplane.Kernel{NFT: n.NFT}), Track: track, Firewall: n.Firewall,
+		Report: n.Problems.Set,
+		Tell:   n.TellState, Log: n.Log,
 	}
 	meet(&c, n)
 	network, err := podnetwork.New(c, n.Health(f.Name()), n.Health("masquerade"))
@@ -154,27 +161,37 @@ func (f *Feature) tunnelTo(node string, carries bool) {
 
 // Uninstall implements agent.Uninstaller.
 func (f *Feature) Uninstall(ctx context.Context, h *agent.Host) error {
-	c, err := leftOn(h)
-	if err != nil {
-		return err
+	var errs []error
+	for _, r := range dataplane.AllRules() {
+		c, err := leftOn(h, r)
+		if err == nil {
+			err = podnetwork.Uninstall(ctx, c)
+		}
+		errs = append(errs, err)
 	}
-	return podnetwork.Uninstall(ctx, c)
+	return errors.Join(errs...)
 }
 
 // Remains implements agent.Uninstaller.
-func (f *Feature) Remains(ctx context.Context, h *agent.Host) ([]string, error) {
-	c, err := leftOn(h)
-	if err != nil {
-		return nil, err
+func (f *Feature) Remains(ctx context.Context, h *agent.Host) (left []string, err error) {
+	var errs []error
+	for _, r := range dataplane.AllRules() {
+		var found []string
+		c, err := leftOn(h, r)
+		if err == nil {
+			found, err = podnetwork.Remains(ctx, c)
+		}
+		left, errs = append(left, found...), append(errs, err)
 	}
-	return podnetwork.Remains(ctx, c)
+	return left, errors.Join(errs...)
 }
 
 // leftOn is what the feature may have on a host.
-func leftOn(h *agent.Host) (podnetwork.Config, error) {
+func leftOn(h *agent.Host, r dataplane.Rules) (podnetwork.Config, error) {
 	links, err := link.NewKernel(h.FD(), filepath.Join(h.State, addressesFile))
-	return podnetwork.Config{NSFD: h.FD(), StateDir: h.State, Kernel: links, NFT: h.NFT, Firewall: h.Firewall,
-		Sysctl: h.Sysctl, BinDir: h.CNIBin, ConfDir: h.CNIConf, Socket: filepath.Join(h.Run,
-			filepath.Base(call.Socket)),
+	return podnetwork.Config{NSFD: h.FD(), StateDir: h.State, Kernel: links, Firewall: h.Firewall,
+		Rules:  r.PodNetwork(dataplane.Kernel{NSFD: h.FD(), NFT: h.NFT}),
+		Sysctl: h.Sysctl, BinDir: h.CNIBin, ConfDir: h.CNIConf,
+		Socket:     filepath.Join(h.Run, filepath.Base(call.Socket)),
 		Tombstones: filepath.Join(h.State, filepath.Base(call.Tombstones))}, err
 }

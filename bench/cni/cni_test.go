@@ -84,7 +84,8 @@ func agent(t *testing.T, node *testnet.NS, name string, store *model.Store, mode
 	net, err := podnetwork.New(podnetwork.Config{Track: track, Node: name, Store: store, NSFD: node.FD(),
 		StateDir: at("state"), Socket: at("cni.sock"), Tombstones: at("del"),
 		Sysctl: "/proc/sys/net", Plugin: bin, BinDir: at("bin"), ConfDir: at("conf"), Masquerade: true, Routing: mode,
-		Kernel: kernel, NFT: conn, Firewall: conn, Log: slog.New(slog.DiscardHandler)}, reconcile.NewHealth(nil, nil),
+		Kernel: kernel, Rules: podnetwork.NFTables(conn), Firewall: conn, Log: slog.New(slog.DiscardHandler)},
+		reconcile.NewHealth(nil, nil),
 		reconcile.NewHealth(nil, nil))
 	if err != nil {
 		t.Fatal(err)
