@@ -56,7 +56,7 @@ func url(s string) error {
 	return nil
 }
 
-// webURL is a URL of http or https, with variables of the proxy.
+// webURL checks a URL of http or https, which can contain variables of the proxy.
 func webURL(s string) error {
 	if _, err := proxytable.ParseTemplate(s); err != nil {
 		return err
@@ -71,10 +71,10 @@ func webURL(s string) error {
 
 var variables = regexp.MustCompile(`\$\{?\w+\}?`)
 
-// fieldName is the name of a header field (RFC 9110, 5.1).
+// fieldName checks the name of a header field (RFC 9110, 5.1).
 func fieldName(s string) (string, error) {
 	if s == "" || strings.Trim(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		return "", errors.New("not a name of a header field")
+		return "", errors.New("not the name of a header field")
 	}
 	return s, nil
 }
@@ -92,7 +92,7 @@ func domain(s string) error {
 // domainName is domain for a list.
 func domainName(s string) (string, error) { return s, domain(s) }
 
-// oneOf allows the built values; the others are known by name, and refused.
+// oneOf allows the values that are built. Values in later are refused as not built yet.
 func oneOf(at func(*Config) *string, built, later []string) setter {
 	return func(c *Config, v any) error {
 		s, ok := v.(string)
@@ -158,21 +158,21 @@ func list[T any](at func(*Config) *[]T, parse func(string) (T, error), what stri
 	}
 }
 
-// nameservers are what lists of DNS servers may have.
+// nameservers describes the items of lists of DNS servers.
 const nameservers = "IP addresses, each with :port or without, or tls://IP@NAME"
 
-// plainServers are those that are not asked by TLS, where letters are never mixed.
+// plainServers describes servers without TLS. The letter case of names is never randomized for servers with TLS.
 const plainServers = "IP addresses, each with :port or without"
 
 func plainServer(s string) (model.Nameserver, error) {
 	n, err := model.ParseNameserver(s)
 	if err == nil && n.TLS {
-		err = errors.New("names are not mixed for servers that are asked by TLS")
+		err = errors.New("letter case is not randomized for servers with TLS")
 	}
 	return n, err
 }
 
-// table is a map from DNS names to lists. The names become lower case with a final dot.
+// table sets a map from DNS names to lists. Names become lower case with a final dot.
 func table[T any](at func(*Config) *map[string][]T, parse func(string) (T, error), what string) setter {
 	return func(c *Config, v any) error {
 		tree, ok := v.(map[string]any)
@@ -189,11 +189,11 @@ func table[T any](at func(*Config) *map[string][]T, parse func(string) (T, error
 				return fmt.Errorf("%q: %w", name, err)
 			}
 			if len(items) == 0 {
-				return fmt.Errorf("%q: at least one is needed of %s", name, what)
+				return fmt.Errorf("%q: empty; at least one is needed of %s", name, what)
 			}
 			key := strings.ToLower(strings.TrimSuffix(name, ".")) + "."
 			if _, ok := out[key]; ok {
-				return fmt.Errorf("%q: the name is there twice", name)
+				return fmt.Errorf("%q: duplicate name", name)
 			}
 			out[key] = items
 		}
@@ -202,10 +202,10 @@ func table[T any](at func(*Config) *map[string][]T, parse func(string) (T, error
 	}
 }
 
-// dnsName allows underscores beside a domain's letters.
+// dnsName checks a DNS name, which can contain underscores.
 func dnsName(s string) error {
 	if len(strings.TrimSuffix(s, ".")) > 253 {
-		return errors.New("a DNS name has 253 letters at the most")
+		return errors.New("a DNS name of at most 253 characters is allowed")
 	}
 	return domain(strings.ReplaceAll(s, "_", "-"))
 }
@@ -231,17 +231,17 @@ func number(at func(*Config) *int, low, high int) setter {
 // NoServerHeader is the value of ingress.serverHeader that removes the field.
 const NoServerHeader = "none"
 
-// product is what the field Server may say (RFC 9110, 10.2.4), or NoServerHeader.
+// product checks a value of the field Server (RFC 9110, 10.2.4); NoServerHeader is allowed.
 func product(s string) error {
 	for _, c := range s {
 		if c < ' ' || c > '~' || len(s) > 128 || strings.TrimSpace(s) != s {
-			return fmt.Errorf("up to 128 visible characters of ASCII are allowed, or %q", NoServerHeader)
+			return fmt.Errorf("up to 128 visible ASCII characters are allowed, or %q", NoServerHeader)
 		}
 	}
 	return nil
 }
 
-// tlsVersion reads a version in quotation marks; as a number, 1.0 would be 1.
+// tlsVersion parses a version in quotation marks: as a number, 1.0 would be 1.
 func tlsVersion(at func(*Config) *uint16) setter {
 	return func(c *Config, v any) error {
 		s, _ := v.(string)
@@ -293,7 +293,7 @@ func network(s string) (netip.Prefix, error) {
 	return p, err
 }
 
-// secretName is empty, or NAMESPACE/NAME.
+// secretName parses NAMESPACE/NAME; empty is allowed.
 func secretName(at func(*Config) *model.Name) setter {
 	return func(c *Config, v any) error {
 		s, ok := v.(string)

@@ -1,7 +1,6 @@
-// Package config reads the settings of Wayleave. Every setting is one row of a
-// table: its key, its default, its check, and the words that explain it in the
-// ConfigMap. A key that is not in the table is an error, so that a typing error
-// or a feature that is not built cannot be taken for something that works.
+// Package config reads the settings of Wayleave. Every setting is one row of a table: its key, its default, its check,
+// and its explanation in the ConfigMap. A key that is not in the table is an error, so a misspelled key, or a feature
+// that is not built, cannot go unnoticed.
 package config
 
 import (
@@ -18,16 +17,15 @@ import (
 	"wayleave.dev/model"
 )
 
-// Version is the version of the keys of the settings. It rises by one with a release of Wayleave that adds, removes or
-// redefines keys. A file with a higher settingsVersion may have keys that are unknown here: they are reported and not
-// used, so that a rollback starts. Unknown keys of other files are errors.
+// Version is the version of the keys of the settings. It increases with each release of Wayleave that adds, removes or
+// redefines keys. Unknown keys in a file with a higher settingsVersion are reported and ignored, so that a rollback
+// starts. Unknown keys of other files are errors.
 const Version = 1
 
-// versionKey is where a settings file has its version.
+// versionKey is the key of a settings file's version.
 const versionKey = "settingsVersion"
 
-// Config is the checked settings. It is a value: copies are independent but for
-// the slices and maps, which nobody changes.
+// Config is the set of valid settings. Copies share slices and maps, which must not be changed.
 type Config struct {
 	APIServer     string
 	ClusterDomain string
@@ -44,12 +42,12 @@ type Config struct {
 	LoadBalancer  LoadBalancer
 	NetworkPolicy NetworkPolicy
 	Ingress       Ingress
-	// Unused are settings that have no effect, a line each: fields of a KubeProxyConfiguration, and keys of a file
+	// Unused lists settings that have no effect, a line each: fields of a KubeProxyConfiguration, and keys of a file
 	// of a later version.
 	Unused []string
 }
 
-// PodNetwork is the settings of the feature of that name.
+// PodNetwork holds the settings of the pod network.
 type PodNetwork struct {
 	Enabled    bool
 	Masquerade bool
@@ -59,85 +57,84 @@ type PodNetwork struct {
 	VXLANPort int
 }
 
-// Service is the settings of the feature of that name.
+// Service holds the settings of the service proxy.
 type Service struct {
 	Enabled bool
-	// NodePortAddresses are empty for the node's internal addresses alone. NodePortPrimary
-	// adds those to others.
+	// NodePortAddresses is empty for the node's InternalIPs only. NodePortPrimary adds them to other networks.
 	NodePortAddresses []netip.Prefix
 	NodePortPrimary   bool
 	// ExternalIPs serves spec.externalIPs.
 	ExternalIPs bool
-	// Tracking are limits of the node's connection tracking.
+	// Tracking holds the limits of the node's connection tracking.
 	Tracking Tracking
 }
 
-// Tracking is the settings service.conntrack. A zero leaves the node's own value.
+// Tracking holds the settings service.conntrack. Zero keeps the node's value.
 type Tracking struct {
 	MaxPerCore, Min                        int
 	Established, CloseWait, UDP, UDPStream time.Duration
 	Liberal                                bool
 }
 
-// Iptables is the settings of the mode of that name.
+// Iptables holds the settings of the mode iptables.
 type Iptables struct {
 	// Flavour is auto, nft or legacy.
 	Flavour string
 }
 
-// IPVS is the settings of the mode of that name.
+// IPVS holds the settings of the mode ipvs.
 type IPVS struct {
 	Scheduler string
 	Drain     time.Duration
 }
 
-// DNS is the settings of the feature of that name.
+// DNS holds the settings of the cluster DNS.
 type DNS struct {
 	Enabled bool
-	// Upstreams are empty for those of the node's resolv.conf.
+	// Upstreams is empty for the servers of the node's resolv.conf.
 	Upstreams []model.Nameserver
-	// StubDomains and Hosts have names in lower case with a final dot.
+	// StubDomains and Hosts have keys in lower case with a final dot.
 	StubDomains map[string][]model.Nameserver
 	Hosts       map[string][]netip.Addr
-	// PlainLetters are servers of Upstreams or StubDomains that are asked in small letters.
+	// PlainLetters lists servers of Upstreams or StubDomains that get names in lower case.
 	PlainLetters []model.Nameserver
-	// TLSCA is PEM, of authorities beside the public ones.
+	// TLSCA holds certificates (PEM) of authorities in addition to the public ones.
 	TLSCA string
 	// CacheMiB is 0 for no cache.
 	CacheMiB              int
 	CacheTTL, NegativeTTL time.Duration
-	// StaleFor is how long past its life a reply is told when no server answers.
+	// StaleFor is how long an expired answer is served while no server answers.
 	StaleFor time.Duration
-	// Pods is how the names of pods are answered: disabled, insecure or verified.
+	// Pods says how names of pods are answered: disabled, insecure or verified.
 	Pods string
-	// ExtraDomains are domains of the cluster beside its ClusterDomain.
+	// ExtraDomains lists domains of the cluster in addition to ClusterDomain.
 	ExtraDomains []string
-	// Autopath answers the first step of a pod's search with what the last would find.
+	// Autopath answers the first step of a search-list walk with the result of the walk.
 	Autopath bool
 }
 
-// LoadBalancer is the settings of the feature of that name.
+// LoadBalancer holds the settings of the load balancer.
 type LoadBalancer struct {
 	Enabled bool
-	// Default makes Services without a class ours.
+	// Default handles Services without a class.
 	Default bool
-	// PeerPort is that of heartbeats between nodes, UDP and TCP.
+	// PeerPort is the port of heartbeats between nodes, UDP and TCP.
 	PeerPort int
 	// Settle is how long a node that has just started leaves addresses to others.
 	Settle time.Duration
 }
 
-// NetworkPolicy is the settings of the feature of that name.
+// NetworkPolicy holds the settings of NetworkPolicy.
 type NetworkPolicy struct {
 	Enabled bool
 }
 
-// Ingress is the settings of the feature of that name.
+// Ingress holds the settings of Ingress.
 type Ingress struct {
 	Enabled bool
-	// Default makes the IngressClass wayleave the cluster's default, where none is.
+	// Default makes the IngressClass wayleave the cluster's default class, if it has none.
 	Default bool
-	// HostPorts serves the ports 80 and 443 of the nodes, too.
+	// HostPorts also serves the ports 80 and 443 of the nodes.
 	HostPorts bool
 	// AdoptNginx serves Ingresses of ingress-nginx.
 	AdoptNginx bool
@@ -148,29 +145,28 @@ type Ingress struct {
 	AccessLog          bool
 	// NodeSelector has the labels of the nodes that serve Ingress; empty for all nodes.
 	NodeSelector map[string]string
-	// TrustedProxies are whose X-Forwarded-… is believed, ProxyProtocol who begins
+	// TrustedProxies are networks whose X-Forwarded-… fields are trusted. ProxyProtocol are networks that begin
 	// connections with a PROXY header.
 	TrustedProxies, ProxyProtocol []netip.Prefix
-	// AuthURLNetworks are networks that auth-url can reach although they are refused by
-	// default, such as addresses of nodes.
+	// AuthURLNetworks are networks that auth-url can reach although they are refused by default, such as addresses of
+	// nodes.
 	AuthURLNetworks []netip.Prefix
-	// GlobalAuthURL is a server that is asked about each request of every Ingress that has no
-	// auth-url; empty for none. GlobalAuthSignin is where who is refused is sent, and
-	// GlobalAuthResponseHeaders are fields of its answer for endpoints.
+	// GlobalAuthURL is the authentication server of every Ingress without auth-url; empty for none. GlobalAuthSignin
+	// is where refused clients are redirected. GlobalAuthResponseHeaders are fields of its response that endpoints get.
 	GlobalAuthURL, GlobalAuthSignin string
 	GlobalAuthResponseHeaders       []string
-	// Drain is how long a proxy that ends waits for what is open.
+	// Drain is how long a stopping proxy waits for open requests and tunnels.
 	Drain time.Duration
-	// Connect, Send and Read are time-outs towards endpoints.
+	// Connect, Send and Read are time-outs of endpoints.
 	Connect, Send, Read time.Duration
-	// ConnectionsPerClient is the most of one address.
+	// ConnectionsPerClient is the maximum for one address.
 	ConnectionsPerClient int
-	// RequestHead bounds heads of clients' requests, ResponseHead those of endpoints' responses: bytes and fields.
+	// These bound the heads of requests and of endpoints' responses: bytes and number of fields.
 	RequestHeadBytes, RequestFields   int
 	ResponseHeadBytes, ResponseFields int
-	// ServerHeader is the field Server of responses: empty for what endpoints send, NoServerHeader for none.
+	// ServerHeader is the field Server of responses: empty for the endpoint's, NoServerHeader for none.
 	ServerHeader string
-	// EndpointTLSMinVersion is the oldest version of TLS towards endpoints, as crypto/tls numbers them.
+	// EndpointTLSMinVersion is the minimum version of TLS to endpoints, as in crypto/tls.
 	EndpointTLSMinVersion uint16
 	// EndpointTLSRSA allows the RSA key exchange with endpoints.
 	EndpointTLSRSA bool
@@ -179,11 +175,11 @@ type Ingress struct {
 // setting is one row of the table.
 type setting struct {
 	key string
-	// value is the default as it is written in YAML.
+	// value is the default in YAML.
 	value string
-	// set checks the value found and stores it; its error says what is allowed.
+	// set checks a value and stores it. Its error says what is allowed.
 	set func(c *Config, v any) error
-	// doc is for the ConfigMap, a line each.
+	// doc holds the lines of the comment in the ConfigMap.
 	doc []string
 }
 
@@ -192,255 +188,238 @@ func settings() []setting {
 		{"apiServer", `""`, text(func(c *Config) *string { return &c.APIServer }, url), []string{
 			"URL of the API server. Empty: the one that the node's kubelet uses."}},
 		{"clusterDomain", `""`, text(func(c *Config) *string { return &c.ClusterDomain }, domain), []string{
-			"The DNS domain of the cluster. Empty: the kubelet's clusterDomain, else cluster.local."}},
+			"DNS domain of the cluster. Empty: the kubelet's clusterDomain, otherwise cluster.local."}},
 		{"clusterDNS", `[]`, list(func(c *Config) *[]netip.Addr { return &c.ClusterDNS }, apiaddr.ParseAddr,
 			"IP addresses"), []string{
-			"The addresses of the Service kube-dns. Empty: the kubelet's clusterDNS, else the 10th of the " +
-				"service range."}},
-		{"logLevel", "info", level, []string{"debug, info, warn or error."}},
+			"Addresses of the Service kube-dns. Empty: the kubelet's clusterDNS, otherwise the 10th address of",
+			"the service range."}},
+		{"logLevel", "info", level, []string{
+			"debug, info, warn or error."}},
 		{"mode", "auto", oneOf(func(c *Config) *string { return &c.Mode }, []string{"auto", "nftables", "iptables",
 			"ipvs"}, []string{"ebpf"}), []string{
-			"The data plane of Services: auto, nftables, iptables or ipvs; auto is nftables. A change takes the " +
-				"old one out when",
-			"the new one is in place; established connections live on."}},
+			"Data plane of Services: auto (nftables), nftables, iptables or ipvs. After a change, the old mode",
+			"is removed once the new one is complete; established connections continue."}},
 		{"routing", "auto", oneOf(func(c *Config) *string { return &c.Routing }, []string{"auto", "direct", "vxlan",
 			"cloud"}, []string{"bgp"}), []string{
-			"How pods reach pods on other nodes: auto, direct, vxlan or cloud. auto is direct to nodes on the same",
-			"L2 segment and vxlan (podnetwork.vxlanPort) to the others; with cloud the network between the nodes " +
-				"carries podCIDRs."}},
+			"How pods reach pods on other nodes: auto, direct, vxlan or cloud. auto uses direct for nodes on",
+			"the same L2 segment, and vxlan (podnetwork.vxlanPort) for all others. cloud: the network between",
+			"the nodes carries podCIDRs."}},
 		{"encryption", "none", oneOf(func(c *Config) *string { return &c.Encryption }, []string{"none"},
 			[]string{"wireguard"}), []string{
-			"Between nodes: none."}},
+			"Encryption between nodes: none."}},
 		{"podnetwork.enabled", "true", boolean(func(c *Config) *bool { return &c.PodNetwork.Enabled }), []string{
-			"The pod network: CNI plugin, addresses, routes. Off: another CNI does it."}},
+			"Pod network: CNI plugin, addresses, routes. false: another CNI plugin provides it."}},
 		{"podnetwork.masquerade", "true", boolean(func(c *Config) *bool { return &c.PodNetwork.Masquerade }), []string{
-			"Give traffic of pods that leaves the cluster the node's address."}},
+			"Masquerade traffic of pods that leaves the cluster with the node's address."}},
 		{"podnetwork.coolDown", "60s", duration(func(c *Config) *time.Duration { return &c.PodNetwork.CoolDown }, 0,
 			time.Hour), []string{
-			"How long an address that a pod gave back is not given out again: 0s to 1h."}},
+			"How long an address that a pod released is not assigned again: 0s to 1h."}},
 		{"podnetwork.probeEvery", "60s", duration(func(c *Config) *time.Duration { return &c.PodNetwork.ProbeEvery }, 0,
 			24*time.Hour), []string{
-			"How often the paths to the other nodes are probed for their MTU: 0s (never) to 24h."}},
+			"Interval of the path MTU probes to other nodes: 0s (never) to 24h."}},
 		{"podnetwork.vxlanPort", "4789", port(func(c *Config) *int { return &c.PodNetwork.VXLANPort }), []string{
-			"UDP port of VXLAN between nodes: 1 to 65535, the same on all nodes. A change cuts VXLAN between nodes " +
-				"that have it and",
-			"nodes that have not restarted yet."}},
+			"UDP port of VXLAN between nodes: 1 to 65535, the same on all nodes. A change interrupts VXLAN",
+			"between nodes that have restarted and nodes that have not."}},
 		{"service.enabled", "true", boolean(func(c *Config) *bool { return &c.Service.Enabled }), []string{
-			"The service proxy: ClusterIPs and NodePorts. Off: kube-proxy does it."}},
+			"Service proxy: ClusterIPs and NodePorts. false: kube-proxy serves them."}},
 		{"service.nodePortAddresses", `[]`, nodePortAddresses, []string{
-			"Networks in which the node's addresses serve node ports, or primary (its InternalIPs), localhost " +
-				"(127.0.0.0/8) and",
-			"all (0.0.0.0/0 and ::/0). Empty: primary. With localhost they are served on 127.0.0.1 as well " +
-				"(IPv4 only; sets",
-			"route_localnet)."}},
+			"Networks in which addresses of the node serve node ports, or primary (its InternalIPs), localhost",
+			"(127.0.0.0/8) and all (0.0.0.0/0 and ::/0). Empty: primary. With localhost, node ports are also",
+			"served on 127.0.0.1 (IPv4 only; sets route_localnet)."}},
 		{"service.externalIPs", "true", boolean(func(c *Config) *bool { return &c.Service.ExternalIPs }), []string{
-			"Serve spec.externalIPs, which Kubernetes 1.36 deprecates: anyone who can write Services can choose the " +
-				"addresses. Off: an",
-			"Event names each Service that has some."}},
+			"Serve spec.externalIPs, which Kubernetes 1.36 deprecates: anyone who can write Services can choose",
+			"the addresses. false: an Event names each Service that has externalIPs."}},
 		{"service.conntrack.maxPerCore", "32768", number(func(c *Config) *int { return &c.Service.Tracking.MaxPerCore },
 			0, 1<<22), []string{
-			"How many connections the node remembers per CPU: net.netfilter.nf_conntrack_max is raised to that, and " +
-				"never lowered.",
-			"0 leaves it as it is."}},
+			"Connections that the node can track per CPU: net.netfilter.nf_conntrack_max is raised to that,",
+			"never lowered. 0 keeps the node's value."}},
 		{"service.conntrack.min", "131072", number(func(c *Config) *int { return &c.Service.Tracking.Min }, 0,
 			1<<26), []string{
-			"How many connections the node remembers at least, however few CPUs it has."}},
+			"Minimum number of connections that the node can track, regardless of its number of CPUs."}},
 		{"service.conntrack.tcpEstablishedTimeout", "24h",
 			duration(func(c *Config) *time.Duration { return &c.Service.Tracking.Established }, 0,
 				720*time.Hour), []string{
-				"How long an idle TCP connection is remembered: up to 720h. For this and the other times 0s leaves " +
-					"the node's own value."}},
+				"Time-out of idle TCP connections: up to 720h. Here and below, 0s keeps the node's value."}},
 		{"service.conntrack.tcpCloseWaitTimeout", "1h",
 			duration(func(c *Config) *time.Duration { return &c.Service.Tracking.CloseWait }, 0,
 				720*time.Hour), []string{
-				"How long a TCP connection is remembered that one side has closed: up to 720h."}},
+				"Time-out of TCP connections that one side has closed: up to 720h."}},
 		{"service.conntrack.udpTimeout", "0s",
 			duration(func(c *Config) *time.Duration { return &c.Service.Tracking.UDP }, 0, 720*time.Hour), []string{
-				"How long a UDP flow is remembered that had no answer: up to 720h."}},
+				"Time-out of UDP flows without a reply: up to 720h."}},
 		{"service.conntrack.udpStreamTimeout", "0s",
 			duration(func(c *Config) *time.Duration { return &c.Service.Tracking.UDPStream }, 0,
 				720*time.Hour), []string{
-				"How long a UDP flow is remembered that had answers: up to 720h."}},
+				"Time-out of UDP flows with replies: up to 720h."}},
 		{"service.conntrack.tcpBeLiberal", "false",
 			boolean(func(c *Config) *bool { return &c.Service.Tracking.Liberal }), []string{
-				"Take TCP packets outside of the window for part of their connection. Without it they are dropped, " +
-					"never passed on",
-				"untranslated."}},
+				"Accept TCP packets outside of the window as part of their connection. Otherwise they are dropped,",
+				"and never forwarded without translation."}},
 		{"iptables.flavour", "auto", oneOf(func(c *Config) *string { return &c.Iptables.Flavour },
 			[]string{"auto", "nft", "legacy"}, nil), []string{
-			"Which iptables the mode iptables uses: auto, nft or legacy. auto is the one that the host uses."}},
+			"iptables flavour of the mode iptables: auto, nft or legacy. auto uses the host's flavour."}},
 		{"ipvs.scheduler", "rr", oneOf(func(c *Config) *string { return &c.IPVS.Scheduler },
 			[]string{"rr", "lc", "dh", "sh", "wrr", "wlc", "sed", "nq", "mh"}, nil), []string{
-			"How the mode ipvs draws endpoints: rr, lc, dh, sh, wrr, wlc, sed, nq or mh."}},
+			"Scheduler of the mode ipvs: rr, lc, dh, sh, wrr, wlc, sed, nq or mh."}},
 		{"ipvs.drain", "15m", duration(func(c *Config) *time.Duration { return &c.IPVS.Drain }, 0,
 			24*time.Hour), []string{
-			"How long connections to a former endpoint live on in the mode ipvs, and those of the mode when another " +
-				"takes over: 0s to 24h."}},
+			"How long connections to removed endpoints continue in the mode ipvs, and those of the mode when",
+			"another one replaces it: 0s to 24h."}},
 		{"dns.enabled", "true", boolean(func(c *Config) *bool { return &c.DNS.Enabled }), []string{
-			"The cluster DNS. Off: CoreDNS does it."}},
+			"Cluster DNS. false: CoreDNS or another server provides it."}},
 		{"dns.pods", "insecure", oneOf(func(c *Config) *string { return &c.DNS.Pods }, []string{"disabled", "insecure",
 			"verified"}, nil), []string{
-			"Names of pods, as 10-244-1-5.default.pod.cluster.local: disabled has none; insecure answers with the " +
-				"address in the name",
-			"when the namespace exists; verified when such a pod exists, and has every agent watch all pods " +
-				"of the cluster."}},
+			"Names of pods, such as 10-244-1-5.default.pod.cluster.local. disabled: none. insecure: answered",
+			"with the address in the name if the namespace exists. verified: answered if such a pod exists;",
+			"every agent then watches all pods of the cluster."}},
 		{"dns.extraDomains", `[]`, list(func(c *Config) *[]string { return &c.DNS.ExtraDomains }, domainName,
 			"DNS names"), []string{
-			"Domains in which the cluster's names are answered, too. Reverse names are of clusterDomain."}},
+			"Further domains in which the cluster's names are answered. Reverse names use clusterDomain."}},
 		{"dns.upstreams", `[]`, list(func(c *Config) *[]model.Nameserver { return &c.DNS.Upstreams },
 			model.ParseNameserver, nameservers), []string{
-			"Servers for names outside of the cluster, asked in this order; tls://9.9.9.9@dns.quad9.net is DNS " +
-				"over TLS. Empty:",
-			"those of the node's /etc/resolv.conf."}},
+			"Servers for names outside the cluster, queried in this order. tls://9.9.9.9@dns.quad9.net is DNS",
+			"over TLS. Empty: those of the node's /etc/resolv.conf."}},
 		{"dns.stubDomains", `{}`, table(func(c *Config) *map[string][]model.Nameserver { return &c.DNS.StubDomains },
 			model.ParseNameserver, nameservers), []string{
-			"Servers of single domains, as in corp.example: [10.0.0.53]. They are asked for all names below, " +
-				"and only they."}},
+			"Servers for single domains, as in corp.example: [10.0.0.53]. All names below are sent to these",
+			"servers only."}},
 		{"dns.plainLetters", `[]`, list(func(c *Config) *[]model.Nameserver { return &c.DNS.PlainLetters }, plainServer,
 			plainServers), []string{
-			"Servers of upstreams, stubDomains or the node's /etc/resolv.conf that are asked for names in small " +
-				"letters, in place of",
-			"letters of random case, which make forged answers harder. Wayleave finds servers that cannot keep " +
-				"letters by itself."}},
+			"Servers of upstreams, stubDomains or the node's /etc/resolv.conf that get names in lower case.",
+			"Other servers get letters of random case, which makes forged answers harder. Wayleave detects",
+			"servers that do not preserve letter case."}},
 		{"dns.hosts", `{}`, table(func(c *Config) *map[string][]netip.Addr { return &c.DNS.Hosts }, apiaddr.ParseAddr,
 			"IP addresses"), []string{
-			"Addresses of single names outside of the cluster, as in printer.corp.example: [10.0.0.9]."}},
+			"Addresses of single names outside the cluster, as in printer.corp.example: [10.0.0.9]."}},
 		{"dns.tlsCA", `""`, text(func(c *Config) *string { return &c.DNS.TLSCA }, certificates), []string{
-			"Certificates (PEM) of authorities that servers of tls:// may have, beside the public ones."}},
+			"Certificates (PEM) of authorities that may issue certificates of tls:// servers, in addition to",
+			"public ones."}},
 		{"dns.cacheMiB", "16", number(func(c *Config) *int { return &c.DNS.CacheMiB }, 0, 128), []string{
-			"MiB for answers of other servers: 0 (no cache) to 128."}},
+			"Size of the cache for upstream answers in MiB: 0 (no cache) to 128."}},
 		{"dns.cacheTTL", "1h", duration(func(c *Config) *time.Duration { return &c.DNS.CacheTTL }, time.Second,
 			24*time.Hour), []string{
-			"The longest that an answer is kept: 1s to 24h. A shorter TTL of its own counts."}},
+			"Maximum time that an answer is cached: 1s to 24h. A shorter TTL of the answer takes precedence."}},
 		{"dns.negativeTTL", "30m", duration(func(c *Config) *time.Duration { return &c.DNS.NegativeTTL }, time.Second,
 			24*time.Hour), []string{
-			"The longest that the absence of a name is kept: 1s to 24h."}},
+			"Maximum time that the absence of a name is cached: 1s to 24h."}},
 		{"dns.staleFor", "24h", duration(func(c *Config) *time.Duration { return &c.DNS.StaleFor }, 0,
 			7*24*time.Hour), []string{
-			"How long past its life an answer is told while no server answers: 0s (never) to 168h."}},
+			"How long expired answers are served while no server answers: 0s (never) to 168h."}},
 		{"dns.autopath", "true", boolean(func(c *Config) *bool { return &c.DNS.Autopath }), []string{
-			"Answer the first query of a pod's walk through its search list with what the walk would find: one " +
-				"query for google.com",
-			"in place of four. Only for pods with the usual search list."}},
+			"Answer the first query of a pod's search-list walk with the result of the walk: one query for",
+			"google.com instead of four. Only for pods with the kubelet's own search list."}},
 		{"loadbalancer.enabled", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Enabled }), []string{
-			"Addresses of AddressPools for Services of type LoadBalancer. Off: another load balancer gives " +
-				"them, or none."}},
+			"Addresses of AddressPools for Services of type LoadBalancer. false: another load balancer",
+			"allocates addresses, or none does."}},
 		{"loadbalancer.default", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Default }), []string{
-			"Serve Services without spec.loadBalancerClass, beside those of class wayleave.dev/l2. Set it to false " +
-				"beside another load balancer."}},
+			"Serve Services without spec.loadBalancerClass, in addition to those of class wayleave.dev/l2. Set",
+			"it to false beside another load balancer."}},
 		{"loadbalancer.peerPort", "7946", port(func(c *Config) *int { return &c.LoadBalancer.PeerPort }), []string{
-			"Port of the heartbeats between nodes, UDP and TCP: 1 to 65535, on the nodes' InternalIPs."}},
+			"Port of heartbeats between nodes, UDP and TCP: 1 to 65535, on the nodes' InternalIPs."}},
 		{"loadbalancer.settle", "5s", duration(func(c *Config) *time.Duration { return &c.LoadBalancer.Settle }, 0,
 			10*time.Minute), []string{
 			"How long a node that has just started leaves addresses to other nodes: 0s to 10m."}},
 		{"networkpolicy.enabled", "true", boolean(func(c *Config) *bool { return &c.NetworkPolicy.Enabled }), []string{
-			"The firewall of pods: NetworkPolicy. Off: another program enforces it, or nobody. Every agent watches " +
-				"all pods of the cluster for it."}},
+			"Enforce NetworkPolicies. Every agent then watches all pods of the cluster. false: another program",
+			"enforces them, or none does."}},
 		{"ingress.enabled", "true", boolean(func(c *Config) *bool { return &c.Ingress.Enabled }), []string{
-			"HTTP routing: Ingresses of the class wayleave, by a proxy on every node and the Service " +
-				"wayleave-ingress. Off: another",
-			"controller does it; its Ingresses are not touched in any case."}},
+			"Serve Ingresses of the class wayleave by a proxy on every node and the Service wayleave-ingress.",
+			"false: another controller serves them. Ingresses of other controllers are never changed."}},
 		{"ingress.default", "true", boolean(func(c *Config) *bool { return &c.Ingress.Default }), []string{
-			"Make the IngressClass wayleave the default one when it is made and the cluster has none: Ingresses " +
-				"without a class are ours then."}},
+			"Make the IngressClass wayleave the default class when it is created, if the cluster has none.",
+			"Wayleave then serves Ingresses without a class."}},
 		{"ingress.hostPorts", "true", boolean(func(c *Config) *bool { return &c.Ingress.HostPorts }), []string{
-			"Serve the ports 80 and 443 of the nodes' InternalIPs, too, where no other program has them. " +
-				"They stay free " +
-				"until the", "cluster has an Ingress of the class."}},
+			"Also serve the ports 80 and 443 of the nodes' InternalIPs if no other program uses them, while the",
+			"cluster has an Ingress of the class."}},
 		{"ingress.nodeSelector", `{}`, labels(func(c *Config) *map[string]string { return &c.Ingress.NodeSelector }),
 			[]string{
-				"Labels of the nodes that serve Ingress, such as node-restriction.kubernetes.io/ingress: \"true\". " +
-					"Empty: all nodes. Set it in",
-				"the Helm chart: only the agents of these nodes (DaemonSet wayleave-ingress) can then read Secrets."}},
+				"Labels of the nodes that serve Ingress, such as node-restriction.kubernetes.io/ingress: \"true\".",
+				"Empty: all nodes. Set it in the Helm chart: only the agents of these nodes (DaemonSet",
+				"wayleave-ingress) can then read Secrets."}},
 		{"ingress.adoptNginx", "false", boolean(func(c *Config) *bool { return &c.Ingress.AdoptNginx }), []string{
-			"Serve Ingresses of ingress-nginx: those of the class nginx and of classes with its controller. Ask " +
-				"`wayleave ingress check` first."}},
+			"Serve Ingresses of ingress-nginx: those of the class nginx and of classes with its controller. Run",
+			"`wayleave ingress check` first."}},
 		{"ingress.hostsOfOneNamespace", "false",
 			boolean(func(c *Config) *bool { return &c.Ingress.HostsOfOneNamespace }), []string{
-				"Limit each host, and the names below a wildcard host, to the namespace of its oldest Ingress. Off: " +
-					"other namespaces can add",
-				"paths to a host, as in ingress-nginx; an Event names them."}},
+				"Limit each host, and the names below a wildcard host, to the namespace of its oldest Ingress.",
+				"false: other namespaces can add paths to a host, as in ingress-nginx; an Event names them."}},
 		{"ingress.defaultCertificate", `""`,
 			secretName(func(c *Config) *model.Name { return &c.Ingress.DefaultCertificate }), []string{
-				"NAMESPACE/NAME of a Secret with the certificate for hosts that have none. Empty: one that " +
-					"nobody has signed."}},
+				"NAMESPACE/NAME of a Secret with the certificate for hosts without one. Empty: a self-signed one."}},
 		{"ingress.accessLog", "false", boolean(func(c *Config) *bool { return &c.Ingress.AccessLog }), []string{
-			"A line of JSON for each request, on the proxy container's standard output."}},
+			"Log each request as a line of JSON on the proxy container's standard output."}},
 		{"ingress.trustedProxies", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.TrustedProxies },
 			network, "CIDRs"), []string{
-			"Networks of load balancers in front, whose X-Forwarded-... and Forwarded are believed and added to; " +
-				"others' are replaced."}},
+			"Networks of load balancers in front of the proxy, whose X-Forwarded-... and Forwarded fields are",
+			"trusted and extended. Those of other clients are replaced."}},
 		{"ingress.proxyProtocol", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.ProxyProtocol },
 			network, "CIDRs"), []string{
-			"Networks of load balancers that begin each connection with a PROXY header, version 1 or 2. They must, " +
-				"and nobody else may."}},
+			"Networks of load balancers that begin each connection with a PROXY header, version 1 or 2. They",
+			"must send it, and other clients must not."}},
 		{"ingress.authURLNetworks", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Ingress.AuthURLNetworks },
 			network, "CIDRs"), []string{
-			"Networks that the annotation auth-url can reach although they are refused by default: addresses of " +
-				"nodes and the API server,",
-			"loopback, link-local and metadata addresses. Example: 192.0.2.10/32 for an authentication " +
-				"server on a node."}},
+			"Networks that the annotation auth-url can reach although they are refused by default: addresses of",
+			"nodes and the API server, loopback, link-local and metadata addresses. Example: 192.0.2.10/32 for",
+			"an authentication server on a node."}},
 		{"ingress.globalAuthURL", `""`, text(func(c *Config) *string { return &c.Ingress.GlobalAuthURL },
 			webURL), []string{
-			"URL of an authentication server for all Ingresses without auth-url and without enable-global-auth: " +
-				"\"false\", as auth-url has it.",
-			"ACME challenges are not asked about. Empty: none."}},
+			"URL of an authentication server for all Ingresses without auth-url and without enable-global-auth:",
+			"\"false\"; same syntax as auth-url. ACME challenges are exempt. Empty: none."}},
 		{"ingress.globalAuthSignin", `""`, text(func(c *Config) *string { return &c.Ingress.GlobalAuthSignin },
 			webURL), []string{
-			"Where who that server refuses is sent, as auth-signin has it. Empty: 401."}},
+			"Where clients are redirected if that server refuses them, as in auth-signin. Empty: 401."}},
 		{"ingress.globalAuthResponseHeaders", `[]`,
 			list(func(c *Config) *[]string { return &c.Ingress.GlobalAuthResponseHeaders }, fieldName,
 				"names of header fields"), []string{
-				"Fields of that server's answer for endpoints, as auth-response-headers has them. Clients " +
-					"cannot send them."}},
+				"Fields of that server's response that endpoints get, as in auth-response-headers. Clients cannot",
+				"set them."}},
 		{"ingress.drain", "30s", duration(func(c *Config) *time.Duration { return &c.Ingress.Drain }, time.Second,
 			time.Hour), []string{
-			"How long a proxy that ends waits for open requests and WebSockets: 1s to 1h, less than the pod's " +
-				"terminationGracePeriodSeconds."}},
+			"How long a stopping proxy waits for open requests and WebSockets: 1s to 1h, less than the pod's",
+			"terminationGracePeriodSeconds."}},
 		{"ingress.connectTimeout", "5s", duration(func(c *Config) *time.Duration { return &c.Ingress.Connect },
 			100*time.Millisecond, time.Hour), []string{
-			"How long an endpoint may take to accept a connection: 100ms to 1h. Annotations may ask for another, as " +
-				"for the next two."}},
+			"How long an endpoint may take to accept a connection: 100ms to 1h. Annotations can override this",
+			"and the next two settings."}},
 		{"ingress.sendTimeout", "60s", duration(func(c *Config) *time.Duration { return &c.Ingress.Send },
 			100*time.Millisecond, 24*time.Hour), []string{
-			"How long an endpoint may take to read on: 100ms to 24h."}},
+			"How long an endpoint may take to continue reading: 100ms to 24h."}},
 		{"ingress.readTimeout", "60s", duration(func(c *Config) *time.Duration { return &c.Ingress.Read },
 			100*time.Millisecond, 24*time.Hour), []string{
-			"How long an endpoint may be silent before and within its answer: 100ms to 24h."}},
+			"How long an endpoint may be silent before and within its response: 100ms to 24h."}},
 		{"ingress.connectionsPerClient", "1024", number(func(c *Config) *int { return &c.Ingress.ConnectionsPerClient },
 			1, 1<<20), []string{
-			"The most connections of one client's address (of one /64 for IPv6) to one node's proxy: 1 to 1048576."}},
+			"Maximum number of connections from one client's address (a /64 for IPv6) to one node's proxy: 1 to",
+			"1048576."}},
 		{"ingress.requestHeadBytes", "32768", number(func(c *Config) *int { return &c.Ingress.RequestHeadBytes }, 4<<10,
 			256<<10), []string{
-			"The most bytes of a request's head: 4096 to 262144. The default is nginx's " +
-				"large_client_header_buffers. A quarter of all",
-			"connections may hold that much each before anything is known of them."}},
+			"Maximum size of a request's head in bytes: 4096 to 262144. The default is nginx's",
+			"large_client_header_buffers. A quarter of all connections can use that much each before the client",
+			"is known."}},
 		{"ingress.requestFields", "128", number(func(c *Config) *int { return &c.Ingress.RequestFields }, 32,
 			1024), []string{
-			"The most header fields of a request over HTTP/1.1: 32 to 1024."}},
+			"Maximum number of header fields of a request over HTTP/1.1: 32 to 1024."}},
 		{"ingress.responseHeadBytes", "65536", number(func(c *Config) *int { return &c.Ingress.ResponseHeadBytes },
 			4<<10, 1<<20), []string{
-			"The most bytes of the head of an endpoint's response: 4096 to 1048576. Larger ones are answered with " +
-				"502."}},
+			"Maximum size of the head of an endpoint's response in bytes: 4096 to 1048576. Larger ones become",
+			"502."}},
 		{"ingress.responseFields", "1024", number(func(c *Config) *int { return &c.Ingress.ResponseFields }, 32,
 			8192), []string{
-			"The most header fields of an endpoint's response: 32 to 8192. More are answered with 502."}},
+			"Maximum number of header fields of an endpoint's response: 32 to 8192. More become 502."}},
 		{"ingress.serverHeader", `""`, text(func(c *Config) *string { return &c.Ingress.ServerHeader },
 			product), []string{
-			"The header field Server of all responses. Empty: what endpoints send. none: it is removed, as " +
-				"ingress-nginx does."}},
+			"Header field Server of all responses. Empty: the endpoint's. none: removed, as in ingress-nginx."}},
 		{"ingress.endpointTLSMinVersion", `"1.2"`,
 			tlsVersion(func(c *Config) *uint16 { return &c.Ingress.EndpointTLSMinVersion }), []string{
-				"The oldest version of TLS that endpoints of the backend protocols HTTPS and GRPCS may speak: " +
-					"\"1.0\", \"1.1\", \"1.2\" or \"1.3\"."}},
+				"Minimum version of TLS to endpoints of the backend protocols HTTPS and GRPCS: \"1.0\", \"1.1\", " +
+					"\"1.2\" or \"1.3\"."}},
 		{"ingress.endpointTLSRSAKeyExchange", "false",
 			boolean(func(c *Config) *bool { return &c.Ingress.EndpointTLSRSA }), []string{
-				"Allow endpoints that have only cipher suites with RSA key exchange (AES128-SHA and alike): no " +
-					"forward secrecy."}},
+				"Allow endpoints that support only RSA key exchange (AES128-SHA and similar): no forward secrecy."}},
 	}
 }
 
-// Default is the configuration of an empty file.
+// Default returns the configuration of an empty file.
 func Default() Config {
 	c, err := Parse(nil)
 	if err != nil {
@@ -449,8 +428,8 @@ func Default() Config {
 	return c
 }
 
-// Parse reads the YAML of a settings file. The error lists every wrong key, with
-// what was found and what is allowed.
+// Parse reads the YAML of a settings file. The error lists every invalid key, with the value found and the values
+// allowed.
 func Parse(raw []byte) (Config, error) {
 	r := newReader()
 	if err := r.file("", raw); err != nil {
@@ -459,12 +438,12 @@ func Parse(raw []byte) (Config, error) {
 	return r.config()
 }
 
-// Has says whether a setting of that key is built.
+// Has reports whether a setting with that key exists.
 func Has(key string) bool {
 	return slices.ContainsFunc(settings(), func(s setting) bool { return s.key == key })
 }
 
-// fallback is the value of a setting that is nowhere.
+// fallback returns the default value of a setting.
 func (s setting) fallback() (v any, err error) {
 	err = yaml.Unmarshal([]byte(s.value), &v)
 	return v, err
@@ -477,7 +456,7 @@ func show(v any) string {
 	return fmt.Sprint(v)
 }
 
-// keys lists what may stand directly below prefix.
+// keys lists the names that are allowed directly below prefix.
 func keys(prefix string, table []setting) []string {
 	var out []string
 	for _, s := range table {
@@ -491,9 +470,8 @@ func keys(prefix string, table []setting) []string {
 	return out
 }
 
-// Commented is the settings file with every key, its default and its meaning,
-// as it stands in the ConfigMap. All settings are read at start: a change takes
-// effect when the pods are restarted, which drops no packet.
+// Commented returns the settings file of the ConfigMap, with every key, its default and its explanation. All settings
+// are read at start: a change takes effect when the pods restart, which drops no packet.
 func Commented() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# The version of these keys. Unknown keys are errors, except in a file of a later version.\n"+

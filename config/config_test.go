@@ -103,10 +103,10 @@ func TestBadSettings(t *testing.T) {
 			`dns.stubDomains: found [9.9.9.9]; DNS names are allowed, each with a list of IP addresses`},
 		{"dns: {stubDomains: {a..b: [9.9.9.9]}}", `"a..b": a DNS name like cluster.local is allowed`},
 		{"dns: {stubDomains: {corp.example: [9.9.9.9, x]}}", `"corp.example": item 1: a list of IP addresses`},
-		{"dns: {stubDomains: {corp.example: []}}", `"corp.example": at least one is needed`},
+		{"dns: {stubDomains: {corp.example: []}}", `"corp.example": empty; at least one is needed`},
 		{"dns: {hosts: {printer.corp: [host]}}",
 			`dns.hosts: found map[printer.corp:[host]]; "printer.corp": item 0: a list of IP addresses is allowed`},
-		{"dns: {hosts: {A.b: [10.0.0.1], a.B.: [10.0.0.2]}}", `the name is there twice`},
+		{"dns: {hosts: {A.b: [10.0.0.1], a.B.: [10.0.0.2]}}", `duplicate name`},
 		{"dns: {cacheMiB: 4096}", `dns.cacheMiB: found 4096; a number from 0 to 128 is allowed`},
 		{"dns: {tlsCA: x}", `dns.tlsCA: found "x"; certificates in PEM (BEGIN CERTIFICATE) are allowed`},
 		{"dns: {cacheTTL: 0s}", `dns.cacheTTL: found "0s"; a duration from 1s to 24h0m0s is allowed`},
@@ -119,8 +119,8 @@ func TestBadSettings(t *testing.T) {
 		{"clusterDNS: 10.96.0.10", `clusterDNS: found "10.96.0.10"; a list of IP addresses is allowed`},
 		{"logLevel: loud", `logLevel: found "loud"; allowed: debug, info, warn, error`},
 		{"gateway: {enabled: true}",
-			`gateway: no such setting (not built, or a typing error); allowed here: apiServer,`},
-		{"dns: {enabeld: true}", `dns.enabeld: no such setting (not built, or a typing error); allowed here: ` +
+			`gateway: unknown setting (not built, or misspelled); allowed here: apiServer,`},
+		{"dns: {enabeld: true}", `dns.enabeld: unknown setting (not built, or misspelled); allowed here: ` +
 			`enabled, pods, extraDomains, upstreams`},
 		{"dns: {pods: secure}", `dns.pods: found "secure"; allowed: disabled, insecure, verified`},
 		{"dns: {extraDomains: [a..b]}", `dns.extraDomains: found [a..b]; item 0: a list of DNS names is allowed`},
@@ -129,7 +129,7 @@ func TestBadSettings(t *testing.T) {
 		{"ingress: {endpointTLSMinVersion: \"0.9\"}", `ingress.endpointTLSMinVersion: found "0.9"; allowed`},
 		{"ingress: {responseFields: 10}", `ingress.responseFields: found 10; a number from 32 to 8192 is allowed`},
 		{"ingress: {requestHeadBytes: 1048576}", `a number from 4096 to 262144 is allowed`},
-		{"ingress: {serverHeader: \"a\\r\\nb: c\"}", `up to 128 visible characters of ASCII are allowed`},
+		{"ingress: {serverHeader: \"a\\r\\nb: c\"}", `up to 128 visible ASCII characters are allowed`},
 		{"mode: auto\nmode: nftables", `not YAML`},
 		{"\x00", `not YAML`},
 	} {
@@ -197,7 +197,7 @@ func TestSettingsOfTheOperatorReplaceTheManifests(t *testing.T) {
 		t.Errorf("a default of the operator's: mode %s: %v", c.Mode, err)
 	}
 	for in, want := range map[string]string{
-		"moed: ipvs":       "settings: moed: no such setting",
+		"moed: ipvs":       "settings: moed: unknown setting",
 		"mode: ipvz":       `settings: mode: found "ipvz"; allowed: auto`,
 		"- mode":           "settings.yaml: settings: not YAML",
 		"mode: nftables":   `settings: mode: found "nftables" in settings.yaml and "ipvs" in the ConfigMap's key mode`,
@@ -222,8 +222,8 @@ func TestUnknownKeysOfALaterVersionAreReported(t *testing.T) {
 			t.Errorf("%s: mode %s, unused %q: %v", file, c.Mode, c.Unused, err)
 		}
 		for in, want := range map[string]string{
-			strings.Replace(later, "2", "1", 1):                 "settings: warp: no such setting",
-			strings.Replace(later, "settingsVersion: 2", "", 1): "settings: warp: no such setting",
+			strings.Replace(later, "2", "1", 1):                 "settings: warp: unknown setting",
+			strings.Replace(later, "settingsVersion: 2", "", 1): "settings: warp: unknown setting",
 			strings.Replace(later, "2", "new",
 				1): `settings: settingsVersion: found "new"; a number from 1`,
 			strings.Replace(later, "2", "1.5",
@@ -249,12 +249,12 @@ func TestBadKeysOfTheConfigMap(t *testing.T) {
 		{"data: {ipvs: 'scheduler: best'}", `settings: ipvs.scheduler: found "best"; allowed: rr`},
 		{"data: {ipvs: rr}", `settings: ipvs: found "rr"; a group of settings is allowed`},
 		{"data: {ipvs: 'shedule: rr'}",
-			`settings: ipvs.shedule: no such setting (not built, or a typing error); allowed here: scheduler, drain`},
+			`settings: ipvs.shedule: unknown setting (not built, or misspelled); allowed here: scheduler, drain`},
 		{"data: {ipvs: '{'}", `settings: ipvs: not YAML`},
-		{"data: {moed: ipvs}", `settings: moed: no such setting`},
-		{"data: {config.yml: 'mode: ipvs'}", `settings: config.yml: no such setting`},
+		{"data: {moed: ipvs}", `settings: moed: unknown setting`},
+		{"data: {config.yml: 'mode: ipvs'}", `settings: config.yml: unknown setting`},
 		{"data: {mode: ipvs, config.yaml: 'mode: iptables'}", `settings: mode: found "iptables" in config.yaml and ` +
-			`"ipvs" in the ConfigMap's key mode; one of them is allowed`},
+			`"ipvs" in the ConfigMap's key mode; only one value is allowed`},
 	} {
 		_, err := ParseData(data(t, tc.in))
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
@@ -274,9 +274,9 @@ func TestTheConfigurationOfKubeadmsKubeProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"config.conf: clientConnection.kubeconfig: not used, the API server is found as apiServer says",
-		"config.conf: clusterCIDR: not used, who is a pod follows from the podCIDRs of the nodes",
-		"kubeconfig.conf: not used, Wayleave has a service account of its own",
+		"config.conf: clientConnection.kubeconfig: not used, the setting apiServer, or the kubelet, has the API server",
+		"config.conf: clusterCIDR: not used, the podCIDRs of the nodes define which addresses are pods",
+		"kubeconfig.conf: not used; Wayleave has its own service account",
 	}
 	if c.Mode != "auto" || c.IPVS.Scheduler != "rr" || !slices.Equal(c.Unused, want) {
 		t.Errorf("mode %s, scheduler %s, unused %q", c.Mode, c.IPVS.Scheduler, c.Unused)
@@ -296,12 +296,12 @@ func TestFieldsOfKubeProxyConfiguration(t *testing.T) {
 		{in: head + "iptables: {masqueradeAll: true}",
 			err: `settings: config.conf: iptables.masqueradeAll: found true; not built`},
 		{in: head + "nftables: {masqueradeBit: 15}",
-			err: `settings: config.conf: nftables.masqueradeBit: found 15; the mark`},
+			err: `settings: config.conf: nftables.masqueradeBit: found 15; the masquerade mark`},
 		{in: head + "ipvs: {excludeCIDRs: [10.0.0.0/8]}",
 			err: `settings: config.conf: ipvs.excludeCIDRs: found [10.0.0.0/8]; not built`},
 		{in: head + "ipvs: {udpTimeout: 30s}", err: `settings: config.conf: ipvs.udpTimeout: found "30s"; not built`},
 		{in: head + "healthzBindAddress: 0.0.0.0:10300",
-			err: `settings: config.conf: healthzBindAddress: found "0.0.0.0:10300"; health is answered at :10256`},
+			err: `settings: config.conf: healthzBindAddress: found "0.0.0.0:10300"; health is served at :10256`},
 		{in: head + "ipvs: {sheduler: rr}",
 			err: `settings: config.conf: ipvs.sheduler: KubeProxyConfiguration has no such field`},
 		{in: head + "moed: ipvs", err: `settings: config.conf: moed: KubeProxyConfiguration has no such field`},

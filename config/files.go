@@ -16,14 +16,14 @@ import (
 
 // The keys of a ConfigMap that hold more than one setting.
 const (
-	// ownFile is the settings file that comes with Wayleave's manifest and chart.
+	// ownFile is the settings file of Wayleave's manifest and chart.
 	ownFile = "config.yaml"
 	// operatorFile is the settings file of the ConfigMap wayleave-settings, which no manifest has: it survives each
 	// `kubectl apply`. Its values replace those of ownFile.
 	operatorFile = "settings.yaml"
 	// proxyFile is a KubeProxyConfiguration, under the name that kubeadm gives it.
 	proxyFile = "config.conf"
-	// proxyAccess stands beside it in kubeadm's ConfigMap.
+	// proxyAccess is the other key of kubeadm's ConfigMap.
 	proxyAccess = "kubeconfig.conf"
 )
 
@@ -46,12 +46,12 @@ func Read(path string) (Config, error) {
 	}
 	data := map[string]string{}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "..") { // how the kubelet changes all files at once
+		if strings.HasPrefix(e.Name(), "..") { // the kubelet's links for atomic updates
 			continue
 		}
 		raw, err := os.ReadFile(filepath.Join(path, e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // a key that was just taken out
+			continue // the key was just removed
 		}
 		if err != nil {
 			return Config{}, fmt.Errorf("settings: %w", err)
@@ -69,8 +69,8 @@ func Read(path string) (Config, error) {
 //	ipvs: |
 //	  scheduler: "rr"
 //
-// Otherwise a setting may be in one of them only. A default in config.yaml does not count, since that file spells all
-// of them out.
+// Otherwise a setting can be in one place only. A default in config.yaml does not count, because that file contains all
+// defaults.
 func ParseData(data map[string]string) (Config, error) {
 	r := newReader()
 	if raw, ok := data[ownFile]; ok {
@@ -94,7 +94,7 @@ func ParseData(data map[string]string) (Config, error) {
 		case ownFile, operatorFile, proxyFile:
 			continue
 		case proxyAccess:
-			r.unused = append(r.unused, proxyAccess+": not used, Wayleave has a service account of its own")
+			r.unused = append(r.unused, proxyAccess+": not used; Wayleave has its own service account")
 			continue
 		}
 		var v any
@@ -107,10 +107,10 @@ func ParseData(data map[string]string) (Config, error) {
 	return r.config()
 }
 
-// value is what was found for a setting.
+// value is a value that was found for a setting.
 type value struct {
 	v any
-	// in is where, empty for config.yaml; at is the key there.
+	// in is the file or key that contains it, empty for config.yaml; at is the key there.
 	in, at string
 }
 
@@ -121,7 +121,7 @@ func (f value) place() string {
 	return f.in
 }
 
-// reader gathers settings from the places where they may stand.
+// reader collects settings from all places.
 type reader struct {
 	table  []setting
 	found  map[string]value
@@ -173,7 +173,7 @@ func (r *reader) operator(raw []byte) error {
 	return nil
 }
 
-// take flattens nested maps to settings, and reports keys that are none.
+// take flattens nested maps to settings, and reports unknown keys.
 func (r *reader) take(prefix, in string, tree map[string]any) {
 	for _, k := range slices.Sorted(maps.Keys(tree)) {
 		key, v := prefix+k, tree[k]
@@ -193,23 +193,23 @@ func (r *reader) take(prefix, in string, tree map[string]any) {
 			r.errs = append(r.errs, fmt.Errorf("settings: %s: found %s; a group of settings is allowed", key, show(v)))
 		default:
 			r.errs = append(r.errs, fmt.Errorf(
-				"settings: %s: no such setting (not built, or a typing error); allowed here: %s", key,
+				"settings: %s: unknown setting (not built, or misspelled); allowed here: %s", key,
 				strings.Join(keys(prefix, r.table), ", ")))
 		}
 	}
 }
 
-// set keeps a value, unless another place says something else.
+// set records a value, and reports a different one from another place.
 func (r *reader) set(key string, v value) {
 	if old, ok := r.found[key]; ok && !reflect.DeepEqual(old.v, v.v) {
-		r.errs = append(r.errs, fmt.Errorf("settings: %s: found %s in %s and %s in %s; one of them is allowed", key,
+		r.errs = append(r.errs, fmt.Errorf("settings: %s: found %s in %s and %s in %s; only one value is allowed", key,
 			show(old.v), old.place(), show(v.v), v.place()))
 		return
 	}
 	r.found[key] = v
 }
 
-// dropDefaults forgets what is as it would be anyway.
+// dropDefaults removes values that equal the defaults.
 func (r *reader) dropDefaults() {
 	for _, s := range r.table {
 		if v, err := s.fallback(); err == nil && reflect.DeepEqual(v, r.found[s.key].v) {
@@ -218,7 +218,7 @@ func (r *reader) dropDefaults() {
 	}
 }
 
-// config checks what was found. The error lists every wrong key.
+// config checks the collected values. The error lists every invalid key.
 func (r *reader) config() (Config, error) {
 	c := Config{Unused: r.unused}
 	for _, s := range r.table {

@@ -11,18 +11,17 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Imported is what became of another program's settings.
+// Imported is the result of an import.
 type Imported struct {
-	// Settings are a settings file; empty for none.
+	// Settings is a settings file; empty for none.
 	Settings []byte
-	// Lost says, a line each, what is asked for and not carried over; Notes what is done
-	// without it.
+	// Lost lists fields that are not carried over, Notes fields that need no setting; a line each.
 	Lost, Notes []string
 }
 
-// ImportKubeProxy turns a KubeProxyConfiguration and the flags of kube-proxy into settings. raw is
-// empty where there are flags alone. Each field and flag becomes a setting, or is named, unless it
-// asks for what is done anyway. The error is of a file that is not YAML.
+// ImportKubeProxy converts a KubeProxyConfiguration and flags of kube-proxy to settings. raw is empty if there are
+// only flags. Each field and flag becomes a setting or is reported, unless it matches what Wayleave does anyway. The
+// error means that the file is not YAML.
 func ImportKubeProxy(raw []byte, flags []string) (Imported, error) {
 	i := &proxyImport{checked: newReader(), found: map[string]any{}}
 	if len(raw) > 0 {
@@ -43,7 +42,7 @@ func ImportKubeProxy(raw []byte, flags []string) (Imported, error) {
 	return i.Imported, nil
 }
 
-// inConfigMap is the file in kubeadm's ConfigMap kube-proxy; anything else is returned as it is.
+// inConfigMap returns the file in kubeadm's ConfigMap kube-proxy; other input is returned unchanged.
 func inConfigMap(raw []byte) []byte {
 	var in struct {
 		Kind string            `json:"kind"`
@@ -55,7 +54,7 @@ func inConfigMap(raw []byte) []byte {
 	return []byte(in.Data[proxyFile])
 }
 
-// proxyImport is one at work.
+// proxyImport is a running import.
 type proxyImport struct {
 	Imported
 	checked *reader
@@ -66,7 +65,7 @@ func (i *proxyImport) lost(at, format string, args ...any) {
 	i.Lost = append(i.Lost, at+": "+fmt.Sprintf(format, args...))
 }
 
-// tree takes fields; flag is the flag that they come from, empty for a file.
+// tree reads fields; flag is the flag that they come from, empty for a file.
 func (i *proxyImport) tree(flag string, tree map[string]any) {
 	proxyLeaves("", tree, func(key string, f *proxyField, v any) {
 		at := proxyFile + ": " + key
@@ -87,7 +86,7 @@ func (i *proxyImport) tree(flag string, tree map[string]any) {
 	})
 }
 
-// set keeps a value if it is one of the setting.
+// set records the value of a field that becomes a setting.
 func (i *proxyImport) set(at, key string, v any) {
 	n := slices.IndexFunc(i.checked.table, func(s setting) bool { return s.key == key })
 	var c Config
@@ -108,7 +107,7 @@ func (i *proxyImport) set(at, key string, v any) {
 	group[parts[len(parts)-1]] = v
 }
 
-// flags takes those of a command line. Beside a file, kube-proxy ignores most.
+// flags reads a command line. If there is a file, too, kube-proxy ignores most flags.
 func (i *proxyImport) flags(args []string, file bool) {
 	table := proxyFlags()
 	for n := 0; n < len(args); n++ {
@@ -150,7 +149,7 @@ func (i *proxyImport) flags(args []string, file bool) {
 	}
 }
 
-// nest makes "a.b" and v a map a of b.
+// nest converts "a.b" and v to nested maps.
 func nest(key string, v any) map[string]any {
 	parts := strings.Split(key, ".")
 	for _, p := range slices.Backward(parts) {
@@ -160,7 +159,7 @@ func nest(key string, v any) map[string]any {
 	return out
 }
 
-// proxyFlag is a flag of kube-proxy: the field that it sets, or why there is none.
+// proxyFlag describes a flag of kube-proxy: the field that it sets, or why there is none.
 type proxyFlag struct {
 	key string
 	// kind of the value: 's' text, 'b' boolean, 'n' number, 'l' list, 'm' map, 'p' a port.
@@ -168,7 +167,7 @@ type proxyFlag struct {
 	why  string
 }
 
-// value reads the text of a flag as YAML would.
+// value parses the text of a flag as YAML would.
 func (f proxyFlag) value(s string) (any, error) {
 	switch f.kind {
 	case 'b':
@@ -204,14 +203,14 @@ func (f proxyFlag) value(s string) (any, error) {
 	return s, nil
 }
 
-// proxyFlags are all flags, as of Kubernetes 1.37.
+// proxyFlags returns all flags, as of Kubernetes 1.37.
 func proxyFlags() map[string]proxyFlag {
 	out := map[string]proxyFlag{
 		"config": {why: "its content is what -f reads"}, "write-config-to": {why: "an action, not a setting"},
 		"cleanup":   {kind: 'b', why: "an action, not a setting"},
 		"init-only": {kind: 'b', why: "an action, not a setting"},
 		"version":   {kind: 'b', why: "an action, not a setting"}, "help": {kind: 'b', why: "an action, not a setting"},
-		"master": {why: "the API server is found as apiServer says"},
+		"master": {why: "the setting apiServer, or the kubelet, has the API server"},
 	}
 	maps.Copy(out, map[string]proxyFlag{
 		"proxy-mode": {key: "mode"}, "ipvs-scheduler": {key: "ipvs.scheduler"},

@@ -158,7 +158,7 @@ func TestImportsOfKubeProxy(t *testing.T) {
 		"--nonsense=1":           "--nonsense: kube-proxy v1.37 has no such flag", "stray": "stray: is not a flag",
 		"--nodeport-addresses=ten": `--nodeport-addresses: found [ten]; item 0`,
 		"--healthz-port=10256":     "",
-		"--healthz-port=0":         `--healthz-port: found "0.0.0.0:0"; health is answered at :10256`,
+		"--healthz-port=0":         `--healthz-port: found "0.0.0.0:0"; health is served at :10256`,
 		"--ipvs-strict-arp":        "",
 	} {
 		got, err := ImportKubeProxy(nil, strings.Fields(args))

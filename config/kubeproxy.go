@@ -9,40 +9,40 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// The only version that there is of kube-proxy's own settings.
+// The only version of kube-proxy's configuration.
 const (
 	proxyVersion = "kubeproxy.config.k8s.io/v1alpha1"
 	proxyKind    = "KubeProxyConfiguration"
 )
 
-// proxyField is a field of KubeProxyConfiguration, or with a final ".*" all fields below.
+// proxyField describes a field of KubeProxyConfiguration, or with a final ".*" all fields below.
 type proxyField struct {
 	key string
-	// is the setting of ours that it becomes, if any.
+	// is names the setting that it becomes, if any.
 	is string
-	// as are values that say what is done anyway.
+	// as lists values that match what Wayleave does anyway.
 	as []any
-	// why another value is not used.
+	// why explains why another value is not used.
 	why string
-	// zero says that 0 is a value: kube-proxy's default is for what is null.
+	// zero says that 0 is a value: kube-proxy applies its default only to null.
 	zero bool
-	// refused says that packets would go otherwise than was asked for.
+	// refused says that packets would be handled differently than requested.
 	refused bool
-	// moot says that what the field is for is done without it, or that there is no such thing.
+	// moot says that the field is not needed, or has no equivalent.
 	moot bool
 }
 
-// proxyFields are all fields, as of Kubernetes 1.37.
+// proxyFields returns all fields, as of Kubernetes 1.37.
 func proxyFields() []proxyField {
 	const (
-		at       = "changes are programmed as they come"
-		mark     = "the mark of what is masqueraded is 0x4000, bit 14"
-		all      = "not built: clients in the pod network are seen by their own address"
-		pods     = "who is a pod follows from the podCIDRs of the nodes"
-		timeouts = "not built: `ipvsadm --set` on the node sets it, and stays"
-		windows  = "this is Linux"
-		server   = "the API server is found as apiServer says"
-		log      = "logLevel is the setting"
+		at       = "changes are applied at once"
+		mark     = "the masquerade mark is 0x4000, bit 14"
+		all      = "not built: clients in the pod network keep their own address"
+		pods     = "the podCIDRs of the nodes define which addresses are pods"
+		timeouts = "not built: set it with `ipvsadm --set` on the node"
+		windows  = "Windows is not supported"
+		server   = "the setting apiServer, or the kubelet, has the API server"
+		log      = "use the setting logLevel"
 	)
 	bit := []any{float64(14)}
 	return []proxyField{
@@ -55,7 +55,7 @@ func proxyFields() []proxyField {
 		{key: "nftables.masqueradeAll", why: all, refused: true},
 		{key: "iptables.masqueradeBit", as: bit, why: mark, refused: true},
 		{key: "nftables.masqueradeBit", as: bit, why: mark, refused: true},
-		{key: "iptables.localhostNodePorts", why: "say nodePortAddresses with localhost and the node's networks",
+		{key: "iptables.localhostNodePorts", why: "use nodePortAddresses with localhost and the node's networks",
 			refused: true},
 		{key: "iptables.syncPeriod", why: at, moot: true},
 		{key: "iptables.minSyncPeriod", why: at, moot: true},
@@ -64,18 +64,19 @@ func proxyFields() []proxyField {
 		{key: "ipvs.syncPeriod", why: at, moot: true},
 		{key: "ipvs.minSyncPeriod", why: at, moot: true},
 		{key: "ipvs.excludeCIDRs",
-			why:     "not built: virtual servers of others are left alone where no Service has their address and port",
+			why:     "not built: foreign virtual servers stay unless a Service has their address and port",
 			refused: true},
 		{key: "ipvs.strictARP", as: []any{true}},
 		{key: "ipvs.tcpTimeout", why: timeouts, refused: true},
 		{key: "ipvs.tcpFinTimeout", why: timeouts, refused: true},
 		{key: "ipvs.udpTimeout", why: timeouts, refused: true},
 		{key: "healthzBindAddress", as: []any{"0.0.0.0:10256", "[::]:10256", ":10256", "0.0.0.0", "::"},
-			why: "health is answered at :10256", refused: true},
-		{key: "metricsBindAddress", as: []any{"127.0.0.1:10249", "127.0.0.1"}, why: "metrics are at 127.0.0.1:10249"},
+			why: "health is served at :10256", refused: true},
+		{key: "metricsBindAddress", as: []any{"127.0.0.1:10249", "127.0.0.1"}, why: "metrics are served at " +
+			"127.0.0.1:10249"},
 		{key: "bindAddress", as: []any{"0.0.0.0", "::"}, why: "the node's addresses are those of its Node object",
 			moot: true},
-		{key: "hostnameOverride", why: "the DaemonSet says which node it is", moot: true},
+		{key: "hostnameOverride", why: "the DaemonSet sets the name of the node", moot: true},
 		{key: "detectLocalMode", as: []any{"ClusterCIDR", "NodeCIDR"}, why: pods},
 		{key: "detectLocal.bridgeInterface", why: pods},
 		{key: "detectLocal.interfaceNamePrefix", why: pods},
@@ -97,7 +98,7 @@ func proxyFields() []proxyField {
 		{key: "oomScoreAdj", as: []any{float64(-999)}, why: "the DaemonSet sets priorities"},
 		{key: "configSyncPeriod", why: "objects are watched", moot: true},
 		{key: "portRange", why: "no ports are opened for node ports", moot: true},
-		{key: "bindAddressHardFail", why: "a port that another process holds is named in status"},
+		{key: "bindAddressHardFail", why: "status lists ports that another process uses"},
 		{key: "enableProfiling", why: "there is no profiling"},
 		{key: "showHiddenMetricsForVersion", why: "no metric is hidden", moot: true},
 		{key: "winkernel.networkName", why: windows, moot: true},
@@ -109,19 +110,19 @@ func proxyFields() []proxyField {
 	}
 }
 
-// has says whether the field is the one of that key.
+// has reports whether the field describes the key.
 func (f proxyField) has(key string) bool {
 	below, isGroup := strings.CutSuffix(f.key, "*")
 	return f.key == key || isGroup && strings.HasPrefix(key, below)
 }
 
-// isDone says whether the value is what is done anyway.
+// isDone reports whether the value matches what Wayleave does anyway.
 func (f proxyField) isDone(v any) bool {
 	return unset(v) && (!f.zero || v == nil) || slices.ContainsFunc(f.as, func(as any) bool { return as == v })
 }
 
-// kubeProxy reads a KubeProxyConfiguration. What it asks for and Wayleave does otherwise
-// is an error where packets would go another way, else a line of Config.Unused.
+// kubeProxy reads a KubeProxyConfiguration. A field that Wayleave does not support is an error if packets would be
+// handled differently than requested, otherwise a line of Config.Unused.
 func (r *reader) kubeProxy(raw []byte) error {
 	tree, err := proxyTree(raw)
 	if err != nil {

@@ -14,12 +14,11 @@ import (
 // Account is a service account of the manifest.
 type Account struct{ Namespace, Name string }
 
-// User is the account's name as a user: system:serviceaccount:NAMESPACE:NAME.
+// User returns the account's user name: system:serviceaccount:NAMESPACE:NAME.
 func (a Account) User() string { return "system:serviceaccount:" + a.Namespace + ":" + a.Name }
 
-// Rights are what the RBAC objects of a manifest allow an account in a namespace, a line for
-// each kind of object and name: "RESOURCE [NAME] VERB VERB", sorted. They do not include
-// what Kubernetes allows every account.
+// Rights returns what the RBAC objects of a manifest allow an account in a namespace, a line for each kind of object
+// and name: "RESOURCE [NAME] VERB VERB", sorted. Rights that Kubernetes gives every account are left out.
 func Rights(manifest []byte, a Account, namespace string) ([]string, error) {
 	roles, bindings, err := rbacOf(manifest)
 	if err != nil {
@@ -56,7 +55,7 @@ func Rights(manifest []byte, a Account, namespace string) ([]string, error) {
 	return out, nil
 }
 
-// objectsOf lists what a rule is about, as `kubectl auth can-i --list` names it.
+// objectsOf lists the objects of a rule, as `kubectl auth can-i --list` names them.
 func objectsOf(r rbacv1.PolicyRule) (out []string) {
 	names := r.ResourceNames
 	if len(names) == 0 {
@@ -79,8 +78,7 @@ func objectsOf(r rbacv1.PolicyRule) (out []string) {
 	return out
 }
 
-// rbacOf are the rules of roles by "NAMESPACE/NAME", and the bindings; those of the cluster
-// have no namespace.
+// rbacOf returns the rules of roles by "NAMESPACE/NAME", and the bindings. Those of the cluster have no namespace.
 func rbacOf(manifest []byte) (map[string][]rbacv1.PolicyRule, []rbacv1.RoleBinding, error) {
 	roles := map[string][]rbacv1.PolicyRule{}
 	var bindings []rbacv1.RoleBinding
@@ -109,13 +107,12 @@ func rbacOf(manifest []byte) (map[string][]rbacv1.PolicyRule, []rbacv1.RoleBindi
 	return roles, bindings, nil
 }
 
-// everyone are the lines of `kubectl auth can-i --list` that Kubernetes allows every
-// account.
+// everyone returns the lines of `kubectl auth can-i --list` that Kubernetes gives every account.
 var everyone = []string{"selfsubjectreviews.authentication.k8s.io", "selfsubjectaccessreviews.authorization.k8s.io",
 	"selfsubjectrulesreviews.authorization.k8s.io"}
 
-// ParseRights reads the output of `kubectl auth can-i --list` to lines as those of Rights,
-// without what Kubernetes allows every account.
+// ParseRights converts the output of `kubectl auth can-i --list` to lines as those of Rights, without the rights of
+// every account.
 func ParseRights(out string) ([]string, error) {
 	verbs := map[string][]string{}
 	for i, line := range strings.Split(strings.TrimSpace(out), "\n") {

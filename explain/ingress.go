@@ -14,17 +14,17 @@ import (
 	"wayleave.dev/networkpolicy"
 )
 
-// IngressCheck is what Ingress says of a cluster's Ingresses beforehand.
+// IngressCheck compares the Ingresses of a cluster with what Wayleave would serve.
 type IngressCheck struct {
 	Snapshot model.Snapshot
 	Settings ingress.Settings
-	// NoSecrets and NoServices say that the files have none: what lacks is not told then.
+	// NoSecrets and NoServices say that the files contain none; missing ones are not reported then.
 	NoSecrets, NoServices bool
 	Now                   time.Time
 }
 
-// Text says line by line what of the Ingresses carries over, and which policies would cut
-// the proxies. carries is true when all of it does.
+// Text reports line by line what of the Ingresses carries over, and which policies would block the proxies. carries
+// is true if everything carries over.
 func (c IngressCheck) Text() (text string, carries bool) {
 	var b strings.Builder
 	checked, differs := ingress.Check(c.Snapshot, c.Settings, c.Now), c.differs()
@@ -46,19 +46,19 @@ func (c IngressCheck) Text() (text string, carries bool) {
 		}
 	}
 	if c.NoSecrets {
-		b.WriteString("The files have no Secrets: certificates and users were not looked at.\n")
+		b.WriteString("The files contain no Secrets: certificates and users were not checked.\n")
 	}
 	if c.NoServices {
-		b.WriteString("The files have no Services: backends and policies were not looked at.\n")
+		b.WriteString("The files contain no Services: backends and policies were not checked.\n")
 	}
 	cut := c.policies(&b, slices.Sorted(maps.Keys(backends)))
-	fmt.Fprintf(&b, "%d of %d Ingresses for Wayleave carry over whole; %d backends are cut by policies; %d "+
+	fmt.Fprintf(&b, "%d of %d Ingresses for Wayleave carry over completely; policies block %d backends; %d "+
 		"Ingresses are for others.\n", good, ours, cut, len(checked)-ours)
 	return b.String(), good == ours && cut == 0
 }
 
-// one says what becomes of one Ingress, and whether that is all of it. differs are requests that
-// ingress-nginx serves otherwise.
+// one reports one Ingress, and whether all of it carries over. differs are requests that ingress-nginx serves
+// differently.
 func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []string) bool {
 	problems := slices.Clone(i.Problems)
 	problems = slices.DeleteFunc(problems, func(p model.Problem) bool {
@@ -93,12 +93,12 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 			switch {
 			case told[at] || told[at+".backend.service"] || told[at+".path"]:
 			case isClosed:
-				fmt.Fprintf(b, "  NO   %s: %s%s answers 503, and does not go to Service %s\n", at,
+				fmt.Fprintf(b, "  NO   %s: %s%s answers 503 instead of going to Service %s\n", at,
 					cmp.Or(r.Host, "(any host)"), p.Path, p.Backend.Service)
 			default:
 				word := "ok  "
 				if len(differs) > 0 {
-					word = "part" // requests below are served otherwise
+					word = "part" // requests below are served differently
 				}
 				fmt.Fprintf(b, "  %s %s: %s%s goes to Service %s\n", word, at, cmp.Or(r.Host, "(any host)"), p.Path,
 					p.Backend.Service)
@@ -114,7 +114,7 @@ func (c IngressCheck) one(b *strings.Builder, i ingress.Checked, differs []strin
 	return len(problems) == 0 && len(differs) == 0
 }
 
-// translate says which annotations can take the place of snippets.
+// translate lists annotations that can replace snippets.
 func translate(b *strings.Builder, i *model.Ingress) {
 	texts := ingress.Snippets(i)
 	values, from := map[string]string{}, map[string]string{}
@@ -129,7 +129,7 @@ func translate(b *strings.Builder, i *model.Ingress) {
 			case strings.HasSuffix(a.Key, "-headers"): // lines of several snippets
 				values[a.Key], from[a.Key] = old+"\n"+a.Value, from[a.Key]+" and "+short
 			case old != a.Value:
-				left = append(left, fmt.Sprintf("%s: what would be %s: there is another value of it already", key, a))
+				left = append(left, fmt.Sprintf("%s: what would be %s: it already has another value", key, a))
 			}
 		}
 		for _, d := range t.Left {
@@ -144,12 +144,11 @@ func translate(b *strings.Builder, i *model.Ingress) {
 	}
 }
 
-// elsewhere stands for another node where the files have none; it is an address for
-// documentation.
+// elsewhere stands for another node if the files have none. It is an address for documentation.
 const elsewhere = "192.0.2.1"
 
-// proxies are who connects to backends: the proxy of each node, by the address that
-// policies know it by, or by the node's own where it has none.
+// proxies returns the sources of connections to backends: for each node the proxy's address that policies know, or
+// the node's own if it has none.
 func (c IngressCheck) proxies() (out []networkpolicy.Party) {
 	for n := range c.Snapshot.Nodes() {
 		addrs := n.ProxyAddrs()
@@ -166,7 +165,7 @@ func (c IngressCheck) proxies() (out []networkpolicy.Party) {
 	return out
 }
 
-// policies says which backends proxies cannot reach.
+// policies lists the backends that proxies cannot reach.
 func (c IngressCheck) policies(b *strings.Builder, backends []string) (cut int) {
 	nodes := c.proxies()
 	for _, key := range backends {
@@ -197,13 +196,13 @@ func (c IngressCheck) policies(b *strings.Builder, backends []string) (cut int) 
 			continue
 		}
 		cut++
-		fmt.Fprintf(b, "Service %s\n  NO   NetworkPolicy %s lets no proxy in (pods %s, from %s): %s\n",
+		fmt.Fprintf(b, "Service %s\n  NO   NetworkPolicy %s denies the proxies (pods %s, from %s): %s\n",
 			key, some(by), some(pods), some(from), help)
 	}
 	return cut
 }
 
-// some are the first few of a set.
+// some returns the first few items of a set.
 func some(set map[string]bool) string {
 	list := slices.Sorted(maps.Keys(set))
 	const most = 5

@@ -97,7 +97,7 @@ func TestIngressCheckSaysWhatCarriesOver(t *testing.T) {
 		"  NO   spec.rules[0].http.paths[0].backend.service: Service shop/none does not exist",
 		"  NO   spec.rules[0].http.paths[1].path: \"z\" does not begin with a slash",
 		"Ingress shop/theirs: class other is not for Wayleave\n",
-		"1 of 2 Ingresses for Wayleave carry over whole; 0 backends are cut by policies; 1 Ingresses are for others.\n",
+		"1 of 2 Ingresses for Wayleave carry over completely; policies block 0 backends; 1 Ingresses are for others.\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in\n%s", want, text)
@@ -107,7 +107,7 @@ func TestIngressCheckSaysWhatCarriesOver(t *testing.T) {
 		t.Error("it says that all carries over")
 	}
 	text, _ = checkText(t, ingressTown, func(c *IngressCheck) { c.NoSecrets, c.NoServices = true, true })
-	if strings.Contains(text, "does not exist") || !strings.Contains(text, "The files have no Secrets") {
+	if strings.Contains(text, "does not exist") || !strings.Contains(text, "The files contain no Secrets") {
 		t.Errorf("files without Secrets and Services:\n%s", text)
 	}
 }
@@ -128,10 +128,11 @@ func TestIngressCheckFindsPoliciesThatCut(t *testing.T) {
 	for _, tc := range []struct {
 		name, yaml, from, want string
 	}{
-		{"pods only", one, "{namespaceSelector: {}}", "Service shop/web:80\n  NO   NetworkPolicy shop/guard lets no " +
-			"proxy in (pods web-0, from 192.0.2.12): allow an ipBlock"},
+		{"pods only", one, "{namespaceSelector: {}}", "Service shop/web:80\n  NO   NetworkPolicy shop/guard denies " +
+			"the proxies (pods web-0, from 192.0.2.12): allow an ipBlock"},
 		{"a proxy without its labels", networked, "{podSelector: {}}",
-			"lets no proxy in (pods web-0, from 10.244.1.254, 10.244.2.254): allow pods of the namespace kube-system"},
+			"denies the proxies (pods web-0, from 10.244.1.254, 10.244.2.254): allow pods of " +
+				"the namespace kube-system"},
 		{"a proxy by its labels", networked, "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: " +
 			"kube-system}}, podSelector: {matchLabels: {app.kubernetes.io/component: ingress}}}", ""},
 		{"the nodes' addresses", one, "{ipBlock: {cidr: 192.0.2.0/24}}", ""},
@@ -174,7 +175,7 @@ func TestIngressCheckSaysWhatIsClosed(t *testing.T) {
 	text, carries := checkText(t, strings.Replace(ingressTown, "nginx.ingress.kubernetes.io/proxy-body-size: 8m",
 		`nginx.ingress.kubernetes.io/enable-modsecurity: "true"`, 1), nil)
 	if carries || !strings.Contains(text,
-		"  NO   spec.rules[0].http.paths[0]: a.example/ answers 503, and does not go to Service web\n") ||
+		"  NO   spec.rules[0].http.paths[0]: a.example/ answers 503 instead of going to Service web\n") ||
 		strings.Contains(text, "a.example/ goes to Service web") {
 		t.Errorf("carries over: %v\n%s", carries, text)
 	}

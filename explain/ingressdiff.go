@@ -20,16 +20,16 @@ import (
 	"wayleave.dev/proxy/upstream"
 )
 
-// Difference is a request that ingress-nginx and Wayleave serve in two ways.
+// Difference is a request that ingress-nginx and Wayleave serve differently.
 type Difference struct {
 	Request nginx.Request
-	// Theirs and Ours say what each does.
+	// Theirs and Ours describe the two results.
 	Theirs, Ours string
-	// Ingress is that of the path which serves it there, else here; zero for none.
+	// Ingress is the Ingress of the path that serves it in ingress-nginx, otherwise here; zero for none.
 	Ingress model.Name
 }
 
-// String is a line for people.
+// String returns a line for people.
 func (d Difference) String() string {
 	scheme := "http"
 	if d.Request.TLS {
@@ -39,17 +39,17 @@ func (d Difference) String() string {
 		d.Request.Target, d.Theirs, d.Ours)
 }
 
-// IngressRouting plays requests against the routing of ingress-nginx, by a model of it, and against
-// that of Wayleave, by the proxy's own code. It is for one goroutine.
+// IngressRouting compares a model of ingress-nginx's routing with Wayleave's own, for which it uses the proxy's code.
+// It is not safe for concurrent use.
 type IngressRouting struct {
 	theirs *nginx.Config
 	ours   *proxy.Proxy
-	// served are the backends that have endpoints.
+	// served holds the backends that have endpoints.
 	served map[string]bool
 	list   []*model.Ingress
 }
 
-// Routing plans the Ingresses that are Wayleave's, for both.
+// Routing plans the Ingresses of Wayleave for both.
 func (c IngressCheck) Routing() *IngressRouting {
 	r := &IngressRouting{served: map[string]bool{}}
 	for i := range c.Snapshot.Ingresses() {
@@ -71,7 +71,7 @@ func (c IngressCheck) Routing() *IngressRouting {
 	return r
 }
 
-// Compare says how both serve a request; nil where that is the same.
+// Compare returns how both serve a request; nil if there is no difference.
 func (r *IngressRouting) Compare(q nginx.Request) *Difference {
 	there := r.theirs.Answer(q)
 	if there.Status == 0 && !slices.ContainsFunc(there.Backends, func(b string) bool { return r.served[b] }) {
@@ -89,7 +89,7 @@ func (r *IngressRouting) Compare(q nginx.Request) *Difference {
 	return d
 }
 
-// requestOf is a request as the proxy reads it.
+// requestOf returns a request as the proxy reads it.
 func requestOf(q nginx.Request) *message.Request {
 	r := &message.Request{Method: []byte(q.Method), Target: []byte(q.Target), Host: []byte(q.Host),
 		Version: message.HTTP11, TLS: q.TLS,
@@ -102,7 +102,7 @@ func requestOf(q nginx.Request) *message.Request {
 	return r
 }
 
-// same says whether both are one for a client and for a backend.
+// same reports whether both results are equal for a client and for a backend.
 func same(there nginx.Answer, here proxy.Preview) bool {
 	if there.Status != here.Status {
 		return false
@@ -115,7 +115,7 @@ func same(there nginx.Answer, here proxy.Preview) bool {
 		slices.Equal(guardsOf(there.Guards...), guardsOf(guards(here.Path)...))
 }
 
-// sameURL compares where clients are sent. nginx takes the slash off the end of a redirect to https.
+// sameURL compares redirect targets. nginx removes the final slash of a redirect to https.
 func sameURL(there, here string, status int) bool {
 	if status == http.StatusPermanentRedirect {
 		there, here = strings.TrimSuffix(there, "/"), strings.TrimSuffix(here, "/")
@@ -128,7 +128,7 @@ func sameURL(there, here string, status int) bool {
 	return decoded(there) == decoded(here)
 }
 
-// decoded is a target with its escapes decoded: both write other bytes than they read.
+// decoded returns a target with its escapes decoded: both escape other bytes than they read.
 func decoded(s string) string {
 	if plain, err := url.PathUnescape(s); err == nil {
 		return plain
@@ -136,7 +136,7 @@ func decoded(s string) string {
 	return s
 }
 
-// guards names what keeps requests out of a path.
+// guards names the guards of a path.
 func guards(p *schema.Path) (out []string) {
 	if p == nil || p.Options == nil {
 		return nil
@@ -208,8 +208,8 @@ const (
 	maxRequestLine = 64 << 10
 )
 
-// ReadRequests reads a list: a request a line, "METHOD URL" and fields "Name: value" with tabs between.
-// Empty lines and those that begin with # count for nothing. The error names the line.
+// ReadRequests reads a list: a request per line, "METHOD URL" and fields "Name: value", separated by tabs. Empty
+// lines and lines that begin with # are ignored. The error names the line.
 func ReadRequests(from io.Reader) (out []nginx.Request, err error) {
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, maxRequestLine)

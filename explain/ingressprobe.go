@@ -9,14 +9,14 @@ import (
 	"wayleave.dev/model"
 )
 
-// Bounds of what check asks by itself: requests in all, and differences that are named of an Ingress.
+// Bounds of generated requests: requests in total, and reported differences per Ingress.
 const (
 	maxProbes = 20_000
 	maxNamed  = 8
 )
 
-// probes are requests that tell how the paths of an Ingress are read: each path, and what begins with
-// it, in the case it has and in others.
+// probes returns requests that show how the paths of an Ingress are matched: each path, and paths that begin with it,
+// in its own case and in others.
 func probes(i *model.Ingress) (out []nginx.Request) {
 	for _, r := range i.Rules {
 		host := strings.Replace(r.Host, "*", "probe", 1)
@@ -35,7 +35,7 @@ func probes(i *model.Ingress) (out []nginx.Request) {
 	return out
 }
 
-// sample is a path that a regular expression may match: its literals, and something for groups.
+// sample returns a path that a regular expression may match: its literals, and a placeholder for groups.
 func sample(path string) string {
 	s := strings.NewReplacer("(/|$)", "/", "(.*)", "s", "(.+)", "s", ".*", "s", ".+", "s", "()", "").Replace(path)
 	if i := strings.IndexAny(s, `()[]{}*+?|^$\`); i >= 0 {
@@ -47,7 +47,7 @@ func sample(path string) string {
 	return s
 }
 
-// differs says, by Ingress, which requests are served otherwise than by ingress-nginx.
+// differs returns, by Ingress, the requests that ingress-nginx serves differently.
 func (c IngressCheck) differs() map[model.Name][]string {
 	routing, out, asked := c.Routing(), map[model.Name][]string{}, 0
 	seen := map[string]bool{}

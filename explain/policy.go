@@ -1,5 +1,5 @@
-// Package explain says in words why Wayleave does what it does. It is pure: it reads a
-// snapshot and prints, and changes nothing.
+// Package explain describes in words what Wayleave does and why. It is pure: it reads a snapshot and prints, and
+// changes nothing.
 package explain
 
 import (
@@ -13,7 +13,7 @@ import (
 	"wayleave.dev/networkpolicy"
 )
 
-// Question is who sends what to whom, as it is asked.
+// Question names source and destination of a packet as the user wrote them.
 type Question struct {
 	From, To End
 	Protocol model.Protocol
@@ -26,9 +26,8 @@ type End struct {
 	Addr netip.Addr
 }
 
-// ParseQuestion reads FROM and TO:PORT/PROTO. A pod is NS/NAME or pod/NS/NAME, an
-// address with a port is written as 192.0.2.1:80 or [2001:db8::1]:80, and the protocol
-// is TCP when it is left out.
+// ParseQuestion parses FROM and TO:PORT/PROTO. A pod is NS/NAME or pod/NS/NAME, an address with a port is
+// 192.0.2.1:80 or [2001:db8::1]:80, and the protocol defaults to TCP.
 func ParseQuestion(from, to string) (q Question, err error) {
 	if q.From, err = parseEnd(from); err != nil {
 		return q, fmt.Errorf("FROM: %w", err)
@@ -43,7 +42,7 @@ func ParseQuestion(from, to string) (q Question, err error) {
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {
-		return q, fmt.Errorf("TO: %q is not a port; 1 to 65535 are", port)
+		return q, fmt.Errorf("TO: %q is not a port; 1 to 65535 are allowed", port)
 	}
 	q.Port = uint16(n)
 	for _, p := range []model.Protocol{model.TCP, model.UDP, model.SCTP} {
@@ -52,7 +51,7 @@ func ParseQuestion(from, to string) (q Question, err error) {
 		}
 	}
 	if q.Protocol == 0 {
-		return q, fmt.Errorf("TO: %q is not a protocol; TCP, UDP and SCTP are", proto)
+		return q, fmt.Errorf("TO: %q is not a protocol; TCP, UDP and SCTP are allowed", proto)
 	}
 	if q.To, err = parseEnd(to[:at]); err != nil {
 		return q, fmt.Errorf("TO: %w", err)
@@ -63,7 +62,7 @@ func ParseQuestion(from, to string) (q Question, err error) {
 func parseEnd(s string) (End, error) {
 	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
 		if a.Zone() != "" {
-			return End{}, fmt.Errorf("%q has a zone, which no policy sees", s)
+			return End{}, fmt.Errorf("%q has a zone, which policies ignore", s)
 		}
 		return End{Addr: a.Unmap()}, nil
 	}
@@ -72,14 +71,13 @@ func parseEnd(s string) (End, error) {
 		parts = parts[1:]
 	}
 	if len(parts) != 2 || parts[0] == "" || parts[1] == "" {
-		return End{}, fmt.Errorf("%q is not a pod, as NS/NAME or pod/NS/NAME, nor an address", s)
+		return End{}, fmt.Errorf("%q is neither a pod (NS/NAME or pod/NS/NAME) nor an address", s)
 	}
 	return End{Pod: model.Name{Namespace: parts[0], Name: parts[1]}}, nil
 }
 
-// Policy answers a question about NetworkPolicies: the verdict, and what decided it, in
-// words. Ends of both families are asked about in each; allowed is true when both pass.
-// An error says why nothing can be said.
+// Policy answers a question about NetworkPolicies: the verdict and its reasons, in words. Ends with addresses of both
+// families are evaluated for each; allowed is true if both pass. The error says why there is no answer.
 func Policy(v model.Snapshot, q Question) (text string, allowed bool, err error) {
 	from, err := addresses(v, q.From)
 	if err != nil {
@@ -89,7 +87,7 @@ func Policy(v model.Snapshot, q Question) (text string, allowed bool, err error)
 	if err != nil {
 		return "", false, fmt.Errorf("TO: %w", err)
 	}
-	// With ingress off nobody sends from its addresses, so it does not matter.
+	// With Ingress disabled nothing sends from these addresses.
 	local := networkpolicy.NodeInputs{DNS: dnsAddresses(v), Ingress: true}
 	allowed = true
 	for _, a := range from {
@@ -104,7 +102,7 @@ func Policy(v model.Snapshot, q Question) (text string, allowed bool, err error)
 		}
 	}
 	if text == "" {
-		return "", false, errors.New("FROM and TO have no family of addresses in common")
+		return "", false, errors.New("FROM and TO have no address family in common")
 	}
 	return text, allowed, nil
 }
@@ -115,7 +113,7 @@ func addresses(v model.Snapshot, e End) ([]netip.Addr, error) {
 	}
 	p, ok := v.Pod(e.Pod)
 	if !ok {
-		return nil, fmt.Errorf("there is no pod %s, or it has ended", e.Pod)
+		return nil, fmt.Errorf("pod %s does not exist, or has ended", e.Pod)
 	}
 	if len(p.IPs) == 0 {
 		return nil, fmt.Errorf("pod %s has no address yet", e.Pod)
@@ -123,13 +121,12 @@ func addresses(v model.Snapshot, e End) ([]netip.Addr, error) {
 	return p.IPs, nil
 }
 
-// virtual refuses addresses of Services: policies see the pod behind. kube-dns is the
-// exception.
+// virtual refuses addresses of Services: policies see the pod behind them. kube-dns is the exception.
 func virtual(v model.Snapshot, a netip.Addr) error {
 	for s := range v.Services() {
 		for _, vip := range s.ClusterIPs {
 			if vip == a && s.Name != dnsService() {
-				return fmt.Errorf("%s is the address of Service %s; policies see the pod behind it: ask about that", a,
+				return fmt.Errorf("%s is the address of Service %s; policies see the pod behind it: use that pod", a,
 					s.Name)
 			}
 		}
@@ -154,7 +151,7 @@ func answer(q Question, from, to networkpolicy.Party, v networkpolicy.Verdict) s
 	}
 	fmt.Fprintf(&b, "%s: %s to %s, %s %d\n", word, who(from), who(to), q.Protocol, q.Port)
 	if v.Always != "" {
-		fmt.Fprintf(&b, "  %s, whatever policies say\n", v.Always)
+		fmt.Fprintf(&b, "  %s, regardless of policies\n", v.Always)
 		return b.String()
 	}
 	half(&b, networkpolicy.Egress, from, v.Egress)
@@ -181,7 +178,7 @@ func half(b *strings.Builder, d networkpolicy.Direction, p networkpolicy.Party, 
 	at := "  " + field + ": "
 	switch {
 	case p.Pod == nil:
-		fmt.Fprintf(b, "%s%s is no pod of the pod network, so no policy is about it\n", at, p.Addr)
+		fmt.Fprintf(b, "%s%s is not a pod of the pod network, so no policy applies to it\n", at, p.Addr)
 		return
 	case !h.Isolated:
 		fmt.Fprintf(b, "%sno policy isolates pod %s: open\n", at, p.Pod.Name)
@@ -194,7 +191,7 @@ func half(b *strings.Builder, d networkpolicy.Direction, p networkpolicy.Party, 
 	rules := map[model.Name]bool{}
 	for _, r := range h.Rules {
 		rules[r.Policy] = true
-		if r.Allows() || !h.Allowed { // what did not decide would be noise
+		if r.Allows() || !h.Allowed { // omit rules that did not decide
 			fmt.Fprintf(b, "    %s spec.%s[%d]: %s\n", r.Policy, field, r.Index, why(r))
 		}
 	}

@@ -112,7 +112,7 @@ allowed: pod default/frontend (fd00::1) to pod default/backend (fd00::2), TCP 80
     default/deny has no rules for ingress
 `},
 		{"2001:db8::1", "[fd00::2]:8080/udp", false, `denied: 2001:db8::1 to pod default/backend (fd00::2), UDP 8080
-  egress: 2001:db8::1 is no pod of the pod network, so no policy is about it
+  egress: 2001:db8::1 is not a pod of the pod network, so no policy applies to it
   ingress: pod default/backend is isolated by default/backend, default/deny, and no rule allows this
     default/backend spec.ingress[0]: is not for this peer
     default/backend spec.ingress[1]: is not for this peer
@@ -120,17 +120,17 @@ allowed: pod default/frontend (fd00::1) to pod default/backend (fd00::2), TCP 80
 `},
 		{"192.168.0.2", "default/backend:80/TCP", true,
 			`allowed: node node2 (192.168.0.2) to pod default/backend (10.244.1.1), TCP 80
-  a pod and its own node always reach each other, whatever policies say
+  a pod and its own node always reach each other, regardless of policies
 `},
 		{"10.244.1.1", "10.96.0.10:53/UDP", true,
 			`allowed: pod default/backend (10.244.1.1) to kube-dns (10.96.0.10), UDP 53
   egress: pod default/backend is isolated by default/names, and a rule allows this
     default/names spec.egress[0]: allows this
-  ingress: 10.96.0.10 is no pod of the pod network, so no policy is about it
+  ingress: 10.96.0.10 is not a pod of the pod network, so no policy applies to it
 `},
 		{"10.244.1.254", "default/backend:8080/TCP", false,
 			`denied: the ingress proxy of node node2 (10.244.1.254) to pod default/backend (10.244.1.1), TCP 8080
-  egress: 10.244.1.254 is no pod of the pod network, so no policy is about it
+  egress: 10.244.1.254 is not a pod of the pod network, so no policy applies to it
   ingress: pod default/backend is isolated by default/backend, default/deny, and no rule allows this
     default/backend spec.ingress[0]: is not for this peer
     default/backend spec.ingress[1]: is not for this peer
@@ -153,17 +153,17 @@ allowed: pod default/frontend (fd00::1) to pod default/backend (fd00::2), TCP 80
 func TestQuestionsThatHaveNoAnswer(t *testing.T) {
 	v := snapshot(t)
 	for _, tc := range []struct{ from, to, want string }{
-		{"frontend", "default/backend:80", `FROM: "frontend" is not a pod`},
-		{"a/b/c", "default/backend:80", `FROM: "a/b/c" is not a pod`},
+		{"frontend", "default/backend:80", `FROM: "frontend" is neither a pod`},
+		{"a/b/c", "default/backend:80", `FROM: "a/b/c" is neither a pod`},
 		{"fe80::1%eth0", "default/backend:80", "has a zone"},
 		{"default/frontend", "default/backend", "write it as default/backend:80/TCP"},
 		{"default/frontend", "default/backend:web", `"web" is not a port`},
 		{"default/frontend", "default/backend:0", `"0" is not a port`},
 		{"default/frontend", "default/backend:80/ICMP", `"ICMP" is not a protocol`},
-		{"default/frontend", "default/other:80", "TO: there is no pod default/other"},
+		{"default/frontend", "default/other:80", "TO: pod default/other does not exist"},
 		{"default/starts", "default/backend:80", "FROM: pod default/starts has no address yet"},
 		{"default/frontend", "10.96.0.20:80", "TO: 10.96.0.20 is the address of Service default/backend"},
-		{"192.0.2.1", "[fd00::2]:80", "no family of addresses in common"},
+		{"192.0.2.1", "[fd00::2]:80", "no address family in common"},
 	} {
 		q, err := ParseQuestion(tc.from, tc.to)
 		if err == nil {

@@ -19,17 +19,17 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// Notes: the variables of templates; streamed and tuning are of annotations that ask for nothing here.
+// Notes of annotations. streamed and tuning are for annotations that have nothing to do in Wayleave.
 const (
 	variables = "[these](ingress-options.md#variables)"
-	streamed  = "nothing to do: bodies are streamed in both directions"
-	// closesUnless is of snippets.
-	closesUnless = "closes the paths unless all of its directives are known to keep nobody out"
-	noFirewall   = "closes the paths (503): there is no web application firewall; put one behind, as a Service"
-	tuning       = "nothing to do: it tunes buffers that only nginx has"
+	streamed  = "no effect: bodies are always streamed in both directions"
+	// closesUnless is for snippets.
+	closesUnless = "closes the paths unless all of its directives are known not to restrict access"
+	noFirewall   = "closes the paths (503): there is no web application firewall; run one as a Service behind the proxy"
+	tuning       = "no effect: it tunes buffers of nginx"
 )
 
-// annotations are all of ingress-nginx that Wayleave knows, by name.
+// annotations lists all annotations of ingress-nginx that Wayleave knows, by name.
 func annotations() []annotation {
 	return slices.SortedFunc(slices.Values(slices.Concat(routing(), redirects(), balancing(), canaries(), guards(),
 		moreGuards(), clientCerts(), endpointTLS(), cors(), limits(), edits(), retries(), others(), notBuilt())),
@@ -63,7 +63,7 @@ func routing() []annotation {
 		{name: "proxy-buffers-number", read: nothing, note: tuning},
 		{name: "proxy-busy-buffers-size", read: nothing, note: tuning},
 		{name: "proxy-max-temp-file-size", read: nothing, note: tuning},
-		{name: "enable-rewrite-log", read: nothing, note: "nothing to do: it is for nginx's error log"},
+		{name: "enable-rewrite-log", read: nothing, note: "no effect: it is for nginx's error log"},
 	}
 }
 
@@ -89,7 +89,7 @@ func balancing() []annotation {
 	return []annotation{
 		{name: "affinity", read: oneOf(func(*parser, string) {}, "cookie")},
 		{name: "affinity-mode", read: oneOf(func(*parser, string) {}, "balanced", "persistent"),
-			note: "both are persistent: a client keeps its endpoint as long as that is there"},
+			note: "both are persistent: a client keeps its endpoint while that exists"},
 		{name: "session-cookie-name", read: token(func(p *parser, v string) { p.cookie.Name = v })},
 		{name: "session-cookie-path", read: cookiePath},
 		{name: "session-cookie-max-age",
@@ -110,13 +110,13 @@ func balancing() []annotation {
 		{name: "upstream-hash-by-subset-size", read: number(1, 64, func(p *parser, n int) { p.subsetSize = n }),
 			note: "1 to 64, 3 by default; the endpoints of a key are its own, not one of fixed groups"},
 		{name: "load-balance", read: oneOf(func(p *parser, v string) { p.out.table.Balance = v }, "round_robin",
-			"ewma"), note: "ewma: the less busy of two endpoints, as without the annotation"},
+			"ewma"), note: "ewma: the less busy of two random endpoints, which is the default"},
 	}
 }
 
 func canaries() []annotation {
 	return []annotation{
-		{name: "canary", read: canarySwitch, note: "a value that cannot be read counts as true, so that the Ingress " +
+		{name: "canary", read: canarySwitch, note: "an invalid value counts as true, so that the Ingress " +
 			"takes no path for itself; of a path of an Ingress in the same namespace; several may follow one another"},
 		{name: "canary-by-header", read: token(func(p *parser, v string) { p.canary.Header = v })},
 		{name: "canary-by-header-value", read: fieldValue(func(p *parser, v string) { p.canary.Value = v })},
@@ -136,10 +136,10 @@ func guards() []annotation {
 	return []annotation{
 		{name: "whitelist-source-range", read: func(p *parser, v string) error {
 			if _, both := p.values["allowlist-source-range"]; both {
-				return nil // the older name of the same
+				return nil // the older name of the same option
 			}
 			return sources(p, v)
-		}, guard: true, note: "the older name of allowlist-source-range, which counts where both are there"},
+		}, guard: true, note: "the older name of allowlist-source-range, which takes precedence"},
 		{name: "allowlist-source-range", read: sources, guard: true},
 		{name: "auth-type", read: oneOf(func(p *parser, v string) { p.auth.kind = v }, "basic"), guard: true,
 			note: "basic"},
@@ -157,7 +157,7 @@ func guards() []annotation {
 		{name: "auth-signin", read: authURL(func(p *parser, v string) { p.authURL.SignIn = v }),
 			note: "variables: " + variables},
 		{name: "auth-response-headers", read: authFields, guard: true,
-			note: "at most 64; clients may not send these fields to the same Service by any path"},
+			note: "at most 64; clients cannot send these fields to the same Service on any path"},
 		{name: "enable-modsecurity", read: onlyFalse, guard: true, no: true, note: noFirewall},
 		{name: "enable-owasp-core-rules", read: onlyFalse, guard: true, no: true, note: noFirewall},
 		{name: "modsecurity-snippet", guard: true, note: noFirewall},
@@ -165,7 +165,7 @@ func guards() []annotation {
 		{name: "server-snippet", read: snippet, no: true, note: closesUnless},
 		{name: "auth-snippet", read: snippet, no: true, note: closesUnless},
 		{name: "stream-snippet", read: streamSnippet, no: true,
-			note: "closes the paths where it has a directive that keeps requests out"},
+			note: "closes the paths if it has a directive that restricts access"},
 	}
 }
 
@@ -173,46 +173,46 @@ func cors() []annotation {
 	return []annotation{
 		{name: "enable-cors", read: boolean(func(*parser, bool) {})},
 		{name: "cors-allow-origin", read: origins,
-			note: "origins, with *. for one label, and null; an entry that is none is left out"},
+			note: "origins, with *. for one label, and null; invalid entries are ignored"},
 		{name: "cors-allow-methods", read: tokens(false, func(p *parser, v string) { p.cors.Methods = v })},
 		{name: "cors-allow-headers", read: tokens(false, func(p *parser, v string) { p.cors.Headers = v })},
 		{name: "cors-expose-headers", read: tokens(true, func(p *parser, v string) { p.cors.Expose = v })},
 		{name: "cors-allow-credentials", read: boolean(func(*parser, bool) {})},
-		{name: "cors-max-age", read: corsMaxAge, note: "0 and less: responses to preflights are not kept"},
+		{name: "cors-max-age", read: corsMaxAge, note: "0 and less: responses to preflights are not cached"},
 	}
 }
 
 func limits() []annotation {
 	return []annotation{
 		{name: "limit-rps", read: number(0, 1<<20, func(p *parser, n int) { p.rps = float64(n) }), guard: true,
-			note: "each node counts for itself"},
+			note: "each node counts separately"},
 		{name: "limit-rpm", read: number(0, 1<<20, func(p *parser, n int) { p.rpm = float64(n) }), guard: true,
-			note: "each node counts for itself"},
+			note: "each node counts separately"},
 		{name: "limit-burst-multiplier", read: number(0, 1<<20, func(p *parser, n int) { p.burst = &n }),
 			note: "0 is a burst of one request"},
 	}
 }
 
-// ownAnnotations are those that ingress-nginx has not, below ingress.wayleave.dev/.
+// ownAnnotations are Wayleave's own, below ingress.wayleave.dev/.
 func ownAnnotations() []annotation {
 	return []annotation{
 		{name: "response-headers", read: headerLines(func(p *parser, f schema.Field) {
 			p.response.Fields = append(p.response.Fields, f)
-		}), note: "a line each, NAME: VALUE; without a value the field is taken out; at most 64; variables"},
+		}), note: "lines of NAME: VALUE; without a value the field is removed; at most 64; variables"},
 		{name: "request-headers", read: headerLines(func(p *parser, f schema.Field) {
 			p.upstream.Fields = append(p.upstream.Fields, f)
-		}), note: "for endpoints, likewise"},
+		}), note: "the same for requests to endpoints"},
 		{name: "auth-request-headers",
 			read: headerLines(func(p *parser, f schema.Field) { p.authURL.Fields = append(p.authURL.Fields, f) }),
-			note: "for the server of auth-url, likewise"},
+			note: "the same for requests to the server of auth-url"},
 		{name: "proxy-protocol", read: oneOf(func(p *parser, v string) { p.out.table.SendProxy = v[1] - '0' }, "v1",
 			"v2")},
 	}
 }
 
-// notBuilt are known, named in an Event, and have no effect.
+// notBuilt are known, reported in an Event, and have no effect.
 func notBuilt() []annotation {
-	const tracing = "no traces are made; ingress.accessLog writes a line for each request"
+	const tracing = "traces are not supported; ingress.accessLog writes a line for each request"
 	return []annotation{
 		{name: "auth-proxy-set-headers",
 			note: "ConfigMaps are not read; write ingress.wayleave.dev/auth-request-headers"},
@@ -220,10 +220,10 @@ func notBuilt() []annotation {
 		{name: "modsecurity-transaction-id", note: "there is no web application firewall"},
 		{name: "opentelemetry-operation-name", note: tracing}, {name: "opentelemetry-trust-incoming-span",
 			note: tracing}, {name: "opentracing-trust-incoming-span", note: tracing},
-		{name: "fastcgi-index", note: "FastCGI is not spoken"}, {name: "fastcgi-params-configmap",
-			note: "FastCGI is not spoken"},
+		{name: "fastcgi-index", note: "FastCGI is not supported"}, {name: "fastcgi-params-configmap",
+			note: "FastCGI is not supported"},
 		{name: "global-rate-limit", guard: true,
-			note: "closes the paths (503): proxies do not count together; write limit-rps"},
+			note: "closes the paths (503): proxies count separately; use limit-rps"},
 		{name: "global-rate-limit-window", guard: true, note: "as global-rate-limit"}, {name: "global-rate-limit-key",
 			guard: true, note: "as global-rate-limit"}, {name: "global-rate-limit-ignored-cidrs", guard: true,
 			note: "as global-rate-limit"},
@@ -244,11 +244,11 @@ func list(v string) (out []string) {
 	return out
 }
 
-// Bounds of lists: every alias is a host with all paths of the first one, and every field is looked
-// for in each request.
+// Bounds of lists: each alias is a host with all paths of the first one, and each field is searched for in each
+// request.
 const (
 	maxAliases      = 32
-	maxAliasedPaths = 16384 // aliases times paths of one Ingress
+	maxAliasedPaths = 16384 // aliases × paths of one Ingress
 	maxFields       = 64
 	maxNetworks     = 1024
 	maxOrigins      = 256
@@ -267,14 +267,14 @@ func aliases(p *parser, v string) error {
 		}
 		a = strings.ToLower(a)
 		if !isHost(strings.TrimPrefix(a, "*.")) {
-			return fmt.Errorf("%q is not a DNS name, nor *. and one", a)
+			return fmt.Errorf("%q is neither a DNS name nor *. and a DNS name", a)
 		}
 		p.out.aliases = append(p.out.aliases, a)
 	}
 	return nil
 }
 
-// isHost says whether s is a DNS name in lower case.
+// isHost reports whether s is a DNS name in lower case.
 func isHost(s string) bool {
 	if s == "" || len(s) > 253 {
 		return false
@@ -293,18 +293,18 @@ func authFields(p *parser, v string) error {
 	if n := len(names); n > maxFields {
 		return fmt.Errorf("has %d fields; allowed: %d", n, maxFields)
 	} else if n == 0 {
-		return fmt.Errorf("%q is not a list of names with commas between", v)
+		return fmt.Errorf("%q is not a list of names separated by commas", v)
 	}
 	for _, n := range names {
 		if !isToken(n) {
-			return fmt.Errorf("%q is not a list of names with commas between: %q is none", v, n)
+			return fmt.Errorf("%q is not a list of names separated by commas: %q is not a name", v, n)
 		}
 	}
 	p.authURL.Headers = names
 	return nil
 }
 
-// canarySwitch takes a value that cannot be read for true: else a canary would be a main backend.
+// canarySwitch reads an invalid value as true: otherwise a canary would become a main backend.
 func canarySwitch(_ *parser, v string) error {
 	if _, err := strconv.ParseBool(v); err != nil && !isOff(v) {
 		return fmt.Errorf("%q is neither true nor false; true is used", v)
@@ -318,13 +318,13 @@ func corsMaxAge(p *parser, v string) error {
 	return number(math.MinInt32, maxSeconds, func(p *parser, n int) {
 		p.cors.MaxAge = time.Duration(max(n, -1)) * time.Second
 		if n <= 0 {
-			p.cors.MaxAge = -time.Second // nothing stands for the default
+			p.cors.MaxAge = -time.Second // an empty value means the default
 		}
 	})(p, v)
 }
 
-// rewrite is a path, or a URL that clients are sent to. A path without its slash gets one: nginx
-// would send it as it is, which is no request.
+// rewrite parses a path, or a redirect URL. A path without its leading slash gets one: nginx would forward it
+// unchanged, which is not a valid request.
 func rewrite(p *parser, v string) error {
 	t, err := table.ParseTemplate(v)
 	switch {
@@ -345,7 +345,7 @@ func rewrite(p *parser, v string) error {
 	return nil
 }
 
-// template checks text with variables as the proxy will read it.
+// template checks text with variables as the proxy will parse it.
 func template(v string) error {
 	if _, err := table.ParseTemplate(v); err != nil {
 		return fmt.Errorf("%q: %w", v, err)
@@ -353,8 +353,7 @@ func template(v string) error {
 	return nil
 }
 
-// filled is text with something in the place of its variables, to check what is around
-// them: a path for those that begin with a slash.
+// filled replaces variables by text, to check the rest: by a path for variables that begin with a slash.
 func filled(v string) string {
 	v = regexp.MustCompile(`\$\{?(request_uri|uri|document_uri)\b\}?`).ReplaceAllString(v, "/x")
 	return regexp.MustCompile(`\$\{?\w+\}?`).ReplaceAllString(v, "x")
@@ -388,7 +387,7 @@ func authSecret(p *parser, v string) (err error) {
 	return err
 }
 
-// secretName reads NAME or NAMESPACE/NAME of a Secret in the Ingress's own namespace.
+// secretName parses NAME or NAMESPACE/NAME of a Secret in the Ingress's own namespace.
 func secretName(i *model.Ingress, v string) (model.Name, error) {
 	ns, name, qualified := strings.Cut(v, "/")
 	if !qualified {
@@ -398,16 +397,17 @@ func secretName(i *model.Ingress, v string) (model.Name, error) {
 		return model.Name{}, fmt.Errorf("%q is not the name of a Secret", v)
 	}
 	if ns != i.Name.Namespace {
-		return model.Name{}, fmt.Errorf("%q is in another namespace, whose Secrets this Ingress may not use", v)
+		return model.Name{}, fmt.Errorf(
+			"%q is in another namespace; only Secrets of the Ingress's namespace are allowed", v)
 	}
 	return model.Name{Namespace: ns, Name: name}, nil
 }
 
-// templateURL is the URL that a template makes, with something in place of its variables.
+// templateURL returns the URL of a template, with variables replaced.
 func templateURL(v string) (*url.URL, error) {
 	plain := filled(v)
 	if rest, ok := strings.CutPrefix(plain, "x://"); ok {
-		plain = "http://" + rest // the scheme was a variable
+		plain = "http://" + rest // the scheme is a variable
 	}
 	return url.Parse(plain)
 }
@@ -427,7 +427,7 @@ func authURL(to func(p *parser, v string)) func(*parser, string) error {
 	}
 }
 
-// protocol is that of endpoints, in any case.
+// protocol parses the protocol of endpoints, in upper or lower case.
 func protocol(p *parser, v string) error {
 	return oneOf(func(p *parser, v string) {
 		if v != "HTTP" {
@@ -436,8 +436,8 @@ func protocol(p *parser, v string) error {
 	}, "HTTP", "HTTPS", "GRPC", "GRPCS")(p, strings.ToUpper(v))
 }
 
-// askedURL is the URL of an authentication server. An address that may not be asked is
-// refused here already; names are judged when they are asked.
+// askedURL parses the URL of an authentication server. Forbidden addresses are refused here; names are checked at
+// each request.
 func askedURL(p *parser, v string) error {
 	if err := authURL(func(*parser, string) {})(p, v); err != nil {
 		return err
@@ -447,7 +447,7 @@ func askedURL(p *parser, v string) error {
 		return err
 	}
 	if u.User != nil {
-		return errors.New("the URL has a user in it, which is not built")
+		return errors.New("the URL contains a user name, which is not supported")
 	}
 	host := strings.TrimSuffix(u.Hostname(), ".")
 	if a, err := netip.ParseAddr(host); err == nil {
@@ -462,8 +462,8 @@ func askedURL(p *parser, v string) error {
 	return nil
 }
 
-// errSkipped is of a list from which an entry is left out.
-var errSkipped = errors.New("has no effect; the other entries have")
+// errSkipped means that an entry of a list was left out.
+var errSkipped = errors.New("has no effect; the other entries take effect")
 
 func origins(p *parser, v string) error {
 	if n := len(list(v)); n > maxOrigins {

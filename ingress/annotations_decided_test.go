@@ -123,8 +123,9 @@ func TestFieldLines(t *testing.T) {
 				`{"name":"Strict-Transport-Security","value":"max-age=1; preload"}]}}`, ""},
 		{"request-headers", "X-Id: $remote_addr$host",
 			`{"upstream":{"fields":[{"name":"X-Id","value":"$remote_addr$host"}]}}`, ""},
-		{"request-headers", "Host: x", `null`, "only the proxy sets"}, {"response-headers", "Content-Length: 5", `null`,
-			"only the proxy sets"}, {"response-headers", "X A: 5", `null`, "is not a line"},
+		{"request-headers", "Host: x", `null`, "only the proxy may set"},
+		{"response-headers", "Content-Length: 5", `null`,
+			"only the proxy may set"}, {"response-headers", "X A: 5", `null`, "is not a line"},
 		{"response-headers", "X-A: $nothing", `null`, "is not known"}, {"response-headers", "", `null`, "has 0 lines"},
 		{"response-headers", strings.Repeat("X-A: 1\n", 65), `null`, "has 65 lines"},
 	} {
@@ -214,7 +215,7 @@ func TestSnippetsAreTranslated(t *testing.T) {
 		{server, `if ($http_user_agent ~* "x") { return 403; }`, nil, []string{"if ($http_user_agent ~* x ) { … }"}},
 		{auth, `proxy_set_header X-Key abc;`, []string{ownPrefix + "auth-request-headers: X-Key: abc"}, nil},
 		{auth, `proxy_read_timeout 5s;`, nil, []string{"proxy_read_timeout 5s"}},
-		{conf, `add_header X "`, nil, []string{"the whole text, which cannot be read"}},
+		{conf, `add_header X "`, nil, []string{"the complete text, which cannot be parsed"}},
 		{conf, `more_set_headers -s 404 "X: y";`, nil, []string{"more_set_headers -s 404 X: y"}},
 		{conf, `add_header Transfer-Encoding x;`, nil, []string{"add_header Transfer-Encoding x"}},
 	} {
@@ -302,12 +303,12 @@ func TestPassthroughOfHosts(t *testing.T) {
 		{"no host", ing("a", []string{pass}, rules("- / P web:80")) + ing("b", nil, rules("a.example / P web:80")), "",
 			"has no effect on (any host)"},
 		{"another's host", ing("a", nil, rules("a.example /b P web:80")) + ing("other/b@2", []string{pass},
-			rules("a.example / P web:80")), "", "whose namespace alone passes it through"},
+			rules("a.example / P web:80")), "", "only its namespace can pass it through"},
 		{"beside a guard", ing("a", []string{pass}, rules("a.example / P web:80")) +
 			ing("b@2", []string{"whitelist-source-range: 10.0.0.0/8"}, rules("a.example /b P api:8080")), "",
-			"something keeps requests out there"},
+			"a guard applies there"},
 		{"with a limit", ing("a", []string{pass, "limit-rps: 1"}, rules("a.example / P web:80")), "",
-			"something keeps requests out there"},
+			"a guard applies there"},
 		{"no Service", ing("a", []string{pass}, rules("a.example / P none:80")), "",
 			"Service shop/none does not exist"},
 	} {

@@ -14,20 +14,20 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// moreGuards are guards that came later than those of guards, and what tunes them.
+// moreGuards are further guards, and annotations that tune them.
 func moreGuards() []annotation {
 	return []annotation{
 		{name: "denylist-source-range", read: networks(func(p *parser, l []netip.Prefix) { p.out.table.Denied = l }),
-			guard: true, note: "counts before allowlist-source-range; at most 1,024 networks"},
+			guard: true, note: "takes precedence over allowlist-source-range; at most 1,024 networks"},
 		{name: "satisfy", read: oneOf(func(p *parser, v string) { p.out.table.AnyOf = v == "any" }, "all", "any"),
 			guard: true, note: "of sources, auth-secret and auth-url"},
 		{name: "limit-connections", read: number(0, 1<<20, func(p *parser, n int) { p.out.table.Exchanges = n }),
-			guard: true, note: "requests and tunnels that a client has open at a time; each node counts for itself"},
+			guard: true, note: "concurrent requests and tunnels of a client; each node counts separately"},
 		{name: "limit-whitelist", read: unlimited,
 			note: "clients without limit-rps, limit-rpm and limit-connections; at most 1,024 networks"},
 		{name: "limit-allowlist", read: unlimited, note: "as limit-whitelist"},
 		{name: "limit-rate", read: number(0, 1<<30, func(p *parser, n int) { p.out.table.Bandwidth = int64(n) << 10 }),
-			note: "of each response, in KiB a second"},
+			note: "of each response, in KiB per second"},
 		{name: "limit-rate-after", read: number(0, 1<<30,
 			func(p *parser, n int) { p.out.table.BandwidthAfter = int64(n) << 10 }), note: "in KiB"},
 		{name: "auth-always-set-cookie", read: boolean(func(p *parser, v bool) { p.authURL.AlwaysCookie = v })},
@@ -44,9 +44,9 @@ func moreGuards() []annotation {
 	}
 }
 
-const keptAlive = "nothing to do: connections to authentication servers are always kept for the next question"
+const keptAlive = "no effect: connections to authentication servers are always kept open"
 
-// edits change what endpoints and clients are sent.
+// edits change requests to endpoints and responses to clients.
 func edits() []annotation {
 	return []annotation{
 		{name: "x-forwarded-prefix", read: fieldTemplate(func(p *parser, v string) {
@@ -54,7 +54,7 @@ func edits() []annotation {
 		}), note: "with or without rewrite-target"},
 		{name: "upstream-vhost", read: upstreamHost, note: "X-Forwarded-Host stays the client's"},
 		{name: "connection-proxy-header", read: oneOf(func(*parser, string) {}, "keep-alive"),
-			note: "keep-alive: nothing to do, connections to endpoints are kept"},
+			note: "keep-alive: no effect, connections to endpoints are always kept open"},
 		{name: "proxy-cookie-domain", read: cookieRule(func(p *parser, r schema.Replace) {
 			p.response.Domain = append(p.response.Domain, r)
 		}), note: replaceNote},
@@ -65,13 +65,13 @@ func edits() []annotation {
 			note: "off and default change nothing; " + replaceNote},
 		{name: "proxy-redirect-to", read: rule(func(p *parser, v string) { p.to = v })},
 		{name: "enable-access-log", read: boolean(func(p *parser, v bool) { p.out.table.Unlogged = !v }),
-			note: "false leaves the requests out of the log that ingress.accessLog writes"},
+			note: "false excludes the requests from the log of ingress.accessLog"},
 		{name: "preserve-trailing-slash", read: boolean(func(*parser, bool) {}),
-			note: "nothing to do: redirects always keep it"},
+			note: "no effect: redirects always preserve it"},
 		{name: "http2-push-preload", read: boolean(func(*parser, bool) {}),
-			note: "nothing to do: browsers, and nginx since 1.25.1, have no server push any more"},
+			note: "no effect: browsers, and nginx since 1.25.1, no longer support server push"},
 		{name: "relative-redirects", read: boolean(func(*parser, bool) {}),
-			note: "nothing to do: a path is redirected to as it is written"},
+			note: "no effect: redirects use the path as written"},
 		{name: "use-port-in-redirects", read: onlyFalse, note: "false"},
 		{name: "ssl-prefer-server-ciphers", read: boolean(func(*parser, bool) {}),
 			note: "nothing to do: the order is that of Go's crypto/tls"},
@@ -80,7 +80,7 @@ func edits() []annotation {
 
 const replaceNote = "text, or an expression of RE2 behind ~ or ~*"
 
-// retries are what happens when an endpoint fails.
+// retries configure what happens if an endpoint fails.
 func retries() []annotation {
 	return []annotation{
 		{name: "proxy-next-upstream", read: nextUpstream, note: "error and invalid_header are always in force but " +
@@ -100,7 +100,7 @@ func retries() []annotation {
 	}
 }
 
-// unlimited are clients without limits. What cannot be read leaves all of them with limits.
+// unlimited parses the clients without limits. If it is invalid, all clients keep their limits.
 func unlimited(p *parser, v string) error {
 	return networks(func(p *parser, l []netip.Prefix) {
 		p.out.table.Unlimited = append(p.out.table.Unlimited,
@@ -108,7 +108,7 @@ func unlimited(p *parser, v string) error {
 	})(p, v)
 }
 
-// fieldTemplate is a value of a header field, with variables.
+// fieldTemplate parses a value of a header field, with variables.
 func fieldTemplate(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		if err := template(v); err != nil {
@@ -118,7 +118,7 @@ func fieldTemplate(to func(p *parser, v string)) func(*parser, string) error {
 	}
 }
 
-// maxCacheKey bounds the text of a key.
+// maxCacheKey bounds the text of a key, in bytes.
 const maxCacheKey = 1024
 
 func cacheKey(p *parser, v string) error {
@@ -143,7 +143,7 @@ const (
 	maxCacheTime  = 24 * time.Hour
 )
 
-// cacheValid reads "200 202 10m, 401 5m". What cannot be read has no answer used again.
+// cacheValid parses "200 202 10m, 401 5m". If it is invalid, no answer is cached.
 func cacheValid(p *parser, v string) error {
 	p.noCache = true
 	rules := list(v)
@@ -179,7 +179,7 @@ func cacheValid(p *parser, v string) error {
 	return nil
 }
 
-// nginxTime reads a time as nginx writes it: 30, 30s, 5m, 1h30m, 1d.
+// nginxTime parses a time of nginx: 30, 30s, 5m, 1h30m, 1d.
 func nginxTime(v string) (sum time.Duration, err error) {
 	units := []struct {
 		name string
@@ -223,7 +223,7 @@ func upstreamHost(p *parser, v string) error {
 	return fieldTemplate(func(p *parser, v string) { p.upstream.Host = v })(p, v)
 }
 
-// rule is one side of a rule that replaces text.
+// rule is one side of a replacement rule.
 func rule(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		if v == "" || strings.ContainsAny(v, " \t\r\n\"") {
@@ -234,7 +234,7 @@ func rule(to func(p *parser, v string)) func(*parser, string) error {
 	}
 }
 
-// cookieRule reads "off", or two words of which the second takes the first's place.
+// cookieRule parses "off", or two words of which the second replaces the first.
 func cookieRule(to func(p *parser, r schema.Replace)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		words := strings.Fields(v)
@@ -253,7 +253,7 @@ func cookieRule(to func(p *parser, r schema.Replace)) func(*parser, string) erro
 	}
 }
 
-// checkReplace reads a rule as the proxy will.
+// checkReplace parses a rule as the proxy will.
 func checkReplace(r schema.Replace) error {
 	return table.Prepare(&schema.Path{
 		Options: &schema.Options{Response: &schema.Response{Location: []schema.Replace{r}}}}).Err
@@ -274,7 +274,7 @@ func (p *parser) retrying() *schema.Retry {
 	return p.retry
 }
 
-// maxTries bounds the endpoints that one request may be sent to.
+// maxTries bounds the number of endpoints that one request is sent to.
 const maxTries = 16
 
 func tries(n int) int {
@@ -341,7 +341,7 @@ func errorStatuses(p *parser, v string) error {
 	return nil
 }
 
-// combineEdits makes options of what changes requests and responses.
+// combineEdits combines annotations that change requests and responses.
 func (p *parser) combineEdits() {
 	o := &p.out.table
 	switch {
@@ -375,7 +375,7 @@ func (p *parser) combineEdits() {
 	}
 }
 
-// combineErrors makes an option of what another backend answers.
+// combineErrors combines annotations of error backends.
 func (p *parser) combineErrors() {
 	e := p.errors
 	if e.Backend == "" {
@@ -389,7 +389,7 @@ func (p *parser) combineErrors() {
 	p.out.table.Errors = &e
 }
 
-// combineCache makes rules of auth-cache-key and auth-cache-duration.
+// combineCache combines auth-cache-key and auth-cache-duration.
 func (p *parser) combineCache() {
 	u := &p.authURL
 	if u.CacheKey == "" || p.noCache {

@@ -33,7 +33,7 @@ func TestMoreAnnotations(t *testing.T) {
 		{"limit-rate: 10|limit-rate-after: 2", `{"bandwidth":10240,"bandwidthAfter":2048}`, ""},
 		{"limit-rate-after: 2", `null`, ""}, {"limit-rate: 1m", `null`, "is not a number"},
 		{"whitelist-source-range: " + many(1025, "10.0.%d.%d"), `null`,
-			"has 1025 addresses and CIDRs; allowed: 1024; it keeps requests out"},
+			"has 1025 addresses and CIDRs; allowed: 1024; it restricts access"},
 		{"denylist-source-range: " + many(1025, "10.0.%d.%d"), `null`, "answer 503"},
 		{"enable-cors: true|cors-allow-origin: " + many(257, "https://a%d-%d.example"), `null`,
 			"has 257 origins; allowed: 256"},

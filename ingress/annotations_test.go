@@ -86,7 +86,7 @@ func TestAnnotations(t *testing.T) {
 			`{"authURL":{"url":"https://web.shop.svc.cluster.local/check","backend":"shop/web:443"}}`, ""},
 		{"auth-url: http://none.shop.svc/check", `null`, "Service shop/none does not exist"},
 		{"auth-url: http://api.shop:8080/check", `{"authURL":{"url":"http://api.shop:8080/check"}}`,
-			"does not know Service shop/api by this name; api.shop.svc is asked without DNS"},
+			"does not know Service shop/api by this name; use api.shop.svc, which needs no DNS"},
 		{"auth-url: http://web/check", `{"authURL":{"url":"http://web/check"}}`,
 			"does not know Service shop/web by this name"},
 		{"auth-url: http://api.shop.svc/check", `null`, "Service shop/api has no TCP port 80"},
@@ -100,7 +100,8 @@ func TestAnnotations(t *testing.T) {
 			`{"auth":{"realm":"","users":{"bob":"{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}}}`, ""},
 		{"auth-type: basic|auth-secret: map", `null`, "has no users"},
 		{"auth-type: basic|auth-secret: users|auth-realm: a\nb",
-			`{"auth":{"realm":"","users":{"ann":"{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}}}`, "has a control character"},
+			`{"auth":{"realm":"","users":{"ann":"{SHA}qUqP5cyxm6YcTAhz05Hph5gvu9M="}}}`,
+			"contains a control character"},
 		{"enable-cors: true", `{"cors":{"origins":["*"],"methods":"GET, PUT, POST, DELETE, PATCH, ` +
 			`OPTIONS","headers":"DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,` +
 			`Content-Type,Range,Authorization","credentials":true,"maxAge":1728000000000000}}`, ""},
@@ -120,7 +121,7 @@ func TestAnnotations(t *testing.T) {
 		{"proxy-buffering: on|proxy-buffer-size: 16k|proxy-request-buffering: off", `null`, ""},
 		{"denylist-source-range: 10.0.0.0/8", `{"denied":["10.0.0.0/8"]}`, ""},
 		{"denylist-source-range: 10.0.0.0/8,x", `null`,
-			"it keeps requests out, so all paths of this Ingress answer 503"},
+			"it restricts access, so all paths of this Ingress answer 503"},
 		{"auth-tls-verify-client: off|enable-modsecurity: false", `null`, ""},
 		{"enable-modsecurity: true", `null`, "answer 503"},
 		{"ingress.wayleave.dev/proxy-protocol: v1", `{"sendProxy":1}`, ""},
@@ -129,7 +130,7 @@ func TestAnnotations(t *testing.T) {
 			`[ingress.wayleave.dev/proxy-protocol]: "v3" is not built; allowed: v1, v2`},
 		{"ingress.wayleave.dev/proxy-protocol: ", `null`, `"" is not built; allowed: v1, v2`},
 		{"ingress.wayleave.dev/other: x", `null`, "Wayleave has no annotation of that name"},
-		{"server-alias: a_b", `null`, "is not a DNS name"},
+		{"server-alias: a_b", `null`, "is neither a DNS name"},
 	} {
 		t.Run(tc.in, func(t *testing.T) {
 			w := newFixture(t, Settings{Default: true}, sampleYAML(t)+ing("a", nil, rules("h.example /p P web:80")))
@@ -172,9 +173,9 @@ func TestCanaryAnnotations(t *testing.T) {
 		{"canary-by-header-value: a|canary-weight: 1", `"weight":1,"total":100`,
 			"has no effect without canary-by-header"},
 		{"canary-by-header: X-New|canary-by-header-pattern: (|canary-weight: 3", `"weight":3,"total":100`,
-			"is not a regular expression"},
+			"is not a valid RE2 expression"},
 		{"canary-by-header: X-New|canary-by-header-pattern: (a{1,30}){1,30}|canary-weight: 3", `"weight":3,"total":100`,
-			"is not a regular expression of RE2 that may be used"},
+			"is not a valid RE2 expression within the bounds"},
 		{"canary-by-cookie: c", `"cookie":"c","total":100`, ""},
 		{"canary-weight: x", `"total":100`, "is not a number"},
 		{"ssl-redirect: true", `"total":100`, "takes no request without"},

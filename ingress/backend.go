@@ -10,11 +10,10 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// resolve finds the backend of a path: its key, and the Service's port. why says what is
-// wrong when there is none.
+// resolve finds the backend of a path: its key, and the Service's port. why explains why there is none.
 func resolve(snap model.Snapshot, namespace string, b model.IngressBackend) (key string, why string) {
 	if b.Service == "" {
-		return "", "" // named when it was read
+		return "", "" // reported when it was parsed
 	}
 	name := model.Name{Namespace: namespace, Name: b.Service}
 	svc, ok := snap.Service(name)
@@ -38,7 +37,7 @@ func portText(b model.IngressBackend) string {
 	return fmt.Sprint(b.Port)
 }
 
-// port is the Service's port that the backend means; the first of TCP where it names none.
+// port returns the Service's port that the backend names; the first TCP port if it names none.
 func port(svc *model.Service, b model.IngressBackend) (model.ServicePort, bool) {
 	for _, p := range svc.Ports {
 		if p.Protocol == model.TCP && (b.PortName != "" && p.Name == b.PortName || b.PortName == "" &&
@@ -49,10 +48,9 @@ func port(svc *model.Service, b model.IngressBackend) (model.ServicePort, bool) 
 	return model.ServicePort{}, false
 }
 
-// makeBackend collects the endpoints of a Service's port. Those that terminate and still
-// serve are drained. An address that no pod has, as a loopback or metadata one, is left out,
-// whoever wrote it. Of a Service of two families the first one's endpoints are used:
-// both are the same pods.
+// makeBackend collects the endpoints of a Service's port. Terminating endpoints that still serve are drained.
+// Addresses that no pod can have, such as loopback and metadata addresses, are left out. If a Service has two
+// families, the endpoints of the first are used: both are the same pods.
 func makeBackend(snap model.Snapshot, service model.Name, number uint16) (*schema.Backend, bool) {
 	svc, ok := snap.Service(service)
 	if !ok || svc.Type == model.ExternalName {
@@ -92,7 +90,7 @@ func makeBackend(snap model.Snapshot, service model.Name, number uint16) (*schem
 	if len(list) == 0 {
 		list = of[1-first]
 	}
-	// An address that is there twice, once ready, is ready.
+	// A duplicate address is ready if it is ready once.
 	slices.SortFunc(list, func(a, b schema.Endpoint) int {
 		if c := a.Addr.Compare(b.Addr); c != 0 {
 			return c

@@ -109,10 +109,10 @@ func ingressCases() []ingressCase {
 			want: []string{"http://h/public/../admin = shop/api:8080", "http://h//admin = shop/api:8080",
 				"http://h/%61dmin = shop/api:8080"}},
 		{name: "one path twice", settings: own, yaml: ing("a", nil, rules("- /x P web:80 /x P api:8080")),
-			want: []string{"http://h/x = shop/web:80"}, problems: []string{"paths[1]: /x is there twice"}},
+			want: []string{"http://h/x = shop/web:80"}, problems: []string{"paths[1]: /x is a duplicate"}},
 		{name: "prefix with and without slash are one", settings: own,
 			yaml: ing("a", nil, rules("- /x P web:80 /x/ P api:8080")), want: []string{"http://h/x/ = shop/web:80"},
-			problems: []string{"is there twice"}},
+			problems: []string{"is a duplicate"}},
 		{name: "a bad path harms no other", settings: own, yaml: ing("a", nil, rules("- /a//b P web:80 /x P api:8080")),
 			want: []string{"http://h/x = shop/api:8080"}, problems: []string{"paths[0].path"}},
 
@@ -145,7 +145,7 @@ func ingressCases() []ingressCase {
 		{name: "two default backends", settings: own, yaml: ing("b@2", nil, fallback("api:8080")) +
 			ing("a@1", nil, fallback("web:80")), want: []string{"http://any/ = shop/web:80"},
 			problems: []string{
-				"Ingress shop/b: spec.defaultBackend: what no path of (any host) has goes to that of Ingress shop/a"}},
+				"Ingress shop/b: spec.defaultBackend: the default backend of (any host) is that of Ingress shop/a"}},
 		{name: "a default backend that is missing", settings: own, yaml: ing("a", nil, fallback("none:80")),
 			want:     []string{"http://any/ = 503"},
 			problems: []string{"spec.defaultBackend.service: Service shop/none does not exist"}},
@@ -196,7 +196,7 @@ func ingressCases() []ingressCase {
 			problems: []string{"private key does not match"}},
 		{name: "a Secret without certificate", settings: own, yaml: ing("a", nil, rules("a.example / P web:80"),
 			tlsOf("users a.example")), want: []string{"cert a.example = default"},
-			problems: []string{"Secret shop/users has no certificate"}},
+			problems: []string{"Secret shop/users has no valid certificate"}},
 		{name: "a certificate for another host", settings: own, yaml: ing("a", nil, rules("c.example / P web:80"),
 			tlsOf("tls-a c.example")), want: []string{"cert c.example = default"},
 			problems: []string{
@@ -204,7 +204,7 @@ func ingressCases() []ingressCase {
 		{name: "an ended certificate is used", settings: own, yaml: ing("a", nil, rules("a.example / P web:80"),
 			tlsOf("tls-old a.example")), want: []string{"cert a.example = shop/tls-old"},
 			problems: []string{
-				"Ingress shop/a: spec.tls[0].secretName: the certificate of Secret shop/tls-old has ended on "}},
+				"Ingress shop/a: spec.tls[0].secretName: the certificate of Secret shop/tls-old expired on "}},
 		{name: "no hosts in tls: those that the certificate is for", settings: own,
 			yaml: ing("a", nil, rules("a.example / P web:80", "d.example / P web:80"), tlsOf("tls-a")),
 			want: []string{"cert a.example = shop/tls-a", "cert d.example = default",
@@ -217,7 +217,7 @@ func ingressCases() []ingressCase {
 			tlsOf("tls-many a.example")) + ing("a@1", nil, rules("a.example / P web:80"), tlsOf("tls-a a.example")),
 			want: []string{"cert a.example = shop/tls-a"},
 			problems: []string{
-				"Ingress shop/b: spec.tls[0].secretName: a.example has the certificate of Secret shop/tls-a already"}},
+				"Ingress shop/b: spec.tls[0].secretName: a.example already has the certificate of Secret shop/tls-a"}},
 		{name: "the younger's, where the older's is bad", settings: own,
 			yaml: ing("b@2", nil, rules("a.example /b P web:80"), tlsOf("tls-many a.example")) +
 				ing("a@1", nil, rules("a.example / P web:80"), tlsOf("none a.example")),
@@ -277,13 +277,13 @@ func ingressCases() []ingressCase {
 			want: []string{"http://a.example/a%20b/x = shop/web:80", "http://a.example/caf%C3%A9 = shop/api:8080"}},
 		{name: "a bad escape matches nothing, and is named", settings: own,
 			yaml: ing("a", nil, rules("a.example /a%zz P web:80")), want: []string{"http://a.example/a = 404"},
-			problems: []string{"has a bad escape or leaves the root; no request has this path"}},
+			problems: []string{"has an invalid escape or leaves the root; no request has this path"}},
 		{name: "regular expressions", settings: own, yaml: ing("a", []string{"use-regex: true"},
 			rules("a.example /v[0-9]+/x I web:80 /v I api:8080")),
 			want: []string{"http://a.example/v12/x/y = shop/web:80", "http://a.example/v/12 = shop/api:8080"}},
 		{name: "an expression that is none", settings: own, yaml: ing("a", []string{"use-regex: true"},
 			rules("a.example /(?=x) I web:80")), want: []string{"http://a.example/x = 404"},
-			problems: []string{"is not a regular expression of RE2"}},
+			problems: []string{"is not a valid RE2 expression"}},
 		{name: "a canary whose pattern is too large", settings: own,
 			yaml: ing("a", nil, rules("a.example / P web:80")) +
 				ing("c", []string{"canary: true", "canary-by-header: X-New",
@@ -326,7 +326,7 @@ func ingressCases() []ingressCase {
 				"is in another namespace"}},
 		{name: "canary to a missing Service", settings: own, yaml: ing("a", nil, rules("a.example / P web:80")) +
 			ing("c", []string{"canary: true", "canary-weight: 10"}, rules("a.example / P none:80")),
-			want: []string{"http://a.example/ = shop/web:80"}, problems: []string{"the canary takes nothing"}},
+			want: []string{"http://a.example/ = shop/web:80"}, problems: []string{"the canary gets no requests"}},
 		{name: "basic auth", settings: own, yaml: ing("a", []string{"auth-type: basic", "auth-secret: users",
 			"auth-realm: shop"}, rules("a.example / P web:80")),
 			want: []string{
@@ -343,7 +343,7 @@ func ingressCases() []ingressCase {
 		{name: "a list of sources that cannot be read is closed", settings: own,
 			yaml:     ing("a", []string{"whitelist-source-range: 10.0.0.0/8,x"}, rules("a.example / P web:80")),
 			want:     []string{"http://a.example/ = 503"},
-			problems: []string{`"x" is neither an address nor a CIDR; it keeps requests out`}},
+			problems: []string{`"x" is neither an address nor a CIDR; it restricts access`}},
 		{name: "client certificates are closed", settings: own, yaml: ing("a", []string{"auth-tls-secret: shop/ca"},
 			rules("a.example / P web:80")), want: []string{"http://a.example/ = 503"},
 			problems: []string{
@@ -356,7 +356,7 @@ func ingressCases() []ingressCase {
 				"ingress.wayleave.dev/z]: Wayleave has no annotation of that name"}},
 		{name: "a snippet that denies is closed", settings: own,
 			yaml: ing("a", []string{"configuration-snippet: deny all;"}, rules("a.example / P web:80")),
-			want: []string{"http://a.example/ = 503"}, problems: []string{"seems to keep requests out"}},
+			want: []string{"http://a.example/ = 503"}, problems: []string{"seems to restrict access"}},
 	}...)
 }
 

@@ -11,17 +11,17 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// Checked is what becomes of one Ingress.
+// Checked is the result for one Ingress.
 type Checked struct {
 	Ingress *model.Ingress
 	Ours    bool
-	// Problems are what it is told, in order of fields as they were found.
+	// Problems are its problems, in order of fields as they were found.
 	Problems []model.Problem
-	// Backends are the Services and ports that its paths lead to, as "namespace/service:port".
+	// Backends are the Services and ports of its paths, as "namespace/service:port".
 	Backends []string
 }
 
-// Check plans a whole snapshot as it is at a time, in order of names of Ingresses.
+// Check plans a complete snapshot for a point in time, in order of names of Ingresses.
 func Check(snap model.Snapshot, s Settings, now time.Time) []Checked {
 	p := NewPlanner(s)
 	p.now = func() time.Time { return now }
@@ -46,13 +46,13 @@ func Check(snap model.Snapshot, s Settings, now time.Time) []Checked {
 	return out
 }
 
-// Routing is what a proxy would route by.
+// Routing is the proxy's routing table.
 type Routing struct {
 	Table    *table.Table
 	Backends map[string]*schema.Backend
 }
 
-// Route plans a whole snapshot as it is at a time.
+// Route plans a complete snapshot for a point in time.
 func Route(snap model.Snapshot, s Settings, now time.Time) Routing {
 	p := NewPlanner(s)
 	p.now = func() time.Time { return now }
@@ -74,7 +74,7 @@ func Route(snap model.Snapshot, s Settings, now time.Time) Routing {
 	return out
 }
 
-// ServiceKey is the key of a Service's port, also of one that is missing.
+// ServiceKey returns the key of a Service's port, also of a missing one.
 func ServiceKey(snap model.Snapshot, namespace string, b model.IngressBackend) string {
 	if key, _ := resolve(snap, namespace, b); key != "" {
 		return key
@@ -86,7 +86,7 @@ func ServiceKey(snap model.Snapshot, namespace string, b model.IngressBackend) s
 	return namespace + "/" + b.Service + ":" + port
 }
 
-// Endpoints are those of a backend by its key; nil where there is none.
+// Endpoints returns the endpoints of a backend by its key; nil if there are none.
 func Endpoints(snap model.Snapshot, key string) (out []netip.AddrPort) {
 	service, number, ok := parseBackend(key)
 	if !ok {

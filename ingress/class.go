@@ -10,36 +10,35 @@ import (
 
 // Class and controllers.
 const (
-	// ClassName is the IngressClass that the elected writer makes.
+	// ClassName is the IngressClass that the elected writer creates.
 	ClassName = "wayleave"
-	// Controller is spec.controller of classes that are ours.
+	// Controller is spec.controller of Wayleave's classes.
 	Controller = "wayleave.dev/ingress"
 	// nginxController and nginxClass are ingress-nginx's.
 	nginxController = "k8s.io/ingress-nginx"
 	nginxClass      = "nginx"
 )
 
-// Settings of the feature.
+// Settings are the settings of the feature.
 type Settings struct {
-	// AdoptNginx serves Ingresses of ingress-nginx, too.
+	// AdoptNginx also serves Ingresses of ingress-nginx.
 	AdoptNginx bool
-	// Default makes the class the cluster's default one, when it is made and no other is.
+	// Default makes the class the cluster's default when it is created, if there is no other.
 	Default bool
 	// DefaultCertificate is a Secret for hosts without a certificate; zero for none.
 	DefaultCertificate model.Name
 	// HostsOfOneNamespace refuses rules for a host of another namespace.
 	HostsOfOneNamespace bool
-	// GlobalAuth is a server that is asked about each request of every Ingress that asks no other;
-	// nil for none.
+	// GlobalAuth is the authentication server of every Ingress without its own; nil for none.
 	GlobalAuth *schema.AuthURL
-	// AuthURLNetworks are addresses that auth-url may ask though they are special.
+	// AuthURLNetworks are special addresses that auth-url can reach.
 	AuthURLNetworks []netip.Prefix
 	// ClusterDomain is the DNS domain of the cluster; empty is cluster.local.
 	ClusterDomain string
 }
 
-// Ours says whether an Ingress is for Wayleave: by the old annotation, else by
-// spec.ingressClassName, else by the default class.
+// Ours reports whether Wayleave serves an Ingress: by the old annotation, otherwise by spec.ingressClassName,
+// otherwise by the default class.
 func (s Settings) Ours(snap model.Snapshot, i *model.Ingress) bool {
 	name := cmp.Or(i.ClassAnnotation, i.Class)
 	if name == "" {
@@ -48,7 +47,7 @@ func (s Settings) Ours(snap model.Snapshot, i *model.Ingress) bool {
 	if c, ok := snap.IngressClass(name); ok {
 		return s.serves(c)
 	}
-	// A class by the annotation needs no object; that of ours may not be made yet.
+	// A class by annotation needs no object; the writer may not have created Wayleave's yet.
 	return name == ClassName || s.AdoptNginx && name == nginxClass
 }
 
@@ -66,9 +65,8 @@ func (s Settings) serves(c *model.IngressClass) bool {
 	return c.Controller == Controller || s.AdoptNginx && c.Controller == nginxController
 }
 
-// oursByDefault says whether Ingresses without a class are. Of several default classes the
-// youngest counts, as for the API server. Before the writer has made ours it is taken for
-// made.
+// oursByDefault reports whether Wayleave serves Ingresses without a class. If there are several default classes, the
+// youngest counts, as in the API server. Wayleave's class counts before the writer has created it.
 func (s Settings) oursByDefault(snap model.Snapshot) bool {
 	var found *model.IngressClass
 	for c := range snap.IngressClasses() {

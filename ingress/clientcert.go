@@ -12,11 +12,11 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// clientCert is what annotations say of certificates of clients.
+// clientCert holds the annotations about client certificates.
 type clientCert struct {
 	secret model.Name
 	rule   schema.ClientCert
-	depth  bool // whether one is said
+	depth  bool // whether the annotation is set
 }
 
 func clientCerts() []annotation {
@@ -55,7 +55,7 @@ func clientCerts() []annotation {
 	}
 }
 
-// combineClientCert makes a rule for the hosts of the Ingress.
+// combineClientCert creates the rule for the hosts of the Ingress.
 func (p *parser) combineClientCert() {
 	c := p.client
 	wrong := func(format string, args ...any) {
@@ -73,7 +73,7 @@ func (p *parser) combineClientCert() {
 	if !c.depth {
 		c.rule.Depth = 1
 	}
-	// The rule stands without its Secret, too: other Ingresses of the host count on it.
+	// The rule applies without its Secret, too: other Ingresses of the host rely on it.
 	c.rule.Authority = c.secret.String()
 	p.out.clientCert = &c.rule
 	s, ok := secretOf(p.snap, c.secret)
@@ -90,8 +90,8 @@ func (p *parser) combineClientCert() {
 	}
 }
 
-// clientCert takes the rule of the Ingress for the whole host, as ingress-nginx does, and closes
-// what asks for another one.
+// clientCert applies the rule of the Ingress to the whole host, as ingress-nginx does, and closes Ingresses with a
+// different one.
 func (m *merger) clientCert(i *model.Ingress) {
 	o := m.p.options(m.snap, i)
 	if len(o.ciphers) > 0 && len(m.rules(i)) > 0 {
@@ -125,7 +125,7 @@ func (m *merger) clientCert(i *model.Ingress) {
 	m.bad(i, annotationField("auth-tls-secret"), "%s; the paths of this Ingress answer 503 there", why)
 }
 
-// openssl are OpenSSL's names of cipher suites that Go has.
+// openssl maps OpenSSL's names of cipher suites that Go supports.
 var openssl = map[string]uint16{
 	"ECDHE-ECDSA-AES128-GCM-SHA256": tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
 	"ECDHE-RSA-AES128-GCM-SHA256":   tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
@@ -146,8 +146,7 @@ var openssl = map[string]uint16{
 	"AES256-SHA":                    tls.TLS_RSA_WITH_AES_256_CBC_SHA,
 }
 
-// ciphers reads a list of OpenSSL. Names that Go has not are left out; with none left it is an
-// error.
+// ciphers parses a list of OpenSSL names. Names that Go does not support are left out; an empty result is an error.
 func ciphers(v string) (out []uint16, err error) {
 	for _, name := range strings.FieldsFunc(v, func(r rune) bool { return r == ':' || r == ',' || r == ' ' }) {
 		if id, known := openssl[name]; known && !slices.Contains(out, id) {

@@ -106,7 +106,7 @@ func TestClientCertificatesOfHosts(t *testing.T) {
 			[]string{"http://a.example/ = 503"}, "is missing: certificates of clients need a Secret"},
 		{"a subject that cannot be read", ing("a", []string{"auth-tls-secret: ca", "auth-tls-match-cn: ("},
 			rules("a.example / P web:80")), `{"authority":"shop/ca","depth":1,"subject":"("}`,
-			[]string{"http://a.example/ = 503"}, "it keeps requests out"},
+			[]string{"http://a.example/ = 503"}, "it restricts access"},
 		{"off", ing("a", []string{"auth-tls-secret: ca", "auth-tls-verify-client: off"}, rules("a.example / P web:80")),
 			`{"authority":"shop/ca","depth":1,"verify":"off"}`, []string{"http://a.example/ = shop/web:80"}, ""},
 		{"an alias", ing("a", []string{"auth-tls-secret: ca", "server-alias: a.example"},

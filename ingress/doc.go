@@ -1,13 +1,12 @@
-// Package ingress turns Ingresses into what a proxy routes by: hosts with their paths,
-// backends with their endpoints, certificates.
+// Package ingress converts Ingresses to the proxy's configuration: hosts with paths, backends with endpoints,
+// certificates.
 //
 // Invariants:
-//   - The same snapshot gives the same plans; the Planner keeps only which Ingress touches
-//     which host, Service and Secret, so that work follows what changed.
-//   - Of two Ingresses that ask for the same the older keeps it, of two of one age the first
-//     by namespace and name; the other is told.
-//   - What an annotation asks for is done, or it is named in a problem. When it keeps
-//     somebody out and is not done, the paths of its Ingress answer 503.
-//   - Nobody gets the certificate of another host, nor one of another namespace than that of
-//     an Ingress that routes the host.
+//   - The same snapshot gives the same plans. The Planner remembers only which Ingress uses which host, Service and
+//     Secret, so that work follows the change.
+//   - Of two Ingresses that claim the same, the older one keeps it; ties go by namespace and name. The other one gets
+//     a problem.
+//   - An annotation takes effect or is reported in a problem. If it restricts access and does not take effect, the
+//     paths of its Ingress answer 503.
+//   - No host gets the certificate of another host, or of a namespace without an Ingress that routes the host.
 package ingress

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Document is the table of ingress-nginx's annotations for docs/ingress-annotations.md, in
-// Markdown, with counts. listed are the names that its own documentation has.
+// Document returns the table of ingress-nginx's annotations for docs/ingress-annotations.md, in Markdown, with
+// counts. listed are the names in ingress-nginx's documentation.
 func Document(listed []string) string {
 	var b strings.Builder
 	all := annotations()
@@ -48,12 +48,11 @@ func Document(listed []string) string {
 	return b.String()
 }
 
-// built says whether the annotation does what ingress-nginx does with it.
+// built reports whether the annotation does what ingress-nginx does.
 func (a *annotation) built() bool { return a.read != nil && !a.no }
 
-// Built says whether an annotation by its whole name does what ingress-nginx does with it,
-// or is one of Wayleave's own.
-// known is false for names that Wayleave has never heard of.
+// Built reports whether an annotation, by its full name, does what ingress-nginx does, or is one of Wayleave's own.
+// known is false for unknown names.
 func Built(key string) (built, known bool) {
 	short, ok := strings.CutPrefix(key, nginxPrefix)
 	if !ok {

@@ -11,7 +11,7 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// endpointOf is what annotations say of TLS to endpoints.
+// endpointOf holds the annotations about TLS to endpoints.
 type endpointOf struct {
 	secret model.Name
 	rule   schema.EndpointTLS
@@ -79,8 +79,7 @@ func protocols(p *parser, v string) error {
 	return nil
 }
 
-// combineEndpointTLS makes an option of what belongs together. What is to be verified and cannot be
-// closes.
+// combineEndpointTLS combines related annotations. If verification is requested and impossible, the paths are closed.
 func (p *parser) combineEndpointTLS() {
 	e := p.endpoint
 	if !e.said {

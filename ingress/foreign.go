@@ -8,7 +8,7 @@ import (
 	"wayleave.dev/model"
 )
 
-// controllers are whose annotations are known by their prefix, for people.
+// controllers names the controllers of known prefixes, for messages.
 var controllers = map[string]string{
 	"ako.vmware.com": "AVI", "alb.ingress.kubernetes.io": "the AWS Load Balancer Controller",
 	"appgw.ingress.kubernetes.io": "Azure's Application Gateway", "appprotect.f5.com": "F5 NGINX App Protect",
@@ -24,9 +24,8 @@ var controllers = map[string]string{
 	"virtual-server.f5.com": "F5 BIG-IP", "voyager.appscode.com": "Voyager", "zalando.org": "Skipper",
 }
 
-// foreignGuards are annotations that keep requests out though their names do not say so,
-// by prefix: lists of modules that may, configuration in another language, and conditions
-// beside host and path.
+// foreignGuards are annotations that restrict access although their names do not say so, by prefix: lists of modules,
+// configuration in another language, and conditions other than host and path.
 var foreignGuards = map[string][]string{
 	"alb.ingress.kubernetes.io": {"inbound-cidrs", "security-groups", "security-group-prefix-lists",
 		"frontend-nlb-security-groups", "frontend-nlb-security-group-prefix-lists", "mutual-authentication",
@@ -39,7 +38,7 @@ var foreignGuards = map[string][]string{
 	"haproxy.router.openshift.io":   {"ip_whitelist", "ip_allowlist"},
 	"ingress.bluemix.net":           {"appid-auth", "mutual-auth", "location-snippets", "server-snippets"},
 	"ingress.citrix.com":            {"frontend-ip"},
-	"ingress.pomerium.io":           {"*"}, // without its rules nobody is let in
+	"ingress.pomerium.io":           {"*"}, // without its rules it admits nobody
 	"k8s.apisix.apache.org":         {"plugin-config-name", "http-allow-methods", "http-block-methods"},
 	"k8s.ngrok.com":                 {"modules", "traffic-policy"},
 	"konghq.com":                    {"plugins", "override", "methods", "protocols", "headers.*", "snis"},
@@ -50,7 +49,7 @@ var foreignGuards = map[string][]string{
 	"zalando.org":                   {"skipper-filter", "skipper-predicate", "skipper-routes"},
 }
 
-// guardWords are words of names of annotations that keep requests out, whoever reads them.
+// guardWords are words in names of annotations that restrict access, in any controller.
 var guardWords = []string{
 	"acl", "acls", "allowlist", "allowed", "blacklist", "block", "blocklist", "bot", "captcha", "cidr", "cidrs", "csrf",
 	"deny", "denylist", "denied", "firewall", "jwt", "limit", "limits", "middlewares", "middleware",
@@ -58,15 +57,15 @@ var guardWords = []string{
 	"restrict", "restriction", "saml", "satisfy", "snippet", "snippets", "waf", "wafv2", "whitelist",
 }
 
-// guardParts are groups of words that do.
+// guardParts are groups of words with the same meaning.
 var guardParts = []string{"allow-list", "deny-list", "block-list", "source-range", "allow-source", "client-ca",
 	"client-cert", "verify-client", "client-verify", "web-acl", "app-protect", "ip-white", "ip_white",
 	"ip-allow", "inbound-"}
 
-// harmlessParts have such a word, and keep nobody out.
+// harmlessParts contain such a word, and restrict nothing.
 var harmlessParts = []string{"ssl-policy", "tls-policy", "limit-rate"}
 
-// looksLikeGuard says whether an annotation keeps requests out by its name.
+// looksLikeGuard reports whether an annotation restricts access, judged by its name.
 func looksLikeGuard(name string) bool {
 	name = strings.ToLower(name)
 	contains := func(part string) bool { return strings.Contains(name, part) }
@@ -82,7 +81,7 @@ func looksLikeGuard(name string) bool {
 	})
 }
 
-// isOff says whether a value asks for nothing.
+// isOff reports whether a value switches an annotation off.
 func isOff(v string) bool {
 	if on, err := strconv.ParseBool(v); err == nil {
 		return !on
@@ -94,7 +93,7 @@ func isOff(v string) bool {
 	return false
 }
 
-// isForeignGuard says whether an annotation of another controller keeps requests out.
+// isForeignGuard reports whether an annotation of another controller restricts access.
 func isForeignGuard(domain, name, v string) bool {
 	switch {
 	case domain == "traefik.ingress.kubernetes.io" && name == "router.entrypoints":
@@ -112,14 +111,14 @@ func isForeignGuard(domain, name, v string) bool {
 	return (listed || looksLikeGuard(name)) && !isOff(v)
 }
 
-// allowHTTP is GKE's switch of plain HTTP.
+// allowHTTP is GKE's switch for plain HTTP.
 const allowHTTP = "kubernetes.io/ingress.allow-http"
 
-// foreign names an annotation of another controller, and closes the paths for a guard.
+// foreign reports an annotation of another controller, and closes the paths if it is a guard.
 func (p *parser) foreign(key, v string) {
 	if key == allowHTTP && isOff(v) {
 		p.out.forceTLS = true
-		p.bad(key, "is for GKE; plain requests are redirected to https here")
+		p.bad(key, "is for GKE; Wayleave redirects plain requests to https")
 		return
 	}
 	domain, name, ok := model.IngressDomain(key)
@@ -133,7 +132,7 @@ func (p *parser) foreign(key, v string) {
 	if isForeignGuard(domain, name, v) {
 		p.close(key)
 		p.bad(key,
-			"is for %s, and Wayleave does not read it; it keeps requests out, so all paths of this Ingress answer 503",
+			"is for %s, and Wayleave does not read it; it restricts access, so all paths of this Ingress answer 503",
 			whose)
 		return
 	}

@@ -8,11 +8,11 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// framing are fields of a message's frame, that no annotation may set.
+// framing are fields that frame a message, which no annotation may set.
 var framing = []string{"connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te",
 	"trailer", "transfer-encoding", "upgrade", "x-sent-from"}
 
-// headerLines reads lines of NAME: VALUE, at most maxFields.
+// headerLines parses lines of NAME: VALUE, at most maxFields.
 func headerLines(to func(p *parser, f schema.Field)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		var out []schema.Field
@@ -26,7 +26,7 @@ func headerLines(to func(p *parser, f schema.Field)) func(*parser, string) error
 			case !ok || !isToken(name):
 				return fmt.Errorf("%q is not a line of NAME: VALUE", line)
 			case slices.Contains(framing, strings.ToLower(name)):
-				return fmt.Errorf("%q is a field that only the proxy sets", name)
+				return fmt.Errorf("%q is a field that only the proxy may set", name)
 			}
 			if err := fieldTemplate(func(*parser, string) {})(p, value); err != nil {
 				return err

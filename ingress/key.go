@@ -31,12 +31,12 @@ type Key struct {
 	Name string
 }
 
-// String reads "host shop.example".
+// String returns "host shop.example".
 func (k Key) String() string {
 	return [...]string{"host", "backend", "certificate", "Ingress"}[k.Kind] + " " + k.Name
 }
 
-// Plan is one of them, of the kind of its key.
+// Plan is the plan of a key, of the key's kind.
 type Plan struct {
 	Host        *schema.Host
 	Backend     *schema.Backend
@@ -56,8 +56,7 @@ func Equal(a, b Plan) bool {
 	return reflect.DeepEqual(a.Host, b.Host)
 }
 
-// Target splits plans into those of the proxies' feed: certificates and backends first,
-// since hosts name them.
+// Target splits plans into those of the proxies' feed: certificates and backends first, because hosts refer to them.
 type Target struct {
 	Hosts        reconcile.Target[string, schema.Host]
 	Backends     reconcile.Target[string, schema.Backend]
@@ -69,7 +68,7 @@ var (
 	_ reconcile.Target[Key, Plan]  = Target{}
 )
 
-// split are plans by kind.
+// split holds plans by kind.
 type split struct {
 	hosts        map[string]schema.Host
 	backends     map[string]schema.Backend
@@ -98,7 +97,7 @@ func (t Target) Sync(ctx context.Context, plans map[Key]Plan) error {
 		t.Hosts.Sync(ctx, s.hosts))
 }
 
-// Apply implements reconcile.Target. Kinds of which nothing changed are not asked.
+// Apply implements reconcile.Target. Kinds without changes are skipped.
 func (t Target) Apply(ctx context.Context, set map[Key]Plan, del []Key) error {
 	s, gone := sorted(set), map[Kind][]string{}
 	for _, k := range del {
@@ -134,5 +133,5 @@ func (t Target) Apply(ctx context.Context, set map[Key]Plan, del []Key) error {
 	return nil
 }
 
-// backendKey is that of a Service's port.
+// backendKey returns the key of a Service's port.
 func backendKey(service model.Name, port uint16) string { return fmt.Sprintf("%s:%d", service, port) }

@@ -7,11 +7,11 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// isLeaving says whether the Ingress is being deleted, alone or with its namespace. The
-// namespace's Services and Secrets may be gone before.
+// isLeaving reports whether the Ingress is being deleted, alone or with its namespace. The namespace's Services and
+// Secrets may be gone earlier.
 func (p *Planner) isLeaving(i *model.Ingress) bool { return i.Leaving || p.leaving[i.Name.Namespace] }
 
-// namespaces touches all hosts of namespaces whose deletion began (or that are there anew).
+// namespaces marks all hosts of namespaces whose deletion has begun, or that were created again.
 func (r *round) namespaces(changed map[model.Name]struct{}) {
 	for name := range changed {
 		ns := name.Name
@@ -33,8 +33,8 @@ func (r *round) namespaces(changed map[model.Name]struct{}) {
 	}
 }
 
-// claimants are the Ingresses that touch a host. Those that are being deleted are among them
-// only while no other one routes the host.
+// claimants returns the Ingresses that use a host. Those that are being deleted are included only while no other one
+// routes the host.
 func (p *Planner) claimants(snap model.Snapshot, host string) (out []*model.Ingress) {
 	stays := false
 	for n := range p.hosts[host] {
@@ -51,12 +51,12 @@ func (p *Planner) claimants(snap model.Snapshot, host string) (out []*model.Ingr
 	return out
 }
 
-// isServed says whether a path leads to a Service, keeps requests out, or answers by itself.
+// isServed reports whether a path leads to a Service, has a guard, or responds by itself.
 func isServed(p *schema.Path) bool {
 	return p.Backend != "" || p.Guarded() || p.Options != nil && p.Options.Redirect != ""
 }
 
-// isVacant says whether a path leads nowhere since its Service does not exist.
+// isVacant reports whether a path leads nowhere because its Service does not exist.
 func (m *merger) isVacant(i *model.Ingress, p *schema.Path, b model.IngressBackend) bool {
 	if isServed(p) || b.Service == "" {
 		return false
@@ -65,21 +65,21 @@ func (m *merger) isVacant(i *model.Ingress, p *schema.Path, b model.IngressBacke
 	return !exists
 }
 
-// succeeds says whether the Ingress serves a place in place of its owner, whose Service does not
-// exist. Only the owner's namespace and the host's do: no other may wait for that.
+// succeeds reports whether the Ingress serves a path in place of its owner, whose Service does not exist. Only
+// Ingresses of the owner's namespace and the host's do: no other namespace can wait for that.
 func (m *merger) succeeds(i *model.Ingress, where place, p *schema.Path) bool {
 	by := m.owner[where]
 	return m.vacant[where] && isServed(p) && by != i && (by.Name.Namespace == i.Name.Namespace || !m.foreign(i))
 }
 
-// leave tells the owner of a place that the next one serves it.
+// leave reports to the owner of a path that the next Ingress serves it.
 func (m *merger) leave(by, next *model.Ingress, where place) {
 	p := &m.out.Paths[m.at[where]]
-	m.told(by, fieldOf(p)+".backend.service", "the Service does not exist; Ingress %s, which comes next, serves %s%s",
+	m.told(by, fieldOf(p)+".backend.service", "the Service does not exist; Ingress %s serves %s%s in its place",
 		next.Name, m.hostText(), p.Path)
 }
 
-// told replaces what the Ingress was told of a field.
+// told replaces the problem of an Ingress about a field.
 func (m *merger) told(i *model.Ingress, field, format string, args ...any) {
 	m.problems[i.Name] = slices.DeleteFunc(m.problems[i.Name], func(q model.Problem) bool { return q.Field == field })
 	m.bad(i, field, format, args...)

@@ -183,7 +183,7 @@ func TestAPathWithoutItsServiceFallsToTheNext(t *testing.T) {
 		want, tell, not []string
 	}{
 		{"the next", ing("a@1", nil, none) + ing("b@2", nil, web), []string{"http://a.example/ = shop/web:80"},
-			[]string{falls + "shop/b, which comes next, serves a.example/"}, []string{next}},
+			[]string{falls + "shop/b serves a.example/"}, []string{next}},
 		{"the one after the next", ing("a@1", nil, none) + ing("b@2", nil, none) + ing("c@3", nil, web),
 			[]string{"http://a.example/ = shop/web:80"}, []string{falls + "shop/c"}, nil},
 		{"none has one", ing("a@1", nil, none) + ing("b@2", nil, none), []string{"http://a.example/ = 503"},
@@ -227,17 +227,17 @@ func TestAPathWithoutItsServiceFallsToTheNext(t *testing.T) {
 			[]string{falls + "shop/b"}, nil},
 		{"no default backend has one", ing("a@1", nil, fallback("none:80")) + ing("b@2", nil, fallback("gone:80")),
 			[]string{"http://any/ = 503"}, []string{"Service shop/none does not exist",
-				"goes to that of Ingress shop/a"}, []string{falls}},
+				"is that of Ingress shop/a"}, []string{falls}},
 		{"the guard of the next default backend without a Service", ing("a@1", nil, fallback("none:80")) +
 			ing("b@2", only, fallback("gone:80")) + ing("c@3", nil, fallback("web:80")), []string{"http://any/ = 503"},
 			[]string{falls + "shop/b"}, nil},
 		{"the guard of a default backend", ing("a@1", only, fallback("none:80")) + ing("b@2", nil, fallback("web:80")),
-			[]string{"http://any/ = 503"}, []string{"goes to that of Ingress shop/a"}, []string{falls}},
+			[]string{"http://any/ = 503"}, []string{"is that of Ingress shop/a"}, []string{falls}},
 		{"a default backend of another namespace", ing("a@1", nil, fallback("none:80")) + ing("other/b@2", nil,
-			fallback("web:80")), []string{"http://any/ = 503"}, []string{"goes to that of Ingress shop/a"},
+			fallback("web:80")), []string{"http://any/ = 503"}, []string{"is that of Ingress shop/a"},
 			[]string{falls}},
 		{"one Ingress twice", ing("a@1", nil, rules("a.example / P none:80 / P web:80")),
-			[]string{"http://a.example/ = 503"}, []string{"is there twice"}, nil},
+			[]string{"http://a.example/ = 503"}, []string{"is a duplicate"}, nil},
 		{"a pattern", ing("a@1", []string{"use-regex: true"}, rules("a.example /v[0-9]+ I none:80")) +
 			ing("b@2", []string{"use-regex: true"}, rules("a.example /v[0-9]+ I web:80")),
 			[]string{"http://a.example/v1 = shop/web:80"}, []string{falls}, nil},

@@ -14,13 +14,13 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// merged is what all Ingresses say of one host, and what each must be told.
+// merged is the merged configuration of one host, with the problems of its Ingresses.
 type merged struct {
 	host     *schema.Host // nil for nothing
 	problems map[model.Name][]model.Problem
 }
 
-// place is where a path is: two Ingresses cannot have one.
+// place identifies a path: two Ingresses cannot share one.
 type place struct {
 	kind schema.PathKind
 	path string
@@ -31,20 +31,20 @@ type merger struct {
 	p    *Planner
 	snap model.Snapshot
 	name string
-	// claim says who owns the host, and who else routes it.
+	// claim holds the owner of the host, and the other Ingresses that route it.
 	claim
 	out *schema.Host
-	// owner and at are who has a place, and its index in out.Paths.
+	// owner and at hold the Ingress of a path, and its index in out.Paths.
 	owner map[place]*model.Ingress
 	at    map[place]int
-	// vacant are the places whose owner has no Service; see isVacant.
+	// vacant are the paths whose owner has no Service; see isVacant.
 	vacant map[place]bool
-	// byDefault is whose default backend serves the host; vacantDefault is vacant for it.
+	// byDefault is the Ingress whose default backend serves the host; vacantDefault is vacant for it.
 	byDefault     *model.Ingress
 	vacantDefault bool
 	// shut are Ingresses whose paths answer 503 on this host.
 	shut     map[*model.Ingress]bool
-	tls      bool // some Ingress of the owner's namespace has a certificate for it
+	tls      bool // an Ingress of the owner's namespace has a certificate for it
 	problems map[model.Name][]model.Problem
 }
 
@@ -93,32 +93,31 @@ func (p *Planner) merge(snap model.Snapshot, name string) *merged {
 	return r
 }
 
-// bound closes the patterns that are over the bounds of the host or of their Ingress.
+// bound closes the patterns that exceed the bounds of the host or of their Ingress.
 func (m *merger) bound() {
 	over := table.CheckPatterns(m.out)
 	for where, n := range m.at {
 		if err, ok := over[n]; ok {
 			p := &m.out.Paths[n]
 			p.Closed, p.Backend = true, ""
-			m.bad(m.owner[where], fieldOf(p)+".path", "%v; what begins with %s answers 503", err,
+			m.bad(m.owner[where], fieldOf(p)+".path", "%v; paths that begin with %s answer 503", err,
 				regex.LiteralPrefix(p.Options.PathPattern))
 		}
 	}
 }
 
-// fieldOf is the field of an Ingress that a path comes from.
+// fieldOf returns the field of an Ingress that a path comes from.
 func fieldOf(p *schema.Path) string {
 	_, field, _ := strings.Cut(strings.TrimPrefix(p.Source, "Ingress "), " ")
 	return field
 }
 
-// check reads the options as the proxy will, which closes a path that has some that it
-// cannot read.
+// check parses the options as the proxy will, and closes a path with invalid ones.
 func (m *merger) check() {
 	for where, n := range m.at {
 		if p := &m.out.Paths[n]; p.Options != nil && !p.Closed {
 			if err := table.Prepare(p).Err; err != nil {
-				m.bad(m.owner[where], fieldOf(p), "the proxy cannot read what is asked for, and answers 500: %v", err)
+				m.bad(m.owner[where], fieldOf(p), "the proxy cannot parse this option and answers 503: %v", err)
 			}
 		}
 	}
@@ -134,7 +133,7 @@ func fmtRule(r model.IngressRule) string { return fmt.Sprintf("spec.rules[%d]", 
 
 func (m *merger) tell(i *model.Ingress, q model.Problem) {
 	if m.p.unread[i.Name] {
-		return // what its Secrets say is not known yet
+		return // its Secrets are not known yet
 	}
 	q.Kind, q.Object = "Ingress", i.Name
 	if !slices.Contains(m.problems[i.Name], q) {
@@ -142,7 +141,7 @@ func (m *merger) tell(i *model.Ingress, q model.Problem) {
 	}
 }
 
-// certificate takes that of the Ingress for the host.
+// certificate applies the certificate of the Ingress to the host.
 func (m *merger) certificate(i *model.Ingress) {
 	if m.name == "" {
 		return
@@ -150,13 +149,13 @@ func (m *merger) certificate(i *model.Ingress) {
 	for _, t := range m.tlsOf(i) {
 		field := fmt.Sprintf("spec.tls[%d].secretName", t.Index)
 		if m.foreign(i) {
-			m.bad(i, field, "%s is a host of Ingress %s, whose namespace alone brings its certificate",
+			m.bad(i, field, "%s is a host of Ingress %s; only its namespace can set the certificate",
 				m.name, m.by.Name)
 			continue
 		}
 		m.tls = true
 		if t.Secret == "" {
-			continue // the default certificate is meant
+			continue // the default certificate is requested
 		}
 		key := model.Name{Namespace: i.Name.Namespace, Name: t.Secret}
 		s, ok := secretOf(m.snap, key)
@@ -165,16 +164,17 @@ func (m *merger) certificate(i *model.Ingress) {
 			m.bad(i, field, "Secret %s does not exist; the default certificate is used", key)
 			continue
 		case s.Chain == nil:
-			m.bad(i, field, "Secret %s has no certificate; the default one is used: %s", key,
+			m.bad(i, field, "Secret %s has no valid certificate; the default certificate is used: %s", key,
 				cmp.Or(s.Wrong, "data[tls.crt] and data[tls.key] are missing"))
 			continue
 		case !model.Covers(s.Names, m.name):
-			m.bad(i, field, "the certificate of Secret %s is for %s, not for %s, which gets the default one", key,
+			m.bad(i, field, "the certificate of Secret %s is for %s, not for %s, which gets the default "+
+				"certificate", key,
 				strings.Join(s.Names, ", "), m.name)
 			continue
 		}
 		if m.out.Certificate != "" && m.out.Certificate != key.String() {
-			m.bad(i, field, "%s has the certificate of Secret %s already, which an older Ingress names", m.name,
+			m.bad(i, field, "%s already has the certificate of Secret %s, which an older Ingress names", m.name,
 				m.out.Certificate)
 			continue
 		}
@@ -185,8 +185,8 @@ func (m *merger) certificate(i *model.Ingress) {
 	}
 }
 
-// tlsOf are the entries of the Ingress for the host: those that name it, else those that
-// name a wildcard above it, else those that name no host and whose certificate is for it.
+// tlsOf returns the entries of the Ingress for the host: those that name it, otherwise those that name a wildcard
+// above it, otherwise those without hosts whose certificate is for it.
 func (m *merger) tlsOf(i *model.Ingress) []model.IngressTLS {
 	var exact, wild, open []model.IngressTLS
 	for _, t := range i.TLS {
@@ -213,7 +213,7 @@ func (m *merger) tlsOf(i *model.Ingress) []model.IngressTLS {
 	return open
 }
 
-// paths adds those of the Ingress that nobody has yet.
+// paths adds the paths of the Ingress that no older one has.
 func (m *merger) paths(i *model.Ingress) {
 	o := m.p.options(m.snap, i)
 	rules := m.rules(i)
@@ -246,7 +246,7 @@ func (m *merger) paths(i *model.Ingress) {
 	}
 	where := place{kind: schema.Exact, path: "/"}
 	if m.foreign(i) {
-		m.bad(i, annotationField("app-root"), "%s is a host of Ingress %s, whose namespace alone sends / elsewhere",
+		m.bad(i, annotationField("app-root"), "%s is a host of Ingress %s; only its namespace can redirect /",
 			m.hostText(), m.by.Name)
 	} else if _, taken := m.owner[where]; !taken {
 		m.owner[where], m.at[where] = i, len(m.out.Paths)
@@ -257,8 +257,8 @@ func (m *merger) paths(i *model.Ingress) {
 	}
 }
 
-// asksForPatterns says whether the Ingress has all paths of the host read as regular expressions, as
-// ingress-nginx does: by use-regex, or by a rewrite-target that is not the path itself.
+// asksForPatterns reports whether the Ingress makes all paths of the host regular expressions, as in ingress-nginx:
+// by use-regex, or by a rewrite-target that differs from the path.
 func (m *merger) asksForPatterns(i *model.Ingress) bool {
 	o := m.p.options(m.snap, i)
 	for _, r := range m.rules(i) {
@@ -271,21 +271,21 @@ func (m *merger) asksForPatterns(i *model.Ingress) bool {
 	return false
 }
 
-// rewrites says whether rewrite-target changes requests for a path: ingress-nginx leaves alone a
-// path that is its own target. It compares a Prefix with a slash at its end.
+// rewrites reports whether rewrite-target changes requests for a path: ingress-nginx does not rewrite a path to
+// itself. It compares a Prefix with a slash at its end.
 func (o *options) rewrites(in model.IngressPath) bool {
 	return o.target != "" && (o.target != in.Path || in.Type != model.PathExact && in.Path != "/")
 }
 
-// contest tells the Ingress that a path of it belongs to another one.
+// contest reports to the Ingress that a path of it belongs to another one.
 func (m *merger) contest(i, by *model.Ingress, at string, p *schema.Path) {
 	if by == i {
-		m.bad(i, at, "%s is there twice for %s; the first is served", p.Path, m.hostText())
+		m.bad(i, at, "%s is a duplicate for %s; the first is served", p.Path, m.hostText())
 		return
 	}
 	text := ""
 	if p.Guarded() {
-		text = "; what keeps requests out of the path here has no effect there"
+		text = "; the guard of this path has no effect there"
 	}
 	m.bad(i, at, "%s%s belongs to Ingress %s, which is older%s", m.hostText(), p.Path, by.Name, text)
 }
@@ -297,8 +297,8 @@ func (m *merger) hostText() string {
 	return m.name
 }
 
-// redirect is the status for plain requests to a path, 0 for serving them. An ACME challenge
-// is asked for by plain HTTP, as with ingress-nginx's no-tls-redirect-locations.
+// redirect returns the status for plain requests to a path, 0 for serving them. ACME challenges use plain HTTP, as
+// with ingress-nginx's no-tls-redirect-locations.
 func (m *merger) redirect(o *options, path string) int {
 	if strings.HasPrefix(path, schema.ChallengePrefix) {
 		return 0
@@ -309,7 +309,7 @@ func (m *merger) redirect(o *options, path string) int {
 	return 0
 }
 
-// path makes one path.
+// path converts one path.
 func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at string) (schema.Path, place, bool) {
 	p := schema.Path{Kind: schema.Prefix, Path: in.Path, Closed: o.closed != "" || m.shut[i], Foreign: m.foreign(i),
 		Source: fmt.Sprintf("Ingress %s %s", i.Name, at)}
@@ -329,7 +329,7 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 	}
 	opts.RedirectTLS = m.redirect(o, p.Path)
 	if o.globalAuth && strings.HasPrefix(p.Path, schema.ChallengePrefix) && opts.PathPattern == "" {
-		opts.AuthURL = nil // as no-auth-locations of ingress-nginx
+		opts.AuthURL = nil // as with ingress-nginx's no-auth-locations
 	}
 	cookies := in.Path
 	if opts.PathPattern != "" {
@@ -350,33 +350,34 @@ func (m *merger) path(i *model.Ingress, o *options, in model.IngressPath, at str
 	return p, placeOf(&p), true
 }
 
-// setPath sets what requests of a path are compared with. It says no where the path is left out.
+// setPath sets what requests are compared with. It returns false if the path is ignored.
 func (m *merger) setPath(p *schema.Path, i *model.Ingress, o *options, in model.IngressPath, field string) bool {
 	if m.isPattern(o, in) {
 		p.Options.PathPattern = decodedPattern(in.Path)
 		if err := checkPattern(p.Options.PathPattern); err != nil && !p.Guarded() {
-			m.bad(i, field, "%v, and the path is left out", err)
+			m.bad(i, field, "%v; the path is ignored", err)
 			return false
 		} else if err != nil {
 			p.Closed = true
-			m.bad(i, field, "%v; it has what keeps requests out, so what begins with %s answers 503", err,
+			m.bad(i, field, "%v; it has a guard, so paths that begin with %s answer 503", err,
 				regex.LiteralPrefix(in.Path))
 		}
 	} else if clean, ok := table.Clean([]byte(in.Path), nil); ok {
-		p.Path = string(clean) // as the path of a request is compared
+		p.Path = string(clean) // normalized like the path of a request
 	} else {
-		m.bad(i, field, "%q has a bad escape or leaves the root; no request has this path", in.Path)
+		m.bad(i, field, "%q has an invalid escape or leaves the root; no request has this path", in.Path)
 	}
 	if p.Foreign && strings.HasPrefix(p.Path, schema.ChallengePrefix) {
 		m.bad(i, field,
-			"%s is a host of Ingress %s, whose namespace alone answers for certificates; the path is left out",
+			"%s is a host of Ingress %s; only its namespace can answer ACME challenges; the path is ignored",
 			m.hostText(), m.by.Name)
 		return false
 	}
 	return true
 }
 
-// complete adds what options leave to the path: that of session cookies, and the name in endpoints' certificates.
+// complete sets options that depend on the path: the path of session cookies, and the name in endpoints'
+// certificates.
 func complete(opts *schema.Options, cookies string, service model.Name) {
 	if opts.Affinity != nil && opts.Affinity.Path == "" {
 		a := *opts.Affinity
@@ -390,8 +391,8 @@ func complete(opts *schema.Options, cookies string, service model.Name) {
 	}
 }
 
-// isPattern says whether a path is a regular expression. On a host whose paths are read as such,
-// a path of type ImplementationSpecific is one wherever it has the marks of one.
+// isPattern reports whether a path is a regular expression. On a host with patterns, a path of type
+// ImplementationSpecific is one if it contains special characters.
 func (m *merger) isPattern(o *options, in model.IngressPath) bool {
 	asked := o.regex || m.out.Regex && in.Type == model.PathImplementationSpecific
 	return asked && in.Type != model.PathExact && hasPattern(in.Path, o.target)
@@ -405,7 +406,7 @@ func placeOf(p *schema.Path) place {
 	return where
 }
 
-// backend is the key of a path's, empty when it answers 503.
+// backend returns the key of a path's backend, empty if it answers 503.
 func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend, o *schema.Options) string {
 	key, why := resolve(m.snap, i.Name.Namespace, b)
 	if why != "" && o.Redirect == "" {
@@ -417,25 +418,25 @@ func (m *merger) backend(i *model.Ingress, field string, b model.IngressBackend,
 	return key
 }
 
-// fallback takes the Ingress's default backend for what no path has.
+// fallback applies the Ingress's default backend to requests that match no path.
 func (m *merger) fallback(i *model.Ingress) {
 	if i.Default == nil {
 		return
 	}
 	if len(i.Rules) > 0 && len(m.rules(i)) == 0 || m.isRefused(i) {
-		return // the host is another's, or only a certificate's
+		return // the host is another Ingress's, or this one has only its certificate
 	}
 	if m.name != "" && m.foreign(i) {
-		m.bad(i, "spec.defaultBackend", "%s is a host of Ingress %s, whose namespace alone serves what no path has",
+		m.bad(i, "spec.defaultBackend", "%s is a host of Ingress %s; only its namespace can set the default backend",
 			m.name, m.by.Name)
 		return
 	}
 	if by := m.byDefault; by != nil && m.succeedsDefault(i) {
 		m.told(by, "spec.defaultBackend.service",
-			"the Service does not exist; Ingress %s, which comes next, serves what no path of %s has",
+			"the Service does not exist; Ingress %s serves other paths of %s in its place",
 			i.Name, m.hostText())
 	} else if by != nil {
-		m.bad(i, "spec.defaultBackend", "what no path of %s has goes to that of Ingress %s, which is older",
+		m.bad(i, "spec.defaultBackend", "the default backend of %s is that of Ingress %s, which is older",
 			m.hostText(), m.byDefault.Name)
 		return
 	}
@@ -444,7 +445,7 @@ func (m *merger) fallback(i *model.Ingress) {
 	opts := o.table
 	opts.RedirectTLS = m.redirect(o, "/")
 	complete(&opts, "/", model.Name{Namespace: i.Name.Namespace, Name: i.Default.Service})
-	opts.RewriteTarget = "" // there is no path that it could take the place of
+	opts.RewriteTarget = "" // there is no path that it could replace
 	d := &schema.Path{Kind: schema.Prefix, Path: "/", Closed: o.closed != "" || m.shut[i],
 		Source: fmt.Sprintf("Ingress %s spec.defaultBackend", i.Name)}
 	if !d.Closed {
@@ -456,7 +457,7 @@ func (m *merger) fallback(i *model.Ingress) {
 	m.out.Default, m.vacantDefault = d, m.isVacant(i, d, *i.Default)
 }
 
-// canary adds the backends of a canary Ingress to the paths that it is a part of.
+// canary adds the backends of a canary Ingress to their main paths.
 func (m *merger) canary(i *model.Ingress) {
 	o := m.p.options(m.snap, i)
 	for _, r := range m.rules(i) {
@@ -470,23 +471,23 @@ func (m *merger) canary(i *model.Ingress) {
 			case main.Closed && m.isUnread(n):
 				continue
 			case main.Closed:
-				m.bad(i, at, "is a canary of a path that is closed, and takes nothing: %s%s", m.hostText(), in.Path)
+				m.bad(i, at, "is a canary of a closed path and gets no requests: %s%s", m.hostText(), in.Path)
 				continue
 			case o.closed != "" || !guardedAlike(&o.table, main.Options), o.clientCert != nil &&
 				(m.out.ClientCert == nil || *m.out.ClientCert != *o.clientCert):
-				m.bad(i, at, "has what keeps requests out, which the path that it is a canary of has not: %s%s; the "+
-					"canary takes nothing", m.hostText(), in.Path)
+				m.bad(i, at, "has a guard that its main path lacks: %s%s; the "+
+					"canary gets no requests", m.hostText(), in.Path)
 				continue
 			}
 			key, why := resolve(m.snap, i.Name.Namespace, in.Backend)
 			if key == "" {
 				if why != "" {
-					m.bad(i, at+".backend.service", "%s; the canary takes nothing", why)
+					m.bad(i, at+".backend.service", "%s; the canary gets no requests", why)
 				}
 				continue
 			}
 			if main := m.out.Paths[n].Options; main != nil && len(main.Canary) >= table.MaxCanaries {
-				m.bad(i, at, "is one canary more than %d, and takes nothing: %s%s", table.MaxCanaries,
+				m.bad(i, at, "exceeds %d canaries and gets no requests: %s%s", table.MaxCanaries,
 					m.hostText(), in.Path)
 				continue
 			}
@@ -501,11 +502,11 @@ func (m *merger) canary(i *model.Ingress) {
 		}
 	}
 	if len(i.Rules) == 0 {
-		m.bad(i, "spec.rules", "is empty: a canary is of paths")
+		m.bad(i, "spec.rules", "is empty: a canary needs paths")
 	}
 }
 
-// isUnread says whether a path, by its index in out.Paths, is closed for a moment alone.
+// isUnread reports whether a path, by its index in out.Paths, is closed only until Secrets are read.
 func (m *merger) isUnread(n int) bool {
 	for where, at := range m.at {
 		if at == n {
@@ -515,7 +516,7 @@ func (m *merger) isUnread(n int) bool {
 	return false
 }
 
-// mainOf finds the path that a path of a canary is a part of, by its index in out.Paths.
+// mainOf finds the main path of a canary's path, by its index in out.Paths.
 func (m *merger) mainOf(i *model.Ingress, o *options, in model.IngressPath, at string) (int, bool) {
 	p := schema.Path{Kind: schema.Prefix, Path: in.Path}
 	if in.Type == model.PathExact {
@@ -535,8 +536,8 @@ func (m *merger) mainOf(i *model.Ingress, o *options, in model.IngressPath, at s
 	return 0, false
 }
 
-// guardedAlike says whether the options of a canary keep out nobody whom those of the main path
-// let in: the main path's count.
+// guardedAlike reports whether the options of a canary deny no request that those of the main path allow: the main
+// path's apply.
 func guardedAlike(canary, main *schema.Options) bool {
 	if !(&schema.Path{Options: canary}).Guarded() {
 		return true

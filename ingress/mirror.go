@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// others are annotations that stand for themselves.
+// others are independent annotations.
 func others() []annotation {
 	return []annotation{
 		{name: "from-to-www-redirect", read: boolean(func(p *parser, v bool) { p.out.www = v }),
-			note: "308 from www.HOST to HOST, or the other way round, where no Ingress routes the other name"},
+			note: "308 from www.HOST to HOST, or the reverse, if no Ingress routes the other name"},
 		{name: "service-upstream", read: boolean(func(p *parser, v bool) { p.out.virtual = v }),
-			note: "the Service's virtual address in place of its endpoints: affinity, upstream-hash-by and retries " +
+			note: "the Service's virtual address instead of its endpoints: affinity, upstream-hash-by and retries " +
 				"have one endpoint then"},
 		{name: "ssl-passthrough", read: boolean(func(p *parser, v bool) { p.out.passthrough = v }),
 			note: "to the Service of the host's path / (Prefix); not where something keeps requests out, since " +
@@ -28,7 +28,7 @@ func others() []annotation {
 		{name: "mirror-request-body", read: oneOf(func(p *parser, v string) { p.headOnly = v == "off" }, "on", "off"),
 			note: "on by default; requests with a body above 64 KiB, or of unknown length, are not copied then"},
 		{name: "enable-global-auth", read: globalAuth,
-			note: "false leaves the Ingress without ingress.globalAuthURL; true without that setting closes the paths"},
+			note: "false exempts the Ingress from ingress.globalAuthURL; true without that setting closes the paths"},
 	}
 }
 
@@ -47,7 +47,7 @@ func mirrorTarget(p *parser, v string) error {
 	return nil
 }
 
-// combineMirror finds the Service that the target means.
+// combineMirror finds the Service of the target.
 func (p *parser) combineMirror() {
 	if p.mirror.URL == "" {
 		return
@@ -68,14 +68,14 @@ func (p *parser) combineMirror() {
 	p.out.table.Mirror = &m
 }
 
-// combineGlobalAuth asks the server of the settings where the Ingress asks no other.
+// combineGlobalAuth applies the settings' authentication server to an Ingress without its own.
 func (p *parser) combineGlobalAuth() {
 	g := p.settings.GlobalAuth
 	switch {
 	case g == nil:
 		if p.isTrue("enable-global-auth") {
 			p.close("enable-global-auth")
-			p.bad(nginxPrefix+"enable-global-auth", "counts on a server for all Ingresses, and "+
+			p.bad(nginxPrefix+"enable-global-auth", "requires a server for all Ingresses, but "+
 				"ingress.globalAuthURL is empty; all paths of this Ingress answer 503")
 		}
 	case p.noGlobal || p.values["auth-url"] != "" || p.isTrue("canary"):

@@ -19,64 +19,61 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// Prefixes of annotations that ask for options.
+// Prefixes of annotations that are options.
 const (
 	nginxPrefix = "nginx.ingress.kubernetes.io/"
 	ownPrefix   = "ingress.wayleave.dev/"
 )
 
-// options are what the annotations of an Ingress ask for.
+// options are the parsed annotations of an Ingress.
 type options struct {
 	table schema.Options
-	// closed is why the paths answer 503: something that keeps people out is not in
-	// force. Empty for open.
+	// closed is the reason why the paths answer 503: a guard that is not in effect. Empty for open paths.
 	closed string
-	// keepPlain has plain requests served though the host has a certificate; forceTLS has
-	// them redirected though it has none.
+	// keepPlain serves plain requests although the host has a certificate; forceTLS redirects them although it has
+	// none.
 	keepPlain, forceTLS bool
-	// regex says that paths may be regular expressions, useRegex that use-regex says so; target is
-	// that of rewrite-target.
+	// regex says that paths may be regular expressions, useRegex that use-regex requests it; target is that of
+	// rewrite-target.
 	regex, useRegex bool
 	target          string
 	aliases         []string
 	appRoot         string
 	canary          *schema.Canary
-	// clientCert and ciphers are for whole hosts.
+	// clientCert and ciphers apply to whole hosts.
 	clientCert *schema.ClientCert
 	ciphers    []uint16
-	// www has other names of the hosts, with or without www., redirect to them.
+	// www redirects the other names of the hosts, with or without www., to them.
 	www bool
-	// virtual has endpoints reached by the Service's virtual address.
+	// virtual reaches endpoints through the Service's virtual address.
 	virtual bool
-	// passthrough has connections handed to the Service as they are.
+	// passthrough hands connections to the Service unchanged.
 	passthrough bool
-	// globalAuth says that the server asked is that of the settings.
+	// globalAuth says that the authentication server is that of the settings.
 	globalAuth bool
 	secrets    []model.Name
 	problems   []model.Problem
 }
 
-// annotation is one that ingress-nginx has.
+// annotation describes an annotation of ingress-nginx.
 type annotation struct {
 	name string
-	// read checks the value; nil for one that is not built.
+	// read parses the value; nil if the annotation is not built.
 	read func(p *parser, v string) error
-	// guard says that the annotation keeps people out: when it is not built or wrong,
-	// the paths are closed.
+	// guard says that the annotation restricts access: if it is not built or invalid, the paths are closed.
 	guard bool
-	// no says that it is not built though it is read.
+	// no says that it is not built, although it is parsed.
 	no bool
 	// note is for the documentation.
 	note string
 }
 
-// isOptional says whether an empty value is as good as none: it keeps nobody out, and asks for
-// nothing.
+// isOptional reports whether an empty value equals none: the annotation restricts nothing and requests nothing.
 func (a *annotation) isOptional() bool {
 	return a.read != nil && !a.guard && !a.no && !strings.HasPrefix(a.name, "cors-")
 }
 
-// parser reads the annotations of one Ingress.
+// parser parses the annotations of one Ingress.
 type parser struct {
 	out      options
 	in       *model.Ingress
@@ -93,7 +90,7 @@ type parser struct {
 		secret                  model.Name
 	}
 	authURL schema.AuthURL
-	// upstream and response become part of the options where something asks for them.
+	// upstream and response become part of the options if an annotation needs them.
 	upstream schema.Upstream
 	response schema.Response
 	retry    *schema.Retry
@@ -104,7 +101,7 @@ type parser struct {
 	endpoint endpointOf
 	errors   schema.Errors
 	from, to string // of proxy-redirect
-	// noCache says that auth-cache-duration cannot be read.
+	// noCache says that auth-cache-duration is invalid.
 	noCache bool
 	subset  bool
 	// subsetSize is 0 for the default.
@@ -112,14 +109,14 @@ type parser struct {
 	rps        float64
 	rpm        float64
 	burst      *int
-	// wrongCORS says that a value of CORS cannot be read: its default would allow more.
+	// wrongCORS says that a value of CORS is invalid: its default would allow more.
 	wrongCORS bool
-	// Where requests are redirected: by temporal-redirect, permanent-redirect and rewrite-target.
+	// Redirects by temporal-redirect, permanent-redirect and rewrite-target.
 	temp, perm, away string
 	codes            [2]int // of permanent and temporal redirects
 }
 
-// parse reads the annotations. What is wrong is left out and named.
+// parse parses the annotations. Invalid ones are left out and reported.
 func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 	p := &parser{in: in, snap: snap, settings: s, values: map[string]string{}}
 	known := annotations()
@@ -145,7 +142,7 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 			continue
 		}
 		if v == "" && a.isOptional() {
-			continue // ingress-nginx has the default
+			continue // ingress-nginx uses the default
 		}
 		err := errNotBuilt
 		switch {
@@ -166,7 +163,7 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 		}
 		if a.guard || errors.Is(err, errCloses) {
 			p.close(a.name)
-			text += "; it keeps requests out, so all paths of this Ingress answer 503"
+			text += "; it restricts access, so all paths of this Ingress answer 503"
 		}
 		p.bad(nginxPrefix+a.name, "%s", text)
 	}
@@ -174,7 +171,7 @@ func parse(snap model.Snapshot, s Settings, in *model.Ingress) options {
 	return p.out
 }
 
-// own reads an annotation of Wayleave's own.
+// own parses an annotation of Wayleave's own.
 func (p *parser) own(key, v string) {
 	for _, a := range ownAnnotations() {
 		if ownPrefix+a.name == key {
@@ -187,12 +184,11 @@ func (p *parser) own(key, v string) {
 	p.unknown(key, strings.TrimPrefix(key, ownPrefix), "Wayleave has no annotation of that name")
 }
 
-// unknown names an annotation that nobody has, and closes the paths where it looks like a
-// guard that was misspelled.
+// unknown reports an unknown annotation, and closes the paths if it looks like a misspelled guard.
 func (p *parser) unknown(key, name, text string) {
 	if looksLikeGuard(name) && !isOff(p.in.Annotations[key]) {
 		p.close(name)
-		p.bad(key, "%s; it seems to keep requests out, so all paths of this Ingress answer 503", text)
+		p.bad(key, "%s; it seems to restrict access, so all paths of this Ingress answer 503", text)
 		return
 	}
 	p.bad(key, "%s, and has no effect", text)
@@ -201,7 +197,7 @@ func (p *parser) unknown(key, name, text string) {
 var (
 	errNotBuilt = errors.New("is not built, and has no effect")
 	errNoGuard  = errors.New("is not built")
-	errCloses   = errors.New("is not built, and seems to keep requests out")
+	errCloses   = errors.New("is not built, and seems to restrict access")
 )
 
 func (p *parser) bad(key, format string, args ...any) {
@@ -215,7 +211,7 @@ func (p *parser) close(why string) {
 	}
 }
 
-// combine makes options of annotations that belong together.
+// combine combines related annotations to options.
 func (p *parser) combine() {
 	p.combineRedirects()
 	p.combineAffinity()
@@ -251,7 +247,7 @@ func (p *parser) combine() {
 func (p *parser) combineRedirects() {
 	o := &p.out.table
 	switch {
-	case p.temp != "": // ingress-nginx looks at it first
+	case p.temp != "": // as in ingress-nginx, it takes precedence
 		o.Redirect, o.RedirectCode = p.temp, 302
 		if p.codes[1] != 0 {
 			o.RedirectCode = p.codes[1]
@@ -295,7 +291,7 @@ func (p *parser) combineCanary() {
 		c.Total = 100
 	}
 	if c.Value+c.Pattern == "" && p.values["canary-by-header-value"]+p.values["canary-by-header-pattern"] != "" {
-		c.Header = "" // what it must have cannot be read: the header takes nobody
+		c.Header = "" // the required value is invalid: the header selects nothing
 	}
 	if c.Header == "" && (c.Value != "" || c.Pattern != "") {
 		p.bad(nginxPrefix+"canary-by-header-value", "has no effect without canary-by-header")
@@ -324,7 +320,7 @@ func (p *parser) combineAuth() {
 		if _, typed := p.values["auth-type"]; !typed && p.values["auth-secret"] != "" {
 			p.close("auth-secret")
 			p.bad(nginxPrefix+"auth-secret",
-				"has no effect without auth-type; it keeps requests out, so all paths of this Ingress answer 503")
+				"has no effect without auth-type; it restricts access, so all paths of this Ingress answer 503")
 		}
 		return
 	}
@@ -334,7 +330,7 @@ func (p *parser) combineAuth() {
 	}
 	if p.auth.secret.Name == "" {
 		if _, said := p.values["auth-secret"]; !said {
-			wrong("is missing: auth-type basic needs a Secret of users")
+			wrong("is missing: auth-type basic needs a Secret with users")
 		}
 		return
 	}
@@ -353,7 +349,7 @@ func (p *parser) combineAuth() {
 			wrong("Secret %s %s", p.auth.secret, s.Wrong)
 			return
 		}
-		wrong("Secret %s has no users: auth-file wants a key auth with lines of htpasswd, auth-map a key with a "+
+		wrong("Secret %s has no users: auth-file needs a key auth with lines of htpasswd, auth-map a key with a "+
 			"hash for each user", p.auth.secret)
 		return
 	}
@@ -368,8 +364,7 @@ func (p *parser) combineAuth() {
 	p.out.table.Auth = &schema.Auth{Realm: p.auth.realm, Users: good}
 }
 
-// combineAuthURL finds the Service that a URL means: the proxy does not ask the cluster's
-// DNS.
+// combineAuthURL finds the Service that a URL names: the proxy does not query the cluster DNS.
 func (p *parser) combineAuthURL() {
 	u := p.authURL
 	if s, b, ok := p.settings.serviceOf(u.URL); ok {
@@ -381,14 +376,13 @@ func (p *parser) combineAuthURL() {
 		}
 		u.Backend = key
 	} else if n, ok := p.shortService(u.URL); ok {
-		p.bad(nginxPrefix+"auth-url", "the proxy asks the DNS of the node, which does not know Service %s by this "+
-			"name; %s.%s.svc is asked without DNS", n, n.Name, n.Namespace)
+		p.bad(nginxPrefix+"auth-url", "the proxy uses the DNS of the node, which does not know Service %s by this "+
+			"name; use %s.%s.svc, which needs no DNS", n, n.Name, n.Namespace)
 	}
 	p.out.table.AuthURL = &u
 }
 
-// shortService is the Service that a URL seems to name as pods may, by NAME or
-// NAME.NAMESPACE.
+// shortService returns the Service that a URL seems to name as pods may, by NAME or NAME.NAMESPACE.
 func (p *parser) shortService(text string) (model.Name, bool) {
 	u, err := templateURL(text)
 	if err != nil {
@@ -400,7 +394,7 @@ func (p *parser) shortService(text string) (model.Name, bool) {
 	return n, ok
 }
 
-// serviceOf is the Service and port that a URL names by the cluster's DNS.
+// serviceOf returns the Service and port that a URL names by its cluster DNS name.
 func (s Settings) serviceOf(text string) (model.Name, model.IngressBackend, bool) {
 	u, err := url.Parse(text)
 	if err != nil {
@@ -440,9 +434,9 @@ func (p *parser) combineLimits() {
 	}
 }
 
-// The readers of values.
+// Parsers of values.
 
-// boolean takes what strconv.ParseBool takes, as ingress-nginx does.
+// boolean accepts what strconv.ParseBool accepts, as ingress-nginx does.
 func boolean(to func(p *parser, v bool)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		on, err := strconv.ParseBool(v)
@@ -454,7 +448,7 @@ func boolean(to func(p *parser, v bool)) func(*parser, string) error {
 	}
 }
 
-// booleanOr is boolean for what is safer one way: a value that cannot be read is that.
+// booleanOr parses a boolean with a safe value, which an invalid one becomes.
 func booleanOr(safe bool, to func(p *parser, v bool)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		err := boolean(to)(p, v)
@@ -466,7 +460,7 @@ func booleanOr(safe bool, to func(p *parser, v bool)) func(*parser, string) erro
 	}
 }
 
-// onlyFalse is for switches of what is not built.
+// onlyFalse is for switches that are not built.
 func onlyFalse(_ *parser, v string) error {
 	if on, err := strconv.ParseBool(v); err != nil || on {
 		return fmt.Errorf("%q is not built; allowed: false", v)
@@ -474,7 +468,7 @@ func onlyFalse(_ *parser, v string) error {
 	return nil
 }
 
-// isTrue says whether a boolean is there and true.
+// isTrue reports whether a boolean is set and true.
 func (p *parser) isTrue(name string) bool {
 	on, err := strconv.ParseBool(p.values[name])
 	return err == nil && on
@@ -491,16 +485,15 @@ func number(low, high int, to func(p *parser, n int)) func(*parser, string) erro
 	}
 }
 
-// maxSeconds is the longest time, which nginx can count, too.
+// maxSeconds is the longest time, which is also nginx's limit.
 const maxSeconds = math.MaxInt32
 
-// seconds is a time-out as ingress-nginx writes it, without a unit.
+// seconds parses a time-out as in ingress-nginx, without a unit.
 func seconds(to func(p *parser, d time.Duration)) func(*parser, string) error {
 	return number(1, maxSeconds, func(p *parser, n int) { to(p, time.Duration(n)*time.Second) })
 }
 
-// inAnyCase is oneOf for values that ingress-nginx takes in any case; to gets them as they are
-// listed.
+// inAnyCase is oneOf for values that ingress-nginx accepts in upper or lower case; to gets the listed spelling.
 func inAnyCase(to func(p *parser, v string), allowed ...string) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		for _, a := range allowed {
@@ -522,7 +515,7 @@ func oneOf(to func(p *parser, v string), allowed ...string) func(*parser, string
 	}
 }
 
-// token is a name of a header field or cookie (RFC 9110, 5.6.2).
+// token parses the name of a header field or cookie (RFC 9110, 5.6.2).
 func token(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		if !isToken(v) {
@@ -542,12 +535,12 @@ func isToken(v string) bool {
 	return v != ""
 }
 
-// fieldValue is a value that a header field may have.
+// fieldValue parses a value of a header field.
 func fieldValue(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		for _, c := range []byte(v) {
 			if c < 0x20 || c == 0x7f {
-				return fmt.Errorf("%q has a control character in it", v)
+				return fmt.Errorf("%q contains a control character", v)
 			}
 		}
 		to(p, v)
@@ -555,8 +548,8 @@ func fieldValue(to func(p *parser, v string)) func(*parser, string) error {
 	}
 }
 
-// tokens is a list of names with commas or spaces between. ingress-nginx takes a star in some lists
-// alone; in the others it has its default, which allows less.
+// tokens parses a list of names, separated by commas or spaces. ingress-nginx accepts a single star in some lists; in
+// the others it uses its default, which allows less.
 func tokens(star bool, to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		names := strings.FieldsFunc(v, func(c rune) bool { return c == ',' || c == ' ' })
@@ -565,20 +558,20 @@ func tokens(star bool, to func(p *parser, v string)) func(*parser, string) error
 				return errStar
 			}
 			if t != "*" && !isToken(t) {
-				return fmt.Errorf("%q is not a list of names with commas between: %q is none", v, t)
+				return fmt.Errorf("%q is not a list of names separated by commas: %q is not a name", v, t)
 			}
 		}
 		if len(names) == 0 {
-			return fmt.Errorf("%q is not a list of names with commas between", v)
+			return fmt.Errorf("%q is not a list of names separated by commas", v)
 		}
 		to(p, strings.Join(names, ", "))
 		return nil
 	}
 }
 
-var errStar = errors.New("has a star, which ingress-nginx does not take here; the default is used")
+var errStar = errors.New("has a star, which ingress-nginx does not accept here; the default is used")
 
-// location is a URL to redirect to: absolute, or a path.
+// location parses a redirect URL: absolute, or a path.
 func location(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		if err := template(v); err != nil {
@@ -597,7 +590,7 @@ func location(to func(p *parser, v string)) func(*parser, string) error {
 	}
 }
 
-// size is a number of bytes as nginx writes it: 8m, 512k, 1g; 0 is no limit.
+// size parses a number of bytes as in nginx: 8m, 512k, 1g; 0 is no limit.
 func size(to func(p *parser, n int64)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		digits, unit := v, int64(1)
@@ -620,7 +613,7 @@ func size(to func(p *parser, n int64)) func(*parser, string) error {
 	}
 }
 
-// networks are addresses and CIDRs with commas between. A comma too many means nothing.
+// networks parses addresses and CIDRs, separated by commas. A superfluous comma is ignored.
 func networks(to func(p *parser, list []netip.Prefix)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		if n := len(list(v)); n > maxNetworks {
@@ -635,14 +628,14 @@ func networks(to func(p *parser, list []netip.Prefix)) func(*parser, string) err
 			out = append(out, n)
 		}
 		if len(out) == 0 {
-			return fmt.Errorf("%q has neither an address nor a CIDR", v)
+			return fmt.Errorf("%q contains neither an address nor a CIDR", v)
 		}
 		to(p, out)
 		return nil
 	}
 }
 
-// parseNetwork reads an address or a CIDR; IPv4 in IPv6 is IPv4, as clients are.
+// parseNetwork parses an address or a CIDR. IPv4-mapped addresses become IPv4, as those of clients.
 func parseNetwork(s string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
 		a = a.Unmap()
@@ -662,12 +655,12 @@ func pattern(to func(p *parser, v string)) func(*parser, string) error {
 	return func(p *parser, v string) error {
 		if err := table.Prepare(&schema.Path{
 			Options: &schema.Options{Canary: []schema.Canary{{Pattern: v}}}}).Err; err != nil {
-			return fmt.Errorf("%q is not a regular expression of RE2 that may be used: %w", v, err)
+			return fmt.Errorf("%q is not a valid RE2 expression within the bounds: %w", v, err)
 		}
 		to(p, v)
 		return nil
 	}
 }
 
-// nothing is for annotations that tune what only nginx has.
+// nothing is for annotations that tune nginx only.
 func nothing(*parser, string) error { return nil }

@@ -10,20 +10,19 @@ import (
 	"wayleave.dev/proxy/reach"
 )
 
-// OutwardKinds are what Outward is made from.
+// OutwardKinds are the kinds that Outward reads.
 const OutwardKinds = model.NodeKind | model.ServiceKind | model.EndpointSliceKind
 
-// Outward follows which addresses the author of an Ingress may not have asked by auth-url,
-// since policies do not guard them: those of nodes, of the API server, and virtual
-// addresses of Services that lead to one of these. It is for one goroutine. The zero value
-// is ready.
+// Outward tracks the addresses that auth-url must not reach, because policies do not protect them: those of nodes, of
+// the API server, and virtual addresses of Services that lead to one of these. It is not safe for concurrent use. The
+// zero value is ready to use.
 type Outward struct {
 	// ProxyService is the Service of the proxies themselves, which may be asked.
 	ProxyService model.Name
 
 	hosts  map[netip.Addr]bool
 	behind map[model.Name]*model.Service // Services that lead to hosts
-	// pods and virtual are networks inside of the cluster; see Cluster.
+	// pods and virtual are networks inside the cluster; see Cluster.
 	pods    map[netip.Prefix]bool
 	virtual map[model.Name][]netip.Prefix
 }
@@ -31,7 +30,7 @@ type Outward struct {
 // apiServer is the Service of the API server.
 var apiServer = model.Name{Namespace: "default", Name: "kubernetes"}
 
-// Refused are the addresses after a change, in order.
+// Refused returns the addresses after a change, sorted.
 func (o *Outward) Refused(snap model.Snapshot, c model.Changes) []netip.Addr {
 	if o.hosts == nil || c.Has(model.ServiceKind, apiServer) || c.Any(model.NodeKind) {
 		o.start(snap)
@@ -62,9 +61,8 @@ func (o *Outward) Refused(snap model.Snapshot, c model.Changes) []netip.Addr {
 	return out
 }
 
-// Cluster are the networks of pods, as nodes have them, and of virtual addresses, in order: of
-// these the networks of 16 bits (64 of IPv6) around all that Services have, since ranges may change. It
-// is of the last call of Refused.
+// Cluster returns the networks of pods, from the nodes, and of virtual addresses, sorted: the networks of 16 bits (64
+// for IPv6) around all addresses of Services, because ranges may change. It belongs to the last call of Refused.
 func (o *Outward) Cluster() []netip.Prefix {
 	set := map[netip.Prefix]bool{}
 	for n := range o.pods {
@@ -80,7 +78,7 @@ func (o *Outward) Cluster() []netip.Prefix {
 	})
 }
 
-// around is the network of an address in which there are others of Services.
+// around returns the network of an address that contains other addresses of Services.
 func around(a netip.Addr) netip.Prefix {
 	bits := 16
 	if a = a.Unmap(); a.Is6() {
@@ -89,7 +87,7 @@ func around(a netip.Addr) netip.Prefix {
 	return netip.PrefixFrom(a, bits).Masked()
 }
 
-// start reads all.
+// start reads all objects.
 func (o *Outward) start(snap model.Snapshot) {
 	o.hosts, o.behind = map[netip.Addr]bool{}, map[model.Name]*model.Service{}
 	o.pods, o.virtual = map[netip.Prefix]bool{}, map[model.Name][]netip.Prefix{}
@@ -139,8 +137,8 @@ func (o *Outward) service(snap model.Snapshot, n model.Name) {
 	}
 }
 
-// isAnothers says whether another Service has the address whole, so that the claim of this one is
-// refused (service.contest): else the author of a Service could keep everybody from asking there.
+// isAnothers reports whether another Service owns the complete address, so that the claim of this one is refused
+// (service.contest): otherwise the author of a Service could block the address for everyone.
 func (o *Outward) isAnothers(snap model.Snapshot, svc *model.Service, a netip.Addr) bool {
 	for other := range snap.ServicesClaiming(model.Claim{Addr: a}) {
 		if other.Name != svc.Name {
@@ -151,7 +149,7 @@ func (o *Outward) isAnothers(snap model.Snapshot, svc *model.Service, a netip.Ad
 	return ok && slices.Contains(proxies.LoadBalancerIPs, a) && !sharesAddress(proxies, svc)
 }
 
-// sharesAddress says whether both Services ask to share an address, by the same key.
+// sharesAddress reports whether both Services share an address by the same key.
 func sharesAddress(a, b *model.Service) bool {
 	return a.LoadBalancer != nil && b.LoadBalancer != nil && a.LoadBalancer.SharingKey != "" &&
 		a.LoadBalancer.SharingKey == b.LoadBalancer.SharingKey

@@ -7,49 +7,45 @@ import (
 	"wayleave.dev/model"
 )
 
-// Who owns what follows from the objects that are there, and not from their history:
+// Ownership follows from the existing objects, not from their history:
 //
-//   - A host belongs to the oldest Ingress that routes it by a rule. An Ingress that has it as a
-//     server-alias comes before rules of other namespaces that are younger, and after all rules
-//     of its own namespace. One that only names it in spec.tls comes last. "Older" is by
-//     creationTimestamp, then by namespace and name.
-//   - What concerns a whole host comes from Ingresses of its owner's namespace alone: its
-//     certificate, the redirection to https that follows from it, aliases, app-root, the default
-//     backend, and answers to ACME challenges.
-//   - A path of a host (its type and text) belongs to the oldest Ingress that has it. While its
-//     Service does not exist, the next Ingress of its namespace or of the host's serves the path,
-//     unless the path keeps requests out. An Ingress of another namespace gets nothing by that.
-//   - An Ingress that is being deleted, or whose namespace is, claims nothing of a host that
-//     another Ingress routes.
-//   - Ingresses of other namespaces may add paths unless Settings.HostsOfOneNamespace; their
+//   - A host belongs to the oldest Ingress that routes it by a rule. An Ingress that has it as server-alias precedes
+//     younger rules of other namespaces, and follows all rules of its own namespace. One that names it only in
+//     spec.tls comes last. "Older" is by creationTimestamp, then by namespace and name.
+//   - Properties of a whole host come only from Ingresses of its owner's namespace: its certificate, the redirect to
+//     https that follows from it, aliases, app-root, the default backend, and responses to ACME challenges.
+//   - A path of a host (its type and text) belongs to the oldest Ingress that has it. While its Service does not
+//     exist, the next Ingress of its namespace or of the host's serves the path, unless the path has a guard. An
+//     Ingress of another namespace gains nothing.
+//   - An Ingress that is being deleted, or whose namespace is, claims nothing of a host that another Ingress routes.
+//   - Ingresses of other namespaces may add paths unless Settings.HostsOfOneNamespace is set; their
 //     patterns take no request from the owner's paths (schema.Path.Foreign).
-//   - A certificate is that of the oldest Ingress of the owner's namespace that names a good one.
-//   - An exact host below a wildcard host has owners of its own unless
-//     Settings.HostsOfOneNamespace. A wildcard host lends it no certificate unless it is of the
+//   - The certificate is that of the oldest Ingress of the owner's namespace that names a valid one.
+//   - An exact host below a wildcard host has its own owners unless
+//     Settings.HostsOfOneNamespace is set. A wildcard host provides its certificate only if it is of the
 //     same namespace or older (schema.Host).
 
-// ReasonShared is the reason of the Event of an Ingress that adds paths to a host of another
-// namespace.
+// ReasonShared is the reason of the Event of an Ingress that adds paths to a host of another namespace.
 const ReasonShared = "HostShared"
 
-// claim is who has a say about a host.
+// claim lists the Ingresses that claim a host.
 type claim struct {
-	// by owns the host; nil for nobody.
+	// by owns the host; nil for none.
 	by *model.Ingress
-	// list are the Ingresses that route the host or name its certificate, in order of age.
+	// list holds the Ingresses that route the host or name its certificate, in order of age.
 	list, canaries []*model.Ingress
-	// from are the hosts whose rules route it: itself, and the one that it is an alias of.
+	// from holds the hosts whose rules route it: itself, and the one that it is an alias of.
 	from []string
-	// isRedirected says that the host has no paths but a redirect to its other name.
+	// isRedirected says that the host has no paths but redirects to its other name.
 	isRedirected bool
 }
 
-// foreign says whether the Ingress is of another namespace than the host.
+// foreign reports whether the Ingress is of another namespace than the host.
 func (c *claim) foreign(i *model.Ingress) bool {
 	return c.by != nil && c.by.Name.Namespace != i.Name.Namespace
 }
 
-// claims finds who has a say about the host, and tells those who have none.
+// claims finds the Ingresses that claim the host, and reports to those that lose.
 func (m *merger) claims() claim {
 	c := claim{from: []string{m.name}}
 	var rules, aliases, www, others []*model.Ingress
@@ -65,7 +61,7 @@ func (m *merger) claims() claim {
 			www = append(www, i)
 		case m.wantsRedirect(i) && !m.isNamed(i):
 			m.bad(i, annotationField("from-to-www-redirect"),
-				"%s belongs to another namespace, which alone redirects to it", otherName(m.name))
+				"%s belongs to another namespace; only that namespace can redirect to it", otherName(m.name))
 		default:
 			others = append(others, i)
 		}
@@ -98,14 +94,14 @@ func (m *merger) claims() claim {
 	return c
 }
 
-// precedes says whether an alias comes before the Ingresses with rules for the host.
+// precedes reports whether an alias comes before the Ingresses with rules for the host.
 func precedes(alias *model.Ingress, rules []*model.Ingress) bool {
 	return !slices.ContainsFunc(rules, func(i *model.Ingress) bool {
 		return i.Name.Namespace == alias.Name.Namespace || older(i, alias) < 0
 	})
 }
 
-// alias makes the host one with another: it has that one's rules, too.
+// alias merges the host with another one: it gets that one's rules, too.
 func (c *claim) alias(m *merger, of string, rules []*model.Ingress) {
 	c.from = append(c.from, of)
 	c.list = slices.Clone(rules)
@@ -123,13 +119,13 @@ func (c *claim) alias(m *merger, of string, rules []*model.Ingress) {
 	slices.SortFunc(c.canaries, older)
 }
 
-// ownAliases are the Ingresses whose namespace owns the host that the alias is of.
+// ownAliases returns the Ingresses whose namespace owns the host that the alias is of.
 func (m *merger) ownAliases(aliases []*model.Ingress) (out []*model.Ingress) {
 	for _, i := range aliases {
 		of := firstHost(i)
 		if by := m.p.routes(m.snap, of); by != nil && by.Name.Namespace != i.Name.Namespace {
 			m.bad(i, annotationField("server-alias"),
-				"%s is a host of Ingress %s, whose namespace alone gives it aliases", of, by.Name)
+				"%s is a host of Ingress %s; only its namespace can add aliases", of, by.Name)
 			continue
 		}
 		out = append(out, i)
@@ -137,8 +133,8 @@ func (m *merger) ownAliases(aliases []*model.Ingress) (out []*model.Ingress) {
 	return out
 }
 
-// withoutRules are the Ingresses that name the host in spec.tls alone and may have it: those of
-// one namespace, unless a wildcard host of another one routes the name.
+// withoutRules returns the Ingresses that name the host only in spec.tls and may have it: those of one namespace,
+// unless a wildcard host of another namespace routes the name.
 func (m *merger) withoutRules(others []*model.Ingress) (out []*model.Ingress) {
 	for _, i := range others {
 		by := m.above()
@@ -154,7 +150,7 @@ func (m *merger) withoutRules(others []*model.Ingress) (out []*model.Ingress) {
 	return out
 }
 
-// above is the Ingress that owns the wildcard host above the host; nil for none.
+// above returns the Ingress that owns the wildcard host above the host; nil for none.
 func (m *merger) above() *model.Ingress {
 	_, parent, ok := strings.Cut(m.name, ".")
 	if !ok || strings.HasPrefix(m.name, "*.") {
@@ -163,7 +159,7 @@ func (m *merger) above() *model.Ingress {
 	return m.p.routes(m.snap, "*."+parent)
 }
 
-// routes is the oldest Ingress with a rule for the host; nil for none.
+// routes returns the oldest Ingress with a rule for the host; nil for none.
 func (p *Planner) routes(snap model.Snapshot, host string) (by *model.Ingress) {
 	for _, i := range p.claimants(snap, host) {
 		if hasRule(i, host) && p.options(snap, i).canary == nil && (by == nil || older(i, by) < 0) {
@@ -173,14 +169,14 @@ func (p *Planner) routes(snap model.Snapshot, host string) (by *model.Ingress) {
 	return by
 }
 
-// all are the Ingresses that touch a host, in order of age.
+// all returns the Ingresses that use a host, in order of age.
 func (m *merger) all(host string) []*model.Ingress {
 	out := m.p.claimants(m.snap, host)
 	slices.SortFunc(out, older)
 	return out
 }
 
-// hasRule says whether the Ingress routes the host by its own name.
+// hasRule reports whether the Ingress routes the host by its own name.
 func hasRule(i *model.Ingress, host string) bool {
 	if host == "" && len(i.Rules) == 0 {
 		return true
@@ -188,7 +184,7 @@ func hasRule(i *model.Ingress, host string) bool {
 	return slices.ContainsFunc(i.Rules, func(r model.IngressRule) bool { return r.Host == host })
 }
 
-// rules are those of the Ingress that route the host.
+// rules returns the rules of the Ingress that route the host.
 func (m *merger) rules(i *model.Ingress) (out []model.IngressRule) {
 	for _, r := range i.Rules {
 		if slices.Contains(m.from, r.Host) {
@@ -198,15 +194,15 @@ func (m *merger) rules(i *model.Ingress) (out []model.IngressRule) {
 	return out
 }
 
-// shared tells an Ingress that a host belongs to another namespace.
+// shared reports to an Ingress that a host belongs to another namespace.
 func (m *merger) shared(i *model.Ingress, r model.IngressRule) {
 	if m.name == "" || !m.foreign(i) {
 		return
 	}
 	field := fmtRule(r) + ".host"
 	if m.isRefused(i) {
-		m.bad(i, field, "%s is a host of Ingress %s, and hosts are of one namespace (ingress.hostsOfOneNamespace); "+
-			"the rule has no effect", m.name, m.by.Name)
+		m.bad(i, field, "%s is a host of Ingress %s, and each host belongs to one namespace "+
+			"(ingress.hostsOfOneNamespace); the rule has no effect", m.name, m.by.Name)
 		return
 	}
 	m.tell(i, model.Problem{Field: field, Event: ReasonShared, Reason: m.name + " is a host of Ingress " +
@@ -215,7 +211,7 @@ func (m *merger) shared(i *model.Ingress, r model.IngressRule) {
 		"that namespace"})
 }
 
-// isRefused says whether the Ingress may not route the host.
+// isRefused reports whether the Ingress must not route the host.
 func (m *merger) isRefused(i *model.Ingress) bool {
 	return m.name != "" && m.foreign(i) && m.p.settings.HostsOfOneNamespace
 }

@@ -50,7 +50,7 @@ func ownershipCases() []ingressCase {
 			want: []string{"cert a.example = default", "http://a.example/ = shop/web:80",
 				"http://a.example/b = other/web:80"},
 			problems: []string{shared, "Ingress other/b: spec.tls[0].secretName: a.example is a host of Ingress " +
-				"shop/a, whose namespace alone brings its certificate"}},
+				"shop/a; only its namespace can set the certificate"}},
 		{name: "ownership: another namespace's app-root", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", []string{"app-root: /b"},
 				rules("a.example /b P web:80")),
@@ -80,7 +80,7 @@ func ownershipCases() []ingressCase {
 			want: []string{"http://a.example/.well-known/acme-challenge/t = 404",
 				"http://a.example/.well-known/x = other/web:80",
 				"http://b.example/.well-known/acme-challenge/t = other/web:80"},
-			problems: []string{shared, "whose namespace alone answers for certificates"}},
+			problems: []string{shared, "only its namespace can answer ACME challenges"}},
 		{name: "ownership: an alias for a host of another namespace", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
 				ing("other/b@2", []string{"server-alias: a.example"}, rules("b.example / P web:80")),
@@ -91,7 +91,7 @@ func ownershipCases() []ingressCase {
 				ing("other/b@2", []string{"server-alias: c.example"}, rules("a.example /b P web:80")),
 			want: []string{"http://c.example/ = 404", "http://c.example/b = 404"},
 			problems: []string{shared,
-				"server-alias]: a.example is a host of Ingress shop/a, whose namespace alone gives it aliases"}},
+				"server-alias]: a.example is a host of Ingress shop/a; only its namespace can add aliases"}},
 		{name: "ownership: a younger rule for an alias", settings: own,
 			yaml: ing("a@1", []string{"server-alias: c.example"},
 				rules("a.example / P web:80")) + ing("other/b@2", nil, rules("c.example / P web:80 /b P web:80")),
@@ -114,14 +114,14 @@ func ownershipCases() []ingressCase {
 				ing("c@3", nil, rules("a.example /c P api:8080")),
 			want: []string{"http://a.example/b = shop/web:80", "http://a.example/c = shop/api:8080"},
 			problems: []string{"Ingress other/b: spec.rules[0].host: a.example is a host of Ingress shop/a, and " +
-				"hosts are of one namespace"}},
+				"each host belongs to one namespace"}},
 		{name: "ownership: names below a wildcard host of one namespace", settings: strict,
 			yaml: ing("a@1", nil, rules("*.b.example / P web:80")) + ing("other/b@2", nil,
 				rules("x.b.example / P web:80")) + ing("other/c@2", nil, rules("x.c.example / P web:80")) +
 				ing("c@3", nil, rules("*.c.example / P web:80")),
 			want: []string{"http://x.b.example/ = shop/web:80", "http://x.c.example/ = other/web:80",
 				"http://y.c.example/ = shop/web:80"},
-			problems: []string{"x.b.example is a host of Ingress shop/a, and hosts are of one namespace"}},
+			problems: []string{"x.b.example is a host of Ingress shop/a, and each host belongs to one namespace"}},
 		{name: "ownership: a guarded wildcard host answers no challenge of a host below it", settings: own,
 			yaml: ing("a@1", nil, rules("x.b.example /a P web:80")) + ing("other/b@2", everybody,
 				rules("*.b.example / P web:80")),
@@ -139,7 +139,7 @@ func ownershipCases() []ingressCase {
 				rules("*.b.example / P web:80")) + ing("c@3", everybody, rules("*.b.example /c P api:8080")),
 			want: []string{"http://x.b.example/a = shop/web:80", "http://x.b.example/x = 404",
 				"http://y.b.example/x = other/web:80"},
-			problems: []string{"*.b.example is a host of Ingress other/b, and hosts are of one namespace"}},
+			problems: []string{"*.b.example is a host of Ingress other/b, and each host belongs to one namespace"}},
 		{name: "ownership: a path stays with its owner while the Service is missing", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P none:80")) + ing("other/b@2", nil,
 				rules("a.example / P web:80")),
@@ -151,27 +151,28 @@ func ownershipCases() []ingressCase {
 			yaml: ing("a@1", closed, rules("a.example / P web:80")) +
 				ing("c@2", []string{"canary: true", "canary-weight: 100"}, rules("a.example / P new:80")),
 			want: []string{"http://a.example/ = 503", "opts http://a.example/ = null"}, problems: []string{notBuilt,
-				"is a canary of a path that is closed"}},
+				"is a canary of a closed path"}},
 		{name: "ownership: a canary with a guard of its own", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
 				ing("c@2", with(only, []string{"canary: true", "canary-weight: 100"}), rules("a.example / P new:80")),
 			want:     []string{"http://a.example/ = shop/web:80", "opts http://a.example/ = null"},
-			problems: []string{"the canary takes nothing"}},
+			problems: []string{"the canary gets no requests"}},
 		{name: "ownership: a guarded pattern that is not RE2", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("b@2", with(regex, only),
 				rules("a.example /admin(?=/|$) I api:8080")),
 			want: []string{"http://a.example/admin/x = 503", "http://a.example/ADMIN = 503",
-				"http://a.example/x = shop/web:80"}, problems: []string{"so what begins with /admin answers 503"}},
+				"http://a.example/x = shop/web:80"}, problems: []string{"so paths that begin with /admin answer 503"}},
 		{name: "ownership: nothing literal is known of a guarded pattern", settings: own,
 			yaml: ing("a@2", nil, rules("a.example / P web:80")) + ing("b@1", with(regex, only),
 				rules("a.example /(?!public)(.*) I api:8080")),
 			want:     []string{"http://a.example/admin = 503", "http://a.example/public = 503"},
-			problems: []string{"so what begins with / answers 503"}},
+			problems: []string{"so paths that begin with / answer 503"}},
 		{name: "ownership: but not the whole host of another namespace", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) + ing("other/b@2", with(regex, only),
 				rules("a.example /(?!public)(.*) I web:80 /b(?=x) I web:80")),
-			want:     []string{"http://a.example/admin = shop/web:80", "http://a.example/bx = 503"},
-			problems: []string{shared, "so what begins with / answers 503", "so what begins with /b answers 503"}},
+			want: []string{"http://a.example/admin = shop/web:80", "http://a.example/bx = 503"},
+			problems: []string{shared, "so paths that begin with / answer 503",
+				"so paths that begin with /b answer 503"}},
 		{name: "ownership: a guarded default backend", settings: own, yaml: ing("a@1", closed, fallback("web:80"),
 			rules("a.example /x P web:80")) + ing("b@2", nil, rules("- / P api:8080")),
 			want:     []string{"http://a.example/y = 503", "http://b.example/ = shop/api:8080"},
@@ -188,7 +189,7 @@ func ownershipCases() []ingressCase {
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
 				ing("b@2", only, rules("a.example / P api:8080")),
 			want:     []string{"http://a.example/ = shop/web:80"},
-			problems: []string{"which is older; what keeps requests out of the path here has no effect there"}},
+			problems: []string{"which is older; the guard of this path has no effect there"}},
 		{name: "ownership: a path is compared as requests are", settings: own,
 			yaml: ing("a@1", nil, rules("a.example / P web:80")) +
 				ing("b@2", closed, rules("a.example /caf%C3%A9 P api:8080")),
@@ -246,7 +247,7 @@ func TestCanariesOfAPathAreBounded(t *testing.T) {
 		t.Errorf("%d canaries: %+v", len(got), got)
 	}
 	if all := w.allProblems(); len(all) != 4 ||
-		!strings.Contains(all[0], "Ingress shop/c08: spec.rules[0].http.paths[0]: is one canary more than 8") {
+		!strings.Contains(all[0], "Ingress shop/c08: spec.rules[0].http.paths[0]: exceeds 8") {
 		t.Error(all)
 	}
 }

@@ -6,9 +6,8 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// passthrough hands connections for the host to the Service of its path / as they are, where that
-// path's Ingress asks for it. Nothing that keeps requests out could be looked at then, so a host that has
-// such a thing is not passed.
+// passthrough hands connections for the host unchanged to the Service of its path /, if that path's Ingress requests
+// it. Guards could not be applied then, so a host with a guard is not passed through.
 func (m *merger) passthrough() {
 	where := place{kind: schema.Prefix}
 	for _, i := range m.list {
@@ -19,21 +18,21 @@ func (m *merger) passthrough() {
 		switch {
 		case m.name == "" || !has || m.owner[where] != i:
 			m.bad(i, annotationField("ssl-passthrough"),
-				"has no effect on %s: it is of the Ingress with the path / (Prefix) of a host", m.hostText())
+				"has no effect on %s: only the Ingress with the path / (Prefix) of a host can set it", m.hostText())
 		case m.foreign(i):
 			m.bad(i, annotationField("ssl-passthrough"),
-				"%s is a host of Ingress %s, whose namespace alone passes it through", m.hostText(), m.by.Name)
+				"%s is a host of Ingress %s; only its namespace can pass it through", m.hostText(), m.by.Name)
 		case m.isGuarded():
 			m.bad(i, annotationField("ssl-passthrough"),
-				"has no effect on %s: something keeps requests out there, and could not be looked at", m.hostText())
+				"has no effect on %s: a guard applies there, which could not be enforced", m.hostText())
 		default:
 			m.out.Passthrough = m.out.Paths[n].Backend
 		}
 	}
 }
 
-// isGuarded says whether some path of the host keeps requests out. Paths of other namespaces, which
-// get no request of a host that is passed, do not count: else their authors could have it decrypted.
+// isGuarded reports whether a path of the host has a guard. Paths of other namespaces, which get no request of a host
+// that is passed through, do not count: otherwise their authors could have it decrypted.
 func (m *merger) isGuarded() bool {
 	return m.out.ClientCert != nil || slices.ContainsFunc(m.out.Paths, func(p schema.Path) bool {
 		return !p.Foreign &&

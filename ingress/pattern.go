@@ -11,22 +11,22 @@ import (
 	"wayleave.dev/proxy/table"
 )
 
-// hasPattern says whether a path is to be read as a regular expression: where an Ingress
-// asks for that, and the path is more than a name.
+// hasPattern reports whether a path is a regular expression: if an Ingress requests that, and the path is more than
+// plain text.
 func hasPattern(path, target string) bool {
 	return strings.ContainsAny(path, `()[]{}*+?|^$\`) || strings.Contains(target, "$")
 }
 
-// checkPattern reads it as the proxy will.
+// checkPattern compiles it as the proxy will.
 func checkPattern(path string) error {
 	if err := table.Prepare(&schema.Path{Options: &schema.Options{PathPattern: path}}).Err; err != nil {
-		return fmt.Errorf("%q is not a regular expression of RE2 that may be used: %w", path, err)
+		return fmt.Errorf("%q is not a valid RE2 expression within the bounds: %w", path, err)
 	}
 	return nil
 }
 
-// decodedPattern is a regular expression with the escapes of URLs in it as the text that they stand
-// for: requests are compared decoded. What is no escape of UTF-8 stays.
+// decodedPattern returns a regular expression with URL escapes decoded, because requests are compared decoded.
+// Invalid UTF-8 escapes stay.
 func decodedPattern(path string) string {
 	return regexp.MustCompile(`(?:%[0-9A-Fa-f]{2})+`).ReplaceAllStringFunc(path, func(s string) string {
 		text, err := url.PathUnescape(s)

@@ -12,7 +12,7 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// Kinds are what plans are made from.
+// Kinds are the kinds that plans are made from.
 const Kinds = model.IngressKind | model.IngressClassKind | model.SecretKind | model.ServiceKind |
 	model.EndpointSliceKind | model.NamespaceKind
 
@@ -20,25 +20,24 @@ const Kinds = model.IngressKind | model.IngressClassKind | model.SecretKind | mo
 // reconcile.Planner.
 type Planner struct {
 	settings Settings
-	// Waits has an Ingress wait for the Secrets it names: until they have been read, or are
-	// known to be missing, what it said before stays in force. The paths of one that said nothing
-	// before are closed: who owns what does not depend on when a Secret is read. Without Waits a
-	// Secret that is not in the model is missing. Set it before the first Keys.
+	// Waits makes an Ingress wait for the Secrets that it names: until they have been read, or are known to be
+	// missing, its previous version stays active. The paths of a new Ingress are closed: ownership does not depend on
+	// when a Secret is read. Without Waits a Secret that is not in the model is missing. Set it before the first
+	// Keys.
 	Waits   bool
 	waiting map[model.Name]map[model.Name]bool // Ingresses by Secret
-	// unread are Ingresses in force of which some Secret has not been read yet.
+	// unread are active Ingresses with a Secret that has not been read yet.
 	unread map[model.Name]bool
-	// ours are the Ingresses that are in force.
+	// ours are the active Ingresses.
 	ours    map[model.Name]*model.Ingress
 	touched map[model.Name]*touched
-	// Who touches what: names of Ingresses by host, Service and Secret.
+	// Users of objects: names of Ingresses by host, Service and Secret.
 	hosts    map[string]map[model.Name]bool
 	services map[model.Name]map[model.Name]bool
 	secrets  map[model.Name]map[model.Name]bool
-	// shapes are what paths depend on of the Services that are touched; endpoints are no
-	// part of it.
+	// shapes hold what paths depend on of the Services in use; endpoints are not part of it.
 	shapes map[model.Name]string
-	// ports are the backends that were asked for, by Service.
+	// ports are the requested backends, by Service.
 	ports map[model.Name]map[portKey]bool
 	// leaving are the namespaces that are being deleted.
 	leaving map[string]bool
@@ -51,22 +50,22 @@ type Planner struct {
 	slept   chan time.Time
 	wake    chan struct{}
 
-	// Of the round that is on.
+	// State of the current round.
 	merges map[string]*merged
 	parsed map[model.Name]*options
 }
 
-// touched is what one Ingress of ours touches.
+// touched lists what one Ingress uses.
 type touched struct {
 	hosts    []string
 	services []model.Name
 	secrets  []model.Name
-	// aliases are those of the host first.
+	// aliases are the aliases of the first host.
 	first   string
 	aliases []string
 }
 
-// NewPlanner makes one.
+// NewPlanner returns an empty planner.
 func NewPlanner(s Settings) *Planner {
 	return &Planner{settings: s, waiting: map[model.Name]map[model.Name]bool{}, unread: map[model.Name]bool{},
 		ours: map[model.Name]*model.Ingress{}, touched: map[model.Name]*touched{},
@@ -76,14 +75,14 @@ func NewPlanner(s Settings) *Planner {
 		now: time.Now, due: map[model.Name]time.Time{}, slept: make(chan time.Time, 1), wake: make(chan struct{}, 1)}
 }
 
-// round collects the keys of one.
+// round collects the keys of one round.
 type round struct {
 	p    *Planner
 	snap model.Snapshot
 	keys map[Key]bool
 }
 
-// Keys are the plans that a change touches.
+// Keys returns the plans that a change concerns.
 func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 	p.merges, p.parsed = map[string]*merged{}, map[model.Name]*options{}
 	r := &round{p, snap, map[Key]bool{}}
@@ -120,7 +119,7 @@ func (p *Planner) Keys(snap model.Snapshot, c model.Changes) []Key {
 // ingress records a changed Ingress, and touches what it had and has.
 func (r *round) ingress(n model.Name) {
 	var now *touched
-	for s := range r.p.waiting { // few: what waits does so for a moment
+	for s := range r.p.waiting { // few: Ingresses wait only for a moment
 		unlink(r.p.waiting, s, n)
 	}
 	i, ok := r.snap.Ingress(n)
@@ -162,8 +161,7 @@ func (r *round) ingress(n model.Name) {
 	}
 }
 
-// waits says whether a Secret of the Ingress has yet to be read, and notes for which it
-// waits.
+// waits reports whether a Secret of the Ingress has not been read yet, and records which.
 func (r *round) waits(i *model.Ingress) (yes bool) {
 	if !r.p.Waits {
 		return false
@@ -177,13 +175,13 @@ func (r *round) waits(i *model.Ingress) (yes bool) {
 	return yes
 }
 
-// secretOf is a Secret that there is.
+// secretOf returns an existing Secret.
 func secretOf(snap model.Snapshot, n model.Name) (*model.Secret, bool) {
 	s, ok := snap.Secret(n)
 	return s, ok && !s.Missing
 }
 
-// host touches a host and all Ingresses that are told about it.
+// host marks a host and all Ingresses with problems about it.
 func (r *round) host(h string) {
 	if k := (Key{HostKey, h}); !r.keys[k] {
 		r.keys[k] = true
@@ -195,10 +193,10 @@ func (r *round) host(h string) {
 				}
 			}
 		}
-		if other := otherName(h); len(r.p.hosts[other]) > 0 { // it may redirect here
+		if other := otherName(h); len(r.p.hosts[other]) > 0 { // it may redirect to this one
 			r.host(other)
 		}
-		if parent, ok := strings.CutPrefix(h, "*"); ok { // who owns it counts for hosts below it
+		if parent, ok := strings.CutPrefix(h, "*"); ok { // its owner matters for hosts below it
 			for below := range r.p.hosts {
 				if i := strings.IndexByte(below, '.'); i > 0 && below[i:] == parent {
 					r.host(below)
@@ -221,7 +219,7 @@ func (r *round) secret(n model.Name) {
 	}
 }
 
-// again touches all hosts of Ingresses.
+// again marks all hosts of Ingresses.
 func (r *round) again(ingresses map[model.Name]bool) {
 	for n := range ingresses {
 		r.keys[Key{ObjectKey, n.String()}] = true
@@ -231,8 +229,7 @@ func (r *round) again(ingresses map[model.Name]bool) {
 	}
 }
 
-// service touches the backends of a Service, and its paths where more than endpoints
-// changed.
+// service marks the backends of a Service, and its paths if more than endpoints changed.
 func (r *round) service(n model.Name) {
 	users, used := r.p.services[n]
 	if !used {
@@ -245,7 +242,7 @@ func (r *round) service(n model.Name) {
 	r.backends(n)
 }
 
-// backends touches those of a Service, that are asked for and that were.
+// backends marks the present and former backends of a Service.
 func (r *round) backends(service model.Name) {
 	for number := range r.p.ports[service] {
 		r.keys[Key{BackendKey, number.of(service)}] = true
@@ -259,7 +256,7 @@ func (r *round) backends(service model.Name) {
 	}
 }
 
-// asked are the ports of a Service that paths lead to.
+// asked returns the ports of a Service that paths lead to.
 func (p *Planner) asked(snap model.Snapshot, service model.Name) map[portKey]bool {
 	out := map[portKey]bool{}
 	svc, ok := snap.Service(service)
@@ -282,7 +279,7 @@ func (p *Planner) asked(snap model.Snapshot, service model.Name) map[portKey]boo
 	return out
 }
 
-// shapeOf is what paths depend on of a Service.
+// shapeOf returns what paths depend on of a Service.
 func shapeOf(snap model.Snapshot, n model.Name) string {
 	svc, ok := snap.Service(n)
 	if !ok {
@@ -296,8 +293,7 @@ func shapeOf(snap model.Snapshot, n model.Name) string {
 	return b.String()
 }
 
-// backendsOf yields all that an Ingress leads to: those of its paths, and the Service of
-// its auth-url.
+// backendsOf yields all backends of an Ingress: those of its paths, and the Service of its auth-url.
 func (s Settings) backendsOf(i *model.Ingress) iter.Seq2[model.Name, model.IngressBackend] {
 	return func(yield func(model.Name, model.IngressBackend) bool) {
 		own := func(b model.IngressBackend) bool {
@@ -334,7 +330,7 @@ func (s Settings) backendsOf(i *model.Ingress) iter.Seq2[model.Name, model.Ingre
 	}
 }
 
-// look lists what an Ingress touches.
+// look lists what an Ingress uses.
 func (p *Planner) look(snap model.Snapshot, i *model.Ingress) *touched {
 	t := &touched{secrets: SecretsOf(i)}
 	add := func(h string) {
@@ -372,7 +368,7 @@ func (p *Planner) look(snap model.Snapshot, i *model.Ingress) *touched {
 	return t
 }
 
-// SecretsOf are the Secrets that an Ingress names: they are all that is read of Secrets.
+// SecretsOf returns the Secrets that an Ingress names. No others are read.
 func SecretsOf(i *model.Ingress) (out []model.Name) {
 	add := func(name string) {
 		n := model.Name{Namespace: i.Name.Namespace, Name: name}
@@ -445,20 +441,20 @@ func unlink[K comparable](m map[K]map[model.Name]bool, k K, n model.Name) {
 	}
 }
 
-// options are those of an Ingress, parsed once a round.
+// options returns the options of an Ingress, parsed once per round.
 func (p *Planner) options(snap model.Snapshot, i *model.Ingress) *options {
 	if o, ok := p.parsed[i.Name]; ok {
 		return o
 	}
 	o := parse(snap, p.settings, i)
 	if p.unread[i.Name] {
-		o.closed, o.problems = "its Secrets are not read yet", nil
+		o.closed, o.problems = "its Secrets have not been read yet", nil
 	}
 	p.parsed[i.Name] = &o
 	return &o
 }
 
-// defaultCertificate is the key of that of the settings, when it is good.
+// defaultCertificate returns the key of the settings' default certificate, if it is valid.
 func (p *Planner) defaultCertificate(snap model.Snapshot) string {
 	n := p.settings.DefaultCertificate
 	if s, ok := secretOf(snap, n); ok && s.Chain != nil {
@@ -467,7 +463,7 @@ func (p *Planner) defaultCertificate(snap model.Snapshot) string {
 	return ""
 }
 
-// Plan makes the plan of a key.
+// Plan returns the plan of a key.
 func (p *Planner) Plan(snap model.Snapshot, k Key) (Plan, bool, []model.Problem) {
 	switch k.Kind {
 	case HostKey:
@@ -496,7 +492,7 @@ func (p *Planner) Plan(snap model.Snapshot, k Key) (Plan, bool, []model.Problem)
 	return Plan{}, false, p.problems(snap, parseName(k.Name))
 }
 
-// problems are all of one Ingress.
+// problems returns all problems of one Ingress.
 func (p *Planner) problems(snap model.Snapshot, n model.Name) (out []model.Problem) {
 	t, i := p.touched[n], p.ours[n]
 	if t == nil || p.unread[n] {
@@ -527,7 +523,7 @@ type portKey struct {
 
 const virtualSuffix = "/virtual"
 
-// of is the key of the backend.
+// of returns the key of the backend.
 func (p portKey) of(service model.Name) string {
 	if key := backendKey(service, p.port); !p.virtual {
 		return key

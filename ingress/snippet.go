@@ -6,8 +6,7 @@ import (
 	"strings"
 )
 
-// harmless are directives of nginx that keep no request from its endpoint. Of any other one,
-// that is not known to do so.
+// harmless are nginx directives that do not restrict access. Any other directive may.
 var harmless = strings.Fields(
 	`absolute_redirect access_log add_after_body add_before_body add_header add_trailer addition_types aio charset
 	charset_types chunked_transfer_encoding client_body_buffer_size client_body_timeout client_header_buffer_size
@@ -30,7 +29,7 @@ var harmlessKinds = []string{"gzip", "brotli", "sub_filter", "keepalive_", "ling
 	"proxy_next_upstream", "proxy_ssl_", "proxy_connect_timeout", "proxy_read_timeout", "proxy_send_timeout",
 	"grpc_connect_timeout", "grpc_read_timeout", "grpc_send_timeout", "msie_", "vhost_traffic_status"}
 
-// snippet looks whether text for nginx may keep requests out.
+// snippet checks whether nginx configuration may restrict access.
 func snippet(_ *parser, v string) error {
 	if keepsOut(v, func(d string) bool {
 		return !slices.Contains(harmless, d) && !slices.ContainsFunc(harmlessKinds,
@@ -41,7 +40,7 @@ func snippet(_ *parser, v string) error {
 	return errNotBuilt
 }
 
-// streamSnippet is for connections that are no HTTP: it configures servers of its own.
+// streamSnippet is for connections other than HTTP: it configures its own servers.
 func streamSnippet(_ *parser, v string) error {
 	if keepsOut(v, func(d string) bool {
 		return slices.ContainsFunc([]string{"allow", "deny", "auth", "satisfy", "limit_", "return", "js_",
@@ -53,8 +52,7 @@ func streamSnippet(_ *parser, v string) error {
 	return errNotBuilt
 }
 
-// keepsOut says whether a directive of the text, in whatever block, is a guard. Text that
-// cannot be read may be one.
+// keepsOut reports whether a directive of the text, in any block, is a guard. Text that cannot be parsed may be one.
 func keepsOut(text string, guard func(directive string) bool) bool {
 	l := lexer{rest: text}
 	depth, first := 0, true
@@ -74,7 +72,7 @@ func keepsOut(text string, guard func(directive string) bool) bool {
 			depth, first = depth+1, true
 		case kind == closing:
 			if depth--; depth < 0 || !first {
-				return true // it leaves the block that it is put into
+				return true // it closes the block that contains it
 			}
 		case first:
 			name := strings.ToLower(word)
@@ -96,10 +94,10 @@ const (
 	endOfText
 )
 
-// lexer reads tokens as ngx_conf_read_token does: comments, quotes, escapes, ${variables}.
+// lexer tokenizes as ngx_conf_read_token does: comments, quotes, escapes, ${variables}.
 type lexer struct{ rest string }
 
-var errUnread = errors.New("a quote that does not end, or text behind one")
+var errUnread = errors.New("an unterminated quote, or text after a quote")
 
 func (l *lexer) next() (word string, kind tokenKind, err error) {
 	for {

@@ -11,11 +11,11 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// Translation is what can be written in place of a snippet of nginx.
+// Translation is a replacement for a snippet of nginx.
 type Translation struct {
-	// Annotations are whole names and values, in order of names.
+	// Annotations are full names and values, in order of names.
 	Annotations []KeyValue
-	// Left are the directives that have no counterpart.
+	// Left are the directives without a replacement.
 	Left []string
 }
 
@@ -25,7 +25,7 @@ type KeyValue struct{ Key, Value string }
 // snippets are the annotations that Translate reads.
 var snippets = []string{"configuration-snippet", "server-snippet", "auth-snippet"}
 
-// Snippets are the snippets of an Ingress, by the whole names of their annotations.
+// Snippets returns the snippets of an Ingress, by the full names of their annotations.
 func Snippets(i *model.Ingress) map[string]string {
 	out := map[string]string{}
 	for _, s := range snippets {
@@ -36,13 +36,13 @@ func Snippets(i *model.Ingress) map[string]string {
 	return out
 }
 
-// Translate finds annotations for the directives of a snippet; key is the whole name of its
-// annotation. What it names does the same for all requests of the Ingress's paths.
+// Translate finds annotations that replace the directives of a snippet; key is the full name of its annotation. A
+// replacement has the same effect for all requests of the Ingress's paths.
 func Translate(key, text string) Translation {
 	t := translator{auth: strings.HasSuffix(key, "/auth-snippet"), values: map[string]string{}}
 	list, ok := statements(text)
 	if !ok {
-		return Translation{Left: []string{"the whole text, which cannot be read"}}
+		return Translation{Left: []string{"the complete text, which cannot be parsed"}}
 	}
 	for _, s := range list {
 		if s.block || !t.directive(s.words) {
@@ -57,13 +57,13 @@ func Translate(key, text string) Translation {
 	return out
 }
 
-// statement is a directive outside of all blocks; block says that one follows it.
+// statement is a directive outside of all blocks; block says that a block follows it.
 type statement struct {
 	words []string
 	block bool
 }
 
-// String shortens what is long.
+// String shortens long directives.
 func (s statement) String() string {
 	text := strings.Join(s.words, " ")
 	if len(text) > 80 {
@@ -112,11 +112,11 @@ type translator struct {
 	values         map[string]string
 	left           []string
 	allowed, other []string // of allow, and of deny
-	last           string   // of allow and deny: "all" ends them
+	last           string   // of allow and deny: "all" ends the list
 	mixed          bool
 }
 
-// set notes a value, once.
+// set records a value, once.
 func (t *translator) set(name, value string) bool {
 	key := nginxPrefix + name
 	if strings.Contains(name, "/") {
@@ -129,7 +129,7 @@ func (t *translator) set(name, value string) bool {
 	return true
 }
 
-// line adds a line to an annotation of fields, if it may have that.
+// line adds a line to an annotation of fields, if the field is allowed.
 func (t *translator) line(name, field, value string) bool {
 	line := field + ":"
 	if value != "" {
@@ -146,7 +146,7 @@ func (t *translator) line(name, field, value string) bool {
 	return true
 }
 
-// same are directives whose value is that of an annotation.
+// same are directives with the same value as an annotation.
 var same = map[string]string{
 	"client_max_body_size": "proxy-body-size", "proxy_cookie_domain": "proxy-cookie-domain",
 	"proxy_cookie_path": "proxy-cookie-path", "satisfy": "satisfy",
@@ -196,7 +196,7 @@ func (t *translator) directive(w []string) bool {
 	return false
 }
 
-// checked notes a value that the annotation's own reader takes.
+// checked records a value that the annotation's own parser accepts.
 func (t *translator) checked(name, value string) bool {
 	for _, a := range annotations() {
 		if a.name == name {
@@ -207,7 +207,7 @@ func (t *translator) checked(name, value string) bool {
 	return false
 }
 
-// more reads directives of the module headers-more without options.
+// more translates directives of the module headers-more without options.
 func (t *translator) more(name string, args []string) bool {
 	to := "response-headers"
 	if strings.Contains(name, "input") {
@@ -238,7 +238,7 @@ func (t *translator) requestField(name, value string) bool {
 		if !t.auth {
 			return t.checked("x-forwarded-prefix", value)
 		}
-	case "upgrade", "connection": // what is changed to is passed on
+	case "upgrade", "connection": // protocol upgrades are forwarded
 		return !t.auth && (value == "$http_upgrade" || strings.EqualFold(value, "upgrade") ||
 			value == "$connection_upgrade")
 	}
@@ -248,19 +248,19 @@ func (t *translator) requestField(name, value string) bool {
 	return t.line("request-headers", name, value)
 }
 
-// source notes allow and deny. nginx takes the first that fits; the annotations have those that are
-// denied first, then those that are allowed, and all others denied.
+// source records allow and deny. nginx applies the first match; the annotations apply denied networks first, then
+// allowed ones, and deny all others.
 func (t *translator) source(directive, who string) bool {
 	if t.last == "all" {
-		return true // it never counts
+		return true // it has no effect
 	}
 	if who == "all" {
 		t.last = "all"
 		if directive == "allow" {
-			t.mixed = t.mixed || len(t.allowed) > 0 // they were let in anyhow
+			t.mixed = t.mixed || len(t.allowed) > 0 // they were allowed already
 			t.allowed = nil
 		} else if len(t.allowed) == 0 {
-			t.mixed = true // nobody is let in
+			t.mixed = true // everything is denied
 		}
 		return true
 	}
@@ -291,7 +291,7 @@ func (t *translator) finishSources() {
 	}
 }
 
-// goes reads return with a URL.
+// goes translates return with a URL.
 func (t *translator) goes(args []string) bool {
 	if len(args) == 1 {
 		args = []string{"302", args[0]}
@@ -312,7 +312,7 @@ func (t *translator) goes(args []string) bool {
 	return false
 }
 
-// rewrite reads a rewrite of every path to another host.
+// rewrite translates a rewrite of every path to another host.
 func (t *translator) rewrite(args []string) bool {
 	if len(args) != 3 || !slices.Contains([]string{"^/(.*)$", "^/(.*)", "^(.*)$", "^(.*)", "^/?(.*)$", "^"}, args[0]) {
 		return false

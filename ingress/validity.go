@@ -8,20 +8,20 @@ import (
 	"wayleave.dev/model"
 )
 
-// Reasons of Events about certificates that are served all the same.
+// Reasons of Events about certificates that stay in use.
 const (
 	ReasonExpired     = "CertificateExpired"
 	ReasonNotYetValid = "CertificateNotYetValid"
 	ReasonExpiring    = "CertificateExpiring"
 )
 
-// expiring is how long before its end a certificate is named, as ingress-nginx does.
+// expiring is how long before its end a certificate is reported, as in ingress-nginx.
 const expiring = 10 * 24 * time.Hour
 
-// longest bounds how long the planner sleeps until a certificate ends: clocks are set.
+// longest bounds how long the planner sleeps until a certificate expires: clocks can be set.
 const longest = time.Hour
 
-// validity is what is to be said of a certificate that is served now; nil for nothing.
+// validity returns the problem of a certificate in use; nil for none.
 func (p *Planner) validity(s *model.Secret, of model.Name, field string) *model.Problem {
 	q := &model.Problem{Kind: "Ingress", Object: of, Field: field}
 	text := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
@@ -30,15 +30,15 @@ func (p *Planner) validity(s *model.Secret, of model.Name, field string) *model.
 		return nil
 	case !now.Before(s.Until):
 		q.Event, q.Reason = ReasonExpired,
-			fmt.Sprintf("the certificate of Secret %s has ended on %s; it is used all the same, and clients refuse it",
+			fmt.Sprintf("the certificate of Secret %s expired on %s; it stays in use, and clients refuse it",
 				s.Name, text(s.Until))
 	case now.Before(s.From):
 		q.Event, q.Reason = ReasonNotYetValid,
 			fmt.Sprintf(
-				"the certificate of Secret %s is not valid before %s; it is used all the same, and clients refuse it",
+				"the certificate of Secret %s is not valid before %s; it stays in use, and clients refuse it",
 				s.Name, text(s.From))
 	case !now.Add(expiring).Before(s.Until):
-		q.Event, q.Reason = ReasonExpiring, fmt.Sprintf("the certificate of Secret %s ends on %s", s.Name,
+		q.Event, q.Reason = ReasonExpiring, fmt.Sprintf("the certificate of Secret %s expires on %s", s.Name,
 			text(s.Until))
 	default:
 		return nil
@@ -92,7 +92,7 @@ func (r *round) expire(changed map[model.Name]struct{}) {
 	}
 }
 
-// sleep tells Run when to wake the loop, in place of what it was told before.
+// sleep tells Run when to wake the loop; it replaces the previous time.
 func (p *Planner) sleep() {
 	select {
 	case <-p.slept:
@@ -101,8 +101,7 @@ func (p *Planner) sleep() {
 	p.slept <- p.nextDue
 }
 
-// Wake tells a loop to ask for keys though nothing changed: a certificate has ended. It
-// works while Run does.
+// Wake tells a loop to call Keys without a change: a certificate has expired. It works while Run does.
 func (p *Planner) Wake() <-chan struct{} { return p.wake }
 
 // Run watches the clock until ctx ends.

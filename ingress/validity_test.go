@@ -66,8 +66,8 @@ func TestCertificatesAreNamedWhenTheirTimeComes(t *testing.T) {
 		want(fmt.Sprint("after ", step.after), step.told, "shop/tls")
 	}
 	if all := strings.Join(w.allProblems(), "\n"); !strings.Contains(all,
-		"Ingress shop/a: spec.tls[0].secretName: the certificate of Secret shop/tls has ended on "+
-			start.Add(90*day).UTC().Format(time.RFC3339)+"; it is used all the same") {
+		"Ingress shop/a: spec.tls[0].secretName: the certificate of Secret shop/tls expired on "+
+			start.Add(90*day).UTC().Format(time.RFC3339)+"; it stays in use") {
 		t.Error(all)
 	}
 	secret(now.Add(-day), now.Add(90*day), "a.example")

@@ -9,8 +9,8 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// virtualBackend is a Service's port at its virtual address, for service-upstream; false for a
-// Service that has none.
+// virtualBackend returns a Service's port at its virtual address, for service-upstream; false if the Service has
+// none.
 func virtualBackend(snap model.Snapshot, service model.Name, number uint16) (*schema.Backend, bool) {
 	svc, ok := snap.Service(service)
 	if !ok || svc.Type == model.ExternalName || len(svc.ClusterIPs) == 0 || reach.Special(svc.ClusterIPs[0]) != "" {
@@ -28,7 +28,7 @@ func virtualBackend(snap model.Snapshot, service model.Name, number uint16) (*sc
 	return b, true
 }
 
-// leadsToSpecial says whether the Service has an endpoint that makeBackend leaves out, whoever wrote it.
+// leadsToSpecial reports whether the Service has an endpoint that makeBackend leaves out.
 func leadsToSpecial(snap model.Snapshot, service model.Name) bool {
 	for slice := range snap.EndpointSlices(service) {
 		if slices.ContainsFunc(slice.Endpoints, func(e model.Endpoint) bool { return reach.Special(e.Addr) != "" }) {
@@ -38,8 +38,8 @@ func leadsToSpecial(snap model.Snapshot, service model.Name) bool {
 	return false
 }
 
-// virtual is the key of a path's backend by the virtual address; the key itself where the Service
-// has none, which is told.
+// virtual returns the key of a path's backend by the virtual address; the key itself, with a problem, if the Service
+// has none.
 func (m *merger) virtual(i *model.Ingress, key string) string {
 	service, number, ok := parseBackend(key)
 	if !ok {

@@ -9,7 +9,7 @@ import (
 	"wayleave.dev/proxy/schema"
 )
 
-// otherName is a host with www. in front, or without where it has it; empty for none.
+// otherName returns a host with www. in front, or without it if it has it; empty for none.
 func otherName(host string) string {
 	if plain, ok := strings.CutPrefix(host, "www."); ok {
 		return plain
@@ -20,14 +20,14 @@ func otherName(host string) string {
 	return "www." + host
 }
 
-// wantsRedirect says whether the Ingress asks for a redirect from the host to the other name.
+// wantsRedirect reports whether the Ingress requests a redirect from the host to the other name.
 func (m *merger) wantsRedirect(i *model.Ingress) bool {
 	other := otherName(m.name)
 	return other != "" && m.p.options(m.snap, i).www && hasRule(i, other)
 }
 
-// redirects says whether the Ingress sends the host, which no rule names, to the other name: one of
-// the namespace that owns that.
+// redirects reports whether the Ingress redirects the host, which no rule names, to the other name: an Ingress of the
+// namespace that owns that name.
 func (m *merger) redirects(i *model.Ingress) bool {
 	if !m.wantsRedirect(i) {
 		return false
@@ -36,12 +36,12 @@ func (m *merger) redirects(i *model.Ingress) bool {
 	return by != nil && by.Name.Namespace == i.Name.Namespace
 }
 
-// isNamed says whether an entry of spec.tls names the host.
+// isNamed reports whether an entry of spec.tls names the host.
 func (m *merger) isNamed(i *model.Ingress) bool {
 	return slices.ContainsFunc(i.TLS, func(t model.IngressTLS) bool { return slices.Contains(t.Hosts, m.name) })
 }
 
-// www makes the only path of a host that is redirected to its other name.
+// www creates the only path of a host that redirects to its other name.
 func (m *merger) www() {
 	if !m.isRedirected {
 		return

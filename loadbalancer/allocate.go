@@ -9,15 +9,15 @@ import (
 	"wayleave.dev/model"
 )
 
-// Class is the spec.loadBalancerClass of Services that are ours in any case.
+// Class is the spec.loadBalancerClass of Services that Wayleave always handles.
 const Class = "wayleave.dev/l2"
 
-// Allocator knows which Service has which address. It is not safe for concurrent use.
+// Allocator records which Service has which address. It is not safe for concurrent use.
 //
-// What a Service has is what its status in the API says: Set records that. Decide says what
-// it should have, Reserve reserves that while it is being written.
+// The status in the API is the allocation: Set records it. Decide computes what a Service should have, Reserve
+// reserves that while it is being written.
 type Allocator struct {
-	// Default makes Services without a class ours.
+	// Default handles Services without a class.
 	Default bool
 
 	layout     *layout
@@ -25,7 +25,7 @@ type Allocator struct {
 	namespaces map[string]map[string]string // labels
 	owners     map[netip.Addr][]*allocation
 	shared     map[string]map[netip.Addr]int // sharing key → its addresses
-	touched    map[string]struct{}           // pools whose status may be another
+	touched    map[string]struct{}           // pools whose status may have changed
 }
 
 // allocation is what one Service has.
@@ -35,12 +35,12 @@ type allocation struct {
 	key string // the sharing key under which has is recorded
 }
 
-// before orders Services that want the same: who was there first.
+// before orders competing Services: the oldest first.
 func (e *allocation) before(o *allocation) bool {
 	return cmp.Or(e.LoadBalancer.Created.Compare(o.LoadBalancer.Created), e.Name.Compare(o.Name)) < 0
 }
 
-// New makes an allocator that knows of no Service.
+// New returns an allocator without Services.
 func New(byDefault bool) *Allocator {
 	return &Allocator{Default: byDefault, layout: newLayout(nil), services: map[model.Name]*allocation{},
 		namespaces: map[string]map[string]string{},
@@ -48,12 +48,12 @@ func New(byDefault bool) *Allocator {
 		touched: map[string]struct{}{}}
 }
 
-// Ours says whether this allocator gives the Service its addresses.
+// Ours reports whether this allocator handles the Service.
 func (a *Allocator) Ours(s *model.Service) bool {
 	return s.LoadBalancer != nil && (s.LoadBalancer.Class == Class || s.LoadBalancer.Class == "" && a.Default)
 }
 
-// SetPools replaces all pools. It says whether anything is different.
+// SetPools replaces all pools. It reports whether anything changed.
 func (a *Allocator) SetPools(pools []*model.AddressPool) bool {
 	same := len(pools) == len(a.layout.pools)
 	for _, p := range pools {
@@ -73,7 +73,7 @@ func (a *Allocator) SetPools(pools []*model.AddressPool) bool {
 	return true
 }
 
-// SetNamespace sets the labels of a namespace; it says whether they are different.
+// SetNamespace sets the labels of a namespace; it reports whether they changed.
 func (a *Allocator) SetNamespace(name string, labels map[string]string) bool {
 	if maps.Equal(a.namespaces[name], labels) {
 		return false
@@ -86,8 +86,8 @@ func (a *Allocator) SetNamespace(name string, labels map[string]string) bool {
 	return true
 }
 
-// Set records a Service with the addresses of its status. Those of others' classes are
-// recorded, too: what they have is not free.
+// Set records a Service with the addresses of its status. Services of other classes are recorded, too: their
+// addresses are not free.
 func (a *Allocator) Set(s *model.Service) {
 	if s.LoadBalancer == nil {
 		a.Remove(s.Name)
@@ -96,14 +96,14 @@ func (a *Allocator) Set(s *model.Service) {
 	a.record(s, s.LoadBalancer.Given)
 }
 
-// Reserve reserves addresses for a Service, in place of those that it had.
+// Reserve reserves addresses for a Service, which replace its previous ones.
 func (a *Allocator) Reserve(n model.Name, addrs []netip.Addr) {
 	if e := a.services[n]; e != nil {
 		a.record(e.Service, addrs)
 	}
 }
 
-// Service is a Service as it was recorded, nil for none.
+// Service returns a recorded Service, nil for none.
 func (a *Allocator) Service(n model.Name) *model.Service {
 	if e := a.services[n]; e != nil {
 		return e.Service
@@ -111,7 +111,7 @@ func (a *Allocator) Service(n model.Name) *model.Service {
 	return nil
 }
 
-// Has is what is recorded or reserved for a Service.
+// Has returns what is recorded or reserved for a Service.
 func (a *Allocator) Has(n model.Name) []netip.Addr {
 	if e := a.services[n]; e != nil {
 		return e.has
@@ -119,7 +119,7 @@ func (a *Allocator) Has(n model.Name) []netip.Addr {
 	return nil
 }
 
-// Remove gives the addresses of a Service back.
+// Remove releases the addresses of a Service.
 func (a *Allocator) Remove(n model.Name) {
 	if e := a.services[n]; e != nil {
 		a.release(e)
@@ -127,7 +127,7 @@ func (a *Allocator) Remove(n model.Name) {
 	}
 }
 
-// Services are the names of all that are recorded, who was there first being first.
+// Services returns the names of all recorded Services, the oldest first.
 func (a *Allocator) Services() []model.Name {
 	all := slices.SortedFunc(maps.Values(a.services), func(e, o *allocation) int {
 		if e.before(o) {
@@ -142,7 +142,7 @@ func (a *Allocator) Services() []model.Name {
 	return out
 }
 
-// Sort puts names in the order in which they are to be served.
+// Sort orders names as they are to be served.
 func (a *Allocator) Sort(names []model.Name) {
 	slices.SortFunc(names, func(n, o model.Name) int {
 		e, f := a.services[n], a.services[o]
@@ -216,18 +216,17 @@ func (a *Allocator) touch(addr netip.Addr) {
 
 func (a *Allocator) used(addr netip.Addr) bool { return len(a.owners[addr]) > 0 }
 
-// Touched are the pools whose status may be another than when it was last asked, by name.
+// Touched returns the names of pools whose status may have changed since the last call, sorted.
 func (a *Allocator) Touched() []string {
 	out := slices.Sorted(maps.Keys(a.touched))
 	clear(a.touched)
 	return out
 }
 
-// Touch has Touched name a pool again: its status could not be written.
+// Touch makes Touched return a pool again: its status could not be written.
 func (a *Allocator) Touch(pool string) { a.touched[pool] = struct{}{} }
 
-// Pool is what is to be told of a pool; ok is false when there is none of that name.
-// Problems are for Events.
+// Pool returns the status of a pool; ok is false if it does not exist. Problems are for Events.
 func (a *Allocator) Pool(name string) (s PoolStatus, ok bool, problems []model.Problem) {
 	p := a.layout.byName[name]
 	if p == nil {
@@ -240,15 +239,14 @@ func (a *Allocator) Pool(name string) (s PoolStatus, ok bool, problems []model.P
 	return p.status(), true, problems
 }
 
-// sharable says whether a Service may have an address together with another, and if not,
-// why: the same key, no port of both, and the same pods when one looks at where they are
-// (externalTrafficPolicy Local), since one node answers for both.
+// sharable reports whether a Service may share an address with another, and otherwise why not: they need the same
+// key, different ports, and with externalTrafficPolicy Local the same pods, because one node answers for both.
 func sharable(e, o *allocation) (why string) {
 	switch {
 	case e.LoadBalancer.SharingKey == "":
 		return "it has no sharing key"
 	case e.LoadBalancer.SharingKey != o.LoadBalancer.SharingKey:
-		return "its sharing key is another"
+		return "its sharing key differs"
 	case (e.ExternalLocal || o.ExternalLocal) && e.LoadBalancer.Selector != o.LoadBalancer.Selector:
 		return "with externalTrafficPolicy Local both must have the same selector"
 	}

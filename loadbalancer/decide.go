@@ -10,7 +10,7 @@ import (
 	"wayleave.dev/model"
 )
 
-// Reasons of the condition in a Service's status that says what is wrong with its address.
+// Reasons of the condition in a Service's status that describes a problem with its address.
 const (
 	ReasonPoolFull   = "PoolFull"
 	ReasonNoPool     = "NoPool"
@@ -24,26 +24,26 @@ const (
 // Decision is what a Service should have.
 type Decision struct {
 	Addrs []netip.Addr
-	// Condition is "Reason: message" when something is wrong, else empty.
+	// Condition is "Reason: message" if there is a problem, otherwise empty.
 	Condition string
 	Problems  []model.Problem
-	// Replaced are addresses of no pool that give way to Addrs.
+	// Replaced are addresses outside of every pool that Addrs replace.
 	Replaced []netip.Addr
 }
 
 func itoa(port uint16) string { return strconv.Itoa(int(port)) }
 
-// decision is one in the making.
+// decision is a decision in progress.
 type decision struct {
 	a *Allocator
 	e *allocation
-	// has is by family; the zero Addr is none.
+	// has is indexed by family; the zero Addr means none.
 	has [2]netip.Addr
 	out Decision
 }
 
-// Decide says what a recorded Service should have. It changes nothing: see Reserve. A Service
-// that is not ours should have what it has.
+// Decide returns what a recorded Service should have. It changes nothing; see Reserve. A Service of another class
+// keeps what it has.
 func (a *Allocator) Decide(n model.Name) Decision {
 	e := a.services[n]
 	switch {
@@ -70,12 +70,12 @@ func (a *Allocator) Decide(n model.Name) Decision {
 	return d.out
 }
 
-// wants says whether the Service is of the family.
+// wants reports whether the Service has the family.
 func (d *decision) wants(f int) bool {
 	return f == 0 && d.e.LoadBalancer.IPv4 || f == 1 && d.e.LoadBalancer.IPv6
 }
 
-// order is the Service's own order of families: that of its cluster addresses, or IPv4 first.
+// order returns the Service's order of families: that of its cluster addresses, or IPv4 first.
 func (d *decision) order() [2]int {
 	if c := d.e.ClusterIPs; len(c) > 0 && c[0].Is6() {
 		return [2]int{1, 0}
@@ -94,7 +94,7 @@ func (d *decision) problem(reason, field, format string, args ...any) {
 
 const statusField = "status.loadBalancer.ingress"
 
-// heldBack tells of a Service that is being deleted and waits for another controller.
+// heldBack reports a Service that is being deleted and waits for another controller.
 func heldBack(s *model.Service) []model.Problem {
 	f := s.LoadBalancer.Finalizer
 	if f == "" {
@@ -106,9 +106,9 @@ func heldBack(s *model.Service) []model.Problem {
 		"by kubectl edit"}}
 }
 
-// strays decides for a Service with addresses of no pool: the pool is gone or smaller, or
-// another load balancer gave them. An address asked for by name replaces those of its family.
-// Where none can be given, the Service keeps what it has, and done is true.
+// strays handles addresses outside of every pool: the pool was deleted or reduced, or another load balancer allocated
+// them. An address requested by name replaces those of its family. If none is available, the Service keeps what it
+// has, and done is true.
 func (d *decision) strays() (done bool) {
 	isStray := func(a netip.Addr) bool { return d.a.layout.of(a) == nil }
 	if !slices.ContainsFunc(d.e.has, isStray) {
@@ -129,11 +129,11 @@ func (d *decision) strays() (done bool) {
 		}
 	}
 	if len(out) == 0 {
-		d.out = Decision{Replaced: d.out.Replaced} // requests are looked at again, beside what stays
+		d.out = Decision{Replaced: d.out.Replaced} // requests are evaluated again, beside what stays
 		return false
 	}
 	d.problem(ReasonOutside, statusField,
-		"%s is in no AddressPool (any more): the Service keeps it, but it is not announced; "+
+		"%s is in no AddressPool: the Service keeps it, but it is not announced; "+
 			"add it to a pool, or ask for another address by name", strings.Join(out, " and "))
 	for _, f := range d.order() {
 		if d.has[f].IsValid() {
@@ -144,7 +144,7 @@ func (d *decision) strays() (done bool) {
 	return true
 }
 
-// keep takes over what the Service has of its families, one address of each.
+// keep keeps what the Service has of its families, one address of each.
 func (d *decision) keep() {
 	for _, addr := range d.e.has {
 		if f := family(addr); d.wants(f) && !d.has[f].IsValid() {
@@ -153,8 +153,8 @@ func (d *decision) keep() {
 	}
 }
 
-// requests gives the addresses that are asked for by name. blocked are the families in
-// which that failed: nothing else is given there.
+// requests allocates the addresses that are requested by name. blocked are the families in which that failed: no
+// other address is allocated there.
 func (d *decision) requests() (blocked [2]bool) {
 	lb := d.e.LoadBalancer
 	for _, addr := range lb.Requested {
@@ -179,7 +179,7 @@ func (d *decision) requests() (blocked [2]bool) {
 				"%s is in AddressPool %s, which is not for this Service: %s%s", addr, seg.pool.Name,
 				d.refused(seg.pool), kept)
 		case seg.avoids(addr):
-			d.problem(ReasonNotAllowed, lb.RequestedField, "%s is left out by avoidBuggyAddresses of AddressPool %s%s",
+			d.problem(ReasonNotAllowed, lb.RequestedField, "%s is excluded by avoidBuggyAddresses of AddressPool %s%s",
 				addr, seg.pool.Name, kept)
 		default:
 			who, why := d.inUse(addr)
@@ -195,7 +195,7 @@ func (d *decision) requests() (blocked [2]bool) {
 	return blocked
 }
 
-// inUse is another Service that has the address and cannot share it, nil for none.
+// inUse returns another Service that has the address and cannot share it, nil for none.
 func (d *decision) inUse(addr netip.Addr) (*allocation, string) {
 	for _, o := range d.a.owners[addr] {
 		if o == d.e {
@@ -208,13 +208,13 @@ func (d *decision) inUse(addr netip.Addr) (*allocation, string) {
 	return nil, ""
 }
 
-// refused says why a pool is not for the Service, empty when it is.
+// refused returns why a pool is not for the Service, empty if it is.
 func (d *decision) refused(p *pool) string {
 	switch {
 	case p.Services.Nothing:
-		return "its serviceSelector cannot be read"
+		return "its serviceSelector cannot be parsed"
 	case p.Namespaces.Nothing:
-		return "its namespaceSelector cannot be read"
+		return "its namespaceSelector cannot be parsed"
 	case !p.Services.Matches(d.e.LoadBalancer.Labels):
 		return "its serviceSelector does not match"
 	case !p.Namespaces.Matches(d.a.namespaces[d.e.Name.Namespace]):
@@ -223,8 +223,7 @@ func (d *decision) refused(p *pool) string {
 	return ""
 }
 
-// missing looks for addresses of the families that have none. Both come from one pool
-// where one has both.
+// missing finds addresses for families without one. Both come from one pool if a pool has both.
 func (d *decision) missing(blocked [2]bool) {
 	lb := d.e.LoadBalancer
 	var want []int
@@ -234,7 +233,7 @@ func (d *decision) missing(blocked [2]bool) {
 		}
 	}
 	if lb.Policy == model.RequireDualStack && (blocked[0] || blocked[1]) && d.has == [2]netip.Addr{} {
-		return // all or nothing; the problem is told
+		return // all or nothing; the problem is reported
 	}
 	if len(want) == 0 {
 		d.otherPool()
@@ -255,7 +254,7 @@ func (d *decision) missing(blocked [2]bool) {
 	d.lacking(want, pools, why)
 }
 
-// lacking tells of what could not be had.
+// lacking reports families without an address.
 func (d *decision) lacking(want []int, pools []*pool, why []string) {
 	lb := d.e.LoadBalancer
 	var names []string
@@ -291,14 +290,14 @@ func (d *decision) lacking(want []int, pools []*pool, why []string) {
 	if len(why) == 0 {
 		why = append(why, "there is no AddressPool")
 	}
-	const most = 8 // of pools that are named
+	const most = 8 // of reported pools
 	if len(why) > most {
 		why = append(why[:most:most], fmt.Sprintf("and %d more reasons", len(why)-most))
 	}
 	d.problem(reason, field, "no %s address is free: %s", what, strings.Join(why, "; "))
 }
 
-// otherPool tells that the Service asks for a pool and has an address of another.
+// otherPool reports that the Service requests a pool and has an address of another.
 func (d *decision) otherPool() {
 	lb := d.e.LoadBalancer
 	for _, addr := range d.has {
@@ -307,14 +306,13 @@ func (d *decision) otherPool() {
 		}
 		if p := d.a.layout.of(addr).pool; p.Name != lb.Pool {
 			d.problem(ReasonOtherPool, lb.PoolField, "the Service keeps %s of AddressPool %s; ask for another "+
-				"address, or delete the Service and make it anew, to move it to %s", addr, p.Name, lb.Pool)
+				"address, or delete and recreate the Service, to move it to %s", addr, p.Name, lb.Pool)
 		}
 	}
 }
 
-// candidates are the pools that may serve, the best first: that of an address which the
-// Service has, then those with selectors, which are meant for few, then by age. why says
-// what is wrong with the others.
+// candidates returns the pools for the Service, the best first: the pool of an address that it has, then pools with
+// selectors, which are meant for few, then by age. why lists what excludes the other pools.
 func (d *decision) candidates() (pools []*pool, why []string) {
 	lb := d.e.LoadBalancer
 	if lb.Pool != "" {
@@ -332,7 +330,7 @@ func (d *decision) candidates() (pools []*pool, why []string) {
 		case no != "":
 			why = append(why, "AddressPool "+p.Name+" is not for this Service: "+no)
 		case !p.AutoAssign:
-			why = append(why, "AddressPool "+p.Name+" is given on request only (autoAssign is false)")
+			why = append(why, "AddressPool "+p.Name+" allocates only on request (autoAssign is false)")
 		default:
 			pools = append(pools, p)
 		}
@@ -353,7 +351,7 @@ func (d *decision) rank(p *pool) int {
 	return 2
 }
 
-// fromOne takes all families from the first pool that has them all, nil when none has.
+// fromOne allocates all families from the first pool that has them all, nil if none has.
 func (d *decision) fromOne(pools []*pool, want []int) *[2]netip.Addr {
 	for _, p := range pools {
 		var got [2]netip.Addr
@@ -379,7 +377,7 @@ func (d *decision) fromAny(pools []*pool, f int) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// pick is an address of the pool for the Service: one that it can share, else a free one.
+// pick returns an address of the pool for the Service: one that it can share, otherwise a free one.
 func (d *decision) pick(p *pool, f int) (best netip.Addr, ok bool) {
 	for addr := range d.a.shared[d.e.LoadBalancer.SharingKey] {
 		if seg := d.a.layout.of(addr); family(addr) != f || seg == nil || seg.pool != p || ok && best.Less(addr) {
@@ -395,8 +393,8 @@ func (d *decision) pick(p *pool, f int) (best netip.Addr, ok bool) {
 	return p.first(f, d.a.used)
 }
 
-// conflicts tells of addresses that another Service has as well, and which both cannot
-// have: by a change of one of them. Both keep it, and the later hears of it.
+// conflicts reports addresses that another Service also has and that the two can no longer share, because one of them
+// changed. Both keep them, and the younger one gets the problem.
 func (d *decision) conflicts() {
 	for _, addr := range d.has {
 		if !addr.IsValid() {
@@ -408,13 +406,13 @@ func (d *decision) conflicts() {
 			}
 			if why := sharable(d.e, o); why != "" {
 				d.problem(ReasonConflict, statusField,
-					"%s is that of %s as well, with which it cannot be shared any more: %s", addr, o.Name, why)
+					"%s is also the address of %s, and they can no longer share it: %s", addr, o.Name, why)
 			}
 		}
 	}
 }
 
-// poolList reads " (lan: 192.0.2.1-192.0.2.9)", for messages.
+// poolList returns " (lan: 192.0.2.1-192.0.2.9)", for messages.
 func (a *Allocator) poolList() string {
 	var names []string
 	for _, p := range a.layout.pools {

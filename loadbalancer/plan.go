@@ -11,10 +11,9 @@ import (
 // VIP is an address that one node must answer for.
 type VIP struct {
 	Addr netip.Addr
-	// Interfaces are globs of those to answer on; empty is those that have an
-	// InternalIP of the node.
+	// Interfaces are globs of interfaces; empty means those with an InternalIP of the node.
 	Interfaces []string
-	// Eligible are the names of the nodes that may answer, sorted.
+	// Eligible are the names of the candidate nodes, sorted.
 	Eligible []string
 }
 
@@ -22,17 +21,16 @@ func (v VIP) equal(o VIP) bool {
 	return v.Addr == o.Addr && slices.Equal(v.Interfaces, o.Interfaces) && slices.Equal(v.Eligible, o.Eligible)
 }
 
-// Announcement is what is to be answered for one Service, its VIPs sorted by address.
+// Announcement lists the addresses of one Service to announce, sorted.
 type Announcement struct{ VIPs []VIP }
 
 // Equal compares two.
 func Equal(a, b Announcement) bool { return slices.EqualFunc(a.VIPs, b.VIPs, VIP.equal) }
 
-// Kinds are what Plan reads, for a reconcile.Loop.
+// Kinds are the kinds that Plan reads, for a reconcile.Loop.
 const Kinds = model.ServiceKind | model.EndpointSliceKind | model.NodeKind | model.AddressPoolKind
 
-// Keys are the Services that a change touches: by a change of nodes or pools, all that
-// have an address.
+// Keys returns the Services that a change concerns; for a change of nodes or pools, all that have an address.
 func Keys(snap model.Snapshot, c model.Changes) []model.Name {
 	keys := maps.Clone(c.Of(model.ServiceKind))
 	if keys == nil {
@@ -48,9 +46,8 @@ func Keys(snap model.Snapshot, c model.Changes) []model.Name {
 	return slices.Collect(maps.Keys(keys))
 }
 
-// Plan says what is to be answered for a Service: the addresses that it has by its status,
-// ipMode VIP, in pools with l2.enabled. byDefault is the setting loadbalancer.default. ok
-// is false when there is none.
+// Plan returns what to announce for a Service: the addresses in its status with ipMode VIP, in pools with l2.enabled.
+// byDefault is the setting loadbalancer.default. ok is false if there is nothing.
 func Plan(byDefault bool) func(model.Snapshot, model.Name) (Announcement, bool, []model.Problem) {
 	owner := Allocator{Default: byDefault}
 	return func(snap model.Snapshot, key model.Name) (Announcement, bool, []model.Problem) {
@@ -63,7 +60,7 @@ func Plan(byDefault bool) func(model.Snapshot, model.Name) (Announcement, bool, 
 		for _, addr := range svc.LoadBalancerIPs {
 			p := poolOf(snap, addr)
 			if p == nil || !p.L2.Enabled {
-				continue // the allocator tells of addresses outside of pools
+				continue // the allocator reports addresses outside of pools
 			}
 			v := VIP{Addr: addr, Interfaces: p.L2.Interfaces, Eligible: eligible(snap, svc, p)}
 			if len(v.Eligible) == 0 && !svc.ExternalLocal {
@@ -80,8 +77,7 @@ func Plan(byDefault bool) func(model.Snapshot, model.Name) (Announcement, bool, 
 	}
 }
 
-// poolOf is the pool of an address: of those that overlap the one that was there first, as
-// the allocator has it.
+// poolOf returns the pool of an address: if several contain it, the oldest, as in the allocator.
 func poolOf(snap model.Snapshot, addr netip.Addr) (best *model.AddressPool) {
 	for p := range snap.AddressPools() {
 		if p.Contains(addr) && (best == nil || p.Before(best)) {
@@ -91,7 +87,7 @@ func poolOf(snap model.Snapshot, addr netip.Addr) (best *model.AddressPool) {
 	return best
 }
 
-// eligible are the nodes that may answer for a Service, sorted.
+// eligible returns the candidate nodes of a Service, sorted.
 func eligible(snap model.Snapshot, svc *model.Service, p *model.AddressPool) []string {
 	var local map[string]bool
 	if svc.ExternalLocal {
@@ -107,8 +103,8 @@ func eligible(snap model.Snapshot, svc *model.Service, p *model.AddressPool) []s
 	return out
 }
 
-// withEndpoints are the nodes that have a ready endpoint of the Service; when there is
-// none anywhere, those with one that terminates but still serves (KEP-1669).
+// withEndpoints returns the nodes with a ready endpoint of the Service; if there is none anywhere, those with a
+// terminating endpoint that still serves (KEP-1669).
 func withEndpoints(snap model.Snapshot, svc *model.Service) map[string]bool {
 	ready, serving := map[string]bool{}, map[string]bool{}
 	for slice := range snap.EndpointSlices(svc.Name) {
@@ -130,9 +126,9 @@ func withEndpoints(snap model.Snapshot, svc *model.Service) map[string]bool {
 	return serving
 }
 
-// Combine makes one list of the announcements of all Services. An address that several
-// share is there once, and only nodes that may answer for all of them are eligible, since
-// one node answers for it. (When that leaves nobody, the first Service by name decides.)
+// Combine merges the announcements of all Services. A shared address is listed once, and its candidates are the nodes
+// that may answer for all of its Services, because one node answers for it. (If there is no such node, the first
+// Service by name decides.)
 func Combine(plans map[model.Name]Announcement) []VIP {
 	by := map[netip.Addr]VIP{}
 	for _, name := range slices.SortedFunc(maps.Keys(plans), model.Name.Compare) {

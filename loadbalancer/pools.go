@@ -11,19 +11,19 @@ import (
 	"wayleave.dev/model"
 )
 
-// pool is an AddressPool with the part of its ranges that is its own.
+// pool is an AddressPool with the part of its ranges that it owns.
 type pool struct {
 	*model.AddressPool
 	segments []*segment
-	// overlaps says what of it belongs to pools that were there before.
+	// overlaps lists the parts that older pools own.
 	overlaps []string
-	// used counts addresses in use; free those that can still be given, by family.
+	// used counts addresses in use; free those that can still be allocated, by family.
 	used  int64
 	free  [2]int64
 	total [2]int64
 }
 
-// family is the index of an address's family: 0 for IPv4, 1 for IPv6.
+// family returns the index of an address's family: 0 for IPv4, 1 for IPv6.
 func family(a netip.Addr) int {
 	if a.Is4() {
 		return 0
@@ -33,16 +33,16 @@ func family(a netip.Addr) int {
 
 var familyNames = [2]string{"IPv4", "IPv6"}
 
-// segment is a range that belongs to one pool alone. Every address of it below next that
-// nobody has is among holes, so that a free one is found without a search.
+// segment is a range that belongs to one pool. Every free address of it below next is in holes, so a free one is
+// found without a search.
 type segment struct {
 	model.Range
 	pool  *pool
-	next  netip.Addr // invalid when all were given once
+	next  netip.Addr // invalid once all were allocated
 	holes holes
 }
 
-// holes is a heap of addresses that were given back, the lowest first.
+// holes is a heap of released addresses, the lowest first.
 type holes struct {
 	list []netip.Addr
 	in   map[netip.Addr]bool
@@ -70,7 +70,7 @@ func (s *segment) giveBack(a netip.Addr) {
 	heap.Push(&s.holes, a)
 }
 
-// first is the lowest free address, by what used says.
+// first returns the lowest free address according to used.
 func (s *segment) first(used func(netip.Addr) bool) (netip.Addr, bool) {
 	for s.holes.Len() > 0 {
 		a := s.holes.list[0]
@@ -90,7 +90,7 @@ func (s *segment) first(used func(netip.Addr) bool) (netip.Addr, bool) {
 	return s.next, s.next.IsValid()
 }
 
-// avoids says whether the pool leaves the address out.
+// avoids reports whether the pool excludes the address.
 func (s *segment) avoids(a netip.Addr) bool {
 	return s.pool.AvoidBuggy && buggy(a)
 }
@@ -103,13 +103,13 @@ func buggy(a netip.Addr) bool {
 	return last == 0 || last == 255
 }
 
-// size is how many addresses of the segment can be given.
+// size returns how many addresses of the segment can be allocated.
 func (s *segment) size() int64 {
 	n := s.Range.Size()
 	if !s.pool.AvoidBuggy || !s.From.Is4() {
 		return n
 	}
-	// below counts the buggy addresses under x.
+	// below counts the buggy addresses below x.
 	below := func(x int64) int64 {
 		n := x / 256 * 2
 		if x%256 > 0 {
@@ -126,15 +126,14 @@ func number(a netip.Addr) int64 {
 	return int64(b[0])<<24 | int64(b[1])<<16 | int64(b[2])<<8 | int64(b[3])
 }
 
-// layout is which pool has which addresses, the segments sorted.
+// layout maps addresses to pools, with sorted segments.
 type layout struct {
-	pools    []*pool // in the order in which they were made
+	pools    []*pool // the oldest first
 	byName   map[string]*pool
 	segments []*segment
 }
 
-// newLayout divides the addresses among the pools: what two have belongs to the one that
-// was there first.
+// newLayout divides the addresses among the pools: the older pool owns an overlap.
 func newLayout(in []*model.AddressPool) *layout {
 	in = slices.Clone(in)
 	slices.SortFunc(in, func(a, b *model.AddressPool) int {
@@ -170,7 +169,7 @@ func merge(ranges []model.Range) (out []model.Range) {
 	return out
 }
 
-// add gives the pool what of the range nobody has.
+// add gives the pool the parts of the range that no pool has.
 func (l *layout) add(p *pool, r model.Range) {
 	i, _ := slices.BinarySearchFunc(l.segments, r.From, func(s *segment, a netip.Addr) int { return s.To.Compare(a) })
 	from, rest := r.From, true
@@ -221,7 +220,7 @@ func minAddr(a, b netip.Addr) netip.Addr {
 	return a
 }
 
-// sum adds what may be as large as an int64 gets.
+// sum adds numbers that may reach the maximum of int64.
 func sum(a, b int64) int64 {
 	if a > math.MaxInt64-b {
 		return math.MaxInt64
@@ -229,7 +228,7 @@ func sum(a, b int64) int64 {
 	return a + b
 }
 
-// of is the segment that has the address, nil for none.
+// of returns the segment that contains the address, nil for none.
 func (l *layout) of(a netip.Addr) *segment {
 	i, found := slices.BinarySearchFunc(l.segments, a, func(s *segment, a netip.Addr) int {
 		return s.To.Compare(a)
@@ -255,7 +254,7 @@ func (l *layout) count(a netip.Addr, n int64) {
 	}
 }
 
-// first is the lowest free address of the family in the pool.
+// first returns the lowest free address of the family in the pool.
 func (p *pool) first(f int, used func(netip.Addr) bool) (netip.Addr, bool) {
 	for _, s := range p.segments {
 		if family(s.From) != f {
@@ -276,12 +275,11 @@ const (
 	ReasonInvalid  = "Invalid"
 )
 
-// PoolStatus is what is to be told of an AddressPool.
+// PoolStatus is the status of an AddressPool.
 type PoolStatus struct {
-	// Used and Free count addresses; 2^63-1 stands for that many and more.
+	// Used and Free count addresses, at most 2^63-1.
 	Used, Free int64
-	// Reason and Message are those of the condition Ready, which is true for the reason
-	// Ready only.
+	// Reason and Message are those of the condition Ready, which is true only for the reason Ready.
 	Reason, Message string
 }
 
@@ -308,5 +306,5 @@ func (p *pool) status() PoolStatus {
 }
 
 func overlapText(p *pool) string {
-	return strings.Join(p.overlaps, ", ") + ", which was there before; the rest is given from this pool"
+	return strings.Join(p.overlaps, ", ") + ", which is older; the rest is allocated from this pool"
 }

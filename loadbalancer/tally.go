@@ -2,16 +2,15 @@ package loadbalancer
 
 import "wayleave.dev/model"
 
-// Tally counts Services of type LoadBalancer that are ours, and the addresses that they
-// have of each pool.
+// Tally counts the Services of type LoadBalancer that Wayleave handles, and their addresses by pool.
 type Tally struct {
-	// Served have an address, Waiting have none.
+	// Served have an address; Waiting have none.
 	Served, Waiting int
-	// Used has every pool, also those of which nothing is used.
+	// Used contains every pool, also unused ones.
 	Used map[string]int
 }
 
-// Count makes the tally of a snapshot. byDefault is the setting loadbalancer.default.
+// Count counts a snapshot. byDefault is the setting loadbalancer.default.
 func Count(snap model.Snapshot, byDefault bool) Tally {
 	owner := Allocator{Default: byDefault}
 	t := Tally{Used: map[string]int{}}

@@ -17,8 +17,8 @@ import (
 	"wayleave.dev/model"
 )
 
-// The annotations of a Service that asks for an address, ours first. MetalLB's and kube-vip's
-// mean the same, so that objects need no change.
+// Annotations by which a Service requests an address; Wayleave's own take precedence. MetalLB's and kube-vip's have
+// the same meaning, so that objects need no change.
 var (
 	ipsAnnotations = []string{"wayleave.dev/load-balancer-ips", "metallb.io/loadBalancerIPs",
 		"metallb.universe.tf/loadBalancerIPs",
@@ -29,24 +29,23 @@ var (
 		"metallb.universe.tf/allow-shared-ip"}
 )
 
-// KeepsAnnotation says whether some conversion reads the annotation; a source need not
-// keep others.
+// KeepsAnnotation reports whether a conversion reads the annotation. A source may drop others.
 func KeepsAnnotation(key string) bool {
 	return slices.Contains(ipsAnnotations, key) || slices.Contains(poolAnnotations, key) ||
 		slices.Contains(sharingAnnotations, key) ||
 		key == classAnnotation || key == defaultClassAnnotation || isIngressOption(key)
 }
 
-// balancerFinalizers are those by which other load balancers keep a Service until they have
-// cleaned up: the service controller of clouds, and ServiceLB of k3s before it used that one.
+// balancerFinalizers are finalizers by which other load balancers keep a Service until they have cleaned up: the
+// service controller of clouds, and former versions of k3s' ServiceLB.
 var balancerFinalizers = []string{"service.kubernetes.io/load-balancer-cleanup",
 	"svccontroller.k3s.cattle.io/daemonset"}
 
-// AddressCondition is the type of the condition in a Service's status that says what is
-// wrong with its address. It is there only while something is.
+// AddressCondition is the type of the condition in a Service's status that describes a problem with its address. It
+// is present only while there is one.
 const AddressCondition = "wayleave.dev/Address"
 
-// annotation is the first of the keys that is there, and its field.
+// annotation returns the first of the keys that is present, and its field.
 func annotation(m *metav1.ObjectMeta, keys []string) (value, field string) {
 	for _, k := range keys {
 		if v := strings.TrimSpace(m.Annotations[k]); v != "" {
@@ -56,7 +55,7 @@ func annotation(m *metav1.ObjectMeta, keys []string) (value, field string) {
 	return "", ""
 }
 
-// internLabels copies labels; nil for none. Keys and values repeat from object to object.
+// internLabels copies labels; nil for none. Keys and values repeat across objects.
 func internLabels(in map[string]string) map[string]string {
 	if len(in) == 0 {
 		return nil
@@ -68,7 +67,7 @@ func internLabels(in map[string]string) map[string]string {
 	return out
 }
 
-// balancer takes what a Service of type LoadBalancer asks for, and what it has.
+// balancer reads what a Service of type LoadBalancer requests and has.
 func (c *checker) balancer(in *corev1.Service, out *model.Service) {
 	lb := &model.Balancer{
 		UID: string(in.UID), Created: in.CreationTimestamp.Time, Version: in.ResourceVersion,
@@ -88,7 +87,7 @@ func (c *checker) balancer(in *corev1.Service, out *model.Service) {
 		lb.Finalizer = intern(in.Finalizers[i])
 	}
 	for _, g := range in.Status.LoadBalancer.Ingress {
-		// What cannot be read was named by external.
+		// external has reported what cannot be parsed.
 		if a, err := apiaddr.ParseAddr(g.IP); err == nil && !slices.Contains(lb.Given, a) {
 			lb.Given = append(lb.Given, a)
 		}
@@ -104,8 +103,8 @@ func (c *checker) balancer(in *corev1.Service, out *model.Service) {
 	out.LoadBalancer = lb
 }
 
-// families are those that the API server has chosen; in a manifest, where none has, those
-// of the addresses, or IPv4.
+// families returns the families that the API server has chosen; in a manifest without them, those of the addresses,
+// or IPv4.
 func (c *checker) families(in *corev1.Service, out *model.Service, lb *model.Balancer) {
 	for i, f := range in.Spec.IPFamilies {
 		switch f {
@@ -114,7 +113,7 @@ func (c *checker) families(in *corev1.Service, out *model.Service, lb *model.Bal
 		case corev1.IPv6Protocol:
 			lb.IPv6 = true
 		default:
-			c.bad(fmt.Sprintf("spec.ipFamilies[%d]", i), "%q is not a family; IPv4 and IPv6 are", f)
+			c.bad(fmt.Sprintf("spec.ipFamilies[%d]", i), "%q is not a family; IPv4 and IPv6 are allowed", f)
 		}
 	}
 	if len(in.Spec.IPFamilies) == 0 {
@@ -132,11 +131,12 @@ func (c *checker) families(in *corev1.Service, out *model.Service, lb *model.Bal
 	case corev1.IPFamilyPolicyRequireDualStack:
 		lb.Policy = model.RequireDualStack
 	default:
-		c.bad("spec.ipFamilyPolicy", "%q is not a policy; SingleStack, PreferDualStack and RequireDualStack are", p)
+		c.bad("spec.ipFamilyPolicy", "%q is not a policy; SingleStack, PreferDualStack and RequireDualStack are "+
+			"allowed", p)
 	}
 }
 
-// requested reads the annotation, or else spec.loadBalancerIP.
+// requested reads the annotation, otherwise spec.loadBalancerIP.
 func (c *checker) requested(in *corev1.Service, lb *model.Balancer) {
 	text, field := annotation(&in.ObjectMeta, ipsAnnotations)
 	if text == "" {
@@ -154,7 +154,7 @@ func (c *checker) requested(in *corev1.Service, lb *model.Balancer) {
 		switch {
 		case !ok:
 		case a.Is4() && !lb.IPv4, a.Is6() && !lb.IPv6:
-			c.bad(field, "%s is of a family that spec.ipFamilies does not have", a)
+			c.bad(field, "%s has a family that spec.ipFamilies does not list", a)
 		case slices.ContainsFunc(lb.Requested, func(b netip.Addr) bool { return a.Is4() == b.Is4() }):
 			c.bad(field, "%s is a second address of its family; one of each is allowed", a)
 		default:
@@ -163,7 +163,7 @@ func (c *checker) requested(in *corev1.Service, lb *model.Balancer) {
 	}
 }
 
-// selectorText is a selector in one form, for comparison only.
+// selectorText is the canonical form of a selector, for comparison only.
 func selectorText(sel map[string]string) string {
 	var b strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(sel)) {
@@ -172,8 +172,8 @@ func selectorText(sel map[string]string) string {
 	return intern(b.String())
 }
 
-// AddressPool converts an AddressPool. Ranges that cannot be read are left out; a selector
-// that cannot be read selects nothing, so that nobody gets what is not meant for them.
+// AddressPool converts an AddressPool. Ranges that cannot be parsed are left out. A selector that cannot be parsed
+// selects nothing, so that no Service gets an address that is not meant for it.
 func AddressPool(in *api.AddressPool) (*model.AddressPool, []model.Problem) {
 	c := newChecker(api.AddressPoolKind, &in.ObjectMeta)
 	out := &model.AddressPool{
@@ -194,14 +194,15 @@ func AddressPool(in *api.AddressPool) (*model.AddressPool, []model.Problem) {
 	}
 	for i, g := range in.Spec.L2.Interfaces {
 		if _, err := path.Match(g, ""); err != nil || g == "" {
-			c.bad(fmt.Sprintf("spec.l2.interfaces[%d]", i), "%q is not the name of an interface, nor a glob like eth*",
+			c.bad(fmt.Sprintf("spec.l2.interfaces[%d]", i), "%q is neither the name of an interface nor a "+
+				"glob like eth*",
 				g)
 			continue
 		}
 		out.L2.Interfaces = append(out.L2.Interfaces, g)
 	}
 	if len(in.Spec.L2.Interfaces) > 0 && len(out.L2.Interfaces) == 0 {
-		out.L2.Enabled = false // none was meant, not all
+		out.L2.Enabled = false // none was valid, which must not mean all
 	}
 	if len(c.problems) > 0 {
 		out.Invalid = c.problems[0].Field + ": " + c.problems[0].Reason
@@ -209,7 +210,7 @@ func AddressPool(in *api.AddressPool) (*model.AddressPool, []model.Problem) {
 	return out, c.problems
 }
 
-// addresses reads "192.0.2.0/24", "192.0.2.1-192.0.2.9" or "192.0.2.1".
+// addresses parses "192.0.2.0/24", "192.0.2.1-192.0.2.9" or "192.0.2.1".
 func (c *checker) addresses(field, s string) (r model.Range, ok bool) {
 	switch from, to, isRange := strings.Cut(s, "-"); {
 	case isRange:
@@ -221,7 +222,7 @@ func (c *checker) addresses(field, s string) (r model.Range, ok bool) {
 			return r, false
 		}
 		if r.From.Is4() != r.To.Is4() {
-			c.bad(field, "%q mixes the families; both ends must be of one", s)
+			c.bad(field, "%q mixes families; both ends must have the same", s)
 			return r, false
 		}
 		if r.To.Less(r.From) {
@@ -248,7 +249,7 @@ func (c *checker) addresses(field, s string) (r model.Range, ok bool) {
 	return r, c.usable(field, s, r)
 }
 
-// usable refuses ranges that touch what can be no address of a service.
+// usable refuses ranges that contain addresses which no Service can have.
 func (c *checker) usable(field, s string, r model.Range) bool {
 	for _, p := range []struct{ cidr, what string }{
 		{"0.0.0.0/8", "unspecified"}, {"127.0.0.0/8", "loopback"}, {"169.254.0.0/16", "link-local"},
@@ -266,7 +267,7 @@ func (c *checker) usable(field, s string, r model.Range) bool {
 	return true
 }
 
-// last is the highest address of a network.
+// last returns the highest address of a network.
 func last(p netip.Prefix) netip.Addr {
 	b := p.Addr().AsSlice()
 	for i := range b {
@@ -298,7 +299,7 @@ func (c *checker) selector(field string, in *metav1.LabelSelector) (out model.Se
 		c.label(at+".key", e.Key)
 		switch {
 		case !ok:
-			c.bad(at+".operator", "%q is not an operator; In, NotIn, Exists and DoesNotExist are", e.Operator)
+			c.bad(at+".operator", "%q is not an operator; In, NotIn, Exists and DoesNotExist are allowed", e.Operator)
 		case (op == model.In || op == model.NotIn) == (len(e.Values) == 0):
 			c.bad(at+".values", "In and NotIn need values, Exists and DoesNotExist have none")
 		}
@@ -313,11 +314,11 @@ func (c *checker) selector(field string, in *metav1.LabelSelector) (out model.Se
 
 func (c *checker) label(field, key string) {
 	if len(validation.IsQualifiedName(key)) > 0 {
-		c.bad(field, "%q is not the key of a label", key)
+		c.bad(field, "%q is not a label key", key)
 	}
 }
 
-// MaskedCIDR is a CIDR without its host bits; ok is false when s is none.
+// MaskedCIDR returns a CIDR without its host bits; ok is false if s is not a CIDR.
 func MaskedCIDR(s string) (string, bool) {
 	p, err := apiaddr.ParsePrefix(s)
 	if err != nil {

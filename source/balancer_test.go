@@ -56,7 +56,7 @@ func TestBadPools(t *testing.T) {
 		{"wrong way round", func(s *api.AddressPoolSpec) { s.Addresses[1] = "192.0.2.9-192.0.2.1" },
 			"ends before it begins; write 192.0.2.1-192.0.2.9", 1},
 		{"two families", func(s *api.AddressPoolSpec) { s.Addresses[1] = "192.0.2.1-2001:db8::1" },
-			"mixes the families", 1},
+			"mixes families", 1},
 		{"half a range", func(s *api.AddressPoolSpec) { s.Addresses[1] = "192.0.2.1-" },
 			`spec.addresses[1]: "" is not an IP address`, 1},
 		{"three ends", func(s *api.AddressPoolSpec) { s.Addresses[1] = "192.0.2.1-192.0.2.2-192.0.2.3" },
@@ -179,8 +179,8 @@ func TestBadWishesOfAService(t *testing.T) {
 	}{
 		{"no address", "192.0.2.1,lan", nil, field + `"lan" is not an IP address`, 1},
 		{"two of a family", "192.0.2.1,192.0.2.2", nil, field + "192.0.2.2 is a second address", 1},
-		{"not its family", "192.0.2.1,2001:db8::1", []corev1.IPFamily{"IPv4"}, field + "2001:db8::1 is of a family", 1},
-		{"loopback", "127.0.0.1", nil, field + "127.0.0.1 is not an address of a service", 0},
+		{"not its family", "192.0.2.1,2001:db8::1", []corev1.IPFamily{"IPv4"}, field + "2001:db8::1 has a family", 1},
+		{"loopback", "127.0.0.1", nil, field + "127.0.0.1 cannot be an address of a Service", 0},
 		{"family", "192.0.2.1", []corev1.IPFamily{"IPv4", "IPX"}, `spec.ipFamilies[1]: "IPX" is not a family`, 1},
 	} {
 		in := balanced(map[string]string{"wayleave.dev/load-balancer-ips": tc.ips})

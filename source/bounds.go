@@ -6,16 +6,16 @@ import (
 	"wayleave.dev/model"
 )
 
-// Bounds on one Service: each frontend and each pair of a frontend and a source range is an
-// element or a rule on every node.
+// Bounds of one Service: each frontend, and each pair of a frontend and a source range, is an element or a rule on
+// every node.
 const (
 	maxFrontends    = 4096
 	maxSourceRanges = 1024
 	maxGuards       = 65536 // frontends × ranges
 )
 
-// bounds leaves out what one Service asks too much of, and names it: external IPs first,
-// then addresses of load balancers, then ports. Source ranges that are left out deny.
+// bounds removes what exceeds the bounds of one Service, and reports it: external IPs first, then addresses of load
+// balancers, then ports. Removed source ranges deny.
 func (c *checker) bounds(s *model.Service) {
 	inside := max(1, len(s.ClusterIPs))
 	for _, p := range s.Ports {
@@ -36,7 +36,7 @@ func (c *checker) bounds(s *model.Service) {
 	most := min(maxSourceRanges, maxGuards/max(1, len(s.LoadBalancerIPs)*len(s.Ports)))
 	if len(s.SourceRanges) > most {
 		c.over("spec.loadBalancerSourceRanges", len(s.SourceRanges), most)
-		// Of a family none may be left, which would let everybody in.
+		// Without any range of a family, every client of that family would be allowed.
 		s.SourceRanges = append(s.SourceRanges[:most:most], nobody(s.LoadBalancerIPs)...)
 	}
 }
@@ -51,5 +51,5 @@ func (c *checker) atMost(field string, list []netip.Addr, most int) []netip.Addr
 
 func (c *checker) over(field string, have, most int) {
 	c.bad(field, "has %d entries; %d frontends (ports × addresses), %d source ranges and %d pairs of both "+
-		"are the most of one service; the first %d are used", have, maxFrontends, maxSourceRanges, maxGuards, most)
+		"are allowed for one Service; the first %d are used", have, maxFrontends, maxSourceRanges, maxGuards, most)
 }

@@ -14,21 +14,21 @@ import (
 )
 
 const (
-	// classAnnotation is what spec.ingressClassName was before.
+	// classAnnotation is the predecessor of spec.ingressClassName.
 	classAnnotation = "kubernetes.io/ingress.class"
-	// defaultClassAnnotation makes an IngressClass that of Ingresses without one.
+	// defaultClassAnnotation marks the IngressClass of Ingresses without a class.
 	defaultClassAnnotation = "ingressclass.kubernetes.io/is-default-class"
 )
 
-// isIngressOption says whether the annotation of an Ingress asks for an option, of ours or of
-// another controller, which may keep requests out.
+// isIngressOption reports whether the annotation of an Ingress is an option of Wayleave or of another controller,
+// which may restrict access.
 func isIngressOption(key string) bool {
 	_, _, ok := model.IngressDomain(key)
 	return ok
 }
 
-// Ingress converts an Ingress. A host, path or certificate that cannot be read is left
-// out; a path whose backend cannot be read stays, and leads nowhere.
+// Ingress converts an Ingress. A host, path or certificate that cannot be parsed is left out. A path with an invalid
+// backend stays, and leads nowhere.
 func Ingress(in *networkingv1.Ingress) (*model.Ingress, []model.Problem) {
 	c := newChecker("Ingress", &in.ObjectMeta)
 	out := &model.Ingress{
@@ -72,7 +72,7 @@ func ingressOptions(m *metav1.ObjectMeta) (out map[string]string) {
 	return out
 }
 
-// host checks the name of a host, and puts it into lower case.
+// host checks the name of a host and converts it to lower case.
 func (c *checker) host(field, s string) (string, bool) {
 	name := strings.ToLower(s)
 	var wrong []string
@@ -85,7 +85,7 @@ func (c *checker) host(field, s string) (string, bool) {
 		}
 	}
 	if len(wrong) > 0 {
-		c.bad(field, "%q is not a DNS name, nor *. and one: %s", s, strings.Join(wrong, "; "))
+		c.bad(field, "%q is neither a DNS name nor *. and a DNS name: %s", s, strings.Join(wrong, "; "))
 		return "", false
 	}
 	return name, true
@@ -121,20 +121,20 @@ func (c *checker) ingressPath(at string, in *networkingv1.HTTPIngressPath) (mode
 	case networkingv1.PathTypeImplementationSpecific:
 		out.Type = model.PathImplementationSpecific
 	default:
-		c.bad(at+".pathType", "%q is not a type; Exact, Prefix and ImplementationSpecific are", t)
+		c.bad(at+".pathType", "%q is not a type; Exact, Prefix and ImplementationSpecific are allowed", t)
 		return out, false
 	}
 	if out.Path == "" && out.Type == model.PathImplementationSpecific {
 		out.Path = "/"
 	}
 	if !strings.HasPrefix(out.Path, "/") || strings.ContainsAny(out.Path, "\x00\r\n") {
-		c.bad(at+".path", "%q does not begin with a slash, or has a line end in it", in.Path)
+		c.bad(at+".path", "%q does not begin with a slash, or contains a line break", in.Path)
 		return out, false
 	}
 	if out.Type != model.PathImplementationSpecific {
 		for _, s := range []string{"//", "/./", "/../", "%2f", "%2F"} {
 			if strings.Contains(out.Path, s) {
-				c.bad(at+".path", "%q has %q in it, which no request has once its path is read", in.Path, s)
+				c.bad(at+".path", "%q contains %q, which no normalized request path contains", in.Path, s)
 				return out, false
 			}
 		}
@@ -160,7 +160,7 @@ func (c *checker) ingressBackend(at string, in *networkingv1.IngressBackend) (ou
 	p := in.Service.Port
 	switch {
 	case p.Name != "" && p.Number != 0:
-		c.bad(at+".service.port", "has a name and a number; one of them is allowed, and the path answers 503")
+		c.bad(at+".service.port", "has a name and a number; only one is allowed; the path answers 503")
 		return out
 	case p.Name != "":
 		return model.IngressBackend{Service: in.Service.Name, PortName: intern(p.Name)}

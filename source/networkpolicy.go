@@ -12,14 +12,14 @@ import (
 	"wayleave.dev/model"
 )
 
-// NetworkPolicy converts a NetworkPolicy. A rule, peer or port that cannot be read
-// allows nothing, and a subject that cannot be read isolates no pod.
+// NetworkPolicy converts a NetworkPolicy. A rule, peer or port that cannot be parsed allows nothing. A subject that
+// cannot be parsed isolates no pod.
 func NetworkPolicy(in *networkingv1.NetworkPolicy) (*model.NetworkPolicy, []model.Problem) {
 	c := newChecker("NetworkPolicy", &in.ObjectMeta)
 	out := &model.NetworkPolicy{Name: c.object, UID: string(in.UID), Subject: c.selector("spec.podSelector",
 		&in.Spec.PodSelector)}
 	if out.Subject.Nothing {
-		c.bad("spec.podSelector", "cannot be read: the policy isolates no pod")
+		c.bad("spec.podSelector", "cannot be parsed: the policy isolates no pod")
 	}
 	c.policyTypes(in, out)
 	for i, r := range in.Spec.Ingress {
@@ -35,8 +35,7 @@ func NetworkPolicy(in *networkingv1.NetworkPolicy) (*model.NetworkPolicy, []mode
 	return out, c.problems
 }
 
-// policyTypes applies the defaults of the API: ingress, and egress when there are rules
-// for it.
+// policyTypes applies the API's defaults: ingress, and egress if there are egress rules.
 func (c *checker) policyTypes(in *networkingv1.NetworkPolicy, out *model.NetworkPolicy) {
 	if len(in.Spec.PolicyTypes) == 0 {
 		out.IsolatesIngress, out.IsolatesEgress = true, len(in.Spec.Egress) > 0
@@ -49,19 +48,19 @@ func (c *checker) policyTypes(in *networkingv1.NetworkPolicy, out *model.Network
 		case networkingv1.PolicyTypeEgress:
 			out.IsolatesEgress = true
 		default:
-			c.bad(fmt.Sprintf("spec.policyTypes[%d]", i), "%q is not a type; Ingress and Egress are", t)
+			c.bad(fmt.Sprintf("spec.policyTypes[%d]", i), "%q is not a type; Ingress and Egress are allowed", t)
 		}
 	}
 	if !out.IsolatesIngress && len(in.Spec.Ingress) > 0 {
-		c.bad("spec.ingress", "has no meaning: spec.policyTypes is without Ingress")
+		c.bad("spec.ingress", "has no effect: spec.policyTypes does not contain Ingress")
 	}
 	if !out.IsolatesEgress && len(in.Spec.Egress) > 0 {
-		c.bad("spec.egress", "has no meaning: spec.policyTypes is without Egress")
+		c.bad("spec.egress", "has no effect: spec.policyTypes does not contain Egress")
 	}
 }
 
-// policyRule reads one rule; peers is "from" or "to". A list that is missing or empty is
-// everything, one whose parts are all bad is nothing.
+// policyRule reads one rule; peers is "from" or "to". A missing or empty list allows everything; a list of invalid
+// items allows nothing.
 func (c *checker) policyRule(field, peers string, in []networkingv1.NetworkPolicyPeer,
 	ports []networkingv1.NetworkPolicyPort) model.PolicyRule {
 	out := model.PolicyRule{AnyPeer: len(in) == 0, AnyPort: len(ports) == 0}
@@ -82,7 +81,7 @@ func (c *checker) policyRule(field, peers string, in []networkingv1.NetworkPolic
 	blocks := slices.ContainsFunc(out.Peers, func(p model.PolicyPeer) bool { return p.Block.IsValid() })
 	if peers == "to" && named >= 0 && blocks {
 		c.bad(fmt.Sprintf("%s.ports[%d].port", field, named),
-			"%q is a name: it allows nothing with an ipBlock, since addresses have no names of ports",
+			"%q is a name: it allows nothing with an ipBlock, because addresses have no named ports",
 			ports[named].Port.StrVal)
 	}
 	return out
@@ -108,8 +107,8 @@ func (c *checker) policyPeer(field string, in *networkingv1.NetworkPolicyPeer) (
 	return out, !out.Pods.Nothing && (out.Namespaces == nil || !out.Namespaces.Nothing)
 }
 
-// ipBlock reads a block. One with an exception that cannot be read allows nothing: it
-// may be the address that was meant to stay out.
+// ipBlock reads a block. A block with an invalid exception allows nothing, because the exception may be an address
+// that must be denied.
 func (c *checker) ipBlock(field string, in *networkingv1.IPBlock) (out model.PolicyPeer, ok bool) {
 	if out.Block, ok = c.cidr(field+".cidr", in.CIDR); !ok {
 		return out, false
@@ -121,7 +120,7 @@ func (c *checker) ipBlock(field string, in *networkingv1.IPBlock) (out model.Pol
 		case !readable:
 			ok = false
 		case !p.Overlaps(out.Block):
-			c.bad(at, "%s is not in %s, and takes nothing out of it", p, out.Block)
+			c.bad(at, "%s is not in %s and excludes nothing", p, out.Block)
 		default:
 			out.Except = append(out.Except, p)
 		}
@@ -135,17 +134,17 @@ func (c *checker) policyPort(field string, in *networkingv1.NetworkPolicyPort) (
 	}
 	switch {
 	case in.Port == nil && in.EndPort != nil:
-		c.bad(field+".endPort", "%d is without a port, where the range begins", *in.EndPort)
+		c.bad(field+".endPort", "%d has no port, where the range begins", *in.EndPort)
 		return out, false
 	case in.Port == nil:
 		out.To = 65535
 		return out, true
 	case in.Port.Type == intstr.String && in.EndPort != nil:
-		c.bad(field+".endPort", "%d is allowed only when port is a number, not %q", *in.EndPort, in.Port.StrVal)
+		c.bad(field+".endPort", "%d is allowed only if port is a number, not %q", *in.EndPort, in.Port.StrVal)
 		return out, false
 	case in.Port.Type == intstr.String:
 		if len(validation.IsValidPortName(in.Port.StrVal)) > 0 {
-			c.bad(field+".port", "%q is not the name of a port, nor a number", in.Port.StrVal)
+			c.bad(field+".port", "%q is neither the name of a port nor a number", in.Port.StrVal)
 			return out, false
 		}
 		out.Name = intern(in.Port.StrVal)
@@ -164,8 +163,7 @@ func (c *checker) policyPort(field string, in *networkingv1.NetworkPolicyPort) (
 	return out, ok
 }
 
-// namedPorts are the ports that policies may name: of containers, and of init
-// containers that stay (KEP-753).
+// namedPorts returns the ports that policies can name: of containers, and of restartable init containers (KEP-753).
 func (c *checker) namedPorts(in *corev1.Pod, out *model.Pod) {
 	for i := range in.Spec.Containers {
 		c.containerPorts(fmt.Sprintf("spec.containers[%d]", i), &in.Spec.Containers[i], out)

@@ -13,16 +13,16 @@ import (
 	"wayleave.dev/model"
 )
 
-// proxyNameLabel gives a Service to another service proxy, whatever its value (KEP-2447).
+// proxyNameLabel assigns a Service to another service proxy, whatever its value (KEP-2447).
 const proxyNameLabel = "service.kubernetes.io/service-proxy-name"
 
-// Limits of sessionAffinityConfig, as the API server has them.
+// Limits of sessionAffinityConfig, as in the API server.
 const (
 	defaultAffinity = 3 * time.Hour
 	maxAffinity     = 24 * time.Hour
 )
 
-// external takes the addresses that a Service has for clients outside.
+// external reads the addresses of a Service for clients outside.
 func (c *checker) external(in *corev1.Service, out *model.Service) {
 	for i, s := range in.Spec.ExternalIPs {
 		if a, ok := c.vip(fmt.Sprintf("spec.externalIPs[%d]", i), s); ok {
@@ -39,7 +39,7 @@ func (c *checker) external(in *corev1.Service, out *model.Service) {
 		}
 		if g.IPMode != nil && *g.IPMode != corev1.LoadBalancerIPModeVIP {
 			if *g.IPMode != corev1.LoadBalancerIPModeProxy {
-				c.bad(field+"ipMode", "%q is not a mode; VIP and Proxy are", *g.IPMode)
+				c.bad(field+"ipMode", "%q is not a mode; VIP and Proxy are allowed", *g.IPMode)
 			}
 			continue
 		}
@@ -50,7 +50,7 @@ func (c *checker) external(in *corev1.Service, out *model.Service) {
 	for i, s := range in.Spec.LoadBalancerSourceRanges {
 		p, err := apiaddr.ParsePrefix(strings.TrimSpace(s))
 		if err != nil {
-			c.bad(fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), "%q is not a CIDR: nobody is let in by it", s)
+			c.bad(fmt.Sprintf("spec.loadBalancerSourceRanges[%d]", i), "%q is not a CIDR: it allows no source", s)
 			out.SourceRanges = append(out.SourceRanges, nobody(out.LoadBalancerIPs)...)
 			continue
 		}
@@ -59,8 +59,8 @@ func (c *checker) external(in *corev1.Service, out *model.Service) {
 	out.HealthCheckPort = c.healthCheckPort(in)
 }
 
-// nobody are ranges that no client is in, one of each family of the addresses: a list
-// that is wrong must not open the door in a family for which nothing else is in it.
+// nobody returns ranges without clients, one for each family of the addresses: an invalid list must not allow a
+// family for which it has no other range.
 func nobody(to []netip.Addr) (out []netip.Prefix) {
 	zero4, zero6 := netip.PrefixFrom(netip.IPv4Unspecified(), 32), netip.PrefixFrom(netip.IPv6Unspecified(), 128)
 	if len(to) == 0 || slices.ContainsFunc(to, netip.Addr.Is4) {
@@ -83,18 +83,19 @@ func (c *checker) healthCheckPort(in *corev1.Service) uint16 {
 	return port
 }
 
-// vip parses an address that a Service can have outside.
+// vip parses an address for clients outside.
 func (c *checker) vip(field, s string) (netip.Addr, bool) {
 	a, ok := c.addr(field, s)
 	if ok && (a.IsUnspecified() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast()) {
 		c.bad(field,
-			"%s is not an address of a service: unspecified, loopback, link-local and multicast ones are refused", a)
+			"%s cannot be an address of a Service: unspecified, loopback, link-local and multicast addresses are "+
+				"refused", a)
 		return a, false
 	}
 	return a, ok
 }
 
-// policies takes how connections are spread.
+// policies reads how connections are spread.
 func (c *checker) policies(in *corev1.Service, out *model.Service) {
 	_, named := in.Labels[proxyNameLabel]
 	_, headless := in.Labels[corev1.IsHeadlessService]
@@ -104,22 +105,22 @@ func (c *checker) policies(in *corev1.Service, out *model.Service) {
 	case corev1.ServiceAffinityClientIP:
 		out.Affinity = c.affinity(in.Spec.SessionAffinityConfig)
 	default:
-		c.bad("spec.sessionAffinity", "%q is not an affinity; None and ClientIP are", in.Spec.SessionAffinity)
+		c.bad("spec.sessionAffinity", "%q is not an affinity; None and ClientIP are allowed", in.Spec.SessionAffinity)
 	}
 	switch p := in.Spec.ExternalTrafficPolicy; p {
 	case corev1.ServiceExternalTrafficPolicyCluster, "":
 	case corev1.ServiceExternalTrafficPolicyLocal:
 		out.ExternalLocal = true
 	default:
-		c.bad("spec.externalTrafficPolicy", "%q is not a policy; Cluster and Local are", p)
+		c.bad("spec.externalTrafficPolicy", "%q is not a policy; Cluster and Local are allowed", p)
 	}
 	if p := in.Spec.InternalTrafficPolicy; p != nil && *p != corev1.ServiceInternalTrafficPolicyCluster {
 		if out.InternalLocal = *p == corev1.ServiceInternalTrafficPolicyLocal; !out.InternalLocal {
-			c.bad("spec.internalTrafficPolicy", "%q is not a policy; Cluster and Local are", *p)
+			c.bad("spec.internalTrafficPolicy", "%q is not a policy; Cluster and Local are allowed", *p)
 		}
 	}
-	// The EndpointSlice controller turns trafficDistribution into hints, which is all
-	// that a proxy looks at (KEP-4444).
+	// The EndpointSlice controller converts trafficDistribution to hints, which are all that a proxy reads
+	// (KEP-4444).
 	if d := in.Spec.TrafficDistribution; d != nil {
 		known := []string{corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone,
 			corev1.ServiceTrafficDistributionPreferSameNode}
@@ -135,7 +136,8 @@ func (c *checker) affinity(cfg *corev1.SessionAffinityConfig) time.Duration {
 	}
 	d := time.Duration(*cfg.ClientIP.TimeoutSeconds) * time.Second
 	if d <= 0 || d > maxAffinity {
-		c.bad("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d is not allowed; 1 to %d are; %d is used",
+		c.bad("spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+			"%d is out of range; 1 to %d are allowed; %d is used",
 			*cfg.ClientIP.TimeoutSeconds, int(maxAffinity.Seconds()), int(defaultAffinity.Seconds()))
 		return defaultAffinity
 	}

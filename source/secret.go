@@ -11,13 +11,12 @@ import (
 	"wayleave.dev/model"
 )
 
-// maxSecret bounds what is looked at of one key; the API's own limit is 1 MiB for all.
+// maxSecret bounds one key; the API's own limit is 1 MiB for all keys.
 const maxSecret = 256 << 10
 
-// Secret keeps of a Secret what an Ingress may name it for: a certificate with its key,
-// authorities with their revocation lists, and password hashes. Nothing else of it stays in memory. What is wrong is
-// told of the
-// Ingress that names it, so there are no problems.
+// Secret keeps the parts of a Secret that an Ingress may refer to: a certificate with its key, authorities with their
+// revocation lists, and password hashes. Nothing else stays in memory. Problems are reported for the Ingress that
+// names the Secret.
 func Secret(in *corev1.Secret) (*model.Secret, []model.Problem) {
 	out := &model.Secret{Name: nameOf(&in.ObjectMeta)}
 	chain, key := in.Data[corev1.TLSCertKey], in.Data[corev1.TLSPrivateKeyKey]
@@ -47,8 +46,8 @@ func set(m *map[string]string, k, v string) {
 	(*m)[k] = strings.Clone(v)
 }
 
-// blocks are the PEM blocks of one kind; nil for none. Of what is longer than a Secret may be nothing
-// is kept; who uses them says what is wrong with them.
+// blocks returns the PEM blocks of one kind; nil for none. A value above maxSecret is dropped completely; the object
+// that uses it reports the error.
 func blocks(text []byte, kind string) (out []byte) {
 	for b, rest := pem.Decode(text); b != nil; b, rest = pem.Decode(rest) {
 		if b.Type == kind {
@@ -56,15 +55,14 @@ func blocks(text []byte, kind string) (out []byte) {
 		}
 	}
 	if len(out) == 0 && len(text) > 0 {
-		return []byte("?") // it is there, and has nothing that can be read
+		return []byte("?") // present, but nothing in it can be parsed
 	}
 	return out
 }
 
 func bounded(b []byte) []byte { return b[:min(len(b), maxSecret)] }
 
-// isHash says whether a value looks like a password hash of htpasswd: what else is in a
-// Secret is not kept.
+// isHash reports whether a value looks like a password hash of htpasswd. Other values of a Secret are not kept.
 func isHash(s string) bool {
 	if len(s) > 200 || strings.ContainsAny(s, " \t\r\n:") {
 		return false
@@ -78,8 +76,7 @@ func isHash(s string) bool {
 	return false
 }
 
-// certificate checks that chain and key fit each other, and keeps only their PEM blocks:
-// a file may hold text beside.
+// certificate checks that chain and key match, and keeps only their PEM blocks: a file may contain other text.
 func certificate(out *model.Secret, chain, key []byte) error {
 	switch {
 	case len(chain) == 0:

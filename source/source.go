@@ -1,11 +1,9 @@
-// Package source turns API objects into the model: it strips them to what a
-// feature uses, and checks them, since an object may come from a manifest that
-// no API server has validated, or from an API server newer than we are.
+// Package source converts API objects to the model. It strips them to the fields that features use, and validates
+// them: an object may come from a manifest that no API server has validated, or from a newer API server.
 //
 // Invariants:
-//   - A bad part is left out and named in a Problem; the good parts are used.
-//   - Nothing of the API object is kept: what is returned shares no memory with
-//     it except strings.
+//   - An invalid part is left out and reported in a Problem; the valid parts are used.
+//   - Nothing of the API object is kept: the result shares no memory with it except strings.
 package source
 
 import (
@@ -24,8 +22,7 @@ import (
 	"wayleave.dev/model"
 )
 
-// intern makes equal strings share memory: node and zone names repeat in every
-// one of 100,000 endpoints.
+// intern makes equal strings share memory: node and zone names repeat in each of 100,000 endpoints.
 func intern(s string) string { return unique.Make(s).Value() }
 
 // checker collects the problems of one object.
@@ -49,7 +46,7 @@ func (c *checker) bad(field, format string, args ...any) {
 	})
 }
 
-// addr parses an address as Kubernetes reads it; ok is false, with a problem, when it is none.
+// addr parses an address as Kubernetes does; ok is false, with a problem, if it is invalid.
 func (c *checker) addr(field, s string) (a netip.Addr, ok bool) {
 	a, err := apiaddr.ParseAddr(s)
 	if err != nil {
@@ -58,7 +55,7 @@ func (c *checker) addr(field, s string) (a netip.Addr, ok bool) {
 	return a, err == nil
 }
 
-// cidr parses a CIDR as Kubernetes reads it: host bits are allowed, and have no meaning.
+// cidr parses a CIDR as Kubernetes does: host bits are allowed and ignored.
 func (c *checker) cidr(field, s string) (p netip.Prefix, ok bool) {
 	p, err := apiaddr.ParsePrefix(s)
 	if err != nil {
@@ -76,20 +73,20 @@ func (c *checker) protocol(field string, p corev1.Protocol) (model.Protocol, boo
 	case corev1.ProtocolSCTP:
 		return model.SCTP, true
 	}
-	c.bad(field, "%q is not a protocol; TCP, UDP and SCTP are", p)
+	c.bad(field, "%q is not a protocol; TCP, UDP and SCTP are allowed", p)
 	return 0, false
 }
 
 func (c *checker) port(field string, n int32) (uint16, bool) {
 	if n < 1 || n > 65535 {
-		c.bad(field, "%d is not a port; 1 to 65535 are", n)
+		c.bad(field, "%d is not a port; 1 to 65535 are allowed", n)
 		return 0, false
 	}
 	return uint16(n), true
 }
 
-// nodePort is a port of every node. Those of the node's own listeners are refused: a
-// cluster's range of node ports may have them.
+// nodePort parses a port of every node. Ports of the node's own listeners are refused, because a cluster's range of
+// node ports may contain them.
 func (c *checker) nodePort(field string, proto model.Protocol, n int32) (uint16, bool) {
 	port, ok := c.port(field, n)
 	if whose := model.ReservedPort(proto, port); ok && whose != "" {
@@ -117,7 +114,8 @@ func Service(in *corev1.Service) (*model.Service, []model.Problem) {
 		out.ExternalName = c.externalName(in.Spec.ExternalName)
 		return out, c.problems
 	default:
-		c.bad("spec.type", "%q is not a type; ClusterIP, NodePort, LoadBalancer and ExternalName are", in.Spec.Type)
+		c.bad("spec.type", "%q is not a type; ClusterIP, NodePort, LoadBalancer and ExternalName are allowed",
+			in.Spec.Type)
 		return nil, c.problems
 	}
 	c.clusterIPs(in, out)
@@ -210,8 +208,8 @@ func (c *checker) servicePort(i int, in *corev1.ServicePort, out *model.Service)
 	out.Ports = append(out.Ports, p)
 }
 
-// EndpointSlice converts an EndpointSlice; nil without problems for one that
-// belongs to no Service, or has names in place of addresses.
+// EndpointSlice converts an EndpointSlice; nil without problems for one that belongs to no Service, or has names
+// instead of addresses.
 func EndpointSlice(in *discoveryv1.EndpointSlice) (*model.EndpointSlice, []model.Problem) {
 	c := newChecker("EndpointSlice", &in.ObjectMeta)
 	service := in.Labels[discoveryv1.LabelServiceName]
@@ -223,9 +221,9 @@ func EndpointSlice(in *discoveryv1.EndpointSlice) (*model.EndpointSlice, []model
 	switch in.AddressType {
 	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
 	case discoveryv1.AddressTypeFQDN:
-		return nil, nil // valid, for others: service proxies and DNS never served names
+		return nil, nil // valid, but service proxies and DNS never served names
 	default:
-		c.bad("addressType", "%q is not served; IPv4 and IPv6 are", in.AddressType)
+		c.bad("addressType", "%q is not served; IPv4 and IPv6 are allowed", in.AddressType)
 		return nil, c.problems
 	}
 	for i := range in.Ports {
@@ -257,7 +255,7 @@ func (c *checker) endpointPort(i int, in *discoveryv1.EndpointPort) (model.Endpo
 		return p, false
 	}
 	if in.Port == nil {
-		c.bad(field("port"), "is missing: a port that is not a number cannot be proxied")
+		c.bad(field("port"), "is missing: a port without a number cannot be proxied")
 		return p, false
 	}
 	p.Port, ok = c.port(field("port"), *in.Port)
@@ -276,13 +274,14 @@ func (c *checker) endpoint(i int, in *discoveryv1.Endpoint, family discoveryv1.A
 		return e, false
 	}
 	if a.Is4() != (family == discoveryv1.AddressTypeIPv4) {
-		c.bad(field, "%s is not of the slice's addressType %s", a, family)
+		c.bad(field, "%s does not have the slice's addressType %s", a, family)
 		return e, false
 	}
-	// The API forbids these: they would reach the node itself or nobody.
+	// The API forbids these: they would reach the node itself or nothing.
 	if a.IsUnspecified() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() {
 		c.bad(field,
-			"%s is not an address of an endpoint: unspecified, loopback, link-local and multicast ones are refused", a)
+			"%s cannot be an address of an endpoint: unspecified, loopback, link-local and multicast addresses are "+
+				"refused", a)
 		return e, false
 	}
 	e.Addr = a
@@ -313,8 +312,7 @@ func deref[T any](p *T, otherwise T) T {
 	return *p
 }
 
-// Pod converts a Pod; nil for one that has ended, or is not on a node yet and has no
-// address.
+// Pod converts a Pod; nil for one that has ended, or that has neither a node nor an address.
 func Pod(in *corev1.Pod) (*model.Pod, []model.Problem) {
 	c := newChecker("Pod", &in.ObjectMeta)
 	if in.Status.Phase == corev1.PodSucceeded || in.Status.Phase == corev1.PodFailed || in.Spec.NodeName == "" &&
@@ -333,8 +331,8 @@ func Pod(in *corev1.Pod) (*model.Pod, []model.Problem) {
 	return out, c.problems
 }
 
-// podDNS reads what the kubelet writes to the pod's resolv.conf. With the node's
-// network, ClusterFirst is Default.
+// podDNS computes what the kubelet writes to the pod's resolv.conf. With the node's network, ClusterFirst means
+// Default.
 func (c *checker) podDNS(in *corev1.Pod, out *model.Pod) {
 	switch in.Spec.DNSPolicy {
 	case corev1.DNSClusterFirst, "":
@@ -364,7 +362,7 @@ func (c *checker) podDNS(in *corev1.Pod, out *model.Pod) {
 	}
 }
 
-// toBeDeleted is the taint of the cluster autoscaler, which kube-proxy knows, too.
+// toBeDeleted is a taint of the cluster autoscaler, which kube-proxy also reads.
 const toBeDeleted = "ToBeDeletedByClusterAutoscaler"
 
 // Node converts a Node.
@@ -387,7 +385,7 @@ func Node(in *corev1.Node) (*model.Node, []model.Problem) {
 		}
 	}
 	if len(out.InternalIPs) == 0 {
-		// Kubernetes takes a node's ExternalIPs for its addresses then (nodeutil.GetNodeHostIPs).
+		// Kubernetes then uses a node's ExternalIPs as its addresses (nodeutil.GetNodeHostIPs).
 		out.InternalIPs = slices.Clone(out.ExternalIPs)
 	}
 	cidrs := in.Spec.PodCIDRs

@@ -118,13 +118,13 @@ func TestBadEndpointSlices(t *testing.T) {
 		{"no IP", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "web" },
 			`endpoints[0].addresses[0]: "web" is not an IP address`, 1},
 		{"family", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "fd00::1" },
-			"endpoints[0].addresses[0]: fd00::1 is not of the slice's addressType IPv4", 1},
+			"endpoints[0].addresses[0]: fd00::1 does not have the slice's addressType IPv4", 1},
 		{"loopback", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "127.0.0.1" },
-			"127.0.0.1 is not an address of an endpoint", 1},
+			"127.0.0.1 cannot be an address of an endpoint", 1},
 		{"link-local", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "169.254.169.254" },
-			"169.254.169.254 is not an address of an endpoint", 1},
+			"169.254.169.254 cannot be an address of an endpoint", 1},
 		{"multicast", func(s *discoveryv1.EndpointSlice) { s.Endpoints[0].Addresses[0] = "224.0.0.1" },
-			"224.0.0.1 is not an address of an endpoint", 1},
+			"224.0.0.1 cannot be an address of an endpoint", 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			in := goodSlice()
@@ -343,7 +343,7 @@ func TestAServiceHasBounds(t *testing.T) {
 			t.Error("nothing is named")
 		}
 		for _, p := range problems {
-			if !strings.Contains(p.Reason, "the most of one service") {
+			if !strings.Contains(p.Reason, "are allowed for one Service") {
 				t.Errorf("%v", p)
 			}
 		}

@@ -35,9 +35,9 @@ type Balancer struct {
 	Client  kubernetes.Interface
 	Dynamic dynamic.Interface
 	Store   *model.Store
-	// Default makes Services without a class ours (the setting loadbalancer.default).
+	// Default handles Services without a class (the setting loadbalancer.default).
 	Default bool
-	// Report gets the problems of a key whenever it was looked at, none when all is well.
+	// Report gets the problems of a key whenever it was processed, none if there are none.
 	Report func(key string, problems []model.Problem)
 	// SetCondition gets what is wrong with writing, nil when it works again.
 	SetCondition func(error)
@@ -46,15 +46,15 @@ type Balancer struct {
 	allocator *loadbalancer.Allocator
 	// unseen are Services whose allocation is newer than what the watch has shown.
 	unseen map[model.Name]bool
-	// waiting are those that lack something: whatever becomes free is for them.
+	// waiting are Services that lack an address: released addresses are for them.
 	waiting map[model.Name]bool
-	// todo are Services to be looked at, live those to be read live first.
+	// todo are Services to process, live those to read live first.
 	todo, live map[model.Name]bool
-	// known is what was last written as a pool's status.
+	// known is the last written status of a pool.
 	known map[string]loadbalancer.PoolStatus
 	// evicted are the addresses of other load balancers that were replaced, by Service.
 	evicted map[model.Name]*eviction
-	// poolsAt is when statuses of pools were written last; not oftener than poolsEvery.
+	// poolsAt is when statuses of pools were last written; at most once per poolsEvery.
 	poolsAt    time.Time
 	poolsEvery time.Duration
 	reported   map[string]bool
@@ -65,11 +65,11 @@ type Balancer struct {
 // and the next leader, so that no write of ours comes after its first.
 const writeTimeout = 4 * time.Second
 
-// Kinds are what allocation is made from.
+// Kinds are the kinds that allocation reads.
 const balancerKinds = model.ServiceKind | model.NamespaceKind | model.AddressPoolKind
 
-// Run works until ctx ends, and returns its error. The kind AddressPool is made first, so
-// that it can become synced.
+// Run works until ctx ends, and returns its error. It creates the kind AddressPool first, so that it can become
+// synced.
 func (b *Balancer) Run(ctx context.Context) error {
 	defer b.forget()
 	if err := b.retry(ctx, func() error { return EnsureAddressPoolCRD(ctx, b.Dynamic) }); err != nil {
@@ -86,7 +86,7 @@ func (b *Balancer) Run(ctx context.Context) error {
 		return err
 	}
 	defer w.Close()
-	b.poolsEvery = time.Second // a burst of Services is one change of a pool's numbers
+	b.poolsEvery = time.Second // a burst of Services is one write of a pool's numbers
 	wait := time.Duration(0)
 	for {
 		snap, changes, ready := w.Poll()
@@ -108,7 +108,7 @@ func (b *Balancer) Run(ctx context.Context) error {
 	}
 }
 
-// retry repeats fn with growing pauses until it works or ctx ends.
+// retry repeats fn with growing pauses until it succeeds or ctx ends.
 func (b *Balancer) retry(ctx context.Context, fn func() error) error {
 	for wait := 500 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
 		err := fn()
@@ -127,7 +127,7 @@ func (b *Balancer) retry(ctx context.Context, fn func() error) error {
 	}
 }
 
-// idle waits for a change, or for that long when something failed.
+// idle waits for a change, or for the given time after a failure.
 func (b *Balancer) idle(ctx context.Context, ready model.Ready, wait time.Duration) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -144,7 +144,7 @@ func (b *Balancer) idle(ctx context.Context, ready model.Ready, wait time.Durati
 	}
 }
 
-// forget takes back what was reported: another says it now.
+// forget removes all reported problems: the next leader reports them.
 func (b *Balancer) forget() {
 	for key := range b.reported {
 		b.Report(key, nil)
@@ -163,7 +163,7 @@ func (b *Balancer) start(ctx context.Context) error {
 	if b.reported == nil {
 		b.reported = map[string]bool{}
 	}
-	// Without a resource version the answer is by quorum: as new as the last write.
+	// Without a resource version the list is by quorum: as new as the last write.
 	list, err := b.Client.CoreV1().Services(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("load balancer: list services: %w", err)
@@ -178,7 +178,7 @@ func (b *Balancer) start(ctx context.Context) error {
 	return nil
 }
 
-// step does what the changes ask for. Its error says what is to be tried again.
+// step processes the changes. Its error names what will be retried.
 func (b *Balancer) step(ctx context.Context, snap model.Snapshot, changes model.Changes) error {
 	all := false
 	for n := range changes.Of(model.NamespaceKind) {
@@ -255,7 +255,7 @@ func (b *Balancer) noteFreed(had, has []netip.Addr) {
 	b.freed = b.freed || slices.ContainsFunc(had, func(a netip.Addr) bool { return !slices.Contains(has, a) })
 }
 
-// serve goes through all that is to be done: who was there first is served first.
+// serve processes the queue, the oldest Service first.
 func (b *Balancer) serve(ctx context.Context) error {
 	var failed []error
 	again := map[model.Name]bool{}
@@ -349,12 +349,12 @@ func (b *Balancer) one(ctx context.Context, n model.Name) error {
 	return nil
 }
 
-// right says whether the status of a Service is what was decided.
+// right reports whether the status of a Service matches the decision.
 func (b *Balancer) right(s *model.Service, d loadbalancer.Decision) bool {
 	return slices.Equal(s.LoadBalancer.Given, d.Addrs) && s.LoadBalancer.Condition == d.Condition
 }
 
-// settled notes what is wrong with a Service.
+// settled records the problems of a Service.
 func (b *Balancer) settled(n model.Name, d loadbalancer.Decision) {
 	b.report("Service "+n.String(), d.Problems)
 	if len(d.Problems) > 0 {
@@ -381,7 +381,7 @@ func (b *Balancer) write(ctx context.Context, s *model.Service, d loadbalancer.D
 	written, err := b.Client.CoreV1().Services(n.Namespace).Patch(ctx, n.Name, types.StrategicMergePatchType, patch,
 		metav1.PatchOptions{FieldManager: "wayleave"}, "status")
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		// It changed meanwhile: the API says how, at once.
+		// It changed meanwhile: read it at once.
 		if err := b.read(ctx, n); err != nil {
 			return err
 		}
@@ -397,14 +397,15 @@ func (b *Balancer) write(ctx context.Context, s *model.Service, d loadbalancer.D
 	b.settled(n, d)
 	if !slices.Equal(s.LoadBalancer.Given, d.Addrs) {
 		b.noteEvicted(n, d)
-		b.Log.Info("a Service has other addresses", "service", n.String(), "addresses", fmt.Sprint(d.Addrs), "before",
+		b.Log.Info("the addresses of a Service have changed", "service", n.String(), "addresses",
+			fmt.Sprint(d.Addrs), "before",
 			fmt.Sprint(s.LoadBalancer.Given))
 	}
 	return nil
 }
 
-// statusPatch is a strategic merge patch of the status: the list of addresses is replaced,
-// of the conditions only ours.
+// statusPatch is a strategic merge patch of the status: the list of addresses is replaced, and of the conditions only
+// Wayleave's.
 func statusPatch(lb *model.Balancer, d loadbalancer.Decision) ([]byte, error) {
 	status := map[string]any{}
 	if !slices.Equal(lb.Given, d.Addrs) {

@@ -11,25 +11,24 @@ import (
 	"wayleave.dev/model"
 )
 
-// ReasonContested is the reason of a Service whose addresses another controller writes, too.
+// ReasonContested is the reason of a Service whose addresses another controller also writes.
 const ReasonContested = "Contested"
 
-// A load balancer that still runs writes its addresses back. After maxEvictions within
-// evictionsFor the Service keeps them.
+// A running load balancer writes its addresses back. After maxEvictions within evictionsFor the Service keeps them.
 const (
 	maxEvictions = 3
 	evictionsFor = time.Hour
 )
 
-// eviction is how often addresses of another load balancer were replaced. Addresses that the
-// writer gave itself are no part of it.
+// eviction counts how often addresses of another load balancer were replaced. Addresses that the writer allocated do
+// not count.
 type eviction struct {
 	addrs []netip.Addr
 	count int
 	since time.Time
 }
 
-// isContested says whether the addresses came back too often. The nil eviction has none.
+// isContested reports whether the addresses came back too often. The nil eviction has none.
 func (e *eviction) isContested(replaced []netip.Addr) bool {
 	return e != nil && e.count >= maxEvictions && time.Since(e.since) <= evictionsFor && e.overlaps(replaced)
 }
@@ -38,7 +37,7 @@ func (e *eviction) overlaps(addrs []netip.Addr) bool {
 	return slices.ContainsFunc(addrs, func(a netip.Addr) bool { return slices.Contains(e.addrs, a) })
 }
 
-// noteEvicted notes what a write has replaced.
+// noteEvicted records what a write has replaced.
 func (b *Balancer) noteEvicted(n model.Name, d loadbalancer.Decision) {
 	e := b.evicted[n]
 	if e != nil {
@@ -53,10 +52,10 @@ func (b *Balancer) noteEvicted(n model.Name, d loadbalancer.Decision) {
 	}
 }
 
-// contested has a Service keep the addresses of another load balancer, which writes them back.
+// contested lets a Service keep the addresses that another load balancer writes back.
 func contested(s *model.Service, d loadbalancer.Decision) loadbalancer.Decision {
 	p := model.Problem{Kind: "Service", Object: s.Name, Field: "status.loadBalancer.ingress", Reason: fmt.Sprintf(
-		"another controller writes %s back in place of %s; stop it, or give it the Service by "+
+		"another controller writes back %s instead of %s; stop it, or give it the Service by "+
 			"spec.loadBalancerClass; the Service keeps its addresses",
 		join(d.Replaced), join(d.Addrs))}
 	return loadbalancer.Decision{Addrs: s.LoadBalancer.Given, Condition: ReasonContested + ": " + p.Reason,

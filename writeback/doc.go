@@ -1,9 +1,7 @@
-// Package writeback is all that Wayleave writes to the Kubernetes API: Events
-// about objects that are wrong, and the objects of ours that a cluster needs.
+// Package writeback writes to the Kubernetes API: Events about invalid objects, statuses, and Wayleave's own objects.
 //
 // Invariants:
-//   - The replica of the writer that is elected by a Lease writes cluster-wide objects and
-//     all Events. A node's agent writes its node's Lease and nothing else.
-//   - A write is made only when the object differs, so that a cluster at rest
-//     sees no writes but the Lease's.
+//   - The replica of the writer that is elected by a Lease writes cluster-wide objects and all Events. A node's agent
+//     writes its node's Lease and nothing else.
+//   - An object is written only if it differs, so an idle cluster sees no writes except those of the election.
 package writeback

@@ -13,14 +13,12 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// LeaseName is the Lease, in the namespace of the DaemonSet, that elects the
-// agent which writes cluster-wide objects.
+// LeaseName is the Lease, in the namespace of the DaemonSet, that elects the writer of cluster-wide objects.
 const LeaseName = "wayleave-writer"
 
-// Elect takes part in the election until ctx ends; while this agent is elected
-// it runs fn, whose context ends when the leadership is lost. identity must be unique
-// per pod. When ctx ends, fn is waited for before the leadership is released, so that two
-// never write at once. It returns ctx's error.
+// Elect takes part in the election until ctx ends. While this replica is elected it runs fn, whose context ends when
+// the leadership is lost. identity must be unique per pod. When ctx ends, leadership is released only after fn has
+// returned, so that two replicas never write at once. It returns ctx's error.
 func Elect(ctx context.Context, client kubernetes.Interface, namespace, identity string, log *slog.Logger,
 	fn func(context.Context)) error {
 	// The election outlives ctx until fn has returned.

@@ -22,10 +22,10 @@ import (
 	"wayleave.dev/model"
 )
 
-// Problems keeps what is wrong with objects now, by who found it, and makes
-// Events of it. Safe for concurrent use.
+// Problems keeps the present problems of objects, by the component that found them, and writes Events about them.
+// Safe for concurrent use.
 type Problems struct {
-	// PoolUID finds the UID of an AddressPool, for Events about it; nil when there are none.
+	// PoolUID returns the UID of an AddressPool, for Events about it; nil if there are none.
 	PoolUID func(name string) string
 
 	mu    sync.Mutex
@@ -33,20 +33,20 @@ type Problems struct {
 	queue []waiting                  // in order of time
 	wake  chan struct{}
 	seen  map[model.Problem]time.Time
-	// count is how many problems of an object were said since swept.
+	// count is the number of problems of an object reported since swept.
 	count map[object]int
 	swept time.Time // when old entries of seen were removed
 	grace time.Duration
 	log   *slog.Logger
 }
 
-// object is what Events are about.
+// object is the subject of Events.
 type object struct {
 	kind string
 	name model.Name
 }
 
-// waiting is a problem of which an Event is written, if it is still one then.
+// waiting is a problem whose Event is written if it still exists then.
 type waiting struct {
 	at   string // key of Problems.by
 	q    model.Problem
@@ -54,27 +54,26 @@ type waiting struct {
 }
 
 const (
-	// repeatAfter is how often an Event of one problem is repeated at most.
+	// repeatAfter is the minimum interval between Events about one problem.
 	repeatAfter = time.Hour
-	// grace is how long a problem lasts before it is said: objects that are applied
-	// together may come in any order.
+	// grace is how long a problem must last before it is reported: objects that are applied together can arrive in
+	// any order.
 	grace = 2 * time.Second
-	// mostWaiting is how many problems wait at most. In a flood, all of them stay visible
-	// in List.
+	// mostWaiting bounds the problems that wait. In a flood, List still returns all of them.
 	mostWaiting = 1024
-	// mostOfObject is how many different problems of one object are said in repeatAfter: the
-	// text of a problem may be the choice of a tenant, or of a captured node.
+	// mostOfObject bounds the different problems of one object that are reported in repeatAfter: a tenant or a
+	// captured node may choose the text of a problem.
 	mostOfObject = 64
 )
 
-// NewProblems knows of no problem.
+// NewProblems returns an empty set.
 func NewProblems(log *slog.Logger) *Problems {
 	return &Problems{by: map[string][]model.Problem{}, wake: make(chan struct{}, 1),
 		seen: map[model.Problem]time.Time{}, count: map[object]int{}, grace: grace, log: log}
 }
 
-// Set replaces what the finder (a source or feature) has to say of one of its
-// keys; none means that all is well.
+// Set replaces the problems that a finder (a source or feature) reports for one of its keys; none means that there is
+// no problem.
 func (p *Problems) Set(finder, key string, problems []model.Problem) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -107,7 +106,7 @@ func (p *Problems) Set(finder, key string, problems []model.Problem) {
 	}
 }
 
-// Clear takes back all that a finder has said.
+// Clear removes all problems of a finder.
 func (p *Problems) Clear(finder string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -138,8 +137,7 @@ func (p *Problems) enqueue(w waiting) {
 	p.poke()
 }
 
-// next takes the problem that is to be said now, or says when to ask again; the zero time
-// for when something comes.
+// next returns the problem that is due, or the time of the next call; the zero time means after the next change.
 func (p *Problems) next(now time.Time) (q model.Problem, ok bool, then time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -150,7 +148,7 @@ func (p *Problems) next(now time.Time) (q model.Problem, ok bool, then time.Time
 		}
 		p.queue = p.queue[1:]
 		if !slices.Contains(p.by[w.at], w.q) || p.said(w.q, now) {
-			continue // it has been mended, or another finder said the same
+			continue // resolved, or another finder reported the same
 		}
 		of := object{w.q.Kind, w.q.Object}
 		if p.count[of] >= mostOfObject {
@@ -175,8 +173,8 @@ func (p *Problems) List() []model.Problem {
 	return slices.Compact(all)
 }
 
-// Run writes Events until ctx ends, while elected() is true: every replica of the writer
-// finds the same, one says it. instance names this replica.
+// Run writes Events until ctx ends, while elected() is true: every replica of the writer finds the same problems, and
+// one reports them. instance names this replica.
 func (p *Problems) Run(ctx context.Context, client kubernetes.Interface, instance string, elected func() bool) {
 	for ctx.Err() == nil {
 		q, ok, then := p.next(time.Now())
@@ -194,9 +192,8 @@ func (p *Problems) Run(ctx context.Context, client kubernetes.Interface, instanc
 	}
 }
 
-// Tell reports the problems that mine selects to the writer until ctx ends, for an agent,
-// which may write no Events: publish gets all of them whenever they change, sorted, and is
-// repeated with back-off until it succeeds.
+// Tell reports the problems that mine selects to the writer until ctx ends, for an agent, which cannot write Events.
+// publish gets all of them whenever they change, sorted, and is retried with back-off until it succeeds.
 func (p *Problems) Tell(ctx context.Context, mine func(model.Problem) bool, publish func(context.Context,
 	[]model.Problem) error) {
 	var last []model.Problem
@@ -223,7 +220,7 @@ func (p *Problems) Tell(ctx context.Context, mine func(model.Problem) bool, publ
 	}
 }
 
-// standing are the problems that mine selects and that have lasted, sorted.
+// standing returns the problems that mine selects and that have lasted, sorted.
 func (p *Problems) standing(mine func(model.Problem) bool) []model.Problem {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -256,8 +253,7 @@ func (p *Problems) warn(q model.Problem) {
 	p.log.Warn("bad object", "kind", q.Kind, "object", q.Object.String(), "field", q.Field, "reason", q.Reason)
 }
 
-// Again forgets what was said, so that a newly elected writer says all that is
-// wrong now.
+// Again forgets what was reported, so that a newly elected writer reports all present problems.
 func (p *Problems) Again() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -271,7 +267,7 @@ func (p *Problems) Again() {
 	}
 }
 
-// write writes an Event, or counts the one that says the same.
+// write writes an Event, or increments the count of an equal one.
 func (p *Problems) write(ctx context.Context, client kubernetes.Interface, instance string, q model.Problem) error {
 	ref, err := p.reference(ctx, client, q)
 	if err != nil {
@@ -322,7 +318,7 @@ func (p *Problems) write(ctx context.Context, client kubernetes.Interface, insta
 	return nil
 }
 
-// hostOf is where a problem was found: at its node, else by the writer.
+// hostOf returns where a problem was found: its node, otherwise the writer.
 func hostOf(q model.Problem, instance string) string {
 	if q.Kind == "Node" {
 		return q.Object.Name
@@ -330,8 +326,8 @@ func hostOf(q model.Problem, instance string) string {
 	return instance
 }
 
-// eventName is the same for what says the same of one object, whoever says it: a new
-// writer counts on. Names of objects may be as long as those of Events.
+// eventName is equal for equal problems of one object, whoever reports them, so that a new writer continues the
+// count. Names of objects may be as long as those of Events.
 func eventName(ref corev1.ObjectReference, parts ...string) string {
 	h := sha256.New()
 	for _, s := range append([]string{ref.Kind, string(ref.UID)}, parts...) {
@@ -340,7 +336,7 @@ func eventName(ref corev1.ObjectReference, parts ...string) string {
 	return fmt.Sprintf("%s.%x", strings.TrimRight(ref.Name[:min(len(ref.Name), 200)], ".-"), h.Sum(nil)[:8])
 }
 
-// uidOf is the UID of an object that was asked for.
+// uidOf returns the UID of an object that was read.
 func uidOf(o metav1.Object, err error) (types.UID, error) {
 	if err != nil {
 		return "", err
@@ -348,8 +344,8 @@ func uidOf(o metav1.Object, err error) (types.UID, error) {
 	return o.GetUID(), nil
 }
 
-// reference asks for the object's UID, by which `kubectl describe` finds Events.
-// The model does not keep UIDs: problems are rare, objects are many.
+// reference reads the object's UID, by which `kubectl describe` finds Events. The model does not keep UIDs: problems
+// are rare, objects are many.
 func (p *Problems) reference(ctx context.Context, client kubernetes.Interface, q model.Problem) (
 	corev1.ObjectReference, error) {
 	ref := corev1.ObjectReference{Kind: q.Kind, Namespace: q.Object.Namespace, Name: q.Object.Name, APIVersion: "v1"}

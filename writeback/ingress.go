@@ -23,19 +23,17 @@ import (
 	"wayleave.dev/model"
 )
 
-// IngressService is the name of the Service that brings connections to the proxies.
+// IngressService is the name of the Service that leads to the proxies.
 const IngressService = "wayleave-ingress"
 
-// defaultClass makes an IngressClass that of Ingresses without one.
+// defaultClass marks the IngressClass of Ingresses without a class.
 const defaultClass = "ingressclass.kubernetes.io/is-default-class"
 
-// mostNodes bounds the addresses of nodes in a status: whoever reads it needs one that
-// works, not all.
+// mostNodes bounds the addresses of nodes in a status: clients need one that works, not all.
 const mostNodes = 16
 
-// Ingresses writes what belongs to Ingress, as long as this agent is elected: the
-// IngressClass, the Service, and the status of Ingresses that are ours. Set the fields,
-// then call Run with a context that ends with the leadership.
+// Ingresses writes the objects of Ingress while this replica is elected: the IngressClass, the Service, and the
+// status of Wayleave's Ingresses. Set the fields, then call Run with a context that ends with the leadership.
 type Ingresses struct {
 	Client   kubernetes.Interface
 	Store    *model.Store
@@ -43,28 +41,27 @@ type Ingresses struct {
 	// Selector selects the pods of the proxies, HTTP and HTTPS are their ports.
 	Selector    map[string]string
 	HTTP, HTTPS uint16
-	// NodeAddresses says that the ports 80 and 443 of nodes are served: their addresses
-	// are told where the Service has none.
+	// NodeAddresses says that nodes serve the ports 80 and 443: the status has their addresses if the Service has
+	// none.
 	NodeAddresses bool
 	// NodeSelector has the labels of the nodes that serve; empty for all nodes.
 	NodeSelector map[string]string
-	// SetCondition gets what is wrong with writing, nil when it works again.
+	// SetCondition gets the error of a failed write, and nil after a successful one.
 	SetCondition func(error)
 	Log          *slog.Logger
 
-	// ours are the Ingresses whose status is ours to write: what was written is taken
-	// back when their class changes.
+	// ours are the Ingresses whose status Wayleave writes. It is cleared when their class changes.
 	ours map[model.Name]bool
-	// todo are those to be looked at.
+	// todo are the Ingresses to process.
 	todo map[model.Name]bool
-	// ends are the addresses told last.
+	// ends are the addresses in the last status.
 	ends  []netip.Addr
 	names []string
 }
 
 const ingressWriterKinds = model.IngressKind | model.IngressClassKind | model.ServiceKind | model.NodeKind
 
-// ensureEvery is how often class and Service are looked at, beside changes of them.
+// ensureEvery is the interval at which class and Service are checked, in addition to their changes.
 const ensureEvery = 30 * time.Second
 
 // Run works until ctx ends, and returns its error.
@@ -119,7 +116,7 @@ func (w *Ingresses) service() model.Name {
 	return model.Name{Namespace: DNSNamespace, Name: IngressService}
 }
 
-// see notes which Ingresses a change touches.
+// see records which Ingresses a change concerns.
 func (w *Ingresses) see(snap model.Snapshot, c model.Changes) {
 	for n := range c.Of(model.IngressKind) {
 		w.todo[n] = true
@@ -137,7 +134,7 @@ func (w *Ingresses) see(snap model.Snapshot, c model.Changes) {
 	}
 }
 
-// addresses are what clients outside should use: those of the Service, else the nodes'.
+// addresses returns what clients outside should use: the addresses of the Service, otherwise the nodes'.
 func (w *Ingresses) addresses(snap model.Snapshot) (ends []netip.Addr, names []string) {
 	if s, ok := snap.Service(w.service()); ok && s.LoadBalancer != nil && len(s.LoadBalancer.Given)+
 		len(s.LoadBalancer.GivenNames) > 0 {
@@ -162,7 +159,7 @@ func (w *Ingresses) addresses(snap model.Snapshot) (ends []netip.Addr, names []s
 	return ends, nil
 }
 
-// hasLabels says whether a node has all labels of a selector.
+// hasLabels reports whether a node has all labels of a selector.
 func hasLabels(n *model.Node, selector map[string]string) bool {
 	for k, v := range selector {
 		if have, ok := n.Labels[k]; !ok || have != v {
@@ -172,7 +169,7 @@ func hasLabels(n *model.Node, selector map[string]string) bool {
 	return true
 }
 
-// write brings the status of Ingresses about. What fails is tried again.
+// write updates the status of Ingresses. Failed writes are retried.
 func (w *Ingresses) write(ctx context.Context, snap model.Snapshot) error {
 	var failed []error
 	for n := range w.todo {
@@ -203,7 +200,7 @@ func (w *Ingresses) one(ctx context.Context, snap model.Snapshot, n model.Name) 
 		if !w.ours[n] {
 			return nil
 		}
-		ends, names = nil, nil // it was ours: what we said is true no more
+		ends, names = nil, nil // no longer Wayleave's: clear the status
 	}
 	if !slices.Equal(i.Given, ends) || !slices.Equal(i.GivenNames, names) {
 		if err := w.patch(ctx, i, ends, names); err != nil {
@@ -216,8 +213,8 @@ func (w *Ingresses) one(ctx context.Context, snap model.Snapshot, n model.Name) 
 	return nil
 }
 
-// patch writes the status for the version that it was decided on. One that changed
-// meanwhile comes again by the watch.
+// patch writes the status for the version that it was decided for. If that changed, the watch brings the Ingress
+// again.
 func (w *Ingresses) patch(ctx context.Context, i *model.Ingress, ends []netip.Addr, names []string) error {
 	list := []map[string]string{}
 	for _, a := range ends {
@@ -241,8 +238,8 @@ func (w *Ingresses) patch(ctx context.Context, i *model.Ingress, ends []netip.Ad
 	return nil
 }
 
-// ensureClass makes the IngressClass. One that is there stays as it is: whether it is the
-// default is its owner's to say.
+// ensureClass creates the IngressClass. An existing one is not changed: whether it is the default is its owner's
+// decision.
 func (w *Ingresses) ensureClass(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
@@ -284,8 +281,8 @@ func (w *Ingresses) ports() []corev1.ServicePort {
 	}
 }
 
-// ensureService makes the Service, or keeps its selector and its ports 80 and 443 right.
-// All else of it is its owner's: the type, addresses, the traffic policy, more ports.
+// ensureService creates the Service, or corrects its selector and its ports 80 and 443. Everything else is its
+// owner's: the type, addresses, the traffic policy, more ports.
 func (w *Ingresses) ensureService(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()

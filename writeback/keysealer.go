@@ -19,18 +19,17 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// askLease is the Lease by which a writer asks nodes for the group's keys: its annotation
-// publicKey is the writer's while the writer has none.
+// askLease is the Lease by which a writer requests the group's keys from nodes: its annotation publicKey is the
+// writer's while it has no keys.
 const askLease = "wayleave-writer"
 
-// askFor is how long a writer waits for an answer before it makes a new key. During an
-// upgrade the first agent that can answer may still be starting.
+// askFor is how long a writer waits for an answer before it creates a new key. During an upgrade the first agent that
+// can answer may still be starting.
 const askFor = 2 * time.Minute
 
-// KeySealer is the elected writer's part of the common secret of heartbeats: it seals the
-// group's keys to the public key in every node's Lease. It keeps nothing on a disk: a new
-// writer asks, a node answers with the keys sealed to the writer, and the writer takes an
-// answer only if it matches what at least half of the Leases were sealed for.
+// KeySealer is the elected writer's part of the heartbeat keys: it seals the group's keys to the public key in every
+// node's Lease. It stores nothing on disk: a new writer requests the keys, a node answers with the keys sealed to the
+// writer, and the writer accepts an answer only if it matches what at least half of the Leases were sealed for.
 type KeySealer struct {
 	Client kubernetes.Interface
 	// Namespace is PeersNamespace.
@@ -43,7 +42,7 @@ type KeySealer struct {
 	askFor          time.Duration // 0 for the constant
 }
 
-// Run seals until ctx ends, and returns ctx's error. The keys are forgotten with it.
+// Run seals until ctx ends, and returns ctx's error. It forgets the keys then.
 func (s *KeySealer) Run(ctx context.Context) error {
 	var err error
 	if s.public, s.private, err = box.GenerateKey(rand.Reader); err != nil {
@@ -99,8 +98,8 @@ func (s *KeySealer) round(ctx context.Context, now time.Time) error {
 	return errors.Join(errs...)
 }
 
-// find takes the keys of a node's answer. Where no node has any it makes one; else it asks,
-// and makes one when no answer came.
+// find reads the keys from a node's answer. If no node has any, it creates one; otherwise it requests them, and
+// creates one if no answer arrives.
 func (s *KeySealer) find(ctx context.Context, leases []coordinationv1.Lease, now time.Time) (ok bool, err error) {
 	mine := base64.StdEncoding.EncodeToString(s.public[:])
 	anySealed := false
@@ -145,8 +144,8 @@ func (s *KeySealer) find(ctx context.Context, leases []coordinationv1.Lease, now
 	return true, nil
 }
 
-// believed says whether at least half of the Leases that hold sealed keys hold these: one
-// captured node cannot make the writer give out another key.
+// believed reports whether at least half of the Leases with sealed keys contain these: one captured node cannot make
+// the writer distribute another key.
 func believed(leases []coordinationv1.Lease, keys [][]byte) bool {
 	same, all := 0, 0
 	for i := range leases {
@@ -162,7 +161,7 @@ func believed(leases []coordinationv1.Lease, keys [][]byte) bool {
 	return 2*same >= all
 }
 
-// ask sets the public key in the Lease of questions; the empty one takes a question back.
+// ask sets the public key in the Lease of requests; an empty one withdraws the request.
 func (s *KeySealer) ask(ctx context.Context, public string) error {
 	leases := s.Client.CoordinationV1().Leases(s.Namespace)
 	have, err := leases.Get(ctx, askLease, metav1.GetOptions{})
@@ -182,7 +181,7 @@ func (s *KeySealer) ask(ctx context.Context, public string) error {
 	return nil
 }
 
-// askedBy is the public key of a writer that asks, nil for none.
+// askedBy returns the public key of a writer that requests keys, nil for none.
 func askedBy(l *coordinationv1.Lease) *[32]byte {
 	if l == nil {
 		return nil
@@ -203,7 +202,7 @@ func publicOf(l *coordinationv1.Lease) ([]byte, error) {
 	return raw, nil
 }
 
-// keysID identifies keys that are sealed to a public key, without telling them.
+// keysID identifies keys that are sealed to a public key, without revealing them.
 func keysID(public []byte, keys [][]byte) string {
 	id := sha256.Sum256(bytes.Join(append([][]byte{public}, keys...), nil))
 	return hex.EncodeToString(id[:8])

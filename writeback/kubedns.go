@@ -18,11 +18,11 @@ import (
 	"wayleave.dev/internal/apiaddr"
 )
 
-// The Service of the cluster DNS, by the name that every tool looks for.
+// The Service of the cluster DNS, by its conventional name.
 const (
 	DNSNamespace = "kube-system"
 	DNSName      = "kube-dns"
-	// previousSpec keeps what a taken-over Service was, for the way back.
+	// previousSpec stores the former spec of a Service that was taken over.
 	previousSpec = "wayleave.dev/previous-spec"
 )
 
@@ -31,14 +31,13 @@ type DNSService struct {
 	// VIPs are its addresses, at most one per family, primary first. Empty means
 	// the 10th address of the service range, found by that of Service kubernetes.
 	VIPs []netip.Addr
-	// Selector selects the pods that answer, TargetPort is theirs.
+	// Selector selects the pods that answer; TargetPort is their port.
 	Selector   map[string]string
 	TargetPort uint16
 }
 
-// Ensure creates the Service or takes an existing one over: its address stays,
-// its selector and ports become ours. It returns an error when an existing
-// Service has another address than the kubelets give to pods.
+// Ensure creates the Service or takes over an existing one: its address stays, its selector and ports become
+// Wayleave's. It returns an error if an existing Service has another address than the kubelets give to pods.
 func (d DNSService) Ensure(ctx context.Context, client kubernetes.Interface) error {
 	services := client.CoreV1().Services(DNSNamespace)
 	have, err := services.Get(ctx, DNSName, metav1.GetOptions{})
@@ -100,8 +99,7 @@ func (d DNSService) create(ctx context.Context, client kubernetes.Interface) err
 	return nil
 }
 
-// tenth is the address that kubeadm would give: that of Service kubernetes is
-// the first of the range.
+// tenth is the address that kubeadm would choose: the Service kubernetes has the first of the range.
 func tenth(ctx context.Context, client kubernetes.Interface) ([]netip.Addr, error) {
 	svc, err := client.CoreV1().Services(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{})
 	if err != nil {

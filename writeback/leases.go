@@ -14,7 +14,7 @@ import (
 
 // leaseWatch follows Leases of a namespace.
 type leaseWatch struct {
-	// changed gets a value after each change; changes that come together may be one.
+	// changed gets a value after each change; several changes may be combined.
 	changed chan struct{}
 	synced  func() bool
 	store   cache.Store
@@ -58,7 +58,7 @@ func watchLeases(ctx context.Context, client kubernetes.Interface, namespace str
 	return w
 }
 
-// lease is the Lease of that name as last seen, nil for none.
+// lease returns the Lease of that name as last seen, nil for none.
 func (w *leaseWatch) lease(name string) *coordinationv1.Lease {
 	for _, l := range w.all() {
 		if l.Name == name {
@@ -68,7 +68,7 @@ func (w *leaseWatch) lease(name string) *coordinationv1.Lease {
 	return nil
 }
 
-// all are the Leases as last seen; the caller must not change them.
+// all returns the Leases as last seen; the caller must not change them.
 func (w *leaseWatch) all() (out []*coordinationv1.Lease) {
 	for _, o := range w.store.List() {
 		if l, ok := o.(*coordinationv1.Lease); ok {

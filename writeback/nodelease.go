@@ -18,19 +18,19 @@ import (
 	"wayleave.dev/model"
 )
 
-// PeersNamespace is the namespace of the nodes' Leases. It holds nothing else, so that the
-// right to write Leases there is a right to nothing else.
+// PeersNamespace is the namespace of the nodes' Leases. It contains nothing else, so the right to write Leases there
+// permits nothing else.
 const PeersNamespace = "wayleave-peers"
 
-// What a node's agent tells the writer in annotations of the node's Lease.
+// Annotations by which a node's agent reports to the writer.
 const (
 	// problemsAnnotation is a JSON list of reported problems.
 	problemsAnnotation = "wayleave.dev/problems"
-	// kubeletAnnotation is what the node's kubelet gives to pods, see KubeletDNS.
+	// kubeletAnnotation is the DNS configuration that the node's kubelet gives to pods, see KubeletDNS.
 	kubeletAnnotation = "wayleave.dev/kubelet"
 )
 
-// Bounds of what one node can report. A captured node can write any text into its own Lease.
+// Bounds of the report of one node. A captured node can write any text into its own Lease.
 const (
 	maxReported   = 32
 	maxReportText = 512
@@ -38,11 +38,10 @@ const (
 
 const leasePrefix = "wayleave-node-"
 
-// leaseOf is the name of a node's Lease. The ValidatingAdmissionPolicy wayleave-agent has
-// the same scheme.
+// leaseOf returns the name of a node's Lease. The ValidatingAdmissionPolicy wayleave-agent uses the same scheme.
 func leaseOf(node string) string { return leasePrefix + node }
 
-// nodeOf is the node of a Lease, false for a Lease that is no node's.
+// nodeOf returns the node of a Lease, false for other Leases.
 func nodeOf(lease string) (string, bool) { return strings.CutPrefix(lease, leasePrefix) }
 
 // NodeLease is the one object that a node's agent writes: the Lease of its node. Annotations
@@ -105,7 +104,7 @@ func (l NodeLease) create(ctx context.Context, labels, annotations map[string]st
 		}, Spec: coordinationv1.LeaseSpec{HolderIdentity: ptr.To(l.Node)}}, metav1.CreateOptions{})
 }
 
-// merged is base with the entries of more; neither is changed.
+// merged returns base with the entries of more; neither is changed.
 func merged(base, more map[string]string) map[string]string {
 	out := maps.Clone(base)
 	if out == nil {
@@ -115,8 +114,8 @@ func merged(base, more map[string]string) map[string]string {
 	return out
 }
 
-// reported is a problem as it is in the annotation. The object of a problem without a kind
-// is the node of the Lease, whatever the node says.
+// reported is a problem in the annotation. The object of a problem without a kind is the node of the Lease, whatever
+// the node says.
 type reported struct {
 	Kind      string `json:"kind,omitempty"`
 	Namespace string `json:"namespace,omitempty"`
@@ -129,19 +128,19 @@ type reported struct {
 
 const ingressKind = "Ingress"
 
-// Reportable says whether an agent of the node may report the problem: those of the node
-// itself, and of the fields of Ingresses that name Secrets, which the writer cannot read.
+// Reportable reports whether an agent of the node may report the problem: problems of the node itself, and of fields
+// of Ingresses that name Secrets, which the writer cannot read.
 func Reportable(q model.Problem, node string) bool {
 	return q.Kind == "Node" && q.Object.Name == node || q.Kind == ingressKind && NamesSecret(q.Field)
 }
 
-// NamesSecret says whether a field of an Ingress names a Secret.
+// NamesSecret reports whether a field of an Ingress names a Secret.
 func NamesSecret(field string) bool {
 	return strings.HasPrefix(field, "spec.tls[") || strings.HasSuffix(field, "/auth-secret")
 }
 
-// Report writes problems into the Lease: at most 32 that are Reportable, each text cut to
-// 512 bytes. None takes the earlier ones back.
+// Report writes problems into the Lease: at most 32 that are Reportable, each text cut to 512 bytes. An empty list
+// removes earlier ones.
 func (l NodeLease) Report(ctx context.Context, problems []model.Problem) error {
 	list := []reported{}
 	for _, q := range problems {
@@ -169,14 +168,14 @@ func short(s string) string {
 	return s
 }
 
-// KubeletDNS is what a kubelet gives to pods as their DNS server and domain; empty where
-// the kubelet's configuration does not say.
+// KubeletDNS is the DNS server and domain that a kubelet gives to pods; empty if its configuration does not contain
+// them.
 type KubeletDNS struct {
 	VIPs   []netip.Addr `json:"clusterDNS,omitempty"`
 	Domain string       `json:"clusterDomain,omitempty"`
 }
 
-// Kubelet tells the writer what the node's kubelet gives to pods.
+// Kubelet reports the DNS configuration of the node's kubelet.
 func (l NodeLease) Kubelet(ctx context.Context, k KubeletDNS) error {
 	raw, err := json.Marshal(k)
 	if err != nil {
@@ -186,9 +185,8 @@ func (l NodeLease) Kubelet(ctx context.Context, k KubeletDNS) error {
 	return err
 }
 
-// ReadReport is what a Lease reports: problems that a node may report, within the bounds of
-// NodeLease.Report. The rest is dropped: a captured node speaks for itself only. ok is
-// false for a Lease that is no node's.
+// ReadReport returns the problems that a node may report, within the bounds of NodeLease.Report. The rest is dropped:
+// a captured node can report only about itself. ok is false for a Lease that is not a node's.
 func ReadReport(l *coordinationv1.Lease) (node string, problems []model.Problem, ok bool) {
 	node, ok = nodeOf(l.Name)
 	if !ok {
@@ -211,7 +209,7 @@ func ReadReport(l *coordinationv1.Lease) (node string, problems []model.Problem,
 	return node, problems, true
 }
 
-// reasonOf is the reason of an Event if it can be one: a word of letters, at most 64.
+// reasonOf returns the reason of an Event if it is valid: a word of at most 64 letters.
 func reasonOf(s string) string {
 	letter := func(r rune) bool { return r < 'A' || r > 'Z' && r < 'a' || r > 'z' }
 	if len(s) > 64 || strings.ContainsFunc(s, letter) {
@@ -220,8 +218,8 @@ func reasonOf(s string) string {
 	return s
 }
 
-// AgreedDNS is what most nodes report of their kubelets, of two equal counts that of the
-// first node by name. ok is false while no node has reported.
+// AgreedDNS returns what most nodes report of their kubelets; ties go to the first node by name. ok is false while no
+// node has reported.
 func AgreedDNS(leases []*coordinationv1.Lease) (out KubeletDNS, ok bool) {
 	byName := func(a, b *coordinationv1.Lease) int { return strings.Compare(a.Name, b.Name) }
 	leases = slices.SortedFunc(slices.Values(leases), byName)

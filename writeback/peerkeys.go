@@ -24,30 +24,28 @@ import (
 	"wayleave.dev/internal/statefile"
 )
 
-// What a node's Lease holds of the key that agents encrypt heartbeats with.
+// Labels and annotations of a node's Lease about the heartbeat keys.
 const (
 	// peerLabel marks the Leases of nodes.
 	peerLabel = "wayleave.dev/peer"
 	// publicKey is the node's, base64; the agent writes it.
 	publicKey = "wayleave.dev/public-key"
-	// sealedKeys are the group's keys, newest first, each sealed to publicKey (nacl/box,
-	// anonymous) and in base64, with commas between; the elected writer writes them.
+	// sealedKeys are the group's keys, newest first, each sealed to publicKey (nacl/box, anonymous), in base64 and
+	// separated by commas; the elected writer writes them.
 	sealedKeys = "wayleave.dev/sealed-keys"
-	// sealedFor says which keys for which public key these are, so that the writer need
-	// not open them.
+	// sealedFor identifies the keys and the public key, so that the writer need not open them.
 	sealedFor = "wayleave.dev/sealed-for"
-	// answerKeys are the group's keys as the node has them, sealed to the public key of a
-	// writer that asked for them; answerTo is that public key.
+	// answerKeys are the group's keys as the node has them, sealed to the public key of a writer that requested them;
+	// answerTo is that public key.
 	answerKeys = "wayleave.dev/answer-keys"
 	answerTo   = "wayleave.dev/answer-to"
 	// keptKeys is how many keys agents accept: the newest, and those before it.
 	keptKeys = 2
 )
 
-// PeerKeys is a node's part of the common secret of heartbeats, which needs no Secret: each
-// node has a key pair, publishes the public key in its own Lease, and the elected writer
-// seals the group's keys to it (KeySealer). Anyone who can write Leases in the namespace
-// can join.
+// PeerKeys is a node's part of the heartbeat keys, which need no Secret: each node has a key pair and publishes the
+// public key in its own Lease, and the elected writer seals the group's keys to it (KeySealer). Anyone who can write
+// Leases in the namespace can join.
 type PeerKeys struct {
 	Client kubernetes.Interface
 	// Namespace is PeersNamespace, Node this node.
@@ -60,9 +58,9 @@ type PeerKeys struct {
 	public, private *[32]byte
 }
 
-// Load reads the key pair from the file, or makes one. Call it before the other methods. A damaged file is
-// replaced by a new pair, for which the writer seals the group's key anew; a disk that cannot be written leaves
-// the pair in memory. Both are told.
+// Load reads the key pair from the file, or creates one. Call it before the other methods. A damaged file is replaced
+// by a new pair, for which the writer seals the group's key again. If the disk cannot be written, the pair stays in
+// memory. Both are reported.
 func (k *PeerKeys) Load() error {
 	private, err := statefile.ReadWith(k.File, parseKey)
 	if err != nil {
@@ -92,9 +90,8 @@ func parseKey(raw []byte) (*[32]byte, error) {
 	return (*[32]byte)(private), nil
 }
 
-// Run keeps the public key in this node's Lease, calls set with the group's keys, newest
-// first, at first and whenever they change, and answers a writer that asks for the keys.
-// It returns ctx's error when that ends.
+// Run publishes the public key in this node's Lease, calls set with the group's keys, newest first, at first and
+// after each change, and answers a writer that requests the keys. It returns ctx's error when ctx ends.
 func (k *PeerKeys) Run(ctx context.Context, set func([][]byte)) error {
 	own := watchLeases(ctx, k.Client, k.Namespace, oneLease(leaseOf(k.Node)))
 	asked := watchLeases(ctx, k.Client, k.Namespace, oneLease(askLease))
@@ -132,8 +129,7 @@ func (k *PeerKeys) Run(ctx context.Context, set func([][]byte)) error {
 	return ctx.Err()
 }
 
-// answerWithin spreads the answers of all nodes: the writer needs one, and takes its
-// question back when it has that.
+// answerWithin spreads the answers of all nodes: the writer needs one, and withdraws its request when it has that.
 const answerWithin = 2 * time.Second
 
 // answer seals the keys that this node's Lease has to a writer that asks.
@@ -171,8 +167,7 @@ func (k *PeerKeys) lease() NodeLease {
 	return NodeLease{Client: k.Client, Namespace: k.Namespace, Node: k.Node}
 }
 
-// newest puts keys in front of those from before: peers that have not got the new one yet
-// are still understood.
+// newest puts new keys before the previous ones: peers without the new key are still understood.
 func newest(keys, before [][]byte) [][]byte {
 	out := slices.Clone(keys)
 	for _, b := range before {
@@ -183,13 +178,13 @@ func newest(keys, before [][]byte) [][]byte {
 	return out[:min(len(out), keptKeys)]
 }
 
-// publish makes the node's Lease say its public key.
+// publish writes the public key to the node's Lease.
 func (k *PeerKeys) publish(ctx context.Context) (*coordinationv1.Lease, error) {
 	mine := base64.StdEncoding.EncodeToString(k.public[:])
 	return k.lease().Set(ctx, map[string]string{peerLabel: "true"}, map[string]string{publicKey: mine})
 }
 
-// open opens what the writer sealed to this node.
+// open opens what the writer sealed for this node.
 func (k *PeerKeys) open(sealed string) ([][]byte, error) {
 	keys, err := openAll(sealed, k.public, k.private)
 	if err != nil {

@@ -22,15 +22,14 @@ import (
 	"wayleave.dev/loadbalancer"
 )
 
-// digestAnnotation is that of the definition as we made it: another one is applied anew.
+// digestAnnotation is the digest of the definition; a different one is applied again.
 const digestAnnotation = "wayleave.dev/digest"
 
 func poolResource() schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: api.Group, Version: api.Version, Resource: api.AddressPools}
 }
 
-// EnsureAddressPoolCRD makes the kind AddressPool known to the API server, or what is
-// there the one of this version.
+// EnsureAddressPoolCRD creates the kind AddressPool in the API server, or updates it to this version.
 func EnsureAddressPoolCRD(ctx context.Context, client dynamic.Interface) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()

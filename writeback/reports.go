@@ -13,24 +13,24 @@ import (
 	"wayleave.dev/model"
 )
 
-// reportEvery is how often the reports of nodes are read at most.
+// reportEvery is the minimum interval at which the reports of nodes are read.
 const reportEvery = time.Second
 
-// NodeReports reads what agents report in their nodes' Leases. Set the fields, then call
-// Run once; the other methods may be called concurrently.
+// NodeReports reads the reports of agents in their nodes' Leases. Set the fields, then call Run once; the other
+// methods are safe for concurrent use.
 type NodeReports struct {
 	Client kubernetes.Interface
 	// Namespace is PeersNamespace.
 	Namespace string
-	// Problems gets the problems that a node reports, of the node itself and of Ingresses.
-	// Accept decides about those of Ingresses.
+	// Problems gets the problems that a node reports, of the node itself and of Ingresses. Accept decides about those
+	// of Ingresses.
 	Problems func(node string, problems []model.Problem)
 	Accept   func(node string, q model.Problem) bool
 	Log      *slog.Logger
 
 	mu     sync.Mutex
 	dns    KubeletDNS
-	known  bool // that dns is what nodes report
+	known  bool // a node has reported dns
 	synced bool // that all Leases have been read once
 }
 
@@ -93,8 +93,8 @@ func (r *NodeReports) read(leases []*coordinationv1.Lease, last map[string]strin
 	r.mu.Unlock()
 }
 
-// DNS is what most nodes report of their kubelets. known is false while none has; synced
-// says that all Leases have been read.
+// DNS returns what most nodes report of their kubelets. known is false while none has; synced says that all Leases
+// have been read.
 func (r *NodeReports) DNS() (dns KubeletDNS, known, synced bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -27,7 +27,7 @@ func TestExplainPolicyOfFiles(t *testing.T) {
 		{[]string{"default/a", "default/b:80/TCP", "-f", file}, 0, "default/p spec.ingress[0]: allows this"},
 		{[]string{"default/a", "default/b:81/TCP", "-f", file}, 1,
 			"default/p spec.ingress[0]: is for this peer, but not for this port"},
-		{[]string{"default/a", "default/c:81/TCP", "-f", file}, 2, "there is no pod default/c"},
+		{[]string{"default/a", "default/c:81/TCP", "-f", file}, 2, "pod default/c does not exist"},
 		{[]string{"default/a", "default/b:81/TCP", "-f", file + "x"}, 2, "no such file"},
 		{[]string{"default/a"}, 2, "accepts 2 arg(s)"},
 		{[]string{"default/a", "default/b:1", "--files"}, 2, "unknown flag"},

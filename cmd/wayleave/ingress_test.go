@@ -32,7 +32,7 @@ func TestIngressCheckOfFiles(t *testing.T) {
 		status int
 		want   string
 	}{
-		{[]string{"-f", file}, 0, "1 of 1 Ingresses for Wayleave carry over whole"},
+		{[]string{"-f", file}, 0, "1 of 1 Ingresses for Wayleave carry over completely"},
 		{[]string{"-f", bad}, 1, "NO   metadata.annotations[nginx.ingress.kubernetes.io/server-snippet]: is not built"},
 		{[]string{"-f", file, "--requests", requests}, 0,
 			"0 of 2 requests are served otherwise than by ingress-nginx."},

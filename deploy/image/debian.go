@@ -21,15 +21,15 @@ type debian struct {
 	done    map[string]bool
 }
 
-// Programs that go into the image: those of the service proxy's modes, which people look
-// at rules with as well. The flavour without a name is nft.
+// Programs for the image: those of the service proxy's modes, which are also used to inspect rules. The flavour
+// without a name is nft.
 const (
 	nftMulti    = "/usr/sbin/xtables-nft-multi"
 	legacyMulti = "/usr/sbin/xtables-legacy-multi"
 	ipvsadm     = "/sbin/ipvsadm"
 )
 
-// addDebian adds the programs with the libraries that they load, and nothing else.
+// addDebian adds the programs and the libraries that they load, and nothing else.
 func addDebian(l *dockerarchive.Layer, root, arch string) error {
 	triplets := map[string]string{"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 	d := &debian{root: root, triplet: triplets[arch], layer: l, done: map[string]bool{}}
@@ -105,7 +105,7 @@ func (d *debian) library(lib string) error {
 	return fmt.Errorf("no library %s in the packages", lib)
 }
 
-// resolve follows links as if the folder were the root.
+// resolve follows links as if the folder were the root directory.
 func (d *debian) resolve(file string) (string, error) {
 	for range 10 {
 		target, err := os.Readlink(file)
@@ -124,7 +124,7 @@ func (d *debian) resolve(file string) (string, error) {
 	return "", fmt.Errorf("%s: too many links", file)
 }
 
-// licences adds what the packages say of their copyright.
+// licences adds the packages' copyright files.
 func (d *debian) licences() error {
 	doc := filepath.Join(d.root, "usr/share/doc")
 	return filepath.WalkDir(doc, func(path string, e fs.DirEntry, err error) error {

@@ -13,15 +13,14 @@ import (
 
 const prefix = "nginx.ingress.kubernetes.io/"
 
-// rules are what the annotations of an Ingress say of where requests go.
+// rules are the annotations of an Ingress that decide where requests go.
 type rules struct {
 	target   string
 	regex    bool
 	appRoot  string
 	redirect string
 	code     int
-	// noTLS has plain requests served on a host with a certificate, forceTLS has them redirected
-	// without one.
+	// noTLS serves plain requests on a host with a certificate, forceTLS redirects them on a host without one.
 	noTLS, forceTLS bool
 	aliases         []string
 	guards          []string
@@ -31,7 +30,7 @@ type rules struct {
 	weight                         int
 }
 
-// What ingress-nginx takes as values (internal/ingress/annotations/parser/validators.go).
+// Values that ingress-nginx accepts (internal/ingress/annotations/parser/validators.go).
 var (
 	validPath  = regexp.MustCompile(`^/?[\-._~a-zA-Z0-9/:$]*$`)
 	validURL   = regexp.MustCompile(`^[\-._~a-zA-Z0-9/:,?&=]*$`)
@@ -39,7 +38,7 @@ var (
 	validRegex = regexp.MustCompile(`^[/\-._~a-zA-Z0-9:^$\[\](){}*+?|&=\\]*$`)
 )
 
-// parse reads the annotations. ok is false where ingress-nginx takes no notice of the Ingress.
+// parse parses the annotations. ok is false if ingress-nginx ignores the Ingress.
 func parse(i *model.Ingress) (r rules, ok bool) {
 	get := func(name string) string { return i.Annotations[prefix+name] }
 	on := func(name string) bool { v, err := strconv.ParseBool(get(name)); return err == nil && v }
@@ -69,8 +68,8 @@ func parse(i *model.Ingress) (r rules, ok bool) {
 	return r, true
 }
 
-// redirects reads temporal-redirect and permanent-redirect; the first counts. A value that is none
-// has ingress-nginx ignore the Ingress.
+// redirects parses temporal-redirect and permanent-redirect; the first one applies. An invalid value makes
+// ingress-nginx ignore the Ingress.
 func (r *rules) redirects(get func(string) string) bool {
 	temporal, permanent := get("temporal-redirect"), get("permanent-redirect")
 	number := func(v string, high, otherwise int) (int, bool) {
@@ -90,7 +89,7 @@ func (r *rules) redirects(get func(string) string) bool {
 	switch {
 	case temporal != "":
 		if u, err := url.Parse(temporal); err != nil || !strings.HasPrefix(u.Scheme, "http") {
-			return true // the redirect alone is left out
+			return true // only the redirect is ignored
 		}
 		r.redirect = strings.TrimSpace(temporal)
 		r.code, ok = number(get("temporal-redirect-code"), http.StatusTemporaryRedirect, http.StatusFound)
@@ -115,8 +114,7 @@ func (r *rules) readCanary(get func(string) string, on func(string) bool) {
 	r.weight = max(weight, 0)
 }
 
-// readGuards names what keeps requests out. A list of sources that cannot be read, and some others, deny
-// the location.
+// readGuards names the guards. An invalid list of sources, and some others, deny the location.
 func (r *rules) readGuards(get func(string) string) {
 	guard := func(name string) { r.guards = append(r.guards, name) }
 	if get("whitelist-source-range") != "" || get("allowlist-source-range") != "" {

@@ -1,11 +1,10 @@
-// Package nginx says what ingress-nginx does with Ingresses: the servers and locations that it
-// writes, and where they lead a request. It is made from ingress-nginx's documentation and from
-// what its configuration means to nginx, and knows nothing of how Wayleave plans and routes, so
-// that both can be compared.
+// Package nginx models what ingress-nginx does with Ingresses: the servers and locations that it writes, and where
+// they lead a request. It is based on ingress-nginx's documentation and the meaning of its configuration in nginx,
+// and is independent of Wayleave's planning and routing, so that both can be compared.
 //
 // Invariants:
-//   - It reads annotations that change where a request goes. Guards are named, and not applied.
-//   - Nothing that it returns changes.
+//   - It reads annotations that change where a request goes. Guards are named, but not applied.
+//   - Results are immutable.
 package nginx
 
 import (
@@ -20,15 +19,15 @@ import (
 
 // Server is a server block: a host name, its aliases, and its locations in the order of the file.
 type Server struct {
-	// Host is empty for hosts that have no other server.
+	// Host is empty for hosts without their own server.
 	Host      string
 	Aliases   []string
 	Locations []*Location
-	// Regex says that all locations are regular expressions without regard to case.
+	// Regex says that all locations are case-insensitive regular expressions.
 	Regex bool
 	// TLS says that the server has a certificate, its own or the default one by an entry of spec.tls.
 	TLS bool
-	// AppRoots are where requests for / are sent; the first counts.
+	// AppRoots are the redirect targets of requests for /; the first one applies.
 	AppRoots []string
 }
 
@@ -40,12 +39,12 @@ type Location struct {
 	Backend string
 	// Ingress is nil for the root of a server without one.
 	Ingress *model.Ingress
-	// Canaries are the Ingresses whose backend takes some of the requests.
+	// Canaries are the Ingresses whose backend gets some of the requests.
 	Canaries []Canary
 
 	rules rules
 	root  bool // it was made without a path of an Ingress
-	// re is the expression of a server with Regex; nil for one that cannot be read.
+	// re is the expression of a server with Regex; nil if it is invalid.
 	re *regexp2.Regexp
 }
 
@@ -72,15 +71,15 @@ func (c *Config) Servers() []*Server {
 	return out
 }
 
-// Resolve is the key of a Service's port, "namespace/service:port".
+// Resolve returns the key of a Service's port, "namespace/service:port".
 type Resolve func(namespace string, b model.IngressBackend) string
 
-// New makes the servers that ingress-nginx makes of these Ingresses.
+// New returns the servers that ingress-nginx would write for these Ingresses.
 func New(list []*model.Ingress, resolve Resolve) *Config {
 	c := &Config{servers: map[string]*Server{}, aliases: map[string]*Server{}}
 	c.servers[""] = &Server{Locations: []*Location{{Path: "/", Type: model.PathPrefix, root: true}}}
 	list = slices.Clone(list)
-	slices.SortStableFunc(list, func(a, b *model.Ingress) int { // of one age the greater name is first
+	slices.SortStableFunc(list, func(a, b *model.Ingress) int { // ties: the greater name is first
 		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(b.Name.String(), a.Name.String()))
 	})
 	read := map[*model.Ingress]rules{}
@@ -115,8 +114,8 @@ func New(list []*model.Ingress, resolve Resolve) *Config {
 	return c
 }
 
-// hosts makes the servers of an Ingress. The first Ingress of a host has its root, with what its
-// annotations say, until a path takes it.
+// hosts adds the servers of an Ingress. The first Ingress of a host has its root, with its annotations, until a path
+// takes it.
 func (c *Config) hosts(i *model.Ingress, r rules, resolve Resolve) {
 	backend := ""
 	if i.Default != nil {
@@ -138,7 +137,7 @@ func (c *Config) hosts(i *model.Ingress, r rules, resolve Resolve) {
 		if len(s.Aliases) == 0 {
 			s.Aliases = r.aliases
 		}
-		s.TLS = s.TLS || len(i.TLS) > 0 && rule.Host != "" // hosts without a server of their own have no certificate
+		s.TLS = s.TLS || len(i.TLS) > 0 && rule.Host != "" // hosts without their own server have no certificate
 	}
 }
 
@@ -151,7 +150,7 @@ func (c *Config) paths(i *model.Ingress, r rules, resolve Resolve) {
 				Ingress: i, rules: r}
 			at := slices.IndexFunc(s.Locations, func(l *Location) bool { return l.Path == loc.Path })
 			switch {
-			case at < 0 || s.Locations[at].Type != loc.Type: // one text in several types
+			case at < 0 || s.Locations[at].Type != loc.Type: // the same text with several types
 				s.Locations = append(s.Locations, loc)
 			case s.Locations[at].root:
 				s.Locations[at] = loc
@@ -160,7 +159,7 @@ func (c *Config) paths(i *model.Ingress, r rules, resolve Resolve) {
 	}
 }
 
-// typeOf is the type of a path: ImplementationSpecific is Prefix (internal/k8s/main.go).
+// typeOf returns the type of a path: ImplementationSpecific is Prefix (internal/k8s/main.go).
 func typeOf(p model.IngressPath) model.PathType {
 	if p.Type == model.PathExact {
 		return model.PathExact
@@ -187,8 +186,7 @@ func (c *Config) canary(i *model.Ingress, r rules, resolve Resolve) {
 	}
 }
 
-// finish orders the locations: the longer text first, of one length the greater, and gives a Prefix
-// its second location.
+// finish orders the locations (longer text first, ties by greater text), and gives a Prefix its second location.
 func (s *Server) finish() {
 	slices.SortStableFunc(s.Locations, func(a, b *Location) int {
 		return cmp.Or(len(b.Path)-len(a.Path), strings.Compare(b.Path, a.Path))
@@ -220,15 +218,15 @@ func (s *Server) finish() {
 	s.Locations = out
 	if s.Regex = slices.ContainsFunc(out, func(l *Location) bool { return l.rewrites() || l.rules.regex }); s.Regex {
 		for _, l := range out {
-			l.re, _ = compile("^"+l.Path, true) // nginx would not start with one that is none
+			l.re, _ = compile("^"+l.Path, true) // nginx would not start with an invalid one
 		}
 	}
 }
 
-// rewrites says whether rewrite-target changes requests of the location.
+// rewrites reports whether rewrite-target changes requests of the location.
 func (l *Location) rewrites() bool { return l.rules.target != "" && l.rules.target != l.Path }
 
-// Lookup is the server for a host name in lower case, without port.
+// Lookup returns the server for a host name in lower case, without port.
 func (c *Config) Lookup(name string) *Server {
 	if s := c.servers[name]; s != nil && name != "" {
 		return s
@@ -236,7 +234,7 @@ func (c *Config) Lookup(name string) *Server {
 	if s := c.aliases[name]; s != nil {
 		return s
 	}
-	for rest := name; ; { // an alias with a star has any number of labels
+	for rest := name; ; { // an alias with a star matches any number of labels
 		_, parent, ok := strings.Cut(rest, ".")
 		if !ok {
 			break
@@ -254,7 +252,7 @@ func (c *Config) Lookup(name string) *Server {
 	return c.servers[""]
 }
 
-// isWord says whether a label is one of a wildcard host: [\w-]+.
+// isWord reports whether a label matches that of a wildcard host: [\w-]+.
 func isWord(s string) bool {
 	return s != "" && strings.Trim(strings.ToLower(s), "abcdefghijklmnopqrstuvwxyz0123456789_-") == ""
 }

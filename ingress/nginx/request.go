@@ -14,43 +14,42 @@ import (
 	"wayleave.dev/model"
 )
 
-// Request is what a client asks for.
+// Request is a client's request.
 type Request struct {
 	Method string
-	// Host is as it was sent, Target path and query.
+	// Host is as sent; Target is path and query.
 	Host, Target string
 	TLS          bool
 	Header       http.Header
 }
 
-// Answer is what becomes of a request.
+// Answer is the result of a request.
 type Answer struct {
-	// Status and Location are of an answer by nginx itself; 0 where a backend is asked.
+	// Status and Location describe a response by nginx itself; 0 if a backend gets the request.
 	Status   int
 	Location string
-	// Backends are those that may get the request: the location's own, and canaries by weight.
+	// Backends may get the request: the location's own, and canaries by weight.
 	Backends []string
-	// Target is what the backend is asked for.
+	// Target is the target of the request to the backend.
 	Target string
 	Guards []string
-	// Ingress is that of the location, Path its text, Type its type.
+	// Ingress is that of the location; Path is its text, Type its type.
 	Ingress model.Name
 	Path    string
 	Type    model.PathType
-	// Backend is that of the location, whether it is asked or not.
+	// Backend is that of the location, whether it gets the request or not.
 	Backend string
-	// Root says that no path of an Ingress has the request: the root of the server answers, with the
-	// annotations of the first Ingress. Added says that the answer is a redirect to the same path with
-	// a slash.
+	// Root says that the request matches no path of an Ingress: the root of the server responds, with the annotations
+	// of the first Ingress. Added says that the response is a redirect to the same path with a slash.
 	Root, Added bool
-	// Opaque says that Location or Target has a variable that is not known here.
+	// Opaque says that Location or Target contains a variable that the model does not know.
 	Opaque bool
 }
 
 // challenge is the default of no-tls-redirect-locations.
 const challenge = "/.well-known/acme-challenge"
 
-// Answer says what becomes of a request.
+// Answer returns the result of a request.
 func (c *Config) Answer(r Request) Answer {
 	raw, args, hasArgs := strings.Cut(r.Target, "?")
 	uri, ok := normalize(raw)
@@ -105,8 +104,8 @@ func (x *exchange) scheme() string {
 	return "http"
 }
 
-// serve does what the location says, in the order of nginx's phases: return and rewrite, the redirect to
-// https, and the backend.
+// serve applies the location in the order of nginx's phases: return and rewrite, the redirect to https, and the
+// backend.
 func (x *exchange) serve(l *Location, a *Answer) {
 	defer func() { a.Opaque = x.opaque }()
 	target := x.Target
@@ -149,7 +148,7 @@ func (x *exchange) serve(l *Location, a *Answer) {
 	a.Target, a.Backends = target, x.draw(l)
 }
 
-// draw are the backends that may get the request.
+// draw returns the backends that may get the request.
 func (x *exchange) draw(l *Location) []string {
 	if len(l.Canaries) == 0 {
 		return []string{l.Backend}
@@ -188,8 +187,8 @@ func (x *exchange) draw(l *Location) []string {
 	return []string{l.Backend}
 }
 
-// find is the location for a URI, with the groups of its expression. added says that nginx sends the
-// client to the same URI with a slash.
+// find returns the location for a URI, with the groups of its expression. added says that nginx redirects the client
+// to the same URI with a slash.
 func (s *Server) find(uri string) (found *Location, groups []string, added bool) {
 	if s.Regex {
 		for _, l := range s.Locations {
@@ -225,7 +224,7 @@ func (s *Server) find(uri string) (found *Location, groups []string, added bool)
 	return found, nil, false
 }
 
-// matches says whether a value has an expression in it.
+// matches reports whether an expression matches a value.
 func matches(pattern, value string) bool {
 	re, err := compile(pattern, false)
 	if err != nil {
@@ -235,10 +234,10 @@ func matches(pattern, value string) bool {
 	return err == nil && ok
 }
 
-// matchWithin bounds one comparison: expressions of PCRE may take very long.
+// matchWithin bounds one comparison: PCRE expressions may take very long.
 const matchWithin = 100 * time.Millisecond
 
-// compile reads an expression of PCRE.
+// compile compiles a PCRE expression.
 func compile(s string, fold bool) (*regexp2.Regexp, error) {
 	options := regexp2.None
 	if fold {
@@ -255,7 +254,7 @@ func isURL(s string) bool {
 	return strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://") || strings.HasPrefix(s, "$scheme")
 }
 
-// expand puts the values of variables in. Groups of a redirect are escaped.
+// expand replaces variables by their values. Groups of a redirect are escaped.
 func (x *exchange) expand(s string, away bool) string {
 	var b strings.Builder
 	for s != "" {
@@ -316,7 +315,7 @@ func (x *exchange) variable(name string) string {
 	return ""
 }
 
-// hostName is the name in lower case, without port and dot at its end.
+// hostName returns the name in lower case, without port and final dot.
 func hostName(s string) string {
 	s = strings.ToLower(s)
 	if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.HasSuffix(s, "]") {
@@ -325,7 +324,7 @@ func hostName(s string) string {
 	return strings.TrimSuffix(s, ".")
 }
 
-// normalize is the URI that nginx compares: decoded, with dot segments resolved and slashes merged.
+// normalize returns the URI that nginx compares: decoded, with dot segments resolved and slashes merged.
 func normalize(raw string) (string, bool) {
 	plain, err := url.PathUnescape(raw)
 	if err != nil || !strings.HasPrefix(plain, "/") || strings.ContainsRune(plain, 0) {
@@ -355,7 +354,7 @@ func normalize(raw string) (string, bool) {
 	return uri, true
 }
 
-// escape writes a URI for a request line (ngx_escape_uri).
+// escape escapes a URI for a request line (ngx_escape_uri).
 func escape(uri string) string {
 	var b bytes.Buffer
 	for _, c := range []byte(uri) {
@@ -368,5 +367,5 @@ func escape(uri string) string {
 	return b.String()
 }
 
-// Allows says whether a backend is one of those that may get the request.
+// Allows reports whether a backend is one of those that may get the request.
 func (a *Answer) Allows(backend string) bool { return slices.Contains(a.Backends, backend) }

@@ -7,9 +7,9 @@ import (
 	"wayleave.dev/model"
 )
 
-// Text are the server blocks that ingress-nginx writes, as far as they decide where a request goes, for a
-// real nginx to judge by. listen is of the directive listen; pass is the URL of a backend, empty for one
-// without endpoints. Guards are left out, and so are locations whose redirect depends on TLS.
+// Text returns the server blocks that ingress-nginx would write, as far as they decide where a request goes, for a
+// real nginx. listen is the value of the directive listen; pass returns the URL of a backend, empty for one without
+// endpoints. Guards are left out, and so are locations whose redirect depends on TLS.
 func (c *Config) Text(listen string, pass func(backend string) string) string {
 	var b strings.Builder
 	for _, s := range c.Servers() {
@@ -48,7 +48,7 @@ func (s *Server) matcher(l *Location) string {
 	}
 }
 
-// body are the directives of a location. The first return counts; the pass behind it makes nginx add slashes.
+// body returns the directives of a location. The first return applies; the pass after it makes nginx add slashes.
 func (s *Server) body(l *Location, pass func(string) string) string {
 	var b strings.Builder
 	b.WriteString("    set $best_http_host $http_host; set $pass_access_scheme $scheme;\n")

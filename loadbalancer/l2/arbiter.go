@@ -9,46 +9,45 @@ import (
 	"wayleave.dev/loadbalancer"
 )
 
-// The times of the rules. Two nodes answer for an address at once for Bound at most.
+// Times of the rules. Two nodes answer for an address at once for at most Bound.
 const (
-	// Bound is the longest time for which two nodes that hear each other answer at once: so
-	// long the one that loses an address waits for the one that gets it to say so, and so
-	// often the better of two repeats itself while they dispute.
+	// Bound is the longest time for which two nodes that hear each other answer at once. The node that loses an
+	// address waits that long for the announcement of the new owner, and the better node of a dispute repeats its
+	// announcement at that interval.
 	Bound = time.Second
-	// Silence is how long the worse of two says nothing after it last heard the better.
+	// Silence is how long the worse node of a dispute is silent after it last heard the better one.
 	Silence = 3 * time.Second
-	// remember is how long the better of two goes on repeating itself after it last heard the worse,
-	// when that shows no life by heartbeats.
+	// remember is how long the better node repeats its announcement after it last heard the worse one, if that sends
+	// no heartbeats.
 	remember = time.Minute
 	// answerEvery bounds announcements that others provoke.
 	answerEvery = 100 * time.Millisecond
-	// defendEvery is how often a machine that is no node is told off (RFC 5227 2.4).
+	// defendEvery is the minimum interval between announcements against a foreign machine (RFC 5227 2.4).
 	defendEvery = 10 * time.Second
 )
 
-// gaps lie between the announcements of an address that was taken: the first ones soon
-// after each other, since frames get lost, the later ones for those that were away.
+// gaps are the intervals between announcements after a takeover: short at first, because frames get lost, longer
+// later for hosts that were unreachable.
 var gaps = [...]time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond,
 	800 * time.Millisecond, 1600 * time.Millisecond, 3200 * time.Millisecond}
 
 // VIP is an address that nodes of the cluster answer for.
 type VIP struct {
 	Addr netip.Addr `json:"addr"`
-	// Service is for people: "namespace/name", several joined by a comma.
+	// Service is for messages: "namespace/name", several joined by a comma.
 	Service string `json:"service"`
-	// Eligible are the names of the nodes that may answer.
+	// Eligible are the names of the candidate nodes.
 	Eligible []string `json:"eligible"`
-	// Interfaces are those of this node that it is answered on.
+	// Interfaces are the interfaces of this node that announce it.
 	Interfaces []string `json:"interfaces"`
 }
 
-// Arbiter decides for one node which addresses it answers for, by who lives and by what it hears from
-// others. It does no I/O, knows no clock but the one it is given, and is not for concurrent use.
+// Arbiter decides for one node which addresses it answers for, from the living peers and from the announcements that
+// it hears. It does no I/O, uses only the time that it is given, and is not safe for concurrent use.
 //
-// The rule for two that both think an address theirs: the better one in the address's
-// order (loadbalancer.Better) says so again, at once and every Bound, and the worse is
-// silent for Silence after it last heard that. The order follows from names alone, so it needs
-// no agreement on who lives.
+// The rule for two nodes that both claim an address: the node that comes first in the address's order
+// (loadbalancer.Better) repeats its announcement, at once and every Bound, and the other one is silent for Silence
+// after it last heard that. The order follows from names, so it needs no agreement about living nodes.
 type Arbiter struct {
 	self     string
 	claims   map[netip.Addr]*claim
@@ -57,15 +56,15 @@ type Arbiter struct {
 	Takeovers, Disputes uint64
 }
 
-// claim is what a node knows of one address.
+// claim is the state of one address.
 type claim struct {
 	VIP
 	owner string
-	// since is the time from which we answer; zero when we do not.
+	// since is the time from which this node answers; zero if it does not.
 	since time.Time
-	// linger is until when we answer for an address that went to another node.
+	// linger is the time until which this node answers for an address that moved to another node.
 	linger time.Time
-	// silent is until when we leave the address to a better one.
+	// silent is the time until which this node leaves the address to a better one.
 	silent time.Time
 	next   time.Time // the next announcement; zero for none
 	step   int       // the gap after it
@@ -82,17 +81,17 @@ type dispute struct {
 	counted      bool
 }
 
-// Dispute is an address that another node thinks its own too.
+// Dispute is an address that another node claims, too.
 type Dispute struct {
 	Addr netip.Addr `json:"addr"`
-	// Peer is the other one; of several the last one heard.
+	// Peer is the other node; if there are several, the last one heard.
 	Peer  string    `json:"peer"`
 	Since time.Time `json:"since"`
-	// Answering says whether this node is the one that goes on.
+	// Answering says whether this node goes on answering.
 	Answering bool `json:"answering"`
 }
 
-// Foreign is a machine that is no node and says that it has an address of ours.
+// Foreign is a machine that is no node and announces one of the addresses.
 type Foreign struct {
 	Addr      netip.Addr `json:"addr"`
 	MAC       string     `json:"mac"`
@@ -108,15 +107,14 @@ type Owned struct {
 	Since   time.Time  `json:"since"`
 }
 
-// NewArbiter is one that answers for nothing yet.
+// NewArbiter returns an arbiter without addresses.
 func NewArbiter(self string) *Arbiter {
 	return &Arbiter{self: self, claims: map[netip.Addr]*claim{}, standing: func(string) loadbalancer.Standing {
 		return loadbalancer.Dead
 	}}
 }
 
-// Set is the whole of what there is to answer for, and who lives. Of an address that is in
-// the list twice the first counts.
+// Set replaces all addresses and living nodes. If an address is listed twice, the first entry counts.
 func (a *Arbiter) Set(now time.Time, vips []VIP, standing func(node string) loadbalancer.Standing) {
 	a.standing = standing
 	claims := make(map[netip.Addr]*claim, len(vips))
@@ -135,7 +133,7 @@ func (a *Arbiter) Set(now time.Time, vips []VIP, standing func(node string) load
 	a.claims = claims
 }
 
-// own notes who has an address now.
+// own records the owner of an address.
 func (a *Arbiter) own(now time.Time, c *claim, owner string) {
 	mine, was := owner == a.self, c.owner == a.self
 	c.owner = owner
@@ -149,8 +147,8 @@ func (a *Arbiter) own(now time.Time, c *claim, owner string) {
 		a.take(now, c, !lingers)
 	case !mine && was:
 		c.next, c.silent, c.dispute = time.Time{}, time.Time{}, nil
-		// The new owner is given the time to say that it is there; a node that may no longer
-		// answer, having no endpoint for example, stops at once.
+		// The new owner gets time to announce itself. A node that may no longer answer, for example without an
+		// endpoint, stops at once.
 		if !c.since.IsZero() && owner != "" && slices.Contains(c.Eligible, a.self) {
 			c.linger = now.Add(Bound)
 		} else {
@@ -161,7 +159,7 @@ func (a *Arbiter) own(now time.Time, c *claim, owner string) {
 	}
 }
 
-// take begins to answer, and to announce it.
+// take starts to answer for an address and to announce it.
 func (a *Arbiter) take(now time.Time, c *claim, count bool) {
 	c.since, c.silent = now, time.Time{}
 	c.next, c.step = now, 0
@@ -170,7 +168,7 @@ func (a *Arbiter) take(now time.Time, c *claim, count bool) {
 	}
 }
 
-// Again announces all anew, since an interface has come up.
+// Again announces all addresses again, because an interface has come up.
 func (a *Arbiter) Again(now time.Time) {
 	for _, c := range a.claims {
 		if c.owner == a.self && !c.since.IsZero() {
@@ -179,14 +177,14 @@ func (a *Arbiter) Again(now time.Time) {
 	}
 }
 
-// Heard says that another node announced an address. It is for peers only.
+// Heard records that a peer announced an address.
 func (a *Arbiter) Heard(now time.Time, addr netip.Addr, peer string) {
 	c := a.claims[addr]
 	if c == nil || peer == a.self {
 		return
 	}
 	if c.owner != a.self {
-		// It is somebody else's by what we know: what we waited for.
+		// The other node is the expected new owner.
 		c.linger, c.since = time.Time{}, time.Time{}
 		return
 	}
@@ -195,7 +193,7 @@ func (a *Arbiter) Heard(now time.Time, addr netip.Addr, peer string) {
 	}
 	c.dispute.peer, c.dispute.heard = peer, now
 	if loadbalancer.Better(addr, a.self, peer) {
-		if c.since.IsZero() { // silent for the sake of a third
+		if c.since.IsZero() { // silent because of a third node
 			return
 		}
 		if at := c.last.Add(answerEvery); at.After(now) {
@@ -216,8 +214,8 @@ func (c *claim) soon(at time.Time) {
 	}
 }
 
-// HeardForeign says that a machine which is no node announced an address. We go on, and
-// say again that it is ours.
+// HeardForeign records that a machine that is no node announced an address. This node continues and repeats its own
+// announcement.
 func (a *Arbiter) HeardForeign(now time.Time, addr netip.Addr, mac, iface string) {
 	c := a.claims[addr]
 	if c == nil || c.owner != a.self {
@@ -233,7 +231,7 @@ func (a *Arbiter) HeardForeign(now time.Time, addr netip.Addr, mac, iface string
 	}
 }
 
-// Tick does what is due: it returns what must be announced now, and when it must be called again.
+// Tick does what is due. It returns the announcements to send now, and the time of the next call.
 func (a *Arbiter) Tick(now time.Time) (announce []netip.Addr, again time.Time) {
 	note := func(t time.Time) {
 		if !t.IsZero() && (again.IsZero() || t.Before(again)) {
@@ -245,7 +243,7 @@ func (a *Arbiter) Tick(now time.Time) (announce []netip.Addr, again time.Time) {
 			c.linger, c.since = time.Time{}, time.Time{}
 		}
 		if c.owner == a.self && c.since.IsZero() && !now.Before(c.silent) {
-			// Nobody has said for a while that it is theirs.
+			// No node has claimed it for a while.
 			a.take(now, c, true)
 		}
 		a.judge(now, c)
@@ -265,7 +263,7 @@ func (a *Arbiter) Tick(now time.Time) (announce []netip.Addr, again time.Time) {
 	return announce, again
 }
 
-// nextChange is when something of the dispute changes next by itself.
+// nextChange returns when the dispute changes next by itself.
 func (d *dispute) nextChange(now time.Time) time.Time {
 	if at := d.since.Add(Bound); !d.counted {
 		return at
@@ -279,7 +277,7 @@ func (a *Arbiter) judge(now time.Time, c *claim) {
 	if d == nil {
 		return
 	}
-	// What is settled within the bound was a hand-over that overtook its heartbeat.
+	// A dispute that ends within the bound was a hand-over that was faster than its heartbeat.
 	if !d.counted && now.Sub(d.since) >= Bound {
 		d.counted = true
 		a.Disputes++
@@ -290,7 +288,7 @@ func (a *Arbiter) judge(now time.Time, c *claim) {
 	}
 }
 
-// announced plans the announcement after this one.
+// announced schedules the next announcement.
 func (a *Arbiter) announced(now time.Time, c *claim) {
 	c.last, c.next = now, time.Time{}
 	if c.step < len(gaps) {
@@ -302,7 +300,7 @@ func (a *Arbiter) announced(now time.Time, c *claim) {
 	}
 }
 
-// Answering is the set of addresses that are answered for, by their interfaces.
+// Answering returns the addresses that are answered for, by their interfaces.
 func (a *Arbiter) Answering() map[netip.Addr][]string {
 	all := make(map[netip.Addr][]string)
 	for addr, c := range a.claims {
@@ -313,7 +311,7 @@ func (a *Arbiter) Answering() map[netip.Addr][]string {
 	return all
 }
 
-// Owned is what this node answers for, in order.
+// Owned returns the addresses of this node, sorted.
 func (a *Arbiter) Owned() []Owned {
 	var all []Owned
 	for _, c := range a.sorted() {
@@ -324,7 +322,7 @@ func (a *Arbiter) Owned() []Owned {
 	return all
 }
 
-// Disputed is what two nodes have thought theirs for longer than the bound.
+// Disputed returns the addresses that two nodes have claimed for longer than the bound.
 func (a *Arbiter) Disputed() []Dispute {
 	var all []Dispute
 	for _, c := range a.sorted() {
@@ -335,7 +333,7 @@ func (a *Arbiter) Disputed() []Dispute {
 	return all
 }
 
-// Foreigners are the machines that say that an address of ours is theirs, one for each address.
+// Foreigners returns the foreign machines, one for each address.
 func (a *Arbiter) Foreigners() []Foreign {
 	var all []Foreign
 	for _, c := range a.sorted() {

@@ -8,7 +8,7 @@ import (
 // MAC is an Ethernet address.
 type MAC [6]byte
 
-// usable says whether frames can be sent to the address of one machine.
+// usable reports whether frames can be sent to the address of one machine.
 func (m MAC) usable() bool { return m[0]&1 == 0 && m != MAC{} }
 
 var (
@@ -26,15 +26,15 @@ const (
 	arpReply   = 2
 )
 
-// ARP is what an ARP packet for IPv4 over Ethernet says.
+// ARP is an ARP packet for IPv4 over Ethernet.
 type ARP struct {
-	Request            bool // else a reply
+	Request            bool // otherwise a reply
 	SenderMAC          MAC
 	SenderIP, TargetIP netip.Addr
 }
 
-// ParseARP reads an Ethernet frame. It says no to all that is not a whole, sane ARP packet for
-// IPv4. It keeps nothing of the frame.
+// ParseARP parses an Ethernet frame. It refuses everything but a complete, valid ARP packet for IPv4, and keeps
+// nothing of the frame.
 func ParseARP(frame []byte) (ARP, bool) {
 	if len(frame) < etherHeader+arpSize || binary.BigEndian.Uint16(frame[12:]) != etherARP {
 		return ARP{}, false
@@ -67,7 +67,7 @@ func appendARP(b []byte, op uint16, from, to MAC, sender netip.Addr, target neti
 	return pad(b)
 }
 
-// pad fills a frame up to what Ethernet wants at least, without the checksum.
+// pad extends a frame to Ethernet's minimum, without the checksum.
 func pad(b []byte) []byte {
 	for len(b) < 60 {
 		b = append(b, 0)
@@ -75,14 +75,14 @@ func pad(b []byte) []byte {
 	return b
 }
 
-// arpAnswer tells who asked that addr is at mac. A probe (RFC 5227, sender 0.0.0.0) is
-// answered likewise, so who wants to take the address learns that it is in use.
+// arpAnswer tells the sender that addr is at mac. A probe (RFC 5227, sender 0.0.0.0) gets the same answer, so a
+// machine that wants the address learns that it is in use.
 func arpAnswer(b []byte, q ARP, mac MAC) []byte {
 	return appendARP(b, arpReply, mac, q.SenderMAC, q.TargetIP, q.SenderIP, q.SenderMAC)
 }
 
-// arpAnnouncements are the two forms of gratuitous ARP: some hosts and switches heed
-// only requests, some only replies.
+// arpAnnouncements returns both forms of gratuitous ARP: some hosts and switches process only requests, some only
+// replies.
 func arpAnnouncements(b []byte, addr netip.Addr, mac MAC) (request, reply []byte) {
 	request = appendARP(b, arpRequest, mac, broadcast, addr, addr, MAC{})
 	return request, appendARP(nil, arpReply, mac, broadcast, addr, addr, broadcast)

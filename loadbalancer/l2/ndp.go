@@ -20,19 +20,19 @@ const (
 	optionTarget = 2
 )
 
-// NDP is what a neighbour solicitation or advertisement says.
+// NDP is a neighbour solicitation or advertisement.
 type NDP struct {
-	Solicitation        bool // else an advertisement
+	Solicitation        bool // otherwise an advertisement
 	Source, Destination netip.Addr
 	Target              netip.Addr
-	// MAC is the one that the message names by its option, and else the frame's sender.
+	// MAC is the address in the message's option, otherwise the frame's sender.
 	MAC MAC
 	// Solicited is the flag of an advertisement.
 	Solicited bool
 }
 
-// ParseNDP reads an Ethernet frame. It says no to all that RFC 4861 7.1 has a node ignore, and
-// to packets with extension headers (RFC 6980). It keeps nothing of the frame.
+// ParseNDP parses an Ethernet frame. It refuses everything that nodes must ignore by RFC 4861 7.1, and packets with
+// extension headers (RFC 6980). It keeps nothing of the frame.
 func ParseNDP(frame []byte) (NDP, bool) {
 	if len(frame) < etherHeader+ipv6Header+ndpSize || binary.BigEndian.Uint16(frame[12:]) != etherIPv6 {
 		return NDP{}, false
@@ -59,8 +59,7 @@ func ParseNDP(frame []byte) (NDP, bool) {
 	return n, ok && n.sane(named) && n.MAC.usable()
 }
 
-// options walks the options, and takes the MAC from the one that has it. None may have the
-// length 0, or the walk would not end.
+// options walks the options and returns the MAC address. A length of 0 is invalid: the walk would not end.
 func (n *NDP) options(p []byte) (named, ok bool) {
 	want := byte(optionTarget)
 	if n.Solicitation {
@@ -138,8 +137,8 @@ func appendNDP(b []byte, kind, flags byte, from, to MAC, source, destination, ta
 
 var everyNode = netip.MustParseAddr("ff02::1")
 
-// ndpAnswer tells who asked that the target is at mac. Duplicate address detection has no
-// address to answer to: all nodes are told, so the one that wants the address gives it up.
+// ndpAnswer tells the sender that the target is at mac. Duplicate address detection has no address to reply to: all
+// nodes are told, so the machine that wants the address gives it up.
 func ndpAnswer(b []byte, q NDP, mac MAC) []byte {
 	if q.Source.IsUnspecified() {
 		return ndpAnnouncement(b, q.Target, mac)
@@ -148,13 +147,12 @@ func ndpAnswer(b []byte, q NDP, mac MAC) []byte {
 		q.Target, optionTarget)
 }
 
-// ndpAnnouncement is an advertisement that nobody asked for, to all nodes: it overrides
-// what they know.
+// ndpAnnouncement is an unsolicited advertisement to all nodes, which overrides what they know.
 func ndpAnnouncement(b []byte, addr netip.Addr, mac MAC) []byte {
 	return appendNDP(b, advertisement, flagOverride, mac, allNodes, addr, everyNode, addr, optionTarget)
 }
 
-// ndpQuestion asks for the MAC of an address.
+// ndpQuestion is a solicitation for the MAC of an address.
 func ndpQuestion(b []byte, from, addr netip.Addr, mac MAC) []byte {
 	group := solicitedNode(addr)
 	g := group.As16()

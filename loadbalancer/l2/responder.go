@@ -14,25 +14,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Link is an interface that is heard and answered on.
+// Link is an interface for listening and answering.
 type Link struct {
 	Name  string `json:"name"`
 	Index int    `json:"index"`
 	MAC   MAC    `json:"mac"`
-	// Up says whether it has a carrier.
+	// Up says whether the interface has a carrier.
 	Up bool `json:"up"`
 }
 
-// Heard is an announcement of an address that we know, by somebody else.
+// Heard is an announcement of a known address by another machine.
 type Heard struct {
 	Addr netip.Addr
 	MAC  MAC
 	Link string
 }
 
-// table is what readers look at. It is never changed.
+// table is what readers use. It is immutable.
 type table struct {
-	// vips are all addresses that are known, of this node and of others.
+	// vips are all known addresses, of this node and of others.
 	vips map[netip.Addr]entry
 	// hosts are the addresses of the other nodes.
 	hosts map[netip.Addr]string
@@ -53,18 +53,18 @@ func (e entry) onLink(name string) bool {
 	return false
 }
 
-// Responder answers for addresses. Its methods may be called at any time.
+// Responder answers for addresses. Its methods are safe for concurrent use.
 type Responder struct {
 	log   *slog.Logger
 	heard chan<- Heard
 
 	now atomic.Pointer[table]
-	// answers counts what was asked and answered, ignored the frames that made no sense or were too many.
+	// answers counts requests that were answered, ignored counts invalid frames and those above the rate.
 	answers, ignored atomic.Uint64
 
 	mu      sync.Mutex
 	sockets map[socketOf]*os.File
-	learned map[netip.Addr]MAC // of nodes' own addresses, the MAC they were last seen with
+	learned map[netip.Addr]MAC // the last MAC of each node's own address
 	running sync.WaitGroup
 	joiner  joiner
 }
@@ -74,8 +74,8 @@ type socketOf struct {
 	index int
 }
 
-// NewResponder makes one that knows no address. What it hears of others goes to heard; when that
-// is full it is dropped, since it will be repeated.
+// NewResponder returns a responder without addresses. Announcements of other machines are sent to heard, and dropped
+// if it is full: they will be repeated.
 func NewResponder(log *slog.Logger, heard chan<- Heard) *Responder {
 	r := &Responder{log: log, heard: heard, sockets: map[socketOf]*os.File{}, learned: map[netip.Addr]MAC{}}
 	r.now.Store(&table{})
@@ -83,10 +83,10 @@ func NewResponder(log *slog.Logger, heard chan<- Heard) *Responder {
 	return r
 }
 
-// Counters are the answers given and the frames ignored since the start.
+// Counters returns the numbers of answers and ignored frames since the start.
 func (r *Responder) Counters() (answers, ignored uint64) { return r.answers.Load(), r.ignored.Load() }
 
-// Adopt takes a packet socket of an interface, in place of the one before.
+// Adopt uses a packet socket for an interface; it replaces the previous one.
 func (r *Responder) Adopt(kind Kind, index int, f *os.File) {
 	k := socketOf{kind, index}
 	r.mu.Lock()
@@ -103,8 +103,8 @@ func (r *Responder) Adopt(kind Kind, index int, f *os.File) {
 	}()
 }
 
-// Set is the whole of what to do: the addresses of all nodes, those that this one answers for, the other
-// nodes' own addresses, and the interfaces. Sockets of other interfaces are closed.
+// Set replaces the complete state: the addresses of all nodes, those that this node answers for, the other nodes' own
+// addresses, and the interfaces. Sockets of other interfaces are closed.
 func (r *Responder) Set(vips []VIP, answering map[netip.Addr][]string, hosts map[netip.Addr]string, links []Link) {
 	t := &table{vips: make(map[netip.Addr]entry, len(vips)), hosts: hosts, links: make(map[int]Link, len(links))}
 	names := make(map[string]int, len(links))
@@ -121,7 +121,7 @@ func (r *Responder) Set(vips []VIP, answering map[netip.Addr][]string, hosts map
 		if !v.Addr.Is6() {
 			continue
 		}
-		// Joined before it is needed: the switch has learned it when the address comes.
+		// Joined in advance: switches have learned it when the address moves here.
 		for _, n := range v.Interfaces {
 			if index, ok := names[n]; ok {
 				want[groupOn{solicitedNode(v.Addr).As16(), index}] = true
@@ -152,10 +152,10 @@ func (r *Responder) Close() {
 	r.joiner.close()
 }
 
-// Problem names the groups that could not be joined. They are tried again.
+// Problem returns the groups that could not be joined. They are retried.
 func (r *Responder) Problem() error { return r.joiner.problem() }
 
-// Peer is the node whose own address was last seen with the MAC, or "".
+// Peer returns the node whose own address was last seen with the MAC, or "".
 func (r *Responder) Peer(mac MAC) string {
 	hosts := r.now.Load().hosts
 	r.mu.Lock()
@@ -168,7 +168,7 @@ func (r *Responder) Peer(mac MAC) string {
 	return ""
 }
 
-// learn notes the MAC of a node; there are no more than the nodes have addresses.
+// learn records the MAC of a node, at most one per address of a node.
 func (r *Responder) learn(addr netip.Addr, mac MAC) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -184,10 +184,10 @@ func (r *Responder) read(k socketOf, f *os.File) {
 		case errors.Is(err, os.ErrClosed):
 			return
 		case errors.Is(err, unix.ENETDOWN):
-			continue // told once, when the interface goes down; it may come back
+			continue // reported once when the interface goes down; it may come back
 		case err != nil:
 			r.log.Warn("packet socket", "kind", k.kind, "interface", k.index, "err", err)
-			time.Sleep(100 * time.Millisecond) // not in a tight loop
+			time.Sleep(100 * time.Millisecond) // avoids a tight loop
 			continue
 		}
 		t := r.now.Load()
@@ -213,11 +213,11 @@ func (r *Responder) read(k socketOf, f *os.File) {
 	}
 }
 
-// answersPerSecond bounds what a flood of questions makes each socket send; a segment of thousands of machines asks
-// tens of times a second. Who asks in vain asks again a second later.
+// answersPerSecond bounds the replies that a flood of requests causes on each socket. A segment of thousands of
+// machines sends tens of requests per second, and a machine without an answer repeats its request a second later.
 const answersPerSecond = 5000
 
-// bucket has a second of answers at most.
+// bucket holds answers of at most one second.
 type bucket struct {
 	left float64
 	at   time.Time
@@ -235,7 +235,7 @@ func (b *bucket) take(now time.Time) bool {
 	return true
 }
 
-// arp makes the answer to a frame, or none.
+// arp returns the answer to a frame, or none.
 func (r *Responder) arp(t *table, link Link, frame, answer []byte) []byte {
 	q, ok := ParseARP(frame)
 	if !ok {
@@ -280,7 +280,7 @@ func (r *Responder) ndp(t *table, link Link, frame, answer []byte) []byte {
 	return nil
 }
 
-// tell passes on what was heard, unless it came from this node by another of its interfaces.
+// tell passes on an announcement, unless this node sent it on another of its interfaces.
 func (r *Responder) tell(t *table, h Heard) {
 	for _, l := range t.links {
 		if l.MAC == h.MAC {
@@ -293,8 +293,7 @@ func (r *Responder) tell(t *table, h Heard) {
 	}
 }
 
-// Announce tells the network that addresses are here. An error names the interfaces where
-// that failed.
+// Announce announces addresses of this node. The error names the interfaces where that failed.
 func (r *Responder) Announce(addrs []netip.Addr) error {
 	t := r.now.Load()
 	failed := map[string]error{}
@@ -327,8 +326,8 @@ func (r *Responder) Announce(addrs []netip.Addr) error {
 	return errors.Join(errs...)
 }
 
-// Ask asks where the other nodes are, so that the answers tell whose a MAC is. It is for MACs
-// that heartbeats have told nothing of. The answers come to own, this node's addresses.
+// Ask sends requests for the addresses of the other nodes, so that the answers identify the owners of MACs that no
+// heartbeat has named. The answers go to own, this node's addresses.
 func (r *Responder) Ask(own []netip.Addr) {
 	t := r.now.Load()
 	for addr := range t.hosts {
@@ -340,7 +339,7 @@ func (r *Responder) Ask(own []netip.Addr) {
 				if !l.Up {
 					continue
 				}
-				// Where asking fails, nothing is heard either.
+				// If sending fails, nothing is received either.
 				if addr.Is4() {
 					_ = r.send(KindARP, l, appendARP(nil, arpRequest, l.MAC, broadcast, from, addr, MAC{}))
 				} else {

@@ -9,23 +9,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kind is what a packet socket hears.
+// Kind is the protocol of a packet socket.
 type Kind string
 
-// The kinds. Each hears one protocol only, so packets of other protocols do not pay.
+// The kinds. Each receives one protocol only, so packets of other protocols cost nothing.
 const (
 	KindARP Kind = "arp"
 	KindNDP Kind = "ndp"
 )
 
-// OpenSocket opens the packet socket of an interface. It needs CAP_NET_RAW; who is given the
-// socket can read and write without.
+// OpenSocket opens the packet socket of an interface. It needs CAP_NET_RAW; a process that gets the socket can read
+// and write without it.
 func OpenSocket(kind Kind, index int) (*os.File, error) {
 	proto, program := uint16(unix.ETH_P_ARP), arpFilter
 	if kind == KindNDP {
 		proto, program = unix.ETH_P_IPV6, ndpFilter
 	}
-	// Protocol 0 hears nothing until the filter is in place.
+	// Protocol 0 receives nothing until the filter is in place.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("packet socket: %w", err)
@@ -53,9 +53,8 @@ func attach(fd int, program []bpf.Instruction) error {
 		&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 }
 
-// ours lets through what is for this node and carries no VLAN's tag: a promiscuous interface
-// hears what is for others too, and frames of VLANs that have no interface here. The last
-// instruction of rest is the one that refuses.
+// ours accepts frames for this node without a VLAN tag: a promiscuous interface also receives frames for others, and
+// frames of VLANs without an interface here. The last instruction of rest refuses.
 func ours(rest ...bpf.Instruction) []bpf.Instruction {
 	drop := uint8(len(rest) - 1)
 	return append([]bpf.Instruction{
@@ -89,5 +88,5 @@ func ndpFilter() []bpf.Instruction {
 	)
 }
 
-// snap is the most that is read of a frame: a neighbour solicitation with all of its options is smaller.
+// snap bounds the bytes that are read of a frame: a neighbour solicitation with all of its options is smaller.
 const snap = 2048

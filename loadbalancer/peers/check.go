@@ -12,13 +12,13 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// label tells our heartbeats from those of other programs. It is authenticated with each message.
+// label distinguishes Wayleave's heartbeats from those of other programs. It is authenticated with each message.
 const label = "wayleave"
 
 // labelHead is the label as memberlist writes it: a type, the length, the text.
 var labelHead = append([]byte{244, byte(len(label))}, label...)
 
-// The types of memberlist's messages (net.go of that library) that nodes of ours send, and two that hold others.
+// The types of memberlist's messages (net.go of that library) that nodes send, and two that contain others.
 const (
 	pingMessage         = 0
 	indirectPingMessage = 1
@@ -39,21 +39,20 @@ const (
 	streamHead = 5
 	nonceSize  = 12
 	tagSize    = 16
-	// sealed is the version of encryption that has no padding, the only one that nodes of ours use.
+	// sealed is the encryption version without padding, the only one that nodes use.
 	sealed = 1
-	// minSealed is a version, a nonce, one byte and a tag: memberlist fails at a message of no byte.
+	// minSealed is a version, a nonce, one byte and a tag: memberlist fails on an empty message.
 	minSealed = 1 + nonceSize + 1 + tagSize
 )
 
 var errForged = errors.New("no key decrypts the message")
 
-// checker looks at messages before memberlist does: it opens them with the keys of the cluster, and refuses what nodes
-// of
-// ours never send. That is compression (a datagram of 2 KiB unpacks to 40 MB), messages for the program, and counts
-// that memberlist would take memory for. memberlist opens the message once more.
+// checker checks messages before memberlist reads them: it decrypts them with the keys of the cluster, and refuses
+// what nodes never send: compression (a datagram of 2 KiB unpacks to 40 MB), messages for the program, and counts for
+// which memberlist would allocate memory. memberlist decrypts the message again.
 type checker struct{ ring *memberlist.Keyring }
 
-// packet looks at a datagram.
+// packet checks a datagram.
 func (c checker) packet(b []byte) error {
 	b, ok := bytes.CutPrefix(b, labelHead)
 	if !ok {
@@ -69,7 +68,7 @@ func (c checker) packet(b []byte) error {
 	return checkMessage(plain, true)
 }
 
-// checkMessage looks at a message, or at those of a compound one.
+// checkMessage checks a message, or the parts of a compound one.
 func checkMessage(b []byte, compound bool) error {
 	if len(b) == 0 {
 		return errors.New("a message without a type")
@@ -86,7 +85,7 @@ func checkMessage(b []byte, compound bool) error {
 	return fmt.Errorf("a message of type %d, which no node sends", b[0])
 }
 
-// checkCompound reads a count, lengths of two bytes each, and the messages.
+// checkCompound parses a count, lengths of two bytes each, and the messages.
 func checkCompound(b []byte) error {
 	if len(b) == 0 {
 		return errors.New("a compound message without a count")
@@ -99,7 +98,7 @@ func checkCompound(b []byte) error {
 	for i := range n {
 		size := int(binary.BigEndian.Uint16(b[2*i:]))
 		if size > len(rest) {
-			return nil // memberlist leaves out what is cut short
+			return nil // memberlist ignores a truncated one
 		}
 		if err := checkMessage(rest[:size], false); err != nil {
 			return err
@@ -109,7 +108,7 @@ func checkCompound(b []byte) error {
 	return nil
 }
 
-// streamSize is how many bytes follow the head of a message on a connection.
+// streamSize returns how many bytes follow the head of a message on a connection.
 func (c checker) streamSize(head []byte, accepted bool, most int) (int, error) {
 	if accepted {
 		var ok bool
@@ -127,7 +126,7 @@ func (c checker) streamSize(head []byte, accepted bool, most int) (int, error) {
 	return int(size), nil
 }
 
-// stream looks at a whole message on a connection. nodes is how many others there are.
+// stream checks a complete message on a connection. nodes is the number of other nodes.
 func (c checker) stream(whole []byte, accepted bool, nodes int) error {
 	if accepted {
 		whole = whole[len(labelHead):]
@@ -146,13 +145,13 @@ func (c checker) stream(whole []byte, accepted bool, nodes int) error {
 	return fmt.Errorf("a message of type %d, which no node sends on a connection", plain[0])
 }
 
-// checkState looks at the head of a state: memberlist takes memory for as many nodes as it names.
+// checkState checks the head of a state: memberlist allocates memory for as many nodes as it names.
 func checkState(b []byte, nodes int) error {
 	var head struct{ Nodes, UserStateLen int }
 	if err := codec.NewDecoder(bytes.NewReader(b), &codec.MsgpackHandle{}).Decode(&head); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
-	// memberlist keeps a node for a while after it has gone.
+	// memberlist keeps a node for a while after it is gone.
 	if most := 2*nodes + 64; head.Nodes < 0 || head.Nodes > most || head.UserStateLen != 0 {
 		return fmt.Errorf("state of %d nodes with %d bytes of the program; %d nodes and none are allowed", head.Nodes,
 			head.UserStateLen, most)
@@ -160,7 +159,7 @@ func checkState(b []byte, nodes int) error {
 	return nil
 }
 
-// open decrypts: a version, a nonce, the rest.
+// open decrypts a version, a nonce, and the rest.
 func (c checker) open(b, data []byte) ([]byte, error) {
 	if len(b) < minSealed || b[0] != sealed {
 		return nil, errors.New("not encrypted with the heartbeat key")

@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	// netOffset is where a socket filter finds the IP header (SKF_NET_OFF of linux/filter.h).
+	// netOffset is the offset of the IP header in a socket filter (SKF_NET_OFF of linux/filter.h).
 	netOffset = 0xfff00000 // -0x100000
-	// maxInstructions is what the kernel takes (BPF_MAXINSNS).
+	// maxInstructions is the kernel's limit (BPF_MAXINSNS).
 	maxInstructions = 4096
-	// wholePacket is what a filter returns to keep all of a packet.
+	// wholePacket is the result of a filter that keeps a complete packet.
 	wholePacket = 0xffffffff
 )
 
-// setFilter has the kernel drop datagrams of other addresses before they are queued: then strangers cannot fill the
-// buffer in which heartbeats wait. Where there are more nodes than a filter can name
-// (about 2,000 of IPv4, 450 of IPv6), all pass, and the check in this process is the only one.
+// setFilter makes the kernel drop datagrams of other addresses before they are queued: strangers then cannot fill the
+// buffer in which heartbeats wait. If there are more nodes than a filter can name (about 2,000 of IPv4, 450 of IPv6),
+// all pass, and only this process checks.
 func setFilter(c syscall.RawConn, nodes map[netip.Addr]bool) error {
 	raw, err := bpf.Assemble(filter(nodes))
 	if err != nil {
@@ -44,7 +44,7 @@ func setFilter(c syscall.RawConn, nodes map[netip.Addr]bool) error {
 	return nil
 }
 
-// filter lets the addresses through, in order, so that equal sets make equal programs.
+// filter accepts the addresses, sorted, so that equal sets give equal programs.
 func filter(nodes map[netip.Addr]bool) []bpf.Instruction {
 	addrs := make([]netip.Addr, 0, len(nodes))
 	for a := range nodes {

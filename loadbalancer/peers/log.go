@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// logger is what memberlist logs to. What it calls a warning, it says many times a second while a
-// link is down; that a peer is away is told by status and metrics, so all is for debugging.
+// logger receives memberlist's log. memberlist repeats its warnings many times a second while a link is down, and
+// status and metrics report unreachable peers, so all lines are for debugging.
 func logger(to *slog.Logger) *log.Logger { return log.New(lines{to}, "", 0) }
 
 type lines struct{ to *slog.Logger }

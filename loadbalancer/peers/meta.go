@@ -2,20 +2,19 @@ package peers
 
 import "slices"
 
-// Meta is what a node tells of itself with its life.
+// Meta is the state of a node in its heartbeats.
 type Meta struct {
-	// Willing says that it takes addresses.
+	// Willing says that the node takes addresses.
 	Willing bool
-	// MACs are those of the interfaces that it answers on.
+	// MACs are those of the interfaces on which it answers.
 	MACs [][6]byte
 }
 
-// The form of Meta on the wire: a version, flags, then the MACs. Later versions may
-// append to it.
+// The wire format of Meta: a version, flags, then the MACs. Later versions may append to it.
 const (
 	metaVersion = 1
 	metaWilling = 1
-	// maxMACs fit, with room, into what memberlist carries (512 bytes).
+	// maxMACs fits into what memberlist carries (512 bytes).
 	maxMACs = 64
 )
 
@@ -32,7 +31,7 @@ func (m Meta) bytes() []byte {
 	return b
 }
 
-// parseMeta reads what a peer sent.
+// parseMeta parses the state of a peer.
 func parseMeta(b []byte) (Meta, bool) {
 	if len(b) < 3 || b[0] < metaVersion || int(b[2]) > maxMACs || len(b) < 3+6*int(b[2]) {
 		return Meta{}, false

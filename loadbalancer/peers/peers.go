@@ -1,9 +1,9 @@
-// Package peers tells the agents of a cluster which of them live: heartbeats between nodes, since the
-// API server takes 40 seconds to notice that a node is gone.
+// Package peers detects which agents of a cluster live, by heartbeats between nodes: the API server takes 40 seconds
+// to notice that a node is gone.
 //
-// It is hashicorp/memberlist (the protocol SWIM), encrypted and authenticated by a key of
-// the cluster. Only nodes that were named are let in, at their own addresses: what comes from another address is
-// dropped or reset before it is read. What a node sends is bounded too (transport.go, check.go).
+// It uses hashicorp/memberlist (the protocol SWIM), encrypted and authenticated by a key of the cluster. Only known
+// nodes can join, at their own addresses: data from another address is dropped or reset before it is read. Data of
+// nodes is bounded, too (transport.go, check.go).
 package peers
 
 import (
@@ -21,9 +21,9 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// The times of heartbeats. Of three nodes, a dead one is asked after 3 intervals at the
-// latest, does not answer for one, and is suspected for five: it is out within a second. The
-// most of that is suspicion, in which a node that only waited for a CPU can still answer.
+// Times of heartbeats. In a cluster of three nodes, a dead one is probed after at most 3 intervals, does not answer
+// for one, and is suspected for five: it is excluded within a second. Most of that is suspicion, in which a node that
+// only waited for a CPU can still answer.
 const (
 	ProbeInterval = 100 * time.Millisecond
 	suspicion     = 5 // intervals
@@ -37,11 +37,11 @@ const DefaultPort = 7946
 // Peer is a node of the cluster.
 type Peer struct {
 	Name string `json:"name"`
-	// Addrs are its own addresses. Heartbeats go to the first of the family of ours.
+	// Addrs are its own addresses. Heartbeats go to the first one of this node's family.
 	Addrs []netip.Addr `json:"addrs"`
 }
 
-// Config is what heartbeats are started with.
+// Config configures the heartbeats.
 type Config struct {
 	// Node is the name of this node.
 	Node string
@@ -49,21 +49,20 @@ type Config struct {
 	Addr netip.AddrPort
 	// Keys are 16, 24 or 32 bytes each, the newest first. That one encrypts, all decrypt.
 	Keys [][]byte
-	// Nodes is about how many there are.
+	// Nodes is the approximate number of nodes.
 	Nodes int
 	Log   *slog.Logger
 }
 
-// Member is a peer and what is known of it.
+// Member is a peer and its state.
 type Member struct {
 	Name string
 	Live bool
-	// Meta is what it said last, also when it is dead.
+	// Meta is its last state, also if it is dead.
 	Meta Meta
 }
 
-// Peers shows this node's life and sees that of others. Its methods may be called at any
-// time.
+// Peers sends this node's heartbeats and receives those of others. Its methods are safe for concurrent use.
 type Peers struct {
 	cfg     Config
 	list    *memberlist.Memberlist
@@ -78,14 +77,14 @@ type Peers struct {
 	mu    sync.Mutex
 	peers map[string]Peer
 	self  Meta
-	// live are those that memberlist sees, by its events: what its own list points to, it changes.
+	// live are the living nodes by memberlist's events: it changes the entries of its own list.
 	live  map[string]bool
-	known map[string]Meta // what each said last
+	known map[string]Meta // the last state of each
 
 	telling sync.Mutex
 }
 
-// Start listens and shows life. It knows nobody before SetPeers.
+// Start listens and sends heartbeats. It knows no peer before SetPeers.
 func Start(cfg Config, meta Meta) (*Peers, error) {
 	if len(cfg.Keys) == 0 {
 		return nil, errors.New("heartbeats: no key")
@@ -112,17 +111,17 @@ func (p *Peers) config() *memberlist.Config {
 	c.BindAddr, c.BindPort = p.cfg.Addr.Addr().String(), int(p.cfg.Addr.Port())
 	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
 	c.ProbeInterval, c.ProbeTimeout = ProbeInterval, ProbeInterval/2
-	// memberlist suspects for longer where there are many nodes: in proportion to the logarithm.
+	// memberlist suspects for longer in large clusters: in proportion to the logarithm of their size.
 	c.SuspicionMult = max(1, int(suspicion/max(1, math.Log10(float64(p.cfg.Nodes)))))
 	c.SuspicionMaxTimeoutMult = 1
-	c.AwarenessMaxMultiplier = 1 // the bound holds under load too
+	c.AwarenessMaxMultiplier = 1 // the bound must hold under load, too
 	c.GossipInterval = 50 * time.Millisecond
 	c.PushPullInterval = 10 * time.Second
 	c.TCPTimeout = streamTimeout
 	c.DeadNodeReclaimTime = time.Second
 	c.EnableCompression = false // names and flags are short
 	c.Keyring = p.ring
-	// memberlist's own list of allowed networks does not change while it runs; the transport's does.
+	// memberlist's own list of allowed networks cannot change at run time; the transport's can.
 	c.Transport = p.wire
 	d := delegate{p}
 	c.Delegate, c.Events, c.Alive = d, d, d
@@ -130,14 +129,14 @@ func (p *Peers) config() *memberlist.Config {
 	return c
 }
 
-// Changed is sent to after a peer came, went, or told something new.
+// Changed is sent to after a peer came, disappeared, or changed its state.
 func (p *Peers) Changed() <-chan struct{} { return p.changed }
 
-// Ready is closed when a peer was reached at the start, which tells of all others, or none
-// can be: before that, that nobody is seen says nothing.
+// Ready is closed when a peer was reached at the start, which names all others, or when none can be: before that, an
+// empty list means nothing.
 func (p *Peers) Ready() <-chan struct{} { return p.ready }
 
-// SetPeers is the whole of the nodes; this node may be among them. The first call starts the search.
+// SetPeers replaces the list of nodes; this node may be among them. The first call starts the search.
 func (p *Peers) SetPeers(peers []Peer) {
 	all := make(map[string]Peer, len(peers))
 	for _, peer := range peers {
@@ -158,7 +157,7 @@ func (p *Peers) SetPeers(peers []Peer) {
 	}
 }
 
-// addresses are those of the other nodes. This node has nothing to say to itself.
+// addresses returns the addresses of the other nodes.
 func (p *Peers) addresses(peers []Peer) map[netip.Addr]bool {
 	all := map[netip.Addr]bool{}
 	for _, peer := range peers {
@@ -171,8 +170,8 @@ func (p *Peers) addresses(peers []Peer) map[netip.Addr]bool {
 	return all
 }
 
-// Refused counts the messages and connections that were turned away since the start. Datagrams that the kernel drops,
-// since they come from no node, are not among them.
+// Refused counts the messages and connections that were refused since the start. Datagrams that the kernel drops,
+// because they come from no node, are not counted.
 func (p *Peers) Refused() uint64 { return p.wire.counters() }
 
 // SetKeys changes the keys while they are in use.
@@ -189,7 +188,7 @@ func (p *Peers) SetKeys(keys [][]byte) error {
 	}
 	for _, have := range p.ring.GetKeys() {
 		if !slices.ContainsFunc(keys, func(k []byte) bool { return slices.Equal(k, have) }) {
-			// The one in use is never among them.
+			// The current key is never among them.
 			if err := p.ring.RemoveKey(have); err != nil && len(keys) > 0 {
 				return fmt.Errorf("heartbeats: key: %w", err)
 			}
@@ -198,7 +197,7 @@ func (p *Peers) SetKeys(keys [][]byte) error {
 	return nil
 }
 
-// SetMeta tells others something new of this node.
+// SetMeta sends other nodes a new state of this node.
 func (p *Peers) SetMeta(m Meta) {
 	p.mu.Lock()
 	same := p.self.equal(m)
@@ -212,14 +211,14 @@ func (p *Peers) SetMeta(m Meta) {
 		defer p.running.Done()
 		p.telling.Lock()
 		defer p.telling.Unlock()
-		// It is gossiped in any case; waiting is all that may time out.
+		// It is gossiped in any case; only the wait can time out.
 		if err := p.list.UpdateNode(streamTimeout); err != nil {
-			p.cfg.Log.Debug("heartbeats: telling others", "err", err)
+			p.cfg.Log.Debug("heartbeats: inform peers", "err", err)
 		}
 	}()
 }
 
-// Members are all peers, without this node, in order of names.
+// Members returns all peers except this node, sorted by name.
 func (p *Peers) Members() []Member {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -232,13 +231,13 @@ func (p *Peers) Members() []Member {
 	return all
 }
 
-// Close stops. With leave the others are told, so that they need not notice.
+// Close stops the heartbeats. With leave, the peers are informed.
 func (p *Peers) Close(leave bool) error {
 	close(p.done)
 	if leave {
-		// When that takes too long, they notice by themselves.
+		// If that takes too long, they notice by themselves.
 		if err := p.list.Leave(ProbeInterval); err != nil {
-			p.cfg.Log.Debug("heartbeats: telling others of the end", "err", err)
+			p.cfg.Log.Debug("heartbeats: say goodbye", "err", err)
 		}
 	}
 	err := p.list.Shutdown()
@@ -246,7 +245,7 @@ func (p *Peers) Close(leave bool) error {
 	return err
 }
 
-// search looks for peers that are not seen, at once and every second.
+// search looks for lost peers, at once and then every second.
 func (p *Peers) search() {
 	defer p.running.Done()
 	tick := time.NewTicker(rejoinEvery)
@@ -269,7 +268,7 @@ func (p *Peers) nowReady() {
 	})
 }
 
-// join tries all lost peers at once; each takes streamTimeout at the longest.
+// join tries all lost peers at once; each attempt takes at most streamTimeout.
 func (p *Peers) join() {
 	var tries sync.WaitGroup
 	turn := make(chan struct{}, 16)
@@ -285,14 +284,14 @@ func (p *Peers) join() {
 				p.cfg.Log.Debug("heartbeats: peer not reached", "peer", m.Name, "err", err)
 				return
 			}
-			// It has told of all others, so there is no waiting for those that are dead.
+			// It has named all others, so there is no need to wait for dead ones.
 			p.nowReady()
 		})
 	}
 	tries.Wait()
 }
 
-// address is where a peer listens: at the first of its addresses of our family.
+// address returns where a peer listens: at the first of its addresses of this node's family.
 func (p *Peers) address(name string) (string, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -311,7 +310,7 @@ func (p *Peers) wake() {
 	}
 }
 
-// delegate is what memberlist calls. It must not call memberlist.
+// delegate implements memberlist's callbacks. It must not call memberlist.
 type delegate struct{ p *Peers }
 
 func (d delegate) NodeMeta(int) []byte {
@@ -328,8 +327,8 @@ func (d delegate) NotifyJoin(n *memberlist.Node)   { d.note(n, true) }
 func (d delegate) NotifyLeave(n *memberlist.Node)  { d.note(n, false) }
 func (d delegate) NotifyUpdate(n *memberlist.Node) { d.note(n, true) }
 
-// note keeps what a node says; memberlist holds its lock meanwhile. A node whose words are
-// not understood does not live.
+// note records the state of a node; memberlist holds its lock meanwhile. A node whose state cannot be parsed counts
+// as dead.
 func (d delegate) note(n *memberlist.Node, live bool) {
 	meta, ok := parseMeta(n.Meta)
 	d.p.mu.Lock()
@@ -341,7 +340,7 @@ func (d delegate) note(n *memberlist.Node, live bool) {
 	d.p.wake()
 }
 
-// NotifyAlive lets in only nodes of the cluster, at an address that is theirs.
+// NotifyAlive accepts only nodes of the cluster, at one of their own addresses.
 func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	if n.Name == d.p.cfg.Node {
 		return nil
@@ -351,7 +350,7 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	peer, ok := d.p.peers[n.Name]
 	addr, _ := netip.AddrFromSlice(n.Addr)
 	if !ok || !slices.Contains(peer.Addrs, addr.Unmap()) {
-		return fmt.Errorf("%s at %s is no node that is known", strconv.Quote(n.Name), addr)
+		return fmt.Errorf("%s at %s is not a known node", strconv.Quote(n.Name), addr)
 	}
 	return nil
 }

@@ -18,33 +18,33 @@ import (
 	"wayleave.dev/internal/admission"
 )
 
-// The bounds of the port of heartbeats. They hold before a message is authenticated, and for messages of a node whose
-// key is known to an attacker.
+// Bounds of the heartbeat port. They apply before a message is authenticated, and to messages of a node whose key an
+// attacker knows.
 const (
-	// maxStreams and streamsPerNode bound connections. A node needs two at once: one that it opens to tell its
-	// state, and one of a probe.
+	// maxStreams and streamsPerNode bound connections. A node needs two at once: one that it opens to send its state,
+	// and one of a probe.
 	maxStreams     = 64
 	streamsPerNode = 4
-	// maxPacket is the most of a datagram: memberlist makes them of 1,400 bytes before encryption.
+	// maxPacket bounds a datagram: memberlist makes them of 1,400 bytes before encryption.
 	maxPacket = 2048
 	// baseMessage and messagePerNode bound a message on a connection: the state of each node is less than 1 KiB.
 	baseMessage    = 64 << 10
 	messagePerNode = 1 << 10
-	// heldMessages bounds what all connections hold together, in messages of the largest size.
+	// heldMessages bounds the memory of all connections together, in messages of the largest size.
 	heldMessages = 16
-	// receiveBuffer is what the kernel keeps of datagrams while the process waits for a CPU.
+	// receiveBuffer is the size of the kernel's buffer while the process waits for a CPU.
 	receiveBuffer = 2 << 20
 )
 
 var (
-	errStranger = errors.New("no address of another node")
+	errStranger = errors.New("not an address of another node")
 	errHeld     = errors.New("heartbeat connections hold too many bytes")
 )
 
-// transport carries memberlist's messages between the addresses of nodes, and nothing else. Datagrams of others are
-// dropped by the kernel (a socket filter) and again here; connections of others are reset before a byte is read (the
-// kernel lets no process without capabilities put a filter on them). Each message is authenticated and looked at
-// before memberlist gets it.
+// transport carries memberlist's messages between the addresses of nodes, and nothing else. Datagrams of other
+// sources are dropped by the kernel (a socket filter) and again here. Connections of other sources are reset before a
+// byte is read (the kernel does not let a process without capabilities set a filter for them). Each message is
+// authenticated and checked before memberlist gets it.
 type transport struct {
 	at    netip.AddrPort
 	check checker
@@ -66,7 +66,7 @@ type transport struct {
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
-// listen opens both sockets. Before setNodes nobody is heard.
+// listen opens both sockets. Nothing is accepted before setNodes.
 func listen(at netip.AddrPort, check checker) (*transport, error) {
 	t := &transport{at: at, check: check, packets: make(chan *memberlist.Packet), streams: make(chan net.Conn),
 		done: make(chan struct{})}
@@ -77,7 +77,7 @@ func listen(at netip.AddrPort, check checker) (*transport, error) {
 		return nil, err
 	}
 	t.tcp = admission.New(l, admission.Limits{Total: maxStreams, PerSource: streamsPerNode, Allowed: t.isNode})
-	// The filter is there before the socket is bound, so there is no moment without it.
+	// The filter is set before the socket is bound, so there is no moment without it.
 	lc.Control = func(_, _ string, c syscall.RawConn) error { return setFilter(c, nil) }
 	p, err := lc.ListenPacket(context.Background(), "udp", at.String())
 	if err != nil {
@@ -94,7 +94,7 @@ func listen(at netip.AddrPort, check checker) (*transport, error) {
 	return t, nil
 }
 
-// setNodes is the whole of the addresses that are heard and spoken to.
+// setNodes replaces the addresses of the other nodes.
 func (t *transport) setNodes(addrs map[netip.Addr]bool) error {
 	old := t.nodes.Swap(&addrs)
 	if len(*old) == len(addrs) && containsAll(*old, addrs) {
@@ -114,10 +114,10 @@ func containsAll(in, all map[netip.Addr]bool) bool {
 
 func (t *transport) isNode(a netip.Addr) bool { return (*t.nodes.Load())[a.WithZone("")] }
 
-// maxMessage is the most bytes of one message on a connection.
+// maxMessage bounds one message on a connection, in bytes.
 func (t *transport) maxMessage() int { return baseMessage + messagePerNode*len(*t.nodes.Load()) }
 
-// counters are the messages and connections that were refused.
+// counters returns the numbers of refused messages and connections.
 func (t *transport) counters() uint64 {
 	c := t.tcp.Counters()
 	return t.refused.Load() + c.Refused + c.Displaced
@@ -162,7 +162,7 @@ func (t *transport) receive() {
 			return
 		}
 		if err != nil {
-			time.Sleep(10 * time.Millisecond) // not in a tight loop
+			time.Sleep(10 * time.Millisecond) // avoids a tight loop
 			continue
 		}
 		addr := netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
@@ -179,7 +179,8 @@ func (t *transport) receive() {
 	}
 }
 
-// peer is the other node that an address is of. What nodes say may name any address: no other one is sent to.
+// peer returns the node that has an address. Messages can name any address: nothing is sent to addresses that no node
+// has.
 func (t *transport) peer(addr string) (netip.AddrPort, error) {
 	a, err := netip.ParseAddrPort(addr)
 	if err != nil {
@@ -192,12 +193,12 @@ func (t *transport) peer(addr string) (netip.AddrPort, error) {
 	return a, nil
 }
 
-// FinalAdvertiseAddr is part of memberlist.Transport.
+// FinalAdvertiseAddr implements memberlist.Transport.
 func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
 	return t.at.Addr().AsSlice(), int(t.at.Port()), nil
 }
 
-// WriteTo is part of memberlist.Transport.
+// WriteTo implements memberlist.Transport.
 func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
 	to, err := t.peer(addr)
 	if err == nil {
@@ -206,12 +207,12 @@ func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
 	return time.Now(), err
 }
 
-// WriteToAddress is part of memberlist.NodeAwareTransport.
+// WriteToAddress implements memberlist.NodeAwareTransport.
 func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
 	return t.WriteTo(b, a.Addr)
 }
 
-// DialTimeout is part of memberlist.Transport. It connects from this node's address, by which the others know it.
+// DialTimeout implements memberlist.Transport. It connects from this node's address, by which the others know it.
 func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
 	to, err := t.peer(addr)
 	if err != nil {
@@ -225,18 +226,18 @@ func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, e
 	return &held{Conn: c, t: t}, nil
 }
 
-// DialAddressTimeout is part of memberlist.NodeAwareTransport.
+// DialAddressTimeout implements memberlist.NodeAwareTransport.
 func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	return t.DialTimeout(a.Addr, timeout)
 }
 
-// PacketCh is part of memberlist.Transport.
+// PacketCh implements memberlist.Transport.
 func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 
-// StreamCh is part of memberlist.Transport.
+// StreamCh implements memberlist.Transport.
 func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
 
-// Shutdown is part of memberlist.Transport. It waits for all that was started, which ends within streamTimeout.
+// Shutdown implements memberlist.Transport. It waits for everything that was started, at most streamTimeout.
 func (t *transport) Shutdown() error {
 	var err error
 	t.once.Do(func() {
@@ -247,8 +248,8 @@ func (t *transport) Shutdown() error {
 	return err
 }
 
-// held is a connection whose one message is read, bounded and authenticated before it is passed on. Of one that was
-// dialled, that is at the first Read. Reads belong to one goroutine.
+// held is a connection whose one message is read, bounded and authenticated before it is passed on; for a dialled
+// connection, at the first Read. Reads belong to one goroutine.
 type held struct {
 	net.Conn
 	t       *transport
@@ -258,7 +259,7 @@ type held struct {
 	err     error
 }
 
-// Read gives the message, and no more.
+// Read returns the message, and nothing more.
 func (h *held) Read(b []byte) (int, error) {
 	if h.message == nil {
 		if err := h.read(false); err != nil {
@@ -269,7 +270,7 @@ func (h *held) Read(b []byte) (int, error) {
 	return h.message.Read(b)
 }
 
-// Close gives back what the message takes.
+// Close releases the memory of the message.
 func (h *held) Close() error {
 	h.once.Do(func() {
 		h.t.held.Add(-h.size.Swap(0))
@@ -278,7 +279,7 @@ func (h *held) Close() error {
 	return h.err
 }
 
-// read takes the message from the connection; one that was accepted begins with the label.
+// read reads the message from the connection; an accepted one begins with the label.
 func (h *held) read(accepted bool) error {
 	head := make([]byte, streamHead, streamHead+len(labelHead))
 	if accepted {
@@ -291,7 +292,7 @@ func (h *held) read(accepted bool) error {
 	if err != nil {
 		return err
 	}
-	// Bytes are counted when they are announced, and taken as they come.
+	// Bytes are counted when they are announced, and allocated as they arrive.
 	h.size.Store(int64(size))
 	if h.t.held.Add(int64(size)) > int64(heldMessages*h.t.maxMessage()) {
 		return errHeld

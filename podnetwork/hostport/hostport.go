@@ -55,10 +55,10 @@ func Parse(list []Request, reserved func(model.Protocol, uint16) string) (out []
 			continue
 		}
 		if r.HostPort < 0 || r.HostPort > 65535 {
-			return nil, fmt.Errorf("%shostPort: %d is not a port; 1 to 65535 are", at, r.HostPort)
+			return nil, fmt.Errorf("%shostPort: %d is not a port; 1 to 65535 are allowed", at, r.HostPort)
 		}
 		if r.ContainerPort < 1 || r.ContainerPort > 65535 {
-			return nil, fmt.Errorf("%scontainerPort: %d is not a port; 1 to 65535 are", at, r.ContainerPort)
+			return nil, fmt.Errorf("%scontainerPort: %d is not a port; 1 to 65535 are allowed", at, r.ContainerPort)
 		}
 		m := Mapping{HostPort: uint16(r.HostPort), ContainerPort: uint16(r.ContainerPort)}
 		switch strings.ToLower(r.Protocol) {

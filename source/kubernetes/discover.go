@@ -24,17 +24,17 @@ import (
 	"wayleave.dev/internal/apiaddr"
 )
 
-// Host finds what the kubelet of this node was told: below the root of the node's file system,
-// or in a file that Discover filled from there.
+// Host finds the kubelet's configuration on this node: below the root of the node's file system, or in a file that
+// Discover has written.
 type Host struct {
 	// Root is the mount of the node's "/", for example "/host".
 	Root string
-	// Facts is a file of Facts. It is read instead, when it is set.
+	// Facts is a file of type Facts. If set, it is read instead.
 	Facts string
 }
 
-// kubeconfigs are the places where distributions keep the kubelet's kubeconfig:
-// kubeadm and kind, k3s, RKE2, k0s, MicroK8s.
+// kubeconfigs are the locations of the kubelet's kubeconfig in distributions: kubeadm and kind, k3s, RKE2, k0s,
+// MicroK8s.
 func kubeconfigs() []string {
 	return []string{
 		"/etc/kubernetes/kubelet.conf",
@@ -45,9 +45,8 @@ func kubeconfigs() []string {
 	}
 }
 
-// kubeletFlags returns the arguments of the running kubelet, nil if none is seen. Pods can
-// call their processes what they like: a process counts that is root's and in no PID namespace
-// below the node's.
+// kubeletFlags returns the arguments of the running kubelet, nil if none is found. Pods can name their processes
+// freely, so only processes of root outside of any container's PID namespace count.
 func (h Host) kubeletFlags() []string {
 	dirs, err := filepath.Glob(filepath.Join(h.Root, "proc/[0-9]*"))
 	if err != nil {
@@ -56,10 +55,10 @@ func (h Host) kubeletFlags() []string {
 	for _, dir := range dirs {
 		raw, err := readSome(filepath.Join(dir, "cmdline"))
 		if err != nil {
-			continue // it has ended
+			continue // it has exited
 		}
 		args := strings.Split(strings.TrimRight(string(raw), "\x00"), "\x00")
-		// Either the kubelet, or a multi-call binary: "hyperkube kubelet".
+		// Either the kubelet, or a binary with several commands: "hyperkube kubelet".
 		if filepath.Base(args[0]) != "kubelet" {
 			if len(args) < 2 || args[1] != "kubelet" {
 				continue
@@ -73,9 +72,8 @@ func (h Host) kubeletFlags() []string {
 	return nil
 }
 
-// isOfNode says whether a process of that /proc/PID/status runs as root, outside of any
-// container's PID namespace: NSpid then has one number, that of the mounted /proc itself
-// (proc_pid_status(5)).
+// isOfNode reports whether the process of that /proc/PID/status runs as root outside of any container's PID
+// namespace: NSpid then has one number, that of the mounted /proc (proc_pid_status(5)).
 func isOfNode(status string) bool {
 	root, ofNode := false, false
 	for line := range strings.Lines(status) {
@@ -90,7 +88,7 @@ func isOfNode(status string) bool {
 	return root && ofNode
 }
 
-// maxFile bounds a file of the node that is read.
+// maxFile bounds a file of the node.
 const maxFile = 1 << 20
 
 func readSome(name string) ([]byte, error) {
@@ -119,8 +117,8 @@ func flag(args []string, name string) string {
 	return ""
 }
 
-// APIServer is the URL of the API server that the node's kubelet uses, with the
-// file that says so. It fails with fs.ErrNotExist when no file was found.
+// APIServer returns the URL of the API server that the node's kubelet uses, and the file that contains it. The error
+// is fs.ErrNotExist if no file was found.
 func (h Host) APIServer() (server, from string, err error) {
 	if h.Facts != "" {
 		return h.serverOfFacts()
@@ -155,8 +153,8 @@ func (h Host) APIServer() (server, from string, err error) {
 	return "", "", fmt.Errorf("kubelet's kubeconfig in %s: %w", strings.Join(candidates, ", "), fs.ErrNotExist)
 }
 
-// ClusterDNS are the addresses and the domain that the kubelet gives to pods,
-// from its command line and configuration file; empty where it does not say.
+// ClusterDNS returns the addresses and the domain that the kubelet gives to pods, from its command line and
+// configuration file; empty if they are not set.
 func (h Host) ClusterDNS() (addrs []netip.Addr, domain string, err error) {
 	if h.Facts != "" {
 		return h.dnsOfFacts()
@@ -195,8 +193,7 @@ func (h Host) ClusterDNS() (addrs []netip.Addr, domain string, err error) {
 	return addrs, domain, nil
 }
 
-// Endpoints are the API servers that are known beside the configured one. They
-// are tried when that one does not answer.
+// Endpoints are the known API servers in addition to the configured one. They are tried if that one does not answer.
 type Endpoints struct {
 	list atomic.Pointer[[]netip.AddrPort]
 }
@@ -220,11 +217,10 @@ func (e *Endpoints) dial(ctx context.Context, network, addr string) (net.Conn, e
 	return nil, first
 }
 
-// Config makes the client configuration: server is the setting, or empty to ask
-// the kubelet's kubeconfig and then the environment. Certificates are checked
-// against the cluster's CA and requests carry the pod's service account; outside
-// a pod the kubeconfig file of the environment variable KUBECONFIG is used whole.
-// from says where the address came from.
+// Config returns the client configuration. server is the setting; if it is empty, the kubelet's kubeconfig and then
+// the environment are used. Certificates are verified against the cluster's CA, and requests use the pod's service
+// account. Outside a pod the kubeconfig file of the environment variable KUBECONFIG is used completely. from names
+// the origin of the address.
 func Config(server string, host Host, endpoints *Endpoints) (c *rest.Config, from string, err error) {
 	const account = "/var/run/secrets/kubernetes.io/serviceaccount"
 	switch file := os.Getenv("KUBECONFIG"); {
@@ -276,9 +272,9 @@ func apiServer(setting string, host Host) (server, from string, err error) {
 // Client is a connection to the API server.
 type Client struct {
 	kubernetes.Interface
-	// Dynamic is for kinds of our own.
+	// Dynamic is for Wayleave's own kinds.
 	Dynamic dynamic.Interface
-	// Server is its URL, From says where that was found.
+	// Server is its URL; From names its origin.
 	Server, From string
 	// Endpoints are further API servers.
 	Endpoints *Endpoints

@@ -23,16 +23,16 @@ func AddressPools() schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: api.Group, Version: api.Version, Resource: api.AddressPools}
 }
 
-// definedEvery is how often it is asked whether the kind is there. A reflector would wait
-// up to half a minute, and the elected writer makes the kind within a moment.
+// definedEvery is the interval at which the existence of the kind is checked. A reflector would wait up to half a
+// minute, and the elected writer creates the kind within a moment.
 const definedEvery = time.Second
 
-// pools watches AddressPools, once an API server knows them.
+// pools watches AddressPools once the API server knows them.
 func (s *Source) pools(ctx context.Context) {
 	client := s.Dynamic.Resource(AddressPools())
 	for ctx.Err() == nil {
 		if _, err := client.List(ctx, metav1.ListOptions{Limit: 1}); !apierrors.IsNotFound(err) {
-			break // there, or something that the reflector will say
+			break // it exists, or the reflector reports the error
 		}
 		select {
 		case <-ctx.Done():
@@ -54,7 +54,7 @@ func (s *Source) pools(ctx context.Context) {
 	}).RunWithContext(ctx)
 }
 
-// addressPool converts what the dynamic client read.
+// addressPool converts an object of the dynamic client.
 func addressPool(in *unstructured.Unstructured) (*model.AddressPool, []model.Problem) {
 	var pool api.AddressPool
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(in.Object, &pool); err != nil {

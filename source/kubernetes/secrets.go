@@ -22,16 +22,16 @@ import (
 	"wayleave.dev/source"
 )
 
-// secretWithin is how long a Secret may take to be read: one that does not come is in the
-// model then with what is wrong, and holds up nothing more.
+// secretWithin is how long a Secret may take to be read. After that the model contains it with the error, and nothing
+// waits for it any longer.
 const secretWithin = 10 * time.Second
 
-// Secrets watches single Secrets, by name, as long as somebody names them. No other Secret
-// is ever asked for. It is a reconcile.Target: the keys are who names, the plans what.
-// Run must be running; the other methods may be called concurrently.
+// Secrets watches single Secrets by name, as long as a key names them. No other Secret is ever requested. It is a
+// reconcile.Target: keys are the objects that name Secrets, plans are the names. Run must be running; the other
+// methods are safe for concurrent use.
 //
-// A Secret is in the model once it was read or is known to be missing; those that it takes
-// the place of stay until then. SecretKind is synced once all of the first Sync are.
+// A Secret is in the model once it was read or is known to be missing; Secrets that it replaces stay until then.
+// SecretKind is synced once all Secrets of the first Sync are read.
 type Secrets struct {
 	Client kubernetes.Interface
 	Store  *model.Store
@@ -44,26 +44,24 @@ type Secrets struct {
 	watches map[model.Name]*secretWatch
 	// missing are those of the first Sync that have not been read; nil before it.
 	missing map[model.Name]bool
-	// unused are Secrets that one names no more, while new ones are being read.
+	// unused are Secrets that a key no longer names, while new ones are being read.
 	unused map[model.Name][]model.Name
 	wg     sync.WaitGroup
 }
 
-// secretWatch is the watch of one Secret. It may write to the store as long as it is the
-// one of its name.
+// secretWatch is the watch of one Secret. It may write to the store while it is the current watch of its name.
 type secretWatch struct {
 	of   *Secrets
 	name model.Name
 	stop context.CancelFunc
-	// read, of Secrets.mu, says that it is in the model. why is what the last try to read
-	// it came to.
+	// read, protected by Secrets.mu, says that it is in the model. why is the error of the last attempt to read it.
 	read bool
 	why  error
 }
 
 var _ cache.ReflectorStore = (*secretWatch)(nil)
 
-// Run keeps the watches going until ctx ends.
+// Run keeps the watches running until ctx ends.
 func (s *Secrets) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.ctx = ctx
@@ -115,8 +113,7 @@ func (s *Secrets) Apply(_ context.Context, set map[model.Name][]model.Name, del 
 	return s.forget()
 }
 
-// set books what is named by one, begins watches for what is new, and notes what may be
-// named by nobody any more.
+// set records the names of a key, starts watches for new ones, and remembers names that may be unused now.
 func (s *Secrets) set(by model.Name, names []model.Name) {
 	for _, n := range names {
 		if s.uses[n]++; s.uses[n] == 1 {
@@ -137,8 +134,8 @@ func (s *Secrets) set(by model.Name, names []model.Name) {
 	}
 }
 
-// forget ends the watches of those that are still named by nobody, unless what took their
-// place has yet to be read: who used them does so until then.
+// forget stops watches of unused Secrets, unless a replacement has not been read yet: their users keep using them
+// until then.
 func (s *Secrets) forget() error {
 	var gone []model.Name
 	for by, unused := range s.unused {
@@ -169,7 +166,7 @@ func (s *Secrets) forget() error {
 	})
 }
 
-// start begins a watch, once Run runs.
+// start begins a watch once Run is running.
 func (s *Secrets) start(name model.Name) {
 	if s.ctx == nil || s.ctx.Err() != nil {
 		return
@@ -184,7 +181,7 @@ func (s *Secrets) start(name model.Name) {
 	})
 }
 
-// read notes that a Secret of the first Sync was dealt with.
+// read records that a Secret of the first Sync is done.
 func (s *Secrets) read(name model.Name) {
 	if s.missing[name] {
 		delete(s.missing, name)
@@ -198,7 +195,7 @@ func (s *Secrets) checkSynced() {
 	}
 }
 
-// Watched is how many Secrets are.
+// Watched returns the number of watched Secrets.
 func (s *Secrets) Watched() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -224,7 +221,7 @@ func (w *secretWatch) run(ctx context.Context) {
 		w.name.String()}).RunWithContext(ctx)
 }
 
-// failed notes that the Secret cannot be read now. It is tried again, unless we may not.
+// failed records that the Secret cannot be read now. It is retried unless access is denied.
 func (w *secretWatch) failed(ctx context.Context, err error) {
 	if err == nil || ctx.Err() != nil {
 		return
@@ -237,18 +234,18 @@ func (w *secretWatch) failed(ctx context.Context, err error) {
 	}
 }
 
-// late is called when the Secret should have been read.
+// late is called when secretWithin has passed.
 func (w *secretWatch) late() {
 	w.of.mu.Lock()
 	err := w.why
 	w.of.mu.Unlock()
 	if err == nil {
-		err = errors.New("no answer by the API server")
+		err = errors.New("no response from the API server")
 	}
 	w.wrong(fmt.Errorf("within %s: %w", secretWithin, err))
 }
 
-// wrong says in place of the Secret why it is not there. What is known of it stays.
+// wrong writes the reason why the Secret is missing. A known Secret stays.
 func (w *secretWatch) wrong(why error) {
 	w.of.mu.Lock()
 	defer w.of.mu.Unlock()
@@ -266,7 +263,7 @@ func (w *secretWatch) put(secret *model.Secret) error {
 	return w.putLocked(secret)
 }
 
-// putLocked writes the Secret, unless the watch has ended meanwhile.
+// putLocked writes the Secret, unless the watch has ended.
 func (w *secretWatch) putLocked(secret *model.Secret) error {
 	s := w.of
 	if s.watches[w.name] != w {
@@ -280,12 +277,12 @@ func (w *secretWatch) putLocked(secret *model.Secret) error {
 	return s.forget()
 }
 
-// none writes that there is no such Secret.
+// none writes that the Secret does not exist.
 func (w *secretWatch) none() error {
 	return w.put(&model.Secret{Name: w.name, Missing: true})
 }
 
-// Add implements cache.ReflectorStore, as the methods that follow.
+// Add implements cache.ReflectorStore, as do the following methods.
 func (w *secretWatch) Add(obj any) error { return w.Update(obj) }
 
 // Update sets the Secret.
@@ -295,7 +292,7 @@ func (w *secretWatch) Update(obj any) error {
 		return fmt.Errorf("secret %s: got a %T", w.name, obj)
 	}
 	if in.Namespace != w.name.Namespace || in.Name != w.name.Name {
-		return nil // not asked for
+		return nil // not requested
 	}
 	out, _ := source.Secret(in)
 	return w.put(out)
@@ -304,7 +301,7 @@ func (w *secretWatch) Update(obj any) error {
 // Delete removes it.
 func (w *secretWatch) Delete(any) error { return w.none() }
 
-// Replace sets what a list has: the Secret, or nothing.
+// Replace sets the result of a list: the Secret, or nothing.
 func (w *secretWatch) Replace(objs []any, _ string) error {
 	for _, obj := range objs {
 		if in, ok := obj.(*corev1.Secret); ok && in.Name == w.name.Name && in.Namespace == w.name.Namespace {
@@ -314,5 +311,5 @@ func (w *secretWatch) Replace(objs []any, _ string) error {
 	return w.none()
 }
 
-// Resync has nothing to do: nothing is held here.
+// Resync does nothing: the store keeps no queue.
 func (w *secretWatch) Resync() error { return nil }

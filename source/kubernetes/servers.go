@@ -10,20 +10,19 @@ import (
 	"wayleave.dev/model"
 )
 
-// Servers keeps the addresses of all API servers, as the cluster itself publishes
-// them in the EndpointSlices of default/kubernetes, so that the loss of the
-// configured one stops nothing. They are in a file too: a node may start while that
-// one is away.
+// Servers keeps the addresses of all API servers, which the cluster publishes in the EndpointSlices of
+// default/kubernetes, so that the loss of the configured one stops nothing. They are also stored in a file, because a
+// node may start while the configured one is unreachable.
 type Servers struct {
 	Endpoints *Endpoints
 	Store     *model.Store
-	// File remembers the list, 0600; it holds addresses only. Empty for none.
+	// File stores the list, mode 0600. It holds only addresses. Empty for none.
 	File string
-	// Tell is told of a file that is damaged or cannot be written, which stops nothing.
+	// Tell is called for a damaged or unwritable file, which stops nothing.
 	Tell statefile.Tell
 }
 
-// Load takes the list of the file, when there is one. A broken file is told of, and changes nothing.
+// Load reads the list from the file, if there is one. A damaged file is reported, and changes nothing.
 func (s Servers) Load() {
 	list := statefile.Recall(s.File, s.Tell, func(list []netip.AddrPort) error {
 		if slices.ContainsFunc(list, func(a netip.AddrPort) bool { return !a.IsValid() || a.Port() == 0 }) {
@@ -36,8 +35,8 @@ func (s Servers) Load() {
 	}
 }
 
-// Run follows the EndpointSlices until ctx ends. A list that becomes empty is not
-// believed: then nobody could tell of the next one.
+// Run follows the EndpointSlices until ctx ends. An empty list is ignored: without an address the next list could not
+// be read.
 func (s Servers) Run(ctx context.Context) error {
 	w, err := s.Store.Watch(model.ServiceKind | model.EndpointSliceKind)
 	if err != nil {

@@ -13,16 +13,14 @@ import (
 	"wayleave.dev/source"
 )
 
-// How soon ServiceCIDRs are asked for again: of a server that is away, and of one that has
-// none or does not let us read them.
+// Retry intervals for ServiceCIDRs: if the API server is unreachable, and if it has no such kind or denies access.
 const (
 	cidrRetry   = time.Second
 	cidrRefused = time.Minute
 )
 
-// serviceCIDRs watches the ranges of ClusterIPs. Where the API server has no such kind, or
-// an older role does not allow it, the node works without: the kind counts as synced, and
-// only the ClusterIPs that are in use keep claims out.
+// serviceCIDRs watches the ranges of ClusterIPs. If the API server has no such kind, or an older role denies access,
+// the node works without: the kind counts as synced, and only ClusterIPs in use are protected from claims.
 func (s *Source) serviceCIDRs(ctx context.Context) {
 	told := false
 	for {

@@ -1,13 +1,10 @@
-// Package kubernetes feeds the model from a Kubernetes API server: one
-// list-and-watch per kind, objects stripped as they come in. It and writeback
-// are the only packages that know client-go.
+// Package kubernetes feeds the model from a Kubernetes API server: one list-and-watch per kind, with objects stripped
+// on arrival. Only this package and writeback use client-go.
 //
 // Invariants:
-//   - One object lives once in memory, in the model: the reflectors have no
-//     cache of their own.
-//   - While the API server is away the model stays as it is.
-//   - What a re-list no longer has is deleted from the model in the transaction
-//     that brings the new objects.
+//   - An object exists once in memory, in the model: the reflectors have no cache.
+//   - While the API server is unreachable the model stays as it is.
+//   - An object that a new list lacks is deleted from the model in the transaction that brings the new objects.
 package kubernetes
 
 import (
@@ -39,23 +36,22 @@ type Source struct {
 	// Client must be able to list and watch the watched kinds.
 	Client kubernetes.Interface
 	Store  *model.Store
-	// Dynamic watches AddressPools; nil when no feature uses them. Until the API server
-	// knows the kind, AddressPoolKind is not synced.
+	// Dynamic watches AddressPools; nil if no feature uses them. AddressPoolKind is not synced before the API server
+	// knows the kind.
 	Dynamic dynamic.Interface
-	// NodeName limits pods to those of this node, unless AllPods or Policies is set: policies, names of pods
-	// that are verified, and DNS beside another CNI need the others.
+	// NodeName limits pods to those of this node, unless AllPods or Policies is set: policies, verified names of
+	// pods, and DNS beside another CNI need all pods.
 	NodeName string
 	AllPods  bool
-	// Policies has NetworkPolicies watched too, and what they look at of pods kept.
+	// Policies watches NetworkPolicies, too, and keeps the fields of pods that they use.
 	Policies bool
-	// Ingresses has Ingresses and IngressClasses watched; the Secrets that they name are
-	// for Secrets.
+	// Ingresses watches Ingresses and IngressClasses. Secrets watches the Secrets that they name.
 	Ingresses bool
-	// Report gets an object's problems whenever it was read; none means that
-	// earlier ones are gone. May be nil.
+	// Report gets the problems of an object whenever it was read; none means that earlier ones are resolved. May be
+	// nil.
 	Report func(kind string, name model.Name, problems []model.Problem)
 	Log    *slog.Logger
-	// RelistEvery is how often each kind is listed anew; 0 is the default, 30 minutes.
+	// RelistEvery is the interval at which each kind is listed again; 0 is the default, 30 minutes.
 	RelistEvery time.Duration
 }
 
@@ -106,13 +102,12 @@ func (s *Source) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// relistEvery is how often each kind is listed anew, and up to half of that later: what a
-// watch did not tell is known by then.
+// relistEvery is the interval at which each kind is listed again, plus up to half of it. Changes that a watch missed
+// are known by then.
 const relistEvery = 30 * time.Minute
 
-// follow runs a reflector, and has it list anew from time to time: a watch from which an
-// event is missing looks as one where nothing happened. The list is not older than what was
-// seen, and what is equal changes nothing.
+// follow runs a reflector and makes it list again from time to time: a watch that lost an event looks like one
+// without events. The list is never older than what was seen, and equal objects change nothing.
 func (s *Source) follow(ctx context.Context, r *cache.Reflector) {
 	every := s.RelistEvery
 	if every == 0 {
@@ -125,8 +120,7 @@ func (s *Source) follow(ctx context.Context, r *cache.Reflector) {
 	}
 }
 
-// podForNames keeps of a pod what is used without policies: nothing of one that has no
-// address yet.
+// podForNames keeps the fields of a pod that are used without policies. A pod without an address is dropped.
 func podForNames(in *corev1.Pod) (*model.Pod, []model.Problem) {
 	if len(in.Status.PodIPs) == 0 {
 		return nil, nil
@@ -147,7 +141,7 @@ func reflector[I runtime.Object, O any](
 	return cache.NewReflectorWithOptions(lw, example, sink, cache.ReflectorOptions{Name: resource})
 }
 
-// sink writes what one reflector says into the model.
+// sink writes the objects of one reflector to the model.
 type sink[I runtime.Object, O any] struct {
 	source  *Source
 	kind    model.Kind
@@ -223,10 +217,10 @@ func (k *sink[I, O]) Replace(objs []any, _ string) error {
 	return nil
 }
 
-// Resync has nothing to do: nothing is held here.
+// Resync does nothing: the store keeps no queue.
 func (k *sink[I, O]) Resync() error { return nil }
 
-// Transformer drops what no feature reads while a first list is collected.
+// Transformer drops unused fields while the first list is collected.
 func (k *sink[I, O]) Transformer() cache.TransformFunc {
 	return func(obj any) (any, error) {
 		if m, err := meta.Accessor(obj); err == nil {
@@ -237,7 +231,7 @@ func (k *sink[I, O]) Transformer() cache.TransformFunc {
 	}
 }
 
-// usedAnnotations are those that source reads.
+// usedAnnotations are the annotations that source reads.
 func usedAnnotations(all map[string]string) (used map[string]string) {
 	for key, v := range all {
 		if source.KeepsAnnotation(key) {

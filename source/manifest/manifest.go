@@ -1,6 +1,5 @@
-// Package manifest reads the model from YAML files, as `kubectl apply -f` would
-// take them: for render, explain and tests. It fills in what the API server
-// would have defaulted and is as strict: an unknown field is an error.
+// Package manifest reads the model from YAML files, as `kubectl apply -f` would: for render, explain and tests. It
+// applies the API server's defaults and is as strict: an unknown field is an error.
 package manifest
 
 import (
@@ -22,9 +21,8 @@ import (
 	"wayleave.dev/source"
 )
 
-// Read adds the objects of a stream of YAML documents to the store and marks
-// all kinds as synced. file is for messages. Problems are of objects that were
-// read; an error means that a document is no object that we know.
+// Read adds the objects of a stream of YAML documents to the store and marks all kinds as synced. file is for
+// messages. Problems belong to objects that were read; an error means that a document is not a known object.
 func Read(store *model.Store, file string, in io.Reader) ([]model.Problem, error) {
 	var problems []model.Problem
 	var puts []func(*model.Writer)
@@ -123,7 +121,7 @@ func list(at *places, doc []byte) ([]func(*model.Writer), []model.Problem, error
 	return puts, problems, nil
 }
 
-// defaulted is what an API server would do to an object before it stores it.
+// defaulted applies the API server's defaults.
 func defaulted(at *places, o any) {
 	m, ok := o.(metav1.Object)
 	if !ok {
@@ -131,7 +129,7 @@ func defaulted(at *places, o any) {
 	}
 	switch o := o.(type) {
 	case *corev1.Namespace:
-		// The API server keeps this label on every namespace (KEP-2161).
+		// The API server sets this label on every namespace (KEP-2161).
 		if o.Labels == nil {
 			o.Labels = map[string]string{}
 		}
@@ -173,8 +171,8 @@ func convert[I, O any](at *places, doc []byte, to func(*I) (*O, []model.Problem)
 	return []func(*model.Writer){func(w *model.Writer) { put(w, out) }}, problems, nil
 }
 
-// stripComments drops whole-line comments and document marks, to tell an empty
-// document from one that lacks its kind.
+// stripComments removes whole-line comments and document markers, to distinguish an empty document from one without a
+// kind.
 func stripComments(doc []byte) []byte {
 	var out []byte
 	for line := range bytes.Lines(doc) {

@@ -19,23 +19,22 @@ import (
 	"wayleave.dev/source"
 )
 
-// Note is what is to be said of an object that is imported.
+// Note is a message about an imported object.
 type Note struct {
-	// Object is "KIND NAME", Field a field of it.
+	// Object is "KIND NAME"; Field is a field of it.
 	Object, Field, Text string
-	// Lost says that the field does something that Wayleave will not do.
+	// Lost says that the field requests something that Wayleave does not support.
 	Lost bool
 }
 
 // String reads "KIND NAME: FIELD: TEXT".
 func (n Note) String() string { return n.Object + ": " + n.Field + ": " + n.Text }
 
-// MetalLB turns MetalLB's objects, as `kubectl get -o yaml` prints them, into AddressPools
-// as YAML. Its configuration before 0.13, a ConfigMap, is read as well. notes say what becomes of
-// each field that an AddressPool has not. An error means that the input is not YAML or holds
-// something that is not MetalLB's.
+// MetalLB converts MetalLB's objects, as `kubectl get -o yaml` prints them, to AddressPools in YAML. Its
+// configuration before 0.13, a ConfigMap, is read as well. notes describe each field that an AddressPool does not
+// have. An error means that the input is not YAML or contains other objects.
 //
-// The addresses that Services have are in their status, and stay.
+// Addresses of Services are in their status, and stay.
 func MetalLB(file string, in io.Reader) (out []byte, notes []Note, err error) {
 	m := &metallb{}
 	docs := utilyaml.NewYAMLReader(bufio.NewReader(in))
@@ -55,7 +54,7 @@ func MetalLB(file string, in io.Reader) (out []byte, notes []Note, err error) {
 	return out, m.notes, err
 }
 
-// metallb is what was read.
+// metallb is the collected input.
 type metallb struct {
 	pools []metallbPool
 	l2    []metallbL2
@@ -68,7 +67,7 @@ type metallbPool struct {
 	Metadata        metav1.ObjectMeta `json:"metadata"`
 	Spec            metallbPoolSpec   `json:"spec"`
 	Status          any               `json:"status"`
-	// quiet has no note that no L2Advertisement is for the pool.
+	// quiet suppresses the note that no L2Advertisement is for the pool.
 	quiet bool
 }
 
@@ -103,7 +102,7 @@ type metallbL2Spec struct {
 	PreferredNodeSelectors []any                  `json:"preferredNodeSelectors"`
 }
 
-// note says what a field became, lost that it became nothing.
+// note reports what a field became, lost that it was dropped.
 func (m *metallb) note(kind, name, field, format string, args ...any) {
 	m.notes = append(m.notes, Note{Object: strings.TrimSpace(kind + " " + name), Field: field,
 		Text: fmt.Sprintf(format, args...)})
@@ -146,7 +145,7 @@ func (m *metallb) read(doc []byte) error {
 	return m.object(meta.Kind, meta.Metadata.Name, doc)
 }
 
-// object takes one of MetalLB's own kinds.
+// object reads one of MetalLB's own kinds.
 func (m *metallb) object(kind, name string, doc []byte) error {
 	const bgp = "is not carried over: Wayleave does not announce by BGP"
 	switch kind {
@@ -161,14 +160,14 @@ func (m *metallb) object(kind, name string, doc []byte) error {
 	case "Community":
 		m.lost(kind, name, "kind", "is not carried over: communities are BGP's, and Wayleave does not announce by BGP")
 	case "ServiceL2Status", "ServiceBGPStatus", "BGPSessionState", "ConfigurationState":
-		// a report of MetalLB's, nothing to carry
+		// status of MetalLB, nothing to carry over
 	default:
-		m.lost(kind, name, "kind", "is not carried over: it is not known")
+		m.lost(kind, name, "kind", "is not carried over: unknown")
 	}
 	return nil
 }
 
-// one reads an object, and names the fields that its type has not.
+// one reads an object, and reports the fields that its type does not have.
 func one[T any](m *metallb, kind string, doc []byte, list *[]T) error {
 	var o T
 	if err := yaml.Unmarshal(doc, &o); err != nil {
@@ -181,13 +180,13 @@ func one[T any](m *metallb, kind string, doc []byte, list *[]T) error {
 	meta, _ := tree["metadata"].(map[string]any)
 	name, _ := meta["name"].(string)
 	for _, f := range unknown("", tree, reflect.TypeFor[T]()) {
-		m.lost(kind, name, f, "is not carried over: it is not known")
+		m.lost(kind, name, f, "is not carried over: unknown")
 	}
 	*list = append(*list, o)
 	return nil
 }
 
-// unknown are the fields of a tree that the type has not, by their json names.
+// unknown returns the fields of a tree that the type does not have, by their JSON names.
 func unknown(prefix string, v any, t reflect.Type) (out []string) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -266,7 +265,7 @@ func (m *metallb) write() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// unmatched names what an L2Advertisement asks for that no pool of the input has.
+// unmatched reports names and selectors of an L2Advertisement that match no pool of the input.
 func (m *metallb) unmatched(adv metallbL2) {
 	for i, name := range adv.Spec.IPAddressPools {
 		if !slices.ContainsFunc(m.pools, func(p metallbPool) bool { return p.Metadata.Name == name }) {
@@ -291,7 +290,7 @@ func (m *metallb) pool(p metallbPool) *api.AddressPool {
 	if alloc := p.Spec.ServiceAllocation; alloc != nil {
 		if alloc.Priority != 0 {
 			m.lost("IPAddressPool", p.Metadata.Name, "spec.serviceAllocation.priority",
-				"is not carried over: pools with selectors come first, then the older ones")
+				"is not carried over: pools with selectors come first, then older pools")
 		}
 		out.Spec.ServiceSelector = m.anyOf("IPAddressPool", p.Metadata.Name, "spec.serviceAllocation.serviceSelectors",
 			alloc.ServiceSelectors)
@@ -301,7 +300,7 @@ func (m *metallb) pool(p metallbPool) *api.AddressPool {
 	return out
 }
 
-// network writes a CIDR without host bits, which MetalLB lets pass.
+// network writes a CIDR without host bits, which MetalLB accepts.
 func (m *metallb) network(pool string, i int, s string) string {
 	s = strings.TrimSpace(s)
 	if masked, ok := source.MaskedCIDR(s); ok && masked != s {
@@ -312,8 +311,8 @@ func (m *metallb) network(pool string, i int, s string) string {
 	return s
 }
 
-// anyOf is one selector for a list of which MetalLB wants one to match. Where no selector says
-// that, the first is kept: that gives addresses to fewer, never to more.
+// anyOf returns one selector for a list of which MetalLB requires one to match. If no selector is equivalent, the
+// first is kept: that gives addresses to fewer Services, never to more.
 func (m *metallb) anyOf(kind, name, field string, list []metav1.LabelSelector) *metav1.LabelSelector {
 	if len(list) == 0 {
 		return nil
@@ -321,12 +320,12 @@ func (m *metallb) anyOf(kind, name, field string, list []metav1.LabelSelector) *
 	if u, ok := union(list); ok {
 		return u
 	}
-	m.lost(kind, name, field, "only the first of %d selectors is carried over: one is allowed, and none says what "+
-		"they say together; write a pool for each", len(list))
+	m.lost(kind, name, field, "only the first of %d selectors is carried over: a pool has one, and no selector "+
+		"equals all of them; write a pool for each", len(list))
 	return &list[0]
 }
 
-// namespaces are those by name and those that a selector matches.
+// namespaces combines names and selectors of namespaces.
 func (m *metallb) namespaces(pool string, names []string, selectors []metav1.LabelSelector) *metav1.LabelSelector {
 	list := selectors
 	if len(names) > 0 {
@@ -336,8 +335,7 @@ func (m *metallb) namespaces(pool string, names []string, selectors []metav1.Lab
 	return m.anyOf("IPAddressPool", pool, "spec.serviceAllocation.namespaceSelectors", list)
 }
 
-// announce takes over what the L2Advertisements say of a pool. A pool without one was not
-// announced by L2, and is not.
+// announce applies the L2Advertisements of a pool. A pool without one was not announced by L2, and still is not.
 func (m *metallb) announce(p metallbPool, out *api.AddressPool) {
 	var found []metallbL2
 	for _, adv := range m.l2 {
@@ -373,8 +371,8 @@ func (m *metallb) announce(p metallbPool, out *api.AddressPool) {
 	}
 }
 
-// join makes one of several advertisements of a pool: MetalLB announces what each of them says. That can be
-// said by one where they differ in nodes or in interfaces alone.
+// join combines several advertisements of a pool; MetalLB announces each. One is equivalent if they differ only in
+// nodes or only in interfaces.
 func (m *metallb) join(pool string, list []metallbL2) metallbL2 {
 	out := list[0]
 	for _, adv := range list[1:] {
@@ -428,8 +426,8 @@ func sameSet(a, b []string) bool {
 		slices.Compact(slices.Sorted(slices.Values(b))))
 }
 
-// union is a selector that matches what any of the list does. There is one where all are equal, one
-// is empty, or all ask for values of one label.
+// union returns a selector that matches what any of the list matches. It exists if all are equal, one is empty, or
+// all select values of one label.
 func union(list []metav1.LabelSelector) (*metav1.LabelSelector, bool) {
 	list = compact(list)
 	if len(list) == 1 {
@@ -443,7 +441,7 @@ func union(list []metav1.LabelSelector) (*metav1.LabelSelector, bool) {
 		case len(list[i].MatchLabels)+len(list[i].MatchExpressions) == 0:
 			return &metav1.LabelSelector{}, true
 		case !ok || key != "" && k != key:
-			key = "/" // no label has that key
+			key = "/" // not a valid label key
 		default:
 			key, values = k, append(values, v...)
 		}
@@ -456,7 +454,7 @@ func union(list []metav1.LabelSelector) (*metav1.LabelSelector, bool) {
 		{Key: key, Operator: metav1.LabelSelectorOpIn, Values: slices.Compact(values)}}}, true
 }
 
-// valuesOf is the label that a selector asks for, and its values, where it asks for nothing else.
+// valuesOf returns the label that a selector requires and its values, if it requires nothing else.
 func valuesOf(s metav1.LabelSelector) (key string, values []string, ok bool) {
 	if len(s.MatchLabels)+len(s.MatchExpressions) != 1 {
 		return "", nil, false
@@ -468,7 +466,7 @@ func valuesOf(s metav1.LabelSelector) (key string, values []string, ok bool) {
 	return e.Key, e.Values, e.Operator == metav1.LabelSelectorOpIn && len(e.Values) > 0
 }
 
-// of says whether the advertisement is for the pool: by name or label, or as it names none.
+// of reports whether the advertisement is for the pool: by name or label, or because it names none.
 func (a metallbL2) of(pool metav1.ObjectMeta) bool {
 	if len(a.Spec.IPAddressPools)+len(a.Spec.IPAddressPoolSelectors) == 0 ||
 		slices.Contains(a.Spec.IPAddressPools, pool.Name) {

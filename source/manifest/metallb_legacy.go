@@ -73,7 +73,7 @@ func (m *metallb) configMap(doc []byte) error {
 	const kind, bgp = "ConfigMap", "are not carried over: Wayleave does not announce by BGP"
 	at := func(f string) string { return "data.config." + f }
 	for _, f := range unknown("", tree, reflect.TypeFor[metallbConfig]()) {
-		m.lost(kind, in.Metadata.Name, at(f), "is not carried over: it is not known")
+		m.lost(kind, in.Metadata.Name, at(f), "is not carried over: unknown")
 	}
 	for field, there := range map[string]bool{"peers": len(c.Peers) > 0, "bgp-communities": len(c.BGPCommunities) > 0,
 		"bfd-profiles": len(c.BFDProfiles) > 0, "peer-autodiscovery": c.Discovery != nil} {
@@ -87,7 +87,7 @@ func (m *metallb) configMap(doc []byte) error {
 	return nil
 }
 
-// legacy makes a pool of before 0.13 an IPAddressPool, announced by its protocol.
+// legacy converts a pool of before 0.13 to an IPAddressPool, announced by its protocol.
 func (m *metallb) legacy(kind, field string, p metallbConfigPool) {
 	out := metallbPool{quiet: true, Metadata: metav1.ObjectMeta{Name: p.Name},
 		Spec: metallbPoolSpec{Addresses: p.Addresses, AutoAssign: p.AutoAssign, AvoidBuggyIPs: p.AvoidBuggyIPs}}

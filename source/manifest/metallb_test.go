@@ -175,7 +175,7 @@ func TestNoFieldOfMetalLBIsLostInSilence(t *testing.T) {
 			fmt.Sprintf(l2, ", preferredNodeSelectors: [{weight: 1, preference: {matchLabels: {a: b}}}]"), "",
 			"lost L2Advertisement l2: spec.preferredNodeSelectors"},
 		{"a field of later", fmt.Sprintf(pool, ", later: 1") + fmt.Sprintf(l2, ""), "",
-			"lost IPAddressPool lan: spec.later: is not carried over: it is not known"},
+			"lost IPAddressPool lan: spec.later: is not carried over: unknown"},
 		{"a field of later below", fmt.Sprintf(pool, ", serviceAllocation: {later: 1}") + fmt.Sprintf(l2, ""), "",
 			"lost IPAddressPool lan: spec.serviceAllocation.later"},
 		{"a field of later of L2", fmt.Sprintf(pool, "") + fmt.Sprintf(l2, ", nodeSelectors: [{later: 1}]"), "",

@@ -8,8 +8,7 @@ import (
 	"wayleave.dev/model"
 )
 
-// places is what a cluster gives to objects that files leave out: namespaces, since
-// nothing can be in one that is not there, and addresses of pods.
+// places holds what a cluster assigns to objects and files leave out: namespaces, and addresses of pods.
 type places struct {
 	namespaces map[string]bool
 	used       map[string]bool // addresses of pods
@@ -28,8 +27,8 @@ func newPlaces(store *model.Store) *places {
 	return p
 }
 
-// give makes private addresses up, of both families and of ranges that clusters hardly use, for a pod that has none and
-// runs or will.
+// give assigns a private address of each family, from ranges that clusters rarely use, to a pod that has none and is
+// running or will run.
 func (p *places) give(pod *corev1.Pod) {
 	for _, ip := range pod.Status.PodIPs {
 		p.used[ip.IP] = true
@@ -47,7 +46,7 @@ func (p *places) free(next *netip.Addr) string {
 	return next.String()
 }
 
-// make adds the namespaces that objects are in, and no file has.
+// make adds the namespaces that objects use and no file defines.
 func (p *places) make(w *model.Writer) {
 	for _, n := range w.Names(model.NamespaceKind) {
 		delete(p.namespaces, n.Name)

@@ -1,9 +1,9 @@
-// Package speaker runs the answering of addresses (l2) and the heartbeats (peers) in a process
-// without capabilities, and looks after that process.
+// Package speaker runs the responder (l2) and the heartbeats (peers) in a process without capabilities, and
+// supervises that process.
 //
-// The agent's Supervisor starts it, opens its packet sockets, and tells it the whole desired state;
-// the process tells the whole of what it does and sees back. It decides alone who answers, so it
-// goes on when the agent is busy, and it ends with the agent.
+// The agent's Supervisor starts the process, opens its packet sockets, and sends it the complete desired state. The
+// process reports its complete state. It decides alone which addresses it answers for, so it continues while the
+// agent is busy, and it ends with the agent.
 package speaker
 
 import (
@@ -15,21 +15,21 @@ import (
 	"wayleave.dev/loadbalancer/peers"
 )
 
-// DefaultSettle is for how long a node that has just started leaves addresses to others.
+// DefaultSettle is how long a node that has just started leaves addresses to others.
 const DefaultSettle = 5 * time.Second
 
-// State is all that there is to do.
+// State is the complete desired state.
 type State struct {
 	// Node is the name of this node. It is one of Peers.
 	Node string `json:"node"`
-	// Peers are all nodes. The first address of this node is where heartbeats are heard.
+	// Peers are all nodes. Heartbeats are received at the first address of this node.
 	Peers []peers.Peer `json:"peers"`
-	// Keys encrypt heartbeats, the newest first. Without any nothing is answered.
+	// Keys encrypt heartbeats, the newest first. Without keys nothing is answered.
 	Keys [][]byte `json:"keys"`
-	// Port is that of heartbeats, UDP and TCP.
+	// Port is the port of heartbeats, UDP and TCP.
 	Port uint16 `json:"port"`
-	// Settle is for how long after its start the process leaves addresses to others that are willing.
-	// It is 0 when it follows another one at once.
+	// Settle is how long after its start the process leaves addresses to willing nodes. It is 0 if the process
+	// replaces another one at once.
 	Settle time.Duration `json:"settle"`
 	VIPs   []l2.VIP      `json:"vips"`
 }
@@ -43,7 +43,7 @@ func (s *State) own() []netip.Addr {
 	return s.Peers[i].Addrs
 }
 
-// listen is where heartbeats are heard.
+// listen is the address for heartbeats.
 func (s *State) listen() (netip.AddrPort, bool) {
 	own := s.own()
 	if len(own) == 0 {
@@ -63,15 +63,15 @@ type Member struct {
 	Willing bool   `json:"willing"`
 }
 
-// Report is all that the process does and sees.
+// Report is the complete state of the process.
 type Report struct {
-	// Running says whether there is a process, Restarts how often one had to be started again.
+	// Running says whether the process runs; Restarts counts its restarts.
 	Running  bool   `json:"running"`
 	PID      int    `json:"pid"`
 	Restarts uint64 `json:"restarts"`
-	// Heartbeats says what keeps them from being sent; it is empty when nothing does.
+	// Heartbeats is the error that prevents heartbeats; empty if there is none.
 	Heartbeats string `json:"heartbeats,omitempty"`
-	// Ready says whether the other nodes have been looked for.
+	// Ready says whether the search for other nodes is complete.
 	Ready    bool     `json:"ready"`
 	Willing  bool     `json:"willing"`
 	Draining bool     `json:"draining"`
@@ -80,7 +80,7 @@ type Report struct {
 	VIPs     []l2.Owned   `json:"vips"`
 	Disputes []l2.Dispute `json:"disputes"`
 	Foreign  []l2.Foreign `json:"foreign"`
-	// Problems are what failed and is tried again.
+	// Problems are failures that are retried.
 	Problems []string `json:"problems"`
 	Counters Counters `json:"counters"`
 }
@@ -89,10 +89,10 @@ type Report struct {
 type Counters struct {
 	Takeovers uint64 `json:"takeovers"`
 	Disputes  uint64 `json:"disputes"`
-	// Answers are what was asked and answered; Ignored the frames that made no sense.
+	// Answers counts answered requests, Ignored invalid frames.
 	Answers uint64 `json:"answers"`
 	Ignored uint64 `json:"ignored"`
-	// Refused are connections and messages at the port of heartbeats that were turned away.
+	// Refused counts connections and messages at the heartbeat port that were refused.
 	Refused uint64 `json:"refused"`
 }
 
@@ -101,14 +101,14 @@ func (c Counters) plus(d Counters) Counters {
 		c.Refused + d.Refused}
 }
 
-// order is a frame of the agent. What is absent stays as it is.
+// order is a frame of the agent. Absent fields stay as they are.
 type order struct {
 	State *State     `json:"state,omitempty"`
 	Links *[]l2.Link `json:"links,omitempty"`
-	// Passed say what the descriptors of the frame are.
+	// Passed describes the descriptors of the frame.
 	Passed []passed `json:"passed,omitempty"`
 	Drain  bool     `json:"drain,omitempty"`
-	// Handover says that another process follows at once: the others are not told of the end.
+	// Handover says that another process follows at once: peers are not told of the end.
 	Handover bool   `json:"handover,omitempty"`
 	Ping     uint64 `json:"ping,omitempty"`
 }

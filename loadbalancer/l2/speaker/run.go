@@ -21,14 +21,14 @@ import (
 )
 
 const (
-	// retry is the wait after heartbeats could not be started, because the process before this one still
-	// has the port, for example.
+	// retry is the wait before heartbeats are started again, for example because the previous process still has the
+	// port.
 	retry = 50 * time.Millisecond
-	// resolve is how long nodes are given to say whose an unknown MAC is.
+	// resolve is how long nodes have to identify the owner of an unknown MAC.
 	resolve = 300 * time.Millisecond
-	// maxPending bounds the unknown MACs that are being asked for.
+	// maxPending bounds the unknown MACs that are being resolved.
 	maxPending = 256
-	// reportEvery bounds how often the agent is told.
+	// reportEvery is the minimum interval of reports to the agent.
 	reportEvery = 50 * time.Millisecond
 )
 
@@ -50,8 +50,8 @@ type process struct {
 	arbiter   *l2.Arbiter
 	responder *l2.Responder
 	peers     *peers.Peers
-	beats     string // what keeps heartbeats from being sent
-	looked    bool   // the other nodes have been looked for
+	beats     string // the error that prevents heartbeats
+	looked    bool   // the search for other nodes is complete
 	node      string
 	at        netip.AddrPort
 
@@ -61,12 +61,12 @@ type process struct {
 	pending   map[unknown]pending
 	asked     time.Time
 
-	stale    bool // the state or the members have changed since the arbiter was told
+	stale    bool // the state or the members have changed since the arbiter's last update
 	announce error
 	retryAt  time.Time
 
 	reported time.Time
-	news     bool // the agent does not know all
+	news     bool // the agent's report is outdated
 }
 
 type unknown struct {
@@ -84,14 +84,14 @@ func Main(log *slog.Logger) error {
 	return child.Main(func(conn *net.UnixConn) error { return Run(conn, log) })
 }
 
-// Run answers and shows life as the other end of the socket tells, until that is closed.
+// Run answers and sends heartbeats as the agent's orders say, until the socket is closed.
 func Run(conn *net.UnixConn, log *slog.Logger) error {
 	p := &process{log: log, out: newOutbox(conn), started: time.Now(), heard: make(chan l2.Heard, 1024),
 		pending: map[unknown]pending{}, news: true}
 	p.responder = l2.NewResponder(log, p.heard)
 	defer p.out.close()
 	err := p.loop(receive(conn))
-	// Answering ends first: others take over as soon as they know.
+	// Answering ends first: other nodes take over as soon as they know.
 	p.responder.Close()
 	if p.peers != nil {
 		err = errors.Join(err, p.peers.Close(!p.handover))
@@ -133,7 +133,7 @@ func (p *process) loop(frames <-chan received) error {
 		}
 		select {
 		case r := <-frames:
-			// A killed agent leaves a socket that is reset.
+			// A killed agent leaves a reset socket.
 			if errors.Is(r.err, io.EOF) || errors.Is(r.err, syscall.ECONNRESET) {
 				return nil
 			}
@@ -155,7 +155,7 @@ func (p *process) loop(frames <-chan received) error {
 	}
 }
 
-// take puts an order into force.
+// take applies an order.
 func (p *process) take(o order, files []*os.File) error {
 	for i, f := range files {
 		if i < len(o.Passed) {
@@ -181,7 +181,7 @@ func (p *process) take(o order, files []*os.File) error {
 		return nil
 	}
 	at, _ := o.State.listen()
-	// Before the nodes are known it has no address yet.
+	// Before the nodes are known it has no address.
 	if p.arbiter != nil && (o.State.Node != p.node || p.at.IsValid() && at != p.at) {
 		return errElsewhere
 	}
@@ -201,12 +201,12 @@ func (p *process) take(o order, files []*os.File) error {
 	return nil
 }
 
-// gained says whether an interface came up, or changed its MAC.
+// gained reports whether an interface came up, or changed its MAC.
 func gained(before, after []l2.Link) bool {
 	return slices.ContainsFunc(after, func(l l2.Link) bool { return l.Up && !slices.Contains(before, l) })
 }
 
-// step does all that is due, and returns how long nothing more will be.
+// step does all that is due, and returns the time until the next call.
 func (p *process) step(now time.Time) time.Duration {
 	if p.arbiter == nil {
 		return time.Hour
@@ -217,8 +217,8 @@ func (p *process) step(now time.Time) time.Duration {
 			wait = min(wait, max(t.Sub(now), time.Millisecond))
 		}
 	}
-	// What the first heartbeat says must be right: who follows another one at once, as willing as
-	// that, is not to be seen reluctant meanwhile.
+	// The first heartbeat must be correct: a process that replaces another one at once, with the same willingness,
+	// must not appear reluctant meanwhile.
 	if willing := p.wills(now); willing != p.willing {
 		p.willing, p.stale = willing, true
 	}
@@ -256,7 +256,7 @@ func (p *process) step(now time.Time) time.Duration {
 	return wait
 }
 
-// beat starts the heartbeats when they are not.
+// beat starts the heartbeats if they are not running.
 func (p *process) beat() {
 	if p.peers != nil {
 		return
@@ -281,7 +281,7 @@ func (p *process) beat() {
 	p.news = p.news || p.beats != before
 }
 
-// ready says whether who lives is known.
+// ready reports whether the living nodes are known.
 func (p *process) ready() bool {
 	if p.peers == nil {
 		return false
@@ -294,7 +294,7 @@ func (p *process) ready() bool {
 	}
 }
 
-// look finds out who lives and what is ours by that.
+// look updates the living nodes, and which addresses this node owns.
 func (p *process) look(now time.Time) {
 	if !p.stale {
 		return
@@ -304,7 +304,7 @@ func (p *process) look(now time.Time) {
 		p.peers.SetMeta(p.meta())
 	}
 	if !p.ready() {
-		// A process that shows no life, or has not looked for others, leaves all to them.
+		// A process without heartbeats, or before its search is complete, leaves all addresses to other nodes.
 		p.arbiter.Set(now, p.state.VIPs, func(string) loadbalancer.Standing { return loadbalancer.Dead })
 		return
 	}
@@ -312,7 +312,7 @@ func (p *process) look(now time.Time) {
 	p.arbiter.Set(now, p.state.VIPs, p.standing())
 }
 
-// wills says whether this node takes addresses.
+// wills reports whether this node is willing to take addresses.
 func (p *process) wills(now time.Time) bool {
 	return !p.draining && !now.Before(p.started.Add(p.state.Settle)) && p.connected()
 }
@@ -333,7 +333,7 @@ func (p *process) standing() func(string) loadbalancer.Standing {
 	return func(node string) loadbalancer.Standing { return all[node] }
 }
 
-// connected says whether every address that may be answered here has an interface with a carrier.
+// connected reports whether every address that this node may answer for has an interface with a carrier.
 func (p *process) connected() bool {
 	up := map[string]bool{}
 	for _, l := range p.links {
@@ -356,7 +356,7 @@ func (p *process) meta() peers.Meta {
 	return m
 }
 
-// apply tells the responder when what is answered has changed.
+// apply updates the responder if the answered addresses have changed.
 func (p *process) apply() {
 	answering := p.arbiter.Answering()
 	if p.answering != nil && sameKeys(p.answering, answering) {
@@ -384,7 +384,7 @@ func sameKeys[V any](a, b map[netip.Addr]V) bool {
 	return len(a) == len(b)
 }
 
-// hear judges an announcement of somebody else.
+// hear evaluates an announcement of another machine.
 func (p *process) hear(now time.Time, h l2.Heard) {
 	p.news = true
 	if peer := p.peer(h.MAC); peer != "" {
@@ -395,7 +395,7 @@ func (p *process) hear(now time.Time, h l2.Heard) {
 	if _, ok := p.pending[u]; ok || len(p.pending) >= maxPending {
 		return
 	}
-	// It may be a node whose heartbeats never came here: its address tells its MAC.
+	// It may be a node whose heartbeats never arrived: its own address identifies its MAC.
 	p.pending[u] = pending{h.Link, now.Add(resolve)}
 	if now.Sub(p.asked) >= resolve {
 		p.asked = now
@@ -403,7 +403,7 @@ func (p *process) hear(now time.Time, h l2.Heard) {
 	}
 }
 
-// resolve judges the announcements whose MAC was not known.
+// resolve evaluates the announcements whose MAC was unknown.
 func (p *process) resolve(now time.Time) {
 	for u, w := range p.pending {
 		peer := p.peer(u.mac)
@@ -420,7 +420,7 @@ func (p *process) resolve(now time.Time) {
 	}
 }
 
-// peer is the node that has a MAC: by what it says of itself, and else by its address.
+// peer returns the node that has a MAC: by its heartbeats, otherwise by its address.
 func (p *process) peer(mac l2.MAC) string {
 	for _, m := range p.members {
 		if slices.Contains(m.Meta.MACs, [6]byte(mac)) {
@@ -457,8 +457,7 @@ func (p *process) counters() Counters {
 	return c
 }
 
-// outbox sends news, the latest of each kind: an agent that does not read must not hold up
-// the answering.
+// outbox sends news, the latest of each kind: an agent that does not read must not delay answers.
 type outbox struct {
 	conn *net.UnixConn
 	mu   sync.Mutex
@@ -501,7 +500,7 @@ func (o *outbox) run() {
 		o.next = news{}
 		o.mu.Unlock()
 		if err := frame.Send(o.conn, n, nil); err != nil {
-			return // the agent is gone, which Run sees too
+			return // the agent is gone, which Run notices, too
 		}
 	}
 }

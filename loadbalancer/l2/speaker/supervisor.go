@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// pingEvery and hungAfter: a process that hangs is killed within a second, since it may hold
-	// addresses that it does not answer for.
+	// pingEvery and hungAfter: a hung process is killed within a second, because it may own addresses that it does
+	// not answer for.
 	pingEvery = 200 * time.Millisecond
 	hungAfter = 900 * time.Millisecond
-	// startsWithin bounds the time before its first answer: it holds nothing then.
+	// startsWithin bounds the time before its first answer: it owns nothing then.
 	startsWithin = 10 * time.Second
-	// lookEvery is how often interfaces are looked at.
+	// lookEvery is the interval at which interfaces are read.
 	lookEvery = 500 * time.Millisecond
 	// drainWithin bounds Drain: others have taken over within Bound, if there are others.
 	drainWithin = 2 * l2.Bound
@@ -31,7 +31,7 @@ const (
 	Memory = 128 << 20
 )
 
-// Supervisor keeps the process running that answers. Its methods may be called at any time.
+// Supervisor keeps the process running. Its methods are safe for concurrent use.
 type Supervisor struct {
 	args []string
 	log  *slog.Logger
@@ -41,18 +41,18 @@ type Supervisor struct {
 	draining bool
 	handover bool
 	report   Report
-	base     Counters // of the processes before this one
+	base     Counters // of earlier processes
 	restarts uint64
 	changed  chan struct{} // closed at each new report
-	wake     chan struct{} // there is something to tell the process
+	wake     chan struct{} // there is something to send to the process
 }
 
-// New makes one that starts this program with the arguments.
+// New returns a supervisor that starts this program with the arguments.
 func New(log *slog.Logger, args ...string) *Supervisor {
 	return &Supervisor{args: args, log: log, changed: make(chan struct{}), wake: make(chan struct{}, 1)}
 }
 
-// Set is the whole of what to do. The state must not be changed after.
+// Set replaces the complete desired state, which must not be changed afterwards.
 func (s *Supervisor) Set(state State) {
 	s.mu.Lock()
 	s.state = &state
@@ -60,16 +60,16 @@ func (s *Supervisor) Set(state State) {
 	s.poke()
 }
 
-// Handover says that the end of Run will be followed at once by another process of this node, whose Settle is
-// 0: the others are not told that this one ends, and addresses do not move.
+// Handover says that another process of this node, with a Settle of 0, follows the end of Run at once: peers are not
+// told of the end, and addresses do not move.
 func (s *Supervisor) Handover() {
 	s.mu.Lock()
 	s.handover = true
 	s.mu.Unlock()
 }
 
-// Drain gives all addresses to other nodes, and returns when they have them. It is an error
-// when some have no other node. There is no way back but an end of Run.
+// Drain gives all addresses to other nodes, and returns when they own them. It is an error if there is no other node
+// for some. Only the end of Run follows.
 func (s *Supervisor) Drain(ctx context.Context) error {
 	s.mu.Lock()
 	s.draining = true
@@ -90,13 +90,13 @@ func (s *Supervisor) Drain(ctx context.Context) error {
 	}
 }
 
-// Report is what the process does and sees.
+// Report returns the state of the process.
 func (s *Supervisor) Report() Report {
 	r, _ := s.Watch()
 	return r
 }
 
-// Watch is Report, and a channel that is closed when there is a new one.
+// Watch returns Report, and a channel that is closed when there is a new one.
 func (s *Supervisor) Watch() (Report, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,7 +120,7 @@ func (s *Supervisor) publish(change func(*Report)) {
 	s.mu.Unlock()
 }
 
-// Run keeps the process running until the context ends, and ends it then.
+// Run keeps the process running until the context ends, and then stops it.
 func (s *Supervisor) Run(ctx context.Context) error {
 	first := true
 	return child.Keep(ctx, func(ctx context.Context) error {
@@ -140,7 +140,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			}
 		})
 		if ctx.Err() == nil {
-			s.log.Warn("the process that answers for load balancers' addresses has ended; it is started again", "err",
+			s.log.Warn("l2 has exited; restarting it", "err",
 				err)
 		}
 	})
@@ -165,33 +165,32 @@ func (s *Supervisor) once(ctx context.Context) error {
 	handover := s.handover
 	s.mu.Unlock()
 	if handover {
-		// When this fails, the process has gone already.
+		// If this fails, the process has exited already.
 		err = k.send(order{Handover: true}, nil)
 	}
 	return errors.Join(err, p.EndSoon())
 }
 
-// keeper is what is known of one process.
+// keeper is the state of one process.
 type keeper struct {
 	s    *Supervisor
 	p    *child.Process
 	news chan news
 	end  chan struct{}
 
-	state   *State // told last
+	state   *State // last sent
 	links   []l2.Link
-	told    bool // of links
+	told    bool // links have been sent
 	drained bool
 	sent    map[passed]bool
 	pinged  uint64
 	pong    time.Time
-	ticked  time.Time // when it was last looked at
-	// patience is how old pong may be.
+	ticked  time.Time // the last look at it
+	// patience is the maximum age of pong.
 	patience time.Duration
 }
 
-// maxNews bounds what the process that reads hostile bytes says at once: a line for each address
-// and peer.
+// maxNews bounds a report of the process that parses hostile bytes: a line for each address and peer.
 const maxNews = 8 << 20
 
 func (k *keeper) receive() {
@@ -244,7 +243,7 @@ func (k *keeper) loop(ctx context.Context) error {
 	}
 }
 
-// excuse gives the process its time anew when it was us that hung: its answer may be waiting.
+// excuse gives the process more time if this process hung itself: the answer may be waiting.
 func (k *keeper) excuse() {
 	now := time.Now()
 	if now.Sub(k.ticked) > 2*pingEvery && k.patience == hungAfter {
@@ -271,8 +270,8 @@ func (k *keeper) hear(n news) {
 	})
 }
 
-// tell sends what the process does not know: interfaces with their sockets first, so that the
-// addresses can be announced as soon as they are known.
+// tell sends what the process does not know yet: interfaces with their sockets first, so that addresses can be
+// announced as soon as they are known.
 func (k *keeper) tell() error {
 	k.s.mu.Lock()
 	state, draining := k.s.state, k.s.draining
@@ -294,7 +293,7 @@ func (k *keeper) tell() error {
 	return k.send(o, nil)
 }
 
-// tellLinks passes the interfaces that addresses want, and sockets of those that are new.
+// tellLinks sends the interfaces that addresses need, and sockets for new ones.
 func (k *keeper) tellLinks(state *State) error {
 	links, err := wanted(state)
 	if err != nil {
@@ -313,7 +312,7 @@ func (k *keeper) tellLinks(state *State) error {
 			if open[key] = k.sent[key]; open[key] {
 				continue
 			}
-			// One that goes while we look is tried again with the next look.
+			// An interface that disappears meanwhile is tried again later.
 			f, err := l2.OpenSocket(kind, l.Index)
 			if err != nil {
 				k.s.log.Warn("no packet socket", "interface", l.Name, "err", err)
@@ -331,7 +330,7 @@ func (k *keeper) tellLinks(state *State) error {
 	return nil
 }
 
-// wanted are the interfaces of this node that addresses name.
+// wanted returns the interfaces of this node that addresses name.
 func wanted(state *State) ([]l2.Link, error) {
 	names := map[string]bool{}
 	for _, v := range state.VIPs {
@@ -356,7 +355,7 @@ func wanted(state *State) ([]l2.Link, error) {
 	return links, nil
 }
 
-// send bounds how long a hung process may hold us up: its socket's buffer may be full.
+// send bounds the delay by a hung process: its socket's buffer may be full.
 func (k *keeper) send(o order, files []*os.File) error {
 	if err := k.p.Conn.SetWriteDeadline(time.Now().Add(hungAfter)); err != nil {
 		return err
