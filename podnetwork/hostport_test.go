@@ -72,15 +72,13 @@ func TestHostPorts(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	m := c.nodes[0]
-	all,
-		err := m.addWith("all",
+	all, err := m.addWith("all",
 		`{"portMappings":[{"hostPort":8000,"containerPort":8080,"protocol":"tcp"},{"hostPort":8000,`+
 			`"containerPort":8080,"protocol":"udp"},{"hostPort":0,"containerPort":9}]}`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	one,
-		err := m.addWith("one",
+	one, err := m.addWith("one",
 		`{"portMappings":[{"hostPort":8001,"containerPort":8080,"protocol":"TCP","hostIP":"172.30.0.11"}]}`)
 	if err != nil {
 		t.Fatal(err)
@@ -197,8 +195,7 @@ func TestWishes(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	m := c.nodes[0]
-	p,
-		err := m.addWith("p",
+	p, err := m.addWith("p",
 		`{"ips":["10.244.1.77/24"],"mac":"02:11:22:33:44:55","bandwidth":{"ingressRate":8000000,`+
 			`"ingressBurst":800000,"egressRate":4000000}}`)
 	if err != nil {

@@ -236,8 +236,7 @@ func TestEarlyResponses(t *testing.T) {
 	r := newRig(t, nil, raw(t, func(c net.Conn, br *bufio.Reader) {
 		_, _ = readHead(br)
 		_, _ = io.ReadFull(br, make([]byte, 1000))
-		_,
-			_ = io.WriteString(c,
+		_, _ = io.WriteString(c,
 			"HTTP/1.1 413 Content Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbig\n")
 		_ = c.(*net.TCPConn).CloseWrite()
 		_, _ = io.Copy(io.Discard, br)
@@ -462,8 +461,7 @@ func TestClientsThatLeave(t *testing.T) {
 	}
 	// One that leaves in the middle of a long answer.
 	r := newRig(t, nil, handler(t, func(w http.ResponseWriter, _ *http.Request) {
-		_,
-			_ = w.Write(make([]byte, 64<<20))
+		_, _ = w.Write(make([]byte, 64<<20))
 	}))
 	before := runtime.NumGoroutine()
 	for range 20 {

@@ -207,8 +207,7 @@ func TestTheFieldServer(t *testing.T) {
 			}
 			switch {
 			case q.Header.Get("Upgrade") != "":
-				_,
-					_ = io.WriteString(c,
+				_, _ = io.WriteString(c,
 					"HTTP/1.1 101 Switching Protocols\r\nServer: own\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
 				return
 			case q.URL.Path == "/none":

@@ -154,8 +154,7 @@ func TestProxyProcesses(t *testing.T) {
 	}
 	go func() {
 		_ = http.Serve(backend, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			_,
-				_ = io.WriteString(w, "ok")
+			_, _ = io.WriteString(w, "ok")
 		}))
 	}()
 	defer backend.Close()

@@ -289,8 +289,7 @@ func TestACapturedChildIsBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var c net.Conn
 			if err := testnet.As(x.uid, func() (err error) {
-				c,
-					err = net.Dial("unix", a.path)
+				c, err = net.Dial("unix", a.path)
 				return err
 			}); err != nil {
 				t.Fatal(err)

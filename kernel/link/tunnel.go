@@ -238,8 +238,7 @@ func (k *Kernel) SetPeers(_ context.Context, tunnel string, peers []Peer, prune 
 	errs = append(errs, k.neighbours(fdb, wantFDB, prune,
 		func(n netlink.Neigh) string { return n.HardwareAddr.String() }),
 		k.neighbours(hops, wantHops, prune, func(n netlink.Neigh) string {
-			a,
-				_ := netip.AddrFromSlice(n.IP)
+			a, _ := netip.AddrFromSlice(n.IP)
 			return a.Unmap().String()
 		}))
 	if err := errors.Join(errs...); err != nil {

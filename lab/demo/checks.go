@@ -821,8 +821,7 @@ func (t *Tour) killed(ctx context.Context, node string, processes ...string) err
 // started anew so often in all.
 func (t *Tour) dnsReady(ctx context.Context, restarts int) error {
 	return eventually(ctx, func() error {
-		list,
-			err := t.fields(ctx,
+		list, err := t.fields(ctx,
 			`{range .items[*].status.containerStatuses[?(@.name=="dns")]}{.ready}/{.restartCount} {end}`, "-n",
 			"kube-system", "pods", "-l", "app.kubernetes.io/name=wayleave")
 		if err != nil {

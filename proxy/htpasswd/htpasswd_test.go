@@ -71,8 +71,7 @@ func TestWhatIsNoHashMatchesNothing(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
-	users,
-		err := Parse(
+	users, err := Parse(
 		"# people\r\nann:{PLAIN}a\r\n\nbob:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=:comment\nann:{PLAIN}b\nbad\n:x\n" +
 			"cy:rqXexS6ZhobKA\n")
 	if len(users) != 2 || users["ann"] != "{PLAIN}a" || users["bob"] != "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=" {

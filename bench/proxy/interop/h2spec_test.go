@@ -41,8 +41,7 @@ func TestH2Spec(t *testing.T) {
 	defer l.Close()
 	go func() {
 		_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			_,
-				_ = io.WriteString(w, "hello\n")
+			_, _ = io.WriteString(w, "hello\n")
 		}))
 	}()
 	cert, _ := pair(t, "h2spec.example.com")
