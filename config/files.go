@@ -83,6 +83,7 @@ func ParseData(data map[string]string) (Config, error) {
 		if err := r.operator([]byte(raw)); err != nil {
 			return Config{}, err
 		}
+		r.dropDefaults() // it may be a copy of a whole config.yaml
 	}
 	if raw, ok := data[proxyFile]; ok {
 		if err := r.kubeProxy([]byte(raw)); err != nil {

@@ -6,5 +6,6 @@
 //   - An address belongs to one Service, or to several of one sharing key.
 //   - A Service keeps its addresses while its type is LoadBalancer, whatever happens to the pools. Only its own
 //     request (another address, or one family less) changes them.
+//   - The same nodes give the same owner of an address on every node, so nodes need no agreement.
 //   - A change costs only what changed: no search visits the addresses in use.
 package loadbalancer

@@ -1,5 +1,3 @@
-// Package loadbalancer decides which node answers for the address of a Service of type LoadBalancer. It is pure: the
-// same nodes give the same owner on every node, so agents need no agreement.
 package loadbalancer
 
 import (

@@ -4,6 +4,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -87,7 +88,9 @@ func (f *Feature) Leave(n *agent.Node) []agent.Part {
 }
 
 // Facts implements agent.Reporter.
-func (f *Feature) Facts(n *agent.Node, _ model.Snapshot) []string { return n.Config.Unused }
+func (f *Feature) Facts(n *agent.Node, _ model.Snapshot) []string {
+	return slices.Clone(n.Config.Unused)
+}
 
 // Metrics implements agent.Metered.
 func (f *Feature) Metrics(*agent.Node) []prometheus.Collector {

@@ -29,7 +29,8 @@ func dnsCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-			keepMemoryBelow(log)
+			// The folder may take a fifth of it, and under a flood the collector falls behind.
+			keepMemoryBelow(log, 1, 2)
 			err := server.Run(cmd.Context(), server.Config{Socket: dnsfeature.Socket, StateFile: dnsStateFile,
 				HealthSocket: dnsProbes,
 				Hung:         func(k schema.Socket) { endHung(log, k) }, Log: log})
@@ -121,7 +122,7 @@ func proxyCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-			keepMemoryBelow(log)
+			keepMemoryBelow(log, 7, 8)
 			err := process.Run(cmd.Context(), process.Config{Socket: ingress.Socket, HealthSocket: proxyProbes,
 				AccessLog: os.Stdout, Log: log})
 			if errors.Is(err, context.Canceled) {
@@ -132,9 +133,10 @@ func proxyCommand() *cobra.Command {
 	}
 }
 
-// keepMemoryBelow has a container without children collect sooner than it would be killed.
-func keepMemoryBelow(log *slog.Logger) {
-	if _, err := memlimit.Set(7, 8); err != nil {
+// keepMemoryBelow has the collector of a container without children aim at a part of the container's memory, so that it
+// collects sooner than the container would be killed.
+func keepMemoryBelow(log *slog.Logger, numerator, denominator int64) {
+	if _, err := memlimit.Set(numerator, denominator); err != nil {
 		log.Warn("GOMEMLIMIT is not set from the cgroup", "err", err)
 	}
 }

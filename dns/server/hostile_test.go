@@ -43,7 +43,7 @@ func TestServerProcess(t *testing.T) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(1)
 	}()
-	debug.SetMemoryLimit(280 << 20) // as internal/memlimit does in its container
+	debug.SetMemoryLimit(160 << 20) // as `wayleave dns` does in its container
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	err := Run(t.Context(), Config{Socket: filepath.Join(dir, "dns.sock"), StateFile: filepath.Join(dir, "snapshot"),
 		HealthSocket: filepath.Join(dir, "health.sock"), Log: log})

@@ -34,14 +34,22 @@ type Keeper[S comparable] struct {
 	mu   sync.Mutex
 	held map[S]*os.File
 	want map[S]bool // nil until Keep: all
+	// succeeded says that a later agent of the node has the path. It cannot inherit what is bound from now on.
+	succeeded bool
 }
 
-// Open gives a copy of a socket. It binds the socket if no child or agent has handed it over.
+var errSucceeded = errors.New("a later agent of the node opens new sockets")
+
+// Open gives a copy of a socket. It binds the socket if no child or agent has handed it over. While a later agent of
+// the node runs, it binds none: that agent does, and would not have the socket when this one ends.
 func (k *Keeper[S]) Open(s S) (*os.File, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	f := k.held[s]
 	if f == nil {
+		if k.succeeded {
+			return nil, errSucceeded
+		}
 		var err error
 		if f, err = k.Bind(s); err != nil {
 			return nil, err
@@ -219,6 +227,7 @@ func (k *Keeper[S]) Serve(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("hand-over of sockets: %w", err)
 		}
+		k.setSucceeded(false)
 		done := make(chan error, 1)
 		go func() { done <- k.accept(l) }()
 		err = k.replaced(ctx, l, done)
@@ -294,6 +303,7 @@ func (k *Keeper[S]) replaced(ctx context.Context, l *net.UnixListener, done <-ch
 		// inode numbers are used again
 		if own != nil && err == nil && os.SameFile(own, now) && own.ModTime().Equal(now.ModTime()) {
 			missed = 0
+			k.setSucceeded(false)
 			continue
 		}
 		var d net.Dialer
@@ -301,11 +311,18 @@ func (k *Keeper[S]) replaced(ctx context.Context, l *net.UnixListener, done <-ch
 		if err == nil {
 			_ = c.Close()
 			missed = 0
+			k.setSucceeded(true)
 			continue
 		}
 		missed++
 	}
 	return nil
+}
+
+func (k *Keeper[S]) setSucceeded(yes bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.succeeded = yes
 }
 
 func (k *Keeper[S]) give(c *net.UnixConn) error {

@@ -131,6 +131,51 @@ func TestTheOlderAgentGivesSocketsAgain(t *testing.T) {
 	}
 }
 
+// Of two agents of a node, the later one binds new sockets: what the earlier one bound would end with it, since sockets
+// are inherited once. When the later one has gone, the earlier one binds again.
+func TestTheLaterAgentBindsNewSockets(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sockets.sock")
+	var wg sync.WaitGroup
+	serve := func() (*Keeper[socket], func()) {
+		k := newKeeper(path)
+		ctx, cancel := context.WithCancel(t.Context())
+		wg.Go(func() {
+			if err := k.Serve(ctx); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+		testnet.Eventually(t, 10*time.Second, func() error { _, err := os.Stat(path); return err })
+		return k, func() { cancel(); k.Keep(nil) }
+	}
+	opens := func(k *Keeper[socket]) error {
+		f, err := k.Open(socket{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
+		if err != nil {
+			return err
+		}
+		k.Keep(nil)
+		k.Keep([]socket{{Addr: netip.MustParseAddrPort("127.0.0.1:0")}})
+		return f.Close()
+	}
+	earlier, endEarlier := serve()
+	if err := opens(earlier); err != nil {
+		t.Fatalf("alone: %v", err)
+	}
+	later, endLater := serve()
+	testnet.Eventually(t, 20*time.Second, func() error {
+		if err := opens(earlier); !errors.Is(err, errSucceeded) {
+			return fmt.Errorf("beside a later agent: %v", err)
+		}
+		return nil
+	})
+	if err := opens(later); err != nil {
+		t.Errorf("the later agent: %v", err)
+	}
+	endLater()
+	testnet.Eventually(t, 20*time.Second, func() error { return opens(earlier) })
+	endEarlier()
+	wg.Wait()
+}
+
 // A descriptor that a child passes to an agent that may bind must be the socket it is said to be.
 func TestAdoptedSocketsAreLookedAt(t *testing.T) {
 	k := newKeeper("")
