@@ -17,12 +17,17 @@ const (
 	maxConns = 1024
 	// maxConnsEach are open of one source.
 	maxConnsEach = 64
+	// askTime is what each connection has to ask, and then to be answered, before it makes room for one of another
+	// source. Its query is mostly there when it is accepted.
+	askTime = 50 * time.Millisecond
 )
 
 // connections are the TCP connections of all sockets. When a source has as many as it may, its idlest one makes
 // room for its next; when all together have, the idlest of the source with the most. So a flood costs its own
 // source first. The idlest is the one that has made no progress for longest: no new query, no answer taken. One
-// that is being answered may be it: clients that do not read, or that ask dead servers, keep nobody out. Safe for
+// that is being answered may be it: clients that do not read, or that ask dead servers, keep nobody out. None makes
+// room for another source in its first askTime: while all are that young, new ones wait in the queue of the socket, or
+// a flood from more sources than there is room for would have each of them closed before it is answered. Safe for
 // concurrent use.
 type connections struct {
 	most, mostEach int
@@ -47,7 +52,7 @@ func newConnections(most, mostEach int) *connections {
 	return &connections{most: most, mostEach: mostEach, sources: map[netip.Addr]map[*tcpConn]struct{}{}}
 }
 
-// add takes a connection in, and closes another one for it where that must be.
+// add takes a connection in, and closes another one for it where that must be. It waits up to askTime for that.
 func (l *connections) add(c *tcpConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -55,7 +60,7 @@ func (l *connections) add(c *tcpConn) {
 	case len(l.sources[c.source]) >= l.mostEach:
 		l.evict(idlest(l.sources[c.source]))
 	case l.all >= l.most:
-		l.evict(l.victim())
+		l.makeRoom()
 	}
 	if l.sources[c.source] == nil {
 		l.sources[c.source] = map[*tcpConn]struct{}{}
@@ -96,11 +101,26 @@ func (l *connections) progress(c *tcpConn) bool {
 	return true
 }
 
+// makeRoom closes the victim, once it has had its time, unless another connection ends before.
+func (l *connections) makeRoom() {
+	for all := l.all; l.all > 0 && l.all >= all; {
+		v := l.victim()
+		rest := askTime - time.Since(v.since)
+		if rest <= 0 {
+			l.evict(v)
+			return
+		}
+		l.mu.Unlock()
+		time.Sleep(rest)
+		l.mu.Lock()
+	}
+}
+
 // relieve closes one connection, as add does, when files run out.
 func (l *connections) relieve() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.evict(l.victim())
+	l.makeRoom()
 }
 
 // victim is the idlest connection of the source that has the most.
