@@ -28,7 +28,8 @@ func inHackTest(t *testing.T, pattern, sep string) []string {
 
 // hack/test names tests that run without the race detector, and folders: a name that is wrong there would run nothing.
 func TestTestsWithoutTheRaceDetectorExist(t *testing.T) {
-	folders := inHackTest(t, `(?m)^plain_in=\(([^)]*)\)`, " \n")
+	folders := slices.Concat(inHackTest(t, `(?m)^plain_in=\(([^)]*)\)`, " \n"),
+		inHackTest(t, `(?m)^alone_in=\(([^)]*)\)`, " \n"))
 	used := map[string]bool{}
 	for _, name := range inHackTest(t, `(?m)^plain='\^\(([^)]*)\)\$'`, "|") {
 		if !slices.ContainsFunc(folders, func(f string) bool {
@@ -43,7 +44,7 @@ func TestTestsWithoutTheRaceDetectorExist(t *testing.T) {
 	}
 	for _, f := range folders {
 		if !used[f] {
-			t.Errorf("hack/test: plain_in: %s has none of the tests", f)
+			t.Errorf("hack/test: plain_in, alone_in: %s has none of the tests", f)
 		}
 	}
 	for _, f := range inHackTest(t, `(?m)^first=\(([^)]*)\)`, " \n") {
