@@ -101,11 +101,13 @@ func (l *connections) progress(c *tcpConn) bool {
 	return true
 }
 
-// makeRoom closes the victim, once it has had its time, unless another connection ends before.
+// makeRoom closes the victim, once it has had its time, unless another connection ends before. It waits no longer than
+// askTime: connections that ask without a pause would keep all others out.
 func (l *connections) makeRoom() {
+	begin := time.Now()
 	for all := l.all; l.all > 0 && l.all >= all; {
 		v := l.victim()
-		rest := askTime - time.Since(v.since)
+		rest := askTime - max(time.Since(v.since), time.Since(begin))
 		if rest <= 0 {
 			l.evict(v)
 			return

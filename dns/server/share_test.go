@@ -131,6 +131,32 @@ func TestConnectionsMakeRoom(t *testing.T) {
 	expect("files run out", []*tcpConn{b, c, d, e}, []*tcpConn{a1})
 }
 
+// Connections that ask without a pause keep no other out: the wait for room has an end.
+func TestBusyConnectionsMakeRoom(t *testing.T) {
+	l := newConnections(2, 1)
+	connection := func(source string) *tcpConn {
+		_, server := testnet.TCP(t)
+		return &tcpConn{TCPConn: server, client: dnstest.Addr(source), source: dnstest.Addr(source)}
+	}
+	busy := []*tcpConn{connection("10.8.0.1"), connection("10.8.0.2")}
+	for _, c := range busy {
+		l.add(c)
+	}
+	done := make(chan struct{})
+	go func() { l.add(connection("10.8.0.3")); close(done) }()
+	for begin := time.Now(); time.Since(begin) < 10*time.Second; time.Sleep(time.Millisecond) {
+		select {
+		case <-done:
+			return
+		default:
+		}
+		for _, c := range busy {
+			l.progress(c)
+		}
+	}
+	t.Error("busy connections kept another out for 10 s")
+}
+
 // A pod of this node is a source of its own; other IPv6 addresses of one /64 are one.
 func TestSources(t *testing.T) {
 	s, _ := loopback(t)
