@@ -41,21 +41,21 @@ type Crowd struct {
 // Waiting is how many connections wait.
 func (c *Crowd) Waiting() int { return int(c.waiting.Load()) }
 
-// Start makes the state one of a connection that has just come, and waits. crowd may be nil.
+// Start makes the state one of a connection that has just come, and waits. crowd may be nil. It must return before
+// another goroutine may evict the connection: who is evicted uncounted would be counted for ever. It does not call
+// Full, which Relieve does.
 func (s *State) Start(crowd *Crowd) {
 	s.crowd = crowd
 	s.since.Store(time.Now().UnixNano())
-	s.wait()
+	if crowd != nil {
+		crowd.waiting.Add(1)
+	}
 }
 
-// wait counts one that waits.
-func (s *State) wait() {
-	if s.crowd == nil {
-		return
-	}
-	n := s.crowd.waiting.Add(1)
-	if most := s.crowd.Most.Load(); most > 0 && n > most && s.crowd.Full != nil {
-		s.crowd.Full()
+// Relieve calls Full when too many wait.
+func (c *Crowd) Relieve() {
+	if most := c.Most.Load(); most > 0 && c.waiting.Load() > most && c.Full != nil {
+		c.Full()
 	}
 }
 
@@ -83,8 +83,9 @@ func (s *State) To(p Phase) bool {
 		if old == Waiting && s.crowd != nil {
 			s.crowd.waiting.Add(-1)
 		}
-		if p == Waiting {
-			s.wait()
+		if p == Waiting && s.crowd != nil {
+			s.crowd.waiting.Add(1)
+			s.crowd.Relieve()
 		}
 		return true
 	}

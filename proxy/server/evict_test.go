@@ -59,6 +59,13 @@ func newSmall(t *testing.T, connections, perClient int) *small {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		m.Drain(ctx, 0)
+		// Whoever came and went was counted once each way, however both met.
+		testnet.Eventually(t, 10*time.Second, func() error {
+			if n := m.Waiting(); n != 0 {
+				return fmt.Errorf("%d connections wait after all were closed", n)
+			}
+			return nil
+		})
 	})
 	return m
 }

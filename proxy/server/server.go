@@ -247,6 +247,7 @@ func (s *Server) enter(t *net.TCPConn) *conn {
 	in := (most == 0 || len(s.conns) < mostHeld(most)) &&
 		(s.counts.enter(most) || s.makeRoom(k.client, most) && s.counts.enter(most))
 	if in {
+		k.state.Start(&s.crowd) // before others can find it in conns
 		s.conns[k] = struct{}{}
 	}
 	s.mu.Unlock()
@@ -256,7 +257,7 @@ func (s *Server) enter(t *net.TCPConn) *conn {
 		_ = t.Close()
 		return nil
 	}
-	k.state.Start(&s.crowd)
+	s.crowd.Relieve()
 	return k
 }
 
