@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -12,24 +14,6 @@ import (
 	"wayleave.dev/ingress"
 	"wayleave.dev/model"
 )
-
-// exitStatus is an error that says which status the program ends with. Without a cause
-// nothing is printed.
-type exitStatus struct {
-	code  int
-	cause error
-}
-
-// Error implements error.
-func (e exitStatus) Error() string {
-	if e.cause == nil {
-		return fmt.Sprintf("exit status %d", e.code)
-	}
-	return e.cause.Error()
-}
-
-// Unwrap gives the cause.
-func (e exitStatus) Unwrap() error { return e.cause }
 
 // The statuses of explain policy, as those of grep.
 const (

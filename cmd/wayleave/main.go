@@ -11,10 +11,15 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"wayleave.dev/deploy"
 )
 
-// version is set by the linker.
-var version = "dev"
+// The linker sets these in a release (hack/release).
+var (
+	version = deploy.DevVersion
+	image   = deploy.Image
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -37,17 +42,32 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version,
 	}
-	c.AddCommand(agentCommand(), writerCommand(), discoverCommand(), dnsCommand(), proxyCommand(), l2Command(),
-		statusServerCommand(), listenersCommand(),
-		statusCommand(), healthCommand(), renderCommand(), explainCommand(), ingressCommand(), importCommand(),
-		uninstallCommand())
+	c.AddCommand(importCommand())
+	c.AddCommand(nodeCommands()...)
 	return c
 }
 
-// The files of the folder that only one container has, dns or proxy.
-const (
-	ownDir       = "/own"
-	dnsProbes    = ownDir + "/dns-health.sock"
-	proxyProbes  = ownDir + "/proxy-health.sock"
-	dnsStateFile = ownDir + "/snapshot"
-)
+// exitStatus is an error that says which status the program ends with. Without a cause
+// nothing is printed.
+type exitStatus struct {
+	code  int
+	cause error
+}
+
+// Error implements error.
+func (e exitStatus) Error() string {
+	if e.cause == nil {
+		return fmt.Sprintf("exit status %d", e.code)
+	}
+	return e.cause.Error()
+}
+
+// Unwrap gives the cause.
+func (e exitStatus) Unwrap() error { return e.cause }
+
+// require has a flag that must be given.
+func require(c *cobra.Command, flag string) {
+	if err := c.MarkFlagRequired(flag); err != nil {
+		panic(err) // the flag is not defined: every run of the program fails
+	}
+}
