@@ -55,6 +55,9 @@ push: dist/wayleave.tar ## Push the image to REGISTRY=host/path, with the creden
 gen: ## Make the generated files anew
 	go run ./deploy/gen
 
+docs: ## Build the documentation's site into dist/site/html
+	@./hack/docs
+
 clean: ## Remove dist/
 	rm -rf dist
 
@@ -92,4 +95,4 @@ $(LAB): $(shell git ls-files --cached --others --exclude-standard lab internal/d
 setup:
 	@./hack/setup
 
-.PHONY: demo test test-stress test-lab test-vm bench fuzz lint image push gen clean help setup
+.PHONY: demo test test-stress test-lab test-vm bench fuzz lint image push gen docs clean help setup
