@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// The navigation of the documentation's site (mkdocs.yml) has every page once. Decision records are found by their index.
+// The navigation of the documentation's site (mkdocs.yml) has every page once. Decision records are found by their
+// index.
 func TestTheSiteHasEveryPage(t *testing.T) {
 	text, err := os.ReadFile("../../mkdocs.yml")
 	if err != nil {

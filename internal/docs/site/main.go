@@ -42,7 +42,8 @@ func place(file string) (string, bool) {
 	if to, ok := places[file]; ok {
 		return to, true
 	}
-	if below, ok := strings.CutPrefix(file, "docs/"); ok && slices.Contains([]string{".md", ".svg", ".png"}, path.Ext(file)) {
+	if below, ok := strings.CutPrefix(file, "docs/"); ok && slices.Contains([]string{".md", ".svg", ".png"},
+		path.Ext(file)) {
 		return below, true
 	}
 	return "", false

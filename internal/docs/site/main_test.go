@@ -10,7 +10,8 @@ import (
 func TestPage(t *testing.T) {
 	for _, c := range []struct{ name, file, text, want string }{
 		{"a page beside", "docs/dns.md", "see [it](security.md#pods).\n", "see [it](security.md#pods).\n"},
-		{"a page at the top", "docs/features/dns.md", "[tour](../../ARCHITECTURE.md)\n", "[tour](../ARCHITECTURE.md)\n"},
+		{"a page at the top", "docs/features/dns.md", "[tour](../../ARCHITECTURE.md)\n",
+			"[tour](../ARCHITECTURE.md)\n"},
 		{"from the top", "README.md", "[dns](docs/dns.md), [all](docs/features/README.md)\n",
 			"[dns](dns.md), [all](features/README.md)\n"},
 		{"source code", "docs/dns.md", "[`dns`](../dns) and [plan](../service/plan.go)\n", "`dns` and plan\n"},
