@@ -15,7 +15,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 ##@ The two commands
 
-demo: $(LAB) image dist/lossmeter.tar ## Start a real 3-node Kubernetes on Wayleave, walk through what it does, leave it running
+demo: $(LAB) image dist/lossmeter.tar ## Start a real 3-node Kubernetes on Wayleave, walk through what it does, leave it running; TOUR=all adds the long checks
 	@./hack/demo $(NODES)
 
 test: setup ## All tests that need no cluster: pure, golden, fake, real packets in namespaces, fuzz seeds
@@ -64,6 +64,9 @@ test-release: ## Pack a release twice, in two folders, and compare them
 gen: ## Make the generated files anew
 	go run ./deploy/gen
 
+docs: ## Build the documentation's site into dist/site/html
+	@./hack/docs
+
 clean: ## Remove dist/
 	rm -rf dist
 
@@ -101,4 +104,4 @@ $(LAB): $(shell git ls-files --cached --others --exclude-standard lab internal/d
 setup:
 	@./hack/setup
 
-.PHONY: demo test test-stress test-lab test-vm test-release bench fuzz lint image push release push-release gen clean help setup
+.PHONY: demo test test-stress test-lab test-vm test-release bench fuzz lint image push release push-release gen docs clean help setup
