@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"k8s.io/client-go/tools/clientcmd"
 )
 
 const twoClusters = `apiVersion: v1
@@ -22,7 +24,6 @@ current-context: one
 // A cluster is chosen as kubectl chooses it.
 func TestAClusterIsChosenAsKubectlDoes(t *testing.T) {
 	home := t.TempDir()
-	t.Setenv("HOME", home)
 	file := filepath.Join(home, "file")
 	inHome := filepath.Join(home, ".kube", "config")
 	if err := os.MkdirAll(filepath.Dir(inHome), 0o700); err != nil {
@@ -34,6 +35,9 @@ func TestAClusterIsChosenAsKubectlDoes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	before := clientcmd.RecommendedHomeFile // found out once, from HOME
+	clientcmd.RecommendedHomeFile = inHome
+	t.Cleanup(func() { clientcmd.RecommendedHomeFile = before })
 	for _, tc := range []struct {
 		env               string
 		at                Access
