@@ -84,7 +84,8 @@ func TestRecipesNameWhatExists(t *testing.T) {
 			}
 			checkSettings(t, name, block)
 		}
-		for _, m := range regexp.MustCompile("`([a-z]+\\.[a-z]+[A-Za-z]*)(?:: ?[a-z]+)?`").FindAllStringSubmatch(page, -1) {
+		for _, m := range regexp.MustCompile("`([a-z]+\\.[a-z]+[A-Za-z]*)(?:: ?[a-z]+)?`").FindAllStringSubmatch(page,
+			-1) {
 			group, _, _ := strings.Cut(m[1], ".")
 			if slices.ContainsFunc(config.Keys(), func(k string) bool { return strings.HasPrefix(k, group+".") }) &&
 				!config.Has(m[1]) {
@@ -97,7 +98,8 @@ func TestRecipesNameWhatExists(t *testing.T) {
 // checkSettings reads the settings that a block writes to settings.yaml.
 func checkSettings(t *testing.T, name, block string) {
 	t.Helper()
-	for _, m := range regexp.MustCompile(`(?s)cat > settings\.yaml <<END\n(.*?)\nEND\n`).FindAllStringSubmatch(block, -1) {
+	for _, m := range regexp.MustCompile(`(?s)cat > settings\.yaml <<END\n(.*?)\nEND\n`).FindAllStringSubmatch(block,
+		-1) {
 		if _, err := config.ParseData(map[string]string{"settings.yaml": m[1]}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

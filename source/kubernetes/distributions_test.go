@@ -10,7 +10,8 @@ import (
 	"golang.org/x/tools/txtar"
 )
 
-// node lays the files of an archive below a new root. Lines of a cmdline are arguments; lines "link: NAME TARGET" of the
+// node lays the files of an archive below a new root. Lines of a cmdline are arguments; lines "link: NAME TARGET" of
+// the
 // comment are links.
 func node(t *testing.T, a *txtar.Archive) (root string, comment []string) {
 	t.Helper()
