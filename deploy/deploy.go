@@ -54,7 +54,9 @@ var manifest string
 // values are the template's values. With Chart the result is a Helm template, which depends on the chart's values.
 type values struct {
 	Image, Version, Settings string
-	Chart                    bool
+	// CNIConf and CNIBin are the folders of the nodes for CNI.
+	CNIConf, CNIBin string
+	Chart           bool
 }
 
 // daemonSet holds the values of one DaemonSet.
@@ -70,9 +72,15 @@ func (v values) Outside() daemonSet { return daemonSet{v, "wayleave", false} }
 // Inside is the DaemonSet of the nodes that ingress.nodeSelector selects.
 func (v values) Inside() daemonSet { return daemonSet{v, "wayleave-ingress", true} }
 
-// chartValues computes from the settings and the values that override them whether Ingress is enabled, and the labels
-// of the nodes that serve it.
-const chartValues = `{{- $serves := true }}
+// chartValues computes from the settings and the values that override them whether Ingress is enabled, the labels of
+// the nodes that serve it, and the folders of CNI.
+const chartValues = `{{- $cniConf := "` + config.CNIConfDir + `" }}
+{{- $cniBin := "` + config.CNIBinDir + `" }}
+{{- with (fromYaml .Values.settings).podnetwork }}
+{{- with .cniConfDir }}{{ $cniConf = . }}{{ end }}
+{{- with .cniBinDir }}{{ $cniBin = . }}{{ end }}
+{{- end }}
+{{- $serves := true }}
 {{- $selector := dict }}
 {{- with (fromYaml .Values.settings).ingress }}
 {{- if eq (printf "%v" .enabled) "false" }}{{ $serves = false }}{{ end }}
@@ -105,7 +113,8 @@ func (r Release) Manifest() ([]byte, error) {
 	if err := r.Check(); err != nil {
 		return nil, fmt.Errorf("deploy: %w", err)
 	}
-	return render(values{Image: r.Image, Version: r.Version, Settings: indent(config.Commented(), 4)})
+	return render(values{Image: r.Image, Version: r.Version, Settings: indent(config.Commented(), 4),
+		CNIConf: config.CNIConfDir, CNIBin: config.CNIBinDir})
 }
 
 // Chart returns the files of the Helm chart of the build that `make image` makes, by path below chart/.
@@ -118,7 +127,7 @@ func (r Release) Chart() (map[string][]byte, error) {
 		return nil, fmt.Errorf("deploy: %w", err)
 	}
 	body, err := render(values{Image: "{{ .Values.image }}", Version: "{{ .Chart.AppVersion }}",
-		Settings: "{{ .Values.settings | indent 4 }}", Chart: true})
+		Settings: "{{ .Values.settings | indent 4 }}", CNIConf: "{{ $cniConf }}", CNIBin: "{{ $cniBin }}", Chart: true})
 	if err != nil {
 		return nil, err
 	}

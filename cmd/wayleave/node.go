@@ -2,14 +2,19 @@
 
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
 
-// nodeCommands are the commands that need the kernel of a node.
-func nodeCommands() []*cobra.Command {
-	return []*cobra.Command{agentCommand(), writerCommand(), discoverCommand(), dnsCommand(),
-		proxyCommand(), l2Command(),
-		statusServerCommand(), listenersCommand(), statusCommand(), healthCommand(), renderCommand(), explainCommand(),
-		ingressCommand(), uninstallCommand()}
+	"wayleave.dev/cmd/wayleave/commands"
+	"wayleave.dev/internal/cli"
+)
+
+// program has the commands for people, and those that only the manifest, the kubelet and the agent start.
+func program() *cobra.Command {
+	c := commands.Root(release(), serveDNS, dnsProbes)
+	c.AddCommand(cli.Internal(agentCommand(), writerCommand(), discoverCommand(), proxyCommand(), l2Command(),
+		statusServerCommand(), listenersCommand(), healthCommand())...)
+	return c
 }
 
 // The files of the folder that only one container has, dns or proxy.

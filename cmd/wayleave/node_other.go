@@ -2,7 +2,11 @@
 
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
 
-// nodeCommands is empty: nodes run Linux.
-func nodeCommands() []*cobra.Command { return nil }
+	"wayleave.dev/cmd/wayleave/commands"
+)
+
+// program has the commands that need no node: nodes run Linux.
+func program() *cobra.Command { return commands.Root(release(), nil, "") }
