@@ -278,6 +278,8 @@ type Client struct {
 	Server, From string
 	// Endpoints are further API servers.
 	Endpoints *Endpoints
+
+	reviewer *reviewer
 }
 
 // NewClient makes a client, see Config.
@@ -295,5 +297,9 @@ func NewClient(server string, host Host) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("API server %s: %w", c.Host, err)
 	}
-	return &Client{Interface: api, Dynamic: own, Server: c.Host, From: from, Endpoints: e}, nil
+	reviewer, err := newReviewer(c)
+	if err != nil {
+		return nil, fmt.Errorf("API server %s: %w", c.Host, err)
+	}
+	return &Client{Interface: api, Dynamic: own, Server: c.Host, From: from, Endpoints: e, reviewer: reviewer}, nil
 }
