@@ -15,7 +15,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 ##@ The two commands
 
-demo: $(LAB) image dist/lossmeter.tar ## Start a real 3-node Kubernetes on Wayleave, walk through what it does, leave it running
+demo: $(LAB) image dist/lossmeter.tar ## Start a real 3-node Kubernetes on Wayleave, walk through what it does, leave it running; TOUR=all adds the long checks
 	@./hack/demo $(NODES)
 
 test: setup ## All tests that need no cluster: pure, golden, fake, real packets in namespaces, fuzz seeds
@@ -55,6 +55,9 @@ push: dist/wayleave.tar ## Push the image to REGISTRY=host/path, with the creden
 gen: ## Make the generated files anew
 	go run ./deploy/gen
 
+docs: ## Build the documentation's site into dist/site/html
+	@./hack/docs
+
 clean: ## Remove dist/
 	rm -rf dist
 
@@ -92,4 +95,4 @@ $(LAB): $(shell git ls-files --cached --others --exclude-standard lab internal/d
 setup:
 	@./hack/setup
 
-.PHONY: demo test test-stress test-lab test-vm bench fuzz lint image push gen clean help setup
+.PHONY: demo test test-stress test-lab test-vm bench fuzz lint image push gen docs clean help setup

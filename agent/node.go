@@ -79,7 +79,7 @@ func newNode(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{Core: core, Name: os.Getenv("NODE_NAME"), Dirs: hostDirs()}
-	n.Sysctl = hostSysctl
+	n.Sysctl, n.CNIConf, n.CNIBin = hostSysctl, n.Config.PodNetwork.CNIConfDir, n.Config.PodNetwork.CNIBinDir
 	if n.Name == "" {
 		return nil, errors.New("NODE_NAME is not set; the manifest sets it to spec.nodeName")
 	}
@@ -138,8 +138,11 @@ func NewFirewall(nsfd int, tables *nft.Kernel, lockFile string) (firewall.Firewa
 // readKubelet fills settings that are empty from what the kubelet was told.
 func (n *Node) readKubelet() error {
 	vips, domain, err := kubesource.Host{Facts: NodeFacts}.ClusterDNS()
-	if err != nil {
+	if err != nil && (len(n.Config.ClusterDNS) == 0 || n.Config.ClusterDomain == "") {
 		return err
+	}
+	if err != nil {
+		n.Log.Warn("the settings clusterDNS and clusterDomain are used", "err", err)
 	}
 	var local []netip.Addr
 	vips, local = SplitDNS(vips)

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/netip"
 	neturl "net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -52,6 +53,14 @@ func url(s string) error {
 	u, err := neturl.Parse(s)
 	if err != nil || u.Scheme != "https" || u.Host == "" {
 		return errors.New("a URL like https://10.0.0.1:6443 is allowed")
+	}
+	return nil
+}
+
+// folder checks a path of a folder other than the root.
+func folder(s string) error {
+	if !path.IsAbs(s) || path.Clean(s) != s || s == "/" || strings.ContainsAny(s, ":\n\"'{}[]#\\ ") {
+		return errors.New("an absolute path like /etc/cni/net.d is allowed")
 	}
 	return nil
 }

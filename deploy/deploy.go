@@ -21,6 +21,8 @@ var manifest string
 // values are the template's values. With Chart the result is a Helm template, which depends on the chart's values.
 type values struct {
 	Image, Settings string
+	// CNIConf and CNIBin are the folders of the nodes for CNI.
+	CNIConf, CNIBin string
 	Chart           bool
 }
 
@@ -37,9 +39,15 @@ func (v values) Outside() daemonSet { return daemonSet{v, "wayleave", false} }
 // Inside is the DaemonSet of the nodes that ingress.nodeSelector selects.
 func (v values) Inside() daemonSet { return daemonSet{v, "wayleave-ingress", true} }
 
-// chartValues computes from the settings and the values that override them whether Ingress is enabled, and the labels
-// of the nodes that serve it.
-const chartValues = `{{- $serves := true }}
+// chartValues computes from the settings and the values that override them whether Ingress is enabled, the labels of
+// the nodes that serve it, and the folders of CNI.
+const chartValues = `{{- $cniConf := "` + config.CNIConfDir + `" }}
+{{- $cniBin := "` + config.CNIBinDir + `" }}
+{{- with (fromYaml .Values.settings).podnetwork }}
+{{- with .cniConfDir }}{{ $cniConf = . }}{{ end }}
+{{- with .cniBinDir }}{{ $cniBin = . }}{{ end }}
+{{- end }}
+{{- $serves := true }}
 {{- $selector := dict }}
 {{- with (fromYaml .Values.settings).ingress }}
 {{- if eq (printf "%v" .enabled) "false" }}{{ $serves = false }}{{ end }}
@@ -66,14 +74,15 @@ func render(v values) ([]byte, error) {
 
 // Manifest returns the content of wayleave.yaml.
 func Manifest() ([]byte, error) {
-	return render(values{Image: Image, Settings: indent(config.Commented(), 4)})
+	return render(values{Image: Image, Settings: indent(config.Commented(), 4),
+		CNIConf: config.CNIConfDir, CNIBin: config.CNIBinDir})
 }
 
 // Chart returns the files of the Helm chart, by path below chart/. Its values are the image and the settings, with
 // the defaults of the manifest.
 func Chart() (map[string][]byte, error) {
 	body, err := render(values{Image: "{{ .Values.image }}",
-		Settings: "{{ .Values.settings | indent 4 }}", Chart: true})
+		Settings: "{{ .Values.settings | indent 4 }}", CNIConf: "{{ $cniConf }}", CNIBin: "{{ $cniBin }}", Chart: true})
 	if err != nil {
 		return nil, err
 	}

@@ -8,9 +8,8 @@ import (
 	"wayleave.dev/lab/demo"
 )
 
-// Demo plays the guided tour on the lab that is up; only the checks named, if
-// any are.
-func (l *Lab) Demo(ctx context.Context, only []string) error {
+// Demo plays the checks of the guided tour that which selects, on the lab that is up.
+func (l *Lab) Demo(ctx context.Context, which demo.Selection) error {
 	s, err := load(l.Dirs)
 	if err != nil {
 		return err
@@ -20,5 +19,5 @@ func (l *Lab) Demo(ctx context.Context, only []string) error {
 		return fmt.Errorf("lab: %w", err)
 	}
 	tour := &demo.Tour{Lab: self, Kubectl: s.Kubectl, Kubeconfig: l.Dirs.Kubeconfig(), Agnhost: s.Agnhost, Out: l.Out}
-	return tour.Run(ctx, only)
+	return tour.Run(ctx, which)
 }

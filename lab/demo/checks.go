@@ -69,10 +69,10 @@ func chapters() []chapter {
 			{name: "lb-local", say: "externalTrafficPolicy Local: the node with the endpoint answers, and the " +
 				"endpoint sees the client's address", run: keepsClient, within: time.Minute},
 			{name: "lb-spread", say: "90 addresses are answered evenly by the nodes", run: spreads,
-				within: 2 * time.Minute},
+				within: 2 * time.Minute, long: true},
 			{name: "lb-upgrade",
 				say: "a rollout on all nodes: the address stays with its node, and is answered all the time",
-				run: stays, within: 2 * time.Minute},
+				run: stays, within: 2 * time.Minute, long: true},
 			{name: "lb-failover",
 				say: "the owner's agent killed, told to end, its node cut off: another node answers within 2 s",
 				run: moves, within: 5 * time.Minute},
@@ -95,7 +95,7 @@ func chapters() []chapter {
 				say: "kubectl create secret tls: https by name, http is sent to it, no other host has the certificate",
 				run: encrypted, within: time.Minute},
 			{name: "ingress-upgrade", say: "a rollout on all nodes under requests through the Ingress: 0 lost",
-				run: routedOn, within: 3 * time.Minute},
+				run: routedOn, within: 3 * time.Minute, long: true},
 		}},
 		{"Wrong input", []check{
 			{name: "policy-event", say: "a NetworkPolicy that selects nothing gets an Event that names the field",
@@ -119,17 +119,17 @@ func chapters() []chapter {
 				say: "every agent killed with SIGKILL under the loss meter: 0 lost, and no policy opens",
 				run: killAgents, within: 3 * time.Minute},
 			{name: "dns-kill", say: "the DNS server of every node killed with SIGKILL, one after the other, under " +
-				"the loss meter: 0 unanswered after one retry", run: killDNS, within: 3 * time.Minute},
+				"the loss meter: 0 unanswered after one retry", run: killDNS, within: 3 * time.Minute, long: true},
 			{name: "dns-api-loss", say: "the API server hangs, and the meter's node loses its DNS server and its " +
-				"agent at once: 0 unanswered after one retry", run: loseAPI, within: 3 * time.Minute},
+				"agent at once: 0 unanswered after one retry", run: loseAPI, within: 3 * time.Minute, long: true},
 			{name: "upgrade", say: "a rollout on all nodes to other routing (VXLAN) and back under the loss meter: " +
 				"0 lost, and no policy opens", run: upgrade, within: 4 * time.Minute},
 			{name: "modes", say: "a rollout on all nodes to mode iptables, `iptables -t nat -L KUBE-SERVICES`, and " +
 				"back to nftables under the loss meter: 0 lost, and no policy opens", run: modes,
-				within: 4 * time.Minute},
+				within: 4 * time.Minute, long: true},
 			{name: "refuse-mode",
 				say: "a mode that cannot be is refused by name, and the agents of before go on under the loss " +
-					"meter: 0 lost", run: refuseMode, within: 3 * time.Minute},
+					"meter: 0 lost", run: refuseMode, within: 3 * time.Minute, long: true},
 		}},
 	}
 }

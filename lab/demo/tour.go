@@ -41,6 +41,23 @@ type check struct {
 	// apart is played only when it is asked for by its name: it needs a lab of its own, or
 	// does not hold yet.
 	apart bool
+	// long is left out of the short tour: it is a rollout, or a crash that takes time.
+	long bool
+}
+
+// Selection says which checks are played.
+type Selection struct {
+	// Only plays the checks of these names, if not empty, and no other.
+	Only []string
+	// Long plays the long checks too.
+	Long bool
+}
+
+func (s Selection) has(c check) bool {
+	if len(s.Only) > 0 {
+		return slices.Contains(s.Only, c.name)
+	}
+	return !c.apart && (s.Long || !c.long)
 }
 
 // chapter is a few checks under a heading.
@@ -49,15 +66,22 @@ type chapter struct {
 	checks []check
 }
 
-// Run plays the whole tour. It goes on after a failed check, and returns an error
-// that names all that failed. only limits it to checks of that name, if not empty.
-func (t *Tour) Run(ctx context.Context, only []string) error {
-	start, ran := time.Now(), 0
+// Run plays the checks of the selection. It goes on after a failed check, and returns an error that names all that
+// failed.
+func (t *Tour) Run(ctx context.Context, which Selection) error {
+	start, ran, left := time.Now(), 0, 0
 	for _, c := range chapters() {
-		fmt.Fprintf(t.Out, "\n\033[1m%s\033[0m\n", c.title)
+		titled := false
 		for _, k := range c.checks {
-			if len(only) > 0 && !slices.Contains(only, k.name) || len(only) == 0 && k.apart {
+			if !which.has(k) {
+				if k.long {
+					left++
+				}
 				continue
+			}
+			if !titled {
+				fmt.Fprintf(t.Out, "\n\033[1m%s\033[0m\n", c.title)
+				titled = true
 			}
 			ran++
 			t.play(ctx, k)
@@ -67,9 +91,12 @@ func (t *Tour) Run(ctx context.Context, only []string) error {
 		}
 	}
 	if ran == 0 {
-		return fmt.Errorf("no check is named %s", strings.Join(only, ", "))
+		return fmt.Errorf("no check is named %s", strings.Join(which.Only, ", "))
 	}
 	fmt.Fprintf(t.Out, "\n%d checks in %s, %d failed\n", ran, time.Since(start).Round(time.Second), len(t.failed))
+	if len(which.Only) == 0 && left > 0 {
+		fmt.Fprintf(t.Out, "%d long checks were left out; TOUR=all plays them too\n", left)
+	}
 	return errors.Join(t.failed...)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"wayleave.dev/lab/cluster"
+	"wayleave.dev/lab/demo"
 	"wayleave.dev/lab/place"
 	"wayleave.dev/lab/progress"
 )
@@ -214,14 +215,17 @@ func endToEnd() *cobra.Command {
 }
 
 func tour() *cobra.Command {
-	return &cobra.Command{
+	long := false
+	cmd := &cobra.Command{
 		Use: "demo [CHECK …]", Short: "play the guided tour on the lab that is up, or some checks of it",
 		RunE: func(cmd *cobra.Command, only []string) error {
 			lab, err := open()
 			if err != nil {
 				return err
 			}
-			return lab.Demo(cmd.Context(), only)
+			return lab.Demo(cmd.Context(), demo.Selection{Only: only, Long: long})
 		},
 	}
+	cmd.Flags().BoolVar(&long, "all", false, "play the long checks too")
+	return cmd
 }
