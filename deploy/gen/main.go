@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"wayleave.dev/cmd/wayleave/commands"
 	"wayleave.dev/deploy"
+	"wayleave.dev/internal/cli"
 	"wayleave.dev/internal/docs"
 	"wayleave.dev/internal/metricdocs"
 )
@@ -56,6 +58,7 @@ func pages(top string) error {
 	if err != nil {
 		return err
 	}
+	files["docs/cli.md"] = cli.Markdown(commands.Root("", nil, ""))
 	for file, body := range files {
 		if err := os.WriteFile(filepath.Join(top, file), body, 0o644); err != nil {
 			return err
