@@ -46,16 +46,16 @@ func reviewer(n *agent.Node) statusserver.Reviewer {
 		return nil
 	}
 	return func(ctx context.Context, token string) int {
-		access, err := n.Client.MayGet(ctx, token, metricsPath)
+		verdict, err := n.Client.MayGet(ctx, token, metricsPath)
 		if ctx.Err() == nil {
 			n.SetCondition("readers of metrics", err)
 		}
 		switch {
 		case err != nil:
 			return http.StatusServiceUnavailable
-		case access == kubesource.Allowed:
+		case verdict == kubesource.TokenAllowed:
 			return http.StatusOK
-		case access == kubesource.Denied:
+		case verdict == kubesource.TokenDenied:
 			return http.StatusForbidden
 		}
 		return http.StatusUnauthorized

@@ -62,6 +62,7 @@ func newScraped(t *testing.T) *scraped {
 	}
 	t.Cleanup(func() { _ = store.Close() })
 	node := &agent.Node{Name: "node1", Core: agent.NewCore(quiet, store, config.Default(), features.All())}
+	_ = node.Health("service") // has not synced yet
 	reg := prometheus.NewRegistry()
 	buildinfo.Register(reg, version)
 	reg.MustRegister(agent.Collectors(node)...)
@@ -92,7 +93,8 @@ func newScraped(t *testing.T) *scraped {
 	go func() { defer close(done); _ = agent.All(ctx, status.Run, beats.Run) }()
 	t.Cleanup(func() { cancel(); <-done })
 	f := &dns.Feed{Log: quiet, Open: dns.OpenSocket}
-	f.Configure(dnsschema.Settings{Domains: []string{"cluster.local."}})
+	f.Configure(dnsschema.Settings{Domains: []string{"cluster.local."}, Forwarding: dnsschema.Forwarding{
+		Upstreams: []model.Nameserver{{Addr: netip.MustParseAddrPort("127.0.0.1:9")}}}})
 	serveFeed(t, f, filepath.Join(dnsDir, "dns.sock"))
 	s.killDNS = startDNS(t, dnsDir)
 	startProxy(t, testBinary(t, proxyHome), proxyHome)
@@ -176,7 +178,8 @@ func (s *scraped) eventually(lines ...string) (text string) {
 
 // allUp are lines that say that each process gave its metrics.
 var allUp = []string{`wayleave_process_up{process="agent"} 1`, `wayleave_process_up{process="dns"} 1`,
-	`wayleave_process_up{process="proxy"} 1`, `wayleave_process_up{process="l2"} 1`}
+	`wayleave_process_up{process="proxy"} 1`, `wayleave_process_up{process="l2"} 1`,
+	`wayleave_feature_failing{feature="service",process="agent"} 1`, `wayleave_dns_forward_up{`}
 
 // One scrape has the metrics of the running processes. Each is in docs/metrics.md with its type, labels and process,
 // and promtool accepts them. A killed process costs its own metrics alone.
@@ -234,7 +237,7 @@ func compareWithPage(t *testing.T, live map[string]*dto.MetricFamily) {
 			comparesLabels(t, want, m)
 		}
 	}
-	if seen < 40 {
+	if seen < 45 {
 		t.Errorf("only %d metrics were compared", seen)
 	}
 }

@@ -10,17 +10,17 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Access is what the API server says of the bearer of a token.
-type Access int
+// Verdict is what the API server says of the bearer of a token.
+type Verdict int
 
 // The results of a review. The zero value allows nothing.
 const (
-	// Invalid means that the token is nobody's.
-	Invalid Access = iota
-	// Denied means that the token is valid, and its bearer has no right.
-	Denied
-	// Allowed means that the bearer has the right.
-	Allowed
+	// TokenInvalid means that the token is nobody's.
+	TokenInvalid Verdict = iota
+	// TokenDenied means that the token is valid, and its bearer has no right.
+	TokenDenied
+	// TokenAllowed means that the bearer has the right.
+	TokenAllowed
 )
 
 // reviewer asks the API server as the bearer of a token.
@@ -39,9 +39,9 @@ func newReviewer(c *rest.Config) (*reviewer, error) {
 // token in place of the agent's own (SelfSubjectAccessReview), which the ClusterRole system:basic-user allows every
 // account: the agent needs no right to review the tokens and rights of others. The error means that the API server did
 // not say.
-func (c *Client) MayGet(ctx context.Context, token, path string) (Access, error) {
+func (c *Client) MayGet(ctx context.Context, token, path string) (Verdict, error) {
 	if c.reviewer == nil {
-		return Invalid, fmt.Errorf("this client has no address of an API server")
+		return TokenInvalid, fmt.Errorf("this client has no address of an API server")
 	}
 	question := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
 		NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: path, Verb: "get"}}}
@@ -50,13 +50,13 @@ func (c *Client) MayGet(ctx context.Context, token, path string) (Access, error)
 		Body(question).Do(ctx).Into(&answer)
 	switch {
 	case apierrors.IsUnauthorized(err):
-		return Invalid, nil
+		return TokenInvalid, nil
 	case apierrors.IsForbidden(err):
-		return Denied, nil
+		return TokenDenied, nil
 	case err != nil:
-		return Invalid, fmt.Errorf("review of a token: %w", err)
+		return TokenInvalid, fmt.Errorf("review of a token: %w", err)
 	case answer.Status.Allowed && !answer.Status.Denied:
-		return Allowed, nil
+		return TokenAllowed, nil
 	}
-	return Denied, nil
+	return TokenDenied, nil
 }

@@ -51,16 +51,16 @@ func TestATokenIsReviewedAsItsBearer(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &Client{reviewer: r}
-	for token, want := range map[string]Access{"good": Allowed, "both": Denied, "none": Denied, "basic": Denied,
-		"forged": Invalid} {
+	for token, want := range map[string]Verdict{"good": TokenAllowed, "both": TokenDenied, "none": TokenDenied,
+		"basic": TokenDenied, "forged": TokenInvalid} {
 		if got, err := c.MayGet(t.Context(), token, "/metrics"); err != nil || got != want {
 			t.Errorf("%s: %v, %v; want %v", token, got, err, want)
 		}
 	}
-	if got, err := c.MayGet(t.Context(), "broken", "/metrics"); err == nil || got == Allowed {
+	if got, err := c.MayGet(t.Context(), "broken", "/metrics"); err == nil || got == TokenAllowed {
 		t.Errorf("broken: %v, %v", got, err)
 	}
-	if got, err := (&Client{}).MayGet(t.Context(), "good", "/metrics"); err == nil || got == Allowed {
+	if got, err := (&Client{}).MayGet(t.Context(), "good", "/metrics"); err == nil || got == TokenAllowed {
 		t.Errorf("no client: %v, %v", got, err)
 	}
 }
