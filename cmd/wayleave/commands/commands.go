@@ -20,7 +20,8 @@ import (
 func Root(release deploy.Release, dnsServer func(*cobra.Command, []string) error, dnsSocket string) *cobra.Command {
 	c := &cobra.Command{Use: "wayleave", Short: "Services and networking of Kubernetes in one program",
 		Version: release.Version}
-	c.AddCommand(importCommand(), versionCommand(release.Version))
+	c.AddCommand(installCommand(release), upgradeCommand(release), rollbackCommand(), importCommand(),
+		versionCommand(release.Version))
 	c.AddCommand(nodeCommands(dnsServer, dnsSocket)...)
 	return c
 }
