@@ -133,6 +133,8 @@ type LoadBalancer struct {
 	Enabled bool
 	// Default handles Services without a class.
 	Default bool
+	// TakeOver does so although another load balancer is installed.
+	TakeOver bool
 	// PeerPort is the port of heartbeats between nodes, UDP and TCP.
 	PeerPort int
 	// Settle is how long a node that has just started leaves addresses to others.
@@ -340,8 +342,11 @@ func settings() []setting {
 			"Addresses of AddressPools for Services of type LoadBalancer. false: another load balancer",
 			"allocates addresses, or none does."}},
 		{"loadbalancer.default", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Default }), []string{
-			"Serve Services without spec.loadBalancerClass, in addition to those of class wayleave.dev/l2. Set",
-			"it to false beside another load balancer."}},
+			"Serve Services without spec.loadBalancerClass, in addition to those of class wayleave.dev/l2. See",
+			"also loadbalancer.takeOver."}},
+		{"loadbalancer.takeOver", "false", boolean(func(c *Config) *bool { return &c.LoadBalancer.TakeOver }), []string{
+			"Serve Services without a class although MetalLB or k3s' ServiceLB is there when Wayleave is installed.",
+			"false: they stay with that one, and an Event says so. What Wayleave serves, it keeps."}},
 		{"loadbalancer.peerPort", "7946", port(func(c *Config) *int { return &c.LoadBalancer.PeerPort }), []string{
 			"Port of heartbeats between nodes, UDP and TCP: 1 to 65535, on the nodes' InternalIPs."}},
 		{"loadbalancer.settle", "5s", duration(func(c *Config) *time.Duration { return &c.LoadBalancer.Settle }, 0,
