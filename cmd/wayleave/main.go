@@ -4,13 +4,14 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"wayleave.dev/cmd/wayleave/commands"
+	"wayleave.dev/internal/cli"
 )
 
 // version is set by the linker.
@@ -19,28 +20,15 @@ var version = "dev"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	if err := root().ExecuteContext(ctx); err != nil {
-		status := exitStatus{1, err}
-		errors.As(err, &status)
-		if status.cause != nil {
-			fmt.Fprintln(os.Stderr, "wayleave:", status.cause)
-		}
-		os.Exit(status.code)
-	}
+	os.Exit(cli.Report(root().ExecuteContext(ctx), "wayleave", os.Stderr))
 }
 
 func root() *cobra.Command {
-	c := &cobra.Command{
-		Use:           "wayleave",
-		Short:         "Services and networking of Kubernetes in one program",
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		Version:       version,
-	}
-	c.AddCommand(agentCommand(), writerCommand(), discoverCommand(), dnsCommand(), proxyCommand(), l2Command(),
-		statusServerCommand(), listenersCommand(),
-		statusCommand(), healthCommand(), renderCommand(), explainCommand(), ingressCommand(), importCommand(),
-		uninstallCommand())
+	c := commands.Root(version, serveDNS, dnsProbes)
+	// What only the manifest, the kubelet and the agent start.
+	c.AddCommand(cli.Internal(agentCommand(), writerCommand(), discoverCommand(), proxyCommand(), l2Command(),
+		statusServerCommand(), listenersCommand(), healthCommand())...)
+	cli.Shape(c, os.Args[0])
 	return c
 }
 

@@ -47,7 +47,6 @@ func (e *Endpoints) dial(ctx context.Context, network, addr string) (net.Conn, e
 // account. Outside a pod the kubeconfig file of the environment variable KUBECONFIG is used completely. from names
 // the origin of the address.
 func Config(server string, host Host, endpoints *Endpoints) (c *rest.Config, from string, err error) {
-	const account = "/var/run/secrets/kubernetes.io/serviceaccount"
 	switch file := os.Getenv("KUBECONFIG"); {
 	case file != "":
 		if c, err = clientcmd.BuildConfigFromFlags(server, file); err != nil {
@@ -55,7 +54,7 @@ func Config(server string, host Host, endpoints *Endpoints) (c *rest.Config, fro
 		}
 		from = file
 	default:
-		c = &rest.Config{BearerTokenFile: filepath.Join(account, "token")}
+		c = &rest.Config{BearerTokenFile: accountToken}
 		c.CAFile = filepath.Join(account, "ca.crt")
 		token, err := os.ReadFile(c.BearerTokenFile)
 		if err != nil {
@@ -67,11 +66,22 @@ func Config(server string, host Host, endpoints *Endpoints) (c *rest.Config, fro
 		}
 	}
 	c.Dial = endpoints.dial
+	tune(c)
+	return c, from, nil
+}
+
+// The service account that a container is given.
+const (
+	account      = "/var/run/secrets/kubernetes.io/serviceaccount"
+	accountToken = account + "/token"
+)
+
+// tune sets what all clients have in common.
+func tune(c *rest.Config) {
 	c.UserAgent = "wayleave"
 	c.QPS, c.Burst = 50, 100
 	c.ContentType = "application/vnd.kubernetes.protobuf"
 	c.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	return c, from, nil
 }
 
 func apiServer(setting string, host Host) (server, from string, err error) {
@@ -99,10 +109,14 @@ type Client struct {
 	kubernetes.Interface
 	// Dynamic is for Wayleave's own kinds.
 	Dynamic dynamic.Interface
+	// REST is the configuration of both.
+	REST *rest.Config
 	// Server is its URL; From names its origin.
 	Server, From string
 	// Endpoints are further API servers.
 	Endpoints *Endpoints
+
+	reviewer *reviewer
 }
 
 // NewClient makes a client, see Config.
@@ -112,6 +126,10 @@ func NewClient(server string, host Host) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return clientOf(c, from, e)
+}
+
+func clientOf(c *rest.Config, from string, e *Endpoints) (*Client, error) {
 	api, err := kubernetes.NewForConfig(c)
 	if err != nil {
 		return nil, fmt.Errorf("API server %s: %w", c.Host, err)
@@ -120,5 +138,10 @@ func NewClient(server string, host Host) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("API server %s: %w", c.Host, err)
 	}
-	return &Client{Interface: api, Dynamic: own, Server: c.Host, From: from, Endpoints: e}, nil
+	reviewer, err := newReviewer(c)
+	if err != nil {
+		return nil, fmt.Errorf("API server %s: %w", c.Host, err)
+	}
+	return &Client{Interface: api, Dynamic: own, REST: c, Server: c.Host, From: from, Endpoints: e,
+		reviewer: reviewer}, nil
 }
