@@ -91,7 +91,8 @@ func TestAChoiceForWayleaveIsFinal(t *testing.T) {
 	speaker := labelled("metallb-system", "speaker-1", true, corev1.PodRunning, "app=metallb")
 	put := func() {
 		t.Helper()
-		if _, err := c.CoreV1().Pods("metallb-system").Create(t.Context(), speaker, metav1.CreateOptions{}); err != nil {
+		_, err := c.CoreV1().Pods("metallb-system").Create(t.Context(), speaker, metav1.CreateOptions{})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -47,6 +47,6 @@ func left(own bool, rival model.Name) []model.Problem {
 	}
 	return []model.Problem{{Kind: "Pod", Object: rival, Note: true, Event: "AnotherLoadBalancer",
 		Reason: "it is of another load balancer, which keeps the Services without a class; Wayleave serves those of " +
-			"class wayleave.dev/l2. To switch over, set loadbalancer.takeOver to true, or remove that load balancer and " +
-			"restart deployment/wayleave-writer (docs/migrate/README.md)"}}
+			"class wayleave.dev/l2. To switch over, set loadbalancer.takeOver to true, or remove that load balancer " +
+			"and restart deployment/wayleave-writer (docs/migrate/README.md)"}}
 }

@@ -107,7 +107,8 @@ func (f *Feature) Write(c *agent.Cluster) []agent.Part {
 		_, _, problems := plan(s, k)
 		return problems
 	}
-	return []agent.Part{{Name: "addresses of load balancers", Run: func(ctx context.Context) error { return balance(ctx, c) }},
+	balance := func(ctx context.Context) error { return balance(ctx, c) }
+	return []agent.Part{{Name: "addresses of load balancers", Run: balance},
 		{Name: "key of heartbeats", Run: keys.Run},
 		agent.Check(c, "announce", loadbalancer.Kinds, loadbalancer.Keys, find, nil)}
 }
