@@ -135,7 +135,8 @@ func ingress() Dashboard {
 			`rate(wayleave_proxy_requests_total{job="wayleave",instance=~"$instance"}[$__rate_interval])))`,
 			"{{host}}"),
 		one("5xx by host", "reqps", `topk(10, sum by (host) (`+
-			`rate(wayleave_proxy_requests_total{job="wayleave",instance=~"$instance",status="5xx"}[$__rate_interval])))`,
+			`rate(wayleave_proxy_requests_total{job="wayleave",instance=~"$instance",status="5xx"}`+
+			`[$__rate_interval])))`,
 			"{{host}}"),
 		{Title: "Time per request", Unit: "s", Queries: []Query{{`histogram_quantile(0.5, sum by (le) (rate(` +
 			`wayleave_proxy_request_duration_seconds_bucket{job="wayleave",instance=~"$instance"}[$__rate_interval])))`,
