@@ -65,7 +65,7 @@ func pages(top string) error {
 	if err != nil {
 		return err
 	}
-	files["docs/cli.md"] = cli.Markdown(commands.Root("", nil, ""))
+	files["docs/cli.md"] = cli.Markdown(commands.Root(deploy.Release{}, nil, ""))
 	return write(top, files)
 }
 
