@@ -99,7 +99,9 @@ func TestCommandsOfAClusterChooseIt(t *testing.T) {
 	}
 }
 
-func clusterCommands() []string { return []string{"explain policy", "ingress check", "install", "upgrade", "rollback"} }
+func clusterCommands() []string {
+	return []string{"explain policy", "ingress check", "install", "upgrade", "rollback"}
+}
 
 func TestHelpHidesInternalCommands(t *testing.T) {
 	out, _, status := run(t, "", "--help")
