@@ -20,7 +20,7 @@ import (
 // Version is the version of the keys of the settings. It increases with each release of Wayleave that adds, removes or
 // redefines keys. Unknown keys in a file with a higher settingsVersion are reported and ignored, so that a rollback
 // starts. Unknown keys of other files are errors.
-// Version 2 has podnetwork.cniConfDir, podnetwork.cniBinDir and the manifest's own settingsVersion.
+// Version 2 has metrics, podnetwork.cniConfDir, podnetwork.cniBinDir and the manifest's own settingsVersion.
 const Version = 2
 
 // versionKey is the key of a settings file's version.
