@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 )
 
 // Access chooses the cluster that a command for people talks to.
@@ -63,8 +65,9 @@ func (a Access) DefaultNamespace() string {
 	return ns
 }
 
-// Client makes a client for the chosen cluster.
+// Client makes a client for the chosen cluster. It silences the log of client-go: its errors are returned, too.
 func (a Access) Client() (*Client, error) {
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
 	c, from, err := a.RESTConfig()
 	if err != nil {
 		return nil, err

@@ -23,8 +23,10 @@ func Root(version string, dnsServer func(*cobra.Command, []string) error, dnsSoc
 	if dnsServer != nil {
 		dns.Args, dns.RunE = cobra.NoArgs, dnsServer
 	}
-	c.AddCommand(statusCommand(), renderCommand(), explainCommand(), ingressCommand(), importCommand(), dns,
+	c.AddCommand(statusCommand(), checkCommand(), bundleCommand(version), renderCommand(), explainCommand(),
+		ingressCommand(), importCommand(), dns,
 		uninstallCommand(), versionCommand(version))
+	c.AddCommand(cli.Internal(probeCommand(), dumpCommand())...)
 	return c
 }
 
