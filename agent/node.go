@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"wayleave.dev/config"
+	"wayleave.dev/internal/buildinfo"
 	"wayleave.dev/internal/owner"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel"
@@ -68,6 +69,7 @@ func newCore(o Options) (*Core, error) {
 	}
 	c := NewCore(log, store, cfg, o.Features)
 	c.Version = o.Version
+	buildinfo.Register(c.metrics.registry, o.Version)
 	return c, nil
 }
 
@@ -115,14 +117,7 @@ func (n *Node) Prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, f := range having[Metered](n.Features) {
-		for _, m := range f.Metrics(n) {
-			if err := n.metrics.registry.Register(m); err != nil {
-				return fmt.Errorf("metrics: %w", err)
-			}
-		}
-	}
-	return nil
+	return n.registerMetrics()
 }
 
 // NewFirewall is the host's firewall of a namespace, in nf_tables and, where the programs are installed, in

@@ -139,6 +139,19 @@ func port(at func(*Config) *int) setter {
 	}
 }
 
+// metricsPort accepts 0, and a port that no component of a node uses.
+func metricsPort(c *Config, v any) error {
+	n, ok := v.(float64)
+	if !ok || n != float64(int(n)) || n < 0 || n > 65535 {
+		return errors.New("0 (none) or a port from 1 to 65535 is allowed")
+	}
+	if user := model.ReservedPort(model.TCP, uint16(n)); user != "" {
+		return fmt.Errorf("that is a port of %s; another one is allowed, such as 10247", user)
+	}
+	c.Metrics.Port = int(n)
+	return nil
+}
+
 func level(c *Config, v any) error {
 	s, ok := v.(string)
 	if !ok || !slices.Contains([]string{"debug", "info", "warn", "error"}, s) {

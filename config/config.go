@@ -39,6 +39,7 @@ type Config struct {
 	ClusterDomain string
 	ClusterDNS    []netip.Addr
 	LogLevel      slog.Level
+	Metrics       Metrics
 	Mode          string
 	Routing       string
 	Encryption    string
@@ -53,6 +54,14 @@ type Config struct {
 	// Unused lists settings that have no effect, a line each: fields of a KubeProxyConfiguration, and keys of a file
 	// of a later version.
 	Unused []string
+}
+
+// Metrics holds the settings of the port that serves the metrics of all processes of a node.
+type Metrics struct {
+	// Port is 0 for none.
+	Port int
+	// AllowFrom are networks that need no token. With them, others cannot connect.
+	AllowFrom []netip.Prefix
 }
 
 // PodNetwork holds the settings of the pod network.
@@ -206,6 +215,13 @@ func settings() []setting {
 			"the service range."}},
 		{"logLevel", "info", level, []string{
 			"debug, info, warn or error."}},
+		{"metrics.port", "0", metricsPort, []string{
+			"Port of the nodes' InternalIPs that serves the metrics of all processes, such as 10247. 0: none. It is",
+			"HTTPS, and needs a bearer token of an account that may get the nonResourceURL /metrics."}},
+		{"metrics.allowFrom", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Metrics.AllowFrom },
+			network, "CIDRs"), []string{
+			"Networks that get the metrics by HTTP without a token. All others are then refused. Empty: a token is",
+			"needed. Pods have addresses of the pod network."}},
 		{"mode", "auto", oneOf(func(c *Config) *string { return &c.Mode }, []string{"auto", "nftables", "iptables",
 			"ipvs"}, []string{"ebpf"}), []string{
 			"Data plane of Services: auto (nftables), nftables, iptables or ipvs. After a change, the old mode",

@@ -23,7 +23,8 @@ func serveDNS(cmd *cobra.Command, _ []string) error {
 	// The folder may take a fifth of it, and under a flood the collector falls behind.
 	keepMemoryBelow(log, 1, 2)
 	err := server.Run(cmd.Context(), server.Config{Socket: dnsfeature.Socket, StateFile: dnsStateFile,
-		HealthSocket: dnsProbes, Hung: func(k schema.Socket) { endHung(log, k) }, Log: log})
+		HealthSocket: dnsProbes, MetricsSocket: dnsfeature.MetricsSocket, Version: version,
+		Hung: func(k schema.Socket) { endHung(log, k) }, Log: log})
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
@@ -49,7 +50,7 @@ func proxyCommand() *cobra.Command {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 			keepMemoryBelow(log, 7, 8)
 			err := process.Run(cmd.Context(), process.Config{Socket: ingress.Socket, HealthSocket: proxyProbes,
-				AccessLog: os.Stdout, Log: log})
+				MetricsSocket: ingress.MetricsSocket, Version: version, AccessLog: os.Stdout, Log: log})
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}

@@ -11,10 +11,11 @@ import (
 	"wayleave.dev/deploy"
 	"wayleave.dev/internal/cli"
 	"wayleave.dev/internal/docs"
+	"wayleave.dev/internal/metricdocs"
 )
 
 func main() {
-	if err := errors.Join(run("deploy"), pages(".")); err != nil {
+	if err := errors.Join(run("deploy"), pages("."), metrics(".")); err != nil {
 		fmt.Fprintln(os.Stderr, "gen:", err)
 		os.Exit(1)
 	}
@@ -42,6 +43,14 @@ func run(dir string) error {
 		}
 	}
 	return nil
+}
+
+func metrics(top string) error {
+	page, err := metricdocs.Page()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(top, metricdocs.File), page, 0o644)
 }
 
 func pages(top string) error {

@@ -116,6 +116,8 @@ type Client struct {
 	Server, From string
 	// Endpoints are further API servers.
 	Endpoints *Endpoints
+
+	reviewer *reviewer
 }
 
 // NewClient makes a client, see Config.
@@ -137,7 +139,12 @@ func clientOf(c *rest.Config, from string, e *Endpoints) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("API server %s: %w", c.Host, err)
 	}
-	return &Client{Interface: api, Dynamic: own, REST: c, Server: c.Host, From: from, Endpoints: e}, nil
+	reviewer, err := newReviewer(c)
+	if err != nil {
+		return nil, fmt.Errorf("API server %s: %w", c.Host, err)
+	}
+	return &Client{Interface: api, Dynamic: own, REST: c, Server: c.Host, From: from, Endpoints: e,
+		reviewer: reviewer}, nil
 }
 
 // HTTP is a client with the same credentials, for pages that are no objects.
