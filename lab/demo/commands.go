@@ -14,7 +14,9 @@ import (
 )
 
 // program is Wayleave's own, as an operator has it on a laptop.
-func (t *Tour) program() string { return filepath.Join(filepath.Dir(t.Lab), runtime.GOARCH, "wayleave") }
+func (t *Tour) program() string {
+	return filepath.Join(filepath.Dir(t.Lab), runtime.GOARCH, "wayleave")
+}
 
 // wayleave runs it with the cluster's kubeconfig.
 func (t *Tour) wayleave(ctx context.Context, args ...string) (string, error) {
