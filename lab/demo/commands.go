@@ -32,7 +32,8 @@ func statusOfAll(ctx context.Context, t *Tour) error {
 	return eventually(ctx, func() error {
 		out, err := t.wayleave(ctx, "status")
 		all := fmt.Sprintf("%d of %d nodes answer", len(nodes), len(nodes))
-		if err := errors.Join(err, want(out, append(nodes, all, "writer, elected", "nothing is wrong")...)); err != nil {
+		if err := errors.Join(err, want(out, append(nodes, all, "writer, elected",
+			"nothing is wrong")...)); err != nil {
 			return err
 		}
 		out, err = t.wayleave(ctx, "status", "--node", nodes[0], "-o", "yaml")
@@ -52,7 +53,8 @@ func checked(ctx context.Context, t *Tour) error {
 			return err
 		}
 		out, err = t.command(ctx, nil, t.Lab, "exec", nodes[0], t.program(), "check", "--pre", "--node")
-		return errors.Join(err, want(out, "the kernel has nf_tables", "all ports that Wayleave uses are free", " 0 failed"))
+		return errors.Join(err, want(out, "the kernel has nf_tables",
+			"all ports that Wayleave uses are free", " 0 failed"))
 	})
 }
 
