@@ -164,8 +164,10 @@ func TestObjectsAreScrubbed(t *testing.T) {
 	object := map[string]any{}
 	const in = `{"kind":"List","items":[
 	{"kind":"Secret","data":{"a":"canary"},"stringData":{"b":"canary"}},
-	{"kind":"Ingress","metadata":{"name":"i","annotations":{"nginx.ingress.kubernetes.io/configuration-snippet":"canary",
-	 "kubectl.kubernetes.io/last-applied-configuration":"{canary}","nginx.ingress.kubernetes.io/rewrite-target":"/kept"},
+	{"kind":"Ingress","metadata":{"name":"i","annotations":{
+	 "nginx.ingress.kubernetes.io/configuration-snippet":"canary",
+	 "kubectl.kubernetes.io/last-applied-configuration":"{canary}",
+	 "nginx.ingress.kubernetes.io/rewrite-target":"/kept"},
 	 "managedFields":[{"canary":1}]}},
 	{"kind":"Pod","spec":{"containers":[{"name":"kept","env":[{"name":"KEPT","value":"canary"}]}],
 	 "initContainers":[{"env":[{"name":"B","value":"canary"}]}]}},
