@@ -35,8 +35,8 @@ func bundleCommand(version string) *cobra.Command {
 		Short: "Collect the state of an installation in one archive for whoever helps",
 		Long: "It writes a .tar.gz with the status and the checks of the cluster, of each node the kernel's state,\n" +
 			"metrics and logs, and the objects that Wayleave reads. Secrets are not read; passwords, tokens, keys\n" +
-			"and values of environment variables are redacted. Look at it before you pass it on: names and addresses\n" +
-			"are in it. A part that cannot be read is named in index.json, and costs no other part.\n" +
+			"and values of environment variables are redacted. Look at it before you pass it on: names and\n" +
+			"addresses are in it. A part that cannot be read is named in index.json, and costs no other part.\n" +
 			"Each part has 4 MiB at most, all together 256 MiB and 5 minutes.\n" +
 			"Exits with 0 when the archive is complete, 1 when parts are missing, 2 when there is none.",
 		Example: "  wayleave support-bundle\n  wayleave support-bundle --to - | ssh host 'cat > bundle.tar.gz'",

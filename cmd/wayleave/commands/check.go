@@ -40,7 +40,7 @@ func checkCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check [--pre] [--node]",
 		Short: "Say whether a cluster can run Wayleave, or whether Wayleave works",
-		Long: "With --pre it checks a cluster before the installation, otherwise an installation. Nothing is changed.\n" +
+		Long: "With --pre it checks a cluster before installation, otherwise an installation. Nothing is changed.\n" +
 			"With --node it checks the node that it runs on, as root: kernel, modules, sysctls, ports, kubelet,\n" +
 			"other networks, firewalls, clock. Without, it asks the API server, and the agents of all nodes.\n" +
 			"Each line that is not good has the command that mends it.\n" +
