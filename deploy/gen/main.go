@@ -58,7 +58,7 @@ func pages(top string) error {
 	if err != nil {
 		return err
 	}
-	files["docs/cli.md"] = cli.Markdown(commands.Root("", nil, ""))
+	files["docs/cli.md"] = cli.Markdown(commands.Root(deploy.Release{}, nil, ""))
 	for file, body := range files {
 		if err := os.WriteFile(filepath.Join(top, file), body, 0o644); err != nil {
 			return err

@@ -21,8 +21,8 @@ type Access struct {
 	Host Host
 }
 
-// isAccount reports whether requests use the service account of this container.
-func (a Access) isAccount() bool {
+// IsAccount reports whether requests use the service account of this container.
+func (a Access) IsAccount() bool {
 	if a.Kubeconfig != "" || a.Context != "" || os.Getenv("KUBECONFIG") != "" {
 		return false
 	}
@@ -39,7 +39,7 @@ func (a Access) kubectl() clientcmd.ClientConfig {
 
 // RESTConfig returns the configuration of a client. from names its origin.
 func (a Access) RESTConfig() (c *rest.Config, from string, err error) {
-	if a.isAccount() {
+	if a.IsAccount() {
 		return Config("", a.Host, &Endpoints{})
 	}
 	rules := a.kubectl()
@@ -55,7 +55,7 @@ func (a Access) RESTConfig() (c *rest.Config, from string, err error) {
 
 // DefaultNamespace is that of the kubeconfig's context, "default" if it names none.
 func (a Access) DefaultNamespace() string {
-	if a.isAccount() {
+	if a.IsAccount() {
 		return "default"
 	}
 	ns, _, err := a.kubectl().Namespace()

@@ -1,3 +1,5 @@
+//go:build linux
+
 package commands
 
 import (
@@ -75,6 +77,9 @@ func (q *statusQuestion) isLocal(cmd *cobra.Command) bool {
 	}
 	if q.node != "" || changed("kubeconfig") || changed("context") || changed("namespace") {
 		return false
+	}
+	if q.at.IsAccount() {
+		return true // in a container of the agent, which may wait for its socket
 	}
 	_, err := os.Stat(q.socket)
 	return !errors.Is(err, fs.ErrNotExist)

@@ -5,6 +5,7 @@ package fleet
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -130,23 +131,30 @@ func (f Fleet) Logs(ctx context.Context, p Pod, container string, previous bool,
 
 // serverTime is the clock of the API server, to the second, and its version.
 func (f Fleet) serverTime(ctx context.Context) (at time.Time, version string, err error) {
-	v, err := f.Client.Discovery().ServerVersion()
-	if err != nil {
-		return at, "", fmt.Errorf("version of the API server: %w", err)
-	}
+	const maxVersion = 64 << 10
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, f.Client.Server+"/version", nil)
 	if err != nil {
-		return at, v.GitVersion, err
+		return at, "", fmt.Errorf("API server: %w", err)
 	}
 	client, err := f.Client.HTTP()
 	if err != nil {
-		return at, v.GitVersion, err
+		return at, "", err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return at, v.GitVersion, fmt.Errorf("clock of the API server: %w", err)
+		return at, "", fmt.Errorf("API server: %w", err)
 	}
 	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxVersion))
+	if err != nil {
+		return at, "", fmt.Errorf("API server: %w", err)
+	}
+	var v struct {
+		GitVersion string `json:"gitVersion"`
+	}
+	if err := json.Unmarshal(raw, &v); err != nil || v.GitVersion == "" {
+		return at, "", fmt.Errorf("API server %s: %s does not say its version: %.200s", f.Client.Server, resp.Status, raw)
+	}
 	at, err = http.ParseTime(resp.Header.Get("Date"))
 	return at, v.GitVersion, err
 }

@@ -1,0 +1,24 @@
+//go:build linux
+
+package commands
+
+import (
+	"github.com/spf13/cobra"
+
+	"wayleave.dev/agent"
+	"wayleave.dev/internal/cli"
+)
+
+// nodeFacts is what an agent has written about its node.
+const nodeFacts = agent.NodeFacts
+
+// nodeCommands are the commands that import code for the kernel of a node.
+func nodeCommands(version string, dnsServer func(*cobra.Command, []string) error, dnsSocket string) []*cobra.Command {
+	dns := cli.Group("dns", "Ask a node's DNS server about its queries", dnsCommands(dnsSocket)...)
+	if dnsServer != nil {
+		dns.Args, dns.RunE = cobra.NoArgs, dnsServer
+	}
+	shown := []*cobra.Command{statusCommand(), checkCommand(), bundleCommand(version), renderCommand(),
+		explainCommand(), ingressCommand(), dns, uninstallCommand()}
+	return append(shown, cli.Internal(probeCommand(), dumpCommand())...)
+}
