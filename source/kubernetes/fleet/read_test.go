@@ -50,7 +50,9 @@ func configMap(name string) *unstructured.Unstructured {
 		"metadata": map[string]any{"namespace": "kube-system", "name": name}}}
 }
 
-func meta(namespace, name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: namespace, Name: name} }
+func meta(namespace, name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: namespace, Name: name}
+}
 
 func pod(name, node string, ready corev1.ConditionStatus) *corev1.Pod {
 	p := &corev1.Pod{ObjectMeta: meta("kube-system", name), Spec: corev1.PodSpec{NodeName: node,
