@@ -153,7 +153,8 @@ func (f Fleet) serverTime(ctx context.Context) (at time.Time, version string, er
 		GitVersion string `json:"gitVersion"`
 	}
 	if err := json.Unmarshal(raw, &v); err != nil || v.GitVersion == "" {
-		return at, "", fmt.Errorf("API server %s: %s does not say its version: %.200s", f.Client.Server, resp.Status, raw)
+		return at, "", fmt.Errorf("API server %s: %s does not say its version: %.200s", f.Client.Server, resp.Status,
+			raw)
 	}
 	at, err = http.ParseTime(resp.Header.Get("Date"))
 	return at, v.GitVersion, err

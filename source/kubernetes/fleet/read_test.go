@@ -85,11 +85,14 @@ func TestAClusterIsRead(t *testing.T) {
 		&appsv1.DaemonSet{ObjectMeta: meta("kube-system", "wayleave"), Status: appsv1.DaemonSetStatus{
 			DesiredNumberScheduled: 3, NumberReady: 2, UpdatedNumberScheduled: 1}},
 		&appsv1.Deployment{ObjectMeta: meta("x", "y")},
-		&corev1.Service{ObjectMeta: meta("kube-system", "kube-dns"), Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.96.0.10"}}},
-		&corev1.ConfigMap{ObjectMeta: meta("kube-system", "wayleave-settings"), Data: map[string]string{"config.yaml": "x"}},
+		&corev1.Service{ObjectMeta: meta("kube-system", "kube-dns"), Spec: corev1.ServiceSpec{
+			ClusterIPs: []string{"10.96.0.10"}}},
+		&corev1.ConfigMap{ObjectMeta: meta("kube-system", "wayleave-settings"), Data: map[string]string{
+			"config.yaml": "x"}},
 		&networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: "nginx", Annotations: map[string]string{
 			"ingressclass.kubernetes.io/is-default-class": "true"}}, Spec: networkingv1.IngressClassSpec{Controller: "c"}})
-	api.PrependReactor("create", "selfsubjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
+	api.PrependReactor("create", "selfsubjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object,
+		error) {
 		r := a.(clienttesting.CreateAction).GetObject().(*authv1.SelfSubjectAccessReview)
 		r.Status.Allowed = r.Spec.ResourceAttributes.Resource != "daemonsets"
 		return true, r, nil
