@@ -90,7 +90,8 @@ func TestAClusterIsRead(t *testing.T) {
 		&corev1.ConfigMap{ObjectMeta: meta("kube-system", "wayleave-settings"), Data: map[string]string{
 			"config.yaml": "x"}},
 		&networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: "nginx", Annotations: map[string]string{
-			"ingressclass.kubernetes.io/is-default-class": "true"}}, Spec: networkingv1.IngressClassSpec{Controller: "c"}})
+			"ingressclass.kubernetes.io/is-default-class": "true"}},
+			Spec: networkingv1.IngressClassSpec{Controller: "c"}})
 	api.PrependReactor("create", "selfsubjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object,
 		error) {
 		r := a.(clienttesting.CreateAction).GetObject().(*authv1.SelfSubjectAccessReview)
