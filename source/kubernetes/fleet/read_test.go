@@ -36,6 +36,12 @@ func fakeCluster(t *testing.T, ahead time.Duration, objects ...runtime.Object) (
 	}))
 	t.Cleanup(srv.Close)
 	api := fake.NewClientset(objects...)
+	api.PrependReactor("create", "selfsubjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object,
+		error) {
+		r := a.(clienttesting.CreateAction).GetObject().(*authv1.SelfSubjectAccessReview)
+		r.Status.Allowed = true
+		return true, r, nil
+	})
 	pools := map[schema.GroupVersionResource]string{
 		{Group: "wayleave.dev", Version: "v1alpha1", Resource: "addresspools"}: "AddressPoolList",
 		{Version: "v1", Resource: "configmaps"}:                                "ConfigMapList"}
