@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"wayleave.dev/cmd/wayleave/commands"
+	"wayleave.dev/deploy"
 	"wayleave.dev/dns"
 	"wayleave.dev/dns/server"
 	"wayleave.dev/internal/cli"
@@ -53,7 +54,7 @@ func TestAskingTheDNSContainer(t *testing.T) {
 		{socket, "log --pod pod/default/web --for 20ms -o json", "{\"line\":\"# the end: 0 queries", 0},
 	} {
 		var out bytes.Buffer
-		command := commands.Root("dev", nil, c.socket)
+		command := commands.Root(deploy.Dev(), nil, c.socket)
 		cli.Shape(command, "wayleave")
 		command.SetOut(&out)
 		command.SetArgs(append([]string{"dns"}, strings.Fields(c.args)...))

@@ -10,12 +10,15 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"wayleave.dev/cmd/wayleave/commands"
+	"wayleave.dev/deploy"
 	"wayleave.dev/internal/cli"
 )
 
-// version is set by the linker.
-var version = "dev"
+// The linker sets these in a release (hack/release).
+var (
+	version = deploy.DevVersion
+	image   = deploy.Image
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -24,18 +27,9 @@ func main() {
 }
 
 func root() *cobra.Command {
-	c := commands.Root(version, serveDNS, dnsProbes)
-	// What only the manifest, the kubelet and the agent start.
-	c.AddCommand(cli.Internal(agentCommand(), writerCommand(), discoverCommand(), proxyCommand(), l2Command(),
-		statusServerCommand(), listenersCommand(), healthCommand())...)
+	c := program()
 	cli.Shape(c, os.Args[0])
 	return c
 }
 
-// The files of the folder that only one container has, dns or proxy.
-const (
-	ownDir       = "/own"
-	dnsProbes    = ownDir + "/dns-health.sock"
-	proxyProbes  = ownDir + "/proxy-health.sock"
-	dnsStateFile = ownDir + "/snapshot"
-)
+func release() deploy.Release { return deploy.Release{Version: version, Image: image} }

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"wayleave.dev/cmd/wayleave/commands"
+	"wayleave.dev/deploy"
 	"wayleave.dev/internal/cli"
 )
 
@@ -174,7 +175,7 @@ func TestAWrongCommandLineEndsWithTwo(t *testing.T) {
 // As a plugin the program says its name as it is called.
 func TestThePluginOfKubectl(t *testing.T) {
 	for _, as := range []string{"kubectl-wayleave", "/usr/bin/kubectl-wayleave", "kubectl-wayleave.exe"} {
-		c := commands.Root("dev", nil, "")
+		c := commands.Root(deploy.Dev(), nil, "")
 		cli.Shape(c, as)
 		var out bytes.Buffer
 		c.SetOut(&out)
@@ -235,7 +236,7 @@ func TestTheReferenceOfCommandsIsFresh(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := cli.Markdown(commands.Root("", nil, "")); !bytes.Equal(have, want) {
+	if want := cli.Markdown(commands.Root(deploy.Release{}, nil, "")); !bytes.Equal(have, want) {
 		t.Error("docs/cli.md is stale; run `make gen`")
 	}
 	for _, c := range leaves(root()) {

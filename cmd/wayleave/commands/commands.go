@@ -9,22 +9,19 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"wayleave.dev/agent"
+	"wayleave.dev/deploy"
 	"wayleave.dev/internal/cli"
 	kubesource "wayleave.dev/source/kubernetes"
 )
 
-// Root is the program with the commands for people. version is the program's. dnsServer is what `wayleave dns` runs
-// when it is called without a command, and dnsSocket where its commands ask; nil and "" for the reference.
-func Root(version string, dnsServer func(*cobra.Command, []string) error, dnsSocket string) *cobra.Command {
+// Root is the program with the commands for people. release is what the program installs, and says of itself. dnsServer
+// is what `wayleave dns` runs when it is called without a command, and dnsSocket where its commands ask; nil and "" for
+// the reference.
+func Root(release deploy.Release, dnsServer func(*cobra.Command, []string) error, dnsSocket string) *cobra.Command {
 	c := &cobra.Command{Use: "wayleave", Short: "Services and networking of Kubernetes in one program",
-		Version: version}
-	dns := cli.Group("dns", "Ask a node's DNS server about its queries", dnsCommands(dnsSocket)...)
-	if dnsServer != nil {
-		dns.Args, dns.RunE = cobra.NoArgs, dnsServer
-	}
-	c.AddCommand(statusCommand(), renderCommand(), explainCommand(), ingressCommand(), importCommand(), dns,
-		uninstallCommand(), versionCommand(version))
+		Version: release.Version}
+	c.AddCommand(importCommand(), versionCommand(release.Version))
+	c.AddCommand(nodeCommands(dnsServer, dnsSocket)...)
 	return c
 }
 
@@ -44,7 +41,7 @@ func versionCommand(version string) *cobra.Command {
 
 // cluster returns flags for a cluster: in a container of the agent, the node's facts say where the API server is.
 func cluster() cli.Cluster {
-	return cli.Cluster{Access: kubesource.Access{Host: kubesource.Host{Facts: agent.NodeFacts}}}
+	return cli.Cluster{Access: kubesource.Access{Host: kubesource.Host{Facts: nodeFacts}}}
 }
 
 // require has a flag that must be given.
