@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/util/csaupgrade"
+	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/yaml"
 )
 
@@ -28,7 +29,7 @@ func (c Cluster) Apply(ctx context.Context, p *Plan, out io.Writer) error {
 			return err
 		}
 		if now != nil {
-			if err := c.own(ctx, now); err != nil {
+			if now, err = c.own(ctx, now); err != nil {
 				return err
 			}
 		}
@@ -68,25 +69,30 @@ func (c Cluster) recordPlan(ctx context.Context, p *Plan) error {
 	return c.record(ctx, p.To)
 }
 
-// own takes over the fields that `kubectl apply` owns, so that those that the new version does not have are removed.
-func (c Cluster) own(ctx context.Context, now *unstructured.Unstructured) error {
-	patch, err := csaupgrade.UpgradeManagedFieldsPatch(now, sets.New("kubectl-client-side-apply"), Manager)
-	if err != nil {
-		return fmt.Errorf("%s: owner of fields: %w", nameOf(now), err)
-	}
-	if len(patch) == 0 {
-		return nil
-	}
+// own takes over the fields that `kubectl apply` owns, so that those that the new version does not have are removed. It
+// tries again if the object changes meanwhile, as the status of a workload does. It returns the object as it is then.
+func (c Cluster) own(ctx context.Context, now *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	at, err := c.at(now)
 	if err != nil {
+		return nil, err
+	}
+	name := now.GetName()
+	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		var err error
+		if now, err = at.Get(ctx, name, metav1.GetOptions{}); err != nil {
+			return err
+		}
+		patch, err := csaupgrade.UpgradeManagedFieldsPatch(now, sets.New("kubectl-client-side-apply"), Manager)
+		if err != nil || len(patch) == 0 {
+			return err
+		}
+		now, err = at.Patch(ctx, name, types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: Manager})
 		return err
-	}
-	got, err := at.Patch(ctx, now.GetName(), types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: Manager})
+	})
 	if err != nil {
-		return fmt.Errorf("%s: owner of fields: %w", nameOf(now), err)
+		return nil, fmt.Errorf("%s: owner of fields: %w", name, err)
 	}
-	now.SetResourceVersion(got.GetResourceVersion())
-	return nil
+	return now, nil
 }
 
 // apply applies an object. What others have set in its fields is overwritten: the settings of people are in the

@@ -53,6 +53,8 @@ type fakeCluster struct {
 	// status is added to workloads and pods that are read, by "KIND/NAME".
 	status map[string]map[string]any
 	writes int
+	// conflicts counts patches of owners; the first is refused.
+	conflicts int
 }
 
 func newFake(t *testing.T) *fakeCluster {
@@ -189,6 +191,9 @@ func (f *fakeCluster) store(key string, o runtime.Object) runtime.Object {
 
 func (f *fakeCluster) patch(key string, a clienttesting.PatchActionImpl) (runtime.Object, error) {
 	if a.PatchType == types.JSONPatchType { // the owners of fields
+		if f.conflicts++; f.conflicts == 1 { // as if the status had changed meanwhile
+			return nil, apierrors.NewConflict(a.Resource.GroupResource(), a.Name, errors.New("changed"))
+		}
 		var raw []struct {
 			Path  string          `json:"path"`
 			Value json.RawMessage `json:"value"`
@@ -209,11 +214,11 @@ func (f *fakeCluster) patch(key string, a clienttesting.PatchActionImpl) (runtim
 		}
 		return f.store(key, u), nil
 	}
-	var o unstructured.Unstructured
-	if err := json.Unmarshal(a.Patch, &o.Object); err != nil {
+	o, err := decode(a.Patch)
+	if err != nil {
 		return nil, err
 	}
-	after, err := f.manager(o.GroupVersionKind()).Apply(f.before(key, o.GroupVersionKind()), &o,
+	after, err := f.manager(o.GroupVersionKind()).Apply(f.before(key, o.GroupVersionKind()), o,
 		a.PatchOptions.FieldManager,
 		*a.PatchOptions.Force)
 	if err != nil || len(a.PatchOptions.DryRun) > 0 {

@@ -370,7 +370,9 @@ func TestTheRolloutIsWatched(t *testing.T) {
 		t.Errorf("a pod with the old image counts as done, %v", err)
 	}
 	f.put(pod("wayleave-x", "registry.test/wayleave:v0.1.0"), "kubelet")
-	if err := f.Wait(t.Context(), p, &out); err != nil {
+	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := f.Wait(ctx, p, &out); err != nil {
 		t.Error(err)
 	}
 }

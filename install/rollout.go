@@ -95,7 +95,7 @@ func (c Cluster) pods(ctx context.Context, p *Plan) (wrong []string, err error) 
 			return nil, fmt.Errorf("pods of %s: %w", nameOf(o), err)
 		}
 		for _, pod := range list.Items {
-			if owner := metav1.GetControllerOf(&pod); owner == nil || pod.GetDeletionTimestamp() != nil {
+			if metav1.GetControllerOf(&pod) == nil {
 				continue
 			}
 			if reason := fault(&pod, images(o)); reason != "" {
@@ -109,6 +109,9 @@ func (c Cluster) pods(ctx context.Context, p *Plan) (wrong []string, err error) 
 
 // fault says why a pod is not what the plan wants, empty if it is.
 func fault(pod *unstructured.Unstructured, want []string) string {
+	if pod.GetDeletionTimestamp() != nil {
+		return "it is ending" // it may need what Prune deletes
+	}
 	specs, _, _ := unstructured.NestedSlice(pod.Object, "spec", "containers")
 	for _, s := range specs {
 		m, _ := s.(map[string]any)

@@ -22,7 +22,7 @@ func Root(release deploy.Release, dnsServer func(*cobra.Command, []string) error
 		Version: release.Version}
 	c.AddCommand(installCommand(release), upgradeCommand(release), rollbackCommand(), importCommand(),
 		versionCommand(release.Version))
-	c.AddCommand(nodeCommands(dnsServer, dnsSocket)...)
+	c.AddCommand(nodeCommands(release.Version, dnsServer, dnsSocket)...)
 	return c
 }
 
