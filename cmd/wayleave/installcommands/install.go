@@ -1,4 +1,5 @@
-package commands
+// Package installcommands are the commands that change what is installed on a cluster.
+package installcommands
 
 import (
 	"bytes"
@@ -6,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -45,8 +47,13 @@ const installText = "Renders the manifest of this program's release, and applies
 	"written.\nThe manifest is recorded as a Secret wayleave-revision-N in kube-system, for `wayleave rollback`; the " +
 	"last five are kept.\n"
 
-func installCommand(release deploy.Release) *cobra.Command {
-	i := &installer{cluster: cluster(), release: release}
+// All returns the commands. release is what they install, cluster has the flags that choose a cluster.
+func All(release deploy.Release, cluster cli.Cluster) []*cobra.Command {
+	return []*cobra.Command{installCommand(release, cluster), upgradeCommand(release, cluster), rollbackCommand(cluster)}
+}
+
+func installCommand(release deploy.Release, cluster cli.Cluster) *cobra.Command {
+	i := &installer{cluster: cluster, release: release}
 	c := &cobra.Command{
 		Use:   "install",
 		Short: "Install Wayleave on a cluster, and wait until it works",
@@ -67,9 +74,9 @@ func installCommand(release deploy.Release) *cobra.Command {
 	return c
 }
 
-func upgradeCommand(release deploy.Release) *cobra.Command {
+func upgradeCommand(release deploy.Release, cluster cli.Cluster) *cobra.Command {
 	var onlyPlan bool
-	i := &installer{cluster: cluster(), release: release}
+	i := &installer{cluster: cluster, release: release}
 	c := &cobra.Command{
 		Use:   "upgrade",
 		Short: "Upgrade Wayleave on a cluster, and wait until every node runs the new version",
@@ -97,9 +104,9 @@ func upgradeCommand(release deploy.Release) *cobra.Command {
 	return c
 }
 
-func rollbackCommand() *cobra.Command {
+func rollbackCommand(cluster cli.Cluster) *cobra.Command {
 	number := 0
-	i := &installer{cluster: cluster()}
+	i := &installer{cluster: cluster}
 	c := &cobra.Command{
 		Use:   "rollback",
 		Short: "Bring back the version that a cluster had before, and wait until every node runs it",
@@ -133,15 +140,21 @@ func (i *installer) flags(c *cobra.Command) {
 	i.out.Flag(c)
 }
 
-func (i *installer) manifest(cmd *cobra.Command) (m []byte, err error) {
-	if i.file == "" {
+func (i *installer) manifest(cmd *cobra.Command) ([]byte, error) {
+	in := cmd.InOrStdin()
+	switch i.file {
+	case "":
 		return i.release.Manifest()
+	case "-":
+	default:
+		f, err := os.Open(i.file)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
 	}
-	err = withFile(cmd, i.file, func(in io.Reader) error {
-		m, err = io.ReadAll(io.LimitReader(in, install.MaxManifest+1))
-		return err
-	})
-	return m, err
+	return io.ReadAll(io.LimitReader(in, install.MaxManifest+1))
 }
 
 func (i *installer) connect() (install.Cluster, error) {
