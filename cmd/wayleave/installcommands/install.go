@@ -49,7 +49,8 @@ const installText = "Renders the manifest of this program's release, and applies
 
 // All returns the commands. release is what they install, cluster has the flags that choose a cluster.
 func All(release deploy.Release, cluster cli.Cluster) []*cobra.Command {
-	return []*cobra.Command{installCommand(release, cluster), upgradeCommand(release, cluster), rollbackCommand(cluster)}
+	return []*cobra.Command{installCommand(release, cluster), upgradeCommand(release, cluster),
+		rollbackCommand(cluster)}
 }
 
 func installCommand(release deploy.Release, cluster cli.Cluster) *cobra.Command {
