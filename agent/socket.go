@@ -38,12 +38,21 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 
 // Ask does one GET over a unix socket, for the commands of the program.
 func Ask(ctx context.Context, socket, path string) (body string, code int, err error) {
+	return request(ctx, http.MethodGet, socket, path)
+}
+
+// Tell does one POST without a body over a unix socket.
+func Tell(ctx context.Context, socket, path string) (body string, code int, err error) {
+	return request(ctx, http.MethodPost, socket, path)
+}
+
+func request(ctx context.Context, method, socket, path string) (body string, code int, err error) {
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", socket)
 		}}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://wayleave"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://wayleave"+path, nil)
 	if err != nil {
 		return "", 0, err
 	}

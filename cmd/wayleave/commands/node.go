@@ -19,5 +19,5 @@ func nodeCommands(dnsServer func(*cobra.Command, []string) error, dnsSocket stri
 		dns.Args, dns.RunE = cobra.NoArgs, dnsServer
 	}
 	return []*cobra.Command{statusCommand(), renderCommand(), explainCommand(), ingressCommand(), dns,
-		uninstallCommand()}
+		logLevelCommand(), uninstallCommand()}
 }
