@@ -131,6 +131,7 @@ func chapters() []chapter {
 				say: "a mode that cannot be is refused by name, and the agents of before go on under the loss " +
 					"meter: 0 lost", run: refuseMode, within: 3 * time.Minute, long: true},
 		}},
+		handovers(),
 	}
 }
 
