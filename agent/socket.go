@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -63,6 +64,23 @@ func request(ctx context.Context, method, socket, path string) (body string, cod
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(resp.Body)
 	return string(raw), resp.StatusCode, err
+}
+
+// SocketOfContainer is the socket of the process of this container of Wayleave, unless one is set.
+func SocketOfContainer(set string) (string, error) {
+	if set != "" {
+		return set, nil
+	}
+	for _, pattern := range []string{HealthSocket, WriterSocket, "/own/*.sock"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			return "", err
+		}
+		if len(found) > 0 {
+			return found[0], nil
+		}
+	}
+	return "", fmt.Errorf("no process of Wayleave is in this container: %w", os.ErrNotExist)
 }
 
 // listenUnix makes a socket that only root may use, in place of a stale one.

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,7 +29,7 @@ func logLevelCommand() *cobra.Command {
 		Args:      cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: logging.Levels(),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			at, err := socketOfContainer(socket)
+			at, err := agent.SocketOfContainer(socket)
 			if err != nil {
 				return err
 			}
@@ -52,21 +50,4 @@ func logLevelCommand() *cobra.Command {
 	out.Flag(c)
 	c.Flags().StringVar(&socket, "socket", "", "the socket of a process; default: that of this container")
 	return c
-}
-
-// socketOfContainer is the socket of the process of this container.
-func socketOfContainer(set string) (string, error) {
-	if set != "" {
-		return set, nil
-	}
-	for _, pattern := range []string{agent.HealthSocket, agent.WriterSocket, "/own/*.sock"} {
-		found, err := filepath.Glob(pattern)
-		if err != nil {
-			return "", err
-		}
-		if len(found) > 0 {
-			return found[0], nil
-		}
-	}
-	return "", fmt.Errorf("no process of Wayleave is in this container: %w", os.ErrNotExist)
 }
