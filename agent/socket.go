@@ -71,13 +71,9 @@ func SocketOfContainer(set string) (string, error) {
 	if set != "" {
 		return set, nil
 	}
-	for _, pattern := range []string{HealthSocket, WriterSocket, "/own/*.sock"} {
-		found, err := filepath.Glob(pattern)
-		if err != nil {
-			return "", err
-		}
-		if len(found) > 0 {
-			return found[0], nil
+	for _, path := range []string{HealthSocket, WriterSocket, "/own/dns-health.sock", "/own/proxy-health.sock"} {
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
 		}
 	}
 	return "", fmt.Errorf("no process of Wayleave is in this container: %w", os.ErrNotExist)
