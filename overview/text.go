@@ -64,8 +64,8 @@ func (n Node) cells() []string {
 		}
 	}
 	list := func(l []string) string { return cmp.Or(strings.Join(l, ","), "-") }
-	return []string{n.Name, n.Report.Version, n.Report.Role, n.Report.Mode, fmt.Sprint(good), list(bad), list(n.Report.Off),
-		n.count()}
+	return []string{n.Name, n.Report.Version, n.Report.Role, n.Report.Mode, fmt.Sprint(good), list(bad),
+		list(n.Report.Off), n.count()}
 }
 
 // count is the number of problems of a pod.
