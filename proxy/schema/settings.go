@@ -3,6 +3,8 @@ package schema
 import (
 	"net/netip"
 	"time"
+
+	"wayleave.dev/internal/logging"
 )
 
 // Socket is a listening socket.
@@ -23,6 +25,8 @@ func (s Socket) String() string {
 
 // Settings are for all hosts. A zero number or time asks for the default.
 type Settings struct {
+	// Log is that of the process.
+	Log logging.Settings `json:"log,omitzero"`
 	// Trusted are clients whose X-Forwarded-… fields are believed.
 	Trusted []netip.Prefix `json:"trusted,omitempty"`
 	// Sources are the addresses to connect to endpoints from, at most one of each family;
