@@ -21,9 +21,8 @@ import (
 // Version is the version of the keys of the settings. It increases with each release of Wayleave that adds, removes or
 // redefines keys. Unknown keys in a file with a higher settingsVersion are reported and ignored, so that a rollback
 // starts. Unknown keys of other files are errors.
-// The manifest's file gets the key settingsVersion when this becomes 2: agents from before there was such a key would
-// refuse it.
-const Version = 1
+// Version 2 has metrics, podnetwork.cniConfDir, podnetwork.cniBinDir and the manifest's own settingsVersion.
+const Version = 2
 
 // versionKey is the key of a settings file's version.
 const versionKey = "settingsVersion"
@@ -541,6 +540,9 @@ func keys(prefix string, table []setting) []string {
 // are read at start: a change takes effect when the pods restart, which drops no packet.
 func Commented() string {
 	var b strings.Builder
+	fmt.Fprintf(&b,
+		"# Version of the keys below. An earlier version of Wayleave ignores keys that it does not know.\n%s: %d\n",
+		versionKey, Version)
 	group := ""
 	for _, s := range settings() {
 		g, name, nested := strings.Cut(s.key, ".")

@@ -216,11 +216,22 @@ func TestSettingsOfTheOperatorReplaceTheManifests(t *testing.T) {
 	}
 }
 
+// The manifest's file says of which version it is: agents of the version before, which may restart while the ConfigMap
+// is new and they are not, ignore its new keys.
+func TestTheManifestsFileNamesItsVersion(t *testing.T) {
+	if want := fmt.Sprintf("\nsettingsVersion: %d\n", Version); !strings.Contains(Commented(), want) {
+		t.Errorf("no %q in the file", want)
+	}
+	if c, err := Parse([]byte(Commented())); err != nil || len(c.Unused) > 0 {
+		t.Errorf("unused %v, %v", c.Unused, err)
+	}
+}
+
 // A rollback finds settings of a later version. Their unknown keys are reported and have no effect; all else of the
 // file
 // is checked as ever. A file of this version, or of none, may have no unknown key.
 func TestUnknownKeysOfALaterVersionAreReported(t *testing.T) {
-	const later = "settingsVersion: 2\nmode: ipvs\nwarp: {speed: 9}\ndns: {warp: true}\nnone: 1\n"
+	const later = "settingsVersion: 22\nmode: ipvs\nwarp: {speed: 9}\ndns: {warp: true}\nnone: 1\n"
 	for _, file := range []string{"config.yaml", "settings.yaml"} {
 		c, err := ParseData(map[string]string{file: later})
 		if err != nil || c.Mode != "ipvs" || len(c.Unused) != 3 || !strings.HasPrefix(c.Unused[0],
@@ -228,13 +239,13 @@ func TestUnknownKeysOfALaterVersionAreReported(t *testing.T) {
 			t.Errorf("%s: mode %s, unused %q: %v", file, c.Mode, c.Unused, err)
 		}
 		for in, want := range map[string]string{
-			strings.Replace(later, "2", "1", 1):                 "settings: warp: unknown setting",
-			strings.Replace(later, "settingsVersion: 2", "", 1): "settings: warp: unknown setting",
-			strings.Replace(later, "2", "new",
+			strings.Replace(later, "22", "1", 1):                 "settings: warp: unknown setting",
+			strings.Replace(later, "settingsVersion: 22", "", 1): "settings: warp: unknown setting",
+			strings.Replace(later, "22", "new",
 				1): `settings: settingsVersion: found "new"; a number from 1`,
-			strings.Replace(later, "2", "1.5",
+			strings.Replace(later, "22", "1.5",
 				1): "settings: settingsVersion: found 1.5; a number from 1",
-			strings.Replace(later, "2", "0",
+			strings.Replace(later, "22", "0",
 				1): "settings: settingsVersion: found 0; a number from 1",
 			strings.Replace(later, "ipvs", "warp", 1):                 `settings: mode: found "warp"; allowed: auto`,
 			strings.Replace(later, "dns: {warp: true}", "dns: on", 1): "settings: dns: found",

@@ -2,15 +2,11 @@ package deploy
 
 import (
 	"bytes"
-	"encoding/json"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"text/template"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -68,65 +64,6 @@ func TestCommittedFilesAreFresh(t *testing.T) {
 			t.Errorf("%s is stale; run `make gen`", name)
 		}
 	}
-}
-
-// renderChart renders the chart as Helm does, whose engine is text/template, with values
-// in place of the defaults.
-func renderChart(t *testing.T, values map[string]any) []byte {
-	t.Helper()
-	files, err := Chart()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var v map[string]any
-	if err := yaml.Unmarshal(files["values.yaml"], &v); err != nil {
-		t.Fatal(err)
-	}
-	maps.Copy(v, values)
-	funcs := template.FuncMap{
-		"indent": func(n int, s string) string { return indent(s, n) },
-		"dict":   func() map[string]any { return map[string]any{} },
-		"quote":  func(s string) string { return strconv.Quote(s) },
-		"fromYaml": func(s string) (out map[string]any, err error) {
-			err = yaml.Unmarshal([]byte(s), &out)
-			return out, err
-		},
-		"toJson": func(v any) (string, error) {
-			raw, err := json.Marshal(v)
-			return string(raw), err
-		},
-	}
-	tmpl, err := template.New("chart").Funcs(funcs).Parse(string(files["templates/wayleave.yaml"]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got bytes.Buffer
-	if err := tmpl.Execute(&got, map[string]any{"Values": v,
-		"Chart": map[string]any{"AppVersion": "dev"}}); err != nil {
-		t.Fatal(err)
-	}
-	return got.Bytes()
-}
-
-func TestTheChartRendersTheManifest(t *testing.T) {
-	want, err := Manifest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := renderChart(t, nil); string(got) != string(want) {
-		t.Errorf("the chart with its default values is not the manifest: line %d differs", firstDifference(string(got),
-			string(want)))
-	}
-}
-
-func firstDifference(a, b string) int {
-	x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
-	for i := range min(len(x), len(y)) {
-		if x[i] != y[i] {
-			return i + 1
-		}
-	}
-	return min(len(x), len(y)) + 1
 }
 
 func TestTheConfigMapHoldsTheDefaults(t *testing.T) {

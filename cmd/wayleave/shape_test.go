@@ -100,7 +100,8 @@ func TestCommandsOfAClusterChooseIt(t *testing.T) {
 }
 
 func clusterCommands() []string {
-	return []string{"explain policy", "ingress check", "status", "check", "check --pre", "support-bundle"}
+	return []string{"explain policy", "ingress check", "status", "check", "check --pre", "support-bundle", "install",
+		"upgrade", "rollback"}
 }
 
 func TestHelpHidesInternalCommands(t *testing.T) {

@@ -35,6 +35,7 @@ func TestTheAgentKnowsNoFeature(t *testing.T) {
 func TestTheCommandIsSmall(t *testing.T) {
 	small(t, filepath.Join("cmd", "wayleave"), 800)
 	small(t, filepath.Join("cmd", "wayleave", "commands"), 1200)
+	small(t, filepath.Join("cmd", "wayleave", "installcommands"), 400)
 }
 
 // small counts the lines of a folder without tests.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"wayleave.dev/cmd/wayleave/installcommands"
 	"wayleave.dev/deploy"
 	"wayleave.dev/internal/cli"
 	kubesource "wayleave.dev/source/kubernetes"
@@ -20,6 +21,7 @@ import (
 func Root(release deploy.Release, dnsServer func(*cobra.Command, []string) error, dnsSocket string) *cobra.Command {
 	c := &cobra.Command{Use: "wayleave", Short: "Services and networking of Kubernetes in one program",
 		Version: release.Version}
+	c.AddCommand(installcommands.All(release, cluster())...)
 	c.AddCommand(importCommand(), versionCommand(release.Version))
 	c.AddCommand(nodeCommands(release.Version, dnsServer, dnsSocket)...)
 	return c
