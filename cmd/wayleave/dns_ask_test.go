@@ -40,7 +40,7 @@ func TestAskingTheDNSContainer(t *testing.T) {
 		fails   bool
 	}{
 		{dnsQueryCommand(socket), "--as pod/default/web google.com AAAA",
-			"pod default/web is none that this node's DNS knows", true},
+			"pod default/web is not known by address to this node's DNS", true},
 		{dnsQueryCommand(socket), "--as default/web google.com", `--as is "default/web"; pod/NAMESPACE/NAME is allowed`,
 			true},
 		{dnsQueryCommand(socket), "google.com", `--as is ""`, true},
@@ -50,7 +50,7 @@ func TestAskingTheDNSContainer(t *testing.T) {
 		{dnsLogCommand(socket), "--pod web", `"web" is not a pod`, true},
 		{dnsLogCommand(socket), "--name a.b --for 9h", "at most 1h", true},
 		{dnsLogCommand(socket), "--pod default/web --for 20ms",
-			"pod default/web is not known on this node now\n# the end: 0 queries", false},
+			"pod default/web is currently not known on this node\n# end: 0 queries", false},
 	} {
 		var out bytes.Buffer
 		c.command.SetOut(&out)

@@ -99,7 +99,7 @@ func TestTranslate(t *testing.T) {
 				" - 10.0.0.9\n"},
 		{"a hosts file", ". {\n hosts /etc/hosts\n}", "{}\nline 2: not carried over: hosts /etc/hosts: files are " +
 			"not read; write the lines of /etc/hosts into the Corefile\nline 2: not carried over: hosts without " +
-			"fallthrough: names that it does not have are asked for upstream\n"},
+			"fallthrough: names that it lacks are forwarded\n"},
 		{"cache", ". {\n cache {\n  success 9984 600\n  denial 9984 60\n  serve_stale 12h\n  prefetch 10\n }\n}",
 			"dns:\n  cacheTTL: 10m0s\n  negativeTTL: 1m0s\n  staleFor: 12h0m0s\n"},
 		{"parts of a cache", ". {\n cache 3600 example.com {\n  keepttl\n  disable denial\n }\n}",
@@ -130,8 +130,8 @@ func TestTranslate(t *testing.T) {
 				"carried over: whoami\nline 6: not carried over: import /etc/coredns/custom/*.override: other files " +
 				"are not read; translate them one by one\n"},
 		{"a block of another protocol", "tls://. {\n forward . 10.0.0.1\n}", "{}\nline 1: not carried over: " +
-			"tls://.: queries come by UDP and TCP\nline 1: not carried over: server block tls://. with all " +
-			"that it has\n"},
+			"tls://.: queries are served by UDP and TCP\nline 1: not carried over: server block tls://. with all its " +
+			"directives\n"},
 		{"snippets", "(up) {\n forward . 10.0.0.1 # ours\n}\n. {\n import up\n}",
 			"dns:\n  upstreams:\n  - 10.0.0.1:53\n"},
 		{"quotes", ". {\n forward . \"10.0.0.1\"\n}", "dns:\n  upstreams:\n  - 10.0.0.1:53\n"},
@@ -259,7 +259,7 @@ func TestOddCorefiles(t *testing.T) {
 			"clusterDomain: cluster.local\ndns:\n  pods: disabled\n"},
 		"hosts that hide all else": {"corp.test {\n hosts {\n  192.0.2.1 a.corp.test b.test\n }\n}",
 			"dns:\n  hosts:\n    a.corp.test:\n    - 192.0.2.1\nline 2: not carried over: hosts without " +
-				"fallthrough: names that it does not have are asked for upstream\nline 3: not carried over: hosts: " +
+				"fallthrough: names that it lacks are forwarded\nline 3: not carried over: hosts: " +
 				"b.test is in none of the zones of hosts\n"},
 	} {
 		if got := translated(t, tc.in, allBuilt, false); got != tc.want {

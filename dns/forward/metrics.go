@@ -7,14 +7,14 @@ import (
 )
 
 var lacksDesc = prometheus.NewDesc("wayleave_dns_forward_lacks",
-	"1 while an upstream server is known to lack something: EDNS0, the letter case of names, TCP.",
+	"1 while an upstream server is known not to support EDNS0, the letter case of names, or TCP.",
 	[]string{"to", "what"}, nil)
 
 // Describe implements prometheus.Collector.
 func (f *Forwarder) Describe(to chan<- *prometheus.Desc) { prometheus.DescribeByCollect(f, to) }
 
-// Collect implements prometheus.Collector. The names are CoreDNS's where the meaning
-// is the same. All is added up only now, so that counting costs the hot path little.
+// Collect implements prometheus.Collector. The names are CoreDNS's if the meaning is the same. Sums are computed here,
+// so that counting costs the hot path little.
 func (f *Forwarder) Collect(to chan<- prometheus.Metric) {
 	put := func(kind prometheus.ValueType, name, help, label, value string, n uint64) {
 		var labels, values []string
@@ -25,17 +25,17 @@ func (f *Forwarder) Collect(to chan<- prometheus.Metric) {
 	}
 	const counter, gauge = prometheus.CounterValue, prometheus.GaugeValue
 	entries, bytes := f.Cache.Size()
-	put(gauge, "coredns_cache_entries", "Replies in the cache, also those past their time.", "", "", uint64(entries))
+	put(gauge, "coredns_cache_entries", "Replies in the cache, including expired ones.", "", "", uint64(entries))
 	put(gauge, "wayleave_dns_cache_bytes", "Size of the cache.", "", "", uint64(bytes))
 	n := f.Cache.Counts()
 	put(counter, "coredns_cache_hits_total", "Queries answered from the cache.", "type", "success", n.Hits)
 	put(counter, "coredns_cache_hits_total", "Queries answered from the cache.", "type", "denial", n.Denials)
-	put(counter, "coredns_cache_misses_total", "Queries that servers were asked for.", "", "", n.Misses)
-	put(counter, "coredns_cache_served_stale_total", "Replies told past their time, since servers fail.",
+	put(counter, "coredns_cache_misses_total", "Queries that were forwarded.", "", "", n.Misses)
+	put(counter, "coredns_cache_served_stale_total", "Expired replies served because servers failed.",
 		"", "", n.Stale)
-	put(counter, "coredns_cache_prefetch_total", "Popular replies fetched anew before their time ended.", "",
+	put(counter, "coredns_cache_prefetch_total", "Popular replies refreshed before they expired.", "",
 		"", n.Prefetched)
-	put(counter, "coredns_cache_evictions_total", "Replies dropped for others.", "", "", n.Evicted)
+	put(counter, "coredns_cache_evictions_total", "Replies evicted to make room.", "", "", n.Evicted)
 	for _, u := range f.routes.Load().servers() {
 		name := u.String()
 		put(counter, "coredns_forward_requests_total", "Tries at an upstream server.", "to", name, u.asked.Load())
