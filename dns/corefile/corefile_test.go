@@ -107,15 +107,15 @@ func TestTranslate(t *testing.T) {
 				"all zones\nline 3: not carried over: cache: keepttl\nline 4: not carried over: disable denial: the " +
 				"cache is for all names outside of the cluster\n"},
 		{"two values of one setting", ". {\n cache 60\n}\na.example {\n cache 30\n}",
-			"dns:\n  cacheTTL: 1m0s\n  negativeTTL: 1m0s\nline 5: not carried over: cacheTTL: 30s; line 2 has said " +
-				"1m0s, and it is one setting for all zones\nline 5: not carried over: negativeTTL: 30s; line 2 has " +
-				"said 1m0s, and it is one setting for all zones\n"},
+			"dns:\n  cacheTTL: 1m0s\n  negativeTTL: 1m0s\nline 5: not carried over: cacheTTL: 30s; line 2 set 1m0s, " +
+				"and there is one setting for all zones\nline 5: not carried over: negativeTTL: 30s; line 2 set " +
+				"1m0s, and there is one setting for all zones\n"},
 		{"options of kubernetes",
 			". {\n kubernetes a.example b.example {\n  namespaces x\n  ttl 5\n  fallthrough\n }\n}",
 			"clusterDomain: a.example\ndns:\n  extraDomains:\n  - b.example\n  pods: disabled\nline 3: not carried " +
 				"over: kubernetes: namespaces x\nline 4: not carried over: ttl 5: names of the cluster have 30 " +
 				"s\nline 5: not carried over: fallthrough : names of the cluster's domain are answered here only; " +
-				"addresses that are not the cluster's are asked upstream anyway\n"},
+				"addresses outside of the cluster are forwarded anyway\n"},
 		{"options of forward", ". {\n forward . 10.0.0.1 {\n  except corp.example\n  force_tcp\n }\n}",
 			"dns:\n  upstreams:\n  - 10.0.0.1:53\nline 3: not carried over: forward: except corp.example\nline 4: " +
 				"not carried over: forward: force_tcp\n"},
