@@ -149,9 +149,10 @@ func TestCNI(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	page := result.New(result.Docs, "bench-cni", "The pod network, measured")
+	page := result.New(result.Docs, "bench-cni", "Benchmark: pod network")
 	page.Text(
-		"`make bench` made this page: %s. Medians of interleaved runs; a ratio is Wayleave's number by the other's.",
+		"`make bench` generates this page: %s. Medians of interleaved runs; a ratio is Wayleave's value divided by "+
+			"the other's.",
 		result.Machine())
 	t.Run("ADD", func(t *testing.T) { calls(t, page) })
 	t.Run("packets", func(t *testing.T) { packets(t, page) })
@@ -291,11 +292,11 @@ func table(t *testing.T, page *result.Page, plugins []plugin, got []samples) {
 	add("DEL, median", " ms", true, func(s samples) float64 { return result.Median(part(s.del, 0, pods)) })
 	add(fmt.Sprintf("pods/s, %d at a time", atOnce), "", false,
 		func(s samples) float64 { return result.Median(s.rate) })
-	page.Text("## ADD and DEL\n\n%d rounds of %d pods on a node, one IPv4 address each, each call by executing the "+
+	page.Text("## ADD and DEL\n\n%d rounds of %d pods on a node, one IPv4 address each; each call executes the "+
 		"plugin. Wayleave's lease is synced to disk before ADD answers.", rounds, pods)
 	page.Table(rows)
-	page.Text("Aim for ADD: 1/3. DEL is the kernel's removal of a veth with routes: \"ip link del\" of one takes as " +
-		"long, the agent's own part is 0.5 ms.")
+	page.Text("Target for ADD: 1/3. Most of DEL is the kernel's removal of a veth with routes: \"ip link del\" takes " +
+		"as long; the agent's own part is 0.5 ms.")
 	if err := page.Bars("bench-cni-add", "CNI calls", "milliseconds", labels, series); err != nil {
 		t.Fatal(err)
 	}

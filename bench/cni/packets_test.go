@@ -70,15 +70,15 @@ func packets(t *testing.T, page *result.Page) {
 		}
 		rows = append(rows, row)
 	}
-	page.Text("## Packets\n\nPod to pod by TCP, %d interleaved pairs of %s streams and %s of 1-byte requests; CPU "+
-		"is all that the machine was not idle. The plain side has no nftables and no connection tracking at all.",
+	page.Text("## Packets\n\nPod to pod by TCP, %d interleaved pairs of %s streams and %s of 1-byte requests; CPU is "+
+		"all time in which the machine was not idle. The plain side has neither nftables nor connection tracking.",
 		pairs, stream, talk)
 	page.Table(rows)
-	page.Text("Aim: 0.95. Where the time goes (perf): connection tracking, which Services need, is about half of " +
-		"the difference to plain veths (the plain side with tracking alone reaches 0.93); then the check of " +
-		"source addresses. " +
-		"In VXLAN it is also the rules of table 87, with which pods reach nodes behind routers by the tunnel: the " +
-		"kernel looks up each route rule by rule. They are there only while a node is reached by VXLAN.")
+	page.Text("Target: 0.95. Where the time goes (perf): connection tracking, which Services need, is about half of " +
+		"the difference to plain veths (the plain side with only tracking reaches 0.93); then the check of source " +
+		"addresses. With VXLAN it is also the rules of table 87, by which pods reach nodes behind routers through " +
+		"the tunnel: the kernel evaluates them for each route lookup. They exist only while a node is reached by " +
+		"VXLAN.")
 }
 
 // measure says how much was done per CPU-second.

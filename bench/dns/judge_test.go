@@ -159,18 +159,18 @@ func (j *judge) report(t *testing.T) {
 // write makes docs/dns-judge.md.
 func (j *judge) write(t *testing.T) {
 	t.Helper()
-	page := result.New(result.Docs, "dns-judge", "The same queries, put to CoreDNS")
-	page.Text("`cd bench && go test -count=1 -run TestJudge ./dns` made this page. CoreDNS %s with kubeadm's "+
+	page := result.New(result.Docs, "dns-judge", "Comparison with CoreDNS")
+	page.Text("`cd bench && go test -count=1 -run TestJudge ./dns` generates this page. CoreDNS %s with kubeadm's "+
 		"Corefile and Wayleave follow one API server with the same %d objects: ClusterIPs of one and both families, "+
-		"headless Services with and without hostnames, endpoints not ready and ending, ExternalNames in chains and "+
-		"loops, long answers, odd names. Both are asked the same %d queries, %d types of every name, some with "+
-		"letters turned up, EDNS0 or rare flags; answers that are cut are asked for by TCP. Compared are the code, "+
-		"the bits, the question and every record of every section with its TTL; the order of records is not (both "+
-		"turn it), nor serial numbers.",
+		"headless Services with and without hostnames, unready and terminating endpoints, ExternalNames in chains "+
+		"and loops, long answers, unusual names. Both get the same %d queries, %d types for every name, some with "+
+		"mixed letter case, EDNS0 or rare flags; truncated answers are queried again by TCP. The test compares the "+
+		"code, the header bits, the question and every record of every section with its TTL; it ignores the order "+
+		"of records (both rotate them) and serial numbers.",
 		build.CoreDNSVersion, j.objects, j.asked, len(types()))
-	page.Text("%d replies are the same in all that, %d more but for bits of the header. Whatever else differs is in "+
-		"these tables with what decides. The test fails for a difference that is in none, and for a row that "+
-		"nothing shows any more.", j.same, j.nearly)
+	page.Text("%d replies are equal in all of this, %d more except for header bits. These tables list all other "+
+		"differences with the rule that decides them. The test fails for a difference that is not listed, and for a "+
+		"row without an example.", j.same, j.nearly)
 	for _, open := range []bool{false, true} {
 		rows := [][]string{{"what", "CoreDNS", "Wayleave", "what decides", "replies", "for example"}}
 		for _, r := range j.rules {

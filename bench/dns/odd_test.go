@@ -286,11 +286,12 @@ func (j *oddJudge) report(t *testing.T, habits int) {
 func (j *oddJudge) write(t *testing.T, habits int) {
 	t.Helper()
 	page := result.Section(oddSection)
-	page.Text("`cd bench && go test -count=1 -run TestOddJudge ./dns` made this part. CoreDNS %s with its `forward` "+
-		"plugin and Wayleave with `dns.stubDomains` ask the same %d servers, each with one habit of old and broken "+
-		"ones (`internal/odddns`). Both are put the same %d queries by UDP: names that are there, missing, aliases "+
-		"and long ones, with and without EDNS0, letters and flags. %d replies are the same, but for TTLs and the "+
-		"letter case of names. There is no query for which CoreDNS has records of the name and Wayleave has none.",
+	page.Text("`cd bench && go test -count=1 -run TestOddJudge ./dns` generates this part. CoreDNS %s with its "+
+		"`forward` plugin and Wayleave with `dns.stubDomains` use the same %d upstream servers, each with one habit "+
+		"of old or broken servers (`internal/odddns`). Both get the same %d queries by UDP: existing and missing "+
+		"names, aliases and long names, with and without EDNS0, mixed letter case and flags. %d replies are equal, "+
+		"except for TTLs and the letter case of names. There is no query for which CoreDNS has records of the name "+
+		"and Wayleave has none.",
 		build.CoreDNSVersion, habits, j.asked, j.same)
 	rows := [][]string{{"what", "CoreDNS", "Wayleave", "what decides", "replies", "for example"}}
 	for _, r := range j.rules {

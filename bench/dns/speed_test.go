@@ -337,14 +337,14 @@ func loadAverage() string {
 
 func writeSpeed(t *testing.T, e effort, got []measured) {
 	t.Helper()
-	page := result.New(result.Docs, "bench-dns", "Cluster DNS, measured")
-	page.Text("`cd bench && go test -count=1 -timeout 2h -run TestSpeed ./dns` made this page "+
+	page := result.New(result.Docs, "bench-dns", "Benchmark: cluster DNS")
+	page.Text("`cd bench && go test -count=1 -timeout 2h -run TestSpeed ./dns` generates this page "+
 		"(`WAYLEAVE_BENCH_SHORT=1`: one round of short runs): %s; CoreDNS %s with kubeadm's Corefile. %d round(s), "+
-		"both in turn, each on one core with all of its processes, dnsperf on the other, one fake API server for "+
-		"each. At full speed dnsperf keeps 100 queries open for %s; latencies are those of %d queries a second for "+
-		"%s. A ratio is CoreDNS's number by Wayleave's, the median of those of the rounds. The machine's load was "+
-		"%s (all that is measured runs at nice −10): the more that is above 2, the less latencies and rates say; "+
-		"CPU for a query says most.",
+		"alternating, each server on one core with all of its processes, dnsperf on the other core, a fake API "+
+		"server for each. At full speed dnsperf keeps 100 queries in flight for %s; latencies are measured at %d "+
+		"queries per second for %s. A ratio is CoreDNS's value divided by Wayleave's, the median over the rounds. "+
+		"The machine's load was %s (all measured programs run at nice −10): the further it is above 2, the less "+
+		"reliable are latencies and rates; CPU per query is the most reliable number.",
 		result.Machine(), build.CoreDNSVersion, e.rounds, e.full, paceRate, e.pace, loadAverage())
 	for _, l := range loads() {
 		page.Text("- **%s**: %s", l.name, l.remark)

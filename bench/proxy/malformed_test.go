@@ -136,12 +136,13 @@ func TestMalformed(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	page := result.New(result.Docs, "ingress-malformed", "Malformed requests: our answers beside nginx's")
-	page.Text("`cd bench && go test -run TestMalformed ./proxy` sends the %d requests of "+
-		"proxy/testdata/malformed.txt to both, nginx %s as a proxy with Debian's defaults, and made this page. An "+
-		"answer is its status; \"passed on\" says that the endpoint, a server of Go's net/http, read a whole "+
-		"request. %d have the same answer. These differ; RFC 9112 unless another is named. In all but those that "+
-		"say so, ours is the narrower reading: what two servers could read in two ways is refused by the first.",
+	page := result.New(result.Docs, "ingress-malformed", "Comparison with nginx: malformed requests")
+	page.Text("`cd bench && go test -run TestMalformed ./proxy` generates this page: it sends the %d requests of "+
+		"proxy/testdata/malformed.txt to both Wayleave and nginx %s, as a proxy with Debian's defaults. An answer "+
+		"is its status; \"passed on\" means that the endpoint, a server of Go's net/http, read a complete request. "+
+		"%d requests have the same answer. The others are below; section numbers refer to RFC 9112 unless another "+
+		"RFC is named. Except where noted, Wayleave is stricter: it refuses what two servers could interpret "+
+		"differently.",
 		len(cases(t)), version("nginx -v"), same)
 	page.Table(rows)
 	if err := page.Write(); err != nil {

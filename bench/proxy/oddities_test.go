@@ -262,14 +262,14 @@ func TestOddities(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	page := result.New(result.Docs, "proxy-http", "HTTP as servers and clients are: our answers beside nginx's")
-	page.Text("The proxy takes what servers and clients send in practice, as far as every reader finds the same end " +
-		"of a message. [proxy.md](proxy.md) has the rules.")
-	page.Text("`cd bench && go test -run TestOddities ./proxy` plays the %d exchanges of "+
-		"proxy/testdata/oddities.txt through Wayleave and through nginx %s with Debian's defaults, and made this "+
-		"page. `go test -run TestOddities ./proxy` checks our answers without nginx. %d exchanges are the same: "+
-		"statuses, body, fields, and what the endpoint is asked. The %d others are below: Wayleave refuses %d that "+
-		"nginx passes on, nginx refuses or loses %d that Wayleave passes on, and both answer %d in different ways.",
+	page := result.New(result.Docs, "proxy-http", "Comparison with nginx: HTTP in practice")
+	page.Text("The proxy accepts what servers and clients send in practice, as far as every program finds the same " +
+		"end of a message. [proxy.md](proxy.md) has the rules.")
+	page.Text("`cd bench && go test -run TestOddities ./proxy` generates this page: it sends the %d exchanges of "+
+		"proxy/testdata/oddities.txt through Wayleave and through nginx %s with Debian's defaults. `go test -run "+
+		"TestOddities ./proxy` checks Wayleave's answers without nginx. %d exchanges are equal: statuses, body, "+
+		"fields, and the endpoint's request. The other %d are below: Wayleave refuses %d that nginx forwards, nginx "+
+		"refuses or loses %d that Wayleave forwards, and both answer %d differently.",
 		len(all), version("nginx -v"), same, len(rows)-1, counts["ours"], counts["nginx"], counts["both"])
 	page.Table(rows)
 	if err := page.Write(); err != nil {

@@ -150,8 +150,8 @@ func (k *kit) profiles(c *contestant) (list []profiled) {
 func writeProfiles(t *testing.T, page *result.Page, list []profiled) {
 	t.Helper()
 	page.Text("## Where the time goes")
-	page.Text("CPU profiles of Wayleave's process (100 samples a second of CPU, in the same run, after the " +
-		"measurements; 32 connections). What the kernel does in a call counts for the call. Shares, in per cent:")
+	page.Text("CPU profiles of Wayleave's process (100 samples per second of CPU time, in the same run, after the " +
+		"measurements; 32 connections). Time in the kernel counts for the system call. Shares in percent:")
 	head := []string{"where"}
 	for _, p := range list {
 		head = append(head, p.load)

@@ -312,13 +312,12 @@ func (j *routingJudge) write(asked, sets, same int, counts map[string]int, examp
 		rows = append(rows, append(append([]string{why, fmt.Sprint(counts[why])}, e...),
 			strings.ReplaceAll(decisions[why], "|", `\|`)))
 	}
-	page := result.New(result.Docs, "ingress-judge", "Routing: our answers beside nginx's")
-	page.Text("`cd bench && go test -run TestRouting ./proxy` makes %d sets of Ingresses from a seed, writes the "+
-		"configuration that ingress-nginx makes of them, has nginx %s and the proxy serve them beside each other, "+
-		"sends %d requests to both, and made this page. The model of ingress-nginx in ingress/nginx, by which "+
-		"`wayleave ingress check --requests` judges, answered each of them as nginx did. Paths, rewrites, "+
-		"redirects, host names and their priorities are compared; guards are not. %d requests have the same answer "+
-		"from both. The others:", sets, version("nginx -v"), asked, same)
+	page := result.New(result.Docs, "ingress-judge", "Comparison with ingress-nginx: routing")
+	page.Text("`cd bench && go test -run TestRouting ./proxy` generates this page: it makes %d sets of Ingresses "+
+		"from a seed, writes ingress-nginx's configuration for them, serves them by nginx %s and by the proxy, and "+
+		"sends %d requests to both. The model of ingress-nginx in ingress/nginx, which `wayleave ingress check "+
+		"--requests` uses, predicted each of nginx's answers. The test compares paths, rewrites, redirects, host "+
+		"names and their priorities, but not guards. %d requests have the same answer from both. The others:", sets, version("nginx -v"), asked, same)
 	page.Table(rows)
 	if err := page.Write(); err != nil {
 		j.t.Fatal(err)

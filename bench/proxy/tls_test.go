@@ -87,22 +87,22 @@ func TestTLS(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	page := result.New(result.Docs, "proxy-tls", "TLS: what we accept beside nginx")
-	page.Text("Which certificates of Secrets are served, and which endpoints are reached by TLS. " +
+	page := result.New(result.Docs, "proxy-tls", "Comparison with nginx: TLS")
+	page.Text("This page lists which certificates of Secrets are served, and which endpoints are reached by TLS. " +
 		"[proxy-server.md](proxy-server.md#certificates) says which certificate a client gets.")
-	page.Text("`cd bench && go test -run TestTLS ./proxy` tries %d pairs of certificate and key, and %d endpoints, "+
-		"with Wayleave and with nginx %s (OpenSSL %s) with Debian's defaults, and made this page. Only differences "+
-		"are listed, each with what decides it.",
+	page.Text("`cd bench && go test -run TestTLS ./proxy` generates this page: it tries %d pairs of certificate and "+
+		"key, and %d endpoints, with Wayleave and with nginx %s (OpenSSL %s) with Debian's defaults. Only "+
+		"differences are listed, each with the reason.",
 		secrets.all, speak.all, version("nginx -v"), version("openssl version"))
 	page.Text("## Certificates of Secrets")
 	page.Text("%d of %d pairs have the same answer. nginx accepts %d that Wayleave refuses; Wayleave serves %d that "+
-		"nginx refuses. A pair that is refused leaves the last good one in place, and an Event says why. Bounds: %d "+
-		"certificates, %d KiB of them, RSA keys of %d to %d bits.",
+		"nginx refuses. If a pair is refused, the last valid one stays in use, and an Event gives the reason. "+
+		"Bounds: %d certificates, %d KiB in total, RSA keys of %d to %d bits.",
 		secrets.same, secrets.all, secrets.ours, secrets.others, keypair.MaxCertificates, keypair.MaxChain>>10,
 		keypair.MinRSA, keypair.MaxRSA)
 	page.Table(append([][]string{{"pair", "Wayleave", "nginx", "why"}}, secrets.rows...))
-	page.Text("Two certificates for one host, such as ECDSA and RSA, are not chosen from: the Secret of the oldest " +
-		"Ingress is used, and an Event names the other one. ingress-nginx has one for each host, too.")
+	page.Text("A host has one certificate: if there are two, such as ECDSA and RSA, the Secret of the oldest Ingress " +
+		"is used, and an Event names the other one. ingress-nginx has one for each host, too.")
 	page.Text("## Endpoints")
 	page.Text("The certificate of an endpoint is not verified, as in ingress-nginx by default. %d of %d endpoints "+
 		"have the same answer. nginx reaches %d by default that Wayleave does not; Wayleave reaches %d that nginx "+
@@ -111,9 +111,9 @@ func TestTLS(t *testing.T) {
 		speak.same, speak.all, speak.ours, speak.others)
 	page.Table(append([][]string{{"endpoint", "Wayleave", "with the settings", "nginx", "why"}}, speak.rows...))
 	page.Text("## Clients")
-	page.Text("Clients speak TLS 1.2 or 1.3 with forward secrecy, as ingress-nginx's defaults ask (`ssl-protocols`, " +
-		"`ssl-ciphers`). nginx's own default takes TLS 1.0 and 1.1, and the RSA key exchange, too; they are refused " +
-		"here, and there is no setting (RFC 8996).")
+	page.Text("Clients must use TLS 1.2 or 1.3 with forward secrecy, like ingress-nginx's defaults (`ssl-protocols`, " +
+		"`ssl-ciphers`). nginx's own defaults also accept TLS 1.0 and 1.1, and the RSA key exchange; Wayleave " +
+		"refuses them, without a setting (RFC 8996).")
 	if err := page.Write(); err != nil {
 		t.Fatal(err)
 	}

@@ -217,23 +217,23 @@ func shapes(got []modeRun) (out [][2]int) {
 // writeModes makes the page.
 func writeModes(t *testing.T, got []modeRun) {
 	t.Helper()
-	page := result.New(result.Docs, "bench-modes", "The modes, measured")
+	page := result.New(result.Docs, "bench-modes", "Benchmark: modes of the service proxy")
 	machine := map[bool]string{}
 	for _, r := range got {
 		machine[r.VM] = r.Machine
 	}
-	page.Text("Made by `TestModes` in bench/service, which says how: %s; ipvs and the nftables column beside it in "+
-		"the VM of `make test-vm` (%s), which is emulated and many times slower: compare only within a table. "+
-		"Medians of %d interleaved runs up to 1,000 services. At 10,000, and in the VM, it is one run or two, and "+
-		"those at 10,000 were not made side by side: some were made again up to half an hour later, since CPU at "+
-		"rest had counted the end of the start. The machine did much other work meanwhile (load 14 to 26 on 2 "+
-		"cores), so that a ratio there may be off by two or three times: the start of iptables (nft) with 2 "+
-		"endpoints was 9.8 times that of nftables in the first run, which was beside it, and 25.6 times in the one "+
-		"kept. One fake API server. Times are seen by packets: from the start of the process, or the event of the "+
-		"API server, until a connection is answered by the right endpoint. ipvs makes one virtual server after the "+
-		"other, in no order, so its full sync is longer than the one service shows by which it is seen; the other "+
-		"modes have all services at once. CPU is that of the process and of the programs that it ran; memory is its "+
-		"own. When to use which mode: [services.md](services.md#modes).",
+	page.Text("`TestModes` in bench/service generates this page and describes how: %s; ipvs and the nftables column "+
+		"next to it in the VM of `make test-vm` (%s), which is emulated and many times slower: compare only within "+
+		"a table. Medians of %d interleaved runs up to 1,000 services. At 10,000, and in the VM, there are one or "+
+		"two runs, and those at 10,000 were not interleaved: some were repeated up to half an hour later, because "+
+		"CPU at rest had included the end of the start. The machine was busy with other work (load 14 to 26 on 2 "+
+		"cores), so a ratio there may be off by a factor of two or three: the start of iptables (nft) with 2 "+
+		"endpoints took 9.8 times as long as that of nftables in the first, interleaved run, and 25.6 times in the "+
+		"run that is shown. One fake API server. Times are measured by packets: from the start of the process, or "+
+		"the event of the API server, until the right endpoint answers a connection. ipvs creates one virtual "+
+		"server after the other, in no order, so its full sync takes longer than the one service shows that is "+
+		"probed; the other modes program all services at once. CPU is that of the process and of the programs that "+
+		"it ran; memory is its own. When to use which mode: [services.md](services.md#modes).",
 		machine[false], machine[true], rounds)
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	for _, row := range []struct {

@@ -126,12 +126,12 @@ func TestService(t *testing.T) {
 			return kubeproxy.Start(t, bin, n, "node1", "iptables", master, "10.244.0.0/16")
 		}},
 	}
-	page := result.New(result.Docs, "bench-service", "Services, measured")
-	page.Text("`make bench` made this page: %s; kube-proxy %s with minSyncPeriod 1 ms (0 is its default, 1 s). "+
-		"Medians of %d interleaved runs (at 10,000 services one run of each), each in namespaces of its own, on one "+
-		"fake API server; %d endpoints for each service; a ratio is the other's number by Wayleave's. Times are "+
-		"seen by packets: from the start of the process, or the event of the API server, until a connection is "+
-		"answered by the right endpoint.",
+	page := result.New(result.Docs, "bench-service", "Benchmark: Services")
+	page.Text("`make bench` generates this page: %s; kube-proxy %s with minSyncPeriod 1 ms (0 is its default, 1 s). "+
+		"Medians of %d interleaved runs (at 10,000 services one run of each), each in its own namespaces, with one "+
+		"fake API server; %d endpoints per service; a ratio is the other's value divided by Wayleave's. Times are "+
+		"measured by packets: from the start of the process, or the event of the API server, until the right "+
+		"endpoint answers a connection.",
 		result.Machine(), version, rounds, perService)
 	if os.Getenv("WAYLEAVE_BENCH_ADD") == "" {
 		if err := os.Remove(resultsFile); err != nil && !errors.Is(err, os.ErrNotExist) {
