@@ -15,11 +15,11 @@ import (
 	"wayleave.dev/lab/build"
 )
 
-// enough is how many queries the comparison has at the least.
+// enough is the minimum number of compared queries.
 const enough = 5000
 
-// TestJudge asks CoreDNS and Wayleave the same of the same objects. What differs must be in the
-// list of rules, and every rule must be of use; docs/dns-judge.md is made of them.
+// TestJudge sends equal queries to CoreDNS and Wayleave with the same objects. Each difference must match a rule, and
+// each rule must match a difference; docs/dns-judge.md is generated from them.
 func TestJudge(t *testing.T) {
 	p := buildPrograms(t)
 	s := newSnapshot(1)
@@ -45,15 +45,15 @@ type judge struct {
 	objects      int
 	theirs, ours asker
 	asked, cut   int
-	same, nearly int // in every part, and in all but the bits of the header
+	same, nearly int // in every part, and in all parts except header bits
 	used         map[string]int
 	cluster      *index
-	missing      map[string]bool // names that CoreDNS has no A of, nor anything else
+	missing      map[string]bool // names for which CoreDNS has neither A nor other records
 	example      map[string]string
 	unexplained  []string
 }
 
-// put asks both one query.
+// put sends a query to both.
 func (j *judge) put(q *dns.Msg) error {
 	a, err := question(&j.theirs, q)
 	if err != nil {
@@ -82,7 +82,7 @@ func question(a *asker, q *dns.Msg) (r reply, err error) {
 	return r, err
 }
 
-// weigh looks for the rule of each part that differs.
+// weigh finds the rule for each part that differs.
 func (j *judge) weigh(q *dns.Msg, theirs, ours reply) {
 	parts := differ(theirs, ours)
 	if len(parts) == 0 {
@@ -125,19 +125,19 @@ func (j *judge) weigh(q *dns.Msg, theirs, ours reply) {
 	}
 }
 
-// report fails the test for what no rule explains, and for rules that explain nothing.
+// report fails the test for differences without a rule, and for rules without a difference.
 func (j *judge) report(t *testing.T) {
 	t.Logf("%d queries, %d the same, %d cut", j.asked, j.same, j.cut)
 	if j.asked < enough {
-		t.Errorf("%d queries; %d were promised", j.asked, enough)
+		t.Errorf("%d queries; want %d", j.asked, enough)
 	}
 	for _, r := range j.rules {
 		if j.used[r.title] == 0 {
-			t.Errorf("nothing differs as rule %q says: take it out", r.title)
+			t.Errorf("rule %q matches no difference: remove it", r.title)
 		}
 		t.Logf("rule %q: %d", r.title, j.used[r.title])
 	}
-	if file := os.Getenv("WAYLEAVE_JUDGE_ALL"); file != "" { // all of them, to be looked through
+	if file := os.Getenv("WAYLEAVE_JUDGE_ALL"); file != "" { // all of them, for inspection
 		if err := os.WriteFile(file, []byte(strings.Join(j.unexplained, "\n")), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func (j *judge) report(t *testing.T) {
 	}
 }
 
-// write makes docs/dns-judge.md.
+// write generates docs/dns-judge.md.
 func (j *judge) write(t *testing.T) {
 	t.Helper()
 	page := result.New(result.Docs, "dns-judge", "Comparison with CoreDNS")
@@ -186,7 +186,7 @@ func (j *judge) write(t *testing.T) {
 			true: "Differences that Wayleave has to end"}[open])
 		page.Table(rows)
 	}
-	if old, err := os.ReadFile(filepath.Join(result.Docs, "dns-judge.md")); err == nil { // the other test's part stays
+	if old, err := os.ReadFile(filepath.Join(result.Docs, "dns-judge.md")); err == nil { // keep the other test's part
 		if _, part, ok := strings.Cut(string(old), oddSection); ok {
 			page.Text("%s", oddSection+strings.TrimRight(part, "\n"))
 		}

@@ -12,7 +12,8 @@ import (
 	"wayleave.dev/bench/internal/result"
 )
 
-// rounds is how often each is measured: WAYLEAVE_BENCH_SHORT=1 is for a first look, in about 4 minutes.
+// rounds is the number of measurements of each load: WAYLEAVE_BENCH_SHORT=1 gives a first impression in about 4
+// minutes.
 func rounds() int {
 	if os.Getenv("WAYLEAVE_BENCH_SHORT") != "" {
 		return 1
@@ -23,11 +24,11 @@ func rounds() int {
 	return 3
 }
 
-// shakeTime is how long handshakes are made.
+// shakeTime is the duration of handshake measurements.
 const shakeTime = time.Second
 
-// TestSpeed measures all, and writes docs/bench-proxy.md.
-// WAYLEAVE_BENCH_ONLY=text measures only what has that in its name, and writes nothing.
+// TestSpeed makes all measurements, and writes docs/bench-proxy.md. WAYLEAVE_BENCH_ONLY=text measures only loads with
+// that in their names, and writes nothing.
 func TestSpeed(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root (CAP_SYS_ADMIN)")
@@ -46,7 +47,7 @@ func TestSpeed(t *testing.T) {
 	began := loadAverage()
 	for round := range e {
 		for _, l := range loads() {
-			for i := range all { // whoever comes first has the machine as the one before left it
+			for i := range all { // the first one finds the machine in the previous one's state
 				if c := all[(i+round)%len(all)]; strings.Contains(l.name, only) {
 					got.note(t, round, k.measure(c, l))
 				}
@@ -82,7 +83,7 @@ func TestSpeed(t *testing.T) {
 	}
 }
 
-// results are all that was measured.
+// results are all measurements.
 type results struct {
 	runs     []measured
 	held     []held
@@ -96,7 +97,7 @@ func (r *results) note(t *testing.T, round int, m measured) {
 	r.runs = append(r.runs, m)
 }
 
-// compare logs medians beside those of another version.
+// compare logs medians next to those of another version.
 func (r *results) compare(t *testing.T) {
 	cpu := func(m measured) float64 { return m.cpu }
 	var kinds []string
@@ -117,7 +118,7 @@ func (r *results) compare(t *testing.T) {
 	}
 }
 
-// loadAverage is the number of threads that wanted to run in the last 5 minutes.
+// loadAverage returns the average number of runnable threads in the last 5 minutes.
 func loadAverage() string {
 	raw, err := os.ReadFile("/proc/loadavg")
 	if f := strings.Fields(string(raw)); err == nil && len(f) > 1 {
@@ -130,7 +131,7 @@ func loadAverage() string {
 type column struct {
 	title, unit string
 	of          func(measured) float64
-	// ratios are shown, too.
+	// ratios means that ratios are shown, too.
 	ratios bool
 }
 
@@ -187,7 +188,7 @@ func (r *results) write(t *testing.T, e int, all []*contestant, began string) {
 	}
 	r.routes(t, page)
 	writeProfiles(t, page, r.profiled)
-	about, err := os.ReadFile("profile.md") // by hand, of the profile
+	about, err := os.ReadFile("profile.md") // written by hand, about the profile
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +205,7 @@ func names[T any](list []T, of func(T) string) (out []string) {
 	return out
 }
 
-// summary is the one table that says what matters: ratios to nginx, by group.
+// summary is the most important table: ratios to nginx, by group.
 func (r *results) summary(t *testing.T, page *result.Page, all []*contestant) {
 	t.Helper()
 	page.Text("## In short")
@@ -230,7 +231,7 @@ func (r *results) summary(t *testing.T, page *result.Page, all []*contestant) {
 	page.Table(rows)
 }
 
-// ratios are those of the rounds.
+// ratios returns those of the rounds.
 func (r *results) ratios(what, one, other string, of func(measured) float64) (list []float64) {
 	us, them := r.pick(what, one, of), r.pick(what, other, of)
 	for i := range min(len(us), len(them)) {
@@ -308,7 +309,7 @@ func (r *results) plots(t *testing.T, page *result.Page, all []*contestant, c co
 	}
 }
 
-// routes writes what many routes and their changes cost.
+// routes writes the cost of many routes and their changes.
 func (r *results) routes(t *testing.T, page *result.Page) {
 	t.Helper()
 	page.Text("## Memory with 10,000 routes, MiB")
@@ -386,7 +387,7 @@ func versions(all []*contestant) string {
 	return strings.Join(list, ", ") + "; ReverseProxy is Go's httputil.ReverseProxy"
 }
 
-// pick are the values of one program, by round.
+// pick returns the values of one program, by round.
 func (r *results) pick(load, program string, of func(measured) float64) (list []float64) {
 	for _, m := range r.runs {
 		if m.load == load && m.program == program {

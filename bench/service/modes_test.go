@@ -23,30 +23,30 @@ import (
 	kernelipvs "wayleave.dev/kernel/ipvs"
 )
 
-// modesFile keeps the runs of the modes, of which docs/bench-modes.md is made. Runs that
-// are there are not made again; remove lines to have them anew.
+// modesFile stores the runs of the modes, from which docs/bench-modes.md is generated. Existing runs are not repeated;
+// remove lines to repeat them.
 const modesFile = "modes.jsonl"
 
 // modeRun is a line of modesFile.
 type modeRun struct {
 	measured
-	// Machine is where, VM says that it was that of hack/test-vm.
+	// Machine describes the machine; VM means the VM of hack/test-vm.
 	Machine string
 	VM      bool
 	// Endpoints of each service.
 	Endpoints int
 }
 
-// TestModes measures the modes beside one another and writes docs/bench-modes.md. It
-// takes half an hour, so it needs WAYLEAVE_MODES: the modes by comma, or "page" to make
-// the page of what is there. IPVS is measured in the VM, beside nftables there:
+// TestModes compares the modes and writes docs/bench-modes.md. It takes half an hour, so it needs WAYLEAVE_MODES: the
+// modes, separated by commas, or "page" to generate the page from existing runs. IPVS is measured in the VM, together
+// with nftables:
 //
 //	cd bench/service && go build -o testdata/proxy ./proxy
 //	TEST_VM_ENV=WAYLEAVE_MODES=nftables,ipvs hack/test-vm ./bench/service TestModes
 //
-// WAYLEAVE_MODES_SIZES and WAYLEAVE_MODES_ENDPOINTS say how many of these.
+// WAYLEAVE_MODES_SIZES and WAYLEAVE_MODES_ENDPOINTS set the numbers of services and endpoints.
 //
-// It prints lines that begin with "result:", and what follows goes to modesFile.
+// It prints lines that begin with "result:"; the rest of the line belongs into modesFile.
 func TestModes(t *testing.T) {
 	want := os.Getenv("WAYLEAVE_MODES")
 	if want == "" {
@@ -81,7 +81,7 @@ func TestModes(t *testing.T) {
 		case size >= 10000 || vm && size > 100:
 			times = 1
 		case vm:
-			times = 2 // the first to run finds cold caches
+			times = 2 // the first run finds cold caches
 		}
 		for round := range times {
 			for i := range names {
@@ -115,15 +115,14 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// inVM says whether this is the VM of hack/test-vm.
+// inVM reports whether this is the VM of hack/test-vm.
 func inVM() bool {
 	raw, _ := os.ReadFile("/etc/hosts")
 	_, err := os.Stat("/src/tests")
 	return err == nil && len(raw) > 0
 }
 
-// proxyProgram builds the proxy, or takes the one that was built before: the VM has no
-// compiler.
+// proxyProgram builds the proxy, or uses a prebuilt one: the VM has no compiler.
 func proxyProgram(t *testing.T) string {
 	t.Helper()
 	if inVM() {
@@ -138,8 +137,8 @@ func proxyProgram(t *testing.T) string {
 	return bin
 }
 
-// countRules is how many rules the mode has in the kernel for IPv4 and IPv6; virtual
-// servers and their backends are counted as rules.
+// countRules returns how many rules the mode has in the kernel for IPv4 and IPv6; virtual servers and their backends
+// count as rules.
 func countRules(t *testing.T, n *testnet.NS, mode string) (total int) {
 	t.Helper()
 	switch mode {
@@ -151,7 +150,7 @@ func countRules(t *testing.T, n *testnet.NS, mode string) (total int) {
 	case "ipvs":
 		total = strings.Count(n.Run("ipvsadm", "-Ln"), "\n") - 3
 	}
-	// the program nft takes long to list that
+	// The program nft takes long to list them.
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: n.FD()})
 	if err != nil {
 		t.Fatal(err)
@@ -203,7 +202,7 @@ func keepRun(t *testing.T, r modeRun) {
 	}
 }
 
-// shapes are the numbers of services and endpoints that were measured.
+// shapes are the measured numbers of services and endpoints.
 func shapes(got []modeRun) (out [][2]int) {
 	for _, r := range got {
 		if s := [2]int{r.Services, r.Endpoints}; !slices.Contains(out, s) {
@@ -214,7 +213,7 @@ func shapes(got []modeRun) (out [][2]int) {
 	return out
 }
 
-// writeModes makes the page.
+// writeModes generates the page.
 func writeModes(t *testing.T, got []modeRun) {
 	t.Helper()
 	page := result.New(result.Docs, "bench-modes", "Benchmark: modes of the service proxy")

@@ -120,11 +120,11 @@ func TestTranslate(t *testing.T) {
 			"dns:\n  upstreams:\n  - 10.0.0.1:53\nline 3: not carried over: forward: except corp.example\nline 4: " +
 				"not carried over: forward: force_tcp\n"},
 		{"servers by name", ". {\n forward . dns.example /etc/other\n}", "{}\nline 2: not carried over: forward to " +
-			"dns.example: servers are IP addresses, asked by UDP and TCP or tls://\nline 2: not carried over: " +
+			"dns.example: servers must be IP addresses, by UDP and TCP or tls://\nline 2: not carried over: " +
 			"forward to the servers of /etc/other: name them\n"},
 		{"directives that do what we do not", ". {\n rewrite name a.example b.example\n log\n nonsense x\n whoami\n " +
 			"import /etc/coredns/custom/*.override\n}",
-			"{}\nline 2: not carried over: rewrite: an ExternalName Service or `dns.hosts` may do it\nline 3: not " +
+			"{}\nline 2: not carried over: rewrite: use an ExternalName Service or `dns.hosts`\nline 3: not " +
 				"carried over: log: not every query is logged; `wayleave dns log` shows those of a pod or a " +
 				"name\nline 4: not carried over: nonsense: CoreDNS has no such directive of its own\nline 5: not " +
 				"carried over: whoami\nline 6: not carried over: import /etc/coredns/custom/*.override: other files " +
@@ -254,7 +254,7 @@ func TestOddCorefiles(t *testing.T) {
 				"template: answer a\n  \"b\"\n"},
 		"a variable": {". {\n forward . {$UP}\n}", "{}\nline 2: not carried over: {$UP}: " +
 			"variables of CoreDNS's environment are not known here\nline 2: not carried over: forward to {$UP}: " +
-			"servers are IP addresses, asked by UDP and TCP or tls://\n"},
+			"servers must be IP addresses, by UDP and TCP or tls://\n"},
 		"pods that CoreDNS does not answer for": {". {\n kubernetes cluster.local\n}",
 			"clusterDomain: cluster.local\ndns:\n  pods: disabled\n"},
 		"hosts that hide all else": {"corp.test {\n hosts {\n  192.0.2.1 a.corp.test b.test\n }\n}",
