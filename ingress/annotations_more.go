@@ -32,7 +32,8 @@ func moreGuards() []annotation {
 			func(p *parser, n int) { p.out.table.BandwidthAfter = int64(n) << 10 }), note: "in KiB"},
 		{name: "auth-always-set-cookie", read: boolean(func(p *parser, v bool) { p.authURL.AlwaysCookie = v })},
 		{name: "auth-cache-key", read: cacheKey, note: "a request in which all variables of the key are empty is " +
-			"never answered from the cache; at most 4,096 answers of 4 KiB; an answer with Set-Cookie, Vary or Cache-Control: " +
+			"never answered from the cache; at most 4,096 answers of 4 KiB; an answer with Set-Cookie, Vary or " +
+			"Cache-Control: " +
 			"no-store, no-cache, private is not used again"},
 		{name: "auth-cache-duration", read: cacheValid, note: "as proxy_cache_valid of nginx; 24h at most"},
 		{name: "auth-request-redirect", read: fieldTemplate(func(p *parser, v string) { p.authURL.Target = v })},

@@ -284,7 +284,8 @@ func TestRouting(t *testing.T) {
 			why := z.decide(q, string(clean), we, there, m.Path)
 			if decisions[why] == "" {
 				if undecided++; undecided < 40 {
-					t.Errorf("%s%s: nginx: %s by %s of %s; Wayleave: %s by %+v: no decision covers that", q.Host, q.Target,
+					t.Errorf("%s%s: nginx: %s by %s of %s; Wayleave: %s by %+v: no decision covers that",
+						q.Host, q.Target,
 						judge, there.Path, there.Ingress, we, m.Path)
 				}
 				continue
@@ -317,7 +318,8 @@ func (j *routingJudge) write(asked, sets, same int, counts map[string]int, examp
 		"from a seed, writes ingress-nginx's configuration for them, serves them by nginx %s and by the proxy, and "+
 		"sends %d requests to both. The model of ingress-nginx in ingress/nginx, which `wayleave ingress check "+
 		"--requests` uses, predicted each of nginx's answers. The test compares paths, rewrites, redirects, host "+
-		"names and their priorities, but not guards. %d requests have the same answer from both. The others:", sets, version("nginx -v"), asked, same)
+		"names and their priorities, but not guards. %d requests have the same answer from both. The others:", sets,
+		version("nginx -v"), asked, same)
 	page.Table(rows)
 	if err := page.Write(); err != nil {
 		j.t.Fatal(err)

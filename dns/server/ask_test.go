@@ -64,7 +64,8 @@ func TestAWalkIsShownAsThePodWouldSeeIt(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ path, want string }{
-		{agent.QueryPath("default/nobody", "google.com", "A"), "pod default/nobody is not known by address to this node's DNS"},
+		{agent.QueryPath("default/nobody", "google.com", "A"),
+			"pod default/nobody is not known by address to this node's DNS"},
 		{agent.QueryPath("nobody", "google.com", "A"), `"nobody" is not a pod`},
 		{agent.QueryPath("default/web", "google.com", "AB"), `type "AB" is none`},
 		{agent.QueryPath("default/web", "a..b", "A"), `"a..b" is not a DNS name`},

@@ -81,8 +81,9 @@ func (t *Callers) pod(n model.Name) (c schema.Caller, addrs []netip.Addr) {
 func (s *Server) explain(ctx context.Context, w io.Writer, pod model.Name, name string, qtype uint16) error {
 	c, addrs := s.callers.pod(pod)
 	if len(addrs) == 0 {
-		return fmt.Errorf("pod %s is not known by address to this node's DNS (%d addresses are): run the command on the "+
-			"pod's node; pods with the node's network, and all pods while the agent is away, are not known", pod,
+		return fmt.Errorf(
+			"pod %s is not known by address to this node's DNS (%d addresses are): run the command on the "+
+				"pod's node; pods with the node's network, and all pods while the agent is away, are not known", pod,
 			len(s.callers.all()))
 	}
 	var lines strings.Builder

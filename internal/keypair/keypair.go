@@ -83,7 +83,7 @@ func certificates(text []byte) (list [][]byte, err error) {
 		rest, err := asn1.Unmarshal(b.Bytes, &whole)
 		// OpenSSL's own form has trust settings after the certificate.
 		if err != nil || len(rest) > 0 && b.Type != "TRUSTED CERTIFICATE" {
-			return nil, fmt.Errorf("certificate %d is truncated", len(list)+1)
+			return nil, fmt.Errorf("certificate %d is truncated or has extra bytes", len(list)+1)
 		}
 		list = append(list, whole.FullBytes)
 		if size += len(whole.FullBytes); len(list) > MaxCertificates || size > MaxChain {

@@ -43,7 +43,8 @@ func chapters() []chapter {
 				within: 2 * time.Minute},
 			{name: "headless", say: "a headless Service answers with all pod addresses", run: headless,
 				within: 2 * time.Minute},
-			{name: "statefulset", say: "mysql-0.mysql and the other pods of the StatefulSet", run: statefulSet, within: 2 * time.Minute},
+			{name: "statefulset", say: "mysql-0.mysql and the other pods of the StatefulSet", run: statefulSet,
+				within: 2 * time.Minute},
 			{name: "externalname", say: "ExternalName is a CNAME", run: externalName, within: 0},
 		}},
 		{"DNS as pods see it", []check{
@@ -64,7 +65,8 @@ func chapters() []chapter {
 		}},
 		{"LoadBalancer without a cloud", []check{
 			{name: "loadbalancer",
-				say: "an AddressPool, type LoadBalancer: kubectl get svc shows the address, which answers external clients",
+				say: "an AddressPool, type LoadBalancer: kubectl get svc shows the address, which answers " +
+					"external clients",
 				run: balanced, within: time.Minute},
 			{name: "lb-local", say: "externalTrafficPolicy Local: the node with the endpoint answers, and the " +
 				"endpoint sees the client's address", run: keepsClient, within: time.Minute},
@@ -92,7 +94,8 @@ func chapters() []chapter {
 			{name: "ingress", say: "an Ingress, from outside: app1 and app2 by host and path",
 				run: routed, within: 3 * time.Minute},
 			{name: "ingress-tls",
-				say: "kubectl create secret tls: https by name, http redirects to it, no other host gets the certificate",
+				say: "kubectl create secret tls: https by name, http redirects to it, no other host gets " +
+					"the certificate",
 				run: encrypted, within: time.Minute},
 			{name: "ingress-upgrade", say: "a rollout on all nodes under requests through the Ingress: 0 lost",
 				run: routedOn, within: 3 * time.Minute, long: true},
@@ -100,7 +103,8 @@ func chapters() []chapter {
 		{"Wrong input", []check{
 			{name: "policy-event", say: "a NetworkPolicy that selects nothing gets an Event that names the field",
 				run: idle, within: 2 * time.Minute},
-			{name: "bad-event", say: "an invalid EndpointSlice gets an Event that names the field, and affects no other",
+			{name: "bad-event",
+				say: "an invalid EndpointSlice gets an Event that names the field, and affects no other",
 				run: badSlice, within: 0},
 		}},
 		{"Rights of accounts", []check{

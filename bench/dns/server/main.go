@@ -34,8 +34,10 @@ func main() {
 		flag.String("dir", "", "folder of the sockets and the snapshot")
 	master := flag.String("master", "", "URL of the API server, for the agent")
 	listen := flag.String("listen", "", "address to serve at, for the agent")
-	upstreams := flag.String("upstreams", "", "addresses and ports of upstream servers, separated by commas, for the agent")
-	stubs := flag.String("stubs", "", "servers of domains, such as corp.example.=192.0.2.1:53, separated by commas, for the agent")
+	upstreams := flag.String("upstreams", "",
+		"addresses and ports of upstream servers, separated by commas, for the agent")
+	stubs := flag.String("stubs", "",
+		"servers of domains, such as corp.example.=192.0.2.1:53, separated by commas, for the agent")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

@@ -178,9 +178,9 @@ func (m *maker) text() []Case {
 		{Name: "no certificate in tls.crt", Chain: []byte(key), Key: []byte(key),
 			Refused: "no block CERTIFICATE, but PRIVATE KEY"},
 		{Name: "a certificate that is cut off", Chain: block("CERTIFICATE", p.der[:len(p.der)/2]), Key: []byte(key),
-			Refused: "not whole"},
+			Refused: "truncated or has extra bytes"},
 		{Name: "bytes behind a certificate", Chain: block("CERTIFICATE", append(bytes.Clone(p.der), 0)),
-			Key: []byte(key), Refused: "not whole"},
+			Key: []byte(key), Refused: "truncated or has extra bytes"},
 	}
 	return list
 }

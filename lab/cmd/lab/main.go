@@ -79,9 +79,11 @@ func up() *cobra.Command {
 	flags.IntVar(&settings.Nodes, "nodes", 3, "number of nodes")
 	flags.BoolVar(&settings.DualStack, "dual-stack", false, "use IPv4 and IPv6")
 	flags.StringVar(&settings.Network, "network", cluster.Wayleave,
-		"wayleave: from this checkout; none: nodes without a network; upstream: kube-proxy, CoreDNS and the bridge plugin")
+		"wayleave: from this checkout; none: nodes without a network; upstream: kube-proxy, CoreDNS and the "+
+			"bridge plugin")
 	flags.BoolVar(&settings.Keep, "keep", false, "keep a lab that failed to start, for inspection")
-	flags.StringVar(&settings.ProxyMode, "proxy-mode", "nftables", "mode of kube-proxy in the network upstream: nftables or iptables")
+	flags.StringVar(&settings.ProxyMode, "proxy-mode", "nftables",
+		"mode of kube-proxy in the network upstream: nftables or iptables")
 	return cmd
 }
 
