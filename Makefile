@@ -52,6 +52,15 @@ push: dist/wayleave.tar ## Push the image to REGISTRY=host/path, with the creden
 	@test -n "$(REGISTRY)" || { echo "REGISTRY= is empty; say for example: make push REGISTRY=registry.example.com/net"; exit 1; }
 	go run ./deploy/push dist/wayleave.tar $(REGISTRY)/wayleave:$(VERSION)
 
+release: ## Everything of a release in dist/release: make release VERSION=v0.1.0 [REGISTRY=host/path]
+	@./hack/release "$(VERSION)" "$(REGISTRY)"
+
+push-release: ## Push image and chart in dist/release to REGISTRY=host/path
+	@./hack/push-release "$(VERSION)" "$(REGISTRY)"
+
+test-release: ## Pack a release twice, in two folders, and compare them
+	@./hack/test-release
+
 gen: ## Make the generated files anew
 	go run ./deploy/gen
 
@@ -62,7 +71,7 @@ clean: ## Remove dist/
 	rm -rf dist
 
 help: ## This list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # --- files ---
 
@@ -95,4 +104,4 @@ $(LAB): $(shell git ls-files --cached --others --exclude-standard lab internal/d
 setup:
 	@./hack/setup
 
-.PHONY: demo test test-stress test-lab test-vm bench fuzz lint image push gen docs clean help setup
+.PHONY: demo test test-stress test-lab test-vm test-release bench fuzz lint image push release push-release gen docs clean help setup

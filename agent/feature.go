@@ -11,6 +11,7 @@ import (
 	"wayleave.dev/config"
 	"wayleave.dev/kernel/firewall"
 	"wayleave.dev/model"
+	"wayleave.dev/statusserver"
 )
 
 // Feature is one feature of Wayleave, such as the service proxy or the cluster DNS. This is what every feature has;
@@ -107,6 +108,11 @@ type (
 	// Metered is a feature with metrics beside those that each loop has. They are asked for once, after Prepare.
 	Metered interface {
 		Metrics(*Node) []prometheus.Collector
+	}
+	// Scraped is a feature whose process in another container of the pod has metrics. That container runs also while
+	// the feature is disabled.
+	Scraped interface {
+		Scraped() statusserver.Source
 	}
 )
 

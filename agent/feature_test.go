@@ -93,7 +93,8 @@ func TestAFeatureIsOneFolderAndOneLine(t *testing.T) {
 	testnet.Eventually(t, 10*time.Second, func() error { return n.Ready(time.Now()) })
 	inStatus(t, n, file)
 	page := string(n.MetricsPage().Body)
-	for _, want := range []string{"wayleave_example_files 1\n",
+	for _, want := range []string{"wayleave_example_files 1\n", "wayleave_feature_failing{feature=\"example\"} 0\n",
+		"wayleave_problems ",
 		`wayleave_apply_duration_seconds_count{feature="example"}`} {
 		if !strings.Contains(page, want) {
 			t.Errorf("%q is not in the metrics", want)

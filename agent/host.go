@@ -14,6 +14,7 @@ import (
 	"wayleave.dev/internal/owner"
 	"wayleave.dev/kernel/firewall"
 	"wayleave.dev/kernel/nft"
+	kubesource "wayleave.dev/source/kubernetes"
 )
 
 // Host is a node without an agent, as Uninstaller sees it.
@@ -32,7 +33,20 @@ func ThisHost() (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewHost(ns, hostDirs())
+	return NewHost(ns, hostDirs().of(kubesource.Host{Root: "/"}))
+}
+
+// of has the CNI folders of the node's container runtime, if they are known.
+func (d Dirs) of(h kubesource.Host) Dirs {
+	c, err := h.CNI()
+	if err != nil || c.ConfDir == "" {
+		return d
+	}
+	d.CNIConf = c.ConfDir
+	if !slices.Contains(c.BinDirs, d.CNIBin) {
+		d.CNIBin = c.BinDirs[0]
+	}
+	return d
 }
 
 // NewHost takes over the descriptor of the host's network namespace.

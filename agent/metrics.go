@@ -2,11 +2,11 @@ package agent
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/common/expfmt"
 
 	"wayleave.dev/statusserver"
@@ -30,9 +30,30 @@ func newMetrics(r *prometheus.Registry) *metrics {
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "wayleave_events_total",
 			Help: "Errors and repairs of foreign changes, by feature."}, []string{"feature", "event"}),
 	}
-	r.MustRegister(m.sync, m.events, collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(m.sync, m.events)
 	return m
+}
+
+// registerMetrics has the metrics of features served.
+func (n *Node) registerMetrics() error {
+	for _, m := range append(featureMetrics(n), state{n.Core}) {
+		if err := n.metrics.registry.Register(m); err != nil {
+			return fmt.Errorf("metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+func featureMetrics(n *Node) (out []prometheus.Collector) {
+	for _, f := range having[Metered](n.Features) {
+		out = append(out, f.Metrics(n)...)
+	}
+	return out
+}
+
+// Collectors are those of the metrics of an agent, for the documentation. The node need not be prepared.
+func Collectors(n *Node) []prometheus.Collector {
+	return append([]prometheus.Collector{n.metrics.sync, n.metrics.events, state{n.Core}}, featureMetrics(n)...)
 }
 
 // MetricsPage is all metrics as text.

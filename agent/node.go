@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"wayleave.dev/config"
+	"wayleave.dev/internal/buildinfo"
 	"wayleave.dev/internal/owner"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel"
@@ -68,6 +69,7 @@ func newCore(o Options) (*Core, error) {
 	}
 	c := NewCore(log, store, cfg, o.Features)
 	c.Version = o.Version
+	buildinfo.Register(c.metrics.registry, o.Version)
 	return c, nil
 }
 
@@ -77,7 +79,7 @@ func newNode(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{Core: core, Name: os.Getenv("NODE_NAME"), Dirs: hostDirs()}
-	n.Sysctl = hostSysctl
+	n.Sysctl, n.CNIConf, n.CNIBin = hostSysctl, n.Config.PodNetwork.CNIConfDir, n.Config.PodNetwork.CNIBinDir
 	if n.Name == "" {
 		return nil, errors.New("NODE_NAME is not set; the manifest sets it to spec.nodeName")
 	}
@@ -115,14 +117,7 @@ func (n *Node) Prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, f := range having[Metered](n.Features) {
-		for _, m := range f.Metrics(n) {
-			if err := n.metrics.registry.Register(m); err != nil {
-				return fmt.Errorf("metrics: %w", err)
-			}
-		}
-	}
-	return nil
+	return n.registerMetrics()
 }
 
 // NewFirewall is the host's firewall of a namespace, in nf_tables and, where the programs are installed, in
@@ -143,8 +138,11 @@ func NewFirewall(nsfd int, tables *nft.Kernel, lockFile string) (firewall.Firewa
 // readKubelet fills settings that are empty from what the kubelet was told.
 func (n *Node) readKubelet() error {
 	vips, domain, err := kubesource.Host{Facts: NodeFacts}.ClusterDNS()
-	if err != nil {
+	if err != nil && (len(n.Config.ClusterDNS) == 0 || n.Config.ClusterDomain == "") {
 		return err
+	}
+	if err != nil {
+		n.Log.Warn("the settings clusterDNS and clusterDomain are used", "err", err)
 	}
 	var local []netip.Addr
 	vips, local = SplitDNS(vips)

@@ -1,6 +1,10 @@
 package agent
 
-import "path/filepath"
+import (
+	"path/filepath"
+
+	"wayleave.dev/config"
+)
 
 // The places that the manifest mounts, see deploy/manifest.tmpl.
 const (
@@ -42,8 +46,8 @@ type Dirs struct {
 
 // hostDirs are the folders of a node as the node itself has them.
 func hostDirs() Dirs {
-	return Dirs{State: "/var/lib/wayleave", Run: RunDir, Sysctl: "/proc/sys/net", CNIBin: "/opt/cni/bin",
-		CNIConf: "/etc/cni/net.d"}
+	return Dirs{State: "/var/lib/wayleave", Run: RunDir, Sysctl: "/proc/sys/net", CNIBin: config.CNIBinDir,
+		CNIConf: config.CNIConfDir}
 }
 
 // apiServersFile remembers where API servers are.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/netip"
 	neturl "net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -52,6 +53,14 @@ func url(s string) error {
 	u, err := neturl.Parse(s)
 	if err != nil || u.Scheme != "https" || u.Host == "" {
 		return errors.New("a URL like https://10.0.0.1:6443 is allowed")
+	}
+	return nil
+}
+
+// folder checks a path of a folder other than the root.
+func folder(s string) error {
+	if !path.IsAbs(s) || path.Clean(s) != s || s == "/" || strings.ContainsAny(s, ":\n\"'{}[]#\\ ") {
+		return errors.New("an absolute path like /etc/cni/net.d is allowed")
 	}
 	return nil
 }
@@ -128,6 +137,19 @@ func port(at func(*Config) *int) setter {
 		*at(c) = int(n)
 		return nil
 	}
+}
+
+// metricsPort accepts 0, and a port that no component of a node uses.
+func metricsPort(c *Config, v any) error {
+	n, ok := v.(float64)
+	if !ok || n != float64(int(n)) || n < 0 || n > 65535 {
+		return errors.New("0 (none) or a port from 1 to 65535 is allowed")
+	}
+	if user := model.ReservedPort(model.TCP, uint16(n)); user != "" {
+		return fmt.Errorf("that is a port of %s; another one is allowed, such as 10247", user)
+	}
+	c.Metrics.Port = int(n)
+	return nil
 }
 
 func level(c *Config, v any) error {

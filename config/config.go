@@ -27,12 +27,19 @@ const Version = 1
 // versionKey is the key of a settings file's version.
 const versionKey = "settingsVersion"
 
+// The folders in which container runtimes look by default for CNI configurations and plugins.
+const (
+	CNIConfDir = "/etc/cni/net.d"
+	CNIBinDir  = "/opt/cni/bin"
+)
+
 // Config is the set of valid settings. Copies share slices and maps, which must not be changed.
 type Config struct {
 	APIServer     string
 	ClusterDomain string
 	ClusterDNS    []netip.Addr
 	LogLevel      slog.Level
+	Metrics       Metrics
 	Mode          string
 	Routing       string
 	Encryption    string
@@ -49,6 +56,14 @@ type Config struct {
 	Unused []string
 }
 
+// Metrics holds the settings of the port that serves the metrics of all processes of a node.
+type Metrics struct {
+	// Port is 0 for none.
+	Port int
+	// AllowFrom are networks that need no token. With them, others cannot connect.
+	AllowFrom []netip.Prefix
+}
+
 // PodNetwork holds the settings of the pod network.
 type PodNetwork struct {
 	Enabled    bool
@@ -57,6 +72,9 @@ type PodNetwork struct {
 	ProbeEvery time.Duration
 	// VXLANPort is the UDP port of VXLAN, the same on all nodes.
 	VXLANPort int
+	// CNIConfDir and CNIBinDir are the folders of the node in which the container runtime looks for CNI configurations
+	// and plugins. The manifest mounts them at the same paths.
+	CNIConfDir, CNIBinDir string
 }
 
 // Service holds the settings of the service proxy.
@@ -197,6 +215,13 @@ func settings() []setting {
 			"the service range."}},
 		{"logLevel", "info", level, []string{
 			"debug, info, warn or error."}},
+		{"metrics.port", "0", metricsPort, []string{
+			"Port of the nodes' InternalIPs that serves the metrics of all processes, such as 10247. 0: none. It is",
+			"HTTPS, and needs a bearer token of an account that may get the nonResourceURL /metrics."}},
+		{"metrics.allowFrom", `[]`, list(func(c *Config) *[]netip.Prefix { return &c.Metrics.AllowFrom },
+			network, "CIDRs"), []string{
+			"Networks that get the metrics by HTTP without a token. All others are then refused. Empty: a token is",
+			"needed. Pods have addresses of the pod network."}},
 		{"mode", "auto", oneOf(func(c *Config) *string { return &c.Mode }, []string{"auto", "nftables", "iptables",
 			"ipvs"}, []string{"ebpf"}), []string{
 			"Data plane of Services: auto (nftables), nftables, iptables or ipvs. After a change, the old mode",
@@ -222,6 +247,13 @@ func settings() []setting {
 		{"podnetwork.vxlanPort", "4789", port(func(c *Config) *int { return &c.PodNetwork.VXLANPort }), []string{
 			"UDP port of VXLAN between nodes: 1 to 65535, the same on all nodes. A change interrupts VXLAN",
 			"between nodes that have restarted and nodes that have not."}},
+		{"podnetwork.cniConfDir", CNIConfDir, text(func(c *Config) *string { return &c.PodNetwork.CNIConfDir }, folder),
+			[]string{
+				"Folder of the nodes in which the container runtime looks for CNI configurations. The manifest must",
+				"mount it: docs/install/README.md."}},
+		{"podnetwork.cniBinDir", CNIBinDir, text(func(c *Config) *string { return &c.PodNetwork.CNIBinDir }, folder),
+			[]string{
+				"Folder of the nodes in which the container runtime looks for CNI plugins; mounted likewise."}},
 		{"service.enabled", "true", boolean(func(c *Config) *bool { return &c.Service.Enabled }), []string{
 			"Service proxy: ClusterIPs and NodePorts. false: kube-proxy serves them."}},
 		{"service.nodePortAddresses", `[]`, nodePortAddresses, []string{
@@ -443,6 +475,14 @@ func Parse(raw []byte) (Config, error) {
 // Has reports whether a setting with that key exists.
 func Has(key string) bool {
 	return slices.ContainsFunc(settings(), func(s setting) bool { return s.key == key })
+}
+
+// Keys lists the keys of all settings.
+func Keys() (keys []string) {
+	for _, s := range settings() {
+		keys = append(keys, s.key)
+	}
+	return keys
 }
 
 // fallback returns the default value of a setting.

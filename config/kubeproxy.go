@@ -73,7 +73,7 @@ func proxyFields() []proxyField {
 		{key: "healthzBindAddress", as: []any{"0.0.0.0:10256", "[::]:10256", ":10256", "0.0.0.0", "::"},
 			why: "health is served at :10256", refused: true},
 		{key: "metricsBindAddress", as: []any{"127.0.0.1:10249", "127.0.0.1"}, why: "metrics are served at " +
-			"127.0.0.1:10249"},
+			"127.0.0.1:10249; the setting metrics.port serves them to other machines"},
 		{key: "bindAddress", as: []any{"0.0.0.0", "::"}, why: "the node's addresses are those of its Node object",
 			moot: true},
 		{key: "hostnameOverride", why: "the DaemonSet sets the name of the node", moot: true},

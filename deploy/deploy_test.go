@@ -101,7 +101,8 @@ func renderChart(t *testing.T, values map[string]any) []byte {
 		t.Fatal(err)
 	}
 	var got bytes.Buffer
-	if err := tmpl.Execute(&got, map[string]any{"Values": v}); err != nil {
+	if err := tmpl.Execute(&got, map[string]any{"Values": v,
+		"Chart": map[string]any{"AppVersion": "dev"}}); err != nil {
 		t.Fatal(err)
 	}
 	return got.Bytes()

@@ -20,7 +20,9 @@ type IngressCheck struct {
 	Settings ingress.Settings
 	// NoSecrets and NoServices say that the files contain none; missing ones are not reported then.
 	NoSecrets, NoServices bool
-	Now                   time.Time
+	// Namespace limits the report to Ingresses of one namespace; empty is all. Conflicts with others are still named.
+	Namespace string
+	Now       time.Time
 }
 
 // Text reports line by line what of the Ingresses carries over, and which policies would block the proxies. carries
@@ -28,6 +30,9 @@ type IngressCheck struct {
 func (c IngressCheck) Text() (text string, carries bool) {
 	var b strings.Builder
 	checked, differs := ingress.Check(c.Snapshot, c.Settings, c.Now), c.differs()
+	checked = slices.DeleteFunc(checked, func(i ingress.Checked) bool {
+		return c.Namespace != "" && i.Ingress.Name.Namespace != c.Namespace
+	})
 	ours, good := 0, 0
 	backends := map[string]bool{}
 	for _, i := range checked {

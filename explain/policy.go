@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"wayleave.dev/internal/objectref"
 	"wayleave.dev/model"
 	"wayleave.dev/networkpolicy"
 )
@@ -26,10 +27,10 @@ type End struct {
 	Addr netip.Addr
 }
 
-// ParseQuestion parses FROM and TO:PORT/PROTO. A pod is NS/NAME or pod/NS/NAME, an address with a port is
-// 192.0.2.1:80 or [2001:db8::1]:80, and the protocol defaults to TCP.
-func ParseQuestion(from, to string) (q Question, err error) {
-	if q.From, err = parseEnd(from); err != nil {
+// ParseQuestion parses FROM and TO:PORT/PROTO. A pod is written as for objectref, an address with a port is
+// 192.0.2.1:80 or [2001:db8::1]:80, and the protocol defaults to TCP. A pod without a namespace is in the given one.
+func ParseQuestion(from, to, namespace string) (q Question, err error) {
+	if q.From, err = parseEnd(from, namespace); err != nil {
 		return q, fmt.Errorf("FROM: %w", err)
 	}
 	at := strings.LastIndex(to, ":")
@@ -53,27 +54,28 @@ func ParseQuestion(from, to string) (q Question, err error) {
 	if q.Protocol == 0 {
 		return q, fmt.Errorf("TO: %q is not a protocol; TCP, UDP and SCTP are allowed", proto)
 	}
-	if q.To, err = parseEnd(to[:at]); err != nil {
+	if q.To, err = parseEnd(to[:at], namespace); err != nil {
 		return q, fmt.Errorf("TO: %w", err)
 	}
 	return q, nil
 }
 
-func parseEnd(s string) (End, error) {
+func parseEnd(s, namespace string) (End, error) {
 	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
 		if a.Zone() != "" {
 			return End{}, fmt.Errorf("%q has a zone, which policies ignore", s)
 		}
 		return End{Addr: a.Unmap()}, nil
 	}
-	parts := strings.Split(s, "/")
-	if len(parts) == 3 && parts[0] == "pod" {
-		parts = parts[1:]
+	pod, err := objectref.Parse(s, namespace, objectref.Kinds()...)
+	if err != nil {
+		return End{}, fmt.Errorf("%q is neither a pod (pod/NAMESPACE/NAME) nor an address", s)
 	}
-	if len(parts) != 2 || parts[0] == "" || parts[1] == "" {
-		return End{}, fmt.Errorf("%q is neither a pod (NS/NAME or pod/NS/NAME) nor an address", s)
+	if pod.Kind != objectref.Pod {
+		return End{}, fmt.Errorf("%q is a %s, and policies see its pods only; pod/NAMESPACE/NAME is allowed", s,
+			pod.Kind)
 	}
-	return End{Pod: model.Name{Namespace: parts[0], Name: parts[1]}}, nil
+	return End{Pod: model.Name{Namespace: pod.Namespace, Name: pod.Name}}, nil
 }
 
 // Policy answers a question about NetworkPolicies: the verdict and its reasons, in words. Ends with addresses of both

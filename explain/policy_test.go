@@ -139,7 +139,7 @@ allowed: pod default/frontend (fd00::1) to pod default/backend (fd00::2), TCP 80
 		// One family passes and the other does not: denied, since a client may take either.
 		{"default/frontend", "default/backend:81/TCP", false, ""},
 	} {
-		q, err := ParseQuestion(tc.from, tc.to)
+		q, err := ParseQuestion(tc.from, tc.to, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,6 +155,7 @@ func TestQuestionsThatHaveNoAnswer(t *testing.T) {
 	for _, tc := range []struct{ from, to, want string }{
 		{"frontend", "default/backend:80", `FROM: "frontend" is neither a pod`},
 		{"a/b/c", "default/backend:80", `FROM: "a/b/c" is neither a pod`},
+		{"svc/a/b", "default/backend:80", `FROM: "svc/a/b" is a svc, and policies see its pods only`},
 		{"fe80::1%eth0", "default/backend:80", "has a zone"},
 		{"default/frontend", "default/backend", "write it as default/backend:80/TCP"},
 		{"default/frontend", "default/backend:web", `"web" is not a port`},
@@ -165,7 +166,7 @@ func TestQuestionsThatHaveNoAnswer(t *testing.T) {
 		{"default/frontend", "10.96.0.20:80", "TO: 10.96.0.20 is the address of Service default/backend"},
 		{"192.0.2.1", "[fd00::2]:80", "no address family in common"},
 	} {
-		q, err := ParseQuestion(tc.from, tc.to)
+		q, err := ParseQuestion(tc.from, tc.to, "")
 		if err == nil {
 			_, _, err = Policy(v, q)
 		}

@@ -40,6 +40,8 @@ type Reserved struct {
 	Peers uint16
 	// VXLAN is the UDP port of tunnels (the setting podnetwork.vxlanPort).
 	VXLAN uint16
+	// Metrics is the port of metrics (the setting metrics.port).
+	Metrics uint16
 }
 
 // Port names the program of the nodes that listens on a port; it is empty for all other ports.
@@ -50,6 +52,9 @@ func (r Reserved) Port(snap Snapshot, p Protocol, port uint16) string {
 	}
 	if port == r.Peers && (p == TCP || p == UDP) && port != 0 {
 		return "Wayleave's heartbeats"
+	}
+	if port == r.Metrics && p == TCP && port != 0 {
+		return "Wayleave's metrics"
 	}
 	if port == r.VXLAN && p == UDP && port != 0 {
 		return "the pod network (VXLAN)"

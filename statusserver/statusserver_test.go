@@ -40,6 +40,8 @@ type rig struct {
 	said     chan string
 }
 
+func ports(list ...Port) func() []Port { return func() []Port { return list } }
+
 func free(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -58,8 +60,9 @@ func start(t *testing.T) *rig {
 		r.rendered[p] = &atomic.Int64{}
 	}
 	s := &Supervisor{Args: []string{"status-server"}, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		Ports: []Port{{r.health, map[string]Page{"/healthz": Healthz, "/livez": Livez}},
-			{r.metrics, map[string]Page{"/metrics": Metrics, "/proxyMode": ProxyMode, "/healthz": Alive}}},
+		Ports: ports(Port{Name: r.health, Pages: map[string]Page{"/healthz": Healthz, "/livez": Livez}},
+			Port{Name: r.metrics, Pages: map[string]Page{"/metrics": Metrics, "/proxyMode": ProxyMode,
+				"/healthz": Alive}}),
 		Render: func(p Page) Answer {
 			for r.hang.Load() {
 				time.Sleep(10 * time.Millisecond)
@@ -223,7 +226,7 @@ func TestAPortThatIsTakenIsTriedAgain(t *testing.T) {
 	}
 	said := make(chan error, 100)
 	s := &Supervisor{Args: []string{"status-server"}, Log: slog.New(slog.DiscardHandler),
-		Ports:  []Port{{addr, map[string]Page{"/livez": Livez}}},
+		Ports:  ports(Port{Name: addr, Pages: map[string]Page{"/livez": Livez}}),
 		Render: func(Page) Answer { return Text("ok") }, Say: func(_ string, err error) { said <- err }}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

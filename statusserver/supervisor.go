@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"wayleave.dev/internal/child"
@@ -17,8 +18,16 @@ import (
 type Supervisor struct {
 	// Args start this program as that process.
 	Args []string
-	// Ports are the listeners.
-	Ports []Port
+	// Ports returns the listeners. It is called every second, because addresses of the node change; a port that it no
+	// longer returns stays open until the process ends.
+	Ports func() []Port
+	// Sources are the processes whose metrics the page AllMetrics has, and ListenSource opens the socket of one.
+	Sources      []Source
+	ListenSource func(path string) (*net.UnixListener, error)
+	// Review decides about tokens; nil allows none.
+	Review Reviewer
+	// Version is Wayleave's.
+	Version string
 	// Listen opens one; nil for TCP at its name. A port that another program has is tried again every second.
 	Listen func(Port) (net.Listener, error)
 	// Render makes the answer for a page. It must not wait for anything.
@@ -26,6 +35,14 @@ type Supervisor struct {
 	// Say is told what is wrong with a port, nil when that is over.
 	Say func(port string, err error)
 	Log *slog.Logger
+
+	connected chan connection
+}
+
+// connection is one of a source, which nobody has read from. The file is its receiver's.
+type connection struct {
+	from string
+	file *os.File
 }
 
 // retryEvery is the time between two tries to open a port.
@@ -33,6 +50,12 @@ const retryEvery = time.Second
 
 // Run keeps the process running until the context ends, and ends it then.
 func (s *Supervisor) Run(ctx context.Context) error {
+	s.connected = make(chan connection)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, source := range s.Sources {
+		wg.Go(func() { s.accept(ctx, source) })
+	}
 	_ = child.Keep(ctx, s.once, func(err error) {
 		if ctx.Err() == nil {
 			s.Log.Warn("the status-server process ended; it is restarted", "err", err)
@@ -47,10 +70,13 @@ func (s *Supervisor) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	asks, failed, stop := make(chan Page), make(chan error, 1), make(chan struct{})
+	asks, failed, stop := make(chan ask), make(chan error, 1), make(chan struct{})
 	defer close(stop)
 	go func() { failed <- receive(p.Conn, asks, stop) }()
-	err = s.loop(ctx, p, asks, failed)
+	err = send(p.Conn, order{Version: s.Version, Sources: append([]Source{}, s.Sources...)}, nil)
+	if err == nil {
+		err = s.loop(ctx, p, asks, failed)
+	}
 	if ctx.Err() == nil {
 		p.Kill()
 		return err
@@ -58,22 +84,24 @@ func (s *Supervisor) once(ctx context.Context) error {
 	return p.EndSoon()
 }
 
-func receive(conn *net.UnixConn, asks chan<- Page, stop <-chan struct{}) error {
+func receive(conn *net.UnixConn, asks chan<- ask, stop <-chan struct{}) error {
 	for {
 		var a ask
 		if _, err := frame.ReceiveWithin(conn, &a, frame.Limits{Bytes: maxAsk}); err != nil {
 			return err
 		}
 		select {
-		case asks <- a.Page:
+		case asks <- a:
 		case <-stop:
 			return nil
 		}
 	}
 }
 
-func (s *Supervisor) loop(ctx context.Context, p *child.Process, asks <-chan Page, failed <-chan error) error {
+func (s *Supervisor) loop(ctx context.Context, p *child.Process, asks <-chan ask, failed <-chan error) error {
 	open := map[string]bool{}
+	reviews := newReviews(ctx, s.Review)
+	defer reviews.end()
 	retry := time.NewTicker(retryEvery)
 	defer retry.Stop()
 	if err := s.pass(p.Conn, open); err != nil {
@@ -91,17 +119,35 @@ func (s *Supervisor) loop(ctx context.Context, p *child.Process, asks <-chan Pag
 			if err := s.pass(p.Conn, open); err != nil {
 				return err
 			}
-		case name := <-asks:
-			a, err := s.render(name)
-			if err != nil {
+		case c := <-s.connected:
+			if err := send(p.Conn, order{From: c.from}, []*os.File{c.file}); err != nil {
+				return errors.Join(err, c.file.Close())
+			}
+			_ = c.file.Close() // the process has a copy
+		case r := <-reviews.done:
+			if err := send(p.Conn, order{Review: &r}, nil); err != nil {
 				return err
 			}
-			if err := send(p.Conn, order{Page: name, Answer: &a}, nil); err != nil {
+		case a := <-asks:
+			if err := s.answer(p.Conn, a, reviews); err != nil {
 				return err
 			}
 			time.Sleep(askEvery) // what a captured process could make the agent do is bounded
 		}
 	}
+}
+
+// answer does what the process asks for.
+func (s *Supervisor) answer(conn *net.UnixConn, a ask, reviews *reviews) error {
+	if a.Review != nil {
+		reviews.begin(*a.Review)
+		return nil
+	}
+	page, err := s.render(a.Page)
+	if err != nil {
+		return err
+	}
+	return send(conn, order{Page: a.Page, Answer: &page}, nil)
 }
 
 func (s *Supervisor) render(name Page) (Answer, error) {
@@ -114,7 +160,7 @@ func (s *Supervisor) render(name Page) (Answer, error) {
 
 // pass opens the ports that are not, and passes them on. This process keeps none open: they close with the other.
 func (s *Supervisor) pass(conn *net.UnixConn, open map[string]bool) error {
-	for _, port := range s.Ports {
+	for _, port := range s.Ports() {
 		if open[port.Name] {
 			continue
 		}

@@ -20,6 +20,7 @@ import (
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
+	"wayleave.dev/statusserver"
 )
 
 const (
@@ -27,6 +28,8 @@ const (
 	User = 65532
 	// Socket is the agent's, in a folder that only the dns container has, too, which cannot write there.
 	Socket = "/pod-dns/feed.sock"
+	// MetricsSocket is likewise, for the metrics of the container.
+	MetricsSocket = "/pod-dns/metrics.sock"
 	// placeFile remembers, in the folder of state, where DNS is served.
 	placeFile = "dns-place"
 	// addressesFile remembers, in the folder of state, the addresses that were set for it.
@@ -50,6 +53,7 @@ var (
 	_ agent.Writer        = (*Feature)(nil)
 	_ agent.Admitter      = (*Feature)(nil)
 	_ agent.LeaseFollower = (*Feature)(nil)
+	_ agent.Scraped       = (*Feature)(nil)
 	_ agent.Uninstaller   = (*Feature)(nil)
 )
 
@@ -106,6 +110,12 @@ func (f *Feature) StandBy(n *agent.Node) []agent.Part {
 // Own implements agent.Owner.
 func (f *Feature) Own(n *agent.Node) []agent.Part {
 	return []agent.Part{{Name: "dns placement", Run: func(ctx context.Context) error { return f.place(ctx, n) }}}
+}
+
+// Scraped implements agent.Scraped.
+func (f *Feature) Scraped() statusserver.Source {
+	return statusserver.Source{Name: "dns", Prefixes: []string{"coredns_", "wayleave_dns_"}, Socket: MetricsSocket,
+		UID: User}
 }
 
 // Leases implements agent.LeaseFollower.

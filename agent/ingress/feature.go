@@ -19,6 +19,7 @@ import (
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/schema"
 	kubesource "wayleave.dev/source/kubernetes"
+	"wayleave.dev/statusserver"
 )
 
 // User is the user of the proxy container.
@@ -33,6 +34,8 @@ const (
 const (
 	// Socket is the agent's, in a folder that only the proxy container has, too, which cannot write there.
 	Socket = "/pod-proxy/feed.sock"
+	// MetricsSocket is likewise, for the metrics of the container.
+	MetricsSocket = "/pod-proxy/metrics.sock"
 	// handoverSocket is where agents of the node hand listening sockets over, in the folder agent.Dirs.Run.
 	handoverSocket = "/proxy-sockets.sock"
 )
@@ -68,6 +71,7 @@ var (
 	_ agent.Writer        = (*Feature)(nil)
 	_ agent.NodeReporter  = (*Feature)(nil)
 	_ agent.ProxyFollower = (*Feature)(nil)
+	_ agent.Scraped       = (*Feature)(nil)
 )
 
 // New makes the feature of one process.
@@ -82,6 +86,11 @@ func (f *Feature) Enabled(cfg config.Config) bool { return cfg.Ingress.Enabled }
 // Kinds implements agent.Feature.
 func (f *Feature) Kinds(config.Config) agent.Kinds {
 	return agent.Kinds{Watched: model.IngressKind | model.IngressClassKind}
+}
+
+// Scraped implements agent.Scraped.
+func (f *Feature) Scraped() statusserver.Source {
+	return statusserver.Source{Name: "proxy", Prefixes: []string{"wayleave_proxy_"}, Socket: MetricsSocket, UID: User}
 }
 
 // Prepare implements agent.Preparer.

@@ -3,6 +3,7 @@ package loadbalancer
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
@@ -138,8 +139,19 @@ type metrics struct {
 	node    *agent.Node
 }
 
-// Describe implements prometheus.Collector: what there is differs in time.
-func (metrics) Describe(chan<- *prometheus.Desc) {}
+var (
+	servicesDesc = prometheus.NewDesc("wayleave_loadbalancer_services",
+		"Services of type LoadBalancer by state: served (with an address), waiting.", []string{"state"}, nil)
+	usedDesc = prometheus.NewDesc("wayleave_address_pool_used", "Addresses of a pool that Services have.",
+		[]string{"pool"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (metrics) Describe(to chan<- *prometheus.Desc) {
+	speaker.New(slog.New(slog.DiscardHandler)).Describe(to)
+	to <- servicesDesc
+	to <- usedDesc
+}
 
 // Collect gives also Services with and without an address, and the use of pools.
 func (m metrics) Collect(to chan<- prometheus.Metric) {
@@ -149,14 +161,10 @@ func (m metrics) Collect(to chan<- prometheus.Metric) {
 	}
 	a.sup.Collect(to)
 	c := loadbalancer.Count(m.node.Store.Snapshot(), m.node.Config.LoadBalancer.Default)
-	services := prometheus.NewDesc("wayleave_loadbalancer_services",
-		"Services of type LoadBalancer by state: served (with an address), waiting.", []string{"state"}, nil)
-	to <- prometheus.MustNewConstMetric(services, prometheus.GaugeValue, float64(c.Served), "served")
-	to <- prometheus.MustNewConstMetric(services, prometheus.GaugeValue, float64(c.Waiting), "waiting")
-	used := prometheus.NewDesc("wayleave_address_pool_used", "Addresses of a pool that Services have.",
-		[]string{"pool"}, nil)
+	to <- prometheus.MustNewConstMetric(servicesDesc, prometheus.GaugeValue, float64(c.Served), "served")
+	to <- prometheus.MustNewConstMetric(servicesDesc, prometheus.GaugeValue, float64(c.Waiting), "waiting")
 	for pool, n := range c.Used {
-		to <- prometheus.MustNewConstMetric(used, prometheus.GaugeValue, float64(n), pool)
+		to <- prometheus.MustNewConstMetric(usedDesc, prometheus.GaugeValue, float64(n), pool)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"wayleave.dev/podnetwork"
 	"wayleave.dev/podnetwork/cni/call"
 	"wayleave.dev/podnetwork/routes"
+	kubesource "wayleave.dev/source/kubernetes"
 )
 
 // addressesFile would remember, in the folder of state, local addresses: the pod network sets none by its links.
@@ -86,6 +87,10 @@ func (f *Feature) Metrics(*agent.Node) []prometheus.Collector {
 }
 
 func (f *Feature) run(ctx context.Context, n *agent.Node) error {
+	runtime, err := kubesource.Host{Facts: agent.NodeFacts}.RuntimeCNI()
+	if err := checkFolders(n, runtime, err); err != nil {
+		return err
+	}
 	plane, err := dataplane.For(n.Config)
 	if err != nil {
 		return err

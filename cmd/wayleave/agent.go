@@ -1,11 +1,11 @@
+//go:build linux
+
 package main
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -65,10 +65,9 @@ func options(settings string) agent.Options {
 func discoverCommand() *cobra.Command {
 	var root, out string
 	c := &cobra.Command{
-		Use:    "discover",
-		Short:  "Write down what this node's kubelet was told (the init container)",
-		Hidden: true,
-		Args:   cobra.NoArgs,
+		Use:   "discover",
+		Short: "Write down what this node's kubelet was told (the init container)",
+		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return kubesource.Host{Root: root}.Discover().Write(out)
 		},
@@ -91,45 +90,11 @@ func statusServerCommand() *cobra.Command {
 
 func childCommand(name, short string, run func(*slog.Logger) error) *cobra.Command {
 	return &cobra.Command{
-		Use:    name,
-		Short:  short,
-		Hidden: true,
-		Args:   cobra.NoArgs,
+		Use:   name,
+		Short: short,
+		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return run(slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", name))
 		},
 	}
-}
-
-func uninstallCommand() *cobra.Command {
-	var onlyVerify bool
-	c := &cobra.Command{
-		Use:   "uninstall",
-		Short: "Take every rule, route, link, address, sysctl and file of ours off this node",
-		Long: "Run it on the node as root, after the DaemonSet is deleted:\n" +
-			"the program is in the image, and copied out by `ctr images mount` (docs/operations.md).\n" +
-			"It ends by looking whether anything is left; --verify only looks.",
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
-			defer cancel()
-			h, err := agent.ThisHost()
-			if err != nil {
-				return err
-			}
-			defer h.Close()
-			if !onlyVerify {
-				if err := h.Uninstall(ctx, features.All()); err != nil {
-					return err
-				}
-			}
-			if err := h.Verify(ctx, features.All()); err != nil {
-				return err
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), "nothing of Wayleave is left on this node")
-			return nil
-		},
-	}
-	c.Flags().BoolVar(&onlyVerify, "verify", false, "change nothing; fail when something of Wayleave is on this node")
-	return c
 }

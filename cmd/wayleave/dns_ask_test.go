@@ -9,10 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/spf13/cobra"
-
+	"wayleave.dev/cmd/wayleave/commands"
+	"wayleave.dev/deploy"
 	"wayleave.dev/dns"
 	"wayleave.dev/dns/server"
+	"wayleave.dev/internal/cli"
 	"wayleave.dev/internal/testnet"
 )
 
@@ -33,12 +34,12 @@ func TestAskingTheDNSContainer(t *testing.T) {
 		_, err := dns.Get(t.Context(), socket, "/livez")
 		return err
 	})
+	none := filepath.Join(dir, "none")
 	for _, c := range []struct {
-		command *cobra.Command
-		args    string
-		want    string
-		fails   bool
+		socket, args, want string
+		status             int
 	}{
+<<<<<<< HEAD
 		{dnsQueryCommand(socket), "--as pod/default/web google.com AAAA",
 			"pod default/web is not known by address to this node's DNS", true},
 		{dnsQueryCommand(socket), "--as default/web google.com", `--as is "default/web"; pod/NAMESPACE/NAME is allowed`,
@@ -51,15 +52,30 @@ func TestAskingTheDNSContainer(t *testing.T) {
 		{dnsLogCommand(socket), "--name a.b --for 9h", "at most 1h", true},
 		{dnsLogCommand(socket), "--pod default/web --for 20ms",
 			"pod default/web is currently not known on this node\n# end: 0 queries", false},
+=======
+		{socket, "query --as pod/default/web google.com AAAA", "pod default/web is none that this node's DNS knows", 1},
+		{socket, "query --as default/web google.com", "pod default/web is none that this node's DNS knows", 1},
+		{socket, "query --as svc/default/web google.com",
+			`--as: "svc/default/web" is a svc; pod/NAMESPACE/NAME is allowed`, 2},
+		{socket, "query google.com", `--as: "" is no name of an object; pod/NAMESPACE/NAME is allowed`, 2},
+		{socket, "query --as pod/default/web google.com nonsense", `type "nonsense" is none`, 1},
+		{none, "query --as pod/default/web google.com", "no such file", 1},
+		{socket, "log --for 1s", "--pod pod/NAMESPACE/NAME, --name NAME, or both", 2},
+		{socket, "log --pod web", `"web" is no name of an object`, 2},
+		{socket, "log --name a.b --for 9h", "at most 1h", 1},
+		{socket, "log --pod default/web --for 20ms",
+			"pod default/web is not known on this node now\n# the end: 0 queries", 0},
+		{socket, "log --pod pod/default/web --for 20ms -o json", "{\"line\":\"# the end: 0 queries", 0},
+>>>>>>> main
 	} {
 		var out bytes.Buffer
-		c.command.SetOut(&out)
-		c.command.SetErr(&out)
-		c.command.SetArgs(strings.Fields(c.args))
-		c.command.SilenceUsage = true
-		err := c.command.ExecuteContext(t.Context())
-		if (err != nil) != c.fails || !strings.Contains(out.String(), c.want) {
-			t.Errorf("%s %s: %v, %s; want %s", c.command.Name(), c.args, err, out.String(), c.want)
+		command := commands.Root(deploy.Dev(), nil, c.socket)
+		cli.Shape(command, "wayleave")
+		command.SetOut(&out)
+		command.SetArgs(append([]string{"dns"}, strings.Fields(c.args)...))
+		status := cli.Report(command.ExecuteContext(t.Context()), "wayleave", &out)
+		if status != c.status || !strings.Contains(out.String(), c.want) {
+			t.Errorf("%s: status %d, %s; want %d, %s", c.args, status, out.String(), c.status, c.want)
 		}
 	}
 }

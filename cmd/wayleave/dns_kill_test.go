@@ -37,7 +37,8 @@ func TestDNSChild(t *testing.T) {
 		os.Exit(1)
 	}()
 	_ = server.Run(t.Context(), server.Config{Socket: filepath.Join(dir, "dns.sock"), StateFile: filepath.Join(dir,
-		"snapshot"), HealthSocket: filepath.Join(dir, "health.sock"), Log: slog.New(slog.DiscardHandler)})
+		"snapshot"), HealthSocket: filepath.Join(dir, "health.sock"), MetricsSocket: filepath.Join(dir, "metrics.sock"),
+		Version: version, Log: slog.New(slog.DiscardHandler)})
 }
 
 // A DNS server that is killed, again and again, costs no query that is asked twice:

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"wayleave.dev/internal/cli"
 )
 
 // The status says allowed, denied or unknown, as scripts want it.
@@ -38,15 +40,15 @@ func TestExplainPolicyOfFiles(t *testing.T) {
 		c.SetOut(&out)
 		c.SetErr(&out)
 		err := c.Execute()
-		var status exitStatus
+		var status cli.Status
 		if err != nil && !errors.As(err, &status) {
 			t.Errorf("%q: the error has no status: %v", tc.args, err)
 		}
-		if status.cause != nil {
-			out.WriteString(status.cause.Error())
+		if status.Cause != nil {
+			out.WriteString(status.Cause.Error())
 		}
-		if status.code != tc.status || !strings.Contains(out.String(), tc.want) {
-			t.Errorf("%q: status %d, printed %s", tc.args, status.code, &out)
+		if status.Code != tc.status || !strings.Contains(out.String(), tc.want) {
+			t.Errorf("%q: status %d, printed %s", tc.args, status.Code, &out)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,9 +45,10 @@ func TestMain(m *testing.M) {
 // The network of the tests: a node, and one machine outside that has the addresses of another node and of all
 // strangers.
 const (
-	rigNode  = "10.9.0.1"
-	rigOther = "10.9.0.2"
-	rigCheck = 31000 // spec.healthCheckNodePort
+	rigNode    = "10.9.0.1"
+	rigOther   = "10.9.0.2"
+	rigCheck   = 31000 // spec.healthCheckNodePort
+	rigMetrics = 10247
 	// rigStrangers is routed to the machine outside, which has every address of it.
 	rigStrangers = "10.8.0.0/16"
 )
@@ -67,7 +69,14 @@ func TestListenersChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &agent.Node{Name: "node1", Core: agent.NewCore(log, store, config.Default(), nil)}
+	cfg := config.Default()
+	cfg.Metrics.Port = rigMetrics
+	if err := store.Write(func(w *model.Writer) {
+		w.PutNode(&model.Node{Name: "node1", InternalIPs: []netip.Addr{netip.MustParseAddr(rigNode)}})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	a := &agent.Node{Name: "node1", Core: agent.NewCore(log, store, cfg, nil)}
 	checks := &healthcheck.Server{Log: log}
 	if err := checks.Apply(t.Context(),
 		map[model.Name]healthcheck.Check{{Namespace: "default", Name: "web"}: {Port: rigCheck, Local: 1}},
@@ -125,7 +134,8 @@ func (r *nodeRig) start() {
 	testnet.Eventually(r.t, 60*time.Second, func() error {
 		return errors.Join(r.get(r.outside, "10.8.0.1", fmt.Sprintf("%s:10256", rigNode), "/livez"),
 			r.get(r.node, "127.0.0.1", "127.0.0.1:10249", "/metrics"),
-			r.get(r.outside, "10.8.0.1", fmt.Sprintf("%s:%d", rigNode, rigCheck), "/"), r.listens("7946"))
+			r.get(r.outside, "10.8.0.1", fmt.Sprintf("%s:%d", rigNode, rigCheck), "/"), r.listens("7946"),
+			r.refusedByTLS("10.8.0.1", fmt.Sprintf("%s:%d", rigNode, rigMetrics)))
 	})
 }
 
@@ -166,6 +176,53 @@ func (r *nodeRig) once(ns *testnet.NS, from, addr, path string) error {
 		return fmt.Errorf("%s%s: %q, %v", addr, path, head[:n], err)
 	}
 	return nil
+}
+
+// refusedByTLS asks for the metrics without a token, which is answered 401. It tries again as get does.
+func (r *nodeRig) refusedByTLS(from, addr string) error {
+	var err error
+	for range 3 {
+		if err = r.refusedOnce(from, addr); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func (r *nodeRig) refusedOnce(from, addr string) error {
+	plain, err := r.outside.DialFrom("tcp", from+":0", addr, 5*time.Second)
+	if err != nil {
+		return err
+	}
+	defer plain.Close()
+	if err := plain.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	c := tls.Client(plain, &tls.Config{InsecureSkipVerify: true}) // the certificate signs itself
+	if _, err := fmt.Fprint(c, "GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n"); err != nil {
+		return err
+	}
+	head := make([]byte, len("HTTP/1.1 401"))
+	if n, err := readFull(c, head); err != nil || !bytes.HasSuffix(head, []byte(" 401")) {
+		return fmt.Errorf("%s: %q, %v", addr, head[:n], err)
+	}
+	return nil
+}
+
+// clientHello begins a handshake of TLS.
+func clientHello() []byte {
+	client, server := net.Pipe()
+	go func() {
+		_ = tls.Client(client, &tls.Config{InsecureSkipVerify: true}).Handshake() // ends with the pipe
+		_ = client.Close()
+	}()
+	hello := make([]byte, 4<<10)
+	n, err := server.Read(hello)
+	_ = server.Close()
+	if err != nil {
+		panic(err) // a pipe in memory
+	}
+	return hello[:n]
 }
 
 func readFull(c net.Conn, b []byte) (n int, err error) {

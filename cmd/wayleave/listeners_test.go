@@ -223,6 +223,7 @@ func suite() []flooded {
 		return func(r *nodeRig) func() error { return func() error { return r.get(ns(r), from, addr, path) } }
 	}
 	check := fmt.Sprintf("%s:%d", rigNode, rigCheck)
+	metrics := fmt.Sprintf("%s:%d", rigNode, rigMetrics)
 	beats := func(r *nodeRig) func() error {
 		other := r.otherNode()
 		other.SetPeers([]peers.Peer{{Name: "node1", Addrs: []netip.Addr{netip.MustParseAddr(rigNode)}},
@@ -245,6 +246,13 @@ func suite() []flooded {
 		{"tcp loopback:10249", "tcp", "127.0.0.1:10249", inside, local, "status-server", 512, 64 << 20, request,
 			[]byte("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
 			good(inside, "127.0.0.1", "127.0.0.1:10249", "/metrics")},
+		{"tcp node:10247", "tcp", metrics, outside, strangers(600), "status-server", 512, 64 << 20, clientHello()[:50],
+			clientHello(), func(r *nodeRig) func() error {
+				return func() error {
+					time.Sleep(300 * time.Millisecond) // a source has 5 handshakes in a second
+					return r.refusedByTLS("10.8.200.1", metrics)
+				}
+			}},
 		{"tcp *:30000-32767", "tcp", check, outside, strangers(600), "", 1024, 64 << 20, request,
 			append(slices.Clone(request), "\r\n\r\n"...), good(outside, "10.8.200.1", check, "/")},
 		{"tcp node:7946", "tcp", rigNode + ":7946", outside, strangers(200), "l2", 64, 64 << 20, heartbeat,

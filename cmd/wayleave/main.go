@@ -4,50 +4,32 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"wayleave.dev/deploy"
+	"wayleave.dev/internal/cli"
 )
 
-// version is set by the linker.
-var version = "dev"
+// The linker sets these in a release (hack/release).
+var (
+	version = deploy.DevVersion
+	image   = deploy.Image
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	if err := root().ExecuteContext(ctx); err != nil {
-		status := exitStatus{1, err}
-		errors.As(err, &status)
-		if status.cause != nil {
-			fmt.Fprintln(os.Stderr, "wayleave:", status.cause)
-		}
-		os.Exit(status.code)
-	}
+	os.Exit(cli.Report(root().ExecuteContext(ctx), "wayleave", os.Stderr))
 }
 
 func root() *cobra.Command {
-	c := &cobra.Command{
-		Use:           "wayleave",
-		Short:         "Services and networking of Kubernetes in one program",
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		Version:       version,
-	}
-	c.AddCommand(agentCommand(), writerCommand(), discoverCommand(), dnsCommand(), proxyCommand(), l2Command(),
-		statusServerCommand(), listenersCommand(),
-		statusCommand(), healthCommand(), renderCommand(), explainCommand(), ingressCommand(), importCommand(),
-		uninstallCommand())
+	c := program()
+	cli.Shape(c, os.Args[0])
 	return c
 }
 
-// The files of the folder that only one container has, dns or proxy.
-const (
-	ownDir       = "/own"
-	dnsProbes    = ownDir + "/dns-health.sock"
-	proxyProbes  = ownDir + "/proxy-health.sock"
-	dnsStateFile = ownDir + "/snapshot"
-)
+func release() deploy.Release { return deploy.Release{Version: version, Image: image} }

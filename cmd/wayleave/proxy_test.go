@@ -44,7 +44,8 @@ func TestProxyChild(t *testing.T) {
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
 	defer stop()
 	err := process.Run(ctx, process.Config{Socket: filepath.Join(dir, "proxy.sock"), HealthSocket: filepath.Join(dir,
-		"health.sock"), AccessLog: errorLines(filepath.Join(dir, proxyErrors)), Log: slog.New(slog.DiscardHandler)})
+		"health.sock"), MetricsSocket: filepath.Join(dir, "metrics.sock"), Version: version,
+		AccessLog: errorLines(filepath.Join(dir, proxyErrors)), Log: slog.New(slog.DiscardHandler)})
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}

@@ -7,12 +7,15 @@ import (
 	"os"
 	"path/filepath"
 
+	"wayleave.dev/cmd/wayleave/commands"
 	"wayleave.dev/deploy"
+	"wayleave.dev/internal/cli"
 	"wayleave.dev/internal/docs"
+	"wayleave.dev/internal/metricdocs"
 )
 
 func main() {
-	if err := errors.Join(run("deploy"), pages(".")); err != nil {
+	if err := errors.Join(run("deploy"), pages("."), metrics(".")); err != nil {
 		fmt.Fprintln(os.Stderr, "gen:", err)
 		os.Exit(1)
 	}
@@ -42,11 +45,20 @@ func run(dir string) error {
 	return nil
 }
 
+func metrics(top string) error {
+	page, err := metricdocs.Page()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(top, metricdocs.File), page, 0o644)
+}
+
 func pages(top string) error {
 	files, err := docs.Files(os.DirFS(top))
 	if err != nil {
 		return err
 	}
+	files["docs/cli.md"] = cli.Markdown(commands.Root(deploy.Release{}, nil, ""))
 	for file, body := range files {
 		if err := os.WriteFile(filepath.Join(top, file), body, 0o644); err != nil {
 			return err

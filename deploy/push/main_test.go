@@ -1,19 +1,26 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
+	"errors"
 	"io"
 	"io/fs"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
@@ -141,5 +148,75 @@ func TestPushSaysWhatIsWrong(t *testing.T) {
 	}
 	if err := run(t.Context(), nil); err == nil {
 		t.Error("no arguments are taken")
+	}
+}
+
+// layoutOf writes an archive of an OCI image layout with one entry.
+func layoutOf(t *testing.T, index v1.ImageIndex) string {
+	t.Helper()
+	dir := t.TempDir()
+	path, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := path.AppendIndex(index); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "layout.tar")
+	if out, err := exec.Command("tar", "-C", dir, "-cf", file, ".").CombinedOutput(); err != nil {
+		t.Fatalf("tar: %v: %s", err, out)
+	}
+	return file
+}
+
+// Of a layout, the image of every architecture is pushed, below one name.
+func TestAnImageOfSeveralArchitecturesIsPushed(t *testing.T) {
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	index, err := random.Index(1000, 1, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := serve(t, open) + "/net/wayleave:v1.2.3"
+	pushed, err := push(t.Context(), layoutOf(t, index), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.NewDigest(pushed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := remote.Index(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(got); err != nil {
+		t.Error(err)
+	}
+	have, err := got.Digest()
+	if want, _ := index.Digest(); err != nil || have != want {
+		t.Errorf("the registry has %s, %v", have, err)
+	}
+}
+
+// A layout whose files would be written outside of the folder is refused.
+func TestALayoutStaysInItsFolder(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "bad.tar")
+	out, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(out)
+	for _, entry := range []string{"oci-layout", "../outside"} {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: entry, Mode: 0o644}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), out.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := push(t.Context(), file, serve(t, open)+"/x:1"); err == nil || !strings.Contains(err.Error(),
+		"../outside") {
+		t.Errorf("got %v", err)
 	}
 }

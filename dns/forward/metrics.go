@@ -6,25 +6,55 @@ import (
 	"wayleave.dev/dns/schema"
 )
 
+<<<<<<< HEAD
 var lacksDesc = prometheus.NewDesc("wayleave_dns_forward_lacks",
 	"1 while an upstream server is known not to support EDNS0, the letter case of names, or TCP.",
 	[]string{"to", "what"}, nil)
+=======
+// The metrics. The names are CoreDNS's where the meaning is the same.
+var (
+	entriesDesc   = desc("coredns_cache_entries", "Replies in the cache, also those past their time.")
+	bytesDesc     = desc("wayleave_dns_cache_bytes", "Size of the cache.")
+	hitsDesc      = desc("coredns_cache_hits_total", "Queries answered from the cache.", "type")
+	missesDesc    = desc("coredns_cache_misses_total", "Queries that servers were asked for.")
+	staleDesc     = desc("coredns_cache_served_stale_total", "Replies told past their time, since servers fail.")
+	prefetchDesc  = desc("coredns_cache_prefetch_total", "Popular replies fetched anew before their time ended.")
+	evictionsDesc = desc("coredns_cache_evictions_total", "Replies dropped for others.")
+	requestsDesc  = desc("coredns_forward_requests_total", "Tries at an upstream server.", "to")
+	failuresDesc  = desc("wayleave_dns_forward_failures_total", "Tries at an upstream server without a usable answer.",
+		"to")
+	probesDesc = desc("wayleave_dns_forward_probes_total", "Probes of an upstream server that does not answer.", "to")
+	upDesc     = desc("wayleave_dns_forward_up", "1 when an upstream server answers.", "to")
+	lacksDesc  = desc("wayleave_dns_forward_lacks",
+		"1 while an upstream server is known to lack something: EDNS0, the letter case of names, TCP.", "to", "what")
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+>>>>>>> main
 
 // Describe implements prometheus.Collector.
-func (f *Forwarder) Describe(to chan<- *prometheus.Desc) { prometheus.DescribeByCollect(f, to) }
+func (f *Forwarder) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{entriesDesc, bytesDesc, hitsDesc, missesDesc, staleDesc, prefetchDesc,
+		evictionsDesc, requestsDesc, failuresDesc, probesDesc, upDesc, lacksDesc} {
+		to <- d
+	}
+}
 
+<<<<<<< HEAD
 // Collect implements prometheus.Collector. The names are CoreDNS's if the meaning is the same. Sums are computed here,
 // so that counting costs the hot path little.
+=======
+// Collect implements prometheus.Collector. All is added up only now, so that counting costs the hot path little.
+>>>>>>> main
 func (f *Forwarder) Collect(to chan<- prometheus.Metric) {
-	put := func(kind prometheus.ValueType, name, help, label, value string, n uint64) {
-		var labels, values []string
-		if label != "" {
-			labels, values = []string{label}, []string{value}
-		}
-		to <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, labels, nil), kind, float64(n), values...)
+	put := func(d *prometheus.Desc, kind prometheus.ValueType, n uint64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, kind, float64(n), labels...)
 	}
 	const counter, gauge = prometheus.CounterValue, prometheus.GaugeValue
 	entries, bytes := f.Cache.Size()
+<<<<<<< HEAD
 	put(gauge, "coredns_cache_entries", "Replies in the cache, including expired ones.", "", "", uint64(entries))
 	put(gauge, "wayleave_dns_cache_bytes", "Size of the cache.", "", "", uint64(bytes))
 	n := f.Cache.Counts()
@@ -36,17 +66,25 @@ func (f *Forwarder) Collect(to chan<- prometheus.Metric) {
 	put(counter, "coredns_cache_prefetch_total", "Popular replies refreshed before they expired.", "",
 		"", n.Prefetched)
 	put(counter, "coredns_cache_evictions_total", "Replies evicted to make room.", "", "", n.Evicted)
+=======
+	put(entriesDesc, gauge, uint64(entries))
+	put(bytesDesc, gauge, uint64(bytes))
+	n := f.Cache.Counts()
+	put(hitsDesc, counter, n.Hits, "success")
+	put(hitsDesc, counter, n.Denials, "denial")
+	put(missesDesc, counter, n.Misses)
+	put(staleDesc, counter, n.Stale)
+	put(prefetchDesc, counter, n.Prefetched)
+	put(evictionsDesc, counter, n.Evicted)
+>>>>>>> main
 	for _, u := range f.routes.Load().servers() {
 		name := u.String()
-		put(counter, "coredns_forward_requests_total", "Tries at an upstream server.", "to", name, u.asked.Load())
-		put(counter, "wayleave_dns_forward_failures_total", "Tries at an upstream server without a usable answer.",
-			"to", name, u.failed.Load())
-		put(counter, "wayleave_dns_forward_probes_total", "Probes of an upstream server that does not answer.", "to",
-			name, u.probes.Load())
-		put(gauge, "wayleave_dns_forward_up", "1 when an upstream server answers.", "to", name,
-			uint64(1-btoi(u.down())))
+		put(requestsDesc, counter, u.asked.Load(), name)
+		put(failuresDesc, counter, u.failed.Load(), name)
+		put(probesDesc, counter, u.probes.Load(), name)
+		put(upDesc, gauge, uint64(1-btoi(u.down())), name)
 		for l := range schema.LackKinds {
-			to <- prometheus.MustNewConstMetric(lacksDesc, gauge, float64(btoi(u.lacks(l, u.now()))), name, l.String())
+			put(lacksDesc, gauge, uint64(btoi(u.lacks(l, u.now()))), name, l.String())
 		}
 	}
 }

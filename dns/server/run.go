@@ -22,7 +22,9 @@ import (
 	"wayleave.dev/dns/frames"
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/dns/zone"
+	"wayleave.dev/internal/buildinfo"
 	"wayleave.dev/internal/handoff"
+	"wayleave.dev/internal/scrape"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/model"
 )
@@ -35,8 +37,15 @@ type Config struct {
 	StateFile string
 	// HealthSocket serves /readyz, /livez and /metrics.
 	HealthSocket string
+<<<<<<< HEAD
 	// Hung is called when the loop of a socket has been stuck for a second. It should end the process at once. Nil
 	// disables the watchdog.
+=======
+	// MetricsSocket is the agent's, for the metrics; empty for none. Version is Wayleave's.
+	MetricsSocket, Version string
+	// Hung is called when the loop of a socket has stood still for a second. It
+	// should end the process at once. Nil is no watchdog.
+>>>>>>> main
 	Hung func(schema.Socket)
 	Log  *slog.Logger
 }
@@ -64,6 +73,7 @@ type process struct {
 // after each disconnect.
 func Run(ctx context.Context, c Config) error {
 	reg := prometheus.NewRegistry()
+	buildinfo.Register(reg, c.Version)
 	zone := zone.New()
 	p := &process{Config: c, zone: zone, server: New(zone, reg, c.Log)}
 	ready := make(chan struct{})
@@ -74,6 +84,9 @@ func Run(ctx context.Context, c Config) error {
 	}
 	if err := p.health(ctx, reg, ready); err != nil {
 		return err
+	}
+	if c.MetricsSocket != "" {
+		go scrape.Serve(ctx, c.MetricsSocket, reg)
 	}
 	defer p.server.forward.Close()
 	defer p.server.Keep(nil)

@@ -20,23 +20,28 @@ import (
 // listWithin is how long an API server may take to list what is explained.
 const listWithin = 30 * time.Second
 
-// Read fills the store from files. Problems of objects are written to warnings, which may be nil.
-func Read(store *model.Store, warnings io.Writer, files ...string) error {
+// Read fills the store from files; "-" is stdin. Problems of objects are written to warnings, which may be nil.
+func Read(store *model.Store, stdin io.Reader, warnings io.Writer, files ...string) error {
 	for _, name := range files {
-		if err := read(store, warnings, name); err != nil {
+		if err := read(store, stdin, warnings, name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func read(store *model.Store, warnings io.Writer, name string) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
+func read(store *model.Store, in io.Reader, warnings io.Writer, name string) error {
+	if name == "-" {
+		name = "stdin"
+	} else {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		in = f
 	}
-	defer f.Close()
-	problems, err := manifest.Read(store, name, f)
+	problems, err := manifest.Read(store, name, in)
 	for _, p := range problems {
 		if warnings != nil {
 			fmt.Fprintln(warnings, "warning:", p.Error())
@@ -45,9 +50,9 @@ func read(store *model.Store, warnings io.Writer, name string) error {
 	return err
 }
 
-// ListPolicies fills the store with what policies are about, from the cluster of KUBECONFIG or of this node.
-func ListPolicies(ctx context.Context, store *model.Store) error {
-	client, err := kubesource.NewClient("", kubesource.Host{Facts: agent.NodeFacts})
+// ListPolicies fills the store with what policies are about, from a cluster.
+func ListPolicies(ctx context.Context, at kubesource.Access, store *model.Store) error {
+	client, err := at.Client()
 	if err != nil {
 		return err
 	}
@@ -61,8 +66,8 @@ func ListPolicies(ctx context.Context, store *model.Store) error {
 
 // ListIngress fills the store with all that Ingress and policies are about, and the Secrets that Ingresses of ours
 // name.
-func ListIngress(ctx context.Context, store *model.Store, s ingress.Settings) error {
-	client, err := kubesource.NewClient("", kubesource.Host{Facts: agent.NodeFacts})
+func ListIngress(ctx context.Context, at kubesource.Access, store *model.Store, s ingress.Settings) error {
+	client, err := at.Client()
 	if err != nil {
 		return err
 	}

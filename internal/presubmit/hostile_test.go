@@ -20,11 +20,14 @@ type process struct {
 
 func processes() []process {
 	return []process{
-		{"dns", []string{"dns/wire", "dns/zone", "dns/cache", "dns/forward", "dns/server"}, []string{"cmd/wayleave"},
+		// internal/metricdocs runs when pages are generated.
+		{"dns", []string{"dns/wire", "dns/zone", "dns/cache", "dns/forward", "dns/server"},
+			[]string{"cmd/wayleave", "internal/metricdocs"},
 			[]string{"dns", "dns/schema", "dns/frames"}, []string{"dns/server"}},
 		// explain shows what a proxy would do with a request that its user writes, and runs in no agent.
 		{"proxy", []string{"proxy", "proxy/h1", "proxy/message", "proxy/process", "proxy/server", "proxy/upstream"},
-			[]string{"cmd/wayleave", "explain"}, []string{"proxy/feed", "proxy/schema", "proxy/frames", "ingress"},
+			[]string{"cmd/wayleave", "explain", "internal/metricdocs"},
+			[]string{"proxy/feed", "proxy/schema", "proxy/frames", "ingress"},
 			[]string{"proxy/process"}},
 	}
 }

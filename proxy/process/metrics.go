@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"wayleave.dev/internal/buildinfo"
 	"wayleave.dev/proxy"
 	"wayleave.dev/proxy/server"
 )
@@ -53,7 +53,10 @@ type metrics struct {
 	log    *accessLog
 }
 
-func newMetrics(reg *prometheus.Registry) *metrics {
+// Describe registers the metrics of a proxy, for the documentation. They cannot be collected.
+func Describe(reg prometheus.Registerer) { newMetrics(reg, "") }
+
+func newMetrics(reg prometheus.Registerer, version string) *metrics {
 	m := &metrics{
 		requests: prometheus.NewDesc("wayleave_proxy_requests_total",
 			"Requests by host of the routes and class of status.", []string{"host", "status"}, nil),
@@ -83,8 +86,8 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 			Help: "Changes that the agent told."}),
 	}
 	m.hosts.Store(&map[string]*hostCounts{})
-	reg.MustRegister(m, m.duration, m.failures, m.retries, m.refused, m.updates, collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(m, m.duration, m.failures, m.retries, m.refused, m.updates)
+	buildinfo.Register(reg, version)
 	return m
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"wayleave.dev/internal/handoff"
+	"wayleave.dev/internal/scrape"
 	"wayleave.dev/proxy"
 	"wayleave.dev/proxy/frames"
 	"wayleave.dev/proxy/h1"
@@ -41,6 +42,8 @@ type Config struct {
 	Socket string
 	// HealthSocket serves /readyz, /livez and /metrics.
 	HealthSocket string
+	// MetricsSocket is the agent's, for the metrics; empty for none. Version is Wayleave's.
+	MetricsSocket, Version string
 	// AccessLog gets a line of JSON for each request if the settings enable it.
 	AccessLog io.Writer
 	Log       *slog.Logger
@@ -104,6 +107,9 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer health.Close()
+	if c.MetricsSocket != "" {
+		go scrape.Serve(ctx, c.MetricsSocket, reg)
+	}
 	go s.upstreams.Run(ctx)
 	client := handoff.Client[schema.Socket, frames.Update, frames.Report]{
 		Protocol: frames.Handoff(), Socket: c.Socket, Hello: s.hello, Take: s.take, Report: s.report,
@@ -124,7 +130,7 @@ func newState(c Config, reg *prometheus.Registry) (*state, error) {
 	endpoints := upstream.Defaults()
 	endpoints.Dial, endpoints.Keys = source.dial, certs
 	s := &state{Config: c, certs: certs, source: source, upstreams: upstream.NewSet(endpoints),
-		access: newAccessLog(c.AccessLog), metrics: newMetrics(reg),
+		access: newAccessLog(c.AccessLog), metrics: newMetrics(reg, c.Version),
 		hosts: map[string]*schema.Host{}, backends: map[string]*time.Timer{}, drain: defaultDrain,
 		ready: make(chan struct{})}
 	s.proxy = &proxy.Proxy{Upstreams: s.upstreams, Timeouts: proxy.Timeouts{Connect: defaultConnect,

@@ -21,6 +21,9 @@ type Facts struct {
 	ClusterDNS    []netip.Addr `json:"clusterDNS,omitempty"`
 	ClusterDomain string       `json:"clusterDomain,omitempty"`
 	DNSProblem    string       `json:"dnsProblem,omitempty"`
+	// CNI are the folders of the container runtime.
+	CNI        CNI    `json:"cni,omitzero"`
+	CNIProblem string `json:"cniProblem,omitempty"`
 }
 
 // Discover reads the facts below Root.
@@ -33,6 +36,9 @@ func (h Host) Discover() Facts {
 	}
 	if f.ClusterDNS, f.ClusterDomain, err = h.ClusterDNS(); err != nil {
 		f.DNSProblem = err.Error()
+	}
+	if f.CNI, err = h.CNI(); err != nil {
+		f.CNIProblem = err.Error()
 	}
 	return f
 }
@@ -75,6 +81,18 @@ func (h Host) serverOfFacts() (server, from string, err error) {
 		return "", "", fmt.Errorf("the node has no kubelet's kubeconfig in a known place: %w", fs.ErrNotExist)
 	}
 	return f.Server, f.From, nil
+}
+
+// RuntimeCNI returns the folders of the node's container runtime, as Discover has written them.
+func (h Host) RuntimeCNI() (CNI, error) {
+	f, err := h.facts()
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // outside of the DaemonSet
+		return CNI{}, nil
+	case err == nil && f.CNIProblem != "":
+		err = errors.New(f.CNIProblem)
+	}
+	return f.CNI, err
 }
 
 func (h Host) dnsOfFacts() ([]netip.Addr, string, error) {

@@ -1,0 +1,122 @@
+package commands
+
+import (
+	"bytes"
+	"errors"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"wayleave.dev/internal/cli"
+	"wayleave.dev/migrate"
+)
+
+func importCommand() *cobra.Command {
+	return cli.Group("import", "Turn what another program was told into our objects and settings",
+		importMetalLBCommand(), importKubeProxyCommand(), importCorefileCommand("corefile [-f FILE|-]"))
+}
+
+// translation reads in, writes YAML to out and remarks to notes. The error says what was lost.
+type translation func(in io.Reader, out, notes io.Writer) error
+
+// translate prints the YAML even if something was lost.
+func translate(cmd *cobra.Command, out *cli.Output, file string, run translation) error {
+	return withFile(cmd, file, func(in io.Reader) error {
+		var b bytes.Buffer
+		lost := run(in, &b, cmd.ErrOrStderr())
+		if b.Len() == 0 && lost != nil {
+			return lost
+		}
+		return errors.Join(out.PrintYAML(cmd.OutOrStdout(), b.Bytes()), lost)
+	})
+}
+
+func importMetalLBCommand() *cobra.Command {
+	var file string
+	var out cli.Output
+	c := &cobra.Command{
+		Use:   "metallb -f FILE|-",
+		Short: "MetalLB's IPAddressPools and L2Advertisements as AddressPools, on stdout",
+		Long: "Reads what `kubectl -n metallb-system get " +
+			"ipaddresspools,l2advertisements,bgppeers,bgpadvertisements,communities,bfdprofiles -o yaml`\n" +
+			"prints, or the ConfigMap of MetalLB before 0.13, and prints AddressPools. What becomes of fields that " +
+			"an AddressPool has not is said on\n" +
+			"stderr, a line each. It fails when something could not be carried over; the AddressPools are printed " +
+			"all the same. The addresses that\n" +
+			"Services have stay: they are in their status.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return translate(cmd, &out, file, func(in io.Reader, o, notes io.Writer) error {
+				return migrate.MetalLB(file, in, o, notes)
+			})
+		},
+	}
+	c.Flags().StringVarP(&file, "filename", "f", "", "the file, - for stdin")
+	require(c, "filename")
+	out.Flag(c)
+	return c
+}
+
+func importKubeProxyCommand() *cobra.Command {
+	var file string
+	var out cli.Output
+	c := &cobra.Command{
+		Use:   "kube-proxy [-f FILE|-] [-- FLAGS]",
+		Short: "kube-proxy's settings and flags as settings, on stdout",
+		Long: "Reads a KubeProxyConfiguration, as `kubectl -n kube-system get configmap kube-proxy -o " +
+			"jsonpath='{.data.config\\.conf}'` prints it, and the\n" +
+			"flags of kube-proxy after --, and prints settings for the ConfigMap wayleave. What becomes of each " +
+			"field and flag that is not a setting\n" +
+			"is said on stderr. It fails when one could not be carried over; the settings are printed all the same.",
+		Args: func(cmd *cobra.Command, flags []string) error {
+			if file == "" && len(flags) == 0 {
+				return errors.New("give a file by -f, or flags after --")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, flags []string) error {
+			return translate(cmd, &out, file, func(in io.Reader, o, notes io.Writer) error {
+				return migrate.KubeProxy(in, flags, o, notes)
+			})
+		},
+	}
+	c.Flags().StringVarP(&file, "filename", "f", "", "the file, - for stdin")
+	out.Flag(c)
+	return c
+}
+
+// importCorefileCommand takes the file as an argument, too, as `dns import-corefile` of earlier versions did.
+func importCorefileCommand(use string) *cobra.Command {
+	var file string
+	var out cli.Output
+	c := &cobra.Command{
+		Use:   use,
+		Short: "CoreDNS's Corefile as settings, on stdout",
+		Long: "Reads a Corefile, as `kubectl -n kube-system get configmap coredns -o jsonpath='{.data.Corefile}'` " +
+			"prints it, and prints settings for the\n" +
+			"ConfigMap wayleave. What becomes of every line that is not a setting is said on stderr. It fails when " +
+			"a line could not be carried over;\n" +
+			"the settings are printed all the same.",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 || (len(args) == 1) == (file != "") {
+				return errors.New("give one file by -f; - is stdin")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				file = args[0]
+			}
+			name := file
+			if name == "-" {
+				name = ""
+			}
+			return translate(cmd, &out, file, func(in io.Reader, o, notes io.Writer) error {
+				return migrate.Corefile(in, name, o, notes)
+			})
+		},
+	}
+	c.Flags().StringVarP(&file, "filename", "f", "", "the file, - for stdin")
+	out.Flag(c)
+	return c
+}

@@ -1,0 +1,23 @@
+//go:build linux
+
+package commands
+
+import (
+	"github.com/spf13/cobra"
+
+	"wayleave.dev/agent"
+	"wayleave.dev/internal/cli"
+)
+
+// nodeFacts is what an agent has written about its node.
+const nodeFacts = agent.NodeFacts
+
+// nodeCommands are the commands that import code for the kernel of a node.
+func nodeCommands(dnsServer func(*cobra.Command, []string) error, dnsSocket string) []*cobra.Command {
+	dns := cli.Group("dns", "Ask a node's DNS server about its queries", dnsCommands(dnsSocket)...)
+	if dnsServer != nil {
+		dns.Args, dns.RunE = cobra.NoArgs, dnsServer
+	}
+	return []*cobra.Command{statusCommand(), renderCommand(), explainCommand(), ingressCommand(), dns,
+		uninstallCommand()}
+}

@@ -1,0 +1,73 @@
+package kubernetes
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Access chooses the cluster that a command for people talks to.
+type Access struct {
+	// Kubeconfig is a file, and Context one of its contexts. Empty is the default of kubectl; in a container of
+	// Wayleave it is the service account, unless KUBECONFIG is set.
+	Kubeconfig, Context string
+	// Host finds the API server for the service account.
+	Host Host
+}
+
+// isAccount reports whether requests use the service account of this container.
+func (a Access) isAccount() bool {
+	if a.Kubeconfig != "" || a.Context != "" || os.Getenv("KUBECONFIG") != "" {
+		return false
+	}
+	_, err := os.Stat(accountToken)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+func (a Access) kubectl() clientcmd.ClientConfig {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = a.Kubeconfig
+	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules,
+		&clientcmd.ConfigOverrides{CurrentContext: a.Context})
+}
+
+// RESTConfig returns the configuration of a client. from names its origin.
+func (a Access) RESTConfig() (c *rest.Config, from string, err error) {
+	if a.isAccount() {
+		return Config("", a.Host, &Endpoints{})
+	}
+	rules := a.kubectl()
+	if c, err = rules.ClientConfig(); err != nil {
+		if clientcmd.IsEmptyConfig(err) {
+			return nil, "", errors.New("no cluster: give --kubeconfig, set KUBECONFIG, or write ~/.kube/config")
+		}
+		return nil, "", fmt.Errorf("kubeconfig: %w", err)
+	}
+	tune(c)
+	return c, rules.ConfigAccess().GetDefaultFilename(), nil
+}
+
+// DefaultNamespace is that of the kubeconfig's context, "default" if it names none.
+func (a Access) DefaultNamespace() string {
+	if a.isAccount() {
+		return "default"
+	}
+	ns, _, err := a.kubectl().Namespace()
+	if err != nil || ns == "" {
+		return "default"
+	}
+	return ns
+}
+
+// Client makes a client for the chosen cluster.
+func (a Access) Client() (*Client, error) {
+	c, from, err := a.RESTConfig()
+	if err != nil {
+		return nil, err
+	}
+	return clientOf(c, from, &Endpoints{})
+}
