@@ -37,15 +37,10 @@ type Config struct {
 	StateFile string
 	// HealthSocket serves /readyz, /livez and /metrics.
 	HealthSocket string
-<<<<<<< HEAD
-	// Hung is called when the loop of a socket has been stuck for a second. It should end the process at once. Nil
-	// disables the watchdog.
-=======
 	// MetricsSocket is the agent's, for the metrics; empty for none. Version is Wayleave's.
 	MetricsSocket, Version string
-	// Hung is called when the loop of a socket has stood still for a second. It
-	// should end the process at once. Nil is no watchdog.
->>>>>>> main
+	// Hung is called when the loop of a socket has been stuck for a second. It should end the process at once. Nil
+	// disables the watchdog.
 	Hung func(schema.Socket)
 	Log  *slog.Logger
 }
