@@ -55,6 +55,12 @@ type Part struct {
 // The parts of a feature in the agent of a node. While an agent is upgraded, two agents of a node run: one owns the
 // node, and one stands by to take over.
 type (
+	// Yielder is a feature that leaves its work to another program that does it on this node already: it switches
+	// itself off in the node's settings, before anything else of it is called, and says so. It must not do so where
+	// Wayleave has done that work before.
+	Yielder interface {
+		Yield(*Node)
+	}
 	// Preparer is a feature that is set up before any part runs, whether it is enabled or not. An error ends the
 	// agent before it takes the node over, so the running agent keeps it.
 	Preparer interface {

@@ -112,6 +112,9 @@ func newNode(ctx context.Context, o Options) (*Node, error) {
 
 // Prepare sets the features up, before anything runs.
 func (n *Node) Prepare(ctx context.Context) error {
+	for _, f := range having[Yielder](n.Features) {
+		f.Yield(n)
+	}
 	for _, f := range having[Preparer](n.Features) {
 		if err := f.Prepare(ctx, n); err != nil {
 			return err

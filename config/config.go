@@ -66,7 +66,9 @@ type Metrics struct {
 
 // PodNetwork holds the settings of the pod network.
 type PodNetwork struct {
-	Enabled    bool
+	Enabled bool
+	// TakeOver runs the pod network although another CNI has a configuration on the node.
+	TakeOver   bool
 	Masquerade bool
 	CoolDown   time.Duration
 	ProbeEvery time.Duration
@@ -111,6 +113,8 @@ type IPVS struct {
 // DNS holds the settings of the cluster DNS.
 type DNS struct {
 	Enabled bool
+	// TakeOver takes the Service kube-dns over from another DNS server that has pods.
+	TakeOver bool
 	// Upstreams is empty for the servers of the node's resolv.conf.
 	Upstreams []model.Nameserver
 	// StubDomains and Hosts have keys in lower case with a final dot.
@@ -138,6 +142,8 @@ type LoadBalancer struct {
 	Enabled bool
 	// Default handles Services without a class.
 	Default bool
+	// TakeOver does so although another load balancer is installed.
+	TakeOver bool
 	// PeerPort is the port of heartbeats between nodes, UDP and TCP.
 	PeerPort int
 	// Settle is how long a node that has just started leaves addresses to others.
@@ -236,6 +242,9 @@ func settings() []setting {
 			"Encryption between nodes: none."}},
 		{"podnetwork.enabled", "true", boolean(func(c *Config) *bool { return &c.PodNetwork.Enabled }), []string{
 			"Pod network: CNI plugin, addresses, routes. false: another CNI plugin provides it."}},
+		{"podnetwork.takeOver", "false", boolean(func(c *Config) *bool { return &c.PodNetwork.TakeOver }), []string{
+			"Run the pod network also on nodes that have another CNI's configuration. false: on such a node it",
+			"stays off, and an Event says so, unless the node has had it before."}},
 		{"podnetwork.masquerade", "true", boolean(func(c *Config) *bool { return &c.PodNetwork.Masquerade }), []string{
 			"Masquerade traffic of pods that leaves the cluster with the node's address."}},
 		{"podnetwork.coolDown", "60s", duration(func(c *Config) *time.Duration { return &c.PodNetwork.CoolDown }, 0,
@@ -300,7 +309,7 @@ func settings() []setting {
 			"How long connections to removed endpoints continue in the mode ipvs, and those of the mode when",
 			"another one replaces it: 0s to 24h."}},
 		{"dns.enabled", "true", boolean(func(c *Config) *bool { return &c.DNS.Enabled }), []string{
-			"Cluster DNS. false: CoreDNS or another server provides it."}},
+			"Cluster DNS. false: CoreDNS or another server provides it; see also dns.takeOver."}},
 		{"dns.pods", "insecure", oneOf(func(c *Config) *string { return &c.DNS.Pods }, []string{"disabled", "insecure",
 			"verified"}, nil), []string{
 			"Names of pods, such as 10-244-1-5.default.pod.cluster.local. disabled: none. insecure: answered",
@@ -342,12 +351,18 @@ func settings() []setting {
 		{"dns.autopath", "true", boolean(func(c *Config) *bool { return &c.DNS.Autopath }), []string{
 			"Answer the first query of a pod's search-list walk with the result of the walk: one query for",
 			"google.com instead of four. Only for pods with the kubelet's own search list."}},
+		{"dns.takeOver", "false", boolean(func(c *Config) *bool { return &c.DNS.TakeOver }), []string{
+			"Take the Service kube-dns over from another DNS server, such as CoreDNS. false: that server keeps it",
+			"as long as it has pods, and an Event says so. What is taken over stays taken over."}},
 		{"loadbalancer.enabled", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Enabled }), []string{
 			"Addresses of AddressPools for Services of type LoadBalancer. false: another load balancer",
 			"allocates addresses, or none does."}},
 		{"loadbalancer.default", "true", boolean(func(c *Config) *bool { return &c.LoadBalancer.Default }), []string{
-			"Serve Services without spec.loadBalancerClass, in addition to those of class wayleave.dev/l2. Set",
-			"it to false beside another load balancer."}},
+			"Serve Services without spec.loadBalancerClass, in addition to those of class wayleave.dev/l2. See",
+			"also loadbalancer.takeOver."}},
+		{"loadbalancer.takeOver", "false", boolean(func(c *Config) *bool { return &c.LoadBalancer.TakeOver }), []string{
+			"Serve Services without a class although MetalLB or k3s' ServiceLB is there when Wayleave is installed.",
+			"false: they stay with that one, and an Event says so. What Wayleave serves, it keeps."}},
 		{"loadbalancer.peerPort", "7946", port(func(c *Config) *int { return &c.LoadBalancer.PeerPort }), []string{
 			"Port of heartbeats between nodes, UDP and TCP: 1 to 65535, on the nodes' InternalIPs."}},
 		{"loadbalancer.settle", "5s", duration(func(c *Config) *time.Duration { return &c.LoadBalancer.Settle }, 0,

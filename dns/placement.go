@@ -69,10 +69,10 @@ func (p *Placement) Keys(_ model.Snapshot, c model.Changes) []model.Name {
 	return nil
 }
 
-// Plan makes the place.
+// Plan makes the place. While the Service leads to another DNS server, its addresses are left to that one.
 func (p *Placement) Plan(snap model.Snapshot, key model.Name) (Place, bool, []model.Problem) {
 	var out Place
-	if svc, ok := snap.Service(key); ok {
+	if svc, ok := snap.Service(key); ok && !svc.OtherDNS {
 		out.VIPs = slices.Clone(svc.ClusterIPs)
 		for _, a := range p.Extra {
 			if !slices.Contains(out.VIPs, a) {
@@ -95,11 +95,17 @@ func (p *Placement) Plan(snap model.Snapshot, key model.Name) (Place, bool, []mo
 // Sync implements reconcile.Target.
 func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error {
 	place := plans[p.Service]
-	if err := p.Net.SetLocal(ctx, place.VIPs); err != nil {
-		return fmt.Errorf("dns: %w", err)
+	steps := []func() error{
+		func() error { return p.Net.SetLocal(ctx, place.VIPs) },
+		func() error { return p.Bypass.Set(ctx, place.VIPs) },
 	}
-	if err := p.Bypass.Set(ctx, place.VIPs); err != nil {
-		return err
+	if len(place.VIPs) == 0 {
+		slices.Reverse(steps) // queries must find their way by rules before the address is no longer local
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return fmt.Errorf("dns: %w", err)
+		}
 	}
 	p.tell(place)
 	p.remember(place)

@@ -67,6 +67,8 @@ type Service struct {
 	// OtherProxy says that another service proxy serves it, or none: it has a label
 	// service.kubernetes.io/service-proxy-name or service.kubernetes.io/headless.
 	OtherProxy bool
+	// OtherDNS says that it is the Service of the cluster DNS and leads to a DNS server that is not Wayleave's.
+	OtherDNS bool
 }
 
 // ServicePort is one port of a Service.

@@ -127,7 +127,7 @@ func MakeWith(snap model.Snapshot, key model.Name, opt Options) (p Plan, ok bool
 		return Plan{}, false, problems
 	}
 	self, _ := snap.Node(opt.Node)
-	ends := collect(snap, svc, opt.Node, self, opt.PreferRemote)
+	ends := collect(snap, svc, opt.Node, self, opt.PreferRemote && !svc.OtherDNS)
 	for _, port := range svc.Ports {
 		for _, vip := range p.VIPs {
 			p.Frontends = append(p.Frontends, ends.internal(svc, port, vip))

@@ -33,7 +33,7 @@ var (
 func KeepsAnnotation(key string) bool {
 	return slices.Contains(ipsAnnotations, key) || slices.Contains(poolAnnotations, key) ||
 		slices.Contains(sharingAnnotations, key) ||
-		key == classAnnotation || key == defaultClassAnnotation || isIngressOption(key)
+		key == PreviousSpec || key == classAnnotation || key == defaultClassAnnotation || isIngressOption(key)
 }
 
 // balancerFinalizers are finalizers by which other load balancers keep a Service until they have cleaned up: the

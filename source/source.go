@@ -122,6 +122,7 @@ func Service(in *corev1.Service) (*model.Service, []model.Problem) {
 	for i := range in.Spec.Ports {
 		c.servicePort(i, &in.Spec.Ports[i], out)
 	}
+	out.OtherDNS = otherDNS(in)
 	c.external(in, out)
 	if out.Type == model.LoadBalancer {
 		c.balancer(in, out)

@@ -9,21 +9,24 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
 	"wayleave.dev/internal/apiaddr"
+	"wayleave.dev/source"
 )
 
 // The Service of the cluster DNS, by its conventional name.
 const (
-	DNSNamespace = "kube-system"
-	DNSName      = "kube-dns"
+	DNSNamespace = source.DNSNamespace
+	DNSName      = source.DNSName
 	// previousSpec stores the former spec of a Service that was taken over.
-	previousSpec = "wayleave.dev/previous-spec"
+	previousSpec = source.PreviousSpec
 )
 
 // DNSService describes the Service kube-dns that this cluster should have.
@@ -58,6 +61,46 @@ func (d DNSService) Ensure(ctx context.Context, client kubernetes.Interface) err
 	return d.takeOver(ctx, client, have)
 }
 
+// Foreign reports whether the Service exists and was neither created nor taken over by Wayleave, and names what it
+// leads to: a pod that its selector matches and that has not ended, or an endpoint. user is empty if there is none.
+func (d DNSService) Foreign(ctx context.Context, client kubernetes.Interface) (foreign bool, user string, err error) {
+	svc, err := client.CoreV1().Services(DNSNamespace).Get(ctx, DNSName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, "", nil
+	}
+	if err != nil {
+		return false, "", fmt.Errorf("service kube-dns: %w", err)
+	}
+	if source.OwnDNS(svc) {
+		return false, "", nil
+	}
+	if len(svc.Spec.Selector) > 0 {
+		pods, err := client.CoreV1().Pods(DNSNamespace).List(ctx, metav1.ListOptions{
+			LabelSelector: labels.SelectorFromSet(svc.Spec.Selector).String(), Limit: 100})
+		if err != nil {
+			return true, "", fmt.Errorf("pods of service kube-dns: %w", err)
+		}
+		for _, p := range pods.Items {
+			if p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
+				return true, "pod " + p.Namespace + "/" + p.Name, nil
+			}
+		}
+	}
+	slices, err := client.DiscoveryV1().EndpointSlices(DNSNamespace).List(ctx, metav1.ListOptions{
+		LabelSelector: discoveryv1.LabelServiceName + "=" + DNSName, Limit: 100})
+	if err != nil {
+		return true, "", fmt.Errorf("endpoints of service kube-dns: %w", err)
+	}
+	for _, s := range slices.Items {
+		for _, e := range s.Endpoints {
+			if len(e.Addresses) > 0 {
+				return true, "endpoint " + e.Addresses[0], nil
+			}
+		}
+	}
+	return true, "", nil
+}
+
 func samePort(a, b corev1.ServicePort) bool {
 	return a.Name == b.Name && a.Protocol == b.Protocol && a.Port == b.Port && a.TargetPort == b.TargetPort
 }
@@ -83,7 +126,7 @@ func (d DNSService) create(ctx context.Context, client kubernetes.Interface) err
 			Namespace: DNSNamespace, Name: DNSName,
 			Labels: map[string]string{
 				"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS",
-				"app.kubernetes.io/managed-by": "wayleave",
+				source.ManagedBy: source.Wayleave,
 			},
 		},
 		Spec: corev1.ServiceSpec{Selector: d.Selector, Ports: d.ports(), ClusterIP: vips[0].String()},
@@ -117,7 +160,7 @@ func tenth(ctx context.Context, client kubernetes.Interface) ([]netip.Addr, erro
 
 func (d DNSService) takeOver(ctx context.Context, client kubernetes.Interface, have *corev1.Service) error {
 	meta := map[string]any{"resourceVersion": have.ResourceVersion}
-	if have.Annotations[previousSpec] == "" && have.Labels["app.kubernetes.io/managed-by"] != "wayleave" {
+	if have.Annotations[previousSpec] == "" && have.Labels[source.ManagedBy] != source.Wayleave {
 		old, err := json.Marshal(map[string]any{"selector": have.Spec.Selector, "ports": have.Spec.Ports})
 		if err != nil {
 			return fmt.Errorf("service kube-dns: %w", err)

@@ -139,10 +139,14 @@ func (f *Feature) Admits(n *agent.Node, snap model.Snapshot) []firewall.Pass {
 }
 
 // Facts implements agent.Reporter.
-func (f *Feature) Facts(n *agent.Node, _ model.Snapshot) []string {
+func (f *Feature) Facts(n *agent.Node, snap model.Snapshot) []string {
 	c := n.Config
 	if !c.DNS.Enabled {
 		return nil
+	}
+	if svc, ok := snap.Service(agent.ClusterDNS()); ok && svc.OtherDNS {
+		return []string{"another DNS server serves the Service kube-dns, so Wayleave answers no pod; " +
+			"to switch over, see docs/migrate/coredns.md"}
 	}
 	return append([]string{fmt.Sprintf(
 		"%d dns processes connected, VIPs %v, domain %s, %d addresses of pods known", f.feed.Servers(),

@@ -24,14 +24,16 @@ func (f *Feature) Write(c *agent.Cluster) []agent.Part {
 const ensureEvery = 30 * time.Second
 
 func keepService(ctx context.Context, c *agent.Cluster) error {
+	k := &keeper{c: c, now: time.Now}
+	defer k.tell("")
 	for wait := time.Second; ctx.Err() == nil; {
-		err := ensureService(ctx, c)
+		next, err := k.ensure(ctx)
 		if ctx.Err() != nil {
 			break
 		}
 		c.SetCondition("kube-dns", err)
 		if err == nil {
-			wait = ensureEvery
+			wait = next
 		}
 		select {
 		case <-ctx.Done():
@@ -43,20 +45,28 @@ func keepService(ctx context.Context, c *agent.Cluster) error {
 	return ctx.Err()
 }
 
-func ensureService(ctx context.Context, c *agent.Cluster) error {
+// ensure returns when to look again.
+func (k *keeper) ensure(ctx context.Context) (time.Duration, error) {
+	c := k.c
 	vips, _ := agent.SplitDNS(c.Config.ClusterDNS)
 	want := writeback.DNSService{VIPs: vips, TargetPort: dns.NodePort, Selector: agent.PodSelector()}
 	if len(want.VIPs) == 0 {
 		if err := c.Store.WaitSynced(ctx, model.ServiceKind); err != nil {
-			return err
+			return 0, err
 		}
 		told, known, _ := c.Reports.DNS()
 		told.VIPs, _ = agent.SplitDNS(told.VIPs) // agents of earlier versions report all
 		if _, exists := c.Store.Snapshot().Service(agent.ClusterDNS()); !known && !exists {
-			return errors.New(
+			return 0, errors.New(
 				"no agent has reported yet which DNS server its kubelet gives to pods (see the setting clusterDNS)")
 		}
 		want.VIPs = told.VIPs
 	}
-	return want.Ensure(ctx, c.Client.Interface)
+	if err := addressOwner(c.Store.Snapshot(), want); err != nil {
+		return 0, err
+	}
+	if ok, wait, err := k.mayTake(ctx, want); !ok || err != nil {
+		return wait, err
+	}
+	return ensureEvery, want.Ensure(ctx, c.Client.Interface)
 }

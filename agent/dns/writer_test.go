@@ -33,7 +33,8 @@ func TestKubeDNSIsMadeWhereKubeletsSay(t *testing.T) {
 	w.Client = &kubesource.Client{Interface: c}
 	w.Reports.Client, w.Reports.Namespace = c, writeback.PeersNamespace
 	store.MarkSynced(model.AllKinds())
-	if err := ensureService(t.Context(), w); err == nil || !strings.Contains(err.Error(), "clusterDNS") {
+	k := &keeper{c: w, now: time.Now}
+	if _, err := k.ensure(t.Context()); err == nil || !strings.Contains(err.Error(), "clusterDNS") {
 		t.Fatalf("before a report: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -45,7 +46,10 @@ func TestKubeDNSIsMadeWhereKubeletsSay(t *testing.T) {
 		writeback.KubeletDNS{VIPs: []netip.Addr{netip.MustParseAddr("10.96.0.53")}}); err != nil {
 		t.Fatal(err)
 	}
-	testnet.Eventually(t, 20*time.Second, func() error { return ensureService(t.Context(), w) })
+	testnet.Eventually(t, 20*time.Second, func() error {
+		_, err := k.ensure(t.Context())
+		return err
+	})
 	svc, err := c.CoreV1().Services("kube-system").Get(t.Context(), "kube-dns", metav1.GetOptions{})
 	if err != nil || svc.Spec.ClusterIP != "10.96.0.53" {
 		t.Errorf("kube-dns is at %s, %v", svc.Spec.ClusterIP, err)

@@ -107,16 +107,25 @@ func (f *Feature) Write(c *agent.Cluster) []agent.Part {
 		_, _, problems := plan(s, k)
 		return problems
 	}
-	return []agent.Part{{Name: "addresses of load balancers", Run: balancer(c).Run},
+	balance := func(ctx context.Context) error { return balance(ctx, c) }
+	return []agent.Part{{Name: "addresses of load balancers", Run: balance},
 		{Name: "key of heartbeats", Run: keys.Run},
 		agent.Check(c, "announce", loadbalancer.Kinds, loadbalancer.Keys, find, nil)}
 }
 
-// balancer gives Services of type LoadBalancer their addresses.
-func balancer(c *agent.Cluster) *writeback.Balancer {
+// balance gives Services of type LoadBalancer their addresses.
+func balance(ctx context.Context, c *agent.Cluster) error {
+	own, err := byDefault(ctx, c)
+	if err != nil {
+		return err
+	}
+	return balancer(c, own).Run(ctx)
+}
+
+func balancer(c *agent.Cluster, byDefault bool) *writeback.Balancer {
 	return &writeback.Balancer{
 		Client: c.Client.Interface, Dynamic: c.Client.Dynamic, Store: c.Store,
-		Default: c.Config.LoadBalancer.Default, Log: c.Log,
+		Default: byDefault, Log: c.Log,
 		Report: func(key string, problems []model.Problem) {
 			if key == "Service "+writeback.DNSNamespace+"/"+writeback.IngressService {
 				for i := range problems { // without a pool the nodes' own addresses are used

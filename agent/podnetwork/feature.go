@@ -30,10 +30,14 @@ type Feature struct {
 	network atomic.Pointer[podnetwork.Network]
 	path    *prometheus.GaugeVec
 	tunnel  *prometheus.GaugeVec
+	// other is the configuration for which Yield has left the pod network to another CNI, empty for none.
+	other string
 }
 
 var (
 	_ agent.Feature     = (*Feature)(nil)
+	_ agent.Yielder     = (*Feature)(nil)
+	_ agent.Idler       = (*Feature)(nil)
 	_ agent.Owner       = (*Feature)(nil)
 	_ agent.Leaver      = (*Feature)(nil)
 	_ agent.Reporter    = (*Feature)(nil)

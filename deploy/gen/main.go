@@ -1,4 +1,5 @@
-// Command gen writes wayleave.yaml, the Helm chart and the generated pages of the documentation: `make gen`.
+// Command gen writes wayleave.yaml, the Helm chart, the alerts and dashboards, and the generated pages of the
+// documentation: `make gen`.
 package main
 
 import (
@@ -9,6 +10,7 @@ import (
 
 	"wayleave.dev/cmd/wayleave/commands"
 	"wayleave.dev/deploy"
+	"wayleave.dev/deploy/observability"
 	"wayleave.dev/internal/cli"
 	"wayleave.dev/internal/docs"
 	"wayleave.dev/internal/metricdocs"
@@ -50,7 +52,12 @@ func metrics(top string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(top, metricdocs.File), page, 0o644)
+	files, err := observability.Files()
+	if err != nil {
+		return err
+	}
+	files[metricdocs.File] = page
+	return write(top, files)
 }
 
 func pages(top string) error {
@@ -59,6 +66,10 @@ func pages(top string) error {
 		return err
 	}
 	files["docs/cli.md"] = cli.Markdown(commands.Root(deploy.Release{}, nil, ""))
+	return write(top, files)
+}
+
+func write(top string, files map[string][]byte) error {
 	for file, body := range files {
 		if err := os.WriteFile(filepath.Join(top, file), body, 0o644); err != nil {
 			return err

@@ -44,7 +44,7 @@ func plugins() []plugin {
 			options: []string{"lameduck"}},
 		{name: "ready", state: builtIn, note: "the container has probes", anyArgs: true, options: []string{"monitor"}},
 		{name: "prometheus", state: builtIn, anyArgs: true,
-			note: "metrics have CoreDNS's names, on the unix socket of the dns container"},
+			note: "metrics have CoreDNS's names, at the node's port for metrics (`metrics.port`)"},
 		{name: "loop", state: builtIn, note: "the cluster DNS never forwards to itself"},
 		{name: "reload", state: builtIn, note: "a restart reads the settings and loses no query", anyArgs: true},
 		{name: "loadbalance", state: builtIn, note: "addresses are rotated", args: "round_robin"},

@@ -83,6 +83,7 @@ func TestRecipesNameWhatExists(t *testing.T) {
 				}
 			}
 			checkSettings(t, name, block)
+			checkCommands(t, name, block)
 		}
 		for _, m := range regexp.MustCompile("`([a-z]+\\.[a-z]+[A-Za-z]*)(?:: ?[a-z]+)?`").FindAllStringSubmatch(page,
 			-1) {
@@ -91,6 +92,23 @@ func TestRecipesNameWhatExists(t *testing.T) {
 				!config.Has(m[1]) {
 				t.Errorf("%s: there is no setting %s", name, m[1])
 			}
+		}
+	}
+}
+
+// checkCommands wants each command of Wayleave in the generated page of commands.
+func checkCommands(t *testing.T, name, block string) {
+	t.Helper()
+	cli, err := os.ReadFile(filepath.Join(root(t), "docs/cli.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile(`(?m)(?:^|[|/] ?|-- /)wayleave ((?:[a-z][a-z-]+ ?){1,2})`)
+	for _, m := range command.FindAllStringSubmatch(block, -1) {
+		words := strings.Fields(m[1])
+		if !bytes.Contains(cli, []byte("\n## wayleave "+strings.Join(words, " ")+"\n")) &&
+			!bytes.Contains(cli, []byte("\n## wayleave "+words[0]+"\n")) {
+			t.Errorf("%s: docs/cli.md has no command %q", name, m[0])
 		}
 	}
 }

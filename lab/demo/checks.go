@@ -135,6 +135,7 @@ func chapters() []chapter {
 				say: "an impossible mode is refused by name, and the previous agents continue under the loss " +
 					"meter: 0 lost", run: refuseMode, within: 3 * time.Minute, long: true},
 		}},
+		handovers(),
 	}
 }
 
