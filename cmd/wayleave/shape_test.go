@@ -99,7 +99,9 @@ func TestCommandsOfAClusterChooseIt(t *testing.T) {
 	}
 }
 
-func clusterCommands() []string { return []string{"explain policy", "ingress check"} }
+func clusterCommands() []string {
+	return []string{"explain policy", "ingress check", "status", "check", "check --pre", "support-bundle"}
+}
 
 func TestHelpHidesInternalCommands(t *testing.T) {
 	out, _, status := run(t, "", "--help")

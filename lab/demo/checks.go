@@ -22,6 +22,12 @@ func chapters() []chapter {
 				within: time.Minute},
 			{name: "listeners", say: "every listening socket of each node is in the table of docs/security.md",
 				run: listenersKnown, within: time.Minute},
+			{name: "status-cluster", say: "`wayleave status` from outside of the nodes shows all of them in one table",
+				run: statusOfAll, within: time.Minute},
+			{name: "check", say: "`wayleave check` of the cluster, and of a node as root, finds no failure",
+				run: checked, within: time.Minute},
+			{name: "support-bundle", say: "`wayleave support-bundle` is complete, and has the state of each node",
+				run: bundled, within: 2 * time.Minute},
 		}},
 		{"A Service", []check{
 			{name: "create", say: "kubectl create deployment, kubectl expose", run: createBackend,

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 )
 
 // Access chooses the cluster that a command for people talks to.
@@ -19,8 +21,8 @@ type Access struct {
 	Host Host
 }
 
-// isAccount reports whether requests use the service account of this container.
-func (a Access) isAccount() bool {
+// IsAccount reports whether requests use the service account of this container.
+func (a Access) IsAccount() bool {
 	if a.Kubeconfig != "" || a.Context != "" || os.Getenv("KUBECONFIG") != "" {
 		return false
 	}
@@ -37,7 +39,7 @@ func (a Access) kubectl() clientcmd.ClientConfig {
 
 // RESTConfig returns the configuration of a client. from names its origin.
 func (a Access) RESTConfig() (c *rest.Config, from string, err error) {
-	if a.isAccount() {
+	if a.IsAccount() {
 		return Config("", a.Host, &Endpoints{})
 	}
 	rules := a.kubectl()
@@ -53,7 +55,7 @@ func (a Access) RESTConfig() (c *rest.Config, from string, err error) {
 
 // DefaultNamespace is that of the kubeconfig's context, "default" if it names none.
 func (a Access) DefaultNamespace() string {
-	if a.isAccount() {
+	if a.IsAccount() {
 		return "default"
 	}
 	ns, _, err := a.kubectl().Namespace()
@@ -63,8 +65,9 @@ func (a Access) DefaultNamespace() string {
 	return ns
 }
 
-// Client makes a client for the chosen cluster.
+// Client makes a client for the chosen cluster. It silences the log of client-go: its errors are returned, too.
 func (a Access) Client() (*Client, error) {
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
 	c, from, err := a.RESTConfig()
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -144,4 +145,13 @@ func clientOf(c *rest.Config, from string, e *Endpoints) (*Client, error) {
 	}
 	return &Client{Interface: api, Dynamic: own, REST: c, Server: c.Host, From: from, Endpoints: e,
 		reviewer: reviewer}, nil
+}
+
+// HTTP is a client with the same credentials, for pages that are no objects.
+func (c *Client) HTTP() (*http.Client, error) {
+	client, err := rest.HTTPClientFor(c.REST)
+	if err != nil {
+		return nil, fmt.Errorf("API server %s: %w", c.Server, err)
+	}
+	return client, nil
 }

@@ -21,7 +21,7 @@ func Root(release deploy.Release, dnsServer func(*cobra.Command, []string) error
 	c := &cobra.Command{Use: "wayleave", Short: "Services and networking of Kubernetes in one program",
 		Version: release.Version}
 	c.AddCommand(importCommand(), versionCommand(release.Version))
-	c.AddCommand(nodeCommands(dnsServer, dnsSocket)...)
+	c.AddCommand(nodeCommands(release.Version, dnsServer, dnsSocket)...)
 	return c
 }
 

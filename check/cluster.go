@@ -1,0 +1,191 @@
+package check
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"wayleave.dev/config"
+	"wayleave.dev/ingress"
+	"wayleave.dev/source/kubernetes/fleet"
+)
+
+// maxSkew is how far clocks may differ: certificates and Leases are compared with them.
+const maxSkew = 10 * time.Second
+
+// deadKubelet is how long a ready node's Lease may be old: the controller calls the node not ready after 40 s.
+const deadKubelet = 60 * time.Second
+
+// Kubernetes judges the API server, and what the caller may do there.
+func Kubernetes(c *fleet.Cluster, now time.Time) Section {
+	l := &lines{}
+	l.want(isKubernetes(c.Version), "kubernetes", "the API server "+c.Server+" runs "+c.Version, Failed,
+		fmt.Sprintf("the API server runs %s; v1.%d or later is needed", c.Version, minKubernetes), "upgrade Kubernetes")
+	if problem := c.Errors["rights"]; problem != "" {
+		l.want(false, "rights", "", Unknown, "your rights cannot be read: "+problem, "kubectl auth can-i --list")
+	} else {
+		l.want(len(c.Denied) == 0, "rights", "you may create what the installation creates", Failed,
+			"you may not "+strings.Join(c.Denied, ", "),
+			"use an account that is cluster-admin: --kubeconfig, --context")
+	}
+	if problem := c.Errors["clock"]; problem != "" {
+		l.want(false, "clock-here", "", Unknown, problem, "date; compare it with the API server's")
+	} else {
+		l.want(c.Skew.Abs() < maxSkew, "clock-here", "the clock of this machine agrees with the API server's", Warning,
+			fmt.Sprintf("the clock of this machine differs from the API server's by %s", c.Skew.Round(time.Second)),
+			"timedatectl set-ntp true")
+	}
+	for _, part := range slices.Sorted(maps.Keys(c.Errors)) {
+		if part != "rights" && part != "clock" {
+			l.want(false, "read-"+part, "", Unknown, part+" cannot be read: "+c.Errors[part],
+				"use an account with more rights: --kubeconfig, --context")
+		}
+	}
+	return Section{"kubernetes", l.list}
+}
+
+// isKubernetes reads a version such as v1.33.2+k3s1.
+func isKubernetes(version string) bool {
+	var major, minor int
+	n, _ := fmt.Sscanf(version, "v%d.%d", &major, &minor)
+	return n == 2 && (major > 1 || major == 1 && minor >= minKubernetes)
+}
+
+// Nodes judges the Node objects. image is the one to be installed, empty if none is.
+func Nodes(c *fleet.Cluster, cfg config.Config, image string) Section {
+	all := Section{Title: "nodes"}
+	if len(c.Nodes) == 0 && c.Errors["nodes"] == "" {
+		all.Lines = append(all.Lines, Line{ID: "nodes", Level: Failed, Text: "the cluster has no nodes",
+			Fix: "kubeadm join, or the like"})
+	}
+	for _, n := range c.Nodes {
+		l := &lines{where: "node/" + n.Name}
+		l.want(n.OS == "linux" || n.OS == "", "os", "the operating system is Linux", Warning,
+			"the operating system is "+n.OS+": Wayleave does not run there", "kubectl cordon "+n.Name)
+		l.want(isKernel(n.Kernel), "node-kernel", fmt.Sprintf("the kernel is %d.%d or later", minKernelMajor,
+			minKernelMinor), Failed, fmt.Sprintf("the kernel is %q; %d.%d or later is needed", n.Kernel, minKernelMajor,
+			minKernelMinor), "boot a later kernel on "+n.Name)
+		l.want(len(n.PodCIDRs) > 0 || !cfg.PodNetwork.Enabled, "podcidr", "the node has a podCIDR", Failed,
+			"the node has no podCIDR", "kubeadm init --pod-network-cidr=10.244.0.0/16; on a cluster that runs, set "+
+				"--allocate-node-cidrs --cluster-cidr=10.244.0.0/16 of kube-controller-manager")
+		l.want(image == "" || hasImage(n, image), "image", "the image "+image+" is on the node", Warning,
+			"the image "+image+" is not among the node's: the kubelet pulls it, or the pod waits",
+			"on the node: ctr -n k8s.io images import wayleave.tar")
+		l.clock(n)
+		all.Lines = append(all.Lines, l.list...)
+	}
+	return all
+}
+
+// hasImage looks at the images that the kubelet reports, of which there may be more.
+func hasImage(n fleet.Node, image string) bool {
+	return slices.ContainsFunc(n.Images, func(name string) bool {
+		return name == image || strings.HasSuffix(name, "/"+image)
+	})
+}
+
+// clock compares the Lease of a node, which has the node's time, with the API server's.
+func (l *lines) clock(n fleet.Node) {
+	if n.Heartbeat == 0 || !n.Ready {
+		return
+	}
+	l.want(n.Heartbeat > -maxSkew && n.Heartbeat < deadKubelet, "node-clock", "the clock agrees with the API server's",
+		Warning, fmt.Sprintf("the kubelet's Lease is from %s ago by the node's clock: the clocks differ",
+			n.Heartbeat.Round(time.Second)), "on the node: timedatectl set-ntp true")
+}
+
+// other is a program that does the same as a feature of Wayleave.
+type other struct {
+	what string
+	// names are parts of the names of its images.
+	names []string
+	on    func(config.Config) bool
+	level Level
+	found string
+	fix   func(fleet.Workload) string
+}
+
+func remove(w fleet.Workload) string { return fmt.Sprintf("kubectl -n %s delete %s", w.Namespace, w) }
+
+func toZero(w fleet.Workload) string {
+	return fmt.Sprintf("kubectl -n %s scale %s --replicas=0", w.Namespace, w)
+}
+
+func others() []other {
+	or := func(fix func(fleet.Workload) string, setting string) func(fleet.Workload) string {
+		return func(w fleet.Workload) string { return fix(w) + "; or the setting " + setting }
+	}
+	return []other{
+		{"kube-proxy", []string{"/kube-proxy"}, func(c config.Config) bool { return c.Service.Enabled }, Failed,
+			"Wayleave programs no Service while kube-proxy runs", or(remove, "service.enabled: false")},
+		{"cluster DNS", []string{"/coredns", "/k8s-dns-node-cache"},
+			func(c config.Config) bool { return c.DNS.Enabled },
+			Warning, "Wayleave takes the Service kube-dns over", or(toZero, "dns.enabled: false")},
+		{"pod network", []string{"/flannel:", "calico/node", "cilium/cilium", "/kindnetd", "weave-kube",
+			"antrea/antrea",
+			"amazon-k8s-cni", "kube-router"}, func(c config.Config) bool { return c.PodNetwork.Enabled }, Failed,
+			"pods have one network; theirs is not taken over", or(remove, "podnetwork.enabled: false")},
+		{"load balancer", []string{"metallb/speaker", "metallb/controller", "/klipper-lb", "kube-vip"},
+			func(c config.Config) bool { return c.LoadBalancer.Enabled }, Warning,
+			"both may give a Service an address", or(remove, "loadbalancer.enabled: false")},
+		{"Ingress controller", []string{"ingress-nginx/controller", "/traefik", "haproxy-ingress", "contour"},
+			func(c config.Config) bool { return c.Ingress.Enabled }, Warning,
+			"each serves the Ingresses of its own class", func(fleet.Workload) string {
+				return "wayleave ingress check; or the setting ingress.enabled: false"
+			}},
+	}
+}
+
+// Others finds programs that do the same as features that are on.
+func Others(c *fleet.Cluster, cfg config.Config) Section {
+	l := &lines{}
+	if c.Errors["workloads"] != "" {
+		return Section{"other programs", nil} // Kubernetes says so
+	}
+	for _, o := range others() {
+		if !o.on(cfg) {
+			continue
+		}
+		free := true
+		for _, w := range c.Workloads {
+			if w.Desired > 0 && slices.ContainsFunc(w.Images, o.is) {
+				free = false
+				l.where = w.Namespace + "/" + w.String()
+				l.want(false, "other", "", o.level, "another "+o.what+" runs: "+o.found, o.fix(w))
+			}
+		}
+		l.where = ""
+		if free {
+			l.want(true, "other", "no other "+o.what+" runs", o.level, "", "")
+		}
+	}
+	if cfg.Ingress.Enabled {
+		l.classes(c)
+	}
+	return Section{"other programs", l.list}
+}
+
+func (o other) is(image string) bool {
+	return slices.ContainsFunc(o.names, func(n string) bool { return strings.Contains("/"+image, n) })
+}
+
+func (l *lines) classes(c *fleet.Cluster) {
+	for _, name := range slices.Sorted(maps.Keys(c.DefaultClasses)) {
+		if by := c.DefaultClasses[name]; by != ingress.Controller {
+			l.where = "ingressclass/" + name
+			l.want(false, "default-class", "", Warning, "the default IngressClass is one of "+by+
+				": Ingresses without a class are not for Wayleave", "kubectl annotate ingressclass "+name+
+				" ingressclass.kubernetes.io/is-default-class-")
+			l.where = ""
+		}
+	}
+}
+
+// OnNodes says how the nodes themselves are checked, which the API server does not know.
+func OnNodes() Section {
+	return Section{"on the nodes", []Line{{ID: "nodes-by-hand", Level: Warning,
+		Text: "kernel modules, ports, firewalls and the kubelet's files are seen on nodes only",
+		Fix:  "on each node, as root: wayleave check --pre --node"}}}
+}
