@@ -375,8 +375,8 @@ func settings() []setting {
 			"Serve Ingresses of the class wayleave by a proxy on every node and the Service wayleave-ingress.",
 			"false: another controller serves them. Ingresses of other controllers are never changed."}},
 		{"ingress.default", "true", boolean(func(c *Config) *bool { return &c.Ingress.Default }), []string{
-			"Make the IngressClass wayleave the default class when it is created, if the cluster has none.",
-			"Wayleave then serves Ingresses without a class."}},
+			"Make the IngressClass wayleave the default class when it is created, if the cluster has no class of",
+			"another controller. Wayleave then serves Ingresses without a class."}},
 		{"ingress.hostPorts", "true", boolean(func(c *Config) *bool { return &c.Ingress.HostPorts }), []string{
 			"Also serve the ports 80 and 443 of the nodes' InternalIPs if no other program uses them, while the",
 			"cluster has an Ingress of the class."}},

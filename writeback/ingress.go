@@ -48,7 +48,10 @@ type Ingresses struct {
 	NodeSelector map[string]string
 	// SetCondition gets the error of a failed write, and nil after a successful one.
 	SetCondition func(error)
-	Log          *slog.Logger
+	// Beside, which may be nil, is told of the IngressClass of another controller for which the new class does not
+	// become the default.
+	Beside func(other string)
+	Log    *slog.Logger
 
 	// ours are the Ingresses whose status Wayleave writes. It is cleared when their class changes.
 	ours map[model.Name]bool
@@ -238,8 +241,8 @@ func (w *Ingresses) patch(ctx context.Context, i *model.Ingress, ends []netip.Ad
 	return nil
 }
 
-// ensureClass creates the IngressClass. An existing one is not changed: whether it is the default is its owner's
-// decision.
+// ensureClass creates the IngressClass. It does not become the default beside a class of another controller, which may
+// serve Ingresses without a class. An existing one is not changed: whether it is the default is its owner's decision.
 func (w *Ingresses) ensureClass(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
@@ -262,14 +265,17 @@ func (w *Ingresses) ensureClass(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list IngressClasses: %w", err)
 	}
-	other := slices.ContainsFunc(all.Items, func(c networkingv1.IngressClass) bool {
-		return c.Annotations[defaultClass] == "true"
+	other := slices.IndexFunc(all.Items, func(c networkingv1.IngressClass) bool {
+		return c.Annotations[defaultClass] == "true" || c.Spec.Controller != ingress.Controller
 	})
-	if w.Settings.Default && !other {
+	if w.Settings.Default && other < 0 {
 		class.Annotations = map[string]string{defaultClass: "true"}
 	}
 	if _, err := classes.Create(ctx, class, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create IngressClass %s: %w", ingress.ClassName, err)
+	}
+	if w.Settings.Default && other >= 0 && w.Beside != nil {
+		w.Beside(all.Items[other].Name)
 	}
 	return nil
 }

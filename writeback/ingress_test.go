@@ -301,3 +301,27 @@ func TestAStatusIsWrittenAgain(t *testing.T) {
 		return nil
 	})
 }
+
+// Another controller may serve Ingresses without a class although its own is no default: ingress-nginx does with
+// --watch-ingress-without-class.
+func TestTheClassIsNoDefaultBesideAnotherController(t *testing.T) {
+	for other, beside := range map[string]string{"": "", "k8s.io/ingress-nginx": "other"} {
+		var objects []runtime.Object
+		if other != "" {
+			objects = append(objects, &networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: "other"},
+				Spec: networkingv1.IngressClassSpec{Controller: other}})
+		}
+		told := ""
+		c := fake.NewClientset(objects...)
+		w := &Ingresses{Client: c, Settings: ingress.Settings{Default: true}, Beside: func(s string) { told = s }}
+		for range 2 { // later rounds change nothing
+			if err := w.ensureClass(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		class, err := c.NetworkingV1().IngressClasses().Get(t.Context(), "wayleave", metav1.GetOptions{})
+		if err != nil || (class.Annotations[defaultClass] == "true") != (other == "") || told != beside {
+			t.Errorf("beside %q: %v, told %q, %v", other, class.Annotations, told, err)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"wayleave.dev/agent"
@@ -23,9 +24,18 @@ func (f *Feature) Write(c *agent.Cluster) []agent.Part {
 		in := &writeback.Ingresses{Client: c.Client.Interface, Store: c.Store, Settings: s,
 			Selector: servingPods(c.Config), HTTP: portHTTP, HTTPS: portHTTPS,
 			NodeAddresses: c.Config.Ingress.HostPorts, NodeSelector: c.Config.Ingress.NodeSelector,
-			Log: c.Log, SetCondition: func(err error) { c.SetCondition("ingress", err) }}
+			Log: c.Log, SetCondition: func(err error) { c.SetCondition("ingress", err) },
+			Beside: func(other string) { c.Problems.Set("ingress", "default class", besideClass(other)) }}
 		return agent.All(ctx, in.Run, func(ctx context.Context) error { return judge(ctx, c, s) })
 	}}}
+}
+
+// besideClass says why the class wayleave is not the default.
+func besideClass(other string) []model.Problem {
+	return []model.Problem{{Kind: "IngressClass", Object: model.Name{Name: ingress.ClassName}, Note: true,
+		Event: "AnotherIngressController", Reason: fmt.Sprintf("not made the default class, because the class %s of "+
+			"another controller exists; to have Wayleave serve Ingresses without a class: kubectl annotate "+
+			"ingressclass wayleave ingressclass.kubernetes.io/is-default-class=true", other)}}
 }
 
 // judge reports what is wrong with Ingresses, but for their Secrets: the writer reads none, and nodes that do report

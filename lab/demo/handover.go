@@ -14,7 +14,7 @@ import (
 func handovers() chapter {
 	return chapter{"Beside other programs, in their place, and back", []check{
 		{name: "beside",
-			say: "the unedited manifest beside CoreDNS, kube-proxy and another CNI changes nothing: Events say " +
+			say: "the unedited manifest beside others changes nothing: Events say " +
 				"how to switch over", run: beside, within: 4 * time.Minute, apart: true},
 		{name: "handover-dns", say: "Wayleave takes the cluster DNS over from CoreDNS: no query is lost", run: takeDNS,
 			within: 3 * time.Minute, apart: true},
@@ -28,10 +28,30 @@ func handovers() chapter {
 }
 
 const (
-	dnsProbe = "dns=10.96.0.10:53/kubernetes.default.svc.cluster.local."
-	// otherSelector is that of CoreDNS.
+	dnsProbe     = "dns=10.96.0.10:53/kubernetes.default.svc.cluster.local."
 	selectorPath = `{.spec.selector.app\.kubernetes\.io/name}`
 )
+
+// othersYAML stands for MetalLB and another Ingress controller: what Wayleave finds of them.
+const othersYAML = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: metallb-system}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: speaker, namespace: metallb-system, labels: {app: metallb, component: speaker}}
+spec:
+  hostNetwork: true
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: speaker, image: "%s", args: [pause], imagePullPolicy: IfNotPresent}
+---
+apiVersion: networking.k8s.io/v1
+kind: IngressClass
+metadata: {name: nginx}
+spec: {controller: k8s.io/ingress-nginx}
+`
 
 // beside installs Wayleave from the manifest as it is.
 func beside(ctx context.Context, t *Tour) error {
@@ -44,6 +64,9 @@ func beside(ctx context.Context, t *Tour) error {
 		return err
 	}
 	if err := t.apply(ctx, fmt.Sprintf(clientYAML, t.image())); err != nil {
+		return err
+	}
+	if err := t.apply(ctx, fmt.Sprintf(othersYAML, t.image())); err != nil {
 		return err
 	}
 	if _, err := t.kubectl(ctx, "rollout", "status", "deployment/meter", "--timeout=100s"); err != nil {
@@ -76,7 +99,8 @@ func beside(ctx context.Context, t *Tour) error {
 	return eventually(ctx, func() error {
 		out, err := t.kubectl(ctx, "get", "events", "-A", "-o",
 			`jsonpath={range .items[*]}{.reason} {.involvedObject.name}: {.message}{"\n"}{end}`)
-		wanted := []string{"AnotherDNSServer kube-dns: ", "dns.takeOver"}
+		wanted := []string{"AnotherDNSServer kube-dns: ", "dns.takeOver", "AnotherLoadBalancer speaker: ",
+			"loadbalancer.takeOver", "AnotherIngressController wayleave: "}
 		for _, n := range nodes {
 			wanted = append(wanted, "AnotherCNI "+n+": ", n+": a service proxy")
 		}
@@ -131,7 +155,7 @@ func guide(page, heading string) ([]string, error) {
 	return out, nil
 }
 
-// play runs those commands of a guide that are for the API server and are not left out.
+// follow runs those commands of a guide that are for the API server and are not left out.
 func (t *Tour) follow(ctx context.Context, page, heading string, leave ...string) error {
 	lines, err := guide(page, heading)
 	if err != nil {

@@ -624,7 +624,8 @@ func (m *Mode) Leave(ctx context.Context) error {
 	m.synced = false
 	var errs []error
 	for key := range have.servers {
-		if !have.ours[key] {
+		// Flows of UDP are served until they are forgotten below: a backend without weight would drop what they send.
+		if !have.ours[key] || key.Protocol == model.UDP {
 			continue
 		}
 		list, err := m.conn.Backends(ctx, key)

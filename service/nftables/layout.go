@@ -226,17 +226,21 @@ func (l layout) splits(nodePort bool) []nft.Chain {
 // hooks are the chains at the kernel's hooks.
 func (l layout) hooks(f nft.Family) []nft.Chain {
 	guard := guardRules()
-	check, checkOutput := l.checkRules(), int32(-90)
+	check, checkOutput, translate := l.checkRules(), int32(-90), int32(-100)
 	if l.ipvsCompanion {
 		checkOutput = -99 // IPVS handles locally sent packets at -98
+		// While another mode is present, it translates: these chains keep packets for IPVS that it would refuse. They run
+		// before host ports (-95). All chains of type nat run at -100, in the order of their priorities.
+		translate = -98
 	}
 	return []nft.Chain{
 		{Name: "guard-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -110},
 			Rules: append(localhostRules(f), guard...)},
 		{Name: "guard-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: -110}, Rules: guard},
-		{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: -100},
+		{Name: "nat-prerouting", Hook: &nft.Hook{Type: "nat", Hook: "prerouting", Priority: translate},
 			Rules: l.translateInput()},
-		{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: -100}, Rules: l.translateOutput(f)},
+		{Name: "nat-output", Hook: &nft.Hook{Type: "nat", Hook: "output", Priority: translate},
+			Rules: l.translateOutput(f)},
 		{Name: "check-prerouting", Hook: &nft.Hook{Type: "filter", Hook: "prerouting", Priority: -90}, Rules: check},
 		{Name: "check-output", Hook: &nft.Hook{Type: "filter", Hook: "output", Priority: checkOutput}, Rules: check},
 		{Name: "nat-postrouting", Hook: &nft.Hook{Type: "nat", Hook: "postrouting", Priority: 90},
