@@ -229,8 +229,8 @@ func (l layout) hooks(f nft.Family) []nft.Chain {
 	check, checkOutput, translate := l.checkRules(), int32(-90), int32(-100)
 	if l.ipvsCompanion {
 		checkOutput = -99 // IPVS handles locally sent packets at -98
-		// While another mode is present, it translates: these chains keep packets for IPVS that it would refuse. They run
-		// before host ports (-95). All chains of type nat run at -100, in the order of their priorities.
+		// While another mode is present, it translates: these chains keep packets for IPVS that it would refuse. They
+		// run before host ports (-95). All chains of type nat run at -100, in the order of their priorities.
 		translate = -98
 	}
 	return []nft.Chain{
