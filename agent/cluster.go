@@ -159,6 +159,7 @@ func (c *Cluster) serveHealth(ctx context.Context) error {
 		return nil
 	})
 	c.handleStatus(mux, c.Report)
+	c.Logs.Serve(mux)
 	return serve(ctx, l, mux)
 }
 

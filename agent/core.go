@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"wayleave.dev/config"
+	"wayleave.dev/internal/logging"
 	"wayleave.dev/model"
 	"wayleave.dev/reconcile"
 	kubesource "wayleave.dev/source/kubernetes"
@@ -24,6 +25,8 @@ type Core struct {
 	Version  string
 	Features []Feature
 	Log      *slog.Logger
+	// Logs are the settings of Log, which children follow; nil in tests.
+	Logs     *logging.Log
 	Store    *model.Store
 	Client   *kubesource.Client
 	Problems *writeback.Problems

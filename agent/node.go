@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 
 	"wayleave.dev/config"
 	"wayleave.dev/internal/buildinfo"
+	"wayleave.dev/internal/logging"
 	"wayleave.dev/internal/owner"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel"
@@ -62,13 +62,14 @@ func newCore(o Options) (*Core, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Settings, err)
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
+	logs := logging.New(os.Stderr, cfg.Log())
+	kubesource.LogTo(logs.Logger())
 	store, err := model.NewStore()
 	if err != nil {
 		return nil, err
 	}
-	c := NewCore(log, store, cfg, o.Features)
-	c.Version = o.Version
+	c := NewCore(logs.Logger(), store, cfg, o.Features)
+	c.Version, c.Logs = o.Version, logs
 	buildinfo.Register(c.metrics.registry, o.Version)
 	return c, nil
 }

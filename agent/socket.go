@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -38,12 +39,21 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 
 // Ask does one GET over a unix socket, for the commands of the program.
 func Ask(ctx context.Context, socket, path string) (body string, code int, err error) {
+	return request(ctx, http.MethodGet, socket, path)
+}
+
+// Tell does one POST without a body over a unix socket.
+func Tell(ctx context.Context, socket, path string) (body string, code int, err error) {
+	return request(ctx, http.MethodPost, socket, path)
+}
+
+func request(ctx context.Context, method, socket, path string) (body string, code int, err error) {
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", socket)
 		}}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://wayleave"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://wayleave"+path, nil)
 	if err != nil {
 		return "", 0, err
 	}
@@ -54,6 +64,19 @@ func Ask(ctx context.Context, socket, path string) (body string, code int, err e
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(resp.Body)
 	return string(raw), resp.StatusCode, err
+}
+
+// SocketOfContainer is the socket of the process of this container of Wayleave, unless one is set.
+func SocketOfContainer(set string) (string, error) {
+	if set != "" {
+		return set, nil
+	}
+	for _, path := range []string{HealthSocket, WriterSocket, "/own/dns-health.sock", "/own/proxy-health.sock"} {
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("no process of Wayleave is in this container: %w", os.ErrNotExist)
 }
 
 // listenUnix makes a socket that only root may use, in place of a stale one.

@@ -20,7 +20,9 @@ func (n *Node) serveHealth(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, l, probes(func() error { return n.Ready(time.Now()) }))
+	mux := probes(func() error { return n.Ready(time.Now()) })
+	n.Logs.Serve(mux)
+	return serve(ctx, l, mux)
 }
 
 // probes answers /livez, and /readyz by what is missing.

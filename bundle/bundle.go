@@ -25,8 +25,6 @@ type Part struct {
 	Name string
 	// Read returns the content, at most limit bytes, and an error beside what it has.
 	Read func(ctx context.Context, limit int) ([]byte, error)
-	// Raw says that the content is not text, or was redacted before.
-	Raw bool
 }
 
 // Limits bound a bundle.
@@ -83,7 +81,9 @@ func Write(ctx context.Context, w io.Writer, root, version string, parts []Part,
 			body, r.err = body[:l.Part], errors.Join(r.err, errCut)
 			e.Cut = true
 		}
-		if !p.Raw {
+		if strings.HasSuffix(p.Name, ".json") {
+			body = redactJSON(body)
+		} else {
 			body = Redact(body)
 		}
 		if len(body) > left {

@@ -130,6 +130,8 @@ func seeds() map[string]string {
 		"env":         "DB_PASSWORD=canary", "htpasswd": "joe:$apr1$abcdefgh$canarycanarycanary.",
 		"bcrypt": "x:$2y$05$canarycanarycanary",
 		"sha":    "joe:{SHA}canaryAAA=", "cookie": "Cookie: session=canary", "set-cookie": "set-cookie=canary",
+		"yaml block": "token: |-\n  canary\n  canary\n", "yaml next line": "  password:\n    canary\n",
+		"yaml list": "tokens:\n- canary-1\n- canary-2\n", "yaml indented list": "tokens:\n  - canary\n",
 		"aws": "aws_secret_access_key = canary", "api key": "X-Api-Key: canary", "signature": "?X-Amz-Signature=canary",
 	}
 }
@@ -152,6 +154,7 @@ func TestOtherTextIsKept(t *testing.T) {
 		"wayleave v0.2.0 on n1 (owner)\nmode: nftables  routing: auto\n",
 		"Ingress default/a: spec.tls[0].secretName: Secret default/b does not exist",
 		"https://192.0.2.1:6443/api/v1/namespaces/kube-system/pods?limit=5",
+		"automountServiceAccountToken: false\n", "- serviceAccountToken:\n    expirationSeconds: 3607\n    path: x\n",
 		"secretName: shop-tls", "clusterDNS: [10.96.0.10]", "tcp 10.0.0.1:53 -> 10.0.0.2:99",
 	} {
 		if out := string(Redact([]byte(s))); out != s {

@@ -2,8 +2,10 @@ package bundle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -18,16 +20,27 @@ import (
 // maxFile bounds each text of a node.
 const maxFile = 1 << 20
 
+// Text is a part of the state of a node.
+type Text struct {
+	Text string `json:"text"`
+	// Error says why the text is missing or incomplete. What this kernel does not have is no error.
+	Error string `json:"error,omitempty"`
+}
+
 // NodeState is the state of the kernel's network and the metrics of the node, as texts by name. It is for the agent's
-// container, which is in the node's network namespace. A text that cannot be had says why.
-func NodeState(ctx context.Context) map[string]string {
-	out := map[string]string{}
+// container, which is in the node's network namespace.
+func NodeState(ctx context.Context) map[string]Text {
+	out := map[string]Text{}
 	add := func(name string, read func() (string, error)) {
 		text, err := read()
-		if err != nil {
-			text += fmt.Sprintf("\n[incomplete: %v]\n", err)
+		t := Text{Text: text}
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			t.Text = "this kernel has none\n"
+		case err != nil:
+			t.Error = err.Error()
 		}
-		out[name] = text
+		out[name] = t
 	}
 	add("nftables.txt", func() (string, error) {
 		k, err := nft.NewKernel(0)

@@ -3,6 +3,7 @@ package bundle
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -73,9 +74,9 @@ func nodeTexts() []string {
 func nodeParts(from Cluster, p fleet.Pod) (out []Part) {
 	const maxState = 24 << 20
 	var mu sync.Mutex
-	var state map[string]string
+	var state map[string]Text
 	var failed error
-	load := func(ctx context.Context) (map[string]string, error) {
+	load := func(ctx context.Context) (map[string]Text, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if state == nil && failed == nil {
@@ -90,10 +91,17 @@ func nodeParts(from Cluster, p fleet.Pod) (out []Part) {
 		out = append(out, Part{Name: "nodes/" + p.Node + "/" + name,
 			Read: func(ctx context.Context, _ int) ([]byte, error) {
 				all, err := load(ctx)
-				if text, ok := all[name]; err != nil || ok {
-					return []byte(text), err
+				if err != nil {
+					return nil, err
 				}
-				return nil, fmt.Errorf("the node has no %s", name)
+				text, ok := all[name]
+				switch {
+				case !ok:
+					return nil, errors.New("the agent's version does not have it")
+				case text.Error != "":
+					err = errors.New(text.Error)
+				}
+				return []byte(text.Text), err
 			}})
 	}
 	return append(out, Part{Name: "nodes/" + p.Node + "/status.json",
@@ -108,7 +116,7 @@ func objects(ctx context.Context, from Cluster, k fleet.Kind) ([]byte, error) {
 		return nil, err
 	}
 	Scrub(list)
-	raw, err := yaml.Marshal(list)
+	raw, err := yaml.Marshal(redactStrings(list))
 	if err == nil && more {
 		err = fmt.Errorf("there are more than %d objects", maxObjects)
 	}

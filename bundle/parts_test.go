@@ -22,10 +22,11 @@ func (s seeded) Exec(_ context.Context, p fleet.Pod, container string, _ int, co
 	if command[1] == "status" {
 		return json.Marshal(map[string]any{"wrong": list(seeds()), "node": p.Node})
 	}
-	state := map[string]string{}
+	state := map[string]Text{}
 	for _, name := range nodeTexts() {
-		state[name] = container + "\n" + strings.Join(list(seeds()), "\n")
+		state[name] = Text{Text: container + "\n" + strings.Join(list(seeds()), "\n")}
 	}
+	state["metrics.txt"] = Text{Text: "half", Error: "connection refused; password=canary"}
 	return json.Marshal(state)
 }
 
@@ -87,6 +88,10 @@ func TestNoSecretIsInTheArchive(t *testing.T) {
 	for _, e := range index.Parts {
 		if strings.HasPrefix(e.Name, "nodes/n2/") && strings.Contains(e.Error, "node is away") {
 			away++
+		} else if e.Name == "nodes/n1/metrics.txt" {
+			if !strings.HasPrefix(e.Error, "connection refused") {
+				t.Errorf("a text that is not whole: %q", e.Error)
+			}
 		} else if e.Error != "" && e.Name != "objects/services.yaml" {
 			t.Errorf("%s: %s", e.Name, e.Error)
 		}
@@ -109,8 +114,8 @@ func TestTheStateOfANode(t *testing.T) {
 			t.Errorf("no %s", name)
 		}
 	}
-	if len(state) != len(nodeTexts()) || !strings.Contains(state["links.txt"], "lo mtu") ||
-		!strings.Contains(state["sysctls.txt"], "ip_forward = ") {
+	if len(state) != len(nodeTexts()) || !strings.Contains(state["links.txt"].Text, "lo mtu") ||
+		!strings.Contains(state["sysctls.txt"].Text, "ip_forward = ") {
 		t.Errorf("%d texts: %v", len(state), state)
 	}
 }

@@ -2,7 +2,9 @@ package bundle
 
 import (
 	"bytes"
+	"encoding/json"
 	"regexp"
+	"slices"
 )
 
 // hidden replaces what is secret.
@@ -23,17 +25,62 @@ var secrets = []struct {
 	{regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s:@"']*:[^/\s@"']+@`), "${1}" + hidden + "@"},
 	// Hashes of htpasswd and shadow files.
 	{regexp.MustCompile(`\$(apr1|1|2[abxy]?|5|6|y)\$[A-Za-z0-9./$=,]{10,}|\{SHA\}[A-Za-z0-9+/=]+`), hidden},
-	{regexp.MustCompile(`(?i)([a-z0-9_.-]*(?:password|passwd|passphrase|secret|token|api[_-]?key|private[_-]?key|` +
-		`access[_-]?key|credentials?|authorization|cookie|session[_-]?id|signature)\\?["']?\s*[:=]\s*\\?)` +
-		`("(?:[^"\\]|\\.)*"|'[^']*'|[^\s,;&"'}\]]+)`), "${1}" + hidden},
 }
+
+// secretValue is a key that says that its value is secret, and the value: quoted, a word, or in YAML a block, a list or
+// a word on the next line.
+var secretValue = regexp.MustCompile(`(?i)([a-z0-9_.-]*(?:password|passwd|passphrase|secret|token|api[_-]?key|` +
+	`private[_-]?key|access[_-]?key|credential|authorization|cookie|session[_-]?id|signature)s?` +
+	`\\?["']?[ \t]*[:=][ \t]*\\?)` +
+	`("(?:[^"\\]|\\.)*"|'[^']*'|[|>][+-]?\d?[ \t]*(?:\n[ \t]+[^\n]*)+|(?:\n[ \t]*- [^\n:]+)+|` +
+	`\n[ \t]+[^\s:]+[ \t]*(?:\n|\z)|[^\s,;&"'}\]]+)`)
 
 // Redact replaces secrets in a text. It also hides some texts that are none, such as the name of a token.
 func Redact(text []byte) []byte {
 	for _, s := range secrets {
 		text = s.re.ReplaceAll(text, []byte(s.with))
 	}
-	return text
+	return secretValue.ReplaceAllFunc(text, func(match []byte) []byte {
+		parts := secretValue.FindSubmatch(match)
+		switch string(parts[2]) {
+		case "true", "false", "null":
+			return match
+		}
+		out := append(slices.Clone(parts[1]), hidden...)
+		if bytes.HasSuffix(parts[2], []byte("\n")) {
+			out = append(out, '\n')
+		}
+		return out
+	})
+}
+
+// redactJSON redacts each text of a JSON document, in which lines are escaped, and then the document. What is no JSON,
+// as it was cut, is redacted as a text.
+func redactJSON(raw []byte) []byte {
+	var v any
+	if json.Unmarshal(raw, &v) == nil {
+		if again, err := json.MarshalIndent(redactStrings(v), "", "  "); err == nil {
+			raw = again
+		}
+	}
+	return Redact(raw)
+}
+
+// redactStrings redacts the texts of a value that was decoded from JSON, in place where it can.
+func redactStrings(v any) any {
+	switch v := v.(type) {
+	case string:
+		return string(Redact([]byte(v)))
+	case map[string]any:
+		for key, below := range v {
+			v[key] = redactStrings(below)
+		}
+	case []any:
+		for i, below := range v {
+			v[i] = redactStrings(below)
+		}
+	}
+	return v
 }
 
 // Scrub removes from an object, as decoded from JSON, what is secret by its place: values of environment variables,

@@ -103,17 +103,20 @@ func (r Report) Text() string {
 	return b.String()
 }
 
-// folded joins good lines of the same check: how many places are good is more than their names.
+// isNode reports whether the line is about a node.
+func (l Line) isNode() bool { return strings.HasPrefix(l.Where, "node/") }
+
+// folded joins good lines of nodes about the same check: how many are good says more than their names.
 func (s Section) folded() (out []Line) {
 	good := map[string]int{}
 	for _, l := range s.Lines {
-		if l.Level == Good && l.Where != "" {
+		if l.Level == Good && l.isNode() {
 			good[l.ID]++
 		}
 	}
 	seen := map[string]bool{}
 	for _, l := range s.Lines {
-		if l.Level != Good || l.Where == "" || good[l.ID] == 1 {
+		if l.Level != Good || !l.isNode() || good[l.ID] == 1 {
 			out = append(out, l)
 			continue
 		}

@@ -74,7 +74,7 @@ func TestAGoodClusterIsGood(t *testing.T) {
 	}
 	text := r.Text()
 	for _, want := range []string{"✓ 2 nodes: the node has a podCIDR\n", "✓ 2 nodes: dns is in sync\n",
-		"the kubelets, 10.96.0.10", "no other kube-proxy runs"} {
+		"✓ daemonset/wayleave: 2 of 2 pods are ready\n", "the kubelets, 10.96.0.10", "no other kube-proxy runs"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}

@@ -166,12 +166,22 @@ func (p Place) sockets() map[string]string {
 		}
 		process := filepath.Dir(filepath.Dir(l))
 		if _, ok := names[process]; !ok {
-			raw, _ := os.ReadFile(filepath.Join(process, "comm")) // it may have ended
-			names[process] = strings.TrimSpace(string(raw))
+			names[process] = programOf(process)
 		}
 		out[strings.TrimSuffix(inode, "]")] = names[process]
 	}
 	return out
+}
+
+// programOf names the program of a process, by its folder in /proc. A child that was started as /proc/self/exe, as the
+// agent's are, calls itself "exe": its file has the name.
+func programOf(process string) string {
+	raw, _ := os.ReadFile(filepath.Join(process, "comm")) // it may have ended
+	name := strings.TrimSpace(string(raw))
+	if file, err := os.Readlink(filepath.Join(process, "exe")); err == nil && name == "exe" {
+		name = strings.TrimSuffix(filepath.Base(file), " (deleted)")
+	}
+	return name
 }
 
 // cni lists the files in a folder that the container runtime takes as configurations, in its order. It uses the first.

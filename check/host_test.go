@@ -225,3 +225,18 @@ func TestAnAPIServerThatIsAway(t *testing.T) {
 		t.Errorf("without an address: %s", got)
 	}
 }
+
+// The agent's children have their sockets under the agent's name, although they call themselves otherwise.
+func TestAChildOfTheAgentIsNamed(t *testing.T) {
+	at := node(t, map[string]string{"proc/7/comm": "exe\n", "proc/8/comm": "exe\n", "proc/9/comm": "sshd\n"})
+	for process, file := range map[string]string{"7": "/wayleave", "8": "/wayleave (deleted)", "9": "/wayleave"} {
+		if err := os.Symlink(file, at.path("proc/"+process+"/exe")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for process, want := range map[string]string{"7": "wayleave", "8": "wayleave", "9": "sshd", "10": ""} {
+		if got := programOf(at.path("proc/" + process)); got != want {
+			t.Errorf("process %s is %q; want %q", process, got, want)
+		}
+	}
+}

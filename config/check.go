@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net/netip"
 	neturl "net/url"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"wayleave.dev/internal/apiaddr"
+	"wayleave.dev/internal/logging"
 	"wayleave.dev/model"
 	proxytable "wayleave.dev/proxy/table"
 )
@@ -153,11 +153,21 @@ func metricsPort(c *Config, v any) error {
 }
 
 func level(c *Config, v any) error {
-	s, ok := v.(string)
-	if !ok || !slices.Contains([]string{"debug", "info", "warn", "error"}, s) {
-		return errors.New("allowed: debug, info, warn, error")
+	s, _ := v.(string)
+	l, err := logging.ParseLevel(s)
+	if err != nil {
+		return fmt.Errorf("allowed: %s", strings.Join(logging.Levels(), ", "))
 	}
-	return (*slog.Level)(&c.LogLevel).UnmarshalText([]byte(s))
+	c.LogLevel = l
+	return nil
+}
+
+func logFormat(c *Config, v any) error {
+	if v != "text" && v != "json" {
+		return errors.New("allowed: text, json")
+	}
+	c.LogJSON = v == "json"
+	return nil
 }
 
 func list[T any](at func(*Config) *[]T, parse func(string) (T, error), what string) setter {

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"wayleave.dev/internal/apiaddr"
+	"wayleave.dev/internal/logging"
 	"wayleave.dev/model"
 )
 
@@ -39,6 +40,8 @@ type Config struct {
 	ClusterDomain string
 	ClusterDNS    []netip.Addr
 	LogLevel      slog.Level
+	// LogJSON writes logs as JSON, not as text.
+	LogJSON       bool
 	Metrics       Metrics
 	Mode          string
 	Routing       string
@@ -220,7 +223,11 @@ func settings() []setting {
 			"Addresses of the Service kube-dns. Empty: the kubelet's clusterDNS, otherwise the 10th address of",
 			"the service range."}},
 		{"logLevel", "info", level, []string{
-			"debug, info, warn or error."}},
+			"Lowest level of the logs of all processes: debug, info, warn or error. `wayleave log-level` changes it",
+			"in a running container."}},
+		{"logFormat", "text", logFormat, []string{
+			"text or json: a line of text, or an object of JSON. dns and proxy write text until the agent has",
+			"told them."}},
 		{"metrics.port", "0", metricsPort, []string{
 			"Port of the nodes' InternalIPs that serves the metrics of all processes, such as 10247. 0: none. It is",
 			"HTTPS, and needs a bearer token of an account that may get the nonResourceURL /metrics."}},
@@ -486,6 +493,9 @@ func Parse(raw []byte) (Config, error) {
 	}
 	return r.config()
 }
+
+// Log returns the settings of the logs of all processes.
+func (c Config) Log() logging.Settings { return logging.Settings{Level: c.LogLevel, JSON: c.LogJSON} }
 
 // Has reports whether a setting with that key exists.
 func Has(key string) bool {

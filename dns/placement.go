@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"wayleave.dev/dns/schema"
+	"wayleave.dev/internal/logging"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/kernel/link"
 	"wayleave.dev/model"
@@ -57,6 +58,8 @@ type Placement struct {
 	// Tell is called with the error if File cannot be written.
 	Tell statefile.Tell
 	Log  *slog.Logger
+	// Logs are the settings of the server's log.
+	Logs logging.Settings
 }
 
 var _ reconcile.Target[model.Name, Place] = (*Placement)(nil)
@@ -113,8 +116,9 @@ func (p *Placement) Sync(ctx context.Context, plans map[model.Name]Place) error 
 }
 
 func (p *Placement) tell(place Place) {
-	s := schema.Settings{Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs, Forwarding: p.Forwarding(place.VIPs),
-		Clients: place.Clients}
+	s := schema.Settings{Log: p.Logs, Domains: p.Domains, Pods: p.Pods, VIPs: place.VIPs,
+		Forwarding: p.Forwarding(place.VIPs),
+		Clients:    place.Clients}
 	if p.Autopath {
 		s.Autopath, s.Search = true, p.Search()
 	}

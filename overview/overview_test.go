@@ -92,8 +92,8 @@ func TestANodeThatFailsIsARow(t *testing.T) {
 		text := o.Text()
 		for _, want := range []string{
 			"3 of 7 nodes answer",
-			"good     v1       owner            nftables  dns,service  -            ingress  none",
-			"ill      v2       owner            nftables  service      dns          ingress  1",
+			"good     v1       owner            nftables  2        -            ingress  none",
+			"ill      v2       owner            nftables  1        dns          ingress  1",
 			"old      v1       owner ",
 			"none     -        no agent ",
 			"w        v1       writer, elected ",

@@ -54,17 +54,18 @@ func (n Node) cells() []string {
 	case n.Report == nil:
 		return []string{n.Name, "-", "no answer", "-", "-", "-", "-", n.count()}
 	}
-	var good, bad []string
+	var bad []string
+	good := 0
 	for _, name := range slices.Sorted(maps.Keys(n.Report.Features)) {
 		if s := n.Report.Features[name]; s.Synced && s.Error == "" {
-			good = append(good, name)
+			good++
 		} else {
 			bad = append(bad, name)
 		}
 	}
 	list := func(l []string) string { return cmp.Or(strings.Join(l, ","), "-") }
-	return []string{n.Name, n.Report.Version, n.Report.Role, n.Report.Mode, list(good), list(bad), list(n.Report.Off),
-		n.count()}
+	return []string{n.Name, n.Report.Version, n.Report.Role, n.Report.Mode, fmt.Sprint(good), list(bad),
+		list(n.Report.Off), n.count()}
 }
 
 // count is the number of problems of a pod.

@@ -23,9 +23,7 @@ import (
 )
 
 // Main is the whole of the process that a Supervisor starts.
-func Main(log *slog.Logger) error {
-	return child.Main(func(conn *net.UnixConn) error { return Run(conn, log) })
-}
+func Main() error { return child.Main("status-server", Run) }
 
 // Run serves on the ports that the other end of the socket passes, until that is closed.
 func Run(conn *net.UnixConn, log *slog.Logger) error {

@@ -21,7 +21,7 @@ import (
 // As the child, this program is the process that serves.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "status-server" {
-		if err := Main(slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
+		if err := Main(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

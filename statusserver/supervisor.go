@@ -12,6 +12,7 @@ import (
 
 	"wayleave.dev/internal/child"
 	"wayleave.dev/internal/frame"
+	"wayleave.dev/internal/logging"
 )
 
 // Supervisor keeps the process running that serves. Its fields are not changed after Run.
@@ -35,6 +36,8 @@ type Supervisor struct {
 	// Say is told what is wrong with a port, nil when that is over.
 	Say func(port string, err error)
 	Log *slog.Logger
+	// Logs are the settings that the log of the process follows; nil for the defaults.
+	Logs *logging.Log
 
 	connected chan connection
 }
@@ -66,7 +69,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 
 // once runs one process to its end.
 func (s *Supervisor) once(ctx context.Context) error {
-	p, err := child.Start(Memory, s.Args...)
+	p, err := child.Start(Memory, s.Logs, s.Args...)
 	if err != nil {
 		return err
 	}

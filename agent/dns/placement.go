@@ -25,7 +25,8 @@ func (f *Feature) placement(n *agent.Node, bypass dns.Bypass) *dns.Placement {
 	return &dns.Placement{Node: n.Name, Service: agent.ClusterDNS(), Extra: n.NodeLocalDNS,
 		Feed: f.feed, Bypass: bypass, Domains: domains, Pods: n.Config.DNS.Pods,
 		Forwarding: func(own []netip.Addr) schema.Forwarding { return forwarding(n, own) },
-		Autopath:   n.Config.DNS.Autopath, Search: func() []string { return search(n) }, Tell: n.TellState, Log: n.Log}
+		Autopath:   n.Config.DNS.Autopath, Search: func() []string { return search(n) }, Tell: n.TellState, Log: n.Log,
+		Logs: n.Config.Log()}
 }
 
 // place serves DNS at the cluster's DNS addresses until ctx ends.

@@ -99,7 +99,7 @@ func (f *Feature) rest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.feed.Configure(schema.Settings{Drain: time.Second})
+	f.feed.Configure(schema.Settings{Log: f.node.Config.Log(), Drain: time.Second})
 	f.feed.Listen(nil)
 	l, err := agent.ListenChild(Socket)
 	if err != nil {

@@ -64,9 +64,10 @@ func (f *Feature) configure() {
 		return // see identify and outward
 	}
 	c := f.node.Config.Ingress
-	f.feed.Configure(schema.Settings{Trusted: c.TrustedProxies, Sources: f.from, Secret: f.secret,
-		AskFromNode: !f.node.Config.PodNetwork.Enabled, AskAllowed: c.AuthURLNetworks, AskRefused: f.refused,
-		Cluster: f.cluster, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
+	f.feed.Configure(schema.Settings{Log: f.node.Config.Log(), Trusted: c.TrustedProxies, Sources: f.from,
+		Secret: f.secret, AskFromNode: !f.node.Config.PodNetwork.Enabled, AskAllowed: c.AuthURLNetworks,
+		AskRefused: f.refused,
+		Cluster:    f.cluster, ProxyProtocol: c.ProxyProtocol, AccessLog: c.AccessLog, Drain: c.Drain,
 		Connect: c.Connect, Send: c.Send, Read: c.Read, ConnectionsPerClient: c.ConnectionsPerClient,
 		RequestHead:  schema.HeadLimits{Bytes: c.RequestHeadBytes, Fields: c.RequestFields},
 		ResponseHead: schema.HeadLimits{Bytes: c.ResponseHeadBytes, Fields: c.ResponseFields},

@@ -23,6 +23,7 @@ func (f *Feature) announce(ctx context.Context, node *agent.Node, settle time.Du
 		plans: map[model.Name]loadbalancer.Announcement{},
 		cfg: speaker.State{Node: node.Name, Port: uint16(node.Config.LoadBalancer.PeerPort),
 			Settle: settle}}
+	n.sup.Logs = node.Logs
 	f.announcer.Store(n)
 	defer f.announcer.Store(nil)
 	// This node's part of the key of heartbeats.

@@ -21,7 +21,7 @@ func ports(n *agent.Node) *statusserver.Supervisor {
 		{Name: "127.0.0.1:10249", Pages: map[string]statusserver.Page{"/healthz": statusserver.Alive,
 			"/metrics": statusserver.Metrics, "/proxyMode": statusserver.ProxyMode}},
 	}
-	return &statusserver.Supervisor{Args: []string{"status-server"}, Log: n.Log, Version: n.Version,
+	return &statusserver.Supervisor{Args: []string{"status-server"}, Log: n.Log, Logs: n.Logs, Version: n.Version,
 		Ports:   func() []statusserver.Port { return append(slices.Clone(list), scrapePorts(n)...) },
 		Sources: sources(n), ListenSource: agent.ListenChild, Review: reviewer(n),
 		Render: func(name statusserver.Page) statusserver.Answer { return page(n, name) },

@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -88,13 +87,11 @@ func statusServerCommand() *cobra.Command {
 		statusserver.Main)
 }
 
-func childCommand(name, short string, run func(*slog.Logger) error) *cobra.Command {
+func childCommand(name, short string, run func() error) *cobra.Command {
 	return &cobra.Command{
 		Use:   name,
 		Short: short,
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return run(slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", name))
-		},
+		RunE:  func(*cobra.Command, []string) error { return run() },
 	}
 }

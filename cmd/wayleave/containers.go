@@ -15,18 +15,20 @@ import (
 	"wayleave.dev/agent/ingress"
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/dns/server"
+	"wayleave.dev/internal/logging"
 	"wayleave.dev/internal/memlimit"
 	"wayleave.dev/proxy/process"
 )
 
 // serveDNS is the container dns, without capabilities.
 func serveDNS(cmd *cobra.Command, _ []string) error {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	logs := logging.New(os.Stderr, logging.Settings{})
+	log := logs.Logger()
 	// The folder may take a fifth of it, and under a flood the collector falls behind.
 	keepMemoryBelow(log, 1, 2)
 	err := server.Run(cmd.Context(), server.Config{Socket: dnsfeature.Socket, StateFile: dnsStateFile,
 		HealthSocket: dnsProbes, MetricsSocket: dnsfeature.MetricsSocket, Version: version,
-		Hung: func(k schema.Socket) { endHung(log, k) }, Log: log})
+		Hung: func(k schema.Socket) { endHung(log, k) }, Log: log, Logs: logs})
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
@@ -49,10 +51,12 @@ func proxyCommand() *cobra.Command {
 		Short: "Take the cluster's HTTP requests (the container without capabilities)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+			logs := logging.New(os.Stderr, logging.Settings{})
+			log := logs.Logger()
 			keepMemoryBelow(log, 7, 8)
 			err := process.Run(cmd.Context(), process.Config{Socket: ingress.Socket, HealthSocket: proxyProbes,
-				MetricsSocket: ingress.MetricsSocket, Version: version, AccessLog: os.Stdout, Log: log})
+				MetricsSocket: ingress.MetricsSocket, Version: version, AccessLog: os.Stdout, Log: log,
+				Logs: logs})
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}

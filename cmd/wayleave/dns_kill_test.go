@@ -18,6 +18,7 @@ import (
 	"wayleave.dev/dns/schema"
 	"wayleave.dev/dns/server"
 	"wayleave.dev/dns/zone"
+	"wayleave.dev/internal/logging"
 	"wayleave.dev/internal/lossmeter"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/model"
@@ -36,9 +37,10 @@ func TestDNSChild(t *testing.T) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(1)
 	}()
+	logs := logging.New(os.Stderr, logging.Settings{})
 	_ = server.Run(t.Context(), server.Config{Socket: filepath.Join(dir, "dns.sock"), StateFile: filepath.Join(dir,
 		"snapshot"), HealthSocket: filepath.Join(dir, "health.sock"), MetricsSocket: filepath.Join(dir, "metrics.sock"),
-		Version: version, Log: slog.New(slog.DiscardHandler)})
+		Version: version, Log: logs.Logger(), Logs: logs})
 }
 
 // A DNS server that is killed, again and again, costs no query that is asked twice:

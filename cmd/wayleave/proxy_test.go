@@ -22,6 +22,7 @@ import (
 
 	"wayleave.dev/agent"
 	"wayleave.dev/internal/execfile"
+	"wayleave.dev/internal/logging"
 	"wayleave.dev/internal/testnet"
 	"wayleave.dev/proxy/feed"
 	"wayleave.dev/proxy/process"
@@ -43,9 +44,10 @@ func TestProxyChild(t *testing.T) {
 	endWithParent()
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
 	defer stop()
+	logs := logging.New(os.Stderr, logging.Settings{})
 	err := process.Run(ctx, process.Config{Socket: filepath.Join(dir, "proxy.sock"), HealthSocket: filepath.Join(dir,
 		"health.sock"), MetricsSocket: filepath.Join(dir, "metrics.sock"), Version: version,
-		AccessLog: errorLines(filepath.Join(dir, proxyErrors)), Log: slog.New(slog.DiscardHandler)})
+		AccessLog: errorLines(filepath.Join(dir, proxyErrors)), Log: logs.Logger(), Logs: logs})
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}

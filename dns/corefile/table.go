@@ -65,7 +65,7 @@ func plugins() []plugin {
 		{name: "azure", state: lost, note: "forward the zone (`dns.stubDomains`)"},
 		{name: "chaos", state: lost, note: ""},
 		{name: "clouddns", state: lost, note: "forward the zone (`dns.stubDomains`)"},
-		{name: "debug", state: lost, note: "`logLevel: debug` is the agent's"},
+		{name: "debug", state: lost, note: "use `logLevel: debug`"},
 		{name: "dns64", state: lost, note: ""},
 		{name: "dnssec", state: lost, note: "nothing is signed"},
 		{name: "dnstap", state: lost, note: ""},

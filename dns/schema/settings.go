@@ -7,11 +7,14 @@ import (
 	"slices"
 	"time"
 
+	"wayleave.dev/internal/logging"
 	"wayleave.dev/model"
 )
 
 // Settings are what the agent sends to the server in addition to the records.
 type Settings struct {
+	// Log is that of the process.
+	Log logging.Settings `json:"log,omitzero"`
 	// Domains are the cluster's, with a final dot, the first one for PTR answers.
 	Domains []string `json:"domains"`
 	// Forwarding is for names outside of the cluster.

@@ -24,6 +24,7 @@ import (
 	"wayleave.dev/dns/zone"
 	"wayleave.dev/internal/buildinfo"
 	"wayleave.dev/internal/handoff"
+	"wayleave.dev/internal/logging"
 	"wayleave.dev/internal/scrape"
 	"wayleave.dev/internal/statefile"
 	"wayleave.dev/model"
@@ -43,6 +44,8 @@ type Config struct {
 	// disables the watchdog.
 	Hung func(schema.Socket)
 	Log  *slog.Logger
+	// Logs are the settings of Log, which the agent tells; nil keeps them.
+	Logs *logging.Log
 }
 
 // saved is the content of the state file.
@@ -62,6 +65,7 @@ type process struct {
 	known  bool // has a snapshot, from the agent or the disk
 	dirty  bool // differs from the disk
 	guests []netip.Prefix
+	logs   logging.Source
 }
 
 // Run answers queries until ctx ends: it loads its last snapshot from disk, then follows the agent, and reconnects
@@ -70,7 +74,7 @@ func Run(ctx context.Context, c Config) error {
 	reg := prometheus.NewRegistry()
 	buildinfo.Register(reg, c.Version)
 	zone := zone.New()
-	p := &process{Config: c, zone: zone, server: New(zone, reg, c.Log)}
+	p := &process{Config: c, zone: zone, server: New(zone, reg, c.Log), logs: logging.Source{Log: c.Logs}}
 	ready := make(chan struct{})
 	isReady := sync.OnceFunc(func() { close(ready) })
 	p.tidy()
@@ -122,6 +126,7 @@ func (p *process) take(u frames.Update, files []*os.File) {
 		p.server.Keep(nil)
 	}
 	if u.Settings != nil {
+		p.logs.Set(u.Settings.Log)
 		p.server.Configure(*u.Settings)
 		p.dirty = true
 	}
@@ -249,6 +254,7 @@ func (p *process) health(ctx context.Context, reg *prometheus.Registry, ready <-
 			http.Error(w, "no names or no socket yet", http.StatusServiceUnavailable)
 		}
 	})
+	p.Logs.Serve(mux)
 	mux.HandleFunc("/query", p.server.handleQuery)
 	mux.HandleFunc("/log", p.server.handleLog)
 	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))

@@ -5,6 +5,7 @@ package child
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"wayleave.dev/internal/logging"
 )
 
 // socketFD is the child's end of the socket.
@@ -29,8 +32,9 @@ type Process struct {
 }
 
 // Start runs this program with arguments. Its logs go to this process's standard error. memory is the limit of its Go
-// runtime in bytes (GOMEMLIMIT): it shares the container's memory with the agent.
-func Start(memory int64, args ...string) (*Process, error) {
+// runtime in bytes (GOMEMLIMIT): it shares the container's memory with the agent. The child's log follows the settings
+// of logs, which may be nil.
+func Start(memory int64, logs *logging.Log, args ...string) (*Process, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socket for a child: %w", err)
@@ -41,16 +45,24 @@ func Start(memory int64, args ...string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	settings, unfollow, err := logs.Pipe()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	defer settings.Close()
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), fmt.Sprintf("GOMEMLIMIT=%d", memory))
-	cmd.ExtraFiles, cmd.Stderr = []*os.File{theirs}, os.Stderr
+	cmd.ExtraFiles, cmd.Stderr = []*os.File{theirs, settings}, os.Stderr
 	if err := cmd.Start(); err != nil {
+		unfollow()
 		conn.Close()
 		return nil, fmt.Errorf("start a child: %w", err)
 	}
 	p := &Process{Conn: conn, cmd: cmd, done: make(chan struct{})}
 	go func() {
 		p.err = cmd.Wait()
+		unfollow()
 		close(p.done)
 	}()
 	return p, nil
@@ -82,8 +94,8 @@ func (p *Process) End(ctx context.Context) error {
 }
 
 // Main is the main function of a child: it drops all rights, verifies that, and only then runs with the socket to its
-// parent.
-func Main(run func(*net.UnixConn) error) error {
+// parent and its log. name is in each line of the log.
+func Main(name string, run func(*net.UnixConn, *slog.Logger) error) error {
 	if err := Confine(); err != nil {
 		return err
 	}
@@ -93,7 +105,7 @@ func Main(run func(*net.UnixConn) error) error {
 	if err != nil {
 		return err
 	}
-	return run(conn)
+	return run(conn, logging.OfParent(os.Stderr, name))
 }
 
 // The wait before a child is restarted doubles from firstWait to lastWait. It is reset for a child that ran for longer

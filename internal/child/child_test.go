@@ -43,7 +43,7 @@ func TestTheChildHasNoFiles(t *testing.T) {
 	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p, err := Start(64<<20, "confined", file)
+	p, err := Start(64<<20, nil, "confined", file)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"wayleave.dev/internal/handoff"
+	"wayleave.dev/internal/logging"
 	"wayleave.dev/internal/scrape"
 	"wayleave.dev/proxy"
 	"wayleave.dev/proxy/frames"
@@ -47,6 +48,8 @@ type Config struct {
 	// AccessLog gets a line of JSON for each request if the settings enable it.
 	AccessLog io.Writer
 	Log       *slog.Logger
+	// Logs are the settings of Log, which the agent tells; nil keeps them.
+	Logs *logging.Log
 }
 
 // Defaults of settings that are zero. With this number of connections, each with its buffers and TLS state, the process
@@ -73,6 +76,7 @@ type state struct {
 	access    *accessLog
 	metrics   *metrics
 	hosts     map[string]*schema.Host
+	logs      logging.Source
 
 	mu sync.Mutex
 	// backends are the known keys; those that are being removed have a timer.
@@ -132,7 +136,7 @@ func newState(c Config, reg *prometheus.Registry) (*state, error) {
 	s := &state{Config: c, certs: certs, source: source, upstreams: upstream.NewSet(endpoints),
 		access: newAccessLog(c.AccessLog), metrics: newMetrics(reg, c.Version),
 		hosts: map[string]*schema.Host{}, backends: map[string]*time.Timer{}, drain: defaultDrain,
-		ready: make(chan struct{})}
+		ready: make(chan struct{}), logs: logging.Source{Log: c.Logs}}
 	s.proxy = &proxy.Proxy{Upstreams: s.upstreams, Timeouts: proxy.Timeouts{Connect: defaultConnect,
 		Send: defaultTimeout, Read: defaultTimeout},
 		Tries: defaultTries, Observe: s.metrics.observer(s.access), Log: c.Log, Keys: certs}
@@ -276,6 +280,7 @@ func (s *state) listen(l *frames.Listening, files []*os.File) {
 
 func (s *state) configure(c *schema.Settings) {
 	s.configured = true
+	s.logs.Set(c.Log)
 	s.access.on.Store(c.AccessLog)
 	s.source.set(c.Sources)
 	s.source.node.Store(c.AskFromNode)
@@ -341,6 +346,7 @@ func (s *state) health(reg *prometheus.Registry) (*http.Server, error) {
 			http.Error(w, "no routes or no socket yet", http.StatusServiceUnavailable)
 		}
 	})
+	s.Logs.Serve(mux)
 	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {

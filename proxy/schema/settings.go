@@ -3,6 +3,8 @@ package schema
 import (
 	"net/netip"
 	"time"
+
+	"wayleave.dev/internal/logging"
 )
 
 // Socket is a listening socket.
@@ -22,6 +24,8 @@ func (s Socket) String() string {
 
 // Settings apply to all hosts. A zero number or time means the default.
 type Settings struct {
+	// Log configures the log of the process.
+	Log logging.Settings `json:"log,omitzero"`
 	// Trusted are clients whose X-Forwarded-… fields are trusted.
 	Trusted []netip.Prefix `json:"trusted,omitempty"`
 	// Sources are the source addresses of connections to endpoints, at most one per family; the node's own if there is

@@ -19,6 +19,6 @@ func nodeCommands(version string, dnsServer func(*cobra.Command, []string) error
 		dns.Args, dns.RunE = cobra.NoArgs, dnsServer
 	}
 	shown := []*cobra.Command{statusCommand(), checkCommand(), bundleCommand(version), renderCommand(),
-		explainCommand(), ingressCommand(), dns, uninstallCommand()}
+		explainCommand(), ingressCommand(), dns, logLevelCommand(), uninstallCommand()}
 	return append(shown, cli.Internal(probeCommand(), dumpCommand())...)
 }

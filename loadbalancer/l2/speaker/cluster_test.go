@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	var err error
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == "l2":
-		err = Main(log)
+		err = Main()
 	case len(os.Args) > 1 && os.Args[1] == "agent":
 		err = agent(log)
 	default:

@@ -80,9 +80,7 @@ type pending struct {
 }
 
 // Main is the whole of the process that a Supervisor starts.
-func Main(log *slog.Logger) error {
-	return child.Main(func(conn *net.UnixConn) error { return Run(conn, log) })
-}
+func Main() error { return child.Main("l2", Run) }
 
 // Run answers and sends heartbeats as the agent's orders say, until the socket is closed.
 func Run(conn *net.UnixConn, log *slog.Logger) error {

@@ -13,6 +13,7 @@ import (
 
 	"wayleave.dev/internal/child"
 	"wayleave.dev/internal/frame"
+	"wayleave.dev/internal/logging"
 	"wayleave.dev/loadbalancer/l2"
 )
 
@@ -33,6 +34,9 @@ const (
 
 // Supervisor keeps the process running. Its methods are safe for concurrent use.
 type Supervisor struct {
+	// Logs are the settings that the log of the process follows; nil for the defaults. Set it before Run.
+	Logs *logging.Log
+
 	args []string
 	log  *slog.Logger
 
@@ -148,7 +152,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 
 // once runs one process to its end.
 func (s *Supervisor) once(ctx context.Context) error {
-	p, err := child.Start(Memory, s.args...)
+	p, err := child.Start(Memory, s.Logs, s.args...)
 	if err != nil {
 		return err
 	}
